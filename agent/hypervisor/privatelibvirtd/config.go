@@ -30,6 +30,10 @@ type Config struct {
 	// share the cgroup tree, where domains of the same name and id collide, so it is
 	// for callers that run each libvirt in a cgroup namespace of its own.
 	Cgroups bool
+	// CacheDir holds what libvirt learns of each QEMU binary, which takes it several
+	// seconds of CPU the first time. Several libvirts may share one. Empty means a
+	// directory below Dir.
+	CacheDir string
 	// Libvirtd and Virtlogd are the daemons' binaries.
 	Libvirtd, Virtlogd string
 	// StartTimeout bounds the wait for each daemon's socket.
@@ -64,6 +68,9 @@ func (c Config) Validate() error {
 	if !filepath.IsAbs(c.Dir) || strings.ContainsAny(c.Dir, "'\"\n") {
 		errs = append(errs, fmt.Errorf("Dir %q must be an absolute path without quotes", c.Dir))
 	}
+	if c.CacheDir != "" && (!filepath.IsAbs(c.CacheDir) || strings.ContainsAny(c.CacheDir, "'\"\n")) {
+		errs = append(errs, fmt.Errorf("CacheDir %q must be an absolute path without quotes", c.CacheDir))
+	}
 	if n := len(c.socket()); n > maxSocketPath {
 		errs = append(errs, fmt.Errorf("Dir %q is too long: its socket path has %d bytes, a UNIX socket allows %d", c.Dir, n, maxSocketPath))
 	}
@@ -89,33 +96,42 @@ func (c Config) Validate() error {
 
 func (c Config) socket() string { return filepath.Join(c.Dir, "run", "libvirt-sock") }
 
-// Bind is a directory of a private libvirt and the compiled-in path it must be
-// visible at.
+// Bind is a file or directory of a private libvirt and the compiled-in path it must
+// be visible at.
 type Bind struct {
-	// Source is below Config.Dir.
-	Source string
-	// Target is the path libvirt knows.
-	Target string
+	Source, Target string
 }
 
-// Binds lists the bind mounts a libvirt in dir needs.
-func Binds(dir string) []Bind {
+// Binds lists the bind mounts the libvirt of c needs. Prepare creates the sources.
+func Binds(c Config) []Bind {
+	cache := c.CacheDir
+	if cache == "" {
+		cache = filepath.Join(c.Dir, "cache")
+	}
 	return []Bind{
-		{filepath.Join(dir, "etc"), "/etc/libvirt"},
-		{filepath.Join(dir, "run"), "/run/libvirt"},
-		{filepath.Join(dir, "lib"), "/var/lib/libvirt"},
-		{filepath.Join(dir, "cache"), "/var/cache/libvirt"},
-		{filepath.Join(dir, "log"), "/var/log/libvirt"},
+		{filepath.Join(c.Dir, "etc"), "/etc/libvirt"},
+		{filepath.Join(c.Dir, "run"), "/run/libvirt"},
+		{filepath.Join(c.Dir, "lib"), "/var/lib/libvirt"},
+		{cache, "/var/cache/libvirt"},
+		{filepath.Join(c.Dir, "log"), "/var/log/libvirt"},
 	}
 }
 
-// MountScript returns shell commands that make the Binds of dir in the mount
-// namespace they are run in. The sources must exist: call Prepare before.
-func MountScript(dir string) string {
+// kvmNode is a copy of /dev/kvm that the guests' group may open. Where no udev has
+// set the group of the real one, libvirt finds KVM when it probes QEMU (as root) and
+// misses it when it checks the answer (as the guests' user), and so probes QEMU
+// again, for seconds, at every call.
+func kvmNode(c Config) Bind { return Bind{filepath.Join(c.Dir, "kvm"), "/dev/kvm"} }
+
+// MountScript returns shell commands that make the Binds of c in the mount namespace
+// they are run in. Call Prepare before.
+func MountScript(c Config) string {
 	var b strings.Builder
 	b.WriteString("set -e\n")
-	for _, m := range Binds(dir) {
+	for _, m := range Binds(c) {
 		fmt.Fprintf(&b, "mkdir -p %s\nmount --bind '%s' %s\n", m.Target, m.Source, m.Target)
 	}
+	kvm := kvmNode(c)
+	fmt.Fprintf(&b, "if [ -c '%s' ] && [ -c %s ]; then mount --bind '%s' %s; fi\n", kvm.Source, kvm.Target, kvm.Source, kvm.Target)
 	return b.String()
 }

@@ -1,10 +1,14 @@
 package privatelibvirtd
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Prepare creates the directories and configuration files of c. Start calls it;
@@ -13,7 +17,7 @@ func Prepare(c Config) error {
 	if err := c.Validate(); err != nil {
 		return fmt.Errorf("private libvirt: %w", err)
 	}
-	for _, b := range Binds(c.Dir) {
+	for _, b := range Binds(c) {
 		if err := os.MkdirAll(b.Source, 0o755); err != nil {
 			return fmt.Errorf("private libvirt: %w", err)
 		}
@@ -27,7 +31,35 @@ func Prepare(c Config) error {
 			return fmt.Errorf("private libvirt: %w", err)
 		}
 	}
+	if err := makeKVMNode(c); err != nil {
+		return fmt.Errorf("private libvirt: %w", err)
+	}
 	return nil
+}
+
+// makeKVMNode makes the copy of /dev/kvm described at kvmNode, if there is a
+// /dev/kvm.
+func makeKVMNode(c Config) error {
+	node := kvmNode(c)
+	var device syscall.Stat_t
+	if err := syscall.Stat(node.Target, &device); err != nil || device.Mode&syscall.S_IFMT != syscall.S_IFCHR {
+		return nil
+	}
+	group, err := user.LookupGroup(c.Group)
+	if err != nil {
+		return err
+	}
+	gid, err := strconv.Atoi(group.Gid)
+	if err != nil {
+		return fmt.Errorf("group %s: %w", c.Group, err)
+	}
+	if err := syscall.Mknod(node.Source, syscall.S_IFCHR|0o660, int(device.Rdev)); err != nil && !errors.Is(err, syscall.EEXIST) {
+		return fmt.Errorf("make %s: %w", node.Source, err)
+	}
+	if err := os.Chown(node.Source, 0, gid); err != nil {
+		return err
+	}
+	return os.Chmod(node.Source, 0o660)
 }
 
 func libvirtdConf(c Config) string {

@@ -117,6 +117,8 @@ func (in *Instance) ensure(ctx context.Context, d daemon) error {
 	}
 	defer stderr.Close()
 	cmd := in.command(d)
+	// The daemons pass their environment on to the guests' processes.
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=/"}
 	cmd.Stdout, cmd.Stderr = stderr, stderr
 	if err := cmd.Start(); err != nil {
 		return err
@@ -139,7 +141,7 @@ func (in *Instance) command(d daemon) *exec.Cmd {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		return cmd
 	}
-	script := MountScript(in.cfg.Dir) + `exec "$@"`
+	script := MountScript(in.cfg) + `exec "$@"`
 	cmd := exec.Command("/bin/sh", append([]string{"-c", script, d.name, d.path}, d.args...)...)
 	// The mounts of the new namespace are made private by the runtime, so that
 	// those of the script do not spread back.

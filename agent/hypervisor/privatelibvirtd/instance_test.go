@@ -14,7 +14,7 @@ const testUUID = "6f1c1d9e-37b7-4d5b-9d0e-8b6e2a3c4d01"
 
 // startTest runs a private libvirt for the test, in a directory short enough for
 // its sockets.
-func startTest(t *testing.T, uuid string) (*Instance, Config) {
+func startTest(t *testing.T, uuid, cacheDir string) (*Instance, Config) {
 	t.Helper()
 	c := DefaultConfig()
 	if os.Geteuid() != 0 {
@@ -27,7 +27,7 @@ func startTest(t *testing.T, uuid string) (*Instance, Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Dir, c.HostUUID, c.Isolate = dir, uuid, true
+	c.Dir, c.HostUUID, c.CacheDir, c.Isolate = dir, uuid, cacheDir, true
 	in, err := Start(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
@@ -57,8 +57,9 @@ func virsh(t *testing.T, in *Instance, args ...string) string {
 func TestTwoInstancesShareNothing(t *testing.T) {
 	t.Parallel()
 	const otherUUID = "6f1c1d9e-37b7-4d5b-9d0e-8b6e2a3c4d02"
-	a, _ := startTest(t, testUUID)
-	b, _ := startTest(t, otherUUID)
+	cache := t.TempDir()
+	a, _ := startTest(t, testUUID, cache)
+	b, _ := startTest(t, otherUUID, cache)
 	if caps := virsh(t, a, "capabilities"); !strings.Contains(caps, "<uuid>"+testUUID) {
 		t.Errorf("the first libvirt does not carry its uuid:\n%s", caps)
 	}
@@ -78,7 +79,7 @@ func TestTwoInstancesShareNothing(t *testing.T) {
 
 func TestStartFindsRunningDaemonsAndState(t *testing.T) {
 	t.Parallel()
-	in, c := startTest(t, testUUID)
+	in, c := startTest(t, testUUID, "")
 	virtlogd, libvirtd := daemons(c)
 	logPid, pid := virtlogd.pid(), libvirtd.pid()
 	if logPid == 0 || pid == 0 {
@@ -108,7 +109,7 @@ func TestStartFindsRunningDaemonsAndState(t *testing.T) {
 
 func TestStartReportsWhyADaemonEnded(t *testing.T) {
 	t.Parallel()
-	_, c := startTest(t, testUUID)
+	_, c := startTest(t, testUUID, "")
 	c.Dir = t.TempDir()
 	if len(c.socket()) > maxSocketPath {
 		t.Skip("temporary directory too long for a socket")
