@@ -1,0 +1,143 @@
+package hypervisor
+
+// Capabilities describe what the host can run.
+type Capabilities struct {
+	// HostUUID is the hypervisor's identity for migrations.
+	HostUUID string
+	// HypervisorVersion and LibraryVersion are dotted, as "7.2.22" and "9.0.0".
+	HypervisorVersion, LibraryVersion string
+	Arch                              string
+	Emulator                          string
+	// KVM says that the hypervisor offers hardware virtualization. Whether guests
+	// really run with it is for package kvmprobe to find out.
+	KVM         bool
+	CPUs        int
+	MemoryBytes int64
+	// NUMANodes lists the host's memory and CPUs by node.
+	NUMANodes []NUMANode
+	// MachineTypes are the emulated machines, newest of a family first; aliases such
+	// as q35 are among them.
+	MachineTypes []string
+	// MaxVCPUs is the most CPUs a guest of the default machine may have.
+	MaxVCPUs int
+	// HostModel is the named CPU model nearest to the host's, HostFeatures what must
+	// be added to it. They are empty where host-model is not supported.
+	HostModel    string
+	HostVendor   string
+	HostFeatures []string
+	// CPUModels are the named models a guest can be given here.
+	CPUModels []string
+	// HugepageSizes are in KiB.
+	HugepageSizes []uint64
+	// EFI and SecureBoot say whether such firmware is installed, TPM whether guests
+	// can be given one.
+	EFI, SecureBoot, TPM bool
+	// MemoryEncryption names the technologies for confidential guests: "sev", "tdx".
+	MemoryEncryption []string
+}
+
+// NUMANode is one of the host's memory nodes.
+type NUMANode struct {
+	ID          int
+	MemoryBytes int64
+	CPUs        []int
+	// Hugepages is the number of reserved pages by size in KiB.
+	Hugepages map[uint64]int64
+}
+
+// GuestInfo is what a guest says of itself. Any field may be empty: agents differ in
+// what they tell.
+type GuestInfo struct {
+	Hostname    string
+	OS          GuestOS
+	Timezone    string
+	TZOffset    int // seconds east of UTC
+	Users       []GuestUser
+	Filesystems []GuestFilesystem
+	Interfaces  []GuestInterface
+	// Truncated says that the guest reported more than is passed on.
+	Truncated bool
+}
+
+// GuestOS describes the operating system in a guest.
+type GuestOS struct {
+	ID, Name, PrettyName, Version, VersionID string
+	KernelRelease, KernelVersion, Machine    string
+}
+
+// GuestUser is a session in the guest.
+type GuestUser struct {
+	Name, Domain string
+	LoginTime    float64 // seconds since 1970
+}
+
+// GuestFilesystem is a mounted file system.
+type GuestFilesystem struct {
+	Mountpoint, Name, Type string
+	TotalBytes, UsedBytes  uint64
+	Disks                  []GuestDisk
+}
+
+// GuestDisk is a disk below a file system.
+type GuestDisk struct {
+	Device, Serial, BusType string
+}
+
+// GuestInterface is a network interface as the guest sees it.
+type GuestInterface struct {
+	Name, MAC string
+	// Addresses are in CIDR notation.
+	Addresses []string
+}
+
+// Stats are the counters of one running domain. They start at zero with its process.
+type Stats struct {
+	Ref   Ref
+	State State
+	CPU   CPUStats
+	// Memory is what the balloon and the host tell.
+	Memory MemoryStats
+	Disks  []DiskStats
+	NICs   []NICStats
+}
+
+// CPUStats are in nanoseconds.
+type CPUStats struct {
+	Time, User, System uint64
+	VCPUs              []VCPUStats
+}
+
+// VCPUStats count one virtual CPU; Wait and Delay are in nanoseconds too.
+type VCPUStats struct {
+	ID                uint
+	Running           bool
+	Time, Wait, Delay uint64
+}
+
+// MemoryStats are in bytes and page faults. The fields after RSS come from the guest
+// and are zero without a balloon driver in it.
+type MemoryStats struct {
+	Current, Maximum, RSS               uint64
+	Available, Unused, Usable, Cache    uint64
+	SwapIn, SwapOut                     uint64
+	MajorFaults, MinorFaults            uint64
+	HugetlbAllocations, HugetlbFailures uint64
+}
+
+// DiskStats count one disk, times in nanoseconds.
+type DiskStats struct {
+	// Name is the target in the domain, as vda; Alias the volume's name.
+	Name, Alias                          string
+	ReadRequests, ReadBytes, ReadTime    uint64
+	WriteRequests, WriteBytes, WriteTime uint64
+	FlushRequests, FlushTime             uint64
+	Allocation, Capacity, Physical       uint64
+}
+
+// NICStats count one network interface, as the guest sees the directions.
+type NICStats struct {
+	// Name is the host's device; Alias the interface's name.
+	Name, Alias                           string
+	RxBytes, RxPackets, RxErrors, RxDrops uint64
+	TxBytes, TxPackets, TxErrors, TxDrops uint64
+}

@@ -1,0 +1,102 @@
+package hypervisor
+
+import (
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// MetadataURI is the XML name space of the metadata element, MetadataPrefix the
+// prefix it is written with.
+const (
+	MetadataURI    = "https://virtmesh.io/xmlns/domain/1"
+	MetadataPrefix = "virtmesh"
+)
+
+// Owner says whose a domain is. It is stored in the domain's definition, travels
+// with it in a migration, and is all that an agent needs to adopt the domain.
+type Owner struct {
+	Ref
+	// Host is the host the domain was made for.
+	Host string
+	// Epoch is the fencing epoch of the claim under which it was started.
+	Epoch uint64
+}
+
+// ownerXML is the element <virtmesh:instance> below <metadata>.
+type ownerXML struct {
+	XMLName   xml.Name `xml:"https://virtmesh.io/xmlns/domain/1 instance"`
+	Namespace string   `xml:"namespace"`
+	Name      string   `xml:"name"`
+	UID       string   `xml:"uid"`
+	Host      string   `xml:"host"`
+	Epoch     uint64   `xml:"epoch"`
+}
+
+// Metadata returns the content of the domain's <metadata> element.
+func (o Owner) Metadata() string {
+	var b strings.Builder
+	element := func(name, value string) {
+		fmt.Fprintf(&b, "<%s:%s>", MetadataPrefix, name)
+		// A strings.Builder does not fail.
+		_ = xml.EscapeText(&b, []byte(value))
+		fmt.Fprintf(&b, "</%s:%s>", MetadataPrefix, name)
+	}
+	fmt.Fprintf(&b, "<%s:instance xmlns:%s=%q>", MetadataPrefix, MetadataPrefix, MetadataURI)
+	element("namespace", o.Namespace)
+	element("name", o.Name)
+	element("uid", o.UID)
+	element("host", o.Host)
+	element("epoch", fmt.Sprint(o.Epoch))
+	fmt.Fprintf(&b, "</%s:instance>", MetadataPrefix)
+	return b.String()
+}
+
+// ParseMetadata reads what Metadata wrote. It takes the single element, as libvirt
+// hands it out, with or without the prefix.
+func ParseMetadata(text string) (Owner, error) {
+	var e ownerXML
+	if err := xml.Unmarshal([]byte(text), &e); err != nil {
+		return Owner{}, fmt.Errorf("domain metadata: %w", err)
+	}
+	o := Owner{Ref: Ref{Namespace: e.Namespace, Name: e.Name, UID: e.UID}, Host: e.Host, Epoch: e.Epoch}
+	if o.Namespace == "" || o.Name == "" || o.UID == "" {
+		return Owner{}, errors.New("domain metadata: namespace, name and uid must be set")
+	}
+	return o, nil
+}
+
+// OwnerOf finds the metadata in a whole domain definition. ok is false when the
+// definition is not ours.
+func OwnerOf(domainXML string) (owner Owner, ok bool, err error) {
+	d := xml.NewDecoder(strings.NewReader(domainXML))
+	var path []string
+	for {
+		token, err := d.Token()
+		if err != nil {
+			if len(path) == 0 && err.Error() == "EOF" {
+				return Owner{}, false, nil
+			}
+			return Owner{}, false, fmt.Errorf("domain definition: %w", err)
+		}
+		switch t := token.(type) {
+		case xml.EndElement:
+			path = path[:len(path)-1]
+		case xml.StartElement:
+			path = append(path, t.Name.Local)
+			if len(path) != 3 || path[0] != "domain" || path[1] != "metadata" || t.Name.Space != MetadataURI || t.Name.Local != "instance" {
+				continue
+			}
+			var e ownerXML
+			if err := d.DecodeElement(&e, &t); err != nil {
+				return Owner{}, false, fmt.Errorf("domain metadata: %w", err)
+			}
+			o := Owner{Ref: Ref{Namespace: e.Namespace, Name: e.Name, UID: e.UID}, Host: e.Host, Epoch: e.Epoch}
+			if o.Namespace == "" || o.Name == "" || o.UID == "" {
+				return Owner{}, false, errors.New("domain metadata: namespace, name and uid must be set")
+			}
+			return o, true, nil
+		}
+	}
+}
