@@ -1,0 +1,195 @@
+package identity
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"virtmesh/raftstore"
+)
+
+// HostTakenError is returned to a host whose name another host bears.
+type HostTakenError struct{ Host string }
+
+// Error names the host.
+func (e *HostTakenError) Error() string {
+	return fmt.Sprintf("host name %s is taken in this mesh", e.Host)
+}
+
+// CandidateError says which of the things that a candidate says about itself is
+// missing or malformed.
+type CandidateError struct{ Err error }
+
+// Error says what is wrong.
+func (e *CandidateError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what is wrong.
+func (e *CandidateError) Unwrap() error { return e.Err }
+
+// Candidate is a host that asks to become a member.
+type Candidate struct {
+	TokenID string
+	Secret  []byte
+	// Key is the public key that the host wants certified; it has proved that it holds
+	// the private one.
+	Key *ecdsa.PublicKey
+	// Host is what its record will say. Admit fills KeyPin, TokenID and Joined.
+	Host HostRecord
+}
+
+// Admission is what a host that was admitted gets.
+type Admission struct {
+	Issued
+	MeshID     string
+	GossipKeys [][]byte
+	Members    []HostRecord
+}
+
+// admitAttempts bounds how often Admit begins anew because the records changed.
+const admitAttempts = 5
+
+// Admit makes a candidate a member: one transaction uses up its token and creates its
+// record, so of two candidates with one token, or of one name, exactly one gets in. The
+// same host with the same token and key may ask again within RetryWindow and gets a new
+// certificate.
+func (s *Signer) Admit(ctx context.Context, c Candidate) (Admission, error) {
+	pin, err := PinOfKey(c.Key)
+	if err != nil {
+		return Admission{}, err
+	}
+	if err := c.Host.Validate(); err != nil {
+		return Admission{}, &CandidateError{Err: err}
+	}
+	for range admitAttempts {
+		err = s.admitOnce(ctx, c, pin)
+		var conflict *raftstore.ConflictError
+		if !errors.As(err, &conflict) {
+			break
+		}
+	}
+	if err != nil {
+		return Admission{}, fmt.Errorf("admit host %s: %w", c.Host.Name, err)
+	}
+	return s.admission(ctx, c)
+}
+
+// admitOnce returns nil when the candidate is a member, and a *ConflictError when the
+// records it judged by have changed.
+func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) error {
+	token, tokenRev, err := s.checkToken(ctx, c, pin)
+	if err != nil {
+		return err
+	}
+	have, haveRev, err := NewHosts(s.store).get(ctx, c.Host.Name, raftstore.ReadOptions{})
+	switch {
+	case err == nil && token.UsedBy != nil && have.TokenID == token.ID && have.KeyPin == pin.String():
+		return s.admitAgain(ctx, c, have, haveRev) // the answer was lost
+	case err == nil:
+		return &HostTakenError{Host: c.Host.Name}
+	case !errors.Is(err, ErrNoHost):
+		return err
+	case token.UsedBy != nil:
+		return ErrTokenUsed // and the host was removed since
+	}
+	now := time.Now().UTC()
+	token.UsedBy = &TokenUse{Host: c.Host.Name, KeyPin: pin.String(), At: now}
+	rec := c.Host
+	rec.KeyPin, rec.TokenID, rec.Joined = pin.String(), token.ID, now
+	putToken, err := putOp(TokenKey(token.ID), token)
+	if err != nil {
+		return err
+	}
+	putHost, err := putOp(HostKey(rec.Name), rec)
+	if err != nil {
+		return err
+	}
+	_, err = s.store.Commit(ctx, raftstore.Txn{
+		If:  []raftstore.Condition{{Key: putToken.Key, ModRevision: tokenRev}, {Key: putHost.Key}},
+		Ops: []raftstore.Op{putToken, putHost},
+	})
+	return err
+}
+
+// admitAgain takes over what the host says differently the second time.
+func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, rev uint64) error {
+	rec := c.Host
+	rec.KeyPin, rec.TokenID, rec.Joined = have.KeyPin, have.TokenID, have.Joined
+	op, err := putOp(HostKey(rec.Name), rec)
+	if err != nil {
+		return err
+	}
+	_, err = s.store.Commit(ctx, raftstore.Txn{
+		If:  []raftstore.Condition{{Key: op.Key, ModRevision: rev}},
+		Ops: []raftstore.Op{op},
+	})
+	return err
+}
+
+// checkToken returns the token of a candidate if it may use it, or may ask again. What
+// is wrong with a token is told only to who knows its secret.
+func (s *Signer) checkToken(ctx context.Context, c Candidate, pin Pin) (TokenRecord, uint64, error) {
+	if !ValidTokenID(c.TokenID) {
+		return TokenRecord{}, 0, ErrTokenInvalid
+	}
+	var rec TokenRecord
+	rev, err := readJSON(ctx, s.store, TokenKey(c.TokenID), raftstore.ReadOptions{}, &rec)
+	if errors.Is(err, raftstore.ErrNotFound) || err == nil && !sameSecret(rec.SecretSHA256, c.Secret) {
+		return TokenRecord{}, 0, ErrTokenInvalid
+	}
+	if err != nil {
+		return TokenRecord{}, 0, err
+	}
+	switch used := rec.UsedBy; {
+	case used == nil && time.Now().After(rec.Expires):
+		return TokenRecord{}, 0, fmt.Errorf("%w at %s", ErrTokenExpired, rec.Expires.Format(time.RFC3339))
+	case used != nil && (used.Host != c.Host.Name || used.KeyPin != pin.String()):
+		return TokenRecord{}, 0, fmt.Errorf("%w by host %s", ErrTokenUsed, used.Host)
+	case used != nil && time.Since(used.At) > RetryWindow:
+		return TokenRecord{}, 0, fmt.Errorf("%w by host %s", ErrTokenUsed, used.Host)
+	}
+	return rec, rev, nil
+}
+
+// admission signs the certificate of a new member and gathers what it must know.
+func (s *Signer) admission(ctx context.Context, c Candidate) (Admission, error) {
+	var a Admission
+	var ca CARecord
+	var gossip GossipRecord
+	var err error
+	if a.Issued, err = s.issue(ctx, c); err != nil {
+		return Admission{}, err
+	}
+	if _, err := readJSON(ctx, s.store, KeyCA, raftstore.ReadOptions{}, &ca); err != nil {
+		return Admission{}, err
+	}
+	if _, err := readJSON(ctx, s.store, KeyGossip, raftstore.ReadOptions{}, &gossip); err != nil {
+		return Admission{}, err
+	}
+	members, err := NewHosts(s.store).List(ctx, raftstore.ReadOptions{})
+	if err != nil {
+		return Admission{}, err
+	}
+	a.MeshID, a.GossipKeys = ca.MeshID, gossip.Keys
+	a.Members = slices.DeleteFunc(members, func(h HostRecord) bool { return h.Name == c.Host.Name })
+	return a, nil
+}
+
+// issue signs for the addresses of the record.
+func (s *Signer) issue(ctx context.Context, c Candidate) (Issued, error) {
+	rec, err := NewHosts(s.store).Get(ctx, c.Host.Name, raftstore.ReadOptions{})
+	if err != nil {
+		return Issued{}, err
+	}
+	ca, bundle, err := s.CA(ctx)
+	if err != nil {
+		return Issued{}, err
+	}
+	chain, err := ca.IssueNode(c.Key, rec.Name, NodeSANs(rec.MeshAddress, rec.SANs), s.lifetime)
+	if err != nil {
+		return Issued{}, err
+	}
+	return Issued{Chain: chain, CABundle: bundle}, nil
+}

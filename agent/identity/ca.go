@@ -1,0 +1,177 @@
+package identity
+
+import (
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// CALifetime is how long a mesh CA is valid.
+	CALifetime = 10 * 365 * 24 * time.Hour
+	// DefaultNodeLifetime is how long a host certificate is valid.
+	DefaultNodeLifetime = 24 * time.Hour
+	// DefaultAdminLifetime is how long an administrator's certificate is valid.
+	DefaultAdminLifetime = 365 * 24 * time.Hour
+	// Backdate is how long before its signing a certificate becomes valid, so that a
+	// host whose clock is a little behind accepts it.
+	Backdate = time.Minute
+)
+
+// CA signs the certificates of one mesh. It is safe for concurrent use.
+type CA struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// NewCA makes the CA of a new mesh.
+func NewCA(meshID string) (*CA, error) {
+	key, err := NewKey()
+	if err != nil {
+		return nil, fmt.Errorf("mesh CA: %w", err)
+	}
+	now := time.Now()
+	tmpl := &x509.Certificate{
+		Subject:               pkix.Name{CommonName: "virtmesh CA " + meshID},
+		NotBefore:             now.Add(-Backdate),
+		NotAfter:              now.Add(CALifetime),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		MaxPathLenZero:        true,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	cert, err := sign(tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		return nil, fmt.Errorf("mesh CA: %w", err)
+	}
+	return &CA{cert: cert, key: key}, nil
+}
+
+// ParseCA reads a CA from its PEM certificate and PEM key.
+func ParseCA(certPEM, keyPEM []byte) (*CA, error) {
+	certs, err := ParseCertificates(certPEM)
+	if err != nil {
+		return nil, fmt.Errorf("mesh CA: %w", err)
+	}
+	key, err := ParseKey(keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("mesh CA: %w", err)
+	}
+	if !certs[0].IsCA || !key.PublicKey.Equal(certs[0].PublicKey) {
+		return nil, errors.New("mesh CA: key and certificate do not belong together")
+	}
+	return &CA{cert: certs[0], key: key}, nil
+}
+
+// Certificate returns the CA certificate; the caller must not change it.
+func (c *CA) Certificate() *x509.Certificate { return c.cert }
+
+// CertificatePEM returns the CA certificate as PEM.
+func (c *CA) CertificatePEM() []byte { return EncodeCertificates(c.cert) }
+
+// KeyPEM returns the private key of the CA as PEM.
+func (c *CA) KeyPEM() ([]byte, error) { return EncodeKey(c.key) }
+
+// Pin returns the pin that join tokens carry.
+func (c *CA) Pin() Pin { return PinOf(c.cert) }
+
+// IssueNode signs a certificate for host, usable as server and as client, and returns
+// the chain as PEM: the certificate, then the CA, so that a joining host can compare
+// the CA with its pin. sans are names and addresses besides the usual ones.
+func (c *CA) IssueNode(pub *ecdsa.PublicKey, host string, sans []string, lifetime time.Duration) ([]byte, error) {
+	if err := ValidateHostName(host); err != nil {
+		return nil, err
+	}
+	if len(sans) > maxSANs {
+		return nil, fmt.Errorf("host %s asks for %d names, at most %d are allowed", host, len(sans), maxSANs)
+	}
+	tmpl := c.leaf(NodeCommonName(host), []string{NodeOrganization}, lifetime)
+	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	tmpl.DNSNames = []string{host, "localhost", ServerName}
+	tmpl.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1).To4(), net.IPv6loopback}
+	for _, san := range sans {
+		if err := ValidateSAN(san); err != nil {
+			return nil, err
+		}
+		if ip := net.ParseIP(san); ip == nil {
+			if !slices.Contains(tmpl.DNSNames, san) {
+				tmpl.DNSNames = append(tmpl.DNSNames, san)
+			}
+		} else if !slices.ContainsFunc(tmpl.IPAddresses, ip.Equal) {
+			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
+		}
+	}
+	cert, err := sign(tmpl, c.cert, pub, c.key)
+	if err != nil {
+		return nil, fmt.Errorf("certificate of host %s: %w", host, err)
+	}
+	return EncodeCertificates(cert, c.cert), nil
+}
+
+// IssueClient signs a client certificate for a user of the API and returns it as PEM.
+// It refuses subjects that name a host; only IssueNode makes those.
+func (c *CA) IssueClient(pub *ecdsa.PublicKey, user string, groups []string, lifetime time.Duration) ([]byte, error) {
+	if user == "" {
+		return nil, errors.New("client certificate: user name is empty")
+	}
+	if strings.HasPrefix(user, NodePrefix) || slices.Contains(groups, NodeOrganization) {
+		return nil, fmt.Errorf("client certificate: user %q, groups %q would name a host", user, groups)
+	}
+	tmpl := c.leaf(user, groups, lifetime)
+	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	cert, err := sign(tmpl, c.cert, pub, c.key)
+	if err != nil {
+		return nil, fmt.Errorf("client certificate of %s: %w", user, err)
+	}
+	return EncodeCertificates(cert), nil
+}
+
+// IssueAdmin makes a key and an administrator's certificate for it, both PEM. The
+// certificate cannot be revoked before it ends.
+func (c *CA) IssueAdmin(lifetime time.Duration) (certPEM, keyPEM []byte, err error) {
+	key, err := NewKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	if keyPEM, err = EncodeKey(key); err != nil {
+		return nil, nil, err
+	}
+	certPEM, err = c.IssueClient(&key.PublicKey, AdminName, []string{AdminOrganization}, lifetime)
+	return certPEM, keyPEM, err
+}
+
+// leaf returns the common template of the certificates that the CA signs. None
+// outlives the CA.
+func (c *CA) leaf(cn string, org []string, lifetime time.Duration) *x509.Certificate {
+	now := time.Now()
+	end := now.Add(lifetime)
+	if end.After(c.cert.NotAfter) {
+		end = c.cert.NotAfter
+	}
+	return &x509.Certificate{
+		Subject:               pkix.Name{CommonName: cn, Organization: org},
+		NotBefore:             now.Add(-Backdate),
+		NotAfter:              end,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
+	}
+}
+
+func sign(tmpl, parent *x509.Certificate, pub *ecdsa.PublicKey, key *ecdsa.PrivateKey) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, pub, key)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	return cert, nil
+}

@@ -1,0 +1,232 @@
+package identity
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Names below the state directory.
+const (
+	folder        = "identity"
+	stagingPrefix = ".identity-"
+	fileInfo      = "mesh.json"
+	fileBundle    = "ca.crt"
+	fileNode      = "node.pem"
+	fileGossip    = "gossip.keys"
+	fileCAKey     = "ca.key"
+)
+
+// GossipKeyLen is the length of a gossip key: AES-256.
+const GossipKeyLen = 32
+
+var (
+	// ErrInitialised is returned by init and join for a directory that already holds
+	// an identity.
+	ErrInitialised = errors.New("already a member of a mesh")
+	// ErrNotInitialised is returned for a directory that holds no identity.
+	ErrNotInitialised = errors.New("not a member of a mesh: init or join first")
+)
+
+// Info is what a host knows about itself and its mesh.
+type Info struct {
+	MeshID        string    `json:"meshID"`
+	Host          string    `json:"host"`
+	MeshAddress   string    `json:"meshAddress"`
+	GossipAddress string    `json:"gossipAddress"`
+	SANs          []string  `json:"sans,omitempty"`
+	Seeds         []string  `json:"seeds,omitempty"`
+	Joined        time.Time `json:"joined"`
+}
+
+// State is the whole content of an identity folder.
+type State struct {
+	Info Info
+	// Chain is the host's certificate and its CA, PEM.
+	Chain []byte
+	// Key is the host's private key, PEM.
+	Key []byte
+	// CABundle is every CA certificate the host trusts, PEM.
+	CABundle []byte
+	// GossipKeys are 32 bytes each, the first encrypts.
+	GossipKeys [][]byte
+	// CAKey is the CA's private key, PEM; only in the folder of a mesh's first host
+	// and only until Seed has put it into the replicated store.
+	CAKey []byte
+}
+
+// Initialised reports whether the state directory holds an identity.
+func Initialised(dir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(dir, folder))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("state directory: %w", err)
+	}
+	return true, nil
+}
+
+// CreateState writes an identity folder that was not there, as a whole or not at
+// all; ErrInitialised if there is one. It is on the disk when CreateState returns.
+func CreateState(dir string, st State) error {
+	if err := checkNew(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("create state directory: %w", err)
+	}
+	staging, err := os.MkdirTemp(dir, stagingPrefix) // 0700
+	if err != nil {
+		return fmt.Errorf("create identity: %w", err)
+	}
+	if err := writeState(staging, st); err != nil {
+		return errors.Join(fmt.Errorf("create identity: %w", err), os.RemoveAll(staging))
+	}
+	// A rename never replaces a folder that has files, so of two that run at the same
+	// time one loses, and it loses here.
+	if err := os.Rename(staging, filepath.Join(dir, folder)); err != nil {
+		if lost := checkNew(dir); lost != nil {
+			err = lost
+		}
+		return errors.Join(fmt.Errorf("create identity: %w", err), os.RemoveAll(staging))
+	}
+	return syncDir(dir)
+}
+
+// RemoveState deletes the identity folder: the host has left its mesh. It is no error
+// if there is none.
+func RemoveState(dir string) error {
+	gone := filepath.Join(dir, stagingPrefix+"left")
+	if err := os.RemoveAll(gone); err != nil {
+		return fmt.Errorf("remove identity: %w", err)
+	}
+	// Renamed first, so that an interrupted removal does not leave half a member.
+	if err := os.Rename(filepath.Join(dir, folder), gone); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("remove identity: %w", err)
+	}
+	if err := syncDir(dir); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(gone); err != nil {
+		return fmt.Errorf("remove identity: %w", err)
+	}
+	return nil
+}
+
+func checkNew(dir string) error {
+	done, err := Initialised(dir)
+	if err == nil && done {
+		return fmt.Errorf("%s: %w", dir, ErrInitialised)
+	}
+	return err
+}
+
+func writeState(at string, st State) error {
+	info, err := json.MarshalIndent(st.Info, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", fileInfo, err)
+	}
+	files := map[string][]byte{
+		fileInfo:   append(info, '\n'),
+		fileBundle: st.CABundle,
+		fileNode:   nodePEM(st.Key, st.Chain),
+		fileGossip: encodeGossipKeys(st.GossipKeys),
+	}
+	if len(st.CAKey) > 0 {
+		files[fileCAKey] = st.CAKey
+	}
+	for name, data := range files {
+		if err := WriteFile(filepath.Join(at, name), data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readState reads the identity folder of a state directory.
+func readState(dir string) (State, error) {
+	done, err := Initialised(dir)
+	if err != nil {
+		return State{}, err
+	}
+	if !done {
+		return State{}, fmt.Errorf("%s: %w", dir, ErrNotInitialised)
+	}
+	at := filepath.Join(dir, folder)
+	var st State
+	info, err := os.ReadFile(filepath.Join(at, fileInfo))
+	if err != nil {
+		return State{}, fmt.Errorf("read identity: %w", err)
+	}
+	if err := json.Unmarshal(info, &st.Info); err != nil {
+		return State{}, fmt.Errorf("read identity: %s: %w", fileInfo, err)
+	}
+	if st.CABundle, err = os.ReadFile(filepath.Join(at, fileBundle)); err != nil {
+		return State{}, fmt.Errorf("read identity: %w", err)
+	}
+	node, err := os.ReadFile(filepath.Join(at, fileNode))
+	if err != nil {
+		return State{}, fmt.Errorf("read identity: %w", err)
+	}
+	st.Key, st.Chain = node, node // each parser takes its own kind of block
+	keys, err := os.ReadFile(filepath.Join(at, fileGossip))
+	if err != nil {
+		return State{}, fmt.Errorf("read identity: %w", err)
+	}
+	if st.GossipKeys, err = parseGossipKeys(string(keys)); err != nil {
+		return State{}, fmt.Errorf("read identity: %s: %w", fileGossip, err)
+	}
+	st.CAKey, err = os.ReadFile(filepath.Join(at, fileCAKey))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return State{}, fmt.Errorf("read identity: %w", err)
+	}
+	return st, nil
+}
+
+func nodePEM(key, chain []byte) []byte {
+	return append(append([]byte(nil), key...), chain...)
+}
+
+func encodeGossipKeys(keys [][]byte) []byte {
+	var b strings.Builder
+	for _, k := range keys {
+		b.WriteString(base64.StdEncoding.EncodeToString(k))
+		b.WriteByte('\n')
+	}
+	return []byte(b.String())
+}
+
+func parseGossipKeys(text string) ([][]byte, error) {
+	var keys [][]byte
+	for line := range strings.Lines(text) {
+		key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(line))
+		if err != nil {
+			return nil, fmt.Errorf("gossip key %d is not base64", len(keys)+1)
+		}
+		keys = append(keys, key)
+	}
+	return keys, ValidateGossipKeys(keys)
+}
+
+// ValidateGossipKeys says why keys cannot be a gossip keyring.
+func ValidateGossipKeys(keys [][]byte) error {
+	if len(keys) == 0 {
+		return errors.New("no gossip key")
+	}
+	for i, k := range keys {
+		if len(k) != GossipKeyLen {
+			return fmt.Errorf("gossip key %d has %d bytes, want %d", i+1, len(k), GossipKeyLen)
+		}
+	}
+	return nil
+}

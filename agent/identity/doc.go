@@ -1,0 +1,38 @@
+// Package identity owns who a host is: the mesh certificate authority, the join
+// tokens, the certificate of this host and its rotation, and the certificate of the
+// administrator.
+//
+// # What is kept where
+//
+// A state directory holds one folder "identity" (mode 0700, files 0600) with the name
+// of the host and the mesh, the CA certificates it trusts, the gossip keys and one
+// file with private key and certificate together. The folder appears in one rename,
+// so a host is either a member or not, never half of one. The key and the
+// certificate share a file so that a rotation replaces both or neither.
+//
+// The replicated store holds, under /mesh/, what every host must agree on: the CA
+// (/mesh/ca), the gossip keys (/mesh/gossip), the tokens (/mesh/tokens/<id>) and one
+// record a host (/mesh/hosts/<name>). A token is stored as the hash of its secret.
+//
+// # Names
+//
+// A host's certificate says CN "system:node:<host>" and O "system:nodes"; between
+// hosts that pair is the identity, never a DNS name. The subject alternative names
+// are for API clients: the host name, its addresses, "localhost" and "virtmesh".
+//
+// # The trade-off of the CA key
+//
+// The private key of the CA is in the replicated store, and every host has a replica.
+// So any host can admit a new host and renew certificates, no host is special, and a
+// mesh that was switched off longer than its certificates live can start again by
+// itself. The price: whoever takes over one host, or one disk of a host, holds the CA
+// and can act as any host and as the administrator. Removing a host's record stops
+// its renewals and is enough for a host that is gone or honest; after a break-in it
+// is not, and the mesh must be given a new CA. Encrypt the disks of the hosts.
+//
+// # What it does not do
+//
+// It opens no port and speaks no protocol: agent/join does. There is no revocation
+// list; node certificates live for hours and are not renewed once the host's record
+// is gone. It does not replace the CA of a running mesh.
+package identity

@@ -1,0 +1,266 @@
+package identity
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Identity is the live identity of this host: what Open read from the state directory
+// and Install replaced since. TLS configurations ask it on every handshake, so a new
+// certificate takes effect at once and no connection is dropped. All methods may be
+// called at any time from any goroutine; only Install and SetGossipKeys block, on the
+// disk.
+type Identity struct {
+	dir  string
+	info Info
+
+	current atomic.Pointer[material]
+
+	mu     sync.Mutex // serialises the writers of the folder
+	gossip [][]byte
+	caKey  []byte
+}
+
+// material is what one rotation replaces together.
+type material struct {
+	cert   tls.Certificate
+	bundle []byte
+	roots  *x509.CertPool
+}
+
+// Open reads the identity of a state directory and checks that its parts belong
+// together. An expired certificate is no error: the host renews it. It removes what an
+// interrupted write left behind, so only the agent that owns the directory may call it.
+func Open(dir string) (*Identity, error) {
+	st, err := readState(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := ValidateHostName(st.Info.Host); err != nil {
+		return nil, fmt.Errorf("read identity: %s: %w", fileInfo, err)
+	}
+	key, err := ParseKey(st.Key)
+	if err != nil {
+		return nil, fmt.Errorf("read identity: %s: %w", fileNode, err)
+	}
+	m, err := newMaterial(st.Info.Host, key, st.Chain, st.CABundle)
+	if err != nil {
+		return nil, fmt.Errorf("read identity: %w", err)
+	}
+	if err := removeLeftovers(dir); err != nil {
+		return nil, err
+	}
+	id := &Identity{dir: dir, info: st.Info, gossip: st.GossipKeys, caKey: st.CAKey}
+	id.current.Store(m)
+	return id, nil
+}
+
+// newMaterial checks that the chain is a certificate of host for key, signed by one of
+// the bundle's CAs. It does not look at the clock.
+func newMaterial(host string, key *ecdsa.PrivateKey, chain, bundle []byte) (*material, error) {
+	certs, err := ParseCertificates(chain)
+	if err != nil {
+		return nil, fmt.Errorf("host certificate: %w", err)
+	}
+	roots, err := NewPool(bundle)
+	if err != nil {
+		return nil, err
+	}
+	leaf := certs[0]
+	if !key.PublicKey.Equal(leaf.PublicKey) {
+		return nil, errors.New("host certificate: it is for another key")
+	}
+	// Verified inside its own lifetime, because the caller may be about to renew it.
+	got, err := VerifyNode(certs, roots, leaf.NotBefore, x509.ExtKeyUsageServerAuth)
+	if err != nil {
+		return nil, fmt.Errorf("host certificate: %w", err)
+	}
+	if got != host {
+		return nil, fmt.Errorf("host certificate: it names host %q, want %q", got, host)
+	}
+	m := &material{bundle: bytes.Clone(bundle), roots: roots}
+	m.cert.PrivateKey, m.cert.Leaf = key, leaf
+	for _, c := range certs {
+		m.cert.Certificate = append(m.cert.Certificate, c.Raw)
+	}
+	return m, nil
+}
+
+// NewPool returns the pool of a PEM bundle of CA certificates.
+func NewPool(bundle []byte) (*x509.CertPool, error) {
+	certs, err := ParseCertificates(bundle)
+	if err != nil {
+		return nil, fmt.Errorf("CA bundle: %w", err)
+	}
+	pool := x509.NewCertPool()
+	for _, c := range certs {
+		if !c.IsCA {
+			return nil, fmt.Errorf("CA bundle: %q is not a CA", c.Subject)
+		}
+		pool.AddCert(c)
+	}
+	return pool, nil
+}
+
+// VerifyNode verifies at the given moment that a chain, leaf first, is a host
+// certificate of the mesh with these roots, for the given use, and returns the host.
+func VerifyNode(chain []*x509.Certificate, roots *x509.CertPool, at time.Time, use x509.ExtKeyUsage) (string, error) {
+	if len(chain) == 0 {
+		return "", fmt.Errorf("%w: there is none", ErrNotNode)
+	}
+	between := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	if _, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{use},
+	}); err != nil {
+		return "", fmt.Errorf("verify host certificate: %w", err)
+	}
+	return HostOf(chain[0])
+}
+
+// Dir returns the state directory.
+func (i *Identity) Dir() string { return i.dir }
+
+// Info returns what the host knows about itself and its mesh.
+func (i *Identity) Info() Info {
+	info := i.info
+	info.SANs, info.Seeds = slices.Clone(info.SANs), slices.Clone(info.Seeds)
+	return info
+}
+
+// Host returns the name of this host.
+func (i *Identity) Host() string { return i.info.Host }
+
+// MeshID returns the random name of the mesh.
+func (i *Identity) MeshID() string { return i.info.MeshID }
+
+// Certificate returns the current certificate with its private key. The caller must
+// not change it.
+func (i *Identity) Certificate() *tls.Certificate { return &i.current.Load().cert }
+
+// Leaf returns the current host certificate. The caller must not change it.
+func (i *Identity) Leaf() *x509.Certificate { return i.current.Load().cert.Leaf }
+
+// Roots returns the CAs that are trusted now. The caller must not change the pool.
+func (i *Identity) Roots() *x509.CertPool { return i.current.Load().roots }
+
+// CABundle returns the trusted CA certificates as PEM.
+func (i *Identity) CABundle() []byte { return bytes.Clone(i.current.Load().bundle) }
+
+// GetCertificate is for tls.Config: the certificate to serve with.
+func (i *Identity) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return i.Certificate(), nil
+}
+
+// GetClientCertificate is for tls.Config: the certificate to call with.
+func (i *Identity) GetClientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	return i.Certificate(), nil
+}
+
+// GossipKeys returns the keyring; the first key encrypts.
+func (i *Identity) GossipKeys() [][]byte {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	keys := make([][]byte, len(i.gossip))
+	for n, k := range i.gossip {
+		keys[n] = bytes.Clone(k)
+	}
+	return keys
+}
+
+// SetGossipKeys replaces the keyring on the disk and in memory.
+func (i *Identity) SetGossipKeys(keys [][]byte) error {
+	if err := ValidateGossipKeys(keys); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := WriteFile(i.path(fileGossip), encodeGossipKeys(keys)); err != nil {
+		return fmt.Errorf("set gossip keys: %w", err)
+	}
+	i.gossip = nil
+	for _, k := range keys {
+		i.gossip = append(i.gossip, bytes.Clone(k))
+	}
+	return nil
+}
+
+// Install makes a new certificate for key the identity of this host: first on the
+// disk, then for every handshake from now on. A chain that does not name this host, is
+// not for key or is not signed by the bundle is refused, and the old one stays.
+func (i *Identity) Install(key *ecdsa.PrivateKey, issued Issued) error {
+	m, err := newMaterial(i.info.Host, key, issued.Chain, issued.CABundle)
+	if err != nil {
+		return fmt.Errorf("install certificate: %w", err)
+	}
+	keyPEM, err := EncodeKey(key)
+	if err != nil {
+		return fmt.Errorf("install certificate: %w", err)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	// The bundle goes first: should the host stop in between, the old certificate must
+	// verify against the bundle on the disk. A mesh that changes its CA hands out both
+	// until every host has a certificate of the new one.
+	if !bytes.Equal(issued.CABundle, i.current.Load().bundle) {
+		if _, err := newMaterial(i.info.Host, i.current.Load().key(), i.current.Load().chain(), issued.CABundle); err != nil {
+			return fmt.Errorf("install certificate: the new CA bundle does not hold the present CA: %w", err)
+		}
+		if err := WriteFile(i.path(fileBundle), issued.CABundle); err != nil {
+			return fmt.Errorf("install certificate: %w", err)
+		}
+	}
+	if err := WriteFile(i.path(fileNode), nodePEM(keyPEM, issued.Chain)); err != nil {
+		return fmt.Errorf("install certificate: %w", err)
+	}
+	i.current.Store(m)
+	return nil
+}
+
+func (m *material) key() *ecdsa.PrivateKey { return m.cert.PrivateKey.(*ecdsa.PrivateKey) }
+
+func (m *material) chain() []byte {
+	var certs []*x509.Certificate
+	for _, raw := range m.cert.Certificate {
+		if c, err := x509.ParseCertificate(raw); err == nil {
+			certs = append(certs, c)
+		}
+	}
+	return EncodeCertificates(certs...)
+}
+
+func (i *Identity) path(name string) string { return filepath.Join(i.dir, folder, name) }
+
+// removeLeftovers deletes the temporary files of writes that a crash interrupted; they
+// hold private keys.
+func removeLeftovers(dir string) error {
+	for at, prefix := range map[string]string{dir: stagingPrefix, filepath.Join(dir, folder): "."} {
+		entries, err := os.ReadDir(at)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("clean identity: %w", err)
+		}
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), prefix) {
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(at, e.Name())); err != nil {
+				return fmt.Errorf("clean identity: %w", err)
+			}
+		}
+	}
+	return nil
+}

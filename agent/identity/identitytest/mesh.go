@@ -1,0 +1,74 @@
+package identitytest
+
+import (
+	"testing"
+	"time"
+
+	"virtmesh/agent/identity"
+)
+
+// Mesh is a mesh for tests: a CA and a seeded store, without any network.
+type Mesh struct {
+	Store *Store
+	CA    *identity.CA
+	// First is the identity of the first host, "host1".
+	First *identity.Identity
+}
+
+// NewMesh makes a mesh whose first host is "host1" at 127.0.0.1:7443.
+func NewMesh(t testing.TB) *Mesh {
+	t.Helper()
+	dir := t.TempDir()
+	ca, err := identity.InitMesh(dir, identity.InitOptions{
+		Host: "host1", MeshAddress: "127.0.0.1:7443", GossipAddress: "127.0.0.1:7946",
+	})
+	if err != nil {
+		t.Fatalf("init mesh: %v", err)
+	}
+	id, err := identity.Open(dir)
+	if err != nil {
+		t.Fatalf("open identity: %v", err)
+	}
+	store := NewStore()
+	if err := id.Seed(t.Context(), store, "test", 1); err != nil {
+		t.Fatalf("seed: %v", err)
+	}
+	return &Mesh{Store: store, CA: ca, First: id}
+}
+
+// Host returns the identity of another host, with a certificate that lives for lifetime
+// (zero: the default). It has no record in the store.
+func (m *Mesh) Host(t testing.TB, name string, lifetime time.Duration) *identity.Identity {
+	t.Helper()
+	if lifetime == 0 {
+		lifetime = identity.DefaultNodeLifetime
+	}
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyPEM, err := identity.EncodeKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := m.CA.IssueNode(&key.PublicKey, name, []string{"127.0.0.1"}, lifetime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	err = identity.CreateState(dir, identity.State{
+		Info: identity.Info{
+			MeshID: m.First.MeshID(), Host: name, MeshAddress: "127.0.0.1:7443",
+			GossipAddress: "127.0.0.1:7946", Joined: time.Now(),
+		},
+		Chain: chain, Key: keyPEM, CABundle: m.CA.CertificatePEM(), GossipKeys: m.First.GossipKeys(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := identity.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}

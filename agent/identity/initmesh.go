@@ -1,0 +1,198 @@
+package identity
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"virtmesh/raftstore"
+)
+
+// InitOptions are the names of a mesh's first host.
+type InitOptions struct {
+	// Host is its name.
+	Host string
+	// MeshAddress and GossipAddress are what other hosts dial, "host:port".
+	MeshAddress, GossipAddress string
+	// SANs are more names and addresses by which API clients know the host.
+	SANs []string
+	// Lifetime is that of the host's certificate; zero stands for
+	// DefaultNodeLifetime.
+	Lifetime time.Duration
+}
+
+// ValidateAddress says why addr is not a "host:port" that others can dial.
+func ValidateAddress(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("address %q: want host:port", clip(addr))
+	}
+	n, err := net.LookupPort("tcp", port)
+	if err != nil || n == 0 {
+		return fmt.Errorf("address %q: bad port", clip(addr))
+	}
+	if err := ValidateSAN(host); err != nil {
+		return fmt.Errorf("address %q: others cannot dial it: %w", clip(addr), err)
+	}
+	return nil
+}
+
+// NodeSANs returns the names and addresses for a host's certificate: those that were
+// asked for and the host part of its mesh address.
+func NodeSANs(meshAddress string, sans []string) []string {
+	out := slices.Clone(sans)
+	host, _, err := net.SplitHostPort(meshAddress)
+	if err == nil && !slices.Contains(out, host) {
+		out = append(out, host)
+	}
+	return out
+}
+
+// Validate says what is missing or malformed.
+func (o InitOptions) Validate() error {
+	rec := HostRecord{Name: o.Host, MeshAddress: o.MeshAddress, GossipAddress: o.GossipAddress, SANs: o.SANs}
+	if err := rec.Validate(); err != nil {
+		return err
+	}
+	if o.Lifetime < 0 {
+		return errors.New("the lifetime of a certificate must be positive")
+	}
+	return nil
+}
+
+// InitMesh makes a new mesh and this host its first member: a CA, a gossip key and a
+// certificate, all in the identity folder of the state directory, or nothing. It fails
+// with ErrInitialised if the directory holds an identity. The CA that it returns is for
+// the administrator's first certificate.
+func InitMesh(dir string, opts InitOptions) (*CA, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, fmt.Errorf("init: %w", err)
+	}
+	if err := checkNew(dir); err != nil {
+		return nil, fmt.Errorf("init: %w", err)
+	}
+	ca, st, err := newMesh(opts)
+	if err != nil {
+		return nil, fmt.Errorf("init: %w", err)
+	}
+	if err := CreateState(dir, st); err != nil {
+		return nil, fmt.Errorf("init: %w", err)
+	}
+	return ca, nil
+}
+
+func newMesh(opts InitOptions) (*CA, State, error) {
+	var meshID [8]byte
+	gossip := make([]byte, GossipKeyLen)
+	rand.Read(meshID[:])
+	rand.Read(gossip)
+	st := State{
+		Info: Info{
+			MeshID: hex.EncodeToString(meshID[:]), Host: opts.Host, MeshAddress: opts.MeshAddress,
+			GossipAddress: opts.GossipAddress, SANs: opts.SANs, Joined: time.Now().UTC(),
+		},
+		GossipKeys: [][]byte{gossip},
+	}
+	ca, err := NewCA(st.Info.MeshID)
+	if err != nil {
+		return nil, State{}, err
+	}
+	st.CABundle = ca.CertificatePEM()
+	if st.CAKey, err = ca.KeyPEM(); err != nil {
+		return nil, State{}, err
+	}
+	key, err := NewKey()
+	if err != nil {
+		return nil, State{}, err
+	}
+	if st.Key, err = EncodeKey(key); err != nil {
+		return nil, State{}, err
+	}
+	lifetime := opts.Lifetime
+	if lifetime == 0 {
+		lifetime = DefaultNodeLifetime
+	}
+	st.Chain, err = ca.IssueNode(&key.PublicKey, opts.Host, NodeSANs(opts.MeshAddress, opts.SANs), lifetime)
+	return ca, st, err
+}
+
+// Founder reports whether this host still holds the CA key outside the replicated
+// store, that is whether Seed has work to do.
+func (i *Identity) Founder() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.caKey) > 0
+}
+
+// Seed moves what InitMesh made into the replicated store: the CA, the gossip keys and
+// the record of the first host, in one transaction; then it deletes the CA key from the
+// state directory. The agent calls it at every start of a founder, once the store
+// answers; it may be interrupted at any point and called again.
+func (i *Identity) Seed(ctx context.Context, store Store, version string, featureLevel uint32) error {
+	i.mu.Lock()
+	caKey := i.caKey
+	i.mu.Unlock()
+	if len(caKey) == 0 {
+		return nil
+	}
+	if err := i.commitSeed(ctx, store, caKey, version, featureLevel); err != nil {
+		return fmt.Errorf("seed mesh: %w", err)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := os.Remove(i.path(fileCAKey)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("seed mesh: %w", err)
+	}
+	i.caKey = nil
+	return syncDir(i.path(""))
+}
+
+func (i *Identity) commitSeed(ctx context.Context, store Store, caKey []byte, version string, featureLevel uint32) error {
+	pin, err := PinOfKey(i.Leaf().PublicKey)
+	if err != nil {
+		return err
+	}
+	bundle := i.CABundle()
+	values := []struct {
+		key   string
+		value any
+	}{
+		{KeyCA, CARecord{MeshID: i.MeshID(), Certificate: bundle, Key: caKey, Bundle: bundle}},
+		{KeyGossip, GossipRecord{Keys: i.GossipKeys()}},
+		{HostKey(i.Host()), HostRecord{
+			Name: i.Host(), MeshAddress: i.info.MeshAddress, GossipAddress: i.info.GossipAddress, SANs: i.info.SANs,
+			KeyPin: pin.String(), Version: version, FeatureLevel: featureLevel, Joined: i.info.Joined,
+		}},
+	}
+	var txn raftstore.Txn
+	for _, v := range values {
+		op, err := putOp(v.key, v.value)
+		if err != nil {
+			return err
+		}
+		txn.If = append(txn.If, raftstore.Condition{Key: v.key})
+		txn.Ops = append(txn.Ops, op)
+	}
+	_, err = store.Commit(ctx, txn)
+	var conflict *raftstore.ConflictError
+	if !errors.As(err, &conflict) {
+		return err
+	}
+	// A Seed before this one got through. It must have been ours.
+	var have CARecord
+	if _, err := readJSON(ctx, store, KeyCA, raftstore.ReadOptions{}, &have); err != nil {
+		return err
+	}
+	if have.MeshID != i.MeshID() || !bytes.Equal(have.Key, caKey) {
+		return fmt.Errorf("the replicated store belongs to mesh %s, not to %s", have.MeshID, i.MeshID())
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+package identity
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Subjects of the certificates that the mesh CA signs.
+const (
+	// NodeOrganization is the organization of every host certificate.
+	NodeOrganization = "system:nodes"
+	// NodePrefix, followed by the host name, is the common name of a host certificate.
+	NodePrefix = "system:node:"
+	// AdminName is the common name of the administrator's client certificate.
+	AdminName = "virtmesh:admin"
+	// AdminOrganization is the group that may do everything.
+	AdminOrganization = "system:masters"
+	// ServerName is a DNS name that every host's certificate carries, so that an API
+	// client can verify any host without knowing its name.
+	ServerName = "virtmesh"
+)
+
+// maxHostName is the longest host name: a DNS label, because the name is also the
+// value of the label kubernetes.io/hostname and the guest-visible name of the host.
+const maxHostName = 63
+
+// maxSANs bounds the extra names and addresses one host may ask for.
+const maxSANs = 32
+
+// ErrNotNode is returned for a certificate that does not name a host of the mesh.
+var ErrNotNode = errors.New("certificate does not name a mesh host")
+
+// ValidateHostName says why name cannot be a host name. Names are DNS subdomains in
+// lower case of at most 63 characters.
+func ValidateHostName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("host name is empty")
+	case len(name) > maxHostName:
+		return fmt.Errorf("host name %q has %d characters, at most %d are allowed", clip(name), len(name), maxHostName)
+	case name == "localhost" || name == ServerName:
+		return fmt.Errorf("host name %q is reserved", name)
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return fmt.Errorf("host name %q is an address", name)
+	}
+	if !validDNSName(name) {
+		return fmt.Errorf("host name %q: only lower-case letters, digits, '-' and '.' are allowed, and every part begins and ends with a letter or digit", clip(name))
+	}
+	return nil
+}
+
+// ValidateSAN says why san cannot stand in a host certificate: it is neither an
+// address nor a DNS name.
+func ValidateSAN(san string) error {
+	if a, err := netip.ParseAddr(san); err == nil {
+		if a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+			return fmt.Errorf("address %q cannot stand in a certificate", san)
+		}
+		return nil
+	}
+	if len(san) > 253 || !validDNSName(san) {
+		return fmt.Errorf("%q is neither an address nor a DNS name", clip(san))
+	}
+	return nil
+}
+
+// NodeCommonName returns the common name of the certificate of host.
+func NodeCommonName(host string) string { return NodePrefix + host }
+
+// HostOf returns the host that cert names, or ErrNotNode. It reads the subject only:
+// the caller has verified the chain.
+func HostOf(cert *x509.Certificate) (string, error) {
+	host, found := strings.CutPrefix(cert.Subject.CommonName, NodePrefix)
+	if !found || !slices.Contains(cert.Subject.Organization, NodeOrganization) {
+		return "", fmt.Errorf("%w: subject %q", ErrNotNode, cert.Subject)
+	}
+	if err := ValidateHostName(host); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrNotNode, err)
+	}
+	return host, nil
+}
+
+// validDNSName reports whether s is a sequence of lower-case DNS labels.
+func validDNSName(s string) bool {
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+				return false
+			}
+		}
+	}
+	return s != ""
+}
+
+// clip shortens hostile input before it is quoted in a message.
+func clip(s string) string {
+	const most = 80
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "..."
+}

@@ -1,0 +1,195 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// RenewerConfig is what a Renewer needs.
+type RenewerConfig struct {
+	// Identity is renewed.
+	Identity *Identity
+	// Issuers are asked in this order until one signs.
+	Issuers []Issuer
+	// Attempt bounds one request to one issuer.
+	Attempt time.Duration
+	// RetryMin and RetryMax bound the wait after a round in which nobody signed.
+	RetryMin, RetryMax time.Duration
+	// Logger receives one line per renewal and per failed round.
+	Logger *slog.Logger
+	// Registerer receives the metrics; nil registers none.
+	Registerer prometheus.Registerer
+}
+
+// DefaultRenewerConfig returns the configuration of a real host.
+func DefaultRenewerConfig() RenewerConfig {
+	return RenewerConfig{
+		Attempt:  10 * time.Second,
+		RetryMin: 2 * time.Second,
+		RetryMax: 5 * time.Minute,
+		Logger:   slog.New(slog.DiscardHandler),
+	}
+}
+
+// Validate says what is missing or out of range.
+func (c RenewerConfig) Validate() error {
+	switch {
+	case c.Identity == nil:
+		return errors.New("renewer: Identity is nil")
+	case len(c.Issuers) == 0:
+		return errors.New("renewer: there is no Issuer")
+	case c.Attempt <= 0:
+		return errors.New("renewer: Attempt must be positive")
+	case c.RetryMin <= 0 || c.RetryMax < c.RetryMin:
+		return errors.New("renewer: want 0 < RetryMin <= RetryMax")
+	case c.Logger == nil:
+		return errors.New("renewer: Logger is nil")
+	}
+	return nil
+}
+
+// Renewer keeps the certificate of this host young: at about two thirds of its life it
+// makes a new key, has it signed and installs both. Failed rounds are repeated with
+// growing pauses for as long as it runs, also past the end of the certificate. It
+// starts with New and ends with Shutdown.
+type Renewer struct {
+	cfg     RenewerConfig
+	metrics *renewMetrics
+	cancel  context.CancelFunc
+	done    sync.WaitGroup
+}
+
+// maxNap is the longest the Renewer sleeps before it looks at the wall clock again:
+// timers stand still while a host is suspended, and clocks are set.
+const maxNap = 10 * time.Minute
+
+// NewRenewer starts a Renewer.
+func NewRenewer(cfg RenewerConfig) (*Renewer, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	m, err := newRenewMetrics(cfg.Registerer, cfg.Identity)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &Renewer{cfg: cfg, metrics: m, cancel: cancel}
+	r.done.Go(func() { r.run(ctx) })
+	return r, nil
+}
+
+// Shutdown ends the Renewer and waits until it has ended.
+func (r *Renewer) Shutdown() {
+	r.cancel()
+	r.done.Wait()
+	r.metrics.unregister()
+}
+
+func (r *Renewer) run(ctx context.Context) {
+	var failures int
+	due := r.due()
+	for {
+		if !napUntil(ctx, due) {
+			return
+		}
+		err := r.Renew(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			pause := r.pause(failures)
+			failures++
+			r.cfg.Logger.Warn("certificate not renewed", "err", err, "expires", r.cfg.Identity.Leaf().NotAfter, "retryIn", pause)
+			due = time.Now().Add(pause)
+		default:
+			failures = 0
+			due = r.due()
+			r.cfg.Logger.Info("certificate renewed", "expires", r.cfg.Identity.Leaf().NotAfter, "nextRenewal", due)
+		}
+	}
+}
+
+// Renew renews the certificate now, whatever its age. The agent calls it at its start
+// when the certificate has expired, because nothing else can work before.
+func (r *Renewer) Renew(ctx context.Context) error {
+	err := r.renew(ctx)
+	r.metrics.count(err)
+	return err
+}
+
+func (r *Renewer) renew(ctx context.Context) error {
+	key, err := NewKey()
+	if err != nil {
+		return err
+	}
+	csr, err := NewCSR(key, r.cfg.Identity.Host())
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, issuer := range r.cfg.Issuers {
+		attempt, cancel := context.WithTimeout(ctx, r.cfg.Attempt)
+		issued, err := issuer.IssueNode(attempt, csr)
+		cancel()
+		if err == nil {
+			err = r.cfg.Identity.Install(key, issued)
+		}
+		if err == nil {
+			return nil
+		}
+		failed = append(failed, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return fmt.Errorf("renew certificate of %s: %w", r.cfg.Identity.Host(), errors.Join(failed...))
+}
+
+// due returns when the current certificate should be renewed: at two thirds of its
+// life, moved by up to a tenth of it either way, so that hosts that started together do
+// not ask together.
+func (r *Renewer) due() time.Time {
+	leaf := r.cfg.Identity.Leaf()
+	signed := leaf.NotBefore.Add(Backdate)
+	life := leaf.NotAfter.Sub(signed)
+	jitter := time.Duration((rand.Float64() - 0.5) * float64(life) / 5)
+	return signed.Add(life*2/3 + jitter)
+}
+
+// pause doubles from RetryMin to RetryMax, but never so long that fewer than ten
+// rounds fit into the last third of the certificate's life.
+func (r *Renewer) pause(failures int) time.Duration {
+	leaf := r.cfg.Identity.Leaf()
+	most := min(r.cfg.RetryMax, max(r.cfg.RetryMin, leaf.NotAfter.Sub(leaf.NotBefore)/30))
+	pause := r.cfg.RetryMin << min(failures, 20)
+	if pause <= 0 || pause > most {
+		pause = most
+	}
+	return pause/2 + rand.N(pause/2+1)
+}
+
+// napUntil waits for a moment of the wall clock and reports whether it came before ctx
+// ended.
+func napUntil(ctx context.Context, due time.Time) bool {
+	due = due.Round(0) // without the monotonic reading
+	for {
+		left := due.Sub(time.Now().Round(0))
+		if left <= 0 {
+			return ctx.Err() == nil
+		}
+		timer := time.NewTimer(min(left, maxNap))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		case <-timer.C:
+		}
+	}
+}

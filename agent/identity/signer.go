@@ -1,0 +1,115 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"virtmesh/raftstore"
+)
+
+// Signer signs certificates with the CA that the local replica of the store holds.
+// Every host has one. It is safe for concurrent use.
+type Signer struct {
+	store    Store
+	lifetime time.Duration
+	patience time.Duration
+}
+
+// defaultPatience is how long a signer waits for a linearizable read.
+const defaultPatience = 2 * time.Second
+
+// NewSigner returns a Signer whose host certificates live for lifetime; zero stands for
+// DefaultNodeLifetime.
+func NewSigner(store Store, lifetime time.Duration) *Signer {
+	if lifetime <= 0 {
+		lifetime = DefaultNodeLifetime
+	}
+	return &Signer{store: store, lifetime: lifetime, patience: defaultPatience}
+}
+
+// RenewHost signs csr (DER) for a member. The caller has made sure that host asks. The
+// names in the certificate are those of the host's record; a host without one gets
+// ErrNoHost.
+//
+// The record is read linearizably if the store answers soon, and else from the local
+// replica: a mesh that lost its quorum, or was switched off for longer than its
+// certificates live, must be able to renew them, or it could never come back.
+func (s *Signer) RenewHost(ctx context.Context, host string, csr []byte) (Issued, error) {
+	pub, err := ParseCSR(csr)
+	if err != nil {
+		return Issued{}, err
+	}
+	rec, opts, err := s.member(ctx, host)
+	if err != nil {
+		return Issued{}, fmt.Errorf("sign certificate of %s: %w", host, err)
+	}
+	ca, bundle, err := s.ca(ctx, opts)
+	if err != nil {
+		return Issued{}, fmt.Errorf("sign certificate of %s: %w", host, err)
+	}
+	chain, err := ca.IssueNode(pub, rec.Name, NodeSANs(rec.MeshAddress, rec.SANs), s.lifetime)
+	if err != nil {
+		return Issued{}, err
+	}
+	return Issued{Chain: chain, CABundle: bundle}, nil
+}
+
+// For returns the Issuer that renews host through this signer.
+func (s *Signer) For(host string) Issuer {
+	return IssuerFunc(func(ctx context.Context, csr []byte) (Issued, error) {
+		return s.RenewHost(ctx, host, csr)
+	})
+}
+
+// CA returns the mesh CA and the bundle of CAs to trust, linearizably.
+func (s *Signer) CA(ctx context.Context) (*CA, []byte, error) {
+	return s.ca(ctx, raftstore.ReadOptions{})
+}
+
+// IssueAdmin makes an administrator's client certificate and its key, PEM, and returns
+// them with the CAs to trust. Zero stands for DefaultAdminLifetime.
+func (s *Signer) IssueAdmin(ctx context.Context, lifetime time.Duration) (cert, key, bundle []byte, err error) {
+	if lifetime <= 0 {
+		lifetime = DefaultAdminLifetime
+	}
+	ca, bundle, err := s.CA(ctx)
+	if err == nil {
+		cert, key, err = ca.IssueAdmin(lifetime)
+	}
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("sign administrator's certificate: %w", err)
+	}
+	return cert, key, bundle, nil
+}
+
+// member returns the record of a host and how fresh it could be read.
+func (s *Signer) member(ctx context.Context, host string) (HostRecord, raftstore.ReadOptions, error) {
+	hosts := NewHosts(s.store)
+	soon, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	rec, err := hosts.Get(soon, host, raftstore.ReadOptions{})
+	if err == nil || errors.Is(err, ErrNoHost) || ctx.Err() != nil {
+		return rec, raftstore.ReadOptions{}, err
+	}
+	local := raftstore.ReadOptions{Consistency: raftstore.Local}
+	rec, err = hosts.Get(ctx, host, local)
+	return rec, local, err
+}
+
+func (s *Signer) ca(ctx context.Context, opts raftstore.ReadOptions) (*CA, []byte, error) {
+	var rec CARecord
+	_, err := readJSON(ctx, s.store, KeyCA, opts, &rec)
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return nil, nil, ErrNotSeeded
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	ca, err := ParseCA(rec.Certificate, rec.Key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return ca, rec.Bundle, nil
+}

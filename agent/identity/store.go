@@ -1,0 +1,115 @@
+package identity
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"virtmesh/raftstore"
+)
+
+// Store is the part of the replicated store that this package uses; *raftstore.Store
+// implements it.
+type Store interface {
+	Commit(ctx context.Context, txn raftstore.Txn) (raftstore.TxnResult, error)
+	Get(ctx context.Context, key string, opts raftstore.ReadOptions) (raftstore.Record, uint64, error)
+	List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error)
+}
+
+// Keys in the replicated store.
+const (
+	// KeyCA holds the CARecord.
+	KeyCA = "/mesh/ca"
+	// KeyGossip holds the GossipRecord.
+	KeyGossip = "/mesh/gossip"
+	// HostsPrefix, followed by the host name, holds a HostRecord.
+	HostsPrefix = "/mesh/hosts/"
+	// TokensPrefix, followed by the token id, holds a TokenRecord.
+	TokensPrefix = "/mesh/tokens/"
+)
+
+// ErrNotSeeded is returned while the replicated store does not hold the CA: the mesh's
+// first host has not put it there yet, or this replica has not caught up.
+var ErrNotSeeded = errors.New("the mesh CA is not in the replicated store yet")
+
+// CARecord is the mesh CA as the store keeps it.
+type CARecord struct {
+	MeshID string `json:"meshID"`
+	// Certificate and Key are the CA that signs, PEM.
+	Certificate []byte `json:"certificate"`
+	Key         []byte `json:"key"`
+	// Bundle is every CA certificate that hosts trust, PEM.
+	Bundle []byte `json:"bundle"`
+}
+
+// GossipRecord is the keyring that encrypts gossip.
+type GossipRecord struct {
+	// Keys are 32 bytes each; the first encrypts.
+	Keys [][]byte `json:"keys"`
+}
+
+// HostRecord says that a host is a member. Without one its certificate is not renewed.
+type HostRecord struct {
+	Name          string   `json:"name"`
+	MeshAddress   string   `json:"meshAddress"`
+	GossipAddress string   `json:"gossipAddress"`
+	SANs          []string `json:"sans,omitempty"`
+	// KeyPin is the pin of the key that the host joined with.
+	KeyPin string `json:"keyPin"`
+	// TokenID is the token it joined with; empty for the first host.
+	TokenID      string    `json:"tokenID,omitempty"`
+	Version      string    `json:"version,omitempty"`
+	FeatureLevel uint32    `json:"featureLevel,omitempty"`
+	Joined       time.Time `json:"joined"`
+}
+
+// Validate says which field of a record is missing or malformed.
+func (r HostRecord) Validate() error {
+	if err := ValidateHostName(r.Name); err != nil {
+		return err
+	}
+	if err := ValidateAddress(r.MeshAddress); err != nil {
+		return fmt.Errorf("mesh %w", err)
+	}
+	if err := ValidateAddress(r.GossipAddress); err != nil {
+		return fmt.Errorf("gossip %w", err)
+	}
+	if len(r.SANs) > maxSANs-1 { // the mesh address is one more
+		return fmt.Errorf("%d additional names, at most %d are allowed", len(r.SANs), maxSANs-1)
+	}
+	for _, san := range r.SANs {
+		if err := ValidateSAN(san); err != nil {
+			return fmt.Errorf("additional name: %w", err)
+		}
+	}
+	return nil
+}
+
+// HostKey returns the key of a host's record.
+func HostKey(host string) string { return HostsPrefix + host }
+
+// TokenKey returns the key of a token's record.
+func TokenKey(id string) string { return TokensPrefix + id }
+
+// readJSON reads a record into value and returns its ModRevision.
+func readJSON(ctx context.Context, s Store, key string, opts raftstore.ReadOptions, value any) (uint64, error) {
+	rec, _, err := s.Get(ctx, key, opts)
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", key, err)
+	}
+	if err := json.Unmarshal(rec.Value, value); err != nil {
+		return 0, fmt.Errorf("read %s: %w", key, err)
+	}
+	return rec.ModRevision, nil
+}
+
+// putOp returns the op that stores value as JSON.
+func putOp(key string, value any) (raftstore.Op, error) {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return raftstore.Op{}, fmt.Errorf("encode %s: %w", key, err)
+	}
+	return raftstore.Op{Key: key, Value: data}, nil
+}

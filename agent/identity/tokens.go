@@ -1,0 +1,168 @@
+package identity
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"virtmesh/raftstore"
+)
+
+const (
+	// DefaultTokenTTL is how long a token can be used.
+	DefaultTokenTTL = time.Hour
+	// MaxTokenTTL is the longest time a token can be given.
+	MaxTokenTTL = 30 * 24 * time.Hour
+	// RetryWindow is how long after its use a token still answers the same host with
+	// the same key, so that a lost answer can be asked for again.
+	RetryWindow = 15 * time.Minute
+)
+
+var (
+	// ErrTokenInvalid is returned for a token that this mesh does not know, or whose
+	// secret is wrong. The two are not told apart.
+	ErrTokenInvalid = errors.New("the token is not valid in this mesh")
+	// ErrTokenExpired is returned for a token whose time is over.
+	ErrTokenExpired = errors.New("the token has expired")
+	// ErrTokenUsed is returned for a token that another host, or another key, used.
+	ErrTokenUsed = errors.New("the token has been used")
+)
+
+// TokenUse says who used a token.
+type TokenUse struct {
+	Host   string    `json:"host"`
+	KeyPin string    `json:"keyPin"`
+	At     time.Time `json:"at"`
+}
+
+// TokenRecord is a token as the store keeps it. It holds no secret.
+type TokenRecord struct {
+	ID string `json:"id"`
+	// SecretSHA256 is the hash of the secret.
+	SecretSHA256 []byte    `json:"secretSHA256"`
+	Created      time.Time `json:"created"`
+	Expires      time.Time `json:"expires"`
+	// UsedBy is nil until a host has joined with the token.
+	UsedBy *TokenUse `json:"usedBy,omitempty"`
+}
+
+// Tokens are the join tokens of a mesh. Each admits one host.
+type Tokens struct {
+	store  Store
+	signer *Signer
+}
+
+// NewTokens returns the tokens in a store.
+func NewTokens(store Store) *Tokens {
+	return &Tokens{store: store, signer: NewSigner(store, 0)}
+}
+
+// Create makes a token that can be used for ttl; zero stands for DefaultTokenTTL. The
+// secret is in the returned token and nowhere else.
+func (t *Tokens) Create(ctx context.Context, ttl time.Duration) (Token, TokenRecord, error) {
+	if ttl == 0 {
+		ttl = DefaultTokenTTL
+	}
+	if ttl < 0 || ttl > MaxTokenTTL {
+		return Token{}, TokenRecord{}, fmt.Errorf("create token: the lifetime %s is not between 0 and %s", ttl, MaxTokenTTL)
+	}
+	ca, _, err := t.signer.CA(ctx)
+	if err != nil {
+		return Token{}, TokenRecord{}, fmt.Errorf("create token: %w", err)
+	}
+	token := NewToken(ca.Pin())
+	hash := hashSecret(token.Secret[:])
+	now := time.Now().UTC()
+	rec := TokenRecord{ID: token.ID, SecretSHA256: hash[:], Created: now, Expires: now.Add(ttl)}
+	op, err := putOp(TokenKey(rec.ID), rec)
+	if err != nil {
+		return Token{}, TokenRecord{}, err
+	}
+	_, err = t.store.Commit(ctx, raftstore.Txn{
+		If:  []raftstore.Condition{{Key: op.Key}},
+		Ops: []raftstore.Op{op},
+	})
+	if err != nil {
+		return Token{}, TokenRecord{}, fmt.Errorf("create token: %w", err)
+	}
+	return token, rec, nil
+}
+
+// List returns all tokens in the order of their ids, used and expired ones too.
+func (t *Tokens) List(ctx context.Context) ([]TokenRecord, error) {
+	recs, _, err := t.list(ctx)
+	return recs, err
+}
+
+func (t *Tokens) list(ctx context.Context) ([]TokenRecord, []uint64, error) {
+	res, err := t.store.List(ctx, raftstore.ListRequest{Prefix: TokensPrefix})
+	if err != nil {
+		return nil, nil, fmt.Errorf("list tokens: %w", err)
+	}
+	recs, revs := make([]TokenRecord, 0, len(res.Records)), make([]uint64, 0, len(res.Records))
+	for _, r := range res.Records {
+		var rec TokenRecord
+		if err := json.Unmarshal(r.Value, &rec); err != nil {
+			return nil, nil, fmt.Errorf("list tokens: %s: %w", r.Key, err)
+		}
+		recs, revs = append(recs, rec), append(revs, r.ModRevision)
+	}
+	return recs, revs, nil
+}
+
+// Revoke deletes a token; ErrTokenInvalid if there is none. A host that has joined with
+// it stays a member.
+func (t *Tokens) Revoke(ctx context.Context, id string) error {
+	if !ValidTokenID(id) {
+		return fmt.Errorf("revoke token %q: %w", clip(id), ErrTokenInvalid)
+	}
+	rec, _, err := t.store.Get(ctx, TokenKey(id), raftstore.ReadOptions{})
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return fmt.Errorf("revoke token %s: %w", id, ErrTokenInvalid)
+	}
+	if err == nil {
+		err = t.remove(ctx, id, rec.ModRevision)
+	}
+	if err != nil {
+		return fmt.Errorf("revoke token %s: %w", id, err)
+	}
+	return nil
+}
+
+// Prune deletes the tokens that nobody can use any more, also not to ask again, and
+// returns how many. One host of the mesh calls it now and then.
+func (t *Tokens) Prune(ctx context.Context) (int, error) {
+	recs, revs, err := t.list(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var pruned int
+	for i, rec := range recs {
+		end := rec.Expires
+		if rec.UsedBy != nil {
+			end = rec.UsedBy.At
+		}
+		if time.Since(end) < RetryWindow {
+			continue
+		}
+		var changed *raftstore.ConflictError
+		err := t.remove(ctx, rec.ID, revs[i])
+		if err != nil && !errors.As(err, &changed) {
+			return pruned, fmt.Errorf("prune tokens: %w", err)
+		}
+		if err == nil {
+			pruned++
+		}
+	}
+	return pruned, nil
+}
+
+func (t *Tokens) remove(ctx context.Context, id string, rev uint64) error {
+	_, err := t.store.Commit(ctx, raftstore.Txn{
+		If:  []raftstore.Condition{{Key: TokenKey(id), ModRevision: rev}},
+		Ops: []raftstore.Op{{Key: TokenKey(id), Delete: true}},
+	})
+	return err
+}
