@@ -1,0 +1,25 @@
+package dhcp
+
+import (
+	"net"
+	"net/netip"
+)
+
+// Reservation ties an address to a network card.
+type Reservation struct {
+	MAC      net.HardwareAddr
+	Address  netip.Addr
+	Hostname string
+	Options  Options
+}
+
+// Options are what a single client is told besides its lease.
+type Options struct {
+	// BootFile and TFTPServer are for network boot.
+	BootFile   string
+	TFTPServer string
+	// NTPServers are time servers.
+	NTPServers []netip.Addr
+	// Private options by code, 224 to 254.
+	Private map[uint8]string
+}

@@ -1,0 +1,148 @@
+// Package dns answers the name queries of guests.
+//
+// A Server knows the names of one Zone, and passes queries for all other names to
+// upstream servers. It listens on the gateway address of a bridge and answers only
+// clients of that subnet. Work is bounded: so many queries at a time, so long for each;
+// what is above is answered SERVFAIL at once, and so is every foreign name when no
+// upstream is known.
+//
+// The package does not cache, does not check signatures, and does no zone transfers.
+package dns
+
+import (
+	"net/netip"
+	"strings"
+
+	mdns "github.com/miekg/dns"
+)
+
+// recordTTL is short, since machines come and go.
+const recordTTL = 30
+
+// Zone is what a server answers.
+type Zone struct {
+	// Domain the records are in, without a dot at its end. No records are served without
+	// a domain.
+	Domain string
+	// Records by name relative to Domain. A name may have many addresses.
+	Records map[string][]netip.Addr
+	// Upstreams are asked for names outside of Domain, one after the other.
+	Upstreams []netip.AddrPort
+}
+
+// table is a zone prepared for answering.
+type table struct {
+	domain    string
+	forward   map[string][]netip.Addr
+	reverse   map[string]string
+	parents   map[string]bool
+	upstreams []string
+}
+
+func newTable(z Zone) *table {
+	t := &table{
+		forward: make(map[string][]netip.Addr, len(z.Records)),
+		reverse: make(map[string]string, len(z.Records)),
+		parents: map[string]bool{},
+	}
+	for _, u := range z.Upstreams {
+		t.upstreams = append(t.upstreams, u.String())
+	}
+	if z.Domain == "" {
+		return t
+	}
+	t.domain = mdns.CanonicalName(z.Domain)
+	t.parents[t.domain] = true
+	for name, addrs := range z.Records {
+		full := mdns.CanonicalName(name + "." + z.Domain)
+		t.forward[full] = append(t.forward[full], addrs...)
+		for _, a := range addrs {
+			if ptr, err := mdns.ReverseAddr(a.String()); err == nil {
+				t.reverse[ptr] = full
+			}
+		}
+		for up := parent(full); up != t.domain && up != ""; up = parent(up) {
+			t.parents[up] = true
+		}
+	}
+	return t
+}
+
+// parent returns the name one label up; empty at the root.
+func parent(name string) string {
+	_, up, ok := strings.Cut(name, ".")
+	if !ok {
+		return ""
+	}
+	return up
+}
+
+// local answers a query from the table; ok is false when the name is not the table's to
+// answer for.
+func (t *table) local(req *mdns.Msg) (resp *mdns.Msg, ok bool) {
+	q := req.Question[0]
+	name := mdns.CanonicalName(q.Name)
+	resp = new(mdns.Msg)
+	resp.SetReply(req)
+	resp.Authoritative = true
+	resp.RecursionAvailable = true
+	if full, found := t.reverse[name]; found {
+		if q.Qtype == mdns.TypePTR || q.Qtype == mdns.TypeANY {
+			resp.Answer = append(resp.Answer, &mdns.PTR{Hdr: header(q.Name, mdns.TypePTR), Ptr: full})
+		}
+		return resp, true
+	}
+	if t.domain == "" || !mdns.IsSubDomain(t.domain, name) {
+		return nil, false
+	}
+	addrs, found := t.forward[name]
+	if !found && !t.parents[name] {
+		resp.Rcode = mdns.RcodeNameError
+	}
+	for _, a := range addrs {
+		if rr := addressRecord(q, a); rr != nil {
+			resp.Answer = append(resp.Answer, rr)
+		}
+	}
+	return resp, true
+}
+
+// addressRecord returns the record for an address, if it is of the kind asked for.
+func addressRecord(q mdns.Question, a netip.Addr) mdns.RR {
+	any := q.Qtype == mdns.TypeANY
+	switch {
+	case a.Is4() && (any || q.Qtype == mdns.TypeA):
+		return &mdns.A{Hdr: header(q.Name, mdns.TypeA), A: a.AsSlice()}
+	case a.Is6() && (any || q.Qtype == mdns.TypeAAAA):
+		return &mdns.AAAA{Hdr: header(q.Name, mdns.TypeAAAA), AAAA: a.AsSlice()}
+	}
+	return nil
+}
+
+func header(name string, rrtype uint16) mdns.RR_Header {
+	return mdns.RR_Header{Name: name, Rrtype: rrtype, Class: mdns.ClassINET, Ttl: recordTTL}
+}
+
+// Upstreams reads the servers of a resolv.conf. Those that are among the addresses in own
+// are left out: a server that asks itself never ends.
+func Upstreams(path string, own ...netip.Addr) ([]netip.AddrPort, error) {
+	conf, err := mdns.ClientConfigFromFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.AddrPort
+next:
+	for _, s := range conf.Servers {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			continue
+		}
+		for _, o := range own {
+			if a == o {
+				continue next
+			}
+		}
+		out = append(out, netip.AddrPortFrom(a, 53))
+	}
+	return out, nil
+}

@@ -1,0 +1,235 @@
+package netplug
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"virtmesh/netplug/ruleset"
+)
+
+// FilterTable is the name of our tables in the packet filter, one in family inet and one
+// in family bridge.
+const FilterTable = "virtmesh"
+
+// Where our chains stand among others: the bridge's filter at its usual place, before
+// anything is learned from a frame's network layer; input and forward just before those
+// of a host firewall, whose word is final for what we accept.
+const (
+	priorityPort   = -200
+	priorityFilter = -10
+	priorityDNAT   = -100
+	prioritySNAT   = 100
+)
+
+// FilterFor returns the packet filter that a Want asks for. It is a pure function. A Want
+// without guests and gateways needs none, and gets tables without chains.
+func FilterFor(w Want) ruleset.Ruleset {
+	inet := ruleset.Table{Family: ruleset.Inet, Name: FilterTable}
+	gateways := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return !b.Address.IsValid() })
+	if len(gateways) > 0 || len(w.Services) > 0 {
+		inet.Chains = append(inet.Chains, inputChains(gateways)...)
+		inet.Chains = append(inet.Chains, forwardChains(gateways, w.Protected)...)
+		inet.Chains = append(inet.Chains, natChains(gateways, w.Services)...)
+	}
+	return ruleset.Ruleset{Tables: []ruleset.Table{inet, portTable(w)}}
+}
+
+// inputChains keep guests away from the host itself, but for the services of their
+// gateway and answers to what the host began.
+func inputChains(gateways []Bridge) []ruleset.Chain {
+	base := ruleset.Chain{Name: "input", Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Input, Priority: priorityFilter}}
+	var chains []ruleset.Chain
+	for _, b := range gateways {
+		name := "input_" + b.Name
+		base.Rules = append(base.Rules, rule(ruleset.Jump{Chain: name}, ruleset.InInterface{Name: b.Name}))
+		gateway := ruleset.IPAddr{End: ruleset.Destination, Prefix: hostPrefix(b.Address.Addr())}
+		c := ruleset.Chain{Name: name, Rules: []ruleset.Rule{rule(ruleset.Accept{}, ruleset.Tracked{})}}
+		if b.DHCP != nil {
+			c.Rules = append(c.Rules, rule(ruleset.Accept{}, ruleset.Port{Protocol: ruleset.UDP, End: ruleset.Destination, Port: 67}))
+		}
+		if b.DNS {
+			for _, p := range []ruleset.Protocol{ruleset.UDP, ruleset.TCP} {
+				c.Rules = append(c.Rules, rule(ruleset.Accept{}, gateway, ruleset.Port{Protocol: p, End: ruleset.Destination, Port: 53}))
+			}
+		}
+		c.Rules = append(c.Rules, rule(ruleset.Accept{}, gateway, ruleset.ICMPEcho{}), rule(ruleset.Drop{}))
+		chains = append(chains, c)
+	}
+	return append([]ruleset.Chain{base}, chains...)
+}
+
+// forwardChains say where guests may go through the host, and who may come to them.
+func forwardChains(gateways []Bridge, protected []netip.Prefix) []ruleset.Chain {
+	base := ruleset.Chain{Name: "forward", Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Forward, Priority: priorityFilter}}
+	var chains []ruleset.Chain
+	for _, b := range gateways {
+		// A host may hand bridged frames to this hook too (bridge-nf-call-iptables).
+		base.Rules = append(base.Rules,
+			rule(ruleset.Accept{}, ruleset.InInterface{Name: b.Name}, ruleset.OutInterface{Name: b.Name}))
+	}
+	for _, b := range gateways {
+		from, to := "from_"+b.Name, "to_"+b.Name
+		base.Rules = append(base.Rules, rule(ruleset.Jump{Chain: from}, ruleset.InInterface{Name: b.Name}))
+		chains = append(chains, fromChain(from, b, gateways, protected))
+		if b.NAT {
+			base.Rules = append(base.Rules, rule(ruleset.Jump{Chain: to}, ruleset.OutInterface{Name: b.Name}))
+			chains = append(chains, ruleset.Chain{Name: to, Rules: []ruleset.Rule{
+				rule(ruleset.Accept{}, ruleset.Tracked{}),
+				rule(ruleset.Accept{}, ruleset.Translated{}),
+				rule(ruleset.Drop{}),
+			}})
+		}
+	}
+	return append([]ruleset.Chain{base}, chains...)
+}
+
+// fromChain judges what guests of a bridge send through the host.
+func fromChain(name string, b Bridge, gateways []Bridge, protected []netip.Prefix) ruleset.Chain {
+	c := ruleset.Chain{Name: name, Rules: []ruleset.Rule{
+		rule(ruleset.Drop{}, ruleset.NotIPv4{}),
+		rule(ruleset.Drop{}, ruleset.IPAddr{End: ruleset.Source, Prefix: b.Address.Masked(), Not: true}),
+		rule(ruleset.Accept{}, ruleset.Tracked{}),
+		rule(ruleset.Accept{}, ruleset.Translated{}),
+	}}
+	for _, other := range gateways {
+		if other.Name != b.Name {
+			c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.OutInterface{Name: other.Name}))
+		}
+	}
+	for _, p := range protected {
+		if p.Addr().Is4() {
+			c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.IPAddr{End: ruleset.Destination, Prefix: p.Masked()}))
+		}
+	}
+	c.Rules = append(c.Rules, rule(ruleset.Accept{}))
+	return c
+}
+
+// natChains rewrite addresses: of guests that go out, and of clients that come to a
+// service.
+func natChains(gateways []Bridge, services []Service) []ruleset.Chain {
+	var chains []ruleset.Chain
+	var dnat []ruleset.Rule
+	for _, s := range services {
+		dnat = append(dnat, serviceRules(s)...)
+	}
+	if len(dnat) > 0 {
+		for _, p := range []ruleset.Point{ruleset.Prerouting, ruleset.Output} {
+			chains = append(chains, ruleset.Chain{
+				Name:  "dnat_" + string(p),
+				Hook:  &ruleset.Hook{Type: ruleset.NAT, Point: p, Priority: priorityDNAT},
+				Rules: dnat,
+			})
+		}
+	}
+	post := ruleset.Chain{Name: "postrouting", Hook: &ruleset.Hook{Type: ruleset.NAT, Point: ruleset.Postrouting, Priority: prioritySNAT}}
+	for _, b := range gateways {
+		subnet := b.Address.Masked()
+		from := ruleset.IPAddr{End: ruleset.Source, Prefix: subnet}
+		if len(dnat) > 0 {
+			// A guest that reaches its neighbour through a service must get its answers
+			// through the host too, which undoes the translation.
+			post.Rules = append(post.Rules, rule(ruleset.Masquerade{}, from, ruleset.OutInterface{Name: b.Name}, ruleset.Translated{}))
+		}
+		if b.NAT {
+			post.Rules = append(post.Rules, rule(ruleset.Masquerade{}, from,
+				ruleset.IPAddr{End: ruleset.Destination, Prefix: subnet, Not: true},
+				ruleset.OutInterface{Name: b.Name, Not: true}))
+		}
+	}
+	return append(chains, post)
+}
+
+// serviceRules share connections evenly: of n backends the first takes one in n, the next
+// one in n-1 of the rest, and the last what remains.
+func serviceRules(s Service) []ruleset.Rule {
+	to := ruleset.Match(ruleset.ToHost{})
+	if s.Address.IsValid() {
+		to = ruleset.IPAddr{End: ruleset.Destination, Prefix: hostPrefix(s.Address)}
+	}
+	port := ruleset.Port{Protocol: s.Protocol, End: ruleset.Destination, Port: s.Port}
+	var rules []ruleset.Rule
+	for i, backend := range s.Backends {
+		r := rule(ruleset.RedirectTo{Backend: backend}, to, port)
+		if left := len(s.Backends) - i; left > 1 {
+			r.If = append(r.If, ruleset.OneIn{N: uint32(left)})
+		}
+		rules = append(rules, r)
+	}
+	return rules
+}
+
+// portTable holds each guest to its own addresses, where it enters the host.
+func portTable(w Want) ruleset.Table {
+	t := ruleset.Table{Family: ruleset.Bridge, Name: FilterTable}
+	if len(w.Taps) == 0 {
+		return t
+	}
+	taps := slices.SortedFunc(slices.Values(w.Taps), func(a, b Tap) int { return strings.Compare(a.Name, b.Name) })
+	ports := ruleset.VerdictMap{Name: "taps"}
+	base := ruleset.Chain{
+		Name: "prerouting",
+		Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Prerouting, Priority: priorityPort},
+		Rules: []ruleset.Rule{
+			rule(ruleset.Lookup{Map: ports.Name}),
+			// A tap we do not know belongs to a machine we do not know. It is kept, but
+			// not let onto any network.
+			rule(ruleset.Drop{}, ruleset.InInterface{Name: TapPrefix + "*"}),
+		},
+	}
+	t.Chains = append(t.Chains, base)
+	for _, tap := range taps {
+		rules := portRules(tap)
+		entry := ruleset.MapEntry{Interface: tap.Name, Verdict: ruleset.Accept{}}
+		if len(rules) > 0 {
+			chain := ruleset.Chain{Name: "port_" + tap.Name, Rules: rules}
+			entry.Verdict = ruleset.Jump{Chain: chain.Name}
+			t.Chains = append(t.Chains, chain)
+		}
+		ports.Entries = append(ports.Entries, entry)
+	}
+	t.Maps = []ruleset.VerdictMap{ports}
+	return t
+}
+
+// portRules judge the frames of one guest. They end with a verdict, since the base chain
+// drops what returns to it.
+func portRules(t Tap) []ruleset.Rule {
+	var rules []ruleset.Rule
+	if t.MACSpoofCheck || t.IPSpoofCheck {
+		rules = append(rules, rule(ruleset.Drop{}, ruleset.EtherSource{MAC: t.MAC, Not: true}))
+	}
+	if !t.IPSpoofCheck {
+		if len(rules) > 0 {
+			rules = append(rules, rule(ruleset.Accept{}))
+		}
+		return rules
+	}
+	dhcp := ruleset.Port{Protocol: ruleset.UDP, End: ruleset.Destination, Port: 67}
+	unset := netip.IPv4Unspecified()
+	rules = append(rules,
+		rule(ruleset.Drop{}, ruleset.ARPSenderMAC{MAC: t.MAC, Not: true}),
+		// Without an address yet, a guest asks whether someone has the one it was given.
+		rule(ruleset.Accept{}, ruleset.ARPSource{Addr: unset}),
+	)
+	if t.Address.IsValid() {
+		rules = append(rules, rule(ruleset.Accept{}, ruleset.ARPSource{Addr: t.Address}))
+	}
+	rules = append(rules,
+		// No guest can ask for, or give back, the lease of another.
+		rule(ruleset.Drop{}, dhcp, ruleset.DHCPClientMAC{MAC: t.MAC, Not: true}),
+		rule(ruleset.Accept{}, ruleset.IPAddr{End: ruleset.Source, Prefix: hostPrefix(unset)}, dhcp),
+	)
+	if t.Address.IsValid() {
+		rules = append(rules, rule(ruleset.Accept{}, ruleset.IPAddr{End: ruleset.Source, Prefix: hostPrefix(t.Address)}))
+	}
+	return append(rules, rule(ruleset.Drop{}))
+}
+
+func rule(do ruleset.Verdict, match ...ruleset.Match) ruleset.Rule {
+	return ruleset.Rule{If: match, Do: do}
+}
+
+// hostPrefix is the network of a single address.
+func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

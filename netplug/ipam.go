@@ -1,0 +1,209 @@
+package netplug
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// ErrPoolFull is returned when every address of a pool is taken.
+var ErrPoolFull = errors.New("no free address in the pool")
+
+// Pick returns the address in the subnet for a network card: the first one that is not
+// taken, beginning at a place that depends on the MAC only. So the same card tends to get
+// the same address on every host and after every restart, whoever decides. It is a pure
+// function; the first and the last address of the subnet are never picked.
+func Pick(subnet netip.Prefix, mac net.HardwareAddr, taken func(netip.Addr) bool) (netip.Addr, error) {
+	subnet = subnet.Masked()
+	if !subnet.Addr().Is4() || subnet.Bits() > 30 {
+		return netip.Addr{}, fmt.Errorf("pick an address in %s: want an IPv4 subnet of length 30 or less", subnet)
+	}
+	h := fnv.New64a()
+	_, _ = h.Write(mac)
+	size := uint64(1)<<(32-subnet.Bits()) - 2
+	begin := h.Sum64() % size
+	base := binary.BigEndian.Uint32(subnet.Addr().AsSlice())
+	for i := range size {
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], base+1+uint32((begin+i)%size))
+		if a := netip.AddrFrom4(b); !taken(a) {
+			return a, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("pick an address in %s: %w", subnet, ErrPoolFull)
+}
+
+// Lease is an address that belongs to a key.
+type Lease struct {
+	Key     string     `json:"key"`
+	MAC     string     `json:"mac"`
+	Address netip.Addr `json:"address"`
+}
+
+// Allocator gives out the addresses of one subnet and remembers them in a file, so that a
+// machine keeps its address when the agent restarts. Its methods may be called at once.
+type Allocator struct {
+	subnet   netip.Prefix
+	reserved []netip.Addr
+	path     string
+
+	mu     sync.Mutex
+	leases map[string]Lease // by key
+}
+
+// leaseFile is what the file holds.
+type leaseFile struct {
+	Subnet netip.Prefix `json:"subnet"`
+	Leases []Lease      `json:"leases"`
+}
+
+// OpenAllocator reads the file at path, which need not exist, and returns the allocator
+// of the subnet. Reserved addresses, such as the gateway's, are not given out. Leases of
+// another subnet in the file, from before the subnet was changed, are dropped.
+func OpenAllocator(path string, subnet netip.Prefix, reserved ...netip.Addr) (*Allocator, error) {
+	a := &Allocator{subnet: subnet.Masked(), reserved: reserved, path: path, leases: map[string]Lease{}}
+	if !subnet.Addr().Is4() || subnet.Bits() > 30 {
+		return nil, fmt.Errorf("allocate from %s: want an IPv4 subnet of length 30 or less", subnet)
+	}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return a, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read leases: %w", err)
+	}
+	var f leaseFile
+	if err := json.Unmarshal(data, &f); err != nil {
+		return nil, fmt.Errorf("read leases from %s: %w", path, err)
+	}
+	for _, l := range f.Leases {
+		if l.Key != "" && usable(a.subnet, l.Address) && !slices.Contains(reserved, l.Address) {
+			a.leases[l.Key] = l
+		}
+	}
+	return a, nil
+}
+
+// Allocate returns the address of the key, and picks one if it has none yet. The key of
+// an interface that got another network card keeps its address. When Allocate returns
+// without an error, the lease is on disk.
+func (a *Allocator) Allocate(key string, mac net.HardwareAddr) (netip.Addr, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if l, ok := a.leases[key]; ok {
+		return l.Address, nil
+	}
+	taken := make(map[netip.Addr]bool, len(a.leases)+len(a.reserved))
+	for _, l := range a.leases {
+		taken[l.Address] = true
+	}
+	for _, r := range a.reserved {
+		taken[r] = true
+	}
+	addr, err := Pick(a.subnet, mac, func(x netip.Addr) bool { return taken[x] })
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("allocate for %s: %w", key, err)
+	}
+	a.leases[key] = Lease{Key: key, MAC: mac.String(), Address: addr}
+	if err := a.save(); err != nil {
+		delete(a.leases, key)
+		return netip.Addr{}, fmt.Errorf("allocate for %s: %w", key, err)
+	}
+	return addr, nil
+}
+
+// Release gives the address of the key back. A key without one is no error.
+func (a *Allocator) Release(key string) error {
+	return a.forget(func(k string) bool { return k == key })
+}
+
+// Retain gives back the addresses of all keys but those for which keep returns true, as
+// is due once after a start, when it is known which machines are still there.
+func (a *Allocator) Retain(keep func(key string) bool) error {
+	return a.forget(func(k string) bool { return !keep(k) })
+}
+
+func (a *Allocator) forget(gone func(key string) bool) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	dropped := map[string]Lease{}
+	for k, l := range a.leases {
+		if gone(k) {
+			dropped[k] = l
+			delete(a.leases, k)
+		}
+	}
+	if len(dropped) == 0 {
+		return nil
+	}
+	if err := a.save(); err != nil {
+		for k, l := range dropped {
+			a.leases[k] = l
+		}
+		return fmt.Errorf("release addresses: %w", err)
+	}
+	return nil
+}
+
+// Leases returns all leases in the order of their keys.
+func (a *Allocator) Leases() []Lease {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sorted()
+}
+
+func (a *Allocator) sorted() []Lease {
+	out := make([]Lease, 0, len(a.leases))
+	for _, l := range a.leases {
+		out = append(out, l)
+	}
+	slices.SortFunc(out, func(x, y Lease) int { return strings.Compare(x.Key, y.Key) })
+	return out
+}
+
+// save replaces the file, so that it is either the old or the new one after a crash.
+func (a *Allocator) save() error {
+	data, err := json.MarshalIndent(leaseFile{Subnet: a.subnet, Leases: a.sorted()}, "", "\t")
+	if err != nil {
+		return fmt.Errorf("write leases: %w", err)
+	}
+	dir := filepath.Dir(a.path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("write leases: %w", err)
+	}
+	tmp, err := os.CreateTemp(dir, ".leases-*")
+	if err != nil {
+		return fmt.Errorf("write leases: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(append(data, '\n'))
+	err = errors.Join(err, tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), a.path)
+	}
+	if err == nil {
+		err = syncDir(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("write leases: %w", err)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,143 @@
+package netplug
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// ErrUnsupported is returned by a Kernel for what it has not been built to do.
+var ErrUnsupported = errors.New("this kernel does not support it")
+
+// ErrClosed is returned by a Plug after Close.
+var ErrClosed = errors.New("netplug is closed")
+
+// Kernel is the host's network as netplug sees and changes it. Package netplug/kernel is
+// the real one, and netplugtest has one in memory; both pass netplugtest.TestKernel.
+type Kernel interface {
+	// Observe returns the state of the host, with the values of those of the sysctls that
+	// exist. It changes nothing.
+	Observe(ctx context.Context, sysctls []string) (World, error)
+	// Do makes one change, as a whole or not at all. An error wraps ErrUnsupported when
+	// the kernel can never do it. Do is not called at once by a Plug.
+	Do(ctx context.Context, op Op) error
+}
+
+// Config is what a Plug is made of.
+type Config struct {
+	Kernel     Kernel
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+	// ResolvConf names the file with the upstream name servers of the host.
+	ResolvConf string
+	// Services opens the servers of bridges; nil stands for real ones.
+	Services ServiceStarter
+}
+
+// DefaultConfig returns a Config that lacks only a Kernel.
+func DefaultConfig() Config {
+	return Config{Logger: slog.Default(), ResolvConf: "/etc/resolv.conf"}
+}
+
+// Validate reports what is missing.
+func (c Config) Validate() error {
+	switch {
+	case c.Kernel == nil:
+		return errors.New("netplug: Kernel is missing")
+	case c.Logger == nil:
+		return errors.New("netplug: Logger is missing")
+	}
+	return nil
+}
+
+// Plug makes the host's network match what is wanted. Its methods may be called at once.
+type Plug struct {
+	cfg     Config
+	metrics *metrics
+
+	mu       sync.Mutex
+	services *services
+	closed   bool
+}
+
+// New returns a Plug. It does nothing to the host before the first Set.
+func New(cfg Config) (*Plug, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Services == nil {
+		if cfg.Services, err = newServers(cfg.Logger, cfg.Registerer); err != nil {
+			return nil, err
+		}
+	}
+	return &Plug{cfg: cfg, metrics: m, services: newServices(cfg)}, nil
+}
+
+// Result says what a Set found and did.
+type Result struct {
+	// Plan is what there was to do; it is empty when the host was as wanted.
+	Plan Plan
+	// Failed are the parts that are not as wanted, by subject: "bridge br1", "tap
+	// vm-abc", "packet filter", "dhcp vm-pod".
+	Failed map[string]error
+}
+
+// Tap returns why the tap with the name cannot be used; nil when it is ready.
+func (r Result) Tap(name string) error { return r.Failed[tapSubject(name)] }
+
+// Set makes the host's network match the want. The want is whole: what is ours and not in
+// it is removed. It is safe to call again with the same want, which does nothing, or
+// after an error, which goes on with what is left.
+//
+// A want that is not valid changes nothing, and the error holds a *FieldError for each
+// fault. Otherwise Set does all it can; the error joins those of Result.Failed.
+func (p *Plug) Set(ctx context.Context, w Want) (Result, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return Result{}, ErrClosed
+	}
+	begin := time.Now()
+	res, err := p.set(ctx, w)
+	p.metrics.observeSet(time.Since(begin), w, res, err)
+	return res, err
+}
+
+func (p *Plug) set(ctx context.Context, w Want) (Result, error) {
+	if err := w.Validate(); err != nil {
+		return Result{}, fmt.Errorf("network is not valid: %w", err)
+	}
+	have, err := p.cfg.Kernel.Observe(ctx, sysctlKeys(w))
+	if err != nil {
+		return Result{}, fmt.Errorf("observe network: %w", err)
+	}
+	res := Result{Plan: PlanFor(w, have)}
+	res.Failed = p.apply(ctx, res.Plan)
+	if ctx.Err() == nil {
+		p.services.set(ctx, w, res)
+	}
+	for _, name := range res.Plan.Busy {
+		p.cfg.Logger.Warn("link is not wanted but in use, so it stays", "link", name)
+	}
+	return res, joinFailed(res.Failed)
+}
+
+// Close ends DHCP and DNS and waits for them. The network stays as it is.
+func (p *Plug) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
+	p.closed = true
+	return p.services.close()
+}

@@ -1,0 +1,262 @@
+package ruleset
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// Match is a condition on a packet. The set of matches is closed: the types of this
+// file.
+type Match interface {
+	fmt.Stringer
+	match()
+}
+
+// Direction tells the two ends of a packet apart.
+type Direction string
+
+// The directions.
+const (
+	Source      Direction = "s"
+	Destination Direction = "d"
+)
+
+// InInterface holds when the packet came in through Name; a trailing * matches any name
+// that begins so. In a bridge table this is the port, elsewhere the bridge.
+type InInterface struct {
+	Name string
+	Not  bool
+}
+
+// OutInterface holds when the packet goes out through Name; see InInterface.
+type OutInterface struct {
+	Name string
+	Not  bool
+}
+
+// EtherSource holds when the frame's source address is MAC.
+type EtherSource struct {
+	MAC net.HardwareAddr
+	Not bool
+}
+
+// EtherType holds when the frame carries the given protocol.
+type EtherType struct {
+	Type uint16
+	Not  bool
+}
+
+// The frame types netplug tells apart.
+const (
+	EtherIPv4 uint16 = 0x0800
+	EtherARP  uint16 = 0x0806
+)
+
+// ARPSource holds when the packet is ARP for IPv4 and its sender address is Addr.
+type ARPSource struct {
+	Addr netip.Addr
+}
+
+// ARPSenderMAC holds when the packet is ARP and its sender hardware address is MAC.
+type ARPSenderMAC struct {
+	MAC net.HardwareAddr
+	Not bool
+}
+
+// IPAddr holds when the packet is IPv4 and the address at the named end lies in Prefix.
+type IPAddr struct {
+	End    Direction
+	Prefix netip.Prefix
+	Not    bool
+}
+
+// NotIPv4 holds for a packet of another network protocol (inet tables only).
+type NotIPv4 struct{}
+
+// Protocol is a transport protocol.
+type Protocol string
+
+// The transport protocols netplug tells apart.
+const (
+	TCP Protocol = "tcp"
+	UDP Protocol = "udp"
+)
+
+// Number returns the protocol's number on the wire.
+func (p Protocol) Number() byte {
+	if p == TCP {
+		return 6
+	}
+	return 17
+}
+
+// Port holds when the packet is of the protocol and the port at the named end is Port.
+type Port struct {
+	Protocol Protocol
+	End      Direction
+	Port     uint16
+}
+
+// DHCPClientMAC holds when the client hardware address within a DHCP message is MAC. It
+// follows a Port match, which makes sure that the packet is UDP.
+type DHCPClientMAC struct {
+	MAC net.HardwareAddr
+	Not bool
+}
+
+// ICMPEcho holds for an IPv4 ping request.
+type ICMPEcho struct{}
+
+// Tracked holds for packets that belong to a connection that was let through before.
+type Tracked struct{}
+
+// Translated holds for packets whose destination was rewritten by a rule of ours or
+// another's.
+type Translated struct{}
+
+// ToHost holds for a packet to one of the host's own addresses.
+type ToHost struct{}
+
+// OneIn holds for one of N packets, chosen at random.
+type OneIn struct{ N uint32 }
+
+func not(n bool) string {
+	if n {
+		return "!= "
+	}
+	return ""
+}
+
+// String prints the match as nft(8) reads it.
+func (m InInterface) String() string { return fmt.Sprintf("iifname %s%q", not(m.Not), m.Name) }
+
+// String prints the match as nft(8) reads it.
+func (m OutInterface) String() string { return fmt.Sprintf("oifname %s%q", not(m.Not), m.Name) }
+
+// String prints the match as nft(8) reads it.
+func (m EtherSource) String() string { return fmt.Sprintf("ether saddr %s%s", not(m.Not), m.MAC) }
+
+// String prints the match as nft(8) reads it.
+func (m EtherType) String() string {
+	name := fmt.Sprintf("0x%04x", m.Type)
+	switch m.Type {
+	case EtherIPv4:
+		name = "ip"
+	case EtherARP:
+		name = "arp"
+	}
+	return "ether type " + not(m.Not) + name
+}
+
+// String prints the match as nft(8) reads it.
+func (m ARPSource) String() string { return "arp saddr ip " + m.Addr.String() }
+
+// String prints the match as nft(8) reads it.
+func (m ARPSenderMAC) String() string {
+	return fmt.Sprintf("arp saddr ether %s%s", not(m.Not), m.MAC)
+}
+
+// String prints the match as nft(8) reads it.
+func (m IPAddr) String() string {
+	what := m.Prefix.Masked().String()
+	if m.Prefix.IsSingleIP() {
+		what = m.Prefix.Addr().String()
+	}
+	return fmt.Sprintf("ip %saddr %s%s", m.End, not(m.Not), what)
+}
+
+// String prints the match as nft(8) reads it.
+func (NotIPv4) String() string { return "meta nfproto != ipv4" }
+
+// String prints the match as nft(8) reads it.
+func (m Port) String() string { return fmt.Sprintf("%s %sport %d", m.Protocol, m.End, m.Port) }
+
+// String prints the match as nft(8) reads it: 28 bytes into the message, which begins
+// 8 bytes into the transport header.
+func (m DHCPClientMAC) String() string {
+	return fmt.Sprintf("@th,288,48 %s0x%s", not(m.Not), strings.ReplaceAll(m.MAC.String(), ":", ""))
+}
+
+// String prints the match as nft(8) reads it.
+func (ICMPEcho) String() string { return "icmp type echo-request" }
+
+// String prints the match as nft(8) reads it.
+func (Tracked) String() string { return "ct state established,related" }
+
+// String prints the match as nft(8) reads it.
+func (Translated) String() string { return "ct status dnat" }
+
+// String prints the match as nft(8) reads it.
+func (ToHost) String() string { return "fib daddr type local" }
+
+// String prints the match as nft(8) reads it.
+func (m OneIn) String() string { return fmt.Sprintf("numgen random mod %d 0", m.N) }
+
+func (InInterface) match()   {}
+func (OutInterface) match()  {}
+func (EtherSource) match()   {}
+func (EtherType) match()     {}
+func (ARPSource) match()     {}
+func (ARPSenderMAC) match()  {}
+func (IPAddr) match()        {}
+func (NotIPv4) match()       {}
+func (Port) match()          {}
+func (DHCPClientMAC) match() {}
+func (ICMPEcho) match()      {}
+func (Tracked) match()       {}
+func (Translated) match()    {}
+func (OneIn) match()         {}
+func (ToHost) match()        {}
+
+// Verdict is what a rule does with a packet. The set is closed: the types below.
+type Verdict interface {
+	fmt.Stringer
+	verdict()
+}
+
+// Accept lets the packet pass this table.
+type Accept struct{}
+
+// Drop discards the packet without an answer.
+type Drop struct{}
+
+// Jump goes on in another chain of the same table.
+type Jump struct{ Chain string }
+
+// Lookup goes on with what a map of the same table says for the interface the packet
+// came in through; a packet of an interface that the map does not name goes on with the
+// next rule.
+type Lookup struct{ Map string }
+
+// Masquerade sends the packet out under the address of the interface it leaves by.
+type Masquerade struct{}
+
+// RedirectTo sends the packet, and the connection it opens, to another IPv4 address.
+type RedirectTo struct{ Backend netip.AddrPort }
+
+// String prints the verdict as nft(8) reads it.
+func (Accept) String() string { return "accept" }
+
+// String prints the verdict as nft(8) reads it.
+func (Drop) String() string { return "drop" }
+
+// String prints the verdict as nft(8) reads it.
+func (v Jump) String() string { return "jump " + v.Chain }
+
+// String prints the verdict as nft(8) reads it.
+func (v Lookup) String() string { return "iifname vmap @" + v.Map }
+
+// String prints the verdict as nft(8) reads it.
+func (Masquerade) String() string { return "masquerade" }
+
+// String prints the verdict as nft(8) reads it.
+func (v RedirectTo) String() string { return "dnat ip to " + v.Backend.String() }
+
+func (Accept) verdict()     {}
+func (Drop) verdict()       {}
+func (Jump) verdict()       {}
+func (Lookup) verdict()     {}
+func (Masquerade) verdict() {}
+func (RedirectTo) verdict() {}

@@ -1,0 +1,162 @@
+// Package ruleset describes a packet filter as a value: tables, chains, rules.
+//
+// It exists so that the decision what to filter is a pure function whose result can be
+// printed, compared and tested without a kernel; String prints the syntax that nft(8)
+// reads. Package netplug builds these values and package netplug/kernel loads them.
+//
+// The package knows only the few matches and verdicts that netplug needs. It does not
+// parse, and it does not talk to the kernel.
+package ruleset
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+)
+
+// Family is the address family of a table.
+type Family string
+
+// The families netplug uses.
+const (
+	Inet   Family = "inet"
+	Bridge Family = "bridge"
+)
+
+// Ruleset is a whole wanted packet filter. The tables it names are replaced as one
+// transaction; a table without chains is removed.
+type Ruleset struct {
+	Tables []Table
+}
+
+// Table is a namespace of chains.
+type Table struct {
+	Family Family
+	Name   string
+	Maps   []VerdictMap
+	Chains []Chain
+}
+
+// VerdictMap is a named map from the name of an interface to a verdict, so that a
+// packet finds its chain at the same cost however many interfaces there are.
+type VerdictMap struct {
+	Name    string
+	Entries []MapEntry
+}
+
+// MapEntry is one interface of a VerdictMap.
+type MapEntry struct {
+	Interface string
+	Verdict   Verdict
+}
+
+// Chain is a list of rules, run from the top until one gives a verdict. Hook is nil for
+// a chain that is only jumped to.
+type Chain struct {
+	Name  string
+	Hook  *Hook
+	Rules []Rule
+}
+
+// ChainType says what a base chain may do.
+type ChainType string
+
+// The chain types netplug uses.
+const (
+	Filter ChainType = "filter"
+	NAT    ChainType = "nat"
+)
+
+// Hook places a base chain into the path of packets. Its policy is always accept: what
+// is not ours is not judged by us.
+type Hook struct {
+	Type     ChainType
+	Point    Point
+	Priority int
+}
+
+// Point is a place in the path of packets.
+type Point string
+
+// The points netplug hooks into.
+const (
+	Prerouting  Point = "prerouting"
+	Input       Point = "input"
+	Forward     Point = "forward"
+	Output      Point = "output"
+	Postrouting Point = "postrouting"
+)
+
+// Rule applies Do to packets for which all of If hold.
+type Rule struct {
+	If []Match
+	Do Verdict
+}
+
+// Fingerprint identifies the ruleset by its content.
+func (r Ruleset) Fingerprint() string {
+	sum := sha256.Sum256([]byte(r.String()))
+	return hex.EncodeToString(sum[:8])
+}
+
+// String prints the ruleset as nft(8) reads it.
+func (r Ruleset) String() string {
+	var b strings.Builder
+	for _, t := range r.Tables {
+		t.print(&b)
+	}
+	return b.String()
+}
+
+// RuleCount returns the number of rules in all chains of the table.
+func (t Table) RuleCount() int {
+	n := 0
+	for _, c := range t.Chains {
+		n += len(c.Rules)
+	}
+	return n
+}
+
+func (t Table) print(b *strings.Builder) {
+	fmt.Fprintf(b, "table %s %s {\n", t.Family, t.Name)
+	for _, m := range t.Maps {
+		m.print(b)
+	}
+	for _, c := range t.Chains {
+		c.print(b)
+	}
+	b.WriteString("}\n")
+}
+
+func (m VerdictMap) print(b *strings.Builder) {
+	fmt.Fprintf(b, "\tmap %s {\n\t\ttype ifname : verdict\n", m.Name)
+	if len(m.Entries) > 0 {
+		parts := make([]string, len(m.Entries))
+		for i, e := range m.Entries {
+			parts[i] = fmt.Sprintf("%q : %s", e.Interface, e.Verdict)
+		}
+		fmt.Fprintf(b, "\t\telements = { %s }\n", strings.Join(parts, ", "))
+	}
+	b.WriteString("\t}\n")
+}
+
+func (c Chain) print(b *strings.Builder) {
+	fmt.Fprintf(b, "\tchain %s {\n", c.Name)
+	if h := c.Hook; h != nil {
+		fmt.Fprintf(b, "\t\ttype %s hook %s priority %d; policy accept;\n", h.Type, h.Point, h.Priority)
+	}
+	for _, r := range c.Rules {
+		fmt.Fprintf(b, "\t\t%s\n", r)
+	}
+	b.WriteString("\t}\n")
+}
+
+// String prints the rule as nft(8) reads it.
+func (r Rule) String() string {
+	parts := make([]string, 0, len(r.If)+1)
+	for _, m := range r.If {
+		parts = append(parts, m.String())
+	}
+	return strings.Join(append(parts, r.Do.String()), " ")
+}

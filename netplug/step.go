@@ -1,0 +1,234 @@
+package netplug
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"virtmesh/netplug/ruleset"
+)
+
+// Step is one change to the host, made for the sake of Subject. When it fails, the later
+// steps of its subject, and of those that need the subject, are left out.
+type Step struct {
+	Subject string
+	Needs   []string
+	Op      Op
+}
+
+// String prints the change in words close to ip(8).
+func (s Step) String() string { return s.Op.String() }
+
+// Op is a single change to the host. The set is closed: the types of this file. An Op is
+// done only once; the plan has found out that it is needed.
+type Op interface {
+	fmt.Stringer
+	op()
+}
+
+// AddBridge makes a bridge, marked as ours from its first moment.
+type AddBridge struct {
+	Name, Alias   string
+	VLANFiltering bool
+}
+
+// AddTap makes a persistent tap, marked as ours from its first moment, with no one
+// holding it open.
+type AddTap struct {
+	Name, Alias  string
+	Owner, Group uint32
+	MultiQueue   bool
+}
+
+// AddVLAN makes a VLAN of a link, marked as ours from its first moment.
+type AddVLAN struct {
+	Name, Alias, Parent string
+	ID                  int
+}
+
+// DelLink removes a link.
+type DelLink struct{ Name string }
+
+// SetAlias marks a link.
+type SetAlias struct{ Link, Alias string }
+
+// SetMTU sets a link's MTU.
+type SetMTU struct {
+	Link string
+	MTU  int
+}
+
+// SetMAC sets a link's address.
+type SetMAC struct {
+	Link string
+	MAC  net.HardwareAddr
+}
+
+// SetMaster plugs a link into a bridge; an empty master unplugs it.
+type SetMaster struct{ Link, Master string }
+
+// SetIsolated keeps a bridge port from talking to other isolated ports.
+type SetIsolated struct {
+	Link string
+	On   bool
+}
+
+// SetVLANFiltering has a bridge tell VLANs apart, or stop to.
+type SetVLANFiltering struct {
+	Link string
+	On   bool
+}
+
+// SetUp brings a link up or down.
+type SetUp struct {
+	Link string
+	Up   bool
+}
+
+// AddAddr gives a link an address.
+type AddAddr struct {
+	Link string
+	Addr netip.Prefix
+}
+
+// DelAddr takes an address from a link.
+type DelAddr struct {
+	Link string
+	Addr netip.Prefix
+}
+
+// AddPortVLAN puts a bridge port into a VLAN.
+type AddPortVLAN struct {
+	Link string
+	VLAN PortVLAN
+}
+
+// DelPortVLAN takes a bridge port out of a VLAN.
+type DelPortVLAN struct {
+	Link string
+	ID   int
+}
+
+// SetSysctl sets a kernel parameter; its key is the path below /proc/sys. An optional one
+// may not exist, as those of IPv6 do not on a host without it.
+type SetSysctl struct {
+	Key, Value string
+	Optional   bool
+}
+
+// LoadFilter replaces the packet filter as one transaction.
+type LoadFilter struct{ Ruleset ruleset.Ruleset }
+
+// String prints the change.
+func (o AddBridge) String() string {
+	s := fmt.Sprintf("ip link add %s type bridge", o.Name)
+	if o.VLANFiltering {
+		s += " vlan_filtering 1"
+	}
+	return s
+}
+
+// String prints the change.
+func (o AddTap) String() string {
+	s := fmt.Sprintf("ip tuntap add %s mode tap vnet_hdr", o.Name)
+	if o.MultiQueue {
+		s += " multi_queue"
+	}
+	if o.Owner != 0 {
+		s += fmt.Sprintf(" user %d", o.Owner)
+	}
+	if o.Group != 0 {
+		s += fmt.Sprintf(" group %d", o.Group)
+	}
+	return s
+}
+
+// String prints the change.
+func (o AddVLAN) String() string {
+	return fmt.Sprintf("ip link add link %s name %s type vlan id %d", o.Parent, o.Name, o.ID)
+}
+
+// String prints the change.
+func (o DelLink) String() string { return "ip link del " + o.Name }
+
+// String prints the change.
+func (o SetAlias) String() string { return fmt.Sprintf("ip link set %s alias %q", o.Link, o.Alias) }
+
+// String prints the change.
+func (o SetMTU) String() string { return fmt.Sprintf("ip link set %s mtu %d", o.Link, o.MTU) }
+
+// String prints the change.
+func (o SetMAC) String() string { return fmt.Sprintf("ip link set %s address %s", o.Link, o.MAC) }
+
+// String prints the change.
+func (o SetMaster) String() string {
+	if o.Master == "" {
+		return fmt.Sprintf("ip link set %s nomaster", o.Link)
+	}
+	return fmt.Sprintf("ip link set %s master %s", o.Link, o.Master)
+}
+
+// String prints the change.
+func (o SetIsolated) String() string {
+	return fmt.Sprintf("bridge link set dev %s isolated %s", o.Link, onOff(o.On))
+}
+
+// String prints the change.
+func (o SetVLANFiltering) String() string {
+	return fmt.Sprintf("ip link set %s type bridge vlan_filtering %d", o.Link, map[bool]int{true: 1}[o.On])
+}
+
+// String prints the change.
+func (o SetUp) String() string {
+	if o.Up {
+		return fmt.Sprintf("ip link set %s up", o.Link)
+	}
+	return fmt.Sprintf("ip link set %s down", o.Link)
+}
+
+// String prints the change.
+func (o AddAddr) String() string { return fmt.Sprintf("ip addr add %s dev %s", o.Addr, o.Link) }
+
+// String prints the change.
+func (o DelAddr) String() string { return fmt.Sprintf("ip addr del %s dev %s", o.Addr, o.Link) }
+
+// String prints the change.
+func (o AddPortVLAN) String() string {
+	return fmt.Sprintf("bridge vlan add dev %s %s", o.Link, o.VLAN)
+}
+
+// String prints the change.
+func (o DelPortVLAN) String() string {
+	return fmt.Sprintf("bridge vlan del dev %s vid %d", o.Link, o.ID)
+}
+
+// String prints the change.
+func (o SetSysctl) String() string { return fmt.Sprintf("sysctl -w %s=%s", o.Key, o.Value) }
+
+// String prints the change; the ruleset prints itself.
+func (o LoadFilter) String() string { return "nft -f " + o.Ruleset.Fingerprint() }
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
+func (SetVLANFiltering) op() {}
+func (AddBridge) op()        {}
+func (AddTap) op()           {}
+func (AddVLAN) op()          {}
+func (DelLink) op()          {}
+func (SetAlias) op()         {}
+func (SetMTU) op()           {}
+func (SetMAC) op()           {}
+func (SetMaster) op()        {}
+func (SetIsolated) op()      {}
+func (SetUp) op()            {}
+func (AddAddr) op()          {}
+func (DelAddr) op()          {}
+func (AddPortVLAN) op()      {}
+func (DelPortVLAN) op()      {}
+func (SetSysctl) op()        {}
+func (LoadFilter) op()       {}
