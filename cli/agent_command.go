@@ -1,0 +1,196 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"virtmesh/agent"
+)
+
+func agentCommand() *cli.Command {
+	return &cli.Command{
+		Name: "agent", Usage: "make this machine a host of a mesh, run its agent, take it out",
+		Subcommands: []*cli.Command{
+			{Name: "init", Usage: "make a new mesh with this machine as its first host", Flags: hostFlags(), Action: agentInit},
+			{Name: "join", Usage: "join this machine to a mesh", ArgsUsage: "ADDRESS",
+				Description: "ADDRESS is the host[:port] of any host of the mesh; 'virtmesh token create' there prints the token.",
+				Flags:       append(hostFlags(), &cli.StringFlag{Name: "token", Required: true, EnvVars: []string{"VIRTMESH_TOKEN"}, Usage: "the join token, or @FILE to read it from"}),
+				Action:      agentJoin},
+			{Name: "run", Usage: "run the agent until it is stopped; the systemd unit does this", Action: agentRun,
+				Flags: []cli.Flag{configFlag(), &cli.StringFlag{Name: "log-level", Value: "info", Usage: "debug, info, warn or error"}}},
+			{Name: "leave", Usage: "hand this host's duties over and take it out of the mesh", Action: agentLeave},
+			{Name: "recover", Usage: "make this host the only voter after a quorum was lost for good",
+				Description: "Stop the agents first. Whatever the lost hosts had accepted and this one had not received is gone.",
+				Flags:       []cli.Flag{configFlag(), &cli.BoolFlag{Name: "yes", Usage: "really do it"}}, Action: agentRecover},
+		},
+	}
+}
+
+func configFlag() cli.Flag {
+	return &cli.StringFlag{Name: "config", Value: agent.DefaultConfigPath, Usage: "the agent's configuration"}
+}
+
+// hostFlags describe a new host. They end in the configuration file, where
+// they can be changed later, except for the name.
+func hostFlags() []cli.Flag {
+	return []cli.Flag{
+		configFlag(),
+		&cli.StringFlag{Name: "name", Usage: "the host's name (default: the machine's)"},
+		&cli.StringFlag{Name: "advertise", Usage: "the IP address other hosts reach this one by (default: that of the default route)"},
+		&cli.IntFlag{Name: "port", Value: agent.DefaultMeshPort, Usage: "the mesh port (TCP)"},
+		&cli.IntFlag{Name: "gossip-port", Value: agent.DefaultGossipPort, Usage: "the gossip port (TCP and UDP), the same on all hosts"},
+		&cli.StringFlag{Name: "zone", Usage: "the failure domain this host is in"},
+		&cli.StringSliceFlag{Name: "pool", Usage: "a directory for volumes, `NAME=PATH[,shared]`; shared when every host mounts it"},
+		&cli.StringFlag{Name: "acceleration", Value: "auto", Usage: "auto, kvm or tcg (emulation)"},
+	}
+}
+
+// hostConfig turns the flags of init and join into a configuration.
+func hostConfig(c *cli.Context) (agent.Config, error) {
+	config := agent.DefaultConfig()
+	config.Name = c.String("name")
+	if config.Name == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return config, fmt.Errorf("find this machine's name: %w", err)
+		}
+		config.Name, _, _ = strings.Cut(strings.ToLower(name), ".")
+	}
+	config.Advertise = c.String("advertise")
+	if config.Advertise == "" {
+		address, err := outboundAddress()
+		if err != nil {
+			return config, err
+		}
+		config.Advertise = address
+	}
+	config.MeshListen = fmt.Sprintf(":%d", c.Int("port"))
+	config.GossipPort = c.Int("gossip-port")
+	config.Zone = c.String("zone")
+	config.Hypervisor.Acceleration = c.String("acceleration")
+	for _, text := range c.StringSlice("pool") {
+		name, path, ok := strings.Cut(text, "=")
+		if !ok {
+			return config, fmt.Errorf("--pool %q is not NAME=PATH", text)
+		}
+		path, shared := strings.CutSuffix(path, ",shared")
+		config.Pools = append(config.Pools, agent.PoolConfig{Name: name, Path: path, Shared: shared})
+	}
+	return config, config.Validate()
+}
+
+// outboundAddress is the address that packets to other networks leave with. No
+// packet is sent: connecting a UDP socket only chooses a route.
+func outboundAddress() (string, error) {
+	conn, err := net.Dial("udp4", "192.0.2.1:9")
+	if err != nil {
+		return "", errors.New("this machine has no default route; say with --advertise which address other hosts reach it by")
+	}
+	defer conn.Close()
+	return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil
+}
+
+func agentInit(c *cli.Context) error {
+	config, err := hostConfig(c)
+	if err != nil {
+		return err
+	}
+	if err := agent.Init(c.String("config"), config, Version); err != nil {
+		return err
+	}
+	return announce(c, fmt.Sprintf("%s is the first host of a new mesh", config.Name))
+}
+
+func agentJoin(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return errors.New("name the address of one host of the mesh")
+	}
+	config, err := hostConfig(c)
+	if err != nil {
+		return err
+	}
+	address := c.Args().First()
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		address = net.JoinHostPort(address, fmt.Sprint(agent.DefaultMeshPort))
+	}
+	token := c.String("token")
+	if file, ok := strings.CutPrefix(token, "@"); ok {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("read the token: %w", err)
+		}
+		token = strings.TrimSpace(string(data))
+	}
+	if err := agent.Join(c.Context, c.String("config"), config, address, token, Version); err != nil {
+		return err
+	}
+	return announce(c, fmt.Sprintf("%s joined the mesh", config.Name))
+}
+
+// announce says what comes next, and starts the agent where systemd runs.
+func announce(c *cli.Context, what string) error {
+	started, err := startService(c.Context)
+	if err != nil {
+		return err
+	}
+	if started {
+		_, err = fmt.Fprintf(c.App.Writer, "%s; its agent runs as the service virtmesh.\n", what)
+	} else {
+		_, err = fmt.Fprintf(c.App.Writer, "%s. Start its agent: virtmesh agent run\n", what)
+	}
+	return err
+}
+
+func agentRun(c *cli.Context) error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
+		return fmt.Errorf("--log-level: %w", err)
+	}
+	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level}))
+	config, err := agent.LoadConfig(c.String("config"))
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("this host belongs to no mesh (%s does not exist); use 'virtmesh agent init' or 'virtmesh agent join'", c.String("config"))
+	}
+	if err != nil {
+		return err
+	}
+	a, err := agent.New(c.Context, config, agent.Options{Version: Version, Logger: log})
+	if err != nil {
+		return err
+	}
+	return a.Run(c.Context)
+}
+
+func agentLeave(c *cli.Context) error {
+	conn, err := connect(c)
+	if err != nil {
+		return err
+	}
+	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/leave", nil, nil); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(c.App.Writer, "this host has left the mesh")
+	return err
+}
+
+func agentRecover(c *cli.Context) error {
+	if !c.Bool("yes") {
+		return errors.New("this makes this host's copy of the mesh the only one; repeat with --yes when the other voters are lost for good")
+	}
+	config, err := agent.LoadConfig(c.String("config"))
+	if err != nil {
+		return err
+	}
+	if err := agent.Recover(c.Context, config); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(c.App.Writer, "this host is the only voter now; start its agent, then join new hosts")
+	return err
+}

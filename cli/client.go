@@ -1,0 +1,170 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+
+	"github.com/urfave/cli/v2"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/resource"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"virtmesh/agent"
+	"virtmesh/agent/meshapi"
+)
+
+// connectionFlags choose the host a command talks to. They are global, so they
+// stand before the command's name.
+func connectionFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "kubeconfig", Usage: "connect as this kubeconfig says", EnvVars: []string{"KUBECONFIG"}},
+		&cli.StringFlag{Name: "context", Usage: "the kubeconfig's context to use"},
+		&cli.StringFlag{Name: "host", Usage: "talk to this host (name of a node, or address) instead of the kubeconfig's"},
+		&cli.StringFlag{Name: "socket", Usage: "the local agent's administration socket", Value: agent.DefaultSocket},
+	}
+}
+
+// namespaceFlag is shared by the commands that work in a namespace.
+func namespaceFlag() cli.Flag {
+	return &cli.StringFlag{Name: "namespace", Aliases: []string{"n"}, Usage: "the namespace to work in"}
+}
+
+// connection reaches the mesh's API through one host.
+type connection struct {
+	rest      *rest.Config
+	namespace string
+}
+
+// connect works out how to reach the API: a kubeconfig if one is given, else
+// the local agent's socket, which only root may open.
+func connect(c *cli.Context) (*connection, error) {
+	conn, err := baseConnection(c)
+	if err != nil {
+		return nil, err
+	}
+	conn.rest.UserAgent = "virtmesh/" + Version
+	conn.rest.QPS, conn.rest.Burst = 200, 400
+	if ns := c.String("namespace"); ns != "" {
+		conn.namespace = ns
+	}
+	if host := c.String("host"); host != "" {
+		if err := conn.redirect(c.Context, host); err != nil {
+			return nil, err
+		}
+	}
+	return conn, nil
+}
+
+func baseConnection(c *cli.Context) (*connection, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	if path := c.String("kubeconfig"); path != "" {
+		rules.ExplicitPath = path
+		rules.Precedence = nil
+	} else if _, err := os.Stat(c.String("socket")); err == nil {
+		return socketConnection(c.String("socket")), nil
+	}
+	overrides := &clientcmd.ConfigOverrides{CurrentContext: c.String("context")}
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)
+	config, err := loader.ClientConfig()
+	if clientcmd.IsEmptyConfig(err) || errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no agent runs on this host (%s) and no kubeconfig is set; use --kubeconfig, or 'virtmesh agent init' to make a mesh", c.String("socket"))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	namespace, _, err := loader.Namespace()
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	return &connection{rest: config, namespace: namespace}, nil
+}
+
+func socketConnection(path string) *connection {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}
+	return &connection{namespace: "default", rest: &rest.Config{Host: "http://localhost", Dial: dial}}
+}
+
+// redirect sends the connection to another host with the same credentials. A
+// node's name is looked up through the host that is reachable now.
+func (c *connection) redirect(ctx context.Context, host string) error {
+	if c.rest.TLSClientConfig.CAFile == "" && len(c.rest.TLSClientConfig.CAData) == 0 {
+		return fmt.Errorf("--host needs a kubeconfig ('virtmesh kubeconfig' prints one): the local socket reaches this host only")
+	}
+	if _, _, err := net.SplitHostPort(host); err == nil {
+		c.rest.Host = "https://" + host
+		return nil
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		c.rest.Host = "https://" + net.JoinHostPort(host, strconv.Itoa(agent.DefaultMeshPort))
+		return nil
+	}
+	address, err := c.nodeAddress(ctx, host)
+	if err != nil {
+		return err
+	}
+	c.rest.Host = "https://" + address
+	return nil
+}
+
+func (c *connection) nodeAddress(ctx context.Context, name string) (string, error) {
+	var status meshapi.Status
+	if err := c.mesh(ctx, http.MethodGet, "/mesh/v1/status", nil, &status); err != nil {
+		return "", fmt.Errorf("look up host %s: %w", name, err)
+	}
+	for _, member := range status.Members {
+		if member.Name == name {
+			return member.MeshAddress, nil
+		}
+	}
+	return "", fmt.Errorf("the mesh has no host %q; 'virtmesh node ls' lists them", name)
+}
+
+func (c *connection) dynamic() (dynamic.Interface, error) { return dynamic.NewForConfig(c.rest) }
+
+// clientGetter adapts a connection to the cli-runtime resource builder.
+type clientGetter struct{ *connection }
+
+var _ genericclioptions.RESTClientGetter = clientGetter{}
+
+func (g clientGetter) ToRESTConfig() (*rest.Config, error) { return rest.CopyConfig(g.rest), nil }
+
+func (g clientGetter) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {
+	d, err := discovery.NewDiscoveryClientForConfig(g.rest)
+	if err != nil {
+		return nil, fmt.Errorf("make discovery client: %w", err)
+	}
+	return memory.NewMemCacheClient(d), nil
+}
+
+func (g clientGetter) ToRESTMapper() (meta.RESTMapper, error) {
+	d, err := g.ToDiscoveryClient()
+	if err != nil {
+		return nil, err
+	}
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(d)
+	return restmapper.NewShortcutExpander(mapper, d, nil), nil
+}
+
+func (g clientGetter) ToRawKubeConfigLoader() clientcmd.ClientConfig {
+	return clientcmd.NewDefaultClientConfig(*clientcmdapi.NewConfig(), &clientcmd.ConfigOverrides{})
+}
+
+// builder starts a cli-runtime resource query in the connection's namespace.
+func (c *connection) builder() *resource.Builder {
+	return resource.NewBuilder(clientGetter{c}).NamespaceParam(c.namespace).DefaultNamespace()
+}

@@ -1,0 +1,129 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+)
+
+// hostConfig is what the machine tells a host's first process.
+type hostConfig struct {
+	Host           Host   `json:"host"`
+	Dir            string `json:"dir"`
+	SharedDir      string `json:"sharedDir"`
+	Gateway        string `json:"gateway"`
+	RegistrySocket string `json:"registrySocket"`
+	RegistryPort   int    `json:"registryPort"`
+	Executable     string `json:"executable"`
+}
+
+// privateMounts are the machine's directories that each host sees its own
+// version of, by the name of its copy under the host's directory.
+var privateMounts = map[string]string{
+	"lib": "/var/lib/virtmesh",
+	"etc": "/etc/virtmesh",
+	"run": "/run/virtmesh",
+	"log": "/var/log/virtmesh",
+}
+
+// volatile are the directories that a real host keeps in memory, so that they
+// are empty after power comes back.
+var volatile = []string{"run", "libvirt/run"}
+
+// Running returns the host's first process, or 0 when the host is off.
+func (l *Lab) Running(h Host) (int, error) { return runningProcess(l.initRecord(h)) }
+
+func (l *Lab) initRecord(h Host) string { return filepath.Join(l.hostDir(h), "init.json") }
+
+// Start powers a host on and returns once its processes are being started.
+// A host that is on stays as it is.
+func (l *Lab) Start(ctx context.Context, h Host) error {
+	pid, err := l.Running(h)
+	if err != nil || pid != 0 {
+		return err
+	}
+	for _, name := range volatile {
+		if err := os.RemoveAll(filepath.Join(l.hostDir(h), name)); err != nil {
+			return fmt.Errorf("clear %s of %s: %w", name, h.Name, err)
+		}
+	}
+	for name := range privateMounts {
+		if err := os.MkdirAll(filepath.Join(l.hostDir(h), name), 0o755); err != nil {
+			return fmt.Errorf("make the directories of %s: %w", h.Name, err)
+		}
+	}
+	return l.spawnInit(ctx, h)
+}
+
+// spawnInit starts the host's first process in new namespaces, plugs the
+// network cable into it and hands it its configuration.
+func (l *Lab) spawnInit(ctx context.Context, h Host) error {
+	logFile, err := os.OpenFile(filepath.Join(l.LogDir(h), "init.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return fmt.Errorf("open the log of %s: %w", h.Name, err)
+	}
+	defer logFile.Close()
+	cmd := exec.Command(l.executable, "lab", "host-init")
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = logFile, logFile
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setsid: true,
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID |
+			syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+	}
+	config, err := cmd.StdinPipe()
+	if err != nil {
+		return fmt.Errorf("start %s: %w", h.Name, err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", h.Name, err)
+	}
+	pid := cmd.Process.Pid
+	// Nobody waits for the host in this process: it outlives the command.
+	defer cmd.Process.Release()
+	if err := l.connect(ctx, h, pid, config); err != nil {
+		syscall.Kill(pid, syscall.SIGKILL)
+		return fmt.Errorf("start %s: %w", h.Name, err)
+	}
+	return nil
+}
+
+func (l *Lab) connect(ctx context.Context, h Host, pid int, config interface {
+	Write([]byte) (int, error)
+	Close() error
+}) error {
+	defer config.Close()
+	if err := recordProcess(l.initRecord(h), pid); err != nil {
+		return err
+	}
+	if err := l.plug(ctx, h, pid); err != nil {
+		return err
+	}
+	return json.NewEncoder(config).Encode(hostConfig{
+		Host: h, Dir: l.hostDir(h), SharedDir: l.sharedDir(), Gateway: l.gateway(),
+		RegistrySocket: l.registrySocket(), RegistryPort: l.state.RegistryPort,
+		Executable: l.executable,
+	})
+}
+
+// Kill cuts the host's power: every process in it ends at once, what it had
+// not written to disk is lost, and its state on disk stays.
+func (l *Lab) Kill(h Host) error { return killProcess(l.initRecord(h)) }
+
+// Command prepares a command that runs inside the host. It returns an error
+// when the host is off.
+func (l *Lab) Command(ctx context.Context, h Host, argv ...string) (*exec.Cmd, error) {
+	pid, err := l.Running(h)
+	if err != nil {
+		return nil, err
+	}
+	if pid == 0 {
+		return nil, fmt.Errorf("%s is off; 'virtmesh lab start %s' powers it on", h.Name, h.Name)
+	}
+	args := append([]string{"--target", fmt.Sprint(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--"}, argv...)
+	return exec.CommandContext(ctx, "nsenter", args...), nil
+}

@@ -1,0 +1,170 @@
+// Package lab runs a whole mesh on one machine, for the quickstart, the demo
+// and the end-to-end tests.
+//
+// A lab host is a set of Linux namespaces (network, mount, PID, UTS, IPC) with
+// its own libvirtd and its own agent, joined to the lab's bridge by a veth
+// pair. The first process in it plays PID 1: when it is killed the kernel
+// kills everything else in the host, which is what a power loss does.
+//
+// Invariants:
+//   - everything a lab owns is under its directory or carries its ID in its
+//     name, so two labs in different directories do not disturb each other;
+//   - Up and Down are idempotent, and one of them at a time works on a lab;
+//   - the machine's own libvirt, network addresses and files are not touched:
+//     the hosts see private copies by bind mounts.
+//
+// The package is a client of the product: it starts the same binary with the
+// same commands that an operator types on a real host.
+package lab
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// DefaultDir is where a lab lives unless --dir says otherwise.
+const DefaultDir = "/var/lib/virtmesh-lab"
+
+// Ports that every lab host uses inside its own network namespace.
+const (
+	MeshPort    = 7443
+	MetricsPort = 7480
+)
+
+// ErrNoLab is returned when the directory holds no lab.
+var ErrNoLab = errors.New("there is no lab here; start one with 'virtmesh lab up'")
+
+// Lab is a lab on disk. Its methods may be called by several processes; those
+// that change the lab take the lab's lock.
+type Lab struct {
+	dir        string
+	executable string
+	state      state
+}
+
+// state is what a lab remembers between commands, stored as lab.json.
+type state struct {
+	// ID distinguishes this lab's interfaces from another lab's.
+	ID string `json:"id"`
+	// Network is the third octet of the lab's 10.201.N.0/24.
+	Network int `json:"network"`
+	// RegistryPort is the loopback port of the lab's image registry, the
+	// same on this machine and inside every host.
+	RegistryPort int    `json:"registryPort"`
+	Hosts        []Host `json:"hosts"`
+}
+
+// Host is one lab host.
+type Host struct {
+	Name    string `json:"name"`
+	Index   int    `json:"index"`
+	Address string `json:"address"`
+}
+
+// Open reads the lab in dir. The lab need not exist yet: Up makes it.
+func Open(dir string) (*Lab, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("resolve lab directory %s: %w", dir, err)
+	}
+	executable, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find the running program: %w", err)
+	}
+	l := &Lab{dir: abs, executable: executable}
+	data, err := os.ReadFile(l.statePath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the lab's state: %w", err)
+	}
+	if err := json.Unmarshal(data, &l.state); err != nil {
+		return nil, fmt.Errorf("read the lab's state in %s: %w", l.statePath(), err)
+	}
+	return l, nil
+}
+
+// Dir is the lab's directory, absolute.
+func (l *Lab) Dir() string { return l.dir }
+
+// Exists tells whether the lab was started and not taken down.
+func (l *Lab) Exists() bool { return l.state.ID != "" }
+
+// Hosts lists the lab's hosts in the order they were made.
+func (l *Lab) Hosts() []Host { return append([]Host(nil), l.state.Hosts...) }
+
+// Host finds a host by name; an empty name means the first one.
+func (l *Lab) Host(name string) (Host, error) {
+	if !l.Exists() {
+		return Host{}, ErrNoLab
+	}
+	for _, h := range l.state.Hosts {
+		if h.Name == name || name == "" {
+			return h, nil
+		}
+	}
+	return Host{}, fmt.Errorf("the lab has no host %q; 'virtmesh lab ls' lists them", name)
+}
+
+// Registry is the address of the lab's image registry, valid on this machine
+// and inside every host.
+func (l *Lab) Registry() string { return fmt.Sprintf("127.0.0.1:%d", l.state.RegistryPort) }
+
+// Kubeconfig is the path of the administrator's kubeconfig for one host.
+func (l *Lab) Kubeconfig(h Host) string { return filepath.Join(l.hostDir(h), "kubeconfig") }
+
+// LogDir is where the host's agent, libvirtd and init write their logs.
+func (l *Lab) LogDir(h Host) string { return filepath.Join(l.hostDir(h), "log") }
+
+func (l *Lab) hostDir(h Host) string  { return filepath.Join(l.dir, "hosts", h.Name) }
+func (l *Lab) statePath() string      { return filepath.Join(l.dir, "lab.json") }
+func (l *Lab) sharedDir() string      { return filepath.Join(l.dir, "shared") }
+func (l *Lab) registrySocket() string { return filepath.Join(l.dir, "registry.sock") }
+func (l *Lab) bridge() string         { return "vml-" + l.state.ID }
+func (l *Lab) gateway() string        { return fmt.Sprintf("10.201.%d.1", l.state.Network) }
+
+func (l *Lab) save() error {
+	data, err := json.MarshalIndent(l.state, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the lab's state: %w", err)
+	}
+	temporary := l.statePath() + ".new"
+	if err := os.WriteFile(temporary, append(data, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write the lab's state: %w", err)
+	}
+	if err := os.Rename(temporary, l.statePath()); err != nil {
+		return fmt.Errorf("write the lab's state: %w", err)
+	}
+	return nil
+}
+
+// lock makes this process the only one that changes the lab until the
+// returned function is called.
+func (l *Lab) lock() (func(), error) {
+	if err := os.MkdirAll(l.dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the lab directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(l.dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the lab: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another virtmesh command is changing the lab in %s", l.dir)
+	}
+	return func() { f.Close() }, nil
+}
+
+// labID derives a short name part from the directory.
+func labID(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return hex.EncodeToString(sum[:2])
+}

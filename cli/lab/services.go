@@ -1,0 +1,63 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// pause waits a second or until ctx ends.
+func pause(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Second):
+	}
+}
+
+// serveRegistryProxy makes the lab's registry reachable on the host's own
+// loopback: a UNIX socket crosses network namespaces, and clients treat a
+// loopback registry as one that needs no TLS.
+func serveRegistryProxy(ctx context.Context, c hostConfig) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", c.RegistryPort))
+	if err != nil {
+		return fmt.Errorf("listen for the registry: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { listener.Close() })
+	defer stop()
+	for {
+		conn, err := listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept a registry client: %w", err)
+		}
+		go forward(conn, "unix", c.RegistrySocket)
+	}
+}
+
+// forward joins a client to the registry until both directions have ended.
+func forward(client net.Conn, network, address string) {
+	defer client.Close()
+	registry, err := net.Dial(network, address)
+	if err != nil {
+		return
+	}
+	defer registry.Close()
+	var both sync.WaitGroup
+	both.Go(func() { pump(registry, client) })
+	both.Go(func() { pump(client, registry) })
+	both.Wait()
+}
+
+// pump copies one direction and tells the receiver that it has ended.
+func pump(to, from net.Conn) {
+	io.Copy(to, from)
+	if half, ok := to.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
+	}
+}

@@ -1,0 +1,345 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Timeouts of a start; generous because a lab may share a small machine.
+const (
+	agentStartTimeout = 90 * time.Second
+	readyTimeout      = 3 * time.Minute
+	pollInterval      = 200 * time.Millisecond
+)
+
+// maxHosts is what one lab network (a /24, hosts from .11 on) holds.
+const maxHosts = 200
+
+// Up starts the lab, or grows it, to the given number of hosts and returns
+// when all of them are Ready. What already runs is left alone. progress is
+// called with one line for each step that takes a while.
+func (l *Lab) Up(ctx context.Context, hosts int, progress func(format string, args ...any)) error {
+	if os.Geteuid() != 0 {
+		return errors.New("a lab needs root: it makes network namespaces and runs libvirtd")
+	}
+	if hosts < 1 || hosts > maxHosts {
+		return fmt.Errorf("a lab has 1 to %d hosts, not %d", maxHosts, hosts)
+	}
+	unlock, err := l.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := l.initialise(ctx); err != nil {
+		return err
+	}
+	if err := l.ensureBridge(ctx); err != nil {
+		return err
+	}
+	if err := l.ensureRegistry(ctx); err != nil {
+		return err
+	}
+	for n := len(l.state.Hosts) + 1; n <= hosts; n++ {
+		l.state.Hosts = append(l.state.Hosts, Host{
+			Name: fmt.Sprintf("host%d", n), Index: n,
+			Address: fmt.Sprintf("10.201.%d.%d", l.state.Network, 10+n),
+		})
+	}
+	if err := l.save(); err != nil {
+		return err
+	}
+	if err := l.powerOn(ctx, progress); err != nil {
+		return err
+	}
+	if err := l.formMesh(ctx, progress); err != nil {
+		return err
+	}
+	progress("waiting until %d hosts are Ready", len(l.state.Hosts))
+	return l.waitReady(ctx)
+}
+
+func (l *Lab) initialise(ctx context.Context) error {
+	if l.Exists() {
+		return nil
+	}
+	network, err := freeNetwork(ctx)
+	if err != nil {
+		return err
+	}
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(l.sharedDir(), 0o755); err != nil {
+		return fmt.Errorf("make the shared directory: %w", err)
+	}
+	l.state = state{ID: labID(l.dir), Network: network, RegistryPort: port}
+	return l.save()
+}
+
+// freePort finds a loopback port for the registry, the usual 5000 if it can.
+func freePort() (int, error) {
+	for _, address := range []string{"127.0.0.1:5000", "127.0.0.1:0"} {
+		listener, err := net.Listen("tcp", address)
+		if err == nil {
+			defer listener.Close()
+			return listener.Addr().(*net.TCPAddr).Port, nil
+		}
+	}
+	return 0, errors.New("no free loopback port for the lab's registry")
+}
+
+func (l *Lab) powerOn(ctx context.Context, progress func(string, ...any)) error {
+	for _, h := range l.state.Hosts {
+		pid, err := l.Running(h)
+		if err != nil {
+			return err
+		}
+		if pid == 0 {
+			progress("powering on %s (%s)", h.Name, h.Address)
+			if err := l.Start(ctx, h); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// formMesh makes the mesh on the first host and joins the others to it.
+func (l *Lab) formMesh(ctx context.Context, progress func(string, ...any)) error {
+	first := l.state.Hosts[0]
+	if !l.joined(first) {
+		progress("making a mesh on %s", first.Name)
+		if _, err := l.virtmesh(ctx, first, "agent", "init", "--advertise", first.Address, "--pool", "shared="+SharedMount+",shared"); err != nil {
+			return err
+		}
+	}
+	if err := l.waitAgent(ctx, first); err != nil {
+		return err
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(4)
+	for _, h := range l.state.Hosts[1:] {
+		group.Go(func() error { return l.join(groupCtx, first, h, progress) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for _, h := range l.state.Hosts {
+		if err := l.writeKubeconfig(ctx, h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Lab) join(ctx context.Context, first, h Host, progress func(string, ...any)) error {
+	if !l.joined(h) {
+		progress("joining %s", h.Name)
+		token, err := l.virtmesh(ctx, first, "token", "create", "--ttl", "10m")
+		if err != nil {
+			return err
+		}
+		address := net.JoinHostPort(first.Address, fmt.Sprint(MeshPort))
+		if _, err := l.virtmesh(ctx, h, "agent", "join", address, "--token", strings.TrimSpace(token),
+			"--advertise", h.Address, "--pool", "shared="+SharedMount+",shared"); err != nil {
+			return err
+		}
+	}
+	return l.waitAgent(ctx, h)
+}
+
+// joined tells whether the host belongs to a mesh; its configuration is the
+// last thing that init and join write.
+func (l *Lab) joined(h Host) bool {
+	_, err := os.Stat(filepath.Join(l.hostDir(h), "etc", "agent.yaml"))
+	return err == nil
+}
+
+// virtmesh runs a command of this program inside a host and returns what it
+// printed.
+func (l *Lab) virtmesh(ctx context.Context, h Host, args ...string) (string, error) {
+	cmd, err := l.Command(ctx, h, append([]string{l.executable}, args...)...)
+	if err != nil {
+		return "", err
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s: virtmesh %s: %w: %s", h.Name, strings.Join(args[:2], " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return string(out), nil
+}
+
+// poll calls try until it succeeds, and after the timeout says what it waited
+// for and why the last try failed.
+func poll(ctx context.Context, timeout time.Duration, what string, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var last error
+	for {
+		if err := try(ctx); err == nil {
+			return nil
+		} else if ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited for %s: %w (%w)", what, ctx.Err(), last)
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+func (l *Lab) waitAgent(ctx context.Context, h Host) error {
+	err := poll(ctx, agentStartTimeout, "the agent of "+h.Name, func(ctx context.Context) error {
+		_, err := l.virtmesh(ctx, h, "status", "-o", "json")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%w; its log is %s", err, filepath.Join(l.LogDir(h), "agent.log"))
+	}
+	return nil
+}
+
+func (l *Lab) writeKubeconfig(ctx context.Context, h Host) error {
+	if _, err := os.Stat(l.Kubeconfig(h)); err == nil {
+		return nil
+	}
+	kubeconfig, err := l.virtmesh(ctx, h, "kubeconfig", "--name", "lab-"+h.Name)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(l.Kubeconfig(h), []byte(kubeconfig), 0o600); err != nil {
+		return fmt.Errorf("write the kubeconfig of %s: %w", h.Name, err)
+	}
+	return nil
+}
+
+func (l *Lab) waitReady(ctx context.Context) error {
+	config, err := clientcmd.BuildConfigFromFlags("", l.Kubeconfig(l.state.Hosts[0]))
+	if err != nil {
+		return fmt.Errorf("read the lab's kubeconfig: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("connect to the lab: %w", err)
+	}
+	return poll(ctx, readyTimeout, "all hosts to be Ready", func(ctx context.Context) error {
+		nodes, err := client.CoreV1().Nodes().List(ctx, v1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		ready := map[string]bool{}
+		for _, node := range nodes.Items {
+			for _, condition := range node.Status.Conditions {
+				if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue {
+					ready[node.Name] = true
+				}
+			}
+		}
+		var missing []string
+		for _, h := range l.state.Hosts {
+			if !ready[h.Name] {
+				missing = append(missing, h.Name)
+			}
+		}
+		if len(missing) > 0 {
+			return fmt.Errorf("not Ready: %s", strings.Join(missing, ", "))
+		}
+		return nil
+	})
+}
+
+// ensureRegistry starts the lab's image registry unless it runs.
+func (l *Lab) ensureRegistry(ctx context.Context) error {
+	record := filepath.Join(l.dir, "registry.json")
+	if pid, err := runningProcess(record); err != nil || pid != 0 {
+		return err
+	}
+	logFile, err := os.OpenFile(filepath.Join(l.dir, "registry.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return fmt.Errorf("open the registry's log: %w", err)
+	}
+	defer logFile.Close()
+	cmd := exec.Command(l.executable, "lab", "--dir", l.dir, "registry")
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", logFile, logFile
+	cmd.SysProcAttr = detached()
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the registry: %w", err)
+	}
+	defer cmd.Process.Release()
+	if err := recordProcess(record, cmd.Process.Pid); err != nil {
+		return err
+	}
+	return poll(ctx, 10*time.Second, "the lab's registry", func(ctx context.Context) error {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", l.registrySocket())
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+}
+
+// Down ends the lab and removes everything it made. Without a lab it does
+// nothing.
+func (l *Lab) Down(ctx context.Context) error {
+	if _, err := os.Stat(l.dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	unlock, err := l.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for _, h := range l.state.Hosts {
+		if err := l.Kill(h); err != nil {
+			return err
+		}
+	}
+	if err := killProcess(filepath.Join(l.dir, "registry.json")); err != nil {
+		return err
+	}
+	if l.Exists() && linkExists(ctx, l.bridge()) {
+		if err := ip(ctx, "link", "delete", l.bridge()); err != nil {
+			return err
+		}
+	}
+	return l.clear()
+}
+
+// keptByDown survives Down: guest images take minutes to build and do not
+// depend on a lab's life.
+const keptByDown = "images"
+
+func (l *Lab) clear() error {
+	entries, err := os.ReadDir(l.dir)
+	if err != nil {
+		return fmt.Errorf("remove the lab: %w", err)
+	}
+	for _, entry := range entries {
+		if entry.Name() == keptByDown || entry.Name() == "lock" {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(l.dir, entry.Name())); err != nil {
+			return fmt.Errorf("remove the lab: %w", err)
+		}
+	}
+	l.state = state{}
+	return nil
+}

@@ -1,0 +1,169 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+)
+
+func nodeCommand() *cli.Command {
+	return &cli.Command{
+		Name: "node", Usage: "list hosts, look at one, keep new instances off it",
+		Subcommands: []*cli.Command{
+			{Name: "ls", Usage: "list the hosts", Flags: []cli.Flag{outputFlag()}, Action: nodeList},
+			{Name: "show", Usage: "show one host", ArgsUsage: "NAME", Flags: []cli.Flag{outputFlag()}, Action: nodeShow},
+			{Name: "cordon", Usage: "place no new instances on the hosts", ArgsUsage: "NAME...",
+				Action: func(c *cli.Context) error { return setUnschedulable(c, true) }},
+			{Name: "uncordon", Usage: "place instances on the hosts again", ArgsUsage: "NAME...",
+				Action: func(c *cli.Context) error { return setUnschedulable(c, false) }},
+		},
+	}
+}
+
+func kubernetesClient(c *cli.Context) (*kubernetes.Clientset, *connection, error) {
+	conn, err := connect(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := kubernetes.NewForConfig(conn.rest)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to the mesh: %w", err)
+	}
+	return client, conn, nil
+}
+
+func nodeList(c *cli.Context) error {
+	client, _, err := kubernetesClient(c)
+	if err != nil {
+		return err
+	}
+	nodes, err := client.CoreV1().Nodes().List(c.Context, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	if printed, err := printValue(c, nodes); printed {
+		return err
+	}
+	rows := make([][]string, 0, len(nodes.Items))
+	for i := range nodes.Items {
+		rows = append(rows, nodeRow(&nodes.Items[i], c.String("output") == "wide"))
+	}
+	header := []string{"NAME", "STATUS", "ADDRESS", "ZONE", "CPU", "MEMORY", "AGE"}
+	if c.String("output") == "wide" {
+		header = append(header, "VERSION", "KERNEL", "OS")
+	}
+	return printColumns(c.App.Writer, header, rows)
+}
+
+func nodeRow(node *corev1.Node, wide bool) []string {
+	row := []string{
+		node.Name, nodeStatus(node), nodeAddress(node), node.Labels[corev1.LabelTopologyZone],
+		node.Status.Allocatable.Cpu().String(), node.Status.Allocatable.Memory().String(), age(node.CreationTimestamp.Time),
+	}
+	if wide {
+		info := node.Status.NodeInfo
+		row = append(row, info.KubeletVersion, info.KernelVersion, info.OSImage)
+	}
+	return row
+}
+
+func nodeStatus(node *corev1.Node) string {
+	status := "NotReady"
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue {
+			status = "Ready"
+		}
+	}
+	if node.Spec.Unschedulable {
+		status += ",SchedulingDisabled"
+	}
+	return status
+}
+
+func nodeAddress(node *corev1.Node) string {
+	for _, address := range node.Status.Addresses {
+		if address.Type == corev1.NodeInternalIP {
+			return address.Address
+		}
+	}
+	return ""
+}
+
+func nodeShow(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return errors.New("name one host, as in 'virtmesh node show host1'")
+	}
+	client, conn, err := kubernetesClient(c)
+	if err != nil {
+		return err
+	}
+	node, err := client.CoreV1().Nodes().Get(c.Context, c.Args().First(), metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if printed, err := printValue(c, node); printed {
+		return err
+	}
+	w := c.App.Writer
+	fmt.Fprintf(w, "Name:      %s\nStatus:    %s\nAddress:   %s\nZone:      %s\n", node.Name, nodeStatus(node), nodeAddress(node), node.Labels[corev1.LabelTopologyZone])
+	fmt.Fprintf(w, "Version:   %s\nKernel:    %s\nOS:        %s\n", node.Status.NodeInfo.KubeletVersion, node.Status.NodeInfo.KernelVersion, node.Status.NodeInfo.OSImage)
+	fmt.Fprintf(w, "Allocatable: cpu %s, memory %s\n", node.Status.Allocatable.Cpu(), node.Status.Allocatable.Memory())
+	fmt.Fprintln(w, "Conditions:")
+	for _, condition := range node.Status.Conditions {
+		fmt.Fprintf(w, "  %-16s %-8s %s: %s\n", condition.Type, condition.Status, condition.Reason, condition.Message)
+	}
+	return printInstancesOn(c, conn, node.Name)
+}
+
+func printInstancesOn(c *cli.Context, conn *connection, host string) error {
+	client, err := conn.dynamic()
+	if err != nil {
+		return fmt.Errorf("connect to the mesh: %w", err)
+	}
+	list, err := client.Resource(vmiResource).List(c.Context, metav1.ListOptions{LabelSelector: "kubevirt.io/nodeName=" + host})
+	if err != nil {
+		return err
+	}
+	names := make([]string, 0, len(list.Items))
+	for _, item := range list.Items {
+		names = append(names, item.GetNamespace()+"/"+item.GetName())
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "Instances: %d %s\n", len(names), strings.Join(names, " "))
+	return err
+}
+
+func setUnschedulable(c *cli.Context, unschedulable bool) error {
+	if !c.Args().Present() {
+		return errors.New("name at least one host")
+	}
+	client, _, err := kubernetesClient(c)
+	if err != nil {
+		return err
+	}
+	verb := "uncordoned"
+	if unschedulable {
+		verb = "cordoned"
+	}
+	for _, name := range c.Args().Slice() {
+		node, err := client.CoreV1().Nodes().Get(c.Context, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if node.Spec.Unschedulable == unschedulable {
+			fmt.Fprintf(c.App.Writer, "node/%s already %s\n", name, verb)
+			continue
+		}
+		patch := fmt.Sprintf(`{"spec":{"unschedulable":%t}}`, unschedulable)
+		if _, err := client.CoreV1().Nodes().Patch(c.Context, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: fieldManager}); err != nil {
+			return err
+		}
+		fmt.Fprintf(c.App.Writer, "node/%s %s\n", name, verb)
+	}
+	return nil
+}

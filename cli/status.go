@@ -1,0 +1,74 @@
+package cli
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/urfave/cli/v2"
+
+	"virtmesh/agent/meshapi"
+)
+
+func statusCommand() *cli.Command {
+	return &cli.Command{
+		Name: "status", Usage: "show the mesh's health at a glance",
+		Description: "Exits with status 3 when there is something to look at.",
+		Flags:       []cli.Flag{outputFlag()},
+		Action:      status,
+	}
+}
+
+func status(c *cli.Context) error {
+	conn, err := connect(c)
+	if err != nil {
+		return err
+	}
+	var s meshapi.Status
+	if err := conn.mesh(c.Context, http.MethodGet, "/mesh/v1/status", nil, &s); err != nil {
+		return err
+	}
+	if printed, err := printValue(c, s); printed {
+		return err
+	}
+	return printStatus(c, &s)
+}
+
+func printStatus(c *cli.Context, s *meshapi.Status) error {
+	alive, voters := 0, 0
+	rows := make([][]string, 0, len(s.Members))
+	for _, m := range s.Members {
+		if m.State == "alive" {
+			alive++
+		}
+		if m.Role == "voter" || m.Role == "leader" {
+			voters++
+		}
+		lag := "?"
+		if m.Lag >= 0 {
+			lag = fmt.Sprint(m.Lag)
+		}
+		acceleration := "emulation"
+		if m.KVM {
+			acceleration = "kvm"
+		}
+		rows = append(rows, []string{m.Name, m.State, m.Role, m.MeshAddress, m.Zone, acceleration, lag, m.Version})
+	}
+	leader := s.Leader
+	if leader == "" {
+		leader = "none (no quorum: running VMs go on, nothing can be changed)"
+	}
+	w := c.App.Writer
+	fmt.Fprintf(w, "Mesh:     %s, seen from %s\nMembers:  %d of %d alive, %d voters\nLeader:   %s (term %d)\nRevision: %d\n\n",
+		s.MeshID, s.Host, alive, len(s.Members), voters, leader, s.Term, s.Revision)
+	if err := printColumns(w, []string{"NAME", "STATE", "ROLE", "ADDRESS", "ZONE", "GUESTS BY", "LAG", "VERSION"}, rows); err != nil {
+		return err
+	}
+	if len(s.Warnings) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	for _, warning := range s.Warnings {
+		fmt.Fprintln(w, "Warning: "+warning)
+	}
+	return exitError{code: 3}
+}

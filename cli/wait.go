@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/cli-runtime/pkg/resource"
+	"k8s.io/client-go/dynamic"
+	watchtools "k8s.io/client-go/tools/watch"
+)
+
+// unstructuredNegotiator decodes whatever the server answers.
+func unstructuredNegotiator() runtime.NegotiatedSerializer {
+	return resource.UnstructuredPlusDefaultContentConfig().NegotiatedSerializer
+}
+
+func jsonBody(options any) ([]byte, error) {
+	if options == nil {
+		return []byte("{}"), nil
+	}
+	body, err := json.Marshal(options)
+	if err != nil {
+		return nil, fmt.Errorf("encode options: %w", err)
+	}
+	return bytes.TrimSpace(body), nil
+}
+
+// waitFor watches one object from its present state until done says so. done
+// gets nil when the object is gone.
+func waitFor(ctx context.Context, client dynamic.ResourceInterface, name string, timeout time.Duration,
+	done func(*unstructured.Unstructured) (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	object, err := client.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		object, err = nil, nil
+	}
+	if err != nil {
+		return err
+	}
+	if ok, err := done(object); ok || err != nil {
+		return err
+	}
+	revision := ""
+	if object != nil {
+		revision = object.GetResourceVersion()
+	}
+	watcher := &singleWatcher{client: client, name: name}
+	_, err = watchtools.Until(ctx, revision, watcher, func(event watch.Event) (bool, error) {
+		switch event.Type {
+		case watch.Deleted:
+			return done(nil)
+		case watch.Error:
+			return false, apierrors.FromObject(event.Object)
+		}
+		return done(event.Object.(*unstructured.Unstructured))
+	})
+	return err
+}
+
+// singleWatcher watches one object by name.
+type singleWatcher struct {
+	client dynamic.ResourceInterface
+	name   string
+}
+
+func (w *singleWatcher) Watch(options metav1.ListOptions) (watch.Interface, error) {
+	return w.WatchWithContext(context.Background(), options)
+}
+
+// WatchWithContext starts a watch that ends with ctx.
+func (w *singleWatcher) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+	options.FieldSelector = fields.OneTermEqualSelector("metadata.name", w.name).String()
+	return w.client.Watch(ctx, options)
+}
+
+func waitDeleted(c *cli.Context, client dynamic.ResourceInterface, name string) error {
+	err := waitFor(c.Context, client, name, minimumPatience, func(object *unstructured.Unstructured) (bool, error) {
+		return object == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait until %s is gone: %w", name, err)
+	}
+	return nil
+}
+
+func waitRunning(c *cli.Context, client dynamic.ResourceInterface, name string, timeout time.Duration) error {
+	last := ""
+	err := waitFor(c.Context, client, name, timeout, func(vm *unstructured.Unstructured) (bool, error) {
+		if vm == nil {
+			return false, errors.New("it was deleted")
+		}
+		status, _, _ := unstructured.NestedString(vm.Object, "status", "printableStatus")
+		if status != last && status != "" {
+			fmt.Fprintf(c.App.ErrWriter, "  %s\n", status)
+			last = status
+		}
+		return status == "Running", nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s is not Running but %q: %w; 'virtmesh vm show %s' says more", name, last, err, name)
+	}
+	return nil
+}
