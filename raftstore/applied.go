@@ -1,0 +1,93 @@
+package raftstore
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+)
+
+// appliedIndex tells how far the state machine has come, and lets callers wait
+// for an index without waking those who wait for a later one.
+type appliedIndex struct {
+	mu      sync.Mutex
+	index   uint64
+	waiters waiterHeap
+	failed  error
+}
+
+type waiter struct {
+	index uint64
+	ready chan struct{}
+}
+
+type waiterHeap []waiter
+
+func (h waiterHeap) Len() int           { return len(h) }
+func (h waiterHeap) Less(i, j int) bool { return h[i].index < h[j].index }
+func (h waiterHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *waiterHeap) Push(x any)        { *h = append(*h, x.(waiter)) }
+func (h *waiterHeap) Pop() any {
+	old := *h
+	w := old[len(old)-1]
+	old[len(old)-1] = waiter{}
+	*h = old[:len(old)-1]
+	return w
+}
+
+var _ heap.Interface = (*waiterHeap)(nil)
+
+func (a *appliedIndex) get() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.index
+}
+
+// set tells that everything up to index is visible. It may go back when a
+// snapshot is installed; waiters then go on waiting.
+func (a *appliedIndex) set(index uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.index = index
+	for len(a.waiters) > 0 && a.waiters[0].index <= index {
+		close(heap.Pop(&a.waiters).(waiter).ready)
+	}
+}
+
+// fail wakes all waiters, present and future, with err.
+func (a *appliedIndex) fail(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.failed == nil {
+		a.failed = err
+	}
+	for len(a.waiters) > 0 {
+		close(heap.Pop(&a.waiters).(waiter).ready)
+	}
+}
+
+// wait returns when index is visible.
+func (a *appliedIndex) wait(ctx context.Context, index uint64) error {
+	a.mu.Lock()
+	if a.index >= index || a.failed != nil {
+		defer a.mu.Unlock()
+		if a.index >= index {
+			return nil
+		}
+		return a.failed
+	}
+	// An abandoned waiter stays in the heap until its index comes.
+	w := waiter{index: index, ready: make(chan struct{})}
+	heap.Push(&a.waiters, w)
+	a.mu.Unlock()
+	select {
+	case <-w.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.index < index {
+		return a.failed
+	}
+	return nil
+}

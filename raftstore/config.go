@@ -1,0 +1,201 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Limits that every replica must share, because entries are judged by them.
+const (
+	// MaxRequestIDLen is the longest RequestID in bytes.
+	MaxRequestIDLen = 64
+	// MaxKeyLen is the longest key in bytes.
+	MaxKeyLen = 2048
+	// MaxTxnOps is the most ops, conditions or constraint calls in a txn.
+	MaxTxnOps = 4096
+)
+
+// StreamLayer is a listener that can also dial its peers. Addresses are those
+// given to Open and Join. Both ends are expected to be authenticated.
+type StreamLayer interface {
+	net.Listener
+	Dial(addr string, timeout time.Duration) (net.Conn, error)
+}
+
+// Config says how to open a Store. Start from DefaultConfig.
+type Config struct {
+	// NodeID names this replica for ever; Addr is where peers reach it, both for
+	// Raft and for RPC.
+	NodeID string
+	Addr   string
+	// DataDir holds the log and the snapshots. Empty keeps everything in memory,
+	// which loses it at Close: for tests and benchmarks only.
+	DataDir string
+	// Bootstrap makes a store without state the first voter of a new group.
+	Bootstrap bool
+
+	// Raft carries hashicorp/raft's own protocol, RPC this package's.
+	Raft StreamLayer
+	RPC  StreamLayer
+
+	// Constraints are the rules this replica can judge.
+	Constraints []Constraint
+	// Members reports the health of the mesh's hosts; nil means that what raft
+	// itself sees decides. It must not block.
+	Members func() []MemberHealth
+
+	// Timing holds the timeouts of the group, Limits the bounds on memory and
+	// entries, Voters the choice of voters.
+	Timing Timing
+	Limits Limits
+	Voters VoterPolicy
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Timing holds the timeouts of a group.
+type Timing struct {
+	// Heartbeat is how long a follower waits for a leader before it stands for
+	// election; the leader's lease is half of it.
+	Heartbeat time.Duration
+	// Dial bounds connecting to a peer, RPC one request to it.
+	Dial time.Duration
+	RPC  time.Duration
+	// SnapshotCheck is how often the size of the log is looked at.
+	SnapshotCheck time.Duration
+}
+
+// Limits bounds memory, disk and entries.
+type Limits struct {
+	// MaxTxnBytes is the largest encoded txn.
+	MaxTxnBytes int
+	// BatchTxns and BatchBytes bound a log entry; InFlight is how many entries
+	// may be under way at once.
+	BatchTxns  int
+	BatchBytes int
+	InFlight   int
+	// HistoryEvents and HistoryBytes bound the window of recent events that
+	// watches and lists at a revision work from.
+	HistoryEvents int
+	HistoryBytes  int
+	// SnapshotEntries and SnapshotBytes are how much log makes a snapshot due.
+	SnapshotEntries uint64
+	SnapshotBytes   uint64
+	// TrailingBytes is about how much log is kept behind a snapshot, so that a
+	// replica that was away for a moment needs no snapshot.
+	TrailingBytes uint64
+}
+
+// VoterPolicy says how voters are chosen and when dead replicas are forgotten.
+type VoterPolicy struct {
+	// Max is the most voters: 1, 3, 5 or 7.
+	Max int
+	// Stabilization is how long a replica must be healthy before it may vote.
+	Stabilization time.Duration
+	// Update and Reconcile are the intervals of looking and of acting.
+	Update    time.Duration
+	Reconcile time.Duration
+	// ForgetAfter is how long a replica must be dead before it is removed from
+	// the group; it must then join again. Zero means never.
+	ForgetAfter time.Duration
+}
+
+// DefaultConfig returns a Config that needs NodeID, Addr, DataDir, Raft and RPC.
+func DefaultConfig() Config {
+	return Config{
+		Timing: Timing{
+			Heartbeat:     1500 * time.Millisecond,
+			Dial:          3 * time.Second,
+			RPC:           10 * time.Second,
+			SnapshotCheck: 5 * time.Second,
+		},
+		Limits: Limits{
+			MaxTxnBytes:     4 << 20,
+			BatchTxns:       256,
+			BatchBytes:      512 << 10,
+			InFlight:        2,
+			HistoryEvents:   16384,
+			HistoryBytes:    24 << 20,
+			SnapshotEntries: 16384,
+			SnapshotBytes:   64 << 20,
+			TrailingBytes:   16 << 20,
+		},
+		Voters: VoterPolicy{
+			Max:           5,
+			Stabilization: 10 * time.Second,
+			Update:        2 * time.Second,
+			Reconcile:     5 * time.Second,
+			ForgetAfter:   24 * time.Hour,
+		},
+		Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
+// Validate reports every field that cannot be used.
+func (c *Config) Validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(c.NodeID != "", "NodeID is empty")
+	check(c.Addr != "", "Addr is empty")
+	check(c.Raft != nil, "Raft stream layer is missing")
+	check(c.RPC != nil, "RPC stream layer is missing")
+	check(c.Logger != nil, "Logger is missing")
+	errs = append(errs, c.Timing.validate()...)
+	errs = append(errs, c.Limits.validate()...)
+	errs = append(errs, c.Voters.validate()...)
+	if _, err := newConstraintSet(c.Constraints); err != nil {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("raftstore config: %w", err)
+	}
+	return nil
+}
+
+func (t *Timing) validate() (errs []error) {
+	if t.Heartbeat < 20*time.Millisecond {
+		errs = append(errs, fmt.Errorf("Timing.Heartbeat %s is below 20ms", t.Heartbeat))
+	}
+	if t.Dial <= 0 || t.RPC <= 0 || t.SnapshotCheck <= 0 {
+		errs = append(errs, errors.New("Timing.Dial, RPC and SnapshotCheck must be positive"))
+	}
+	return errs
+}
+
+func (l *Limits) validate() (errs []error) {
+	if l.MaxTxnBytes < 1024 || l.MaxTxnBytes > maxFrame/2 {
+		errs = append(errs, fmt.Errorf("Limits.MaxTxnBytes %d is not within 1024..%d", l.MaxTxnBytes, maxFrame/2))
+	}
+	if l.BatchTxns < 1 || l.BatchBytes < 1 || l.InFlight < 1 {
+		errs = append(errs, errors.New("Limits.BatchTxns, BatchBytes and InFlight must be positive"))
+	}
+	if l.HistoryEvents < 1 || l.HistoryBytes < 1 {
+		errs = append(errs, errors.New("Limits.HistoryEvents and HistoryBytes must be positive"))
+	}
+	if l.SnapshotEntries < 1 || l.SnapshotBytes < 1 || l.TrailingBytes < 1 {
+		errs = append(errs, errors.New("Limits.SnapshotEntries, SnapshotBytes and TrailingBytes must be positive"))
+	}
+	return errs
+}
+
+func (v *VoterPolicy) validate() (errs []error) {
+	switch v.Max {
+	case 1, 3, 5, 7:
+	default:
+		errs = append(errs, fmt.Errorf("Voters.Max %d is not 1, 3, 5 or 7", v.Max))
+	}
+	if v.Update <= 0 || v.Reconcile <= 0 || v.Stabilization < 0 || v.ForgetAfter < 0 {
+		errs = append(errs, errors.New("Voters.Update and Reconcile must be positive, Stabilization and ForgetAfter not negative"))
+	}
+	return errs
+}

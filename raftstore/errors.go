@@ -1,0 +1,85 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrNotFound: Get found no record at the key.
+	ErrNotFound = errors.New("raftstore: key not found")
+	// ErrCompacted: the revision asked for is older than the history kept. List
+	// again and go on from there.
+	ErrCompacted = errors.New("raftstore: revision has been compacted")
+	// ErrFutureRevision: the revision asked for has not been reached.
+	ErrFutureRevision = errors.New("raftstore: revision is in the future")
+	// ErrNoLeader: no leader could be reached before the context ended. Nothing
+	// was changed.
+	ErrNoLeader = errors.New("raftstore: no leader")
+	// ErrUnknownOutcome: the context ended, or the request became too old to be
+	// recognised, while a write was under way. It may or may not have happened;
+	// repeating it with the same RequestID soon after is safe.
+	ErrUnknownOutcome = errors.New("raftstore: outcome of the write is unknown")
+	// ErrSlowWatcher: the watcher fell behind the history kept. List again and
+	// watch from there.
+	ErrSlowWatcher = errors.New("raftstore: watcher is too slow")
+	// ErrClosed: the store was closed.
+	ErrClosed = errors.New("raftstore: store is closed")
+	// ErrHalted: the replica met an entry it cannot judge, or lost its disk, and
+	// stopped rather than diverge. Store.Err says why.
+	ErrHalted = errors.New("raftstore: replica is halted")
+	// ErrInvalidTxn: the txn can never be accepted as it is.
+	ErrInvalidTxn = errors.New("raftstore: invalid transaction")
+	// ErrTooLarge: the txn exceeds Config.MaxTxnBytes or MaxTxnOps.
+	ErrTooLarge = errors.New("raftstore: transaction is too large")
+	// ErrUnknownConstraint: the txn calls a constraint version that this mesh, or
+	// a member of it, does not know.
+	ErrUnknownConstraint = errors.New("raftstore: unknown constraint")
+	// ErrRequestIDReused: another txn was committed under the same RequestID.
+	ErrRequestIDReused = errors.New("raftstore: request ID was used for another transaction")
+	// ErrCorruptLog: the log or a snapshot on disk is damaged. Remove the data
+	// directory and join again; the other replicas have the data.
+	ErrCorruptLog = errors.New("raftstore: data on disk is corrupt")
+	// ErrLocked: another process has the data directory open.
+	ErrLocked = errors.New("raftstore: data directory is locked by another process")
+	// ErrDiskFull: the log cannot be written for want of space.
+	ErrDiskFull = errors.New("raftstore: no space left for the log")
+)
+
+// ConflictError says which condition refused a txn. errors.As finds it.
+type ConflictError struct {
+	Key string
+	// Want is the condition's ModRevision.
+	Want uint64
+	// Current is the record as it was when the txn was judged, nil if there was
+	// none.
+	Current *Record
+}
+
+// Error implements error.
+func (e *ConflictError) Error() string {
+	if e.Current == nil {
+		return fmt.Sprintf("raftstore: key %q does not exist, want revision %d", e.Key, e.Want)
+	}
+	if e.Want == 0 {
+		return fmt.Sprintf("raftstore: key %q exists at revision %d", e.Key, e.Current.ModRevision)
+	}
+	return fmt.Sprintf("raftstore: key %q is at revision %d, want %d", e.Key, e.Current.ModRevision, e.Want)
+}
+
+// ConstraintError says which constraint refused a txn, and why.
+type ConstraintError struct {
+	Name    string
+	Version uint32
+	Reason  string
+}
+
+// Error implements error.
+func (e *ConstraintError) Error() string {
+	return fmt.Sprintf("raftstore: constraint %s/v%d: %s", e.Name, e.Version, e.Reason)
+}
+
+var (
+	_ error = (*ConflictError)(nil)
+	_ error = (*ConstraintError)(nil)
+)

@@ -1,0 +1,172 @@
+package raftstore
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// The RPC protocol: both sides greet with helloMagic and a version, then send
+// frames. A frame is its length, the ID of the request it belongs to, an op or a
+// status, and a payload. Requests are answered in any order.
+const (
+	helloMagic   = "vmst"
+	helloVersion = 1
+	helloTimeout = 5 * time.Second
+
+	frameHeader = 4 + 8 + 1
+	maxFrame    = 32 << 20
+)
+
+type opcode uint8
+
+const (
+	opCommit opcode = iota + 1
+	opReadIndex
+	opAddReplica
+	opRemoveReplica
+	opStats
+	opStatus
+	opTransfer
+)
+
+type status uint8
+
+const (
+	statusOK status = iota + 1
+	statusNotLeader
+	statusUnsettled
+	statusInvalid
+	statusTooLarge
+	statusUnknownConstraint
+	statusFailed
+)
+
+// frame is one message.
+type frame struct {
+	id      uint64
+	code    uint8 // opcode or status
+	payload []byte
+}
+
+func writeFrame(w *bufio.Writer, f frame) error {
+	var head [frameHeader]byte
+	binary.LittleEndian.PutUint32(head[:], uint32(8+1+len(f.payload)))
+	binary.LittleEndian.PutUint64(head[4:], f.id)
+	head[12] = f.code
+	if _, err := w.Write(head[:]); err != nil {
+		return err
+	}
+	_, err := w.Write(f.payload)
+	return err
+}
+
+func readFrame(r *bufio.Reader) (frame, error) {
+	var head [frameHeader]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return frame{}, err
+	}
+	n := binary.LittleEndian.Uint32(head[:])
+	if n < 9 || n > maxFrame {
+		return frame{}, fmt.Errorf("frame of %d bytes", n)
+	}
+	f := frame{id: binary.LittleEndian.Uint64(head[4:]), code: head[12], payload: make([]byte, n-9)}
+	_, err := io.ReadFull(r, f.payload)
+	return f, err
+}
+
+// greet exchanges hellos.
+func greet(conn net.Conn, r *bufio.Reader) error {
+	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return err
+	}
+	// Write beside reading: both sides greet at once.
+	sent := make(chan error, 1)
+	go func() {
+		_, err := conn.Write(append([]byte(helloMagic), helloVersion))
+		sent <- err
+	}()
+	var hello [len(helloMagic) + 1]byte
+	_, err := io.ReadFull(r, hello[:])
+	if err != nil {
+		_ = conn.Close() // ends the write
+	}
+	if err = errors.Join(err, <-sent); err != nil {
+		return fmt.Errorf("greet: %w", err)
+	}
+	if string(hello[:len(helloMagic)]) != helloMagic {
+		return errors.New("greet: peer speaks another protocol")
+	}
+	if v := hello[len(helloMagic)]; v != helloVersion {
+		return fmt.Errorf("greet: peer speaks version %d, this one %d", v, helloVersion)
+	}
+	return conn.SetDeadline(time.Time{})
+}
+
+// outbox queues frames for a connection. Sending never blocks; what bounds it is
+// the number of requests under way.
+type outbox struct {
+	mu     sync.Mutex
+	ready  sync.Cond
+	frames []frame
+	closed bool
+}
+
+func newOutbox() *outbox {
+	o := &outbox{}
+	o.ready.L = &o.mu
+	return o
+}
+
+// send queues f and tells whether it may be sent.
+func (o *outbox) send(f frame) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return false
+	}
+	o.frames = append(o.frames, f)
+	o.ready.Signal()
+	return true
+}
+
+func (o *outbox) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	o.ready.Signal()
+}
+
+// run writes frames, many with one flush if they come fast, until close or a
+// write fails. sent is called after each one was written.
+func (o *outbox) run(conn net.Conn, sent func()) error {
+	w := bufio.NewWriterSize(conn, 64<<10)
+	var batch []frame
+	for {
+		o.mu.Lock()
+		for len(o.frames) == 0 && !o.closed {
+			o.ready.Wait()
+		}
+		if o.closed {
+			o.mu.Unlock()
+			return nil
+		}
+		batch, o.frames = o.frames, batch[:0]
+		o.mu.Unlock()
+		for i := range batch {
+			if err := writeFrame(w, batch[i]); err != nil {
+				return err
+			}
+			batch[i] = frame{}
+			sent()
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+}

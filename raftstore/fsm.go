@@ -1,0 +1,126 @@
+package raftstore
+
+import (
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+)
+
+// fsm is the thin shim between raft and the machine. Raft calls it from one
+// goroutine; only a snapshot's Persist runs beside it.
+type fsm struct {
+	machine *machine
+	history *history
+	applied *appliedIndex
+	metrics *metrics
+	// halt is called at most once, when an entry cannot be judged.
+	halt   func(error)
+	halted bool
+	// logBytes counts what was applied since the last snapshot was taken.
+	logBytes   atomic.Uint64
+	logEntries atomic.Uint64
+}
+
+var _ raft.BatchingFSM = (*fsm)(nil)
+
+// Apply implements raft.FSM.
+func (f *fsm) Apply(l *raft.Log) any {
+	return f.ApplyBatch([]*raft.Log{l})[0]
+}
+
+// ApplyBatch implements raft.BatchingFSM. The answer to a command is the
+// []outcome of its txns, or the error that halted the replica.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	answers := make([]any, len(logs))
+	var changes []change
+	last := uint64(0)
+	for i, l := range logs {
+		if f.halted {
+			answers[i] = ErrHalted
+			continue
+		}
+		if l.Index <= f.applied.get() {
+			continue // replayed at Open, see replay
+		}
+		last = l.Index
+		if l.Type != raft.LogCommand {
+			continue
+		}
+		outcomes, more, err := f.machine.apply(l.Data)
+		if err != nil {
+			f.fail(fmt.Errorf("%w: apply log index %d: %w", ErrHalted, l.Index, err))
+			answers[i] = ErrHalted
+			last = l.Index - 1
+			continue
+		}
+		for j := range outcomes {
+			outcomes[j].index = l.Index
+		}
+		f.logBytes.Add(uint64(len(l.Data)))
+		f.logEntries.Add(1)
+		f.metrics.entries.Inc()
+		answers[i] = outcomes
+		changes = append(changes, more...)
+	}
+	if last > 0 {
+		f.history.publish(f.machine, changes)
+		f.applied.set(last)
+	}
+	return answers
+}
+
+// fail stops the replica before it can diverge.
+func (f *fsm) fail(err error) {
+	f.halted = true
+	f.halt(err)
+}
+
+// Snapshot implements raft.FSM. It only takes references.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if f.halted {
+		// The entry that cannot be judged must stay in the log.
+		return nil, ErrHalted
+	}
+	f.logBytes.Store(0)
+	f.logEntries.Store(0)
+	return &snapshot{
+		tree:     f.machine.tree.Clone(),
+		index:    f.applied.get(),
+		revision: f.machine.revision,
+		seq:      f.machine.requests.seq,
+		requests: f.machine.requests.oldestFirst(),
+	}, nil
+}
+
+// Restore implements raft.FSM.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	m, index, err := readSnapshot(r, f.machine.constraints)
+	if err != nil {
+		return fmt.Errorf("restore snapshot: %w", err)
+	}
+	f.machine = m
+	f.logBytes.Store(0)
+	f.logEntries.Store(0)
+	f.history.reset(m)
+	f.applied.set(index)
+	return nil
+}
+
+// replay applies an entry read back from disk before raft starts.
+func (f *fsm) replay(l *raft.Log) error {
+	if l.Type == raft.LogCommand {
+		_, changes, err := f.machine.apply(l.Data)
+		if err != nil {
+			return fmt.Errorf("%w: apply log index %d: %w", ErrHalted, l.Index, err)
+		}
+		f.logBytes.Add(uint64(len(l.Data)))
+		f.logEntries.Add(1)
+		f.history.publish(f.machine, changes)
+	}
+	if l.Type == raft.LogCommand || l.Type == raft.LogConfiguration {
+		f.applied.set(l.Index)
+	}
+	return nil
+}

@@ -1,0 +1,112 @@
+package raftstore
+
+import (
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// broadcast wakes everyone who waits, as often as wanted.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// wait returns a channel that is closed at the next notify.
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *broadcast) notify() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
+}
+
+// observeLeader wakes waiting requests whenever this replica learns of a leader.
+func (s *Store) observeLeader() {
+	ch := make(chan raft.Observation, 16)
+	o := raft.NewObserver(ch, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	})
+	s.raft.RegisterObserver(o)
+	defer s.raft.DeregisterObserver(o)
+	for {
+		select {
+		case <-ch:
+			s.leaderChange.notify()
+		case <-s.closing:
+			return
+		}
+	}
+}
+
+// lead does a leader's duties while this replica leads: make sure that an entry
+// of its own term is committed and applied, then look after the voters.
+func (s *Store) lead(notify <-chan bool) {
+	defer s.stopAutopilot()
+	for {
+		select {
+		case leading := <-notify:
+			if !leading {
+				s.readyTerm.Store(0)
+				s.stopAutopilot()
+				continue
+			}
+			s.takeOffice()
+		case <-s.closing:
+			return
+		}
+	}
+}
+
+// takeOffice makes a new leader ready for linearizable reads.
+func (s *Store) takeOffice() {
+	term := s.raft.CurrentTerm()
+	if err := s.raft.Barrier(s.cfg.Timing.RPC).Error(); err != nil {
+		s.log.Warn("new leader could not commit in its term", "term", term, "error", err)
+		return
+	}
+	if s.raft.CurrentTerm() != term {
+		return
+	}
+	s.readyTerm.Store(term)
+	s.leaderChange.notify()
+	s.log.Info("leading the store", "term", term)
+	s.startAutopilot()
+}
+
+// IsLeader tells whether this replica believes to lead. Another one may already.
+func (s *Store) IsLeader() bool { return s.raft.State() == raft.Leader }
+
+// Leader returns the ID and address of the replica believed to lead, or empty
+// strings.
+func (s *Store) Leader() (id, addr string) {
+	a, i := s.raft.LeaderWithID()
+	return string(i), string(a)
+}
+
+// snapshotLoop takes a snapshot when enough log has been applied since the last.
+// Raft's own trigger counts entries, whose size varies a thousandfold.
+func (s *Store) snapshotLoop() {
+	tick := time.NewTicker(s.cfg.Timing.SnapshotCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.snapshotIfDue()
+		case <-s.closing:
+			return
+		}
+	}
+}

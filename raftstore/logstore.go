@@ -1,0 +1,147 @@
+package raftstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	cacheSlots = 512
+	cacheBytes = 16 << 20
+)
+
+// logStore wraps raft's log with three things: it stamps what is stored with how
+// far the state machine has come, so that a restart knows what is committed
+// without asking anyone; it caches the newest entries, which replication reads
+// back at once; and it remembers why writing fails.
+type logStore struct {
+	raft.LogStore
+	// committed returns an index that is certainly committed.
+	committed func() uint64
+	metrics   *metrics
+	failure   atomic.Pointer[error] // of the last write, nil if it went well
+
+	mu    sync.Mutex
+	cache [cacheSlots]*raft.Log // by index
+	first uint64                // lowest index cached
+	last  uint64                // highest index cached, 0 if none
+	bytes int
+}
+
+var (
+	_ raft.LogStore          = (*logStore)(nil)
+	_ raft.MonotonicLogStore = (*logStore)(nil)
+)
+
+func newLogStore(under raft.LogStore, committed func() uint64, m *metrics) *logStore {
+	return &logStore{LogStore: under, committed: committed, metrics: m}
+}
+
+// IsMonotonic implements raft.MonotonicLogStore.
+func (s *logStore) IsMonotonic() bool {
+	m, ok := s.LogStore.(raft.MonotonicLogStore)
+	return ok && m.IsMonotonic()
+}
+
+// StoreLog implements raft.LogStore.
+func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements raft.LogStore.
+func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	if len(logs) == 0 {
+		return nil
+	}
+	// The entry itself goes on to the followers, so the stamp is put on a copy.
+	stamped := make([]*raft.Log, len(logs))
+	copy(stamped, logs)
+	last := *logs[len(logs)-1]
+	last.Extensions = binary.LittleEndian.AppendUint64(nil, s.committed())
+	stamped[len(logs)-1] = &last
+	if err := s.LogStore.StoreLogs(stamped); err != nil {
+		if errors.Is(err, syscall.ENOSPC) {
+			err = fmt.Errorf("%w: %w", ErrDiskFull, err)
+		}
+		s.failure.Store(&err)
+		s.metrics.logErrors.Inc()
+		return err
+	}
+	s.failure.Store(nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range logs {
+		s.add(l)
+	}
+	return nil
+}
+
+// GetLog implements raft.LogStore.
+func (s *logStore) GetLog(index uint64, l *raft.Log) error {
+	s.mu.Lock()
+	if c := s.cache[index%cacheSlots]; c != nil && c.Index == index {
+		*l = *c
+		s.mu.Unlock()
+		return nil
+	}
+	s.mu.Unlock()
+	err := s.LogStore.GetLog(index, l)
+	l.Extensions = nil
+	if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
+		s.metrics.logErrors.Inc()
+	}
+	return err
+}
+
+// DeleteRange implements raft.LogStore.
+func (s *logStore) DeleteRange(lo, hi uint64) error {
+	s.mu.Lock()
+	s.cache = [cacheSlots]*raft.Log{}
+	s.first, s.last, s.bytes = 0, 0, 0
+	s.mu.Unlock()
+	return s.LogStore.DeleteRange(lo, hi)
+}
+
+// committedAt returns the stamp of the entry at index, zero if it has none.
+func (s *logStore) committedAt(index uint64) (uint64, error) {
+	var l raft.Log
+	if err := s.LogStore.GetLog(index, &l); err != nil {
+		return 0, err
+	}
+	if len(l.Extensions) != 8 {
+		return 0, nil
+	}
+	return binary.LittleEndian.Uint64(l.Extensions), nil
+}
+
+// err returns why the last write failed.
+func (s *logStore) err() error {
+	if p := s.failure.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// add caches an entry and drops the oldest ones over the bounds.
+func (s *logStore) add(l *raft.Log) {
+	if s.last != 0 && l.Index != s.last+1 {
+		s.cache = [cacheSlots]*raft.Log{}
+		s.last, s.bytes = 0, 0
+	}
+	if s.last == 0 {
+		s.first = l.Index
+	}
+	for s.last >= s.first && s.last != 0 && (l.Index-s.first >= cacheSlots || s.bytes+len(l.Data) > cacheBytes) {
+		old := &s.cache[s.first%cacheSlots]
+		s.bytes -= len((*old).Data)
+		*old = nil
+		s.first++
+	}
+	s.cache[l.Index%cacheSlots] = l
+	s.bytes += len(l.Data)
+	s.last = l.Index
+}

@@ -1,0 +1,267 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strings"
+
+	"github.com/google/btree"
+)
+
+// treeDegree trades the copying of a node per write against depth.
+const treeDegree = 32
+
+// firstRevision is that of an empty store, so that a list of one can be
+// continued by a watch (revision zero means now).
+const firstRevision = 1
+
+type tree = btree.BTreeG[*Record]
+
+func lessRecord(a, b *Record) bool { return a.Key < b.Key }
+
+func newTree() *tree { return btree.NewG(treeDegree, lessRecord) }
+
+// ascendPrefix calls fn for the records below prefix whose key is at least from.
+func ascendPrefix(t *tree, prefix, from string, fn func(*Record) bool) {
+	pivot := &Record{Key: max(prefix, from)}
+	t.AscendGreaterOrEqual(pivot, func(r *Record) bool {
+		return strings.HasPrefix(r.Key, prefix) && fn(r)
+	})
+}
+
+// constraintSet holds the constraints a replica can judge.
+type constraintSet map[constraintKey]*Constraint
+
+type constraintKey struct {
+	name    string
+	version uint32
+}
+
+func newConstraintSet(list []Constraint) (constraintSet, error) {
+	set := make(constraintSet, len(list))
+	var errs []error
+	for i := range list {
+		c := &list[i]
+		key := constraintKey{c.Name, c.Version}
+		switch {
+		case c.Name == "" || c.Check == nil:
+			errs = append(errs, fmt.Errorf("Constraints[%d] has no name or no check", i))
+		case set[key] != nil:
+			errs = append(errs, fmt.Errorf("Constraints[%d]: %s/v%d is registered twice", i, c.Name, c.Version))
+		}
+		set[key] = c
+	}
+	return set, errors.Join(errs...)
+}
+
+// change is one key changed by an applied txn.
+type change struct {
+	typ    EventType
+	record *Record // for a Delete, a tombstone: key and revision
+	prev   *Record
+	txnEnd uint64 // last revision of the txn
+}
+
+// outcome is how a txn was judged, as its proposer learns it.
+type outcome struct {
+	kind       outcomeKind
+	index      uint64 // log index of the entry, for waiting on the local replica
+	seq        uint64 // requests judged so far
+	revision   uint64
+	ops        uint32
+	conflict   *ConflictError
+	constraint *ConstraintError
+	err        error // for outcomeUnsettled
+}
+
+// machine is the replicated state machine. It is a pure function of the entries
+// applied to it: no clock, no randomness, no I/O. One goroutine uses it at a
+// time; what it publishes is immutable.
+type machine struct {
+	tree        *tree
+	bytes       int64 // of keys and values
+	revision    uint64
+	requests    *requestTable
+	constraints constraintSet
+}
+
+func newMachine(constraints constraintSet) *machine {
+	return &machine{
+		tree:        newTree(),
+		revision:    firstRevision,
+		requests:    newRequestTable(),
+		constraints: constraints,
+	}
+}
+
+// apply judges the txns of one entry in order. An error means that this replica
+// cannot judge the entry and must halt; nothing has changed then, because the
+// entry is checked as a whole first.
+func (m *machine) apply(entry []byte) ([]outcome, []change, error) {
+	envelopes, err := decodeEntry(entry)
+	if err != nil {
+		return nil, nil, err
+	}
+	type judged struct {
+		txn   *Txn
+		since uint64
+		sum   uint32
+	}
+	txns := make([]judged, len(envelopes))
+	for i, e := range envelopes {
+		t, since, err := decodeTxn(e)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", ErrCorruptLog, err)
+		}
+		for _, c := range t.Constraints {
+			if m.constraints[constraintKey{c.Name, c.Version}] == nil {
+				return nil, nil, fmt.Errorf("%w: an entry calls %s/v%d; run a version that knows it", ErrUnknownConstraint, c.Name, c.Version)
+			}
+		}
+		txns[i] = judged{t, since, crc32.Checksum(e[envelopeHeader:], castagnoli)}
+	}
+	outcomes := make([]outcome, len(txns))
+	var changes []change
+	for i, j := range txns {
+		outcomes[i], changes = m.judge(j.txn, j.since, j.sum, changes)
+		outcomes[i].seq = m.requests.seq
+	}
+	return outcomes, changes, nil
+}
+
+// judge applies one txn, or finds out why not.
+func (m *machine) judge(t *Txn, since uint64, sum uint32, changes []change) (outcome, []change) {
+	if r, ok := m.requests.lookup(t.RequestID); ok {
+		if r.sum != sum {
+			return outcome{kind: outcomeReused, revision: m.revision}, changes
+		}
+		return m.recall(t, r), changes
+	}
+	if since < m.requests.floor() {
+		return outcome{kind: outcomeTooOld, revision: m.revision}, changes
+	}
+	out, changes := m.execute(t, changes)
+	r := remembered{id: t.RequestID, sum: sum, kind: out.kind, ops: out.ops, revision: out.revision}
+	if out.constraint != nil {
+		r.reason = out.constraint.Reason
+	}
+	m.requests.add(r)
+	return out, changes
+}
+
+// recall rebuilds the outcome of a request judged before.
+func (m *machine) recall(t *Txn, r remembered) outcome {
+	out := outcome{kind: r.kind, ops: r.ops, revision: r.revision}
+	switch r.kind {
+	case outcomeConflict:
+		c := t.If[r.ops]
+		out.conflict = &ConflictError{Key: c.Key, Want: c.ModRevision, Current: m.get(c.Key)}
+	case outcomeRefused:
+		c := t.Constraints[r.ops]
+		out.constraint = &ConstraintError{Name: c.Name, Version: c.Version, Reason: r.reason}
+	}
+	return out
+}
+
+func (m *machine) get(key string) *Record {
+	r, _ := m.tree.Get(&Record{Key: key})
+	return r
+}
+
+// execute judges a txn that has not been judged before.
+func (m *machine) execute(t *Txn, changes []change) (outcome, []change) {
+	for i, c := range t.If {
+		cur := m.get(c.Key)
+		if (cur == nil && c.ModRevision != 0) || (cur != nil && cur.ModRevision != c.ModRevision) {
+			return outcome{
+				kind: outcomeConflict, ops: uint32(i), revision: m.revision,
+				conflict: &ConflictError{Key: c.Key, Want: c.ModRevision, Current: cur},
+			}, changes
+		}
+	}
+	first, before := len(changes), m.revision
+	changes = m.write(t, changes)
+	for i, c := range t.Constraints {
+		check := m.constraints[constraintKey{c.Name, c.Version}].Check
+		if err := check(view{m.tree}, t, c.Args); err != nil {
+			m.undo(changes[first:])
+			m.revision = before
+			reason := err.Error()
+			if len(reason) > maxReason {
+				reason = strings.ToValidUTF8(reason[:maxReason], "")
+			}
+			return outcome{
+				kind: outcomeRefused, ops: uint32(i), revision: m.revision,
+				constraint: &ConstraintError{Name: c.Name, Version: c.Version, Reason: reason},
+			}, changes[:first]
+		}
+	}
+	return outcome{kind: outcomeApplied, ops: uint32(len(t.Ops)), revision: m.revision}, changes
+}
+
+// write carries out the ops and appends what they changed.
+func (m *machine) write(t *Txn, changes []change) []change {
+	end := m.revision + uint64(len(t.Ops))
+	for i := range t.Ops {
+		op := &t.Ops[i]
+		m.revision++
+		next := &Record{Key: op.Key, Value: op.Value, CreateRevision: m.revision, ModRevision: m.revision}
+		if op.Delete {
+			prev, ok := m.tree.Delete(next)
+			if !ok {
+				continue
+			}
+			m.bytes -= recordBytes(prev)
+			next.CreateRevision = prev.CreateRevision
+			changes = append(changes, change{Delete, next, prev, end})
+			continue
+		}
+		prev, ok := m.tree.ReplaceOrInsert(next)
+		if ok {
+			// next is in the tree but not yet visible to anyone else.
+			next.CreateRevision = prev.CreateRevision
+			m.bytes -= recordBytes(prev)
+		}
+		m.bytes += recordBytes(next)
+		changes = append(changes, change{Put, next, prev, end})
+	}
+	return changes
+}
+
+// undo takes the changes of a refused txn back, last first.
+func (m *machine) undo(changes []change) {
+	for i := len(changes) - 1; i >= 0; i-- {
+		c := changes[i]
+		if c.typ == Put {
+			m.bytes -= recordBytes(c.record)
+		}
+		if c.prev == nil {
+			m.tree.Delete(c.record)
+			continue
+		}
+		m.bytes += recordBytes(c.prev)
+		m.tree.ReplaceOrInsert(c.prev)
+	}
+}
+
+func recordBytes(r *Record) int64 { return int64(len(r.Key) + len(r.Value)) }
+
+// view shows a constraint the state after the ops.
+type view struct{ t *tree }
+
+var _ View = view{}
+
+// Get implements View.
+func (v view) Get(key string) (Record, bool) {
+	r, ok := v.t.Get(&Record{Key: key})
+	if !ok {
+		return Record{}, false
+	}
+	return *r, true
+}
+
+// Ascend implements View.
+func (v view) Ascend(prefix string, fn func(Record) bool) {
+	ascendPrefix(v.t, prefix, "", func(r *Record) bool { return fn(*r) })
+}

@@ -1,0 +1,139 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const metricPrefix = "virtmesh_store_"
+
+// metrics are the store's own counters; what can be read from the store at
+// scrape time is a function there, see registerGauges.
+type metrics struct {
+	registerer prometheus.Registerer
+	registered []prometheus.Collector
+
+	txns         *prometheus.CounterVec
+	retries      prometheus.Counter
+	commit       prometheus.Histogram
+	batch        prometheus.Histogram
+	entries      prometheus.Counter
+	readIndex    prometheus.Histogram
+	snapshots    *prometheus.CounterVec
+	logErrors    prometheus.Counter
+	slowWatchers prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	latency := prometheus.ExponentialBuckets(0.0005, 2, 14)
+	return &metrics{
+		registerer: r,
+		txns: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: metricPrefix + "txns_total", Help: "Transactions asked for at this replica, by result.",
+		}, []string{"result"}),
+		retries: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: metricPrefix + "txn_retries_total", Help: "Attempts to commit that were repeated.",
+		}),
+		commit: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: metricPrefix + "commit_seconds", Help: "Time from asking for a transaction to its outcome being visible here.", Buckets: latency,
+		}),
+		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: metricPrefix + "entry_txns", Help: "Transactions in one log entry.", Buckets: prometheus.ExponentialBuckets(1, 2, 10),
+		}),
+		entries: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: metricPrefix + "entries_applied_total", Help: "Log entries applied.",
+		}),
+		readIndex: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: metricPrefix + "read_index_seconds", Help: "Time of a round that makes reads linearizable.", Buckets: latency,
+		}),
+		snapshots: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: metricPrefix + "snapshots_total", Help: "Snapshots taken, by result.",
+		}, []string{"result"}),
+		logErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: metricPrefix + "log_errors_total", Help: "Failures to read or write the log.",
+		}),
+		slowWatchers: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: metricPrefix + "slow_watchers_total", Help: "Watches ended because their reader was too slow.",
+		}),
+	}
+}
+
+// register registers everything, with the store's gauges.
+func (m *metrics) register(s *Store) error {
+	if m.registerer == nil {
+		return nil
+	}
+	all := []prometheus.Collector{
+		m.txns, m.retries, m.commit, m.batch, m.entries, m.readIndex, m.snapshots, m.logErrors, m.slowWatchers,
+	}
+	gauge := func(name, help string, f func() float64) {
+		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: metricPrefix + name, Help: help}, f))
+	}
+	gauge("leader", "1 if this replica is the leader.", func() float64 {
+		if s.IsLeader() {
+			return 1
+		}
+		return 0
+	})
+	gauge("has_leader", "1 if this replica knows a leader.", func() float64 {
+		if _, id := s.raft.LeaderWithID(); id != "" {
+			return 1
+		}
+		return 0
+	})
+	gauge("halted", "1 if this replica has halted.", func() float64 {
+		if s.Err() != nil {
+			return 1
+		}
+		return 0
+	})
+	gauge("term", "Current term.", func() float64 { return float64(s.raft.CurrentTerm()) })
+	gauge("commit_index", "Last log index known to be committed.", func() float64 { return float64(s.raft.CommitIndex()) })
+	gauge("last_index", "Last log index stored.", func() float64 { return float64(s.raft.LastIndex()) })
+	gauge("applied_index", "Last log index applied.", func() float64 { return float64(s.raft.AppliedIndex()) })
+	gauge("log_lag", "Committed entries not yet applied.", func() float64 {
+		return float64(s.raft.CommitIndex()) - float64(min(s.raft.AppliedIndex(), s.raft.CommitIndex()))
+	})
+	gauge("revision", "Revision of the local state.", func() float64 { return float64(s.Revision()) })
+	gauge("keys", "Records in the local state.", func() float64 { return float64(s.history.current().tree.Len()) })
+	gauge("bytes", "Bytes of keys and values in the local state.", func() float64 { return float64(s.history.current().bytes) })
+	gauge("watchers", "Open watches.", func() float64 { return float64(s.history.stats().watchers) })
+	gauge("history_events", "Events kept for watches.", func() float64 { return float64(s.history.stats().events) })
+	gauge("history_bytes", "Bytes of the events kept for watches.", func() float64 { return float64(s.history.stats().bytes) })
+	for _, c := range all {
+		if err := m.registerer.Register(c); err != nil {
+			m.unregister()
+			return fmt.Errorf("register store metrics: %w", err)
+		}
+		m.registered = append(m.registered, c)
+	}
+	return nil
+}
+
+func (m *metrics) unregister() {
+	for _, c := range m.registered {
+		m.registerer.Unregister(c)
+	}
+	m.registered = nil
+}
+
+// observeTxn counts the result of a Commit.
+func (m *metrics) observeTxn(begin time.Time, err error) {
+	result := "ok"
+	switch {
+	case err == nil:
+		m.commit.Observe(time.Since(begin).Seconds())
+	case errors.As(err, new(*ConflictError)):
+		result = "conflict"
+	case errors.As(err, new(*ConstraintError)):
+		result = "refused"
+	case errors.Is(err, ErrUnknownOutcome):
+		result = "unknown"
+	default:
+		result = "error"
+	}
+	m.txns.WithLabelValues(result).Inc()
+}

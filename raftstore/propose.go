@@ -1,0 +1,166 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// errNotLeader: this replica does not lead; nothing was proposed.
+var errNotLeader = errors.New("replica is not the leader")
+
+// errUnsettled: the entry may or may not become part of the log.
+var errUnsettled = errors.New("entry may or may not be committed")
+
+// proposal is an envelope on its way into a log entry.
+type proposal struct {
+	envelope []byte
+	// taken decides between the batcher taking the proposal and its caller
+	// abandoning it: whoever swaps first has it.
+	taken atomic.Bool
+	// settle gets the outcome, once, from a goroutine that must not block.
+	settle func(outcome)
+}
+
+// proposer packs proposals into log entries on the leader. With InFlight entries
+// under way, what arrives meanwhile becomes the next one, so entries grow with
+// the load and an idle store adds no delay.
+type proposer struct {
+	raft    *raft.Raft
+	limits  Limits
+	metrics *metrics
+	tasks   *tasks
+	closing <-chan struct{}
+
+	queue chan *proposal
+	slots chan struct{}
+}
+
+func newProposer(r *raft.Raft, l Limits, m *metrics, t *tasks, closing <-chan struct{}) *proposer {
+	return &proposer{
+		raft: r, limits: l, metrics: m, tasks: t, closing: closing,
+		queue: make(chan *proposal, 4*l.BatchTxns),
+		slots: make(chan struct{}, l.InFlight),
+	}
+}
+
+// submit queues p. It returns errNotLeader if the store is closing.
+func (p *proposer) submit(ctx context.Context, q *proposal) error {
+	select {
+	case p.queue <- q:
+		return nil
+	default:
+	}
+	select {
+	case p.queue <- q:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.closing:
+		return errNotLeader
+	}
+}
+
+// propose commits an envelope and returns its outcome. With errUnsettled it may
+// yet happen; with any other error it will not.
+func (p *proposer) propose(ctx context.Context, envelope []byte) (outcome, error) {
+	settled := make(chan outcome, 1)
+	q := &proposal{envelope: envelope, settle: func(o outcome) { settled <- o }}
+	if err := p.submit(ctx, q); err != nil {
+		return outcome{}, err
+	}
+	var cause error
+	select {
+	case o := <-settled:
+		return o, o.err
+	case <-ctx.Done():
+		cause = ctx.Err()
+	case <-p.closing:
+		cause = ErrClosed
+	}
+	if q.taken.CompareAndSwap(false, true) {
+		return outcome{}, cause
+	}
+	return outcome{}, fmt.Errorf("%w: %w", errUnsettled, cause)
+}
+
+// run makes entries until the store closes.
+func (p *proposer) run() {
+	for {
+		var first *proposal
+		select {
+		case first = <-p.queue:
+		case <-p.closing:
+			return
+		}
+		select {
+		case p.slots <- struct{}{}:
+		case <-p.closing:
+			return
+		}
+		batch := p.collect(first)
+		if len(batch) == 0 || !p.tasks.start(func() { p.commit(batch) }) {
+			<-p.slots
+		}
+	}
+}
+
+// collect takes what is queued, up to the bounds of an entry.
+func (p *proposer) collect(first *proposal) []*proposal {
+	batch := make([]*proposal, 0, 16)
+	size := 0
+	for q := first; ; {
+		if q.taken.CompareAndSwap(false, true) {
+			batch = append(batch, q)
+			size += len(q.envelope)
+		}
+		if len(batch) >= p.limits.BatchTxns || size >= p.limits.BatchBytes {
+			return batch
+		}
+		select {
+		case q = <-p.queue:
+		default:
+			return batch
+		}
+	}
+}
+
+// commit proposes one entry and settles its proposals.
+func (p *proposer) commit(batch []*proposal) {
+	defer func() { <-p.slots }()
+	envelopes := make([][]byte, len(batch))
+	for i, q := range batch {
+		envelopes[i] = q.envelope
+	}
+	p.metrics.batch.Observe(float64(len(batch)))
+	future := p.raft.Apply(encodeEntry(envelopes), time.Second)
+	err := future.Error()
+	if err == nil {
+		if outcomes, ok := future.Response().([]outcome); ok && len(outcomes) == len(batch) {
+			for i, q := range batch {
+				q.settle(outcomes[i])
+			}
+			return
+		}
+		err = ErrHalted
+	}
+	err = classify(err)
+	for _, q := range batch {
+		q.settle(outcome{kind: outcomeUnsettled, err: err})
+	}
+}
+
+// classify tells the failures of raft.Apply after which the entry certainly is
+// not in the log from those after which it may be.
+func classify(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+		return fmt.Errorf("%w: %w", errNotLeader, err)
+	default:
+		return fmt.Errorf("%w: %w", errUnsettled, err)
+	}
+}

@@ -1,0 +1,184 @@
+package raftstoretest
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"virtmesh/raftstore"
+)
+
+// ErrUnreachable is what dialling a host beyond a cut, or one that does not
+// listen, returns.
+var ErrUnreachable = errors.New("raftstoretest: host is unreachable")
+
+// Network connects hosts in memory. Links between them can be cut and healed;
+// cutting one breaks its connections.
+type Network struct {
+	mu        sync.Mutex
+	listeners map[string]*Layer // by kind and address
+	cut       map[string]bool   // hosts that reach nobody
+	groups    map[string]int    // partition a host is in
+	conns     map[*pipe]struct{}
+}
+
+// NewNetwork returns a network without hosts.
+func NewNetwork() *Network {
+	return &Network{
+		listeners: make(map[string]*Layer),
+		cut:       make(map[string]bool),
+		groups:    make(map[string]int),
+		conns:     make(map[*pipe]struct{}),
+	}
+}
+
+// Layer is a StreamLayer of one host; kind keeps its protocols apart.
+type Layer struct {
+	n        *Network
+	kind     string
+	addr     string
+	incoming chan net.Conn
+	closed   chan struct{}
+	once     sync.Once
+}
+
+var _ raftstore.StreamLayer = (*Layer)(nil)
+
+// Listen returns the host's layer of a kind. A layer that listened there before
+// must have been closed.
+func (n *Network) Listen(kind, addr string) *Layer {
+	l := &Layer{n: n, kind: kind, addr: addr, incoming: make(chan net.Conn), closed: make(chan struct{})}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.listeners[kind+" "+addr] = l
+	return l
+}
+
+// Accept implements net.Listener.
+func (l *Layer) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.incoming:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (l *Layer) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (l *Layer) Addr() net.Addr { return address(l.addr) }
+
+// Dial implements raftstore.StreamLayer.
+func (l *Layer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
+	l.n.mu.Lock()
+	peer := l.n.listeners[l.kind+" "+addr]
+	ok := peer != nil && l.n.linked(l.addr, addr)
+	l.n.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("dial %s: %w", addr, ErrUnreachable)
+	}
+	near, far := net.Pipe()
+	p := &pipe{n: l.n, a: l.addr, b: addr, near: near, far: far}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case peer.incoming <- &end{far, p}:
+	case <-peer.closed:
+		return nil, fmt.Errorf("dial %s: %w", addr, ErrUnreachable)
+	case <-timer.C:
+		return nil, fmt.Errorf("dial %s: timed out", addr)
+	}
+	l.n.mu.Lock()
+	defer l.n.mu.Unlock()
+	if !l.n.linked(l.addr, addr) {
+		p.close()
+		return nil, fmt.Errorf("dial %s: %w", addr, ErrUnreachable)
+	}
+	l.n.conns[p] = struct{}{}
+	return &end{near, p}, nil
+}
+
+func (n *Network) linked(a, b string) bool {
+	return a == b || (!n.cut[a] && !n.cut[b] && n.groups[a] == n.groups[b])
+}
+
+// Cut separates a host from all others.
+func (n *Network) Cut(addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut[addr] = true
+	n.breakLocked()
+}
+
+// Partition splits the hosts: those of different groups do not reach each other,
+// and hosts not named form a group of their own.
+func (n *Network) Partition(groups ...[]string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	clear(n.groups)
+	for i, g := range groups {
+		for _, addr := range g {
+			n.groups[addr] = i + 1
+		}
+	}
+	n.breakLocked()
+}
+
+// Heal undoes every cut and partition.
+func (n *Network) Heal() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	clear(n.cut)
+	clear(n.groups)
+}
+
+// breakLocked closes the connections that lead over a cut.
+func (n *Network) breakLocked() {
+	for p := range n.conns {
+		if !n.linked(p.a, p.b) {
+			p.close()
+			delete(n.conns, p)
+		}
+	}
+}
+
+// pipe is a connection between two hosts.
+type pipe struct {
+	n         *Network
+	a, b      string
+	near, far net.Conn
+}
+
+func (p *pipe) close() {
+	_ = p.near.Close()
+	_ = p.far.Close()
+}
+
+// end is one side of a pipe.
+type end struct {
+	net.Conn
+	p *pipe
+}
+
+// Close implements net.Conn.
+func (e *end) Close() error {
+	e.p.n.mu.Lock()
+	delete(e.p.n.conns, e.p)
+	e.p.n.mu.Unlock()
+	return e.Conn.Close()
+}
+
+type address string
+
+// Network implements net.Addr.
+func (address) Network() string { return "memory" }
+
+// String implements net.Addr.
+func (a address) String() string { return string(a) }

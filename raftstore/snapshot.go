@@ -1,0 +1,212 @@
+package raftstore
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+
+	"github.com/hashicorp/raft"
+)
+
+// A snapshot is a header, the remembered requests and the records, each list
+// preceded by its length, then a checksum of all that. Fixed-width integers are
+// little endian, the rest is uvarint.
+const (
+	snapshotMagic   = "vmrsnap1"
+	snapshotMaxItem = 256 << 20 // no string in a snapshot is longer
+)
+
+// snapshot is the state at one log index. It shares the tree.
+type snapshot struct {
+	tree     *tree
+	index    uint64
+	revision uint64
+	seq      uint64
+	requests []remembered
+}
+
+var _ raft.FSMSnapshot = (*snapshot)(nil)
+
+// Persist implements raft.FSMSnapshot.
+func (s *snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.write(sink); err != nil {
+		return errors.Join(fmt.Errorf("write snapshot: %w", err), sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// Release implements raft.FSMSnapshot.
+func (s *snapshot) Release() {}
+
+// write writes the whole snapshot.
+func (s *snapshot) write(to io.Writer) error {
+	sum := crc32.New(castagnoli)
+	w := &snapshotWriter{w: bufio.NewWriterSize(io.MultiWriter(to, sum), 256<<10)}
+	w.raw([]byte(snapshotMagic))
+	w.uvarint(s.index)
+	w.uvarint(s.revision)
+	w.uvarint(s.seq)
+	w.uvarint(uint64(len(s.requests)))
+	for i := range s.requests {
+		r := &s.requests[i]
+		w.string(r.id)
+		w.uvarint(uint64(r.sum))
+		w.uvarint(uint64(r.kind))
+		w.uvarint(uint64(r.ops))
+		w.uvarint(r.revision)
+		w.string(r.reason)
+	}
+	w.uvarint(uint64(s.tree.Len()))
+	s.tree.Ascend(func(r *Record) bool {
+		w.string(r.Key)
+		w.uvarint(r.CreateRevision)
+		w.uvarint(r.ModRevision)
+		w.uvarint(uint64(len(r.Value)))
+		w.raw(r.Value)
+		return w.err == nil
+	})
+	if w.err == nil {
+		w.err = w.w.Flush()
+	}
+	if w.err != nil {
+		return w.err
+	}
+	_, err := to.Write(binary.LittleEndian.AppendUint32(nil, sum.Sum32()))
+	return err
+}
+
+type snapshotWriter struct {
+	w   *bufio.Writer
+	tmp [binary.MaxVarintLen64]byte
+	err error
+}
+
+func (w *snapshotWriter) raw(b []byte) {
+	if w.err == nil {
+		_, w.err = w.w.Write(b)
+	}
+}
+
+func (w *snapshotWriter) uvarint(v uint64) {
+	w.raw(w.tmp[:binary.PutUvarint(w.tmp[:], v)])
+}
+
+func (w *snapshotWriter) string(s string) {
+	w.uvarint(uint64(len(s)))
+	if w.err == nil {
+		_, w.err = w.w.WriteString(s)
+	}
+}
+
+// readSnapshot builds a machine from a snapshot and returns the log index the
+// snapshot was taken at.
+func readSnapshot(from io.Reader, constraints constraintSet) (*machine, uint64, error) {
+	r := &snapshotReader{r: bufio.NewReaderSize(from, 256<<10), sum: crc32.New(castagnoli)}
+	if magic := r.raw(uint64(len(snapshotMagic))); r.err == nil && string(magic) != snapshotMagic {
+		return nil, 0, fmt.Errorf("%w: unknown snapshot format %q", ErrCorruptLog, magic)
+	}
+	index := r.uvarint()
+	m := newMachine(constraints)
+	m.revision = r.uvarint()
+	seq := r.uvarint()
+	n := r.uvarint()
+	if n > maxRequests || n > seq {
+		r.fail(errDecode)
+		n = 0
+	}
+	requests := make([]remembered, 0, n)
+	for range n {
+		requests = append(requests, remembered{
+			id: string(r.bytes()), sum: uint32(r.uvarint()), kind: outcomeKind(r.uvarint()),
+			ops: uint32(r.uvarint()), revision: r.uvarint(), reason: string(r.bytes()),
+		})
+	}
+	n = r.uvarint()
+	for ; n > 0 && r.err == nil; n-- {
+		rec := &Record{Key: string(r.bytes()), CreateRevision: r.uvarint(), ModRevision: r.uvarint(), Value: r.bytes()}
+		m.tree.ReplaceOrInsert(rec)
+		m.bytes += recordBytes(rec)
+	}
+	if err := r.verify(); err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", ErrCorruptLog, err)
+	}
+	m.requests = restoreRequests(seq, requests)
+	return m, index, nil
+}
+
+// snapshotReader reads what snapshotWriter wrote and sums it up. After the first
+// error it returns zero values and keeps the error.
+type snapshotReader struct {
+	r   *bufio.Reader
+	sum hash.Hash32
+	one [1]byte
+	err error
+}
+
+var _ io.ByteReader = (*snapshotReader)(nil)
+
+func (r *snapshotReader) fail(err error) {
+	if r.err == nil {
+		r.err = err
+	}
+}
+
+// ReadByte implements io.ByteReader.
+func (r *snapshotReader) ReadByte() (byte, error) {
+	b, err := r.r.ReadByte()
+	if err == nil {
+		r.one[0] = b
+		r.sum.Write(r.one[:])
+	}
+	return b, err
+}
+
+func (r *snapshotReader) uvarint() uint64 {
+	if r.err != nil {
+		return 0
+	}
+	v, err := binary.ReadUvarint(r)
+	if err != nil {
+		r.fail(err)
+		return 0
+	}
+	return v
+}
+
+func (r *snapshotReader) raw(n uint64) []byte {
+	if n > snapshotMaxItem {
+		r.fail(errDecode)
+	}
+	if r.err != nil {
+		return nil
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r.r, b); err != nil {
+		r.fail(err)
+		return nil
+	}
+	r.sum.Write(b)
+	return b
+}
+
+func (r *snapshotReader) bytes() []byte { return r.raw(r.uvarint()) }
+
+// verify reads the checksum and the end.
+func (r *snapshotReader) verify() error {
+	want := r.sum.Sum32()
+	var tail [4]byte
+	if r.err == nil {
+		_, r.err = io.ReadFull(r.r, tail[:])
+	}
+	if r.err != nil {
+		return fmt.Errorf("snapshot is truncated or damaged: %w", r.err)
+	}
+	if binary.LittleEndian.Uint32(tail[:]) != want {
+		return errors.New("snapshot has a wrong checksum")
+	}
+	return nil
+}

@@ -1,0 +1,217 @@
+package raftstore
+
+import (
+	"context"
+	"strings"
+	"time"
+)
+
+const (
+	// watchBuffer is how many events a watcher's channel holds.
+	watchBuffer = 64
+	// watchScan is how many positions a watcher looks at in one go, with the
+	// history locked.
+	watchScan = 512
+)
+
+// Watcher delivers the changes below a prefix in the order of revisions. It
+// reads the shared history at its own pace, so a reader that stalls costs
+// nothing but its own watch.
+type Watcher struct {
+	h         *history
+	prefix    string
+	bookmarks time.Duration
+	events    chan Event
+	wake      chan struct{} // holds one token
+	progress  chan struct{} // holds one token
+	stopped   chan struct{} // closed with err set
+	done      chan struct{} // closed when the goroutine is gone
+
+	// Guarded by h.mu.
+	cursor uint64 // position of the next change to look at
+	after  uint64 // changes up to this revision are not delivered
+	idle   bool   // everything up to the end of the window was looked at
+	ended  bool
+	err    error
+}
+
+// Watch delivers the changes below req.Prefix that come after req.Revision, from
+// the local replica, until ctx ends, Stop is called or the watcher fails. It
+// returns ErrCompacted if the history kept does not reach back that far.
+func (s *Store) Watch(ctx context.Context, req WatchRequest) (*Watcher, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	w, err := s.history.watch(req)
+	if err != nil {
+		return nil, err
+	}
+	if !s.tasks.start(func() { w.run(ctx) }) {
+		w.end(ErrClosed)
+		close(w.events)
+		close(w.done)
+		return nil, ErrClosed
+	}
+	return w, nil
+}
+
+// watch registers a watcher.
+func (h *history) watch(req WatchRequest) (*Watcher, error) {
+	w := &Watcher{
+		h: h, prefix: req.Prefix, bookmarks: req.Bookmarks,
+		events:   make(chan Event, watchBuffer),
+		wake:     make(chan struct{}, 1),
+		progress: make(chan struct{}, 1),
+		stopped:  make(chan struct{}),
+		done:     make(chan struct{}),
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.closed != nil:
+		return nil, h.closed
+	case req.Revision == 0:
+		w.cursor = h.end
+	case req.Revision < h.compacted:
+		return nil, ErrCompacted
+	default:
+		w.cursor = h.position(req.Revision)
+	}
+	// The replica may not have reached the revision yet; what arrives up to it
+	// is known to the caller.
+	w.after = req.Revision
+	h.watchers[w] = struct{}{}
+	return w, nil
+}
+
+// Events delivers the changes. It is closed when the watch has ended.
+func (w *Watcher) Events() <-chan Event { return w.events }
+
+// Err says why the watch ended: ErrSlowWatcher, ErrCompacted, ErrClosed,
+// ErrHalted or the context's error; nil after Stop, and while it goes on.
+func (w *Watcher) Err() error {
+	w.h.mu.Lock()
+	defer w.h.mu.Unlock()
+	return w.err
+}
+
+// Stop ends the watch and returns when nothing more will be sent to Events.
+func (w *Watcher) Stop() {
+	w.end(nil)
+	<-w.done
+}
+
+// Progress asks for a Bookmark as soon as everything known now was delivered.
+func (w *Watcher) Progress() {
+	select {
+	case w.progress <- struct{}{}:
+	default:
+	}
+}
+
+func (w *Watcher) signal() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (w *Watcher) end(err error) {
+	w.h.mu.Lock()
+	defer w.h.mu.Unlock()
+	w.endLocked(err)
+}
+
+func (w *Watcher) endLocked(err error) {
+	if w.ended {
+		return
+	}
+	w.ended, w.err = true, err
+	delete(w.h.watchers, w)
+	close(w.stopped)
+}
+
+// run moves changes from the history to the channel until the watch ends.
+func (w *Watcher) run(ctx context.Context) {
+	defer close(w.done)
+	defer close(w.events)
+	stop := context.AfterFunc(ctx, func() { w.end(context.Cause(ctx)) })
+	defer stop()
+	var tick <-chan time.Time
+	if w.bookmarks > 0 {
+		t := time.NewTicker(w.bookmarks)
+		defer t.Stop()
+		tick = t.C
+	}
+	buf := make([]Event, 0, watchBuffer)
+	bookmark := false // one is due
+	for {
+		events, revision := w.next(buf[:0])
+		for i := range events {
+			if !w.send(events[i]) {
+				return
+			}
+		}
+		if len(events) > 0 || revision == 0 {
+			select {
+			case <-w.stopped:
+				return
+			default:
+				continue
+			}
+		}
+		if bookmark {
+			bookmark = false
+			if !w.send(Event{Type: Bookmark, Revision: revision}) {
+				return
+			}
+			continue
+		}
+		select {
+		case <-w.wake:
+		case <-tick:
+			bookmark = true
+		case <-w.progress:
+			bookmark = true
+		case <-w.stopped:
+			return
+		}
+	}
+}
+
+func (w *Watcher) send(e Event) bool {
+	select {
+	case w.events <- e:
+		return true
+	case <-w.stopped:
+		return false
+	}
+}
+
+// next takes the following changes that concern the watcher. With none left it
+// marks the watcher idle and returns the revision it has seen everything up to;
+// a revision of zero means that there may be more.
+func (w *Watcher) next(buf []Event) (events []Event, revision uint64) {
+	h := w.h
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if w.ended {
+		return nil, 0
+	}
+	if w.cursor < h.start {
+		w.endLocked(ErrSlowWatcher)
+		return nil, 0
+	}
+	for n := 0; n < watchScan && w.cursor < h.end && len(buf) < cap(buf); n++ {
+		c := h.at(w.cursor)
+		w.cursor++
+		if c.record.ModRevision > w.after && strings.HasPrefix(c.record.Key, w.prefix) {
+			buf = append(buf, Event{Type: c.typ, Record: *c.record, Prev: c.prev, Revision: c.record.ModRevision})
+		}
+	}
+	if len(buf) > 0 || w.cursor < h.end {
+		return buf, 0
+	}
+	w.idle = true
+	return nil, max(h.now.revision, w.after)
+}

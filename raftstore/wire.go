@@ -1,0 +1,102 @@
+package raftstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// appendOutcome encodes o for the replica that asked.
+func appendOutcome(b []byte, o *outcome) []byte {
+	b = append(b, byte(o.kind))
+	b = binary.AppendUvarint(b, o.index)
+	b = binary.AppendUvarint(b, o.seq)
+	b = binary.AppendUvarint(b, o.revision)
+	b = binary.AppendUvarint(b, uint64(o.ops))
+	switch o.kind {
+	case outcomeConflict:
+		c := o.conflict
+		b = appendString(b, c.Key)
+		b = binary.AppendUvarint(b, c.Want)
+		if c.Current == nil {
+			return append(b, 0)
+		}
+		b = append(b, 1)
+		b = binary.AppendUvarint(b, c.Current.CreateRevision)
+		b = binary.AppendUvarint(b, c.Current.ModRevision)
+		b = appendBytes(b, c.Current.Value)
+	case outcomeRefused:
+		b = appendString(b, o.constraint.Name)
+		b = binary.AppendUvarint(b, uint64(o.constraint.Version))
+		b = appendString(b, o.constraint.Reason)
+	}
+	return b
+}
+
+func decodeOutcome(b []byte) (outcome, error) {
+	r := &reader{b: b}
+	o := outcome{
+		kind: outcomeKind(r.byte()), index: r.uvarint(), seq: r.uvarint(),
+		revision: r.uvarint(), ops: uint32(r.uvarint()),
+	}
+	switch o.kind {
+	case outcomeConflict:
+		o.conflict = &ConflictError{Key: r.string(), Want: r.uvarint()}
+		if r.byte() == 1 {
+			o.conflict.Current = &Record{
+				Key: o.conflict.Key, CreateRevision: r.uvarint(), ModRevision: r.uvarint(), Value: r.bytes(),
+			}
+		}
+	case outcomeRefused:
+		o.constraint = &ConstraintError{Name: r.string(), Version: uint32(r.uvarint()), Reason: r.string()}
+	}
+	if r.err != nil || o.ops > MaxTxnOps {
+		return outcome{}, fmt.Errorf("decode outcome: %w", errDecode)
+	}
+	return o, nil
+}
+
+// statusOf says how an error travels; errorOf is its inverse.
+func statusOf(err error) status {
+	switch {
+	case err == nil:
+		return statusOK
+	case errors.Is(err, errUnsettled):
+		return statusUnsettled
+	case errors.Is(err, ErrInvalidTxn):
+		return statusInvalid
+	case errors.Is(err, ErrTooLarge):
+		return statusTooLarge
+	case errors.Is(err, ErrUnknownConstraint):
+		return statusUnknownConstraint
+	case errors.Is(err, errNotLeader):
+		return statusNotLeader
+	default:
+		return statusFailed
+	}
+}
+
+// remoteError is an error another replica told, as the class it belongs to here.
+type remoteError struct {
+	class error
+	text  string
+}
+
+// Error implements error.
+func (e *remoteError) Error() string { return e.text }
+
+// Unwrap gives the class to errors.Is.
+func (e *remoteError) Unwrap() error { return e.class }
+
+func errorOf(s status, payload []byte) error {
+	classes := map[status]error{
+		statusUnsettled: errUnsettled, statusInvalid: ErrInvalidTxn, statusTooLarge: ErrTooLarge,
+		statusUnknownConstraint: ErrUnknownConstraint,
+	}
+	class, ok := classes[s]
+	if !ok {
+		// A replica that is halted or in trouble: another will do.
+		class = errNotLeader
+	}
+	return &remoteError{class: class, text: string(payload)}
+}
