@@ -1,0 +1,191 @@
+package gossip
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// maxName bounds a member's name; a Kubernetes node name is no longer.
+const maxName = 253
+
+// Config says how a member takes part. DefaultConfig gives everything but Name.
+type Config struct {
+	// Name of this member, unique in the mesh.
+	Name string
+	// Mesh names the mesh. Packets of another mesh are discarded, which keeps
+	// two meshes apart that share a network by mistake. At most 255 bytes.
+	Mesh string
+
+	// BindAddr and BindPort are where UDP and TCP are bound. Port 0 lets the
+	// kernel choose. They are ignored when Transport is set.
+	BindAddr string
+	BindPort int
+	// AdvertiseAddr and AdvertisePort are what others are told; empty means
+	// the bound address.
+	AdvertiseAddr string
+	AdvertisePort int
+
+	// Keys are the AES keys (16, 24 or 32 bytes) accepted from others; the
+	// first one encrypts. With no key, nothing is encrypted.
+	Keys [][]byte
+
+	// Profile holds the timing.
+	Profile Profile
+
+	// Facts are announced when this member joins. SetFacts changes them.
+	Facts Facts
+
+	// DeadRetention and LeftRetention are how long a member that died or left
+	// is remembered. A dead member is called again every ReconnectInterval or
+	// so until then, which is what heals a partition.
+	DeadRetention     time.Duration
+	LeftRetention     time.Duration
+	ReconnectInterval time.Duration
+
+	// Transport replaces UDP and TCP.
+	Transport memberlist.Transport
+	// Logger receives logs; nil discards them.
+	Logger *slog.Logger
+	// Registerer receives the metrics; nil for none.
+	Registerer prometheus.Registerer
+}
+
+// Profile is the timing of failure detection and gossip. With n members
+//
+//	first probe of a dead member   about ProbeInterval, rarely 5 of them
+//	memberlist's own verdict       SuspicionMult * max(1, log10 n) * ProbeInterval
+//	published as Dead              HoldFor(n) after it was first Suspect
+//
+// The intervals are short, because more probes make the first one come sooner
+// and more confirmations possible; the verdict is then held back, because a
+// member wrongly accused (by one whose CPU is starved, mostly) refutes in a few
+// gossip rounds and nobody should have acted on it.
+type Profile struct {
+	ProbeInterval time.Duration
+	ProbeTimeout  time.Duration
+	// IndirectProbes is how many others are asked to probe a silent member.
+	IndirectProbes int
+	// SuspicionMult also sets the number of members that have to confirm a
+	// suspicion before it is shortened: SuspicionMult-2.
+	SuspicionMult int
+	// SuspicionMaxMult times the shortest suspicion is the time after which a
+	// member dies that nobody else suspects.
+	SuspicionMaxMult int
+	// HealthMax bounds the factor by which a member that finds itself slow
+	// stretches its probes.
+	HealthMax int
+
+	GossipInterval time.Duration
+	GossipNodes    int
+	// RetransmitMult * log10 n is how often a member passes a message on.
+	RetransmitMult int
+	// SyncInterval is the time between two comparisons of the whole state with
+	// a random member. It grows with log2 n above 32 members.
+	SyncInterval time.Duration
+
+	// Hold is how long a member stays Suspect before it is Dead, up to 100
+	// members; HoldPerDecade is added for every tenfold beyond.
+	Hold          time.Duration
+	HoldPerDecade time.Duration
+}
+
+// DefaultProfile is for hosts on one site: round trips of a few milliseconds.
+func DefaultProfile() Profile {
+	return Profile{
+		ProbeInterval:    150 * time.Millisecond,
+		ProbeTimeout:     75 * time.Millisecond,
+		IndirectProbes:   3,
+		SuspicionMult:    4,
+		SuspicionMaxMult: 8,
+		HealthMax:        8,
+		GossipInterval:   100 * time.Millisecond,
+		GossipNodes:      3,
+		RetransmitMult:   4,
+		SyncInterval:     20 * time.Second,
+		Hold:             1600 * time.Millisecond,
+		HoldPerDecade:    3500 * time.Millisecond,
+	}
+}
+
+// HoldFor is the time a member stays Suspect in a mesh of n members.
+func (p Profile) HoldFor(n int) time.Duration {
+	decades := max(0, math.Log10(float64(max(n, 1))/100))
+	return p.Hold + time.Duration(decades*float64(p.HoldPerDecade))
+}
+
+// suspicionLimit is the longest that memberlist keeps a member suspect.
+func (p Profile) suspicionLimit(n int) time.Duration {
+	scale := max(1, math.Log10(float64(max(n, 1))))
+	return time.Duration(float64(p.SuspicionMaxMult*p.SuspicionMult) * scale * float64(p.ProbeInterval))
+}
+
+// DefaultConfig returns a configuration that lacks only a Name (and, outside
+// tests, Keys).
+func DefaultConfig() Config {
+	return Config{
+		BindAddr:          "0.0.0.0",
+		BindPort:          7946,
+		Profile:           DefaultProfile(),
+		DeadRetention:     24 * time.Hour,
+		LeftRetention:     time.Hour,
+		ReconnectInterval: 5 * time.Second,
+	}
+}
+
+// Validate reports every field that cannot be used.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	bad(c.Name != "" && len(c.Name) <= maxName, "Name: must have 1 to %d bytes", maxName)
+	bad(len(c.Mesh) <= memberlist.LabelMaxSize, "Mesh: must have at most %d bytes", memberlist.LabelMaxSize)
+	if c.Transport == nil {
+		bad(net.ParseIP(c.BindAddr) != nil, "BindAddr: %q is not an IP address", c.BindAddr)
+	}
+	bad(c.BindPort >= 0 && c.BindPort <= math.MaxUint16, "BindPort: %d is not a port", c.BindPort)
+	bad(c.AdvertisePort >= 0 && c.AdvertisePort <= math.MaxUint16, "AdvertisePort: %d is not a port", c.AdvertisePort)
+	bad(c.AdvertiseAddr == "" || net.ParseIP(c.AdvertiseAddr) != nil, "AdvertiseAddr: %q is not an IP address", c.AdvertiseAddr)
+	for i, k := range c.Keys {
+		bad(memberlist.ValidateKey(k) == nil, "Keys[%d]: must have 16, 24 or 32 bytes, has %d", i, len(k))
+	}
+	bad(c.DeadRetention > 0, "DeadRetention: must be positive")
+	bad(c.LeftRetention > 0, "LeftRetention: must be positive")
+	bad(c.ReconnectInterval > 0, "ReconnectInterval: must be positive")
+	if err := c.Profile.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("Profile: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// Validate reports every field that cannot be used.
+func (p Profile) Validate() error {
+	var errs []error
+	bad := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	bad(p.ProbeInterval > 0, "ProbeInterval: must be positive")
+	bad(p.ProbeTimeout > 0 && p.ProbeTimeout < p.ProbeInterval,
+		"ProbeTimeout: must be positive and less than ProbeInterval, or no indirect probe could answer in time")
+	bad(p.IndirectProbes >= 0, "IndirectProbes: must not be negative")
+	bad(p.SuspicionMult >= 2, "SuspicionMult: must be at least 2")
+	bad(p.SuspicionMaxMult >= 1, "SuspicionMaxMult: must be at least 1")
+	bad(p.HealthMax >= 1, "HealthMax: must be at least 1")
+	bad(p.GossipInterval > 0, "GossipInterval: must be positive")
+	bad(p.GossipNodes >= 1, "GossipNodes: must be at least 1")
+	bad(p.RetransmitMult >= 1, "RetransmitMult: must be at least 1")
+	bad(p.SyncInterval > 0, "SyncInterval: must be positive")
+	bad(p.Hold >= 0 && p.HoldPerDecade >= 0, "Hold, HoldPerDecade: must not be negative")
+	return errors.Join(errs...)
+}

@@ -1,0 +1,248 @@
+package gossip
+
+import (
+	"time"
+)
+
+// memberlist tells its delegates of joins and deaths, and nothing of suspicion;
+// and it tells of a death the moment one member's timer fires. A member whose
+// CPU is starved fires such timers while the answers wait in its socket, so
+// its verdicts are often wrong, and refuted a few gossip rounds later. The
+// detector therefore listens to memberlist (heard), publishes a state of its
+// own, and lets a death become public only after it was suspected for a time
+// that grows with the mesh, and only counting time during which this process
+// itself was running.
+
+const (
+	// tickInterval is how often held verdicts are looked at.
+	tickInterval = 100 * time.Millisecond
+	// stallAfter is the gap between two ticks from which on this process is
+	// taken to have been stalled.
+	stallAfter = 3 * tickInterval
+	// settle is the least time between memberlist's verdict and ours: long
+	// enough for a refutation, or for the news that the member left.
+	settle = 400 * time.Millisecond
+	// unseenHold replaces the hold when a death is heard of without a
+	// suspicion before it: others have held it already.
+	unseenHold = time.Second
+	// goodbyeFresh is how long a goodbye explains a following departure.
+	goodbyeFresh = time.Second
+)
+
+// heard is memberlist's opinion of a member.
+type heard uint8
+
+const (
+	heardAlive heard = iota
+	heardSuspect
+	heardDead
+	heardLeft
+)
+
+// peer is a member and what the detector needs to judge it.
+type peer struct {
+	name  string
+	at    endpoint
+	addr  string
+	meta  nodeMeta
+	state State
+	since time.Time
+
+	heard heard
+	// inc is the highest incarnation seen in a message about the member.
+	inc       uint32
+	suspectAt time.Time // start of the suspicion, moved on by stalls
+	deadAt    time.Time // when memberlist declared the death, likewise
+	goodbyeAt time.Time // last goodbye received from the member itself
+}
+
+// detector holds the member table. It is not safe for concurrent use, never
+// blocks and starts nothing; time is passed in.
+type detector struct {
+	self    string
+	profile Profile
+	peers   map[string]*peer
+	// pending are the peers whose published state may change by time alone.
+	pending map[string]*peer
+	count   [Left + 1]int
+	// publish is called for every change of a published state.
+	publish func(*peer)
+
+	// retracted counts verdicts of memberlist that were taken back in time.
+	suspicions, deaths, retracted uint64
+}
+
+func newDetector(self string, p Profile, publish func(*peer)) *detector {
+	return &detector{
+		self: self, profile: p, publish: publish,
+		peers:   make(map[string]*peer),
+		pending: make(map[string]*peer),
+	}
+}
+
+// live is the number of members that are Alive or Suspect.
+func (d *detector) live() int { return d.count[Alive] + d.count[Suspect] }
+
+// joined: memberlist has (again) an alive member of that name.
+func (d *detector) joined(now time.Time, name string, at endpoint, addr string, meta nodeMeta) {
+	p := d.peers[name]
+	if p == nil {
+		p = &peer{name: name}
+		d.peers[name] = p
+		d.count[Alive]++
+		p.since = now
+		p.at, p.addr, p.meta = at, addr, meta
+		d.publish(p)
+		return
+	}
+	if p.heard == heardDead && p.state != Dead {
+		d.retracted++
+	}
+	if p.heard != heardAlive {
+		// Only a newer incarnation brings a member back, so older messages
+		// still under way must not count.
+		p.inc++
+	}
+	p.at, p.addr, p.meta = at, addr, meta
+	p.heard = heardAlive
+	p.goodbyeAt = time.Time{}
+	d.judge(now, p)
+}
+
+// updated: a living member changed its metadata.
+func (d *detector) updated(name string, at endpoint, addr string, meta nodeMeta) *peer {
+	p := d.peers[name]
+	if p != nil {
+		p.at, p.addr, p.meta = at, addr, meta
+	}
+	return p
+}
+
+// suspected: memberlist accepted a suspicion.
+func (d *detector) suspected(now time.Time, name string, inc uint32) {
+	p := d.peers[name]
+	if p == nil || p.heard != heardAlive || inc < p.inc || name == d.self {
+		return
+	}
+	d.suspicions++
+	p.heard, p.inc, p.suspectAt = heardSuspect, inc, now
+	d.judge(now, p)
+}
+
+// refuted: memberlist accepted a newer life sign of a suspect.
+func (d *detector) refuted(now time.Time, name string, inc uint32) {
+	p := d.peers[name]
+	if p == nil || p.heard != heardSuspect || inc <= p.inc {
+		return
+	}
+	p.heard, p.inc = heardAlive, inc
+	d.judge(now, p)
+}
+
+// goodbye: a message arrived in which the member itself says that it leaves.
+// memberlist has not judged it yet.
+func (d *detector) goodbye(now time.Time, name string, inc uint32) {
+	if p := d.peers[name]; p != nil && inc >= p.inc {
+		p.goodbyeAt = now
+	}
+}
+
+// departed: memberlist declared the member dead or gone, without saying which.
+func (d *detector) departed(now time.Time, name string) {
+	p := d.peers[name]
+	if p == nil || p.heard == heardDead || p.heard == heardLeft {
+		return
+	}
+	if name == d.self || (!p.goodbyeAt.IsZero() && now.Sub(p.goodbyeAt) < goodbyeFresh) {
+		p.heard = heardLeft
+	} else {
+		if p.heard != heardSuspect {
+			p.suspectAt = now.Add(unseenHold - d.profile.HoldFor(d.live()))
+		}
+		p.heard, p.deadAt = heardDead, now
+	}
+	d.judge(now, p)
+}
+
+// buried: memberlist passes on a death it accepted, and says who reported it.
+// That settles whether a departed member died or left.
+func (d *detector) buried(now time.Time, name string, inc uint32, byItself bool) {
+	p := d.peers[name]
+	if p == nil || inc < p.inc || name == d.self {
+		return
+	}
+	switch {
+	case byItself && p.heard == heardDead:
+		p.heard = heardLeft
+	case !byItself && p.heard == heardLeft:
+		p.heard, p.deadAt = heardDead, now
+		p.suspectAt = now.Add(unseenHold - d.profile.HoldFor(d.live()))
+	default:
+		return
+	}
+	p.inc = inc
+	d.judge(now, p)
+}
+
+// tick looks at the held verdicts. stalled is the time by which this process
+// was late: it does not count towards any hold.
+func (d *detector) tick(now time.Time, stalled time.Duration) {
+	limit := d.profile.suspicionLimit(d.live()) + 5*time.Second
+	for _, p := range d.pending {
+		p.suspectAt = p.suspectAt.Add(stalled)
+		p.deadAt = p.deadAt.Add(stalled)
+		if p.heard == heardSuspect && now.Sub(p.suspectAt) > limit {
+			// memberlist ends every suspicion before this; the refutation must
+			// have passed us by.
+			p.heard = heardAlive
+		}
+		d.judge(now, p)
+	}
+}
+
+// forget removes the members that have been gone for long enough and returns
+// them.
+func (d *detector) forget(now time.Time, dead, left time.Duration) []*peer {
+	var gone []*peer
+	for name, p := range d.peers {
+		age := now.Sub(p.since)
+		if (p.state == Dead && age > dead) || (p.state == Left && age > left && name != d.self) {
+			d.count[p.state]--
+			delete(d.peers, name)
+			gone = append(gone, p)
+		}
+	}
+	return gone
+}
+
+// judge publishes the state that follows from what was heard.
+func (d *detector) judge(now time.Time, p *peer) {
+	state := Alive
+	switch p.heard {
+	case heardSuspect:
+		state = Suspect
+	case heardLeft:
+		state = Left
+	case heardDead:
+		state = Suspect
+		held := now.Sub(p.suspectAt) >= d.profile.HoldFor(d.live()) && now.Sub(p.deadAt) >= settle
+		if held || p.state == Dead {
+			state = Dead
+		}
+	}
+	if p.heard == heardSuspect || (p.heard == heardDead && state != Dead) {
+		d.pending[p.name] = p
+	} else {
+		delete(d.pending, p.name)
+	}
+	if state == p.state {
+		return
+	}
+	d.count[p.state]--
+	d.count[state]++
+	if state == Dead {
+		d.deaths++
+	}
+	p.state, p.since = state, now
+	d.publish(p)
+}

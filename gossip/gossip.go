@@ -1,0 +1,345 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// ErrShutdown is returned by calls after Shutdown.
+var ErrShutdown = errors.New("gossip is shut down")
+
+// Gossip is this host's membership in the mesh. All methods are safe for
+// concurrent use.
+type Gossip struct {
+	name    string
+	config  Config
+	log     *slog.Logger
+	keyring *keyring
+	net     *transport
+	list    *memberlist.Memberlist
+	queue   *memberlist.TransmitLimitedQueue
+	metrics *metrics
+
+	suspects  atomic.Int32 // pending verdicts, see watching
+	live      atomic.Int32 // members alive or suspect
+	conflicts atomic.Uint64
+
+	// mu guards what follows. It is taken in memberlist's callbacks: hold it
+	// briefly, and never while calling memberlist.
+	mu       sync.Mutex
+	detector *detector
+	facts    *factStore
+	own      ownFacts
+	subs     map[*Subscription]struct{}
+	closed   bool
+	stop     chan struct{}
+	tasks    sync.WaitGroup
+	leaves   sync.WaitGroup // memberlist must not be left after its shutdown
+	slots    chan struct{}  // bounds background tasks
+	meta     chan struct{}  // metadata is to be announced
+	downOnce sync.Once
+}
+
+// maxBackground is the number of background calls under way at once; further
+// ones are dropped, and made up for by the next sync.
+const maxBackground = 16
+
+// New starts a member that is alone; Join brings it into a mesh.
+func New(cfg Config) (*Gossip, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("gossip config: %w", err)
+	}
+	ring, err := newKeyring(cfg.Keys)
+	if err != nil {
+		return nil, err
+	}
+	g := &Gossip{
+		name: cfg.Name, config: cfg, keyring: ring, log: cfg.Logger,
+		facts: newFactStore(),
+		subs:  make(map[*Subscription]struct{}),
+		stop:  make(chan struct{}),
+		slots: make(chan struct{}, maxBackground),
+		meta:  make(chan struct{}, 1),
+	}
+	if g.log == nil {
+		g.log = slog.New(slog.DiscardHandler)
+	}
+	g.detector = newDetector(g.name, cfg.Profile, g.published)
+	g.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: factsRetransmit, NumNodes: func() int { return int(g.live.Load()) }}
+	if err := g.setFirstFacts(cfg.Facts); err != nil {
+		return nil, err
+	}
+	if err := g.start(); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *Gossip) setFirstFacts(f Facts) error {
+	now := time.Now()
+	g.own.refreshed = now
+	if err := g.SetFacts(f); err != nil {
+		return err
+	}
+	// Even empty facts are announced, so that everyone has a version of us.
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.own.at, g.own.announced = now, time.Time{}
+	g.own.dirty = [sectionCount]bool{true, true}
+	g.announce(now)
+	return nil
+}
+
+// start opens the network and starts everything that runs.
+func (g *Gossip) start() error {
+	inner := g.config.Transport
+	bindPort, advertisePort := g.config.BindPort, g.config.AdvertisePort
+	if inner == nil {
+		nt, err := newNetTransport(g.config.BindAddr, bindPort, newLibraryLogger(g.log))
+		if err != nil {
+			return fmt.Errorf("bind gossip to %s port %d: %w", g.config.BindAddr, bindPort, err)
+		}
+		inner, bindPort = nt, nt.GetAutoBindPort()
+	}
+	if advertisePort == 0 {
+		advertisePort = bindPort
+	}
+	g.net = newTransport(inner,
+		&tap{keys: g.keyring.keys, heard: g.heardIncoming, wants: func(k byte) bool { return k == wireDead }},
+		&tap{keys: g.keyring.primary, heard: g.heardOutgoing, wants: g.wantsOutgoing})
+	g.metrics = newMetrics(g)
+	list, err := memberlist.Create(g.listConfig(bindPort, advertisePort))
+	if err != nil {
+		_ = g.net.Shutdown()
+		return fmt.Errorf("start gossip: %w", err)
+	}
+	g.list = list
+	if err := g.metrics.register(g.config.Registerer); err != nil {
+		g.Shutdown()
+		return err
+	}
+	g.tasks.Go(g.tickLoop)
+	g.tasks.Go(g.metaLoop)
+	g.tasks.Go(g.reconnectLoop)
+	return nil
+}
+
+// wantsOutgoing keeps the tap cheap: life signs are decoded only while there
+// is a suspect that they could clear.
+func (g *Gossip) wantsOutgoing(kind byte) bool {
+	return kind != wireAlive || g.suspects.Load() > 0
+}
+
+func (g *Gossip) listConfig(bindPort, advertisePort int) *memberlist.Config {
+	p := g.config.Profile
+	c := memberlist.DefaultLANConfig()
+	c.Name, c.Label = g.name, g.config.Mesh
+	c.Transport = g.net
+	c.BindAddr, c.BindPort = g.config.BindAddr, bindPort
+	c.AdvertiseAddr, c.AdvertisePort = g.config.AdvertiseAddr, advertisePort
+	c.Keyring = g.keyring.ring
+	c.Logger = newLibraryLogger(g.log)
+
+	c.ProbeInterval, c.ProbeTimeout = p.ProbeInterval, p.ProbeTimeout
+	c.IndirectChecks = p.IndirectProbes
+	c.SuspicionMult, c.SuspicionMaxTimeoutMult = p.SuspicionMult, p.SuspicionMaxMult
+	c.AwarenessMaxMultiplier = p.HealthMax
+	c.GossipInterval, c.GossipNodes, c.RetransmitMult = p.GossipInterval, p.GossipNodes, p.RetransmitMult
+	c.PushPullInterval = p.SyncInterval
+	// LZW costs 30 times what the message does, see DESIGN.md.
+	c.EnableCompression = false
+	c.TCPTimeout = 5 * time.Second
+	c.GossipToTheDeadTime = 30 * time.Second
+	// A host may come back with another address.
+	c.DeadNodeReclaimTime = 5 * time.Second
+	// A mesh that meets after a partition has this much to say at once.
+	c.HandoffQueueDepth = 8192
+
+	d := delegate{g}
+	c.Delegate, c.Events, c.Conflict, c.Ping = d, d, d, d
+	return c
+}
+
+// Name returns the name of this member.
+func (g *Gossip) Name() string { return g.name }
+
+// Addr returns the host:port that others reach this member at.
+func (g *Gossip) Addr() string { return g.list.LocalNode().Address() }
+
+// Members returns every member that is remembered, this one included, sorted
+// by name.
+func (g *Gossip) Members() []Member {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ms := make([]Member, 0, len(g.detector.peers))
+	for _, name := range slices.Sorted(maps.Keys(g.detector.peers)) {
+		ms = append(ms, g.member(g.detector.peers[name]))
+	}
+	return ms
+}
+
+// Member returns one member, and false if no such member is remembered.
+func (g *Gossip) Member(name string) (Member, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := g.detector.peers[name]
+	if p == nil {
+		return Member{}, false
+	}
+	return g.member(p), true
+}
+
+// Count returns how many members are in a state.
+func (g *Gossip) Count(s State) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if int(s) >= len(g.detector.count) {
+		return 0
+	}
+	return g.detector.count[s]
+}
+
+// member joins what is known of a peer. The caller holds the lock.
+func (g *Gossip) member(p *peer) Member {
+	m := Member{Name: p.name, Addr: p.addr, State: p.state, Since: p.since}
+	if p.name == g.name {
+		m.Facts, m.FactsAt = g.own.facts, g.own.at
+		return m
+	}
+	if f, at := g.facts.facts(p.name); f != nil {
+		m.Facts, m.FactsAt = *f, at
+	}
+	if m.Facts.MeshAddr == "" {
+		m.Facts.MeshAddr, m.Facts.FeatureLevel = p.meta.MeshAddr, p.meta.FeatureLevel
+	}
+	return m
+}
+
+// Subscribe returns a new subscription. After Shutdown its channel is closed.
+func (g *Gossip) Subscribe() *Subscription {
+	s := newSubscription(maxPendingEvents)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		s.Close()
+		close(s.events)
+		return s
+	}
+	g.subs[s] = struct{}{}
+	g.tasks.Go(func() {
+		s.run()
+		g.mu.Lock()
+		delete(g.subs, s)
+		g.mu.Unlock()
+	})
+	return s
+}
+
+// published is the detector's callback. The caller holds the lock.
+func (g *Gossip) published(p *peer) {
+	if p.name != g.name {
+		g.log.Info("Member changed state", "member", p.name, "addr", p.addr, "state", p.state.String())
+	}
+	g.emit(eventOf(p.state), p)
+}
+
+// emit tells every subscriber. The caller holds the lock.
+func (g *Gossip) emit(t EventType, p *peer) {
+	if len(g.subs) == 0 {
+		return
+	}
+	ev := Event{Type: t, Member: g.member(p)}
+	for s := range g.subs {
+		s.push(ev)
+	}
+}
+
+// Leave tells the mesh that this member leaves on purpose, and returns when
+// the goodbye has been passed on often enough to reach everyone, or when ctx
+// ends. Shutdown has to follow.
+func (g *Gossip) Leave(ctx context.Context) error {
+	// memberlist polls nothing: it needs a time, not a context.
+	timeout := 5 * time.Second
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = max(time.Until(deadline), time.Millisecond)
+	}
+	done := make(chan error, 1)
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return ErrShutdown
+	}
+	g.leaves.Go(func() { done <- g.list.Leave(timeout) })
+	g.mu.Unlock()
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("leave the mesh: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("leave the mesh: %w", ctx.Err())
+	}
+}
+
+// Shutdown ends everything and waits for it. Without Leave before, others will
+// find this member dead. It may be called more than once.
+func (g *Gossip) Shutdown() {
+	g.downOnce.Do(func() {
+		g.mu.Lock()
+		g.closed = true
+		close(g.stop)
+		for s := range g.subs {
+			s.Close()
+		}
+		g.mu.Unlock()
+		g.metrics.unregister()
+		g.leaves.Wait()
+		health := g.list.GetHealthScore()
+		// Its only error is the transport's, which is closed either way.
+		_ = g.list.Shutdown()
+		g.net.wait()
+		g.tasks.Wait()
+		// memberlist does not wait for its own goroutines. With the streams
+		// closed, what is left is a probe that waits for its answer.
+		p := g.config.Profile
+		time.Sleep(time.Duration(health+1)*p.ProbeInterval + p.ProbeTimeout)
+	})
+}
+
+// task runs fn in a goroutine that Shutdown waits for. It reports false when
+// it is too late for that.
+func (g *Gossip) task(fn func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.tasks.Go(fn)
+	return true
+}
+
+// background is task with a bound, for work that may as well be dropped. The
+// caller holds the lock.
+func (g *Gossip) background(fn func()) {
+	if g.closed {
+		return
+	}
+	select {
+	case g.slots <- struct{}{}:
+		g.tasks.Go(func() {
+			defer func() { <-g.slots }()
+			fn()
+		})
+	default:
+	}
+}

@@ -1,0 +1,114 @@
+package gossiptest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"virtmesh/gossip"
+)
+
+// Mesh is a number of members on a simulated network.
+type Mesh struct {
+	Network *Network
+	Members []*gossip.Gossip
+	byName  map[string]*gossip.Gossip
+	killed  sync.WaitGroup
+}
+
+// Name is the name of member i of a mesh.
+func Name(i int) string { return fmt.Sprintf("host%d", i+1) }
+
+// Start starts n members and joins them, all at once. tune, if not nil, may
+// change the configuration of a member before it starts.
+func Start(n int, tune func(i int, c *gossip.Config)) (*Mesh, error) {
+	m := &Mesh{Network: NewNetwork(), byName: make(map[string]*gossip.Gossip, n)}
+	for i := range n {
+		if err := m.Add(tune); err != nil {
+			m.Shutdown()
+			return nil, fmt.Errorf("start member %d: %w", i, err)
+		}
+	}
+	return m, nil
+}
+
+// Add starts one more member and joins it to the first.
+func (m *Mesh) Add(tune func(i int, c *gossip.Config)) error {
+	i := len(m.Members)
+	cfg := gossip.DefaultConfig()
+	cfg.Name = Name(i)
+	cfg.Facts = gossip.Facts{MeshAddr: fmt.Sprintf("%s:7443", cfg.Name), Version: "v1"}
+	cfg.Transport = m.Network.Host(cfg.Name)
+	if tune != nil {
+		tune(i, &cfg)
+	}
+	g, err := gossip.New(cfg)
+	if err != nil {
+		return err
+	}
+	m.Members = append(m.Members, g)
+	m.byName[g.Name()] = g
+	if i == 0 {
+		return nil
+	}
+	_, err = g.Join(context.Background(), []string{m.Members[0].Addr()})
+	return err
+}
+
+// Member returns the member of that name, nil if there is none.
+func (m *Mesh) Member(name string) *gossip.Gossip { return m.byName[name] }
+
+// AwaitAlive waits until every member sees every member alive, and returns
+// false if that took longer than limit.
+func (m *Mesh) AwaitAlive(limit time.Duration) bool {
+	return m.Await(limit, func(g *gossip.Gossip) bool {
+		return g.Count(gossip.Alive) == len(m.Members)
+	})
+}
+
+// Await waits until ok holds for every member, and returns false if that took
+// longer than limit. It looks every 20 ms, and no more at members that were
+// once found good until all are.
+func (m *Mesh) Await(limit time.Duration, ok func(*gossip.Gossip) bool) bool {
+	end := time.Now().Add(limit)
+	for good := 0; ; {
+		for good < len(m.Members) && ok(m.Members[good]) {
+			good++
+		}
+		if good == len(m.Members) {
+			for good = 0; good < len(m.Members) && ok(m.Members[good]); good++ {
+			}
+			if good == len(m.Members) {
+				return true
+			}
+		}
+		if !time.Now().Before(end) {
+			return false
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Kill takes the power from a member: nobody hears from it again, and it is
+// no longer one of Members.
+func (m *Mesh) Kill(name string) {
+	m.Network.Kill(name)
+	g := m.byName[name]
+	delete(m.byName, name)
+	for i := range m.Members {
+		if m.Members[i] == g {
+			m.Members = append(m.Members[:i], m.Members[i+1:]...)
+			break
+		}
+	}
+	m.killed.Go(g.Shutdown)
+}
+
+// Shutdown ends every member and waits for it.
+func (m *Mesh) Shutdown() {
+	for _, g := range m.Members {
+		m.killed.Go(g.Shutdown)
+	}
+	m.killed.Wait()
+}

@@ -1,0 +1,297 @@
+// Package gossiptest simulates a network and a mesh of members on it, in one
+// process, for tests and benchmarks. Everything waits on channels and timers
+// of package time only, so it runs in a testing/synctest bubble, where a mesh
+// of 1,000 members lives through a minute in as long as its work takes.
+//
+// The network loses packets, is cut into parts, and its hosts lose power or
+// are starved of CPU. It does not simulate latency and bandwidth.
+package gossiptest
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// port is the gossip port of every simulated host.
+const port = 7946
+
+// socketBuffer is how many packets a host may have unread; more are lost, as
+// in a UDP socket.
+const socketBuffer = 4096
+
+// Network is a simulated network. Its methods are safe for concurrent use.
+type Network struct {
+	mu    sync.RWMutex
+	hosts map[string]*Host // by address
+	names map[string]*Host
+	parts map[*Host]int
+
+	loss atomic.Uint64 // lost packets in a million
+	// Packets and Bytes count what was sent, lost or not.
+	Packets, Bytes atomic.Uint64
+	// Overflows counts the packets lost because a host did not read them.
+	Overflows atomic.Uint64
+}
+
+// NewNetwork returns a network without hosts or faults.
+func NewNetwork() *Network {
+	return &Network{
+		hosts: make(map[string]*Host),
+		names: make(map[string]*Host),
+		parts: make(map[*Host]int),
+	}
+}
+
+// SetLoss makes the network lose the given share of all packets. A lost packet
+// of a stream is repeated by TCP, which takes a second for the first and 200
+// ms for a later one.
+func (n *Network) SetLoss(share float64) { n.loss.Store(uint64(share * 1e6)) }
+
+func (n *Network) lost() bool {
+	loss := n.loss.Load()
+	return loss > 0 && rand.Uint64N(1e6) < loss
+}
+
+// Host adds a host.
+func (n *Network) Host(name string) *Host {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	i := len(n.hosts) + 1
+	h := &Host{
+		net: n, name: name,
+		ip:      net.IPv4(10, byte(i>>16), byte(i>>8), byte(i)),
+		packets: make(chan *memberlist.Packet, socketBuffer),
+		streams: make(chan net.Conn),
+		down:    make(chan struct{}),
+	}
+	h.addr = fmt.Sprintf("%s:%d", h.ip, port)
+	n.hosts[h.addr] = h
+	n.names[name] = h
+	return h
+}
+
+// Kill cuts a host off for good, without a word to anybody: power loss.
+func (n *Network) Kill(name string) { n.byName(name).dead.Store(true) }
+
+// Partition puts the named hosts into part p; all hosts begin in part 0. Hosts
+// in different parts cannot reach each other.
+func (n *Network) Partition(p int, names ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, name := range names {
+		n.parts[n.names[name]] = p
+	}
+}
+
+// Starve takes the CPU away from a host (or gives it back): it neither reads
+// nor sends. Its timers still fire, which is worse than in reality, where they
+// would be late as well.
+func (n *Network) Starve(name string, starved bool) { n.byName(name).starve(starved) }
+
+func (n *Network) byName(name string) *Host {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.names[name]
+}
+
+// reach returns the host at addr if a packet from h gets there.
+func (n *Network) reach(h *Host, addr string) *Host {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	to := n.hosts[addr]
+	if to == nil || h.dead.Load() || to.dead.Load() || n.parts[h] != n.parts[to] {
+		return nil
+	}
+	return to
+}
+
+// Host is one host's connection to the network.
+type Host struct {
+	net     *Network
+	name    string
+	ip      net.IP
+	addr    string
+	dead    atomic.Bool
+	packets chan *memberlist.Packet
+	streams chan net.Conn
+	down    chan struct{}
+	once    sync.Once
+
+	mu      sync.Mutex
+	starved chan struct{} // closed when the CPU comes back, nil if it is there
+	held    []*memberlist.Packet
+}
+
+var _ memberlist.NodeAwareTransport = (*Host)(nil)
+
+// Addr is the host:port of the host.
+func (h *Host) Addr() string { return h.addr }
+
+func (h *Host) starve(on bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if on == (h.starved != nil) {
+		return
+	}
+	if on {
+		h.starved = make(chan struct{})
+		return
+	}
+	close(h.starved)
+	h.starved = nil
+	for _, p := range h.held {
+		h.enqueue(p)
+	}
+	h.held = nil
+}
+
+// awaitCPU blocks while the host is starved.
+func (h *Host) awaitCPU() {
+	h.mu.Lock()
+	starved := h.starved
+	h.mu.Unlock()
+	if starved == nil {
+		return
+	}
+	select {
+	case <-starved:
+	case <-h.down:
+	}
+}
+
+func (h *Host) deliver(p *memberlist.Packet) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.starved == nil {
+		h.enqueue(p)
+		return
+	}
+	if len(h.held) < socketBuffer {
+		h.held = append(h.held, p)
+	} else {
+		h.net.Overflows.Add(1)
+	}
+}
+
+func (h *Host) enqueue(p *memberlist.Packet) {
+	select {
+	case h.packets <- p:
+	default:
+		h.net.Overflows.Add(1)
+	}
+}
+
+// FinalAdvertiseAddr implements memberlist.Transport.
+func (h *Host) FinalAdvertiseAddr(string, int) (net.IP, int, error) { return h.ip, port, nil }
+
+// WriteTo implements memberlist.Transport.
+func (h *Host) WriteTo(b []byte, addr string) (time.Time, error) {
+	h.awaitCPU()
+	now := time.Now()
+	h.net.Packets.Add(1)
+	h.net.Bytes.Add(uint64(len(b)))
+	if to := h.net.reach(h, addr); to != nil && !h.net.lost() {
+		to.deliver(&memberlist.Packet{Buf: b, From: hostAddr(h.addr), Timestamp: now})
+	}
+	return now, nil
+}
+
+// WriteToAddress implements memberlist.NodeAwareTransport.
+func (h *Host) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	return h.WriteTo(b, a.Addr)
+}
+
+// PacketCh implements memberlist.Transport.
+func (h *Host) PacketCh() <-chan *memberlist.Packet { return h.packets }
+
+// StreamCh implements memberlist.Transport.
+func (h *Host) StreamCh() <-chan net.Conn { return h.streams }
+
+// errTimeout is what dialling a silent host ends in.
+var errTimeout = errors.New("i/o timeout")
+
+// DialTimeout implements memberlist.Transport.
+func (h *Host) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	h.awaitCPU()
+	giveUp := time.NewTimer(timeout)
+	defer giveUp.Stop()
+	to := h.net.reach(h, addr)
+	if h.net.lost() || h.net.lost() { // SYN or its answer
+		select {
+		case <-time.After(time.Second):
+		case <-giveUp.C:
+			return nil, errTimeout
+		}
+	}
+	if to == nil {
+		select {
+		case <-giveUp.C:
+			return nil, errTimeout
+		case <-h.down:
+			return nil, net.ErrClosed
+		}
+	}
+	ours, theirs := net.Pipe()
+	a := &stream{ours, h.net, hostAddr(to.addr)}
+	b := &stream{theirs, h.net, hostAddr(h.addr)}
+	var err error
+	select {
+	case to.streams <- b:
+		return a, nil
+	case <-giveUp.C:
+		err = errTimeout
+	case <-to.down:
+		err = errors.New("connection refused")
+	case <-h.down:
+		err = net.ErrClosed
+	}
+	_ = ours.Close()
+	return nil, err
+}
+
+// DialAddressTimeout implements memberlist.NodeAwareTransport.
+func (h *Host) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	return h.DialTimeout(a.Addr, timeout)
+}
+
+// Shutdown implements memberlist.Transport.
+func (h *Host) Shutdown() error {
+	h.once.Do(func() { close(h.down) })
+	return nil
+}
+
+// hostAddr is a host:port as a net.Addr.
+type hostAddr string
+
+// Network implements net.Addr.
+func (hostAddr) Network() string { return "simulated" }
+
+// String implements net.Addr.
+func (a hostAddr) String() string { return string(a) }
+
+// stream is one end of a connection. What is written while the network loses
+// packets arrives late, as TCP sends it again.
+type stream struct {
+	net.Conn
+	net    *Network
+	remote hostAddr
+}
+
+// RemoteAddr implements net.Conn.
+func (s *stream) RemoteAddr() net.Addr { return s.remote }
+
+// Write implements net.Conn.
+func (s *stream) Write(b []byte) (int, error) {
+	s.net.Bytes.Add(uint64(len(b)))
+	if s.net.lost() {
+		time.Sleep(200 * time.Millisecond)
+	}
+	return s.Conn.Write(b)
+}

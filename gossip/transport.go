@@ -1,0 +1,225 @@
+package gossip
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// errTransportClosed is returned for traffic after Shutdown.
+var errTransportClosed = errors.New("gossip transport is closed")
+
+// traffic counts bytes.
+type traffic struct {
+	packetsIn, packetsOut, packetBytesIn, packetBytesOut atomic.Uint64
+	streamBytesIn, streamBytesOut                        atomic.Uint64
+}
+
+// transport stands between memberlist and the network. It counts bytes, lets
+// packets be tapped, and knows every open stream, so that Shutdown can end the
+// goroutines that memberlist leaves behind on them.
+type transport struct {
+	inner    memberlist.NodeAwareTransport
+	traffic  traffic
+	in, out  *tap
+	packets  chan *memberlist.Packet
+	streams  chan net.Conn
+	stop     chan struct{}
+	pumps    sync.WaitGroup
+	shutdown sync.Once
+
+	mu     sync.Mutex
+	closed bool
+	conns  map[*countedConn]struct{}
+	users  sync.WaitGroup // one for each stream in use
+}
+
+var _ memberlist.NodeAwareTransport = (*transport)(nil)
+
+func newTransport(inner memberlist.Transport, in, out *tap) *transport {
+	aware, ok := inner.(memberlist.NodeAwareTransport)
+	if !ok {
+		aware = addressOnly{inner}
+	}
+	t := &transport{
+		inner: aware, in: in, out: out,
+		packets: make(chan *memberlist.Packet, 64),
+		streams: make(chan net.Conn),
+		stop:    make(chan struct{}),
+		conns:   make(map[*countedConn]struct{}),
+	}
+	t.pumps.Add(2)
+	go t.pumpPackets()
+	go t.pumpStreams()
+	return t
+}
+
+// addressOnly adapts a transport that does not care for names.
+type addressOnly struct{ memberlist.Transport }
+
+func (t addressOnly) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	return t.WriteTo(b, a.Addr)
+}
+
+func (t addressOnly) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	return t.DialTimeout(a.Addr, timeout)
+}
+
+func (t *transport) pumpPackets() {
+	defer t.pumps.Done()
+	for {
+		select {
+		case p := <-t.inner.PacketCh():
+			t.traffic.packetsIn.Add(1)
+			t.traffic.packetBytesIn.Add(uint64(len(p.Buf)))
+			t.in.packet(p.Buf)
+			select {
+			case t.packets <- p:
+			case <-t.stop:
+				return
+			}
+		case <-t.stop:
+			return
+		}
+	}
+}
+
+func (t *transport) pumpStreams() {
+	defer t.pumps.Done()
+	for {
+		select {
+		case c := <-t.inner.StreamCh():
+			conn, err := t.track(c)
+			if err != nil {
+				continue
+			}
+			select {
+			case t.streams <- conn:
+			case <-t.stop:
+				_ = conn.Close()
+				return
+			}
+		case <-t.stop:
+			return
+		}
+	}
+}
+
+// FinalAdvertiseAddr implements memberlist.Transport.
+func (t *transport) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
+	return t.inner.FinalAdvertiseAddr(ip, port)
+}
+
+// WriteTo implements memberlist.Transport.
+func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
+	return t.WriteToAddress(b, memberlist.Address{Addr: addr})
+}
+
+// WriteToAddress implements memberlist.NodeAwareTransport. The error is the
+// inner transport's own: memberlist looks at its type.
+func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	select {
+	case <-t.stop:
+		return time.Time{}, errTransportClosed
+	default:
+	}
+	t.out.packet(b)
+	t.traffic.packetsOut.Add(1)
+	t.traffic.packetBytesOut.Add(uint64(len(b)))
+	return t.inner.WriteToAddress(b, a)
+}
+
+// PacketCh implements memberlist.Transport.
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+
+// StreamCh implements memberlist.Transport.
+func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
+
+// DialTimeout implements memberlist.Transport.
+func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
+}
+
+// DialAddressTimeout implements memberlist.NodeAwareTransport.
+func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	select {
+	case <-t.stop:
+		return nil, errTransportClosed
+	default:
+	}
+	c, err := t.inner.DialAddressTimeout(a, timeout)
+	if err != nil {
+		return nil, err
+	}
+	return t.track(c)
+}
+
+// Shutdown implements memberlist.Transport. It returns when the network is
+// closed and nobody uses a stream any more.
+func (t *transport) Shutdown() error {
+	var err error
+	t.shutdown.Do(func() {
+		// The pumps run on until the inner transport is down: its listeners
+		// may be waiting to hand over what they have read.
+		err = t.inner.Shutdown()
+		close(t.stop)
+		t.pumps.Wait()
+		t.mu.Lock()
+		t.closed = true
+		for c := range t.conns {
+			_ = c.Conn.Close()
+		}
+		t.mu.Unlock()
+	})
+	return err
+}
+
+// wait returns when every stream was closed by its user.
+func (t *transport) wait() { t.users.Wait() }
+
+func (t *transport) track(c net.Conn) (net.Conn, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		_ = c.Close()
+		return nil, errTransportClosed
+	}
+	conn := &countedConn{Conn: c, t: t}
+	t.conns[conn] = struct{}{}
+	t.users.Add(1)
+	return conn, nil
+}
+
+// countedConn counts its bytes and tells the transport when it is closed.
+type countedConn struct {
+	net.Conn
+	t      *transport
+	closed sync.Once
+}
+
+func (c *countedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.t.traffic.streamBytesIn.Add(uint64(n))
+	return n, err
+}
+
+func (c *countedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.t.traffic.streamBytesOut.Add(uint64(n))
+	return n, err
+}
+
+func (c *countedConn) Close() error {
+	err := c.Conn.Close()
+	c.closed.Do(func() {
+		c.t.mu.Lock()
+		delete(c.t.conns, c)
+		c.t.mu.Unlock()
+		c.t.users.Done()
+	})
+	return err
+}
