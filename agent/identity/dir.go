@@ -36,13 +36,22 @@ var (
 
 // Info is what a host knows about itself and its mesh.
 type Info struct {
-	MeshID        string    `json:"meshID"`
-	Host          string    `json:"host"`
-	MeshAddress   string    `json:"meshAddress"`
-	GossipAddress string    `json:"gossipAddress"`
-	SANs          []string  `json:"sans,omitempty"`
-	Seeds         []string  `json:"seeds,omitempty"`
-	Joined        time.Time `json:"joined"`
+	MeshID        string   `json:"meshID"`
+	Host          string   `json:"host"`
+	MeshAddress   string   `json:"meshAddress"`
+	GossipAddress string   `json:"gossipAddress"`
+	SANs          []string `json:"sans,omitempty"`
+	// Seeds are the members at the time of the join, to find the mesh by at the first
+	// start. Empty on the first host.
+	Seeds  []Seed    `json:"seeds,omitempty"`
+	Joined time.Time `json:"joined"`
+}
+
+// Seed is where a member can be reached.
+type Seed struct {
+	Host          string `json:"host"`
+	MeshAddress   string `json:"meshAddress"`
+	GossipAddress string `json:"gossipAddress"`
 }
 
 // State is the whole content of an identity folder.
@@ -74,10 +83,14 @@ func Initialised(dir string) (bool, error) {
 }
 
 // CreateState writes an identity folder that was not there, as a whole or not at
-// all; ErrInitialised if there is one. It is on the disk when CreateState returns.
+// all; ErrInitialised if there is one. A state whose parts do not belong together is
+// refused. It is on the disk when CreateState returns.
 func CreateState(dir string, st State) error {
 	if err := checkNew(dir); err != nil {
 		return err
+	}
+	if _, err := st.check(); err != nil {
+		return fmt.Errorf("create identity: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("create state directory: %w", err)
@@ -121,6 +134,21 @@ func RemoveState(dir string) error {
 		return fmt.Errorf("remove identity: %w", err)
 	}
 	return nil
+}
+
+// check says why the parts of a state do not belong together.
+func (st State) check() (*material, error) {
+	if err := ValidateHostName(st.Info.Host); err != nil {
+		return nil, err
+	}
+	if err := ValidateGossipKeys(st.GossipKeys); err != nil {
+		return nil, err
+	}
+	key, err := ParseKey(st.Key)
+	if err != nil {
+		return nil, err
+	}
+	return newMaterial(st.Info.Host, key, st.Chain, st.CABundle)
 }
 
 func checkNew(dir string) error {

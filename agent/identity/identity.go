@@ -48,16 +48,9 @@ func Open(dir string) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ValidateHostName(st.Info.Host); err != nil {
-		return nil, fmt.Errorf("read identity: %s: %w", fileInfo, err)
-	}
-	key, err := ParseKey(st.Key)
+	m, err := st.check()
 	if err != nil {
-		return nil, fmt.Errorf("read identity: %s: %w", fileNode, err)
-	}
-	m, err := newMaterial(st.Info.Host, key, st.Chain, st.CABundle)
-	if err != nil {
-		return nil, fmt.Errorf("read identity: %w", err)
+		return nil, fmt.Errorf("read identity in %s: %w", dir, err)
 	}
 	if err := removeLeftovers(dir); err != nil {
 		return nil, err

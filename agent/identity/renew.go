@@ -133,7 +133,7 @@ func (r *Renewer) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var failed []error
+	var failed error
 	for _, issuer := range r.cfg.Issuers {
 		attempt, cancel := context.WithTimeout(ctx, r.cfg.Attempt)
 		issued, err := issuer.IssueNode(attempt, csr)
@@ -144,12 +144,15 @@ func (r *Renewer) renew(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		failed = append(failed, err)
+		if failed != nil {
+			err = fmt.Errorf("%w; %w", failed, err)
+		}
+		failed = err
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return fmt.Errorf("renew certificate of %s: %w", r.cfg.Identity.Host(), errors.Join(failed...))
+	return fmt.Errorf("renew certificate of %s: %w", r.cfg.Identity.Host(), failed)
 }
 
 // due returns when the current certificate should be renewed: at two thirds of its

@@ -1,0 +1,101 @@
+package identity
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"virtmesh/raftstore"
+)
+
+// RenewGrace is how long after its end a certificate still proves who asks for the next
+// one. A host that was off for longer signs for itself, from its own replica, or joins
+// anew.
+const RenewGrace = 30 * 24 * time.Hour
+
+// ErrProof is returned for a renewal that does not prove who asks.
+var ErrProof = errors.New("the renewal is not signed by a host of this mesh")
+
+// proofContext keeps the signature from meaning anything else.
+const proofContext = "virtmesh certificate renewal v1\x00"
+
+// RenewalProof asks for the next certificate of a host: its present certificate, a
+// signing request for the next key, and the request signed with the present key. It
+// needs no TLS client certificate, so it works when the present one has ended. Whoever
+// records one gains nothing: the answer is for a key that he does not have.
+type RenewalProof struct {
+	Chain     []byte `json:"chain"`
+	CSR       []byte `json:"csr"`
+	Signature []byte `json:"signature"`
+}
+
+// Prove signs a request (DER) with the present key of this host.
+func (i *Identity) Prove(csr []byte) (RenewalProof, error) {
+	m := i.current.Load()
+	sig, err := ecdsa.SignASN1(rand.Reader, m.key(), proofDigest(csr))
+	if err != nil {
+		return RenewalProof{}, fmt.Errorf("sign renewal: %w", err)
+	}
+	return RenewalProof{Chain: m.chain(), CSR: csr, Signature: sig}, nil
+}
+
+func proofDigest(csr []byte) []byte {
+	h := sha256.New()
+	h.Write([]byte(proofContext))
+	h.Write(csr)
+	return h.Sum(nil)
+}
+
+// host returns who made a proof, judged at the given moment.
+func (p RenewalProof) host(roots *x509.CertPool, now time.Time) (string, error) {
+	chain, err := ParseCertificates(p.Chain)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrProof, err)
+	}
+	leaf := chain[0]
+	if now.After(leaf.NotAfter) {
+		if now.After(leaf.NotAfter.Add(RenewGrace)) {
+			return "", fmt.Errorf("%w: its certificate ended at %s", ErrProof, leaf.NotAfter.Format(time.RFC3339))
+		}
+		now = leaf.NotAfter
+	}
+	host, err := VerifyNode(chain, roots, now, x509.ExtKeyUsageClientAuth)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrProof, err)
+	}
+	pub, ok := leaf.PublicKey.(*ecdsa.PublicKey)
+	if !ok || !ecdsa.VerifyASN1(pub, proofDigest(p.CSR), p.Signature) {
+		return "", fmt.Errorf("%w: bad signature", ErrProof)
+	}
+	return host, nil
+}
+
+// RenewByProof signs the request of a proof for the host that made it, if the host is
+// still a member.
+func (s *Signer) RenewByProof(ctx context.Context, p RenewalProof) (string, Issued, error) {
+	// The CA of a mesh hardly ever changes, and a bundle that is too old refuses, so
+	// the local replica will do.
+	var rec CARecord
+	_, err := readJSON(ctx, s.store, KeyCA, raftstore.ReadOptions{Consistency: raftstore.Local}, &rec)
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return "", Issued{}, ErrNotSeeded
+	}
+	if err != nil {
+		return "", Issued{}, err
+	}
+	roots, err := NewPool(rec.Bundle)
+	if err != nil {
+		return "", Issued{}, err
+	}
+	host, err := p.host(roots, time.Now())
+	if err != nil {
+		return "", Issued{}, err
+	}
+	issued, err := s.RenewHost(ctx, host, p.CSR)
+	return host, issued, err
+}
