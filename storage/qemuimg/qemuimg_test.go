@@ -1,0 +1,267 @@
+package qemuimg
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func tool(t testing.TB) Tool {
+	t.Helper()
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		t.Skip("qemu-img is not installed")
+	}
+	return DefaultTool()
+}
+
+// qemuImg makes images that the package itself never would.
+func qemuImg(t testing.TB, args ...string) {
+	t.Helper()
+	tool(t)
+	if out, err := exec.Command("qemu-img", args...).CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img %v: %v: %s", args, err, out)
+	}
+}
+
+func TestInspectAcceptsSelfContainedImages(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		name   string
+		args   []string
+		format Format
+	}{
+		{"v3", []string{"-f", "qcow2"}, QCOW2},
+		{"v2", []string{"-f", "qcow2", "-o", "compat=0.10"}, QCOW2},
+		{"zstd", []string{"-f", "qcow2", "-o", "compression_type=zstd"}, QCOW2},
+		{"extended", []string{"-f", "qcow2", "-o", "extended_l2=on"}, QCOW2},
+		{"smallcluster", []string{"-f", "qcow2", "-o", "cluster_size=512"}, QCOW2},
+		{"bigcluster", []string{"-f", "qcow2", "-o", "cluster_size=2M"}, QCOW2},
+		{"raw", []string{"-f", "raw"}, Raw},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := filepath.Join(dir, c.name)
+			qemuImg(t, append(append([]string{"create", "-q"}, c.args...), path, "64M")...)
+			info, err := Inspect(path, Limits{MaxVirtualSize: 64 << 20})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.Format != c.format || info.VirtualSize != 64<<20 {
+				t.Errorf("got %+v", info)
+			}
+			if _, err := Inspect(path, Limits{MaxVirtualSize: 64<<20 - 1}); !errors.Is(err, ErrTooLarge) {
+				t.Errorf("above the limit: %v", err)
+			}
+		})
+	}
+}
+
+func TestInspectRefuses(t *testing.T) {
+	dir := t.TempDir()
+	base := filepath.Join(dir, "base")
+	qemuImg(t, "create", "-q", "-f", "qcow2", base, "8M")
+	image := func(name string, args ...string) string {
+		p := filepath.Join(dir, name)
+		qemuImg(t, append(append([]string{"create", "-q", "-f", "qcow2"}, args...), p)...)
+		return p
+	}
+	edit := func(name string, at int64, b ...byte) string {
+		p := filepath.Join(dir, name)
+		raw, err := os.ReadFile(base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(raw[at:], b)
+		if err := os.WriteFile(p, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	file := func(name, content string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(base, link); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(dir, "data.raw")
+	external := filepath.Join(dir, "external")
+	qemuImg(t, "create", "-q", "-f", "qcow2", "-o", "data_file="+data, external, "8M")
+	secret := filepath.Join(dir, "luks")
+	qemuImg(t, "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x",
+		"-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", secret, "8M")
+	v3 := func(at int64, b ...byte) string { return edit("edit", at, b...) }
+	for _, c := range []struct {
+		name string
+		path func() string
+		want error
+	}{
+		{"backing file", func() string { return image("backing", "-b", base, "-F", "qcow2") }, ErrUnsafe},
+		{"external data file", func() string { return external }, ErrUnsafe},
+		{"encrypted", func() string { return secret }, ErrUnsafe},
+		{"unknown feature", func() string { return v3(72, 0x80) }, ErrUnsafe},
+		{"marked corrupt", func() string { return v3(79, 2) }, ErrFormat},
+		{"version 9", func() string { return v3(7, 9) }, ErrFormat},
+		{"clusters of 2^40", func() string { return v3(23, 40) }, ErrFormat},
+		{"L1 table of 4 billion entries", func() string { return v3(36, 255, 255, 255, 255) }, ErrFormat},
+		{"reference table of 4 billion clusters", func() string { return v3(56, 255, 255, 255, 255) }, ErrFormat},
+		{"no size", func() string { return v3(24, 0, 0, 0, 0, 0, 0, 0, 0) }, ErrFormat},
+		{"8 exbibytes", func() string { return v3(24, 0x7f) }, ErrFormat},
+		{"64 TiB", func() string { return v3(24, 0, 0, 0x40) }, ErrTooLarge},
+		{"header of 4 GiB", func() string { return v3(100, 255, 255, 255, 248) }, ErrFormat},
+		{"backing name out of the header", func() string { return v3(8, 0, 0, 0, 0, 0xff, 0, 0, 0, 0, 0, 0, 9) }, ErrFormat},
+		{"header extension of 4 GiB", func() string { return v3(112, 1, 2, 3, 4, 255, 255, 255, 255) }, ErrFormat},
+		{"cut short", func() string { return file("short", "QFI\xfb\x00\x00\x00\x03") }, ErrFormat},
+		{"VMDK", func() string { return file("vmdk", "KDMV and more") }, ErrFormat},
+		{"gzip", func() string { return file("gz", "\x1f\x8b\x08\x00\x00\x00\x00") }, ErrFormat},
+		{"an error page", func() string { return file("html", "<!DOCTYPE html><p>404</p>") }, ErrFormat},
+		{"empty", func() string { return file("empty", "") }, ErrFormat},
+		{"folder", func() string { return dir }, ErrFormat},
+		{"device", func() string { return "/dev/zero" }, ErrFormat},
+		{"symbolic link", func() string { return link }, syscall.ELOOP},
+		{"missing", func() string { return filepath.Join(dir, "nothing") }, os.ErrNotExist},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			info, err := Inspect(c.path(), Limits{MaxVirtualSize: 1 << 40})
+			if !errors.Is(err, c.want) {
+				t.Errorf("got %+v, %v; want %v", info, err, c.want)
+			}
+		})
+	}
+}
+
+func TestInspectDoesNotHangOnPipe(t *testing.T) {
+	p := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(p, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Inspect(p, Limits{}); !errors.Is(err, ErrFormat) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestCreateResizeConvert(t *testing.T) {
+	tl, ctx, dir := tool(t), context.Background(), t.TempDir()
+	raw, qcow, overlay := filepath.Join(dir, "a.raw"), filepath.Join(dir, "b.qcow2"), filepath.Join(dir, "c.qcow2")
+	if err := tl.Create(ctx, raw, Raw, 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	want := bytes.Repeat([]byte("data"), 1000)
+	f, err := os.OpenFile(raw, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(want, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := tl.Convert(ctx, raw, Raw, qcow, QCOW2); err != nil {
+		t.Fatal(err)
+	}
+	if err := tl.CreateOverlay(ctx, overlay, "b.qcow2", QCOW2, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := tl.Resize(ctx, overlay, QCOW2, 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := tl.Resize(ctx, overlay, QCOW2, 8<<20); err == nil {
+		t.Error("a disk shrank")
+	}
+	back := filepath.Join(dir, "d.raw")
+	if err := tl.Convert(ctx, overlay, QCOW2, back, Raw); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(back)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 16<<20 || !bytes.Equal(got[1<<20:1<<20+len(want)], want) {
+		t.Errorf("the disk changed on its way: %d bytes", len(got))
+	}
+	for name, err := range map[string]error{
+		"create raw":   tl.Create(ctx, raw, Raw, 1<<20),
+		"create qcow2": tl.Create(ctx, qcow, QCOW2, 1<<20),
+		"overlay":      tl.CreateOverlay(ctx, qcow, raw, Raw, 0),
+		"convert":      tl.Convert(ctx, raw, Raw, qcow, QCOW2),
+	} {
+		if !errors.Is(err, os.ErrExist) {
+			t.Errorf("%s over an existing file: %v", name, err)
+		}
+	}
+	if got, err := Inspect(qcow, Limits{}); err != nil || got.VirtualSize != 4<<20 {
+		t.Errorf("an image was overwritten: %+v %v", got, err)
+	}
+}
+
+func TestBadArguments(t *testing.T) {
+	tl, ctx, dir := tool(t), context.Background(), t.TempDir()
+	p := filepath.Join(dir, "x")
+	for name, err := range map[string]error{
+		"relative path":    tl.Create(ctx, "x", QCOW2, 1<<20),
+		"protocol":         tl.Create(ctx, "nbd:localhost:10809", QCOW2, 1<<20),
+		"no size":          tl.Create(ctx, p, Raw, 0),
+		"format":           tl.Create(ctx, p, "vmdk", 1<<20),
+		"backing protocol": tl.CreateOverlay(ctx, p, "json:{}", Raw, 0),
+		"backing missing":  tl.CreateOverlay(ctx, p, filepath.Join(dir, "none"), Raw, 0),
+		"guessed format":   tl.CreateOverlay(ctx, p, "/dev/null", "", 0),
+		"convert relative": tl.Convert(ctx, "a", Raw, p, Raw),
+	} {
+		if err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+		if _, err := os.Lstat(p); err == nil {
+			t.Fatalf("%s: a file is left behind", name)
+		}
+	}
+}
+
+func TestToolStops(t *testing.T) {
+	dir := t.TempDir()
+	slow := filepath.Join(dir, "slow")
+	if err := os.WriteFile(slow, []byte("#!/bin/sh\nexec tail -f /dev/null\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tl := Tool{Path: slow, Timeout: 50 * time.Millisecond}
+	err := tl.Create(context.Background(), filepath.Join(dir, "x"), QCOW2, 1<<20)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzProbe(f *testing.F) {
+	dir := f.TempDir()
+	for i, args := range [][]string{{"-f", "qcow2"}, {"-f", "qcow2", "-o", "compat=0.10"}, {"-f", "qcow2", "-u", "-b", "x", "-F", "raw"}} {
+		p := filepath.Join(dir, string(rune('a'+i)))
+		qemuImg(f, append(append([]string{"create", "-q"}, args...), p, "1M")...)
+		raw, err := os.ReadFile(p)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw[:1024])
+	}
+	f.Add([]byte("QFI\xfb"))
+	f.Add(binary.BigEndian.AppendUint64(nil, 1))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		info, err := Probe(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			if info != (Info{}) {
+				t.Errorf("an error and %+v", info)
+			}
+			return
+		}
+		if info.VirtualSize < 0 || (info.Format != Raw && info.Format != QCOW2) {
+			t.Errorf("got %+v", info)
+		}
+		info.Check(Limits{MaxVirtualSize: 1 << 40})
+	})
+}

@@ -1,0 +1,176 @@
+package qemuimg
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Tool runs qemu-img. The zero value is not usable; take DefaultTool.
+type Tool struct {
+	// Path is the program, looked up in PATH if it has no slash.
+	Path string
+	// Timeout bounds creating and resizing, which touch little. Convert copies
+	// a whole disk and is bounded by its context alone.
+	Timeout time.Duration
+	// MemoryBytes bounds the address space of the program, 0 does not.
+	MemoryBytes int64
+}
+
+// DefaultTool is qemu-img from PATH within a minute and 4 GiB of address space.
+func DefaultTool() Tool {
+	return Tool{Path: "qemu-img", Timeout: time.Minute, MemoryBytes: 4 << 30}
+}
+
+// Create makes an image of size bytes with no data at path, which must not exist.
+func (t Tool) Create(ctx context.Context, path string, f Format, size int64) error {
+	if err := checkPath(path); err != nil {
+		return fmt.Errorf("create disk image: %w", err)
+	}
+	if size <= 0 {
+		return fmt.Errorf("create disk image %s: size %d is not positive", path, size)
+	}
+	switch f {
+	case Raw:
+		return createRaw(path, size)
+	case QCOW2:
+		return t.create(ctx, path, "-f", string(QCOW2), path, strconv.FormatInt(size, 10))
+	}
+	return fmt.Errorf("create disk image %s: %w: %q", path, ErrFormat, f)
+}
+
+// createRaw needs no other program: a raw image of nothing is a file of holes.
+func createRaw(path string, size int64) (err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("create disk image: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(path)
+		}
+	}()
+	if err := f.Truncate(size); err != nil {
+		return fmt.Errorf("create disk image: %w", noSpace(err))
+	}
+	return f.Close()
+}
+
+// CreateOverlay makes a qcow2 at path that holds what is written on top of the
+// image at backing, which is of format bf. size is the overlay's own in bytes; 0
+// takes the backing image's. backing may be relative to path's folder, so that
+// a folder can be moved as a whole. The header names it as it is given, and QEMU
+// will open it: it must be trusted.
+func (t Tool) CreateOverlay(ctx context.Context, path, backing string, bf Format, size int64) error {
+	if err := checkPath(path); err != nil {
+		return fmt.Errorf("create overlay: %w", err)
+	}
+	if strings.ContainsRune(backing, ':') && !filepath.IsAbs(backing) {
+		// QEMU takes what stands before a colon for a protocol.
+		return fmt.Errorf("create overlay %s: backing file %q has a colon and is relative", path, backing)
+	}
+	if backing == "" || len(backing) > maxBackingName || strings.ContainsRune(backing, 0) {
+		return fmt.Errorf("create overlay %s: backing file name %q", path, backing)
+	}
+	if bf != Raw && bf != QCOW2 {
+		return fmt.Errorf("create overlay %s: backing %w: %q", path, ErrFormat, bf)
+	}
+	args := []string{"-f", string(QCOW2), "-b", backing, "-F", string(bf), path}
+	if size > 0 {
+		args = append(args, strconv.FormatInt(size, 10))
+	}
+	return t.create(ctx, path, args...)
+}
+
+func (t Tool) create(ctx context.Context, path string, args ...string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("create disk image %s: %w", path, os.ErrExist)
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
+	defer cancel()
+	if err := t.run(ctx, append([]string{"create", "-q"}, args...)...); err != nil {
+		os.Remove(path)
+		return fmt.Errorf("create disk image %s: %w", path, err)
+	}
+	return nil
+}
+
+// Resize grows the disk in the image at path to size bytes. It never shrinks:
+// QEMU refuses that without a flag that is not given. The image must not be in use.
+func (t Tool) Resize(ctx context.Context, path string, f Format, size int64) error {
+	if err := checkPath(path); err != nil {
+		return fmt.Errorf("resize disk image: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
+	defer cancel()
+	if err := t.run(ctx, "resize", "-q", "-f", string(f), path, strconv.FormatInt(size, 10)); err != nil {
+		return fmt.Errorf("resize disk image %s: %w", path, err)
+	}
+	return nil
+}
+
+// Convert copies the disk in from (format ff) into a new image at to (format tf),
+// leaving out what is zero. A qcow2 is read with everything it is based on, so
+// one from outside must have passed Inspect. An incomplete result is removed.
+func (t Tool) Convert(ctx context.Context, from string, ff Format, to string, tf Format) error {
+	for _, p := range []string{from, to} {
+		if err := checkPath(p); err != nil {
+			return fmt.Errorf("convert disk image: %w", err)
+		}
+	}
+	if _, err := os.Lstat(to); err == nil {
+		return fmt.Errorf("convert disk image to %s: %w", to, os.ErrExist)
+	}
+	if err := t.run(ctx, "convert", "-q", "-f", string(ff), "-O", string(tf), from, to); err != nil {
+		os.Remove(to)
+		return fmt.Errorf("convert disk image %s to %s: %w", from, to, err)
+	}
+	return nil
+}
+
+// bounded is a shell line that sets a limit on itself and becomes the program.
+const bounded = `ulimit -c 0; [ "$1" = 0 ] || ulimit -v "$1" || exit 125; shift; exec "$@"`
+
+func (t Tool) run(ctx context.Context, args ...string) error {
+	argv := append([]string{"-c", bounded, "sh", strconv.FormatInt(t.MemoryBytes/1024, 10), t.Path}, args...)
+	cmd := exec.CommandContext(ctx, "/bin/sh", argv...)
+	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
+	cmd.WaitDelay = 5 * time.Second
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		text := strings.TrimSpace(out.String())
+		if strings.Contains(text, "No space left on device") || strings.Contains(text, "Disk quota exceeded") {
+			return fmt.Errorf("%w: %s", ErrNoSpace, text)
+		}
+		return fmt.Errorf("qemu-img %s: %w: %s", args[0], err, text)
+	}
+	return nil
+}
+
+// checkPath refuses what qemu-img could take for something other than a file.
+func checkPath(path string) error {
+	if !filepath.IsAbs(path) || strings.ContainsRune(path, 0) {
+		return fmt.Errorf("path %q is not absolute", path)
+	}
+	return nil
+}
+
+func noSpace(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
