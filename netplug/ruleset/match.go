@@ -42,18 +42,6 @@ type EtherSource struct {
 	Not bool
 }
 
-// EtherType holds when the frame carries the given protocol.
-type EtherType struct {
-	Type uint16
-	Not  bool
-}
-
-// The frame types netplug tells apart.
-const (
-	EtherIPv4 uint16 = 0x0800
-	EtherARP  uint16 = 0x0806
-)
-
 // ARPSource holds when the packet is ARP for IPv4 and its sender address is Addr.
 type ARPSource struct {
 	Addr netip.Addr
@@ -139,18 +127,6 @@ func (m OutInterface) String() string { return fmt.Sprintf("oifname %s%q", not(m
 func (m EtherSource) String() string { return fmt.Sprintf("ether saddr %s%s", not(m.Not), m.MAC) }
 
 // String prints the match as nft(8) reads it.
-func (m EtherType) String() string {
-	name := fmt.Sprintf("0x%04x", m.Type)
-	switch m.Type {
-	case EtherIPv4:
-		name = "ip"
-	case EtherARP:
-		name = "arp"
-	}
-	return "ether type " + not(m.Not) + name
-}
-
-// String prints the match as nft(8) reads it.
 func (m ARPSource) String() string { return "arp saddr ip " + m.Addr.String() }
 
 // String prints the match as nft(8) reads it.
@@ -197,7 +173,6 @@ func (m OneIn) String() string { return fmt.Sprintf("numgen random mod %d 0", m.
 func (InInterface) match()   {}
 func (OutInterface) match()  {}
 func (EtherSource) match()   {}
-func (EtherType) match()     {}
 func (ARPSource) match()     {}
 func (ARPSenderMAC) match()  {}
 func (IPAddr) match()        {}

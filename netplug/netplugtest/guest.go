@@ -1,0 +1,108 @@
+package netplugtest
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Guest is a machine on a tap: a network namespace with a card "eth0" that is wired to the
+// tap as a virtual machine's is, by a process that holds the tap open.
+type Guest struct {
+	*Host
+	tap, card *os.File
+	wg        sync.WaitGroup
+	once      sync.Once
+}
+
+// NewGuest opens the tap and gives a new namespace a card with the address. It lasts until
+// the end of the test or Stop.
+func NewGuest(t testing.TB, tap string, mac net.HardwareAddr) *Guest {
+	t.Helper()
+	g := &Guest{Host: NewHost(t)}
+	var err error
+	if g.tap, err = openTap(tap); err != nil {
+		t.Fatalf("open tap %s: %v", tap, err)
+	}
+	if g.card, err = openTapIn(g.PID(), "eth0"); err != nil {
+		t.Fatalf("make the guest's card: %v", err)
+	}
+	g.Run("ip", "link", "set", "eth0", "address", mac.String(), "up")
+	g.wg.Add(2)
+	go g.wire(g.card, g.tap)
+	go g.wire(g.tap, g.card)
+	t.Cleanup(g.Stop)
+	return g
+}
+
+// Stop ends the machine: its tap is no longer held open.
+func (g *Guest) Stop() {
+	g.once.Do(func() {
+		_ = g.tap.Close()
+		_ = g.card.Close()
+		g.wg.Wait()
+	})
+}
+
+// wire carries frames one way until an end is closed or its tap removed. A frame that the
+// other end does not take, since it is down, is lost, as on a wire.
+func (g *Guest) wire(to, from *os.File) {
+	defer g.wg.Done()
+	buf := make([]byte, 65536)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		if _, err := to.Write(buf[:n]); errors.Is(err, os.ErrClosed) {
+			return
+		}
+	}
+}
+
+// openTap attaches to a tap of this namespace, as libvirt does for QEMU, but without a
+// header before frames.
+func openTap(name string) (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// openTapIn makes a tap in the namespace of another process.
+func openTapIn(pid, name string) (f *os.File, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// The thread ends with the goroutine, since it stays locked: it must not go on
+		// in the wrong namespace.
+		runtime.LockOSThread()
+		var ns int
+		if ns, err = unix.Open(fmt.Sprintf("/proc/%s/ns/net", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return
+		}
+		defer unix.Close(ns)
+		if err = unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+			return
+		}
+		f, err = openTap(name)
+	}()
+	<-done
+	return f, err
+}
