@@ -1,0 +1,348 @@
+package claims
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"virtmesh/agent/objects"
+	"virtmesh/raftstore"
+)
+
+// Cache holds all claims as the local replica has them.
+type Cache struct {
+	log *slog.Logger
+
+	mu         sync.RWMutex
+	instances  map[types.UID]Instance
+	epochs     map[objects.Key]Epoch
+	capacities map[string]Capacity
+	volumes    map[objects.Key]Volume
+	migrations map[types.UID]Migration
+	handlers   map[int]func(Event)
+	nextID     int
+	synced     chan struct{}
+	isSynced   bool
+	delivery   sync.Mutex // orders the calls of handlers
+}
+
+// Event tells that claims have changed. Exactly one of the fields is set; a
+// nil New is a deletion.
+type Event struct {
+	Instance  *InstanceChange
+	Capacity  *CapacityChange
+	Volume    *objects.Key
+	Migration *types.UID
+}
+
+// InstanceChange is a claim that came, changed or went.
+type InstanceChange struct{ Old, New *Instance }
+
+// CapacityChange is a capacity that came, changed or went.
+type CapacityChange struct{ Old, New *Capacity }
+
+// NewCache returns a cache of claims that is kept up to date by c.
+func NewCache(c *objects.Cache, log *slog.Logger) *Cache {
+	cache := &Cache{log: log, handlers: map[int]func(Event){}, synced: make(chan struct{})}
+	cache.clear()
+	c.Records(Prefix, cache)
+	return cache
+}
+
+func (c *Cache) clear() {
+	c.instances = map[types.UID]Instance{}
+	c.epochs = map[objects.Key]Epoch{}
+	c.capacities = map[string]Capacity{}
+	c.volumes = map[objects.Key]Volume{}
+	c.migrations = map[types.UID]Migration{}
+}
+
+// WaitForSync returns when the cache has been filled once.
+func (c *Cache) WaitForSync(ctx context.Context) error {
+	select {
+	case <-c.synced:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Instance returns the claim of an instance.
+func (c *Cache) Instance(uid types.UID) (Instance, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	in, ok := c.instances[uid]
+	return in, ok
+}
+
+// Instances returns all claims of instances, in no order.
+func (c *Cache) Instances() []Instance {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.Collect(maps.Values(c.instances))
+}
+
+// OnHost returns the claims that name the host, as host or as target.
+func (c *Cache) OnHost(host string) []Instance {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var out []Instance
+	for _, in := range c.instances {
+		if in.Host == host || in.Target == host {
+			out = append(out, in)
+		}
+	}
+	return out
+}
+
+// Epoch returns the last epoch under a name; the zero Epoch if there was none.
+func (c *Cache) Epoch(key objects.Key) Epoch {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.epochs[key]
+}
+
+// Capacity returns the capacity of a host.
+func (c *Cache) Capacity(host string) (Capacity, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	capacity, ok := c.capacities[host]
+	return capacity, ok
+}
+
+// Volume returns the claim on a volume; one without holders if there is none.
+func (c *Cache) Volume(key objects.Key) Volume {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if v, ok := c.volumes[key]; ok {
+		return v
+	}
+	return Volume{Namespace: key.Namespace, Claim: key.Name}
+}
+
+// VolumesOf returns the claims on volumes that the instance holds.
+func (c *Cache) VolumesOf(uid types.UID) []Volume {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var out []Volume
+	for _, v := range c.volumes {
+		if slices.Contains(v.Holders, uid) {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// Migration returns the slot of a migration.
+func (c *Cache) Migration(uid types.UID) (Migration, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	m, ok := c.migrations[uid]
+	return m, ok
+}
+
+// Migrations returns the slots of all running migrations, in no order.
+func (c *Cache) Migrations() []Migration {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.Collect(maps.Values(c.migrations))
+}
+
+// AddHandler calls fn for every claim of an instance and every capacity that
+// exist now, and then for every change, one call at a time, until cancel is
+// called. fn must be quick and must not call AddHandler or cancel.
+func (c *Cache) AddHandler(fn func(Event)) (cancel func()) {
+	c.delivery.Lock()
+	defer c.delivery.Unlock()
+	c.mu.Lock()
+	id := c.nextID
+	c.nextID++
+	c.handlers[id] = fn
+	capacities, instances := maps.Clone(c.capacities), maps.Clone(c.instances)
+	c.mu.Unlock()
+	for _, v := range capacities {
+		fn(Event{Capacity: &CapacityChange{New: &v}})
+	}
+	for _, v := range instances {
+		fn(Event{Instance: &InstanceChange{New: &v}})
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.handlers, id)
+	}
+}
+
+// Reset implements objects.Sink.
+func (c *Cache) Reset(recs []raftstore.Record, _ uint64) {
+	c.delivery.Lock()
+	defer c.delivery.Unlock()
+	c.mu.Lock()
+	oldInstances, oldCapacities := c.instances, c.capacities
+	c.clear()
+	for _, rec := range recs {
+		c.set(rec)
+	}
+	events := diffInstances(oldInstances, c.instances)
+	events = append(events, diffCapacities(oldCapacities, c.capacities)...)
+	c.mu.Unlock()
+	c.deliver(events...)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.isSynced {
+		c.isSynced = true
+		close(c.synced)
+	}
+}
+
+// Apply implements objects.Sink.
+func (c *Cache) Apply(ev raftstore.Event) {
+	c.delivery.Lock()
+	defer c.delivery.Unlock()
+	c.mu.Lock()
+	var out Event
+	var ok bool
+	if ev.Type == raftstore.Put {
+		out, ok = c.set(ev.Record)
+	} else {
+		out, ok = c.unset(ev.Record.Key)
+	}
+	c.mu.Unlock()
+	if ok {
+		c.deliver(out)
+	}
+}
+
+// set stores one record. The caller holds c.mu. A record that cannot be read
+// is logged and left out: no claim of this release would be written like that.
+func (c *Cache) set(rec raftstore.Record) (ev Event, ok bool) {
+	var err error
+	switch {
+	case strings.HasPrefix(rec.Key, instancePrefix):
+		var v Instance
+		if v, err = decode[Instance](rec); err == nil {
+			v.Revision = rec.ModRevision
+			ev.Instance = &InstanceChange{Old: lookup(c.instances, v.UID), New: &v}
+			c.instances[v.UID], ok = v, true
+		}
+	case strings.HasPrefix(rec.Key, epochPrefix):
+		var v Epoch
+		if v, err = decode[Epoch](rec); err == nil {
+			v.Revision = rec.ModRevision
+			c.epochs[splitKey(rec.Key, epochPrefix)] = v
+		}
+	case strings.HasPrefix(rec.Key, capacityPrefix):
+		var v Capacity
+		if v, err = decode[Capacity](rec); err == nil {
+			v.Revision = rec.ModRevision
+			ev.Capacity = &CapacityChange{Old: lookup(c.capacities, v.Host), New: &v}
+			c.capacities[v.Host], ok = v, true
+		}
+	case strings.HasPrefix(rec.Key, volumePrefix):
+		var v Volume
+		if v, err = decode[Volume](rec); err == nil {
+			v.Revision = rec.ModRevision
+			key := splitKey(rec.Key, volumePrefix)
+			c.volumes[key], ev.Volume, ok = v, &key, true
+		}
+	case strings.HasPrefix(rec.Key, migrationPrefix):
+		var v Migration
+		if v, err = decode[Migration](rec); err == nil {
+			v.Revision = rec.ModRevision
+			c.migrations[v.UID], ev.Migration, ok = v, &v.UID, true
+		}
+	}
+	if err != nil {
+		c.log.Error("Skipping a claim that cannot be decoded", "key", rec.Key, "error", err)
+	}
+	return ev, ok
+}
+
+// unset forgets one record. The caller holds c.mu.
+func (c *Cache) unset(storeKey string) (ev Event, ok bool) {
+	switch {
+	case strings.HasPrefix(storeKey, instancePrefix):
+		uid := types.UID(strings.TrimPrefix(storeKey, instancePrefix))
+		ev.Instance = &InstanceChange{Old: lookup(c.instances, uid)}
+		delete(c.instances, uid)
+		return ev, ev.Instance.Old != nil
+	case strings.HasPrefix(storeKey, epochPrefix):
+		delete(c.epochs, splitKey(storeKey, epochPrefix))
+	case strings.HasPrefix(storeKey, capacityPrefix):
+		host := strings.TrimPrefix(storeKey, capacityPrefix)
+		ev.Capacity = &CapacityChange{Old: lookup(c.capacities, host)}
+		delete(c.capacities, host)
+		return ev, ev.Capacity.Old != nil
+	case strings.HasPrefix(storeKey, volumePrefix):
+		key := splitKey(storeKey, volumePrefix)
+		delete(c.volumes, key)
+		return Event{Volume: &key}, true
+	case strings.HasPrefix(storeKey, migrationPrefix):
+		uid := types.UID(strings.TrimPrefix(storeKey, migrationPrefix))
+		delete(c.migrations, uid)
+		return Event{Migration: &uid}, true
+	}
+	return ev, false
+}
+
+// deliver calls the handlers. The caller holds c.delivery.
+func (c *Cache) deliver(events ...Event) {
+	c.mu.RLock()
+	var fns []func(Event)
+	for _, id := range slices.Sorted(maps.Keys(c.handlers)) {
+		fns = append(fns, c.handlers[id])
+	}
+	c.mu.RUnlock()
+	for _, ev := range events {
+		for _, fn := range fns {
+			fn(ev)
+		}
+	}
+}
+
+func diffInstances(old, now map[types.UID]Instance) []Event {
+	var out []Event
+	for uid, v := range now {
+		if o, ok := old[uid]; !ok || o.Revision != v.Revision {
+			out = append(out, Event{Instance: &InstanceChange{Old: lookup(old, uid), New: &v}})
+		}
+	}
+	for uid, v := range old {
+		if _, ok := now[uid]; !ok {
+			out = append(out, Event{Instance: &InstanceChange{Old: &v}})
+		}
+	}
+	return out
+}
+
+func diffCapacities(old, now map[string]Capacity) []Event {
+	var out []Event
+	for host, v := range now {
+		if o, ok := old[host]; !ok || o.Revision != v.Revision {
+			out = append(out, Event{Capacity: &CapacityChange{Old: lookup(old, host), New: &v}})
+		}
+	}
+	for host, v := range old {
+		if _, ok := now[host]; !ok {
+			out = append(out, Event{Capacity: &CapacityChange{Old: &v}})
+		}
+	}
+	return out
+}
+
+func lookup[K comparable, V any](m map[K]V, key K) *V {
+	if v, ok := m[key]; ok {
+		return &v
+	}
+	return nil
+}
+
+func splitKey(storeKey, prefix string) objects.Key {
+	ns, name, _ := strings.Cut(strings.TrimPrefix(storeKey, prefix), "/")
+	return objects.Key{Namespace: ns, Name: name}
+}

@@ -1,0 +1,70 @@
+package claims
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"virtmesh/agent/objects"
+	"virtmesh/raftstore"
+)
+
+// GetInstance reads the claim of an instance from the store. ok is false if it
+// has none.
+func GetInstance(ctx context.Context, s objects.Store, uid types.UID, opts raftstore.ReadOptions) (in Instance, ok bool, err error) {
+	rec, ok, err := get(ctx, s, instanceKey(uid), opts)
+	if !ok || err != nil {
+		return Instance{}, false, err
+	}
+	in, err = decode[Instance](rec)
+	in.Revision = rec.ModRevision
+	return in, err == nil, err
+}
+
+// GetEpoch reads the last epoch under a name; the zero Epoch if there was none.
+func GetEpoch(ctx context.Context, s objects.Store, key objects.Key, opts raftstore.ReadOptions) (Epoch, error) {
+	rec, ok, err := get(ctx, s, epochKey(key.Namespace, key.Name), opts)
+	if !ok || err != nil {
+		return Epoch{}, err
+	}
+	e, err := decode[Epoch](rec)
+	e.Revision = rec.ModRevision
+	return e, err
+}
+
+// GetCapacity reads the capacity of a host; one of nothing, with Revision
+// zero, if it published none.
+func GetCapacity(ctx context.Context, s objects.Store, host string, opts raftstore.ReadOptions) (Capacity, error) {
+	rec, ok, err := get(ctx, s, capacityKey(host), opts)
+	if !ok || err != nil {
+		return Capacity{Host: host}, err
+	}
+	c, err := decode[Capacity](rec)
+	c.Revision = rec.ModRevision
+	return c, err
+}
+
+// GetVolume reads the claim on a volume; one without holders and with Revision
+// zero if there is none.
+func GetVolume(ctx context.Context, s objects.Store, key objects.Key, opts raftstore.ReadOptions) (Volume, error) {
+	rec, ok, err := get(ctx, s, volumeKey(key.Namespace, key.Name), opts)
+	if !ok || err != nil {
+		return Volume{Namespace: key.Namespace, Claim: key.Name}, err
+	}
+	v, err := decode[Volume](rec)
+	v.Revision = rec.ModRevision
+	return v, err
+}
+
+func get(ctx context.Context, s objects.Store, key string, opts raftstore.ReadOptions) (raftstore.Record, bool, error) {
+	rec, _, err := s.Get(ctx, key, opts)
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return rec, false, nil
+	}
+	if err != nil {
+		return rec, false, fmt.Errorf("read claim: %w", err)
+	}
+	return rec, true, nil
+}

@@ -1,0 +1,44 @@
+package objects
+
+import (
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// HasFinalizer reports whether o carries the finalizer.
+func HasFinalizer(o metav1.Object, finalizer string) bool {
+	return slices.Contains(o.GetFinalizers(), finalizer)
+}
+
+// AddFinalizer adds the finalizer to o unless it is there or o is being
+// deleted, when it would come too late. It reports whether o changed.
+func AddFinalizer(o metav1.Object, finalizer string) bool {
+	if o.GetDeletionTimestamp() != nil {
+		return false
+	}
+	return addFinalizer(o, finalizer)
+}
+
+func addFinalizer(o metav1.Object, finalizer string) bool {
+	if HasFinalizer(o, finalizer) {
+		return false
+	}
+	// Clip, so that the list is not grown in an array shared with a copy.
+	o.SetFinalizers(append(slices.Clip(o.GetFinalizers()), finalizer))
+	return true
+}
+
+// RemoveFinalizer takes the finalizer off o and reports whether o changed.
+func RemoveFinalizer(o metav1.Object, finalizer string) bool {
+	if !HasFinalizer(o, finalizer) {
+		return false
+	}
+	o.SetFinalizers(slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return f == finalizer }))
+	return true
+}
+
+// IsOwnedBy reports whether owner is an owner of o, by uid.
+func IsOwnedBy(o, owner metav1.Object) bool {
+	return slices.ContainsFunc(o.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == owner.GetUID() })
+}

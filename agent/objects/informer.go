@@ -1,0 +1,318 @@
+package objects
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+
+	"virtmesh/raftstore"
+)
+
+// Change is what a handler is told: Old is nil for a new object, New for a
+// deleted one. Both are shared and must not be changed.
+type Change[T Object] struct {
+	Old, New T
+}
+
+// IndexFunc returns the values under which an object is found.
+type IndexFunc[T Object] func(o T) []string
+
+// Informer holds all objects of one kind as the local replica has them. All
+// methods may be called from any goroutine and never block on the store.
+//
+// Objects handed out are shared: they are replaced, never changed.
+type Informer[T Object] struct {
+	kind *Kind
+	log  *slog.Logger
+	refl *reflector
+
+	mu       sync.RWMutex
+	items    map[Key]T
+	indexes  map[string]*index[T]
+	handlers map[int]func(Change[T])
+	nextID   int
+	synced   chan struct{} // closed after the first list
+	isSynced bool
+	// delivery orders the calls of handlers: changes, and the existing objects
+	// that a new handler is told, never overlap.
+	delivery sync.Mutex
+}
+
+type index[T Object] struct {
+	fn   IndexFunc[T]
+	keys map[string]map[Key]struct{}
+}
+
+func newInformer[T Object](cfg CacheConfig) *Informer[T] {
+	kind := KindFor[T]()
+	i := &Informer[T]{
+		kind:     kind,
+		log:      cfg.Logger.With("resource", kind.Resource),
+		items:    map[Key]T{},
+		indexes:  map[string]*index[T]{},
+		handlers: map[int]func(Change[T]){},
+		synced:   make(chan struct{}),
+	}
+	i.refl = &reflector{
+		store: cfg.Store, prefix: kind.Prefix(), sink: i, log: i.log,
+		retryMin: cfg.RetryMin, retryMax: cfg.RetryMax,
+	}
+	return i
+}
+
+func (i *Informer[T]) run(ctx context.Context) { i.refl.run(ctx) }
+
+// WaitForSync returns when the informer has been filled once.
+func (i *Informer[T]) WaitForSync(ctx context.Context) error {
+	select {
+	case <-i.synced:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Get returns one object.
+func (i *Informer[T]) Get(key Key) (T, bool) {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	o, ok := i.items[key]
+	return o, ok
+}
+
+// List returns the objects of a namespace (all if empty), ordered by key.
+func (i *Informer[T]) List(namespace string) []T {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	var out []T
+	for key, o := range i.items {
+		if namespace == "" || key.Namespace == namespace {
+			out = append(out, o)
+		}
+	}
+	sortObjects(out)
+	return out
+}
+
+// Keys returns the keys of all objects, in no order.
+func (i *Informer[T]) Keys() []Key {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	return slices.Collect(maps.Keys(i.items))
+}
+
+// Len returns the number of objects.
+func (i *Informer[T]) Len() int {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	return len(i.items)
+}
+
+// AddIndex lets ByIndex find objects by the values fn returns. Adding a name
+// again does nothing: one name means one function.
+func (i *Informer[T]) AddIndex(name string, fn IndexFunc[T]) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if _, ok := i.indexes[name]; ok {
+		return
+	}
+	ix := &index[T]{fn: fn, keys: map[string]map[Key]struct{}{}}
+	i.indexes[name] = ix
+	for key, o := range i.items {
+		ix.add(key, o)
+	}
+}
+
+// ByIndex returns the objects that the index name files under value, ordered
+// by key. It panics if there is no such index.
+func (i *Informer[T]) ByIndex(name, value string) []T {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	ix, ok := i.indexes[name]
+	if !ok {
+		panic("objects: " + i.kind.Resource + " have no index " + name)
+	}
+	out := make([]T, 0, len(ix.keys[value]))
+	for key := range ix.keys[value] {
+		out = append(out, i.items[key])
+	}
+	sortObjects(out)
+	return out
+}
+
+// AddHandler calls fn for every object that exists now, and then for every
+// change, one call at a time and in the order of the changes, until cancel is
+// called. fn must be quick and must not call AddHandler or cancel.
+func (i *Informer[T]) AddHandler(fn func(Change[T])) (cancel func()) {
+	i.delivery.Lock()
+	defer i.delivery.Unlock()
+	i.mu.Lock()
+	id := i.nextID
+	i.nextID++
+	i.handlers[id] = fn
+	existing := slices.Collect(maps.Values(i.items))
+	i.mu.Unlock()
+	for _, o := range existing {
+		fn(Change[T]{New: o})
+	}
+	return func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		delete(i.handlers, id)
+	}
+}
+
+// Subscribe calls fn with the key of every object and of every change, so that
+// an informer is a source of keys for a controller.
+func (i *Informer[T]) Subscribe(fn func(Key)) (cancel func()) {
+	return i.AddHandler(func(c Change[T]) {
+		if c.isDelete() {
+			fn(KeyOf(c.Old))
+		} else {
+			fn(KeyOf(c.New))
+		}
+	})
+}
+
+// isDelete reports whether the object is gone. New is a typed nil then, which
+// compares equal only by its type's zero value.
+func (c Change[T]) isDelete() bool {
+	var none T
+	return any(c.New) == any(none)
+}
+
+// Apply implements Sink.
+func (i *Informer[T]) Apply(ev raftstore.Event) {
+	key, ok := i.kind.keyFromStore(ev.Record.Key)
+	if !ok {
+		return
+	}
+	var o T
+	if ev.Type == raftstore.Put {
+		var err error
+		if o, err = Decode[T](ev.Record); err != nil {
+			// One unreadable object must not hide the others; the last readable
+			// version stays.
+			i.log.Error("Skipping an object that cannot be decoded", "key", key.String(), "error", err)
+			return
+		}
+	}
+	i.delivery.Lock()
+	defer i.delivery.Unlock()
+	i.deliver(i.set(key, o, ev.Type == raftstore.Put))
+}
+
+// Reset implements Sink: it tells the handlers the difference between what was
+// known and what is.
+func (i *Informer[T]) Reset(recs []raftstore.Record, _ uint64) {
+	i.delivery.Lock()
+	defer i.delivery.Unlock()
+	seen := make(map[Key]struct{}, len(recs))
+	for _, rec := range recs {
+		key, ok := i.kind.keyFromStore(rec.Key)
+		if !ok {
+			continue
+		}
+		seen[key] = struct{}{}
+		o, err := Decode[T](rec)
+		if err != nil {
+			i.log.Error("Skipping an object that cannot be decoded", "key", key.String(), "error", err)
+			continue
+		}
+		if have, ok := i.Get(key); ok && have.GetResourceVersion() == o.GetResourceVersion() {
+			continue
+		}
+		i.deliver(i.set(key, o, true))
+	}
+	for _, key := range i.Keys() {
+		if _, ok := seen[key]; !ok {
+			var none T
+			i.deliver(i.set(key, none, false))
+		}
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !i.isSynced {
+		i.isSynced = true
+		close(i.synced)
+	}
+}
+
+// set stores or deletes one object and returns the change.
+func (i *Informer[T]) set(key Key, o T, exists bool) Change[T] {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	old, had := i.items[key]
+	for _, ix := range i.indexes {
+		if had {
+			ix.remove(key, old)
+		}
+		if exists {
+			ix.add(key, o)
+		}
+	}
+	if exists {
+		i.items[key] = o
+	} else {
+		delete(i.items, key)
+	}
+	return Change[T]{Old: old, New: o}
+}
+
+// deliver calls the handlers. The caller holds i.delivery.
+func (i *Informer[T]) deliver(c Change[T]) {
+	i.mu.RLock()
+	ids := slices.Sorted(maps.Keys(i.handlers))
+	fns := make([]func(Change[T]), 0, len(ids))
+	for _, id := range ids {
+		fns = append(fns, i.handlers[id])
+	}
+	i.mu.RUnlock()
+	for _, fn := range fns {
+		fn(c)
+	}
+}
+
+func (ix *index[T]) add(key Key, o T) {
+	for _, v := range ix.fn(o) {
+		if ix.keys[v] == nil {
+			ix.keys[v] = map[Key]struct{}{}
+		}
+		ix.keys[v][key] = struct{}{}
+	}
+}
+
+func (ix *index[T]) remove(key Key, o T) {
+	for _, v := range ix.fn(o) {
+		delete(ix.keys[v], key)
+		if len(ix.keys[v]) == 0 {
+			delete(ix.keys, v)
+		}
+	}
+}
+
+func sortObjects[T Object](objs []T) {
+	slices.SortFunc(objs, func(a, b T) int {
+		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
+	})
+}
+
+// Names of the indexes that several controllers share.
+const (
+	// IndexOwnerUID files an object under the uids of its owners.
+	IndexOwnerUID = "ownerUID"
+	// IndexNode files an instance under the host it runs on.
+	IndexNode = "node"
+)
+
+// ByOwnerUID is the function of IndexOwnerUID.
+func ByOwnerUID[T Object](o T) []string {
+	var uids []string
+	for _, ref := range o.GetOwnerReferences() {
+		uids = append(uids, string(ref.UID))
+	}
+	return uids
+}

@@ -1,0 +1,104 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"virtmesh/raftstore"
+)
+
+// Sink receives the records below a prefix, from one goroutine.
+type Sink interface {
+	// Reset replaces everything by recs, the state at revision. It is called
+	// first, and again whenever changes may have been missed.
+	Reset(recs []raftstore.Record, revision uint64)
+	// Apply takes one change, a Put or a Delete.
+	Apply(ev raftstore.Event)
+}
+
+// reflector copies the records below a prefix into a Sink: a list, then the
+// changes after it, again and again. It lives as long as run.
+type reflector struct {
+	store    Store
+	prefix   string
+	sink     Sink
+	log      *slog.Logger
+	retryMin time.Duration
+	retryMax time.Duration
+}
+
+func (r *reflector) run(ctx context.Context) {
+	delay := r.retryMin
+	for ctx.Err() == nil {
+		start := time.Now()
+		err := r.listAndWatch(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, raftstore.ErrCompacted) || errors.Is(err, raftstore.ErrSlowWatcher) {
+			r.log.Debug("Watch fell behind, listing again", "prefix", r.prefix, "error", err)
+		} else {
+			r.log.Warn("Watch ended, trying again", "prefix", r.prefix, "delay", delay, "error", err)
+		}
+		if time.Since(start) > r.retryMax {
+			delay = r.retryMin
+		}
+		select {
+		case <-ctx.Done():
+			return
+		// The jitter keeps the watches of one agent from retrying in step.
+		case <-time.After(delay/2 + rand.N(delay/2+1)):
+		}
+		delay = min(delay*2, r.retryMax)
+	}
+}
+
+// listAndWatch fills the sink and follows the changes; it returns only with an
+// error.
+func (r *reflector) listAndWatch(ctx context.Context) error {
+	recs, rev, err := r.list(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w, err := r.store.Watch(ctx, raftstore.WatchRequest{Prefix: r.prefix, Revision: rev})
+	if err != nil {
+		return fmt.Errorf("watch: %w", err)
+	}
+	defer w.Stop()
+	if rev == 0 {
+		// The store was empty, and a watch after revision 0 starts now: what
+		// was written between list and watch would be missed.
+		if recs, rev, err = r.list(ctx); err != nil {
+			return err
+		}
+	}
+	r.sink.Reset(recs, rev)
+	for ev := range w.Events() {
+		if ev.Type != raftstore.Bookmark && ev.Revision > rev {
+			r.sink.Apply(ev)
+		}
+	}
+	if err := w.Err(); err != nil {
+		return fmt.Errorf("watch: %w", err)
+	}
+	return errors.New("watch was closed")
+}
+
+func (r *reflector) list(ctx context.Context) ([]raftstore.Record, uint64, error) {
+	var recs []raftstore.Record
+	local := raftstore.ReadOptions{Consistency: raftstore.Local}
+	rev, err := listRecords(ctx, r.store, r.prefix, local, func(rec raftstore.Record) error {
+		recs = append(recs, rec)
+		return nil
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("list: %w", err)
+	}
+	return recs, rev, nil
+}

@@ -1,0 +1,95 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"virtmesh/raftstore"
+)
+
+// Store is what this package needs of a replicated store. FromRaft makes one
+// of a *raftstore.Store.
+type Store interface {
+	// Commit applies t atomically and returns when the local replica has it.
+	Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResult, error)
+	// Get returns the record at key and the revision of the store.
+	Get(ctx context.Context, key string, opts raftstore.ReadOptions) (raftstore.Record, uint64, error)
+	// List returns the records below a prefix.
+	List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error)
+	// Watch delivers the changes below a prefix from the local replica.
+	Watch(ctx context.Context, req raftstore.WatchRequest) (Watcher, error)
+}
+
+// Watcher is one running watch.
+type Watcher interface {
+	// Events is closed at the end of the watch.
+	Events() <-chan raftstore.Event
+	// Err says, after Events was closed, why.
+	Err() error
+	// Stop ends the watch.
+	Stop()
+}
+
+// Get returns one object. The error of a missing object is a NotFound of
+// apimachinery.
+func Get[T Object](ctx context.Context, s Store, key Key, opts raftstore.ReadOptions) (T, error) {
+	var zero T
+	kind := KindFor[T]()
+	rec, _, err := s.Get(ctx, kind.StoreKey(key), opts)
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return zero, apierrors.NewNotFound(kind.GroupResource(), key.Name)
+	}
+	if err != nil {
+		return zero, fmt.Errorf("get %s %s: %w", kind.GVK.Kind, key, err)
+	}
+	return Decode[T](rec)
+}
+
+// listPage is how many records are asked for at once, so that a list of a
+// large mesh does not hold everything twice.
+const listPage = 500
+
+// List returns all objects of a kind in namespace (all namespaces if empty),
+// ordered by key, and the revision that the list shows.
+func List[T Object](ctx context.Context, s Store, namespace string, opts raftstore.ReadOptions) ([]T, uint64, error) {
+	kind := KindFor[T]()
+	var out []T
+	rev, err := listRecords(ctx, s, kind.NamespacePrefix(namespace), opts, func(rec raftstore.Record) error {
+		o, err := Decode[T](rec)
+		if err != nil {
+			return err
+		}
+		out = append(out, o)
+		return nil
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("list %s: %w", kind.Resource, err)
+	}
+	return out, rev, nil
+}
+
+// listRecords calls fn for every record below prefix as of one revision, which
+// it returns.
+func listRecords(ctx context.Context, s Store, prefix string, opts raftstore.ReadOptions, fn func(raftstore.Record) error) (uint64, error) {
+	req := raftstore.ListRequest{Prefix: prefix, Limit: listPage, ReadOptions: opts}
+	for {
+		res, err := s.List(ctx, req)
+		if err != nil {
+			return 0, err
+		}
+		for _, rec := range res.Records {
+			if err := fn(rec); err != nil {
+				return 0, err
+			}
+		}
+		if !res.More || len(res.Records) == 0 {
+			return res.Revision, nil
+		}
+		req.After = res.Records[len(res.Records)-1].Key
+		req.Revision = res.Revision
+		req.ReadOptions = raftstore.ReadOptions{Consistency: raftstore.Local}
+	}
+}
