@@ -1,0 +1,592 @@
+package meshport_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/identity/identitytest"
+	"virtmesh/agent/meshport"
+)
+
+// newPort opens a port on the loopback for a host.
+func newPort(t *testing.T, id *identity.Identity, change ...func(*meshport.Config)) *meshport.Port {
+	t.Helper()
+	cfg := meshport.DefaultConfig()
+	cfg.Bind, cfg.Credentials = "127.0.0.1:0", id
+	for _, c := range change {
+		c(&cfg)
+	}
+	p, err := meshport.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+func listen(t *testing.T, p *meshport.Port, proto string) net.Listener {
+	t.Helper()
+	l, err := p.Listen(proto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// echo answers every connection with its bytes until the listener is closed.
+func echo(t *testing.T, l net.Listener) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		wg.Wait()
+	})
+}
+
+// ping sends a line over c and reads it back.
+func ping(t *testing.T, c net.Conn) error {
+	t.Helper()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c, "ping\n"); err != nil {
+		return err
+	}
+	got, err := bufio.NewReader(c).ReadString('\n')
+	if err == nil && got != "ping\n" {
+		err = fmt.Errorf("read %q", got)
+	}
+	return err
+}
+
+func TestDemux(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	server, client := newPort(t, m.First), newPort(t, m.Host(t, "host2", 0))
+	protos := []string{meshport.ProtoRaft, meshport.ProtoStore, "virtmesh-migration"}
+	listeners := make(map[string]net.Listener)
+	for _, proto := range protos {
+		listeners[proto] = listen(t, server, proto)
+	}
+	for _, proto := range protos {
+		out, err := client.Dial(t.Context(), proto, server.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := listeners[proto].Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := in.(*meshport.Conn).Peer(); got != "host2" {
+			t.Errorf("%s: accepted from %q", proto, got)
+		}
+		if out.Peer() != "host1" {
+			t.Errorf("%s: dialled %q", proto, out.Peer())
+		}
+		if v := out.ConnectionState().Version; v != tls.VersionTLS13 {
+			t.Errorf("%s: TLS %x", proto, v)
+		}
+		go func() { _, _ = io.Copy(in, in) }()
+		if err := ping(t, out); err != nil {
+			t.Errorf("%s: %v", proto, err)
+		}
+		out.Close()
+		in.Close()
+	}
+}
+
+func TestListen(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	p := newPort(t, m.First)
+	if _, err := p.Listen("h2"); !errors.Is(err, meshport.ErrProtocol) {
+		t.Errorf("h2 as a mesh protocol: %v", err)
+	}
+	l := listen(t, p, meshport.ProtoRaft)
+	if _, err := p.Listen(meshport.ProtoRaft); !errors.Is(err, meshport.ErrProtocol) {
+		t.Errorf("second listener: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept after close: %v", err)
+	}
+	listen(t, p, meshport.ProtoRaft)
+}
+
+func TestProtocolWithoutListener(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	p := newPort(t, m.First)
+	_, err := p.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
+	if err == nil || !strings.Contains(err.Error(), "no application protocol") {
+		t.Errorf("dial: %v", err)
+	}
+	if _, err := p.Dial(t.Context(), "h2", p.Addr().String()); !errors.Is(err, meshport.ErrProtocol) {
+		t.Errorf("dial the API as a mesh protocol: %v", err)
+	}
+	for _, protos := range [][]string{nil, {"h2"}} {
+		conn, err := tls.Dial("tcp", p.Addr().String(), &tls.Config{RootCAs: m.First.Roots(), NextProtos: protos})
+		if err == nil {
+			conn.Close()
+			t.Errorf("the API answers %v without a listener", protos)
+		}
+	}
+}
+
+// TestMeshProtocolsDemandHosts: no certificate, an administrator's, another mesh's and an
+// expired one are refused.
+func TestMeshProtocolsDemandHosts(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	p := newPort(t, m.First)
+	l := listen(t, p, meshport.ProtoRaft)
+	echo(t, l)
+	adminCert, adminKey, err := m.CA.IssueAdmin(time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin, err := tls.X509KeyPair(adminCert, adminKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger := identitytest.NewMesh(t).Host(t, "host2", 0)
+	expired := m.Host(t, "host3", -time.Second)
+	good := m.Host(t, "host4", 0)
+	for name, c := range map[string]struct {
+		cert *tls.Certificate
+		ok   bool
+	}{
+		"none":          {nil, false},
+		"administrator": {&admin, false},
+		"another mesh":  {stranger.Certificate(), false},
+		"expired":       {expired.Certificate(), false},
+		"host":          {good.Certificate(), true},
+	} {
+		cfg := &tls.Config{RootCAs: m.First.Roots(), ServerName: "virtmesh", NextProtos: []string{meshport.ProtoRaft}}
+		// Sent whatever the server asks for, as an attacker would.
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if c.cert == nil {
+				return new(tls.Certificate), nil
+			}
+			return c.cert, nil
+		}
+		conn, err := tls.Dial("tcp", p.Addr().String(), cfg)
+		if err == nil {
+			err = ping(t, conn)
+			conn.Close()
+		}
+		if (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestDialVerifiesServer(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	client := newPort(t, m.First, func(c *meshport.Config) {
+		c.HostAt = func(addr string) string { return map[bool]string{true: "host9"}[strings.HasSuffix(addr, ":1")] }
+	})
+	stranger := newPort(t, identitytest.NewMesh(t).Host(t, "host2", 0))
+	expired := newPort(t, m.Host(t, "host3", -time.Second))
+	for name, p := range map[string]*meshport.Port{"another mesh": stranger, "expired": expired} {
+		echo(t, listen(t, p, meshport.ProtoRaft))
+		_, err := client.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
+		var bad *tls.CertificateVerificationError
+		if !errors.As(err, &bad) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	host4 := newPort(t, m.Host(t, "host4", 0))
+	echo(t, listen(t, host4, meshport.ProtoRaft))
+	addr := host4.Addr().String()
+	_, err := client.DialHost(t.Context(), meshport.ProtoRaft, "host5", addr)
+	var peer *meshport.PeerError
+	if !errors.As(err, &peer) || peer.Got != "host4" || peer.Want != "host5" {
+		t.Errorf("another host answers: %v", err)
+	}
+	knows := newPort(t, m.First, func(c *meshport.Config) { c.HostAt = func(string) string { return "host5" } })
+	if _, err := knows.Dial(t.Context(), meshport.ProtoRaft, addr); !errors.As(err, &peer) {
+		t.Errorf("another host answers at a known address: %v", err)
+	}
+	if c, err := client.DialHost(t.Context(), meshport.ProtoRaft, "host4", addr); err != nil {
+		t.Error(err)
+	} else {
+		c.Close()
+	}
+}
+
+func TestAdmit(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	removed := errors.New("host was removed")
+	p := newPort(t, m.First, func(c *meshport.Config) {
+		c.Admit = func(host string) error {
+			if host == "host2" {
+				return removed
+			}
+			return nil
+		}
+	})
+	echo(t, listen(t, p, meshport.ProtoRaft))
+	gone, member := newPort(t, m.Host(t, "host2", 0)), newPort(t, m.Host(t, "host3", 0))
+	echo(t, listen(t, gone, meshport.ProtoRaft))
+	if c, err := gone.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String()); err == nil {
+		if err := ping(t, c); err == nil {
+			t.Error("a removed host gets in")
+		}
+		c.Close()
+	}
+	if _, err := p.Dial(t.Context(), meshport.ProtoRaft, gone.Addr().String()); !errors.Is(err, removed) {
+		t.Errorf("a removed host is dialled: %v", err)
+	}
+	c, err := member.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := ping(t, c); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAPI serves net/http on the API listener: HTTP/2 and HTTP/1.1, TLS 1.2 and 1.3, with
+// and without a client certificate.
+func TestAPI(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	p := newPort(t, m.First)
+	l, err := p.API()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user := "anonymous"
+		if len(r.TLS.VerifiedChains) > 0 {
+			user = r.TLS.VerifiedChains[0][0].Subject.CommonName
+		}
+		fmt.Fprintf(w, "%s %s", r.Proto, user)
+	})}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = server.Serve(l) })
+	t.Cleanup(func() {
+		_ = server.Close()
+		wg.Wait()
+	})
+	cert, key, err := m.CA.IssueAdmin(time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := identitytest.NewMesh(t).First.Certificate()
+	for _, c := range []struct {
+		name   string
+		cfg    *tls.Config
+		h2     bool
+		want   string
+		refuse bool
+	}{
+		{name: "h2", cfg: &tls.Config{}, h2: true, want: "HTTP/2.0 anonymous"},
+		{name: "h2 with certificate", cfg: &tls.Config{Certificates: []tls.Certificate{admin}}, h2: true, want: "HTTP/2.0 virtmesh:admin"},
+		{name: "http/1.1", cfg: &tls.Config{NextProtos: []string{"http/1.1"}}, want: "HTTP/1.1 anonymous"},
+		{name: "no ALPN, TLS 1.2", cfg: &tls.Config{MaxVersion: tls.VersionTLS12, Certificates: []tls.Certificate{admin}}, want: "HTTP/1.1 virtmesh:admin"},
+		{name: "TLS 1.1", cfg: &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, refuse: true},
+		{name: "foreign certificate", cfg: &tls.Config{GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return foreign, nil }}, refuse: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.cfg.RootCAs = m.First.Roots()
+			client := &http.Client{Transport: &http.Transport{TLSClientConfig: c.cfg, ForceAttemptHTTP2: c.h2}}
+			defer client.CloseIdleConnections()
+			resp, err := client.Get("https://" + p.Addr().String())
+			if (err != nil) != c.refuse {
+				t.Fatalf("get: %v", err)
+			}
+			if err != nil {
+				return
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			if err != nil || string(body) != c.want {
+				t.Errorf("answer %q, %v; want %q", body, err, c.want)
+			}
+		})
+	}
+}
+
+func TestJoinNeedsNoCertificate(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	p := newPort(t, m.First)
+	echo(t, listen(t, p, meshport.ProtoJoin))
+	conn, err := tls.Dial("tcp", p.Addr().String(), &tls.Config{RootCAs: m.First.Roots(), NextProtos: []string{meshport.ProtoJoin}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := ping(t, conn); err != nil {
+		t.Error(err)
+	}
+	if n := len(conn.ConnectionState().PeerCertificates); n != 2 {
+		t.Errorf("the server shows %d certificates, a joining host needs leaf and CA", n)
+	}
+}
+
+// TestSlowCallers fills all but one of the places for handshakes with callers that say
+// nothing; a host gets through, and the callers are cut off in time.
+func TestSlowCallers(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	const places = 8
+	reg := prometheus.NewRegistry()
+	p := newPort(t, m.First, func(c *meshport.Config) {
+		c.MaxHandshakes, c.MaxHandshakesPerSource, c.HandshakeTimeout = places, places, time.Second
+		c.Registerer = reg
+	})
+	echo(t, listen(t, p, meshport.ProtoRaft))
+	var slow []net.Conn
+	for range 3 * places { // twice as many again wait in the kernel
+		c, err := net.Dial("tcp", p.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		slow = append(slow, c)
+	}
+	client := newPort(t, m.Host(t, "host2", 0), func(c *meshport.Config) { c.HandshakeTimeout = 20 * time.Second })
+	c, err := client.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := ping(t, c); err != nil {
+		t.Error(err)
+	}
+	for _, c := range slow {
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
+			t.Fatalf("a silent caller is still connected: %v", err)
+		}
+	}
+	waitFor(t, func() bool {
+		return values(t, reg)["virtmesh_meshport_handshakes_total unknown timeout server"] == 3*places
+	})
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+func TestOneSourceCannotTakeAllPlaces(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	p := newPort(t, m.First, func(c *meshport.Config) {
+		c.MaxHandshakes, c.MaxHandshakesPerSource = 8, 2
+	})
+	echo(t, listen(t, p, meshport.ProtoRaft))
+	var open []net.Conn
+	for range 6 {
+		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}).Dial("tcp", p.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		open = append(open, c)
+	}
+	var refused int
+	for _, c := range open[2:] { // accepted in order, so these are over the limit
+		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); err != nil && !isTimeout(err) {
+			refused++
+		}
+	}
+	if refused != 4 {
+		t.Errorf("%d of 4 callers over the limit were refused", refused)
+	}
+	client := newPort(t, m.Host(t, "host2", 0))
+	c, err := client.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
+	if err != nil {
+		t.Fatalf("another source: %v", err)
+	}
+	c.Close()
+}
+
+func TestCloseWaits(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	reg := prometheus.NewRegistry()
+	p := newPort(t, m.First, func(c *meshport.Config) { c.HandshakeTimeout, c.Registerer = time.Hour, reg })
+	l := listen(t, p, meshport.ProtoRaft)
+	silent, err := net.Dial("tcp", p.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	client := newPort(t, m.Host(t, "host2", 0))
+	queued, err := client.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer queued.Close()
+	done := make(chan error)
+	go func() {
+		_, err := l.Accept()
+		for err == nil {
+			_, err = l.Accept()
+		}
+		done <- err
+	}()
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept: %v", err)
+	}
+	if _, err := silent.Read(make([]byte, 1)); err == nil {
+		t.Error("a silent caller survives Close")
+	}
+	if err := p.Close(); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+	if _, err := p.Listen(meshport.ProtoStore); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("listen after Close: %v", err)
+	}
+	if len(values(t, reg)) != 0 {
+		t.Error("metrics stay registered after Close")
+	}
+}
+
+func TestNobodyAccepts(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	reg := prometheus.NewRegistry()
+	p := newPort(t, m.First, func(c *meshport.Config) {
+		c.Backlog, c.HandshakeTimeout, c.Registerer = 1, 500*time.Millisecond, reg
+	})
+	listen(t, p, meshport.ProtoRaft)
+	client := newPort(t, m.Host(t, "host2", 0))
+	for range 2 {
+		c, err := client.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	waitFor(t, func() bool { return values(t, reg)["virtmesh_meshport_dropped_total virtmesh-raft"] == 1 })
+}
+
+func TestConnectionGauge(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	reg := prometheus.NewRegistry()
+	p := newPort(t, m.First, func(c *meshport.Config) { c.Registerer = reg })
+	l := listen(t, p, meshport.ProtoRaft)
+	const name = "virtmesh_meshport_connections virtmesh-raft"
+	out, err := p.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := values(t, reg)[name]; n != 1 {
+		t.Errorf("%v connections are open", n)
+	}
+	out.Close()
+	in.Close()
+	in.Close()
+	if n := values(t, reg)[name]; n != 0 {
+		t.Errorf("%v connections are open after both ends closed", n)
+	}
+}
+
+func TestAdvertise(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	p := newPort(t, m.First, func(c *meshport.Config) { c.Advertise = "host1.example.org:7443" })
+	l := listen(t, p, meshport.ProtoRaft)
+	for _, a := range []net.Addr{p.Addr(), l.Addr()} {
+		if a.String() != "host1.example.org:7443" || a.Network() != "tcp" {
+			t.Errorf("address %s %s", a.Network(), a)
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	good := meshport.DefaultConfig()
+	good.Credentials = m.First
+	if err := good.Validate(); err != nil {
+		t.Error(err)
+	}
+	for want, spoil := range map[string]func(*meshport.Config){
+		"Bind":                   func(c *meshport.Config) { c.Bind = "" },
+		"Credentials":            func(c *meshport.Config) { c.Credentials = nil },
+		"HandshakeTimeout":       func(c *meshport.Config) { c.HandshakeTimeout = 0 },
+		"MaxHandshakes":          func(c *meshport.Config) { c.MaxHandshakes = 0 },
+		"MaxHandshakesPerSource": func(c *meshport.Config) { c.MaxHandshakesPerSource = c.MaxHandshakes + 1 },
+		"Backlog":                func(c *meshport.Config) { c.Backlog = 0 },
+		"Logger":                 func(c *meshport.Config) { c.Logger = nil },
+	} {
+		bad := good
+		spoil(&bad)
+		if _, err := meshport.New(bad); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+	busy := newPort(t, m.First)
+	good.Bind = busy.Addr().String()
+	if _, err := meshport.New(good); err == nil {
+		t.Error("two ports on one address")
+	}
+}
+
+func waitFor(t *testing.T, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !cond(); {
+		if time.Now().After(end) {
+			t.Fatal("it did not happen in 20 s")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// values returns counters and gauges by name and label values.
+func values(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make(map[string]float64)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			out[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return out
+}
