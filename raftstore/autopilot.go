@@ -1,6 +1,195 @@
 package raftstore
 
-type autopilotState struct{}
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
 
-func (s *Store) startAutopilot() {}
-func (s *Store) stopAutopilot()  {}
+	"github.com/hashicorp/raft"
+	autopilot "github.com/hashicorp/raft-autopilot"
+)
+
+// maxTrailingLogs is how far a replica may be behind and still be healthy.
+const maxTrailingLogs = 1024
+
+// autopilotState runs autopilot while this replica leads, and keeps what it saw.
+type autopilotState struct {
+	s      *Store
+	policy VoterPolicy
+
+	mu      sync.Mutex
+	running *autopilot.Autopilot
+	seen    groupView
+	dead    map[raft.ServerID]time.Time // since when
+}
+
+// groupView is the group as last seen by the leader.
+type groupView struct {
+	servers  map[raft.ServerID]*autopilot.ServerState
+	failures map[raft.ServerID]string
+}
+
+var _ autopilot.ApplicationIntegration = (*autopilotState)(nil)
+
+func newAutopilot(s *Store) *autopilotState {
+	return &autopilotState{s: s, policy: s.cfg.Voters, dead: make(map[raft.ServerID]time.Time)}
+}
+
+// start begins looking after the voters.
+func (a *autopilotState) start() {
+	a.stop()
+	p := autopilot.New(a.s.raft, a,
+		autopilot.WithLogger(newHclog(a.s.log, "raft")),
+		autopilot.WithPromoter(promoter{a}),
+		autopilot.WithUpdateInterval(a.policy.Update),
+		autopilot.WithReconcileInterval(a.policy.Reconcile))
+	a.mu.Lock()
+	a.running = p
+	clear(a.dead)
+	a.mu.Unlock()
+	p.Start(a.s.base)
+}
+
+// stop ends it and waits.
+func (a *autopilotState) stop() {
+	a.mu.Lock()
+	p := a.running
+	a.running = nil
+	a.seen = groupView{}
+	a.mu.Unlock()
+	if p != nil {
+		<-p.Stop()
+	}
+}
+
+// snapshot returns the group as last seen.
+func (a *autopilotState) snapshot() groupView {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return groupView{servers: a.seen.servers, failures: maps.Clone(a.seen.failures)}
+}
+
+// deadFor returns how long a replica has been dead.
+func (a *autopilotState) deadFor(id raft.ServerID) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	since, ok := a.dead[id]
+	if !ok {
+		return 0
+	}
+	return time.Since(since)
+}
+
+// AutopilotConfig implements autopilot.ApplicationIntegration.
+func (a *autopilotState) AutopilotConfig() *autopilot.Config {
+	return &autopilot.Config{
+		CleanupDeadServers:      a.policy.ForgetAfter > 0 && a.s.cfg.Members != nil,
+		LastContactThreshold:    2 * a.s.cfg.Timing.Heartbeat,
+		MaxTrailingLogs:         maxTrailingLogs,
+		MinQuorum:               uint(min(a.policy.Max, 3)),
+		ServerStabilizationTime: a.policy.Stabilization,
+	}
+}
+
+// NotifyState implements autopilot.ApplicationIntegration.
+func (a *autopilotState) NotifyState(s *autopilot.State) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen.servers = s.Servers
+	for id, srv := range s.Servers {
+		if srv.Server.NodeStatus == autopilot.NodeAlive {
+			delete(a.dead, id)
+		} else if _, ok := a.dead[id]; !ok {
+			a.dead[id] = time.Now()
+		}
+	}
+}
+
+// KnownServers implements autopilot.ApplicationIntegration. Every replica of the
+// group is known, so that none is removed merely because the membership layer of
+// a new leader has not heard of it yet.
+func (a *autopilotState) KnownServers() map[raft.ServerID]*autopilot.Server {
+	servers, err := a.s.servers()
+	if err != nil {
+		return nil
+	}
+	members := a.s.members()
+	known := make(map[raft.ServerID]*autopilot.Server, len(servers))
+	for _, srv := range servers {
+		m := members[string(srv.ID)]
+		self := string(srv.ID) == a.s.cfg.NodeID
+		status := autopilot.NodeFailed
+		if m.Alive || self || a.s.cfg.Members == nil {
+			status = autopilot.NodeAlive
+		}
+		known[srv.ID] = &autopilot.Server{
+			ID: srv.ID, Name: string(srv.ID), Address: srv.Address, NodeStatus: status,
+			Meta: map[string]string{"zone": m.Zone}, RaftVersion: raft.ProtocolVersionMax, IsLeader: self && a.s.IsLeader(),
+		}
+	}
+	return known
+}
+
+// FetchServerStats implements autopilot.ApplicationIntegration.
+func (a *autopilotState) FetchServerStats(ctx context.Context, servers map[raft.ServerID]*autopilot.Server) map[raft.ServerID]*autopilot.ServerStats {
+	var (
+		mu       sync.Mutex
+		wg       sync.WaitGroup
+		found    = make(map[raft.ServerID]*autopilot.ServerStats, len(servers))
+		failures = make(map[raft.ServerID]string)
+	)
+	for id, srv := range servers {
+		if srv.NodeStatus != autopilot.NodeAlive {
+			continue
+		}
+		wg.Go(func() {
+			st, err := a.fetch(ctx, srv)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				// Without figures a replica is unwell.
+				found[id] = &autopilot.ServerStats{LastContact: -1}
+				failures[id] = err.Error()
+				return
+			}
+			if st.Failure != "" {
+				failures[id] = st.Failure
+				st.LastContact = -1
+			}
+			found[id] = &autopilot.ServerStats{LastContact: st.LastContact, LastTerm: st.LastTerm, LastIndex: st.LastIndex}
+		})
+	}
+	wg.Wait()
+	a.mu.Lock()
+	a.seen.failures = failures
+	a.mu.Unlock()
+	return found
+}
+
+func (a *autopilotState) fetch(ctx context.Context, srv *autopilot.Server) (stats, error) {
+	if string(srv.ID) == a.s.cfg.NodeID {
+		return a.s.stats()
+	}
+	payload, err := a.s.peers.call(ctx, string(srv.Address), opStats, nil)
+	if err != nil {
+		return stats{}, err
+	}
+	var st stats
+	if err := json.Unmarshal(payload, &st); err != nil {
+		return stats{}, fmt.Errorf("stats of %s: %w", srv.ID, err)
+	}
+	return st, nil
+}
+
+// RemoveFailedServer implements autopilot.ApplicationIntegration.
+func (a *autopilotState) RemoveFailedServer(srv *autopilot.Server) {
+	a.s.log.Warn("forgetting dead replica", "id", srv.ID, "dead", a.deadFor(srv.ID))
+	a.s.tasks.start(func() {
+		if err := a.s.raft.RemoveServer(srv.ID, 0, a.s.cfg.Timing.RPC).Error(); err != nil {
+			a.s.log.Warn("forget dead replica", "id", srv.ID, "error", err)
+		}
+	})
+}

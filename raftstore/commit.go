@@ -120,9 +120,10 @@ func (s *Store) admit(envelope []byte) error {
 	return nil
 }
 
-// permanent tells whether trying again cannot help.
+// permanent tells whether trying again cannot help. The end of a context is not
+// among it: the timeout of a dial looks the same.
 func permanent(err error) bool {
-	for _, e := range []error{ErrInvalidTxn, ErrTooLarge, ErrUnknownConstraint, ErrHalted, ErrClosed, context.Canceled, context.DeadlineExceeded} {
+	for _, e := range []error{ErrInvalidTxn, ErrTooLarge, ErrUnknownConstraint, ErrHalted, ErrClosed} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -145,6 +146,9 @@ func giveUp(unsettled bool, err error) error {
 // pause waits before attempt n+1: not long, and not at all once the leader has
 // changed since the last attempt began.
 func (s *Store) pause(ctx context.Context, n int, changed <-chan struct{}) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	limit := 10 * time.Millisecond << min(n, 5)
 	timer := time.NewTimer(limit/2 + mrand.N(limit/2))
 	defer timer.Stop()

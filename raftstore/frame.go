@@ -28,11 +28,11 @@ type opcode uint8
 const (
 	opCommit opcode = iota + 1
 	opReadIndex
+	opJoin // any replica; it has the leader do opAddReplica
 	opAddReplica
 	opRemoveReplica
 	opStats
 	opStatus
-	opTransfer
 )
 
 type status uint8

@@ -54,13 +54,13 @@ func (s *Store) observeLeader() {
 // lead does a leader's duties while this replica leads: make sure that an entry
 // of its own term is committed and applied, then look after the voters.
 func (s *Store) lead(notify <-chan bool) {
-	defer s.stopAutopilot()
+	defer s.autopilot.stop()
 	for {
 		select {
 		case leading := <-notify:
 			if !leading {
 				s.readyTerm.Store(0)
-				s.stopAutopilot()
+				s.autopilot.stop()
 				continue
 			}
 			s.takeOffice()
@@ -83,7 +83,7 @@ func (s *Store) takeOffice() {
 	s.readyTerm.Store(term)
 	s.leaderChange.notify()
 	s.log.Info("leading the store", "term", term)
-	s.startAutopilot()
+	s.autopilot.start()
 }
 
 // IsLeader tells whether this replica believes to lead. Another one may already.

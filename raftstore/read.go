@@ -154,7 +154,7 @@ func (x *readIndexer) once(ctx context.Context) error {
 		return err
 	}
 	if err := x.s.applied.wait(ctx, r.index); err != nil {
-		return err
+		return fmt.Errorf("local replica is behind: %w", err)
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()

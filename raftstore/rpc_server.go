@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -136,7 +137,15 @@ func (s *Store) serveRequest(op opcode, payload []byte) ([]byte, error) {
 			return nil, err
 		}
 		return binary.LittleEndian.AppendUint64(nil, r.index), nil
+	case opStats:
+		st, err := s.stats()
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(st)
+	case opJoin:
+		return s.atLeader(ctx, opAddReplica, payload)
 	default:
-		return nil, fmt.Errorf("unknown request %d", op)
+		return s.leaderRequest(op, payload)
 	}
 }

@@ -29,7 +29,7 @@ type Store struct {
 	reads     *readIndexer // for reads here
 	served    *readIndexer // for other replicas, never forwarded
 	peers     *peers
-	autopilot autopilotState
+	autopilot *autopilotState
 
 	readyTerm    atomic.Uint64 // term in which this leader may serve reads
 	leaderChange broadcast
@@ -102,6 +102,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	s.reads = &readIndexer{s: s, fetch: s.readIndex}
 	s.served = &readIndexer{s: s, fetch: s.leaderReadIndex}
 	s.peers = newPeers(&s.cfg, s.log, &s.tasks)
+	s.autopilot = newAutopilot(s)
 	if err = s.metrics.register(s); err != nil {
 		return err
 	}

@@ -1,0 +1,180 @@
+package raftstore
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sort"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Status describes a replica and the group as the leader sees it.
+type Status struct {
+	NodeID string
+	Addr   string
+	// Role is leader, follower, candidate or shutdown.
+	Role   string
+	Leader string
+	Term   uint64
+	// LastIndex is the end of the local log, CommitIndex what is known to be
+	// committed of it, AppliedIndex what the local state shows.
+	LastIndex    uint64
+	CommitIndex  uint64
+	AppliedIndex uint64
+	Revision     uint64
+	Keys         int
+	Bytes        int64
+	// LastContact is how long ago the leader was heard, zero on the leader.
+	LastContact time.Duration
+	// Compacted is the revision that watches and lists cannot reach behind.
+	Compacted uint64
+	// Failure says why the replica halted or why its log cannot be written.
+	Failure string
+	// Voters names the replicas that vote, as far as this one knows.
+	Voters []string
+	// Peers describes every replica; nil if no leader could be asked.
+	Peers []PeerStatus
+}
+
+// PeerStatus is a replica as the leader sees it.
+type PeerStatus struct {
+	ID     string
+	Addr   string
+	Zone   string
+	Voter  bool
+	Leader bool
+	// Alive is what Config.Members says, Healthy whether the replica also
+	// follows closely; it may become a voter once that has lasted.
+	Alive       bool
+	Healthy     bool
+	StableSince time.Time
+	LastIndex   uint64
+	// Lag is how many log entries the replica is behind.
+	Lag         uint64
+	LastContact time.Duration
+	Failure     string
+}
+
+// Status reports on this replica, and on the others if a leader answers before
+// ctx ends. It never fails: what is not known is left out.
+func (s *Store) Status(ctx context.Context) Status {
+	now := s.history.current()
+	st := Status{
+		NodeID: s.cfg.NodeID, Addr: s.cfg.Addr,
+		Role: roleName(s.raft.State()), Term: s.raft.CurrentTerm(),
+		LastIndex: s.raft.LastIndex(), CommitIndex: s.raft.CommitIndex(), AppliedIndex: s.applied.get(),
+		Revision: now.revision, Keys: now.tree.Len(), Bytes: now.bytes,
+		LastContact: s.lastContact(), Compacted: s.history.stats().compacted,
+		Failure: s.failureText(),
+	}
+	st.Leader, _ = s.Leader()
+	if servers, err := s.servers(); err == nil {
+		for _, srv := range servers {
+			if srv.Suffrage == raft.Voter {
+				st.Voters = append(st.Voters, string(srv.ID))
+			}
+		}
+		sort.Strings(st.Voters)
+	}
+	if payload, err := s.tryLeader(ctx, opStatus, nil); err == nil {
+		if err := json.Unmarshal(payload, &st.Peers); err != nil {
+			s.log.Warn("status of the group", "error", err)
+		}
+	}
+	return st
+}
+
+func roleName(r raft.RaftState) string {
+	switch r {
+	case raft.Leader:
+		return "leader"
+	case raft.Follower:
+		return "follower"
+	case raft.Candidate:
+		return "candidate"
+	default:
+		return "shutdown"
+	}
+}
+
+// lastContact is how long ago the leader was heard.
+func (s *Store) lastContact() time.Duration {
+	if s.IsLeader() {
+		return 0
+	}
+	t := s.raft.LastContact()
+	if t.IsZero() {
+		return -1
+	}
+	return time.Since(t)
+}
+
+func (s *Store) failureText() string {
+	if err := s.Err(); err != nil {
+		return err.Error()
+	}
+	if err := s.disk.logs.err(); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// stats describes this replica to the leader.
+func (s *Store) stats() (stats, error) {
+	term, err := strconv.ParseUint(s.raft.Stats()["last_log_term"], 10, 64)
+	if err != nil {
+		return stats{}, fmt.Errorf("read last log term: %w", err)
+	}
+	return stats{
+		LastIndex: s.raft.LastIndex(), LastTerm: term, Applied: s.applied.get(),
+		LastContact: s.lastContact(), Failure: s.failureText(),
+	}, nil
+}
+
+// peerStatus describes the group, on the leader.
+func (s *Store) peerStatus() []PeerStatus {
+	servers, err := s.servers()
+	if err != nil {
+		return nil
+	}
+	members := s.members()
+	seen := s.autopilot.snapshot()
+	last := s.raft.LastIndex()
+	list := make([]PeerStatus, 0, len(servers))
+	for _, srv := range servers {
+		m, known := members[string(srv.ID)]
+		p := PeerStatus{
+			ID: string(srv.ID), Addr: string(srv.Address), Zone: m.Zone,
+			Voter: srv.Suffrage == raft.Voter, Leader: string(srv.ID) == s.cfg.NodeID,
+			Alive: known && m.Alive,
+		}
+		if o := seen.servers[srv.ID]; o != nil {
+			p.Healthy, p.StableSince = o.Health.Healthy, o.Health.StableSince
+			p.LastIndex, p.LastContact = o.Stats.LastIndex, o.Stats.LastContact
+			p.Alive = p.Alive || s.cfg.Members == nil && o.Health.Healthy
+		}
+		p.Failure = seen.failures[srv.ID]
+		if p.Leader {
+			p.LastIndex, p.Alive = last, true
+		}
+		p.Lag = last - min(p.LastIndex, last)
+		list = append(list, p)
+	}
+	return list
+}
+
+// members returns what Config.Members says, by ID.
+func (s *Store) members() map[string]MemberHealth {
+	if s.cfg.Members == nil {
+		return nil
+	}
+	list := s.cfg.Members()
+	byID := make(map[string]MemberHealth, len(list))
+	for _, m := range list {
+		byID[m.ID] = m
+	}
+	return byID
+}

@@ -1,0 +1,153 @@
+package raftstore
+
+import (
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+	autopilot "github.com/hashicorp/raft-autopilot"
+)
+
+// candidate is a replica that may vote.
+type candidate struct {
+	id      string
+	zone    string
+	voter   bool // votes now
+	leader  bool
+	healthy bool // alive, close behind, and for long enough if it is to be promoted
+	since   time.Time
+}
+
+// wantVoters is how many of n replicas should vote: an odd number, because an
+// even one stands no more failures, and at most limit.
+func wantVoters(n, limit int) int {
+	n = min(n, limit)
+	if n%2 == 0 {
+		n--
+	}
+	return max(n, 1)
+}
+
+// chooseVoters returns the IDs of the replicas that should vote. It fills the
+// places one by one: each goes to the zone with the fewest voters so far, there
+// to a replica that votes already, or else to the one that has been stable for
+// longest. The leader comes first, so leadership never moves for this. A voter
+// that is unwell loses its place only to one that is well: a group is never made
+// smaller by failures.
+func chooseVoters(list []candidate, limit int) []string {
+	want := wantVoters(len(list), limit)
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b candidate) int {
+		switch {
+		case a.leader != b.leader:
+			return order(a.leader)
+		case a.healthy != b.healthy:
+			return order(a.healthy)
+		case a.voter != b.voter:
+			return order(a.voter)
+		case !a.since.Equal(b.since):
+			return a.since.Compare(b.since)
+		case a.id < b.id:
+			return -1
+		default:
+			return 1
+		}
+	})
+	zones := make(map[string]int)
+	var chosen []string
+	for _, healthy := range []bool{true, false} {
+		var pool []candidate
+		for _, c := range list {
+			if (c.healthy || c.leader) == healthy && (healthy || c.voter) {
+				pool = append(pool, c)
+			}
+		}
+		for len(chosen) < want && len(pool) > 0 {
+			best := 0
+			for i, c := range pool {
+				if !pool[best].leader && zones[c.zone] < zones[pool[best].zone] {
+					best = i
+				}
+			}
+			zones[pool[best].zone]++
+			chosen = append(chosen, pool[best].id)
+			pool = slices.Delete(pool, best, best+1)
+		}
+	}
+	slices.Sort(chosen)
+	return chosen
+}
+
+// order puts what is true first.
+func order(first bool) int {
+	if first {
+		return -1
+	}
+	return 1
+}
+
+// promoter tells autopilot which replicas should vote.
+type promoter struct{ a *autopilotState }
+
+var _ autopilot.Promoter = promoter{}
+
+// CalculatePromotionsAndDemotions implements autopilot.Promoter.
+func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, s *autopilot.State) autopilot.RaftChanges {
+	stable := s.ServerStabilizationTime(c)
+	now := time.Now()
+	list := make([]candidate, 0, len(s.Servers))
+	for id, srv := range s.Servers {
+		voter := srv.HasVotingRights()
+		list = append(list, candidate{
+			id: string(id), zone: srv.Server.Meta["zone"], voter: voter, leader: id == s.Leader,
+			healthy: srv.Health.Healthy && (voter || srv.Health.IsStable(now, stable)),
+			since:   srv.Health.StableSince,
+		})
+	}
+	chosen := chooseVoters(list, p.a.policy.Max)
+	var changes autopilot.RaftChanges
+	for id, srv := range s.Servers {
+		want := slices.Contains(chosen, string(id))
+		switch {
+		case want && !srv.HasVotingRights():
+			changes.Promotions = append(changes.Promotions, id)
+		case !want && srv.HasVotingRights():
+			changes.Demotions = append(changes.Demotions, id)
+		}
+	}
+	slices.Sort(changes.Promotions)
+	slices.Sort(changes.Demotions)
+	return changes
+}
+
+// FilterFailedServerRemovals implements autopilot.Promoter: only replicas that
+// have been dead for long are forgotten.
+func (p promoter) FilterFailedServerRemovals(_ *autopilot.Config, _ *autopilot.State, f *autopilot.FailedServers) *autopilot.FailedServers {
+	long := func(list []*autopilot.Server) (out []*autopilot.Server) {
+		for _, srv := range list {
+			if p.a.deadFor(srv.ID) >= p.a.policy.ForgetAfter {
+				out = append(out, srv)
+			}
+		}
+		return out
+	}
+	return &autopilot.FailedServers{FailedNonVoters: long(f.FailedNonVoters), FailedVoters: long(f.FailedVoters)}
+}
+
+// GetServerExt implements autopilot.Promoter.
+func (promoter) GetServerExt(*autopilot.Config, *autopilot.ServerState) any { return nil }
+
+// GetStateExt implements autopilot.Promoter.
+func (promoter) GetStateExt(*autopilot.Config, *autopilot.State) any { return nil }
+
+// GetNodeTypes implements autopilot.Promoter.
+func (promoter) GetNodeTypes(_ *autopilot.Config, s *autopilot.State) map[raft.ServerID]autopilot.NodeType {
+	types := make(map[raft.ServerID]autopilot.NodeType, len(s.Servers))
+	for id := range s.Servers {
+		types[id] = autopilot.NodeVoter
+	}
+	return types
+}
+
+// IsPotentialVoter implements autopilot.Promoter.
+func (promoter) IsPotentialVoter(autopilot.NodeType) bool { return true }
