@@ -2,10 +2,8 @@ package netplugtest
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"sync"
 	"testing"
 
@@ -30,7 +28,11 @@ func NewGuest(t testing.TB, tap string, mac net.HardwareAddr) *Guest {
 	if g.tap, err = openTap(tap); err != nil {
 		t.Fatalf("open tap %s: %v", tap, err)
 	}
-	if g.card, err = openTapIn(g.PID(), "eth0"); err != nil {
+	err = g.Do(func() (err error) {
+		g.card, err = openTap("eth0")
+		return err
+	})
+	if err != nil {
 		t.Fatalf("make the guest's card: %v", err)
 	}
 	g.Run("ip", "link", "set", "eth0", "address", mac.String(), "up")
@@ -83,26 +85,4 @@ func openTap(name string) (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), name), nil
-}
-
-// openTapIn makes a tap in the namespace of another process.
-func openTapIn(pid, name string) (f *os.File, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		// The thread ends with the goroutine, since it stays locked: it must not go on
-		// in the wrong namespace.
-		runtime.LockOSThread()
-		var ns int
-		if ns, err = unix.Open(fmt.Sprintf("/proc/%s/ns/net", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-			return
-		}
-		defer unix.Close(ns)
-		if err = unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-			return
-		}
-		f, err = openTap(name)
-	}()
-	<-done
-	return f, err
 }

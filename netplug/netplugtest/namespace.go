@@ -3,11 +3,18 @@ package netplugtest
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // inNamespace is set in the environment of a test that runs in its own namespace.
@@ -41,7 +48,7 @@ func OwnNamespace(t *testing.T) bool {
 	// #nosec: the test binary itself.
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=120s")
 	cmd.Env = append(os.Environ(), inNamespace+"="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()
 	switch {
 	case err == nil && bytes.Contains(out, []byte("--- SKIP")):
@@ -87,13 +94,18 @@ type Host struct {
 // NewHost makes a network namespace that lasts until the end of the test.
 func NewHost(t testing.TB) *Host {
 	t.Helper()
-	cmd := exec.Command("sleep", "infinity")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	// It ends with its input, so it does not outlive a test that is killed.
+	cmd := exec.Command("cat")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	input, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
 		t.Fatalf("make a network namespace: %v", err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = input.Close()
 		_ = cmd.Wait()
 	})
 	h := &Host{t: t, cmd: cmd}
@@ -123,4 +135,76 @@ func (h *Host) Run(name string, args ...string) string {
 func (h *Host) Try(name string, args ...string) (string, error) {
 	out, err := h.Command(name, args...).CombinedOutput()
 	return string(out), err
+}
+
+// Do calls the function on a thread in the namespace. Sockets and files that it opens stay
+// in the namespace and can be used anywhere.
+func (h *Host) Do(f func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		// The thread ends with the goroutine, since it stays locked: it must not go on
+		// in the wrong namespace.
+		runtime.LockOSThread()
+		ns, err := unix.Open("/proc/"+h.PID()+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			result <- err
+			return
+		}
+		defer unix.Close(ns)
+		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+			result <- err
+			return
+		}
+		result <- f()
+	}()
+	return <-result
+}
+
+// Serve answers every TCP connection to the address with the text, until the end of the
+// test.
+func (h *Host) Serve(addr, text string) {
+	h.t.Helper()
+	var ln net.Listener
+	err := h.Do(func() (err error) {
+		ln, err = net.Listen("tcp", addr)
+		return err
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { answerAll(ln, text) })
+	h.t.Cleanup(func() {
+		_ = ln.Close()
+		wg.Wait()
+	})
+}
+
+func answerAll(ln net.Listener, text string) {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(conn, text)
+		_ = conn.Close()
+	}
+}
+
+// Get connects to the address over TCP and returns what it is told.
+func (h *Host) Get(addr string, timeout time.Duration) (string, error) {
+	var conn net.Conn
+	err := h.Do(func() (err error) {
+		conn, err = net.DialTimeout("tcp", addr, timeout)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(conn)
+	return string(b), err
 }

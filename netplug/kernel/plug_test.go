@@ -1,0 +1,311 @@
+package kernel
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"virtmesh/netplug"
+	"virtmesh/netplug/netplugtest"
+	"virtmesh/netplug/ruleset"
+)
+
+// silence is how long a test waits for what must not come.
+const silence = 700 * time.Millisecond
+
+// patience is how long a test waits for what must come, on a busy machine.
+const patience = 20 * time.Second
+
+// bed is a host with guests on it and a world outside that knows nothing of them.
+type bed struct {
+	t       *testing.T
+	kernel  *Kernel
+	plug    *netplug.Plug
+	outside *netplugtest.Host
+	want    netplug.Want
+}
+
+var (
+	macA = net.HardwareAddr{0x02, 0, 0, 0, 0, 0x0a}
+	macB = net.HardwareAddr{0x02, 0, 0, 0, 0, 0x0b}
+)
+
+// newBed makes the host, with guests a and b wanted on a bridge with NAT, DHCP and DNS.
+func newBed(t *testing.T) *bed {
+	t.Helper()
+	b := &bed{t: t}
+	b.kernel, b.outside = hostWithUplink(t)
+	netplugtest.Run(t, "ip", "addr", "add", "10.50.0.1/24", "dev", "up0")
+	netplugtest.Run(t, "ip", "link", "set", "up0", "up")
+	b.outside.Run("ip", "addr", "add", "10.50.0.2/24", "dev", "eth0")
+	b.outside.Run("ip", "link", "set", "eth0", "up")
+	cfg := netplug.DefaultConfig()
+	cfg.Kernel = b.kernel
+	cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	cfg.Registerer = prometheus.NewRegistry()
+	cfg.ResolvConf = filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(cfg.ResolvConf, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if b.plug, err = netplug.New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.plug.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	b.want = netplug.Want{
+		Bridges: []netplug.Bridge{{
+			Name: "vm-pod", MTU: 1400, Address: netip.MustParsePrefix("10.9.0.1/24"),
+			NAT: true, DNS: true, DHCP: &netplug.DHCP{Domain: "vm.example"},
+		}},
+		Taps: []netplug.Tap{
+			podTap("a", macA, "10.9.0.10"),
+			podTap("b", macB, "10.9.0.11"),
+		},
+		DNS: netplug.DNS{Domain: "vm.example", Records: map[string][]netip.Addr{
+			"b.default": {netip.MustParseAddr("10.9.0.11")},
+		}},
+	}
+	return b
+}
+
+func podTap(vm string, mac net.HardwareAddr, addr string) netplug.Tap {
+	return netplug.Tap{
+		Name: netplug.TapName("default", vm, "net0"), Namespace: "default", VM: vm, Interface: "net0",
+		Bridge: "vm-pod", MAC: mac, Address: netip.MustParseAddr(addr), Hostname: vm,
+		MACSpoofCheck: true, IPSpoofCheck: true,
+	}
+}
+
+func (b *bed) set() netplug.Result {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
+	defer cancel()
+	res, err := b.plug.Set(ctx, b.want)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return res
+}
+
+// udhcpScript configures the card as a DHCP client's script does, and keeps what it was
+// told.
+const udhcpScript = `#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add "$ip/$mask" dev "$interface"
+ip link set "$interface" mtu "$mtu"
+ip route add default via "$router"
+echo "ip=$ip mask=$mask router=$router dns=$dns domain=$domain hostname=$hostname mtu=$mtu lease=$lease" > "$OUT"
+`
+
+// boot starts the guest on a wanted tap and lets it get its address. It returns what DHCP
+// told it.
+func (b *bed) boot(tap netplug.Tap) (*netplugtest.Guest, string) {
+	b.t.Helper()
+	g := netplugtest.NewGuest(b.t, tap.Name, tap.MAC)
+	script := filepath.Join(b.t.TempDir(), "script")
+	out := script + ".out"
+	if err := os.WriteFile(script, []byte(udhcpScript), 0o700); err != nil {
+		b.t.Fatal(err)
+	}
+	cmd := g.Command("busybox", "udhcpc", "-i", "eth0", "-f", "-n", "-q", "-t", "20", "-T", "1", "-O", "mtu", "-O", "hostname", "-s", script)
+	cmd.Env = append(os.Environ(), "OUT="+out)
+	if log, err := cmd.CombinedOutput(); err != nil {
+		b.t.Fatalf("udhcpc: %v\n%s\n%s", err, log, netplugtest.Run(b.t, "nft", "list", "ruleset"))
+	}
+	told, err := os.ReadFile(out)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return g, strings.TrimSpace(string(told))
+}
+
+func reaches(h *netplugtest.Host, addr string) bool {
+	_, err := h.Try("ping", "-c", "1", "-W", "1", addr)
+	return err == nil
+}
+
+func TestGuestsOnAHost(t *testing.T) {
+	if !netplugtest.OwnNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	if res := b.set(); len(res.Plan.Steps) == 0 {
+		t.Fatal("the first Set has nothing to do")
+	}
+	if res := b.set(); len(res.Plan.Steps) != 0 {
+		t.Fatalf("the second Set changes:\n%s", res.Plan)
+	}
+	ga, told := b.boot(b.want.Taps[0])
+	want := "ip=10.9.0.10 mask=24 router=10.9.0.1 dns=10.9.0.1 domain=vm.example hostname=a mtu=1400 lease=3600"
+	if told != want {
+		t.Errorf("DHCP told\n%s, want\n%s", told, want)
+	}
+	gb, _ := b.boot(b.want.Taps[1])
+	for name, addr := range map[string]string{"the gateway": "10.9.0.1", "its neighbour": "10.9.0.11", "the world through NAT": "10.50.0.2"} {
+		if !reaches(ga.Host, addr) {
+			t.Errorf("the guest does not reach %s", name)
+		}
+	}
+	b.names(ga)
+	b.services(ga, gb)
+	b.closedToOutside()
+	if res := b.set(); len(res.Plan.Steps) != 0 {
+		t.Errorf("a Set with guests on changes:\n%s", res.Plan)
+	}
+	b.removal(ga, gb)
+}
+
+// names resolves through the gateway.
+func (b *bed) names(g *netplugtest.Guest) {
+	b.t.Helper()
+	out, err := g.Try("busybox", "nslookup", "b.default.vm.example", "10.9.0.1")
+	if err != nil || !strings.Contains(out, "10.9.0.11") {
+		b.t.Errorf("name of the neighbour: %v\n%s", err, out)
+	}
+	begin := time.Now()
+	out, err = g.Try("busybox", "nslookup", "example.org", "10.9.0.1")
+	if err == nil || !strings.Contains(out, "SERVFAIL") || time.Since(begin) > patience {
+		b.t.Errorf("foreign name without upstream, after %s: %v\n%s", time.Since(begin), err, out)
+	}
+}
+
+// services reaches a guest through ports and addresses of the host.
+func (b *bed) services(client, server *netplugtest.Guest) {
+	b.t.Helper()
+	server.Serve("10.9.0.11:80", "hello")
+	backend := []netip.AddrPort{netip.MustParseAddrPort("10.9.0.11:80")}
+	b.want.Services = []netplug.Service{
+		{Name: "node-port", Port: 30080, Protocol: ruleset.TCP, Backends: backend},
+		{Name: "cluster-ip", Address: netip.MustParseAddr("10.96.0.7"), Port: 80, Protocol: ruleset.TCP, Backends: backend},
+	}
+	b.set()
+	if got, err := b.outside.Get("10.50.0.1:30080", patience); got != "hello" {
+		b.t.Errorf("the world gets %q from the node port: %v", got, err)
+	}
+	if got, err := client.Get("10.96.0.7:80", patience); got != "hello" {
+		b.t.Errorf("a guest gets %q from the service: %v", got, err)
+	}
+}
+
+// closedToOutside makes sure that NAT is not a way in.
+func (b *bed) closedToOutside() {
+	b.t.Helper()
+	b.outside.Run("ip", "route", "add", "10.9.0.0/24", "via", "10.50.0.1")
+	if got, err := b.outside.Get("10.9.0.11:80", silence); err == nil {
+		b.t.Errorf("the world gets %q from the guest directly", got)
+	}
+}
+
+// removal takes machines away: a tap in use stays, cut off, and goes with its machine.
+func (b *bed) removal(ga, gb *netplugtest.Guest) {
+	t := b.t
+	t.Helper()
+	a := b.want.Taps[0].Name
+	netplugtest.Run(t, "ip", "tuntap", "add", "vm-foreign", "mode", "tap")
+	b.want.Taps = b.want.Taps[1:]
+	if res := b.set(); !slices.Equal(res.Plan.Busy, []string{a}) {
+		t.Errorf("busy are %v, want %s", res.Plan.Busy, a)
+	}
+	if reaches(ga.Host, "10.9.0.1") {
+		t.Error("a machine that is not wanted still reaches the gateway")
+	}
+	ga.Stop()
+	b.set()
+	if links := netplugtest.Run(t, "ip", "-o", "link"); strings.Contains(links, a) || !strings.Contains(links, "vm-foreign") {
+		t.Errorf("after the machine is gone:\n%s", links)
+	}
+	if !reaches(gb.Host, "10.9.0.1") {
+		t.Error("the other machine lost its network")
+	}
+	gb.Stop()
+	b.want = netplug.Want{}
+	b.set()
+	if res := b.set(); len(res.Plan.Steps) != 0 {
+		t.Errorf("a Set of nothing changes:\n%s", res.Plan)
+	}
+	if links := netplugtest.Run(t, "ip", "-o", "link"); strings.Contains(links, "vm-pod") {
+		t.Errorf("after all machines are gone:\n%s", links)
+	}
+	if rules := netplugtest.Run(t, "nft", "list", "ruleset"); strings.Contains(rules, "virtmesh") {
+		t.Errorf("after all machines are gone:\n%s", rules)
+	}
+}
+
+// TestHostileGuest tries what a guest must not get through with.
+func TestHostileGuest(t *testing.T) {
+	if !netplugtest.OwnNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	b.want.Protected = []netip.Prefix{netip.MustParsePrefix("10.50.0.3/32")}
+	b.outside.Run("ip", "addr", "add", "10.50.0.3/24", "dev", "eth0")
+	b.set()
+	g, _ := b.boot(b.want.Taps[0])
+	b.boot(b.want.Taps[1])
+	ln, err := net.Listen("tcp", "0.0.0.0:9999")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	for _, addr := range []string{"10.9.0.1:9999", "10.50.0.1:9999"} {
+		if conn, err := net.Dial("tcp", addr); err != nil {
+			t.Fatalf("the port to be guarded does not answer: %v", err)
+		} else {
+			conn.Close()
+		}
+		if _, err := g.Get(addr, silence); err == nil {
+			t.Errorf("the guest reaches the host's port %s", addr)
+		}
+	}
+	if reaches(g.Host, "10.50.0.3") || !reaches(g.Host, "10.50.0.2") {
+		t.Error("the guest reaches a protected network, or nothing at all")
+	}
+	if out, _ := g.Try("ping", "-6", "-c", "1", "-W", "1", "-I", "eth0", "ff02::1"); strings.Contains(out, "bytes from fe80::1") {
+		t.Errorf("the host answers on IPv6:\n%s", out)
+	}
+	b.otherAddresses(g)
+}
+
+// otherAddresses uses addresses that are not the guest's.
+func (b *bed) otherAddresses(g *netplugtest.Guest) {
+	t := b.t
+	t.Helper()
+	g.Run("ip", "addr", "add", "10.9.0.99/24", "dev", "eth0")
+	if _, err := g.Try("ping", "-c", "1", "-W", "1", "-I", "10.9.0.99", "10.9.0.1"); err == nil {
+		t.Error("the guest gets through with another address")
+	}
+	// Claiming the neighbour's address does not get into the host's table.
+	netplugtest.Run(t, "ping", "-c", "1", "-W", "5", "10.9.0.11")
+	_, _ = g.Try("busybox", "arping", "-c", "2", "-U", "-I", "eth0", "-s", "10.9.0.11", "10.9.0.11")
+	if table := netplugtest.Run(t, "ip", "neigh", "show", "10.9.0.11"); !strings.Contains(table, macB.String()) {
+		t.Errorf("the neighbour's address now belongs to: %s", table)
+	}
+	// The lease of another card is not given out.
+	other := net.HardwareAddr{0x02, 0, 0, 0, 0, 0x0b}
+	g.Run("ip", "link", "set", "eth0", "address", other.String())
+	if out, err := g.Try("busybox", "udhcpc", "-i", "eth0", "-f", "-n", "-q", "-t", "2", "-T", "1", "-s", "/bin/true"); err == nil {
+		t.Errorf("the guest gets the lease of another:\n%s", out)
+	}
+	if reaches(g.Host, "10.9.0.1") {
+		t.Error("the guest gets through with the card of another")
+	}
+	g.Run("ip", "link", "set", "eth0", "address", macA.String())
+	g.Run("ip", "addr", "del", "10.9.0.99/24", "dev", "eth0")
+	if !reaches(g.Host, "10.9.0.1") {
+		t.Error("the guest does not get through with its own address any more")
+	}
+}
