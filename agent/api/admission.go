@@ -1,0 +1,93 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/admission"
+
+	"virtmesh/agent/api/storage"
+	"virtmesh/raftstore"
+)
+
+var (
+	namespaces    = schema.GroupResource{Resource: "namespaces"}
+	namespaceKind = schema.GroupKind{Kind: "Namespace"}
+)
+
+const namespacePrefix = "/registry/core/namespaces/"
+
+// immortal namespaces cannot be deleted.
+var immortal = map[string]bool{metav1.NamespaceDefault: true, metav1.NamespaceSystem: true}
+
+// namespaceLifecycle keeps objects out of namespaces that are not there or going,
+// and keeps the namespaces that everything relies on.
+//
+// It asks the local replica, which may see a deletion a moment late: what slips
+// in is found by whoever empties the namespace.
+type namespaceLifecycle struct {
+	*admission.Handler
+	store storage.Backend
+}
+
+var _ admission.MutationInterface = (*namespaceLifecycle)(nil)
+
+func newNamespaceLifecycle(store storage.Backend) *namespaceLifecycle {
+	return &namespaceLifecycle{Handler: admission.NewHandler(admission.Create, admission.Delete), store: store}
+}
+
+// Admit implements admission.MutationInterface.
+func (l *namespaceLifecycle) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	isNamespace := a.GetKind().GroupKind() == namespaceKind
+	if a.GetOperation() == admission.Delete {
+		if isNamespace && immortal[a.GetName()] {
+			return apierrors.NewForbidden(a.GetResource().GroupResource(), a.GetName(), errors.New("this namespace may not be deleted"))
+		}
+		return nil
+	}
+	if isNamespace || a.GetNamespace() == "" || a.GetSubresource() != "" {
+		return nil
+	}
+	ns, err := l.namespace(ctx, a.GetNamespace())
+	if err != nil {
+		return err
+	}
+	if ns.Status.Phase != corev1.NamespaceTerminating {
+		return nil
+	}
+	status := admission.NewForbidden(a, fmt.Errorf("unable to create new content in namespace %s because it is being terminated", ns.Name))
+	if s, ok := status.(*apierrors.StatusError); ok {
+		s.ErrStatus.Details.Causes = append(s.ErrStatus.Details.Causes, metav1.StatusCause{
+			Type:    corev1.NamespaceTerminatingCause,
+			Message: fmt.Sprintf("namespace %s is being terminated", ns.Name),
+			Field:   "metadata.namespace",
+		})
+	}
+	return status
+}
+
+// namespace reads a namespace. That one is missing is confirmed before it is said.
+func (l *namespaceLifecycle) namespace(ctx context.Context, name string) (*corev1.Namespace, error) {
+	key := namespacePrefix + name
+	rec, _, err := l.store.Get(ctx, key, raftstore.ReadOptions{Consistency: raftstore.Local})
+	if errors.Is(err, raftstore.ErrNotFound) {
+		rec, _, err = l.store.Get(ctx, key, raftstore.ReadOptions{})
+	}
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return nil, apierrors.NewNotFound(namespaces, name)
+	}
+	if err != nil {
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("cannot read namespace %s: %v", name, err))
+	}
+	ns := &corev1.Namespace{}
+	if err := json.Unmarshal(rec.Value, ns); err != nil {
+		return nil, fmt.Errorf("decode namespace %s: %w", name, err)
+	}
+	return ns, nil
+}

@@ -1,0 +1,80 @@
+package api
+
+import (
+	"context"
+	"crypto/x509"
+	"slices"
+
+	"k8s.io/apiserver/pkg/apis/apiserver"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	authgroup "k8s.io/apiserver/pkg/authentication/group"
+	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/union"
+	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"virtmesh/agent/api/subresources"
+)
+
+// openPaths need no client certificate: they tell whether the server lives and
+// what version it is, and nothing else.
+var openPaths = []string{
+	"/healthz", "/livez", "/readyz", "/version", "/version/",
+	subresourcePath("version"), subresourcePath("healthz"),
+}
+
+// subresourcePath is the path of a subresource that belongs to no object.
+func subresourcePath(name string) string {
+	return "/apis/" + subresources.GroupVersion.String() + "/" + name
+}
+
+// newAuthenticator takes a client for whom its certificate says it is: the common
+// name is the user, organisations are groups. Without a certificate only the open
+// paths answer; a bad certificate is never taken for none.
+func newAuthenticator(cas func() *x509.CertPool) authenticator.Request {
+	verify := func() (x509.VerifyOptions, bool) {
+		pool := cas()
+		return x509.VerifyOptions{
+			Roots:     pool,
+			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		}, pool != nil
+	}
+	var open []apiserver.AnonymousAuthCondition
+	for _, p := range openPaths {
+		open = append(open, apiserver.AnonymousAuthCondition{Path: p})
+	}
+	byCertificate := x509request.NewDynamic(verify, x509request.CommonNameUserConversion)
+	return union.NewFailOnError(authgroup.NewAuthenticatedGroupAdder(byCertificate), anonymous.NewAuthenticator(open))
+}
+
+// groupAuthorizer lets members of its groups do everything, and everyone read the
+// open paths.
+type groupAuthorizer struct{ groups []string }
+
+// newAuthorizer lets administrators do everything and then asks next, which is
+// hosts' full access when it is nil.
+func newAuthorizer(next authorizer.Authorizer) authorizer.Authorizer {
+	if next == nil {
+		return authorizer.AuthorizerFunc(groupAuthorizer{[]string{user.SystemPrivilegedGroup, user.NodesGroup}}.authorize)
+	}
+	first := groupAuthorizer{[]string{user.SystemPrivilegedGroup}}
+	return authorizer.AuthorizerFunc(func(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+		if d, reason, err := first.authorize(ctx, a); d == authorizer.DecisionAllow {
+			return d, reason, err
+		}
+		return next.Authorize(ctx, a)
+	})
+}
+
+func (g groupAuthorizer) authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	if a.GetVerb() == "get" && slices.Contains(openPaths, a.GetPath()) {
+		return authorizer.DecisionAllow, "", nil
+	}
+	for _, name := range a.GetUser().GetGroups() {
+		if slices.Contains(g.groups, name) {
+			return authorizer.DecisionAllow, "", nil
+		}
+	}
+	return authorizer.DecisionNoOpinion, "no rule lets the client do this", nil
+}

@@ -1,0 +1,94 @@
+package api
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	utilversion "k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"virtmesh/agent/api/storage"
+	"virtmesh/agent/api/vmspec"
+	"virtmesh/agent/hostrpc"
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	// Store holds the objects.
+	Store storage.Backend
+	// Instances reaches the running instances for their subresources.
+	Instances hostrpc.Instances
+	// ClientCAs returns the authorities of client certificates. It is asked at
+	// each request, so it may change.
+	ClientCAs func() *x509.CertPool
+	// Authorizer decides what an authenticated client may do; nil lets
+	// administrators and hosts do everything and others nothing.
+	Authorizer authorizer.Authorizer
+	// Logger takes what the server logs.
+	Logger *slog.Logger
+	// Metrics is served at /metrics beside the server's own; nil adds nothing.
+	Metrics prometheus.Gatherer
+	// Ready are further checks of /readyz, by name.
+	Ready map[string]func(context.Context) error
+
+	// Address is the host:port that clients reach the server at; it is told in
+	// discovery.
+	Address string
+	// KubernetesVersion is the Kubernetes version that clients are to take the
+	// server for.
+	KubernetesVersion string
+	// Version is the product's own version, which virtctl asks for.
+	Version string
+	// Defaults fill in virtual machines.
+	Defaults vmspec.Defaults
+
+	// MaxReads and MaxWrites bound the requests under way, watches and streams
+	// not counted; what is above is told to come back.
+	MaxReads, MaxWrites int
+	// RequestTimeout ends requests other than watches and streams.
+	RequestTimeout time.Duration
+}
+
+// DefaultConfig returns a Config that lacks only what it cannot know: Store,
+// Instances and ClientCAs.
+func DefaultConfig() Config {
+	return Config{
+		Logger:            slog.Default(),
+		Address:           "127.0.0.1:6443",
+		KubernetesVersion: "v1.37.2",
+		Version:           "v1.8.0",
+		Defaults:          vmspec.DefaultDefaults(),
+		MaxReads:          400,
+		MaxWrites:         200,
+		RequestTimeout:    time.Minute,
+	}
+}
+
+// Validate reports what is missing or wrong.
+func (c Config) Validate() error {
+	switch {
+	case c.Store == nil:
+		return errors.New("api: config: Store is not set")
+	case c.Instances == nil:
+		return errors.New("api: config: Instances is not set")
+	case c.ClientCAs == nil:
+		return errors.New("api: config: ClientCAs is not set")
+	case c.Logger == nil:
+		return errors.New("api: config: Logger is not set")
+	case c.Address == "":
+		return errors.New("api: config: Address is not set")
+	case c.MaxReads <= 0 || c.MaxWrites <= 0:
+		return errors.New("api: config: MaxReads and MaxWrites must be greater than zero")
+	case c.RequestTimeout <= 0:
+		return errors.New("api: config: RequestTimeout must be greater than zero")
+	}
+	if _, err := utilversion.ParseSemantic(c.KubernetesVersion); err != nil {
+		return fmt.Errorf("api: config: KubernetesVersion: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,65 @@
+package kinds
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// nameLabel carries a namespace's name, so that selectors can use it.
+const nameLabel = corev1.LabelMetadataName
+
+func namespaceKind() *Kind {
+	type ns = corev1.Namespace
+	return &Kind{
+		GVK: core("Namespace"), Resource: "namespaces", Singular: "namespace", ShortNames: []string{"ns"}, Status: true,
+		Object: &ns{}, List: &corev1.NamespaceList{},
+		ValidateName:   validation.ValidateNamespaceName,
+		Default:        do(defaultNamespace),
+		DefaultUpdate:  change(updateNamespace),
+		ValidateUpdate: both(validateNamespaceUpdate),
+		Columns: []Column{
+			column("Status", func(n *ns) any { return string(n.Status.Phase) }),
+			age,
+		},
+		Fields: map[string]func(obj runtimeObject) string{
+			"status.phase": on(func(n *ns) string { return string(n.Status.Phase) }),
+			"name":         on(func(n *ns) string { return n.Name }),
+		},
+	}
+}
+
+// defaultNamespace makes a new namespace active, with the finalizer under which
+// its content is deleted before it goes.
+func defaultNamespace(n *corev1.Namespace) {
+	n.Status = corev1.NamespaceStatus{Phase: corev1.NamespaceActive}
+	for _, f := range n.Spec.Finalizers {
+		if f == corev1.FinalizerKubernetes {
+			labelNamespace(n)
+			return
+		}
+	}
+	n.Spec.Finalizers = append(n.Spec.Finalizers, corev1.FinalizerKubernetes)
+	labelNamespace(n)
+}
+
+// updateNamespace keeps what only the finalize subresource may change.
+func updateNamespace(n, old *corev1.Namespace) {
+	n.Spec.Finalizers = old.Spec.Finalizers
+	n.Status = old.Status
+	labelNamespace(n)
+}
+
+func labelNamespace(n *corev1.Namespace) {
+	if n.Labels == nil {
+		n.Labels = map[string]string{}
+	}
+	n.Labels[nameLabel] = n.Name
+}
+
+func validateNamespaceUpdate(n, _ *corev1.Namespace) field.ErrorList {
+	if n.Labels[nameLabel] != n.Name {
+		return field.ErrorList{field.Invalid(field.NewPath("metadata", "labels").Key(nameLabel), n.Labels[nameLabel], "must be the name of the namespace")}
+	}
+	return nil
+}

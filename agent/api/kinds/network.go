@@ -1,0 +1,48 @@
+package kinds
+
+import (
+	"encoding/json"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"virtmesh/agent/objects/k8scni"
+)
+
+func networkKinds() []*Kind {
+	type nad = k8scni.NetworkAttachmentDefinition
+	return []*Kind{{
+		GVK:      k8scni.SchemeGroupVersion.WithKind("NetworkAttachmentDefinition"),
+		Resource: k8scni.ResourceNetworkAttachmentDefinitions, Singular: "network-attachment-definition",
+		ShortNames: []string{"net-attach-def"}, Namespaced: true, Generation: true,
+		Object: &nad{}, List: &k8scni.NetworkAttachmentDefinitionList{},
+		Validate:       on(validateNAD),
+		ValidateUpdate: both(func(n, _ *nad) field.ErrorList { return validateNAD(n) }),
+	}}
+}
+
+// validateNAD wants spec.config to be a JSON object that names a plugin, or a
+// list of them.
+func validateNAD(n *k8scni.NetworkAttachmentDefinition) field.ErrorList {
+	path := field.NewPath("spec", "config")
+	if n.Spec.Config == "" {
+		return nil // a network that a plugin of the same name defines
+	}
+	var conf struct {
+		Type    string `json:"type"`
+		Plugins []struct {
+			Type string `json:"type"`
+		} `json:"plugins"`
+	}
+	if err := json.Unmarshal([]byte(n.Spec.Config), &conf); err != nil {
+		return field.ErrorList{field.Invalid(path, n.Spec.Config, "must be a JSON object: "+err.Error())}
+	}
+	if conf.Type == "" && len(conf.Plugins) == 0 {
+		return field.ErrorList{field.Invalid(path, n.Spec.Config, "must have a type or plugins")}
+	}
+	for i, p := range conf.Plugins {
+		if p.Type == "" {
+			return field.ErrorList{field.Required(path.Child("plugins").Index(i).Child("type"), "")}
+		}
+	}
+	return nil
+}

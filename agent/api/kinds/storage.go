@@ -1,0 +1,70 @@
+package kinds
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// defaultClass marks the StorageClass of claims that name none.
+const defaultClass = "storageclass.kubernetes.io/is-default-class"
+
+func storageKinds() []*Kind {
+	type class = storagev1.StorageClass
+	return []*Kind{{
+		GVK: storagev1.SchemeGroupVersion.WithKind("StorageClass"), Resource: "storageclasses", Singular: "storageclass", ShortNames: []string{"sc"},
+		Object: &class{}, List: &storagev1.StorageClassList{},
+		Default:        do(defaultStorageClass),
+		DefaultUpdate:  change(func(c, _ *class) { defaultStorageClass(c) }),
+		Validate:       on(validateStorageClass),
+		ValidateUpdate: both(validateStorageClassUpdate),
+		Columns: []Column{
+			column("Provisioner", func(c *class) any { return c.Provisioner }),
+			column("ReclaimPolicy", func(c *class) any { return string(deref(c.ReclaimPolicy)) }),
+			column("VolumeBindingMode", func(c *class) any { return string(deref(c.VolumeBindingMode)) }),
+			column("AllowVolumeExpansion", func(c *class) any { return deref(c.AllowVolumeExpansion) }),
+			age,
+			wide("Default", func(c *class) any { return c.Annotations[defaultClass] == "true" }),
+		},
+	}}
+}
+
+func defaultStorageClass(c *storagev1.StorageClass) {
+	if c.ReclaimPolicy == nil {
+		policy := corev1.PersistentVolumeReclaimDelete
+		c.ReclaimPolicy = &policy
+	}
+	if c.VolumeBindingMode == nil {
+		mode := storagev1.VolumeBindingImmediate
+		c.VolumeBindingMode = &mode
+	}
+}
+
+func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
+	var errs field.ErrorList
+	if c.Provisioner == "" {
+		errs = append(errs, field.Required(field.NewPath("provisioner"), ""))
+	}
+	policies := []corev1.PersistentVolumeReclaimPolicy{corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain}
+	errs = append(errs, oneOf(field.NewPath("reclaimPolicy"), deref(c.ReclaimPolicy), policies)...)
+	modes := []storagev1.VolumeBindingMode{storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer}
+	errs = append(errs, oneOf(field.NewPath("volumeBindingMode"), deref(c.VolumeBindingMode), modes)...)
+	return errs
+}
+
+func validateStorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
+	errs := validateStorageClass(c)
+	if c.Provisioner != old.Provisioner {
+		errs = append(errs, field.Forbidden(field.NewPath("provisioner"), "updates to provisioner are forbidden"))
+	}
+	if !equal(c.Parameters, old.Parameters) {
+		errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden"))
+	}
+	if deref(c.ReclaimPolicy) != deref(old.ReclaimPolicy) {
+		errs = append(errs, field.Forbidden(field.NewPath("reclaimPolicy"), "updates to reclaimPolicy are forbidden"))
+	}
+	if deref(c.VolumeBindingMode) != deref(old.VolumeBindingMode) {
+		errs = append(errs, immutable(field.NewPath("volumeBindingMode"), deref(c.VolumeBindingMode)))
+	}
+	return errs
+}

@@ -1,0 +1,68 @@
+package api
+
+import (
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	apistorage "k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
+	"k8s.io/client-go/tools/cache"
+
+	"virtmesh/agent/api/kinds"
+	"virtmesh/agent/api/storage"
+)
+
+// deleteWorkers is how many objects of a collection are deleted at a time.
+const deleteWorkers = 4
+
+// restOptions says where the objects of a resource are stored.
+type restOptions struct {
+	backend storage.Backend
+	kinds   map[schema.GroupResource]*kinds.Kind
+}
+
+var _ generic.RESTOptionsGetter = (*restOptions)(nil)
+
+func newRESTOptions(backend storage.Backend, all []*kinds.Kind) *restOptions {
+	o := &restOptions{backend: backend, kinds: map[schema.GroupResource]*kinds.Kind{}}
+	for _, k := range all {
+		o.kinds[k.GroupResource()] = k
+	}
+	return o
+}
+
+// GetRESTOptions implements generic.RESTOptionsGetter. It is asked also for
+// resources that store nothing, to tell them apart.
+func (o *restOptions) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
+	k, ok := o.kinds[gr]
+	if !ok {
+		return generic.RESTOptions{ResourcePrefix: "/virtual/" + gr.String()}, nil
+	}
+	codec := storage.NewCodec(k.GVK)
+	return generic.RESTOptions{
+		StorageConfig: &storagebackend.ConfigForResource{
+			Config:        storagebackend.Config{Codec: codec, EncodeVersioner: k.GVK.GroupVersion()},
+			GroupResource: gr,
+		},
+		Decorator:               o.decorate(k, codec),
+		EnableGarbageCollection: true,
+		DeleteCollectionWorkers: deleteWorkers,
+		ResourcePrefix:          k.KeyPrefix(),
+	}, nil
+}
+
+// decorate returns how the registry makes its storage for k.
+func (o *restOptions) decorate(k *kinds.Kind, codec runtime.Codec) generic.StorageDecorator {
+	return func(_ *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
+		newFunc, _ func() runtime.Object, _ apistorage.AttrFunc, _ apistorage.IndexerFuncs, _ *cache.Indexers) (apistorage.Interface, factory.DestroyFunc, error) {
+		s := storage.New(storage.Config{
+			Backend:  o.backend,
+			Codec:    codec,
+			Resource: k.GroupResource(),
+			Prefix:   prefix,
+			New:      newFunc,
+		})
+		return s, func() {}, nil
+	}
+}

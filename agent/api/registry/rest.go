@@ -1,0 +1,164 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/generic"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/names"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"virtmesh/agent/api/kinds"
+)
+
+// REST serves the main resource of a kind.
+type REST struct {
+	*genericregistry.Store
+	kind *kinds.Kind
+}
+
+var (
+	_ rest.StandardStorage    = (*REST)(nil)
+	_ rest.ShortNamesProvider = (*REST)(nil)
+	_ rest.CategoriesProvider = (*REST)(nil)
+)
+
+// ShortNames implements rest.ShortNamesProvider.
+func (r *REST) ShortNames() []string { return r.kind.ShortNames }
+
+// Categories implements rest.CategoriesProvider.
+func (r *REST) Categories() []string { return r.kind.Categories }
+
+// New builds what serves kind k and its status: the keys of the map are the
+// resource and, for kinds that have it, resource/status.
+func New(scheme *runtime.Scheme, k *kinds.Kind, getter generic.RESTOptionsGetter) (map[string]rest.Storage, error) {
+	store, err := newStore(scheme, k, getter)
+	if err != nil {
+		return nil, fmt.Errorf("serve %s: %w", k.GroupResource(), err)
+	}
+	if k.GVK.GroupKind() == namespaceKind {
+		return newNamespaces(store, k), nil
+	}
+	out := map[string]rest.Storage{k.Resource: &REST{Store: store, kind: k}}
+	if k.Status {
+		out[k.Resource+"/status"] = newStatus(store, k)
+	}
+	return out, nil
+}
+
+func newStore(scheme *runtime.Scheme, k *kinds.Kind, getter generic.RESTOptionsGetter) (*genericregistry.Store, error) {
+	s := strategy{ObjectTyper: scheme, NameGenerator: names.SimpleNameGenerator, kind: k}
+	store := &genericregistry.Store{
+		NewFunc:                   k.New,
+		NewListFunc:               k.NewList,
+		DefaultQualifiedResource:  k.GroupResource(),
+		SingularQualifiedResource: schema.GroupResource{Group: k.GVK.Group, Resource: k.Singular},
+		CreateStrategy:            s,
+		UpdateStrategy:            s,
+		DeleteStrategy:            s,
+		ResetFieldsStrategy:       s,
+		TableConvertor:            newTable(k),
+	}
+	attrs := attributes(k)
+	store.PredicateFunc = func(l labels.Selector, f fields.Selector) storage.SelectionPredicate {
+		return storage.SelectionPredicate{Label: l, Field: f, GetAttrs: attrs}
+	}
+	return store, store.CompleteWithOptions(&generic.StoreOptions{RESTOptions: getter, AttrFunc: attrs})
+}
+
+// attributes returns what objects of k are selected by.
+func attributes(k *kinds.Kind) storage.AttrFunc {
+	return func(obj runtime.Object) (labels.Set, fields.Set, error) {
+		m, err := meta.Accessor(obj)
+		if err != nil {
+			return nil, nil, err
+		}
+		set := make(fields.Set, 2+len(k.Fields))
+		set["metadata.name"] = m.GetName()
+		if k.Namespaced {
+			set["metadata.namespace"] = m.GetNamespace()
+		}
+		for name, value := range k.Fields {
+			set[name] = value(obj)
+		}
+		return labels.Set(m.GetLabels()), set, nil
+	}
+}
+
+// Status serves the status subresource of a kind.
+type Status struct {
+	store *genericregistry.Store
+	kind  *kinds.Kind
+}
+
+var (
+	_ rest.Getter              = (*Status)(nil)
+	_ rest.Patcher             = (*Status)(nil)
+	_ rest.ResetFieldsStrategy = (*Status)(nil)
+)
+
+func newStatus(main *genericregistry.Store, k *kinds.Kind) *Status {
+	store := *main
+	s := statusStrategy{main.UpdateStrategy.(strategy)}
+	store.UpdateStrategy = s
+	store.ResetFieldsStrategy = s
+	return &Status{store: &store, kind: k}
+}
+
+// New implements rest.Storage.
+func (r *Status) New() runtime.Object { return r.kind.New() }
+
+// Destroy implements rest.Storage. The main resource owns the store.
+func (r *Status) Destroy() {}
+
+// Get implements rest.Getter.
+func (r *Status) Get(ctx context.Context, name string, opts *metav1.GetOptions) (runtime.Object, error) {
+	return r.store.Get(ctx, name, opts)
+}
+
+// Update implements rest.Updater. It never creates.
+func (r *Status) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
+	update rest.ValidateObjectUpdateFunc, _ bool, opts *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	return r.store.Update(ctx, name, info, create, update, false, opts)
+}
+
+// GetResetFields implements rest.ResetFieldsStrategy.
+func (r *Status) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return r.store.GetResetFields()
+}
+
+// ConvertToTable implements rest.TableConvertor.
+func (r *Status) ConvertToTable(ctx context.Context, obj, opts runtime.Object) (*metav1.Table, error) {
+	return r.store.ConvertToTable(ctx, obj, opts)
+}
+
+// NewTrusted returns a store for the server's own writes of a kind: they are not
+// held to what clients may change. It shares the storage of r.
+func (r *REST) NewTrusted() *genericregistry.Store {
+	store := *r.Store
+	store.UpdateStrategy = trustedStrategy{r.UpdateStrategy.(strategy)}
+	return &store
+}
+
+// trustedStrategy counts generations and checks metadata, and that is all.
+type trustedStrategy struct{ strategy }
+
+// PrepareForUpdate implements rest.RESTUpdateStrategy.
+func (s trustedStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+	s.setGeneration(obj, old)
+}
+
+// ValidateUpdate implements rest.RESTUpdateStrategy.
+func (s trustedStrategy) ValidateUpdate(_ context.Context, obj, _ runtime.Object) field.ErrorList {
+	return s.validateMeta(obj)
+}

@@ -1,0 +1,71 @@
+package api
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+
+	"virtmesh/agent/api/kinds"
+	"virtmesh/agent/api/subresources"
+)
+
+// types are the Go types of everything served, and how they are written.
+type types struct {
+	scheme     *runtime.Scheme
+	codecs     serializer.CodecFactory
+	parameters runtime.ParameterCodec
+}
+
+func newTypes(all []*kinds.Kind) (*types, error) {
+	s := runtime.NewScheme()
+	if err := kinds.AddToScheme(s, all); err != nil {
+		return nil, err
+	}
+	if err := subresources.AddToScheme(s); err != nil {
+		return nil, err
+	}
+	// Options and errors are of the unnamed group's v1 on every path.
+	v1 := schema.GroupVersion{Version: "v1"}
+	metav1.AddToGroupVersion(s, v1)
+	s.AddUnversionedTypes(v1,
+		&metav1.Status{}, &metav1.APIVersions{}, &metav1.APIGroupList{}, &metav1.APIGroup{}, &metav1.APIResourceList{})
+	return &types{
+		scheme:     s,
+		codecs:     serializer.NewCodecFactory(s),
+		parameters: runtime.NewParameterCodec(s),
+	}, nil
+}
+
+// serializer returns how a group's objects are written. Only groups whose types
+// can be written as protobuf offer it: the others' clients then ask for JSON.
+func (t *types) serializer(all []*kinds.Kind, group string) runtime.NegotiatedSerializer {
+	codecs := serializer.NewCodecFactory(t.scheme,
+		serializer.WithStreamingCollectionEncodingToJSON(), serializer.WithStreamingCollectionEncodingToProtobuf())
+	for _, k := range all {
+		if k.GVK.Group == group && !isProto(k.Object) {
+			return jsonOnly{codecs}
+		}
+	}
+	return codecs
+}
+
+// isProto says whether objects can be written as protobuf.
+func isProto(obj runtime.Object) bool {
+	_, ok := obj.(interface{ MarshalTo([]byte) (int, error) })
+	return ok
+}
+
+// jsonOnly withholds the protobuf media type.
+type jsonOnly struct{ serializer.CodecFactory }
+
+// SupportedMediaTypes implements runtime.NegotiatedSerializer.
+func (j jsonOnly) SupportedMediaTypes() []runtime.SerializerInfo {
+	var out []runtime.SerializerInfo
+	for _, info := range j.CodecFactory.SupportedMediaTypes() {
+		if info.MediaType != runtime.ContentTypeProtobuf {
+			out = append(out, info)
+		}
+	}
+	return out
+}

@@ -1,0 +1,163 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/admission"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	genericfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/util/compatibility"
+	"k8s.io/client-go/rest"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/api/kinds"
+	"virtmesh/agent/api/registry"
+	"virtmesh/agent/api/subresources"
+)
+
+const (
+	// minWatchTime is the least time after which the server itself ends a watch
+	// that names no time, so that clients spread over hosts anew.
+	minWatchTime = 30 * time.Minute
+	// maxBody bounds the body of a request.
+	maxBody = 3 << 20
+)
+
+// Server serves the API. Make one with New, give its Handler to the owner of the
+// TLS port, and Run it.
+type Server struct {
+	config  Config
+	generic *genericapiserver.GenericAPIServer
+	drain   *drain
+}
+
+// New assembles a Server. It reads and writes nothing yet.
+func New(config Config) (*Server, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	all := kinds.All(config.Defaults)
+	if err := kinds.Check(all); err != nil {
+		return nil, err
+	}
+	t, err := newTypes(all)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{config: config, drain: newDrain()}
+	generic := s.genericConfig(t, newRESTOptions(config.Store, all))
+	s.generic, err = generic.Complete(nil).New("virtmesh", genericapiserver.NewEmptyDelegate())
+	if err != nil {
+		return nil, fmt.Errorf("assemble API server: %w", err)
+	}
+	groups, err := newGroups(config, t, all, generic)
+	if err != nil {
+		return nil, err
+	}
+	i, err := newInstaller(s.generic, generic, t, groups)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range groups {
+		if err := i.install(g); err != nil {
+			return nil, err
+		}
+	}
+	s.serveMetrics()
+	s.generic.PrepareRun()
+	return s, nil
+}
+
+// genericConfig says how the library is to serve.
+func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver.Config {
+	c := genericapiserver.NewConfig(t.codecs)
+	c.ExternalAddress = s.config.Address
+	c.EffectiveVersion = newVersion(compatibility.DefaultBuildEffectiveVersion(), s.config.KubernetesVersion)
+	// Nothing in the server calls itself over the network.
+	c.LoopbackClientConfig = &rest.Config{}
+	c.RESTOptionsGetter = options
+	c.Authentication.Authenticator = newAuthenticator(s.config.ClientCAs)
+	c.Authorization.Authorizer = newAuthorizer(s.config.Authorizer)
+	c.AdmissionControl = admission.NewChainHandler(newNamespaceLifecycle(s.config.Store))
+	c.MaxRequestsInFlight = s.config.MaxReads
+	c.MaxMutatingRequestsInFlight = s.config.MaxWrites
+	c.RequestTimeout = s.config.RequestTimeout
+	c.MaxRequestBodyBytes = maxBody
+	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString(subresources.Streams()...))
+	c.EnableProfiling = false
+	c.EnableMetrics = false // served together with the agent's own
+	c.StorageObjectCountTracker = nil
+	c.BuildHandlerChainFunc = s.handlerChain
+	for name, check := range s.config.Ready {
+		c.ReadyzChecks = append(c.ReadyzChecks, readyCheck{name: name, check: check})
+	}
+	setOpenAPI(c, t.scheme)
+	return c
+}
+
+// handlerChain puts the library's filters around the API and the paths that are
+// not resources.
+func (s *Server) handlerChain(api http.Handler, c *genericapiserver.Config) http.Handler {
+	return s.drain.filter(genericapiserver.DefaultBuildHandlerChain(s.extraPaths(api), c), c)
+}
+
+// newGroups makes what serves each API group.
+func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapiserver.Config) ([]group, error) {
+	byVersion := map[schema.GroupVersion]*group{}
+	var groups []group
+	for _, k := range all {
+		gv := k.GVK.GroupVersion()
+		g, ok := byVersion[gv]
+		if !ok {
+			g = &group{version: gv, storage: map[string]restStorage{}, serializer: t.serializer(all, gv.Group)}
+			byVersion[gv] = g
+		}
+		storage, err := registry.New(t.scheme, k, generic.RESTOptionsGetter)
+		if err != nil {
+			return nil, err
+		}
+		for path, s := range storage {
+			g.storage[path] = s
+		}
+	}
+	for _, g := range byVersion {
+		groups = append(groups, *g)
+	}
+	groups = append(groups, group{
+		version: subresources.GroupVersion,
+		storage: subresources.Storage(subresources.Config{
+			Objects:   newObjects(byVersion[kubevirtv1.GroupVersion].storage),
+			Instances: config.Instances,
+		}),
+		serializer: jsonOnly{t.codecs},
+	})
+	sortGroups(groups)
+	return groups, nil
+}
+
+// Handler returns the handler of all requests. It may be called before Run, but
+// /readyz fails until then.
+func (s *Server) Handler() http.Handler { return s.generic.Handler }
+
+// Run makes what has to exist, and keeps the server ready until ctx ends. It
+// returns when all requests have, watches and streams at once and others within
+// Config.RequestTimeout.
+func (s *Server) Run(ctx context.Context) error {
+	s.generic.RunPostStartHooks(ctx)
+	err := s.seed(ctx)
+	if err != nil && ctx.Err() == nil {
+		return err
+	}
+	<-ctx.Done()
+	s.drain.end(s.config.RequestTimeout)
+	if err := s.generic.RunPreShutdownHooks(); err != nil {
+		return fmt.Errorf("stop API server: %w", err)
+	}
+	s.generic.Destroy()
+	return nil
+}

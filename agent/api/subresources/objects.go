@@ -1,0 +1,85 @@
+package subresources
+
+import (
+	"context"
+	"errors"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/hostrpc"
+)
+
+// GroupVersion is the group and version of the subresources.
+var GroupVersion = schema.GroupVersion{Group: kubevirtv1.SubresourceGroupName, Version: kubevirtv1.ApiLatestVersion}
+
+// AddToScheme makes the group known to s. Its resources are shown as the kinds of
+// kubevirt.io that they belong to.
+func AddToScheme(s *runtime.Scheme) error {
+	metav1.AddToGroupVersion(s, GroupVersion)
+	return nil
+}
+
+// Objects reads and writes the objects that requests are about. Reads are
+// linearizable; writes fail with a conflict when the object has changed since it
+// was read.
+type Objects interface {
+	VirtualMachine(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachine, error)
+	Instance(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstance, error)
+	// PutVirtualMachine writes the spec, PutVirtualMachineStatus the status.
+	PutVirtualMachine(ctx context.Context, vm *kubevirtv1.VirtualMachine, dryRun []string) error
+	PutVirtualMachineStatus(ctx context.Context, vm *kubevirtv1.VirtualMachine, dryRun []string) error
+	// PutInstance writes an instance's spec, which clients may not.
+	PutInstance(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, dryRun []string) error
+	// CreateMigration makes a migration with a generated name.
+	CreateMigration(ctx context.Context, m *kubevirtv1.VirtualMachineInstanceMigration, dryRun []string) error
+}
+
+var (
+	vmResource  = kubevirtv1.Resource("virtualmachine")
+	vmiResource = kubevirtv1.Resource("virtualmachineinstance")
+)
+
+const (
+	vmNotRunning       = "VM is not running"
+	vmiNotRunning      = "VMI is not running"
+	vmiNotPaused       = "VMI is not paused"
+	agentNotConnected  = "VMI does not have guest agent connected"
+	snapshotInProgress = "VM snapshot is in progress"
+)
+
+// conflict refuses a request because of the state of an object.
+func conflict(gr schema.GroupResource, name, reason string) error {
+	return apierrors.NewConflict(gr, name, errors.New(reason))
+}
+
+// hostError gives an error of an instance's host its API status.
+func hostError(name string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, hostrpc.ErrNotFound):
+		return apierrors.NewNotFound(vmiResource, name)
+	case errors.Is(err, hostrpc.ErrNotRunning):
+		return conflict(vmiResource, name, vmiNotRunning)
+	case errors.Is(err, hostrpc.ErrNoGuestAgent):
+		return conflict(vmiResource, name, agentNotConnected)
+	case errors.Is(err, hostrpc.ErrConflict):
+		return conflict(vmiResource, name, err.Error())
+	case errors.Is(err, hostrpc.ErrUnreachable):
+		return apierrors.NewServiceUnavailable(err.Error())
+	}
+	return apierrors.NewInternalError(err)
+}
+
+func hasCondition(vmi *kubevirtv1.VirtualMachineInstance, typ kubevirtv1.VirtualMachineInstanceConditionType) bool {
+	for _, c := range vmi.Status.Conditions {
+		if c.Type == typ {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,149 @@
+package subresources
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	"virtmesh/agent/hostrpc"
+)
+
+const (
+	// plainStream is the WebSocket subprotocol of KubeVirt's streams: binary
+	// messages whose bounds mean nothing.
+	plainStream = "plain.kubevirt.io"
+
+	pingEvery      = 10 * time.Second
+	goneAfter      = time.Minute
+	handshakeLimit = 10 * time.Second
+	streamChunk    = 32 << 10
+)
+
+// stream serves a byte stream of a guest as a WebSocket.
+func stream(i instances, kind hostrpc.StreamKind) rest.Storage {
+	upgrader := &websocket.Upgrader{
+		HandshakeTimeout: handshakeLimit,
+		ReadBufferSize:   streamChunk,
+		WriteBufferSize:  streamChunk,
+		Subprotocols:     []string{plainStream},
+		// Clients are authenticated by certificate, not by what a browser sends
+		// along.
+		CheckOrigin: func(*http.Request) bool { return true },
+	}
+	return connecter{parent{vmiKind}, http.MethodGet, func(w http.ResponseWriter, r *http.Request, namespace, name string) error {
+		if err := i.streamable(r.Context(), namespace, name, kind); err != nil {
+			return err
+		}
+		guest, err := i.hosts.Stream(r.Context(), namespace, name, kind)
+		if err != nil {
+			return hostError(name, err)
+		}
+		client, err := upgrader.Upgrade(w, r, nil)
+		if err != nil {
+			guest.Close()
+			return nil //nolint:nilerr // the upgrader has answered
+		}
+		s := session{client: client, guest: guest, done: make(chan struct{})}
+		s.run(r.Context().Done())
+		return nil
+	}}
+}
+
+// session carries bytes between a client and a guest until either goes away.
+type session struct {
+	client *websocket.Conn
+	guest  io.ReadWriteCloser
+	once   sync.Once
+	done   chan struct{}
+}
+
+// run returns when both directions have ended.
+func (s *session) run(cancel <-chan struct{}) {
+	var wg sync.WaitGroup
+	for _, work := range []func(){s.toGuest, s.toClient, s.ping} {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			defer s.close()
+			work()
+		}()
+	}
+	select {
+	case <-cancel:
+	case <-s.done:
+	}
+	s.close()
+	wg.Wait()
+}
+
+// close ends both sides; what waits on either returns.
+func (s *session) close() {
+	s.once.Do(func() {
+		close(s.done)
+		s.guest.Close()
+		s.client.Close()
+	})
+}
+
+func (s *session) toGuest() {
+	alive := func(string) error { return s.client.SetReadDeadline(time.Now().Add(goneAfter)) }
+	s.client.SetPongHandler(alive)
+	_ = alive("")
+	for {
+		_, message, err := s.client.NextReader()
+		if err != nil {
+			return
+		}
+		if _, err := io.Copy(s.guest, message); err != nil {
+			return
+		}
+	}
+}
+
+func (s *session) toClient() {
+	buf := make([]byte, streamChunk)
+	for {
+		n, err := s.guest.Read(buf)
+		if n > 0 {
+			_ = s.client.SetWriteDeadline(time.Now().Add(goneAfter))
+			if err := s.client.WriteMessage(websocket.BinaryMessage, buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			s.sayWhy(err)
+			return
+		}
+	}
+}
+
+// sayWhy tells the client why the stream ends.
+func (s *session) sayWhy(err error) {
+	code, text := websocket.CloseNormalClosure, ""
+	if !errors.Is(err, io.EOF) {
+		code, text = websocket.CloseInternalServerErr, "the stream to the guest broke"
+	}
+	_ = s.client.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(time.Second))
+}
+
+// ping keeps the connection open through idle times and finds out when the client
+// is gone.
+func (s *session) ping() {
+	t := time.NewTicker(pingEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-t.C:
+			if err := s.client.WriteControl(websocket.PingMessage, nil, time.Now().Add(goneAfter)); err != nil {
+				return
+			}
+		}
+	}
+}
