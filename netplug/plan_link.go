@@ -102,7 +102,8 @@ func (p *planner) checkUplink(b Bridge) bool {
 // uplink plugs the bridge into the outside, and unplugs what it was plugged into before.
 func (p *planner) uplink(b Bridge, l Link) {
 	port := uplinkPort(b)
-	if old, ok := p.have.link(l.rememberedUplink()); ok && old.Name != port && old.Master == b.Name {
+	old, ok := p.have.link(l.rememberedUplink())
+	if ok && old.Name != port && old.Master == b.Name && !p.removed[old.Name] {
 		p.do(SetMaster{Link: old.Name})
 	}
 	if port == "" {
@@ -186,8 +187,8 @@ func (p *planner) tapSettings(t Tap, b Bridge, l Link, exists bool) {
 	if b.VLANFiltering && p.canFilterVLANs(Tap{Bridge: t.Bridge, VLAN: defaultVLAN}) {
 		p.portVLANs(t.Name, vlans, tapVLANs(t))
 	}
-	if l.Isolated != b.Isolated {
-		p.do(SetIsolated{Link: t.Name, On: b.Isolated})
+	if isolated := t.Isolated || b.Isolated; l.Isolated != isolated {
+		p.do(SetIsolated{Link: t.Name, On: isolated})
 	}
 	if l.Up == t.LinkDown {
 		p.do(SetUp{Link: t.Name, Up: !t.LinkDown})

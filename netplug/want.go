@@ -104,6 +104,8 @@ type Tap struct {
 	VLAN int
 	// PreserveDefaultVLAN leaves the tap in the bridge's default VLAN as well.
 	PreserveDefaultVLAN bool
+	// Isolated keeps the guest from talking to other isolated ones on the bridge.
+	Isolated bool
 	// LinkDown keeps the card without a link.
 	LinkDown bool
 }
@@ -144,20 +146,24 @@ const maxName = 15
 // TapName returns the name of the tap for an interface of a VM. It depends on nothing
 // else, so source and target of a migration and an agent after a restart agree on it.
 func TapName(namespace, vm, iface string) string {
-	return hashedName(namespace, vm, iface)
+	return hashedName(TapPrefix, namespace, vm, iface)
 }
+
+// vlanPrefix begins the name of a VLAN of an uplink. It differs from TapPrefix, since the
+// packet filter drops what comes in through a tap it does not know.
+const vlanPrefix = "vl-"
 
 // vlanName returns the name for a VLAN of an uplink.
 func vlanName(uplink string, id int) string {
-	return hashedName("vlan", uplink, strconv.Itoa(id))
+	return hashedName(vlanPrefix, uplink, strconv.Itoa(id))
 }
 
 // hashedName fills the 15 bytes that the kernel allows: 60 bits of hash behind the
 // prefix, so that two of a million names collide with a chance below one in a million.
-func hashedName(parts ...string) string {
+func hashedName(prefix string, parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	enc := strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:8]))
-	return TapPrefix + enc[:maxName-len(TapPrefix)]
+	return prefix + enc[:maxName-len(prefix)]
 }
 
 // tapMAC returns the address of the host's end of the tap. It begins with fe as

@@ -1,0 +1,229 @@
+// Package nad reads the CNI configuration of a NetworkAttachmentDefinition and says what
+// it asks of netplug.
+//
+// Understood are the plugin types "bridge" and "cnv-bridge", alone or first in a list of
+// plugins, where "tuning" and "cnv-tuning" may follow. What a configuration asks for and a
+// host cannot give is an error that names the field, rather than left out without a word;
+// fields that no plugin of these types has are passed over, as CNI demands.
+//
+// The package does not read the surrounding object, and decides nothing about hosts.
+package nad
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"virtmesh/netplug"
+)
+
+// ErrUnsupportedType is wrapped by the error for a plugin type that is not understood.
+var ErrUnsupportedType = errors.New("plugin type is not supported")
+
+// FieldError says what is wrong with one field of a configuration.
+type FieldError struct {
+	Field  string
+	Reason string
+}
+
+// Error implements error.
+func (e *FieldError) Error() string { return e.Field + ": " + e.Reason }
+
+// Network is what a configuration asks for.
+type Network struct {
+	// Name of the network in the configuration; empty if it has none.
+	Name string
+	// Bridge to plug into.
+	Bridge string
+	// VLAN of the card; 0 for none.
+	VLAN int
+	// PreserveDefaultVLAN keeps the card in the bridge's default VLAN too.
+	PreserveDefaultVLAN bool
+	// MTU of the card; 0 for the default.
+	MTU int
+	// MACSpoofCheck lets only frames from the card's own address out of the guest.
+	MACSpoofCheck bool
+	// Isolated keeps cards with this flag from talking to one another.
+	Isolated bool
+}
+
+// config is a plugin configuration, or a list of them. Pointers tell a field that is
+// missing from one that is empty.
+type config struct {
+	CNIVersion string    `json:"cniVersion"`
+	Name       string    `json:"name"`
+	Type       string    `json:"type"`
+	Plugins    *[]config `json:"plugins"`
+
+	Bridge              string `json:"bridge"`
+	VLAN                *int   `json:"vlan"`
+	PreserveDefaultVLAN *bool  `json:"preserveDefaultVlan"`
+	MTU                 int    `json:"mtu"`
+	MACSpoofCheck       bool   `json:"macspoofchk"`
+	PortIsolation       bool   `json:"portIsolation"`
+
+	IPAM             map[string]json.RawMessage `json:"ipam"`
+	IsGateway        bool                       `json:"isGateway"`
+	IsDefaultGateway bool                       `json:"isDefaultGateway"`
+	ForceAddress     bool                       `json:"forceAddress"`
+	IPMasq           bool                       `json:"ipMasq"`
+	HairpinMode      bool                       `json:"hairpinMode"`
+	PromiscMode      bool                       `json:"promiscMode"`
+	VLANTrunk        []json.RawMessage          `json:"vlanTrunk"`
+}
+
+// Limits of fields.
+const (
+	defaultBridge = "cni0"
+	maxVLAN       = 4094
+	minMTU        = 68
+	maxMTU        = 65535
+	maxConfig     = 64 << 10
+)
+
+// Parse reads a configuration. An error wraps a *FieldError for each fault found, or
+// ErrUnsupportedType.
+func Parse(data string) (Network, error) {
+	if strings.TrimSpace(data) == "" {
+		return Network{}, &FieldError{Field: "config", Reason: "is empty"}
+	}
+	if len(data) > maxConfig {
+		return Network{}, &FieldError{Field: "config", Reason: fmt.Sprintf("is longer than %d bytes", maxConfig)}
+	}
+	var c config
+	if err := json.Unmarshal([]byte(data), &c); err != nil {
+		return Network{}, fmt.Errorf("config: %w", describe(err))
+	}
+	plugin, field, err := c.plugin()
+	if err != nil {
+		return Network{}, err
+	}
+	if err := plugin.check(field); err != nil {
+		return Network{}, err
+	}
+	return plugin.network(c.Name), nil
+}
+
+// describe names the field that JSON had a wrong kind of value for.
+func describe(err error) error {
+	var kind *json.UnmarshalTypeError
+	if errors.As(err, &kind) && kind.Field != "" {
+		return &FieldError{Field: kind.Field, Reason: fmt.Sprintf("is a %s, want %s", kind.Value, kind.Type)}
+	}
+	return err
+}
+
+// plugin returns the configuration that describes the network, and where it is.
+func (c config) plugin() (plugin config, field string, err error) {
+	if c.Plugins == nil {
+		return c, "", c.checkType("type")
+	}
+	plugins := *c.Plugins
+	if c.Type != "" {
+		return config{}, "", &FieldError{Field: "type", Reason: "cannot go with plugins"}
+	}
+	if len(plugins) == 0 {
+		return config{}, "", &FieldError{Field: "plugins", Reason: "is empty"}
+	}
+	for i, p := range plugins[1:] {
+		if !slices.Contains([]string{"tuning", "cnv-tuning"}, p.Type) {
+			return config{}, "", fmt.Errorf("plugins[%d].type: %q after the first plugin: %w", i+1, p.Type, ErrUnsupportedType)
+		}
+	}
+	return plugins[0], "plugins[0].", plugins[0].checkType("plugins[0].type")
+}
+
+func (c config) checkType(field string) error {
+	switch c.Type {
+	case "bridge", "cnv-bridge":
+		return nil
+	case "":
+		return &FieldError{Field: field, Reason: "is missing"}
+	}
+	return fmt.Errorf("%s: %q: %w; want bridge or cnv-bridge", field, c.Type, ErrUnsupportedType)
+}
+
+// check reports what a host cannot give.
+func (c config) check(at string) error {
+	var errs []error
+	bad := func(when bool, field, format string, args ...any) {
+		if when {
+			errs = append(errs, &FieldError{Field: at + field, Reason: fmt.Sprintf(format, args...)})
+		}
+	}
+	bad(c.Plugins != nil && at != "", "plugins", "cannot be within plugins")
+	bad(c.VLAN != nil && (*c.VLAN < 0 || *c.VLAN > maxVLAN), "vlan", "%d is not between 0 and %d", deref(c.VLAN), maxVLAN)
+	bad(c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU), "mtu", "%d is not between %d and %d", c.MTU, minMTU, maxMTU)
+	bad(len(c.VLANTrunk) > 0, "vlanTrunk", "is not supported for virtual machines")
+	bad(len(c.IPAM) > 0, "ipam", "is not supported for virtual machines: addresses come from DHCP on the network or from cloud-init")
+	for _, f := range []struct {
+		on   bool
+		name string
+	}{
+		{c.IsGateway, "isGateway"}, {c.IsDefaultGateway, "isDefaultGateway"},
+		{c.ForceAddress, "forceAddress"}, {c.IPMasq, "ipMasq"}, {c.HairpinMode, "hairpinMode"},
+	} {
+		bad(f.on, f.name, "is not supported: the host has no address on this network")
+	}
+	if err := (netplug.Bridge{Name: c.bridge()}).Validate(); err != nil {
+		bad(true, "bridge", "%q cannot name a bridge", c.bridge())
+	}
+	return errors.Join(errs...)
+}
+
+// bridge is the name, with the plugin's default.
+func (c config) bridge() string {
+	if c.Bridge == "" {
+		return defaultBridge
+	}
+	return c.Bridge
+}
+
+// network says what the checked configuration asks for.
+func (c config) network(name string) Network {
+	n := Network{
+		Name:          name,
+		Bridge:        c.bridge(),
+		VLAN:          deref(c.VLAN),
+		MTU:           c.MTU,
+		MACSpoofCheck: c.MACSpoofCheck,
+		Isolated:      c.PortIsolation,
+	}
+	// The plugin keeps the default VLAN unless told otherwise.
+	n.PreserveDefaultVLAN = n.VLAN != 0 && (c.PreserveDefaultVLAN == nil || *c.PreserveDefaultVLAN)
+	return n
+}
+
+func deref(p *int) int {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
+
+// WantBridge returns the bridge that cards of the network need. A host that has it, as
+// hosts do whose uplinks are set up by hand, keeps its own; elsewhere one is made, which
+// joins the guests of that host only.
+func (n Network) WantBridge() netplug.Bridge {
+	return netplug.Bridge{Name: n.Bridge, VLANFiltering: n.VLAN != 0, AllowExisting: true}
+}
+
+// MergeBridge adds what cards of the network need to a bridge that cards of other networks
+// use as well.
+func (n Network) MergeBridge(b netplug.Bridge) netplug.Bridge {
+	b.VLANFiltering = b.VLANFiltering || n.VLAN != 0
+	return b
+}
+
+// Attach returns the tap as a card of the network.
+func (n Network) Attach(t netplug.Tap) netplug.Tap {
+	t.Bridge = n.Bridge
+	t.VLAN = n.VLAN
+	t.PreserveDefaultVLAN = n.PreserveDefaultVLAN
+	t.MTU = n.MTU
+	t.MACSpoofCheck = n.MACSpoofCheck
+	t.Isolated = n.Isolated
+	return t
+}
