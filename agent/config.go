@@ -94,6 +94,17 @@ type NetworkConfig struct {
 	PodCIDR string `json:"podCIDR"`
 	// Domain is the DNS domain of guests.
 	Domain string `json:"domain"`
+	// Bridges connect guests to the networks that the host's interfaces are
+	// on; NetworkAttachmentDefinitions name them.
+	Bridges []BridgeConfig `json:"bridges,omitempty"`
+}
+
+// BridgeConfig is a bridge for secondary networks.
+type BridgeConfig struct {
+	// Name is what a NetworkAttachmentDefinition's "bridge" says.
+	Name string `json:"name"`
+	// Uplink is an interface of the host without addresses of its own.
+	Uplink string `json:"uplink"`
 }
 
 // ImageConfig describes the cache of container disks.

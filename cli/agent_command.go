@@ -48,6 +48,7 @@ func hostFlags() []cli.Flag {
 		&cli.IntFlag{Name: "gossip-port", Value: agent.DefaultGossipPort, Usage: "the gossip port (TCP and UDP), the same on all hosts"},
 		&cli.StringFlag{Name: "zone", Usage: "the failure domain this host is in"},
 		&cli.StringSliceFlag{Name: "pool", Usage: "a directory for volumes, `NAME=PATH[,shared]`; shared when every host mounts it"},
+		&cli.StringSliceFlag{Name: "bridge", Usage: "a bridge for secondary networks, `NAME=UPLINK`; the uplink is an interface without addresses"},
 		&cli.StringFlag{Name: "acceleration", Value: "auto", Usage: "auto, kvm or tcg (emulation)"},
 	}
 }
@@ -82,6 +83,13 @@ func hostConfig(c *cli.Context) (agent.Config, error) {
 		}
 		path, shared := strings.CutSuffix(path, ",shared")
 		config.Pools = append(config.Pools, agent.PoolConfig{Name: name, Path: path, Shared: shared})
+	}
+	for _, text := range c.StringSlice("bridge") {
+		name, uplink, ok := strings.Cut(text, "=")
+		if !ok {
+			return config, fmt.Errorf("--bridge %q is not NAME=UPLINK", text)
+		}
+		config.Network.Bridges = append(config.Network.Bridges, agent.BridgeConfig{Name: name, Uplink: uplink})
 	}
 	return config, config.Validate()
 }
@@ -161,7 +169,7 @@ func agentRun(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	a, err := agent.New(c.Context, config, agent.Options{Version: Version, Logger: log})
+	a, err := agent.New(c.Context, config, agent.Options{Version: Version, ConfigPath: c.String("config"), Logger: log})
 	if err != nil {
 		return err
 	}
@@ -188,9 +196,10 @@ func agentRecover(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := agent.Recover(c.Context, config); err != nil {
+	recovered, err := agent.Recover(c.Context, config)
+	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(c.App.Writer, "this host is the only voter now; start its agent, then join new hosts")
+	_, err = fmt.Fprintf(c.App.Writer, "this host is the only voter now, with %d records at revision %d.\nStart its agent. Every other host must be emptied and join again.\n", recovered.Keys, recovered.Revision)
 	return err
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -22,6 +23,7 @@ func nodeCommand() *cli.Command {
 				Action: func(c *cli.Context) error { return setUnschedulable(c, true) }},
 			{Name: "uncordon", Usage: "place instances on the hosts again", ArgsUsage: "NAME...",
 				Action: func(c *cli.Context) error { return setUnschedulable(c, false) }},
+			{Name: "remove", Usage: "forget hosts that are dead and will not come back", ArgsUsage: "NAME...", Action: nodeRemove},
 		},
 	}
 }
@@ -136,6 +138,23 @@ func printInstancesOn(c *cli.Context, conn *connection, host string) error {
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "Instances: %d %s\n", len(names), strings.Join(names, " "))
 	return err
+}
+
+func nodeRemove(c *cli.Context) error {
+	if !c.Args().Present() {
+		return errors.New("name at least one host")
+	}
+	conn, err := connect(c)
+	if err != nil {
+		return err
+	}
+	for _, name := range c.Args().Slice() {
+		if err := conn.mesh(c.Context, http.MethodDelete, "/mesh/v1/hosts/"+name, nil, nil); err != nil {
+			return err
+		}
+		fmt.Fprintf(c.App.Writer, "host %s removed\n", name)
+	}
+	return nil
 }
 
 func setUnschedulable(c *cli.Context, unschedulable bool) error {

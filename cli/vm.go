@@ -48,6 +48,8 @@ func vmCommand() *cli.Command {
 				Flags: []cli.Flag{namespaceFlag()}, Action: vmConsole},
 			{Name: "vnc", Usage: "make the guest's display reachable for a VNC viewer on this machine", ArgsUsage: "NAME",
 				Flags: []cli.Flag{namespaceFlag(), &cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "where the viewer connects to"}}, Action: vmVNC},
+			{Name: "wait", Usage: "wait until virtual machines are Running", ArgsUsage: "NAME...", Action: vmWait,
+				Flags: []cli.Flag{namespaceFlag(), &cli.DurationFlag{Name: "timeout", Value: 5 * time.Minute, Usage: "how long to wait"}}},
 			{Name: "delete", Usage: "delete virtual machines and wait until they are gone", ArgsUsage: "NAME...",
 				Flags: []cli.Flag{namespaceFlag()}, Action: vmDelete},
 		},
@@ -253,6 +255,28 @@ func vmDelete(c *cli.Context) error {
 			return err
 		}
 		fmt.Fprintf(c.App.Writer, "vm/%s deleted\n", name)
+	}
+	return nil
+}
+
+func vmWait(c *cli.Context) error {
+	if !c.Args().Present() {
+		return errors.New("name at least one virtual machine")
+	}
+	conn, err := connect(c)
+	if err != nil {
+		return err
+	}
+	client, err := conn.dynamic()
+	if err != nil {
+		return fmt.Errorf("connect to the mesh: %w", err)
+	}
+	vms := client.Resource(vmResource).Namespace(conn.namespace)
+	deadline := time.Now().Add(c.Duration("timeout"))
+	for _, name := range c.Args().Slice() {
+		if err := waitRunning(c, vms, name, time.Until(deadline)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -1,0 +1,87 @@
+# The targets up, test, bench and down are a contract: scripts rely on them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# libvirt is loaded when it is used, so no libvirt headers are needed to build.
+TAGS     := libvirt_dlopen
+LDFLAGS  := -s -w -X virtmesh/cli.Version=$(VERSION)
+BINARY   := bin/virtmesh
+LAB      := $(BINARY) lab
+HOSTS    ?= 3
+# The Go release that go.mod names; 'make go' fetches it where Debian's is older.
+GO       := $(shell command -v go 2>/dev/null || echo $(CURDIR)/bin/go/bin/go)
+GOFLAGS  := -tags=$(TAGS)
+export GOFLAGS
+
+# What the product itself needs on a host, then what the lab and the build need.
+PACKAGES := qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients ovmf swtpm swtpm-tools nftables iproute2 \
+            busybox-static cpio syslinux syslinux-common extlinux mtools dosfstools e2fsprogs debootstrap util-linux \
+            gcc libc6-dev git ca-certificates jq etcd-server etcd-client
+
+.PHONY: help up down test bench build packages go lint unit race e2e fuzz vuln generate clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+up: packages build ## start a lab of 3 hosts on this machine, run a VM in it, say how to go on
+	@$(LAB) up --hosts $(HOSTS)
+	@tests/quickstart.sh $(BINARY)
+
+down: ## end the lab
+	@[ ! -x $(BINARY) ] || $(LAB) down
+
+test: packages lint race e2e ## every test that CI runs
+
+bench: packages build ## the benchmarks: a line a figure, also to bench.json
+	@$(GO) run ./tests/bench -binary $(BINARY) -out bench.json
+
+build: go ## build bin/virtmesh
+	@mkdir -p bin
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) ./cli/virtmesh
+
+lint: go ## go vet, staticcheck and gofmt
+	@test -z "$$(gofmt -l $$(git ls-files '*.go' | grep -v zz_generated))" || { gofmt -l $$(git ls-files '*.go'); echo "not gofmt-clean"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+unit: go ## the unit tests, without the race detector
+	$(GO) test ./...
+
+race: go ## the unit tests, with the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+
+e2e: build ## the end-to-end tests: the real binary in a lab of its own
+	$(GO) test -tags '$(TAGS) e2e' -count 1 -timeout 30m -v ./tests/e2e/...
+
+fuzz: go ## each fuzz target for a while (FUZZTIME)
+	@for p in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | sed 's/func //'); do \
+	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-20s} $$p || exit 1; done; done
+
+vuln: go ## look for known vulnerabilities (needs the network)
+	$(GO) tool govulncheck ./...
+
+generate: go ## write generated code anew
+	$(GO) generate ./...
+
+packages: ## install what is missing of Debian's packages
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "installing" $$missing; apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+# Debian 12's own Go is too old to fetch the release in go.mod by itself, but
+# it can fetch it as the module that newer releases use for that.
+go: bin/.go-ready
+bin/.go-ready: go.mod
+	@mkdir -p bin; \
+	if ! $(GO) version 2>/dev/null | grep -qE 'go1\.(2[1-9]|[3-9][0-9])'; then \
+	  v=$$(awk '/^go /{print $$2}' go.mod); m=golang.org/toolchain@v0.0.1-go$$v.linux-amd64; \
+	  command -v /usr/bin/go >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends golang-go >/dev/null; }; \
+	  echo "fetching Go $$v"; \
+	  d=$$(cd / && GOFLAGS=-mod=mod /usr/bin/go mod download -json $$m | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && \
+	  rm -rf bin/go && cp -r "$$d" bin/go && chmod -R u+w bin/go && chmod +x bin/go/bin/* bin/go/pkg/tool/linux_amd64/*; fi
+	@touch $@
+
+clean: ## remove what was built
+	rm -rf bin bench.json

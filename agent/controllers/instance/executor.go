@@ -1,0 +1,228 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/controller"
+	"virtmesh/agent/hypervisor"
+	"virtmesh/agent/objects"
+	"virtmesh/raftstore"
+)
+
+// shutdownInterval is how often a guest that is to end is reminded: a guest
+// that had not finished booting does not hear the first request.
+const shutdownInterval = 5 * time.Second
+
+// guestInfoInterval is how often a connected guest agent is asked again, for
+// changes that no event reports.
+const guestInfoInterval = time.Minute
+
+// Executor reconciles the instances of this host. It is a
+// controller.Reconciler, and a controller.Source of the keys of domains that
+// changed.
+type Executor struct {
+	Config
+
+	mu sync.Mutex
+	// listeners are told the keys of domains that changed.
+	listeners map[int]func(controller.Key)
+	nextID    int
+	// guests keeps what guest agents said, by instance UID.
+	guests map[string]guestRecord
+}
+
+// guestRecord is the last answer of a guest agent.
+type guestRecord struct {
+	info  hypervisor.GuestInfo
+	asked time.Time
+}
+
+var (
+	_ controller.Reconciler = (*Executor)(nil)
+	_ controller.Source     = (*Executor)(nil)
+)
+
+// New makes an executor. It does nothing before its controller runs.
+func New(config Config) (*Executor, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	return &Executor{
+		Config: config, listeners: map[int]func(controller.Key){}, guests: map[string]guestRecord{},
+	}, nil
+}
+
+// Reconcile implements controller.Reconciler.
+func (e *Executor) Reconcile(ctx context.Context, key controller.Key) (controller.Result, error) {
+	vmi, exists := e.Instances.Get(key)
+	if !exists || vmi.Status.NodeName != e.Host {
+		return controller.Result{}, e.removeOrphans(ctx, key, "")
+	}
+	domain, err := e.Hypervisor.Get(ctx, refOf(vmi))
+	found := err == nil
+	if err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
+		return controller.Result{}, fmt.Errorf("look at the domain of %s: %w", key, err)
+	}
+	switch {
+	case vmi.IsFinal():
+		return controller.Result{}, e.finish(ctx, vmi, vmi.Status.Phase, "")
+	case vmi.DeletionTimestamp != nil:
+		return e.stop(ctx, vmi, domain, found)
+	case !found && vmi.Status.Phase == kubevirtv1.Running:
+		return controller.Result{}, e.finish(ctx, vmi, kubevirtv1.Failed, "the guest is gone: its host was switched off or its process was lost")
+	case !found:
+		return e.start(ctx, vmi)
+	case !domain.State.Active():
+		return controller.Result{}, e.ended(ctx, vmi, domain)
+	default:
+		return e.report(ctx, vmi, domain)
+	}
+}
+
+// ended handles a guest that is not running any more.
+func (e *Executor) ended(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, domain hypervisor.Domain) error {
+	if domain.Reason.Failure() {
+		return e.finish(ctx, vmi, kubevirtv1.Failed, fmt.Sprintf("the guest ended: %s", domain.Reason))
+	}
+	return e.finish(ctx, vmi, kubevirtv1.Succeeded, "the guest shut down")
+}
+
+// removeOrphans stops and undefines the domains named key whose instance is
+// gone or has another UID than keep. The mesh is asked first.
+func (e *Executor) removeOrphans(ctx context.Context, key controller.Key, keep string) error {
+	domains, err := e.Hypervisor.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list domains: %w", err)
+	}
+	for _, domain := range domains {
+		ref := domain.Owner.Ref
+		if ref.Namespace != key.Namespace || ref.Name != key.Name || ref.UID == keep {
+			continue
+		}
+		orphan, err := e.isOrphan(ctx, ref)
+		if err != nil {
+			return err
+		}
+		if orphan {
+			e.Logger.Info("removing a domain that no instance claims", "instance", key.String(), "uid", ref.UID)
+			if err := e.remove(ctx, ref); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// isOrphan asks the mesh, not the local replica: a replica that lags must not
+// cost a guest its life.
+func (e *Executor) isOrphan(ctx context.Context, ref hypervisor.Ref) (bool, error) {
+	key := objects.Key{Namespace: ref.Namespace, Name: ref.Name}
+	vmi, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, e.Store, key, raftstore.ReadOptions{})
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask the mesh about %s: %w", key, err)
+	}
+	return string(vmi.UID) != ref.UID || vmi.Status.NodeName != e.Host, nil
+}
+
+// remove ends a domain and drops everything this host keeps for it.
+func (e *Executor) remove(ctx context.Context, ref hypervisor.Ref) error {
+	if err := e.Hypervisor.Destroy(ctx, ref); err != nil && !errors.Is(err, hypervisor.ErrNotFound) && !errors.Is(err, hypervisor.ErrNotRunning) {
+		return fmt.Errorf("stop domain %s/%s: %w", ref.Namespace, ref.Name, err)
+	}
+	if err := e.Hypervisor.Undefine(ctx, ref, hypervisor.UndefineOptions{}); err != nil {
+		return fmt.Errorf("undefine domain %s/%s: %w", ref.Namespace, ref.Name, err)
+	}
+	if err := e.Volumes.Remove(ctx, ref); err != nil {
+		return fmt.Errorf("remove volumes of %s/%s: %w", ref.Namespace, ref.Name, err)
+	}
+	if err := e.Network.Release(ref); err != nil {
+		return fmt.Errorf("release addresses of %s/%s: %w", ref.Namespace, ref.Name, err)
+	}
+	e.mu.Lock()
+	delete(e.guests, ref.UID)
+	e.mu.Unlock()
+	return nil
+}
+
+// stop asks a guest to shut down, and cuts its power when its time is over.
+func (e *Executor) stop(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, domain hypervisor.Domain, found bool) (controller.Result, error) {
+	if !found {
+		return controller.Result{}, e.finish(ctx, vmi, kubevirtv1.Succeeded, "stopped before its guest ran")
+	}
+	left := time.Until(vmi.DeletionTimestamp.Add(gracePeriod(vmi)))
+	if !domain.State.Active() || left <= 0 {
+		phase, message := kubevirtv1.Succeeded, "the guest was stopped"
+		if domain.State.Active() {
+			message = "the guest did not shut down in its grace period, so its power was cut"
+			e.Events.Event(vmi, "Warning", "GracePeriodEnded", message)
+		}
+		return controller.Result{}, e.finish(ctx, vmi, phase, message)
+	}
+	if domain.State == hypervisor.StatePaused {
+		// A frozen guest cannot hear the request.
+		if err := e.Hypervisor.Resume(ctx, refOf(vmi)); err != nil {
+			return controller.Result{}, fmt.Errorf("resume %s to shut it down: %w", objects.KeyOf(vmi), err)
+		}
+	}
+	if err := e.Hypervisor.Shutdown(ctx, refOf(vmi)); err != nil && !errors.Is(err, hypervisor.ErrNotRunning) {
+		e.Logger.Warn("the guest could not be asked to shut down", "instance", objects.KeyOf(vmi).String(), "err", err)
+	}
+	return controller.Result{RequeueAfter: min(left, shutdownInterval)}, nil
+}
+
+func gracePeriod(vmi *kubevirtv1.VirtualMachineInstance) time.Duration {
+	if seconds := vmi.Spec.TerminationGracePeriodSeconds; seconds != nil {
+		return time.Duration(*seconds) * time.Second
+	}
+	return defaultGracePeriod
+}
+
+// finish cleans up and then tells the mesh, in one transaction, that the
+// instance ended and holds nothing on this host any more.
+func (e *Executor) finish(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, phase kubevirtv1.VirtualMachineInstancePhase, message string) error {
+	if err := e.remove(ctx, refOf(vmi)); err != nil {
+		return err
+	}
+	ended := vmi.DeepCopy()
+	if !vmi.IsFinal() {
+		setPhase(ended, phase)
+		setCondition(ended, kubevirtv1.VirtualMachineInstanceReady, false, "GuestNotRunning", message)
+		dropConditions(ended, kubevirtv1.VirtualMachineInstanceAgentConnected, kubevirtv1.VirtualMachineInstancePaused)
+		ended.Status.Interfaces = nil
+	}
+	objects.RemoveFinalizer(ended, Finalizer)
+	var tx objects.Tx
+	tx.Update(vmi, ended)
+	if err := e.Claims.Release(ctx, &tx, vmi); err != nil {
+		return fmt.Errorf("release the claim of %s: %w", objects.KeyOf(vmi), err)
+	}
+	if tx.Empty() {
+		return nil
+	}
+	if !vmi.IsFinal() {
+		kind := "Normal"
+		if phase == kubevirtv1.Failed {
+			kind = "Warning"
+		}
+		e.Events.Event(vmi, kind, "Stopped", message)
+	}
+	if _, err := tx.Commit(ctx, e.Store); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("report the end of %s: %w", objects.KeyOf(vmi), err)
+	}
+	return nil
+}
+
+// refOf names the instance's domain.
+func refOf(vmi *kubevirtv1.VirtualMachineInstance) hypervisor.Ref {
+	return hypervisor.Ref{Namespace: vmi.Namespace, Name: vmi.Name, UID: string(vmi.UID)}
+}

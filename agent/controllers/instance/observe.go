@@ -1,0 +1,96 @@
+package instance
+
+import (
+	"context"
+	"fmt"
+
+	"virtmesh/agent/controller"
+	"virtmesh/agent/hypervisor"
+)
+
+// Observe follows the hypervisor until ctx ends: it names the instance of
+// every domain that changed, and all of them after events were lost.
+func (e *Executor) Observe(ctx context.Context) error {
+	for event := range e.Hypervisor.Subscribe(ctx) {
+		switch event.Kind {
+		case hypervisor.EventResync:
+			e.notifyAll(ctx)
+		case hypervisor.EventAgent, hypervisor.EventReboot:
+			// What the guest said before may not hold any more.
+			e.mu.Lock()
+			delete(e.guests, event.Ref.UID)
+			e.mu.Unlock()
+			e.notify(keyOf(event.Ref))
+		case hypervisor.EventState, hypervisor.EventUndefined, hypervisor.EventIOError:
+			e.notify(keyOf(event.Ref))
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil
+	}
+	return fmt.Errorf("follow the hypervisor: %w", hypervisor.ErrUnavailable)
+}
+
+func keyOf(ref hypervisor.Ref) controller.Key {
+	return controller.Key{Namespace: ref.Namespace, Name: ref.Name}
+}
+
+func (e *Executor) notify(key controller.Key) {
+	e.mu.Lock()
+	listeners := make([]func(controller.Key), 0, len(e.listeners))
+	for _, listener := range e.listeners {
+		listeners = append(listeners, listener)
+	}
+	e.mu.Unlock()
+	for _, listener := range listeners {
+		listener(key)
+	}
+}
+
+func (e *Executor) notifyAll(ctx context.Context) {
+	domains, err := e.Hypervisor.List(ctx)
+	if err != nil {
+		e.Logger.Warn("domains could not be listed after events were lost", "err", err)
+		return
+	}
+	for _, domain := range domains {
+		e.notify(keyOf(domain.Owner.Ref))
+	}
+}
+
+// Subscribe implements controller.Source.
+func (e *Executor) Subscribe(fn func(controller.Key)) (cancel func()) {
+	e.mu.Lock()
+	id := e.nextID
+	e.nextID++
+	e.listeners[id] = fn
+	e.mu.Unlock()
+	return func() {
+		e.mu.Lock()
+		delete(e.listeners, id)
+		e.mu.Unlock()
+	}
+}
+
+// Keys implements controller.Source: the instances of all domains, so that
+// domains without an instance are looked at as well.
+func (e *Executor) Keys() []controller.Key {
+	domains, err := e.Hypervisor.List(context.Background())
+	if err != nil {
+		e.Logger.Warn("domains could not be listed", "err", err)
+		return nil
+	}
+	keys := make([]controller.Key, 0, len(domains))
+	for _, domain := range domains {
+		keys = append(keys, keyOf(domain.Owner.Ref))
+	}
+	return keys
+}
+
+// WaitForSync implements controller.Source.
+func (e *Executor) WaitForSync(ctx context.Context) error {
+	if err := e.Instances.WaitForSync(ctx); err != nil {
+		return fmt.Errorf("wait for the instances: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,252 @@
+package hostnet
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/domainxml"
+	"virtmesh/agent/hypervisor"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/objects/k8scni"
+	"virtmesh/netplug"
+)
+
+// PodBridge is the bridge of the default network on every host.
+const PodBridge = "virtmesh0"
+
+// Plug is what this package needs of a *netplug.Plug.
+type Plug interface {
+	Set(ctx context.Context, want netplug.Want) (netplug.Result, error)
+}
+
+// HostBridge is a bridge of the host that secondary networks use.
+type HostBridge struct {
+	// Name is what a NetworkAttachmentDefinition calls it.
+	Name string
+	// Uplink is the host's interface that connects it to the other hosts.
+	Uplink string
+}
+
+// Config describes a Network. All fields but Bridges and Protected are
+// required.
+type Config struct {
+	// Host is this host's name.
+	Host string
+	// Subnet is this host's part of the default network.
+	Subnet netip.Prefix
+	// Domain is the DNS domain of guests.
+	Domain string
+	// LeaseFile keeps the addresses of the default network.
+	LeaseFile string
+	// Bridges are the bridges this host offers to secondary networks.
+	Bridges []HostBridge
+	// Protected returns the addresses that guests may not open connections to.
+	Protected func() []netip.Prefix
+	Instances *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	Networks  *objects.Informer[*k8scni.NetworkAttachmentDefinition]
+	Plug      Plug
+	Logger    *slog.Logger
+}
+
+// Network connects instances. Its methods may be called at once.
+type Network struct {
+	Config
+	leases *netplug.Allocator
+
+	// changed wakes Run.
+	changed chan struct{}
+	// setting lets one Set at a time see the newest instances.
+	setting sync.Mutex
+}
+
+// New opens the addresses given out before.
+func New(config Config) (*Network, error) {
+	if config.Host == "" || config.Instances == nil || config.Networks == nil || config.Plug == nil || config.Logger == nil {
+		return nil, errors.New("host network: a required field of its configuration is missing")
+	}
+	leases, err := netplug.OpenAllocator(config.LeaseFile, config.Subnet, gateway(config.Subnet))
+	if err != nil {
+		return nil, fmt.Errorf("host network: %w", err)
+	}
+	return &Network{Config: config, leases: leases, changed: make(chan struct{}, 1)}, nil
+}
+
+// gateway is the host's own address in its subnet: the first one.
+func gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }
+
+// Run makes the network as the instances want it now, and again whenever they
+// change, until ctx ends.
+func (n *Network) Run(ctx context.Context) error {
+	if err := errors.Join(n.Instances.WaitForSync(ctx), n.Networks.WaitForSync(ctx)); err != nil {
+		return fmt.Errorf("host network: %w", err)
+	}
+	n.dropOldLeases()
+	defer n.Instances.AddHandler(func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) {
+		if n.here(change.Old) || n.here(change.New) {
+			n.wake()
+		}
+	})()
+	defer n.Networks.AddHandler(func(objects.Change[*k8scni.NetworkAttachmentDefinition]) { n.wake() })()
+	n.wake()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.changed:
+			if _, err := n.set(ctx); err != nil && ctx.Err() == nil {
+				n.Logger.Error("the host's network is not as wanted", "err", err)
+			}
+		}
+	}
+}
+
+func (n *Network) wake() {
+	select {
+	case n.changed <- struct{}{}:
+	default:
+	}
+}
+
+// here tells whether an instance has, or is about to have, a guest here.
+func (n *Network) here(vmi *kubevirtv1.VirtualMachineInstance) bool {
+	return vmi != nil && vmi.Status.NodeName == n.Host
+}
+
+// dropOldLeases gives back what instances that ended while the agent was away
+// still hold.
+func (n *Network) dropOldLeases() {
+	wanted := map[string]bool{}
+	for _, vmi := range n.Instances.List("") {
+		if n.here(vmi) && !vmi.IsFinal() {
+			for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+				wanted[leaseKey(refOf(vmi), nic.Name)] = true
+			}
+		}
+	}
+	if err := n.leases.Retain(func(key string) bool { return wanted[key] }); err != nil {
+		n.Logger.Warn("old addresses could not be given back", "err", err)
+	}
+}
+
+func (n *Network) set(ctx context.Context) (netplug.Result, error) {
+	n.setting.Lock()
+	defer n.setting.Unlock()
+	result, err := n.Plug.Set(ctx, n.want())
+	if err != nil {
+		return result, fmt.Errorf("set the host's network: %w", err)
+	}
+	return result, nil
+}
+
+// Connect implements the executor's Network.
+func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domainxml.NIC, error) {
+	networks := networksByName(vmi)
+	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+		if networks[nic.Name].Pod == nil {
+			if _, err := n.attachment(vmi, networks[nic.Name]); err != nil {
+				return nil, fmt.Errorf("network %s: %w", nic.Name, err)
+			}
+			continue
+		}
+		if _, err := n.leases.Allocate(leaseKey(refOf(vmi), nic.Name), macOf(vmi, nic)); err != nil {
+			return nil, fmt.Errorf("address for interface %s: %w", nic.Name, err)
+		}
+	}
+	// A Set that fails for another instance's sake does not concern this one.
+	result, err := n.set(ctx)
+	nics := map[string]domainxml.NIC{}
+	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+		tap := netplug.TapName(vmi.Namespace, vmi.Name, nic.Name)
+		if tapErr := result.Tap(tap); tapErr != nil {
+			return nil, fmt.Errorf("interface %s: %w", nic.Name, tapErr)
+		}
+		nics[nic.Name] = domainxml.NIC{TapDevice: tap, MAC: macOf(vmi, nic).String()}
+	}
+	if err != nil && len(result.Failed) == 0 {
+		return nil, err
+	}
+	return nics, nil
+}
+
+// Interfaces implements the executor's Network.
+func (n *Network) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv1.VirtualMachineInstanceNetworkInterface {
+	addresses := n.addresses()
+	var list []kubevirtv1.VirtualMachineInstanceNetworkInterface
+	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+		status := kubevirtv1.VirtualMachineInstanceNetworkInterface{
+			Name: nic.Name, MAC: macOf(vmi, nic).String(), InfoSource: "domain", QueueCount: 1, LinkState: "up",
+			PodInterfaceName: netplug.TapName(vmi.Namespace, vmi.Name, nic.Name),
+		}
+		if address, ok := addresses[leaseKey(refOf(vmi), nic.Name)]; ok {
+			status.IP = address.String()
+			status.IPs = []string{status.IP}
+		}
+		list = append(list, status)
+	}
+	return list
+}
+
+// Release implements the executor's Network: the taps go with the next change,
+// which the end of the instance is.
+func (n *Network) Release(ref hypervisor.Ref) error {
+	prefix := leaseKey(ref, "")
+	for _, lease := range n.leases.Leases() {
+		if strings.HasPrefix(lease.Key, prefix) {
+			if err := n.leases.Release(lease.Key); err != nil {
+				return fmt.Errorf("release the address of %s: %w", lease.Key, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (n *Network) addresses() map[string]netip.Addr {
+	addresses := map[string]netip.Addr{}
+	for _, lease := range n.leases.Leases() {
+		addresses[lease.Key] = lease.Address
+	}
+	return addresses
+}
+
+// leaseKey names a card of one life of an instance: a new instance of the same
+// name must not find the addresses of the old one.
+func leaseKey(ref hypervisor.Ref, card string) string {
+	return ref.Namespace + "/" + ref.Name + "/" + ref.UID + "/" + card
+}
+
+func refOf(vmi *kubevirtv1.VirtualMachineInstance) hypervisor.Ref {
+	return hypervisor.Ref{Namespace: vmi.Namespace, Name: vmi.Name, UID: string(vmi.UID)}
+}
+
+// macOf is the card's address: the one asked for, or one in the range for
+// locally administered addresses that follows from the virtual machine, so that
+// it survives restarts, or from the instance when nothing owns it.
+func macOf(vmi *kubevirtv1.VirtualMachineInstance, nic kubevirtv1.Interface) net.HardwareAddr {
+	if mac, err := net.ParseMAC(nic.MacAddress); err == nil {
+		return mac
+	}
+	uid := vmi.UID
+	if owner := metav1.GetControllerOf(vmi); owner != nil {
+		uid = owner.UID
+	}
+	sum := sha256.Sum256([]byte(string(uid) + "/" + nic.Name))
+	return append(net.HardwareAddr{0x02}, sum[:5]...)
+}
+
+func networksByName(vmi *kubevirtv1.VirtualMachineInstance) map[string]kubevirtv1.Network {
+	networks := map[string]kubevirtv1.Network{}
+	for _, network := range vmi.Spec.Networks {
+		networks[network.Name] = network
+	}
+	return networks
+}

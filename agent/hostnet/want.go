@@ -1,0 +1,142 @@
+package hostnet
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/objects"
+	"virtmesh/netplug"
+	"virtmesh/netplug/nad"
+)
+
+// want is the whole network that the instances of this host need now.
+func (n *Network) want() netplug.Want {
+	b := builder{network: n, addresses: n.addresses(), bridges: map[string]netplug.Bridge{}}
+	b.want.DNS = netplug.DNS{Domain: n.Domain, Records: map[string][]netip.Addr{}}
+	b.want.Bridges = []netplug.Bridge{n.podBridge()}
+	for _, vmi := range n.Instances.List("") {
+		if n.here(vmi) && !vmi.IsFinal() {
+			b.add(vmi)
+		}
+	}
+	for _, name := range sortedKeys(b.bridges) {
+		b.want.Bridges = append(b.want.Bridges, b.bridges[name])
+	}
+	if n.Protected != nil {
+		b.want.Protected = n.Protected()
+	}
+	return b.want
+}
+
+func (n *Network) podBridge() netplug.Bridge {
+	return netplug.Bridge{
+		Name: PodBridge, Address: netip.PrefixFrom(gateway(n.Subnet), n.Subnet.Bits()),
+		NAT: true, DNS: true, DHCP: &netplug.DHCP{Domain: n.Domain},
+	}
+}
+
+// builder collects a Want, instance by instance.
+type builder struct {
+	network   *Network
+	addresses map[string]netip.Addr
+	bridges   map[string]netplug.Bridge
+	want      netplug.Want
+}
+
+func (b *builder) add(vmi *kubevirtv1.VirtualMachineInstance) {
+	networks := networksByName(vmi)
+	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+		tap := netplug.Tap{
+			Name:      netplug.TapName(vmi.Namespace, vmi.Name, nic.Name),
+			Namespace: vmi.Namespace, VM: vmi.Name, Interface: nic.Name,
+			MAC: macOf(vmi, nic), Queues: 1, MACSpoofCheck: true,
+		}
+		network := networks[nic.Name]
+		switch {
+		case network.Pod != nil:
+			b.addPodTap(vmi, tap)
+		case network.Multus != nil:
+			b.addAttachedTap(vmi, network, tap)
+		}
+	}
+}
+
+func (b *builder) addPodTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.Tap) {
+	address, ok := b.addresses[leaseKey(refOf(vmi), tap.Interface)]
+	if !ok {
+		// The instance is not being started yet.
+		return
+	}
+	tap.Bridge, tap.Address, tap.IPSpoofCheck, tap.Hostname = PodBridge, address, true, hostname(vmi)
+	b.want.Taps = append(b.want.Taps, tap)
+	record := vmi.Name + "." + vmi.Namespace
+	b.want.DNS.Records[record] = append(b.want.DNS.Records[record], address)
+}
+
+func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network, tap netplug.Tap) {
+	attachment, err := b.network.attachment(vmi, network)
+	if err != nil {
+		// Connect tells the user; the other instances get their network.
+		return
+	}
+	bridge, ok := b.bridges[attachment.Bridge]
+	if !ok {
+		bridge = b.network.hostBridge(attachment.Bridge)
+	}
+	bridge.VLANFiltering = bridge.VLANFiltering || attachment.VLAN != 0
+	b.bridges[attachment.Bridge] = bridge
+	tap.Bridge, tap.VLAN, tap.MTU, tap.MACSpoofCheck = attachment.Bridge, attachment.VLAN, attachment.MTU, attachment.MACSpoofCheck
+	b.want.Taps = append(b.want.Taps, tap)
+}
+
+// hostBridge is the bridge of a secondary network: with the uplink that the
+// host's configuration names, or one that the administrator made.
+func (n *Network) hostBridge(name string) netplug.Bridge {
+	for _, configured := range n.Bridges {
+		if configured.Name == name {
+			return netplug.Bridge{Name: name, Uplink: configured.Uplink}
+		}
+	}
+	return netplug.Bridge{Name: name, AllowExisting: true}
+}
+
+// attachment reads the definition of a secondary network.
+func (n *Network) attachment(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) (nad.Attachment, error) {
+	if network.Multus == nil {
+		return nad.Attachment{}, fmt.Errorf("only the pod network and NetworkAttachmentDefinitions (multus) are supported")
+	}
+	key := objects.Key{Namespace: vmi.Namespace, Name: network.Multus.NetworkName}
+	if namespace, name, ok := strings.Cut(network.Multus.NetworkName, "/"); ok {
+		key = objects.Key{Namespace: namespace, Name: name}
+	}
+	definition, ok := n.Networks.Get(key)
+	if !ok {
+		return nad.Attachment{}, fmt.Errorf("NetworkAttachmentDefinition %s does not exist", key)
+	}
+	attachment, err := nad.Parse(definition.Name, []byte(definition.Spec.Config))
+	if err != nil {
+		return nad.Attachment{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", key, err)
+	}
+	return attachment, nil
+}
+
+// hostname is what DHCP tells the guest to call itself, as in KubeVirt.
+func hostname(vmi *kubevirtv1.VirtualMachineInstance) string {
+	if vmi.Spec.Hostname != "" {
+		return vmi.Spec.Hostname
+	}
+	return vmi.Name
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}

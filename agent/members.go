@@ -1,0 +1,120 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"virtmesh/agent/controller"
+	"virtmesh/agent/identity"
+	"virtmesh/gossip"
+	"virtmesh/raftstore"
+)
+
+// seeds are members to find the mesh by: the ones known now from the store's
+// copy on this host's disk, before those of the day it joined.
+func (a *Agent) seeds() []identity.Seed {
+	var seeds []identity.Seed
+	if a.store != nil {
+		records, err := identity.NewHosts(a.store).List(context.Background(), raftstore.ReadOptions{Consistency: raftstore.Local})
+		if err != nil {
+			a.log.Warn("the records of the mesh's hosts cannot be read", "err", err)
+		}
+		for _, record := range records {
+			if record.Name != a.config.Name {
+				seeds = append(seeds, identity.Seed{Host: record.Name, MeshAddress: record.MeshAddress, GossipAddress: record.GossipAddress})
+			}
+		}
+	}
+	if len(seeds) > 0 {
+		return seeds
+	}
+	return a.identity.Info().Seeds
+}
+
+// meshAddresses lists the mesh ports of the other hosts, live ones first.
+func (a *Agent) meshAddresses() []string {
+	var live, other []string
+	for _, member := range a.gossip.Members() {
+		switch {
+		case member.Name == a.config.Name || member.Facts.MeshAddr == "":
+		case member.State.Live():
+			live = append(live, member.Facts.MeshAddr)
+		default:
+			other = append(other, member.Facts.MeshAddr)
+		}
+	}
+	for _, seed := range a.seeds() {
+		other = append(other, seed.MeshAddress)
+	}
+	return append(live, other...)
+}
+
+// resolve finds the mesh port of a host by name.
+func (a *Agent) resolve(ctx context.Context, name string) (string, error) {
+	if member, ok := a.gossip.Member(name); ok && member.Facts.MeshAddr != "" {
+		return member.Facts.MeshAddr, nil
+	}
+	record, err := identity.NewHosts(a.store).Get(ctx, name, raftstore.ReadOptions{Consistency: raftstore.Local})
+	if err != nil {
+		return "", fmt.Errorf("find host %s: %w", name, err)
+	}
+	return record.MeshAddress, nil
+}
+
+// memberHealth is what the choice of voters goes by.
+func (a *Agent) memberHealth() []raftstore.MemberHealth {
+	var health []raftstore.MemberHealth
+	for _, member := range a.gossip.Members() {
+		health = append(health, raftstore.MemberHealth{
+			ID: member.Name, Addr: member.Facts.MeshAddr, Zone: member.Facts.Zone,
+			Alive: member.State.Live(), FeatureLevel: uint32(member.Facts.FeatureLevel),
+		})
+	}
+	return health
+}
+
+// protectedAddresses are the hosts' own, which guests have no business with.
+func (a *Agent) protectedAddresses() []netip.Prefix {
+	var prefixes []netip.Prefix
+	for _, member := range a.gossip.Members() {
+		if address, err := netip.ParseAddrPort(member.Addr); err == nil {
+			prefixes = append(prefixes, netip.PrefixFrom(address.Addr(), address.Addr().BitLen()))
+		}
+	}
+	return prefixes
+}
+
+// liveMembers is the membership that stewardship follows.
+type liveMembers struct{ gossip *gossip.Gossip }
+
+var _ controller.Members = liveMembers{}
+
+// Members implements controller.Members.
+func (m liveMembers) Members() []string {
+	var names []string
+	for _, member := range m.gossip.Members() {
+		if member.State.Live() {
+			names = append(names, member.Name)
+		}
+	}
+	return names
+}
+
+// Subscribe implements controller.Members.
+func (m liveMembers) Subscribe(fn func()) (cancel func()) {
+	subscription := m.gossip.Subscribe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for event := range subscription.Events() {
+			if event.Type != gossip.EventFacts {
+				fn()
+			}
+		}
+	}()
+	return func() {
+		subscription.Close()
+		<-done
+	}
+}

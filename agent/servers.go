@@ -1,0 +1,192 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"virtmesh/agent/api"
+	"virtmesh/agent/hostrpc"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/meshapi"
+	"virtmesh/agent/meshport"
+)
+
+// headerTimeout bounds how long a client may take to send a request's header.
+const headerTimeout = 10 * time.Second
+
+// servers answer users and other hosts.
+type servers struct {
+	api       *api.Server
+	listeners []*httpListener
+}
+
+// httpListener is one HTTP server on its listener.
+type httpListener struct {
+	server   *http.Server
+	listener net.Listener
+}
+
+func (a *Agent) startServers(context.Context) error {
+	rpcListener, err := a.port.Listen(meshport.ProtoRPC)
+	if err != nil {
+		return err
+	}
+	rpc := meshport.ServeRPC(rpcListener, hostrpc.NewHandler(a.host.guests(), a.host, a.log), a.log.With("part", "hostrpc"))
+	a.onStop(func(ctx context.Context) { rpc.Shutdown(ctx) })
+
+	cfg := api.DefaultConfig()
+	cfg.Store = a.store
+	cfg.Instances = a.host.router
+	cfg.ClientCAs = a.identity.Roots
+	cfg.Logger = a.log.With("part", "api")
+	cfg.Metrics = a.metrics
+	cfg.Ready = map[string]func(context.Context) error{"store": a.storeReady}
+	cfg.Address = a.config.MeshAddress()
+	server, err := api.New(cfg)
+	if err != nil {
+		return err
+	}
+	a.servers = &servers{api: server}
+	for _, listen := range []func() error{a.listenMesh, a.listenSocket, a.listenMetrics} {
+		if err := listen(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// storeReady tells whether this host can answer for the mesh.
+func (a *Agent) storeReady(context.Context) error {
+	if err := a.store.Err(); err != nil {
+		return err
+	}
+	if leader, _ := a.store.Leader(); leader == "" {
+		return errors.New("no leader is known")
+	}
+	return nil
+}
+
+// listenMesh serves the API on the mesh port.
+func (a *Agent) listenMesh() error {
+	listener, err := a.port.API()
+	if err != nil {
+		return err
+	}
+	mesh := meshapi.NewHandler(a, isAdministrator)
+	a.serve(listener, withMesh(mesh, a.servers.api.Handler()))
+	return nil
+}
+
+// listenSocket serves the API to root on this host, who acts as the host
+// itself: whoever may open the socket can read the host's key as well.
+func (a *Agent) listenSocket() error {
+	path := a.config.Socket()
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("make way for the administration socket: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return fmt.Errorf("open the administration socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		listener.Close()
+		return fmt.Errorf("protect the administration socket: %w", err)
+	}
+	mesh := meshapi.NewHandler(a, func(*http.Request) bool { return true })
+	a.serve(listener, withMesh(mesh, a.asHost(a.servers.api.Handler())))
+	return nil
+}
+
+// openPaths are served without credentials on the metrics address.
+var openPaths = []string{"/metrics", "/healthz", "/livez", "/readyz"}
+
+// listenMetrics serves metrics and health to monitoring.
+func (a *Agent) listenMetrics() error {
+	if a.config.MetricsListen == "" {
+		return nil
+	}
+	listener, err := net.Listen("tcp", a.config.MetricsListen)
+	if err != nil {
+		return fmt.Errorf("listen for metrics: %w", err)
+	}
+	all := a.asHost(a.servers.api.Handler())
+	a.serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || !slices.Contains(openPaths, r.URL.Path) {
+			http.NotFound(w, r)
+			return
+		}
+		all.ServeHTTP(w, r)
+	}))
+	return nil
+}
+
+// serve makes listener part of what run serves. Requests that outlive the
+// drain of the API are cut off.
+func (a *Agent) serve(listener net.Listener, handler http.Handler) {
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: headerTimeout,
+		Protocols: new(http.Protocols),
+	}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetHTTP2(true)
+	a.servers.listeners = append(a.servers.listeners, &httpListener{server: server, listener: listener})
+	a.onStop(func(context.Context) { server.Close() })
+}
+
+func (s *servers) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, l := range s.listeners {
+		group.Go(func() error {
+			err := l.server.Serve(l.listener)
+			if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			return fmt.Errorf("serve %s: %w", l.listener.Addr(), err)
+		})
+	}
+	group.Go(func() error {
+		err := s.api.Run(ctx)
+		for _, l := range s.listeners {
+			l.server.Close()
+		}
+		return err
+	})
+	return group.Wait()
+}
+
+// withMesh puts the mesh's own API beside the Kubernetes one.
+func withMesh(mesh, kubernetes http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/mesh/v1/") {
+			mesh.ServeHTTP(w, r)
+			return
+		}
+		kubernetes.ServeHTTP(w, r)
+	})
+}
+
+// isAdministrator tells whether the client's certificate, which the mesh port
+// has verified, names an administrator.
+func isAdministrator(r *http.Request) bool {
+	return r.TLS != nil && len(r.TLS.PeerCertificates) > 0 &&
+		slices.Contains(r.TLS.PeerCertificates[0].Subject.Organization, identity.AdminOrganization)
+}
+
+// asHost serves requests in the name of this host.
+func (a *Agent) asHost(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.TLS = &tls.ConnectionState{HandshakeComplete: true, PeerCertificates: []*x509.Certificate{a.identity.Leaf()}}
+		next.ServeHTTP(w, r)
+	})
+}
