@@ -91,7 +91,7 @@ func sysctlRPFilter(link string) string { return "net/ipv4/conf/" + link + "/rp_
 // PlanFor decides what to do to make the world match the want. It is a pure function. The
 // want is valid.
 func PlanFor(w Want, have World) Plan {
-	p := planner{want: w, have: have, plan: Plan{Blocked: map[string]error{}}, removed: map[string]bool{}}
+	p := planner{want: w, have: have, plan: Plan{Blocked: map[string]error{}}, removed: map[string]bool{}, moved: map[string]bool{}}
 	// What goes, goes first, so that names, addresses and uplinks are free.
 	p.removeTaps()
 	p.removeBridges()
@@ -114,16 +114,26 @@ type planner struct {
 	// subject and needs are those of the steps being planned.
 	subject string
 	needs   []string
-	// removed are the bridges planned to go.
-	removed map[string]bool
+	// removed are the links planned to go, and moved the uplinks planned to be plugged in.
+	removed, moved map[string]bool
 }
 
-// master returns the bridge that the link will be plugged into once what goes is gone.
+// master returns the bridge that the link stays plugged into: not one that goes, nor one
+// of ours that no longer wants the link as its uplink.
 func (p *planner) master(l Link) string {
 	if p.removed[l.Master] {
 		return ""
 	}
-	return l.Master
+	m, ok := p.have.link(l.Master)
+	if !ok || !m.ours() || m.rememberedUplink() != l.Name {
+		return l.Master
+	}
+	for _, b := range p.want.Bridges {
+		if b.Name == m.Name && uplinkPort(b) == l.Name {
+			return l.Master
+		}
+	}
+	return ""
 }
 
 func (p *planner) about(subject string, needs ...string) { p.subject, p.needs = subject, needs }

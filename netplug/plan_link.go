@@ -103,7 +103,7 @@ func (p *planner) checkUplink(b Bridge) bool {
 func (p *planner) uplink(b Bridge, l Link) {
 	port := uplinkPort(b)
 	old, ok := p.have.link(l.rememberedUplink())
-	if ok && old.Name != port && old.Master == b.Name && !p.removed[old.Name] {
+	if ok && old.Name != port && old.Master == b.Name && !p.removed[old.Name] && !p.moved[old.Name] {
 		p.do(SetMaster{Link: old.Name})
 	}
 	if port == "" {
@@ -123,6 +123,7 @@ func (p *planner) uplink(b Bridge, l Link) {
 	vlans := u.PortVLANs
 	if u.Master != b.Name {
 		p.do(SetMaster{Link: port, Master: b.Name})
+		p.moved[port] = true
 		vlans = freshPortVLANs(b)
 	}
 	if b.VLANFiltering {
