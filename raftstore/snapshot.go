@@ -184,10 +184,16 @@ func (r *snapshotReader) raw(n uint64) []byte {
 	if r.err != nil {
 		return nil
 	}
-	b := make([]byte, n)
-	if _, err := io.ReadFull(r.r, b); err != nil {
-		r.fail(err)
-		return nil
+	// A damaged length must not make us allocate what is not there.
+	var b []byte
+	for chunk := uint64(1 << 20); n > 0; n -= chunk {
+		chunk = min(chunk, n)
+		at := uint64(len(b))
+		b = append(b, make([]byte, chunk)...)
+		if _, err := io.ReadFull(r.r, b[at:]); err != nil {
+			r.fail(err)
+			return nil
+		}
 	}
 	r.sum.Write(b)
 	return b
