@@ -76,7 +76,7 @@ func checkHostCapacity(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 func claimedOf(v raftstore.View, host string) (sum placement.Resources, err error) {
 	v.Ascend(hostEntries(host), func(rec raftstore.Record) bool {
 		var e Entry
-		if e, err = decode[Entry](rec); err != nil {
+		if e, err = decodeEntry(rec); err != nil {
 			return false
 		}
 		sum = sum.Add(e.Resources)

@@ -56,14 +56,6 @@ func (i Instance) Hosts() []string {
 	return []string{i.Host, i.Target}
 }
 
-// Entry is the claim of an instance on one host.
-type Entry struct {
-	Namespace string              `json:"namespace"`
-	Name      string              `json:"name"`
-	Epoch     uint64              `json:"epoch"`
-	Resources placement.Resources `json:"resources"`
-}
-
 // Epoch is the last epoch used under one name.
 type Epoch struct {
 	Epoch uint64    `json:"epoch"`

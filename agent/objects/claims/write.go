@@ -171,7 +171,7 @@ func putInstance(tx *objects.Tx, in Instance, hosts ...string) {
 
 func putRecords(tx *objects.Tx, in Instance, hosts []string) {
 	tx.Put(instanceKey(in.UID), encode(in))
-	entry := encode(Entry{Namespace: in.Namespace, Name: in.Name, Epoch: in.Epoch, Resources: in.Resources})
+	entry := Entry{Namespace: in.Namespace, Name: in.Name, Epoch: in.Epoch, Resources: in.Resources}.encode()
 	for _, host := range hosts {
 		tx.Put(hostKey(host, in.UID), entry)
 	}
