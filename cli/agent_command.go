@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -42,7 +43,8 @@ func configFlag() cli.Flag {
 func hostFlags() []cli.Flag {
 	return []cli.Flag{
 		configFlag(),
-		&cli.StringFlag{Name: "name", Usage: "the host's name (default: the machine's)"},
+		&cli.StringFlag{Name: "name", Usage: "the host's name (default: the machine's)"},cli.StringFlag{Name: "name", Usage: "the host's name (default: the machine's)"},
+		&cli.StringFlag{Name: "state-dir", Value: agent.DefaultStateDir, Usage: "where the host keeps identity, replica, images and volumes"},
 		&cli.StringFlag{Name: "advertise", Usage: "the IP address other hosts reach this one by (default: that of the default route)"},
 		&cli.IntFlag{Name: "port", Value: agent.DefaultMeshPort, Usage: "the mesh port (TCP)"},
 		&cli.IntFlag{Name: "gossip-port", Value: agent.DefaultGossipPort, Usage: "the gossip port (TCP and UDP), the same on all hosts"},
@@ -72,6 +74,8 @@ func hostConfig(c *cli.Context) (agent.Config, error) {
 		}
 		config.Advertise = address
 	}
+	config.StateDir = c.String("state-dir")
+	config.Pools[0].Path = filepath.Join(config.StateDir, "pools", config.Pools[0].Name)
 	config.MeshListen = fmt.Sprintf(":%d", c.Int("port"))
 	config.GossipPort = c.Int("gossip-port")
 	config.Zone = c.String("zone")

@@ -90,6 +90,7 @@ func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, network
 	bridge.VLANFiltering = bridge.VLANFiltering || attachment.VLAN != 0
 	b.bridges[attachment.Bridge] = bridge
 	tap.Bridge, tap.VLAN, tap.MTU, tap.MACSpoofCheck = attachment.Bridge, attachment.VLAN, attachment.MTU, attachment.MACSpoofCheck
+	tap.PreserveDefaultVLAN = attachment.PreserveDefaultVLAN
 	b.want.Taps = append(b.want.Taps, tap)
 }
 
@@ -105,9 +106,9 @@ func (n *Network) hostBridge(name string) netplug.Bridge {
 }
 
 // attachment reads the definition of a secondary network.
-func (n *Network) attachment(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) (nad.Attachment, error) {
+func (n *Network) attachment(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) (nad.Network, error) {
 	if network.Multus == nil {
-		return nad.Attachment{}, fmt.Errorf("only the pod network and NetworkAttachmentDefinitions (multus) are supported")
+		return nad.Network{}, fmt.Errorf("only the pod network and NetworkAttachmentDefinitions (multus) are supported")
 	}
 	key := objects.Key{Namespace: vmi.Namespace, Name: network.Multus.NetworkName}
 	if namespace, name, ok := strings.Cut(network.Multus.NetworkName, "/"); ok {
@@ -115,11 +116,11 @@ func (n *Network) attachment(vmi *kubevirtv1.VirtualMachineInstance, network kub
 	}
 	definition, ok := n.Networks.Get(key)
 	if !ok {
-		return nad.Attachment{}, fmt.Errorf("NetworkAttachmentDefinition %s does not exist", key)
+		return nad.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s does not exist", key)
 	}
-	attachment, err := nad.Parse(definition.Name, []byte(definition.Spec.Config))
+	attachment, err := nad.Parse(definition.Spec.Config)
 	if err != nil {
-		return nad.Attachment{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", key, err)
+		return nad.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", key, err)
 	}
 	return attachment, nil
 }

@@ -121,6 +121,7 @@ func (c hostConfig) configureNetwork(ctx context.Context) error {
 		{"link", "set", "lo", "up"},
 		{"address", "replace", c.Host.Address + "/24", "dev", "eth0"},
 		{"link", "set", "eth0", "up"},
+		{"link", "set", guestUplink, "up"},
 		{"route", "replace", "default", "via", c.Gateway},
 	} {
 		if err := ip(ctx, args...); err != nil {

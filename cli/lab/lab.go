@@ -129,6 +129,7 @@ func (l *Lab) statePath() string      { return filepath.Join(l.dir, "lab.json") 
 func (l *Lab) sharedDir() string      { return filepath.Join(l.dir, "shared") }
 func (l *Lab) registrySocket() string { return filepath.Join(l.dir, "registry.sock") }
 func (l *Lab) bridge() string         { return "vml-" + l.state.ID }
+func (l *Lab) guestBridge() string    { return "vmg-" + l.state.ID }
 func (l *Lab) gateway() string        { return fmt.Sprintf("10.201.%d.1", l.state.Network) }
 
 func (l *Lab) save() error {

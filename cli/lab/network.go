@@ -51,45 +51,82 @@ func freeNetwork(ctx context.Context) (int, error) {
 	return 0, fmt.Errorf("all 256 lab networks (10.201.N.0/24) are in use on this machine")
 }
 
-// ensureBridge makes the lab's bridge, with this machine as its first address.
-func (l *Lab) ensureBridge(ctx context.Context) error {
-	if !linkExists(ctx, l.bridge()) {
-		if err := ip(ctx, "link", "add", l.bridge(), "type", "bridge", "forward_delay", "0"); err != nil {
+// ensureBridges makes the lab's two networks: the hosts' own, with this
+// machine as its first address, and one for guests only.
+func (l *Lab) ensureBridges(ctx context.Context) error {
+	for _, bridge := range []string{l.bridge(), l.guestBridge()} {
+		if !linkExists(ctx, bridge) {
+			if err := ip(ctx, "link", "add", bridge, "type", "bridge", "forward_delay", "0"); err != nil {
+				return err
+			}
+		}
+		if err := ip(ctx, "link", "set", bridge, "up"); err != nil {
 			return err
 		}
 	}
-	if err := ip(ctx, "address", "replace", l.gateway()+"/24", "dev", l.bridge()); err != nil {
-		return err
-	}
-	return ip(ctx, "link", "set", l.bridge(), "up")
+	return ip(ctx, "address", "replace", l.gateway()+"/24", "dev", l.bridge())
 }
 
-// veth is the machine's end of the host's cable.
-func (l *Lab) veth(h Host) string { return fmt.Sprintf("vml-%s-%d", l.state.ID, h.Index) }
+func (l *Lab) removeBridges(ctx context.Context) error {
+	for _, bridge := range []string{l.bridge(), l.guestBridge()} {
+		if linkExists(ctx, bridge) {
+			if err := ip(ctx, "link", "delete", bridge); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
-// plug connects the bridge to the network namespace of process pid, where the
-// other end of the cable is called eth0.
+// cable is one connection of a host: its end in the host, and the machine's
+// end, plugged into a bridge.
+type cable struct {
+	inside, outside, bridge string
+}
+
+// guestUplink is the host's second interface, for guests on networks that
+// span hosts.
+const guestUplink = "eth1"
+
+func (l *Lab) cables(h Host) []cable {
+	return []cable{
+		{"eth0", fmt.Sprintf("vml-%s-%d", l.state.ID, h.Index), l.bridge()},
+		{guestUplink, fmt.Sprintf("vmg-%s-%d", l.state.ID, h.Index), l.guestBridge()},
+	}
+}
+
+// plug connects the network namespace of process pid to the lab's networks.
 func (l *Lab) plug(ctx context.Context, h Host, pid int) error {
-	if linkExists(ctx, l.veth(h)) {
-		if err := ip(ctx, "link", "delete", l.veth(h)); err != nil {
-			return err
+	for _, c := range l.cables(h) {
+		if linkExists(ctx, c.outside) {
+			if err := ip(ctx, "link", "delete", c.outside); err != nil {
+				return err
+			}
+		}
+		for _, args := range [][]string{
+			{"link", "add", c.outside, "type", "veth", "peer", "name", c.inside, "netns", fmt.Sprint(pid)},
+			{"link", "set", c.outside, "master", c.bridge},
+			{"link", "set", c.outside, "up"},
+		} {
+			if err := ip(ctx, args...); err != nil {
+				return err
+			}
 		}
 	}
-	if err := ip(ctx, "link", "add", l.veth(h), "type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(pid)); err != nil {
-		return err
-	}
-	if err := ip(ctx, "link", "set", l.veth(h), "master", l.bridge()); err != nil {
-		return err
-	}
-	return ip(ctx, "link", "set", l.veth(h), "up")
+	return nil
 }
 
-// Cut disconnects the host from the lab's network; the host keeps running.
-func (l *Lab) Cut(ctx context.Context, h Host) error {
-	return ip(ctx, "link", "set", l.veth(h), "down")
-}
+// Cut disconnects the host from the lab's networks; the host keeps running.
+func (l *Lab) Cut(ctx context.Context, h Host) error { return l.setCables(ctx, h, "down") }
 
 // Heal reconnects a host that was cut off.
-func (l *Lab) Heal(ctx context.Context, h Host) error {
-	return ip(ctx, "link", "set", l.veth(h), "up")
+func (l *Lab) Heal(ctx context.Context, h Host) error { return l.setCables(ctx, h, "up") }
+
+func (l *Lab) setCables(ctx context.Context, h Host, state string) error {
+	for _, c := range l.cables(h) {
+		if err := ip(ctx, "link", "set", c.outside, state); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -47,7 +47,7 @@ func (l *Lab) Up(ctx context.Context, hosts int, progress func(format string, ar
 	if err := l.initialise(ctx); err != nil {
 		return err
 	}
-	if err := l.ensureBridge(ctx); err != nil {
+	if err := l.ensureBridges(ctx); err != nil {
 		return err
 	}
 	if err := l.ensureRegistry(ctx); err != nil {
@@ -124,7 +124,7 @@ func (l *Lab) formMesh(ctx context.Context, progress func(string, ...any)) error
 	first := l.state.Hosts[0]
 	if !l.joined(first) {
 		progress("making a mesh on %s", first.Name)
-		if _, err := l.virtmesh(ctx, first, "agent", "init", "--advertise", first.Address, "--pool", "shared="+SharedMount+",shared"); err != nil {
+		if _, err := l.virtmesh(ctx, first, append([]string{"agent", "init"}, enrolFlags(first)...)...); err != nil {
 			return err
 		}
 	}
@@ -155,12 +155,20 @@ func (l *Lab) join(ctx context.Context, first, h Host, progress func(string, ...
 			return err
 		}
 		address := net.JoinHostPort(first.Address, fmt.Sprint(MeshPort))
-		if _, err := l.virtmesh(ctx, h, "agent", "join", address, "--token", strings.TrimSpace(token),
-			"--advertise", h.Address, "--pool", "shared="+SharedMount+",shared"); err != nil {
+		args := append([]string{"agent", "join", address, "--token", strings.TrimSpace(token)}, enrolFlags(h)...)
+		if _, err := l.virtmesh(ctx, h, args...); err != nil {
 			return err
 		}
 	}
 	return l.waitAgent(ctx, h)
+}
+
+// enrolFlags describe a lab host to init and join: besides its own directory
+// for volumes it has one that all hosts share, and a bridge for guests.
+func enrolFlags(h Host) []string {
+	return []string{
+		"--advertise", h.Address, "--pool", "shared=" + SharedMount + ",shared", "--bridge", "br1=" + guestUplink,
+	}
 }
 
 // joined tells whether the host belongs to a mesh; its configuration is the
@@ -315,8 +323,8 @@ func (l *Lab) Down(ctx context.Context) error {
 	if err := killProcess(filepath.Join(l.dir, "registry.json")); err != nil {
 		return err
 	}
-	if l.Exists() && linkExists(ctx, l.bridge()) {
-		if err := ip(ctx, "link", "delete", l.bridge()); err != nil {
+	if l.Exists() {
+		if err := l.removeBridges(ctx); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,58 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+const userData = `#cloud-config
+write_files:
+- path: /etc/virtmesh-was-here
+  content: by cloud-init
+`
+
+// A real Debian boots, applies its cloud-init user data and talks through its
+// guest agent.
+func TestDebianWithCloudInitAndGuestAgent(t *testing.T) {
+	image := strings.TrimSpace(mustLab(t, "image", "debian"))
+	ns := namespace(t, "host1")
+	a := connect(t, "host1")
+	apply(t, "host1", machine(ns, "debian", func(vm *kubevirtv1.VirtualMachine) {
+		spec := &vm.Spec.Template.Spec
+		memory := resource.MustParse("768Mi")
+		spec.Domain.Memory.Guest = &memory
+		spec.Domain.CPU = &kubevirtv1.CPU{Cores: 2}
+		spec.Volumes[0].ContainerDisk.Image = image
+		spec.Domain.Devices.Disks = append(spec.Domain.Devices.Disks, kubevirtv1.Disk{Name: "seed",
+			DiskDevice: kubevirtv1.DiskDevice{Disk: &kubevirtv1.DiskTarget{Bus: kubevirtv1.DiskBusVirtio}}})
+		spec.Volumes = append(spec.Volumes, kubevirtv1.Volume{Name: "seed", VolumeSource: kubevirtv1.VolumeSource{
+			CloudInitNoCloud: &kubevirtv1.CloudInitNoCloudSource{UserData: userData}}})
+	}))
+	waitRunning(t, a, ns, "debian", 3*time.Minute)
+	eventually(t, 8*time.Minute, "the guest agent to tell the operating system", func(ctx context.Context) error {
+		vmi, err := a.instance(ctx, ns, "debian")
+		if err != nil {
+			return err
+		}
+		for _, condition := range vmi.Status.Conditions {
+			if condition.Type == kubevirtv1.VirtualMachineInstanceAgentConnected && condition.Status == corev1.ConditionTrue &&
+				strings.Contains(vmi.Status.GuestOSInfo.PrettyName, "Debian") {
+				return nil
+			}
+		}
+		return fmt.Errorf("guest %+v, conditions %+v", vmi.Status.GuestOSInfo, vmi.Status.Conditions)
+	})
+	guest := openConsole(t, "host2", ns, "debian")
+	if answer := guest.run(t, "cloud-init status --wait >/dev/null; cat /etc/virtmesh-was-here", 6*time.Minute); !strings.Contains(answer, "by cloud-init") {
+		t.Errorf("the user data was not applied: the guest says %q", answer)
+	}
+}
