@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"virtmesh/raftstore"
+)
+
+// subnetPrefix is where the hosts' parts of the default guest network are
+// claimed: one record per part, with the host's name.
+const subnetPrefix = "/mesh/subnets/"
+
+// subnetBits is the length of a host's part: 253 guests.
+const subnetBits = 24
+
+// claimSubnet returns this host's part of the default guest network. A host
+// keeps its part for as long as it belongs to the mesh; the first start claims
+// the lowest one that is free, and two hosts can never get the same.
+func claimSubnet(ctx context.Context, store *raftstore.Store, host, podCIDR string) (netip.Prefix, error) {
+	all, err := netip.ParsePrefix(podCIDR)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("network.podCIDR: %w", err)
+	}
+	for {
+		// A host that was a member before reads its part from its own copy,
+		// so it can start without a quorum.
+		list, err := store.List(ctx, raftstore.ListRequest{Prefix: subnetPrefix, ReadOptions: raftstore.ReadOptions{Consistency: raftstore.Local}})
+		if err != nil {
+			return netip.Prefix{}, fmt.Errorf("read the hosts' subnets: %w", err)
+		}
+		taken := map[int]bool{}
+		for _, record := range list.Records {
+			n, err := strconv.Atoi(record.Key[len(subnetPrefix):])
+			if err != nil {
+				return netip.Prefix{}, fmt.Errorf("read the hosts' subnets: %w", err)
+			}
+			if string(record.Value) == host {
+				return subnet(all, n)
+			}
+			taken[n] = true
+		}
+		n := 0
+		for taken[n] {
+			n++
+		}
+		prefix, err := subnet(all, n)
+		if err != nil {
+			return netip.Prefix{}, err
+		}
+		key := fmt.Sprintf("%s%05d", subnetPrefix, n)
+		_, err = store.Commit(ctx, raftstore.Txn{
+			If: []raftstore.Condition{{Key: key}}, Ops: []raftstore.Op{{Key: key, Value: []byte(host)}},
+		})
+		var conflict *raftstore.ConflictError
+		if errors.As(err, &conflict) {
+			continue
+		}
+		if err != nil {
+			return netip.Prefix{}, fmt.Errorf("claim a subnet: %w", err)
+		}
+		return prefix, nil
+	}
+}
+
+// subnet is the nth part of a network.
+func subnet(all netip.Prefix, n int) (netip.Prefix, error) {
+	if n >= 1<<(subnetBits-all.Bits()) {
+		return netip.Prefix{}, fmt.Errorf("network.podCIDR %s has room for %d hosts only", all, 1<<(subnetBits-all.Bits()))
+	}
+	base := all.Masked().Addr().As4()
+	value := binary.BigEndian.Uint32(base[:]) + uint32(n)<<(32-subnetBits)
+	binary.BigEndian.PutUint32(base[:], value)
+	return netip.PrefixFrom(netip.AddrFrom4(base), subnetBits), nil
+}
+
+// releaseSubnet gives the part of a host that left back.
+func releaseSubnet(ctx context.Context, store *raftstore.Store, host string) error {
+	list, err := store.List(ctx, raftstore.ListRequest{Prefix: subnetPrefix})
+	if err != nil {
+		return fmt.Errorf("read the hosts' subnets: %w", err)
+	}
+	for _, record := range list.Records {
+		if string(record.Value) != host {
+			continue
+		}
+		_, err := store.Commit(ctx, raftstore.Txn{
+			If:  []raftstore.Condition{{Key: record.Key, ModRevision: record.ModRevision}},
+			Ops: []raftstore.Op{{Key: record.Key, Delete: true}},
+		})
+		if err != nil {
+			return fmt.Errorf("release the subnet of %s: %w", host, err)
+		}
+	}
+	return nil
+}
