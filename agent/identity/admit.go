@@ -44,6 +44,7 @@ type Candidate struct {
 type Admission struct {
 	Issued
 	MeshID     string
+	CAKey      []byte
 	GossipKeys [][]byte
 	Members    []HostRecord
 }
@@ -71,7 +72,7 @@ func (s *Signer) Admit(ctx context.Context, c Candidate) (Admission, error) {
 		}
 	}
 	if err != nil {
-		return Admission{}, fmt.Errorf("admit host %s: %w", c.Host.Name, err)
+		return Admission{}, err // not wrapped: the words go to the user of the other host
 	}
 	return s.admission(ctx, c)
 }
@@ -155,14 +156,9 @@ func (s *Signer) checkToken(ctx context.Context, c Candidate, pin Pin) (TokenRec
 
 // admission signs the certificate of a new member and gathers what it must know.
 func (s *Signer) admission(ctx context.Context, c Candidate) (Admission, error) {
-	var a Admission
-	var ca CARecord
+	var rec CARecord
 	var gossip GossipRecord
-	var err error
-	if a.Issued, err = s.issue(ctx, c); err != nil {
-		return Admission{}, err
-	}
-	if _, err := readJSON(ctx, s.store, KeyCA, raftstore.ReadOptions{}, &ca); err != nil {
+	if _, err := readJSON(ctx, s.store, KeyCA, raftstore.ReadOptions{}, &rec); err != nil {
 		return Admission{}, err
 	}
 	if _, err := readJSON(ctx, s.store, KeyGossip, raftstore.ReadOptions{}, &gossip); err != nil {
@@ -172,24 +168,17 @@ func (s *Signer) admission(ctx context.Context, c Candidate) (Admission, error) 
 	if err != nil {
 		return Admission{}, err
 	}
-	a.MeshID, a.GossipKeys = ca.MeshID, gossip.Keys
-	a.Members = slices.DeleteFunc(members, func(h HostRecord) bool { return h.Name == c.Host.Name })
-	return a, nil
-}
-
-// issue signs for the addresses of the record.
-func (s *Signer) issue(ctx context.Context, c Candidate) (Issued, error) {
-	rec, err := NewHosts(s.store).Get(ctx, c.Host.Name, raftstore.ReadOptions{})
+	ca, err := ParseCA(rec.Certificate, rec.Key)
 	if err != nil {
-		return Issued{}, err
+		return Admission{}, err
 	}
-	ca, bundle, err := s.CA(ctx)
+	chain, err := ca.IssueNode(c.Key, c.Host.Name, NodeSANs(c.Host.MeshAddress, c.Host.SANs), s.lifetime)
 	if err != nil {
-		return Issued{}, err
+		return Admission{}, err
 	}
-	chain, err := ca.IssueNode(c.Key, rec.Name, NodeSANs(rec.MeshAddress, rec.SANs), s.lifetime)
-	if err != nil {
-		return Issued{}, err
-	}
-	return Issued{Chain: chain, CABundle: bundle}, nil
+	return Admission{
+		Issued: Issued{Chain: chain, CABundle: rec.Bundle},
+		MeshID: rec.MeshID, CAKey: rec.Key, GossipKeys: gossip.Keys,
+		Members: slices.DeleteFunc(members, func(h HostRecord) bool { return h.Name == c.Host.Name }),
+	}, nil
 }

@@ -59,11 +59,8 @@ func candidate(token identity.Token, key *ecdsa.PrivateKey, host string) identit
 
 func TestSeed(t *testing.T) {
 	m := newMesh(t)
-	if m.First.Founder() {
-		t.Error("the CA key is still on the disk")
-	}
-	if open(t, m.First.Dir()).Founder() {
-		t.Error("the CA key is on the disk again after a restart")
+	if m.First.Founder() || open(t, m.First.Dir()).Founder() {
+		t.Error("still a founder after the seed")
 	}
 	rec, err := m.hosts.Get(t.Context(), "host1", raftstore.ReadOptions{})
 	if err != nil || rec.FeatureLevel != 1 || rec.TokenID != "" {
@@ -84,14 +81,14 @@ func TestSeedAgain(t *testing.T) {
 		t.Fatalf("seed: %v", err)
 	}
 	if !id.Founder() {
-		t.Fatal("the CA key is gone although nobody knows whether the store has it")
+		t.Fatal("no founder any more although nobody knows whether the store has the CA")
 	}
 	store.AfterCommit = nil
 	if err := open(t, dir).Seed(t.Context(), store, "", 0); err != nil {
 		t.Fatalf("seed after a restart: %v", err)
 	}
 	if open(t, dir).Founder() {
-		t.Error("the CA key is still on the disk")
+		t.Error("still a founder after the second seed")
 	}
 
 	other, _ := initMesh(t)
@@ -353,8 +350,8 @@ func TestSignerWithoutQuorum(t *testing.T) {
 	if _, err := m.signer.For("host1").IssueNode(t.Context(), csr); err != nil {
 		t.Errorf("no renewal without a quorum: %v", err)
 	}
-	if _, err := m.signer.RenewHost(t.Context(), "host2", csr); !errors.Is(err, identity.ErrNoHost) {
-		t.Errorf("a host that the replica does not know: %v", err)
+	if _, err := m.signer.RenewHost(t.Context(), "host2", csr); !errors.Is(err, raftstore.ErrNoLeader) || errors.Is(err, identity.ErrNoHost) {
+		t.Errorf("a host that the replica does not know, which proves nothing: %v", err)
 	}
 	if _, _, err := m.tokens.Create(t.Context(), 0); !errors.Is(err, raftstore.ErrNoLeader) {
 		t.Errorf("a token without a quorum: %v", err)
@@ -426,6 +423,52 @@ func TestRenewByExpiredProof(t *testing.T) {
 			t.Errorf("after the grace: %v", err)
 		}
 	})
+}
+
+func TestSelfIssuer(t *testing.T) {
+	m := newMesh(t)
+	key := newKey(t)
+	csr, _ := identity.NewCSR(key, "host1")
+	issued, err := identity.SelfIssuer(m.First, time.Hour).IssueNode(t.Context(), csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.First.Install(key, issued); err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(m.First.Leaf().NotAfter); left > time.Hour || left < 59*time.Minute {
+		t.Errorf("%v left", left)
+	}
+	if err := m.First.Leaf().VerifyHostname("127.0.0.1"); err != nil {
+		t.Error(err)
+	}
+	poor := m.Host(t, "host2", 0)
+	if _, err := identity.SelfIssuer(poor, 0).IssueNode(t.Context(), csr); !errors.Is(err, identity.ErrNoCAKey) {
+		t.Errorf("without the CA key: %v", err)
+	}
+}
+
+func TestRemovedHostDoesNotSignForItself(t *testing.T) {
+	m := newMesh(t)
+	if err := m.hosts.Remove(t.Context(), "host1"); err != nil {
+		t.Fatal(err)
+	}
+	cfg := identity.DefaultRenewerConfig()
+	cfg.Identity = m.First
+	cfg.Issuers = []identity.Issuer{m.signer.For("host1"), identity.SelfIssuer(m.First, 0)}
+	r, err := identity.NewRenewer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Shutdown()
+	before := m.First.Leaf()
+	if err := r.Renew(t.Context()); !errors.Is(err, identity.ErrNoHost) || m.First.Leaf() != before {
+		t.Errorf("renew: %v", err)
+	}
+	m.Store.BeforeRead = func(raftstore.ReadOptions) error { return raftstore.ErrNoLeader }
+	if err := r.Renew(t.Context()); err != nil || m.First.Leaf() == before {
+		t.Errorf("renew while nobody answers: %v", err)
+	}
 }
 
 func TestIssueAdmin(t *testing.T) {

@@ -21,6 +21,7 @@ const (
 	fileNode      = "node.pem"
 	fileGossip    = "gossip.keys"
 	fileCAKey     = "ca.key"
+	fileSeed      = "seed.pending"
 )
 
 // GossipKeyLen is the length of a gossip key: AES-256.
@@ -65,9 +66,12 @@ type State struct {
 	CABundle []byte
 	// GossipKeys are 32 bytes each, the first encrypts.
 	GossipKeys [][]byte
-	// CAKey is the CA's private key, PEM; only in the folder of a mesh's first host
-	// and only until Seed has put it into the replicated store.
+	// CAKey is the private key of the first CA in CABundle, PEM. With it the host can
+	// sign for itself while the replicated store does not answer; empty: it cannot.
 	CAKey []byte
+	// Founder says that the replicated store does not have all this yet: this is a mesh's
+	// first host before Seed.
+	Founder bool
 }
 
 // Initialised reports whether the state directory holds an identity.
@@ -148,6 +152,13 @@ func (st State) check() (*material, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(st.CAKey) > 0 {
+		if _, err := ParseCA(st.CABundle, st.CAKey); err != nil {
+			return nil, err
+		}
+	} else if st.Founder {
+		return nil, errors.New("the first host of a mesh must have the key of the CA")
+	}
 	return newMaterial(st.Info.Host, key, st.Chain, st.CABundle)
 }
 
@@ -172,6 +183,9 @@ func writeState(at string, st State) error {
 	}
 	if len(st.CAKey) > 0 {
 		files[fileCAKey] = st.CAKey
+	}
+	if st.Founder {
+		files[fileSeed] = nil
 	}
 	for name, data := range files {
 		if err := WriteFile(filepath.Join(at, name), data); err != nil {
@@ -218,6 +232,11 @@ func readState(dir string) (State, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return State{}, fmt.Errorf("read identity: %w", err)
 	}
+	_, err = os.Stat(filepath.Join(at, fileSeed))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return State{}, fmt.Errorf("read identity: %w", err)
+	}
+	st.Founder = err == nil
 	return st, nil
 }
 

@@ -5,8 +5,8 @@
 // # What is kept where
 //
 // A state directory holds one folder "identity" (mode 0700, files 0600) with the name
-// of the host and the mesh, the CA certificates it trusts, the gossip keys and one
-// file with private key and certificate together. The folder appears in one rename,
+// of the host and the mesh, the CA certificates it trusts, the CA key, the gossip keys
+// and one file with the host's private key and certificate together. The folder appears in one rename,
 // so a host is either a member or not, never half of one. The key and the
 // certificate share a file so that a rotation replaces both or neither.
 //
@@ -22,13 +22,16 @@
 //
 // # The trade-off of the CA key
 //
-// The private key of the CA is in the replicated store, and every host has a replica.
-// So any host can admit a new host and renew certificates, no host is special, and a
-// mesh that was switched off longer than its certificates live can start again by
-// itself. The price: whoever takes over one host, or one disk of a host, holds the CA
-// and can act as any host and as the administrator. Removing a host's record stops
-// its renewals and is enough for a host that is gone or honest; after a break-in it
-// is not, and the mesh must be given a new CA. Encrypt the disks of the hosts.
+// The private key of the CA is in the replicated store, so on the disk of every host,
+// and once more in every state directory. So any host can admit a new host and renew
+// certificates, no host is special, and a mesh that was switched off longer than its
+// certificates live starts again by itself: each host signs for itself (SelfIssuer),
+// because before that no two could talk, and without a quorum a replica may not know
+// what its log says. The price: whoever takes over one host, or one disk of a host,
+// holds the CA and can act as any host and as the administrator. Removing a host's
+// record stops its renewals and is enough for a host that is gone or honest; after a
+// break-in it is not, and the mesh must be given a new CA. Encrypt the disks of the
+// hosts.
 //
 // # What it does not do
 //

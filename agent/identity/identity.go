@@ -28,9 +28,10 @@ type Identity struct {
 
 	current atomic.Pointer[material]
 
-	mu     sync.Mutex // serialises the writers of the folder
-	gossip [][]byte
-	caKey  []byte
+	mu      sync.Mutex // serialises the writers of the folder
+	gossip  [][]byte
+	caKey   []byte
+	founder bool
 }
 
 // material is what one rotation replaces together.
@@ -55,7 +56,7 @@ func Open(dir string) (*Identity, error) {
 	if err := removeLeftovers(dir); err != nil {
 		return nil, err
 	}
-	id := &Identity{dir: dir, info: st.Info, gossip: st.GossipKeys, caKey: st.CAKey}
+	id := &Identity{dir: dir, info: st.Info, gossip: st.GossipKeys, caKey: st.CAKey, founder: st.Founder}
 	id.current.Store(m)
 	return id, nil
 }

@@ -100,6 +100,7 @@ func newMesh(opts InitOptions) (*CA, State, error) {
 			GossipAddress: opts.GossipAddress, SANs: opts.SANs, Joined: time.Now().UTC(),
 		},
 		GossipKeys: [][]byte{gossip},
+		Founder:    true,
 	}
 	ca, err := NewCA(st.Info.MeshID)
 	if err != nil {
@@ -124,34 +125,31 @@ func newMesh(opts InitOptions) (*CA, State, error) {
 	return ca, st, err
 }
 
-// Founder reports whether this host still holds the CA key outside the replicated
-// store, that is whether Seed has work to do.
+// Founder reports whether this is the first host of a mesh whose CA is not in the
+// replicated store yet, that is whether Seed has work to do.
 func (i *Identity) Founder() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return len(i.caKey) > 0
+	return i.founder
 }
 
-// Seed moves what InitMesh made into the replicated store: the CA, the gossip keys and
-// the record of the first host, in one transaction; then it deletes the CA key from the
-// state directory. The agent calls it at every start of a founder, once the store
-// answers; it may be interrupted at any point and called again.
+// Seed puts what InitMesh made into the replicated store: the CA, the gossip keys and
+// the record of the first host, in one transaction. The agent calls it at every start of
+// a founder, once the store answers; it may be interrupted at any point and called
+// again.
 func (i *Identity) Seed(ctx context.Context, store Store, version string, featureLevel uint32) error {
-	i.mu.Lock()
-	caKey := i.caKey
-	i.mu.Unlock()
-	if len(caKey) == 0 {
+	if !i.Founder() {
 		return nil
 	}
-	if err := i.commitSeed(ctx, store, caKey, version, featureLevel); err != nil {
+	if err := i.commitSeed(ctx, store, i.caKey, version, featureLevel); err != nil {
 		return fmt.Errorf("seed mesh: %w", err)
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if err := os.Remove(i.path(fileCAKey)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(i.path(fileSeed)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("seed mesh: %w", err)
 	}
-	i.caKey = nil
+	i.founder = false
 	return syncDir(i.path(""))
 }
 

@@ -2,6 +2,9 @@ package identity
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 )
 
 // Issued is the answer to a signing request.
@@ -27,3 +30,39 @@ type IssuerFunc func(ctx context.Context, csr []byte) (Issued, error)
 func (f IssuerFunc) IssueNode(ctx context.Context, csr []byte) (Issued, error) { return f(ctx, csr) }
 
 var _ Issuer = IssuerFunc(nil)
+
+// ErrNoCAKey is returned by a SelfIssuer of a host that has no copy of the CA key.
+var ErrNoCAKey = errors.New("this host has no copy of the CA key")
+
+// SelfIssuer returns the Issuer that signs with the copy of the CA key in this host's
+// state directory. It is the last resort: when every host of a mesh was off until its
+// certificate ended, no two of them can talk, so there is no quorum, and a replica may
+// have to see a quorum before it knows even the CA. Zero stands for
+// DefaultNodeLifetime.
+func SelfIssuer(id *Identity, lifetime time.Duration) Issuer {
+	if lifetime <= 0 {
+		lifetime = DefaultNodeLifetime
+	}
+	return IssuerFunc(func(_ context.Context, csr []byte) (Issued, error) {
+		id.mu.Lock()
+		key := id.caKey
+		id.mu.Unlock()
+		if len(key) == 0 {
+			return Issued{}, ErrNoCAKey
+		}
+		pub, err := ParseCSR(csr)
+		if err != nil {
+			return Issued{}, err
+		}
+		bundle := id.CABundle()
+		ca, err := ParseCA(bundle, key)
+		if err != nil {
+			return Issued{}, err
+		}
+		chain, err := ca.IssueNode(pub, id.Host(), NodeSANs(id.info.MeshAddress, id.info.SANs), lifetime)
+		if err != nil {
+			return Issued{}, fmt.Errorf("sign for itself: %w", err)
+		}
+		return Issued{Chain: chain, CABundle: bundle}, nil
+	})
+}

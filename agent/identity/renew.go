@@ -16,7 +16,8 @@ import (
 type RenewerConfig struct {
 	// Identity is renewed.
 	Identity *Identity
-	// Issuers are asked in this order until one signs.
+	// Issuers are asked in this order until one signs, or says ErrNoHost. An agent has
+	// the signer of its own replica, the other members, and SelfIssuer last.
 	Issuers []Issuer
 	// Attempt bounds one request to one issuer.
 	Attempt time.Duration
@@ -148,7 +149,8 @@ func (r *Renewer) renew(ctx context.Context) error {
 			err = fmt.Errorf("%w; %w", failed, err)
 		}
 		failed = err
-		if ctx.Err() != nil {
+		// A host that was removed does not go on to sign for itself.
+		if ctx.Err() != nil || errors.Is(err, ErrNoHost) {
 			break
 		}
 	}

@@ -84,7 +84,8 @@ func (s *Signer) IssueAdmin(ctx context.Context, lifetime time.Duration) (cert, 
 	return cert, key, bundle, nil
 }
 
-// member returns the record of a host and how fresh it could be read.
+// member returns the record of a host and how fresh it could be read. ErrNoHost is
+// certain: a local replica that knows nothing of the host proves nothing.
 func (s *Signer) member(ctx context.Context, host string) (HostRecord, raftstore.ReadOptions, error) {
 	hosts := NewHosts(s.store)
 	soon, cancel := context.WithTimeout(ctx, s.patience)
@@ -94,7 +95,10 @@ func (s *Signer) member(ctx context.Context, host string) (HostRecord, raftstore
 		return rec, raftstore.ReadOptions{}, err
 	}
 	local := raftstore.ReadOptions{Consistency: raftstore.Local}
-	rec, err = hosts.Get(ctx, host, local)
+	rec, localErr := hosts.Get(ctx, host, local)
+	if localErr == nil {
+		err = nil
+	}
 	return rec, local, err
 }
 

@@ -232,7 +232,7 @@ func save(opts Options, key *ecdsa.PrivateKey, a Answer) error {
 			MeshID: a.MeshID, Host: opts.Host, MeshAddress: opts.MeshAddress, GossipAddress: opts.GossipAddress,
 			SANs: opts.SANs, Seeds: a.Members, Joined: opts.Now().UTC(),
 		},
-		Chain: a.Chain, Key: keyPEM, CABundle: a.CABundle, GossipKeys: a.GossipKeys,
+		Chain: a.Chain, Key: keyPEM, CABundle: a.CABundle, CAKey: a.CAKey, GossipKeys: a.GossipKeys,
 	})
 }
 

@@ -2,6 +2,7 @@ package join_test
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -130,6 +131,10 @@ func TestJoin(t *testing.T) {
 		if err := id.Leaf().VerifyHostname(name); err != nil {
 			t.Error(err)
 		}
+	}
+	csr, _ := identity.NewCSR(id.Certificate().PrivateKey.(*ecdsa.PrivateKey), "host2")
+	if _, err := identity.SelfIssuer(id, 0).IssueNode(t.Context(), csr); err != nil {
+		t.Errorf("the host cannot sign for itself: %v", err)
 	}
 	rec, err := identity.NewHosts(m.Store).Get(t.Context(), "host2", raftstore.ReadOptions{})
 	if err != nil || rec.Version != "v1.2.3" || rec.FeatureLevel != 3 || rec.TokenID != o.Token.ID {

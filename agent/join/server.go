@@ -180,7 +180,9 @@ func (s *Server) join(ctx context.Context, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer := Answer{Issued: admission.Issued, MeshID: admission.MeshID, GossipKeys: admission.GossipKeys}
+	answer := Answer{
+		Issued: admission.Issued, MeshID: admission.MeshID, CAKey: admission.CAKey, GossipKeys: admission.GossipKeys,
+	}
 	for _, m := range admission.Members {
 		answer.Members = append(answer.Members, identity.Seed{
 			Host: m.Name, MeshAddress: m.MeshAddress, GossipAddress: m.GossipAddress,

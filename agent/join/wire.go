@@ -42,7 +42,10 @@ type Request struct {
 // Answer makes a host a member.
 type Answer struct {
 	identity.Issued
-	MeshID     string          `json:"meshID"`
+	MeshID string `json:"meshID"`
+	// CAKey is the private key of the CA, PEM. The host gets it anyway, with its replica
+	// of the store.
+	CAKey      []byte          `json:"caKey"`
 	GossipKeys [][]byte        `json:"gossipKeys"`
 	Members    []identity.Seed `json:"members"`
 }

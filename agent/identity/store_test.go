@@ -1,0 +1,84 @@
+package identity_test
+
+import (
+	"errors"
+	"testing"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/identity/identitytest"
+	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
+)
+
+// TestStores tells one story on the store of the tests and on the real one: both must
+// judge it alike, or the other tests of this package prove nothing.
+func TestStores(t *testing.T) {
+	stores := map[string]func(testing.TB) identity.Store{
+		"fake": func(testing.TB) identity.Store { return identitytest.NewStore() },
+		"raft": func(tb testing.TB) identity.Store { return raftstoretest.New(tb) },
+	}
+	for name, open := range stores {
+		t.Run(name, func(t *testing.T) { storeStory(t, open(t)) })
+	}
+}
+
+func storeStory(t *testing.T, store identity.Store) {
+	ctx := t.Context()
+	tokens, hosts, signer := identity.NewTokens(store), identity.NewHosts(store), identity.NewSigner(store, 0)
+	if _, _, err := tokens.Create(ctx, 0); !errors.Is(err, identity.ErrNotSeeded) {
+		t.Fatalf("a token before the seed: %v", err)
+	}
+	dir, _ := initMesh(t)
+	for range 2 { // the second time as after a crash between the commit and the marker
+		id := open(t, dir)
+		if err := id.Seed(ctx, store, "v1", 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	token, _, err := tokens.Create(ctx, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := newKey(t)
+	for range 2 { // the second time as after a lost answer
+		if _, err := signer.Admit(ctx, candidate(token, key, "host2")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := signer.Admit(ctx, candidate(token, newKey(t), "host3")); !errors.Is(err, identity.ErrTokenUsed) {
+		t.Errorf("token used twice: %v", err)
+	}
+	fresh, _, err := tokens.Create(ctx, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var taken *identity.HostTakenError
+	if _, err := signer.Admit(ctx, candidate(fresh, newKey(t), "host1")); !errors.As(err, &taken) {
+		t.Errorf("name taken: %v", err)
+	}
+	if list, err := hosts.List(ctx, raftstore.ReadOptions{}); err != nil || len(list) != 2 || list[0].Name != "host1" {
+		t.Errorf("hosts %+v, %v", list, err)
+	}
+	if err := hosts.Update(ctx, "host2", func(r *identity.HostRecord) { r.Version = "v2" }); err != nil {
+		t.Error(err)
+	}
+	csr, err := identity.NewCSR(key, "host2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := signer.RenewHost(ctx, "host2", csr); err != nil {
+		t.Error(err)
+	}
+	if err := hosts.Remove(ctx, "host2"); err != nil {
+		t.Error(err)
+	}
+	if _, err := signer.RenewHost(ctx, "host2", csr); !errors.Is(err, identity.ErrNoHost) {
+		t.Errorf("renew after the removal: %v", err)
+	}
+	if err := tokens.Revoke(ctx, fresh.ID); err != nil {
+		t.Error(err)
+	}
+	if list, err := tokens.List(ctx); err != nil || len(list) != 1 || list[0].UsedBy == nil {
+		t.Errorf("tokens %+v, %v", list, err)
+	}
+}
