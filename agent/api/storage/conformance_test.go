@@ -75,7 +75,7 @@ func (s *suite) compact(ctx context.Context, t *testing.T, resourceVersion strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.backend.compact(t, rev)
+	s.backend.compact(rev)
 	s.increase(ctx, t) // as a compaction of etcd does, and the suite counts on it
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage"
 
@@ -33,6 +34,8 @@ func readError(err error, want, current uint64) error {
 		return apierrors.NewResourceExpired(listExpired)
 	case errors.Is(err, raftstore.ErrNoLeader):
 		return noLeader("read")
+	case errors.Is(err, raftstore.ErrClosed), errors.Is(err, raftstore.ErrHalted):
+		return unavailable("this host's replica is stopped: " + err.Error())
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return apierrors.NewTimeoutError("the read did not finish in time", retryAfterSeconds)
 	}
@@ -51,6 +54,10 @@ func writeError(gr schema.GroupResource, key string, err error) error {
 		return apierrors.NewConflict(gr, nameOf(key), fmt.Errorf("%s: %s", constraint.Name, constraint.Reason))
 	case errors.Is(err, raftstore.ErrNoLeader):
 		return noLeader("write")
+	case errors.Is(err, raftstore.ErrTooLarge):
+		return apierrors.NewRequestEntityTooLargeError(err.Error())
+	case errors.Is(err, raftstore.ErrDiskFull), errors.Is(err, raftstore.ErrClosed), errors.Is(err, raftstore.ErrHalted):
+		return unavailable("this host cannot write: " + err.Error())
 	case errors.Is(err, raftstore.ErrUnknownOutcome):
 		return apierrors.NewTimeoutError("the write may or may not have happened: read the object before trying again", retryAfterSeconds)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -61,8 +68,13 @@ func writeError(gr schema.GroupResource, key string, err error) error {
 
 // noLeader is the answer while the mesh has no quorum.
 func noLeader(act string) error {
-	err := apierrors.NewServiceUnavailable("the mesh has no leader: cannot " + act + " now")
-	err.ErrStatus.Details.RetryAfterSeconds = retryAfterSeconds
+	return unavailable("the mesh has no leader: cannot " + act + " now")
+}
+
+// unavailable tells the client to come back.
+func unavailable(why string) error {
+	err := apierrors.NewServiceUnavailable(why)
+	err.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: retryAfterSeconds}
 	return err
 }
 

@@ -20,8 +20,8 @@ import (
 // resultBuffer lets the decoding of a watch run ahead of its connection.
 const resultBuffer = 100
 
-// Watch implements storage.Interface. A watcher that cannot keep up is closed;
-// its client resumes from the last resourceVersion it saw.
+// Watch implements storage.Interface. A watcher that fell behind the history kept
+// is told that its resourceVersion is too old, and its client lists again.
 func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
 	key, err := storage.PrepareKey(s.prefix+"/", key, opts.Recursive)
 	if err != nil {
@@ -101,8 +101,10 @@ func (w *watcher) follow(ctx context.Context) error {
 			return nil
 		}
 	}
-	if err := src.Err(); errors.Is(err, raftstore.ErrCompacted) {
-		return err
+	// Only an end that makes the client start over is told; after any other it
+	// resumes where it was.
+	if err := src.Err(); errors.Is(err, raftstore.ErrCompacted) || errors.Is(err, raftstore.ErrSlowWatcher) {
+		return raftstore.ErrCompacted
 	}
 	return nil
 }

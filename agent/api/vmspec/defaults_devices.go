@@ -1,8 +1,6 @@
 package vmspec
 
 import (
-	"crypto/sha1" //nolint:gosec // what version 5 UUIDs are made with
-
 	"github.com/google/uuid"
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -15,7 +13,7 @@ var firmwareNamespace = uuid.MustParse("6a1a24a1-4061-4607-8bf4-a3963d0c5895")
 // FirmwareUUID returns the firmware UUID of an instance that was given none: the
 // same one each time an instance of the name starts.
 func FirmwareUUID(name string) types.UID {
-	return types.UID(uuid.NewHash(sha1.New(), firmwareNamespace, []byte(name), 5).String())
+	return types.UID(uuid.NewSHA1(firmwareNamespace, []byte(name)).String())
 }
 
 // setDiskBuses puts each disk without a bus on the one that guests of the
