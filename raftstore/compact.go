@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/hashicorp/raft"
 )
@@ -25,25 +26,27 @@ func (s *Store) snapshotIfDue() {
 
 // Snapshot writes a snapshot and cuts the log behind it. Writes go on meanwhile.
 func (s *Store) Snapshot() error {
+	s.snapshotting.Lock()
+	defer s.snapshotting.Unlock()
 	entries, bytes := s.fsm.logEntries.Load(), s.fsm.logBytes.Load()
 	// Raft keeps a number of entries; we bound their bytes.
-	trailing := uint64(maxTrailing)
-	if average := bytes / max(entries, 1); average > 0 {
-		trailing = min(max(s.cfg.Limits.TrailingBytes/average, minTrailing), maxTrailing)
-	}
-	conf := s.raft.ReloadableConfig()
-	conf.TrailingLogs = trailing
-	if err := s.raft.ReloadConfig(conf); err != nil {
-		return err
+	if entries > 0 {
+		conf := s.raft.ReloadableConfig()
+		conf.TrailingLogs = min(max(s.cfg.Limits.TrailingBytes/max(bytes/entries, 1), minTrailing), maxTrailing)
+		if err := s.raft.ReloadConfig(conf); err != nil {
+			return fmt.Errorf("take snapshot: %w", err)
+		}
 	}
 	err := s.raft.Snapshot().Error()
 	switch {
-	case err == nil:
-		s.metrics.snapshots.WithLabelValues("ok").Inc()
 	case errors.Is(err, raft.ErrNothingNewToSnapshot):
-		err = nil
-	default:
+		return nil
+	case err != nil:
 		s.metrics.snapshots.WithLabelValues("error").Inc()
+		return fmt.Errorf("take snapshot: %w", err)
 	}
-	return err
+	s.fsm.logEntries.Add(-entries)
+	s.fsm.logBytes.Add(-bytes)
+	s.metrics.snapshots.WithLabelValues("ok").Inc()
+	return nil
 }

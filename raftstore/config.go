@@ -87,6 +87,8 @@ type Limits struct {
 	// SnapshotEntries and SnapshotBytes are how much log makes a snapshot due.
 	SnapshotEntries uint64
 	SnapshotBytes   uint64
+	// SegmentBytes is the size of a log file; files are allocated in full.
+	SegmentBytes int
 	// TrailingBytes is about how much log is kept behind a snapshot, so that a
 	// replica that was away for a moment needs no snapshot.
 	TrailingBytes uint64
@@ -124,6 +126,7 @@ func DefaultConfig() Config {
 			HistoryBytes:    24 << 20,
 			SnapshotEntries: 16384,
 			SnapshotBytes:   64 << 20,
+			SegmentBytes:    16 << 20,
 			TrailingBytes:   16 << 20,
 		},
 		Voters: VoterPolicy{
@@ -181,6 +184,9 @@ func (l *Limits) validate() (errs []error) {
 	}
 	if l.HistoryEvents < 1 || l.HistoryBytes < 1 {
 		errs = append(errs, errors.New("Limits.HistoryEvents and HistoryBytes must be positive"))
+	}
+	if l.SegmentBytes < 4096 {
+		errs = append(errs, fmt.Errorf("Limits.SegmentBytes %d is below 4096", l.SegmentBytes))
 	}
 	if l.SnapshotEntries < 1 || l.SnapshotBytes < 1 || l.TrailingBytes < 1 {
 		errs = append(errs, errors.New("Limits.SnapshotEntries, SnapshotBytes and TrailingBytes must be positive"))

@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// walSegment is the size of a log file; they are allocated in full.
-	walSegment = 16 << 20
 	// keepSnapshots is how many snapshots stay, so that a damaged one has an
 	// older one behind it.
 	keepSnapshots = 2
@@ -57,7 +55,7 @@ func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := openWAL(dir, log)
+	w, err := openWAL(dir, cfg.Limits.SegmentBytes, log)
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -73,13 +71,13 @@ func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 }
 
 // openWAL opens the log. The library panics on some kinds of damage.
-func openWAL(dir string, log *slog.Logger) (w *wal.WAL, err error) {
+func openWAL(dir string, segment int, log *slog.Logger) (w *wal.WAL, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: open log in %s: %v", ErrCorruptLog, dir, p)
 		}
 	}()
-	w, err = wal.Open(dir, wal.WithSegmentSize(walSegment), wal.WithLogger(newHclog(log, "wal")))
+	w, err = wal.Open(dir, wal.WithSegmentSize(segment), wal.WithLogger(newHclog(log, "wal")))
 	switch {
 	case err == nil:
 		return w, nil
@@ -140,6 +138,13 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 	last, err := d.logs.LastIndex()
 	if err != nil {
 		return fmt.Errorf("%w: read last index: %w", ErrCorruptLog, err)
+	}
+	if last < base && last > 0 {
+		// The replica stopped between installing a snapshot and dropping the log
+		// that ends before it; nothing could be appended to that.
+		if err := d.logs.DeleteRange(first, last); err != nil {
+			return fmt.Errorf("drop the log before the snapshot: %w", err)
+		}
 	}
 	if last <= base {
 		return nil

@@ -18,7 +18,7 @@ type fsm struct {
 	// halt is called at most once, when an entry cannot be judged.
 	halt   func(error)
 	halted bool
-	// logBytes counts what was applied since the last snapshot was taken.
+	// What was applied since the last snapshot was asked for.
 	logBytes   atomic.Uint64
 	logEntries atomic.Uint64
 }
@@ -83,8 +83,6 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 		// The entry that cannot be judged must stay in the log.
 		return nil, ErrHalted
 	}
-	f.logBytes.Store(0)
-	f.logEntries.Store(0)
 	return &snapshot{
 		tree:     f.machine.tree.Clone(),
 		index:    f.applied.get(),
@@ -101,8 +99,6 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
 	f.machine = m
-	f.logBytes.Store(0)
-	f.logEntries.Store(0)
 	f.history.reset(m)
 	f.applied.set(index)
 	return nil

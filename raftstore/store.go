@@ -34,6 +34,7 @@ type Store struct {
 	readyTerm    atomic.Uint64 // term in which this leader may serve reads
 	leaderChange broadcast
 	tasks        tasks
+	snapshotting sync.Mutex
 	base         context.Context // ends with the store
 	closing      <-chan struct{}
 	cancel       context.CancelFunc

@@ -76,16 +76,22 @@ func (c *Cluster) Add(id string) *raftstore.Store {
 	return s
 }
 
-// open starts a replica and marks it alive.
-func (c *Cluster) open(id string, bootstrap bool) *raftstore.Store {
-	c.tb.Helper()
+// Config returns the configuration of a host, listening anew. It must not run.
+func (c *Cluster) Config(id string) raftstore.Config {
 	cfg := Config(c.Net, id)
 	cfg.DataDir = filepath.Join(c.dir, id)
-	cfg.Bootstrap = bootstrap
 	cfg.Members = c.Members
 	for _, o := range c.options {
 		o(&cfg)
 	}
+	return cfg
+}
+
+// open starts a replica and marks it alive.
+func (c *Cluster) open(id string, bootstrap bool) *raftstore.Store {
+	c.tb.Helper()
+	cfg := c.Config(id)
+	cfg.Bootstrap = bootstrap
 	s, err := raftstore.Open(c.tb.Context(), cfg)
 	if err != nil {
 		c.tb.Fatalf("open %s: %v", id, err)

@@ -1,0 +1,221 @@
+package raftstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
+)
+
+// registerInput is an operation on one key. Values are unique, so a condition on
+// the revision of a record is one on its value.
+type registerInput struct {
+	key    string
+	read   bool
+	cas    bool
+	expect string // of a cas; "" means absent
+	write  string // "" deletes
+}
+
+type registerOutput struct {
+	value    string
+	conflict bool
+	unknown  bool // the write may have happened, now or later
+}
+
+// registers models independent registers.
+var registers = porcupine.Model{
+	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+		byKey := map[string][]porcupine.Operation{}
+		for _, op := range history {
+			key := op.Input.(registerInput).key
+			byKey[key] = append(byKey[key], op)
+		}
+		var parts [][]porcupine.Operation
+		for _, ops := range byKey {
+			parts = append(parts, ops)
+		}
+		return parts
+	},
+	Init: func() any { return "" },
+	Step: func(state, input, output any) (bool, any) {
+		in, out, value := input.(registerInput), output.(registerOutput), state.(string)
+		switch {
+		case in.read:
+			return out.value == value, value
+		case in.cas && in.expect != value:
+			return out.unknown || out.conflict, value
+		default:
+			return !out.conflict, in.write
+		}
+	},
+	DescribeOperation: func(input, output any) string { return fmt.Sprintf("%+v -> %+v", input, output) },
+}
+
+// recorder collects a history.
+type recorder struct {
+	mu      sync.Mutex
+	began   time.Time
+	history []porcupine.Operation
+}
+
+func (r *recorder) add(client int, call time.Duration, in registerInput, out registerOutput) {
+	op := porcupine.Operation{ClientId: client, Input: in, Output: out, Call: int64(call), Return: int64(time.Since(r.began))}
+	if out.unknown {
+		op.Return = math.MaxInt64
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history = append(r.history, op)
+}
+
+// registerClient does random operations at random replicas.
+func registerClient(ctx context.Context, c *raftstoretest.Cluster, r *recorder, client int) {
+	rng := rand.New(rand.NewPCG(uint64(client), 1))
+	known := map[string]raftstore.Record{}
+	for n := 0; ctx.Err() == nil; n++ {
+		live := c.Live()
+		s := live[rng.IntN(len(live))]
+		key := fmt.Sprint("/k/", rng.IntN(3))
+		opCtx, cancel := context.WithTimeout(ctx, 700*time.Millisecond)
+		in := registerInput{key: key, read: rng.IntN(2) == 0}
+		call := time.Since(r.began)
+		if in.read {
+			rec, _, err := s.Get(opCtx, key, raftstore.ReadOptions{})
+			if err == nil || errors.Is(err, raftstore.ErrNotFound) {
+				rec.Key = key
+				known[key] = rec
+				r.add(client, call, in, registerOutput{value: string(rec.Value)})
+			}
+			cancel()
+			continue
+		}
+		in.write = fmt.Sprint(client, ".", n)
+		txn := put(key, in.write)
+		if last, ok := known[key]; ok && rng.IntN(2) == 0 {
+			in.cas, in.expect = true, string(last.Value)
+			txn.If = []raftstore.Condition{{Key: key, ModRevision: last.ModRevision}}
+		}
+		if rng.IntN(8) == 0 {
+			in.write = ""
+			txn.Ops[0] = raftstore.Op{Key: key, Delete: true}
+		}
+		_, err := s.Commit(opCtx, txn)
+		cancel()
+		switch {
+		case err == nil:
+			r.add(client, call, in, registerOutput{})
+		case errors.As(err, new(*raftstore.ConflictError)):
+			r.add(client, call, in, registerOutput{conflict: true})
+		case errors.Is(err, raftstore.ErrUnknownOutcome):
+			r.add(client, call, in, registerOutput{unknown: true})
+		}
+		// Any other error promises that nothing happened: it is not recorded, and
+		// a read that sees the value proves the promise wrong.
+	}
+}
+
+// disturb kills leaders, cuts hosts off and heals again until ctx ends.
+func disturb(ctx context.Context, c *raftstoretest.Cluster, hosts []string, rng *rand.Rand) {
+	pause := func(d time.Duration) bool {
+		select {
+		case <-time.After(d):
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	for pause(300 * time.Millisecond) {
+		victim := hosts[rng.IntN(len(hosts))]
+		for _, s := range c.Live() {
+			if s.IsLeader() && rng.IntN(2) == 0 {
+				victim, _ = s.Leader()
+			}
+		}
+		switch rng.IntN(4) {
+		case 0:
+			c.Net.Cut(c.Addr(victim))
+		case 1:
+			// The victim keeps one other host on its side.
+			with := hosts[rng.IntN(len(hosts))]
+			c.Net.Partition([]string{c.Addr(victim), c.Addr(with)})
+		case 2:
+			if c.Node(victim) == nil {
+				continue
+			}
+			c.Kill(victim)
+			pause(time.Duration(rng.IntN(400)) * time.Millisecond)
+			c.Restart(victim)
+		case 3:
+			for _, s := range c.Live() {
+				_ = s.Snapshot()
+			}
+		}
+		pause(time.Duration(200+rng.IntN(400)) * time.Millisecond)
+		c.Net.Heal()
+	}
+}
+
+func TestLinearizableUnderFaults(t *testing.T) {
+	length := 8 * time.Second
+	if testing.Short() {
+		length = 3 * time.Second
+	}
+	c := raftstoretest.NewCluster(t, 4, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+		cfg.Limits.SegmentBytes = 8192
+		cfg.Limits.TrailingBytes = 1
+	}))
+	hosts := []string{"host1", "host2", "host3", "host4"}
+	ctx, cancel := context.WithTimeout(t.Context(), length)
+	defer cancel()
+	r := &recorder{began: time.Now()}
+	var wg sync.WaitGroup
+	for client := range 8 {
+		wg.Go(func() { registerClient(ctx, c, r, client) })
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed of the faults: %d", seed)
+	disturb(ctx, c, hosts, rand.New(rand.NewPCG(seed, 0)))
+	wg.Wait()
+	c.Net.Heal()
+	// What is left must serve, and show one state.
+	for _, s := range c.Live() {
+		raftstoretest.WaitServing(t, s)
+	}
+	call := time.Since(r.began)
+	for i, s := range c.Live() {
+		for k := range 3 {
+			key := fmt.Sprint("/k/", k)
+			rec, _, err := s.Get(t.Context(), key, raftstore.ReadOptions{})
+			if err != nil && !errors.Is(err, raftstore.ErrNotFound) {
+				t.Fatal(err)
+			}
+			r.add(100+i, call, registerInput{key: key, read: true}, registerOutput{value: string(rec.Value)})
+		}
+	}
+	var writes, unknown int
+	for _, op := range r.history {
+		if !op.Input.(registerInput).read {
+			writes++
+		}
+		if op.Output.(registerOutput).unknown {
+			unknown++
+		}
+	}
+	t.Logf("%d operations, %d writes, %d of unknown outcome", len(r.history), writes, unknown)
+	switch result, _ := porcupine.CheckOperationsVerbose(registers, r.history, time.Minute); result {
+	case porcupine.Illegal:
+		t.Error("the history is not linearizable")
+	case porcupine.Unknown:
+		t.Log("the history is too long to decide")
+	}
+}
