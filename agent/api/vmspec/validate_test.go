@@ -153,10 +153,12 @@ var faults = map[string]struct {
 	"boot order zero":     {func(s *spec) { *s.Domain.Devices.Disks[0].BootOrder = 0 }, "spec.domain.devices.disks[0].bootOrder"},
 	"boot order twice":    {func(s *spec) { *s.Domain.Devices.Interfaces[0].BootOrder = 1 }, "spec.domain.devices.interfaces[0].bootOrder"},
 
-	"volume twice":         {func(s *spec) { s.Volumes[1].Name = "root" }, "spec.volumes[1].name"},
-	"volume without name":  {func(s *spec) { s.Volumes[0].Name = "" }, "spec.volumes[0].name"},
-	"no source":            {func(s *spec) { s.Volumes[0].ContainerDisk = nil }, "spec.volumes[0]"},
-	"two sources":          {func(s *spec) { s.Volumes[0].EmptyDisk = &kubevirtv1.EmptyDiskSource{Capacity: resource.MustParse("1Gi")} }, "spec.volumes[0]"},
+	"volume twice":        {func(s *spec) { s.Volumes[1].Name = "root" }, "spec.volumes[1].name"},
+	"volume without name": {func(s *spec) { s.Volumes[0].Name = "" }, "spec.volumes[0].name"},
+	"no source":           {func(s *spec) { s.Volumes[0].ContainerDisk = nil }, "spec.volumes[0]"},
+	"two sources": {func(s *spec) {
+		s.Volumes[0].EmptyDisk = &kubevirtv1.EmptyDiskSource{Capacity: resource.MustParse("1Gi")}
+	}, "spec.volumes[0]"},
 	"image":                {func(s *spec) { s.Volumes[0].ContainerDisk.Image = "" }, "spec.volumes[0].containerDisk.image"},
 	"image path":           {func(s *spec) { s.Volumes[0].ContainerDisk.Path = "/disk/../../etc/passwd" }, "spec.volumes[0].containerDisk.path"},
 	"claim":                {func(s *spec) { s.Volumes[2].PersistentVolumeClaim.ClaimName = "" }, "spec.volumes[2].persistentVolumeClaim.claimName"},
