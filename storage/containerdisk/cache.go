@@ -1,0 +1,286 @@
+package containerdisk
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+)
+
+// Cache is a folder of disk images. All methods may be called at once.
+type Cache struct {
+	cfg  Config
+	reg  *registries
+	met  *metrics
+	lock *os.File
+
+	mu       sync.Mutex
+	entries  map[string]*entry
+	flights  map[string]*flight
+	refs     map[string]string // reference to digest, as last resolved
+	used     int64             // bytes of entries
+	reserved int64             // bytes promised to pulls under way
+	closed   bool
+	wg       sync.WaitGroup // pulls under way
+}
+
+// entry is an image in the cache; all but stored is guarded by Cache.mu.
+type entry struct {
+	stored
+	bytes    int64
+	lastUsed time.Time
+	holders  int
+}
+
+// New opens the cache in cfg.Dir, making the folder if need be, and removes what
+// an interrupted pull left there. A host whose virtual machines already run on
+// images of the cache must Hold those images before it pulls others.
+func New(cfg Config) (*Cache, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	c := &Cache{
+		cfg:     cfg,
+		reg:     newRegistries(cfg),
+		entries: map[string]*entry{},
+		flights: map[string]*flight{},
+		refs:    map[string]string{},
+	}
+	if err := c.open(); err != nil {
+		if c.lock != nil {
+			c.lock.Close()
+		}
+		return nil, fmt.Errorf("open image cache: %w", err)
+	}
+	c.met = newMetrics(cfg.Registerer, c)
+	return c, nil
+}
+
+// Close ends pulls under way, waits for them, and lets go of the folder. Images
+// stay, also those that are held.
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	for _, f := range c.flights {
+		f.cancel(ErrClosed)
+	}
+	c.mu.Unlock()
+	c.wg.Wait()
+	return c.lock.Close()
+}
+
+// Pull returns the disk image that ref names, from the cache or its registry as
+// o.Policy says, and holds it until release is called. It blocks for the length
+// of a download, which goes on while any caller waits for it and ends with the
+// last one's context. release may be called more than once.
+func (c *Cache) Pull(ctx context.Context, ref string, o PullOptions) (img Image, release func(), err error) {
+	img, release, err = c.pull(ctx, ref, o)
+	c.met.pulled(err)
+	if err != nil {
+		return Image{}, nil, fmt.Errorf("image %s: %w", ref, err)
+	}
+	return img, release, nil
+}
+
+func (c *Cache) pull(ctx context.Context, ref string, o PullOptions) (Image, func(), error) {
+	if err := o.validate(); err != nil {
+		return Image{}, nil, err
+	}
+	parsed, err := c.reg.parse(ref)
+	if err != nil {
+		return Image{}, nil, err
+	}
+	policy := o.Policy
+	if policy == "" {
+		policy = defaultPolicy(parsed)
+	}
+	if policy != Always {
+		if img, release, ok := c.present(ref, parsed, o); ok {
+			return img, release, nil
+		}
+		if policy == Never {
+			return Image{}, nil, ErrNotPresent
+		}
+	}
+	desc, err := c.reg.resolve(ctx, parsed, o.PullSecrets)
+	if err != nil {
+		return Image{}, nil, err
+	}
+	key := imageKey(desc.Digest.String(), o.File, o.AnyFile)
+	e, err := c.fetch(ctx, key, desc, parsed.Name(), o)
+	if err != nil {
+		return Image{}, nil, err
+	}
+	return c.image(ref, e), c.releaser(e), nil
+}
+
+// defaultPolicy is Kubernetes' rule for an empty policy.
+func defaultPolicy(ref name.Reference) Policy {
+	if t, ok := ref.(name.Tag); ok && t.TagStr() == name.DefaultTag {
+		return Always
+	}
+	return IfNotPresent
+}
+
+// present takes hold of what ref named when it was last pulled.
+func (c *Cache) present(ref string, parsed name.Reference, o PullOptions) (Image, func(), bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	digest := c.refs[parsed.Name()]
+	if d, ok := parsed.(name.Digest); ok {
+		digest = d.DigestStr()
+	}
+	e := c.entries[imageKey(digest, o.File, o.AnyFile)]
+	if c.closed || e == nil {
+		return Image{}, nil, false
+	}
+	c.take(e)
+	return c.image(ref, e), c.releaser(e), true
+}
+
+// Hold takes hold of the image at path, which a Pull returned at some time, so
+// that it is not evicted until release is called. It fails with ErrNotPresent if
+// the cache has no such image.
+func (c *Cache) Hold(path string) (release func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, e := range c.entries {
+		if c.diskPath(key) == path {
+			c.take(e)
+			return c.releaser(e), nil
+		}
+	}
+	return nil, fmt.Errorf("hold %s: %w", path, ErrNotPresent)
+}
+
+// take and releaser count an image's holders; take's caller holds the lock.
+func (c *Cache) take(e *entry) {
+	e.holders++
+	e.lastUsed = time.Now()
+}
+
+func (c *Cache) releaser(e *entry) func() {
+	return sync.OnceFunc(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		e.holders--
+		e.lastUsed = time.Now()
+		// Kept in the file's time, so that the order of use survives a restart. A
+		// failure costs only that order.
+		os.Chtimes(c.metaPath(e.key()), e.lastUsed, e.lastUsed)
+	})
+}
+
+// Images lists what is in the cache, by path. Ref is empty.
+func (c *Cache) Images() []Image {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []Image
+	for _, e := range c.entries {
+		out = append(out, c.image("", e))
+	}
+	slices.SortFunc(out, func(a, b Image) int { return strings.Compare(a.Path, b.Path) })
+	return out
+}
+
+// Used is the number of bytes the cache's images occupy.
+func (c *Cache) Used() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.used
+}
+
+func (c *Cache) image(ref string, e *entry) Image {
+	return Image{Ref: ref, Digest: e.Digest, Path: c.diskPath(e.key()), Format: e.Format,
+		VirtualSize: e.VirtualSize, FileSize: e.FileSize}
+}
+
+// flight is a download that callers wait for; all but done is guarded by Cache.mu.
+type flight struct {
+	done     chan struct{}
+	cancel   context.CancelCauseFunc
+	waiters  int
+	progress []func(done, total int64)
+	entry    *entry
+	err      error
+}
+
+// fetch returns the image under key, held once, downloading it if it is not
+// there and no one else is.
+func (c *Cache) fetch(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions) (*entry, error) {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil, ErrClosed
+	}
+	if e := c.entries[key]; e != nil {
+		c.take(e)
+		c.remember(ref, e.Digest)
+		c.mu.Unlock()
+		return e, nil
+	}
+	f := c.flights[key]
+	if f == nil {
+		f = c.start(ctx, key, desc, ref, o)
+	}
+	f.waiters++
+	if o.Progress != nil {
+		f.progress = append(f.progress, o.Progress)
+	}
+	c.mu.Unlock()
+
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-f.done:
+		// Also if the context ended at the same moment: this caller was counted.
+		if f.err == nil {
+			c.remember(ref, f.entry.Digest)
+		}
+		return f.entry, f.err
+	default:
+	}
+	if f.waiters--; f.waiters == 0 {
+		f.cancel(context.Cause(ctx))
+		// The next caller shall not wait for a download that is being given up.
+		delete(c.flights, key)
+	}
+	return nil, context.Cause(ctx)
+}
+
+// start begins a download that outlives its first caller's context, since others
+// may come to wait for it; the caller holds the lock.
+func (c *Cache) start(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions) *flight {
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	f := &flight{done: make(chan struct{}), cancel: cancel}
+	c.flights[key] = f
+	c.wg.Go(func() {
+		defer cancel(nil)
+		e, err := c.download(work, key, desc, ref, o, f)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.flights[key] == f {
+			delete(c.flights, key)
+		}
+		f.entry, f.err = e, err
+		if err == nil {
+			e.holders += f.waiters - 1
+		}
+		close(f.done)
+	})
+	return f
+}

@@ -1,0 +1,245 @@
+package containerdisk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"virtmesh/storage/qemuimg"
+)
+
+// download fetches the image into the cache under key. Whatever goes wrong,
+// nothing of it stays on the disk. The image it returns is held once.
+func (c *Cache) download(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions, f *flight) (_ *entry, err error) {
+	defer func() {
+		if err != nil {
+			err = classify(ctx, err)
+		}
+	}()
+	// The descriptor was made with its caller's context, which may end before
+	// this download: resolve again, by digest, so that it cannot have moved.
+	parsed, err := c.reg.parse(ref)
+	if err != nil {
+		return nil, err
+	}
+	desc, err = c.reg.resolve(ctx, parsed.Context().Digest(desc.Digest.String()), o.PullSecrets)
+	if err != nil {
+		return nil, err
+	}
+	layers, total, err := c.layers(desc)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(c.tmpDir(), "pull-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir) // it has another name when all went well
+	if err := c.mkdir(dir); err != nil {
+		return nil, err
+	}
+	disk, err := os.OpenFile(filepath.Join(dir, "disk"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer disk.Close()
+
+	var promised int64
+	defer func() { c.unreserve(promised) }()
+	x := &extraction{
+		file: o.File, out: disk, limit: c.cfg.MaxImageBytes,
+		reserve: func(size int64) error {
+			if err := c.reserve(size); err != nil {
+				return err
+			}
+			promised = size
+			return nil
+		},
+		received: c.reporter(f, total),
+	}
+	if err := x.run(ctx, layers); err != nil {
+		return nil, err
+	}
+	s := stored{Digest: desc.Digest.String(), File: o.File, AnyFile: o.AnyFile}
+	if err := c.inspect(disk, &s); err != nil {
+		return nil, err
+	}
+	e, err := c.commit(dir, disk, s)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if there := c.entries[key]; there != nil && errors.Is(err, fs.ErrExist) {
+		// A download that everyone had given up came through after all.
+		there.holders++
+		return there, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	e.holders = 1
+	c.entries[key] = e
+	c.used += e.bytes
+	return e, nil
+}
+
+// layers returns the layers of the image for this machine, and their size.
+func (c *Cache) layers(desc *remote.Descriptor) ([]v1.Layer, int64, error) {
+	img, err := desc.Image()
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", ErrNotAnImage, err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", ErrNotAnImage, err)
+	}
+	var total int64
+	for _, l := range layers {
+		n, err := l.Size()
+		if err != nil {
+			return nil, 0, fmt.Errorf("%w: %w", ErrNotAnImage, err)
+		}
+		if n < 0 || n > c.cfg.MaxImageBytes-total {
+			return nil, 0, fmt.Errorf("%w: its layers have more than %d bytes", ErrTooLarge, c.cfg.MaxImageBytes)
+		}
+		total += n
+	}
+	return layers, total, nil
+}
+
+// inspect fills in what the file is, and refuses what must not be given to a guest.
+func (c *Cache) inspect(disk *os.File, s *stored) error {
+	fi, err := disk.Stat()
+	if err != nil {
+		return err
+	}
+	s.FileSize = fi.Size()
+	if s.AnyFile {
+		return nil
+	}
+	info, err := qemuimg.Probe(disk, fi.Size())
+	if err == nil {
+		err = info.Check(qemuimg.Limits{MaxVirtualSize: c.cfg.MaxVirtualSize})
+	}
+	switch {
+	case errors.Is(err, qemuimg.ErrTooLarge):
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrNotAnImage, err)
+	}
+	s.Format, s.VirtualSize = string(info.Format), info.VirtualSize
+	return nil
+}
+
+// reportEvery is how many bytes pass between calls of progress functions.
+const reportEvery = 1 << 20
+
+func (c *Cache) reporter(f *flight, total int64) func(int64) {
+	var done, told int64
+	return func(n int64) {
+		done += n
+		c.met.received.Add(float64(n))
+		if done-told < reportEvery && done < total {
+			return
+		}
+		told = done
+		c.mu.Lock()
+		fns := f.progress[:len(f.progress):len(f.progress)]
+		c.mu.Unlock()
+		for _, fn := range fns {
+			fn(min(done, total), total)
+		}
+	}
+}
+
+// reserve promises size bytes of the cache and the disk to a pull, evicting
+// what has not been used for longest if need be.
+func (c *Cache) reserve(size int64) error {
+	if size > c.cfg.MaxBytes {
+		return fmt.Errorf("%w: %d bytes, the cache holds %d", ErrTooLarge, size, c.cfg.MaxBytes)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reserved += size
+	for {
+		free, err := freeBytes(c.cfg.Dir)
+		if err != nil {
+			c.reserved -= size
+			return err
+		}
+		cacheFull := c.used+c.reserved > c.cfg.MaxBytes
+		diskFull := free-c.reserved < c.cfg.MinFreeBytes
+		if !cacheFull && !diskFull {
+			return nil
+		}
+		if c.evictOldest() {
+			continue
+		}
+		err = fmt.Errorf("%w: the cache holds %d of at most %d bytes, all in use", ErrNoSpace, c.used+c.reserved-size, c.cfg.MaxBytes)
+		if diskFull {
+			err = fmt.Errorf("%w: it needs %d bytes, %s has %d free of which %d are spoken for", ErrNoSpace,
+				size, c.cfg.Dir, free, c.cfg.MinFreeBytes+c.reserved-size)
+		}
+		c.reserved -= size
+		return err
+	}
+}
+
+func (c *Cache) unreserve(size int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reserved -= size
+}
+
+// evictOldest removes the image that has been unused for longest and says
+// whether there was one; the caller holds the lock.
+func (c *Cache) evictOldest() bool {
+	inUse := map[string]bool{}
+	for {
+		var (
+			oldest string
+			found  *entry
+		)
+		for key, e := range c.entries {
+			if e.holders == 0 && !inUse[key] && (found == nil || e.lastUsed.Before(found.lastUsed)) {
+				oldest, found = key, e
+			}
+		}
+		if found == nil {
+			return false
+		}
+		if c.openedByQEMU(oldest) {
+			inUse[oldest] = true
+			c.cfg.Log.Warn("an image in use is not held", "path", c.diskPath(oldest))
+			continue
+		}
+		// First out of images/: an image there is whole.
+		grave := filepath.Join(c.tmpDir(), "evicted-"+oldest)
+		err := os.Rename(c.imageDir(oldest), grave)
+		if err == nil {
+			err = os.RemoveAll(grave)
+		}
+		if err != nil {
+			c.cfg.Log.Error("image not evicted", "path", c.diskPath(oldest), "error", err)
+			return false
+		}
+		delete(c.entries, oldest)
+		c.used -= found.bytes
+		c.met.evicted.Inc()
+		c.cfg.Log.Info("image evicted", "digest", found.Digest, "bytes", found.bytes, "lastUsed", found.lastUsed)
+		return true
+	}
+}
+
+func freeBytes(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}

@@ -1,0 +1,185 @@
+package containerdisk
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// registries speaks to registries on the cache's terms.
+type registries struct {
+	insecure       []string
+	secure, unsafe http.RoundTripper
+}
+
+func newRegistries(cfg Config) *registries {
+	base := cfg.Transport
+	if base == nil {
+		base = remote.DefaultTransport
+	}
+	r := &registries{insecure: cfg.InsecureRegistries, secure: &stallTransport{next: base, timeout: cfg.StallTimeout}}
+	r.unsafe = r.secure
+	if t, ok := base.(*http.Transport); ok {
+		t = t.Clone()
+		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // for registries the operator listed
+		r.unsafe = &stallTransport{next: t, timeout: cfg.StallTimeout}
+	}
+	return r
+}
+
+// parse reads a reference the way container tools do: no registry means Docker
+// Hub, no tag means latest. KubeVirt manifests may carry a docker:// prefix.
+func (r *registries) parse(ref string) (name.Reference, error) {
+	ref = strings.TrimPrefix(ref, "docker://")
+	parsed, err := name.ParseReference(ref)
+	if err == nil && slices.Contains(r.insecure, parsed.Context().RegistryStr()) {
+		parsed, err = name.ParseReference(ref, name.Insecure)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadReference, err)
+	}
+	return parsed, nil
+}
+
+// resolve asks the registry what ref names now.
+func (r *registries) resolve(ctx context.Context, ref name.Reference, secrets [][]byte) (*remote.Descriptor, error) {
+	auth, err := credentials(secrets, ref.Context())
+	if err != nil {
+		return nil, err
+	}
+	rt := r.secure
+	if slices.Contains(r.insecure, ref.Context().RegistryStr()) {
+		rt = r.unsafe
+	}
+	desc, err := remote.Get(ref, remote.WithContext(ctx), remote.WithAuth(auth), remote.WithTransport(rt),
+		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}),
+		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 2}))
+	if err != nil {
+		return nil, classify(ctx, err)
+	}
+	return desc, nil
+}
+
+// dockerConfig is the content of a kubernetes.io/dockerconfigjson secret.
+type dockerConfig struct {
+	Auths map[string]struct {
+		Username      string `json:"username"`
+		Password      string `json:"password"`
+		Auth          string `json:"auth"`
+		IdentityToken string `json:"identitytoken"`
+		RegistryToken string `json:"registrytoken"`
+	} `json:"auths"`
+}
+
+// credentials picks the most exact entry for repo from the first secret that has one.
+func credentials(secrets [][]byte, repo name.Repository) (authn.Authenticator, error) {
+	for i, raw := range secrets {
+		var c dockerConfig
+		if err := json.Unmarshal(raw, &c); err != nil {
+			// Not the parser's message: it quotes what it read, and that is a secret.
+			return nil, fmt.Errorf("%w: pull secret %d is not a docker config", ErrUnauthorized, i)
+		}
+		best, found := "", false
+		for host := range c.Auths {
+			if matches(host, repo) && (!found || len(host) > len(best)) {
+				best, found = host, true
+			}
+		}
+		if !found {
+			continue
+		}
+		e := c.Auths[best]
+		conf := authn.AuthConfig{Username: e.Username, Password: e.Password,
+			IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken}
+		if e.Auth != "" {
+			plain, err := base64.StdEncoding.DecodeString(e.Auth)
+			user, password, ok := strings.Cut(string(plain), ":")
+			if err != nil || !ok {
+				return nil, fmt.Errorf("%w: pull secret %d has a broken auth for %s", ErrUnauthorized, i, best)
+			}
+			conf.Username, conf.Password = user, password
+		}
+		return authn.FromConfig(conf), nil
+	}
+	return authn.Anonymous, nil
+}
+
+// matches says whether a key of a docker config ("registry", "https://registry/v1/",
+// "registry/some/path") covers repo.
+func matches(key string, repo name.Repository) bool {
+	key = strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
+	host, path, _ := strings.Cut(strings.TrimSuffix(key, "/"), "/")
+	registry := repo.RegistryStr()
+	if host == "docker.io" {
+		host = name.DefaultRegistry
+	}
+	if host != registry {
+		return false
+	}
+	if path == "" || path == "v1" || path == "v2" {
+		return true
+	}
+	return repo.RepositoryStr() == path || strings.HasPrefix(repo.RepositoryStr(), path+"/")
+}
+
+// classify gives an error of the registry library one of this package's classes.
+func classify(ctx context.Context, err error) error {
+	if err == nil || isClassified(err) {
+		return err
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	var (
+		te     *transport.Error
+		netErr net.Error
+		urlErr *url.Error
+	)
+	switch {
+	case errors.As(err, &te):
+		switch {
+		case te.StatusCode == http.StatusUnauthorized || te.StatusCode == http.StatusForbidden:
+			return fmt.Errorf("%w: %w", ErrUnauthorized, err)
+		case te.StatusCode == http.StatusNotFound:
+			return fmt.Errorf("%w: %w", ErrImageNotFound, err)
+		}
+		return fmt.Errorf("%w: %w", ErrRegistryUnavailable, err)
+	case strings.Contains(err.Error(), "error verifying"), strings.Contains(err.Error(), "does not match"):
+		// The library's type for this is internal to it.
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	case errors.As(err, &netErr), errors.As(err, &urlErr), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.ECONNRESET):
+		return fmt.Errorf("%w: %w", ErrRegistryUnavailable, err)
+	}
+	return err
+}
+
+func isClassified(err error) bool {
+	for _, class := range []error{ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrRegistryUnavailable,
+		ErrRegistryTimeout, ErrCorrupt, ErrNotAnImage, ErrTooLarge, ErrNoSpace, ErrNotPresent, ErrClosed} {
+		if errors.Is(err, class) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,248 @@
+package containerdisk
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Layout of a cache folder:
+//
+//	.lock                     held by the one process that uses the cache
+//	images/<key>/disk         the image
+//	images/<key>/image.json   what it is (stored); its time is when it was last used
+//	refs.json                 what references named when they were last pulled
+//	tmp/                      pulls under way
+//
+// A key is a digest of the container image's digest and the wanted file. A folder
+// is renamed from tmp/ to images/ when all in it is whole and durable.
+
+// stored is the content of image.json.
+type stored struct {
+	Digest      string `json:"digest"`
+	File        string `json:"file"`
+	AnyFile     bool   `json:"anyFile,omitempty"`
+	Format      string `json:"format,omitempty"`
+	VirtualSize int64  `json:"virtualSize,omitempty"`
+	FileSize    int64  `json:"fileSize"`
+}
+
+func (s stored) key() string { return imageKey(s.Digest, s.File, s.AnyFile) }
+
+// imageKey names an image's folder. A kernel and a disk under one path are
+// different things: only one of them was checked for being a disk.
+func imageKey(digest, file string, anyFile bool) string {
+	h := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%t", digest, file, anyFile))
+	return hex.EncodeToString(h[:16])
+}
+
+func (c *Cache) imageDir(key string) string { return filepath.Join(c.cfg.Dir, "images", key) }
+func (c *Cache) diskPath(key string) string { return filepath.Join(c.imageDir(key), "disk") }
+func (c *Cache) metaPath(key string) string { return filepath.Join(c.imageDir(key), "image.json") }
+func (c *Cache) tmpDir() string             { return filepath.Join(c.cfg.Dir, "tmp") }
+
+// open takes the folder for this process, removes what a crash left, and reads
+// what is there.
+func (c *Cache) open() error {
+	if err := os.MkdirAll(c.cfg.Dir, 0o755); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(filepath.Join(c.cfg.Dir, ".lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		lock.Close()
+		return fmt.Errorf("another process uses %s: %w", c.cfg.Dir, err)
+	}
+	c.lock = lock
+	if err := os.RemoveAll(c.tmpDir()); err != nil {
+		return err
+	}
+	for _, d := range []string{c.tmpDir(), filepath.Join(c.cfg.Dir, "images")} {
+		if err := c.mkdir(d); err != nil {
+			return err
+		}
+	}
+	if err := c.loadImages(); err != nil {
+		return err
+	}
+	return c.loadRefs()
+}
+
+// mkdir makes a folder that QEMU's group may pass through, and no one else.
+func (c *Cache) mkdir(path string) error {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return err
+	}
+	if c.cfg.GID < 0 {
+		return nil
+	}
+	if err := os.Chown(path, -1, c.cfg.GID); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o750)
+}
+
+func (c *Cache) loadImages() error {
+	dirs, err := os.ReadDir(filepath.Join(c.cfg.Dir, "images"))
+	if err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		key := d.Name()
+		e, err := c.loadImage(key)
+		if err != nil {
+			c.cfg.Log.Warn("removing a broken image from the cache", "image", key, "error", err)
+			if err := os.RemoveAll(c.imageDir(key)); err != nil {
+				return err
+			}
+			continue
+		}
+		c.entries[key] = e
+		c.used += e.bytes
+	}
+	return nil
+}
+
+func (c *Cache) loadImage(key string) (*entry, error) {
+	raw, err := os.ReadFile(c.metaPath(key))
+	if err != nil {
+		return nil, err
+	}
+	var s stored
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return nil, err
+	}
+	if s.key() != key {
+		return nil, errors.New("it is not what its name says")
+	}
+	disk, err := os.Lstat(c.diskPath(key))
+	if err != nil {
+		return nil, err
+	}
+	if !disk.Mode().IsRegular() || disk.Size() != s.FileSize {
+		return nil, fmt.Errorf("it has %d bytes of %d", disk.Size(), s.FileSize)
+	}
+	meta, err := os.Stat(c.metaPath(key))
+	if err != nil {
+		return nil, err
+	}
+	return &entry{stored: s, bytes: allocated(disk), lastUsed: meta.ModTime()}, nil
+}
+
+// allocated is what a file occupies, holes left out.
+func allocated(fi fs.FileInfo) int64 {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return fi.Size()
+}
+
+// commit makes a finished pull in dir durable and puts it into its place.
+func (c *Cache) commit(dir string, disk *os.File, s stored) (*entry, error) {
+	mode := os.FileMode(0o444)
+	if c.cfg.GID >= 0 {
+		mode = 0o440
+		if err := disk.Chown(-1, c.cfg.GID); err != nil {
+			return nil, err
+		}
+	}
+	if err := disk.Chmod(mode); err != nil {
+		return nil, err
+	}
+	if err := disk.Sync(); err != nil {
+		return nil, err
+	}
+	fi, err := disk.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if err := writeJSON(filepath.Join(dir, "image.json"), s); err != nil {
+		return nil, err
+	}
+	if err := syncDir(dir); err != nil {
+		return nil, err
+	}
+	key := s.key()
+	if err := os.Rename(dir, c.imageDir(key)); err != nil {
+		return nil, err
+	}
+	if err := syncDir(filepath.Dir(c.imageDir(key))); err != nil {
+		return nil, err
+	}
+	return &entry{stored: s, bytes: allocated(fi), lastUsed: time.Now()}, nil
+}
+
+func (c *Cache) loadRefs() error {
+	raw, err := os.ReadFile(filepath.Join(c.cfg.Dir, "refs.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &c.refs)
+	}
+	if err != nil {
+		// References are a convenience: without them the registry is asked again.
+		c.cfg.Log.Warn("forgetting image references", "error", err)
+		c.refs = map[string]string{}
+	}
+	return nil
+}
+
+// remember notes what ref names; the caller holds the lock.
+func (c *Cache) remember(ref, digest string) {
+	if c.refs[ref] == digest {
+		return
+	}
+	c.refs[ref] = digest
+	present := map[string]bool{}
+	for _, e := range c.entries {
+		present[e.Digest] = true
+	}
+	for r, d := range c.refs {
+		if !present[d] && d != digest {
+			delete(c.refs, r)
+		}
+	}
+	if err := writeJSON(filepath.Join(c.cfg.Dir, "refs.json"), c.refs); err != nil {
+		c.cfg.Log.Warn("image references not stored", "error", err)
+	}
+}
+
+func writeJSON(path string, v any) error {
+	raw, err := json.MarshalIndent(v, "", "\t")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+strings.TrimSuffix(filepath.Base(path), ".json")+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone already when all went well
+	defer f.Close()
+	if _, err := f.Write(raw); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
