@@ -109,7 +109,7 @@ func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) error {
 	}
 	_, err = s.store.Commit(ctx, raftstore.Txn{
 		If:  []raftstore.Condition{{Key: putToken.Key, ModRevision: tokenRev}, {Key: putHost.Key}},
-		Ops: []raftstore.Op{putToken, putHost},
+		Ops: []raftstore.Op{putToken, putHost, {Key: expelledKey(rec.Name), Delete: true}},
 	})
 	return err
 }

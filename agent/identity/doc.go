@@ -11,8 +11,9 @@
 // certificate share a file so that a rotation replaces both or neither.
 //
 // The replicated store holds, under /mesh/, what every host must agree on: the CA
-// (/mesh/ca), the gossip keys (/mesh/gossip), the tokens (/mesh/tokens/<id>) and one
-// record a host (/mesh/hosts/<name>). A token is stored as the hash of its secret.
+// (/mesh/ca), the gossip keys (/mesh/gossip), the tokens (/mesh/tokens/<id>), one
+// record a host (/mesh/hosts/<name>) and a mark for each host that was removed by force
+// (/mesh/expelled/<name>). A token is stored as the hash of its secret.
 //
 // # Names
 //

@@ -5,12 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"virtmesh/raftstore"
 )
 
 // ErrNoHost is returned for a host that has no record: it never joined, or it left.
 var ErrNoHost = errors.New("no such host in the mesh")
+
+// ErrExpelled is returned for a host that was removed from the mesh by force.
+var ErrExpelled = errors.New("host was removed from the mesh")
+
+// expulsion is what the store keeps of a host that was expelled.
+type expulsion struct {
+	At time.Time `json:"at"`
+}
 
 // Hosts reads and removes the records of the mesh's members.
 type Hosts struct{ store Store }
@@ -89,19 +98,45 @@ func (h *Hosts) updateOnce(ctx context.Context, host string, change func(*HostRe
 	return err
 }
 
-// Remove deletes the record of a host that leaves; ErrNoHost if there is none. From
-// then on nobody renews the host's certificate and its name is free.
+// Remove deletes the record of a host that leaves by its own will; ErrNoHost if there is
+// none. From then on nobody renews the host's certificate and its name is free.
 func (h *Hosts) Remove(ctx context.Context, host string) error {
+	return h.remove(ctx, host, nil)
+}
+
+// Expel removes a host that cannot be asked to leave, and bars it: should it come back,
+// Admit turns it away on every host, although its certificate has not ended. A host that
+// joins anew under the name is welcome.
+func (h *Hosts) Expel(ctx context.Context, host string) error {
+	bar, err := putOp(expelledKey(host), expulsion{At: time.Now().UTC()})
+	if err != nil {
+		return err
+	}
+	return h.remove(ctx, host, []raftstore.Op{bar})
+}
+
+func (h *Hosts) remove(ctx context.Context, host string, more []raftstore.Op) error {
 	_, rev, err := h.get(ctx, host, raftstore.ReadOptions{})
 	if err != nil {
 		return err
 	}
 	_, err = h.store.Commit(ctx, raftstore.Txn{
 		If:  []raftstore.Condition{{Key: HostKey(host), ModRevision: rev}},
-		Ops: []raftstore.Op{{Key: HostKey(host), Delete: true}},
+		Ops: append([]raftstore.Op{{Key: HostKey(host), Delete: true}}, more...),
 	})
 	if err != nil {
 		return fmt.Errorf("remove host %s: %w", host, err)
 	}
 	return nil
+}
+
+// Admit returns ErrExpelled for a host that was expelled and has not joined again, as
+// far as the local replica knows. It does not block, so it can be meshport.Config.Admit.
+func (h *Hosts) Admit(host string) error {
+	_, _, err := h.store.Get(context.Background(), expelledKey(host), raftstore.ReadOptions{Consistency: raftstore.Local})
+	if err != nil {
+		// Not there, or the replica is closed: then nothing is known against the host.
+		return nil
+	}
+	return ErrExpelled
 }

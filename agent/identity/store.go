@@ -28,6 +28,8 @@ const (
 	HostsPrefix = "/mesh/hosts/"
 	// TokensPrefix, followed by the token id, holds a TokenRecord.
 	TokensPrefix = "/mesh/tokens/"
+	// ExpelledPrefix, followed by the host name, marks a host that was expelled.
+	ExpelledPrefix = "/mesh/expelled/"
 )
 
 // ErrNotSeeded is returned while the replicated store does not hold the CA: the mesh's
@@ -92,6 +94,8 @@ func HostKey(host string) string { return HostsPrefix + host }
 
 // TokenKey returns the key of a token's record.
 func TokenKey(id string) string { return TokensPrefix + id }
+
+func expelledKey(host string) string { return ExpelledPrefix + host }
 
 // readJSON reads a record into value and returns its ModRevision.
 func readJSON(ctx context.Context, s Store, key string, opts raftstore.ReadOptions, value any) (uint64, error) {

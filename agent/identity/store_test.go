@@ -75,10 +75,35 @@ func storeStory(t *testing.T, store identity.Store) {
 	if _, err := signer.RenewHost(ctx, "host2", csr); !errors.Is(err, identity.ErrNoHost) {
 		t.Errorf("renew after the removal: %v", err)
 	}
+	if err := hosts.Admit("host2"); err != nil {
+		t.Errorf("a host that left is barred: %v", err)
+	}
+	again, _, err := tokens.Create(ctx, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := signer.Admit(ctx, candidate(again, key, "host2")); err != nil {
+		t.Fatal(err)
+	}
+	if err := hosts.Expel(ctx, "host2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := hosts.Admit("host2"); !errors.Is(err, identity.ErrExpelled) {
+		t.Errorf("an expelled host is admitted: %v", err)
+	}
+	if err := hosts.Expel(ctx, "host2"); !errors.Is(err, identity.ErrNoHost) {
+		t.Errorf("expelled twice: %v", err)
+	}
+	if _, err := signer.Admit(ctx, candidate(fresh, newKey(t), "host2")); err != nil {
+		t.Fatal(err)
+	}
+	if err := hosts.Admit("host2"); err != nil {
+		t.Errorf("a host that joined anew is barred: %v", err)
+	}
 	if err := tokens.Revoke(ctx, fresh.ID); err != nil {
 		t.Error(err)
 	}
-	if list, err := tokens.List(ctx); err != nil || len(list) != 1 || list[0].UsedBy == nil {
+	if list, err := tokens.List(ctx); err != nil || len(list) != 2 || list[0].UsedBy == nil {
 		t.Errorf("tokens %+v, %v", list, err)
 	}
 }
