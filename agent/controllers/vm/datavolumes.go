@@ -1,0 +1,104 @@
+package vm
+
+import (
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
+
+	"virtmesh/agent/objects"
+)
+
+// ensureDataVolumes creates the data volumes of spec.dataVolumeTemplates that
+// are not there yet. They are made with the machine, whether it runs or not.
+func (c *Controller) ensureDataVolumes(t *turn) {
+	for i := range t.vm.Spec.DataVolumeTemplates {
+		template := &t.vm.Spec.DataVolumeTemplates[i]
+		if _, ok := c.dvs.Get(objects.Key{Namespace: t.vm.Namespace, Name: template.Name}); ok {
+			continue
+		}
+		dv := newDataVolume(t.vm, template)
+		t.tx.Create(dv)
+		c.cfg.Recorder.AddTo(&t.tx, t.old, corev1.EventTypeNormal, "DataVolumeCreated", "Created DataVolume "+dv.Name)
+	}
+}
+
+func newDataVolume(vm *kubevirtv1.VirtualMachine, template *kubevirtv1.DataVolumeTemplateSpec) *cdiv1.DataVolume {
+	labels := maps.Clone(template.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[kubevirtv1.CreatedByLabel] = string(vm.UID)
+	return &cdiv1.DataVolume{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:       vm.Namespace,
+			Name:            template.Name,
+			Labels:          labels,
+			Annotations:     maps.Clone(template.Annotations),
+			OwnerReferences: []metav1.OwnerReference{ownerRef(vm)},
+		},
+		Spec: *template.Spec.DeepCopy(),
+	}
+}
+
+// dataVolumes calls fn for the data volumes of the templates; dv is nil if one
+// is not there.
+func (c *Controller) dataVolumes(vm *kubevirtv1.VirtualMachine, fn func(dv *cdiv1.DataVolume)) {
+	for i := range vm.Spec.DataVolumeTemplates {
+		dv, _ := c.dvs.Get(objects.Key{Namespace: vm.Namespace, Name: vm.Spec.DataVolumeTemplates[i].Name})
+		fn(dv)
+	}
+}
+
+// dataVolumesReady reports whether an instance may be created: all are filled,
+// or wait for their first consumer, which the instance is.
+func (c *Controller) dataVolumesReady(vm *kubevirtv1.VirtualMachine) bool {
+	ready := true
+	c.dataVolumes(vm, func(dv *cdiv1.DataVolume) {
+		if dv == nil {
+			ready = false
+			return
+		}
+		switch dv.Status.Phase {
+		case cdiv1.Succeeded, cdiv1.WaitForFirstConsumer, cdiv1.PendingPopulation:
+		default:
+			ready = false
+		}
+	})
+	return ready
+}
+
+// volumeState sums up the data volumes for the printable status.
+type volumeState struct {
+	provisioning, failed, waiting bool
+}
+
+func (c *Controller) volumeState(vm *kubevirtv1.VirtualMachine) volumeState {
+	var s volumeState
+	c.dataVolumes(vm, func(dv *cdiv1.DataVolume) {
+		switch {
+		case dv == nil:
+			s.provisioning = true
+		case dv.Status.Phase == cdiv1.Succeeded:
+		case dv.Status.Phase == cdiv1.WaitForFirstConsumer, dv.Status.Phase == cdiv1.PendingPopulation:
+			s.waiting = true
+		case dv.Status.Phase == cdiv1.Failed, stuck(dv):
+			s.failed = true
+		default:
+			s.provisioning = true
+		}
+	})
+	return s
+}
+
+// stuck reports whether a data volume's transfer keeps failing.
+func stuck(dv *cdiv1.DataVolume) bool {
+	for _, c := range dv.Status.Conditions {
+		if c.Type == cdiv1.DataVolumeRunning && c.Status == corev1.ConditionFalse {
+			return c.Reason == "Error" || c.Reason == "ImagePullFailed"
+		}
+	}
+	return false
+}

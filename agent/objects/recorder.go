@@ -1,0 +1,248 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2/simplelru"
+	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"virtmesh/raftstore"
+)
+
+// RecorderConfig describes a Recorder.
+type RecorderConfig struct {
+	// Store receives the events. Required.
+	Store Store
+	// Component is named as the source, e.g. "virtualmachine-controller".
+	Component string
+	// Host is the host that reports.
+	Host string
+	// Flush is how long events are gathered before they are written together.
+	Flush time.Duration
+	// Burst and Refill bound the events about one object: so many at once, and
+	// then one for each Refill. What exceeds them is dropped.
+	Burst  int
+	Refill time.Duration
+	// Remember is how many events, and how many objects, are kept in mind.
+	Remember int
+	// Logger receives failures. Required.
+	Logger *slog.Logger
+}
+
+// DefaultRecorderConfig returns the settings to start from.
+func DefaultRecorderConfig() RecorderConfig {
+	return RecorderConfig{Flush: time.Second, Burst: 25, Refill: 5 * time.Minute, Remember: 4096}
+}
+
+// Validate reports what is missing or contradicts itself.
+func (c RecorderConfig) Validate() error {
+	switch {
+	case c.Store == nil || c.Logger == nil:
+		return errors.New("objects: RecorderConfig needs a Store and a Logger")
+	case c.Component == "" || c.Host == "":
+		return errors.New("objects: RecorderConfig needs Component and Host")
+	case c.Flush <= 0 || c.Refill <= 0 || c.Burst < 1 || c.Remember < 1:
+		return errors.New("objects: RecorderConfig wants positive Flush, Refill, Burst and Remember")
+	}
+	return nil
+}
+
+// Recorder writes events: what happened to an object, for people to read. The
+// same thing happening again counts up one event instead of adding another.
+//
+// Events are best effort. They are written without conditions: their names
+// hold the host and the component, so that each has one writer.
+type Recorder struct {
+	cfg RecorderConfig
+
+	mu      sync.Mutex
+	known   *lru.LRU[string, *corev1.Event] // by store key
+	budgets *lru.LRU[string, *rate.Limiter] // by uid of the object
+	pending map[string]*corev1.Event        // by store key
+	order   []string
+	wake    chan struct{} // holds one token
+}
+
+// NewRecorder returns a recorder. AddTo works at once; Event needs Run.
+func NewRecorder(cfg RecorderConfig) (*Recorder, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	known, err := lru.NewLRU[string, *corev1.Event](cfg.Remember, nil)
+	if err != nil {
+		return nil, err
+	}
+	budgets, err := lru.NewLRU[string, *rate.Limiter](cfg.Remember, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &Recorder{
+		cfg: cfg, known: known, budgets: budgets,
+		pending: map[string]*corev1.Event{}, wake: make(chan struct{}, 1),
+	}, nil
+}
+
+// AddTo writes an event about o with the transaction, at no cost of its own.
+// eventType is corev1.EventTypeNormal or corev1.EventTypeWarning.
+func (r *Recorder) AddTo(tx *Tx, o Object, eventType, reason, message string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key, ev := r.next(o, eventType, reason, message)
+	if ev == nil {
+		return
+	}
+	b, err := Encode(ev)
+	if err != nil {
+		return
+	}
+	// It counts only if the transaction does.
+	tx.op(raftstore.Op{Key: key, Value: b}, func(uint64) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.known.Add(key, ev)
+	})
+}
+
+// Event writes an event about o soon, together with others. It never blocks
+// and may be called from any goroutine.
+func (r *Recorder) Event(o Object, eventType, reason, message string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key, ev := r.next(o, eventType, reason, message)
+	if ev == nil {
+		return
+	}
+	r.known.Add(key, ev)
+	if _, waiting := r.pending[key]; !waiting {
+		r.order = append(r.order, key)
+	}
+	r.pending[key] = ev
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run writes what Event was given until ctx ends, and then once more.
+func (r *Recorder) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			r.flush(last)
+			return
+		case <-r.wake:
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(r.cfg.Flush):
+		}
+		if ctx.Err() == nil {
+			r.flush(ctx)
+		}
+	}
+}
+
+// maxBatch keeps a transaction of events small beside those of the work.
+const maxBatch = 64
+
+func (r *Recorder) flush(ctx context.Context) {
+	for {
+		r.mu.Lock()
+		n := min(len(r.order), maxBatch)
+		var tx Tx
+		for _, key := range r.order[:n] {
+			if b, err := Encode(r.pending[key]); err == nil {
+				tx.Put(key, b)
+			}
+			delete(r.pending, key)
+		}
+		r.order = r.order[n:]
+		r.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		if _, err := tx.Commit(ctx, r.cfg.Store); err != nil {
+			r.cfg.Logger.Warn("Dropping events that cannot be written", "events", n, "error", err)
+		}
+	}
+}
+
+// next returns the event as it is to be written now, and its store key; nil if
+// the object's budget is used up. The caller holds r.mu.
+func (r *Recorder) next(o Object, eventType, reason, message string) (string, *corev1.Event) {
+	kind, err := KindOf(o)
+	if err != nil || !r.affords(string(o.GetUID())) {
+		return "", nil
+	}
+	ns := o.GetNamespace()
+	if ns == "" {
+		ns = metav1.NamespaceDefault
+	}
+	name := o.GetName() + "." + r.hash(o, eventType, reason, message)
+	key := KindFor[*corev1.Event]().StoreKey(Key{Namespace: ns, Name: name})
+	now := metav1.NewTime(time.Now().Truncate(time.Second))
+	ev := r.recall(key)
+	if ev == nil {
+		var tx Tx // only to complete the object
+		ev = &corev1.Event{
+			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+			InvolvedObject: corev1.ObjectReference{
+				Kind: kind.GVK.Kind, APIVersion: kind.GVK.GroupVersion().String(),
+				Namespace: o.GetNamespace(), Name: o.GetName(), UID: o.GetUID(), ResourceVersion: o.GetResourceVersion(),
+			},
+			Reason: reason, Message: message, Type: eventType, FirstTimestamp: now,
+			Source:              corev1.EventSource{Component: r.cfg.Component, Host: r.cfg.Host},
+			ReportingController: r.cfg.Component, ReportingInstance: r.cfg.Host,
+		}
+		tx.Create(ev)
+	}
+	ev = ev.DeepCopy()
+	ev.Count++
+	ev.LastTimestamp = now
+	return key, ev
+}
+
+// recall returns the event of a key as it was last written; after a restart,
+// from the store.
+func (r *Recorder) recall(key string) *corev1.Event {
+	if ev, ok := r.known.Get(key); ok {
+		return ev
+	}
+	rec, _, err := r.cfg.Store.Get(context.Background(), key, raftstore.ReadOptions{Consistency: raftstore.Local})
+	if err != nil {
+		return nil
+	}
+	ev, err := Decode[*corev1.Event](rec)
+	if err != nil {
+		return nil
+	}
+	return ev
+}
+
+func (r *Recorder) affords(uid string) bool {
+	l, ok := r.budgets.Get(uid)
+	if !ok {
+		l = rate.NewLimiter(rate.Every(r.cfg.Refill), r.cfg.Burst)
+		r.budgets.Add(uid, l)
+	}
+	return l.Allow()
+}
+
+func (r *Recorder) hash(o Object, parts ...string) string {
+	h := fnv.New64a()
+	for _, p := range append([]string{r.cfg.Component, r.cfg.Host, string(o.GetUID())}, parts...) {
+		_, _ = fmt.Fprintf(h, "%d:%s", len(p), p)
+	}
+	return strconv.FormatUint(h.Sum64(), 16)
+}

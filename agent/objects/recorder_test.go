@@ -1,0 +1,115 @@
+package objects_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"virtmesh/agent/objects"
+	"virtmesh/agent/objects/objectstest"
+	"virtmesh/raftstore"
+)
+
+func newRecorder(t *testing.T, s objects.Store) *objects.Recorder {
+	t.Helper()
+	cfg := objects.DefaultRecorderConfig()
+	cfg.Store, cfg.Component, cfg.Host, cfg.Logger = s, "test", "h1", quiet()
+	r, err := objects.NewRecorder(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func events(t *testing.T, s objects.Store) []*corev1.Event {
+	t.Helper()
+	list, _, err := objects.List[*corev1.Event](t.Context(), s, "", raftstore.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func TestEventsAreCountedAndBatched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := objectstest.New()
+		vmi := newVMI("a")
+		commit(t, s, func(tx *objects.Tx) { tx.Create(vmi) })
+		r := newRecorder(t, s)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); r.Run(ctx) }()
+		before := s.Commits()
+		for range 3 {
+			r.Event(vmi, corev1.EventTypeWarning, "Failed", "it failed")
+		}
+		r.Event(vmi, corev1.EventTypeNormal, "Started", "it started")
+		time.Sleep(2 * time.Second)
+		if n := s.Commits() - before; n != 1 {
+			t.Errorf("%d transactions for 4 events, want 1", n)
+		}
+		time.Sleep(time.Hour)
+		r.Event(vmi, corev1.EventTypeWarning, "Failed", "it failed")
+		cancel()
+		<-done
+		// A recorder of the same host goes on counting after a restart.
+		r = newRecorder(t, s)
+		commit(t, s, func(tx *objects.Tx) { r.AddTo(tx, vmi, corev1.EventTypeWarning, "Failed", "it failed") })
+		list := events(t, s)
+		if len(list) != 2 {
+			t.Fatalf("%d events, want 2", len(list))
+		}
+		for _, ev := range list {
+			switch ev.Reason {
+			case "Failed":
+				if ev.Count != 5 || ev.LastTimestamp.Sub(ev.FirstTimestamp.Time) < time.Hour {
+					t.Errorf("count %d from %v to %v", ev.Count, ev.FirstTimestamp, ev.LastTimestamp)
+				}
+			case "Started":
+				if ev.InvolvedObject.Kind != "VirtualMachineInstance" || ev.InvolvedObject.UID != vmi.UID || ev.UID == "" {
+					t.Errorf("event %+v", ev)
+				}
+			}
+		}
+	})
+}
+
+func TestEventsRideWithATransaction(t *testing.T) {
+	s := objectstest.New()
+	r := newRecorder(t, s)
+	before := s.Commits()
+	commit(t, s, func(tx *objects.Tx) {
+		vmi := newVMI("a")
+		tx.Create(vmi)
+		r.AddTo(tx, vmi, corev1.EventTypeNormal, "Created", "it was created")
+	})
+	if s.Commits() != before+1 || len(events(t, s)) != 1 {
+		t.Errorf("%d transactions and %d events, want one of each", s.Commits()-before, len(events(t, s)))
+	}
+}
+
+func TestChattyObjectsAreHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := objectstest.New()
+		r := newRecorder(t, s)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); r.Run(ctx) }()
+		chatty, calm := newVMI("chatty"), newVMI("calm")
+		chatty.UID, calm.UID = "1", "2"
+		for i := range 100 {
+			r.Event(chatty, corev1.EventTypeNormal, "Noise", fmt.Sprint("noise ", i))
+		}
+		r.Event(calm, corev1.EventTypeNormal, "Word", "a word")
+		time.Sleep(3 * time.Second)
+		if n := len(events(t, s)); n != 26 {
+			t.Errorf("%d events, want 25 of the chatty one and 1", n)
+		}
+		cancel()
+		<-done
+	})
+}
