@@ -68,7 +68,7 @@ func newAuthorizer(next authorizer.Authorizer) authorizer.Authorizer {
 }
 
 func (g groupAuthorizer) authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-	if a.GetVerb() == "get" && slices.Contains(openPaths, a.GetPath()) {
+	if a.IsReadOnly() && slices.Contains(openPaths, a.GetPath()) {
 		return authorizer.DecisionAllow, "", nil
 	}
 	for _, name := range a.GetUser().GetGroups() {

@@ -14,9 +14,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -32,6 +34,7 @@ type host struct {
 	url       string
 	ca        *authority
 	instances *fakeInstances
+	stop      func() // ends the server, and waits for it
 }
 
 // authority signs certificates, as the mesh's does.
@@ -88,15 +91,24 @@ func (a *authority) pool() *x509.CertPool {
 }
 
 // start serves the API until the test ends.
-func start(t testing.TB) *host {
+func start(t testing.TB, change ...func(*raftstore.Config)) *host {
 	t.Helper()
-	h := &host{store: raftstoretest.New(t), ca: newAuthority(t), instances: newFakeInstances()}
+	var options []raftstoretest.Option
+	for _, c := range change {
+		options = append(options, raftstoretest.WithConfig(c))
+	}
+	h := &host{store: raftstoretest.New(t, options...), ca: newAuthority(t), instances: newFakeInstances()}
 	config := api.DefaultConfig()
 	config.Store = h.store
 	config.Instances = h.instances
 	config.ClientCAs = h.ca.pool
 	config.Logger = slog.New(slog.DiscardHandler)
 	config.RequestTimeout = 30 * time.Second
+	metrics := prometheus.NewRegistry()
+	gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "virtmesh_test_metric"})
+	gauge.Set(1)
+	metrics.MustRegister(gauge)
+	config.Metrics = metrics
 	s, err := api.New(config)
 	if err != nil {
 		t.Fatal(err)
@@ -109,11 +121,14 @@ func start(t testing.TB) *host {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	h.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("run: %v", err)
 		}
+	})
+	t.Cleanup(func() {
+		h.stop()
 		web.CloseClientConnections()
 		web.Close()
 	})
