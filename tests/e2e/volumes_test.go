@@ -18,8 +18,8 @@ const claim = `
 apiVersion: storage.k8s.io/v1
 kind: StorageClass
 metadata: {name: %[2]s}
-provisioner: virtmesh.io/directory
-parameters: {pool: %[2]s}
+provisioner: kubevirt.io.hostpath-provisioner
+parameters: {storagePool: %[2]s}
 volumeBindingMode: WaitForFirstConsumer
 ---
 apiVersion: v1
