@@ -1,0 +1,284 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/hostrpc"
+	"virtmesh/raftstore"
+)
+
+// put sends a request as virtctl does: without a content type.
+func (h *host) put(t testing.TB, resource, name, sub, body string) error {
+	t.Helper()
+	client := kubernetes.NewForConfigOrDie(h.adminConfig(t)).RESTClient()
+	return client.Put().AbsPath("/apis/subresources.kubevirt.io/v1/namespaces/default", resource, name, sub).
+		Body([]byte(body)).Do(t.Context()).Error()
+}
+
+// createVM makes a machine with a run strategy.
+func (h *host) createVM(t testing.TB, name, strategy string) {
+	t.Helper()
+	obj := parse(t, vmManifest)
+	obj.SetName(name)
+	set(t, obj, strategy, "spec", "runStrategy")
+	if _, err := h.dynamic(t).Resource(vmResource).Namespace("default").Create(t.Context(), obj, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// createVMI makes an instance in a phase, as the mesh would.
+func (h *host) createVMI(t testing.TB, name string, phase kubevirtv1.VirtualMachineInstancePhase, conditions ...kubevirtv1.VirtualMachineInstanceConditionType) {
+	t.Helper()
+	vmi := &kubevirtv1.VirtualMachineInstance{}
+	vmi.SetGroupVersionKind(kubevirtv1.VirtualMachineInstanceGroupVersionKind)
+	vmi.Name, vmi.Namespace, vmi.UID = name, "default", "uid-of-"+"vmi"
+	vmi.Status.Phase = phase
+	for _, c := range conditions {
+		vmi.Status.Conditions = append(vmi.Status.Conditions, kubevirtv1.VirtualMachineInstanceCondition{Type: c, Status: "True"})
+	}
+	data, err := json.Marshal(vmi)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := "/registry/kubevirt.io/virtualmachineinstances/default/" + name
+	if _, err := h.store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: key, Value: data}}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h *host) vm(t testing.TB, name string) *kubevirtv1.VirtualMachine {
+	t.Helper()
+	u, err := h.dynamic(t).Resource(vmResource).Namespace("default").Get(t.Context(), name, getOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm := &kubevirtv1.VirtualMachine{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, vm); err != nil {
+		t.Fatal(err)
+	}
+	return vm
+}
+
+// What an act on a machine does, by run strategy and the phase of its instance;
+// "" is no instance. The result is "refused", the new strategy, or the requests.
+func TestPower(t *testing.T) {
+	h := start(t)
+	for _, c := range []struct{ act, strategy, phase, body, want string }{
+		{"start", "Halted", "", "{}", "Always"},
+		{"start", "Halted", "", `{"paused":true}`, "Start(paused)"},
+		{"start", "Manual", "", "", "Start"},
+		{"start", "Manual", "Running", "", "refused"},
+		{"start", "Manual", "Succeeded", "", "Stop Start"},
+		{"start", "RerunOnFailure", "Succeeded", "", "Stop Start"},
+		{"start", "RerunOnFailure", "Failed", "", "refused"},
+		{"start", "Always", "", "", "refused"},
+		{"start", "Once", "", "", "refused"},
+		{"stop", "Always", "Running", "{}", "Halted"},
+		{"stop", "Once", "Running", "{}", "Halted"},
+		{"stop", "Manual", "Running", "{}", "Stop"},
+		{"stop", "Manual", "", "{}", "refused"},
+		{"stop", "RerunOnFailure", "Failed", "{}", "refused"},
+		{"stop", "Halted", "Running", "{}", "refused"},
+		{"stop", "Halted", "Running", `{"gracePeriod":0}`, "Stop"},
+		{"stop", "Always", "Running", `{"gracePeriod":0}`, "Halted"},
+		{"restart", "Always", "Running", "{}", "Stop Start"},
+		{"restart", "Always", "", "{}", "refused"},
+		{"restart", "Halted", "Running", "{}", "refused"},
+		{"restart", "Manual", "Running", `{"gracePeriodSeconds":0}`, "Stop Start"},
+	} {
+		name := strings.ToLower(strings.Join([]string{c.act, c.strategy, c.phase, "x"}, "-"))
+		name += map[bool]string{true: "b"}[len(c.body) > 2]
+		name = strings.ReplaceAll(name, "--", "-")
+		t.Run(name, func(t *testing.T) {
+			h.createVM(t, name, c.strategy)
+			if c.phase != "" {
+				h.createVMI(t, name, kubevirtv1.VirtualMachineInstancePhase(c.phase))
+			}
+			err := h.put(t, "virtualmachines", name, c.act, c.body)
+			if c.want == "refused" {
+				if !apierrors.IsConflict(err) {
+					t.Errorf("got %v, want a conflict", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := outcome(h.vm(t, name), c.strategy); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// outcome renders what an act changed.
+func outcome(vm *kubevirtv1.VirtualMachine, was string) string {
+	if s := string(*vm.Spec.RunStrategy); s != was {
+		return s
+	}
+	var requests []string
+	for _, r := range vm.Status.StateChangeRequests {
+		s := string(r.Action)
+		if r.Data[kubevirtv1.StartRequestDataPausedKey] != "" {
+			s += "(paused)"
+		}
+		requests = append(requests, s)
+	}
+	return strings.Join(requests, " ")
+}
+
+func TestPowerEdges(t *testing.T) {
+	h := start(t)
+	if err := h.put(t, "virtualmachines", "nothing", "start", "{}"); !apierrors.IsNotFound(err) {
+		t.Errorf("starting nothing: %v", err)
+	}
+	h.createVM(t, "vm", "Manual")
+	if err := h.put(t, "virtualmachines", "vm", "start", "not json"); !apierrors.IsBadRequest(err) {
+		t.Errorf("a bad body: %v", err)
+	}
+	if err := h.put(t, "virtualmachines", "vm", "start", `{"dryRun":["All"]}`); err != nil || len(h.vm(t, "vm").Status.StateChangeRequests) != 0 {
+		t.Errorf("a dry run: %v, %v", err, h.vm(t, "vm").Status.StateChangeRequests)
+	}
+	if err := h.put(t, "virtualmachines", "vm", "start", "{}"); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.put(t, "virtualmachines", "vm", "start", "{}"); !apierrors.IsConflict(err) {
+		t.Errorf("a second start before the first is acted on: %v", err)
+	}
+	if err := h.put(t, "virtualmachines", "vm", "restart", `{"gracePeriodSeconds":5}`); !apierrors.IsBadRequest(err) {
+		t.Errorf("a restart with grace: %v", err)
+	}
+	h.createVMI(t, "vm", kubevirtv1.Running)
+	if err := h.put(t, "virtualmachines", "vm", "migrate", "{}"); err != nil {
+		t.Fatal(err)
+	}
+	list, err := h.dynamic(t).Resource(kubevirtv1.GroupVersion.WithResource("virtualmachineinstancemigrations")).Namespace("default").List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(list.Items) != 1 || field(t, &list.Items[0], "spec", "vmiName") != "vm" || len(list.Items[0].GetFinalizers()) != 1 {
+		t.Errorf("migrations %v, %v", list, err)
+	}
+}
+
+func TestPauseAndAgent(t *testing.T) {
+	h := start(t)
+	h.createVMI(t, "off", kubevirtv1.Scheduling)
+	h.createVMI(t, "on", kubevirtv1.Running)
+	h.createVMI(t, "paused", kubevirtv1.Running, kubevirtv1.VirtualMachineInstancePaused, kubevirtv1.VirtualMachineInstanceAgentConnected)
+	for _, c := range []struct {
+		name, act string
+		refused   bool
+	}{
+		{"off", "pause", true}, {"off", "unpause", true},
+		{"on", "unpause", true}, {"on", "pause", false},
+		{"paused", "pause", true}, {"paused", "unpause", false},
+	} {
+		err := h.put(t, "virtualmachineinstances", c.name, c.act, "{}")
+		if c.refused != apierrors.IsConflict(err) || !c.refused && err != nil {
+			t.Errorf("%s of %s: %v", c.act, c.name, err)
+		}
+	}
+	if !h.instances.isPaused("default", "on") || h.instances.isPaused("default", "paused") {
+		t.Error("the hosts were not asked as they should be")
+	}
+	client := h.admin(t).Discovery().RESTClient()
+	path := "/apis/subresources.kubevirt.io/v1/namespaces/default/virtualmachineinstances/"
+	for sub, want := range map[string]string{"guestosinfo": `"hostname":"guest"`, "userlist": `"userName":"root"`, "filesystemlist": `"items":`} {
+		body, err := client.Get().AbsPath(path + "paused/" + sub).DoRaw(t.Context())
+		if err != nil || !strings.Contains(string(body), want) {
+			t.Errorf("%s: %v, %s", sub, err, body)
+		}
+		if err := client.Get().AbsPath(path + "on/" + sub).Do(t.Context()).Error(); !apierrors.IsConflict(err) {
+			t.Errorf("%s without a guest agent: %v", sub, err)
+		}
+	}
+}
+
+// dial opens a stream as virtctl does.
+func (h *host) dial(t testing.TB, name, sub string) (*websocket.Conn, *http.Response, error) {
+	t.Helper()
+	tlsConfig, err := rest.TLSConfigFor(h.adminConfig(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tlsConfig.NextProtos = nil
+	d := websocket.Dialer{TLSClientConfig: tlsConfig, Subprotocols: []string{"plain.kubevirt.io"}}
+	url := strings.Replace(h.url, "https", "wss", 1) + "/apis/subresources.kubevirt.io/v1/namespaces/default/virtualmachineinstances/" + name + "/" + sub
+	return d.DialContext(t.Context(), url, nil)
+}
+
+func TestConsole(t *testing.T) {
+	h := start(t)
+	h.createVMI(t, "on", kubevirtv1.Running)
+	for _, sub := range []string{"console", "vnc"} {
+		conn, _, err := h.dial(t, "on", sub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if conn.Subprotocol() != "plain.kubevirt.io" {
+			t.Errorf("subprotocol %q", conn.Subprotocol())
+		}
+		// More than one frame's worth, and every byte.
+		sent := bytes.Repeat([]byte{0, 1, 0xfe, 0xff, '\r'}, 20000)
+		go func() { _ = conn.WriteMessage(websocket.BinaryMessage, sent) }()
+		var got []byte
+		for len(got) < len(sent) {
+			typ, data, err := conn.ReadMessage()
+			if err != nil || typ != websocket.BinaryMessage {
+				t.Fatalf("read: type %d, %v", typ, err)
+			}
+			got = append(got, data...)
+		}
+		if !bytes.Equal(got, sent) {
+			t.Error("what comes back differs")
+		}
+		conn.Close()
+	}
+}
+
+func TestConsoleRefused(t *testing.T) {
+	h := start(t)
+	h.createVMI(t, "off", kubevirtv1.Scheduled)
+	h.createVMI(t, "failed", kubevirtv1.Failed)
+	h.createVMI(t, "away", kubevirtv1.Running)
+	h.instances.err = hostrpc.ErrUnreachable
+	for name, want := range map[string]int{"none": 404, "off": 400, "failed": 409, "away": 503} {
+		_, r, err := h.dial(t, name, "console")
+		if err == nil || r == nil || r.StatusCode != want {
+			t.Errorf("console of %s: %v, %v, want %d", name, r, err, want)
+		}
+	}
+}
+
+// The end of the server ends consoles too, and promptly.
+func TestStopEndsConsoles(t *testing.T) {
+	h := start(t)
+	h.createVMI(t, "on", kubevirtv1.Running)
+	conn, _, err := h.dial(t, "on", "console")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	go func() { h.stop(); cancel() }()
+	if _, _, err := conn.ReadMessage(); err == nil {
+		t.Error("the console goes on")
+	}
+	<-ctx.Done()
+	if ctx.Err() == context.DeadlineExceeded {
+		t.Error("the server does not stop")
+	}
+}
