@@ -1,6 +1,7 @@
 package identity_test
 
 import (
+	"crypto/ecdsa"
 	"errors"
 	"testing"
 
@@ -68,6 +69,17 @@ func storeStory(t *testing.T, store identity.Store) {
 	}
 	if _, err := signer.RenewHost(ctx, "host2", csr); err != nil {
 		t.Error(err)
+	}
+	leaveStory(t, store, key, fresh)
+}
+
+// leaveStory goes on: host2 leaves, comes back, is expelled and comes back again.
+func leaveStory(t *testing.T, store identity.Store, key *ecdsa.PrivateKey, fresh identity.Token) {
+	ctx := t.Context()
+	tokens, hosts, signer := identity.NewTokens(store), identity.NewHosts(store), identity.NewSigner(store, 0)
+	csr, err := identity.NewCSR(key, "host2")
+	if err != nil {
+		t.Fatal(err)
 	}
 	if err := hosts.Remove(ctx, "host2"); err != nil {
 		t.Error(err)

@@ -1,0 +1,160 @@
+package identity_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/identity/identitytest"
+	"virtmesh/raftstore"
+)
+
+func TestSignerWithoutQuorum(t *testing.T) {
+	m := newMesh(t)
+	m.Store.BeforeRead = func(o raftstore.ReadOptions) error {
+		if o.Consistency != raftstore.Local {
+			return raftstore.ErrNoLeader
+		}
+		return nil
+	}
+	csr, _ := identity.NewCSR(newKey(t), "host1")
+	if _, err := m.signer.For("host1").IssueNode(t.Context(), csr); err != nil {
+		t.Errorf("no renewal without a quorum: %v", err)
+	}
+	if _, err := m.signer.RenewHost(t.Context(), "host2", csr); !errors.Is(err, raftstore.ErrNoLeader) || errors.Is(err, identity.ErrNoHost) {
+		t.Errorf("a host that the replica does not know, which proves nothing: %v", err)
+	}
+	if _, _, err := m.tokens.Create(t.Context(), 0); !errors.Is(err, raftstore.ErrNoLeader) {
+		t.Errorf("a token without a quorum: %v", err)
+	}
+}
+
+func TestSignerBeforeSeed(t *testing.T) {
+	signer := identity.NewSigner(identitytest.NewStore(), 0)
+	if _, _, err := signer.CA(t.Context()); !errors.Is(err, identity.ErrNotSeeded) {
+		t.Errorf("empty store: %v", err)
+	}
+}
+
+func TestRenewByProof(t *testing.T) {
+	m := newMesh(t)
+	if _, err := m.signer.Admit(t.Context(), candidate(m.token(t), newKey(t), "host2")); err != nil {
+		t.Fatal(err)
+	}
+	id := m.Host(t, "host2", time.Hour)
+	next := newKey(t)
+	csr, _ := identity.NewCSR(next, "host2")
+	proof, err := id.Prove(csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, issued, err := m.signer.RenewByProof(t.Context(), proof)
+	if host != "host2" || err != nil {
+		t.Fatalf("host %q, %v", host, err)
+	}
+	if err := id.Install(next, issued); err != nil {
+		t.Error(err)
+	}
+
+	otherCSR, _ := identity.NewCSR(newKey(t), "host2")
+	admin, adminKey, _ := m.CA.IssueAdmin(time.Hour)
+	foreign := identitytest.NewMesh(t).Host(t, "host2", time.Hour)
+	foreignProof, _ := foreign.Prove(csr)
+	_ = adminKey
+	for name, spoil := range map[string]func(*identity.RenewalProof){
+		"request exchanged":   func(p *identity.RenewalProof) { p.CSR = otherCSR },
+		"not signed":          func(p *identity.RenewalProof) { p.Signature = nil },
+		"administrator":       func(p *identity.RenewalProof) { p.Chain = admin },
+		"another mesh":        func(p *identity.RenewalProof) { *p = foreignProof },
+		"no certificate":      func(p *identity.RenewalProof) { p.Chain = nil },
+		"a CA as certificate": func(p *identity.RenewalProof) { p.Chain = m.CA.CertificatePEM() },
+	} {
+		bad := proof
+		spoil(&bad)
+		if _, _, err := m.signer.RenewByProof(t.Context(), bad); !errors.Is(err, identity.ErrProof) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestRenewByExpiredProof(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		csr, _ := identity.NewCSR(newKey(t), "host1")
+		time.Sleep(identity.DefaultNodeLifetime + identity.RenewGrace - time.Minute)
+		proof, err := m.First.Prove(csr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := m.signer.RenewByProof(t.Context(), proof); err != nil {
+			t.Errorf("within the grace: %v", err)
+		}
+		time.Sleep(2 * time.Minute)
+		if _, _, err := m.signer.RenewByProof(t.Context(), proof); !errors.Is(err, identity.ErrProof) {
+			t.Errorf("after the grace: %v", err)
+		}
+	})
+}
+
+func TestSelfIssuer(t *testing.T) {
+	m := newMesh(t)
+	key := newKey(t)
+	csr, _ := identity.NewCSR(key, "host1")
+	issued, err := identity.SelfIssuer(m.First, time.Hour).IssueNode(t.Context(), csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.First.Install(key, issued); err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(m.First.Leaf().NotAfter); left > time.Hour || left < 59*time.Minute {
+		t.Errorf("%v left", left)
+	}
+	if err := m.First.Leaf().VerifyHostname("127.0.0.1"); err != nil {
+		t.Error(err)
+	}
+	poor := m.Host(t, "host2", 0)
+	if _, err := identity.SelfIssuer(poor, 0).IssueNode(t.Context(), csr); !errors.Is(err, identity.ErrNoCAKey) {
+		t.Errorf("without the CA key: %v", err)
+	}
+}
+
+func TestRemovedHostDoesNotSignForItself(t *testing.T) {
+	m := newMesh(t)
+	if err := m.hosts.Remove(t.Context(), "host1"); err != nil {
+		t.Fatal(err)
+	}
+	cfg := identity.DefaultRenewerConfig()
+	cfg.Identity = m.First
+	cfg.Issuers = []identity.Issuer{m.signer.For("host1"), identity.SelfIssuer(m.First, 0)}
+	r, err := identity.NewRenewer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Shutdown()
+	before := m.First.Leaf()
+	if err := r.Renew(t.Context()); !errors.Is(err, identity.ErrNoHost) || m.First.Leaf() != before {
+		t.Errorf("renew: %v", err)
+	}
+	m.Store.BeforeRead = func(raftstore.ReadOptions) error { return raftstore.ErrNoLeader }
+	if err := r.Renew(t.Context()); err != nil || m.First.Leaf() == before {
+		t.Errorf("renew while nobody answers: %v", err)
+	}
+}
+
+func TestIssueAdmin(t *testing.T) {
+	m := newMesh(t)
+	cert, key, bundle, err := m.signer.IssueAdmin(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs, err := identity.ParseCertificates(append(cert, bundle...))
+	if err != nil || len(certs) != 2 || certs[0].CheckSignatureFrom(certs[1]) != nil {
+		t.Errorf("certificates %v, %v", certs, err)
+	}
+	if _, err := identity.ParseKey(key); err != nil {
+		t.Error(err)
+	}
+}

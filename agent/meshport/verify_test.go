@@ -1,0 +1,126 @@
+package meshport_test
+
+import (
+	"crypto/tls"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"virtmesh/agent/identity/identitytest"
+	"virtmesh/agent/meshport"
+)
+
+// TestMeshProtocolsDemandHosts: no certificate, an administrator's, another mesh's and an
+// expired one are refused.
+func TestMeshProtocolsDemandHosts(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	p := newPort(t, m.First)
+	l := listen(t, p, meshport.ProtoRaft)
+	echo(t, l)
+	adminCert, adminKey, err := m.CA.IssueAdmin(time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin, err := tls.X509KeyPair(adminCert, adminKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger := identitytest.NewMesh(t).Host(t, "host2", 0)
+	expired := m.Host(t, "host3", -time.Second)
+	good := m.Host(t, "host4", 0)
+	for name, c := range map[string]struct {
+		cert *tls.Certificate
+		ok   bool
+	}{
+		"none":          {nil, false},
+		"administrator": {&admin, false},
+		"another mesh":  {stranger.Certificate(), false},
+		"expired":       {expired.Certificate(), false},
+		"host":          {good.Certificate(), true},
+	} {
+		cfg := &tls.Config{RootCAs: m.First.Roots(), ServerName: "virtmesh", NextProtos: []string{meshport.ProtoRaft}}
+		// Sent whatever the server asks for, as an attacker would.
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if c.cert == nil {
+				return new(tls.Certificate), nil
+			}
+			return c.cert, nil
+		}
+		conn, err := tls.Dial("tcp", p.Addr().String(), cfg)
+		if err == nil {
+			err = ping(t, conn)
+			conn.Close()
+		}
+		if (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestDialVerifiesServer(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	client := newPort(t, m.First, func(c *meshport.Config) {
+		c.HostAt = func(addr string) string { return map[bool]string{true: "host9"}[strings.HasSuffix(addr, ":1")] }
+	})
+	stranger := newPort(t, identitytest.NewMesh(t).Host(t, "host2", 0))
+	expired := newPort(t, m.Host(t, "host3", -time.Second))
+	for name, p := range map[string]*meshport.Port{"another mesh": stranger, "expired": expired} {
+		echo(t, listen(t, p, meshport.ProtoRaft))
+		_, err := client.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
+		var bad *tls.CertificateVerificationError
+		if !errors.As(err, &bad) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	host4 := newPort(t, m.Host(t, "host4", 0))
+	echo(t, listen(t, host4, meshport.ProtoRaft))
+	addr := host4.Addr().String()
+	_, err := client.DialHost(t.Context(), meshport.ProtoRaft, "host5", addr)
+	var peer *meshport.PeerError
+	if !errors.As(err, &peer) || peer.Got != "host4" || peer.Want != "host5" {
+		t.Errorf("another host answers: %v", err)
+	}
+	knows := newPort(t, m.First, func(c *meshport.Config) { c.HostAt = func(string) string { return "host5" } })
+	if _, err := knows.Dial(t.Context(), meshport.ProtoRaft, addr); !errors.As(err, &peer) {
+		t.Errorf("another host answers at a known address: %v", err)
+	}
+	if c, err := client.DialHost(t.Context(), meshport.ProtoRaft, "host4", addr); err != nil {
+		t.Error(err)
+	} else {
+		c.Close()
+	}
+}
+
+func TestAdmit(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	removed := errors.New("host was removed")
+	p := newPort(t, m.First, func(c *meshport.Config) {
+		c.Admit = func(host string) error {
+			if host == "host2" {
+				return removed
+			}
+			return nil
+		}
+	})
+	echo(t, listen(t, p, meshport.ProtoRaft))
+	gone, member := newPort(t, m.Host(t, "host2", 0)), newPort(t, m.Host(t, "host3", 0))
+	echo(t, listen(t, gone, meshport.ProtoRaft))
+	if c, err := gone.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String()); err == nil {
+		if err := ping(t, c); err == nil {
+			t.Error("a removed host gets in")
+		}
+		c.Close()
+	}
+	if _, err := p.Dial(t.Context(), meshport.ProtoRaft, gone.Addr().String()); !errors.Is(err, removed) {
+		t.Errorf("a removed host is dialled: %v", err)
+	}
+	c, err := member.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := ping(t, c); err != nil {
+		t.Error(err)
+	}
+}
