@@ -1,82 +1,137 @@
-// Package cloudinit makes NoCloud seed images: small ISO 9660 file systems
-// named "cidata" from which cloud-init in a guest reads its configuration.
+// Package cloudinit makes the small disks through which a guest is told who it
+// is: cloud-init's NoCloud and ConfigDrive seeds, and plain ISO 9660 images of a
+// few files, as KubeVirt uses them for sysprep, config maps and secrets.
 //
-// The package knows the format of the seed, not of what is in it: user data is
-// whatever bytes the caller passes. It writes no image larger than a little
-// over MaxBytes, and one image at a time per path.
+// Equal input gives equal bytes, on any host and at any time: a live migration's
+// target makes the seed anew and must get the disk the guest has already read.
+//
+// Content is given in bytes; where it came from (a manifest, base64, a secret)
+// is the caller's business, except for Pick. The package writes no files.
 package cloudinit
 
 import (
-	"bytes"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-
-	"github.com/kdomanski/iso9660"
-	"sigs.k8s.io/yaml"
+	"strconv"
 )
 
-// MaxBytes bounds what a seed may hold. KubeVirt limits inline user data to
-// 2 KiB; secrets may hold up to 1 MiB.
-const MaxBytes = 2 << 20
-
-// volumeLabel is how cloud-init recognises a NoCloud seed.
-const volumeLabel = "cidata"
-
-// ErrTooLarge is returned for a seed of more than MaxBytes.
-var ErrTooLarge = errors.New("cloud-init data is too large")
+// Volume labels by which cloud-init finds its seed.
+const (
+	NoCloudLabel     = "cidata"
+	ConfigDriveLabel = "config-2"
+)
 
 // Seed is what a guest is told.
 type Seed struct {
-	// InstanceID makes cloud-init run anew when it changes.
+	// InstanceID tells one guest from another; cloud-init does its first-boot
+	// work again when it changes. Required.
 	InstanceID string
-	Hostname   string
-	// UserData and NetworkData are passed on as they are; empty NetworkData
-	// leaves the network to the image.
-	UserData, NetworkData []byte
-	// PublicKeys are SSH keys for the image's default user.
+	// Hostname is the guest's host name. Required.
+	Hostname string
+	// InstanceType is shown in the guest's metadata if it is not empty.
+	InstanceType string
+	// PublicKeys are SSH keys for the guest's default user.
 	PublicKeys []string
+	// UserData is a script or a cloud-config; NetworkData is a network
+	// configuration in a form the guest's cloud-init knows. nil is none.
+	UserData, NetworkData []byte
 }
 
-// metaData is the seed's meta-data file.
-type metaData struct {
-	InstanceID    string   `json:"instance-id"`
-	LocalHostname string   `json:"local-hostname"`
-	PublicKeys    []string `json:"public-keys,omitempty"`
-}
-
-// Write makes the seed's image at path, which must not exist.
-func (s Seed) Write(path string) (err error) {
-	meta, err := yaml.Marshal(metaData{s.InstanceID, s.Hostname, s.PublicKeys})
-	if err != nil {
-		return fmt.Errorf("encode meta-data: %w", err)
+func (s Seed) validate() error {
+	if s.InstanceID == "" {
+		return errors.New("cloud-init seed: no instance id")
 	}
-	if n := len(meta) + len(s.UserData) + len(s.NetworkData); n > MaxBytes {
-		return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, n, MaxBytes)
-	}
-	writer, err := iso9660.NewWriter()
-	if err != nil {
-		return fmt.Errorf("make seed image: %w", err)
-	}
-	defer func() { err = errors.Join(err, writer.Cleanup()) }()
-	files := []struct {
-		name string
-		data []byte
-	}{{"meta-data", meta}, {"user-data", s.UserData}, {"network-config", s.NetworkData}}
-	for _, file := range files {
-		if file.name == "network-config" && len(file.data) == 0 {
-			continue
-		}
-		if err := writer.AddFile(bytes.NewReader(file.data), file.name); err != nil {
-			return fmt.Errorf("make seed image: add %s: %w", file.name, err)
-		}
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("make seed image: %w", err)
-	}
-	if err := errors.Join(writer.WriteTo(f, volumeLabel), f.Close()); err != nil {
-		return errors.Join(fmt.Errorf("make seed image: %w", err), os.Remove(path))
+	if s.Hostname == "" {
+		return errors.New("cloud-init seed: no host name")
 	}
 	return nil
+}
+
+// NoCloud returns an ISO image that cloud-init's NoCloud source reads.
+func NoCloud(s Seed) ([]byte, error) {
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	// JSON is YAML, and needs no care for what a name may contain.
+	meta, err := json.Marshal(struct {
+		InstanceID   string            `json:"instance-id"`
+		Hostname     string            `json:"local-hostname"`
+		InstanceType string            `json:"instance-type,omitempty"`
+		PublicKeys   map[string]string `json:"public-keys,omitempty"`
+	}{s.InstanceID, s.Hostname, s.InstanceType, numbered(s.PublicKeys)})
+	if err != nil {
+		return nil, fmt.Errorf("cloud-init seed: %w", err)
+	}
+	files := map[string][]byte{"meta-data": append(meta, '\n'), "user-data": s.UserData}
+	if s.NetworkData != nil {
+		files["network-config"] = s.NetworkData
+	}
+	return ISO(NoCloudLabel, files)
+}
+
+// ConfigDrive returns an ISO image that cloud-init's ConfigDrive source, and
+// cloudbase-init on Windows, read.
+func ConfigDrive(s Seed) ([]byte, error) {
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	meta, err := json.Marshal(struct {
+		InstanceID   string            `json:"instance_id"`
+		UUID         string            `json:"uuid"`
+		Hostname     string            `json:"hostname"`
+		LocalName    string            `json:"local_hostname"`
+		InstanceType string            `json:"instance_type,omitempty"`
+		PublicKeys   map[string]string `json:"public_keys,omitempty"`
+	}{s.InstanceID, s.InstanceID, s.Hostname, s.Hostname, s.InstanceType, numbered(s.PublicKeys)})
+	if err != nil {
+		return nil, fmt.Errorf("cloud-init seed: %w", err)
+	}
+	const latest = "openstack/latest/"
+	files := map[string][]byte{latest + "meta_data.json": append(meta, '\n')}
+	if s.UserData != nil {
+		files[latest+"user_data"] = s.UserData
+	}
+	if s.NetworkData != nil {
+		files[latest+"network_data.json"] = s.NetworkData
+	}
+	return ISO(ConfigDriveLabel, files)
+}
+
+func numbered(keys []string) map[string]string {
+	if len(keys) == 0 {
+		return nil
+	}
+	m := map[string]string{}
+	for i, k := range keys {
+		m[strconv.Itoa(i)] = k
+	}
+	return m
+}
+
+// Pick returns the content a manifest gives in one of three ways: as text, in
+// base64, or in a secret. None gives nil; more than one is an error, which like
+// all of Pick's errors begins with field and quotes no content.
+func Pick(field, text, encoded string, secret []byte) ([]byte, error) {
+	given := 0
+	for _, there := range []bool{text != "", encoded != "", secret != nil} {
+		if there {
+			given++
+		}
+	}
+	if given > 1 {
+		return nil, fmt.Errorf("%s: given in more than one way", field)
+	}
+	switch {
+	case text != "":
+		return []byte(text), nil
+	case encoded != "":
+		b, err := base64.StdEncoding.DecodeString(encoded)
+		if err != nil {
+			return nil, fmt.Errorf("%sBase64: %w", field, err)
+		}
+		return b, nil
+	}
+	return secret, nil
 }
