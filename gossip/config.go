@@ -69,7 +69,11 @@ type Config struct {
 // gossip rounds and nobody should have acted on it.
 type Profile struct {
 	ProbeInterval time.Duration
-	ProbeTimeout  time.Duration
+	// ProbeTimeout is the wait for a direct answer. Those then asked to probe
+	// as well report failure after another ProbeTimeout. Both have to fit into
+	// ProbeInterval, or the member takes the missing reports for a sign that
+	// it is itself unwell, and slows down.
+	ProbeTimeout time.Duration
 	// IndirectProbes is how many others are asked to probe a silent member.
 	IndirectProbes int
 	// SuspicionMult also sets the number of members that have to confirm a
@@ -100,7 +104,7 @@ type Profile struct {
 func DefaultProfile() Profile {
 	return Profile{
 		ProbeInterval:    150 * time.Millisecond,
-		ProbeTimeout:     75 * time.Millisecond,
+		ProbeTimeout:     50 * time.Millisecond,
 		IndirectProbes:   3,
 		SuspicionMult:    4,
 		SuspicionMaxMult: 8,
@@ -176,8 +180,8 @@ func (p Profile) Validate() error {
 		}
 	}
 	bad(p.ProbeInterval > 0, "ProbeInterval: must be positive")
-	bad(p.ProbeTimeout > 0 && p.ProbeTimeout < p.ProbeInterval,
-		"ProbeTimeout: must be positive and less than ProbeInterval, or no indirect probe could answer in time")
+	bad(p.ProbeTimeout > 0 && 2*p.ProbeTimeout < p.ProbeInterval,
+		"ProbeTimeout: must be positive and less than half of ProbeInterval")
 	bad(p.IndirectProbes >= 0, "IndirectProbes: must not be negative")
 	bad(p.SuspicionMult >= 2, "SuspicionMult: must be at least 2")
 	bad(p.SuspicionMaxMult >= 1, "SuspicionMaxMult: must be at least 1")

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"encoding/binary"
+	"net"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -140,6 +141,17 @@ func (g *Gossip) heardOutgoing(kind byte, r rumour) {
 		g.detector.buried(now, r.Node, r.Incarnation, r.Node == r.From)
 	}
 	g.watching()
+}
+
+// seen is called for every genuine packet.
+func (g *Gossip) seen(from net.Addr) {
+	if g.suspects.Load() == 0 {
+		return
+	}
+	addr := from.String()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.detector.seen(time.Now(), addr)
 }
 
 // watching notes what is read without the lock: whether life signs are of

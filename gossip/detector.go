@@ -7,11 +7,15 @@ import (
 // memberlist tells its delegates of joins and deaths, and nothing of suspicion;
 // and it tells of a death the moment one member's timer fires. A member whose
 // CPU is starved fires such timers while the answers wait in its socket, so
-// its verdicts are often wrong, and refuted a few gossip rounds later. The
-// detector therefore listens to memberlist (heard), publishes a state of its
-// own, and lets a death become public only after it was suspected for a time
-// that grows with the mesh, and only counting time during which this process
-// itself was running.
+// its verdicts are often wrong, and refuted a few gossip rounds later; and now
+// and then a refutation misses somebody. The detector therefore listens to
+// memberlist (heard), publishes a state of its own, and lets a death become
+// public only when
+//
+//   - the member was suspected, and nothing at all was heard from it here, for
+//     a time that grows with the mesh, counting only time during which this
+//     process itself was running, and
+//   - it left several probes from here unanswered in that time.
 
 const (
 	// tickInterval is how often held verdicts are looked at.
@@ -25,6 +29,13 @@ const (
 	// unseenHold replaces the hold when a death is heard of without a
 	// suspicion before it: others have held it already.
 	unseenHold = time.Second
+	// checksNeeded is how many probes of ours a member must leave unanswered.
+	// They are sent every checkEvery in the last Profile.Hold of its hold.
+	checksNeeded = 2
+	checkEvery   = 200 * time.Millisecond
+	// meetEvery is how often we compare everything with a member that
+	// memberlist has for dead and that we hear from.
+	meetEvery = time.Second
 	// goodbyeFresh is how long a goodbye explains a following departure.
 	goodbyeFresh = time.Second
 )
@@ -54,6 +65,10 @@ type peer struct {
 	suspectAt time.Time // start of the suspicion, moved on by stalls
 	deadAt    time.Time // when memberlist declared the death, likewise
 	goodbyeAt time.Time // last goodbye received from the member itself
+	seenAt    time.Time // last packet from it while it was suspected
+	metAt     time.Time // last attempt to set things right with it
+	checkedAt time.Time // when the last probe of ours began
+	checks    int       // probes unanswered since it was last seen
 }
 
 // detector holds the member table. It is not safe for concurrent use, never
@@ -125,7 +140,7 @@ func (d *detector) suspected(now time.Time, name string, inc uint32) {
 		return
 	}
 	d.suspicions++
-	p.heard, p.inc, p.suspectAt = heardSuspect, inc, now
+	p.heard, p.inc, p.suspectAt, p.checks = heardSuspect, inc, now, 0
 	d.judge(now, p)
 }
 
@@ -159,7 +174,7 @@ func (d *detector) departed(now time.Time, name string) {
 		if p.heard != heardSuspect {
 			p.suspectAt = now.Add(unseenHold - d.profile.HoldFor(d.live()))
 		}
-		p.heard, p.deadAt = heardDead, now
+		p.heard, p.deadAt, p.checks = heardDead, now, 0
 	}
 	d.judge(now, p)
 }
@@ -175,7 +190,7 @@ func (d *detector) buried(now time.Time, name string, inc uint32, byItself bool)
 	case byItself && p.heard == heardDead:
 		p.heard = heardLeft
 	case !byItself && p.heard == heardLeft:
-		p.heard, p.deadAt = heardDead, now
+		p.heard, p.deadAt, p.checks = heardDead, now, 0
 		p.suspectAt = now.Add(unseenHold - d.profile.HoldFor(d.live()))
 	default:
 		return
@@ -184,9 +199,53 @@ func (d *detector) buried(now time.Time, name string, inc uint32, byItself bool)
 	d.judge(now, p)
 }
 
-// tick looks at the held verdicts. stalled is the time by which this process
-// was late: it does not count towards any hold.
-func (d *detector) tick(now time.Time, stalled time.Duration) {
+// checked: a probe of ours that tick asked for has ended.
+func (d *detector) checked(now time.Time, name string, answered bool) {
+	p := d.pending[name]
+	if p == nil {
+		return
+	}
+	if answered {
+		d.alive(now, p)
+	} else {
+		p.checks++
+	}
+	d.judge(now, p)
+}
+
+// seen: a packet arrived from an address. Only suspects are of interest.
+func (d *detector) seen(now time.Time, addr string) {
+	for _, p := range d.pending {
+		if p.addr == addr {
+			d.alive(now, p)
+		}
+	}
+}
+
+// alive: a suspect gave a sign of life. Whether memberlist's suspicion ends is
+// for memberlist to say, but the hold starts over.
+func (d *detector) alive(now time.Time, p *peer) {
+	p.checks, p.seenAt = 0, now
+}
+
+// due is when a held verdict may be published.
+func (d *detector) due(p *peer) time.Time {
+	from := p.suspectAt
+	if p.seenAt.After(from) {
+		from = p.seenAt
+	}
+	due := from.Add(d.profile.HoldFor(d.live()))
+	if settled := p.deadAt.Add(settle); settled.After(due) {
+		return settled
+	}
+	return due
+}
+
+// tick looks at the held verdicts. It returns the members to probe from here,
+// and those to compare everything with: they live, and memberlist does not know
+// it. stalled is the time by which this process was late: it does not count
+// towards any hold.
+func (d *detector) tick(now time.Time, stalled time.Duration) (check, meet []*peer) {
 	limit := d.profile.suspicionLimit(d.live()) + 5*time.Second
 	for _, p := range d.pending {
 		p.suspectAt = p.suspectAt.Add(stalled)
@@ -197,7 +256,24 @@ func (d *detector) tick(now time.Time, stalled time.Duration) {
 			p.heard = heardAlive
 		}
 		d.judge(now, p)
+		if !p.heldVerdict() {
+			continue
+		}
+		if now.Sub(p.checkedAt) >= checkEvery && d.due(p).Sub(now) <= d.profile.Hold {
+			p.checkedAt = now
+			check = append(check, p)
+		}
+		if p.heard == heardDead && p.seenAt.After(p.deadAt) && now.Sub(p.metAt) >= meetEvery {
+			p.metAt = now
+			meet = append(meet, p)
+		}
 	}
+	return check, meet
+}
+
+// heldVerdict reports whether the peer's state may change by time alone.
+func (p *peer) heldVerdict() bool {
+	return p.heard == heardSuspect || (p.heard == heardDead && p.state != Dead)
 }
 
 // forget removes the members that have been gone for long enough and returns
@@ -225,24 +301,25 @@ func (d *detector) judge(now time.Time, p *peer) {
 		state = Left
 	case heardDead:
 		state = Suspect
-		held := now.Sub(p.suspectAt) >= d.profile.HoldFor(d.live()) && now.Sub(p.deadAt) >= settle
-		if held || p.state == Dead {
+		if p.state == Dead || (p.checks >= checksNeeded && !now.Before(d.due(p))) {
 			state = Dead
 		}
 	}
-	if p.heard == heardSuspect || (p.heard == heardDead && state != Dead) {
+	changed := state != p.state
+	if changed {
+		d.count[p.state]--
+		d.count[state]++
+		p.state, p.since = state, now
+	}
+	if p.heldVerdict() {
 		d.pending[p.name] = p
 	} else {
 		delete(d.pending, p.name)
 	}
-	if state == p.state {
-		return
-	}
-	d.count[p.state]--
-	d.count[state]++
-	if state == Dead {
+	if state == Dead && changed {
 		d.deaths++
 	}
-	p.state, p.since = state, now
-	d.publish(p)
+	if changed {
+		d.publish(p)
+	}
 }

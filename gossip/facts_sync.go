@@ -270,7 +270,7 @@ func (g *Gossip) mergeState(buf []byte, join bool) error {
 func (g *Gossip) sendBatch(p *peer, recs []record) {
 	msg, _ := appendBatch([]byte{kindBatch}, recs, maxBatch)
 	to := &memberlist.Node{Name: p.name, Addr: p.at.ip, Port: p.at.port}
-	g.background(func() {
+	g.background(g.sends, func() {
 		if err := g.list.SendReliable(to, msg); err != nil {
 			g.log.Debug("Sending facts failed", "member", to.Name, "err", err)
 		}

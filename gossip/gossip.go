@@ -44,14 +44,18 @@ type Gossip struct {
 	stop     chan struct{}
 	tasks    sync.WaitGroup
 	leaves   sync.WaitGroup // memberlist must not be left after its shutdown
-	slots    chan struct{}  // bounds background tasks
+	sends    chan struct{}  // bounds sendBatch
+	checks   chan struct{}  // bounds check
 	meta     chan struct{}  // metadata is to be announced
 	downOnce sync.Once
 }
 
-// maxBackground is the number of background calls under way at once; further
-// ones are dropped, and made up for by the next sync.
-const maxBackground = 16
+// maxSends and maxChecks are how many background calls are under way at once.
+// Further ones are dropped, and made up for by the next sync or tick.
+const (
+	maxSends  = 16
+	maxChecks = 64
+)
 
 // New starts a member that is alone; Join brings it into a mesh.
 func New(cfg Config) (*Gossip, error) {
@@ -64,11 +68,12 @@ func New(cfg Config) (*Gossip, error) {
 	}
 	g := &Gossip{
 		name: cfg.Name, config: cfg, keyring: ring, log: cfg.Logger,
-		facts: newFactStore(),
-		subs:  make(map[*Subscription]struct{}),
-		stop:  make(chan struct{}),
-		slots: make(chan struct{}, maxBackground),
-		meta:  make(chan struct{}, 1),
+		facts:  newFactStore(),
+		subs:   make(map[*Subscription]struct{}),
+		stop:   make(chan struct{}),
+		sends:  make(chan struct{}, maxSends),
+		checks: make(chan struct{}, maxChecks),
+		meta:   make(chan struct{}, 1),
 	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
@@ -89,6 +94,11 @@ func (g *Gossip) setFirstFacts(f Facts) error {
 	g.own.refreshed = now
 	if err := g.SetFacts(f); err != nil {
 		return err
+	}
+	// memberlist asks for the metadata itself when it starts.
+	select {
+	case <-g.meta:
+	default:
 	}
 	// Even empty facts are announced, so that everyone has a version of us.
 	g.mu.Lock()
@@ -115,7 +125,7 @@ func (g *Gossip) start() error {
 	}
 	g.net = newTransport(inner,
 		&tap{keys: g.keyring.keys, heard: g.heardIncoming, wants: func(k byte) bool { return k == wireDead }},
-		&tap{keys: g.keyring.primary, heard: g.heardOutgoing, wants: g.wantsOutgoing})
+		&tap{keys: g.keyring.primary, heard: g.heardOutgoing, wants: g.wantsOutgoing}, g.seen)
 	g.metrics = newMetrics(g)
 	list, err := memberlist.Create(g.listConfig(bindPort, advertisePort))
 	if err != nil {
@@ -330,14 +340,14 @@ func (g *Gossip) task(fn func()) bool {
 
 // background is task with a bound, for work that may as well be dropped. The
 // caller holds the lock.
-func (g *Gossip) background(fn func()) {
+func (g *Gossip) background(slots chan struct{}, fn func()) {
 	if g.closed {
 		return
 	}
 	select {
-	case g.slots <- struct{}{}:
+	case slots <- struct{}{}:
 		g.tasks.Go(func() {
-			defer func() { <-g.slots }()
+			defer func() { <-slots }()
 			fn()
 		})
 	default:

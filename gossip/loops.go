@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"time"
 )
 
@@ -15,7 +16,7 @@ const (
 	// joinEnough is how many successes Join is content with.
 	joinEnough = 3
 	// forgetEvery is how often members that are gone are looked for.
-	forgetEvery = time.Second
+	forgetEvery = 10 * time.Second
 	// metaTimeout bounds the wait for new metadata to be passed on.
 	metaTimeout = 5 * time.Second
 )
@@ -89,7 +90,13 @@ func (g *Gossip) tickLoop() {
 		}
 		last = now
 		g.mu.Lock()
-		g.detector.tick(now, stalled)
+		check, meet := g.detector.tick(now, stalled)
+		for _, p := range check {
+			g.check(p)
+		}
+		for _, p := range meet {
+			g.meet(p)
+		}
 		g.watching()
 		g.announce(now)
 		if now.Sub(lastForget) >= forgetEvery {
@@ -98,6 +105,29 @@ func (g *Gossip) tickLoop() {
 		}
 		g.mu.Unlock()
 	}
+}
+
+// check probes a suspect. The caller holds the lock.
+func (g *Gossip) check(p *peer) {
+	name, to := p.name, &net.UDPAddr{IP: p.at.ip, Port: int(p.at.port)}
+	g.background(g.checks, func() {
+		_, err := g.list.Ping(name, to)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.detector.checked(time.Now(), name, err == nil)
+		g.watching()
+	})
+}
+
+// meet compares everything with a member that memberlist has for dead, so that
+// the member learns of it and refutes. The caller holds the lock.
+func (g *Gossip) meet(p *peer) {
+	addr := p.name + "/" + p.addr
+	g.background(g.sends, func() {
+		if _, err := g.list.Join([]string{addr}); err != nil {
+			g.log.Debug("A member that sends packets cannot be joined", "member", addr, "err", err)
+		}
+	})
 }
 
 // forget drops what has been gone for long enough. The caller holds the lock.

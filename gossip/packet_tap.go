@@ -48,23 +48,27 @@ type tap struct {
 }
 
 // packet reads one packet as it goes over the network. Anything it does not
-// understand is ignored: memberlist is the judge of what is valid.
-func (t *tap) packet(b []byte) {
+// understand is ignored: memberlist is the judge of what is valid. It reports
+// false for a packet that was not made with one of the keys.
+func (t *tap) packet(b []byte) bool {
 	var label []byte
 	if len(b) >= 2 && b[0] == wireLabel {
 		n := int(b[1])
 		if len(b) < 2+n {
-			return
+			return false
 		}
 		label, b = b[2:2+n], b[2+n:]
 	}
 	if keys := t.keys(); len(keys) > 0 {
-		b = openPacket(keys, b, label)
+		if b = openPacket(keys, b, label); b == nil {
+			return false
+		}
 	}
 	if len(b) >= 5 && b[0] == wireChecksum {
 		b = b[5:]
 	}
 	t.message(b)
+	return true
 }
 
 func (t *tap) message(b []byte) {

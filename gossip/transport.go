@@ -26,6 +26,7 @@ type transport struct {
 	inner    memberlist.NodeAwareTransport
 	traffic  traffic
 	in, out  *tap
+	seen     func(from net.Addr) // called for every genuine packet
 	packets  chan *memberlist.Packet
 	streams  chan net.Conn
 	stop     chan struct{}
@@ -40,13 +41,13 @@ type transport struct {
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
-func newTransport(inner memberlist.Transport, in, out *tap) *transport {
+func newTransport(inner memberlist.Transport, in, out *tap, seen func(net.Addr)) *transport {
 	aware, ok := inner.(memberlist.NodeAwareTransport)
 	if !ok {
 		aware = addressOnly{inner}
 	}
 	t := &transport{
-		inner: aware, in: in, out: out,
+		inner: aware, in: in, out: out, seen: seen,
 		packets: make(chan *memberlist.Packet, 64),
 		streams: make(chan net.Conn),
 		stop:    make(chan struct{}),
@@ -76,7 +77,9 @@ func (t *transport) pumpPackets() {
 		case p := <-t.inner.PacketCh():
 			t.traffic.packetsIn.Add(1)
 			t.traffic.packetBytesIn.Add(uint64(len(p.Buf)))
-			t.in.packet(p.Buf)
+			if t.in.packet(p.Buf) {
+				t.seen(p.From)
+			}
 			select {
 			case t.packets <- p:
 			case <-t.stop:

@@ -33,7 +33,11 @@ type Network struct {
 	names map[string]*Host
 	parts map[*Host]int
 
-	loss atomic.Uint64 // lost packets in a million
+	loss  atomic.Uint64 // lost packets in a million
+	quiet atomic.Bool   // see quiet.go
+	// rumours counts the packets that carried any while the network was quiet.
+	rumours atomic.Uint64
+
 	// Packets and Bytes count what was sent, lost or not.
 	Packets, Bytes atomic.Uint64
 	// Overflows counts the packets lost because a host did not read them.
@@ -152,6 +156,12 @@ func (h *Host) starve(on bool) {
 	h.held = nil
 }
 
+func (h *Host) isStarved() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.starved != nil
+}
+
 // awaitCPU blocks while the host is starved.
 func (h *Host) awaitCPU() {
 	h.mu.Lock()
@@ -197,6 +207,11 @@ func (h *Host) WriteTo(b []byte, addr string) (time.Time, error) {
 	now := time.Now()
 	h.net.Packets.Add(1)
 	h.net.Bytes.Add(uint64(len(b)))
+	if h.net.quiet.Load() {
+		if b = h.net.hush(b); b == nil {
+			return now, nil
+		}
+	}
 	if to := h.net.reach(h, addr); to != nil && !h.net.lost() {
 		to.deliver(&memberlist.Packet{Buf: b, From: hostAddr(h.addr), Timestamp: now})
 	}
