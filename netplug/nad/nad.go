@@ -167,6 +167,9 @@ func (c config) check(at string) error {
 	} {
 		bad(f.on, f.name, "is not supported: the host has no address on this network")
 	}
+	// A tenant's network must not lead onto the host's own, whose guests are trusted to
+	// have been given their addresses.
+	bad(strings.HasPrefix(c.bridge(), netplug.TapPrefix), "bridge", "%q: names that begin with %q are kept for the host", c.bridge(), netplug.TapPrefix)
 	if err := (netplug.Bridge{Name: c.bridge()}).Validate(); err != nil {
 		bad(true, "bridge", "%q cannot name a bridge", c.bridge())
 	}

@@ -1,0 +1,209 @@
+package netplug_test
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"virtmesh/netplug"
+	"virtmesh/netplug/dhcp"
+	"virtmesh/netplug/netplugtest"
+	"virtmesh/netplug/ruleset"
+)
+
+// goodWant uses every field that is checked.
+func goodWant() netplug.Want {
+	pod := podBridge()
+	pod.MTU = 1400
+	pod.DHCP.Reservations = []dhcp.Reservation{{MAC: net.HardwareAddr{2, 0, 0, 0, 1, 1}, Address: netip.MustParseAddr("10.9.0.200")}}
+	a, b := tapOf("vm-pod", "a", 1), tapOf("br1", "b", 2)
+	a.Address = netip.MustParseAddr("10.9.0.9")
+	b.VLAN = 7
+	return netplug.Want{
+		Bridges: []netplug.Bridge{
+			pod,
+			{Name: "br1", Uplink: "up0", VLANFiltering: true},
+			{Name: "br2", Uplink: "up0", UplinkVLAN: 7, AllowExisting: true},
+		},
+		Taps: []netplug.Tap{a, b},
+		Services: []netplug.Service{{
+			Name: "s", Port: 80, Protocol: ruleset.TCP, Address: netip.MustParseAddr("10.96.0.1"),
+			Backends: []netip.AddrPort{netip.MustParseAddrPort("10.9.0.9:80")},
+		}},
+		Protected: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+		DNS:       netplug.DNS{Upstreams: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53")}},
+	}
+}
+
+func TestValidate(t *testing.T) {
+	if err := goodWant().Validate(); err != nil {
+		t.Fatalf("good want: %v", err)
+	}
+	for _, tc := range []struct {
+		want  string
+		spoil func(w *netplug.Want)
+	}{
+		{`bridges[0].name: "" cannot name`, func(w *netplug.Want) { w.Bridges[0].Name = "" }},
+		{`bridges[0].name: "../etc" cannot name`, func(w *netplug.Want) { w.Bridges[0].Name = "../etc" }},
+		{`bridges[0].name: "vm-jbgy6x5f24dk" could be the name of a tap`, func(w *netplug.Want) { w.Bridges[0].Name = "vm-jbgy6x5f24dk" }},
+		{`bridges[2].name: "br1" is in the list twice`, func(w *netplug.Want) { w.Bridges[2].Name = "br1" }},
+		{"bridges[0].mtu: 60 is not", func(w *netplug.Want) { w.Bridges[0].MTU = 60 }},
+		{"bridges[0].address: fd00::1/64 is not IPv4", func(w *netplug.Want) { w.Bridges[0].Address = netip.MustParsePrefix("fd00::1/64") }},
+		{"bridges[0].address: a subnet of length 31", func(w *netplug.Want) { w.Bridges[0].Address = netip.MustParsePrefix("10.9.0.1/31") }},
+		{"bridges[0].address: 10.9.0.0/24 is the address of the subnet", func(w *netplug.Want) { w.Bridges[0].Address = netip.MustParsePrefix("10.9.0.0/24") }},
+		{"bridges[1].nat: needs an address", func(w *netplug.Want) { w.Bridges[1].NAT = true }},
+		{"bridges[1].dhcp: needs an address", func(w *netplug.Want) { w.Bridges[1].DHCP = &netplug.DHCP{} }},
+		{"bridges[1].dns: needs an address", func(w *netplug.Want) { w.Bridges[1].DNS = true }},
+		{"bridges[0].allowExisting: cannot go with", func(w *netplug.Want) { w.Bridges[0].AllowExisting = true }},
+		{"bridges[1].address: 10.0.0.0/8 overlaps 10.9.0.0/24", func(w *netplug.Want) { w.Bridges[1].Address = netip.MustParsePrefix("10.0.0.1/8") }},
+		{"bridges[0].uplinkVLAN: needs an uplink", func(w *netplug.Want) { w.Bridges[0].UplinkVLAN = 5 }},
+		{"bridges[2].uplinkVLAN: 4095 is not between", func(w *netplug.Want) { w.Bridges[2].UplinkVLAN = 4095 }},
+		{"bridges[2].uplink: up0 is already that of bridges[1]", func(w *netplug.Want) { w.Bridges[2].UplinkVLAN = 0 }},
+		{"bridges[0].dhcp.leaseTime: is negative", func(w *netplug.Want) { w.Bridges[0].DHCP.LeaseTime = -1 }},
+		{"bridges[0].dhcp.reservations[0].address: 10.9.0.1 is the gateway", func(w *netplug.Want) {
+			w.Bridges[0].DHCP.Reservations[0].Address = netip.MustParseAddr("10.9.0.1")
+		}},
+		{"bridges[0].dhcp.reservations[0].mac: 02:00:00:00:00:01 is already that of taps[0].mac", func(w *netplug.Want) {
+			w.Bridges[0].DHCP.Reservations[0].MAC = w.Taps[0].MAC
+		}},
+		{`taps[0].name: "tap0" cannot name a tap`, func(w *netplug.Want) { w.Taps[0].Name = "tap0" }},
+		{"taps[1].name: vm-a is also taps[0], of ns/a/net0", func(w *netplug.Want) { w.Taps[1].Name = "vm-a" }},
+		{`taps[0].bridge: "none" is not in the list`, func(w *netplug.Want) { w.Taps[0].Bridge = "none" }},
+		{`taps[0].mac: "" is not an Ethernet address`, func(w *netplug.Want) { w.Taps[0].MAC = nil }},
+		{"taps[0].mac: 01:00:00:00:00:01 is a group address", func(w *netplug.Want) { w.Taps[0].MAC = net.HardwareAddr{1, 0, 0, 0, 0, 1} }},
+		{"taps[1].mac: 02:00:00:00:00:01 is already that of taps[0].mac", func(w *netplug.Want) {
+			w.Taps[1] = tapOf("vm-pod", "b", 1)
+		}},
+		{"taps[1].address: 10.9.0.9 is already that of taps[0].address", func(w *netplug.Want) {
+			w.Taps[1] = tapOf("vm-pod", "b", 2)
+			w.Taps[1].Address = w.Taps[0].Address
+		}},
+		{"taps[0].address: 10.9.1.1 cannot be a host of 10.9.0.0/24", func(w *netplug.Want) { w.Taps[0].Address = netip.MustParseAddr("10.9.1.1") }},
+		{"taps[0].address: 10.9.0.255 cannot be a host", func(w *netplug.Want) { w.Taps[0].Address = netip.MustParseAddr("10.9.0.255") }},
+		{"taps[0].vlan: bridge vm-pod has no VLAN filtering", func(w *netplug.Want) { w.Taps[0].VLAN = 7 }},
+		{"taps[1].vlan: -1 is not between", func(w *netplug.Want) { w.Taps[1].VLAN = -1 }},
+		{"taps[0].queues: 300 is not", func(w *netplug.Want) { w.Taps[0].Queues = 300 }},
+		{"services[0].port: is missing", func(w *netplug.Want) { w.Services[0].Port = 0 }},
+		{`services[0].protocol: "sctp" is neither`, func(w *netplug.Want) { w.Services[0].Protocol = "sctp" }},
+		{"services[0].backends[0]: [::1]:80 is not an IPv4", func(w *netplug.Want) { w.Services[0].Backends[0] = netip.MustParseAddrPort("[::1]:80") }},
+		{"protected[0]: is not a network", func(w *netplug.Want) { w.Protected[0] = netip.Prefix{} }},
+		{"dns.upstreams[0]: is not an address", func(w *netplug.Want) { w.DNS.Upstreams[0] = netip.AddrPort{} }},
+	} {
+		t.Run(tc.want, func(t *testing.T) {
+			w := goodWant()
+			tc.spoil(&w)
+			err := w.Validate()
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error is %v", err)
+			}
+			k := netplugtest.NewFake(uplink("up0"))
+			if _, err := newPlug(t, k, &servers{}, nil).Set(t.Context(), w); err == nil || len(k.Done()) > 0 {
+				t.Errorf("Set of it changes the host: %v", err)
+			}
+		})
+	}
+}
+
+// TestFilter shows the packet filter of a host with every kind of rule. That the kernel
+// takes it as it is printed is tested with the kernel.
+func TestFilter(t *testing.T) {
+	want := `table inet virtmesh {
+	chain input {
+		type filter hook input priority -10; policy accept;
+		iifname "pod" jump input_pod
+		iifname "other" jump input_other
+	}
+	chain input_pod {
+		ct state established,related accept
+		udp dport 67 accept
+		ip daddr 10.9.0.1 udp dport 53 accept
+		ip daddr 10.9.0.1 tcp dport 53 accept
+		ip daddr 10.9.0.1 icmp type echo-request accept
+		drop
+	}
+	chain input_other {
+		ct state established,related accept
+		ip daddr 10.8.0.1 icmp type echo-request accept
+		drop
+	}
+	chain forward {
+		type filter hook forward priority -10; policy accept;
+		iifname "pod" oifname "pod" accept
+		iifname "other" oifname "other" accept
+		iifname "pod" jump from_pod
+		oifname "pod" jump to_pod
+		iifname "other" jump from_other
+	}
+	chain from_pod {
+		meta nfproto != ipv4 drop
+		ip saddr != 10.9.0.0/20 drop
+		ct state established,related accept
+		ct status dnat accept
+		oifname "other" drop
+		ip daddr 192.0.2.0/25 drop
+		accept
+	}
+	chain to_pod {
+		ct state established,related accept
+		ct status dnat accept
+		drop
+	}
+	chain from_other {
+		meta nfproto != ipv4 drop
+		ip saddr != 10.8.0.0/24 drop
+		ct state established,related accept
+		ct status dnat accept
+		oifname "pod" drop
+		ip daddr 192.0.2.0/25 drop
+		accept
+	}
+	chain dnat_prerouting {
+		type nat hook prerouting priority -100; policy accept;
+		fib daddr type local tcp dport 30080 numgen random mod 2 0 dnat ip to 10.9.0.5:80
+		fib daddr type local tcp dport 30080 dnat ip to 10.9.0.6:80
+		ip daddr 10.96.0.7 udp dport 53 dnat ip to 10.9.0.5:5353
+	}
+	chain dnat_output {
+		type nat hook output priority -100; policy accept;
+		fib daddr type local tcp dport 30080 numgen random mod 2 0 dnat ip to 10.9.0.5:80
+		fib daddr type local tcp dport 30080 dnat ip to 10.9.0.6:80
+		ip daddr 10.96.0.7 udp dport 53 dnat ip to 10.9.0.5:5353
+	}
+	chain postrouting {
+		type nat hook postrouting priority 100; policy accept;
+		ip saddr 10.9.0.0/20 oifname "pod" ct status dnat masquerade
+		ip saddr 10.9.0.0/20 ip daddr != 10.9.0.0/20 oifname != "pod" masquerade
+		ip saddr 10.8.0.0/24 oifname "other" ct status dnat masquerade
+	}
+}
+table bridge virtmesh {
+	map taps {
+		type ifname : verdict
+		elements = { "vm-ip" : jump port_vm-ip, "vm-mac" : jump port_vm-mac, "vm-open" : accept }
+	}
+	chain prerouting {
+		type filter hook prerouting priority -200; policy accept;
+		iifname vmap @taps
+		iifname "vm-*" drop
+	}
+	chain port_vm-ip {
+		ether saddr != 02:00:00:00:00:01 drop
+		arp saddr ether != 02:00:00:00:00:01 drop
+		arp saddr ip 0.0.0.0 accept
+		arp saddr ip 10.9.0.5 accept
+		udp dport 67 @th,288,48 != 0x020000000001 drop
+		ip saddr 0.0.0.0 udp dport 67 accept
+		ip saddr 10.9.0.5 accept
+		drop
+	}
+	chain port_vm-mac {
+		ether saddr != 02:00:00:00:00:02 drop
+		accept
+	}
+}
+`
+	if got := netplug.FilterFor(netplugtest.EveryRule()).String(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
