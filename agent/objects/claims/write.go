@@ -191,3 +191,7 @@ func requireStored(tx *objects.Tx, in Instance) {
 	}
 	tx.Require(instanceKey(in.UID), in.Revision)
 }
+
+// RequireUnclaimed makes the transaction fail if the instance has a claim: for
+// who acts on an instance in place of the host it does not have.
+func RequireUnclaimed(tx *objects.Tx, uid types.UID) { tx.Require(instanceKey(uid), 0) }

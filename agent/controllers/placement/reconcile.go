@@ -1,0 +1,240 @@
+package placement
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/controller"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/objects/claims"
+	"virtmesh/agent/placement"
+)
+
+const (
+	podScheduled = kubevirtv1.VirtualMachineInstanceConditionType(corev1.PodScheduled)
+
+	reasonScheduled        = "Scheduled"
+	reasonFailedScheduling = "FailedScheduling"
+)
+
+// reconcile handles one instance.
+func (c *Controller) reconcile(ctx context.Context, key controller.Key) (controller.Result, error) {
+	vmi, ok := c.vmis.Get(key)
+	if !ok {
+		c.settled(key)
+		return controller.Result{}, nil
+	}
+	if _, claimed := c.cfg.Claims.Instance(vmi.UID); claimed {
+		c.settled(key)
+		return controller.Result{}, nil
+	}
+	switch {
+	case vmi.DeletionTimestamp != nil || vmi.IsFinal():
+		c.settled(key)
+		return controller.Result{}, wrap(c.letGo(ctx, vmi), "let go of", key)
+	case vmi.Status.NodeName != "":
+		// It had a claim, which someone has released (or whose news is not here
+		// yet): it is not for placement to start it again.
+		c.settled(key)
+		return controller.Result{}, nil
+	}
+	res, err := c.place(ctx, vmi)
+	return res, wrap(err, "place", key)
+}
+
+func wrap(err error, act string, key controller.Key) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s instance %s: %w", act, key, err)
+}
+
+// letGo ends an instance that has no claim.
+func (c *Controller) letGo(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) error {
+	next := vmi.DeepCopy()
+	if !objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineInstanceFinalizer) {
+		return nil
+	}
+	if !next.IsFinal() {
+		setPhase(next, kubevirtv1.Failed)
+	}
+	var tx objects.Tx
+	claims.RequireUnclaimed(&tx, vmi.UID)
+	tx.Update(vmi, next)
+	_, err := tx.Commit(ctx, c.cfg.Store)
+	return err
+}
+
+// place finds a host for the instance and claims it.
+func (c *Controller) place(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (controller.Result, error) {
+	request, err := c.request(vmi)
+	var problem *VolumeProblem
+	switch {
+	case errors.As(err, &problem):
+		return c.hold(ctx, vmi, problem)
+	case err != nil:
+		return c.unschedulable(ctx, vmi, err.Error())
+	}
+	for range c.cfg.MaxOffers {
+		decision, err := c.cfg.View.Decide(request)
+		if err != nil {
+			return c.unschedulable(ctx, vmi, err.Error())
+		}
+		host := decision.Host
+		if reason := c.ask(ctx, host, request); reason != "" {
+			c.cfg.View.Forget(request.UID)
+			request.Avoid(host, reason)
+			continue
+		}
+		err = c.claim(ctx, vmi, request, host)
+		if err == nil {
+			c.settled(objects.KeyOf(vmi))
+			return controller.Result{}, nil
+		}
+		c.cfg.View.Forget(request.UID)
+		refused, ok := objects.Refused(err)
+		if !ok {
+			return controller.Result{}, err
+		}
+		// Another steward was faster: this view of the host is old.
+		request.Avoid(host, refused.Reason)
+	}
+	return c.unschedulable(ctx, vmi, (&placement.Unschedulable{
+		Hosts: len(request.Exclude), Reasons: countReasons(request.Exclude),
+	}).Error())
+}
+
+func countReasons(byHost map[string]string) map[string]int {
+	n := map[string]int{}
+	for _, reason := range byHost {
+		n[reason]++
+	}
+	return n
+}
+
+// request prepares what the instance needs, its volumes included.
+func (c *Controller) request(vmi *kubevirtv1.VirtualMachineInstance) (*placement.Request, error) {
+	request, err := placement.NewRequest(vmi, c.cfg.Policy)
+	if err != nil {
+		return nil, err
+	}
+	return request, c.locate(vmi, request)
+}
+
+// locate keeps the request to the hosts that reach the instance's volumes.
+func (c *Controller) locate(vmi *kubevirtv1.VirtualMachineInstance, request *placement.Request) error {
+	for _, name := range claimNames(&vmi.Spec) {
+		hosts, err := c.cfg.Volumes.Locate(vmi.Namespace, name)
+		if err != nil {
+			return err
+		}
+		if hosts != nil {
+			request.KeepTo(hosts, "could not reach volume "+name)
+		}
+	}
+	return nil
+}
+
+// claim writes claim and status together.
+func (c *Controller) claim(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, request *placement.Request, host string) error {
+	next := vmi.DeepCopy()
+	objects.AddFinalizer(next, kubevirtv1.VirtualMachineInstanceFinalizer)
+	next.Labels = maps.Clone(next.Labels)
+	if next.Labels == nil {
+		next.Labels = map[string]string{}
+	}
+	next.Labels[kubevirtv1.NodeNameLabel] = host
+	next.Status.NodeName = host
+	setPhase(next, kubevirtv1.Scheduled)
+	removeCondition(next, podScheduled)
+	removeCondition(next, kubevirtv1.VirtualMachineInstanceSynchronized)
+	var tx objects.Tx
+	claims.Place(&tx, claims.Instance{
+		Namespace: vmi.Namespace, Name: vmi.Name, UID: vmi.UID, Host: host, Resources: request.Resources,
+	}, c.cfg.Claims.Epoch(objects.KeyOf(vmi)))
+	tx.Update(vmi, next)
+	c.cfg.Recorder.AddTo(&tx, vmi, corev1.EventTypeNormal, reasonScheduled,
+		fmt.Sprintf("Successfully assigned %s to %s", objects.KeyOf(vmi), host))
+	_, err := tx.Commit(ctx, c.cfg.Store)
+	return err
+}
+
+// unschedulable says in the status that no host fits, and waits.
+func (c *Controller) unschedulable(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, message string) (controller.Result, error) {
+	retry := c.wait(objects.KeyOf(vmi))
+	next := vmi.DeepCopy()
+	setPhase(next, kubevirtv1.Scheduling)
+	setCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
+		Type: podScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
+	})
+	return c.tell(ctx, vmi, next, reasonFailedScheduling, message, retry)
+}
+
+// hold says in the status that a volume is missing or not ready, and waits.
+func (c *Controller) hold(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, problem *VolumeProblem) (controller.Result, error) {
+	retry := c.wait(objects.KeyOf(vmi))
+	next := vmi.DeepCopy()
+	setPhase(next, kubevirtv1.Pending)
+	setCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
+		Type: kubevirtv1.VirtualMachineInstanceSynchronized, Status: corev1.ConditionFalse, Reason: problem.Reason, Message: problem.Message,
+	})
+	return c.tell(ctx, vmi, next, problem.Reason, problem.Message, retry)
+}
+
+// tell writes a status that holds the instance back, with an event, if it is
+// news.
+func (c *Controller) tell(ctx context.Context, vmi, next *kubevirtv1.VirtualMachineInstance, reason, message string, retry time.Duration) (controller.Result, error) {
+	var tx objects.Tx
+	claims.RequireUnclaimed(&tx, vmi.UID)
+	tx.UpdateStatus(vmi, next)
+	if !tx.Empty() {
+		c.cfg.Recorder.AddTo(&tx, vmi, corev1.EventTypeWarning, reason, message)
+	}
+	if _, err := tx.Commit(ctx, c.cfg.Store); err != nil {
+		return controller.Result{}, err
+	}
+	return controller.Result{RequeueAfter: retry}, nil
+}
+
+// setPhase moves the instance to a phase and notes when.
+func setPhase(vmi *kubevirtv1.VirtualMachineInstance, phase kubevirtv1.VirtualMachineInstancePhase) {
+	if vmi.Status.Phase == phase {
+		return
+	}
+	vmi.Status.Phase = phase
+	vmi.Status.PhaseTransitionTimestamps = append(vmi.Status.PhaseTransitionTimestamps,
+		kubevirtv1.VirtualMachineInstancePhaseTransitionTimestamp{Phase: phase, PhaseTransitionTimestamp: metav1.NewTime(time.Now().Truncate(time.Second))})
+}
+
+// setCondition sets a condition; its transition time moves with its status.
+func setCondition(vmi *kubevirtv1.VirtualMachineInstance, c kubevirtv1.VirtualMachineInstanceCondition) {
+	c.LastTransitionTime = metav1.NewTime(time.Now().Truncate(time.Second))
+	for i := range vmi.Status.Conditions {
+		have := &vmi.Status.Conditions[i]
+		if have.Type == c.Type {
+			if have.Status == c.Status {
+				c.LastTransitionTime = have.LastTransitionTime
+			}
+			*have = c
+			return
+		}
+	}
+	vmi.Status.Conditions = append(vmi.Status.Conditions, c)
+}
+
+func removeCondition(vmi *kubevirtv1.VirtualMachineInstance, kind kubevirtv1.VirtualMachineInstanceConditionType) {
+	var kept []kubevirtv1.VirtualMachineInstanceCondition
+	for _, c := range vmi.Status.Conditions {
+		if c.Type != kind {
+			kept = append(kept, c)
+		}
+	}
+	vmi.Status.Conditions = kept
+}
