@@ -30,7 +30,7 @@ type proposal struct {
 // under way, what arrives meanwhile becomes the next one, so entries grow with
 // the load and an idle store adds no delay.
 type proposer struct {
-	raft    *raft.Raft
+	raft    *guardedRaft
 	limits  Limits
 	metrics *metrics
 	tasks   *tasks
@@ -40,7 +40,7 @@ type proposer struct {
 	slots chan struct{}
 }
 
-func newProposer(r *raft.Raft, l Limits, m *metrics, t *tasks, closing <-chan struct{}) *proposer {
+func newProposer(r *guardedRaft, l Limits, m *metrics, t *tasks, closing <-chan struct{}) *proposer {
 	return &proposer{
 		raft: r, limits: l, metrics: m, tasks: t, closing: closing,
 		queue: make(chan *proposal, 4*l.BatchTxns),

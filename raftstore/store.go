@@ -23,7 +23,9 @@ type Store struct {
 	history   *history
 	applied   *appliedIndex
 	fsm       *fsm
-	raft      *raft.Raft
+	raft      *guardedRaft
+	stopped   chan struct{} // closed when raft has shut down
+	stopOnce  sync.Once
 	transport *raft.NetworkTransport
 	proposer  *proposer
 	reads     *readIndexer // for reads here
@@ -66,6 +68,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		metrics:     newMetrics(cfg.Registerer),
 		history:     newHistory(cfg.Limits),
 		applied:     &appliedIndex{},
+		stopped:     make(chan struct{}),
 	}
 	s.failure.failed = make(chan struct{})
 	s.base, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -136,7 +139,7 @@ func (s *Store) startRaft(notify chan bool) error {
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
-	s.raft = r
+	s.raft = &guardedRaft{r, s.stopped}
 	return nil
 }
 
@@ -180,11 +183,18 @@ func (s *Store) fail(err error) {
 func (s *Store) stopWhenFailed() {
 	select {
 	case <-s.failure.failed:
-		if err := s.raft.Shutdown().Error(); err != nil {
+		if err := s.stopRaft(); err != nil {
 			s.log.Error("shut raft down", "error", err)
 		}
 	case <-s.closing:
 	}
+}
+
+// stopRaft shuts raft down, waits for it, and ends whoever waits for its futures.
+func (s *Store) stopRaft() error {
+	err := s.raft.Shutdown().Error()
+	s.stopOnce.Do(func() { close(s.stopped) })
+	return err
 }
 
 // Err says why the replica halted, with ErrHalted in it; nil while it is well.
@@ -219,7 +229,7 @@ func (s *Store) shutdown() error {
 		s.peers.close()
 	}
 	if s.raft != nil {
-		errs = append(errs, s.raft.Shutdown().Error())
+		errs = append(errs, s.stopRaft())
 	}
 	if s.transport != nil {
 		errs = append(errs, s.transport.Close())

@@ -1,0 +1,113 @@
+package raftstore
+
+import (
+	"time"
+
+	"github.com/hashicorp/raft"
+	autopilot "github.com/hashicorp/raft-autopilot"
+)
+
+// guardedRaft is raft whose futures always end. The library leaves a future
+// unanswered if it shuts down while the request is queued for its state machine
+// or its main loop; whoever waits for one would wait for ever. Here they get
+// ErrRaftShutdown once stopped is closed, which is after raft has shut down.
+//
+// The goroutine that waits for such a future is the one goroutine of this package
+// that can outlive Close: nothing but the library could end it.
+type guardedRaft struct {
+	*raft.Raft
+	stopped <-chan struct{}
+}
+
+var _ autopilot.Raft = (*guardedRaft)(nil)
+
+// guardedFuture is a future of guardedRaft.
+type guardedFuture struct {
+	raft.Future
+	stopped <-chan struct{}
+}
+
+// Error implements raft.Future.
+func (f guardedFuture) Error() error {
+	done := make(chan error, 1)
+	go func() { done <- f.Future.Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-f.stopped:
+	}
+	select {
+	case err := <-done:
+		return err
+	default:
+		return raft.ErrRaftShutdown
+	}
+}
+
+type guardedIndexFuture struct {
+	guardedFuture
+	index func() uint64
+}
+
+var _ raft.IndexFuture = guardedIndexFuture{}
+
+// Index implements raft.IndexFuture.
+func (f guardedIndexFuture) Index() uint64 { return f.index() }
+
+type guardedApplyFuture struct {
+	guardedIndexFuture
+	response func() any
+}
+
+var _ raft.ApplyFuture = guardedApplyFuture{}
+
+// Response implements raft.ApplyFuture.
+func (f guardedApplyFuture) Response() any { return f.response() }
+
+func (g *guardedRaft) guard(f raft.Future) guardedFuture { return guardedFuture{f, g.stopped} }
+
+func (g *guardedRaft) guardIndex(f raft.IndexFuture) guardedIndexFuture {
+	return guardedIndexFuture{g.guard(f), f.Index}
+}
+
+// Apply is raft's.
+func (g *guardedRaft) Apply(b []byte, timeout time.Duration) raft.ApplyFuture {
+	f := g.Raft.Apply(b, timeout)
+	return guardedApplyFuture{g.guardIndex(f), f.Response}
+}
+
+// Barrier is raft's.
+func (g *guardedRaft) Barrier(timeout time.Duration) raft.Future {
+	return g.guard(g.Raft.Barrier(timeout))
+}
+
+// VerifyLeader is raft's.
+func (g *guardedRaft) VerifyLeader() raft.Future { return g.guard(g.Raft.VerifyLeader()) }
+
+// LeadershipTransfer is raft's.
+func (g *guardedRaft) LeadershipTransfer() raft.Future { return g.guard(g.Raft.LeadershipTransfer()) }
+
+// LeadershipTransferToServer is raft's.
+func (g *guardedRaft) LeadershipTransferToServer(id raft.ServerID, addr raft.ServerAddress) raft.Future {
+	return g.guard(g.Raft.LeadershipTransferToServer(id, addr))
+}
+
+// AddNonvoter is raft's.
+func (g *guardedRaft) AddNonvoter(id raft.ServerID, addr raft.ServerAddress, prev uint64, timeout time.Duration) raft.IndexFuture {
+	return g.guardIndex(g.Raft.AddNonvoter(id, addr, prev, timeout))
+}
+
+// AddVoter is raft's.
+func (g *guardedRaft) AddVoter(id raft.ServerID, addr raft.ServerAddress, prev uint64, timeout time.Duration) raft.IndexFuture {
+	return g.guardIndex(g.Raft.AddVoter(id, addr, prev, timeout))
+}
+
+// DemoteVoter is raft's.
+func (g *guardedRaft) DemoteVoter(id raft.ServerID, prev uint64, timeout time.Duration) raft.IndexFuture {
+	return g.guardIndex(g.Raft.DemoteVoter(id, prev, timeout))
+}
+
+// RemoveServer is raft's.
+func (g *guardedRaft) RemoveServer(id raft.ServerID, prev uint64, timeout time.Duration) raft.IndexFuture {
+	return g.guardIndex(g.Raft.RemoveServer(id, prev, timeout))
+}
