@@ -154,10 +154,6 @@ func (g *Gossip) seen(from net.Addr) {
 	g.detector.seen(time.Now(), addr)
 }
 
-// watching notes what is read without the lock: whether life signs are of
-// interest (they are frequent, and matter only while somebody is suspected),
-// and the size of the mesh. The caller holds the lock.
-func (g *Gossip) watching() {
-	g.suspects.Store(int32(len(g.detector.pending)))
-	g.live.Store(int32(g.detector.live()))
-}
+// watching notes whether signs of life are of interest: they are frequent, and
+// matter only while somebody is suspected. The caller holds the lock.
+func (g *Gossip) watching() { g.suspects.Store(int32(len(g.detector.pending))) }

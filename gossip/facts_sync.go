@@ -15,9 +15,10 @@ import (
 // it never sends what is known. A joining member gets everything at once.
 
 const (
-	// factsRetransmit is memberlist's RetransmitMult for facts. It is lower
-	// than that for membership: a lost fact is repaired, and soon replaced.
-	factsRetransmit = 2
+	// factsTransmits is how often a member passes a message on, whatever the
+	// size of the mesh: three in ten thousand members miss it then, and get it
+	// from the next comparison. Membership is passed on more often.
+	factsTransmits = 8
 	// factsEvery and factsPerMember bound the rate of announcements: with n
 	// members each may announce itself once in max(factsEvery,
 	// n*factsPerMember), so that the mesh stays at 50 announcements a second.
@@ -183,13 +184,11 @@ func (g *Gossip) receive(msg []byte) error {
 // merge takes in one record. The caller holds the lock.
 func (g *Gossip) merge(now time.Time, rec record) outcome {
 	if rec.name == g.name {
-		// Nobody else writes our facts: these are ours from before a restart.
-		// Newer than ours means that ours would be ignored.
-		if rec.sec < sectionCount && rec.version > g.own.floor[rec.sec] {
-			g.own.floor[rec.sec] = rec.version
-			g.own.dirty[rec.sec] = true
-			g.announce(now)
+		var v versions
+		if rec.sec < sectionCount {
+			v[rec.sec] = rec.version
 		}
+		g.outbid(now, v)
 		return stale
 	}
 	out := g.facts.apply(now, rec)
@@ -199,6 +198,21 @@ func (g *Gossip) merge(now time.Time, rec record) outcome {
 		}
 	}
 	return out
+}
+
+// outbid makes sure that our facts are newer than what others have for ours.
+// Nobody else writes them, so what is newer was written before a restart, with
+// a clock that has been set back since; ours would be ignored. The caller holds
+// the lock.
+func (g *Gossip) outbid(now time.Time, theirs versions) {
+	for i, v := range theirs {
+		if v > g.own.floor[i] && v <= maxVersion {
+			g.own.floor[i] = v
+			g.own.dirty[i] = true
+			g.own.announced = time.Time{}
+		}
+	}
+	g.announce(now)
 }
 
 func (g *Gossip) mergeAll(now time.Time, recs []record) {
@@ -226,11 +240,9 @@ func (g *Gossip) localState(join bool) []byte {
 	recs := g.facts.newer(nil, g.name, versions{})
 	full := join && g.facts.bytes <= maxJoinState
 	for name, p := range g.detector.peers {
-		if !p.state.Live() {
-			continue // so that the facts of the dead are forgotten everywhere
-		}
 		d.entries[name] = g.facts.versions(name)
-		if full && name != g.name {
+		// Facts of the dead are not spread, or they would never be forgotten.
+		if full && name != g.name && p.state.Live() {
 			recs = g.facts.newer(recs, name, versions{})
 		}
 	}
@@ -258,7 +270,9 @@ func (g *Gossip) mergeState(buf []byte, join bool) error {
 			}
 		}
 	}
-	g.mergeAll(time.Now(), recs)
+	now := time.Now()
+	g.outbid(now, theirs.entries[g.name])
+	g.mergeAll(now, recs)
 	if p := g.detector.peers[theirs.from]; p != nil && len(lacking) > 0 {
 		g.sendBatch(p, lacking)
 	}

@@ -30,7 +30,6 @@ type Gossip struct {
 	metrics *metrics
 
 	suspects  atomic.Int32 // pending verdicts, see watching
-	live      atomic.Int32 // members alive or suspect
 	conflicts atomic.Uint64
 
 	// mu guards what follows. It is taken in memberlist's callbacks: hold it
@@ -79,7 +78,7 @@ func New(cfg Config) (*Gossip, error) {
 		g.log = slog.New(slog.DiscardHandler)
 	}
 	g.detector = newDetector(g.name, cfg.Profile, g.published)
-	g.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: factsRetransmit, NumNodes: func() int { return int(g.live.Load()) }}
+	g.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: factsTransmits, NumNodes: func() int { return 1 }}
 	if err := g.setFirstFacts(cfg.Facts); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package gossiptest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,7 +15,8 @@ type Mesh struct {
 	Network *Network
 	Members []*gossip.Gossip
 	byName  map[string]*gossip.Gossip
-	killed  sync.WaitGroup
+	ending  sync.WaitGroup
+	started int
 }
 
 func newMesh() *Mesh {
@@ -71,21 +73,27 @@ func StartSettled(n int, tune func(i int, c *gossip.Config)) (*Mesh, error) {
 
 // Add starts one more member and joins it to the first.
 func (m *Mesh) Add(tune func(i int, c *gossip.Config)) error {
-	i := len(m.Members)
+	return m.AddNamed(Name(m.started), tune)
+}
+
+// AddNamed is Add with a name, such as that of a member that is gone. The new
+// member has an address of its own.
+func (m *Mesh) AddNamed(name string, tune func(i int, c *gossip.Config)) error {
 	cfg := gossip.DefaultConfig()
-	cfg.Name = Name(i)
-	cfg.Facts = gossip.Facts{MeshAddr: fmt.Sprintf("%s:7443", cfg.Name), Version: "v1"}
-	cfg.Transport = m.Network.Host(cfg.Name)
+	cfg.Name = name
+	cfg.Facts = gossip.Facts{MeshAddr: fmt.Sprintf("%s:7443", name), Version: "v1"}
+	cfg.Transport = m.Network.Host(name)
 	if tune != nil {
-		tune(i, &cfg)
+		tune(m.started, &cfg)
 	}
+	m.started++
 	g, err := gossip.New(cfg)
 	if err != nil {
 		return err
 	}
 	m.Members = append(m.Members, g)
-	m.byName[g.Name()] = g
-	if i == 0 {
+	m.byName[name] = g
+	if len(m.Members) == 1 {
 		return nil
 	}
 	_, err = g.Join(context.Background(), []string{m.Members[0].Addr()})
@@ -130,23 +138,23 @@ func (m *Mesh) Await(limit time.Duration, ok func(*gossip.Gossip) bool) bool {
 // no longer one of Members.
 func (m *Mesh) Kill(name string) {
 	m.Network.Kill(name)
+	m.Remove(name)
+}
+
+// Remove shuts a member down, in the background, and takes it out of Members.
+func (m *Mesh) Remove(name string) {
 	g := m.byName[name]
 	delete(m.byName, name)
-	for i := range m.Members {
-		if m.Members[i] == g {
-			m.Members = append(m.Members[:i], m.Members[i+1:]...)
-			break
-		}
-	}
-	m.killed.Go(g.Shutdown)
+	m.Members = slices.DeleteFunc(m.Members, func(o *gossip.Gossip) bool { return o == g })
+	m.ending.Go(g.Shutdown)
 }
 
 // Shutdown ends every member and waits for it.
 func (m *Mesh) Shutdown() {
 	for _, g := range m.Members {
-		m.killed.Go(g.Shutdown)
+		m.ending.Go(g.Shutdown)
 	}
-	m.killed.Wait()
+	m.ending.Wait()
 }
 
 // WatchDeaths calls death, from now on, whenever a member declares another
