@@ -19,7 +19,8 @@ import (
 const (
 	isoSector    = 2048
 	isoReserved  = 16
-	maxNameUnits = 64 // of a Joliet name
+	isoPadding   = 150 // some readers look for other file systems behind the end of a small image
+	maxNameUnits = 64  // of a Joliet name
 	maxNameBytes = 128
 	maxISOBytes  = 1 << 30
 	// Every date in the image: the time of making would make equal input differ.
@@ -146,6 +147,7 @@ func isoWrite(label string, root *node) []byte {
 		}
 		next += n
 	}
+	next += isoPadding
 	img := make([]byte, int64(next)*isoSector)
 	at := func(sector uint32) []byte { return img[int64(sector)*isoSector:] }
 	for tree := range 2 {

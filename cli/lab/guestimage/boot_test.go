@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"virtmesh/storage/cloudinit"
 )
 
 // guest is a QEMU without KVM that boots an image, with its console and monitor.
@@ -177,27 +180,18 @@ func TestTinyBoots(t *testing.T) {
 
 func TestTinyReadsSeed(t *testing.T) {
 	needsMachine(t)
-	if _, err := exec.LookPath("genisoimage"); err != nil {
-		t.Skip("genisoimage is not installed")
-	}
 	path, err := Build(context.Background(), "tiny", Options{Dir: imageDir(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"meta-data": "instance-id: i-1\nlocal-hostname: seeded\n",
-		"user-data": "#!/bin/sh\necho script-on-$(hostname)-$(cat /run/instance-id)\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+	seed, err := cloudinit.NoCloud(cloudinit.Seed{InstanceID: "i-1", Hostname: "seeded",
+		UserData: []byte("#!/bin/sh\necho script-on-$(hostname)-$(cat /run/instance-id)\n")})
+	if err != nil {
+		t.Fatal(err)
 	}
-	iso := filepath.Join(dir, "seed.iso")
-	mk := exec.Command("genisoimage", "-quiet", "-J", "-R", "-V", "cidata", "-o", iso,
-		filepath.Join(dir, "meta-data"), filepath.Join(dir, "user-data"))
-	if out, err := mk.CombinedOutput(); err != nil {
-		t.Fatalf("genisoimage: %v: %s", err, out)
+	iso := filepath.Join(t.TempDir(), "seed.iso")
+	if err := os.WriteFile(iso, seed, 0o644); err != nil {
+		t.Fatal(err)
 	}
 	g := boot(t, path, "-m", "128", "-drive", "file="+iso+",if=virtio,format=raw,readonly=on",
 		"-netdev", "user,id=n,hostname=fromdhcp", "-device", "virtio-net-pci,netdev=n")
@@ -212,4 +206,61 @@ func TestTinyReadsSeed(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("poweroff did not end the guest")
 	}
+}
+
+func TestDebianBoots(t *testing.T) {
+	if os.Getenv("VIRTMESH_TEST_DEBIAN") == "" {
+		t.Skip("takes minutes; set VIRTMESH_TEST_DEBIAN to run it")
+	}
+	needsMachine(t)
+	path, err := Build(context.Background(), "debian", Options{Dir: imageDir(t), Progress: func(s string) { t.Log(s) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := cloudinit.NoCloud(cloudinit.Seed{InstanceID: "i-1", Hostname: "deb1",
+		UserData: []byte("#cloud-config\nruncmd:\n- echo runcmd-on-$(hostname) >/dev/ttyS0\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	iso := filepath.Join(t.TempDir(), "seed.iso")
+	if err := os.WriteFile(iso, seed, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	agent := filepath.Join(t.TempDir(), "agent")
+	start := time.Now()
+	g := boot(t, path, "-m", "512", "-drive", "file="+iso+",if=virtio,format=raw,readonly=on",
+		"-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n", "-device", "virtio-serial",
+		"-chardev", "socket,id=ga,server=on,wait=off,path="+agent,
+		"-device", "virtserialport,chardev=ga,name=org.qemu.guest_agent.0")
+	g.expect("deb1 login:", 10*time.Minute)
+	t.Logf("login after %s", time.Since(start).Round(10*time.Millisecond))
+	g.expect("runcmd-on-deb1", 10*time.Minute)
+	g.expect("Cloud-init v.", 5*time.Minute)
+	t.Logf("cloud-init done after %s", time.Since(start).Round(10*time.Millisecond))
+	if name := agentHostName(t, agent); name != "deb1" {
+		t.Errorf("the guest agent says the host is %q", name)
+	}
+	start = time.Now()
+	g.powerButton()
+	t.Logf("off %s after the power button", time.Since(start).Round(10*time.Millisecond))
+}
+
+func agentHostName(t *testing.T, socket string) string {
+	t.Helper()
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(2 * time.Minute))
+	fmt.Fprintln(c, `{"execute":"guest-get-host-name"}`)
+	var answer struct {
+		Return struct {
+			Name string `json:"host-name"`
+		} `json:"return"`
+	}
+	if err := json.NewDecoder(c).Decode(&answer); err != nil {
+		t.Fatal(err)
+	}
+	return answer.Return.Name
 }
