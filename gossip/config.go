@@ -12,15 +12,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// maxName bounds a member's name; a Kubernetes node name is no longer.
-const maxName = 253
+const (
+	// maxName bounds a member's name; a Kubernetes node name is no longer.
+	maxName = 253
+	// maxMesh bounds Config.Mesh; maxMessage relies on it.
+	maxMesh = 64
+)
 
 // Config says how a member takes part. DefaultConfig gives everything but Name.
 type Config struct {
 	// Name of this member, unique in the mesh.
 	Name string
 	// Mesh names the mesh. Packets of another mesh are discarded, which keeps
-	// two meshes apart that share a network by mistake. At most 255 bytes.
+	// two meshes apart that share a network by mistake. At most 64 bytes, for
+	// it is part of every packet.
 	Mesh string
 
 	// BindAddr and BindPort are where UDP and TCP are bound. Port 0 lets the
@@ -152,7 +157,7 @@ func (c Config) Validate() error {
 		}
 	}
 	bad(c.Name != "" && len(c.Name) <= maxName, "Name: must have 1 to %d bytes", maxName)
-	bad(len(c.Mesh) <= memberlist.LabelMaxSize, "Mesh: must have at most %d bytes", memberlist.LabelMaxSize)
+	bad(len(c.Mesh) <= maxMesh, "Mesh: must have at most %d bytes", maxMesh)
 	if c.Transport == nil {
 		bad(net.ParseIP(c.BindAddr) != nil, "BindAddr: %q is not an IP address", c.BindAddr)
 	}

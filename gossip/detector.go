@@ -250,6 +250,7 @@ func (d *detector) tick(now time.Time, stalled time.Duration) (check, meet []*pe
 	for _, p := range d.pending {
 		p.suspectAt = p.suspectAt.Add(stalled)
 		p.deadAt = p.deadAt.Add(stalled)
+		p.seenAt = p.seenAt.Add(stalled)
 		if p.heard == heardSuspect && now.Sub(p.suspectAt) > limit {
 			// memberlist ends every suspicion before this; the refutation must
 			// have passed us by.
