@@ -52,6 +52,8 @@ type Config struct {
 	MaxReads, MaxWrites int
 	// RequestTimeout ends requests other than watches and streams.
 	RequestTimeout time.Duration
+	// Patience is how long a request waits for the mesh to have a leader.
+	Patience time.Duration
 }
 
 // DefaultConfig returns a Config that lacks only what it cannot know: Store,
@@ -66,6 +68,7 @@ func DefaultConfig() Config {
 		MaxReads:          400,
 		MaxWrites:         200,
 		RequestTimeout:    time.Minute,
+		Patience:          storage.DefaultPatience,
 	}
 }
 
@@ -84,8 +87,8 @@ func (c Config) Validate() error {
 		return errors.New("api: config: Address is not set")
 	case c.MaxReads <= 0 || c.MaxWrites <= 0:
 		return errors.New("api: config: MaxReads and MaxWrites must be greater than zero")
-	case c.RequestTimeout <= 0:
-		return errors.New("api: config: RequestTimeout must be greater than zero")
+	case c.RequestTimeout <= 0 || c.Patience <= 0:
+		return errors.New("api: config: RequestTimeout and Patience must be greater than zero")
 	}
 	if _, err := utilversion.ParseSemantic(c.KubernetesVersion); err != nil {
 		return fmt.Errorf("api: config: KubernetesVersion: %w", err)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"reflect"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -20,20 +21,55 @@ const gvkExtension = "x-kubernetes-group-version-kind"
 // setOpenAPI describes the served types in c.
 func setOpenAPI(c *genericapiserver.Config, scheme *runtime.Scheme) {
 	namer := apiopenapi.NewDefinitionNamer(scheme)
+	definitions := servedDefinitions(scheme)
 	name := definitionName(namer)
-	c.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.Definitions, namer)
+	c.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(definitions, namer)
 	c.OpenAPIConfig.Info.Title = "virtmesh"
 	c.OpenAPIConfig.GetDefinitionName = name
 
-	v3 := genericapiserver.DefaultOpenAPIV3Config(openapi.Definitions, namer)
+	v3 := genericapiserver.DefaultOpenAPIV3Config(definitions, namer)
 	v3.Info.Title = "virtmesh"
 	v3.GetDefinitionName = name
 	// The library has made the definitions already, with its own names.
-	v3.Definitions = openapi.Definitions(func(path string) spec.Ref {
+	v3.Definitions = definitions(func(path string) spec.Ref {
 		n, _ := name(path)
 		return spec.MustCreateRef("#/components/schemas/" + common.EscapeJsonPointer(n))
 	})
 	c.OpenAPIV3Config = v3
+}
+
+// servedDefinitions returns the definitions of the types in scheme and of all they
+// refer to. The generated ones cover whole packages, and all of them in memory
+// would be several times as much.
+func servedDefinitions(scheme *runtime.Scheme) common.GetOpenAPIDefinitions {
+	return func(ref common.ReferenceCallback) map[string]common.OpenAPIDefinition {
+		all := openapi.Definitions(ref)
+		served := make(map[string]common.OpenAPIDefinition, len(all)/2)
+		var add func(name string)
+		add = func(name string) {
+			d, ok := all[name]
+			if _, done := served[name]; done || !ok {
+				return
+			}
+			served[name] = d
+			for _, dependency := range d.Dependencies {
+				add(dependency)
+			}
+		}
+		for _, typ := range scheme.AllKnownTypes() {
+			add(util.GetCanonicalTypeName(reflect.New(typ).Interface()))
+		}
+		for _, name := range alwaysServed {
+			add(name)
+		}
+		return served
+	}
+}
+
+// alwaysServed are definitions that the library's own paths refer to.
+var alwaysServed = []string{
+	"io.k8s.apimachinery.pkg.version.Info",
+	"io.k8s.apimachinery.pkg.apis.meta.v1.Patch",
 }
 
 // definitionName gives schemas their public names. The generator knows types

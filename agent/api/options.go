@@ -1,6 +1,8 @@
 package api
 
 import (
+	"time"
+
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -18,14 +20,15 @@ const deleteWorkers = 4
 
 // restOptions says where the objects of a resource are stored.
 type restOptions struct {
-	backend storage.Backend
-	kinds   map[schema.GroupResource]*kinds.Kind
+	backend  storage.Backend
+	patience time.Duration
+	kinds    map[schema.GroupResource]*kinds.Kind
 }
 
 var _ generic.RESTOptionsGetter = (*restOptions)(nil)
 
-func newRESTOptions(backend storage.Backend, all []*kinds.Kind) *restOptions {
-	o := &restOptions{backend: backend, kinds: map[schema.GroupResource]*kinds.Kind{}}
+func newRESTOptions(backend storage.Backend, patience time.Duration, all []*kinds.Kind) *restOptions {
+	o := &restOptions{backend: backend, patience: patience, kinds: map[schema.GroupResource]*kinds.Kind{}}
 	for _, k := range all {
 		o.kinds[k.GroupResource()] = k
 	}
@@ -62,6 +65,7 @@ func (o *restOptions) decorate(k *kinds.Kind, codec runtime.Codec) generic.Stora
 			Resource: k.GroupResource(),
 			Prefix:   prefix,
 			New:      newFunc,
+			Patience: o.patience,
 		})
 		return s, func() {}, nil
 	}

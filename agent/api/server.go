@@ -50,7 +50,7 @@ func New(config Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{config: config, drain: newDrain()}
-	generic := s.genericConfig(t, newRESTOptions(config.Store, all))
+	generic := s.genericConfig(t, newRESTOptions(config.Store, config.Patience, all))
 	s.generic, err = generic.Complete(nil).New("virtmesh", genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		return nil, fmt.Errorf("assemble API server: %w", err)

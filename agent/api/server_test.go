@@ -97,13 +97,20 @@ func start(t testing.TB, change ...func(*raftstore.Config)) *host {
 	for _, c := range change {
 		options = append(options, raftstoretest.WithConfig(c))
 	}
-	h := &host{store: raftstoretest.New(t, options...), ca: newAuthority(t), instances: newFakeInstances()}
+	return serve(t, raftstoretest.New(t, options...), newAuthority(t))
+}
+
+// serve serves the API of one host of a mesh until the test ends.
+func serve(t testing.TB, store *raftstore.Store, ca *authority) *host {
+	t.Helper()
+	h := &host{store: store, ca: ca, instances: newFakeInstances()}
 	config := api.DefaultConfig()
 	config.Store = h.store
 	config.Instances = h.instances
 	config.ClientCAs = h.ca.pool
 	config.Logger = slog.New(slog.DiscardHandler)
 	config.RequestTimeout = 30 * time.Second
+	config.Patience = 2 * time.Second
 	metrics := prometheus.NewRegistry()
 	gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "virtmesh_test_metric"})
 	gauge.Set(1)

@@ -141,7 +141,8 @@ func TestTooOldIsGone(t *testing.T) {
 // come back.
 func TestFutureIsRefused(t *testing.T) {
 	h := start(t)
-	_, err := h.admin(t).CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{ResourceVersion: "999999999"})
+	err := h.admin(t).CoreV1().RESTClient().Get().AbsPath("/api/v1/configmaps").Param("resourceVersion", "999999999").
+		MaxRetries(0).Do(t.Context()).Error()
 	if !apierrors.IsTimeout(err) || !strings.Contains(err.Error(), "Too large resource version") {
 		t.Errorf("a list of the future gives %v", err)
 	}
@@ -213,8 +214,7 @@ func TestStopEndsWatches(t *testing.T) {
 	h.stop()
 	for range w.ResultChan() {
 	}
-	client := &http.Client{Transport: h.anonymous().Transport}
-	r, err := client.Get(h.url + "/livez")
+	r, err := h.anonymous().Get(h.url + "/livez")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ func (s *Store) listOne(ctx context.Context, key string, opts storage.ListOption
 	}
 	// A list with the key as its prefix reads exact revisions too; keys that only
 	// begin with it are dropped.
-	res, err := s.backend.List(ctx, raftstore.ListRequest{Prefix: key, Limit: 1, Revision: uint64(exact), ReadOptions: ro})
+	res, err := s.list(ctx, raftstore.ListRequest{Prefix: key, Limit: 1, Revision: uint64(exact), ReadOptions: ro})
 	if err != nil {
 		return readError(err, max(ro.MinRevision, uint64(exact)), s.backend.Revision())
 	}
@@ -84,7 +84,7 @@ func (s *Store) listPrefix(ctx context.Context, prefix string, opts storage.List
 	var count int64
 	more := true
 	for more && !p.full() {
-		res, err := s.backend.List(ctx, req)
+		res, err := s.list(ctx, req)
 		if err != nil {
 			if errors.Is(err, raftstore.ErrCompacted) && opts.Predicate.Continue != "" {
 				return expiredContinue(continueKey, prefix)

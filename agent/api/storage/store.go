@@ -40,10 +40,16 @@ type Config struct {
 	Prefix string
 	// New returns an empty object.
 	New func() runtime.Object
+	// Patience is how long a request waits for the mesh to have a leader before the
+	// client is told to come back. Zero means DefaultPatience.
+	Patience time.Duration
 	// BookmarkInterval is how often an idle watch that allows bookmarks is told
 	// the current revision. Zero means DefaultBookmarkInterval.
 	BookmarkInterval time.Duration
 }
+
+// DefaultPatience outlasts an election and not the patience of people.
+const DefaultPatience = 10 * time.Second
 
 // DefaultBookmarkInterval is the time between bookmarks of an idle watch.
 const DefaultBookmarkInterval = time.Minute
@@ -55,6 +61,7 @@ type Store struct {
 	resource  schema.GroupResource
 	prefix    string
 	newFunc   func() runtime.Object
+	patience  time.Duration
 	bookmarks time.Duration
 	versioner storage.Versioner
 }
@@ -66,12 +73,16 @@ func New(c Config) *Store {
 	if c.BookmarkInterval <= 0 {
 		c.BookmarkInterval = DefaultBookmarkInterval
 	}
+	if c.Patience <= 0 {
+		c.Patience = DefaultPatience
+	}
 	return &Store{
 		backend:   c.Backend,
 		codec:     c.Codec,
 		resource:  c.Resource,
 		prefix:    c.Prefix,
 		newFunc:   c.New,
+		patience:  c.Patience,
 		bookmarks: c.BookmarkInterval,
 		versioner: storage.APIObjectVersioner{},
 	}
@@ -90,7 +101,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	if err != nil {
 		return err
 	}
-	rec, rev, err := s.backend.Get(ctx, key, ro)
+	rec, rev, err := s.get(ctx, key, ro)
 	switch {
 	case errors.Is(err, raftstore.ErrNotFound):
 		if opts.IgnoreNotFound {
@@ -156,7 +167,7 @@ func (s *Store) RequestWatchProgress(context.Context) error { return nil }
 
 // GetCurrentResourceVersion implements storage.Interface. It is linearizable.
 func (s *Store) GetCurrentResourceVersion(ctx context.Context) (uint64, error) {
-	_, rev, err := s.backend.Get(ctx, s.prefix, raftstore.ReadOptions{})
+	_, rev, err := s.get(ctx, s.prefix, raftstore.ReadOptions{})
 	if err != nil && !errors.Is(err, raftstore.ErrNotFound) {
 		return 0, readError(err, 0, rev)
 	}
@@ -169,6 +180,20 @@ func (s *Store) EnableResourceSizeEstimation(storage.KeysFunc) error { return ni
 
 // CompactRevision implements storage.Interface. Compaction is not observed here.
 func (s *Store) CompactRevision() int64 { return 0 }
+
+// get reads a record, with patience.
+func (s *Store) get(ctx context.Context, key string, ro raftstore.ReadOptions) (raftstore.Record, uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	return s.backend.Get(ctx, key, ro)
+}
+
+// list reads records, with patience.
+func (s *Store) list(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	return s.backend.List(ctx, req)
+}
 
 // readOptions turns a resourceVersion of a request into how to read.
 func (s *Store) readOptions(resourceVersion string) (raftstore.ReadOptions, error) {
@@ -217,6 +242,8 @@ const (
 // request id makes the retry of a commit with an unknown outcome safe.
 func (s *Store) commit(ctx context.Context, txn raftstore.Txn) (uint64, error) {
 	txn.RequestID = string(uuid.NewUUID())
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
 	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
 		res, err := s.backend.Commit(ctx, txn)
 		if err == nil {

@@ -74,7 +74,7 @@ func (c *change) suggested(obj runtime.Object) (*state, error) {
 
 // read replaces the current state by what the store holds.
 func (c *change) read(ctx context.Context, how raftstore.Consistency) error {
-	rec, rev, err := c.store.backend.Get(ctx, c.key, raftstore.ReadOptions{Consistency: how})
+	rec, rev, err := c.store.get(ctx, c.key, raftstore.ReadOptions{Consistency: how})
 	switch {
 	case errors.Is(err, raftstore.ErrNotFound):
 		return c.set(nil, how == raftstore.Linearizable)

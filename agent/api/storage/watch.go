@@ -118,7 +118,7 @@ func (w *watcher) sendInitial(ctx context.Context) error {
 		return err
 	}
 	req.ReadOptions = ro
-	res, err := w.store.backend.List(ctx, req)
+	res, err := w.store.list(ctx, req)
 	if err != nil {
 		return readError(err, ro.MinRevision, w.store.backend.Revision())
 	}
