@@ -13,7 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"virtmesh/agent/api/storage"
-	"virtmesh/agent/api/vmspec"
+	"virtmesh/agent/vmspec"
 	"virtmesh/agent/hostrpc"
 )
 

@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"virtmesh/agent/api/kinds"
-	"virtmesh/agent/api/vmspec"
+	"virtmesh/agent/vmspec"
 )
 
 func TestDiscovery(t *testing.T) {

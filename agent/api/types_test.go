@@ -14,7 +14,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/api/kinds"
-	"virtmesh/agent/api/vmspec"
+	"virtmesh/agent/vmspec"
 )
 
 // known64 are the uint64 fields of served types. The field manager panics at them,

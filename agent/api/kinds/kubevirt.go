@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/api/vmspec"
+	"virtmesh/agent/vmspec"
 )
 
 // everything is the category of what kubectl get all lists.

@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"virtmesh/agent/api/vmspec"
+	"virtmesh/agent/vmspec"
 )
 
 // All returns every served kind, with defaults taken from d.

@@ -4,6 +4,6 @@
 // The API applies it to what clients write; the controller that makes instances
 // of virtual machines applies it to what it makes, so both come out the same.
 //
-// All functions are pure. They see one object: whether a secret, a claim or a
+// It belongs to both and imports neither. All functions are pure. They see one object: whether a secret, a claim or a
 // network that it names exists is for its controller to find out.
 package vmspec
