@@ -2,6 +2,8 @@ package domainxml
 
 import (
 	"libvirt.org/go/libvirtxml"
+
+	"virtmesh/agent/hypervisor"
 )
 
 // serialConsole adds the first serial port, whose other end is opened through the
@@ -26,14 +28,11 @@ func serialConsole(c *conversion) {
 	}}
 }
 
-// GuestAgentChannel is the name by which a guest's agent finds its channel.
-const GuestAgentChannel = "org.qemu.guest_agent.0"
-
 // channels adds the channel to the guest's agent. libvirt chooses the socket, where
 // only it and the guest's user can reach it.
 func channels(c *conversion) {
 	c.out.Devices.Channels = []libvirtxml.DomainChannel{{
 		Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{}},
-		Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: GuestAgentChannel}},
+		Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: hypervisor.AgentChannel}},
 	}}
 }

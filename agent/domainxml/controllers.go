@@ -22,12 +22,17 @@ func controllers(c *conversion) {
 		add("scsi", c.virtioModel())
 	}
 	add("virtio-serial", c.virtioModel())
-	if strings.EqualFold(c.VMI.Annotations[v1.DisablePCIHole64], "true") {
+	if c.disablePCIHole64() {
 		c.out.Devices.Controllers = append(c.out.Devices.Controllers, libvirtxml.DomainController{
 			Type: "pci", Index: ptr(uint(0)), Model: "pcie-root",
 			PCI: &libvirtxml.DomainControllerPCI{Hole64: &libvirtxml.DomainControllerPCIHole64{Size: 0, Unit: "KiB"}},
 		})
 	}
+}
+
+// disablePCIHole64 serves old Windows, which cannot use devices above 4 GiB.
+func (c *conversion) disablePCIHole64() bool {
+	return strings.EqualFold(c.VMI.Annotations[v1.DisablePCIHole64], "true")
 }
 
 func (c *conversion) needsUSB() bool {

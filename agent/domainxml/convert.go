@@ -8,6 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	v1 "kubevirt.io/api/core/v1"
 	"libvirt.org/go/libvirtxml"
+
+	"virtmesh/agent/hypervisor"
 )
 
 // Convert returns the domain that runs in.VMI, and warnings for the user about what
@@ -141,11 +143,8 @@ func yesNo(yes bool) string {
 // userAlias names a device so that the name survives in the running domain, in events
 // and in statistics.
 func userAlias(name string) *libvirtxml.DomainAlias {
-	return &libvirtxml.DomainAlias{Name: AliasPrefix + name}
+	return &libvirtxml.DomainAlias{Name: hypervisor.AliasPrefix + name}
 }
-
-// AliasPrefix starts the alias of a device that bears a name in the VMI.
-const AliasPrefix = "ua-"
 
 func itoa(i int) string { return strconv.Itoa(i) }
 

@@ -13,7 +13,8 @@ func hostDevices(c *conversion) {
 		if !ok {
 			continue
 		}
-		if out.SubsysMDev != nil && g.VirtualGPUOptions != nil && g.VirtualGPUOptions.Display != nil {
+		graphics := enabled(c.domain.Devices.AutoattachGraphicsDevice, true)
+		if out.SubsysMDev != nil && graphics && g.VirtualGPUOptions != nil && g.VirtualGPUOptions.Display != nil {
 			display := g.VirtualGPUOptions.Display
 			out.SubsysMDev.Display = onOff(enabled(display.Enabled, true))
 			if display.RamFB == nil || enabled(display.RamFB.Enabled, true) {

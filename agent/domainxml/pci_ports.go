@@ -20,9 +20,14 @@ func pciPorts(c *conversion) {
 	if c.domain.Devices.DisableHotplug || !strings.Contains(machine, "q35") {
 		return
 	}
-	for range c.countPCIDevices() + sparePorts {
+	ports := c.countPCIDevices() + sparePorts
+	if !c.disablePCIHole64() {
 		c.out.Devices.Controllers = append(c.out.Devices.Controllers,
-			libvirtxml.DomainController{Type: "pci", Model: "pcie-root-port"})
+			libvirtxml.DomainController{Type: "pci", Index: ptr(uint(0)), Model: "pcie-root"})
+	}
+	for i := range ports {
+		c.out.Devices.Controllers = append(c.out.Devices.Controllers,
+			libvirtxml.DomainController{Type: "pci", Index: ptr(uint(i + 1)), Model: "pcie-root-port"})
 	}
 }
 

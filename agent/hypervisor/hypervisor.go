@@ -153,7 +153,7 @@ const (
 	EventAgent EventKind = "agent"
 	// EventReboot: the guest rebooted.
 	EventReboot EventKind = "reboot"
-	// EventIOError: the device named by Device failed; Detail says how. When that
+	// EventIOError: the disk of the volume named by Device failed; Detail says how. When that
 	// stopped the guest an EventState follows.
 	EventIOError EventKind = "io-error"
 	// EventWatchdog: the guest's watchdog fired; Detail is the action taken.

@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 )
 
@@ -12,6 +13,14 @@ import (
 const (
 	MetadataURI    = "https://virtmesh.io/xmlns/domain/1"
 	MetadataPrefix = "virtmesh"
+)
+
+// AliasPrefix starts the alias of a device that bears a name in its instance, as
+// libvirt demands of names that it did not choose. AgentChannel is the name under
+// which a guest's agent finds its channel.
+const (
+	AliasPrefix  = "ua-"
+	AgentChannel = "org.qemu.guest_agent.0"
 )
 
 // Owner says whose a domain is. It is stored in the domain's definition, travels
@@ -26,7 +35,7 @@ type Owner struct {
 
 // ownerXML is the element <virtmesh:instance> below <metadata>.
 type ownerXML struct {
-	XMLName   xml.Name `xml:"https://virtmesh.io/xmlns/domain/1 instance"`
+	XMLName   xml.Name `xml:"instance"`
 	Namespace string   `xml:"namespace"`
 	Name      string   `xml:"name"`
 	UID       string   `xml:"uid"`
@@ -53,8 +62,8 @@ func (o Owner) Metadata() string {
 	return b.String()
 }
 
-// ParseMetadata reads what Metadata wrote. It takes the single element, as libvirt
-// hands it out, with or without the prefix.
+// ParseMetadata reads what Metadata wrote. It takes the single element, from which
+// libvirt, when asked for it by name space, has removed prefix and name space.
 func ParseMetadata(text string) (Owner, error) {
 	var e ownerXML
 	if err := xml.Unmarshal([]byte(text), &e); err != nil {
@@ -72,10 +81,11 @@ func ParseMetadata(text string) (Owner, error) {
 func OwnerOf(domainXML string) (owner Owner, ok bool, err error) {
 	d := xml.NewDecoder(strings.NewReader(domainXML))
 	var path []string
+	started := false
 	for {
 		token, err := d.Token()
 		if err != nil {
-			if len(path) == 0 && err.Error() == "EOF" {
+			if errors.Is(err, io.EOF) && started && len(path) == 0 {
 				return Owner{}, false, nil
 			}
 			return Owner{}, false, fmt.Errorf("domain definition: %w", err)
@@ -84,6 +94,7 @@ func OwnerOf(domainXML string) (owner Owner, ok bool, err error) {
 		case xml.EndElement:
 			path = path[:len(path)-1]
 		case xml.StartElement:
+			started = true
 			path = append(path, t.Name.Local)
 			if len(path) != 3 || path[0] != "domain" || path[1] != "metadata" || t.Name.Space != MetadataURI || t.Name.Local != "instance" {
 				continue

@@ -1,0 +1,70 @@
+package libvirt
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Config says which libvirt to use and for how long to wait for what.
+type Config struct {
+	// URI of the daemon: qemu:///system, or with ?socket=/path another's socket.
+	URI string
+	// ConnectTimeout bounds how long New waits for the first connection. The driver
+	// goes on trying afterwards.
+	ConnectTimeout time.Duration
+	// RetryMin and RetryMax bound the pause between attempts to connect.
+	RetryMin, RetryMax time.Duration
+	// KeepAlive is the interval of the messages that find a dead daemon; after
+	// three without answer the connection counts as lost.
+	KeepAlive time.Duration
+	// AgentTimeout bounds each command to a guest's agent.
+	AgentTimeout time.Duration
+	// Emulated makes Capabilities tell what guests can be given without KVM, for hosts
+	// that offer it and where it does not work.
+	Emulated bool
+	// Logger receives connects, losses and unreadable metadata; nil discards them.
+	Logger *slog.Logger
+}
+
+// DefaultConfig returns the settings for the host's own libvirt.
+func DefaultConfig() Config {
+	return Config{
+		URI:            "qemu:///system",
+		ConnectTimeout: 10 * time.Second,
+		RetryMin:       100 * time.Millisecond,
+		RetryMax:       5 * time.Second,
+		KeepAlive:      5 * time.Second,
+		AgentTimeout:   5 * time.Second,
+	}
+}
+
+// Validate reports every fault of c.
+func (c Config) Validate() error {
+	var errs []error
+	if c.URI == "" {
+		errs = append(errs, errors.New("URI must be set"))
+	}
+	for _, d := range []struct {
+		field string
+		value time.Duration
+	}{
+		{"ConnectTimeout", c.ConnectTimeout}, {"RetryMin", c.RetryMin}, {"RetryMax", c.RetryMax},
+	} {
+		if d.value <= 0 {
+			errs = append(errs, fmt.Errorf("%s must be positive", d.field))
+		}
+	}
+	if c.RetryMax < c.RetryMin {
+		errs = append(errs, errors.New("RetryMax must not be less than RetryMin"))
+	}
+	// libvirt counts these in whole seconds.
+	if c.KeepAlive < time.Second {
+		errs = append(errs, errors.New("KeepAlive must be at least 1s"))
+	}
+	if c.AgentTimeout < time.Second {
+		errs = append(errs, errors.New("AgentTimeout must be at least 1s"))
+	}
+	return errors.Join(errs...)
+}
