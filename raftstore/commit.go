@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// followCheck is how often a wait for the local replica looks after its disk.
+const followCheck = time.Second
+
 // Commit carries out t on whichever replica leads and returns when this replica
 // shows it. It is safe to call from any replica. While no leader answers it
 // tries again, with the same RequestID, until ctx ends.
@@ -40,10 +43,26 @@ func (s *Store) commit(ctx context.Context, t Txn) (TxnResult, error) {
 	if err != nil {
 		return TxnResult{}, err
 	}
-	if err := s.applied.wait(ctx, out.index); err != nil {
+	if err := s.follow(ctx, out.index); err != nil {
 		return TxnResult{}, fmt.Errorf("%w: wait for the local replica: %w", ErrUnknownOutcome, err)
 	}
 	return out.result()
+}
+
+// follow waits until the local replica has reached a log index. It gives up if
+// the replica cannot, because its disk fails.
+func (s *Store) follow(ctx context.Context, index uint64) error {
+	for {
+		step, cancel := context.WithTimeout(ctx, followCheck)
+		err := s.applied.wait(step, index)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		if err := s.disk.logs.err(); err != nil {
+			return err
+		}
+	}
 }
 
 // settle repeats attempts until the txn has been judged or ctx ends.
@@ -68,6 +87,9 @@ func (s *Store) settle(ctx context.Context, envelope []byte) (outcome, error) {
 		}
 		s.metrics.retries.Inc()
 		if werr := s.pause(ctx, n, changed); werr != nil {
+			if full := s.disk.logs.err(); full != nil {
+				err = fmt.Errorf("%w: %w", err, full)
+			}
 			return outcome{}, giveUp(unsettled, fmt.Errorf("%w: last attempt: %w", werr, err))
 		}
 	}

@@ -57,6 +57,9 @@ type Config struct {
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+
+	// openLog replaces the log, for measuring another one beside it.
+	openLog func(dir string) (diskLog, error)
 }
 
 // Timing holds the timeouts of a group.

@@ -36,6 +36,15 @@ type disk struct {
 	closers   []io.Closer
 }
 
+// diskLog is a log and a vote in one place.
+type diskLog interface {
+	raft.LogStore
+	raft.StableStore
+	io.Closer
+}
+
+var _ diskLog = (*wal.WAL)(nil)
+
 // openDisk opens, or creates, the state in cfg.DataDir.
 func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 	d := &disk{committed: func() uint64 { return 0 }}
@@ -55,7 +64,11 @@ func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := openWAL(dir, cfg.Limits.SegmentBytes, log)
+	open := cfg.openLog
+	if open == nil {
+		open = func(dir string) (diskLog, error) { return openWAL(dir, cfg.Limits.SegmentBytes, log) }
+	}
+	w, err := open(dir)
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}

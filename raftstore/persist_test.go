@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -306,4 +308,61 @@ func TestRecoverRefusesRunningReplica(t *testing.T) {
 	if _, err := raftstore.RecoverCluster(t.Context(), cfg); !errors.Is(err, raftstore.ErrLocked) {
 		t.Errorf("recover of a running replica: %v", err)
 	}
+}
+
+// TestDiskFull: a leader that cannot write steps aside, and says why; with every
+// disk full nothing is acknowledged, and all goes on once there is space.
+func TestDiskFull(t *testing.T) {
+	var full [4]atomic.Bool
+	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+		disk := &full[cfg.NodeID[len(cfg.NodeID)-1]-'0']
+		raftstore.WrapLog(cfg, func() error {
+			if disk.Load() {
+				return &os.PathError{Op: "write", Path: "wal", Err: syscall.ENOSPC}
+			}
+			return nil
+		})
+	}))
+	leader := c.Leader()
+	mustCommit(t, c.Node(leader), put("/k", "before"))
+	full[leader[len(leader)-1]-'0'].Store(true)
+	if _, err := c.Node(leader).Commit(t.Context(), put("/k", "cannot be seen here")); !errors.Is(err, raftstore.ErrDiskFull) {
+		t.Errorf("commit at the replica without space: %v", err)
+	}
+	for _, s := range c.Live() {
+		if s != c.Node(leader) {
+			mustCommit(t, s, put("/k", "one disk is full"))
+		}
+	}
+	if st := c.Node(leader).Status(t.Context()); !strings.Contains(st.Failure, "no space left") {
+		t.Errorf("status of the replica without space: %q", st.Failure)
+	}
+	for i := range full {
+		full[i].Store(true)
+	}
+	s := c.Node(c.Live()[0].Status(t.Context()).NodeID)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := s.Commit(ctx, put("/k", "all are full"))
+	if !errors.Is(err, raftstore.ErrUnknownOutcome) && !errors.Is(err, raftstore.ErrNoLeader) {
+		t.Errorf("commit with every disk full: %v", err)
+	}
+	if !errors.Is(err, raftstore.ErrDiskFull) && !strings.Contains(err.Error(), "no space left") {
+		t.Errorf("error does not name the cause: %v", err)
+	}
+	for i := range full {
+		full[i].Store(false)
+	}
+	mustCommit(t, c.Node(leader), put("/k", "after"))
+	raftstoretest.Eventually(t, func() error {
+		for _, s := range c.Live() {
+			if f := s.Status(t.Context()).Failure; f != "" {
+				return errors.New(f)
+			}
+			if _, err := s.Commit(t.Context(), put("/k", "heal")); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

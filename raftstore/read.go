@@ -124,7 +124,7 @@ func (x *readIndexer) await(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if permanent(err) {
+		if permanent(err) || errors.Is(err, ErrDiskFull) {
 			return giveUp(false, err)
 		}
 		if werr := x.s.pause(ctx, n, changed); werr != nil {
@@ -153,7 +153,7 @@ func (x *readIndexer) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := x.s.applied.wait(ctx, r.index); err != nil {
+	if err := x.s.follow(ctx, r.index); err != nil {
 		return fmt.Errorf("local replica is behind: %w", err)
 	}
 	x.mu.Lock()
