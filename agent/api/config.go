@@ -13,8 +13,8 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"virtmesh/agent/api/storage"
-	"virtmesh/agent/vmspec"
 	"virtmesh/agent/hostrpc"
+	"virtmesh/agent/vmspec"
 )
 
 // Config is what a Server is made of.

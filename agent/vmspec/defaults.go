@@ -210,8 +210,8 @@ func (d Defaults) setHotplugRoom(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	}
 	cpu, mem := spec.Domain.CPU, spec.Domain.Memory
 	if cpu.MaxSockets == 0 {
-		const maxVCPUs = 512
-		cpu.MaxSockets = max(cpu.Sockets, min(cpu.Sockets*d.MaxHotplugRatio, maxVCPUs/(cpu.Cores*cpu.Threads)))
+		room := min(uint64(cpu.Sockets)*uint64(d.MaxHotplugRatio), maxVCPUs/(uint64(cpu.Cores)*uint64(cpu.Threads)))
+		cpu.MaxSockets = max(cpu.Sockets, uint32(room))
 	}
 	if mem.MaxGuest == nil && mem.Guest != nil && memoryCanGrow(spec) {
 		mem.MaxGuest = resource.NewQuantity(mem.Guest.Value()*int64(d.MaxHotplugRatio), resource.BinarySI)
