@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -54,6 +55,7 @@ type details struct {
 	filtering map[int]bool
 	addrs     map[int][]netip.Prefix
 	isolated  map[int]bool
+	carriers  map[int]bool
 	vlans     map[int32][]*nl.BridgeVlanInfo
 }
 
@@ -72,6 +74,9 @@ func (k *Kernel) readDetails(d *details) error {
 	}
 	if d.isolated, err = isolatedPorts(); err != nil {
 		return fmt.Errorf("list bridge ports: %w", err)
+	}
+	if d.carriers, err = carriers(); err != nil {
+		return fmt.Errorf("list carriers: %w", err)
 	}
 	if len(d.filtering) == 0 {
 		return nil
@@ -112,46 +117,71 @@ func (d details) link(l netlink.Link) netplug.Link {
 		}
 		out.Owner, out.Group = t.Owner, t.Group
 		out.MultiQueue = t.Flags&netlink.TUNTAP_MULTI_QUEUE != 0
-		// A tap has a carrier as long as someone holds it open; the flag is meaningful
-		// only while the link is up, the attribute always.
-		out.Carrier = a.RawFlags&unix.IFF_LOWER_UP != 0 || t.Queues > 0
+		out.Carrier = d.carriers[a.Index]
 	}
 	return out
 }
 
-// isolatedPorts returns the indexes of bridge ports with the isolated flag.
-func isolatedPorts() (map[int]bool, error) {
+// rawLinks calls the function with the attributes of each link, as the kernel lists them
+// for an address family.
+func rawLinks(family int, each func(index int, attrs []syscall.NetlinkRouteAttr) error) error {
 	msgs, err := dump(func() ([][]byte, error) {
 		req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
-		req.AddData(nl.NewIfInfomsg(unix.AF_BRIDGE))
+		req.AddData(nl.NewIfInfomsg(family))
 		return req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	ports := make(map[int]bool)
 	for _, m := range msgs {
 		info := nl.DeserializeIfInfomsg(m)
 		attrs, err := nl.ParseRouteAttr(m[info.Len():])
-		if err != nil {
-			return nil, err
+		if err == nil {
+			err = each(int(info.Index), attrs)
 		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isolatedPorts returns the indexes of bridge ports with the isolated flag.
+func isolatedPorts() (map[int]bool, error) {
+	ports := make(map[int]bool)
+	err := rawLinks(unix.AF_BRIDGE, func(index int, attrs []syscall.NetlinkRouteAttr) error {
 		for _, a := range attrs {
 			if a.Attr.Type&nl.NLA_TYPE_MASK != unix.IFLA_PROTINFO {
 				continue
 			}
 			port, err := nl.ParseRouteAttr(a.Value)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			for _, p := range port {
 				if p.Attr.Type == nl.IFLA_BRPORT_ISOLATED && p.Value[0] == 1 {
-					ports[int(info.Index)] = true
+					ports[index] = true
 				}
 			}
 		}
-	}
-	return ports, nil
+		return nil
+	})
+	return ports, err
+}
+
+// carriers returns the indexes of links with a carrier. The flag among a link's flags is
+// not set while the link is down, but this is.
+func carriers() (map[int]bool, error) {
+	links := make(map[int]bool)
+	err := rawLinks(unix.AF_UNSPEC, func(index int, attrs []syscall.NetlinkRouteAttr) error {
+		for _, a := range attrs {
+			if a.Attr.Type == unix.IFLA_CARRIER && a.Value[0] == 1 {
+				links[index] = true
+			}
+		}
+		return nil
+	})
+	return links, err
 }
 
 // dump lists until a listing was not disturbed.

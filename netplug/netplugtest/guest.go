@@ -25,11 +25,11 @@ func NewGuest(t testing.TB, tap string, mac net.HardwareAddr) *Guest {
 	t.Helper()
 	g := &Guest{Host: NewHost(t)}
 	var err error
-	if g.tap, err = openTap(tap); err != nil {
+	if g.tap, err = OpenTap(tap, 0); err != nil {
 		t.Fatalf("open tap %s: %v", tap, err)
 	}
 	err = g.Do(func() (err error) {
-		g.card, err = openTap("eth0")
+		g.card, err = OpenTap("eth0", 0)
 		return err
 	})
 	if err != nil {
@@ -68,16 +68,17 @@ func (g *Guest) wire(to, from *os.File) {
 	}
 }
 
-// openTap attaches to a tap of this namespace, as libvirt does for QEMU, but without a
-// header before frames.
-func openTap(name string) (*os.File, error) {
+// OpenTap attaches to a tap of this namespace, or makes one that is gone when it is
+// closed. The flags, such as IFF_VNET_HDR, are added to those that every user of a tap
+// asks for.
+func OpenTap(name string, flags uint16) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	req, err := unix.NewIfreq(name)
 	if err == nil {
-		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | flags)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
 	if err != nil {
