@@ -1,232 +1,253 @@
-// Package dir is a pool of volumes in a directory: one raw, sparse file each.
+// Package dir keeps volumes as files in a folder: on the host's own file system,
+// or on one that several hosts mount.
 //
-// The directory may be local to a host or shared by all, as an NFS mount is.
-// A volume is written under a temporary name, synced, and appears in one link,
-// so that hosts which create the same volume at once agree on one file, and a
-// crash leaves nothing that looks like a volume.
+//	volumes/<name>/disk.img         the disk of a raw volume, a sparse file
+//	volumes/<name>/disk.qcow2       or of a qcow2 volume
+//	volumes/<name>/volume.json      what was created, never changed
+//	volumes/<name>/lock             locked by operations on the volume
+//	volumes/<name>/snapshots/<s>/   disk.* and snapshot.json of a snapshot
+//	tmp/<host>-*                    what is being made or removed by that host
 //
-// Files belong to root and are closed to others; libvirt gives one to the
-// guest's user for as long as it runs.
+// Invariants: a folder below volumes/ or snapshots/ is whole, for it is renamed
+// there from tmp/ once everything in it is on disk, and renamed away before it is
+// taken apart. So a crash at any point leaves at worst something in tmp/, which
+// the next Open on that host removes. Two hosts that create one name at once race
+// to the rename, and the second gets ErrExists. Locks are POSIX record locks,
+// which NFS carries between hosts and the kernel drops when a process dies.
+//
+// Sizes are read off the disk, not off volume.json, so that growth by a
+// hypervisor or a crash amid Expand leaves no lie behind. The format is what
+// volume.json says: a guest may write any header into its raw disk.
+//
+// The driver does not mount, does not measure quotas, and does not move files
+// between folders.
 package dir
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"virtmesh/storage"
+	"virtmesh/storage/qemuimg"
 )
 
-// extension marks files that are volumes.
-const extension = ".raw"
+// Config says what pool to open.
+type Config struct {
+	// Name is the pool's name.
+	Name string
+	// Dir is the folder, which is made if need be.
+	Dir string
+	// Host is this host's name: it tells what it left unfinished from what other
+	// hosts are at work on.
+	Host string
+	// Shared says that other hosts open the same folder.
+	Shared bool
+	// DefaultFormat is the format of volumes that ask for none.
+	DefaultFormat storage.Format
+	// UID and GID own the disks, so that an unprivileged QEMU opens them and
+	// others do not; -1 leaves them to this process's user.
+	UID, GID int
+	// Tool makes and converts qcow2 images.
+	Tool qemuimg.Tool
+	Log  *slog.Logger
+}
 
-// temporaryPattern names files that are being written. It cannot match a
-// volume, because a name does not begin with a dot.
-const temporaryPattern = ".new-*"
+// DefaultConfig is a host-local pool of raw volumes in dir.
+func DefaultConfig(name, dir string) Config {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return Config{Name: name, Dir: dir, Host: host, DefaultFormat: storage.Raw, UID: -1, GID: -1,
+		Tool: qemuimg.DefaultTool(), Log: slog.New(slog.DiscardHandler)}
+}
 
-// sector is the smallest unit a guest's disk is made of.
-const sector = 512
+// Validate says what is wrong with c, by field.
+func (c Config) Validate() error {
+	if err := storage.ValidateName(c.Name); err != nil {
+		return fmt.Errorf("dir pool: Name: %w", err)
+	}
+	if err := storage.ValidateName(c.Host); err != nil {
+		return fmt.Errorf("dir pool %s: Host: %w", c.Name, err)
+	}
+	switch {
+	case !filepath.IsAbs(c.Dir):
+		return fmt.Errorf("dir pool %s: Dir %q is not an absolute path", c.Name, c.Dir)
+	case c.DefaultFormat != storage.Raw && c.DefaultFormat != storage.QCOW2:
+		return fmt.Errorf("dir pool %s: DefaultFormat %q is neither raw nor qcow2", c.Name, c.DefaultFormat)
+	case c.Log == nil:
+		return fmt.Errorf("dir pool %s: Log is not set", c.Name)
+	}
+	return nil
+}
 
-var namePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
-
-// Pool is an open directory.
+// Pool is a folder of volumes.
 type Pool struct {
-	path   string
-	shared bool
+	cfg  Config
+	info storage.Info
+
+	mu     sync.Mutex
+	closed bool
+	wg     sync.WaitGroup // operations under way
 }
 
-var _ storage.Pool = (*Pool)(nil)
+var (
+	_ storage.Pool        = (*Pool)(nil)
+	_ storage.Snapshotter = (*Pool)(nil)
+)
 
-// Open makes the directory if need be. shared says that every host sees the
-// same one.
-func Open(path string, shared bool) (*Pool, error) {
-	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("pool %q: %w: not an absolute path", path, storage.ErrInvalid)
+// Open opens the pool in cfg.Dir and removes what this host left unfinished there.
+func Open(cfg Config) (*Pool, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
 	}
-	if err := os.MkdirAll(path, 0o711); err != nil {
-		return nil, fmt.Errorf("open pool: %w", err)
-	}
-	return &Pool{path: path, shared: shared}, nil
-}
-
-// Capabilities implements storage.Pool.
-func (p *Pool) Capabilities() storage.Capabilities {
-	return storage.Capabilities{Shared: p.shared, Expand: true}
-}
-
-func (p *Pool) file(name string) (string, error) {
-	if !namePattern.MatchString(name) || strings.Contains(name, "..") {
-		return "", fmt.Errorf("volume name %q: %w", name, storage.ErrInvalid)
-	}
-	return filepath.Join(p.path, name+extension), nil
-}
-
-// Create implements storage.Pool.
-func (p *Pool) Create(ctx context.Context, spec storage.VolumeSpec) (storage.Volume, error) {
-	path, err := p.file(spec.Name)
-	if err != nil {
-		return storage.Volume{}, err
-	}
-	if spec.Size <= 0 {
-		return storage.Volume{}, fmt.Errorf("volume %s: %w: size %d", spec.Name, storage.ErrInvalid, spec.Size)
-	}
-	size := (spec.Size + sector - 1) / sector * sector
-	if existing, err := p.Get(ctx, spec.Name); err == nil {
-		return sameSize(existing, size)
-	} else if !errors.Is(err, storage.ErrNotFound) {
-		return storage.Volume{}, err
-	}
-	temporary, err := p.write(ctx, spec, size)
-	if err != nil {
-		return storage.Volume{}, fmt.Errorf("create volume %s: %w", spec.Name, full(err))
-	}
-	defer os.Remove(temporary)
-	// A link, unlike a rename, does not replace what another host was faster
-	// to create.
-	if err := os.Link(temporary, path); err != nil && !errors.Is(err, os.ErrExist) {
-		return storage.Volume{}, fmt.Errorf("create volume %s: %w", spec.Name, full(err))
-	}
-	if err := syncDir(p.path); err != nil {
-		return storage.Volume{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
-	}
-	created, err := p.Get(ctx, spec.Name)
-	if err != nil {
-		return storage.Volume{}, err
-	}
-	return sameSize(created, size)
-}
-
-func sameSize(v storage.Volume, size int64) (storage.Volume, error) {
-	if v.Size != size {
-		return storage.Volume{}, fmt.Errorf("volume %s: %w with %d bytes, not %d", v.Name, storage.ErrExists, v.Size, size)
-	}
-	return v, nil
-}
-
-// write makes the volume's content under a temporary name.
-func (p *Pool) write(ctx context.Context, spec storage.VolumeSpec, size int64) (path string, err error) {
-	f, err := os.CreateTemp(p.path, temporaryPattern)
-	if err != nil {
-		return "", err
-	}
-	defer func() {
-		err = errors.Join(err, f.Close())
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	if err := f.Truncate(size); err != nil {
-		return "", err
-	}
-	if spec.Fill != nil {
-		if err := spec.Fill(ctx, f.Name()); err != nil {
-			return "", fmt.Errorf("fill: %w", err)
-		}
-		// What filled it may have cut it to the length of its source.
-		if err := f.Truncate(size); err != nil {
-			return "", err
+	p := &Pool{cfg: cfg}
+	for _, d := range []string{cfg.Dir, p.volumesDir(), p.tmpDir()} {
+		if err := os.MkdirAll(d, 0o711); err != nil {
+			return nil, fmt.Errorf("open pool %s: %w", cfg.Name, err)
 		}
 	}
-	return f.Name(), f.Sync()
-}
-
-// Get implements storage.Pool.
-func (p *Pool) Get(_ context.Context, name string) (storage.Volume, error) {
-	path, err := p.file(name)
+	stale, err := filepath.Glob(filepath.Join(p.tmpDir(), cfg.Host+"-*"))
 	if err != nil {
-		return storage.Volume{}, err
+		return nil, fmt.Errorf("open pool %s: %w", cfg.Name, err)
 	}
-	info, err := os.Lstat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return storage.Volume{}, fmt.Errorf("volume %s: %w", name, storage.ErrNotFound)
-	}
-	if err != nil {
-		return storage.Volume{}, fmt.Errorf("volume %s: %w", name, err)
-	}
-	if !info.Mode().IsRegular() {
-		return storage.Volume{}, fmt.Errorf("volume %s: %w: %s is not a regular file", name, storage.ErrInvalid, path)
-	}
-	return storage.Volume{Name: name, Size: info.Size(), Path: path, Format: "raw"}, nil
-}
-
-// List implements storage.Pool.
-func (p *Pool) List(ctx context.Context) ([]storage.Volume, error) {
-	entries, err := os.ReadDir(p.path)
-	if err != nil {
-		return nil, fmt.Errorf("list pool: %w", err)
-	}
-	var volumes []storage.Volume
-	for _, entry := range entries {
-		name, ok := strings.CutSuffix(entry.Name(), extension)
-		if !ok || !namePattern.MatchString(name) {
+	for _, s := range stale {
+		// A host called "a" must not remove what "a-b" is at work on.
+		if strings.Count(filepath.Base(s), "-") != strings.Count(cfg.Host, "-")+1 {
 			continue
 		}
-		volume, err := p.Get(ctx, name)
-		if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrInvalid) {
-			continue
+		cfg.Log.Info("removing an unfinished volume", "pool", cfg.Name, "path", s)
+		if err := os.RemoveAll(s); err != nil {
+			return nil, fmt.Errorf("open pool %s: %w", cfg.Name, err)
 		}
-		if err != nil {
-			return nil, err
-		}
-		volumes = append(volumes, volume)
 	}
-	return volumes, nil
+	clone, err := p.canClone()
+	if err != nil {
+		return nil, fmt.Errorf("open pool %s: %w", cfg.Name, err)
+	}
+	formats := []storage.Format{storage.Raw, storage.QCOW2}
+	if cfg.DefaultFormat == storage.QCOW2 {
+		formats = []storage.Format{storage.QCOW2, storage.Raw}
+	}
+	p.info = storage.Info{Name: cfg.Name, Driver: "dir", Capabilities: storage.Capabilities{
+		Shared: cfg.Shared, Expand: true, Snapshots: true, FastClone: clone, Thin: true, Formats: formats}}
+	return p, nil
 }
 
-// Delete implements storage.Pool.
-func (p *Pool) Delete(_ context.Context, name string) error {
-	path, err := p.file(name)
+// canClone tries whether the file system shares content between files.
+func (p *Pool) canClone() (bool, error) {
+	dir, err := p.workDir()
 	if err != nil {
-		return err
+		return false, err
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("delete volume %s: %w", name, err)
+	defer os.RemoveAll(dir)
+	a, err := os.Create(filepath.Join(dir, "a"))
+	if err != nil {
+		return false, err
 	}
+	defer a.Close()
+	b, err := os.Create(filepath.Join(dir, "b"))
+	if err != nil {
+		return false, err
+	}
+	defer b.Close()
+	return unix.IoctlFileClone(int(b.Fd()), int(a.Fd())) == nil, nil
+}
+
+// Info implements storage.Pool.
+func (p *Pool) Info() storage.Info { return p.info }
+
+// Close implements storage.Pool.
+func (p *Pool) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.wg.Wait()
 	return nil
 }
 
-// Expand implements storage.Pool.
-func (p *Pool) Expand(ctx context.Context, name string, size int64) error {
-	volume, err := p.Get(ctx, name)
-	if err != nil {
-		return err
+// begin counts an operation; end is to be deferred.
+func (p *Pool) begin(ctx context.Context) (end func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
-	size = (size + sector - 1) / sector * sector
-	if size < volume.Size {
-		return fmt.Errorf("expand volume %s: %w: %d bytes are less than its %d", name, storage.ErrInvalid, size, volume.Size)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, storage.ErrClosed
 	}
-	if err := os.Truncate(volume.Path, size); err != nil {
-		return fmt.Errorf("expand volume %s: %w", name, full(err))
+	p.wg.Add(1)
+	return p.wg.Done, nil
+}
+
+func (p *Pool) volumesDir() string             { return filepath.Join(p.cfg.Dir, "volumes") }
+func (p *Pool) tmpDir() string                 { return filepath.Join(p.cfg.Dir, "tmp") }
+func (p *Pool) volumeDir(name string) string   { return filepath.Join(p.volumesDir(), name) }
+func (p *Pool) snapshotsDir(vol string) string { return filepath.Join(p.volumeDir(vol), "snapshots") }
+func (p *Pool) snapshotDir(v, s string) string { return filepath.Join(p.snapshotsDir(v), s) }
+
+// workDir makes an empty folder of this host in tmp/.
+func (p *Pool) workDir() (string, error) { return os.MkdirTemp(p.tmpDir(), p.cfg.Host+"-") }
+
+func diskName(f storage.Format) string {
+	if f == storage.QCOW2 {
+		return "disk.qcow2"
 	}
-	return nil
+	return "disk.img"
 }
 
 // Usage implements storage.Pool.
-func (p *Pool) Usage(context.Context) (storage.Usage, error) {
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(p.path, &fs); err != nil {
-		return storage.Usage{}, fmt.Errorf("measure pool: %w", err)
+func (p *Pool) Usage(ctx context.Context) (storage.Usage, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(p.cfg.Dir, &st); err != nil {
+		return storage.Usage{}, fmt.Errorf("usage of pool %s: %w", p.cfg.Name, err)
 	}
-	return storage.Usage{Capacity: int64(fs.Blocks) * fs.Bsize, Free: int64(fs.Bavail) * fs.Bsize}, nil
+	u := storage.Usage{Capacity: int64(st.Blocks) * st.Bsize, Free: int64(st.Bavail) * st.Bsize}
+	vols, err := p.List(ctx)
+	if err != nil {
+		return storage.Usage{}, err
+	}
+	u.Volumes = len(vols)
+	for _, v := range vols {
+		u.Provisioned += v.Size
+		u.Allocated += v.Allocated
+	}
+	return u, nil
 }
 
-// full gives a full disk its class.
-func full(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+// needSpace says whether n more bytes fit.
+func (p *Pool) needSpace(n int64) error {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(p.cfg.Dir, &st); err != nil {
+		return err
+	}
+	if free := int64(st.Bavail) * st.Bsize; n > free {
+		return fmt.Errorf("%w: %d bytes are needed, %d are free", storage.ErrNoSpace, n, free)
+	}
+	return nil
+}
+
+// classify gives errors of the file system and of qemu-img the contract's classes.
+func classify(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, qemuimg.ErrNoSpace):
 		return fmt.Errorf("%w: %w", storage.ErrNoSpace, err)
+	case errors.Is(err, qemuimg.ErrFormat), errors.Is(err, qemuimg.ErrUnsafe), errors.Is(err, qemuimg.ErrTooLarge):
+		return fmt.Errorf("%w: %w", storage.ErrUnsafeSource, err)
 	}
 	return err
 }
 
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
+func isMissing(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -1,0 +1,210 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"virtmesh/storage"
+	"virtmesh/storage/qemuimg"
+)
+
+// Create implements storage.Pool. Preallocate is for raw volumes; qcow2 ones grow
+// as they are written.
+func (p *Pool) Create(ctx context.Context, spec storage.VolumeSpec) (storage.Volume, error) {
+	end, err := p.begin(ctx)
+	if err != nil {
+		return storage.Volume{}, err
+	}
+	defer end()
+	if err := spec.Validate(); err != nil {
+		return storage.Volume{}, err
+	}
+	if spec.Format == "" {
+		spec.Format = p.cfg.DefaultFormat
+	}
+	if _, err := os.Lstat(p.volumeDir(spec.Name)); err == nil {
+		return storage.Volume{}, fmt.Errorf("create volume %s: %w", spec.Name, storage.ErrExists)
+	}
+	if err := p.create(ctx, spec); err != nil {
+		return storage.Volume{}, fmt.Errorf("create volume %s: %w", spec.Name, classify(err))
+	}
+	return p.read(spec.Name)
+}
+
+func (p *Pool) create(ctx context.Context, spec storage.VolumeSpec) error {
+	work, err := p.workDir()
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	dir := filepath.Join(work, "volume")
+	if err := os.MkdirAll(filepath.Join(dir, "snapshots"), 0o711); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "lock"), nil, 0o600); err != nil {
+		return err
+	}
+	disk := filepath.Join(dir, diskName(spec.Format))
+	if err := p.fill(ctx, disk, spec); err != nil {
+		return err
+	}
+	if err := p.finish(disk); err != nil {
+		return err
+	}
+	return publish(dir, p.volumeDir(spec.Name), "volume.json", record{Format: spec.Format, Created: time.Now().UTC()})
+}
+
+// fill makes the disk with its first content and size.
+func (p *Pool) fill(ctx context.Context, disk string, spec storage.VolumeSpec) error {
+	switch src := spec.Source; {
+	case src == nil:
+		if err := p.cfg.Tool.Create(ctx, disk, qemuimg.Format(spec.Format), spec.Size); err != nil {
+			return err
+		}
+	case src.File != "":
+		if err := p.fillFromFile(ctx, disk, spec); err != nil {
+			return err
+		}
+	default:
+		if err := p.fillFromVolume(ctx, disk, spec); err != nil {
+			return err
+		}
+	}
+	if spec.Preallocate && spec.Format == storage.Raw {
+		return preallocate(disk)
+	}
+	return nil
+}
+
+func (p *Pool) fillFromFile(ctx context.Context, disk string, spec storage.VolumeSpec) error {
+	src := spec.Source
+	if !filepath.IsAbs(src.File) {
+		return fmt.Errorf("%w: source %q is not an absolute path", storage.ErrInvalid, src.File)
+	}
+	if src.FileFormat == storage.QCOW2 {
+		info, err := qemuimg.Inspect(src.File, qemuimg.Limits{MaxVirtualSize: storage.MaxVolumeSize})
+		if err == nil && info.Format != qemuimg.QCOW2 {
+			err = fmt.Errorf("%w: it is no qcow2 image", qemuimg.ErrFormat)
+		}
+		if err != nil {
+			return missingSource(err)
+		}
+	}
+	return p.fillFromDisk(ctx, disk, spec, src.File, src.FileFormat)
+}
+
+func (p *Pool) fillFromVolume(ctx context.Context, disk string, spec storage.VolumeSpec) error {
+	src := spec.Source
+	unlock, err := p.lock(ctx, src.Volume, false)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	dir, file := p.volumeDir(src.Volume), "volume.json"
+	if src.Snapshot != "" {
+		dir, file = p.snapshotDir(src.Volume, src.Snapshot), "snapshot.json"
+	}
+	rec, _, _, err := readDisk(dir, file)
+	if err != nil {
+		return missingSource(err)
+	}
+	return p.fillFromDisk(ctx, disk, spec, filepath.Join(dir, diskName(rec.Format)), rec.Format)
+}
+
+func missingSource(err error) error {
+	if isMissing(err) {
+		return fmt.Errorf("source: %w: %w", storage.ErrNotFound, err)
+	}
+	return fmt.Errorf("source: %w", err)
+}
+
+// fillFromDisk copies a disk as it is, or converts it, and grows the copy.
+func (p *Pool) fillFromDisk(ctx context.Context, disk string, spec storage.VolumeSpec, from string, format storage.Format) error {
+	size, allocated, err := diskSize(from, format)
+	if err != nil {
+		return missingSource(err)
+	}
+	if size == 0 {
+		return fmt.Errorf("%w: it is empty", storage.ErrUnsafeSource)
+	}
+	if spec.Size > 0 && size > spec.Size {
+		return fmt.Errorf("%w: size %d is less than the %d bytes of the source", storage.ErrInvalid, spec.Size, size)
+	}
+	if err := p.needSpace(allocated); err != nil {
+		return err
+	}
+	if format == spec.Format {
+		err = copySparse(ctx, disk, from, spec.Progress)
+	} else {
+		err = p.cfg.Tool.Convert(ctx, from, qemuimg.Format(format), disk, qemuimg.Format(spec.Format))
+		if err == nil && spec.Progress != nil {
+			spec.Progress(size, size)
+		}
+	}
+	if err == nil && spec.Size > size {
+		err = p.grow(ctx, disk, spec.Format, spec.Size)
+	}
+	return err
+}
+
+func preallocate(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	err = syscall.Fallocate(int(f.Fd()), 0, 0, fi.Size())
+	if errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS) {
+		return nil // a file system that cannot: it was asked for as far as possible
+	}
+	if err != nil {
+		return fmt.Errorf("preallocate: %w", err)
+	}
+	return nil
+}
+
+// finish gives a disk its owner and makes it durable.
+func (p *Pool) finish(disk string) error {
+	f, err := os.OpenFile(disk, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if p.cfg.UID >= 0 || p.cfg.GID >= 0 {
+		if err := f.Chown(p.cfg.UID, p.cfg.GID); err != nil {
+			return err
+		}
+	}
+	if err := f.Chmod(0o660); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// publish writes the record of a finished folder and puts the folder in its place.
+func publish(dir, to, file string, rec record) error {
+	if err := writeRecord(dir, file, rec); err != nil {
+		return err
+	}
+	if err := syncDir(dir); err != nil {
+		return err
+	}
+	err := os.Rename(dir, to)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w: someone else was faster", storage.ErrExists)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(to))
+}
