@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,16 +45,18 @@ type Agent struct {
 	config     Config
 	configPath string
 	version    string
-	log     *slog.Logger
-	metrics *prometheus.Registry
+	log        *slog.Logger
+	metrics    *prometheus.Registry
 
 	identity *identity.Identity
 	port     *meshport.Port
 	gossip   *gossip.Gossip
 	store    *raftstore.Store
 	signer   *identity.Signer
-	host     *host
-	servers  *servers
+	// hosts is set once the store is open; connections come before.
+	hosts   atomic.Pointer[identity.Hosts]
+	host    *host
+	servers *servers
 
 	// closers undo the start, last first.
 	closers []func(context.Context)
@@ -81,6 +84,7 @@ func New(ctx context.Context, config Config, options Options) (a *Agent, err err
 	}{
 		{"make directories", a.makeDirectories},
 		{"read identity", a.openIdentity},
+		{"renew an ended certificate", a.renewEnded},
 		{"open the mesh port", a.openPort},
 		{"start gossip", a.startGossip},
 		{"open the replicated store", a.openStore},
@@ -125,6 +129,8 @@ func (a *Agent) openPort(context.Context) error {
 	cfg := meshport.DefaultConfig()
 	cfg.Bind, cfg.Advertise = a.config.MeshListen, a.config.MeshAddress()
 	cfg.Credentials = a.identity
+	cfg.Admit = a.admit
+	cfg.HostAt = a.hostAt
 	cfg.Logger, cfg.Registerer = a.log.With("part", "meshport"), a.metrics
 	port, err := meshport.New(cfg)
 	if err != nil {
@@ -189,6 +195,7 @@ func (a *Agent) openStore(ctx context.Context) error {
 		return err
 	}
 	a.store = store
+	a.hosts.Store(identity.NewHosts(store))
 	a.onStop(func(ctx context.Context) {
 		if store.IsLeader() {
 			if err := store.TransferLeadership(ctx); err != nil {
@@ -216,35 +223,57 @@ func (a *Agent) joinStore(ctx context.Context) error {
 		return nil
 	}
 	err := a.store.Join(ctx, addresses)
-	if err != nil && a.store.Revision() > 0 {
-		a.log.Warn("the mesh does not answer; going on with this host's copy", "err", err)
-		return nil
+	if err != nil {
+		// The other hosts may be starting too. The store goes on looking for
+		// its leader, and what needs one waits for it.
+		a.log.Warn("the mesh does not answer yet", "err", err)
 	}
-	return err
+	return nil
 }
 
-// startRenewal keeps this host's certificate valid. One that ended while the
-// host was off is renewed before anything else talks to other hosts.
-func (a *Agent) startRenewal(ctx context.Context) error {
-	a.signer = identity.NewSigner(a.store, time.Duration(a.config.CertificateLifetime))
-	cfg := identity.DefaultRenewerConfig()
-	cfg.Identity = a.identity
-	cfg.Issuers = []identity.Issuer{
-		a.signer.For(a.config.Name),
-		join.Renewal(join.RenewalConfig{Identity: a.identity, Members: a.meshAddresses, Attempt: 5 * time.Second}),
+// renewEnded renews a certificate that ended while the host was off. It must
+// be done before anything else: without certificates there is no quorum, and
+// without a quorum the replica would not show the CA to renew by. A host whose
+// whole mesh was off signs for itself; it holds the CA like every other.
+func (a *Agent) renewEnded(ctx context.Context) error {
+	if time.Now().Before(a.identity.Leaf().NotAfter) {
+		return nil
 	}
-	cfg.Logger, cfg.Registerer = a.log.With("part", "identity"), a.metrics
-	renewer, err := identity.NewRenewer(cfg)
+	renewer, err := a.newRenewer(a.renewalByOthers(), a.renewalByItself())
+	if err != nil {
+		return err
+	}
+	defer renewer.Shutdown()
+	return renewer.Renew(ctx)
+}
+
+// startRenewal keeps this host's certificate valid from now on.
+func (a *Agent) startRenewal(context.Context) error {
+	a.signer = identity.NewSigner(a.store, time.Duration(a.config.CertificateLifetime))
+	renewer, err := a.newRenewer(a.signer.For(a.config.Name), a.renewalByOthers(), a.renewalByItself())
 	if err != nil {
 		return err
 	}
 	a.onStop(func(context.Context) { renewer.Shutdown() })
-	if time.Now().After(a.identity.Leaf().NotAfter) {
-		if err := renewer.Renew(ctx); err != nil {
-			a.log.Error("this host's certificate has ended and nobody renews it yet", "err", err)
-		}
-	}
 	return nil
+}
+
+func (a *Agent) newRenewer(issuers ...identity.Issuer) (*identity.Renewer, error) {
+	cfg := identity.DefaultRenewerConfig()
+	cfg.Identity, cfg.Issuers = a.identity, issuers
+	cfg.Logger = a.log.With("part", "identity")
+	if a.store != nil {
+		cfg.Registerer = a.metrics
+	}
+	return identity.NewRenewer(cfg)
+}
+
+func (a *Agent) renewalByOthers() identity.Issuer {
+	return join.Renewal(join.RenewalConfig{Identity: a.identity, Members: a.meshAddresses, Attempt: 5 * time.Second})
+}
+
+func (a *Agent) renewalByItself() identity.Issuer {
+	return identity.SelfIssuer(a.identity, time.Duration(a.config.CertificateLifetime))
 }
 
 func (a *Agent) serveJoin(context.Context) error {

@@ -60,7 +60,7 @@ func (h *host) tellFacts(ctx context.Context) error {
 	ticker := time.NewTicker(factsInterval)
 	defer ticker.Stop()
 	for {
-		if err := h.gossip.SetFacts(h.facts()); err != nil {
+		if err := h.gossip.SetFacts(h.facts(ctx)); err != nil {
 			h.log.Warn("this host's facts could not be told", "err", err)
 		}
 		select {
@@ -71,7 +71,7 @@ func (h *host) tellFacts(ctx context.Context) error {
 	}
 }
 
-func (h *host) facts() gossip.Facts {
+func (h *host) facts(ctx context.Context) gossip.Facts {
 	free := h.allocatable
 	for _, claim := range h.claims.OnHost(h.config.Name) {
 		free = free.Sub(claim.Resources)
@@ -82,7 +82,7 @@ func (h *host) facts() gossip.Facts {
 		Pools: map[string]gossip.Pool{}, Load: load(), KVM: h.kvm.Usable, CPUModels: h.capabilities.CPUModels,
 		Images: h.volumes.ImageReferences(), Labels: h.config.Labels,
 	}
-	for name, usage := range h.volumes.PoolUsage() {
+	for name, usage := range h.provisioner.Usage(ctx) {
 		facts.Pools[name] = gossip.Pool{Capacity: usage.Capacity, Free: usage.Free}
 	}
 	if node, ok := h.nodes.Get(nodeKey(h.config.Name)); ok {

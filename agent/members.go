@@ -35,13 +35,15 @@ func (a *Agent) seeds() []identity.Seed {
 // meshAddresses lists the mesh ports of the other hosts, live ones first.
 func (a *Agent) meshAddresses() []string {
 	var live, other []string
-	for _, member := range a.gossip.Members() {
-		switch {
-		case member.Name == a.config.Name || member.Facts.MeshAddr == "":
-		case member.State.Live():
-			live = append(live, member.Facts.MeshAddr)
-		default:
-			other = append(other, member.Facts.MeshAddr)
+	if a.gossip != nil {
+		for _, member := range a.gossip.Members() {
+			switch {
+			case member.Name == a.config.Name || member.Facts.MeshAddr == "":
+			case member.State.Live():
+				live = append(live, member.Facts.MeshAddr)
+			default:
+				other = append(other, member.Facts.MeshAddr)
+			}
 		}
 	}
 	for _, seed := range a.seeds() {
@@ -60,6 +62,28 @@ func (a *Agent) resolve(ctx context.Context, name string) (string, error) {
 		return "", fmt.Errorf("find host %s: %w", name, err)
 	}
 	return record.MeshAddress, nil
+}
+
+// admit turns away hosts that were removed while their certificates last.
+func (a *Agent) admit(name string) error {
+	hosts := a.hosts.Load()
+	if hosts == nil {
+		return nil
+	}
+	return hosts.Admit(name)
+}
+
+// hostAt names the host that lives at a mesh address.
+func (a *Agent) hostAt(address string) string {
+	if a.gossip == nil {
+		return ""
+	}
+	for _, member := range a.gossip.Members() {
+		if member.Facts.MeshAddr == address {
+			return member.Name
+		}
+	}
+	return ""
 }
 
 // memberHealth is what the choice of voters goes by.

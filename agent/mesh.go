@@ -118,7 +118,7 @@ func (a *Agent) CreateToken(ctx context.Context, ttl time.Duration) (*meshapi.To
 	if err != nil {
 		return nil, fmt.Errorf("create a token: %w", err)
 	}
-	return &meshapi.Token{ID: token.ID, Secret: token.String(), Expires: record.Expires}, nil
+	return &meshapi.Token{ID: token.ID, Secret: token.Encode(), Expires: record.Expires}, nil
 }
 
 // ListTokens implements meshapi.Mesh.
@@ -129,7 +129,11 @@ func (a *Agent) ListTokens(ctx context.Context) ([]meshapi.Token, error) {
 	}
 	tokens := make([]meshapi.Token, 0, len(records))
 	for _, record := range records {
-		tokens = append(tokens, meshapi.Token{ID: record.ID, Expires: record.Expires, UsedBy: record.UsedBy})
+		token := meshapi.Token{ID: record.ID, Expires: record.Expires}
+		if record.UsedBy != nil {
+			token.UsedBy = record.UsedBy.Host
+		}
+		tokens = append(tokens, token)
 	}
 	return tokens, nil
 }
@@ -177,6 +181,9 @@ func (a *Agent) Leave(ctx context.Context) error {
 	if err := a.host.withdraw(ctx); err != nil {
 		return err
 	}
+	if err := identity.NewHosts(a.store).Remove(ctx, a.config.Name); err != nil && !errors.Is(err, identity.ErrNoHost) {
+		return fmt.Errorf("remove the record of this host: %w", err)
+	}
 	if err := a.store.Leave(ctx); err != nil {
 		return fmt.Errorf("leave the replicated store: %w", err)
 	}
@@ -192,7 +199,7 @@ func (a *Agent) RemoveHost(ctx context.Context, name string) error {
 	if member, ok := a.gossip.Member(name); ok && member.State.Live() {
 		return fmt.Errorf("%w: %s is alive; run 'virtmesh agent leave' on it", meshapi.ErrInvalid, name)
 	}
-	if err := identity.NewHosts(a.store).Remove(ctx, name); errors.Is(err, identity.ErrNoHost) {
+	if err := identity.NewHosts(a.store).Expel(ctx, name); errors.Is(err, identity.ErrNoHost) {
 		return fmt.Errorf("host %s: %w", name, meshapi.ErrNotFound)
 	} else if err != nil {
 		return fmt.Errorf("remove the record of %s: %w", name, err)

@@ -42,7 +42,7 @@ func (a *Agent) startServers(context.Context) error {
 	if err != nil {
 		return err
 	}
-	rpc := meshport.ServeRPC(rpcListener, hostrpc.NewHandler(a.host.guests(), a.host, a.log), a.log.With("part", "hostrpc"))
+	rpc := meshport.ServeRPC(rpcListener, hostrpc.NewHandler(a.host.guests(), offerer{a.host}, a.log), a.log.With("part", "hostrpc"))
 	a.onStop(func(ctx context.Context) { rpc.Shutdown(ctx) })
 
 	cfg := api.DefaultConfig()

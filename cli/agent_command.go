@@ -43,7 +43,7 @@ func configFlag() cli.Flag {
 func hostFlags() []cli.Flag {
 	return []cli.Flag{
 		configFlag(),
-		&cli.StringFlag{Name: "name", Usage: "the host's name (default: the machine's)"},cli.StringFlag{Name: "name", Usage: "the host's name (default: the machine's)"},
+		&cli.StringFlag{Name: "name", Usage: "the host's name (default: the machine's)"},
 		&cli.StringFlag{Name: "state-dir", Value: agent.DefaultStateDir, Usage: "where the host keeps identity, replica, images and volumes"},
 		&cli.StringFlag{Name: "advertise", Usage: "the IP address other hosts reach this one by (default: that of the default route)"},
 		&cli.IntFlag{Name: "port", Value: agent.DefaultMeshPort, Usage: "the mesh port (TCP)"},

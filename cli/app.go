@@ -55,15 +55,16 @@ func explain(err error) string {
 
 func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 	return &cli.App{
-		Name:                 "virtmesh",
-		Usage:                "run virtual machines on a mesh of identical hosts",
-		Version:              Version,
-		EnableBashCompletion: true,
-		Suggest:              true,
-		Reader:               stdin,
-		Writer:               stdout,
-		ErrWriter:            stderr,
-		ExitErrHandler:       func(*cli.Context, error) {},
+		Name:                      "virtmesh",
+		Usage:                     "run virtual machines on a mesh of identical hosts",
+		Version:                   Version,
+		EnableBashCompletion:      true,
+		Suggest:                   true,
+		DisableSliceFlagSeparator: true,
+		Reader:                    stdin,
+		Writer:                    stdout,
+		ErrWriter:                 stderr,
+		ExitErrHandler:            func(*cli.Context, error) {},
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
 			return fmt.Errorf("%w; 'virtmesh help' lists commands and flags", err)
 		},

@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -22,7 +23,6 @@ import (
 	"virtmesh/raftstore"
 	"virtmesh/storage"
 	"virtmesh/storage/containerdisk"
-	"virtmesh/storage/qemuimg"
 )
 
 // Annotations of a PersistentVolumeClaim.
@@ -62,7 +62,6 @@ type ProvisionerConfig struct {
 	Cache  *objects.Cache
 	Pools  map[string]storage.Pool
 	Images Images
-	Tool   qemuimg.Tool
 	Logger *slog.Logger
 }
 
@@ -114,7 +113,7 @@ func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	if err != nil {
 		return domainxml.Disk{}, err
 	}
-	return domainxml.Disk{Type: domainxml.DiskFile, Path: made.Path, Format: made.Format}, nil
+	return domainxml.Disk{Type: domainxml.DiskFile, Path: made.Path, Format: string(made.Format)}, nil
 }
 
 // poolOf finds the pool that a claim's StorageClass names.
@@ -179,7 +178,21 @@ func (p *Provisioner) ensure(ctx context.Context, pool storage.Pool, claim *core
 			return storage.Volume{}, err
 		}
 	}
-	made, err := pool.Create(ctx, storage.VolumeSpec{Name: volumeName(claim), Size: size.Value(), Fill: p.fill(claim)})
+	name := volumeName(claim)
+	made, err := pool.Get(ctx, name)
+	if !errors.Is(err, storage.ErrNotFound) {
+		return made, err
+	}
+	source, release, err := p.source(ctx, claim)
+	if err != nil {
+		return storage.Volume{}, fmt.Errorf("claim %s: %w", claim.Name, err)
+	}
+	defer release()
+	made, err = pool.Create(ctx, storage.VolumeSpec{Name: name, Size: size.Value(), Source: source})
+	if errors.Is(err, storage.ErrExists) {
+		// Another host was faster; the pool is shared.
+		return pool.Get(ctx, name)
+	}
 	if err != nil {
 		return storage.Volume{}, fmt.Errorf("claim %s: %w", claim.Name, err)
 	}
@@ -191,7 +204,7 @@ func volumeName(claim *corev1.PersistentVolumeClaim) string { return "pvc-" + st
 func (p *Provisioner) bind(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim, size resource.Quantity) error {
 	bound := claim.DeepCopy()
 	bound.Spec.VolumeName = volumeName(claim)
-	if !pool.Capabilities().Shared {
+	if !pool.Info().Capabilities.Shared {
 		if bound.Annotations == nil {
 			bound.Annotations = map[string]string{}
 		}
@@ -209,31 +222,25 @@ func (p *Provisioner) bind(ctx context.Context, pool storage.Pool, claim *corev1
 	return nil
 }
 
-// fill returns what writes the first content of a claim's volume, nil for
-// none.
-func (p *Provisioner) fill(claim *corev1.PersistentVolumeClaim) func(context.Context, string) error {
+// source returns the first content of a claim's volume, nil for none. release
+// must be called when the content has been copied.
+func (p *Provisioner) source(ctx context.Context, claim *corev1.PersistentVolumeClaim) (source *storage.Source, release func(), err error) {
 	endpoint := claim.Annotations[importEndpoint]
 	if endpoint == "" {
-		return nil
+		return nil, func() {}, nil
 	}
-	return func(ctx context.Context, path string) error {
-		if source := claim.Annotations[importSource]; source != "registry" {
-			return fmt.Errorf("annotation %s: only registry is supported, not %q", importSource, source)
-		}
-		reference, ok := strings.CutPrefix(endpoint, scheme)
-		if !ok {
-			return fmt.Errorf("annotation %s: %q does not begin with %s", importEndpoint, endpoint, scheme)
-		}
-		image, release, err := p.Images.Pull(ctx, reference, containerdisk.PullOptions{})
-		if err != nil {
-			return fmt.Errorf("import %s: %w", reference, err)
-		}
-		defer release()
-		if limit := claim.Spec.Resources.Requests[corev1.ResourceStorage]; image.VirtualSize > limit.Value() {
-			return fmt.Errorf("import %s: the image needs %d bytes, the claim asks for %d", reference, image.VirtualSize, limit.Value())
-		}
-		return p.Tool.Convert(ctx, image.Path, qemuimg.Format(image.Format), path, qemuimg.Raw)
+	if from := claim.Annotations[importSource]; from != "registry" {
+		return nil, nil, fmt.Errorf("annotation %s: only registry is supported, not %q", importSource, from)
 	}
+	reference, ok := strings.CutPrefix(endpoint, scheme)
+	if !ok {
+		return nil, nil, fmt.Errorf("annotation %s: %q does not begin with %s", importEndpoint, endpoint, scheme)
+	}
+	image, release, err := p.Images.Pull(ctx, reference, containerdisk.PullOptions{})
+	if err != nil {
+		return nil, nil, fmt.Errorf("import %s: %w", reference, err)
+	}
+	return &storage.Source{File: image.Path, FileFormat: storage.Format(image.Format)}, release, nil
 }
 
 // Reconcile implements controller.Reconciler: it deletes the volume of a claim

@@ -2,8 +2,8 @@ package volumes
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,8 +29,12 @@ func (v *Volumes) cloudInit(ctx context.Context, vmi *kubevirtv1.VirtualMachineI
 		InstanceID: vmi.Name + "." + vmi.Namespace, Hostname: hostname(vmi),
 		UserData: userData, NetworkData: networkData,
 	}
+	image, err := cloudinit.NoCloud(seed)
+	if err != nil {
+		return domainxml.Disk{}, fmt.Errorf("make the cloud-init seed: %w", err)
+	}
 	path := filepath.Join(dir, volume.Name+".iso")
-	if err := v.once(path, seed.Write); err != nil {
+	if err := v.once(path, func(temporary string) error { return os.WriteFile(temporary, image, 0o600) }); err != nil {
 		return domainxml.Disk{}, fmt.Errorf("make the cloud-init seed: %w", err)
 	}
 	return domainxml.Disk{Type: domainxml.DiskFile, Path: path, Format: "raw"}, nil
@@ -38,27 +42,19 @@ func (v *Volumes) cloudInit(ctx context.Context, vmi *kubevirtv1.VirtualMachineI
 
 // seedPart reads one part of a seed from wherever the specification has it.
 func (v *Volumes) seedPart(ctx context.Context, namespace, field, inline, encoded string, ref *corev1.LocalObjectReference, key string) ([]byte, error) {
-	switch {
-	case inline != "":
-		return []byte(inline), nil
-	case encoded != "":
-		data, err := base64.StdEncoding.DecodeString(encoded)
-		if err != nil {
-			return nil, fmt.Errorf("cloudInitNoCloud.%sBase64: %w", field, err)
-		}
-		return data, nil
-	case ref != nil:
+	var fromSecret []byte
+	if ref != nil {
 		secret, err := v.secret(ctx, namespace, ref.Name)
 		if err != nil {
-			return nil, fmt.Errorf("cloudInitNoCloud: %w", err)
+			return nil, fmt.Errorf("cloudInitNoCloud.%s: %w", field, err)
 		}
 		data, ok := secret.Data[key]
 		if !ok {
-			return nil, fmt.Errorf("cloudInitNoCloud: secret %s has no key %q", ref.Name, key)
+			return nil, fmt.Errorf("cloudInitNoCloud.%s: secret %s has no key %q", field, ref.Name, key)
 		}
-		return data, nil
+		fromSecret = data
 	}
-	return nil, nil
+	return cloudinit.Pick("cloudInitNoCloud."+field, inline, encoded, fromSecret)
 }
 
 func hostname(vmi *kubevirtv1.VirtualMachineInstance) string {

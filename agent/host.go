@@ -1,0 +1,355 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/controller"
+	"virtmesh/agent/controllers/instance"
+	"virtmesh/agent/domainxml"
+	"virtmesh/agent/hostnet"
+	"virtmesh/agent/hostrpc"
+	"virtmesh/agent/hypervisor"
+	"virtmesh/agent/hypervisor/kvmprobe"
+	"virtmesh/agent/hypervisor/libvirt"
+	"virtmesh/agent/meshport"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/objects/claims"
+	"virtmesh/agent/objects/k8scni"
+	"virtmesh/agent/placement"
+	"virtmesh/agent/volumes"
+	"virtmesh/gossip"
+	"virtmesh/netplug"
+	"virtmesh/netplug/kernel"
+	"virtmesh/raftstore"
+	"virtmesh/storage"
+	"virtmesh/storage/containerdisk"
+	"virtmesh/storage/dir"
+	"virtmesh/storage/qemuimg"
+)
+
+// host is the part of an agent that runs control loops and looks after this
+// host's guests.
+type host struct {
+	config  Config
+	version string
+	log     *slog.Logger
+	metrics prometheus.Registerer
+
+	gossip *gossip.Gossip
+	raft   *raftstore.Store
+	store  objects.Store
+
+	cache       *objects.Cache
+	claims      *claims.Cache
+	nodes       *objects.Informer[*corev1.Node]
+	instanceSet *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	recorder    *objects.Recorder
+	stewardship *controller.Stewardship
+
+	hypervisor   hypervisor.Hypervisor
+	capabilities hypervisor.Capabilities
+	kvm          kvmprobe.Result
+	allocatable  placement.Resources
+
+	provisioner *volumes.Provisioner
+	volumes     *volumes.Volumes
+	network     *hostnet.Network
+	executor    *instance.Executor
+	router      *hostrpc.Router
+
+	// loops run until the agent stops.
+	loops []loop
+}
+
+// loop is one thing that runs as long as the agent does.
+type loop struct {
+	name string
+	run  func(context.Context) error
+}
+
+func (a *Agent) startHost(ctx context.Context) error {
+	h := &host{
+		config: a.config, version: a.version, log: a.log, metrics: a.metrics,
+		gossip: a.gossip, raft: a.store, store: objects.FromRaft(a.store),
+	}
+	a.host = h
+	if err := h.openObjects(); err != nil {
+		return err
+	}
+	a.onStop(func(context.Context) { h.stewardship.Close() })
+	if err := h.openHypervisor(ctx); err != nil {
+		return err
+	}
+	a.onStop(func(context.Context) { h.hypervisor.Close() })
+	if err := h.openStorage(a); err != nil {
+		return err
+	}
+	if err := h.openNetwork(ctx, a); err != nil {
+		return err
+	}
+	if err := h.openExecutor(); err != nil {
+		return err
+	}
+	h.router = hostrpc.NewRouter(hostrpc.Config{
+		Self: a.config.Name, Local: h.guests(), HostOf: h.hostOf,
+		Dial: func(ctx context.Context, name string) (net.Conn, error) {
+			address, err := a.resolve(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			return a.port.DialHost(ctx, meshport.ProtoRPC, name, address)
+		},
+	})
+	a.onStop(func(context.Context) { h.router.Close() })
+	return h.addControllers()
+}
+
+// openObjects prepares the local view of what the mesh wants.
+func (h *host) openObjects() (err error) {
+	cfg := objects.DefaultCacheConfig()
+	cfg.Store, cfg.Logger = h.store, h.log.With("part", "objects")
+	if h.cache, err = objects.NewCache(cfg); err != nil {
+		return err
+	}
+	h.claims = claims.NewCache(h.cache, h.log.With("part", "claims"))
+	h.nodes = objects.For[*corev1.Node](h.cache)
+	h.instanceSet = objects.For[*kubevirtv1.VirtualMachineInstance](h.cache)
+	h.stewardship = controller.NewStewardship(h.config.Name, liveMembers{h.gossip})
+	recorder := objects.DefaultRecorderConfig()
+	recorder.Store, recorder.Component, recorder.Host = h.store, "virtmesh", h.config.Name
+	recorder.Logger = h.log.With("part", "events")
+	h.recorder, err = objects.NewRecorder(recorder)
+	return err
+}
+
+// openHypervisor connects to libvirt and finds out what this host can run. An
+// agent without a hypervisor is still a useful member: it says that it is not
+// ready to run guests, and goes on trying.
+func (h *host) openHypervisor(ctx context.Context) error {
+	cfg := libvirt.DefaultConfig()
+	cfg.URI, cfg.Logger = h.config.Hypervisor.URI, h.log.With("part", "libvirt")
+	driver, err := libvirt.New(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	h.hypervisor = driver
+	h.capabilities, err = driver.Capabilities(ctx)
+	if err != nil {
+		return fmt.Errorf("libvirt at %s: %w; is libvirtd installed and running?", cfg.URI, err)
+	}
+	h.kvm = h.probeKVM(ctx)
+	if !h.kvm.Usable {
+		h.log.Warn("guests are emulated, which is slow", "reason", h.kvm.Reason)
+	}
+	if h.config.Hypervisor.Acceleration == "kvm" && !h.kvm.Usable {
+		return fmt.Errorf("hypervisor.acceleration is kvm, but %s", h.kvm.Reason)
+	}
+	h.allocatable = allocatable(h.config.Capacity, h.capabilities)
+	return nil
+}
+
+func (h *host) probeKVM(ctx context.Context) kvmprobe.Result {
+	if h.config.Hypervisor.Acceleration == "tcg" {
+		return kvmprobe.Result{Reason: "the host's configuration says tcg"}
+	}
+	return kvmprobe.Probe(ctx, kvmprobe.DefaultConfig())
+}
+
+// machine describes this host to the conversion of instances to domains.
+func (h *host) machine() domainxml.HostInfo {
+	return domainxml.HostInfo{
+		KVM: h.kvm.Usable, Arch: h.capabilities.Arch, Emulator: h.capabilities.Emulator,
+		MachineTypes: h.capabilities.MachineTypes, MaxCPUs: h.capabilities.MaxVCPUs,
+		EFI: h.capabilities.EFI, SecureBoot: h.capabilities.SecureBoot, TPM: h.capabilities.TPM,
+	}
+}
+
+func (h *host) openStorage(a *Agent) error {
+	owner, group, err := qemuUser(h.config.Hypervisor.User)
+	if err != nil {
+		return err
+	}
+	cfg := containerdisk.DefaultConfig(filepath.Join(h.config.StateDir, "images"))
+	cfg.MaxBytes, cfg.InsecureRegistries = h.config.Images.MaxBytes, h.config.Images.InsecureRegistries
+	cfg.GID, cfg.Log, cfg.Registerer = group, h.log.With("part", "images"), h.metrics
+	images, err := containerdisk.New(cfg)
+	if err != nil {
+		return fmt.Errorf("open the image cache: %w", err)
+	}
+	a.onStop(func(context.Context) { images.Close() })
+	pools := map[string]storage.Pool{}
+	for _, pool := range h.config.Pools {
+		if pools[pool.Name], err = dir.Open(pool.Path, pool.Shared); err != nil {
+			return fmt.Errorf("pool %s: %w", pool.Name, err)
+		}
+	}
+	tool := qemuimg.DefaultTool()
+	log := h.log.With("part", "volumes")
+	h.provisioner = volumes.NewProvisioner(volumes.ProvisionerConfig{
+		Host: h.config.Name, Store: h.store, Cache: h.cache, Pools: pools, Images: images, Logger: log,
+	})
+	h.volumes, err = volumes.New(volumes.Config{
+		Host: h.config.Name, Dir: filepath.Join(h.config.StateDir, "instances"), Owner: owner, Group: group,
+		Store: h.store, Images: images, Tool: tool, Claims: h.provisioner, Events: h.recorder, Logger: log,
+	})
+	return err
+}
+
+// qemuUser looks up the unprivileged user that libvirt runs QEMU as.
+func qemuUser(name string) (uid, gid int, err error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, 0, fmt.Errorf("hypervisor.user: %w; libvirt's package makes it", err)
+	}
+	if uid, err = strconv.Atoi(u.Uid); err != nil {
+		return 0, 0, fmt.Errorf("hypervisor.user: %w", err)
+	}
+	if gid, err = strconv.Atoi(u.Gid); err != nil {
+		return 0, 0, fmt.Errorf("hypervisor.user: %w", err)
+	}
+	return uid, gid, nil
+}
+
+func (h *host) openNetwork(ctx context.Context, a *Agent) error {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	subnet, err := claimSubnet(ctx, h.raft, h.config.Name, h.config.Network.PodCIDR)
+	if err != nil {
+		return err
+	}
+	link, err := kernel.New()
+	if err != nil {
+		return fmt.Errorf("reach the kernel's network: %w", err)
+	}
+	cfg := netplug.DefaultConfig()
+	cfg.Kernel, cfg.Logger, cfg.Registerer = link, h.log.With("part", "netplug"), h.metrics
+	plug, err := netplug.New(cfg)
+	if err != nil {
+		return err
+	}
+	a.onStop(func(context.Context) { plug.Close() })
+	bridges := make([]hostnet.HostBridge, 0, len(h.config.Network.Bridges))
+	for _, bridge := range h.config.Network.Bridges {
+		bridges = append(bridges, hostnet.HostBridge(bridge))
+	}
+	h.network, err = hostnet.New(hostnet.Config{
+		Host: h.config.Name, Subnet: subnet, Domain: h.config.Network.Domain,
+		LeaseFile: filepath.Join(h.config.StateDir, "leases.json"), Bridges: bridges, Protected: a.protectedAddresses,
+		Instances: h.instanceSet, Networks: objects.For[*k8scni.NetworkAttachmentDefinition](h.cache),
+		Plug: plug, Logger: h.log.With("part", "hostnet"),
+	})
+	return err
+}
+
+func (h *host) openExecutor() (err error) {
+	h.executor, err = instance.New(instance.Config{
+		Host: h.config.Name, Store: h.store, Instances: h.instanceSet, Hypervisor: h.hypervisor,
+		Volumes: h.volumes, Network: h.network, Claims: hostClaims{h.store, h.config.Name}, Events: h.recorder,
+		Machine: h.machine(), StateDir: h.config.StateDir, LogDir: filepath.Join(h.config.StateDir, "consoles"),
+		Logger: h.log.With("part", "executor"),
+	})
+	return err
+}
+
+// guests reaches the guests of this host.
+func (h *host) guests() hostrpc.Instances { return h.executor.Guests() }
+
+// hostOf tells which host runs an instance.
+func (h *host) hostOf(_ context.Context, namespace, name string) (string, error) {
+	vmi, ok := h.instanceSet.Get(objects.Key{Namespace: namespace, Name: name})
+	if !ok {
+		return "", fmt.Errorf("%w: %s/%s", hostrpc.ErrNotFound, namespace, name)
+	}
+	if vmi.Status.NodeName == "" {
+		return "", fmt.Errorf("%w: %s/%s has not been placed yet", hostrpc.ErrNotRunning, namespace, name)
+	}
+	return vmi.Status.NodeName, nil
+}
+
+// instances counts the guests that this host is responsible for.
+func (h *host) instances() int { return len(h.claims.OnHost(h.config.Name)) }
+
+// run runs every loop until ctx ends or one fails.
+func (h *host) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, l := range h.loops {
+		group.Go(func() error {
+			if err := l.run(ctx); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("%s: %w", l.name, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// withdraw takes back what this host has published, before it leaves.
+func (h *host) withdraw(ctx context.Context) error {
+	var tx objects.Tx
+	capacity, err := claims.GetCapacity(ctx, h.store, h.config.Name, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	if capacity.Revision != 0 {
+		claims.Withdraw(&tx, capacity)
+	}
+	if node, ok := h.nodes.Get(nodeKey(h.config.Name)); ok {
+		tx.Delete(node, objects.DeleteOptions{})
+	}
+	if !tx.Empty() {
+		if _, err := tx.Commit(ctx, h.store); err != nil {
+			return fmt.Errorf("withdraw this host: %w", err)
+		}
+	}
+	return releaseSubnet(ctx, h.raft, h.config.Name)
+}
+
+func nodeKey(name string) objects.Key { return objects.Key{Name: name} }
+
+// hostClaims is what the executor needs of claims.
+type hostClaims struct {
+	store objects.Store
+	host  string
+}
+
+var _ instance.Claims = hostClaims{}
+
+var errNoClaim = errors.New("no claim lets this host run the instance")
+
+// Epoch implements instance.Claims by a linearizable read: what it says is the
+// right to start a guest.
+func (c hostClaims) Epoch(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (uint64, error) {
+	claim, ok, err := claims.GetInstance(ctx, c.store, vmi.UID, raftstore.ReadOptions{})
+	if err != nil {
+		return 0, err
+	}
+	if !ok || claim.Host != c.host {
+		return 0, errNoClaim
+	}
+	return claim.Epoch, nil
+}
+
+// Release implements instance.Claims.
+func (c hostClaims) Release(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	claim, ok, err := claims.GetInstance(ctx, c.store, vmi.UID, raftstore.ReadOptions{})
+	if err != nil || !ok || claim.Host != c.host {
+		return err
+	}
+	claims.Release(tx, claim)
+	return nil
+}

@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/controller"
+	"virtmesh/agent/controllers/gc"
+	"virtmesh/agent/controllers/node"
+	placementctl "virtmesh/agent/controllers/placement"
+	"virtmesh/agent/controllers/vm"
+	"virtmesh/agent/objects"
+)
+
+// addControllers assembles the control loops, in the order a virtual machine
+// meets them.
+func (h *host) addControllers() error {
+	h.loops = append(h.loops,
+		loop{"objects", func(ctx context.Context) error { h.cache.Run(ctx); return nil }},
+		loop{"events", func(ctx context.Context) error { h.recorder.Run(ctx); return nil }},
+		loop{"facts", h.tellFacts},
+		loop{"network", h.network.Run},
+		loop{"hypervisor", h.executor.Observe},
+	)
+	for _, add := range []func() error{h.addVM, h.addPlacement, h.addExecutor, h.addProvisioner, h.addNode, h.addCleaners} {
+		if err := add(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add makes run a loop under the controller's name.
+func (h *host) add(name string, run func(context.Context) error) {
+	h.loops = append(h.loops, loop{name, run})
+}
+
+func (h *host) addVM() error {
+	cfg := vm.DefaultConfig()
+	cfg.Store, cfg.Cache, cfg.Claims, cfg.Recorder = h.store, h.cache, h.claims, h.recorder
+	cfg.Stewardship, cfg.Logger, cfg.Registerer = h.stewardship, h.log.With("part", "vm"), h.metrics
+	c, err := vm.New(cfg)
+	if err != nil {
+		return err
+	}
+	h.add("virtual machines", c.Run)
+	return nil
+}
+
+func (h *host) addPlacement() error {
+	view := placementctl.NewView(h.cache, h.claims, placementctl.FromGossip(h.gossip))
+	cfg := placementctl.DefaultConfig()
+	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = h.store, h.cache, h.claims, view
+	cfg.Offers, cfg.Volumes, cfg.Policy = h, placementctl.FromClaims(h.cache), h.config.Capacity.policy()
+	cfg.Recorder, cfg.Stewardship = h.recorder, h.stewardship
+	cfg.Logger, cfg.Registerer = h.log.With("part", "placement"), h.metrics
+	c, err := placementctl.New(cfg)
+	if err != nil {
+		return err
+	}
+	ready := make(chan struct{})
+	h.add("view of the hosts", func(ctx context.Context) error {
+		view.Run(ctx, func() { close(ready) })
+		return nil
+	})
+	h.add("placement", func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ready:
+			return c.Run(ctx)
+		}
+	})
+	return nil
+}
+
+// executorWorkers bounds how many instances are prepared at once. Most of the
+// time a worker waits for a registry.
+const executorWorkers = 16
+
+func (h *host) addExecutor() error {
+	cfg := controller.DefaultConfig()
+	cfg.Name, cfg.Reconciler, cfg.Workers = "executor", h.executor, executorWorkers
+	// Pulling an image may take as long as it makes progress.
+	cfg.Timeout = time.Hour
+	cfg.Sources = []controller.Source{
+		objects.Map(h.instanceSet, func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) []objects.Key {
+			for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.New, change.Old} {
+				if vmi != nil && vmi.Status.NodeName == h.config.Name {
+					return []objects.Key{objects.KeyOf(vmi)}
+				}
+			}
+			return nil
+		}),
+		h.executor,
+	}
+	cfg.Logger, cfg.Registerer = h.log.With("part", "executor"), h.metrics
+	c, err := controller.New(cfg)
+	if err != nil {
+		return err
+	}
+	h.add("executor", c.Run)
+	return nil
+}
+
+func (h *host) addProvisioner() error {
+	cfg := controller.DefaultConfig()
+	cfg.Name, cfg.Reconciler = "volumes", h.provisioner
+	cfg.Sources = []controller.Source{objects.For[*corev1.PersistentVolumeClaim](h.cache)}
+	cfg.Logger, cfg.Registerer = h.log.With("part", "volumes"), h.metrics
+	c, err := controller.New(cfg)
+	if err != nil {
+		return err
+	}
+	h.add("volumes", c.Run)
+	return nil
+}
+
+func (h *host) addNode() error {
+	publisher := node.DefaultPublisherConfig()
+	publisher.Host, publisher.Store, publisher.Cache, publisher.Claims = h.config.Name, h.store, h.cache, h.claims
+	publisher.Describe = h.describe
+	publisher.Logger, publisher.Registerer = h.log.With("part", "node"), h.metrics
+	p, err := node.NewPublisher(publisher)
+	if err != nil {
+		return err
+	}
+	h.add("node", p.Run)
+
+	watcher := node.DefaultWatcherConfig()
+	watcher.Store, watcher.Cache, watcher.Members = h.store, h.cache, liveMembers{h.gossip}
+	watcher.Recorder, watcher.Stewardship = h.recorder, h.stewardship
+	watcher.Logger, watcher.Registerer = h.log.With("part", "node"), h.metrics
+	w, err := node.NewWatcher(watcher)
+	if err != nil {
+		return err
+	}
+	h.add("other nodes", w.Run)
+	return nil
+}
+
+// addCleaners assembles what removes objects that nobody wants any more.
+func (h *host) addCleaners() error {
+	collector := gc.DefaultConfig()
+	collector.Store, collector.Cache, collector.Stewardship = h.store, h.cache, h.stewardship
+	collector.Logger, collector.Registerer = h.log.With("part", "gc"), h.metrics
+	c, err := gc.New(collector)
+	if err != nil {
+		return err
+	}
+	h.add("garbage collector", c.Run)
+
+	expirer := gc.DefaultExpirerConfig()
+	expirer.Store, expirer.Stewardship, expirer.Logger = h.store, h.stewardship, h.log.With("part", "gc")
+	e, err := gc.NewExpirer(expirer)
+	if err != nil {
+		return err
+	}
+	h.add("old events", e.Run)
+	return nil
+}
