@@ -3,6 +3,7 @@ package objects
 import (
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -36,6 +37,13 @@ func RemoveFinalizer(o metav1.Object, finalizer string) bool {
 	}
 	o.SetFinalizers(slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return f == finalizer }))
 	return true
+}
+
+// isHeld reports whether finalizers keep o: those of its metadata, and those
+// that a namespace has in its spec.
+func isHeld(o Object) bool {
+	ns, ok := o.(*corev1.Namespace)
+	return len(o.GetFinalizers()) > 0 || ok && len(ns.Spec.Finalizers) > 0
 }
 
 // IsOwnedBy reports whether owner is an owner of o, by uid.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -116,9 +117,12 @@ func (t *Tx) Delete(old Object, opts DeleteOptions) {
 	case metav1.DeletePropagationOrphan:
 		addFinalizer(o, metav1.FinalizerOrphanDependents)
 	}
-	if len(o.GetFinalizers()) == 0 {
+	if !isHeld(o) {
 		t.remove(kind, old)
 		return
+	}
+	if ns, ok := o.(*corev1.Namespace); ok {
+		ns.Status.Phase = corev1.NamespaceTerminating
 	}
 	if o.GetDeletionTimestamp() == nil {
 		now, grace := metav1.NewTime(time.Now().Truncate(time.Second)), int64(0)
@@ -235,7 +239,7 @@ func (t *Tx) replace(kind *Kind, old, o Object) {
 		t.fail(fmt.Errorf("%s %s cannot be renamed to %s", kind.GVK.Kind, KeyOf(old), KeyOf(o)))
 		return
 	}
-	if o.GetDeletionTimestamp() != nil && len(o.GetFinalizers()) == 0 {
+	if o.GetDeletionTimestamp() != nil && !isHeld(o) {
 		t.remove(kind, old)
 		return
 	}

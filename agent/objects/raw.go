@@ -1,0 +1,84 @@
+package objects
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	kjson "sigs.k8s.io/json"
+
+	"virtmesh/raftstore"
+)
+
+// Raw is a stored object as JSON, for work that concerns objects of every
+// kind, also of kinds that this program does not know: nothing of it is lost
+// when it is written back.
+type Raw struct {
+	*unstructured.Unstructured
+	// StoreKey and Revision are the record's.
+	StoreKey string
+	Revision uint64
+}
+
+// DecodeRaw returns the object of a record.
+func DecodeRaw(rec raftstore.Record) (Raw, error) {
+	r := Raw{Unstructured: &unstructured.Unstructured{}, StoreKey: rec.Key, Revision: rec.ModRevision}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(rec.Value, &r.Object); err != nil {
+		return Raw{}, fmt.Errorf("decode %s: %w", rec.Key, err)
+	}
+	if r.Object == nil {
+		return Raw{}, fmt.Errorf("decode %s: not an object", rec.Key)
+	}
+	return r, nil
+}
+
+// ListRecords calls fn for every record below prefix as of one revision, which
+// it returns.
+func ListRecords(ctx context.Context, s Store, prefix string, opts raftstore.ReadOptions, fn func(raftstore.Record) error) (uint64, error) {
+	return listRecords(ctx, s, prefix, opts, fn)
+}
+
+// UpdateRaw writes r, which was changed since it was read, back. Removing the
+// last finalizer of an object under deletion deletes it.
+func (t *Tx) UpdateRaw(r Raw) {
+	t.Require(r.StoreKey, r.Revision)
+	if r.GetDeletionTimestamp() != nil && !r.isHeld() {
+		t.Remove(r.StoreKey)
+		return
+	}
+	b, err := json.Marshal(r.Object)
+	if err != nil {
+		t.fail(fmt.Errorf("encode %s: %w", r.StoreKey, err))
+		return
+	}
+	t.Put(r.StoreKey, b)
+}
+
+// DeleteRaw removes r, or, if it has finalizers, marks it as being deleted.
+func (t *Tx) DeleteRaw(r Raw) {
+	if r.GetDeletionTimestamp() == nil {
+		now, grace := metav1.NewTime(time.Now().Truncate(time.Second)), int64(0)
+		r.SetDeletionTimestamp(&now)
+		r.SetDeletionGracePeriodSeconds(&grace)
+		if r.GetGeneration() > 0 {
+			r.SetGeneration(r.GetGeneration() + 1)
+		}
+	}
+	t.UpdateRaw(r)
+}
+
+// isHeld reports whether finalizers keep the object: those of its metadata,
+// and those that a namespace has in its spec.
+func (r Raw) isHeld() bool {
+	if len(r.GetFinalizers()) > 0 {
+		return true
+	}
+	if r.GetAPIVersion() != "v1" || r.GetKind() != "Namespace" {
+		return false
+	}
+	inSpec, _, err := unstructured.NestedSlice(r.Object, "spec", "finalizers")
+	return err != nil || len(inSpec) > 0
+}
