@@ -69,15 +69,12 @@ func ParseMetadata(text string) (Owner, error) {
 	if err := xml.Unmarshal([]byte(text), &e); err != nil {
 		return Owner{}, fmt.Errorf("domain metadata: %w", err)
 	}
-	o := Owner{Ref: Ref{Namespace: e.Namespace, Name: e.Name, UID: e.UID}, Host: e.Host, Epoch: e.Epoch}
-	if o.Namespace == "" || o.Name == "" || o.UID == "" {
-		return Owner{}, errors.New("domain metadata: namespace, name and uid must be set")
-	}
-	return o, nil
+	return e.owner()
 }
 
 // OwnerOf finds the metadata in a whole domain definition. ok is false when the
-// definition is not ours.
+// definition is not ours; an error means that it is not well-formed, or ours and
+// incomplete.
 func OwnerOf(domainXML string) (owner Owner, ok bool, err error) {
 	d := xml.NewDecoder(strings.NewReader(domainXML))
 	var path []string
@@ -86,7 +83,7 @@ func OwnerOf(domainXML string) (owner Owner, ok bool, err error) {
 		token, err := d.Token()
 		if err != nil {
 			if errors.Is(err, io.EOF) && started && len(path) == 0 {
-				return Owner{}, false, nil
+				return owner, ok, nil
 			}
 			return Owner{}, false, fmt.Errorf("domain definition: %w", err)
 		}
@@ -95,19 +92,33 @@ func OwnerOf(domainXML string) (owner Owner, ok bool, err error) {
 			path = path[:len(path)-1]
 		case xml.StartElement:
 			started = true
-			path = append(path, t.Name.Local)
-			if len(path) != 3 || path[0] != "domain" || path[1] != "metadata" || t.Name.Space != MetadataURI || t.Name.Local != "instance" {
+			if !isOwner(path, t.Name) {
+				path = append(path, t.Name.Local)
 				continue
 			}
 			var e ownerXML
 			if err := d.DecodeElement(&e, &t); err != nil {
 				return Owner{}, false, fmt.Errorf("domain metadata: %w", err)
 			}
-			o := Owner{Ref: Ref{Namespace: e.Namespace, Name: e.Name, UID: e.UID}, Host: e.Host, Epoch: e.Epoch}
-			if o.Namespace == "" || o.Name == "" || o.UID == "" {
-				return Owner{}, false, errors.New("domain metadata: namespace, name and uid must be set")
+			if owner, err = e.owner(); err != nil {
+				return Owner{}, false, err
 			}
-			return o, true, nil
+			ok = true
 		}
 	}
+}
+
+// isOwner says whether the element called name, below path, is ours.
+func isOwner(path []string, name xml.Name) bool {
+	return len(path) == 2 && path[0] == "domain" && path[1] == "metadata" &&
+		name.Space == MetadataURI && name.Local == "instance"
+}
+
+// owner checks what was read.
+func (e ownerXML) owner() (Owner, error) {
+	o := Owner{Ref: Ref{Namespace: e.Namespace, Name: e.Name, UID: e.UID}, Host: e.Host, Epoch: e.Epoch}
+	if o.Namespace == "" || o.Name == "" || o.UID == "" {
+		return Owner{}, errors.New("domain metadata: namespace, name and uid must be set")
+	}
+	return o, nil
 }
