@@ -172,9 +172,23 @@ func (h *Host) Serve(addr, text string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	serve(h.t, ln, text)
+}
+
+// Serve does the same in the test's own namespace.
+func Serve(t testing.TB, addr, text string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, ln, text)
+}
+
+func serve(t testing.TB, ln net.Listener, text string) {
 	var wg sync.WaitGroup
 	wg.Go(func() { answerAll(ln, text) })
-	h.t.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = ln.Close()
 		wg.Wait()
 	})
