@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -138,6 +140,30 @@ func TestAuthentication(t *testing.T) {
 		if r.StatusCode != want {
 			t.Errorf("without a certificate %s answers %d, want %d", path, r.StatusCode, want)
 		}
+	}
+}
+
+func TestReviews(t *testing.T) {
+	h := start(t)
+	ctx := t.Context()
+	who, err := h.admin(t).AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil || who.Status.UserInfo.Username != "virtmesh:admin" || !slices.Contains(who.Status.UserInfo.Groups, "system:masters") {
+		t.Errorf("who am I: %+v, %v", who, err)
+	}
+	attributes := &authorizationv1.ResourceAttributes{Verb: "delete", Group: "kubevirt.io", Resource: "virtualmachines"}
+	can, err := h.admin(t).AuthorizationV1().SelfSubjectAccessReviews().Create(ctx,
+		&authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: attributes}}, metav1.CreateOptions{})
+	if err != nil || !can.Status.Allowed {
+		t.Errorf("can I: %+v, %v", can, err)
+	}
+	about, err := h.admin(t).AuthorizationV1().SubjectAccessReviews().Create(ctx,
+		&authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: "somebody", ResourceAttributes: attributes}}, metav1.CreateOptions{})
+	if err != nil || about.Status.Allowed {
+		t.Errorf("can somebody: %+v, %v", about, err)
+	}
+	_, err = h.admin(t).AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{}, metav1.CreateOptions{})
+	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.resourceAttributes") {
+		t.Errorf("an empty question: %v", err)
 	}
 }
 

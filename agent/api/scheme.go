@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 
 	"virtmesh/agent/api/kinds"
+	"virtmesh/agent/api/reviews"
 	"virtmesh/agent/api/subresources"
 )
 
@@ -22,8 +23,10 @@ func newTypes(all []*kinds.Kind) (*types, error) {
 	if err := kinds.AddToScheme(s, all); err != nil {
 		return nil, err
 	}
-	if err := subresources.AddToScheme(s); err != nil {
-		return nil, err
+	for _, add := range []func(*runtime.Scheme) error{subresources.AddToScheme, reviews.AddToScheme} {
+		if err := add(s); err != nil {
+			return nil, err
+		}
 	}
 	// Options and errors are of the unnamed group's v1 on every path.
 	v1 := schema.GroupVersion{Version: "v1"}

@@ -17,6 +17,7 @@ import (
 
 	"virtmesh/agent/api/kinds"
 	"virtmesh/agent/api/registry"
+	"virtmesh/agent/api/reviews"
 	"virtmesh/agent/api/subresources"
 )
 
@@ -136,6 +137,9 @@ func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapise
 		}),
 		serializer: jsonOnly{t.codecs},
 	})
+	for gv, storage := range reviews.Storage(generic.Authorization.Authorizer) {
+		groups = append(groups, group{version: gv, storage: storage, serializer: t.codecs})
+	}
 	sortGroups(groups)
 	return groups, nil
 }

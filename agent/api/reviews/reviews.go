@@ -1,0 +1,177 @@
+package reviews
+
+import (
+	"context"
+	"errors"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+)
+
+// AddToScheme registers the reviews in s. They are their own internal versions.
+func AddToScheme(s *runtime.Scheme) error {
+	for gv, objects := range map[schema.GroupVersion][]runtime.Object{
+		authenticationv1.SchemeGroupVersion: {&authenticationv1.SelfSubjectReview{}},
+		authorizationv1.SchemeGroupVersion: {&authorizationv1.SelfSubjectAccessReview{},
+			&authorizationv1.SubjectAccessReview{}, &authorizationv1.LocalSubjectAccessReview{}},
+	} {
+		s.AddKnownTypes(gv, objects...)
+		s.AddKnownTypes(schema.GroupVersion{Group: gv.Group, Version: runtime.APIVersionInternal}, objects...)
+		metav1.AddToGroupVersion(s, gv)
+		if err := s.SetVersionPriority(gv); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Storage returns what serves the reviews, by group and resource.
+func Storage(a authorizer.Authorizer) map[schema.GroupVersion]map[string]rest.Storage {
+	return map[schema.GroupVersion]map[string]rest.Storage{
+		authenticationv1.SchemeGroupVersion: {
+			"selfsubjectreviews": &review[*authenticationv1.SelfSubjectReview]{singular: "selfsubjectreview",
+				new: func() runtime.Object { return &authenticationv1.SelfSubjectReview{} }, answer: whoAmI},
+		},
+		authorizationv1.SchemeGroupVersion: {
+			"selfsubjectaccessreviews": &review[*authorizationv1.SelfSubjectAccessReview]{singular: "selfsubjectaccessreview",
+				new: func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }, answer: judge{a}.self},
+			"subjectaccessreviews": &review[*authorizationv1.SubjectAccessReview]{singular: "subjectaccessreview",
+				new: func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }, answer: judge{a}.subject},
+			"localsubjectaccessreviews": &review[*authorizationv1.LocalSubjectAccessReview]{singular: "localsubjectaccessreview", namespaced: true,
+				new: func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} }, answer: judge{a}.local},
+		},
+	}
+}
+
+// review serves one kind of review: creating one answers it.
+type review[T runtime.Object] struct {
+	singular   string
+	namespaced bool
+	new        func() runtime.Object
+	answer     func(ctx context.Context, review T) error
+}
+
+var (
+	_ rest.Creater              = (*review[*authenticationv1.SelfSubjectReview])(nil)
+	_ rest.Scoper               = (*review[*authenticationv1.SelfSubjectReview])(nil)
+	_ rest.SingularNameProvider = (*review[*authenticationv1.SelfSubjectReview])(nil)
+)
+
+// New implements rest.Storage.
+func (r *review[T]) New() runtime.Object { return r.new() }
+
+// Destroy implements rest.Storage.
+func (r *review[T]) Destroy() {}
+
+// NamespaceScoped implements rest.Scoper.
+func (r *review[T]) NamespaceScoped() bool { return r.namespaced }
+
+// GetSingularName implements rest.SingularNameProvider.
+func (r *review[T]) GetSingularName() string { return r.singular }
+
+// Create implements rest.Creater.
+func (r *review[T]) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
+	question, ok := obj.(T)
+	if !ok {
+		return nil, apierrors.NewBadRequest("not a " + r.singular)
+	}
+	if validate != nil {
+		if err := validate(ctx, obj.DeepCopyObject()); err != nil {
+			return nil, err
+		}
+	}
+	return obj, r.answer(ctx, question)
+}
+
+// client returns who asks.
+func client(ctx context.Context) (user.Info, error) {
+	u, ok := genericapirequest.UserFrom(ctx)
+	if !ok {
+		return nil, apierrors.NewInternalError(errors.New("the request has no user"))
+	}
+	return u, nil
+}
+
+func whoAmI(ctx context.Context, r *authenticationv1.SelfSubjectReview) error {
+	u, err := client(ctx)
+	if err != nil {
+		return err
+	}
+	r.Status.UserInfo = authenticationv1.UserInfo{Username: u.GetName(), UID: u.GetUID(), Groups: u.GetGroups()}
+	for key, values := range u.GetExtra() {
+		if r.Status.UserInfo.Extra == nil {
+			r.Status.UserInfo.Extra = map[string]authenticationv1.ExtraValue{}
+		}
+		r.Status.UserInfo.Extra[key] = values
+	}
+	return nil
+}
+
+// judge answers what a client may do.
+type judge struct{ authorizer authorizer.Authorizer }
+
+func (j judge) self(ctx context.Context, r *authorizationv1.SelfSubjectAccessReview) error {
+	u, err := client(ctx)
+	if err != nil {
+		return err
+	}
+	r.Status, err = j.ask(ctx, "SelfSubjectAccessReview", u, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	return err
+}
+
+func (j judge) subject(ctx context.Context, r *authorizationv1.SubjectAccessReview) error {
+	var err error
+	r.Status, err = j.ask(ctx, "SubjectAccessReview", named(r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	return err
+}
+
+func (j judge) local(ctx context.Context, r *authorizationv1.LocalSubjectAccessReview) error {
+	if a := r.Spec.ResourceAttributes; a != nil && a.Namespace != r.Namespace {
+		return invalid("LocalSubjectAccessReview", field.Invalid(field.NewPath("spec", "resourceAttributes", "namespace"), a.Namespace, "must match metadata.namespace"))
+	}
+	var err error
+	r.Status, err = j.ask(ctx, "LocalSubjectAccessReview", named(r.Spec), r.Spec.ResourceAttributes, nil)
+	return err
+}
+
+// named is the user that a review asks about.
+func named(spec authorizationv1.SubjectAccessReviewSpec) user.Info {
+	return &user.DefaultInfo{Name: spec.User, UID: spec.UID, Groups: spec.Groups}
+}
+
+func (j judge) ask(ctx context.Context, kind string, u user.Info, res *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) (authorizationv1.SubjectAccessReviewStatus, error) {
+	var status authorizationv1.SubjectAccessReviewStatus
+	attributes := authorizer.AttributesRecord{User: u}
+	switch {
+	case (res == nil) == (path == nil):
+		return status, invalid(kind, field.Required(field.NewPath("spec", "resourceAttributes"), "exactly one of resourceAttributes and nonResourceAttributes must be set"))
+	case u.GetName() == "" && len(u.GetGroups()) == 0:
+		return status, invalid(kind, field.Required(field.NewPath("spec", "user"), "at least one of user and groups must be set"))
+	case path != nil:
+		attributes.Verb, attributes.Path = path.Verb, path.Path
+	default:
+		attributes.ResourceRequest = true
+		attributes.Verb, attributes.Namespace = res.Verb, res.Namespace
+		attributes.APIGroup, attributes.APIVersion = res.Group, res.Version
+		attributes.Resource, attributes.Subresource, attributes.Name = res.Resource, res.Subresource, res.Name
+	}
+	decision, reason, err := j.authorizer.Authorize(ctx, attributes)
+	status.Allowed, status.Denied, status.Reason = decision == authorizer.DecisionAllow, decision == authorizer.DecisionDeny, reason
+	if err != nil {
+		status.EvaluationError = err.Error()
+	}
+	return status, nil
+}
+
+func invalid(kind string, err *field.Error) error {
+	return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind(kind).GroupKind(), "", field.ErrorList{err})
+}
