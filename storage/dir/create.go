@@ -64,7 +64,7 @@ func (p *Pool) create(ctx context.Context, spec storage.VolumeSpec) error {
 func (p *Pool) fill(ctx context.Context, disk string, spec storage.VolumeSpec) error {
 	switch src := spec.Source; {
 	case src == nil:
-		if err := p.cfg.Tool.Create(ctx, disk, qemuimg.Format(spec.Format), spec.Size); err != nil {
+		if err := qemuimg.Create(disk, qemuimg.Format(spec.Format), spec.Size); err != nil {
 			return err
 		}
 	case src.File != "":

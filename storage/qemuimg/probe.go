@@ -20,6 +20,7 @@ const (
 	knownFeatures          = featureDirty | featureCorrupt | featureExternalData | featureCompression | featureExtendedL2
 	extensionEnd           = 0x00000000
 	extensionExternalData  = 0x44415441
+	extensionBackingFormat = 0xe2792aca
 	extensionCryptoHeader  = 0x0537be77
 	maxBackingName         = 1023
 	minHeaderV3            = 104
@@ -162,17 +163,19 @@ func readExtensions(h header, off int, info *Info) error {
 			return nil // a version 2 image may end here without an end mark
 		}
 		kind, length := h.u32(off), int64(h.u32(off+4))
+		next := int64(off) + 8 + (length+7)/8*8
+		if kind != extensionEnd && (next > int64(len(h)) || next > info.ClusterSize) {
+			return broken("header extension %#x of %d bytes", kind, length)
+		}
 		switch kind {
 		case extensionEnd:
 			return nil
+		case extensionBackingFormat:
+			info.BackingFormat = Format(h[off+8 : int64(off)+8+length])
 		case extensionExternalData:
 			info.ExternalData = true
 		case extensionCryptoHeader:
 			info.Encrypted = true
-		}
-		next := int64(off) + 8 + (length+7)/8*8
-		if next > int64(len(h)) || next > info.ClusterSize {
-			return broken("header extension %#x of %d bytes", kind, length)
 		}
 		off = int(next)
 	}

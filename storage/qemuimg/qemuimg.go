@@ -1,5 +1,5 @@
-// Package qemuimg says what a disk image file is and makes, grows and converts
-// images with QEMU's tool.
+// Package qemuimg says what a disk image file is, makes empty images and overlays,
+// and grows and converts images with QEMU's tool.
 //
 // An image from outside is hostile input. A qcow2 header can name a backing file
 // or a data file, and whoever opens the image opens that file too: a host's
@@ -51,6 +51,9 @@ type Info struct {
 	ClusterSize int64
 	// BackingFile is what a qcow2 header names as its base, as it stands there.
 	BackingFile string
+	// BackingFormat is the format the header gives the base, empty if it is left
+	// to be guessed.
+	BackingFormat Format
 	// ExternalData and Encrypted say that a qcow2's guest data is in another
 	// file, or is encrypted.
 	ExternalData, Encrypted bool

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -153,7 +154,7 @@ func TestInspectDoesNotHangOnPipe(t *testing.T) {
 func TestCreateResizeConvert(t *testing.T) {
 	tl, ctx, dir := tool(t), context.Background(), t.TempDir()
 	raw, qcow, overlay := filepath.Join(dir, "a.raw"), filepath.Join(dir, "b.qcow2"), filepath.Join(dir, "c.qcow2")
-	if err := tl.Create(ctx, raw, Raw, 4<<20); err != nil {
+	if err := Create(raw, Raw, 4<<20); err != nil {
 		t.Fatal(err)
 	}
 	want := bytes.Repeat([]byte("data"), 1000)
@@ -168,7 +169,7 @@ func TestCreateResizeConvert(t *testing.T) {
 	if err := tl.Convert(ctx, raw, Raw, qcow, QCOW2); err != nil {
 		t.Fatal(err)
 	}
-	if err := tl.CreateOverlay(ctx, overlay, "b.qcow2", QCOW2, 0); err != nil {
+	if err := CreateOverlay(overlay, "b.qcow2", QCOW2, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := tl.Resize(ctx, overlay, QCOW2, 16<<20); err != nil {
@@ -189,9 +190,9 @@ func TestCreateResizeConvert(t *testing.T) {
 		t.Errorf("the disk changed on its way: %d bytes", len(got))
 	}
 	for name, err := range map[string]error{
-		"create raw":   tl.Create(ctx, raw, Raw, 1<<20),
-		"create qcow2": tl.Create(ctx, qcow, QCOW2, 1<<20),
-		"overlay":      tl.CreateOverlay(ctx, qcow, raw, Raw, 0),
+		"create raw":   Create(raw, Raw, 1<<20),
+		"create qcow2": Create(qcow, QCOW2, 1<<20),
+		"overlay":      CreateOverlay(qcow, raw, Raw, 0),
 		"convert":      tl.Convert(ctx, raw, Raw, qcow, QCOW2),
 	} {
 		if !errors.Is(err, os.ErrExist) {
@@ -207,13 +208,13 @@ func TestBadArguments(t *testing.T) {
 	tl, ctx, dir := tool(t), context.Background(), t.TempDir()
 	p := filepath.Join(dir, "x")
 	for name, err := range map[string]error{
-		"relative path":    tl.Create(ctx, "x", QCOW2, 1<<20),
-		"protocol":         tl.Create(ctx, "nbd:localhost:10809", QCOW2, 1<<20),
-		"no size":          tl.Create(ctx, p, Raw, 0),
-		"format":           tl.Create(ctx, p, "vmdk", 1<<20),
-		"backing protocol": tl.CreateOverlay(ctx, p, "json:{}", Raw, 0),
-		"backing missing":  tl.CreateOverlay(ctx, p, filepath.Join(dir, "none"), Raw, 0),
-		"guessed format":   tl.CreateOverlay(ctx, p, "/dev/null", "", 0),
+		"relative path":    Create("x", QCOW2, 1<<20),
+		"protocol":         Create("nbd:localhost:10809", QCOW2, 1<<20),
+		"no size":          Create(p, Raw, 0),
+		"format":           Create(p, "vmdk", 1<<20),
+		"backing protocol": CreateOverlay(p, "json:{}", Raw, 0),
+		"backing missing":  CreateOverlay(p, filepath.Join(dir, "none"), Raw, 0),
+		"guessed format":   CreateOverlay(p, "/dev/null", "", 0),
 		"convert relative": tl.Convert(ctx, "a", Raw, p, Raw),
 	} {
 		if err == nil {
@@ -232,9 +233,76 @@ func TestToolStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	tl := Tool{Path: slow, Timeout: 50 * time.Millisecond}
-	err := tl.Create(context.Background(), filepath.Join(dir, "x"), QCOW2, 1<<20)
+	err := tl.Resize(context.Background(), filepath.Join(dir, "x"), QCOW2, 1<<20)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestNewImagesAreQEMUs has QEMU check and describe what Create writes.
+func TestNewImagesAreQEMUs(t *testing.T) {
+	tool(t)
+	dir := t.TempDir()
+	base := filepath.Join(dir, "base.raw")
+	if err := Create(base, Raw, 3<<30); err != nil {
+		t.Fatal(err)
+	}
+	for name, size := range map[string]int64{
+		"sector": 512, "mib": 1 << 20, "l1": 512 << 20, "l1more": 512<<20 + 1, "tib": 1 << 40, "manyl1": 4<<40 + 1, "pib": 1 << 50,
+	} {
+		p := filepath.Join(dir, name)
+		if err := Create(p, QCOW2, size); err != nil {
+			t.Fatal(err)
+		}
+		checked(t, p, (size+511)/512*512, "", "")
+	}
+	middle, top := filepath.Join(dir, "middle"), filepath.Join(dir, "top")
+	if err := CreateOverlay(middle, base, Raw, 0); err != nil {
+		t.Fatal(err)
+	}
+	checked(t, middle, 3<<30, base, Raw)
+	if err := CreateOverlay(top, "middle", QCOW2, 5<<30); err != nil {
+		t.Fatal(err)
+	}
+	checked(t, top, 5<<30, "middle", QCOW2)
+	if err := CreateOverlay(filepath.Join(dir, "less"), base, Raw, 1<<30); err == nil {
+		t.Error("an overlay smaller than its base was made")
+	}
+	if err := Create(filepath.Join(dir, "huge"), QCOW2, 1<<60); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("an image of 2^60 bytes: %v", err)
+	}
+}
+
+func checked(t *testing.T, path string, size int64, backing string, bf Format) {
+	t.Helper()
+	qemuImg(t, "check", "-q", "-f", "qcow2", path)
+	out, err := exec.Command("qemu-img", "info", "--output=json", "-f", "qcow2", path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info struct {
+		Size    int64  `json:"virtual-size"`
+		Backing string `json:"backing-filename"`
+		Format  Format `json:"backing-filename-format"`
+		Dirty   bool   `json:"dirty-flag"`
+	}
+	if err := json.Unmarshal(out, &info); err != nil {
+		t.Fatal(err)
+	}
+	if info.Size != size || info.Backing != backing || info.Format != bf || info.Dirty {
+		t.Errorf("%s: QEMU says %+v", filepath.Base(path), info)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Probe(f, fi.Size()); err != nil || got.VirtualSize != size || got.BackingFile != backing || got.BackingFormat != bf {
+		t.Errorf("%s: Probe says %+v, %v", filepath.Base(path), got, err)
 	}
 }
 

@@ -3,14 +3,12 @@ package qemuimg
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -18,8 +16,8 @@ import (
 type Tool struct {
 	// Path is the program, looked up in PATH if it has no slash.
 	Path string
-	// Timeout bounds creating and resizing, which touch little. Convert copies
-	// a whole disk and is bounded by its context alone.
+	// Timeout bounds resizing, which touches little. Convert copies a whole disk
+	// and is bounded by its context alone.
 	Timeout time.Duration
 	// MemoryBytes bounds the address space of the program, 0 does not.
 	MemoryBytes int64
@@ -28,80 +26,6 @@ type Tool struct {
 // DefaultTool is qemu-img from PATH within a minute and 4 GiB of address space.
 func DefaultTool() Tool {
 	return Tool{Path: "qemu-img", Timeout: time.Minute, MemoryBytes: 4 << 30}
-}
-
-// Create makes an image of size bytes with no data at path, which must not exist.
-func (t Tool) Create(ctx context.Context, path string, f Format, size int64) error {
-	if err := checkPath(path); err != nil {
-		return fmt.Errorf("create disk image: %w", err)
-	}
-	if size <= 0 {
-		return fmt.Errorf("create disk image %s: size %d is not positive", path, size)
-	}
-	switch f {
-	case Raw:
-		return createRaw(path, size)
-	case QCOW2:
-		return t.create(ctx, path, "-f", string(QCOW2), path, strconv.FormatInt(size, 10))
-	}
-	return fmt.Errorf("create disk image %s: %w: %q", path, ErrFormat, f)
-}
-
-// createRaw needs no other program: a raw image of nothing is a file of holes.
-func createRaw(path string, size int64) (err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("create disk image: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(path)
-		}
-	}()
-	if err := f.Truncate(size); err != nil {
-		return fmt.Errorf("create disk image: %w", noSpace(err))
-	}
-	return f.Close()
-}
-
-// CreateOverlay makes a qcow2 at path that holds what is written on top of the
-// image at backing, which is of format bf. size is the overlay's own in bytes; 0
-// takes the backing image's. backing may be relative to path's folder, so that
-// a folder can be moved as a whole. The header names it as it is given, and QEMU
-// will open it: it must be trusted.
-func (t Tool) CreateOverlay(ctx context.Context, path, backing string, bf Format, size int64) error {
-	if err := checkPath(path); err != nil {
-		return fmt.Errorf("create overlay: %w", err)
-	}
-	if strings.ContainsRune(backing, ':') && !filepath.IsAbs(backing) {
-		// QEMU takes what stands before a colon for a protocol.
-		return fmt.Errorf("create overlay %s: backing file %q has a colon and is relative", path, backing)
-	}
-	if backing == "" || len(backing) > maxBackingName || strings.ContainsRune(backing, 0) {
-		return fmt.Errorf("create overlay %s: backing file name %q", path, backing)
-	}
-	if bf != Raw && bf != QCOW2 {
-		return fmt.Errorf("create overlay %s: backing %w: %q", path, ErrFormat, bf)
-	}
-	args := []string{"-f", string(QCOW2), "-b", backing, "-F", string(bf), path}
-	if size > 0 {
-		args = append(args, strconv.FormatInt(size, 10))
-	}
-	return t.create(ctx, path, args...)
-}
-
-func (t Tool) create(ctx context.Context, path string, args ...string) error {
-	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("create disk image %s: %w", path, os.ErrExist)
-	}
-	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
-	defer cancel()
-	if err := t.run(ctx, append([]string{"create", "-q"}, args...)...); err != nil {
-		os.Remove(path)
-		return fmt.Errorf("create disk image %s: %w", path, err)
-	}
-	return nil
 }
 
 // Resize grows the disk in the image at path to size bytes. It never shrinks:
@@ -166,11 +90,4 @@ func checkPath(path string) error {
 		return fmt.Errorf("path %q is not absolute", path)
 	}
 	return nil
-}
-
-func noSpace(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("%w: %w", ErrNoSpace, err)
-	}
-	return err
 }

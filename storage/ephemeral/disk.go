@@ -1,0 +1,145 @@
+package ephemeral
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"virtmesh/storage"
+	"virtmesh/storage/qemuimg"
+)
+
+const sector = 512
+
+func (d *Disks) path(vm VM, k Disk) string {
+	suffix := ".iso"
+	switch {
+	case k.Overlay != nil, k.Empty != nil && k.Empty.Format == qemuimg.QCOW2:
+		suffix = ".qcow2"
+	case k.Empty != nil:
+		suffix = ".img"
+	}
+	return filepath.Join(d.folder(vm.UID), k.Name+suffix)
+}
+
+func (d *Disks) prepare(vm VM, k Disk) (Prepared, error) {
+	path := d.path(vm, k)
+	if k.Content != nil {
+		return d.prepareContent(path, k)
+	}
+	p, err := read(path, k)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return p, err
+	}
+	work, err := os.MkdirTemp(d.tmp(), "disk-")
+	if err != nil {
+		return Prepared{}, err
+	}
+	defer os.RemoveAll(work)
+	made := filepath.Join(work, filepath.Base(path))
+	if o := k.Overlay; o != nil {
+		if !filepath.IsAbs(o.Backing) {
+			return Prepared{}, fmt.Errorf("%w: backing image %q is not an absolute path", storage.ErrInvalid, o.Backing)
+		}
+		err = qemuimg.CreateOverlay(made, o.Backing, o.BackingFormat, o.Size)
+	} else {
+		err = qemuimg.Create(made, k.Empty.Format, k.Empty.Size)
+	}
+	if err != nil {
+		return Prepared{}, noSpace(err)
+	}
+	if err := d.publish(made, path, 0o600); err != nil {
+		return Prepared{}, err
+	}
+	return read(path, k)
+}
+
+// read describes a disk that is there. Headers are trusted here: a guest writes
+// into a qcow2 image, not onto it.
+func read(path string, k Disk) (Prepared, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return Prepared{}, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return Prepared{}, err
+	}
+	p := Prepared{Name: k.Name, Path: path, Format: qemuimg.Raw, Size: fi.Size()}
+	if filepath.Ext(path) != ".qcow2" {
+		return p, nil
+	}
+	info, err := qemuimg.Probe(f, fi.Size())
+	if err != nil {
+		return Prepared{}, err
+	}
+	p.Format, p.Size, p.Backing = qemuimg.QCOW2, info.VirtualSize, info.BackingFile
+	if (k.Overlay != nil) != (p.Backing != "") {
+		return Prepared{}, fmt.Errorf("%w as a disk of another kind", storage.ErrExists)
+	}
+	if k.Overlay != nil {
+		p.BackingFormat = info.BackingFormat
+	}
+	return p, nil
+}
+
+func (d *Disks) prepareContent(path string, k Disk) (Prepared, error) {
+	want := k.Content
+	if r := len(want) % sector; r != 0 || len(want) == 0 {
+		want = append(bytes.Clone(want), make([]byte, sector-r)...)
+	}
+	p := Prepared{Name: k.Name, Path: path, Format: qemuimg.Raw, Size: int64(len(want)), ReadOnly: true}
+	if same(path, want) {
+		return p, nil
+	}
+	f, err := os.CreateTemp(d.tmp(), "content-")
+	if err != nil {
+		return Prepared{}, err
+	}
+	defer os.Remove(f.Name()) // gone already when all went well
+	_, err = f.Write(want)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return Prepared{}, noSpace(err)
+	}
+	return p, d.publish(f.Name(), path, 0o400)
+}
+
+func same(path string, want []byte) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	got, err := io.ReadAll(io.LimitReader(f, int64(len(want))+1))
+	return err == nil && bytes.Equal(got, want)
+}
+
+// publish gives a finished disk its owner and its place. It is not synced: after
+// a loss of power no virtual machine of before runs, and its disks go.
+func (d *Disks) publish(made, path string, mode os.FileMode) error {
+	if d.cfg.UID >= 0 {
+		if err := os.Chown(made, d.cfg.UID, d.cfg.GID); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(made, mode); err != nil {
+		return err
+	}
+	return os.Rename(made, path)
+}
+
+func noSpace(err error) error {
+	if errors.Is(err, qemuimg.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", storage.ErrNoSpace, err)
+	}
+	return err
+}

@@ -1,0 +1,321 @@
+// Package ephemeral keeps the disks that live and die with one run of a virtual
+// machine: overlays above cached images, empty disks, and small read-only disks
+// of given bytes (seeds, config maps). They are one folder per virtual machine
+// instance, named by its UID, so that they lie at the same path on every host.
+//
+//	<dir>/<uid>/vm.json        whose folder it is
+//	<dir>/<uid>/<disk>.qcow2   an overlay, or an empty qcow2 disk
+//	<dir>/<uid>/<disk>.img     an empty raw disk
+//	<dir>/<uid>/<disk>.iso     given bytes
+//	<dir>/.tmp/                what is being made or removed
+//
+// Prepare and Remove may be repeated at any time, also after a crash in the
+// middle of either: a disk that is there stays as it is, with what the guest has
+// written, and one that is not is made whole or not at all.
+//
+// Disks belong to the user that QEMU runs as and no one else can read them: a
+// seed holds passwords. Folders can be passed through by QEMU's group, not listed.
+//
+// The package does not know whether the virtual machine runs, and does not hold
+// the images under the overlays: that is for the caller, who gets their paths.
+package ephemeral
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"virtmesh/storage"
+	"virtmesh/storage/qemuimg"
+)
+
+// Config says where disks are kept and whose they are.
+type Config struct {
+	Dir string
+	// UID and GID are QEMU's; -1 leaves the disks to this process's user.
+	UID, GID int
+	Log      *slog.Logger
+}
+
+// DefaultConfig keeps disks in dir for the user that runs this process.
+func DefaultConfig(dir string) Config {
+	return Config{Dir: dir, UID: -1, GID: -1, Log: slog.New(slog.DiscardHandler)}
+}
+
+// Validate says what is wrong with c, by field.
+func (c Config) Validate() error {
+	switch {
+	case !filepath.IsAbs(c.Dir):
+		return fmt.Errorf("ephemeral disks: Dir %q is not an absolute path", c.Dir)
+	case (c.UID < 0) != (c.GID < 0):
+		return fmt.Errorf("ephemeral disks: UID %d and GID %d: one is set, the other is not", c.UID, c.GID)
+	case c.Log == nil:
+		return errors.New("ephemeral disks: Log is not set")
+	}
+	return nil
+}
+
+// LookupQEMU returns the user and group that libvirt runs QEMU as, by the names
+// that distributions give it.
+func LookupQEMU() (uid, gid int, err error) {
+	for _, name := range []string{"libvirt-qemu", "qemu"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		if uid, err = strconv.Atoi(u.Uid); err != nil {
+			return 0, 0, fmt.Errorf("user %s: %w", name, err)
+		}
+		if gid, err = strconv.Atoi(u.Gid); err != nil {
+			return 0, 0, fmt.Errorf("user %s: %w", name, err)
+		}
+		return uid, gid, nil
+	}
+	return 0, 0, errors.New("there is neither a user libvirt-qemu nor qemu: libvirt's QEMU driver is not installed")
+}
+
+// VM is one run of a virtual machine.
+type VM struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	UID       string `json:"uid"`
+}
+
+// Disk is a disk to be there; exactly one of Overlay, Empty and Content says of
+// what kind.
+type Disk struct {
+	// Name follows storage.ValidateName and is unique in its VM.
+	Name    string
+	Overlay *Overlay
+	Empty   *Empty
+	// Content is a read-only raw disk of these bytes, zeros added to whole
+	// sectors. Bytes that differ from those on the disk replace them.
+	Content []byte
+}
+
+// Overlay is a qcow2 disk that begins as another.
+type Overlay struct {
+	// Backing is the absolute path of an image that does not change.
+	Backing       string
+	BackingFormat qemuimg.Format
+	// Size is the overlay's in bytes; 0 takes the backing image's.
+	Size int64
+}
+
+// Empty is a disk of zeros.
+type Empty struct {
+	Size   int64
+	Format qemuimg.Format
+}
+
+// Prepared is a disk that is there.
+type Prepared struct {
+	Name     string
+	Path     string
+	Format   qemuimg.Format
+	Size     int64
+	ReadOnly bool
+	// Backing is the image below an overlay: the one it was made on, which may
+	// not be the one asked for if the overlay was there before.
+	Backing       string
+	BackingFormat qemuimg.Format
+}
+
+// Disks is a folder of ephemeral disks. All methods may be called at once;
+// operations on one VM are done one after the other.
+type Disks struct {
+	cfg Config
+
+	mu   sync.Mutex
+	busy map[string]chan struct{} // closed when the VM's operation ends
+}
+
+// New opens the folder, making it if need be, and removes what was unfinished.
+// One process at a time may use it.
+func New(cfg Config) (*Disks, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	d := &Disks{cfg: cfg, busy: map[string]chan struct{}{}}
+	if err := os.RemoveAll(d.tmp()); err != nil {
+		return nil, fmt.Errorf("ephemeral disks: %w", err)
+	}
+	for _, dir := range []string{cfg.Dir, d.tmp()} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("ephemeral disks: %w", err)
+		}
+	}
+	return d, nil
+}
+
+func (d *Disks) tmp() string              { return filepath.Join(d.cfg.Dir, ".tmp") }
+func (d *Disks) folder(uid string) string { return filepath.Join(d.cfg.Dir, uid) }
+
+// turn waits for other operations on the same VM.
+func (d *Disks) turn(ctx context.Context, uid string) (end func(), err error) {
+	if err := storage.ValidateName(uid); err != nil {
+		return nil, fmt.Errorf("UID: %w", err)
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		d.mu.Lock()
+		other, taken := d.busy[uid]
+		if !taken {
+			mine := make(chan struct{})
+			d.busy[uid] = mine
+			d.mu.Unlock()
+			return func() {
+				d.mu.Lock()
+				delete(d.busy, uid)
+				d.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		d.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Prepare makes the disks of vm that are not there yet and returns all of them in
+// the order asked for. Disks of vm that are not asked for stay.
+func (d *Disks) Prepare(ctx context.Context, vm VM, disks []Disk) ([]Prepared, error) {
+	end, err := d.turn(ctx, vm.UID)
+	if err != nil {
+		return nil, fmt.Errorf("ephemeral disks of %s/%s: %w", vm.Namespace, vm.Name, err)
+	}
+	defer end()
+	if err := d.makeFolder(vm); err != nil {
+		return nil, fmt.Errorf("ephemeral disks of %s/%s: %w", vm.Namespace, vm.Name, err)
+	}
+	seen := map[string]bool{}
+	var out []Prepared
+	for _, disk := range disks {
+		err := disk.validate()
+		if err == nil && seen[disk.Name] {
+			err = fmt.Errorf("%w: there are two of that name", storage.ErrInvalid)
+		}
+		seen[disk.Name] = true
+		var p Prepared
+		if err == nil {
+			p, err = d.prepare(vm, disk)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("ephemeral disk %s of %s/%s: %w", disk.Name, vm.Namespace, vm.Name, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func (k Disk) validate() error {
+	if err := storage.ValidateName(k.Name); err != nil {
+		return err
+	}
+	kinds := 0
+	for _, is := range []bool{k.Overlay != nil, k.Empty != nil, k.Content != nil} {
+		if is {
+			kinds++
+		}
+	}
+	if kinds != 1 {
+		return fmt.Errorf("%w: it is to be %d kinds of disk", storage.ErrInvalid, kinds)
+	}
+	return nil
+}
+
+// makeFolder makes a VM's folder with the note of whose it is in one step.
+func (d *Disks) makeFolder(vm VM) error {
+	if _, err := os.Lstat(d.folder(vm.UID)); err == nil {
+		return nil
+	}
+	work, err := os.MkdirTemp(d.tmp(), "folder-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work) // it has another name when all went well
+	raw, err := json.Marshal(vm)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(work, "vm.json"), raw, 0o600); err != nil {
+		return err
+	}
+	if d.cfg.GID >= 0 {
+		if err := os.Chown(work, -1, d.cfg.GID); err != nil {
+			return err
+		}
+		if err := os.Chmod(work, 0o710); err != nil {
+			return err
+		}
+	}
+	return os.Rename(work, d.folder(vm.UID))
+}
+
+// Remove removes all disks of the VM with that UID. It is no error if there are none.
+func (d *Disks) Remove(ctx context.Context, uid string) error {
+	end, err := d.turn(ctx, uid)
+	if err != nil {
+		return fmt.Errorf("remove ephemeral disks: %w", err)
+	}
+	defer end()
+	grave, err := os.MkdirTemp(d.tmp(), "gone-")
+	if err != nil {
+		return fmt.Errorf("remove ephemeral disks: %w", err)
+	}
+	defer os.RemoveAll(grave)
+	// Out of sight first: a folder that can be seen is whole.
+	err = os.Rename(d.folder(uid), filepath.Join(grave, uid))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove ephemeral disks: %w", err)
+	}
+	if err := os.RemoveAll(grave); err != nil {
+		return fmt.Errorf("remove ephemeral disks: %w", err)
+	}
+	return nil
+}
+
+// List returns whose disks are there, by UID, so that those of virtual machines
+// that are no more can be removed.
+func (d *Disks) List() ([]VM, error) {
+	dirs, err := os.ReadDir(d.cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("list ephemeral disks: %w", err)
+	}
+	var vms []VM
+	for _, e := range dirs {
+		if storage.ValidateName(e.Name()) != nil || !e.IsDir() {
+			continue
+		}
+		raw, err := os.ReadFile(filepath.Join(d.folder(e.Name()), "vm.json"))
+		var vm VM
+		if err == nil {
+			err = json.Unmarshal(raw, &vm)
+		}
+		if err == nil && vm.UID != e.Name() {
+			err = fmt.Errorf("it says it is %q", vm.UID)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile, or not ours
+		}
+		if err != nil {
+			d.cfg.Log.Warn("not a folder of ephemeral disks", "path", d.folder(e.Name()), "error", err)
+			continue
+		}
+		vms = append(vms, vm)
+	}
+	return vms, nil
+}
