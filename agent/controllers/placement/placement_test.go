@@ -114,6 +114,13 @@ func (a *answers) Offer(_ context.Context, host string, _ OfferRequest) (Offer, 
 	return Offer{Accepted: true}, nil
 }
 
+// set changes the answers.
+func (a *answers) set(edit func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	edit()
+}
+
 // bench is a mesh of stewards on one store, in a bubble of fake time.
 type bench struct {
 	*testing.T
@@ -394,17 +401,19 @@ func TestTheNextBestIsAskedAfterARefusal(t *testing.T) {
 		b.host("h1", 4*gib)
 		b.host("h2", 8*gib)
 		b.host("h3", 16*gib)
-		b.offers.by["h3"] = Offer{Reason: "memory is really used"}
-		b.offers.err["h2"] = errors.New("connection refused")
+		b.offers.set(func() {
+			b.offers.by["h3"] = Offer{Reason: "memory is really used"}
+			b.offers.err["h2"] = errors.New("connection refused")
+		})
 		b.create("a")
 		b.expectHost("a", "h1")
 		if want := []string{"h3", "h2", "h1"}; !slices.Equal(b.offers.asked, want) {
 			b.Errorf("asked %v, want %v", b.offers.asked, want)
 		}
-		b.offers.by["h1"] = Offer{}
+		b.offers.set(func() { b.offers.by["h1"] = Offer{} })
 		b.create("b")
 		b.expectWaiting("b", "1 gave no offer, 1 refused, 1 refused (memory is really used)")
-		delete(b.offers.by, "h3")
+		b.offers.set(func() { delete(b.offers.by, "h3") })
 		time.Sleep(2 * time.Minute)
 		b.expectHost("b", "h3")
 	})
