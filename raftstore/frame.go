@@ -21,6 +21,7 @@ const (
 
 	frameHeader = 4 + 8 + 1
 	maxFrame    = 32 << 20
+	offerLimit  = 64
 )
 
 type opcode uint8
@@ -33,6 +34,7 @@ const (
 	opRemoveReplica
 	opStats
 	opStatus
+	opCommitted // not answered
 )
 
 type status uint8
@@ -133,6 +135,17 @@ func (o *outbox) send(f frame) bool {
 	o.frames = append(o.frames, f)
 	o.ready.Signal()
 	return true
+}
+
+// offer queues f unless many frames are waiting already: for what the next one
+// makes superfluous.
+func (o *outbox) offer(f frame) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.closed && len(o.frames) < offerLimit {
+		o.frames = append(o.frames, f)
+		o.ready.Signal()
+	}
 }
 
 func (o *outbox) close() {

@@ -16,8 +16,10 @@ type fsm struct {
 	applied *appliedIndex
 	metrics *metrics
 	// halt is called at most once, when an entry cannot be judged.
-	halt   func(error)
-	halted bool
+	halt func(error)
+	// announce is told of every batch applied.
+	announce func(announcement)
+	halted   bool
 	// What was applied since the last snapshot was asked for.
 	logBytes   atomic.Uint64
 	logEntries atomic.Uint64
@@ -35,7 +37,7 @@ func (f *fsm) Apply(l *raft.Log) any {
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	answers := make([]any, len(logs))
 	var changes []change
-	last := uint64(0)
+	var last, term uint64
 	for i, l := range logs {
 		if f.halted {
 			answers[i] = ErrHalted
@@ -44,17 +46,17 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		if l.Index <= f.applied.get() {
 			continue // replayed at Open, see replay
 		}
-		last = l.Index
 		if l.Type != raft.LogCommand {
+			last, term = l.Index, l.Term
 			continue
 		}
 		outcomes, more, err := f.machine.apply(l.Data)
 		if err != nil {
 			f.fail(fmt.Errorf("%w: apply log index %d: %w", ErrHalted, l.Index, err))
 			answers[i] = ErrHalted
-			last = l.Index - 1
 			continue
 		}
+		last, term = l.Index, l.Term
 		for j := range outcomes {
 			outcomes[j].index = l.Index
 		}
@@ -67,6 +69,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	if last > 0 {
 		f.history.publish(f.machine, changes)
 		f.applied.set(last)
+		f.announce(announcement{index: last, entryTerm: term})
 	}
 	return answers
 }

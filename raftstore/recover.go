@@ -43,6 +43,7 @@ func RecoverCluster(ctx context.Context, cfg Config) (Recovered, error) {
 	f := &fsm{
 		machine: newMachine(constraints), history: newHistory(cfg.Limits),
 		applied: applied, metrics: m, halt: func(err error) { halted = err },
+		announce: func(announcement) {},
 	}
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Addr))
 	group := raft.Configuration{Servers: []raft.Server{{

@@ -32,7 +32,11 @@ type peers struct {
 // peerSlot holds a connection, and the lock of whoever dials it.
 type peerSlot struct {
 	dialing sync.Mutex
-	conn    *peerConn
+
+	// Guarded by peers.mu.
+	conn      *peerConn
+	redialing bool      // for notify
+	failed    time.Time // when notify last failed to dial
 }
 
 func newPeers(cfg *Config, log *slog.Logger, t *tasks) *peers {
@@ -88,6 +92,44 @@ func (p *peers) call(ctx context.Context, addr string, op opcode, payload []byte
 	return answer.payload, nil
 }
 
+// notify sends a request that is not answered, if there is a connection to addr;
+// if not, it has one made for the next time.
+func (p *peers) notify(addr string, op opcode, payload []byte) {
+	p.mu.Lock()
+	slot := p.slot(addr, 0)
+	c := slot.conn
+	if c != nil && c.alive() {
+		p.mu.Unlock()
+		c.out.offer(frame{code: uint8(op), payload: payload})
+		return
+	}
+	redial := !p.stop && !slot.redialing && time.Since(slot.failed) > p.timing.Dial
+	slot.redialing = slot.redialing || redial
+	p.mu.Unlock()
+	if !redial {
+		return
+	}
+	p.tasks.start(func() {
+		_, err := p.dialSlot(context.Background(), addr, slot)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		slot.redialing = false
+		if err != nil {
+			slot.failed = time.Now()
+		}
+	})
+}
+
+// slot returns a place for a connection to addr. p.mu is held.
+func (p *peers) slot(addr string, n int) *peerSlot {
+	slots := p.slots[addr]
+	if slots == nil {
+		slots = new([connsPerPeer]peerSlot)
+		p.slots[addr] = slots
+	}
+	return &slots[n%connsPerPeer]
+}
+
 // conn returns a live connection to addr, dialling if there is none.
 func (p *peers) conn(ctx context.Context, addr string) (*peerConn, error) {
 	p.mu.Lock()
@@ -95,19 +137,19 @@ func (p *peers) conn(ctx context.Context, addr string) (*peerConn, error) {
 		p.mu.Unlock()
 		return nil, ErrClosed
 	}
-	slots := p.slots[addr]
-	if slots == nil {
-		slots = new([connsPerPeer]peerSlot)
-		p.slots[addr] = slots
-	}
 	p.next++
-	slot := &slots[p.next%connsPerPeer]
+	slot := p.slot(addr, p.next)
 	if c := slot.conn; c != nil && c.alive() {
 		p.mu.Unlock()
 		return c, nil
 	}
 	p.mu.Unlock()
-	// Others who want this slot wait for one dial instead of starting their own.
+	return p.dialSlot(ctx, addr, slot)
+}
+
+// dialSlot fills a slot. Others who want the slot wait for one dial instead of
+// starting their own.
+func (p *peers) dialSlot(ctx context.Context, addr string, slot *peerSlot) (*peerConn, error) {
 	slot.dialing.Lock()
 	defer slot.dialing.Unlock()
 	p.mu.Lock()

@@ -66,6 +66,12 @@ func (s *Store) serveConn(conn net.Conn) {
 			_ = conn.Close()
 			return
 		}
+		if opcode(f.code) == opCommitted {
+			if a, err := decodeAnnouncement(f.payload); err == nil {
+				s.announced.put(a)
+			}
+			continue
+		}
 		select {
 		case slots <- struct{}{}:
 		case <-gone:

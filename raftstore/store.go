@@ -26,12 +26,15 @@ type Store struct {
 	raft      *guardedRaft
 	stopped   chan struct{} // closed when raft has shut down
 	stopOnce  sync.Once
-	transport *raft.NetworkTransport
+	transport *announceTransport
 	proposer  *proposer
 	reads     *readIndexer // for reads here
 	served    *readIndexer // for other replicas, never forwarded
 	peers     *peers
 	autopilot *autopilotState
+
+	toAnnounce *latest // committed here, for the others
+	announced  *latest // committed at the leader
 
 	readyTerm    atomic.Uint64 // term in which this leader may serve reads
 	leaderChange broadcast
@@ -69,13 +72,15 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		history:     newHistory(cfg.Limits),
 		applied:     &appliedIndex{},
 		stopped:     make(chan struct{}),
+		toAnnounce:  newLatest(),
+		announced:   newLatest(),
 	}
 	s.failure.failed = make(chan struct{})
 	s.base, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.closing = s.base.Done()
 	s.fsm = &fsm{
 		machine: newMachine(constraints), history: s.history,
-		applied: s.applied, metrics: s.metrics, halt: s.fail,
+		applied: s.applied, metrics: s.metrics, halt: s.fail, announce: s.toAnnounce.put,
 	}
 	if err := s.start(ctx); err != nil {
 		s.cancel()
@@ -110,7 +115,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if err = s.metrics.register(s); err != nil {
 		return err
 	}
-	for _, task := range []func(){s.proposer.run, s.observeLeader, func() { s.lead(notify) }, s.snapshotLoop, s.serve, s.stopWhenFailed} {
+	for _, task := range []func(){s.proposer.run, s.observeLeader, func() { s.lead(notify) }, s.snapshotLoop, s.serve, s.stopWhenFailed, s.announce, s.heed} {
 		s.tasks.start(task)
 	}
 	return nil
@@ -120,12 +125,16 @@ func (s *Store) start(ctx context.Context) (err error) {
 func (s *Store) startRaft(notify chan bool) error {
 	conf := raftConfig(&s.cfg, s.log)
 	conf.NotifyCh = notify
-	s.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:  raftStream{s.cfg.Raft, s.cfg.Addr},
-		MaxPool: 4,
-		Timeout: s.cfg.Timing.RPC,
-		Logger:  newHclog(s.log, "raft-net"),
-	})
+	s.transport = &announceTransport{
+		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			Stream:  raftStream{s.cfg.Raft, s.cfg.Addr},
+			MaxPool: 4,
+			Timeout: s.cfg.Timing.RPC,
+			Logger:  newHclog(s.log, "raft-net"),
+		}),
+		rpcs: make(chan raft.RPC),
+	}
+	s.tasks.start(func() { s.transport.run(s.closing) })
 	if s.cfg.Bootstrap {
 		first := raft.Configuration{Servers: []raft.Server{{
 			Suffrage: raft.Voter, ID: raft.ServerID(s.cfg.NodeID), Address: raft.ServerAddress(s.cfg.Addr),
@@ -150,7 +159,8 @@ func raftConfig(cfg *Config, log *slog.Logger) *raft.Config {
 	conf.HeartbeatTimeout = cfg.Timing.Heartbeat
 	conf.ElectionTimeout = cfg.Timing.Heartbeat
 	conf.LeaderLeaseTimeout = cfg.Timing.Heartbeat / 2
-	conf.CommitTimeout = min(50*time.Millisecond, cfg.Timing.Heartbeat/4)
+	// Only a fallback, see announce.
+	conf.CommitTimeout = min(250*time.Millisecond, cfg.Timing.Heartbeat/4)
 	conf.Logger = newHclog(log, "raft")
 	// A replica that was removed waits to be added again.
 	conf.ShutdownOnRemove = false

@@ -1,0 +1,154 @@
+package raftstore_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
+)
+
+// rawFrame is a frame as a hostile peer may write it.
+func rawFrame(op byte, payload []byte) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, uint32(9+len(payload)))
+	b = binary.LittleEndian.AppendUint64(b, 1)
+	return append(append(b, op), payload...)
+}
+
+// TestHostilePeer sends what no replica would; the store must go on.
+func TestHostilePeer(t *testing.T) {
+	n := raftstoretest.NewNetwork()
+	cfg := raftstoretest.Config(n, "host1")
+	cfg.Bootstrap = true
+	s, err := raftstore.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	raftstoretest.WaitServing(t, s)
+	dial := n.Listen("rpc", "evil:1")
+	hello := []byte("vmst\x01")
+	for _, tc := range []struct {
+		name   string
+		send   []byte
+		closed bool // the connection must end; otherwise an answer must come
+	}{
+		{"other protocol", []byte("GET / HTTP/1.1\r\n\r\n"), true},
+		{"other version", []byte("vmst\x09"), true},
+		{"oversized frame", append(bytes.Clone(hello), 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 1), true},
+		{"undersized frame", append(bytes.Clone(hello), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1), true},
+		{"unknown request", append(bytes.Clone(hello), rawFrame(99, nil)...), false},
+		{"commit of garbage", append(bytes.Clone(hello), rawFrame(1, []byte("garbage that is no txn"))...), false},
+		{"join of garbage", append(bytes.Clone(hello), rawFrame(3, []byte("{"))...), false},
+		{"join of nobody", append(bytes.Clone(hello), rawFrame(3, []byte("{}"))...), false},
+		{"announcement of garbage, then a request", append(append(bytes.Clone(hello), rawFrame(8, []byte("x"))...), rawFrame(2, nil)...), false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			conn, err := dial.Dial("host1:7000", time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			go func() { _, _ = conn.Write(tc.send) }()
+			_ = conn.SetReadDeadline(time.Now().Add(raftstoretest.ReadyTimeout))
+			if _, err := io.ReadFull(conn, make([]byte, len(hello))); err != nil {
+				t.Fatalf("no greeting: %v", err)
+			}
+			_, err = io.ReadFull(conn, make([]byte, 13))
+			if ended := err == io.EOF; ended != tc.closed {
+				t.Errorf("connection ended: %v (%v), want %v", ended, err, tc.closed)
+			}
+		})
+	}
+	mustCommit(t, s, put("/k", "still serving"))
+}
+
+func TestCloseLeavesNothingBehind(t *testing.T) {
+	before := runtime.NumGoroutine()
+	t.Run("cluster", func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3)
+		for _, s := range c.Live() {
+			if _, err := s.Watch(t.Context(), raftstore.WatchRequest{Prefix: "/"}); err != nil {
+				t.Fatal(err)
+			}
+			mustCommit(t, s, put("/k", "v"))
+		}
+	})
+	raftstoretest.Eventually(t, func() error {
+		// The library ends some of its goroutines a little later, and metrics of
+		// its dependencies keep theirs.
+		if now := runtime.NumGoroutine(); now > before+2 {
+			buf := make([]byte, 1<<16)
+			return fmt.Errorf("%d goroutines, %d before:\n%s", now, before, buf[:runtime.Stack(buf, true)])
+		}
+		return nil
+	})
+}
+
+func TestMetrics(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	s := raftstoretest.New(t, raftstoretest.WithConfig(func(c *raftstore.Config) { c.Registerer = reg }))
+	mustCommit(t, s, put("/k", "v"))
+	if _, err := s.Commit(t.Context(), raftstore.Txn{If: []raftstore.Condition{{Key: "/k"}}}); err == nil {
+		t.Fatal("condition was ignored")
+	}
+	got := gather(t, reg)
+	for name, want := range map[string]float64{
+		"virtmesh_store_leader": 1, "virtmesh_store_has_leader": 1, "virtmesh_store_halted": 0,
+		"virtmesh_store_keys": 1, "virtmesh_store_log_lag": 0, "virtmesh_store_entries_applied_total": 2,
+		"virtmesh_store_commit_seconds": 1, "virtmesh_store_txns_total conflict": 1, "virtmesh_store_txns_total ok": 1,
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %v, want %v", name, got[name], want)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left := gather(t, reg); len(left) != 0 {
+		t.Errorf("metrics of a closed store: %v", left)
+	}
+}
+
+// gather returns counters and gauges by value, histograms by count.
+func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetValue())
+			}
+			got[strings.TrimSpace(f.GetName()+" "+strings.Join(labels, " "))] = metricValue(m)
+		}
+	}
+	return got
+}
+
+func metricValue(m *dto.Metric) float64 {
+	switch {
+	case m.Counter != nil:
+		return m.GetCounter().GetValue()
+	case m.Histogram != nil:
+		return float64(m.GetHistogram().GetSampleCount())
+	default:
+		return m.GetGauge().GetValue()
+	}
+}
+
+var _ net.Listener = (*raftstoretest.Layer)(nil)
