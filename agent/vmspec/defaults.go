@@ -229,7 +229,8 @@ func memoryCanGrow(spec *kubevirtv1.VirtualMachineInstanceSpec) bool {
 
 func setStatus(vmi *kubevirtv1.VirtualMachineInstance) {
 	if guest := vmi.Spec.Domain.Memory.Guest; guest != nil {
-		vmi.Status.Memory = &kubevirtv1.MemoryStatus{GuestAtBoot: guest, GuestCurrent: guest, GuestRequested: guest}
+		boot, current, requested := guest.DeepCopy(), guest.DeepCopy(), guest.DeepCopy()
+		vmi.Status.Memory = &kubevirtv1.MemoryStatus{GuestAtBoot: &boot, GuestCurrent: &current, GuestRequested: &requested}
 	}
 	if vmi.Status.CurrentCPUTopology == nil {
 		cpu := vmi.Spec.Domain.CPU

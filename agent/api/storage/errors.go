@@ -59,9 +59,11 @@ func writeError(gr schema.GroupResource, key string, err error) error {
 	case errors.Is(err, raftstore.ErrDiskFull), errors.Is(err, raftstore.ErrClosed), errors.Is(err, raftstore.ErrHalted):
 		return unavailable("this host cannot write: " + err.Error())
 	case errors.Is(err, raftstore.ErrUnknownOutcome):
-		return apierrors.NewTimeoutError("the write may or may not have happened: read the object before trying again", retryAfterSeconds)
+		// No time to retry after is named: clients would retry by themselves, and a
+		// repeated create with a generated name makes a second object.
+		return apierrors.NewTimeoutError("the write may or may not have happened: read the object before trying again", 0)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return apierrors.NewTimeoutError("the write did not finish in time and may or may not have happened", retryAfterSeconds)
+		return apierrors.NewTimeoutError("the write did not finish in time and may or may not have happened", 0)
 	}
 	return fmt.Errorf("write %s: %w", key, err)
 }
