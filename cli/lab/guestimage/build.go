@@ -67,6 +67,10 @@ func Build(ctx context.Context, name string, o Options) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("%w %q: there are %s", ErrUnknownImage, name, strings.Join(Names(), ", "))
 	}
+	return build(ctx, name, r, o)
+}
+
+func build(ctx context.Context, name string, r recipe, o Options) (string, error) {
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return "", fmt.Errorf("guest image folder: %w", err)
 	}

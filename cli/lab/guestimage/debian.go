@@ -29,7 +29,7 @@ const (
 )
 
 func debianInputs() [][]byte {
-	return [][]byte{[]byte("1 " + strings.Join(debianPackages, " ")), debianSetup}
+	return [][]byte{[]byte("2 " + strings.Join(debianPackages, " ")), debianSetup}
 }
 
 func buildDebian(ctx context.Context, o Options, work, out string) error {
@@ -41,20 +41,25 @@ func buildDebian(ctx context.Context, o Options, work, out string) error {
 		return err
 	}
 	root := filepath.Join(work, "root")
-	o.step("debian: installing %s from %s", site.Release, site.URI)
+	o.step("debian: unpacking %s from %s", site.Release, site.URI)
 	// In a mount namespace of its own: what a killed debootstrap has mounted goes with it.
 	_, err = run(ctx, command{Name: "unshare", Args: []string{"--mount", "debootstrap", "--arch=amd64",
-		"--variant=minbase", "--merged-usr", "--include=" + strings.Join(debianPackages, ","), site.Release, root, site.URI}})
+		"--variant=minbase", "--merged-usr", site.Release, root, site.URI}})
 	if err != nil {
-		return fmt.Errorf("install the base system: %w", err)
+		return fmt.Errorf("unpack the base system: %w", err)
 	}
-	o.step("debian: configuring")
+	if err := os.WriteFile(filepath.Join(root, "etc/apt/sources.list"), []byte(site.Sources), 0o644); err != nil {
+		return err
+	}
 	if err := os.WriteFile(filepath.Join(root, "tmp/setup.sh"), debianSetup, 0o755); err != nil {
 		return err
 	}
-	const inRoot = `mount -t proc proc "$1/proc" && exec chroot "$1" /tmp/setup.sh`
-	if _, err := run(ctx, command{Name: "unshare", Args: []string{"--mount", "--pid", "--fork", "sh", "-c", inRoot, "sh", root}}); err != nil {
-		return fmt.Errorf("configure: %w", err)
+	o.step("debian: installing packages")
+	// The rest by apt and not by debootstrap, which knows no virtual packages.
+	const inRoot = `mount -t proc proc "$1/proc" && mount -t devtmpfs dev "$1/dev" && exec chroot "$@"`
+	args := append([]string{"--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inRoot, "sh", root, "/tmp/setup.sh"}, debianPackages...)
+	if _, err := run(ctx, command{Name: "unshare", Args: args}); err != nil {
+		return fmt.Errorf("install packages: %w", err)
 	}
 	o.step("debian: writing the disk")
 	disk := filepath.Join(work, "disk.raw")
@@ -101,7 +106,12 @@ func debianDiskImage(ctx context.Context, root, disk string) error {
 }
 
 // archive is a Debian archive this machine is configured to use.
-type archive struct{ URI, Release string }
+type archive struct {
+	URI, Release string
+	// Sources are lines for sources.list: the release, its updates and its
+	// security updates, as far as the machine has them.
+	Sources string
+}
 
 // debianSite finds the archive that this machine itself is installed from.
 func debianSite(ctx context.Context) (archive, error) {
@@ -121,14 +131,24 @@ func debianSite(ctx context.Context) (archive, error) {
 }
 
 func parseSite(targets []byte, codename string) (archive, error) {
+	var a archive
 	sc := bufio.NewScanner(bytes.NewReader(targets))
 	for sc.Scan() {
 		f := strings.Split(sc.Text(), "|")
-		if len(f) == 3 && f[1] == codename && f[2] == "main" {
-			return archive{URI: f[0], Release: f[1]}, nil
+		if len(f) != 3 || f[2] != "main" || codename == "" {
+			continue
+		}
+		if f[1] == codename && a.URI == "" {
+			a.URI, a.Release = f[0], f[1]
+		}
+		if f[1] == codename || f[1] == codename+"-updates" || f[1] == codename+"-security" {
+			a.Sources += fmt.Sprintf("deb %s %s main\n", f[0], f[1])
 		}
 	}
-	return archive{}, fmt.Errorf("this machine's apt sources have no archive of Debian %q", codename)
+	if a.URI == "" {
+		return archive{}, fmt.Errorf("this machine's apt sources have no archive of Debian %q", codename)
+	}
+	return a, nil
 }
 
 func osRelease(content []byte, key string) string {

@@ -1,7 +1,25 @@
 #!/bin/sh
-# Runs inside the new system, once, as its root: settings that make a bare Debian
-# a guest, and nothing that a cloud image of Debian would not have.
+# Runs inside the new system, once, as its root, with the packages to install as
+# arguments: what makes a bare Debian a guest, and nothing that a cloud image of
+# Debian would not have.
 set -eu
+
+# Only what a virtual machine's disk needs: a small initramfs loads faster.
+mkdir -p /etc/initramfs-tools/conf.d
+cat >/etc/initramfs-tools/conf.d/guest <<'EOF'
+MODULES=list
+COMPRESS=zstd
+FSTYPE=ext4
+EOF
+printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod sr_mod >/etc/initramfs-tools/modules
+
+printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d # starts no service here
+chmod 755 /usr/sbin/policy-rc.d
+apt-get -q update
+# Not synced file by file: an interrupted build is thrown away.
+apt-get -q -y --no-install-recommends -o Dpkg::Options::=--force-unsafe-io \
+	-o Dpkg::Options::=--force-confold install "$@"
+rm /usr/sbin/policy-rc.d
 
 cat >/etc/fstab <<'EOF'
 LABEL=debian-root / ext4 defaults,discard,errors=remount-ro 0 1
@@ -38,15 +56,6 @@ systemctl enable systemd-networkd systemd-resolved ssh
 ln -sf /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
 # Nothing that starts by itself and competes with what a test measures.
 systemctl mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service
-
-# Only what a virtual machine's disk needs: a small initramfs loads faster.
-cat >/etc/initramfs-tools/conf.d/guest <<'EOF'
-MODULES=list
-COMPRESS=zstd
-FSTYPE=ext4
-EOF
-printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod sr_mod >>/etc/initramfs-tools/modules
-update-initramfs -u -k all
 
 mkdir -p /boot/grub
 cat >/boot/grub/grub.cfg <<'EOF'
