@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestQuantileIsTheNearestRank(t *testing.T) {
+	hundred := make([]float64, 100)
+	for i := range hundred {
+		hundred[i] = float64(100 - i)
+	}
+	for _, tc := range []struct {
+		values []float64
+		q      float64
+		want   float64
+	}{
+		{[]float64{7}, 0.5, 7},
+		{[]float64{7}, 0.99, 7},
+		{[]float64{3, 1, 2}, 0, 1},
+		{[]float64{3, 1, 2}, 0.5, 2},
+		{[]float64{3, 1, 2}, 1, 3},
+		{hundred, 0.5, 50},
+		{hundred, 0.95, 95},
+		{hundred, 0.99, 99},
+	} {
+		if got := quantile(tc.values, tc.q); got != tc.want {
+			t.Errorf("quantile of %d values at %v is %v, want %v", len(tc.values), tc.q, got, tc.want)
+		}
+	}
+	if hundred[0] != 100 {
+		t.Error("quantile changed its argument")
+	}
+	if got := quantile(nil, 0.5); !math.IsNaN(got) {
+		t.Errorf("quantile of nothing is %v, want NaN", got)
+	}
+}
+
+func TestMedian(t *testing.T) {
+	for _, tc := range []struct {
+		values []float64
+		want   float64
+	}{
+		{[]float64{4}, 4},
+		{[]float64{9, 1, 5}, 5},
+		{[]float64{9, 1, 5, 6}, 5.5},
+	} {
+		if got := median(tc.values); got != tc.want {
+			t.Errorf("median(%v) = %v, want %v", tc.values, got, tc.want)
+		}
+	}
+	if got := median(nil); !math.IsNaN(got) {
+		t.Errorf("median of nothing is %v, want NaN", got)
+	}
+}
+
+// A round in which the machine was slow slows both down; the ratio within the
+// round does not change, while that of the medians would.
+func TestRatiosAreTakenWithinARound(t *testing.T) {
+	ours, theirs := []float64{20, 2, 200}, []float64{10, 1, 50}
+	if got := median(ratios(ours, theirs)); got != 2 {
+		t.Errorf("median ratio is %v, want 2", got)
+	}
+}
+
+func TestCollectRefusesALoadThatFails(t *testing.T) {
+	good := worker{latencies: make([]float64, 999)}
+	if _, err := collect([]worker{good, {failed: 1, last: io.EOF}}, 1); err != nil {
+		t.Errorf("one failure in a thousand: %v", err)
+	}
+	if _, err := collect([]worker{good, {failed: 2, last: io.EOF}}, 1); err == nil {
+		t.Error("two failures in a thousand are accepted")
+	}
+	if _, err := collect([]worker{{}}, 1); err == nil {
+		t.Error("no operation at all is accepted")
+	}
+}
+
+func TestReportJudgesBudgets(t *testing.T) {
+	var out, summary bytes.Buffer
+	r := &report{w: &out}
+	r.add(figure{Name: "rate", Value: 12345.678, Unit: "ops/s", Beside: &beside{"other", 100}})
+	r.add(figure{Name: "ratio", Value: 1.2, Unit: "ratio", Budget: atLeast(1.2)})
+	r.add(figure{Name: "latency", Value: 301, Unit: "ms", Budget: atMost(300)})
+	if got, want := out.String(), "rate 12350 ops/s\nratio 1.2 ratio\nlatency 301 ms\n"; got != want {
+		t.Errorf("printed %q, want %q", got, want)
+	}
+	r.summary(&summary)
+	if got := summary.String(); !strings.Contains(got, "latency is 301 ms, wanted <= 300") || !strings.Contains(got, "1 of 2 budgets kept") {
+		t.Errorf("summary is %q", got)
+	}
+	path := filepath.Join(t.TempDir(), "bench.json")
+	if err := r.save(path); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read []figure
+	if err := json.Unmarshal(data, &read); err != nil {
+		t.Fatal(err)
+	}
+	if len(read) != 3 || read[0].Met != nil || !*read[1].Met || *read[2].Met {
+		t.Errorf("read back %s", data)
+	}
+}
+
+func TestNumbersHaveFourDigits(t *testing.T) {
+	for v, want := range map[float64]string{0: "0", 0.000123456: "0.0001235", 9.99996: "10", 123456: "123500", -1.23456: "-1.235"} {
+		if got := number(v); got != want {
+			t.Errorf("number(%v) = %s, want %s", v, got, want)
+		}
+	}
+}
+
+func TestFlags(t *testing.T) {
+	o, err := parse([]string{"-only", "gossip,store", "-rounds", "5", "-seconds", "15"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.rounds != 5 || o.seconds != 15 {
+		t.Errorf("parsed %+v", o)
+	}
+	list, err := chosen(o.only)
+	if err != nil || len(list) != 2 || list[0].name != "store" || list[1].name != "gossip" {
+		t.Errorf("chosen %v, %v", list, err)
+	}
+	for _, args := range [][]string{{"-only", "nothing"}, {"-rounds", "0"}, {"-seconds", "-1"}, {"-creates", "0"}, {"extra"}, {"-nonsense"}} {
+		if _, err := parse(args, io.Discard); err == nil {
+			t.Errorf("%q is accepted", args)
+		}
+	}
+}

@@ -1,0 +1,188 @@
+// Command bench measures virtmesh against its budgets and against what it is
+// compared with, on the machine it runs on. It prints one line a figure, 'name
+// value unit', and writes all of them with their budgets to a JSON file.
+// A figure that could not be measured is left out, and the exit status says so.
+//
+// # The store beside etcd (group store)
+//
+// Three members of raftstore and three of Debian's etcd, each a process of its
+// own with a log on the same disk, talk over loopback without TLS. Both are
+// driven by the same client: etcd's own, over gRPC, straight to the leader, on
+// at most 16 connections. A member of raftstore serves that protocol with a
+// thin layer over Store.Commit and Store.Get. Values have 1 KiB, keys are drawn
+// from 20,000 that all exist. In a round each system is measured at each load
+// right after the other, taking turns in going first, on members started for
+// that round; ratios are taken within a round, and their median is the figure.
+//
+// Its limits: servers and client share the machine's processors. Both snapshot
+// by their defaults, which differ: raftstore every 16,384 entries or 64 MiB of
+// log, etcd every 100,000 entries, but etcd writes all data to its database
+// besides. etcd keeps every version of a key until told to compact, raftstore a
+// bounded window. raftstore's members start with short waits before a replica
+// may vote; all else is as in an agent. The agent's own API is not part of this.
+//
+// # Placement (group placement)
+//
+// Whole decisions (prepare the request, filter, score, record the outcome) on
+// one goroutine, on 1,000 hosts with 5,000 instances. Offers and claims, which
+// follow a decision, are not part of it.
+//
+// # Membership (group gossip)
+//
+// Real members on a simulated network in simulated time, 5% of its packets
+// lost: how long until every member knows of a death, the worst of several, and
+// how many lived that were declared dead. The network has no latency.
+//
+// # A mesh (group lab)
+//
+// Three lab hosts run real agents, libvirt and guests. The time from the API's
+// answer to a create until a watch shows the instance Running is compared with
+// 'virsh create' of the same domain on the same host, as a whole command. Log
+// entries are what the leader applied between the create and quiet, so what is
+// written right after Running counts as well. Memory is that of the agents once
+// 100 halted machines exist.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are the flags.
+type options struct {
+	binary  string
+	out     string
+	only    string
+	rounds  int
+	seconds float64
+	dir     string
+	labDir  string
+	creates int
+}
+
+// group is a set of figures that are measured together.
+type group struct {
+	name string
+	run  func(context.Context, *options, *report) error
+}
+
+var groups = []group{
+	{"store", runStore},
+	{"placement", runPlacement},
+	{"gossip", runGossip},
+	{"lab", runLab},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := start(ctx, os.Args[1:])
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// start runs the benchmarks, or one of the parts that need a process of their own.
+func start(ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case memberCommand:
+			return runMember(ctx, os.Stdin)
+		case simulateCommand:
+			return simulate(args[1:])
+		}
+	}
+	o, err := parse(args, os.Stderr)
+	if err != nil {
+		return err
+	}
+	return run(ctx, o)
+}
+
+func parse(args []string, w io.Writer) (*options, error) {
+	o := &options{}
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(w)
+	f.StringVar(&o.binary, "binary", "bin/virtmesh", "the virtmesh to measure in a lab")
+	f.StringVar(&o.out, "out", "bench.json", "file to write the figures to")
+	f.StringVar(&o.only, "only", "", "groups to measure, with commas between: "+groupNames()+" (default all)")
+	f.IntVar(&o.rounds, "rounds", 3, "rounds of the store's comparison; 5 for a gate")
+	f.Float64Var(&o.seconds, "seconds", 5, "seconds a load is measured in a round; 15 for a gate")
+	f.StringVar(&o.dir, "dir", "", "where the store's members keep their data (default a temporary directory)")
+	f.StringVar(&o.labDir, "lab-dir", "/var/lib/vm-bench", "where the lab lives; it is ended afterwards")
+	f.IntVar(&o.creates, "creates", 20, "machines to create in the lab, one by one")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	if o.rounds < 1 || o.seconds <= 0 || o.creates < 1 {
+		return nil, errors.New("-rounds, -seconds and -creates must be positive")
+	}
+	_, err := chosen(o.only)
+	return o, err
+}
+
+func groupNames() string {
+	names := make([]string, len(groups))
+	for i, g := range groups {
+		names[i] = g.name
+	}
+	return strings.Join(names, ",")
+}
+
+// chosen returns the groups that a list names, in the order they run.
+func chosen(only string) ([]group, error) {
+	if only == "" {
+		return groups, nil
+	}
+	names := strings.Split(only, ",")
+	for _, name := range names {
+		if !slices.ContainsFunc(groups, func(g group) bool { return g.name == name }) {
+			return nil, fmt.Errorf("-only: there is no group %q, only %s", name, groupNames())
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(groups), func(g group) bool { return !slices.Contains(names, g.name) }), nil
+}
+
+// run measures the chosen groups. One that fails does not keep the others from
+// running.
+func run(ctx context.Context, o *options) error {
+	list, err := chosen(o.only)
+	if err != nil {
+		return err
+	}
+	r := &report{w: os.Stdout}
+	var errs []error
+	for _, g := range list {
+		began := time.Now()
+		progressf("%s ...", g.name)
+		if err := g.run(ctx, o, r); err != nil {
+			progressf("%s failed: %v", g.name, err)
+			errs = append(errs, fmt.Errorf("%s: %w", g.name, err))
+		}
+		progressf("%s took %s", g.name, time.Since(began).Round(time.Second))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	r.summary(os.Stderr)
+	if err := r.save(o.out); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// progressf tells what is going on, on stderr.
+func progressf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
