@@ -210,6 +210,7 @@ type flight struct {
 	done     chan struct{}
 	cancel   context.CancelCauseFunc
 	waiters  int
+	promised int64 // bytes reserved for it
 	progress []func(done, total int64)
 	entry    *entry
 	err      error

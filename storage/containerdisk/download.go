@@ -17,12 +17,7 @@ import (
 
 // download fetches the image into the cache under key. Whatever goes wrong,
 // nothing of it stays on the disk. The image it returns is held once.
-func (c *Cache) download(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions, f *flight) (_ *entry, err error) {
-	defer func() {
-		if err != nil {
-			err = classify(ctx, err)
-		}
-	}()
+func (c *Cache) download(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions, f *flight) (*entry, error) {
 	// The descriptor was made with its caller's context, which may end before
 	// this download: resolve again, by digest, so that it cannot have moved.
 	parsed, err := c.reg.parse(ref)
@@ -33,15 +28,36 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 	if err != nil {
 		return nil, err
 	}
-	layers, total, err := c.layers(desc)
-	if err != nil {
-		return nil, err
-	}
 	dir, err := os.MkdirTemp(c.tmpDir(), "pull-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir) // it has another name when all went well
+	e, err := c.fill(ctx, dir, desc, o, f)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reserved -= f.promised
+	f.promised = 0
+	if there := c.entries[key]; there != nil && errors.Is(err, fs.ErrExist) {
+		// A download that everyone had given up came through after all.
+		there.holders++
+		return there, nil
+	}
+	if err != nil {
+		return nil, classify(ctx, err)
+	}
+	e.holders = 1
+	c.entries[key] = e
+	c.used += e.bytes
+	return e, nil
+}
+
+// fill downloads the image into dir and moves dir to its place.
+func (c *Cache) fill(ctx context.Context, dir string, desc *remote.Descriptor, o PullOptions, f *flight) (*entry, error) {
+	layers, total, err := c.layers(desc)
+	if err != nil {
+		return nil, err
+	}
 	if err := c.mkdir(dir); err != nil {
 		return nil, err
 	}
@@ -50,18 +66,9 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 		return nil, err
 	}
 	defer disk.Close()
-
-	var promised int64
-	defer func() { c.unreserve(promised) }()
 	x := &extraction{
 		file: o.File, out: disk, limit: c.cfg.MaxImageBytes,
-		reserve: func(size int64) error {
-			if err := c.reserve(size); err != nil {
-				return err
-			}
-			promised = size
-			return nil
-		},
+		reserve:  func(size int64) error { return c.reserve(f, size) },
 		received: c.reporter(f, total),
 	}
 	if err := x.run(ctx, layers); err != nil {
@@ -71,21 +78,7 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 	if err := c.inspect(disk, &s); err != nil {
 		return nil, err
 	}
-	e, err := c.commit(dir, disk, s)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if there := c.entries[key]; there != nil && errors.Is(err, fs.ErrExist) {
-		// A download that everyone had given up came through after all.
-		there.holders++
-		return there, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	e.holders = 1
-	c.entries[key] = e
-	c.used += e.bytes
-	return e, nil
+	return c.commit(dir, disk, s)
 }
 
 // layers returns the layers of the image for this machine, and their size.
@@ -157,9 +150,9 @@ func (c *Cache) reporter(f *flight, total int64) func(int64) {
 	}
 }
 
-// reserve promises size bytes of the cache and the disk to a pull, evicting
+// reserve promises size bytes of the cache and the disk to a download, evicting
 // what has not been used for longest if need be.
-func (c *Cache) reserve(size int64) error {
+func (c *Cache) reserve(f *flight, size int64) error {
 	if size > c.cfg.MaxBytes {
 		return fmt.Errorf("%w: %d bytes, the cache holds %d", ErrTooLarge, size, c.cfg.MaxBytes)
 	}
@@ -175,6 +168,7 @@ func (c *Cache) reserve(size int64) error {
 		cacheFull := c.used+c.reserved > c.cfg.MaxBytes
 		diskFull := free-c.reserved < c.cfg.MinFreeBytes
 		if !cacheFull && !diskFull {
+			f.promised += size
 			return nil
 		}
 		if c.evictOldest() {
@@ -188,12 +182,6 @@ func (c *Cache) reserve(size int64) error {
 		c.reserved -= size
 		return err
 	}
-}
-
-func (c *Cache) unreserve(size int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.reserved -= size
 }
 
 // evictOldest removes the image that has been unused for longest and says

@@ -247,6 +247,7 @@ type countingReader struct {
 	add func(int64)
 }
 
+// Read implements io.Reader.
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.add(int64(n))
@@ -261,6 +262,7 @@ type boundedReader struct {
 	read *int64
 }
 
+// Read implements io.Reader.
 func (b *boundedReader) Read(p []byte) (int, error) {
 	if err := b.ctx.Err(); err != nil {
 		return 0, err
