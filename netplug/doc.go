@@ -17,7 +17,7 @@
 //     stands, so that machines outlive the agent.
 //
 // What it does not do: it decides no addresses across hosts (Pick and Allocator decide
-// within one pool), opens no tunnels between hosts, and configures no host interface
-// beyond enslaving the uplinks that Want names. Only package netplug/kernel talks to the
+// within one pool), hides no guest's traffic from the network between hosts, and
+// configures no host interface beyond plugging in the uplinks that Want names. Only package netplug/kernel talks to the
 // kernel; see interface Kernel.
 package netplug

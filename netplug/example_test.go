@@ -37,10 +37,10 @@ func ExamplePlanFor() {
 	// sysctl -w net/ipv4/conf/vm-pod/rp_filter=1
 	// ip addr add 10.9.0.1/16 dev vm-pod
 	// ip link set vm-pod up
-	// nft -f 76f1ce50c5a8aa26
-	// ip tuntap add vm-jwqcbkwv4gie mode tap vnet_hdr
-	// ip link set vm-jwqcbkwv4gie address fe:00:00:00:00:01
-	// sysctl -w net/ipv6/conf/vm-jwqcbkwv4gie/disable_ipv6=1
-	// ip link set vm-jwqcbkwv4gie master vm-pod
-	// ip link set vm-jwqcbkwv4gie up
+	// nft -f 8b8b6b13a01e865e
+	// ip tuntap add vm-p2bplg2ap4df mode tap vnet_hdr
+	// ip link set vm-p2bplg2ap4df address fe:00:00:00:00:01
+	// sysctl -w net/ipv6/conf/vm-p2bplg2ap4df/disable_ipv6=1
+	// ip link set vm-p2bplg2ap4df master vm-pod
+	// ip link set vm-p2bplg2ap4df up
 }

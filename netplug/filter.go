@@ -28,9 +28,12 @@ func FilterFor(w Want) ruleset.Ruleset {
 	inet := ruleset.Table{Family: ruleset.Inet, Name: FilterTable}
 	gateways := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return !b.Address.IsValid() })
 	if len(gateways) > 0 || len(w.Services) > 0 {
+		if len(w.Peers) > 0 {
+			inet.Sets = []ruleset.AddrSet{peerSet(w.Peers)}
+		}
 		inet.Chains = append(inet.Chains, inputChains(gateways)...)
-		inet.Chains = append(inet.Chains, forwardChains(gateways, w.Protected)...)
-		inet.Chains = append(inet.Chains, natChains(gateways, w.Services)...)
+		inet.Chains = append(inet.Chains, forwardChains(gateways, w)...)
+		inet.Chains = append(inet.Chains, natChains(gateways, w)...)
 	}
 	return ruleset.Ruleset{Tables: []ruleset.Table{inet, portTable(w)}}
 }
@@ -60,7 +63,7 @@ func inputChains(gateways []Bridge) []ruleset.Chain {
 }
 
 // forwardChains say where guests may go through the host, and who may come to them.
-func forwardChains(gateways []Bridge, protected []netip.Prefix) []ruleset.Chain {
+func forwardChains(gateways []Bridge, w Want) []ruleset.Chain {
 	base := ruleset.Chain{Name: "forward", Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Forward, Priority: priorityFilter}}
 	var chains []ruleset.Chain
 	for _, b := range gateways {
@@ -71,21 +74,46 @@ func forwardChains(gateways []Bridge, protected []netip.Prefix) []ruleset.Chain 
 	for _, b := range gateways {
 		from, to := "from_"+b.Name, "to_"+b.Name
 		base.Rules = append(base.Rules, rule(ruleset.Jump{Chain: from}, ruleset.InInterface{Name: b.Name}))
-		chains = append(chains, fromChain(from, b, gateways, protected))
+		chains = append(chains, fromChain(from, b, gateways, w))
 		if b.NAT {
 			base.Rules = append(base.Rules, rule(ruleset.Jump{Chain: to}, ruleset.OutInterface{Name: b.Name}))
-			chains = append(chains, ruleset.Chain{Name: to, Rules: []ruleset.Rule{
-				rule(ruleset.Accept{}, ruleset.Tracked{}),
-				rule(ruleset.Accept{}, ruleset.Translated{}),
-				rule(ruleset.Drop{}),
-			}})
+			chains = append(chains, toChain(to, b, len(w.Peers) > 0))
 		}
 	}
 	return append([]ruleset.Chain{base}, chains...)
 }
 
+// toChain judges what comes to guests behind NAT. Other hosts of the mesh, and guests
+// there, come as they are.
+func toChain(name string, b Bridge, peers bool) ruleset.Chain {
+	c := ruleset.Chain{Name: name, Rules: []ruleset.Rule{
+		rule(ruleset.Accept{}, ruleset.Tracked{}),
+		rule(ruleset.Accept{}, ruleset.Translated{}),
+	}}
+	if peers {
+		c.Rules = append(c.Rules,
+			rule(ruleset.Accept{}, ruleset.IPAddr{End: ruleset.Source, Prefix: b.Address.Masked()}),
+			rule(ruleset.Accept{}, ruleset.InSet{End: ruleset.Source, Set: peersSet}))
+	}
+	c.Rules = append(c.Rules, rule(ruleset.Drop{}))
+	return c
+}
+
+// peersSet names the set with the addresses of the other hosts.
+const peersSet = "peers"
+
+func peerSet(peers []Peer) ruleset.AddrSet {
+	s := ruleset.AddrSet{Name: peersSet}
+	for _, p := range peers {
+		s.Addrs = append(s.Addrs, p.Address)
+	}
+	slices.SortFunc(s.Addrs, netip.Addr.Compare)
+	s.Addrs = slices.Compact(s.Addrs)
+	return s
+}
+
 // fromChain judges what guests of a bridge send through the host.
-func fromChain(name string, b Bridge, gateways []Bridge, protected []netip.Prefix) ruleset.Chain {
+func fromChain(name string, b Bridge, gateways []Bridge, w Want) ruleset.Chain {
 	c := ruleset.Chain{Name: name, Rules: []ruleset.Rule{
 		rule(ruleset.Drop{}, ruleset.NotIPv4{}),
 		rule(ruleset.Drop{}, ruleset.IPAddr{End: ruleset.Source, Prefix: b.Address.Masked(), Not: true}),
@@ -97,7 +125,11 @@ func fromChain(name string, b Bridge, gateways []Bridge, protected []netip.Prefi
 			c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.OutInterface{Name: other.Name}))
 		}
 	}
-	for _, p := range protected {
+	if len(w.Peers) > 0 {
+		// Other hosts are as closed to guests as their own one.
+		c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.InSet{End: ruleset.Destination, Set: peersSet}))
+	}
+	for _, p := range w.Protected {
 		if p.Addr().Is4() {
 			c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.IPAddr{End: ruleset.Destination, Prefix: p.Masked()}))
 		}
@@ -108,10 +140,10 @@ func fromChain(name string, b Bridge, gateways []Bridge, protected []netip.Prefi
 
 // natChains rewrite addresses: of guests that go out, and of clients that come to a
 // service.
-func natChains(gateways []Bridge, services []Service) []ruleset.Chain {
+func natChains(gateways []Bridge, w Want) []ruleset.Chain {
 	var chains []ruleset.Chain
 	var dnat []ruleset.Rule
-	for _, s := range services {
+	for _, s := range w.Services {
 		dnat = append(dnat, serviceRules(s)...)
 	}
 	if len(dnat) > 0 {
@@ -131,6 +163,13 @@ func natChains(gateways []Bridge, services []Service) []ruleset.Chain {
 			// A guest that reaches its neighbour through a service must get its answers
 			// through the host too, which undoes the translation.
 			post.Rules = append(post.Rules, rule(ruleset.Masquerade{}, from, ruleset.OutInterface{Name: b.Name}, ruleset.Translated{}))
+		}
+		if len(dnat) > 0 && len(w.Peers) > 0 {
+			// A client of a service must get its answers from this host, also when the
+			// guest is on another one.
+			post.Rules = append(post.Rules, rule(ruleset.Masquerade{},
+				ruleset.IPAddr{End: ruleset.Destination, Prefix: subnet},
+				ruleset.OutInterface{Name: b.Name, Not: true}, ruleset.Translated{}))
 		}
 		if b.NAT {
 			post.Rules = append(post.Rules, rule(ruleset.Masquerade{}, from,

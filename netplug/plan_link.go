@@ -8,6 +8,9 @@ import (
 	"virtmesh/netplug/ruleset"
 )
 
+// defaultMTU is that of a link the kernel has just made.
+const defaultMTU = 1500
+
 // defaultVLAN is the one that every port of a filtering bridge begins in.
 const defaultVLAN = 1
 
@@ -51,6 +54,12 @@ func (p *planner) bridge(b Bridge) {
 	p.sysctl(exists, sysctlIPv6(b.Name), "1")
 	if b.Address.IsValid() {
 		p.sysctl(exists, sysctlRPFilter(b.Name), "1")
+		if len(p.want.Peers) > 0 {
+			p.sysctl(exists, sysctlProxyDelay(b.Name), "0")
+			p.sysctl(exists, sysctlProxyARP(b.Name), "1")
+		} else if exists {
+			p.sysctl(exists, sysctlProxyARP(b.Name), "0")
+		}
 	}
 	p.addrs(l, b.Address)
 	if !l.Up {
@@ -158,7 +167,7 @@ func (p *planner) tap(t Tap) {
 	}
 	if !exists || remake {
 		p.do(AddTap{Name: t.Name, Alias: tapAlias(t), Owner: t.Owner, Group: t.Group, MultiQueue: multi})
-		l, exists = Link{Name: t.Name, Kind: KindTap, Alias: tapAlias(t)}, false
+		l, exists = Link{Name: t.Name, Kind: KindTap, Alias: tapAlias(t), MTU: defaultMTU}, false
 	}
 	p.tapSettings(t, b, l, exists)
 }
@@ -171,11 +180,7 @@ func (p *planner) tapSettings(t Tap, b Bridge, l Link, exists bool) {
 	if !sameMAC(l.MAC, tapMAC(t.MAC)) {
 		p.do(SetMAC{Link: t.Name, MAC: tapMAC(t.MAC)})
 	}
-	mtu := t.MTU
-	if mtu == 0 {
-		mtu = b.MTU
-	}
-	if mtu != 0 && l.MTU != mtu {
+	if mtu := p.tapMTU(t, b); l.MTU != mtu {
 		p.do(SetMTU{Link: t.Name, MTU: mtu})
 	}
 	p.sysctl(exists, sysctlIPv6(t.Name), "1")
@@ -194,6 +199,20 @@ func (p *planner) tapSettings(t Tap, b Bridge, l Link, exists bool) {
 	if l.Up == t.LinkDown {
 		p.do(SetUp{Link: t.Name, Up: !t.LinkDown})
 	}
+}
+
+// tapMTU is the tap's own MTU, or that of its bridge: a port with a smaller one would make
+// the bridge's smaller too.
+func (p *planner) tapMTU(t Tap, b Bridge) int {
+	switch l, exists := p.have.link(b.Name); {
+	case t.MTU != 0:
+		return t.MTU
+	case exists && !l.ours() && l.MTU != 0:
+		return l.MTU
+	case b.MTU != 0:
+		return b.MTU
+	}
+	return defaultMTU
 }
 
 func (p *planner) wantedBridge(name string) Bridge {

@@ -1,6 +1,7 @@
 package netplug_test
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"slices"
@@ -81,14 +82,14 @@ link vm-a type tap master vm-pod mtu 1400 address fe:00:00:00:00:01 up alias "vi
 		{"a bridge with an uplink", br1(func(b *netplug.Bridge) { b.Uplink = "up0" }),
 			`link br1 type bridge mtu 1500 up alias "virtmesh:bridge:uplink=up0"
 link up0 type device master br1 mtu 1500 up
-link vm-a type tap master br1 mtu 8000 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"`},
+link vm-a type tap master br1 mtu 1500 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"`},
 		{"another uplink, guests kept apart", br1(func(b *netplug.Bridge) { b.Uplink, b.Isolated = "up1", true }),
 			`link br1 type bridge mtu 1500 up alias "virtmesh:bridge:uplink=up1"
 link up1 type device master br1 mtu 1500 up
-link vm-a type tap master br1 mtu 8000 address fe:00:00:00:00:01 isolated up alias "virtmesh:tap:ns/a/net0"`},
+link vm-a type tap master br1 mtu 1500 address fe:00:00:00:00:01 isolated up alias "virtmesh:tap:ns/a/net0"`},
 		{"a VLAN of the uplink", br1(func(b *netplug.Bridge) { b.Uplink, b.UplinkVLAN = "up1", 100 }),
 			`link br1 type bridge mtu 1500 up alias "virtmesh:bridge:uplink=vl-mhxhjelgew2q"
-link vm-a type tap master br1 mtu 8000 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"
+link vm-a type tap master br1 mtu 1500 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"
 link vl-mhxhjelgew2q type vlan link up1 id 100 master br1 mtu 1500 up alias "virtmesh:vlan:up1"`},
 		{"guests in VLANs", func(w *netplug.Want) {
 			w.Bridges = []netplug.Bridge{{Name: "br1", Uplink: "up1", VLANFiltering: true}}
@@ -98,7 +99,7 @@ link vl-mhxhjelgew2q type vlan link up1 id 100 master br1 mtu 1500 up alias "vir
 			w.Taps[2].LinkDown = true
 		}, `link br1 type bridge mtu 1500 vlan_filtering up alias "virtmesh:bridge:uplink=up1"
 link up1 type device master br1 mtu 1500 up vid 1 pvid untagged vid 7 vid 8
-link vm-a type tap master br1 mtu 8000 address fe:00:00:00:00:01 up vid 7 pvid untagged alias "virtmesh:tap:ns/a/net0"
+link vm-a type tap master br1 mtu 1500 address fe:00:00:00:00:01 up vid 7 pvid untagged alias "virtmesh:tap:ns/a/net0"
 link vm-b type tap master br1 mtu 1500 address fe:00:00:00:00:02 up vid 1 untagged vid 8 pvid untagged alias "virtmesh:tap:ns/b/net0"
 link vm-c type tap master br1 mtu 1500 address fe:00:00:00:00:03 vid 1 pvid untagged alias "virtmesh:tap:ns/c/net0"`},
 		{"other VLANs, owner and queues", func(w *netplug.Want) {
@@ -107,15 +108,40 @@ link vm-c type tap master br1 mtu 1500 address fe:00:00:00:00:03 vid 1 pvid unta
 			w.Taps[0].VM, w.Taps[0].VLAN = "renamed", 9
 			w.Taps[1].Owner, w.Taps[1].Group, w.Taps[1].Queues = 64055, 108, 2
 		}, `link br1 type bridge mtu 1500 vlan_filtering up alias "virtmesh:bridge:uplink="
-link vm-a type tap master br1 mtu 8000 address fe:00:00:00:00:09 up vid 9 pvid untagged alias "virtmesh:tap:ns/renamed/net0"
+link vm-a type tap master br1 mtu 1500 address fe:00:00:00:00:09 up vid 9 pvid untagged alias "virtmesh:tap:ns/renamed/net0"
 link vm-b type tap master br1 mtu 1500 address fe:00:00:00:00:02 user 64055 group 108 multi_queue up vid 1 pvid untagged alias "virtmesh:tap:ns/b/net0"`},
+		{"guests on other hosts, one of them on its way here", func(w *netplug.Want) {
+			w.Bridges = []netplug.Bridge{podBridge()}
+			w.Taps = []netplug.Tap{tapOf("vm-pod", "a", 1)}
+			w.Taps[0].Address = guest(3)
+			w.Peers = []netplug.Peer{
+				{Address: netip.MustParseAddr("192.0.2.1"), Guests: []netip.Addr{guest(3), guest(4), guest(5)}},
+				{Address: netip.MustParseAddr("192.0.2.2"), Guests: []netip.Addr{guest(5), guest(6)}},
+			}
+		}, `link vm-a type tap master vm-pod mtu 1500 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"
+link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 up addr 10.9.0.1/24 alias "virtmesh:bridge:uplink="
+route 10.9.0.4 via 192.0.2.1
+route 10.9.0.5 via 192.0.2.1
+route 10.9.0.6 via 192.0.2.2`},
+		{"guests that moved", func(w *netplug.Want) {
+			w.Bridges = []netplug.Bridge{podBridge()}
+			w.Taps = []netplug.Tap{tapOf("vm-pod", "a", 1)}
+			w.Taps[0].Address = guest(4)
+			w.Peers = []netplug.Peer{{Address: netip.MustParseAddr("192.0.2.2"), Guests: []netip.Addr{guest(3), guest(5)}}}
+		}, `link vm-a type tap master vm-pod mtu 1500 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"
+link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 up addr 10.9.0.1/24 alias "virtmesh:bridge:uplink="
+route 10.9.0.3 via 192.0.2.2
+route 10.9.0.5 via 192.0.2.2`},
 		{"nothing", func(*netplug.Want) {}, ""},
 	}
 }
 
-// linksOf prints the links, without parameters and filter.
+func guest(n byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, 0, n}) }
+
+// linksOf prints the links and routes, without parameters and filter.
 func linksOf(w netplug.World) string {
-	return netplug.World{Links: w.Links}.String()
+	slices.SortFunc(w.Routes, func(a, b netplug.Route) int { return a.To.Compare(b.To) })
+	return netplug.World{Links: w.Links, Routes: w.Routes}.String()
 }
 
 // overlay puts lines over those for the same link, in order.
@@ -128,7 +154,10 @@ func overlay(base, over string) string {
 	for _, line := range byName {
 		out = append(out, line)
 	}
-	slices.SortFunc(out, func(a, b string) int { return strings.Compare(strings.Fields(a)[1], strings.Fields(b)[1]) })
+	slices.SortFunc(out, func(a, b string) int {
+		x, y := strings.Fields(a), strings.Fields(b) // Links come before routes.
+		return cmp.Or(strings.Compare(x[0], y[0]), strings.Compare(x[1], y[1]))
+	})
 	return strings.Join(out, "\n") + "\n"
 }
 

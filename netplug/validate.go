@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"virtmesh/netplug/ruleset"
@@ -50,6 +51,7 @@ func (w Want) Validate() error {
 	w.checkTaps(&c, bridges)
 	w.checkAddresses(&c)
 	w.checkServices(&c)
+	w.checkPeers(&c)
 	for i, p := range w.Protected {
 		c.bad(!p.IsValid(), fmt.Sprintf("protected[%d]", i), "is not a network")
 	}
@@ -159,6 +161,19 @@ func (w Want) checkAddresses(c *checker) {
 			field := fmt.Sprintf("bridges[%d].dhcp.reservations[%d]", i, j)
 			once(b.Name, r.MAC.String(), field+".mac")
 			once(b.Name, r.Address.String(), field+".address")
+		}
+	}
+}
+
+func (w Want) checkPeers(c *checker) {
+	for i, p := range w.Peers {
+		field := fmt.Sprintf("peers[%d]", i)
+		c.bad(!p.Address.Is4(), field+".address", "%s is not IPv4", p.Address)
+		for j, g := range p.Guests {
+			routed := slices.ContainsFunc(w.Bridges, func(b Bridge) bool {
+				return b.Address.IsValid() && usable(b.Address.Masked(), g) && g != b.Address.Addr()
+			})
+			c.bad(!routed, fmt.Sprintf("%s.guests[%d]", field, j), "%s cannot be a guest on any bridge", g)
 		}
 	}
 }

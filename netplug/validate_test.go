@@ -31,6 +31,9 @@ func goodWant() netplug.Want {
 			Name: "s", Port: 80, Protocol: ruleset.TCP, Address: netip.MustParseAddr("10.96.0.1"),
 			Backends: []netip.AddrPort{netip.MustParseAddrPort("10.9.0.9:80")},
 		}},
+		Peers: []netplug.Peer{{
+			Address: netip.MustParseAddr("192.0.2.7"), Guests: []netip.Addr{netip.MustParseAddr("10.9.0.70")},
+		}},
 		Protected: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		DNS:       netplug.DNS{Upstreams: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53")}},
 	}
@@ -88,6 +91,9 @@ func TestValidate(t *testing.T) {
 		{`services[0].protocol: "sctp" is neither`, func(w *netplug.Want) { w.Services[0].Protocol = "sctp" }},
 		{"services[0].backends[0]: [::1]:80 is not an IPv4", func(w *netplug.Want) { w.Services[0].Backends[0] = netip.MustParseAddrPort("[::1]:80") }},
 		{"protected[0]: is not a network", func(w *netplug.Want) { w.Protected[0] = netip.Prefix{} }},
+		{"peers[0].address: fd00::1 is not IPv4", func(w *netplug.Want) { w.Peers[0].Address = netip.MustParseAddr("fd00::1") }},
+		{"peers[0].guests[0]: 10.9.0.1 cannot be a guest", func(w *netplug.Want) { w.Peers[0].Guests[0] = netip.MustParseAddr("10.9.0.1") }},
+		{"peers[0].guests[0]: 192.0.2.9 cannot be a guest", func(w *netplug.Want) { w.Peers[0].Guests[0] = netip.MustParseAddr("192.0.2.9") }},
 		{"dns.upstreams[0]: is not an address", func(w *netplug.Want) { w.DNS.Upstreams[0] = netip.AddrPort{} }},
 	} {
 		t.Run(tc.want, func(t *testing.T) {
@@ -109,6 +115,10 @@ func TestValidate(t *testing.T) {
 // takes it as it is printed is tested with the kernel.
 func TestFilter(t *testing.T) {
 	want := `table inet virtmesh {
+	set peers {
+		type ipv4_addr
+		elements = { 10.50.0.2, 10.50.0.3 }
+	}
 	chain input {
 		type filter hook input priority -10; policy accept;
 		iifname "pod" jump input_pod
@@ -141,12 +151,15 @@ func TestFilter(t *testing.T) {
 		ct state established,related accept
 		ct status dnat accept
 		oifname "other" drop
+		ip daddr @peers drop
 		ip daddr 192.0.2.0/25 drop
 		accept
 	}
 	chain to_pod {
 		ct state established,related accept
 		ct status dnat accept
+		ip saddr 10.9.0.0/20 accept
+		ip saddr @peers accept
 		drop
 	}
 	chain from_other {
@@ -155,6 +168,7 @@ func TestFilter(t *testing.T) {
 		ct state established,related accept
 		ct status dnat accept
 		oifname "pod" drop
+		ip daddr @peers drop
 		ip daddr 192.0.2.0/25 drop
 		accept
 	}
@@ -173,8 +187,10 @@ func TestFilter(t *testing.T) {
 	chain postrouting {
 		type nat hook postrouting priority 100; policy accept;
 		ip saddr 10.9.0.0/20 oifname "pod" ct status dnat masquerade
+		ip daddr 10.9.0.0/20 oifname != "pod" ct status dnat masquerade
 		ip saddr 10.9.0.0/20 ip daddr != 10.9.0.0/20 oifname != "pod" masquerade
 		ip saddr 10.8.0.0/24 oifname "other" ct status dnat masquerade
+		ip daddr 10.8.0.0/24 oifname != "other" ct status dnat masquerade
 	}
 }
 table bridge virtmesh {

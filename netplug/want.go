@@ -20,6 +20,9 @@ type Want struct {
 	Taps     []Tap
 	Services []Service
 	DNS      DNS
+	// Peers are the other hosts of the mesh. Guests reach the guests there directly, if
+	// the hosts reach one another without a router in between.
+	Peers []Peer
 	// Protected are networks that guests behind NAT may not open connections to, for
 	// example the management network of the hosts.
 	Protected []netip.Prefix
@@ -29,7 +32,7 @@ type Want struct {
 type Bridge struct {
 	// Name of the interface, at most 15 bytes.
 	Name string
-	// MTU in bytes; 0 leaves the kernel's choice. Taps without an MTU take this one.
+	// MTU in bytes; 0 leaves the kernel's choice, the smallest of the ports.
 	MTU int
 	// Address is the host's own address on the bridge, the gateway of its guests, with
 	// the length of the subnet. IPv4; the zero value for a bridge without one.
@@ -78,7 +81,7 @@ type Tap struct {
 	Namespace, VM, Interface string
 	// Bridge the tap is plugged into.
 	Bridge string
-	// MTU in bytes; 0 stands for the bridge's.
+	// MTU in bytes; 0 stands for the bridge's, or 1500 if that has none either.
 	MTU int
 	// Owner and Group may open the tap without privileges. libvirt opens taps itself and
 	// hands them to QEMU, so both may be 0.
@@ -124,6 +127,16 @@ type Service struct {
 	Protocol ruleset.Protocol
 	// Backends share the connections evenly. A service without any accepts none.
 	Backends []netip.AddrPort
+}
+
+// Peer is another host with guests on a bridge of the same name and subnet.
+type Peer struct {
+	// Address of the host.
+	Address netip.Addr
+	// Guests are the addresses of its guests. One that a tap of this host has too, as
+	// happens in the course of a migration, is taken to be here; of two peers with the
+	// same one the first counts.
+	Guests []netip.Addr
 }
 
 // DNS is what the name servers of all bridges answer.

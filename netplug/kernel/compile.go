@@ -42,20 +42,21 @@ const (
 // rule has already asked for, so that it asks once.
 type compiler struct {
 	family  ruleset.Family
+	sets    map[string]*nftables.Set
 	out     []expr.Any
 	network uint16
 	l4      byte
 }
 
 // compile turns a rule into the kernel's expressions.
-func compile(f ruleset.Family, r ruleset.Rule, maps map[string]*nftables.Set) ([]expr.Any, error) {
-	c := &compiler{family: f}
+func compile(f ruleset.Family, r ruleset.Rule, sets map[string]*nftables.Set) ([]expr.Any, error) {
+	c := &compiler{family: f, sets: sets}
 	for _, m := range r.If {
 		if err := c.match(m); err != nil {
 			return nil, err
 		}
 	}
-	if err := c.verdict(r.Do, maps); err != nil {
+	if err := c.verdict(r.Do); err != nil {
 		return nil, err
 	}
 	return c.out, nil
@@ -124,6 +125,9 @@ func (c *compiler) match(m ruleset.Match) error {
 		c.compare(m.Not, m.MAC)
 	case ruleset.IPAddr:
 		c.ipAddr(m)
+	case ruleset.InSet:
+		c.ipField(m.End)
+		return c.lookup(expr.Lookup{SourceRegister: register}, m.Set)
 	case ruleset.NotIPv4:
 		c.meta(expr.MetaKeyNFPROTO)
 		c.compare(true, []byte{unix.NFPROTO_IPV4})
@@ -173,12 +177,7 @@ func (c *compiler) transportMatch(m ruleset.Match) error {
 }
 
 func (c *compiler) ipAddr(m ruleset.IPAddr) {
-	c.needNetwork(unix.ETH_P_IP)
-	offset := uint32(ipSource)
-	if m.End == ruleset.Destination {
-		offset = ipDestination
-	}
-	c.payload(expr.PayloadBaseNetworkHeader, offset, 4)
+	c.ipField(m.End)
 	if bits := m.Prefix.Bits(); bits < 32 {
 		c.add(&expr.Bitwise{
 			SourceRegister: register, DestRegister: register, Len: 4,
@@ -186,6 +185,16 @@ func (c *compiler) ipAddr(m ruleset.IPAddr) {
 		})
 	}
 	c.compare(m.Not, m.Prefix.Masked().Addr().AsSlice())
+}
+
+// ipField loads the IPv4 address at the named end.
+func (c *compiler) ipField(end ruleset.Direction) {
+	c.needNetwork(unix.ETH_P_IP)
+	offset := uint32(ipSource)
+	if end == ruleset.Destination {
+		offset = ipDestination
+	}
+	c.payload(expr.PayloadBaseNetworkHeader, offset, 4)
 }
 
 // anyBit holds when one of the bits is set in the register.
@@ -197,16 +206,12 @@ func (c *compiler) anyBit(bits uint32) {
 	c.compare(true, make([]byte, 4))
 }
 
-func (c *compiler) verdict(v ruleset.Verdict, maps map[string]*nftables.Set) error {
+func (c *compiler) verdict(v ruleset.Verdict) error {
 	switch v := v.(type) {
 	case ruleset.Lookup:
-		set, ok := maps[v.Map]
-		if !ok {
-			return fmt.Errorf("no map %s in the table", v.Map)
-		}
 		c.meta(expr.MetaKeyIIFNAME)
 		// Register 0 is the verdict.
-		c.add(&expr.Lookup{SourceRegister: register, DestRegister: 0, IsDestRegSet: true, SetName: set.Name, SetID: set.ID})
+		return c.lookup(expr.Lookup{SourceRegister: register, DestRegister: 0, IsDestRegSet: true}, v.Map)
 	case ruleset.Masquerade:
 		c.add(&expr.Masq{})
 	case ruleset.RedirectTo:
@@ -222,6 +227,17 @@ func (c *compiler) verdict(v ruleset.Verdict, maps map[string]*nftables.Set) err
 		}
 		c.add(e)
 	}
+	return nil
+}
+
+// lookup looks the register up in a set or map of the table.
+func (c *compiler) lookup(e expr.Lookup, name string) error {
+	set, ok := c.sets[name]
+	if !ok {
+		return fmt.Errorf("no set or map %s in the table", name)
+	}
+	e.SetName, e.SetID = set.Name, set.ID
+	c.add(&e)
 	return nil
 }
 

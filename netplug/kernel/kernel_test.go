@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -38,9 +37,6 @@ func TestKernelSuite(t *testing.T) {
 func TestFilterReadsAsWritten(t *testing.T) {
 	if !netplugtest.OwnNamespace(t) {
 		return
-	}
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("needs nft")
 	}
 	k, _ := hostWithUplink(t)
 	rules := netplug.FilterFor(netplugtest.EveryRule())

@@ -65,13 +65,25 @@ func family(f ruleset.Family) nftables.TableFamily {
 	return nftables.TableFamilyINet
 }
 
-// addTable adds chains, then the maps that name them, then the rules that use both.
+// addTable adds chains, then sets, and the maps that name chains, then the rules that use
+// them all.
 func addTable(conn *nftables.Conn, table *nftables.Table, t ruleset.Table) error {
 	chains := make(map[string]*nftables.Chain, len(t.Chains))
 	for _, c := range t.Chains {
 		chains[c.Name] = conn.AddChain(chain(table, c))
 	}
-	maps := make(map[string]*nftables.Set, len(t.Maps))
+	sets := make(map[string]*nftables.Set, len(t.Maps)+len(t.Sets))
+	for _, s := range t.Sets {
+		set := &nftables.Set{Table: table, Name: s.Name, KeyType: nftables.TypeIPAddr}
+		elements := make([]nftables.SetElement, len(s.Addrs))
+		for i, a := range s.Addrs {
+			elements[i].Key = a.AsSlice()
+		}
+		if err := conn.AddSet(set, elements); err != nil {
+			return fmt.Errorf("set %s: %w", s.Name, err)
+		}
+		sets[s.Name] = set
+	}
 	for _, m := range t.Maps {
 		set := &nftables.Set{
 			Table: table, Name: m.Name, IsMap: true,
@@ -90,11 +102,11 @@ func addTable(conn *nftables.Conn, table *nftables.Table, t ruleset.Table) error
 		if err := conn.AddSet(set, elements); err != nil {
 			return fmt.Errorf("map %s: %w", m.Name, err)
 		}
-		maps[m.Name] = set
+		sets[m.Name] = set
 	}
 	for _, c := range t.Chains {
 		for _, r := range c.Rules {
-			exprs, err := compile(t.Family, r, maps)
+			exprs, err := compile(t.Family, r, sets)
 			if err != nil {
 				return fmt.Errorf("chain %s: rule %q: %w", c.Name, r, err)
 			}

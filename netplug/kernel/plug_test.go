@@ -245,6 +245,47 @@ func (b *bed) removal(ga, gb *netplugtest.Guest) {
 	}
 }
 
+// TestGuestsOfAnotherHost has a second host, played by the world outside, with a guest in
+// the same subnet.
+func TestGuestsOfAnotherHost(t *testing.T) {
+	if !netplugtest.OwnNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	const far = "10.9.0.50"
+	b.outside.Run("ip", "addr", "add", far+"/32", "dev", "lo")
+	b.outside.Run("ip", "route", "add", "10.9.0.10/32", "via", "10.50.0.1", "src", far)
+	b.want.Peers = []netplug.Peer{{Address: netip.MustParseAddr("10.50.0.2"), Guests: []netip.Addr{netip.MustParseAddr(far)}}}
+	b.want.Services = []netplug.Service{{
+		Name: "far", Address: netip.MustParseAddr("10.96.0.8"), Port: 80, Protocol: ruleset.TCP,
+		Backends: []netip.AddrPort{netip.MustParseAddrPort(far + ":80")},
+	}}
+	b.set()
+	if res := b.set(); len(res.Plan.Steps) != 0 {
+		t.Fatalf("the second Set changes:\n%s", res.Plan)
+	}
+	b.outside.Serve(far+":80", "far")
+	b.outside.Serve("10.50.0.2:22", "management")
+	g, _ := b.boot(b.want.Taps[0])
+	g.Serve("10.9.0.10:80", "near")
+	for addr, want := range map[string]string{far + ":80": "far", "10.96.0.8:80": "far"} {
+		if got, err := g.Get(addr, patience); got != want {
+			t.Errorf("the guest gets %q from %s: %v", got, addr, err)
+		}
+	}
+	if got, err := b.outside.Get("10.9.0.10:80", patience); got != "near" {
+		t.Errorf("the far guest gets %q: %v", got, err)
+	}
+	if got, err := g.Get("10.50.0.2:22", silence); err == nil {
+		t.Errorf("the guest gets %q from the other host itself", got)
+	}
+	b.want.Peers = nil
+	b.set()
+	if routes := netplugtest.Run(t, "ip", "route"); strings.Contains(routes, far) {
+		t.Errorf("routes without peers:\n%s", routes)
+	}
+}
+
 // TestHostileGuest tries what a guest must not get through with.
 func TestHostileGuest(t *testing.T) {
 	if !netplugtest.OwnNamespace(t) {

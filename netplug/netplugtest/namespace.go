@@ -45,6 +45,11 @@ func OwnNamespace(t *testing.T) bool {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes network namespaces")
 	}
+	for _, program := range []string{"ip", "nft", "nsenter", "ping", "busybox"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("needs %s: %v", program, err)
+		}
+	}
 	// #nosec: the test binary itself.
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=120s")
 	cmd.Env = append(os.Environ(), inNamespace+"="+t.Name())

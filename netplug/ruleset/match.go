@@ -60,6 +60,13 @@ type IPAddr struct {
 	Not    bool
 }
 
+// InSet holds when the packet is IPv4 and the address at the named end is in a set of the
+// same table.
+type InSet struct {
+	End Direction
+	Set string
+}
+
 // NotIPv4 holds for a packet of another network protocol (inet tables only).
 type NotIPv4 struct{}
 
@@ -144,6 +151,9 @@ func (m IPAddr) String() string {
 }
 
 // String prints the match as nft(8) reads it.
+func (m InSet) String() string { return fmt.Sprintf("ip %saddr @%s", m.End, m.Set) }
+
+// String prints the match as nft(8) reads it.
 func (NotIPv4) String() string { return "meta nfproto != ipv4" }
 
 // String prints the match as nft(8) reads it.
@@ -176,6 +186,7 @@ func (EtherSource) match()   {}
 func (ARPSource) match()     {}
 func (ARPSenderMAC) match()  {}
 func (IPAddr) match()        {}
+func (InSet) match()         {}
 func (NotIPv4) match()       {}
 func (Port) match()          {}
 func (DHCPClientMAC) match() {}
