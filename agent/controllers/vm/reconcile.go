@@ -57,8 +57,11 @@ func (c *Controller) reconcile(ctx context.Context, key controller.Key) (control
 	var res controller.Result
 	switch {
 	case vm.DeletionTimestamp != nil:
-		if done := c.finalize(t); done {
-			_, err := t.tx.Commit(ctx, c.cfg.Store)
+		done, err := c.finalize(ctx, t)
+		if done && err == nil {
+			_, err = t.tx.Commit(ctx, c.cfg.Store)
+		}
+		if done || err != nil {
 			return controller.Result{}, wrap(err, "finalize", key)
 		}
 	case t.was != nil && !c.own(t):
@@ -238,7 +241,7 @@ func heldByHost(vmi *kubevirtv1.VirtualMachineInstance) bool {
 
 // finalize ends the instance of a machine that is being deleted. It returns
 // true when nothing is left to do but to commit.
-func (c *Controller) finalize(t *turn) (done bool) {
+func (c *Controller) finalize(ctx context.Context, t *turn) (done bool, err error) {
 	orphan := objects.HasFinalizer(t.old, metav1.FinalizerOrphanDependents)
 	owned := t.was != nil && metav1.IsControlledBy(t.was, t.old)
 	if owned && !orphan {
@@ -248,21 +251,34 @@ func (c *Controller) finalize(t *turn) (done bool) {
 			c.letGo(t)
 		}
 		if !t.gone {
-			return false
+			return false, nil
 		}
 	}
 	if !objects.RemoveFinalizer(t.vm, kubevirtv1.VirtualMachineControllerFinalizer) {
-		return true
-	}
-	// The epoch is garbage once no instance of the name can be left running.
-	// An instance that is orphaned keeps it.
-	if epoch := c.cfg.Claims.Epoch(objects.KeyOf(t.old)); t.was == nil || t.gone {
-		if _, claimed := c.cfg.Claims.Instance(epoch.UID); !claimed {
-			claims.ForgetEpoch(&t.tx, t.old.Namespace, t.old.Name, epoch)
-		}
+		return true, nil
 	}
 	t.tx.Update(t.old, t.vm)
-	return true
+	if t.was != nil && !t.gone {
+		return true, nil // it is orphaned, and keeps its epoch
+	}
+	return true, c.forgetEpoch(ctx, t)
+}
+
+// forgetEpoch removes the epoch of a machine's name, unless an instance of the
+// name still has a claim. The store is asked, because the cache of claims may
+// be behind the news that the instance is gone.
+func (c *Controller) forgetEpoch(ctx context.Context, t *turn) error {
+	local := raftstore.ReadOptions{Consistency: raftstore.Local}
+	epoch, err := claims.GetEpoch(ctx, c.cfg.Store, objects.KeyOf(t.old), local)
+	if err != nil || epoch.Revision == 0 {
+		return err
+	}
+	_, claimed, err := claims.GetInstance(ctx, c.cfg.Store, epoch.UID, local)
+	if err != nil || claimed {
+		return err
+	}
+	claims.ForgetEpoch(&t.tx, t.old.Namespace, t.old.Name, epoch)
+	return nil
 }
 
 // fail shows a failure in the Failure condition and as an event.
