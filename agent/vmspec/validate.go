@@ -35,6 +35,12 @@ func ValidateVirtualMachine(d Defaults, vm *kubevirtv1.VirtualMachine) field.Err
 		return field.ErrorList{field.Required(path.Child("template"), "missing virtual machine template")}
 	}
 	errs := validateRunStrategy(path, &vm.Spec)
+	if vm.Spec.Instancetype != nil {
+		errs = append(errs, field.Forbidden(path.Child("instancetype"), "instance types are not served: give CPU and memory in the template"))
+	}
+	if vm.Spec.Preference != nil {
+		errs = append(errs, field.Forbidden(path.Child("preference"), "preferences are not served: give the devices in the template"))
+	}
 	template := path.Child("template")
 	errs = append(errs, validateReservedLabels(template.Child("metadata", "labels"), vm.Spec.Template.ObjectMeta.Labels)...)
 	errs = append(errs, validateTemplates(path.Child("dataVolumeTemplates"), &vm.Spec)...)

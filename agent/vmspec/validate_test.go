@@ -225,6 +225,12 @@ func TestVirtualMachine(t *testing.T) {
 		"label": {func(vm *kubevirtv1.VirtualMachine) {
 			vm.Spec.Template.ObjectMeta.Labels = map[string]string{kubevirtv1.NodeNameLabel: "x"}
 		}, "spec.template.metadata.labels[kubevirt.io/nodeName]"},
+		"instance type": {func(vm *kubevirtv1.VirtualMachine) {
+			vm.Spec.Instancetype = &kubevirtv1.InstancetypeMatcher{Name: "u1.small"}
+		}, "spec.instancetype"},
+		"preference": {func(vm *kubevirtv1.VirtualMachine) {
+			vm.Spec.Preference = &kubevirtv1.PreferenceMatcher{Name: "debian"}
+		}, "spec.preference"},
 		"data volume": {func(vm *kubevirtv1.VirtualMachine) {
 			vm.Spec.DataVolumeTemplates = []kubevirtv1.DataVolumeTemplateSpec{{ObjectMeta: metav1.ObjectMeta{Name: "dv"}}}
 		}, "spec.dataVolumeTemplates[0].metadata.name"},

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 	"sigs.k8s.io/yaml"
 
 	"virtmesh/agent/vmspec"
@@ -82,6 +83,7 @@ status:
 		"new instance": {"VirtualMachineInstance", `{}`, "<unknown>|||||| "},
 		"migration":    {"VirtualMachineInstanceMigration", `{spec: {vmiName: vmi}, status: {phase: Running}}`, "Running|vmi"},
 		"class":        {"StorageClass", `{provisioner: p, reclaimPolicy: Delete, volumeBindingMode: Immediate}`, "p|Delete|Immediate|false|<unknown>|false"},
+		"data volume":  {"DataVolume", `status: {phase: Succeeded, progress: "100.0%"}`, "Succeeded|100.0%|0|<unknown>"},
 		"lease":        {"Lease", `spec: {holderIdentity: host1}`, "host1|<unknown>"},
 		"event": {"Event", `{type: Normal, reason: Started, involvedObject: {kind: VirtualMachineInstance, name: vmi}, source: {component: agent}, message: "it runs\n", count: 3}`,
 			"<unknown>|Normal|Started|virtualmachineinstance/vmi||agent|it runs|<unknown>|3"},
@@ -125,6 +127,16 @@ func TestCreateRefusals(t *testing.T) {
 		"lease":              {"Lease", `spec: {leaseDurationSeconds: 0}`, "spec.leaseDurationSeconds"},
 		"event elsewhere":    {"Event", `{metadata: {namespace: a}, involvedObject: {namespace: b}}`, "involvedObject.namespace"},
 		"migration":          {"VirtualMachineInstanceMigration", `{}`, "spec.vmiName"},
+		"good import":        {"DataVolume", `spec: {source: {registry: {url: "docker://registry/tiny"}}, storage: {resources: {requests: {storage: 1Gi}}}}`, ""},
+		"good clone":         {"DataVolume", `spec: {sourceRef: {kind: DataSource, name: debian}, storage: {}}`, ""},
+		"no source":          {"DataVolume", `spec: {storage: {resources: {requests: {storage: 1Gi}}}}`, "spec.source"},
+		"two sources":        {"DataVolume", `spec: {source: {blank: {}, upload: {}}, storage: {resources: {requests: {storage: 1Gi}}}}`, "spec.source"},
+		"source url":         {"DataVolume", `spec: {source: {http: {url: "file:///etc/passwd"}}, storage: {resources: {requests: {storage: 1Gi}}}}`, "spec.source.http.url"},
+		"registry url":       {"DataVolume", `spec: {source: {registry: {url: "http://x/y"}}, storage: {resources: {requests: {storage: 1Gi}}}}`, "spec.source.registry.url"},
+		"source kind":        {"DataVolume", `spec: {sourceRef: {kind: x, name: a}, storage: {}}`, "spec.sourceRef.kind"},
+		"no target":          {"DataVolume", `spec: {source: {blank: {}}}`, "spec"},
+		"target size":        {"DataVolume", `spec: {source: {blank: {}}, storage: {}}`, "spec.storage.resources.requests[storage]"},
+		"target mode":        {"DataVolume", `spec: {source: {blank: {}}, pvc: {resources: {requests: {storage: 1Gi}}}}`, "spec.pvc.accessModes"},
 		"no template":        {"VirtualMachine", `spec: {runStrategy: Always}`, "spec.template"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -186,6 +198,9 @@ func TestUpdateRefusals(t *testing.T) {
 		"immutable map": {"ConfigMap", &corev1.ConfigMap{Immutable: &yes}, func(o runtime.Object) {
 			o.(*corev1.ConfigMap).Data = map[string]string{"a": "b"}
 		}, "data"},
+		"data volume": {"DataVolume", &cdiv1.DataVolume{}, func(o runtime.Object) {
+			o.(*cdiv1.DataVolume).Spec.SourceRef = &cdiv1.DataVolumeSourceRef{}
+		}, "spec"},
 		"instance spec": {"VirtualMachineInstance", &kubevirtv1.VirtualMachineInstance{}, func(o runtime.Object) {
 			o.(*kubevirtv1.VirtualMachineInstance).Spec.Hostname = "x"
 		}, "spec"},

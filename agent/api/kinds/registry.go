@@ -20,6 +20,7 @@ func All(d vmspec.Defaults) []*Kind {
 		storageKinds(),
 		networkKinds(),
 		kubevirtKinds(d),
+		cdiKinds(),
 	} {
 		all = append(all, group...)
 	}
