@@ -40,7 +40,7 @@ func TestLeaveIsNotDeath(t *testing.T) {
 	for _, members := range []int{2, 3, 40} {
 		synctest.Test(t, func(t *testing.T) {
 			m := startMesh(t, members)
-			m.WatchDeaths(func(by, of string) { t.Errorf("%s declared %s dead", by, of) })
+			m.WatchFalseDeaths(func(by, of string) { t.Errorf("%s declared %s dead", by, of) })
 			gone := m.Members[members/2]
 			if err := gone.Leave(context.Background()); err != nil {
 				t.Fatal(err)
@@ -200,7 +200,7 @@ func TestKeyRotationLosesNobody(t *testing.T) {
 		}
 		defer m.Shutdown()
 		m.AwaitAlive(5 * time.Second)
-		m.WatchDeaths(func(by, of string) { t.Errorf("%s declared %s dead", by, of) })
+		m.WatchFalseDeaths(func(by, of string) { t.Errorf("%s declared %s dead", by, of) })
 		for next := byte(2); next < 4; next++ {
 			for _, step := range []func(*gossip.Gossip) error{
 				func(g *gossip.Gossip) error { return g.AddKey(key(next)) },

@@ -157,16 +157,17 @@ func (m *Mesh) Shutdown() {
 	m.ending.Wait()
 }
 
-// WatchDeaths calls death, from now on, whenever a member declares another
-// dead. A member that is starved at that moment is not heard: in reality its
-// clock would have stood still as well. The watching ends with the mesh.
-func (m *Mesh) WatchDeaths(death func(by, of string)) {
+// WatchFalseDeaths calls death, from now on, whenever a member declares another
+// dead that was not killed. A member that is starved at that moment is not
+// heard: in reality its clock would have stood still as well. The watching ends
+// with the mesh.
+func (m *Mesh) WatchFalseDeaths(death func(by, of string)) {
 	for _, g := range m.Members {
 		sub := g.Subscribe()
 		host := m.Network.byName(g.Name())
 		go func() {
 			for ev := range sub.Events() {
-				if ev.Type == gossip.EventDead && !host.isStarved() {
+				if ev.Type == gossip.EventDead && !host.isStarved() && !m.Network.byName(ev.Member.Name).dead.Load() {
 					death(g.Name(), ev.Member.Name)
 				}
 			}
