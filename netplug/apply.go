@@ -28,7 +28,7 @@ func (p *Plug) apply(ctx context.Context, plan Plan) map[string]error {
 			failed[s.Subject] = fmt.Errorf("%s: %w", s, err)
 			continue
 		}
-		p.cfg.Logger.Info("network changed", "subject", s.Subject, "step", s.String())
+		p.cfg.Logger.Debug("network changed", "subject", s.Subject, "step", s.String())
 	}
 	return failed
 }

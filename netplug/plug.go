@@ -108,7 +108,11 @@ func (p *Plug) Set(ctx context.Context, w Want) (Result, error) {
 	}
 	begin := time.Now()
 	res, err := p.set(ctx, w)
-	p.metrics.observeSet(time.Since(begin), w, res, err)
+	took := time.Since(begin)
+	p.metrics.observeSet(took, w, res, err)
+	if n := len(res.Plan.Steps); n > 0 {
+		p.cfg.Logger.Info("network set", "steps", n, "failed", len(res.Failed), "took", took)
+	}
 	return res, err
 }
 

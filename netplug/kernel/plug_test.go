@@ -286,6 +286,42 @@ func TestGuestsOfAnotherHost(t *testing.T) {
 	}
 }
 
+// TestGuestOnUplink has a guest on a bridge that joins it to the world outside, as a
+// network attachment does.
+func TestGuestOnUplink(t *testing.T) {
+	if !netplugtest.OwnNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	tap := podTap("a", macA, "10.50.0.10")
+	tap.Bridge, tap.IPSpoofCheck, tap.Address = "br1", false, netip.Addr{}
+	b.want = netplug.Want{Bridges: []netplug.Bridge{{Name: "br1", Uplink: "up0"}}, Taps: []netplug.Tap{tap}}
+	if _, err := b.plug.Set(t.Context(), b.want); err == nil || !strings.Contains(err.Error(), "carries the address 10.50.0.1/24") {
+		t.Fatalf("an uplink with an address: %v", err)
+	}
+	netplugtest.Run(t, "ip", "addr", "flush", "dev", "up0")
+	b.set()
+	if res := b.set(); len(res.Plan.Steps) != 0 {
+		t.Fatalf("the second Set changes:\n%s", res.Plan)
+	}
+	g := netplugtest.NewGuest(t, tap.Name, macA)
+	g.Run("ip", "addr", "add", "10.50.0.10/24", "dev", "eth0")
+	if !reaches(g.Host, "10.50.0.2") {
+		t.Error("the guest does not reach the world")
+	}
+	g.Run("ip", "link", "set", "eth0", "address", macB.String())
+	if reaches(g.Host, "10.50.0.2") {
+		t.Error("the guest gets out with another card's address")
+	}
+	g.Run("ip", "link", "set", "eth0", "address", macA.String())
+	g.Stop()
+	b.want = netplug.Want{}
+	b.set()
+	if link := netplugtest.Run(t, "ip", "link", "show", "up0"); strings.Contains(link, "master") {
+		t.Errorf("the uplink is not given back: %s", link)
+	}
+}
+
 // TestHostileGuest tries what a guest must not get through with.
 func TestHostileGuest(t *testing.T) {
 	if !netplugtest.OwnNamespace(t) {
