@@ -93,7 +93,7 @@ func (s *Store) announce() {
 		}
 		payload := a.encode()
 		for _, srv := range servers {
-			if string(srv.ID) != s.cfg.NodeID {
+			if srv.ID != s.id {
 				s.peers.notify(string(srv.Address), opCommitted, payload)
 			}
 		}
@@ -154,36 +154,5 @@ func (s *Store) deliver(a announcement) {
 	case <-answer:
 	case <-s.closing:
 	case <-s.stopped:
-	}
-}
-
-// announceTransport is raft's transport with a second source of messages.
-type announceTransport struct {
-	*raft.NetworkTransport
-	rpcs chan raft.RPC
-}
-
-var (
-	_ raft.Transport   = (*announceTransport)(nil)
-	_ raft.WithPreVote = (*announceTransport)(nil)
-	_ raft.WithClose   = (*announceTransport)(nil)
-)
-
-// Consumer implements raft.Transport.
-func (t *announceTransport) Consumer() <-chan raft.RPC { return t.rpcs }
-
-// run passes on what the network brings.
-func (t *announceTransport) run(closing <-chan struct{}) {
-	for {
-		select {
-		case rpc := <-t.NetworkTransport.Consumer():
-			select {
-			case t.rpcs <- rpc:
-			case <-closing:
-				return
-			}
-		case <-closing:
-			return
-		}
 	}
 }

@@ -119,8 +119,8 @@ func (a *autopilotState) KnownServers() map[raft.ServerID]*autopilot.Server {
 	members := a.s.members()
 	known := make(map[raft.ServerID]*autopilot.Server, len(servers))
 	for _, srv := range servers {
-		m := members[string(srv.ID)]
-		self := string(srv.ID) == a.s.cfg.NodeID
+		m := members[nodeOf(srv.ID)]
+		self := srv.ID == a.s.id
 		status := autopilot.NodeFailed
 		if m.Alive || self || a.s.cfg.Members == nil {
 			status = autopilot.NodeAlive
@@ -170,7 +170,7 @@ func (a *autopilotState) FetchServerStats(ctx context.Context, servers map[raft.
 }
 
 func (a *autopilotState) fetch(ctx context.Context, srv *autopilot.Server) (stats, error) {
-	if string(srv.ID) == a.s.cfg.NodeID {
+	if srv.ID == a.s.id {
 		return a.s.stats()
 	}
 	payload, err := a.s.peers.call(ctx, string(srv.Address), opStats, nil)

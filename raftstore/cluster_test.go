@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -187,4 +188,46 @@ func TestStatusShowsEveryReplica(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestReinstalledHostDoesNotVote: a host that lost its data must not answer for
+// the voter it was, or what that voter had acknowledged could be lost.
+func TestReinstalledHostDoesNotVote(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3)
+	leader := c.Leader()
+	mustCommit(t, c.Node(leader), put("/k", "v"))
+	var others []string
+	for _, id := range []string{"host1", "host2", "host3"} {
+		if id != leader {
+			others = append(others, id)
+		}
+	}
+	wiped, away := others[0], others[1]
+	c.Kill(wiped)
+	c.Kill(away)
+	if err := os.RemoveAll(c.Config(wiped).DataDir); err != nil {
+		t.Fatal(err)
+	}
+	s := c.Restart(wiped)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := c.Node(leader).Commit(ctx, put("/k", "w")); err == nil {
+		t.Fatal("the leader and an empty data directory made a majority")
+	}
+	if s.Revision() > 1 {
+		t.Fatalf("the empty replica took entries meant for another, up to revision %d", s.Revision())
+	}
+	c.Restart(away)
+	if err := s.Join(t.Context(), []string{c.Addr(leader), c.Addr(away)}); err != nil {
+		t.Fatal(err)
+	}
+	c.WaitVoters(3)
+	raftstoretest.Eventually(t, func() error {
+		peers := c.Node(c.Leader()).Status(t.Context()).Peers
+		if len(peers) != 3 {
+			return fmt.Errorf("peers %+v", peers)
+		}
+		return nil
+	})
+	mustCommit(t, s, put("/k", "x"))
 }

@@ -104,10 +104,10 @@ func (s *Store) attempt(ctx context.Context, envelope []byte) (outcome, error) {
 		return outcome{}, err
 	}
 	addr, id := s.raft.LeaderWithID()
-	switch string(id) {
+	switch id {
 	case "":
 		return outcome{}, errNotLeader
-	case s.cfg.NodeID:
+	case s.id:
 		if err := s.admit(envelope); err != nil {
 			return outcome{}, err
 		}

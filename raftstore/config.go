@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,7 +30,7 @@ type StreamLayer interface {
 
 // Config says how to open a Store. Start from DefaultConfig.
 type Config struct {
-	// NodeID names this replica for ever; Addr is where peers reach it, both for
+	// NodeID names the host of this replica; Addr is where peers reach it, both for
 	// Raft and for RPC.
 	NodeID string
 	Addr   string
@@ -152,6 +153,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	check(c.NodeID != "", "NodeID is empty")
+	check(len(c.NodeID) <= 200 && !strings.ContainsAny(c.NodeID, "/|"), "NodeID %q is too long or has a / or | in it", c.NodeID)
 	check(c.Addr != "", "Addr is empty")
 	check(c.Raft != nil, "Raft stream layer is missing")
 	check(c.RPC != nil, "RPC stream layer is missing")

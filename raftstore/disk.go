@@ -2,6 +2,8 @@ package raftstore
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -24,8 +26,11 @@ const (
 	lockWait = 2 * time.Second
 )
 
-// keyApplied holds, in the stable store, what was applied at Close.
-var keyApplied = []byte("VirtmeshApplied")
+// Keys of the stable store beside raft's own.
+var (
+	keyApplied = []byte("VirtmeshApplied") // what was applied at Close
+	keyReplica = []byte("VirtmeshReplica") // what makes this data directory unique
+)
 
 // disk is everything a replica keeps: log, vote and snapshots.
 type disk struct {
@@ -222,6 +227,24 @@ func (d *disk) committedIndex(last uint64) (uint64, error) {
 		committed = max(committed, atClose)
 	}
 	return min(committed, last), nil
+}
+
+// replicaID returns the raft ID of the replica whose data this is. Data that is
+// lost takes it along, so the host comes back as another replica.
+func (d *disk) replicaID(node string) (raft.ServerID, error) {
+	own, err := d.stable.Get(keyReplica)
+	if err != nil && err.Error() != "not found" { // raft's own way to tell
+		return "", fmt.Errorf("%w: read replica ID: %w", ErrCorruptLog, err)
+	}
+	if len(own) == 0 {
+		var fresh [8]byte
+		_, _ = rand.Read(fresh[:]) // never fails
+		own = []byte(hex.EncodeToString(fresh[:]))
+		if err := d.stable.Set(keyReplica, own); err != nil {
+			return "", fmt.Errorf("store replica ID: %w", err)
+		}
+	}
+	return raft.ServerID(node + "/" + string(own)), nil
 }
 
 // close notes how far the state machine came and closes everything.

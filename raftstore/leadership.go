@@ -93,7 +93,7 @@ func (s *Store) IsLeader() bool { return s.raft.State() == raft.Leader }
 // strings.
 func (s *Store) Leader() (id, addr string) {
 	a, i := s.raft.LeaderWithID()
-	return string(i), string(a)
+	return nodeOf(i), string(a)
 }
 
 // snapshotLoop takes a snapshot when enough log has been applied since the last.

@@ -10,7 +10,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// replica names a member of the group on the wire.
+// replica names a member of the group on the wire: to add one, by its raft ID,
+// to remove one, by its node.
 type replica struct {
 	ID   string `json:"id"`
 	Addr string `json:"addr"`
@@ -21,7 +22,7 @@ type replica struct {
 // members. It may be called at every start: a member that is known already, or
 // known at an older address, is brought up to date. It tries until ctx ends.
 func (s *Store) Join(ctx context.Context, seeds []string) error {
-	payload, err := json.Marshal(replica{s.cfg.NodeID, s.cfg.Addr})
+	payload, err := json.Marshal(replica{string(s.id), s.cfg.Addr})
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
@@ -68,7 +69,7 @@ func (s *Store) Leave(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("leave: %w", err)
 	}
-	if len(servers) == 1 && string(servers[0].ID) == s.cfg.NodeID {
+	if len(servers) == 1 && servers[0].ID == s.id {
 		return nil
 	}
 	if s.IsLeader() {
@@ -134,7 +135,7 @@ func (s *Store) handOver(ctx context.Context) error {
 // promoteHeir gives the only voter of a group with other replicas a successor.
 func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
 	for _, srv := range servers {
-		if string(srv.ID) == s.cfg.NodeID {
+		if srv.ID == s.id {
 			continue
 		}
 		if _, err := s.peers.call(ctx, string(srv.Address), opStats, nil); err != nil {
@@ -180,10 +181,10 @@ func (s *Store) atLeader(ctx context.Context, op opcode, payload []byte) ([]byte
 
 func (s *Store) tryLeader(ctx context.Context, op opcode, payload []byte) ([]byte, error) {
 	addr, id := s.raft.LeaderWithID()
-	switch string(id) {
+	switch id {
 	case "":
 		return nil, errNotLeader
-	case s.cfg.NodeID:
+	case s.id:
 		return s.leaderRequest(op, payload)
 	default:
 		return s.peers.call(ctx, string(addr), op, payload)
@@ -209,11 +210,29 @@ func (s *Store) leaderRequest(op opcode, payload []byte) ([]byte, error) {
 	if op == opAddReplica {
 		return nil, s.addReplica(r)
 	}
-	err := s.raft.RemoveServer(raft.ServerID(r.ID), 0, s.cfg.Timing.RPC).Error()
-	return nil, leaderError(err)
+	return nil, s.removeNode(r.ID, "")
 }
 
-// addReplica adds r or corrects its address. It never takes a vote away.
+// removeNode removes every replica of a node but one.
+func (s *Store) removeNode(node string, except raft.ServerID) error {
+	servers, err := s.servers()
+	if err != nil {
+		return err
+	}
+	for _, srv := range servers {
+		if nodeOf(srv.ID) != node || srv.ID == except {
+			continue
+		}
+		s.log.Info("removing replica", "id", srv.ID, "addr", srv.Address)
+		if err := s.raft.RemoveServer(srv.ID, 0, s.cfg.Timing.RPC).Error(); err != nil {
+			return leaderError(err)
+		}
+	}
+	return nil
+}
+
+// addReplica adds r or corrects its address. A replica of the same node with
+// another ID is one whose data is gone: it is removed first.
 func (s *Store) addReplica(r replica) error {
 	if r.ID == "" || r.Addr == "" {
 		return fmt.Errorf("%w: replica without ID or address", ErrInvalidTxn)
@@ -228,8 +247,13 @@ func (s *Store) addReplica(r replica) error {
 		case sameID && sameAddr:
 			return nil
 		case sameAddr:
-			return fmt.Errorf("%w: address %s belongs to replica %s; remove that first", ErrInvalidTxn, r.Addr, srv.ID)
+			if nodeOf(srv.ID) != nodeOf(raft.ServerID(r.ID)) {
+				return fmt.Errorf("%w: address %s belongs to replica %s; remove that first", ErrInvalidTxn, r.Addr, srv.ID)
+			}
 		}
+	}
+	if err := s.removeNode(nodeOf(raft.ServerID(r.ID)), raft.ServerID(r.ID)); err != nil {
+		return err
 	}
 	s.log.Info("adding replica", "id", r.ID, "addr", r.Addr)
 	f := s.raft.AddNonvoter(raft.ServerID(r.ID), raft.ServerAddress(r.Addr), 0, s.cfg.Timing.RPC)

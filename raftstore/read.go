@@ -207,10 +207,10 @@ func (s *Store) readIndex() (uint64, error) {
 	ctx, cancel := context.WithTimeoutCause(s.base, s.cfg.Timing.RPC, errors.New("read index timed out"))
 	defer cancel()
 	addr, id := s.raft.LeaderWithID()
-	switch string(id) {
+	switch id {
 	case "":
 		return 0, errNotLeader
-	case s.cfg.NodeID:
+	case s.id:
 		return s.leaderReadIndex()
 	default:
 		index, err := s.peers.readIndex(ctx, string(addr))

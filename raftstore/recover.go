@@ -38,6 +38,10 @@ func RecoverCluster(ctx context.Context, cfg Config) (Recovered, error) {
 	if err != nil {
 		return Recovered{}, fmt.Errorf("recover: %w", err)
 	}
+	id, err := d.replicaID(cfg.NodeID)
+	if err != nil {
+		return Recovered{}, errors.Join(fmt.Errorf("recover: %w", err), d.close(0))
+	}
 	applied := &appliedIndex{}
 	var halted error
 	f := &fsm{
@@ -47,9 +51,9 @@ func RecoverCluster(ctx context.Context, cfg Config) (Recovered, error) {
 	}
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Addr))
 	group := raft.Configuration{Servers: []raft.Server{{
-		Suffrage: raft.Voter, ID: raft.ServerID(cfg.NodeID), Address: raft.ServerAddress(cfg.Addr),
+		Suffrage: raft.Voter, ID: id, Address: raft.ServerAddress(cfg.Addr),
 	}}}
-	err = raft.RecoverCluster(raftConfig(&cfg, cfg.Logger), f, d.logs, d.stable, d.snapshots, transport, group)
+	err = raft.RecoverCluster(raftConfig(&cfg, id, cfg.Logger), f, d.logs, d.stable, d.snapshots, transport, group)
 	if halted != nil {
 		err = halted
 	}

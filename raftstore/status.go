@@ -74,7 +74,7 @@ func (s *Store) Status(ctx context.Context) Status {
 	if servers, err := s.servers(); err == nil {
 		for _, srv := range servers {
 			if srv.Suffrage == raft.Voter {
-				st.Voters = append(st.Voters, string(srv.ID))
+				st.Voters = append(st.Voters, nodeOf(srv.ID))
 			}
 		}
 		sort.Strings(st.Voters)
@@ -145,10 +145,10 @@ func (s *Store) peerStatus() []PeerStatus {
 	last := s.raft.LastIndex()
 	list := make([]PeerStatus, 0, len(servers))
 	for _, srv := range servers {
-		m, known := members[string(srv.ID)]
+		m, known := members[nodeOf(srv.ID)]
 		p := PeerStatus{
-			ID: string(srv.ID), Addr: string(srv.Address), Zone: m.Zone,
-			Voter: srv.Suffrage == raft.Voter, Leader: string(srv.ID) == s.cfg.NodeID,
+			ID: nodeOf(srv.ID), Addr: string(srv.Address), Zone: m.Zone,
+			Voter: srv.Suffrage == raft.Voter, Leader: srv.ID == s.id,
 			Alive: known && m.Alive,
 		}
 		if o := seen.servers[srv.ID]; o != nil {

@@ -15,6 +15,7 @@ import (
 // Store is a replica. All methods may be called from any goroutine.
 type Store struct {
 	cfg         Config
+	id          raft.ServerID // NodeID and the data directory's own part
 	log         *slog.Logger
 	constraints constraintSet
 	metrics     *metrics
@@ -26,7 +27,7 @@ type Store struct {
 	raft      *guardedRaft
 	stopped   chan struct{} // closed when raft has shut down
 	stopOnce  sync.Once
-	transport *announceTransport
+	transport *meshTransport
 	proposer  *proposer
 	reads     *readIndexer // for reads here
 	served    *readIndexer // for other replicas, never forwarded
@@ -99,6 +100,9 @@ func (s *Store) start(ctx context.Context) (err error) {
 			err = errors.Join(err, s.shutdown())
 		}
 	}()
+	if s.id, err = s.disk.replicaID(s.cfg.NodeID); err != nil {
+		return err
+	}
 	if err = s.disk.replay(ctx, s.fsm); err != nil {
 		return err
 	}
@@ -123,11 +127,11 @@ func (s *Store) start(ctx context.Context) (err error) {
 
 // startRaft starts the library over our disk and transport.
 func (s *Store) startRaft(notify chan bool) error {
-	conf := raftConfig(&s.cfg, s.log)
+	conf := raftConfig(&s.cfg, s.id, s.log)
 	conf.NotifyCh = notify
-	s.transport = &announceTransport{
+	s.transport = &meshTransport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			Stream:  raftStream{s.cfg.Raft, s.cfg.Addr},
+			Stream:  raftStream{s.cfg.Raft, s.cfg.Addr, s.id},
 			MaxPool: 4,
 			Timeout: s.cfg.Timing.RPC,
 			Logger:  newHclog(s.log, "raft-net"),
@@ -137,7 +141,7 @@ func (s *Store) startRaft(notify chan bool) error {
 	s.tasks.start(func() { s.transport.run(s.closing) })
 	if s.cfg.Bootstrap {
 		first := raft.Configuration{Servers: []raft.Server{{
-			Suffrage: raft.Voter, ID: raft.ServerID(s.cfg.NodeID), Address: raft.ServerAddress(s.cfg.Addr),
+			Suffrage: raft.Voter, ID: s.id, Address: raft.ServerAddress(s.cfg.Addr),
 		}}}
 		err := raft.BootstrapCluster(conf, s.disk.logs, s.disk.stable, s.disk.snapshots, s.transport, first)
 		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
@@ -153,9 +157,9 @@ func (s *Store) startRaft(notify chan bool) error {
 }
 
 // raftConfig derives the library's settings from ours.
-func raftConfig(cfg *Config, log *slog.Logger) *raft.Config {
+func raftConfig(cfg *Config, id raft.ServerID, log *slog.Logger) *raft.Config {
 	conf := raft.DefaultConfig()
-	conf.LocalID = raft.ServerID(cfg.NodeID)
+	conf.LocalID = id
 	conf.HeartbeatTimeout = cfg.Timing.Heartbeat
 	conf.ElectionTimeout = cfg.Timing.Heartbeat
 	conf.LeaderLeaseTimeout = cfg.Timing.Heartbeat / 2

@@ -1,0 +1,200 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Raft sends a message to an address and never asks who answers there. A host
+// that was installed anew under its old name would answer for the replica it
+// replaced, with an empty log and no memory of its votes, and acknowledged writes
+// could be lost. So raft knows each data directory by an ID of its own, and every
+// connection between replicas says which one it is meant for.
+
+const (
+	prefaceVersion = 1
+	prefaceTimeout = 5 * time.Second
+	// targetMark separates the address from the replica in what raft dials.
+	targetMark = "|"
+)
+
+// errWrongReplica: the connection is meant for a replica that used to be here.
+var errWrongReplica = errors.New("connection is meant for another replica")
+
+// nodeOf returns the NodeID that a replica's raft ID begins with.
+func nodeOf(id raft.ServerID) string {
+	node, _, _ := strings.Cut(string(id), "/")
+	return node
+}
+
+// raftStream gives a StreamLayer the shape raft wants, and the address that
+// peers know this replica by instead of the one it listens on.
+type raftStream struct {
+	StreamLayer
+	addr string
+	id   raft.ServerID
+}
+
+var (
+	_ raft.StreamLayer = raftStream{}
+	_ net.Addr         = meshAddr("")
+)
+
+// Dial implements raft.StreamLayer.
+func (s raftStream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	addr, id, ok := strings.Cut(string(address), targetMark)
+	if !ok || len(id) > 255 {
+		return nil, fmt.Errorf("dial %s: no replica named", address)
+	}
+	conn, err := s.StreamLayer.Dial(addr, timeout)
+	if err != nil {
+		return nil, err
+	}
+	if err := writePreface(conn, id, timeout); err != nil {
+		return nil, errors.Join(fmt.Errorf("greet %s: %w", addr, err), conn.Close())
+	}
+	return conn, nil
+}
+
+func writePreface(conn net.Conn, id string, timeout time.Duration) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	if _, err := conn.Write(append([]byte{prefaceVersion, byte(len(id))}, id...)); err != nil {
+		return err
+	}
+	return conn.SetWriteDeadline(time.Time{})
+}
+
+// Accept implements net.Listener. It does not wait for the preface, which would
+// let one slow peer hold up the others: the first Read does.
+func (s raftStream) Accept() (net.Conn, error) {
+	conn, err := s.StreamLayer.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &prefacedConn{Conn: conn, want: string(s.id)}, nil
+}
+
+// Addr implements net.Listener.
+func (s raftStream) Addr() net.Addr { return meshAddr(s.addr) }
+
+// prefacedConn reads the preface before anything else. One goroutine reads it.
+type prefacedConn struct {
+	net.Conn
+	want string
+	done bool
+}
+
+// Read implements net.Conn.
+func (c *prefacedConn) Read(b []byte) (int, error) {
+	if !c.done {
+		if err := c.readPreface(); err != nil {
+			return 0, err
+		}
+		c.done = true
+	}
+	return c.Conn.Read(b)
+}
+
+func (c *prefacedConn) readPreface() error {
+	if err := c.SetReadDeadline(time.Now().Add(prefaceTimeout)); err != nil {
+		return err
+	}
+	var head [2]byte
+	if _, err := io.ReadFull(c.Conn, head[:]); err != nil {
+		return err
+	}
+	if head[0] != prefaceVersion {
+		return fmt.Errorf("peer speaks version %d, this one %d", head[0], prefaceVersion)
+	}
+	id := make([]byte, head[1])
+	if _, err := io.ReadFull(c.Conn, id); err != nil {
+		return err
+	}
+	if string(id) != c.want {
+		return fmt.Errorf("%w: %s, this is %s", errWrongReplica, id, c.want)
+	}
+	return c.SetReadDeadline(time.Time{})
+}
+
+// meshAddr is an address of the mesh.
+type meshAddr string
+
+// Network implements net.Addr.
+func (meshAddr) Network() string { return "mesh" }
+
+// String implements net.Addr.
+func (a meshAddr) String() string { return string(a) }
+
+// meshTransport is raft's transport, with the replica a message is meant for
+// named to the stream layer, and a second source of messages, see announce.
+type meshTransport struct {
+	*raft.NetworkTransport
+	rpcs chan raft.RPC
+}
+
+var (
+	_ raft.Transport   = (*meshTransport)(nil)
+	_ raft.WithPreVote = (*meshTransport)(nil)
+	_ raft.WithClose   = (*meshTransport)(nil)
+)
+
+// Consumer implements raft.Transport.
+func (t *meshTransport) Consumer() <-chan raft.RPC { return t.rpcs }
+
+// run passes on what the network brings.
+func (t *meshTransport) run(closing <-chan struct{}) {
+	for {
+		select {
+		case rpc := <-t.NetworkTransport.Consumer():
+			select {
+			case t.rpcs <- rpc:
+			case <-closing:
+				return
+			}
+		case <-closing:
+			return
+		}
+	}
+}
+
+func target(id raft.ServerID, addr raft.ServerAddress) raft.ServerAddress {
+	return addr + targetMark + raft.ServerAddress(id)
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (t *meshTransport) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerAddress) (raft.AppendPipeline, error) {
+	return t.NetworkTransport.AppendEntriesPipeline(id, target(id, addr))
+}
+
+// AppendEntries implements raft.Transport.
+func (t *meshTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	return t.NetworkTransport.AppendEntries(id, target(id, addr), req, resp)
+}
+
+// RequestVote implements raft.Transport.
+func (t *meshTransport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return t.NetworkTransport.RequestVote(id, target(id, addr), req, resp)
+}
+
+// RequestPreVote implements raft.WithPreVote.
+func (t *meshTransport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return t.NetworkTransport.RequestPreVote(id, target(id, addr), req, resp)
+}
+
+// InstallSnapshot implements raft.Transport.
+func (t *meshTransport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	return t.NetworkTransport.InstallSnapshot(id, target(id, addr), req, resp, data)
+}
+
+// TimeoutNow implements raft.Transport.
+func (t *meshTransport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return t.NetworkTransport.TimeoutNow(id, target(id, addr), req, resp)
+}
