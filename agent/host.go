@@ -37,7 +37,7 @@ import (
 	"virtmesh/storage"
 	"virtmesh/storage/containerdisk"
 	"virtmesh/storage/dir"
-	"virtmesh/storage/qemuimg"
+	"virtmesh/storage/ephemeral"
 )
 
 // host is the part of an agent that runs control loops and looks after this
@@ -190,22 +190,29 @@ func (h *host) openStorage(a *Agent) error {
 		return fmt.Errorf("open the image cache: %w", err)
 	}
 	a.onStop(func(context.Context) { images.Close() })
+	log := h.log.With("part", "volumes")
 	pools := map[string]storage.Pool{}
 	for _, pool := range h.config.Pools {
-		if pools[pool.Name], err = dir.Open(pool.Path, pool.Shared); err != nil {
+		cfg := dir.DefaultConfig(pool.Name, pool.Path)
+		cfg.Host, cfg.Shared, cfg.UID, cfg.GID, cfg.Log = h.config.Name, pool.Shared, owner, group, log
+		opened, err := dir.Open(cfg)
+		if err != nil {
 			return fmt.Errorf("pool %s: %w", pool.Name, err)
 		}
+		a.onStop(func(context.Context) { opened.Close() })
+		pools[pool.Name] = opened
 	}
-	tool := qemuimg.DefaultTool()
-	log := h.log.With("part", "volumes")
 	h.provisioner = volumes.NewProvisioner(volumes.ProvisionerConfig{
 		Host: h.config.Name, Store: h.store, Cache: h.cache, Pools: pools, Images: images, Logger: log,
 	})
-	h.volumes, err = volumes.New(volumes.Config{
-		Host: h.config.Name, Dir: filepath.Join(h.config.StateDir, "instances"), Owner: owner, Group: group,
-		Store: h.store, Images: images, Tool: tool, Claims: h.provisioner, Events: h.recorder, Logger: log,
-	})
-	return err
+	scratch := ephemeral.DefaultConfig(filepath.Join(h.config.StateDir, "instances"))
+	scratch.UID, scratch.GID, scratch.Log = owner, group, log
+	disks, err := ephemeral.New(scratch)
+	if err != nil {
+		return fmt.Errorf("open the disks of instances: %w", err)
+	}
+	h.volumes = volumes.New(volumes.Config{Store: h.store, Images: images, Disks: disks, Claims: h.provisioner, Events: h.recorder})
+	return nil
 }
 
 // qemuUser looks up the unprivileged user that libvirt runs QEMU as.

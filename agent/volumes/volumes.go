@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -17,7 +14,9 @@ import (
 	"virtmesh/agent/domainxml"
 	"virtmesh/agent/hypervisor"
 	"virtmesh/agent/objects"
+	"virtmesh/raftstore"
 	"virtmesh/storage/containerdisk"
+	"virtmesh/storage/ephemeral"
 	"virtmesh/storage/qemuimg"
 )
 
@@ -30,26 +29,23 @@ const (
 	reasonNoSpace      = "NoSpaceLeft"
 )
 
+// localRead is for objects that a controller has already seen.
+var localRead = raftstore.ReadOptions{Consistency: raftstore.Local}
+
 // Images is the part of *containerdisk.Cache that this package uses.
 type Images interface {
 	Pull(ctx context.Context, ref string, o containerdisk.PullOptions) (containerdisk.Image, func(), error)
-	Hold(path string) (release func(), err error)
 }
 
 // Config is what a Volumes needs. All fields are required.
 type Config struct {
-	// Host is this host's name.
-	Host string
-	// Dir holds a directory per instance.
-	Dir string
-	// Owner and Group are the user QEMU runs as, who may read the disks.
-	Owner, Group int
-	Store        objects.Store
-	Images       Images
-	Tool         qemuimg.Tool
-	Claims       *Provisioner
-	Events       *objects.Recorder
-	Logger       *slog.Logger
+	Store objects.Store
+	// Images are the container disks on this host, Disks what lives as long
+	// as an instance, Claims what outlives it.
+	Images Images
+	Disks  *ephemeral.Disks
+	Claims *Provisioner
+	Events *objects.Recorder
 }
 
 // Volumes prepares the volumes of this host's instances. Its methods may be
@@ -58,90 +54,103 @@ type Volumes struct {
 	Config
 
 	mu sync.Mutex
-	// held releases the images of an instance, by its UID.
-	held map[string][]func()
 	// references are the images that were pulled here, by reference.
 	references map[string]bool
 }
 
 var _ instance.Volumes = (*Volumes)(nil)
 
-// New makes the directory of instances and takes hold of the images that
-// guests which already run are using.
-func New(config Config) (*Volumes, error) {
-	if err := os.MkdirAll(config.Dir, 0o711); err != nil {
-		return nil, fmt.Errorf("make the directory of instances: %w", err)
-	}
-	v := &Volumes{Config: config, held: map[string][]func(){}, references: map[string]bool{}}
-	return v, v.holdUsedImages()
-}
+// New makes a Volumes.
+func New(config Config) *Volumes { return &Volumes{Config: config, references: map[string]bool{}} }
 
-// Prepare implements instance.Volumes.
-func (v *Volumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domainxml.Disk, error) {
-	dir := v.instanceDir(string(vmi.UID))
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return nil, fmt.Errorf("make the instance's directory: %w", err)
-	}
-	disks := map[string]domainxml.Disk{}
+// Prepare implements instance.Volumes. Images are held only until their
+// overlays are made and in use: the cache sees for itself what QEMU has open.
+func (v *Volumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domainxml.Disk, func(), error) {
+	p := preparation{Volumes: v, vmi: vmi, disks: map[string]domainxml.Disk{}}
 	for _, volume := range vmi.Spec.Volumes {
-		if filepath.Base(volume.Name) != volume.Name {
-			return nil, fmt.Errorf("volume %q: its name cannot be used in a path", volume.Name)
-		}
-		disk, err := v.prepareOne(ctx, vmi, dir, volume)
-		if err != nil {
+		if err := p.add(ctx, volume); err != nil {
+			p.release()
 			var told *instance.VolumeError
-			if errors.As(err, &told) {
-				return nil, err
+			if !errors.As(err, &told) {
+				err = &instance.VolumeError{Volume: volume.Name, Reason: reasonVolume, Err: err}
 			}
-			return nil, &instance.VolumeError{Volume: volume.Name, Reason: reasonVolume, Err: err}
+			return nil, nil, err
 		}
-		disks[volume.Name] = disk
 	}
-	return disks, nil
+	return p.disks, p.release, nil
 }
 
-func (v *Volumes) prepareOne(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, dir string, volume kubevirtv1.Volume) (domainxml.Disk, error) {
+// preparation collects the disks of one instance.
+type preparation struct {
+	*Volumes
+	vmi      *kubevirtv1.VirtualMachineInstance
+	disks    map[string]domainxml.Disk
+	releases []func()
+}
+
+func (p *preparation) release() {
+	for _, release := range p.releases {
+		release()
+	}
+}
+
+func (p *preparation) add(ctx context.Context, volume kubevirtv1.Volume) (err error) {
 	switch {
 	case volume.ContainerDisk != nil:
-		return v.containerDisk(ctx, vmi, dir, volume)
+		return p.containerDisk(ctx, volume)
 	case volume.EmptyDisk != nil:
-		return v.emptyDisk(ctx, dir, volume)
+		return p.ephemeral(ctx, ephemeral.Disk{Name: volume.Name,
+			Empty: &ephemeral.Empty{Size: volume.EmptyDisk.Capacity.Value(), Format: qemuimg.QCOW2}})
 	case volume.CloudInitNoCloud != nil:
-		return v.cloudInit(ctx, vmi, dir, volume)
+		image, err := p.cloudInit(ctx, p.vmi, volume.CloudInitNoCloud)
+		if err != nil {
+			return err
+		}
+		return p.ephemeral(ctx, ephemeral.Disk{Name: volume.Name, Content: image})
 	case volume.PersistentVolumeClaim != nil:
-		return v.Claims.disk(ctx, vmi, volume)
+		p.disks[volume.Name], err = p.Claims.disk(ctx, p.vmi, volume)
+		return err
 	}
-	return domainxml.Disk{}, &instance.VolumeError{Volume: volume.Name, Reason: reasonUnsupported,
+	return &instance.VolumeError{Volume: volume.Name, Reason: reasonUnsupported,
 		Err: errors.New("only containerDisk, emptyDisk, cloudInitNoCloud and persistentVolumeClaim are supported")}
+}
+
+// ephemeral makes a disk that lives as long as the instance.
+func (p *preparation) ephemeral(ctx context.Context, disk ephemeral.Disk) error {
+	owner := ephemeral.VM{Namespace: p.vmi.Namespace, Name: p.vmi.Name, UID: string(p.vmi.UID)}
+	prepared, err := p.Disks.Prepare(ctx, owner, []ephemeral.Disk{disk})
+	if err != nil {
+		return err
+	}
+	made := prepared[0]
+	result := domainxml.Disk{Type: domainxml.DiskFile, Path: made.Path, Format: string(made.Format), ReadOnly: made.ReadOnly}
+	if made.Backing != "" {
+		result.Backing = &domainxml.Disk{Type: domainxml.DiskFile, Path: made.Backing, Format: string(made.BackingFormat), ReadOnly: true}
+	}
+	p.disks[disk.Name] = result
+	return nil
 }
 
 // containerDisk pulls the image and puts an overlay for the guest's writes on
 // top of it.
-func (v *Volumes) containerDisk(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, dir string, volume kubevirtv1.Volume) (domainxml.Disk, error) {
-	image, err := v.pull(ctx, vmi, volume)
+func (p *preparation) containerDisk(ctx context.Context, volume kubevirtv1.Volume) error {
+	image, release, err := p.pull(ctx, p.vmi, volume)
 	if err != nil {
-		return domainxml.Disk{}, err
+		return err
 	}
-	path := filepath.Join(dir, volume.Name+".qcow2")
-	if err := v.once(path, func(temporary string) error {
-		return v.Tool.CreateOverlay(ctx, temporary, image.Path, qemuimg.Format(image.Format), 0)
-	}); err != nil {
-		return domainxml.Disk{}, fmt.Errorf("make the overlay of %s: %w", image.Ref, err)
-	}
-	return domainxml.Disk{
-		Type: domainxml.DiskFile, Path: path, Format: string(qemuimg.QCOW2),
-		Backing: &domainxml.Disk{Type: domainxml.DiskFile, Path: image.Path, Format: image.Format, ReadOnly: true},
-	}, nil
+	p.releases = append(p.releases, release)
+	return p.ephemeral(ctx, ephemeral.Disk{Name: volume.Name,
+		Overlay: &ephemeral.Overlay{Backing: image.Path, BackingFormat: qemuimg.Format(image.Format)}})
 }
 
-func (v *Volumes) pull(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, volume kubevirtv1.Volume) (containerdisk.Image, error) {
+func (v *Volumes) pull(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, volume kubevirtv1.Volume) (containerdisk.Image, func(), error) {
 	source := volume.ContainerDisk
-	fail := func(err error) (containerdisk.Image, error) {
+	fail := func(err error) (containerdisk.Image, func(), error) {
 		reason := reasonErrImagePull
 		if errors.Is(err, containerdisk.ErrNoSpace) {
 			reason = reasonNoSpace
 		}
-		return containerdisk.Image{}, &instance.VolumeError{Volume: volume.Name, Reason: reason, Err: err}
+		return containerdisk.Image{}, nil, &instance.VolumeError{Volume: volume.Name, Reason: reason, Err: err}
 	}
 	options := containerdisk.PullOptions{
 		Policy: containerdisk.Policy(source.ImagePullPolicy), File: source.Path, Progress: v.progress(vmi, source.Image),
@@ -158,13 +167,9 @@ func (v *Volumes) pull(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstan
 		return fail(err)
 	}
 	v.mu.Lock()
-	v.held[string(vmi.UID)] = append(v.held[string(vmi.UID)], release)
 	v.references[source.Image] = true
 	v.mu.Unlock()
-	if err := v.recordImage(string(vmi.UID), image.Path); err != nil {
-		return fail(err)
-	}
-	return image, nil
+	return image, release, nil
 }
 
 // progressInterval is how often a long pull is reported in an event.
@@ -182,49 +187,10 @@ func (v *Volumes) progress(vmi *kubevirtv1.VirtualMachineInstance, ref string) f
 	}
 }
 
-func (v *Volumes) emptyDisk(ctx context.Context, dir string, volume kubevirtv1.Volume) (domainxml.Disk, error) {
-	path := filepath.Join(dir, volume.Name+".qcow2")
-	size := volume.EmptyDisk.Capacity.Value()
-	if err := v.once(path, func(temporary string) error {
-		return v.Tool.Create(ctx, temporary, qemuimg.QCOW2, size)
-	}); err != nil {
-		return domainxml.Disk{}, fmt.Errorf("make the empty disk: %w", err)
-	}
-	return domainxml.Disk{Type: domainxml.DiskFile, Path: path, Format: string(qemuimg.QCOW2)}, nil
-}
-
-// once makes a file unless an earlier attempt did: build writes to a temporary
-// name, and the file appears whole or not at all.
-func (v *Volumes) once(path string, build func(temporary string) error) error {
-	if _, err := os.Lstat(path); err == nil {
-		return nil
-	} else if !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	temporary := path + ".new"
-	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := build(temporary); err != nil {
-		return err
-	}
-	if err := errors.Join(os.Chmod(temporary, 0o600), os.Chown(temporary, v.Owner, v.Group)); err != nil {
-		return err
-	}
-	return os.Rename(temporary, path)
-}
-
 // Remove implements instance.Volumes.
-func (v *Volumes) Remove(_ context.Context, ref hypervisor.Ref) error {
-	if err := os.RemoveAll(v.instanceDir(ref.UID)); err != nil {
+func (v *Volumes) Remove(ctx context.Context, ref hypervisor.Ref) error {
+	if err := v.Disks.Remove(ctx, ref.UID); err != nil {
 		return fmt.Errorf("remove the disks of %s/%s: %w", ref.Namespace, ref.Name, err)
-	}
-	v.mu.Lock()
-	releases := v.held[ref.UID]
-	delete(v.held, ref.UID)
-	v.mu.Unlock()
-	for _, release := range releases {
-		release()
 	}
 	return nil
 }
@@ -239,10 +205,6 @@ func (v *Volumes) ImageReferences() []string {
 	}
 	return references
 }
-
-// instanceDir is named by UID alone. Kubernetes makes UIDs, so they are safe
-// in a path; Base makes sure.
-func (v *Volumes) instanceDir(uid string) string { return filepath.Join(v.Dir, filepath.Base(uid)) }
 
 func (v *Volumes) secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	secret, err := objects.Get[*corev1.Secret](ctx, v.Store, objects.Key{Namespace: namespace, Name: name}, localRead)

@@ -76,6 +76,9 @@ func (c hostConfig) mount() error {
 	if err := syscall.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
 		return fmt.Errorf("mount /sys: %w", err)
 	}
+	if err := c.mountHostsFile(); err != nil {
+		return err
+	}
 	for name, target := range privateMounts {
 		if err := bind(filepath.Join(c.Dir, name), target); err != nil {
 			return err
@@ -112,6 +115,21 @@ func bind(source, target string) error {
 	}
 	if err := syscall.Mount(source, target, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
 		return fmt.Errorf("mount %s on %s: %w", source, target, err)
+	}
+	return nil
+}
+
+// mountHostsFile lets the host find its own name without DNS: libvirt looks it
+// up at every start of a guest, and a name server that cannot be reached would
+// cost it half a minute each time.
+func (c hostConfig) mountHostsFile() error {
+	text := fmt.Sprintf("127.0.0.1 localhost\n::1 localhost\n%s %s\n", c.Host.Address, c.Host.Name)
+	path := filepath.Join(c.Dir, "hosts")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		return fmt.Errorf("write the host's /etc/hosts: %w", err)
+	}
+	if err := syscall.Mount(path, "/etc/hosts", "", syscall.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount /etc/hosts: %w", err)
 	}
 	return nil
 }

@@ -25,8 +25,9 @@ const defaultGracePeriod = 30 * time.Second
 type Volumes interface {
 	// Prepare returns a disk for every volume of the instance that is one. It
 	// may take as long as pulling an image does, and may be called again. An
-	// error that is a *VolumeError says what to tell the user.
-	Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domainxml.Disk, error)
+	// error that is a *VolumeError says what to tell the user. release is
+	// called once the guest has its disks open, or does not start.
+	Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (disks map[string]domainxml.Disk, release func(), err error)
 	// Remove drops what lives only as long as the instance. It may be called
 	// again, and for an instance that never had anything.
 	Remove(ctx context.Context, ref hypervisor.Ref) error

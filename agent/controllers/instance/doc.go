@@ -6,13 +6,13 @@
 // mesh has it, the domain as the hypervisor has it, and the phase already
 // reported.
 //
-//	 phase       domain        what is done
-//	 Scheduled   none          prepare volumes and network, start   -> Running
-//	 any         running       report                               -> Running
-//	 Running     none          it is lost (the host was off)        -> Failed
-//	 any         shut off      clean up                             -> Succeeded or Failed
-//	 deletion    running       shut down, cut power after the grace period
-//	 no instance any           stop and undefine what we made
+//	phase       domain        what is done
+//	Scheduled   none          prepare volumes and network, start   -> Running
+//	any         running       report                               -> Running
+//	Running     none          it is lost (the host was off)        -> Failed
+//	any         shut off      clean up                             -> Succeeded or Failed
+//	deletion    running       shut down, cut power after the grace period
+//	no instance any           stop and undefine what we made
 //
 // Invariants:
 //   - a domain is started only for an instance whose claim names this host, and

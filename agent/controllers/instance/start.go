@@ -64,10 +64,11 @@ func classify(err error) (reason string, final bool) {
 }
 
 func (e *Executor) startDomain(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, epoch uint64) (hypervisor.Domain, error) {
-	disks, err := e.Volumes.Prepare(ctx, vmi)
+	disks, release, err := e.Volumes.Prepare(ctx, vmi)
 	if err != nil {
 		return hypervisor.Domain{}, err
 	}
+	defer release()
 	nics, err := e.Network.Connect(ctx, vmi)
 	if err != nil {
 		return hypervisor.Domain{}, fmt.Errorf("connect networks: %w", err)
