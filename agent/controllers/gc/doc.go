@@ -16,5 +16,6 @@
 // the version that was judged. So no object is deleted by mistake of timing.
 // Owners of a kind that is not known here are held to exist.
 //
-// The Expirer deletes events after their time to live.
+// The Expirer deletes events after their time to live. The Sweeper of a host
+// gives up the claims on it of instances that do not exist any more.
 package gc

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"maps"
 	"strconv"
+	"time"
 
 	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
@@ -19,7 +20,7 @@ import (
 const annotationTemplate = "virtmesh.io/template-digest"
 
 // newInstance returns the instance that the machine's template describes.
-func newInstance(vm *kubevirtv1.VirtualMachine) *kubevirtv1.VirtualMachineInstance {
+func newInstance(vm *kubevirtv1.VirtualMachine, now time.Time) *kubevirtv1.VirtualMachineInstance {
 	template := vm.Spec.Template.DeepCopy()
 	vmi := &kubevirtv1.VirtualMachineInstance{
 		ObjectMeta: metav1.ObjectMeta{
@@ -51,6 +52,9 @@ func newInstance(vm *kubevirtv1.VirtualMachine) *kubevirtv1.VirtualMachineInstan
 		vmi.Spec.Domain.Firmware.UUID = firmwareUUID(vm.UID)
 	}
 	vmi.Status.Phase = kubevirtv1.Pending
+	vmi.Status.PhaseTransitionTimestamps = []kubevirtv1.VirtualMachineInstancePhaseTransitionTimestamp{{
+		Phase: kubevirtv1.Pending, PhaseTransitionTimestamp: metav1.NewTime(now.Truncate(time.Second)),
+	}}
 	vmi.Status.Conditions = []kubevirtv1.VirtualMachineInstanceCondition{{
 		Type: kubevirtv1.VirtualMachineInstanceReady, Status: corev1.ConditionFalse,
 		Reason: kubevirtv1.GuestNotRunningReason, Message: "Guest VM is not reported as running",

@@ -165,7 +165,7 @@ func (c *Controller) start(ctx context.Context, t *turn) {
 
 // prepared returns the instance that the machine describes now.
 func (c *Controller) prepared(ctx context.Context, t *turn) (*kubevirtv1.VirtualMachineInstance, bool) {
-	vmi := newInstance(t.vm)
+	vmi := newInstance(t.vm, t.now)
 	for _, prepare := range c.cfg.Prepare {
 		if err := prepare(ctx, t.vm, vmi); err != nil {
 			t.failure = fmt.Errorf("prepare the instance: %w", err)
