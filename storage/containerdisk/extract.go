@@ -16,6 +16,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/zstd"
+
+	"virtmesh/storage/sparse"
 )
 
 const (
@@ -25,8 +27,6 @@ const (
 	maxEntries = 200_000
 	// zstdMemory bounds the window a zstd stream may ask for.
 	zstdMemory = 128 << 20
-	// holeSize is the grain at which zeros are left out of the written file.
-	holeSize = 64 << 10
 )
 
 // extraction takes one file out of an image's layers into out.
@@ -166,7 +166,7 @@ func (x *extraction) entry(tr *tar.Reader, h *tar.Header, name string) error {
 	if err := x.reserve(h.Size); err != nil {
 		return err
 	}
-	n, err := writeSparse(x.out, tr)
+	n, err := sparse.Write(x.out, tr)
 	if err != nil {
 		return err
 	}
@@ -216,29 +216,6 @@ func decompress(r io.Reader) (io.Reader, func(), error) {
 		return z, z.Close, nil
 	}
 	return br, func() {}, nil
-}
-
-// writeSparse copies r to f and leaves holes for blocks of zeros.
-func writeSparse(f *os.File, r io.Reader) (int64, error) {
-	buf, zero := make([]byte, holeSize), make([]byte, holeSize)
-	var off int64
-	for {
-		n, err := io.ReadFull(r, buf)
-		if n > 0 && !bytes.Equal(buf[:n], zero[:n]) {
-			if _, err := f.WriteAt(buf[:n], off); err != nil {
-				return off, err
-			}
-		}
-		off += int64(n)
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			// ReadFull's ErrUnexpectedEOF is the ordinary end; a cut archive shows
-			// in the length.
-			return off, f.Truncate(off)
-		}
-		if err != nil {
-			return off, err
-		}
-	}
 }
 
 // countingReader tells of the bytes that pass.

@@ -22,6 +22,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"virtmesh/storage/stall"
 )
 
 // registries speaks to registries on the cache's terms.
@@ -35,12 +37,12 @@ func newRegistries(cfg Config) *registries {
 	if base == nil {
 		base = remote.DefaultTransport
 	}
-	r := &registries{insecure: cfg.InsecureRegistries, secure: &stallTransport{next: base, timeout: cfg.StallTimeout}}
+	r := &registries{insecure: cfg.InsecureRegistries, secure: stall.Transport(base, cfg.StallTimeout)}
 	r.unsafe = r.secure
 	if t, ok := base.(*http.Transport); ok {
 		t = t.Clone()
 		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // for registries the operator listed
-		r.unsafe = &stallTransport{next: t, timeout: cfg.StallTimeout}
+		r.unsafe = stall.Transport(t, cfg.StallTimeout)
 	}
 	return r
 }
@@ -144,6 +146,9 @@ func matches(key string, repo name.Repository) bool {
 func classify(ctx context.Context, err error) error {
 	if err == nil || isClassified(err) {
 		return err
+	}
+	if errors.Is(err, stall.ErrStalled) {
+		return fmt.Errorf("%w: %w", ErrRegistryTimeout, err)
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return cause

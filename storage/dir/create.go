@@ -12,6 +12,7 @@ import (
 
 	"virtmesh/storage"
 	"virtmesh/storage/qemuimg"
+	"virtmesh/storage/sparse"
 )
 
 // Create implements storage.Pool. Preallocate is for raw volumes; qcow2 ones grow
@@ -140,7 +141,7 @@ func (p *Pool) fillFromDisk(ctx context.Context, disk string, spec storage.Volum
 		return err
 	}
 	if format == spec.Format {
-		err = copySparse(ctx, disk, from, spec.Progress)
+		err = sparse.Copy(ctx, disk, from, spec.Progress)
 	} else {
 		err = p.cfg.Tool.Convert(ctx, from, qemuimg.Format(format), disk, qemuimg.Format(spec.Format))
 		if err == nil && spec.Progress != nil {

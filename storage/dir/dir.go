@@ -35,10 +35,9 @@ import (
 	"sync"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"virtmesh/storage"
 	"virtmesh/storage/qemuimg"
+	"virtmesh/storage/sparse"
 )
 
 // Config says what pool to open.
@@ -161,7 +160,7 @@ func (p *Pool) canClone() (bool, error) {
 		return false, err
 	}
 	defer b.Close()
-	return unix.IoctlFileClone(int(b.Fd()), int(a.Fd())) == nil, nil
+	return sparse.Clone(b, a), nil
 }
 
 // Info implements storage.Pool.

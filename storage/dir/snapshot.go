@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"virtmesh/storage"
+	"virtmesh/storage/sparse"
 )
 
 // Snapshot implements storage.Snapshotter: a snapshot is a copy, which shares its
@@ -54,7 +55,7 @@ func (p *Pool) snapshot(ctx context.Context, volume, name string) error {
 		return err
 	}
 	disk := filepath.Join(dir, diskName(v.Format))
-	if err := copySparse(ctx, disk, v.Path, nil); err != nil {
+	if err := sparse.Copy(ctx, disk, v.Path, nil); err != nil {
 		return err
 	}
 	if err := p.finish(disk); err != nil {
@@ -176,7 +177,7 @@ func (p *Pool) restore(ctx context.Context, v storage.Volume, name string) error
 	defer os.RemoveAll(work)
 	// A volume keeps its format, so its snapshots have the same.
 	disk := filepath.Join(work, diskName(v.Format))
-	if err := copySparse(ctx, disk, filepath.Join(p.snapshotDir(v.Name, name), diskName(v.Format)), nil); err != nil {
+	if err := sparse.Copy(ctx, disk, filepath.Join(p.snapshotDir(v.Name, name), diskName(v.Format)), nil); err != nil {
 		return err
 	}
 	if err := p.finish(disk); err != nil {

@@ -1,4 +1,9 @@
-package dir
+// Package sparse copies disk images without copying what is not there: blocks of
+// zeros become holes, holes stay holes, and where the file system can share
+// blocks between files nothing is copied at all.
+//
+// It knows nothing of image formats and makes nothing durable.
+package sparse
 
 import (
 	"bytes"
@@ -14,15 +19,36 @@ import (
 
 const (
 	copyBlock = 1 << 20
-	holeBlock = 64 << 10
+	holeBlock = 64 << 10 // the grain at which zeros are found
 )
 
-// copySparse copies the file from to a new file at to: by sharing its blocks
-// where the file system can, else byte by byte without holes and zeros.
-func copySparse(ctx context.Context, to, from string, progress func(done, total int64)) (err error) {
+// Write copies r to the empty file f, which gets the length of r, and returns
+// that length. It ends with r, or with its first error.
+func Write(f *os.File, r io.Reader) (int64, error) {
+	buf := make([]byte, copyBlock)
+	var off int64
+	for {
+		n, err := io.ReadFull(r, buf)
+		if werr := writeData(f, buf[:n], off); werr != nil {
+			return off, werr
+		}
+		off += int64(n)
+		if errors.Is(err, io.EOF) || err == io.ErrUnexpectedEOF {
+			// io.ReadFull's own, unwrapped: the last block is short.
+			return off, f.Truncate(off)
+		}
+		if err != nil {
+			return off, err
+		}
+	}
+}
+
+// Copy copies the regular file from to a new file at to, which is left behind
+// incomplete if it fails. progress may be nil.
+func Copy(ctx context.Context, to, from string, progress func(done, total int64)) (err error) {
 	src, err := os.OpenFile(from, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
 	if err != nil {
-		return missingSource(err)
+		return err
 	}
 	defer src.Close()
 	fi, err := src.Stat()
@@ -36,15 +62,27 @@ func copySparse(ctx context.Context, to, from string, progress func(done, total 
 	if err != nil {
 		return err
 	}
-	defer dst.Close()
+	defer func() {
+		if cerr := dst.Close(); err == nil {
+			err = cerr
+		}
+	}()
 	if progress == nil {
 		progress = func(int64, int64) {}
 	}
-	size := fi.Size()
-	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
-		progress(size, size)
+	if Clone(dst, src) {
+		progress(fi.Size(), fi.Size())
 		return nil
 	}
+	return copyData(ctx, dst, src, fi.Size(), progress)
+}
+
+// Clone makes dst share src's blocks and says whether the file system could.
+func Clone(dst, src *os.File) bool {
+	return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil
+}
+
+func copyData(ctx context.Context, dst, src *os.File, size int64, progress func(done, total int64)) error {
 	if err := dst.Truncate(size); err != nil {
 		return err
 	}
@@ -106,19 +144,4 @@ func writeData(f *os.File, b []byte, off int64) error {
 		b, off = b[n:], off+int64(n)
 	}
 	return nil
-}
-
-// openedByQEMU says whether some process locks bytes of a disk, as QEMU does with
-// every image it opens. Where that cannot be told, it says no.
-func openedByQEMU(path string) bool {
-	f, err := os.Open(path)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	l := unix.Flock_t{Type: unix.F_WRLCK}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l); err != nil {
-		return false
-	}
-	return l.Type != unix.F_UNLCK
 }

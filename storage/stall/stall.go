@@ -1,0 +1,92 @@
+// Package stall gives up HTTP requests whose answer does not come or stops
+// coming. A deadline cannot do that for a download whose length is not known
+// beforehand; a limit on silence alone would let a server send a byte a minute
+// for ever, so a least amount must arrive in each period.
+package stall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+// ErrStalled is in the error of a request, or of reading its answer, that was
+// given up.
+var ErrStalled = errors.New("transfer stalled")
+
+// minFlow is how many bytes must arrive within the timeout.
+const minFlow = 16 << 10
+
+// Transport returns a transport that sends requests by next and gives up those
+// that bring less than 16 KiB within timeout. Time in which the caller does not
+// read is not counted: a slow disk here is not the server's fault.
+func Transport(next http.RoundTripper, timeout time.Duration) http.RoundTripper {
+	return &transport{next: next, timeout: timeout}
+}
+
+type transport struct {
+	next    http.RoundTripper
+	timeout time.Duration
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	timer := time.AfterFunc(t.timeout, func() { cancel(ErrStalled) })
+	resp, err := t.next.RoundTrip(req.WithContext(ctx))
+	timer.Stop()
+	if err != nil {
+		err = explain(ctx, err, t.timeout)
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, timer: timer, timeout: t.timeout, left: t.timeout}
+	return resp, nil
+}
+
+func explain(ctx context.Context, err error, timeout time.Duration) error {
+	if errors.Is(context.Cause(ctx), ErrStalled) {
+		return fmt.Errorf("%w: less than %d bytes in %s", ErrStalled, minFlow, timeout)
+	}
+	return err
+}
+
+// body is read by one goroutine at a time, as bodies are.
+type body struct {
+	io.ReadCloser
+	ctx     context.Context // of the request, which ends with the body
+	cancel  context.CancelCauseFunc
+	timer   *time.Timer
+	timeout time.Duration
+	left    time.Duration // of the timeout, for the bytes that are due
+	got     int           // bytes since the timeout began
+}
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	start := time.Now()
+	b.timer.Reset(b.left)
+	n, err := b.ReadCloser.Read(p)
+	b.timer.Stop()
+	b.got += n
+	if b.got >= minFlow {
+		b.got, b.left = 0, b.timeout
+	} else {
+		b.left = max(b.left-time.Since(start), 0)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = explain(b.ctx, err, b.timeout)
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (b *body) Close() error {
+	b.timer.Stop()
+	err := b.ReadCloser.Close()
+	b.cancel(nil)
+	return err
+}
