@@ -202,10 +202,16 @@ func (b *bench) commit(build func(tx *objects.Tx)) {
 	synctest.Wait()
 }
 
+// hear changes what is known of a host, and lets the news spread.
+func (b *bench) hear(name string, edit func(*gossip.Member)) {
+	b.facts.set(name, edit)
+	time.Sleep(time.Second)
+}
+
 // host adds a host that is alive and has published its capacity.
 func (b *bench) host(name string, memory int64) {
 	b.Helper()
-	b.facts.set(name, nil)
+	b.hear(name, nil)
 	c, err := claims.GetCapacity(b.Context(), b.store, name, raftstore.ReadOptions{})
 	if err != nil {
 		b.Fatal(err)
@@ -384,13 +390,13 @@ func TestDeadHostsGetNothing(t *testing.T) {
 	run(t, func(b *bench) {
 		b.host("h1", 4*gib)
 		b.host("h2", 8*gib)
-		b.facts.set("h2", func(m *gossip.Member) { m.State = gossip.Dead })
+		b.hear("h2", func(m *gossip.Member) { m.State = gossip.Dead })
 		b.create("a")
 		b.expectHost("a", "h1")
-		b.facts.set("h1", func(m *gossip.Member) { m.State = gossip.Suspect })
+		b.hear("h1", func(m *gossip.Member) { m.State = gossip.Suspect })
 		b.create("b")
 		b.expectWaiting("b", "1 not alive, 1 not answering")
-		b.facts.set("h2", func(m *gossip.Member) { m.State = gossip.Alive })
+		b.hear("h2", func(m *gossip.Member) { m.State = gossip.Alive })
 		time.Sleep(time.Second)
 		b.expectHost("b", "h2")
 	})
@@ -542,7 +548,7 @@ func TestAnotherStewardTakesOver(t *testing.T) {
 	run(t, func(b *bench) {
 		// h9 is a member that never does anything.
 		b.facts.stewards = append(b.facts.stewards, "h9")
-		b.facts.set("h9", nil)
+		b.hear("h9", nil)
 		b.host("h1", 64*gib)
 		for i := range 12 {
 			b.create(fmt.Sprint("vm", i))
@@ -558,7 +564,7 @@ func TestAnotherStewardTakesOver(t *testing.T) {
 		if n := placed(); n == 0 || n == 12 {
 			b.Fatalf("%d of 12 were h1's", n)
 		}
-		b.facts.set("h9", func(m *gossip.Member) { m.State = gossip.Dead })
+		b.hear("h9", func(m *gossip.Member) { m.State = gossip.Dead })
 		time.Sleep(time.Second)
 		if n := placed(); n != 12 {
 			b.Errorf("%d of 12 are placed", n)

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -67,10 +68,37 @@ func (v *View) Run(ctx context.Context, ready func()) {
 	})()
 	defer v.namespaces.AddHandler(v.onNamespace)()
 	defer v.vmis.AddHandler(v.onInstance)()
-	defer v.facts.Subscribe(v.refreshHosts)()
+	news := make(chan struct{}, 1)
+	defer v.facts.Subscribe(func() {
+		select {
+		case news <- struct{}{}:
+		default:
+		}
+	})()
 	v.refreshHosts()
 	ready()
-	<-ctx.Done()
+	v.followFacts(ctx, news)
+}
+
+// factsDelay is the least time between two readings of the facts: in a large
+// mesh some host always has news, and each reading looks at all.
+const factsDelay = 200 * time.Millisecond
+
+// followFacts reads the facts when there is news, until ctx ends.
+func (v *View) followFacts(ctx context.Context, news <-chan struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-news:
+			v.refreshHosts()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(factsDelay):
+		}
+	}
 }
 
 // Decide chooses a host and, if it finds one, assumes that the instance is
