@@ -28,19 +28,30 @@ func Write(f *os.File, r io.Reader) (int64, error) {
 	buf := make([]byte, copyBlock)
 	var off int64
 	for {
-		n, err := io.ReadFull(r, buf)
+		n, err := fill(r, buf)
 		if werr := writeData(f, buf[:n], off); werr != nil {
 			return off, werr
 		}
 		off += int64(n)
-		if errors.Is(err, io.EOF) || err == io.ErrUnexpectedEOF {
-			// io.ReadFull's own, unwrapped: the last block is short.
+		if errors.Is(err, io.EOF) {
 			return off, f.Truncate(off)
 		}
 		if err != nil {
 			return off, err
 		}
 	}
+}
+
+// fill reads until buf is full or r ends. Unlike io.ReadFull it does not say
+// io.ErrUnexpectedEOF for a short last block: that is what readers of broken
+// content say, and must not be taken for an end.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
 }
 
 // Copy copies the regular file from to a new file at to, which is left behind

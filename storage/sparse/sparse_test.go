@@ -54,7 +54,7 @@ func TestWrite(t *testing.T) {
 
 func TestWritePassesErrorsOn(t *testing.T) {
 	boom := errors.New("boom")
-	for _, end := range []error{boom, errors.Join(io.ErrUnexpectedEOF)} {
+	for _, end := range []error{boom, io.ErrUnexpectedEOF} {
 		r := io.MultiReader(bytes.NewReader(make([]byte, 100_000)), iotest.ErrReader(end))
 		if _, err := Write(create(t), r); !errors.Is(err, end) {
 			t.Errorf("a reader that failed with %v gave %v", end, err)

@@ -1,0 +1,144 @@
+package importer
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"virtmesh/storage/qemuimg"
+	"virtmesh/storage/stall"
+)
+
+const (
+	zstdMemory = 128 << 20
+	xzMemory   = "192MiB" // more than xz -9 needs
+)
+
+// unpack returns the plain content of src. stop is to be called when no more is
+// read, and says whether the compressed stream was whole.
+func unpack(ctx context.Context, src io.Reader) (plain io.Reader, stop func() error, err error) {
+	br := bufio.NewReaderSize(src, 256<<10)
+	head, err := br.Peek(6)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, nil, err
+	}
+	nothing := func() error { return nil }
+	switch {
+	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
+		z, err := gzip.NewReader(br)
+		return z, nothing, err
+	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
+		z, err := zstd.NewReader(br, zstd.WithDecoderMaxMemory(zstdMemory), zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, nil, err
+		}
+		return z, func() error { z.Close(); return nil }, nil
+	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
+		return unpackXZ(ctx, br)
+	}
+	return br, nothing, nil
+}
+
+// unpackXZ runs xz, which stops when its output is closed or ctx ends.
+func unpackXZ(ctx context.Context, src io.Reader) (io.Reader, func() error, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	cmd := exec.CommandContext(ctx, "xz", "--decompress", "--stdout", "--memlimit-decompress="+xzMemory)
+	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
+	cmd.WaitDelay = 5 * time.Second
+	read := &remember{r: src}
+	cmd.Stdin = read
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		cancel()
+		return nil, nil, fmt.Errorf("unpack xz: %w", err)
+	}
+	end := &atEOF{r: out}
+	return end, func() error {
+		if !end.reached {
+			cancel() // the reader gave up: xz need not go on
+		}
+		err := cmd.Wait()
+		cancel()
+		switch {
+		case !end.reached:
+			return nil // the reader's error says why
+		case read.err != nil:
+			return read.err
+		case err != nil:
+			return fmt.Errorf("%w: xz: %w: %s", ErrNotAnImage, err, strings.TrimSpace(stderr.String()))
+		}
+		return nil
+	}, nil
+}
+
+// remember keeps the error that ended the source, which the program in between
+// would turn into one of its own. It is read after the program has ended.
+type remember struct {
+	r   io.Reader
+	err error
+}
+
+// Read implements io.Reader.
+func (r *remember) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
+}
+
+// atEOF notes that all was read.
+type atEOF struct {
+	r       io.Reader
+	reached bool
+}
+
+// Read implements io.Reader.
+func (r *atEOF) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	r.reached = r.reached || errors.Is(err, io.EOF)
+	return n, err
+}
+
+// classify gives an error its class. What is neither the source's nor this
+// host's fault came out of unpacking, and is the content's.
+func classify(err error) error {
+	var src *sourceError
+	var path *os.PathError
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, stall.ErrStalled):
+		return fmt.Errorf("%w: %w", ErrStalled, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	case errors.As(err, &src):
+		return fmt.Errorf("%w: %w", ErrSource, err)
+	case errors.Is(err, qemuimg.ErrTooLarge):
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
+	case errors.As(err, &path), errors.Is(err, exec.ErrNotFound):
+		return err
+	}
+	for _, class := range []error{ErrNotAnImage, ErrTooLarge, ErrChecksum, ErrNoSpace, ErrSource, ErrStalled, ErrInvalid} {
+		if errors.Is(err, class) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrNotAnImage, err)
+}
