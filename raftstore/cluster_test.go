@@ -231,3 +231,47 @@ func TestReinstalledHostDoesNotVote(t *testing.T) {
 	})
 	mustCommit(t, s, put("/k", "x"))
 }
+
+// TestOnlyVoterLeaves: in a group of two one votes; if that one leaves, the other
+// must take over.
+func TestOnlyVoterLeaves(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 2)
+	mustCommit(t, c.Node("host2"), put("/k", "v"))
+	if err := c.Node("host1").Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.Kill("host1")
+	mustCommit(t, c.Node("host2"), put("/k", "w"))
+	st := c.Node("host2").Status(t.Context())
+	if len(st.Peers) != 1 || st.Peers[0].ID != "host2" || !st.Peers[0].Voter {
+		t.Errorf("peers %+v", st.Peers)
+	}
+	// The last replica of a group stays.
+	if err := c.Node("host2").Leave(t.Context()); err != nil {
+		t.Errorf("last replica leaves: %v", err)
+	}
+	mustCommit(t, c.Node("host2"), put("/k", "x"))
+}
+
+// TestFollowersSeeCommitsSoon: a quiet group must not wait for raft's own timeout
+// to tell followers what is committed.
+func TestFollowersSeeCommitsSoon(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+		cfg.Timing.Heartbeat = 8 * time.Second // makes that timeout 250 ms to 500 ms
+		cfg.Voters.Update = time.Second
+	}))
+	var quickest time.Duration = time.Hour
+	for _, s := range c.Live() {
+		if s.IsLeader() {
+			continue
+		}
+		for i := range 10 {
+			begin := time.Now()
+			mustCommit(t, s, put("/k", fmt.Sprint(i)))
+			quickest = min(quickest, time.Since(begin))
+		}
+	}
+	if quickest > 150*time.Millisecond {
+		t.Errorf("the quickest of 20 commits at followers took %s", quickest)
+	}
+}

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 
 	"github.com/hashicorp/raft"
 )
@@ -16,12 +17,19 @@ const (
 // a bound.
 func (s *Store) snapshotIfDue() {
 	entries, bytes := s.fsm.logEntries.Load(), s.fsm.logBytes.Load()
-	if entries < s.cfg.Limits.SnapshotEntries && bytes < s.cfg.Limits.SnapshotBytes {
+	if entries < s.snapshotDue(s.cfg.Limits.SnapshotEntries) && bytes < s.snapshotDue(s.cfg.Limits.SnapshotBytes) {
 		return
 	}
 	if err := s.Snapshot(); err != nil {
 		s.log.Warn("snapshot failed", "error", err)
 	}
+}
+
+// snapshotDue spreads a bound by the replica's ID, from the bound to half as much
+// again: all replicas apply the same entries and should not all write at once.
+func (s *Store) snapshotDue(bound uint64) uint64 {
+	spread := uint64(crc32.Checksum([]byte(s.id), castagnoli)) % 512
+	return bound + bound/1024*spread
 }
 
 // Snapshot writes a snapshot and cuts the log behind it. Writes go on meanwhile.

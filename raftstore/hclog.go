@@ -7,14 +7,19 @@ import (
 	"log"
 	"log/slog"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
 
 // hclogBridge lets hashicorp's libraries log to slog. Raft's info messages tell
 // about its own workings, so they become debug ones.
+//
+// What raft repeats, such as that a peer does not answer, is told once a minute.
 type hclogBridge struct {
 	log     *slog.Logger
+	once    *repeats
 	name    string
 	implied []any
 }
@@ -22,7 +27,7 @@ type hclogBridge struct {
 var _ hclog.Logger = (*hclogBridge)(nil)
 
 func newHclog(l *slog.Logger, name string) hclog.Logger {
-	return &hclogBridge{log: l, name: name}
+	return &hclogBridge{log: l, name: name, once: &repeats{told: make(map[string]time.Time)}}
 }
 
 func (b *hclogBridge) level(l hclog.Level) slog.Level {
@@ -41,6 +46,9 @@ func (b *hclogBridge) level(l hclog.Level) slog.Level {
 // Log implements hclog.Logger.
 func (b *hclogBridge) Log(l hclog.Level, msg string, args ...any) {
 	level := b.level(l)
+	if level > slog.LevelDebug && b.once.again(repeatKey(msg, args)) {
+		level = slog.LevelDebug
+	}
 	if !b.log.Enabled(context.Background(), level) {
 		return
 	}
@@ -95,7 +103,7 @@ func (b *hclogBridge) ImpliedArgs() []any { return b.implied }
 
 // With implements hclog.Logger.
 func (b *hclogBridge) With(args ...any) hclog.Logger {
-	return &hclogBridge{log: b.log, name: b.name, implied: append(b.implied[:len(b.implied):len(b.implied)], args...)}
+	return &hclogBridge{log: b.log, once: b.once, name: b.name, implied: append(b.implied[:len(b.implied):len(b.implied)], args...)}
 }
 
 // Name implements hclog.Logger.
@@ -103,12 +111,12 @@ func (b *hclogBridge) Name() string { return b.name }
 
 // Named implements hclog.Logger.
 func (b *hclogBridge) Named(name string) hclog.Logger {
-	return &hclogBridge{log: b.log, name: b.name + "." + name, implied: b.implied}
+	return &hclogBridge{log: b.log, once: b.once, name: b.name + "." + name, implied: b.implied}
 }
 
 // ResetNamed implements hclog.Logger.
 func (b *hclogBridge) ResetNamed(name string) hclog.Logger {
-	return &hclogBridge{log: b.log, name: name, implied: b.implied}
+	return &hclogBridge{log: b.log, once: b.once, name: name, implied: b.implied}
 }
 
 // SetLevel implements hclog.Logger; slog's handler decides.
@@ -131,6 +139,43 @@ func (b *hclogBridge) StandardLogger(o *hclog.StandardLoggerOptions) *log.Logger
 
 // StandardWriter implements hclog.Logger.
 func (b *hclogBridge) StandardWriter(*hclog.StandardLoggerOptions) io.Writer { return lineWriter{b} }
+
+const (
+	repeatEvery = time.Minute
+	repeatLimit = 1024
+)
+
+// repeats remembers what was told lately.
+type repeats struct {
+	mu   sync.Mutex
+	told map[string]time.Time
+}
+
+// again tells whether key was told within repeatEvery.
+func (r *repeats) again(key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	if last, ok := r.told[key]; ok && now.Sub(last) < repeatEvery {
+		return true
+	}
+	if len(r.told) >= repeatLimit {
+		clear(r.told)
+	}
+	r.told[key] = now
+	return false
+}
+
+// repeatKey is a message and the peer it is about; figures in it vary.
+func repeatKey(msg string, args []any) string {
+	for i := 0; i+1 < len(args); i += 2 {
+		switch args[i] {
+		case "peer", "id", "server-id", "address":
+			msg += fmt.Sprint(" ", args[i+1])
+		}
+	}
+	return msg
+}
 
 type lineWriter struct{ b *hclogBridge }
 

@@ -1,11 +1,13 @@
 package raftstore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -365,4 +367,48 @@ func TestDiskFull(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestBackupAndRestore(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3)
+	var last raftstore.TxnResult
+	for i := range 40 {
+		last = mustCommit(t, c.Live()[i%3], put(fmt.Sprint("/k/", i%25), fmt.Sprint(i)))
+	}
+	var backup bytes.Buffer
+	at, err := c.Live()[1].Backup(t.Context(), &backup)
+	if err != nil || at != last.Revision {
+		t.Fatalf("backup at %d, want %d, %v", at, last.Revision, err)
+	}
+	want, err := c.Live()[1].List(t.Context(), raftstore.ListRequest{Prefix: "/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := raftstoretest.Config(raftstoretest.NewNetwork(), "new")
+	cfg.DataDir = t.TempDir()
+	damaged := bytes.Clone(backup.Bytes())
+	damaged[len(damaged)/2] ^= 1
+	if _, err := raftstore.RestoreBackup(t.Context(), cfg, bytes.NewReader(damaged)); !errors.Is(err, raftstore.ErrCorruptLog) {
+		t.Errorf("restore of a damaged backup: %v", err)
+	}
+	got, err := raftstore.RestoreBackup(t.Context(), cfg, bytes.NewReader(backup.Bytes()))
+	if err != nil || got.Revision != last.Revision || got.Keys != 25 {
+		t.Fatalf("restored %+v, %v", got, err)
+	}
+	if _, err := raftstore.RestoreBackup(t.Context(), cfg, bytes.NewReader(backup.Bytes())); err == nil {
+		t.Error("restored over existing state")
+	}
+	s, err := raftstore.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	raftstoretest.WaitServing(t, s)
+	l, err := s.List(t.Context(), raftstore.ListRequest{Prefix: "/"})
+	if err != nil || !reflect.DeepEqual(l.Records, want.Records) {
+		t.Errorf("restored %d records at %d, want %d, %v", len(l.Records), l.Revision, len(want.Records), err)
+	}
+	if next := mustCommit(t, s, put("/k/next", "v")); next.Revision != last.Revision+1 {
+		t.Errorf("revision %d follows %d", next.Revision, last.Revision)
+	}
 }

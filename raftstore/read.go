@@ -28,6 +28,9 @@ func (s *Store) Get(ctx context.Context, key string, o ReadOptions) (Record, uin
 func (s *Store) List(ctx context.Context, req ListRequest) (ListResult, error) {
 	o := req.ReadOptions
 	o.MinRevision = max(o.MinRevision, req.Revision)
+	if req.Revision != 0 && o.MinRevision <= s.Revision() {
+		o.Consistency = Local // the past does not change
+	}
 	if err := s.await(ctx, o); err != nil {
 		return ListResult{}, fmt.Errorf("list %q: %w", req.Prefix, err)
 	}

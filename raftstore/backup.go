@@ -1,0 +1,76 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/raft"
+)
+
+// Backup writes the whole state to w: every write acknowledged before the call
+// is in it. Writes go on meanwhile. RestoreBackup reads it back.
+func (s *Store) Backup(ctx context.Context, w io.Writer) (revision uint64, err error) {
+	if err := s.await(ctx, ReadOptions{}); err != nil {
+		return 0, fmt.Errorf("back up: %w", err)
+	}
+	now := s.history.current()
+	// The remembered requests stay behind: no retry outlives a restored mesh.
+	b := &snapshot{tree: now.tree, index: 1, revision: now.revision}
+	if err := b.write(w); err != nil {
+		return 0, fmt.Errorf("back up: %w", err)
+	}
+	return now.revision, nil
+}
+
+// RestoreBackup founds a new group from a backup: cfg.DataDir, which must hold no
+// state yet, gets the backup's records with their revisions, and cfg.NodeID is
+// the only voter. Open then starts it, and other hosts join it.
+//
+// Of cfg it uses NodeID, Addr, DataDir, Limits and Logger.
+func RestoreBackup(ctx context.Context, cfg Config, r io.Reader) (Recovered, error) {
+	if cfg.NodeID == "" || cfg.Addr == "" || cfg.DataDir == "" || cfg.Logger == nil {
+		return Recovered{}, errors.New("restore backup: NodeID, Addr, DataDir and Logger are needed")
+	}
+	m, _, err := readSnapshot(r, nil)
+	if err != nil {
+		return Recovered{}, fmt.Errorf("restore backup: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return Recovered{}, err
+	}
+	d, err := openDisk(&cfg, cfg.Logger, newMetrics(nil))
+	if err != nil {
+		return Recovered{}, fmt.Errorf("restore backup: %w", err)
+	}
+	if err := errors.Join(d.found(cfg, m), d.close(0)); err != nil {
+		return Recovered{}, fmt.Errorf("restore backup: %w", err)
+	}
+	return Recovered{Revision: m.revision, Keys: m.tree.Len(), Index: 1}, nil
+}
+
+// found makes the state of m the beginning of a group of one.
+func (d *disk) found(cfg Config, m *machine) error {
+	used, err := raft.HasExistingState(d.logs, d.stable, d.snapshots)
+	if err != nil {
+		return fmt.Errorf("look for state: %w", err)
+	}
+	if used {
+		return fmt.Errorf("%s holds state already", cfg.DataDir)
+	}
+	id, err := d.replicaID(cfg.NodeID)
+	if err != nil {
+		return err
+	}
+	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Addr))
+	group := raft.Configuration{Servers: []raft.Server{{
+		Suffrage: raft.Voter, ID: id, Address: raft.ServerAddress(cfg.Addr),
+	}}}
+	sink, err := d.snapshots.Create(raft.SnapshotVersionMax, 1, 1, group, 1, transport)
+	if err != nil {
+		return fmt.Errorf("create snapshot: %w", err)
+	}
+	s := &snapshot{tree: m.tree, index: 1, revision: m.revision, seq: m.requests.seq, requests: m.requests.oldestFirst()}
+	return s.Persist(sink)
+}
