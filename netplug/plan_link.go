@@ -36,7 +36,7 @@ func (p *planner) bridge(b Bridge) {
 	alias := bridgeAlias(b)
 	if !exists {
 		p.do(AddBridge{Name: b.Name, Alias: alias, VLANFiltering: b.VLANFiltering})
-		l = Link{Name: b.Name, Kind: KindBridge, Alias: alias, VLANFiltering: b.VLANFiltering}
+		l = Link{Name: b.Name, Kind: KindBridge, Alias: alias, MTU: defaultMTU, VLANFiltering: b.VLANFiltering}
 	}
 	if l.VLANFiltering != b.VLANFiltering {
 		p.do(SetVLANFiltering{Link: b.Name, On: b.VLANFiltering})
@@ -46,8 +46,8 @@ func (p *planner) bridge(b Bridge) {
 	if b.Address.IsValid() && b.Uplink == "" && !sameMAC(l.MAC, bridgeMAC(b.Name)) {
 		p.do(SetMAC{Link: b.Name, MAC: bridgeMAC(b.Name)})
 	}
-	if b.MTU != 0 && l.MTU != b.MTU {
-		p.do(SetMTU{Link: b.Name, MTU: b.MTU})
+	if mtu := bridgeMTU(b); mtu != 0 && l.MTU != mtu {
+		p.do(SetMTU{Link: b.Name, MTU: mtu})
 	}
 	// Guests must not find the host's link-local addresses, nor be able to give the host
 	// any by router advertisements.
@@ -69,6 +69,15 @@ func (p *planner) bridge(b Bridge) {
 	if l.Alias != alias {
 		p.do(SetAlias{Link: b.Name, Alias: alias})
 	}
+}
+
+// bridgeMTU is the bridge's own; 0 leaves it to the kernel. A gateway must not keep what an
+// earlier want gave it, since its taps do not.
+func bridgeMTU(b Bridge) int {
+	if b.MTU == 0 && b.Address.IsValid() && b.Uplink == "" {
+		return defaultMTU
+	}
+	return b.MTU
 }
 
 // addrs makes want the only IPv4 address of the link.

@@ -39,7 +39,7 @@ type state struct {
 func TestWorlds(t *testing.T) {
 	k := netplugtest.NewFake(hand()...)
 	p := newPlug(t, k, &servers{}, nil)
-	for _, s := range worlds() {
+	for _, s := range slices.Concat(gateways(), switches()) {
 		var w netplug.Want
 		s.want(&w)
 		if _, err := p.Set(t.Context(), w); err != nil {
@@ -55,15 +55,8 @@ func TestWorlds(t *testing.T) {
 	}
 }
 
-func worlds() []state {
-	br1 := func(change func(b *netplug.Bridge)) func(w *netplug.Want) {
-		return func(w *netplug.Want) {
-			b := netplug.Bridge{Name: "br1"}
-			change(&b)
-			w.Bridges = []netplug.Bridge{b}
-			w.Taps = []netplug.Tap{tapOf("br1", "a", 1)}
-		}
-	}
+// gateways are wants of bridges with an address.
+func gateways() []state {
 	return []state{
 		{"a gateway", func(w *netplug.Want) { w.Bridges = []netplug.Bridge{podBridge()} },
 			`link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 up addr 10.9.0.1/24 alias "virtmesh:bridge:uplink="`},
@@ -74,6 +67,42 @@ func worlds() []state {
 			w.Taps = []netplug.Tap{tapOf("vm-pod", "a", 1)}
 		}, `link vm-pod type bridge mtu 1400 address 02:9f:13:e4:50:d1 up addr 10.7.0.1/16 alias "virtmesh:bridge:uplink="
 link vm-a type tap master vm-pod mtu 1400 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"`},
+		{"guests on other hosts, one of them on its way here", func(w *netplug.Want) {
+			w.Bridges = []netplug.Bridge{podBridge()}
+			w.Taps = []netplug.Tap{tapOf("vm-pod", "a", 1)}
+			w.Taps[0].Address = guest(3)
+			w.Peers = []netplug.Peer{
+				{Address: netip.MustParseAddr("192.0.2.1"), Guests: []netip.Addr{guest(3), guest(4), guest(5)}},
+				{Address: netip.MustParseAddr("192.0.2.2"), Guests: []netip.Addr{guest(5), guest(6)}},
+			}
+		}, `link vm-a type tap master vm-pod mtu 1500 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"
+link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 up addr 10.9.0.1/24 alias "virtmesh:bridge:uplink="
+route 10.9.0.4 via 192.0.2.1
+route 10.9.0.5 via 192.0.2.1
+route 10.9.0.6 via 192.0.2.2`},
+		{"guests that moved", func(w *netplug.Want) {
+			w.Bridges = []netplug.Bridge{podBridge()}
+			w.Taps = []netplug.Tap{tapOf("vm-pod", "a", 1)}
+			w.Taps[0].Address = guest(4)
+			w.Peers = []netplug.Peer{{Address: netip.MustParseAddr("192.0.2.2"), Guests: []netip.Addr{guest(3), guest(5)}}}
+		}, `link vm-a type tap master vm-pod mtu 1500 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"
+link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 up addr 10.9.0.1/24 alias "virtmesh:bridge:uplink="
+route 10.9.0.3 via 192.0.2.2
+route 10.9.0.5 via 192.0.2.2`},
+	}
+}
+
+// switches are wants of bridges without an address.
+func switches() []state {
+	br1 := func(change func(b *netplug.Bridge)) func(w *netplug.Want) {
+		return func(w *netplug.Want) {
+			b := netplug.Bridge{Name: "br1"}
+			change(&b)
+			w.Bridges = []netplug.Bridge{b}
+			w.Taps = []netplug.Tap{tapOf("br1", "a", 1)}
+		}
+	}
+	return []state{
 		{"the guest on the bridge of someone else", func(w *netplug.Want) {
 			w.Bridges = []netplug.Bridge{{Name: "br-hand", AllowExisting: true, MTU: 1300, Uplink: "up0"}}
 			w.Taps = []netplug.Tap{tapOf("br-hand", "a", 1)}
@@ -110,28 +139,6 @@ link vm-c type tap master br1 mtu 1500 address fe:00:00:00:00:03 vid 1 pvid unta
 		}, `link br1 type bridge mtu 1500 vlan_filtering up alias "virtmesh:bridge:uplink="
 link vm-a type tap master br1 mtu 1500 address fe:00:00:00:00:09 up vid 9 pvid untagged alias "virtmesh:tap:ns/renamed/net0"
 link vm-b type tap master br1 mtu 1500 address fe:00:00:00:00:02 user 64055 group 108 multi_queue up vid 1 pvid untagged alias "virtmesh:tap:ns/b/net0"`},
-		{"guests on other hosts, one of them on its way here", func(w *netplug.Want) {
-			w.Bridges = []netplug.Bridge{podBridge()}
-			w.Taps = []netplug.Tap{tapOf("vm-pod", "a", 1)}
-			w.Taps[0].Address = guest(3)
-			w.Peers = []netplug.Peer{
-				{Address: netip.MustParseAddr("192.0.2.1"), Guests: []netip.Addr{guest(3), guest(4), guest(5)}},
-				{Address: netip.MustParseAddr("192.0.2.2"), Guests: []netip.Addr{guest(5), guest(6)}},
-			}
-		}, `link vm-a type tap master vm-pod mtu 1500 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"
-link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 up addr 10.9.0.1/24 alias "virtmesh:bridge:uplink="
-route 10.9.0.4 via 192.0.2.1
-route 10.9.0.5 via 192.0.2.1
-route 10.9.0.6 via 192.0.2.2`},
-		{"guests that moved", func(w *netplug.Want) {
-			w.Bridges = []netplug.Bridge{podBridge()}
-			w.Taps = []netplug.Tap{tapOf("vm-pod", "a", 1)}
-			w.Taps[0].Address = guest(4)
-			w.Peers = []netplug.Peer{{Address: netip.MustParseAddr("192.0.2.2"), Guests: []netip.Addr{guest(3), guest(5)}}}
-		}, `link vm-a type tap master vm-pod mtu 1500 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"
-link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 up addr 10.9.0.1/24 alias "virtmesh:bridge:uplink="
-route 10.9.0.3 via 192.0.2.2
-route 10.9.0.5 via 192.0.2.2`},
 		{"nothing", func(*netplug.Want) {}, ""},
 	}
 }

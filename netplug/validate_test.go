@@ -3,6 +3,7 @@ package netplug_test
 import (
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -114,112 +115,11 @@ func TestValidate(t *testing.T) {
 // TestFilter shows the packet filter of a host with every kind of rule. That the kernel
 // takes it as it is printed is tested with the kernel.
 func TestFilter(t *testing.T) {
-	want := `table inet virtmesh {
-	set peers {
-		type ipv4_addr
-		elements = { 10.50.0.2, 10.50.0.3 }
+	want, err := os.ReadFile("testdata/filter.nft")
+	if err != nil {
+		t.Fatal(err)
 	}
-	chain input {
-		type filter hook input priority -10; policy accept;
-		iifname "pod" jump input_pod
-		iifname "other" jump input_other
-	}
-	chain input_pod {
-		ct state established,related accept
-		udp dport 67 accept
-		ip daddr 10.9.0.1 udp dport 53 accept
-		ip daddr 10.9.0.1 tcp dport 53 accept
-		ip daddr 10.9.0.1 icmp type echo-request accept
-		drop
-	}
-	chain input_other {
-		ct state established,related accept
-		ip daddr 10.8.0.1 icmp type echo-request accept
-		drop
-	}
-	chain forward {
-		type filter hook forward priority -10; policy accept;
-		iifname "pod" oifname "pod" accept
-		iifname "other" oifname "other" accept
-		iifname "pod" jump from_pod
-		oifname "pod" jump to_pod
-		iifname "other" jump from_other
-	}
-	chain from_pod {
-		meta nfproto != ipv4 drop
-		ip saddr != 10.9.0.0/20 drop
-		ct state established,related accept
-		ct status dnat accept
-		oifname "other" drop
-		ip daddr @peers drop
-		ip daddr 192.0.2.0/25 drop
-		accept
-	}
-	chain to_pod {
-		ct state established,related accept
-		ct status dnat accept
-		ip saddr 10.9.0.0/20 accept
-		ip saddr @peers accept
-		drop
-	}
-	chain from_other {
-		meta nfproto != ipv4 drop
-		ip saddr != 10.8.0.0/24 drop
-		ct state established,related accept
-		ct status dnat accept
-		oifname "pod" drop
-		ip daddr @peers drop
-		ip daddr 192.0.2.0/25 drop
-		accept
-	}
-	chain dnat_prerouting {
-		type nat hook prerouting priority -100; policy accept;
-		fib daddr type local tcp dport 30080 numgen random mod 2 0 dnat ip to 10.9.0.5:80
-		fib daddr type local tcp dport 30080 dnat ip to 10.9.0.6:80
-		ip daddr 10.96.0.7 udp dport 53 dnat ip to 10.9.0.5:5353
-	}
-	chain dnat_output {
-		type nat hook output priority -100; policy accept;
-		fib daddr type local tcp dport 30080 numgen random mod 2 0 dnat ip to 10.9.0.5:80
-		fib daddr type local tcp dport 30080 dnat ip to 10.9.0.6:80
-		ip daddr 10.96.0.7 udp dport 53 dnat ip to 10.9.0.5:5353
-	}
-	chain postrouting {
-		type nat hook postrouting priority 100; policy accept;
-		ip saddr 10.9.0.0/20 oifname "pod" ct status dnat masquerade
-		ip daddr 10.9.0.0/20 oifname != "pod" ct status dnat masquerade
-		ip saddr 10.9.0.0/20 ip daddr != 10.9.0.0/20 oifname != "pod" masquerade
-		ip saddr 10.8.0.0/24 oifname "other" ct status dnat masquerade
-		ip daddr 10.8.0.0/24 oifname != "other" ct status dnat masquerade
-	}
-}
-table bridge virtmesh {
-	map taps {
-		type ifname : verdict
-		elements = { "vm-ip" : jump port_vm-ip, "vm-mac" : jump port_vm-mac, "vm-open" : accept }
-	}
-	chain prerouting {
-		type filter hook prerouting priority -200; policy accept;
-		iifname vmap @taps
-		iifname "vm-*" drop
-	}
-	chain port_vm-ip {
-		ether saddr != 02:00:00:00:00:01 drop
-		arp saddr ether != 02:00:00:00:00:01 drop
-		arp saddr ip 0.0.0.0 accept
-		arp saddr ip 10.9.0.5 accept
-		udp dport 67 @th,288,48 != 0x020000000001 drop
-		ip saddr 0.0.0.0 udp dport 67 accept
-		ip saddr 10.9.0.5 accept
-		drop
-	}
-	chain port_vm-mac {
-		ether saddr != 02:00:00:00:00:02 drop
-		accept
-	}
-}
-`
-	if got := netplug.FilterFor(netplugtest.EveryRule()).String(); got != want {
+	if got := netplug.FilterFor(netplugtest.EveryRule()).String(); got != string(want) {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }

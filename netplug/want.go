@@ -32,7 +32,8 @@ type Want struct {
 type Bridge struct {
 	// Name of the interface, at most 15 bytes.
 	Name string
-	// MTU in bytes; 0 leaves the kernel's choice, the smallest of the ports.
+	// MTU in bytes; 0 leaves the kernel's choice, the smallest of the ports, or stands for
+	// 1500 with an Address and no Uplink.
 	MTU int
 	// Address is the host's own address on the bridge, the gateway of its guests, with
 	// the length of the subnet. IPv4; the zero value for a bridge without one.
