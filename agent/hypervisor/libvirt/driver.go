@@ -88,11 +88,12 @@ func (d *Driver) Subscribe(ctx context.Context) <-chan hypervisor.Event {
 
 // keepConnected holds a connection until ctx ends. It closes first once it has one.
 func (d *Driver) keepConnected(ctx context.Context, first chan<- struct{}) {
-	pause := d.cfg.RetryMin
+	pause, level := d.cfg.RetryMin, slog.LevelWarn
 	for ctx.Err() == nil {
 		session, err := d.connect()
 		if err != nil {
-			d.log.Warn("cannot connect to libvirt", "uri", d.cfg.URI, "error", err)
+			d.log.Log(ctx, level, "cannot connect to libvirt", "uri", d.cfg.URI, "error", err)
+			level = slog.LevelDebug // once for each outage is enough
 			select {
 			case <-ctx.Done():
 			case <-time.After(pause):
@@ -100,15 +101,16 @@ func (d *Driver) keepConnected(ctx context.Context, first chan<- struct{}) {
 			pause = min(2*pause, d.cfg.RetryMax)
 			continue
 		}
-		pause = d.cfg.RetryMin
+		pause, level = d.cfg.RetryMin, slog.LevelWarn
 		d.log.Info("connected to libvirt", "uri", d.cfg.URI)
 		d.setConn(session.conn)
 		if first != nil {
 			close(first)
 			first = nil
-		} else {
-			d.hub.Publish(hypervisor.Event{Kind: hypervisor.EventResync, Time: time.Now(), Detail: "reconnected"})
 		}
+		// Before the first connection nobody can have missed anything, but somebody may
+		// be waiting for it.
+		d.hub.Publish(hypervisor.Event{Kind: hypervisor.EventResync, Time: time.Now(), Detail: "connected"})
 		select {
 		case <-session.lost:
 			d.log.Warn("connection to libvirt lost", "uri", d.cfg.URI)
