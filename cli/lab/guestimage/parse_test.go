@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +17,7 @@ import (
 
 	"virtmesh/cli/lab/registry"
 	"virtmesh/storage/containerdisk"
+	"virtmesh/storage/importer"
 )
 
 func TestParseSite(t *testing.T) {
@@ -159,5 +162,45 @@ func TestPushedImageCanBePulled(t *testing.T) {
 	}
 	if _, err := Push(context.Background(), "/etc/hostname", "Not A Ref", true); err == nil {
 		t.Error("a bad reference was accepted")
+	}
+}
+
+func TestFetch(t *testing.T) {
+	want := append([]byte("boot"), make([]byte, 100_000)...)
+	asked := 0
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		if r.URL.Path != "/disk.img" {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		w.Write(want)
+	}))
+	defer srv.Close()
+	o := Options{Dir: t.TempDir()}
+	for range 2 {
+		p, err := Fetch(context.Background(), srv.URL+"/disk.img", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(p); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("got %d bytes, %v", len(got), err)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("downloaded %d times", asked)
+	}
+	if _, err := Fetch(context.Background(), srv.URL+"/none", o); !errors.Is(err, importer.ErrSource) {
+		t.Errorf("missing: %v", err)
+	}
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(file, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := Fetch(context.Background(), file, o); err != nil || p != file {
+		t.Errorf("a file: %q, %v", p, err)
+	}
+	if _, err := Fetch(context.Background(), filepath.Join(t.TempDir(), "none"), o); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file: %v", err)
 	}
 }

@@ -1,0 +1,61 @@
+package guestimage
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"virtmesh/storage/importer"
+	"virtmesh/storage/qemuimg"
+)
+
+// Bounds for images that are fetched: a lab is one machine.
+const (
+	maxFetched        = 64 << 30
+	maxFetchedVirtual = 16 << 40
+)
+
+// Fetch returns the path of a disk image that is not built here: of source itself
+// if it is a file, or of its content in o.Dir if it is an http or https URL,
+// downloaded and unpacked the first time. Either is checked to be an image that
+// stands for itself.
+func Fetch(ctx context.Context, source string, o Options) (string, error) {
+	if !strings.HasPrefix(source, "http://") && !strings.HasPrefix(source, "https://") {
+		path, err := filepath.Abs(source)
+		if err != nil {
+			return "", err
+		}
+		if path, err = filepath.EvalSymlinks(path); err != nil {
+			return "", fmt.Errorf("disk image: %w", err)
+		}
+		_, err = qemuimg.Inspect(path, qemuimg.Limits{MaxVirtualSize: maxFetchedVirtual})
+		return path, err
+	}
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return "", fmt.Errorf("guest image folder: %w", err)
+	}
+	name := "fetched-" + digest([][]byte{[]byte(source)})
+	final := filepath.Join(o.Dir, name+".img")
+	unlock, err := lock(ctx, filepath.Join(o.Dir, "."+name+".lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if isFile(final) && !o.Refresh {
+		return final, nil
+	}
+	part := final + ".part"
+	// The lock is ours: what is there was interrupted.
+	if err := os.RemoveAll(part); err != nil {
+		return "", err
+	}
+	o.step("fetching %s", source)
+	_, err = importer.HTTP(ctx, importer.Request{URL: source}, part,
+		importer.Options{MaxBytes: maxFetched, MaxVirtualSize: maxFetchedVirtual})
+	if err != nil {
+		return "", err
+	}
+	return final, publish(part, final)
+}
