@@ -1,8 +1,94 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
 )
 
-func runLab(context.Context, *options, *report) error { return errors.New("pending") }
+const (
+	labHosts = 3
+	// upTimeout bounds the start of the lab with the building of its image,
+	// stepTimeout any other single step.
+	upTimeout   = 5 * time.Minute
+	stepTimeout = 2 * time.Minute
+)
+
+// laboratory is a running lab, driven by the real binary.
+type laboratory struct {
+	binary string
+	dir    string
+	image  string
+	hosts  []*labHost
+}
+
+// runLab measures a mesh in a lab that exists for nothing else.
+func runLab(ctx context.Context, o *options, r *report) (err error) {
+	binary, err := filepath.Abs(o.binary)
+	if err != nil {
+		return fmt.Errorf("find the binary: %w", err)
+	}
+	dir, err := filepath.Abs(o.labDir)
+	if err != nil {
+		return fmt.Errorf("find the lab's directory: %w", err)
+	}
+	l := &laboratory{binary: binary, dir: dir}
+	defer func() {
+		// Also when the run was interrupted.
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTimeout)
+		defer cancel()
+		_, downErr := l.lab(end, "down")
+		err = errors.Join(err, downErr)
+	}()
+	if err := l.up(ctx); err != nil {
+		return err
+	}
+	return errors.Join(l.measureCreates(ctx, o.creates, r), l.measureMemory(ctx, r))
+}
+
+// up starts a lab without a past, and puts the small guest image into it.
+func (l *laboratory) up(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, upTimeout)
+	defer cancel()
+	if _, err := os.Stat(l.dir); err == nil {
+		// What a run left that could not end well.
+		if _, err := l.lab(ctx, "down"); err != nil {
+			return err
+		}
+	}
+	progressf("  starting a lab of %d hosts in %s", labHosts, l.dir)
+	if _, err := l.lab(ctx, "up", "--hosts", fmt.Sprint(labHosts)); err != nil {
+		return err
+	}
+	image, err := l.lab(ctx, "image", "tiny")
+	if err != nil {
+		return err
+	}
+	l.image = strings.TrimSpace(image)
+	for i := range labHosts {
+		h, err := l.connect(ctx, fmt.Sprintf("host%d", i+1))
+		if err != nil {
+			return err
+		}
+		l.hosts = append(l.hosts, h)
+	}
+	return nil
+}
+
+// lab runs a command of 'virtmesh lab' and returns what it prints.
+func (l *laboratory) lab(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, l.binary, append([]string{"lab", "--dir", l.dir}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("virtmesh lab %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return string(out), nil
+}
