@@ -451,6 +451,28 @@ func TestUnclaimedInstancesAreLetGo(t *testing.T) {
 	})
 }
 
+func TestThePreviousInstanceMustBeGone(t *testing.T) {
+	run(t, func(b *bench) {
+		b.host("h1", 16*gib)
+		b.create("a")
+		claim, _ := b.claim("a")
+		// It loses its finalizers by force, and its machine makes another.
+		old := b.vmi("a")
+		next := old.DeepCopy()
+		next.Finalizers = nil
+		b.commit(func(tx *objects.Tx) { tx.Update(old, next) })
+		b.commit(func(tx *objects.Tx) { tx.Delete(next, objects.DeleteOptions{}) })
+		b.create("a")
+		b.expectWaiting("a", "host h1 has not let go of the previous instance")
+		b.commit(func(tx *objects.Tx) { claims.Release(tx, claim) })
+		time.Sleep(time.Second)
+		b.expectHost("a", "h1")
+		if in, _ := b.claim("a"); in.Epoch != 2 {
+			b.Errorf("epoch %d, want 2", in.Epoch)
+		}
+	})
+}
+
 func TestVolumesComeFirstAndDecide(t *testing.T) {
 	run(t, func(b *bench) {
 		b.host("h1", 8*gib)

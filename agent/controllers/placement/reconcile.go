@@ -74,6 +74,9 @@ func (c *Controller) letGo(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 
 // place finds a host for the instance and claims it.
 func (c *Controller) place(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (controller.Result, error) {
+	if last, ok := c.predecessor(vmi); ok {
+		return c.unschedulable(ctx, vmi, fmt.Sprintf("host %s has not let go of the previous instance of this name yet", last.Host))
+	}
 	request, err := c.request(vmi)
 	var problem *VolumeProblem
 	switch {
@@ -109,6 +112,17 @@ func (c *Controller) place(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	return c.unschedulable(ctx, vmi, (&placement.Unschedulable{
 		Hosts: len(request.Exclude), Reasons: countReasons(request.Exclude),
 	}).Error())
+}
+
+// predecessor returns the claim that another instance of the same name still
+// holds. While it does, the store would refuse every claim of this one: its
+// guest may be running.
+func (c *Controller) predecessor(vmi *kubevirtv1.VirtualMachineInstance) (claims.Instance, bool) {
+	last := c.cfg.Claims.Epoch(objects.KeyOf(vmi))
+	if last.UID == vmi.UID {
+		return claims.Instance{}, false
+	}
+	return c.cfg.Claims.Instance(last.UID)
 }
 
 func countReasons(byHost map[string]string) map[string]int {
