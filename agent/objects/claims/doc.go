@@ -11,6 +11,7 @@
 //	/claims/capacity/<host>       Capacity: what the claims on a host may add up to
 //	/claims/volume/<ns>/<claim>   Volume: who has it attached
 //	/claims/migration/<uid>       Migration: one running migration
+//	/claims/unique/<class>/<name> Unique: who holds a MAC or an IP address
 //
 // Functions of this package add a change of claims to an objects.Tx, with the
 // conditions and constraints that make it safe; the caller adds what else
