@@ -24,6 +24,9 @@ var (
 	ErrNoDevice = errors.New("domain has no such device")
 	// ErrUnavailable: the hypervisor's daemon cannot be reached now.
 	ErrUnavailable = errors.New("hypervisor unavailable")
+	// ErrMigrationLost: a migration failed after the guest had left, so that it runs on
+	// neither side.
+	ErrMigrationLost = errors.New("guest lost in migration")
 	// ErrInvalid: the hypervisor rejects the definition. Trying again does not help.
 	ErrInvalid = errors.New("domain definition rejected")
 )

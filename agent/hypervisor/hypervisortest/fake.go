@@ -27,6 +27,7 @@ type Machine struct {
 	caps    hypervisor.Capabilities
 	away    bool
 	faults  map[string]error
+	reach   map[string]*Machine
 }
 
 // NewMachine returns a host without domains, with 8 CPUs and 32 GiB of memory.
@@ -36,6 +37,7 @@ func NewMachine() *Machine {
 		domains: map[string]*fakeDomain{},
 		hubs:    map[*broadcast.Hub]struct{}{},
 		faults:  map[string]error{},
+		reach:   map[string]*Machine{},
 		caps: hypervisor.Capabilities{
 			HostUUID: rand.Text(), HypervisorVersion: "7.2.0", LibraryVersion: "9.0.0",
 			Arch: "x86_64", Emulator: "/usr/bin/qemu-system-x86_64", KVM: true,
@@ -95,7 +97,8 @@ func (m *Machine) XML(ref hypervisor.Ref) string {
 	return ""
 }
 
-// Fail makes the next call of the named method ("Start", "Destroy" ...) fail with err.
+// Fail makes the next call of the named method ("Start", "Destroy" ...) fail with err;
+// "Arrive" is that of a guest migrating here.
 func (m *Machine) Fail(method string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

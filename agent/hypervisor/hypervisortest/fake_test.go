@@ -99,3 +99,32 @@ func TestDaemonAwayAndBack(t *testing.T) {
 		t.Errorf("start again: %v", err)
 	}
 }
+
+func TestFakeMigrates(t *testing.T) {
+	here, there := NewFake(), NewFake()
+	defer here.Close()
+	defer there.Close()
+	here.Machine().Reach("fake://there", there.Machine())
+	if _, err := here.Start(t.Context(), fakeXML(someone), hypervisor.StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	moved := someone
+	moved.Host, moved.Epoch = "h2", 2
+	opts := hypervisor.MigrateOptions{Destination: "fake://there", Owner: moved}
+	there.Machine().Fail("Arrive", errors.New("no room"))
+	if _, err := here.Migrate(t.Context(), someone.Ref, opts); err == nil {
+		t.Error("it went where there is no room")
+	}
+	if got, err := here.Get(t.Context(), someone.Ref); err != nil || got.State != hypervisor.StateRunning {
+		t.Errorf("after the refusal: %+v, %v", got, err)
+	}
+	if _, err := here.Migrate(t.Context(), someone.Ref, opts); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := there.Get(t.Context(), someone.Ref); err != nil || got.State != hypervisor.StateRunning || got.Owner != moved {
+		t.Errorf("there: %+v, %v", got, err)
+	}
+	if got, err := here.Get(t.Context(), someone.Ref); err != nil || got.State != hypervisor.StateShutoff || got.Reason != hypervisor.ReasonMigrated {
+		t.Errorf("here: %+v, %v", got, err)
+	}
+}

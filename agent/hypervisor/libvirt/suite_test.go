@@ -2,6 +2,7 @@ package libvirt
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"os"
@@ -46,7 +47,7 @@ func startDaemon(t *testing.T) *daemon {
 		t.Fatal(err)
 	}
 	cfg.Dir, cfg.Isolate = filepath.Join(dir, "l"), true
-	cfg.HostUUID = "0f7d8a1e-0000-4000-8000-0000000000aa"
+	cfg.HostUUID = uuid()
 	in, err := privatelibvirtd.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +68,14 @@ func startDaemon(t *testing.T) *daemon {
 		}
 	})
 	return d
+}
+
+// uuid returns a random one: daemons that migrate to each other must differ.
+func uuid() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // does not fail
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }
 
 // open returns a driver that the test closes.
