@@ -68,8 +68,8 @@ type Config struct {
 type HypervisorConfig struct {
 	// URI is the libvirt connection.
 	URI string `json:"uri"`
-	// Acceleration is auto (probe KVM and fall back to emulation), kvm
-	// (refuse to run guests without it) or tcg (always emulate).
+	// Acceleration is auto (probe KVM and fall back to emulation), kvm (use
+	// it without a probe) or tcg (always emulate).
 	Acceleration string `json:"acceleration"`
 	// User is the unprivileged user that libvirt runs QEMU as.
 	User string `json:"user"`

@@ -150,22 +150,17 @@ func (h *host) openHypervisor(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("libvirt at %s: %w; is libvirtd installed and running?", cfg.URI, err)
 	}
-	h.kvm = h.probeKVM(ctx)
-	if !h.kvm.Usable {
-		h.log.Warn("guests are emulated, which is slow", "reason", h.kvm.Reason)
+	probe := kvmprobe.DefaultConfig()
+	probe.Mode, probe.User = kvmprobe.Mode(h.config.Hypervisor.Acceleration), h.config.Hypervisor.User
+	if h.capabilities.Emulator != "" {
+		probe.Emulator = h.capabilities.Emulator
 	}
-	if h.config.Hypervisor.Acceleration == "kvm" && !h.kvm.Usable {
-		return fmt.Errorf("hypervisor.acceleration is kvm, but %s", h.kvm.Reason)
+	if h.kvm, err = kvmprobe.Probe(ctx, probe); err != nil {
+		return err
 	}
+	h.log.Info("hypervisor found", "kvm", h.kvm.Usable, "reason", h.kvm.Reason, "took", h.kvm.Took.Round(time.Millisecond))
 	h.allocatable = allocatable(h.config.Capacity, h.capabilities)
 	return nil
-}
-
-func (h *host) probeKVM(ctx context.Context) kvmprobe.Result {
-	if h.config.Hypervisor.Acceleration == "tcg" {
-		return kvmprobe.Result{Reason: "the host's configuration says tcg"}
-	}
-	return kvmprobe.Probe(ctx, kvmprobe.DefaultConfig())
 }
 
 // machine describes this host to the conversion of instances to domains.

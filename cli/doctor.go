@@ -90,7 +90,10 @@ func checkRoot(context.Context) finding {
 }
 
 func checkKVM(ctx context.Context) finding {
-	result := kvmprobe.Probe(ctx, kvmprobe.DefaultConfig())
+	result, err := kvmprobe.Probe(ctx, kvmprobe.DefaultConfig())
+	if err != nil {
+		return finding{"virtualization", failed, err.Error(), "install qemu-system-x86"}
+	}
 	if !result.Usable {
 		return finding{"virtualization", warning, result.Reason,
 			"guests will be emulated, which is slow; switch on VT-x or AMD-V in the firmware, or nested virtualization on the machine this one runs on"}

@@ -87,10 +87,9 @@ func (c hostConfig) mount() error {
 	if err := privatelibvirtd.Prepare(c.libvirt(nil)); err != nil {
 		return err
 	}
-	for _, b := range privatelibvirtd.Binds(c.libvirt(nil)) {
-		if err := bind(b.Source, b.Target); err != nil {
-			return err
-		}
+	script := privatelibvirtd.MountScript(c.libvirt(nil))
+	if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
+		return fmt.Errorf("mount libvirt's directories: %w: %s", err, out)
 	}
 	// A directory that every host mounts, as an NFS share would be.
 	return bind(c.SharedDir, SharedMount)
