@@ -71,4 +71,6 @@ func Held(ctx context.Context, s objects.Store, class Class, opts raftstore.Read
 	return all, err
 }
 
-func uniqueKey(class Class, name string) string { return Prefix + "unique/" + string(class) + "/" + name }
+func uniqueKey(class Class, name string) string {
+	return Prefix + "unique/" + string(class) + "/" + name
+}
