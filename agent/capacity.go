@@ -28,7 +28,7 @@ func allocatable(config CapacityConfig, capabilities hypervisor.Capabilities) pl
 	hugepages := map[string]int64{}
 	for _, node := range capabilities.NUMANodes {
 		for kib, pages := range node.Hugepages {
-			if pages > 0 {
+			if pages > 0 && kib > normalPageKiB {
 				hugepages[pageSizeName(kib)] += pages
 				memory -= pages * int64(kib) << 10
 			}
@@ -36,6 +36,9 @@ func allocatable(config CapacityConfig, capabilities hypervisor.Capabilities) pl
 	}
 	return placement.Resources{CPUMilli: int64(cpus) * 1000, MemoryBytes: max(0, memory), Hugepages: hugepages}
 }
+
+// normalPageKiB is the page size of memory that is not set aside.
+const normalPageKiB = 4
 
 // pageSizeName is how Kubernetes writes a page size.
 func pageSizeName(kib uint64) string {

@@ -5,10 +5,10 @@ import corev1 "k8s.io/api/core/v1"
 // Weights of the parts of a score. Each part is 0 to 100, but for the soft
 // taints, which only take away.
 const (
-	weightRoom     = 4 // room left, or used, by strategy
+	weightRoom     = 10 // room left, or used, by strategy
 	weightLoad     = 1
 	weightImage    = 1
-	weightKVM      = 8
+	weightKVM      = 20
 	weightAffinity = 4 // preferred node affinity
 	weightTogether = 4 // preferred affinity to other instances
 	weightSpread   = 4
