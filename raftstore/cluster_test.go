@@ -22,6 +22,9 @@ func TestClusterCommitAnywhereReadAnywhere(t *testing.T) {
 		if _, _, err := s.Get(t.Context(), key, raftstore.ReadOptions{Consistency: raftstore.Local}); err != nil {
 			t.Errorf("local read on replica %d after its commit: %v", i, err)
 		}
+		if at, err := c.Live()[(i+1)%4].Sync(t.Context()); err != nil || at != r.Revision {
+			t.Errorf("sync after commit at %d: %d, %v", r.Revision, at, err)
+		}
 		for j, other := range c.Live() {
 			rec, _, err := other.Get(t.Context(), key, raftstore.ReadOptions{})
 			if err != nil || rec.ModRevision != r.Revision {
@@ -274,4 +277,40 @@ func TestFollowersSeeCommitsSoon(t *testing.T) {
 	if quickest > 150*time.Millisecond {
 		t.Errorf("the quickest of 20 commits at followers took %s", quickest)
 	}
+}
+
+// TestForgottenReplicaComesBack: a replica that was cut off for so long that it
+// was forgotten asks to be taken in again by itself.
+func TestForgottenReplicaComesBack(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 4, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+		cfg.Voters.ForgetAfter = 100 * time.Millisecond
+		cfg.Timing.Rejoin = 300 * time.Millisecond
+	}))
+	lost := "host4"
+	c.Net.Cut(c.Addr(lost))
+	c.SetHealth(lost, func(m *raftstore.MemberHealth) { m.Alive = false })
+	others := func() *raftstore.Store {
+		for _, s := range c.Live() {
+			if s.IsLeader() && s != c.Node(lost) {
+				return s
+			}
+		}
+		return c.Node("host1")
+	}
+	known := func() bool {
+		return slices.ContainsFunc(others().Status(t.Context()).Peers, func(p raftstore.PeerStatus) bool { return p.ID == lost })
+	}
+	raftstoretest.Eventually(t, func() error {
+		if known() {
+			return errors.New("not forgotten yet")
+		}
+		return nil
+	})
+	mustCommit(t, others(), put("/meanwhile", "v"))
+	c.Net.Heal()
+	c.SetHealth(lost, func(m *raftstore.MemberHealth) { m.Alive = true })
+	raftstoretest.Eventually(t, func() error {
+		_, _, err := c.Node(lost).Get(t.Context(), "/meanwhile", raftstore.ReadOptions{Consistency: raftstore.Local})
+		return err
+	})
 }

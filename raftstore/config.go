@@ -73,6 +73,10 @@ type Timing struct {
 	RPC  time.Duration
 	// SnapshotCheck is how often the size of the log is looked at.
 	SnapshotCheck time.Duration
+	// Rejoin is how long a replica that was part of a group must be without a
+	// leader before it asks the living members to take it in again: it may have
+	// been forgotten while it was cut off. Zero means never.
+	Rejoin time.Duration
 }
 
 // Limits bounds memory, disk and entries.
@@ -120,6 +124,7 @@ func DefaultConfig() Config {
 			Dial:          3 * time.Second,
 			RPC:           10 * time.Second,
 			SnapshotCheck: 5 * time.Second,
+			Rejoin:        30 * time.Second,
 		},
 		Limits: Limits{
 			MaxTxnBytes:     4 << 20,
@@ -176,6 +181,9 @@ func (t *Timing) validate() (errs []error) {
 	}
 	if t.Dial <= 0 || t.RPC <= 0 || t.SnapshotCheck <= 0 {
 		errs = append(errs, errors.New("Timing.Dial, RPC and SnapshotCheck must be positive"))
+	}
+	if t.Rejoin < 0 {
+		errs = append(errs, fmt.Errorf("Timing.Rejoin %s is negative", t.Rejoin))
 	}
 	return errs
 }

@@ -13,7 +13,7 @@ import (
 
 const (
 	cacheSlots = 512
-	cacheBytes = 16 << 20
+	cacheBytes = 8 << 20
 )
 
 // logStore wraps raft's log with three things: it stamps what is stored with how

@@ -46,9 +46,9 @@ func newConstraintSet(list []Constraint) (constraintSet, error) {
 		key := constraintKey{c.Name, c.Version}
 		switch {
 		case c.Name == "" || c.Check == nil:
-			errs = append(errs, fmt.Errorf("Constraints[%d] has no name or no check", i))
+			errs = append(errs, fmt.Errorf("constraint %d has no name or no check", i))
 		case set[key] != nil:
-			errs = append(errs, fmt.Errorf("Constraints[%d]: %s/v%d is registered twice", i, c.Name, c.Version))
+			errs = append(errs, fmt.Errorf("constraint %d: %s/v%d is registered twice", i, c.Name, c.Version))
 		}
 		set[key] = c
 	}

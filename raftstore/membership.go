@@ -26,6 +26,7 @@ func (s *Store) Join(ctx context.Context, seeds []string) error {
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
+	s.left.Store(false)
 	if err := s.joinAny(ctx, seeds, payload); err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
@@ -77,7 +78,54 @@ func (s *Store) Leave(ctx context.Context) error {
 			return fmt.Errorf("leave: %w", err)
 		}
 	}
+	s.left.Store(true)
 	return s.RemoveReplica(ctx, s.cfg.NodeID)
+}
+
+// rejoinLoop brings a replica back that was forgotten while it was cut off: it
+// has a group in its log, but nobody leads it any more.
+func (s *Store) rejoinLoop() {
+	every := s.cfg.Timing.Rejoin
+	if every == 0 || s.cfg.Members == nil {
+		return
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-s.closing:
+			return
+		}
+		if s.left.Load() || s.Err() != nil || s.IsLeader() {
+			continue
+		}
+		if age := s.lastContact(); age >= 0 && age < every {
+			continue
+		}
+		if servers, err := s.servers(); err != nil || len(servers) == 0 {
+			continue // never was in a group: Join is the caller's to ask for
+		}
+		s.rejoin(every)
+	}
+}
+
+func (s *Store) rejoin(timeout time.Duration) {
+	var seeds []string
+	for _, m := range s.cfg.Members() {
+		if m.Alive && m.ID != s.cfg.NodeID {
+			seeds = append(seeds, m.Addr)
+		}
+	}
+	payload, err := json.Marshal(replica{string(s.id), s.cfg.Addr})
+	if err != nil || len(seeds) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.base, timeout)
+	defer cancel()
+	if err := s.joinAny(ctx, seeds, payload); err != nil {
+		s.log.Info("no leader heard for long, and nobody takes this replica in", "error", err)
+	}
 }
 
 // RemoveReplica takes a replica out of the group, such as one whose host will

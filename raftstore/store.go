@@ -41,6 +41,7 @@ type Store struct {
 	leaderChange broadcast
 	tasks        tasks
 	snapshotting sync.Mutex
+	left         atomic.Bool     // Leave was called
 	base         context.Context // ends with the store
 	closing      <-chan struct{}
 	cancel       context.CancelFunc
@@ -57,6 +58,9 @@ type Store struct {
 // Open starts a replica from the state in cfg.DataDir. Without state it begins
 // as the first voter of a new group if cfg.Bootstrap is set, and otherwise waits
 // to be added by Join. It returns before a leader is known.
+//
+// Open takes the stream layers over: Close closes them, and so does an Open that
+// fails for another reason than the configuration.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -92,14 +96,14 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 
 // start opens the disk, raft and the listeners, and undoes it all on failure.
 func (s *Store) start(ctx context.Context) (err error) {
-	if s.disk, err = openDisk(&s.cfg, s.log, s.metrics); err != nil {
-		return err
-	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.shutdown())
 		}
 	}()
+	if s.disk, err = openDisk(&s.cfg, s.log, s.metrics); err != nil {
+		return err
+	}
 	if s.id, err = s.disk.replicaID(s.cfg.NodeID); err != nil {
 		return err
 	}
@@ -119,7 +123,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if err = s.metrics.register(s); err != nil {
 		return err
 	}
-	for _, task := range []func(){s.proposer.run, s.observeLeader, func() { s.lead(notify) }, s.snapshotLoop, s.serve, s.stopWhenFailed, s.announce, s.heed} {
+	for _, task := range []func(){s.proposer.run, s.observeLeader, func() { s.lead(notify) }, s.snapshotLoop, s.serve, s.stopWhenFailed, s.announce, s.heed, s.rejoinLoop} {
 		s.tasks.start(task)
 	}
 	return nil
