@@ -23,7 +23,7 @@ import (
 // group is an API group at its one version, and what serves its resources.
 type group struct {
 	version    schema.GroupVersion
-	storage    map[string]restStorage
+	storage    map[string]rest.Storage
 	serializer runtime.NegotiatedSerializer
 }
 

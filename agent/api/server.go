@@ -9,10 +9,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/util/compatibility"
-	"k8s.io/client-go/rest"
+	clientrest "k8s.io/client-go/rest"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/api/kinds"
@@ -80,7 +81,7 @@ func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver
 	c.ExternalAddress = s.config.Address
 	c.EffectiveVersion = newVersion(compatibility.DefaultBuildEffectiveVersion(), s.config.KubernetesVersion)
 	// Nothing in the server calls itself over the network.
-	c.LoopbackClientConfig = &rest.Config{}
+	c.LoopbackClientConfig = &clientrest.Config{}
 	c.RESTOptionsGetter = options
 	c.Authentication.Authenticator = newAuthenticator(s.config.ClientCAs)
 	c.Authorization.Authorizer = newAuthorizer(s.config.Authorizer)
@@ -115,7 +116,7 @@ func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapise
 		gv := k.GVK.GroupVersion()
 		g, ok := byVersion[gv]
 		if !ok {
-			g = &group{version: gv, storage: map[string]restStorage{}, serializer: t.serializer(all, gv.Group)}
+			g = &group{version: gv, storage: map[string]rest.Storage{}, serializer: t.serializer(all, gv.Group)}
 			byVersion[gv] = g
 		}
 		storage, err := registry.New(t.scheme, k, generic.RESTOptionsGetter)

@@ -1,24 +1,16 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	goruntime "runtime"
 	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-	dto "github.com/prometheus/client_model/go"
 	utilversion "k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apimachinery/pkg/version"
-	endpointmetrics "k8s.io/apiserver/pkg/endpoints/metrics"
-	apirest "k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/component-base/compatibility"
-	"k8s.io/component-base/metrics/legacyregistry"
 )
-
-// restStorage shortens the tables of resources.
-type restStorage = apirest.Storage
 
 // kubernetesVersion is what /version tells.
 type kubernetesVersion struct {
@@ -70,30 +62,14 @@ func writeJSON(w http.ResponseWriter, value any) {
 	_ = json.NewEncoder(w).Encode(value) // an error here is the client's going away
 }
 
-// serveMetrics serves the library's metrics and the agent's own at one path.
-func (s *Server) serveMetrics() {
-	endpointmetrics.Register()
-	gather := prometheus.Gatherers{withoutProcess{legacyregistry.DefaultGatherer}}
-	if s.config.Metrics != nil {
-		gather = append(gather, s.config.Metrics)
-	} else {
-		gather = prometheus.Gatherers{legacyregistry.DefaultGatherer}
-	}
-	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", promhttp.HandlerFor(gather, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
+// readyCheck is one check of /readyz.
+type readyCheck struct {
+	name  string
+	check func(context.Context) error
 }
 
-// withoutProcess leaves out the metrics of the process and the Go runtime, which
-// the agent's own registry has.
-type withoutProcess struct{ inner prometheus.Gatherer }
+// Name implements healthz.HealthChecker.
+func (c readyCheck) Name() string { return c.name }
 
-// Gather implements prometheus.Gatherer.
-func (g withoutProcess) Gather() ([]*dto.MetricFamily, error) {
-	all, err := g.inner.Gather()
-	var kept []*dto.MetricFamily
-	for _, f := range all {
-		if !strings.HasPrefix(f.GetName(), "go_") && !strings.HasPrefix(f.GetName(), "process_") {
-			kept = append(kept, f)
-		}
-	}
-	return kept, err
-}
+// Check implements healthz.HealthChecker.
+func (c readyCheck) Check(r *http.Request) error { return c.check(r.Context()) }

@@ -1,0 +1,90 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	genericapiserver "k8s.io/apiserver/pkg/server"
+)
+
+// drain counts requests, and ends them when the server stops.
+type drain struct {
+	mu      sync.Mutex
+	done    bool
+	cancels map[*http.Request]context.CancelFunc // of the requests that last
+	wg      sync.WaitGroup
+}
+
+func newDrain() *drain {
+	return &drain{cancels: map[*http.Request]context.CancelFunc{}}
+}
+
+// enter counts a request in, unless the server has stopped.
+func (d *drain) enter() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.done {
+		return false
+	}
+	d.wg.Add(1)
+	return true
+}
+
+// lasting makes the server's end the end of r too, until the returned function is
+// called.
+func (d *drain) lasting(r *http.Request) (*http.Request, func()) {
+	ctx, cancel := context.WithCancel(r.Context())
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.done {
+		cancel()
+	}
+	d.cancels[r] = cancel
+	return r.WithContext(ctx), func() {
+		d.mu.Lock()
+		delete(d.cancels, r)
+		d.mu.Unlock()
+		cancel()
+	}
+}
+
+// filter refuses requests after the end, and ends those that would last.
+func (d *drain) filter(next http.Handler, c *genericapiserver.Config) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !d.enter() {
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "the server is stopping", http.StatusServiceUnavailable)
+			return
+		}
+		defer d.wg.Done()
+		info, err := c.RequestInfoResolver.NewRequestInfo(r)
+		if err == nil && c.LongRunningFunc(r, info) {
+			var release func()
+			r, release = d.lasting(r)
+			defer release()
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// end refuses further requests, ends the lasting ones, and waits for the others
+// for at most limit.
+func (d *drain) end(limit time.Duration) {
+	d.mu.Lock()
+	d.done = true
+	for _, cancel := range d.cancels {
+		cancel()
+	}
+	d.mu.Unlock()
+	empty := make(chan struct{})
+	go func() {
+		d.wg.Wait()
+		close(empty)
+	}()
+	select {
+	case <-empty:
+	case <-time.After(limit):
+	}
+}

@@ -1,0 +1,37 @@
+package api
+
+import (
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+	endpointmetrics "k8s.io/apiserver/pkg/endpoints/metrics"
+	"k8s.io/component-base/metrics/legacyregistry"
+)
+
+// serveMetrics serves the library's metrics and the agent's own at one path.
+func (s *Server) serveMetrics() {
+	endpointmetrics.Register()
+	gather := prometheus.Gatherers{legacyregistry.DefaultGatherer}
+	if s.config.Metrics != nil {
+		gather = prometheus.Gatherers{withoutProcess{legacyregistry.DefaultGatherer}, s.config.Metrics}
+	}
+	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", promhttp.HandlerFor(gather, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
+}
+
+// withoutProcess leaves out the metrics of the process and the Go runtime, which
+// the agent's own registry has.
+type withoutProcess struct{ inner prometheus.Gatherer }
+
+// Gather implements prometheus.Gatherer.
+func (g withoutProcess) Gather() ([]*dto.MetricFamily, error) {
+	all, err := g.inner.Gather()
+	var kept []*dto.MetricFamily
+	for _, f := range all {
+		if !strings.HasPrefix(f.GetName(), "go_") && !strings.HasPrefix(f.GetName(), "process_") {
+			kept = append(kept, f)
+		}
+	}
+	return kept, err
+}
