@@ -124,15 +124,22 @@ type domains map[string]int
 // count returns the domains of a term.
 func (s *Snapshot) count(t *term, self string) domains {
 	d := domains{}
-	for ns, instances := range s.byNS {
-		if !t.selectsNamespace(ns, s.namespaces[ns]) {
-			continue
-		}
-		for uid, in := range instances {
-			if uid == self || !t.selector.Matches(in.labels) {
-				continue
+	add := func(ns string) {
+		for uid, in := range s.byNS[ns] {
+			if uid != self && t.selector.Matches(in.labels) {
+				s.eachDomain(in, t.topologyKey, func(value string) { d[value]++ })
 			}
-			s.eachDomain(in, t.topologyKey, func(value string) { d[value]++ })
+		}
+	}
+	if t.nsSelector == nil {
+		for ns := range t.namespaces {
+			add(ns)
+		}
+		return d
+	}
+	for ns := range s.byNS {
+		if t.selectsNamespace(ns, s.namespaces[ns]) {
+			add(ns)
 		}
 	}
 	return d
@@ -162,7 +169,8 @@ type relations struct {
 
 // relate returns nil if no instance is of concern, which is the common case.
 func (s *Snapshot) relate(r *Request) *relations {
-	if len(r.affinity)+len(r.anti)+len(r.weighted)+len(r.spread)+len(s.guarded) == 0 {
+	guards := len(s.guarded[r.Namespace]) + len(s.guarded[anyNamespace])
+	if len(r.affinity)+len(r.anti)+len(r.weighted)+len(r.spread)+guards == 0 {
 		return nil
 	}
 	rel := &relations{forbidden: map[string]domains{}}
@@ -175,23 +183,30 @@ func (s *Snapshot) relate(r *Request) *relations {
 	for i := range r.weighted {
 		rel.weighted = append(rel.weighted, s.count(&r.weighted[i].term, r.UID))
 	}
-	for uid, in := range s.guarded {
-		if uid == r.UID {
-			continue
-		}
-		for i := range in.anti {
-			t := &in.anti[i]
-			if !t.selectsNamespace(r.Namespace, s.namespaces[r.Namespace]) || !t.selector.Matches(r.labelSet()) {
-				continue
+	for _, ns := range []string{r.Namespace, anyNamespace} {
+		for uid, in := range s.guarded[ns] {
+			if uid != r.UID {
+				s.forbid(rel, r, in)
 			}
-			if rel.forbidden[t.topologyKey] == nil {
-				rel.forbidden[t.topologyKey] = domains{}
-			}
-			s.eachDomain(in, t.topologyKey, func(v string) { rel.forbidden[t.topologyKey][v]++ })
 		}
 	}
 	rel.spread = s.spreadStates(r)
 	return rel
+}
+
+// forbid adds the domains that the anti-affinity of one placed instance keeps
+// the request out of.
+func (s *Snapshot) forbid(rel *relations, r *Request, in *instanceState) {
+	for i := range in.anti {
+		t := &in.anti[i]
+		if !t.selectsNamespace(r.Namespace, s.namespaces[r.Namespace]) || !t.selector.Matches(r.labelSet()) {
+			continue
+		}
+		if rel.forbidden[t.topologyKey] == nil {
+			rel.forbidden[t.topologyKey] = domains{}
+		}
+		s.eachDomain(in, t.topologyKey, func(v string) { rel.forbidden[t.topologyKey][v]++ })
+	}
 }
 
 // admits returns the reason why the host does not suit the relations, or "".

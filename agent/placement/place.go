@@ -46,7 +46,7 @@ func (u *Unschedulable) Error() string {
 var _ error = (*Unschedulable)(nil)
 
 // maxNext is how many runners-up a decision names.
-const maxNext = 8
+const maxNext = 4
 
 // Place chooses a host for the request. The error is *Unschedulable if no host
 // fits. The snapshot is not changed: the caller adds the instance with

@@ -49,11 +49,14 @@ type Instance struct {
 // Snapshot is what is known of the mesh. It is kept up to date in small steps
 // and is used by one goroutine at a time.
 type Snapshot struct {
-	hosts      []*hostState // sorted by name
-	byName     map[string]*hostState
-	instances  map[string]*instanceState
-	byNS       map[string]map[string]*instanceState // namespace, uid
-	guarded    map[string]*instanceState            // those with required anti-affinity
+	hosts     []*hostState // sorted by name
+	byName    map[string]*hostState
+	instances map[string]*instanceState
+	byNS      map[string]map[string]*instanceState // namespace, uid
+	// guarded are the instances with required anti-affinity, by the namespaces
+	// that they keep others out of; anyNamespace for those that select
+	// namespaces by label.
+	guarded    map[string]map[string]*instanceState
 	namespaces map[string]labels.Set
 	scratch    []candidate
 }
@@ -75,13 +78,29 @@ type instanceState struct {
 	anti   []term
 }
 
+// anyNamespace stands for all namespaces in Snapshot.guarded.
+const anyNamespace = "*"
+
+// eachGuarded calls fn with the namespaces that the instance's required
+// anti-affinity concerns.
+func (is *instanceState) eachGuarded(fn func(namespace string)) {
+	for i := range is.anti {
+		if is.anti[i].nsSelector != nil {
+			fn(anyNamespace)
+		}
+		for ns := range is.anti[i].namespaces {
+			fn(ns)
+		}
+	}
+}
+
 // NewSnapshot returns an empty snapshot.
 func NewSnapshot() *Snapshot {
 	return &Snapshot{
 		byName:     map[string]*hostState{},
 		instances:  map[string]*instanceState{},
 		byNS:       map[string]map[string]*instanceState{},
-		guarded:    map[string]*instanceState{},
+		guarded:    map[string]map[string]*instanceState{},
 		namespaces: map[string]labels.Set{},
 	}
 }
@@ -143,9 +162,12 @@ func (s *Snapshot) SetInstance(in Instance) {
 		s.byNS[in.Namespace] = map[string]*instanceState{}
 	}
 	s.byNS[in.Namespace][in.UID] = is
-	if len(is.anti) > 0 {
-		s.guarded[in.UID] = is
-	}
+	is.eachGuarded(func(ns string) {
+		if s.guarded[ns] == nil {
+			s.guarded[ns] = map[string]*instanceState{}
+		}
+		s.guarded[ns][in.UID] = is
+	})
 	s.charge(is, Resources.Add, 1)
 }
 
@@ -156,7 +178,12 @@ func (s *Snapshot) RemoveInstance(uid string) {
 		return
 	}
 	delete(s.instances, uid)
-	delete(s.guarded, uid)
+	is.eachGuarded(func(ns string) {
+		delete(s.guarded[ns], uid)
+		if len(s.guarded[ns]) == 0 {
+			delete(s.guarded, ns)
+		}
+	})
 	delete(s.byNS[is.Namespace], uid)
 	if len(s.byNS[is.Namespace]) == 0 {
 		delete(s.byNS, is.Namespace)
