@@ -35,6 +35,14 @@ func get(t *testing.T, s http.RoundTripper, read func(io.Reader) error) error {
 	return read(resp.Body)
 }
 
+// pause ends with the request, so that no server outlives its test.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
 func readAll(r io.Reader) error {
 	_, err := io.Copy(io.Discard, r)
 	return err
@@ -50,19 +58,19 @@ func TestStalls(t *testing.T) {
 		"trickles": {func(ctx context.Context, w *io.PipeWriter) {
 			for ctx.Err() == nil {
 				w.Write([]byte{1})
-				time.Sleep(time.Second)
+				pause(ctx, time.Second)
 			}
 		}, ErrStalled, 10 * time.Second},
 		"stops": {func(ctx context.Context, w *io.PipeWriter) {
 			w.Write(make([]byte, 1<<20))
-			time.Sleep(4 * time.Second)
+			pause(ctx, 4*time.Second)
 			w.Write(make([]byte, 1<<20))
 			<-ctx.Done()
 		}, ErrStalled, 14 * time.Second},
 		"slow but steady": {func(ctx context.Context, w *io.PipeWriter) {
 			for range 20 {
 				w.Write(make([]byte, minFlow))
-				time.Sleep(9 * time.Second)
+				pause(ctx, 9*time.Second)
 			}
 			w.Close()
 		}, nil, 180 * time.Second},
