@@ -13,8 +13,10 @@
 //   - Applying an entry is a pure function of the state and the entry. A replica
 //     that cannot judge an entry (unknown constraint version, unknown format,
 //     damaged bytes) stops with ErrHalted and never guesses.
-//   - A write is judged once: a retry with the same RequestID gets the first
-//     outcome, and one too late to be recognised is refused, not repeated.
+//   - A Commit happens at most once, however often it is tried: a retry gets the
+//     first outcome, and one too late to be recognised is refused, not repeated.
+//     A later Commit with the same RequestID is recognised among the last 32,768
+//     requests of the group.
 //   - A read at the zero Consistency sees every write acknowledged before it,
 //     on any replica.
 //   - A slow watcher is ended with ErrSlowWatcher; it is never waited for.

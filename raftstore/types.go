@@ -42,8 +42,9 @@ type ConstraintCall struct {
 // the same key are carried out in order. A txn without ops is a check.
 type Txn struct {
 	// RequestID makes retries safe: a txn with the RequestID of an earlier one
-	// gets that one's outcome. Empty means generated, which makes the retries
-	// within one Commit safe. At most MaxRequestIDLen bytes.
+	// gets that one's outcome, if it is among the last 32,768 requests of the
+	// group. Empty means generated, which makes the retries within one Commit
+	// safe. At most MaxRequestIDLen bytes.
 	RequestID   string
 	If          []Condition
 	Ops         []Op
