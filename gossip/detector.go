@@ -20,9 +20,14 @@ import (
 const (
 	// tickInterval is how often held verdicts are looked at.
 	tickInterval = 100 * time.Millisecond
-	// stallAfter is the gap between two ticks from which on this process is
-	// taken to have been stalled.
-	stallAfter = 3 * tickInterval
+	// stallAfter is the lateness of a tick from which on this process is taken
+	// to have been stalled.
+	stallAfter = 2 * tickInterval
+	// lateFactor is how often a probe and its answer wait for CPU on their way
+	// through two members.
+	lateFactor = 10
+	// healthHold is what a bad health score adds to a hold, by the point.
+	healthHold = time.Second
 	// settle is the least time between memberlist's verdict and ours: long
 	// enough for a refutation, or for the news that the member left.
 	settle = 400 * time.Millisecond
@@ -80,6 +85,10 @@ type detector struct {
 	// pending are the peers whose published state may change by time alone.
 	pending map[string]*peer
 	count   [Left + 1]int
+	// late is by how much this process was woken too late of late.
+	late time.Duration
+	// health is memberlist's score, 0 when all is well.
+	health int
 	// publish is called for every change of a published state.
 	publish func(*peer)
 
@@ -97,6 +106,23 @@ func newDetector(self string, p Profile, publish func(*peer)) *detector {
 
 // live is the number of members that are Alive or Suspect.
 func (d *detector) live() int { return d.count[Alive] + d.count[Suspect] }
+
+// hold is how long a member is held suspect: longer in a large mesh, and longer
+// while we have reason to doubt ourselves.
+func (d *detector) hold() time.Duration { return d.profile.HoldFor(d.live()) + d.doubt() }
+
+// doubt is what our own condition adds to every hold. When this process gets
+// its CPU late, answers seem late. When other members do not even report that
+// they got no answer either, which is what memberlist's health score counts,
+// the fault is likely here; two of them may be lost packets, and with no third
+// member there is nobody to report.
+func (d *detector) doubt() time.Duration {
+	doubt := lateFactor * d.late
+	if d.live() > 2 {
+		doubt += time.Duration(max(0, d.health-2)) * healthHold
+	}
+	return doubt
+}
 
 // joined: memberlist has (again) an alive member of that name.
 func (d *detector) joined(now time.Time, name string, at endpoint, addr string, meta nodeMeta) {
@@ -234,7 +260,7 @@ func (d *detector) due(p *peer) time.Time {
 	if p.seenAt.After(from) {
 		from = p.seenAt
 	}
-	due := from.Add(d.profile.HoldFor(d.live()))
+	due := from.Add(d.hold())
 	if settled := p.deadAt.Add(settle); settled.After(due) {
 		return settled
 	}
@@ -243,9 +269,16 @@ func (d *detector) due(p *peer) time.Time {
 
 // tick looks at the held verdicts. It returns the members to probe from here,
 // and those to compare everything with: they live, and memberlist does not know
-// it. stalled is the time by which this process was late: it does not count
-// towards any hold.
-func (d *detector) tick(now time.Time, stalled time.Duration) (check, meet []*peer) {
+// it. late is the time by which this tick itself is late; when that is much, it
+// does not count towards any hold. health is memberlist's score.
+func (d *detector) tick(now time.Time, late time.Duration, health int) (check, meet []*peer) {
+	d.health = health
+	// Half of it is forgotten every three seconds or so.
+	d.late = max(late, d.late-d.late/50)
+	stalled := time.Duration(0)
+	if late > stallAfter {
+		stalled = late
+	}
 	limit := d.profile.suspicionLimit(d.live()) + 5*time.Second
 	for _, p := range d.pending {
 		p.suspectAt = p.suspectAt.Add(stalled)
@@ -260,7 +293,7 @@ func (d *detector) tick(now time.Time, stalled time.Duration) (check, meet []*pe
 		if !p.heldVerdict() {
 			continue
 		}
-		if now.Sub(p.checkedAt) >= checkEvery && d.due(p).Sub(now) <= d.profile.Hold {
+		if now.Sub(p.checkedAt) >= checkEvery && d.due(p).Sub(now) <= d.profile.Hold+d.doubt() {
 			p.checkedAt = now
 			check = append(check, p)
 		}

@@ -14,6 +14,8 @@ type story struct {
 	// answers says whether x answers the probes that tick asks for.
 	answers bool
 	checks  int
+	late    time.Duration
+	health  int
 }
 
 func newStory() *story {
@@ -33,7 +35,7 @@ func newStory() *story {
 func (s *story) pass(d time.Duration) {
 	for end := s.now.Add(d); s.now.Before(end); {
 		s.now = s.now.Add(tickInterval)
-		check, _ := s.tick(s.now, 0)
+		check, _ := s.tick(s.now, s.late, s.health)
 		for _, p := range check {
 			s.checks++
 			s.checked(s.now, p.name, s.answers)
@@ -134,10 +136,29 @@ func TestDetectorStories(t *testing.T) {
 			s.departed(s.now, "x")
 			for range 10 { // each counts for one tick
 				s.now = s.now.Add(3 * time.Second)
-				s.tick(s.now, 3*time.Second-tickInterval)
+				s.tick(s.now, 3*time.Second-tickInterval, 0)
 				s.checked(s.now, "x", false)
 			}
 		}, []string{"alive", "suspect"}},
+		"is not dead so soon while our CPU comes late": {func(s *story) {
+			s.late = 50 * time.Millisecond
+			s.pass(time.Second)
+			s.suspected(s.now, "x", 0)
+			s.departed(s.now, "x")
+			s.pass(hold + 8*s.late)
+		}, []string{"alive", "suspect"}},
+		"is not dead so soon while we are unwell": {func(s *story) {
+			s.health = 5
+			s.suspected(s.now, "x", 0)
+			s.departed(s.now, "x")
+			s.pass(hold + 2*healthHold)
+		}, []string{"alive", "suspect"}},
+		"dies even while we are unwell": {func(s *story) {
+			s.health, s.late = 7, 50*time.Millisecond
+			s.suspected(s.now, "x", 0)
+			s.departed(s.now, "x")
+			s.pass(hold + 7*healthHold)
+		}, []string{"alive", "suspect", "dead"}},
 		"is alive again when the refutation was missed": {func(s *story) {
 			s.suspected(s.now, "x", 0)
 			s.pass(30 * time.Second)
@@ -193,10 +214,10 @@ func TestDetectorComparesNotesWithTheUndead(t *testing.T) {
 	s.departed(s.now, "x")
 	s.now = s.now.Add(tickInterval)
 	s.seen(s.now, "x:1")
-	if _, meet := s.tick(s.now, 0); len(meet) != 1 || meet[0].name != "x" {
+	if _, meet := s.tick(s.now, s.late, s.health); len(meet) != 1 || meet[0].name != "x" {
 		t.Errorf("to meet: %v, want x", meet)
 	}
-	if _, meet := s.tick(s.now.Add(tickInterval), 0); len(meet) != 0 {
+	if _, meet := s.tick(s.now.Add(tickInterval), 0, 0); len(meet) != 0 {
 		t.Error("met again at once")
 	}
 }

@@ -113,7 +113,7 @@ func (g *Gossip) start() error {
 	inner := g.config.Transport
 	bindPort, advertisePort := g.config.BindPort, g.config.AdvertisePort
 	if inner == nil {
-		nt, err := newNetTransport(g.config.BindAddr, bindPort, newLibraryLogger(g.log))
+		nt, err := newNetTransport(g.config.BindAddr, bindPort, newLibraryLogger(g.log, g.stop))
 		if err != nil {
 			return fmt.Errorf("bind gossip to %s port %d: %w", g.config.BindAddr, bindPort, err)
 		}
@@ -156,7 +156,7 @@ func (g *Gossip) listConfig(bindPort, advertisePort int) *memberlist.Config {
 	c.BindAddr, c.BindPort = g.config.BindAddr, bindPort
 	c.AdvertiseAddr, c.AdvertisePort = g.config.AdvertiseAddr, advertisePort
 	c.Keyring = g.keyring.ring
-	c.Logger = newLibraryLogger(g.log)
+	c.Logger = newLibraryLogger(g.log, g.stop)
 
 	c.ProbeInterval, c.ProbeTimeout = p.ProbeInterval, p.ProbeTimeout
 	c.IndirectChecks = p.IndirectProbes

@@ -8,14 +8,23 @@ import (
 )
 
 // newLibraryLogger returns a logger for memberlist, which writes lines such as
-// "[WARN] memberlist: text". Its levels are kept, except that what it calls an
-// error is a warning here: lost packets and unreachable members are its daily
-// bread.
-func newLibraryLogger(l *slog.Logger) *log.Logger {
-	return log.New(libraryLog{l}, "", 0)
+// "[WARN] memberlist: text". Every level is lowered by one, for what it calls
+// an error is its daily bread; what it says of single probes is for debugging,
+// and what it says after stop was closed is nothing.
+func newLibraryLogger(l *slog.Logger, stop <-chan struct{}) *log.Logger {
+	return log.New(libraryLog{l, stop}, "", 0)
 }
 
-type libraryLog struct{ logger *slog.Logger }
+type libraryLog struct {
+	logger *slog.Logger
+	stop   <-chan struct{}
+}
+
+// probeTroubles are the errors of single probes. There are many of them for
+// every dead member, and the verdict is logged anyway.
+var probeTroubles = [][]byte{
+	[]byte("Failed fallback TCP ping"), []byte("Failed to send ack"), []byte("Failed to send nack"),
+}
 
 // Write logs one line.
 func (w libraryLog) Write(line []byte) (int, error) {
@@ -33,9 +42,20 @@ func (w libraryLog) Write(line []byte) (int, error) {
 			}
 		}
 	}
+	text = bytes.TrimPrefix(text, []byte("memberlist: "))
+	for _, prefix := range probeTroubles {
+		if bytes.HasPrefix(text, prefix) {
+			level = slog.LevelDebug
+		}
+	}
+	select {
+	case <-w.stop:
+		return len(line), nil
+	default:
+	}
 	ctx := context.Background()
 	if w.logger.Enabled(ctx, level) {
-		w.logger.Log(ctx, level, string(bytes.TrimPrefix(text, []byte("memberlist: "))))
+		w.logger.Log(ctx, level, string(text))
 	}
 	return len(line), nil
 }

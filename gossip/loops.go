@@ -83,14 +83,14 @@ func (g *Gossip) tickLoop() {
 		case <-ticker.C:
 		}
 		now := time.Now()
-		var stalled time.Duration
-		if gap := now.Sub(last); gap > stallAfter {
-			stalled = gap - tickInterval
-			g.log.Warn("This process was stalled", "for", stalled)
-		}
+		late := max(0, now.Sub(last)-tickInterval)
 		last = now
+		if late > stallAfter {
+			g.log.Debug("This process was stalled", "for", late)
+		}
+		health := g.list.GetHealthScore()
 		g.mu.Lock()
-		check, meet := g.detector.tick(now, stalled)
+		check, meet := g.detector.tick(now, late, health)
 		for _, p := range check {
 			g.check(p)
 		}
