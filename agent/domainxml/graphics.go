@@ -52,7 +52,7 @@ func inputs(c *conversion) {
 		}
 		out := libvirtxml.DomainInput{Type: string(in.Type), Bus: string(bus), Alias: userAlias(in.Name)}
 		if bus == v1.InputBusVirtio {
-			out.Model = c.virtioModel()
+			out.Model = v1.VirtIO // there are no transitional ones
 		}
 		c.out.Devices.Inputs = append(c.out.Devices.Inputs, out)
 	}

@@ -50,13 +50,15 @@ func (d *Driver) GuestInfo(ctx context.Context, ref hypervisor.Ref) (hypervisor.
 			switch {
 			case err == nil:
 				answered = true
-				mergeGuestInfo(&out, info)
+				mergeGuestInfo(&out, kind, info)
 			case is(err, libvirt.ERR_AGENT_UNRESPONSIVE), is(err, libvirt.ERR_OPERATION_INVALID), is(err, libvirt.ERR_AGENT_COMMAND_TIMEOUT):
 				// There is no use in asking for more.
 				if !answered {
 					return out, err
 				}
 				return out, nil
+			default:
+				d.log.Debug("guest agent refuses a question", "instance", ref.String(), "question", kind, "error", err)
 			}
 		}
 		if !answered {
@@ -66,15 +68,15 @@ func (d *Driver) GuestInfo(ctx context.Context, ref hypervisor.Ref) (hypervisor.
 	})
 }
 
-// mergeGuestInfo adds what info holds to out, within bounds.
-func mergeGuestInfo(out *hypervisor.GuestInfo, info *libvirt.DomainGuestInfo) {
-	if info.OS != nil {
+// mergeGuestInfo adds the answer to the question kind to out, within bounds. The
+// bindings fill in the other parts too, with nothing.
+func mergeGuestInfo(out *hypervisor.GuestInfo, kind libvirt.DomainGuestInfoTypes, info *libvirt.DomainGuestInfo) {
+	switch kind {
+	case libvirt.DOMAIN_GUEST_INFO_OS:
 		out.OS = guestOS(out, info.OS)
-	}
-	if info.HostnameSet {
+	case libvirt.DOMAIN_GUEST_INFO_HOSTNAME:
 		out.Hostname = bounded(out, info.Hostname)
-	}
-	if info.TimeZone != nil {
+	case libvirt.DOMAIN_GUEST_INFO_TIMEZONE:
 		out.Timezone = bounded(out, info.TimeZone.Name)
 		out.TZOffset = info.TimeZone.Offset
 	}

@@ -1,0 +1,231 @@
+//go:build libvirt_dlopen
+
+package domainxml
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/hypervisor"
+	"virtmesh/agent/hypervisor/hypervisortest"
+	"virtmesh/agent/hypervisor/libvirt"
+	"virtmesh/agent/hypervisor/privatelibvirtd"
+)
+
+// bootHost is a libvirt on which converted domains are tried.
+type bootHost struct {
+	driver *libvirt.Driver
+	dir    string
+	info   HostInfo
+}
+
+func newBootHost(t *testing.T) *bootHost {
+	t.Helper()
+	cfg := privatelibvirtd.DefaultConfig()
+	if _, err := os.Stat(cfg.Libvirtd); err != nil || os.Geteuid() != 0 || testing.Short() {
+		t.Skip("needs root and libvirt, and runs guests")
+	}
+	dir, err := os.MkdirTemp("", "vmd") // t.TempDir's paths are too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Dir, cfg.HostUUID, cfg.Isolate = filepath.Join(dir, "l"), "0f7d8a1e-0000-4000-8000-0000000000dd", true
+	in, err := privatelibvirtd.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := in.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	driverConfig := libvirt.DefaultConfig()
+	driverConfig.URI, driverConfig.Emulated = in.URI, true
+	driverConfig.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	driver, err := libvirt.New(t.Context(), driverConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = driver.Close() })
+	caps, err := driver.Capabilities(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &bootHost{driver: driver, dir: dir, info: HostInfo{
+		Arch: caps.Arch, Emulator: caps.Emulator, MachineTypes: caps.MachineTypes,
+		MaxCPUs: caps.MaxVCPUs, CPUModels: caps.CPUModels, EFI: caps.EFI, SecureBoot: caps.SecureBoot, TPM: caps.TPM,
+	}}
+}
+
+// start converts and runs vmi, whose every disk is a copy of the suite's guest, and
+// returns its console from the first byte.
+func (h *bootHost) start(t *testing.T, ctx context.Context, in Input) io.ReadWriteCloser {
+	t.Helper()
+	in.Machine = h.info
+	in.Disks = map[string]Disk{}
+	for _, d := range in.VMI.Spec.Domain.Devices.Disks {
+		path := filepath.Join(h.dir, string(in.VMI.UID)+"-"+d.Name+".raw")
+		if err := os.WriteFile(path, hypervisortest.BootDisk(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		in.Disks[d.Name] = Disk{Type: DiskFile, Path: path, Format: "raw", DirectIO: true, Preallocated: true}
+	}
+	domain, _, err := Convert(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	xml, err := domain.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := Ref(in.VMI)
+	if _, err := h.driver.Start(ctx, xml, hypervisor.StartOptions{Paused: true}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := h.driver.Destroy(ctx, ref); err != nil {
+			t.Error(err)
+		}
+		if err := h.driver.Undefine(ctx, ref, hypervisor.UndefineOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	console, err := h.driver.Console(ctx, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	context.AfterFunc(ctx, func() { _ = console.Close() })
+	if err := h.driver.Resume(ctx, ref); err != nil {
+		t.Fatal(err)
+	}
+	return console
+}
+
+func awaitText(t *testing.T, from io.Reader, text string) {
+	t.Helper()
+	var seen strings.Builder
+	buf := make([]byte, 256)
+	for !strings.Contains(seen.String(), text) {
+		n, err := from.Read(buf)
+		seen.Write(buf[:n])
+		if err != nil {
+			t.Fatalf("%v before %q, after %q", err, text, seen.String())
+		}
+	}
+}
+
+// TestConvertedGuestsRun starts what the conversion makes of VMIs that use much of it.
+func TestConvertedGuestsRun(t *testing.T) {
+	h := newBootHost(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	for _, name := range []string{"minimal", "typical", "everything"} {
+		t.Run(name, func(t *testing.T) {
+			in := Input{VMI: load(t, name), Host: "host1", Epoch: 1}
+			in.VMI.Spec.Domain.Devices.Interfaces, in.VMI.Spec.Networks = nil, nil
+			in.Paths.SerialLog = filepath.Join(h.dir, name+".log")
+			bootable := len(in.VMI.Spec.Domain.Devices.Disks) > 0
+			console := h.start(t, ctx, in)
+			defer console.Close()
+			if bootable {
+				awaitText(t, console, hypervisortest.Ready)
+			}
+			got, err := h.driver.Get(ctx, Ref(in.VMI))
+			if err != nil || got.State != hypervisor.StateRunning || got.UUID != DomainUUID(in.VMI) {
+				t.Errorf("got %+v, %v", got, err)
+			}
+			if bootable {
+				awaitLog(t, ctx, in.Paths.SerialLog, hypervisortest.Ready)
+			}
+		})
+	}
+}
+
+// awaitLog waits for text in a log, which another process writes when it gets to it.
+func awaitLog(t *testing.T, ctx context.Context, path, text string) {
+	t.Helper()
+	for {
+		log, err := os.ReadFile(path)
+		if err == nil && strings.Contains(string(log), text) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("the console's log has %q, %v", log, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// TestGuestAgentAnswers needs a real guest: VIRTMESH_TEST_KERNEL and
+// VIRTMESH_TEST_INITRD name one whose console is ttyS0, that runs qemu-ga, says "guest
+// is up", and heeds the power button.
+func TestGuestAgentAnswers(t *testing.T) {
+	files := KernelFiles{Kernel: os.Getenv("VIRTMESH_TEST_KERNEL"), Initrd: os.Getenv("VIRTMESH_TEST_INITRD")}
+	if files.Kernel == "" || files.Initrd == "" {
+		t.Skip("needs VIRTMESH_TEST_KERNEL and VIRTMESH_TEST_INITRD")
+	}
+	h := newBootHost(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	vmi := load(t, "minimal")
+	vmi.Spec.Domain.Resources.Requests["memory"] = *quantity(t, "256Mi")
+	vmi.Spec.Domain.Firmware = &v1.Firmware{KernelBoot: &v1.KernelBoot{
+		KernelArgs: "console=ttyS0 no_timer_check",
+		Container:  &v1.KernelBootContainer{KernelPath: "/vmlinuz", InitrdPath: "/initrd"},
+	}}
+	events := h.driver.Subscribe(ctx)
+	console := h.start(t, ctx, Input{VMI: vmi, Host: "host1", Epoch: 1, KernelBoot: files})
+	defer console.Close()
+	awaitText(t, console, "guest is up")
+	for connected := false; !connected; {
+		select {
+		case e := <-events:
+			connected = e.Kind == hypervisor.EventAgent && e.Connected
+		case <-ctx.Done():
+			t.Fatal("no agent connected")
+		}
+	}
+	info, err := h.driver.GuestInfo(ctx, Ref(vmi))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Hostname == "" || info.OS.KernelRelease == "" || len(info.Interfaces) == 0 {
+		t.Errorf("the agent says %+v", info)
+	}
+	t.Logf("the agent says %+v", info)
+	if err := h.driver.Shutdown(ctx, Ref(vmi)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		select {
+		case e := <-events:
+			if e.State == hypervisor.StateShutoff {
+				if e.Reason != hypervisor.ReasonShutdown {
+					t.Errorf("it ended by %s", e.Reason)
+				}
+				return
+			}
+		case <-ctx.Done():
+			t.Fatal("it did not heed the power button")
+		}
+	}
+}
