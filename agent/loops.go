@@ -2,17 +2,24 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/controller"
 	"virtmesh/agent/controllers/gc"
+	"virtmesh/agent/controllers/namespace"
 	"virtmesh/agent/controllers/node"
 	placementctl "virtmesh/agent/controllers/placement"
 	"virtmesh/agent/controllers/vm"
+	"virtmesh/agent/hypervisor"
+	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
+	"virtmesh/agent/vmspec"
 )
 
 // addControllers assembles the control loops, in the order a virtual machine
@@ -42,6 +49,11 @@ func (h *host) addVM() error {
 	cfg := vm.DefaultConfig()
 	cfg.Store, cfg.Cache, cfg.Claims, cfg.Recorder = h.store, h.cache, h.claims, h.recorder
 	cfg.Stewardship, cfg.Logger, cfg.Registerer = h.stewardship, h.log.With("part", "vm"), h.metrics
+	defaults := vmspec.DefaultDefaults()
+	cfg.Prepare = []vm.Prepare{func(_ context.Context, _ *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance) error {
+		vmspec.SetNewInstance(defaults, vmi, metav1.Now())
+		return nil
+	}}
 	c, err := vm.New(cfg)
 	if err != nil {
 		return err
@@ -160,5 +172,57 @@ func (h *host) addCleaners() error {
 		return err
 	}
 	h.add("old events", e.Run)
+
+	sweeper := gc.DefaultSweeperConfig()
+	sweeper.Host, sweeper.Store, sweeper.Cache, sweeper.Claims = h.config.Name, h.store, h.cache, h.claims
+	sweeper.HasGuest, sweeper.Logger, sweeper.Registerer = h.hasGuest, h.log.With("part", "gc"), h.metrics
+	s, err := gc.NewSweeper(sweeper)
+	if err != nil {
+		return err
+	}
+	h.add("stale claims", s.Run)
+
+	namespaces := namespace.DefaultConfig()
+	namespaces.Store, namespaces.Cache, namespaces.Stewardship = h.store, h.cache, h.stewardship
+	namespaces.Logger, namespaces.Registerer = h.log.With("part", "namespace"), h.metrics
+	n, err := namespace.New(namespaces)
+	if err != nil {
+		return err
+	}
+	h.add("namespaces", n.Run)
+	h.add("old tokens", h.pruneTokens)
 	return nil
+}
+
+// hasGuest tells whether this host has a domain of an instance, running or
+// not.
+func (h *host) hasGuest(ctx context.Context, uid types.UID) (bool, error) {
+	domains, err := h.hypervisor.List(ctx)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(domains, func(d hypervisor.Domain) bool { return d.Owner.UID == string(uid) }), nil
+}
+
+// tokenInterval is how often tokens that cannot be used any more are removed.
+const tokenInterval = time.Hour
+
+// pruneTokens removes old tokens; one host at a time does, though two would do
+// no harm.
+func (h *host) pruneTokens(ctx context.Context) error {
+	ticker := time.NewTicker(tokenInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			if !h.stewardship.Mine("tokens", objects.Key{Name: "tokens"}) {
+				continue
+			}
+			if _, err := identity.NewTokens(h.raft).Prune(ctx); err != nil {
+				h.log.Warn("old tokens could not be removed", "err", err)
+			}
+		}
+	}
 }

@@ -10,6 +10,10 @@ import (
 	"syscall"
 )
 
+// hostRecord is where a host keeps its configuration. It is written when the
+// host has been set up.
+const hostRecord = "/run/virtmesh/host.json"
+
 // hostConfig is what the machine tells a host's first process.
 type hostConfig struct {
 	Host           Host   `json:"host"`
@@ -56,7 +60,22 @@ func (l *Lab) Start(ctx context.Context, h Host) error {
 			return fmt.Errorf("make the directories of %s: %w", h.Name, err)
 		}
 	}
-	return l.spawnInit(ctx, h)
+	if err := l.spawnInit(ctx, h); err != nil {
+		return err
+	}
+	return l.waitSetUp(ctx, h)
+}
+
+// waitSetUp returns when the host has its own mounts and name. A command that
+// ran in it before would see, and change, this machine's files.
+func (l *Lab) waitSetUp(ctx context.Context, h Host) error {
+	return poll(ctx, setUpTimeout, h.Name+" to be set up", func(context.Context) error {
+		if pid, err := l.Running(h); err != nil || pid == 0 {
+			return fmt.Errorf("it has ended; see %s: %w", filepath.Join(l.LogDir(h), "init.log"), err)
+		}
+		_, err := os.Stat(filepath.Join(l.hostDir(h), "run", filepath.Base(hostRecord)))
+		return err
+	})
 }
 
 // spawnInit starts the host's first process in new namespaces, plugs the

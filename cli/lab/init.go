@@ -40,7 +40,7 @@ func RunInit(in io.Reader) error {
 	if err := c.configureNetwork(context.Background()); err != nil {
 		return err
 	}
-	if err := os.WriteFile("/run/virtmesh/host.json", config, 0o600); err != nil {
+	if err := os.WriteFile(hostRecord, config, 0o600); err != nil {
 		return fmt.Errorf("store the host's configuration: %w", err)
 	}
 	services, err := os.StartProcess(c.Executable, []string{"virtmesh", "lab", "host-services"}, &os.ProcAttr{
@@ -154,7 +154,7 @@ func (c hostConfig) configureNetwork(ctx context.Context) error {
 func RunServices(ctx context.Context, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	data, err := os.ReadFile("/run/virtmesh/host.json")
+	data, err := os.ReadFile(hostRecord)
 	if err != nil {
 		return fmt.Errorf("read the host's configuration: %w", err)
 	}

@@ -21,6 +21,7 @@ import (
 
 // Timeouts of a start; generous because a lab may share a small machine.
 const (
+	setUpTimeout      = 30 * time.Second
 	agentStartTimeout = 90 * time.Second
 	readyTimeout      = 3 * time.Minute
 	pollInterval      = 200 * time.Millisecond
