@@ -17,7 +17,11 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-const namespace = metav1.NamespaceDefault
+const (
+	namespace = metav1.NamespaceDefault
+	// entriesApplied counts the log entries that a host's replica has applied.
+	entriesApplied = "virtmesh_store_entries_applied_total"
+)
 
 var (
 	vms  = kubevirtv1.SchemeGroupVersion.WithResource("virtualmachines")
@@ -118,8 +122,8 @@ func (l *laboratory) leader(ctx context.Context) (*labHost, error) {
 func (h *labHost) entries(ctx context.Context) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	const name, step, quiet = "virtmesh_store_entries_applied_total", 100 * time.Millisecond, 10
-	last, err := h.metric(ctx, name)
+	const step, quiet = 100 * time.Millisecond, 10
+	last, err := h.metric(ctx, entriesApplied)
 	for same := 0; err == nil && same < quiet; {
 		select {
 		case <-ctx.Done():
@@ -127,7 +131,7 @@ func (h *labHost) entries(ctx context.Context) (float64, error) {
 		case <-time.After(step):
 		}
 		var now float64
-		if now, err = h.metric(ctx, name); now == last {
+		if now, err = h.metric(ctx, entriesApplied); now == last {
 			same++
 		} else {
 			same, last = 0, now

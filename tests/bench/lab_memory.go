@@ -19,15 +19,16 @@ const (
 )
 
 // readMemory prints the memory of the host's agent. It looks for the process by
-// its arguments, because its name is that of whatever the binary is called.
+// its arguments, because its name is that of whatever the binary is called; the
+// pattern is written so that the arguments of this script do not match it.
 const readMemory = `
 for p in /proc/[0-9]*; do
-  if tr '\0' ' ' <"$p/cmdline" 2>/dev/null | grep -q ' agent run'; then
+  if tr '\0' ' ' <"$p/cmdline" 2>/dev/null | grep -q ' [a]gent run'; then
     cat "$p/status" "$p/smaps_rollup"
     exit
   fi
 done
-echo "no agent runs" >&2
+echo "the agent does not run" >&2
 exit 1`
 
 // measureMemory fills the mesh with machines that do not run and reads what

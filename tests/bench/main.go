@@ -30,17 +30,19 @@
 // # Membership (group gossip)
 //
 // Real members on a simulated network in simulated time, 5% of its packets
-// lost: how long until every member knows of a death, the worst of several, and
-// how many lived that were declared dead. The network has no latency.
+// lost: how long until every member knows of a death, and how many lived that
+// were declared dead. It is the worst of five deaths among 100 members, and a
+// single one among 1,000, which takes minutes of CPU. The network has no latency.
 //
 // # A mesh (group lab)
 //
 // Three lab hosts run real agents, libvirt and guests. The time from the API's
 // answer to a create until a watch shows the instance Running is compared with
-// 'virsh create' of the same domain on the same host, as a whole command. Log
-// entries are what the leader applied between the create and quiet, so what is
-// written right after Running counts as well. Memory is that of the agents once
-// 100 halted machines exist.
+// 'virsh create' of the same domain on the same host, as a whole command: that
+// includes the start of virsh, but not the making of the disk and the tap. Log
+// entries are what the leader had applied when Running was seen, and once
+// nothing more was written. Memory is the largest of the three agents' once 100
+// halted machines exist.
 package main
 
 import (
