@@ -259,7 +259,7 @@ func (h *host) openNetwork(ctx context.Context, a *Agent) error {
 func (h *host) openExecutor() (err error) {
 	h.executor, err = instance.New(instance.Config{
 		Host: h.config.Name, Store: h.store, Instances: h.instanceSet, Hypervisor: h.hypervisor,
-		Volumes: h.volumes, Network: h.network, Claims: hostClaims{h.store, h.config.Name}, Events: h.recorder,
+		Volumes: h.volumes, Network: h.network, Claims: hostClaims{h.store, h.config.Name, h.provisioner}, Events: h.recorder,
 		Machine: h.machine(), StateDir: h.config.StateDir, LogDir: filepath.Join(h.config.StateDir, "consoles"),
 		Logger: h.log.With("part", "executor"),
 	})
@@ -323,8 +323,9 @@ func nodeKey(name string) objects.Key { return objects.Key{Name: name} }
 
 // hostClaims is what the executor needs of claims.
 type hostClaims struct {
-	store objects.Store
-	host  string
+	store   objects.Store
+	host    string
+	volumes *volumes.Provisioner
 }
 
 var _ instance.Claims = hostClaims{}
@@ -344,7 +345,8 @@ func (c hostClaims) Epoch(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	return claim.Epoch, nil
 }
 
-// Release implements instance.Claims.
+// Release implements instance.Claims: the instance gives up its place and its
+// volumes together.
 func (c hostClaims) Release(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -353,5 +355,5 @@ func (c hostClaims) Release(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1
 		return err
 	}
 	claims.Release(tx, claim)
-	return nil
+	return c.volumes.Detach(ctx, tx, vmi)
 }

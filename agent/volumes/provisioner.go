@@ -20,6 +20,7 @@ import (
 	"virtmesh/agent/controllers/instance"
 	"virtmesh/agent/domainxml"
 	"virtmesh/agent/objects"
+	"virtmesh/agent/objects/claims"
 	"virtmesh/raftstore"
 	"virtmesh/storage"
 	"virtmesh/storage/containerdisk"
@@ -85,9 +86,6 @@ func NewProvisioner(config ProvisionerConfig) *Provisioner {
 	}
 }
 
-// Source names the claims whose deletion this host has to carry out.
-func (p *Provisioner) Source() controller.Source { return p.claims }
-
 // disk returns the volume of a claim, and makes it if this is its first use.
 func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, volume kubevirtv1.Volume) (domainxml.Disk, error) {
 	name := volume.PersistentVolumeClaim.ClaimName
@@ -113,7 +111,42 @@ func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	if err != nil {
 		return domainxml.Disk{}, err
 	}
+	if err := p.attach(ctx, vmi, claim); err != nil {
+		return domainxml.Disk{}, err
+	}
 	return domainxml.Disk{Type: domainxml.DiskFile, Path: made.Path, Format: string(made.Format)}, nil
+}
+
+// attach claims the volume for the instance. The store refuses the claim while
+// another instance holds a volume that only one may write.
+func (p *Provisioner) attach(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, claim *corev1.PersistentVolumeClaim) error {
+	held, err := claims.GetVolume(ctx, p.Store, objects.KeyOf(claim), raftstore.ReadOptions{})
+	if err != nil || slices.Contains(held.Holders, vmi.UID) {
+		return err
+	}
+	held.Shared = slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteMany)
+	var tx objects.Tx
+	claims.Attach(&tx, held, vmi.UID)
+	if _, err := tx.Commit(ctx, p.Store); err != nil {
+		return fmt.Errorf("attach claim %s: %w", claim.Name, err)
+	}
+	return nil
+}
+
+// Detach adds to tx what gives up the instance's volumes.
+func (p *Provisioner) Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error {
+	for _, volume := range vmi.Spec.Volumes {
+		if volume.PersistentVolumeClaim == nil {
+			continue
+		}
+		key := objects.Key{Namespace: vmi.Namespace, Name: volume.PersistentVolumeClaim.ClaimName}
+		held, err := claims.GetVolume(ctx, p.Store, key, raftstore.ReadOptions{})
+		if err != nil {
+			return err
+		}
+		claims.Detach(tx, held, vmi.UID)
+	}
+	return nil
 }
 
 // poolOf finds the pool that a claim's StorageClass names.
