@@ -154,13 +154,33 @@ func TestMetadataNamesTheOwner(t *testing.T) {
 	}
 }
 
-// TestFaultsNameTheField spoils a good VMI in one place each.
+// fault spoils a good VMI in one place.
+type fault struct {
+	field       string
+	unsupported bool
+	spoil       func(*Input)
+}
+
 func TestFaultsNameTheField(t *testing.T) {
-	for _, tc := range []struct {
-		field       string
-		unsupported bool
-		spoil       func(*Input)
-	}{
+	for _, tc := range append(machineFaults(), deviceFaults()...) {
+		t.Run(tc.field, func(t *testing.T) {
+			in := prepared
+			in.VMI, in.Machine = load(t, "typical"), kvmHost
+			tc.spoil(&in)
+			_, _, err := Convert(in)
+			var got *FieldError
+			if !errors.As(err, &got) {
+				t.Fatalf("no FieldError: %v", err)
+			}
+			if got.Field != tc.field || got.Unsupported != tc.unsupported {
+				t.Errorf("got %s (unsupported %v): %v", got.Field, got.Unsupported, err)
+			}
+		})
+	}
+}
+
+func machineFaults() []fault {
+	return []fault{
 		{"spec.architecture", true, func(in *Input) { in.VMI.Spec.Architecture = "arm64" }},
 		{"spec.domain.machine.type", true, func(in *Input) { in.Machine.MachineTypes = []string{"pc"} }},
 		{"spec.domain.memory.guest", false, func(in *Input) { in.VMI.Spec.Domain.Memory = nil }},
@@ -178,6 +198,21 @@ func TestFaultsNameTheField(t *testing.T) {
 		{"spec.domain.memory.hugepages.pageSize", false, func(in *Input) {
 			in.VMI.Spec.Domain.Memory.Hugepages = &v1.Hugepages{PageSize: "big"}
 		}},
+		{"spec.domain.launchSecurity.sev", true, func(in *Input) {
+			in.VMI.Spec.Domain.LaunchSecurity = &v1.LaunchSecurity{SEV: &v1.SEV{}}
+		}},
+		{"spec.domain.firmware.bootloader.efi.secureBoot", true, func(in *Input) {
+			in.Machine.SecureBoot = false
+			in.VMI.Spec.Domain.Firmware.Bootloader = &v1.Bootloader{EFI: &v1.EFI{}}
+		}},
+		{"spec.domain.ioThreads.supplementalPoolThreadCount", false, func(in *Input) {
+			in.VMI.Spec.Domain.IOThreadsPolicy = ptr(v1.IOThreadsPolicySupplementalPool)
+		}},
+	}
+}
+
+func deviceFaults() []fault {
+	return []fault{
 		{"spec.domain.devices.disks[0].name", false, func(in *Input) { in.Disks = nil }},
 		{"spec.domain.devices.disks[1].name", false, func(in *Input) { in.VMI.Spec.Domain.Devices.Disks[1].Name = "root" }},
 		{"spec.domain.devices.disks[0].disk.bus", false, func(in *Input) { in.VMI.Spec.Domain.Devices.Disks[0].Disk.Bus = "ide" }},
@@ -198,30 +233,6 @@ func TestFaultsNameTheField(t *testing.T) {
 		{"spec.domain.devices.clientPassthrough", true, func(in *Input) {
 			in.VMI.Spec.Domain.Devices.ClientPassthrough = &v1.ClientPassthroughDevices{}
 		}},
-		{"spec.domain.launchSecurity.sev", true, func(in *Input) {
-			in.VMI.Spec.Domain.LaunchSecurity = &v1.LaunchSecurity{SEV: &v1.SEV{}}
-		}},
-		{"spec.domain.firmware.bootloader.efi.secureBoot", true, func(in *Input) {
-			in.Machine.SecureBoot = false
-			in.VMI.Spec.Domain.Firmware.Bootloader = &v1.Bootloader{EFI: &v1.EFI{}}
-		}},
-		{"spec.domain.ioThreads.supplementalPoolThreadCount", false, func(in *Input) {
-			in.VMI.Spec.Domain.IOThreadsPolicy = ptr(v1.IOThreadsPolicySupplementalPool)
-		}},
-	} {
-		t.Run(tc.field, func(t *testing.T) {
-			in := prepared
-			in.VMI, in.Machine = load(t, "typical"), kvmHost
-			tc.spoil(&in)
-			_, _, err := Convert(in)
-			var fault *FieldError
-			if !errors.As(err, &fault) {
-				t.Fatalf("no FieldError: %v", err)
-			}
-			if fault.Field != tc.field || fault.Unsupported != tc.unsupported {
-				t.Errorf("got %s (unsupported %v): %v", fault.Field, fault.Unsupported, err)
-			}
-		})
 	}
 }
 

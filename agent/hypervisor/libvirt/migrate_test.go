@@ -34,14 +34,7 @@ func TestMigrate(t *testing.T) {
 		_ = here.Destroy(context.WithoutCancel(ctx), owner.Ref)
 		_ = there.Destroy(context.WithoutCancel(ctx), owner.Ref)
 	})
-	console, err := here.Console(ctx, owner.Ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := here.Resume(ctx, owner.Ref); err != nil {
-		t.Fatal(err)
-	}
-	readUntil(t, console, hypervisortest.Ready)
+	ready(ctx, t, here, owner.Ref)
 
 	disk := filepath.Join(target.dir, "moved"+hypervisortest.DiskSuffix)
 	if err := os.WriteFile(disk, make([]byte, len(hypervisortest.BootDisk())), 0o600); err != nil {
@@ -67,7 +60,6 @@ func TestMigrate(t *testing.T) {
 	if stats.Elapsed <= 0 || stats.MemoryTotal == 0 {
 		t.Errorf("statistics: %+v", stats)
 	}
-	t.Logf("moved: %+v", stats)
 	got, err := there.Get(ctx, owner.Ref)
 	if err != nil || got.State != hypervisor.StateRunning || got.Owner != moved || !got.Persistent {
 		t.Errorf("there: %+v, %v", got, err)
@@ -84,6 +76,20 @@ func TestMigrate(t *testing.T) {
 	if data, err := os.ReadFile(disk); err != nil || string(data) != string(hypervisortest.BootDisk()) {
 		t.Errorf("the disk did not come along: %v", err)
 	}
+}
+
+// ready resumes a guest that was started paused, and waits until it is up.
+func ready(ctx context.Context, t *testing.T, driver *Driver, ref hypervisor.Ref) {
+	t.Helper()
+	console, err := driver.Console(ctx, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer console.Close()
+	if err := driver.Resume(ctx, ref); err != nil {
+		t.Fatal(err)
+	}
+	readUntil(t, console, hypervisortest.Ready)
 }
 
 // giveUpHalfWay begins a migration too slow to end, and ends its context.

@@ -111,6 +111,11 @@ func (in *Instance) ensure(ctx context.Context, d daemon) error {
 	if err := in.end(ctx, d, syscall.SIGKILL); err != nil {
 		return err
 	}
+	// A process that the ended daemon was just starting may still hold its socket, and
+	// answer on it for the new one.
+	if err := os.Remove(d.socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	stderr, err := os.OpenFile(filepath.Join(in.cfg.Dir, "log", d.name+".stderr"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
