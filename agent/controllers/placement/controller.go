@@ -77,11 +77,12 @@ func (c Config) Validate() error {
 
 // Controller is the control loop that places instances.
 type Controller struct {
-	cfg    Config
-	log    *slog.Logger
-	vmis   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
-	engine *controller.Controller
-	room   chan struct{} // holds one token
+	cfg     Config
+	log     *slog.Logger
+	vmis    *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	engine  *controller.Controller
+	figures *metrics
+	room    chan struct{} // holds one token
 
 	mu      sync.Mutex
 	waiting map[controller.Key]int // instances that fit nowhere: failed attempts
@@ -92,8 +93,12 @@ func New(cfg Config) (*Controller, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	figures, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
 	c := &Controller{
-		cfg: cfg, log: cfg.Logger.With("controller", "placement"),
+		cfg: cfg, log: cfg.Logger.With("controller", "placement"), figures: figures,
 		vmis:    objects.For[*kubevirtv1.VirtualMachineInstance](cfg.Cache),
 		room:    make(chan struct{}, 1),
 		waiting: map[controller.Key]int{},
@@ -104,13 +109,16 @@ func New(cfg Config) (*Controller, error) {
 	engine.Sources = []controller.Source{c.vmis}
 	engine.Stewardship, engine.Workers = cfg.Stewardship, cfg.Workers
 	engine.Logger, engine.Registerer = cfg.Logger, cfg.Registerer
-	var err error
-	c.engine, err = controller.New(engine)
-	return c, err
+	if c.engine, err = controller.New(engine); err != nil {
+		figures.unregister()
+		return nil, err
+	}
+	return c, nil
 }
 
 // Run places instances until ctx ends. The View must be running.
 func (c *Controller) Run(ctx context.Context) error {
+	defer c.figures.unregister()
 	defer c.cfg.View.OnRoom(c.noteRoom)()
 	pvcs := objects.For[*corev1.PersistentVolumeClaim](c.cfg.Cache)
 	defer pvcs.AddHandler(func(objects.Change[*corev1.PersistentVolumeClaim]) { c.noteRoom() })()
@@ -170,7 +178,9 @@ func (c *Controller) wait(key controller.Key) time.Duration {
 	return min(c.cfg.RetryMax, c.cfg.RetryMin<<min(n, 20))
 }
 
+// settled ends an instance's wait.
 func (c *Controller) settled(key controller.Key) {
+	c.figures.forget(key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.waiting, key)

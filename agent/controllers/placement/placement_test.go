@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -128,7 +129,9 @@ type bench struct {
 	facts  *facts
 	offers *answers
 	views  []*View
-	stop   func()
+	// figures are the metrics, one registry for each steward.
+	figures []*prometheus.Registry
+	stop    func()
 }
 
 // setUp starts a placement controller on each of the named stewards.
@@ -176,6 +179,9 @@ func (b *bench) start(ctx context.Context, wg *sync.WaitGroup, steward string) {
 	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = b.store, cache, cc, view
 	cfg.Volumes, cfg.Recorder, cfg.Logger = FromClaims(cache), rec, log
 	cfg.Offers = b.offers
+	figures := prometheus.NewPedanticRegistry()
+	b.figures = append(b.figures, figures)
+	cfg.Registerer = figures
 	cfg.Stewardship = controller.NewStewardship(steward, liveFacts{b.facts})
 	c, err := New(cfg)
 	if err != nil {

@@ -74,6 +74,7 @@ func (c *Controller) letGo(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 
 // place finds a host for the instance and claims it.
 func (c *Controller) place(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (controller.Result, error) {
+	c.figures.take(objects.KeyOf(vmi), vmi.UID)
 	if last, ok := c.predecessor(vmi); ok {
 		return c.unschedulable(ctx, vmi, fmt.Sprintf("host %s has not let go of the previous instance of this name yet", last.Host))
 	}
@@ -92,15 +93,18 @@ func (c *Controller) place(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 		}
 		host := decision.Host
 		if reason := c.ask(ctx, host, request); reason != "" {
+			c.figures.count(resultRefusedOffer)
 			c.cfg.View.Forget(request.UID)
 			request.Avoid(host, reason)
 			continue
 		}
 		err = c.claim(ctx, vmi, request, host)
 		if err == nil {
+			c.figures.placed(objects.KeyOf(vmi))
 			c.settled(objects.KeyOf(vmi))
 			return controller.Result{}, nil
 		}
+		c.figures.failed(err)
 		c.cfg.View.Forget(request.UID)
 		refused, ok := objects.Refused(err)
 		if !ok {
@@ -182,6 +186,7 @@ func (c *Controller) claim(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 
 // unschedulable says in the status that no host fits, and waits.
 func (c *Controller) unschedulable(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, message string) (controller.Result, error) {
+	c.figures.count(resultUnschedulable)
 	retry := c.wait(objects.KeyOf(vmi))
 	next := vmi.DeepCopy()
 	setPhase(next, kubevirtv1.Scheduling)
@@ -193,6 +198,7 @@ func (c *Controller) unschedulable(ctx context.Context, vmi *kubevirtv1.VirtualM
 
 // hold says in the status that a volume is missing or not ready, and waits.
 func (c *Controller) hold(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, problem *VolumeProblem) (controller.Result, error) {
+	c.figures.count(resultHeld)
 	retry := c.wait(objects.KeyOf(vmi))
 	next := vmi.DeepCopy()
 	setPhase(next, kubevirtv1.Pending)
