@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -11,6 +12,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 
+	"virtmesh/agent/api"
+	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
 )
 
@@ -53,11 +56,11 @@ func TestEveryHostServes(t *testing.T) {
 // those who ask for no more.
 func TestWithoutQuorum(t *testing.T) {
 	mesh := raftstoretest.NewCluster(t, 3)
-	h := serve(t, mesh.Node("host1"), newAuthority(t))
+	h := serve(t, mesh.Node("host1"), newAuthority(t), func(c *api.Config) { c.Patience = 5 * time.Second })
 	ctx := t.Context()
 	client := h.admin(t).CoreV1().RESTClient()
-	maps := h.admin(t).CoreV1().ConfigMaps("default")
-	if _, err := maps.Create(ctx, newMap("before", nil), metav1.CreateOptions{}); err != nil {
+	before := raftstore.Op{Key: "/registry/core/configmaps/default/before", Value: []byte(`{"metadata":{"namespace":"default","name":"before"}}`)}
+	if _, err := h.store.Commit(ctx, raftstore.Txn{Ops: []raftstore.Op{before}}); err != nil {
 		t.Fatal(err)
 	}
 	mesh.Kill("host2")

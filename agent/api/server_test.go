@@ -101,7 +101,7 @@ func start(t testing.TB, change ...func(*raftstore.Config)) *host {
 }
 
 // serve serves the API of one host of a mesh until the test ends.
-func serve(t testing.TB, store *raftstore.Store, ca *authority) *host {
+func serve(t testing.TB, store *raftstore.Store, ca *authority, change ...func(*api.Config)) *host {
 	t.Helper()
 	h := &host{store: store, ca: ca, instances: newFakeInstances()}
 	config := api.DefaultConfig()
@@ -109,13 +109,16 @@ func serve(t testing.TB, store *raftstore.Store, ca *authority) *host {
 	config.Instances = h.instances
 	config.ClientCAs = h.ca.pool
 	config.Logger = slog.New(slog.DiscardHandler)
-	config.RequestTimeout = 30 * time.Second
-	config.Patience = 2 * time.Second
+	config.RequestTimeout = 2 * time.Minute
+	config.Patience = time.Minute // the machine may be busy
 	metrics := prometheus.NewRegistry()
 	gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "virtmesh_test_metric"})
 	gauge.Set(1)
 	metrics.MustRegister(gauge)
 	config.Metrics = metrics
+	for _, c := range change {
+		c(&config)
+	}
 	s, err := api.New(config)
 	if err != nil {
 		t.Fatal(err)
