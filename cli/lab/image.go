@@ -2,12 +2,8 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -39,22 +35,18 @@ func (l *Lab) Image(ctx context.Context, what string, progress func(string, ...a
 }
 
 func (l *Lab) findImage(ctx context.Context, what string, progress func(string, ...any)) (disk, name string, err error) {
+	options := guestimage.Options{
+		Dir: filepath.Join(l.dir, keptByDown), Progress: func(line string) { progress("%s", line) },
+	}
 	if slices.Contains(guestimage.Names(), what) {
-		disk, err = guestimage.Build(ctx, what, guestimage.Options{
-			Dir: filepath.Join(l.dir, keptByDown), Progress: func(line string) { progress("%s", line) },
-		})
+		disk, err = guestimage.Build(ctx, what, options)
 		return disk, what, err
 	}
-	if u, err := url.Parse(what); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
-		progress("downloading %s", what)
-		disk, err := l.download(ctx, u)
-		return disk, repository(path.Base(u.Path)), err
+	disk, err = guestimage.Fetch(ctx, what, options)
+	if err != nil {
+		return "", "", fmt.Errorf("%w; the lab itself can build %s", err, strings.Join(guestimage.Names(), ", "))
 	}
-	if _, err := os.Stat(what); err != nil {
-		return "", "", fmt.Errorf("%q is neither an image the lab builds (%s) nor a URL nor a file: %w",
-			what, strings.Join(guestimage.Names(), ", "), err)
-	}
-	return what, repository(filepath.Base(what)), nil
+	return disk, repository(path.Base(what)), nil
 }
 
 var notInRepository = regexp.MustCompile(`[^a-z0-9]+`)
@@ -66,39 +58,6 @@ func repository(file string) string {
 		return name
 	}
 	return "image"
-}
-
-func (l *Lab) download(ctx context.Context, u *url.URL) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return "", fmt.Errorf("download %s: %w", u, err)
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return "", fmt.Errorf("download %s: %w", u, err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("download %s: the server answered %s", u, response.Status)
-	}
-	dir := filepath.Join(l.dir, keptByDown)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("download %s: %w", u, err)
-	}
-	f, err := os.CreateTemp(dir, "download-*")
-	if err != nil {
-		return "", fmt.Errorf("download %s: %w", u, err)
-	}
-	defer f.Close()
-	if _, err := io.Copy(f, response.Body); err != nil {
-		os.Remove(f.Name())
-		return "", fmt.Errorf("download %s: %w", u, err)
-	}
-	target := filepath.Join(dir, path.Base(u.Path))
-	if err := os.Rename(f.Name(), target); err != nil {
-		return "", fmt.Errorf("download %s: %w", u, err)
-	}
-	return target, nil
 }
 
 // ServeRegistry runs the lab's registry until ctx ends, on this machine's
@@ -117,16 +76,5 @@ func (l *Lab) ServeRegistry(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen for the hosts: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { listener.Close() })
-	defer stop()
-	for {
-		conn, err := listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("accept a host: %w", err)
-		}
-		go forward(conn, "tcp", l.Registry())
-	}
+	return forwardAll(ctx, listener, "tcp", l.Registry())
 }

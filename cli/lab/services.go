@@ -26,6 +26,12 @@ func serveRegistryProxy(ctx context.Context, c hostConfig) error {
 	if err != nil {
 		return fmt.Errorf("listen for the registry: %w", err)
 	}
+	return forwardAll(ctx, listener, "unix", c.RegistrySocket)
+}
+
+// forwardAll joins every client of the listener to the registry at address,
+// until ctx ends.
+func forwardAll(ctx context.Context, listener net.Listener, network, address string) error {
 	stop := context.AfterFunc(ctx, func() { listener.Close() })
 	defer stop()
 	for {
@@ -36,7 +42,7 @@ func serveRegistryProxy(ctx context.Context, c hostConfig) error {
 		if err != nil {
 			return fmt.Errorf("accept a registry client: %w", err)
 		}
-		go forward(conn, "unix", c.RegistrySocket)
+		go forward(conn, network, address)
 	}
 }
 
