@@ -49,7 +49,23 @@ func runLab(ctx context.Context, o *options, r *report) (err error) {
 	if err := l.up(ctx); err != nil {
 		return err
 	}
-	return errors.Join(l.measureCreates(ctx, o.creates, r), l.measureMemory(ctx, r))
+	err = errors.Join(l.measureCreates(ctx, o.creates, r), l.measureMemory(ctx, r))
+	if err != nil {
+		l.printLogs(ctx)
+	}
+	return err
+}
+
+// printLogs shows the end of each agent's log, so that a failure can be
+// understood when the lab is gone.
+func (l *laboratory) printLogs(ctx context.Context) {
+	for _, h := range l.hosts {
+		text, err := h.shell(ctx, "tail -n 40 /var/log/virtmesh/agent.log")
+		if err != nil {
+			text = err.Error()
+		}
+		progressf("=== agent of %s\n%s", h.name, text)
+	}
 }
 
 // up starts a lab without a past, and puts the small guest image into it.

@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 	"sigs.k8s.io/yaml"
@@ -167,15 +168,27 @@ func (l *laboratory) remove(ctx context.Context, host *labHost, name string) err
 		return err
 	}
 	for {
-		_, vmErr := host.dynamic.Resource(vms).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
-		_, vmiErr := host.dynamic.Resource(vmis).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
-		if apierrors.IsNotFound(vmErr) && apierrors.IsNotFound(vmiErr) {
+		left := errors.Join(gone(ctx, host, vms, name), gone(ctx, host, vmis, name))
+		if left == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(ctx.Err(), vmErr, vmiErr)
+			return fmt.Errorf("%w: %w", ctx.Err(), left)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// gone returns what is left of an object, nil if nothing is.
+func gone(ctx context.Context, host *labHost, kind schema.GroupVersionResource, name string) error {
+	object, err := host.dynamic.Resource(kind).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s %s deleted at %v has finalizers %v and status %v",
+		object.GetKind(), name, object.GetDeletionTimestamp(), object.GetFinalizers(), object.Object["status"])
 }
