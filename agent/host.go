@@ -135,12 +135,16 @@ func (h *host) openObjects() (err error) {
 	return err
 }
 
-// openHypervisor connects to libvirt and finds out what this host can run. An
-// agent without a hypervisor is still a useful member: it says that it is not
-// ready to run guests, and goes on trying.
-func (h *host) openHypervisor(ctx context.Context) error {
+// openHypervisor finds out what this host can run, and how.
+func (h *host) openHypervisor(ctx context.Context) (err error) {
+	probe := kvmprobe.DefaultConfig()
+	probe.Mode, probe.User = kvmprobe.Mode(h.config.Hypervisor.Acceleration), h.config.Hypervisor.User
+	if h.kvm, err = kvmprobe.Probe(ctx, probe); err != nil {
+		return err
+	}
 	cfg := libvirt.DefaultConfig()
-	cfg.URI, cfg.Logger = h.config.Hypervisor.URI, h.log.With("part", "libvirt")
+	cfg.URI, cfg.Emulated = h.config.Hypervisor.URI, !h.kvm.Usable
+	cfg.Logger = h.log.With("part", "libvirt")
 	driver, err := libvirt.New(ctx, cfg)
 	if err != nil {
 		return err
@@ -149,14 +153,6 @@ func (h *host) openHypervisor(ctx context.Context) error {
 	h.capabilities, err = driver.Capabilities(ctx)
 	if err != nil {
 		return fmt.Errorf("libvirt at %s: %w; is libvirtd installed and running?", cfg.URI, err)
-	}
-	probe := kvmprobe.DefaultConfig()
-	probe.Mode, probe.User = kvmprobe.Mode(h.config.Hypervisor.Acceleration), h.config.Hypervisor.User
-	if h.capabilities.Emulator != "" {
-		probe.Emulator = h.capabilities.Emulator
-	}
-	if h.kvm, err = kvmprobe.Probe(ctx, probe); err != nil {
-		return err
 	}
 	h.log.Info("hypervisor found", "kvm", h.kvm.Usable, "reason", h.kvm.Reason, "took", h.kvm.Took.Round(time.Millisecond))
 	h.allocatable = allocatable(h.config.Capacity, h.capabilities)

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -21,6 +22,10 @@ import (
 	"virtmesh/agent/meshapi"
 	"virtmesh/agent/meshport"
 )
+
+// SetLibraryLogger sends what libraries log on their own to log, for the whole
+// program. It must be called before New.
+func SetLibraryLogger(log *slog.Logger) { api.SetLibraryLogger(log) }
 
 // headerTimeout bounds how long a client may take to send a request's header.
 const headerTimeout = 10 * time.Second

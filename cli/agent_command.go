@@ -22,7 +22,7 @@ func agentCommand() *cli.Command {
 			{Name: "init", Usage: "make a new mesh with this machine as its first host", Flags: hostFlags(), Action: agentInit},
 			{Name: "join", Usage: "join this machine to a mesh", ArgsUsage: "ADDRESS",
 				Description: "ADDRESS is the host[:port] of any host of the mesh; 'virtmesh token create' there prints the token.",
-				Flags:       append(hostFlags(), &cli.StringFlag{Name: "token", Required: true, EnvVars: []string{"VIRTMESH_TOKEN"}, Usage: "the join token, or @FILE to read it from"}),
+				Flags:       append(hostFlags(), &cli.StringFlag{Name: "token", EnvVars: []string{"VIRTMESH_TOKEN"}, Usage: "the join token, or @FILE to read it from (required)"}),
 				Action:      agentJoin},
 			{Name: "run", Usage: "run the agent until it is stopped; the systemd unit does this", Action: agentRun,
 				Flags: []cli.Flag{configFlag(), &cli.StringFlag{Name: "log-level", Value: "info", Usage: "debug, info, warn or error"}}},
@@ -124,6 +124,9 @@ func agentJoin(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return errors.New("name the address of one host of the mesh")
 	}
+	if c.String("token") == "" {
+		return errors.New("give the join token with --token; 'virtmesh token create' on a host of the mesh prints one")
+	}
 	config, err := hostConfig(c)
 	if err != nil {
 		return err
@@ -166,6 +169,7 @@ func agentRun(c *cli.Context) error {
 		return fmt.Errorf("--log-level: %w", err)
 	}
 	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level}))
+	agent.SetLibraryLogger(log)
 	config, err := agent.LoadConfig(c.String("config"))
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("this host belongs to no mesh (%s does not exist); use 'virtmesh agent init' or 'virtmesh agent join'", c.String("config"))
