@@ -19,6 +19,7 @@ import (
 	"virtmesh/agent/controller"
 	"virtmesh/agent/controllers/instance"
 	"virtmesh/agent/domainxml"
+	"virtmesh/agent/guestmetrics"
 	"virtmesh/agent/hostnet"
 	"virtmesh/agent/hostrpc"
 	"virtmesh/agent/hypervisor"
@@ -114,7 +115,22 @@ func (a *Agent) startHost(ctx context.Context) error {
 		},
 	})
 	a.onStop(func(context.Context) { h.router.Close() })
+	if err := h.showGuests(); err != nil {
+		return err
+	}
 	return h.addControllers()
+}
+
+// showGuests makes this host's guests part of its metrics.
+func (h *host) showGuests() error {
+	cfg := guestmetrics.DefaultConfig()
+	cfg.Host, cfg.Hypervisor, cfg.Instances = h.config.Name, h.hypervisor, h.instanceSet
+	cfg.Logger = h.log.With("part", "metrics")
+	collector, err := guestmetrics.New(cfg)
+	if err != nil {
+		return err
+	}
+	return h.metrics.Register(collector)
 }
 
 // openObjects prepares the local view of what the mesh wants.
