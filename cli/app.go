@@ -28,6 +28,10 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	app := newApp(stdin, stdout, stderr)
+	args, answerable := forCompletion(app, args)
+	if !answerable {
+		return 0
+	}
 	if err := app.RunContext(ctx, arrange(app, args)); err != nil {
 		var exit exitError
 		if errors.As(err, &exit) {
@@ -65,24 +69,50 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Writer:                    stdout,
 		ErrWriter:                 stderr,
 		ExitErrHandler:            func(*cli.Context, error) {},
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
-			return fmt.Errorf("%w; 'virtmesh help' lists commands and flags", err)
-		},
-		Flags: connectionFlags(),
-		CommandNotFound: func(c *cli.Context, name string) {
-			fmt.Fprintf(stderr, "virtmesh: there is no command %q; 'virtmesh help' lists them\n", name)
-		},
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return exitError{code: 2}
-			}
-			return cli.ShowAppHelp(c)
-		},
-		Commands: []*cli.Command{
+		OnUsageError:              usageError("virtmesh"),
+		Flags:                     connectionFlags(),
+		BashComplete:              complete(nil),
+		Action:                    group("virtmesh", cli.ShowAppHelp),
+		Commands: finish("virtmesh", []*cli.Command{
 			agentCommand(), tokenCommand(), kubeconfigCommand(),
 			statusCommand(), doctorCommand(), nodeCommand(), vmCommand(),
 			getCommand(), applyCommand(), deleteCommand(), describeCommand(), eventsCommand(),
 			completionCommand(), labCommand(),
-		},
+		}),
+	}
+}
+
+// finish gives each command what urfave/cli does not hand down from the app:
+// errors of one line instead of a page of help, an error for a subcommand that
+// does not exist, and completion.
+func finish(parent string, commands []*cli.Command) []*cli.Command {
+	for _, command := range commands {
+		name := parent + " " + command.Name
+		command.OnUsageError = usageError(name)
+		command.BashComplete = complete(command.BashComplete)
+		if len(command.Subcommands) == 0 {
+			command.HideHelpCommand = true
+			continue
+		}
+		command.Action = group(name, cli.ShowSubcommandHelp)
+		finish(name, command.Subcommands)
+	}
+	return commands
+}
+
+// group is what a command does that only has subcommands.
+func group(name string, help cli.ActionFunc) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if !c.Args().Present() {
+			return help(c)
+		}
+		fmt.Fprintf(c.App.ErrWriter, "virtmesh: there is no command %q; '%s --help' lists them\n", name+" "+c.Args().First(), name)
+		return exitError{code: 2}
+	}
+}
+
+func usageError(command string) cli.OnUsageErrorFunc {
+	return func(_ *cli.Context, err error, _ bool) error {
+		return fmt.Errorf("%w; '%s --help' lists what there is", err, command)
 	}
 }

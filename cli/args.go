@@ -6,52 +6,84 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
+// completionFlag is what a shell appends to ask for completions. urfave/cli
+// looks for it at the very end only.
+const completionFlag = "--generate-bash-completion"
+
 // arrange lets flags stand anywhere on a command line, as users of kubectl
 // expect: urfave/cli stops looking for flags at the first argument. Flags of
-// the command move before its arguments and global flags before the command.
-// What follows a command that runs another program, or "--", is left alone.
+// the command move before its arguments, those of its parents before its name
+// and global flags before all names. What follows a command that runs another
+// program, or "--", is left alone.
 func arrange(app *cli.App, args []string) []string {
 	if len(args) == 0 {
 		return args
 	}
-	a := arranger{global: app.Flags, commands: app.Commands, path: args[:1:1]}
+	asked := args[len(args)-1] == completionFlag
+	if asked {
+		args = args[:len(args)-1]
+	}
+	a := arranger{levels: []level{{name: args[0], known: app.Flags}}, commands: app.Commands}
 	for i := 1; i < len(args); i++ {
 		arg := args[i]
-		if arg == "--" || a.passthrough && len(a.arguments) > 0 {
+		if a.passthrough && (arg == "--" || len(a.arguments) > 0) {
 			a.arguments = append(a.arguments, args[i:]...)
+			break
+		}
+		if arg == "--" {
+			a.literal = append(a.literal, args[i:]...)
 			break
 		}
 		if len(arg) < 2 || arg[0] != '-' {
 			a.word(arg)
 			continue
 		}
-		taken := a.flag(arg, args[i+1:])
-		i += taken
+		i += a.flag(arg, args[i+1:])
 	}
-	return append(append(append(a.front(), a.path[1:]...), a.flags...), a.arguments...)
+	arranged := a.arranged()
+	if asked {
+		arranged = append(arranged, completionFlag)
+	}
+	return arranged
+}
+
+// level is one command on the way down the tree, with the flags given to it.
+type level struct {
+	name  string
+	known []cli.Flag
+	flags []string
 }
 
 // arranger sorts words as it walks down the tree of commands.
 type arranger struct {
-	global      []cli.Flag
+	levels      []level
 	commands    []*cli.Command
-	own         []cli.Flag
 	passthrough bool
-
-	path, globals, flags, arguments []string
+	arguments   []string
+	// literal is "--" and what follows it.
+	literal []string
 }
 
-func (a *arranger) front() []string { return append(a.path[:1:1], a.globals...) }
+// arranged puts "--" before all arguments: after one, urfave/cli takes it for
+// an argument itself.
+func (a *arranger) arranged() []string {
+	var all []string
+	for _, level := range a.levels {
+		all = append(append(all, level.name), level.flags...)
+	}
+	if len(a.literal) == 0 {
+		return append(all, a.arguments...)
+	}
+	return append(append(append(all, a.literal[0]), a.arguments...), a.literal[1:]...)
+}
 
 // word is a command's name as long as there are subcommands, else an argument.
 func (a *arranger) word(arg string) {
 	if len(a.arguments) == 0 {
 		for _, command := range a.commands {
 			if command.HasName(arg) {
-				// A parent's flags stay before the subcommand's name.
-				a.path = append(append(a.path, a.flags...), arg)
-				a.flags = nil
-				a.commands, a.own = command.Subcommands, command.Flags
+				a.levels = append(a.levels, level{name: arg, known: command.Flags})
+				a.commands = command.Subcommands
 				a.passthrough = command.Name == "exec"
 				return
 			}
@@ -60,20 +92,24 @@ func (a *arranger) word(arg string) {
 	a.arguments = append(a.arguments, arg)
 }
 
-// flag files a flag with its value and returns how many further words it took.
+// flag files a flag with its value under the innermost command that knows it,
+// and returns how many further words it took.
 func (a *arranger) flag(arg string, rest []string) int {
 	name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-	target, known := &a.flags, find(a.own, name)
-	if known == nil {
-		if known = find(a.global, name); known != nil {
-			target = &a.globals
+	// An unknown flag is the innermost command's to complain about.
+	target := &a.levels[len(a.levels)-1]
+	var known cli.Flag
+	for i := len(a.levels) - 1; i >= 0; i-- {
+		if known = find(a.levels[i].known, name); known != nil {
+			target = &a.levels[i]
+			break
 		}
 	}
-	*target = append(*target, arg)
+	target.flags = append(target.flags, arg)
 	if _, isBool := known.(*cli.BoolFlag); known == nil || isBool || hasValue || len(rest) == 0 {
 		return 0
 	}
-	*target = append(*target, rest[0])
+	target.flags = append(target.flags, rest[0])
 	return 1
 }
 

@@ -1,15 +1,25 @@
 package cli
 
 import (
+	"context"
 	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
+	"k8s.io/cli-runtime/pkg/resource"
+
+	"virtmesh/agent/meshapi"
+	"virtmesh/cli/lab"
 )
 
 // completionScripts make a shell ask this program for completions.
 var completionScripts = map[string]string{
 	"bash": `_virtmesh() {
   local words=("${COMP_WORDS[@]:0:$COMP_CWORD}")
+  [[ "${COMP_WORDS[COMP_CWORD]}" == -* ]] && words+=("${COMP_WORDS[COMP_CWORD]}")
   COMPREPLY=($(compgen -W "$("${words[@]}" --generate-bash-completion 2>/dev/null)" -- "${COMP_WORDS[COMP_CWORD]}"))
 }
 complete -o default -F _virtmesh virtmesh
@@ -29,7 +39,8 @@ compdef _virtmesh virtmesh
 func completionCommand() *cli.Command {
 	return &cli.Command{
 		Name: "completion", Usage: "print a shell's completion script", ArgsUsage: "bash|zsh|fish",
-		Description: "For bash: 'source <(virtmesh completion bash)'.",
+		Description:  "For bash: 'source <(virtmesh completion bash)'.",
+		BashComplete: offer(func(*cli.Context) ([]string, error) { return []string{"bash", "fish", "zsh"}, nil }),
 		Action: func(c *cli.Context) error {
 			script, ok := completionScripts[c.Args().First()]
 			if !ok {
@@ -39,4 +50,130 @@ func completionCommand() *cli.Command {
 			return err
 		},
 	}
+}
+
+// completionTimeout bounds how long a shell waits for names.
+const completionTimeout = 3 * time.Second
+
+// typedWord is the key of the word before the cursor in the app's metadata.
+const typedWord = "typed"
+
+// forCompletion prepares a command line on which a shell asks for completions,
+// and leaves others alone. It tells false when there can be no answer: after
+// "--" urfave/cli would run the command instead of completing it.
+func forCompletion(app *cli.App, args []string) (prepared []string, answerable bool) {
+	n := len(args)
+	if n < 2 || args[n-1] != completionFlag {
+		return args, true
+	}
+	app.Metadata = map[string]any{typedWord: args[n-2]}
+	if args[n-2] == "--" {
+		// It is the beginning of a flag.
+		args = append(args[:n-2:n-2], completionFlag)
+	}
+	return args, !slices.Contains(args, "--")
+}
+
+// complete answers a shell: flags if one is being typed, else subcommands, else
+// what the command itself offers.
+func complete(own cli.BashCompleteFunc) cli.BashCompleteFunc {
+	return func(c *cli.Context) {
+		typed, _ := c.App.Metadata[typedWord].(string)
+		switch {
+		case strings.HasPrefix(typed, "-") && !takesValue(c.Command.Flags, typed):
+			for _, flag := range c.Command.VisibleFlags() {
+				if name := "--" + flag.Names()[0]; strings.HasPrefix(name, typed) {
+					fmt.Fprintln(c.App.Writer, name)
+				}
+			}
+		case strings.HasPrefix(typed, "-"):
+		case len(c.Command.Subcommands) > 0:
+			for _, command := range c.Command.VisibleCommands() {
+				fmt.Fprintln(c.App.Writer, command.Name)
+			}
+		case own != nil:
+			own(c)
+		}
+	}
+}
+
+// takesValue tells whether a word is a whole flag whose value comes next.
+func takesValue(flags []cli.Flag, word string) bool {
+	known := find(flags, strings.TrimLeft(word, "-"))
+	_, isBool := known.(*cli.BoolFlag)
+	return known != nil && !isBool
+}
+
+// offer completes arguments with the listed ones that are not there yet. What
+// cannot be listed is not offered: a shell has no place for an error.
+func offer(list func(*cli.Context) ([]string, error)) cli.BashCompleteFunc {
+	return func(c *cli.Context) {
+		ctx, cancel := context.WithTimeout(c.Context, completionTimeout)
+		defer cancel()
+		c.Context = ctx
+		words, err := list(c)
+		if err != nil {
+			return
+		}
+		for _, word := range words {
+			if !slices.Contains(c.Args().Slice(), word) {
+				fmt.Fprintln(c.App.Writer, word)
+			}
+		}
+	}
+}
+
+// commonTypes are offered where a type is wanted.
+var commonTypes = []string{"vm", "vmi", "vmim", "dv", "pvc", "storageclass", "net-attach-def", "node", "namespace", "secret", "configmap", "event"}
+
+// typesThenNames completes a type, and names of that type after it.
+func typesThenNames(c *cli.Context) ([]string, error) {
+	if !c.Args().Present() {
+		return commonTypes, nil
+	}
+	return namesOf(c, c.Args().First())
+}
+
+func vmNames(c *cli.Context) ([]string, error) { return namesOf(c, "virtualmachines.kubevirt.io") }
+
+func namesOf(c *cli.Context, kind string) ([]string, error) {
+	conn, err := connect(c)
+	if err != nil {
+		return nil, err
+	}
+	conn.rest.Timeout = completionTimeout
+	var names []string
+	err = conn.builder().Unstructured().ResourceTypeOrNameArgs(true, kind).Flatten().Do().
+		Visit(func(info *resource.Info, err error) error {
+			names = append(names, info.Name)
+			return err
+		})
+	return names, err
+}
+
+func memberNames(c *cli.Context) ([]string, error) {
+	conn, err := connect(c)
+	if err != nil {
+		return nil, err
+	}
+	var status meshapi.Status
+	if err := conn.mesh(c.Context, http.MethodGet, "/mesh/v1/status", nil, &status); err != nil {
+		return nil, err
+	}
+	names := make([]string, 0, len(status.Members))
+	for _, member := range status.Members {
+		names = append(names, member.Name)
+	}
+	return names, nil
+}
+
+func labHostNames(c *cli.Context) ([]string, error) {
+	if c.Args().Present() {
+		return nil, nil
+	}
+	l, err := lab.Open(c.String("dir"))
+	if err != nil {
+		return nil, err
+	}
+	return hostNames(l), nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -18,12 +19,12 @@ func nodeCommand() *cli.Command {
 		Name: "node", Usage: "list hosts, look at one, keep new instances off it",
 		Subcommands: []*cli.Command{
 			{Name: "ls", Usage: "list the hosts", Flags: []cli.Flag{outputFlag()}, Action: nodeList},
-			{Name: "show", Usage: "show one host", ArgsUsage: "NAME", Flags: []cli.Flag{outputFlag()}, Action: nodeShow},
+			{Name: "show", Usage: "show one host", ArgsUsage: "NAME", Flags: []cli.Flag{outputFlag()}, Action: nodeShow, BashComplete: offer(memberNames)},
 			{Name: "cordon", Usage: "place no new instances on the hosts", ArgsUsage: "NAME...",
-				Action: func(c *cli.Context) error { return setUnschedulable(c, true) }},
+				BashComplete: offer(memberNames), Action: func(c *cli.Context) error { return setUnschedulable(c, true) }},
 			{Name: "uncordon", Usage: "place instances on the hosts again", ArgsUsage: "NAME...",
-				Action: func(c *cli.Context) error { return setUnschedulable(c, false) }},
-			{Name: "remove", Usage: "forget hosts that are dead and will not come back", ArgsUsage: "NAME...", Action: nodeRemove},
+				BashComplete: offer(memberNames), Action: func(c *cli.Context) error { return setUnschedulable(c, false) }},
+			{Name: "remove", Usage: "forget hosts that are dead and will not come back", ArgsUsage: "NAME...", Action: nodeRemove, BashComplete: offer(memberNames)},
 		},
 	}
 }
@@ -149,7 +150,7 @@ func nodeRemove(c *cli.Context) error {
 		return err
 	}
 	for _, name := range c.Args().Slice() {
-		if err := conn.mesh(c.Context, http.MethodDelete, "/mesh/v1/hosts/"+name, nil, nil); err != nil {
+		if err := conn.mesh(c.Context, http.MethodDelete, "/mesh/v1/hosts/"+url.PathEscape(name), nil, nil); err != nil {
 			return err
 		}
 		fmt.Fprintf(c.App.Writer, "host %s removed\n", name)

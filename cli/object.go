@@ -32,7 +32,7 @@ func getCommand() *cli.Command {
 			&cli.StringFlag{Name: "field-selector", Usage: "list only objects with these field values"},
 			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on printing changes"},
 		},
-		Action: get,
+		Action: get, BashComplete: offer(typesThenNames),
 	}
 }
 
@@ -253,7 +253,7 @@ func deleteCommand() *cli.Command {
 			&cli.BoolFlag{Name: "ignore-not-found", Usage: "do not complain about objects that are not there"},
 			&cli.BoolFlag{Name: "wait", Value: true, Usage: "wait until the objects are gone"},
 		),
-		Action: deleteObjects,
+		Action: deleteObjects, BashComplete: offer(typesThenNames),
 	}
 }
 
@@ -332,7 +332,7 @@ func waitGone(ctx context.Context, info *resource.Info) error {
 func describeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "describe", Usage: "show an object with its events", ArgsUsage: "TYPE NAME",
-		Flags: []cli.Flag{namespaceFlag()}, Action: describe,
+		Flags: []cli.Flag{namespaceFlag()}, Action: describe, BashComplete: offer(typesThenNames),
 	}
 }
 

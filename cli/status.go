@@ -27,10 +27,14 @@ func status(c *cli.Context) error {
 	if err := conn.mesh(c.Context, http.MethodGet, "/mesh/v1/status", nil, &s); err != nil {
 		return err
 	}
-	if printed, err := printValue(c, s); printed {
-		return err
+	printed, err := printValue(c, s)
+	if !printed {
+		err = printStatus(c, &s)
 	}
-	return printStatus(c, &s)
+	if err == nil && len(s.Warnings) > 0 {
+		return exitError{code: 3}
+	}
+	return err
 }
 
 func printStatus(c *cli.Context, s *meshapi.Status) error {
@@ -63,12 +67,11 @@ func printStatus(c *cli.Context, s *meshapi.Status) error {
 	if err := printColumns(w, []string{"NAME", "STATE", "ROLE", "ADDRESS", "ZONE", "GUESTS BY", "LAG", "VERSION"}, rows); err != nil {
 		return err
 	}
-	if len(s.Warnings) == 0 {
-		return nil
+	if len(s.Warnings) > 0 {
+		fmt.Fprintln(w)
 	}
-	fmt.Fprintln(w)
 	for _, warning := range s.Warnings {
 		fmt.Fprintln(w, "Warning: "+warning)
 	}
-	return exitError{code: 3}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -77,7 +78,7 @@ func tokenRevoke(c *cli.Context) error {
 		return err
 	}
 	for _, id := range c.Args().Slice() {
-		if err := conn.mesh(c.Context, http.MethodDelete, "/mesh/v1/tokens/"+id, nil, nil); err != nil {
+		if err := conn.mesh(c.Context, http.MethodDelete, "/mesh/v1/tokens/"+url.PathEscape(id), nil, nil); err != nil {
 			return err
 		}
 		fmt.Fprintf(c.App.Writer, "token %s revoked\n", id)

@@ -28,7 +28,8 @@ var (
 func vmCommand() *cli.Command {
 	act := func(name, usage, kind, verb string) *cli.Command {
 		return &cli.Command{Name: name, Usage: usage, ArgsUsage: "NAME...", Flags: []cli.Flag{namespaceFlag()},
-			Action: func(c *cli.Context) error { return actOnVMs(c, kind, name, verb, nil) }}
+			BashComplete: offer(vmNames),
+			Action:       func(c *cli.Context) error { return actOnVMs(c, kind, name, verb, nil) }}
 	}
 	return &cli.Command{
 		Name: "vm", Usage: "create, run and reach virtual machines",
@@ -39,25 +40,26 @@ func vmCommand() *cli.Command {
 				&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "list in every namespace"},
 			}},
 			{Name: "show", Usage: "show a virtual machine, its instance and its events", ArgsUsage: "NAME",
-				Flags: []cli.Flag{namespaceFlag(), outputFlag()}, Action: vmShow},
+				Flags: []cli.Flag{namespaceFlag(), outputFlag()}, Action: vmShow, BashComplete: offer(vmNames)},
 			vmStartCommand(), vmStopCommand(),
 			act("restart", "stop and start virtual machines", "virtualmachines", "restarted"),
 			act("pause", "freeze running guests in memory", "virtualmachineinstances", "paused"),
 			act("unpause", "let paused guests go on", "virtualmachineinstances", "unpaused"),
 			{Name: "console", Usage: "attach to the guest's serial console; Ctrl+] leaves it", ArgsUsage: "NAME",
-				Flags: []cli.Flag{namespaceFlag()}, Action: vmConsole},
+				Flags: []cli.Flag{namespaceFlag()}, Action: vmConsole, BashComplete: offer(vmNames)},
 			{Name: "vnc", Usage: "make the guest's display reachable for a VNC viewer on this machine", ArgsUsage: "NAME",
-				Flags: []cli.Flag{namespaceFlag(), &cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "where the viewer connects to"}}, Action: vmVNC},
-			{Name: "wait", Usage: "wait until virtual machines are Running", ArgsUsage: "NAME...", Action: vmWait,
+				Flags:  []cli.Flag{namespaceFlag(), &cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "where the viewer connects to"}},
+				Action: vmVNC, BashComplete: offer(vmNames)},
+			{Name: "wait", Usage: "wait until virtual machines are Running", ArgsUsage: "NAME...", Action: vmWait, BashComplete: offer(vmNames),
 				Flags: []cli.Flag{namespaceFlag(), &cli.DurationFlag{Name: "timeout", Value: 5 * time.Minute, Usage: "how long to wait"}}},
 			{Name: "delete", Usage: "delete virtual machines and wait until they are gone", ArgsUsage: "NAME...",
-				Flags: []cli.Flag{namespaceFlag()}, Action: vmDelete},
+				Flags: []cli.Flag{namespaceFlag()}, Action: vmDelete, BashComplete: offer(vmNames)},
 		},
 	}
 }
 
 func vmStartCommand() *cli.Command {
-	return &cli.Command{Name: "start", Usage: "start virtual machines", ArgsUsage: "NAME...",
+	return &cli.Command{Name: "start", Usage: "start virtual machines", ArgsUsage: "NAME...", BashComplete: offer(vmNames),
 		Flags: []cli.Flag{namespaceFlag(), &cli.BoolFlag{Name: "paused", Usage: "start with the guest frozen before its first instruction"}},
 		Action: func(c *cli.Context) error {
 			return actOnVMs(c, "virtualmachines", "start", "started", &kubevirtv1.StartOptions{Paused: c.Bool("paused")})
@@ -65,7 +67,7 @@ func vmStartCommand() *cli.Command {
 }
 
 func vmStopCommand() *cli.Command {
-	return &cli.Command{Name: "stop", Usage: "shut virtual machines down", ArgsUsage: "NAME...",
+	return &cli.Command{Name: "stop", Usage: "shut virtual machines down", ArgsUsage: "NAME...", BashComplete: offer(vmNames),
 		Flags: []cli.Flag{namespaceFlag(),
 			&cli.Int64Flag{Name: "grace-period", Value: -1, Usage: "seconds the guest has to shut down before its power is cut"},
 			&cli.BoolFlag{Name: "force", Usage: "cut the power at once"}},
@@ -286,7 +288,7 @@ func vmCreateCommand() *cli.Command {
 		Name: "create", Usage: "create a virtual machine from a container disk, and start it", ArgsUsage: "NAME",
 		Flags: []cli.Flag{
 			namespaceFlag(), outputFlag(),
-			&cli.StringFlag{Name: "image", Required: true, Usage: "container disk image to boot from"},
+			&cli.StringFlag{Name: "image", Usage: "container disk image to boot from (required)"},
 			&cli.UintFlag{Name: "cpu", Value: 1, Usage: "virtual CPUs"},
 			&cli.StringFlag{Name: "memory", Value: "256Mi", Usage: "guest memory"},
 			&cli.StringFlag{Name: "run-strategy", Value: "Always", Usage: "Always, RerunOnFailure, Manual, Once or Halted"},
@@ -301,6 +303,9 @@ func vmCreateCommand() *cli.Command {
 func vmCreate(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return errors.New("name the new virtual machine")
+	}
+	if c.String("image") == "" {
+		return errors.New("name the container disk to boot from with --image")
 	}
 	vm, err := newVM(c)
 	if err != nil {
@@ -327,10 +332,13 @@ func vmCreate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if printed, err := printValue(c, created); printed {
+	printed, err := printValue(c, created)
+	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.App.Writer, "vm/%s created\n", vm.Name)
+	if !printed {
+		fmt.Fprintf(c.App.Writer, "vm/%s created\n", vm.Name)
+	}
 	if timeout := c.Duration("wait"); timeout > 0 {
 		return waitRunning(c, vms, vm.Name, timeout)
 	}

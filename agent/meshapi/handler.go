@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 )
@@ -67,6 +68,9 @@ func NewHandler(mesh Mesh, allowed func(*http.Request) bool) http.Handler {
 	mux.HandleFunc("DELETE /mesh/v1/hosts/{name}", reply(func(r *http.Request) (any, error) {
 		return nil, mesh.RemoveHost(r.Context(), r.PathValue("name"))
 	}))
+	mux.HandleFunc("/", reply(func(r *http.Request) (any, error) {
+		return nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, ErrNotFound)
+	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !allowed(r) {
 			writeError(w, http.StatusForbidden, errors.New("only administrators may use the mesh's administration API"))
@@ -79,8 +83,13 @@ func NewHandler(mesh Mesh, allowed func(*http.Request) bool) http.Handler {
 func decode(r *http.Request, into any) error {
 	decoder := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(into); err != nil {
+	if err := decoder.Decode(into); errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: the body is empty", ErrInvalid)
+	} else if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: something follows the JSON object", ErrInvalid)
 	}
 	return nil
 }

@@ -1,0 +1,307 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"virtmesh/agent/meshapi"
+)
+
+// run executes a command line as a user would type it.
+func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	t.Setenv("KUBECONFIG", "")
+	var out, err bytes.Buffer
+	code = Run(append([]string{"virtmesh"}, args...), strings.NewReader(""), &out, &err)
+	return code, out.String(), err.String()
+}
+
+// fakeMesh is a mesh of one moment.
+type fakeMesh struct {
+	status  meshapi.Status
+	tokens  []meshapi.Token
+	revoked []string
+	removed []string
+	ttl     time.Duration
+	csr     []byte
+}
+
+var _ meshapi.Mesh = (*fakeMesh)(nil)
+
+func (m *fakeMesh) Status(context.Context) (*meshapi.Status, error) { return &m.status, nil }
+
+func (m *fakeMesh) CreateToken(_ context.Context, ttl time.Duration) (*meshapi.Token, error) {
+	m.ttl = ttl
+	return &meshapi.Token{ID: "abc", Secret: "vm1.secret", Expires: time.Now().Add(ttl)}, nil
+}
+
+func (m *fakeMesh) ListTokens(context.Context) ([]meshapi.Token, error) { return m.tokens, nil }
+
+func (m *fakeMesh) RevokeToken(_ context.Context, id string) error {
+	if id == "gone" {
+		return fmt.Errorf("token %s: %w", id, meshapi.ErrNotFound)
+	}
+	m.revoked = append(m.revoked, id)
+	return nil
+}
+
+func (m *fakeMesh) IssueCredentials(_ context.Context, csr []byte) (*meshapi.Credentials, error) {
+	m.csr = csr
+	return &meshapi.Credentials{Server: "https://192.0.2.1:7443", CA: "the CA", Certificate: "the certificate"}, nil
+}
+
+func (m *fakeMesh) Leave(context.Context) error {
+	return fmt.Errorf("%w: 2 instances run on host1; stop them first", meshapi.ErrInvalid)
+}
+
+func (m *fakeMesh) RemoveHost(_ context.Context, name string) error {
+	m.removed = append(m.removed, name)
+	return nil
+}
+
+// serve makes a mesh reachable and returns the flags that reach it.
+func serve(t *testing.T, mesh meshapi.Mesh) []string {
+	t.Helper()
+	server := httptest.NewServer(meshapi.NewHandler(mesh, func(*http.Request) bool { return true }))
+	t.Cleanup(server.Close)
+	return []string{"--kubeconfig", writeKubeconfig(t, server.URL)}
+}
+
+func writeKubeconfig(t *testing.T, url string) string {
+	t.Helper()
+	config := clientcmdapi.NewConfig()
+	config.Clusters["m"] = &clientcmdapi.Cluster{Server: url}
+	config.AuthInfos["m"] = &clientcmdapi.AuthInfo{}
+	config.Contexts["m"] = &clientcmdapi.Context{Cluster: "m", AuthInfo: "m"}
+	config.CurrentContext = "m"
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*config, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func wellMesh() *fakeMesh {
+	return &fakeMesh{status: meshapi.Status{
+		Host: "host1", MeshID: "m1", Leader: "host1", Term: 3, Revision: 42,
+		Members: []meshapi.Member{
+			{Name: "host1", State: "alive", Role: "leader", MeshAddress: "192.0.2.1:7443", KVM: true},
+			{Name: "host2", State: "alive", Role: "voter", MeshAddress: "192.0.2.2:7443", Lag: -1},
+		},
+	}}
+}
+
+func TestStatus(t *testing.T) {
+	code, stdout, stderr := run(t, append(serve(t, wellMesh()), "status")...)
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit code %d, stderr %q", code, stderr)
+	}
+	for _, want := range []string{"m1, seen from host1", "2 of 2 alive, 2 voters", "host1 (term 3)", "Revision: 42", "emulation", "kvm", "?"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("output lacks %q:\n%s", want, stdout)
+		}
+	}
+}
+
+func TestStatusWithWarningsExits3(t *testing.T) {
+	mesh := wellMesh()
+	mesh.status.Leader = ""
+	mesh.status.Members[1].State = "dead"
+	mesh.status.Warnings = []string{"host2 is dead"}
+	connection := serve(t, mesh)
+
+	code, stdout, stderr := run(t, append(connection, "status")...)
+	if code != 3 || stderr != "" {
+		t.Errorf("exit code %d, stderr %q; want 3 and nothing", code, stderr)
+	}
+	for _, want := range []string{"Warning: host2 is dead", "1 of 2 alive", "no quorum"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("output lacks %q:\n%s", want, stdout)
+		}
+	}
+
+	code, stdout, _ = run(t, append(connection, "status", "-o", "json")...)
+	var status meshapi.Status
+	if err := json.Unmarshal([]byte(stdout), &status); err != nil || code != 3 {
+		t.Errorf("exit code %d, %v; want 3 and JSON, got %s", code, err, stdout)
+	}
+	if len(status.Warnings) != 1 || len(status.Members) != 2 {
+		t.Errorf("JSON lost something: %+v", status)
+	}
+}
+
+func TestTokens(t *testing.T) {
+	mesh := &fakeMesh{tokens: []meshapi.Token{
+		{ID: "t-valid", Expires: time.Now().Add(time.Hour)},
+		{ID: "t-expired", Expires: time.Now().Add(-time.Hour)},
+		{ID: "t-used", Expires: time.Now().Add(-time.Hour), UsedBy: "host2"},
+	}}
+	connection := serve(t, mesh)
+
+	code, stdout, stderr := run(t, append(connection, "token", "create", "--ttl", "30m")...)
+	if code != 0 || stdout != "vm1.secret\n" || mesh.ttl != 30*time.Minute {
+		t.Errorf("create: exit code %d, ttl %s, output %q %q", code, mesh.ttl, stdout, stderr)
+	}
+	code, _, stderr = run(t, append(connection, "token", "create", "--ttl", "0s")...)
+	if code != 1 || !strings.Contains(stderr, "ttl must be") || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("create without a lifetime: exit code %d, stderr %q", code, stderr)
+	}
+	_, stdout, _ = run(t, append(connection, "token", "ls")...)
+	for id, state := range map[string]string{"t-valid": "valid", "t-expired": "expired", "t-used": "used"} {
+		if line := lineWith(stdout, id); !strings.Contains(line, " "+state) {
+			t.Errorf("token %s is listed as %q, want %s", id, line, state)
+		}
+	}
+	code, stdout, _ = run(t, append(connection, "token", "revoke", "a", "b/c")...)
+	if code != 0 || strings.Join(mesh.revoked, " ") != "a b/c" || strings.Count(stdout, "revoked") != 2 {
+		t.Errorf("revoke: exit code %d, revoked %q, output %q", code, mesh.revoked, stdout)
+	}
+	code, _, stderr = run(t, append(connection, "token", "revoke", "gone")...)
+	if code != 1 || stderr != "virtmesh: token gone: not found\n" {
+		t.Errorf("revoke what is not there: exit code %d, stderr %q", code, stderr)
+	}
+}
+
+func lineWith(text, word string) string {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, word) {
+			return line
+		}
+	}
+	return ""
+}
+
+func TestKubeconfigCommand(t *testing.T) {
+	mesh := &fakeMesh{}
+	connection := serve(t, mesh)
+	for _, test := range []struct {
+		args         []string
+		name, server string
+	}{
+		{nil, "virtmesh", "https://192.0.2.1:7443"},
+		{[]string{"--name", "prod", "--server", "https://mesh.example"}, "prod", "https://mesh.example"},
+	} {
+		code, stdout, stderr := run(t, append(append(connection, "kubeconfig"), test.args...)...)
+		if code != 0 {
+			t.Fatalf("exit code %d: %s", code, stderr)
+		}
+		config, err := clientcmd.Load([]byte(stdout))
+		if err != nil {
+			t.Fatalf("the output is no kubeconfig: %v", err)
+		}
+		cluster, user := config.Clusters[test.name], config.AuthInfos[test.name]
+		if config.CurrentContext != test.name || cluster == nil || cluster.Server != test.server || string(cluster.CertificateAuthorityData) != "the CA" {
+			t.Errorf("got context %q, cluster %+v", config.CurrentContext, cluster)
+		}
+		if user == nil || string(user.ClientCertificateData) != "the certificate" || !strings.Contains(string(user.ClientKeyData), "PRIVATE KEY") {
+			t.Errorf("got user %+v", user)
+		}
+	}
+	if csr := string(mesh.csr); !strings.Contains(csr, "CERTIFICATE REQUEST") || strings.Contains(csr, "PRIVATE") {
+		t.Errorf("the mesh was sent %q", csr)
+	}
+}
+
+func TestNodeRemoveAndLeave(t *testing.T) {
+	mesh := wellMesh()
+	connection := serve(t, mesh)
+	if code, _, stderr := run(t, append(connection, "node", "remove", "host2")...); code != 0 || strings.Join(mesh.removed, " ") != "host2" {
+		t.Errorf("remove: exit code %d, removed %q, stderr %q", code, mesh.removed, stderr)
+	}
+	if code, _, stderr := run(t, append(connection, "agent", "leave")...); code != 1 || !strings.Contains(stderr, "stop them first") {
+		t.Errorf("leave: exit code %d, stderr %q", code, stderr)
+	}
+}
+
+func TestSocketIsUsedWithoutKubeconfig(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: meshapi.NewHandler(wellMesh(), func(*http.Request) bool { return true })}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	t.Cleanup(func() {
+		server.Close()
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	if code, stdout, stderr := run(t, "--socket", path, "status"); code != 0 || !strings.Contains(stdout, "seen from host1") {
+		t.Errorf("exit code %d, %q %q", code, stdout, stderr)
+	}
+	if code, _, stderr := run(t, "--socket", path, "--host", "host2", "status"); code != 1 || !strings.Contains(stderr, "--host needs a kubeconfig") {
+		t.Errorf("--host over the socket: exit code %d, stderr %q", code, stderr)
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	down := httptest.NewServer(http.NotFoundHandler())
+	unreachable := writeKubeconfig(t, down.URL)
+	down.Close()
+	for _, test := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"frob"}, 2, `no command "virtmesh frob"`},
+		{[]string{"vm", "frob"}, 2, `no command "virtmesh vm frob"`},
+		{[]string{"vm", "ls", "--nope"}, 1, "-nope"},
+		{[]string{"vm", "ls", "-o", "xml"}, 1, "is not json, yaml or wide"},
+		{[]string{"vm", "start"}, 1, "name at least one virtual machine"},
+		{[]string{"vm", "create"}, 1, "name the new virtual machine"},
+		{[]string{"vm", "create", "web"}, 1, "--image"},
+		{[]string{"vm", "create", "web", "--image", "i", "--memory", "much", "--dry-run"}, 1, `--memory "much"`},
+		{[]string{"agent", "join", "192.0.2.1"}, 1, "--token"},
+		{[]string{"agent", "recover"}, 1, "--yes"},
+		{[]string{"agent", "run", "--config", "/nonexistent/agent.yaml"}, 1, "belongs to no mesh"},
+		{[]string{"token", "revoke"}, 1, "virtmesh token ls"},
+		{[]string{"completion", "tcsh"}, 1, `not for "tcsh"`},
+		{[]string{"--kubeconfig", unreachable, "status"}, 1, "reach the agent"},
+		{[]string{"--kubeconfig", "/nonexistent/kubeconfig", "status"}, 1, "kubeconfig"},
+	} {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			code, stdout, stderr := run(t, test.args...)
+			if code != test.code || !strings.Contains(stderr, test.want) {
+				t.Errorf("exit code %d, stderr %q; want %d with %q", code, stderr, test.code, test.want)
+			}
+			if stdout != "" || strings.Count(stderr, "\n") != 1 {
+				t.Errorf("want one line on stderr and nothing on stdout, got %q and %q", stderr, stdout)
+			}
+		})
+	}
+}
+
+func TestRedirect(t *testing.T) {
+	server := httptest.NewTLSServer(meshapi.NewHandler(wellMesh(), func(*http.Request) bool { return true }))
+	defer server.Close()
+	for host, want := range map[string]string{
+		"192.0.2.9":      "https://192.0.2.9:7443",
+		"192.0.2.9:1":    "https://192.0.2.9:1",
+		"2001:db8::1":    "https://[2001:db8::1]:7443",
+		"example.org:99": "https://example.org:99",
+		"host2":          "https://192.0.2.2:7443",
+	} {
+		conn := tlsConnection(server)
+		if err := conn.redirect(t.Context(), host); err != nil || conn.rest.Host != want {
+			t.Errorf("redirect to %s: %s, %v; want %s", host, conn.rest.Host, err, want)
+		}
+	}
+	if err := tlsConnection(server).redirect(t.Context(), "host9"); err == nil || !strings.Contains(err.Error(), `no host "host9"`) {
+		t.Errorf("redirect to an unknown host: %v", err)
+	}
+}
