@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -67,33 +68,50 @@ func (c *console) text() string {
 	return c.seen.String()
 }
 
-// run types a command and returns what the guest printed for it. The marker is
-// computed by the guest, so the echo of the command does not contain it. A
-// guest that is still booting gets the command again.
+// prompt is what the tiny image's shell shows when it waits for a command.
+const prompt = "tiny# "
+
+// run types a command at the prompt and returns what the guest printed for it.
+// The mark behind the answer is put together by the guest's shell, so the echo
+// of the command does not contain it. What is typed while a guest boots is
+// lost, so the prompt is waited for, and asked for with Enter.
 func (c *console) run(t *testing.T, command string, timeout time.Duration) string {
 	t.Helper()
-	marker := fmt.Sprintf("%d", time.Now().UnixNano())
-	half := len(marker) / 2
-	line := fmt.Sprintf("%s; echo end-%s''%s\n", command, marker[:half], marker[half:])
-	typed := time.Time{}
-	var answer string
-	eventually(t, timeout, "an answer on the console", func(context.Context) error {
-		if text := c.text(); strings.Contains(text, "end-"+marker) {
-			before, _, _ := strings.Cut(text, "end-"+marker)
-			if _, after, ok := strings.Cut(before, marker[:half]+"''"+marker[half:]); ok {
-				answer = strings.TrimSpace(after)
-			}
+	start := len(c.text())
+	c.typeEvery(t, 2*time.Second, "\n", timeout, "a prompt", func(text string) bool {
+		return strings.HasSuffix(strings.TrimRight(text, "\x1b[6n"), prompt)
+	}, start)
+	mark := strconv.FormatInt(time.Now().UnixNano(), 10)
+	half := len(mark) / 2
+	echoed := mark[:half] + "''" + mark[half:]
+	start = len(c.text())
+	c.typeEvery(t, 20*time.Second, command+"; echo end-"+echoed+"\n", timeout, "an answer to "+command, func(text string) bool {
+		return strings.Contains(text, "end-"+mark)
+	}, start)
+	before, _, _ := strings.Cut(c.text()[start:], "end-"+mark)
+	if i := strings.LastIndex(before, echoed); i >= 0 {
+		before = before[i+len(echoed):]
+	}
+	return strings.TrimSpace(before)
+}
+
+// typeEvery types keys now and then until what the console shows after start
+// satisfies done.
+func (c *console) typeEvery(t *testing.T, interval time.Duration, keys string, timeout time.Duration, what string, done func(string) bool, start int) {
+	t.Helper()
+	var typed time.Time
+	eventually(t, timeout, what, func(context.Context) error {
+		if done(c.text()[start:]) {
 			return nil
 		}
-		if time.Since(typed) > 5*time.Second {
+		if time.Since(typed) > interval {
 			typed = time.Now()
-			if err := c.socket.WriteMessage(websocket.BinaryMessage, []byte(line)); err != nil {
+			if err := c.socket.WriteMessage(websocket.BinaryMessage, []byte(keys)); err != nil {
 				t.Fatalf("type on the console: %v", err)
 			}
 		}
-		return fmt.Errorf("console shows %q", tail(c.text(), 400))
+		return fmt.Errorf("the console ends with %q", tail(c.text(), 400))
 	})
-	return answer
 }
 
 func tail(text string, n int) string {

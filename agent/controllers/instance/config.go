@@ -14,9 +14,6 @@ import (
 	"virtmesh/agent/objects"
 )
 
-// Finalizer keeps an instance until its host has stopped it, as in KubeVirt.
-const Finalizer = "foregroundDeleteVirtualMachine"
-
 // defaultGracePeriod is how long a guest has to shut down when neither the
 // instance nor the request says (KubeVirt: terminationGracePeriodSeconds).
 const defaultGracePeriod = 30 * time.Second

@@ -200,7 +200,7 @@ func (e *Executor) finish(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 		dropConditions(ended, kubevirtv1.VirtualMachineInstanceAgentConnected, kubevirtv1.VirtualMachineInstancePaused)
 		ended.Status.Interfaces = nil
 	}
-	objects.RemoveFinalizer(ended, Finalizer)
+	objects.RemoveFinalizer(ended, kubevirtv1.VirtualMachineInstanceFinalizer)
 	var tx objects.Tx
 	tx.Update(vmi, ended)
 	if err := e.Claims.Release(ctx, &tx, vmi); err != nil {
