@@ -1,0 +1,47 @@
+package agent
+
+import (
+	"reflect"
+	"testing"
+
+	"virtmesh/agent/hypervisor"
+	"virtmesh/agent/placement"
+)
+
+func TestAllocatable(t *testing.T) {
+	const gib = int64(1) << 30
+	for _, test := range []struct {
+		name         string
+		reserved     int64
+		capabilities hypervisor.Capabilities
+		want         placement.Resources
+	}{
+		{"the host keeps its part", gib, hypervisor.Capabilities{CPUs: 8, MemoryBytes: 32 * gib},
+			placement.Resources{CPUMilli: 8000, MemoryBytes: 31 * gib, Hugepages: map[string]int64{}}},
+		{"more is kept than there is", 4 * gib, hypervisor.Capabilities{CPUs: 1, MemoryBytes: 2 * gib},
+			placement.Resources{CPUMilli: 1000, Hugepages: map[string]int64{}}},
+		{"huge pages are no ordinary memory", 0, hypervisor.Capabilities{CPUs: 2, MemoryBytes: 16 * gib, NUMANodes: []hypervisor.NUMANode{
+			{Hugepages: map[uint64]int64{4: 1 << 20, 2048: 512, 1 << 20: 2}},
+			{Hugepages: map[uint64]int64{2048: 512, 1 << 20: 0}},
+		}}, placement.Resources{CPUMilli: 2000, MemoryBytes: 12 * gib, Hugepages: map[string]int64{"2Mi": 1024, "1Gi": 2}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := allocatable(CapacityConfig{ReservedMemoryBytes: test.reserved}, test.capabilities)
+			if !reflect.DeepEqual(got, test.want) {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestDefaultPolicyIsValid(t *testing.T) {
+	if err := DefaultConfig().Capacity.policy().Validate(); err != nil {
+		t.Error(err)
+	}
+	config := DefaultConfig().Capacity
+	config.Policy, config.MemoryOvercommitPercent = "pack", 150
+	policy := config.policy()
+	if policy.Strategy != placement.Pack || policy.MemoryOvercommitPercent != 150 || policy.CPUAllocationRatio != 10 {
+		t.Errorf("got %+v", policy)
+	}
+}
