@@ -19,7 +19,7 @@ func TestCompletion(t *testing.T) {
 		{"types", "get", "vmi", "host1"},
 		{"flags", "vm create --", "--image", "host1"},
 		{"flags that match", "vm create --mem", "--memory", "--image"},
-		{"names after a bool flag's value", "node show -o json", "host1", "--output"},
+		{"names after a flag's value", "node show -o json", "host1", "--output"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			args := append(append(connection, strings.Fields(test.typed)...), completionFlag)
