@@ -72,8 +72,8 @@ func (c *console) text() string {
 const prompt = "tiny# "
 
 // run types a command at the prompt and returns what the guest printed for it.
-// The mark behind the answer is put together by the guest's shell, so the echo
-// of the command does not contain it. What is typed while a guest boots is
+// The marks around the answer are put together by the guest's shell, so the
+// echo of the command does not contain them. What is typed while a guest boots is
 // lost, so the prompt is waited for, and asked for with Enter.
 func (c *console) run(t *testing.T, command string, timeout time.Duration) string {
 	t.Helper()
@@ -85,14 +85,13 @@ func (c *console) run(t *testing.T, command string, timeout time.Duration) strin
 	half := len(mark) / 2
 	echoed := mark[:half] + "''" + mark[half:]
 	start = len(c.text())
-	c.typeEvery(t, 20*time.Second, command+"; echo end-"+echoed+"\n", timeout, "an answer to "+command, func(text string) bool {
+	line := fmt.Sprintf("echo begin-%s; %s; echo end-%s\n", echoed, command, echoed)
+	c.typeEvery(t, 20*time.Second, line, timeout, "an answer to "+command, func(text string) bool {
 		return strings.Contains(text, "end-"+mark)
 	}, start)
-	before, _, _ := strings.Cut(c.text()[start:], "end-"+mark)
-	if i := strings.LastIndex(before, echoed); i >= 0 {
-		before = before[i+len(echoed):]
-	}
-	return strings.TrimSpace(before)
+	_, after, _ := strings.Cut(c.text()[start:], "begin-"+mark)
+	answer, _, _ := strings.Cut(after, "end-"+mark)
+	return strings.TrimSpace(answer)
 }
 
 // typeEvery types keys now and then until what the console shows after start

@@ -196,3 +196,31 @@ func TestCutHostComesBack(t *testing.T) {
 		t.Errorf("host3 does not see what happened meanwhile: %v", err)
 	}
 }
+
+// A fourth host joins while the mesh works, and leaves it again by itself.
+func TestHostJoinsAndLeaves(t *testing.T) {
+	waitWhole(t)
+	guest := "host4"
+	mustLab(t, "up", "--hosts", "4")
+	a := connect(t, guest)
+	if _, err := a.CoreV1().Nodes().Get(t.Context(), guest, metav1.GetOptions{}); err != nil {
+		t.Errorf("the new host does not know itself: %v", err)
+	}
+	inside(t, guest, binary, "agent", "leave")
+	eventually(t, time.Minute, guest+" to be forgotten", func(ctx context.Context) error {
+		status, err := meshStatus(t, ctx, "host1")
+		if err != nil {
+			return err
+		}
+		if len(status.Members) != hosts {
+			return fmt.Errorf("members %+v", status.Members)
+		}
+		_, err = connect(t, "host1").CoreV1().Nodes().Get(ctx, guest, metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("its Node is still there: %v", err)
+		}
+		return nil
+	})
+	mustLab(t, "kill", guest)
+	waitWhole(t)
+}
