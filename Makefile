@@ -38,7 +38,7 @@ bench: packages build ## the benchmarks: a line a figure, also to bench.json
 
 build: go ## build bin/virtmesh
 	@mkdir -p bin
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) ./cli/virtmesh
+	@$(GO) build -ldflags '$(LDFLAGS)' -o $(BINARY) ./cli/virtmesh
 
 lint: go ## go vet, staticcheck and gofmt
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' | grep -v zz_generated))" || { gofmt -l $$(git ls-files '*.go'); echo "not gofmt-clean"; exit 1; }
