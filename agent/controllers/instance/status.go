@@ -115,7 +115,9 @@ func (e *Executor) addGuestInfo(ctx context.Context, vmi *kubevirtv1.VirtualMach
 		if !errors.Is(err, hypervisor.ErrNoAgent) {
 			e.Logger.Debug("the guest agent did not answer", "instance", objects.KeyOf(vmi).String(), "err", err)
 		}
-		return
+		if record.asked.IsZero() {
+			return
+		}
 	}
 	os := record.info.OS
 	vmi.Status.GuestOSInfo = kubevirtv1.VirtualMachineInstanceGuestOSInfo{
