@@ -40,9 +40,7 @@ func TestDeathIsKnownEverywhereInTime(t *testing.T) {
 		{members: 300, loss: 0.05, kills: 3, within: 6 * time.Second},
 	} {
 		t.Run(fmt.Sprintf("members=%d/loss=%v", tc.members, tc.loss), func(t *testing.T) {
-			if testing.Short() && tc.members > 100 {
-				t.Skip("takes 10 s of CPU")
-			}
+			skipLarge(t, tc.members)
 			synctest.Test(t, func(t *testing.T) {
 				m := startMesh(t, tc.members)
 				m.Network.SetLoss(tc.loss)
@@ -80,6 +78,7 @@ func TestNoFalseDeaths(t *testing.T) {
 		{name: "half starved and loss", members: 20, loss: 0.05, starved: 10, asleep: 700 * time.Millisecond, awake: 100 * time.Millisecond},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			skipLarge(t, tc.members)
 			synctest.Test(t, func(t *testing.T) {
 				m := startMesh(t, tc.members)
 				m.WatchFalseDeaths(func(by, of string) { t.Errorf("%s declared %s dead", by, of) })
@@ -96,6 +95,13 @@ func TestNoFalseDeaths(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func skipLarge(t *testing.T, members int) {
+	t.Helper()
+	if (testing.Short() && members > 100) || (smallMeshes && members > 50) {
+		t.Skip("takes long")
 	}
 }
 

@@ -1,0 +1,21 @@
+//go:build race
+
+package gossip_test
+
+import (
+	"os"
+	"runtime"
+	"testing"
+)
+
+// smallMeshes is set where large meshes take minutes.
+const smallMeshes = true
+
+// TestMain runs everything on one CPU when the race detector watches: two
+// threads that fire timers of one synctest bubble at the same time crash it
+// (golang/go#78156). It finds races by what happens before what, so it misses
+// little for having one CPU.
+func TestMain(m *testing.M) {
+	runtime.GOMAXPROCS(1)
+	os.Exit(m.Run())
+}
