@@ -69,7 +69,9 @@ func doctor(c *cli.Context) error {
 func printFindings(c *cli.Context, findings []finding) error {
 	rows := make([][]string, 0, len(findings))
 	for _, f := range findings {
-		rows = append(rows, []string{f.Check, f.Result, f.Detail})
+		// A program's complaint may have many lines; the table shows the first.
+		detail, _, _ := strings.Cut(f.Detail, "\n")
+		rows = append(rows, []string{f.Check, f.Result, detail})
 	}
 	if err := printColumns(c.App.Writer, []string{"CHECK", "RESULT", "DETAIL"}, rows); err != nil {
 		return err
