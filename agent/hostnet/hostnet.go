@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -103,7 +104,7 @@ func (n *Network) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-n.changed:
-			if _, err := n.set(ctx); err != nil && ctx.Err() == nil {
+			if _, _, err := n.set(ctx); err != nil && ctx.Err() == nil {
 				n.Logger.Error("the host's network is not as wanted", "err", err)
 			}
 		}
@@ -138,14 +139,17 @@ func (n *Network) dropOldLeases() {
 	}
 }
 
-func (n *Network) set(ctx context.Context) (netplug.Result, error) {
+// set makes the network as it is wanted now. refused are the taps that cannot
+// be part of it, by name.
+func (n *Network) set(ctx context.Context) (result netplug.Result, refused map[string]error, err error) {
 	n.setting.Lock()
 	defer n.setting.Unlock()
-	result, err := n.Plug.Set(ctx, n.want())
+	b := n.build()
+	result, err = n.Plug.Set(ctx, b.want)
 	if err != nil {
-		return result, fmt.Errorf("set the host's network: %w", err)
+		return result, b.refused, fmt.Errorf("set the host's network: %w", err)
 	}
-	return result, nil
+	return result, b.refused, nil
 }
 
 // Connect implements the executor's Network.
@@ -163,11 +167,11 @@ func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 		}
 	}
 	// A Set that fails for another instance's sake does not concern this one.
-	result, err := n.set(ctx)
+	result, refused, err := n.set(ctx)
 	nics := map[string]domainxml.NIC{}
 	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
 		tap := netplug.TapName(vmi.Namespace, vmi.Name, nic.Name)
-		if tapErr := result.Tap(tap); tapErr != nil {
+		if tapErr := cmp.Or(refused[tap], result.Tap(tap)); tapErr != nil {
 			return nil, fmt.Errorf("interface %s: %w", nic.Name, tapErr)
 		}
 		nics[nic.Name] = domainxml.NIC{TapDevice: tap, MAC: macOf(vmi, nic).String()}

@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,11 +15,23 @@ import (
 )
 
 // want is the whole network that the instances of this host need now.
-func (n *Network) want() netplug.Want {
-	b := builder{network: n, addresses: n.addresses(), bridges: map[string]netplug.Bridge{}}
+func (n *Network) want() netplug.Want { return n.build().want }
+
+// build makes the wanted network, and tells which taps cannot be part of it.
+func (n *Network) build() *builder {
+	b := &builder{
+		network: n, addresses: n.addresses(), bridges: map[string]netplug.Bridge{},
+		cards: map[string]string{}, refused: map[string]error{},
+	}
 	b.want.DNS = netplug.DNS{Domain: n.Domain, Records: map[string][]netip.Addr{}}
 	b.want.Bridges = []netplug.Bridge{n.podBridge()}
-	for _, vmi := range n.Instances.List("") {
+	// Guests that run come first: who wants the address of one of them must not
+	// get it.
+	instances := n.Instances.List("")
+	slices.SortStableFunc(instances, func(x, y *kubevirtv1.VirtualMachineInstance) int {
+		return cmp.Compare(starting(x), starting(y))
+	})
+	for _, vmi := range instances {
 		if n.here(vmi) && !vmi.IsFinal() {
 			b.add(vmi)
 		}
@@ -29,7 +42,15 @@ func (n *Network) want() netplug.Want {
 	if n.Protected != nil {
 		b.want.Protected = n.Protected()
 	}
-	return b.want
+	return b
+}
+
+// starting is 0 for an instance whose guest runs, and 1 for one without.
+func starting(vmi *kubevirtv1.VirtualMachineInstance) int {
+	if vmi.Status.Phase == kubevirtv1.Running {
+		return 0
+	}
+	return 1
 }
 
 func (n *Network) podBridge() netplug.Bridge {
@@ -44,7 +65,27 @@ type builder struct {
 	network   *Network
 	addresses map[string]netip.Addr
 	bridges   map[string]netplug.Bridge
-	want      netplug.Want
+	// cards are the taps by bridge and MAC, refused the reasons of those left
+	// out, by name: one that is not valid would cost all others their network.
+	cards   map[string]string
+	refused map[string]error
+	want    netplug.Want
+}
+
+// addTap wants a tap, and tells whether it can be had.
+func (b *builder) addTap(tap netplug.Tap) bool {
+	if err := tap.Validate(); err != nil {
+		b.refused[tap.Name] = err
+		return false
+	}
+	card := tap.Bridge + " " + tap.MAC.String()
+	if holder, taken := b.cards[card]; taken {
+		b.refused[tap.Name] = fmt.Errorf("MAC address %s is already that of %s on this network", tap.MAC, holder)
+		return false
+	}
+	b.cards[card] = tap.Key()
+	b.want.Taps = append(b.want.Taps, tap)
+	return true
 }
 
 func (b *builder) add(vmi *kubevirtv1.VirtualMachineInstance) {
@@ -72,7 +113,9 @@ func (b *builder) addPodTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.
 		return
 	}
 	tap.Bridge, tap.Address, tap.IPSpoofCheck, tap.Hostname = PodBridge, address, true, hostname(vmi)
-	b.want.Taps = append(b.want.Taps, tap)
+	if !b.addTap(tap) {
+		return
+	}
 	record := vmi.Name + "." + vmi.Namespace
 	b.want.DNS.Records[record] = append(b.want.DNS.Records[record], address)
 }
@@ -83,15 +126,17 @@ func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, network
 		// Connect tells the user; the other instances get their network.
 		return
 	}
+	tap.Bridge, tap.VLAN, tap.MTU, tap.MACSpoofCheck = attachment.Bridge, attachment.VLAN, attachment.MTU, attachment.MACSpoofCheck
+	tap.PreserveDefaultVLAN = attachment.PreserveDefaultVLAN
+	if !b.addTap(tap) {
+		return
+	}
 	bridge, ok := b.bridges[attachment.Bridge]
 	if !ok {
 		bridge = b.network.hostBridge(attachment.Bridge)
 	}
 	bridge.VLANFiltering = bridge.VLANFiltering || attachment.VLAN != 0
 	b.bridges[attachment.Bridge] = bridge
-	tap.Bridge, tap.VLAN, tap.MTU, tap.MACSpoofCheck = attachment.Bridge, attachment.VLAN, attachment.MTU, attachment.MACSpoofCheck
-	tap.PreserveDefaultVLAN = attachment.PreserveDefaultVLAN
-	b.want.Taps = append(b.want.Taps, tap)
 }
 
 // hostBridge is the bridge of a secondary network: with the uplink that the
@@ -121,6 +166,9 @@ func (n *Network) attachment(vmi *kubevirtv1.VirtualMachineInstance, network kub
 	attachment, err := nad.Parse(definition.Spec.Config)
 	if err != nil {
 		return nad.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", key, err)
+	}
+	if attachment.Bridge == PodBridge {
+		return nad.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: bridge %s is that of the pod network", key, PodBridge)
 	}
 	return attachment, nil
 }
