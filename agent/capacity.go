@@ -52,7 +52,7 @@ func pageSizeName(kib uint64) string {
 func (c CapacityConfig) policy() placement.Policy {
 	policy := placement.DefaultPolicy()
 	policy.Strategy = placement.Strategy(c.Policy)
-	policy.CPUAllocationRatio = int64(c.CPUAllocationRatio)
+	policy.CPUAllocationRatio = c.CPUAllocationRatio
 	policy.MemoryOvercommitPercent = c.MemoryOvercommitPercent
 	return policy
 }

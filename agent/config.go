@@ -78,7 +78,7 @@ type HypervisorConfig struct {
 // CapacityConfig says how much of the host its guests may use.
 type CapacityConfig struct {
 	// CPUAllocationRatio is how many virtual CPUs one CPU may carry.
-	CPUAllocationRatio float64 `json:"cpuAllocationRatio"`
+	CPUAllocationRatio int64 `json:"cpuAllocationRatio"`
 	// MemoryOvercommitPercent is guest memory over physical memory; 100
 	// means none is overcommitted.
 	MemoryOvercommitPercent int64 `json:"memoryOvercommitPercent"`
@@ -174,8 +174,15 @@ func LoadConfig(path string) (Config, error) {
 		return Config{}, fmt.Errorf("read configuration: %w", err)
 	}
 	config := DefaultConfig()
+	// A list in the file replaces the default one; decoding into the default
+	// would lend its fields to what the file leaves out.
+	pools := config.Pools
+	config.Pools = nil
 	if err := yaml.UnmarshalStrict(data, &config); err != nil {
 		return Config{}, fmt.Errorf("read configuration %s: %w", path, err)
+	}
+	if config.Pools == nil {
+		config.Pools = pools
 	}
 	if err := config.Validate(); err != nil {
 		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
@@ -225,7 +232,7 @@ func (c Config) Validate() error {
 
 func (c CapacityConfig) validate() error {
 	if c.CPUAllocationRatio < 1 || c.CPUAllocationRatio > 100 {
-		return fmt.Errorf("capacity.cpuAllocationRatio: %v is not between 1 and 100", c.CPUAllocationRatio)
+		return fmt.Errorf("capacity.cpuAllocationRatio: %d is not between 1 and 100", c.CPUAllocationRatio)
 	}
 	if c.MemoryOvercommitPercent < 10 || c.MemoryOvercommitPercent > 1000 {
 		return fmt.Errorf("capacity.memoryOvercommitPercent: %d is not between 10 and 1000", c.MemoryOvercommitPercent)

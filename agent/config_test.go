@@ -48,7 +48,7 @@ func TestConfigValidate(t *testing.T) {
 		{"IPv6 pod network", func(c *Config) { c.Network.PodCIDR = "fd00::/16" }, "network.podCIDR"},
 		{"pod network for two hosts", func(c *Config) { c.Network.PodCIDR = "10.0.0.0/23" }, "network.podCIDR"},
 		{"pod network for four hosts", func(c *Config) { c.Network.PodCIDR = "10.0.0.0/22" }, ""},
-		{"CPU ratio below one", func(c *Config) { c.Capacity.CPUAllocationRatio = 0.5 }, "capacity.cpuAllocationRatio"},
+		{"CPU ratio below one", func(c *Config) { c.Capacity.CPUAllocationRatio = 0 }, "capacity.cpuAllocationRatio"},
 		{"CPU ratio above a hundred", func(c *Config) { c.Capacity.CPUAllocationRatio = 101 }, "capacity.cpuAllocationRatio"},
 		{"too little memory overcommitment", func(c *Config) { c.Capacity.MemoryOvercommitPercent = 9 }, "capacity.memoryOvercommitPercent"},
 		{"too much memory overcommitment", func(c *Config) { c.Capacity.MemoryOvercommitPercent = 1001 }, "capacity.memoryOvercommitPercent"},

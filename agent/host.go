@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/controller"
@@ -310,25 +311,54 @@ func (h *host) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// withdraw takes back what this host has published, before it leaves.
-func (h *host) withdraw(ctx context.Context) error {
+// withdraw takes back what a host has published, when it leaves or is gone.
+func (h *host) withdraw(ctx context.Context, name string) error {
 	var tx objects.Tx
-	capacity, err := claims.GetCapacity(ctx, h.store, h.config.Name, raftstore.ReadOptions{})
+	capacity, err := claims.GetCapacity(ctx, h.store, name, raftstore.ReadOptions{})
 	if err != nil {
 		return err
 	}
 	if capacity.Revision != 0 {
 		claims.Withdraw(&tx, capacity)
 	}
-	if node, ok := h.nodes.Get(nodeKey(h.config.Name)); ok {
+	if node, ok := h.nodes.Get(nodeKey(name)); ok {
 		tx.Delete(node, objects.DeleteOptions{})
 	}
 	if !tx.Empty() {
 		if _, err := tx.Commit(ctx, h.store); err != nil {
-			return fmt.Errorf("withdraw this host: %w", err)
+			return fmt.Errorf("withdraw host %s: %w", name, err)
 		}
 	}
-	return releaseSubnet(ctx, h.raft, h.config.Name)
+	return releaseSubnet(ctx, h.raft, name)
+}
+
+// buryHost does for a host that is gone for good what it cannot do any more:
+// its instances have failed, and what they held is free. It is an
+// administrator's word that the host runs nothing.
+func (h *host) buryHost(ctx context.Context, name string) error {
+	gone := hostClaims{h.store, name, h.provisioner}
+	for _, claim := range h.claims.OnHost(name) {
+		vmi, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, h.store, claim.Key(), raftstore.ReadOptions{})
+		if apierrors.IsNotFound(err) || err == nil && vmi.UID != claim.UID {
+			continue // its own host's claim only; the sweeper of stale claims sees to it
+		}
+		if err != nil {
+			return err
+		}
+		failed := vmi.DeepCopy()
+		failed.Status.Phase = kubevirtv1.Failed
+		objects.RemoveFinalizer(failed, kubevirtv1.VirtualMachineInstanceFinalizer)
+		var tx objects.Tx
+		tx.Update(vmi, failed)
+		if err := gone.Release(ctx, &tx, vmi); err != nil {
+			return err
+		}
+		if _, err := tx.Commit(ctx, h.store); err != nil {
+			return fmt.Errorf("end instance %s of host %s: %w", claim.Key(), name, err)
+		}
+		h.recorder.Event(vmi, corev1.EventTypeWarning, "HostRemoved", "host "+name+" was removed from the mesh for good")
+	}
+	return h.withdraw(ctx, name)
 }
 
 func nodeKey(name string) objects.Key { return objects.Key{Name: name} }

@@ -178,7 +178,7 @@ func (a *Agent) Leave(ctx context.Context) error {
 	if n := a.host.instances(); n > 0 {
 		return fmt.Errorf("%w: %d instances run on %s; stop them first", meshapi.ErrInvalid, n, a.config.Name)
 	}
-	if err := a.host.withdraw(ctx); err != nil {
+	if err := a.host.withdraw(ctx, a.config.Name); err != nil {
 		return err
 	}
 	if err := identity.NewHosts(a.store).Remove(ctx, a.config.Name); err != nil && !errors.Is(err, identity.ErrNoHost) {
@@ -207,7 +207,7 @@ func (a *Agent) RemoveHost(ctx context.Context, name string) error {
 	if err := a.store.RemoveReplica(ctx, name); err != nil {
 		return fmt.Errorf("remove the replica of %s: %w", name, err)
 	}
-	return nil
+	return a.host.buryHost(ctx, name)
 }
 
 // forget removes what made this machine a host. Images and volumes stay.

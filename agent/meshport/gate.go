@@ -35,9 +35,6 @@ func (g *gate) enter(ctx context.Context) bool {
 
 func (g *gate) leave() { <-g.slots }
 
-// running returns how many slots are taken.
-func (g *gate) running() int { return len(g.slots) }
-
 // enterSource reports whether the source may run one more handshake.
 func (g *gate) enterSource(source string) bool {
 	g.mu.Lock()

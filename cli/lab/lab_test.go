@@ -29,7 +29,7 @@ func TestRepository(t *testing.T) {
 }
 
 func TestLabID(t *testing.T) {
-	if labID("/a") != labID("/a") || labID("/a") == labID("/b") {
+	if again := labID("/a"); labID("/a") != again || again == labID("/b") {
 		t.Error("a lab's ID must follow from its directory and differ between directories")
 	}
 	l := &Lab{state: state{ID: labID("/a")}}

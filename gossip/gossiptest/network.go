@@ -238,7 +238,7 @@ func (h *Host) DialTimeout(addr string, timeout time.Duration) (net.Conn, error)
 	giveUp := time.NewTimer(timeout)
 	defer giveUp.Stop()
 	to := h.net.reach(h, addr)
-	if h.net.lost() || h.net.lost() { // SYN or its answer
+	if asked, answered := !h.net.lost(), !h.net.lost(); !asked || !answered { // SYN, or its answer
 		select {
 		case <-time.After(time.Second):
 		case <-giveUp.C:

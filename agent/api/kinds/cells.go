@@ -34,7 +34,7 @@ func orNone(s string) any {
 type runtimeObject = runtime.Object
 
 // sinceMicro is sinceHuman for times with microseconds.
-func sinceMicro(t metav1.MicroTime) string { return sinceHuman(metav1.Time{Time: t.Time}) }
+func sinceMicro(t metav1.MicroTime) string { return sinceHuman(metav1.Time(t)) }
 
 func equal(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
 
