@@ -91,7 +91,7 @@ func TestConfigSaveAndLoad(t *testing.T) {
 	want := goodConfig()
 	want.Zone = "rack1"
 	want.Labels = map[string]string{"disk": "ssd"}
-	want.Capacity.CPUAllocationRatio = 2.5
+	want.Capacity.CPUAllocationRatio = 25
 	want.CertificateLifetime = Duration(90 * time.Minute)
 	want.Pools = append(want.Pools, PoolConfig{Name: "nfs", Path: "/mnt/nfs", Shared: true})
 	want.Network.Bridges = []BridgeConfig{{Name: "lan", Uplink: "eth1"}}
