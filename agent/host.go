@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -72,6 +73,12 @@ type host struct {
 	executor    *instance.Executor
 	router      *hostrpc.Router
 
+	// retiring is closed when the host leaves its mesh: it then publishes
+	// nothing any more, before the agent stops, so that what is withdrawn does
+	// not come back. published is closed when that is so.
+	retiring, published chan struct{}
+	retireOnce          sync.Once
+
 	// loops run until the agent stops.
 	loops []loop
 }
@@ -88,6 +95,7 @@ func (a *Agent) startHost(ctx context.Context) error {
 		gossip: a.gossip, raft: a.store, store: objects.FromRaft(a.store),
 	}
 	a.host = h
+	h.retiring, h.published = make(chan struct{}), make(chan struct{})
 	if err := h.openObjects(); err != nil {
 		return err
 	}
@@ -309,6 +317,18 @@ func (h *host) run(ctx context.Context) error {
 		})
 	}
 	return group.Wait()
+}
+
+// retire makes this host publish nothing any more and withdraws what it had
+// published.
+func (h *host) retire(ctx context.Context) error {
+	h.retireOnce.Do(func() { close(h.retiring) })
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-h.published:
+		return h.withdraw(ctx, h.config.Name)
+	}
 }
 
 // withdraw takes back what a host has published, when it leaves or is gone.

@@ -178,7 +178,7 @@ func (a *Agent) Leave(ctx context.Context) error {
 	if n := a.host.instances(); n > 0 {
 		return fmt.Errorf("%w: %d instances run on %s; stop them first", meshapi.ErrInvalid, n, a.config.Name)
 	}
-	if err := a.host.withdraw(ctx, a.config.Name); err != nil {
+	if err := a.host.retire(ctx); err != nil {
 		return err
 	}
 	if err := identity.NewHosts(a.store).Remove(ctx, a.config.Name); err != nil && !errors.Is(err, identity.ErrNoHost) {

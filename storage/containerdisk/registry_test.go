@@ -110,7 +110,7 @@ func TestRegistryFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newRegistry(t)
-			cache := newCache(t, func(c *Config) { c.StallTimeout = 300 * time.Millisecond })
+			cache := newCache(t, func(c *Config) { c.StallTimeout = 3 * time.Second })
 			ref := diskRef(t, f, 1, 3<<20)
 			f.intercept(c.hook)
 			_, _, err := cache.Pull(context.Background(), ref, PullOptions{})
