@@ -214,7 +214,7 @@ func (e *Executor) finish(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 		if phase == kubevirtv1.Failed {
 			kind = "Warning"
 		}
-		e.Events.Event(vmi, kind, "Stopped", message)
+		e.Events.AddTo(&tx, vmi, kind, "Stopped", message)
 	}
 	if _, err := tx.Commit(ctx, e.Store); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("report the end of %s: %w", objects.KeyOf(vmi), err)

@@ -26,9 +26,9 @@ func (e *Executor) start(ctx context.Context, vmi *kubevirtv1.VirtualMachineInst
 	if err != nil {
 		return controller.Result{}, fmt.Errorf("read the claim of %s: %w", objects.KeyOf(vmi), err)
 	}
-	domain, err := e.startDomain(ctx, vmi, epoch)
+	domain, warnings, err := e.startDomain(ctx, vmi, epoch)
 	if err == nil {
-		return e.report(ctx, vmi, domain)
+		return e.report(ctx, vmi, domain, warnings...)
 	}
 	if ctx.Err() != nil {
 		return controller.Result{}, err
@@ -63,41 +63,38 @@ func classify(err error) (reason string, final bool) {
 	return reasonFailedCreate, false
 }
 
-func (e *Executor) startDomain(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, epoch uint64) (hypervisor.Domain, error) {
+// startDomain also returns what this host can only approximate.
+func (e *Executor) startDomain(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, epoch uint64) (hypervisor.Domain, []string, error) {
 	disks, release, err := e.Volumes.Prepare(ctx, vmi)
 	if err != nil {
-		return hypervisor.Domain{}, err
+		return hypervisor.Domain{}, nil, err
 	}
 	defer release()
 	nics, err := e.Network.Connect(ctx, vmi)
 	if err != nil {
-		return hypervisor.Domain{}, fmt.Errorf("connect networks: %w", err)
+		return hypervisor.Domain{}, nil, fmt.Errorf("connect networks: %w", err)
 	}
 	serialLog, err := e.serialLog(vmi)
 	if err != nil {
-		return hypervisor.Domain{}, err
+		return hypervisor.Domain{}, nil, err
 	}
 	definition, warnings, err := domainxml.Convert(domainxml.Input{
 		VMI: vmi, Host: e.Host, Epoch: epoch, Disks: disks, NICs: nics, Machine: e.Machine,
 		Paths: domainxml.Paths{SerialLog: serialLog},
 	})
 	if err != nil {
-		return hypervisor.Domain{}, err
-	}
-	for _, warning := range warnings {
-		e.Events.Event(vmi, "Normal", "Approximated", warning)
+		return hypervisor.Domain{}, nil, err
 	}
 	xml, err := definition.Marshal()
 	if err != nil {
-		return hypervisor.Domain{}, fmt.Errorf("encode the domain: %w", err)
+		return hypervisor.Domain{}, nil, fmt.Errorf("encode the domain: %w", err)
 	}
 	paused := vmi.Spec.StartStrategy != nil && *vmi.Spec.StartStrategy == kubevirtv1.StartStrategyPaused
 	domain, err := e.Hypervisor.Start(ctx, xml, hypervisor.StartOptions{Paused: paused})
 	if err != nil {
-		return hypervisor.Domain{}, fmt.Errorf("start the guest: %w", err)
+		return hypervisor.Domain{}, nil, fmt.Errorf("start the guest: %w", err)
 	}
-	e.Events.Event(vmi, "Normal", "Started", "VirtualMachineInstance started.")
-	return domain, nil
+	return domain, warnings, nil
 }
 
 // serialLog returns the file that keeps what the guest prints on its console.

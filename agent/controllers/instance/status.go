@@ -19,8 +19,9 @@ import (
 )
 
 // report publishes the status of an instance whose guest exists. Nothing is
-// written when nothing changed.
-func (e *Executor) report(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, domain hypervisor.Domain) (controller.Result, error) {
+// written when nothing changed. The events of a start go with it, so that they
+// cost no write of their own; warnings are among them.
+func (e *Executor) report(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, domain hypervisor.Domain, warnings ...string) (controller.Result, error) {
 	updated := vmi.DeepCopy()
 	setPhase(updated, kubevirtv1.Running)
 	e.describeMachine(updated)
@@ -46,6 +47,12 @@ func (e *Executor) report(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	tx.UpdateStatus(vmi, updated)
 	if tx.Empty() {
 		return result, nil
+	}
+	for _, warning := range warnings {
+		e.Events.AddTo(&tx, vmi, corev1.EventTypeNormal, "Approximated", warning)
+	}
+	if vmi.Status.Phase != kubevirtv1.Running {
+		e.Events.AddTo(&tx, vmi, corev1.EventTypeNormal, "Started", "VirtualMachineInstance started.")
 	}
 	if _, err := tx.Commit(ctx, e.Store); err != nil {
 		return result, fmt.Errorf("report %s: %w", objects.KeyOf(vmi), err)
