@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	kubevirtv1 "kubevirt.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"virtmesh/agent/meshapi"
@@ -222,5 +223,43 @@ func TestHostJoinsAndLeaves(t *testing.T) {
 		return nil
 	})
 	mustLab(t, "kill", guest)
+	waitWhole(t)
+}
+
+// When the operator says that a dead host will not come back, its machines
+// start elsewhere.
+func TestRemovedHostsMachinesStartElsewhere(t *testing.T) {
+	const lost = "host4"
+	ns := namespace(t, "host1")
+	mustLab(t, "up", "--hosts", "4")
+	command := func(args ...string) {
+		t.Helper()
+		if _, err := virtmesh(t, "host1", "", args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	command("node", "cordon", "host1", "host2", "host3")
+	a := connect(t, "host1")
+	apply(t, "host1", machine(ns, "survivor"))
+	vmi := waitRunning(t, a, ns, "survivor", 2*time.Minute)
+	command("node", "uncordon", "host1", "host2", "host3")
+	if vmi.Status.NodeName != lost {
+		t.Fatalf("the machine runs on %s although all hosts but %s are cordoned", vmi.Status.NodeName, lost)
+	}
+	mustLab(t, "kill", lost)
+	eventually(t, time.Minute, lost+" to be removed", func(context.Context) error {
+		_, err := virtmesh(t, "host1", "", "node", "remove", lost)
+		return err
+	})
+	eventually(t, 2*time.Minute, "the machine to run elsewhere", func(ctx context.Context) error {
+		now, err := a.instance(ctx, ns, "survivor")
+		if err != nil {
+			return err
+		}
+		if now.UID == vmi.UID || now.Status.Phase != kubevirtv1.Running {
+			return fmt.Errorf("uid %s, phase %s on %s", now.UID, now.Status.Phase, now.Status.NodeName)
+		}
+		return nil
+	})
 	waitWhole(t)
 }
