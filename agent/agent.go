@@ -67,8 +67,8 @@ type Agent struct {
 
 // New starts an agent: everything that can answer "no" at once does so here.
 // ctx bounds the start. On an error nothing is left running.
-func New(ctx context.Context, config Config, options Options) (a *Agent, err error) {
-	a = &Agent{
+func New(ctx context.Context, config Config, options Options) (_ *Agent, err error) {
+	a := &Agent{
 		config: config, configPath: options.ConfigPath, version: options.Version, log: options.Logger,
 		metrics: prometheus.NewRegistry(), left: make(chan struct{}),
 	}

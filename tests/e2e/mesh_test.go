@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -219,6 +221,13 @@ func TestHostJoinsAndLeaves(t *testing.T) {
 		_, err = connect(t, "host1").CoreV1().Nodes().Get(ctx, guest, metav1.GetOptions{})
 		if !apierrors.IsNotFound(err) {
 			return fmt.Errorf("its Node is still there: %v", err)
+		}
+		return nil
+	})
+	eventually(t, time.Minute, guest+" to have left", func(context.Context) error {
+		_, err := os.Stat(filepath.Join(labDir, "hosts", guest, "etc", "agent.yaml"))
+		if !os.IsNotExist(err) {
+			return fmt.Errorf("its configuration is still there: %v", err)
 		}
 		return nil
 	})
