@@ -52,7 +52,8 @@ func (a *Agent) Status(ctx context.Context) (*meshapi.Status, error) {
 func addMember(members map[string]*meshapi.Member, member gossip.Member) {
 	m := members[member.Name]
 	if m == nil {
-		if member.State == gossip.Left {
+		if !member.State.Live() {
+			// It left or was removed; gossip remembers it for a while.
 			return
 		}
 		m = &meshapi.Member{Name: member.Name, Role: "none", Lag: -1}
