@@ -136,6 +136,19 @@ func (c *connection) nodeAddress(ctx context.Context, name string) (string, erro
 
 func (c *connection) dynamic() (dynamic.Interface, error) { return dynamic.NewForConfig(c.rest) }
 
+// connectDynamic connects and makes a client for objects of any kind.
+func connectDynamic(c *cli.Context) (*connection, dynamic.Interface, error) {
+	conn, err := connect(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := conn.dynamic()
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to the mesh: %w", err)
+	}
+	return conn, client, nil
+}
+
 // clientGetter adapts a connection to the cli-runtime resource builder.
 type clientGetter struct{ *connection }
 

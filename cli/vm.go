@@ -125,13 +125,9 @@ func actOnVMs(c *cli.Context, kind, act, done string, options any) error {
 }
 
 func vmList(c *cli.Context) error {
-	conn, err := connect(c)
+	conn, client, err := connectDynamic(c)
 	if err != nil {
 		return err
-	}
-	client, err := conn.dynamic()
-	if err != nil {
-		return fmt.Errorf("connect to the mesh: %w", err)
 	}
 	namespace := conn.namespace
 	if c.Bool("all-namespaces") {
@@ -187,13 +183,9 @@ func vmShow(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return errors.New("name one virtual machine")
 	}
-	conn, err := connect(c)
+	conn, client, err := connectDynamic(c)
 	if err != nil {
 		return err
-	}
-	client, err := conn.dynamic()
-	if err != nil {
-		return fmt.Errorf("connect to the mesh: %w", err)
 	}
 	name := c.Args().First()
 	vm, err := client.Resource(vmResource).Namespace(conn.namespace).Get(c.Context, name, metav1.GetOptions{})
@@ -238,13 +230,9 @@ func vmDelete(c *cli.Context) error {
 	if !c.Args().Present() {
 		return errors.New("name at least one virtual machine")
 	}
-	conn, err := connect(c)
+	conn, client, err := connectDynamic(c)
 	if err != nil {
 		return err
-	}
-	client, err := conn.dynamic()
-	if err != nil {
-		return fmt.Errorf("connect to the mesh: %w", err)
 	}
 	vms := client.Resource(vmResource).Namespace(conn.namespace)
 	for _, name := range c.Args().Slice() {
@@ -265,13 +253,9 @@ func vmWait(c *cli.Context) error {
 	if !c.Args().Present() {
 		return errors.New("name at least one virtual machine")
 	}
-	conn, err := connect(c)
+	conn, client, err := connectDynamic(c)
 	if err != nil {
 		return err
-	}
-	client, err := conn.dynamic()
-	if err != nil {
-		return fmt.Errorf("connect to the mesh: %w", err)
 	}
 	vms := client.Resource(vmResource).Namespace(conn.namespace)
 	deadline := time.Now().Add(c.Duration("timeout"))
@@ -319,13 +303,9 @@ func vmCreate(c *cli.Context) error {
 	if c.Bool("dry-run") {
 		return printYAML(c.App.Writer, content)
 	}
-	conn, err := connect(c)
+	conn, client, err := connectDynamic(c)
 	if err != nil {
 		return err
-	}
-	client, err := conn.dynamic()
-	if err != nil {
-		return fmt.Errorf("connect to the mesh: %w", err)
 	}
 	vms := client.Resource(vmResource).Namespace(conn.namespace)
 	created, err := vms.Create(c.Context, &unstructured.Unstructured{Object: content}, metav1.CreateOptions{FieldManager: fieldManager})
