@@ -116,7 +116,7 @@ func DefaultProfile() Profile {
 		HealthMax:        8,
 		GossipInterval:   100 * time.Millisecond,
 		GossipNodes:      3,
-		RetransmitMult:   4,
+		RetransmitMult:   6,
 		SyncInterval:     20 * time.Second,
 		Hold:             1600 * time.Millisecond,
 		HoldPerDecade:    3500 * time.Millisecond,

@@ -39,7 +39,7 @@ const (
 	checksNeeded = 2
 	checkEvery   = 200 * time.Millisecond
 	// meetEvery is how often we compare everything with a member that
-	// memberlist has for dead and that we hear from.
+	// memberlist has for dead or gone and that we hear from.
 	meetEvery = time.Second
 	// goodbyeFresh is how long a goodbye explains a following departure.
 	goodbyeFresh = time.Second
@@ -82,7 +82,8 @@ type detector struct {
 	self    string
 	profile Profile
 	peers   map[string]*peer
-	// pending are the peers whose published state may change by time alone.
+	// pending are the peers whose packets are of interest: those whose published
+	// state may change by time alone, and those that left and may be back.
 	pending map[string]*peer
 	count   [Left + 1]int
 	// late is by how much this process was woken too late of late.
@@ -239,7 +240,8 @@ func (d *detector) checked(now time.Time, name string, answered bool) {
 	d.judge(now, p)
 }
 
-// seen: a packet arrived from an address. Only suspects are of interest.
+// seen: a packet arrived from an address. Only suspects and members that left
+// are of interest.
 func (d *detector) seen(now time.Time, addr string) {
 	for _, p := range d.pending {
 		if p.addr == addr {
@@ -248,7 +250,7 @@ func (d *detector) seen(now time.Time, addr string) {
 	}
 }
 
-// alive: a suspect gave a sign of life. Whether memberlist's suspicion ends is
+// alive: a pending member gave a sign of life. Whether memberlist's suspicion ends is
 // for memberlist to say, but the hold starts over.
 func (d *detector) alive(now time.Time, p *peer) {
 	p.checks, p.seenAt = 0, now
@@ -290,6 +292,10 @@ func (d *detector) tick(now time.Time, late time.Duration, health int) (check, m
 			p.heard = heardAlive
 		}
 		d.judge(now, p)
+		if p.returned() && now.Sub(p.metAt) >= meetEvery {
+			p.metAt = now
+			meet = append(meet, p)
+		}
 		if !p.heldVerdict() {
 			continue
 		}
@@ -310,6 +316,14 @@ func (p *peer) heldVerdict() bool {
 	return p.heard == heardSuspect || (p.heard == heardDead && p.state != Dead)
 }
 
+// returned reports whether a member that left has been heard from since, so that
+// it may be back. memberlist takes back a member that comes with a new address
+// whatever its incarnation, so a goodbye that is still under way can bury it once
+// more, and its refutation reaches each member only probably.
+func (p *peer) returned() bool {
+	return p.heard == heardLeft && p.seenAt.After(p.since.Add(goodbyeFresh)) && p.seenAt.After(p.metAt)
+}
+
 // forget removes the members that have been gone for long enough and returns
 // them.
 func (d *detector) forget(now time.Time, dead, left time.Duration) []*peer {
@@ -319,6 +333,7 @@ func (d *detector) forget(now time.Time, dead, left time.Duration) []*peer {
 		if (p.state == Dead && age > dead) || (p.state == Left && age > left && name != d.self) {
 			d.count[p.state]--
 			delete(d.peers, name)
+			delete(d.pending, name)
 			gone = append(gone, p)
 		}
 	}
@@ -345,7 +360,7 @@ func (d *detector) judge(now time.Time, p *peer) {
 		d.count[state]++
 		p.state, p.since = state, now
 	}
-	if p.heldVerdict() {
+	if p.heldVerdict() || (state == Left && p.name != d.self) {
 		d.pending[p.name] = p
 	} else {
 		delete(d.pending, p.name)

@@ -181,7 +181,7 @@ func TestDetectorStories(t *testing.T) {
 			if total != len(s.peers) {
 				t.Errorf("%d members counted, there are %d", total, len(s.peers))
 			}
-			if p := s.peers["x"]; (s.pending["x"] != nil) != p.heldVerdict() {
+			if p := s.peers["x"]; (s.pending["x"] != nil) != (p.heldVerdict() || p.state == Left) {
 				t.Errorf("pending %v, heard %v, state %v", s.pending["x"] != nil, p.heard, p.state)
 			}
 		})
@@ -222,6 +222,29 @@ func TestDetectorComparesNotesWithTheUndead(t *testing.T) {
 	}
 }
 
+func TestDetectorComparesNotesWithTheReturned(t *testing.T) {
+	s := newStory()
+	s.goodbye(s.now, "x", 0)
+	s.departed(s.now, "x")
+	s.now = s.now.Add(tickInterval)
+	s.seen(s.now, "x:1") // still passing on its goodbye
+	if _, meet := s.tick(s.now.Add(time.Minute), 0, 0); len(meet) != 0 {
+		t.Errorf("to meet while it leaves: %v", meet)
+	}
+	s.now = s.now.Add(2 * goodbyeFresh)
+	s.seen(s.now, "x:1")
+	if _, meet := s.tick(s.now, 0, 0); len(meet) != 1 || meet[0].name != "x" {
+		t.Errorf("to meet: %v, want x", meet)
+	}
+	if _, meet := s.tick(s.now.Add(time.Minute), 0, 0); len(meet) != 0 {
+		t.Error("met again without a sign of life")
+	}
+	s.rejoin()
+	if got := s.peers["x"].state; got != Alive || len(s.pending) != 0 {
+		t.Errorf("back, but %v and %d pending", got, len(s.pending))
+	}
+}
+
 func TestDetectorForgets(t *testing.T) {
 	s := newStory()
 	s.departed(s.now, "x")
@@ -237,8 +260,8 @@ func TestDetectorForgets(t *testing.T) {
 	if gone := s.forget(s.now, time.Second, time.Second); len(gone) != 1 || gone[0].name != "x" {
 		t.Errorf("forgot %v, want x", gone)
 	}
-	if s.live() != 2 || s.count[Dead] != 0 || s.count[Left] != 0 {
-		t.Errorf("counts %v", s.count)
+	if s.live() != 2 || s.count[Dead] != 0 || s.count[Left] != 0 || len(s.pending) != 0 {
+		t.Errorf("counts %v, %d pending", s.count, len(s.pending))
 	}
 }
 

@@ -69,7 +69,8 @@ func TestLeaverComesBackWithAnotherAddress(t *testing.T) {
 		if err := m.AddNamed(name, nil); err != nil {
 			t.Fatal(err)
 		}
-		if !m.AwaitAlive(5 * time.Second) {
+		// Whoever misses the rumour learns of it by a sync.
+		if !m.AwaitAlive(2 * gossip.DefaultProfile().SyncInterval) {
 			t.Fatal(troubles(m))
 		}
 		if after, _ := m.Members[0].Member(name); after.Addr == before.Addr {
