@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	v1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/hypervisor"
 	"virtmesh/agent/hypervisor/hypervisortest"
@@ -30,8 +29,11 @@ type bootHost struct {
 func newBootHost(t *testing.T) *bootHost {
 	t.Helper()
 	cfg := privatelibvirtd.DefaultConfig()
-	if _, err := os.Stat(cfg.Libvirtd); err != nil || os.Geteuid() != 0 || testing.Short() {
-		t.Skip("needs root and libvirt, and runs guests")
+	if os.Geteuid() != 0 || testing.Short() {
+		t.Skip("needs root, and runs guests")
+	}
+	if _, err := os.Stat(cfg.Libvirtd); err != nil {
+		t.Fatalf("needs libvirt, which make packages installs: %v", err)
 	}
 	dir, err := os.MkdirTemp("", "vmd") // t.TempDir's paths are too long for a socket
 	if err != nil {
@@ -171,61 +173,6 @@ func awaitLog(t *testing.T, ctx context.Context, path, text string) {
 		case <-ctx.Done():
 			t.Fatalf("the console's log has %q, %v", log, err)
 		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-// TestGuestAgentAnswers needs a real guest: VIRTMESH_TEST_KERNEL and
-// VIRTMESH_TEST_INITRD name one whose console is ttyS0, that runs qemu-ga, says "guest
-// is up", and heeds the power button.
-func TestGuestAgentAnswers(t *testing.T) {
-	files := KernelFiles{Kernel: os.Getenv("VIRTMESH_TEST_KERNEL"), Initrd: os.Getenv("VIRTMESH_TEST_INITRD")}
-	if files.Kernel == "" || files.Initrd == "" {
-		t.Skip("needs VIRTMESH_TEST_KERNEL and VIRTMESH_TEST_INITRD")
-	}
-	h := newBootHost(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	vmi := load(t, "minimal")
-	vmi.Spec.Domain.Resources.Requests["memory"] = *quantity(t, "256Mi")
-	vmi.Spec.Domain.Firmware = &v1.Firmware{KernelBoot: &v1.KernelBoot{
-		KernelArgs: "console=ttyS0 no_timer_check",
-		Container:  &v1.KernelBootContainer{KernelPath: "/vmlinuz", InitrdPath: "/initrd"},
-	}}
-	events := h.driver.Subscribe(ctx)
-	console := h.start(t, ctx, Input{VMI: vmi, Host: "host1", Epoch: 1, KernelBoot: files})
-	defer console.Close()
-	awaitText(t, console, "guest is up")
-	for connected := false; !connected; {
-		select {
-		case e := <-events:
-			connected = e.Kind == hypervisor.EventAgent && e.Connected
-		case <-ctx.Done():
-			t.Fatal("no agent connected")
-		}
-	}
-	info, err := h.driver.GuestInfo(ctx, Ref(vmi))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info.Hostname == "" || info.OS.KernelRelease == "" || len(info.Interfaces) == 0 {
-		t.Errorf("the agent says %+v", info)
-	}
-	t.Logf("the agent says %+v", info)
-	if err := h.driver.Shutdown(ctx, Ref(vmi)); err != nil {
-		t.Fatal(err)
-	}
-	for {
-		select {
-		case e := <-events:
-			if e.State == hypervisor.StateShutoff {
-				if e.Reason != hypervisor.ReasonShutdown {
-					t.Errorf("it ended by %s", e.Reason)
-				}
-				return
-			}
-		case <-ctx.Done():
-			t.Fatal("it did not heed the power button")
 		}
 	}
 }

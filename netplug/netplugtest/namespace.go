@@ -32,7 +32,7 @@ const inNamespace = "VIRTMESH_TEST_NETNS"
 //		...
 //	}
 //
-// Without the privileges for it the test is skipped.
+// Users other than root skip the test.
 func OwnNamespace(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(inNamespace) == t.Name() {
@@ -47,7 +47,7 @@ func OwnNamespace(t *testing.T) bool {
 	}
 	for _, program := range []string{"ip", "nft", "nsenter", "ping", "busybox"} {
 		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("needs %s: %v", program, err)
+			t.Fatalf("needs %s, which make packages installs: %v", program, err)
 		}
 	}
 	// #nosec: the test binary itself.
@@ -61,7 +61,7 @@ func OwnNamespace(t *testing.T) bool {
 	case err == nil:
 		t.Logf("in its namespace:\n%s", out)
 	case cmd.ProcessState == nil:
-		t.Skipf("needs the right to make network namespaces: %v", err)
+		t.Fatalf("make a network namespace: %v", err)
 	default:
 		t.Errorf("in its namespace: %v\n%s", err, out)
 	}

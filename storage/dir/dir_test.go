@@ -20,7 +20,7 @@ import (
 func open(t *testing.T, edit func(*Config)) *Pool {
 	t.Helper()
 	if _, err := exec.LookPath("qemu-img"); err != nil {
-		t.Skip("qemu-img is not installed")
+		t.Fatalf("needs qemu-img, which make packages installs: %v", err)
 	}
 	cfg := DefaultConfig("pool", filepath.Join(t.TempDir(), "pool"))
 	cfg.Host = "h1"

@@ -55,7 +55,7 @@ func packed(t *testing.T, kind string, b []byte) []byte {
 		w.Close()
 	case "xz":
 		if _, err := exec.LookPath("xz"); err != nil {
-			t.Skip("xz is not installed")
+			t.Fatalf("needs xz, which make packages installs: %v", err)
 		}
 		cmd := exec.Command("xz", "-c", "-1")
 		cmd.Stdin, cmd.Stdout = bytes.NewReader(b), &out

@@ -17,7 +17,7 @@ import (
 func tool(t testing.TB) Tool {
 	t.Helper()
 	if _, err := exec.LookPath("qemu-img"); err != nil {
-		t.Skip("qemu-img is not installed")
+		t.Fatalf("needs qemu-img, which make packages installs: %v", err)
 	}
 	return DefaultTool()
 }

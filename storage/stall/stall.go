@@ -77,10 +77,24 @@ func (b *body) Read(p []byte) (int, error) {
 	} else {
 		b.left = max(b.left-time.Since(start), 0)
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = explain(b.ctx, err, b.timeout)
+	if err != nil {
+		err = b.verdict(err)
 	}
 	return n, err
+}
+
+// verdict tells what the end of the body means. An end that looks regular is not
+// when the request was given up first: closing a TLS connection tells the server
+// before it stops this side from reading, so the server's orderly end may still
+// arrive, behind a part of the body only.
+func (b *body) verdict(err error) error {
+	if !errors.Is(err, io.EOF) {
+		return explain(b.ctx, err, b.timeout)
+	}
+	if cause := context.Cause(b.ctx); cause != nil {
+		return explain(b.ctx, fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, cause), b.timeout)
+	}
+	return err
 }
 
 // Close implements io.Closer.

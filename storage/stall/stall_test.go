@@ -111,6 +111,38 @@ func TestSlowReaderIsNotTheServersFault(t *testing.T) {
 	})
 }
 
+func TestAnEndAfterGivingUpIsNone(t *testing.T) {
+	for name, want := range map[string]error{"stalled": ErrStalled, "canceled": context.Canceled} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if want == context.Canceled {
+					time.AfterFunc(time.Second, cancel)
+				}
+				// A server that ends its body in good order when it learns that it was given up.
+				rt := roundTrip(func(req *http.Request) (*http.Response, error) {
+					r, w := io.Pipe()
+					context.AfterFunc(req.Context(), func() { w.Close() })
+					return &http.Response{StatusCode: 200, Body: r, Request: req}, nil
+				})
+				req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x/", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, err := Transport(rt, 10*time.Second).RoundTrip(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				if err := readAll(resp.Body); !errors.Is(err, want) {
+					t.Errorf("got %v, want %v", err, want)
+				}
+			})
+		})
+	}
+}
+
 func TestNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		err := get(t, roundTrip(func(req *http.Request) (*http.Response, error) {

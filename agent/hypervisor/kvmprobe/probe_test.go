@@ -95,7 +95,7 @@ func TestEndedContextEndsTheProbe(t *testing.T) {
 func TestPayload(t *testing.T) {
 	c := DefaultConfig()
 	if _, err := os.Stat(c.Emulator); err != nil {
-		t.Skipf("needs QEMU: %v", err)
+		t.Fatalf("needs QEMU, which make packages installs: %v", err)
 	}
 	c.User = "" // the packages of the test machine may have no such user
 	c.StageTimeout = time.Minute

@@ -33,7 +33,7 @@ func startDaemon(t *testing.T) *daemon {
 		t.Skip("needs root")
 	}
 	if _, err := os.Stat(cfg.Libvirtd); err != nil {
-		t.Skipf("needs libvirt: %v", err)
+		t.Fatalf("needs libvirt, which make packages installs: %v", err)
 	}
 	if testing.Short() {
 		t.Skip("runs guests")

@@ -21,7 +21,7 @@ func startTest(t *testing.T, uuid, cacheDir string) (*Instance, Config) {
 		t.Skip("needs root: it makes mounts and runs libvirtd")
 	}
 	if _, err := os.Stat(c.Libvirtd); err != nil {
-		t.Skipf("needs libvirt: %v", err)
+		t.Fatalf("needs libvirt, which make packages installs: %v", err)
 	}
 	dir, err := os.MkdirTemp("", "plv")
 	if err != nil {
