@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-
 	"virtmesh/agent/hypervisor"
 	"virtmesh/agent/hypervisor/hypervisortest"
 	"virtmesh/agent/hypervisor/libvirt"
