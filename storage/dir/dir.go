@@ -122,6 +122,9 @@ func Open(cfg Config) (*Pool, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	if cfg.Tool.Credential == nil && cfg.UID >= 0 && cfg.GID >= 0 && os.Geteuid() == 0 {
+		cfg.Tool.Credential = &syscall.Credential{Uid: uint32(cfg.UID), Gid: uint32(cfg.GID)}
+	}
 	p := &Pool{cfg: cfg}
 	if err := p.identify(); err != nil {
 		return nil, fmt.Errorf("open pool %s: %w", cfg.Name, err)

@@ -190,6 +190,9 @@ func (p *Pool) Expand(ctx context.Context, name string, size int64) (storage.Vol
 // grow makes a disk size bytes large; new bytes are zeros.
 func (p *Pool) grow(ctx context.Context, path string, format storage.Format, size int64) error {
 	if format == storage.QCOW2 {
+		if err := p.own(path); err != nil { // as whom qemu-img writes to it
+			return err
+		}
 		return p.cfg.Tool.Resize(ctx, path, qemuimg.QCOW2, size)
 	}
 	return os.Truncate(path, size)
