@@ -372,7 +372,8 @@ func (h *host) buryHost(ctx context.Context, name string) error {
 		h.recorder.Event(vmi, corev1.EventTypeWarning, "HostRemoved", "host "+name+" was removed from the mesh for good")
 	}
 	if err := h.provisioner.Bury(ctx, name); err != nil {
-		return fmt.Errorf("let go of the claims on host %s: %w", name, err)
+		// The rest must not wait for it: the claims are looked at again.
+		h.log.Warn("claims of a removed host could not be let go yet", "host", name, "err", err)
 	}
 	return h.withdraw(ctx, name)
 }
