@@ -23,24 +23,28 @@ const (
 )
 
 // FilterFor returns the packet filter that a Want asks for. It is a pure function. A Want
-// without guests and gateways needs none, and gets tables without chains.
+// without bridges needs none, and gets tables without chains. A bridge with AllowExisting
+// is taken to be the host's own.
 func FilterFor(w Want) ruleset.Ruleset {
 	inet := ruleset.Table{Family: ruleset.Inet, Name: FilterTable}
 	gateways := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return !b.Address.IsValid() })
-	if len(gateways) > 0 || len(w.Services) > 0 {
+	closed := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return b.Address.IsValid() || b.AllowExisting })
+	if len(gateways) > 0 || len(closed) > 0 || len(w.Services) > 0 {
 		if len(w.Peers) > 0 {
 			inet.Sets = []ruleset.AddrSet{peerSet(w.Peers)}
 		}
-		inet.Chains = append(inet.Chains, inputChains(gateways)...)
-		inet.Chains = append(inet.Chains, forwardChains(gateways, w)...)
+		inet.Chains = append(inet.Chains, inputChains(gateways, closed)...)
+		inet.Chains = append(inet.Chains, forwardChains(gateways, closed, w)...)
 		inet.Chains = append(inet.Chains, natChains(gateways, w)...)
 	}
 	return ruleset.Ruleset{Tables: []ruleset.Table{inet, portTable(w)}}
 }
 
 // inputChains keep guests away from the host itself, but for the services of their
-// gateway and answers to what the host began.
-func inputChains(gateways []Bridge) []ruleset.Chain {
+// gateway and answers to what the host began. On a bridge without an address of the host
+// nothing is for the host: who sends it something there, as a guest that found one of its
+// addresses by ARP does, is looking for a way around the rules of the gateways.
+func inputChains(gateways, closed []Bridge) []ruleset.Chain {
 	base := ruleset.Chain{Name: "input", Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Input, Priority: priorityFilter}}
 	var chains []ruleset.Chain
 	for _, b := range gateways {
@@ -59,11 +63,14 @@ func inputChains(gateways []Bridge) []ruleset.Chain {
 		c.Rules = append(c.Rules, rule(ruleset.Accept{}, gateway, ruleset.ICMPEcho{}), rule(ruleset.Drop{}))
 		chains = append(chains, c)
 	}
+	for _, b := range closed {
+		base.Rules = append(base.Rules, rule(ruleset.Drop{}, ruleset.InInterface{Name: b.Name}))
+	}
 	return append([]ruleset.Chain{base}, chains...)
 }
 
 // forwardChains say where guests may go through the host, and who may come to them.
-func forwardChains(gateways []Bridge, w Want) []ruleset.Chain {
+func forwardChains(gateways, closed []Bridge, w Want) []ruleset.Chain {
 	base := ruleset.Chain{Name: "forward", Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Forward, Priority: priorityFilter}}
 	var chains []ruleset.Chain
 	for _, b := range gateways {
@@ -79,6 +86,12 @@ func forwardChains(gateways []Bridge, w Want) []ruleset.Chain {
 			base.Rules = append(base.Rules, rule(ruleset.Jump{Chain: to}, ruleset.OutInterface{Name: b.Name}))
 			chains = append(chains, toChain(to, b, len(w.Peers) > 0))
 		}
+	}
+	for _, b := range closed {
+		// The host is no router here. What stays on the bridge is not its business, also
+		// where bridged frames come by.
+		base.Rules = append(base.Rules,
+			rule(ruleset.Drop{}, ruleset.InInterface{Name: b.Name}, ruleset.OutInterface{Name: b.Name, Not: true}))
 	}
 	return append([]ruleset.Chain{base}, chains...)
 }

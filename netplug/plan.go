@@ -214,9 +214,26 @@ func (p *planner) forwarding() {
 	}
 }
 
+// filtered is the want as the filter is to see it. A bridge that the host may have is the
+// host's only if it is not ours: one that was made since the host had none is closed like
+// any other of ours. A bridge that is the host's is not ours to close, whatever was wanted
+// of it: the administrator may have come in through it.
+func (p *planner) filtered() Want {
+	w := p.want
+	w.Bridges = slices.Clone(w.Bridges)
+	for i := range w.Bridges {
+		b := &w.Bridges[i]
+		l, exists := p.have.link(b.Name)
+		if b.AllowExisting = exists && !l.ours(); b.AllowExisting {
+			b.Address, b.NAT = netip.Prefix{}, false
+		}
+	}
+	return w
+}
+
 // filter loads the packet filter unless it is loaded.
 func (p *planner) filter() {
-	rules := FilterFor(p.want)
+	rules := FilterFor(p.filtered())
 	fingerprint := ""
 	if slices.ContainsFunc(rules.Tables, hasChains) {
 		fingerprint = rules.Fingerprint()

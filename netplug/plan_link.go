@@ -52,8 +52,10 @@ func (p *planner) bridge(b Bridge) {
 	// Guests must not find the host's link-local addresses, nor be able to give the host
 	// any by router advertisements.
 	p.sysctl(exists, sysctlIPv6(b.Name), "1")
+	// Where the host has no address, nothing has a way back through the bridge either, so
+	// this is a second wall: the host does not even answer ARP for its other addresses.
+	p.sysctl(exists, sysctlRPFilter(b.Name), "1")
 	if b.Address.IsValid() {
-		p.sysctl(exists, sysctlRPFilter(b.Name), "1")
 		if len(p.want.Peers) > 0 {
 			p.sysctl(exists, sysctlProxyDelay(b.Name), "0")
 			p.sysctl(exists, sysctlProxyARP(b.Name), "1")

@@ -306,6 +306,35 @@ ip link set vm-a up
 	}
 }
 
+// TestHostsBridgesAreNotClosed tells bridges of ours, on which the host is closed, from
+// those that the administrator made, perhaps with the address he comes in by.
+func TestHostsBridgesAreNotClosed(t *testing.T) {
+	ours := netplug.Link{Name: "br-x", Kind: netplug.KindBridge, Alias: "virtmesh:bridge:uplink="}
+	hosts := netplug.Link{Name: "br-x", Kind: netplug.KindBridge, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}
+	for _, tc := range []struct {
+		name   string
+		bridge netplug.Bridge
+		links  []netplug.Link
+		closed bool
+	}{
+		{"to be made", netplug.Bridge{}, nil, true},
+		{"to be made since the host has none", netplug.Bridge{AllowExisting: true}, nil, true},
+		{"made since the host had none", netplug.Bridge{AllowExisting: true}, []netplug.Link{ours}, true},
+		{"the host's", netplug.Bridge{AllowExisting: true}, []netplug.Link{hosts}, false},
+		{"the host's, where ours was wanted", netplug.Bridge{}, []netplug.Link{hosts}, false},
+		{"the host's, where a gateway was wanted", podBridge(), []netplug.Link{hosts}, false},
+	} {
+		tc.bridge.Name = "br-x"
+		for _, s := range netplug.PlanFor(netplug.Want{Bridges: []netplug.Bridge{tc.bridge}}, netplug.World{Links: tc.links}).Steps {
+			if load, ok := s.Op.(netplug.LoadFilter); ok {
+				if got := strings.Contains(load.Ruleset.String(), `iifname "br-x"`); got != tc.closed {
+					t.Errorf("%s: closed is %v:\n%s", tc.name, got, load.Ruleset)
+				}
+			}
+		}
+	}
+}
+
 func TestTapName(t *testing.T) {
 	a := netplug.TapName("default", "vm", "net0")
 	if len(a) != 15 || !strings.HasPrefix(a, netplug.TapPrefix) {

@@ -214,6 +214,7 @@ func EveryRule() netplug.Want {
 			{Name: "pod", Address: netip.MustParsePrefix("10.9.0.1/20"), NAT: true, DHCP: &netplug.DHCP{}, DNS: true},
 			{Name: "other", Address: netip.MustParsePrefix("10.8.0.1/24")},
 			{Name: "br1", AllowExisting: true},
+			{Name: "br2", Uplink: "up0"},
 		},
 		Taps: []netplug.Tap{
 			{Name: "vm-ip", Bridge: "pod", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Address: netip.MustParseAddr("10.9.0.5"), IPSpoofCheck: true},
