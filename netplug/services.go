@@ -80,6 +80,8 @@ type services struct {
 	cfg  Config
 	dhcp map[string]runningDHCP
 	dns  map[string]runningDNS
+	// noUpstreams is why there were none the last time, which is said once.
+	noUpstreams string
 }
 
 type runningDHCP struct {
@@ -208,10 +210,15 @@ func (s *services) zone(w Want) dns.Zone {
 		own = append(own, b.Address.Addr())
 	}
 	upstreams, err := dns.Upstreams(s.cfg.ResolvConf, own...)
+	reason := ""
 	if err != nil {
-		// Guests still get the names of one another.
-		s.cfg.Logger.Warn("no upstream name servers", "err", fmt.Errorf("read %s: %w", s.cfg.ResolvConf, err))
+		reason = fmt.Errorf("read %s: %w", s.cfg.ResolvConf, err).Error()
 	}
+	if reason != "" && reason != s.noUpstreams {
+		// Guests still get the names of one another.
+		s.cfg.Logger.Warn("no upstream name servers", "err", reason)
+	}
+	s.noUpstreams = reason
 	z.Upstreams = upstreams
 	return z
 }

@@ -38,8 +38,8 @@ type HostBridge struct {
 	Uplink string
 }
 
-// Config describes a Network. All fields but Bridges and Protected are
-// required.
+// Config describes a Network. All fields but Bridges, Protected and Subscribe
+// are required.
 type Config struct {
 	// Host is this host's name.
 	Host string
@@ -53,6 +53,9 @@ type Config struct {
 	Bridges []HostBridge
 	// Protected returns the addresses that guests may not open connections to.
 	Protected func() []netip.Prefix
+	// Subscribe calls a function whenever Protected may have changed, until the
+	// function that it returns is called.
+	Subscribe func(func()) (cancel func())
 	Instances *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	Networks  *objects.Informer[*k8scni.NetworkAttachmentDefinition]
 	Plug      Plug
@@ -85,58 +88,9 @@ func New(config Config) (*Network, error) {
 // gateway is the host's own address in its subnet: the first one.
 func gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }
 
-// Run makes the network as the instances want it now, and again whenever they
-// change, until ctx ends.
-func (n *Network) Run(ctx context.Context) error {
-	if err := errors.Join(n.Instances.WaitForSync(ctx), n.Networks.WaitForSync(ctx)); err != nil {
-		return fmt.Errorf("host network: %w", err)
-	}
-	n.dropOldLeases()
-	defer n.Instances.AddHandler(func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) {
-		if n.here(change.Old) || n.here(change.New) {
-			n.wake()
-		}
-	})()
-	defer n.Networks.AddHandler(func(objects.Change[*k8scni.NetworkAttachmentDefinition]) { n.wake() })()
-	n.wake()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-n.changed:
-			if _, _, err := n.set(ctx); err != nil && ctx.Err() == nil {
-				n.Logger.Error("the host's network is not as wanted", "err", err)
-			}
-		}
-	}
-}
-
-func (n *Network) wake() {
-	select {
-	case n.changed <- struct{}{}:
-	default:
-	}
-}
-
 // here tells whether an instance has, or is about to have, a guest here.
 func (n *Network) here(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	return vmi != nil && vmi.Status.NodeName == n.Host
-}
-
-// dropOldLeases gives back what instances that ended while the agent was away
-// still hold.
-func (n *Network) dropOldLeases() {
-	wanted := map[string]bool{}
-	for _, vmi := range n.Instances.List("") {
-		if n.here(vmi) && !vmi.IsFinal() {
-			for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
-				wanted[leaseKey(refOf(vmi), nic.Name)] = true
-			}
-		}
-	}
-	if err := n.leases.Retain(func(key string) bool { return wanted[key] }); err != nil {
-		n.Logger.Warn("old addresses could not be given back", "err", err)
-	}
 }
 
 // set makes the network as it is wanted now. refused are the taps that cannot

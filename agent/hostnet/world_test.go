@@ -30,6 +30,28 @@ type plug struct {
 	last   netplug.Want
 	failed map[string]error
 	set    chan struct{}
+	// at are the times of all calls.
+	at []time.Time
+}
+
+// times returns how long after begin the calls since the last time were.
+func (p *plug) times(begin time.Time) (after []time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, at := range p.at {
+		after = append(after, at.Sub(begin))
+	}
+	p.at = nil
+	return after
+}
+
+func (p *plug) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failed = nil
+	if err != nil {
+		p.failed = map[string]error{"bridge br-lan": err}
+	}
 }
 
 func (p *plug) Set(_ context.Context, want netplug.Want) (netplug.Result, error) {
@@ -39,6 +61,7 @@ func (p *plug) Set(_ context.Context, want netplug.Want) (netplug.Result, error)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last = want
+	p.at = append(p.at, time.Now())
 	select {
 	case p.set <- struct{}{}:
 	default:

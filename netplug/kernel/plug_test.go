@@ -174,6 +174,11 @@ func TestGuestsOnAHost(t *testing.T) {
 	if res := b.set(); len(res.Plan.Steps) != 0 {
 		t.Errorf("a Set with guests on changes:\n%s", res.Plan)
 	}
+	// As a restart of the host's firewall does.
+	netplugtest.Run(t, "nft", "flush", "ruleset")
+	if res := b.set(); len(res.Plan.Steps) != 1 || !reaches(ga.Host, "10.50.0.2") {
+		t.Errorf("after the packet filter was flushed, a Set does\n%s", res.Plan)
+	}
 	b.removal(ga, gb)
 }
 
