@@ -212,10 +212,11 @@ func serviceRules(s Service) []ruleset.Rule {
 	return rules
 }
 
-// portTable holds each guest to its own addresses, where it enters the host.
+// portTable holds each guest to its own addresses, where it enters the host. It is there
+// without any tap too: a machine that no one wants may still run on one.
 func portTable(w Want) ruleset.Table {
 	t := ruleset.Table{Family: ruleset.Bridge, Name: FilterTable}
-	if len(w.Taps) == 0 {
+	if len(w.Bridges) == 0 {
 		return t
 	}
 	taps := slices.SortedFunc(slices.Values(w.Taps), func(a, b Tap) int { return strings.Compare(a.Name, b.Name) })

@@ -217,10 +217,17 @@ func (p *planner) forwarding() {
 // filtered is the want as the filter is to see it. A bridge that the host may have is the
 // host's only if it is not ours: one that was made since the host had none is closed like
 // any other of ours. A bridge that is the host's is not ours to close, whatever was wanted
-// of it: the administrator may have come in through it.
+// of it: the administrator may have come in through it. Bridges that only machines which
+// no one wants are on count too, so that those are cut off as long as they run.
 func (p *planner) filtered() Want {
 	w := p.want
 	w.Bridges = slices.Clone(w.Bridges)
+	for _, l := range p.have.Links {
+		known := slices.ContainsFunc(w.Bridges, func(b Bridge) bool { return b.Name == l.Master })
+		if l.Master != "" && !known && slices.Contains(p.plan.Busy, l.Name) {
+			w.Bridges = append(w.Bridges, Bridge{Name: l.Master})
+		}
+	}
 	for i := range w.Bridges {
 		b := &w.Bridges[i]
 		l, exists := p.have.link(b.Name)

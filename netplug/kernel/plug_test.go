@@ -244,8 +244,15 @@ func (b *bed) removal(ga, gb *netplugtest.Guest) {
 	if !reaches(gb.Host, "10.9.0.1") {
 		t.Error("the other machine lost its network")
 	}
+	// It is the last one, so no tap is wanted any more, and then nothing at all.
+	for _, want := range []netplug.Want{{Bridges: b.want.Bridges}, {}} {
+		b.want = want
+		b.set()
+		if answers(gb.Host, "10.9.0.1") {
+			t.Errorf("with %d bridges and no tap wanted, a machine still reaches the gateway", len(want.Bridges))
+		}
+	}
 	gb.Stop()
-	b.want = netplug.Want{}
 	b.set()
 	if res := b.set(); len(res.Plan.Steps) != 0 {
 		t.Errorf("a Set of nothing changes:\n%s", res.Plan)

@@ -148,7 +148,7 @@ func (s suite) filter(t *testing.T) {
 	if got := s.world(t).Filter; got != rules.Fingerprint() {
 		t.Errorf("filter is %q, want %q", got, rules.Fingerprint())
 	}
-	other := netplug.FilterFor(netplug.Want{Taps: EveryRule().Taps[:1]})
+	other := netplug.FilterFor(netplug.Want{Bridges: EveryRule().Bridges[:1], Taps: EveryRule().Taps[:1]})
 	s.do(t, netplug.LoadFilter{Ruleset: other})
 	if got := s.world(t).Filter; got != other.Fingerprint() {
 		t.Errorf("filter is %q after it was replaced, want %q", got, other.Fingerprint())
