@@ -80,7 +80,7 @@ func TestOnlyThisHostsLivingInstancesAreWanted(t *testing.T) {
 	}
 }
 
-const lan = `{"type":"bridge","bridge":"br-lan","macspoofchk":true,"mtu":1400}`
+const lan = `{"type":"bridge","bridge":"br-lan","macspoofchk":true,"mtu":1400,"portIsolation":true}`
 
 func TestSecondaryNetwork(t *testing.T) {
 	w := newWorld(t)
@@ -93,10 +93,10 @@ func TestSecondaryNetwork(t *testing.T) {
 		t.Fatalf("%v, %v", nics, err)
 	}
 	one, _ := w.tap(vmi, "one")
-	if one.Bridge != "br-lan" || !one.MACSpoofCheck || one.IPSpoofCheck || one.MTU != 1400 || one.VLAN != 0 || one.Address.IsValid() {
+	if one.Bridge != "br-lan" || !one.MACSpoofCheck || one.IPSpoofCheck || one.MTU != 1400 || !one.Isolated || one.VLAN != 0 || one.Address.IsValid() {
 		t.Errorf("%+v", one)
 	}
-	if two, _ := w.tap(vmi, "two"); two.Bridge != "br-lan" || two.VLAN != 42 || two.MACSpoofCheck {
+	if two, _ := w.tap(vmi, "two"); two.Bridge != "br-lan" || two.VLAN != 42 || !two.PreserveDefaultVLAN || two.MACSpoofCheck || two.Isolated {
 		t.Errorf("%+v", two)
 	}
 	bridges := map[string]netplug.Bridge{}

@@ -126,9 +126,7 @@ func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, network
 		// Connect tells the user; the other instances get their network.
 		return
 	}
-	tap.Bridge, tap.VLAN, tap.MTU, tap.MACSpoofCheck = attachment.Bridge, attachment.VLAN, attachment.MTU, attachment.MACSpoofCheck
-	tap.PreserveDefaultVLAN = attachment.PreserveDefaultVLAN
-	if !b.addTap(tap) {
+	if !b.addTap(attachment.Attach(tap)) {
 		return
 	}
 	bridge, ok := b.bridges[attachment.Bridge]
