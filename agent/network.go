@@ -38,7 +38,8 @@ func (h *host) openNetwork(ctx context.Context, a *Agent) error {
 	}
 	h.network, err = hostnet.New(hostnet.Config{
 		Host: h.config.Name, Subnet: subnet, Domain: h.config.Network.Domain,
-		LeaseFile: filepath.Join(h.config.StateDir, "leases.json"), Bridges: bridges,
+		LeaseFile:      filepath.Join(h.config.StateDir, "leases.json"),
+		AttachmentFile: filepath.Join(h.config.StateDir, "attachments.json"), Bridges: bridges,
 		Protected: a.protectedAddresses, Subscribe: liveMembers{h.gossip}.Subscribe,
 		Instances: h.instanceSet, Networks: objects.For[*k8scni.NetworkAttachmentDefinition](h.cache),
 		Plug: plug, Logger: h.log.With("part", "hostnet"),

@@ -49,6 +49,9 @@ type Config struct {
 	Domain string
 	// LeaseFile keeps the addresses of the default network.
 	LeaseFile string
+	// AttachmentFile keeps what cards in secondary networks are attached to. Its
+	// directory exists.
+	AttachmentFile string
 	// Bridges are the bridges this host offers to secondary networks.
 	Bridges []HostBridge
 	// Protected returns the addresses that guests may not open connections to.
@@ -65,7 +68,8 @@ type Config struct {
 // Network connects instances. Its methods may be called at once.
 type Network struct {
 	Config
-	leases *netplug.Allocator
+	leases   *netplug.Allocator
+	attached *attachments
 
 	// changed wakes Run.
 	changed chan struct{}
@@ -82,7 +86,11 @@ func New(config Config) (*Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("host network: %w", err)
 	}
-	return &Network{Config: config, leases: leases, changed: make(chan struct{}, 1)}, nil
+	attached, err := openAttachments(config.AttachmentFile)
+	if err != nil {
+		return nil, fmt.Errorf("host network: %w", err)
+	}
+	return &Network{Config: config, leases: leases, attached: attached, changed: make(chan struct{}, 1)}, nil
 }
 
 // gateway is the host's own address in its subnet: the first one.
@@ -111,7 +119,7 @@ func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	networks := networksByName(vmi)
 	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
 		if networks[nic.Name].Pod == nil {
-			if _, err := n.attachment(vmi, networks[nic.Name]); err != nil {
+			if err := n.attach(vmi, networks[nic.Name]); err != nil {
 				return nil, fmt.Errorf("network %s: %w", nic.Name, err)
 			}
 			continue
@@ -158,6 +166,9 @@ func (n *Network) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv
 // which the end of the instance is.
 func (n *Network) Release(ref hypervisor.Ref) error {
 	prefix := leaseKey(ref, "")
+	if err := n.attached.drop(func(key string) bool { return strings.HasPrefix(key, prefix) }); err != nil {
+		return fmt.Errorf("forget the networks of %s: %w", ref.Name, err)
+	}
 	for _, lease := range n.leases.Leases() {
 		if strings.HasPrefix(lease.Key, prefix) {
 			if err := n.leases.Release(lease.Key); err != nil {
@@ -174,6 +185,16 @@ func (n *Network) addresses() map[string]netip.Addr {
 		addresses[lease.Key] = lease.Address
 	}
 	return addresses
+}
+
+// attach resolves the definition of a secondary network for a guest that starts,
+// and remembers what it said.
+func (n *Network) attach(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) error {
+	attachment, err := n.attachment(vmi, network)
+	if err != nil {
+		return err
+	}
+	return n.attached.put(leaseKey(refOf(vmi), network.Name), attachment)
 }
 
 // leaseKey names a card of one life of an instance: a new instance of the same

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/objects"
-	"virtmesh/agent/objects/k8scni"
 )
 
 // repairEvery is how often the network is compared with what is wanted although
@@ -29,13 +29,12 @@ func (n *Network) Run(ctx context.Context) error {
 	if err := errors.Join(n.Instances.WaitForSync(ctx), n.Networks.WaitForSync(ctx)); err != nil {
 		return fmt.Errorf("host network: %w", err)
 	}
-	n.dropOldLeases()
+	n.adopt()
 	defer n.Instances.AddHandler(func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) {
 		if n.here(change.Old) || n.here(change.New) {
 			n.wake()
 		}
 	})()
-	defer n.Networks.AddHandler(func(objects.Change[*k8scni.NetworkAttachmentDefinition]) { n.wake() })()
 	if n.Subscribe != nil {
 		defer n.Subscribe(n.wake)()
 	}
@@ -88,18 +87,38 @@ func (n *Network) wake() {
 	}
 }
 
-// dropOldLeases gives back what instances that ended while the agent was away
-// still hold.
-func (n *Network) dropOldLeases() {
-	wanted := map[string]bool{}
+// adopt gives back what instances that ended while the agent was away still
+// hold, and looks up the networks of those that an agent started which did not
+// remember them.
+func (n *Network) adopt() {
 	for _, vmi := range n.Instances.List("") {
-		if n.here(vmi) && !vmi.IsFinal() {
-			for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
-				wanted[leaseKey(refOf(vmi), nic.Name)] = true
+		if !n.here(vmi) || vmi.Status.Phase != kubevirtv1.Running {
+			continue
+		}
+		for name, network := range networksByName(vmi) {
+			if _, known := n.attached.get(leaseKey(refOf(vmi), name)); known || network.Multus == nil {
+				continue
+			}
+			if err := n.attach(vmi, network); err != nil {
+				n.Logger.Warn("the network of a running guest is not known", "instance", objects.KeyOf(vmi), "network", name, "err", err)
 			}
 		}
 	}
-	if err := n.leases.Retain(func(key string) bool { return wanted[key] }); err != nil {
-		n.Logger.Warn("old addresses could not be given back", "err", err)
+	// An instance is looked up when its key is judged: one that came meanwhile may
+	// have got an address.
+	err := n.leases.Retain(n.held)
+	if err = errors.Join(err, n.attached.drop(func(key string) bool { return !n.held(key) })); err != nil {
+		n.Logger.Warn("old addresses and networks could not be given back", "err", err)
 	}
+}
+
+// held tells whether the instance that a leaseKey names still needs what is
+// kept under it.
+func (n *Network) held(key string) bool {
+	parts := strings.Split(key, "/")
+	if len(parts) != 4 {
+		return false
+	}
+	vmi, ok := n.Instances.Get(objects.Key{Namespace: parts[0], Name: parts[1]})
+	return ok && string(vmi.UID) == parts[2] && n.here(vmi) && !vmi.IsFinal()
 }

@@ -101,7 +101,7 @@ func (b *builder) add(vmi *kubevirtv1.VirtualMachineInstance) {
 		case network.Pod != nil:
 			b.addPodTap(vmi, tap)
 		case network.Multus != nil:
-			b.addAttachedTap(vmi, network, tap)
+			b.addAttachedTap(vmi, tap)
 		}
 	}
 }
@@ -120,10 +120,10 @@ func (b *builder) addPodTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.
 	b.want.DNS.Records[record] = append(b.want.DNS.Records[record], address)
 }
 
-func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network, tap netplug.Tap) {
-	attachment, err := b.network.attachment(vmi, network)
-	if err != nil {
-		// Connect tells the user; the other instances get their network.
+func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.Tap) {
+	attachment, ok := b.network.attached.get(leaseKey(refOf(vmi), tap.Interface))
+	if !ok {
+		// The instance is not being started yet, or Connect told the user why not.
 		return
 	}
 	if !b.addTap(attachment.Attach(tap)) {

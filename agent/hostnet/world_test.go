@@ -90,8 +90,10 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dir := t.TempDir()
 	w.config = Config{
-		Host: thisHost, Subnet: subnet, Domain: "mesh.test", LeaseFile: filepath.Join(t.TempDir(), "leases.json"),
+		Host: thisHost, Subnet: subnet, Domain: "mesh.test",
+		LeaseFile: filepath.Join(dir, "leases.json"), AttachmentFile: filepath.Join(dir, "attachments.json"),
 		Bridges:   []HostBridge{{Name: "br-lan", Uplink: "eth1"}},
 		Protected: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} },
 		Instances: objects.For[*kubevirtv1.VirtualMachineInstance](cache),
