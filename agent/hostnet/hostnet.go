@@ -163,18 +163,19 @@ func (n *Network) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv
 }
 
 // Release implements the executor's Network: the taps go with the next change,
-// which the end of the instance is.
+// which the end of the instance is. A file that cannot be written does not hold
+// up that end; it is written later.
 func (n *Network) Release(ref hypervisor.Ref) error {
 	prefix := leaseKey(ref, "")
-	if err := n.attached.drop(func(key string) bool { return strings.HasPrefix(key, prefix) }); err != nil {
-		return fmt.Errorf("forget the networks of %s: %w", ref.Name, err)
-	}
+	err := n.attached.drop(func(key string) bool { return strings.HasPrefix(key, prefix) })
 	for _, lease := range n.leases.Leases() {
 		if strings.HasPrefix(lease.Key, prefix) {
-			if err := n.leases.Release(lease.Key); err != nil {
-				return fmt.Errorf("release the address of %s: %w", lease.Key, err)
-			}
+			err = errors.Join(err, n.leases.Release(lease.Key))
 		}
+	}
+	if err != nil {
+		n.Logger.Warn("what an instance gave back could not be saved yet", "instance", ref.Namespace+"/"+ref.Name, "err", err)
+		n.wake()
 	}
 	return nil
 }

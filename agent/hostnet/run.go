@@ -50,6 +50,7 @@ func (n *Network) Run(ctx context.Context) error {
 		case <-repair.C:
 		}
 		_, _, err := n.set(ctx)
+		err = errors.Join(err, n.leases.Flush(), n.attached.flush())
 		if ctx.Err() != nil {
 			return nil
 		}

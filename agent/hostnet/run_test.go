@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,6 +75,39 @@ func TestNewMembersAreProtectedAtOnce(t *testing.T) {
 		defer w.plug.mu.Unlock()
 		if got := w.plug.last.Protected; !slices.Equal(got, protected) {
 			t.Errorf("guests are kept away from %v, want %v", got, protected)
+		}
+	})
+}
+
+// A disk that is full when an instance ends does not hold up its end.
+func TestReleaseOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.define("ns", "lan", lan)
+		vmi := w.create(attach(instance("a"), "one", "lan"))
+		w.connect(vmi)
+		w.start()
+		files := []string{w.config.LeaseFile, w.config.AttachmentFile}
+		for _, file := range files {
+			// A directory in its place lets no file be put there, not even by root.
+			if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.network.Release(refOf(vmi)); err != nil || len(w.network.addresses()) != 0 {
+			t.Errorf("error %v, and the addresses are %v", err, w.network.addresses())
+		}
+		time.Sleep(time.Second)
+		for _, file := range files {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(repairEvery)
+		for _, file := range files {
+			if data, err := os.ReadFile(file); err != nil || strings.Contains(string(data), "ns/a") {
+				t.Errorf("later %s holds %s: %v", file, data, err)
+			}
 		}
 	})
 }
