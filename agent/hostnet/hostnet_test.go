@@ -59,6 +59,23 @@ func TestPodTap(t *testing.T) {
 	}
 }
 
+// The domain asks for one queue, also where the instance asks for more. A tap that
+// is made otherwise cannot be opened by it.
+func TestTapsHaveOneQueueLikeTheDomain(t *testing.T) {
+	w := newWorld(t)
+	vmi := instance("a")
+	vmi.Spec.Domain.CPU = &kubevirtv1.CPU{Cores: 4}
+	multiqueue := true
+	vmi.Spec.Domain.Devices.NetworkInterfaceMultiQueue = &multiqueue
+	w.connect(w.create(vmi))
+	if tap, ok := w.tap(vmi, "default"); !ok || tap.Queues != 1 {
+		t.Errorf("the tap has %d queues", tap.Queues)
+	}
+	if status := w.network.Interfaces(vmi); status[0].QueueCount != 1 {
+		t.Errorf("status says %d queues", status[0].QueueCount)
+	}
+}
+
 func TestOnlyThisHostsLivingInstancesAreWanted(t *testing.T) {
 	w := newWorld(t)
 	here, elsewhere := w.create(instance("here")), instance("elsewhere")
