@@ -55,14 +55,6 @@ func (p *planner) bridge(b Bridge) {
 	// Where the host has no address, nothing has a way back through the bridge either, so
 	// this is a second wall: the host does not even answer ARP for its other addresses.
 	p.sysctl(exists, sysctlRPFilter(b.Name), "1")
-	if b.Address.IsValid() {
-		if len(p.want.Peers) > 0 {
-			p.sysctl(exists, sysctlProxyDelay(b.Name), "0")
-			p.sysctl(exists, sysctlProxyARP(b.Name), "1")
-		} else if exists {
-			p.sysctl(exists, sysctlProxyARP(b.Name), "0")
-		}
-	}
 	p.addrs(l, b.Address)
 	if !l.Up {
 		p.do(SetUp{Link: b.Name, Up: true})

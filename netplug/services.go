@@ -240,12 +240,12 @@ func poolOf(b Bridge, taps []Tap) dhcp.Pool {
 	return p
 }
 
-// reservations are those of the bridge and of the taps on it.
+// reservations are those of the taps on the bridge.
 func reservations(b Bridge, taps []Tap) []dhcp.Reservation {
 	if b.DHCP == nil {
 		return nil
 	}
-	out := slices.Clone(b.DHCP.Reservations)
+	var out []dhcp.Reservation
 	for _, t := range taps {
 		if t.Bridge == b.Name && t.Address.IsValid() {
 			out = append(out, dhcp.Reservation{MAC: t.MAC, Address: t.Address, Hostname: t.Hostname, Options: t.Options})

@@ -14,10 +14,8 @@ import (
 	"virtmesh/netplug/nad"
 )
 
-// want is the whole network that the instances of this host need now.
-func (n *Network) want() netplug.Want { return n.build().want }
-
-// build makes the wanted network, and tells which taps cannot be part of it.
+// build makes the whole network that the instances of this host need now, and
+// tells which taps cannot be part of it.
 func (n *Network) build() *builder {
 	b := &builder{
 		network: n, addresses: n.addresses(), bridges: map[string]netplug.Bridge{},
