@@ -76,7 +76,7 @@ func tapSubject(name string) string    { return "tap " + name }
 func sysctlKeys(w Want) []string {
 	keys := []string{sysctlForward}
 	for _, b := range w.Bridges {
-		keys = append(keys, sysctlIPv6(b.Name), sysctlRPFilter(b.Name))
+		keys = append(keys, sysctlIPv6(b.Name), sysctlRPFilter(b.Name), sysctlARPIgnore(b.Name))
 	}
 	for _, t := range w.Taps {
 		keys = append(keys, sysctlIPv6(t.Name))
@@ -86,8 +86,9 @@ func sysctlKeys(w Want) []string {
 
 const sysctlForward = "net/ipv4/ip_forward"
 
-func sysctlIPv6(link string) string     { return "net/ipv6/conf/" + link + "/disable_ipv6" }
-func sysctlRPFilter(link string) string { return "net/ipv4/conf/" + link + "/rp_filter" }
+func sysctlIPv6(link string) string      { return "net/ipv6/conf/" + link + "/disable_ipv6" }
+func sysctlRPFilter(link string) string  { return "net/ipv4/conf/" + link + "/rp_filter" }
+func sysctlARPIgnore(link string) string { return "net/ipv4/conf/" + link + "/arp_ignore" }
 
 // PlanFor decides what to do to make the world match the want. It is a pure function. The
 // want is valid.

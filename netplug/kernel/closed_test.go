@@ -36,6 +36,13 @@ func TestBridgeWithoutAddress(t *testing.T) {
 	for card, tap := range map[string]netplug.Tap{"br1": one, "br-made": made} {
 		thief.AddCard(t, card, tap.Name, tap.MAC)
 		thief.Run("sysctl", "-q", "-w", "net.ipv4.conf."+card+".rp_filter=0")
+		// It asks as one that knows its address, and as one that looks whether it is free.
+		for _, how := range [][]string{{"-s", "10.9.0.10"}, {"-D"}} {
+			args := append([]string{"arping", "-c", "1", "-w", "1", "-I", card}, how...)
+			if out, _ := thief.Try("busybox", append(args, "10.50.0.1")...); !strings.Contains(out, "Received 0 ") {
+				t.Errorf("the host answers for its address on %s:\n%s", card, out)
+			}
+		}
 		b.attack(thief, card)
 		// Without its second wall the first one must hold.
 		netplugtest.Run(t, "sysctl", "-q", "-w", "net.ipv4.conf."+card+".rp_filter=0")

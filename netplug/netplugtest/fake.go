@@ -224,6 +224,7 @@ func (f *Fake) add(l netplug.Link) error {
 	f.world.Links = append(f.world.Links, l)
 	f.world.Sysctls["net/ipv6/conf/"+l.Name+"/disable_ipv6"] = "0"
 	f.world.Sysctls["net/ipv4/conf/"+l.Name+"/rp_filter"] = "0"
+	f.world.Sysctls["net/ipv4/conf/"+l.Name+"/arp_ignore"] = "0"
 	return nil
 }
 
