@@ -43,8 +43,7 @@ func TestBridgeWithoutAddress(t *testing.T) {
 				t.Errorf("the host answers for its address on %s:\n%s", card, out)
 			}
 		}
-		b.attack(thief, card)
-		// Without its second wall the first one must hold.
+		// Without the second wall the first one must hold.
 		netplugtest.Run(t, "sysctl", "-q", "-w", "net.ipv4.conf."+card+".rp_filter=0")
 		b.attack(thief, card)
 	}
