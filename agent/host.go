@@ -113,6 +113,7 @@ func (a *Agent) startHost(ctx context.Context) error {
 	if err := h.openExecutor(); err != nil {
 		return err
 	}
+	a.onStop(func(context.Context) { h.executor.Close() })
 	h.router = hostrpc.NewRouter(hostrpc.Config{
 		Self: a.config.Name, Local: h.guests(), HostOf: h.hostOf,
 		Dial: func(ctx context.Context, name string) (net.Conn, error) {

@@ -21,7 +21,8 @@ const defaultGracePeriod = 30 * time.Second
 // Volumes makes the volumes of instances usable on this host.
 type Volumes interface {
 	// Prepare returns a disk for every volume of the instance that is one. It
-	// may take as long as pulling an image does, and may be called again. An
+	// may take as long as pulling an image does, ends soon after ctx does, and
+	// may be called again. An
 	// error that is a *VolumeError says what to tell the user. release is
 	// called once the guest has its disks open, or does not start.
 	Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (disks map[string]domainxml.Disk, release func(), err error)

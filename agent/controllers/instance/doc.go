@@ -16,7 +16,10 @@
 //
 // Invariants:
 //   - a domain is started only for an instance whose claim names this host, and
-//     carries the claim's epoch;
+//     carries the claim's epoch. Instance and claim are read linearizably right
+//     before the start, after everything that takes long;
+//   - no worker waits for an image: volumes are prepared by tasks of the
+//     executor's own, which the end of their instance ends;
 //   - the claim and the finalizer go in the transaction that reports the final
 //     phase, after the guest has ended and its volumes are released: nobody else
 //     may start the instance before;

@@ -36,6 +36,10 @@ type Executor struct {
 	nextID    int
 	// guests keeps what guest agents said, by instance UID.
 	guests map[string]guestRecord
+
+	tasks        *tasks
+	preparations *preparations
+	traces       *traces
 }
 
 // guestRecord is the last answer of a guest agent.
@@ -49,14 +53,25 @@ var (
 	_ controller.Source     = (*Executor)(nil)
 )
 
-// New makes an executor. It does nothing before its controller runs.
+// New makes an executor. It does nothing before its controller runs; the caller
+// closes it when that has ended.
 func New(config Config) (*Executor, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	return &Executor{
+	e := &Executor{
 		Config: config, listeners: map[int]func(controller.Key){}, guests: map[string]guestRecord{},
-	}, nil
+		tasks: newTasks(), traces: newTraces(),
+	}
+	e.preparations = newPreparations(config, e.tasks, func(ref hypervisor.Ref) { e.notify(keyOf(ref)) })
+	return e, nil
+}
+
+// Close ends what the executor began and no worker waits for. Guests are not
+// touched.
+func (e *Executor) Close() {
+	e.tasks.close()
+	e.preparations.close()
 }
 
 // Reconcile implements controller.Reconciler.
@@ -95,23 +110,32 @@ func (e *Executor) ended(ctx context.Context, vmi *kubevirtv1.VirtualMachineInst
 }
 
 // removeOrphans stops and undefines the domains named key whose instance is
-// gone or has another UID than keep. The mesh is asked first.
+// gone or has another UID than keep, and removes what else this host has of
+// such instances. The mesh is asked first.
 func (e *Executor) removeOrphans(ctx context.Context, key controller.Key, keep string) error {
 	domains, err := e.Hypervisor.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list domains: %w", err)
 	}
 	for _, domain := range domains {
-		ref := domain.Owner.Ref
-		if ref.Namespace != key.Namespace || ref.Name != key.Name || ref.UID == keep {
+		if keyOf(domain.Owner.Ref) == key {
+			e.traces.add(domain.Owner.Ref)
+		}
+	}
+	for _, ref := range e.traces.of(key) {
+		if ref.UID == keep {
 			continue
+		}
+		// Whoever claims it: here it does not start from this preparation.
+		if err := e.preparations.drop(ctx, ref.UID); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
 		}
 		orphan, err := e.isOrphan(ctx, ref)
 		if err != nil {
 			return err
 		}
 		if orphan {
-			e.Logger.Info("removing a domain that no instance claims", "instance", key.String(), "uid", ref.UID)
+			e.Logger.Info("removing what is here of an instance that is gone or elsewhere", "instance", key.String(), "uid", ref.UID)
 			if err := e.remove(ctx, ref); err != nil {
 				return err
 			}
@@ -136,6 +160,9 @@ func (e *Executor) isOrphan(ctx context.Context, ref hypervisor.Ref) (bool, erro
 
 // remove ends a domain and drops everything this host keeps for it.
 func (e *Executor) remove(ctx context.Context, ref hypervisor.Ref) error {
+	if err := e.preparations.drop(ctx, ref.UID); err != nil {
+		return fmt.Errorf("%s: %w", ref, err)
+	}
 	if err := e.Hypervisor.Destroy(ctx, ref); err != nil && !errors.Is(err, hypervisor.ErrNotFound) && !errors.Is(err, hypervisor.ErrNotRunning) {
 		return fmt.Errorf("stop domain %s/%s: %w", ref.Namespace, ref.Name, err)
 	}
@@ -151,6 +178,7 @@ func (e *Executor) remove(ctx context.Context, ref hypervisor.Ref) error {
 	e.mu.Lock()
 	delete(e.guests, ref.UID)
 	e.mu.Unlock()
+	e.traces.forget(ref)
 	return nil
 }
 

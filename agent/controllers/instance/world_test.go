@@ -33,15 +33,22 @@ const (
 
 // fakeVolumes gives every volume a file, unless it is to fail.
 type fakeVolumes struct {
-	fail     error
+	fail error
+	// pull, if set, is what a Prepare waits for, besides its context.
+	pull     func(context.Context) error
 	prepared int
 	released int
 	removed  []hypervisor.Ref
 }
 
-func (v *fakeVolumes) Prepare(_ context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domainxml.Disk, func(), error) {
+func (v *fakeVolumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domainxml.Disk, func(), error) {
 	if v.fail != nil {
 		return nil, nil, v.fail
+	}
+	if v.pull != nil {
+		if err := v.pull(ctx); err != nil {
+			return nil, nil, err
+		}
 	}
 	v.prepared++
 	disks := map[string]domainxml.Disk{}
@@ -172,11 +179,15 @@ func newWorld(t *testing.T) *world {
 // restart replaces the executor as a restart of the agent does.
 func (w *world) restart() {
 	w.t.Helper()
+	if w.executor != nil {
+		w.executor.Close()
+	}
 	executor, err := New(w.config)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.executor = executor
+	w.t.Cleanup(executor.Close)
 }
 
 // scheduled returns an instance as placement leaves it on this host.
@@ -274,11 +285,32 @@ func (w *world) sync(vmi *kubevirtv1.VirtualMachineInstance) {
 	}
 }
 
-// try reconciles what the store holds now.
-func (w *world) try(vmi *kubevirtv1.VirtualMachineInstance) (controller.Result, error) {
+// once reconciles what the store holds now.
+func (w *world) once(vmi *kubevirtv1.VirtualMachineInstance) (controller.Result, error) {
 	w.t.Helper()
 	w.sync(vmi)
 	return w.executor.Reconcile(w.t.Context(), objects.KeyOf(vmi))
+}
+
+// try reconciles as the engine does: again when what goes on outside of the
+// workers has ended.
+func (w *world) try(vmi *kubevirtv1.VirtualMachineInstance) (controller.Result, error) {
+	w.t.Helper()
+	for {
+		result, err := w.once(vmi)
+		if !result.Pending || err != nil {
+			return result, err
+		}
+		w.settle(vmi)
+	}
+}
+
+// settle waits for what goes on outside of the workers for the instance.
+func (w *world) settle(vmi *kubevirtv1.VirtualMachineInstance) {
+	w.t.Helper()
+	if work := w.executor.preparations.get(string(vmi.UID)); work != nil {
+		<-work.done
+	}
 }
 
 func (w *world) reconcile(vmi *kubevirtv1.VirtualMachineInstance) controller.Result {
