@@ -10,7 +10,7 @@
 //	Scheduled   none          prepare volumes and network, start   -> Running
 //	any         running       report                               -> Running
 //	Running     none          it is lost (the host was off)        -> Failed
-//	any         shut off      clean up                             -> Succeeded or Failed
+//	any         shut off      clean up         -> Succeeded if by its guest, else Failed
 //	deletion    running       shut down, cut power after the grace period
 //	no instance any           stop and undefine what we made
 //

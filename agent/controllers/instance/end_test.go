@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -31,6 +32,22 @@ func TestGuestThatCrashesFails(t *testing.T) {
 	w.act(w.hv.Machine().Crash(refOf(vmi)))
 	w.reconcile(vmi)
 	w.expectEnded(vmi, kubevirtv1.Failed)
+}
+
+// Only a guest that shut down by itself has succeeded: a machine that is to be
+// rerun on failure comes back after the loss of its host's power.
+func TestGuestThatWasEndedByOthersFails(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	w.hv.Machine().PowerLoss()
+	w.reconcile(vmi)
+	w.expectEnded(vmi, kubevirtv1.Failed)
+	for i, reason := range []hypervisor.Reason{hypervisor.ReasonMissed, hypervisor.ReasonDestroyed, hypervisor.ReasonFailed} {
+		vmi := w.running(fmt.Sprintf("b%d", i))
+		w.act(w.hv.Machine().End(refOf(vmi), reason))
+		w.reconcile(vmi)
+		w.expectEnded(vmi, kubevirtv1.Failed)
+	}
 }
 
 func TestRunningInstanceWithoutADomainFails(t *testing.T) {

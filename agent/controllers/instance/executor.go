@@ -101,12 +101,16 @@ func (e *Executor) Reconcile(ctx context.Context, key controller.Key) (controlle
 	}
 }
 
-// ended handles a guest that is not running any more.
+// ended handles a guest that is not running any more. Only one that shut down by
+// itself has succeeded: RerunOnFailure brings the others back.
 func (e *Executor) ended(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, domain hypervisor.Domain) error {
-	if domain.Reason.Failure() {
-		return e.finish(ctx, vmi, kubevirtv1.Failed, fmt.Sprintf("the guest ended: %s", domain.Reason))
+	switch {
+	case domain.Reason.Success():
+		return e.finish(ctx, vmi, kubevirtv1.Succeeded, "the guest shut down")
+	case domain.Reason == hypervisor.ReasonUnknown:
+		return e.finish(ctx, vmi, kubevirtv1.Failed, "the guest ended: its host was switched off or restarted")
 	}
-	return e.finish(ctx, vmi, kubevirtv1.Succeeded, "the guest shut down")
+	return e.finish(ctx, vmi, kubevirtv1.Failed, fmt.Sprintf("the guest ended: %s", domain.Reason))
 }
 
 // removeOrphans stops and undefines the domains named key whose instance is
