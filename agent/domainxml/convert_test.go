@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
 	v1 "kubevirt.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
@@ -205,6 +206,9 @@ func machineFaults() []fault {
 			in.Machine.SecureBoot = false
 			in.VMI.Spec.Domain.Firmware.Bootloader = &v1.Bootloader{EFI: &v1.EFI{}}
 		}},
+		{"spec.domain.firmware.uuid", false, func(in *Input) {
+			in.VMI.Spec.Domain.Firmware.UUID = "5d307ca9-b3ef-428c-8861-06e72d69f223,serial=x"
+		}},
 		{"spec.domain.ioThreads.supplementalPoolThreadCount", false, func(in *Input) {
 			in.VMI.Spec.Domain.IOThreadsPolicy = ptr(v1.IOThreadsPolicySupplementalPool)
 		}},
@@ -233,6 +237,21 @@ func deviceFaults() []fault {
 		{"spec.domain.devices.clientPassthrough", true, func(in *Input) {
 			in.VMI.Spec.Domain.Devices.ClientPassthrough = &v1.ClientPassthroughDevices{}
 		}},
+	}
+}
+
+// Only the canonical form of a UUID reaches QEMU's command line.
+func TestFirmwareUUIDInjectsNothing(t *testing.T) {
+	for _, bad := range []types.UID{
+		"5d307ca9-b3ef-428c-8861-06e72d69f22", "{5d307ca9-b3ef-428c-8861-06e72d69f223}",
+		"urn:uuid:5d307ca9-b3ef-428c-8861-06e72d69f223", "5d307ca9-b3ef-428c-8861-06e72d69f22,", "x",
+	} {
+		in := prepared
+		in.VMI, in.Machine = load(t, "typical"), kvmHost
+		in.VMI.Spec.Domain.Firmware.UUID = bad
+		if _, _, err := Convert(in); err == nil || !strings.Contains(err.Error(), "spec.domain.firmware.uuid") {
+			t.Errorf("%q: %v", bad, err)
+		}
 	}
 }
 

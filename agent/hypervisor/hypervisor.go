@@ -132,7 +132,7 @@ type Observer interface {
 // Domain is what is known of one domain.
 type Domain struct {
 	Owner Owner
-	// UUID is the hypervisor's, which the guest sees as its machine's.
+	// UUID is the hypervisor's. What the guest sees as its machine's may be another.
 	UUID   string
 	State  State
 	Reason Reason

@@ -91,6 +91,7 @@ var faults = map[string]struct {
 	"architecture":          {func(s *spec) { s.Architecture = "z80" }, "spec.architecture"},
 	"efi and bios":          {func(s *spec) { s.Domain.Firmware.Bootloader.BIOS = &kubevirtv1.BIOS{} }, "spec.domain.firmware.bootloader"},
 	"secure boot":           {func(s *spec) { s.Domain.Firmware.Bootloader.EFI.SecureBoot = nil }, "spec.domain.firmware.bootloader.efi.secureBoot"},
+	"firmware uuid":         {func(s *spec) { s.Domain.Firmware.UUID = "1,serial=x" }, "spec.domain.firmware.uuid"},
 	"kernel args":           {func(s *spec) { s.Domain.Firmware.KernelBoot = &kubevirtv1.KernelBoot{KernelArgs: "x"} }, "spec.domain.firmware.kernelBoot.kernelArgs"},
 	"start strategy":        {func(s *spec) { v := kubevirtv1.StartStrategy("x"); s.StartStrategy = &v }, "spec.startStrategy"},
 	"eviction strategy":     {func(s *spec) { v := kubevirtv1.EvictionStrategy("x"); s.EvictionStrategy = &v }, "spec.evictionStrategy"},

@@ -91,8 +91,8 @@ func (d *Driver) existing(conn *libvirt.Connect, ref hypervisor.Ref, xml string)
 	return true, dom, nil
 }
 
-// conflictingUUID finds another domain with the UUID. Guests may be given any UUID,
-// so two of different names can ask for the same one.
+// conflictingUUID finds another domain with the UUID, which the instance's own UID
+// never is but a domain that others defined may have. libvirt would redefine it.
 func conflictingUUID(conn *libvirt.Connect, wanted *libvirtxml.Domain) error {
 	other, err := conn.LookupDomainByUUIDString(wanted.UUID)
 	if is(err, libvirt.ERR_NO_DOMAIN) {
