@@ -38,6 +38,9 @@ func firmware(c *conversion) {
 	case secure && !c.Machine.SecureBoot:
 		c.unsupported(path.Child("secureBoot"), true, "no firmware with secure boot is installed on this host")
 	}
+	if enabled(f.Bootloader.EFI.Persistent, false) {
+		c.unsupported(path.Child("persistent"), true, "the firmware's variables are not kept when the instance ends")
+	}
 	c.out.OS.Firmware = "efi"
 	c.out.OS.FirmwareInfo = &libvirtxml.DomainOSFirmwareInfo{Features: []libvirtxml.DomainOSFirmwareFeature{
 		{Name: "secure-boot", Enabled: yesNo(secure)},

@@ -85,8 +85,15 @@ func validateFirmware(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpe
 			errs = append(errs, field.Invalid(at.Child("bootloader", "efi", "secureBoot"), true, "SecureBoot needs spec.domain.features.smm enabled; set secureBoot to false to go without"))
 		}
 	}
+	if fw.Bootloader != nil && fw.Bootloader.EFI != nil && isTrue(fw.Bootloader.EFI.Persistent) {
+		errs = append(errs, field.Forbidden(at.Child("bootloader", "efi", "persistent"), stateNotKept))
+	}
 	return append(errs, validateKernelBoot(at.Child("kernelBoot"), fw.KernelBoot)...)
 }
+
+// stateNotKept refuses persistent devices, rather than lose what guests keep in
+// them: a disk that is sealed to a lost TPM cannot be read again.
+const stateNotKept = "the state would be lost when the instance ends; persistent state is not supported in this version"
 
 // validateUUID wants the canonical form, which is what reaches the emulator.
 func validateUUID(at *field.Path, value string) field.ErrorList {
@@ -209,3 +216,5 @@ func base64Length(data string) (int, bool) {
 	decoded, err := base64.StdEncoding.DecodeString(data)
 	return len(decoded), err == nil
 }
+
+func isTrue(b *bool) bool { return b != nil && *b }

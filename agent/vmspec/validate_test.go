@@ -92,6 +92,8 @@ var faults = map[string]struct {
 	"efi and bios":          {func(s *spec) { s.Domain.Firmware.Bootloader.BIOS = &kubevirtv1.BIOS{} }, "spec.domain.firmware.bootloader"},
 	"secure boot":           {func(s *spec) { s.Domain.Firmware.Bootloader.EFI.SecureBoot = nil }, "spec.domain.firmware.bootloader.efi.secureBoot"},
 	"firmware uuid":         {func(s *spec) { s.Domain.Firmware.UUID = "1,serial=x" }, "spec.domain.firmware.uuid"},
+	"persistent efi":        {func(s *spec) { s.Domain.Firmware.Bootloader.EFI.Persistent = new(true) }, "spec.domain.firmware.bootloader.efi.persistent"},
+	"persistent tpm":        {func(s *spec) { s.Domain.Devices.TPM = &kubevirtv1.TPMDevice{Persistent: new(true)} }, "spec.domain.devices.tpm.persistent"},
 	"kernel args":           {func(s *spec) { s.Domain.Firmware.KernelBoot = &kubevirtv1.KernelBoot{KernelArgs: "x"} }, "spec.domain.firmware.kernelBoot.kernelArgs"},
 	"start strategy":        {func(s *spec) { v := kubevirtv1.StartStrategy("x"); s.StartStrategy = &v }, "spec.startStrategy"},
 	"eviction strategy":     {func(s *spec) { v := kubevirtv1.EvictionStrategy("x"); s.EvictionStrategy = &v }, "spec.evictionStrategy"},
