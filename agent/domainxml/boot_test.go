@@ -102,7 +102,7 @@ func (h *bootHost) start(t *testing.T, ctx context.Context, in Input) io.ReadWri
 		if err := os.WriteFile(path, hypervisortest.BootDisk(), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		in.Disks[d.Name] = Disk{Type: DiskFile, Path: path, Format: "raw", DirectIO: true, Preallocated: true}
+		in.Disks[d.Name] = Disk{Type: DiskFile, Path: path, Format: "raw", DirectIO: true, Preallocated: true, ReadOnly: d.Name == "second" || d.Name == "cloudinit"}
 	}
 	domain, _, err := Convert(in)
 	if err != nil {

@@ -54,7 +54,8 @@ type Disk struct {
 	// Backing is the image below a qcow2 overlay. Without it the overlay stands
 	// alone, whatever its header says, for the same reason.
 	Backing *Disk
-	// ReadOnly and Shareable add to what the VMI asks for.
+	// ReadOnly and Shareable add to what the VMI asks for. A SATA disk cannot be shown
+	// as read-only: a ReadOnly source may then be written, so it is the guest's own.
 	ReadOnly, Shareable bool
 	// DirectIO says that the file system or device supports O_DIRECT.
 	DirectIO bool

@@ -96,8 +96,9 @@ type Disk struct {
 	Name    string
 	Overlay *Overlay
 	Empty   *Empty
-	// Content is a read-only raw disk of these bytes, zeros added to whole
-	// sectors. Bytes that differ from those on the disk replace them.
+	// Content is a raw disk of these bytes, zeros added to whole sectors, which
+	// is not meant to be written. Bytes that differ from those on the disk
+	// replace them.
 	Content []byte
 }
 
@@ -118,10 +119,11 @@ type Empty struct {
 
 // Prepared is a disk that is there.
 type Prepared struct {
-	Name     string
-	Path     string
-	Format   qemuimg.Format
-	Size     int64
+	Name   string
+	Path   string
+	Format qemuimg.Format
+	Size   int64
+	// ReadOnly asks that the guest be shown the disk as such, where its bus can.
 	ReadOnly bool
 	// Backing is the image below an overlay: the one it was made on, which may
 	// not be the one asked for if the overlay was there before.
