@@ -49,8 +49,9 @@ type Hypervisor interface {
 	Lifecycle
 	Consoles
 	Observer
-	// Close ends the connection and all subscriptions and waits for the
-	// implementation's goroutines. Guests are not touched.
+	// Close ends the connection and all subscriptions and waits for calls under way,
+	// though not for ever: the error names those that did not end in time. Guests are
+	// not touched.
 	Close() error
 }
 

@@ -50,7 +50,8 @@ func (d *Driver) start(conn *libvirt.Connect, ref hypervisor.Ref, xml string, op
 			return d.describe(dom)
 		}
 		if !existed {
-			if undefineErr := dom.UndefineFlags(undefineFlags(hypervisor.UndefineOptions{KeepNVRAM: true, KeepTPM: true})); undefineErr != nil {
+			// What libvirt made for it goes too: there was nothing to keep before.
+			if undefineErr := dom.UndefineFlags(undefineFlags(hypervisor.UndefineOptions{})); undefineErr != nil {
 				err = errors.Join(err, fmt.Errorf("undefine it again: %w", undefineErr))
 			}
 		}
