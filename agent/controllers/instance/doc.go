@@ -18,8 +18,10 @@
 //   - a domain is started only for an instance whose claim names this host, and
 //     carries the claim's epoch. Instance and claim are read linearizably right
 //     before the start, after everything that takes long;
-//   - no worker waits for an image: volumes are prepared by tasks of the
-//     executor's own, which the end of their instance ends;
+//   - no worker waits for an image or a guest: volumes are prepared, and guest
+//     agents asked, by tasks of the executor's own. The end of an instance ends
+//     its preparation;
+//   - how often a guest is asked, and written about, is not for it to choose;
 //   - the claim and the finalizer go in the transaction that reports the final
 //     phase, after the guest has ended and its volumes are released: nobody else
 //     may start the instance before;

@@ -20,10 +20,6 @@ import (
 // that had not finished booting does not hear the first request.
 const shutdownInterval = 5 * time.Second
 
-// guestInfoInterval is how often a connected guest agent is asked again, for
-// changes that no event reports.
-const guestInfoInterval = time.Minute
-
 // Executor reconciles the instances of this host. It is a
 // controller.Reconciler, and a controller.Source of the keys of domains that
 // changed.
@@ -34,18 +30,11 @@ type Executor struct {
 	// listeners are told the keys of domains that changed.
 	listeners map[int]func(controller.Key)
 	nextID    int
-	// guests keeps what guest agents said, by instance UID.
-	guests map[string]guestRecord
 
 	tasks        *tasks
 	preparations *preparations
+	agents       *agents
 	traces       *traces
-}
-
-// guestRecord is the last answer of a guest agent.
-type guestRecord struct {
-	info  hypervisor.GuestInfo
-	asked time.Time
 }
 
 var (
@@ -60,10 +49,11 @@ func New(config Config) (*Executor, error) {
 		return nil, err
 	}
 	e := &Executor{
-		Config: config, listeners: map[int]func(controller.Key){}, guests: map[string]guestRecord{},
-		tasks: newTasks(), traces: newTraces(),
+		Config: config, listeners: map[int]func(controller.Key){}, tasks: newTasks(), traces: newTraces(),
 	}
-	e.preparations = newPreparations(config, e.tasks, func(ref hypervisor.Ref) { e.notify(keyOf(ref)) })
+	news := func(ref hypervisor.Ref) { e.notify(keyOf(ref)) }
+	e.preparations = newPreparations(config, e.tasks, news)
+	e.agents = newAgents(config.Hypervisor, e.tasks, news)
 	return e, nil
 }
 
@@ -179,9 +169,7 @@ func (e *Executor) remove(ctx context.Context, ref hypervisor.Ref) error {
 	if err := e.Network.Release(ref); err != nil {
 		return fmt.Errorf("release addresses of %s/%s: %w", ref.Namespace, ref.Name, err)
 	}
-	e.mu.Lock()
-	delete(e.guests, ref.UID)
-	e.mu.Unlock()
+	e.agents.forget(ref.UID)
 	e.traces.forget(ref)
 	return nil
 }

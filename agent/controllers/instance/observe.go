@@ -16,10 +16,7 @@ func (e *Executor) Observe(ctx context.Context) error {
 		case hypervisor.EventResync:
 			e.notifyAll(ctx)
 		case hypervisor.EventAgent, hypervisor.EventReboot:
-			// What the guest said before may not hold any more.
-			e.mu.Lock()
-			delete(e.guests, event.Ref.UID)
-			e.mu.Unlock()
+			e.agents.doubt(event.Ref.UID)
 			e.notify(keyOf(event.Ref))
 		case hypervisor.EventState, hypervisor.EventUndefined, hypervisor.EventIOError:
 			e.notify(keyOf(event.Ref))

@@ -311,6 +311,33 @@ func (w *world) settle(vmi *kubevirtv1.VirtualMachineInstance) {
 	if work := w.executor.preparations.get(string(vmi.UID)); work != nil {
 		<-work.done
 	}
+	w.executor.agents.mu.Lock()
+	guest := w.executor.agents.guests[string(vmi.UID)]
+	var asking chan struct{}
+	if guest != nil {
+		asking = guest.asking
+	}
+	w.executor.agents.mu.Unlock()
+	if asking != nil {
+		<-asking
+	}
+}
+
+// hear reconciles, and again when the guest's agent has answered.
+func (w *world) hear(vmi *kubevirtv1.VirtualMachineInstance) controller.Result {
+	w.t.Helper()
+	w.reconcile(vmi)
+	w.settle(vmi)
+	return w.reconcile(vmi)
+}
+
+// pass makes the executor believe that time has passed for the guest's agent.
+func (w *world) pass(vmi *kubevirtv1.VirtualMachineInstance, d time.Duration) {
+	w.t.Helper()
+	w.executor.agents.mu.Lock()
+	defer w.executor.agents.mu.Unlock()
+	guest := w.executor.agents.guests[string(vmi.UID)]
+	guest.asked, guest.toggled = guest.asked.Add(-d), guest.toggled.Add(-d)
 }
 
 func (w *world) reconcile(vmi *kubevirtv1.VirtualMachineInstance) controller.Result {
