@@ -282,7 +282,7 @@ func (h *host) openExecutor() (err error) {
 	h.executor, err = instance.New(instance.Config{
 		Host: h.config.Name, Store: h.store, Instances: h.instanceSet, Hypervisor: h.hypervisor,
 		Volumes: h.volumes, Network: h.network, Claims: hostClaims{h.store, h.config.Name, h.provisioner}, Events: h.recorder,
-		Machine: h.machine(), StateDir: h.config.StateDir, LogDir: filepath.Join(h.config.StateDir, "consoles"),
+		Machine: h.machine(), LogDir: filepath.Join(h.config.StateDir, "consoles"),
 		Logger: h.log.With("part", "executor"),
 	})
 	return err

@@ -12,7 +12,7 @@
 //	Running     none          it is lost (the host was off)        -> Failed
 //	any         shut off      clean up         -> Succeeded if by its guest, else Failed
 //	deletion    running       shut down, cut power after the grace period
-//	no instance any           stop and undefine what we made
+//	no instance any           stop and undefine what we made, drop disks and log
 //
 // Invariants:
 //   - a domain is started only for an instance whose claim names this host, and

@@ -35,6 +35,7 @@ type Executor struct {
 	preparations *preparations
 	agents       *agents
 	traces       *traces
+	logs         serialLogs
 }
 
 var (
@@ -50,10 +51,18 @@ func New(config Config) (*Executor, error) {
 	}
 	e := &Executor{
 		Config: config, listeners: map[int]func(controller.Key){}, tasks: newTasks(), traces: newTraces(),
+		logs: serialLogs{config.LogDir},
 	}
 	news := func(ref hypervisor.Ref) { e.notify(keyOf(ref)) }
 	e.preparations = newPreparations(config, e.tasks, news)
 	e.agents = newAgents(config.Hypervisor, e.tasks, news)
+	owners, err := config.Volumes.Owners()
+	if err != nil {
+		return nil, fmt.Errorf("instance executor: look for volumes that were left: %w", err)
+	}
+	for _, ref := range owners {
+		e.traces.add(ref)
+	}
 	return e, nil
 }
 
@@ -68,7 +77,15 @@ func (e *Executor) Close() {
 func (e *Executor) Reconcile(ctx context.Context, key controller.Key) (controller.Result, error) {
 	vmi, exists := e.Instances.Get(key)
 	if !exists || vmi.Status.NodeName != e.Host {
-		return controller.Result{}, e.removeOrphans(ctx, key, "")
+		if err := e.removeOrphans(ctx, key, ""); err != nil {
+			return controller.Result{}, err
+		}
+		return controller.Result{}, e.removeLog(ctx, key)
+	}
+	if e.traces.others(refOf(vmi)) {
+		if err := e.removeOrphans(ctx, key, string(vmi.UID)); err != nil {
+			return controller.Result{}, err
+		}
 	}
 	domain, err := e.Hypervisor.Get(ctx, refOf(vmi))
 	found := err == nil

@@ -3,6 +3,8 @@ package instance
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"virtmesh/agent/controller"
 	"virtmesh/agent/hypervisor"
@@ -55,13 +57,17 @@ func (e *Executor) notifyAll(ctx context.Context) {
 	}
 }
 
-// Subscribe implements controller.Source.
+// Subscribe implements controller.Source. The subscriber hears of what there is
+// already: nothing else names an instance that ended while no agent looked.
 func (e *Executor) Subscribe(fn func(controller.Key)) (cancel func()) {
 	e.mu.Lock()
 	id := e.nextID
 	e.nextID++
 	e.listeners[id] = fn
 	e.mu.Unlock()
+	for _, key := range e.Keys() {
+		fn(key)
+	}
 	return func() {
 		e.mu.Lock()
 		delete(e.listeners, id)
@@ -69,19 +75,19 @@ func (e *Executor) Subscribe(fn func(controller.Key)) (cancel func()) {
 	}
 }
 
-// Keys implements controller.Source: the instances of all domains, so that
-// domains without an instance are looked at as well.
+// Keys implements controller.Source: the instances that this host has anything
+// of, so that what is here without an instance is looked at as well.
 func (e *Executor) Keys() []controller.Key {
+	keys := append(e.traces.keys(), e.logs.keys(e.Logger)...)
 	domains, err := e.Hypervisor.List(context.Background())
 	if err != nil {
 		e.Logger.Warn("domains could not be listed", "err", err)
-		return nil
 	}
-	keys := make([]controller.Key, 0, len(domains))
 	for _, domain := range domains {
 		keys = append(keys, keyOf(domain.Owner.Ref))
 	}
-	return keys
+	slices.SortFunc(keys, func(a, b controller.Key) int { return strings.Compare(a.String(), b.String()) })
+	return slices.Compact(keys)
 }
 
 // WaitForSync implements controller.Source.

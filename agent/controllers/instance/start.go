@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -95,7 +93,7 @@ func (e *Executor) startDomain(ctx context.Context, vmi *kubevirtv1.VirtualMachi
 	if err != nil {
 		return hypervisor.Domain{}, nil, fmt.Errorf("connect networks: %w", err)
 	}
-	serialLog, err := e.serialLog(vmi)
+	serialLog, err := e.logs.open(objects.KeyOf(vmi))
 	if err != nil {
 		return hypervisor.Domain{}, nil, err
 	}
@@ -120,13 +118,4 @@ func (e *Executor) startDomain(ctx context.Context, vmi *kubevirtv1.VirtualMachi
 		return hypervisor.Domain{}, nil, fmt.Errorf("start the guest: %w", err)
 	}
 	return domain, warnings, nil
-}
-
-// serialLog returns the file that keeps what the guest prints on its console.
-func (e *Executor) serialLog(vmi *kubevirtv1.VirtualMachineInstance) (string, error) {
-	dir := filepath.Join(e.LogDir, vmi.Namespace)
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return "", fmt.Errorf("make the serial log's directory: %w", err)
-	}
-	return filepath.Join(dir, vmi.Name+"-serial.log"), nil
 }

@@ -34,6 +34,13 @@ func (t *traces) of(key controller.Key) []hypervisor.Ref {
 	return slices.Clone(t.byKey[key])
 }
 
+// others tells whether an earlier instance of the name left traces.
+func (t *traces) others(ref hypervisor.Ref) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.byKey[keyOf(ref)], func(r hypervisor.Ref) bool { return r != ref })
+}
+
 // forget is called when nothing of the instance is left.
 func (t *traces) forget(ref hypervisor.Ref) {
 	t.mu.Lock()

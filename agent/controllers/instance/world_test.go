@@ -39,6 +39,7 @@ type fakeVolumes struct {
 	prepared int
 	released int
 	removed  []hypervisor.Ref
+	left     []hypervisor.Ref
 }
 
 func (v *fakeVolumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domainxml.Disk, func(), error) {
@@ -62,6 +63,8 @@ func (v *fakeVolumes) Remove(_ context.Context, ref hypervisor.Ref) error {
 	v.removed = append(v.removed, ref)
 	return nil
 }
+
+func (v *fakeVolumes) Owners() ([]hypervisor.Ref, error) { return v.left, nil }
 
 // fakeNetwork gives every interface a tap.
 type fakeNetwork struct {
@@ -170,7 +173,7 @@ func newWorld(t *testing.T) *world {
 	w.config = Config{
 		Host: thisHost, Store: w.store, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network,
 		Claims: fakeClaims{w.store}, Events: events, Machine: domainxml.HostInfo{KVM: true, Arch: "x86_64"},
-		StateDir: t.TempDir(), LogDir: t.TempDir(), Logger: quiet,
+		LogDir: t.TempDir(), Logger: quiet,
 	}
 	w.restart()
 	return w
