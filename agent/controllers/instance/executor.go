@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -30,12 +31,21 @@ type Executor struct {
 	// listeners are told the keys of domains that changed.
 	listeners map[int]func(controller.Key)
 	nextID    int
+	// ends are how guests ended whose end is not in the store yet, by UID. What
+	// libvirt knew of it goes with the domain, before the mesh is told.
+	ends map[string]end
 
 	tasks        *tasks
 	preparations *preparations
 	agents       *agents
 	traces       *traces
 	logs         serialLogs
+}
+
+// end is how a guest ended.
+type end struct {
+	phase   kubevirtv1.VirtualMachineInstancePhase
+	message string
 }
 
 var (
@@ -50,7 +60,7 @@ func New(config Config) (*Executor, error) {
 		return nil, err
 	}
 	e := &Executor{
-		Config: config, listeners: map[int]func(controller.Key){}, tasks: newTasks(), traces: newTraces(),
+		Config: config, listeners: map[int]func(controller.Key){}, ends: map[string]end{}, tasks: newTasks(), traces: newTraces(),
 		logs: serialLogs{config.LogDir},
 	}
 	news := func(ref hypervisor.Ref) { e.notify(keyOf(ref)) }
@@ -225,15 +235,18 @@ func gracePeriod(vmi *kubevirtv1.VirtualMachineInstance) time.Duration {
 }
 
 // finish cleans up and then tells the mesh, in one transaction, that the
-// instance ended and holds nothing on this host any more.
+// instance ended and holds nothing on this host any more. When the mesh cannot
+// be told it is called again, and the first account of the end holds: a guest
+// that shut down has not failed because its domain is gone by then.
 func (e *Executor) finish(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, phase kubevirtv1.VirtualMachineInstancePhase, message string) error {
+	how := e.firstEnd(vmi, end{phase, message})
 	if err := e.remove(ctx, refOf(vmi)); err != nil {
 		return err
 	}
 	ended := vmi.DeepCopy()
 	if !vmi.IsFinal() {
-		setPhase(ended, phase)
-		setCondition(ended, kubevirtv1.VirtualMachineInstanceReady, false, "GuestNotRunning", message)
+		setPhase(ended, how.phase)
+		setCondition(ended, kubevirtv1.VirtualMachineInstanceReady, false, "GuestNotRunning", how.message)
 		dropConditions(ended, kubevirtv1.VirtualMachineInstanceAgentConnected, kubevirtv1.VirtualMachineInstancePaused)
 		ended.Status.Interfaces = nil
 	}
@@ -243,20 +256,36 @@ func (e *Executor) finish(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	if err := e.Claims.Release(ctx, &tx, vmi); err != nil {
 		return fmt.Errorf("release the claim of %s: %w", objects.KeyOf(vmi), err)
 	}
-	if tx.Empty() {
-		return nil
-	}
-	if !vmi.IsFinal() {
-		kind := "Normal"
-		if phase == kubevirtv1.Failed {
-			kind = "Warning"
+	if !tx.Empty() {
+		if !vmi.IsFinal() {
+			e.Events.AddTo(&tx, vmi, eventType(how.phase), "Stopped", how.message)
 		}
-		e.Events.AddTo(&tx, vmi, kind, "Stopped", message)
+		if _, err := tx.Commit(ctx, e.Store); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("report the end of %s: %w", objects.KeyOf(vmi), err)
+		}
 	}
-	if _, err := tx.Commit(ctx, e.Store); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("report the end of %s: %w", objects.KeyOf(vmi), err)
-	}
+	e.mu.Lock()
+	delete(e.ends, string(vmi.UID))
+	e.mu.Unlock()
 	return nil
+}
+
+// firstEnd returns how the guest ended by the first account, and keeps it.
+func (e *Executor) firstEnd(vmi *kubevirtv1.VirtualMachineInstance, account end) end {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if first, ok := e.ends[string(vmi.UID)]; ok {
+		return first
+	}
+	e.ends[string(vmi.UID)] = account
+	return account
+}
+
+func eventType(phase kubevirtv1.VirtualMachineInstancePhase) string {
+	if phase == kubevirtv1.Failed {
+		return corev1.EventTypeWarning
+	}
+	return corev1.EventTypeNormal
 }
 
 // refOf names the instance's domain.
