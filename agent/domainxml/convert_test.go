@@ -59,7 +59,7 @@ var prepared = Input{
 	KernelBoot:  KernelFiles{Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd"},
 	Pinning:     &Pinning{VCPUs: []int{2, 3, 4, 5}, Emulator: []int{6}, NUMANodes: []int{0}},
 	VSOCKCID:    17,
-	Paths:       Paths{SerialLog: "/log/serial", NVRAM: "/state/vars.fd"},
+	Paths:       Paths{SerialLog: "/log/serial"},
 }
 
 func quantity(t *testing.T, s string) *resource.Quantity {

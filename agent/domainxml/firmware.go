@@ -46,9 +46,6 @@ func firmware(c *conversion) {
 		{Name: "secure-boot", Enabled: yesNo(secure)},
 		{Name: "enrolled-keys", Enabled: yesNo(secure)},
 	}}
-	if c.Paths.NVRAM != "" {
-		c.out.OS.NVRam = &libvirtxml.DomainNVRam{NVRam: c.Paths.NVRAM}
-	}
 }
 
 // secureBoot says whether the guest's firmware verifies what it starts.

@@ -145,8 +145,6 @@ type HostInfo struct {
 type Paths struct {
 	// SerialLog receives what the guest writes to its console; empty logs nothing.
 	SerialLog string
-	// NVRAM holds the firmware's variables; empty lets libvirt choose.
-	NVRAM string
 }
 
 // SMBIOS is the maker's data shown to guests.

@@ -1,7 +1,7 @@
 // Package ephemeral keeps the disks that live and die with one run of a virtual
-// machine: overlays above cached images, empty disks, and small read-only disks
-// of given bytes (seeds, config maps). They are one folder per virtual machine
-// instance, named by its UID, so that they lie at the same path on every host.
+// machine: overlays above cached images, empty disks, and small disks of given
+// bytes (seeds, config maps). They are one folder per virtual machine instance,
+// named by its UID, so that they lie at the same path on every host.
 //
 //	<dir>/<uid>/vm.json        whose folder it is
 //	<dir>/<uid>/<disk>.qcow2   an overlay, or an empty qcow2 disk
@@ -28,9 +28,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"sync"
 
 	"virtmesh/storage"
@@ -61,25 +59,6 @@ func (c Config) Validate() error {
 		return errors.New("ephemeral disks: Log is not set")
 	}
 	return nil
-}
-
-// LookupQEMU returns the user and group that libvirt runs QEMU as, by the names
-// that distributions give it.
-func LookupQEMU() (uid, gid int, err error) {
-	for _, name := range []string{"libvirt-qemu", "qemu"} {
-		u, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
-		if uid, err = strconv.Atoi(u.Uid); err != nil {
-			return 0, 0, fmt.Errorf("user %s: %w", name, err)
-		}
-		if gid, err = strconv.Atoi(u.Gid); err != nil {
-			return 0, 0, fmt.Errorf("user %s: %w", name, err)
-		}
-		return uid, gid, nil
-	}
-	return 0, 0, errors.New("there is neither a user libvirt-qemu nor qemu: libvirt's QEMU driver is not installed")
 }
 
 // VM is one run of a virtual machine.

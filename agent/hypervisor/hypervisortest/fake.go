@@ -65,13 +65,6 @@ type fakeDomain struct {
 	memory  uint64
 }
 
-// SetCapabilities replaces what the machine can do.
-func (m *Machine) SetCapabilities(c hypervisor.Capabilities) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.caps = c
-}
-
 // DefineForeign adds a domain that is not ours.
 func (m *Machine) DefineForeign(name string) {
 	m.mu.Lock()
