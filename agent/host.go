@@ -37,9 +37,7 @@ import (
 	"virtmesh/netplug"
 	"virtmesh/netplug/kernel"
 	"virtmesh/raftstore"
-	"virtmesh/storage"
 	"virtmesh/storage/containerdisk"
-	"virtmesh/storage/dir"
 	"virtmesh/storage/ephemeral"
 )
 
@@ -208,19 +206,14 @@ func (h *host) openStorage(a *Agent) error {
 	}
 	a.onStop(func(context.Context) { images.Close() })
 	log := h.log.With("part", "volumes")
-	pools := map[string]storage.Pool{}
-	for _, pool := range h.config.Pools {
-		cfg := dir.DefaultConfig(pool.Name, pool.Path)
-		cfg.Host, cfg.Shared, cfg.UID, cfg.GID, cfg.Log = h.config.Name, pool.Shared, owner, group, log
-		opened, err := dir.Open(cfg)
-		if err != nil {
-			return fmt.Errorf("pool %s: %w", pool.Name, err)
-		}
-		a.onStop(func(context.Context) { opened.Close() })
-		pools[pool.Name] = opened
+	pools, unusable, err := h.openPools(a, owner, group, log)
+	if err != nil {
+		return err
 	}
 	h.provisioner = volumes.NewProvisioner(volumes.ProvisionerConfig{
-		Host: h.config.Name, Store: h.store, Cache: h.cache, Pools: pools, Images: images, Logger: log,
+		Host: h.config.Name, Store: h.store, Cache: h.cache, Pools: pools, Unusable: unusable, Images: images,
+		Removed: h.removed, Mine: func(key objects.Key) bool { return h.stewardship.Mine("claims", key) },
+		Events: h.recorder, Logger: log,
 	})
 	scratch := ephemeral.DefaultConfig(filepath.Join(h.config.StateDir, "instances"))
 	scratch.UID, scratch.GID, scratch.Log = owner, group, log
@@ -378,6 +371,10 @@ func (h *host) buryHost(ctx context.Context, name string) error {
 			return fmt.Errorf("end instance %s of host %s: %w", claim.Key(), name, err)
 		}
 		h.recorder.Event(vmi, corev1.EventTypeWarning, "HostRemoved", "host "+name+" was removed from the mesh for good")
+	}
+	if err := h.provisioner.Bury(ctx, name); err != nil {
+		// The rest must not wait for it: the claims are looked at again.
+		h.log.Warn("claims of a removed host could not be let go yet", "host", name, "err", err)
 	}
 	return h.withdraw(ctx, name)
 }

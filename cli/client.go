@@ -30,7 +30,7 @@ import (
 // stand before the command's name.
 func connectionFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "kubeconfig", Usage: "connect as this kubeconfig says", EnvVars: []string{"KUBECONFIG"}},
+		&cli.StringFlag{Name: "kubeconfig", Usage: "connect as this kubeconfig says; the default is $KUBECONFIG, then the local agent"},
 		&cli.StringFlag{Name: "context", Usage: "the kubeconfig's context to use"},
 		&cli.StringFlag{Name: "host", Usage: "talk to this host (name of a node, or address) instead of the kubeconfig's"},
 		&cli.StringFlag{Name: "socket", Usage: "the local agent's administration socket", Value: agent.DefaultSocket},
@@ -70,11 +70,16 @@ func connect(c *cli.Context) (*connection, error) {
 
 func baseConnection(c *cli.Context) (*connection, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	if path := c.String("kubeconfig"); path != "" {
+	switch path := c.String("kubeconfig"); {
+	case path != "":
 		rules.ExplicitPath = path
 		rules.Precedence = nil
-	} else if _, err := os.Stat(c.String("socket")); err == nil {
-		return socketConnection(c.String("socket")), nil
+	case os.Getenv(clientcmd.RecommendedConfigPathEnvVar) != "":
+		// It may name several files, which the rules merge.
+	default:
+		if _, err := os.Stat(c.String("socket")); err == nil {
+			return socketConnection(c.String("socket")), nil
+		}
 	}
 	overrides := &clientcmd.ConfigOverrides{CurrentContext: c.String("context")}
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)

@@ -1,17 +1,20 @@
 package cli
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"io"
 	"sort"
 
 	"github.com/urfave/cli/v2"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/yaml"
 )
 
@@ -55,21 +58,33 @@ func events(c *cli.Context) error {
 	if err := printEvents(c.App.Writer, list.Items); err != nil || !c.Bool("follow") {
 		return err
 	}
-	options.ResourceVersion = list.ResourceVersion
-	changes, err := client.CoreV1().Events(namespace).Watch(c.Context, options)
+	return followEvents(c, list.ResourceVersion, func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+		o.FieldSelector = options.FieldSelector
+		return client.CoreV1().Events(namespace).Watch(ctx, o)
+	})
+}
+
+// followEvents prints what happens after a revision.
+func followEvents(c *cli.Context, revision string, start cache.WatchFuncWithContext) error {
+	changes, err := follow(c.Context, revision, start)
 	if err != nil {
 		return err
 	}
 	defer changes.Stop()
 	for change := range changes.ResultChan() {
-		if event, ok := change.Object.(*corev1.Event); ok {
-			printEvent(c.App.Writer, event)
+		switch event := change.Object.(type) {
+		case *corev1.Event:
+			if change.Type != watch.Deleted {
+				printEvent(c.App.Writer, event)
+			}
+		case *metav1.Status:
+			return apierrors.FromObject(event)
 		}
 	}
 	if c.Context.Err() != nil {
 		return nil
 	}
-	return errors.New("the watch ended; the host may have gone")
+	return errWatchEnded
 }
 
 func printEvents(w io.Writer, items []corev1.Event) error {

@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -13,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/cli-runtime/pkg/resource"
 	"k8s.io/client-go/rest"
 )
@@ -82,7 +79,7 @@ func get(c *cli.Context) error {
 		}
 	}
 	if c.Bool("watch") {
-		return watchTable(c, result)
+		return watchTables(c, infos)
 	}
 	if found == 0 {
 		fmt.Fprintln(c.App.ErrWriter, "No resources found.")
@@ -130,34 +127,6 @@ func decodeTable(object runtime.Object) (*metav1.Table, error) {
 		row.Object.Object = partial
 	}
 	return table, nil
-}
-
-func watchTable(c *cli.Context, result *resource.Result) error {
-	changes, err := result.Watch("0")
-	if err != nil {
-		return err
-	}
-	defer changes.Stop()
-	for {
-		select {
-		case <-c.Context.Done():
-			return nil
-		case event, open := <-changes.ResultChan():
-			if !open {
-				return errors.New("the watch ended; the host may have gone")
-			}
-			if event.Type == watch.Error {
-				return apierrors.FromObject(event.Object)
-			}
-			table, err := decodeTable(event.Object)
-			if err != nil {
-				return err
-			}
-			if err := printTable(c.App.Writer, table, c.String("output") == "wide", c.Bool("all-namespaces"), false); err != nil {
-				return err
-			}
-		}
-	}
 }
 
 func filenameFlags() []cli.Flag {
@@ -297,36 +266,6 @@ func deleteObjects(c *cli.Context) error {
 		}
 	}
 	return nil
-}
-
-// waitGone watches one object until it is deleted.
-func waitGone(ctx context.Context, info *resource.Info) error {
-	helper := resource.NewHelper(info.Client, info.Mapping)
-	object, err := helper.Get(info.Namespace, info.Name)
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	changes, err := helper.WatchSingle(info.Namespace, info.Name, resourceVersion(object))
-	if err != nil {
-		return err
-	}
-	defer changes.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s is still being deleted", info.ObjectName())
-		case event, open := <-changes.ResultChan():
-			if !open {
-				return fmt.Errorf("%s: the watch ended before the object was gone: %w", info.ObjectName(), io.ErrUnexpectedEOF)
-			}
-			if event.Type == watch.Deleted {
-				return nil
-			}
-		}
-	}
 }
 
 func describeCommand() *cli.Command {

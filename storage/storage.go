@@ -12,8 +12,8 @@
 // volume that is not there is deleted already.
 //
 // A pool does not know which virtual machine uses a volume, and does not stop
-// two from using one, or a caller from deleting one in use: claims do that, in
-// the replicated store. What a pool does promise is that its own operations, at
+// two from using one: claims do that, in the replicated store. A driver that can
+// see that one is open refuses to delete it all the same. What a pool does promise is that its own operations, at
 // once and from several hosts where Capabilities.Shared says so, leave every
 // volume whole.
 //
@@ -55,12 +55,16 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrNoSpace says that the pool has no room.
 	ErrNoSpace = errors.New("no space left in pool")
-	// ErrBusy says that another operation on the volume is under way.
+	// ErrBusy says that another operation on the volume is under way, or that a
+	// virtual machine has it open.
 	ErrBusy = errors.New("volume is busy")
 	// ErrUnsupported says that the driver cannot do this.
 	ErrUnsupported = errors.New("not supported by this pool")
 	// ErrUnsafeSource says that a source is no disk image or not a self-contained one.
 	ErrUnsafeSource = errors.New("source is not a usable disk image")
+	// ErrUnavailable says that what holds the pool's volumes is not there, such as
+	// a file system that is not mounted. It says nothing about the volumes.
+	ErrUnavailable = errors.New("pool is not there")
 	// ErrClosed says that the pool was closed.
 	ErrClosed = errors.New("pool is closed")
 )
@@ -156,7 +160,9 @@ type Pool interface {
 	Get(ctx context.Context, name string) (Volume, error)
 	// List returns all volumes by name.
 	List(ctx context.Context) ([]Volume, error)
-	// Delete removes a volume and its snapshots. It is no error if there is none.
+	// Delete removes a volume and its snapshots, also when there is no space left.
+	// It is no error if there is none. ErrBusy says that a virtual machine has it
+	// open.
 	Delete(ctx context.Context, name string) error
 	// Expand makes a volume at least size bytes large. A volume that is larger
 	// already stays as it is. ErrBusy says that a virtual machine has it open.

@@ -44,9 +44,15 @@ func get[T runtime.Object](ctx context.Context, from rest.Getter, namespace, nam
 	return obj.(T), nil
 }
 
-func put(ctx context.Context, to rest.Updater, obj runtime.Object, m metav1.Object, dryRun []string) error {
-	ctx = genericapirequest.WithNamespace(ctx, m.GetNamespace())
-	_, _, err := to.Update(ctx, m.GetName(), rest.DefaultUpdatedObjectInfo(obj),
+// change has the storage apply fn to the object as it is, again if somebody else
+// writes it meanwhile.
+func change[T runtime.Object](ctx context.Context, to rest.Updater, namespace, name string, dryRun []string, fn func(T) error) error {
+	ctx = genericapirequest.WithNamespace(ctx, namespace)
+	apply := func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
+		obj := old.DeepCopyObject().(T)
+		return obj, fn(obj)
+	}
+	_, _, err := to.Update(ctx, name, rest.DefaultUpdatedObjectInfo(nil, apply),
 		rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{DryRun: dryRun})
 	return err
 }
@@ -61,19 +67,19 @@ func (o *objects) Instance(ctx context.Context, namespace, name string) (*kubevi
 	return get[*kubevirtv1.VirtualMachineInstance](ctx, o.instances, namespace, name)
 }
 
-// PutVirtualMachine implements subresources.Objects.
-func (o *objects) PutVirtualMachine(ctx context.Context, vm *kubevirtv1.VirtualMachine, dryRun []string) error {
-	return put(ctx, o.machines, vm, vm, dryRun)
+// ChangeVirtualMachine implements subresources.Objects.
+func (o *objects) ChangeVirtualMachine(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachine) error) error {
+	return change(ctx, o.machines, namespace, name, dryRun, fn)
 }
 
-// PutVirtualMachineStatus implements subresources.Objects.
-func (o *objects) PutVirtualMachineStatus(ctx context.Context, vm *kubevirtv1.VirtualMachine, dryRun []string) error {
-	return put(ctx, o.machineStatus, vm, vm, dryRun)
+// ChangeVirtualMachineStatus implements subresources.Objects.
+func (o *objects) ChangeVirtualMachineStatus(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachine) error) error {
+	return change(ctx, o.machineStatus, namespace, name, dryRun, fn)
 }
 
-// PutInstance implements subresources.Objects.
-func (o *objects) PutInstance(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, dryRun []string) error {
-	return put(ctx, o.trustedInstances, vmi, vmi, dryRun)
+// ChangeInstance implements subresources.Objects.
+func (o *objects) ChangeInstance(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachineInstance) error) error {
+	return change(ctx, o.trustedInstances, namespace, name, dryRun, fn)
 }
 
 // CreateMigration implements subresources.Objects.

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
@@ -85,7 +86,7 @@ func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver
 	c.RESTOptionsGetter = options
 	c.Authentication.Authenticator = newAuthenticator(s.config.ClientCAs)
 	c.Authorization.Authorizer = newAuthorizer(s.config.Authorizer)
-	c.AdmissionControl = admission.NewChainHandler(newNamespaceLifecycle(s.config.Store))
+	c.AdmissionControl = admission.NewChainHandler(newNamespaceLifecycle(s.config.Store), newDefaultClass(s.config.Store))
 	c.MaxRequestsInFlight = s.config.MaxReads
 	c.MaxMutatingRequestsInFlight = s.config.MaxWrites
 	c.RequestTimeout = s.config.RequestTimeout
@@ -127,6 +128,7 @@ func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapise
 			g.storage[path] = s
 		}
 	}
+	byVersion[corev1.SchemeGroupVersion].storage["pods"] = registry.NewPods()
 	for _, g := range byVersion {
 		groups = append(groups, *g)
 	}

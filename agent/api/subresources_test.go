@@ -4,15 +4,19 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -169,6 +173,54 @@ func TestPowerEdges(t *testing.T) {
 	list, err := h.dynamic(t).Resource(kubevirtv1.GroupVersion.WithResource("virtualmachineinstancemigrations")).Namespace("default").List(t.Context(), metav1.ListOptions{})
 	if err != nil || len(list.Items) != 1 || field(t, &list.Items[0], "spec", "vmiName") != "vm" || len(list.Items[0].GetFinalizers()) != 1 {
 		t.Errorf("migrations %v, %v", list, err)
+	}
+}
+
+// A controller that writes the status all the time must not make requests fail.
+func TestPowerBesideStatusWrites(t *testing.T) {
+	h := start(t)
+	h.createVM(t, "busy", "Manual")
+	client := h.dynamic(t).Resource(vmResource).Namespace("default")
+	ctx, cancel := context.WithCancel(t.Context())
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			patch := fmt.Sprintf(`{"status":{"observedGeneration":%d}}`, i)
+			_, err := client.Patch(ctx, "busy", types.MergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
+			if err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 20 {
+		if err := h.put(t, "virtualmachines", "busy", "start", "{}"); err != nil {
+			t.Error(err)
+		}
+		if _, err := client.Patch(t.Context(), "busy", types.MergePatchType, []byte(`{"status":{"stateChangeRequests":null}}`), metav1.PatchOptions{}, "status"); err != nil {
+			t.Error(err)
+		}
+	}
+	cancel()
+	writer.Wait()
+}
+
+// A forced restart that is refused leaves the guest its time to shut down.
+func TestRefusedRestartKeepsGrace(t *testing.T) {
+	h := start(t)
+	h.createVM(t, "kept", "Manual")
+	if err := h.put(t, "virtualmachines", "kept", "start", "{}"); err != nil {
+		t.Fatal(err)
+	}
+	h.createVMI(t, "kept", kubevirtv1.Running)
+	if err := h.put(t, "virtualmachines", "kept", "restart", `{"gracePeriodSeconds":0}`); !apierrors.IsConflict(err) {
+		t.Fatalf("got %v, want a conflict", err)
+	}
+	vmi, err := h.dynamic(t).Resource(vmiResource).Namespace("default").Get(t.Context(), "kept", getOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if grace, set, _ := unstructured.NestedInt64(vmi.Object, "spec", "terminationGracePeriodSeconds"); set {
+		t.Errorf("the grace period was set to %d", grace)
 	}
 }
 

@@ -183,7 +183,7 @@ func TestTables(t *testing.T) {
 		"/apis/kubevirt.io/v1/virtualmachineinstancemigrations":           "Name Phase VMI",
 		"/api/v1/nodes":      "Name Status Roles Age Version Internal-IP* External-IP* OS-Image* Kernel-Version* Container-Runtime*",
 		"/api/v1/namespaces": "Name Status Age",
-		"/apis/k8s.cni.cncf.io/v1/network-attachment-definitions":                 "Name Created At",
+		"/apis/k8s.cni.cncf.io/v1/network-attachment-definitions":                 "Name Age",
 		"/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/testvmi": "Name Age Phase IP NodeName Ready Live-Migratable* Paused*",
 	} {
 		got := table(t, h, path)

@@ -46,6 +46,21 @@ func (d Defaults) machineType(arch string) string {
 	return machineTypes[arch]
 }
 
+// DropUninferred takes off the instance type and the preference that are only to be
+// used if one can be inferred from a volume, which this version never does. virtctl
+// asks for that by default.
+func DropUninferred(spec *kubevirtv1.VirtualMachineSpec) {
+	ignored := func(name, from string, policy *kubevirtv1.InferFromVolumeFailurePolicy) bool {
+		return name == "" && from != "" && policy != nil && *policy == kubevirtv1.IgnoreInferFromVolumeFailure
+	}
+	if m := spec.Instancetype; m != nil && ignored(m.Name, m.InferFromVolume, m.InferFromVolumeFailurePolicy) {
+		spec.Instancetype = nil
+	}
+	if m := spec.Preference; m != nil && ignored(m.Name, m.InferFromVolume, m.InferFromVolumeFailurePolicy) {
+		spec.Preference = nil
+	}
+}
+
 // SetTemplate fills in what KubeVirt fills in already in a VirtualMachine's
 // template: the architecture and the machine type.
 func (d Defaults) SetTemplate(spec *kubevirtv1.VirtualMachineInstanceSpec) {

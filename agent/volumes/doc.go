@@ -14,5 +14,18 @@
 // the first instance that uses its claim comes here; the claim is then bound
 // to this host, and placement keeps later instances on it.
 //
+// Invariants of a claim:
+//
+//   - A volume is made for it once. Its pool, host and reclaim policy are
+//     recorded in annotations before that, together with its first holder, and
+//     it is Bound after that. So Bound without a volume is an error, never a
+//     reason to make another, and its StorageClass no longer matters.
+//   - Its volume is deleted, by a host that reaches it, only when the claim is
+//     being deleted, no instance that uses it is known, and the mesh says that
+//     none holds it. None can attach it any more: that needs the claim as it
+//     was before its deletion.
+//   - When the host that has the volume is removed from the mesh, another one
+//     lets the claim go.
+//
 // Failures are *instance.VolumeError, with the reasons KubeVirt uses.
 package volumes

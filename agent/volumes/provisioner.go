@@ -6,14 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sort"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/controller"
@@ -35,13 +31,14 @@ const (
 	// as CDI's annotations do: "registry" and "docker://image".
 	importSource   = "cdi.kubevirt.io/storage.import.source"
 	importEndpoint = "cdi.kubevirt.io/storage.import.endpoint"
+	// poolAnnotation is the pool that holds the claim's volume, and
+	// policyAnnotation its class's reclaim policy unless that is Delete. Both
+	// are recorded at the first use: the class may change or go.
+	poolAnnotation   = "virtmesh.io/pool"
+	policyAnnotation = "virtmesh.io/reclaim-policy"
 	// defaultClass marks the StorageClass of claims that name none.
 	defaultClass = "storageclass.kubernetes.io/is-default-class"
 )
-
-// instanceGoneInterval is how often a claim under deletion looks whether its
-// instance has ended.
-const instanceGoneInterval = 2 * time.Second
 
 // scheme begins the endpoint of an import from a registry.
 const scheme = "docker://"
@@ -49,20 +46,23 @@ const scheme = "docker://"
 // claimFinalizer keeps a claim until its volume is deleted.
 const claimFinalizer = "virtmesh.io/volume"
 
-// parameterPool is the StorageClass parameter that names the pool, as for
-// KubeVirt's hostpath provisioner.
-const parameterPool = "storagePool"
-
-// DefaultPool is used by claims without a StorageClass when none is default.
-const DefaultPool = "local"
-
-// ProvisionerConfig is what a Provisioner needs. All fields are required.
+// ProvisionerConfig is what a Provisioner needs. All fields are required but
+// Unusable.
 type ProvisionerConfig struct {
-	Host   string
-	Store  objects.Store
-	Cache  *objects.Cache
-	Pools  map[string]storage.Pool
-	Images Images
+	Host  string
+	Store objects.Store
+	Cache *objects.Cache
+	Pools map[string]storage.Pool
+	// Unusable says of pools in the host's configuration that are not in Pools
+	// why they are not.
+	Unusable map[string]error
+	Images   Images
+	// Removed tells whether a host is a member no more, by a linearizable read.
+	Removed func(ctx context.Context, host string) (bool, error)
+	// Mine tells whether this host is to act on a claim that any host could
+	// act on.
+	Mine   func(key objects.Key) bool
+	Events *objects.Recorder
 	Logger *slog.Logger
 }
 
@@ -103,34 +103,47 @@ func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	if home := claim.Annotations[SelectedNode]; home != "" && home != p.Host {
 		return domainxml.Disk{}, fmt.Errorf("the volume of claim %s is on %s", name, home)
 	}
-	pool, err := p.poolOf(ctx, claim)
+	place, err := p.placeOf(ctx, claim)
 	if err != nil {
 		return domainxml.Disk{}, err
 	}
-	made, err := p.ensure(ctx, pool, claim)
+	if claim, err = p.take(ctx, vmi, claim, place); err != nil {
+		return domainxml.Disk{}, err
+	}
+	made, err := p.ensure(ctx, place.pool, claim)
 	if err != nil {
 		return domainxml.Disk{}, err
 	}
-	if err := p.attach(ctx, vmi, claim); err != nil {
-		return domainxml.Disk{}, err
-	}
-	return domainxml.Disk{Type: domainxml.DiskFile, Path: made.Path, Format: string(made.Format)}, nil
+	disk := fileDisk(made.Path, string(made.Format))
+	disk.ReadOnly = volume.PersistentVolumeClaim.ReadOnly
+	return disk, nil
 }
 
-// attach claims the volume for the instance. The store refuses the claim while
-// another instance holds a volume that only one may write.
-func (p *Provisioner) attach(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, claim *corev1.PersistentVolumeClaim) error {
+// take attaches the claim to the instance and, at its first use, records where
+// its volume will be, in one transaction. Both come before the volume: one that
+// nobody knows of would never be deleted, and one that has no holder yet could
+// be deleted while it is made. The store refuses while another instance holds a
+// volume that only one may write, and when the claim has changed, as it does
+// when its deletion begins.
+func (p *Provisioner) take(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, claim *corev1.PersistentVolumeClaim, place place) (*corev1.PersistentVolumeClaim, error) {
 	held, err := claims.GetVolume(ctx, p.Store, objects.KeyOf(claim), raftstore.ReadOptions{})
-	if err != nil || slices.Contains(held.Holders, vmi.UID) {
-		return err
+	if err != nil {
+		return nil, err
 	}
-	held.Shared = slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteMany)
+	taken := claim.DeepCopy()
+	p.record(taken, place)
+	objects.AddFinalizer(taken, claimFinalizer)
 	var tx objects.Tx
-	claims.Attach(&tx, held, vmi.UID)
-	if _, err := tx.Commit(ctx, p.Store); err != nil {
-		return fmt.Errorf("attach claim %s: %w", claim.Name, err)
+	tx.Unchanged(claim)
+	tx.Update(claim, taken)
+	if !slices.Contains(held.Holders, vmi.UID) {
+		held.Shared = slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteMany)
+		claims.Attach(&tx, held, vmi.UID)
 	}
-	return nil
+	if _, err := tx.Commit(ctx, p.Store); err != nil {
+		return nil, fmt.Errorf("attach claim %s: %w", claim.Name, err)
+	}
+	return taken, nil
 }
 
 // Detach adds to tx what gives up the instance's volumes.
@@ -149,104 +162,55 @@ func (p *Provisioner) Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv
 	return nil
 }
 
-// poolOf finds the pool that a claim's StorageClass names.
-func (p *Provisioner) poolOf(ctx context.Context, claim *corev1.PersistentVolumeClaim) (storage.Pool, error) {
-	name, err := p.poolName(ctx, claim)
-	if err != nil {
-		return nil, err
-	}
-	pool, ok := p.Pools[name]
-	if !ok {
-		return nil, fmt.Errorf("host %s has no pool %q, which the StorageClass of claim %s names; its configuration has %v",
-			p.Host, name, claim.Name, poolNames(p.Pools))
-	}
-	return pool, nil
-}
-
-func (p *Provisioner) poolName(ctx context.Context, claim *corev1.PersistentVolumeClaim) (string, error) {
-	if claim.Spec.StorageClassName != nil && *claim.Spec.StorageClassName != "" {
-		class, err := objects.Get[*storagev1.StorageClass](ctx, p.Store, objects.Key{Name: *claim.Spec.StorageClassName}, localRead)
-		if err != nil {
-			return "", fmt.Errorf("claim %s: StorageClass %s: %w", claim.Name, *claim.Spec.StorageClassName, err)
-		}
-		return classPool(class), nil
-	}
-	classes, _, err := objects.List[*storagev1.StorageClass](ctx, p.Store, "", localRead)
-	if err != nil {
-		return "", fmt.Errorf("list storage classes: %w", err)
-	}
-	for _, class := range classes {
-		if class.Annotations[defaultClass] == "true" {
-			return classPool(class), nil
-		}
-	}
-	return DefaultPool, nil
-}
-
-// classPool is the pool of a class: the one it names, or the one it is named
-// after.
-func classPool(class *storagev1.StorageClass) string {
-	if pool := class.Parameters[parameterPool]; pool != "" {
-		return pool
-	}
-	return class.Name
-}
-
-func poolNames(pools map[string]storage.Pool) []string {
-	names := make([]string, 0, len(pools))
-	for name := range pools {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	return names
-}
-
-// ensure makes the claim's volume and binds the claim to it. The claim is
-// bound first, with its finalizer: a volume that nobody knows of would never
-// be deleted.
+// ensure returns the claim's volume, and makes it and binds the claim to it if
+// it has never been there. A volume is made for a claim once: when the one of a
+// bound claim is missing, its data is elsewhere, or lost, and a blank disk in
+// its place would hide that from the guest's owner.
 func (p *Provisioner) ensure(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim) (storage.Volume, error) {
-	size := claim.Spec.Resources.Requests[corev1.ResourceStorage]
-	if claim.Status.Phase != corev1.ClaimBound {
-		if err := p.bind(ctx, pool, claim, size); err != nil {
-			return storage.Volume{}, err
+	made, err := pool.Get(ctx, volumeName(claim))
+	if errors.Is(err, storage.ErrNotFound) {
+		if claim.Status.Phase == corev1.ClaimBound {
+			return storage.Volume{}, fmt.Errorf("claim %s is bound, but pool %s on host %s does not hold its volume %s; "+
+				"no blank one is made in its place: see that the pool's file system is mounted, and that annotation %s of the claim is as it was",
+				claim.Name, pool.Info().Name, p.Host, volumeName(claim), SelectedNode)
 		}
+		made, err = p.make(ctx, pool, claim)
 	}
-	name := volumeName(claim)
-	made, err := pool.Get(ctx, name)
-	if !errors.Is(err, storage.ErrNotFound) {
-		return made, err
+	if err != nil {
+		return storage.Volume{}, fmt.Errorf("claim %s: %w", claim.Name, err)
 	}
+	if claim.Status.Phase == corev1.ClaimBound {
+		return made, nil
+	}
+	return made, p.bind(ctx, claim)
+}
+
+// make makes the claim's volume with its first content.
+func (p *Provisioner) make(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim) (storage.Volume, error) {
 	source, release, err := p.source(ctx, claim)
 	if err != nil {
-		return storage.Volume{}, fmt.Errorf("claim %s: %w", claim.Name, err)
+		return storage.Volume{}, err
 	}
 	defer release()
-	made, err = pool.Create(ctx, storage.VolumeSpec{Name: name, Size: size.Value(), Source: source})
+	size := claim.Spec.Resources.Requests[corev1.ResourceStorage]
+	made, err := pool.Create(ctx, storage.VolumeSpec{Name: volumeName(claim), Size: size.Value(), Source: source})
 	if errors.Is(err, storage.ErrExists) {
 		// Another host was faster; the pool is shared.
-		return pool.Get(ctx, name)
+		return pool.Get(ctx, volumeName(claim))
 	}
-	if err != nil {
-		return storage.Volume{}, fmt.Errorf("claim %s: %w", claim.Name, err)
-	}
-	return made, nil
+	return made, err
 }
 
+// volumeName is unique for all time and in all pools, as the uid is.
 func volumeName(claim *corev1.PersistentVolumeClaim) string { return "pvc-" + string(claim.UID) }
 
-func (p *Provisioner) bind(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim, size resource.Quantity) error {
+// bind says that the claim's volume is there.
+func (p *Provisioner) bind(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
 	bound := claim.DeepCopy()
 	bound.Spec.VolumeName = volumeName(claim)
-	if !pool.Info().Capabilities.Shared {
-		if bound.Annotations == nil {
-			bound.Annotations = map[string]string{}
-		}
-		bound.Annotations[SelectedNode] = p.Host
-	}
-	objects.AddFinalizer(bound, claimFinalizer)
 	bound.Status.Phase = corev1.ClaimBound
 	bound.Status.AccessModes = bound.Spec.AccessModes
-	bound.Status.Capacity = corev1.ResourceList{corev1.ResourceStorage: size}
+	bound.Status.Capacity = corev1.ResourceList{corev1.ResourceStorage: claim.Spec.Resources.Requests[corev1.ResourceStorage]}
 	var tx objects.Tx
 	tx.Update(claim, bound)
 	if _, err := tx.Commit(ctx, p.Store); err != nil {
@@ -274,45 +238,6 @@ func (p *Provisioner) source(ctx context.Context, claim *corev1.PersistentVolume
 		return nil, nil, fmt.Errorf("import %s: %w", reference, err)
 	}
 	return &storage.Source{File: image.Path, FileFormat: storage.Format(image.Format)}, release, nil
-}
-
-// Reconcile implements controller.Reconciler: it deletes the volume of a claim
-// that is being deleted, once no instance uses it.
-func (p *Provisioner) Reconcile(ctx context.Context, key controller.Key) (controller.Result, error) {
-	claim, ok := p.claims.Get(key)
-	if !ok || claim.DeletionTimestamp == nil || !slices.Contains(claim.Finalizers, claimFinalizer) {
-		return controller.Result{}, nil
-	}
-	if home := claim.Annotations[SelectedNode]; home != "" && home != p.Host {
-		return controller.Result{}, nil
-	}
-	if p.inUse(claim) {
-		return controller.Result{RequeueAfter: instanceGoneInterval}, nil
-	}
-	pool, err := p.poolOf(ctx, claim)
-	if err != nil {
-		return controller.Result{}, err
-	}
-	if err := pool.Delete(ctx, volumeName(claim)); err != nil {
-		return controller.Result{}, fmt.Errorf("claim %s: %w", key, err)
-	}
-	released := claim.DeepCopy()
-	objects.RemoveFinalizer(released, claimFinalizer)
-	var tx objects.Tx
-	tx.Update(claim, released)
-	if _, err := tx.Commit(ctx, p.Store); err != nil && !apierrors.IsNotFound(err) {
-		return controller.Result{}, fmt.Errorf("release claim %s: %w", key, err)
-	}
-	return controller.Result{}, nil
-}
-
-// inUse tells whether an instance that has not ended uses the claim.
-func (p *Provisioner) inUse(claim *corev1.PersistentVolumeClaim) bool {
-	return slices.ContainsFunc(p.vmis.List(claim.Namespace), func(vmi *kubevirtv1.VirtualMachineInstance) bool {
-		return !vmi.IsFinal() && slices.ContainsFunc(vmi.Spec.Volumes, func(v kubevirtv1.Volume) bool {
-			return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name
-		})
-	})
 }
 
 // Usage tells how full the host's pools are, by name. A pool that cannot be

@@ -3,15 +3,16 @@ package volumes
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/objects"
+	"virtmesh/storage"
 )
 
 func TestClaimOfALocalPoolIsBoundToTheHost(t *testing.T) {
@@ -20,7 +21,7 @@ func TestClaimOfALocalPoolIsBoundToTheHost(t *testing.T) {
 	vmi := w.create(vmiWith("a", usesClaim("data")))
 	disks, _ := w.prepare(vmi)
 	bound := w.stored("data")
-	if bound.Status.Phase != corev1.ClaimBound || bound.Annotations[SelectedNode] != "host1" || !slices.Contains(bound.Finalizers, claimFinalizer) {
+	if bound.Status.Phase != corev1.ClaimBound || bound.Annotations[SelectedNode] != "host1" || bound.Annotations[poolAnnotation] != "local" || !slices.Contains(bound.Finalizers, claimFinalizer) {
 		t.Errorf("%+v, %+v", bound.ObjectMeta, bound.Status)
 	}
 	if size := bound.Status.Capacity[corev1.ResourceStorage]; size.Value() != 1<<30 || bound.Spec.VolumeName != volumeName(claim) {
@@ -95,8 +96,8 @@ func TestPoolOfAClaim(t *testing.T) {
 		tx.Create(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}})
 	})
 	for class, want := range map[string]string{"local": "local", "fast": "nfs", "": DefaultPool} {
-		if got, err := w.claims.poolName(t.Context(), w.claim("of-"+class+"-class", class, nil)); err != nil || got != want {
-			t.Errorf("class %q: pool %q, %v; want %q", class, got, err, want)
+		if got, err := w.claims.placeOf(t.Context(), w.claim("of-"+class+"-class", class, nil)); err != nil || got.pool.Info().Name != want {
+			t.Errorf("class %q: %+v, %v; want %q", class, got, err, want)
 		}
 	}
 	for class, want := range map[string]string{"elsewhere": `no pool "elsewhere"`, "missing": "StorageClass missing"} {
@@ -111,67 +112,8 @@ func TestPoolOfAClaim(t *testing.T) {
 	isDefault := named.DeepCopy()
 	isDefault.Annotations = map[string]string{defaultClass: "true"}
 	w.commit(func(tx *objects.Tx) { tx.Update(named, isDefault) })
-	if got, err := w.claims.poolName(t.Context(), w.stored("of--class")); err != nil || got != "nfs" {
-		t.Errorf("default class: %q, %v", got, err)
-	}
-}
-
-// remove asks for the claim's deletion and waits until the informers show it.
-func (w *world) remove(name string) {
-	w.t.Helper()
-	w.commit(func(tx *objects.Tx) { tx.Delete(w.stored(name), objects.DeleteOptions{}) })
-	w.shown(func() bool {
-		claim, ok := w.claims.claims.Get(objects.Key{Namespace: "ns", Name: name})
-		return !ok || claim.DeletionTimestamp != nil
-	})
-}
-
-func TestVolumeIsDeletedWithItsClaimOnceUnused(t *testing.T) {
-	w := newWorld(t)
-	claim := w.claim("data", "local", nil)
-	key := objects.KeyOf(claim)
-	vmi := w.create(vmiWith("a", usesClaim("data")))
-	w.prepare(vmi)
-	w.shown(func() bool {
-		got, ok := w.claims.claims.Get(key)
-		return ok && got.Status.Phase == corev1.ClaimBound
-	})
-	if _, err := w.claims.Reconcile(t.Context(), key); err != nil || !w.has(w.local, volumeName(claim)) {
-		t.Fatalf("a claim that is not being deleted: %v", err)
-	}
-	w.remove("data")
-	result, err := w.claims.Reconcile(t.Context(), key)
-	if err != nil || result.RequeueAfter != instanceGoneInterval || !w.has(w.local, volumeName(claim)) {
-		t.Fatalf("in use: %+v, %v", result, err)
-	}
-	if got := w.refusal(w.create(vmiWith("b", usesClaim("data")))); !strings.Contains(got.Error(), "being deleted") {
-		t.Error(got)
-	}
-	for _, name := range []string{"a", "b"} {
-		vmi, _ := w.claims.vmis.Get(objects.Key{Namespace: "ns", Name: name})
-		ended := vmi.DeepCopy()
-		ended.Status.Phase = kubevirtv1.Succeeded
-		w.commit(func(tx *objects.Tx) { tx.Update(vmi, ended) })
-		w.shown(func() bool { got, _ := w.claims.vmis.Get(objects.KeyOf(vmi)); return got.IsFinal() })
-	}
-	if _, err := w.other.Reconcile(t.Context(), key); err != nil || w.stored("data") == nil {
-		t.Fatalf("another host let the claim go: %v", err)
-	}
-	w.local.FailWith(func(op, _ string) error {
-		if op == "Delete" {
-			return errors.New("disk is away")
-		}
-		return nil
-	})
-	if _, err := w.claims.Reconcile(t.Context(), key); err == nil || w.stored("data") == nil {
-		t.Fatalf("the claim went before its volume: %v", err)
-	}
-	w.local.FailWith(nil)
-	if _, err := w.claims.Reconcile(t.Context(), key); err != nil {
-		t.Fatal(err)
-	}
-	if w.has(w.local, volumeName(claim)) || w.stored("data") != nil {
-		t.Errorf("left: volume %v, claim %v", w.has(w.local, volumeName(claim)), w.stored("data"))
+	if got, err := w.claims.placeOf(t.Context(), w.stored("of--class")); err != nil || got.pool.Info().Name != "nfs" {
+		t.Errorf("default class: %+v, %v", got, err)
 	}
 }
 
@@ -203,8 +145,8 @@ func TestImport(t *testing.T) {
 		if got := w.refusal(w.create(vmiWith(name, usesClaim(name)))); !strings.Contains(got.Error(), test.want) {
 			t.Errorf("%s: %v", name, got)
 		}
-		if w.has(w.local, volumeName(claim)) {
-			t.Errorf("%s: an empty volume was made in place of the image", name)
+		if w.has(w.local, volumeName(claim)) || w.stored(name).Status.Phase == corev1.ClaimBound {
+			t.Errorf("%s: an empty volume was made in place of the image, or the claim was bound to none", name)
 		}
 	}
 	w.images.fail = errors.New("manifest unknown")
@@ -220,5 +162,110 @@ func TestUsageLeavesOutAPoolThatCannotBeMeasured(t *testing.T) {
 	usage := w.claims.Usage(t.Context())
 	if _, ok := usage["nfs"]; ok || usage["local"].Capacity == 0 {
 		t.Errorf("%+v", usage)
+	}
+}
+
+func TestReadOnlyClaimIsAReadOnlyDisk(t *testing.T) {
+	w := newWorld(t)
+	w.claim("data", "local", nil)
+	for _, readOnly := range []bool{true, false} {
+		source := usesClaim("data")
+		source.PersistentVolumeClaim.ReadOnly = readOnly
+		vmi := w.create(vmiWith("a-"+strconv.FormatBool(readOnly), source))
+		if disks, _ := w.prepare(vmi); disks["vol0"].ReadOnly != readOnly {
+			t.Errorf("asked for read-only %v: %+v", readOnly, disks["vol0"])
+		}
+		w.end(vmi)
+	}
+}
+
+// What a claim was bound to is not looked up again, and not made again.
+func TestBoundClaimGetsNoSecondVolume(t *testing.T) {
+	for name, test := range map[string]struct {
+		class string
+		lose  func(w *world)
+		host  func(w *world) *Provisioner
+		want  string
+	}{
+		"pool not mounted": {"local", func(w *world) {
+			if err := w.local.Delete(w.t.Context(), volumeName(w.stored("data"))); err != nil {
+				w.t.Fatal(err)
+			}
+		}, func(w *world) *Provisioner { return w.claims }, "mounted"},
+		"host forgotten": {"local", func(w *world) {
+			w.edit("data", func(claim *corev1.PersistentVolumeClaim) { delete(claim.Annotations, SelectedNode) })
+		}, func(w *world) *Provisioner { return w.other }, SelectedNode},
+		"everything forgotten": {"local", func(w *world) {
+			w.edit("data", func(claim *corev1.PersistentVolumeClaim) { claim.Annotations = nil })
+		}, func(w *world) *Provisioner { return w.other }, poolAnnotation},
+		"pool unusable": {"nfs", func(w *world) {
+			delete(w.claims.Pools, "nfs")
+			w.claims.Unusable = map[string]error{"nfs": storage.ErrUnavailable}
+		}, func(w *world) *Provisioner { return w.claims }, storage.ErrUnavailable.Error()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			claim := w.claim("data", test.class, nil)
+			vmi := w.create(vmiWith("a", usesClaim("data")))
+			w.prepare(vmi)
+			test.lose(w)
+			p := test.host(w)
+			_, err := p.disk(t.Context(), vmi, vmi.Spec.Volumes[0])
+			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "data") {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+			for _, pool := range p.Pools {
+				if p == w.other && w.has(pool, volumeName(claim)) {
+					t.Errorf("a second volume was made in %s", pool.Info().Name)
+				}
+			}
+		})
+	}
+}
+
+func TestBoundClaimKeepsItsPool(t *testing.T) {
+	w := newWorld(t)
+	w.claim("data", "", nil)
+	vmi := w.create(vmiWith("a", usesClaim("data")))
+	before, _ := w.prepare(vmi)
+	w.commit(func(tx *objects.Tx) {
+		tx.Create(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "new", Annotations: map[string]string{defaultClass: "true"}},
+			Parameters: map[string]string{parameterPool: "nfs"}})
+	})
+	for name, lose := range map[string]func(*corev1.PersistentVolumeClaim){
+		"another default class":  func(*corev1.PersistentVolumeClaim) {},
+		"annotations taken away": func(claim *corev1.PersistentVolumeClaim) { claim.Annotations = nil },
+	} {
+		w.edit("data", lose)
+		if after, _ := w.prepare(vmi); after["vol0"] != before["vol0"] {
+			t.Errorf("%s: %+v, was %+v", name, after["vol0"], before["vol0"])
+		}
+	}
+	if got := w.stored("data").Annotations; got[SelectedNode] != "host1" || got[poolAnnotation] != "local" {
+		t.Errorf("what was lost was not written again: %v", got)
+	}
+}
+
+func TestClaimIsNotBoundBeforeItsVolumeIsThere(t *testing.T) {
+	w := newWorld(t)
+	claim := w.claim("data", "local", nil)
+	vmi := w.create(vmiWith("a", usesClaim("data")))
+	w.local.FailWith(func(op, _ string) error {
+		if op == "Create" {
+			return storage.ErrNoSpace
+		}
+		return nil
+	})
+	if got := w.refusal(vmi); !errors.Is(got, storage.ErrNoSpace) {
+		t.Error(got)
+	}
+	got := w.stored("data")
+	if got.Status.Phase == corev1.ClaimBound || got.Annotations[poolAnnotation] != "local" || got.Annotations[SelectedNode] != "host1" || !objects.HasFinalizer(got, claimFinalizer) {
+		t.Errorf("%+v, %+v", got.ObjectMeta, got.Status)
+	}
+	w.local.FailWith(nil)
+	w.prepare(vmi)
+	if got := w.stored("data"); got.Status.Phase != corev1.ClaimBound || !w.has(w.local, volumeName(claim)) {
+		t.Errorf("%+v", got.Status)
 	}
 }

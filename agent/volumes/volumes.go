@@ -123,9 +123,12 @@ func (p *preparation) ephemeral(ctx context.Context, disk ephemeral.Disk) error 
 		return err
 	}
 	made := prepared[0]
-	result := domainxml.Disk{Type: domainxml.DiskFile, Path: made.Path, Format: string(made.Format), ReadOnly: made.ReadOnly}
+	result := fileDisk(made.Path, string(made.Format))
+	result.ReadOnly = made.ReadOnly
 	if made.Backing != "" {
-		result.Backing = &domainxml.Disk{Type: domainxml.DiskFile, Path: made.Backing, Format: string(made.BackingFormat), ReadOnly: true}
+		backing := fileDisk(made.Backing, string(made.BackingFormat))
+		backing.ReadOnly = true
+		result.Backing = &backing
 	}
 	p.disks[disk.Name] = result
 	return nil

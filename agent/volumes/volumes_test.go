@@ -19,6 +19,7 @@ import (
 	"virtmesh/agent/hypervisor"
 	"virtmesh/agent/objects"
 	"virtmesh/storage/containerdisk"
+	"virtmesh/storage/filedisk"
 )
 
 func cloudInit(source kubevirtv1.CloudInitNoCloudSource) kubevirtv1.VolumeSource {
@@ -56,6 +57,9 @@ func TestContainerDiskIsAnOverlay(t *testing.T) {
 		Image: "example/disk:1", Path: "/disk/a.img", ImagePullPolicy: corev1.PullAlways, ImagePullSecret: "registry"}}))
 	disks, release := w.prepare(vmi)
 	disk := disks["vol0"]
+	if can := filedisk.Probe(path); disk.Backing != nil && disk.Backing.DirectIO != can.DirectIO {
+		t.Errorf("the image's file system can %+v, the disk says %+v", can, disk.Backing)
+	}
 	if disk.Format != "qcow2" || disk.ReadOnly || disk.Backing == nil || disk.Backing.Path != path || disk.Backing.Format != "raw" {
 		t.Errorf("%+v on %+v", disk, disk.Backing)
 	}
@@ -112,6 +116,9 @@ func TestEmptyDiskLivesAsLongAsTheInstance(t *testing.T) {
 	vmi.UID, next.UID = "one", "two"
 	first, _ := w.prepare(vmi)
 	again, _ := w.prepare(vmi)
+	if can := filedisk.Probe(first["vol0"].Path); first["vol0"].DirectIO != can.DirectIO || first["vol0"].LogicalBlockSize != can.BlockSize {
+		t.Errorf("the file system can %+v, the disk says %+v", can, first["vol0"])
+	}
 	if first["vol0"].Format != "qcow2" || first["vol0"] != again["vol0"] {
 		t.Errorf("%+v, then %+v", first["vol0"], again["vol0"])
 	}

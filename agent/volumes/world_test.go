@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/controller"
 	"virtmesh/agent/controllers/instance"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/claims"
@@ -52,15 +56,17 @@ type world struct {
 	images *images
 	local  *storagetest.Fake
 	shared *storagetest.Fake
-	// claims and other are the provisioners of host1 and host2.
+	// claims and other are the provisioners of host1 and host2. removed are hosts
+	// that are members no more.
 	claims, other *Provisioner
+	removed       map[string]bool
 	volumes       *Volumes
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
-		t: t, store: objectstest.New(claims.Rules()...), images: &images{},
+		t: t, store: objectstest.New(claims.Rules()...), images: &images{}, removed: map[string]bool{},
 		local:  storagetest.NewFake("local", storage.Capabilities{}),
 		shared: storagetest.NewFake("nfs", storage.Capabilities{Shared: true}),
 	}
@@ -71,26 +77,34 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	recorder := objects.DefaultRecorderConfig()
+	recorder.Store, recorder.Logger, recorder.Component, recorder.Host = w.store, quiet, "test", "host1"
+	events, err := objects.NewRecorder(recorder)
+	if err != nil {
+		t.Fatal(err)
+	}
 	provisioner := func(host string, local storage.Pool) *Provisioner {
-		return NewProvisioner(ProvisionerConfig{Host: host, Store: w.store, Cache: cache, Images: w.images, Logger: quiet,
-			Pools: map[string]storage.Pool{"local": local, "nfs": w.shared}})
+		return NewProvisioner(ProvisionerConfig{Host: host, Store: w.store, Cache: cache, Images: w.images, Logger: quiet, Events: events,
+			Removed: func(_ context.Context, host string) (bool, error) { return w.removed[host], nil },
+			Mine:    func(objects.Key) bool { return true },
+			Pools:   map[string]storage.Pool{"local": local, "nfs": w.shared}})
 	}
 	w.claims = provisioner("host1", w.local)
 	w.other = provisioner("host2", storagetest.NewFake("local", storage.Capabilities{}))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { defer close(done); cache.Run(ctx) }()
+	go func() {
+		defer close(done)
+		var wg sync.WaitGroup
+		wg.Go(func() { events.Run(ctx) })
+		cache.Run(ctx)
+		wg.Wait()
+	}()
 	t.Cleanup(func() { cancel(); <-done })
 	if err := errors.Join(w.claims.claims.WaitForSync(ctx), w.claims.vmis.WaitForSync(ctx)); err != nil {
 		t.Fatal(err)
 	}
 	disks, err := ephemeral.New(ephemeral.DefaultConfig(t.TempDir()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	recorder := objects.DefaultRecorderConfig()
-	recorder.Store, recorder.Logger, recorder.Component, recorder.Host = w.store, quiet, "test", "host1"
-	events, err := objects.NewRecorder(recorder)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,4 +207,54 @@ func (w *world) refusal(vmi *kubevirtv1.VirtualMachineInstance) *instance.Volume
 		w.t.Fatalf("disks %v, error %v, want a VolumeError", disks, err)
 	}
 	return refused
+}
+
+// told waits for an event of that reason whose message holds text.
+func (w *world) told(reason, text string) {
+	w.t.Helper()
+	w.shown(func() bool {
+		events, _, err := objects.List[*corev1.Event](w.t.Context(), w.store, "", localRead)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return slices.ContainsFunc(events, func(e *corev1.Event) bool { return e.Reason == reason && strings.Contains(e.Message, text) })
+	})
+}
+
+// end finishes an instance: it gives up its place and its volumes.
+func (w *world) end(vmi *kubevirtv1.VirtualMachineInstance) {
+	w.t.Helper()
+	now, _ := w.claims.vmis.Get(objects.KeyOf(vmi))
+	ended := now.DeepCopy()
+	ended.Status.Phase = kubevirtv1.Succeeded
+	w.commit(func(tx *objects.Tx) {
+		if err := w.claims.Detach(w.t.Context(), tx, now); err != nil {
+			w.t.Fatal(err)
+		}
+		tx.Update(now, ended)
+	})
+	w.shown(func() bool { got, _ := w.claims.vmis.Get(objects.KeyOf(vmi)); return got.IsFinal() })
+}
+
+// edit changes a claim as a user would, and waits until the informers show it.
+func (w *world) edit(name string, change func(*corev1.PersistentVolumeClaim)) {
+	w.t.Helper()
+	now := w.stored(name)
+	next := now.DeepCopy()
+	change(next)
+	w.commit(func(tx *objects.Tx) { tx.Update(now, next) })
+	w.shown(func() bool {
+		got, ok := w.claims.claims.Get(objects.KeyOf(next))
+		return ok && got.ResourceVersion == next.ResourceVersion
+	})
+}
+
+// reconcile runs a provisioner on the claim, which must not fail.
+func (w *world) reconcile(p *Provisioner, name string) controller.Result {
+	w.t.Helper()
+	result, err := p.Reconcile(w.t.Context(), objects.Key{Namespace: "ns", Name: name})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return result
 }

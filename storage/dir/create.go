@@ -115,7 +115,13 @@ func (p *Pool) fillFromVolume(ctx context.Context, disk string, spec storage.Vol
 	if err != nil {
 		return missingSource(err)
 	}
-	return p.fillFromDisk(ctx, disk, spec, filepath.Join(dir, diskName(rec.Format)), rec.Format)
+	from := filepath.Join(dir, diskName(rec.Format))
+	if rec.Format != spec.Format { // then it is for qemu-img to read
+		if err := p.own(from); err != nil {
+			return err
+		}
+	}
+	return p.fillFromDisk(ctx, disk, spec, from, rec.Format)
 }
 
 func missingSource(err error) error {
@@ -174,8 +180,9 @@ func preallocate(path string) error {
 	return nil
 }
 
-// finish gives a disk its owner and makes it durable.
-func (p *Pool) finish(disk string) error {
+// own gives a disk its owner, also one that has had it: libvirt hands a disk to
+// root when the virtual machine has stopped.
+func (p *Pool) own(disk string) error {
 	f, err := os.OpenFile(disk, os.O_RDWR|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -186,9 +193,19 @@ func (p *Pool) finish(disk string) error {
 			return err
 		}
 	}
-	if err := f.Chmod(0o660); err != nil {
+	return f.Chmod(0o660)
+}
+
+// finish gives a disk its owner and makes it durable.
+func (p *Pool) finish(disk string) error {
+	if err := p.own(disk); err != nil {
 		return err
 	}
+	f, err := os.OpenFile(disk, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
 	return f.Sync()
 }
 

@@ -7,10 +7,14 @@
 //	volumes/<name>/lock             locked by operations on the volume
 //	volumes/<name>/snapshots/<s>/   disk.* and snapshot.json of a snapshot
 //	tmp/<host>-*                    what is being made or removed by that host
+//	pool.json                       what tells this pool from others
+//
+// The last tells the pool from the bare directory that is seen when its file
+// system is not mounted. There nothing is made, and nothing counts as deleted.
 //
 // Invariants: a folder below volumes/ or snapshots/ is whole, for it is renamed
 // there from tmp/ once everything in it is on disk, and renamed away before it is
-// taken apart. So a crash at any point leaves at worst something in tmp/, which
+// taken apart (where a full disk forbids that, its record goes first). So a crash at any point leaves at worst something in tmp/, which
 // the next Open on that host removes. Two hosts that create one name at once race
 // to the rename, and the second gets ErrExists. Locks are POSIX record locks,
 // which NFS carries between hosts and the kernel drops when a process dies.
@@ -53,8 +57,12 @@ type Config struct {
 	Shared bool
 	// DefaultFormat is the format of volumes that ask for none.
 	DefaultFormat storage.Format
+	// Memory is a file outside of Dir where this host notes which pool it found
+	// there, so that it is not made anew when it is away. Empty for none.
+	Memory string
 	// UID and GID own the disks, so that an unprivileged QEMU opens them and
-	// others do not; -1 leaves them to this process's user.
+	// others do not; -1 leaves them to this process's user. qemu-img runs as them
+	// too, if this process may choose.
 	UID, GID int
 	// Tool makes and converts qcow2 images.
 	Tool qemuimg.Tool
@@ -82,6 +90,8 @@ func (c Config) Validate() error {
 	switch {
 	case !filepath.IsAbs(c.Dir):
 		return fmt.Errorf("dir pool %s: Dir %q is not an absolute path", c.Name, c.Dir)
+	case c.Memory != "" && !filepath.IsAbs(c.Memory):
+		return fmt.Errorf("dir pool %s: Memory %q is not an absolute path", c.Name, c.Memory)
 	case c.DefaultFormat != storage.Raw && c.DefaultFormat != storage.QCOW2:
 		return fmt.Errorf("dir pool %s: DefaultFormat %q is neither raw nor qcow2", c.Name, c.DefaultFormat)
 	case c.Log == nil:
@@ -94,6 +104,7 @@ func (c Config) Validate() error {
 type Pool struct {
 	cfg  Config
 	info storage.Info
+	id   string // as pool.json has it
 
 	mu     sync.Mutex
 	closed bool
@@ -105,13 +116,20 @@ var (
 	_ storage.Snapshotter = (*Pool)(nil)
 )
 
-// Open opens the pool in cfg.Dir and removes what this host left unfinished there.
+// Open opens the pool in cfg.Dir and removes what this host left unfinished
+// there. ErrUnavailable says that the pool this host knows is not there.
 func Open(cfg Config) (*Pool, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	if cfg.Tool.Credential == nil && cfg.UID >= 0 && cfg.GID >= 0 && os.Geteuid() == 0 {
+		cfg.Tool.Credential = &syscall.Credential{Uid: uint32(cfg.UID), Gid: uint32(cfg.GID)}
+	}
 	p := &Pool{cfg: cfg}
-	for _, d := range []string{cfg.Dir, p.volumesDir(), p.tmpDir()} {
+	if err := p.identify(); err != nil {
+		return nil, fmt.Errorf("open pool %s: %w", cfg.Name, err)
+	}
+	for _, d := range []string{p.volumesDir(), p.tmpDir()} {
 		if err := os.MkdirAll(d, 0o711); err != nil {
 			return nil, fmt.Errorf("open pool %s: %w", cfg.Name, err)
 		}

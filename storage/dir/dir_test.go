@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -220,5 +221,53 @@ func TestModeAndPreallocation(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(p.tmpDir()); len(left) != 0 {
 		t.Errorf("left in tmp: %v", left)
+	}
+}
+
+// qemu-img works for the owner of the disks, whose it must then be.
+func TestDisksAreMadeAsTheirOwner(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	p, ctx := open(t, func(c *Config) { c.UID, c.GID = 12345, 23456 }), context.Background()
+	image := filepath.Join(t.TempDir(), "image")
+	if err := errors.Join(os.WriteFile(image, []byte(strings.Repeat("data", 1<<18)), 0o440), os.Chown(image, 0, 23456)); err != nil {
+		t.Fatal(err)
+	}
+	for i, step := range []struct {
+		name   string
+		format storage.Format
+		source storage.Source
+	}{
+		{"raw", storage.Raw, storage.Source{File: image, FileFormat: storage.Raw}},
+		{"qcow2", storage.QCOW2, storage.Source{File: image, FileFormat: storage.Raw}},
+		{"copied", storage.QCOW2, storage.Source{Volume: "raw"}},
+		{"back", storage.Raw, storage.Source{Volume: "copied"}},
+	} {
+		size := int64(2 << 20 << (2 * i))
+		v, err := p.Create(ctx, storage.VolumeSpec{Name: step.name, Size: size, Format: step.format, Source: &step.source})
+		if err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		// As libvirt leaves a disk that it is done with.
+		if err := os.Chown(v.Path, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		if v, err = p.Expand(ctx, step.name, 2*size); err != nil || v.Size != 2*size {
+			t.Errorf("%s: grown to %+v, %v", step.name, v, err)
+		}
+		if got := (storagetest.Files{}).ReadAt(t, v, 4, 1<<20-4); string(got) != "data" {
+			t.Errorf("%s: read %q", step.name, got)
+		}
+		if step.format == storage.Raw {
+			continue
+		}
+		fi, err := os.Stat(v.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := fi.Sys().(*syscall.Stat_t); st.Uid != 12345 || st.Gid != 23456 || fi.Mode().Perm() != 0o660 {
+			t.Errorf("%s: belongs to %d:%d, %v", step.name, st.Uid, st.Gid, fi.Mode())
+		}
 	}
 }

@@ -127,7 +127,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, volume, name string) error {
 		return err
 	}
 	defer unlock()
-	if err := p.discard(p.snapshotDir(volume, name)); err != nil && !isMissing(err) {
+	if err := p.discard(p.snapshotDir(volume, name), "snapshot.json"); err != nil && !isMissing(err) {
 		return fmt.Errorf("delete snapshot %s of volume %s: %w", name, volume, err)
 	}
 	return nil

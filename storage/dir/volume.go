@@ -30,7 +30,8 @@ func (p *Pool) Get(ctx context.Context, name string) (storage.Volume, error) {
 	if err := storage.ValidateName(name); err != nil {
 		return storage.Volume{}, err
 	}
-	return p.read(name)
+	v, err := p.read(name)
+	return v, p.missing(err)
 }
 
 func (p *Pool) read(name string) (storage.Volume, error) {
@@ -133,33 +134,23 @@ func (p *Pool) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	unlock, err := p.lock(ctx, name, true)
-	if errors.Is(err, storage.ErrNotFound) {
+	if err = p.missing(err); errors.Is(err, storage.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("delete volume %s: %w", name, err)
 	}
 	defer unlock()
-	if err := p.discard(p.volumeDir(name)); err != nil {
+	// Whatever its record says: a volume that is damaged can be deleted too.
+	for _, format := range []storage.Format{storage.Raw, storage.QCOW2} {
+		if openedByQEMU(filepath.Join(p.volumeDir(name), diskName(format))) {
+			return fmt.Errorf("delete volume %s: %w: a virtual machine has it open", name, storage.ErrBusy)
+		}
+	}
+	if err := p.discard(p.volumeDir(name), "volume.json"); err != nil {
 		return fmt.Errorf("delete volume %s: %w", name, err)
 	}
 	return nil
-}
-
-// discard takes a folder out of sight before it takes it apart.
-func (p *Pool) discard(path string) error {
-	grave, err := p.workDir()
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(path, filepath.Join(grave, "gone")); err != nil {
-		os.Remove(grave)
-		return err
-	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
-		return err
-	}
-	return os.RemoveAll(grave)
 }
 
 // Expand implements storage.Pool.
@@ -199,6 +190,9 @@ func (p *Pool) Expand(ctx context.Context, name string, size int64) (storage.Vol
 // grow makes a disk size bytes large; new bytes are zeros.
 func (p *Pool) grow(ctx context.Context, path string, format storage.Format, size int64) error {
 	if format == storage.QCOW2 {
+		if err := p.own(path); err != nil { // as whom qemu-img writes to it
+			return err
+		}
 		return p.cfg.Tool.Resize(ctx, path, qemuimg.QCOW2, size)
 	}
 	return os.Truncate(path, size)

@@ -27,9 +27,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"virtmesh/storage"
 	"virtmesh/storage/qemuimg"
@@ -137,6 +139,9 @@ func New(cfg Config) (*Disks, error) {
 	return d, nil
 }
 
+// note is the file in a folder that says whose it is.
+const note = "vm.json"
+
 func (d *Disks) tmp() string              { return filepath.Join(d.cfg.Dir, ".tmp") }
 func (d *Disks) folder(uid string) string { return filepath.Join(d.cfg.Dir, uid) }
 
@@ -232,7 +237,7 @@ func (d *Disks) makeFolder(vm VM) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(work, "vm.json"), raw, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(work, note), raw, 0o600); err != nil {
 		return err
 	}
 	if d.cfg.GID >= 0 {
@@ -253,20 +258,41 @@ func (d *Disks) Remove(ctx context.Context, uid string) error {
 		return fmt.Errorf("remove ephemeral disks: %w", err)
 	}
 	defer end()
-	grave, err := os.MkdirTemp(d.tmp(), "gone-")
+	// Out of sight first: a folder that can be seen is whole. Nothing new is
+	// made for it, so that it also works where there is no space left.
+	folder := d.folder(uid)
+	gone := filepath.Join(d.tmp(), fmt.Sprintf("gone-%s-%d", uid, rand.Uint64()))
+	err = os.Rename(folder, gone)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		err = takeApart(folder)
+	case err == nil:
+		err = os.RemoveAll(gone)
+	}
 	if err != nil {
 		return fmt.Errorf("remove ephemeral disks: %w", err)
 	}
-	defer os.RemoveAll(grave)
-	// Out of sight first: a folder that can be seen is whole.
-	err = os.Rename(d.folder(uid), filepath.Join(grave, uid))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove ephemeral disks: %w", err)
-	}
-	if err := os.RemoveAll(grave); err != nil {
-		return fmt.Errorf("remove ephemeral disks: %w", err)
-	}
 	return nil
+}
+
+// takeApart removes a folder where it stands, for want of room for another name.
+// The note of whose it is goes last: until then List shows it.
+func takeApart(folder string) error {
+	parts, err := os.ReadDir(folder)
+	if err != nil {
+		return err
+	}
+	for _, part := range parts {
+		if part.Name() == note {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(folder, part.Name())); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(folder)
 }
 
 // List returns whose disks are there, by UID, so that those of virtual machines
@@ -281,7 +307,7 @@ func (d *Disks) List() ([]VM, error) {
 		if storage.ValidateName(e.Name()) != nil || !e.IsDir() {
 			continue
 		}
-		raw, err := os.ReadFile(filepath.Join(d.folder(e.Name()), "vm.json"))
+		raw, err := os.ReadFile(filepath.Join(d.folder(e.Name()), note))
 		var vm VM
 		if err == nil {
 			err = json.Unmarshal(raw, &vm)

@@ -287,3 +287,38 @@ func BenchmarkPrepare(b *testing.B) {
 		}
 	}
 }
+
+func TestRemoveFreesAFullDisk(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	mount := t.TempDir()
+	if err := syscall.Mount("tmpfs", mount, "tmpfs", 0, "size=8m,nr_inodes=32"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Unmount(mount, syscall.MNT_DETACH) })
+	d, ctx := open(t, func(c *Config) { c.Dir = filepath.Join(mount, "disks") }), context.Background()
+	if _, err := d.Prepare(ctx, vm, standard(t)); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for ballast := filepath.Join(mount, "x"); err == nil; ballast = filepath.Join(ballast, "x") {
+		err = os.Mkdir(ballast, 0o755)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	if err := d.Remove(ctx, vm.UID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Prepare(ctx, vm, standard(t)); err != nil {
+		t.Errorf("nothing was freed: %v", err)
+	}
+	// Where there is no room for another name either.
+	if err := takeApart(d.folder(vm.UID)); err != nil {
+		t.Fatal(err)
+	}
+	if vms, err := d.List(); err != nil || len(vms) != 0 {
+		t.Errorf("listed %v, %v", vms, err)
+	}
+}

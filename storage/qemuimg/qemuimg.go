@@ -7,7 +7,7 @@
 // other program and no other file involved, and refuses what a self-contained
 // image does not need. qemu-img is only ever told a format, never asked to guess
 // it, gets absolute paths (which it cannot take for a URL), and runs with bounds
-// on memory and time.
+// on memory and time, and as an unprivileged user where there is one for it.
 //
 // What Probe says holds for images at the moment they come in. The format of a
 // disk that a guest writes to must be remembered, never probed again: a guest may

@@ -204,6 +204,48 @@ func TestCreateResizeConvert(t *testing.T) {
 	}
 }
 
+// An unprivileged program gets along with open files in folders it cannot enter,
+// and cannot read what its user may not.
+func TestRunsAsAnotherUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	tl, ctx, dir := tool(t), context.Background(), t.TempDir()
+	tl.Credential = &syscall.Credential{Uid: 12345, Gid: 23456}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	raw, qcow, back := filepath.Join(dir, "a.raw"), filepath.Join(dir, "b.qcow2"), filepath.Join(dir, "c.raw")
+	want := bytes.Repeat([]byte("data"), 1<<18)
+	if err := os.WriteFile(raw, want, 0o440); err != nil {
+		t.Fatal(err)
+	}
+	if err := tl.Convert(ctx, raw, Raw, qcow, QCOW2); err == nil {
+		t.Error("it read a file of root's")
+	}
+	if _, err := os.Lstat(qcow); !os.IsNotExist(err) {
+		t.Errorf("left: %v", err)
+	}
+	if err := os.Chown(raw, 0, 23456); err != nil {
+		t.Fatal(err)
+	}
+	if err := tl.Convert(ctx, raw, Raw, qcow, QCOW2); err != nil {
+		t.Fatal(err)
+	}
+	if err := tl.Resize(ctx, qcow, QCOW2, 2<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := tl.Convert(ctx, qcow, QCOW2, back, Raw); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(back); err != nil || len(got) != 2<<20 || !bytes.Equal(got[:1<<20], want) {
+		t.Errorf("the disk changed on its way: %d bytes, %v", len(got), err)
+	}
+	if err := tl.Convert(ctx, raw, Raw, qcow, QCOW2); !errors.Is(err, os.ErrExist) {
+		t.Errorf("over an existing file: %v", err)
+	}
+}
+
 func TestBadArguments(t *testing.T) {
 	tl, ctx, dir := tool(t), context.Background(), t.TempDir()
 	p := filepath.Join(dir, "x")

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -21,6 +22,12 @@ type Tool struct {
 	Timeout time.Duration
 	// MemoryBytes bounds the address space of the program, 0 does not.
 	MemoryBytes int64
+	// Credential is who the program runs as, nil for this process's user, which
+	// has to be root to choose. Images come from outside, and a fault in QEMU's
+	// reading of them must not be root's. The program is given files that are
+	// open, so it needs no access to their folders; images that it reads or
+	// grows must be readable or writable for it.
+	Credential *syscall.Credential
 }
 
 // DefaultTool is qemu-img from PATH within a minute and 4 GiB of address space.
@@ -36,15 +43,37 @@ func (t Tool) Resize(ctx context.Context, path string, f Format, size int64) err
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
-	if err := t.run(ctx, "resize", "-q", "-f", string(f), path, strconv.FormatInt(size, 10)); err != nil {
+	if err := t.resize(ctx, path, f, size); err != nil {
 		return fmt.Errorf("resize disk image %s: %w", path, err)
 	}
 	return nil
 }
 
+func (t Tool) resize(ctx context.Context, path string, f Format, size int64) error {
+	args := []string{"resize", "-q", "-f", string(f), path, strconv.FormatInt(size, 10)}
+	if t.Credential == nil {
+		return t.run(ctx, nil, args...)
+	}
+	file, err := os.OpenFile(path, os.O_RDWR|openFlags, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	args[4] = firstFile
+	return t.run(ctx, []*os.File{file}, args...)
+}
+
+// Files that are handed to the program, as it finds them.
+const (
+	firstFile  = "/proc/self/fd/3"
+	secondFile = "/proc/self/fd/4"
+	openFlags  = syscall.O_NOFOLLOW | syscall.O_NONBLOCK | syscall.O_CLOEXEC
+)
+
 // Convert copies the disk in from (format ff) into a new image at to (format tf),
 // leaving out what is zero. A qcow2 is read with everything it is based on, so
-// one from outside must have passed Inspect. An incomplete result is removed.
+// one from outside must have passed Inspect; with a Credential, one with a backing
+// file beside it is not found. An incomplete result is removed.
 func (t Tool) Convert(ctx context.Context, from string, ff Format, to string, tf Format) error {
 	for _, p := range []string{from, to} {
 		if err := checkPath(p); err != nil {
@@ -54,21 +83,48 @@ func (t Tool) Convert(ctx context.Context, from string, ff Format, to string, tf
 	if _, err := os.Lstat(to); err == nil {
 		return fmt.Errorf("convert disk image to %s: %w", to, os.ErrExist)
 	}
-	if err := t.run(ctx, "convert", "-q", "-f", string(ff), "-O", string(tf), from, to); err != nil {
+	if err := t.convert(ctx, from, ff, to, tf); err != nil {
 		os.Remove(to)
 		return fmt.Errorf("convert disk image %s to %s: %w", from, to, err)
 	}
 	return nil
 }
 
+func (t Tool) convert(ctx context.Context, from string, ff Format, to string, tf Format) error {
+	args := []string{"convert", "-q", "-f", string(ff), "-O", string(tf)}
+	if t.Credential == nil {
+		return t.run(ctx, nil, append(args, from, to)...)
+	}
+	src, err := os.OpenFile(from, os.O_RDONLY|openFlags, 0)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_RDWR|openFlags, 0o600)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	if err := dst.Chown(int(t.Credential.Uid), int(t.Credential.Gid)); err != nil {
+		return err
+	}
+	return t.run(ctx, []*os.File{src, dst}, append(args, firstFile, secondFile)...)
+}
+
 // bounded is a shell line that sets a limit on itself and becomes the program.
 const bounded = `ulimit -c 0; [ "$1" = 0 ] || ulimit -v "$1" || exit 125; shift; exec "$@"`
 
-func (t Tool) run(ctx context.Context, args ...string) error {
+// run runs the program, which finds files open from the third descriptor on.
+func (t Tool) run(ctx context.Context, files []*os.File, args ...string) error {
 	argv := append([]string{"-c", bounded, "sh", strconv.FormatInt(t.MemoryBytes/1024, 10), t.Path}, args...)
 	cmd := exec.CommandContext(ctx, "/bin/sh", argv...)
 	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
 	cmd.WaitDelay = 5 * time.Second
+	cmd.ExtraFiles = files
+	if t.Credential != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: t.Credential}
+		cmd.Dir = "/"
+	}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {

@@ -23,8 +23,7 @@ type registerInput struct {
 	value int
 }
 
-// register is one value that is read and written. A write whose outcome is not
-// known stays open until the end of the history.
+// register is one value that is read and written.
 var register = porcupine.Model{
 	Init: func() any { return 0 },
 	Step: func(state, input, output any) (bool, any) {
@@ -142,15 +141,28 @@ func (h *history) read(t *testing.T, a api, ns string, client int) {
 	h.operations = append(h.operations, op)
 }
 
-// finished closes the operations of unknown outcome: each may take effect at
-// any time until now. Their clients went on, so they get clients of their own.
+// finished closes the operations of unknown outcome, each a write of a value of
+// its own. One that somebody read took effect before that read ended. One that
+// nobody read may as well come after everything else, where it says nothing. To
+// leave them open until the end would mean the same, and make the history
+// exponentially harder to check. Their clients went on, so they get clients of
+// their own.
 func (h *history) finished() []porcupine.Operation {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	seen := map[int]int64{} // by value, the end of the first read of it
+	for _, op := range h.operations {
+		if value := op.Output.(int); !op.Input.(registerInput).write && (seen[value] == 0 || op.Return < seen[value]) {
+			seen[value] = op.Return
+		}
+	}
 	all := h.operations
 	for i, op := range h.open {
-		op.ClientId = 1000 + i
-		op.Return = h.now()
+		end, ok := seen[op.Input.(registerInput).value]
+		if !ok {
+			continue
+		}
+		op.ClientId, op.Return = 1000+i, end
 		all = append(all, op)
 	}
 	return all

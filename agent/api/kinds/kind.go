@@ -44,8 +44,11 @@ type Kind struct {
 	// Warnings are told to the client on create and update.
 	Warnings func(obj runtime.Object) []string
 
-	// Columns are what kubectl get prints after the name; nil means AGE alone.
+	// Columns are what kubectl get prints after the name; nil means the time of
+	// creation alone.
 	Columns []Column
+	// NameCell is what it prints as the name; nil means the name itself.
+	NameCell func(obj runtime.Object) string
 	// Fields are the selectable fields besides metadata.name and
 	// metadata.namespace.
 	Fields map[string]func(obj runtime.Object) string

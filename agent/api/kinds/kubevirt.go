@@ -30,12 +30,14 @@ func virtualMachineKind(d vmspec.Defaults) *Kind {
 		ShortNames: []string{"vm", "vms"}, Categories: everything, Namespaced: true, Status: true, Generation: true,
 		Object: &vm{}, List: &kubevirtv1.VirtualMachineList{},
 		Default: do(func(v *vm) {
+			vmspec.DropUninferred(&v.Spec)
 			if v.Spec.Template != nil {
 				setFirmwareIdentity(&v.Spec.Template.Spec)
 				d.SetTemplate(&v.Spec.Template.Spec)
 			}
 		}),
 		DefaultUpdate: change(func(v, _ *vm) {
+			vmspec.DropUninferred(&v.Spec)
 			if v.Spec.Template != nil && v.DeletionTimestamp == nil {
 				d.SetTemplate(&v.Spec.Template.Spec)
 			}

@@ -15,6 +15,7 @@ func networkKinds() []*Kind {
 		Resource: k8scni.ResourceNetworkAttachmentDefinitions, Singular: "network-attachment-definition",
 		ShortNames: []string{"net-attach-def"}, Namespaced: true, Generation: true,
 		Object: &nad{}, List: &k8scni.NetworkAttachmentDefinitionList{},
+		Columns:        []Column{age},
 		Validate:       on(validateNAD),
 		ValidateUpdate: both(func(n, _ *nad) field.ErrorList { return validateNAD(n) }),
 	}}

@@ -6,8 +6,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// defaultClass marks the StorageClass of claims that name none.
-const defaultClass = "storageclass.kubernetes.io/is-default-class"
+// DefaultClass is the annotation that, if "true", marks the StorageClass of claims
+// that name none.
+const DefaultClass = "storageclass.kubernetes.io/is-default-class"
 
 func storageKinds() []*Kind {
 	type class = storagev1.StorageClass
@@ -24,8 +25,13 @@ func storageKinds() []*Kind {
 			column("VolumeBindingMode", func(c *class) any { return string(deref(c.VolumeBindingMode)) }),
 			column("AllowVolumeExpansion", func(c *class) any { return deref(c.AllowVolumeExpansion) }),
 			age,
-			wide("Default", func(c *class) any { return c.Annotations[defaultClass] == "true" }),
 		},
+		NameCell: on(func(c *class) string {
+			if c.Annotations[DefaultClass] == "true" {
+				return c.Name + " (default)"
+			}
+			return c.Name
+		}),
 	}}
 }
 

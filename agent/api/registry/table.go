@@ -14,6 +14,7 @@ import (
 
 // table renders objects of a kind as the rows kubectl get prints.
 type table struct {
+	name    func(obj runtime.Object) string // nil: the name itself
 	columns []kinds.Column
 	heads   []metav1.TableColumnDefinition
 }
@@ -24,7 +25,7 @@ func newTable(k *kinds.Kind) rest.TableConvertor {
 	if len(k.Columns) == 0 {
 		return rest.NewDefaultTableConvertor(k.GroupResource())
 	}
-	t := &table{columns: k.Columns, heads: []metav1.TableColumnDefinition{
+	t := &table{name: k.NameCell, columns: k.Columns, heads: []metav1.TableColumnDefinition{
 		{Name: "Name", Type: "string", Format: "name", Description: "The name of the object"},
 	}}
 	for _, c := range k.Columns {
@@ -60,6 +61,9 @@ func (t *table) ConvertToTable(_ context.Context, obj, opts runtime.Object) (*me
 
 func (t *table) row(obj runtime.Object, _ metav1.Object, name, _ string) ([]any, error) {
 	cells := make([]any, 0, len(t.heads))
+	if t.name != nil {
+		name = t.name(obj)
+	}
 	cells = append(cells, name)
 	for _, c := range t.columns {
 		cell := c.Value(obj)

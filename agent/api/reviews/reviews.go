@@ -22,7 +22,7 @@ func AddToScheme(s *runtime.Scheme) error {
 	for gv, objects := range map[schema.GroupVersion][]runtime.Object{
 		authenticationv1.SchemeGroupVersion: {&authenticationv1.SelfSubjectReview{}},
 		authorizationv1.SchemeGroupVersion: {&authorizationv1.SelfSubjectAccessReview{},
-			&authorizationv1.SubjectAccessReview{}, &authorizationv1.LocalSubjectAccessReview{}},
+			&authorizationv1.SelfSubjectRulesReview{}, &authorizationv1.SubjectAccessReview{}, &authorizationv1.LocalSubjectAccessReview{}},
 	} {
 		s.AddKnownTypes(gv, objects...)
 		s.AddKnownTypes(schema.GroupVersion{Group: gv.Group, Version: runtime.APIVersionInternal}, objects...)
@@ -44,6 +44,8 @@ func Storage(a authorizer.Authorizer) map[schema.GroupVersion]map[string]rest.St
 		authorizationv1.SchemeGroupVersion: {
 			"selfsubjectaccessreviews": &review[*authorizationv1.SelfSubjectAccessReview]{singular: "selfsubjectaccessreview",
 				new: func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }, answer: judge{a}.self},
+			"selfsubjectrulesreviews": &review[*authorizationv1.SelfSubjectRulesReview]{singular: "selfsubjectrulesreview",
+				new: func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} }, answer: judge{a}.rules},
 			"subjectaccessreviews": &review[*authorizationv1.SubjectAccessReview]{singular: "subjectaccessreview",
 				new: func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }, answer: judge{a}.subject},
 			"localsubjectaccessreviews": &review[*authorizationv1.LocalSubjectAccessReview]{singular: "localsubjectaccessreview", namespaced: true,
@@ -126,6 +128,33 @@ func (j judge) self(ctx context.Context, r *authorizationv1.SelfSubjectAccessRev
 	}
 	r.Status, err = j.ask(ctx, "SelfSubjectAccessReview", u, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
 	return err
+}
+
+// rules lists what the client may do: everything, or nothing, for so access is
+// given.
+func (j judge) rules(ctx context.Context, r *authorizationv1.SelfSubjectRulesReview) error {
+	u, err := client(ctx)
+	if err != nil {
+		return err
+	}
+	if r.Spec.Namespace == "" {
+		return invalid("SelfSubjectRulesReview", field.Required(field.NewPath("spec", "namespace"), ""))
+	}
+	all := []string{"*"}
+	status, err := j.ask(ctx, "SelfSubjectRulesReview", u, &authorizationv1.ResourceAttributes{
+		Namespace: r.Spec.Namespace, Verb: "*", Group: "*", Resource: "*"}, nil)
+	if err != nil {
+		return err
+	}
+	r.Status = authorizationv1.SubjectRulesReviewStatus{
+		ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{},
+		EvaluationError: status.EvaluationError,
+	}
+	if status.Allowed {
+		r.Status.ResourceRules = append(r.Status.ResourceRules, authorizationv1.ResourceRule{Verbs: all, APIGroups: all, Resources: all})
+		r.Status.NonResourceRules = append(r.Status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: all, NonResourceURLs: all})
+	}
+	return nil
 }
 
 func (j judge) subject(ctx context.Context, r *authorizationv1.SubjectAccessReview) error {

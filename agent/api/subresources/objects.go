@@ -23,17 +23,18 @@ func AddToScheme(s *runtime.Scheme) error {
 	return nil
 }
 
-// Objects reads and writes the objects that requests are about. Reads are
-// linearizable; writes fail with a conflict when the object has changed since it
-// was read.
+// Objects reads and changes the objects that requests are about. Reads are
+// linearizable. A change that somebody else's write gets ahead of is made again.
 type Objects interface {
 	VirtualMachine(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachine, error)
 	Instance(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstance, error)
-	// PutVirtualMachine writes the spec, PutVirtualMachineStatus the status.
-	PutVirtualMachine(ctx context.Context, vm *kubevirtv1.VirtualMachine, dryRun []string) error
-	PutVirtualMachineStatus(ctx context.Context, vm *kubevirtv1.VirtualMachine, dryRun []string) error
-	// PutInstance writes an instance's spec, which clients may not.
-	PutInstance(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, dryRun []string) error
+	// ChangeVirtualMachine writes the spec, ChangeVirtualMachineStatus the status.
+	// fn changes the machine as it is stored at that moment, and may refuse; it may
+	// be called several times.
+	ChangeVirtualMachine(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachine) error) error
+	ChangeVirtualMachineStatus(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachine) error) error
+	// ChangeInstance writes an instance's spec, which clients may not.
+	ChangeInstance(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachineInstance) error) error
 	// CreateMigration makes a migration with a generated name.
 	CreateMigration(ctx context.Context, m *kubevirtv1.VirtualMachineInstanceMigration, dryRun []string) error
 }

@@ -101,15 +101,15 @@ func (p power) stop(ctx context.Context, namespace, name string, opts *kubevirtv
 			return s.refuse("%v only supports manual stop requests with a shorter graceperiod", s.strategy)
 		}
 	}
-	if s.running() && opts.GracePeriod != nil {
-		if err := p.setGrace(ctx, s.vmi, *opts.GracePeriod, opts.DryRun); err != nil {
-			return err
-		}
-	}
 	if byStrategy {
-		return p.setRunning(ctx, s, false, opts.DryRun)
+		err = p.setRunning(ctx, s, false, opts.DryRun)
+	} else {
+		err = p.request(ctx, s, opts.DryRun, stopOf(s.vmi))
 	}
-	return p.request(ctx, s, opts.DryRun, stopOf(s.vmi))
+	if err != nil || !s.running() || opts.GracePeriod == nil {
+		return err
+	}
+	return p.setGrace(ctx, s.vmi, *opts.GracePeriod, opts.DryRun)
 }
 
 func (p power) restart(ctx context.Context, namespace, name string, opts *kubevirtv1.RestartOptions) error {
@@ -128,12 +128,11 @@ func (p power) restart(ctx context.Context, namespace, name string, opts *kubevi
 	if s.vmi == nil {
 		return s.refuse("VM is not running: %v", kubevirtv1.RunStrategyHalted)
 	}
-	if opts.GracePeriodSeconds != nil {
-		if err := p.setGrace(ctx, s.vmi, 1, opts.DryRun); err != nil {
-			return err
-		}
+	err = p.request(ctx, s, opts.DryRun, stopOf(s.vmi), kubevirtv1.VirtualMachineStateChangeRequest{Action: kubevirtv1.StartRequest})
+	if err != nil || opts.GracePeriodSeconds == nil {
+		return err
 	}
-	return p.request(ctx, s, opts.DryRun, stopOf(s.vmi), kubevirtv1.VirtualMachineStateChangeRequest{Action: kubevirtv1.StartRequest})
+	return p.setGrace(ctx, s.vmi, 1, opts.DryRun)
 }
 
 func (p power) migrate(ctx context.Context, namespace, name string, opts *kubevirtv1.MigrateOptions) error {
@@ -164,13 +163,31 @@ func stopOf(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMachineSta
 // request asks the virtual machine's controller for changes. A lone stop replaces
 // what was asked for before; anything else has to wait for it.
 func (p power) request(ctx context.Context, s *state, dryRun []string, changes ...kubevirtv1.VirtualMachineStateChangeRequest) error {
-	pending := len(s.vm.Status.StateChangeRequests) > 0
-	if pending && (len(changes) != 1 || changes[0].Action != kubevirtv1.StopRequest) {
-		return s.refuse("unable to complete request: stop/start already underway")
+	return p.objects.ChangeVirtualMachineStatus(ctx, s.vm.Namespace, s.vm.Name, dryRun, func(vm *kubevirtv1.VirtualMachine) error {
+		if err := s.holds(vm); err != nil {
+			return err
+		}
+		pending := len(vm.Status.StateChangeRequests) > 0
+		if pending && (len(changes) != 1 || changes[0].Action != kubevirtv1.StopRequest) {
+			return s.refuse("unable to complete request: stop/start already underway")
+		}
+		vm.Status.StateChangeRequests = changes
+		vm.Status.StartFailure = nil
+		return nil
+	})
+}
+
+// holds refuses a machine that is not what was decided about. Its status may have
+// changed: controllers write it all the time.
+func (s *state) holds(vm *kubevirtv1.VirtualMachine) error {
+	strategy, err := vm.RunStrategy()
+	if err != nil {
+		return apierrors.NewInternalError(err)
 	}
-	s.vm.Status.StateChangeRequests = changes
-	s.vm.Status.StartFailure = nil
-	return p.objects.PutVirtualMachineStatus(ctx, s.vm, dryRun)
+	if vm.UID != s.vm.UID || strategy != s.strategy {
+		return s.refuse("the VM or its run strategy has been changed meanwhile; please try again")
+	}
+	return nil
 }
 
 // setRunning changes the run strategy, or the older field if that is in use.
@@ -179,16 +196,31 @@ func (p power) setRunning(ctx context.Context, s *state, running bool, dryRun []
 	if running {
 		strategy = kubevirtv1.RunStrategyAlways
 	}
-	if s.vm.Spec.RunStrategy != nil {
-		s.vm.Spec.RunStrategy = &strategy
-	} else {
-		s.vm.Spec.Running = &running
-	}
-	return p.objects.PutVirtualMachine(ctx, s.vm, dryRun)
+	return p.objects.ChangeVirtualMachine(ctx, s.vm.Namespace, s.vm.Name, dryRun, func(vm *kubevirtv1.VirtualMachine) error {
+		if err := s.holds(vm); err != nil {
+			return err
+		}
+		if vm.Spec.RunStrategy != nil {
+			vm.Spec.RunStrategy = &strategy
+		} else {
+			vm.Spec.Running = &running
+		}
+		return nil
+	})
 }
 
+// setGrace shortens the end of an instance whose end has been asked for already:
+// a request that is refused must not leave it with less time. An instance that is
+// gone by then needs none.
 func (p power) setGrace(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, seconds int64, dryRun []string) error {
-	changed := vmi.DeepCopy()
-	changed.Spec.TerminationGracePeriodSeconds = &seconds
-	return p.objects.PutInstance(ctx, changed, dryRun)
+	err := p.objects.ChangeInstance(ctx, vmi.Namespace, vmi.Name, dryRun, func(now *kubevirtv1.VirtualMachineInstance) error {
+		if now.UID == vmi.UID {
+			now.Spec.TerminationGracePeriodSeconds = &seconds
+		}
+		return nil
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }

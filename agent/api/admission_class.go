@@ -1,0 +1,77 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/admission"
+
+	"virtmesh/agent/api/kinds"
+	"virtmesh/agent/api/storage"
+	"virtmesh/raftstore"
+)
+
+const classPrefix = "/registry/storage.k8s.io/storageclasses/"
+
+// claims is the resource that defaultClass looks at.
+var claims = schema.GroupResource{Resource: "persistentvolumeclaims"}
+
+// defaultClass gives a new claim that names no StorageClass the default one, so
+// that a later change of the default does not move the claim. Of several defaults
+// the newest counts, as in Kubernetes.
+type defaultClass struct {
+	*admission.Handler
+	store storage.Backend
+}
+
+var _ admission.MutationInterface = (*defaultClass)(nil)
+
+func newDefaultClass(store storage.Backend) *defaultClass {
+	return &defaultClass{Handler: admission.NewHandler(admission.Create), store: store}
+}
+
+// Admit implements admission.MutationInterface.
+func (d *defaultClass) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if a.GetResource().GroupResource() != claims || a.GetSubresource() != "" {
+		return nil
+	}
+	claim, ok := a.GetObject().(*corev1.PersistentVolumeClaim)
+	if !ok || claim.Spec.StorageClassName != nil {
+		return nil
+	}
+	class, err := d.find(ctx)
+	if err != nil {
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("cannot find the default StorageClass: %v", err))
+	}
+	if class != nil {
+		claim.Spec.StorageClassName = &class.Name
+	}
+	return nil
+}
+
+// find returns the default class, nil if there is none.
+func (d *defaultClass) find(ctx context.Context) (*storagev1.StorageClass, error) {
+	list, err := d.store.List(ctx, raftstore.ListRequest{Prefix: classPrefix, ReadOptions: raftstore.ReadOptions{Consistency: raftstore.Local}})
+	if err != nil {
+		return nil, err
+	}
+	var newest *storagev1.StorageClass
+	for _, rec := range list.Records {
+		class := &storagev1.StorageClass{}
+		if err := json.Unmarshal(rec.Value, class); err != nil {
+			return nil, fmt.Errorf("decode %s: %w", rec.Key, err)
+		}
+		if class.Annotations[kinds.DefaultClass] != "true" {
+			continue
+		}
+		if newest == nil || newest.CreationTimestamp.Before(&class.CreationTimestamp) {
+			newest = class
+		}
+	}
+	return newest, nil
+}
