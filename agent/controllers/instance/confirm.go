@@ -9,7 +9,6 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/objects"
-	"virtmesh/raftstore"
 )
 
 // Why a start that was prepared does not go ahead.
@@ -26,7 +25,7 @@ var (
 // have been deleted, or this host been cut off, removed from the mesh and the
 // instance started elsewhere.
 func (e *Executor) confirm(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, epoch uint64) error {
-	now, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, e.Store, objects.KeyOf(vmi), raftstore.ReadOptions{})
+	now, err := e.ask(ctx, objects.KeyOf(vmi))
 	switch {
 	case apierrors.IsNotFound(err):
 		return errNotOurs
@@ -35,9 +34,9 @@ func (e *Executor) confirm(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	case now.UID != vmi.UID, now.Status.NodeName != e.Host, now.DeletionTimestamp != nil, now.IsFinal():
 		return errNotOurs
 	}
-	current, err := e.Claims.Epoch(ctx, vmi)
+	current, err := e.epoch(ctx, vmi)
 	if err != nil {
-		return fmt.Errorf("%w: read the claim of %s: %w", errUnconfirmed, objects.KeyOf(vmi), err)
+		return fmt.Errorf("%w: %w", errUnconfirmed, err)
 	}
 	if current != epoch {
 		return fmt.Errorf("%w: the claim of %s has epoch %d, the start was prepared under %d", errUnconfirmed, objects.KeyOf(vmi), current, epoch)

@@ -14,7 +14,6 @@ import (
 	"virtmesh/agent/controller"
 	"virtmesh/agent/hypervisor"
 	"virtmesh/agent/objects"
-	"virtmesh/raftstore"
 )
 
 // shutdownInterval is how often a guest that is to end is reminded: a guest
@@ -169,7 +168,7 @@ func (e *Executor) removeOrphans(ctx context.Context, key controller.Key, keep s
 // cost a guest its life.
 func (e *Executor) isOrphan(ctx context.Context, ref hypervisor.Ref) (bool, error) {
 	key := objects.Key{Namespace: ref.Namespace, Name: ref.Name}
-	vmi, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, e.Store, key, raftstore.ReadOptions{})
+	vmi, err := e.ask(ctx, key)
 	if apierrors.IsNotFound(err) {
 		return true, nil
 	}
@@ -260,7 +259,7 @@ func (e *Executor) finish(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 		if !vmi.IsFinal() {
 			e.Events.AddTo(&tx, vmi, eventType(how.phase), "Stopped", how.message)
 		}
-		if _, err := tx.Commit(ctx, e.Store); err != nil && !apierrors.IsNotFound(err) {
+		if err := e.commit(ctx, &tx); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("report the end of %s: %w", objects.KeyOf(vmi), err)
 		}
 	}

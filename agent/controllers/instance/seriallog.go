@@ -12,11 +12,8 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/controller"
-	"virtmesh/agent/objects"
-	"virtmesh/raftstore"
 )
 
 // logSuffix ends the name of a serial log. virtlogd adds a dot and a number to
@@ -85,7 +82,7 @@ func (e *Executor) removeLog(ctx context.Context, key controller.Key) error {
 	if !e.logs.has(key) {
 		return nil
 	}
-	vmi, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, e.Store, key, raftstore.ReadOptions{})
+	vmi, err := e.ask(ctx, key)
 	switch {
 	case err == nil && vmi.Status.NodeName == e.Host:
 		return nil

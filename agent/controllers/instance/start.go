@@ -44,9 +44,9 @@ func (e *Executor) prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	if err := e.removeOrphans(ctx, objects.KeyOf(vmi), string(vmi.UID)); err != nil {
 		return err
 	}
-	epoch, err := e.Claims.Epoch(ctx, vmi)
+	epoch, err := e.epoch(ctx, vmi)
 	if err != nil {
-		return fmt.Errorf("read the claim of %s: %w", objects.KeyOf(vmi), err)
+		return err
 	}
 	e.traces.add(refOf(vmi))
 	return e.preparations.begin(vmi, epoch)

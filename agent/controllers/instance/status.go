@@ -46,7 +46,7 @@ func (e *Executor) report(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	if vmi.Status.Phase != kubevirtv1.Running {
 		e.Events.AddTo(&tx, vmi, corev1.EventTypeNormal, "Started", "VirtualMachineInstance started.")
 	}
-	if _, err := tx.Commit(ctx, e.Store); err != nil {
+	if err := e.commit(ctx, &tx); err != nil {
 		return result, fmt.Errorf("report %s: %w", objects.KeyOf(vmi), err)
 	}
 	return result, nil
@@ -76,7 +76,7 @@ func (e *Executor) reportFailure(ctx context.Context, vmi *kubevirtv1.VirtualMac
 	if tx.Empty() {
 		return nil
 	}
-	if _, err := tx.Commit(ctx, e.Store); err != nil && !apierrors.IsNotFound(err) {
+	if err := e.commit(ctx, &tx); err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
 	return nil
