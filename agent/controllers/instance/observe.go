@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"virtmesh/agent/controller"
 	"virtmesh/agent/hypervisor"
 )
+
+// listTimeout bounds a list of domains that no context bounds.
+const listTimeout = 30 * time.Second
 
 // Observe follows the hypervisor until ctx ends: it names the instance of
 // every domain that changed, and all of them after events were lost.
@@ -79,7 +83,9 @@ func (e *Executor) Subscribe(fn func(controller.Key)) (cancel func()) {
 // of, so that what is here without an instance is looked at as well.
 func (e *Executor) Keys() []controller.Key {
 	keys := append(e.traces.keys(), e.logs.keys(e.Logger)...)
-	domains, err := e.Hypervisor.List(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
+	defer cancel()
+	domains, err := e.Hypervisor.List(ctx)
 	if err != nil {
 		e.Logger.Warn("domains could not be listed", "err", err)
 	}

@@ -247,6 +247,7 @@ func (w *world) running(name string) *kubevirtv1.VirtualMachineInstance {
 	if got := w.get(vmi); got.Status.Phase != kubevirtv1.Running {
 		w.t.Fatalf("the instance is %s, with %+v", got.Status.Phase, got.Status.Conditions)
 	}
+	w.sync(vmi)
 	return vmi
 }
 
