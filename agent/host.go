@@ -30,12 +30,9 @@ import (
 	"virtmesh/agent/meshport"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/claims"
-	"virtmesh/agent/objects/k8scni"
 	"virtmesh/agent/placement"
 	"virtmesh/agent/volumes"
 	"virtmesh/gossip"
-	"virtmesh/netplug"
-	"virtmesh/netplug/kernel"
 	"virtmesh/raftstore"
 	"virtmesh/storage/containerdisk"
 	"virtmesh/storage/ephemeral"
@@ -238,37 +235,6 @@ func qemuUser(name string) (uid, gid int, err error) {
 		return 0, 0, fmt.Errorf("hypervisor.user: %w", err)
 	}
 	return uid, gid, nil
-}
-
-func (h *host) openNetwork(ctx context.Context, a *Agent) error {
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
-	subnet, err := claimSubnet(ctx, h.raft, h.config.Name, h.config.Network.PodCIDR)
-	if err != nil {
-		return err
-	}
-	link, err := kernel.New()
-	if err != nil {
-		return fmt.Errorf("reach the kernel's network: %w", err)
-	}
-	cfg := netplug.DefaultConfig()
-	cfg.Kernel, cfg.Logger, cfg.Registerer = link, h.log.With("part", "netplug"), h.metrics
-	plug, err := netplug.New(cfg)
-	if err != nil {
-		return err
-	}
-	a.onStop(func(context.Context) { plug.Close() })
-	bridges := make([]hostnet.HostBridge, 0, len(h.config.Network.Bridges))
-	for _, bridge := range h.config.Network.Bridges {
-		bridges = append(bridges, hostnet.HostBridge(bridge))
-	}
-	h.network, err = hostnet.New(hostnet.Config{
-		Host: h.config.Name, Subnet: subnet, Domain: h.config.Network.Domain,
-		LeaseFile: filepath.Join(h.config.StateDir, "leases.json"), Bridges: bridges, Protected: a.protectedAddresses,
-		Instances: h.instanceSet, Networks: objects.For[*k8scni.NetworkAttachmentDefinition](h.cache),
-		Plug: plug, Logger: h.log.With("part", "hostnet"),
-	})
-	return err
 }
 
 func (h *host) openExecutor() (err error) {

@@ -35,6 +35,7 @@ func ExamplePlanFor() {
 	// ip link set vm-pod address 02:9f:13:e4:50:d1
 	// sysctl -w net/ipv6/conf/vm-pod/disable_ipv6=1
 	// sysctl -w net/ipv4/conf/vm-pod/rp_filter=1
+	// sysctl -w net/ipv4/conf/vm-pod/arp_ignore=1
 	// ip addr add 10.9.0.1/16 dev vm-pod
 	// ip link set vm-pod up
 	// nft -f 8b8b6b13a01e865e

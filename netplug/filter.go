@@ -18,29 +18,29 @@ const FilterTable = "virtmesh"
 const (
 	priorityPort   = -200
 	priorityFilter = -10
-	priorityDNAT   = -100
 	prioritySNAT   = 100
 )
 
 // FilterFor returns the packet filter that a Want asks for. It is a pure function. A Want
-// without guests and gateways needs none, and gets tables without chains.
+// without bridges needs none, and gets tables without chains. A bridge with AllowExisting
+// is taken to be the host's own.
 func FilterFor(w Want) ruleset.Ruleset {
 	inet := ruleset.Table{Family: ruleset.Inet, Name: FilterTable}
 	gateways := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return !b.Address.IsValid() })
-	if len(gateways) > 0 || len(w.Services) > 0 {
-		if len(w.Peers) > 0 {
-			inet.Sets = []ruleset.AddrSet{peerSet(w.Peers)}
-		}
-		inet.Chains = append(inet.Chains, inputChains(gateways)...)
-		inet.Chains = append(inet.Chains, forwardChains(gateways, w)...)
-		inet.Chains = append(inet.Chains, natChains(gateways, w)...)
+	closed := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return b.Address.IsValid() || b.AllowExisting })
+	if len(gateways) > 0 || len(closed) > 0 {
+		inet.Chains = append(inet.Chains, inputChains(gateways, closed)...)
+		inet.Chains = append(inet.Chains, forwardChains(gateways, closed, w)...)
+		inet.Chains = append(inet.Chains, natChain(gateways))
 	}
 	return ruleset.Ruleset{Tables: []ruleset.Table{inet, portTable(w)}}
 }
 
 // inputChains keep guests away from the host itself, but for the services of their
-// gateway and answers to what the host began.
-func inputChains(gateways []Bridge) []ruleset.Chain {
+// gateway and answers to what the host began. On a bridge without an address of the host
+// nothing is for the host: who sends it something there, as a guest that found one of its
+// addresses by ARP does, is looking for a way around the rules of the gateways.
+func inputChains(gateways, closed []Bridge) []ruleset.Chain {
 	base := ruleset.Chain{Name: "input", Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Input, Priority: priorityFilter}}
 	var chains []ruleset.Chain
 	for _, b := range gateways {
@@ -59,13 +59,22 @@ func inputChains(gateways []Bridge) []ruleset.Chain {
 		c.Rules = append(c.Rules, rule(ruleset.Accept{}, gateway, ruleset.ICMPEcho{}), rule(ruleset.Drop{}))
 		chains = append(chains, c)
 	}
+	for _, b := range closed {
+		base.Rules = append(base.Rules, rule(ruleset.Drop{}, ruleset.InInterface{Name: b.Name}))
+	}
 	return append([]ruleset.Chain{base}, chains...)
 }
 
 // forwardChains say where guests may go through the host, and who may come to them.
-func forwardChains(gateways []Bridge, w Want) []ruleset.Chain {
+func forwardChains(gateways, closed []Bridge, w Want) []ruleset.Chain {
 	base := ruleset.Chain{Name: "forward", Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Forward, Priority: priorityFilter}}
 	var chains []ruleset.Chain
+	for _, b := range closed {
+		// The host is no router here. What stays on the bridge is not its business, also
+		// where bridged frames come by.
+		base.Rules = append(base.Rules,
+			rule(ruleset.Drop{}, ruleset.InInterface{Name: b.Name}, ruleset.OutInterface{Name: b.Name, Not: true}))
+	}
 	for _, b := range gateways {
 		// A host may hand bridged frames to this hook too (bridge-nf-call-iptables).
 		base.Rules = append(base.Rules,
@@ -77,39 +86,20 @@ func forwardChains(gateways []Bridge, w Want) []ruleset.Chain {
 		chains = append(chains, fromChain(from, b, gateways, w))
 		if b.NAT {
 			base.Rules = append(base.Rules, rule(ruleset.Jump{Chain: to}, ruleset.OutInterface{Name: b.Name}))
-			chains = append(chains, toChain(to, b, len(w.Peers) > 0))
+			chains = append(chains, toChain(to))
 		}
 	}
 	return append([]ruleset.Chain{base}, chains...)
 }
 
-// toChain judges what comes to guests behind NAT. Other hosts of the mesh, and guests
-// there, come as they are.
-func toChain(name string, b Bridge, peers bool) ruleset.Chain {
-	c := ruleset.Chain{Name: name, Rules: []ruleset.Rule{
+// toChain judges what comes to guests behind NAT: answers, and what the administrator
+// redirects to them.
+func toChain(name string) ruleset.Chain {
+	return ruleset.Chain{Name: name, Rules: []ruleset.Rule{
 		rule(ruleset.Accept{}, ruleset.Tracked{}),
 		rule(ruleset.Accept{}, ruleset.Translated{}),
+		rule(ruleset.Drop{}),
 	}}
-	if peers {
-		c.Rules = append(c.Rules,
-			rule(ruleset.Accept{}, ruleset.IPAddr{End: ruleset.Source, Prefix: b.Address.Masked()}),
-			rule(ruleset.Accept{}, ruleset.InSet{End: ruleset.Source, Set: peersSet}))
-	}
-	c.Rules = append(c.Rules, rule(ruleset.Drop{}))
-	return c
-}
-
-// peersSet names the set with the addresses of the other hosts.
-const peersSet = "peers"
-
-func peerSet(peers []Peer) ruleset.AddrSet {
-	s := ruleset.AddrSet{Name: peersSet}
-	for _, p := range peers {
-		s.Addrs = append(s.Addrs, p.Address)
-	}
-	slices.SortFunc(s.Addrs, netip.Addr.Compare)
-	s.Addrs = slices.Compact(s.Addrs)
-	return s
 }
 
 // fromChain judges what guests of a bridge send through the host.
@@ -125,10 +115,6 @@ func fromChain(name string, b Bridge, gateways []Bridge, w Want) ruleset.Chain {
 			c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.OutInterface{Name: other.Name}))
 		}
 	}
-	if len(w.Peers) > 0 {
-		// Other hosts are as closed to guests as their own one.
-		c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.InSet{End: ruleset.Destination, Set: peersSet}))
-	}
 	for _, p := range w.Protected {
 		if p.Addr().Is4() {
 			c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.IPAddr{End: ruleset.Destination, Prefix: p.Masked()}))
@@ -138,71 +124,26 @@ func fromChain(name string, b Bridge, gateways []Bridge, w Want) ruleset.Chain {
 	return c
 }
 
-// natChains rewrite addresses: of guests that go out, and of clients that come to a
-// service.
-func natChains(gateways []Bridge, w Want) []ruleset.Chain {
-	var chains []ruleset.Chain
-	var dnat []ruleset.Rule
-	for _, s := range w.Services {
-		dnat = append(dnat, serviceRules(s)...)
-	}
-	if len(dnat) > 0 {
-		for _, p := range []ruleset.Point{ruleset.Prerouting, ruleset.Output} {
-			chains = append(chains, ruleset.Chain{
-				Name:  "dnat_" + string(p),
-				Hook:  &ruleset.Hook{Type: ruleset.NAT, Point: p, Priority: priorityDNAT},
-				Rules: dnat,
-			})
-		}
-	}
+// natChain sends guests out under the host's addresses.
+func natChain(gateways []Bridge) ruleset.Chain {
 	post := ruleset.Chain{Name: "postrouting", Hook: &ruleset.Hook{Type: ruleset.NAT, Point: ruleset.Postrouting, Priority: prioritySNAT}}
 	for _, b := range gateways {
 		subnet := b.Address.Masked()
-		from := ruleset.IPAddr{End: ruleset.Source, Prefix: subnet}
-		if len(dnat) > 0 {
-			// A guest that reaches its neighbour through a service must get its answers
-			// through the host too, which undoes the translation.
-			post.Rules = append(post.Rules, rule(ruleset.Masquerade{}, from, ruleset.OutInterface{Name: b.Name}, ruleset.Translated{}))
-		}
-		if len(dnat) > 0 && len(w.Peers) > 0 {
-			// A client of a service must get its answers from this host, also when the
-			// guest is on another one.
-			post.Rules = append(post.Rules, rule(ruleset.Masquerade{},
-				ruleset.IPAddr{End: ruleset.Destination, Prefix: subnet},
-				ruleset.OutInterface{Name: b.Name, Not: true}, ruleset.Translated{}))
-		}
 		if b.NAT {
-			post.Rules = append(post.Rules, rule(ruleset.Masquerade{}, from,
+			post.Rules = append(post.Rules, rule(ruleset.Masquerade{},
+				ruleset.IPAddr{End: ruleset.Source, Prefix: subnet},
 				ruleset.IPAddr{End: ruleset.Destination, Prefix: subnet, Not: true},
 				ruleset.OutInterface{Name: b.Name, Not: true}))
 		}
 	}
-	return append(chains, post)
+	return post
 }
 
-// serviceRules share connections evenly: of n backends the first takes one in n, the next
-// one in n-1 of the rest, and the last what remains.
-func serviceRules(s Service) []ruleset.Rule {
-	to := ruleset.Match(ruleset.ToHost{})
-	if s.Address.IsValid() {
-		to = ruleset.IPAddr{End: ruleset.Destination, Prefix: hostPrefix(s.Address)}
-	}
-	port := ruleset.Port{Protocol: s.Protocol, End: ruleset.Destination, Port: s.Port}
-	var rules []ruleset.Rule
-	for i, backend := range s.Backends {
-		r := rule(ruleset.RedirectTo{Backend: backend}, to, port)
-		if left := len(s.Backends) - i; left > 1 {
-			r.If = append(r.If, ruleset.OneIn{N: uint32(left)})
-		}
-		rules = append(rules, r)
-	}
-	return rules
-}
-
-// portTable holds each guest to its own addresses, where it enters the host.
+// portTable holds each guest to its own addresses, where it enters the host. It is there
+// without any tap too: a machine that no one wants may still run on one.
 func portTable(w Want) ruleset.Table {
 	t := ruleset.Table{Family: ruleset.Bridge, Name: FilterTable}
-	if len(w.Taps) == 0 {
+	if len(w.Bridges) == 0 {
 		return t
 	}
 	taps := slices.SortedFunc(slices.Values(w.Taps), func(a, b Tap) int { return strings.Compare(a.Name, b.Name) })

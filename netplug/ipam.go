@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -59,6 +60,8 @@ type Allocator struct {
 
 	mu     sync.Mutex
 	leases map[string]Lease // by key
+	// unsaved is set while the file holds leases that were given back since.
+	unsaved bool
 }
 
 // leaseFile is what the file holds.
@@ -122,13 +125,17 @@ func (a *Allocator) Allocate(key string, mac net.HardwareAddr) (netip.Addr, erro
 	return addr, nil
 }
 
-// Release gives the address of the key back. A key without one is no error.
+// Release gives the address of the key back. A key without one is no error. An error says
+// that the file does not know of it yet: the address is free all the same, so that a full
+// disk holds up no one who ends, and Flush or the next Allocate makes up for it. After a
+// crash in between Retain does.
 func (a *Allocator) Release(key string) error {
 	return a.forget(func(k string) bool { return k == key })
 }
 
 // Retain gives back the addresses of all keys but those for which keep returns true, as
-// is due once after a start, when it is known which machines are still there.
+// is due once after a start, when it is known which machines are still there. Its error is
+// that of Release.
 func (a *Allocator) Retain(keep func(key string) bool) error {
 	return a.forget(func(k string) bool { return !keep(k) })
 }
@@ -136,23 +143,26 @@ func (a *Allocator) Retain(keep func(key string) bool) error {
 func (a *Allocator) forget(gone func(key string) bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	dropped := map[string]Lease{}
-	for k, l := range a.leases {
-		if gone(k) {
-			dropped[k] = l
-			delete(a.leases, k)
-		}
-	}
-	if len(dropped) == 0 {
+	before := len(a.leases)
+	maps.DeleteFunc(a.leases, func(key string, _ Lease) bool { return gone(key) })
+	if len(a.leases) == before {
 		return nil
 	}
+	a.unsaved = true
 	if err := a.save(); err != nil {
-		for k, l := range dropped {
-			a.leases[k] = l
-		}
 		return fmt.Errorf("release addresses: %w", err)
 	}
 	return nil
+}
+
+// Flush saves what could not be saved before.
+func (a *Allocator) Flush() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.unsaved {
+		return nil
+	}
+	return a.save()
 }
 
 // Leases returns all leases in the order of their keys.
@@ -197,6 +207,7 @@ func (a *Allocator) save() error {
 	if err != nil {
 		return fmt.Errorf("write leases: %w", err)
 	}
+	a.unsaved = false
 	return nil
 }
 

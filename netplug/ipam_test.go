@@ -128,6 +128,34 @@ func TestAllocatorAndItsFile(t *testing.T) {
 	}
 }
 
+// TestAllocatorReleasesOnAFullDisk gives an address back that the file cannot be told of.
+func TestAllocatorReleasesOnAFullDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "l")
+	a := open(t, path, podSubnet)
+	addr := allocate(t, a, "k", 1)
+	saved, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A directory in its place lets no file be put there, not even by root.
+	if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Release("k"); err == nil || len(a.Leases()) != 0 {
+		t.Errorf("error %v, and the leases are %v", err, a.Leases())
+	}
+	if err := a.Flush(); err == nil {
+		t.Error("there is nothing to save")
+	}
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, saved, 0o600), a.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, path, podSubnet)
+	if got := allocate(t, b, "other", 1); got != addr {
+		t.Errorf("the address is not free after a restart: %v", b.Leases())
+	}
+}
+
 func TestPickIsTheSameEverywhere(t *testing.T) {
 	free := func(netip.Addr) bool { return false }
 	one, err := netplug.Pick(podSubnet, macOf(1), free)

@@ -69,15 +69,14 @@ const (
 	subjectForwarding = "forwarding"
 )
 
-func bridgeSubject(name string) string   { return "bridge " + name }
-func tapSubject(name string) string      { return "tap " + name }
-func peerSubject(host netip.Addr) string { return "peer " + host.String() }
+func bridgeSubject(name string) string { return "bridge " + name }
+func tapSubject(name string) string    { return "tap " + name }
 
 // sysctlKeys are the parameters that a plan for the want looks at.
 func sysctlKeys(w Want) []string {
 	keys := []string{sysctlForward}
 	for _, b := range w.Bridges {
-		keys = append(keys, sysctlIPv6(b.Name), sysctlRPFilter(b.Name), sysctlProxyARP(b.Name), sysctlProxyDelay(b.Name))
+		keys = append(keys, sysctlIPv6(b.Name), sysctlRPFilter(b.Name), sysctlARPIgnore(b.Name))
 	}
 	for _, t := range w.Taps {
 		keys = append(keys, sysctlIPv6(t.Name))
@@ -87,13 +86,9 @@ func sysctlKeys(w Want) []string {
 
 const sysctlForward = "net/ipv4/ip_forward"
 
-func sysctlIPv6(link string) string     { return "net/ipv6/conf/" + link + "/disable_ipv6" }
-func sysctlRPFilter(link string) string { return "net/ipv4/conf/" + link + "/rp_filter" }
-
-// With proxy ARP the host answers on a bridge for the guests of its subnet that are on
-// other hosts, and without the delay it does so at once.
-func sysctlProxyARP(link string) string   { return "net/ipv4/conf/" + link + "/proxy_arp" }
-func sysctlProxyDelay(link string) string { return "net/ipv4/neigh/" + link + "/proxy_delay" }
+func sysctlIPv6(link string) string      { return "net/ipv6/conf/" + link + "/disable_ipv6" }
+func sysctlRPFilter(link string) string  { return "net/ipv4/conf/" + link + "/rp_filter" }
+func sysctlARPIgnore(link string) string { return "net/ipv4/conf/" + link + "/arp_ignore" }
 
 // PlanFor decides what to do to make the world match the want. It is a pure function. The
 // want is valid.
@@ -111,7 +106,6 @@ func PlanFor(w Want, have World) Plan {
 	for _, t := range w.Taps {
 		p.tap(t)
 	}
-	p.routes()
 	return p.plan
 }
 
@@ -206,17 +200,40 @@ func (p *planner) hasBusyPort(bridge string) bool {
 
 // forwarding lets the host route. It is never taken back: others may rely on it.
 func (p *planner) forwarding() {
-	needed := len(p.want.Services) > 0 ||
-		slices.ContainsFunc(p.want.Bridges, func(b Bridge) bool { return b.NAT })
+	needed := slices.ContainsFunc(p.want.Bridges, func(b Bridge) bool { return b.NAT })
 	if needed && p.have.Sysctls[sysctlForward] != "1" {
 		p.about(subjectForwarding)
 		p.do(SetSysctl{Key: sysctlForward, Value: "1"})
 	}
 }
 
+// filtered is the want as the filter is to see it. A bridge that the host may have is the
+// host's only if it is not ours: one that was made since the host had none is closed like
+// any other of ours. A bridge that is the host's is not ours to close, whatever was wanted
+// of it: the administrator may have come in through it. Bridges that only machines which
+// no one wants are on count too, so that those are cut off as long as they run.
+func (p *planner) filtered() Want {
+	w := p.want
+	w.Bridges = slices.Clone(w.Bridges)
+	for _, l := range p.have.Links {
+		known := slices.ContainsFunc(w.Bridges, func(b Bridge) bool { return b.Name == l.Master })
+		if l.Master != "" && !known && slices.Contains(p.plan.Busy, l.Name) {
+			w.Bridges = append(w.Bridges, Bridge{Name: l.Master})
+		}
+	}
+	for i := range w.Bridges {
+		b := &w.Bridges[i]
+		l, exists := p.have.link(b.Name)
+		if b.AllowExisting = exists && !l.ours(); b.AllowExisting {
+			b.Address, b.NAT = netip.Prefix{}, false
+		}
+	}
+	return w
+}
+
 // filter loads the packet filter unless it is loaded.
 func (p *planner) filter() {
-	rules := FilterFor(p.want)
+	rules := FilterFor(p.filtered())
 	fingerprint := ""
 	if slices.ContainsFunc(rules.Tables, hasChains) {
 		fingerprint = rules.Fingerprint()
@@ -235,35 +252,4 @@ func (p *planner) sysctl(linkExists bool, key, value string) {
 		return
 	}
 	p.do(SetSysctl{Key: key, Value: value, Optional: true})
-}
-
-// routes leads to the guests of other hosts, and no longer to those that are gone.
-func (p *planner) routes() {
-	have := make(map[netip.Addr]netip.Addr, len(p.have.Routes))
-	for _, r := range p.have.Routes {
-		have[r.To] = r.Via
-	}
-	want := make(map[netip.Addr]bool, len(have))
-	for _, t := range p.want.Taps {
-		want[t.Address] = true // Here, and not behind a route.
-	}
-	for _, peer := range p.want.Peers {
-		p.about(peerSubject(peer.Address))
-		for _, g := range peer.Guests {
-			if want[g] {
-				continue
-			}
-			want[g] = true
-			if have[g] != peer.Address {
-				p.do(SetRoute{Route: Route{To: g, Via: peer.Address}})
-			}
-			delete(have, g)
-		}
-	}
-	for _, r := range p.have.Routes {
-		if _, gone := have[r.To]; gone {
-			p.about(peerSubject(r.Via))
-			p.do(DelRoute{Route: r})
-		}
-	}
 }

@@ -52,15 +52,11 @@ func (p *planner) bridge(b Bridge) {
 	// Guests must not find the host's link-local addresses, nor be able to give the host
 	// any by router advertisements.
 	p.sysctl(exists, sysctlIPv6(b.Name), "1")
-	if b.Address.IsValid() {
-		p.sysctl(exists, sysctlRPFilter(b.Name), "1")
-		if len(p.want.Peers) > 0 {
-			p.sysctl(exists, sysctlProxyDelay(b.Name), "0")
-			p.sysctl(exists, sysctlProxyARP(b.Name), "1")
-		} else if exists {
-			p.sysctl(exists, sysctlProxyARP(b.Name), "0")
-		}
-	}
+	// Nor its other IPv4 addresses: ARP is answered for the one on the bridge only, and
+	// nothing is taken from a source that has no way back through the bridge, which where
+	// the host has no address is any. Both are a second wall behind the filter.
+	p.sysctl(exists, sysctlRPFilter(b.Name), "1")
+	p.sysctl(exists, sysctlARPIgnore(b.Name), "1")
 	p.addrs(l, b.Address)
 	if !l.Up {
 		p.do(SetUp{Link: b.Name, Up: true})

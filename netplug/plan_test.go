@@ -1,7 +1,6 @@
 package netplug_test
 
 import (
-	"cmp"
 	"errors"
 	"net/netip"
 	"slices"
@@ -67,28 +66,6 @@ func gateways() []state {
 			w.Taps = []netplug.Tap{tapOf("vm-pod", "a", 1)}
 		}, `link vm-pod type bridge mtu 1400 address 02:9f:13:e4:50:d1 up addr 10.7.0.1/16 alias "virtmesh:bridge:uplink="
 link vm-a type tap master vm-pod mtu 1400 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"`},
-		{"guests on other hosts, one of them on its way here", func(w *netplug.Want) {
-			w.Bridges = []netplug.Bridge{podBridge()}
-			w.Taps = []netplug.Tap{tapOf("vm-pod", "a", 1)}
-			w.Taps[0].Address = guest(3)
-			w.Peers = []netplug.Peer{
-				{Address: netip.MustParseAddr("192.0.2.1"), Guests: []netip.Addr{guest(3), guest(4), guest(5)}},
-				{Address: netip.MustParseAddr("192.0.2.2"), Guests: []netip.Addr{guest(5), guest(6)}},
-			}
-		}, `link vm-a type tap master vm-pod mtu 1500 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"
-link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 up addr 10.9.0.1/24 alias "virtmesh:bridge:uplink="
-route 10.9.0.4 via 192.0.2.1
-route 10.9.0.5 via 192.0.2.1
-route 10.9.0.6 via 192.0.2.2`},
-		{"guests that moved", func(w *netplug.Want) {
-			w.Bridges = []netplug.Bridge{podBridge()}
-			w.Taps = []netplug.Tap{tapOf("vm-pod", "a", 1)}
-			w.Taps[0].Address = guest(4)
-			w.Peers = []netplug.Peer{{Address: netip.MustParseAddr("192.0.2.2"), Guests: []netip.Addr{guest(3), guest(5)}}}
-		}, `link vm-a type tap master vm-pod mtu 1500 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"
-link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 up addr 10.9.0.1/24 alias "virtmesh:bridge:uplink="
-route 10.9.0.3 via 192.0.2.2
-route 10.9.0.5 via 192.0.2.2`},
 	}
 }
 
@@ -143,13 +120,8 @@ link vm-b type tap master br1 mtu 1500 address fe:00:00:00:00:02 user 64055 grou
 	}
 }
 
-func guest(n byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, 0, n}) }
-
-// linksOf prints the links and routes, without parameters and filter.
-func linksOf(w netplug.World) string {
-	slices.SortFunc(w.Routes, func(a, b netplug.Route) int { return a.To.Compare(b.To) })
-	return netplug.World{Links: w.Links, Routes: w.Routes}.String()
-}
+// linksOf prints the links, without parameters and filter.
+func linksOf(w netplug.World) string { return netplug.World{Links: w.Links}.String() }
 
 // overlay puts lines over those for the same link, in order.
 func overlay(base, over string) string {
@@ -161,10 +133,7 @@ func overlay(base, over string) string {
 	for _, line := range byName {
 		out = append(out, line)
 	}
-	slices.SortFunc(out, func(a, b string) int {
-		x, y := strings.Fields(a), strings.Fields(b) // Links come before routes.
-		return cmp.Or(strings.Compare(x[0], y[0]), strings.Compare(x[1], y[1]))
-	})
+	slices.SortFunc(out, func(a, b string) int { return strings.Compare(strings.Fields(a)[1], strings.Fields(b)[1]) })
 	return strings.Join(out, "\n") + "\n"
 }
 
@@ -197,15 +166,24 @@ func TestHeldOpen(t *testing.T) {
 		t.Errorf("a tap in use is changed by\n%s, want\n%s", got, want)
 	}
 	w = netplug.Want{}
-	if res := set(); !slices.Equal(res.Plan.Busy, []string{"vm-a", "br1"}) {
+	res := set()
+	if !slices.Equal(res.Plan.Busy, []string{"vm-a", "br1"}) {
 		t.Errorf("busy are %v", res.Plan.Busy)
+	}
+	if load, ok := res.Plan.Steps[0].Op.(netplug.LoadFilter); !ok || !strings.Contains(load.Ruleset.String(), `iifname "vm-*" drop`) {
+		t.Errorf("as long as it is in use, it is not cut off:\n%s", res.Plan)
 	}
 	if res := set(); len(res.Plan.Steps) != 0 {
 		t.Errorf("as long as it is in use, a Set does\n%s", res.Plan)
 	}
 	carrier(false)
-	if got, want := set().Plan.String(), "ip link del vm-a\nip link del br1\n"; got != want {
-		t.Errorf("when it is not any more, a Set does\n%s, want\n%s", got, want)
+	plan := set().Plan
+	last := plan.Steps[len(plan.Steps)-1].Op
+	if load, ok := last.(netplug.LoadFilter); !ok || !strings.HasPrefix(plan.String(), "ip link del vm-a\nip link del br1\n") || strings.Contains(load.Ruleset.String(), "chain") {
+		t.Errorf("when it is not any more, a Set does\n%s", plan)
+	}
+	if res := set(); len(res.Plan.Steps) != 0 {
+		t.Errorf("then there is still to do\n%s", res.Plan)
 	}
 }
 
@@ -292,6 +270,7 @@ ip link add vm-pod type bridge
 ip link set vm-pod address 02:9f:13:e4:50:d1
 sysctl -w net/ipv6/conf/vm-pod/disable_ipv6=1
 sysctl -w net/ipv4/conf/vm-pod/rp_filter=1
+sysctl -w net/ipv4/conf/vm-pod/arp_ignore=1
 ip addr add 10.9.0.1/24 dev vm-pod
 ip link set vm-pod up
 nft -f ` + netplug.FilterFor(w).Fingerprint() + `
@@ -303,6 +282,35 @@ ip link set vm-a up
 `
 	if got := netplug.PlanFor(w, netplug.World{}).String(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestHostsBridgesAreNotClosed tells bridges of ours, on which the host is closed, from
+// those that the administrator made, perhaps with the address he comes in by.
+func TestHostsBridgesAreNotClosed(t *testing.T) {
+	ours := netplug.Link{Name: "br-x", Kind: netplug.KindBridge, Alias: "virtmesh:bridge:uplink="}
+	hosts := netplug.Link{Name: "br-x", Kind: netplug.KindBridge, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}
+	for _, tc := range []struct {
+		name   string
+		bridge netplug.Bridge
+		links  []netplug.Link
+		closed bool
+	}{
+		{"to be made", netplug.Bridge{}, nil, true},
+		{"to be made since the host has none", netplug.Bridge{AllowExisting: true}, nil, true},
+		{"made since the host had none", netplug.Bridge{AllowExisting: true}, []netplug.Link{ours}, true},
+		{"the host's", netplug.Bridge{AllowExisting: true}, []netplug.Link{hosts}, false},
+		{"the host's, where ours was wanted", netplug.Bridge{}, []netplug.Link{hosts}, false},
+		{"the host's, where a gateway was wanted", podBridge(), []netplug.Link{hosts}, false},
+	} {
+		tc.bridge.Name = "br-x"
+		for _, s := range netplug.PlanFor(netplug.Want{Bridges: []netplug.Bridge{tc.bridge}}, netplug.World{Links: tc.links}).Steps {
+			if load, ok := s.Op.(netplug.LoadFilter); ok {
+				if got := strings.Contains(load.Ruleset.String(), `iifname "br-x"`); got != tc.closed {
+					t.Errorf("%s: closed is %v:\n%s", tc.name, got, load.Ruleset)
+				}
+			}
+		}
 	}
 }
 

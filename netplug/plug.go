@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -62,7 +63,10 @@ type Plug struct {
 
 	mu       sync.Mutex
 	services *services
-	closed   bool
+	// busy are those that were last told of, so that a Set which only repeats the one
+	// before has nothing to say.
+	busy   []string
+	closed bool
 }
 
 // New returns a Plug. It does nothing to the host before the first Set.
@@ -130,8 +134,11 @@ func (p *Plug) set(ctx context.Context, w Want) (Result, error) {
 		p.services.set(ctx, w, res)
 	}
 	for _, name := range res.Plan.Busy {
-		p.cfg.Logger.Warn("link is not wanted but in use, so it stays", "link", name)
+		if !slices.Contains(p.busy, name) {
+			p.cfg.Logger.Warn("link is not wanted but in use, so it stays", "link", name)
+		}
 	}
+	p.busy = res.Plan.Busy
 	return res, joinFailed(res.Failed)
 }
 

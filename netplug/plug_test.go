@@ -1,6 +1,7 @@
 package netplug_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -269,6 +270,34 @@ virtmesh_netplug_taps 1
 	}
 	if n := testutil.CollectAndCount(reg, "virtmesh_netplug_set_duration_seconds"); n != 1 {
 		t.Errorf("%d durations", n)
+	}
+}
+
+// TestRepeatedSetsAreQuiet sets the same want over and over, as a caller does that repairs
+// the network from time to time.
+func TestRepeatedSetsAreQuiet(t *testing.T) {
+	var log bytes.Buffer
+	k := netplugtest.NewFake(netplug.Link{Name: "vm-a", Kind: netplug.KindTap, Alias: "virtmesh:tap:ns/a/net0", Carrier: true})
+	cfg := netplug.DefaultConfig()
+	cfg.Kernel, cfg.Services, cfg.ResolvConf = k, &servers{}, filepath.Join(t.TempDir(), "none")
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	p, err := netplug.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	w := netplug.Want{Bridges: []netplug.Bridge{podBridge()}}
+	if _, err := p.Set(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"in use, so it stays", "no upstream name servers"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the first Set does not say %q:\n%s", want, &log)
+		}
+	}
+	log.Reset()
+	if _, err := p.Set(t.Context(), w); err != nil || log.Len() > 0 {
+		t.Errorf("the second Set says %q: %v", &log, err)
 	}
 }
 

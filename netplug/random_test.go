@@ -99,16 +99,6 @@ func drawWant(r *rapid.T) netplug.Want {
 	if len(w.Bridges) == 0 {
 		return w
 	}
-	if first := w.Bridges[0].Address; first.IsValid() {
-		for host := range byte(rapid.IntRange(0, 3).Draw(r, "peers")) {
-			p := netplug.Peer{Address: netip.AddrFrom4([4]byte{192, 0, 2, host})}
-			for range rapid.IntRange(0, 3).Draw(r, "guests") {
-				guest := byte(rapid.IntRange(2, 5).Draw(r, "guest"))
-				p.Guests = append(p.Guests, netip.AddrFrom4([4]byte{10, first.Addr().As4()[1], 0, guest}))
-			}
-			w.Peers = append(w.Peers, p)
-		}
-	}
 	for i, vm := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "c", "hand"}), 0, 4, rapid.ID).Draw(r, "taps") {
 		b := rapid.SampledFrom(w.Bridges).Draw(r, "bridge")
 		t := tapOf(b.Name, vm, byte(i))

@@ -80,6 +80,8 @@ type services struct {
 	cfg  Config
 	dhcp map[string]runningDHCP
 	dns  map[string]runningDNS
+	// noUpstreams is why there were none the last time, which is said once.
+	noUpstreams string
 }
 
 type runningDHCP struct {
@@ -208,10 +210,15 @@ func (s *services) zone(w Want) dns.Zone {
 		own = append(own, b.Address.Addr())
 	}
 	upstreams, err := dns.Upstreams(s.cfg.ResolvConf, own...)
+	reason := ""
 	if err != nil {
-		// Guests still get the names of one another.
-		s.cfg.Logger.Warn("no upstream name servers", "err", fmt.Errorf("read %s: %w", s.cfg.ResolvConf, err))
+		reason = fmt.Errorf("read %s: %w", s.cfg.ResolvConf, err).Error()
 	}
+	if reason != "" && reason != s.noUpstreams {
+		// Guests still get the names of one another.
+		s.cfg.Logger.Warn("no upstream name servers", "err", reason)
+	}
+	s.noUpstreams = reason
 	z.Upstreams = upstreams
 	return z
 }
@@ -233,12 +240,12 @@ func poolOf(b Bridge, taps []Tap) dhcp.Pool {
 	return p
 }
 
-// reservations are those of the bridge and of the taps on it.
+// reservations are those of the taps on the bridge.
 func reservations(b Bridge, taps []Tap) []dhcp.Reservation {
 	if b.DHCP == nil {
 		return nil
 	}
-	out := slices.Clone(b.DHCP.Reservations)
+	var out []dhcp.Reservation
 	for _, t := range taps {
 		if t.Bridge == b.Name && t.Address.IsValid() {
 			out = append(out, dhcp.Reservation{MAC: t.MAC, Address: t.Address, Hostname: t.Hostname, Options: t.Options})

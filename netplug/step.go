@@ -97,12 +97,6 @@ type DelAddr struct {
 	Addr netip.Prefix
 }
 
-// SetRoute leads to an address through another host, in place of any such route before.
-type SetRoute struct{ Route Route }
-
-// DelRoute removes a route that SetRoute made.
-type DelRoute struct{ Route Route }
-
 // AddPortVLAN puts a bridge port into a VLAN.
 type AddPortVLAN struct {
 	Link string
@@ -199,16 +193,6 @@ func (o AddAddr) String() string { return fmt.Sprintf("ip addr add %s dev %s", o
 func (o DelAddr) String() string { return fmt.Sprintf("ip addr del %s dev %s", o.Addr, o.Link) }
 
 // String prints the change.
-func (o SetRoute) String() string {
-	return fmt.Sprintf("ip route replace %s via %s", o.Route.To, o.Route.Via)
-}
-
-// String prints the change.
-func (o DelRoute) String() string {
-	return fmt.Sprintf("ip route del %s via %s", o.Route.To, o.Route.Via)
-}
-
-// String prints the change.
 func (o AddPortVLAN) String() string {
 	return fmt.Sprintf("bridge vlan add dev %s %s", o.Link, o.VLAN)
 }
@@ -244,8 +228,6 @@ func (SetIsolated) op()      {}
 func (SetUp) op()            {}
 func (AddAddr) op()          {}
 func (DelAddr) op()          {}
-func (SetRoute) op()         {}
-func (DelRoute) op()         {}
 func (AddPortVLAN) op()      {}
 func (DelPortVLAN) op()      {}
 func (SetSysctl) op()        {}

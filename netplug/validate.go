@@ -5,10 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
-
-	"virtmesh/netplug/ruleset"
 )
 
 // FieldError says what is wrong with one field of a Want.
@@ -50,8 +47,6 @@ func (w Want) Validate() error {
 	checkOverlap(&c, w.Bridges)
 	w.checkTaps(&c, bridges)
 	w.checkAddresses(&c)
-	w.checkServices(&c)
-	w.checkPeers(&c)
 	for i, p := range w.Protected {
 		c.bad(!p.IsValid(), fmt.Sprintf("protected[%d]", i), "is not a network")
 	}
@@ -93,15 +88,7 @@ func (b Bridge) check(c *checker, field string) {
 	c.bad(b.DHCP != nil && !gateway, field+".dhcp", "needs an address")
 	c.bad(b.DNS && !gateway, field+".dns", "needs an address")
 	c.bad(b.AllowExisting && gateway, field+".allowExisting", "cannot go with an address: the bridge may not be ours")
-	if b.DHCP == nil {
-		return
-	}
-	c.bad(b.DHCP.LeaseTime < 0, field+".dhcp.leaseTime", "is negative")
-	for i, r := range b.DHCP.Reservations {
-		at := fmt.Sprintf("%s.dhcp.reservations[%d]", field, i)
-		c.bad(len(r.MAC) != 6, at+".mac", "%q is not an Ethernet address", r.MAC)
-		c.checkGuestAddr(b, r.Address, at+".address")
-	}
+	c.bad(b.DHCP != nil && b.DHCP.LeaseTime < 0, field+".dhcp.leaseTime", "is negative")
 }
 
 func (t Tap) check(c *checker, field string) {
@@ -151,42 +138,6 @@ func (w Want) checkAddresses(c *checker) {
 		once(t.Bridge, t.MAC.String(), field+".mac")
 		if t.Address.IsValid() {
 			once(t.Bridge, t.Address.String(), field+".address")
-		}
-	}
-	for i, b := range w.Bridges {
-		if b.DHCP == nil {
-			continue
-		}
-		for j, r := range b.DHCP.Reservations {
-			field := fmt.Sprintf("bridges[%d].dhcp.reservations[%d]", i, j)
-			once(b.Name, r.MAC.String(), field+".mac")
-			once(b.Name, r.Address.String(), field+".address")
-		}
-	}
-}
-
-func (w Want) checkPeers(c *checker) {
-	for i, p := range w.Peers {
-		field := fmt.Sprintf("peers[%d]", i)
-		c.bad(!p.Address.Is4(), field+".address", "%s is not IPv4", p.Address)
-		for j, g := range p.Guests {
-			routed := slices.ContainsFunc(w.Bridges, func(b Bridge) bool {
-				return b.Address.IsValid() && usable(b.Address.Masked(), g) && g != b.Address.Addr()
-			})
-			c.bad(!routed, fmt.Sprintf("%s.guests[%d]", field, j), "%s cannot be a guest on any bridge", g)
-		}
-	}
-}
-
-func (w Want) checkServices(c *checker) {
-	for i, s := range w.Services {
-		field := fmt.Sprintf("services[%d]", i)
-		c.bad(s.Port == 0, field+".port", "is missing")
-		c.bad(s.Protocol != ruleset.TCP && s.Protocol != ruleset.UDP, field+".protocol", "%q is neither tcp nor udp", s.Protocol)
-		c.bad(s.Address.IsValid() && !s.Address.Is4(), field+".address", "%s is not IPv4", s.Address)
-		for j, b := range s.Backends {
-			at := fmt.Sprintf("%s.backends[%d]", field, j)
-			c.bad(!b.Addr().Is4() || b.Port() == 0, at, "%s is not an IPv4 address with a port", b)
 		}
 	}
 }

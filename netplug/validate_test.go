@@ -8,16 +8,13 @@ import (
 	"testing"
 
 	"virtmesh/netplug"
-	"virtmesh/netplug/dhcp"
 	"virtmesh/netplug/netplugtest"
-	"virtmesh/netplug/ruleset"
 )
 
 // goodWant uses every field that is checked.
 func goodWant() netplug.Want {
 	pod := podBridge()
 	pod.MTU = 1400
-	pod.DHCP.Reservations = []dhcp.Reservation{{MAC: net.HardwareAddr{2, 0, 0, 0, 1, 1}, Address: netip.MustParseAddr("10.9.0.200")}}
 	a, b := tapOf("vm-pod", "a", 1), tapOf("br1", "b", 2)
 	a.Address = netip.MustParseAddr("10.9.0.9")
 	b.VLAN = 7
@@ -27,14 +24,7 @@ func goodWant() netplug.Want {
 			{Name: "br1", Uplink: "up0", VLANFiltering: true},
 			{Name: "br2", Uplink: "up0", UplinkVLAN: 7, AllowExisting: true},
 		},
-		Taps: []netplug.Tap{a, b},
-		Services: []netplug.Service{{
-			Name: "s", Port: 80, Protocol: ruleset.TCP, Address: netip.MustParseAddr("10.96.0.1"),
-			Backends: []netip.AddrPort{netip.MustParseAddrPort("10.9.0.9:80")},
-		}},
-		Peers: []netplug.Peer{{
-			Address: netip.MustParseAddr("192.0.2.7"), Guests: []netip.Addr{netip.MustParseAddr("10.9.0.70")},
-		}},
+		Taps:      []netplug.Tap{a, b},
 		Protected: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		DNS:       netplug.DNS{Upstreams: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53")}},
 	}
@@ -65,12 +55,6 @@ func TestValidate(t *testing.T) {
 		{"bridges[2].uplinkVLAN: 4095 is not between", func(w *netplug.Want) { w.Bridges[2].UplinkVLAN = 4095 }},
 		{"bridges[2].uplink: up0 is already that of bridges[1]", func(w *netplug.Want) { w.Bridges[2].UplinkVLAN = 0 }},
 		{"bridges[0].dhcp.leaseTime: is negative", func(w *netplug.Want) { w.Bridges[0].DHCP.LeaseTime = -1 }},
-		{"bridges[0].dhcp.reservations[0].address: 10.9.0.1 is the gateway", func(w *netplug.Want) {
-			w.Bridges[0].DHCP.Reservations[0].Address = netip.MustParseAddr("10.9.0.1")
-		}},
-		{"bridges[0].dhcp.reservations[0].mac: 02:00:00:00:00:01 is already that of taps[0].mac", func(w *netplug.Want) {
-			w.Bridges[0].DHCP.Reservations[0].MAC = w.Taps[0].MAC
-		}},
 		{`taps[0].name: "tap0" cannot name a tap`, func(w *netplug.Want) { w.Taps[0].Name = "tap0" }},
 		{"taps[1].name: vm-a is also taps[0], of ns/a/net0", func(w *netplug.Want) { w.Taps[1].Name = "vm-a" }},
 		{`taps[0].bridge: "none" is not in the list`, func(w *netplug.Want) { w.Taps[0].Bridge = "none" }},
@@ -88,13 +72,7 @@ func TestValidate(t *testing.T) {
 		{"taps[0].vlan: bridge vm-pod has no VLAN filtering", func(w *netplug.Want) { w.Taps[0].VLAN = 7 }},
 		{"taps[1].vlan: -1 is not between", func(w *netplug.Want) { w.Taps[1].VLAN = -1 }},
 		{"taps[0].queues: 300 is not", func(w *netplug.Want) { w.Taps[0].Queues = 300 }},
-		{"services[0].port: is missing", func(w *netplug.Want) { w.Services[0].Port = 0 }},
-		{`services[0].protocol: "sctp" is neither`, func(w *netplug.Want) { w.Services[0].Protocol = "sctp" }},
-		{"services[0].backends[0]: [::1]:80 is not an IPv4", func(w *netplug.Want) { w.Services[0].Backends[0] = netip.MustParseAddrPort("[::1]:80") }},
 		{"protected[0]: is not a network", func(w *netplug.Want) { w.Protected[0] = netip.Prefix{} }},
-		{"peers[0].address: fd00::1 is not IPv4", func(w *netplug.Want) { w.Peers[0].Address = netip.MustParseAddr("fd00::1") }},
-		{"peers[0].guests[0]: 10.9.0.1 cannot be a guest", func(w *netplug.Want) { w.Peers[0].Guests[0] = netip.MustParseAddr("10.9.0.1") }},
-		{"peers[0].guests[0]: 192.0.2.9 cannot be a guest", func(w *netplug.Want) { w.Peers[0].Guests[0] = netip.MustParseAddr("192.0.2.9") }},
 		{"dns.upstreams[0]: is not an address", func(w *netplug.Want) { w.DNS.Upstreams[0] = netip.AddrPort{} }},
 	} {
 		t.Run(tc.want, func(t *testing.T) {

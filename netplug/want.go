@@ -10,19 +10,14 @@ import (
 	"time"
 
 	"virtmesh/netplug/dhcp"
-	"virtmesh/netplug/ruleset"
 )
 
 // Want is the whole wanted network of a host. What is not in it is not wanted, and goes
 // if it is ours.
 type Want struct {
-	Bridges  []Bridge
-	Taps     []Tap
-	Services []Service
-	DNS      DNS
-	// Peers are the other hosts of the mesh. Guests reach the guests there directly, if
-	// the hosts reach one another without a router in between.
-	Peers []Peer
+	Bridges []Bridge
+	Taps    []Tap
+	DNS     DNS
 	// Protected are networks that guests behind NAT may not open connections to, for
 	// example the management network of the hosts.
 	Protected []netip.Prefix
@@ -47,7 +42,8 @@ type Bridge struct {
 	// them tagged.
 	VLANFiltering bool
 	// NAT sends traffic of the subnet out under the host's addresses, and lets no one
-	// open connections to the guests from outside except through a Service.
+	// open connections to the guests from outside, unless a rule of the administrator's
+	// redirects them there.
 	NAT bool
 	// Isolated keeps the guests of the bridge from talking to one another.
 	Isolated bool
@@ -70,8 +66,6 @@ type DHCP struct {
 	// Domain is the guest's domain, and Search the domains it searches.
 	Domain string
 	Search []string
-	// Reservations are addresses besides those of the taps.
-	Reservations []dhcp.Reservation
 }
 
 // Tap is the network card of a guest, seen from the host.
@@ -116,29 +110,6 @@ type Tap struct {
 
 // Key names the tap in messages: namespace/vm/interface.
 func (t Tap) Key() string { return t.Namespace + "/" + t.VM + "/" + t.Interface }
-
-// Service forwards connections to guests.
-type Service struct {
-	// Name for messages.
-	Name string
-	// Address that clients connect to; the zero value stands for every address of the
-	// host.
-	Address  netip.Addr
-	Port     uint16
-	Protocol ruleset.Protocol
-	// Backends share the connections evenly. A service without any accepts none.
-	Backends []netip.AddrPort
-}
-
-// Peer is another host with guests on a bridge of the same name and subnet.
-type Peer struct {
-	// Address of the host.
-	Address netip.Addr
-	// Guests are the addresses of its guests. One that a tap of this host has too, as
-	// happens in the course of a migration, is taken to be here; of two peers with the
-	// same one the first counts.
-	Guests []netip.Addr
-}
 
 // DNS is what the name servers of all bridges answer.
 type DNS struct {

@@ -25,21 +25,10 @@ type World struct {
 	Links []Link
 	// Sysctls by key, as asked for; a key that does not exist is absent.
 	Sysctls map[string]string
-	// Routes are those that netplug made.
-	Routes []Route
 	// Filter is the fingerprint of the loaded ruleset: empty for none, FilterChanged for
 	// one that someone else has changed since.
 	Filter string
 }
-
-// Route leads to a guest on another host.
-type Route struct {
-	To  netip.Addr
-	Via netip.Addr
-}
-
-// String prints the route in the words of ip(8).
-func (r Route) String() string { return fmt.Sprintf("route %s via %s", r.To, r.Via) }
 
 // FilterChanged stands for a ruleset that is not as it was loaded.
 const FilterChanged = "changed"
@@ -97,9 +86,6 @@ func (w World) String() string {
 	var b strings.Builder
 	for _, l := range links {
 		fmt.Fprintln(&b, l)
-	}
-	for _, r := range w.Routes {
-		fmt.Fprintln(&b, r)
 	}
 	keys := make([]string, 0, len(w.Sysctls))
 	for k := range w.Sysctls {

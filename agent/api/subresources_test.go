@@ -204,6 +204,27 @@ func TestPowerBesideStatusWrites(t *testing.T) {
 	writer.Wait()
 }
 
+// A machine that is stopped while it restarts stays stopped.
+func TestStopTakesBackARestart(t *testing.T) {
+	h := start(t)
+	h.createVM(t, "turned", "Always")
+	h.createVMI(t, "turned", kubevirtv1.Running)
+	for _, act := range []string{"restart", "stop"} {
+		if err := h.put(t, "virtualmachines", "turned", act, "{}"); err != nil {
+			t.Fatalf("%s: %v", act, err)
+		}
+	}
+	vm := h.vm(t, "turned")
+	if *vm.Spec.RunStrategy != kubevirtv1.RunStrategyHalted {
+		t.Errorf("run strategy %s", *vm.Spec.RunStrategy)
+	}
+	for _, r := range vm.Status.StateChangeRequests {
+		if r.Action == kubevirtv1.StartRequest {
+			t.Errorf("requests %+v", vm.Status.StateChangeRequests)
+		}
+	}
+}
+
 // A forced restart that is refused leaves the guest its time to shut down.
 func TestRefusedRestartKeepsGrace(t *testing.T) {
 	h := start(t)

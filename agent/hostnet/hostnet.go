@@ -38,8 +38,8 @@ type HostBridge struct {
 	Uplink string
 }
 
-// Config describes a Network. All fields but Bridges and Protected are
-// required.
+// Config describes a Network. All fields but Bridges, Protected and Subscribe
+// are required.
 type Config struct {
 	// Host is this host's name.
 	Host string
@@ -49,10 +49,16 @@ type Config struct {
 	Domain string
 	// LeaseFile keeps the addresses of the default network.
 	LeaseFile string
+	// AttachmentFile keeps what cards in secondary networks are attached to. Its
+	// directory exists.
+	AttachmentFile string
 	// Bridges are the bridges this host offers to secondary networks.
 	Bridges []HostBridge
 	// Protected returns the addresses that guests may not open connections to.
 	Protected func() []netip.Prefix
+	// Subscribe calls a function whenever Protected may have changed, until the
+	// function that it returns is called.
+	Subscribe func(func()) (cancel func())
 	Instances *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	Networks  *objects.Informer[*k8scni.NetworkAttachmentDefinition]
 	Plug      Plug
@@ -62,7 +68,8 @@ type Config struct {
 // Network connects instances. Its methods may be called at once.
 type Network struct {
 	Config
-	leases *netplug.Allocator
+	leases   *netplug.Allocator
+	attached *attachments
 
 	// changed wakes Run.
 	changed chan struct{}
@@ -79,64 +86,19 @@ func New(config Config) (*Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("host network: %w", err)
 	}
-	return &Network{Config: config, leases: leases, changed: make(chan struct{}, 1)}, nil
+	attached, err := openAttachments(config.AttachmentFile)
+	if err != nil {
+		return nil, fmt.Errorf("host network: %w", err)
+	}
+	return &Network{Config: config, leases: leases, attached: attached, changed: make(chan struct{}, 1)}, nil
 }
 
 // gateway is the host's own address in its subnet: the first one.
 func gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }
 
-// Run makes the network as the instances want it now, and again whenever they
-// change, until ctx ends.
-func (n *Network) Run(ctx context.Context) error {
-	if err := errors.Join(n.Instances.WaitForSync(ctx), n.Networks.WaitForSync(ctx)); err != nil {
-		return fmt.Errorf("host network: %w", err)
-	}
-	n.dropOldLeases()
-	defer n.Instances.AddHandler(func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) {
-		if n.here(change.Old) || n.here(change.New) {
-			n.wake()
-		}
-	})()
-	defer n.Networks.AddHandler(func(objects.Change[*k8scni.NetworkAttachmentDefinition]) { n.wake() })()
-	n.wake()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-n.changed:
-			if _, _, err := n.set(ctx); err != nil && ctx.Err() == nil {
-				n.Logger.Error("the host's network is not as wanted", "err", err)
-			}
-		}
-	}
-}
-
-func (n *Network) wake() {
-	select {
-	case n.changed <- struct{}{}:
-	default:
-	}
-}
-
 // here tells whether an instance has, or is about to have, a guest here.
 func (n *Network) here(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	return vmi != nil && vmi.Status.NodeName == n.Host
-}
-
-// dropOldLeases gives back what instances that ended while the agent was away
-// still hold.
-func (n *Network) dropOldLeases() {
-	wanted := map[string]bool{}
-	for _, vmi := range n.Instances.List("") {
-		if n.here(vmi) && !vmi.IsFinal() {
-			for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
-				wanted[leaseKey(refOf(vmi), nic.Name)] = true
-			}
-		}
-	}
-	if err := n.leases.Retain(func(key string) bool { return wanted[key] }); err != nil {
-		n.Logger.Warn("old addresses could not be given back", "err", err)
-	}
 }
 
 // set makes the network as it is wanted now. refused are the taps that cannot
@@ -157,7 +119,7 @@ func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	networks := networksByName(vmi)
 	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
 		if networks[nic.Name].Pod == nil {
-			if _, err := n.attachment(vmi, networks[nic.Name]); err != nil {
+			if err := n.attach(vmi, networks[nic.Name]); err != nil {
 				return nil, fmt.Errorf("network %s: %w", nic.Name, err)
 			}
 			continue
@@ -201,15 +163,19 @@ func (n *Network) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv
 }
 
 // Release implements the executor's Network: the taps go with the next change,
-// which the end of the instance is.
+// which the end of the instance is. A file that cannot be written does not hold
+// up that end; it is written later.
 func (n *Network) Release(ref hypervisor.Ref) error {
 	prefix := leaseKey(ref, "")
+	err := n.attached.drop(func(key string) bool { return strings.HasPrefix(key, prefix) })
 	for _, lease := range n.leases.Leases() {
 		if strings.HasPrefix(lease.Key, prefix) {
-			if err := n.leases.Release(lease.Key); err != nil {
-				return fmt.Errorf("release the address of %s: %w", lease.Key, err)
-			}
+			err = errors.Join(err, n.leases.Release(lease.Key))
 		}
+	}
+	if err != nil {
+		n.Logger.Warn("what an instance gave back could not be saved yet", "instance", ref.Namespace+"/"+ref.Name, "err", err)
+		n.wake()
 	}
 	return nil
 }
@@ -220,6 +186,16 @@ func (n *Network) addresses() map[string]netip.Addr {
 		addresses[lease.Key] = lease.Address
 	}
 	return addresses
+}
+
+// attach resolves the definition of a secondary network for a guest that starts,
+// and remembers what it said.
+func (n *Network) attach(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) error {
+	attachment, err := n.attachment(vmi, network)
+	if err != nil {
+		return err
+	}
+	return n.attached.put(leaseKey(refOf(vmi), network.Name), attachment)
 }
 
 // leaseKey names a card of one life of an instance: a new instance of the same

@@ -59,6 +59,23 @@ func TestPodTap(t *testing.T) {
 	}
 }
 
+// The domain asks for one queue, also where the instance asks for more. A tap that
+// is made otherwise cannot be opened by it.
+func TestTapsHaveOneQueueLikeTheDomain(t *testing.T) {
+	w := newWorld(t)
+	vmi := instance("a")
+	vmi.Spec.Domain.CPU = &kubevirtv1.CPU{Cores: 4}
+	multiqueue := true
+	vmi.Spec.Domain.Devices.NetworkInterfaceMultiQueue = &multiqueue
+	w.connect(w.create(vmi))
+	if tap, ok := w.tap(vmi, "default"); !ok || tap.Queues != 1 {
+		t.Errorf("the tap has %d queues", tap.Queues)
+	}
+	if status := w.network.Interfaces(vmi); status[0].QueueCount != 1 {
+		t.Errorf("status says %d queues", status[0].QueueCount)
+	}
+}
+
 func TestOnlyThisHostsLivingInstancesAreWanted(t *testing.T) {
 	w := newWorld(t)
 	here, elsewhere := w.create(instance("here")), instance("elsewhere")
@@ -80,7 +97,7 @@ func TestOnlyThisHostsLivingInstancesAreWanted(t *testing.T) {
 	}
 }
 
-const lan = `{"type":"bridge","bridge":"br-lan","macspoofchk":true,"mtu":1400}`
+const lan = `{"type":"bridge","bridge":"br-lan","macspoofchk":true,"mtu":1400,"portIsolation":true}`
 
 func TestSecondaryNetwork(t *testing.T) {
 	w := newWorld(t)
@@ -93,10 +110,10 @@ func TestSecondaryNetwork(t *testing.T) {
 		t.Fatalf("%v, %v", nics, err)
 	}
 	one, _ := w.tap(vmi, "one")
-	if one.Bridge != "br-lan" || !one.MACSpoofCheck || one.IPSpoofCheck || one.MTU != 1400 || one.VLAN != 0 || one.Address.IsValid() {
+	if one.Bridge != "br-lan" || !one.MACSpoofCheck || one.IPSpoofCheck || one.MTU != 1400 || !one.Isolated || one.VLAN != 0 || one.Address.IsValid() {
 		t.Errorf("%+v", one)
 	}
-	if two, _ := w.tap(vmi, "two"); two.Bridge != "br-lan" || two.VLAN != 42 || two.MACSpoofCheck {
+	if two, _ := w.tap(vmi, "two"); two.Bridge != "br-lan" || two.VLAN != 42 || !two.PreserveDefaultVLAN || two.MACSpoofCheck || two.Isolated {
 		t.Errorf("%+v", two)
 	}
 	bridges := map[string]netplug.Bridge{}

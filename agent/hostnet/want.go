@@ -14,10 +14,8 @@ import (
 	"virtmesh/netplug/nad"
 )
 
-// want is the whole network that the instances of this host need now.
-func (n *Network) want() netplug.Want { return n.build().want }
-
-// build makes the wanted network, and tells which taps cannot be part of it.
+// build makes the whole network that the instances of this host need now, and
+// tells which taps cannot be part of it.
 func (n *Network) build() *builder {
 	b := &builder{
 		network: n, addresses: n.addresses(), bridges: map[string]netplug.Bridge{},
@@ -101,7 +99,7 @@ func (b *builder) add(vmi *kubevirtv1.VirtualMachineInstance) {
 		case network.Pod != nil:
 			b.addPodTap(vmi, tap)
 		case network.Multus != nil:
-			b.addAttachedTap(vmi, network, tap)
+			b.addAttachedTap(vmi, tap)
 		}
 	}
 }
@@ -120,15 +118,13 @@ func (b *builder) addPodTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.
 	b.want.DNS.Records[record] = append(b.want.DNS.Records[record], address)
 }
 
-func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network, tap netplug.Tap) {
-	attachment, err := b.network.attachment(vmi, network)
-	if err != nil {
-		// Connect tells the user; the other instances get their network.
+func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.Tap) {
+	attachment, ok := b.network.attached.get(leaseKey(refOf(vmi), tap.Interface))
+	if !ok {
+		// The instance is not being started yet, or Connect told the user why not.
 		return
 	}
-	tap.Bridge, tap.VLAN, tap.MTU, tap.MACSpoofCheck = attachment.Bridge, attachment.VLAN, attachment.MTU, attachment.MACSpoofCheck
-	tap.PreserveDefaultVLAN = attachment.PreserveDefaultVLAN
-	if !b.addTap(tap) {
+	if !b.addTap(attachment.Attach(tap)) {
 		return
 	}
 	bridge, ok := b.bridges[attachment.Bridge]

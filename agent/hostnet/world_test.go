@@ -30,6 +30,28 @@ type plug struct {
 	last   netplug.Want
 	failed map[string]error
 	set    chan struct{}
+	// at are the times of all calls.
+	at []time.Time
+}
+
+// times returns how long after begin the calls since the last time were.
+func (p *plug) times(begin time.Time) (after []time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, at := range p.at {
+		after = append(after, at.Sub(begin))
+	}
+	p.at = nil
+	return after
+}
+
+func (p *plug) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failed = nil
+	if err != nil {
+		p.failed = map[string]error{"bridge br-lan": err}
+	}
 }
 
 func (p *plug) Set(_ context.Context, want netplug.Want) (netplug.Result, error) {
@@ -39,6 +61,7 @@ func (p *plug) Set(_ context.Context, want netplug.Want) (netplug.Result, error)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last = want
+	p.at = append(p.at, time.Now())
 	select {
 	case p.set <- struct{}{}:
 	default:
@@ -67,8 +90,10 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dir := t.TempDir()
 	w.config = Config{
-		Host: thisHost, Subnet: subnet, Domain: "mesh.test", LeaseFile: filepath.Join(t.TempDir(), "leases.json"),
+		Host: thisHost, Subnet: subnet, Domain: "mesh.test",
+		LeaseFile: filepath.Join(dir, "leases.json"), AttachmentFile: filepath.Join(dir, "attachments.json"),
 		Bridges:   []HostBridge{{Name: "br-lan", Uplink: "eth1"}},
 		Protected: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} },
 		Instances: objects.For[*kubevirtv1.VirtualMachineInstance](cache),
@@ -176,7 +201,7 @@ func (w *world) connect(vmi *kubevirtv1.VirtualMachineInstance) {
 // want returns what is wanted now, which must be valid.
 func (w *world) want() netplug.Want {
 	w.t.Helper()
-	want := w.network.want()
+	want := w.network.build().want
 	if err := want.Validate(); err != nil {
 		w.t.Errorf("wanted is what cannot be: %v", err)
 	}

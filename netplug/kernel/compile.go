@@ -18,9 +18,6 @@ import (
 // register is where a match loads what it compares.
 const register = 1
 
-// rtnLocal is the kernel's word for an address of the host in its routes.
-const rtnLocal = 2
-
 // ctDestinationNAT is the bit of a connection whose destination was rewritten.
 const ctDestinationNAT = 1 << 5
 
@@ -125,9 +122,6 @@ func (c *compiler) match(m ruleset.Match) error {
 		c.compare(m.Not, m.MAC)
 	case ruleset.IPAddr:
 		c.ipAddr(m)
-	case ruleset.InSet:
-		c.ipField(m.End)
-		return c.lookup(expr.Lookup{SourceRegister: register}, m.Set)
 	case ruleset.NotIPv4:
 		c.meta(expr.MetaKeyNFPROTO)
 		c.compare(true, []byte{unix.NFPROTO_IPV4})
@@ -164,12 +158,6 @@ func (c *compiler) transportMatch(m ruleset.Match) error {
 	case ruleset.Translated:
 		c.add(&expr.Ct{Key: expr.CtKeySTATUS, Register: register})
 		c.anyBit(ctDestinationNAT)
-	case ruleset.ToHost:
-		c.add(&expr.Fib{Register: register, ResultADDRTYPE: true, FlagDADDR: true})
-		c.compare(false, binaryutil.NativeEndian.PutUint32(rtnLocal))
-	case ruleset.OneIn:
-		c.add(&expr.Numgen{Register: register, Modulus: m.N, Type: unix.NFT_NG_RANDOM})
-		c.compare(false, binaryutil.NativeEndian.PutUint32(0))
 	default:
 		return fmt.Errorf("no such match: %T", m)
 	}
@@ -214,12 +202,6 @@ func (c *compiler) verdict(v ruleset.Verdict) error {
 		return c.lookup(expr.Lookup{SourceRegister: register, DestRegister: 0, IsDestRegSet: true}, v.Map)
 	case ruleset.Masquerade:
 		c.add(&expr.Masq{})
-	case ruleset.RedirectTo:
-		c.add(
-			&expr.Immediate{Register: 1, Data: v.Backend.Addr().AsSlice()},
-			&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, v.Backend.Port())},
-			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: 2},
-		)
 	default:
 		e, err := verdict(v)
 		if err != nil {

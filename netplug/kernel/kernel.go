@@ -67,10 +67,6 @@ func (k *Kernel) do(op netplug.Op) error {
 		return setSysctl(o)
 	case netplug.LoadFilter:
 		return k.nft.load(o.Ruleset)
-	case netplug.SetRoute:
-		return k.handle.RouteReplace(route(o.Route))
-	case netplug.DelRoute:
-		return k.handle.RouteDel(route(o.Route))
 	}
 	name, change := k.linkChange(op)
 	if change == nil {

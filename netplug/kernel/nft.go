@@ -65,25 +65,13 @@ func family(f ruleset.Family) nftables.TableFamily {
 	return nftables.TableFamilyINet
 }
 
-// addTable adds chains, then sets, and the maps that name chains, then the rules that use
-// them all.
+// addTable adds chains, then the maps that name them, then the rules that use both.
 func addTable(conn *nftables.Conn, table *nftables.Table, t ruleset.Table) error {
 	chains := make(map[string]*nftables.Chain, len(t.Chains))
 	for _, c := range t.Chains {
 		chains[c.Name] = conn.AddChain(chain(table, c))
 	}
-	sets := make(map[string]*nftables.Set, len(t.Maps)+len(t.Sets))
-	for _, s := range t.Sets {
-		set := &nftables.Set{Table: table, Name: s.Name, KeyType: nftables.TypeIPAddr}
-		elements := make([]nftables.SetElement, len(s.Addrs))
-		for i, a := range s.Addrs {
-			elements[i].Key = a.AsSlice()
-		}
-		if err := conn.AddSet(set, elements); err != nil {
-			return fmt.Errorf("set %s: %w", s.Name, err)
-		}
-		sets[s.Name] = set
-	}
+	sets := make(map[string]*nftables.Set, len(t.Maps))
 	for _, m := range t.Maps {
 		set := &nftables.Set{
 			Table: table, Name: m.Name, IsMap: true,
@@ -137,8 +125,6 @@ func hookNumber(p ruleset.Point) nftables.ChainHook {
 		return unix.NF_INET_LOCAL_IN
 	case ruleset.Forward:
 		return unix.NF_INET_FORWARD
-	case ruleset.Output:
-		return unix.NF_INET_LOCAL_OUT
 	}
 	return unix.NF_INET_POST_ROUTING
 }

@@ -43,9 +43,6 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []string) (netplug.World, 
 	for _, l := range links {
 		w.Links = append(w.Links, d.link(l))
 	}
-	if w.Routes, err = k.readRoutes(); err != nil {
-		return w, err
-	}
 	if w.Filter, err = k.nft.loaded(); err != nil {
 		return w, fmt.Errorf("read packet filter: %w", err)
 	}

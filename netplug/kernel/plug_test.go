@@ -17,7 +17,6 @@ import (
 
 	"virtmesh/netplug"
 	"virtmesh/netplug/netplugtest"
-	"virtmesh/netplug/ruleset"
 )
 
 // silence is how long a test waits for what must not come.
@@ -169,10 +168,14 @@ func TestGuestsOnAHost(t *testing.T) {
 		}
 	}
 	b.names(ga)
-	b.services(ga, gb)
-	b.closedToOutside()
+	b.closedToOutside(gb)
 	if res := b.set(); len(res.Plan.Steps) != 0 {
 		t.Errorf("a Set with guests on changes:\n%s", res.Plan)
+	}
+	// As a restart of the host's firewall does.
+	netplugtest.Run(t, "nft", "flush", "ruleset")
+	if res := b.set(); len(res.Plan.Steps) != 1 || !reaches(ga.Host, "10.50.0.2") {
+		t.Errorf("after the packet filter was flushed, a Set does\n%s", res.Plan)
 	}
 	b.removal(ga, gb)
 }
@@ -191,30 +194,19 @@ func (b *bed) names(g *netplugtest.Guest) {
 	}
 }
 
-// services reaches a guest through ports and addresses of the host.
-func (b *bed) services(client, server *netplugtest.Guest) {
+// closedToOutside makes sure that NAT is not a way in, unless the administrator redirects
+// what comes to the host.
+func (b *bed) closedToOutside(g *netplugtest.Guest) {
 	b.t.Helper()
-	server.Serve("10.9.0.11:80", "hello")
-	backend := []netip.AddrPort{netip.MustParseAddrPort("10.9.0.11:80")}
-	b.want.Services = []netplug.Service{
-		{Name: "node-port", Port: 30080, Protocol: ruleset.TCP, Backends: backend},
-		{Name: "cluster-ip", Address: netip.MustParseAddr("10.96.0.7"), Port: 80, Protocol: ruleset.TCP, Backends: backend},
-	}
-	b.set()
-	if got, err := b.outside.Get("10.50.0.1:30080", patience); got != "hello" {
-		b.t.Errorf("the world gets %q from the node port: %v", got, err)
-	}
-	if got, err := client.Get("10.96.0.7:80", patience); got != "hello" {
-		b.t.Errorf("a guest gets %q from the service: %v", got, err)
-	}
-}
-
-// closedToOutside makes sure that NAT is not a way in.
-func (b *bed) closedToOutside() {
-	b.t.Helper()
+	g.Serve("10.9.0.11:80", "hello")
 	b.outside.Run("ip", "route", "add", "10.9.0.0/24", "via", "10.50.0.1")
 	if got, err := b.outside.Get("10.9.0.11:80", silence); err == nil {
 		b.t.Errorf("the world gets %q from the guest directly", got)
+	}
+	netplugtest.Run(b.t, "nft", "add table ip admin; add chain ip admin in { type nat hook prerouting priority dstnat; }; "+
+		"add rule ip admin in tcp dport 30080 dnat to 10.9.0.11:80")
+	if got, err := b.outside.Get("10.50.0.1:30080", patience); got != "hello" {
+		b.t.Errorf("the world gets %q from a port that the administrator redirects: %v", got, err)
 	}
 }
 
@@ -239,8 +231,15 @@ func (b *bed) removal(ga, gb *netplugtest.Guest) {
 	if !reaches(gb.Host, "10.9.0.1") {
 		t.Error("the other machine lost its network")
 	}
+	// It is the last one, so no tap is wanted any more, and then nothing at all.
+	for _, want := range []netplug.Want{{Bridges: b.want.Bridges}, {}} {
+		b.want = want
+		b.set()
+		if answers(gb.Host, "10.9.0.1") {
+			t.Errorf("with %d bridges and no tap wanted, a machine still reaches the gateway", len(want.Bridges))
+		}
+	}
 	gb.Stop()
-	b.want = netplug.Want{}
 	b.set()
 	if res := b.set(); len(res.Plan.Steps) != 0 {
 		t.Errorf("a Set of nothing changes:\n%s", res.Plan)
@@ -250,47 +249,6 @@ func (b *bed) removal(ga, gb *netplugtest.Guest) {
 	}
 	if rules := netplugtest.Run(t, "nft", "list", "ruleset"); strings.Contains(rules, "virtmesh") {
 		t.Errorf("after all machines are gone:\n%s", rules)
-	}
-}
-
-// TestGuestsOfAnotherHost has a second host, played by the world outside, with a guest in
-// the same subnet.
-func TestGuestsOfAnotherHost(t *testing.T) {
-	if !netplugtest.OwnNamespace(t) {
-		return
-	}
-	b := newBed(t)
-	const far = "10.9.0.50"
-	b.outside.Run("ip", "addr", "add", far+"/32", "dev", "lo")
-	b.outside.Run("ip", "route", "add", "10.9.0.10/32", "via", "10.50.0.1", "src", far)
-	b.want.Peers = []netplug.Peer{{Address: netip.MustParseAddr("10.50.0.2"), Guests: []netip.Addr{netip.MustParseAddr(far)}}}
-	b.want.Services = []netplug.Service{{
-		Name: "far", Address: netip.MustParseAddr("10.96.0.8"), Port: 80, Protocol: ruleset.TCP,
-		Backends: []netip.AddrPort{netip.MustParseAddrPort(far + ":80")},
-	}}
-	b.set()
-	if res := b.set(); len(res.Plan.Steps) != 0 {
-		t.Fatalf("the second Set changes:\n%s", res.Plan)
-	}
-	b.outside.Serve(far+":80", "far")
-	b.outside.Serve("10.50.0.2:22", "management")
-	g, _ := b.boot(b.want.Taps[0])
-	g.Serve("10.9.0.10:80", "near")
-	for addr, want := range map[string]string{far + ":80": "far", "10.96.0.8:80": "far"} {
-		if got, err := g.Get(addr, patience); got != want {
-			t.Errorf("the guest gets %q from %s: %v", got, addr, err)
-		}
-	}
-	if got, err := b.outside.Get("10.9.0.10:80", patience); got != "near" {
-		t.Errorf("the far guest gets %q: %v", got, err)
-	}
-	if got, err := g.Get("10.50.0.2:22", silence); err == nil {
-		t.Errorf("the guest gets %q from the other host itself", got)
-	}
-	b.want.Peers = nil
-	b.set()
-	if routes := netplugtest.Run(t, "ip", "route"); strings.Contains(routes, far) {
-		t.Errorf("routes without peers:\n%s", routes)
 	}
 }
 

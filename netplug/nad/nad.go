@@ -206,20 +206,6 @@ func deref(p *int) int {
 	return *p
 }
 
-// WantBridge returns the bridge that cards of the network need. A host that has it, as
-// hosts do whose uplinks are set up by hand, keeps its own; elsewhere one is made, which
-// joins the guests of that host only.
-func (n Network) WantBridge() netplug.Bridge {
-	return netplug.Bridge{Name: n.Bridge, VLANFiltering: n.VLAN != 0, AllowExisting: true}
-}
-
-// MergeBridge adds what cards of the network need to a bridge that cards of other networks
-// use as well.
-func (n Network) MergeBridge(b netplug.Bridge) netplug.Bridge {
-	b.VLANFiltering = b.VLANFiltering || n.VLAN != 0
-	return b
-}
-
 // Attach returns the tap as a card of the network.
 func (n Network) Attach(t netplug.Tap) netplug.Tap {
 	t.Bridge = n.Bridge

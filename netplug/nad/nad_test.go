@@ -90,7 +90,7 @@ func TestAttach(t *testing.T) {
 		return netplug.Tap{Name: name, Namespace: "ns", VM: "vm", Interface: name, MAC: net.HardwareAddr{2, 0, 0, 0, 0, n}}
 	}
 	w := netplug.Want{
-		Bridges: []netplug.Bridge{tagged.MergeBridge(plain.WantBridge())},
+		Bridges: []netplug.Bridge{{Name: "br1", VLANFiltering: true}},
 		Taps:    []netplug.Tap{plain.Attach(tap("vm-a", 1)), tagged.Attach(tap("vm-b", 2))},
 	}
 	if err := w.Validate(); err != nil {
@@ -118,7 +118,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		w := netplug.Want{
-			Bridges: []netplug.Bridge{n.WantBridge()},
+			Bridges: []netplug.Bridge{{Name: n.Bridge, VLANFiltering: n.VLAN != 0}},
 			Taps:    []netplug.Tap{n.Attach(netplug.Tap{Name: "vm-a", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}})},
 		}
 		if err := w.Validate(); err != nil {

@@ -77,7 +77,6 @@ func (f *Fake) copy() netplug.World {
 		w.Links[i].Addrs = slices.Clone(w.Links[i].Addrs)
 		w.Links[i].PortVLANs = slices.Clone(w.Links[i].PortVLANs)
 	}
-	w.Routes = slices.Clone(w.Routes)
 	w.Sysctls = maps.Clone(w.Sysctls)
 	return w
 }
@@ -147,15 +146,6 @@ func (f *Fake) do(op netplug.Op) error {
 		return nil
 	case netplug.SetMaster:
 		return f.setMaster(o)
-	case netplug.SetRoute:
-		f.delRoute(o.Route.To)
-		f.world.Routes = append(f.world.Routes, o.Route)
-		return nil
-	case netplug.DelRoute:
-		if !f.delRoute(o.Route.To) {
-			return fmt.Errorf("no route to %s", o.Route.To)
-		}
-		return nil
 	}
 	return f.set(op)
 }
@@ -201,12 +191,6 @@ func (f *Fake) set(op netplug.Op) error {
 	return nil
 }
 
-func (f *Fake) delRoute(to netip.Addr) bool {
-	before := len(f.world.Routes)
-	f.world.Routes = slices.DeleteFunc(f.world.Routes, func(r netplug.Route) bool { return r.To == to })
-	return len(f.world.Routes) < before
-}
-
 func addPortVLAN(l *netplug.Link, v netplug.PortVLAN) {
 	delPortVLAN(l, v.ID)
 	if v.PVID {
@@ -240,8 +224,7 @@ func (f *Fake) add(l netplug.Link) error {
 	f.world.Links = append(f.world.Links, l)
 	f.world.Sysctls["net/ipv6/conf/"+l.Name+"/disable_ipv6"] = "0"
 	f.world.Sysctls["net/ipv4/conf/"+l.Name+"/rp_filter"] = "0"
-	f.world.Sysctls["net/ipv4/conf/"+l.Name+"/proxy_arp"] = "0"
-	f.world.Sysctls["net/ipv4/neigh/"+l.Name+"/proxy_delay"] = "80"
+	f.world.Sysctls["net/ipv4/conf/"+l.Name+"/arp_ignore"] = "0"
 	return nil
 }
 

@@ -14,9 +14,9 @@ import (
 // tap as a virtual machine's is, by a process that holds the tap open.
 type Guest struct {
 	*Host
-	tap, card *os.File
-	wg        sync.WaitGroup
-	once      sync.Once
+	files []*os.File
+	wg    sync.WaitGroup
+	once  sync.Once
 }
 
 // NewGuest opens the tap and gives a new namespace a card with the address. It lasts until
@@ -24,30 +24,40 @@ type Guest struct {
 func NewGuest(t testing.TB, tap string, mac net.HardwareAddr) *Guest {
 	t.Helper()
 	g := &Guest{Host: NewHost(t)}
-	var err error
-	if g.tap, err = OpenTap(tap, 0); err != nil {
-		t.Fatalf("open tap %s: %v", tap, err)
-	}
-	err = g.Do(func() (err error) {
-		g.card, err = OpenTap("eth0", 0)
-		return err
-	})
-	if err != nil {
-		t.Fatalf("make the guest's card: %v", err)
-	}
-	g.Run("ip", "link", "set", "eth0", "address", mac.String(), "up")
-	g.wg.Add(2)
-	go g.wire(g.card, g.tap)
-	go g.wire(g.tap, g.card)
 	t.Cleanup(g.Stop)
+	g.AddCard(t, "eth0", tap, mac)
 	return g
 }
 
-// Stop ends the machine: its tap is no longer held open.
+// AddCard gives the machine a further card on a tap.
+func (g *Guest) AddCard(t testing.TB, name, tap string, mac net.HardwareAddr) {
+	t.Helper()
+	outer, err := OpenTap(tap, 0)
+	if err != nil {
+		t.Fatalf("open tap %s: %v", tap, err)
+	}
+	var inner *os.File
+	err = g.Do(func() (err error) {
+		inner, err = OpenTap(name, 0)
+		return err
+	})
+	if err != nil {
+		_ = outer.Close()
+		t.Fatalf("make the guest's card: %v", err)
+	}
+	g.files = append(g.files, outer, inner)
+	g.Run("ip", "link", "set", name, "address", mac.String(), "up")
+	g.wg.Add(2)
+	go g.wire(inner, outer)
+	go g.wire(outer, inner)
+}
+
+// Stop ends the machine: its taps are no longer held open.
 func (g *Guest) Stop() {
 	g.once.Do(func() {
-		_ = g.tap.Close()
-		_ = g.card.Close()
+		for _, f := range g.files {
+			_ = f.Close()
+		}
 		g.wg.Wait()
 	})
 }

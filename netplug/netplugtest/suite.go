@@ -15,7 +15,6 @@ func TestKernel(t *testing.T, k netplug.Kernel, uplink string) {
 	s := suite{k: k, uplink: uplink}
 	t.Run("BridgeAndTap", s.bridgeAndTap)
 	t.Run("Uplink", s.uplinkPort)
-	t.Run("Routes", s.routes)
 	t.Run("Filter", s.filter)
 	t.Run("VLANs", s.vlans)
 	t.Run("Errors", s.errors)
@@ -124,31 +123,13 @@ func (s suite) uplinkPort(t *testing.T) {
 	}
 }
 
-func (s suite) routes(t *testing.T) {
-	to, one, two := netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.60.0.1"), netip.MustParseAddr("10.60.0.2")
-	subnet := netip.MustParsePrefix("10.60.0.9/24")
-	s.do(t,
-		netplug.AddAddr{Link: s.uplink, Addr: subnet}, netplug.SetUp{Link: s.uplink, Up: true},
-		netplug.SetRoute{Route: netplug.Route{To: to, Via: one}},
-		netplug.SetRoute{Route: netplug.Route{To: to, Via: two}},
-	)
-	if got := s.world(t).Routes; len(got) != 1 || got[0] != (netplug.Route{To: to, Via: two}) {
-		t.Errorf("routes are %v", got)
-	}
-	s.do(t, netplug.DelRoute{Route: netplug.Route{To: to, Via: two}})
-	if got := s.world(t).Routes; len(got) != 0 {
-		t.Errorf("routes are %v after they were removed", got)
-	}
-	s.do(t, netplug.SetUp{Link: s.uplink}, netplug.DelAddr{Link: s.uplink, Addr: subnet})
-}
-
 func (s suite) filter(t *testing.T) {
 	rules := netplug.FilterFor(EveryRule())
 	s.do(t, netplug.LoadFilter{Ruleset: rules})
 	if got := s.world(t).Filter; got != rules.Fingerprint() {
 		t.Errorf("filter is %q, want %q", got, rules.Fingerprint())
 	}
-	other := netplug.FilterFor(netplug.Want{Taps: EveryRule().Taps[:1]})
+	other := netplug.FilterFor(netplug.Want{Bridges: EveryRule().Bridges[:1], Taps: EveryRule().Taps[:1]})
 	s.do(t, netplug.LoadFilter{Ruleset: other})
 	if got := s.world(t).Filter; got != other.Fingerprint() {
 		t.Errorf("filter is %q after it was replaced, want %q", got, other.Fingerprint())
@@ -195,7 +176,6 @@ func (s suite) errors(t *testing.T) {
 		netplug.DelLink{Name: "vm-none"},
 		netplug.SetUp{Link: "vm-none", Up: true},
 		netplug.SetMaster{Link: s.uplink, Master: "vm-none"},
-		netplug.DelRoute{Route: netplug.Route{To: netip.MustParseAddr("10.9.0.51"), Via: netip.MustParseAddr("10.60.0.1")}},
 		netplug.SetSysctl{Key: "net/ipv4/conf/vm-none/rp_filter", Value: "1"},
 		netplug.AddBridge{Name: s.uplink, Alias: "virtmesh:bridge:"},
 		netplug.AddTap{Name: s.uplink, Alias: "virtmesh:tap:"},
@@ -214,23 +194,12 @@ func EveryRule() netplug.Want {
 			{Name: "pod", Address: netip.MustParsePrefix("10.9.0.1/20"), NAT: true, DHCP: &netplug.DHCP{}, DNS: true},
 			{Name: "other", Address: netip.MustParsePrefix("10.8.0.1/24")},
 			{Name: "br1", AllowExisting: true},
+			{Name: "br2", Uplink: "up0"},
 		},
 		Taps: []netplug.Tap{
 			{Name: "vm-ip", Bridge: "pod", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Address: netip.MustParseAddr("10.9.0.5"), IPSpoofCheck: true},
 			{Name: "vm-mac", Bridge: "br1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, MACSpoofCheck: true},
 			{Name: "vm-open", Bridge: "br1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 3}},
-		},
-		Services: []netplug.Service{
-			{Name: "port", Port: 30080, Protocol: "tcp", Backends: []netip.AddrPort{
-				netip.MustParseAddrPort("10.9.0.5:80"), netip.MustParseAddrPort("10.9.0.6:80"),
-			}},
-			{Name: "address", Address: netip.MustParseAddr("10.96.0.7"), Port: 53, Protocol: "udp", Backends: []netip.AddrPort{
-				netip.MustParseAddrPort("10.9.0.5:5353"),
-			}},
-		},
-		Peers: []netplug.Peer{
-			{Address: netip.MustParseAddr("10.50.0.3")},
-			{Address: netip.MustParseAddr("10.50.0.2"), Guests: []netip.Addr{netip.MustParseAddr("10.9.0.50")}},
 		},
 		Protected: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25")},
 	}

@@ -60,13 +60,6 @@ type IPAddr struct {
 	Not    bool
 }
 
-// InSet holds when the packet is IPv4 and the address at the named end is in a set of the
-// same table.
-type InSet struct {
-	End Direction
-	Set string
-}
-
 // NotIPv4 holds for a packet of another network protocol (inet tables only).
 type NotIPv4 struct{}
 
@@ -107,15 +100,8 @@ type ICMPEcho struct{}
 // Tracked holds for packets that belong to a connection that was let through before.
 type Tracked struct{}
 
-// Translated holds for packets whose destination was rewritten by a rule of ours or
-// another's.
+// Translated holds for packets whose destination was rewritten by a rule of the host's.
 type Translated struct{}
-
-// ToHost holds for a packet to one of the host's own addresses.
-type ToHost struct{}
-
-// OneIn holds for one of N packets, chosen at random.
-type OneIn struct{ N uint32 }
 
 func not(n bool) string {
 	if n {
@@ -151,9 +137,6 @@ func (m IPAddr) String() string {
 }
 
 // String prints the match as nft(8) reads it.
-func (m InSet) String() string { return fmt.Sprintf("ip %saddr @%s", m.End, m.Set) }
-
-// String prints the match as nft(8) reads it.
 func (NotIPv4) String() string { return "meta nfproto != ipv4" }
 
 // String prints the match as nft(8) reads it.
@@ -174,27 +157,18 @@ func (Tracked) String() string { return "ct state established,related" }
 // String prints the match as nft(8) reads it.
 func (Translated) String() string { return "ct status dnat" }
 
-// String prints the match as nft(8) reads it.
-func (ToHost) String() string { return "fib daddr type local" }
-
-// String prints the match as nft(8) reads it.
-func (m OneIn) String() string { return fmt.Sprintf("numgen random mod %d 0", m.N) }
-
 func (InInterface) match()   {}
 func (OutInterface) match()  {}
 func (EtherSource) match()   {}
 func (ARPSource) match()     {}
 func (ARPSenderMAC) match()  {}
 func (IPAddr) match()        {}
-func (InSet) match()         {}
 func (NotIPv4) match()       {}
 func (Port) match()          {}
 func (DHCPClientMAC) match() {}
 func (ICMPEcho) match()      {}
 func (Tracked) match()       {}
 func (Translated) match()    {}
-func (OneIn) match()         {}
-func (ToHost) match()        {}
 
 // Verdict is what a rule does with a packet. The set is closed: the types below.
 type Verdict interface {
@@ -219,9 +193,6 @@ type Lookup struct{ Map string }
 // Masquerade sends the packet out under the address of the interface it leaves by.
 type Masquerade struct{}
 
-// RedirectTo sends the packet, and the connection it opens, to another IPv4 address.
-type RedirectTo struct{ Backend netip.AddrPort }
-
 // String prints the verdict as nft(8) reads it.
 func (Accept) String() string { return "accept" }
 
@@ -237,12 +208,8 @@ func (v Lookup) String() string { return "iifname vmap @" + v.Map }
 // String prints the verdict as nft(8) reads it.
 func (Masquerade) String() string { return "masquerade" }
 
-// String prints the verdict as nft(8) reads it.
-func (v RedirectTo) String() string { return "dnat ip to " + v.Backend.String() }
-
 func (Accept) verdict()     {}
 func (Drop) verdict()       {}
 func (Jump) verdict()       {}
 func (Lookup) verdict()     {}
 func (Masquerade) verdict() {}
-func (RedirectTo) verdict() {}

@@ -12,7 +12,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"net/netip"
 	"strings"
 )
 
@@ -35,15 +34,8 @@ type Ruleset struct {
 type Table struct {
 	Family Family
 	Name   string
-	Sets   []AddrSet
 	Maps   []VerdictMap
 	Chains []Chain
-}
-
-// AddrSet is a named set of IPv4 addresses.
-type AddrSet struct {
-	Name  string
-	Addrs []netip.Addr
 }
 
 // VerdictMap is a named map from the name of an interface to a verdict, so that a
@@ -92,7 +84,6 @@ const (
 	Prerouting  Point = "prerouting"
 	Input       Point = "input"
 	Forward     Point = "forward"
-	Output      Point = "output"
 	Postrouting Point = "postrouting"
 )
 
@@ -128,9 +119,6 @@ func (t Table) RuleCount() int {
 
 func (t Table) print(b *strings.Builder) {
 	fmt.Fprintf(b, "table %s %s {\n", t.Family, t.Name)
-	for _, s := range t.Sets {
-		s.print(b)
-	}
 	for _, m := range t.Maps {
 		m.print(b)
 	}
@@ -138,18 +126,6 @@ func (t Table) print(b *strings.Builder) {
 		c.print(b)
 	}
 	b.WriteString("}\n")
-}
-
-func (s AddrSet) print(b *strings.Builder) {
-	fmt.Fprintf(b, "\tset %s {\n\t\ttype ipv4_addr\n", s.Name)
-	if len(s.Addrs) > 0 {
-		parts := make([]string, len(s.Addrs))
-		for i, a := range s.Addrs {
-			parts[i] = a.String()
-		}
-		fmt.Fprintf(b, "\t\telements = { %s }\n", strings.Join(parts, ", "))
-	}
-	b.WriteString("\t}\n")
 }
 
 func (m VerdictMap) print(b *strings.Builder) {

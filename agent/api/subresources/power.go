@@ -3,6 +3,7 @@ package subresources
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -102,6 +103,9 @@ func (p power) stop(ctx context.Context, namespace, name string, opts *kubevirtv
 		}
 	}
 	if byStrategy {
+		if err := p.dropStart(ctx, s, opts.DryRun); err != nil {
+			return err
+		}
 		err = p.setRunning(ctx, s, false, opts.DryRun)
 	} else {
 		err = p.request(ctx, s, opts.DryRun, stopOf(s.vmi))
@@ -174,6 +178,19 @@ func (p power) request(ctx context.Context, s *state, dryRun []string, changes .
 		vm.Status.StateChangeRequests = changes
 		vm.Status.StartFailure = nil
 		return nil
+	})
+}
+
+// dropStart takes back a start that is still to come, such as a restart's: a machine
+// that is to be stopped must not be started by what was asked before.
+func (p power) dropStart(ctx context.Context, s *state, dryRun []string) error {
+	asked := func(r kubevirtv1.VirtualMachineStateChangeRequest) bool { return r.Action == kubevirtv1.StartRequest }
+	if !slices.ContainsFunc(s.vm.Status.StateChangeRequests, asked) {
+		return nil
+	}
+	return p.objects.ChangeVirtualMachineStatus(ctx, s.vm.Namespace, s.vm.Name, dryRun, func(vm *kubevirtv1.VirtualMachine) error {
+		vm.Status.StateChangeRequests = slices.DeleteFunc(vm.Status.StateChangeRequests, asked)
+		return s.holds(vm)
 	})
 }
 
