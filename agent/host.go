@@ -108,6 +108,7 @@ func (a *Agent) startHost(ctx context.Context) error {
 	if err := h.openExecutor(); err != nil {
 		return err
 	}
+	a.onStop(func(context.Context) { h.executor.Close() })
 	h.router = hostrpc.NewRouter(hostrpc.Config{
 		Self: a.config.Name, Local: h.guests(), HostOf: h.hostOf,
 		Dial: func(ctx context.Context, name string) (net.Conn, error) {
@@ -240,7 +241,7 @@ func (h *host) openExecutor() (err error) {
 	h.executor, err = instance.New(instance.Config{
 		Host: h.config.Name, Store: h.store, Instances: h.instanceSet, Hypervisor: h.hypervisor,
 		Volumes: h.volumes, Network: h.network, Claims: hostClaims{h.store, h.config.Name, h.provisioner}, Events: h.recorder,
-		Machine: h.machine(), StateDir: h.config.StateDir, LogDir: filepath.Join(h.config.StateDir, "consoles"),
+		Machine: h.machine(), LogDir: filepath.Join(h.config.StateDir, "consoles"),
 		Logger: h.log.With("part", "executor"),
 	})
 	return err

@@ -89,15 +89,18 @@ func (h *host) addPlacement() error {
 	return nil
 }
 
-// executorWorkers bounds how many instances are prepared at once. Most of the
-// time a worker waits for a registry.
+// executorWorkers bounds how many instances are started, stopped and reported
+// at once. No worker waits for an image or for a guest's agent.
 const executorWorkers = 16
+
+// executorTimeout bounds one look at an instance. The slowest part is the start
+// of a guest whose huge pages must be cleared first.
+const executorTimeout = 10 * time.Minute
 
 func (h *host) addExecutor() error {
 	cfg := controller.DefaultConfig()
 	cfg.Name, cfg.Reconciler, cfg.Workers = "executor", h.executor, executorWorkers
-	// Pulling an image may take as long as it makes progress.
-	cfg.Timeout = time.Hour
+	cfg.Timeout = executorTimeout
 	cfg.Sources = []controller.Source{
 		objects.Map(h.instanceSet, func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) []objects.Key {
 			for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.New, change.Old} {

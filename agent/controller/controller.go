@@ -24,6 +24,10 @@ type Result struct {
 	// RequeueAfter asks for the key to be handled again after this time.
 	// Zero means: only when a source names it again.
 	RequeueAfter time.Duration
+	// Pending says that the work goes on outside of the reconciler, and that a
+	// source will name the key when it has ended. Failures before it still
+	// count, so that work that fails each time is begun ever more slowly.
+	Pending bool
 }
 
 // Reconciler makes the world fit one object.
@@ -283,7 +287,9 @@ func (c *Controller) handle(ctx context.Context, key Key) {
 	c.metrics.finished(start, err)
 	switch {
 	case err == nil:
-		c.queue.Forget(key)
+		if !res.Pending {
+			c.queue.Forget(key)
+		}
 		if res.RequeueAfter > 0 {
 			c.queue.AddAfter(key, res.RequeueAfter)
 		}

@@ -155,6 +155,29 @@ func TestFailureIsRetriedWithDoublingBackoff(t *testing.T) {
 	})
 }
 
+// Work that goes on elsewhere and fails each time is begun ever more slowly.
+func TestPendingKeepsTheBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var failures []time.Duration
+		t0 := time.Now()
+		src := &keys{known: []Key{key(1)}}
+		begun := false
+		_, stop := start(t, testConfig(src, func(context.Context, Key) (Result, error) {
+			if begun = !begun; begun {
+				return Result{Pending: true, RequeueAfter: time.Nanosecond}, nil
+			}
+			failures = append(failures, time.Since(t0).Round(time.Millisecond))
+			return Result{}, errors.New("the pull failed")
+		}))
+		time.Sleep(time.Second)
+		stop()
+		want := []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond, 700 * time.Millisecond}
+		if !slices.Equal(failures, want) {
+			t.Errorf("failed at %v, want %v", failures, want)
+		}
+	})
+}
+
 func TestRequeueAfterAndResync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h handled

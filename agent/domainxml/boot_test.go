@@ -3,14 +3,21 @@
 package domainxml
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
+	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/hypervisor"
 	"virtmesh/agent/hypervisor/hypervisortest"
@@ -21,6 +28,7 @@ import (
 // bootHost is a libvirt on which converted domains are tried.
 type bootHost struct {
 	driver *libvirt.Driver
+	uri    string
 	dir    string
 	info   HostInfo
 }
@@ -68,10 +76,19 @@ func newBootHost(t *testing.T) *bootHost {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &bootHost{driver: driver, dir: dir, info: HostInfo{
+	return &bootHost{driver: driver, uri: in.URI, dir: dir, info: HostInfo{
 		Arch: caps.Arch, Emulator: caps.Emulator, MachineTypes: caps.MachineTypes,
 		MaxCPUs: caps.MaxVCPUs, CPUModels: caps.CPUModels, EFI: caps.EFI, SecureBoot: caps.SecureBoot, TPM: caps.TPM,
 	}}
+}
+
+func (h *bootHost) virsh(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("virsh", append([]string{"-q", "-c", h.uri}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("virsh %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
 }
 
 // start converts and runs vmi, whose every disk is a copy of the suite's guest, and
@@ -85,7 +102,7 @@ func (h *bootHost) start(t *testing.T, ctx context.Context, in Input) io.ReadWri
 		if err := os.WriteFile(path, hypervisortest.BootDisk(), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		in.Disks[d.Name] = Disk{Type: DiskFile, Path: path, Format: "raw", DirectIO: true, Preallocated: true}
+		in.Disks[d.Name] = Disk{Type: DiskFile, Path: path, Format: "raw", DirectIO: true, Preallocated: true, ReadOnly: d.Name == "second" || d.Name == "cloudinit"}
 	}
 	domain, _, err := Convert(in)
 	if err != nil {
@@ -150,14 +167,69 @@ func TestConvertedGuestsRun(t *testing.T) {
 				awaitText(t, console, hypervisortest.Ready)
 			}
 			got, err := h.driver.Get(ctx, Ref(in.VMI))
-			if err != nil || got.State != hypervisor.StateRunning || got.UUID != DomainUUID(in.VMI) {
+			if err != nil || got.State != hypervisor.StateRunning || got.UUID != string(in.VMI.UID) {
 				t.Errorf("got %+v, %v", got, err)
+			}
+			if seen := h.virsh(t, "qemu-monitor-command", got.UUID, "--hmp", "info uuid"); !strings.Contains(seen, FirmwareUUID(in.VMI)) {
+				t.Errorf("the guest's machine has the UUID %s, want %s", seen, FirmwareUUID(in.VMI))
 			}
 			if bootable {
 				awaitLog(t, ctx, in.Paths.SerialLog, hypervisortest.Ready)
 			}
 		})
 	}
+}
+
+// TestNamesakesShareAHost: KubeVirt derives the UUID that guests see from their name,
+// so two of one name in two namespaces have the same.
+func TestNamesakesShareAHost(t *testing.T) {
+	h := newBootHost(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	for namespace, uid := range map[string]types.UID{
+		"one": "0f7d8a1e-0000-4000-8000-0000000000f1", "two": "0f7d8a1e-0000-4000-8000-0000000000f2",
+	} {
+		in := Input{VMI: load(t, "typical"), Host: "host1", Epoch: 1}
+		in.VMI.Namespace, in.VMI.UID = namespace, uid
+		in.VMI.Spec.Domain.Devices.Interfaces, in.VMI.Spec.Networks = nil, nil
+		console := h.start(t, ctx, in)
+		defer console.Close()
+		awaitText(t, console, hypervisortest.Ready)
+		if seen := h.smbiosUUID(t, in); seen != string(in.VMI.Spec.Domain.Firmware.UUID) {
+			t.Errorf("%s: the guest reads the UUID %s, want %s", namespace, seen, in.VMI.Spec.Domain.Firmware.UUID)
+		}
+	}
+}
+
+// smbiosUUID reads the UUID of the machine as the guest's kernel does: from the table
+// that the firmware left in memory. Its first three parts are little-endian there.
+func (h *bootHost) smbiosUUID(t *testing.T, in Input) string {
+	t.Helper()
+	path := filepath.Join(h.dir, "memory-"+string(in.VMI.UID))
+	if err := os.WriteFile(path, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	h.virsh(t, "qemu-monitor-command", string(in.VMI.UID), fmt.Sprintf(
+		`{"execute":"pmemsave","arguments":{"val":%d,"size":%d,"filename":%q}}`, 0xf0000, 0x10000, path))
+	memory, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A table of type 1 is 27 bytes long, its UUID 8 bytes in; its strings follow.
+	for at := range len(memory) - 64 {
+		if memory[at] != 1 || memory[at+1] != 27 || !bytes.HasPrefix(memory[at+27:], []byte("KubeVirt\x00None\x00")) {
+			continue
+		}
+		u := uuid.UUID(memory[at+8 : at+24])
+		slices.Reverse(u[0:4])
+		slices.Reverse(u[4:6])
+		slices.Reverse(u[6:8])
+		return u.String()
+	}
+	return "none"
 }
 
 // awaitLog waits for text in a log, which another process writes when it gets to it.

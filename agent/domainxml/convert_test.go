@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
 	v1 "kubevirt.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
@@ -58,7 +59,7 @@ var prepared = Input{
 	KernelBoot:  KernelFiles{Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd"},
 	Pinning:     &Pinning{VCPUs: []int{2, 3, 4, 5}, Emulator: []int{6}, NUMANodes: []int{0}},
 	VSOCKCID:    17,
-	Paths:       Paths{SerialLog: "/log/serial", NVRAM: "/state/vars.fd"},
+	Paths:       Paths{SerialLog: "/log/serial"},
 }
 
 func quantity(t *testing.T, s string) *resource.Quantity {
@@ -205,6 +206,12 @@ func machineFaults() []fault {
 			in.Machine.SecureBoot = false
 			in.VMI.Spec.Domain.Firmware.Bootloader = &v1.Bootloader{EFI: &v1.EFI{}}
 		}},
+		{"spec.domain.firmware.uuid", false, func(in *Input) {
+			in.VMI.Spec.Domain.Firmware.UUID = "5d307ca9-b3ef-428c-8861-06e72d69f223,serial=x"
+		}},
+		{"spec.domain.firmware.bootloader.efi.persistent", true, func(in *Input) {
+			in.VMI.Spec.Domain.Firmware.Bootloader = &v1.Bootloader{EFI: &v1.EFI{Persistent: ptr(true)}}
+		}},
 		{"spec.domain.ioThreads.supplementalPoolThreadCount", false, func(in *Input) {
 			in.VMI.Spec.Domain.IOThreadsPolicy = ptr(v1.IOThreadsPolicySupplementalPool)
 		}},
@@ -216,6 +223,9 @@ func deviceFaults() []fault {
 		{"spec.domain.devices.disks[0].name", false, func(in *Input) { in.Disks = nil }},
 		{"spec.domain.devices.disks[1].name", false, func(in *Input) { in.VMI.Spec.Domain.Devices.Disks[1].Name = "root" }},
 		{"spec.domain.devices.disks[0].disk.bus", false, func(in *Input) { in.VMI.Spec.Domain.Devices.Disks[0].Disk.Bus = "ide" }},
+		{"spec.domain.devices.disks[0].disk.readonly", true, func(in *Input) {
+			in.VMI.Spec.Domain.Devices.Disks[0].Disk.Bus, in.VMI.Spec.Domain.Devices.Disks[0].Disk.ReadOnly = "sata", true
+		}},
 		{"spec.domain.devices.disks[0].io", false, func(in *Input) { in.VMI.Spec.Domain.Devices.Disks[0].IO = "fast" }},
 		{"spec.domain.devices.disks[0].cache", false, func(in *Input) { in.VMI.Spec.Domain.Devices.Disks[0].Cache = "all" }},
 		{"spec.domain.devices.disks[1].cache", true, func(in *Input) { in.VMI.Spec.Domain.Devices.Disks[1].Cache = "none" }},
@@ -228,11 +238,45 @@ func deviceFaults() []fault {
 		{"spec.domain.devices.tpm", true, func(in *Input) {
 			in.Machine.TPM, in.VMI.Spec.Domain.Devices.TPM = false, &v1.TPMDevice{}
 		}},
+		{"spec.domain.devices.tpm.persistent", true, func(in *Input) {
+			in.VMI.Spec.Domain.Devices.TPM = &v1.TPMDevice{Persistent: ptr(true)}
+		}},
 		{"spec.domain.devices.gpus[0].deviceName", true, func(in *Input) { in.VMI.Spec.Domain.Devices.GPUs = []v1.GPU{{Name: "g"}} }},
 		{"spec.domain.devices.watchdog", false, func(in *Input) { in.VMI.Spec.Domain.Devices.Watchdog = &v1.Watchdog{} }},
 		{"spec.domain.devices.clientPassthrough", true, func(in *Input) {
 			in.VMI.Spec.Domain.Devices.ClientPassthrough = &v1.ClientPassthroughDevices{}
 		}},
+	}
+}
+
+// Only the canonical form of a UUID reaches QEMU's command line.
+func TestFirmwareUUIDInjectsNothing(t *testing.T) {
+	for _, bad := range []types.UID{
+		"5d307ca9-b3ef-428c-8861-06e72d69f22", "{5d307ca9-b3ef-428c-8861-06e72d69f223}",
+		"urn:uuid:5d307ca9-b3ef-428c-8861-06e72d69f223", "5d307ca9-b3ef-428c-8861-06e72d69f22,", "x",
+	} {
+		in := prepared
+		in.VMI, in.Machine = load(t, "typical"), kvmHost
+		in.VMI.Spec.Domain.Firmware.UUID = bad
+		if _, _, err := Convert(in); err == nil || !strings.Contains(err.Error(), "spec.domain.firmware.uuid") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+// KubeVirt's default bus for a seed is SATA, on which libvirt refuses <readonly/>.
+func TestSeedIsReadOnlyWhereItsBusCanBe(t *testing.T) {
+	for bus, want := range map[v1.DiskBus]bool{"virtio": true, "scsi": true, "usb": true, "sata": false} {
+		in := prepared
+		in.VMI, in.Machine = load(t, "typical"), kvmHost
+		in.VMI.Spec.Domain.Devices.Disks[1].Disk.Bus = bus
+		domain, _, err := Convert(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := domain.Devices.Disks[1].ReadOnly != nil; got != want {
+			t.Errorf("on %s it is read-only: %v, want %v", bus, got, want)
+		}
 	}
 }
 

@@ -58,8 +58,13 @@ func disk(c *conversion, path *field.Path, d v1.Disk, source Disk, names *device
 		}
 		out.Source, out.BackingStore = nil, nil
 	}
-	if readOnly || source.ReadOnly {
+	switch ata := out.Device == "disk" && out.Target.Bus == string(v1.DiskBusSATA); {
+	case !ata && (readOnly || source.ReadOnly):
 		out.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
+	case ata && readOnly:
+		// ATA disks know no write protection, and libvirt refuses it. A seed, which
+		// lands here by default, is left writable: the guest spoils its own copy.
+		c.unsupported(path.Child("disk", "readonly"), true, "a disk on sata cannot be read-only: use another bus or a cdrom")
 	}
 	if enabled(d.Shareable, false) || source.Shareable {
 		if d.Cache != "" && d.Cache != v1.CacheNone {

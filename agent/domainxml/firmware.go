@@ -38,14 +38,14 @@ func firmware(c *conversion) {
 	case secure && !c.Machine.SecureBoot:
 		c.unsupported(path.Child("secureBoot"), true, "no firmware with secure boot is installed on this host")
 	}
+	if enabled(f.Bootloader.EFI.Persistent, false) {
+		c.unsupported(path.Child("persistent"), true, "the firmware's variables are not kept when the instance ends")
+	}
 	c.out.OS.Firmware = "efi"
 	c.out.OS.FirmwareInfo = &libvirtxml.DomainOSFirmwareInfo{Features: []libvirtxml.DomainOSFirmwareFeature{
 		{Name: "secure-boot", Enabled: yesNo(secure)},
 		{Name: "enrolled-keys", Enabled: yesNo(secure)},
 	}}
-	if c.Paths.NVRAM != "" {
-		c.out.OS.NVRam = &libvirtxml.DomainNVRam{NVRam: c.Paths.NVRAM}
-	}
 }
 
 // secureBoot says whether the guest's firmware verifies what it starts.

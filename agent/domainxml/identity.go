@@ -7,9 +7,11 @@ import (
 	"virtmesh/agent/hypervisor"
 )
 
-// DomainUUID returns the UUID of the domain that runs vmi, which the guest sees as
-// its machine's: the one asked for, or the VMI's own.
-func DomainUUID(vmi *v1.VirtualMachineInstance) string {
+// FirmwareUUID returns the UUID that the guest sees as its machine's: the one asked
+// for, or the VMI's own. Two guests of one host may have the same: KubeVirt derives it
+// from the VMI's name, whatever the namespace, and users may choose any. So it is not
+// the domain's, which libvirt wants to be unique: that is the VMI's UID.
+func FirmwareUUID(vmi *v1.VirtualMachineInstance) string {
 	if f := vmi.Spec.Domain.Firmware; f != nil && f.UUID != "" {
 		return string(f.UUID)
 	}
@@ -29,7 +31,7 @@ func identity(c *conversion) {
 		c.out.Type = "kvm"
 	}
 	c.out.Name = ref.DomainName()
-	c.out.UUID = DomainUUID(c.VMI)
+	c.out.UUID = string(c.VMI.UID)
 	owner := hypervisor.Owner{Ref: ref, Host: c.Host, Epoch: c.Epoch}
 	c.out.Metadata = &libvirtxml.DomainMetadata{XML: owner.Metadata()}
 	// A guest that ended stays ended: what happens next is decided for the whole

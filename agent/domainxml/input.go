@@ -54,7 +54,8 @@ type Disk struct {
 	// Backing is the image below a qcow2 overlay. Without it the overlay stands
 	// alone, whatever its header says, for the same reason.
 	Backing *Disk
-	// ReadOnly and Shareable add to what the VMI asks for.
+	// ReadOnly and Shareable add to what the VMI asks for. A SATA disk cannot be shown
+	// as read-only: a ReadOnly source may then be written, so it is the guest's own.
 	ReadOnly, Shareable bool
 	// DirectIO says that the file system or device supports O_DIRECT.
 	DirectIO bool
@@ -144,8 +145,6 @@ type HostInfo struct {
 type Paths struct {
 	// SerialLog receives what the guest writes to its console; empty logs nothing.
 	SerialLog string
-	// NVRAM holds the firmware's variables; empty lets libvirt choose.
-	NVRAM string
 }
 
 // SMBIOS is the maker's data shown to guests.

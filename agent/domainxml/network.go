@@ -9,15 +9,16 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// maxQueues is the most queues a tap device has.
-const maxQueues = 256
-
 // nicModels are the network cards that QEMU emulates for a guest.
 var nicModels = []string{"e1000", "e1000e", "igb", "ne2k_pci", "pcnet", "rtl8139", v1.VirtIO}
 
 // interfaces adds the network cards. Their host side exists before the domain does:
-// how it is wired is none of the domain's business.
+// how it is wired is none of the domain's business. Their taps have one queue, and QEMU
+// cannot open a tap that another made with more than it was made with.
 func interfaces(c *conversion) {
+	if enabled(c.domain.Devices.NetworkInterfaceMultiQueue, false) {
+		c.warn(c.root.Child("devices", "networkInterfaceMultiqueue"), "the interfaces have one queue each")
+	}
 	networks := map[string]bool{}
 	for _, n := range c.VMI.Spec.Networks {
 		networks[n.Name] = true
@@ -83,12 +84,6 @@ func networkInterface(c *conversion, path *field.Path, iface v1.Interface, nic N
 	}
 	if iface.State == v1.InterfaceStateLinkDown {
 		out.Link = &libvirtxml.DomainInterfaceLink{State: "down"}
-	}
-	virtio := iface.Model == "" || iface.Model == v1.VirtIO
-	if virtio && enabled(c.domain.Devices.NetworkInterfaceMultiQueue, false) {
-		if queues := min(maxQueues, TopologyOf(c.VMI).VCPUs()); queues > 1 {
-			out.Driver = &libvirtxml.DomainInterfaceDriver{Queues: uint(queues)}
-		}
 	}
 	return out
 }

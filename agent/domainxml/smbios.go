@@ -1,6 +1,9 @@
 package domainxml
 
 import (
+	"strings"
+
+	"github.com/google/uuid"
 	"libvirt.org/go/libvirtxml"
 )
 
@@ -12,7 +15,6 @@ func smbios(c *conversion) {
 		maker = SMBIOS{Manufacturer: "KubeVirt", Product: "None", Family: "KubeVirt"}
 	}
 	system := entries{}
-	system.add("uuid", c.out.UUID)
 	if f := c.domain.Firmware; f != nil {
 		system.add("serial", f.Serial)
 	}
@@ -36,6 +38,26 @@ func smbios(c *conversion) {
 	}
 	c.out.SysInfo = []libvirtxml.DomainSysInfo{{SMBIOS: table}}
 	c.out.OS.SMBios = &libvirtxml.DomainSMBios{Mode: "sysinfo"}
+	machineUUID(c)
+}
+
+// machineUUID gives the guest a UUID other than the domain's. libvirt refuses that in
+// <sysinfo>, so QEMU is told: it merges this table with the one that libvirt asks for,
+// and takes the UUID for its own, so that fw_cfg and the monitor agree with the table.
+func machineUUID(c *conversion) {
+	wanted := FirmwareUUID(c.VMI)
+	if wanted == c.out.UUID {
+		return
+	}
+	// QEMU splits the argument at commas: nothing but a UUID may get there.
+	parsed, err := uuid.Parse(wanted)
+	if err != nil || !strings.EqualFold(parsed.String(), wanted) {
+		c.invalid(c.root.Child("firmware", "uuid"), wanted, "must be a UUID, as 5d307ca9-b3ef-428c-8861-06e72d69f223")
+		return
+	}
+	c.out.QEMUCommandline = &libvirtxml.DomainQEMUCommandline{Args: []libvirtxml.DomainQEMUCommandlineArg{
+		{Value: "-smbios"}, {Value: "type=1,uuid=" + parsed.String()},
+	}}
 }
 
 type entries []libvirtxml.DomainSysInfoEntry

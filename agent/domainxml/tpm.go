@@ -4,8 +4,8 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// tpm adds an emulated TPM 2.0. A persistent one keeps its secrets while the domain
-// is shut off.
+// tpm adds an emulated TPM 2.0, whose secrets end with the instance. A persistent one
+// is refused: a disk sealed to it could not be read after the next stop.
 func tpm(c *conversion) {
 	t := c.domain.Devices.TPM
 	if t == nil || !enabled(t.Enabled, true) {
@@ -15,13 +15,11 @@ func tpm(c *conversion) {
 		c.unsupported(c.root.Child("devices", "tpm"), nil, "no TPM emulator is installed on this host")
 		return
 	}
-	out := libvirtxml.DomainTPM{
+	if enabled(t.Persistent, false) {
+		c.unsupported(c.root.Child("devices", "tpm", "persistent"), true, "its state is not kept when the instance ends")
+	}
+	c.out.Devices.TPMs = []libvirtxml.DomainTPM{{
 		Model:   "tpm-tis",
 		Backend: &libvirtxml.DomainTPMBackend{Emulator: &libvirtxml.DomainTPMBackendEmulator{Version: "2.0"}},
-	}
-	if enabled(t.Persistent, false) {
-		out.Model = "tpm-crb"
-		out.Backend.Emulator.PersistentState = "yes"
-	}
-	c.out.Devices.TPMs = []libvirtxml.DomainTPM{out}
+	}}
 }

@@ -49,8 +49,9 @@ type Hypervisor interface {
 	Lifecycle
 	Consoles
 	Observer
-	// Close ends the connection and all subscriptions and waits for the
-	// implementation's goroutines. Guests are not touched.
+	// Close ends the connection and all subscriptions and waits for calls under way,
+	// though not for ever: the error names those that did not end in time. Guests are
+	// not touched.
 	Close() error
 }
 
@@ -132,7 +133,7 @@ type Observer interface {
 // Domain is what is known of one domain.
 type Domain struct {
 	Owner Owner
-	// UUID is the hypervisor's, which the guest sees as its machine's.
+	// UUID is the hypervisor's. What the guest sees as its machine's may be another.
 	UUID   string
 	State  State
 	Reason Reason

@@ -63,8 +63,7 @@ const (
 	ReasonSnapshot       Reason = "snapshot"
 	ReasonPostcopyFailed Reason = "postcopy-failed"
 
-	// Shut off. ReasonCrashed and ReasonFailed mean that the guest did not end by
-	// itself.
+	// Shut off. ReasonUnknown is that of a guest whose host was switched off under it.
 	ReasonShutdown  Reason = "shutdown"  // the guest ended itself
 	ReasonDestroyed Reason = "destroyed" // Destroy, or a kill of the process that libvirt did
 	ReasonCrashed   Reason = "crashed"   // the guest panicked or its process died
@@ -77,5 +76,8 @@ const (
 // String returns the reason's name.
 func (r Reason) String() string { return string(r) }
 
-// Failure says whether a shut-off domain ended against the will of guest and user.
-func (r Reason) Failure() bool { return r == ReasonCrashed || r == ReasonFailed }
+// Success says whether a shut-off domain ended as its guest wanted. Everything else
+// is a failure, what nobody saw too: a guest whose host lost its power is shut off for
+// no known reason, and one that others ended did not choose to. Who calls Destroy knows
+// better why than the reason tells.
+func (r Reason) Success() bool { return r == ReasonShutdown || r == ReasonSaved }

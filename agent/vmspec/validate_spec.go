@@ -5,6 +5,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/google/uuid"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -74,7 +75,7 @@ func validateFirmware(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpe
 		return nil
 	}
 	at = at.Child("domain", "firmware")
-	var errs field.ErrorList
+	errs := validateUUID(at.Child("uuid"), string(fw.UUID))
 	if fw.Bootloader != nil && fw.Bootloader.EFI != nil && fw.Bootloader.BIOS != nil {
 		errs = append(errs, field.Invalid(at.Child("bootloader"), "efi and bios", "has both EFI and BIOS configured, but they are mutually exclusive"))
 	}
@@ -84,7 +85,25 @@ func validateFirmware(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpe
 			errs = append(errs, field.Invalid(at.Child("bootloader", "efi", "secureBoot"), true, "SecureBoot needs spec.domain.features.smm enabled; set secureBoot to false to go without"))
 		}
 	}
+	if fw.Bootloader != nil && fw.Bootloader.EFI != nil && isTrue(fw.Bootloader.EFI.Persistent) {
+		errs = append(errs, field.Forbidden(at.Child("bootloader", "efi", "persistent"), stateNotKept))
+	}
 	return append(errs, validateKernelBoot(at.Child("kernelBoot"), fw.KernelBoot)...)
+}
+
+// stateNotKept refuses persistent devices, rather than lose what guests keep in
+// them: a disk that is sealed to a lost TPM cannot be read again.
+const stateNotKept = "the state would be lost when the instance ends; persistent state is not supported in this version"
+
+// validateUUID wants the canonical form, which is what reaches the emulator.
+func validateUUID(at *field.Path, value string) field.ErrorList {
+	if value == "" {
+		return nil
+	}
+	if parsed, err := uuid.Parse(value); err != nil || !strings.EqualFold(parsed.String(), value) {
+		return field.ErrorList{field.Invalid(at, value, "must be a UUID, as 5d307ca9-b3ef-428c-8861-06e72d69f223")}
+	}
+	return nil
 }
 
 func featureSMM(spec *kubevirtv1.VirtualMachineInstanceSpec) *kubevirtv1.FeatureState {
@@ -197,3 +216,5 @@ func base64Length(data string) (int, bool) {
 	decoded, err := base64.StdEncoding.DecodeString(data)
 	return len(decoded), err == nil
 }
+
+func isTrue(b *bool) bool { return b != nil && *b }

@@ -198,6 +198,19 @@ func (v *Volumes) Remove(ctx context.Context, ref hypervisor.Ref) error {
 	return nil
 }
 
+// Owners implements instance.Volumes.
+func (v *Volumes) Owners() ([]hypervisor.Ref, error) {
+	vms, err := v.Disks.List()
+	if err != nil {
+		return nil, err
+	}
+	refs := make([]hypervisor.Ref, 0, len(vms))
+	for _, vm := range vms {
+		refs = append(refs, hypervisor.Ref{Namespace: vm.Namespace, Name: vm.Name, UID: vm.UID})
+	}
+	return refs, nil
+}
+
 // ImageReferences lists the images that were pulled here, for placement.
 func (v *Volumes) ImageReferences() []string {
 	v.mu.Lock()

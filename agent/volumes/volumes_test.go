@@ -139,6 +139,26 @@ func TestEmptyDiskLivesAsLongAsTheInstance(t *testing.T) {
 	}
 }
 
+func TestOwnersAreFoundAgain(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.create(vmiWith("a", kubevirtv1.VolumeSource{EmptyDisk: &kubevirtv1.EmptyDiskSource{Capacity: resource.MustParse("1Mi")}}))
+	_, release, err := w.volumes.Prepare(t.Context(), vmi)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	ref := hypervisor.Ref{Namespace: "ns", Name: "a", UID: string(vmi.UID)}
+	if refs, err := w.volumes.Owners(); err != nil || !slices.Equal(refs, []hypervisor.Ref{ref}) {
+		t.Errorf("owners %v, %v", refs, err)
+	}
+	if err := w.volumes.Remove(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	if refs, err := w.volumes.Owners(); err != nil || len(refs) != 0 {
+		t.Errorf("owners %v, %v after they were removed", refs, err)
+	}
+}
+
 func TestCloudInitSeeds(t *testing.T) {
 	const user = "#cloud-config\npassword: secret-of-the-test\n"
 	const network = "version: 2 # of-the-test\n"

@@ -53,7 +53,7 @@ func (d *Disks) prepare(vm VM, k Disk) (Prepared, error) {
 	if err != nil {
 		return Prepared{}, noSpace(err)
 	}
-	if err := d.publish(made, path, 0o600); err != nil {
+	if err := d.publish(made, path); err != nil {
 		return Prepared{}, err
 	}
 	return read(path, k)
@@ -110,7 +110,9 @@ func (d *Disks) prepareContent(path string, k Disk) (Prepared, error) {
 	if err != nil {
 		return Prepared{}, noSpace(err)
 	}
-	return p, d.publish(f.Name(), path, 0o400)
+	// Not 0400: on a bus without write protection, as SATA is, QEMU opens it for
+	// writing. It is this VM's alone, and what it spoils is made anew.
+	return p, d.publish(f.Name(), path)
 }
 
 func same(path string, want []byte) bool {
@@ -125,13 +127,13 @@ func same(path string, want []byte) bool {
 
 // publish gives a finished disk its owner and its place. It is not synced: after
 // a loss of power no virtual machine of before runs, and its disks go.
-func (d *Disks) publish(made, path string, mode os.FileMode) error {
+func (d *Disks) publish(made, path string) error {
 	if d.cfg.UID >= 0 {
 		if err := os.Chown(made, d.cfg.UID, d.cfg.GID); err != nil {
 			return err
 		}
 	}
-	if err := os.Chmod(made, mode); err != nil {
+	if err := os.Chmod(made, 0o600); err != nil {
 		return err
 	}
 	return os.Rename(made, path)

@@ -1,7 +1,7 @@
 // Package ephemeral keeps the disks that live and die with one run of a virtual
-// machine: overlays above cached images, empty disks, and small read-only disks
-// of given bytes (seeds, config maps). They are one folder per virtual machine
-// instance, named by its UID, so that they lie at the same path on every host.
+// machine: overlays above cached images, empty disks, and small disks of given
+// bytes (seeds, config maps). They are one folder per virtual machine instance,
+// named by its UID, so that they lie at the same path on every host.
 //
 //	<dir>/<uid>/vm.json        whose folder it is
 //	<dir>/<uid>/<disk>.qcow2   an overlay, or an empty qcow2 disk
@@ -29,9 +29,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 
@@ -65,25 +63,6 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// LookupQEMU returns the user and group that libvirt runs QEMU as, by the names
-// that distributions give it.
-func LookupQEMU() (uid, gid int, err error) {
-	for _, name := range []string{"libvirt-qemu", "qemu"} {
-		u, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
-		if uid, err = strconv.Atoi(u.Uid); err != nil {
-			return 0, 0, fmt.Errorf("user %s: %w", name, err)
-		}
-		if gid, err = strconv.Atoi(u.Gid); err != nil {
-			return 0, 0, fmt.Errorf("user %s: %w", name, err)
-		}
-		return uid, gid, nil
-	}
-	return 0, 0, errors.New("there is neither a user libvirt-qemu nor qemu: libvirt's QEMU driver is not installed")
-}
-
 // VM is one run of a virtual machine.
 type VM struct {
 	Namespace string `json:"namespace"`
@@ -98,8 +77,9 @@ type Disk struct {
 	Name    string
 	Overlay *Overlay
 	Empty   *Empty
-	// Content is a read-only raw disk of these bytes, zeros added to whole
-	// sectors. Bytes that differ from those on the disk replace them.
+	// Content is a raw disk of these bytes, zeros added to whole sectors, which
+	// is not meant to be written. Bytes that differ from those on the disk
+	// replace them.
 	Content []byte
 }
 
@@ -120,10 +100,11 @@ type Empty struct {
 
 // Prepared is a disk that is there.
 type Prepared struct {
-	Name     string
-	Path     string
-	Format   qemuimg.Format
-	Size     int64
+	Name   string
+	Path   string
+	Format qemuimg.Format
+	Size   int64
+	// ReadOnly asks that the guest be shown the disk as such, where its bus can.
 	ReadOnly bool
 	// Backing is the image below an overlay: the one it was made on, which may
 	// not be the one asked for if the overlay was there before.

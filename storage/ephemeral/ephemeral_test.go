@@ -66,11 +66,7 @@ func TestPrepareMakesDisks(t *testing.T) {
 		if got[i] != w {
 			t.Errorf("got %+v\nwant %+v", got[i], w)
 		}
-		mode := os.FileMode(0o600)
-		if w.ReadOnly {
-			mode = 0o400
-		}
-		if fi, err := os.Stat(w.Path); err != nil || fi.Mode().Perm() != mode {
+		if fi, err := os.Stat(w.Path); err != nil || fi.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", w.Name, fi.Mode(), err)
 		}
 	}

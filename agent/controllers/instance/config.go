@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -21,13 +22,17 @@ const defaultGracePeriod = 30 * time.Second
 // Volumes makes the volumes of instances usable on this host.
 type Volumes interface {
 	// Prepare returns a disk for every volume of the instance that is one. It
-	// may take as long as pulling an image does, and may be called again. An
+	// may take as long as pulling an image does, ends soon after ctx does, and
+	// may be called again. An
 	// error that is a *VolumeError says what to tell the user. release is
 	// called once the guest has its disks open, or does not start.
 	Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (disks map[string]domainxml.Disk, release func(), err error)
 	// Remove drops what lives only as long as the instance. It may be called
 	// again, and for an instance that never had anything.
 	Remove(ctx context.Context, ref hypervisor.Ref) error
+	// Owners returns the instances that Remove would drop something of, so that
+	// what an agent that was killed left behind is found.
+	Owners() ([]hypervisor.Ref, error)
 }
 
 // VolumeError is a failure to prepare a volume that the user can act on.
@@ -67,8 +72,7 @@ type Claims interface {
 	Release(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error
 }
 
-// Config is what the executor works with. All fields but Registerer are
-// required.
+// Config is what the executor works with. All fields are required.
 type Config struct {
 	// Host is this host's name.
 	Host       string
@@ -81,9 +85,9 @@ type Config struct {
 	Events     *objects.Recorder
 	// Machine describes this host to the conversion of instances to domains.
 	Machine domainxml.HostInfo
-	// StateDir holds the guests' firmware variables, LogDir their serial logs.
-	StateDir, LogDir string
-	Logger           *slog.Logger
+	// LogDir holds the guests' serial logs.
+	LogDir string
+	Logger *slog.Logger
 }
 
 // Validate names what is missing.
@@ -92,8 +96,8 @@ func (c Config) Validate() error {
 		c.Network == nil || c.Claims == nil || c.Events == nil || c.Logger == nil {
 		return errors.New("instance executor: a required field of its configuration is missing")
 	}
-	if !filepath.IsAbs(c.StateDir) || !filepath.IsAbs(c.LogDir) {
-		return errors.New("instance executor: StateDir and LogDir must be absolute paths")
+	if !filepath.IsAbs(c.LogDir) {
+		return fmt.Errorf("instance executor: LogDir %q is not an absolute path", c.LogDir)
 	}
 	return nil
 }

@@ -10,13 +10,18 @@
 //	Scheduled   none          prepare volumes and network, start   -> Running
 //	any         running       report                               -> Running
 //	Running     none          it is lost (the host was off)        -> Failed
-//	any         shut off      clean up                             -> Succeeded or Failed
+//	any         shut off      clean up         -> Succeeded if by its guest, else Failed
 //	deletion    running       shut down, cut power after the grace period
-//	no instance any           stop and undefine what we made
+//	no instance any           stop and undefine what we made, drop disks and log
 //
 // Invariants:
 //   - a domain is started only for an instance whose claim names this host, and
-//     carries the claim's epoch;
+//     carries the claim's epoch. Instance and claim are read linearizably right
+//     before the start, after everything that takes long;
+//   - no worker waits for an image or a guest: volumes are prepared, and guest
+//     agents asked, by tasks of the executor's own. The end of an instance ends
+//     its preparation;
+//   - how often a guest is asked, and written about, is not for it to choose;
 //   - the claim and the finalizer go in the transaction that reports the final
 //     phase, after the guest has ended and its volumes are released: nobody else
 //     may start the instance before;

@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -33,6 +34,22 @@ func TestGuestThatCrashesFails(t *testing.T) {
 	w.expectEnded(vmi, kubevirtv1.Failed)
 }
 
+// Only a guest that shut down by itself has succeeded: a machine that is to be
+// rerun on failure comes back after the loss of its host's power.
+func TestGuestThatWasEndedByOthersFails(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	w.hv.Machine().PowerLoss()
+	w.reconcile(vmi)
+	w.expectEnded(vmi, kubevirtv1.Failed)
+	for i, reason := range []hypervisor.Reason{hypervisor.ReasonMissed, hypervisor.ReasonDestroyed, hypervisor.ReasonFailed} {
+		vmi := w.running(fmt.Sprintf("b%d", i))
+		w.act(w.hv.Machine().End(refOf(vmi), reason))
+		w.reconcile(vmi)
+		w.expectEnded(vmi, kubevirtv1.Failed)
+	}
+}
+
 func TestRunningInstanceWithoutADomainFails(t *testing.T) {
 	w := newWorld(t)
 	vmi := w.running("a")
@@ -60,8 +77,8 @@ func TestTheEndIsReportedAndTheClaimReleasedTogether(t *testing.T) {
 	w.store.Fail(nil)
 	w.reconcile(vmi)
 	got := w.get(vmi)
-	// How the guest ended went with its domain.
-	if !got.IsFinal() || len(got.Finalizers) != 0 {
+	// The domain is gone by now, and how the guest ended is still known.
+	if got.Status.Phase != kubevirtv1.Succeeded || len(got.Finalizers) != 0 {
 		t.Errorf("phase %s, finalizers %v", got.Status.Phase, got.Finalizers)
 	}
 	w.expectNothingLeft(vmi)

@@ -7,22 +7,18 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/controller"
 	"virtmesh/agent/hypervisor"
 	"virtmesh/agent/objects"
-	"virtmesh/raftstore"
 )
 
 // shutdownInterval is how often a guest that is to end is reminded: a guest
 // that had not finished booting does not hear the first request.
 const shutdownInterval = 5 * time.Second
-
-// guestInfoInterval is how often a connected guest agent is asked again, for
-// changes that no event reports.
-const guestInfoInterval = time.Minute
 
 // Executor reconciles the instances of this host. It is a
 // controller.Reconciler, and a controller.Source of the keys of domains that
@@ -34,14 +30,21 @@ type Executor struct {
 	// listeners are told the keys of domains that changed.
 	listeners map[int]func(controller.Key)
 	nextID    int
-	// guests keeps what guest agents said, by instance UID.
-	guests map[string]guestRecord
+	// ends are how guests ended whose end is not in the store yet, by UID. What
+	// libvirt knew of it goes with the domain, before the mesh is told.
+	ends map[string]end
+
+	tasks        *tasks
+	preparations *preparations
+	agents       *agents
+	traces       *traces
+	logs         serialLogs
 }
 
-// guestRecord is the last answer of a guest agent.
-type guestRecord struct {
-	info  hypervisor.GuestInfo
-	asked time.Time
+// end is how a guest ended.
+type end struct {
+	phase   kubevirtv1.VirtualMachineInstancePhase
+	message string
 }
 
 var (
@@ -49,21 +52,49 @@ var (
 	_ controller.Source     = (*Executor)(nil)
 )
 
-// New makes an executor. It does nothing before its controller runs.
+// New makes an executor. It does nothing before its controller runs; the caller
+// closes it when that has ended.
 func New(config Config) (*Executor, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	return &Executor{
-		Config: config, listeners: map[int]func(controller.Key){}, guests: map[string]guestRecord{},
-	}, nil
+	e := &Executor{
+		Config: config, listeners: map[int]func(controller.Key){}, ends: map[string]end{}, tasks: newTasks(), traces: newTraces(),
+		logs: serialLogs{config.LogDir},
+	}
+	news := func(ref hypervisor.Ref) { e.notify(keyOf(ref)) }
+	e.preparations = newPreparations(config, e.tasks, news)
+	e.agents = newAgents(config.Hypervisor, e.tasks, news)
+	owners, err := config.Volumes.Owners()
+	if err != nil {
+		return nil, fmt.Errorf("instance executor: look for volumes that were left: %w", err)
+	}
+	for _, ref := range owners {
+		e.traces.add(ref)
+	}
+	return e, nil
+}
+
+// Close ends what the executor began and no worker waits for. Guests are not
+// touched.
+func (e *Executor) Close() {
+	e.tasks.close()
+	e.preparations.close()
 }
 
 // Reconcile implements controller.Reconciler.
 func (e *Executor) Reconcile(ctx context.Context, key controller.Key) (controller.Result, error) {
 	vmi, exists := e.Instances.Get(key)
 	if !exists || vmi.Status.NodeName != e.Host {
-		return controller.Result{}, e.removeOrphans(ctx, key, "")
+		if err := e.removeOrphans(ctx, key, ""); err != nil {
+			return controller.Result{}, err
+		}
+		return controller.Result{}, e.removeLog(ctx, key)
+	}
+	if e.traces.others(refOf(vmi)) {
+		if err := e.removeOrphans(ctx, key, string(vmi.UID)); err != nil {
+			return controller.Result{}, err
+		}
 	}
 	domain, err := e.Hypervisor.Get(ctx, refOf(vmi))
 	found := err == nil
@@ -86,32 +117,45 @@ func (e *Executor) Reconcile(ctx context.Context, key controller.Key) (controlle
 	}
 }
 
-// ended handles a guest that is not running any more.
+// ended handles a guest that is not running any more. Only one that shut down by
+// itself has succeeded: RerunOnFailure brings the others back.
 func (e *Executor) ended(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, domain hypervisor.Domain) error {
-	if domain.Reason.Failure() {
-		return e.finish(ctx, vmi, kubevirtv1.Failed, fmt.Sprintf("the guest ended: %s", domain.Reason))
+	switch {
+	case domain.Reason.Success():
+		return e.finish(ctx, vmi, kubevirtv1.Succeeded, "the guest shut down")
+	case domain.Reason == hypervisor.ReasonUnknown:
+		return e.finish(ctx, vmi, kubevirtv1.Failed, "the guest ended: its host was switched off or restarted")
 	}
-	return e.finish(ctx, vmi, kubevirtv1.Succeeded, "the guest shut down")
+	return e.finish(ctx, vmi, kubevirtv1.Failed, fmt.Sprintf("the guest ended: %s", domain.Reason))
 }
 
 // removeOrphans stops and undefines the domains named key whose instance is
-// gone or has another UID than keep. The mesh is asked first.
+// gone or has another UID than keep, and removes what else this host has of
+// such instances. The mesh is asked first.
 func (e *Executor) removeOrphans(ctx context.Context, key controller.Key, keep string) error {
 	domains, err := e.Hypervisor.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list domains: %w", err)
 	}
 	for _, domain := range domains {
-		ref := domain.Owner.Ref
-		if ref.Namespace != key.Namespace || ref.Name != key.Name || ref.UID == keep {
+		if keyOf(domain.Owner.Ref) == key {
+			e.traces.add(domain.Owner.Ref)
+		}
+	}
+	for _, ref := range e.traces.of(key) {
+		if ref.UID == keep {
 			continue
+		}
+		// Whoever claims it: here it does not start from this preparation.
+		if err := e.preparations.drop(ctx, ref.UID); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
 		}
 		orphan, err := e.isOrphan(ctx, ref)
 		if err != nil {
 			return err
 		}
 		if orphan {
-			e.Logger.Info("removing a domain that no instance claims", "instance", key.String(), "uid", ref.UID)
+			e.Logger.Info("removing what is here of an instance that is gone or elsewhere", "instance", key.String(), "uid", ref.UID)
 			if err := e.remove(ctx, ref); err != nil {
 				return err
 			}
@@ -124,7 +168,7 @@ func (e *Executor) removeOrphans(ctx context.Context, key controller.Key, keep s
 // cost a guest its life.
 func (e *Executor) isOrphan(ctx context.Context, ref hypervisor.Ref) (bool, error) {
 	key := objects.Key{Namespace: ref.Namespace, Name: ref.Name}
-	vmi, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, e.Store, key, raftstore.ReadOptions{})
+	vmi, err := e.ask(ctx, key)
 	if apierrors.IsNotFound(err) {
 		return true, nil
 	}
@@ -136,6 +180,9 @@ func (e *Executor) isOrphan(ctx context.Context, ref hypervisor.Ref) (bool, erro
 
 // remove ends a domain and drops everything this host keeps for it.
 func (e *Executor) remove(ctx context.Context, ref hypervisor.Ref) error {
+	if err := e.preparations.drop(ctx, ref.UID); err != nil {
+		return fmt.Errorf("%s: %w", ref, err)
+	}
 	if err := e.Hypervisor.Destroy(ctx, ref); err != nil && !errors.Is(err, hypervisor.ErrNotFound) && !errors.Is(err, hypervisor.ErrNotRunning) {
 		return fmt.Errorf("stop domain %s/%s: %w", ref.Namespace, ref.Name, err)
 	}
@@ -148,9 +195,8 @@ func (e *Executor) remove(ctx context.Context, ref hypervisor.Ref) error {
 	if err := e.Network.Release(ref); err != nil {
 		return fmt.Errorf("release addresses of %s/%s: %w", ref.Namespace, ref.Name, err)
 	}
-	e.mu.Lock()
-	delete(e.guests, ref.UID)
-	e.mu.Unlock()
+	e.agents.forget(ref.UID)
+	e.traces.forget(ref)
 	return nil
 }
 
@@ -188,15 +234,18 @@ func gracePeriod(vmi *kubevirtv1.VirtualMachineInstance) time.Duration {
 }
 
 // finish cleans up and then tells the mesh, in one transaction, that the
-// instance ended and holds nothing on this host any more.
+// instance ended and holds nothing on this host any more. When the mesh cannot
+// be told it is called again, and the first account of the end holds: a guest
+// that shut down has not failed because its domain is gone by then.
 func (e *Executor) finish(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, phase kubevirtv1.VirtualMachineInstancePhase, message string) error {
+	how := e.firstEnd(vmi, end{phase, message})
 	if err := e.remove(ctx, refOf(vmi)); err != nil {
 		return err
 	}
 	ended := vmi.DeepCopy()
 	if !vmi.IsFinal() {
-		setPhase(ended, phase)
-		setCondition(ended, kubevirtv1.VirtualMachineInstanceReady, false, "GuestNotRunning", message)
+		setPhase(ended, how.phase)
+		setCondition(ended, kubevirtv1.VirtualMachineInstanceReady, false, "GuestNotRunning", how.message)
 		dropConditions(ended, kubevirtv1.VirtualMachineInstanceAgentConnected, kubevirtv1.VirtualMachineInstancePaused)
 		ended.Status.Interfaces = nil
 	}
@@ -206,20 +255,36 @@ func (e *Executor) finish(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	if err := e.Claims.Release(ctx, &tx, vmi); err != nil {
 		return fmt.Errorf("release the claim of %s: %w", objects.KeyOf(vmi), err)
 	}
-	if tx.Empty() {
-		return nil
-	}
-	if !vmi.IsFinal() {
-		kind := "Normal"
-		if phase == kubevirtv1.Failed {
-			kind = "Warning"
+	if !tx.Empty() {
+		if !vmi.IsFinal() {
+			e.Events.AddTo(&tx, vmi, eventType(how.phase), "Stopped", how.message)
 		}
-		e.Events.AddTo(&tx, vmi, kind, "Stopped", message)
+		if err := e.commit(ctx, &tx); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("report the end of %s: %w", objects.KeyOf(vmi), err)
+		}
 	}
-	if _, err := tx.Commit(ctx, e.Store); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("report the end of %s: %w", objects.KeyOf(vmi), err)
-	}
+	e.mu.Lock()
+	delete(e.ends, string(vmi.UID))
+	e.mu.Unlock()
 	return nil
+}
+
+// firstEnd returns how the guest ended by the first account, and keeps it.
+func (e *Executor) firstEnd(vmi *kubevirtv1.VirtualMachineInstance, account end) end {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if first, ok := e.ends[string(vmi.UID)]; ok {
+		return first
+	}
+	e.ends[string(vmi.UID)] = account
+	return account
+}
+
+func eventType(phase kubevirtv1.VirtualMachineInstancePhase) string {
+	if phase == kubevirtv1.Failed {
+		return corev1.EventTypeWarning
+	}
+	return corev1.EventTypeNormal
 }
 
 // refOf names the instance's domain.

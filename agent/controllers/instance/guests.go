@@ -107,11 +107,15 @@ func (g Guests) guest(ctx context.Context, namespace, name string) (hypervisor.G
 	if err != nil {
 		return hypervisor.GuestInfo{}, err
 	}
-	record, err := g.executor.guestInfo(ctx, domain.Owner.Ref)
-	if err != nil {
-		return hypervisor.GuestInfo{}, translate(objects.Key{Namespace: namespace, Name: name}, err)
+	key := objects.Key{Namespace: namespace, Name: name}
+	if !domain.AgentConnected {
+		return hypervisor.GuestInfo{}, translate(key, hypervisor.ErrNoAgent)
 	}
-	return record.info, nil
+	info, err := g.executor.agents.get(ctx, domain.Owner.Ref)
+	if err != nil {
+		return hypervisor.GuestInfo{}, translate(key, err)
+	}
+	return info, nil
 }
 
 // GuestOSInfo implements hostrpc.Instances.

@@ -3,10 +3,16 @@ package instance
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"virtmesh/agent/controller"
 	"virtmesh/agent/hypervisor"
 )
+
+// listTimeout bounds a list of domains that no context bounds.
+const listTimeout = 30 * time.Second
 
 // Observe follows the hypervisor until ctx ends: it names the instance of
 // every domain that changed, and all of them after events were lost.
@@ -16,10 +22,7 @@ func (e *Executor) Observe(ctx context.Context) error {
 		case hypervisor.EventResync:
 			e.notifyAll(ctx)
 		case hypervisor.EventAgent, hypervisor.EventReboot:
-			// What the guest said before may not hold any more.
-			e.mu.Lock()
-			delete(e.guests, event.Ref.UID)
-			e.mu.Unlock()
+			e.agents.doubt(event.Ref.UID)
 			e.notify(keyOf(event.Ref))
 		case hypervisor.EventState, hypervisor.EventUndefined, hypervisor.EventIOError:
 			e.notify(keyOf(event.Ref))
@@ -58,13 +61,17 @@ func (e *Executor) notifyAll(ctx context.Context) {
 	}
 }
 
-// Subscribe implements controller.Source.
+// Subscribe implements controller.Source. The subscriber hears of what there is
+// already: nothing else names an instance that ended while no agent looked.
 func (e *Executor) Subscribe(fn func(controller.Key)) (cancel func()) {
 	e.mu.Lock()
 	id := e.nextID
 	e.nextID++
 	e.listeners[id] = fn
 	e.mu.Unlock()
+	for _, key := range e.Keys() {
+		fn(key)
+	}
 	return func() {
 		e.mu.Lock()
 		delete(e.listeners, id)
@@ -72,19 +79,21 @@ func (e *Executor) Subscribe(fn func(controller.Key)) (cancel func()) {
 	}
 }
 
-// Keys implements controller.Source: the instances of all domains, so that
-// domains without an instance are looked at as well.
+// Keys implements controller.Source: the instances that this host has anything
+// of, so that what is here without an instance is looked at as well.
 func (e *Executor) Keys() []controller.Key {
-	domains, err := e.Hypervisor.List(context.Background())
+	keys := append(e.traces.keys(), e.logs.keys(e.Logger)...)
+	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
+	defer cancel()
+	domains, err := e.Hypervisor.List(ctx)
 	if err != nil {
 		e.Logger.Warn("domains could not be listed", "err", err)
-		return nil
 	}
-	keys := make([]controller.Key, 0, len(domains))
 	for _, domain := range domains {
 		keys = append(keys, keyOf(domain.Owner.Ref))
 	}
-	return keys
+	slices.SortFunc(keys, func(a, b controller.Key) int { return strings.Compare(a.String(), b.String()) })
+	return slices.Compact(keys)
 }
 
 // WaitForSync implements controller.Source.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -15,33 +13,56 @@ import (
 	"virtmesh/agent/objects"
 )
 
-// start prepares the instance's volumes and network and starts its guest. What
-// fails is told in the condition Synchronized and an event, and tried again
-// with back-off; what can never work ends the instance.
+// start prepares the instance's volumes and network and starts its guest. It
+// returns while the volumes are being prepared, and goes on when it is called
+// again. What fails is told in the condition Synchronized and an event, and
+// tried again with back-off; what can never work ends the instance.
 func (e *Executor) start(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (controller.Result, error) {
-	if err := e.removeOrphans(ctx, objects.KeyOf(vmi), string(vmi.UID)); err != nil {
-		return controller.Result{}, err
+	work := e.preparations.get(string(vmi.UID))
+	if work == nil {
+		return controller.Result{Pending: true}, e.prepare(ctx, vmi)
 	}
-	epoch, err := e.Claims.Epoch(ctx, vmi)
-	if err != nil {
-		return controller.Result{}, fmt.Errorf("read the claim of %s: %w", objects.KeyOf(vmi), err)
+	if !work.finished() {
+		return controller.Result{Pending: true}, nil
 	}
-	domain, warnings, err := e.startDomain(ctx, vmi, epoch)
-	if err == nil {
+	e.preparations.take(string(vmi.UID))
+	defer work.free()
+	domain, warnings, err := e.startDomain(ctx, vmi, work)
+	switch {
+	case err == nil:
 		return e.report(ctx, vmi, domain, warnings...)
-	}
-	if ctx.Err() != nil {
+	case ctx.Err() != nil, errors.Is(err, errUnconfirmed):
 		return controller.Result{}, err
+	case errors.Is(err, errNotOurs):
+		return controller.Result{}, e.abandon(ctx, vmi)
 	}
+	return controller.Result{}, e.startFailed(ctx, vmi, err)
+}
+
+// prepare begins with the volumes of an instance that has the right to run here.
+func (e *Executor) prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) error {
+	if err := e.removeOrphans(ctx, objects.KeyOf(vmi), string(vmi.UID)); err != nil {
+		return err
+	}
+	epoch, err := e.epoch(ctx, vmi)
+	if err != nil {
+		return err
+	}
+	e.traces.add(refOf(vmi))
+	return e.preparations.begin(vmi, epoch)
+}
+
+// startFailed tells why the guest did not start.
+func (e *Executor) startFailed(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, err error) error {
 	reason, final := classify(err)
 	e.Events.Event(vmi, "Warning", reason, err.Error())
 	if final {
-		return controller.Result{}, e.finish(ctx, vmi, kubevirtv1.Failed, err.Error())
+		return e.finish(ctx, vmi, kubevirtv1.Failed, err.Error())
 	}
 	if reportErr := e.reportFailure(ctx, vmi, reason, err); reportErr != nil {
 		e.Logger.Warn("a failure could not be reported", "instance", objects.KeyOf(vmi).String(), "err", reportErr)
 	}
-	return controller.Result{}, err
+	return err
 }
 
 // Reasons of conditions and events, as KubeVirt names them where it has one.
@@ -64,22 +85,20 @@ func classify(err error) (reason string, final bool) {
 }
 
 // startDomain also returns what this host can only approximate.
-func (e *Executor) startDomain(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, epoch uint64) (hypervisor.Domain, []string, error) {
-	disks, release, err := e.Volumes.Prepare(ctx, vmi)
-	if err != nil {
-		return hypervisor.Domain{}, nil, err
+func (e *Executor) startDomain(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, work *preparation) (hypervisor.Domain, []string, error) {
+	if work.err != nil {
+		return hypervisor.Domain{}, nil, work.err
 	}
-	defer release()
 	nics, err := e.Network.Connect(ctx, vmi)
 	if err != nil {
 		return hypervisor.Domain{}, nil, fmt.Errorf("connect networks: %w", err)
 	}
-	serialLog, err := e.serialLog(vmi)
+	serialLog, err := e.logs.open(objects.KeyOf(vmi))
 	if err != nil {
 		return hypervisor.Domain{}, nil, err
 	}
 	definition, warnings, err := domainxml.Convert(domainxml.Input{
-		VMI: vmi, Host: e.Host, Epoch: epoch, Disks: disks, NICs: nics, Machine: e.Machine,
+		VMI: vmi, Host: e.Host, Epoch: work.epoch, Disks: work.disks, NICs: nics, Machine: e.Machine,
 		Paths: domainxml.Paths{SerialLog: serialLog},
 	})
 	if err != nil {
@@ -89,19 +108,14 @@ func (e *Executor) startDomain(ctx context.Context, vmi *kubevirtv1.VirtualMachi
 	if err != nil {
 		return hypervisor.Domain{}, nil, fmt.Errorf("encode the domain: %w", err)
 	}
+	// Last of all: a pull may have taken an hour.
+	if err := e.confirm(ctx, vmi, work.epoch); err != nil {
+		return hypervisor.Domain{}, nil, err
+	}
 	paused := vmi.Spec.StartStrategy != nil && *vmi.Spec.StartStrategy == kubevirtv1.StartStrategyPaused
 	domain, err := e.Hypervisor.Start(ctx, xml, hypervisor.StartOptions{Paused: paused})
 	if err != nil {
 		return hypervisor.Domain{}, nil, fmt.Errorf("start the guest: %w", err)
 	}
 	return domain, warnings, nil
-}
-
-// serialLog returns the file that keeps what the guest prints on its console.
-func (e *Executor) serialLog(vmi *kubevirtv1.VirtualMachineInstance) (string, error) {
-	dir := filepath.Join(e.LogDir, vmi.Namespace)
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return "", fmt.Errorf("make the serial log's directory: %w", err)
-	}
-	return filepath.Join(dir, vmi.Name+"-serial.log"), nil
 }

@@ -2,9 +2,9 @@ package instance
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,15 +34,7 @@ func (e *Executor) report(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 		dropConditions(updated, kubevirtv1.VirtualMachineInstancePaused)
 	}
 	updated.Status.Interfaces = e.Network.Interfaces(vmi)
-	result := controller.Result{}
-	if domain.AgentConnected {
-		setCondition(updated, kubevirtv1.VirtualMachineInstanceAgentConnected, true, "", "")
-		e.addGuestInfo(ctx, updated)
-		result.RequeueAfter = guestInfoInterval
-	} else {
-		dropConditions(updated, kubevirtv1.VirtualMachineInstanceAgentConnected)
-		updated.Status.GuestOSInfo = kubevirtv1.VirtualMachineInstanceGuestOSInfo{}
-	}
+	result := controller.Result{RequeueAfter: e.describeAgent(updated, domain)}
 	var tx objects.Tx
 	tx.UpdateStatus(vmi, updated)
 	if tx.Empty() {
@@ -54,7 +46,7 @@ func (e *Executor) report(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	if vmi.Status.Phase != kubevirtv1.Running {
 		e.Events.AddTo(&tx, vmi, corev1.EventTypeNormal, "Started", "VirtualMachineInstance started.")
 	}
-	if _, err := tx.Commit(ctx, e.Store); err != nil {
+	if err := e.commit(ctx, &tx); err != nil {
 		return result, fmt.Errorf("report %s: %w", objects.KeyOf(vmi), err)
 	}
 	return result, nil
@@ -84,7 +76,7 @@ func (e *Executor) reportFailure(ctx context.Context, vmi *kubevirtv1.VirtualMac
 	if tx.Empty() {
 		return nil
 	}
-	if _, err := tx.Commit(ctx, e.Store); err != nil && !apierrors.IsNotFound(err) {
+	if err := e.commit(ctx, &tx); err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
 	return nil
@@ -114,24 +106,33 @@ func (e *Executor) describeMachine(vmi *kubevirtv1.VirtualMachineInstance) {
 	}
 }
 
-// addGuestInfo merges what the guest agent says. A guest that does not answer
-// keeps its last answer.
-func (e *Executor) addGuestInfo(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) {
-	record, err := e.guestInfo(ctx, refOf(vmi))
-	if err != nil {
-		if !errors.Is(err, hypervisor.ErrNoAgent) {
-			e.Logger.Debug("the guest agent did not answer", "instance", objects.KeyOf(vmi).String(), "err", err)
-		}
-		if record.asked.IsZero() {
-			return
-		}
+// describeAgent tells whether the guest's agent is connected and what it says. A
+// guest that does not answer keeps its last answer. It returns when to look again.
+func (e *Executor) describeAgent(vmi *kubevirtv1.VirtualMachineInstance, domain hypervisor.Domain) time.Duration {
+	connected, wait := e.agents.settle(string(vmi.UID), hasCondition(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected), domain.AgentConnected)
+	if !connected {
+		dropConditions(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected)
+		vmi.Status.GuestOSInfo = kubevirtv1.VirtualMachineInstanceGuestOSInfo{}
+		return wait
 	}
-	os := record.info.OS
+	setCondition(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected, true, "", "")
+	info, known, next := e.agents.look(refOf(vmi))
+	if known {
+		addGuestInfo(vmi, info)
+	}
+	if wait > 0 {
+		return min(wait, next)
+	}
+	return next
+}
+
+func addGuestInfo(vmi *kubevirtv1.VirtualMachineInstance, info hypervisor.GuestInfo) {
+	os := info.OS
 	vmi.Status.GuestOSInfo = kubevirtv1.VirtualMachineInstanceGuestOSInfo{
 		Name: os.Name, Version: os.Version, PrettyName: os.PrettyName, VersionID: os.VersionID,
 		KernelRelease: os.KernelRelease, KernelVersion: os.KernelVersion, Machine: os.Machine, ID: os.ID,
 	}
-	for _, nic := range record.info.Interfaces {
+	for _, nic := range info.Interfaces {
 		addGuestInterface(vmi, nic)
 	}
 }
@@ -158,25 +159,6 @@ func addGuestInterface(vmi *kubevirtv1.VirtualMachineInstance, nic hypervisor.Gu
 		}
 		return
 	}
-}
-
-// guestInfo asks the guest agent, at most once an interval for each guest.
-func (e *Executor) guestInfo(ctx context.Context, ref hypervisor.Ref) (guestRecord, error) {
-	e.mu.Lock()
-	record, known := e.guests[ref.UID]
-	e.mu.Unlock()
-	if known && time.Since(record.asked) < guestInfoInterval/2 {
-		return record, nil
-	}
-	info, err := e.Hypervisor.GuestInfo(ctx, ref)
-	if err != nil {
-		return record, fmt.Errorf("ask the guest agent: %w", err)
-	}
-	record = guestRecord{info: info, asked: time.Now()}
-	e.mu.Lock()
-	e.guests[ref.UID] = record
-	e.mu.Unlock()
-	return record, nil
 }
 
 func setPhase(vmi *kubevirtv1.VirtualMachineInstance, phase kubevirtv1.VirtualMachineInstancePhase) {
@@ -213,6 +195,12 @@ func setCondition(vmi *kubevirtv1.VirtualMachineInstance, kind kubevirtv1.Virtua
 		return
 	}
 	vmi.Status.Conditions = append(vmi.Status.Conditions, wanted)
+}
+
+func hasCondition(vmi *kubevirtv1.VirtualMachineInstance, kind kubevirtv1.VirtualMachineInstanceConditionType) bool {
+	return slices.ContainsFunc(vmi.Status.Conditions, func(c kubevirtv1.VirtualMachineInstanceCondition) bool {
+		return c.Type == kind && c.Status == corev1.ConditionTrue
+	})
 }
 
 func dropConditions(vmi *kubevirtv1.VirtualMachineInstance, kinds ...kubevirtv1.VirtualMachineInstanceConditionType) {

@@ -18,7 +18,7 @@ func TestUnchangedReconcileWritesNothing(t *testing.T) {
 	w := newWorld(t)
 	vmi := w.running("a")
 	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
-	w.reconcile(vmi)
+	w.hear(vmi)
 	before := w.get(vmi).ResourceVersion
 	commits := w.store.Commits()
 	for range 3 {
@@ -89,54 +89,6 @@ func TestPauseIsACondition(t *testing.T) {
 	w.act(w.hv.Machine().IOError(refOf(vmi), "root", "enospc"))
 	w.reconcile(vmi)
 	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstancePaused, corev1.ConditionTrue, "PausedIOError")
-}
-
-var guestAnswer = hypervisor.GuestInfo{
-	Hostname:   "guest",
-	OS:         hypervisor.GuestOS{ID: "debian", Name: "Debian GNU/Linux", VersionID: "12"},
-	Interfaces: []hypervisor.GuestInterface{{Name: "enp1s0", MAC: testMAC, Addresses: []string{"10.0.0.5/24", "fe80::1/64"}}},
-}
-
-func TestGuestAgentInfo(t *testing.T) {
-	w := newWorld(t)
-	vmi := w.running("a")
-	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
-	if result := w.reconcile(vmi); result.RequeueAfter != guestInfoInterval {
-		t.Errorf("asks again after %v", result.RequeueAfter)
-	}
-	got := w.get(vmi)
-	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceAgentConnected, corev1.ConditionTrue, "")
-	if os := got.Status.GuestOSInfo; os.ID != "debian" || os.Name != "Debian GNU/Linux" || os.VersionID != "12" {
-		t.Errorf("guest OS: %+v", os)
-	}
-	if nic := got.Status.Interfaces[0]; nic.InterfaceName != "enp1s0" || nic.IP != "10.0.0.5" || len(nic.IPs) != 2 {
-		t.Errorf("interface: %+v", nic)
-	}
-	w.act(w.hv.Machine().SetAgent(refOf(vmi), nil))
-	w.reconcile(vmi)
-	got = w.get(vmi)
-	if condition(got, kubevirtv1.VirtualMachineInstanceAgentConnected) != nil || got.Status.GuestOSInfo.ID != "" {
-		t.Errorf("without an agent: %+v, %+v", got.Status.Conditions, got.Status.GuestOSInfo)
-	}
-}
-
-// A busy guest that does not answer once has not lost its addresses.
-func TestSilentGuestAgentKeepsItsLastAnswer(t *testing.T) {
-	w := newWorld(t)
-	vmi := w.running("a")
-	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
-	w.reconcile(vmi)
-	before := w.get(vmi)
-	w.executor.mu.Lock()
-	record := w.executor.guests[string(vmi.UID)]
-	record.asked = record.asked.Add(-time.Hour)
-	w.executor.guests[string(vmi.UID)] = record
-	w.executor.mu.Unlock()
-	w.hv.Machine().Fail("GuestInfo", errors.New("timeout"))
-	w.reconcile(vmi)
-	if got := w.get(vmi); got.ResourceVersion != before.ResourceVersion {
-		t.Errorf("interfaces %+v, were %+v", got.Status.Interfaces, before.Status.Interfaces)
-	}
 }
 
 func TestUnreachableHypervisorChangesNothing(t *testing.T) {

@@ -33,15 +33,23 @@ const (
 
 // fakeVolumes gives every volume a file, unless it is to fail.
 type fakeVolumes struct {
-	fail     error
+	fail error
+	// pull, if set, is what a Prepare waits for, besides its context.
+	pull     func(context.Context) error
 	prepared int
 	released int
 	removed  []hypervisor.Ref
+	left     []hypervisor.Ref
 }
 
-func (v *fakeVolumes) Prepare(_ context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domainxml.Disk, func(), error) {
+func (v *fakeVolumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domainxml.Disk, func(), error) {
 	if v.fail != nil {
 		return nil, nil, v.fail
+	}
+	if v.pull != nil {
+		if err := v.pull(ctx); err != nil {
+			return nil, nil, err
+		}
 	}
 	v.prepared++
 	disks := map[string]domainxml.Disk{}
@@ -55,6 +63,8 @@ func (v *fakeVolumes) Remove(_ context.Context, ref hypervisor.Ref) error {
 	v.removed = append(v.removed, ref)
 	return nil
 }
+
+func (v *fakeVolumes) Owners() ([]hypervisor.Ref, error) { return v.left, nil }
 
 // fakeNetwork gives every interface a tap.
 type fakeNetwork struct {
@@ -163,7 +173,7 @@ func newWorld(t *testing.T) *world {
 	w.config = Config{
 		Host: thisHost, Store: w.store, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network,
 		Claims: fakeClaims{w.store}, Events: events, Machine: domainxml.HostInfo{KVM: true, Arch: "x86_64"},
-		StateDir: t.TempDir(), LogDir: t.TempDir(), Logger: quiet,
+		LogDir: t.TempDir(), Logger: quiet,
 	}
 	w.restart()
 	return w
@@ -172,11 +182,15 @@ func newWorld(t *testing.T) *world {
 // restart replaces the executor as a restart of the agent does.
 func (w *world) restart() {
 	w.t.Helper()
+	if w.executor != nil {
+		w.executor.Close()
+	}
 	executor, err := New(w.config)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.executor = executor
+	w.t.Cleanup(executor.Close)
 }
 
 // scheduled returns an instance as placement leaves it on this host.
@@ -233,6 +247,7 @@ func (w *world) running(name string) *kubevirtv1.VirtualMachineInstance {
 	if got := w.get(vmi); got.Status.Phase != kubevirtv1.Running {
 		w.t.Fatalf("the instance is %s, with %+v", got.Status.Phase, got.Status.Conditions)
 	}
+	w.sync(vmi)
 	return vmi
 }
 
@@ -274,11 +289,59 @@ func (w *world) sync(vmi *kubevirtv1.VirtualMachineInstance) {
 	}
 }
 
-// try reconciles what the store holds now.
-func (w *world) try(vmi *kubevirtv1.VirtualMachineInstance) (controller.Result, error) {
+// once reconciles what the store holds now.
+func (w *world) once(vmi *kubevirtv1.VirtualMachineInstance) (controller.Result, error) {
 	w.t.Helper()
 	w.sync(vmi)
 	return w.executor.Reconcile(w.t.Context(), objects.KeyOf(vmi))
+}
+
+// try reconciles as the engine does: again when what goes on outside of the
+// workers has ended.
+func (w *world) try(vmi *kubevirtv1.VirtualMachineInstance) (controller.Result, error) {
+	w.t.Helper()
+	for {
+		result, err := w.once(vmi)
+		if !result.Pending || err != nil {
+			return result, err
+		}
+		w.settle(vmi)
+	}
+}
+
+// settle waits for what goes on outside of the workers for the instance.
+func (w *world) settle(vmi *kubevirtv1.VirtualMachineInstance) {
+	w.t.Helper()
+	if work := w.executor.preparations.get(string(vmi.UID)); work != nil {
+		<-work.done
+	}
+	w.executor.agents.mu.Lock()
+	guest := w.executor.agents.guests[string(vmi.UID)]
+	var asking chan struct{}
+	if guest != nil {
+		asking = guest.asking
+	}
+	w.executor.agents.mu.Unlock()
+	if asking != nil {
+		<-asking
+	}
+}
+
+// hear reconciles, and again when the guest's agent has answered.
+func (w *world) hear(vmi *kubevirtv1.VirtualMachineInstance) controller.Result {
+	w.t.Helper()
+	w.reconcile(vmi)
+	w.settle(vmi)
+	return w.reconcile(vmi)
+}
+
+// pass makes the executor believe that time has passed for the guest's agent.
+func (w *world) pass(vmi *kubevirtv1.VirtualMachineInstance, d time.Duration) {
+	w.t.Helper()
+	w.executor.agents.mu.Lock()
+	defer w.executor.agents.mu.Unlock()
+	guest := w.executor.agents.guests[string(vmi.UID)]
+	guest.asked, guest.toggled = guest.asked.Add(-d), guest.toggled.Add(-d)
 }
 
 func (w *world) reconcile(vmi *kubevirtv1.VirtualMachineInstance) controller.Result {

@@ -65,13 +65,6 @@ type fakeDomain struct {
 	memory  uint64
 }
 
-// SetCapabilities replaces what the machine can do.
-func (m *Machine) SetCapabilities(c hypervisor.Capabilities) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.caps = c
-}
-
 // DefineForeign adds a domain that is not ours.
 func (m *Machine) DefineForeign(name string) {
 	m.mu.Lock()
@@ -125,6 +118,23 @@ func (m *Machine) Crash(ref hypervisor.Ref) error {
 // PowerOff lets a guest end itself.
 func (m *Machine) PowerOff(ref hypervisor.Ref) error {
 	return m.do(ref, func(d *fakeDomain) { m.end(d, hypervisor.ReasonShutdown) })
+}
+
+// PowerLoss ends all guests as the loss of the host's power does: the domains stay
+// defined, and nothing tells how they ended.
+func (m *Machine) PowerLoss() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, d := range m.domains {
+		if d.ours && d.state.Active() {
+			m.end(d, hypervisor.ReasonUnknown)
+		}
+	}
+}
+
+// End ends a guest's process for the reason.
+func (m *Machine) End(ref hypervisor.Ref, reason hypervisor.Reason) error {
+	return m.do(ref, func(d *fakeDomain) { m.end(d, reason) })
 }
 
 // IOError lets a guest's disk fail, which stops its CPUs.

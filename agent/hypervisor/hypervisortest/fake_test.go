@@ -52,7 +52,7 @@ func TestTheWorldActsOnGuests(t *testing.T) {
 	if err := m.Crash(ref); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := f.Get(t.Context(), ref); err != nil || got.State != hypervisor.StateShutoff || !got.Reason.Failure() || got.AgentConnected {
+	if got, err := f.Get(t.Context(), ref); err != nil || got.State != hypervisor.StateShutoff || got.Reason.Success() || got.AgentConnected {
 		t.Errorf("crashed: %+v, %v", got, err)
 	}
 	for i, want := range []hypervisor.Event{

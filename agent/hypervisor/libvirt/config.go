@@ -19,6 +19,9 @@ type Config struct {
 	// KeepAlive is the interval of the messages that find a dead daemon; after
 	// three without answer the connection counts as lost.
 	KeepAlive time.Duration
+	// CloseTimeout bounds how long Close waits for calls that libvirt does not end. An
+	// agent must be able to stop, and be upgraded, beside a daemon that hangs.
+	CloseTimeout time.Duration
 	// AgentTimeout bounds each command to a guest's agent.
 	AgentTimeout time.Duration
 	// Emulated makes Capabilities tell what guests can be given without KVM, for hosts
@@ -36,6 +39,7 @@ func DefaultConfig() Config {
 		RetryMin:       100 * time.Millisecond,
 		RetryMax:       5 * time.Second,
 		KeepAlive:      5 * time.Second,
+		CloseTimeout:   5 * time.Second,
 		AgentTimeout:   5 * time.Second,
 	}
 }
@@ -50,7 +54,7 @@ func (c Config) Validate() error {
 		field string
 		value time.Duration
 	}{
-		{"ConnectTimeout", c.ConnectTimeout}, {"RetryMin", c.RetryMin}, {"RetryMax", c.RetryMax},
+		{"ConnectTimeout", c.ConnectTimeout}, {"RetryMin", c.RetryMin}, {"RetryMax", c.RetryMax}, {"CloseTimeout", c.CloseTimeout},
 	} {
 		if d.value <= 0 {
 			errs = append(errs, fmt.Errorf("%s must be positive", d.field))

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,8 +32,11 @@ type Driver struct {
 	stopped <-chan struct{}
 	wg      sync.WaitGroup
 
-	mu   sync.Mutex
-	conn *libvirt.Connect // nil while there is none
+	mu     sync.Mutex
+	conn   *libvirt.Connect // nil while there is none
+	closed bool
+	// calls counts the acts under way.
+	calls map[string]int
 }
 
 // New returns a Driver that connects, and keeps connecting, to cfg.URI. It waits for
@@ -54,6 +60,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 		owners:  newOwnerCache(),
 		names:   newNameCache(),
 		raw:     make(chan rawEvent, rawBacklog),
+		calls:   map[string]int{},
 		stop:    stop,
 		stopped: life.Done(),
 	}
@@ -73,12 +80,32 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	return d, nil
 }
 
-// Close implements hypervisor.Hypervisor. Calls under way end first.
+// Close implements hypervisor.Hypervisor. Calls under way end first, but libvirt's
+// cannot be interrupted, and a daemon that hangs never answers them: after
+// Config.CloseTimeout they are left to the end of the process. The error names them.
 func (d *Driver) Close() error {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
 	d.stop()
-	d.wg.Wait()
 	d.hub.Close()
-	return nil
+	done := make(chan struct{})
+	go func() { d.wg.Wait(); close(done) }()
+	timer := time.NewTimer(d.cfg.CloseTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-timer.C:
+	}
+	d.mu.Lock()
+	left := slices.Sorted(maps.Keys(d.calls))
+	d.mu.Unlock()
+	if len(left) == 0 {
+		left = []string{"the connection"}
+	}
+	d.log.Warn("libvirt does not end what is under way; leaving it behind", "uri", d.cfg.URI, "waited", d.cfg.CloseTimeout, "left", left)
+	return fmt.Errorf("close libvirt driver: not ended after %s: %s", d.cfg.CloseTimeout, strings.Join(left, ", "))
 }
 
 // Subscribe implements hypervisor.Inventory.
@@ -127,18 +154,30 @@ func (d *Driver) setConn(conn *libvirt.Connect) {
 	d.conn = conn
 }
 
-// acquire returns the connection with a reference of its own, so that it stays valid
-// when it is lost meanwhile. The caller closes it.
-func (d *Driver) acquire() (*libvirt.Connect, error) {
+// begin enters an act and returns the connection with a reference of its own, so that
+// it stays valid when it is lost meanwhile. The caller passes both to end.
+func (d *Driver) begin(act string) (*libvirt.Connect, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.conn == nil {
+	if d.conn == nil || d.closed {
 		return nil, hypervisor.ErrUnavailable
 	}
 	if err := d.conn.Ref(); err != nil {
 		return nil, fmt.Errorf("%w: %w", hypervisor.ErrUnavailable, err)
 	}
+	d.calls[act]++
+	d.wg.Add(1)
 	return d.conn, nil
+}
+
+func (d *Driver) end(act string, conn *libvirt.Connect) {
+	_, _ = conn.Close()
+	d.mu.Lock()
+	if d.calls[act]--; d.calls[act] == 0 {
+		delete(d.calls, act)
+	}
+	d.mu.Unlock()
+	d.wg.Done()
 }
 
 // call runs fn with the connection and returns its result, or as soon as ctx ends the
@@ -149,7 +188,7 @@ func call[T any](ctx context.Context, d *Driver, act string, discard func(T), fn
 	if err := ctx.Err(); err != nil {
 		return zero, fmt.Errorf("%s: %w", act, err)
 	}
-	conn, err := d.acquire()
+	conn, err := d.begin(act)
 	if err != nil {
 		return zero, fmt.Errorf("%s: %w", act, err)
 	}
@@ -157,13 +196,18 @@ func call[T any](ctx context.Context, d *Driver, act string, discard func(T), fn
 		value T
 		err   error
 	}
-	done := make(chan result, 1)
-	d.wg.Add(1)
+	done, given := make(chan result), make(chan struct{})
+	defer close(given)
 	go func() {
-		defer d.wg.Done()
-		defer conn.Close()
+		defer d.end(act, conn)
 		value, err := fn(conn)
-		done <- result{value, err}
+		select {
+		case done <- result{value, err}:
+		case <-given:
+			if err == nil && discard != nil {
+				discard(value)
+			}
+		}
 	}()
 	select {
 	case r := <-done:
@@ -172,15 +216,6 @@ func call[T any](ctx context.Context, d *Driver, act string, discard func(T), fn
 		}
 		return r.value, nil
 	case <-ctx.Done():
-		if discard != nil {
-			d.wg.Add(1)
-			go func() {
-				defer d.wg.Done()
-				if r := <-done; r.err == nil {
-					discard(r.value)
-				}
-			}()
-		}
 		return zero, fmt.Errorf("%s: %w", act, ctx.Err())
 	}
 }

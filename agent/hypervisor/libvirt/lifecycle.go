@@ -50,7 +50,8 @@ func (d *Driver) start(conn *libvirt.Connect, ref hypervisor.Ref, xml string, op
 			return d.describe(dom)
 		}
 		if !existed {
-			if undefineErr := dom.UndefineFlags(undefineFlags(hypervisor.UndefineOptions{KeepNVRAM: true, KeepTPM: true})); undefineErr != nil {
+			// What libvirt made for it goes too: there was nothing to keep before.
+			if undefineErr := dom.UndefineFlags(undefineFlags(hypervisor.UndefineOptions{})); undefineErr != nil {
 				err = errors.Join(err, fmt.Errorf("undefine it again: %w", undefineErr))
 			}
 		}
@@ -91,8 +92,8 @@ func (d *Driver) existing(conn *libvirt.Connect, ref hypervisor.Ref, xml string)
 	return true, dom, nil
 }
 
-// conflictingUUID finds another domain with the UUID. Guests may be given any UUID,
-// so two of different names can ask for the same one.
+// conflictingUUID finds another domain with the UUID, which the instance's own UID
+// never is but a domain that others defined may have. libvirt would redefine it.
 func conflictingUUID(conn *libvirt.Connect, wanted *libvirtxml.Domain) error {
 	other, err := conn.LookupDomainByUUIDString(wanted.UUID)
 	if is(err, libvirt.ERR_NO_DOMAIN) {
