@@ -57,15 +57,6 @@ func (s *Store) List(ctx context.Context, req ListRequest) (ListResult, error) {
 // Revision returns the revision of the local state.
 func (s *Store) Revision() uint64 { return s.history.current().revision }
 
-// Sync returns once the local state holds every write acknowledged before the
-// call, with its revision. Local reads and watches after it see that state.
-func (s *Store) Sync(ctx context.Context) (uint64, error) {
-	if err := s.await(ctx, ReadOptions{}); err != nil {
-		return 0, fmt.Errorf("sync: %w", err)
-	}
-	return s.Revision(), nil
-}
-
 // await returns when the local state is as fresh as o demands.
 func (s *Store) await(ctx context.Context, o ReadOptions) error {
 	if err := ctx.Err(); err != nil {

@@ -81,6 +81,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		announced:   newLatest(),
 	}
 	s.failure.failed = make(chan struct{})
+	s.history.slow = s.metrics.slowWatchers.Inc
 	s.base, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.closing = s.base.Done()
 	s.fsm = &fsm{
