@@ -7,6 +7,10 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// officePause is how long a new leader that could not get ready waits before it
+// tries again.
+const officePause = 20 * time.Millisecond
+
 // broadcast wakes everyone who waits, as often as wanted.
 type broadcast struct {
 	mu sync.Mutex
@@ -55,35 +59,43 @@ func (s *Store) observeLeader() {
 // of its own term is committed and applied, then look after the voters.
 func (s *Store) lead(notify <-chan bool) {
 	defer s.autopilot.stop()
+	var again <-chan time.Time
 	for {
 		select {
 		case leading := <-notify:
+			again = nil
 			if !leading {
 				s.readyTerm.Store(0)
 				s.autopilot.stop()
 				continue
 			}
-			s.takeOffice()
+		case <-again:
 		case <-s.closing:
 			return
+		}
+		if again = nil; !s.takeOffice() {
+			again = time.After(officePause)
 		}
 	}
 }
 
-// takeOffice makes a new leader ready for linearizable reads.
-func (s *Store) takeOffice() {
+// takeOffice makes a new leader ready for linearizable reads. It returns false
+// if it could not and still leads: a barrier fails also because the disk is slow
+// or because leadership is about to be handed over, which may come to nothing.
+func (s *Store) takeOffice() bool {
 	term := s.raft.CurrentTerm()
 	if err := s.raft.Barrier(s.cfg.Timing.RPC).Error(); err != nil {
 		s.log.Warn("new leader could not commit in its term", "term", term, "error", err)
-		return
+		return !s.IsLeader()
 	}
 	if s.raft.CurrentTerm() != term {
-		return
+		return true // that it leads another term is about to be told
 	}
 	s.readyTerm.Store(term)
 	s.leaderChange.notify()
 	s.log.Info("leading the store", "term", term)
 	s.autopilot.start()
+	return true
 }
 
 // IsLeader tells whether this replica believes to lead. Another one may already.
