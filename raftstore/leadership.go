@@ -36,6 +36,42 @@ func (b *broadcast) notify() {
 	}
 }
 
+// tenure is a leader and the time for which it is known as such.
+type tenure struct {
+	id   raft.ServerID // empty if no leader is known
+	addr string
+	term uint64
+	over chan struct{} // closed when another leader or term has taken its place
+}
+
+// tenures keeps the newest tenure.
+type tenures struct {
+	mu  sync.Mutex
+	now tenure
+}
+
+// leader returns the leader known now. That none is known for a moment does not
+// end a tenure, for the old leader may still answer; that a later one is known
+// does, so that nobody waits for one that has lost its power.
+func (s *Store) leader() tenure {
+	s.tenures.mu.Lock()
+	defer s.tenures.mu.Unlock()
+	now := &s.tenures.now
+	addr, id := s.raft.LeaderWithID()
+	// A term is set before its leader, so this is not an earlier one.
+	term := s.raft.CurrentTerm()
+	if id == "" {
+		return tenure{}
+	}
+	if now.id != id || now.addr != string(addr) || now.term != term {
+		if now.over != nil {
+			close(now.over)
+		}
+		*now = tenure{id: id, addr: string(addr), term: term, over: make(chan struct{})}
+	}
+	return *now
+}
+
 // observeLeader wakes waiting requests whenever this replica learns of a leader.
 func (s *Store) observeLeader() {
 	ch := make(chan raft.Observation, 16)
@@ -49,6 +85,7 @@ func (s *Store) observeLeader() {
 		select {
 		case <-ch:
 			s.leaderChange.notify()
+			s.leader() // ends the calls to the one before
 		case <-s.closing:
 			return
 		}
@@ -97,6 +134,9 @@ func (s *Store) takeOffice() bool {
 	s.autopilot.start()
 	return true
 }
+
+// leads tells whether this replica leads a term.
+func (s *Store) leads(term uint64) bool { return s.IsLeader() && s.raft.CurrentTerm() == term }
 
 // IsLeader tells whether this replica believes to lead. Another one may already.
 func (s *Store) IsLeader() bool { return s.raft.State() == raft.Leader }

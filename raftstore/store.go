@@ -39,6 +39,7 @@ type Store struct {
 
 	readyTerm    atomic.Uint64 // term in which this leader may serve reads
 	leaderChange broadcast
+	tenures      tenures
 	tasks        tasks
 	snapshotting sync.Mutex
 	left         atomic.Bool     // Leave was called

@@ -59,10 +59,10 @@ func (s *Store) Watch(ctx context.Context, req WatchRequest) (*Watcher, error) {
 func (h *history) watch(req WatchRequest) (*Watcher, error) {
 	w := &Watcher{
 		h: h, prefix: req.Prefix, bookmarks: req.Bookmarks,
-		events:   make(chan Event, watchBuffer),
-		wake:     make(chan struct{}, 1),
-		stopped:  make(chan struct{}),
-		done:     make(chan struct{}),
+		events:  make(chan Event, watchBuffer),
+		wake:    make(chan struct{}, 1),
+		stopped: make(chan struct{}),
+		done:    make(chan struct{}),
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
