@@ -107,3 +107,17 @@ func TestSilentConnectionIsReplaced(t *testing.T) {
 		}
 	}
 }
+
+// HandOver makes s, which leads, hand over to another replica.
+func HandOver(s, to *Store) error {
+	return s.raft.LeadershipTransferToServer(to.id, raft.ServerAddress(to.cfg.Addr)).Error()
+}
+
+// ReplicaID returns the name of s in the group.
+func ReplicaID(s *Store) string { return string(s.id) }
+
+// AskTerm asks s for its term as the leader does, meaning a replica by its ID.
+func AskTerm(s *Store, id string) error {
+	_, err := s.serveTerm([]byte(id))
+	return err
+}
