@@ -103,8 +103,8 @@ func (s *Store) attempt(ctx context.Context, envelope []byte) (outcome, error) {
 	if err := s.Err(); err != nil {
 		return outcome{}, err
 	}
-	addr, id := s.raft.LeaderWithID()
-	switch id {
+	leader := s.leader()
+	switch leader.id {
 	case "":
 		return outcome{}, errNotLeader
 	case s.id:
@@ -113,7 +113,7 @@ func (s *Store) attempt(ctx context.Context, envelope []byte) (outcome, error) {
 		}
 		return s.proposer.propose(ctx, envelope)
 	default:
-		return s.peers.commit(ctx, string(addr), envelope)
+		return s.peers.commit(ctx, leader, envelope)
 	}
 }
 

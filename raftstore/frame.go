@@ -35,6 +35,7 @@ const (
 	opStats
 	opStatus
 	opCommitted // not answered
+	opTerm      // the current term of the replica named
 )
 
 type status uint8

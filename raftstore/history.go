@@ -24,6 +24,7 @@ type state struct {
 // The applying goroutine calls publish and reset; everyone else only reads.
 type history struct {
 	maxEvents, maxBytes int
+	slow                func() // a watcher was too slow, nil if nobody counts
 
 	mu        sync.Mutex
 	now       state

@@ -81,9 +81,6 @@ func (g *guardedRaft) Barrier(timeout time.Duration) raft.Future {
 	return g.guard(g.Raft.Barrier(timeout))
 }
 
-// VerifyLeader is raft's.
-func (g *guardedRaft) VerifyLeader() raft.Future { return g.guard(g.Raft.VerifyLeader()) }
-
 // LeadershipTransfer is raft's.
 func (g *guardedRaft) LeadershipTransfer() raft.Future { return g.guard(g.Raft.LeadershipTransfer()) }
 

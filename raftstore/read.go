@@ -57,15 +57,6 @@ func (s *Store) List(ctx context.Context, req ListRequest) (ListResult, error) {
 // Revision returns the revision of the local state.
 func (s *Store) Revision() uint64 { return s.history.current().revision }
 
-// Sync returns once the local state holds every write acknowledged before the
-// call, with its revision. Local reads and watches after it see that state.
-func (s *Store) Sync(ctx context.Context) (uint64, error) {
-	if err := s.await(ctx, ReadOptions{}); err != nil {
-		return 0, fmt.Errorf("sync: %w", err)
-	}
-	return s.Revision(), nil
-}
-
 // await returns when the local state is as fresh as o demands.
 func (s *Store) await(ctx context.Context, o ReadOptions) error {
 	if err := ctx.Err(); err != nil {
@@ -102,7 +93,7 @@ func (s *Store) await(ctx context.Context, o ReadOptions) error {
 // readers that wait share a round, so its cost does not grow with their number.
 type readIndexer struct {
 	s     *Store
-	fetch func() (uint64, error)
+	fetch func(context.Context) (uint64, error)
 
 	mu      sync.Mutex
 	forming *readRound // not begun, nil if nobody waits
@@ -204,8 +195,7 @@ func (x *readIndexer) run() {
 			return
 		}
 		x.mu.Unlock()
-		r.began = time.Now()
-		r.index, r.err = x.fetch()
+		r.begin(x)
 		if r.err == nil {
 			x.s.metrics.readIndex.Observe(time.Since(r.began).Seconds())
 		}
@@ -213,19 +203,25 @@ func (x *readIndexer) run() {
 	}
 }
 
-// readIndex asks whoever leads. Rounds outlive their readers, so it has a
-// timeout of its own instead of a context.
-func (s *Store) readIndex() (uint64, error) {
-	ctx, cancel := context.WithTimeoutCause(s.base, s.cfg.Timing.RPC, errors.New("read index timed out"))
+// begin does the round. Rounds outlive their readers, so it has a timeout of its
+// own instead of a context.
+func (r *readRound) begin(x *readIndexer) {
+	ctx, cancel := context.WithTimeoutCause(x.s.base, x.s.cfg.Timing.RPC, errors.New("read index timed out"))
 	defer cancel()
-	addr, id := s.raft.LeaderWithID()
-	switch id {
+	r.began = time.Now()
+	r.index, r.err = x.fetch(ctx)
+}
+
+// readIndex asks whoever leads.
+func (s *Store) readIndex(ctx context.Context) (uint64, error) {
+	leader := s.leader()
+	switch leader.id {
 	case "":
 		return 0, errNotLeader
 	case s.id:
-		return s.leaderReadIndex()
+		return s.leaderReadIndex(ctx)
 	default:
-		index, err := s.peers.readIndex(ctx, string(addr))
+		index, err := s.peers.readIndex(ctx, leader)
 		if err != nil && s.base.Err() == nil {
 			// The round's own timeout is no reason for its readers to give up.
 			return 0, fmt.Errorf("%w: %v", errNotLeader, err)
@@ -237,34 +233,36 @@ func (s *Store) readIndex() (uint64, error) {
 // leaderReadIndex is the leader's part: the commit index, confirmed by a
 // majority afterwards. A new leader does not know what its predecessors
 // committed until an entry of its own term is, so it must be ready first.
-func (s *Store) leaderReadIndex() (uint64, error) {
+func (s *Store) leaderReadIndex(ctx context.Context) (uint64, error) {
 	term := s.readyTerm.Load()
-	if term == 0 || term != s.raft.CurrentTerm() {
+	if term == 0 || !s.leads(term) {
 		return 0, fmt.Errorf("%w: not ready in this term", errNotLeader)
 	}
 	committed := s.raft.CommitIndex()
-	if err := s.raft.VerifyLeader().Error(); err != nil {
+	if err := s.confirm(ctx, term); err != nil {
 		return 0, fmt.Errorf("%w: %w", errNotLeader, err)
 	}
-	if s.raft.CurrentTerm() != term {
-		return 0, fmt.Errorf("%w: the term changed", errNotLeader)
-	}
-	return s.commandIndex(committed), nil
+	return s.commandIndex(committed)
 }
 
 // commandIndex returns the log index at which the state machine holds everything
 // up to a committed index. Entries that are none of its business, such as the
 // one that confirms a leader, never reach it and cannot be waited for.
-func (s *Store) commandIndex(committed uint64) uint64 {
+func (s *Store) commandIndex(committed uint64) (uint64, error) {
 	applied := s.applied.get()
 	var l raft.Log
 	for i := committed; i > applied; i-- {
-		if err := s.disk.logs.GetLog(i, &l); err != nil {
-			break // compacted, so it was applied before
-		}
-		if l.Type == raft.LogCommand || l.Type == raft.LogConfiguration {
-			return i
+		err := s.disk.logs.GetLog(i, &l)
+		switch {
+		case errors.Is(err, raft.ErrLogNotFound):
+			// Compacted meanwhile, so applied up to there, but perhaps not when it
+			// was asked above.
+			return s.applied.get(), nil
+		case err != nil:
+			return 0, fmt.Errorf("read log index %d: %w", i, err)
+		case l.Type == raft.LogCommand || l.Type == raft.LogConfiguration:
+			return i, nil
 		}
 	}
-	return applied
+	return applied, nil
 }

@@ -15,6 +15,9 @@ import (
 // connsPerPeer is how many connections to a peer share the requests to it.
 const connsPerPeer = 2
 
+// redialPause is how long after a failure to connect ask tries again.
+const redialPause = 100 * time.Millisecond
+
 // peers sends requests to other replicas over pooled connections.
 type peers struct {
 	dial    func(addr string, timeout time.Duration) (net.Conn, error)
@@ -23,20 +26,26 @@ type peers struct {
 	tasks   *tasks
 	closing chan struct{}
 
+	dialed broadcast // an attempt to connect has ended
+
 	mu    sync.Mutex
 	slots map[string]*[connsPerPeer]peerSlot
 	next  int
 	stop  bool
 }
 
-// peerSlot holds a connection, and the lock of whoever dials it.
+// peerSlot holds a connection. It is guarded by peers.mu.
 type peerSlot struct {
-	dialing sync.Mutex
+	conn   *peerConn
+	dial   *dialling // under way, nil if none
+	failed time.Time // when dialling last failed
+}
 
-	// Guarded by peers.mu.
-	conn      *peerConn
-	redialing bool      // for notify
-	failed    time.Time // when notify last failed to dial
+// dialling is an attempt to connect. All who want the connection wait for it.
+type dialling struct {
+	done chan struct{} // closed when conn or err is set
+	conn *peerConn
+	err  error
 }
 
 func newPeers(cfg *Config, log *slog.Logger, t *tasks) *peers {
@@ -47,9 +56,9 @@ func newPeers(cfg *Config, log *slog.Logger, t *tasks) *peers {
 	}
 }
 
-// commit asks the replica at addr to commit an envelope.
-func (p *peers) commit(ctx context.Context, addr string, envelope []byte) (outcome, error) {
-	payload, err := p.call(ctx, addr, opCommit, envelope)
+// commit asks a leader to commit an envelope.
+func (p *peers) commit(ctx context.Context, to tenure, envelope []byte) (outcome, error) {
+	payload, err := p.callUntil(ctx, to.over, to.addr, opCommit, envelope)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -60,9 +69,9 @@ func (p *peers) commit(ctx context.Context, addr string, envelope []byte) (outco
 	return o, nil
 }
 
-// readIndex asks the replica at addr, as the leader, for a read index.
-func (p *peers) readIndex(ctx context.Context, addr string) (uint64, error) {
-	payload, err := p.call(ctx, addr, opReadIndex, nil)
+// readIndex asks a leader for a read index.
+func (p *peers) readIndex(ctx context.Context, to tenure) (uint64, error) {
+	payload, err := p.callUntil(ctx, to.over, to.addr, opReadIndex, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -75,14 +84,24 @@ func (p *peers) readIndex(ctx context.Context, addr string) (uint64, error) {
 // call sends a request and waits for the answer. errNotLeader means that nothing
 // was done; errUnsettled that it may have been.
 func (p *peers) call(ctx context.Context, addr string, op opcode, payload []byte) ([]byte, error) {
-	c, err := p.conn(ctx, addr)
+	return p.callUntil(ctx, nil, addr, op, payload)
+}
+
+// callUntil is a call that is given up when over is closed: the replica at addr
+// has been replaced as leader, so its answer is not worth waiting for.
+func (p *peers) callUntil(ctx context.Context, over <-chan struct{}, addr string, op opcode, payload []byte) ([]byte, error) {
+	c, err := p.conn(ctx, over, addr)
 	if err != nil {
 		return nil, fmt.Errorf("%w: connect to %s: %w", errNotLeader, addr, err)
 	}
 	// A peer that went silent must not hold the request for ever.
 	timeout := time.NewTimer(p.timing.RPC)
 	defer timeout.Stop()
-	answer, err := c.request(ctx, timeout.C, op, payload)
+	answer, err := c.request(ctx, over, timeout.C, op, payload)
+	if errors.Is(err, errReplaced) {
+		// It may be a leader again, by when the connection had better be a good one.
+		c.failIfSilent(p.timing.Heartbeat)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("request to %s: %w", addr, err)
 	}
@@ -103,21 +122,34 @@ func (p *peers) notify(addr string, op opcode, payload []byte) {
 		c.out.offer(frame{code: uint8(op), payload: payload})
 		return
 	}
-	redial := !p.stop && !slot.redialing && time.Since(slot.failed) > p.timing.Dial
-	slot.redialing = slot.redialing || redial
-	p.mu.Unlock()
-	if !redial {
-		return
+	if time.Since(slot.failed) > p.timing.Dial {
+		p.dialSlot(addr, slot)
 	}
-	p.tasks.start(func() {
-		_, err := p.dialSlot(context.Background(), addr, slot)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		slot.redialing = false
-		if err != nil {
-			slot.failed = time.Now()
+	p.mu.Unlock()
+}
+
+// ask sends a request over a connection to addr whose answer, if there comes one,
+// goes to answered, which must not block. It never waits: without a connection it
+// has one made, which dialed tells of, and returns nil.
+func (p *peers) ask(addr string, op opcode, payload []byte, answered func(frame)) (*peerConn, uint64) {
+	p.mu.Lock()
+	slot := p.slot(addr, 0)
+	c := slot.conn
+	if c == nil || !c.alive() {
+		if time.Since(slot.failed) > redialPause {
+			p.dialSlot(addr, slot)
 		}
-	})
+		c = nil
+	}
+	p.mu.Unlock()
+	if c == nil || c.failIfSilent(p.timing.Dial) {
+		return nil, 0
+	}
+	id, ok := c.send(op, payload, askLimit, answered)
+	if !ok {
+		return nil, 0
+	}
+	return c, id
 }
 
 // slot returns a place for a connection to addr. p.mu is held.
@@ -131,37 +163,52 @@ func (p *peers) slot(addr string, n int) *peerSlot {
 }
 
 // conn returns a live connection to addr, dialling if there is none.
-func (p *peers) conn(ctx context.Context, addr string) (*peerConn, error) {
+func (p *peers) conn(ctx context.Context, over <-chan struct{}, addr string) (*peerConn, error) {
 	p.mu.Lock()
-	if p.stop {
-		p.mu.Unlock()
-		return nil, ErrClosed
-	}
 	p.next++
 	slot := p.slot(addr, p.next)
-	if c := slot.conn; c != nil && c.alive() {
+	if c := slot.conn; c != nil && c.alive() && !p.stop {
 		p.mu.Unlock()
 		return c, nil
 	}
+	d := p.dialSlot(addr, slot)
 	p.mu.Unlock()
-	return p.dialSlot(ctx, addr, slot)
+	select {
+	case <-d.done:
+		return d.conn, d.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-over:
+		return nil, errReplaced
+	}
 }
 
-// dialSlot fills a slot. Others who want the slot wait for one dial instead of
-// starting their own.
-func (p *peers) dialSlot(ctx context.Context, addr string, slot *peerSlot) (*peerConn, error) {
-	slot.dialing.Lock()
-	defer slot.dialing.Unlock()
+// dialSlot begins to fill a slot, unless somebody has already. p.mu is held.
+func (p *peers) dialSlot(addr string, slot *peerSlot) *dialling {
+	if slot.dial != nil {
+		return slot.dial
+	}
+	d := &dialling{done: make(chan struct{})}
+	if p.stop || !p.tasks.start(func() { p.dialNow(addr, slot, d) }) {
+		d.err = ErrClosed
+		close(d.done)
+		return d
+	}
+	slot.dial = d
+	return d
+}
+
+// dialNow fills a slot.
+func (p *peers) dialNow(addr string, slot *peerSlot, d *dialling) {
+	d.conn, d.err = p.connect(addr, slot)
 	p.mu.Lock()
-	c := slot.conn
+	slot.dial = nil
+	if d.err != nil {
+		slot.failed = time.Now()
+	}
 	p.mu.Unlock()
-	if c != nil && c.alive() {
-		return c, nil
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	return p.connect(addr, slot)
+	close(d.done)
+	p.dialed.notify()
 }
 
 // connect dials addr and starts the connection's goroutines.
@@ -174,7 +221,7 @@ func (p *peers) connect(addr string, slot *peerSlot) (*peerConn, error) {
 	if err := greet(conn, r); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	c := &peerConn{conn: conn, out: newOutbox(), pending: make(map[uint64]chan frame), dead: make(chan struct{})}
+	c := &peerConn{conn: conn, out: newOutbox(), pending: make(map[uint64]func(frame)), dead: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stop || !p.tasks.start(func() { c.read(r) }) {
@@ -200,94 +247,4 @@ func (p *peers) close() {
 			}
 		}
 	}
-}
-
-// peerConn is a connection with requests under way.
-type peerConn struct {
-	conn net.Conn
-	out  *outbox
-	dead chan struct{}
-
-	mu      sync.Mutex
-	pending map[uint64]chan frame
-	next    uint64
-	err     error
-}
-
-func (c *peerConn) alive() bool {
-	select {
-	case <-c.dead:
-		return false
-	default:
-		return true
-	}
-}
-
-// fail ends the connection.
-func (c *peerConn) fail(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil {
-		return
-	}
-	if err == nil {
-		err = net.ErrClosed
-	}
-	c.err = err
-	close(c.dead)
-	c.out.close()
-	_ = c.conn.Close()
-}
-
-// read hands answers to those who wait for them.
-func (c *peerConn) read(r *bufio.Reader) {
-	for {
-		f, err := readFrame(r)
-		if err != nil {
-			c.fail(err)
-			return
-		}
-		c.mu.Lock()
-		ch := c.pending[f.id]
-		delete(c.pending, f.id)
-		c.mu.Unlock()
-		if ch != nil {
-			ch <- f
-		}
-	}
-}
-
-// request sends a request and waits for its answer.
-func (c *peerConn) request(ctx context.Context, timeout <-chan time.Time, op opcode, payload []byte) (frame, error) {
-	answer := make(chan frame, 1)
-	c.mu.Lock()
-	c.next++
-	id := c.next
-	c.pending[id] = answer
-	c.mu.Unlock()
-	if !c.out.send(frame{id, uint8(op), payload}) {
-		return frame{}, fmt.Errorf("%w: connection is gone", errNotLeader)
-	}
-	var cause error
-	select {
-	case f := <-answer:
-		return f, nil
-	case <-c.dead:
-		select {
-		case f := <-answer: // it came before the end
-			return f, nil
-		default:
-		}
-		cause = c.err
-	case <-ctx.Done():
-		cause = ctx.Err()
-	case <-timeout:
-		cause = errors.New("no answer in time")
-		// Whoever comes next should not wait for the same silence.
-		c.fail(cause)
-	}
-	c.mu.Lock()
-	delete(c.pending, id)
-	c.mu.Unlock()
-	return frame{}, fmt.Errorf("%w: %w", errUnsettled, cause)
 }

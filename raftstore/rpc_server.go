@@ -96,6 +96,10 @@ func (s *Store) dispatch(f frame, out *outbox) {
 		s.serveCommit(f.payload, answer)
 		return
 	}
+	if opcode(f.code) == opTerm {
+		answer(s.serveTerm(f.payload)) // at once, for readers wait
+		return
+	}
 	if !s.tasks.start(func() { answer(s.serveRequest(opcode(f.code), f.payload)) }) {
 		answer(nil, ErrClosed)
 	}

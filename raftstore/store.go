@@ -39,6 +39,7 @@ type Store struct {
 
 	readyTerm    atomic.Uint64 // term in which this leader may serve reads
 	leaderChange broadcast
+	tenures      tenures
 	tasks        tasks
 	snapshotting sync.Mutex
 	left         atomic.Bool     // Leave was called
@@ -81,6 +82,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		announced:   newLatest(),
 	}
 	s.failure.failed = make(chan struct{})
+	s.history.slow = s.metrics.slowWatchers.Inc
 	s.base, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.closing = s.base.Done()
 	s.fsm = &fsm{

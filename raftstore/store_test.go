@@ -75,10 +75,6 @@ func TestWatchFromRevision(t *testing.T) {
 			t.Fatalf("deletion without what was deleted: %+v", got)
 		}
 	}
-	w.Progress()
-	if got := <-w.Events(); got.Type != raftstore.Bookmark || got.Revision != b.Revision {
-		t.Fatalf("bookmark: %+v", got)
-	}
 	w.Stop()
 	if _, ok := <-w.Events(); ok || w.Err() != nil {
 		t.Fatalf("after stop: %v, %v", ok, w.Err())

@@ -186,8 +186,7 @@ type WatchRequest struct {
 	// Revision is what the caller has seen: events after it are delivered. Zero
 	// means from now on.
 	Revision uint64
-	// Bookmarks is the interval between Bookmark events; zero means none but
-	// those asked for with Watcher.Progress.
+	// Bookmarks is the interval between Bookmark events; zero means none.
 	Bookmarks time.Duration
 }
 

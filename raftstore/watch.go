@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 )
@@ -23,7 +24,6 @@ type Watcher struct {
 	bookmarks time.Duration
 	events    chan Event
 	wake      chan struct{} // holds one token
-	progress  chan struct{} // holds one token
 	stopped   chan struct{} // closed with err set
 	done      chan struct{} // closed when the goroutine is gone
 
@@ -59,11 +59,10 @@ func (s *Store) Watch(ctx context.Context, req WatchRequest) (*Watcher, error) {
 func (h *history) watch(req WatchRequest) (*Watcher, error) {
 	w := &Watcher{
 		h: h, prefix: req.Prefix, bookmarks: req.Bookmarks,
-		events:   make(chan Event, watchBuffer),
-		wake:     make(chan struct{}, 1),
-		progress: make(chan struct{}, 1),
-		stopped:  make(chan struct{}),
-		done:     make(chan struct{}),
+		events:  make(chan Event, watchBuffer),
+		wake:    make(chan struct{}, 1),
+		stopped: make(chan struct{}),
+		done:    make(chan struct{}),
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -101,14 +100,6 @@ func (w *Watcher) Stop() {
 	<-w.done
 }
 
-// Progress asks for a Bookmark as soon as everything known now was delivered.
-func (w *Watcher) Progress() {
-	select {
-	case w.progress <- struct{}{}:
-	default:
-	}
-}
-
 func (w *Watcher) signal() {
 	select {
 	case w.wake <- struct{}{}:
@@ -127,6 +118,9 @@ func (w *Watcher) endLocked(err error) {
 		return
 	}
 	w.ended, w.err = true, err
+	if errors.Is(err, ErrSlowWatcher) && w.h.slow != nil {
+		w.h.slow()
+	}
 	delete(w.h.watchers, w)
 	close(w.stopped)
 }
@@ -170,8 +164,6 @@ func (w *Watcher) run(ctx context.Context) {
 		select {
 		case <-w.wake:
 		case <-tick:
-			bookmark = true
-		case <-w.progress:
 			bookmark = true
 		case <-w.stopped:
 			return

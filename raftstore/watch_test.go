@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
 )
@@ -75,7 +77,8 @@ func TestTxnIsInTheHistoryAsAWhole(t *testing.T) {
 }
 
 func TestSlowWatcherEndsAndHoldsNobodyUp(t *testing.T) {
-	s := raftstoretest.New(t, smallHistory(50))
+	reg := prometheus.NewRegistry()
+	s := raftstoretest.New(t, smallHistory(50), raftstoretest.WithConfig(func(c *raftstore.Config) { c.Registerer = reg }))
 	slow, err := s.Watch(t.Context(), raftstore.WatchRequest{Prefix: "/k/"})
 	if err != nil {
 		t.Fatal(err)
@@ -94,6 +97,11 @@ func TestSlowWatcherEndsAndHoldsNobodyUp(t *testing.T) {
 	mustCommit(t, s, put("/other/1", "v"))
 	if e := <-idle.Events(); e.Record.Key != "/other/1" {
 		t.Errorf("watcher of a quiet prefix got %+v", e)
+	}
+	// Ending a watch for another reason does not count.
+	idle.Stop()
+	if got := gather(t, reg)["virtmesh_store_slow_watchers_total"]; got != 1 {
+		t.Errorf("%v slow watchers are counted, want 1", got)
 	}
 }
 

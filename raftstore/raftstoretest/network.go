@@ -15,9 +15,11 @@ import (
 var ErrUnreachable = errors.New("raftstoretest: host is unreachable")
 
 // Network connects hosts in memory. Links between them can be cut and healed;
-// cutting one breaks its connections.
+// cutting one breaks its connections, silencing a host does not.
 type Network struct {
 	mu        sync.Mutex
+	silent    map[string]bool   // hosts that nothing comes from or goes to
+	healed    chan struct{}     // closed by the next Heal
 	listeners map[string]*Layer // by kind and address
 	cut       map[string]bool   // hosts that reach nobody
 	groups    map[string]int    // partition a host is in
@@ -27,6 +29,8 @@ type Network struct {
 // NewNetwork returns a network without hosts.
 func NewNetwork() *Network {
 	return &Network{
+		silent:    make(map[string]bool),
+		healed:    make(chan struct{}),
 		listeners: make(map[string]*Layer),
 		cut:       make(map[string]bool),
 		groups:    make(map[string]int),
@@ -80,14 +84,23 @@ func (l *Layer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 	l.n.mu.Lock()
 	peer := l.n.listeners[l.kind+" "+addr]
 	ok := peer != nil && l.n.linked(l.addr, addr)
+	silent, healed := l.n.silent[l.addr] || l.n.silent[addr], l.n.healed
 	l.n.mu.Unlock()
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	if silent {
+		select {
+		case <-timer.C:
+		case <-healed:
+		case <-l.closed:
+		}
+		return nil, fmt.Errorf("dial %s: timed out", addr)
+	}
 	if !ok {
 		return nil, fmt.Errorf("dial %s: %w", addr, ErrUnreachable)
 	}
 	near, far := net.Pipe()
 	p := &pipe{n: l.n, a: l.addr, b: addr, near: near, far: far}
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
 	select {
 	case peer.incoming <- &end{far, p}:
 	case <-peer.closed:
@@ -131,12 +144,39 @@ func (n *Network) Partition(groups ...[]string) {
 	n.breakLocked()
 }
 
-// Heal undoes every cut and partition.
+// Silence makes a host fall silent, as power loss does: its connections stay
+// open and nothing passes over them, and dialling it takes until the timeout.
+func (n *Network) Silence(addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.silent[addr] = true
+}
+
+// Heal undoes every cut, partition and silence. Connections that lost something
+// to a silence break.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.cut)
 	clear(n.groups)
+	clear(n.silent)
+	close(n.healed)
+	n.healed = make(chan struct{})
+	for p := range n.conns {
+		if p.lossy {
+			p.close()
+			delete(n.conns, p)
+		}
+	}
+}
+
+// lose tells whether what is written to p now is lost.
+func (n *Network) lose(p *pipe) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	lost := n.silent[p.a] || n.silent[p.b]
+	p.lossy = p.lossy || lost
+	return lost
 }
 
 // breakLocked closes the connections that lead over a cut.
@@ -154,6 +194,7 @@ type pipe struct {
 	n         *Network
 	a, b      string
 	near, far net.Conn
+	lossy     bool // something was lost; guarded by n.mu
 }
 
 func (p *pipe) close() {
@@ -165,6 +206,14 @@ func (p *pipe) close() {
 type end struct {
 	net.Conn
 	p *pipe
+}
+
+// Write implements net.Conn.
+func (e *end) Write(b []byte) (int, error) {
+	if e.p.n.lose(e.p) {
+		return len(b), nil
+	}
+	return e.Conn.Write(b)
 }
 
 // Close implements net.Conn.

@@ -1,0 +1,150 @@
+package raftstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
+)
+
+// TestReplicasWithoutVoteConfirmNoLeader: a leader that its voters have left, but
+// that does not know yet, must not take the word of replicas that do not vote.
+func TestReplicasWithoutVoteConfirmNoLeader(t *testing.T) {
+	old := "host2"
+	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+		cfg.Voters.Max = 3
+		cfg.Timing.Heartbeat = time.Second
+		if cfg.NodeID == old {
+			cfg.Timing.Heartbeat = time.Hour // half of it is the lease
+		}
+	}))
+	for _, id := range []string{"host4", "host5", "host6"} {
+		c.Add(id)
+	}
+	if first := c.Leader(); first != old {
+		if err := raftstore.HandOver(c.Node(first), c.Node(old)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := c.Node(old)
+	mustCommit(t, s, put("/k", "old"))
+	if _, _, err := s.Get(t.Context(), "/k", raftstore.ReadOptions{}); err != nil {
+		t.Fatalf("linearizable read on the leader: %v", err)
+	}
+	c.Net.Partition([]string{c.Addr("host1"), c.Addr("host3")})
+	var next *raftstore.Store
+	raftstoretest.Eventually(t, func() error {
+		for _, id := range []string{"host1", "host3"} {
+			if next = c.Node(id); next.IsLeader() {
+				return nil
+			}
+		}
+		return errors.New("the other voters have no leader")
+	})
+	mustCommit(t, next, put("/k", "new"))
+	for _, id := range []string{old, "host4"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		r, _, err := c.Node(id).Get(ctx, "/k", raftstore.ReadOptions{})
+		cancel()
+		if !errors.Is(err, raftstore.ErrNoLeader) {
+			t.Errorf("linearizable read on %s: %q, %v", id, r.Value, err)
+		}
+	}
+	if !s.IsLeader() {
+		t.Error("the old leader knows that it is none, so this proved nothing")
+	}
+	c.Net.Heal()
+	if r, _, err := s.Get(t.Context(), "/k", raftstore.ReadOptions{}); err != nil || string(r.Value) != "new" {
+		t.Errorf("linearizable read after the partition: %q, %v", r.Value, err)
+	}
+}
+
+// TestOnlyVoterReadsAlone: where one votes nobody else is needed.
+func TestOnlyVoterReadsAlone(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 2)
+	s := c.Node("host1")
+	mustCommit(t, s, put("/k", "v"))
+	c.Net.Cut(c.Addr("host2"))
+	if _, _, err := s.Get(t.Context(), "/k", raftstore.ReadOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDeadVoterDoesNotSlowReads: a majority is enough, and a voter that is back
+// counts again.
+func TestDeadVoterDoesNotSlowReads(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+		cfg.Timing.RPC, cfg.Timing.Dial = time.Hour, time.Hour
+	}))
+	leader := c.Leader()
+	for _, dead := range []string{"host1", "host2", "host3"} {
+		if dead == leader {
+			continue
+		}
+		c.Net.Silence(c.Addr(dead))
+		for range 200 {
+			ctx, cancel := context.WithTimeout(t.Context(), raftstoretest.ReadyTimeout)
+			_, _, err := c.Node(leader).Get(ctx, "/k", raftstore.ReadOptions{})
+			cancel()
+			if !errors.Is(err, raftstore.ErrNotFound) {
+				t.Fatalf("read while %s is dead: %v", dead, err)
+			}
+		}
+		c.Net.Heal()
+	}
+}
+
+// TestTermOfAnotherReplica: a host installed anew must not answer for the voter
+// that it was.
+func TestTermOfAnotherReplica(t *testing.T) {
+	s := raftstoretest.New(t)
+	if err := raftstore.AskTerm(s, raftstore.ReplicaID(s)); err != nil {
+		t.Error(err)
+	}
+	if err := raftstore.AskTerm(s, "host1/otherdata"); err == nil {
+		t.Error("the replica answered for another")
+	}
+}
+
+// TestSilentLeaderHoldsNobodyUp: once there is another leader nobody waits for
+// one that has lost its power.
+func TestSilentLeaderHoldsNobodyUp(t *testing.T) {
+	for _, connected := range []bool{true, false} {
+		t.Run(fmt.Sprint("connected=", connected), func(t *testing.T) {
+			c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+				cfg.Timing.Heartbeat = 500 * time.Millisecond
+				cfg.Timing.RPC, cfg.Timing.Dial = time.Hour, time.Hour
+			}))
+			dead := c.Leader()
+			mustCommit(t, c.Node(dead), put("/k", "v"))
+			if !connected {
+				c.Net.Cut(c.Addr(dead))
+			}
+			c.Net.Silence(c.Addr(dead))
+			ctx, cancel := context.WithTimeout(t.Context(), raftstoretest.ReadyTimeout)
+			defer cancel()
+			var wg sync.WaitGroup
+			for _, s := range c.Live() {
+				if s == c.Node(dead) {
+					continue
+				}
+				wg.Go(func() {
+					if _, _, err := s.Get(ctx, "/k", raftstore.ReadOptions{}); err != nil {
+						t.Errorf("read: %v", err)
+					}
+				})
+				wg.Go(func() {
+					if _, err := s.Commit(ctx, put("/k", "w")); err != nil {
+						t.Errorf("commit: %v", err)
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
+}
