@@ -209,12 +209,12 @@ func (a *Agent) openStore(ctx context.Context) error {
 
 // joinStore makes this host a replica, or tells the group its address. A host
 // that was a member before goes on with its own copy when no one answers.
-func (a *Agent) joinStore(ctx context.Context) error {
+func (a *Agent) joinStore(parent context.Context) error {
 	var addresses []string
 	for _, seed := range a.seeds() {
 		addresses = append(addresses, seed.MeshAddress)
 	}
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	ctx, cancel := context.WithTimeout(parent, joinTimeout)
 	defer cancel()
 	if a.identity.Founder() {
 		return a.identity.Seed(ctx, a.store, a.version, featureLevel)
@@ -227,6 +227,7 @@ func (a *Agent) joinStore(ctx context.Context) error {
 		// The other hosts may be starting too. The store goes on looking for
 		// its leader, and what needs one waits for it.
 		a.log.Warn("the mesh does not answer yet", "err", err)
+		return a.askWhetherExpelled(parent)
 	}
 	return nil
 }
@@ -250,7 +251,7 @@ func (a *Agent) renewEnded(ctx context.Context) error {
 // startRenewal keeps this host's certificate valid from now on.
 func (a *Agent) startRenewal(context.Context) error {
 	a.signer = identity.NewSigner(a.store, time.Duration(a.config.CertificateLifetime))
-	renewer, err := a.newRenewer(a.signer.For(a.config.Name), a.renewalByOthers(), a.renewalByItself())
+	renewer, err := a.newRenewer(a.signer.For(a.identity.Node()), a.renewalByOthers(), a.renewalByItself())
 	if err != nil {
 		return err
 	}

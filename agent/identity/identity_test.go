@@ -62,8 +62,8 @@ func TestInitMesh(t *testing.T) {
 	}
 	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		host, err := identity.VerifyNode([]*x509.Certificate{leaf}, id.Roots(), time.Now(), use)
-		if host != "host1" || err != nil {
-			t.Errorf("VerifyNode: %q, %v", host, err)
+		if host != id.Node() || host.Name != "host1" || err != nil {
+			t.Errorf("VerifyNode: %s, %v", host, err)
 		}
 	}
 }
@@ -278,7 +278,7 @@ func TestCertificates(t *testing.T) {
 	if _, err := ca.IssueClient(&key.PublicKey, "eve", []string{"system:nodes"}, time.Hour); err == nil {
 		t.Error("a client certificate is in the group of the hosts")
 	}
-	if chain, err := ca.IssueNode(&key.PublicKey, "host9", nil, 2*identity.CALifetime); err != nil {
+	if chain, err := ca.IssueNode(&key.PublicKey, identity.NewNode("host9"), nil, 2*identity.CALifetime); err != nil {
 		t.Error(err)
 	} else if certs, _ := identity.ParseCertificates(chain); certs[0].NotAfter.After(ca.Certificate().NotAfter) {
 		t.Error("a certificate outlives its CA")
@@ -293,7 +293,7 @@ func TestForeignCAIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	key, _ := identity.NewKey()
-	chain, err := other.IssueNode(&key.PublicKey, "host1", nil, time.Hour)
+	chain, err := other.IssueNode(&key.PublicKey, id.Node(), nil, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,11 +323,13 @@ func TestInstallRefusesOtherHostAndKey(t *testing.T) {
 	dir, ca := initMesh(t)
 	id := open(t, dir)
 	key, _ := identity.NewKey()
-	other, _ := ca.IssueNode(&key.PublicKey, "host2", nil, time.Hour)
-	if err := id.Install(key, identity.Issued{Chain: other, CABundle: id.CABundle()}); err == nil {
-		t.Error("took the certificate of host2")
+	for _, node := range []identity.Node{{Name: "host2", ID: id.Node().ID}, identity.NewNode("host1")} {
+		other, _ := ca.IssueNode(&key.PublicKey, node, nil, time.Hour)
+		if err := id.Install(key, identity.Issued{Chain: other, CABundle: id.CABundle()}); err == nil {
+			t.Errorf("took the certificate of %s", node)
+		}
 	}
-	mine, _ := ca.IssueNode(&key.PublicKey, "host1", nil, time.Hour)
+	mine, _ := ca.IssueNode(&key.PublicKey, id.Node(), nil, time.Hour)
 	wrong, _ := identity.NewKey()
 	if err := id.Install(wrong, identity.Issued{Chain: mine, CABundle: id.CABundle()}); err == nil {
 		t.Error("took a certificate for another key")

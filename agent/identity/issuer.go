@@ -59,7 +59,7 @@ func SelfIssuer(id *Identity, lifetime time.Duration) Issuer {
 		if err != nil {
 			return Issued{}, err
 		}
-		chain, err := ca.IssueNode(pub, id.Host(), NodeSANs(id.info.MeshAddress, id.info.SANs), lifetime)
+		chain, err := ca.IssueNode(pub, id.Node(), NodeSANs(id.info.MeshAddress, id.info.SANs), lifetime)
 		if err != nil {
 			return Issued{}, fmt.Errorf("sign for itself: %w", err)
 		}

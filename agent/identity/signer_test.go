@@ -20,10 +20,10 @@ func TestSignerWithoutQuorum(t *testing.T) {
 		return nil
 	}
 	csr, _ := identity.NewCSR(newKey(t), "host1")
-	if _, err := m.signer.For("host1").IssueNode(t.Context(), csr); err != nil {
+	if _, err := m.signer.For(m.First.Node()).IssueNode(t.Context(), csr); err != nil {
 		t.Errorf("no renewal without a quorum: %v", err)
 	}
-	if _, err := m.signer.RenewHost(t.Context(), "host2", csr); !errors.Is(err, raftstore.ErrNoLeader) || errors.Is(err, identity.ErrNoHost) {
+	if _, err := m.signer.RenewHost(t.Context(), identity.NewNode("host2"), csr); !errors.Is(err, raftstore.ErrNoLeader) || errors.Is(err, identity.ErrNoHost) {
 		t.Errorf("a host that the replica does not know, which proves nothing: %v", err)
 	}
 	if _, _, err := m.tokens.Create(t.Context(), 0); !errors.Is(err, raftstore.ErrNoLeader) {
@@ -128,7 +128,7 @@ func TestRemovedHostDoesNotSignForItself(t *testing.T) {
 	}
 	cfg := identity.DefaultRenewerConfig()
 	cfg.Identity = m.First
-	cfg.Issuers = []identity.Issuer{m.signer.For("host1"), identity.SelfIssuer(m.First, 0)}
+	cfg.Issuers = []identity.Issuer{m.signer.For(m.First.Node()), identity.SelfIssuer(m.First, 0)}
 	r, err := identity.NewRenewer(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -226,7 +226,7 @@ func TestAnswerIsChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, err := m.CA.IssueNode(&key.PublicKey, "host2", nil, time.Hour)
+	chain, err := m.CA.IssueNode(&key.PublicKey, identity.NewNode("host2"), nil, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -110,7 +110,7 @@ func letExpire(t *testing.T, ca *identity.CA, id *identity.Identity) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, err := ca.IssueNode(&key.PublicKey, id.Host(), nil, -time.Second)
+	chain, err := ca.IssueNode(&key.PublicKey, id.Node(), nil, -time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"virtmesh/agent/identity"
 )
 
 // Protocols, as named in the TLS handshake.
@@ -48,9 +50,10 @@ type Config struct {
 	// Credentials are the certificates of this host.
 	Credentials Credentials
 	// Admit, if set, is asked after a mesh host was verified, on both sides of a
-	// connection; an error refuses it. It must not block. It lets the agent turn away
-	// hosts that were removed and whose certificate has not ended yet.
-	Admit func(host string) error
+	// connection and for every protocol that sees its certificate; an error refuses it.
+	// It must not block. It lets the agent turn away machines that were removed and whose
+	// certificate has not ended yet.
+	Admit func(node identity.Node) error
 	// HostAt, if set, names the host that lives at a mesh address, or "". Dial then
 	// accepts no other host there. It must not block.
 	HostAt func(addr string) string

@@ -105,23 +105,23 @@ func (h *serverHandshake) choose(offered []string) string {
 
 // verifyPeer runs after the chain was verified.
 func (h *serverHandshake) verifyPeer(state tls.ConnectionState) error {
-	host, err := identity.HostOf(state.PeerCertificates[0])
+	node, err := identity.NodeOf(state.PeerCertificates[0])
 	if err != nil {
 		return err
 	}
-	if err := h.port.admit(host); err != nil {
+	if err := h.port.admit(node); err != nil {
 		return err
 	}
-	h.peer = host
+	h.peer = node.Name
 	return nil
 }
 
-func (p *Port) admit(host string) error {
+func (p *Port) admit(node identity.Node) error {
 	if p.cfg.Admit == nil {
 		return nil
 	}
-	if err := p.cfg.Admit(host); err != nil {
-		return fmt.Errorf("host %s is not admitted: %w", host, err)
+	if err := p.cfg.Admit(node); err != nil {
+		return fmt.Errorf("host %s is not admitted: %w", node.Name, err)
 	}
 	return nil
 }

@@ -73,7 +73,7 @@ func TestRotation(t *testing.T) {
 			if err != nil {
 				return identity.Issued{}, err
 			}
-			chain, err := m.CA.IssueNode(pub, id.Host(), nil, life)
+			chain, err := m.CA.IssueNode(pub, id.Node(), nil, life)
 			return identity.Issued{Chain: chain, CABundle: m.CA.CertificatePEM()}, err
 		})}
 		r, err := identity.NewRenewer(cfg)

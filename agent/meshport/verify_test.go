@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/agent/meshport"
 )
@@ -96,8 +97,8 @@ func TestAdmit(t *testing.T) {
 	m := identitytest.NewMesh(t)
 	removed := errors.New("host was removed")
 	p := newPort(t, m.First, func(c *meshport.Config) {
-		c.Admit = func(host string) error {
-			if host == "host2" {
+		c.Admit = func(node identity.Node) error {
+			if node.Name == "host2" {
 				return removed
 			}
 			return nil
