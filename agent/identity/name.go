@@ -121,6 +121,13 @@ func NodeOf(cert *x509.Certificate) (Node, error) {
 	return node, nil
 }
 
+// ClaimsNode reports whether cert has anything by which it could pass as a host's, well
+// formed or not. What claims to be a host must be judged as one.
+func ClaimsNode(cert *x509.Certificate) bool {
+	return strings.HasPrefix(cert.Subject.CommonName, NodePrefix) ||
+		slices.Contains(cert.Subject.Organization, NodeOrganization)
+}
+
 // validDNSName reports whether s is a sequence of lower-case DNS labels.
 func validDNSName(s string) bool {
 	for label := range strings.SplitSeq(s, ".") {

@@ -8,7 +8,7 @@
 //	    TLS 1.3, the caller has no certificate yet; agent/join lives here
 //	h2, http/1.1, none
 //	    the API: TLS 1.2 or newer, a client certificate is optional, and verified if
-//	    it is shown
+//	    it is shown; a host is judged by Config.Admit here too
 //
 // # Invariants
 //

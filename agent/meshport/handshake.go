@@ -82,6 +82,7 @@ func (h *serverHandshake) configFor(hello *tls.ClientHelloInfo) (*tls.Config, er
 		cfg.NextProtos = []string{"h2", "http/1.1"}
 		cfg.ClientAuth = tls.VerifyClientCertIfGiven
 		cfg.ClientCAs = creds.Roots()
+		cfg.VerifyConnection = h.verifyClient
 	default:
 		cfg.ClientAuth = tls.RequireAndVerifyClientCert
 		cfg.ClientCAs = creds.Roots()
@@ -114,6 +115,15 @@ func (h *serverHandshake) verifyPeer(state tls.ConnectionState) error {
 	}
 	h.peer = node.Name
 	return nil
+}
+
+// verifyClient runs after the chain of an API client was verified, if it showed one. A
+// host may do everything in the API, so it is judged there as between hosts.
+func (h *serverHandshake) verifyClient(state tls.ConnectionState) error {
+	if len(state.PeerCertificates) == 0 || !identity.ClaimsNode(state.PeerCertificates[0]) {
+		return nil
+	}
+	return h.verifyPeer(state)
 }
 
 func (p *Port) admit(node identity.Node) error {

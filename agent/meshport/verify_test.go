@@ -1,9 +1,15 @@
 package meshport_test
 
 import (
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
+	"math/big"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -116,6 +122,12 @@ func TestAdmit(t *testing.T) {
 	if _, err := p.Dial(t.Context(), meshport.ProtoRaft, gone.Addr().String()); !errors.Is(err, removed) {
 		t.Errorf("a removed host is dialled: %v", err)
 	}
+	api(t, p)
+	for host, want := range map[string]bool{"host2": false, "host3": true} {
+		if err := getAPI(p, m, m.Host(t, host, 0).Certificate()); (err == nil) != want {
+			t.Errorf("%s and the API: %v", host, err)
+		}
+	}
 	c, err := member.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -124,4 +136,66 @@ func TestAdmit(t *testing.T) {
 	if err := ping(t, c); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestAPIRefusesMalformedHosts: a certificate that the mesh signed for a host without an
+// ID cannot be judged, so it is not let in for its group either.
+func TestAPIRefusesMalformedHosts(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	p := newPort(t, m.First)
+	api(t, p)
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	caKey, err := m.CA.KeyPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := identity.ParseKey(caKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "eve", Organization: []string{identity.NodeOrganization}},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, m.CA.Certificate(), &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := getAPI(p, m, &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}); err == nil {
+		t.Error("a certificate in the group of the hosts that names none gets in")
+	}
+}
+
+// api serves the API of p with an empty answer to everything.
+func api(t *testing.T, p *meshport.Port) {
+	t.Helper()
+	l, err := p.API()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = server.Serve(l) })
+	t.Cleanup(func() {
+		_ = server.Close()
+		wg.Wait()
+	})
+}
+
+// getAPI asks the API of p for something, with a client certificate unless it is nil.
+func getAPI(p *meshport.Port, m *identitytest.Mesh, cert *tls.Certificate) error {
+	cfg := &tls.Config{RootCAs: m.First.Roots()}
+	if cert != nil {
+		cfg.Certificates = []tls.Certificate{*cert}
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: true}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("https://" + p.Addr().String())
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
 }
