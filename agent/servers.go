@@ -30,6 +30,10 @@ func SetLibraryLogger(log *slog.Logger) { api.SetLibraryLogger(log) }
 // headerTimeout bounds how long a client may take to send a request's header.
 const headerTimeout = 10 * time.Second
 
+// idleTimeout bounds how long a connection may stay open without a request, with
+// a certificate or without.
+const idleTimeout = 90 * time.Second
+
 // servers answer users and other hosts.
 type servers struct {
 	api       *api.Server
@@ -139,14 +143,21 @@ func (a *Agent) listenMetrics() error {
 // serve makes listener part of what run serves. Requests that outlive the
 // drain of the API are cut off.
 func (a *Agent) serve(listener net.Listener, handler http.Handler) {
+	server := newHTTPServer(handler)
+	a.servers.listeners = append(a.servers.listeners, &httpListener{server: server, listener: listener})
+	a.onStop(func(context.Context) { server.Close() })
+}
+
+// newHTTPServer serves HTTP/1.1 and HTTP/2. It ends connections on which nothing
+// is asked.
+func newHTTPServer(handler http.Handler) *http.Server {
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: headerTimeout,
+		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
 		Protocols: new(http.Protocols),
 	}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetHTTP2(true)
-	a.servers.listeners = append(a.servers.listeners, &httpListener{server: server, listener: listener})
-	a.onStop(func(context.Context) { server.Close() })
+	return server
 }
 
 func (s *servers) run(ctx context.Context) error {

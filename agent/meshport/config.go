@@ -64,6 +64,10 @@ type Config struct {
 	MaxHandshakes int
 	// MaxHandshakesPerSource bounds them for one source address. More are closed.
 	MaxHandshakesPerSource int
+	// MaxStrangersPerSource bounds the open connections of one source address that showed
+	// no certificate, to the API or to join. More are closed. Whoever holds a certificate
+	// is not counted.
+	MaxStrangersPerSource int
 	// Backlog is how many connections of one protocol may wait to be accepted. More
 	// wait for at most a HandshakeTimeout and are closed then.
 	Backlog int
@@ -80,6 +84,7 @@ func DefaultConfig() Config {
 		HandshakeTimeout:       10 * time.Second,
 		MaxHandshakes:          2048,
 		MaxHandshakesPerSource: 1024,
+		MaxStrangersPerSource:  128,
 		Backlog:                256,
 		Logger:                 slog.New(slog.DiscardHandler),
 	}
@@ -98,6 +103,8 @@ func (c Config) Validate() error {
 		return errors.New("mesh port: MaxHandshakes must be at least 1")
 	case c.MaxHandshakesPerSource < 1 || c.MaxHandshakesPerSource > c.MaxHandshakes:
 		return errors.New("mesh port: want 1 <= MaxHandshakesPerSource <= MaxHandshakes")
+	case c.MaxStrangersPerSource < 1:
+		return errors.New("mesh port: MaxStrangersPerSource must be at least 1")
 	case c.Backlog < 1:
 		return errors.New("mesh port: Backlog must be at least 1")
 	case c.Logger == nil:

@@ -20,7 +20,8 @@
 //
 // A caller that says nothing costs one goroutine for the handshake timeout; how many
 // handshakes run at once is bounded, in all and per source address, so one slow or
-// hostile source cannot keep the others out.
+// hostile source cannot keep the others out. So are the open connections of a source
+// that shows no certificate.
 //
 // # What it does not do
 //

@@ -37,8 +37,15 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) {
 		_ = conn.Close()
 		return
 	}
+	leave, ok := p.enterStranger(conn, raw)
+	if !ok {
+		p.metrics.handshake(sideServer, hs.proto, resultRefused, 0)
+		p.cfg.Logger.Debug("too many connections without a certificate", "from", raw.RemoteAddr().String(), "proto", hs.proto)
+		_ = conn.Close()
+		return
+	}
 	p.metrics.handshake(sideServer, hs.proto, resultOK, time.Since(start))
-	counted.opened(p.metrics.open(hs.proto))
+	counted.opened(p.metrics.open(hs.proto), leave)
 
 	var out net.Conn = conn
 	if hs.proto != protoAPI {
@@ -48,6 +55,20 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) {
 		p.metrics.dropped.WithLabelValues(hs.proto).Inc()
 		p.cfg.Logger.Debug("connection not accepted", "from", raw.RemoteAddr().String(), "proto", hs.proto, "err", err)
 	}
+}
+
+// enterStranger counts a connection whose caller showed no certificate and reports
+// whether its source may have it: an open connection costs memory and a file descriptor
+// for as long as the caller likes. leave is called when it closes.
+func (p *Port) enterStranger(conn *tls.Conn, raw net.Conn) (leave func(), ok bool) {
+	if len(conn.ConnectionState().PeerCertificates) > 0 {
+		return func() {}, true
+	}
+	source := sourceOf(raw.RemoteAddr())
+	if !p.strangers.enterSource(source) {
+		return nil, false
+	}
+	return func() { p.strangers.leaveSource(source) }, true
 }
 
 // serverHandshake is what one handshake finds out.

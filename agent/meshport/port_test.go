@@ -265,6 +265,7 @@ func TestConfig(t *testing.T) {
 		"HandshakeTimeout":       func(c *meshport.Config) { c.HandshakeTimeout = 0 },
 		"MaxHandshakes":          func(c *meshport.Config) { c.MaxHandshakes = 0 },
 		"MaxHandshakesPerSource": func(c *meshport.Config) { c.MaxHandshakesPerSource = c.MaxHandshakes + 1 },
+		"MaxStrangersPerSource":  func(c *meshport.Config) { c.MaxStrangersPerSource = 0 },
 		"Backlog":                func(c *meshport.Config) { c.Backlog = 0 },
 		"Logger":                 func(c *meshport.Config) { c.Logger = nil },
 	} {
