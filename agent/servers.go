@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"virtmesh/agent/api"
 	"virtmesh/agent/hostrpc"
@@ -93,7 +95,7 @@ func (a *Agent) listenMesh() error {
 		return err
 	}
 	mesh := meshapi.NewHandler(a, isAdministrator)
-	a.serve(listener, withMesh(mesh, a.servers.api.Handler()))
+	a.serve(listener, a.stillGood(withMesh(mesh, a.servers.api.Handler())))
 	return nil
 }
 
@@ -190,6 +192,48 @@ func withMesh(mesh, kubernetes http.Handler) http.Handler {
 		}
 		kubernetes.ServeHTTP(w, r)
 	})
+}
+
+// stillGood refuses requests whose client's certificate has ended, or names a host
+// that was removed, since the connection was made: the mesh port judged it then,
+// and a connection that is kept busy lasts as long as its client likes.
+func (a *Agent) stillGood(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+			if err := a.judge(r.TLS.PeerCertificates[0]); err != nil {
+				refuse(w, err)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// refuse tells a client, of the Kubernetes API or of the mesh's own, why its
+// certificate is not taken, and ends the connection.
+func refuse(w http.ResponseWriter, err error) {
+	w.Header().Set("Connection", "close")
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusUnauthorized)
+	json.NewEncoder(w).Encode(metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+		Status:   metav1.StatusFailure, Reason: metav1.StatusReasonUnauthorized, Code: http.StatusUnauthorized, Message: err.Error(),
+	})
+}
+
+// judge says why a client certificate is good no more.
+func (a *Agent) judge(cert *x509.Certificate) error {
+	if time.Now().After(cert.NotAfter) {
+		return fmt.Errorf("the client certificate ended at %s", cert.NotAfter.Format(time.RFC3339))
+	}
+	if !identity.ClaimsNode(cert) {
+		return nil
+	}
+	node, err := identity.NodeOf(cert)
+	if err != nil {
+		return err
+	}
+	return a.admit(node)
 }
 
 // isAdministrator tells whether the client's certificate, which the mesh port
