@@ -53,6 +53,7 @@ type Agent struct {
 	gossip   *gossip.Gossip
 	store    *raftstore.Store
 	signer   *identity.Signer
+	renewer  *identity.Renewer
 	// hosts is set once the store is open; connections come before.
 	hosts   atomic.Pointer[identity.Hosts]
 	host    *host
@@ -91,6 +92,7 @@ func New(ctx context.Context, config Config, options Options) (_ *Agent, err err
 		{"find the other hosts", a.joinGossip},
 		{"become a replica", a.joinStore},
 		{"keep certificates young", a.startRenewal},
+		{"keep this host's record", a.startRecord},
 		{"admit other hosts", a.serveJoin},
 		{"look after guests", a.startHost},
 		{"serve the API", a.startServers},
@@ -255,6 +257,7 @@ func (a *Agent) startRenewal(context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.renewer = renewer
 	a.onStop(func(context.Context) { renewer.Shutdown() })
 	return nil
 }
@@ -274,7 +277,7 @@ func (a *Agent) renewalByOthers() identity.Issuer {
 }
 
 func (a *Agent) renewalByItself() identity.Issuer {
-	return identity.SelfIssuer(a.identity, time.Duration(a.config.CertificateLifetime))
+	return identity.SelfIssuer(a.identity, a.config.certificateNames(), time.Duration(a.config.CertificateLifetime))
 }
 
 func (a *Agent) serveJoin(context.Context) error {

@@ -75,7 +75,7 @@ func joinedHost(t *testing.T, m *identitytest.Mesh, name string) string {
 		}
 	})
 	at := port.Addr().String()
-	if err := identity.NewHosts(m.Store).Update(t.Context(), "host1", func(r *identity.HostRecord) { r.MeshAddress = at }); err != nil {
+	if err := identity.NewHosts(m.Store).Update(t.Context(), m.First.Node(), func(r *identity.HostRecord) { r.MeshAddress = at }); err != nil {
 		t.Fatal(err)
 	}
 	token, _, err := identity.NewTokens(m.Store).Create(t.Context(), 0)

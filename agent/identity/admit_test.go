@@ -337,10 +337,10 @@ func TestRemovedHost(t *testing.T) {
 func TestUpdateHost(t *testing.T) {
 	m := newMesh(t)
 	var calls int
-	err := m.hosts.Update(t.Context(), "host1", func(r *identity.HostRecord) {
+	err := m.hosts.Update(t.Context(), m.First.Node(), func(r *identity.HostRecord) {
 		if calls++; calls == 1 { // somebody else is faster once
 			other := identity.NewHosts(m.Store)
-			if err := other.Update(t.Context(), "host1", func(r *identity.HostRecord) { r.Version = "2" }); err != nil {
+			if err := other.Update(t.Context(), m.First.Node(), func(r *identity.HostRecord) { r.Version = "2" }); err != nil {
 				t.Error(err)
 			}
 		}
@@ -354,7 +354,7 @@ func TestUpdateHost(t *testing.T) {
 		t.Errorf("record %+v, %v", rec, err)
 	}
 	bad := func(r *identity.HostRecord) { r.MeshAddress = "" }
-	if err := m.hosts.Update(t.Context(), "host1", bad); err == nil {
+	if err := m.hosts.Update(t.Context(), m.First.Node(), bad); err == nil {
 		t.Error("an empty address was stored")
 	}
 }

@@ -72,32 +72,35 @@ func (h *Hosts) List(ctx context.Context, opts raftstore.ReadOptions) ([]HostRec
 }
 
 // Update changes the record of a host, for example when it got another address. change
-// may be called more than once; it cannot change the name and the ID.
-func (h *Hosts) Update(ctx context.Context, host string, change func(*HostRecord)) error {
+// may be called more than once; it cannot change the name and the ID. ErrExpelled: the
+// record is of another machine.
+func (h *Hosts) Update(ctx context.Context, node Node, change func(*HostRecord)) error {
 	var conflict *raftstore.ConflictError
 	for attempt := 1; ; attempt++ {
-		err := h.updateOnce(ctx, host, change)
+		err := h.updateOnce(ctx, node, change)
 		if err == nil {
 			return nil
 		}
 		if !errors.As(err, &conflict) || attempt == admitAttempts {
-			return fmt.Errorf("update host %s: %w", host, err)
+			return fmt.Errorf("update host %s: %w", node.Name, err)
 		}
 	}
 }
 
-func (h *Hosts) updateOnce(ctx context.Context, host string, change func(*HostRecord)) error {
-	rec, rev, err := h.get(ctx, host, raftstore.ReadOptions{})
+func (h *Hosts) updateOnce(ctx context.Context, node Node, change func(*HostRecord)) error {
+	rec, rev, err := h.get(ctx, node.Name, raftstore.ReadOptions{})
 	if err != nil {
 		return err
 	}
-	node := rec.Node()
+	if rec.ID != node.ID {
+		return expelled(node)
+	}
 	change(&rec)
 	rec.Name, rec.ID = node.Name, node.ID
 	if err := rec.Validate(); err != nil {
 		return err
 	}
-	op, err := putOp(HostKey(host), rec)
+	op, err := putOp(HostKey(node.Name), rec)
 	if err != nil {
 		return err
 	}

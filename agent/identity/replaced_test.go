@@ -37,6 +37,10 @@ func TestReplacedMachineStaysOut(t *testing.T) {
 	if now := m.node(t, "host2"); old.Node() == now {
 		t.Fatalf("both machines are %s", now)
 	}
+	err := m.hosts.Update(t.Context(), old.Node(), func(r *identity.HostRecord) { r.MeshAddress = "10.0.0.66:7443" })
+	if !errors.Is(err, identity.ErrExpelled) {
+		t.Errorf("it changes the record of the other: %v", err)
+	}
 	if err := m.hosts.Admit(m.node(t, "host2")); err != nil {
 		t.Errorf("the machine that bears the name: %v", err)
 	}
@@ -69,7 +73,7 @@ func TestReplacedMachineCannotSignItselfIn(t *testing.T) {
 	}
 	key := newKey(t)
 	csr, _ := identity.NewCSR(key, "host1")
-	issued, err := identity.SelfIssuer(m.First, 0).IssueNode(t.Context(), csr)
+	issued, err := identity.SelfIssuer(m.First, nil, 0).IssueNode(t.Context(), csr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,7 +102,7 @@ func TestSelfIssuer(t *testing.T) {
 	m := newMesh(t)
 	key := newKey(t)
 	csr, _ := identity.NewCSR(key, "host1")
-	issued, err := identity.SelfIssuer(m.First, time.Hour).IssueNode(t.Context(), csr)
+	issued, err := identity.SelfIssuer(m.First, []string{"10.0.0.8"}, time.Hour).IssueNode(t.Context(), csr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,11 +112,13 @@ func TestSelfIssuer(t *testing.T) {
 	if left := time.Until(m.First.Leaf().NotAfter); left > time.Hour || left < 59*time.Minute {
 		t.Errorf("%v left", left)
 	}
-	if err := m.First.Leaf().VerifyHostname("127.0.0.1"); err != nil {
-		t.Error(err)
+	for _, name := range []string{"127.0.0.1", "10.0.0.8"} {
+		if err := m.First.Leaf().VerifyHostname(name); err != nil {
+			t.Error(err)
+		}
 	}
 	poor := m.Host(t, "host2", 0)
-	if _, err := identity.SelfIssuer(poor, 0).IssueNode(t.Context(), csr); !errors.Is(err, identity.ErrNoCAKey) {
+	if _, err := identity.SelfIssuer(poor, nil, 0).IssueNode(t.Context(), csr); !errors.Is(err, identity.ErrNoCAKey) {
 		t.Errorf("without the CA key: %v", err)
 	}
 }
@@ -128,7 +130,7 @@ func TestRemovedHostDoesNotSignForItself(t *testing.T) {
 	}
 	cfg := identity.DefaultRenewerConfig()
 	cfg.Identity = m.First
-	cfg.Issuers = []identity.Issuer{m.signer.For(m.First.Node()), identity.SelfIssuer(m.First, 0)}
+	cfg.Issuers = []identity.Issuer{m.signer.For(m.First.Node()), identity.SelfIssuer(m.First, nil, 0)}
 	r, err := identity.NewRenewer(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -60,7 +60,7 @@ func storeStory(t *testing.T, store identity.Store) {
 	if list, err := hosts.List(ctx, raftstore.ReadOptions{}); err != nil || len(list) != 2 || list[0].Name != "host1" {
 		t.Errorf("hosts %+v, %v", list, err)
 	}
-	if err := hosts.Update(ctx, "host2", func(r *identity.HostRecord) { r.Version = "v2" }); err != nil {
+	if err := hosts.Update(ctx, nodeIn(t, store, "host2"), func(r *identity.HostRecord) { r.Version = "v2" }); err != nil {
 		t.Error(err)
 	}
 	csr, err := identity.NewCSR(key, "host2")

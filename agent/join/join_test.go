@@ -130,7 +130,7 @@ func TestJoin(t *testing.T) {
 		}
 	}
 	csr, _ := identity.NewCSR(id.Certificate().PrivateKey.(*ecdsa.PrivateKey), "host2")
-	if _, err := identity.SelfIssuer(id, 0).IssueNode(t.Context(), csr); err != nil {
+	if _, err := identity.SelfIssuer(id, nil, 0).IssueNode(t.Context(), csr); err != nil {
 		t.Errorf("the host cannot sign for itself: %v", err)
 	}
 	rec, err := identity.NewHosts(m.Store).Get(t.Context(), "host2", raftstore.ReadOptions{})
