@@ -281,10 +281,7 @@ func (a *Agent) renewalByItself() identity.Issuer {
 }
 
 func (a *Agent) serveJoin(context.Context) error {
-	cfg := join.DefaultServerConfig()
-	cfg.Signer, cfg.Host, cfg.Version = a.signer, a.config.Name, a.version
-	cfg.Logger, cfg.Registerer = a.log.With("part", "join"), a.metrics
-	server, err := join.NewServer(cfg)
+	server, err := join.NewServer(a.joinConfig())
 	if err != nil {
 		return err
 	}
@@ -298,6 +295,14 @@ func (a *Agent) serveJoin(context.Context) error {
 		server.Close()
 	})
 	return nil
+}
+
+func (a *Agent) joinConfig() join.ServerConfig {
+	cfg := join.DefaultServerConfig()
+	cfg.Signer, cfg.Host, cfg.Version = a.signer, a.config.Name, a.version
+	cfg.MinFeatureLevel = func() uint32 { return neededLevel(a.gossip.Members()) }
+	cfg.Logger, cfg.Registerer = a.log.With("part", "join"), a.metrics
+	return cfg
 }
 
 // Run serves until ctx ends, this host leaves the mesh, or a part fails that

@@ -135,6 +135,20 @@ func (a *Agent) protectedAddresses() []netip.Prefix {
 	return prefixes
 }
 
+// neededLevel is the feature level that a host must have to follow the mesh's log:
+// the leader accepts entries that need a level once all live members have it, so
+// a host below the lowest of them would stop at the first such entry. During an
+// upgrade the lowest is the old level, and old hosts may still join.
+func neededLevel(members []gossip.Member) uint32 {
+	lowest := featureLevel
+	for _, member := range members {
+		if member.State.Live() {
+			lowest = min(lowest, max(member.Facts.FeatureLevel, 0))
+		}
+	}
+	return uint32(lowest)
+}
+
 // liveMembers is the membership that stewardship follows.
 type liveMembers struct{ gossip *gossip.Gossip }
 

@@ -8,10 +8,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/agent/join"
 	"virtmesh/agent/meshport"
+	"virtmesh/gossip"
 )
 
 func TestNobodyIsAdmittedBeforeTheReplicaIsOpen(t *testing.T) {
@@ -30,7 +33,12 @@ func TestNobodyIsAdmittedBeforeTheReplicaIsOpen(t *testing.T) {
 // asks, and its start fails with what to do.
 func TestRemovedMachineLearnsWhy(t *testing.T) {
 	m := identitytest.NewMesh(t)
-	dir := joinedHost(t, m, "host2")
+	cfg := join.DefaultServerConfig()
+	cfg.Signer, cfg.Host = identity.NewSigner(m.Store, 0), "host1"
+	dir, err := joinHost(t, m, cfg, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	id, err := identity.Open(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -48,9 +56,56 @@ func TestRemovedMachineLearnsWhy(t *testing.T) {
 	}
 }
 
-// joinedHost joins a host to m, whose first host serves the join protocol until the test
-// ends, and returns its state directory.
-func joinedHost(t *testing.T, m *identitytest.Mesh, name string) string {
+// TestTooOldHostsAreRefused: the agent tells the join protocol which level the mesh
+// needs, and the refused host is told both versions.
+func TestTooOldHostsAreRefused(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	cfg := gossip.DefaultConfig()
+	cfg.Name, cfg.Mesh, cfg.Keys = "host1", m.First.MeshID(), m.First.GossipKeys()
+	cfg.BindAddr, cfg.BindPort, cfg.Facts = "127.0.0.1", 0, gossip.Facts{FeatureLevel: featureLevel}
+	g, err := gossip.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Shutdown)
+	a := &Agent{
+		config: Config{Name: "host1"}, version: "v1.7.0", gossip: g, signer: identity.NewSigner(m.Store, 0),
+		log: slog.New(slog.DiscardHandler), metrics: prometheus.NewRegistry(),
+	}
+	var old *join.VersionError
+	_, err = joinHost(t, m, a.joinConfig(), featureLevel-1)
+	if !errors.As(err, &old) || !strings.Contains(err.Error(), "v1.2.0") || !strings.Contains(err.Error(), "v1.7.0") {
+		t.Errorf("a host that is too old: %v", err)
+	}
+	a.metrics = prometheus.NewRegistry()
+	if _, err := joinHost(t, m, a.joinConfig(), featureLevel); err != nil {
+		t.Errorf("a host of this level: %v", err)
+	}
+}
+
+func TestNeededLevel(t *testing.T) {
+	at := func(state gossip.State, level int) gossip.Member {
+		return gossip.Member{State: state, Facts: gossip.Facts{FeatureLevel: level}}
+	}
+	for name, c := range map[string]struct {
+		members []gossip.Member
+		want    uint32
+	}{
+		"alone":                   {nil, featureLevel},
+		"newer members":           {[]gossip.Member{at(gossip.Alive, featureLevel+1)}, featureLevel},
+		"an older live member":    {[]gossip.Member{at(gossip.Alive, featureLevel), at(gossip.Suspect, featureLevel-1)}, featureLevel - 1},
+		"an older dead member":    {[]gossip.Member{at(gossip.Dead, featureLevel-1)}, featureLevel},
+		"a level that is no such": {[]gossip.Member{at(gossip.Alive, -3)}, 0},
+	} {
+		if got := neededLevel(c.members); got != c.want {
+			t.Errorf("%s: level %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+// joinHost joins host2, of version v1.2.0 and the given level, to m, whose first host
+// serves the join protocol until the test ends. It returns the state directory.
+func joinHost(t *testing.T, m *identitytest.Mesh, serverCfg join.ServerConfig, level uint32) (string, error) {
 	t.Helper()
 	cfg := meshport.DefaultConfig()
 	cfg.Bind, cfg.Credentials = "127.0.0.1:0", m.First
@@ -58,8 +113,6 @@ func joinedHost(t *testing.T, m *identitytest.Mesh, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serverCfg := join.DefaultServerConfig()
-	serverCfg.Signer, serverCfg.Host = identity.NewSigner(m.Store, 0), "host1"
 	server, err := join.NewServer(serverCfg)
 	if err != nil {
 		t.Fatal(err)
@@ -83,10 +136,8 @@ func joinedHost(t *testing.T, m *identitytest.Mesh, name string) string {
 		t.Fatal(err)
 	}
 	o := join.DefaultOptions()
-	o.Dir, o.Addresses, o.Token, o.Host = filepath.Join(t.TempDir(), "state"), []string{at}, token, name
+	o.Dir, o.Addresses, o.Token, o.Host = filepath.Join(t.TempDir(), "state"), []string{at}, token, "host2"
 	o.MeshAddress, o.GossipAddress = "10.0.0.2:7443", "10.0.0.2:7946"
-	if err := join.Join(t.Context(), o); err != nil {
-		t.Fatal(err)
-	}
-	return o.Dir
+	o.Version, o.FeatureLevel = "v1.2.0", level
+	return o.Dir, join.Join(t.Context(), o)
 }
