@@ -39,7 +39,7 @@ func TestCertificatesAreJudgedPerRequest(t *testing.T) {
 			handler.ServeHTTP(w, r)
 			return w
 		}
-		admin, host, leaf := adminCertificate(t, m, time.Hour), m.First.Leaf(), m.Host(t, "host2", 0).Leaf()
+		admin, host, leaf := m.Admin(t, time.Hour).Leaf, m.First.Leaf(), m.Host(t, "host2", 0).Leaf()
 		for what, c := range map[string]struct {
 			cert *x509.Certificate
 			want int
@@ -62,23 +62,6 @@ func TestCertificatesAreJudgedPerRequest(t *testing.T) {
 			t.Errorf("another host gets status %d", w.Code)
 		}
 	})
-}
-
-func adminCertificate(t *testing.T, m *identitytest.Mesh, lifetime time.Duration) *x509.Certificate {
-	t.Helper()
-	key, err := identity.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pem, err := m.CA.IssueClient(&key.PublicKey, identity.AdminName, []string{identity.AdminOrganization}, lifetime)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certs, err := identity.ParseCertificates(pem)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certs[0]
 }
 
 // oneConn is a listener with one connection.

@@ -117,7 +117,8 @@ func (c *CA) IssueNode(pub *ecdsa.PublicKey, node Node, sans []string, lifetime 
 }
 
 // IssueClient signs a client certificate for a user of the API and returns it as PEM.
-// It refuses subjects that name a host; only IssueNode makes those.
+// It refuses subjects that name a host; only IssueNode makes those. The certificate
+// cannot be revoked before it ends.
 func (c *CA) IssueClient(pub *ecdsa.PublicKey, user string, groups []string, lifetime time.Duration) ([]byte, error) {
 	if user == "" {
 		return nil, errors.New("client certificate: user name is empty")
@@ -132,20 +133,6 @@ func (c *CA) IssueClient(pub *ecdsa.PublicKey, user string, groups []string, lif
 		return nil, fmt.Errorf("client certificate of %s: %w", user, err)
 	}
 	return EncodeCertificates(cert), nil
-}
-
-// IssueAdmin makes a key and an administrator's certificate for it, both PEM. The
-// certificate cannot be revoked before it ends.
-func (c *CA) IssueAdmin(lifetime time.Duration) (certPEM, keyPEM []byte, err error) {
-	key, err := NewKey()
-	if err != nil {
-		return nil, nil, err
-	}
-	if keyPEM, err = EncodeKey(key); err != nil {
-		return nil, nil, err
-	}
-	certPEM, err = c.IssueClient(&key.PublicKey, AdminName, []string{AdminOrganization}, lifetime)
-	return certPEM, keyPEM, err
 }
 
 // leaf returns the common template of the certificates that the CA signs. None

@@ -20,8 +20,7 @@ import (
 // Identity is the live identity of this host: what Open read from the state directory
 // and Install replaced since. TLS configurations ask it on every handshake, so a new
 // certificate takes effect at once and no connection is dropped. All methods may be
-// called at any time from any goroutine; only Install and SetGossipKeys block, on the
-// disk.
+// called at any time from any goroutine; only Install blocks, on the disk.
 type Identity struct {
 	dir  string
 	info Info
@@ -177,23 +176,6 @@ func (i *Identity) GossipKeys() [][]byte {
 		keys[n] = bytes.Clone(k)
 	}
 	return keys
-}
-
-// SetGossipKeys replaces the keyring on the disk and in memory.
-func (i *Identity) SetGossipKeys(keys [][]byte) error {
-	if err := ValidateGossipKeys(keys); err != nil {
-		return err
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if err := WriteFile(i.path(fileGossip), encodeGossipKeys(keys)); err != nil {
-		return fmt.Errorf("set gossip keys: %w", err)
-	}
-	i.gossip = nil
-	for _, k := range keys {
-		i.gossip = append(i.gossip, bytes.Clone(k))
-	}
-	return nil
 }
 
 // Install makes a new certificate for key the identity of this host: first on the

@@ -221,34 +221,18 @@ func TestRemoveState(t *testing.T) {
 	}
 }
 
-func TestSetGossipKeys(t *testing.T) {
-	dir, _ := initMesh(t)
-	id := open(t, dir)
-	keys := append([][]byte{[]byte(strings.Repeat("k", identity.GossipKeyLen))}, id.GossipKeys()...)
-	if err := id.SetGossipKeys(keys); err != nil {
-		t.Fatal(err)
-	}
-	if err := id.SetGossipKeys([][]byte{{1}}); err == nil {
-		t.Error("a short key was taken")
-	}
-	for _, got := range [][][]byte{id.GossipKeys(), open(t, dir).GossipKeys()} {
-		if !slices.EqualFunc(got, keys, slices.Equal) {
-			t.Errorf("keys %x, want %x", got, keys)
-		}
-	}
-}
-
 func TestCertificates(t *testing.T) {
 	_, ca := initMesh(t)
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.Certificate())
 
-	certPEM, keyPEM, err := ca.IssueAdmin(time.Hour)
+	key, err := identity.NewKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := identity.ParseKey(keyPEM); err != nil {
-		t.Error(err)
+	certPEM, err := ca.IssueClient(&key.PublicKey, identity.AdminName, []string{identity.AdminOrganization}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
 	}
 	certs, err := identity.ParseCertificates(certPEM)
 	if err != nil {
@@ -268,10 +252,6 @@ func TestCertificates(t *testing.T) {
 		t.Errorf("an administrator passes as a host: %v", err)
 	}
 
-	key, err := identity.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
 	if _, err := ca.IssueClient(&key.PublicKey, "system:node:host1", nil, time.Hour); err == nil {
 		t.Error("a client certificate names a host")
 	}

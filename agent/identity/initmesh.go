@@ -70,8 +70,8 @@ func (o InitOptions) Validate() error {
 
 // InitMesh makes a new mesh and this host its first member: a CA, a gossip key and a
 // certificate, all in the identity folder of the state directory, or nothing. It fails
-// with ErrInitialised if the directory holds an identity. The CA that it returns is for
-// the administrator's first certificate.
+// with ErrInitialised if the directory holds an identity. The CA that it returns signs
+// before there is a store to read it from.
 func InitMesh(dir string, opts InitOptions) (*CA, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, fmt.Errorf("init: %w", err)

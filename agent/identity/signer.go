@@ -68,22 +68,6 @@ func (s *Signer) CA(ctx context.Context) (*CA, []byte, error) {
 	return s.ca(ctx, raftstore.ReadOptions{})
 }
 
-// IssueAdmin makes an administrator's client certificate and its key, PEM, and returns
-// them with the CAs to trust. Zero stands for DefaultAdminLifetime.
-func (s *Signer) IssueAdmin(ctx context.Context, lifetime time.Duration) (cert, key, bundle []byte, err error) {
-	if lifetime <= 0 {
-		lifetime = DefaultAdminLifetime
-	}
-	ca, bundle, err := s.CA(ctx)
-	if err == nil {
-		cert, key, err = ca.IssueAdmin(lifetime)
-	}
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("sign administrator's certificate: %w", err)
-	}
-	return cert, key, bundle, nil
-}
-
 // member returns the record of a host and how fresh it could be read. ErrNoHost and
 // ErrExpelled are certain: a local replica that knows nothing of the host, or another
 // machine of its name, proves nothing.

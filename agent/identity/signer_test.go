@@ -59,14 +59,13 @@ func TestRenewByProof(t *testing.T) {
 	}
 
 	otherCSR, _ := identity.NewCSR(newKey(t), "host2")
-	admin, adminKey, _ := m.CA.IssueAdmin(time.Hour)
+	admin := m.Admin(t, time.Hour)
 	foreign := identitytest.NewMesh(t).Host(t, "host2", time.Hour)
 	foreignProof, _ := foreign.Prove(csr)
-	_ = adminKey
 	for name, spoil := range map[string]func(*identity.RenewalProof){
 		"request exchanged":   func(p *identity.RenewalProof) { p.CSR = otherCSR },
 		"not signed":          func(p *identity.RenewalProof) { p.Signature = nil },
-		"administrator":       func(p *identity.RenewalProof) { p.Chain = admin },
+		"administrator":       func(p *identity.RenewalProof) { p.Chain = identity.EncodeCertificates(admin.Leaf) },
 		"another mesh":        func(p *identity.RenewalProof) { *p = foreignProof },
 		"no certificate":      func(p *identity.RenewalProof) { p.Chain = nil },
 		"a CA as certificate": func(p *identity.RenewalProof) { p.Chain = m.CA.CertificatePEM() },
@@ -143,20 +142,5 @@ func TestRemovedHostDoesNotSignForItself(t *testing.T) {
 	m.Store.BeforeRead = func(raftstore.ReadOptions) error { return raftstore.ErrNoLeader }
 	if err := r.Renew(t.Context()); err != nil || m.First.Leaf() == before {
 		t.Errorf("renew while nobody answers: %v", err)
-	}
-}
-
-func TestIssueAdmin(t *testing.T) {
-	m := newMesh(t)
-	cert, key, bundle, err := m.signer.IssueAdmin(t.Context(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certs, err := identity.ParseCertificates(append(cert, bundle...))
-	if err != nil || len(certs) != 2 || certs[0].CheckSignatureFrom(certs[1]) != nil {
-		t.Errorf("certificates %v, %v", certs, err)
-	}
-	if _, err := identity.ParseKey(key); err != nil {
-		t.Error(err)
 	}
 }

@@ -25,14 +25,7 @@ func TestMeshProtocolsDemandHosts(t *testing.T) {
 	p := newPort(t, m.First)
 	l := listen(t, p, meshport.ProtoRaft)
 	echo(t, l)
-	adminCert, adminKey, err := m.CA.IssueAdmin(time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	admin, err := tls.X509KeyPair(adminCert, adminKey)
-	if err != nil {
-		t.Fatal(err)
-	}
+	admin := m.Admin(t, time.Hour)
 	stranger := identitytest.NewMesh(t).Host(t, "host2", 0)
 	expired := m.Host(t, "host3", -time.Second)
 	good := m.Host(t, "host4", 0)
@@ -41,7 +34,7 @@ func TestMeshProtocolsDemandHosts(t *testing.T) {
 		ok   bool
 	}{
 		"none":          {nil, false},
-		"administrator": {&admin, false},
+		"administrator": {admin, false},
 		"another mesh":  {stranger.Certificate(), false},
 		"expired":       {expired.Certificate(), false},
 		"host":          {good.Certificate(), true},

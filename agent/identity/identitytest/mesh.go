@@ -1,6 +1,7 @@
 package identitytest
 
 import (
+	"crypto/tls"
 	"testing"
 	"time"
 
@@ -78,4 +79,22 @@ func (m *Mesh) Host(t testing.TB, name string, lifetime time.Duration) *identity
 		t.Fatal(err)
 	}
 	return id
+}
+
+// Admin returns an administrator's certificate that lives for lifetime, with its key.
+func (m *Mesh) Admin(t testing.TB, lifetime time.Duration) *tls.Certificate {
+	t.Helper()
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pem, err := m.CA.IssueClient(&key.PublicKey, identity.AdminName, []string{identity.AdminOrganization}, lifetime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs, err := identity.ParseCertificates(pem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{certs[0].Raw}, Leaf: certs[0], PrivateKey: key}
 }
