@@ -12,9 +12,10 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Pauses between two attempts to change the record; the mesh may have no quorum
-// for long.
+// One attempt to change the record, and the pauses between two; the mesh may have
+// no quorum for long, and the store waits for one as long as it may.
 const (
+	recordTimeout  = 30 * time.Second
 	recordPause    = time.Second
 	maxRecordPause = time.Minute
 )
@@ -31,7 +32,9 @@ type record struct {
 	level   uint32
 	// renew gets a new certificate.
 	renew func(context.Context) error
-	log   *slog.Logger
+	// askOthers returns an error if the other hosts say that this machine was removed.
+	askOthers func(context.Context) error
+	log       *slog.Logger
 }
 
 // startRecord compares once per start, because only a restart changes the
@@ -39,7 +42,8 @@ type record struct {
 func (a *Agent) startRecord(context.Context) error {
 	r := record{
 		hosts: identity.NewHosts(a.store), identity: a.identity, config: a.config,
-		version: a.version, level: featureLevel, renew: a.renewer.Renew, log: a.log,
+		version: a.version, level: featureLevel, renew: a.renewer.Renew,
+		askOthers: a.askWhetherExpelled, log: a.log,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -61,6 +65,11 @@ func (r record) keep(ctx context.Context) {
 		if err == nil || ctx.Err() != nil {
 			return
 		}
+		// A machine that was removed while it could reach nobody is refused by all
+		// when it can again, and its own replica will never say why.
+		if gone := r.askOthers(ctx); gone != nil {
+			err = gone
+		}
 		if errors.Is(err, identity.ErrNoHost) || errors.Is(err, identity.ErrExpelled) {
 			r.log.Error("this machine is no host of the mesh any more", "err", err)
 			return
@@ -77,6 +86,8 @@ func (r record) keep(ctx context.Context) {
 // settle changes the record if it differs, and renews the certificate if it lacks
 // a name. The two are looked at apart: an agent may stop between them.
 func (r record) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
+	defer cancel()
 	have, err := r.hosts.Get(ctx, r.config.Name, raftstore.ReadOptions{})
 	if err != nil {
 		return fmt.Errorf("read this host's record: %w", err)

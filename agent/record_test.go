@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,7 +30,8 @@ func newRecord(t *testing.T, m *identitytest.Mesh) record {
 	t.Cleanup(renewer.Shutdown)
 	return record{
 		hosts: identity.NewHosts(m.Store), identity: m.First, config: config,
-		version: "v2", level: 7, renew: renewer.Renew, log: slog.New(slog.DiscardHandler),
+		version: "v2", level: 7, renew: renewer.Renew,
+		askOthers: func(context.Context) error { return nil }, log: slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -92,6 +95,21 @@ func TestRecordWaitsForTheMesh(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestRecordLearnsOfTheRemoval: the replica of a machine that was removed while it was cut
+// off never has a leader again; the others say why.
+func TestRecordLearnsOfTheRemoval(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	r := newRecord(t, m)
+	m.Store.BeforeRead = func(raftstore.ReadOptions) error { return raftstore.ErrNoLeader }
+	r.askOthers = func(context.Context) error { return identity.ErrExpelled }
+	var out bytes.Buffer
+	r.log = slog.New(slog.NewTextHandler(&out, nil))
+	r.keep(t.Context()) // ends by itself
+	if !strings.Contains(out.String(), identity.ErrExpelled.Error()) {
+		t.Errorf("log: %s", out.String())
+	}
 }
 
 // TestRemovedMachineChangesNoRecord: its name belongs to another.
