@@ -42,6 +42,6 @@
 // # What it does not do
 //
 // It opens no port and speaks no protocol: agent/join does. There is no revocation
-// list; node certificates live for hours and are not renewed once the host's record
-// is gone. It does not replace the CA of a running mesh.
+// list: an administrator's certificate is good until it ends. A host's lives for hours, is
+// not renewed once the host's record is gone, and Hosts.Admit turns it away before that. It does not replace the CA of a running mesh.
 package identity
