@@ -53,6 +53,7 @@ type Agent struct {
 	gossip   *gossip.Gossip
 	store    *raftstore.Store
 	signer   *identity.Signer
+	renewer  *identity.Renewer
 	// hosts is set once the store is open; connections come before.
 	hosts   atomic.Pointer[identity.Hosts]
 	host    *host
@@ -91,6 +92,7 @@ func New(ctx context.Context, config Config, options Options) (_ *Agent, err err
 		{"find the other hosts", a.joinGossip},
 		{"become a replica", a.joinStore},
 		{"keep certificates young", a.startRenewal},
+		{"keep this host's record", a.startRecord},
 		{"admit other hosts", a.serveJoin},
 		{"look after guests", a.startHost},
 		{"serve the API", a.startServers},
@@ -209,12 +211,12 @@ func (a *Agent) openStore(ctx context.Context) error {
 
 // joinStore makes this host a replica, or tells the group its address. A host
 // that was a member before goes on with its own copy when no one answers.
-func (a *Agent) joinStore(ctx context.Context) error {
+func (a *Agent) joinStore(parent context.Context) error {
 	var addresses []string
 	for _, seed := range a.seeds() {
 		addresses = append(addresses, seed.MeshAddress)
 	}
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	ctx, cancel := context.WithTimeout(parent, joinTimeout)
 	defer cancel()
 	if a.identity.Founder() {
 		return a.identity.Seed(ctx, a.store, a.version, featureLevel)
@@ -227,6 +229,7 @@ func (a *Agent) joinStore(ctx context.Context) error {
 		// The other hosts may be starting too. The store goes on looking for
 		// its leader, and what needs one waits for it.
 		a.log.Warn("the mesh does not answer yet", "err", err)
+		return a.askWhetherExpelled(parent)
 	}
 	return nil
 }
@@ -250,10 +253,11 @@ func (a *Agent) renewEnded(ctx context.Context) error {
 // startRenewal keeps this host's certificate valid from now on.
 func (a *Agent) startRenewal(context.Context) error {
 	a.signer = identity.NewSigner(a.store, time.Duration(a.config.CertificateLifetime))
-	renewer, err := a.newRenewer(a.signer.For(a.config.Name), a.renewalByOthers(), a.renewalByItself())
+	renewer, err := a.newRenewer(a.signer.For(a.identity.Node()), a.renewalByOthers(), a.renewalByItself())
 	if err != nil {
 		return err
 	}
+	a.renewer = renewer
 	a.onStop(func(context.Context) { renewer.Shutdown() })
 	return nil
 }
@@ -273,14 +277,11 @@ func (a *Agent) renewalByOthers() identity.Issuer {
 }
 
 func (a *Agent) renewalByItself() identity.Issuer {
-	return identity.SelfIssuer(a.identity, time.Duration(a.config.CertificateLifetime))
+	return identity.SelfIssuer(a.identity, a.config.certificateNames(), time.Duration(a.config.CertificateLifetime))
 }
 
 func (a *Agent) serveJoin(context.Context) error {
-	cfg := join.DefaultServerConfig()
-	cfg.Signer, cfg.Host, cfg.Version = a.signer, a.config.Name, a.version
-	cfg.Logger, cfg.Registerer = a.log.With("part", "join"), a.metrics
-	server, err := join.NewServer(cfg)
+	server, err := join.NewServer(a.joinConfig())
 	if err != nil {
 		return err
 	}
@@ -294,6 +295,14 @@ func (a *Agent) serveJoin(context.Context) error {
 		server.Close()
 	})
 	return nil
+}
+
+func (a *Agent) joinConfig() join.ServerConfig {
+	cfg := join.DefaultServerConfig()
+	cfg.Signer, cfg.Host, cfg.Version = a.signer, a.config.Name, a.version
+	cfg.MinFeatureLevel = func() uint32 { return neededLevel(a.gossip.Members()) }
+	cfg.Logger, cfg.Registerer = a.log.With("part", "join"), a.metrics
+	return cfg
 }
 
 // Run serves until ctx ends, this host leaves the mesh, or a part fails that

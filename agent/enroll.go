@@ -29,7 +29,7 @@ func Init(configPath string, config Config, version string) error {
 	}
 	_, err := identity.InitMesh(config.StateDir, identity.InitOptions{
 		Host: config.Name, MeshAddress: config.MeshAddress(), GossipAddress: config.gossipAddress(),
-		SANs: []string{config.Advertise}, Lifetime: time.Duration(config.CertificateLifetime),
+		SANs: config.sans(), Lifetime: time.Duration(config.CertificateLifetime),
 	})
 	if err != nil {
 		return fmt.Errorf("make a mesh: %w", err)
@@ -54,7 +54,7 @@ func Join(ctx context.Context, configPath string, config Config, address, token,
 	options.Token = parsed
 	options.Host = config.Name
 	options.MeshAddress, options.GossipAddress = config.MeshAddress(), config.gossipAddress()
-	options.SANs = []string{config.Advertise}
+	options.SANs = config.sans()
 	options.Version, options.FeatureLevel = version, featureLevel
 	options.Logger = slog.New(slog.DiscardHandler)
 	if err := join.Join(ctx, options); err != nil {
@@ -112,5 +112,11 @@ func (c Config) storeConfig() raftstore.Config {
 func (c Config) gossipAddress() string {
 	return net.JoinHostPort(c.Advertise, strconv.Itoa(c.GossipPort))
 }
+
+// sans are the names besides the usual ones by which API clients know this host.
+func (c Config) sans() []string { return []string{c.Advertise} }
+
+// certificateNames are the names that this host's certificate must have.
+func (c Config) certificateNames() []string { return identity.NodeSANs(c.MeshAddress(), c.sans()) }
 
 func (c Config) raftDir() string { return filepath.Join(c.StateDir, "raft") }

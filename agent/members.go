@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -64,14 +65,39 @@ func (a *Agent) resolve(ctx context.Context, name string) (string, error) {
 	return record.MeshAddress, nil
 }
 
-// admit turns away hosts that were removed while their certificates last.
-func (a *Agent) admit(name string) error {
+// admit turns away machines that were removed while their certificates last.
+// Before the replica is open nothing is known against anybody, so all must wait:
+// who slipped in then would be served later.
+func (a *Agent) admit(node identity.Node) error {
 	hosts := a.hosts.Load()
 	if hosts == nil {
-		return nil
+		return errNotOpen
 	}
-	return hosts.Admit(name)
+	return hosts.Admit(node)
 }
+
+// askWhetherExpelled returns an error if the other hosts say that this machine was
+// removed: their ports refuse it without a word, and its operator must learn why.
+// Asking for a certificate is the one question that they answer to anybody.
+func (a *Agent) askWhetherExpelled(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	key, err := identity.NewKey()
+	if err != nil {
+		return err
+	}
+	csr, err := identity.NewCSR(key, a.config.Name)
+	if err != nil {
+		return err
+	}
+	if _, err := a.renewalByOthers().IssueNode(ctx, csr); errors.Is(err, identity.ErrExpelled) {
+		return err
+	}
+	return nil
+}
+
+// errNotOpen refuses other hosts while this one starts.
+var errNotOpen = errors.New("this host's replica is not open yet")
 
 // hostAt names the host that lives at a mesh address.
 func (a *Agent) hostAt(address string) string {
@@ -107,6 +133,20 @@ func (a *Agent) protectedAddresses() []netip.Prefix {
 		}
 	}
 	return prefixes
+}
+
+// neededLevel is the feature level that a host must have to follow the mesh's log:
+// the leader accepts entries that need a level once all live members have it, so
+// a host below the lowest of them would stop at the first such entry. During an
+// upgrade the lowest is the old level, and old hosts may still join.
+func neededLevel(members []gossip.Member) uint32 {
+	lowest := featureLevel
+	for _, member := range members {
+		if member.State.Live() {
+			lowest = min(lowest, max(member.Facts.FeatureLevel, 0))
+		}
+	}
+	return uint32(lowest)
 }
 
 // liveMembers is the membership that stewardship follows.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"virtmesh/agent/api"
 	"virtmesh/agent/hostrpc"
@@ -29,6 +31,10 @@ func SetLibraryLogger(log *slog.Logger) { api.SetLibraryLogger(log) }
 
 // headerTimeout bounds how long a client may take to send a request's header.
 const headerTimeout = 10 * time.Second
+
+// idleTimeout bounds how long a connection may stay open without a request, with
+// a certificate or without.
+const idleTimeout = 90 * time.Second
 
 // servers answer users and other hosts.
 type servers struct {
@@ -89,7 +95,7 @@ func (a *Agent) listenMesh() error {
 		return err
 	}
 	mesh := meshapi.NewHandler(a, isAdministrator)
-	a.serve(listener, withMesh(mesh, a.servers.api.Handler()))
+	a.serve(listener, a.stillGood(withMesh(mesh, a.servers.api.Handler())))
 	return nil
 }
 
@@ -139,14 +145,21 @@ func (a *Agent) listenMetrics() error {
 // serve makes listener part of what run serves. Requests that outlive the
 // drain of the API are cut off.
 func (a *Agent) serve(listener net.Listener, handler http.Handler) {
+	server := newHTTPServer(handler)
+	a.servers.listeners = append(a.servers.listeners, &httpListener{server: server, listener: listener})
+	a.onStop(func(context.Context) { server.Close() })
+}
+
+// newHTTPServer serves HTTP/1.1 and HTTP/2. It ends connections on which nothing
+// is asked.
+func newHTTPServer(handler http.Handler) *http.Server {
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: headerTimeout,
+		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
 		Protocols: new(http.Protocols),
 	}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetHTTP2(true)
-	a.servers.listeners = append(a.servers.listeners, &httpListener{server: server, listener: listener})
-	a.onStop(func(context.Context) { server.Close() })
+	return server
 }
 
 func (s *servers) run(ctx context.Context) error {
@@ -179,6 +192,48 @@ func withMesh(mesh, kubernetes http.Handler) http.Handler {
 		}
 		kubernetes.ServeHTTP(w, r)
 	})
+}
+
+// stillGood refuses requests whose client's certificate has ended, or names a host
+// that was removed, since the connection was made: the mesh port judged it then,
+// and a connection that is kept busy lasts as long as its client likes.
+func (a *Agent) stillGood(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+			if err := a.judge(r.TLS.PeerCertificates[0]); err != nil {
+				refuse(w, err)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// refuse tells a client, of the Kubernetes API or of the mesh's own, why its
+// certificate is not taken, and ends the connection.
+func refuse(w http.ResponseWriter, err error) {
+	w.Header().Set("Connection", "close")
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusUnauthorized)
+	json.NewEncoder(w).Encode(metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+		Status:   metav1.StatusFailure, Reason: metav1.StatusReasonUnauthorized, Code: http.StatusUnauthorized, Message: err.Error(),
+	})
+}
+
+// judge says why a client certificate is good no more.
+func (a *Agent) judge(cert *x509.Certificate) error {
+	if time.Now().After(cert.NotAfter) {
+		return fmt.Errorf("the client certificate ended at %s", cert.NotAfter.Format(time.RFC3339))
+	}
+	if !identity.ClaimsNode(cert) {
+		return nil
+	}
+	node, err := identity.NodeOf(cert)
+	if err != nil {
+		return err
+	}
+	return a.admit(node)
 }
 
 // isAdministrator tells whether the client's certificate, which the mesh port

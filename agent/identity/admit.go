@@ -36,7 +36,7 @@ type Candidate struct {
 	// Key is the public key that the host wants certified; it has proved that it holds
 	// the private one.
 	Key *ecdsa.PublicKey
-	// Host is what its record will say. Admit fills KeyPin, TokenID and Joined.
+	// Host is what its record will say. Admit fills ID, KeyPin, TokenID and Joined.
 	Host HostRecord
 }
 
@@ -65,7 +65,7 @@ func (s *Signer) Admit(ctx context.Context, c Candidate) (Admission, error) {
 		return Admission{}, &CandidateError{Err: err}
 	}
 	for range admitAttempts {
-		err = s.admitOnce(ctx, c, pin)
+		c.Host, err = s.admitOnce(ctx, c, pin)
 		var conflict *raftstore.ConflictError
 		if !errors.As(err, &conflict) {
 			break
@@ -77,56 +77,57 @@ func (s *Signer) Admit(ctx context.Context, c Candidate) (Admission, error) {
 	return s.admission(ctx, c)
 }
 
-// admitOnce returns nil when the candidate is a member, and a *ConflictError when the
-// records it judged by have changed.
-func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) error {
+// admitOnce returns the candidate's record when it is a member, and a *ConflictError
+// when the records it judged by have changed. Every admission is a new membership with an
+// ID of its own, which the mesh chooses, so that no machine can claim to be another.
+func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecord, error) {
+	rec := c.Host
 	token, tokenRev, err := s.checkToken(ctx, c, pin)
 	if err != nil {
-		return err
+		return rec, err
 	}
 	have, haveRev, err := NewHosts(s.store).get(ctx, c.Host.Name, raftstore.ReadOptions{})
 	switch {
 	case err == nil && token.UsedBy != nil && have.TokenID == token.ID && have.KeyPin == pin.String():
 		return s.admitAgain(ctx, c, have, haveRev) // the answer was lost
 	case err == nil:
-		return &HostTakenError{Host: c.Host.Name}
+		return rec, &HostTakenError{Host: c.Host.Name}
 	case !errors.Is(err, ErrNoHost):
-		return err
+		return rec, err
 	case token.UsedBy != nil:
-		return ErrTokenUsed // and the host was removed since
+		return rec, ErrTokenUsed // and the host was removed since
 	}
 	now := time.Now().UTC()
 	token.UsedBy = &TokenUse{Host: c.Host.Name, KeyPin: pin.String(), At: now}
-	rec := c.Host
-	rec.KeyPin, rec.TokenID, rec.Joined = pin.String(), token.ID, now
+	rec.ID, rec.KeyPin, rec.TokenID, rec.Joined = NewNode(rec.Name).ID, pin.String(), token.ID, now
 	putToken, err := putOp(TokenKey(token.ID), token)
 	if err != nil {
-		return err
+		return rec, err
 	}
 	putHost, err := putOp(HostKey(rec.Name), rec)
 	if err != nil {
-		return err
+		return rec, err
 	}
 	_, err = s.store.Commit(ctx, raftstore.Txn{
 		If:  []raftstore.Condition{{Key: putToken.Key, ModRevision: tokenRev}, {Key: putHost.Key}},
 		Ops: []raftstore.Op{putToken, putHost, {Key: expelledKey(rec.Name), Delete: true}},
 	})
-	return err
+	return rec, err
 }
 
 // admitAgain takes over what the host says differently the second time.
-func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, rev uint64) error {
+func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, rev uint64) (HostRecord, error) {
 	rec := c.Host
-	rec.KeyPin, rec.TokenID, rec.Joined = have.KeyPin, have.TokenID, have.Joined
+	rec.ID, rec.KeyPin, rec.TokenID, rec.Joined = have.ID, have.KeyPin, have.TokenID, have.Joined
 	op, err := putOp(HostKey(rec.Name), rec)
 	if err != nil {
-		return err
+		return rec, err
 	}
 	_, err = s.store.Commit(ctx, raftstore.Txn{
 		If:  []raftstore.Condition{{Key: op.Key, ModRevision: rev}},
 		Ops: []raftstore.Op{op},
 	})
-	return err
+	return rec, err
 }
 
 // checkToken returns the token of a candidate if it may use it, or may ask again. What
@@ -172,7 +173,7 @@ func (s *Signer) admission(ctx context.Context, c Candidate) (Admission, error) 
 	if err != nil {
 		return Admission{}, err
 	}
-	chain, err := ca.IssueNode(c.Key, c.Host.Name, NodeSANs(c.Host.MeshAddress, c.Host.SANs), s.lifetime)
+	chain, err := ca.IssueNode(c.Key, c.Host.Node(), NodeSANs(c.Host.MeshAddress, c.Host.SANs), s.lifetime)
 	if err != nil {
 		return Admission{}, err
 	}

@@ -41,6 +41,21 @@ func (m mesh) token(t *testing.T) identity.Token {
 	return token
 }
 
+// node returns who bears a name now.
+func (m mesh) node(t *testing.T, name string) identity.Node {
+	t.Helper()
+	return nodeIn(t, m.Store, name)
+}
+
+func nodeIn(t *testing.T, store identity.Store, name string) identity.Node {
+	t.Helper()
+	rec, err := identity.NewHosts(store).Get(t.Context(), name, raftstore.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rec.Node()
+}
+
 func newKey(t *testing.T) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := identity.NewKey()
@@ -108,8 +123,12 @@ func TestAdmit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if host, err := identity.HostOf(certs[0]); host != "host2" || err != nil {
-		t.Errorf("certificate of %q, %v", host, err)
+	rec, err := m.hosts.Get(t.Context(), "host2", raftstore.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if node, err := identity.NodeOf(certs[0]); node != rec.Node() || err != nil {
+		t.Errorf("certificate of %s, %v; the record is of %s", node, err, rec.Node())
 	}
 	if err := certs[0].VerifyHostname("10.0.0.2"); err != nil {
 		t.Error(err)
@@ -273,6 +292,7 @@ func TestAdmitAgainAfterLostAnswer(t *testing.T) {
 		t.Fatalf("lost answer: %v", err)
 	}
 	m.Store.AfterCommit = nil
+	before := m.node(t, "host2")
 	again := candidate(token, key, "host2")
 	again.Host.MeshAddress = "10.0.0.9:7443"
 	got, err := m.signer.Admit(t.Context(), again)
@@ -284,7 +304,7 @@ func TestAdmitAgainAfterLostAnswer(t *testing.T) {
 		t.Errorf("the corrected address is not in the certificate: %v", err)
 	}
 	rec, err := m.hosts.Get(t.Context(), "host2", raftstore.ReadOptions{})
-	if err != nil || rec.MeshAddress != "10.0.0.9:7443" || rec.TokenID != token.ID || rec.Joined.IsZero() {
+	if err != nil || rec.MeshAddress != "10.0.0.9:7443" || rec.TokenID != token.ID || rec.Joined.IsZero() || rec.Node() != before {
 		t.Errorf("record %+v, %v", rec, err)
 	}
 }
@@ -295,6 +315,7 @@ func TestRemovedHost(t *testing.T) {
 	if _, err := m.signer.Admit(t.Context(), candidate(token, key, "host2")); err != nil {
 		t.Fatal(err)
 	}
+	node := m.node(t, "host2")
 	if err := m.hosts.Remove(t.Context(), "host2"); err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +323,7 @@ func TestRemovedHost(t *testing.T) {
 		t.Errorf("removed twice: %v", err)
 	}
 	csr, _ := identity.NewCSR(key, "host2")
-	if _, err := m.signer.RenewHost(t.Context(), "host2", csr); !errors.Is(err, identity.ErrNoHost) {
+	if _, err := m.signer.RenewHost(t.Context(), node, csr); !errors.Is(err, identity.ErrNoHost) {
 		t.Errorf("a removed host renews: %v", err)
 	}
 	if _, err := m.signer.Admit(t.Context(), candidate(token, key, "host2")); !errors.Is(err, identity.ErrTokenUsed) {
@@ -316,24 +337,24 @@ func TestRemovedHost(t *testing.T) {
 func TestUpdateHost(t *testing.T) {
 	m := newMesh(t)
 	var calls int
-	err := m.hosts.Update(t.Context(), "host1", func(r *identity.HostRecord) {
+	err := m.hosts.Update(t.Context(), m.First.Node(), func(r *identity.HostRecord) {
 		if calls++; calls == 1 { // somebody else is faster once
 			other := identity.NewHosts(m.Store)
-			if err := other.Update(t.Context(), "host1", func(r *identity.HostRecord) { r.Version = "2" }); err != nil {
+			if err := other.Update(t.Context(), m.First.Node(), func(r *identity.HostRecord) { r.Version = "2" }); err != nil {
 				t.Error(err)
 			}
 		}
-		r.Name, r.MeshAddress = "renamed", "10.0.0.7:7443"
+		r.Name, r.ID, r.MeshAddress = "renamed", "other", "10.0.0.7:7443"
 	})
 	if err != nil || calls != 2 {
 		t.Fatalf("%d calls, %v", calls, err)
 	}
 	rec, err := m.hosts.Get(t.Context(), "host1", raftstore.ReadOptions{})
-	if err != nil || rec.Name != "host1" || rec.MeshAddress != "10.0.0.7:7443" || rec.Version != "2" {
+	if err != nil || rec.Node() != m.First.Node() || rec.MeshAddress != "10.0.0.7:7443" || rec.Version != "2" {
 		t.Errorf("record %+v, %v", rec, err)
 	}
 	bad := func(r *identity.HostRecord) { r.MeshAddress = "" }
-	if err := m.hosts.Update(t.Context(), "host1", bad); err == nil {
+	if err := m.hosts.Update(t.Context(), m.First.Node(), bad); err == nil {
 		t.Error("an empty address was stored")
 	}
 }

@@ -82,19 +82,20 @@ func (c *CA) KeyPEM() ([]byte, error) { return EncodeKey(c.key) }
 // Pin returns the pin that join tokens carry.
 func (c *CA) Pin() Pin { return PinOf(c.cert) }
 
-// IssueNode signs a certificate for host, usable as server and as client, and returns
+// IssueNode signs a certificate for a host, usable as server and as client, and returns
 // the chain as PEM: the certificate, then the CA, so that a joining host can compare
 // the CA with its pin. sans are names and addresses besides the usual ones.
-func (c *CA) IssueNode(pub *ecdsa.PublicKey, host string, sans []string, lifetime time.Duration) ([]byte, error) {
-	if err := ValidateHostName(host); err != nil {
+func (c *CA) IssueNode(pub *ecdsa.PublicKey, node Node, sans []string, lifetime time.Duration) ([]byte, error) {
+	if err := node.Validate(); err != nil {
 		return nil, err
 	}
 	if len(sans) > maxSANs {
-		return nil, fmt.Errorf("host %s asks for %d names, at most %d are allowed", host, len(sans), maxSANs)
+		return nil, fmt.Errorf("host %s asks for %d names, at most %d are allowed", node.Name, len(sans), maxSANs)
 	}
-	tmpl := c.leaf(NodeCommonName(host), []string{NodeOrganization}, lifetime)
+	tmpl := c.leaf(NodeCommonName(node.Name), []string{NodeOrganization}, lifetime)
+	tmpl.Subject.SerialNumber = node.ID
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	tmpl.DNSNames = []string{host, "localhost", ServerName}
+	tmpl.DNSNames = []string{node.Name, "localhost", ServerName}
 	tmpl.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1).To4(), net.IPv6loopback}
 	for _, san := range sans {
 		if err := ValidateSAN(san); err != nil {
@@ -110,13 +111,14 @@ func (c *CA) IssueNode(pub *ecdsa.PublicKey, host string, sans []string, lifetim
 	}
 	cert, err := sign(tmpl, c.cert, pub, c.key)
 	if err != nil {
-		return nil, fmt.Errorf("certificate of host %s: %w", host, err)
+		return nil, fmt.Errorf("certificate of host %s: %w", node.Name, err)
 	}
 	return EncodeCertificates(cert, c.cert), nil
 }
 
 // IssueClient signs a client certificate for a user of the API and returns it as PEM.
-// It refuses subjects that name a host; only IssueNode makes those.
+// It refuses subjects that name a host; only IssueNode makes those. The certificate
+// cannot be revoked before it ends.
 func (c *CA) IssueClient(pub *ecdsa.PublicKey, user string, groups []string, lifetime time.Duration) ([]byte, error) {
 	if user == "" {
 		return nil, errors.New("client certificate: user name is empty")
@@ -131,20 +133,6 @@ func (c *CA) IssueClient(pub *ecdsa.PublicKey, user string, groups []string, lif
 		return nil, fmt.Errorf("client certificate of %s: %w", user, err)
 	}
 	return EncodeCertificates(cert), nil
-}
-
-// IssueAdmin makes a key and an administrator's certificate for it, both PEM. The
-// certificate cannot be revoked before it ends.
-func (c *CA) IssueAdmin(lifetime time.Duration) (certPEM, keyPEM []byte, err error) {
-	key, err := NewKey()
-	if err != nil {
-		return nil, nil, err
-	}
-	if keyPEM, err = EncodeKey(key); err != nil {
-		return nil, nil, err
-	}
-	certPEM, err = c.IssueClient(&key.PublicKey, AdminName, []string{AdminOrganization}, lifetime)
-	return certPEM, keyPEM, err
 }
 
 // leaf returns the common template of the certificates that the CA signs. None

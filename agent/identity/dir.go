@@ -39,6 +39,7 @@ var (
 type Info struct {
 	MeshID        string   `json:"meshID"`
 	Host          string   `json:"host"`
+	HostID        string   `json:"hostID"`
 	MeshAddress   string   `json:"meshAddress"`
 	GossipAddress string   `json:"gossipAddress"`
 	SANs          []string `json:"sans,omitempty"`
@@ -47,6 +48,9 @@ type Info struct {
 	Seeds  []Seed    `json:"seeds,omitempty"`
 	Joined time.Time `json:"joined"`
 }
+
+// node returns whom the host's certificate names.
+func (i Info) node() Node { return Node{Name: i.Host, ID: i.HostID} }
 
 // Seed is where a member can be reached.
 type Seed struct {
@@ -142,7 +146,7 @@ func RemoveState(dir string) error {
 
 // check says why the parts of a state do not belong together.
 func (st State) check() (*material, error) {
-	if err := ValidateHostName(st.Info.Host); err != nil {
+	if err := st.Info.node().Validate(); err != nil {
 		return nil, err
 	}
 	if err := ValidateGossipKeys(st.GossipKeys); err != nil {
@@ -159,7 +163,7 @@ func (st State) check() (*material, error) {
 	} else if st.Founder {
 		return nil, errors.New("the first host of a mesh must have the key of the CA")
 	}
-	return newMaterial(st.Info.Host, key, st.Chain, st.CABundle)
+	return newMaterial(st.Info.node(), key, st.Chain, st.CABundle)
 }
 
 func checkNew(dir string) error {

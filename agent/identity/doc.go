@@ -12,14 +12,19 @@
 //
 // The replicated store holds, under /mesh/, what every host must agree on: the CA
 // (/mesh/ca), the gossip keys (/mesh/gossip), the tokens (/mesh/tokens/<id>), one
-// record a host (/mesh/hosts/<name>) and a mark for each host that was removed by force
-// (/mesh/expelled/<name>). A token is stored as the hash of its secret.
+// record a host (/mesh/hosts/<name>), a mark for each membership that has ended
+// (/mesh/departed/<host ID>) and one for each name whose host was removed by force, until
+// another bears it (/mesh/expelled/<name>). A token is stored as the hash of its secret.
 //
 // # Names
 //
-// A host's certificate says CN "system:node:<host>" and O "system:nodes"; between
-// hosts that pair is the identity, never a DNS name. The subject alternative names
-// are for API clients: the host name, its addresses, "localhost" and "virtmesh".
+// A host's certificate says CN "system:node:<host>", O "system:nodes" and, as the serial
+// number of its subject, the host ID; between hosts these are the identity, never a DNS
+// name. The ID is random and made for each membership, by init or by the member that
+// admits. A name is free again when its host is gone; the machine that bore it before is
+// told by its ID, however valid its certificate, and is not let in. The subject
+// alternative names are for API clients: the host name, its addresses, "localhost" and
+// "virtmesh".
 //
 // # The trade-off of the CA key
 //
@@ -37,6 +42,6 @@
 // # What it does not do
 //
 // It opens no port and speaks no protocol: agent/join does. There is no revocation
-// list; node certificates live for hours and are not renewed once the host's record
-// is gone. It does not replace the CA of a running mesh.
+// list: an administrator's certificate is good until it ends. A host's lives for hours, is
+// not renewed once the host's record is gone, and Hosts.Admit turns it away before that. It does not replace the CA of a running mesh.
 package identity

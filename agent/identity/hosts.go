@@ -13,12 +13,21 @@ import (
 // ErrNoHost is returned for a host that has no record: it never joined, or it left.
 var ErrNoHost = errors.New("no such host in the mesh")
 
-// ErrExpelled is returned for a host that was removed from the mesh by force.
-var ErrExpelled = errors.New("host was removed from the mesh")
+// ErrExpelled is returned for a machine that is no host of the mesh any more: it was
+// removed by force, or it left and another bears its name.
+var ErrExpelled = errors.New("the machine was removed from the mesh")
 
-// expulsion is what the store keeps of a host that was expelled.
-type expulsion struct {
-	At time.Time `json:"at"`
+// expelled is ErrExpelled with what to do on that machine.
+func expelled(node Node) error {
+	return fmt.Errorf("%w: it was %s; to use it again, stop its agent, delete 'identity' and 'raft' from its state directory and its agent.yaml, and join it with a new token", ErrExpelled, node)
+}
+
+// departure is what the store keeps of a membership that has ended.
+type departure struct {
+	Host string    `json:"host"`
+	At   time.Time `json:"at"`
+	// Expelled says that the host was not asked.
+	Expelled bool `json:"expelled,omitempty"`
 }
 
 // Hosts reads and removes the records of the mesh's members.
@@ -63,31 +72,35 @@ func (h *Hosts) List(ctx context.Context, opts raftstore.ReadOptions) ([]HostRec
 }
 
 // Update changes the record of a host, for example when it got another address. change
-// may be called more than once; it cannot rename the host.
-func (h *Hosts) Update(ctx context.Context, host string, change func(*HostRecord)) error {
+// may be called more than once; it cannot change the name and the ID. ErrExpelled: the
+// record is of another machine.
+func (h *Hosts) Update(ctx context.Context, node Node, change func(*HostRecord)) error {
 	var conflict *raftstore.ConflictError
 	for attempt := 1; ; attempt++ {
-		err := h.updateOnce(ctx, host, change)
+		err := h.updateOnce(ctx, node, change)
 		if err == nil {
 			return nil
 		}
 		if !errors.As(err, &conflict) || attempt == admitAttempts {
-			return fmt.Errorf("update host %s: %w", host, err)
+			return fmt.Errorf("update host %s: %w", node.Name, err)
 		}
 	}
 }
 
-func (h *Hosts) updateOnce(ctx context.Context, host string, change func(*HostRecord)) error {
-	rec, rev, err := h.get(ctx, host, raftstore.ReadOptions{})
+func (h *Hosts) updateOnce(ctx context.Context, node Node, change func(*HostRecord)) error {
+	rec, rev, err := h.get(ctx, node.Name, raftstore.ReadOptions{})
 	if err != nil {
 		return err
 	}
+	if rec.ID != node.ID {
+		return expelled(node)
+	}
 	change(&rec)
-	rec.Name = host
+	rec.Name, rec.ID = node.Name, node.ID
 	if err := rec.Validate(); err != nil {
 		return err
 	}
-	op, err := putOp(HostKey(host), rec)
+	op, err := putOp(HostKey(node.Name), rec)
 	if err != nil {
 		return err
 	}
@@ -99,30 +112,43 @@ func (h *Hosts) updateOnce(ctx context.Context, host string, change func(*HostRe
 }
 
 // Remove deletes the record of a host that leaves by its own will; ErrNoHost if there is
-// none. From then on nobody renews the host's certificate and its name is free.
+// none. From then on nobody renews the host's certificate and its name is free. The host
+// may still be talked to, because it has not finished leaving, until another machine
+// takes its name.
 func (h *Hosts) Remove(ctx context.Context, host string) error {
-	return h.remove(ctx, host, nil)
+	return h.remove(ctx, host, departure{})
 }
 
-// Expel removes a host that cannot be asked to leave, and bars it: should it come back,
-// Admit turns it away on every host, although its certificate has not ended. A host that
-// joins anew under the name is welcome.
+// Expel removes a host that cannot be asked to leave, and bars the machine for ever:
+// should it come back, Admit turns it away on every host, although its certificate has
+// not ended. Another machine, or the same one emptied, may join under the name.
 func (h *Hosts) Expel(ctx context.Context, host string) error {
-	bar, err := putOp(expelledKey(host), expulsion{At: time.Now().UTC()})
+	return h.remove(ctx, host, departure{Expelled: true})
+}
+
+// remove deletes the record of a host and marks its ID in the same transaction. So
+// wherever a record with another ID is known, the mark of the one before is known too.
+func (h *Hosts) remove(ctx context.Context, host string, mark departure) error {
+	rec, rev, err := h.get(ctx, host, raftstore.ReadOptions{})
 	if err != nil {
 		return err
 	}
-	return h.remove(ctx, host, []raftstore.Op{bar})
-}
-
-func (h *Hosts) remove(ctx context.Context, host string, more []raftstore.Op) error {
-	_, rev, err := h.get(ctx, host, raftstore.ReadOptions{})
+	mark.Host, mark.At = host, time.Now().UTC()
+	departed, err := putOp(departedKey(rec.ID), mark)
 	if err != nil {
 		return err
+	}
+	ops := []raftstore.Op{{Key: HostKey(host), Delete: true}, departed}
+	if mark.Expelled {
+		expelled, err := putOp(expelledKey(host), mark)
+		if err != nil {
+			return err
+		}
+		ops = append(ops, expelled)
 	}
 	_, err = h.store.Commit(ctx, raftstore.Txn{
 		If:  []raftstore.Condition{{Key: HostKey(host), ModRevision: rev}},
-		Ops: append([]raftstore.Op{{Key: HostKey(host), Delete: true}}, more...),
+		Ops: ops,
 	})
 	if err != nil {
 		return fmt.Errorf("remove host %s: %w", host, err)
@@ -130,13 +156,40 @@ func (h *Hosts) remove(ctx context.Context, host string, more []raftstore.Op) er
 	return nil
 }
 
-// Admit returns ErrExpelled for a host that was expelled and has not joined again, as
-// far as the local replica knows. It does not block, so it can be meshport.Config.Admit.
-func (h *Hosts) Admit(host string) error {
-	_, _, err := h.store.Get(context.Background(), expelledKey(host), raftstore.ReadOptions{Consistency: raftstore.Local})
-	if err != nil {
-		// Not there, or the replica is closed: then nothing is known against the host.
-		return nil
+// Admit returns ErrExpelled for a machine that is no host any more, as far as the local
+// replica knows: it was expelled, or its name has passed to another. It does not block,
+// so it can be meshport.Config.Admit.
+//
+// It goes by the marks of departed IDs and not by the record alone. A replica that lags
+// may know the record of the machine before this one; were it to refuse the new one, and
+// that one led the group, it could never catch up. An ID that is not the record's and
+// bears no mark is newer than what this replica knows.
+func (h *Hosts) Admit(node Node) error {
+	gone, forced, err := h.departed(context.Background(), node, raftstore.ReadOptions{Consistency: raftstore.Local})
+	if err != nil || !gone {
+		return err
 	}
-	return ErrExpelled
+	if forced {
+		return expelled(node)
+	}
+	rec, err := h.Get(context.Background(), node.Name, raftstore.ReadOptions{Consistency: raftstore.Local})
+	switch {
+	case errors.Is(err, ErrNoHost):
+		return nil // it has not finished leaving
+	case err != nil:
+		return err
+	case rec.ID != node.ID:
+		return expelled(node)
+	}
+	return nil
+}
+
+// departed tells whether a membership has ended, and whether by force.
+func (h *Hosts) departed(ctx context.Context, node Node, opts raftstore.ReadOptions) (gone, forced bool, err error) {
+	var mark departure
+	_, err = readJSON(ctx, h.store, departedKey(node.ID), opts, &mark)
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return false, false, nil
+	}
+	return err == nil, mark.Expelled, err
 }

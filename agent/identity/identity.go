@@ -20,8 +20,7 @@ import (
 // Identity is the live identity of this host: what Open read from the state directory
 // and Install replaced since. TLS configurations ask it on every handshake, so a new
 // certificate takes effect at once and no connection is dropped. All methods may be
-// called at any time from any goroutine; only Install and SetGossipKeys block, on the
-// disk.
+// called at any time from any goroutine; only Install blocks, on the disk.
 type Identity struct {
 	dir  string
 	info Info
@@ -61,9 +60,9 @@ func Open(dir string) (*Identity, error) {
 	return id, nil
 }
 
-// newMaterial checks that the chain is a certificate of host for key, signed by one of
+// newMaterial checks that the chain is a certificate of node for key, signed by one of
 // the bundle's CAs. It does not look at the clock.
-func newMaterial(host string, key *ecdsa.PrivateKey, chain, bundle []byte) (*material, error) {
+func newMaterial(node Node, key *ecdsa.PrivateKey, chain, bundle []byte) (*material, error) {
 	certs, err := ParseCertificates(chain)
 	if err != nil {
 		return nil, fmt.Errorf("host certificate: %w", err)
@@ -81,8 +80,8 @@ func newMaterial(host string, key *ecdsa.PrivateKey, chain, bundle []byte) (*mat
 	if err != nil {
 		return nil, fmt.Errorf("host certificate: %w", err)
 	}
-	if got != host {
-		return nil, fmt.Errorf("host certificate: it names host %q, want %q", got, host)
+	if got != node {
+		return nil, fmt.Errorf("host certificate: it names host %s, want %s", got, node)
 	}
 	m := &material{bundle: bytes.Clone(bundle), roots: roots}
 	m.cert.PrivateKey, m.cert.Leaf = key, leaf
@@ -110,9 +109,9 @@ func NewPool(bundle []byte) (*x509.CertPool, error) {
 
 // VerifyNode verifies at the given moment that a chain, leaf first, is a host
 // certificate of the mesh with these roots, for the given use, and returns the host.
-func VerifyNode(chain []*x509.Certificate, roots *x509.CertPool, at time.Time, use x509.ExtKeyUsage) (string, error) {
+func VerifyNode(chain []*x509.Certificate, roots *x509.CertPool, at time.Time, use x509.ExtKeyUsage) (Node, error) {
 	if len(chain) == 0 {
-		return "", fmt.Errorf("%w: there is none", ErrNotNode)
+		return Node{}, fmt.Errorf("%w: there is none", ErrNotNode)
 	}
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
@@ -121,9 +120,9 @@ func VerifyNode(chain []*x509.Certificate, roots *x509.CertPool, at time.Time, u
 	if _, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{use},
 	}); err != nil {
-		return "", fmt.Errorf("verify host certificate: %w", err)
+		return Node{}, fmt.Errorf("verify host certificate: %w", err)
 	}
-	return HostOf(chain[0])
+	return NodeOf(chain[0])
 }
 
 // Dir returns the state directory.
@@ -138,6 +137,9 @@ func (i *Identity) Info() Info {
 
 // Host returns the name of this host.
 func (i *Identity) Host() string { return i.info.Host }
+
+// Node returns this host with its ID, as its certificates name it.
+func (i *Identity) Node() Node { return i.info.node() }
 
 // MeshID returns the random name of the mesh.
 func (i *Identity) MeshID() string { return i.info.MeshID }
@@ -176,28 +178,11 @@ func (i *Identity) GossipKeys() [][]byte {
 	return keys
 }
 
-// SetGossipKeys replaces the keyring on the disk and in memory.
-func (i *Identity) SetGossipKeys(keys [][]byte) error {
-	if err := ValidateGossipKeys(keys); err != nil {
-		return err
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if err := WriteFile(i.path(fileGossip), encodeGossipKeys(keys)); err != nil {
-		return fmt.Errorf("set gossip keys: %w", err)
-	}
-	i.gossip = nil
-	for _, k := range keys {
-		i.gossip = append(i.gossip, bytes.Clone(k))
-	}
-	return nil
-}
-
 // Install makes a new certificate for key the identity of this host: first on the
 // disk, then for every handshake from now on. A chain that does not name this host, is
 // not for key or is not signed by the bundle is refused, and the old one stays.
 func (i *Identity) Install(key *ecdsa.PrivateKey, issued Issued) error {
-	m, err := newMaterial(i.info.Host, key, issued.Chain, issued.CABundle)
+	m, err := newMaterial(i.Node(), key, issued.Chain, issued.CABundle)
 	if err != nil {
 		return fmt.Errorf("install certificate: %w", err)
 	}
@@ -211,7 +196,7 @@ func (i *Identity) Install(key *ecdsa.PrivateKey, issued Issued) error {
 	// verify against the bundle on the disk. A mesh that changes its CA hands out both
 	// until every host has a certificate of the new one.
 	if !bytes.Equal(issued.CABundle, i.current.Load().bundle) {
-		if _, err := newMaterial(i.info.Host, i.current.Load().key(), i.current.Load().chain(), issued.CABundle); err != nil {
+		if _, err := newMaterial(i.Node(), i.current.Load().key(), i.current.Load().chain(), issued.CABundle); err != nil {
 			return fmt.Errorf("install certificate: the new CA bundle does not hold the present CA: %w", err)
 		}
 		if err := WriteFile(i.path(fileBundle), issued.CABundle); err != nil {

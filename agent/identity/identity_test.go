@@ -62,8 +62,8 @@ func TestInitMesh(t *testing.T) {
 	}
 	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		host, err := identity.VerifyNode([]*x509.Certificate{leaf}, id.Roots(), time.Now(), use)
-		if host != "host1" || err != nil {
-			t.Errorf("VerifyNode: %q, %v", host, err)
+		if host != id.Node() || host.Name != "host1" || err != nil {
+			t.Errorf("VerifyNode: %s, %v", host, err)
 		}
 	}
 }
@@ -221,34 +221,18 @@ func TestRemoveState(t *testing.T) {
 	}
 }
 
-func TestSetGossipKeys(t *testing.T) {
-	dir, _ := initMesh(t)
-	id := open(t, dir)
-	keys := append([][]byte{[]byte(strings.Repeat("k", identity.GossipKeyLen))}, id.GossipKeys()...)
-	if err := id.SetGossipKeys(keys); err != nil {
-		t.Fatal(err)
-	}
-	if err := id.SetGossipKeys([][]byte{{1}}); err == nil {
-		t.Error("a short key was taken")
-	}
-	for _, got := range [][][]byte{id.GossipKeys(), open(t, dir).GossipKeys()} {
-		if !slices.EqualFunc(got, keys, slices.Equal) {
-			t.Errorf("keys %x, want %x", got, keys)
-		}
-	}
-}
-
 func TestCertificates(t *testing.T) {
 	_, ca := initMesh(t)
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.Certificate())
 
-	certPEM, keyPEM, err := ca.IssueAdmin(time.Hour)
+	key, err := identity.NewKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := identity.ParseKey(keyPEM); err != nil {
-		t.Error(err)
+	certPEM, err := ca.IssueClient(&key.PublicKey, identity.AdminName, []string{identity.AdminOrganization}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
 	}
 	certs, err := identity.ParseCertificates(certPEM)
 	if err != nil {
@@ -268,17 +252,13 @@ func TestCertificates(t *testing.T) {
 		t.Errorf("an administrator passes as a host: %v", err)
 	}
 
-	key, err := identity.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
 	if _, err := ca.IssueClient(&key.PublicKey, "system:node:host1", nil, time.Hour); err == nil {
 		t.Error("a client certificate names a host")
 	}
 	if _, err := ca.IssueClient(&key.PublicKey, "eve", []string{"system:nodes"}, time.Hour); err == nil {
 		t.Error("a client certificate is in the group of the hosts")
 	}
-	if chain, err := ca.IssueNode(&key.PublicKey, "host9", nil, 2*identity.CALifetime); err != nil {
+	if chain, err := ca.IssueNode(&key.PublicKey, identity.NewNode("host9"), nil, 2*identity.CALifetime); err != nil {
 		t.Error(err)
 	} else if certs, _ := identity.ParseCertificates(chain); certs[0].NotAfter.After(ca.Certificate().NotAfter) {
 		t.Error("a certificate outlives its CA")
@@ -293,7 +273,7 @@ func TestForeignCAIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	key, _ := identity.NewKey()
-	chain, err := other.IssueNode(&key.PublicKey, "host1", nil, time.Hour)
+	chain, err := other.IssueNode(&key.PublicKey, id.Node(), nil, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,11 +303,13 @@ func TestInstallRefusesOtherHostAndKey(t *testing.T) {
 	dir, ca := initMesh(t)
 	id := open(t, dir)
 	key, _ := identity.NewKey()
-	other, _ := ca.IssueNode(&key.PublicKey, "host2", nil, time.Hour)
-	if err := id.Install(key, identity.Issued{Chain: other, CABundle: id.CABundle()}); err == nil {
-		t.Error("took the certificate of host2")
+	for _, node := range []identity.Node{{Name: "host2", ID: id.Node().ID}, identity.NewNode("host1")} {
+		other, _ := ca.IssueNode(&key.PublicKey, node, nil, time.Hour)
+		if err := id.Install(key, identity.Issued{Chain: other, CABundle: id.CABundle()}); err == nil {
+			t.Errorf("took the certificate of %s", node)
+		}
 	}
-	mine, _ := ca.IssueNode(&key.PublicKey, "host1", nil, time.Hour)
+	mine, _ := ca.IssueNode(&key.PublicKey, id.Node(), nil, time.Hour)
 	wrong, _ := identity.NewKey()
 	if err := id.Install(wrong, identity.Issued{Chain: mine, CABundle: id.CABundle()}); err == nil {
 		t.Error("took a certificate for another key")

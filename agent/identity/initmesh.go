@@ -70,8 +70,8 @@ func (o InitOptions) Validate() error {
 
 // InitMesh makes a new mesh and this host its first member: a CA, a gossip key and a
 // certificate, all in the identity folder of the state directory, or nothing. It fails
-// with ErrInitialised if the directory holds an identity. The CA that it returns is for
-// the administrator's first certificate.
+// with ErrInitialised if the directory holds an identity. The CA that it returns signs
+// before there is a store to read it from.
 func InitMesh(dir string, opts InitOptions) (*CA, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, fmt.Errorf("init: %w", err)
@@ -91,12 +91,13 @@ func InitMesh(dir string, opts InitOptions) (*CA, error) {
 
 func newMesh(opts InitOptions) (*CA, State, error) {
 	var meshID [8]byte
+	node := NewNode(opts.Host)
 	gossip := make([]byte, GossipKeyLen)
 	rand.Read(meshID[:])
 	rand.Read(gossip)
 	st := State{
 		Info: Info{
-			MeshID: hex.EncodeToString(meshID[:]), Host: opts.Host, MeshAddress: opts.MeshAddress,
+			MeshID: hex.EncodeToString(meshID[:]), Host: node.Name, HostID: node.ID, MeshAddress: opts.MeshAddress,
 			GossipAddress: opts.GossipAddress, SANs: opts.SANs, Joined: time.Now().UTC(),
 		},
 		GossipKeys: [][]byte{gossip},
@@ -121,7 +122,7 @@ func newMesh(opts InitOptions) (*CA, State, error) {
 	if lifetime == 0 {
 		lifetime = DefaultNodeLifetime
 	}
-	st.Chain, err = ca.IssueNode(&key.PublicKey, opts.Host, NodeSANs(opts.MeshAddress, opts.SANs), lifetime)
+	st.Chain, err = ca.IssueNode(&key.PublicKey, node, NodeSANs(opts.MeshAddress, opts.SANs), lifetime)
 	return ca, st, err
 }
 
@@ -166,7 +167,7 @@ func (i *Identity) commitSeed(ctx context.Context, store Store, caKey []byte, ve
 		{KeyCA, CARecord{MeshID: i.MeshID(), Certificate: bundle, Key: caKey, Bundle: bundle}},
 		{KeyGossip, GossipRecord{Keys: i.GossipKeys()}},
 		{HostKey(i.Host()), HostRecord{
-			Name: i.Host(), MeshAddress: i.info.MeshAddress, GossipAddress: i.info.GossipAddress, SANs: i.info.SANs,
+			Name: i.Host(), ID: i.info.HostID, MeshAddress: i.info.MeshAddress, GossipAddress: i.info.GossipAddress, SANs: i.info.SANs,
 			KeyPin: pin.String(), Version: version, FeatureLevel: featureLevel, Joined: i.info.Joined,
 		}},
 	}

@@ -37,9 +37,10 @@ var ErrNoCAKey = errors.New("this host has no copy of the CA key")
 // SelfIssuer returns the Issuer that signs with the copy of the CA key in this host's
 // state directory. It is the last resort: when every host of a mesh was off until its
 // certificate ended, no two of them can talk, so there is no quorum, and a replica may
-// have to see a quorum before it knows even the CA. Zero stands for
-// DefaultNodeLifetime.
-func SelfIssuer(id *Identity, lifetime time.Duration) Issuer {
+// have to see a quorum before it knows even the CA. names are the names and addresses for
+// the certificate (NodeSANs), as the host's configuration has them now. A lifetime of
+// zero stands for DefaultNodeLifetime.
+func SelfIssuer(id *Identity, names []string, lifetime time.Duration) Issuer {
 	if lifetime <= 0 {
 		lifetime = DefaultNodeLifetime
 	}
@@ -59,7 +60,7 @@ func SelfIssuer(id *Identity, lifetime time.Duration) Issuer {
 		if err != nil {
 			return Issued{}, err
 		}
-		chain, err := ca.IssueNode(pub, id.Host(), NodeSANs(id.info.MeshAddress, id.info.SANs), lifetime)
+		chain, err := ca.IssueNode(pub, id.Node(), names, lifetime)
 		if err != nil {
 			return Issued{}, fmt.Errorf("sign for itself: %w", err)
 		}

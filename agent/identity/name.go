@@ -1,7 +1,9 @@
 package identity
 
 import (
+	"crypto/rand"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -27,6 +29,9 @@ const (
 // maxHostName is the longest host name: a DNS label, because the name is also the
 // value of the label kubernetes.io/hostname and the guest-visible name of the host.
 const maxHostName = 63
+
+// hostIDLen is how many random bytes a host ID has.
+const hostIDLen = 16
 
 // maxSANs bounds the extra names and addresses one host may ask for.
 const maxSANs = 32
@@ -72,17 +77,55 @@ func ValidateSAN(san string) error {
 // NodeCommonName returns the common name of the certificate of host.
 func NodeCommonName(host string) string { return NodePrefix + host }
 
-// HostOf returns the host that cert names, or ErrNotNode. It reads the subject only:
+// Node is whom a host certificate names. A name can be given to another machine once
+// its host is gone; the ID is that of one membership and never comes again.
+type Node struct {
+	// Name is the host name.
+	Name string
+	// ID is the host ID.
+	ID string
+}
+
+// String returns the name and the ID.
+func (n Node) String() string { return n.Name + " (host ID " + n.ID + ")" }
+
+// Validate says what is missing or malformed.
+func (n Node) Validate() error {
+	if err := ValidateHostName(n.Name); err != nil {
+		return err
+	}
+	if raw, err := hex.DecodeString(n.ID); err != nil || len(raw) != hostIDLen || strings.ToLower(n.ID) != n.ID {
+		return fmt.Errorf("host ID %q: want %d bytes in lower-case hexadecimal", clip(n.ID), hostIDLen)
+	}
+	return nil
+}
+
+// NewNode returns a new membership under a name, with a random ID.
+func NewNode(name string) Node {
+	var id [hostIDLen]byte
+	rand.Read(id[:])
+	return Node{Name: name, ID: hex.EncodeToString(id[:])}
+}
+
+// NodeOf returns the host that cert names, or ErrNotNode. It reads the subject only:
 // the caller has verified the chain.
-func HostOf(cert *x509.Certificate) (string, error) {
-	host, found := strings.CutPrefix(cert.Subject.CommonName, NodePrefix)
+func NodeOf(cert *x509.Certificate) (Node, error) {
+	name, found := strings.CutPrefix(cert.Subject.CommonName, NodePrefix)
 	if !found || !slices.Contains(cert.Subject.Organization, NodeOrganization) {
-		return "", fmt.Errorf("%w: subject %q", ErrNotNode, cert.Subject)
+		return Node{}, fmt.Errorf("%w: subject %q", ErrNotNode, cert.Subject)
 	}
-	if err := ValidateHostName(host); err != nil {
-		return "", fmt.Errorf("%w: %w", ErrNotNode, err)
+	node := Node{Name: name, ID: cert.Subject.SerialNumber}
+	if err := node.Validate(); err != nil {
+		return Node{}, fmt.Errorf("%w: %w", ErrNotNode, err)
 	}
-	return host, nil
+	return node, nil
+}
+
+// ClaimsNode reports whether cert has anything by which it could pass as a host's, well
+// formed or not. What claims to be a host must be judged as one.
+func ClaimsNode(cert *x509.Certificate) bool {
+	return strings.HasPrefix(cert.Subject.CommonName, NodePrefix) ||
+		slices.Contains(cert.Subject.Organization, NodeOrganization)
 }
 
 // validDNSName reports whether s is a sequence of lower-case DNS labels.

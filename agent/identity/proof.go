@@ -51,28 +51,28 @@ func proofDigest(csr []byte) []byte {
 	return h.Sum(nil)
 }
 
-// host returns who made a proof, judged at the given moment.
-func (p RenewalProof) host(roots *x509.CertPool, now time.Time) (string, error) {
+// node returns who made a proof, judged at the given moment.
+func (p RenewalProof) node(roots *x509.CertPool, now time.Time) (Node, error) {
 	chain, err := ParseCertificates(p.Chain)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrProof, err)
+		return Node{}, fmt.Errorf("%w: %w", ErrProof, err)
 	}
 	leaf := chain[0]
 	if now.After(leaf.NotAfter) {
 		if now.After(leaf.NotAfter.Add(RenewGrace)) {
-			return "", fmt.Errorf("%w: its certificate ended at %s", ErrProof, leaf.NotAfter.Format(time.RFC3339))
+			return Node{}, fmt.Errorf("%w: its certificate ended at %s", ErrProof, leaf.NotAfter.Format(time.RFC3339))
 		}
 		now = leaf.NotAfter
 	}
-	host, err := VerifyNode(chain, roots, now, x509.ExtKeyUsageClientAuth)
+	node, err := VerifyNode(chain, roots, now, x509.ExtKeyUsageClientAuth)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrProof, err)
+		return Node{}, fmt.Errorf("%w: %w", ErrProof, err)
 	}
 	pub, ok := leaf.PublicKey.(*ecdsa.PublicKey)
 	if !ok || !ecdsa.VerifyASN1(pub, proofDigest(p.CSR), p.Signature) {
-		return "", fmt.Errorf("%w: bad signature", ErrProof)
+		return Node{}, fmt.Errorf("%w: bad signature", ErrProof)
 	}
-	return host, nil
+	return node, nil
 }
 
 // RenewByProof signs the request of a proof for the host that made it, if the host is
@@ -92,10 +92,10 @@ func (s *Signer) RenewByProof(ctx context.Context, p RenewalProof) (string, Issu
 	if err != nil {
 		return "", Issued{}, err
 	}
-	host, err := p.host(roots, time.Now())
+	node, err := p.node(roots, time.Now())
 	if err != nil {
 		return "", Issued{}, err
 	}
-	issued, err := s.RenewHost(ctx, host, p.CSR)
-	return host, issued, err
+	issued, err := s.RenewHost(ctx, node, p.CSR)
+	return node.Name, issued, err
 }

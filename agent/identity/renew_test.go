@@ -19,7 +19,7 @@ func TestRenewerAtTwoThirds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
 		cfg := identity.DefaultRenewerConfig()
-		cfg.Identity, cfg.Issuers = m.First, []identity.Issuer{m.signer.For("host1")}
+		cfg.Identity, cfg.Issuers = m.First, []identity.Issuer{m.signer.For(m.First.Node())}
 		r, err := identity.NewRenewer(cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -66,7 +66,7 @@ func TestRenewerKeepsTrying(t *testing.T) {
 				<-ctx.Done() // a member that does not answer
 				return identity.Issued{}, ctx.Err()
 			}
-			return m.signer.RenewHost(ctx, "host1", csr)
+			return m.signer.RenewHost(ctx, m.First.Node(), csr)
 		})
 		reg := prometheus.NewRegistry()
 		cfg := identity.DefaultRenewerConfig()
@@ -123,7 +123,7 @@ func TestRenewerShutdownWhileAsking(t *testing.T) {
 func TestRenewerConfig(t *testing.T) {
 	m := newMesh(t)
 	good := identity.DefaultRenewerConfig()
-	good.Identity, good.Issuers = m.First, []identity.Issuer{m.signer.For("host1")}
+	good.Identity, good.Issuers = m.First, []identity.Issuer{m.signer.For(m.First.Node())}
 	if err := good.Validate(); err != nil {
 		t.Error(err)
 	}

@@ -29,37 +29,37 @@ func NewSigner(store Store, lifetime time.Duration) *Signer {
 	return &Signer{store: store, lifetime: lifetime, patience: defaultPatience}
 }
 
-// RenewHost signs csr (DER) for a member. The caller has made sure that host asks. The
-// names in the certificate are those of the host's record; a host without one gets
-// ErrNoHost.
+// RenewHost signs csr (DER) for a member. The caller has made sure that the node asks.
+// The names in the certificate are those of the host's record; a host without one gets
+// ErrNoHost, and one whose name has passed to another machine ErrExpelled.
 //
 // The record is read linearizably if the store answers soon, and else from the local
 // replica: a mesh that lost its quorum, or was switched off for longer than its
 // certificates live, must be able to renew them, or it could never come back.
-func (s *Signer) RenewHost(ctx context.Context, host string, csr []byte) (Issued, error) {
+func (s *Signer) RenewHost(ctx context.Context, node Node, csr []byte) (Issued, error) {
 	pub, err := ParseCSR(csr)
 	if err != nil {
 		return Issued{}, err
 	}
-	rec, opts, err := s.member(ctx, host)
+	rec, opts, err := s.member(ctx, node)
 	if err != nil {
-		return Issued{}, fmt.Errorf("sign certificate of %s: %w", host, err)
+		return Issued{}, fmt.Errorf("sign certificate of %s: %w", node.Name, err)
 	}
 	ca, bundle, err := s.ca(ctx, opts)
 	if err != nil {
-		return Issued{}, fmt.Errorf("sign certificate of %s: %w", host, err)
+		return Issued{}, fmt.Errorf("sign certificate of %s: %w", node.Name, err)
 	}
-	chain, err := ca.IssueNode(pub, rec.Name, NodeSANs(rec.MeshAddress, rec.SANs), s.lifetime)
+	chain, err := ca.IssueNode(pub, node, NodeSANs(rec.MeshAddress, rec.SANs), s.lifetime)
 	if err != nil {
 		return Issued{}, err
 	}
 	return Issued{Chain: chain, CABundle: bundle}, nil
 }
 
-// For returns the Issuer that renews host through this signer.
-func (s *Signer) For(host string) Issuer {
+// For returns the Issuer that renews a host through this signer.
+func (s *Signer) For(node Node) Issuer {
 	return IssuerFunc(func(ctx context.Context, csr []byte) (Issued, error) {
-		return s.RenewHost(ctx, host, csr)
+		return s.RenewHost(ctx, node, csr)
 	})
 }
 
@@ -68,35 +68,29 @@ func (s *Signer) CA(ctx context.Context) (*CA, []byte, error) {
 	return s.ca(ctx, raftstore.ReadOptions{})
 }
 
-// IssueAdmin makes an administrator's client certificate and its key, PEM, and returns
-// them with the CAs to trust. Zero stands for DefaultAdminLifetime.
-func (s *Signer) IssueAdmin(ctx context.Context, lifetime time.Duration) (cert, key, bundle []byte, err error) {
-	if lifetime <= 0 {
-		lifetime = DefaultAdminLifetime
-	}
-	ca, bundle, err := s.CA(ctx)
-	if err == nil {
-		cert, key, err = ca.IssueAdmin(lifetime)
-	}
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("sign administrator's certificate: %w", err)
-	}
-	return cert, key, bundle, nil
-}
-
-// member returns the record of a host and how fresh it could be read. ErrNoHost is
-// certain: a local replica that knows nothing of the host proves nothing.
-func (s *Signer) member(ctx context.Context, host string) (HostRecord, raftstore.ReadOptions, error) {
+// member returns the record of a host and how fresh it could be read. ErrNoHost and
+// ErrExpelled are certain: a local replica that knows nothing of the host, or another
+// machine of its name, proves nothing.
+func (s *Signer) member(ctx context.Context, node Node) (HostRecord, raftstore.ReadOptions, error) {
 	hosts := NewHosts(s.store)
 	soon, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
-	rec, err := hosts.Get(soon, host, raftstore.ReadOptions{})
-	if err == nil || errors.Is(err, ErrNoHost) || ctx.Err() != nil {
+	rec, err := hosts.Get(soon, node.Name, raftstore.ReadOptions{})
+	switch {
+	case err == nil && rec.ID != node.ID:
+		return rec, raftstore.ReadOptions{}, expelled(node)
+	case errors.Is(err, ErrNoHost):
+		// It may have been removed before anybody took its name: then say so.
+		if _, forced, markErr := hosts.departed(soon, node, raftstore.ReadOptions{}); markErr == nil && forced {
+			err = expelled(node)
+		}
+		return rec, raftstore.ReadOptions{}, err
+	case err == nil || ctx.Err() != nil:
 		return rec, raftstore.ReadOptions{}, err
 	}
 	local := raftstore.ReadOptions{Consistency: raftstore.Local}
-	rec, localErr := hosts.Get(ctx, host, local)
-	if localErr == nil {
+	rec, localErr := hosts.Get(ctx, node.Name, local)
+	if localErr == nil && rec.ID == node.ID {
 		err = nil
 	}
 	return rec, local, err

@@ -20,10 +20,10 @@ func TestSignerWithoutQuorum(t *testing.T) {
 		return nil
 	}
 	csr, _ := identity.NewCSR(newKey(t), "host1")
-	if _, err := m.signer.For("host1").IssueNode(t.Context(), csr); err != nil {
+	if _, err := m.signer.For(m.First.Node()).IssueNode(t.Context(), csr); err != nil {
 		t.Errorf("no renewal without a quorum: %v", err)
 	}
-	if _, err := m.signer.RenewHost(t.Context(), "host2", csr); !errors.Is(err, raftstore.ErrNoLeader) || errors.Is(err, identity.ErrNoHost) {
+	if _, err := m.signer.RenewHost(t.Context(), identity.NewNode("host2"), csr); !errors.Is(err, raftstore.ErrNoLeader) || errors.Is(err, identity.ErrNoHost) {
 		t.Errorf("a host that the replica does not know, which proves nothing: %v", err)
 	}
 	if _, _, err := m.tokens.Create(t.Context(), 0); !errors.Is(err, raftstore.ErrNoLeader) {
@@ -59,14 +59,13 @@ func TestRenewByProof(t *testing.T) {
 	}
 
 	otherCSR, _ := identity.NewCSR(newKey(t), "host2")
-	admin, adminKey, _ := m.CA.IssueAdmin(time.Hour)
+	admin := m.Admin(t, time.Hour)
 	foreign := identitytest.NewMesh(t).Host(t, "host2", time.Hour)
 	foreignProof, _ := foreign.Prove(csr)
-	_ = adminKey
 	for name, spoil := range map[string]func(*identity.RenewalProof){
 		"request exchanged":   func(p *identity.RenewalProof) { p.CSR = otherCSR },
 		"not signed":          func(p *identity.RenewalProof) { p.Signature = nil },
-		"administrator":       func(p *identity.RenewalProof) { p.Chain = admin },
+		"administrator":       func(p *identity.RenewalProof) { p.Chain = identity.EncodeCertificates(admin.Leaf) },
 		"another mesh":        func(p *identity.RenewalProof) { *p = foreignProof },
 		"no certificate":      func(p *identity.RenewalProof) { p.Chain = nil },
 		"a CA as certificate": func(p *identity.RenewalProof) { p.Chain = m.CA.CertificatePEM() },
@@ -102,7 +101,7 @@ func TestSelfIssuer(t *testing.T) {
 	m := newMesh(t)
 	key := newKey(t)
 	csr, _ := identity.NewCSR(key, "host1")
-	issued, err := identity.SelfIssuer(m.First, time.Hour).IssueNode(t.Context(), csr)
+	issued, err := identity.SelfIssuer(m.First, []string{"10.0.0.8"}, time.Hour).IssueNode(t.Context(), csr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,11 +111,13 @@ func TestSelfIssuer(t *testing.T) {
 	if left := time.Until(m.First.Leaf().NotAfter); left > time.Hour || left < 59*time.Minute {
 		t.Errorf("%v left", left)
 	}
-	if err := m.First.Leaf().VerifyHostname("127.0.0.1"); err != nil {
-		t.Error(err)
+	for _, name := range []string{"127.0.0.1", "10.0.0.8"} {
+		if err := m.First.Leaf().VerifyHostname(name); err != nil {
+			t.Error(err)
+		}
 	}
 	poor := m.Host(t, "host2", 0)
-	if _, err := identity.SelfIssuer(poor, 0).IssueNode(t.Context(), csr); !errors.Is(err, identity.ErrNoCAKey) {
+	if _, err := identity.SelfIssuer(poor, nil, 0).IssueNode(t.Context(), csr); !errors.Is(err, identity.ErrNoCAKey) {
 		t.Errorf("without the CA key: %v", err)
 	}
 }
@@ -128,7 +129,7 @@ func TestRemovedHostDoesNotSignForItself(t *testing.T) {
 	}
 	cfg := identity.DefaultRenewerConfig()
 	cfg.Identity = m.First
-	cfg.Issuers = []identity.Issuer{m.signer.For("host1"), identity.SelfIssuer(m.First, 0)}
+	cfg.Issuers = []identity.Issuer{m.signer.For(m.First.Node()), identity.SelfIssuer(m.First, nil, 0)}
 	r, err := identity.NewRenewer(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -141,20 +142,5 @@ func TestRemovedHostDoesNotSignForItself(t *testing.T) {
 	m.Store.BeforeRead = func(raftstore.ReadOptions) error { return raftstore.ErrNoLeader }
 	if err := r.Renew(t.Context()); err != nil || m.First.Leaf() == before {
 		t.Errorf("renew while nobody answers: %v", err)
-	}
-}
-
-func TestIssueAdmin(t *testing.T) {
-	m := newMesh(t)
-	cert, key, bundle, err := m.signer.IssueAdmin(t.Context(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certs, err := identity.ParseCertificates(append(cert, bundle...))
-	if err != nil || len(certs) != 2 || certs[0].CheckSignatureFrom(certs[1]) != nil {
-		t.Errorf("certificates %v, %v", certs, err)
-	}
-	if _, err := identity.ParseKey(key); err != nil {
-		t.Error(err)
 	}
 }

@@ -28,8 +28,12 @@ const (
 	HostsPrefix = "/mesh/hosts/"
 	// TokensPrefix, followed by the token id, holds a TokenRecord.
 	TokensPrefix = "/mesh/tokens/"
-	// ExpelledPrefix, followed by the host name, marks a host that was expelled.
+	// ExpelledPrefix, followed by the host name, marks a name whose host was expelled, until
+	// another takes it.
 	ExpelledPrefix = "/mesh/expelled/"
+	// DepartedPrefix, followed by a host ID, marks a membership that has ended. Such a
+	// mark stays for ever: IDs never come again.
+	DepartedPrefix = "/mesh/departed/"
 )
 
 // ErrNotSeeded is returned while the replicated store does not hold the CA: the mesh's
@@ -54,7 +58,10 @@ type GossipRecord struct {
 
 // HostRecord says that a host is a member. Without one its certificate is not renewed.
 type HostRecord struct {
-	Name          string   `json:"name"`
+	Name string `json:"name"`
+	// ID is that of the machine that bears the name now. Whoever shows a certificate of
+	// the mesh with another ID bore the name before it.
+	ID            string   `json:"id"`
 	MeshAddress   string   `json:"meshAddress"`
 	GossipAddress string   `json:"gossipAddress"`
 	SANs          []string `json:"sans,omitempty"`
@@ -95,7 +102,12 @@ func HostKey(host string) string { return HostsPrefix + host }
 // TokenKey returns the key of a token's record.
 func TokenKey(id string) string { return TokensPrefix + id }
 
+// Node returns whom the host's certificates name.
+func (r HostRecord) Node() Node { return Node{Name: r.Name, ID: r.ID} }
+
 func expelledKey(host string) string { return ExpelledPrefix + host }
+
+func departedKey(id string) string { return DepartedPrefix + id }
 
 // readJSON reads a record into value and returns its ModRevision.
 func readJSON(ctx context.Context, s Store, key string, opts raftstore.ReadOptions, value any) (uint64, error) {

@@ -60,14 +60,14 @@ func storeStory(t *testing.T, store identity.Store) {
 	if list, err := hosts.List(ctx, raftstore.ReadOptions{}); err != nil || len(list) != 2 || list[0].Name != "host1" {
 		t.Errorf("hosts %+v, %v", list, err)
 	}
-	if err := hosts.Update(ctx, "host2", func(r *identity.HostRecord) { r.Version = "v2" }); err != nil {
+	if err := hosts.Update(ctx, nodeIn(t, store, "host2"), func(r *identity.HostRecord) { r.Version = "v2" }); err != nil {
 		t.Error(err)
 	}
 	csr, err := identity.NewCSR(key, "host2")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := signer.RenewHost(ctx, "host2", csr); err != nil {
+	if _, err := signer.RenewHost(ctx, nodeIn(t, store, "host2"), csr); err != nil {
 		t.Error(err)
 	}
 	leaveStory(t, store, key, fresh)
@@ -81,14 +81,15 @@ func leaveStory(t *testing.T, store identity.Store, key *ecdsa.PrivateKey, fresh
 	if err != nil {
 		t.Fatal(err)
 	}
+	left := nodeIn(t, store, "host2")
 	if err := hosts.Remove(ctx, "host2"); err != nil {
 		t.Error(err)
 	}
-	if _, err := signer.RenewHost(ctx, "host2", csr); !errors.Is(err, identity.ErrNoHost) {
+	if _, err := signer.RenewHost(ctx, left, csr); !errors.Is(err, identity.ErrNoHost) {
 		t.Errorf("renew after the removal: %v", err)
 	}
-	if err := hosts.Admit("host2"); err != nil {
-		t.Errorf("a host that left is barred: %v", err)
+	if err := hosts.Admit(left); err != nil {
+		t.Errorf("a host that is leaving is barred: %v", err)
 	}
 	again, _, err := tokens.Create(ctx, 0)
 	if err != nil {
@@ -97,10 +98,14 @@ func leaveStory(t *testing.T, store identity.Store, key *ecdsa.PrivateKey, fresh
 	if _, err := signer.Admit(ctx, candidate(again, key, "host2")); err != nil {
 		t.Fatal(err)
 	}
+	if err := hosts.Admit(left); !errors.Is(err, identity.ErrExpelled) {
+		t.Errorf("the machine before this one is admitted: %v", err)
+	}
+	expelled := nodeIn(t, store, "host2")
 	if err := hosts.Expel(ctx, "host2"); err != nil {
 		t.Fatal(err)
 	}
-	if err := hosts.Admit("host2"); !errors.Is(err, identity.ErrExpelled) {
+	if err := hosts.Admit(expelled); !errors.Is(err, identity.ErrExpelled) {
 		t.Errorf("an expelled host is admitted: %v", err)
 	}
 	if err := hosts.Expel(ctx, "host2"); !errors.Is(err, identity.ErrNoHost) {
@@ -109,7 +114,10 @@ func leaveStory(t *testing.T, store identity.Store, key *ecdsa.PrivateKey, fresh
 	if _, err := signer.Admit(ctx, candidate(fresh, newKey(t), "host2")); err != nil {
 		t.Fatal(err)
 	}
-	if err := hosts.Admit("host2"); err != nil {
+	if err := hosts.Admit(expelled); !errors.Is(err, identity.ErrExpelled) {
+		t.Errorf("an expelled machine is admitted once its name is taken: %v", err)
+	}
+	if err := hosts.Admit(nodeIn(t, store, "host2")); err != nil {
 		t.Errorf("a host that joined anew is barred: %v", err)
 	}
 	if err := tokens.Revoke(ctx, fresh.ID); err != nil {

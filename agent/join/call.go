@@ -140,6 +140,9 @@ func Renewal(cfg RenewalConfig) identity.Issuer {
 			if err == nil {
 				return issued, nil
 			}
+			if errors.Is(err, identity.ErrNoHost) || errors.Is(err, identity.ErrExpelled) {
+				return identity.Issued{}, err // no other member will say anything else
+			}
 			failed = fmt.Errorf("%w; %w", failed, err)
 			if ctx.Err() != nil {
 				break

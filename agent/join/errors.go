@@ -85,6 +85,7 @@ const (
 	codeRequest      = "Request"
 	codeProof        = "Proof"
 	codeNoHost       = "NoHost"
+	codeExpelled     = "Expelled"
 	codeUnavailable  = "Unavailable"
 )
 
@@ -133,6 +134,8 @@ func toWire(err error) (int, wireError) {
 		w.Code = codeProof
 	case errors.Is(err, identity.ErrNoHost):
 		w.Code = codeNoHost
+	case errors.Is(err, identity.ErrExpelled):
+		w.Code = codeExpelled
 	default:
 		return http.StatusServiceUnavailable, wireError{Code: codeUnavailable, Message: ErrUnavailable.Error()}
 	}
@@ -166,6 +169,7 @@ func (w wireError) err() error {
 		codeTokenUsed:    identity.ErrTokenUsed,
 		codeProof:        identity.ErrProof,
 		codeNoHost:       identity.ErrNoHost,
+		codeExpelled:     identity.ErrExpelled,
 	}
 	if kind := kinds[w.Code]; kind != nil && w.Message != "" {
 		return &remoteError{kind: kind, text: w.Message}

@@ -223,13 +223,21 @@ func save(opts Options, key *ecdsa.PrivateKey, a Answer) error {
 	if !slices.ContainsFunc(bundle, func(c *x509.Certificate) bool { return identity.PinOf(c) == opts.Token.Pin }) {
 		return errors.New("answer: the CA that the token pins is not in it")
 	}
+	chain, err := identity.ParseCertificates(a.Chain)
+	if err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	node, err := identity.NodeOf(chain[0])
+	if err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
 	keyPEM, err := identity.EncodeKey(key)
 	if err != nil {
 		return err
 	}
 	return identity.CreateState(opts.Dir, identity.State{
 		Info: identity.Info{
-			MeshID: a.MeshID, Host: opts.Host, MeshAddress: opts.MeshAddress, GossipAddress: opts.GossipAddress,
+			MeshID: a.MeshID, Host: opts.Host, HostID: node.ID, MeshAddress: opts.MeshAddress, GossipAddress: opts.GossipAddress,
 			SANs: opts.SANs, Seeds: a.Members, Joined: opts.Now().UTC(),
 		},
 		Chain: a.Chain, Key: keyPEM, CABundle: a.CABundle, CAKey: a.CAKey, GossipKeys: a.GossipKeys,

@@ -130,7 +130,7 @@ func TestJoin(t *testing.T) {
 		}
 	}
 	csr, _ := identity.NewCSR(id.Certificate().PrivateKey.(*ecdsa.PrivateKey), "host2")
-	if _, err := identity.SelfIssuer(id, 0).IssueNode(t.Context(), csr); err != nil {
+	if _, err := identity.SelfIssuer(id, nil, 0).IssueNode(t.Context(), csr); err != nil {
 		t.Errorf("the host cannot sign for itself: %v", err)
 	}
 	rec, err := identity.NewHosts(m.Store).Get(t.Context(), "host2", raftstore.ReadOptions{})
@@ -226,7 +226,7 @@ func TestAnswerIsChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, err := m.CA.IssueNode(&key.PublicKey, "host2", nil, time.Hour)
+	chain, err := m.CA.IssueNode(&key.PublicKey, identity.NewNode("host2"), nil, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -91,7 +91,7 @@ func renewNow(t *testing.T, id *identity.Identity) {
 	cfg.Identity = id
 	cfg.Issuers = []identity.Issuer{
 		join.Renewal(join.RenewalConfig{Identity: id, Members: func() []string { return []string{"127.0.0.1:1"} }}),
-		identity.SelfIssuer(id, time.Hour),
+		identity.SelfIssuer(id, nil, time.Hour),
 	}
 	r, err := identity.NewRenewer(cfg)
 	if err != nil {
@@ -110,7 +110,7 @@ func letExpire(t *testing.T, ca *identity.CA, id *identity.Identity) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, err := ca.IssueNode(&key.PublicKey, id.Host(), nil, -time.Second)
+	chain, err := ca.IssueNode(&key.PublicKey, id.Node(), nil, -time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,9 +30,12 @@ type ServerConfig struct {
 	MinFeatureLevel func() uint32
 	// MaxSkew is how far the clock of a joining host may be off.
 	MaxSkew time.Duration
-	// Timeout bounds one request.
+	// Timeout bounds one request, from its last byte on.
 	Timeout time.Duration
-	// MaxRequests bounds the requests that run at once; more are told to come again.
+	// BodyTimeout bounds how long a caller may take to send the body of a request.
+	BodyTimeout time.Duration
+	// MaxRequests bounds the requests that run at once; more are told to come again. One
+	// runs once its body is here, so a slow caller is in nobody's way.
 	MaxRequests int
 	// Logger receives a line for every host that is admitted or refused.
 	Logger *slog.Logger
@@ -44,7 +47,7 @@ type ServerConfig struct {
 // and Version.
 func DefaultServerConfig() ServerConfig {
 	return ServerConfig{
-		MaxSkew: DefaultMaxSkew, Timeout: 20 * time.Second, MaxRequests: 16,
+		MaxSkew: DefaultMaxSkew, Timeout: 20 * time.Second, BodyTimeout: 10 * time.Second, MaxRequests: 16,
 		Logger: slog.New(slog.DiscardHandler),
 	}
 }
@@ -60,6 +63,8 @@ func (c ServerConfig) Validate() error {
 		return errors.New("join server: MaxSkew must be positive")
 	case c.Timeout <= 0:
 		return errors.New("join server: Timeout must be positive")
+	case c.BodyTimeout <= 0:
+		return errors.New("join server: BodyTimeout must be positive")
 	case c.MaxRequests < 1:
 		return errors.New("join server: MaxRequests must be at least 1")
 	case c.Logger == nil:
@@ -113,24 +118,9 @@ func (s *Server) Close() {
 }
 
 // bounded runs an operation within the limits on time and number, and writes its answer.
-func (s *Server) bounded(operation string, do func(context.Context, *http.Request) (any, error)) http.HandlerFunc {
+func (s *Server) bounded(operation string, do func(ctx context.Context, body []byte, from string) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		// Callers are strangers: one that sends or reads slowly is cut off. A recorder in
-		// a test has no deadline to set.
-		conn, end := http.NewResponseController(w), time.Now().Add(s.cfg.Timeout)
-		_ = conn.SetReadDeadline(end)
-		_ = conn.SetWriteDeadline(end.Add(s.cfg.Timeout))
-		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Timeout)
-		defer cancel()
-		var answer any
-		err := ErrUnavailable
-		select {
-		case s.slots <- struct{}{}:
-			answer, err = do(ctx, r)
-			<-s.slots
-		default:
-			w.Header().Set("Retry-After", "1")
-		}
+		answer, err := s.run(w, r, do)
 		if err == nil {
 			s.requests.WithLabelValues(operation, "ok").Inc()
 			s.write(w, http.StatusOK, answer)
@@ -143,6 +133,32 @@ func (s *Server) bounded(operation string, do func(context.Context, *http.Reques
 	}
 }
 
+// run reads the body, takes a slot and runs an operation.
+func (s *Server) run(w http.ResponseWriter, r *http.Request, do func(context.Context, []byte, string) (any, error)) (any, error) {
+	// Callers are strangers: one that sends or reads slowly is cut off. A recorder in a
+	// test has no deadline to set.
+	conn := http.NewResponseController(w)
+	_ = conn.SetReadDeadline(time.Now().Add(s.cfg.BodyTimeout))
+	_ = conn.SetWriteDeadline(time.Now().Add(s.cfg.BodyTimeout + s.cfg.Timeout))
+	body, err := readBody(r.Body, maxRequest)
+	if err != nil {
+		return nil, &RequestError{Field: "body", Reason: err.Error()}
+	}
+	end := time.Now().Add(s.cfg.Timeout)
+	_ = conn.SetReadDeadline(end)
+	_ = conn.SetWriteDeadline(end.Add(s.cfg.Timeout))
+	ctx, cancel := context.WithDeadline(r.Context(), end)
+	defer cancel()
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+		return do(ctx, body, r.RemoteAddr)
+	default:
+		w.Header().Set("Retry-After", "1")
+		return nil, ErrUnavailable
+	}
+}
+
 func (s *Server) write(w http.ResponseWriter, status int, answer any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
@@ -152,8 +168,8 @@ func (s *Server) write(w http.ResponseWriter, status int, answer any) {
 	}
 }
 
-func (s *Server) join(ctx context.Context, r *http.Request) (any, error) {
-	req, err := decodeRequest(r.Body)
+func (s *Server) join(ctx context.Context, body []byte, from string) (any, error) {
+	req, err := decodeRequest(body)
 	if err != nil {
 		return nil, err
 	}
@@ -188,20 +204,20 @@ func (s *Server) join(ctx context.Context, r *http.Request) (any, error) {
 			Host: m.Name, MeshAddress: m.MeshAddress, GossipAddress: m.GossipAddress,
 		})
 	}
-	s.cfg.Logger.Info("host admitted", "host", req.Host, "from", r.RemoteAddr, "token", req.TokenID)
+	s.cfg.Logger.Info("host admitted", "host", req.Host, "from", from, "token", req.TokenID)
 	return answer, nil
 }
 
-func (s *Server) renew(ctx context.Context, r *http.Request) (any, error) {
+func (s *Server) renew(ctx context.Context, body []byte, from string) (any, error) {
 	var proof identity.RenewalProof
-	if err := decodeJSON(r.Body, maxRequest, &proof); err != nil {
+	if err := unmarshal(body, &proof); err != nil {
 		return nil, &RequestError{Field: "body", Reason: err.Error()}
 	}
 	host, issued, err := s.cfg.Signer.RenewByProof(ctx, proof)
 	if err != nil {
 		return nil, err
 	}
-	s.cfg.Logger.Info("certificate signed", "host", host, "from", r.RemoteAddr)
+	s.cfg.Logger.Info("certificate signed", "host", host, "from", from)
 	return issued, nil
 }
 

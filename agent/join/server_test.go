@@ -1,12 +1,17 @@
 package join_test
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +19,7 @@ import (
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/agent/join"
+	"virtmesh/agent/meshport"
 	"virtmesh/raftstore"
 )
 
@@ -95,6 +101,75 @@ func TestServerIsBounded(t *testing.T) {
 	}
 }
 
+// slowBody is a body that does not come before release is closed.
+type slowBody struct{ asked, release chan struct{} }
+
+func (b slowBody) Read([]byte) (int, error) {
+	close(b.asked)
+	<-b.release
+	return 0, io.ErrUnexpectedEOF
+}
+
+// TestSlowCallersBlockNobody: more callers than there are places send a request without
+// its body, and a host joins.
+func TestSlowCallersBlockNobody(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	cfg := join.DefaultServerConfig()
+	cfg.Signer, cfg.Host = identity.NewSigner(m.Store, 0), "host1"
+	server, err := join.NewServer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := make(chan struct{})
+	var slow sync.WaitGroup
+	for range cfg.MaxRequests + 1 {
+		body := slowBody{asked: make(chan struct{}), release: release}
+		slow.Go(func() {
+			w := httptest.NewRecorder()
+			server.ServeHTTP(w, httptest.NewRequest("POST", "/mesh/v1/join", body))
+			if w.Code != http.StatusBadRequest {
+				t.Errorf("a body that does not come: status %d", w.Code)
+			}
+		})
+		<-body.asked
+	}
+	at := openPort(t, m.First, server).Addr().String()
+	token, _, err := identity.NewTokens(m.Store).Create(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := join.DefaultOptions()
+	o.Dir, o.Addresses, o.Token, o.Rounds = filepath.Join(t.TempDir(), "state"), []string{at}, token, 1
+	o.Host, o.MeshAddress, o.GossipAddress = "host2", "10.0.0.2:7443", "10.0.0.2:7946"
+	if err := join.Join(t.Context(), o); err != nil {
+		t.Error(err)
+	}
+	close(release)
+	slow.Wait()
+}
+
+// TestBodyHasADeadline: over a real connection a body that does not come ends the request.
+func TestBodyHasADeadline(t *testing.T) {
+	m := newMember(t, func(c *join.ServerConfig) { c.BodyTimeout = 50 * time.Millisecond })
+	conn, err := tls.Dial("tcp", m.port.Addr().String(), &tls.Config{
+		RootCAs: m.First.Roots(), ServerName: "virtmesh", NextProtos: []string{meshport.ProtoJoin},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "POST /mesh/v1/join HTTP/1.1\r\nHost: mesh\r\nContent-Length: 100\r\n\r\n{")
+	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+}
+
 func TestServerRefusesRequests(t *testing.T) {
 	m := identitytest.NewMesh(t)
 	cfg := join.DefaultServerConfig()
@@ -140,6 +215,7 @@ func TestServerConfig(t *testing.T) {
 		"Host":        func(c *join.ServerConfig) { c.Host = "" },
 		"MaxSkew":     func(c *join.ServerConfig) { c.MaxSkew = 0 },
 		"Timeout":     func(c *join.ServerConfig) { c.Timeout = 0 },
+		"BodyTimeout": func(c *join.ServerConfig) { c.BodyTimeout = 0 },
 		"MaxRequests": func(c *join.ServerConfig) { c.MaxRequests = 0 },
 		"Logger":      func(c *join.ServerConfig) { c.Logger = nil },
 	} {

@@ -58,9 +58,9 @@ type clockAnswer struct {
 
 // decodeRequest reads a Request and checks every field that can be checked without the
 // store. Errors are *RequestError.
-func decodeRequest(r io.Reader) (Request, error) {
+func decodeRequest(body []byte) (Request, error) {
 	var req Request
-	if err := decodeJSON(r, maxRequest, &req); err != nil {
+	if err := unmarshal(body, &req); err != nil {
 		return Request{}, &RequestError{Field: "body", Reason: err.Error()}
 	}
 	record := identity.HostRecord{MeshAddress: req.MeshAddress, GossipAddress: req.GossipAddress, SANs: req.SANs, Name: req.Host}
@@ -105,16 +105,30 @@ func checkVersion(v string) error {
 	return nil
 }
 
-// decodeJSON reads one JSON value of at most limit bytes and nothing after it. Unknown
-// fields are ignored: a newer version may send more.
+// decodeJSON reads one JSON value of at most limit bytes and nothing after it.
 func decodeJSON(r io.Reader, limit int64, value any) error {
+	body, err := readBody(r, limit)
+	if err != nil {
+		return err
+	}
+	return unmarshal(body, value)
+}
+
+// readBody reads all of r, which may be at most limit bytes.
+func readBody(r io.Reader, limit int64) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
-		return fmt.Errorf("read: %w", err)
+		return nil, fmt.Errorf("read: %w", err)
 	}
 	if int64(len(body)) > limit {
-		return fmt.Errorf("longer than %d bytes", limit)
+		return nil, fmt.Errorf("longer than %d bytes", limit)
 	}
+	return body, nil
+}
+
+// unmarshal decodes one JSON value and nothing after it. Unknown fields are ignored: a
+// newer version may send more.
+func unmarshal(body []byte, value any) error {
 	if err := json.Unmarshal(body, value); err != nil {
 		return fmt.Errorf("not valid JSON: %w", err)
 	}

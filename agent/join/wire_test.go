@@ -38,7 +38,7 @@ func encode(t testing.TB, v any) []byte {
 }
 
 func TestDecodeRequest(t *testing.T) {
-	got, err := decodeRequest(bytes.NewReader(encode(t, goodRequest(t))))
+	got, err := decodeRequest(encode(t, goodRequest(t)))
 	if err != nil || got.Host != "host2" {
 		t.Fatalf("%+v, %v", got, err)
 	}
@@ -54,7 +54,7 @@ func TestDecodeRequest(t *testing.T) {
 		bad := goodRequest(t)
 		spoil(&bad)
 		var request *RequestError
-		if _, err := decodeRequest(bytes.NewReader(encode(t, bad))); !errors.As(err, &request) || request.Field != field {
+		if _, err := decodeRequest(encode(t, bad)); !errors.As(err, &request) || request.Field != field {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
@@ -103,7 +103,7 @@ func FuzzDecodeRequest(f *testing.F) {
 	f.Add([]byte(`{"host":"h","csr":"AAAA","clock":"2026-01-01T00:00:00Z"}`))
 	f.Add([]byte(`{"sans":["","::"],"secret":null}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		req, err := decodeRequest(bytes.NewReader(body))
+		req, err := decodeRequest(body)
 		var request *RequestError
 		if err != nil {
 			if !errors.As(err, &request) || len(err.Error()) > 1000 {
@@ -114,7 +114,7 @@ func FuzzDecodeRequest(f *testing.F) {
 		if strings.ContainsAny(req.Host, "/\n") || req.Clock.IsZero() {
 			t.Errorf("passed: %+v", req)
 		}
-		if _, err := decodeRequest(bytes.NewReader(encode(t, req))); err != nil {
+		if _, err := decodeRequest(encode(t, req)); err != nil {
 			t.Errorf("passed once, not twice: %v", err)
 		}
 	})

@@ -1,7 +1,6 @@
 package meshport_test
 
 import (
-	"context"
 	"io"
 	"log/slog"
 	"net/http"
@@ -47,7 +46,7 @@ func BenchmarkRPC(b *testing.B) {
 	}
 	rpc := meshport.ServeRPC(l, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), slog.New(slog.DiscardHandler))
 	defer rpc.Shutdown(b.Context())
-	client := p.RPCClient(func(context.Context, string) (string, error) { return p.Addr().String(), nil })
+	client := rpcClient(p, p.Addr().String())
 	defer client.CloseIdleConnections()
 	for b.Loop() {
 		resp, err := client.Get("http://host1/")

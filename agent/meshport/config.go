@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"virtmesh/agent/identity"
 )
 
 // Protocols, as named in the TLS handshake.
@@ -48,9 +50,10 @@ type Config struct {
 	// Credentials are the certificates of this host.
 	Credentials Credentials
 	// Admit, if set, is asked after a mesh host was verified, on both sides of a
-	// connection; an error refuses it. It must not block. It lets the agent turn away
-	// hosts that were removed and whose certificate has not ended yet.
-	Admit func(host string) error
+	// connection and for every protocol that sees its certificate; an error refuses it.
+	// It must not block. It lets the agent turn away machines that were removed and whose
+	// certificate has not ended yet.
+	Admit func(node identity.Node) error
 	// HostAt, if set, names the host that lives at a mesh address, or "". Dial then
 	// accepts no other host there. It must not block.
 	HostAt func(addr string) string
@@ -61,6 +64,10 @@ type Config struct {
 	MaxHandshakes int
 	// MaxHandshakesPerSource bounds them for one source address. More are closed.
 	MaxHandshakesPerSource int
+	// MaxStrangersPerSource bounds the open connections of one source address that showed
+	// no certificate, to the API or to join. More are closed. Whoever holds a certificate
+	// is not counted.
+	MaxStrangersPerSource int
 	// Backlog is how many connections of one protocol may wait to be accepted. More
 	// wait for at most a HandshakeTimeout and are closed then.
 	Backlog int
@@ -77,6 +84,7 @@ func DefaultConfig() Config {
 		HandshakeTimeout:       10 * time.Second,
 		MaxHandshakes:          2048,
 		MaxHandshakesPerSource: 1024,
+		MaxStrangersPerSource:  128,
 		Backlog:                256,
 		Logger:                 slog.New(slog.DiscardHandler),
 	}
@@ -95,6 +103,8 @@ func (c Config) Validate() error {
 		return errors.New("mesh port: MaxHandshakes must be at least 1")
 	case c.MaxHandshakesPerSource < 1 || c.MaxHandshakesPerSource > c.MaxHandshakes:
 		return errors.New("mesh port: want 1 <= MaxHandshakesPerSource <= MaxHandshakes")
+	case c.MaxStrangersPerSource < 1:
+		return errors.New("mesh port: MaxStrangersPerSource must be at least 1")
 	case c.Backlog < 1:
 		return errors.New("mesh port: Backlog must be at least 1")
 	case c.Logger == nil:

@@ -22,20 +22,26 @@ var _ net.Conn = (*Conn)(nil)
 // side that accepted, where the caller has no certificate.
 func (c *Conn) Peer() string { return c.peer }
 
-// countedConn keeps the gauge of open connections right. It stands below TLS, so that
-// the API listener can return a plain *tls.Conn.
+// countedConn keeps the gauge of open connections right, and the number of strangers. It
+// stands below TLS, so that the API listener can return a plain *tls.Conn.
 type countedConn struct {
 	net.Conn
 	open  prometheus.Gauge
+	leave func()
 	start sync.Once
 	end   sync.Once
 }
 
-func (c *countedConn) opened(open prometheus.Gauge) {
+// opened counts the connection; leave is called when it closes.
+func (c *countedConn) opened(open prometheus.Gauge, leave func()) {
+	counted := false
 	c.start.Do(func() {
-		c.open = open
+		c.open, c.leave, counted = open, leave, true
 		open.Inc()
 	})
+	if !counted {
+		leave()
+	}
 }
 
 func (c *countedConn) Close() error {
@@ -44,6 +50,7 @@ func (c *countedConn) Close() error {
 		c.start.Do(func() {})
 		if c.open != nil {
 			c.open.Dec()
+			c.leave()
 		}
 	})
 	return c.Conn.Close()

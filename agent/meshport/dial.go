@@ -88,10 +88,10 @@ func (p *Port) verifyServer(chain []*x509.Certificate, want, addr string) (strin
 	if err != nil {
 		return "", &tls.CertificateVerificationError{UnverifiedCertificates: chain, Err: err}
 	}
-	if want != "" && got != want {
-		return "", &PeerError{Addr: addr, Want: want, Got: got}
+	if want != "" && got.Name != want {
+		return "", &PeerError{Addr: addr, Want: want, Got: got.Name}
 	}
-	return got, p.admit(got)
+	return got.Name, p.admit(got)
 }
 
 // StreamLayer is one mesh protocol in the form that raftstore takes: a listener that

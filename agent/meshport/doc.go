@@ -8,7 +8,7 @@
 //	    TLS 1.3, the caller has no certificate yet; agent/join lives here
 //	h2, http/1.1, none
 //	    the API: TLS 1.2 or newer, a client certificate is optional, and verified if
-//	    it is shown
+//	    it is shown; a host is judged by Config.Admit here too
 //
 // # Invariants
 //
@@ -20,7 +20,8 @@
 //
 // A caller that says nothing costs one goroutine for the handshake timeout; how many
 // handshakes run at once is bounded, in all and per source address, so one slow or
-// hostile source cannot keep the others out.
+// hostile source cannot keep the others out. So are the open connections of a source
+// that shows no certificate.
 //
 // # What it does not do
 //

@@ -7,15 +7,12 @@ import (
 
 // gate bounds the handshakes that run at once, in all and per source.
 type gate struct {
-	slots     chan struct{}
-	perSource int
-
-	mu      sync.Mutex
-	sources map[string]int
+	slots chan struct{}
+	*sourceLimit
 }
 
 func newGate(most, perSource int) *gate {
-	return &gate{slots: make(chan struct{}, most), perSource: perSource, sources: make(map[string]int)}
+	return &gate{slots: make(chan struct{}, most), sourceLimit: newSourceLimit(perSource)}
 }
 
 // enter waits for a free slot and reports whether it got one before ctx ended.
@@ -35,21 +32,33 @@ func (g *gate) enter(ctx context.Context) bool {
 
 func (g *gate) leave() { <-g.slots }
 
-// enterSource reports whether the source may run one more handshake.
-func (g *gate) enterSource(source string) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.sources[source] >= g.perSource {
+// sourceLimit bounds how many of something each source address has at once.
+type sourceLimit struct {
+	most int
+
+	mu      sync.Mutex
+	sources map[string]int
+}
+
+func newSourceLimit(most int) *sourceLimit {
+	return &sourceLimit{most: most, sources: make(map[string]int)}
+}
+
+// enterSource reports whether the source may have one more.
+func (l *sourceLimit) enterSource(source string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sources[source] >= l.most {
 		return false
 	}
-	g.sources[source]++
+	l.sources[source]++
 	return true
 }
 
-func (g *gate) leaveSource(source string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.sources[source]--; g.sources[source] == 0 {
-		delete(g.sources, source)
+func (l *sourceLimit) leaveSource(source string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sources[source]--; l.sources[source] == 0 {
+		delete(l.sources, source)
 	}
 }

@@ -37,8 +37,15 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) {
 		_ = conn.Close()
 		return
 	}
+	leave, ok := p.enterStranger(conn, raw)
+	if !ok {
+		p.metrics.handshake(sideServer, hs.proto, resultRefused, 0)
+		p.cfg.Logger.Debug("too many connections without a certificate", "from", raw.RemoteAddr().String(), "proto", hs.proto)
+		_ = conn.Close()
+		return
+	}
 	p.metrics.handshake(sideServer, hs.proto, resultOK, time.Since(start))
-	counted.opened(p.metrics.open(hs.proto))
+	counted.opened(p.metrics.open(hs.proto), leave)
 
 	var out net.Conn = conn
 	if hs.proto != protoAPI {
@@ -48,6 +55,20 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) {
 		p.metrics.dropped.WithLabelValues(hs.proto).Inc()
 		p.cfg.Logger.Debug("connection not accepted", "from", raw.RemoteAddr().String(), "proto", hs.proto, "err", err)
 	}
+}
+
+// enterStranger counts a connection whose caller showed no certificate and reports
+// whether its source may have it: an open connection costs memory and a file descriptor
+// for as long as the caller likes. leave is called when it closes.
+func (p *Port) enterStranger(conn *tls.Conn, raw net.Conn) (leave func(), ok bool) {
+	if len(conn.ConnectionState().PeerCertificates) > 0 {
+		return func() {}, true
+	}
+	source := sourceOf(raw.RemoteAddr())
+	if !p.strangers.enterSource(source) {
+		return nil, false
+	}
+	return func() { p.strangers.leaveSource(source) }, true
 }
 
 // serverHandshake is what one handshake finds out.
@@ -82,6 +103,7 @@ func (h *serverHandshake) configFor(hello *tls.ClientHelloInfo) (*tls.Config, er
 		cfg.NextProtos = []string{"h2", "http/1.1"}
 		cfg.ClientAuth = tls.VerifyClientCertIfGiven
 		cfg.ClientCAs = creds.Roots()
+		cfg.VerifyConnection = h.verifyClient
 	default:
 		cfg.ClientAuth = tls.RequireAndVerifyClientCert
 		cfg.ClientCAs = creds.Roots()
@@ -105,23 +127,32 @@ func (h *serverHandshake) choose(offered []string) string {
 
 // verifyPeer runs after the chain was verified.
 func (h *serverHandshake) verifyPeer(state tls.ConnectionState) error {
-	host, err := identity.HostOf(state.PeerCertificates[0])
+	node, err := identity.NodeOf(state.PeerCertificates[0])
 	if err != nil {
 		return err
 	}
-	if err := h.port.admit(host); err != nil {
+	if err := h.port.admit(node); err != nil {
 		return err
 	}
-	h.peer = host
+	h.peer = node.Name
 	return nil
 }
 
-func (p *Port) admit(host string) error {
+// verifyClient runs after the chain of an API client was verified, if it showed one. A
+// host may do everything in the API, so it is judged there as between hosts.
+func (h *serverHandshake) verifyClient(state tls.ConnectionState) error {
+	if len(state.PeerCertificates) == 0 || !identity.ClaimsNode(state.PeerCertificates[0]) {
+		return nil
+	}
+	return h.verifyPeer(state)
+}
+
+func (p *Port) admit(node identity.Node) error {
 	if p.cfg.Admit == nil {
 		return nil
 	}
-	if err := p.cfg.Admit(host); err != nil {
-		return fmt.Errorf("host %s is not admitted: %w", host, err)
+	if err := p.cfg.Admit(node); err != nil {
+		return fmt.Errorf("host %s is not admitted: %w", node.Name, err)
 	}
 	return nil
 }

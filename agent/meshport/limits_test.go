@@ -2,6 +2,7 @@ package meshport_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -179,4 +180,60 @@ func TestConnectionGauge(t *testing.T) {
 	if n := values(t, reg)[name]; n != 0 {
 		t.Errorf("%v connections are open after both ends closed", n)
 	}
+}
+
+// TestOneSourceCannotHoldConnections: connections without a certificate are bounded for
+// a source, to the API and to join together; those of hosts are not, and a closed one
+// makes room.
+func TestOneSourceCannotHoldConnections(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	p := newPort(t, m.First, func(c *meshport.Config) { c.MaxStrangersPerSource = 2 })
+	api(t, p)
+	echo(t, listen(t, p, meshport.ProtoJoin))
+	echo(t, listen(t, p, meshport.ProtoRaft))
+	stranger := func(proto string) (*tls.Conn, error) {
+		c, err := tls.Dial("tcp", p.Addr().String(), &tls.Config{RootCAs: m.First.Roots(), NextProtos: []string{proto}})
+		if err != nil {
+			return nil, err
+		}
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, err := c.Read(make([]byte, 1)); err != nil && !isTimeout(err) {
+			return nil, errors.Join(err, c.Close())
+		}
+		return c, nil
+	}
+	var open []*tls.Conn
+	for _, proto := range []string{"http/1.1", meshport.ProtoJoin} {
+		c, err := stranger(proto)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		open = append(open, c)
+	}
+	for _, proto := range []string{"http/1.1", meshport.ProtoJoin} {
+		if c, err := stranger(proto); err == nil {
+			t.Errorf("%s: a third connection stays open", proto)
+			c.Close()
+		}
+	}
+	if err := getAPI(p, m, m.Host(t, "host2", 0).Certificate()); err != nil {
+		t.Errorf("with a certificate: %v", err)
+	}
+	c, err := p.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := ping(t, c); err != nil {
+		t.Errorf("a host: %v", err)
+	}
+	open[0].Close()
+	waitFor(t, func() bool {
+		c, err := stranger("http/1.1")
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 }

@@ -16,6 +16,8 @@ type Port struct {
 	tcp     net.Listener
 	metrics *metrics
 	gate    *gate
+	// strangers counts the open connections without a certificate.
+	strangers *sourceLimit
 
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -48,6 +50,7 @@ func New(cfg Config) (*Port, error) {
 		tcp:       tcp,
 		metrics:   m,
 		gate:      newGate(cfg.MaxHandshakes, cfg.MaxHandshakesPerSource),
+		strangers: newSourceLimit(cfg.MaxStrangersPerSource),
 		listeners: make(map[string]*listener),
 	}
 	ctx, cancel := context.WithCancel(context.Background())

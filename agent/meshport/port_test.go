@@ -2,6 +2,7 @@ package meshport_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -181,14 +182,7 @@ func TestAPI(t *testing.T) {
 		_ = server.Close()
 		wg.Wait()
 	})
-	cert, key, err := m.CA.IssueAdmin(time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	admin, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	admin := *m.Admin(t, time.Hour)
 	foreign := identitytest.NewMesh(t).First.Certificate()
 	for _, c := range []struct {
 		name   string
@@ -265,6 +259,7 @@ func TestConfig(t *testing.T) {
 		"HandshakeTimeout":       func(c *meshport.Config) { c.HandshakeTimeout = 0 },
 		"MaxHandshakes":          func(c *meshport.Config) { c.MaxHandshakes = 0 },
 		"MaxHandshakesPerSource": func(c *meshport.Config) { c.MaxHandshakesPerSource = c.MaxHandshakes + 1 },
+		"MaxStrangersPerSource":  func(c *meshport.Config) { c.MaxStrangersPerSource = 0 },
 		"Backlog":                func(c *meshport.Config) { c.Backlog = 0 },
 		"Logger":                 func(c *meshport.Config) { c.Logger = nil },
 	} {
@@ -309,4 +304,18 @@ func values(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 		}
 	}
 	return out
+}
+
+// rpcClient calls the RPC server at addr as the host that port p is of; the host of a URL
+// is the one that must answer.
+func rpcClient(p *meshport.Port, addr string) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, hostPort string) (net.Conn, error) {
+			host, _, err := net.SplitHostPort(hostPort)
+			if err != nil {
+				return nil, err
+			}
+			return p.DialHost(ctx, meshport.ProtoRPC, host, addr)
+		},
+	}}
 }

@@ -1,12 +1,19 @@
 package meshport_test
 
 import (
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
+	"math/big"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/agent/meshport"
 )
@@ -18,14 +25,7 @@ func TestMeshProtocolsDemandHosts(t *testing.T) {
 	p := newPort(t, m.First)
 	l := listen(t, p, meshport.ProtoRaft)
 	echo(t, l)
-	adminCert, adminKey, err := m.CA.IssueAdmin(time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	admin, err := tls.X509KeyPair(adminCert, adminKey)
-	if err != nil {
-		t.Fatal(err)
-	}
+	admin := m.Admin(t, time.Hour)
 	stranger := identitytest.NewMesh(t).Host(t, "host2", 0)
 	expired := m.Host(t, "host3", -time.Second)
 	good := m.Host(t, "host4", 0)
@@ -34,7 +34,7 @@ func TestMeshProtocolsDemandHosts(t *testing.T) {
 		ok   bool
 	}{
 		"none":          {nil, false},
-		"administrator": {&admin, false},
+		"administrator": {admin, false},
 		"another mesh":  {stranger.Certificate(), false},
 		"expired":       {expired.Certificate(), false},
 		"host":          {good.Certificate(), true},
@@ -96,8 +96,8 @@ func TestAdmit(t *testing.T) {
 	m := identitytest.NewMesh(t)
 	removed := errors.New("host was removed")
 	p := newPort(t, m.First, func(c *meshport.Config) {
-		c.Admit = func(host string) error {
-			if host == "host2" {
+		c.Admit = func(node identity.Node) error {
+			if node.Name == "host2" {
 				return removed
 			}
 			return nil
@@ -115,6 +115,12 @@ func TestAdmit(t *testing.T) {
 	if _, err := p.Dial(t.Context(), meshport.ProtoRaft, gone.Addr().String()); !errors.Is(err, removed) {
 		t.Errorf("a removed host is dialled: %v", err)
 	}
+	api(t, p)
+	for host, want := range map[string]bool{"host2": false, "host3": true} {
+		if err := getAPI(p, m, m.Host(t, host, 0).Certificate()); (err == nil) != want {
+			t.Errorf("%s and the API: %v", host, err)
+		}
+	}
 	c, err := member.Dial(t.Context(), meshport.ProtoRaft, p.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -123,4 +129,66 @@ func TestAdmit(t *testing.T) {
 	if err := ping(t, c); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestAPIRefusesMalformedHosts: a certificate that the mesh signed for a host without an
+// ID cannot be judged, so it is not let in for its group either.
+func TestAPIRefusesMalformedHosts(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	p := newPort(t, m.First)
+	api(t, p)
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	caKey, err := m.CA.KeyPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := identity.ParseKey(caKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "eve", Organization: []string{identity.NodeOrganization}},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, m.CA.Certificate(), &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := getAPI(p, m, &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}); err == nil {
+		t.Error("a certificate in the group of the hosts that names none gets in")
+	}
+}
+
+// api serves the API of p with an empty answer to everything.
+func api(t *testing.T, p *meshport.Port) {
+	t.Helper()
+	l, err := p.API()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = server.Serve(l) })
+	t.Cleanup(func() {
+		_ = server.Close()
+		wg.Wait()
+	})
+}
+
+// getAPI asks the API of p for something, with a client certificate unless it is nil.
+func getAPI(p *meshport.Port, m *identitytest.Mesh, cert *tls.Certificate) error {
+	cfg := &tls.Config{RootCAs: m.First.Roots()}
+	if cert != nil {
+		cfg.Certificates = []tls.Certificate{*cert}
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: true}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("https://" + p.Addr().String())
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
 }

@@ -1,10 +1,12 @@
 package identitytest
 
 import (
+	"crypto/tls"
 	"testing"
 	"time"
 
 	"virtmesh/agent/identity"
+	"virtmesh/raftstore"
 )
 
 // Mesh is a mesh for tests: a CA and a seeded store, without any network.
@@ -37,7 +39,8 @@ func NewMesh(t testing.TB) *Mesh {
 }
 
 // Host returns the identity of another host, with a certificate that lives for lifetime
-// (zero: the default). It has no record in the store.
+// (zero: the default). If the store has a record of the name it is that host; else it
+// has no record.
 func (m *Mesh) Host(t testing.TB, name string, lifetime time.Duration) *identity.Identity {
 	t.Helper()
 	if lifetime == 0 {
@@ -51,14 +54,19 @@ func (m *Mesh) Host(t testing.TB, name string, lifetime time.Duration) *identity
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, err := m.CA.IssueNode(&key.PublicKey, name, []string{"127.0.0.1"}, lifetime)
+	node := identity.NewNode(name)
+	local := raftstore.ReadOptions{Consistency: raftstore.Local}
+	if rec, err := identity.NewHosts(m.Store).Get(t.Context(), name, local); err == nil {
+		node = rec.Node()
+	}
+	chain, err := m.CA.IssueNode(&key.PublicKey, node, []string{"127.0.0.1"}, lifetime)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	err = identity.CreateState(dir, identity.State{
 		Info: identity.Info{
-			MeshID: m.First.MeshID(), Host: name, MeshAddress: "127.0.0.1:7443",
+			MeshID: m.First.MeshID(), Host: name, HostID: node.ID, MeshAddress: "127.0.0.1:7443",
 			GossipAddress: "127.0.0.1:7946", Joined: time.Now(),
 		},
 		Chain: chain, Key: keyPEM, CABundle: m.CA.CertificatePEM(), GossipKeys: m.First.GossipKeys(),
@@ -71,4 +79,22 @@ func (m *Mesh) Host(t testing.TB, name string, lifetime time.Duration) *identity
 		t.Fatal(err)
 	}
 	return id
+}
+
+// Admin returns an administrator's certificate that lives for lifetime, with its key.
+func (m *Mesh) Admin(t testing.TB, lifetime time.Duration) *tls.Certificate {
+	t.Helper()
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pem, err := m.CA.IssueClient(&key.PublicKey, identity.AdminName, []string{identity.AdminOrganization}, lifetime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs, err := identity.ParseCertificates(pem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{certs[0].Raw}, Leaf: certs[0], PrivateKey: key}
 }

@@ -1,0 +1,143 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/identity/identitytest"
+	"virtmesh/agent/join"
+	"virtmesh/agent/meshport"
+	"virtmesh/gossip"
+)
+
+func TestNobodyIsAdmittedBeforeTheReplicaIsOpen(t *testing.T) {
+	a := &Agent{}
+	node := identity.NewNode("host2")
+	if err := a.admit(node); !errors.Is(err, errNotOpen) {
+		t.Errorf("admitted by a host that knows nothing: %v", err)
+	}
+	a.hosts.Store(identity.NewHosts(identitytest.NewStore()))
+	if err := a.admit(node); err != nil {
+		t.Errorf("refused by a host that knows nothing against it: %v", err)
+	}
+}
+
+// TestRemovedMachineLearnsWhy: other hosts refuse its connections without a word, so it
+// asks, and its start fails with what to do.
+func TestRemovedMachineLearnsWhy(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	cfg := join.DefaultServerConfig()
+	cfg.Signer, cfg.Host = identity.NewSigner(m.Store, 0), "host1"
+	dir, err := joinHost(t, m, cfg, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := identity.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{config: Config{Name: "host2"}, identity: id}
+	if err := a.askWhetherExpelled(t.Context()); err != nil {
+		t.Errorf("a member: %v", err)
+	}
+	if err := identity.NewHosts(m.Store).Expel(t.Context(), "host2"); err != nil {
+		t.Fatal(err)
+	}
+	err = a.askWhetherExpelled(t.Context())
+	if !errors.Is(err, identity.ErrExpelled) || !strings.Contains(err.Error(), "join it with a new token") {
+		t.Errorf("a removed machine: %v", err)
+	}
+}
+
+// TestTooOldHostsAreRefused: the agent tells the join protocol which level the mesh
+// needs, and the refused host is told both versions.
+func TestTooOldHostsAreRefused(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	cfg := gossip.DefaultConfig()
+	cfg.Name, cfg.Mesh, cfg.Keys = "host1", m.First.MeshID(), m.First.GossipKeys()
+	cfg.BindAddr, cfg.BindPort, cfg.Facts = "127.0.0.1", 0, gossip.Facts{FeatureLevel: featureLevel}
+	g, err := gossip.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Shutdown)
+	a := &Agent{
+		config: Config{Name: "host1"}, version: "v1.7.0", gossip: g, signer: identity.NewSigner(m.Store, 0),
+		log: slog.New(slog.DiscardHandler), metrics: prometheus.NewRegistry(),
+	}
+	var old *join.VersionError
+	_, err = joinHost(t, m, a.joinConfig(), featureLevel-1)
+	if !errors.As(err, &old) || !strings.Contains(err.Error(), "v1.2.0") || !strings.Contains(err.Error(), "v1.7.0") {
+		t.Errorf("a host that is too old: %v", err)
+	}
+	a.metrics = prometheus.NewRegistry()
+	if _, err := joinHost(t, m, a.joinConfig(), featureLevel); err != nil {
+		t.Errorf("a host of this level: %v", err)
+	}
+}
+
+func TestNeededLevel(t *testing.T) {
+	at := func(state gossip.State, level int) gossip.Member {
+		return gossip.Member{State: state, Facts: gossip.Facts{FeatureLevel: level}}
+	}
+	for name, c := range map[string]struct {
+		members []gossip.Member
+		want    uint32
+	}{
+		"alone":                   {nil, featureLevel},
+		"newer members":           {[]gossip.Member{at(gossip.Alive, featureLevel+1)}, featureLevel},
+		"an older live member":    {[]gossip.Member{at(gossip.Alive, featureLevel), at(gossip.Suspect, featureLevel-1)}, featureLevel - 1},
+		"an older dead member":    {[]gossip.Member{at(gossip.Dead, featureLevel-1)}, featureLevel},
+		"a level that is no such": {[]gossip.Member{at(gossip.Alive, -3)}, 0},
+	} {
+		if got := neededLevel(c.members); got != c.want {
+			t.Errorf("%s: level %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+// joinHost joins host2, of version v1.2.0 and the given level, to m, whose first host
+// serves the join protocol until the test ends. It returns the state directory.
+func joinHost(t *testing.T, m *identitytest.Mesh, serverCfg join.ServerConfig, level uint32) (string, error) {
+	t.Helper()
+	cfg := meshport.DefaultConfig()
+	cfg.Bind, cfg.Credentials = "127.0.0.1:0", m.First
+	port, err := meshport.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := join.NewServer(serverCfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := port.Listen(meshport.ProtoJoin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rpc := meshport.ServeRPC(listener, server, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() {
+		if err := errors.Join(rpc.Shutdown(context.Background()), port.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	at := port.Addr().String()
+	if err := identity.NewHosts(m.Store).Update(t.Context(), m.First.Node(), func(r *identity.HostRecord) { r.MeshAddress = at }); err != nil {
+		t.Fatal(err)
+	}
+	token, _, err := identity.NewTokens(m.Store).Create(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := join.DefaultOptions()
+	o.Dir, o.Addresses, o.Token, o.Host = filepath.Join(t.TempDir(), "state"), []string{at}, token, "host2"
+	o.MeshAddress, o.GossipAddress = "10.0.0.2:7443", "10.0.0.2:7946"
+	o.Version, o.FeatureLevel = "v1.2.0", level
+	return o.Dir, join.Join(t.Context(), o)
+}

@@ -1,0 +1,141 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/identity/identitytest"
+	"virtmesh/raftstore"
+)
+
+// newRecord is that of host1 of a new mesh, whose configuration has another address than
+// the day it joined.
+func newRecord(t *testing.T, m *identitytest.Mesh) record {
+	t.Helper()
+	config := DefaultConfig()
+	config.Name, config.Advertise = "host1", "10.0.0.42"
+	cfg := identity.DefaultRenewerConfig()
+	cfg.Identity, cfg.Issuers = m.First, []identity.Issuer{identity.NewSigner(m.Store, 0).For(m.First.Node())}
+	renewer, err := identity.NewRenewer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(renewer.Shutdown)
+	return record{
+		hosts: identity.NewHosts(m.Store), identity: m.First, config: config,
+		version: "v2", level: 7, renew: renewer.Renew,
+		askOthers: func(context.Context) error { return nil }, log: slog.New(slog.DiscardHandler),
+	}
+}
+
+func TestChangedAddressReachesRecordAndCertificate(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	r := newRecord(t, m)
+	if err := m.First.Leaf().VerifyHostname("10.0.0.42"); err == nil {
+		t.Fatal("the certificate has the new address already, so the test tests nothing")
+	}
+	if err := r.settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := r.hosts.Get(t.Context(), "host1", raftstore.ReadOptions{})
+	if err != nil || got.MeshAddress != "10.0.0.42:7443" || got.GossipAddress != "10.0.0.42:7946" || got.Version != "v2" || got.FeatureLevel != 7 || got.Node() != m.First.Node() {
+		t.Errorf("record %+v, %v", got, err)
+	}
+	if err := m.First.Leaf().VerifyHostname("10.0.0.42"); err != nil {
+		t.Errorf("API clients cannot verify the host: %v", err)
+	}
+	commits, leaf := m.Store.Commits(), m.First.Leaf()
+	if err := r.settle(t.Context()); err != nil || m.Store.Commits() != commits || m.First.Leaf() != leaf {
+		t.Errorf("a start without a change: %d commits, renewed %v, %v", m.Store.Commits()-commits, m.First.Leaf() != leaf, err)
+	}
+}
+
+// TestCertificateFollowsAfterAnInterruption: the record was changed and the agent stopped
+// before the certificate was.
+func TestCertificateFollowsAfterAnInterruption(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	r := newRecord(t, m)
+	renew := r.renew
+	r.renew = func(context.Context) error { return context.Canceled }
+	if err := r.settle(t.Context()); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	r.renew = renew
+	if err := r.settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.First.Leaf().VerifyHostname("10.0.0.42"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRecordWaitsForTheMesh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := identitytest.NewMesh(t)
+		r := newRecord(t, m)
+		start := time.Now()
+		m.Store.BeforeRead = func(raftstore.ReadOptions) error {
+			if time.Since(start) < 10*time.Minute {
+				return raftstore.ErrNoLeader
+			}
+			return nil
+		}
+		r.keep(t.Context())
+		if took := time.Since(start); took > 10*time.Minute+maxRecordPause {
+			t.Errorf("it took %s", took)
+		}
+		if err := m.First.Leaf().VerifyHostname("10.0.0.42"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRecordLearnsOfTheRemoval: the replica of a machine that was removed while it was cut
+// off never has a leader again; the others say why.
+func TestRecordLearnsOfTheRemoval(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	r := newRecord(t, m)
+	m.Store.BeforeRead = func(raftstore.ReadOptions) error { return raftstore.ErrNoLeader }
+	r.askOthers = func(context.Context) error { return identity.ErrExpelled }
+	var out bytes.Buffer
+	r.log = slog.New(slog.NewTextHandler(&out, nil))
+	r.keep(t.Context()) // ends by itself
+	if !strings.Contains(out.String(), identity.ErrExpelled.Error()) {
+		t.Errorf("log: %s", out.String())
+	}
+}
+
+// TestRemovedMachineChangesNoRecord: its name belongs to another.
+func TestRemovedMachineChangesNoRecord(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	r := newRecord(t, m)
+	if err := r.hosts.Expel(t.Context(), "host1"); err != nil {
+		t.Fatal(err)
+	}
+	token, _, err := identity.NewTokens(m.Store).Create(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := identity.NewSigner(m.Store, 0).Admit(t.Context(), identity.Candidate{
+		TokenID: token.ID, Secret: token.Secret[:], Key: &key.PublicKey,
+		Host: identity.HostRecord{Name: "host1", MeshAddress: "10.0.0.1:7443", GossipAddress: "10.0.0.1:7946"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	commits := m.Store.Commits()
+	r.keep(t.Context()) // ends by itself
+	if m.Store.Commits() != commits {
+		t.Error("a machine changed the record of another")
+	}
+}

@@ -1,0 +1,121 @@
+package agent
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/identity/identitytest"
+)
+
+// TestCertificatesAreJudgedPerRequest: a certificate ends, or its host is removed, while
+// its connection is kept alive.
+func TestCertificatesAreJudgedPerRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := identitytest.NewMesh(t)
+		a := &Agent{}
+		a.hosts.Store(identity.NewHosts(m.Store))
+		handler := a.stillGood(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !isAdministrator(r) {
+				w.WriteHeader(http.StatusForbidden)
+			}
+		}))
+		ask := func(cert *x509.Certificate) *httptest.ResponseRecorder {
+			r := httptest.NewRequest("GET", "/mesh/v1/tokens", nil)
+			r.TLS = &tls.ConnectionState{}
+			if cert != nil {
+				r.TLS.PeerCertificates = []*x509.Certificate{cert}
+			}
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, r)
+			return w
+		}
+		admin, host, leaf := m.Admin(t, time.Hour).Leaf, m.First.Leaf(), m.Host(t, "host2", 0).Leaf()
+		for what, c := range map[string]struct {
+			cert *x509.Certificate
+			want int
+		}{"administrator": {admin, 200}, "host": {host, 403}, "nobody": {nil, 403}} {
+			if w := ask(c.cert); w.Code != c.want {
+				t.Errorf("%s: status %d, want %d", what, w.Code, c.want)
+			}
+		}
+		time.Sleep(time.Hour + time.Second)
+		if w := ask(admin); w.Code != 401 || w.Header().Get("Connection") != "close" || !strings.Contains(w.Body.String(), "ended at") {
+			t.Errorf("after its end an administrator's certificate gets status %d, %s", w.Code, w.Body)
+		}
+		if err := identity.NewHosts(m.Store).Expel(t.Context(), "host1"); err != nil {
+			t.Fatal(err)
+		}
+		if w := ask(host); w.Code != 401 || !strings.Contains(w.Body.String(), "removed from the mesh") {
+			t.Errorf("a removed host gets status %d, %s", w.Code, w.Body)
+		}
+		if w := ask(leaf); w.Code != 403 {
+			t.Errorf("another host gets status %d", w.Code)
+		}
+	})
+}
+
+// oneConn is a listener with one connection.
+type oneConn struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *oneConn) Close() error   { close(l.done); return nil }
+func (l *oneConn) Addr() net.Addr { return &net.UnixAddr{} }
+
+// TestIdleConnectionsEnd: a stranger begins a connection as the protocol wants and then
+// says nothing any more.
+func TestIdleConnectionsEnd(t *testing.T) {
+	for proto, hello := range map[string]string{
+		"h2":       "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\x00\x00\x00\x04\x00\x00\x00\x00\x00", // and empty SETTINGS
+		"http/1.1": "GET / HTTP/1.1\r\nHost: virtmesh\r\n\r\n",
+	} {
+		t.Run(proto, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := net.Pipe()
+				l := &oneConn{conns: make(chan net.Conn, 1), done: make(chan struct{})}
+				cert := *identitytest.NewMesh(t).First.Certificate()
+				served := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{proto}})
+				client := tls.Client(near, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{proto}})
+				go func() { l.conns <- served; _ = served.Handshake() }()
+				if err := client.Handshake(); err != nil {
+					t.Fatal(err)
+				}
+				server := newHTTPServer(http.NotFoundHandler())
+				stopped := make(chan error)
+				go func() { stopped <- server.Serve(l) }()
+				start := time.Now()
+				go func() { _, _ = io.WriteString(client, hello) }()
+				_ = client.SetReadDeadline(start.Add(time.Hour))
+				_, _ = io.Copy(io.Discard, client)
+				if open := time.Since(start); open > 2*idleTimeout {
+					t.Errorf("the connection was open for %s", open)
+				}
+				_ = client.Close()
+				_ = server.Close()
+				if err := <-stopped; !errors.Is(err, http.ErrServerClosed) {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
