@@ -63,6 +63,9 @@ func (d *disk) found(cfg Config, m *machine) error {
 	if err != nil {
 		return err
 	}
+	if err := d.setGroup(newIncarnation(), true); err != nil {
+		return err
+	}
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Addr))
 	group := raft.Configuration{Servers: []raft.Server{{
 		Suffrage: raft.Voter, ID: id, Address: raft.ServerAddress(cfg.Addr),
