@@ -109,7 +109,7 @@ func Resync(config Config) error {
 		return err
 	}
 	if len(info.Seeds) == 0 {
-		return fmt.Errorf("%s knows no other host that has the mesh's state, so its own copy stays", config.Name)
+		return fmt.Errorf("%s knows no other host that has the mesh's state, so its own copy stays; 'virtmesh agent recover --backup FILE' restores a backup", config.Name)
 	}
 	if err := raftstore.Empty(config.raftDir()); err != nil {
 		return fmt.Errorf("throw this host's copy away: %w", err)

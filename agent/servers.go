@@ -101,7 +101,7 @@ func (a *Agent) listenSocket() error {
 		return err
 	}
 	mesh := meshapi.NewHandler(a, func(*http.Request) bool { return true })
-	a.serve(listener, withMesh(mesh, a.asHost(a.servers.api.Handler())))
+	a.serve(listener, withBackup(a.store.Backup, withMesh(mesh, a.asHost(a.servers.api.Handler()))))
 	return nil
 }
 

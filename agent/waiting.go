@@ -64,7 +64,7 @@ func (a *Agent) askForCopy(ctx context.Context) error {
 	return a.store.Join(ctx, addresses)
 }
 
-var errNoOther = errors.New("no other host is known; if there is none, restore a backup")
+var errNoOther = errors.New("no other host is known; if none has the state, restore a backup with 'virtmesh agent recover --backup FILE'")
 
 // otherLive names the other members that gossip reaches.
 func (a *Agent) otherLive() []string {

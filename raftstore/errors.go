@@ -44,6 +44,8 @@ var (
 	// by a recovery or a restored backup. Empty the data directory, see Empty, and
 	// join again.
 	ErrReplaced = errors.New("raftstore: this host's replica belongs to a group that was replaced by a recovery")
+	// ErrHasState: a backup is not restored over existing state.
+	ErrHasState = errors.New("raftstore: data directory holds state already")
 	// ErrLocked: another process has the data directory open.
 	ErrLocked = errors.New("raftstore: data directory is locked by another process")
 	// ErrDiskFull: the log cannot be written for want of space.
