@@ -94,8 +94,11 @@ type group struct {
 	// known is closed once own is set.
 	known chan struct{}
 
-	mu     sync.Mutex
+	mu     sync.Mutex // guards joined, and lets one adopt at a time
 	joined bool
+
+	writing sync.Mutex // held while the disk is written, which Close must not overtake
+	closed  bool
 }
 
 // openGroup reads what the disk says. A disk without log and snapshot belongs to
@@ -138,6 +141,23 @@ func openGroup(d *disk, log *slog.Logger, dir string, halt func(error)) (*group,
 	return g, nil
 }
 
+// write has the disk written, unless it was closed.
+func (g *group) write(do func() error) error {
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	if g.closed {
+		return ErrClosed
+	}
+	return do()
+}
+
+// close lets nobody write to the disk any more.
+func (g *group) close() {
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	g.closed = true
+}
+
 func (g *group) set(own incarnation) {
 	g.own.Store(&own)
 	close(g.known)
@@ -164,7 +184,7 @@ func (g *group) adopt(i incarnation) error {
 	case own != incarnation{}:
 		return g.judge(i)
 	}
-	if err := g.disk.setGroup(i, false); err != nil {
+	if err := g.write(func() error { return g.disk.setGroup(i, false) }); err != nil {
 		return err
 	}
 	g.set(i)
@@ -178,7 +198,7 @@ func (g *group) setJoined() error {
 	if g.joined {
 		return nil
 	}
-	if err := g.disk.stable.Set(keyJoined, []byte{1}); err != nil {
+	if err := g.write(func() error { return g.disk.stable.Set(keyJoined, []byte{1}) }); err != nil {
 		return fmt.Errorf("store that the replica has joined: %w", err)
 	}
 	g.joined = true
@@ -210,7 +230,7 @@ func (g *group) judge(theirs incarnation) error {
 		return fmt.Errorf("%w: its group %s was replaced by %s, which this replica is of", errOtherGroup, theirs, own)
 	}
 	err := g.replacedError(theirs)
-	if serr := g.disk.stable.Set(keyReplaced, theirs[:]); serr != nil {
+	if serr := g.write(func() error { return g.disk.stable.Set(keyReplaced, theirs[:]) }); serr != nil {
 		g.log.Error("the end of this replica's group could not be stored", "error", serr)
 	}
 	g.halt(fmt.Errorf("%w: %w", ErrHalted, err))

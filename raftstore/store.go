@@ -256,6 +256,9 @@ func (s *Store) shutdown() error {
 		errs = append(errs, s.cfg.Raft.Close())
 	}
 	s.tasks.stop()
+	if s.group != nil {
+		s.group.close()
+	}
 	errs = append(errs, s.disk.close(s.applied.get()))
 	return errors.Join(errs...)
 }

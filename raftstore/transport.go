@@ -85,17 +85,16 @@ func (s raftStream) preface(conn net.Conn, id string, timeout time.Duration) err
 	if _, err := io.ReadFull(conn, answer[:]); err != nil {
 		return err
 	}
-	switch verdict(answer[0]) {
-	case verdictWelcome:
+	if verdict(answer[0]) == verdictWelcome {
 		return conn.SetDeadline(time.Time{})
-	case verdictWrongReplica:
-		return fmt.Errorf("%w: %s is not there any more", errWrongReplica, id)
-	default:
-		if err := s.group.meet(incarnation(answer[1:])); err != nil {
-			return err
-		}
-		return fmt.Errorf("%w: it has not joined yet", errOtherGroup)
 	}
+	if err := s.group.meet(incarnation(answer[1:])); err != nil {
+		return err
+	}
+	if verdict(answer[0]) == verdictWrongReplica {
+		return fmt.Errorf("%w: %s is not there any more", errWrongReplica, id)
+	}
+	return fmt.Errorf("%w: it has not joined yet", errOtherGroup)
 }
 
 // verdict is the answer to a preface; the answering replica's group follows it.
