@@ -66,7 +66,8 @@ type Agent struct {
 }
 
 // New starts an agent: everything that can answer "no" at once does so here.
-// ctx bounds the start. On an error nothing is left running.
+// ctx bounds the start, which lasts until this host has a copy of the mesh's
+// state. On an error nothing is left running.
 func New(ctx context.Context, config Config, options Options) (_ *Agent, err error) {
 	a := &Agent{
 		config: config, configPath: options.ConfigPath, version: options.Version, log: options.Logger,

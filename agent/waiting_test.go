@@ -222,3 +222,15 @@ func TestResyncKeepsTheOnlyCopy(t *testing.T) {
 		t.Error("its copy is gone")
 	}
 }
+
+// TestRemedyIsNamed: who meets such an error in a log must not have to look it up.
+func TestRemedyIsNamed(t *testing.T) {
+	for _, err := range []error{raftstore.ErrReplaced, raftstore.ErrCorruptLog} {
+		if got := withRemedy(fmt.Errorf("open: %w", err)); !errors.Is(got, err) || !strings.Contains(got.Error(), "virtmesh agent resync --yes") {
+			t.Errorf("%v", got)
+		}
+	}
+	if err := raftstore.ErrDiskFull; withRemedy(err) != err || withRemedy(nil) != nil {
+		t.Error("a remedy for what it does not help")
+	}
+}
