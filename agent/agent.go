@@ -67,7 +67,8 @@ type Agent struct {
 }
 
 // New starts an agent: everything that can answer "no" at once does so here.
-// ctx bounds the start. On an error nothing is left running.
+// ctx bounds the start, which lasts until this host has a copy of the mesh's
+// state. On an error nothing is left running.
 func New(ctx context.Context, config Config, options Options) (_ *Agent, err error) {
 	a := &Agent{
 		config: config, configPath: options.ConfigPath, version: options.Version, log: options.Logger,
@@ -90,8 +91,8 @@ func New(ctx context.Context, config Config, options Options) (_ *Agent, err err
 		{"start gossip", a.startGossip},
 		{"open the replicated store", a.openStore},
 		{"find the other hosts", a.joinGossip},
-		{"become a replica", a.joinStore},
 		{"keep certificates young", a.startRenewal},
+		{"become a replica", a.joinStore},
 		{"keep this host's record", a.startRecord},
 		{"admit other hosts", a.serveJoin},
 		{"look after guests", a.startHost},
@@ -188,13 +189,13 @@ func (a *Agent) openStore(ctx context.Context) error {
 		return err
 	}
 	cfg := a.config.storeConfig()
-	cfg.Bootstrap = len(a.identity.Info().Seeds) == 0
+	cfg.Bootstrap = a.identity.Founder()
 	cfg.Raft, cfg.RPC = raft, rpc
 	cfg.Members = a.memberHealth
 	cfg.Logger, cfg.Registerer = a.log.With("part", "raftstore"), a.metrics
 	store, err := raftstore.Open(ctx, cfg)
 	if err != nil {
-		return err
+		return withRemedy(err)
 	}
 	a.store = store
 	a.hosts.Store(identity.NewHosts(store))
@@ -210,21 +211,30 @@ func (a *Agent) openStore(ctx context.Context) error {
 }
 
 // joinStore makes this host a replica, or tells the group its address. A host
-// that was a member before goes on with its own copy when no one answers.
+// that was a member before goes on with its own copy when no one answers; one
+// without a copy waits for it.
 func (a *Agent) joinStore(parent context.Context) error {
+	if a.identity.Founder() {
+		ctx, cancel := context.WithTimeout(parent, joinTimeout)
+		defer cancel()
+		return a.identity.Seed(ctx, a.store, a.version, featureLevel)
+	}
+	if !a.store.Joined() {
+		return a.awaitCopy(parent)
+	}
 	var addresses []string
 	for _, seed := range a.seeds() {
 		addresses = append(addresses, seed.MeshAddress)
 	}
-	ctx, cancel := context.WithTimeout(parent, joinTimeout)
-	defer cancel()
-	if a.identity.Founder() {
-		return a.identity.Seed(ctx, a.store, a.version, featureLevel)
-	}
 	if len(addresses) == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(parent, joinTimeout)
+	defer cancel()
 	err := a.store.Join(ctx, addresses)
+	if failed := a.store.Err(); failed != nil {
+		return withRemedy(failed)
+	}
 	if err != nil {
 		// The other hosts may be starting too. The store goes on looking for
 		// its leader, and what needs one waits for it.
@@ -314,6 +324,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.host.run(groupCtx) })
 	group.Go(func() error { return a.servers.run(groupCtx) })
 	group.Go(func() error { return notifyServiceManager(groupCtx, a.healthy) })
+	group.Go(func() error { a.rememberMembers(groupCtx); return nil })
 	group.Go(func() error {
 		select {
 		case <-groupCtx.Done():
@@ -321,7 +332,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-a.left:
 			return errLeft
 		case <-a.store.Failed():
-			return fmt.Errorf("the replicated store stopped: %w", a.store.Err())
+			return fmt.Errorf("the replicated store stopped: %w", withRemedy(a.store.Err()))
 		}
 	})
 	err := group.Wait()

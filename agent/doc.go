@@ -8,5 +8,6 @@
 // do not belong to the process: they go on when it stops, and are found again
 // when it starts.
 //
-// Init, Join and Recover prepare a host's state before an agent runs on it.
+// Init, Join, Recover, Restore and Resync prepare a host's state before an agent
+// runs on it.
 package agent

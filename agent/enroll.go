@@ -100,6 +100,31 @@ func Recover(ctx context.Context, config Config) (raftstore.Recovered, error) {
 	return recovered, nil
 }
 
+// Resync throws this host's copy of the mesh's state away, so that its agent
+// fetches a new one from the other hosts. The agent must not be running. It
+// refuses on a host that knows no other one, whose copy is all there is.
+func Resync(config Config) error {
+	info, err := identity.ReadInfo(config.StateDir)
+	if err != nil {
+		return err
+	}
+	if len(info.Seeds) == 0 {
+		return fmt.Errorf("%s knows no other host that has the mesh's state, so its own copy stays; 'virtmesh agent recover --backup FILE' restores a backup", config.Name)
+	}
+	if err := raftstore.Empty(config.raftDir()); err != nil {
+		return fmt.Errorf("throw this host's copy away: %w", err)
+	}
+	return nil
+}
+
+// withRemedy adds the command that helps when a replica cannot be used as it is.
+func withRemedy(err error) error {
+	if errors.Is(err, raftstore.ErrReplaced) || errors.Is(err, raftstore.ErrCorruptLog) {
+		return fmt.Errorf("%w; stop the agent, run 'virtmesh agent resync --yes' and start it again: it then fetches the state from the other hosts", err)
+	}
+	return err
+}
+
 // storeConfig is what a running store and a recovery have in common.
 func (c Config) storeConfig() raftstore.Config {
 	cfg := raftstore.DefaultConfig()

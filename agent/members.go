@@ -13,24 +13,57 @@ import (
 )
 
 // seeds are members to find the mesh by: the ones known now from the store's
-// copy on this host's disk, before those of the day it joined.
+// copy on this host's disk, before those that were known when there was one.
 func (a *Agent) seeds() []identity.Seed {
-	var seeds []identity.Seed
-	if a.store != nil {
-		records, err := identity.NewHosts(a.store).List(context.Background(), raftstore.ReadOptions{Consistency: raftstore.Local})
-		if err != nil {
-			a.log.Warn("the records of the mesh's hosts cannot be read", "err", err)
-		}
-		for _, record := range records {
-			if record.Name != a.config.Name {
-				seeds = append(seeds, identity.Seed{Host: record.Name, MeshAddress: record.MeshAddress, GossipAddress: record.GossipAddress})
-			}
-		}
-	}
-	if len(seeds) > 0 {
-		return seeds
+	if others, _ := a.others(); len(others) > 0 {
+		return others
 	}
 	return a.identity.Info().Seeds
+}
+
+// others are the other members as the store's copy here has them; false if it
+// does not even have this one.
+func (a *Agent) others() (others []identity.Seed, ok bool) {
+	if a.store == nil {
+		return nil, false
+	}
+	records, err := identity.NewHosts(a.store).List(context.Background(), raftstore.ReadOptions{Consistency: raftstore.Local})
+	if err != nil {
+		a.log.Warn("the records of the mesh's hosts cannot be read", "err", err)
+	}
+	for _, record := range records {
+		if record.Name == a.config.Name {
+			ok = true
+			continue
+		}
+		others = append(others, identity.Seed{Host: record.Name, MeshAddress: record.MeshAddress, GossipAddress: record.GossipAddress})
+	}
+	return others, ok
+}
+
+// rememberMembers keeps the other hosts' addresses in the identity, until ctx
+// ends: they are what is left to find the mesh by when the copy is lost.
+func (a *Agent) rememberMembers(ctx context.Context) {
+	for ctx.Err() == nil {
+		watch, err := a.store.Watch(ctx, raftstore.WatchRequest{Prefix: identity.HostsPrefix})
+		if err != nil {
+			return // the store has stopped, and with it the agent
+		}
+		a.saveSeeds()
+		for range watch.Events() {
+			a.saveSeeds()
+		}
+	}
+}
+
+func (a *Agent) saveSeeds() {
+	others, ok := a.others()
+	if !ok {
+		return // it is being taken out, or has no copy yet
+	}
+	if err := a.identity.SetSeeds(others); err != nil {
+		a.log.Warn("the other hosts' addresses could not be kept", "err", err)
+	}
 }
 
 // meshAddresses lists the mesh ports of the other hosts, live ones first.

@@ -8,13 +8,19 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// notifyServiceManager tells systemd that the agent is up, and then, as long
-// as healthy agrees, that it is alive. Without systemd it only waits.
+// notifyServiceManager tells systemd that the agent is up, then, as long as
+// healthy agrees, that it is alive, and at last that it stops.
 func notifyServiceManager(ctx context.Context, healthy func() error) error {
+	defer daemon.SdNotify(false, daemon.SdNotifyStopping)
+	return notifyAlive(ctx, healthy)
+}
+
+// notifyAlive tells systemd that the agent is up and, until ctx ends, that it is
+// alive. Without systemd it only waits.
+func notifyAlive(ctx context.Context, healthy func() error) error {
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		return fmt.Errorf("notify the service manager: %w", err)
 	}
-	defer daemon.SdNotify(false, daemon.SdNotifyStopping)
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || interval == 0 {
 		<-ctx.Done()

@@ -102,21 +102,28 @@ func (a *Agent) listenMesh() error {
 // listenSocket serves the API to root on this host, who acts as the host
 // itself: whoever may open the socket can read the host's key as well.
 func (a *Agent) listenSocket() error {
-	path := a.config.Socket()
+	listener, err := openSocket(a.config.Socket())
+	if err != nil {
+		return err
+	}
+	mesh := meshapi.NewHandler(a, func(*http.Request) bool { return true })
+	a.serve(listener, withBackup(a.store.Backup, withMesh(mesh, a.asHost(a.servers.api.Handler()))))
+	return nil
+}
+
+func openSocket(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("make way for the administration socket: %w", err)
+		return nil, fmt.Errorf("make way for the administration socket: %w", err)
 	}
 	listener, err := net.Listen("unix", path)
 	if err != nil {
-		return fmt.Errorf("open the administration socket: %w", err)
+		return nil, fmt.Errorf("open the administration socket: %w", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		listener.Close()
-		return fmt.Errorf("protect the administration socket: %w", err)
+		return nil, fmt.Errorf("protect the administration socket: %w", err)
 	}
-	mesh := meshapi.NewHandler(a, func(*http.Request) bool { return true })
-	a.serve(listener, withMesh(mesh, a.asHost(a.servers.api.Handler())))
-	return nil
+	return listener, nil
 }
 
 // openPaths are served without credentials on the metrics address.

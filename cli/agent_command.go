@@ -27,9 +27,16 @@ func agentCommand() *cli.Command {
 			{Name: "run", Usage: "run the agent until it is stopped; the systemd unit does this", Action: agentRun,
 				Flags: []cli.Flag{configFlag(), &cli.StringFlag{Name: "log-level", Value: "info", Usage: "debug, info, warn or error"}}},
 			{Name: "leave", Usage: "hand this host's duties over and take it out of the mesh", Action: agentLeave},
+			{Name: "resync", Usage: "throw this host's copy of the mesh's state away, to fetch it anew from the other hosts",
+				Description: "For a copy that is damaged, or of a group that was replaced by a recovery. Stop the agent first.",
+				Flags:       []cli.Flag{configFlag(), yesFlag()}, Action: agentResync},
+			{Name: "backup", Usage: "write the mesh's state to a new file", ArgsUsage: "FILE",
+				Description: "It asks the local agent. The file holds the key of the mesh's CA and all secrets.", Action: agentBackup},
 			{Name: "recover", Usage: "make this host the only voter after a quorum was lost for good",
 				Description: "Stop the agents first. Whatever the lost hosts had accepted and this one had not received is gone.",
-				Flags:       []cli.Flag{configFlag(), &cli.BoolFlag{Name: "yes", Usage: "really do it"}}, Action: agentRecover},
+				Flags: []cli.Flag{configFlag(), yesFlag(),
+					&cli.StringFlag{Name: "backup", Usage: "take the state from `FILE`, when no copy is left"}},
+				Action: agentRecover},
 		},
 	}
 }
@@ -37,6 +44,8 @@ func agentCommand() *cli.Command {
 func configFlag() cli.Flag {
 	return &cli.StringFlag{Name: "config", Value: agent.DefaultConfigPath, Usage: "the agent's configuration"}
 }
+
+func yesFlag() cli.Flag { return &cli.BoolFlag{Name: "yes", Usage: "really do it"} }
 
 // hostFlags describe a new host. They end in the configuration file, where
 // they can be changed later, except for the name.
@@ -204,10 +213,10 @@ func agentRecover(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	recovered, err := agent.Recover(c.Context, config)
+	recovered, err := recoverOrRestore(c.Context, config, c.String("backup"))
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "this host is the only voter now, with %d records at revision %d.\nStart its agent. Every other host must be emptied and join again.\n", recovered.Keys, recovered.Revision)
+	_, err = fmt.Fprintf(c.App.Writer, "this host is the only voter now, with %d records at revision %d.\nStart its agent. On every other host stop the agent, run 'virtmesh agent resync --yes' and start it again.\n", recovered.Keys, recovered.Revision)
 	return err
 }

@@ -268,6 +268,8 @@ func TestMistakes(t *testing.T) {
 		{[]string{"vm", "create", "web", "--image", "i", "--memory", "much", "--dry-run"}, 1, `--memory "much"`},
 		{[]string{"agent", "join", "192.0.2.1"}, 1, "--token"},
 		{[]string{"agent", "recover"}, 1, "--yes"},
+		{[]string{"agent", "resync"}, 1, "--yes"},
+		{[]string{"agent", "backup"}, 1, "name the file"},
 		{[]string{"agent", "run", "--config", "/nonexistent/agent.yaml"}, 1, "belongs to no mesh"},
 		{[]string{"token", "revoke"}, 1, "virtmesh token ls"},
 		{[]string{"completion", "tcsh"}, 1, `not for "tcsh"`},

@@ -26,7 +26,8 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) (revision uint64, err e
 
 // RestoreBackup founds a new group from a backup: cfg.DataDir, which must hold no
 // state yet, gets the backup's records with their revisions, and cfg.NodeID is
-// the only voter. Open then starts it, and other hosts join it.
+// the only voter. Open then starts it, and other hosts join it. Replicas of other
+// groups are refused, see ErrReplaced.
 //
 // Of cfg it uses NodeID, Addr, DataDir, Limits and Logger.
 func RestoreBackup(ctx context.Context, cfg Config, r io.Reader) (Recovered, error) {
@@ -57,10 +58,13 @@ func (d *disk) found(cfg Config, m *machine) error {
 		return fmt.Errorf("look for state: %w", err)
 	}
 	if used {
-		return fmt.Errorf("%s holds state already", cfg.DataDir)
+		return fmt.Errorf("%w: %s", ErrHasState, cfg.DataDir)
 	}
 	id, err := d.replicaID(cfg.NodeID)
 	if err != nil {
+		return err
+	}
+	if err := d.setGroup(newIncarnation(), true); err != nil {
 		return err
 	}
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Addr))

@@ -145,7 +145,7 @@ func (s *Store) admit(envelope []byte) error {
 // permanent tells whether trying again cannot help. The end of a context is not
 // among it: the timeout of a dial looks the same.
 func permanent(err error) bool {
-	for _, e := range []error{ErrInvalidTxn, ErrTooLarge, ErrUnknownConstraint, ErrHalted, ErrClosed} {
+	for _, e := range []error{ErrInvalidTxn, ErrTooLarge, ErrUnknownConstraint, ErrHalted, ErrReplaced, ErrClosed} {
 		if errors.Is(err, e) {
 			return true
 		}

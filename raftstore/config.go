@@ -37,7 +37,9 @@ type Config struct {
 	// DataDir holds the log and the snapshots. Empty keeps everything in memory,
 	// which loses it at Close: for tests and benchmarks only.
 	DataDir string
-	// Bootstrap makes a store without state the first voter of a new group.
+	// Bootstrap makes a store without state the first voter of a new group. It is
+	// for the founding of one only: a member that lost its data and bootstraps
+	// would be a second group. It may be repeated after a crash.
 	Bootstrap bool
 
 	// Raft carries hashicorp/raft's own protocol, RPC this package's.

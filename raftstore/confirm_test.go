@@ -65,7 +65,7 @@ func (l dialLayer) Dial(string, time.Duration) (net.Conn, error) { return l.dial
 // TestSilentConnectionIsReplaced: a peer that came back after a power loss must
 // not be unheard for as long as TCP takes to notice.
 func TestSilentConnectionIsReplaced(t *testing.T) {
-	var group tasks
+	var work tasks
 	cfg := DefaultConfig()
 	cfg.Timing.Dial = 20 * time.Millisecond
 	dials := 0
@@ -73,9 +73,9 @@ func TestSilentConnectionIsReplaced(t *testing.T) {
 		dials++
 		silent := dials == 1
 		near, far := net.Pipe()
-		group.start(func() {
+		work.start(func() {
 			r := bufio.NewReader(far)
-			if err := greet(far, r); err != nil || silent {
+			if _, err := greet(far, r, incarnation{}); err != nil || silent {
 				_, _ = io.Copy(io.Discard, r)
 				return
 			}
@@ -90,8 +90,8 @@ func TestSilentConnectionIsReplaced(t *testing.T) {
 		})
 		return near, nil
 	}}
-	p := newPeers(&cfg, cfg.Logger, &group)
-	defer group.stop()
+	p := newPeers(&cfg, &group{known: make(chan struct{})}, cfg.Logger, &work)
+	defer work.stop()
 	defer p.close()
 	answered := make(chan frame, 2*askLimit)
 	tick := time.NewTicker(time.Millisecond)

@@ -232,9 +232,9 @@ func (d *disk) committedIndex(last uint64) (uint64, error) {
 // replicaID returns the raft ID of the replica whose data this is. Data that is
 // lost takes it along, so the host comes back as another replica.
 func (d *disk) replicaID(node string) (raft.ServerID, error) {
-	own, err := d.stable.Get(keyReplica)
-	if err != nil && err.Error() != "not found" { // raft's own way to tell
-		return "", fmt.Errorf("%w: read replica ID: %w", ErrCorruptLog, err)
+	own, err := d.get(keyReplica)
+	if err != nil {
+		return "", err
 	}
 	if len(own) == 0 {
 		var fresh [8]byte

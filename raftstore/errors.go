@@ -37,9 +37,15 @@ var (
 	ErrUnknownConstraint = errors.New("raftstore: unknown constraint")
 	// ErrRequestIDReused: another txn was committed under the same RequestID.
 	ErrRequestIDReused = errors.New("raftstore: request ID was used for another transaction")
-	// ErrCorruptLog: the log or a snapshot on disk is damaged. Remove the data
-	// directory and join again; the other replicas have the data.
+	// ErrCorruptLog: the log or a snapshot on disk is damaged. Empty the data
+	// directory, see Empty, and join again; the other replicas have the data.
 	ErrCorruptLog = errors.New("raftstore: data on disk is corrupt")
+	// ErrReplaced: the group that this replica is of was replaced by another one,
+	// by a recovery or a restored backup. Empty the data directory, see Empty, and
+	// join again.
+	ErrReplaced = errors.New("raftstore: this host's replica belongs to a group that was replaced by a recovery")
+	// ErrHasState: a backup is not restored over existing state.
+	ErrHasState = errors.New("raftstore: data directory holds state already")
 	// ErrLocked: another process has the data directory open.
 	ErrLocked = errors.New("raftstore: data directory is locked by another process")
 	// ErrDiskFull: the log cannot be written for want of space.

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"errors"
 	"path/filepath"
 
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -21,4 +22,27 @@ func WrapLog(cfg *Config, fail func() error) {
 		w, err := openWAL(dir, segment, log)
 		return failingLog{w, fail}, err
 	}
+}
+
+// InterruptRecovery leaves cfg.DataDir as a recovery does that ends early.
+func InterruptRecovery(cfg Config) error {
+	return onDisk(cfg, func(d *disk) error {
+		fresh := newIncarnation()
+		return d.stable.Set(keyRecovering, fresh[:])
+	})
+}
+
+// InterruptBootstrap leaves cfg.DataDir as a bootstrap does that ends early.
+func InterruptBootstrap(cfg Config) error {
+	return onDisk(cfg, func(d *disk) error {
+		return errors.Join(d.setGroup(newIncarnation(), true), d.stable.SetUint64(keyTerm, 1))
+	})
+}
+
+func onDisk(cfg Config, do func(*disk) error) error {
+	d, err := openDisk(&cfg, cfg.Logger, newMetrics(nil))
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(d), d.close(0))
 }

@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// The RPC protocol: both sides greet with helloMagic and a version, then send
-// frames. A frame is its length, the ID of the request it belongs to, an op or a
+// The RPC protocol: both sides greet with helloMagic, a version and the group
+// they belong to, then send frames. A frame is its length, the ID of the request it belongs to, an op or a
 // status, and a payload. Requests are answered in any order.
 const (
 	helloMagic   = "vmst"
-	helloVersion = 1
+	helloVersion = 2
 	helloTimeout = 5 * time.Second
 
 	frameHeader = 4 + 8 + 1
@@ -83,32 +83,35 @@ func readFrame(r *bufio.Reader) (frame, error) {
 	return f, err
 }
 
-// greet exchanges hellos.
-func greet(conn net.Conn, r *bufio.Reader) error {
+// greet exchanges hellos and returns which group the peer belongs to.
+func greet(conn net.Conn, r *bufio.Reader, own incarnation) (theirs incarnation, err error) {
 	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
-		return err
+		return theirs, err
 	}
 	// Write beside reading: both sides greet at once.
 	sent := make(chan error, 1)
 	go func() {
-		_, err := conn.Write(append([]byte(helloMagic), helloVersion))
+		_, err := conn.Write(append(append([]byte(helloMagic), helloVersion), own[:]...))
 		sent <- err
 	}()
 	var hello [len(helloMagic) + 1]byte
-	_, err := io.ReadFull(r, hello[:])
+	_, err = io.ReadFull(r, hello[:])
+	if err == nil && string(hello[:len(helloMagic)]) == helloMagic && hello[len(helloMagic)] == helloVersion {
+		_, err = io.ReadFull(r, theirs[:])
+	}
 	if err != nil {
 		_ = conn.Close() // ends the write
 	}
 	if err = errors.Join(err, <-sent); err != nil {
-		return fmt.Errorf("greet: %w", err)
+		return theirs, fmt.Errorf("greet: %w", err)
 	}
 	if string(hello[:len(helloMagic)]) != helloMagic {
-		return errors.New("greet: peer speaks another protocol")
+		return theirs, errors.New("greet: peer speaks another protocol")
 	}
 	if v := hello[len(helloMagic)]; v != helloVersion {
-		return fmt.Errorf("greet: peer speaks version %d, this one %d", v, helloVersion)
+		return theirs, fmt.Errorf("greet: peer speaks version %d, this one %d", v, helloVersion)
 	}
-	return conn.SetDeadline(time.Time{})
+	return theirs, conn.SetDeadline(time.Time{})
 }
 
 // outbox queues frames for a connection. Sending never blocks; what bounds it is

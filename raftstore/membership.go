@@ -11,10 +11,11 @@ import (
 )
 
 // replica names a member of the group on the wire: to add one, by its raft ID,
-// to remove one, by its node.
+// to remove one, by its node. Group is the one that its data is of.
 type replica struct {
-	ID   string `json:"id"`
-	Addr string `json:"addr"`
+	ID    string      `json:"id"`
+	Addr  string      `json:"addr"`
+	Group incarnation `json:"group,omitzero"`
 }
 
 // Join makes this replica part of the group that any of the seeds belongs to, as
@@ -22,24 +23,33 @@ type replica struct {
 // members. It may be called at every start: a member that is known already, or
 // known at an older address, is brought up to date. It tries until ctx ends.
 func (s *Store) Join(ctx context.Context, seeds []string) error {
-	payload, err := json.Marshal(replica{string(s.id), s.cfg.Addr})
-	if err != nil {
-		return fmt.Errorf("join: %w", err)
-	}
 	s.left.Store(false)
-	if err := s.joinAny(ctx, seeds, payload); err != nil {
+	if err := s.joinAny(ctx, seeds); err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
 	if err := s.reads.await(ctx); err != nil {
 		return fmt.Errorf("join: catch up: %w", err)
 	}
+	if err := s.group.setJoined(); err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
 	return nil
 }
 
-// joinAny asks the seeds in turn until one has brought the request to a leader.
-func (s *Store) joinAny(ctx context.Context, seeds []string, payload []byte) error {
+// Joined tells whether this replica has ever held the whole state of its group:
+// it founded the group, or a Join succeeded. Until then its state looks like that
+// of an empty mesh, or of one long gone, and must not be acted on.
+func (s *Store) Joined() bool { return s.group.hasJoined() }
+
+// joinAny asks the seeds in turn until one has brought the request to a leader,
+// which answers with the group that this replica then belongs to.
+func (s *Store) joinAny(ctx context.Context, seeds []string) error {
 	if len(seeds) == 0 {
 		return errors.New("no seeds")
+	}
+	payload, err := json.Marshal(replica{string(s.id), s.cfg.Addr, s.group.current()})
+	if err != nil {
+		return err
 	}
 	for n := 0; ; n++ {
 		changed := s.leaderChange.wait()
@@ -48,7 +58,7 @@ func (s *Store) joinAny(ctx context.Context, seeds []string, payload []byte) err
 			if addr == s.cfg.Addr {
 				continue
 			}
-			_, err := s.peers.call(ctx, addr, opJoin, payload)
+			err := s.askToJoin(ctx, addr, payload)
 			if err == nil {
 				return nil
 			}
@@ -61,6 +71,18 @@ func (s *Store) joinAny(ctx context.Context, seeds []string, payload []byte) err
 			return fmt.Errorf("%w: %w: %w", ErrNoLeader, err, errors.Join(errs...))
 		}
 	}
+}
+
+func (s *Store) askToJoin(ctx context.Context, addr string, payload []byte) error {
+	answer, err := s.peers.call(ctx, addr, opJoin, payload)
+	if err != nil {
+		return err
+	}
+	i, err := parseIncarnation(answer)
+	if err != nil {
+		return err
+	}
+	return s.group.adopt(i)
 }
 
 // Leave takes this replica out of the group; Close should follow. A leader hands
@@ -97,7 +119,11 @@ func (s *Store) rejoinLoop() {
 		case <-s.closing:
 			return
 		}
-		if s.left.Load() || s.Err() != nil || s.IsLeader() {
+		if s.left.Load() || s.Err() != nil {
+			continue
+		}
+		if s.IsLeader() {
+			s.meetStrangers()
 			continue
 		}
 		if age := s.lastContact(); age >= 0 && age < every {
@@ -117,14 +143,36 @@ func (s *Store) rejoin(timeout time.Duration) {
 			seeds = append(seeds, m.Addr)
 		}
 	}
-	payload, err := json.Marshal(replica{string(s.id), s.cfg.Addr})
-	if err != nil || len(seeds) == 0 {
+	if len(seeds) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.base, timeout)
 	defer cancel()
-	if err := s.joinAny(ctx, seeds, payload); err != nil {
+	if err := s.joinAny(ctx, seeds); err != nil {
 		s.log.Info("no leader heard for long, and nobody takes this replica in", "error", err)
+	}
+}
+
+// meetStrangers greets the living members that are no replicas of the group that
+// this one leads. Mostly they are about to join. But if they are of a group that
+// replaced this one, or that this one replaced, the greeting tells the older: it
+// may have a majority of its own and never talk to the other else.
+func (s *Store) meetStrangers() {
+	servers, err := s.servers()
+	if err != nil {
+		return
+	}
+	ours := map[string]bool{s.cfg.NodeID: true}
+	for _, srv := range servers {
+		ours[nodeOf(srv.ID)] = true
+	}
+	for _, m := range s.cfg.Members() {
+		if !m.Alive || ours[m.ID] || m.Addr == "" {
+			continue
+		}
+		if _, err := s.peers.call(s.base, m.Addr, opStats, nil); err != nil {
+			s.log.Info("a member of the mesh is no replica of this group", "member", m.ID, "error", err)
+		}
 	}
 }
 
@@ -256,7 +304,11 @@ func (s *Store) leaderRequest(op opcode, payload []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidTxn, err)
 	}
 	if op == opAddReplica {
-		return nil, s.addReplica(r)
+		if err := s.group.meet(r.Group); err != nil {
+			return nil, fmt.Errorf("%w: replica %s: %w", ErrInvalidTxn, r.ID, err)
+		}
+		own := s.group.current()
+		return own[:], s.addReplica(r)
 	}
 	return nil, s.removeNode(r.ID, "")
 }

@@ -21,6 +21,7 @@ const redialPause = 100 * time.Millisecond
 // peers sends requests to other replicas over pooled connections.
 type peers struct {
 	dial    func(addr string, timeout time.Duration) (net.Conn, error)
+	group   *group
 	timing  Timing
 	log     *slog.Logger
 	tasks   *tasks
@@ -48,9 +49,9 @@ type dialling struct {
 	err  error
 }
 
-func newPeers(cfg *Config, log *slog.Logger, t *tasks) *peers {
+func newPeers(cfg *Config, g *group, log *slog.Logger, t *tasks) *peers {
 	return &peers{
-		dial: cfg.RPC.Dial, timing: cfg.Timing, log: log, tasks: t,
+		dial: cfg.RPC.Dial, group: g, timing: cfg.Timing, log: log, tasks: t,
 		closing: make(chan struct{}),
 		slots:   make(map[string]*[connsPerPeer]peerSlot),
 	}
@@ -218,7 +219,7 @@ func (p *peers) connect(addr string, slot *peerSlot) (*peerConn, error) {
 		return nil, err
 	}
 	r := bufio.NewReaderSize(conn, 64<<10)
-	if err := greet(conn, r); err != nil {
+	if _, err := p.group.greet(conn, r); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	c := &peerConn{conn: conn, out: newOutbox(), pending: make(map[uint64]func(frame)), dead: make(chan struct{})}

@@ -43,7 +43,8 @@ func (s *Store) serveConn(conn net.Conn) {
 	stop := context.AfterFunc(s.base, func() { _ = conn.Close() })
 	defer stop()
 	r := bufio.NewReaderSize(conn, 64<<10)
-	if err := greet(conn, r); err != nil {
+	theirs, err := s.group.greet(conn, r)
+	if err != nil {
 		s.log.Debug("store connection", "peer", conn.RemoteAddr(), "error", err)
 		_ = conn.Close()
 		return
@@ -62,6 +63,9 @@ func (s *Store) serveConn(conn net.Conn) {
 	defer out.close()
 	for {
 		f, err := readFrame(r)
+		if err == nil {
+			err = s.group.meet(theirs) // this replica may have joined one since
+		}
 		if err != nil {
 			_ = conn.Close()
 			return

@@ -37,7 +37,7 @@ func TestHostilePeer(t *testing.T) {
 	t.Cleanup(func() { _ = s.Close() })
 	raftstoretest.WaitServing(t, s)
 	dial := n.Listen("rpc", "evil:1")
-	hello := []byte("vmst\x01")
+	hello := append([]byte("vmst\x02"), make([]byte, 16)...)
 	for _, tc := range []struct {
 		name   string
 		send   []byte
@@ -45,6 +45,7 @@ func TestHostilePeer(t *testing.T) {
 	}{
 		{"other protocol", []byte("GET / HTTP/1.1\r\n\r\n"), true},
 		{"other version", []byte("vmst\x09"), true},
+		{"older group", append([]byte("vmst\x02"), bytes.Repeat([]byte{1}, 16)...), true},
 		{"oversized frame", append(bytes.Clone(hello), 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 1), true},
 		{"undersized frame", append(bytes.Clone(hello), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1), true},
 		{"unknown request", append(bytes.Clone(hello), rawFrame(99, nil)...), false},

@@ -21,6 +21,7 @@ type Store struct {
 	metrics     *metrics
 
 	disk      *disk
+	group     *group
 	history   *history
 	applied   *appliedIndex
 	fsm       *fsm
@@ -109,6 +110,9 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if s.id, err = s.disk.replicaID(s.cfg.NodeID); err != nil {
 		return err
 	}
+	if s.group, err = openGroup(s.disk, s.log, s.cfg.DataDir, s.fail); err != nil {
+		return err
+	}
 	if err = s.disk.replay(ctx, s.fsm); err != nil {
 		return err
 	}
@@ -120,7 +124,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	s.proposer = newProposer(s.raft, s.cfg.Limits, s.metrics, &s.tasks, s.closing)
 	s.reads = &readIndexer{s: s, fetch: s.readIndex}
 	s.served = &readIndexer{s: s, fetch: s.leaderReadIndex}
-	s.peers = newPeers(&s.cfg, s.log, &s.tasks)
+	s.peers = newPeers(&s.cfg, s.group, s.log, &s.tasks)
 	s.autopilot = newAutopilot(s)
 	if err = s.metrics.register(s); err != nil {
 		return err
@@ -137,7 +141,7 @@ func (s *Store) startRaft(notify chan bool) error {
 	conf.NotifyCh = notify
 	s.transport = &meshTransport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			Stream:  raftStream{s.cfg.Raft, s.cfg.Addr, s.id},
+			Stream:  raftStream{s.cfg.Raft, s.cfg.Addr, s.id, s.group, s.base},
 			MaxPool: 4,
 			Timeout: s.cfg.Timing.RPC,
 			Logger:  newHclog(s.log, "raft-net"),
@@ -146,11 +150,8 @@ func (s *Store) startRaft(notify chan bool) error {
 	}
 	s.tasks.start(func() { s.transport.run(s.closing) })
 	if s.cfg.Bootstrap {
-		first := raft.Configuration{Servers: []raft.Server{{
-			Suffrage: raft.Voter, ID: s.id, Address: raft.ServerAddress(s.cfg.Addr),
-		}}}
-		err := raft.BootstrapCluster(conf, s.disk.logs, s.disk.stable, s.disk.snapshots, s.transport, first)
-		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
+		first := raft.Server{Suffrage: raft.Voter, ID: s.id, Address: raft.ServerAddress(s.cfg.Addr)}
+		if err := s.disk.bootstrap(conf, s.group, s.transport, first); err != nil {
 			return fmt.Errorf("bootstrap: %w", err)
 		}
 	}
@@ -257,6 +258,9 @@ func (s *Store) shutdown() error {
 		errs = append(errs, s.cfg.Raft.Close())
 	}
 	s.tasks.stop()
+	if s.group != nil {
+		s.group.close()
+	}
 	errs = append(errs, s.disk.close(s.applied.get()))
 	return errors.Join(errs...)
 }

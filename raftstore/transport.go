@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,11 +16,15 @@ import (
 // that was installed anew under its old name would answer for the replica it
 // replaced, with an empty log and no memory of its votes, and acknowledged writes
 // could be lost. So raft knows each data directory by an ID of its own, and every
-// connection between replicas says which one it is meant for.
+// connection between replicas says which one it is meant for, and of which group.
+// The other end answers, so that both learn of it when their groups differ.
 
 const (
-	prefaceVersion = 1
+	prefaceVersion = 2
 	prefaceTimeout = 5 * time.Second
+	// adoptTimeout is how long a replica that is being taken in waits to be told by
+	// which group: its leader may be quicker than the answer.
+	adoptTimeout = 2 * time.Second
 	// targetMark separates the address from the replica in what raft dials.
 	targetMark = "|"
 )
@@ -37,8 +42,10 @@ func nodeOf(id raft.ServerID) string {
 // peers know this replica by instead of the one it listens on.
 type raftStream struct {
 	StreamLayer
-	addr string
-	id   raft.ServerID
+	addr  string
+	id    raft.ServerID
+	group *group
+	base  context.Context // ends with the store
 }
 
 var (
@@ -56,21 +63,48 @@ func (s raftStream) Dial(address raft.ServerAddress, timeout time.Duration) (net
 	if err != nil {
 		return nil, err
 	}
-	if err := writePreface(conn, id, timeout); err != nil {
+	stop := context.AfterFunc(s.base, func() { _ = conn.Close() })
+	defer stop()
+	if err := s.preface(conn, id, min(timeout, prefaceTimeout)); err != nil {
 		return nil, errors.Join(fmt.Errorf("greet %s: %w", addr, err), conn.Close())
 	}
 	return conn, nil
 }
 
-func writePreface(conn net.Conn, id string, timeout time.Duration) error {
-	if err := conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+// preface says which replica the connection is for and waits for its verdict.
+func (s raftStream) preface(conn net.Conn, id string, timeout time.Duration) error {
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
-	if _, err := conn.Write(append([]byte{prefaceVersion, byte(len(id))}, id...)); err != nil {
+	own := s.group.current()
+	hello := append([]byte{prefaceVersion, byte(len(id))}, own[:]...)
+	if _, err := conn.Write(append(hello, id...)); err != nil {
 		return err
 	}
-	return conn.SetWriteDeadline(time.Time{})
+	var answer [1 + len(own)]byte
+	if _, err := io.ReadFull(conn, answer[:]); err != nil {
+		return err
+	}
+	if verdict(answer[0]) == verdictWelcome {
+		return conn.SetDeadline(time.Time{})
+	}
+	if err := s.group.meet(incarnation(answer[1:])); err != nil {
+		return err
+	}
+	if verdict(answer[0]) == verdictWrongReplica {
+		return fmt.Errorf("%w: %s is not there any more", errWrongReplica, id)
+	}
+	return fmt.Errorf("%w: it has not joined yet", errOtherGroup)
 }
+
+// verdict is the answer to a preface; the answering replica's group follows it.
+type verdict byte
+
+const (
+	verdictWelcome verdict = iota + 1
+	verdictWrongReplica
+	verdictOtherGroup
+)
 
 // Accept implements net.Listener. It does not wait for the preface, which would
 // let one slow peer hold up the others: the first Read does.
@@ -79,7 +113,7 @@ func (s raftStream) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &prefacedConn{Conn: conn, want: string(s.id)}, nil
+	return &prefacedConn{Conn: conn, stream: s}, nil
 }
 
 // Addr implements net.Listener.
@@ -88,8 +122,8 @@ func (s raftStream) Addr() net.Addr { return meshAddr(s.addr) }
 // prefacedConn reads the preface before anything else. One goroutine reads it.
 type prefacedConn struct {
 	net.Conn
-	want string
-	done bool
+	stream raftStream
+	done   bool
 }
 
 // Read implements net.Conn.
@@ -104,10 +138,10 @@ func (c *prefacedConn) Read(b []byte) (int, error) {
 }
 
 func (c *prefacedConn) readPreface() error {
-	if err := c.SetReadDeadline(time.Now().Add(prefaceTimeout)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(prefaceTimeout)); err != nil {
 		return err
 	}
-	var head [2]byte
+	var head [2 + len(incarnation{})]byte
 	if _, err := io.ReadFull(c.Conn, head[:]); err != nil {
 		return err
 	}
@@ -118,10 +152,37 @@ func (c *prefacedConn) readPreface() error {
 	if _, err := io.ReadFull(c.Conn, id); err != nil {
 		return err
 	}
-	if string(id) != c.want {
-		return fmt.Errorf("%w: %s, this is %s", errWrongReplica, id, c.want)
+	v, err := c.stream.judge(string(id), incarnation(head[2:]))
+	own := c.stream.group.current()
+	if _, werr := c.Write(append([]byte{byte(v)}, own[:]...)); err == nil {
+		err = werr
 	}
-	return c.SetReadDeadline(time.Time{})
+	if err != nil {
+		return err
+	}
+	return c.SetDeadline(time.Time{})
+}
+
+// judge decides on a connection that is meant for the replica id of a group.
+func (s raftStream) judge(id string, theirs incarnation) (verdict, error) {
+	if id != string(s.id) {
+		return verdictWrongReplica, fmt.Errorf("%w: %s, this is %s", errWrongReplica, id, s.id)
+	}
+	timeout := time.NewTimer(adoptTimeout)
+	defer timeout.Stop()
+	select {
+	case <-s.group.known:
+	case <-timeout.C:
+	case <-s.base.Done():
+	}
+	own := s.group.current()
+	if theirs == own && own != (incarnation{}) {
+		return verdictWelcome, nil
+	}
+	if err := s.group.meet(theirs); err != nil {
+		return verdictOtherGroup, err
+	}
+	return verdictOtherGroup, fmt.Errorf("%w: this replica is of %s, the peer of %s", errOtherGroup, own, theirs)
 }
 
 // meshAddr is an address of the mesh.

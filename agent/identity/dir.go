@@ -43,8 +43,8 @@ type Info struct {
 	MeshAddress   string   `json:"meshAddress"`
 	GossipAddress string   `json:"gossipAddress"`
 	SANs          []string `json:"sans,omitempty"`
-	// Seeds are the members at the time of the join, to find the mesh by at the first
-	// start. Empty on the first host.
+	// Seeds are the other members as last known, to find the mesh by without the
+	// replicated store: at the first start, and after its copy here was lost.
 	Seeds  []Seed    `json:"seeds,omitempty"`
 	Joined time.Time `json:"joined"`
 }
@@ -74,7 +74,8 @@ type State struct {
 	// sign for itself while the replicated store does not answer; empty: it cannot.
 	CAKey []byte
 	// Founder says that the replicated store does not have all this yet: this is a mesh's
-	// first host before Seed.
+	// first host before Seed. Only such a host may make the store; the marker goes when
+	// all this is in it.
 	Founder bool
 }
 
@@ -175,12 +176,12 @@ func checkNew(dir string) error {
 }
 
 func writeState(at string, st State) error {
-	info, err := json.MarshalIndent(st.Info, "", "  ")
+	info, err := encodeInfo(st.Info)
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", fileInfo, err)
+		return err
 	}
 	files := map[string][]byte{
-		fileInfo:   append(info, '\n'),
+		fileInfo:   info,
 		fileBundle: st.CABundle,
 		fileNode:   nodePEM(st.Key, st.Chain),
 		fileGossip: encodeGossipKeys(st.GossipKeys),
@@ -210,12 +211,8 @@ func readState(dir string) (State, error) {
 	}
 	at := filepath.Join(dir, folder)
 	var st State
-	info, err := os.ReadFile(filepath.Join(at, fileInfo))
-	if err != nil {
-		return State{}, fmt.Errorf("read identity: %w", err)
-	}
-	if err := json.Unmarshal(info, &st.Info); err != nil {
-		return State{}, fmt.Errorf("read identity: %s: %w", fileInfo, err)
+	if st.Info, err = ReadInfo(dir); err != nil {
+		return State{}, err
 	}
 	if st.CABundle, err = os.ReadFile(filepath.Join(at, fileBundle)); err != nil {
 		return State{}, fmt.Errorf("read identity: %w", err)
@@ -242,6 +239,28 @@ func readState(dir string) (State, error) {
 	}
 	st.Founder = err == nil
 	return st, nil
+}
+
+// ReadInfo reads what the host knows about itself and its mesh. Unlike Open it may be
+// called while the agent runs.
+func ReadInfo(dir string) (Info, error) {
+	data, err := os.ReadFile(filepath.Join(dir, folder, fileInfo))
+	if err != nil {
+		return Info{}, fmt.Errorf("read identity: %w", err)
+	}
+	var info Info
+	if err := json.Unmarshal(data, &info); err != nil {
+		return Info{}, fmt.Errorf("read identity: %s: %w", fileInfo, err)
+	}
+	return info, nil
+}
+
+func encodeInfo(info Info) ([]byte, error) {
+	data, err := json.MarshalIndent(info, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", fileInfo, err)
+	}
+	return append(data, '\n'), nil
 }
 
 func nodePEM(key, chain []byte) []byte {

@@ -20,12 +20,13 @@ import (
 // Identity is the live identity of this host: what Open read from the state directory
 // and Install replaced since. TLS configurations ask it on every handshake, so a new
 // certificate takes effect at once and no connection is dropped. All methods may be
-// called at any time from any goroutine; only Install blocks, on the disk.
+// called at any time from any goroutine; only Install and SetSeeds block, on the disk.
 type Identity struct {
 	dir  string
-	info Info
+	info Info // but for the seeds
 
 	current atomic.Pointer[material]
+	seeds   atomic.Pointer[[]Seed]
 
 	mu      sync.Mutex // serialises the writers of the folder
 	gossip  [][]byte
@@ -57,6 +58,7 @@ func Open(dir string) (*Identity, error) {
 	}
 	id := &Identity{dir: dir, info: st.Info, gossip: st.GossipKeys, caKey: st.CAKey, founder: st.Founder}
 	id.current.Store(m)
+	id.seeds.Store(&st.Info.Seeds)
 	return id, nil
 }
 
@@ -131,7 +133,7 @@ func (i *Identity) Dir() string { return i.dir }
 // Info returns what the host knows about itself and its mesh.
 func (i *Identity) Info() Info {
 	info := i.info
-	info.SANs, info.Seeds = slices.Clone(info.SANs), slices.Clone(info.Seeds)
+	info.SANs, info.Seeds = slices.Clone(info.SANs), slices.Clone(*i.seeds.Load())
 	return info
 }
 
@@ -176,6 +178,28 @@ func (i *Identity) GossipKeys() [][]byte {
 		keys[n] = bytes.Clone(k)
 	}
 	return keys
+}
+
+// SetSeeds replaces the members to find the mesh by, on the disk and in memory, if they
+// have changed. A host that loses its copy of the replicated store has nothing else to
+// find the others by; that includes the first host of the mesh.
+func (i *Identity) SetSeeds(seeds []Seed) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if slices.Equal(seeds, *i.seeds.Load()) {
+		return nil
+	}
+	info := i.info
+	info.Seeds = slices.Clone(seeds)
+	data, err := encodeInfo(info)
+	if err == nil {
+		err = WriteFile(i.path(fileInfo), data)
+	}
+	if err != nil {
+		return fmt.Errorf("set seeds: %w", err)
+	}
+	i.seeds.Store(&info.Seeds)
+	return nil
 }
 
 // Install makes a new certificate for key the identity of this host: first on the

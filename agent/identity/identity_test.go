@@ -345,3 +345,24 @@ func TestValidateAddress(t *testing.T) {
 		}
 	}
 }
+
+// TestSeedsAreKept: they are all that is left to find the mesh by when the copy of the
+// store is lost, and they are no longer a sign of who founded it.
+func TestSeedsAreKept(t *testing.T) {
+	dir, _ := initMesh(t)
+	id := open(t, dir)
+	before := id.Info()
+	seeds := []identity.Seed{{Host: "host2", MeshAddress: "10.0.0.2:7443", GossipAddress: "10.0.0.2:7946"}}
+	if err := id.SetSeeds(seeds); err != nil {
+		t.Fatal(err)
+	}
+	for _, now := range []*identity.Identity{id, open(t, dir)} {
+		info := now.Info()
+		if !slices.Equal(info.Seeds, seeds) || info.MeshID != before.MeshID || !info.Joined.Equal(before.Joined) || !now.Founder() {
+			t.Errorf("identity is %+v, founder %v", info, now.Founder())
+		}
+	}
+	if err := id.SetSeeds(nil); err != nil || len(open(t, dir).Info().Seeds) != 0 {
+		t.Errorf("seeds of a mesh of one host: %v", err)
+	}
+}

@@ -127,7 +127,8 @@ func newMesh(opts InitOptions) (*CA, State, error) {
 }
 
 // Founder reports whether this is the first host of a mesh whose CA is not in the
-// replicated store yet, that is whether Seed has work to do.
+// replicated store yet, that is whether Seed has work to do. Until then nobody else can
+// have joined, so an empty store here is the beginning of the mesh and not a lost copy.
 func (i *Identity) Founder() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()

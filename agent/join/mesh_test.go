@@ -60,7 +60,7 @@ func start(t *testing.T, dir, addr string, renew bool) *host {
 	}
 	storeCfg := raftstoretest.Config(raftstoretest.NewNetwork(), h.id.Host())
 	storeCfg.Addr, storeCfg.DataDir = addr, filepath.Join(dir, "raft")
-	storeCfg.Bootstrap = len(h.id.Info().Seeds) == 0
+	storeCfg.Bootstrap = h.id.Founder()
 	if storeCfg.Raft, err = h.port.StreamLayer(meshport.ProtoRaft); err != nil {
 		t.Fatal(err)
 	}

@@ -73,7 +73,7 @@ func NewHandler(mesh Mesh, allowed func(*http.Request) bool) http.Handler {
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !allowed(r) {
-			writeError(w, http.StatusForbidden, errors.New("only administrators may use the mesh's administration API"))
+			WriteError(w, http.StatusForbidden, errors.New("only administrators may use the mesh's administration API"))
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -99,11 +99,11 @@ func reply(do func(*http.Request) (any, error)) http.HandlerFunc {
 		value, err := do(r)
 		switch {
 		case errors.Is(err, ErrInvalid):
-			writeError(w, http.StatusBadRequest, err)
+			WriteError(w, http.StatusBadRequest, err)
 		case errors.Is(err, ErrNotFound):
-			writeError(w, http.StatusNotFound, err)
+			WriteError(w, http.StatusNotFound, err)
 		case err != nil:
-			writeError(w, http.StatusInternalServerError, err)
+			WriteError(w, http.StatusInternalServerError, err)
 		case value == nil:
 			w.WriteHeader(http.StatusNoContent)
 		default:
@@ -113,7 +113,8 @@ func reply(do func(*http.Request) (any, error)) http.HandlerFunc {
 	}
 }
 
-func writeError(w http.ResponseWriter, status int, err error) {
+// WriteError answers with an error as the API does.
+func WriteError(w http.ResponseWriter, status int, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(Error{Message: err.Error()})

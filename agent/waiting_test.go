@@ -1,0 +1,236 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/meshapi"
+	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
+)
+
+// machine is the configuration of a host on this machine's loopback network.
+func machine(t *testing.T, name string) (path string, config Config) {
+	t.Helper()
+	dir := t.TempDir()
+	config = DefaultConfig()
+	config.Name, config.Advertise = name, "127.0.0.1"
+	config.StateDir, config.RunDir = filepath.Join(dir, "state"), filepath.Join(dir, "run")
+	config.Pools = nil
+	config.MeshListen, config.MetricsListen = freeAddress(t), freeAddress(t)
+	_, port, err := net.SplitHostPort(freeAddress(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscan(port, &config.GossipPort); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "agent.yaml"), config
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// boot does what New does up to becoming a replica.
+func boot(t *testing.T, config Config) *Agent {
+	t.Helper()
+	a := &Agent{config: config, log: slog.New(slog.DiscardHandler), metrics: prometheus.NewRegistry(), left: make(chan struct{})}
+	t.Cleanup(a.shutdown)
+	for _, step := range []func(context.Context) error{
+		a.makeDirectories, a.openIdentity, a.openPort, a.startGossip, a.openStore, a.joinGossip, a.startRenewal,
+	} {
+		if err := step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return a
+}
+
+// found boots the first host of a new mesh.
+func found(t *testing.T, path string, config Config) *Agent {
+	t.Helper()
+	if err := Init(path, config, "test"); err != nil {
+		t.Fatal(err)
+	}
+	a := boot(t, config)
+	if err := a.joinStore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// loseCopy stops an agent and removes its replica from the disk.
+func loseCopy(t *testing.T, a *Agent) {
+	t.Helper()
+	a.shutdown()
+	if err := raftstore.Empty(a.config.raftDir()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ask sends a request to a waiting agent.
+func ask(client *http.Client, url string) (status int, body string, err error) {
+	response, err := client.Get(url)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(data), err
+}
+
+// TestFounderWithoutCopyWaits: the first host of a mesh that lost its copy must not
+// found a second mesh, in which none of its guests is wanted.
+func TestFounderWithoutCopyWaits(t *testing.T) {
+	path, config := machine(t, "host1")
+	loseCopy(t, found(t, path, config))
+
+	a := boot(t, config)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- a.joinStore(ctx) }()
+	socket := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", config.Socket())
+	}}}
+	raftstoretest.Eventually(t, func() error {
+		code, body, err := ask(socket, "http://host1/mesh/v1/status")
+		var status meshapi.Status
+		if err == nil {
+			err = json.Unmarshal([]byte(body), &status)
+		}
+		if err != nil {
+			return err
+		}
+		if code != http.StatusOK || len(status.Warnings) == 0 || !strings.Contains(status.Warnings[0], "no copy of the mesh's state") {
+			t.Errorf("status %d %s", code, body)
+		}
+		return nil
+	})
+	for url, want := range map[string]int{"/livez": 200, "/metrics": 200, "/readyz": 503} {
+		code, body, err := ask(http.DefaultClient, "http://"+config.MetricsListen+url)
+		if err != nil || code != want || want == 503 && !strings.Contains(body, "waits for another host") {
+			t.Errorf("%s answers %d %q, %v; want %d", url, code, body, err, want)
+		}
+	}
+	if code, body, err := ask(socket, "http://host1/api/v1/nodes"); err != nil || code != 503 || !strings.Contains(body, `"kind":"Status"`) {
+		t.Errorf("the API answers %d %s, %v", code, body, err)
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("went on without a copy: %v", err)
+	default:
+	}
+	if status := a.store.Status(ctx); len(status.Voters) > 0 || status.LastIndex > 0 {
+		t.Errorf("a new group was founded: %+v", status)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("waiting ended with %v", err)
+	}
+	if _, err := net.Dial("tcp", config.MetricsListen); err == nil {
+		t.Error("the waiting room is still open")
+	}
+}
+
+// TestFounderFetchesCopy: it finds the others by what it remembered of them.
+func TestFounderFetchesCopy(t *testing.T) {
+	path1, config1 := machine(t, "host1")
+	path2, config2 := machine(t, "host2")
+	first := found(t, path1, config1)
+	if err := first.serveJoin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	token, _, err := identity.NewTokens(first.store).Create(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Join(t.Context(), path2, config2, config1.MeshAddress(), token.Encode(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	second := boot(t, config2)
+	if err := second.joinStore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first.saveSeeds()
+	if seeds := first.identity.Info().Seeds; len(seeds) != 1 || seeds[0].MeshAddress != config2.MeshAddress() {
+		t.Fatalf("host1 remembers %+v", seeds)
+	}
+	if err := first.store.Leave(t.Context()); err != nil { // two hosts have one voter
+		t.Fatal(err)
+	}
+	if _, err := second.store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: "/k", Value: []byte("v")}}}); err != nil {
+		t.Fatal(err)
+	}
+	first.shutdown()
+	if err := Resync(config1); err != nil {
+		t.Fatal(err)
+	}
+	back := boot(t, config1)
+	if err := back.joinStore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := back.store.Get(t.Context(), "/k", raftstore.ReadOptions{Consistency: raftstore.Local}); err != nil {
+		t.Errorf("the new copy: %v", err)
+	}
+}
+
+// TestFounderCrashesBeforeSeed: the marker outlives every step before the last.
+func TestFounderCrashesBeforeSeed(t *testing.T) {
+	path, config := machine(t, "host1")
+	if err := Init(path, config, "test"); err != nil {
+		t.Fatal(err)
+	}
+	boot(t, config).shutdown()
+	a := boot(t, config)
+	if err := a.joinStore(t.Context()); err != nil {
+		t.Fatalf("second start: %v", err)
+	}
+	a.shutdown()
+	if a = boot(t, config); a.identity.Founder() || !a.store.Joined() {
+		t.Errorf("third start: founder %v, joined %v", a.identity.Founder(), a.store.Joined())
+	}
+}
+
+func TestResyncKeepsTheOnlyCopy(t *testing.T) {
+	path, config := machine(t, "host1")
+	found(t, path, config).shutdown()
+	if err := Resync(config); err == nil || !strings.Contains(err.Error(), "knows no other host") {
+		t.Errorf("resync of a mesh of one: %v", err)
+	}
+	if a := boot(t, config); !a.store.Joined() {
+		t.Error("its copy is gone")
+	}
+}
+
+// TestRemedyIsNamed: who meets such an error in a log must not have to look it up.
+func TestRemedyIsNamed(t *testing.T) {
+	for _, err := range []error{raftstore.ErrReplaced, raftstore.ErrCorruptLog} {
+		if got := withRemedy(fmt.Errorf("open: %w", err)); !errors.Is(got, err) || !strings.Contains(got.Error(), "virtmesh agent resync --yes") {
+			t.Errorf("%v", got)
+		}
+	}
+	if err := raftstore.ErrDiskFull; withRemedy(err) != err || withRemedy(nil) != nil {
+		t.Error("a remedy for what it does not help")
+	}
+}

@@ -1,0 +1,212 @@
+package raftstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
+)
+
+// quickRejoin makes replicas look for their group soon.
+func quickRejoin(cfg *raftstore.Config) { cfg.Timing.Rejoin = 300 * time.Millisecond }
+
+// recoverOn makes host the only voter of a new group, after all three stopped.
+func recoverOn(t *testing.T, c *raftstoretest.Cluster, host string) *raftstore.Store {
+	t.Helper()
+	last := mustCommit(t, c.Live()[0], put("/k", "before"))
+	c.WaitRevision(last.Revision)
+	for _, id := range []string{"host1", "host2", "host3"} {
+		c.Kill(id)
+	}
+	if _, err := raftstore.RecoverCluster(t.Context(), c.Config(host)); err != nil {
+		t.Fatal(err)
+	}
+	s := c.Restart(host)
+	raftstoretest.WaitServing(t, s)
+	return s
+}
+
+// waitReplaced waits until the replicas know that their group is one of the past.
+func waitReplaced(t *testing.T, stores ...*raftstore.Store) {
+	t.Helper()
+	raftstoretest.Eventually(t, func() error {
+		for i, s := range stores {
+			if err := s.Err(); !errors.Is(err, raftstore.ErrReplaced) || !errors.Is(err, raftstore.ErrHalted) {
+				return fmt.Errorf("old replica %d: %v", i, err)
+			}
+		}
+		return nil
+	})
+}
+
+// TestReplicaOfReplacedGroup: a replica that was away during a recovery must not
+// be taken in with its old log, now or after a restart, until it was emptied.
+func TestReplicaOfReplacedGroup(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(quickRejoin))
+	present := recoverOn(t, c, "host2")
+	mustCommit(t, present, put("/k", "after"))
+	old := c.Restart("host1")
+	waitReplaced(t, old)
+	if !strings.Contains(old.Err().Error(), "empty "+c.Config("host1").DataDir) {
+		t.Errorf("the error does not say what to do: %v", old.Err())
+	}
+	if n := len(present.Status(t.Context()).Peers); n != 1 {
+		t.Errorf("the new group has %d replicas", n)
+	}
+	c.Kill("host1")
+	c.Net.Cut(c.Addr("host1"))
+	if s, err := raftstore.Open(t.Context(), c.Config("host1")); !errors.Is(err, raftstore.ErrReplaced) {
+		t.Errorf("opened again: %v, %v", s, err)
+	}
+	c.Net.Heal()
+	if err := raftstore.Empty(c.Config("host1").DataDir); err != nil {
+		t.Fatal(err)
+	}
+	back := c.Restart("host1")
+	if err := back.Join(t.Context(), []string{c.Addr("host2")}); err != nil {
+		t.Fatal(err)
+	}
+	if r, _, err := back.Get(t.Context(), "/k", raftstore.ReadOptions{Consistency: raftstore.Local}); err != nil || string(r.Value) != "after" {
+		t.Errorf("emptied replica shows %q, %v", r.Value, err)
+	}
+	if err := present.Err(); err != nil {
+		t.Errorf("the new group halted: %v", err)
+	}
+}
+
+// TestOldMajorityEndsItself: most of the old voters come back together and can
+// elect a leader. They must not stay a second group.
+func TestOldMajorityEndsItself(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3)
+	present := recoverOn(t, c, "host2")
+	waitReplaced(t, c.Restart("host1"), c.Restart("host3"))
+	mustCommit(t, present, put("/k", "after"))
+}
+
+// TestOldMajorityMeetsStrangers: the same, but none of the new group's replicas
+// was one of the old group's.
+func TestOldMajorityMeetsStrangers(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(quickRejoin))
+	present := recoverOn(t, c, "host2")
+	mustCommit(t, c.Add("host4"), put("/k", "after"))
+	if err := present.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.Kill("host2")
+	mustCommit(t, c.Node("host4"), put("/k", "host4 leads"))
+	waitReplaced(t, c.Restart("host1"), c.Restart("host3"))
+	mustCommit(t, c.Node("host4"), put("/k", "later"))
+}
+
+// TestRestoredGroupReplacesOld: a backup that is restored is a new group as well.
+func TestRestoredGroupReplacesOld(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(quickRejoin))
+	mustCommit(t, c.Live()[0], put("/k", "v"))
+	var backup strings.Builder
+	if _, err := c.Live()[0].Backup(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	c.Kill("host1")
+	c.Kill("host2")
+	dir := c.Config("host1").DataDir
+	if err := raftstore.Empty(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raftstore.RestoreBackup(t.Context(), c.Config("host1"), strings.NewReader(backup.String())); err != nil {
+		t.Fatal(err)
+	}
+	s := c.Restart("host1")
+	if !s.Joined() {
+		t.Error("a restored replica does not count as whole")
+	}
+	raftstoretest.WaitServing(t, s)
+	waitReplaced(t, c.Node("host3"), c.Restart("host2"))
+	mustCommit(t, s, put("/k", "w"))
+}
+
+func TestInterruptedRecoveryIsRepeated(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 1)
+	last := mustCommit(t, c.Node("host1"), put("/k", "v"))
+	c.Kill("host1")
+	if err := raftstore.InterruptRecovery(c.Config("host1")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raftstore.Open(t.Context(), c.Config("host1")); err == nil || !strings.Contains(err.Error(), "repeat it") {
+		t.Errorf("opened in the middle of a recovery: %v", err)
+	}
+	got, err := raftstore.RecoverCluster(t.Context(), c.Config("host1"))
+	if err != nil || got.Revision != last.Revision {
+		t.Fatalf("recovered %+v, %v", got, err)
+	}
+	mustCommit(t, c.Restart("host1"), put("/k", "w"))
+}
+
+func TestRecoverNeedsState(t *testing.T) {
+	cfg := raftstoretest.Config(raftstoretest.NewNetwork(), "host1")
+	cfg.DataDir = t.TempDir()
+	if _, err := raftstore.RecoverCluster(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "holds no state") {
+		t.Errorf("recovered nothing: %v", err)
+	}
+}
+
+// TestInterruptedBootstrap: a founder that stopped in the middle founds its group
+// at the next start, and a later start founds no other one.
+func TestInterruptedBootstrap(t *testing.T) {
+	dir := t.TempDir()
+	cfg := raftstoretest.Config(raftstoretest.NewNetwork(), "host1")
+	cfg.DataDir = dir
+	if err := raftstore.InterruptBootstrap(cfg); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpenSingle(t, dir)
+	last := mustCommit(t, s, put("/k", "v"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s = mustOpenSingle(t, dir); s.Revision() != last.Revision || !s.Joined() {
+		t.Errorf("second bootstrap: at %d, want %d, joined %v", s.Revision(), last.Revision, s.Joined())
+	}
+}
+
+// TestJoinedOnlyOnceWhole: what a replica shows before it was taken in is no state.
+func TestJoinedOnlyOnceWhole(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 1)
+	cfg := c.Config("host2")
+	s, err := raftstore.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := s.Join(ctx, []string{"nobody:7000"}); err == nil || s.Joined() {
+		t.Errorf("joined nobody: %v, %v", err, s.Joined())
+	}
+	if err := s.Join(t.Context(), []string{c.Addr("host1")}); err != nil || !s.Joined() {
+		t.Errorf("join: %v, %v", err, s.Joined())
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg = c.Config("host2")
+	if s, err = raftstore.Open(t.Context(), cfg); err != nil || !s.Joined() {
+		t.Errorf("forgot at a restart that it had joined: %v", err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+}
+
+func TestEmptyRefusesRunningReplica(t *testing.T) {
+	dir := t.TempDir()
+	mustOpenSingle(t, dir)
+	if err := raftstore.Empty(dir); !errors.Is(err, raftstore.ErrLocked) {
+		t.Errorf("emptied under a running replica: %v", err)
+	}
+	if err := raftstore.Empty(dir + "/none"); err != nil {
+		t.Errorf("nothing to empty: %v", err)
+	}
+}
