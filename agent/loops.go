@@ -140,19 +140,8 @@ func (h *host) addNode() error {
 	if err != nil {
 		return err
 	}
-	h.add("node", func(ctx context.Context) error {
-		defer close(h.published)
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		go func() {
-			select {
-			case <-ctx.Done():
-			case <-h.retiring:
-				cancel()
-			}
-		}()
-		return p.Run(ctx)
-	})
+	h.publisher = p
+	h.add("node", p.Run)
 
 	watcher := node.DefaultWatcherConfig()
 	watcher.Store, watcher.Cache, watcher.Members = h.store, h.cache, liveMembers{h.gossip}

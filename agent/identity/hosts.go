@@ -130,6 +130,18 @@ func (h *Hosts) remove(ctx context.Context, host string, more []raftstore.Op) er
 	return nil
 }
 
+// Expelled reports whether a host was expelled and has not joined again.
+func (h *Hosts) Expelled(ctx context.Context, host string) (bool, error) {
+	_, _, err := h.store.Get(ctx, expelledKey(host), raftstore.ReadOptions{})
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look whether host %s was expelled: %w", host, err)
+	}
+	return true, nil
+}
+
 // Admit returns ErrExpelled for a host that was expelled and has not joined again, as
 // far as the local replica knows. It does not block, so it can be meshport.Config.Admit.
 func (h *Hosts) Admit(host string) error {

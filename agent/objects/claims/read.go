@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -56,6 +57,40 @@ func GetVolume(ctx context.Context, s objects.Store, key objects.Key, opts rafts
 	v, err := decode[Volume](rec)
 	v.Revision = rec.ModRevision
 	return v, err
+}
+
+// OnHost lists the claims that name the host, as host or as target.
+func OnHost(ctx context.Context, s objects.Store, host string, opts raftstore.ReadOptions) ([]Instance, error) {
+	var held []Instance
+	_, err := objects.ListRecords(ctx, s, instancePrefix, opts, func(rec raftstore.Record) error {
+		in, err := decode[Instance](rec)
+		if err == nil && slices.Contains(in.Hosts(), host) {
+			in.Revision = rec.ModRevision
+			held = append(held, in)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list claims: %w", err)
+	}
+	return held, nil
+}
+
+// VolumesOf lists the claims on volumes that the instance holds.
+func VolumesOf(ctx context.Context, s objects.Store, uid types.UID, opts raftstore.ReadOptions) ([]Volume, error) {
+	var held []Volume
+	_, err := objects.ListRecords(ctx, s, volumePrefix, opts, func(rec raftstore.Record) error {
+		v, err := decode[Volume](rec)
+		if err == nil && slices.Contains(v.Holders, uid) {
+			v.Revision = rec.ModRevision
+			held = append(held, v)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list claims on volumes: %w", err)
+	}
+	return held, nil
 }
 
 func get(ctx context.Context, s objects.Store, key string, opts raftstore.ReadOptions) (raftstore.Record, bool, error) {
