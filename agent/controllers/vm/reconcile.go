@@ -127,7 +127,7 @@ func (c *Controller) own(t *turn) bool {
 // drive brings the instance in line with the run strategy.
 func (c *Controller) drive(ctx context.Context, t *turn) controller.Result {
 	noteFailures(t, c.cfg.BackoffMin, c.cfg.BackoffMax)
-	dropDoneRequests(t.vm, t.was)
+	dropDoneRequests(t)
 	c.ensureDataVolumes(t)
 	plan, err := decide(t.vm, t.was, t.now)
 	if err != nil {

@@ -234,20 +234,28 @@ func TestInstanceIsMadeFromTheTemplate(t *testing.T) {
 	})
 }
 
-// The table of run strategies: what happens when the instance ends.
+// fate is what becomes of an instance that has ended.
+type fate string
+
+const (
+	kept, removed, replaced fate = "kept", "removed", "replaced"
+)
+
+// The table of run strategies: what happens when the instance ends. It is
+// KubeVirt's.
 func TestRunStrategies(t *testing.T) {
 	for _, tc := range []struct {
 		strategy           kubevirtv1.VirtualMachineRunStrategy
 		starts             bool
-		succeeded, failed  bool // is it replaced?
+		succeeded, failed  fate
 		afterOK, afterFail kubevirtv1.VirtualMachinePrintableStatus
 	}{
-		{kubevirtv1.RunStrategyAlways, true, true, true, kubevirtv1.VirtualMachineStatusStarting, kubevirtv1.VirtualMachineStatusStarting},
-		{kubevirtv1.RunStrategyRerunOnFailure, true, false, true, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStarting},
-		{kubevirtv1.RunStrategyOnce, true, false, false, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStopped},
-		{kubevirtv1.RunStrategyManual, false, false, false, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStopped},
+		{kubevirtv1.RunStrategyAlways, true, replaced, replaced, kubevirtv1.VirtualMachineStatusStarting, kubevirtv1.VirtualMachineStatusStarting},
+		{kubevirtv1.RunStrategyRerunOnFailure, true, removed, replaced, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStarting},
+		{kubevirtv1.RunStrategyOnce, true, kept, kept, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStopped},
+		{kubevirtv1.RunStrategyManual, false, kept, kept, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStopped},
 	} {
-		for phase, replaced := range map[kubevirtv1.VirtualMachineInstancePhase]bool{kubevirtv1.Succeeded: tc.succeeded, kubevirtv1.Failed: tc.failed} {
+		for phase, want := range map[kubevirtv1.VirtualMachineInstancePhase]fate{kubevirtv1.Succeeded: tc.succeeded, kubevirtv1.Failed: tc.failed} {
 			t.Run(string(tc.strategy)+"/"+string(phase), func(t *testing.T) {
 				run(t, func(b *bench) {
 					b.create(tc.strategy)
@@ -262,15 +270,20 @@ func TestRunStrategies(t *testing.T) {
 					b.phase(kubevirtv1.Running)
 					b.phase(phase)
 					time.Sleep(time.Minute)
-					vmi := b.must()
-					if (vmi.UID != first) != replaced {
-						b.Errorf("replaced: %v, want %v", vmi.UID != first, replaced)
+					got := kept
+					if vmi := b.vmi(); vmi == nil {
+						got = removed
+					} else if vmi.UID != first {
+						got = replaced
 					}
-					want := tc.afterOK
+					if got != want || b.vm().Status.Created != (got != removed) {
+						b.Errorf("%s, want %s; created %v", got, want, b.vm().Status.Created)
+					}
+					status := tc.afterOK
 					if phase == kubevirtv1.Failed {
-						want = tc.afterFail
+						status = tc.afterFail
 					}
-					b.expect(want)
+					b.expect(status)
 					if n := len(b.vm().Status.StateChangeRequests); n != 0 {
 						b.Errorf("%d requests left", n)
 					}
@@ -382,6 +395,41 @@ func TestARequestForAnotherInstanceIsDropped(t *testing.T) {
 			b.Error("a stale stop request was acted on or kept")
 		}
 	})
+}
+
+// A start that was asked for because the instance had ended must not be taken
+// for done by a steward that still sees it running.
+func TestAnOldViewOfTheInstanceDropsNoRequest(t *testing.T) {
+	for name, request := range map[string]kubevirtv1.VirtualMachineStateChangeRequest{"start": startReq(nil), "stop": stopReq("next")} {
+		s := objectstest.New(claims.Rules()...)
+		commit := func(build func(tx *objects.Tx)) error {
+			var tx objects.Tx
+			build(&tx)
+			_, err := tx.Commit(t.Context(), s)
+			return err
+		}
+		vm := machine(kubevirtv1.RunStrategyManual)
+		vm.Status.StateChangeRequests = []kubevirtv1.VirtualMachineStateChangeRequest{request}
+		seen := newInstance(vm, time.Now())
+		seen.Status.Phase = kubevirtv1.Running
+		if err := commit(func(tx *objects.Tx) { tx.Create(vm); tx.Create(seen) }); err != nil {
+			t.Fatal(err)
+		}
+		ended := seen.DeepCopy()
+		ended.Status.Phase = kubevirtv1.Succeeded
+		if err := commit(func(tx *objects.Tx) { tx.Update(seen, ended) }); err != nil {
+			t.Fatal(err)
+		}
+		turn := &turn{old: vm, vm: vm.DeepCopy(), was: seen, vmi: seen, now: time.Now()}
+		dropDoneRequests(turn)
+		if len(turn.vm.Status.StateChangeRequests) != 0 {
+			t.Fatalf("%s: the case is not met", name)
+		}
+		turn.tx.Update(turn.old, turn.vm)
+		if _, err := turn.tx.Commit(t.Context(), s); !apierrors.IsConflict(err) {
+			t.Errorf("%s: dropped for an instance that is not so any more: %v", name, err)
+		}
+	}
 }
 
 func TestFailingStartsAreBackedOff(t *testing.T) {
