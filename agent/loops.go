@@ -47,7 +47,7 @@ func (h *host) add(name string, run func(context.Context) error) {
 
 func (h *host) addVM() error {
 	cfg := vm.DefaultConfig()
-	cfg.Store, cfg.Cache, cfg.Claims, cfg.Recorder = h.store, h.cache, h.claims, h.recorder
+	cfg.Store, cfg.Cache, cfg.Recorder = h.store, h.cache, h.recorder
 	cfg.Stewardship, cfg.Logger, cfg.Registerer = h.stewardship, h.log.With("part", "vm"), h.metrics
 	defaults := vmspec.DefaultDefaults()
 	cfg.Prepare = []vm.Prepare{func(_ context.Context, _ *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance) error {
@@ -182,6 +182,15 @@ func (h *host) addCleaners() error {
 		return err
 	}
 	h.add("stale claims", s.Run)
+
+	epochs := gc.DefaultEpochsConfig()
+	epochs.Store, epochs.Cache, epochs.Claims, epochs.Stewardship = h.store, h.cache, h.claims, h.stewardship
+	epochs.Logger = h.log.With("part", "gc")
+	forgetting, err := gc.NewEpochs(epochs)
+	if err != nil {
+		return err
+	}
+	h.add("unused epochs", forgetting.Run)
 
 	namespaces := namespace.DefaultConfig()
 	namespaces.Store, namespaces.Cache, namespaces.Stewardship = h.store, h.cache, h.stewardship

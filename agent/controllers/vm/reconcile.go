@@ -14,7 +14,6 @@ import (
 
 	"virtmesh/agent/controller"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/objects/claims"
 	"virtmesh/raftstore"
 )
 
@@ -58,11 +57,8 @@ func (c *Controller) reconcile(ctx context.Context, key controller.Key) (control
 	var res controller.Result
 	switch {
 	case vm.DeletionTimestamp != nil:
-		done, err := c.finalize(ctx, t)
-		if done && err == nil {
-			_, err = t.tx.Commit(ctx, c.cfg.Store)
-		}
-		if done || err != nil {
+		if c.finalize(t) {
+			_, err := t.tx.Commit(ctx, c.cfg.Store)
 			return controller.Result{}, wrap(err, "finalize", key)
 		}
 	case t.was != nil && !c.own(t):
@@ -277,7 +273,7 @@ func (c *Controller) releaseAbandoned(ctx context.Context, key controller.Key) e
 
 // finalize ends the instance of a machine that is being deleted. It returns
 // true when nothing is left to do but to commit.
-func (c *Controller) finalize(ctx context.Context, t *turn) (done bool, err error) {
+func (c *Controller) finalize(t *turn) (done bool) {
 	orphan := objects.HasFinalizer(t.old, metav1.FinalizerOrphanDependents)
 	owned := t.was != nil && metav1.IsControlledBy(t.was, t.old)
 	if owned && !orphan {
@@ -287,18 +283,17 @@ func (c *Controller) finalize(ctx context.Context, t *turn) (done bool, err erro
 			c.letGo(t)
 		}
 		if !t.gone {
-			return false, nil
+			return false
 		}
 	}
 	if !objects.RemoveFinalizer(t.vm, kubevirtv1.VirtualMachineControllerFinalizer) {
-		return true, nil
+		return true
 	}
 	t.tx.Update(t.old, t.vm)
 	if t.was != nil && !t.gone {
 		c.orphan(t)
-		return true, nil // it keeps its epoch
 	}
-	return true, c.forgetEpoch(ctx, t)
+	return true
 }
 
 // orphan lets the instance live on without its machine, which will not be
@@ -308,23 +303,6 @@ func (c *Controller) orphan(t *turn) {
 	if objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineControllerFinalizer) {
 		t.tx.Update(t.was, next)
 	}
-}
-
-// forgetEpoch removes the epoch of a machine's name, unless an instance of the
-// name still has a claim. The store is asked, because the cache of claims may
-// be behind the news that the instance is gone.
-func (c *Controller) forgetEpoch(ctx context.Context, t *turn) error {
-	local := raftstore.ReadOptions{Consistency: raftstore.Local}
-	epoch, err := claims.GetEpoch(ctx, c.cfg.Store, objects.KeyOf(t.old), local)
-	if err != nil || epoch.Revision == 0 {
-		return err
-	}
-	_, claimed, err := claims.GetInstance(ctx, c.cfg.Store, epoch.UID, local)
-	if err != nil || claimed {
-		return err
-	}
-	claims.ForgetEpoch(&t.tx, t.old.Namespace, t.old.Name, epoch)
-	return nil
 }
 
 // fail shows a failure in the Failure condition and as an event.

@@ -50,7 +50,7 @@ func setUp(t *testing.T, edit ...func(*Config)) *bench {
 		t.Fatal(err)
 	}
 	cfg := DefaultConfig()
-	cfg.Store, cfg.Cache, cfg.Claims, cfg.Recorder, cfg.Logger = b.store, cache, claims.NewCache(cache, log), rec, log
+	cfg.Store, cfg.Cache, cfg.Recorder, cfg.Logger = b.store, cache, rec, log
 	for _, f := range edit {
 		f(&cfg)
 	}
@@ -477,28 +477,6 @@ func TestDeletionEndsTheInstanceFirst(t *testing.T) {
 		b.phase(kubevirtv1.Succeeded)
 		if b.vmi() != nil || b.vm() != nil {
 			b.Errorf("left: %v %v", b.vmi(), b.vm())
-		}
-	})
-}
-
-func TestDeletionForgetsTheEpoch(t *testing.T) {
-	run(t, func(b *bench) {
-		b.commit(func(tx *objects.Tx) { claims.Publish(tx, claims.Capacity{Host: "h1"}) })
-		b.create(kubevirtv1.RunStrategyAlways)
-		uid := b.must().UID
-		b.commit(func(tx *objects.Tx) {
-			claims.Place(tx, claims.Instance{Namespace: key.Namespace, Name: key.Name, UID: uid, Host: "h1"}, claims.Epoch{})
-		})
-		b.phase(kubevirtv1.Running)
-		b.commit(func(tx *objects.Tx) { tx.Delete(b.vm(), objects.DeleteOptions{}) })
-		claim, _, err := claims.GetInstance(b.Context(), b.store, uid, raftstore.ReadOptions{})
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.commit(func(tx *objects.Tx) { claims.Release(tx, claim) })
-		b.phase(kubevirtv1.Succeeded)
-		if keys := b.store.Keys("/claims/epoch/"); len(keys) != 0 || b.vm() != nil {
-			b.Errorf("left: %v %v", keys, b.vm())
 		}
 	})
 }

@@ -21,6 +21,7 @@ type Cache struct {
 	mu         sync.RWMutex
 	instances  map[types.UID]Instance
 	epochs     map[objects.Key]Epoch
+	floor      Floor
 	capacities map[string]Capacity
 	volumes    map[objects.Key]Volume
 	migrations map[types.UID]Migration
@@ -56,7 +57,7 @@ func NewCache(c *objects.Cache, log *slog.Logger) *Cache {
 
 func (c *Cache) clear() {
 	c.instances = map[types.UID]Instance{}
-	c.epochs = map[objects.Key]Epoch{}
+	c.epochs, c.floor = map[objects.Key]Epoch{}, Floor{}
 	c.capacities = map[string]Capacity{}
 	c.volumes = map[objects.Key]Volume{}
 	c.migrations = map[types.UID]Migration{}
@@ -100,11 +101,29 @@ func (c *Cache) OnHost(host string) []Instance {
 	return out
 }
 
-// Epoch returns the last epoch under a name; the zero Epoch if there was none.
+// Epoch returns the last epoch under a name; one with Revision zero if there is
+// no record.
 func (c *Cache) Epoch(key objects.Key) Epoch {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.epochs[key]
+	if e, ok := c.epochs[key]; ok {
+		return e
+	}
+	return Epoch{floor: c.floor}
+}
+
+// Epochs returns the last epochs of all names.
+func (c *Cache) Epochs() map[objects.Key]Epoch {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return maps.Clone(c.epochs)
+}
+
+// Floor returns the highest epoch that was forgotten.
+func (c *Cache) Floor() Floor {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.floor
 }
 
 // Capacity returns the capacity of a host.
@@ -235,6 +254,12 @@ func (c *Cache) set(rec raftstore.Record) (ev Event, ok bool) {
 		if v, err = decode[Epoch](rec); err == nil {
 			v.Revision = rec.ModRevision
 			c.epochs[splitKey(rec.Key, epochPrefix)] = v
+		}
+	case rec.Key == floorKey:
+		var v Floor
+		if v, err = decode[Floor](rec); err == nil {
+			v.Revision = rec.ModRevision
+			c.floor = v
 		}
 	case strings.HasPrefix(rec.Key, capacityPrefix):
 		var v Capacity

@@ -8,6 +8,7 @@
 //	/claims/vmi/<uid>             Instance: where it runs, and what it takes
 //	/claims/host/<host>/<uid>     Entry: the same by host, for the sum
 //	/claims/epoch/<ns>/<name>     Epoch: the last fencing epoch by name
+//	/claims/floor                 Floor: the highest epoch that was forgotten
 //	/claims/capacity/<host>       Capacity: what the claims on a host may add up to
 //	/claims/volume/<ns>/<claim>   Volume: who has it attached
 //	/claims/migration/<uid>       Migration: one running migration
@@ -29,7 +30,9 @@
 //   - migration-slots: no more migrations run than the limits allow.
 //
 // An epoch never goes back and is never used twice under one name. Whoever acts
-// for an instance carries its epoch, and who sees a higher one stops.
+// for an instance carries its epoch, and who sees a higher one stops. The record
+// of a name that is not used any more is forgotten; it raises the floor, above
+// which names without a record begin.
 //
 // Rules are versioned. A change of a rule is a new version beside the old one;
 // the old one stays for the entries in the log that name it.

@@ -24,15 +24,31 @@ func GetInstance(ctx context.Context, s objects.Store, uid types.UID, opts rafts
 	return in, err == nil, err
 }
 
-// GetEpoch reads the last epoch under a name; the zero Epoch if there was none.
+// GetEpoch reads the last epoch under a name; one with Revision zero if there
+// is no record.
 func GetEpoch(ctx context.Context, s objects.Store, key objects.Key, opts raftstore.ReadOptions) (Epoch, error) {
 	rec, ok, err := get(ctx, s, epochKey(key.Namespace, key.Name), opts)
-	if !ok || err != nil {
+	if err != nil {
 		return Epoch{}, err
+	}
+	if !ok {
+		floor, err := GetFloor(ctx, s, opts)
+		return Epoch{floor: floor}, err
 	}
 	e, err := decode[Epoch](rec)
 	e.Revision = rec.ModRevision
 	return e, err
+}
+
+// GetFloor reads the floor; the zero Floor if nothing was forgotten yet.
+func GetFloor(ctx context.Context, s objects.Store, opts raftstore.ReadOptions) (Floor, error) {
+	rec, ok, err := get(ctx, s, floorKey, opts)
+	if !ok || err != nil {
+		return Floor{}, err
+	}
+	f, err := decode[Floor](rec)
+	f.Revision = rec.ModRevision
+	return f, err
 }
 
 // GetCapacity reads the capacity of a host; one of nothing, with Revision

@@ -15,7 +15,7 @@ import (
 // epoch under its name; an instance that held it before must have released
 // its claim. It returns the claim as it will be stored, without revision.
 func Place(tx *objects.Tx, in Instance, last Epoch) Instance {
-	in.Epoch = last.Epoch + 1
+	in.Epoch = last.next()
 	in.Target = ""
 	in.Since = time.Now().UTC().Truncate(time.Second)
 	tx.Require(instanceKey(in.UID), 0)
@@ -58,7 +58,7 @@ func Switch(tx *objects.Tx, in Instance, last Epoch) Instance {
 		tx.Remove(hostKey(in.Host, in.UID))
 	}
 	in.Host, in.Target = in.Target, ""
-	in.Epoch = last.Epoch + 1
+	in.Epoch = last.next()
 	in.Since = time.Now().UTC().Truncate(time.Second)
 	putEpoch(tx, in, last)
 	putInstance(tx, in, in.Host)
@@ -85,17 +85,24 @@ func Release(tx *objects.Tx, in Instance) {
 	for _, host := range in.Hosts() {
 		tx.Remove(hostKey(host, in.UID))
 	}
-	tx.Demand(demand(RuleVMIOnce, vmiArgs{[]types.UID{in.UID}}))
+	tx.Demand(demand2(RuleVMIOnce, vmiArgs{[]types.UID{in.UID}}))
 }
 
-// ForgetEpoch removes the epoch of a name that will not run again.
-func ForgetEpoch(tx *objects.Tx, namespace, name string, last Epoch) {
-	if last.Revision == 0 {
+// ForgetEpochs removes the records of names under which nothing runs, and
+// raises the floor, so that who comes back to such a name gets a higher epoch.
+func ForgetEpochs(tx *objects.Tx, floor Floor, forgotten map[objects.Key]Epoch) {
+	raised := floor.Epoch
+	for key, last := range forgotten {
+		tx.Require(epochKey(key.Namespace, key.Name), last.Revision)
+		tx.Require(instanceKey(last.UID), 0)
+		tx.Remove(epochKey(key.Namespace, key.Name))
+		raised = max(raised, last.Epoch)
+	}
+	if raised == floor.Epoch {
 		return
 	}
-	tx.Require(epochKey(namespace, name), last.Revision)
-	tx.Require(instanceKey(last.UID), 0)
-	tx.Remove(epochKey(namespace, name))
+	tx.Require(floorKey, floor.Revision)
+	tx.Put(floorKey, encode(Floor{Epoch: raised}))
 }
 
 // Publish sets the capacity of a host. It does not touch the claims on it: if
@@ -175,12 +182,15 @@ func putRecords(tx *objects.Tx, in Instance, hosts []string) {
 	for _, host := range hosts {
 		tx.Put(hostKey(host, in.UID), entry)
 	}
-	tx.Demand(demand(RuleVMIOnce, vmiArgs{[]types.UID{in.UID}}))
+	tx.Demand(demand2(RuleVMIOnce, vmiArgs{[]types.UID{in.UID}}))
 }
 
 func putEpoch(tx *objects.Tx, in Instance, last Epoch) {
 	key := epochKey(in.Namespace, in.Name)
 	tx.Require(key, last.Revision)
+	if last.Revision == 0 {
+		tx.Require(floorKey, last.floor.Revision)
+	}
 	tx.Put(key, encode(Epoch{Epoch: in.Epoch, UID: in.UID}))
 }
 
