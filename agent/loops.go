@@ -63,7 +63,7 @@ func (h *host) addVM() error {
 }
 
 func (h *host) addPlacement() error {
-	view := placementctl.NewView(h.cache, h.claims, placementctl.FromGossip(h.gossip))
+	view := placementctl.NewView(h.store, h.cache, h.claims, placementctl.FromGossip(h.gossip))
 	cfg := placementctl.DefaultConfig()
 	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = h.store, h.cache, h.claims, view
 	cfg.Offers, cfg.Volumes, cfg.Policy = h, placementctl.FromClaims(h.cache), h.config.Capacity.policy()

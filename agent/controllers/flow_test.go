@@ -179,7 +179,7 @@ func startHost(t testing.TB, name string, store objects.Store, m *membership) *h
 	vms, err := vm.New(vmCfg)
 	h.check(err)
 
-	view := placementctl.NewView(cache, cc, facts{m})
+	view := placementctl.NewView(store, cache, cc, facts{m})
 	plCfg := placementctl.DefaultConfig()
 	plCfg.Store, plCfg.Cache, plCfg.Claims, plCfg.View, plCfg.Volumes = store, cache, cc, view, placementctl.FromClaims(cache)
 	plCfg.Recorder, plCfg.Stewardship, plCfg.Logger = rec, stewards, log

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/controller"
@@ -48,11 +49,13 @@ func (c EpochsConfig) Validate() error {
 //
 // What it goes by may be old. That does no harm: the store refuses to forget
 // the epoch of an instance with a claim, and one that comes back under the name
-// begins above the floor.
+// begins above the floor. The guards of namespaces that are gone go with them.
 type Epochs struct {
 	cfg  EpochsConfig
 	vms  *objects.Informer[*kubevirtv1.VirtualMachine]
 	vmis *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+
+	namespaces *objects.Informer[*corev1.Namespace]
 }
 
 // NewEpochs checks cfg and returns a sweeper that is not yet running.
@@ -64,12 +67,14 @@ func NewEpochs(cfg EpochsConfig) (*Epochs, error) {
 		cfg:  cfg,
 		vms:  objects.For[*kubevirtv1.VirtualMachine](cfg.Cache),
 		vmis: objects.For[*kubevirtv1.VirtualMachineInstance](cfg.Cache),
+
+		namespaces: objects.For[*corev1.Namespace](cfg.Cache),
 	}, nil
 }
 
 // Run forgets unused names until ctx ends.
 func (e *Epochs) Run(ctx context.Context) error {
-	for _, s := range []interface{ WaitForSync(context.Context) error }{e.cfg.Claims, e.vms, e.vmis} {
+	for _, s := range []interface{ WaitForSync(context.Context) error }{e.cfg.Claims, e.vms, e.vmis, e.namespaces} {
 		if s.WaitForSync(ctx) != nil {
 			return nil // ctx has ended
 		}
@@ -104,10 +109,29 @@ func (e *Epochs) sweep(ctx context.Context) error {
 	}
 	var tx objects.Tx
 	claims.ForgetEpochs(&tx, e.cfg.Claims.Floor(), unused)
+	e.forgetGuards(&tx)
 	if _, err := tx.Commit(ctx, e.cfg.Store); err != nil {
 		return fmt.Errorf("forget epochs: %w", err)
 	}
 	return nil
+}
+
+// forgetGuards removes the guards of namespaces that do not exist and in which
+// nothing runs.
+func (e *Epochs) forgetGuards(tx *objects.Tx) {
+	guards := e.cfg.Claims.Guards()
+	delete(guards, claims.AllNamespaces)
+	if len(guards) == 0 {
+		return
+	}
+	for _, in := range e.cfg.Claims.Instances() {
+		delete(guards, in.Namespace)
+	}
+	for ns, revision := range guards {
+		if _, exists := e.namespaces.Get(objects.Key{Name: ns}); !exists {
+			claims.ForgetGuard(tx, ns, revision)
+		}
+	}
 }
 
 func (e *Epochs) unused(key objects.Key, last claims.Epoch) bool {

@@ -3,11 +3,13 @@ package gc
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -75,6 +77,11 @@ func TestEpochsOfUnusedNamesAreForgotten(t *testing.T) {
 			commit(func(tx *objects.Tx) { claims.Release(tx, in) })
 		}
 		place("claimed", "claimed")
+		commit(func(tx *objects.Tx) {
+			tx.Create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "exists"}})
+			in := claims.Instance{Namespace: "ns", UID: "any"}
+			claims.Depend(tx, in, claims.Regard{KeptOut: []string{"exists", "gone", "ns"}}, claims.Sight{})
+		})
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { cache.Run(ctx) })
@@ -86,6 +93,9 @@ func TestEpochsOfUnusedNamesAreForgotten(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		if keys := s.Keys("/claims/epoch/"); len(keys) != 3 {
 			t.Errorf("epochs %v, want those of claimed, instance and machine", keys)
+		}
+		if keys := s.Keys("/claims/guard/"); !slices.Equal(keys, []string{"/claims/guard/exists", "/claims/guard/ns"}) {
+			t.Errorf("guards %v, want those of a namespace that exists, and of one in which something runs", keys)
 		}
 		if in := place("bare", "again"); in.Epoch != 4 {
 			t.Errorf("epoch %d after three were used, want 4", in.Epoch)

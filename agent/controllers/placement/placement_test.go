@@ -98,11 +98,17 @@ type answers struct {
 	by    map[string]Offer
 	err   map[string]error
 	asked []string
+	// delay is how long hosts think, so that decisions are made side by side.
+	delay time.Duration
 }
 
 var _ Offers = (*answers)(nil)
 
 func (a *answers) Offer(_ context.Context, host string, _ OfferRequest) (Offer, error) {
+	a.mu.Lock()
+	delay := a.delay
+	a.mu.Unlock()
+	time.Sleep(delay)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked = append(a.asked, host)
@@ -173,7 +179,7 @@ func (b *bench) start(ctx context.Context, wg *sync.WaitGroup, steward string) {
 		b.Fatal(err)
 	}
 	cc := claims.NewCache(cache, log)
-	view := NewView(cache, cc, b.facts)
+	view := NewView(b.store, cache, cc, b.facts)
 	b.views = append(b.views, view)
 	cfg := DefaultConfig()
 	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = b.store, cache, cc, view
@@ -516,17 +522,12 @@ func TestAntiAffinityAmongNewInstances(t *testing.T) {
 		for i := range 4 {
 			b.host(fmt.Sprint("h", i+1), 16*gib)
 		}
-		apart := func(vmi *kubevirtv1.VirtualMachineInstance) {
-			vmi.Labels = map[string]string{"app": "db"}
-			vmi.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
-				TopologyKey: corev1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: vmi.Labels},
-			}}}}
-		}
 		b.commit(func(tx *objects.Tx) {
 			for i := range 5 {
 				tx.Create(instance(fmt.Sprint("db", i), apart))
 			}
 		})
+		time.Sleep(time.Second)
 		hosts := map[string]int{}
 		for i := range 5 {
 			hosts[b.vmi(fmt.Sprint("db", i)).Status.NodeName]++

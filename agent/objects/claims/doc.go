@@ -12,6 +12,7 @@
 //	/claims/capacity/<host>       Capacity: what the claims on a host may add up to
 //	/claims/volume/<ns>/<claim>   Volume: who has it attached
 //	/claims/migration/<uid>       Migration: one running migration
+//	/claims/guard/<ns>            who was last placed that keeps others away there
 //	/claims/unique/<class>/<name> Unique: who holds a MAC or an IP address
 //
 // Functions of this package add a change of claims to an objects.Tx, with the
@@ -27,6 +28,7 @@
 //     names, one, or two while it migrates; and of the instances that ever had
 //     one name, only the last holds a claim.
 //   - volume-once: a volume that is not shared is attached by one instance.
+//   - placed-since: who counted instances to decide has seen all of them.
 //   - migration-slots: no more migrations run than the limits allow.
 //
 // An epoch never goes back and is never used twice under one name. Whoever acts

@@ -30,6 +30,7 @@ func Rules() []raftstore.Constraint {
 		{Name: RuleVMIOnce, Version: 1, Check: checkVMIOnce},
 		{Name: RuleVMIOnce, Version: 2, Check: checkVMIOnceAboveFloor},
 		{Name: RuleVolumeOnce, Version: 1, Check: checkVolumeOnce},
+		{Name: RulePlacedSince, Version: 1, Check: checkPlacedSince},
 		{Name: RuleMigrationSlots, Version: 1, Check: checkMigrationSlots},
 	}
 }

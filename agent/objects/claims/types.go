@@ -23,6 +23,8 @@ const (
 	volumePrefix    = Prefix + "volume/"
 	migrationPrefix = Prefix + "migration/"
 
+	guardPrefix = Prefix + "guard/"
+
 	floorKey = Prefix + "floor"
 )
 

@@ -22,8 +22,8 @@ func Place(tx *objects.Tx, in Instance, last Epoch) Instance {
 	if last.UID != "" && last.UID != in.UID {
 		tx.Require(instanceKey(last.UID), 0)
 	}
-	putEpoch(tx, in, last)
 	putInstance(tx, in, in.Host)
+	putEpoch(tx, in, last)
 	return in
 }
 
@@ -60,8 +60,8 @@ func Switch(tx *objects.Tx, in Instance, last Epoch) Instance {
 	in.Host, in.Target = in.Target, ""
 	in.Epoch = last.next()
 	in.Since = time.Now().UTC().Truncate(time.Second)
-	putEpoch(tx, in, last)
 	putInstance(tx, in, in.Host)
+	putEpoch(tx, in, last)
 	return in
 }
 
@@ -185,6 +185,8 @@ func putRecords(tx *objects.Tx, in Instance, hosts []string) {
 	tx.Demand(demand2(RuleVMIOnce, vmiArgs{[]types.UID{in.UID}}))
 }
 
+// putEpoch writes the epoch of the instance. It follows the instance's record,
+// so that who has heard of the epoch has heard of the claim (see Sight).
 func putEpoch(tx *objects.Tx, in Instance, last Epoch) {
 	key := epochKey(in.Namespace, in.Name)
 	tx.Require(key, last.Revision)
