@@ -135,6 +135,8 @@ type bench struct {
 	facts  *facts
 	offers *answers
 	views  []*View
+	// controllers are in the order of the stewards.
+	controllers []*Controller
 	// figures are the metrics, one registry for each steward.
 	figures []*prometheus.Registry
 	stop    func()
@@ -193,6 +195,7 @@ func (b *bench) start(ctx context.Context, wg *sync.WaitGroup, steward string) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.controllers = append(b.controllers, c)
 	wg.Go(func() { cache.Run(ctx) })
 	ready := make(chan struct{})
 	wg.Go(func() { view.Run(ctx, func() { close(ready) }) })
@@ -597,6 +600,38 @@ func TestAnotherStewardTakesOver(t *testing.T) {
 		time.Sleep(time.Second)
 		if n := placed(); n != 12 {
 			b.Errorf("%d of 12 are placed", n)
+		}
+	})
+}
+
+// A steward keeps nothing of the waiting instances that are another's now.
+func TestWhatMovedToAnotherStewardIsForgotten(t *testing.T) {
+	run(t, func(b *bench) {
+		for i := range 12 {
+			b.create(fmt.Sprint("vm", i))
+		}
+		c := b.controllers[0]
+		kept := func() (waiting, taken int) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.figures.mu.Lock()
+			defer c.figures.mu.Unlock()
+			return len(c.waiting), len(c.figures.taken)
+		}
+		if w, n := kept(); w != 12 || n != 12 {
+			b.Fatalf("%d wait and %d are timed, want 12", w, n)
+		}
+		b.facts.stewards = append(b.facts.stewards, "h9")
+		b.hear("h9", nil)
+		time.Sleep(5 * time.Minute)
+		mine := 0
+		for i := range 12 {
+			if c.cfg.Stewardship.Mine("virtualmachineinstances", objects.Key{Namespace: "ns", Name: fmt.Sprint("vm", i)}) {
+				mine++
+			}
+		}
+		if w, n := kept(); w != mine || n != mine || mine == 12 {
+			b.Errorf("%d wait and %d are timed, want the %d that are still its own", w, n, mine)
 		}
 	})
 }
