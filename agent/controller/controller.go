@@ -163,11 +163,6 @@ func (c *Controller) Enqueue(key Key) {
 	}
 }
 
-// EnqueueAfter is Enqueue after a delay.
-func (c *Controller) EnqueueAfter(key Key, d time.Duration) {
-	c.queue.AddAfter(key, d)
-}
-
 // Run handles keys until ctx ends, then waits for the workers and returns. It
 // returns an error only if the sources never became ready.
 func (c *Controller) Run(ctx context.Context) error {

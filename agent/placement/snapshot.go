@@ -211,15 +211,6 @@ func (s *Snapshot) SetNamespace(name string, lbls map[string]string) {
 	s.namespaces[name] = lbls
 }
 
-// Free returns what is left of a host.
-func (s *Snapshot) Free(host string) (Resources, bool) {
-	h, ok := s.byName[host]
-	if !ok {
-		return Resources{}, false
-	}
-	return h.free, true
-}
-
 func (h *hostState) hasCPUModel(model string) bool {
 	if _, ok := h.cpuModels[model]; ok {
 		return true

@@ -44,15 +44,15 @@ func (v *View) Decide(ctx context.Context, r *placement.Request) (Choice, error)
 			return Choice{}, err
 		}
 	}
-	d, err := v.snapshot.Place(r)
+	host, err := v.snapshot.Place(r)
 	if err != nil {
 		return Choice{}, err
 	}
-	c.Host, c.Sight = d.Host, v.sight(r.Namespace, c.Regard)
+	c.Host, c.Sight = host, v.sight(r.Namespace, c.Regard)
 	v.snapshot.SetInstance(placement.Instance{
-		UID: r.UID, Namespace: r.Namespace, Labels: r.Labels, Hosts: []string{d.Host}, Resources: r.Resources, Affinity: r.Affinity,
+		UID: r.UID, Namespace: r.Namespace, Labels: r.Labels, Hosts: []string{host}, Resources: r.Resources, Affinity: r.Affinity,
 	})
-	v.assumed[r.UID] = d.Host
+	v.assumed[r.UID] = host
 	return c, nil
 }
 

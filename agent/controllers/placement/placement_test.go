@@ -566,13 +566,33 @@ func TestManyStewardsShareTheMesh(t *testing.T) {
 		}
 		// The views agree with the books.
 		for _, v := range b.views {
-			for _, h := range stewards {
-				if free, ok := v.snapshot.Free(h); !ok || free.MemoryBytes < 0 || free.MemoryBytes > gib {
-					b.Errorf("free on %s: %+v", h, free)
+			for size, want := range map[int64]int{1 * gib: 0, gib / 8: len(stewards)} {
+				if n := fits(b, v, placement.Resources{MemoryBytes: size}); n != want {
+					b.Errorf("%d bytes more fit on %d hosts, want %d", size, n, want)
 				}
 			}
 		}
 	}, stewards...)
+}
+
+// fits counts the hosts that would take an instance, by a view.
+func fits(b *bench, v *View, more placement.Resources) (n int) {
+	vmi := instance("last")
+	vmi.UID = "last"
+	all, err := placement.NewRequest(vmi, placement.DefaultPolicy())
+	if err != nil {
+		b.Fatal(err)
+	}
+	all.Resources = more
+	for {
+		choice, err := v.Decide(b.Context(), all)
+		if err != nil {
+			return n
+		}
+		v.Forget(all.UID)
+		all.Avoid(choice.Host, "counted")
+		n++
+	}
 }
 
 // When a steward dies, another takes over its waiting instances.

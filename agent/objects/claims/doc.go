@@ -23,7 +23,7 @@
 // Invariants, held by the state machine on every replica:
 //
 //   - host-capacity: what is claimed of a host is never more than its capacity
-//     when a claim on it is made or grows.
+//     when a claim on it is made.
 //   - vmi-once: an instance holds claims on exactly the hosts that its record
 //     names, one, or two while it migrates; and of the instances that ever had
 //     one name, only the last holds a claim.

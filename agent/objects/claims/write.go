@@ -8,7 +8,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/objects"
-	"virtmesh/agent/placement"
 )
 
 // Place adds the claim of an instance that runs nowhere yet. last is the last
@@ -62,18 +61,6 @@ func Switch(tx *objects.Tx, in Instance, last Epoch) Instance {
 	in.Since = time.Now().UTC().Truncate(time.Second)
 	putInstance(tx, in, in.Host)
 	putEpoch(tx, in, last)
-	return in
-}
-
-// Resize changes what the instance takes of its hosts.
-func Resize(tx *objects.Tx, in Instance, want placement.Resources) Instance {
-	requireStored(tx, in)
-	grows := len(in.Resources.Lacking(want)) > 0
-	in.Resources = want
-	putRecords(tx, in, in.Hosts())
-	if grows {
-		tx.Demand(demand(RuleHostCapacity, hostArgs{in.Hosts()}))
-	}
 	return in
 }
 
