@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/controller"
@@ -86,7 +87,12 @@ func (e *Epochs) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			if err := e.sweep(ctx); err != nil && ctx.Err() == nil {
+			err := e.sweep(ctx)
+			switch {
+			case err == nil || ctx.Err() != nil:
+			case apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err):
+				e.cfg.Logger.Debug("A name came back into use while it was to be forgotten", "error", err)
+			default:
 				e.cfg.Logger.Warn("Epochs of unused names were not forgotten", "error", err)
 			}
 		}
