@@ -107,7 +107,8 @@ type sinceArgs struct {
 
 // checkPlacedSince: every instance with a claim in the namespaces was placed at
 // the revision or before, or is known. It goes by the epochs, which are written
-// whenever an instance gets a host, and only then.
+// whenever an instance gets a host, and only then; the room that a migration
+// reserves is not told by it before the switch.
 func checkPlacedSince(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 	var args sinceArgs
 	if err := json.Unmarshal(raw, &args); err != nil {
