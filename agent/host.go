@@ -9,17 +9,16 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/controller"
 	"virtmesh/agent/controllers/instance"
+	"virtmesh/agent/controllers/node"
 	"virtmesh/agent/domainxml"
 	"virtmesh/agent/guestmetrics"
 	"virtmesh/agent/hostnet"
@@ -27,6 +26,8 @@ import (
 	"virtmesh/agent/hypervisor"
 	"virtmesh/agent/hypervisor/kvmprobe"
 	"virtmesh/agent/hypervisor/libvirt"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/meshapi"
 	"virtmesh/agent/meshport"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/claims"
@@ -67,12 +68,7 @@ type host struct {
 	network     *hostnet.Network
 	executor    *instance.Executor
 	router      *hostrpc.Router
-
-	// retiring is closed when the host leaves its mesh: it then publishes
-	// nothing any more, before the agent stops, so that what is withdrawn does
-	// not come back. published is closed when that is so.
-	retiring, published chan struct{}
-	retireOnce          sync.Once
+	publisher   *node.Publisher
 
 	// loops run until the agent stops.
 	loops []loop
@@ -90,7 +86,6 @@ func (a *Agent) startHost(ctx context.Context) error {
 		gossip: a.gossip, raft: a.store, store: objects.FromRaft(a.store),
 	}
 	a.host = h
-	h.retiring, h.published = make(chan struct{}), make(chan struct{})
 	if err := h.openObjects(); err != nil {
 		return err
 	}
@@ -262,9 +257,6 @@ func (h *host) hostOf(_ context.Context, namespace, name string) (string, error)
 	return vmi.Status.NodeName, nil
 }
 
-// instances counts the guests that this host is responsible for.
-func (h *host) instances() int { return len(h.claims.OnHost(h.config.Name)) }
-
 // run runs every loop until ctx ends or one fails.
 func (h *host) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
@@ -279,70 +271,44 @@ func (h *host) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// retire makes this host publish nothing any more and withdraws what it had
-// published.
+// retire takes this host's offer to run instances back, and then what else it
+// has published. It is refused while instances are claimed for the host: what
+// it offers is withdrawn before they are counted, so none can come in between.
 func (h *host) retire(ctx context.Context) error {
-	h.retireOnce.Do(func() { close(h.retiring) })
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-h.published:
-		return h.withdraw(ctx, h.config.Name)
-	}
-}
-
-// withdraw takes back what a host has published, when it leaves or is gone.
-func (h *host) withdraw(ctx context.Context, name string) error {
-	var tx objects.Tx
-	capacity, err := claims.GetCapacity(ctx, h.store, name, raftstore.ReadOptions{})
-	if err != nil {
+	if err := h.publisher.Pause(ctx); err != nil {
 		return err
 	}
-	if capacity.Revision != 0 {
-		claims.Withdraw(&tx, capacity)
+	err := h.retirePaused(ctx)
+	if err != nil {
+		h.publisher.Resume()
 	}
-	if node, ok := h.nodes.Get(nodeKey(name)); ok {
-		tx.Delete(node, objects.DeleteOptions{})
-	}
-	if !tx.Empty() {
-		if _, err := tx.Commit(ctx, h.store); err != nil {
-			return fmt.Errorf("withdraw host %s: %w", name, err)
-		}
-	}
-	return releaseSubnet(ctx, h.raft, name)
+	return err
 }
 
-// buryHost does for a host that is gone for good what it cannot do any more:
-// its instances have failed, and what they held is free. It is an
-// administrator's word that the host runs nothing.
-func (h *host) buryHost(ctx context.Context, name string) error {
-	gone := hostClaims{h.store, name, h.provisioner}
-	for _, claim := range h.claims.OnHost(name) {
-		vmi, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, h.store, claim.Key(), raftstore.ReadOptions{})
-		if apierrors.IsNotFound(err) || err == nil && vmi.UID != claim.UID {
-			continue // its own host's claim only; the sweeper of stale claims sees to it
-		}
-		if err != nil {
-			return err
-		}
-		failed := vmi.DeepCopy()
-		failed.Status.Phase = kubevirtv1.Failed
-		objects.RemoveFinalizer(failed, kubevirtv1.VirtualMachineInstanceFinalizer)
-		var tx objects.Tx
-		tx.Update(vmi, failed)
-		if err := gone.Release(ctx, &tx, vmi); err != nil {
-			return err
-		}
-		if _, err := tx.Commit(ctx, h.store); err != nil {
-			return fmt.Errorf("end instance %s of host %s: %w", claim.Key(), name, err)
-		}
-		h.recorder.Event(vmi, corev1.EventTypeWarning, "HostRemoved", "host "+name+" was removed from the mesh for good")
+func (h *host) retirePaused(ctx context.Context) error {
+	self := h.removal(h.config.Name)
+	if err := self.withdrawCapacity(ctx); err != nil {
+		return err
 	}
-	if err := h.provisioner.Bury(ctx, name); err != nil {
-		// The rest must not wait for it: the claims are looked at again.
-		h.log.Warn("claims of a removed host could not be let go yet", "host", name, "err", err)
+	held, err := claims.OnHost(ctx, h.store, h.config.Name, raftstore.ReadOptions{})
+	if err != nil {
+		return fmt.Errorf("count the instances on %s: %w", h.config.Name, err)
 	}
-	return h.withdraw(ctx, name)
+	if n := len(held); n > 0 {
+		return fmt.Errorf("%w: %d instances run on %s; stop them first", meshapi.ErrInvalid, n, h.config.Name)
+	}
+	return self.forget(ctx)
+}
+
+// removal prepares taking a host out of the mesh.
+func (h *host) removal(name string) removal {
+	return removal{
+		host: name, store: h.store, hosts: identity.NewHosts(h.raft), replicas: h.raft,
+		letGo: h.provisioner.Bury,
+		tell: func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string) {
+			h.recorder.Event(vmi, corev1.EventTypeWarning, reason, message)
+		},
+	}
 }
 
 func nodeKey(name string) objects.Key { return objects.Key{Name: name} }

@@ -47,7 +47,7 @@ func (h *host) add(name string, run func(context.Context) error) {
 
 func (h *host) addVM() error {
 	cfg := vm.DefaultConfig()
-	cfg.Store, cfg.Cache, cfg.Claims, cfg.Recorder = h.store, h.cache, h.claims, h.recorder
+	cfg.Store, cfg.Cache, cfg.Recorder = h.store, h.cache, h.recorder
 	cfg.Stewardship, cfg.Logger, cfg.Registerer = h.stewardship, h.log.With("part", "vm"), h.metrics
 	defaults := vmspec.DefaultDefaults()
 	cfg.Prepare = []vm.Prepare{func(_ context.Context, _ *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance) error {
@@ -63,7 +63,7 @@ func (h *host) addVM() error {
 }
 
 func (h *host) addPlacement() error {
-	view := placementctl.NewView(h.cache, h.claims, placementctl.FromGossip(h.gossip))
+	view := placementctl.NewView(h.store, h.cache, h.claims, placementctl.FromGossip(h.gossip))
 	cfg := placementctl.DefaultConfig()
 	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = h.store, h.cache, h.claims, view
 	cfg.Offers, cfg.Volumes, cfg.Policy = h, placementctl.FromClaims(h.cache), h.config.Capacity.policy()
@@ -143,19 +143,8 @@ func (h *host) addNode() error {
 	if err != nil {
 		return err
 	}
-	h.add("node", func(ctx context.Context) error {
-		defer close(h.published)
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		go func() {
-			select {
-			case <-ctx.Done():
-			case <-h.retiring:
-				cancel()
-			}
-		}()
-		return p.Run(ctx)
-	})
+	h.publisher = p
+	h.add("node", p.Run)
 
 	watcher := node.DefaultWatcherConfig()
 	watcher.Store, watcher.Cache, watcher.Members = h.store, h.cache, liveMembers{h.gossip}
@@ -196,6 +185,15 @@ func (h *host) addCleaners() error {
 		return err
 	}
 	h.add("stale claims", s.Run)
+
+	epochs := gc.DefaultEpochsConfig()
+	epochs.Store, epochs.Cache, epochs.Claims, epochs.Stewardship = h.store, h.cache, h.claims, h.stewardship
+	epochs.Logger = h.log.With("part", "gc")
+	forgetting, err := gc.NewEpochs(epochs)
+	if err != nil {
+		return err
+	}
+	h.add("unused epochs", forgetting.Run)
 
 	namespaces := namespace.DefaultConfig()
 	namespaces.Store, namespaces.Cache, namespaces.Stewardship = h.store, h.cache, h.stewardship

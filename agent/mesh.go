@@ -174,11 +174,8 @@ func (a *Agent) IssueCredentials(ctx context.Context, csrPEM []byte) (*meshapi.C
 }
 
 // Leave implements meshapi.Mesh. It refuses while guests run here: they would
-// be nobody's.
+// be nobody's. It may be repeated after a failure.
 func (a *Agent) Leave(ctx context.Context) error {
-	if n := a.host.instances(); n > 0 {
-		return fmt.Errorf("%w: %d instances run on %s; stop them first", meshapi.ErrInvalid, n, a.config.Name)
-	}
 	if err := a.host.retire(ctx); err != nil {
 		return err
 	}
@@ -195,20 +192,12 @@ func (a *Agent) Leave(ctx context.Context) error {
 	return nil
 }
 
-// RemoveHost implements meshapi.Mesh.
+// RemoveHost implements meshapi.Mesh. It may be repeated after a failure.
 func (a *Agent) RemoveHost(ctx context.Context, name string) error {
 	if member, ok := a.gossip.Member(name); ok && member.State.Live() {
 		return fmt.Errorf("%w: %s is alive; run 'virtmesh agent leave' on it", meshapi.ErrInvalid, name)
 	}
-	if err := identity.NewHosts(a.store).Expel(ctx, name); errors.Is(err, identity.ErrNoHost) {
-		return fmt.Errorf("host %s: %w", name, meshapi.ErrNotFound)
-	} else if err != nil {
-		return fmt.Errorf("remove the record of %s: %w", name, err)
-	}
-	if err := a.store.RemoveReplica(ctx, name); err != nil {
-		return fmt.Errorf("remove the replica of %s: %w", name, err)
-	}
-	return a.host.buryHost(ctx, name)
+	return a.host.removal(name).run(ctx)
 }
 
 // forget removes what made this machine a host. Images and volumes stay.

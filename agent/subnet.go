@@ -78,8 +78,14 @@ func subnet(all netip.Prefix, n int) (netip.Prefix, error) {
 	return netip.PrefixFrom(netip.AddrFrom4(base), subnetBits), nil
 }
 
+// subnetStore is what the giving back of a subnet needs of the store.
+type subnetStore interface {
+	Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResult, error)
+	List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error)
+}
+
 // releaseSubnet gives the part of a host that left back.
-func releaseSubnet(ctx context.Context, store *raftstore.Store, host string) error {
+func releaseSubnet(ctx context.Context, store subnetStore, host string) error {
 	list, err := store.List(ctx, raftstore.ListRequest{Prefix: subnetPrefix})
 	if err != nil {
 		return fmt.Errorf("read the hosts' subnets: %w", err)

@@ -71,6 +71,10 @@ type Config struct {
 	Sources []Source
 	// Stewardship decides which keys are handled here. Nil: all of them.
 	Stewardship *Stewardship
+	// Moved, if set, is told a key that has come up here and has another steward
+	// now, so that what is remembered of it can go. A key that was handled here
+	// and asked to come back always comes up.
+	Moved func(Key)
 	// Workers is the number of keys handled at the same time.
 	Workers int
 	// MinBackoff is the delay after the first failure of a key; it doubles
@@ -161,11 +165,6 @@ func (c *Controller) Enqueue(key Key) {
 		c.metrics.added(key)
 		c.queue.Add(key)
 	}
-}
-
-// EnqueueAfter is Enqueue after a delay.
-func (c *Controller) EnqueueAfter(key Key, d time.Duration) {
-	c.queue.AddAfter(key, d)
 }
 
 // Run handles keys until ctx ends, then waits for the workers and returns. It
@@ -280,6 +279,9 @@ func (c *Controller) handle(ctx context.Context, key Key) {
 	c.metrics.started(key)
 	if !c.mine(key) {
 		c.queue.Forget(key)
+		if c.cfg.Moved != nil {
+			c.cfg.Moved(key)
+		}
 		return
 	}
 	start := time.Now()

@@ -46,9 +46,6 @@ func NewStewardship(self string, members Members) *Stewardship {
 // Close stops following the membership.
 func (s *Stewardship) Close() { s.cancel() }
 
-// Self returns the name of this host.
-func (s *Stewardship) Self() string { return s.self }
-
 // Steward returns the host that handles key within scope. Scope is usually the
 // resource name; controllers of one kind that share a scope share the steward.
 func (s *Stewardship) Steward(scope string, key Key) string {

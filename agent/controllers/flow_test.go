@@ -175,11 +175,11 @@ func startHost(t testing.TB, name string, store objects.Store, m *membership) *h
 	stewards := controller.NewStewardship(name, members{m})
 
 	vmCfg := vm.DefaultConfig()
-	vmCfg.Store, vmCfg.Cache, vmCfg.Claims, vmCfg.Recorder, vmCfg.Stewardship, vmCfg.Logger = store, cache, cc, rec, stewards, log
+	vmCfg.Store, vmCfg.Cache, vmCfg.Recorder, vmCfg.Stewardship, vmCfg.Logger = store, cache, rec, stewards, log
 	vms, err := vm.New(vmCfg)
 	h.check(err)
 
-	view := placementctl.NewView(cache, cc, facts{m})
+	view := placementctl.NewView(store, cache, cc, facts{m})
 	plCfg := placementctl.DefaultConfig()
 	plCfg.Store, plCfg.Cache, plCfg.Claims, plCfg.View, plCfg.Volumes = store, cache, cc, view, placementctl.FromClaims(cache)
 	plCfg.Recorder, plCfg.Stewardship, plCfg.Logger = rec, stewards, log
@@ -359,15 +359,15 @@ func TestMachinesComeAndGo(t *testing.T) {
 	wait(t, "deleted", func() bool { return len(list[*kubevirtv1.VirtualMachine](t, store)) == n+6-doomed })
 	left := 0
 	if _, err := objects.ListRecords(t.Context(), store, claims.Prefix, raftstore.ReadOptions{}, func(rec raftstore.Record) error {
-		if strings.HasPrefix(rec.Key, "/claims/vmi/") || strings.HasPrefix(rec.Key, "/claims/epoch/") {
+		if strings.HasPrefix(rec.Key, "/claims/vmi/") {
 			left++
 		}
 		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if left != 2*(n+6-doomed) {
-		t.Errorf("%d claims and epochs left of %d machines", left, n+6-doomed)
+	if left != n+6-doomed {
+		t.Errorf("%d claims left of %d machines", left, n+6-doomed)
 	}
 	hosts[0].stop()
 	hosts[1].stop()

@@ -156,6 +156,18 @@ func (h *Hosts) remove(ctx context.Context, host string, mark departure) error {
 	return nil
 }
 
+// Expelled reports whether a host was expelled and has not joined again.
+func (h *Hosts) Expelled(ctx context.Context, host string) (bool, error) {
+	_, _, err := h.store.Get(ctx, expelledKey(host), raftstore.ReadOptions{})
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look whether host %s was expelled: %w", host, err)
+	}
+	return true, nil
+}
+
 // Admit returns ErrExpelled for a machine that is no host any more, as far as the local
 // replica knows: it was expelled, or its name has passed to another. It does not block,
 // so it can be meshport.Config.Admit.

@@ -45,8 +45,3 @@ func isHeld(o Object) bool {
 	ns, ok := o.(*corev1.Namespace)
 	return len(o.GetFinalizers()) > 0 || ok && len(ns.Spec.Finalizers) > 0
 }
-
-// IsOwnedBy reports whether owner is an owner of o, by uid.
-func IsOwnedBy(o, owner metav1.Object) bool {
-	return slices.ContainsFunc(o.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == owner.GetUID() })
-}

@@ -17,9 +17,6 @@ type Change[T Object] struct {
 	Old, New T
 }
 
-// IndexFunc returns the values under which an object is found.
-type IndexFunc[T Object] func(o T) []string
-
 // Informer holds all objects of one kind as the local replica has them. All
 // methods may be called from any goroutine and never block on the store.
 //
@@ -31,7 +28,6 @@ type Informer[T Object] struct {
 
 	mu       sync.RWMutex
 	items    map[Key]T
-	indexes  map[string]*index[T]
 	handlers map[int]func(Change[T])
 	nextID   int
 	synced   chan struct{} // closed after the first list
@@ -41,18 +37,12 @@ type Informer[T Object] struct {
 	delivery sync.Mutex
 }
 
-type index[T Object] struct {
-	fn   IndexFunc[T]
-	keys map[string]map[Key]struct{}
-}
-
 func newInformer[T Object](cfg CacheConfig) *Informer[T] {
 	kind := KindFor[T]()
 	i := &Informer[T]{
 		kind:     kind,
 		log:      cfg.Logger.With("resource", kind.Resource),
 		items:    map[Key]T{},
-		indexes:  map[string]*index[T]{},
 		handlers: map[int]func(Change[T]){},
 		synced:   make(chan struct{}),
 	}
@@ -102,45 +92,6 @@ func (i *Informer[T]) Keys() []Key {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
 	return slices.Collect(maps.Keys(i.items))
-}
-
-// Len returns the number of objects.
-func (i *Informer[T]) Len() int {
-	i.mu.RLock()
-	defer i.mu.RUnlock()
-	return len(i.items)
-}
-
-// AddIndex lets ByIndex find objects by the values fn returns. Adding a name
-// again does nothing: one name means one function.
-func (i *Informer[T]) AddIndex(name string, fn IndexFunc[T]) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if _, ok := i.indexes[name]; ok {
-		return
-	}
-	ix := &index[T]{fn: fn, keys: map[string]map[Key]struct{}{}}
-	i.indexes[name] = ix
-	for key, o := range i.items {
-		ix.add(key, o)
-	}
-}
-
-// ByIndex returns the objects that the index name files under value, ordered
-// by key. It panics if there is no such index.
-func (i *Informer[T]) ByIndex(name, value string) []T {
-	i.mu.RLock()
-	defer i.mu.RUnlock()
-	ix, ok := i.indexes[name]
-	if !ok {
-		panic("objects: " + i.kind.Resource + " have no index " + name)
-	}
-	out := make([]T, 0, len(ix.keys[value]))
-	for key := range ix.keys[value] {
-		out = append(out, i.items[key])
-	}
-	sortObjects(out)
-	return out
 }
 
 // AddHandler calls fn for every object that exists now, and then for every
@@ -245,15 +196,7 @@ func (i *Informer[T]) Reset(recs []raftstore.Record, _ uint64) {
 func (i *Informer[T]) set(key Key, o T, exists bool) Change[T] {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	old, had := i.items[key]
-	for _, ix := range i.indexes {
-		if had {
-			ix.remove(key, old)
-		}
-		if exists {
-			ix.add(key, o)
-		}
-	}
+	old := i.items[key]
 	if exists {
 		i.items[key] = o
 	} else {
@@ -276,43 +219,8 @@ func (i *Informer[T]) deliver(c Change[T]) {
 	}
 }
 
-func (ix *index[T]) add(key Key, o T) {
-	for _, v := range ix.fn(o) {
-		if ix.keys[v] == nil {
-			ix.keys[v] = map[Key]struct{}{}
-		}
-		ix.keys[v][key] = struct{}{}
-	}
-}
-
-func (ix *index[T]) remove(key Key, o T) {
-	for _, v := range ix.fn(o) {
-		delete(ix.keys[v], key)
-		if len(ix.keys[v]) == 0 {
-			delete(ix.keys, v)
-		}
-	}
-}
-
 func sortObjects[T Object](objs []T) {
 	slices.SortFunc(objs, func(a, b T) int {
 		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
 	})
-}
-
-// Names of the indexes that several controllers share.
-const (
-	// IndexOwnerUID files an object under the uids of its owners.
-	IndexOwnerUID = "ownerUID"
-	// IndexNode files an instance under the host it runs on.
-	IndexNode = "node"
-)
-
-// ByOwnerUID is the function of IndexOwnerUID.
-func ByOwnerUID[T Object](o T) []string {
-	var uids []string
-	for _, ref := range o.GetOwnerReferences() {
-		uids = append(uids, string(ref.UID))
-	}
-	return uids
 }

@@ -60,6 +60,16 @@ func (t *term) selectsNamespace(ns string, nsLabels labels.Set) bool {
 	return t.nsSelector != nil && t.nsSelector.Matches(nsLabels)
 }
 
+// addNamespaces adds the namespaces that the term looks at.
+func (t *term) addNamespaces(names map[string]struct{}) {
+	if t.nsSelector != nil {
+		names[AnyNamespace] = struct{}{}
+	}
+	for ns := range t.namespaces {
+		names[ns] = struct{}{}
+	}
+}
+
 func (r *Request) setInstanceAffinity(a *corev1.Affinity) error {
 	if a == nil {
 		return nil
@@ -169,7 +179,7 @@ type relations struct {
 
 // relate returns nil if no instance is of concern, which is the common case.
 func (s *Snapshot) relate(r *Request) *relations {
-	guards := len(s.guarded[r.Namespace]) + len(s.guarded[anyNamespace])
+	guards := len(s.guarded[r.Namespace]) + len(s.guarded[AnyNamespace])
 	if len(r.affinity)+len(r.anti)+len(r.weighted)+len(r.spread)+guards == 0 {
 		return nil
 	}
@@ -183,7 +193,7 @@ func (s *Snapshot) relate(r *Request) *relations {
 	for i := range r.weighted {
 		rel.weighted = append(rel.weighted, s.count(&r.weighted[i].term, r.UID))
 	}
-	for _, ns := range []string{r.Namespace, anyNamespace} {
+	for _, ns := range []string{r.Namespace, AnyNamespace} {
 		for uid, in := range s.guarded[ns] {
 			if uid != r.UID {
 				s.forbid(rel, r, in)

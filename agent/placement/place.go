@@ -10,16 +10,6 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// Decision is where an instance should run.
-type Decision struct {
-	// Host is the best host.
-	Host string
-	// Next are the runners-up, best first, should Host refuse.
-	Next []string
-	// Considered is how many hosts were looked at.
-	Considered int
-}
-
 // Unschedulable says why no host fits.
 type Unschedulable struct {
 	// Hosts is how many hosts there are.
@@ -45,9 +35,6 @@ func (u *Unschedulable) Error() string {
 
 var _ error = (*Unschedulable)(nil)
 
-// maxNext is how many runners-up a decision names.
-const maxNext = 4
-
 // Place chooses a host for the request. The error is *Unschedulable if no host
 // fits. The snapshot is not changed: the caller adds the instance with
 // SetInstance when it acts on the decision.
@@ -55,13 +42,12 @@ const maxNext = 4
 // Hosts are looked at from a place that the instance's uid determines, until
 // enough of them fit: in a large mesh not every host is scored, and different
 // instances sample different hosts.
-func (s *Snapshot) Place(r *Request) (Decision, error) {
+func (s *Snapshot) Place(r *Request) (host string, err error) {
 	rel := s.relate(r)
 	found := s.scratch[:0]
 	seed := hashString(r.UID)
 	n := len(s.hosts)
-	looked := 0
-	for ; looked < n && len(found) < r.policy.SampleHosts; looked++ {
+	for looked := 0; looked < n && len(found) < r.policy.SampleHosts; looked++ {
 		h := s.hosts[(int(seed%uint64(n))+looked)%n]
 		if s.feasible(r, rel, h) {
 			found = append(found, candidate{host: h})
@@ -69,26 +55,10 @@ func (s *Snapshot) Place(r *Request) (Decision, error) {
 	}
 	s.scratch = found
 	if len(found) == 0 {
-		return Decision{}, s.explain(r, rel)
+		return "", s.explain(r, rel)
 	}
 	s.score(r, rel, found, seed)
-	d := Decision{Host: best(found).host.Name, Considered: looked}
-	// The winner is first now; order a few of the rest.
-	rest := found[1:]
-	for len(rest) > 0 && len(d.Next) < maxNext {
-		d.Next = append(d.Next, best(rest).host.Name)
-		rest = rest[1:]
-	}
-	return d, nil
-}
-
-// Check returns why the host does not suit the request; nil if it does.
-func (s *Snapshot) Check(r *Request, host string) []string {
-	h, ok := s.byName[host]
-	if !ok {
-		return []string{"unknown"}
-	}
-	return s.reasons(r, s.relate(r), h)
+	return best(found).host.Name, nil
 }
 
 // feasible is reasons without the words.
@@ -205,12 +175,9 @@ func (r *Request) tolerates(t *corev1.Taint) bool {
 	return false
 }
 
-// best moves the best candidate to the front and returns it.
+// best returns the best of the candidates, of which there is at least one.
 func best(c []candidate) candidate {
-	for i := 1; i < len(c); i++ {
-		if cmp.Or(cmp.Compare(c[i].score, c[0].score), cmp.Compare(c[i].tie, c[0].tie)) > 0 {
-			c[0], c[i] = c[i], c[0]
-		}
-	}
-	return c[0]
+	return slices.MaxFunc(c, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.score, b.score), cmp.Compare(a.tie, b.tie))
+	})
 }

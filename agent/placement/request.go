@@ -2,6 +2,7 @@ package placement
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -18,6 +19,8 @@ type Request struct {
 	Name      string
 	Labels    map[string]string
 	Resources Resources
+	// Affinity is the instance's own.
+	Affinity *corev1.Affinity
 	// OnlyHosts, if not nil, are the hosts that can reach the instance's
 	// volumes; OnlyReason says why the others cannot.
 	OnlyHosts  map[string]struct{}
@@ -48,7 +51,7 @@ func NewRequest(vmi *kubevirtv1.VirtualMachineInstance, policy Policy) (*Request
 	spec := &vmi.Spec
 	r := &Request{
 		UID: string(vmi.UID), Namespace: vmi.Namespace, Name: vmi.Name, Labels: vmi.Labels,
-		Resources: policy.Resources(spec), policy: policy, tolerations: spec.Tolerations,
+		Affinity: spec.Affinity, Resources: policy.Resources(spec), policy: policy, tolerations: spec.Tolerations,
 		Images: images(spec),
 	}
 	if err := r.setNodeAffinity(spec); err != nil {
@@ -119,6 +122,34 @@ func (r *Request) setArchitecture(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	if spec.Domain.LaunchSecurity != nil && spec.Domain.LaunchSecurity.SEV != nil {
 		r.nodeLabels = append(r.nodeLabels, kubevirtv1.SEVLabel)
 	}
+}
+
+// Regards returns the namespaces whose instances decide where the request may
+// go, and those of which it keeps some away, once placed; AnyNamespace alone
+// stands for all. What is only preferred does not count. Both are sorted, and
+// nil for an instance without such rules.
+func (r *Request) Regards() (counted, keptOut []string) {
+	all, out := map[string]struct{}{}, map[string]struct{}{}
+	for i := range r.affinity {
+		r.affinity[i].addNamespaces(all)
+	}
+	for i := range r.anti {
+		r.anti[i].addNamespaces(all)
+		r.anti[i].addNamespaces(out)
+	}
+	for i := range r.spread {
+		if r.spread[i].hard {
+			all[r.Namespace] = struct{}{}
+		}
+	}
+	return sortedNamespaces(all), sortedNamespaces(out)
+}
+
+func sortedNamespaces(names map[string]struct{}) []string {
+	if _, any := names[AnyNamespace]; any {
+		return []string{AnyNamespace}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // KeepTo restricts the request to hosts; a second call intersects.

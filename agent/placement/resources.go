@@ -92,11 +92,6 @@ func (r Resources) fits(want *Resources) bool {
 	return true
 }
 
-// IsZero reports whether r is nothing at all.
-func (r Resources) IsZero() bool {
-	return r.CPUMilli == 0 && r.MemoryBytes == 0 && len(r.Hugepages) == 0 && len(r.Devices) == 0
-}
-
 // Equal reports whether r and o are the same amount.
 func (r Resources) Equal(o Resources) bool {
 	return r.CPUMilli == o.CPUMilli && r.MemoryBytes == o.MemoryBytes &&

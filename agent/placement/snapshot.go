@@ -54,7 +54,7 @@ type Snapshot struct {
 	instances map[string]*instanceState
 	byNS      map[string]map[string]*instanceState // namespace, uid
 	// guarded are the instances with required anti-affinity, by the namespaces
-	// that they keep others out of; anyNamespace for those that select
+	// that they keep others out of; AnyNamespace for those that select
 	// namespaces by label.
 	guarded    map[string]map[string]*instanceState
 	namespaces map[string]labels.Set
@@ -78,15 +78,15 @@ type instanceState struct {
 	anti   []term
 }
 
-// anyNamespace stands for all namespaces in Snapshot.guarded.
-const anyNamespace = "*"
+// AnyNamespace stands for all namespaces.
+const AnyNamespace = "*"
 
 // eachGuarded calls fn with the namespaces that the instance's required
 // anti-affinity concerns.
 func (is *instanceState) eachGuarded(fn func(namespace string)) {
 	for i := range is.anti {
 		if is.anti[i].nsSelector != nil {
-			fn(anyNamespace)
+			fn(AnyNamespace)
 		}
 		for ns := range is.anti[i].namespaces {
 			fn(ns)
@@ -209,15 +209,6 @@ func (s *Snapshot) SetNamespace(name string, lbls map[string]string) {
 		return
 	}
 	s.namespaces[name] = lbls
-}
-
-// Free returns what is left of a host.
-func (s *Snapshot) Free(host string) (Resources, bool) {
-	h, ok := s.byName[host]
-	if !ok {
-		return Resources{}, false
-	}
-	return h.free, true
 }
 
 func (h *hostState) hasCPUModel(model string) bool {

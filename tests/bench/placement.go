@@ -85,13 +85,13 @@ func place(s *placement.Snapshot, vmi *kubevirtv1.VirtualMachineInstance, policy
 	if err != nil {
 		return err
 	}
-	decision, err := s.Place(request)
+	host, err := s.Place(request)
 	if err != nil {
 		return err
 	}
 	s.SetInstance(placement.Instance{
 		UID: request.UID, Namespace: request.Namespace, Labels: request.Labels,
-		Hosts: []string{decision.Host}, Resources: request.Resources, Affinity: vmi.Spec.Affinity,
+		Hosts: []string{host}, Resources: request.Resources, Affinity: vmi.Spec.Affinity,
 	})
 	return nil
 }

@@ -8,7 +8,9 @@ import (
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/controller"
@@ -170,8 +172,9 @@ func (c *Collector) read(ctx context.Context, i *item) (objects.Raw, error) {
 	}
 	if rec.ModRevision != i.revision {
 		// The graph is behind; the change that it has not seen brings the
-		// object back here.
-		return objects.Raw{}, fmt.Errorf("%s is at revision %d, judged at %d", i.storeKey, rec.ModRevision, i.revision)
+		// object back here. It is a lost race like any other.
+		resource := schema.GroupResource{Group: i.kind.Group, Resource: i.kind.Kind}
+		return objects.Raw{}, apierrors.NewConflict(resource, i.name, fmt.Errorf("it is at revision %d, judged at %d", rec.ModRevision, i.revision))
 	}
 	return objects.DecodeRaw(rec)
 }

@@ -17,5 +17,6 @@
 // Owners of a kind that is not known here are held to exist.
 //
 // The Expirer deletes events after their time to live. The Sweeper of a host
-// gives up the claims on it of instances that do not exist any more.
+// gives up the claims on it of instances that do not exist any more. Epochs
+// forgets the fencing epochs of names that are not used any more.
 package gc

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
@@ -337,4 +339,21 @@ func TestOldEventsExpire(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// A change that the graph has not seen yet is a lost race, not a failure that
+// anyone should be told of.
+func TestAnOldGraphIsAConflict(t *testing.T) {
+	s := objectstest.New()
+	b := &bench{T: t, store: s}
+	var tx objects.Tx
+	tx.Create(b.object("a"))
+	if _, err := tx.Commit(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	c := &Collector{store: s}
+	old := &item{storeKey: "/registry/core/configmaps/ns/a", kind: schema.GroupKind{Kind: "ConfigMap"}, name: "a", revision: 99}
+	if _, err := c.read(t.Context(), old); !apierrors.IsConflict(err) {
+		t.Errorf("got %v, want a conflict", err)
+	}
 }

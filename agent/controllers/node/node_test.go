@@ -194,7 +194,7 @@ func TestChangesOfTheHostAreFollowed(t *testing.T) {
 			d.CPUModels, d.NotReady, d.KVM, d.KVMReason = []string{"Skylake"}, "libvirt does not answer", false, "no /dev/kvm"
 			d.Allocatable.MemoryBytes = 6 << 30
 		})
-		b.pub.Refresh()
+		time.Sleep(DefaultPublisherConfig().Interval)
 		synctest.Wait()
 		n := b.node("h1")
 		if n.Labels["mine"] != "kept" || !hasTaint(n, "gpu") || !hasTaint(n, corev1.TaintNodeUnschedulable) || !n.Spec.Unschedulable {
@@ -213,6 +213,37 @@ func TestChangesOfTheHostAreFollowed(t *testing.T) {
 		b.edit("h1", func(n *corev1.Node) { n.Spec.Unschedulable = false })
 		if hasTaint(b.node("h1"), corev1.TaintNodeUnschedulable) {
 			b.Error("the taint stays after uncordon")
+		}
+	})
+}
+
+// A host that is asked to leave and may not offers its room again.
+func TestAPausedHostPublishesNothing(t *testing.T) {
+	run(t, func(b *bench) {
+		if err := b.pub.Pause(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		capacity := func() claims.Capacity {
+			c, err := claims.GetCapacity(b.Context(), b.store, "h1", raftstore.ReadOptions{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			return c
+		}
+		var tx objects.Tx
+		claims.Withdraw(&tx, capacity())
+		tx.Delete(b.node("h1"), objects.DeleteOptions{})
+		if _, err := tx.Commit(b.Context(), b.store); err != nil {
+			b.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if c := capacity(); c.Revision != 0 || len(b.store.Keys("/registry/core/nodes/")) != 0 {
+			b.Errorf("published during the pause: %+v, %v", c, b.store.Keys("/registry/core/nodes/"))
+		}
+		b.pub.Resume()
+		time.Sleep(time.Minute)
+		if c := capacity(); c.Allocatable.MemoryBytes != 7<<30 || b.node("h1").Labels[corev1.LabelHostname] != "h1" {
+			b.Errorf("not published again: %+v", c)
 		}
 	})
 }

@@ -64,6 +64,9 @@ type Publisher struct {
 	// doubted is when the host first saw that others hold it for dead. Only
 	// the one worker uses it.
 	doubted time.Time
+	// turn holds one token: who has it publishes, or changes paused.
+	turn   chan struct{}
+	paused bool
 }
 
 // NewPublisher checks cfg and returns a publisher that is not yet running.
@@ -71,7 +74,8 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	p := &Publisher{cfg: cfg, nodes: objects.For[*corev1.Node](cfg.Cache)}
+	p := &Publisher{cfg: cfg, nodes: objects.For[*corev1.Node](cfg.Cache), turn: make(chan struct{}, 1)}
+	p.turn <- struct{}{}
 	engine := controller.DefaultConfig()
 	engine.Name, engine.Workers = "node-publisher", 1
 	engine.Reconciler = controller.ReconcilerFunc(p.reconcile)
@@ -91,8 +95,26 @@ func (p *Publisher) Run(ctx context.Context) error {
 	return p.engine.Run(ctx)
 }
 
-// Refresh describes the host again now, for news that should not wait.
-func (p *Publisher) Refresh() { p.engine.Enqueue(p.key()) }
+// Pause makes the host publish nothing until Resume, so that what is withdrawn
+// does not come back. When it returns, nothing is under way.
+func (p *Publisher) Pause(ctx context.Context) error {
+	select {
+	case <-p.turn:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for host %s to have published: %w", p.cfg.Host, context.Cause(ctx))
+	}
+	p.paused = true
+	p.turn <- struct{}{}
+	return nil
+}
+
+// Resume ends a pause: what was withdrawn is published again.
+func (p *Publisher) Resume() {
+	<-p.turn
+	p.paused = false
+	p.turn <- struct{}{}
+	p.engine.Enqueue(p.key())
+}
 
 func (p *Publisher) key() controller.Key { return controller.Key{Name: p.cfg.Host} }
 
@@ -118,6 +140,19 @@ func (o ownNode) Keys() []controller.Key { return []controller.Key{o.key()} }
 func (o ownNode) WaitForSync(ctx context.Context) error { return o.nodes.WaitForSync(ctx) }
 
 func (p *Publisher) reconcile(ctx context.Context, key controller.Key) (controller.Result, error) {
+	select {
+	case <-p.turn:
+	case <-ctx.Done():
+		return controller.Result{}, ctx.Err()
+	}
+	defer func() { p.turn <- struct{}{} }()
+	if p.paused {
+		return controller.Result{}, nil
+	}
+	return p.publish(ctx, key)
+}
+
+func (p *Publisher) publish(ctx context.Context, key controller.Key) (controller.Result, error) {
 	d := p.cfg.Describe()
 	now := time.Now()
 	var tx objects.Tx

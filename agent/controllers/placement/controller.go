@@ -107,7 +107,7 @@ func New(cfg Config) (*Controller, error) {
 	engine.Name, engine.Scope = "placement", "virtualmachineinstances"
 	engine.Reconciler = controller.ReconcilerFunc(c.reconcile)
 	engine.Sources = []controller.Source{c.vmis}
-	engine.Stewardship, engine.Workers = cfg.Stewardship, cfg.Workers
+	engine.Stewardship, engine.Moved, engine.Workers = cfg.Stewardship, c.settled, cfg.Workers
 	engine.Logger, engine.Registerer = cfg.Logger, cfg.Registerer
 	if c.engine, err = controller.New(engine); err != nil {
 		figures.unregister()
@@ -178,7 +178,8 @@ func (c *Controller) wait(key controller.Key) time.Duration {
 	return min(c.cfg.RetryMax, c.cfg.RetryMin<<min(n, 20))
 }
 
-// settled ends an instance's wait.
+// settled ends an instance's wait, here: it has a host, is gone, or has another
+// steward.
 func (c *Controller) settled(key controller.Key) {
 	c.figures.forget(key)
 	c.mu.Lock()

@@ -10,7 +10,8 @@
 // agent/placement) on a View that follows facts, nodes and claims; asks that
 // host for an offer, and the next best if it refuses; and writes claim and
 // status in one transaction, which the store refuses if another steward was
-// faster or the host is full after all. An instance for which there is no room
+// faster, the host is full after all, or another was placed meanwhile that the
+// decision should have counted. An instance for which there is no room
 // says so in its status, and is tried again when something changes.
 //
 // An instance that is deleted, or has failed, before it had a claim has no

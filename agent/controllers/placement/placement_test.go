@@ -98,11 +98,17 @@ type answers struct {
 	by    map[string]Offer
 	err   map[string]error
 	asked []string
+	// delay is how long hosts think, so that decisions are made side by side.
+	delay time.Duration
 }
 
 var _ Offers = (*answers)(nil)
 
 func (a *answers) Offer(_ context.Context, host string, _ OfferRequest) (Offer, error) {
+	a.mu.Lock()
+	delay := a.delay
+	a.mu.Unlock()
+	time.Sleep(delay)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked = append(a.asked, host)
@@ -129,6 +135,8 @@ type bench struct {
 	facts  *facts
 	offers *answers
 	views  []*View
+	// controllers are in the order of the stewards.
+	controllers []*Controller
 	// figures are the metrics, one registry for each steward.
 	figures []*prometheus.Registry
 	stop    func()
@@ -173,7 +181,7 @@ func (b *bench) start(ctx context.Context, wg *sync.WaitGroup, steward string) {
 		b.Fatal(err)
 	}
 	cc := claims.NewCache(cache, log)
-	view := NewView(cache, cc, b.facts)
+	view := NewView(b.store, cache, cc, b.facts)
 	b.views = append(b.views, view)
 	cfg := DefaultConfig()
 	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = b.store, cache, cc, view
@@ -187,6 +195,7 @@ func (b *bench) start(ctx context.Context, wg *sync.WaitGroup, steward string) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.controllers = append(b.controllers, c)
 	wg.Go(func() { cache.Run(ctx) })
 	ready := make(chan struct{})
 	wg.Go(func() { view.Run(ctx, func() { close(ready) }) })
@@ -516,17 +525,12 @@ func TestAntiAffinityAmongNewInstances(t *testing.T) {
 		for i := range 4 {
 			b.host(fmt.Sprint("h", i+1), 16*gib)
 		}
-		apart := func(vmi *kubevirtv1.VirtualMachineInstance) {
-			vmi.Labels = map[string]string{"app": "db"}
-			vmi.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
-				TopologyKey: corev1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: vmi.Labels},
-			}}}}
-		}
 		b.commit(func(tx *objects.Tx) {
 			for i := range 5 {
 				tx.Create(instance(fmt.Sprint("db", i), apart))
 			}
 		})
+		time.Sleep(time.Second)
 		hosts := map[string]int{}
 		for i := range 5 {
 			hosts[b.vmi(fmt.Sprint("db", i)).Status.NodeName]++
@@ -562,13 +566,33 @@ func TestManyStewardsShareTheMesh(t *testing.T) {
 		}
 		// The views agree with the books.
 		for _, v := range b.views {
-			for _, h := range stewards {
-				if free, ok := v.snapshot.Free(h); !ok || free.MemoryBytes < 0 || free.MemoryBytes > gib {
-					b.Errorf("free on %s: %+v", h, free)
+			for size, want := range map[int64]int{1 * gib: 0, gib / 8: len(stewards)} {
+				if n := fits(b, v, placement.Resources{MemoryBytes: size}); n != want {
+					b.Errorf("%d bytes more fit on %d hosts, want %d", size, n, want)
 				}
 			}
 		}
 	}, stewards...)
+}
+
+// fits counts the hosts that would take an instance, by a view.
+func fits(b *bench, v *View, more placement.Resources) (n int) {
+	vmi := instance("last")
+	vmi.UID = "last"
+	all, err := placement.NewRequest(vmi, placement.DefaultPolicy())
+	if err != nil {
+		b.Fatal(err)
+	}
+	all.Resources = more
+	for {
+		choice, err := v.Decide(b.Context(), all)
+		if err != nil {
+			return n
+		}
+		v.Forget(all.UID)
+		all.Avoid(choice.Host, "counted")
+		n++
+	}
 }
 
 // When a steward dies, another takes over its waiting instances.
@@ -596,6 +620,38 @@ func TestAnotherStewardTakesOver(t *testing.T) {
 		time.Sleep(time.Second)
 		if n := placed(); n != 12 {
 			b.Errorf("%d of 12 are placed", n)
+		}
+	})
+}
+
+// A steward keeps nothing of the waiting instances that are another's now.
+func TestWhatMovedToAnotherStewardIsForgotten(t *testing.T) {
+	run(t, func(b *bench) {
+		for i := range 12 {
+			b.create(fmt.Sprint("vm", i))
+		}
+		c := b.controllers[0]
+		kept := func() (waiting, taken int) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.figures.mu.Lock()
+			defer c.figures.mu.Unlock()
+			return len(c.waiting), len(c.figures.taken)
+		}
+		if w, n := kept(); w != 12 || n != 12 {
+			b.Fatalf("%d wait and %d are timed, want 12", w, n)
+		}
+		b.facts.stewards = append(b.facts.stewards, "h9")
+		b.hear("h9", nil)
+		time.Sleep(5 * time.Minute)
+		mine := 0
+		for i := range 12 {
+			if c.cfg.Stewardship.Mine("virtualmachineinstances", objects.Key{Namespace: "ns", Name: fmt.Sprint("vm", i)}) {
+				mine++
+			}
+		}
+		if w, n := kept(); w != mine || n != mine || mine == 12 {
+			b.Errorf("%d wait and %d are timed, want the %d that are still its own", w, n, mine)
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -86,19 +87,31 @@ func (c *Controller) place(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	case err != nil:
 		return c.unschedulable(ctx, vmi, err.Error())
 	}
-	for range c.cfg.MaxOffers {
-		decision, err := c.cfg.View.Decide(request)
-		if err != nil {
+	return c.settle(ctx, vmi, request)
+}
+
+// settle decides, asks and claims, until a host has the instance or none is
+// left to try.
+func (c *Controller) settle(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, request *placement.Request) (controller.Result, error) {
+	for outdated := 0; len(request.Exclude) < c.cfg.MaxOffers; {
+		choice, err := c.cfg.View.Decide(ctx, request)
+		var unfit *placement.Unschedulable
+		switch {
+		case errors.Is(err, errClaimed):
+			c.settled(objects.KeyOf(vmi))
+			return controller.Result{}, nil
+		case errors.As(err, &unfit):
 			return c.unschedulable(ctx, vmi, err.Error())
+		case err != nil:
+			return controller.Result{}, err
 		}
-		host := decision.Host
-		if reason := c.ask(ctx, host, request); reason != "" {
+		if reason := c.ask(ctx, choice.Host, request); reason != "" {
 			c.figures.count(resultRefusedOffer)
 			c.cfg.View.Forget(request.UID)
-			request.Avoid(host, reason)
+			request.Avoid(choice.Host, reason)
 			continue
 		}
-		err = c.claim(ctx, vmi, request, host)
+		err = c.claim(ctx, vmi, request, choice)
 		if err == nil {
 			c.figures.placed(objects.KeyOf(vmi))
 			c.settled(objects.KeyOf(vmi))
@@ -107,15 +120,40 @@ func (c *Controller) place(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 		c.figures.failed(err)
 		c.cfg.View.Forget(request.UID)
 		refused, ok := objects.Refused(err)
-		if !ok {
+		switch {
+		case claims.Outdated(err):
+			if outdated++; outdated > maxOutdated {
+				return controller.Result{}, apierrors.NewConflict(instances, vmi.Name, err)
+			}
+			c.catchUp(ctx)
+		case !ok:
 			return controller.Result{}, err
+		default:
+			// Another steward was faster: this view of the host is old.
+			request.Avoid(choice.Host, refused.Reason)
 		}
-		// Another steward was faster: this view of the host is old.
-		request.Avoid(host, refused.Reason)
 	}
 	return c.unschedulable(ctx, vmi, (&placement.Unschedulable{
 		Hosts: len(request.Exclude), Reasons: countReasons(request.Exclude),
 	}).Error())
+}
+
+// instances names the resource in errors.
+var instances = objects.KindFor[*kubevirtv1.VirtualMachineInstance]().GroupResource()
+
+const (
+	// maxOutdated is how often a decision is made anew at once because others
+	// were placed meanwhile. Each time someone was, so nothing stands still.
+	maxOutdated = 10
+	// catchUpDelay lets the view hear of them.
+	catchUpDelay = 10 * time.Millisecond
+)
+
+func (c *Controller) catchUp(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(catchUpDelay):
+	}
 }
 
 // predecessor returns the claim that another instance of the same name still
@@ -161,7 +199,8 @@ func (c *Controller) locate(vmi *kubevirtv1.VirtualMachineInstance, request *pla
 }
 
 // claim writes claim and status together.
-func (c *Controller) claim(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, request *placement.Request, host string) error {
+func (c *Controller) claim(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, request *placement.Request, choice Choice) error {
+	host := choice.Host
 	next := vmi.DeepCopy()
 	objects.AddFinalizer(next, kubevirtv1.VirtualMachineInstanceFinalizer)
 	next.Labels = maps.Clone(next.Labels)
@@ -174,9 +213,10 @@ func (c *Controller) claim(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	removeCondition(next, podScheduled)
 	removeCondition(next, kubevirtv1.VirtualMachineInstanceSynchronized)
 	var tx objects.Tx
-	claims.Place(&tx, claims.Instance{
+	placed := claims.Place(&tx, claims.Instance{
 		Namespace: vmi.Namespace, Name: vmi.Name, UID: vmi.UID, Host: host, Resources: request.Resources,
 	}, c.cfg.Claims.Epoch(objects.KeyOf(vmi)))
+	claims.Depend(&tx, placed, choice.Regard, choice.Sight)
 	tx.Update(vmi, next)
 	c.cfg.Recorder.AddTo(&tx, vmi, corev1.EventTypeNormal, reasonScheduled,
 		fmt.Sprintf("Successfully assigned %s to %s", objects.KeyOf(vmi), host))

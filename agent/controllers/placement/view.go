@@ -22,6 +22,7 @@ import (
 // places instances on one host (this package, migration) shares one View, so
 // that what one has just decided the other sees at once.
 type View struct {
+	store      objects.Store
 	facts      Facts
 	claims     *claims.Cache
 	nodes      *objects.Informer[*corev1.Node]
@@ -31,21 +32,30 @@ type View struct {
 	mu       sync.Mutex
 	snapshot *placement.Snapshot
 	hosts    map[string]placement.Host
-	assumed  map[string]struct{} // uids of decisions whose claim is not seen yet
+	assumed  map[string]string // hosts of decisions whose claim is not seen yet, by uid
 	watchers map[int]func()
 	nextID   int
+	// seen is the revision up to which every claim is in the snapshot, guards
+	// are the guards as of then.
+	seen   uint64
+	guards map[string]uint64
+	// unread are instances of whose object the informer does not show the
+	// version yet that has the claim.
+	unread map[string]claims.Instance
 }
 
 // NewView returns a view that follows nothing yet; Run makes it.
-func NewView(cache *objects.Cache, c *claims.Cache, facts Facts) *View {
+func NewView(store objects.Store, cache *objects.Cache, c *claims.Cache, facts Facts) *View {
 	return &View{
-		facts: facts, claims: c,
+		store: store, facts: facts, claims: c,
 		nodes:      objects.For[*corev1.Node](cache),
 		namespaces: objects.For[*corev1.Namespace](cache),
 		vmis:       objects.For[*kubevirtv1.VirtualMachineInstance](cache),
 		snapshot:   placement.NewSnapshot(),
 		hosts:      map[string]placement.Host{},
-		assumed:    map[string]struct{}{},
+		assumed:    map[string]string{},
+		guards:     map[string]uint64{},
+		unread:     map[string]claims.Instance{},
 		watchers:   map[int]func(){},
 	}
 }
@@ -101,50 +111,6 @@ func (v *View) followFacts(ctx context.Context, news <-chan struct{}) {
 	}
 }
 
-// Decide chooses a host and, if it finds one, assumes that the instance is
-// there until its claim is seen or Forget is called.
-func (v *View) Decide(r *placement.Request) (placement.Decision, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	d, err := v.snapshot.Place(r)
-	if err == nil {
-		v.snapshot.SetInstance(placement.Instance{
-			UID: r.UID, Namespace: r.Namespace, Labels: r.Labels, Hosts: []string{d.Host}, Resources: r.Resources,
-		})
-		v.assumed[r.UID] = struct{}{}
-	}
-	return d, err
-}
-
-// Forget takes back what Decide assumed, if no claim has followed.
-func (v *View) Forget(uid string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if _, ok := v.assumed[uid]; ok {
-		delete(v.assumed, uid)
-		v.snapshot.RemoveInstance(uid)
-	}
-}
-
-// Choose ranks the hosts for a request without assuming anything, best first:
-// for an instance that has a claim and looks for another host.
-func (v *View) Choose(r *placement.Request) ([]string, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	d, err := v.snapshot.Place(r)
-	if err != nil {
-		return nil, err
-	}
-	return append([]string{d.Host}, d.Next...), nil
-}
-
-// Check returns why a host does not suit the request; nil if it does.
-func (v *View) Check(r *placement.Request, host string) []string {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.snapshot.Check(r, host)
-}
-
 // OnRoom calls fn whenever an instance that fitted nowhere might fit now,
 // until cancel is called. fn must not block.
 func (v *View) OnRoom(fn func()) (cancel func()) {
@@ -164,52 +130,6 @@ func (v *View) OnRoom(fn func()) (cancel func()) {
 func (v *View) tellRoom() {
 	for _, fn := range v.watchers {
 		fn()
-	}
-}
-
-// onClaim follows the claims: capacities of hosts and instances on them.
-func (v *View) onClaim(ev claims.Event) {
-	switch {
-	case ev.Capacity != nil && ev.Capacity.New != nil:
-		v.refreshHost(ev.Capacity.New.Host)
-	case ev.Capacity != nil:
-		v.refreshHost(ev.Capacity.Old.Host)
-	case ev.Instance != nil:
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		if in := ev.Instance.New; in != nil {
-			v.setInstance(*in)
-			return
-		}
-		delete(v.assumed, string(ev.Instance.Old.UID))
-		v.snapshot.RemoveInstance(string(ev.Instance.Old.UID))
-		v.tellRoom()
-	}
-}
-
-// setInstance records a claimed instance, with what its object says beside.
-// The caller holds v.mu.
-func (v *View) setInstance(in claims.Instance) {
-	delete(v.assumed, string(in.UID))
-	placed := placement.Instance{UID: string(in.UID), Namespace: in.Namespace, Hosts: in.Hosts(), Resources: in.Resources}
-	if vmi, ok := v.vmis.Get(in.Key()); ok && vmi.UID == in.UID {
-		placed.Labels, placed.Affinity = vmi.Labels, vmi.Spec.Affinity
-	}
-	v.snapshot.SetInstance(placed)
-}
-
-// onInstance follows the labels and affinities of instances with a claim.
-func (v *View) onInstance(c objects.Change[*kubevirtv1.VirtualMachineInstance]) {
-	if c.New == nil {
-		return
-	}
-	if c.Old != nil && maps.Equal(c.Old.Labels, c.New.Labels) && reflect.DeepEqual(c.Old.Spec.Affinity, c.New.Spec.Affinity) {
-		return
-	}
-	if in, ok := v.claims.Instance(c.New.UID); ok {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		v.setInstance(in)
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 
 	"virtmesh/agent/controller"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/objects/claims"
 )
 
 // Prepare completes an instance made from its machine's template before it is
@@ -23,10 +22,9 @@ type Prepare func(ctx context.Context, vm *kubevirtv1.VirtualMachine, vmi *kubev
 
 // Config describes the controller of virtual machines.
 type Config struct {
-	// Store, Cache and Claims are the agent's. Required.
-	Store  objects.Store
-	Cache  *objects.Cache
-	Claims *claims.Cache
+	// Store and Cache are the agent's. Required.
+	Store objects.Store
+	Cache *objects.Cache
 	// Recorder writes events. Required.
 	Recorder *objects.Recorder
 	// Stewardship spreads the machines over the hosts. Nil: all are handled.
@@ -52,8 +50,8 @@ func DefaultConfig() Config {
 // Validate reports what is missing or contradicts itself.
 func (c Config) Validate() error {
 	switch {
-	case c.Store == nil || c.Cache == nil || c.Claims == nil || c.Recorder == nil || c.Logger == nil:
-		return errors.New("vm controller: Store, Cache, Claims, Recorder and Logger are required")
+	case c.Store == nil || c.Cache == nil || c.Recorder == nil || c.Logger == nil:
+		return errors.New("vm controller: Store, Cache, Recorder and Logger are required")
 	case c.Workers < 1:
 		return fmt.Errorf("vm controller: Workers is %d, want at least 1", c.Workers)
 	case c.BackoffMin <= 0 || c.BackoffMax < c.BackoffMin:
@@ -98,12 +96,7 @@ func New(cfg Config) (*Controller, error) {
 }
 
 // Run handles virtual machines until ctx ends.
-func (c *Controller) Run(ctx context.Context) error {
-	if err := c.cfg.Claims.WaitForSync(ctx); err != nil {
-		return nil // ctx has ended
-	}
-	return c.engine.Run(ctx)
-}
+func (c *Controller) Run(ctx context.Context) error { return c.engine.Run(ctx) }
 
 // keysOfOwner names the virtual machine that controls an object, or, for an
 // instance without an owner, the machine of its name, which may adopt it.

@@ -2,7 +2,7 @@
 // of a VirtualMachine in line with its run strategy, and the machine's status
 // in line with its instance.
 //
-//	inputs   VirtualMachine, VirtualMachineInstance, DataVolume, epochs
+//	inputs   VirtualMachine, VirtualMachineInstance, DataVolume
 //	outputs  VirtualMachineInstance (create, delete), DataVolume (create),
 //	         VirtualMachine.status and its finalizer, events
 //

@@ -9,11 +9,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/controller"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/objects/claims"
 	"virtmesh/raftstore"
 )
 
@@ -43,7 +43,7 @@ type turn struct {
 func (c *Controller) reconcile(ctx context.Context, key controller.Key) (controller.Result, error) {
 	vm, ok := c.vms.Get(key)
 	if !ok {
-		return controller.Result{}, nil
+		return controller.Result{}, wrap(c.releaseAbandoned(ctx, key), "release the instance of", key)
 	}
 	t := &turn{old: vm, vm: vm.DeepCopy(), now: time.Now()}
 	vmi, err := c.instance(ctx, key)
@@ -57,17 +57,19 @@ func (c *Controller) reconcile(ctx context.Context, key controller.Key) (control
 	var res controller.Result
 	switch {
 	case vm.DeletionTimestamp != nil:
-		done, err := c.finalize(ctx, t)
-		if done && err == nil {
-			_, err = t.tx.Commit(ctx, c.cfg.Store)
-		}
-		if done || err != nil {
+		if c.finalize(t) {
+			_, err := t.tx.Commit(ctx, c.cfg.Store)
 			return controller.Result{}, wrap(err, "finalize", key)
 		}
 	case t.was != nil && !c.own(t):
+		if abandoned(t.was, t.vm.UID) {
+			c.letGo(t)
+		}
 		t.vmi = nil
-		t.failure = fmt.Errorf("instance %s exists and belongs to another object", key)
-		c.fail(t, reasonConflict)
+		if !t.gone {
+			t.failure = fmt.Errorf("instance %s exists and belongs to another object", key)
+			c.fail(t, reasonConflict)
+		}
 	default:
 		objects.AddFinalizer(t.vm, kubevirtv1.VirtualMachineControllerFinalizer)
 		res = c.drive(ctx, t)
@@ -121,7 +123,7 @@ func (c *Controller) own(t *turn) bool {
 // drive brings the instance in line with the run strategy.
 func (c *Controller) drive(ctx context.Context, t *turn) controller.Result {
 	noteFailures(t, c.cfg.BackoffMin, c.cfg.BackoffMax)
-	dropDoneRequests(t.vm, t.was)
+	dropDoneRequests(t)
 	c.ensureDataVolumes(t)
 	plan, err := decide(t.vm, t.was, t.now)
 	if err != nil {
@@ -176,8 +178,9 @@ func (c *Controller) prepared(ctx context.Context, t *turn) (*kubevirtv1.Virtual
 	return vmi, true
 }
 
-// stop deletes the instance, which is not being deleted yet. One that has ended, and that no host holds any
-// more, disappears at once; another when its host has shut it down.
+// stop deletes the instance, which is not being deleted yet. One that has
+// ended, and that no host holds any more, disappears at once; another when its
+// host has shut it down.
 func (c *Controller) stop(t *turn) {
 	last := t.was.DeepCopy()
 	if !heldByHost(t.was) {
@@ -222,7 +225,7 @@ func (c *Controller) keep(ctx context.Context, t *turn) {
 // letGo removes the controller's finalizer from an instance that is being
 // deleted, once no host holds it.
 func (c *Controller) letGo(t *turn) {
-	if heldByHost(t.was) || !objects.HasFinalizer(t.was, kubevirtv1.VirtualMachineControllerFinalizer) {
+	if t.was.DeletionTimestamp == nil || heldByHost(t.was) || !objects.HasFinalizer(t.was, kubevirtv1.VirtualMachineControllerFinalizer) {
 		return
 	}
 	next := t.was.DeepCopy()
@@ -239,9 +242,38 @@ func heldByHost(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	return objects.HasFinalizer(vmi, kubevirtv1.VirtualMachineInstanceFinalizer)
 }
 
+// abandoned reports whether the instance carries the controller's finalizer for
+// a machine that is not there any more: it was orphaned, or its machine lost
+// its own finalizers by force. uid is that of the present machine of the name,
+// empty if there is none.
+func abandoned(vmi *kubevirtv1.VirtualMachineInstance, uid types.UID) bool {
+	ref := metav1.GetControllerOf(vmi)
+	return ref == nil ||
+		ref.Kind == kubevirtv1.VirtualMachineGroupVersionKind.Kind && ref.Name == vmi.Name && ref.UID != uid
+}
+
+// releaseAbandoned lets go of an instance whose machine does not exist. Nobody
+// else would, and the instance, and its namespace, could never be deleted.
+func (c *Controller) releaseAbandoned(ctx context.Context, key controller.Key) error {
+	vmi, ok := c.vmis.Get(key)
+	if !ok || !abandoned(vmi, "") {
+		return nil
+	}
+	// The informer of machines may be behind that of instances. The replica is
+	// not: where it shows an instance, it shows the machine that made it.
+	_, err := objects.Get[*kubevirtv1.VirtualMachine](ctx, c.cfg.Store, key, raftstore.ReadOptions{Consistency: raftstore.Local})
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	t := &turn{was: vmi}
+	c.letGo(t)
+	_, err = t.tx.Commit(ctx, c.cfg.Store)
+	return err
+}
+
 // finalize ends the instance of a machine that is being deleted. It returns
 // true when nothing is left to do but to commit.
-func (c *Controller) finalize(ctx context.Context, t *turn) (done bool, err error) {
+func (c *Controller) finalize(t *turn) (done bool) {
 	orphan := objects.HasFinalizer(t.old, metav1.FinalizerOrphanDependents)
 	owned := t.was != nil && metav1.IsControlledBy(t.was, t.old)
 	if owned && !orphan {
@@ -251,34 +283,26 @@ func (c *Controller) finalize(ctx context.Context, t *turn) (done bool, err erro
 			c.letGo(t)
 		}
 		if !t.gone {
-			return false, nil
+			return false
 		}
 	}
 	if !objects.RemoveFinalizer(t.vm, kubevirtv1.VirtualMachineControllerFinalizer) {
-		return true, nil
+		return true
 	}
 	t.tx.Update(t.old, t.vm)
 	if t.was != nil && !t.gone {
-		return true, nil // it is orphaned, and keeps its epoch
+		c.orphan(t)
 	}
-	return true, c.forgetEpoch(ctx, t)
+	return true
 }
 
-// forgetEpoch removes the epoch of a machine's name, unless an instance of the
-// name still has a claim. The store is asked, because the cache of claims may
-// be behind the news that the instance is gone.
-func (c *Controller) forgetEpoch(ctx context.Context, t *turn) error {
-	local := raftstore.ReadOptions{Consistency: raftstore.Local}
-	epoch, err := claims.GetEpoch(ctx, c.cfg.Store, objects.KeyOf(t.old), local)
-	if err != nil || epoch.Revision == 0 {
-		return err
+// orphan lets the instance live on without its machine, which will not be
+// there to see how it ends.
+func (c *Controller) orphan(t *turn) {
+	next := t.was.DeepCopy()
+	if objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineControllerFinalizer) {
+		t.tx.Update(t.was, next)
 	}
-	_, claimed, err := claims.GetInstance(ctx, c.cfg.Store, epoch.UID, local)
-	if err != nil || claimed {
-		return err
-	}
-	claims.ForgetEpoch(&t.tx, t.old.Namespace, t.old.Name, epoch)
-	return nil
 }
 
 // fail shows a failure in the Failure condition and as an event.

@@ -28,7 +28,7 @@ type plan struct {
 // if there is none. It is pure.
 //
 //	Always          there is an instance; one that ended is replaced
-//	RerunOnFailure  one that failed is replaced, one that succeeded stays ended
+//	RerunOnFailure  one that failed is replaced, one that succeeded is removed
 //	Once            there is an instance; one that ended stays
 //	Manual          requests alone start and stop
 //	Halted          there is no instance
@@ -45,7 +45,7 @@ func decide(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstanc
 		p.start = vmi == nil
 	case kubevirtv1.RunStrategyRerunOnFailure:
 		failed := vmi != nil && vmi.Status.Phase == kubevirtv1.Failed
-		p.stop = stopAsked || failed
+		p.stop = stopAsked || vmi != nil && vmi.IsFinal()
 		p.requestStart = failed && vmi.DeletionTimestamp == nil && !asksToStart(vm)
 		// Without a request the machine starts only when it has just been
 		// given this strategy: else it was shut down from inside.
@@ -120,8 +120,14 @@ func requestStart(vm *kubevirtv1.VirtualMachine) {
 
 // dropDoneRequests removes the requests that have been done: a stop whose
 // instance is gone, and a start when there is an instance that runs.
-func dropDoneRequests(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance) {
-	reqs := vm.Status.StateChangeRequests
+//
+// The instance may be an old view: the request may have been made because it
+// has ended since. So the transaction that drops a request requires that the
+// instance is still as it was seen.
+func dropDoneRequests(t *turn) {
+	vmi := t.was
+	reqs := t.vm.Status.StateChangeRequests
+	before := len(reqs)
 	for len(reqs) > 0 {
 		req := reqs[0]
 		done := false
@@ -136,10 +142,13 @@ func dropDoneRequests(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMach
 		}
 		reqs = reqs[1:]
 	}
+	if vmi != nil && len(reqs) < before {
+		t.tx.Unchanged(vmi)
+	}
 	if len(reqs) == 0 {
 		reqs = nil
 	}
-	vm.Status.StateChangeRequests = reqs
+	t.vm.Status.StateChangeRequests = reqs
 }
 
 func withoutStart(reqs []kubevirtv1.VirtualMachineStateChangeRequest) []kubevirtv1.VirtualMachineStateChangeRequest {

@@ -50,7 +50,7 @@ func setUp(t *testing.T, edit ...func(*Config)) *bench {
 		t.Fatal(err)
 	}
 	cfg := DefaultConfig()
-	cfg.Store, cfg.Cache, cfg.Claims, cfg.Recorder, cfg.Logger = b.store, cache, claims.NewCache(cache, log), rec, log
+	cfg.Store, cfg.Cache, cfg.Recorder, cfg.Logger = b.store, cache, rec, log
 	for _, f := range edit {
 		f(&cfg)
 	}
@@ -234,20 +234,28 @@ func TestInstanceIsMadeFromTheTemplate(t *testing.T) {
 	})
 }
 
-// The table of run strategies: what happens when the instance ends.
+// fate is what becomes of an instance that has ended.
+type fate string
+
+const (
+	kept, removed, replaced fate = "kept", "removed", "replaced"
+)
+
+// The table of run strategies: what happens when the instance ends. It is
+// KubeVirt's.
 func TestRunStrategies(t *testing.T) {
 	for _, tc := range []struct {
 		strategy           kubevirtv1.VirtualMachineRunStrategy
 		starts             bool
-		succeeded, failed  bool // is it replaced?
+		succeeded, failed  fate
 		afterOK, afterFail kubevirtv1.VirtualMachinePrintableStatus
 	}{
-		{kubevirtv1.RunStrategyAlways, true, true, true, kubevirtv1.VirtualMachineStatusStarting, kubevirtv1.VirtualMachineStatusStarting},
-		{kubevirtv1.RunStrategyRerunOnFailure, true, false, true, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStarting},
-		{kubevirtv1.RunStrategyOnce, true, false, false, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStopped},
-		{kubevirtv1.RunStrategyManual, false, false, false, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStopped},
+		{kubevirtv1.RunStrategyAlways, true, replaced, replaced, kubevirtv1.VirtualMachineStatusStarting, kubevirtv1.VirtualMachineStatusStarting},
+		{kubevirtv1.RunStrategyRerunOnFailure, true, removed, replaced, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStarting},
+		{kubevirtv1.RunStrategyOnce, true, kept, kept, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStopped},
+		{kubevirtv1.RunStrategyManual, false, kept, kept, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStopped},
 	} {
-		for phase, replaced := range map[kubevirtv1.VirtualMachineInstancePhase]bool{kubevirtv1.Succeeded: tc.succeeded, kubevirtv1.Failed: tc.failed} {
+		for phase, want := range map[kubevirtv1.VirtualMachineInstancePhase]fate{kubevirtv1.Succeeded: tc.succeeded, kubevirtv1.Failed: tc.failed} {
 			t.Run(string(tc.strategy)+"/"+string(phase), func(t *testing.T) {
 				run(t, func(b *bench) {
 					b.create(tc.strategy)
@@ -262,15 +270,20 @@ func TestRunStrategies(t *testing.T) {
 					b.phase(kubevirtv1.Running)
 					b.phase(phase)
 					time.Sleep(time.Minute)
-					vmi := b.must()
-					if (vmi.UID != first) != replaced {
-						b.Errorf("replaced: %v, want %v", vmi.UID != first, replaced)
+					got := kept
+					if vmi := b.vmi(); vmi == nil {
+						got = removed
+					} else if vmi.UID != first {
+						got = replaced
 					}
-					want := tc.afterOK
+					if got != want || b.vm().Status.Created != (got != removed) {
+						b.Errorf("%s, want %s; created %v", got, want, b.vm().Status.Created)
+					}
+					status := tc.afterOK
 					if phase == kubevirtv1.Failed {
-						want = tc.afterFail
+						status = tc.afterFail
 					}
-					b.expect(want)
+					b.expect(status)
 					if n := len(b.vm().Status.StateChangeRequests); n != 0 {
 						b.Errorf("%d requests left", n)
 					}
@@ -384,6 +397,41 @@ func TestARequestForAnotherInstanceIsDropped(t *testing.T) {
 	})
 }
 
+// A start that was asked for because the instance had ended must not be taken
+// for done by a steward that still sees it running.
+func TestAnOldViewOfTheInstanceDropsNoRequest(t *testing.T) {
+	for name, request := range map[string]kubevirtv1.VirtualMachineStateChangeRequest{"start": startReq(nil), "stop": stopReq("next")} {
+		s := objectstest.New(claims.Rules()...)
+		commit := func(build func(tx *objects.Tx)) error {
+			var tx objects.Tx
+			build(&tx)
+			_, err := tx.Commit(t.Context(), s)
+			return err
+		}
+		vm := machine(kubevirtv1.RunStrategyManual)
+		vm.Status.StateChangeRequests = []kubevirtv1.VirtualMachineStateChangeRequest{request}
+		seen := newInstance(vm, time.Now())
+		seen.Status.Phase = kubevirtv1.Running
+		if err := commit(func(tx *objects.Tx) { tx.Create(vm); tx.Create(seen) }); err != nil {
+			t.Fatal(err)
+		}
+		ended := seen.DeepCopy()
+		ended.Status.Phase = kubevirtv1.Succeeded
+		if err := commit(func(tx *objects.Tx) { tx.Update(seen, ended) }); err != nil {
+			t.Fatal(err)
+		}
+		turn := &turn{old: vm, vm: vm.DeepCopy(), was: seen, vmi: seen, now: time.Now()}
+		dropDoneRequests(turn)
+		if len(turn.vm.Status.StateChangeRequests) != 0 {
+			t.Fatalf("%s: the case is not met", name)
+		}
+		turn.tx.Update(turn.old, turn.vm)
+		if _, err := turn.tx.Commit(t.Context(), s); !apierrors.IsConflict(err) {
+			t.Errorf("%s: dropped for an instance that is not so any more: %v", name, err)
+		}
+	}
+}
+
 func TestFailingStartsAreBackedOff(t *testing.T) {
 	run(t, func(b *bench) {
 		b.create(kubevirtv1.RunStrategyAlways)
@@ -433,31 +481,17 @@ func TestDeletionEndsTheInstanceFirst(t *testing.T) {
 	})
 }
 
-func TestDeletionForgetsTheEpoch(t *testing.T) {
-	run(t, func(b *bench) {
-		b.commit(func(tx *objects.Tx) { claims.Publish(tx, claims.Capacity{Host: "h1"}) })
-		b.create(kubevirtv1.RunStrategyAlways)
-		uid := b.must().UID
-		b.commit(func(tx *objects.Tx) {
-			claims.Place(tx, claims.Instance{Namespace: key.Namespace, Name: key.Name, UID: uid, Host: "h1"}, claims.Epoch{})
-		})
-		b.phase(kubevirtv1.Running)
-		b.commit(func(tx *objects.Tx) { tx.Delete(b.vm(), objects.DeleteOptions{}) })
-		claim, _, err := claims.GetInstance(b.Context(), b.store, uid, raftstore.ReadOptions{})
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.commit(func(tx *objects.Tx) { claims.Release(tx, claim) })
-		b.phase(kubevirtv1.Succeeded)
-		if keys := b.store.Keys("/claims/epoch/"); len(keys) != 0 || b.vm() != nil {
-			b.Errorf("left: %v %v", keys, b.vm())
-		}
-	})
+// endDeleted deletes the instance, and lets its host let go of it.
+func (b *bench) endDeleted() {
+	b.Helper()
+	b.commit(func(tx *objects.Tx) { tx.Delete(b.must(), objects.DeleteOptions{}) })
+	b.phase(kubevirtv1.Succeeded)
 }
 
 func TestOrphaningKeepsTheInstance(t *testing.T) {
 	run(t, func(b *bench) {
 		b.create(kubevirtv1.RunStrategyAlways)
+		b.phase(kubevirtv1.Running)
 		b.commit(func(tx *objects.Tx) {
 			tx.Delete(b.vm(), objects.DeleteOptions{Propagation: metav1.DeletePropagationOrphan})
 		})
@@ -467,7 +501,85 @@ func TestOrphaningKeepsTheInstance(t *testing.T) {
 		if vm := b.vm(); objects.HasFinalizer(vm, kubevirtv1.VirtualMachineControllerFinalizer) {
 			b.Error("the machine is held back")
 		}
+		// Nobody is left to remove its finalizer when it is deleted later.
+		b.endDeleted()
+		if b.vmi() != nil {
+			b.Errorf("it cannot be deleted: %v", b.vmi().Finalizers)
+		}
 	})
+}
+
+// The garbage collector may take the owner off before the controller has seen
+// the deletion.
+func TestOrphaningAfterTheOwnerWasTakenOff(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		b.phase(kubevirtv1.Running)
+		old, vm := b.must(), b.vm()
+		next := old.DeepCopy()
+		next.OwnerReferences = nil
+		b.commit(func(tx *objects.Tx) {
+			tx.Update(old, next)
+			tx.Delete(vm, objects.DeleteOptions{})
+		})
+		if b.vm() != nil {
+			b.Fatal("the machine is still there")
+		}
+		b.endDeleted()
+		if b.vmi() != nil {
+			b.Errorf("it cannot be deleted: %v", b.vmi().Finalizers)
+		}
+	})
+}
+
+// A machine that lost its finalizers by force leaves its instance behind.
+func TestAnInstanceOutlivesItsMachineButNotItsDeletion(t *testing.T) {
+	for _, recreated := range []bool{false, true} {
+		run(t, func(b *bench) {
+			b.create(kubevirtv1.RunStrategyAlways)
+			b.phase(kubevirtv1.Running)
+			first := b.must().UID
+			old := b.vm()
+			next := old.DeepCopy()
+			next.Finalizers = nil
+			b.commit(func(tx *objects.Tx) { tx.DeleteRaw(b.raw(next)) })
+			if b.vm() != nil {
+				b.Fatal("the machine is still there")
+			}
+			if recreated {
+				b.create(kubevirtv1.RunStrategyAlways)
+			}
+			b.commit(func(tx *objects.Tx) { tx.Delete(b.must(), objects.DeleteOptions{}) })
+			time.Sleep(time.Minute)
+			if vmi := b.must(); vmi.UID != first || !heldByHost(vmi) {
+				b.Fatal("it was taken from its host")
+			}
+			b.phase(kubevirtv1.Succeeded)
+			time.Sleep(time.Minute)
+			switch vmi := b.vmi(); {
+			case !recreated && vmi != nil:
+				b.Errorf("it cannot be deleted: %v", vmi.Finalizers)
+			case recreated && (vmi == nil || vmi.UID == first):
+				b.Error("the new machine did not start")
+			}
+		})
+	}
+}
+
+// raw is an object as the garbage collector sees it, for what the typed
+// transactions do not do.
+func (b *bench) raw(vm *kubevirtv1.VirtualMachine) objects.Raw {
+	b.Helper()
+	rec, _, err := b.store.Get(b.Context(), objects.KindFor[*kubevirtv1.VirtualMachine]().StoreKey(key), raftstore.ReadOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	raw, err := objects.DecodeRaw(rec)
+	if err != nil {
+		b.Fatal(err)
+	}
+	raw.SetFinalizers(vm.Finalizers)
+	return raw
 }
 
 func TestAnotherOwnersInstanceIsLeftAlone(t *testing.T) {

@@ -21,6 +21,9 @@ type Cache struct {
 	mu         sync.RWMutex
 	instances  map[types.UID]Instance
 	epochs     map[objects.Key]Epoch
+	floor      Floor
+	guards     map[string]uint64
+	revision   uint64 // of the last list or change
 	capacities map[string]Capacity
 	volumes    map[objects.Key]Volume
 	migrations map[types.UID]Migration
@@ -31,13 +34,22 @@ type Cache struct {
 	delivery   sync.Mutex // orders the calls of handlers
 }
 
-// Event tells that claims have changed. Exactly one of the fields is set; a
+// Event tells that claims have changed. At most one of the pointers is set; a
 // nil New is a deletion.
 type Event struct {
 	Instance  *InstanceChange
 	Capacity  *CapacityChange
 	Volume    *objects.Key
 	Migration *types.UID
+	Guard     *GuardChange
+	// Revision, if not zero, says that every change up to it has been told.
+	Revision uint64
+}
+
+// GuardChange is the new revision of a namespace's guard; zero if it is gone.
+type GuardChange struct {
+	Namespace string
+	Revision  uint64
 }
 
 // InstanceChange is a claim that came, changed or went.
@@ -56,10 +68,11 @@ func NewCache(c *objects.Cache, log *slog.Logger) *Cache {
 
 func (c *Cache) clear() {
 	c.instances = map[types.UID]Instance{}
-	c.epochs = map[objects.Key]Epoch{}
+	c.epochs, c.floor = map[objects.Key]Epoch{}, Floor{}
 	c.capacities = map[string]Capacity{}
 	c.volumes = map[objects.Key]Volume{}
 	c.migrations = map[types.UID]Migration{}
+	c.guards = map[string]uint64{}
 }
 
 // WaitForSync returns when the cache has been filled once.
@@ -100,11 +113,36 @@ func (c *Cache) OnHost(host string) []Instance {
 	return out
 }
 
-// Epoch returns the last epoch under a name; the zero Epoch if there was none.
+// Epoch returns the last epoch under a name; one with Revision zero if there is
+// no record.
 func (c *Cache) Epoch(key objects.Key) Epoch {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.epochs[key]
+	if e, ok := c.epochs[key]; ok {
+		return e
+	}
+	return Epoch{floor: c.floor}
+}
+
+// Epochs returns the last epochs of all names.
+func (c *Cache) Epochs() map[objects.Key]Epoch {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return maps.Clone(c.epochs)
+}
+
+// Floor returns the highest epoch that was forgotten.
+func (c *Cache) Floor() Floor {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.floor
+}
+
+// Guards returns the revisions of all guards, by namespace.
+func (c *Cache) Guards() map[string]uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return maps.Clone(c.guards)
 }
 
 // Capacity returns the capacity of a host.
@@ -153,8 +191,8 @@ func (c *Cache) Migrations() []Migration {
 	return slices.Collect(maps.Values(c.migrations))
 }
 
-// AddHandler calls fn for every claim of an instance and every capacity that
-// exist now, and then for every change, one call at a time, until cancel is
+// AddHandler calls fn for every capacity, every claim of an instance and every
+// guard that exist now, and then for every change, one call at a time, until cancel is
 // called. fn must be quick and must not call AddHandler or cancel.
 func (c *Cache) AddHandler(fn func(Event)) (cancel func()) {
 	c.delivery.Lock()
@@ -163,13 +201,13 @@ func (c *Cache) AddHandler(fn func(Event)) (cancel func()) {
 	id := c.nextID
 	c.nextID++
 	c.handlers[id] = fn
-	capacities, instances := maps.Clone(c.capacities), maps.Clone(c.instances)
+	events := diffCapacities(nil, c.capacities)
+	events = append(events, diffInstances(nil, c.instances)...)
+	events = append(events, diffGuards(nil, c.guards)...)
+	events = append(events, Event{Revision: c.revision})
 	c.mu.Unlock()
-	for _, v := range capacities {
-		fn(Event{Capacity: &CapacityChange{New: &v}})
-	}
-	for _, v := range instances {
-		fn(Event{Instance: &InstanceChange{New: &v}})
+	for _, ev := range events {
+		fn(ev)
 	}
 	return func() {
 		c.mu.Lock()
@@ -179,17 +217,21 @@ func (c *Cache) AddHandler(fn func(Event)) (cancel func()) {
 }
 
 // Reset implements objects.Sink.
-func (c *Cache) Reset(recs []raftstore.Record, _ uint64) {
+func (c *Cache) Reset(recs []raftstore.Record, revision uint64) {
 	c.delivery.Lock()
 	defer c.delivery.Unlock()
 	c.mu.Lock()
-	oldInstances, oldCapacities := c.instances, c.capacities
+	oldInstances, oldCapacities, oldGuards := c.instances, c.capacities, c.guards
 	c.clear()
+	c.revision = revision
 	for _, rec := range recs {
 		c.set(rec)
 	}
 	events := diffInstances(oldInstances, c.instances)
 	events = append(events, diffCapacities(oldCapacities, c.capacities)...)
+	// A guard is told after the claims that it may be about.
+	events = append(events, diffGuards(oldGuards, c.guards)...)
+	events = append(events, Event{Revision: revision})
 	c.mu.Unlock()
 	c.deliver(events...)
 	c.mu.Lock()
@@ -212,10 +254,13 @@ func (c *Cache) Apply(ev raftstore.Event) {
 	} else {
 		out, ok = c.unset(ev.Record.Key)
 	}
-	c.mu.Unlock()
-	if ok {
-		c.deliver(out)
+	if !ok {
+		out = Event{}
 	}
+	c.revision = max(c.revision, ev.Revision)
+	out.Revision = c.revision
+	c.mu.Unlock()
+	c.deliver(out)
 }
 
 // set stores one record. The caller holds c.mu. A record that cannot be read
@@ -235,6 +280,12 @@ func (c *Cache) set(rec raftstore.Record) (ev Event, ok bool) {
 		if v, err = decode[Epoch](rec); err == nil {
 			v.Revision = rec.ModRevision
 			c.epochs[splitKey(rec.Key, epochPrefix)] = v
+		}
+	case rec.Key == floorKey:
+		var v Floor
+		if v, err = decode[Floor](rec); err == nil {
+			v.Revision = rec.ModRevision
+			c.floor = v
 		}
 	case strings.HasPrefix(rec.Key, capacityPrefix):
 		var v Capacity
@@ -256,6 +307,10 @@ func (c *Cache) set(rec raftstore.Record) (ev Event, ok bool) {
 			v.Revision = rec.ModRevision
 			c.migrations[v.UID], ev.Migration, ok = v, &v.UID, true
 		}
+	case strings.HasPrefix(rec.Key, guardPrefix):
+		ns := strings.TrimPrefix(rec.Key, guardPrefix)
+		c.guards[ns], ok = rec.ModRevision, true
+		ev.Guard = &GuardChange{ns, rec.ModRevision}
 	}
 	if err != nil {
 		c.log.Error("Skipping a claim that cannot be decoded", "key", rec.Key, "error", err)
@@ -286,53 +341,12 @@ func (c *Cache) unset(storeKey string) (ev Event, ok bool) {
 		uid := types.UID(strings.TrimPrefix(storeKey, migrationPrefix))
 		delete(c.migrations, uid)
 		return Event{Migration: &uid}, true
+	case strings.HasPrefix(storeKey, guardPrefix):
+		ns := strings.TrimPrefix(storeKey, guardPrefix)
+		delete(c.guards, ns)
+		return Event{Guard: &GuardChange{Namespace: ns}}, true
 	}
 	return ev, false
-}
-
-// deliver calls the handlers. The caller holds c.delivery.
-func (c *Cache) deliver(events ...Event) {
-	c.mu.RLock()
-	var fns []func(Event)
-	for _, id := range slices.Sorted(maps.Keys(c.handlers)) {
-		fns = append(fns, c.handlers[id])
-	}
-	c.mu.RUnlock()
-	for _, ev := range events {
-		for _, fn := range fns {
-			fn(ev)
-		}
-	}
-}
-
-func diffInstances(old, now map[types.UID]Instance) []Event {
-	var out []Event
-	for uid, v := range now {
-		if o, ok := old[uid]; !ok || o.Revision != v.Revision {
-			out = append(out, Event{Instance: &InstanceChange{Old: lookup(old, uid), New: &v}})
-		}
-	}
-	for uid, v := range old {
-		if _, ok := now[uid]; !ok {
-			out = append(out, Event{Instance: &InstanceChange{Old: &v}})
-		}
-	}
-	return out
-}
-
-func diffCapacities(old, now map[string]Capacity) []Event {
-	var out []Event
-	for host, v := range now {
-		if o, ok := old[host]; !ok || o.Revision != v.Revision {
-			out = append(out, Event{Capacity: &CapacityChange{Old: lookup(old, host), New: &v}})
-		}
-	}
-	for host, v := range old {
-		if _, ok := now[host]; !ok {
-			out = append(out, Event{Capacity: &CapacityChange{Old: &v}})
-		}
-	}
-	return out
 }
 
 func lookup[K comparable, V any](m map[K]V, key K) *V {

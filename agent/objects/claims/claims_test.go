@@ -133,10 +133,6 @@ func TestRefusals(t *testing.T) {
 		"an old view of the epoch": {
 			func(tx *objects.Tx) { in := inst("a", "h2", 1); in.UID = "other"; Place(tx, in, Epoch{}) }, conflict,
 		},
-		"growth beyond the host": {
-			func(tx *objects.Tx) { Resize(tx, a, size(5)) },
-			func(err error) bool { return refusedBy(err, RuleHostCapacity, "h1") },
-		},
 		"a switch without a target": {
 			func(tx *objects.Tx) { Switch(tx, a, e) },
 			func(err error) bool { return err != nil && strings.Contains(err.Error(), "no migration target") },
@@ -182,7 +178,9 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-func TestShrinkingIsAlwaysAllowed(t *testing.T) {
+// A host may offer less than is claimed of it: nothing is added then, and
+// what ends is let go.
+func TestAHostThatOffersLessTakesNoMore(t *testing.T) {
 	s := mesh(t, "h1")
 	must(t, s, func(tx *objects.Tx) { Place(tx, inst("a", "h1", 3), Epoch{}) })
 	c, err := GetCapacity(t.Context(), s, "h1", raftstore.ReadOptions{})
@@ -192,10 +190,8 @@ func TestShrinkingIsAlwaysAllowed(t *testing.T) {
 	c.Allocatable = size(1)
 	must(t, s, func(tx *objects.Tx) { Publish(tx, c) })
 	a := read(t, s, "a-uid")
-	must(t, s, func(tx *objects.Tx) { Resize(tx, a, size(2)) })
-	a = read(t, s, "a-uid")
-	if err := try(s, func(tx *objects.Tx) { Resize(tx, a, size(3)) }); !refusedBy(err, RuleHostCapacity, "h1") {
-		t.Errorf("growth on a host that is too full: %v", err)
+	if err := try(s, func(tx *objects.Tx) { Place(tx, inst("b", "h1", 1), Epoch{}) }); !refusedBy(err, RuleHostCapacity, "h1") {
+		t.Errorf("placed on a host that is too full: %v", err)
 	}
 	must(t, s, func(tx *objects.Tx) { Release(tx, a) })
 }
@@ -244,18 +240,45 @@ func TestMigrationSlots(t *testing.T) {
 	}
 }
 
-func TestEpochIsForgottenWithTheName(t *testing.T) {
+func TestForgottenEpochsDoNotComeBack(t *testing.T) {
 	s := mesh(t, "h1")
+	key := objects.Key{Namespace: "ns", Name: "a"}
 	must(t, s, func(tx *objects.Tx) { Place(tx, inst("a", "h1", 1), Epoch{}) })
-	forget := func(tx *objects.Tx) { ForgetEpoch(tx, "ns", "a", epoch(t, s, "a")) }
+	forget := func(tx *objects.Tx) {
+		floor, err := GetFloor(t.Context(), s, raftstore.ReadOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ForgetEpochs(tx, floor, map[objects.Key]Epoch{key: epoch(t, s, "a")})
+	}
 	if try(s, forget) == nil {
 		t.Error("forgotten while the instance runs")
 	}
 	must(t, s, func(tx *objects.Tx) { Release(tx, read(t, s, "a-uid")) })
+	// A steward that has seen no floor yet must not use an epoch again.
+	old := epoch(t, s, "never-used")
 	must(t, s, forget)
 	if keys := s.Keys("/claims/epoch/"); len(keys) != 0 {
 		t.Errorf("left: %v", keys)
 	}
+	again := inst("a", "h1", 1)
+	again.UID = "again"
+	if err := try(s, func(tx *objects.Tx) { Place(tx, again, old) }); !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+		t.Errorf("placed under an old floor: %v", err)
+	}
+	// And if it lies about what it saw, the rule refuses it.
+	must(t, s, func(tx *objects.Tx) { Place(tx, inst("b", "h1", 1), epoch(t, s, "b")) })
+	floor := epoch(t, s, "a").floor
+	lie := Epoch{floor: Floor{Epoch: floor.Epoch - 1, Revision: floor.Revision}}
+	if err := try(s, func(tx *objects.Tx) { Place(tx, again, lie) }); !refusedBy(err, RuleVMIOnce, "not above 1") {
+		t.Errorf("an epoch that was used: %v", err)
+	}
+	must(t, s, func(tx *objects.Tx) { Place(tx, again, epoch(t, s, "a")) })
+	if in := read(t, s, "again"); in.Epoch != 2 {
+		t.Errorf("epoch %d, want 2", in.Epoch)
+	}
+	// The floor may rise above the epochs in use; those go on.
+	must(t, s, func(tx *objects.Tx) { Release(tx, read(t, s, "b-uid")) })
 }
 
 // Whatever stewards with old views try, and in whatever order, no host is
@@ -278,6 +301,7 @@ func TestNoInterleavingBreaksTheRules(t *testing.T) {
 type view struct {
 	instances []Instance
 	epochs    map[string]Epoch
+	floor     Floor
 	volume    Volume
 }
 
@@ -301,6 +325,9 @@ func (w *world) look() view {
 		v.epochs[n] = epoch(w.t, w.s, n)
 	}
 	var err error
+	if v.floor, err = GetFloor(context.Background(), w.s, raftstore.ReadOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
 	if v.volume, err = GetVolume(context.Background(), w.s, objects.Key{Namespace: "ns", Name: "disk"}, raftstore.ReadOptions{}); err != nil {
 		w.t.Fatal(err)
 	}
@@ -315,6 +342,13 @@ func (w *world) step() {
 	act := rapid.IntRange(0, 8).Draw(w.t, "act")
 	if act <= 1 {
 		w.views[i] = w.look()
+		return
+	}
+	if act == 8 {
+		key := objects.Key{Namespace: "ns", Name: rapid.SampledFrom(names).Draw(w.t, "name")}
+		if last := v.epochs[key.Name]; last.Revision != 0 {
+			w.attempt(func(tx *objects.Tx) { ForgetEpochs(tx, v.floor, map[objects.Key]Epoch{key: last}) })
+		}
 		return
 	}
 	if act == 2 || len(v.instances) == 0 {
@@ -335,11 +369,9 @@ func (w *world) step() {
 		case 5:
 			CancelReservation(tx, in)
 		case 6:
-			Resize(tx, in, size(rapid.Int64Range(1, 3).Draw(w.t, "GiB")))
-		case 7:
 			Detach(tx, v.volume, in.UID)
 			Release(tx, in)
-		case 8:
+		case 7:
 			Attach(tx, v.volume, in.UID)
 		}
 	})
@@ -395,6 +427,12 @@ func (w *world) check() {
 		}
 	}
 	for n, e := range v.epochs {
+		if e.Revision == 0 {
+			if e.next() <= w.epochs[n] {
+				w.t.Fatalf("%s would get epoch %d again", n, e.next())
+			}
+			continue
+		}
 		if e.Epoch < w.epochs[n] {
 			w.t.Fatalf("the epoch of %s went from %d to %d", n, w.epochs[n], e.Epoch)
 		}

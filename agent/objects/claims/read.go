@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -23,15 +24,31 @@ func GetInstance(ctx context.Context, s objects.Store, uid types.UID, opts rafts
 	return in, err == nil, err
 }
 
-// GetEpoch reads the last epoch under a name; the zero Epoch if there was none.
+// GetEpoch reads the last epoch under a name; one with Revision zero if there
+// is no record.
 func GetEpoch(ctx context.Context, s objects.Store, key objects.Key, opts raftstore.ReadOptions) (Epoch, error) {
 	rec, ok, err := get(ctx, s, epochKey(key.Namespace, key.Name), opts)
-	if !ok || err != nil {
+	if err != nil {
 		return Epoch{}, err
+	}
+	if !ok {
+		floor, err := GetFloor(ctx, s, opts)
+		return Epoch{floor: floor}, err
 	}
 	e, err := decode[Epoch](rec)
 	e.Revision = rec.ModRevision
 	return e, err
+}
+
+// GetFloor reads the floor; the zero Floor if nothing was forgotten yet.
+func GetFloor(ctx context.Context, s objects.Store, opts raftstore.ReadOptions) (Floor, error) {
+	rec, ok, err := get(ctx, s, floorKey, opts)
+	if !ok || err != nil {
+		return Floor{}, err
+	}
+	f, err := decode[Floor](rec)
+	f.Revision = rec.ModRevision
+	return f, err
 }
 
 // GetCapacity reads the capacity of a host; one of nothing, with Revision
@@ -56,6 +73,40 @@ func GetVolume(ctx context.Context, s objects.Store, key objects.Key, opts rafts
 	v, err := decode[Volume](rec)
 	v.Revision = rec.ModRevision
 	return v, err
+}
+
+// OnHost lists the claims that name the host, as host or as target.
+func OnHost(ctx context.Context, s objects.Store, host string, opts raftstore.ReadOptions) ([]Instance, error) {
+	var held []Instance
+	_, err := objects.ListRecords(ctx, s, instancePrefix, opts, func(rec raftstore.Record) error {
+		in, err := decode[Instance](rec)
+		if err == nil && slices.Contains(in.Hosts(), host) {
+			in.Revision = rec.ModRevision
+			held = append(held, in)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list claims: %w", err)
+	}
+	return held, nil
+}
+
+// VolumesOf lists the claims on volumes that the instance holds.
+func VolumesOf(ctx context.Context, s objects.Store, uid types.UID, opts raftstore.ReadOptions) ([]Volume, error) {
+	var held []Volume
+	_, err := objects.ListRecords(ctx, s, volumePrefix, opts, func(rec raftstore.Record) error {
+		v, err := decode[Volume](rec)
+		if err == nil && slices.Contains(v.Holders, uid) {
+			v.Revision = rec.ModRevision
+			held = append(held, v)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list claims on volumes: %w", err)
+	}
+	return held, nil
 }
 
 func get(ctx context.Context, s objects.Store, key string, opts raftstore.ReadOptions) (raftstore.Record, bool, error) {

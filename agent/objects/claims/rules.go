@@ -22,12 +22,15 @@ const (
 )
 
 // Rules returns the constraints that a store which holds claims must have.
-// They are pure functions of the state and the transaction.
+// They are pure functions of the state and the transaction. All of them are in
+// the first release, so none asks for a feature level.
 func Rules() []raftstore.Constraint {
 	return []raftstore.Constraint{
 		{Name: RuleHostCapacity, Version: 1, Check: checkHostCapacity},
 		{Name: RuleVMIOnce, Version: 1, Check: checkVMIOnce},
+		{Name: RuleVMIOnce, Version: 2, Check: checkVMIOnceAboveFloor},
 		{Name: RuleVolumeOnce, Version: 1, Check: checkVolumeOnce},
+		{Name: RulePlacedSince, Version: 1, Check: checkPlacedSince},
 		{Name: RuleMigrationSlots, Version: 1, Check: checkMigrationSlots},
 	}
 }
@@ -35,6 +38,11 @@ func Rules() []raftstore.Constraint {
 // demand builds the call of a rule's version 1.
 func demand(rule string, args any) raftstore.ConstraintCall {
 	return raftstore.ConstraintCall{Name: rule, Version: 1, Args: encode(args)}
+}
+
+// demand2 builds the call of a rule's version 2.
+func demand2(rule string, args any) raftstore.ConstraintCall {
+	return raftstore.ConstraintCall{Name: rule, Version: 2, Args: encode(args)}
 }
 
 // Arguments of the rules.
@@ -104,6 +112,41 @@ func checkVMIOnce(v raftstore.View, t *raftstore.Txn, raw []byte) error {
 		}
 		if host, ok := strayEntry(v, t, uid, hosts); ok {
 			return fmt.Errorf("instance %s has a claim on host %s that its record does not name", uid, host)
+		}
+	}
+	return nil
+}
+
+// checkVMIOnceAboveFloor is checkVMIOnce, and an instance whose name had no
+// epoch before has one above the floor: whatever the name had once been given,
+// and was forgotten, does not come back.
+func checkVMIOnceAboveFloor(v raftstore.View, t *raftstore.Txn, raw []byte) error {
+	if err := checkVMIOnce(v, t, raw); err != nil {
+		return err
+	}
+	rec, ok := v.Get(floorKey)
+	if !ok {
+		return nil
+	}
+	floor, err := decode[Floor](rec)
+	if err != nil {
+		return err
+	}
+	for _, op := range t.Ops {
+		if op.Delete || !strings.HasPrefix(op.Key, epochPrefix) {
+			continue
+		}
+		rec, ok := v.Get(op.Key)
+		if !ok || rec.CreateRevision != rec.ModRevision {
+			continue // the name had one, which the transaction has seen
+		}
+		epoch, err := decode[Epoch](rec)
+		if err != nil {
+			return err
+		}
+		if epoch.Epoch <= floor.Epoch {
+			return fmt.Errorf("epoch %d of %s is not above %d, the highest that was forgotten",
+				epoch.Epoch, strings.TrimPrefix(op.Key, epochPrefix), floor.Epoch)
 		}
 	}
 	return nil

@@ -22,6 +22,10 @@ const (
 	capacityPrefix  = Prefix + "capacity/"
 	volumePrefix    = Prefix + "volume/"
 	migrationPrefix = Prefix + "migration/"
+
+	guardPrefix = Prefix + "guard/"
+
+	floorKey = Prefix + "floor"
 )
 
 // Instance says where an instance runs.
@@ -60,6 +64,26 @@ func (i Instance) Hosts() []string {
 type Epoch struct {
 	Epoch uint64    `json:"epoch"`
 	UID   types.UID `json:"uid"`
+
+	// Revision is the record's, zero if there is none.
+	Revision uint64 `json:"-"`
+
+	// floor is where a name without a record begins.
+	floor Floor
+}
+
+// next returns the epoch of who takes over.
+func (e Epoch) next() uint64 {
+	if e.Revision == 0 {
+		return e.floor.Epoch + 1
+	}
+	return e.Epoch + 1
+}
+
+// Floor is the highest epoch of all names whose records were forgotten. A name
+// without a record begins above it, so that no epoch comes back.
+type Floor struct {
+	Epoch uint64 `json:"epoch"`
 
 	// Revision is the record's, zero if there is none.
 	Revision uint64 `json:"-"`

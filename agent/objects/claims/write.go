@@ -8,22 +8,21 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/objects"
-	"virtmesh/agent/placement"
 )
 
 // Place adds the claim of an instance that runs nowhere yet. last is the last
 // epoch under its name; an instance that held it before must have released
 // its claim. It returns the claim as it will be stored, without revision.
 func Place(tx *objects.Tx, in Instance, last Epoch) Instance {
-	in.Epoch = last.Epoch + 1
+	in.Epoch = last.next()
 	in.Target = ""
 	in.Since = time.Now().UTC().Truncate(time.Second)
 	tx.Require(instanceKey(in.UID), 0)
 	if last.UID != "" && last.UID != in.UID {
 		tx.Require(instanceKey(last.UID), 0)
 	}
-	putEpoch(tx, in, last)
 	putInstance(tx, in, in.Host)
+	putEpoch(tx, in, last)
 	return in
 }
 
@@ -58,22 +57,10 @@ func Switch(tx *objects.Tx, in Instance, last Epoch) Instance {
 		tx.Remove(hostKey(in.Host, in.UID))
 	}
 	in.Host, in.Target = in.Target, ""
-	in.Epoch = last.Epoch + 1
+	in.Epoch = last.next()
 	in.Since = time.Now().UTC().Truncate(time.Second)
-	putEpoch(tx, in, last)
 	putInstance(tx, in, in.Host)
-	return in
-}
-
-// Resize changes what the instance takes of its hosts.
-func Resize(tx *objects.Tx, in Instance, want placement.Resources) Instance {
-	requireStored(tx, in)
-	grows := len(in.Resources.Lacking(want)) > 0
-	in.Resources = want
-	putRecords(tx, in, in.Hosts())
-	if grows {
-		tx.Demand(demand(RuleHostCapacity, hostArgs{in.Hosts()}))
-	}
+	putEpoch(tx, in, last)
 	return in
 }
 
@@ -85,17 +72,24 @@ func Release(tx *objects.Tx, in Instance) {
 	for _, host := range in.Hosts() {
 		tx.Remove(hostKey(host, in.UID))
 	}
-	tx.Demand(demand(RuleVMIOnce, vmiArgs{[]types.UID{in.UID}}))
+	tx.Demand(demand2(RuleVMIOnce, vmiArgs{[]types.UID{in.UID}}))
 }
 
-// ForgetEpoch removes the epoch of a name that will not run again.
-func ForgetEpoch(tx *objects.Tx, namespace, name string, last Epoch) {
-	if last.Revision == 0 {
+// ForgetEpochs removes the records of names under which nothing runs, and
+// raises the floor, so that who comes back to such a name gets a higher epoch.
+func ForgetEpochs(tx *objects.Tx, floor Floor, forgotten map[objects.Key]Epoch) {
+	raised := floor.Epoch
+	for key, last := range forgotten {
+		tx.Require(epochKey(key.Namespace, key.Name), last.Revision)
+		tx.Require(instanceKey(last.UID), 0)
+		tx.Remove(epochKey(key.Namespace, key.Name))
+		raised = max(raised, last.Epoch)
+	}
+	if raised == floor.Epoch {
 		return
 	}
-	tx.Require(epochKey(namespace, name), last.Revision)
-	tx.Require(instanceKey(last.UID), 0)
-	tx.Remove(epochKey(namespace, name))
+	tx.Require(floorKey, floor.Revision)
+	tx.Put(floorKey, encode(Floor{Epoch: raised}))
 }
 
 // Publish sets the capacity of a host. It does not touch the claims on it: if
@@ -175,12 +169,17 @@ func putRecords(tx *objects.Tx, in Instance, hosts []string) {
 	for _, host := range hosts {
 		tx.Put(hostKey(host, in.UID), entry)
 	}
-	tx.Demand(demand(RuleVMIOnce, vmiArgs{[]types.UID{in.UID}}))
+	tx.Demand(demand2(RuleVMIOnce, vmiArgs{[]types.UID{in.UID}}))
 }
 
+// putEpoch writes the epoch of the instance. It follows the instance's record,
+// so that who has heard of the epoch has heard of the claim (see Sight).
 func putEpoch(tx *objects.Tx, in Instance, last Epoch) {
 	key := epochKey(in.Namespace, in.Name)
 	tx.Require(key, last.Revision)
+	if last.Revision == 0 {
+		tx.Require(floorKey, last.floor.Revision)
+	}
 	tx.Put(key, encode(Epoch{Epoch: in.Epoch, UID: in.UID}))
 }
 

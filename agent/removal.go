@@ -1,0 +1,227 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/meshapi"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/objects/claims"
+	"virtmesh/raftstore"
+)
+
+// removal takes a host out of the mesh that cannot be asked to leave.
+//
+// It is made of several transactions, and any of them may fail: leadership
+// moves, or the operator interrupts the command. So every step looks at what
+// the store holds, linearizably, and does nothing where it finds its work
+// done. Whoever repeats the removal carries it on.
+type removal struct {
+	host     string
+	store    objects.Store
+	hosts    *identity.Hosts
+	replicas replicas
+	// letGo ends the claims under deletion whose volumes were on the host's disks.
+	letGo func(ctx context.Context, host string) error
+	// tell writes an event about an instance that ends with the host.
+	tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string)
+}
+
+// replicas is what a removal needs of the replicated store's group.
+type replicas interface {
+	// RemoveReplica takes the replica of a host out; it is no error if there is
+	// none.
+	RemoveReplica(ctx context.Context, host string) error
+	Status(ctx context.Context) raftstore.Status
+}
+
+// run removes everything that the mesh holds of the host.
+func (r removal) run(ctx context.Context) error {
+	err := retryConflicts(func() error { return r.hosts.Expel(ctx, r.host) })
+	if errors.Is(err, identity.ErrNoHost) {
+		// Either nobody knows it, or an earlier removal came this far.
+		left, err := r.remains(ctx)
+		if err != nil {
+			return fmt.Errorf("look for what is left of %s: %w", r.host, err)
+		}
+		if !left {
+			return fmt.Errorf("host %s: %w", r.host, meshapi.ErrNotFound)
+		}
+	} else if err != nil {
+		return fmt.Errorf("remove the record of %s: %w", r.host, err)
+	}
+	if err := r.replicas.RemoveReplica(ctx, r.host); err != nil {
+		return fmt.Errorf("remove the replica of %s: %w", r.host, err)
+	}
+	return r.bury(ctx)
+}
+
+// remains reports whether the mesh still holds anything under the host's name.
+func (r removal) remains(ctx context.Context) (bool, error) {
+	expelled, err := r.hosts.Expelled(ctx, r.host)
+	if err != nil || expelled {
+		return expelled, err
+	}
+	status := r.replicas.Status(ctx)
+	if slices.Contains(status.Voters, r.host) || slices.ContainsFunc(status.Peers, func(p raftstore.PeerStatus) bool { return p.ID == r.host }) {
+		return true, nil
+	}
+	capacity, err := claims.GetCapacity(ctx, r.store, r.host, raftstore.ReadOptions{})
+	if err != nil || capacity.Revision != 0 {
+		return err == nil, err
+	}
+	node, err := r.node(ctx)
+	if err != nil || node != nil {
+		return err == nil, err
+	}
+	held, err := claims.OnHost(ctx, r.store, r.host, raftstore.ReadOptions{})
+	return len(held) > 0, err
+}
+
+// bury does for a host that is gone for good what it cannot do any more: its
+// instances have failed, and what they held is free. It is an administrator's
+// word that the host runs nothing.
+func (r removal) bury(ctx context.Context) error {
+	// Without capacity the rules refuse every new claim on the host, so the
+	// list that follows is complete.
+	if err := r.withdrawCapacity(ctx); err != nil {
+		return err
+	}
+	held, err := claims.OnHost(ctx, r.store, r.host, raftstore.ReadOptions{})
+	if err != nil {
+		return fmt.Errorf("list the claims on %s: %w", r.host, err)
+	}
+	for _, claim := range held {
+		if err := retryConflicts(func() error { return r.end(ctx, claim.UID) }); err != nil {
+			return fmt.Errorf("end instance %s of host %s: %w", claim.Key(), r.host, err)
+		}
+	}
+	if err := r.letGo(ctx, r.host); err != nil {
+		return fmt.Errorf("let go of the volume claims of %s: %w", r.host, err)
+	}
+	return r.forget(ctx)
+}
+
+// end gives up the claims of one instance on the host, and its volumes. Its
+// object has failed, if it still has one.
+func (r removal) end(ctx context.Context, uid types.UID) error {
+	claim, ok, err := claims.GetInstance(ctx, r.store, uid, raftstore.ReadOptions{})
+	if err != nil || !ok || !slices.Contains(claim.Hosts(), r.host) {
+		return err
+	}
+	var tx objects.Tx
+	if claim.Host != r.host {
+		// It runs elsewhere and was to come here: it stays where it is.
+		claims.CancelReservation(&tx, claim)
+		_, err := tx.Commit(ctx, r.store)
+		return err
+	}
+	held, err := claims.VolumesOf(ctx, r.store, uid, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	for _, volume := range held {
+		claims.Detach(&tx, volume, uid)
+	}
+	claims.Release(&tx, claim)
+	vmi, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, r.store, claim.Key(), raftstore.ReadOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	lives := err == nil && vmi.UID == uid
+	if lives {
+		tx.Update(vmi, failed(vmi))
+	}
+	if _, err := tx.Commit(ctx, r.store); err != nil {
+		return err
+	}
+	if lives {
+		r.tell(vmi, "HostRemoved", "host "+r.host+" was removed from the mesh for good")
+	}
+	return nil
+}
+
+// failed is how an instance ends whose host is gone, and which no host holds.
+func failed(vmi *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
+	next := vmi.DeepCopy()
+	if !next.IsFinal() {
+		next.Status.Phase = kubevirtv1.Failed
+		next.Status.PhaseTransitionTimestamps = append(next.Status.PhaseTransitionTimestamps,
+			kubevirtv1.VirtualMachineInstancePhaseTransitionTimestamp{
+				Phase: kubevirtv1.Failed, PhaseTransitionTimestamp: metav1.NewTime(time.Now().Truncate(time.Second)),
+			})
+	}
+	objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineInstanceFinalizer)
+	return next
+}
+
+// withdrawCapacity makes the store refuse new claims on the host.
+func (r removal) withdrawCapacity(ctx context.Context) error {
+	err := retryConflicts(func() error {
+		capacity, err := claims.GetCapacity(ctx, r.store, r.host, raftstore.ReadOptions{})
+		if err != nil || capacity.Revision == 0 {
+			return err
+		}
+		var tx objects.Tx
+		claims.Withdraw(&tx, capacity)
+		_, err = tx.Commit(ctx, r.store)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("withdraw the capacity of %s: %w", r.host, err)
+	}
+	return nil
+}
+
+// forget removes the Node and the subnet of a host that runs nothing.
+func (r removal) forget(ctx context.Context) error {
+	err := retryConflicts(func() error {
+		node, err := r.node(ctx)
+		if err != nil || node == nil {
+			return err
+		}
+		var tx objects.Tx
+		tx.Delete(node, objects.DeleteOptions{})
+		_, err = tx.Commit(ctx, r.store)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("delete node %s: %w", r.host, err)
+	}
+	return retryConflicts(func() error { return releaseSubnet(ctx, r.store, r.host) })
+}
+
+// node reads the host's Node, nil if there is none.
+func (r removal) node(ctx context.Context) (*corev1.Node, error) {
+	node, err := objects.Get[*corev1.Node](ctx, r.store, objects.Key{Name: r.host}, raftstore.ReadOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return node, err
+}
+
+// conflictAttempts bounds how often a lost race is run again. Whoever won has
+// changed something, so a few are enough.
+const conflictAttempts = 10
+
+// retryConflicts repeats act, which reads and then writes, while someone else
+// is faster.
+func retryConflicts(act func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := act()
+		var conflict *raftstore.ConflictError
+		if !errors.As(err, &conflict) || attempt == conflictAttempts {
+			return err
+		}
+	}
+}
