@@ -18,7 +18,7 @@ func TestReplicasWithoutVoteConfirmNoLeader(t *testing.T) {
 	old := "host2"
 	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
 		cfg.Voters.Max = 3
-		cfg.Timing.Heartbeat = time.Second
+		cfg.Timing.Heartbeat = 4 * time.Second // long enough that nobody campaigns before the cut
 		if cfg.NodeID == old {
 			cfg.Timing.Heartbeat = time.Hour // half of it is the lease
 		}
