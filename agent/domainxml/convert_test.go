@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 	v1 "kubevirt.io/api/core/v1"
 	"sigs.k8s.io/yaml"
@@ -60,15 +59,6 @@ var prepared = Input{
 	Pinning:     &Pinning{VCPUs: []int{2, 3, 4, 5}, Emulator: []int{6}, NUMANodes: []int{0}},
 	VSOCKCID:    17,
 	Paths:       Paths{SerialLog: "/log/serial"},
-}
-
-func quantity(t *testing.T, s string) *resource.Quantity {
-	t.Helper()
-	q, err := resource.ParseQuantity(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &q
 }
 
 func load(t *testing.T, name string) *v1.VirtualMachineInstance {

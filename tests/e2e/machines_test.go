@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -179,49 +178,6 @@ func waitStatus(t *testing.T, a api, ns, name string, want kubevirtv1.VirtualMac
 		}
 		return nil
 	})
-}
-
-// What can go wrong with an instance ends in a status that names the cause.
-func TestFaultsAreNamed(t *testing.T) {
-	ns := namespace(t, "host1")
-	a := connect(t, "host1")
-	image := func(reference string) func(*kubevirtv1.VirtualMachine) {
-		return func(vm *kubevirtv1.VirtualMachine) {
-			vm.Spec.Template.Spec.Volumes[0].ContainerDisk.Image = reference
-		}
-	}
-	registry, _, _ := strings.Cut(tiny, "/")
-	faults := map[string]struct {
-		change func(*kubevirtv1.VirtualMachine)
-		says   string
-	}{
-		"too-large": {func(vm *kubevirtv1.VirtualMachine) {
-			memory := vm.Spec.Template.Spec.Domain.Memory.Guest
-			memory.Set(1 << 50)
-		}, "Insufficient memory"},
-		"no-image":    {image(registry + "/nothing:here"), "not found"},
-		"no-registry": {image("127.0.0.1:1/tiny:latest"), "registry"},
-		"no-host": {func(vm *kubevirtv1.VirtualMachine) {
-			vm.Spec.Template.Spec.NodeSelector = map[string]string{"colour": "blue"}
-		}, "selector"},
-	}
-	for name, fault := range faults {
-		apply(t, "host1", machine(ns, name, fault.change))
-	}
-	for name, fault := range faults {
-		eventually(t, 90*time.Second, name+" to say "+fault.says, func(ctx context.Context) error {
-			vmi, err := a.instance(ctx, ns, name)
-			if err != nil {
-				return err
-			}
-			for _, condition := range vmi.Status.Conditions {
-				if condition.Status == corev1.ConditionFalse && strings.Contains(condition.Message, fault.says) {
-					return nil
-				}
-			}
-			return fmt.Errorf("conditions %+v", vmi.Status.Conditions)
-		})
-	}
 }
 
 func TestBadManifestsAreRefused(t *testing.T) {
