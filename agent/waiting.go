@@ -118,11 +118,6 @@ func (w *waitingRoom) reason() string {
 // open serves the room where the agent will serve later.
 func (w *waitingRoom) open(ctx context.Context) error {
 	ctx, w.stop = context.WithCancel(ctx)
-	socket, err := openSocket(w.agent.config.Socket())
-	if err != nil {
-		return err
-	}
-	w.serve(ctx, socket, w.socketHandler())
 	if w.agent.config.MetricsListen != "" {
 		listener, err := net.Listen("tcp", w.agent.config.MetricsListen)
 		if err != nil {
@@ -130,6 +125,11 @@ func (w *waitingRoom) open(ctx context.Context) error {
 		}
 		w.serve(ctx, listener, w.healthHandler())
 	}
+	socket, err := openSocket(w.agent.config.Socket())
+	if err != nil {
+		return err
+	}
+	w.serve(ctx, socket, w.socketHandler())
 	w.done.Go(func() {
 		if err := notifyAlive(ctx, w.agent.healthy); err != nil {
 			w.agent.log.Warn("the service manager cannot be told", "err", err)

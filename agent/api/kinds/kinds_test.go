@@ -82,7 +82,7 @@ status:
 			"<unknown>|Running|10.0.2.2|host1|True|False|True"},
 		"new instance": {"VirtualMachineInstance", `{}`, "<unknown>|||||| "},
 		"migration":    {"VirtualMachineInstanceMigration", `{spec: {vmiName: vmi}, status: {phase: Running}}`, "Running|vmi"},
-		"class":        {"StorageClass", `{provisioner: p, reclaimPolicy: Delete, volumeBindingMode: Immediate}`, "p|Delete|Immediate|false|<unknown>|false"},
+		"class":        {"StorageClass", `{provisioner: p, reclaimPolicy: Delete, volumeBindingMode: Immediate}`, "p|Delete|Immediate|false|<unknown>"},
 		"data volume":  {"DataVolume", `status: {phase: Succeeded, progress: "100.0%"}`, "Succeeded|100.0%|0|<unknown>"},
 		"lease":        {"Lease", `spec: {holderIdentity: host1}`, "host1|<unknown>"},
 		"event": {"Event", `{type: Normal, reason: Started, involvedObject: {kind: VirtualMachineInstance, name: vmi}, source: {component: agent}, message: "it runs\n", count: 3}`,
