@@ -26,7 +26,7 @@ func labCommand() *cli.Command {
 			{Name: "env", Usage: "print the shell line that points kubectl at a host", ArgsUsage: "[HOST]", Action: labEnv, BashComplete: offer(labHostNames)},
 			{Name: "exec", Usage: "run a command inside a host", ArgsUsage: "HOST -- COMMAND [ARG...]", Action: labExec, BashComplete: offer(labHostNames)},
 			{Name: "kill", Usage: "cut a host's power", ArgsUsage: "HOST", BashComplete: offer(labHostNames),
-				Action: onHost(func(c *cli.Context, l *lab.Lab, h lab.Host) error { return l.Kill(h) })},
+				Action: onHost(func(c *cli.Context, l *lab.Lab, h lab.Host) error { return l.Kill(c.Context, h) })},
 			{Name: "start", Usage: "power a host on", ArgsUsage: "HOST", BashComplete: offer(labHostNames),
 				Action: onHost(func(c *cli.Context, l *lab.Lab, h lab.Host) error { return l.Start(c.Context, h) })},
 			{Name: "cut", Usage: "unplug a host's network", ArgsUsage: "HOST", BashComplete: offer(labHostNames),

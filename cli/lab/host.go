@@ -131,7 +131,14 @@ func (l *Lab) connect(ctx context.Context, h Host, pid int, config interface {
 
 // Kill cuts the host's power: every process in it ends at once, what it had
 // not written to disk is lost, and its state on disk stays.
-func (l *Lab) Kill(h Host) error { return killProcess(l.initRecord(h)) }
+func (l *Lab) Kill(ctx context.Context, h Host) error {
+	if err := killProcess(l.initRecord(h)); err != nil {
+		return err
+	}
+	// The kernel keeps a network namespace for as long as its connections take to
+	// time out.
+	return l.unplug(ctx, h)
+}
 
 // Command prepares a command that runs inside the host. It returns an error
 // when the host is off.

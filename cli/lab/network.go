@@ -2,8 +2,10 @@ package lab
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os/exec"
 	"strings"
 )
@@ -56,7 +58,10 @@ func freeNetwork(ctx context.Context) (int, error) {
 func (l *Lab) ensureBridges(ctx context.Context) error {
 	for _, bridge := range []string{l.bridge(), l.guestBridge()} {
 		if !linkExists(ctx, bridge) {
-			if err := ip(ctx, "link", "add", bridge, "type", "bridge", "forward_delay", "0"); err != nil {
+			// An address of its own: else the bridge takes the lowest of its ports',
+			// and hosts cannot reach this machine for half a minute after the
+			// power of the host with that one goes.
+			if err := ip(ctx, "link", "add", bridge, "address", bridgeMAC(bridge), "type", "bridge", "forward_delay", "0"); err != nil {
 				return err
 			}
 		}
@@ -65,6 +70,12 @@ func (l *Lab) ensureBridges(ctx context.Context) error {
 		}
 	}
 	return ip(ctx, "address", "replace", l.gateway()+"/24", "dev", l.bridge())
+}
+
+// bridgeMAC is the same for a bridge of the same name at all times.
+func bridgeMAC(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return net.HardwareAddr{0x02, sum[0], sum[1], sum[2], sum[3], sum[4]}.String()
 }
 
 func (l *Lab) removeBridges(ctx context.Context) error {
@@ -97,18 +108,28 @@ func (l *Lab) cables(h Host) []cable {
 
 // plug connects the network namespace of process pid to the lab's networks.
 func (l *Lab) plug(ctx context.Context, h Host, pid int) error {
+	if err := l.unplug(ctx, h); err != nil {
+		return err
+	}
 	for _, c := range l.cables(h) {
-		if linkExists(ctx, c.outside) {
-			if err := ip(ctx, "link", "delete", c.outside); err != nil {
-				return err
-			}
-		}
 		for _, args := range [][]string{
 			{"link", "add", c.outside, "type", "veth", "peer", "name", c.inside, "netns", fmt.Sprint(pid)},
 			{"link", "set", c.outside, "master", c.bridge},
 			{"link", "set", c.outside, "up"},
 		} {
 			if err := ip(ctx, args...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// unplug removes the host's cables, as far as there are any.
+func (l *Lab) unplug(ctx context.Context, h Host) error {
+	for _, c := range l.cables(h) {
+		if linkExists(ctx, c.outside) {
+			if err := ip(ctx, "link", "delete", c.outside); err != nil {
 				return err
 			}
 		}

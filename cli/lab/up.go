@@ -317,7 +317,7 @@ func (l *Lab) Down(ctx context.Context) error {
 	}
 	defer unlock()
 	for _, h := range l.state.Hosts {
-		if err := l.Kill(h); err != nil {
+		if err := l.Kill(ctx, h); err != nil {
 			return err
 		}
 	}
