@@ -36,6 +36,10 @@ type Options struct {
 // goes on by itself: its guests must be looked after either way.
 const joinTimeout = 30 * time.Second
 
+// rejoinTimeout is the same for a host that has a copy of the mesh's state. It can
+// serve without the others, and goes on asking them while it does.
+const rejoinTimeout = 5 * time.Second
+
 // shutdownTimeout bounds how long a stopping agent hands over and drains.
 const shutdownTimeout = 15 * time.Second
 
@@ -229,19 +233,21 @@ func (a *Agent) joinStore(parent context.Context) error {
 	if len(addresses) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(parent, joinTimeout)
+	ctx, cancel := context.WithTimeout(parent, rejoinTimeout)
 	defer cancel()
 	err := a.store.Join(ctx, addresses)
 	if failed := a.store.Err(); failed != nil {
 		return withRemedy(failed)
 	}
-	if err != nil {
-		// The other hosts may be starting too. The store goes on looking for
-		// its leader, and what needs one waits for it.
-		a.log.Warn("the mesh does not answer yet", "err", err)
-		return a.askWhetherExpelled(parent)
+	if err == nil || a.store.IsLeader() {
+		return nil
 	}
-	return nil
+	// The other hosts may be starting too. The store goes on looking for its
+	// leader, and what needs one waits for it.
+	a.log.Warn("the mesh does not answer yet", "err", err)
+	ctx, cancel = context.WithTimeout(parent, rejoinTimeout)
+	defer cancel()
+	return a.askWhetherExpelled(ctx)
 }
 
 // renewEnded renews a certificate that ended while the host was off. It must
