@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -120,8 +119,6 @@ func labExec(c *cli.Context) error {
 		return err
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.App.Reader, c.App.Writer, c.App.ErrWriter
-	// The user's KUBECONFIG does not mean the host's.
-	cmd.Env = append(os.Environ(), "KUBECONFIG=")
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	err = cmd.Run()
 	var exit *exec.ExitError

@@ -226,6 +226,18 @@ func TestNodeRemoveAndLeave(t *testing.T) {
 	}
 }
 
+func TestKubeconfigOfTheEnvironment(t *testing.T) {
+	path := serve(t, wellMesh())[1]
+	t.Setenv("KUBECONFIG", "/nonexistent/one:"+path)
+	if code, stdout, stderr := run(t, "status"); code != 0 || !strings.Contains(stdout, "seen from host1") {
+		t.Errorf("a list with a missing file: exit code %d, %q %q", code, stdout, stderr)
+	}
+	t.Setenv("KUBECONFIG", "/nonexistent/one")
+	if code, _, stderr := run(t, "status"); code != 1 || !strings.Contains(stderr, "no kubeconfig at /nonexistent/one") {
+		t.Errorf("a missing file: exit code %d, stderr %q", code, stderr)
+	}
+}
+
 func TestSocketIsUsedWithoutKubeconfig(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "agent.sock")
 	listener, err := net.Listen("unix", path)

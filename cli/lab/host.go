@@ -151,5 +151,8 @@ func (l *Lab) Command(ctx context.Context, h Host, argv ...string) (*exec.Cmd, e
 		return nil, fmt.Errorf("%s is off; 'virtmesh lab start %s' powers it on", h.Name, h.Name)
 	}
 	args := append([]string{"--target", fmt.Sprint(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--"}, argv...)
-	return exec.CommandContext(ctx, "nsenter", args...), nil
+	cmd := exec.CommandContext(ctx, "nsenter", args...)
+	// The user's KUBECONFIG, often of a lab that is gone, does not mean the host's.
+	cmd.Env = append(os.Environ(), "KUBECONFIG=")
+	return cmd, nil
 }
