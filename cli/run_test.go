@@ -23,7 +23,13 @@ import (
 // run executes a command line as a user would type it.
 func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	t.Setenv("KUBECONFIG", "")
+	return runWith(t, "", args...)
+}
+
+// runWith is run with a KUBECONFIG.
+func runWith(t *testing.T, kubeconfig string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	t.Setenv("KUBECONFIG", kubeconfig)
 	var out, err bytes.Buffer
 	code = Run(append([]string{"virtmesh"}, args...), strings.NewReader(""), &out, &err)
 	return code, out.String(), err.String()
@@ -228,12 +234,10 @@ func TestNodeRemoveAndLeave(t *testing.T) {
 
 func TestKubeconfigOfTheEnvironment(t *testing.T) {
 	path := serve(t, wellMesh())[1]
-	t.Setenv("KUBECONFIG", "/nonexistent/one:"+path)
-	if code, stdout, stderr := run(t, "status"); code != 0 || !strings.Contains(stdout, "seen from host1") {
+	if code, stdout, stderr := runWith(t, "/nonexistent/one:"+path, "status"); code != 0 || !strings.Contains(stdout, "seen from host1") {
 		t.Errorf("a list with a missing file: exit code %d, %q %q", code, stdout, stderr)
 	}
-	t.Setenv("KUBECONFIG", "/nonexistent/one")
-	if code, _, stderr := run(t, "status"); code != 1 || !strings.Contains(stderr, "no kubeconfig at /nonexistent/one") {
+	if code, _, stderr := runWith(t, "/nonexistent/one", "status"); code != 1 || !strings.Contains(stderr, "no kubeconfig at /nonexistent/one") {
 		t.Errorf("a missing file: exit code %d, stderr %q", code, stderr)
 	}
 }
