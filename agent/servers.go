@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -182,12 +183,29 @@ func (s *servers) run(ctx context.Context) error {
 	}
 	group.Go(func() error {
 		err := s.api.Run(ctx)
-		for _, l := range s.listeners {
-			l.server.Close()
-		}
+		s.close()
 		return err
 	})
 	return group.Wait()
+}
+
+// answerTimeout bounds how long a stopping server finishes answers.
+const answerTimeout = 2 * time.Second
+
+// close ends the servers when the answers under way are written: a request to leave
+// the mesh is what stops the agent, and its client must hear that it did.
+func (s *servers) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+	defer cancel()
+	var ends sync.WaitGroup
+	for _, l := range s.listeners {
+		ends.Go(func() {
+			if l.server.Shutdown(ctx) != nil {
+				l.server.Close()
+			}
+		})
+	}
+	ends.Wait()
 }
 
 // withMesh puts the mesh's own API beside the Kubernetes one.

@@ -119,3 +119,44 @@ func TestIdleConnectionsEnd(t *testing.T) {
 		})
 	}
 }
+
+// TestServersFinishAnswers: the request that makes a host leave its mesh stops the
+// agent, and has to be answered all the same. What never ends does not hold it up.
+func TestServersFinishAnswers(t *testing.T) {
+	asked, stopping, forever := make(chan struct{}, 2), make(chan struct{}), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		if r.URL.Path == "/forever" {
+			<-forever
+			return
+		}
+		<-stopping
+		io.WriteString(w, "left")
+	}))
+	defer server.Close()
+	defer close(forever)
+	answers := make(chan string, 1)
+	go func() {
+		_, body, err := ask(http.DefaultClient, server.URL+"/leave")
+		if err != nil {
+			body = err.Error()
+		}
+		answers <- body
+	}()
+	cut := make(chan error, 1)
+	go func() {
+		_, _, err := ask(http.DefaultClient, server.URL+"/forever")
+		cut <- err
+	}()
+	<-asked
+	<-asked
+	server.Config.RegisterOnShutdown(func() { close(stopping) })
+	s := &servers{listeners: []*httpListener{{server: server.Config}}}
+	s.close()
+	if got := <-answers; got != "left" {
+		t.Errorf("the answer is %q", got)
+	}
+	if err := <-cut; err == nil {
+		t.Error("a request without end was answered")
+	}
+}
