@@ -116,11 +116,11 @@ func New(ctx context.Context, config Config, options Options) (_ *Agent, err err
 func (a *Agent) onStop(undo func(context.Context)) { a.closers = append(a.closers, undo) }
 
 func (a *Agent) makeDirectories(context.Context) error {
-	for _, dir := range []struct {
-		path string
-		mode os.FileMode
-	}{{a.config.StateDir, 0o711}, {a.config.RunDir, 0o700}, {a.config.raftDir(), 0o700}} {
-		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
+	if err := identity.MakeStateDir(a.config.StateDir); err != nil {
+		return err
+	}
+	for _, dir := range []string{a.config.RunDir, a.config.raftDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -186,6 +187,9 @@ func agentRun(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	// QEMU's user must be able to pass through the directories that the agent makes,
+	// whatever umask the shell or the service that starts it has.
+	syscall.Umask(0o022)
 	a, err := agent.New(c.Context, config, agent.Options{Version: Version, ConfigPath: c.String("config"), Logger: log})
 	if err != nil {
 		return err

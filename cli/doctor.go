@@ -46,7 +46,7 @@ func doctorCommand() *cli.Command {
 func doctor(c *cli.Context) error {
 	checks := []func(context.Context) finding{
 		checkRoot, checkKVM, checkProgram("qemu-system-x86_64", "qemu-system-x86"), checkProgram("qemu-img", "qemu-utils"),
-		checkLibvirt, checkKernelFeatures, checkDisk, checkClock,
+		checkLibvirt, checkKernelFeatures, checkDisk, checkPaths(c.String("config")), checkClock,
 		checkPort("mesh port", agent.DefaultMeshPort), checkPort("gossip port", agent.DefaultGossipPort),
 	}
 	findings := make([]finding, 0, len(checks))

@@ -91,6 +91,29 @@ func Initialised(dir string) (bool, error) {
 	return true, nil
 }
 
+// stateDirMode lets QEMU's unprivileged user pass through the state directory to the
+// disks that it may open, and lets nobody but root list what is in it.
+const stateDirMode fs.FileMode = 0o711
+
+// MakeStateDir makes the state directory, and lets other users pass through one that
+// exists. Guests cannot start where QEMU's user cannot pass, whatever made the
+// directory and with whichever umask. It may be repeated, and every start does.
+func MakeStateDir(dir string) error {
+	if err := os.MkdirAll(dir, stateDirMode); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&stateDirMode != stateDirMode {
+		if err := os.Chmod(dir, mode|stateDirMode); err != nil {
+			return fmt.Errorf("let QEMU pass through the state directory: %w", err)
+		}
+	}
+	return nil
+}
+
 // CreateState writes an identity folder that was not there, as a whole or not at
 // all; ErrInitialised if there is one. A state whose parts do not belong together is
 // refused. It is on the disk when CreateState returns.
@@ -101,8 +124,8 @@ func CreateState(dir string, st State) error {
 	if _, err := st.check(); err != nil {
 		return fmt.Errorf("create identity: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("create state directory: %w", err)
+	if err := MakeStateDir(dir); err != nil {
+		return err
 	}
 	staging, err := os.MkdirTemp(dir, stagingPrefix) // 0700
 	if err != nil {

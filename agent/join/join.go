@@ -269,8 +269,8 @@ func (p pendingKey) load() (*ecdsa.PrivateKey, error) {
 	if data, err = identity.EncodeKey(key); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(p.path), 0o700); err != nil {
-		return nil, fmt.Errorf("create state directory: %w", err)
+	if err := identity.MakeStateDir(filepath.Dir(p.path)); err != nil {
+		return nil, err
 	}
 	if err := identity.WriteFile(p.path, data); err != nil {
 		return nil, fmt.Errorf("keep key of the join: %w", err)

@@ -56,7 +56,9 @@ func (l *Lab) Start(ctx context.Context, h Host) error {
 		}
 	}
 	for name := range privateMounts {
-		if err := os.MkdirAll(filepath.Join(l.hostDir(h), name), 0o755); err != nil {
+		// Closed, as a strict umask leaves directories: what must be open to others is
+		// for whoever uses the directory to open, here as on a real host.
+		if err := os.MkdirAll(filepath.Join(l.hostDir(h), name), 0o700); err != nil {
 			return fmt.Errorf("make the directories of %s: %w", h.Name, err)
 		}
 	}
