@@ -11,7 +11,8 @@ LAB      := $(BINARY) lab
 HOSTS    ?= 3
 # The Go release that go.mod names; 'make go' fetches it where Debian's is older.
 GO       := $(shell command -v go 2>/dev/null || echo $(CURDIR)/bin/go/bin/go)
-GOFLAGS  := -tags=$(TAGS)
+# Without paths of this machine in it, the same source gives the same program.
+GOFLAGS  := -tags=$(TAGS) -trimpath
 export GOFLAGS
 
 # What the product itself needs on a host, then what the lab and the build need.

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"virtmesh/agent/identity"
-	"virtmesh/agent/join"
-	"virtmesh/agent/meshport"
+	"virtmesh/agent/port"
+	"virtmesh/agent/port/enrol"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 )
@@ -53,7 +53,7 @@ type Agent struct {
 	metrics    *prometheus.Registry
 
 	identity *identity.Identity
-	port     *meshport.Port
+	port     *port.Port
 	gossip   *gossip.Gossip
 	store    *raftstore.Store
 	signer   *identity.Signer
@@ -133,13 +133,13 @@ func (a *Agent) openIdentity(context.Context) (err error) {
 }
 
 func (a *Agent) openPort(context.Context) error {
-	cfg := meshport.DefaultConfig()
+	cfg := port.DefaultConfig()
 	cfg.Bind, cfg.Advertise = a.config.MeshListen, a.config.MeshAddress()
 	cfg.Credentials = a.identity
 	cfg.Admit = a.admit
 	cfg.HostAt = a.hostAt
 	cfg.Logger, cfg.Registerer = a.log.With("part", "meshport"), a.metrics
-	port, err := meshport.New(cfg)
+	port, err := port.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -184,11 +184,11 @@ func (a *Agent) joinGossip(ctx context.Context) error {
 }
 
 func (a *Agent) openStore(ctx context.Context) error {
-	raft, err := a.port.StreamLayer(meshport.ProtoRaft)
+	raft, err := a.port.StreamLayer(port.ProtoRaft)
 	if err != nil {
 		return err
 	}
-	rpc, err := a.port.StreamLayer(meshport.ProtoStore)
+	rpc, err := a.port.StreamLayer(port.ProtoStore)
 	if err != nil {
 		return err
 	}
@@ -289,7 +289,7 @@ func (a *Agent) newRenewer(issuers ...identity.Issuer) (*identity.Renewer, error
 }
 
 func (a *Agent) renewalByOthers() identity.Issuer {
-	return join.Renewal(join.RenewalConfig{Identity: a.identity, Members: a.meshAddresses, Attempt: 5 * time.Second})
+	return enrol.Renewal(enrol.RenewalConfig{Identity: a.identity, Members: a.meshAddresses, Attempt: 5 * time.Second})
 }
 
 func (a *Agent) renewalByItself() identity.Issuer {
@@ -297,15 +297,15 @@ func (a *Agent) renewalByItself() identity.Issuer {
 }
 
 func (a *Agent) serveJoin(context.Context) error {
-	server, err := join.NewServer(a.joinConfig())
+	server, err := enrol.NewServer(a.joinConfig())
 	if err != nil {
 		return err
 	}
-	listener, err := a.port.Listen(meshport.ProtoJoin)
+	listener, err := a.port.Listen(port.ProtoJoin)
 	if err != nil {
 		return err
 	}
-	rpc := meshport.ServeRPC(listener, server, a.log.With("part", "join"))
+	rpc := port.ServeRPC(listener, server, a.log.With("part", "join"))
 	a.onStop(func(ctx context.Context) {
 		rpc.Shutdown(ctx)
 		server.Close()
@@ -313,8 +313,8 @@ func (a *Agent) serveJoin(context.Context) error {
 	return nil
 }
 
-func (a *Agent) joinConfig() join.ServerConfig {
-	cfg := join.DefaultServerConfig()
+func (a *Agent) joinConfig() enrol.ServerConfig {
+	cfg := enrol.DefaultServerConfig()
 	cfg.Signer, cfg.Host, cfg.Version = a.signer, a.config.Name, a.version
 	cfg.MinFeatureLevel = func() uint32 { return neededLevel(a.gossip.Members()) }
 	cfg.Logger, cfg.Registerer = a.log.With("part", "join"), a.metrics

@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"time"
 
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 )
 
@@ -39,7 +39,7 @@ func withBackup(backup func(context.Context, io.Writer) (uint64, error), rest ht
 		if out.n > 0 {
 			panic(http.ErrAbortHandler) // the client must not take it for whole
 		}
-		meshapi.WriteError(w, http.StatusInternalServerError, err)
+		admin.WriteError(w, http.StatusInternalServerError, err)
 	})
 }
 

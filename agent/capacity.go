@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"virtmesh/agent/hypervisor"
-	"virtmesh/agent/placement"
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/stewards/schedule/place"
 	"virtmesh/gossip"
 )
 
@@ -19,7 +19,7 @@ import (
 const factsInterval = 5 * time.Second
 
 // allocatable is what guests may use of this host.
-func allocatable(config CapacityConfig, capabilities hypervisor.Capabilities) placement.Resources {
+func allocatable(config CapacityConfig, capabilities hypervisor.Capabilities) place.Resources {
 	cpus := capabilities.CPUs
 	if cpus == 0 {
 		cpus = runtime.NumCPU()
@@ -34,7 +34,7 @@ func allocatable(config CapacityConfig, capabilities hypervisor.Capabilities) pl
 			}
 		}
 	}
-	return placement.Resources{CPUMilli: int64(cpus) * 1000, MemoryBytes: max(0, memory), Hugepages: hugepages}
+	return place.Resources{CPUMilli: int64(cpus) * 1000, MemoryBytes: max(0, memory), Hugepages: hugepages}
 }
 
 // normalPageKiB is the page size of memory that is not set aside.
@@ -49,9 +49,9 @@ func pageSizeName(kib uint64) string {
 }
 
 // policy is how far hosts may be committed. It must be the same on all hosts.
-func (c CapacityConfig) policy() placement.Policy {
-	policy := placement.DefaultPolicy()
-	policy.Strategy = placement.Strategy(c.Policy)
+func (c CapacityConfig) policy() place.Policy {
+	policy := place.DefaultPolicy()
+	policy.Strategy = place.Strategy(c.Policy)
 	policy.CPUAllocationRatio = c.CPUAllocationRatio
 	policy.MemoryOvercommitPercent = c.MemoryOvercommitPercent
 	return policy
@@ -94,7 +94,7 @@ func (h *host) facts(ctx context.Context) gossip.Facts {
 	return facts
 }
 
-func gossipResources(r placement.Resources) gossip.Resources {
+func gossipResources(r place.Resources) gossip.Resources {
 	return gossip.Resources{CPUMilli: r.CPUMilli, MemoryBytes: r.MemoryBytes, Hugepages: r.Hugepages, Devices: r.Devices}
 }
 

@@ -11,9 +11,9 @@ import (
 	"strconv"
 	"time"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/identity"
-	"virtmesh/agent/join"
-	"virtmesh/agent/objects/claims"
+	"virtmesh/agent/port/enrol"
 	"virtmesh/raftstore"
 )
 
@@ -48,7 +48,7 @@ func Join(ctx context.Context, configPath string, config Config, address, token,
 	if err != nil {
 		return fmt.Errorf("join the mesh: %w", err)
 	}
-	options := join.DefaultOptions()
+	options := enrol.DefaultOptions()
 	options.Dir = config.StateDir
 	options.Addresses = []string{address}
 	options.Token = parsed
@@ -57,7 +57,7 @@ func Join(ctx context.Context, configPath string, config Config, address, token,
 	options.SANs = config.sans()
 	options.Version, options.FeatureLevel = version, featureLevel
 	options.Logger = slog.New(slog.DiscardHandler)
-	if err := join.Join(ctx, options); err != nil {
+	if err := enrol.Join(ctx, options); err != nil {
 		return fmt.Errorf("join the mesh at %s: %w", address, err)
 	}
 	return saveOrUndo(configPath, config)

@@ -16,23 +16,23 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/controller"
-	"virtmesh/agent/controllers/instance"
-	"virtmesh/agent/controllers/node"
-	"virtmesh/agent/domainxml"
-	"virtmesh/agent/guestmetrics"
-	"virtmesh/agent/hostnet"
-	"virtmesh/agent/hostrpc"
-	"virtmesh/agent/hypervisor"
-	"virtmesh/agent/hypervisor/kvmprobe"
-	"virtmesh/agent/hypervisor/libvirt"
+	"virtmesh/agent/claims"
+	"virtmesh/agent/host/domain"
+	"virtmesh/agent/host/executor"
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/host/hypervisor/kvmprobe"
+	"virtmesh/agent/host/hypervisor/libvirt"
+	"virtmesh/agent/host/metrics"
+	"virtmesh/agent/host/network"
+	"virtmesh/agent/host/volumes"
 	"virtmesh/agent/identity"
-	"virtmesh/agent/meshapi"
-	"virtmesh/agent/meshport"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/objects/claims"
-	"virtmesh/agent/placement"
-	"virtmesh/agent/volumes"
+	"virtmesh/agent/port"
+	"virtmesh/agent/port/admin"
+	"virtmesh/agent/port/guests"
+	"virtmesh/agent/stewards"
+	"virtmesh/agent/stewards/nodes"
+	"virtmesh/agent/stewards/schedule/place"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 	"virtmesh/storage/containerdisk"
@@ -56,19 +56,19 @@ type host struct {
 	nodes       *objects.Informer[*corev1.Node]
 	instanceSet *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	recorder    *objects.Recorder
-	stewardship *controller.Stewardship
+	stewardship *stewards.Stewardship
 
 	hypervisor   hypervisor.Hypervisor
 	capabilities hypervisor.Capabilities
 	kvm          kvmprobe.Result
-	allocatable  placement.Resources
+	allocatable  place.Resources
 
 	provisioner *volumes.Provisioner
 	volumes     *volumes.Volumes
-	network     *hostnet.Network
-	executor    *instance.Executor
-	router      *hostrpc.Router
-	publisher   *node.Publisher
+	network     *network.Network
+	executor    *executor.Executor
+	router      *guests.Router
+	publisher   *nodes.Publisher
 
 	// loops run until the agent stops.
 	loops []loop
@@ -104,14 +104,14 @@ func (a *Agent) startHost(ctx context.Context) error {
 		return err
 	}
 	a.onStop(func(context.Context) { h.executor.Close() })
-	h.router = hostrpc.NewRouter(hostrpc.Config{
+	h.router = guests.NewRouter(guests.Config{
 		Self: a.config.Name, Local: h.guests(), HostOf: h.hostOf,
 		Dial: func(ctx context.Context, name string) (net.Conn, error) {
 			address, err := a.resolve(ctx, name)
 			if err != nil {
 				return nil, err
 			}
-			return a.port.DialHost(ctx, meshport.ProtoRPC, name, address)
+			return a.port.DialHost(ctx, port.ProtoRPC, name, address)
 		},
 	})
 	a.onStop(func(context.Context) { h.router.Close() })
@@ -123,10 +123,10 @@ func (a *Agent) startHost(ctx context.Context) error {
 
 // showGuests makes this host's guests part of its metrics.
 func (h *host) showGuests() error {
-	cfg := guestmetrics.DefaultConfig()
+	cfg := metrics.DefaultConfig()
 	cfg.Host, cfg.Hypervisor, cfg.Instances = h.config.Name, h.hypervisor, h.instanceSet
 	cfg.Logger = h.log.With("part", "metrics")
-	collector, err := guestmetrics.New(cfg)
+	collector, err := metrics.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func (h *host) openObjects() (err error) {
 	h.claims = claims.NewCache(h.cache, h.log.With("part", "claims"))
 	h.nodes = objects.For[*corev1.Node](h.cache)
 	h.instanceSet = objects.For[*kubevirtv1.VirtualMachineInstance](h.cache)
-	h.stewardship = controller.NewStewardship(h.config.Name, liveMembers{h.gossip})
+	h.stewardship = stewards.NewStewardship(h.config.Name, liveMembers{h.gossip})
 	recorder := objects.DefaultRecorderConfig()
 	recorder.Store, recorder.Component, recorder.Host = h.store, "virtmesh", h.config.Name
 	recorder.Logger = h.log.With("part", "events")
@@ -176,8 +176,8 @@ func (h *host) openHypervisor(ctx context.Context) (err error) {
 }
 
 // machine describes this host to the conversion of instances to domains.
-func (h *host) machine() domainxml.HostInfo {
-	return domainxml.HostInfo{
+func (h *host) machine() domain.HostInfo {
+	return domain.HostInfo{
 		KVM: h.kvm.Usable, Arch: h.capabilities.Arch, Emulator: h.capabilities.Emulator,
 		MachineTypes: h.capabilities.MachineTypes, MaxCPUs: h.capabilities.MaxVCPUs,
 		EFI: h.capabilities.EFI, SecureBoot: h.capabilities.SecureBoot, TPM: h.capabilities.TPM,
@@ -233,7 +233,7 @@ func qemuUser(name string) (uid, gid int, err error) {
 }
 
 func (h *host) openExecutor() (err error) {
-	h.executor, err = instance.New(instance.Config{
+	h.executor, err = executor.New(executor.Config{
 		Host: h.config.Name, Store: h.store, Instances: h.instanceSet, Hypervisor: h.hypervisor,
 		Volumes: h.volumes, Network: h.network, Claims: hostClaims{h.store, h.config.Name, h.provisioner}, Events: h.recorder,
 		Machine: h.machine(), LogDir: filepath.Join(h.config.StateDir, "consoles"),
@@ -243,16 +243,16 @@ func (h *host) openExecutor() (err error) {
 }
 
 // guests reaches the guests of this host.
-func (h *host) guests() hostrpc.Instances { return h.executor.Guests() }
+func (h *host) guests() guests.Instances { return h.executor.Guests() }
 
 // hostOf tells which host runs an instance.
 func (h *host) hostOf(_ context.Context, namespace, name string) (string, error) {
 	vmi, ok := h.instanceSet.Get(objects.Key{Namespace: namespace, Name: name})
 	if !ok {
-		return "", fmt.Errorf("%w: %s/%s", hostrpc.ErrNotFound, namespace, name)
+		return "", fmt.Errorf("%w: %s/%s", guests.ErrNotFound, namespace, name)
 	}
 	if vmi.Status.NodeName == "" {
-		return "", fmt.Errorf("%w: %s/%s has not been placed yet", hostrpc.ErrNotRunning, namespace, name)
+		return "", fmt.Errorf("%w: %s/%s has not been placed yet", guests.ErrNotRunning, namespace, name)
 	}
 	return vmi.Status.NodeName, nil
 }
@@ -295,7 +295,7 @@ func (h *host) retirePaused(ctx context.Context) error {
 		return fmt.Errorf("count the instances on %s: %w", h.config.Name, err)
 	}
 	if n := len(held); n > 0 {
-		return fmt.Errorf("%w: %d instances run on %s; stop them first", meshapi.ErrInvalid, n, h.config.Name)
+		return fmt.Errorf("%w: %d instances run on %s; stop them first", admin.ErrInvalid, n, h.config.Name)
 	}
 	return self.forget(ctx)
 }
@@ -320,7 +320,7 @@ type hostClaims struct {
 	volumes *volumes.Provisioner
 }
 
-var _ instance.Claims = hostClaims{}
+var _ executor.Claims = hostClaims{}
 
 var errNoClaim = errors.New("no claim lets this host run the instance")
 

@@ -10,16 +10,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/controller"
-	"virtmesh/agent/controllers/gc"
-	"virtmesh/agent/controllers/namespace"
-	"virtmesh/agent/controllers/node"
-	placementctl "virtmesh/agent/controllers/placement"
-	"virtmesh/agent/controllers/vm"
-	"virtmesh/agent/hypervisor"
+	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/vmspec"
+	"virtmesh/agent/stewards"
+	"virtmesh/agent/stewards/collect"
+	"virtmesh/agent/stewards/namespace"
+	"virtmesh/agent/stewards/nodes"
+	"virtmesh/agent/stewards/schedule"
+	"virtmesh/agent/stewards/vm"
+	"virtmesh/agent/vmi"
 )
 
 // addControllers assembles the control loops, in the order a virtual machine
@@ -49,9 +49,9 @@ func (h *host) addVM() error {
 	cfg := vm.DefaultConfig()
 	cfg.Store, cfg.Cache, cfg.Recorder = h.store, h.cache, h.recorder
 	cfg.Stewardship, cfg.Logger, cfg.Registerer = h.stewardship, h.log.With("part", "vm"), h.metrics
-	defaults := vmspec.DefaultDefaults()
-	cfg.Prepare = []vm.Prepare{func(_ context.Context, _ *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance) error {
-		vmspec.SetNewInstance(defaults, vmi, metav1.Now())
+	defaults := vmi.DefaultDefaults()
+	cfg.Prepare = []vm.Prepare{func(_ context.Context, _ *kubevirtv1.VirtualMachine, instance *kubevirtv1.VirtualMachineInstance) error {
+		vmi.SetNewInstance(defaults, instance, metav1.Now())
 		return nil
 	}}
 	c, err := vm.New(cfg)
@@ -63,13 +63,13 @@ func (h *host) addVM() error {
 }
 
 func (h *host) addPlacement() error {
-	view := placementctl.NewView(h.store, h.cache, h.claims, placementctl.FromGossip(h.gossip))
-	cfg := placementctl.DefaultConfig()
+	view := schedule.NewView(h.store, h.cache, h.claims, schedule.FromGossip(h.gossip))
+	cfg := schedule.DefaultConfig()
 	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = h.store, h.cache, h.claims, view
-	cfg.Offers, cfg.Volumes, cfg.Policy = h, placementctl.FromClaims(h.cache), h.config.Capacity.policy()
+	cfg.Offers, cfg.Volumes, cfg.Policy = h, schedule.FromClaims(h.cache), h.config.Capacity.policy()
 	cfg.Recorder, cfg.Stewardship = h.recorder, h.stewardship
 	cfg.Logger, cfg.Registerer = h.log.With("part", "placement"), h.metrics
-	c, err := placementctl.New(cfg)
+	c, err := schedule.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -98,10 +98,10 @@ const executorWorkers = 16
 const executorTimeout = 10 * time.Minute
 
 func (h *host) addExecutor() error {
-	cfg := controller.DefaultConfig()
+	cfg := stewards.DefaultConfig()
 	cfg.Name, cfg.Reconciler, cfg.Workers = "executor", h.executor, executorWorkers
 	cfg.Timeout = executorTimeout
-	cfg.Sources = []controller.Source{
+	cfg.Sources = []stewards.Source{
 		objects.Map(h.instanceSet, func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) []objects.Key {
 			for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.New, change.Old} {
 				if vmi != nil && vmi.Status.NodeName == h.config.Name {
@@ -113,7 +113,7 @@ func (h *host) addExecutor() error {
 		h.executor,
 	}
 	cfg.Logger, cfg.Registerer = h.log.With("part", "executor"), h.metrics
-	c, err := controller.New(cfg)
+	c, err := stewards.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -122,11 +122,11 @@ func (h *host) addExecutor() error {
 }
 
 func (h *host) addProvisioner() error {
-	cfg := controller.DefaultConfig()
+	cfg := stewards.DefaultConfig()
 	cfg.Name, cfg.Reconciler = "volumes", h.provisioner
-	cfg.Sources = []controller.Source{objects.For[*corev1.PersistentVolumeClaim](h.cache)}
+	cfg.Sources = []stewards.Source{objects.For[*corev1.PersistentVolumeClaim](h.cache)}
 	cfg.Logger, cfg.Registerer = h.log.With("part", "volumes"), h.metrics
-	c, err := controller.New(cfg)
+	c, err := stewards.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -135,22 +135,22 @@ func (h *host) addProvisioner() error {
 }
 
 func (h *host) addNode() error {
-	publisher := node.DefaultPublisherConfig()
+	publisher := nodes.DefaultPublisherConfig()
 	publisher.Host, publisher.Store, publisher.Cache, publisher.Claims = h.config.Name, h.store, h.cache, h.claims
 	publisher.Describe = h.describe
 	publisher.Logger, publisher.Registerer = h.log.With("part", "node"), h.metrics
-	p, err := node.NewPublisher(publisher)
+	p, err := nodes.NewPublisher(publisher)
 	if err != nil {
 		return err
 	}
 	h.publisher = p
 	h.add("node", p.Run)
 
-	watcher := node.DefaultWatcherConfig()
+	watcher := nodes.DefaultWatcherConfig()
 	watcher.Store, watcher.Cache, watcher.Members = h.store, h.cache, liveMembers{h.gossip}
 	watcher.Recorder, watcher.Stewardship = h.recorder, h.stewardship
 	watcher.Logger, watcher.Registerer = h.log.With("part", "node"), h.metrics
-	w, err := node.NewWatcher(watcher)
+	w, err := nodes.NewWatcher(watcher)
 	if err != nil {
 		return err
 	}
@@ -160,36 +160,36 @@ func (h *host) addNode() error {
 
 // addCleaners assembles what removes objects that nobody wants any more.
 func (h *host) addCleaners() error {
-	collector := gc.DefaultConfig()
+	collector := collect.DefaultConfig()
 	collector.Store, collector.Cache, collector.Stewardship = h.store, h.cache, h.stewardship
 	collector.Logger, collector.Registerer = h.log.With("part", "gc"), h.metrics
-	c, err := gc.New(collector)
+	c, err := collect.New(collector)
 	if err != nil {
 		return err
 	}
 	h.add("garbage collector", c.Run)
 
-	expirer := gc.DefaultExpirerConfig()
+	expirer := collect.DefaultExpirerConfig()
 	expirer.Store, expirer.Stewardship, expirer.Logger = h.store, h.stewardship, h.log.With("part", "gc")
-	e, err := gc.NewExpirer(expirer)
+	e, err := collect.NewExpirer(expirer)
 	if err != nil {
 		return err
 	}
 	h.add("old events", e.Run)
 
-	sweeper := gc.DefaultSweeperConfig()
+	sweeper := collect.DefaultSweeperConfig()
 	sweeper.Host, sweeper.Store, sweeper.Cache, sweeper.Claims = h.config.Name, h.store, h.cache, h.claims
 	sweeper.HasGuest, sweeper.Logger, sweeper.Registerer = h.hasGuest, h.log.With("part", "gc"), h.metrics
-	s, err := gc.NewSweeper(sweeper)
+	s, err := collect.NewSweeper(sweeper)
 	if err != nil {
 		return err
 	}
 	h.add("stale claims", s.Run)
 
-	epochs := gc.DefaultEpochsConfig()
+	epochs := collect.DefaultEpochsConfig()
 	epochs.Store, epochs.Cache, epochs.Claims, epochs.Stewardship = h.store, h.cache, h.claims, h.stewardship
 	epochs.Logger = h.log.With("part", "gc")
-	forgetting, err := gc.NewEpochs(epochs)
+	forgetting, err := collect.NewEpochs(epochs)
 	if err != nil {
 		return err
 	}

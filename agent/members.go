@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 
-	"virtmesh/agent/controller"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/stewards"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 )
@@ -185,7 +185,7 @@ func neededLevel(members []gossip.Member) uint32 {
 // liveMembers is the membership that stewardship follows.
 type liveMembers struct{ gossip *gossip.Gossip }
 
-var _ controller.Members = liveMembers{}
+var _ stewards.Members = liveMembers{}
 
 // Members implements controller.Members.
 func (m liveMembers) Members() []string {

@@ -12,8 +12,8 @@ import (
 
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
-	"virtmesh/agent/join"
-	"virtmesh/agent/meshport"
+	"virtmesh/agent/port"
+	"virtmesh/agent/port/enrol"
 	"virtmesh/gossip"
 )
 
@@ -33,7 +33,7 @@ func TestNobodyIsAdmittedBeforeTheReplicaIsOpen(t *testing.T) {
 // asks, and its start fails with what to do.
 func TestRemovedMachineLearnsWhy(t *testing.T) {
 	m := identitytest.NewMesh(t)
-	cfg := join.DefaultServerConfig()
+	cfg := enrol.DefaultServerConfig()
 	cfg.Signer, cfg.Host = identity.NewSigner(m.Store, 0), "host1"
 	dir, err := joinHost(t, m, cfg, 0)
 	if err != nil {
@@ -72,7 +72,7 @@ func TestTooOldHostsAreRefused(t *testing.T) {
 		config: Config{Name: "host1"}, version: "v1.7.0", gossip: g, signer: identity.NewSigner(m.Store, 0),
 		log: slog.New(slog.DiscardHandler), metrics: prometheus.NewRegistry(),
 	}
-	var old *join.VersionError
+	var old *enrol.VersionError
 	_, err = joinHost(t, m, a.joinConfig(), featureLevel-1)
 	if !errors.As(err, &old) || !strings.Contains(err.Error(), "v1.2.0") || !strings.Contains(err.Error(), "v1.7.0") {
 		t.Errorf("a host that is too old: %v", err)
@@ -105,29 +105,29 @@ func TestNeededLevel(t *testing.T) {
 
 // joinHost joins host2, of version v1.2.0 and the given level, to m, whose first host
 // serves the join protocol until the test ends. It returns the state directory.
-func joinHost(t *testing.T, m *identitytest.Mesh, serverCfg join.ServerConfig, level uint32) (string, error) {
+func joinHost(t *testing.T, m *identitytest.Mesh, serverCfg enrol.ServerConfig, level uint32) (string, error) {
 	t.Helper()
-	cfg := meshport.DefaultConfig()
+	cfg := port.DefaultConfig()
 	cfg.Bind, cfg.Credentials = "127.0.0.1:0", m.First
-	port, err := meshport.New(cfg)
+	opened, err := port.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := join.NewServer(serverCfg)
+	server, err := enrol.NewServer(serverCfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener, err := port.Listen(meshport.ProtoJoin)
+	listener, err := opened.Listen(port.ProtoJoin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rpc := meshport.ServeRPC(listener, server, slog.New(slog.DiscardHandler))
+	rpc := port.ServeRPC(listener, server, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
-		if err := errors.Join(rpc.Shutdown(context.Background()), port.Close()); err != nil {
+		if err := errors.Join(rpc.Shutdown(context.Background()), opened.Close()); err != nil {
 			t.Error(err)
 		}
 	})
-	at := port.Addr().String()
+	at := opened.Addr().String()
 	if err := identity.NewHosts(m.Store).Update(t.Context(), m.First.Node(), func(r *identity.HostRecord) { r.MeshAddress = at }); err != nil {
 		t.Fatal(err)
 	}
@@ -135,9 +135,9 @@ func joinHost(t *testing.T, m *identitytest.Mesh, serverCfg join.ServerConfig, l
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := join.DefaultOptions()
+	o := enrol.DefaultOptions()
 	o.Dir, o.Addresses, o.Token, o.Host = filepath.Join(t.TempDir(), "state"), []string{at}, token, "host2"
 	o.MeshAddress, o.GossipAddress = "10.0.0.2:7443", "10.0.0.2:7946"
 	o.Version, o.FeatureLevel = "v1.2.0", level
-	return o.Dir, join.Join(t.Context(), o)
+	return o.Dir, enrol.Join(t.Context(), o)
 }

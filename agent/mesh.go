@@ -11,29 +11,29 @@ import (
 	"time"
 
 	"virtmesh/agent/identity"
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 )
 
-var _ meshapi.Mesh = (*Agent)(nil)
+var _ admin.Mesh = (*Agent)(nil)
 
 // Status implements meshapi.Mesh.
-func (a *Agent) Status(ctx context.Context) (*meshapi.Status, error) {
+func (a *Agent) Status(ctx context.Context) (*admin.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	replica := a.store.Status(ctx)
-	status := &meshapi.Status{
+	status := &admin.Status{
 		Host: a.config.Name, MeshID: a.identity.MeshID(), Version: a.version,
 		Leader: replica.Leader, Term: replica.Term, Revision: replica.Revision,
 	}
-	members := map[string]*meshapi.Member{}
+	members := map[string]*admin.Member{}
 	records, err := identity.NewHosts(a.store).List(ctx, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil {
 		return nil, fmt.Errorf("read the records of the mesh's hosts: %w", err)
 	}
 	for _, record := range records {
-		members[record.Name] = &meshapi.Member{
+		members[record.Name] = &admin.Member{
 			Name: record.Name, MeshAddress: record.MeshAddress, State: "unknown", Role: "none", Version: record.Version, Lag: -1,
 		}
 	}
@@ -49,14 +49,14 @@ func (a *Agent) Status(ctx context.Context) (*meshapi.Status, error) {
 	return status, nil
 }
 
-func addMember(members map[string]*meshapi.Member, member gossip.Member) {
+func addMember(members map[string]*admin.Member, member gossip.Member) {
 	m := members[member.Name]
 	if m == nil {
 		if !member.State.Live() {
 			// It left or was removed; gossip remembers it for a while.
 			return
 		}
-		m = &meshapi.Member{Name: member.Name, Role: "none", Lag: -1}
+		m = &admin.Member{Name: member.Name, Role: "none", Lag: -1}
 		members[member.Name] = m
 	}
 	m.State = member.State.String()
@@ -68,7 +68,7 @@ func addMember(members map[string]*meshapi.Member, member gossip.Member) {
 	}
 }
 
-func addReplicas(members map[string]*meshapi.Member, replica raftstore.Status) {
+func addReplicas(members map[string]*admin.Member, replica raftstore.Status) {
 	for _, id := range replica.Voters {
 		if m := members[id]; m != nil {
 			m.Role = "voter"
@@ -90,7 +90,7 @@ func addReplicas(members map[string]*meshapi.Member, replica raftstore.Status) {
 }
 
 // warnings says what an operator should look at.
-func warnings(status *meshapi.Status, replica raftstore.Status) []string {
+func warnings(status *admin.Status, replica raftstore.Status) []string {
 	var list []string
 	if status.Leader == "" {
 		list = append(list, "there is no leader: running VMs go on, but nothing can be changed until a majority of the voters is back")
@@ -114,23 +114,23 @@ func warnings(status *meshapi.Status, replica raftstore.Status) []string {
 }
 
 // CreateToken implements meshapi.Mesh.
-func (a *Agent) CreateToken(ctx context.Context, ttl time.Duration) (*meshapi.Token, error) {
+func (a *Agent) CreateToken(ctx context.Context, ttl time.Duration) (*admin.Token, error) {
 	token, record, err := identity.NewTokens(a.store).Create(ctx, ttl)
 	if err != nil {
 		return nil, fmt.Errorf("create a token: %w", err)
 	}
-	return &meshapi.Token{ID: token.ID, Secret: token.Encode(), Expires: record.Expires}, nil
+	return &admin.Token{ID: token.ID, Secret: token.Encode(), Expires: record.Expires}, nil
 }
 
 // ListTokens implements meshapi.Mesh.
-func (a *Agent) ListTokens(ctx context.Context) ([]meshapi.Token, error) {
+func (a *Agent) ListTokens(ctx context.Context) ([]admin.Token, error) {
 	records, err := identity.NewTokens(a.store).List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list tokens: %w", err)
 	}
-	tokens := make([]meshapi.Token, 0, len(records))
+	tokens := make([]admin.Token, 0, len(records))
 	for _, record := range records {
-		token := meshapi.Token{ID: record.ID, Expires: record.Expires}
+		token := admin.Token{ID: record.ID, Expires: record.Expires}
 		if record.UsedBy != nil {
 			token.UsedBy = record.UsedBy.Host
 		}
@@ -143,21 +143,21 @@ func (a *Agent) ListTokens(ctx context.Context) ([]meshapi.Token, error) {
 func (a *Agent) RevokeToken(ctx context.Context, id string) error {
 	err := identity.NewTokens(a.store).Revoke(ctx, id)
 	if errors.Is(err, identity.ErrTokenInvalid) {
-		return fmt.Errorf("token %s: %w", id, meshapi.ErrNotFound)
+		return fmt.Errorf("token %s: %w", id, admin.ErrNotFound)
 	}
 	return err
 }
 
 // IssueCredentials implements meshapi.Mesh.
-func (a *Agent) IssueCredentials(ctx context.Context, csrPEM []byte) (*meshapi.Credentials, error) {
+func (a *Agent) IssueCredentials(ctx context.Context, csrPEM []byte) (*admin.Credentials, error) {
 	block, _ := pem.Decode(csrPEM)
 	if block == nil || block.Type != "CERTIFICATE REQUEST" {
-		return nil, fmt.Errorf("%w: csr is not a PEM certificate request", meshapi.ErrInvalid)
+		return nil, fmt.Errorf("%w: csr is not a PEM certificate request", admin.ErrInvalid)
 	}
 	var key *ecdsa.PublicKey
 	key, err := identity.ParseCSR(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("%w: csr: %w", meshapi.ErrInvalid, err)
+		return nil, fmt.Errorf("%w: csr: %w", admin.ErrInvalid, err)
 	}
 	ca, bundle, err := a.signer.CA(ctx)
 	if err != nil {
@@ -167,7 +167,7 @@ func (a *Agent) IssueCredentials(ctx context.Context, csrPEM []byte) (*meshapi.C
 	if err != nil {
 		return nil, fmt.Errorf("sign the administrator's certificate: %w", err)
 	}
-	return &meshapi.Credentials{
+	return &admin.Credentials{
 		Server: "https://" + a.config.MeshAddress(), CA: string(bundle), Certificate: string(certificate),
 		Expires: time.Now().Add(identity.DefaultAdminLifetime),
 	}, nil
@@ -195,7 +195,7 @@ func (a *Agent) Leave(ctx context.Context) error {
 // RemoveHost implements meshapi.Mesh. It may be repeated after a failure.
 func (a *Agent) RemoveHost(ctx context.Context, name string) error {
 	if member, ok := a.gossip.Member(name); ok && member.State.Live() {
-		return fmt.Errorf("%w: %s is alive; run 'virtmesh agent leave' on it", meshapi.ErrInvalid, name)
+		return fmt.Errorf("%w: %s is alive; run 'virtmesh agent leave' on it", admin.ErrInvalid, name)
 	}
 	return a.host.removal(name).run(ctx)
 }

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"virtmesh/agent/hostnet"
+	"virtmesh/agent/host/network"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/k8scni"
 	"virtmesh/netplug"
@@ -32,11 +32,11 @@ func (h *host) openNetwork(ctx context.Context, a *Agent) error {
 		return err
 	}
 	a.onStop(func(context.Context) { plug.Close() })
-	bridges := make([]hostnet.HostBridge, 0, len(h.config.Network.Bridges))
+	bridges := make([]network.HostBridge, 0, len(h.config.Network.Bridges))
 	for _, bridge := range h.config.Network.Bridges {
-		bridges = append(bridges, hostnet.HostBridge(bridge))
+		bridges = append(bridges, network.HostBridge(bridge))
 	}
-	h.network, err = hostnet.New(hostnet.Config{
+	h.network, err = network.New(network.Config{
 		Host: h.config.Name, Subnet: subnet, Domain: h.config.Network.Domain,
 		LeaseFile:      filepath.Join(h.config.StateDir, "leases.json"),
 		AttachmentFile: filepath.Join(h.config.StateDir, "attachments.json"), Bridges: bridges,

@@ -11,54 +11,54 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"virtmesh/agent/controllers/node"
-	placementctl "virtmesh/agent/controllers/placement"
-	"virtmesh/agent/hostrpc"
-	"virtmesh/agent/placement"
+	"virtmesh/agent/port/guests"
+	"virtmesh/agent/stewards/nodes"
+	"virtmesh/agent/stewards/schedule"
+	"virtmesh/agent/stewards/schedule/place"
 )
 
 // offerer answers other hosts' requests for an offer.
 type offerer struct{ host *host }
 
-var _ hostrpc.Offerer = offerer{}
+var _ guests.Offerer = offerer{}
 
 // Offer implements hostrpc.Offerer.
 func (o offerer) Offer(_ context.Context, request []byte) ([]byte, error) {
-	var r placementctl.OfferRequest
+	var r schedule.OfferRequest
 	if err := json.Unmarshal(request, &r); err != nil {
 		return nil, fmt.Errorf("read offer request: %w", err)
 	}
 	return json.Marshal(o.host.judge(r))
 }
 
-var _ placementctl.Offers = (*host)(nil)
+var _ schedule.Offers = (*host)(nil)
 
 // Offer implements placement's Offers: it asks a host, this one without a
 // detour.
-func (h *host) Offer(ctx context.Context, name string, r placementctl.OfferRequest) (placementctl.Offer, error) {
+func (h *host) Offer(ctx context.Context, name string, r schedule.OfferRequest) (schedule.Offer, error) {
 	if name == h.config.Name {
 		return h.judge(r), nil
 	}
 	request, err := json.Marshal(r)
 	if err != nil {
-		return placementctl.Offer{}, fmt.Errorf("encode offer request: %w", err)
+		return schedule.Offer{}, fmt.Errorf("encode offer request: %w", err)
 	}
 	answer, err := h.router.Offer(ctx, name, request)
 	if err != nil {
-		return placementctl.Offer{}, err
+		return schedule.Offer{}, err
 	}
-	var offer placementctl.Offer
+	var offer schedule.Offer
 	if err := json.Unmarshal(answer, &offer); err != nil {
-		return placementctl.Offer{}, fmt.Errorf("read the offer of %s: %w", name, err)
+		return schedule.Offer{}, fmt.Errorf("read the offer of %s: %w", name, err)
 	}
 	return offer, nil
 }
 
 // judge decides whether this host would run an instance now, by what only it
 // knows: the memory that is really free, and what its processor can do.
-func (h *host) judge(r placementctl.OfferRequest) placementctl.Offer {
-	refuse := func(format string, args ...any) placementctl.Offer {
-		return placementctl.Offer{Reason: fmt.Sprintf(format, args...)}
+func (h *host) judge(r schedule.OfferRequest) schedule.Offer {
+	refuse := func(format string, args ...any) schedule.Offer {
+		return schedule.Offer{Reason: fmt.Sprintf(format, args...)}
 	}
 	free := h.allocatable
 	for _, claim := range h.claims.OnHost(h.config.Name) {
@@ -75,7 +75,7 @@ func (h *host) judge(r placementctl.OfferRequest) placementctl.Offer {
 	if r.CPUModel != "" && !slices.Contains(h.capabilities.CPUModels, r.CPUModel) {
 		return refuse("the processor cannot run CPU model %s", r.CPUModel)
 	}
-	return placementctl.Offer{Accepted: true}
+	return schedule.Offer{Accepted: true}
 }
 
 // memoryAvailable is the kernel's estimate of what can be used without
@@ -98,14 +98,14 @@ func memoryAvailable() int64 {
 }
 
 // describe is what this host says of itself in its Node object.
-func (h *host) describe() node.Description {
-	capacity := placement.Resources{CPUMilli: int64(h.capabilities.CPUs) * 1000, MemoryBytes: h.capabilities.MemoryBytes}
-	return node.Description{
+func (h *host) describe() nodes.Description {
+	capacity := place.Resources{CPUMilli: int64(h.capabilities.CPUs) * 1000, MemoryBytes: h.capabilities.MemoryBytes}
+	return nodes.Description{
 		Capacity: capacity, Allocatable: h.allocatable,
 		Addresses: []corev1.NodeAddress{
 			{Type: corev1.NodeInternalIP, Address: h.config.Advertise}, {Type: corev1.NodeHostName, Address: h.config.Name},
 		},
-		Info: node.SystemInfo("/", h.version), PodCIDR: h.network.Subnet.String(), Zone: h.config.Zone, Labels: h.config.Labels,
+		Info: nodes.SystemInfo("/", h.version), PodCIDR: h.network.Subnet.String(), Zone: h.config.Zone, Labels: h.config.Labels,
 		KVM: h.kvm.Usable, KVMReason: h.kvm.Reason,
 		CPUVendor: h.capabilities.HostVendor, HostModel: h.capabilities.HostModel,
 		CPUModels: h.capabilities.CPUModels, CPUFeatures: h.capabilities.HostFeatures, MachineTypes: h.capabilities.MachineTypes,

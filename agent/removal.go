@@ -13,10 +13,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/identity"
-	"virtmesh/agent/meshapi"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/objects/claims"
+	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 )
 
@@ -55,7 +55,7 @@ func (r removal) run(ctx context.Context) error {
 			return fmt.Errorf("look for what is left of %s: %w", r.host, err)
 		}
 		if !left {
-			return fmt.Errorf("host %s: %w", r.host, meshapi.ErrNotFound)
+			return fmt.Errorf("host %s: %w", r.host, admin.ErrNotFound)
 		}
 	} else if err != nil {
 		return fmt.Errorf("remove the record of %s: %w", r.host, err)

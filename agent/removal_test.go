@@ -14,12 +14,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/controllers/node"
+	"virtmesh/agent/claims"
 	"virtmesh/agent/identity"
-	"virtmesh/agent/meshapi"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/objects/claims"
 	"virtmesh/agent/objects/objectstest"
+	"virtmesh/agent/port/admin"
+	"virtmesh/agent/stewards/nodes"
 	"virtmesh/raftstore"
 )
 
@@ -184,7 +184,7 @@ func TestRemovalOfAHostThatIsGone(t *testing.T) {
 	if err := g.remove("host2"); err != nil {
 		t.Errorf("a second time: %v", err)
 	}
-	if err := g.remove("host9"); !errors.Is(err, meshapi.ErrNotFound) {
+	if err := g.remove("host9"); !errors.Is(err, admin.ErrNotFound) {
 		t.Errorf("a name that nobody knows: %v", err)
 	}
 }
@@ -259,10 +259,10 @@ func TestAHostLeavesOnlyWithoutInstances(t *testing.T) {
 	if h.cache, err = objects.NewCache(cache); err != nil {
 		t.Fatal(err)
 	}
-	publisher := node.DefaultPublisherConfig()
+	publisher := nodes.DefaultPublisherConfig()
 	publisher.Host, publisher.Store, publisher.Cache, publisher.Logger = "host9", g, h.cache, h.log
-	publisher.Claims, publisher.Describe = claims.NewCache(h.cache, h.log), func() node.Description { return node.Description{} }
-	if h.publisher, err = node.NewPublisher(publisher); err != nil {
+	publisher.Claims, publisher.Describe = claims.NewCache(h.cache, h.log), func() nodes.Description { return nodes.Description{} }
+	if h.publisher, err = nodes.NewPublisher(publisher); err != nil {
 		t.Fatal(err)
 	}
 	g.write(func(tx *objects.Tx) {
@@ -270,7 +270,7 @@ func TestAHostLeavesOnlyWithoutInstances(t *testing.T) {
 		tx.Create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "host9"}})
 	})
 	g.before["/claims/capacity/host9"] = func() { g.place("late", "host9") }
-	if err := h.retire(t.Context()); !errors.Is(err, meshapi.ErrInvalid) || !strings.Contains(err.Error(), "1 instances run on host9") {
+	if err := h.retire(t.Context()); !errors.Is(err, admin.ErrInvalid) || !strings.Contains(err.Error(), "1 instances run on host9") {
 		t.Errorf("with an instance that has just been claimed: %v", err)
 	}
 	if len(g.Keys("/registry/core/nodes/host9")) != 1 {

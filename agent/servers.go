@@ -20,10 +20,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"virtmesh/agent/api"
-	"virtmesh/agent/hostrpc"
 	"virtmesh/agent/identity"
-	"virtmesh/agent/meshapi"
-	"virtmesh/agent/meshport"
+	"virtmesh/agent/port"
+	"virtmesh/agent/port/admin"
+	"virtmesh/agent/port/guests"
 )
 
 // SetLibraryLogger sends what libraries log on their own to log, for the whole
@@ -50,11 +50,11 @@ type httpListener struct {
 }
 
 func (a *Agent) startServers(context.Context) error {
-	rpcListener, err := a.port.Listen(meshport.ProtoRPC)
+	rpcListener, err := a.port.Listen(port.ProtoRPC)
 	if err != nil {
 		return err
 	}
-	rpc := meshport.ServeRPC(rpcListener, hostrpc.NewHandler(a.host.guests(), offerer{a.host}, a.log), a.log.With("part", "hostrpc"))
+	rpc := port.ServeRPC(rpcListener, guests.NewHandler(a.host.guests(), offerer{a.host}, a.log), a.log.With("part", "hostrpc"))
 	a.onStop(func(ctx context.Context) { rpc.Shutdown(ctx) })
 
 	cfg := api.DefaultConfig()
@@ -95,7 +95,7 @@ func (a *Agent) listenMesh() error {
 	if err != nil {
 		return err
 	}
-	mesh := meshapi.NewHandler(a, isAdministrator)
+	mesh := admin.NewHandler(a, isAdministrator)
 	a.serve(listener, a.stillGood(withMesh(mesh, a.servers.api.Handler())))
 	return nil
 }
@@ -107,7 +107,7 @@ func (a *Agent) listenSocket() error {
 	if err != nil {
 		return err
 	}
-	mesh := meshapi.NewHandler(a, func(*http.Request) bool { return true })
+	mesh := admin.NewHandler(a, func(*http.Request) bool { return true })
 	a.serve(listener, withBackup(a.store.Backup, withMesh(mesh, a.asHost(a.servers.api.Handler()))))
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 )
 
 // A host whose copy of the mesh's state is empty must do nothing: every guest on
@@ -159,7 +159,7 @@ func (w *waitingRoom) close() {
 
 // socketHandler answers root on this host.
 func (w *waitingRoom) socketHandler() http.Handler {
-	mesh := meshapi.NewHandler(waitingMesh{w}, func(*http.Request) bool { return true })
+	mesh := admin.NewHandler(waitingMesh{w}, func(*http.Request) bool { return true })
 	return withMesh(mesh, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Content-Type", "application/json")
 		rw.WriteHeader(http.StatusServiceUnavailable)
@@ -186,10 +186,10 @@ func (w *waitingRoom) healthHandler() http.Handler {
 // nothing else.
 type waitingMesh struct{ room *waitingRoom }
 
-var _ meshapi.Mesh = waitingMesh{}
+var _ admin.Mesh = waitingMesh{}
 
 // Status implements meshapi.Mesh.
-func (m waitingMesh) Status(ctx context.Context) (*meshapi.Status, error) {
+func (m waitingMesh) Status(ctx context.Context) (*admin.Status, error) {
 	status, err := m.room.agent.Status(ctx)
 	if err != nil {
 		return nil, err
@@ -201,18 +201,18 @@ func (m waitingMesh) Status(ctx context.Context) (*meshapi.Status, error) {
 func (m waitingMesh) refuse() error { return errors.New(m.room.reason()) }
 
 // CreateToken implements meshapi.Mesh.
-func (m waitingMesh) CreateToken(context.Context, time.Duration) (*meshapi.Token, error) {
+func (m waitingMesh) CreateToken(context.Context, time.Duration) (*admin.Token, error) {
 	return nil, m.refuse()
 }
 
 // ListTokens implements meshapi.Mesh.
-func (m waitingMesh) ListTokens(context.Context) ([]meshapi.Token, error) { return nil, m.refuse() }
+func (m waitingMesh) ListTokens(context.Context) ([]admin.Token, error) { return nil, m.refuse() }
 
 // RevokeToken implements meshapi.Mesh.
 func (m waitingMesh) RevokeToken(context.Context, string) error { return m.refuse() }
 
 // IssueCredentials implements meshapi.Mesh.
-func (m waitingMesh) IssueCredentials(context.Context, []byte) (*meshapi.Credentials, error) {
+func (m waitingMesh) IssueCredentials(context.Context, []byte) (*admin.Credentials, error) {
 	return nil, m.refuse()
 }
 

@@ -17,7 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"virtmesh/agent/identity"
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
 )
@@ -115,7 +115,7 @@ func TestFounderWithoutCopyWaits(t *testing.T) {
 	}}}
 	raftstoretest.Eventually(t, func() error {
 		code, body, err := ask(socket, "http://host1/mesh/v1/status")
-		var status meshapi.Status
+		var status admin.Status
 		if err == nil {
 			err = json.Unmarshal([]byte(body), &status)
 		}

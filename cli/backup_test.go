@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"virtmesh/agent"
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 )
 
 func TestBackup(t *testing.T) {
@@ -52,7 +52,7 @@ func TestBackup(t *testing.T) {
 		t.Errorf("a backup that ends early: exit code %d, %q", code, stderr)
 	}
 	answer = func(w http.ResponseWriter) {
-		meshapi.WriteError(w, http.StatusInternalServerError, io.ErrNoProgress)
+		admin.WriteError(w, http.StatusInternalServerError, io.ErrNoProgress)
 	}
 	if code, _, stderr = run(t, "--socket", socket, "agent", "backup", file+"2"); code != 1 || !strings.Contains(stderr, io.ErrNoProgress.Error()) {
 		t.Errorf("a backup that fails: exit code %d, %q", code, stderr)

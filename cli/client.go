@@ -23,7 +23,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"virtmesh/agent"
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 )
 
 // connectionFlags choose the host a command talks to. They are global, so they
@@ -130,7 +130,7 @@ func (c *connection) redirect(ctx context.Context, host string) error {
 }
 
 func (c *connection) nodeAddress(ctx context.Context, name string) (string, error) {
-	var status meshapi.Status
+	var status admin.Status
 	if err := c.mesh(ctx, http.MethodGet, "/mesh/v1/status", nil, &status); err != nil {
 		return "", fmt.Errorf("look up host %s: %w", name, err)
 	}

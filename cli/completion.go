@@ -11,7 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"k8s.io/cli-runtime/pkg/resource"
 
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 	"virtmesh/cli/lab"
 )
 
@@ -156,7 +156,7 @@ func memberNames(c *cli.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var status meshapi.Status
+	var status admin.Status
 	if err := conn.mesh(c.Context, http.MethodGet, "/mesh/v1/status", nil, &status); err != nil {
 		return nil, err
 	}

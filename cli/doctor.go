@@ -15,7 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"virtmesh/agent"
-	"virtmesh/agent/hypervisor/kvmprobe"
+	"virtmesh/agent/host/hypervisor/kvmprobe"
 )
 
 // finding is the outcome of one check.

@@ -14,7 +14,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 )
 
 func kubeconfigCommand() *cli.Command {
@@ -38,8 +38,8 @@ func kubeconfig(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var issued meshapi.Credentials
-	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/credentials", meshapi.CredentialsRequest{CSR: string(csr)}, &issued); err != nil {
+	var issued admin.Credentials
+	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/credentials", admin.CredentialsRequest{CSR: string(csr)}, &issued); err != nil {
 		return err
 	}
 	server := issued.Server

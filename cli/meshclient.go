@@ -11,7 +11,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 )
 
 // mesh calls the mesh's administration API. A nil request sends no body, a nil
@@ -55,7 +55,7 @@ func (c *connection) call(ctx context.Context, method, path string, request any)
 	}
 	if response.StatusCode >= 300 {
 		defer response.Body.Close()
-		var failure meshapi.Error
+		var failure admin.Error
 		if err := json.NewDecoder(response.Body).Decode(&failure); err != nil || failure.Message == "" {
 			return nil, fmt.Errorf("the agent answered %s", response.Status)
 		}

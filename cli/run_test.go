@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 )
 
 // run executes a command line as a user would type it.
@@ -37,40 +37,40 @@ func runWith(t *testing.T, kubeconfig string, args ...string) (code int, stdout,
 
 // fakeMesh is a mesh of one moment.
 type fakeMesh struct {
-	status  meshapi.Status
-	tokens  []meshapi.Token
+	status  admin.Status
+	tokens  []admin.Token
 	revoked []string
 	removed []string
 	ttl     time.Duration
 	csr     []byte
 }
 
-var _ meshapi.Mesh = (*fakeMesh)(nil)
+var _ admin.Mesh = (*fakeMesh)(nil)
 
-func (m *fakeMesh) Status(context.Context) (*meshapi.Status, error) { return &m.status, nil }
+func (m *fakeMesh) Status(context.Context) (*admin.Status, error) { return &m.status, nil }
 
-func (m *fakeMesh) CreateToken(_ context.Context, ttl time.Duration) (*meshapi.Token, error) {
+func (m *fakeMesh) CreateToken(_ context.Context, ttl time.Duration) (*admin.Token, error) {
 	m.ttl = ttl
-	return &meshapi.Token{ID: "abc", Secret: "vm1.secret", Expires: time.Now().Add(ttl)}, nil
+	return &admin.Token{ID: "abc", Secret: "vm1.secret", Expires: time.Now().Add(ttl)}, nil
 }
 
-func (m *fakeMesh) ListTokens(context.Context) ([]meshapi.Token, error) { return m.tokens, nil }
+func (m *fakeMesh) ListTokens(context.Context) ([]admin.Token, error) { return m.tokens, nil }
 
 func (m *fakeMesh) RevokeToken(_ context.Context, id string) error {
 	if id == "gone" {
-		return fmt.Errorf("token %s: %w", id, meshapi.ErrNotFound)
+		return fmt.Errorf("token %s: %w", id, admin.ErrNotFound)
 	}
 	m.revoked = append(m.revoked, id)
 	return nil
 }
 
-func (m *fakeMesh) IssueCredentials(_ context.Context, csr []byte) (*meshapi.Credentials, error) {
+func (m *fakeMesh) IssueCredentials(_ context.Context, csr []byte) (*admin.Credentials, error) {
 	m.csr = csr
-	return &meshapi.Credentials{Server: "https://192.0.2.1:7443", CA: "the CA", Certificate: "the certificate"}, nil
+	return &admin.Credentials{Server: "https://192.0.2.1:7443", CA: "the CA", Certificate: "the certificate"}, nil
 }
 
 func (m *fakeMesh) Leave(context.Context) error {
-	return fmt.Errorf("%w: 2 instances run on host1; stop them first", meshapi.ErrInvalid)
+	return fmt.Errorf("%w: 2 instances run on host1; stop them first", admin.ErrInvalid)
 }
 
 func (m *fakeMesh) RemoveHost(_ context.Context, name string) error {
@@ -79,9 +79,9 @@ func (m *fakeMesh) RemoveHost(_ context.Context, name string) error {
 }
 
 // serve makes a mesh reachable and returns the flags that reach it.
-func serve(t *testing.T, mesh meshapi.Mesh) []string {
+func serve(t *testing.T, mesh admin.Mesh) []string {
 	t.Helper()
-	server := httptest.NewServer(meshapi.NewHandler(mesh, func(*http.Request) bool { return true }))
+	server := httptest.NewServer(admin.NewHandler(mesh, func(*http.Request) bool { return true }))
 	t.Cleanup(server.Close)
 	return []string{"--kubeconfig", writeKubeconfig(t, server.URL)}
 }
@@ -101,9 +101,9 @@ func writeKubeconfig(t *testing.T, url string) string {
 }
 
 func wellMesh() *fakeMesh {
-	return &fakeMesh{status: meshapi.Status{
+	return &fakeMesh{status: admin.Status{
 		Host: "host1", MeshID: "m1", Leader: "host1", Term: 3, Revision: 42,
-		Members: []meshapi.Member{
+		Members: []admin.Member{
 			{Name: "host1", State: "alive", Role: "leader", MeshAddress: "192.0.2.1:7443", KVM: true},
 			{Name: "host2", State: "alive", Role: "voter", MeshAddress: "192.0.2.2:7443", Lag: -1},
 		},
@@ -140,7 +140,7 @@ func TestStatusWithWarningsExits3(t *testing.T) {
 	}
 
 	code, stdout, _ = run(t, append(connection, "status", "-o", "json")...)
-	var status meshapi.Status
+	var status admin.Status
 	if err := json.Unmarshal([]byte(stdout), &status); err != nil || code != 3 {
 		t.Errorf("exit code %d, %v; want 3 and JSON, got %s", code, err, stdout)
 	}
@@ -150,7 +150,7 @@ func TestStatusWithWarningsExits3(t *testing.T) {
 }
 
 func TestTokens(t *testing.T) {
-	mesh := &fakeMesh{tokens: []meshapi.Token{
+	mesh := &fakeMesh{tokens: []admin.Token{
 		{ID: "t-valid", Expires: time.Now().Add(time.Hour)},
 		{ID: "t-expired", Expires: time.Now().Add(-time.Hour)},
 		{ID: "t-used", Expires: time.Now().Add(-time.Hour), UsedBy: "host2"},
@@ -248,7 +248,7 @@ func TestSocketIsUsedWithoutKubeconfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: meshapi.NewHandler(wellMesh(), func(*http.Request) bool { return true })}
+	server := &http.Server{Handler: admin.NewHandler(wellMesh(), func(*http.Request) bool { return true })}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	t.Cleanup(func() {
@@ -305,7 +305,7 @@ func TestMistakes(t *testing.T) {
 }
 
 func TestRedirect(t *testing.T) {
-	server := httptest.NewTLSServer(meshapi.NewHandler(wellMesh(), func(*http.Request) bool { return true }))
+	server := httptest.NewTLSServer(admin.NewHandler(wellMesh(), func(*http.Request) bool { return true }))
 	defer server.Close()
 	for host, want := range map[string]string{
 		"192.0.2.9":      "https://192.0.2.9:7443",

@@ -6,7 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 )
 
 func statusCommand() *cli.Command {
@@ -23,7 +23,7 @@ func status(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var s meshapi.Status
+	var s admin.Status
 	if err := conn.mesh(c.Context, http.MethodGet, "/mesh/v1/status", nil, &s); err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func status(c *cli.Context) error {
 	return err
 }
 
-func printStatus(c *cli.Context, s *meshapi.Status) error {
+func printStatus(c *cli.Context, s *admin.Status) error {
 	alive, voters := 0, 0
 	rows := make([][]string, 0, len(s.Members))
 	for _, m := range s.Members {

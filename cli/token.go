@@ -9,7 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 )
 
 func tokenCommand() *cli.Command {
@@ -32,8 +32,8 @@ func tokenCreate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var token meshapi.Token
-	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/tokens", meshapi.TokenRequest{TTL: c.Duration("ttl")}, &token); err != nil {
+	var token admin.Token
+	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/tokens", admin.TokenRequest{TTL: c.Duration("ttl")}, &token); err != nil {
 		return err
 	}
 	if printed, err := printValue(c, token); printed {
@@ -48,7 +48,7 @@ func tokenList(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var tokens []meshapi.Token
+	var tokens []admin.Token
 	if err := conn.mesh(c.Context, http.MethodGet, "/mesh/v1/tokens", nil, &tokens); err != nil {
 		return err
 	}

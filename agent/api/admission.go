@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 
-	"virtmesh/agent/api/storage"
+	"virtmesh/agent/api/store"
 	"virtmesh/raftstore"
 )
 
@@ -33,12 +33,12 @@ var immortal = map[string]bool{metav1.NamespaceDefault: true, metav1.NamespaceSy
 // in is found by whoever empties the namespace.
 type namespaceLifecycle struct {
 	*admission.Handler
-	store storage.Backend
+	store store.Backend
 }
 
 var _ admission.MutationInterface = (*namespaceLifecycle)(nil)
 
-func newNamespaceLifecycle(store storage.Backend) *namespaceLifecycle {
+func newNamespaceLifecycle(store store.Backend) *namespaceLifecycle {
 	return &namespaceLifecycle{Handler: admission.NewHandler(admission.Create, admission.Delete), store: store}
 }
 

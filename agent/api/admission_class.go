@@ -11,8 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 
-	"virtmesh/agent/api/kinds"
-	"virtmesh/agent/api/storage"
+	"virtmesh/agent/api/store"
+	"virtmesh/agent/kinds"
 	"virtmesh/raftstore"
 )
 
@@ -26,12 +26,12 @@ var claims = schema.GroupResource{Resource: "persistentvolumeclaims"}
 // the newest counts, as in Kubernetes.
 type defaultClass struct {
 	*admission.Handler
-	store storage.Backend
+	store store.Backend
 }
 
 var _ admission.MutationInterface = (*defaultClass)(nil)
 
-func newDefaultClass(store storage.Backend) *defaultClass {
+func newDefaultClass(store store.Backend) *defaultClass {
 	return &defaultClass{Handler: admission.NewHandler(admission.Create), store: store}
 }
 

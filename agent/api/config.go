@@ -12,17 +12,17 @@ import (
 	utilversion "k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
-	"virtmesh/agent/api/storage"
-	"virtmesh/agent/hostrpc"
-	"virtmesh/agent/vmspec"
+	"virtmesh/agent/api/store"
+	"virtmesh/agent/port/guests"
+	"virtmesh/agent/vmi"
 )
 
 // Config is what a Server is made of.
 type Config struct {
 	// Store holds the objects.
-	Store storage.Backend
+	Store store.Backend
 	// Instances reaches the running instances for their subresources.
-	Instances hostrpc.Instances
+	Instances guests.Instances
 	// ClientCAs returns the authorities of client certificates. It is asked at
 	// each request, so it may change.
 	ClientCAs func() *x509.CertPool
@@ -45,7 +45,7 @@ type Config struct {
 	// Version is the product's own version, which virtctl asks for.
 	Version string
 	// Defaults fill in virtual machines.
-	Defaults vmspec.Defaults
+	Defaults vmi.Defaults
 
 	// MaxReads and MaxWrites bound the requests under way, watches and streams
 	// not counted; what is above is told to come back.
@@ -64,11 +64,11 @@ func DefaultConfig() Config {
 		Address:           "127.0.0.1:6443",
 		KubernetesVersion: "v1.37.2",
 		Version:           "v1.8.0",
-		Defaults:          vmspec.DefaultDefaults(),
+		Defaults:          vmi.DefaultDefaults(),
 		MaxReads:          400,
 		MaxWrites:         200,
 		RequestTimeout:    time.Minute,
-		Patience:          storage.DefaultPatience,
+		Patience:          store.DefaultPatience,
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/hostrpc"
+	"virtmesh/agent/port/guests"
 )
 
 var getOptions = metav1.GetOptions{}
@@ -21,11 +21,11 @@ type fakeInstances struct {
 	err    error
 }
 
-var _ hostrpc.Instances = (*fakeInstances)(nil)
+var _ guests.Instances = (*fakeInstances)(nil)
 
 func newFakeInstances() *fakeInstances { return &fakeInstances{paused: map[string]bool{}} }
 
-func (f *fakeInstances) Stream(_ context.Context, _, _ string, _ hostrpc.StreamKind) (io.ReadWriteCloser, error) {
+func (f *fakeInstances) Stream(_ context.Context, _, _ string, _ guests.StreamKind) (io.ReadWriteCloser, error) {
 	if f.err != nil {
 		return nil, f.err
 	}

@@ -11,8 +11,8 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/client-go/tools/cache"
 
-	"virtmesh/agent/api/kinds"
-	"virtmesh/agent/api/storage"
+	"virtmesh/agent/api/store"
+	"virtmesh/agent/kinds"
 )
 
 // deleteWorkers is how many objects of a collection are deleted at a time.
@@ -20,14 +20,14 @@ const deleteWorkers = 4
 
 // restOptions says where the objects of a resource are stored.
 type restOptions struct {
-	backend  storage.Backend
+	backend  store.Backend
 	patience time.Duration
 	kinds    map[schema.GroupResource]*kinds.Kind
 }
 
 var _ generic.RESTOptionsGetter = (*restOptions)(nil)
 
-func newRESTOptions(backend storage.Backend, patience time.Duration, all []*kinds.Kind) *restOptions {
+func newRESTOptions(backend store.Backend, patience time.Duration, all []*kinds.Kind) *restOptions {
 	o := &restOptions{backend: backend, patience: patience, kinds: map[schema.GroupResource]*kinds.Kind{}}
 	for _, k := range all {
 		o.kinds[k.GroupResource()] = k
@@ -42,7 +42,7 @@ func (o *restOptions) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) 
 	if !ok {
 		return generic.RESTOptions{ResourcePrefix: "/virtual/" + gr.String()}, nil
 	}
-	codec := storage.NewCodec(k.GVK)
+	codec := store.NewCodec(k.GVK)
 	return generic.RESTOptions{
 		StorageConfig: &storagebackend.ConfigForResource{
 			Config:        storagebackend.Config{Codec: codec, EncodeVersioner: k.GVK.GroupVersion()},
@@ -59,7 +59,7 @@ func (o *restOptions) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) 
 func (o *restOptions) decorate(k *kinds.Kind, codec runtime.Codec) generic.StorageDecorator {
 	return func(_ *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
 		newFunc, _ func() runtime.Object, _ apistorage.AttrFunc, _ apistorage.IndexerFuncs, _ *cache.Indexers) (apistorage.Interface, factory.DestroyFunc, error) {
-		s := storage.New(storage.Config{
+		s := store.New(store.Config{
 			Backend:  o.backend,
 			Codec:    codec,
 			Resource: k.GroupResource(),

@@ -6,10 +6,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 
-	"virtmesh/agent/api/kinds"
 	"virtmesh/agent/api/registry"
 	"virtmesh/agent/api/reviews"
 	"virtmesh/agent/api/subresources"
+	"virtmesh/agent/kinds"
 )
 
 // types are the Go types of everything served, and how they are written.

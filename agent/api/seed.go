@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
-	"virtmesh/agent/api/storage"
+	"virtmesh/agent/api/store"
 	"virtmesh/raftstore"
 )
 
@@ -30,7 +30,7 @@ func (s *Server) seed(ctx context.Context) error {
 		Spec:   corev1.NamespaceSpec{Finalizers: []corev1.FinalizerName{corev1.FinalizerKubernetes}},
 		Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive},
 	}
-	data, err := runtime.Encode(storage.NewCodec(corev1.SchemeGroupVersion.WithKind("Namespace")), ns)
+	data, err := runtime.Encode(store.NewCodec(corev1.SchemeGroupVersion.WithKind("Namespace")), ns)
 	if err != nil {
 		return fmt.Errorf("seed default namespace: %w", err)
 	}

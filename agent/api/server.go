@@ -17,10 +17,10 @@ import (
 	clientrest "k8s.io/client-go/rest"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/api/kinds"
 	"virtmesh/agent/api/registry"
 	"virtmesh/agent/api/reviews"
 	"virtmesh/agent/api/subresources"
+	"virtmesh/agent/kinds"
 )
 
 const (

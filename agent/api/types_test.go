@@ -13,8 +13,8 @@ import (
 	"k8s.io/kube-openapi/pkg/util"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/api/kinds"
-	"virtmesh/agent/vmspec"
+	"virtmesh/agent/kinds"
+	"virtmesh/agent/vmi"
 )
 
 // known64 are the uint64 fields of served types. The field manager panics at them,
@@ -48,7 +48,7 @@ func TestUint64Fields(t *testing.T) {
 			}
 		}
 	}
-	for _, k := range kinds.All(vmspec.DefaultDefaults()) {
+	for _, k := range kinds.All(vmi.DefaultDefaults()) {
 		walk(reflect.TypeOf(k.Object).Elem())
 	}
 }
@@ -56,7 +56,7 @@ func TestUint64Fields(t *testing.T) {
 // testConverter returns the types and the converter of all kinds.
 func testConverter(t *testing.T) (*types, managedfields.TypeConverter, *genericapiserver.Config) {
 	t.Helper()
-	all := kinds.All(vmspec.DefaultDefaults())
+	all := kinds.All(vmi.DefaultDefaults())
 	ty, err := newTypes(all)
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +81,7 @@ func testConverter(t *testing.T) (*types, managedfields.TypeConverter, *generica
 // Every kind passes through the field manager, and so has a schema that names it.
 func TestEveryKindIsManaged(t *testing.T) {
 	ty, converter, _ := testConverter(t)
-	for _, k := range kinds.All(vmspec.DefaultDefaults()) {
+	for _, k := range kinds.All(vmi.DefaultDefaults()) {
 		t.Run(k.GVK.Kind, func(t *testing.T) {
 			hub := k.GVK
 			hub.Version = runtime.APIVersionInternal
@@ -129,7 +129,7 @@ func TestUint64SurvivesFieldManager(t *testing.T) {
 }
 
 func TestKindsAreWellRegistered(t *testing.T) {
-	all := kinds.All(vmspec.DefaultDefaults())
+	all := kinds.All(vmi.DefaultDefaults())
 	if err := kinds.Check(all); err != nil {
 		t.Fatal(err)
 	}

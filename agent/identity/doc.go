@@ -41,7 +41,7 @@
 //
 // # What it does not do
 //
-// It opens no port and speaks no protocol: agent/join does. There is no revocation
+// It opens no port and speaks no protocol: agent/port/enrol does. There is no revocation
 // list: an administrator's certificate is good until it ends. A host's lives for hours, is
 // not renewed once the host's record is gone, and Hosts.Admit turns it away before that. It does not replace the CA of a running mesh.
 package identity

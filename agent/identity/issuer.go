@@ -16,7 +16,7 @@ type Issued struct {
 }
 
 // Issuer signs the certificate of this host. Signer, on top of the local replica, is
-// one; the renewal calls of agent/join, which ask another member, are others.
+// one; the renewal calls of agent/port/enrol, which ask another member, are others.
 type Issuer interface {
 	// IssueNode returns a certificate for the public key of csr (DER). It may block on
 	// the network until ctx ends, and may be called from several goroutines.

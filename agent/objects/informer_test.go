@@ -10,9 +10,9 @@ import (
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/controller"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
+	"virtmesh/agent/stewards"
 	"virtmesh/raftstore"
 )
 
@@ -20,8 +20,8 @@ type vmiInformer = objects.Informer[*kubevirtv1.VirtualMachineInstance]
 
 // An informer, and one mapped to other keys, are sources for a controller.
 var (
-	_ controller.Source = (*vmiInformer)(nil)
-	_ controller.Source = (*objects.Mapped[*kubevirtv1.VirtualMachineInstance])(nil)
+	_ stewards.Source = (*vmiInformer)(nil)
+	_ stewards.Source = (*objects.Mapped[*kubevirtv1.VirtualMachineInstance])(nil)
 )
 
 // startCache runs a cache until the returned function is called.

@@ -15,7 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"virtmesh/agent/hypervisor/privatelibvirtd"
+	"virtmesh/agent/host/hypervisor/privatelibvirtd"
 )
 
 // RunInit is the first process of a lab host (PID 1 in its namespace). It

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/placement"
+	"virtmesh/agent/stewards/schedule/place"
 )
 
 const (
@@ -59,7 +59,7 @@ func runPlacement(ctx context.Context, _ *options, r *report) error {
 
 // placements returns how many instances were placed in a second.
 func placements(ctx context.Context, edit func(*kubevirtv1.VirtualMachineInstanceSpec)) (float64, error) {
-	snapshot, policy := busyMesh(), placement.DefaultPolicy()
+	snapshot, policy := busyMesh(), place.DefaultPolicy()
 	var spent time.Duration
 	n := 0
 	for spent < placementLength && ctx.Err() == nil {
@@ -67,7 +67,7 @@ func placements(ctx context.Context, edit func(*kubevirtv1.VirtualMachineInstanc
 		for i := range placementBatch {
 			vmi := smallInstance(fmt.Sprint("new", i), i)
 			edit(&vmi.Spec)
-			if err := place(snapshot, vmi, policy); err != nil {
+			if err := placeInstance(snapshot, vmi, policy); err != nil {
 				return 0, err
 			}
 		}
@@ -80,8 +80,8 @@ func placements(ctx context.Context, edit func(*kubevirtv1.VirtualMachineInstanc
 	return float64(n) / spent.Seconds(), ctx.Err()
 }
 
-func place(s *placement.Snapshot, vmi *kubevirtv1.VirtualMachineInstance, policy placement.Policy) error {
-	request, err := placement.NewRequest(vmi, policy)
+func placeInstance(s *place.Snapshot, vmi *kubevirtv1.VirtualMachineInstance, policy place.Policy) error {
+	request, err := place.NewRequest(vmi, policy)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func place(s *placement.Snapshot, vmi *kubevirtv1.VirtualMachineInstance, policy
 	if err != nil {
 		return err
 	}
-	s.SetInstance(placement.Instance{
+	s.SetInstance(place.Instance{
 		UID: request.UID, Namespace: request.Namespace, Labels: request.Labels,
 		Hosts: []string{host}, Resources: request.Resources, Affinity: vmi.Spec.Affinity,
 	})
@@ -98,22 +98,22 @@ func place(s *placement.Snapshot, vmi *kubevirtv1.VirtualMachineInstance, policy
 
 // busyMesh returns hosts of 128 processors and 1 TiB in five zones, with what
 // they run.
-func busyMesh() *placement.Snapshot {
-	s := placement.NewSnapshot()
+func busyMesh() *place.Snapshot {
+	s := place.NewSnapshot()
 	for i := range placementHosts {
-		s.SetHost(placement.Host{
+		s.SetHost(place.Host{
 			Name: hostName(i), KVM: true,
 			Labels: map[string]string{
 				corev1.LabelTopologyZone: fmt.Sprint("zone", i%5),
 				"disk":                   []string{"ssd", "hdd"}[i%2],
 			},
-			Allocatable: placement.Resources{CPUMilli: 128_000, MemoryBytes: 1 << 40},
+			Allocatable: place.Resources{CPUMilli: 128_000, MemoryBytes: 1 << 40},
 		})
 	}
-	policy := placement.DefaultPolicy()
+	policy := place.DefaultPolicy()
 	for i := range placementOld {
 		vmi := smallInstance(fmt.Sprint("old", i), i)
-		s.SetInstance(placement.Instance{
+		s.SetInstance(place.Instance{
 			UID: string(vmi.UID), Namespace: vmi.Namespace, Labels: vmi.Labels,
 			Hosts: []string{hostName(i % placementHosts)}, Resources: policy.Resources(&vmi.Spec),
 		})

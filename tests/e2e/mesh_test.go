@@ -19,12 +19,12 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
-	"virtmesh/agent/meshapi"
+	"virtmesh/agent/port/admin"
 )
 
-func meshStatus(t *testing.T, ctx context.Context, host string) (meshapi.Status, error) {
+func meshStatus(t *testing.T, ctx context.Context, host string) (admin.Status, error) {
 	t.Helper()
-	var status meshapi.Status
+	var status admin.Status
 	out, err := program(ctx, nil, "--kubeconfig", kubeconfig(host), "status", "-o", "json")
 	if err != nil {
 		return status, err
@@ -33,9 +33,9 @@ func meshStatus(t *testing.T, ctx context.Context, host string) (meshapi.Status,
 }
 
 // waitWhole waits until all hosts are alive and have a leader.
-func waitWhole(t *testing.T) meshapi.Status {
+func waitWhole(t *testing.T) admin.Status {
 	t.Helper()
-	var status meshapi.Status
+	var status admin.Status
 	eventually(t, 2*time.Minute, "a whole mesh", func(ctx context.Context) error {
 		for i := 1; i <= hosts; i++ {
 			var err error

@@ -15,7 +15,7 @@ import (
 	storeerr "k8s.io/apiserver/pkg/storage/errors"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
-	"virtmesh/agent/api/kinds"
+	"virtmesh/agent/kinds"
 )
 
 var namespaceKind = schema.GroupKind{Kind: "Namespace"}

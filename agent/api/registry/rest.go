@@ -18,7 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/names"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
-	"virtmesh/agent/api/kinds"
+	"virtmesh/agent/kinds"
 )
 
 // REST serves the main resource of a kind.

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/names"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
-	"virtmesh/agent/api/kinds"
+	"virtmesh/agent/kinds"
 )
 
 // strategy is what happens to objects of a kind on their way to the store.

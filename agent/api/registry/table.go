@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/registry/rest"
 
-	"virtmesh/agent/api/kinds"
+	"virtmesh/agent/kinds"
 )
 
 // table renders objects of a kind as the rows kubectl get prints.

@@ -9,13 +9,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/hostrpc"
+	"virtmesh/agent/port/guests"
 )
 
 // instances acts on running instances through their hosts.
 type instances struct {
 	objects Objects
-	hosts   hostrpc.Instances
+	hosts   guests.Instances
 }
 
 // running returns the instance if its guest runs.
@@ -105,18 +105,18 @@ func (i instances) filesystems(ctx context.Context, namespace, name string) (any
 }
 
 // streamable says why a stream of kind cannot be opened, or nil.
-func (i instances) streamable(ctx context.Context, namespace, name string, kind hostrpc.StreamKind) error {
+func (i instances) streamable(ctx context.Context, namespace, name string, kind guests.StreamKind) error {
 	vmi, err := i.objects.Instance(ctx, namespace, name)
 	if err != nil {
 		return err
 	}
 	dev := vmi.Spec.Domain.Devices
 	switch {
-	case kind == hostrpc.Console && isFalse(dev.AutoattachSerialConsole):
+	case kind == guests.Console && isFalse(dev.AutoattachSerialConsole):
 		return apierrors.NewBadRequest("No serial consoles are present.")
-	case kind == hostrpc.VNC && isFalse(dev.AutoattachGraphicsDevice):
+	case kind == guests.VNC && isFalse(dev.AutoattachGraphicsDevice):
 		return apierrors.NewBadRequest("No graphics devices are present.")
-	case kind == hostrpc.Console && vmi.Status.Phase == kubevirtv1.Failed:
+	case kind == guests.Console && vmi.Status.Phase == kubevirtv1.Failed:
 		return conflict(vmiResource, name, "VMI is in failed status")
 	case !vmi.IsRunning():
 		return apierrors.NewBadRequest(vmiNotRunning)

@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/hostrpc"
+	"virtmesh/agent/port/guests"
 )
 
 // GroupVersion is the group and version of the subresources.
@@ -62,15 +62,15 @@ func hostError(name string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, hostrpc.ErrNotFound):
+	case errors.Is(err, guests.ErrNotFound):
 		return apierrors.NewNotFound(vmiResource, name)
-	case errors.Is(err, hostrpc.ErrNotRunning):
+	case errors.Is(err, guests.ErrNotRunning):
 		return conflict(vmiResource, name, vmiNotRunning)
-	case errors.Is(err, hostrpc.ErrNoGuestAgent):
+	case errors.Is(err, guests.ErrNoGuestAgent):
 		return conflict(vmiResource, name, agentNotConnected)
-	case errors.Is(err, hostrpc.ErrConflict):
+	case errors.Is(err, guests.ErrConflict):
 		return conflict(vmiResource, name, err.Error())
-	case errors.Is(err, hostrpc.ErrUnreachable):
+	case errors.Is(err, guests.ErrUnreachable):
 		return apierrors.NewServiceUnavailable(err.Error())
 	}
 	return apierrors.NewInternalError(err)

@@ -15,7 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/hostrpc"
+	"virtmesh/agent/port/guests"
 )
 
 // maxBody bounds the body of a request; all are a few fields.
@@ -24,7 +24,7 @@ const maxBody = 1 << 20
 // Config is what the subresources work on.
 type Config struct {
 	Objects   Objects
-	Instances hostrpc.Instances
+	Instances guests.Instances
 }
 
 // Storage returns what serves each subresource, by its path below the namespace.
@@ -44,13 +44,13 @@ func Storage(c Config) map[string]rest.Storage {
 		"virtualmachineinstances/guestosinfo":    get(vmiKind, i.osInfo),
 		"virtualmachineinstances/userlist":       get(vmiKind, i.users),
 		"virtualmachineinstances/filesystemlist": get(vmiKind, i.filesystems),
-		"virtualmachineinstances/console":        stream(i, hostrpc.Console),
-		"virtualmachineinstances/vnc":            stream(i, hostrpc.VNC),
+		"virtualmachineinstances/console":        stream(i, guests.Console),
+		"virtualmachineinstances/vnc":            stream(i, guests.VNC),
 	}
 }
 
 // Streams are the subresources that last as long as their client likes.
-func Streams() []string { return []string{string(hostrpc.Console), string(hostrpc.VNC)} }
+func Streams() []string { return []string{string(guests.Console), string(guests.VNC)} }
 
 // owner is the kind that a subresource belongs to.
 type owner struct {

@@ -10,7 +10,7 @@ import (
 	"github.com/gorilla/websocket"
 	"k8s.io/apiserver/pkg/registry/rest"
 
-	"virtmesh/agent/hostrpc"
+	"virtmesh/agent/port/guests"
 )
 
 const (
@@ -23,7 +23,7 @@ const (
 )
 
 // stream serves a byte stream of a guest as a WebSocket.
-func stream(i instances, kind hostrpc.StreamKind) rest.Storage {
+func stream(i instances, kind guests.StreamKind) rest.Storage {
 	upgrader := &websocket.Upgrader{
 		HandshakeTimeout: handshakeLimit,
 		ReadBufferSize:   streamChunk,

@@ -1,0 +1,93 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/storage"
+
+	"virtmesh/raftstore"
+)
+
+// retryAfterSeconds is what a client is told to wait when the mesh cannot serve.
+const retryAfterSeconds = 1
+
+const (
+	listExpired      = "The resourceVersion for the provided list is too old."
+	watchExpired     = "The resourceVersion for the provided watch is too old."
+	continueExpired  = "The provided continue parameter is too old to display a consistent list result. Start a new list."
+	continueOutdated = "The provided continue parameter is too old to display a consistent list result. " +
+		"Start a new list, or go on with the continue token of this response: what was written between " +
+		"the first page and now may then be seen or missed."
+)
+
+// readError gives an error of a read its API status.
+func readError(err error, want, current uint64) error {
+	switch {
+	case errors.Is(err, raftstore.ErrFutureRevision):
+		return storage.NewTooLargeResourceVersionError(want, current, retryAfterSeconds)
+	case errors.Is(err, raftstore.ErrCompacted):
+		return apierrors.NewResourceExpired(listExpired)
+	case errors.Is(err, raftstore.ErrNoLeader):
+		return noLeader("read")
+	case errors.Is(err, raftstore.ErrClosed), errors.Is(err, raftstore.ErrHalted):
+		return unavailable("this host's replica is stopped: " + err.Error())
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return apierrors.NewTimeoutError("the read did not finish in time", retryAfterSeconds)
+	}
+	return fmt.Errorf("read: %w", err)
+}
+
+// writeError gives an error of a commit its API status. A conflict on a revision
+// is passed on: the caller retries it.
+func writeError(gr schema.GroupResource, key string, err error) error {
+	var conflict *raftstore.ConflictError
+	var constraint *raftstore.ConstraintError
+	switch {
+	case errors.As(err, &conflict):
+		return err
+	case errors.As(err, &constraint):
+		return apierrors.NewConflict(gr, nameOf(key), fmt.Errorf("%s: %s", constraint.Name, constraint.Reason))
+	case errors.Is(err, raftstore.ErrNoLeader):
+		return noLeader("write")
+	case errors.Is(err, raftstore.ErrTooLarge):
+		return apierrors.NewRequestEntityTooLargeError(err.Error())
+	case errors.Is(err, raftstore.ErrDiskFull), errors.Is(err, raftstore.ErrClosed), errors.Is(err, raftstore.ErrHalted):
+		return unavailable("this host cannot write: " + err.Error())
+	case errors.Is(err, raftstore.ErrUnknownOutcome):
+		// No time to retry after is named: clients would retry by themselves, and a
+		// repeated create with a generated name makes a second object.
+		return apierrors.NewTimeoutError("the write may or may not have happened: read the object before trying again", 0)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return apierrors.NewTimeoutError("the write did not finish in time and may or may not have happened", 0)
+	}
+	return fmt.Errorf("write %s: %w", key, err)
+}
+
+// noLeader is the answer while the mesh has no quorum.
+func noLeader(act string) error {
+	return unavailable("the mesh has no leader: cannot " + act + " now")
+}
+
+// unavailable tells the client to come back.
+func unavailable(why string) error {
+	err := apierrors.NewServiceUnavailable(why)
+	err.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: retryAfterSeconds}
+	return err
+}
+
+// expiredContinue answers a continue token whose revision is gone with a token
+// that goes on at the newest revision.
+func expiredContinue(continueKey, prefix string) error {
+	token, err := storage.EncodeContinue(continueKey, prefix, -1)
+	if err != nil {
+		return apierrors.NewResourceExpired(continueExpired)
+	}
+	status := apierrors.NewResourceExpired(continueOutdated)
+	status.ErrStatus.ListMeta.Continue = token
+	return status
+}

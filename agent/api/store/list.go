@@ -1,0 +1,192 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/conversion"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/storage"
+
+	"virtmesh/raftstore"
+)
+
+// maxPage bounds one read of a selecting, paged list: the page grows up to it
+// while the selector drops most of what is read.
+const maxPage = 10000
+
+// GetList implements storage.Interface.
+func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object) error {
+	prefix, err := storage.PrepareKey(s.prefix+"/", key, opts.Recursive)
+	if err != nil {
+		return err
+	}
+	itemsPtr, err := meta.GetItemsPtr(listObj)
+	if err != nil {
+		return err
+	}
+	items, err := conversion.EnforcePtr(itemsPtr)
+	if err != nil || items.Kind() != reflect.Slice {
+		return fmt.Errorf("list into %T: need a pointer to a slice", listObj)
+	}
+	if !opts.Recursive {
+		return s.listOne(ctx, prefix, opts, listObj, items)
+	}
+	return s.listPrefix(ctx, prefix, opts, listObj, items)
+}
+
+// listOne lists the one object at key, if it is there and selected.
+func (s *Store) listOne(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object, items reflect.Value) error {
+	exact, _, err := storage.ValidateListOptions(key, s.versioner, opts)
+	if err != nil {
+		return err
+	}
+	ro, err := s.readOptions(opts.ResourceVersion)
+	if err != nil {
+		return err
+	}
+	// A list with the key as its prefix reads exact revisions too; keys that only
+	// begin with it are dropped.
+	res, err := s.list(ctx, raftstore.ListRequest{Prefix: key, Limit: 1, Revision: uint64(exact), ReadOptions: ro})
+	if err != nil {
+		return readError(err, max(ro.MinRevision, uint64(exact)), s.backend.Revision())
+	}
+	p := page{store: s, items: items, pred: opts.Predicate, newItem: itemFunc(listObj, items)}
+	if len(res.Records) == 1 && res.Records[0].Key == key {
+		if err := p.add(ctx, res.Records[0]); err != nil {
+			return err
+		}
+	}
+	return p.finish(listObj, res.Revision, "", nil)
+}
+
+func (s *Store) listPrefix(ctx context.Context, prefix string, opts storage.ListOptions, listObj runtime.Object, items reflect.Value) error {
+	exact, continueKey, err := storage.ValidateListOptions(prefix, s.versioner, opts)
+	if err != nil {
+		return err
+	}
+	req := raftstore.ListRequest{
+		Prefix:   prefix,
+		After:    startAfter(continueKey),
+		Limit:    int(opts.Predicate.Limit),
+		Revision: uint64(exact),
+	}
+	if req.ReadOptions, err = s.readOptions(opts.ResourceVersion); err != nil {
+		return err
+	}
+	p := page{store: s, items: items, pred: opts.Predicate, newItem: itemFunc(listObj, items)}
+	var last string
+	var count int64
+	more := true
+	for more && !p.full() {
+		res, err := s.list(ctx, req)
+		if err != nil {
+			if errors.Is(err, raftstore.ErrCompacted) && opts.Predicate.Continue != "" {
+				return expiredContinue(continueKey, prefix)
+			}
+			return readError(err, max(req.MinRevision, req.Revision), s.backend.Revision())
+		}
+		// Later pages of this list are read at the revision of the first.
+		if req.Revision == 0 {
+			req.Revision = res.Revision
+		}
+		req.ReadOptions = raftstore.ReadOptions{Consistency: raftstore.Local}
+		count = int64(len(res.Records)) + res.Remaining
+		used, err := p.addAll(ctx, res.Records)
+		if err != nil {
+			return err
+		}
+		if used > 0 {
+			last = res.Records[used-1].Key
+		}
+		more = res.More || used < len(res.Records)
+		req.After, req.Limit = last, min(2*req.Limit, maxPage)
+	}
+	token, remaining, err := storage.PrepareContinueToken(last, prefix, int64(req.Revision), count, more, opts)
+	if err != nil {
+		return err
+	}
+	return p.finish(listObj, req.Revision, token, remaining)
+}
+
+// startAfter returns the key after which a list goes on that is to start at start.
+// Tokens made here start right after a key; a token that names a key itself starts
+// with that key, and so after every key that sorts before it.
+func startAfter(start string) string {
+	if start == "" {
+		return ""
+	}
+	if key, ok := strings.CutSuffix(start, "\x00"); ok {
+		return key
+	}
+	last := len(start) - 1
+	return start[:last] + string([]byte{start[last] - 1, 0xff})
+}
+
+// page collects the selected objects of a list.
+type page struct {
+	store   *Store
+	items   reflect.Value
+	pred    storage.SelectionPredicate
+	newItem func() runtime.Object
+}
+
+func (p *page) full() bool {
+	return p.pred.Limit > 0 && int64(p.items.Len()) >= p.pred.Limit
+}
+
+// addAll adds records until the page is full and says how many it looked at.
+func (p *page) addAll(ctx context.Context, recs []raftstore.Record) (int, error) {
+	if p.pred.Empty() {
+		p.items.Grow(len(recs))
+	}
+	for i, rec := range recs {
+		if p.full() {
+			return i, nil
+		}
+		if err := p.add(ctx, rec); err != nil {
+			return i, err
+		}
+	}
+	return len(recs), nil
+}
+
+func (p *page) add(ctx context.Context, rec raftstore.Record) error {
+	if ctx.Err() != nil {
+		return storage.NewTimeoutError(rec.Key, "the list did not finish in time")
+	}
+	obj := p.newItem()
+	if err := p.store.decode(rec.Value, obj, rec.ModRevision); err != nil {
+		return fmt.Errorf("list %s: %w", rec.Key, err)
+	}
+	if ok, err := p.pred.Matches(obj); err == nil && ok {
+		p.items.Set(reflect.Append(p.items, reflect.ValueOf(obj).Elem()))
+	}
+	return nil
+}
+
+func (p *page) finish(listObj runtime.Object, rev uint64, token string, remaining *int64) error {
+	if p.items.IsNil() {
+		// A list without items is an empty array on the wire, never null.
+		p.items.Set(reflect.MakeSlice(p.items.Type(), 0, 0))
+	}
+	return p.store.versioner.UpdateList(listObj, rev, token, remaining)
+}
+
+// itemFunc returns how to make an item of listObj.
+func itemFunc(listObj runtime.Object, items reflect.Value) func() runtime.Object {
+	if ul, ok := listObj.(*unstructured.UnstructuredList); ok {
+		return func() runtime.Object {
+			u := &unstructured.Unstructured{}
+			u.SetAPIVersion(ul.GetAPIVersion())
+			return u
+		}
+	}
+	elem := items.Type().Elem()
+	return func() runtime.Object { return reflect.New(elem).Interface().(runtime.Object) }
+}

@@ -1,0 +1,272 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/conversion"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apiserver/pkg/storage"
+
+	"virtmesh/raftstore"
+)
+
+// Backend is the replicated store as this package uses it. *raftstore.Store
+// implements it.
+type Backend interface {
+	Commit(ctx context.Context, txn raftstore.Txn) (raftstore.TxnResult, error)
+	Get(ctx context.Context, key string, opts raftstore.ReadOptions) (raftstore.Record, uint64, error)
+	List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error)
+	Watch(ctx context.Context, req raftstore.WatchRequest) (*raftstore.Watcher, error)
+	Revision() uint64
+}
+
+// Config says what one Store holds.
+type Config struct {
+	// Backend is where the records live.
+	Backend Backend
+	// Codec turns objects into stored bytes and back.
+	Codec runtime.Codec
+	// Resource is used in errors.
+	Resource schema.GroupResource
+	// Prefix is the key prefix of the resource, without a trailing slash.
+	Prefix string
+	// New returns an empty object.
+	New func() runtime.Object
+	// Patience is how long a request waits for the mesh to have a leader before the
+	// client is told to come back. Zero means DefaultPatience.
+	Patience time.Duration
+	// BookmarkInterval is how often an idle watch that allows bookmarks is told
+	// the current revision. Zero means DefaultBookmarkInterval.
+	BookmarkInterval time.Duration
+}
+
+// DefaultPatience outlasts an election and not the patience of people.
+const DefaultPatience = 10 * time.Second
+
+// DefaultBookmarkInterval is the time between bookmarks of an idle watch.
+const DefaultBookmarkInterval = time.Minute
+
+// Store keeps the objects of one resource. It is safe for concurrent use.
+type Store struct {
+	backend   Backend
+	codec     runtime.Codec
+	resource  schema.GroupResource
+	prefix    string
+	newFunc   func() runtime.Object
+	patience  time.Duration
+	bookmarks time.Duration
+	versioner storage.Versioner
+}
+
+var _ storage.Interface = (*Store)(nil)
+
+// New returns a Store.
+func New(c Config) *Store {
+	if c.BookmarkInterval <= 0 {
+		c.BookmarkInterval = DefaultBookmarkInterval
+	}
+	if c.Patience <= 0 {
+		c.Patience = DefaultPatience
+	}
+	return &Store{
+		backend:   c.Backend,
+		codec:     c.Codec,
+		resource:  c.Resource,
+		prefix:    c.Prefix,
+		newFunc:   c.New,
+		patience:  c.Patience,
+		bookmarks: c.BookmarkInterval,
+		versioner: storage.APIObjectVersioner{},
+	}
+}
+
+// Versioner implements storage.Interface.
+func (s *Store) Versioner() storage.Versioner { return s.versioner }
+
+// Get implements storage.Interface.
+func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, out runtime.Object) error {
+	key, err := storage.PrepareKey(s.prefix+"/", key, false)
+	if err != nil {
+		return err
+	}
+	ro, err := s.readOptions(opts.ResourceVersion)
+	if err != nil {
+		return err
+	}
+	rec, rev, err := s.get(ctx, key, ro)
+	switch {
+	case errors.Is(err, raftstore.ErrNotFound):
+		if opts.IgnoreNotFound {
+			return runtime.SetZeroValue(out)
+		}
+		return storage.NewKeyNotFoundError(key, 0)
+	case err != nil:
+		return readError(err, ro.MinRevision, max(rev, s.backend.Revision()))
+	}
+	return s.decode(rec.Value, out, rec.ModRevision)
+}
+
+// Create implements storage.Interface. The time to live is not honoured.
+func (s *Store) Create(ctx context.Context, key string, obj, out runtime.Object, _ uint64) error {
+	key, err := storage.PrepareKey(s.prefix+"/", key, false)
+	if err != nil {
+		return err
+	}
+	if v, err := s.versioner.ObjectResourceVersion(obj); err == nil && v != 0 {
+		return storage.ErrResourceVersionSetOnCreate
+	}
+	if err := s.versioner.PrepareObjectForStorage(obj); err != nil {
+		return fmt.Errorf("prepare %s for storage: %w", key, err)
+	}
+	data, err := runtime.Encode(s.codec, obj)
+	if err != nil {
+		return err
+	}
+	rev, err := s.put(ctx, key, data, 0)
+	var conflict *raftstore.ConflictError
+	if errors.As(err, &conflict) {
+		return storage.NewKeyExistsError(key, 0)
+	}
+	if err != nil {
+		return err
+	}
+	if out == nil {
+		return nil
+	}
+	return s.decode(data, out, rev)
+}
+
+// Stats implements storage.Interface.
+func (s *Store) Stats(ctx context.Context) (storage.Stats, error) {
+	res, err := s.backend.List(ctx, raftstore.ListRequest{
+		Prefix:      s.prefix + "/",
+		Limit:       1,
+		ReadOptions: raftstore.ReadOptions{Consistency: raftstore.Local},
+	})
+	if err != nil {
+		return storage.Stats{}, fmt.Errorf("count %s: %w", s.resource, err)
+	}
+	return storage.Stats{ObjectCount: int64(len(res.Records)) + res.Remaining}, nil
+}
+
+// ReadinessCheck implements storage.Interface. The store answers from its first
+// moment; whether the mesh has a leader is a health check of its own.
+func (s *Store) ReadinessCheck() error { return nil }
+
+// RequestWatchProgress implements storage.Interface. There is nothing to ask
+// for: watches are fed by the local replica.
+func (s *Store) RequestWatchProgress(context.Context) error { return nil }
+
+// GetCurrentResourceVersion implements storage.Interface. It is linearizable.
+func (s *Store) GetCurrentResourceVersion(ctx context.Context) (uint64, error) {
+	_, rev, err := s.get(ctx, s.prefix, raftstore.ReadOptions{})
+	if err != nil && !errors.Is(err, raftstore.ErrNotFound) {
+		return 0, readError(err, 0, rev)
+	}
+	return rev, nil
+}
+
+// EnableResourceSizeEstimation implements storage.Interface. Sizes are not
+// estimated.
+func (s *Store) EnableResourceSizeEstimation(storage.KeysFunc) error { return nil }
+
+// CompactRevision implements storage.Interface. Compaction is not observed here.
+func (s *Store) CompactRevision() int64 { return 0 }
+
+// get reads a record, with patience.
+func (s *Store) get(ctx context.Context, key string, ro raftstore.ReadOptions) (raftstore.Record, uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	return s.backend.Get(ctx, key, ro)
+}
+
+// list reads records, with patience.
+func (s *Store) list(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	return s.backend.List(ctx, req)
+}
+
+// readOptions turns a resourceVersion of a request into how to read.
+func (s *Store) readOptions(resourceVersion string) (raftstore.ReadOptions, error) {
+	if resourceVersion == "" {
+		return raftstore.ReadOptions{}, nil
+	}
+	rev, err := s.versioner.ParseResourceVersion(resourceVersion)
+	if err != nil {
+		return raftstore.ReadOptions{}, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
+	}
+	return raftstore.ReadOptions{Consistency: raftstore.Local, MinRevision: rev}, nil
+}
+
+func (s *Store) decode(data []byte, out runtime.Object, rev uint64) error {
+	if _, err := conversion.EnforcePtr(out); err != nil {
+		return fmt.Errorf("decode into %T: %w", out, err)
+	}
+	if _, _, err := s.codec.Decode(data, nil, out); err != nil {
+		return err
+	}
+	return s.versioner.UpdateObject(out, rev)
+}
+
+// put writes data at key if the record's revision is still want.
+func (s *Store) put(ctx context.Context, key string, data []byte, want uint64) (uint64, error) {
+	return s.commit(ctx, raftstore.Txn{
+		If:  []raftstore.Condition{{Key: key, ModRevision: want}},
+		Ops: []raftstore.Op{{Key: key, Value: data}},
+	})
+}
+
+// remove deletes key if the record's revision is still want.
+func (s *Store) remove(ctx context.Context, key string, want uint64) (uint64, error) {
+	return s.commit(ctx, raftstore.Txn{
+		If:  []raftstore.Condition{{Key: key, ModRevision: want}},
+		Ops: []raftstore.Op{{Key: key, Delete: true}},
+	})
+}
+
+const (
+	firstRetry = 20 * time.Millisecond
+	lastRetry  = time.Second
+)
+
+// commit commits a transaction of one operation and returns its revision. The
+// request id makes the retry of a commit with an unknown outcome safe.
+func (s *Store) commit(ctx context.Context, txn raftstore.Txn) (uint64, error) {
+	txn.RequestID = string(uuid.NewUUID())
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+		res, err := s.backend.Commit(ctx, txn)
+		if err == nil {
+			return res.OpRevisions[0], nil
+		}
+		if !errors.Is(err, raftstore.ErrUnknownOutcome) && !errors.Is(err, raftstore.ErrNoLeader) {
+			return 0, writeError(s.resource, txn.Ops[0].Key, err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return 0, writeError(s.resource, txn.Ops[0].Key, err)
+		}
+	}
+}
+
+// newLike returns an empty object of the type v points at.
+func newLike(v reflect.Value) runtime.Object {
+	if u, ok := v.Addr().Interface().(runtime.Unstructured); ok {
+		return u.NewEmptyInstance()
+	}
+	return reflect.New(v.Type()).Interface().(runtime.Object)
+}
+
+// nameOf returns the last part of key.
+func nameOf(key string) string { return key[strings.LastIndexByte(key, '/')+1:] }

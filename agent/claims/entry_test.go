@@ -1,0 +1,44 @@
+package claims
+
+import (
+	"reflect"
+	"testing"
+
+	"virtmesh/agent/stewards/schedule/place"
+	"virtmesh/raftstore"
+)
+
+func TestEntryText(t *testing.T) {
+	e := Entry{Namespace: "ns", Name: "vm", Epoch: 7, Resources: place.Resources{
+		CPUMilli: 100, MemoryBytes: gib,
+		Hugepages: map[string]int64{"2Mi": 4, "1Gi": 8}, Devices: map[string]int64{"nvidia.com/T4": 1},
+	}}
+	want := "ns/vm epoch=7 cpu=100 memory=1073741824 hugepages:1Gi=8 hugepages:2Mi=4 device:nvidia.com/T4=1"
+	if got := string(e.encode()); got != want {
+		t.Errorf("encoded as %q, want %q", got, want)
+	}
+	back, err := decodeEntry(raftstore.Record{Key: "k", Value: e.encode()})
+	if err != nil || !reflect.DeepEqual(back, e) {
+		t.Errorf("decoded as %+v (%v)", back, err)
+	}
+	for _, bad := range []string{"", "x", "ns/vm cpu=x", "ns/vm cpu=-1", "ns/vm epoch", "ns/vm gpus=1", "ns/vm  cpu=1"} {
+		if _, err := decodeEntry(raftstore.Record{Value: []byte(bad)}); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+// What decodes must encode to something that decodes to the same.
+func FuzzDecodeEntry(f *testing.F) {
+	f.Add([]byte("ns/vm epoch=7 cpu=100 memory=1 hugepages:2Mi=4 device:a/b=1"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := decodeEntry(raftstore.Record{Value: b})
+		if err != nil {
+			return
+		}
+		again, err := decodeEntry(raftstore.Record{Value: e.encode()})
+		if err != nil || !reflect.DeepEqual(e, again) {
+			t.Errorf("%q: %+v became %+v (%v)", b, e, again, err)
+		}
+	})
+}

@@ -1,0 +1,153 @@
+package domain
+
+import (
+	v1 "kubevirt.io/api/core/v1"
+)
+
+// Input is all that a conversion depends on.
+type Input struct {
+	// VMI is read, never changed.
+	VMI *v1.VirtualMachineInstance
+	// Host and Epoch go into the domain's metadata.
+	Host  string
+	Epoch uint64
+	// Disks by volume name. Every disk of the VMI needs one.
+	Disks map[string]Disk
+	// NICs by interface name. Every interface that is not absent needs one.
+	NICs map[string]NIC
+	// Filesystems by name: the directories to share with the guest.
+	Filesystems map[string]string
+	// HostDevices by name, for gpus and hostDevices.
+	HostDevices map[string]HostDevice
+	// KernelBoot holds the files of spec.domain.firmware.kernelBoot.
+	KernelBoot KernelFiles
+	// Pinning is required when the VMI asks for dedicated CPUs.
+	Pinning *Pinning
+	// VSOCKCID is the guest's context identifier when it asks for a vsock.
+	VSOCKCID uint32
+	Machine  HostInfo
+	Paths    Paths
+	// SMBIOS is what guests read as their machine's maker; zero means KubeVirt's.
+	SMBIOS SMBIOS
+}
+
+// DiskType says what kind of thing holds a disk's data.
+type DiskType string
+
+// The types of disks.
+const (
+	DiskFile    DiskType = "file"
+	DiskBlock   DiskType = "block"
+	DiskNetwork DiskType = "network"
+)
+
+// Disk is a volume as its host has prepared it.
+type Disk struct {
+	Type DiskType
+	// Path of the file or block device. Empty with an empty CD-ROM drive.
+	Path string
+	// Network is set for DiskNetwork.
+	Network *NetworkDisk
+	// Format of the data: raw or qcow2. It is never probed: a guest could write a
+	// header into a raw disk that makes it mean another file of the host.
+	Format string
+	// Backing is the image below a qcow2 overlay. Without it the overlay stands
+	// alone, whatever its header says, for the same reason.
+	Backing *Disk
+	// ReadOnly and Shareable add to what the VMI asks for. A SATA disk cannot be shown
+	// as read-only: a ReadOnly source may then be written, so it is the guest's own.
+	ReadOnly, Shareable bool
+	// DirectIO says that the file system or device supports O_DIRECT.
+	DirectIO bool
+	// Preallocated says that the file has no holes.
+	Preallocated bool
+	// NoDiscard keeps a thick volume thick.
+	NoDiscard bool
+	// LogicalBlockSize, PhysicalBlockSize and DiscardGranularity are the volume's, for
+	// disks that match it.
+	LogicalBlockSize, PhysicalBlockSize, DiscardGranularity uint
+}
+
+// NetworkDisk is a disk that QEMU reaches over the network, as Ceph RBD or NBD.
+type NetworkDisk struct {
+	Protocol string // rbd or nbd
+	Name     string // pool/image, or the export
+	Hosts    []NetworkHost
+	// User and SecretUUID authenticate to Ceph with a secret defined in libvirt.
+	User, SecretUUID string
+}
+
+// NetworkHost is a server of a NetworkDisk: an address or a UNIX socket.
+type NetworkHost struct {
+	Name, Port, Socket string
+}
+
+// NIC is a network interface as its host has prepared it.
+type NIC struct {
+	// TapDevice exists already; libvirt neither makes nor removes it.
+	TapDevice string
+	// Bridge is used instead of TapDevice to let libvirt make a tap on that bridge.
+	Bridge string
+	// PCI is used instead of both to hand a virtual function to the guest.
+	PCI string
+	// MAC is the address claimed for the interface.
+	MAC string
+	// MTU is told to the guest; zero says nothing.
+	MTU int
+}
+
+// HostDevice is a device of the host that is handed to the guest. One field is set.
+type HostDevice struct {
+	PCI  string // 0000:01:00.0
+	MDev string // uuid
+	USB  *USBAddress
+}
+
+// USBAddress names a device on the host's USB.
+type USBAddress struct {
+	Bus, Device uint
+}
+
+// KernelFiles are the files for booting without a boot loader.
+type KernelFiles struct {
+	Kernel, Initrd string
+}
+
+// Pinning gives each of the guest's threads host CPUs of its own.
+type Pinning struct {
+	// VCPUs has one host CPU for each virtual CPU.
+	VCPUs []int
+	// Emulator is where QEMU's other threads run; empty means on VCPUs.
+	Emulator []int
+	// NUMANodes is where memory comes from; empty leaves it open.
+	NUMANodes []int
+}
+
+// HostInfo describes the host that will run the domain.
+type HostInfo struct {
+	// KVM says that hardware virtualization is to be used. Otherwise QEMU emulates.
+	KVM bool
+	// Arch is libvirt's name, x86_64. Only this one is supported.
+	Arch string
+	// Emulator is the QEMU binary; empty leaves the choice to libvirt.
+	Emulator string
+	// MachineTypes that the emulator offers; empty skips the check.
+	MachineTypes []string
+	// MaxCPUs a guest may have; zero skips the check.
+	MaxCPUs int
+	// CPUModels that can be named; empty skips the check.
+	CPUModels []string
+	// EFI, SecureBoot and TPM say what the host can give; they are demanded when used.
+	EFI, SecureBoot, TPM bool
+}
+
+// Paths are the files that a domain needs besides its disks.
+type Paths struct {
+	// SerialLog receives what the guest writes to its console; empty logs nothing.
+	SerialLog string
+}
+
+// SMBIOS is the maker's data shown to guests.
+type SMBIOS struct {
+	Manufacturer, Product, Version, SKU, Family string
+}

@@ -1,0 +1,68 @@
+package domain
+
+import (
+	"strings"
+
+	"libvirt.org/go/libvirtxml"
+)
+
+// sparePorts is how many PCI devices can be plugged into a running guest.
+const sparePorts = 4
+
+// pciPorts gives a q35 machine a port for every PCI Express device it has, and some
+// more: a device can only be plugged into a port that was there when the guest
+// started, and libvirt adds just those the first devices need.
+func pciPorts(c *conversion) {
+	machine := ""
+	if c.out.OS.Type != nil {
+		machine = c.out.OS.Type.Machine
+	}
+	if c.domain.Devices.DisableHotplug || !strings.Contains(machine, "q35") {
+		return
+	}
+	ports := c.countPCIDevices() + sparePorts
+	if !c.disablePCIHole64() {
+		c.out.Devices.Controllers = append(c.out.Devices.Controllers,
+			libvirtxml.DomainController{Type: "pci", Index: ptr(uint(0)), Model: "pcie-root"})
+	}
+	for i := range ports {
+		c.out.Devices.Controllers = append(c.out.Devices.Controllers,
+			libvirtxml.DomainController{Type: "pci", Index: ptr(uint(i + 1)), Model: "pcie-root-port"})
+	}
+}
+
+// countPCIDevices counts the devices that libvirt puts behind a port of their own.
+func (c *conversion) countPCIDevices() int {
+	d := c.out.Devices
+	n := len(d.Interfaces) + len(d.RNGs) + len(d.Filesystems)
+	for _, disk := range d.Disks {
+		if disk.Target != nil && disk.Target.Bus == "virtio" {
+			n++
+		}
+	}
+	for _, controller := range d.Controllers {
+		if controller.Type != "pci" && controller.Model != "none" {
+			n++
+		}
+	}
+	for _, h := range d.Hostdevs {
+		if h.SubsysUSB == nil {
+			n++
+		}
+	}
+	for _, in := range d.Inputs {
+		if in.Bus == "virtio" {
+			n++
+		}
+	}
+	if d.MemBalloon != nil && d.MemBalloon.Model != "none" {
+		n++
+	}
+	if d.VSock != nil {
+		n++
+	}
+	if len(d.Watchdogs) > 0 {
+		n++ // the bridge to the old PCI bus it sits on
+	}
+	return n
+}

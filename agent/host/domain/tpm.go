@@ -1,0 +1,25 @@
+package domain
+
+import (
+	"libvirt.org/go/libvirtxml"
+)
+
+// tpm adds an emulated TPM 2.0, whose secrets end with the instance. A persistent one
+// is refused: a disk sealed to it could not be read after the next stop.
+func tpm(c *conversion) {
+	t := c.domain.Devices.TPM
+	if t == nil || !enabled(t.Enabled, true) {
+		return
+	}
+	if !c.Machine.TPM {
+		c.unsupported(c.root.Child("devices", "tpm"), nil, "no TPM emulator is installed on this host")
+		return
+	}
+	if enabled(t.Persistent, false) {
+		c.unsupported(c.root.Child("devices", "tpm", "persistent"), true, "its state is not kept when the instance ends")
+	}
+	c.out.Devices.TPMs = []libvirtxml.DomainTPM{{
+		Model:   "tpm-tis",
+		Backend: &libvirtxml.DomainTPMBackend{Emulator: &libvirtxml.DomainTPMBackendEmulator{Version: "2.0"}},
+	}}
+}

@@ -1,0 +1,179 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/port/guests"
+)
+
+var guestAnswer = hypervisor.GuestInfo{
+	Hostname:   "guest",
+	OS:         hypervisor.GuestOS{ID: "debian", Name: "Debian GNU/Linux", VersionID: "12"},
+	Interfaces: []hypervisor.GuestInterface{{Name: "enp1s0", MAC: testMAC, Addresses: []string{"10.0.0.5/24", "fe80::1/64"}}},
+}
+
+// questions counts them, and lets them wait.
+type questions struct {
+	hypervisor.Hypervisor
+	count atomic.Int64
+	wait  chan struct{} // nil: none waits
+}
+
+func (q *questions) GuestInfo(ctx context.Context, ref hypervisor.Ref) (hypervisor.GuestInfo, error) {
+	q.count.Add(1)
+	if q.wait != nil {
+		select {
+		case <-q.wait:
+		case <-ctx.Done():
+			return hypervisor.GuestInfo{}, ctx.Err()
+		}
+	}
+	return q.Hypervisor.GuestInfo(ctx, ref)
+}
+
+// counted replaces the executor by one whose questions are counted.
+func (w *world) counted(wait chan struct{}) *questions {
+	w.t.Helper()
+	q := &questions{Hypervisor: w.hv, wait: wait}
+	w.config.Hypervisor = q
+	w.restart()
+	return q
+}
+
+func TestGuestAgentInfo(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
+	if result := w.hear(vmi); result.RequeueAfter <= guestInfoPause || result.RequeueAfter > guestInfoInterval {
+		t.Errorf("asks again after %v", result.RequeueAfter)
+	}
+	got := w.get(vmi)
+	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceAgentConnected, corev1.ConditionTrue, "")
+	if os := got.Status.GuestOSInfo; os.ID != "debian" || os.Name != "Debian GNU/Linux" || os.VersionID != "12" {
+		t.Errorf("guest OS: %+v", os)
+	}
+	if nic := got.Status.Interfaces[0]; nic.InterfaceName != "enp1s0" || nic.IP != "10.0.0.5" || len(nic.IPs) != 2 {
+		t.Errorf("interface: %+v", nic)
+	}
+	w.pass(vmi, agentSettle)
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), nil))
+	w.reconcile(vmi)
+	got = w.get(vmi)
+	if condition(got, kubevirtv1.VirtualMachineInstanceAgentConnected) != nil || got.Status.GuestOSInfo.ID != "" {
+		t.Errorf("without an agent: %+v, %+v", got.Status.Conditions, got.Status.GuestOSInfo)
+	}
+}
+
+// A busy guest that does not answer once has not lost its addresses.
+func TestSilentGuestAgentKeepsItsLastAnswer(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
+	w.hear(vmi)
+	before := w.get(vmi)
+	w.pass(vmi, time.Hour)
+	w.hv.Machine().Fail("GuestInfo", errors.New("timeout"))
+	w.hear(vmi)
+	if got := w.get(vmi); got.ResourceVersion != before.ResourceVersion {
+		t.Errorf("interfaces %+v, were %+v", got.Status.Interfaces, before.Status.Interfaces)
+	}
+}
+
+// A guest that delays its answers must not delay others, nor its own end.
+func TestNoWorkerWaitsForAGuestAgent(t *testing.T) {
+	w := newWorld(t)
+	answer := make(chan struct{})
+	q := w.counted(answer)
+	vmi := w.running("a")
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
+	for range 3 {
+		w.reconcile(vmi)
+	}
+	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceAgentConnected, corev1.ConditionTrue, "")
+	close(answer)
+	w.settle(vmi)
+	w.reconcile(vmi)
+	if got := w.get(vmi); got.Status.GuestOSInfo.ID != "debian" {
+		t.Errorf("the answer is not shown: %+v", got.Status.GuestOSInfo)
+	}
+	if n := q.count.Load(); n != 1 {
+		t.Errorf("asked %d times at once", n)
+	}
+}
+
+// How often a guest is asked is not for the guest to choose: neither failures nor
+// its agent's comings and goings shorten the pause.
+func TestAGuestIsNotAskedMoreOftenForItsBehaviour(t *testing.T) {
+	w := newWorld(t)
+	q := w.counted(nil)
+	vmi := w.running("a")
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
+	w.hv.Machine().Fail("GuestInfo", errors.New("timeout"))
+	w.hear(vmi)
+	for range 5 {
+		w.executor.agents.doubt(string(vmi.UID))
+		result := w.hear(vmi)
+		if result.RequeueAfter <= 0 || result.RequeueAfter > guestInfoPause {
+			t.Errorf("asks again after %v", result.RequeueAfter)
+		}
+	}
+	if _, err := w.executor.Guests().GuestOSInfo(t.Context(), "ns", "a"); err == nil {
+		t.Error("the failure is forgotten")
+	}
+	if n := q.count.Load(); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+	w.pass(vmi, guestInfoPause)
+	if info, err := w.executor.Guests().GuestOSInfo(t.Context(), "ns", "a"); err != nil || info.Hostname != "guest" {
+		t.Errorf("after the pause: %+v, %v", info, err)
+	}
+	if n := q.count.Load(); n != 2 {
+		t.Errorf("asked %d times after the pause", n)
+	}
+}
+
+// Each change of the condition is a write for the whole mesh.
+func TestAnAgentThatFlapsIsWrittenSeldom(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
+	w.hear(vmi)
+	before := w.store.Commits()
+	for range 10 {
+		w.act(w.hv.Machine().SetAgent(refOf(vmi), nil))
+		if result := w.reconcile(vmi); result.RequeueAfter <= 0 || result.RequeueAfter > agentSettle {
+			t.Errorf("looks again after %v", result.RequeueAfter)
+		}
+		w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
+		w.reconcile(vmi)
+	}
+	if n := w.store.Commits() - before; n != 0 {
+		t.Errorf("%d writes", n)
+	}
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), nil))
+	w.pass(vmi, agentSettle)
+	w.reconcile(vmi)
+	if condition(w.get(vmi), kubevirtv1.VirtualMachineInstanceAgentConnected) != nil {
+		t.Error("an agent that stayed away is still shown")
+	}
+}
+
+func TestNoAgentIsToldWithoutAsking(t *testing.T) {
+	w := newWorld(t)
+	q := w.counted(nil)
+	w.running("a")
+	if _, err := w.executor.Guests().Users(t.Context(), "ns", "a"); !errors.Is(err, guests.ErrNoGuestAgent) {
+		t.Errorf("got %v", err)
+	}
+	if n := q.count.Load(); n != 0 {
+		t.Errorf("asked %d times", n)
+	}
+}

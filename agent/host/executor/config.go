@@ -1,0 +1,103 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/host/domain"
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/objects"
+)
+
+// defaultGracePeriod is how long a guest has to shut down when neither the
+// instance nor the request says (KubeVirt: terminationGracePeriodSeconds).
+const defaultGracePeriod = 30 * time.Second
+
+// Volumes makes the volumes of instances usable on this host.
+type Volumes interface {
+	// Prepare returns a disk for every volume of the instance that is one. It
+	// may take as long as pulling an image does, ends soon after ctx does, and
+	// may be called again. An
+	// error that is a *VolumeError says what to tell the user. release is
+	// called once the guest has its disks open, or does not start.
+	Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (disks map[string]domain.Disk, release func(), err error)
+	// Remove drops what lives only as long as the instance. It may be called
+	// again, and for an instance that never had anything.
+	Remove(ctx context.Context, ref hypervisor.Ref) error
+	// Owners returns the instances that Remove would drop something of, so that
+	// what an agent that was killed left behind is found.
+	Owners() ([]hypervisor.Ref, error)
+}
+
+// VolumeError is a failure to prepare a volume that the user can act on.
+type VolumeError struct {
+	// Volume is its name in the instance.
+	Volume string
+	// Reason is a CamelCase word for conditions and events, such as
+	// ErrImagePull.
+	Reason string
+	Err    error
+}
+
+// Error implements error.
+func (e *VolumeError) Error() string { return "volume " + e.Volume + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *VolumeError) Unwrap() error { return e.Err }
+
+// Network connects instances to this host's networks.
+type Network interface {
+	// Connect makes the network cards of the instance, and returns when they
+	// can carry traffic. It may be called again.
+	Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domain.NIC, error)
+	// Interfaces describes the cards as this host knows them, in the order of
+	// the specification.
+	Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv1.VirtualMachineInstanceNetworkInterface
+	// Release gives the instance's addresses back.
+	Release(ref hypervisor.Ref) error
+}
+
+// Claims is what an executor needs to know of claims.
+type Claims interface {
+	// Epoch returns the fencing epoch of the instance's claim on this host, or
+	// an error when the claim names another host or does not exist.
+	Epoch(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (uint64, error)
+	// Release adds to tx what frees the instance's claim.
+	Release(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error
+}
+
+// Config is what the executor works with. All fields are required.
+type Config struct {
+	// Host is this host's name.
+	Host       string
+	Store      objects.Store
+	Instances  *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	Hypervisor hypervisor.Hypervisor
+	Volumes    Volumes
+	Network    Network
+	Claims     Claims
+	Events     *objects.Recorder
+	// Machine describes this host to the conversion of instances to domains.
+	Machine domain.HostInfo
+	// LogDir holds the guests' serial logs.
+	LogDir string
+	Logger *slog.Logger
+}
+
+// Validate names what is missing.
+func (c Config) Validate() error {
+	if c.Host == "" || c.Store == nil || c.Instances == nil || c.Hypervisor == nil || c.Volumes == nil ||
+		c.Network == nil || c.Claims == nil || c.Events == nil || c.Logger == nil {
+		return errors.New("instance executor: a required field of its configuration is missing")
+	}
+	if !filepath.IsAbs(c.LogDir) {
+		return fmt.Errorf("instance executor: LogDir %q is not an absolute path", c.LogDir)
+	}
+	return nil
+}

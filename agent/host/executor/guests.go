@@ -1,0 +1,180 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/port/guests"
+)
+
+// Guests reaches the guests that run on this host. It serves the requests of
+// hostrpc.
+type Guests struct{ executor *Executor }
+
+var _ guests.Instances = Guests{}
+
+// Guests returns the way to this host's guests.
+func (e *Executor) Guests() Guests { return Guests{e} }
+
+// find returns the domain of an instance on this host.
+func (g Guests) find(ctx context.Context, namespace, name string) (hypervisor.Domain, error) {
+	key := objects.Key{Namespace: namespace, Name: name}
+	vmi, ok := g.executor.Instances.Get(key)
+	if !ok {
+		return hypervisor.Domain{}, fmt.Errorf("%w: %s", guests.ErrNotFound, key)
+	}
+	domain, err := g.executor.Hypervisor.Get(ctx, refOf(vmi))
+	if err != nil {
+		return hypervisor.Domain{}, translate(key, err)
+	}
+	if !domain.State.Active() {
+		return hypervisor.Domain{}, fmt.Errorf("%w: %s", guests.ErrNotRunning, key)
+	}
+	return domain, nil
+}
+
+// translate keeps the classes of errors that callers on other hosts act upon.
+func translate(key objects.Key, err error) error {
+	switch {
+	case errors.Is(err, hypervisor.ErrNotFound), errors.Is(err, hypervisor.ErrNotRunning):
+		return fmt.Errorf("%w: %s", guests.ErrNotRunning, key)
+	case errors.Is(err, hypervisor.ErrNoAgent):
+		return fmt.Errorf("%w: %s", guests.ErrNoGuestAgent, key)
+	}
+	return fmt.Errorf("%s: %w", key, err)
+}
+
+// Stream implements hostrpc.Instances.
+func (g Guests) Stream(ctx context.Context, namespace, name string, kind guests.StreamKind) (io.ReadWriteCloser, error) {
+	domain, err := g.find(ctx, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	var stream io.ReadWriteCloser
+	switch kind {
+	case guests.Console:
+		stream, err = g.executor.Hypervisor.Console(ctx, domain.Owner.Ref)
+	case guests.VNC:
+		stream, err = g.executor.Hypervisor.VNC(ctx, domain.Owner.Ref)
+	default:
+		return nil, fmt.Errorf("there is no stream %q", kind)
+	}
+	if err != nil {
+		return nil, translate(objects.Key{Namespace: namespace, Name: name}, err)
+	}
+	return stream, nil
+}
+
+// Pause implements hostrpc.Instances.
+func (g Guests) Pause(ctx context.Context, namespace, name string) error {
+	domain, err := g.find(ctx, namespace, name)
+	if err != nil {
+		return err
+	}
+	if domain.State == hypervisor.StatePaused {
+		return fmt.Errorf("%w: %s/%s is already paused", guests.ErrConflict, namespace, name)
+	}
+	if err := g.executor.Hypervisor.Suspend(ctx, domain.Owner.Ref); err != nil {
+		return translate(objects.Key{Namespace: namespace, Name: name}, err)
+	}
+	return nil
+}
+
+// Unpause implements hostrpc.Instances.
+func (g Guests) Unpause(ctx context.Context, namespace, name string) error {
+	domain, err := g.find(ctx, namespace, name)
+	if err != nil {
+		return err
+	}
+	if domain.State != hypervisor.StatePaused {
+		return fmt.Errorf("%w: %s/%s is not paused", guests.ErrConflict, namespace, name)
+	}
+	if err := g.executor.Hypervisor.Resume(ctx, domain.Owner.Ref); err != nil {
+		return translate(objects.Key{Namespace: namespace, Name: name}, err)
+	}
+	return nil
+}
+
+// guest asks the guest agent of an instance.
+func (g Guests) guest(ctx context.Context, namespace, name string) (hypervisor.GuestInfo, error) {
+	domain, err := g.find(ctx, namespace, name)
+	if err != nil {
+		return hypervisor.GuestInfo{}, err
+	}
+	key := objects.Key{Namespace: namespace, Name: name}
+	if !domain.AgentConnected {
+		return hypervisor.GuestInfo{}, translate(key, hypervisor.ErrNoAgent)
+	}
+	info, err := g.executor.agents.get(ctx, domain.Owner.Ref)
+	if err != nil {
+		return hypervisor.GuestInfo{}, translate(key, err)
+	}
+	return info, nil
+}
+
+// GuestOSInfo implements hostrpc.Instances.
+func (g Guests) GuestOSInfo(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceGuestAgentInfo, error) {
+	info, err := g.guest(ctx, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	answer := &kubevirtv1.VirtualMachineInstanceGuestAgentInfo{
+		Hostname: info.Hostname,
+		Timezone: fmt.Sprintf("%s, %d", info.Timezone, info.TZOffset),
+		OS: kubevirtv1.VirtualMachineInstanceGuestOSInfo{
+			Name: info.OS.Name, Version: info.OS.Version, PrettyName: info.OS.PrettyName, VersionID: info.OS.VersionID,
+			KernelRelease: info.OS.KernelRelease, KernelVersion: info.OS.KernelVersion, Machine: info.OS.Machine, ID: info.OS.ID,
+		},
+	}
+	answer.APIVersion, answer.Kind = kubevirtv1.GroupVersion.String(), "VirtualMachineInstanceGuestAgentInfo"
+	for _, user := range info.Users {
+		answer.UserList = append(answer.UserList, guestUser(user))
+	}
+	for _, fs := range info.Filesystems {
+		answer.FSInfo.Filesystems = append(answer.FSInfo.Filesystems, guestFilesystem(fs))
+	}
+	return answer, nil
+}
+
+// Users implements hostrpc.Instances.
+func (g Guests) Users(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceGuestOSUserList, error) {
+	info, err := g.guest(ctx, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	list := &kubevirtv1.VirtualMachineInstanceGuestOSUserList{}
+	for _, user := range info.Users {
+		list.Items = append(list.Items, guestUser(user))
+	}
+	return list, nil
+}
+
+// Filesystems implements hostrpc.Instances.
+func (g Guests) Filesystems(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceFileSystemList, error) {
+	info, err := g.guest(ctx, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	list := &kubevirtv1.VirtualMachineInstanceFileSystemList{}
+	for _, fs := range info.Filesystems {
+		list.Items = append(list.Items, guestFilesystem(fs))
+	}
+	return list, nil
+}
+
+func guestUser(user hypervisor.GuestUser) kubevirtv1.VirtualMachineInstanceGuestOSUser {
+	return kubevirtv1.VirtualMachineInstanceGuestOSUser{UserName: user.Name, Domain: user.Domain, LoginTime: user.LoginTime}
+}
+
+func guestFilesystem(fs hypervisor.GuestFilesystem) kubevirtv1.VirtualMachineInstanceFileSystem {
+	return kubevirtv1.VirtualMachineInstanceFileSystem{
+		DiskName: fs.Name, MountPoint: fs.Mountpoint, FileSystemType: fs.Type,
+		UsedBytes: int(fs.UsedBytes), TotalBytes: int(fs.TotalBytes),
+	}
+}

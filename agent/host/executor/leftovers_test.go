@@ -1,0 +1,135 @@
+package executor
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+	"virtmesh/raftstore"
+)
+
+// adopt replaces the executor as after an agent that was killed, and reconciles
+// what it names by itself.
+func (w *world) adopt() []stewards.Key {
+	w.t.Helper()
+	w.restart()
+	var keys []stewards.Key
+	w.executor.Subscribe(func(key stewards.Key) { keys = append(keys, key) })()
+	for _, key := range keys {
+		if _, err := w.executor.Reconcile(w.t.Context(), key); err != nil {
+			w.t.Errorf("%s: %v", key, err)
+		}
+	}
+	return keys
+}
+
+func TestDisksOfInstancesThatAreGoneAreSwept(t *testing.T) {
+	w := newWorld(t)
+	live := w.running("live")
+	gone := hypervisor.Ref{Namespace: "ns", Name: "gone", UID: "0f7d8a1e-0000-4000-8000-000000000001"}
+	before := hypervisor.Ref{Namespace: "ns", Name: "live", UID: "0f7d8a1e-0000-4000-8000-000000000002"}
+	w.volumes.left = []hypervisor.Ref{gone, refOf(live), before}
+	w.volumes.removed = nil
+	w.adopt()
+	if len(w.volumes.removed) != 2 || !slices.Contains(w.volumes.removed, gone) || !slices.Contains(w.volumes.removed, before) {
+		t.Errorf("removed %v", w.volumes.removed)
+	}
+	if domain, _ := w.domain(live); domain.State != hypervisor.StateRunning {
+		t.Errorf("the live guest is %s", domain.State)
+	}
+}
+
+func TestNothingIsSweptWhileTheMeshCannotBeAsked(t *testing.T) {
+	w := newWorld(t)
+	gone := hypervisor.Ref{Namespace: "ns", Name: "gone", UID: "0f7d8a1e-0000-4000-8000-000000000001"}
+	w.volumes.left = []hypervisor.Ref{gone}
+	w.restart()
+	w.store.cut.Store(true)
+	if _, err := w.executor.Reconcile(t.Context(), keyOf(gone)); !errors.Is(err, raftstore.ErrNoLeader) || len(w.volumes.removed) != 0 {
+		t.Errorf("error %v, removed %v", err, w.volumes.removed)
+	}
+	w.store.cut.Store(false)
+	if _, err := w.executor.Reconcile(t.Context(), keyOf(gone)); err != nil || len(w.volumes.removed) != 1 {
+		t.Errorf("error %v, removed %v", err, w.volumes.removed)
+	}
+}
+
+// A domain may have ended, and its instance been deleted, while no agent ran.
+func TestDomainsAreAdoptedAtTheStart(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	w.forget(vmi)
+	w.sync(vmi)
+	if keys := w.adopt(); !slices.Contains(keys, objects.KeyOf(vmi)) {
+		t.Errorf("named %v", keys)
+	}
+	if _, found := w.domain(vmi); found {
+		t.Error("the orphan is still there")
+	}
+}
+
+// writeLog makes the files that virtlogd leaves for an instance.
+func (w *world) writeLog(namespace, name string) []string {
+	w.t.Helper()
+	path, err := w.executor.logs.open(stewards.Key{Namespace: namespace, Name: name})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	files := []string{path, path + ".0", path + ".1"}
+	for _, file := range files {
+		if err := os.WriteFile(file, []byte("login:"), 0o600); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return files
+}
+
+func exist(files []string) (n int) {
+	for _, file := range files {
+		if _, err := os.Stat(file); err == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// As a pod's logs, those of a guest stay as long as its instance is there to be
+// looked at, and no longer.
+func TestSerialLogEndsWithItsInstance(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	files := w.writeLog("ns", "a")
+	other := w.writeLog("ns", "a-serial.log.0") // a name that looks like a rotated log
+	w.act(w.hv.Machine().Crash(refOf(vmi)))
+	w.reconcile(vmi)
+	w.expectEnded(vmi, kubevirtv1.Failed)
+	w.reconcile(vmi)
+	if exist(files) != len(files) {
+		t.Error("the log went although the instance can still be looked at")
+	}
+	w.forget(vmi)
+	w.reconcile(vmi)
+	if exist(files) != 0 || exist(other) != len(other) {
+		t.Errorf("%d files of the instance are left, %d of another", exist(files), exist(other))
+	}
+}
+
+func TestSerialLogsOfInstancesThatAreGoneAreSwept(t *testing.T) {
+	w := newWorld(t)
+	live := w.running("live")
+	gone, kept := w.writeLog("elsewhere", "gone"), w.writeLog(live.Namespace, live.Name)
+	w.adopt()
+	if exist(gone) != 0 || exist(kept) != len(kept) {
+		t.Errorf("%d files of the one that is gone are left, %d of the live one", exist(gone), exist(kept))
+	}
+	if entries, err := os.ReadDir(filepath.Join(w.config.LogDir, "elsewhere")); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}

@@ -1,0 +1,47 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// errStopped refuses work on an executor that was closed.
+var errStopped = errors.New("the executor has stopped")
+
+// tasks are what goes on outside of the workers: work that takes as long as an
+// image's registry or a guest likes. They end with the executor.
+type tasks struct {
+	life context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+}
+
+func newTasks() *tasks {
+	t := &tasks{}
+	t.life, t.stop = context.WithCancel(context.Background())
+	return t
+}
+
+// begin runs fn in a goroutine, with a context that ends when the tasks do.
+func (t *tasks) begin(fn func(ctx context.Context)) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return errStopped
+	}
+	t.wg.Go(func() { fn(t.life) })
+	return nil
+}
+
+// close ends all tasks, and returns when they have.
+func (t *tasks) close() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.stop()
+	t.wg.Wait()
+}

@@ -1,0 +1,423 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/host/domain"
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/host/hypervisor/hypervisortest"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/objects/objectstest"
+	"virtmesh/agent/stewards"
+	"virtmesh/raftstore"
+)
+
+const (
+	thisHost  = "host1"
+	testMAC   = "02:00:00:00:00:01"
+	testEpoch = 7
+)
+
+// fakeVolumes gives every volume a file, unless it is to fail.
+type fakeVolumes struct {
+	fail error
+	// pull, if set, is what a Prepare waits for, besides its context.
+	pull     func(context.Context) error
+	prepared int
+	released int
+	removed  []hypervisor.Ref
+	left     []hypervisor.Ref
+}
+
+func (v *fakeVolumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domain.Disk, func(), error) {
+	if v.fail != nil {
+		return nil, nil, v.fail
+	}
+	if v.pull != nil {
+		if err := v.pull(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	v.prepared++
+	disks := map[string]domain.Disk{}
+	for _, volume := range vmi.Spec.Volumes {
+		disks[volume.Name] = domain.Disk{Type: domain.DiskFile, Path: "/disks/" + volume.Name, Format: "qcow2"}
+	}
+	return disks, func() { v.released++ }, nil
+}
+
+func (v *fakeVolumes) Remove(_ context.Context, ref hypervisor.Ref) error {
+	v.removed = append(v.removed, ref)
+	return nil
+}
+
+func (v *fakeVolumes) Owners() ([]hypervisor.Ref, error) { return v.left, nil }
+
+// fakeNetwork gives every interface a tap.
+type fakeNetwork struct {
+	fail     error
+	released []hypervisor.Ref
+}
+
+func (n *fakeNetwork) Connect(_ context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domain.NIC, error) {
+	if n.fail != nil {
+		return nil, n.fail
+	}
+	nics := map[string]domain.NIC{}
+	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+		nics[nic.Name] = domain.NIC{TapDevice: "vm-tap", MAC: testMAC}
+	}
+	return nics, nil
+}
+
+func (n *fakeNetwork) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv1.VirtualMachineInstanceNetworkInterface {
+	var list []kubevirtv1.VirtualMachineInstanceNetworkInterface
+	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+		list = append(list, kubevirtv1.VirtualMachineInstanceNetworkInterface{Name: nic.Name, MAC: testMAC, InfoSource: "domain"})
+	}
+	return list
+}
+
+func (n *fakeNetwork) Release(ref hypervisor.Ref) error {
+	n.released = append(n.released, ref)
+	return nil
+}
+
+// claimKey is where the fake claims are kept in the store, so that a release
+// shows whether its transaction went through.
+func claimKey(vmi *kubevirtv1.VirtualMachineInstance) string {
+	return "/claims/test/" + string(vmi.UID)
+}
+
+type fakeClaims struct{ store objects.Store }
+
+func (c fakeClaims) Epoch(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (uint64, error) {
+	if _, _, err := c.store.Get(ctx, claimKey(vmi), raftstore.ReadOptions{}); err != nil {
+		return 0, fmt.Errorf("no claim: %w", err)
+	}
+	return testEpoch, nil
+}
+
+func (c fakeClaims) Release(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error {
+	_, _, err := c.store.Get(ctx, claimKey(vmi), raftstore.ReadOptions{})
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return nil
+	}
+	tx.Remove(claimKey(vmi))
+	return err
+}
+
+// unreadable is a store that can be cut off from the mesh.
+type unreadable struct {
+	*objectstest.Store
+	cut atomic.Bool
+}
+
+func (s *unreadable) Get(ctx context.Context, key string, o raftstore.ReadOptions) (raftstore.Record, uint64, error) {
+	if s.cut.Load() {
+		return raftstore.Record{}, 0, raftstore.ErrNoLeader
+	}
+	return s.Store.Get(ctx, key, o)
+}
+
+// world is one host with its executor, and the mesh around it.
+type world struct {
+	t        *testing.T
+	store    *unreadable
+	vmis     *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	hv       *hypervisortest.Fake
+	volumes  *fakeVolumes
+	network  *fakeNetwork
+	config   Config
+	executor *Executor
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, store: &unreadable{Store: objectstest.New()}, hv: hypervisortest.NewFake(), volumes: &fakeVolumes{}, network: &fakeNetwork{}}
+	t.Cleanup(func() { _ = w.hv.Close() })
+	quiet := slog.New(slog.DiscardHandler)
+	cacheConfig := objects.DefaultCacheConfig()
+	cacheConfig.Store, cacheConfig.Logger = w.store, quiet
+	cache, err := objects.NewCache(cacheConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.vmis = objects.For[*kubevirtv1.VirtualMachineInstance](cache)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); cache.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	if err := w.vmis.WaitForSync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	recorder := objects.DefaultRecorderConfig()
+	recorder.Store, recorder.Logger, recorder.Component, recorder.Host = w.store, quiet, "test", thisHost
+	events, err := objects.NewRecorder(recorder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.config = Config{
+		Host: thisHost, Store: w.store, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network,
+		Claims: fakeClaims{w.store}, Events: events, Machine: domain.HostInfo{KVM: true, Arch: "x86_64"},
+		LogDir: t.TempDir(), Logger: quiet,
+	}
+	w.restart()
+	return w
+}
+
+// restart replaces the executor as a restart of the agent does.
+func (w *world) restart() {
+	w.t.Helper()
+	if w.executor != nil {
+		w.executor.Close()
+	}
+	executor, err := New(w.config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.executor = executor
+	w.t.Cleanup(executor.Close)
+}
+
+// scheduled returns an instance as placement leaves it on this host.
+func scheduled(name string) *kubevirtv1.VirtualMachineInstance {
+	memory := resource.MustParse("64Mi")
+	vmi := &kubevirtv1.VirtualMachineInstance{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: name, Finalizers: []string{kubevirtv1.VirtualMachineInstanceFinalizer},
+		},
+		Spec: kubevirtv1.VirtualMachineInstanceSpec{
+			Domain: kubevirtv1.DomainSpec{
+				CPU:     &kubevirtv1.CPU{Cores: 1, Sockets: 1, Threads: 1, Model: kubevirtv1.CPUModeHostModel},
+				Memory:  &kubevirtv1.Memory{Guest: &memory},
+				Machine: &kubevirtv1.Machine{Type: "q35"},
+				Devices: kubevirtv1.Devices{
+					Disks: []kubevirtv1.Disk{{Name: "root", DiskDevice: kubevirtv1.DiskDevice{Disk: &kubevirtv1.DiskTarget{Bus: "virtio"}}}},
+					Interfaces: []kubevirtv1.Interface{{
+						Name: "default", Model: "virtio",
+						InterfaceBindingMethod: kubevirtv1.InterfaceBindingMethod{Masquerade: &kubevirtv1.InterfaceMasquerade{}},
+					}},
+				},
+			},
+			Networks: []kubevirtv1.Network{*kubevirtv1.DefaultPodNetwork()},
+			Volumes: []kubevirtv1.Volume{{Name: "root", VolumeSource: kubevirtv1.VolumeSource{
+				ContainerDisk: &kubevirtv1.ContainerDiskSource{Image: "example/disk"}}}},
+		},
+		Status: kubevirtv1.VirtualMachineInstanceStatus{Phase: kubevirtv1.Scheduled, NodeName: thisHost},
+	}
+	return vmi
+}
+
+func (w *world) commit(build func(tx *objects.Tx)) {
+	w.t.Helper()
+	var tx objects.Tx
+	build(&tx)
+	if _, err := tx.Commit(w.t.Context(), w.store); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// place creates the instance with its claim on this host.
+func (w *world) place(vmi *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
+	w.t.Helper()
+	w.commit(func(tx *objects.Tx) { tx.Create(vmi) })
+	w.commit(func(tx *objects.Tx) { tx.Put(claimKey(vmi), []byte("{}")) })
+	return vmi
+}
+
+// running places an instance and starts it.
+func (w *world) running(name string) *kubevirtv1.VirtualMachineInstance {
+	w.t.Helper()
+	vmi := w.place(scheduled(name))
+	w.reconcile(vmi)
+	if got := w.get(vmi); got.Status.Phase != kubevirtv1.Running {
+		w.t.Fatalf("the instance is %s, with %+v", got.Status.Phase, got.Status.Conditions)
+	}
+	w.sync(vmi)
+	return vmi
+}
+
+// change edits the stored instance.
+func (w *world) change(vmi *kubevirtv1.VirtualMachineInstance, edit func(*kubevirtv1.VirtualMachineInstance)) {
+	w.t.Helper()
+	old := w.get(vmi)
+	changed := old.DeepCopy()
+	edit(changed)
+	w.commit(func(tx *objects.Tx) { tx.Update(old, changed) })
+}
+
+// get reads the instance from the store; nil when it is gone.
+func (w *world) get(vmi *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
+	w.t.Helper()
+	got, err := objects.Get[*kubevirtv1.VirtualMachineInstance](context.Background(), w.store.Store, objects.KeyOf(vmi), raftstore.ReadOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return got
+}
+
+// sync waits until the informer shows what the store holds of the instance.
+func (w *world) sync(vmi *kubevirtv1.VirtualMachineInstance) {
+	w.t.Helper()
+	want, deadline := w.get(vmi), time.Now().Add(time.Minute)
+	for {
+		have, ok := w.vmis.Get(objects.KeyOf(vmi))
+		if (want == nil && !ok) || (want != nil && ok && have.ResourceVersion == want.ResourceVersion) {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("the informer does not show %s", objects.KeyOf(vmi))
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// once reconciles what the store holds now.
+func (w *world) once(vmi *kubevirtv1.VirtualMachineInstance) (stewards.Result, error) {
+	w.t.Helper()
+	w.sync(vmi)
+	return w.executor.Reconcile(w.t.Context(), objects.KeyOf(vmi))
+}
+
+// try reconciles as the engine does: again when what goes on outside of the
+// workers has ended.
+func (w *world) try(vmi *kubevirtv1.VirtualMachineInstance) (stewards.Result, error) {
+	w.t.Helper()
+	for {
+		result, err := w.once(vmi)
+		if !result.Pending || err != nil {
+			return result, err
+		}
+		w.settle(vmi)
+	}
+}
+
+// settle waits for what goes on outside of the workers for the instance.
+func (w *world) settle(vmi *kubevirtv1.VirtualMachineInstance) {
+	w.t.Helper()
+	if work := w.executor.preparations.get(string(vmi.UID)); work != nil {
+		<-work.done
+	}
+	w.executor.agents.mu.Lock()
+	guest := w.executor.agents.guests[string(vmi.UID)]
+	var asking chan struct{}
+	if guest != nil {
+		asking = guest.asking
+	}
+	w.executor.agents.mu.Unlock()
+	if asking != nil {
+		<-asking
+	}
+}
+
+// hear reconciles, and again when the guest's agent has answered.
+func (w *world) hear(vmi *kubevirtv1.VirtualMachineInstance) stewards.Result {
+	w.t.Helper()
+	w.reconcile(vmi)
+	w.settle(vmi)
+	return w.reconcile(vmi)
+}
+
+// pass makes the executor believe that time has passed for the guest's agent.
+func (w *world) pass(vmi *kubevirtv1.VirtualMachineInstance, d time.Duration) {
+	w.t.Helper()
+	w.executor.agents.mu.Lock()
+	defer w.executor.agents.mu.Unlock()
+	guest := w.executor.agents.guests[string(vmi.UID)]
+	guest.asked, guest.toggled = guest.asked.Add(-d), guest.toggled.Add(-d)
+}
+
+func (w *world) reconcile(vmi *kubevirtv1.VirtualMachineInstance) stewards.Result {
+	w.t.Helper()
+	result, err := w.try(vmi)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return result
+}
+
+// domain returns the instance's domain; ok is false when there is none.
+func (w *world) domain(vmi *kubevirtv1.VirtualMachineInstance) (hypervisor.Domain, bool) {
+	w.t.Helper()
+	domain, err := w.hv.Get(context.Background(), refOf(vmi))
+	if err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
+		w.t.Fatal(err)
+	}
+	return domain, err == nil
+}
+
+func (w *world) act(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func condition(vmi *kubevirtv1.VirtualMachineInstance, kind kubevirtv1.VirtualMachineInstanceConditionType) *kubevirtv1.VirtualMachineInstanceCondition {
+	for i := range vmi.Status.Conditions {
+		if vmi.Status.Conditions[i].Type == kind {
+			return &vmi.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// expectCondition checks status and reason of a condition.
+func (w *world) expectCondition(vmi *kubevirtv1.VirtualMachineInstance, kind kubevirtv1.VirtualMachineInstanceConditionType, status corev1.ConditionStatus, reason string) {
+	w.t.Helper()
+	got := condition(vmi, kind)
+	if got == nil || got.Status != status || got.Reason != reason {
+		w.t.Errorf("condition %s is %+v, want %s with reason %q", kind, got, status, reason)
+	}
+}
+
+// expectEnded checks that the instance ended in phase and holds nothing here.
+func (w *world) expectEnded(vmi *kubevirtv1.VirtualMachineInstance, phase kubevirtv1.VirtualMachineInstancePhase) {
+	w.t.Helper()
+	got := w.get(vmi)
+	if got == nil {
+		w.t.Fatal("the instance is gone")
+	}
+	if got.Status.Phase != phase {
+		w.t.Errorf("phase %s, want %s", got.Status.Phase, phase)
+	}
+	if slices.Contains(got.Finalizers, kubevirtv1.VirtualMachineInstanceFinalizer) {
+		w.t.Errorf("the finalizer is still there: %v", got.Finalizers)
+	}
+	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionFalse, "GuestNotRunning")
+	w.expectNothingLeft(vmi)
+}
+
+// expectNothingLeft checks that host and claims know nothing of the instance.
+func (w *world) expectNothingLeft(vmi *kubevirtv1.VirtualMachineInstance) {
+	w.t.Helper()
+	if _, found := w.domain(vmi); found {
+		w.t.Error("its domain is still defined")
+	}
+	if keys := w.store.Keys(claimKey(vmi)); len(keys) > 0 {
+		w.t.Errorf("its claim is still there: %v", keys)
+	}
+	if !slices.Contains(w.volumes.removed, refOf(vmi)) {
+		w.t.Error("its volumes were not removed")
+	}
+	if !slices.Contains(w.network.released, refOf(vmi)) {
+		w.t.Error("its addresses were not released")
+	}
+}

@@ -1,0 +1,335 @@
+package hypervisortest
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/host/hypervisor/broadcast"
+)
+
+var _ hypervisor.Hypervisor = (*Fake)(nil)
+
+// Machine is a host in memory. What runs on it outlives the connections that Open
+// returns, as guests outlive the agent. Its guests behave as that of BootDisk, and its
+// other methods do to them what the world does to guests.
+type Machine struct {
+	mu      sync.Mutex
+	domains map[string]*fakeDomain // by name
+	hubs    map[*broadcast.Hub]struct{}
+	caps    hypervisor.Capabilities
+	away    bool
+	faults  map[string]error
+	reach   map[string]*Machine
+}
+
+// NewMachine returns a host without domains, with 8 CPUs and 32 GiB of memory.
+func NewMachine() *Machine {
+	const gib = 1 << 30
+	return &Machine{
+		domains: map[string]*fakeDomain{},
+		hubs:    map[*broadcast.Hub]struct{}{},
+		faults:  map[string]error{},
+		reach:   map[string]*Machine{},
+		caps: hypervisor.Capabilities{
+			HostUUID: rand.Text(), HypervisorVersion: "7.2.0", LibraryVersion: "9.0.0",
+			Arch: "x86_64", Emulator: "/usr/bin/qemu-system-x86_64", KVM: true,
+			CPUs: 8, MemoryBytes: 32 * gib, MaxVCPUs: 288,
+			MachineTypes: []string{"pc-q35-7.2", "q35"}, CPUModels: []string{"qemu64", "EPYC"},
+			HostModel: "EPYC", HostVendor: "AMD", HugepageSizes: []uint64{2048},
+			EFI: true, SecureBoot: true, TPM: true,
+		},
+	}
+}
+
+// fakeDomain is a domain and the guest in it. The machine's lock guards it.
+type fakeDomain struct {
+	owner   hypervisor.Owner
+	ours    bool
+	uuid    string
+	state   hypervisor.State
+	reason  hypervisor.Reason
+	xml     string
+	serial  *fakeSerial
+	started time.Time
+	agent   *hypervisor.GuestInfo
+	disks   []string
+	vcpus   int
+	memory  uint64
+}
+
+// DefineForeign adds a domain that is not ours.
+func (m *Machine) DefineForeign(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.domains[name] = &fakeDomain{state: hypervisor.StateShutoff, uuid: rand.Text()}
+}
+
+// Has says whether any domain has the name.
+func (m *Machine) Has(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := m.domains[name]
+	return ok
+}
+
+// XML returns the definition that ref's domain was last started from.
+func (m *Machine) XML(ref hypervisor.Ref) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d, err := m.find(ref); err == nil {
+		return d.xml
+	}
+	return ""
+}
+
+// Fail makes the next call of the named method ("Start", "Destroy" ...) fail with err;
+// "Arrive" is that of a guest migrating here.
+func (m *Machine) Fail(method string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.faults[method] = err
+}
+
+// SetAway stops or restarts the hypervisor's daemon. Guests go on.
+func (m *Machine) SetAway(away bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.away && !away {
+		for hub := range m.hubs {
+			hub.Publish(hypervisor.Event{Kind: hypervisor.EventResync, Time: time.Now()})
+		}
+	}
+	m.away = away
+}
+
+// Crash ends a guest's process as a fault of QEMU does.
+func (m *Machine) Crash(ref hypervisor.Ref) error {
+	return m.do(ref, func(d *fakeDomain) { m.end(d, hypervisor.ReasonCrashed) })
+}
+
+// PowerOff lets a guest end itself.
+func (m *Machine) PowerOff(ref hypervisor.Ref) error {
+	return m.do(ref, func(d *fakeDomain) { m.end(d, hypervisor.ReasonShutdown) })
+}
+
+// PowerLoss ends all guests as the loss of the host's power does: the domains stay
+// defined, and nothing tells how they ended.
+func (m *Machine) PowerLoss() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, d := range m.domains {
+		if d.ours && d.state.Active() {
+			m.end(d, hypervisor.ReasonUnknown)
+		}
+	}
+}
+
+// End ends a guest's process for the reason.
+func (m *Machine) End(ref hypervisor.Ref, reason hypervisor.Reason) error {
+	return m.do(ref, func(d *fakeDomain) { m.end(d, reason) })
+}
+
+// IOError lets a guest's disk fail, which stops its CPUs.
+func (m *Machine) IOError(ref hypervisor.Ref, volume, detail string) error {
+	return m.do(ref, func(d *fakeDomain) {
+		m.publish(d, hypervisor.Event{Kind: hypervisor.EventIOError, Device: volume, Detail: detail})
+		m.setState(d, hypervisor.StatePaused, hypervisor.ReasonIOError)
+	})
+}
+
+// SetAgent connects an agent that answers with info, or with nil disconnects it.
+func (m *Machine) SetAgent(ref hypervisor.Ref, info *hypervisor.GuestInfo) error {
+	return m.do(ref, func(d *fakeDomain) {
+		d.agent = info
+		m.publish(d, hypervisor.Event{Kind: hypervisor.EventAgent, Connected: info != nil})
+	})
+}
+
+// do runs fn on a running domain.
+func (m *Machine) do(ref hypervisor.Ref, fn func(*fakeDomain)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d, err := m.find(ref)
+	if err != nil {
+		return err
+	}
+	if !d.state.Active() {
+		return hypervisor.ErrNotRunning
+	}
+	fn(d)
+	return nil
+}
+
+// find returns ref's domain. Its caller holds the lock, as those of the rest do.
+func (m *Machine) find(ref hypervisor.Ref) (*fakeDomain, error) {
+	d, ok := m.domains[ref.DomainName()]
+	if !ok || !d.ours || d.owner.Ref != ref {
+		return nil, hypervisor.ErrNotFound
+	}
+	return d, nil
+}
+
+func (m *Machine) publish(d *fakeDomain, e hypervisor.Event) {
+	e.Ref, e.Time = d.owner.Ref, time.Now()
+	if m.away {
+		return
+	}
+	for hub := range m.hubs {
+		hub.Publish(e)
+	}
+}
+
+func (m *Machine) setState(d *fakeDomain, state hypervisor.State, reason hypervisor.Reason) {
+	d.state, d.reason = state, reason
+	m.publish(d, hypervisor.Event{Kind: hypervisor.EventState, State: state, Reason: reason})
+}
+
+// end lets the guest's process go.
+func (m *Machine) end(d *fakeDomain, reason hypervisor.Reason) {
+	if d.agent != nil {
+		d.agent = nil
+		m.publish(d, hypervisor.Event{Kind: hypervisor.EventAgent})
+	}
+	d.serial.hangUp()
+	m.setState(d, hypervisor.StateShutoff, reason)
+}
+
+// definition is what the fake reads of a domain's XML.
+type definition struct {
+	XMLName xml.Name `xml:"domain"`
+	Name    string   `xml:"name"`
+	UUID    string   `xml:"uuid"`
+	VCPU    int      `xml:"vcpu"`
+	Memory  struct {
+		Value uint64 `xml:",chardata"`
+		Unit  string `xml:"unit,attr"`
+	} `xml:"memory"`
+	Disks []struct {
+		Source struct {
+			File string `xml:"file,attr"`
+		} `xml:"source"`
+		Alias struct {
+			Name string `xml:"name,attr"`
+		} `xml:"alias"`
+	} `xml:"devices>disk"`
+}
+
+// parse reads a definition as strictly as libvirt does.
+func parse(text string) (definition, hypervisor.Owner, error) {
+	var def definition
+	owner, ours, err := hypervisor.OwnerOf(text)
+	if err == nil && !ours {
+		err = errors.New("no metadata of ours")
+	}
+	if err == nil {
+		err = xml.Unmarshal([]byte(text), &def)
+	}
+	if err == nil && def.Name != owner.DomainName() {
+		err = fmt.Errorf("name %q is not %q", def.Name, owner.DomainName())
+	}
+	if err != nil {
+		return def, owner, fmt.Errorf("%w: %w", hypervisor.ErrInvalid, err)
+	}
+	return def, owner, nil
+}
+
+// bytes converts a memory size of the units that occur.
+func (d definition) bytes() uint64 {
+	shift := map[string]uint{"b": 0, "bytes": 0, "": 10, "KiB": 10, "MiB": 20, "GiB": 30}
+	return d.Memory.Value << shift[d.Memory.Unit]
+}
+
+// conflict says which other domain has the UUID.
+func (m *Machine) conflict(def definition) error {
+	for _, name := range slices.Sorted(maps.Keys(m.domains)) {
+		if d := m.domains[name]; def.UUID != "" && d.uuid == def.UUID && name != def.Name {
+			return fmt.Errorf("%w: %s has the uuid", hypervisor.ErrConflict, name)
+		}
+	}
+	return nil
+}
+
+// Open returns a connection to the machine.
+func (m *Machine) Open() *Fake {
+	f := &Fake{machine: m, hub: broadcast.New()}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hubs[f.hub] = struct{}{}
+	return f
+}
+
+// Fake is a hypervisor.Hypervisor on a Machine.
+type Fake struct {
+	machine *Machine
+	hub     *broadcast.Hub
+
+	mu     sync.Mutex
+	closed bool
+}
+
+// NewFake returns a connection to a machine of its own, for tests that need no more.
+func NewFake() *Fake { return NewMachine().Open() }
+
+// Machine returns the host, to do things to its guests.
+func (f *Fake) Machine() *Machine { return f.machine }
+
+// Close implements hypervisor.Hypervisor.
+func (f *Fake) Close() error {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	f.machine.mu.Lock()
+	delete(f.machine.hubs, f.hub)
+	f.machine.mu.Unlock()
+	f.hub.Close()
+	return nil
+}
+
+// Subscribe implements hypervisor.Inventory.
+func (f *Fake) Subscribe(ctx context.Context) <-chan hypervisor.Event { return f.hub.Subscribe(ctx) }
+
+// enter begins a call: it takes the machine's lock, which the caller gives back, or
+// says why the call cannot be.
+func (f *Fake) enter(ctx context.Context, method string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	closed := f.closed
+	f.mu.Unlock()
+	m := f.machine
+	m.mu.Lock()
+	err := m.faults[method]
+	delete(m.faults, method)
+	if closed || m.away {
+		err = hypervisor.ErrUnavailable
+	}
+	if err != nil {
+		m.mu.Unlock()
+	}
+	return err
+}
+
+// on runs fn on ref's domain.
+func (f *Fake) on(ctx context.Context, method string, ref hypervisor.Ref, fn func(*Machine, *fakeDomain) error) error {
+	err := f.enter(ctx, method)
+	if err == nil {
+		defer f.machine.mu.Unlock()
+		var d *fakeDomain
+		if d, err = f.machine.find(ref); err == nil {
+			err = fn(f.machine, d)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", method, ref, err)
+	}
+	return nil
+}

@@ -1,0 +1,290 @@
+package hypervisortest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"virtmesh/agent/host/hypervisor"
+)
+
+// Capabilities implements hypervisor.Inventory.
+func (f *Fake) Capabilities(ctx context.Context) (hypervisor.Capabilities, error) {
+	if err := f.enter(ctx, "Capabilities"); err != nil {
+		return hypervisor.Capabilities{}, err
+	}
+	defer f.machine.mu.Unlock()
+	return f.machine.caps, nil
+}
+
+// List implements hypervisor.Inventory.
+func (f *Fake) List(ctx context.Context) ([]hypervisor.Domain, error) {
+	if err := f.enter(ctx, "List"); err != nil {
+		return nil, err
+	}
+	defer f.machine.mu.Unlock()
+	var ours []hypervisor.Domain
+	for _, d := range f.machine.domains {
+		if d.ours {
+			ours = append(ours, d.describe())
+		}
+	}
+	return ours, nil
+}
+
+// Get implements hypervisor.Inventory.
+func (f *Fake) Get(ctx context.Context, ref hypervisor.Ref) (out hypervisor.Domain, err error) {
+	err = f.on(ctx, "Get", ref, func(_ *Machine, d *fakeDomain) error {
+		out = d.describe()
+		return nil
+	})
+	return out, err
+}
+
+func (d *fakeDomain) describe() hypervisor.Domain {
+	return hypervisor.Domain{
+		Owner: d.owner, UUID: d.uuid, State: d.state, Reason: d.reason,
+		AgentConnected: d.agent != nil, Persistent: true,
+	}
+}
+
+// Start implements hypervisor.Lifecycle.
+func (f *Fake) Start(ctx context.Context, xml string, opts hypervisor.StartOptions) (hypervisor.Domain, error) {
+	if err := f.enter(ctx, "Start"); err != nil {
+		return hypervisor.Domain{}, fmt.Errorf("start domain: %w", err)
+	}
+	defer f.machine.mu.Unlock()
+	d, err := f.machine.start(xml, opts)
+	if err != nil {
+		return hypervisor.Domain{}, fmt.Errorf("start domain: %w", err)
+	}
+	return d.describe(), nil
+}
+
+func (m *Machine) start(xml string, opts hypervisor.StartOptions) (*fakeDomain, error) {
+	def, owner, err := parse(xml)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.conflict(def); err != nil {
+		return nil, err
+	}
+	d, exists := m.domains[def.Name]
+	if exists {
+		if !d.ours || d.owner.Ref != owner.Ref {
+			return nil, fmt.Errorf("%w: %s", hypervisor.ErrConflict, def.Name)
+		}
+		if d.state.Active() {
+			return d, nil
+		}
+	}
+	for _, disk := range def.Disks {
+		if strings.HasSuffix(disk.Source.File, ".missing") {
+			return nil, errors.New("cannot open " + disk.Source.File)
+		}
+	}
+	if !exists {
+		d = &fakeDomain{}
+		m.domains[def.Name] = d
+	}
+	uuid := def.UUID
+	if uuid == "" {
+		uuid = rand.Text()
+	}
+	*d = fakeDomain{owner: owner, ours: true, uuid: uuid, xml: xml, started: time.Now(), vcpus: max(1, def.VCPU), memory: def.bytes()}
+	for _, disk := range def.Disks {
+		d.disks = append(d.disks, strings.TrimPrefix(disk.Alias.Name, hypervisor.AliasPrefix))
+	}
+	d.serial = newFakeSerial(func(command byte) { m.obey(d, command) })
+	m.setState(d, hypervisor.StateRunning, hypervisor.ReasonBooted)
+	if opts.Paused {
+		m.setState(d, hypervisor.StatePaused, hypervisor.ReasonUser)
+	} else {
+		d.serial.print(Ready)
+	}
+	return d, nil
+}
+
+// obey does what a guest is told through its console. It takes the machine's lock.
+func (m *Machine) obey(d *fakeDomain, command byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d.state != hypervisor.StateRunning {
+		return
+	}
+	switch string(command) {
+	case CmdPowerOff:
+		d.serial.print(Bye)
+		m.end(d, hypervisor.ReasonShutdown)
+	case CmdReset:
+		m.reboot(d)
+	default:
+		d.serial.print(string(command))
+	}
+}
+
+func (m *Machine) reboot(d *fakeDomain) {
+	m.publish(d, hypervisor.Event{Kind: hypervisor.EventReboot})
+	d.serial.print(Ready)
+}
+
+// Shutdown implements hypervisor.Lifecycle.
+func (f *Fake) Shutdown(ctx context.Context, ref hypervisor.Ref) error {
+	return f.on(ctx, "Shutdown", ref, func(m *Machine, d *fakeDomain) error {
+		if d.state == hypervisor.StateRunning {
+			d.serial.print(Bye)
+			m.end(d, hypervisor.ReasonShutdown)
+		}
+		return nil
+	})
+}
+
+// Reboot implements hypervisor.Lifecycle.
+func (f *Fake) Reboot(ctx context.Context, ref hypervisor.Ref) error {
+	return f.on(ctx, "Reboot", ref, func(m *Machine, d *fakeDomain) error {
+		if !d.state.Active() {
+			return hypervisor.ErrNotRunning
+		}
+		d.serial.print(Bye)
+		m.reboot(d)
+		return nil
+	})
+}
+
+// Reset implements hypervisor.Lifecycle.
+func (f *Fake) Reset(ctx context.Context, ref hypervisor.Ref) error {
+	return f.on(ctx, "Reset", ref, func(m *Machine, d *fakeDomain) error {
+		if !d.state.Active() {
+			return hypervisor.ErrNotRunning
+		}
+		m.reboot(d)
+		return nil
+	})
+}
+
+// Destroy implements hypervisor.Lifecycle.
+func (f *Fake) Destroy(ctx context.Context, ref hypervisor.Ref) error {
+	return f.on(ctx, "Destroy", ref, func(m *Machine, d *fakeDomain) error {
+		if d.state.Active() {
+			m.end(d, hypervisor.ReasonDestroyed)
+		}
+		return nil
+	})
+}
+
+// Suspend implements hypervisor.Lifecycle.
+func (f *Fake) Suspend(ctx context.Context, ref hypervisor.Ref) error {
+	return f.on(ctx, "Suspend", ref, func(m *Machine, d *fakeDomain) error {
+		switch {
+		case !d.state.Active():
+			return hypervisor.ErrNotRunning
+		case d.state != hypervisor.StatePaused:
+			m.setState(d, hypervisor.StatePaused, hypervisor.ReasonUser)
+		}
+		return nil
+	})
+}
+
+// Resume implements hypervisor.Lifecycle.
+func (f *Fake) Resume(ctx context.Context, ref hypervisor.Ref) error {
+	return f.on(ctx, "Resume", ref, func(m *Machine, d *fakeDomain) error {
+		switch {
+		case !d.state.Active():
+			return hypervisor.ErrNotRunning
+		case d.state != hypervisor.StateRunning:
+			m.setState(d, hypervisor.StateRunning, hypervisor.ReasonUnpaused)
+			if !d.serial.spoken() {
+				d.serial.print(Ready)
+			}
+		}
+		return nil
+	})
+}
+
+// Undefine implements hypervisor.Lifecycle.
+func (f *Fake) Undefine(ctx context.Context, ref hypervisor.Ref, _ hypervisor.UndefineOptions) error {
+	err := f.on(ctx, "Undefine", ref, func(m *Machine, d *fakeDomain) error {
+		if d.state.Active() {
+			return hypervisor.ErrRunning
+		}
+		delete(m.domains, ref.DomainName())
+		m.publish(d, hypervisor.Event{Kind: hypervisor.EventUndefined})
+		return nil
+	})
+	if errors.Is(err, hypervisor.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Console implements hypervisor.Consoles.
+func (f *Fake) Console(ctx context.Context, ref hypervisor.Ref) (out io.ReadWriteCloser, err error) {
+	err = f.on(ctx, "Console", ref, func(_ *Machine, d *fakeDomain) error {
+		if !d.state.Active() {
+			return hypervisor.ErrNotRunning
+		}
+		out = d.serial.open()
+		return nil
+	})
+	return out, err
+}
+
+// VNC implements hypervisor.Consoles. The display greets and says no more.
+func (f *Fake) VNC(ctx context.Context, ref hypervisor.Ref) (out net.Conn, err error) {
+	err = f.on(ctx, "VNC", ref, func(_ *Machine, d *fakeDomain) error {
+		if !d.state.Active() {
+			return hypervisor.ErrNotRunning
+		}
+		var server net.Conn
+		out, server = net.Pipe()
+		// The goroutine ends when the caller reads the greeting or closes its end.
+		go func() { _, _ = io.WriteString(server, "RFB 003.008\n") }()
+		return nil
+	})
+	return out, err
+}
+
+// GuestInfo implements hypervisor.Observer.
+func (f *Fake) GuestInfo(ctx context.Context, ref hypervisor.Ref) (out hypervisor.GuestInfo, err error) {
+	err = f.on(ctx, "GuestInfo", ref, func(_ *Machine, d *fakeDomain) error {
+		if d.agent == nil {
+			return hypervisor.ErrNoAgent
+		}
+		out = *d.agent
+		return nil
+	})
+	return out, err
+}
+
+// Stats implements hypervisor.Observer. Every CPU has been busy since the start.
+func (f *Fake) Stats(ctx context.Context) ([]hypervisor.Stats, error) {
+	if err := f.enter(ctx, "Stats"); err != nil {
+		return nil, err
+	}
+	defer f.machine.mu.Unlock()
+	var all []hypervisor.Stats
+	for _, d := range f.machine.domains {
+		if !d.ours || !d.state.Active() {
+			continue
+		}
+		ran := uint64(time.Since(d.started)) + 1
+		s := hypervisor.Stats{
+			Ref: d.owner.Ref, State: d.state,
+			CPU:    hypervisor.CPUStats{Time: ran * uint64(d.vcpus)},
+			Memory: hypervisor.MemoryStats{Current: d.memory, Maximum: d.memory, RSS: d.memory},
+		}
+		for i := range d.vcpus {
+			s.CPU.VCPUs = append(s.CPU.VCPUs, hypervisor.VCPUStats{ID: uint(i), Running: true, Time: ran})
+		}
+		for _, name := range d.disks {
+			s.Disks = append(s.Disks, hypervisor.DiskStats{Alias: name, ReadRequests: 1, ReadBytes: 512})
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}

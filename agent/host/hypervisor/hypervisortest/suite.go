@@ -1,0 +1,154 @@
+package hypervisortest
+
+import (
+	"context"
+	"testing"
+
+	"virtmesh/agent/host/hypervisor"
+)
+
+// Harness is what the suite needs of an implementation.
+type Harness struct {
+	// New returns the hypervisor for one test; the harness closes it. Several may be
+	// open on the same host at once, and see the same domains.
+	New func(t *testing.T) hypervisor.Hypervisor
+	// XML returns a definition, owned by owner, of the guest of BootDisk on a disk
+	// whose volume is named Disk, with a serial console and a VNC display.
+	XML func(t *testing.T, owner hypervisor.Owner) string
+	// DefineForeign defines a domain of that name without our metadata, by other means,
+	// and says whether it is there still.
+	DefineForeign func(t *testing.T, name string) (stillThere func() bool)
+}
+
+// Disk is the name of the volume the guest boots from.
+const Disk = "root"
+
+// Run runs the suite.
+func Run(t *testing.T, h Harness) {
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *world)
+	}{
+		{"StartRunsTheGuestAndItCanBeFound", testStart},
+		{"StartOfARunningGuestChangesNothing", testStartTwice},
+		{"StartAfterShutoffRunsItAgain", testStartAgain},
+		{"StartRefusesATakenName", testConflict},
+		{"StartOfBadDefinitionLeavesNothing", testInvalid},
+		{"AnotherIncarnationIsNotFound", testOtherIncarnation},
+		{"ForeignDomainsAreInvisible", testForeign},
+		{"PausedStartWaitsForResume", testPausedStart},
+		{"SuspendAndResumeAreRepeatable", testSuspendResume},
+		{"ConsoleCarriesBothWays", testConsole},
+		{"NewConsoleSessionEndsTheOneBefore", testConsoleTakeover},
+		{"ConsoleCloseReleasesAReader", testConsoleClose},
+		{"DisplaySpeaksRFB", testVNC},
+		{"ShutdownEndsTheGuest", testShutdown},
+		{"GuestCanEndItself", testGuestPowerOff},
+		{"RebootsAreReported", testReboot},
+		{"DestroyEndsTheGuestAtOnce", testDestroy},
+		{"UndefineDropsOnlyWhatIsOff", testUndefine},
+		{"GuestInfoWithoutAgentSaysSo", testNoAgent},
+		{"StatsNameTheDevices", testStats},
+		{"AnotherConnectionAdopts", testAdopt},
+		{"EndedContextEndsCalls", testContext},
+		{"CloseEndsSubscriptions", testClose},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, newWorld(t, h)) })
+	}
+}
+
+// testForeign: whatever we do, a domain without our metadata is left alone.
+func testForeign(t *testing.T, w *world) {
+	ref := w.owner.Ref
+	stillThere := w.harness.DefineForeign(t, ref.DomainName())
+	if _, err := w.hv.Get(w.ctx, ref); !errorIs(err, hypervisor.ErrNotFound) {
+		t.Errorf("get: %v", err)
+	}
+	if _, err := w.hv.Start(w.ctx, w.xml(), hypervisor.StartOptions{}); !errorIs(err, hypervisor.ErrConflict) {
+		t.Errorf("start over it: %v", err)
+	}
+	if err := w.hv.Destroy(w.ctx, ref); !errorIs(err, hypervisor.ErrNotFound) {
+		t.Errorf("destroy: %v", err)
+	}
+	if err := w.hv.Undefine(w.ctx, ref, hypervisor.UndefineOptions{}); err != nil {
+		t.Errorf("undefine: %v", err)
+	}
+	if domains, err := w.hv.List(w.ctx); err != nil || find(domains, ref) != nil {
+		t.Errorf("list shows it: %v, %v", domains, err)
+	}
+	if !stillThere() {
+		t.Error("the foreign domain is gone")
+	}
+}
+
+// testOtherIncarnation: the UID tells two instances of one name apart.
+func testOtherIncarnation(t *testing.T, w *world) {
+	w.start()
+	other := w.owner.Ref
+	other.UID = "99999999-0000-4000-8000-000000000000"
+	for name, act := range map[string]func(context.Context, hypervisor.Ref) error{
+		"shutdown": w.hv.Shutdown, "reboot": w.hv.Reboot, "reset": w.hv.Reset,
+		"destroy": w.hv.Destroy, "suspend": w.hv.Suspend, "resume": w.hv.Resume,
+	} {
+		if err := act(w.ctx, other); !errorIs(err, hypervisor.ErrNotFound) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := w.hv.Undefine(w.ctx, other, hypervisor.UndefineOptions{}); err != nil {
+		t.Errorf("undefine: %v", err)
+	}
+	if got := w.get(); got.State != hypervisor.StateRunning {
+		t.Errorf("the guest is %s", got.State)
+	}
+}
+
+// testAdopt: an agent that starts anew finds what runs, with its owner.
+func testAdopt(t *testing.T, w *world) {
+	w.start()
+	second := w.harness.New(t)
+	domains, err := second.List(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := find(domains, w.owner.Ref)
+	if found == nil {
+		t.Fatalf("not listed: %v", domains)
+	}
+	if found.Owner != w.owner || found.State != hypervisor.StateRunning || !found.Persistent {
+		t.Errorf("found %+v, want owner %+v, running and persistent", found, w.owner)
+	}
+	if err := second.Destroy(w.ctx, w.owner.Ref); err != nil {
+		t.Error(err)
+	}
+	w.awaitState(hypervisor.StateShutoff, hypervisor.ReasonDestroyed)
+}
+
+func testContext(t *testing.T, w *world) {
+	ended, cancel := context.WithCancel(w.ctx)
+	cancel()
+	if _, err := w.hv.List(ended); !errorIs(err, context.Canceled) {
+		t.Errorf("list: %v", err)
+	}
+	if _, err := w.hv.Start(ended, w.xml(), hypervisor.StartOptions{}); !errorIs(err, context.Canceled) {
+		t.Errorf("start: %v", err)
+	}
+	if err := w.hv.Destroy(ended, w.owner.Ref); !errorIs(err, context.Canceled) {
+		t.Errorf("destroy: %v", err)
+	}
+	if _, err := w.hv.Get(w.ctx, w.owner.Ref); !errorIs(err, hypervisor.ErrNotFound) {
+		t.Errorf("the canceled start left something: %v", err)
+	}
+}
+
+func testClose(t *testing.T, w *world) {
+	second := w.harness.New(t)
+	events := second.Subscribe(w.ctx)
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range events {
+	}
+	if _, err := second.List(w.ctx); !errorIs(err, hypervisor.ErrUnavailable) {
+		t.Errorf("list after close: %v", err)
+	}
+}

@@ -1,0 +1,93 @@
+package hypervisortest
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"virtmesh/agent/host/hypervisor"
+)
+
+func testConsole(t *testing.T, w *world) {
+	console := w.boot()
+	const text = "A guest that echoes. "
+	console.write(text)
+	console.await(text)
+}
+
+func testConsoleTakeover(t *testing.T, w *world) {
+	first := w.boot()
+	second := w.console()
+	if _, err := io.ReadAll(first.rwc); err != nil {
+		t.Errorf("the first session ends with %v", err)
+	}
+	second.write("x")
+	second.await("x")
+}
+
+func testConsoleClose(t *testing.T, w *world) {
+	console := w.boot()
+	released := make(chan error, 1)
+	go func() {
+		_, err := console.rwc.Read(make([]byte, 1))
+		released <- err
+	}()
+	if err := console.rwc.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	select {
+	case err := <-released:
+		if err == nil {
+			t.Error("a read after the close succeeded")
+		}
+	case <-w.ctx.Done():
+		t.Error("the reader is still blocked")
+	}
+	if _, err := console.rwc.Write([]byte("x")); err == nil {
+		t.Error("a write after the close succeeded")
+	}
+}
+
+func testVNC(t *testing.T, w *world) {
+	w.start()
+	display, err := w.hv.VNC(w.ctx, w.owner.Ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer display.Close()
+	greeting := make([]byte, len("RFB 003.008\n"))
+	if _, err := io.ReadFull(display, greeting); err != nil || !strings.HasPrefix(string(greeting), "RFB 003.") {
+		t.Errorf("greeted with %q, %v", greeting, err)
+	}
+}
+
+func testNoAgent(t *testing.T, w *world) {
+	w.start()
+	if _, err := w.hv.GuestInfo(w.ctx, w.owner.Ref); !errorIs(err, hypervisor.ErrNoAgent) {
+		t.Errorf("guest info: %v", err)
+	}
+	if w.get().AgentConnected {
+		t.Error("an agent is said to be connected")
+	}
+}
+
+func testStats(t *testing.T, w *world) {
+	w.boot()
+	all, err := w.hv.Stats(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		if s.Ref != w.owner.Ref {
+			continue
+		}
+		if s.State != hypervisor.StateRunning || len(s.CPU.VCPUs) != 1 || s.CPU.VCPUs[0].Time == 0 || s.Memory.Current == 0 {
+			t.Errorf("CPU or memory is not counted: %+v", s)
+		}
+		if len(s.Disks) != 1 || s.Disks[0].Alias != Disk || s.Disks[0].ReadBytes == 0 {
+			t.Errorf("the boot disk is not counted under its name: %+v", s.Disks)
+		}
+		return
+	}
+	t.Errorf("not among %v", all)
+}

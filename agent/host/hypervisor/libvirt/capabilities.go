@@ -1,0 +1,175 @@
+package libvirt
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"virtmesh/agent/host/hypervisor"
+)
+
+// guestMachine is the family of machines that guests are given.
+const guestMachine = "q35"
+
+// Capabilities implements hypervisor.Inventory.
+func (d *Driver) Capabilities(ctx context.Context) (hypervisor.Capabilities, error) {
+	return call(ctx, d, "read capabilities", nil, func(conn *libvirt.Connect) (hypervisor.Capabilities, error) {
+		var out hypervisor.Capabilities
+		if err := versions(conn, &out); err != nil {
+			return out, err
+		}
+		text, err := conn.GetCapabilities()
+		if err != nil {
+			return out, err
+		}
+		host := &libvirtxml.Caps{}
+		if err := host.Unmarshal(text); err != nil {
+			return out, fmt.Errorf("parse capabilities: %w", err)
+		}
+		hostCapabilities(host, &out)
+		virtType := "qemu"
+		if out.KVM && !d.cfg.Emulated {
+			virtType = "kvm"
+		}
+		text, err = conn.GetDomainCapabilities(out.Emulator, out.Arch, guestMachine, virtType, 0)
+		if err != nil {
+			return out, err
+		}
+		guest := &libvirtxml.DomainCaps{}
+		if err := guest.Unmarshal(text); err != nil {
+			return out, fmt.Errorf("parse domain capabilities: %w", err)
+		}
+		guestCapabilities(guest, &out)
+		return out, nil
+	})
+}
+
+func versions(conn *libvirt.Connect, out *hypervisor.Capabilities) error {
+	hv, err := conn.GetVersion()
+	if err != nil {
+		return err
+	}
+	lib, err := conn.GetLibVersion()
+	if err != nil {
+		return err
+	}
+	out.HypervisorVersion, out.LibraryVersion = dotted(hv), dotted(lib)
+	return nil
+}
+
+// dotted writes libvirt's 9000002 as 9.0.2.
+func dotted(v uint32) string {
+	return fmt.Sprintf("%d.%d.%d", v/1_000_000, v/1_000%1_000, v%1_000)
+}
+
+// hostCapabilities takes what the host as such can do.
+func hostCapabilities(caps *libvirtxml.Caps, out *hypervisor.Capabilities) {
+	out.HostUUID = caps.Host.UUID
+	if cpu := caps.Host.CPU; cpu != nil {
+		out.Arch = cpu.Arch
+		for _, p := range cpu.PageSizes {
+			const smallKiB = 4
+			if p.Unit == "KiB" && p.Size > smallKiB {
+				out.HugepageSizes = append(out.HugepageSizes, uint64(p.Size))
+			}
+		}
+	}
+	if numa := caps.Host.NUMA; numa != nil && numa.Cells != nil {
+		for _, cell := range numa.Cells.Cells {
+			node := numaNode(cell)
+			out.NUMANodes = append(out.NUMANodes, node)
+			out.CPUs += len(node.CPUs)
+			out.MemoryBytes += node.MemoryBytes
+		}
+	}
+	for _, guest := range caps.Guests {
+		if guest.OSType != "hvm" || guest.Arch.Name != out.Arch {
+			continue
+		}
+		out.Emulator = guest.Arch.Emulator
+		for _, m := range guest.Arch.Machines {
+			out.MachineTypes = append(out.MachineTypes, m.Name)
+		}
+		for _, domain := range guest.Arch.Domains {
+			out.KVM = out.KVM || domain.Type == "kvm"
+		}
+	}
+}
+
+func numaNode(cell libvirtxml.CapsHostNUMACell) hypervisor.NUMANode {
+	const kib = 1024
+	node := hypervisor.NUMANode{ID: cell.ID}
+	if cell.Memory != nil {
+		node.MemoryBytes = int64(cell.Memory.Size) * kib
+	}
+	for _, p := range cell.PageInfo {
+		if p.Unit == "KiB" && p.Size > 4 {
+			if node.Hugepages == nil {
+				node.Hugepages = map[uint64]int64{}
+			}
+			node.Hugepages[uint64(p.Size)] = int64(p.Count)
+		}
+	}
+	if cell.CPUS != nil {
+		for _, cpu := range cell.CPUS.CPUs {
+			node.CPUs = append(node.CPUs, cpu.ID)
+		}
+	}
+	return node
+}
+
+// guestCapabilities takes what a guest on the host can be given.
+func guestCapabilities(caps *libvirtxml.DomainCaps, out *hypervisor.Capabilities) {
+	if caps.VCPU != nil {
+		out.MaxVCPUs = int(caps.VCPU.Max)
+	}
+	if caps.CPU != nil {
+		for _, mode := range caps.CPU.Modes {
+			if mode.Supported == "yes" {
+				cpuMode(mode, out)
+			}
+		}
+	}
+	if caps.OS != nil {
+		for _, e := range caps.OS.Enums {
+			out.EFI = out.EFI || e.Name == "firmware" && slices.Contains(e.Values, "efi")
+		}
+		if loader := caps.OS.Loader; loader != nil {
+			for _, e := range loader.Enums {
+				out.SecureBoot = out.SecureBoot || out.EFI && e.Name == "secure" && slices.Contains(e.Values, "yes")
+			}
+		}
+	}
+	if devices := caps.Devices; devices != nil && devices.TPM != nil && devices.TPM.Supported == "yes" {
+		for _, e := range devices.TPM.Enums {
+			out.TPM = out.TPM || e.Name == "backendModel" && slices.Contains(e.Values, "emulator")
+		}
+	}
+	if f := caps.Features; f != nil && f.SEV != nil && f.SEV.Supported == "yes" {
+		out.MemoryEncryption = append(out.MemoryEncryption, "sev")
+	}
+}
+
+func cpuMode(mode libvirtxml.DomainCapsCPUMode, out *hypervisor.Capabilities) {
+	switch mode.Name {
+	case "host-model":
+		out.HostVendor = mode.Vendor
+		for _, m := range mode.Models {
+			out.HostModel = m.Name
+		}
+		for _, f := range mode.Features {
+			if f.Policy == "require" {
+				out.HostFeatures = append(out.HostFeatures, f.Name)
+			}
+		}
+	case "custom":
+		for _, m := range mode.Models {
+			if m.Usable == "yes" {
+				out.CPUModels = append(out.CPUModels, m.Name)
+			}
+		}
+	}
+}

@@ -1,0 +1,162 @@
+package libvirt
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"libvirt.org/go/libvirt"
+
+	"virtmesh/agent/host/hypervisor"
+)
+
+// rawBacklog is how many events may wait for their owner to be looked up.
+const rawBacklog = 4096
+
+// rawEvent is an event before it is known whose domain it is about. The callbacks of
+// libvirt must not call libvirt, so the metadata is read elsewhere.
+type rawEvent struct {
+	uuid  string
+	event hypervisor.Event
+	// redefined says that the metadata may have changed.
+	redefined bool
+}
+
+// registerEvents asks for all events that become hypervisor.Events.
+func (d *Driver) registerEvents(s *session) error {
+	for _, register := range []func() (int, error){
+		func() (int, error) { return s.conn.DomainEventLifecycleRegister(nil, d.onLifecycle) },
+		func() (int, error) { return s.conn.DomainEventRebootRegister(nil, d.onReboot) },
+		func() (int, error) { return s.conn.DomainEventAgentLifecycleRegister(nil, d.onAgent) },
+		func() (int, error) { return s.conn.DomainEventIOErrorReasonRegister(nil, d.onIOError) },
+		func() (int, error) { return s.conn.DomainEventWatchdogRegister(nil, d.onWatchdog) },
+		func() (int, error) { return s.conn.DomainEventMigrationIterationRegister(nil, d.onMigration) },
+	} {
+		id, err := register()
+		if err != nil {
+			return err
+		}
+		s.callbacks = append(s.callbacks, id)
+	}
+	return nil
+}
+
+// enqueue passes an event on. It runs in the event loop and never waits; when nobody
+// keeps up, subscribers are told to resync.
+func (d *Driver) enqueue(dom *libvirt.Domain, e hypervisor.Event, redefined bool) {
+	uuid, err := dom.GetUUIDString()
+	if err != nil {
+		return
+	}
+	e.Time = time.Now()
+	select {
+	case d.raw <- rawEvent{uuid: uuid, event: e, redefined: redefined}:
+	default:
+		d.hub.Publish(hypervisor.Event{Kind: hypervisor.EventResync, Time: e.Time, Detail: "events came too fast"})
+	}
+}
+
+func (d *Driver) onLifecycle(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt.DomainEventLifecycle) {
+	switch e.Event {
+	case libvirt.DOMAIN_EVENT_DEFINED:
+		d.enqueue(dom, hypervisor.Event{}, true)
+	case libvirt.DOMAIN_EVENT_UNDEFINED:
+		d.enqueue(dom, hypervisor.Event{Kind: hypervisor.EventUndefined}, false)
+	default:
+		if state, reason, ok := lifecycleState(e); ok {
+			d.enqueue(dom, hypervisor.Event{Kind: hypervisor.EventState, State: state, Reason: reason}, false)
+		}
+	}
+}
+
+func (d *Driver) onReboot(_ *libvirt.Connect, dom *libvirt.Domain) {
+	d.enqueue(dom, hypervisor.Event{Kind: hypervisor.EventReboot}, false)
+}
+
+func (d *Driver) onAgent(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt.DomainEventAgentLifecycle) {
+	connected := e.State == libvirt.CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED
+	d.enqueue(dom, hypervisor.Event{Kind: hypervisor.EventAgent, Connected: connected}, false)
+}
+
+func (d *Driver) onIOError(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt.DomainEventIOErrorReason) {
+	d.enqueue(dom, hypervisor.Event{Kind: hypervisor.EventIOError, Device: strings.TrimPrefix(e.DevAlias, hypervisor.AliasPrefix), Detail: e.Reason}, false)
+}
+
+func (d *Driver) onWatchdog(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt.DomainEventWatchdog) {
+	d.enqueue(dom, hypervisor.Event{Kind: hypervisor.EventWatchdog, Detail: watchdogAction(e.Action)}, false)
+}
+
+func (d *Driver) onMigration(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt.DomainEventMigrationIteration) {
+	d.enqueue(dom, hypervisor.Event{Kind: hypervisor.EventMigration, Detail: fmt.Sprintf("iteration %d", e.Iteration)}, false)
+}
+
+// publish finds each event's owner and hands it to the subscribers.
+func (d *Driver) publish(ctx context.Context) {
+	for {
+		select {
+		case raw := <-d.raw:
+			d.publishOne(ctx, raw)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (d *Driver) publishOne(ctx context.Context, raw rawEvent) {
+	if raw.redefined {
+		d.owners.forget(raw.uuid)
+	}
+	owner, ok := d.owners.get(raw.uuid)
+	if !ok {
+		owner, ok = d.ownerByUUID(ctx, raw.uuid)
+	}
+	if raw.event.Kind == hypervisor.EventUndefined {
+		d.owners.forget(raw.uuid)
+	}
+	if raw.event.State == hypervisor.StateShutoff {
+		d.names.forget(raw.uuid)
+	}
+	if !ok || raw.event.Kind == "" {
+		return
+	}
+	raw.event.Ref = owner.Ref
+	d.hub.Publish(raw.event)
+}
+
+// ownerByUUID reads the metadata of a domain that has had an event.
+func (d *Driver) ownerByUUID(ctx context.Context, uuid string) (hypervisor.Owner, bool) {
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.ConnectTimeout)
+	defer cancel()
+	owner, err := call(ctx, d, "read owner of "+uuid, nil, func(conn *libvirt.Connect) (hypervisor.Owner, error) {
+		dom, err := conn.LookupDomainByUUIDString(uuid)
+		if err != nil {
+			return hypervisor.Owner{}, err
+		}
+		defer dom.Free()
+		return d.ownerOf(dom)
+	})
+	return owner, err == nil
+}
+
+// lifecycleState translates what happened to a domain. Events that change nothing we
+// report give ok false.
+func lifecycleState(e *libvirt.DomainEventLifecycle) (state hypervisor.State, reason hypervisor.Reason, ok bool) {
+	switch e.Event {
+	case libvirt.DOMAIN_EVENT_STARTED:
+		return hypervisor.StateRunning, pick(startedReasons, libvirt.DomainEventStartedDetailType(e.Detail)), true
+	case libvirt.DOMAIN_EVENT_SUSPENDED:
+		return hypervisor.StatePaused, pick(suspendedReasons, libvirt.DomainEventSuspendedDetailType(e.Detail)), true
+	case libvirt.DOMAIN_EVENT_RESUMED:
+		return hypervisor.StateRunning, pick(resumedReasons, libvirt.DomainEventResumedDetailType(e.Detail)), true
+	case libvirt.DOMAIN_EVENT_STOPPED:
+		return hypervisor.StateShutoff, pick(stoppedReasons, libvirt.DomainEventStoppedDetailType(e.Detail)), true
+	case libvirt.DOMAIN_EVENT_SHUTDOWN:
+		return hypervisor.StateShuttingDown, hypervisor.ReasonShutdown, true
+	case libvirt.DOMAIN_EVENT_PMSUSPENDED:
+		return hypervisor.StateSuspended, hypervisor.ReasonUnknown, true
+	case libvirt.DOMAIN_EVENT_CRASHED:
+		return hypervisor.StateCrashed, hypervisor.ReasonCrashed, true
+	}
+	return "", "", false
+}

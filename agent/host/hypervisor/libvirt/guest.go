@@ -1,0 +1,166 @@
+package libvirt
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"libvirt.org/go/libvirt"
+
+	"virtmesh/agent/host/hypervisor"
+)
+
+// Bounds on what a guest can make us hold.
+const (
+	maxGuestString    = 256
+	maxGuestUsers     = 100
+	maxGuestFS        = 100
+	maxGuestDisks     = 32
+	maxGuestNICs      = 64
+	maxGuestAddresses = 32
+)
+
+// guestInfoTypes are asked for one by one, so that an agent without one of the
+// commands still answers the others.
+var guestInfoTypes = []libvirt.DomainGuestInfoTypes{
+	libvirt.DOMAIN_GUEST_INFO_OS,
+	libvirt.DOMAIN_GUEST_INFO_HOSTNAME,
+	libvirt.DOMAIN_GUEST_INFO_TIMEZONE,
+	libvirt.DOMAIN_GUEST_INFO_USERS,
+	libvirt.DOMAIN_GUEST_INFO_FILESYSTEM,
+	libvirt.DOMAIN_GUEST_INFO_INTERFACES,
+}
+
+// GuestInfo implements hypervisor.Observer.
+func (d *Driver) GuestInfo(ctx context.Context, ref hypervisor.Ref) (hypervisor.GuestInfo, error) {
+	return onDomain(ctx, d, "ask guest agent of", ref, nil, func(_ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.GuestInfo, error) {
+		// libvirt waits for ever by default, and holds the domain's job meanwhile.
+		if err := dom.AgentSetResponseTimeout(int(d.cfg.AgentTimeout.Seconds()), 0); err != nil {
+			return hypervisor.GuestInfo{}, err
+		}
+		var out hypervisor.GuestInfo
+		answered := false
+		for _, kind := range guestInfoTypes {
+			if ctx.Err() != nil {
+				return out, ctx.Err()
+			}
+			info, err := dom.GetGuestInfo(kind, 0)
+			switch {
+			case err == nil:
+				answered = true
+				mergeGuestInfo(&out, kind, info)
+			case is(err, libvirt.ERR_AGENT_UNRESPONSIVE), is(err, libvirt.ERR_OPERATION_INVALID), is(err, libvirt.ERR_AGENT_COMMAND_TIMEOUT):
+				// There is no use in asking for more.
+				if !answered {
+					return out, err
+				}
+				return out, nil
+			default:
+				d.log.Debug("guest agent refuses a question", "instance", ref.String(), "question", kind, "error", err)
+			}
+		}
+		if !answered {
+			return out, fmt.Errorf("%w: it answers none of the questions", hypervisor.ErrNoAgent)
+		}
+		return out, nil
+	})
+}
+
+// mergeGuestInfo adds the answer to the question kind to out, within bounds. The
+// bindings fill in the other parts too, with nothing.
+func mergeGuestInfo(out *hypervisor.GuestInfo, kind libvirt.DomainGuestInfoTypes, info *libvirt.DomainGuestInfo) {
+	switch kind {
+	case libvirt.DOMAIN_GUEST_INFO_OS:
+		out.OS = guestOS(out, info.OS)
+	case libvirt.DOMAIN_GUEST_INFO_HOSTNAME:
+		out.Hostname = bounded(out, info.Hostname)
+	case libvirt.DOMAIN_GUEST_INFO_TIMEZONE:
+		out.Timezone = bounded(out, info.TimeZone.Name)
+		out.TZOffset = info.TimeZone.Offset
+	}
+	for _, u := range limit(out, info.Users, maxGuestUsers) {
+		out.Users = append(out.Users, hypervisor.GuestUser{
+			Name: bounded(out, u.Name), Domain: bounded(out, u.Domain),
+			LoginTime: float64(u.LoginTime) / 1000,
+		})
+	}
+	for _, f := range limit(out, info.FileSystems, maxGuestFS) {
+		out.Filesystems = append(out.Filesystems, guestFilesystem(out, f))
+	}
+	for _, n := range limit(out, info.Interfaces, maxGuestNICs) {
+		out.Interfaces = append(out.Interfaces, guestInterface(out, n))
+	}
+}
+
+func guestOS(out *hypervisor.GuestInfo, o *libvirt.DomainGuestInfoOS) hypervisor.GuestOS {
+	return hypervisor.GuestOS{
+		ID: bounded(out, o.ID), Name: bounded(out, o.Name), PrettyName: bounded(out, o.PrettyName),
+		Version: bounded(out, o.Version), VersionID: bounded(out, o.VersionID),
+		KernelRelease: bounded(out, o.KernelRelease), KernelVersion: bounded(out, o.KernelVersion),
+		Machine: bounded(out, o.Machine),
+	}
+}
+
+func guestFilesystem(out *hypervisor.GuestInfo, f libvirt.DomainGuestInfoFileSystem) hypervisor.GuestFilesystem {
+	fs := hypervisor.GuestFilesystem{
+		Mountpoint: bounded(out, f.MountPoint), Name: bounded(out, f.Name), Type: bounded(out, f.FSType),
+		TotalBytes: f.TotalBytes, UsedBytes: f.UsedBytes,
+	}
+	for _, d := range limit(out, f.Disks, maxGuestDisks) {
+		fs.Disks = append(fs.Disks, hypervisor.GuestDisk{
+			Device: bounded(out, d.Device), Serial: bounded(out, d.Serial), BusType: busType(d.Alias),
+		})
+	}
+	return fs
+}
+
+// busType tells the bus from the name of the disk in the domain, which is ours and
+// not the guest's word.
+func busType(target string) string {
+	switch {
+	case strings.HasPrefix(target, "vd"):
+		return "virtio"
+	case strings.HasPrefix(target, "sd"):
+		return "scsi"
+	}
+	return ""
+}
+
+func guestInterface(out *hypervisor.GuestInfo, n libvirt.DomainGuestInfoInterface) hypervisor.GuestInterface {
+	nic := hypervisor.GuestInterface{Name: bounded(out, n.Name)}
+	if mac, err := net.ParseMAC(n.Hwaddr); err == nil {
+		nic.MAC = mac.String()
+	}
+	for _, a := range limit(out, n.Addrs, maxGuestAddresses) {
+		if ip := net.ParseIP(a.Addr); ip != nil && a.Prefix <= 128 {
+			nic.Addresses = append(nic.Addresses, ip.String()+"/"+strconv.FormatUint(uint64(a.Prefix), 10))
+		}
+	}
+	return nic
+}
+
+// bounded makes a guest's string safe to store and to show: valid UTF-8, without
+// control characters, of limited length.
+func bounded(out *hypervisor.GuestInfo, s string) string {
+	if len(s) > maxGuestString {
+		s = s[:maxGuestString]
+		out.Truncated = true
+	}
+	return strings.Map(func(r rune) rune {
+		const del = 0x7f
+		if r < ' ' || r == del {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+}
+
+func limit[T any](out *hypervisor.GuestInfo, items []T, most int) []T {
+	if len(items) > most {
+		out.Truncated = true
+		return items[:most]
+	}
+	return items
+}

@@ -1,0 +1,98 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"virtmesh/agent/host/hypervisor"
+)
+
+// List implements hypervisor.Inventory.
+func (d *Driver) List(ctx context.Context) ([]hypervisor.Domain, error) {
+	return call(ctx, d, "list domains", nil, func(conn *libvirt.Connect) ([]hypervisor.Domain, error) {
+		all, err := conn.ListAllDomains(0)
+		if err != nil {
+			return nil, err
+		}
+		var ours []hypervisor.Domain
+		for i := range all {
+			domain, err := d.describe(&all[i])
+			_ = all[i].Free()
+			switch {
+			case err == nil:
+				ours = append(ours, domain)
+			case errors.Is(err, hypervisor.ErrNotFound), is(err, libvirt.ERR_NO_DOMAIN):
+				// Not ours, or undefined since it was listed.
+			default:
+				freeAll(all[i+1:])
+				return nil, err
+			}
+		}
+		return ours, nil
+	})
+}
+
+func freeAll(domains []libvirt.Domain) {
+	for i := range domains {
+		_ = domains[i].Free()
+	}
+}
+
+// Get implements hypervisor.Inventory.
+func (d *Driver) Get(ctx context.Context, ref hypervisor.Ref) (hypervisor.Domain, error) {
+	return onDomain(ctx, d, "get", ref, nil, func(_ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Domain, error) {
+		return d.describe(dom)
+	})
+}
+
+// describe reads what the contract tells of a domain.
+func (d *Driver) describe(dom *libvirt.Domain) (hypervisor.Domain, error) {
+	owner, err := d.ownerOf(dom)
+	if err != nil {
+		return hypervisor.Domain{}, err
+	}
+	out := hypervisor.Domain{Owner: owner}
+	if out.UUID, err = dom.GetUUIDString(); err != nil {
+		return out, err
+	}
+	state, reason, err := dom.GetState()
+	if err != nil {
+		return out, err
+	}
+	out.State, out.Reason = domainState(state, reason)
+	if out.Persistent, err = dom.IsPersistent(); err != nil {
+		return out, err
+	}
+	if out.State == hypervisor.StateShutoff {
+		return out, nil
+	}
+	text, err := dom.GetXMLDesc(0)
+	if err != nil {
+		return out, err
+	}
+	parsed := &libvirtxml.Domain{}
+	if err := parsed.Unmarshal(text); err != nil {
+		return out, err
+	}
+	out.AgentConnected = agentConnected(parsed)
+	return out, nil
+}
+
+// agentConnected looks whether the guest holds the agent's channel open.
+func agentConnected(domain *libvirtxml.Domain) bool {
+	if domain.Devices == nil {
+		return false
+	}
+	for _, c := range domain.Devices.Channels {
+		if c.Target == nil || c.Target.VirtIO == nil {
+			continue
+		}
+		if c.Target.VirtIO.Name == hypervisor.AgentChannel && c.Target.VirtIO.State == "connected" {
+			return true
+		}
+	}
+	return false
+}

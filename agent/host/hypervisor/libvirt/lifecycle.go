@@ -1,0 +1,206 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"virtmesh/agent/host/hypervisor"
+)
+
+// Start implements hypervisor.Lifecycle.
+func (d *Driver) Start(ctx context.Context, xml string, opts hypervisor.StartOptions) (hypervisor.Domain, error) {
+	owner, ours, err := hypervisor.OwnerOf(xml)
+	if err == nil && !ours {
+		err = errors.New("it carries no metadata of ours")
+	}
+	if err != nil {
+		return hypervisor.Domain{}, fmt.Errorf("start domain: %w: %w", hypervisor.ErrInvalid, err)
+	}
+	return call(ctx, d, "start "+owner.Ref.String(), nil, func(conn *libvirt.Connect) (hypervisor.Domain, error) {
+		return d.start(conn, owner.Ref, xml, opts)
+	})
+}
+
+func (d *Driver) start(conn *libvirt.Connect, ref hypervisor.Ref, xml string, opts hypervisor.StartOptions) (hypervisor.Domain, error) {
+	existed, running, err := d.existing(conn, ref, xml)
+	if err != nil || running != nil {
+		if running == nil {
+			return hypervisor.Domain{}, err
+		}
+		defer running.Free()
+		return d.describe(running)
+	}
+	dom, err := conn.DomainDefineXMLFlags(xml, 0)
+	if err != nil {
+		return hypervisor.Domain{}, fmt.Errorf("define: %w", err)
+	}
+	defer dom.Free()
+	flags := libvirt.DOMAIN_NONE
+	if opts.Paused {
+		flags = libvirt.DOMAIN_START_PAUSED
+	}
+	if err := dom.CreateWithFlags(flags); err != nil {
+		// Another Start may have been faster; then there is nothing to complain of and
+		// certainly nothing to undefine.
+		if active, activeErr := dom.IsActive(); activeErr == nil && active {
+			return d.describe(dom)
+		}
+		if !existed {
+			// What libvirt made for it goes too: there was nothing to keep before.
+			if undefineErr := dom.UndefineFlags(undefineFlags(hypervisor.UndefineOptions{})); undefineErr != nil {
+				err = errors.Join(err, fmt.Errorf("undefine it again: %w", undefineErr))
+			}
+		}
+		return hypervisor.Domain{}, err
+	}
+	return d.describe(dom)
+}
+
+// existing looks for what already has the name or the UUID of the domain in xml.
+// running is the domain itself when it runs; existed says that it is defined.
+func (d *Driver) existing(conn *libvirt.Connect, ref hypervisor.Ref, xml string) (existed bool, running *libvirt.Domain, err error) {
+	parsed := &libvirtxml.Domain{}
+	if err := parsed.Unmarshal(xml); err != nil {
+		return false, nil, fmt.Errorf("%w: %w", hypervisor.ErrInvalid, err)
+	}
+	if parsed.Name != ref.DomainName() {
+		return false, nil, fmt.Errorf("%w: its name %q is not %q", hypervisor.ErrInvalid, parsed.Name, ref.DomainName())
+	}
+	if parsed.UUID != "" {
+		if err := conflictingUUID(conn, parsed); err != nil {
+			return false, nil, err
+		}
+	}
+	dom, err := d.lookup(conn, ref)
+	switch {
+	case is(err, libvirt.ERR_NO_DOMAIN):
+		return false, nil, nil
+	case errors.Is(err, hypervisor.ErrNotFound):
+		return false, nil, fmt.Errorf("%w: another domain is named %s", hypervisor.ErrConflict, ref.DomainName())
+	case err != nil:
+		return false, nil, err
+	}
+	active, err := dom.IsActive()
+	if err != nil || !active {
+		_ = dom.Free()
+		return true, nil, err
+	}
+	return true, dom, nil
+}
+
+// conflictingUUID finds another domain with the UUID, which the instance's own UID
+// never is but a domain that others defined may have. libvirt would redefine it.
+func conflictingUUID(conn *libvirt.Connect, wanted *libvirtxml.Domain) error {
+	other, err := conn.LookupDomainByUUIDString(wanted.UUID)
+	if is(err, libvirt.ERR_NO_DOMAIN) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer other.Free()
+	name, err := other.GetName()
+	if err != nil {
+		return err
+	}
+	if name != wanted.Name {
+		return fmt.Errorf("%w: domain %s has the uuid %s", hypervisor.ErrConflict, name, wanted.UUID)
+	}
+	return nil
+}
+
+// Shutdown implements hypervisor.Lifecycle. The power button is pressed even when an
+// agent is connected: the agent belongs to the guest, and may be broken or lie.
+func (d *Driver) Shutdown(ctx context.Context, ref hypervisor.Ref) error {
+	return d.act(ctx, "shut down", ref, func(dom *libvirt.Domain) error {
+		err := dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+		return unless(dom, err, hypervisor.StateShutoff)
+	})
+}
+
+// Reboot implements hypervisor.Lifecycle.
+func (d *Driver) Reboot(ctx context.Context, ref hypervisor.Ref) error {
+	return d.act(ctx, "reboot", ref, func(dom *libvirt.Domain) error {
+		return dom.Reboot(libvirt.DOMAIN_REBOOT_ACPI_POWER_BTN)
+	})
+}
+
+// Reset implements hypervisor.Lifecycle.
+func (d *Driver) Reset(ctx context.Context, ref hypervisor.Ref) error {
+	return d.act(ctx, "reset", ref, func(dom *libvirt.Domain) error { return dom.Reset(0) })
+}
+
+// Destroy implements hypervisor.Lifecycle. libvirt returns when the process is gone,
+// or fails.
+func (d *Driver) Destroy(ctx context.Context, ref hypervisor.Ref) error {
+	return d.act(ctx, "destroy", ref, func(dom *libvirt.Domain) error {
+		return unless(dom, dom.DestroyFlags(libvirt.DOMAIN_DESTROY_DEFAULT), hypervisor.StateShutoff)
+	})
+}
+
+// Suspend implements hypervisor.Lifecycle.
+func (d *Driver) Suspend(ctx context.Context, ref hypervisor.Ref) error {
+	return d.act(ctx, "suspend", ref, func(dom *libvirt.Domain) error {
+		return unless(dom, dom.Suspend(), hypervisor.StatePaused)
+	})
+}
+
+// Resume implements hypervisor.Lifecycle.
+func (d *Driver) Resume(ctx context.Context, ref hypervisor.Ref) error {
+	return d.act(ctx, "resume", ref, func(dom *libvirt.Domain) error {
+		return unless(dom, dom.Resume(), hypervisor.StateRunning)
+	})
+}
+
+// unless forgives err when the domain is in the wanted state anyway.
+func unless(dom *libvirt.Domain, err error, wanted hypervisor.State) error {
+	if err == nil || !is(err, libvirt.ERR_OPERATION_INVALID) {
+		return err
+	}
+	state, reason, stateErr := dom.GetState()
+	if stateErr != nil {
+		return err
+	}
+	if got, _ := domainState(state, reason); got == wanted {
+		return nil
+	}
+	return err
+}
+
+// Undefine implements hypervisor.Lifecycle.
+func (d *Driver) Undefine(ctx context.Context, ref hypervisor.Ref, opts hypervisor.UndefineOptions) error {
+	err := d.act(ctx, "undefine", ref, func(dom *libvirt.Domain) error {
+		active, err := dom.IsActive()
+		if err != nil {
+			return err
+		}
+		if active {
+			// libvirt would make it transient, and we would lose how it ends.
+			return hypervisor.ErrRunning
+		}
+		return dom.UndefineFlags(undefineFlags(opts))
+	})
+	if errors.Is(err, hypervisor.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// undefineFlags names what goes with the domain. There is a flag for keeping the TPM's
+// state too, but libvirt 9.0 refuses it; without either, a persistent state is kept.
+func undefineFlags(opts hypervisor.UndefineOptions) libvirt.DomainUndefineFlagsValues {
+	flags := libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+	if opts.KeepNVRAM {
+		flags |= libvirt.DOMAIN_UNDEFINE_KEEP_NVRAM
+	} else {
+		flags |= libvirt.DOMAIN_UNDEFINE_NVRAM
+	}
+	if !opts.KeepTPM {
+		flags |= libvirt.DOMAIN_UNDEFINE_TPM
+	}
+	return flags
+}

@@ -1,0 +1,205 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"libvirt.org/go/libvirtxml"
+
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/host/hypervisor/hypervisortest"
+)
+
+// TestMigrate moves a running guest with its disk between two daemons that reach each
+// other through UNIX sockets alone, and gives it up half way once before.
+func TestMigrate(t *testing.T) {
+	source, target := startDaemon(t), startDaemon(t)
+	here, there := source.open(t), target.open(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	owner := hypervisor.Owner{
+		Ref:  hypervisor.Ref{Namespace: "moving", Name: "vm", UID: "0f7d8a1e-0000-4000-8000-0000000000c1"},
+		Host: "host1", Epoch: 5,
+	}
+	if _, err := here.Start(ctx, source.guestXML(t, owner), hypervisor.StartOptions{Paused: true}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// One of the two has it.
+		_ = here.Destroy(context.WithoutCancel(ctx), owner.Ref)
+		_ = there.Destroy(context.WithoutCancel(ctx), owner.Ref)
+	})
+	ready(ctx, t, here, owner.Ref)
+
+	disk := filepath.Join(target.dir, "moved"+hypervisortest.DiskSuffix)
+	if err := os.WriteFile(disk, make([]byte, len(hypervisortest.BootDisk())), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	moved := owner
+	moved.Host, moved.Epoch = "host2", 6
+	opts := hypervisor.MigrateOptions{
+		Destination: target.URI,
+		MemoryURI:   "unix://" + meetingPlace(t, source, "memory"),
+		DisksURI:    "unix://" + meetingPlace(t, source, "disks"),
+		Owner:       moved,
+		CopyVolumes: []string{hypervisortest.Disk},
+		DiskPaths:   map[string]string{hypervisortest.Disk: disk},
+	}
+	giveUpHalfWay(ctx, t, here, owner.Ref, opts)
+
+	events := there.Subscribe(ctx)
+	stats, err := here.Migrate(ctx, owner.Ref, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stats.Elapsed <= 0 || stats.MemoryTotal == 0 {
+		t.Errorf("statistics: %+v", stats)
+	}
+	got, err := there.Get(ctx, owner.Ref)
+	if err != nil || got.State != hypervisor.StateRunning || got.Owner != moved || !got.Persistent {
+		t.Errorf("there: %+v, %v", got, err)
+	}
+	awaitEvent(ctx, t, events, hypervisor.StateRunning)
+	left, err := here.Get(ctx, owner.Ref)
+	if err != nil || left.State != hypervisor.StateShutoff || left.Reason != hypervisor.ReasonMigrated {
+		t.Errorf("here: %+v, %v", left, err)
+	}
+	if err := here.Undefine(ctx, owner.Ref, hypervisor.UndefineOptions{}); err != nil {
+		t.Error(err)
+	}
+	alive(ctx, t, there, owner.Ref)
+	if data, err := os.ReadFile(disk); err != nil || string(data) != string(hypervisortest.BootDisk()) {
+		t.Errorf("the disk did not come along: %v", err)
+	}
+}
+
+// ready resumes a guest that was started paused, and waits until it is up.
+func ready(ctx context.Context, t *testing.T, driver *Driver, ref hypervisor.Ref) {
+	t.Helper()
+	console, err := driver.Console(ctx, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer console.Close()
+	if err := driver.Resume(ctx, ref); err != nil {
+		t.Fatal(err)
+	}
+	readUntil(t, console, hypervisortest.Ready)
+}
+
+// giveUpHalfWay begins a migration too slow to end, and ends its context.
+func giveUpHalfWay(ctx context.Context, t *testing.T, here *Driver, ref hypervisor.Ref, opts hypervisor.MigrateOptions) {
+	t.Helper()
+	opts.BytesPerSecond = 1
+	short, cancel := context.WithCancel(ctx)
+	defer cancel()
+	result := make(chan error, 1)
+	go func() {
+		_, err := here.Migrate(short, ref, opts)
+		result <- err
+	}()
+	for {
+		stats, err := here.MigrationStats(ctx, ref)
+		if err == nil && stats.Elapsed > 0 {
+			break
+		}
+		select {
+		case err := <-result:
+			t.Fatalf("it ended before it could be given up: %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	cancel()
+	if err := <-result; !errors.Is(err, context.Canceled) || errors.Is(err, hypervisor.ErrMigrationLost) {
+		t.Errorf("given up: %v", err)
+	}
+	if got, err := here.Get(ctx, ref); err != nil || got.State != hypervisor.StateRunning {
+		t.Errorf("given up, it is %+v, %v", got, err)
+	}
+}
+
+// meetingPlace is a socket's path that the emulators of both daemons may use.
+func meetingPlace(t *testing.T, d *daemon, name string) string {
+	t.Helper()
+	dir := filepath.Join(d.dir, "meet")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, name)
+}
+
+// alive makes the guest echo.
+func alive(ctx context.Context, t *testing.T, driver *Driver, ref hypervisor.Ref) {
+	t.Helper()
+	console, err := driver.Console(ctx, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer console.Close()
+	if _, err := console.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	readUntil(t, console, "x")
+}
+
+func readUntil(t *testing.T, from interface{ Read([]byte) (int, error) }, text string) {
+	t.Helper()
+	var seen strings.Builder
+	buf := make([]byte, 64)
+	for !strings.Contains(seen.String(), text) {
+		n, err := from.Read(buf)
+		seen.Write(buf[:n])
+		if err != nil {
+			t.Fatalf("%v before %q, after %q", err, text, seen.String())
+		}
+	}
+}
+
+func TestRewriteChangesOnlyWhatDiffers(t *testing.T) {
+	domain := &libvirtxml.Domain{}
+	if err := domain.Unmarshal(`<domain><name>n_vm</name><metadata><old/></metadata>
+<os><nvram>/here/vars</nvram></os><devices>
+<disk type='file'><source file='/here/a'/><target dev='vda'/><alias name='ua-a'/></disk>
+<disk type='block'><source dev='/dev/here/b'/><target dev='vdb'/><alias name='ua-b'/></disk>
+<disk type='file'><source file='/shared/c'/><target dev='vdc'/><alias name='ua-c'/></disk>
+<interface type='ethernet'><target dev='tap1' managed='no'/><alias name='ua-net'/></interface>
+<serial type='pty'><log file='/here/log'/></serial>
+</devices></domain>`); err != nil {
+		t.Fatal(err)
+	}
+	owner := hypervisor.Owner{Ref: hypervisor.Ref{Namespace: "n", Name: "vm", UID: "u"}, Host: "host2", Epoch: 9}
+	copied, err := rewrite(domain, hypervisor.MigrateOptions{
+		Owner: owner, CopyVolumes: []string{"b"}, NVRAM: "/there/vars", SerialLog: "/there/log",
+		DiskPaths:  map[string]string{"a": "/there/a", "b": "/dev/there/b"},
+		TapDevices: map[string]string{"net": "tap7"},
+	})
+	if err != nil || len(copied) != 1 || copied[0] != "vdb" {
+		t.Fatalf("copied %v, %v", copied, err)
+	}
+	text, err := domain.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"/there/a", "/dev/there/b", "/shared/c", "tap7", "/there/log", "/there/vars"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%s is missing in:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "/here/") {
+		t.Errorf("something of here is left in:\n%s", text)
+	}
+	if got, ok, err := hypervisor.OwnerOf(text); err != nil || !ok || got != owner {
+		t.Errorf("owner %+v, %v, %v", got, ok, err)
+	}
+	if _, err := rewrite(domain, hypervisor.MigrateOptions{Owner: owner, CopyVolumes: []string{"x"}}); !errors.Is(err, hypervisor.ErrInvalid) {
+		t.Errorf("a volume that is not there: %v", err)
+	}
+}

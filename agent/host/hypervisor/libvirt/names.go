@@ -1,0 +1,105 @@
+package libvirt
+
+import (
+	"strings"
+	"sync"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"virtmesh/agent/host/hypervisor"
+)
+
+// deviceNames maps a device's name in the domain (vda, or the tap) to the one it has
+// in the instance, or to nothing when it has none.
+type deviceNames map[string]string
+
+// nameCache keeps the deviceNames of running domains by UUID, so that statistics need
+// no definition to be parsed each time.
+type nameCache struct {
+	mu    sync.Mutex
+	names map[string]deviceNames
+}
+
+func newNameCache() *nameCache { return &nameCache{names: map[string]deviceNames{}} }
+
+func (c *nameCache) forget(uuid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.names, uuid)
+}
+
+// of returns the names for s. The definition is read when s shows a device that was
+// not there before, as after a plug.
+func (c *nameCache) of(s *libvirt.DomainStats, uuid string) (deviceNames, error) {
+	shown := make([]string, 0, len(s.Block)+len(s.Net))
+	for _, b := range s.Block {
+		shown = append(shown, b.Name)
+	}
+	for _, n := range s.Net {
+		shown = append(shown, n.Name)
+	}
+	c.mu.Lock()
+	known, ok := c.names[uuid]
+	c.mu.Unlock()
+	if ok && known.cover(shown) {
+		return known, nil
+	}
+	text, err := s.Domain.GetXMLDesc(0)
+	if err != nil {
+		return nil, err
+	}
+	known, err = parseDeviceNames(text)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range shown {
+		if _, ok := known[name]; !ok {
+			known[name] = ""
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.names[uuid] = known
+	return known, nil
+}
+
+func (n deviceNames) cover(shown []string) bool {
+	for _, name := range shown {
+		if _, ok := n[name]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func parseDeviceNames(text string) (deviceNames, error) {
+	domain := &libvirtxml.Domain{}
+	if err := domain.Unmarshal(text); err != nil {
+		return nil, err
+	}
+	names := deviceNames{}
+	if domain.Devices == nil {
+		return names, nil
+	}
+	for _, d := range domain.Devices.Disks {
+		if d.Target != nil {
+			names[d.Target.Dev] = instanceName(d.Alias)
+		}
+	}
+	for _, n := range domain.Devices.Interfaces {
+		if n.Target != nil {
+			names[n.Target.Dev] = instanceName(n.Alias)
+		}
+	}
+	return names, nil
+}
+
+// instanceName undoes the alias under which a named device was defined.
+func instanceName(alias *libvirtxml.DomainAlias) string {
+	if alias == nil {
+		return ""
+	}
+	name, _ := strings.CutPrefix(alias.Name, hypervisor.AliasPrefix)
+	return name
+}

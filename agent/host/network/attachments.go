@@ -1,0 +1,106 @@
+package network
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"sync"
+
+	"virtmesh/agent/identity"
+	"virtmesh/netplug/nad"
+)
+
+// attachments remembers in a file what each card in a secondary network was
+// attached to when its guest started. A definition counts at the start only, as
+// in KubeVirt: who edits or deletes one afterwards must not move a running guest
+// to another network, or cut it off, and neither must a restart of the agent.
+// Its methods may be called at once.
+type attachments struct {
+	path string
+
+	mu    sync.Mutex
+	byKey map[string]nad.Network // by leaseKey
+	// unsaved is set while the file holds what was dropped since.
+	unsaved bool
+}
+
+// openAttachments reads the file at path, which need not exist.
+func openAttachments(path string) (*attachments, error) {
+	a := &attachments{path: path, byKey: map[string]nad.Network{}}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return a, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read attachments: %w", err)
+	}
+	if err := json.Unmarshal(data, &a.byKey); err != nil {
+		return nil, fmt.Errorf("read attachments from %s: %w", path, err)
+	}
+	return a, nil
+}
+
+func (a *attachments) get(key string) (nad.Network, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	network, ok := a.byKey[key]
+	return network, ok
+}
+
+// put remembers an attachment; without an error it is on disk.
+func (a *attachments) put(key string, network nad.Network) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before, ok := a.byKey[key]
+	if ok && before == network {
+		return nil
+	}
+	a.byKey[key] = network
+	err := a.save()
+	if err != nil {
+		delete(a.byKey, key)
+		if ok {
+			a.byKey[key] = before
+		}
+	}
+	return err
+}
+
+// drop forgets attachments at once. An error says that the file does not know
+// of it yet, which flush or the next put makes up for.
+func (a *attachments) drop(gone func(key string) bool) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := len(a.byKey)
+	maps.DeleteFunc(a.byKey, func(key string, _ nad.Network) bool { return gone(key) })
+	if len(a.byKey) == before {
+		return nil
+	}
+	a.unsaved = true
+	return a.save()
+}
+
+// flush saves what could not be saved before.
+func (a *attachments) flush() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.unsaved {
+		return nil
+	}
+	return a.save()
+}
+
+func (a *attachments) save() error {
+	data, err := json.MarshalIndent(a.byKey, "", "\t")
+	if err == nil {
+		err = identity.WriteFile(a.path, append(data, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("write attachments: %w", err)
+	}
+	a.unsaved = false
+	return nil
+}

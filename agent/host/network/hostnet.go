@@ -1,0 +1,232 @@
+package network
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/host/domain"
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/objects/k8scni"
+	"virtmesh/netplug"
+)
+
+// PodBridge is the bridge of the default network on every host.
+const PodBridge = "virtmesh0"
+
+// Plug is what this package needs of a *netplug.Plug.
+type Plug interface {
+	Set(ctx context.Context, want netplug.Want) (netplug.Result, error)
+}
+
+// HostBridge is a bridge of the host that secondary networks use.
+type HostBridge struct {
+	// Name is what a NetworkAttachmentDefinition calls it.
+	Name string
+	// Uplink is the host's interface that connects it to the other hosts.
+	Uplink string
+}
+
+// Config describes a Network. All fields but Bridges, Protected and Subscribe
+// are required.
+type Config struct {
+	// Host is this host's name.
+	Host string
+	// Subnet is this host's part of the default network.
+	Subnet netip.Prefix
+	// Domain is the DNS domain of guests.
+	Domain string
+	// LeaseFile keeps the addresses of the default network.
+	LeaseFile string
+	// AttachmentFile keeps what cards in secondary networks are attached to. Its
+	// directory exists.
+	AttachmentFile string
+	// Bridges are the bridges this host offers to secondary networks.
+	Bridges []HostBridge
+	// Protected returns the addresses that guests may not open connections to.
+	Protected func() []netip.Prefix
+	// Subscribe calls a function whenever Protected may have changed, until the
+	// function that it returns is called.
+	Subscribe func(func()) (cancel func())
+	Instances *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	Networks  *objects.Informer[*k8scni.NetworkAttachmentDefinition]
+	Plug      Plug
+	Logger    *slog.Logger
+}
+
+// Network connects instances. Its methods may be called at once.
+type Network struct {
+	Config
+	leases   *netplug.Allocator
+	attached *attachments
+
+	// changed wakes Run.
+	changed chan struct{}
+	// setting lets one Set at a time see the newest instances.
+	setting sync.Mutex
+}
+
+// New opens the addresses given out before.
+func New(config Config) (*Network, error) {
+	if config.Host == "" || config.Instances == nil || config.Networks == nil || config.Plug == nil || config.Logger == nil {
+		return nil, errors.New("host network: a required field of its configuration is missing")
+	}
+	leases, err := netplug.OpenAllocator(config.LeaseFile, config.Subnet, gateway(config.Subnet))
+	if err != nil {
+		return nil, fmt.Errorf("host network: %w", err)
+	}
+	attached, err := openAttachments(config.AttachmentFile)
+	if err != nil {
+		return nil, fmt.Errorf("host network: %w", err)
+	}
+	return &Network{Config: config, leases: leases, attached: attached, changed: make(chan struct{}, 1)}, nil
+}
+
+// gateway is the host's own address in its subnet: the first one.
+func gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }
+
+// here tells whether an instance has, or is about to have, a guest here.
+func (n *Network) here(vmi *kubevirtv1.VirtualMachineInstance) bool {
+	return vmi != nil && vmi.Status.NodeName == n.Host
+}
+
+// set makes the network as it is wanted now. refused are the taps that cannot
+// be part of it, by name.
+func (n *Network) set(ctx context.Context) (result netplug.Result, refused map[string]error, err error) {
+	n.setting.Lock()
+	defer n.setting.Unlock()
+	b := n.build()
+	result, err = n.Plug.Set(ctx, b.want)
+	if err != nil {
+		return result, b.refused, fmt.Errorf("set the host's network: %w", err)
+	}
+	return result, b.refused, nil
+}
+
+// Connect implements the executor's Network.
+func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domain.NIC, error) {
+	networks := networksByName(vmi)
+	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+		if networks[nic.Name].Pod == nil {
+			if err := n.attach(vmi, networks[nic.Name]); err != nil {
+				return nil, fmt.Errorf("network %s: %w", nic.Name, err)
+			}
+			continue
+		}
+		if _, err := n.leases.Allocate(leaseKey(refOf(vmi), nic.Name), macOf(vmi, nic)); err != nil {
+			return nil, fmt.Errorf("address for interface %s: %w", nic.Name, err)
+		}
+	}
+	// A Set that fails for another instance's sake does not concern this one.
+	result, refused, err := n.set(ctx)
+	nics := map[string]domain.NIC{}
+	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+		tap := netplug.TapName(vmi.Namespace, vmi.Name, nic.Name)
+		if tapErr := cmp.Or(refused[tap], result.Tap(tap)); tapErr != nil {
+			return nil, fmt.Errorf("interface %s: %w", nic.Name, tapErr)
+		}
+		nics[nic.Name] = domain.NIC{TapDevice: tap, MAC: macOf(vmi, nic).String()}
+	}
+	if err != nil && len(result.Failed) == 0 {
+		return nil, err
+	}
+	return nics, nil
+}
+
+// Interfaces implements the executor's Network.
+func (n *Network) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv1.VirtualMachineInstanceNetworkInterface {
+	addresses := n.addresses()
+	var list []kubevirtv1.VirtualMachineInstanceNetworkInterface
+	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+		status := kubevirtv1.VirtualMachineInstanceNetworkInterface{
+			Name: nic.Name, MAC: macOf(vmi, nic).String(), InfoSource: "domain", QueueCount: 1, LinkState: "up",
+			PodInterfaceName: netplug.TapName(vmi.Namespace, vmi.Name, nic.Name),
+		}
+		if address, ok := addresses[leaseKey(refOf(vmi), nic.Name)]; ok {
+			status.IP = address.String()
+			status.IPs = []string{status.IP}
+		}
+		list = append(list, status)
+	}
+	return list
+}
+
+// Release implements the executor's Network: the taps go with the next change,
+// which the end of the instance is. A file that cannot be written does not hold
+// up that end; it is written later.
+func (n *Network) Release(ref hypervisor.Ref) error {
+	prefix := leaseKey(ref, "")
+	err := n.attached.drop(func(key string) bool { return strings.HasPrefix(key, prefix) })
+	for _, lease := range n.leases.Leases() {
+		if strings.HasPrefix(lease.Key, prefix) {
+			err = errors.Join(err, n.leases.Release(lease.Key))
+		}
+	}
+	if err != nil {
+		n.Logger.Warn("what an instance gave back could not be saved yet", "instance", ref.Namespace+"/"+ref.Name, "err", err)
+		n.wake()
+	}
+	return nil
+}
+
+func (n *Network) addresses() map[string]netip.Addr {
+	addresses := map[string]netip.Addr{}
+	for _, lease := range n.leases.Leases() {
+		addresses[lease.Key] = lease.Address
+	}
+	return addresses
+}
+
+// attach resolves the definition of a secondary network for a guest that starts,
+// and remembers what it said.
+func (n *Network) attach(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) error {
+	attachment, err := n.attachment(vmi, network)
+	if err != nil {
+		return err
+	}
+	return n.attached.put(leaseKey(refOf(vmi), network.Name), attachment)
+}
+
+// leaseKey names a card of one life of an instance: a new instance of the same
+// name must not find the addresses of the old one.
+func leaseKey(ref hypervisor.Ref, card string) string {
+	return ref.Namespace + "/" + ref.Name + "/" + ref.UID + "/" + card
+}
+
+func refOf(vmi *kubevirtv1.VirtualMachineInstance) hypervisor.Ref {
+	return hypervisor.Ref{Namespace: vmi.Namespace, Name: vmi.Name, UID: string(vmi.UID)}
+}
+
+// macOf is the card's address: the one asked for, or one in the range for
+// locally administered addresses that follows from the virtual machine, so that
+// it survives restarts, or from the instance when nothing owns it.
+func macOf(vmi *kubevirtv1.VirtualMachineInstance, nic kubevirtv1.Interface) net.HardwareAddr {
+	if mac, err := net.ParseMAC(nic.MacAddress); err == nil {
+		return mac
+	}
+	uid := vmi.UID
+	if owner := metav1.GetControllerOf(vmi); owner != nil {
+		uid = owner.UID
+	}
+	sum := sha256.Sum256([]byte(string(uid) + "/" + nic.Name))
+	return append(net.HardwareAddr{0x02}, sum[:5]...)
+}
+
+func networksByName(vmi *kubevirtv1.VirtualMachineInstance) map[string]kubevirtv1.Network {
+	networks := map[string]kubevirtv1.Network{}
+	for _, network := range vmi.Spec.Networks {
+		networks[network.Name] = network
+	}
+	return networks
+}

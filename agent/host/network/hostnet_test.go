@@ -1,0 +1,284 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/netplug"
+)
+
+func TestPodBridgeIsAlwaysWanted(t *testing.T) {
+	w := newWorld(t)
+	want := w.want()
+	if len(want.Bridges) != 1 || len(want.Taps) != 0 {
+		t.Fatalf("%+v", want)
+	}
+	b := want.Bridges[0]
+	if b.Name != PodBridge || b.Address.String() != "10.64.3.1/24" || !b.NAT || !b.DNS || b.DHCP == nil {
+		t.Errorf("%+v", b)
+	}
+	if len(want.Protected) != 1 || want.DNS.Domain != "mesh.test" {
+		t.Errorf("protected %v, domain %q", want.Protected, want.DNS.Domain)
+	}
+}
+
+func TestPodTap(t *testing.T) {
+	w := newWorld(t)
+	vmi := instance("web")
+	vmi.Spec.Hostname = "www"
+	w.create(vmi)
+	nics, err := w.network.Connect(t.Context(), vmi)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tap, ok := w.tap(vmi, "default")
+	if !ok {
+		t.Fatal("there is no tap")
+	}
+	if tap.Bridge != PodBridge || tap.Hostname != "www" || !tap.MACSpoofCheck || !tap.IPSpoofCheck {
+		t.Errorf("%+v", tap)
+	}
+	if !subnet.Contains(tap.Address) || tap.Address == gateway(subnet) {
+		t.Errorf("address %s", tap.Address)
+	}
+	if got := nics["default"]; got.TapDevice != tap.Name || got.MAC != tap.MAC.String() {
+		t.Errorf("the domain gets %+v, the host has %s with %s", got, tap.Name, tap.MAC)
+	}
+	if got := w.plug.last.DNS.Records["web.ns"]; len(got) != 1 || got[0] != tap.Address {
+		t.Errorf("name: %v", got)
+	}
+	status := w.network.Interfaces(vmi)
+	if len(status) != 1 || status[0].IP != tap.Address.String() || status[0].MAC != tap.MAC.String() {
+		t.Errorf("status: %+v", status)
+	}
+}
+
+// The domain asks for one queue, also where the instance asks for more. A tap that
+// is made otherwise cannot be opened by it.
+func TestTapsHaveOneQueueLikeTheDomain(t *testing.T) {
+	w := newWorld(t)
+	vmi := instance("a")
+	vmi.Spec.Domain.CPU = &kubevirtv1.CPU{Cores: 4}
+	multiqueue := true
+	vmi.Spec.Domain.Devices.NetworkInterfaceMultiQueue = &multiqueue
+	w.connect(w.create(vmi))
+	if tap, ok := w.tap(vmi, "default"); !ok || tap.Queues != 1 {
+		t.Errorf("the tap has %d queues", tap.Queues)
+	}
+	if status := w.network.Interfaces(vmi); status[0].QueueCount != 1 {
+		t.Errorf("status says %d queues", status[0].QueueCount)
+	}
+}
+
+func TestOnlyThisHostsLivingInstancesAreWanted(t *testing.T) {
+	w := newWorld(t)
+	here, elsewhere := w.create(instance("here")), instance("elsewhere")
+	elsewhere.Status.NodeName = "host2"
+	w.create(elsewhere)
+	unconnected := w.create(instance("unconnected"))
+	w.connect(here)
+	if _, err := w.network.leases.Allocate(leaseKey(refOf(elsewhere), "default"), macOf(elsewhere, kubevirtv1.Interface{Name: "default"})); err != nil {
+		t.Fatal(err)
+	}
+	for vmi, wanted := range map[*kubevirtv1.VirtualMachineInstance]bool{here: true, elsewhere: false, unconnected: false} {
+		if _, ok := w.tap(vmi, "default"); ok != wanted {
+			t.Errorf("%s: tap %v, want %v", vmi.Name, ok, wanted)
+		}
+	}
+	here = w.update(here, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Status.Phase = kubevirtv1.Succeeded })
+	if want := w.want(); len(want.Taps) != 0 || len(want.DNS.Records) != 0 {
+		t.Errorf("%s has ended, and wanted is %+v, %v", here.Name, want.Taps, want.DNS.Records)
+	}
+}
+
+const lan = `{"type":"bridge","bridge":"br-lan","macspoofchk":true,"mtu":1400,"portIsolation":true}`
+
+func TestSecondaryNetwork(t *testing.T) {
+	w := newWorld(t)
+	w.define("ns", "lan", lan)
+	w.define("shared", "tagged", `{"type":"bridge","bridge":"br-lan","vlan":42}`)
+	w.define("ns", "made", `{"type":"bridge","bridge":"br-admin"}`)
+	vmi := w.create(attach(attach(attach(instance("a"), "one", "lan"), "two", "shared/tagged"), "three", "made"))
+	nics, err := w.network.Connect(t.Context(), vmi)
+	if err != nil || len(nics) != 4 {
+		t.Fatalf("%v, %v", nics, err)
+	}
+	one, _ := w.tap(vmi, "one")
+	if one.Bridge != "br-lan" || !one.MACSpoofCheck || one.IPSpoofCheck || one.MTU != 1400 || !one.Isolated || one.VLAN != 0 || one.Address.IsValid() {
+		t.Errorf("%+v", one)
+	}
+	if two, _ := w.tap(vmi, "two"); two.Bridge != "br-lan" || two.VLAN != 42 || !two.PreserveDefaultVLAN || two.MACSpoofCheck || two.Isolated {
+		t.Errorf("%+v", two)
+	}
+	bridges := map[string]netplug.Bridge{}
+	for _, b := range w.want().Bridges {
+		bridges[b.Name] = b
+	}
+	if b := bridges["br-lan"]; b.Uplink != "eth1" || !b.VLANFiltering || b.AllowExisting {
+		t.Errorf("%+v", b)
+	}
+	if b := bridges["br-admin"]; !b.AllowExisting || b.Uplink != "" {
+		t.Errorf("a bridge that is not configured: %+v", b)
+	}
+}
+
+func TestFaultyDefinitionIsNamedAndHarmsNobodyElse(t *testing.T) {
+	for name, test := range map[string]struct{ config, want string }{
+		"missing":        {"", "NetworkAttachmentDefinition ns/net does not exist"},
+		"no json":        {"{", "NetworkAttachmentDefinition ns/net"},
+		"unsupported":    {`{"type":"macvlan"}`, "macvlan"},
+		"the pod bridge": {`{"type":"bridge","bridge":"` + PodBridge + `"}`, PodBridge},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			if test.config != "" {
+				w.define("ns", "net", test.config)
+			}
+			bad := w.create(attach(instance("bad"), "second", "net"))
+			_, err := w.network.Connect(t.Context(), bad)
+			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "second") {
+				t.Errorf("error %v, want %q of network second", err, test.want)
+			}
+			good := w.create(instance("good"))
+			w.connect(good)
+			if _, ok := w.tap(good, "default"); !ok {
+				t.Error("the other instance has no tap")
+			}
+		})
+	}
+}
+
+func TestUnsupportedNetworkIsRefused(t *testing.T) {
+	w := newWorld(t)
+	vmi := instance("a")
+	vmi.Spec.Networks = nil
+	w.create(vmi)
+	if _, err := w.network.Connect(t.Context(), vmi); err == nil || !strings.Contains(err.Error(), "multus") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Whoever asks for a running guest's MAC address gets no network, and takes
+// none from anybody.
+func TestMACAddressOfAnotherGuestIsRefused(t *testing.T) {
+	w := newWorld(t)
+	const mac = "02:aa:bb:cc:dd:ee"
+	first := instance("second-by-name")
+	first.Spec.Domain.Devices.Interfaces[0].MacAddress = mac
+	w.create(first)
+	w.connect(first)
+	first = w.update(first, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Status.Phase = kubevirtv1.Running })
+	thief := instance("a-thief")
+	thief.Spec.Domain.Devices.Interfaces[0].MacAddress = mac
+	w.create(thief)
+	if _, err := w.network.Connect(t.Context(), thief); err == nil || !strings.Contains(err.Error(), mac) {
+		t.Errorf("error %v, want one that names the address", err)
+	}
+	if _, ok := w.tap(first, "default"); !ok {
+		t.Error("the guest that runs lost its tap")
+	}
+	if _, ok := w.tap(thief, "default"); ok {
+		t.Error("the thief has a tap")
+	}
+	w.connect(w.create(instance("third")))
+}
+
+func TestMACFollowsTheVirtualMachine(t *testing.T) {
+	nic := kubevirtv1.Interface{Name: "default"}
+	life := func(vm, uid types.UID) string {
+		vmi := instance("a")
+		vmi.UID = uid
+		if vm != "" {
+			controller := true
+			vmi.OwnerReferences = []metav1.OwnerReference{{Kind: "VirtualMachine", Name: "a", UID: vm, Controller: &controller}}
+		}
+		return macOf(vmi, nic).String()
+	}
+	if life("vm", "1") != life("vm", "2") {
+		t.Error("a restart of the virtual machine changes its card")
+	}
+	if life("vm", "1") == life("other", "1") || life("", "1") == life("", "2") {
+		t.Error("two machines have one address")
+	}
+	if vmi := instance("a"); macOf(vmi, kubevirtv1.Interface{Name: "default"}).String() == macOf(vmi, kubevirtv1.Interface{Name: "other"}).String() {
+		t.Error("two cards have one address")
+	}
+	nic.MacAddress = "02-00-00-00-00-09"
+	if got := life("vm", "1"); got != "02:00:00:00:00:09" {
+		t.Errorf("the address asked for became %s", got)
+	}
+}
+
+func TestReleaseGivesTheAddressBack(t *testing.T) {
+	w := newWorld(t)
+	vmi, other := w.create(instance("a")), w.create(instance("b"))
+	w.connect(vmi)
+	w.connect(other)
+	for range 2 {
+		if err := w.network.Release(refOf(vmi)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, ok := w.tap(vmi, "default"); ok {
+		t.Error("the tap is still wanted")
+	}
+	if _, ok := w.tap(other, "default"); !ok || len(w.network.addresses()) != 1 {
+		t.Errorf("the other one: %v", w.network.addresses())
+	}
+}
+
+func TestAddressesSurviveARestart(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.create(instance("a"))
+	w.connect(vmi)
+	before, _ := w.tap(vmi, "default")
+	w.restart()
+	if after, ok := w.tap(vmi, "default"); !ok || after.Address != before.Address || after.MAC.String() != before.MAC.String() {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+}
+
+func TestFailureOfAnotherTapDoesNotConcernTheInstance(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.create(instance("a")), w.create(instance("b"))
+	broken := errors.New("no such device")
+	w.plug.failed = map[string]error{"tap " + netplug.TapName("ns", "b", "default"): broken}
+	w.connect(a)
+	if _, err := w.network.Connect(t.Context(), b); !errors.Is(err, broken) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestRunFollowsTheInstancesAndDropsOldLeases(t *testing.T) {
+	w := newWorld(t)
+	gone := instance("gone")
+	gone.UID = "gone"
+	if _, err := w.network.leases.Allocate(leaseKey(refOf(gone), "default"), macOf(gone, kubevirtv1.Interface{Name: "default"})); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.network.Run(ctx) }()
+	<-w.plug.set
+	if left := w.network.addresses(); len(left) != 0 {
+		t.Errorf("leases of the past: %v", left)
+	}
+	vmi := w.create(instance("a"))
+	w.connect(vmi)
+	w.update(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Status.Phase = kubevirtv1.Failed })
+	w.shown(func() bool {
+		w.plug.mu.Lock()
+		defer w.plug.mu.Unlock()
+		return len(w.plug.last.Taps) == 0
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,113 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// start runs the network until the end of the test.
+func (w *world) start() {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.network.Run(ctx) }()
+	w.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Error(err)
+		}
+	})
+	synctest.Wait()
+}
+
+func seconds(n ...int) (list []time.Duration) {
+	for _, s := range n {
+		list = append(list, time.Duration(s)*time.Second)
+	}
+	return list
+}
+
+func TestFailureIsTriedAgainAndTheNetworkRepaired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.plug.fail(errors.New("there is no eth1"))
+		begin := time.Now()
+		w.start()
+		time.Sleep(100 * time.Second)
+		if got, want := w.plug.times(begin), seconds(0, 1, 3, 7, 15, 31, 61, 91); !slices.Equal(got, want) {
+			t.Errorf("a network that cannot be made is tried after %v, want %v", got, want)
+		}
+		w.plug.fail(nil)
+		time.Sleep(100 * time.Second)
+		if got, want := w.plug.times(begin), seconds(121, 151, 181); !slices.Equal(got, want) {
+			t.Errorf("one that is as wanted is looked after at %v, want %v", got, want)
+		}
+		w.plug.fail(errors.New("the filter is gone"))
+		time.Sleep(15 * time.Second)
+		if got, want := w.plug.times(begin), seconds(211, 212, 214); !slices.Equal(got, want) {
+			t.Errorf("one that failed anew is tried after %v, want %v", got, want)
+		}
+	})
+}
+
+func TestNewMembersAreProtectedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		protected := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
+		var joined func()
+		w.config.Protected = func() []netip.Prefix { return protected }
+		w.config.Subscribe = func(fn func()) func() {
+			joined = fn
+			return func() { joined = nil }
+		}
+		w.restart()
+		w.start()
+		protected = append(protected, netip.MustParsePrefix("192.0.2.2/32"))
+		joined()
+		synctest.Wait()
+		w.plug.mu.Lock()
+		defer w.plug.mu.Unlock()
+		if got := w.plug.last.Protected; !slices.Equal(got, protected) {
+			t.Errorf("guests are kept away from %v, want %v", got, protected)
+		}
+	})
+}
+
+// A disk that is full when an instance ends does not hold up its end.
+func TestReleaseOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.define("ns", "lan", lan)
+		vmi := w.create(attach(instance("a"), "one", "lan"))
+		w.connect(vmi)
+		w.start()
+		files := []string{w.config.LeaseFile, w.config.AttachmentFile}
+		for _, file := range files {
+			// A directory in its place lets no file be put there, not even by root.
+			if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.network.Release(refOf(vmi)); err != nil || len(w.network.addresses()) != 0 {
+			t.Errorf("error %v, and the addresses are %v", err, w.network.addresses())
+		}
+		time.Sleep(time.Second)
+		for _, file := range files {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(repairEvery)
+		for _, file := range files {
+			if data, err := os.ReadFile(file); err != nil || strings.Contains(string(data), "ns/a") {
+				t.Errorf("later %s holds %s: %v", file, data, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,187 @@
+package network
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/objects"
+	"virtmesh/netplug"
+	"virtmesh/netplug/nad"
+)
+
+// build makes the whole network that the instances of this host need now, and
+// tells which taps cannot be part of it.
+func (n *Network) build() *builder {
+	b := &builder{
+		network: n, addresses: n.addresses(), bridges: map[string]netplug.Bridge{},
+		cards: map[string]string{}, refused: map[string]error{},
+	}
+	b.want.DNS = netplug.DNS{Domain: n.Domain, Records: map[string][]netip.Addr{}}
+	b.want.Bridges = []netplug.Bridge{n.podBridge()}
+	// Guests that run come first: who wants the address of one of them must not
+	// get it.
+	instances := n.Instances.List("")
+	slices.SortStableFunc(instances, func(x, y *kubevirtv1.VirtualMachineInstance) int {
+		return cmp.Compare(starting(x), starting(y))
+	})
+	for _, vmi := range instances {
+		if n.here(vmi) && !vmi.IsFinal() {
+			b.add(vmi)
+		}
+	}
+	for _, name := range sortedKeys(b.bridges) {
+		b.want.Bridges = append(b.want.Bridges, b.bridges[name])
+	}
+	if n.Protected != nil {
+		b.want.Protected = n.Protected()
+	}
+	return b
+}
+
+// starting is 0 for an instance whose guest runs, and 1 for one without.
+func starting(vmi *kubevirtv1.VirtualMachineInstance) int {
+	if vmi.Status.Phase == kubevirtv1.Running {
+		return 0
+	}
+	return 1
+}
+
+func (n *Network) podBridge() netplug.Bridge {
+	return netplug.Bridge{
+		Name: PodBridge, Address: netip.PrefixFrom(gateway(n.Subnet), n.Subnet.Bits()),
+		NAT: true, DNS: true, DHCP: &netplug.DHCP{Domain: n.Domain},
+	}
+}
+
+// builder collects a Want, instance by instance.
+type builder struct {
+	network   *Network
+	addresses map[string]netip.Addr
+	bridges   map[string]netplug.Bridge
+	// cards are the taps by bridge and MAC, refused the reasons of those left
+	// out, by name: one that is not valid would cost all others their network.
+	cards   map[string]string
+	refused map[string]error
+	want    netplug.Want
+}
+
+// addTap wants a tap, and tells whether it can be had.
+func (b *builder) addTap(tap netplug.Tap) bool {
+	if err := tap.Validate(); err != nil {
+		b.refused[tap.Name] = err
+		return false
+	}
+	card := tap.Bridge + " " + tap.MAC.String()
+	if holder, taken := b.cards[card]; taken {
+		b.refused[tap.Name] = fmt.Errorf("MAC address %s is already that of %s on this network", tap.MAC, holder)
+		return false
+	}
+	b.cards[card] = tap.Key()
+	b.want.Taps = append(b.want.Taps, tap)
+	return true
+}
+
+func (b *builder) add(vmi *kubevirtv1.VirtualMachineInstance) {
+	networks := networksByName(vmi)
+	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+		tap := netplug.Tap{
+			Name:      netplug.TapName(vmi.Namespace, vmi.Name, nic.Name),
+			Namespace: vmi.Namespace, VM: vmi.Name, Interface: nic.Name,
+			MAC: macOf(vmi, nic), Queues: 1, MACSpoofCheck: true,
+		}
+		network := networks[nic.Name]
+		switch {
+		case network.Pod != nil:
+			b.addPodTap(vmi, tap)
+		case network.Multus != nil:
+			b.addAttachedTap(vmi, tap)
+		}
+	}
+}
+
+func (b *builder) addPodTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.Tap) {
+	address, ok := b.addresses[leaseKey(refOf(vmi), tap.Interface)]
+	if !ok {
+		// The instance is not being started yet.
+		return
+	}
+	tap.Bridge, tap.Address, tap.IPSpoofCheck, tap.Hostname = PodBridge, address, true, hostname(vmi)
+	if !b.addTap(tap) {
+		return
+	}
+	record := vmi.Name + "." + vmi.Namespace
+	b.want.DNS.Records[record] = append(b.want.DNS.Records[record], address)
+}
+
+func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.Tap) {
+	attachment, ok := b.network.attached.get(leaseKey(refOf(vmi), tap.Interface))
+	if !ok {
+		// The instance is not being started yet, or Connect told the user why not.
+		return
+	}
+	if !b.addTap(attachment.Attach(tap)) {
+		return
+	}
+	bridge, ok := b.bridges[attachment.Bridge]
+	if !ok {
+		bridge = b.network.hostBridge(attachment.Bridge)
+	}
+	bridge.VLANFiltering = bridge.VLANFiltering || attachment.VLAN != 0
+	b.bridges[attachment.Bridge] = bridge
+}
+
+// hostBridge is the bridge of a secondary network: with the uplink that the
+// host's configuration names, or one that the administrator made.
+func (n *Network) hostBridge(name string) netplug.Bridge {
+	for _, configured := range n.Bridges {
+		if configured.Name == name {
+			return netplug.Bridge{Name: name, Uplink: configured.Uplink}
+		}
+	}
+	return netplug.Bridge{Name: name, AllowExisting: true}
+}
+
+// attachment reads the definition of a secondary network.
+func (n *Network) attachment(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) (nad.Network, error) {
+	if network.Multus == nil {
+		return nad.Network{}, fmt.Errorf("only the pod network and NetworkAttachmentDefinitions (multus) are supported")
+	}
+	key := objects.Key{Namespace: vmi.Namespace, Name: network.Multus.NetworkName}
+	if namespace, name, ok := strings.Cut(network.Multus.NetworkName, "/"); ok {
+		key = objects.Key{Namespace: namespace, Name: name}
+	}
+	definition, ok := n.Networks.Get(key)
+	if !ok {
+		return nad.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s does not exist", key)
+	}
+	attachment, err := nad.Parse(definition.Spec.Config)
+	if err != nil {
+		return nad.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: %w", key, err)
+	}
+	if attachment.Bridge == PodBridge {
+		return nad.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: bridge %s is that of the pod network", key, PodBridge)
+	}
+	return attachment, nil
+}
+
+// hostname is what DHCP tells the guest to call itself, as in KubeVirt.
+func hostname(vmi *kubevirtv1.VirtualMachineInstance) string {
+	if vmi.Spec.Hostname != "" {
+		return vmi.Spec.Hostname
+	}
+	return vmi.Name
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}

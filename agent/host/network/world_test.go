@@ -1,0 +1,220 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/objects"
+	"virtmesh/agent/objects/k8scni"
+	"virtmesh/agent/objects/objectstest"
+	"virtmesh/netplug"
+)
+
+const thisHost = "host1"
+
+var subnet = netip.MustParsePrefix("10.64.3.0/24")
+
+// plug keeps what was wanted last, and refuses what netplug would.
+type plug struct {
+	mu     sync.Mutex
+	last   netplug.Want
+	failed map[string]error
+	set    chan struct{}
+	// at are the times of all calls.
+	at []time.Time
+}
+
+// times returns how long after begin the calls since the last time were.
+func (p *plug) times(begin time.Time) (after []time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, at := range p.at {
+		after = append(after, at.Sub(begin))
+	}
+	p.at = nil
+	return after
+}
+
+func (p *plug) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failed = nil
+	if err != nil {
+		p.failed = map[string]error{"bridge br-lan": err}
+	}
+}
+
+func (p *plug) Set(_ context.Context, want netplug.Want) (netplug.Result, error) {
+	if err := want.Validate(); err != nil {
+		return netplug.Result{}, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last = want
+	p.at = append(p.at, time.Now())
+	select {
+	case p.set <- struct{}{}:
+	default:
+	}
+	var err error
+	if len(p.failed) > 0 {
+		err = errors.New("not all of it")
+	}
+	return netplug.Result{Failed: p.failed}, err
+}
+
+type world struct {
+	t       *testing.T
+	store   *objectstest.Store
+	plug    *plug
+	config  Config
+	network *Network
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, store: objectstest.New(), plug: &plug{set: make(chan struct{}, 1)}}
+	cacheConfig := objects.DefaultCacheConfig()
+	cacheConfig.Store, cacheConfig.Logger = w.store, slog.New(slog.DiscardHandler)
+	cache, err := objects.NewCache(cacheConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	w.config = Config{
+		Host: thisHost, Subnet: subnet, Domain: "mesh.test",
+		LeaseFile: filepath.Join(dir, "leases.json"), AttachmentFile: filepath.Join(dir, "attachments.json"),
+		Bridges:   []HostBridge{{Name: "br-lan", Uplink: "eth1"}},
+		Protected: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} },
+		Instances: objects.For[*kubevirtv1.VirtualMachineInstance](cache),
+		Networks:  objects.For[*k8scni.NetworkAttachmentDefinition](cache),
+		Plug:      w.plug, Logger: slog.New(slog.DiscardHandler),
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); cache.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	if err := errors.Join(w.config.Instances.WaitForSync(ctx), w.config.Networks.WaitForSync(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	return w
+}
+
+// restart opens the network anew, as a restart of the agent does.
+func (w *world) restart() {
+	w.t.Helper()
+	network, err := New(w.config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.network = network
+}
+
+func pod(name string) (kubevirtv1.Interface, kubevirtv1.Network) {
+	return kubevirtv1.Interface{Name: name}, kubevirtv1.Network{Name: name, NetworkSource: kubevirtv1.NetworkSource{Pod: &kubevirtv1.PodNetwork{}}}
+}
+
+// instance returns one on this host with a card in the pod network.
+func instance(name string) *kubevirtv1.VirtualMachineInstance {
+	nic, network := pod("default")
+	vmi := &kubevirtv1.VirtualMachineInstance{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name},
+		Status:     kubevirtv1.VirtualMachineInstanceStatus{NodeName: thisHost, Phase: kubevirtv1.Scheduled},
+	}
+	vmi.Spec.Domain.Devices.Interfaces = []kubevirtv1.Interface{nic}
+	vmi.Spec.Networks = []kubevirtv1.Network{network}
+	return vmi
+}
+
+// attach gives the instance a card in a secondary network.
+func attach(vmi *kubevirtv1.VirtualMachineInstance, card, definition string) *kubevirtv1.VirtualMachineInstance {
+	vmi.Spec.Domain.Devices.Interfaces = append(vmi.Spec.Domain.Devices.Interfaces, kubevirtv1.Interface{Name: card})
+	vmi.Spec.Networks = append(vmi.Spec.Networks, kubevirtv1.Network{Name: card,
+		NetworkSource: kubevirtv1.NetworkSource{Multus: &kubevirtv1.MultusNetwork{NetworkName: definition}}})
+	return vmi
+}
+
+func (w *world) commit(build func(tx *objects.Tx)) {
+	w.t.Helper()
+	var tx objects.Tx
+	build(&tx)
+	if _, err := tx.Commit(w.t.Context(), w.store); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// shown waits until cond holds of what the informers show.
+func (w *world) shown(cond func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatal("the informers do not show it")
+		}
+	}
+}
+
+func (w *world) create(vmi *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
+	w.t.Helper()
+	w.commit(func(tx *objects.Tx) { tx.Create(vmi) })
+	w.shown(func() bool { got, ok := w.config.Instances.Get(objects.KeyOf(vmi)); return ok && got.UID == vmi.UID })
+	return vmi
+}
+
+func (w *world) update(vmi *kubevirtv1.VirtualMachineInstance, edit func(*kubevirtv1.VirtualMachineInstance)) *kubevirtv1.VirtualMachineInstance {
+	w.t.Helper()
+	next := vmi.DeepCopy()
+	edit(next)
+	w.commit(func(tx *objects.Tx) { tx.Update(vmi, next) })
+	w.shown(func() bool {
+		got, ok := w.config.Instances.Get(objects.KeyOf(vmi))
+		return ok && got.ResourceVersion == next.ResourceVersion
+	})
+	return next
+}
+
+func (w *world) define(namespace, name, config string) {
+	w.t.Helper()
+	definition := &k8scni.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	definition.Spec.Config = config
+	w.commit(func(tx *objects.Tx) { tx.Create(definition) })
+	w.shown(func() bool { _, ok := w.config.Networks.Get(objects.KeyOf(definition)); return ok })
+}
+
+func (w *world) connect(vmi *kubevirtv1.VirtualMachineInstance) {
+	w.t.Helper()
+	if _, err := w.network.Connect(w.t.Context(), vmi); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// want returns what is wanted now, which must be valid.
+func (w *world) want() netplug.Want {
+	w.t.Helper()
+	want := w.network.build().want
+	if err := want.Validate(); err != nil {
+		w.t.Errorf("wanted is what cannot be: %v", err)
+	}
+	return want
+}
+
+// tap returns the wanted tap of a card; ok is false when there is none.
+func (w *world) tap(vmi *kubevirtv1.VirtualMachineInstance, card string) (netplug.Tap, bool) {
+	w.t.Helper()
+	taps := w.want().Taps
+	i := slices.IndexFunc(taps, func(tap netplug.Tap) bool { return tap.Name == netplug.TapName(vmi.Namespace, vmi.Name, card) })
+	if i < 0 {
+		return netplug.Tap{}, false
+	}
+	return taps[i], true
+}

@@ -1,0 +1,256 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/host/domain"
+	"virtmesh/agent/host/executor"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+	"virtmesh/raftstore"
+	"virtmesh/storage"
+	"virtmesh/storage/containerdisk"
+)
+
+// Annotations of a PersistentVolumeClaim.
+const (
+	// SelectedNode is the host that holds the volume of a claim, as Kubernetes
+	// names it; a shared pool's claim has none.
+	SelectedNode = "volume.kubernetes.io/selected-node"
+	// importSource and importEndpoint fill a new volume from a container disk,
+	// as CDI's annotations do: "registry" and "docker://image".
+	importSource   = "cdi.kubevirt.io/storage.import.source"
+	importEndpoint = "cdi.kubevirt.io/storage.import.endpoint"
+	// poolAnnotation is the pool that holds the claim's volume, and
+	// policyAnnotation its class's reclaim policy unless that is Delete. Both
+	// are recorded at the first use: the class may change or go.
+	poolAnnotation   = "virtmesh.io/pool"
+	policyAnnotation = "virtmesh.io/reclaim-policy"
+	// defaultClass marks the StorageClass of claims that name none.
+	defaultClass = "storageclass.kubernetes.io/is-default-class"
+)
+
+// scheme begins the endpoint of an import from a registry.
+const scheme = "docker://"
+
+// claimFinalizer keeps a claim until its volume is deleted.
+const claimFinalizer = "virtmesh.io/volume"
+
+// ProvisionerConfig is what a Provisioner needs. All fields are required but
+// Unusable.
+type ProvisionerConfig struct {
+	Host  string
+	Store objects.Store
+	Cache *objects.Cache
+	Pools map[string]storage.Pool
+	// Unusable says of pools in the host's configuration that are not in Pools
+	// why they are not.
+	Unusable map[string]error
+	Images   Images
+	// Removed tells whether a host is a member no more, by a linearizable read.
+	Removed func(ctx context.Context, host string) (bool, error)
+	// Mine tells whether this host is to act on a claim that any host could
+	// act on.
+	Mine   func(key objects.Key) bool
+	Events *objects.Recorder
+	Logger *slog.Logger
+}
+
+// Provisioner makes the volumes of PersistentVolumeClaims, and deletes them
+// with their claims. It is a controller.Reconciler of claims.
+type Provisioner struct {
+	ProvisionerConfig
+	claims *objects.Informer[*corev1.PersistentVolumeClaim]
+	vmis   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+}
+
+var _ stewards.Reconciler = (*Provisioner)(nil)
+
+// NewProvisioner makes a Provisioner. It deletes nothing before its controller
+// runs.
+func NewProvisioner(config ProvisionerConfig) *Provisioner {
+	return &Provisioner{
+		ProvisionerConfig: config,
+		claims:            objects.For[*corev1.PersistentVolumeClaim](config.Cache),
+		vmis:              objects.For[*kubevirtv1.VirtualMachineInstance](config.Cache),
+	}
+}
+
+// disk returns the volume of a claim, and makes it if this is its first use.
+func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, volume kubevirtv1.Volume) (domain.Disk, error) {
+	name := volume.PersistentVolumeClaim.ClaimName
+	key := objects.Key{Namespace: vmi.Namespace, Name: name}
+	claim, err := objects.Get[*corev1.PersistentVolumeClaim](ctx, p.Store, key, raftstore.ReadOptions{})
+	if apierrors.IsNotFound(err) {
+		return domain.Disk{}, &executor.VolumeError{Volume: volume.Name, Reason: reasonPVCNotFound, Err: fmt.Errorf("PersistentVolumeClaim %s does not exist", name)}
+	}
+	if err != nil {
+		return domain.Disk{}, fmt.Errorf("read claim %s: %w", name, err)
+	}
+	if claim.DeletionTimestamp != nil {
+		return domain.Disk{}, fmt.Errorf("claim %s is being deleted", name)
+	}
+	if home := claim.Annotations[SelectedNode]; home != "" && home != p.Host {
+		return domain.Disk{}, fmt.Errorf("the volume of claim %s is on %s", name, home)
+	}
+	place, err := p.placeOf(ctx, claim)
+	if err != nil {
+		return domain.Disk{}, err
+	}
+	if claim, err = p.take(ctx, vmi, claim, place); err != nil {
+		return domain.Disk{}, err
+	}
+	made, err := p.ensure(ctx, place.pool, claim)
+	if err != nil {
+		return domain.Disk{}, err
+	}
+	disk := fileDisk(made.Path, string(made.Format))
+	disk.ReadOnly = volume.PersistentVolumeClaim.ReadOnly
+	return disk, nil
+}
+
+// take attaches the claim to the instance and, at its first use, records where
+// its volume will be, in one transaction. Both come before the volume: one that
+// nobody knows of would never be deleted, and one that has no holder yet could
+// be deleted while it is made. The store refuses while another instance holds a
+// volume that only one may write, and when the claim has changed, as it does
+// when its deletion begins.
+func (p *Provisioner) take(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, claim *corev1.PersistentVolumeClaim, place place) (*corev1.PersistentVolumeClaim, error) {
+	held, err := claims.GetVolume(ctx, p.Store, objects.KeyOf(claim), raftstore.ReadOptions{})
+	if err != nil {
+		return nil, err
+	}
+	taken := claim.DeepCopy()
+	p.record(taken, place)
+	objects.AddFinalizer(taken, claimFinalizer)
+	var tx objects.Tx
+	tx.Unchanged(claim)
+	tx.Update(claim, taken)
+	if !slices.Contains(held.Holders, vmi.UID) {
+		held.Shared = slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteMany)
+		claims.Attach(&tx, held, vmi.UID)
+	}
+	if _, err := tx.Commit(ctx, p.Store); err != nil {
+		return nil, fmt.Errorf("attach claim %s: %w", claim.Name, err)
+	}
+	return taken, nil
+}
+
+// Detach adds to tx what gives up the instance's volumes.
+func (p *Provisioner) Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error {
+	for _, volume := range vmi.Spec.Volumes {
+		if volume.PersistentVolumeClaim == nil {
+			continue
+		}
+		key := objects.Key{Namespace: vmi.Namespace, Name: volume.PersistentVolumeClaim.ClaimName}
+		held, err := claims.GetVolume(ctx, p.Store, key, raftstore.ReadOptions{})
+		if err != nil {
+			return err
+		}
+		claims.Detach(tx, held, vmi.UID)
+	}
+	return nil
+}
+
+// ensure returns the claim's volume, and makes it and binds the claim to it if
+// it has never been there. A volume is made for a claim once: when the one of a
+// bound claim is missing, its data is elsewhere, or lost, and a blank disk in
+// its place would hide that from the guest's owner.
+func (p *Provisioner) ensure(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim) (storage.Volume, error) {
+	made, err := pool.Get(ctx, volumeName(claim))
+	if errors.Is(err, storage.ErrNotFound) {
+		if claim.Status.Phase == corev1.ClaimBound {
+			return storage.Volume{}, fmt.Errorf("claim %s is bound, but pool %s on host %s does not hold its volume %s; "+
+				"no blank one is made in its place: see that the pool's file system is mounted, and that annotation %s of the claim is as it was",
+				claim.Name, pool.Info().Name, p.Host, volumeName(claim), SelectedNode)
+		}
+		made, err = p.make(ctx, pool, claim)
+	}
+	if err != nil {
+		return storage.Volume{}, fmt.Errorf("claim %s: %w", claim.Name, err)
+	}
+	if claim.Status.Phase == corev1.ClaimBound {
+		return made, nil
+	}
+	return made, p.bind(ctx, claim)
+}
+
+// make makes the claim's volume with its first content.
+func (p *Provisioner) make(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim) (storage.Volume, error) {
+	source, release, err := p.source(ctx, claim)
+	if err != nil {
+		return storage.Volume{}, err
+	}
+	defer release()
+	size := claim.Spec.Resources.Requests[corev1.ResourceStorage]
+	made, err := pool.Create(ctx, storage.VolumeSpec{Name: volumeName(claim), Size: size.Value(), Source: source})
+	if errors.Is(err, storage.ErrExists) {
+		// Another host was faster; the pool is shared.
+		return pool.Get(ctx, volumeName(claim))
+	}
+	return made, err
+}
+
+// volumeName is unique for all time and in all pools, as the uid is.
+func volumeName(claim *corev1.PersistentVolumeClaim) string { return "pvc-" + string(claim.UID) }
+
+// bind says that the claim's volume is there.
+func (p *Provisioner) bind(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
+	bound := claim.DeepCopy()
+	bound.Spec.VolumeName = volumeName(claim)
+	bound.Status.Phase = corev1.ClaimBound
+	bound.Status.AccessModes = bound.Spec.AccessModes
+	bound.Status.Capacity = corev1.ResourceList{corev1.ResourceStorage: claim.Spec.Resources.Requests[corev1.ResourceStorage]}
+	var tx objects.Tx
+	tx.Update(claim, bound)
+	if _, err := tx.Commit(ctx, p.Store); err != nil {
+		return fmt.Errorf("bind claim %s: %w", claim.Name, err)
+	}
+	return nil
+}
+
+// source returns the first content of a claim's volume, nil for none. release
+// must be called when the content has been copied.
+func (p *Provisioner) source(ctx context.Context, claim *corev1.PersistentVolumeClaim) (source *storage.Source, release func(), err error) {
+	endpoint := claim.Annotations[importEndpoint]
+	if endpoint == "" {
+		return nil, func() {}, nil
+	}
+	if from := claim.Annotations[importSource]; from != "registry" {
+		return nil, nil, fmt.Errorf("annotation %s: only registry is supported, not %q", importSource, from)
+	}
+	reference, ok := strings.CutPrefix(endpoint, scheme)
+	if !ok {
+		return nil, nil, fmt.Errorf("annotation %s: %q does not begin with %s", importEndpoint, endpoint, scheme)
+	}
+	image, release, err := p.Images.Pull(ctx, reference, containerdisk.PullOptions{})
+	if err != nil {
+		return nil, nil, fmt.Errorf("import %s: %w", reference, err)
+	}
+	return &storage.Source{File: image.Path, FileFormat: storage.Format(image.Format)}, release, nil
+}
+
+// Usage tells how full the host's pools are, by name. A pool that cannot be
+// measured is left out.
+func (p *Provisioner) Usage(ctx context.Context) map[string]storage.Usage {
+	usage := map[string]storage.Usage{}
+	for name, pool := range p.Pools {
+		u, err := pool.Usage(ctx)
+		if err != nil {
+			p.Logger.Warn("a pool cannot be measured", "pool", name, "err", err)
+			continue
+		}
+		usage[name] = u
+	}
+	return usage
+}

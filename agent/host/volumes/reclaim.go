@@ -1,0 +1,230 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+	"virtmesh/raftstore"
+	"virtmesh/storage"
+)
+
+const (
+	// instanceGoneInterval is how often a claim under deletion looks whether its
+	// instance has ended.
+	instanceGoneInterval = 2 * time.Second
+	// hostGoneInterval is how often a claim under deletion looks whether the
+	// host of its volume was removed from the mesh.
+	hostGoneInterval = time.Minute
+)
+
+// Reasons of events about claims; the first is Kubernetes' own.
+const (
+	reasonFailedDelete = "VolumeFailedDelete"
+	reasonRetained     = "VolumeRetained"
+	reasonLost         = "VolumeLost"
+)
+
+// Reconcile implements controller.Reconciler: it deletes the volume of a claim
+// that is being deleted, once no instance uses it.
+func (p *Provisioner) Reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
+	claim, ok := p.claims.Get(key)
+	if !ok || !objects.HasFinalizer(claim, claimFinalizer) {
+		return stewards.Result{}, nil
+	}
+	if adopted, err := p.adopt(ctx, claim); adopted || err != nil {
+		return stewards.Result{}, err
+	}
+	if claim.DeletionTimestamp == nil {
+		return stewards.Result{}, nil
+	}
+	home := claim.Annotations[SelectedNode]
+	if home != "" && home != p.Host {
+		return p.reclaimFor(ctx, claim, home)
+	}
+	pools, err := p.reclaimable(claim)
+	if err != nil {
+		p.Events.Event(claim, corev1.EventTypeWarning, reasonFailedDelete, err.Error())
+		return stewards.Result{}, fmt.Errorf("claim %s: %w", key, err)
+	}
+	if len(pools) == 0 {
+		return stewards.Result{}, nil
+	}
+	if used, err := p.inUse(ctx, claim); used || err != nil {
+		return stewards.Result{RequeueAfter: instanceGoneInterval}, err
+	}
+	for _, pool := range pools {
+		if err := p.deleteFrom(ctx, pool, claim); errors.Is(err, storage.ErrBusy) {
+			p.Logger.Warn("a volume without users is busy", "claim", key.String(), "err", err)
+			return stewards.Result{RequeueAfter: instanceGoneInterval}, nil
+		} else if err != nil {
+			p.Events.Event(claim, corev1.EventTypeWarning, reasonFailedDelete, err.Error())
+			return stewards.Result{}, fmt.Errorf("claim %s: %w", key, err)
+		}
+	}
+	return stewards.Result{}, p.letGo(ctx, claim)
+}
+
+// adopt gives a bound claim back the annotations that say where its volume is,
+// if they are gone and this host has the volume: a manifest that is put in the
+// claim's place does not have them. Without them nobody would delete it, and
+// placement would look for it on every host.
+func (p *Provisioner) adopt(ctx context.Context, claim *corev1.PersistentVolumeClaim) (bool, error) {
+	recorded, home := claim.Annotations[poolAnnotation], claim.Annotations[SelectedNode]
+	if claim.Status.Phase != corev1.ClaimBound || recorded != "" && home != "" {
+		return false, nil
+	}
+	if pool, ok := p.Pools[recorded]; recorded != "" && (!ok || pool.Info().Capabilities.Shared) {
+		return false, nil
+	}
+	pool, err := p.holding(ctx, claim)
+	if pool == nil || err != nil {
+		return false, err
+	}
+	adopted := claim.DeepCopy()
+	p.record(adopted, place{pool: pool})
+	var tx objects.Tx
+	tx.Update(claim, adopted)
+	if tx.Empty() {
+		return false, nil
+	}
+	return true, p.commit(ctx, &tx, claim)
+}
+
+// reclaimable returns the pools of this host that the volume of a claim under
+// deletion is to be deleted from; none if that is for another host. Where
+// nothing was recorded, the volume was hardly begun, and may be in any.
+func (p *Provisioner) reclaimable(claim *corev1.PersistentVolumeClaim) ([]storage.Pool, error) {
+	recorded, home := claim.Annotations[poolAnnotation], claim.Annotations[SelectedNode]
+	bound := claim.Status.Phase == corev1.ClaimBound
+	switch pool, err := p.pool(recorded); {
+	case recorded == "" && bound:
+		return nil, nil // the host that has it takes it up again
+	case recorded == "":
+		var all []storage.Pool
+		for _, pool := range p.Pools {
+			all = append(all, pool)
+		}
+		return all, nil
+	case err != nil && home == p.Host:
+		return nil, err
+	case err != nil:
+		return nil, nil // it is shared by others
+	case home == "" && bound && !pool.Info().Capabilities.Shared:
+		return nil, nil
+	default:
+		return []storage.Pool{pool}, nil
+	}
+}
+
+// deleteFrom deletes the claim's volume, or leaves it where its class said so.
+func (p *Provisioner) deleteFrom(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim) error {
+	if !retains(claim) {
+		return pool.Delete(ctx, volumeName(claim))
+	}
+	kept, err := pool.Get(ctx, volumeName(claim))
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	p.Logger.Info("a volume is kept without its claim", "claim", objects.KeyOf(claim).String(), "pool", pool.Info().Name, "path", kept.Path)
+	p.Events.Event(claim, corev1.EventTypeNormal, reasonRetained,
+		fmt.Sprintf("volume %s stays in pool %s on host %s: %s", kept.Name, pool.Info().Name, p.Host, kept.Path))
+	return nil
+}
+
+// reclaimFor lets a claim go in place of the host that had its volume, once that
+// host was removed from the mesh: nobody else would.
+func (p *Provisioner) reclaimFor(ctx context.Context, claim *corev1.PersistentVolumeClaim, home string) (stewards.Result, error) {
+	if !p.Mine(objects.KeyOf(claim)) {
+		return stewards.Result{RequeueAfter: hostGoneInterval}, nil
+	}
+	removed, err := p.Removed(ctx, home)
+	if err != nil {
+		return stewards.Result{}, fmt.Errorf("claim %s: %w", objects.KeyOf(claim), err)
+	}
+	if !removed {
+		return stewards.Result{RequeueAfter: hostGoneInterval}, nil
+	}
+	if used, err := p.inUse(ctx, claim); used || err != nil {
+		return stewards.Result{RequeueAfter: instanceGoneInterval}, err
+	}
+	return stewards.Result{}, p.abandon(ctx, claim, home)
+}
+
+// Bury lets go of the claims under deletion whose volumes were on a host that
+// has just been removed from the mesh. One that is still in use, or deleted
+// later, is let go by Reconcile.
+func (p *Provisioner) Bury(ctx context.Context, host string) error {
+	if err := p.claims.WaitForSync(ctx); err != nil {
+		return err
+	}
+	var errs []error
+	for _, claim := range p.claims.List("") {
+		if claim.DeletionTimestamp == nil || claim.Annotations[SelectedNode] != host || !objects.HasFinalizer(claim, claimFinalizer) {
+			continue
+		}
+		used, err := p.inUse(ctx, claim)
+		if err == nil && !used {
+			err = p.abandon(ctx, claim, host)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Provisioner) abandon(ctx context.Context, claim *corev1.PersistentVolumeClaim, host string) error {
+	p.Events.Event(claim, corev1.EventTypeWarning, reasonLost,
+		fmt.Sprintf("volume %s was on host %s, which was removed from the mesh: it is not deleted there", volumeName(claim), host))
+	return p.letGo(ctx, claim)
+}
+
+// letGo ends a claim whose volume is dealt with.
+func (p *Provisioner) letGo(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
+	released := claim.DeepCopy()
+	objects.RemoveFinalizer(released, claimFinalizer)
+	var tx objects.Tx
+	tx.Update(claim, released)
+	return p.commit(ctx, &tx, claim)
+}
+
+// commit is for writes that several hosts may be at: one who is late has
+// nothing left to do, or sees the claim again as it is now.
+func (p *Provisioner) commit(ctx context.Context, tx *objects.Tx, claim *corev1.PersistentVolumeClaim) error {
+	if _, err := tx.Commit(ctx, p.Store); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("claim %s: %w", objects.KeyOf(claim), err)
+	}
+	return nil
+}
+
+// inUse tells whether an instance uses the claim: one that has not ended, as far
+// as this replica knows, or one that the mesh says has the volume attached.
+// Both are asked. An instance that has not come to its volumes yet has nothing
+// attached, and what a replica does not show may be news that has not come: in
+// an agent that has just started, claims come before instances.
+func (p *Provisioner) inUse(ctx context.Context, claim *corev1.PersistentVolumeClaim) (bool, error) {
+	if err := p.vmis.WaitForSync(ctx); err != nil {
+		return true, fmt.Errorf("wait for the list of instances: %w", err)
+	}
+	used := slices.ContainsFunc(p.vmis.List(claim.Namespace), func(vmi *kubevirtv1.VirtualMachineInstance) bool {
+		return !vmi.IsFinal() && slices.ContainsFunc(vmi.Spec.Volumes, func(v kubevirtv1.Volume) bool {
+			return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name
+		})
+	})
+	if used {
+		return true, nil
+	}
+	held, err := claims.GetVolume(ctx, p.Store, objects.KeyOf(claim), raftstore.ReadOptions{})
+	return len(held.Holders) > 0, err
+}

@@ -1,0 +1,231 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/host/domain"
+	"virtmesh/agent/host/executor"
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/objects"
+	"virtmesh/raftstore"
+	"virtmesh/storage/containerdisk"
+	"virtmesh/storage/ephemeral"
+	"virtmesh/storage/qemuimg"
+)
+
+// Reasons of failures, as KubeVirt names them.
+const (
+	reasonErrImagePull = "ErrImagePull"
+	reasonPVCNotFound  = "FailedPvcNotFound"
+	reasonVolume       = "FailedVolume"
+	reasonUnsupported  = "UnsupportedVolume"
+	reasonNoSpace      = "NoSpaceLeft"
+)
+
+// localRead is for objects that a controller has already seen.
+var localRead = raftstore.ReadOptions{Consistency: raftstore.Local}
+
+// Images is the part of *containerdisk.Cache that this package uses.
+type Images interface {
+	Pull(ctx context.Context, ref string, o containerdisk.PullOptions) (containerdisk.Image, func(), error)
+}
+
+// Config is what a Volumes needs. All fields are required.
+type Config struct {
+	Store objects.Store
+	// Images are the container disks on this host, Disks what lives as long
+	// as an instance, Claims what outlives it.
+	Images Images
+	Disks  *ephemeral.Disks
+	Claims *Provisioner
+	Events *objects.Recorder
+}
+
+// Volumes prepares the volumes of this host's instances. Its methods may be
+// called at once, though not for the same instance.
+type Volumes struct {
+	Config
+
+	mu sync.Mutex
+	// references are the images that were pulled here, by reference.
+	references map[string]bool
+}
+
+var _ executor.Volumes = (*Volumes)(nil)
+
+// New makes a Volumes.
+func New(config Config) *Volumes { return &Volumes{Config: config, references: map[string]bool{}} }
+
+// Prepare implements instance.Volumes. Images are held only until their
+// overlays are made and in use: the cache sees for itself what QEMU has open.
+func (v *Volumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domain.Disk, func(), error) {
+	p := preparation{Volumes: v, vmi: vmi, disks: map[string]domain.Disk{}}
+	for _, volume := range vmi.Spec.Volumes {
+		if err := p.add(ctx, volume); err != nil {
+			p.release()
+			var told *executor.VolumeError
+			if !errors.As(err, &told) {
+				err = &executor.VolumeError{Volume: volume.Name, Reason: reasonVolume, Err: err}
+			}
+			return nil, nil, err
+		}
+	}
+	return p.disks, p.release, nil
+}
+
+// preparation collects the disks of one instance.
+type preparation struct {
+	*Volumes
+	vmi      *kubevirtv1.VirtualMachineInstance
+	disks    map[string]domain.Disk
+	releases []func()
+}
+
+func (p *preparation) release() {
+	for _, release := range p.releases {
+		release()
+	}
+}
+
+func (p *preparation) add(ctx context.Context, volume kubevirtv1.Volume) (err error) {
+	switch {
+	case volume.ContainerDisk != nil:
+		return p.containerDisk(ctx, volume)
+	case volume.EmptyDisk != nil:
+		return p.ephemeral(ctx, ephemeral.Disk{Name: volume.Name,
+			Empty: &ephemeral.Empty{Size: volume.EmptyDisk.Capacity.Value(), Format: qemuimg.QCOW2}})
+	case volume.CloudInitNoCloud != nil:
+		image, err := p.cloudInit(ctx, p.vmi, volume.CloudInitNoCloud)
+		if err != nil {
+			return err
+		}
+		return p.ephemeral(ctx, ephemeral.Disk{Name: volume.Name, Content: image})
+	case volume.PersistentVolumeClaim != nil:
+		p.disks[volume.Name], err = p.Claims.disk(ctx, p.vmi, volume)
+		return err
+	}
+	return &executor.VolumeError{Volume: volume.Name, Reason: reasonUnsupported,
+		Err: errors.New("only containerDisk, emptyDisk, cloudInitNoCloud and persistentVolumeClaim are supported")}
+}
+
+// ephemeral makes a disk that lives as long as the instance.
+func (p *preparation) ephemeral(ctx context.Context, disk ephemeral.Disk) error {
+	owner := ephemeral.VM{Namespace: p.vmi.Namespace, Name: p.vmi.Name, UID: string(p.vmi.UID)}
+	prepared, err := p.Disks.Prepare(ctx, owner, []ephemeral.Disk{disk})
+	if err != nil {
+		return err
+	}
+	made := prepared[0]
+	result := fileDisk(made.Path, string(made.Format))
+	result.ReadOnly = made.ReadOnly
+	if made.Backing != "" {
+		backing := fileDisk(made.Backing, string(made.BackingFormat))
+		backing.ReadOnly = true
+		result.Backing = &backing
+	}
+	p.disks[disk.Name] = result
+	return nil
+}
+
+// containerDisk pulls the image and puts an overlay for the guest's writes on
+// top of it.
+func (p *preparation) containerDisk(ctx context.Context, volume kubevirtv1.Volume) error {
+	image, release, err := p.pull(ctx, p.vmi, volume)
+	if err != nil {
+		return err
+	}
+	p.releases = append(p.releases, release)
+	return p.ephemeral(ctx, ephemeral.Disk{Name: volume.Name,
+		Overlay: &ephemeral.Overlay{Backing: image.Path, BackingFormat: qemuimg.Format(image.Format)}})
+}
+
+func (v *Volumes) pull(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, volume kubevirtv1.Volume) (containerdisk.Image, func(), error) {
+	source := volume.ContainerDisk
+	fail := func(err error) (containerdisk.Image, func(), error) {
+		reason := reasonErrImagePull
+		if errors.Is(err, containerdisk.ErrNoSpace) {
+			reason = reasonNoSpace
+		}
+		return containerdisk.Image{}, nil, &executor.VolumeError{Volume: volume.Name, Reason: reason, Err: err}
+	}
+	options := containerdisk.PullOptions{
+		Policy: containerdisk.Policy(source.ImagePullPolicy), File: source.Path, Progress: v.progress(vmi, source.Image),
+	}
+	if source.ImagePullSecret != "" {
+		secret, err := v.secret(ctx, vmi.Namespace, source.ImagePullSecret)
+		if err != nil {
+			return fail(err)
+		}
+		options.PullSecrets = [][]byte{secret.Data[corev1.DockerConfigJsonKey]}
+	}
+	image, release, err := v.Images.Pull(ctx, source.Image, options)
+	if err != nil {
+		return fail(err)
+	}
+	v.mu.Lock()
+	v.references[source.Image] = true
+	v.mu.Unlock()
+	return image, release, nil
+}
+
+// progressInterval is how often a long pull is reported in an event.
+const progressInterval = 10 * time.Second
+
+// progress reports a pull that takes long; a short one needs no event.
+func (v *Volumes) progress(vmi *kubevirtv1.VirtualMachineInstance, ref string) func(done, total int64) {
+	last := time.Now()
+	return func(done, total int64) {
+		if now := time.Now(); now.Sub(last) > progressInterval {
+			last = now
+			v.Events.Event(vmi, corev1.EventTypeNormal, "Pulling",
+				fmt.Sprintf("Pulling image %s: %d of %d MiB", ref, done>>20, total>>20))
+		}
+	}
+}
+
+// Remove implements instance.Volumes.
+func (v *Volumes) Remove(ctx context.Context, ref hypervisor.Ref) error {
+	if err := v.Disks.Remove(ctx, ref.UID); err != nil {
+		return fmt.Errorf("remove the disks of %s/%s: %w", ref.Namespace, ref.Name, err)
+	}
+	return nil
+}
+
+// Owners implements instance.Volumes.
+func (v *Volumes) Owners() ([]hypervisor.Ref, error) {
+	vms, err := v.Disks.List()
+	if err != nil {
+		return nil, err
+	}
+	refs := make([]hypervisor.Ref, 0, len(vms))
+	for _, vm := range vms {
+		refs = append(refs, hypervisor.Ref{Namespace: vm.Namespace, Name: vm.Name, UID: vm.UID})
+	}
+	return refs, nil
+}
+
+// ImageReferences lists the images that were pulled here, for placement.
+func (v *Volumes) ImageReferences() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	references := make([]string, 0, len(v.references))
+	for reference := range v.references {
+		references = append(references, reference)
+	}
+	return references
+}
+
+func (v *Volumes) secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	secret, err := objects.Get[*corev1.Secret](ctx, v.Store, objects.Key{Namespace: namespace, Name: name}, localRead)
+	if err != nil {
+		return nil, fmt.Errorf("secret %s: %w", name, err)
+	}
+	return secret, nil
+}

@@ -1,0 +1,121 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+// ErrInvalid marks a request that the client must correct.
+var ErrInvalid = errors.New("invalid request")
+
+// ErrNotFound marks a request for a thing the mesh does not have.
+var ErrNotFound = errors.New("not found")
+
+// Mesh does what the API offers. Methods may be called at once.
+type Mesh interface {
+	Status(ctx context.Context) (*Status, error)
+	CreateToken(ctx context.Context, ttl time.Duration) (*Token, error)
+	ListTokens(ctx context.Context) ([]Token, error)
+	RevokeToken(ctx context.Context, id string) error
+	IssueCredentials(ctx context.Context, csrPEM []byte) (*Credentials, error)
+	// Leave hands this host's duties over and makes its agent stop for good.
+	Leave(ctx context.Context) error
+	// RemoveHost forgets a dead host.
+	RemoveHost(ctx context.Context, name string) error
+}
+
+// maxBody bounds a request; the largest honest one is a certificate request.
+const maxBody = 64 << 10
+
+// NewHandler serves the API. allowed decides whether a request may use it, by
+// the connection it came on.
+func NewHandler(mesh Mesh, allowed func(*http.Request) bool) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /mesh/v1/status", reply(func(r *http.Request) (any, error) {
+		return mesh.Status(r.Context())
+	}))
+	mux.HandleFunc("POST /mesh/v1/tokens", reply(func(r *http.Request) (any, error) {
+		var request TokenRequest
+		if err := decode(r, &request); err != nil {
+			return nil, err
+		}
+		if request.TTL <= 0 || request.TTL > 30*24*time.Hour {
+			return nil, fmt.Errorf("%w: ttl must be more than 0 and at most 720h, not %s", ErrInvalid, request.TTL)
+		}
+		return mesh.CreateToken(r.Context(), request.TTL)
+	}))
+	mux.HandleFunc("GET /mesh/v1/tokens", reply(func(r *http.Request) (any, error) {
+		return mesh.ListTokens(r.Context())
+	}))
+	mux.HandleFunc("DELETE /mesh/v1/tokens/{id}", reply(func(r *http.Request) (any, error) {
+		return nil, mesh.RevokeToken(r.Context(), r.PathValue("id"))
+	}))
+	mux.HandleFunc("POST /mesh/v1/credentials", reply(func(r *http.Request) (any, error) {
+		var request CredentialsRequest
+		if err := decode(r, &request); err != nil {
+			return nil, err
+		}
+		return mesh.IssueCredentials(r.Context(), []byte(request.CSR))
+	}))
+	mux.HandleFunc("POST /mesh/v1/leave", reply(func(r *http.Request) (any, error) {
+		return nil, mesh.Leave(r.Context())
+	}))
+	mux.HandleFunc("DELETE /mesh/v1/hosts/{name}", reply(func(r *http.Request) (any, error) {
+		return nil, mesh.RemoveHost(r.Context(), r.PathValue("name"))
+	}))
+	mux.HandleFunc("/", reply(func(r *http.Request) (any, error) {
+		return nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, ErrNotFound)
+	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !allowed(r) {
+			WriteError(w, http.StatusForbidden, errors.New("only administrators may use the mesh's administration API"))
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func decode(r *http.Request, into any) error {
+	decoder := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: the body is empty", ErrInvalid)
+	} else if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: something follows the JSON object", ErrInvalid)
+	}
+	return nil
+}
+
+func reply(do func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		value, err := do(r)
+		switch {
+		case errors.Is(err, ErrInvalid):
+			WriteError(w, http.StatusBadRequest, err)
+		case errors.Is(err, ErrNotFound):
+			WriteError(w, http.StatusNotFound, err)
+		case err != nil:
+			WriteError(w, http.StatusInternalServerError, err)
+		case value == nil:
+			w.WriteHeader(http.StatusNoContent)
+		default:
+			w.Header().Set("Content-Type", "application/json")
+			json.NewEncoder(w).Encode(value)
+		}
+	}
+}
+
+// WriteError answers with an error as the API does.
+func WriteError(w http.ResponseWriter, status int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(Error{Message: err.Error()})
+}

@@ -1,0 +1,150 @@
+package admin_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"virtmesh/agent/port/admin"
+)
+
+// fakeMesh remembers what it was asked to do.
+type fakeMesh struct {
+	calls []string
+	ttl   time.Duration
+}
+
+var _ admin.Mesh = (*fakeMesh)(nil)
+
+func (m *fakeMesh) note(format string, args ...any) {
+	m.calls = append(m.calls, fmt.Sprintf(format, args...))
+}
+
+func (m *fakeMesh) Status(context.Context) (*admin.Status, error) {
+	m.note("status")
+	return &admin.Status{Host: "host1", Members: []admin.Member{{Name: "host1", Lag: -1}}}, nil
+}
+
+func (m *fakeMesh) CreateToken(_ context.Context, ttl time.Duration) (*admin.Token, error) {
+	m.note("create token")
+	m.ttl = ttl
+	return &admin.Token{ID: "abc", Secret: "vm1.abc"}, nil
+}
+
+func (m *fakeMesh) ListTokens(context.Context) ([]admin.Token, error) {
+	m.note("list tokens")
+	return []admin.Token{{ID: "abc"}}, nil
+}
+
+func (m *fakeMesh) RevokeToken(_ context.Context, id string) error {
+	m.note("revoke %s", id)
+	if id == "abc" {
+		return nil
+	}
+	return fmt.Errorf("token %s: %w", id, admin.ErrNotFound)
+}
+
+func (m *fakeMesh) IssueCredentials(_ context.Context, csr []byte) (*admin.Credentials, error) {
+	m.note("credentials %s", csr)
+	return &admin.Credentials{Server: "https://192.0.2.1:7443"}, nil
+}
+
+func (m *fakeMesh) Leave(context.Context) error {
+	m.note("leave")
+	return errors.New("leave the replicated store: no leader")
+}
+
+func (m *fakeMesh) RemoveHost(_ context.Context, name string) error {
+	m.note("remove %s", name)
+	return fmt.Errorf("%w: %s is alive", admin.ErrInvalid, name)
+}
+
+func TestHandler(t *testing.T) {
+	for _, test := range []struct {
+		name, request, body string
+		status              int
+		// answer is a part of the body that comes back, call what the mesh was
+		// asked, if anything.
+		answer, call string
+	}{
+		{"status", "GET /mesh/v1/status", "", 200, `"host":"host1"`, "status"},
+		{"a lag of -1 is told", "GET /mesh/v1/status", "", 200, `"lag":-1`, "status"},
+		{"create a token", "POST /mesh/v1/tokens", `{"ttl":3600000000000}`, 200, `"token":"vm1.abc"`, "create token"},
+		{"the longest ttl", "POST /mesh/v1/tokens", `{"ttl":2592000000000000}`, 200, `"id":"abc"`, "create token"},
+		{"a longer ttl", "POST /mesh/v1/tokens", `{"ttl":2592000000000001}`, 400, "ttl must be", ""},
+		{"no ttl", "POST /mesh/v1/tokens", `{}`, 400, "ttl must be", ""},
+		{"a negative ttl", "POST /mesh/v1/tokens", `{"ttl":-1}`, 400, "ttl must be", ""},
+		{"an unknown field", "POST /mesh/v1/tokens", `{"ttl":1,"hosts":3}`, 400, `unknown field \"hosts\"`, ""},
+		{"bad JSON", "POST /mesh/v1/tokens", `{"ttl":`, 400, "invalid request", ""},
+		{"a wrong type", "POST /mesh/v1/tokens", `{"ttl":"1h"}`, 400, "invalid request", ""},
+		{"an empty body", "POST /mesh/v1/tokens", "", 400, "the body is empty", ""},
+		{"two objects", "POST /mesh/v1/tokens", `{"ttl":1}{"ttl":2}`, 400, "follows the JSON object", ""},
+		{"a huge body", "POST /mesh/v1/credentials", `{"csr":"` + strings.Repeat("x", 1<<17) + `"}`, 400, "too large", ""},
+		{"list tokens", "GET /mesh/v1/tokens", "", 200, `"id":"abc"`, "list tokens"},
+		{"revoke", "DELETE /mesh/v1/tokens/abc", "", 204, "", "revoke abc"},
+		{"revoke what is not there", "DELETE /mesh/v1/tokens/nope", "", 404, "token nope: not found", "revoke nope"},
+		{"credentials", "POST /mesh/v1/credentials", `{"csr":"pem"}`, 200, `"server":"https://192.0.2.1:7443"`, "credentials pem"},
+		{"a failure", "POST /mesh/v1/leave", "", 500, "no leader", "leave"},
+		{"a refusal", "DELETE /mesh/v1/hosts/host2", "", 400, "host2 is alive", "remove host2"},
+		{"an unknown path", "GET /mesh/v1/nothing", "", 404, "GET /mesh/v1/nothing: not found", ""},
+		{"an unknown method", "PUT /mesh/v1/status", "", 404, "PUT /mesh/v1/status: not found", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			mesh := &fakeMesh{}
+			response := ask(t, admin.NewHandler(mesh, func(*http.Request) bool { return true }), test.request, test.body)
+			body, _ := io.ReadAll(response.Body)
+			if response.StatusCode != test.status || !strings.Contains(string(body), test.answer) {
+				t.Errorf("got %d %q, want %d with %q", response.StatusCode, body, test.status, test.answer)
+			}
+			if got := strings.Join(mesh.calls, ";"); got != test.call {
+				t.Errorf("the mesh was asked %q, want %q", got, test.call)
+			}
+			var failure admin.Error
+			if test.status >= 300 && (json.Unmarshal(body, &failure) != nil || failure.Message == "") {
+				t.Errorf("a failure answers %q, want a message in JSON", body)
+			}
+		})
+	}
+}
+
+func TestForbiddenReachesNothing(t *testing.T) {
+	mesh := &fakeMesh{}
+	handler := admin.NewHandler(mesh, func(*http.Request) bool { return false })
+	for _, request := range []string{"GET /mesh/v1/status", "POST /mesh/v1/leave", "DELETE /mesh/v1/hosts/host1", "GET /mesh/v1/nothing"} {
+		response := ask(t, handler, request, "")
+		if response.StatusCode != http.StatusForbidden {
+			t.Errorf("%s: got %s, want 403", request, response.Status)
+		}
+	}
+	if len(mesh.calls) > 0 {
+		t.Errorf("the mesh was asked %q", mesh.calls)
+	}
+}
+
+func TestTTLArrives(t *testing.T) {
+	mesh := &fakeMesh{}
+	body, err := json.Marshal(admin.TokenRequest{TTL: 90 * time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask(t, admin.NewHandler(mesh, func(*http.Request) bool { return true }), "POST /mesh/v1/tokens", string(body))
+	if mesh.ttl != 90*time.Minute {
+		t.Errorf("the mesh got %s, want 1h30m", mesh.ttl)
+	}
+}
+
+// ask sends one request, such as "GET /path".
+func ask(t *testing.T, handler http.Handler, request, body string) *http.Response {
+	t.Helper()
+	method, path, _ := strings.Cut(request, " ")
+	recorder := httptest.NewRecorder()
+	handler.ServeHTTP(recorder, httptest.NewRequest(method, path, strings.NewReader(body)))
+	return recorder.Result()
+}

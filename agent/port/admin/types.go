@@ -1,0 +1,89 @@
+// Package admin is the mesh's own administration API, for what has no
+// Kubernetes kind: members and replication, join tokens, administrator
+// credentials, and taking a host out.
+//
+// It is served under /mesh/v1 on the mesh port, to clients that are
+// administrators (organization system:masters), and on the agent's local
+// socket, which only root may open. Its types are what the virtmesh command
+// prints with -o json, so they only grow.
+package admin
+
+import "time"
+
+// Status is the mesh as one host sees it.
+type Status struct {
+	// Host is the host that answered.
+	Host string `json:"host"`
+	// MeshID is the same on every host of a mesh.
+	MeshID string `json:"meshID"`
+	// Version is the answering agent's version.
+	Version string `json:"version"`
+	// Leader is the host that orders writes now; empty without a quorum.
+	Leader string `json:"leader,omitempty"`
+	// Term is the Raft term.
+	Term uint64 `json:"term"`
+	// Revision is the store revision that the answering host has applied.
+	Revision uint64 `json:"revision"`
+	// Members lists every known host, by name.
+	Members []Member `json:"members"`
+	// Warnings says what an operator should look at; empty when all is well.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Member is one host of the mesh.
+type Member struct {
+	Name string `json:"name"`
+	// MeshAddress is the host:port of its API and agent traffic.
+	MeshAddress string `json:"meshAddress"`
+	// State is alive, suspect, dead, left or unknown.
+	State string `json:"state"`
+	// Role is leader, voter, replica (a non-voting copy) or none.
+	Role    string `json:"role"`
+	Zone    string `json:"zone,omitempty"`
+	Version string `json:"version,omitempty"`
+	// FeatureLevel is the newest rule set the host understands.
+	FeatureLevel uint32 `json:"featureLevel,omitempty"`
+	// KVM tells whether the host runs guests with hardware acceleration.
+	KVM bool `json:"kvm"`
+	// Unschedulable is true for a cordoned host.
+	Unschedulable bool `json:"unschedulable,omitempty"`
+	// Lag counts log entries the host is behind the leader, -1 if unknown.
+	Lag int64 `json:"lag"`
+}
+
+// TokenRequest asks for a join token.
+type TokenRequest struct {
+	// TTL is how long the token can be used.
+	TTL time.Duration `json:"ttl"`
+}
+
+// Token is a join token. Secret is set only in the answer that created it.
+type Token struct {
+	ID      string    `json:"id"`
+	Secret  string    `json:"token,omitempty"`
+	Expires time.Time `json:"expires"`
+	// UsedBy is the host that joined with the token.
+	UsedBy string `json:"usedBy,omitempty"`
+}
+
+// CredentialsRequest asks for an administrator's client certificate. The key
+// stays with the client.
+type CredentialsRequest struct {
+	// CSR is a PEM certificate request; its names are not used.
+	CSR string `json:"csr"`
+}
+
+// Credentials is what a kubeconfig needs.
+type Credentials struct {
+	// Server is the https URL of the answering host.
+	Server string `json:"server"`
+	// CA and Certificate are PEM.
+	CA          string    `json:"ca"`
+	Certificate string    `json:"certificate"`
+	Expires     time.Time `json:"expires"`
+}
+
+// Error is the body of every answer that is not a success.
+type Error struct {
+	Message string `json:"message"`
+}

@@ -1,0 +1,114 @@
+package port
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"virtmesh/agent/identity"
+)
+
+// Protocols, as named in the TLS handshake.
+const (
+	// ProtoRaft carries the consensus messages of raftstore.
+	ProtoRaft = "virtmesh-raft"
+	// ProtoStore carries raftstore's own calls between replicas.
+	ProtoStore = "virtmesh-store"
+	// ProtoRPC carries HTTP/1.1 calls between agents.
+	ProtoRPC = "virtmesh-rpc"
+	// ProtoJoin carries the join protocol. Its callers have no certificate.
+	ProtoJoin = "virtmesh-join"
+
+	// meshPrefix begins the name of every protocol between hosts.
+	meshPrefix = "virtmesh-"
+	// protoAPI stands for the API in metrics and in the table of listeners.
+	protoAPI = "api"
+	// protoRefused is a name that no caller offers.
+	protoRefused = "virtmesh-refused"
+)
+
+// Credentials are the certificates of this host; identity.Identity implements it. Each
+// method is called on every handshake, from many goroutines, and must not block.
+type Credentials interface {
+	GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	GetClientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error)
+	// Roots are the CAs to trust now.
+	Roots() *x509.CertPool
+}
+
+// Config is what a Port needs.
+type Config struct {
+	// Bind is the TCP address to listen on, "host:port".
+	Bind string
+	// Advertise is the address that the listeners report as theirs, "host:port";
+	// empty: the address that was bound. Raft tells it to its peers.
+	Advertise string
+	// Credentials are the certificates of this host.
+	Credentials Credentials
+	// Admit, if set, is asked after a mesh host was verified, on both sides of a
+	// connection and for every protocol that sees its certificate; an error refuses it.
+	// It must not block. It lets the agent turn away machines that were removed and whose
+	// certificate has not ended yet.
+	Admit func(node identity.Node) error
+	// HostAt, if set, names the host that lives at a mesh address, or "". Dial then
+	// accepts no other host there. It must not block.
+	HostAt func(addr string) string
+	// HandshakeTimeout bounds a handshake, and for Dial also the connecting.
+	HandshakeTimeout time.Duration
+	// MaxHandshakes bounds the handshakes that run at once. More callers wait in the
+	// kernel's queue.
+	MaxHandshakes int
+	// MaxHandshakesPerSource bounds them for one source address. More are closed.
+	MaxHandshakesPerSource int
+	// MaxStrangersPerSource bounds the open connections of one source address that showed
+	// no certificate, to the API or to join. More are closed. Whoever holds a certificate
+	// is not counted.
+	MaxStrangersPerSource int
+	// Backlog is how many connections of one protocol may wait to be accepted. More
+	// wait for at most a HandshakeTimeout and are closed then.
+	Backlog int
+	// Logger receives refused handshakes at debug level.
+	Logger *slog.Logger
+	// Registerer receives the metrics; nil registers none.
+	Registerer prometheus.Registerer
+}
+
+// DefaultConfig returns the configuration of a real host, without Credentials.
+func DefaultConfig() Config {
+	return Config{
+		Bind:                   ":7443",
+		HandshakeTimeout:       10 * time.Second,
+		MaxHandshakes:          2048,
+		MaxHandshakesPerSource: 1024,
+		MaxStrangersPerSource:  128,
+		Backlog:                256,
+		Logger:                 slog.New(slog.DiscardHandler),
+	}
+}
+
+// Validate says what is missing or out of range.
+func (c Config) Validate() error {
+	switch {
+	case c.Bind == "":
+		return errors.New("mesh port: Bind is empty")
+	case c.Credentials == nil:
+		return errors.New("mesh port: Credentials is nil")
+	case c.HandshakeTimeout <= 0:
+		return errors.New("mesh port: HandshakeTimeout must be positive")
+	case c.MaxHandshakes < 1:
+		return errors.New("mesh port: MaxHandshakes must be at least 1")
+	case c.MaxHandshakesPerSource < 1 || c.MaxHandshakesPerSource > c.MaxHandshakes:
+		return errors.New("mesh port: want 1 <= MaxHandshakesPerSource <= MaxHandshakes")
+	case c.MaxStrangersPerSource < 1:
+		return errors.New("mesh port: MaxStrangersPerSource must be at least 1")
+	case c.Backlog < 1:
+		return errors.New("mesh port: Backlog must be at least 1")
+	case c.Logger == nil:
+		return errors.New("mesh port: Logger is nil")
+	}
+	return nil
+}

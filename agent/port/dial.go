@@ -1,0 +1,128 @@
+package port
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"virtmesh/agent/identity"
+)
+
+// PeerError is returned by Dial when another host answered than the one wanted.
+type PeerError struct {
+	Addr, Want, Got string
+}
+
+// Error says who answered where.
+func (e *PeerError) Error() string {
+	return fmt.Sprintf("at %s answered host %q, want %q", e.Addr, e.Got, e.Want)
+}
+
+// Dial connects to the host at a mesh address, "host:port", for one mesh protocol. The
+// other side has shown a host certificate of the mesh; if Config.HostAt knows who lives
+// at addr, it is that host. Dial returns before the other side has judged our own
+// certificate: when it refuses, the first read fails.
+func (p *Port) Dial(ctx context.Context, proto, addr string) (*Conn, error) {
+	var host string
+	if p.cfg.HostAt != nil {
+		host = p.cfg.HostAt(addr)
+	}
+	return p.DialHost(ctx, proto, host, addr)
+}
+
+// DialHost is Dial for a host that the caller knows by name; "" accepts any host of
+// the mesh.
+func (p *Port) DialHost(ctx context.Context, proto, host, addr string) (*Conn, error) {
+	if !strings.HasPrefix(proto, meshPrefix) {
+		return nil, fmt.Errorf("%w %q: the name must begin with %q", ErrProtocol, proto, meshPrefix)
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.HandshakeTimeout)
+	defer cancel()
+	start := time.Now()
+	conn, err := p.dial(ctx, proto, host, addr)
+	if err != nil {
+		p.metrics.handshake(sideClient, proto, resultOf(ctx, err), 0)
+		return nil, fmt.Errorf("dial %s at %s: %w", proto, addr, err)
+	}
+	p.metrics.handshake(sideClient, proto, resultOK, time.Since(start))
+	return conn, nil
+}
+
+func (p *Port) dial(ctx context.Context, proto, host, addr string) (*Conn, error) {
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	tune(raw)
+	var peer string
+	conn := tls.Client(raw, &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{proto},
+		GetClientCertificate:   p.cfg.Credentials.GetClientCertificate,
+		SessionTicketsDisabled: true,
+		// A host is known by the subject of its certificate, not by a DNS name or an
+		// address, so VerifyConnection does the whole verification.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(state tls.ConnectionState) error {
+			peer, err = p.verifyServer(state.PeerCertificates, host, addr)
+			return err
+		},
+	})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	if got := conn.ConnectionState().NegotiatedProtocol; got != proto {
+		_ = conn.Close()
+		return nil, fmt.Errorf("%w: the other side speaks %q", ErrProtocol, got)
+	}
+	return &Conn{Conn: conn, peer: peer}, nil
+}
+
+func (p *Port) verifyServer(chain []*x509.Certificate, want, addr string) (string, error) {
+	got, err := identity.VerifyNode(chain, p.cfg.Credentials.Roots(), time.Now(), x509.ExtKeyUsageServerAuth)
+	if err != nil {
+		return "", &tls.CertificateVerificationError{UnverifiedCertificates: chain, Err: err}
+	}
+	if want != "" && got.Name != want {
+		return "", &PeerError{Addr: addr, Want: want, Got: got.Name}
+	}
+	return got.Name, p.admit(got)
+}
+
+// StreamLayer is one mesh protocol in the form that raftstore takes: a listener that
+// can also dial.
+type StreamLayer struct {
+	net.Listener
+	port  *Port
+	proto string
+}
+
+// StreamLayer listens to a mesh protocol and returns it as a StreamLayer.
+func (p *Port) StreamLayer(proto string) (*StreamLayer, error) {
+	l, err := p.Listen(proto)
+	if err != nil {
+		return nil, err
+	}
+	return &StreamLayer{Listener: l, port: p, proto: proto}, nil
+}
+
+// Dial connects to the host at a mesh address. A timeout of zero or less stands for
+// the port's handshake timeout, which also bounds a longer one.
+func (s *StreamLayer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
+	ctx := context.Background()
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	conn, err := s.port.Dial(ctx, s.proto, addr)
+	if err != nil {
+		return nil, err // not a typed nil
+	}
+	return conn, nil
+}

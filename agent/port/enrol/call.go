@@ -1,0 +1,166 @@
+package enrol
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/port"
+)
+
+// verifier judges the chain of the host that answers, leaf first.
+type verifier func(chain []*x509.Certificate) error
+
+// caller makes the requests of one exchange with one member, over one connection.
+type caller struct {
+	addr   string
+	client *http.Client
+}
+
+// newCaller returns a caller; nothing is dialled yet. close ends it.
+func newCaller(addr string, verify verifier) *caller {
+	c := &caller{addr: addr}
+	c.client = &http.Client{
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return dialJoin(ctx, addr, verify)
+			},
+			MaxConnsPerHost:        1,
+			MaxResponseHeaderBytes: 64 << 10,
+			DisableCompression:     true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c
+}
+
+func (c *caller) close() { c.client.CloseIdleConnections() }
+
+// plainConn hides that it is TLS from net/http, which would look at the ALPN.
+type plainConn struct{ net.Conn }
+
+func dialJoin(ctx context.Context, addr string, verify verifier) (net.Conn, error) {
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{port.ProtoJoin},
+		// The server is known by the CA that signed it and its subject, not by a DNS
+		// name, so VerifyConnection does the whole verification.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if state.NegotiatedProtocol != port.ProtoJoin {
+				return fmt.Errorf("%s does not speak the join protocol", addr)
+			}
+			return verify(state.PeerCertificates)
+		},
+	})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return plainConn{conn}, nil
+}
+
+// call sends one request and decodes the answer, or the error that is in it.
+func (c *caller) call(ctx context.Context, method, path string, request, answer any) error {
+	var body bytes.Buffer
+	if request != nil {
+		if err := json.NewEncoder(&body).Encode(request); err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+	}
+	// The address is only for the Host header: DialContext knows where to go.
+	req, err := http.NewRequestWithContext(ctx, method, "http://mesh"+path, &body)
+	if err != nil {
+		return fmt.Errorf("make request: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", c.addr, cause(err))
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		var wire wireError
+		if err := decodeJSON(resp.Body, maxRequest, &wire); err != nil {
+			return fmt.Errorf("ask %s: status %s: %w", c.addr, resp.Status, ErrUnavailable)
+		}
+		return wire.err()
+	}
+	if err := decodeJSON(resp.Body, maxAnswer, answer); err != nil {
+		return fmt.Errorf("ask %s: answer: %w", c.addr, err)
+	}
+	return nil
+}
+
+// cause takes off the layers that net/http puts on an error; they name a URL that the
+// user never typed.
+func cause(err error) error {
+	if u := errors.Unwrap(err); u != nil {
+		return u
+	}
+	return err
+}
+
+// RenewalConfig says whom to ask for the next certificate.
+type RenewalConfig struct {
+	// Identity is the host that asks.
+	Identity *identity.Identity
+	// Members returns the mesh addresses to try, in order.
+	Members func() []string
+	// Attempt bounds the request to one member.
+	Attempt time.Duration
+}
+
+// Renewal returns the Issuer that asks other members to sign the next certificate. It
+// works also when the present certificate has ended.
+func Renewal(cfg RenewalConfig) identity.Issuer {
+	if cfg.Attempt <= 0 {
+		cfg.Attempt = 5 * time.Second
+	}
+	return identity.IssuerFunc(func(ctx context.Context, csr []byte) (identity.Issued, error) {
+		proof, err := cfg.Identity.Prove(csr)
+		if err != nil {
+			return identity.Issued{}, err
+		}
+		failed := ErrUnavailable
+		for _, addr := range cfg.Members() {
+			issued, err := renewAt(ctx, cfg, addr, proof)
+			if err == nil {
+				return issued, nil
+			}
+			if errors.Is(err, identity.ErrNoHost) || errors.Is(err, identity.ErrExpelled) {
+				return identity.Issued{}, err // no other member will say anything else
+			}
+			failed = fmt.Errorf("%w; %w", failed, err)
+			if ctx.Err() != nil {
+				break
+			}
+		}
+		return identity.Issued{}, failed
+	})
+}
+
+func renewAt(ctx context.Context, cfg RenewalConfig, addr string, proof identity.RenewalProof) (identity.Issued, error) {
+	ctx, cancel := context.WithTimeout(ctx, cfg.Attempt)
+	defer cancel()
+	c := newCaller(addr, func(chain []*x509.Certificate) error {
+		_, err := identity.VerifyNode(chain, cfg.Identity.Roots(), time.Now(), x509.ExtKeyUsageServerAuth)
+		return err
+	})
+	defer c.close()
+	var issued identity.Issued
+	err := c.call(ctx, http.MethodPost, pathRenew, proof, &issued)
+	return issued, err
+}

@@ -1,0 +1,25 @@
+// Package enrol is the protocol by which a host becomes a member of a mesh and gets its
+// next certificate. It runs as HTTP/1.1 over meshport.ProtoJoin, where the server shows
+// its host certificate and the caller has none.
+//
+//	POST /mesh/v1/join    token and signing request -> certificate, CAs, gossip keys, members
+//	POST /mesh/v1/renew   proof by the present key  -> next certificate
+//	GET  /mesh/v1/clock                             -> the server's clock
+//
+// # Invariants
+//
+// The joining host sends its token only after the server has shown a host certificate
+// from the CA that the token pins. The server creates the host's record and uses up the
+// token in one transaction, and the host writes everything it got in one rename, so
+// there is no half-joined host on either side. The private key never leaves the host; it
+// is kept beside the state directory's identity until the join succeeds, so that a join
+// whose answer was lost can be repeated with the same token.
+//
+// Each reason to refuse is an error of its own type on both sides of the wire; see
+// errors.go. Anything else is "unavailable" and worth another try.
+//
+// # What it does not do
+//
+// It does not make the host a replica or a gossip member: the agent does, with the
+// members that the answer names. It does not decide who may make tokens.
+package enrol

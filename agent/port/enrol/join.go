@@ -1,0 +1,286 @@
+package enrol
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"virtmesh/agent/identity"
+)
+
+// Options say which mesh a host joins and as what.
+type Options struct {
+	// Dir is the state directory; it must hold no identity.
+	Dir string
+	// Addresses are mesh addresses of members, tried in order.
+	Addresses []string
+	// Token admits the host.
+	Token identity.Token
+	// Host is the name it wants.
+	Host string
+	// MeshAddress and GossipAddress are what other hosts dial, "host:port".
+	MeshAddress, GossipAddress string
+	// SANs are more names and addresses by which API clients know the host.
+	SANs []string
+	// Version and FeatureLevel are those of this software.
+	Version      string
+	FeatureLevel uint32
+	// Attempt bounds the exchange with one member, Rounds how often all are tried, and
+	// Pause is the wait between two rounds.
+	Attempt time.Duration
+	Rounds  int
+	Pause   time.Duration
+	// MaxSkew is only for telling a wrong clock from an expired server.
+	MaxSkew time.Duration
+	// Now is the clock of this host; nil stands for time.Now.
+	Now func() time.Time
+	// Logger receives what went wrong with one member while others are tried.
+	Logger *slog.Logger
+}
+
+// DefaultOptions returns Options without the names, the token and the addresses.
+func DefaultOptions() Options {
+	return Options{
+		Attempt: 30 * time.Second, Rounds: 3, Pause: 2 * time.Second, MaxSkew: DefaultMaxSkew,
+		Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
+// Validate says what is missing or malformed.
+func (o Options) Validate() error {
+	rec := identity.HostRecord{Name: o.Host, MeshAddress: o.MeshAddress, GossipAddress: o.GossipAddress, SANs: o.SANs}
+	if err := rec.Validate(); err != nil {
+		return err
+	}
+	switch {
+	case o.Dir == "":
+		return errors.New("the state directory is missing")
+	case len(o.Addresses) == 0:
+		return errors.New("the address of a member is missing")
+	case !identity.ValidTokenID(o.Token.ID):
+		return errors.New("the token is missing")
+	case o.Attempt <= 0 || o.Rounds < 1 || o.Pause < 0 || o.MaxSkew <= 0:
+		return errors.New("Attempt, Rounds and MaxSkew must be positive")
+	case o.Logger == nil:
+		return errors.New("Logger is nil")
+	}
+	for _, addr := range o.Addresses {
+		if err := identity.ValidateAddress(addr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Join makes this host a member of the mesh that the token is for and writes its
+// identity to the state directory; identity.Open reads it. When it returns an error the
+// directory holds no identity, and a repetition with the same token is safe: the mesh
+// recognises the host by the key that the directory keeps for it.
+//
+// Errors that a caller can tell apart: identity.ErrInitialised, ErrTokenInvalid,
+// ErrTokenExpired, ErrTokenUsed and *HostTakenError; this package's *ClockSkewError,
+// *VersionError, *RequestError, *PinError, ErrServerCertificate and ErrUnavailable.
+func Join(ctx context.Context, opts Options) error {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if err := opts.Validate(); err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
+	if done, err := identity.Initialised(opts.Dir); err != nil || done {
+		if done {
+			err = fmt.Errorf("%s: %w", opts.Dir, identity.ErrInitialised)
+		}
+		return fmt.Errorf("join: %w", err)
+	}
+	pending := pendingKey{path: filepath.Join(opts.Dir, ".join-"+opts.Token.ID+".key")}
+	key, err := pending.load()
+	if err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
+	answer, err := exchange(ctx, opts, key)
+	if err != nil {
+		if tokenGone(err) {
+			err = errors.Join(err, pending.remove())
+		}
+		return fmt.Errorf("join: %w", err)
+	}
+	if err := save(opts, key, answer); err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
+	if err := pending.remove(); err != nil {
+		opts.Logger.Warn("a key that is no longer needed stays behind", "err", err)
+	}
+	return nil
+}
+
+// exchange asks the members in turn until one answers for the mesh.
+func exchange(ctx context.Context, opts Options, key *ecdsa.PrivateKey) (Answer, error) {
+	var last error
+	for round := range opts.Rounds {
+		if round > 0 {
+			select {
+			case <-ctx.Done():
+				return Answer{}, fmt.Errorf("%w: %w", ErrUnavailable, last)
+			case <-time.After(opts.Pause):
+			}
+		}
+		for _, addr := range opts.Addresses {
+			answer, err := ask(ctx, opts, addr, key)
+			if err == nil {
+				return answer, nil
+			}
+			if final(err) || ctx.Err() != nil {
+				return Answer{}, err
+			}
+			opts.Logger.Warn("member did not admit this host, trying on", "addr", addr, "err", err)
+			last = err
+		}
+	}
+	if errors.Is(last, ErrUnavailable) {
+		return Answer{}, last
+	}
+	return Answer{}, fmt.Errorf("%w: %w", ErrUnavailable, last)
+}
+
+// ask makes one exchange with one member.
+func ask(ctx context.Context, opts Options, addr string, key *ecdsa.PrivateKey) (Answer, error) {
+	csr, err := identity.NewCSR(key, opts.Host)
+	if err != nil {
+		return Answer{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, opts.Attempt)
+	defer cancel()
+	server := &pinned{addr: addr, pin: opts.Token.Pin}
+	c := newCaller(addr, server.verify)
+	defer c.close()
+	if err := compareClocks(ctx, opts, c, server); err != nil {
+		return Answer{}, err
+	}
+	var answer Answer
+	err = c.call(ctx, http.MethodPost, pathJoin, Request{
+		TokenID: opts.Token.ID, Secret: opts.Token.Secret[:], CSR: csr,
+		Host: opts.Host, MeshAddress: opts.MeshAddress, GossipAddress: opts.GossipAddress, SANs: opts.SANs,
+		Clock: opts.Now().UTC(), Version: opts.Version, FeatureLevel: opts.FeatureLevel,
+	}, &answer)
+	return answer, err
+}
+
+// compareClocks asks for the server's clock before the token is sent. A host whose clock
+// is wrong would otherwise see a certificate that seems to have ended, and a message
+// about that would send its owner the wrong way.
+func compareClocks(ctx context.Context, opts Options, c *caller, server *pinned) error {
+	var there clockAnswer
+	if err := c.call(ctx, http.MethodGet, pathClock, nil, &there); err != nil {
+		return err
+	}
+	here := opts.Now()
+	if here.Sub(there.Clock).Abs() > opts.MaxSkew {
+		return &ClockSkewError{Joining: here, Mesh: there.Clock, Limit: opts.MaxSkew}
+	}
+	if leaf := server.leaf; here.After(leaf.NotAfter) || here.Before(leaf.NotBefore) {
+		return fmt.Errorf("ask %s: %w at %s", c.addr, ErrServerCertificate, leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// pinned verifies a server by the pin of its CA. It leaves the clock to compareClocks.
+type pinned struct {
+	addr string
+	pin  identity.Pin
+	leaf *x509.Certificate
+}
+
+func (p *pinned) verify(chain []*x509.Certificate) error {
+	i := slices.IndexFunc(chain, func(c *x509.Certificate) bool { return c.IsCA && identity.PinOf(c) == p.pin })
+	if i < 1 { // 0 is the server itself
+		return &PinError{Addr: p.addr, Want: p.pin}
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(chain[i])
+	if _, err := identity.VerifyNode(chain, roots, chain[0].NotBefore, x509.ExtKeyUsageServerAuth); err != nil {
+		return fmt.Errorf("%w: %w", &PinError{Addr: p.addr, Want: p.pin}, err)
+	}
+	p.leaf = chain[0]
+	return nil
+}
+
+// save checks that the answer is from the pinned CA and writes it in one step.
+func save(opts Options, key *ecdsa.PrivateKey, a Answer) error {
+	bundle, err := identity.ParseCertificates(a.CABundle)
+	if err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	if !slices.ContainsFunc(bundle, func(c *x509.Certificate) bool { return identity.PinOf(c) == opts.Token.Pin }) {
+		return errors.New("answer: the CA that the token pins is not in it")
+	}
+	chain, err := identity.ParseCertificates(a.Chain)
+	if err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	node, err := identity.NodeOf(chain[0])
+	if err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	keyPEM, err := identity.EncodeKey(key)
+	if err != nil {
+		return err
+	}
+	return identity.CreateState(opts.Dir, identity.State{
+		Info: identity.Info{
+			MeshID: a.MeshID, Host: opts.Host, HostID: node.ID, MeshAddress: opts.MeshAddress, GossipAddress: opts.GossipAddress,
+			SANs: opts.SANs, Seeds: a.Members, Joined: opts.Now().UTC(),
+		},
+		Chain: a.Chain, Key: keyPEM, CABundle: a.CABundle, CAKey: a.CAKey, GossipKeys: a.GossipKeys,
+	})
+}
+
+// tokenGone reports whether the token, and so the key kept for it, is of no more use.
+func tokenGone(err error) bool {
+	return errors.Is(err, identity.ErrTokenInvalid) || errors.Is(err, identity.ErrTokenExpired) ||
+		errors.Is(err, identity.ErrTokenUsed)
+}
+
+// pendingKey is the private key of a join that has not succeeded yet.
+type pendingKey struct{ path string }
+
+// load reads the key, or makes one and keeps it.
+func (p pendingKey) load() (*ecdsa.PrivateKey, error) {
+	data, err := os.ReadFile(p.path)
+	if err == nil {
+		return identity.ParseKey(data)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read key of the join: %w", err)
+	}
+	key, err := identity.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	if data, err = identity.EncodeKey(key); err != nil {
+		return nil, err
+	}
+	if err := identity.MakeStateDir(filepath.Dir(p.path)); err != nil {
+		return nil, err
+	}
+	if err := identity.WriteFile(p.path, data); err != nil {
+		return nil, fmt.Errorf("keep key of the join: %w", err)
+	}
+	return key, nil
+}
+
+func (p pendingKey) remove() error {
+	if err := os.Remove(p.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove key of the join: %w", err)
+	}
+	return nil
+}

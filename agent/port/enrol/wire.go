@@ -1,0 +1,136 @@
+package enrol
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"virtmesh/agent/identity"
+)
+
+const (
+	pathJoin  = "/mesh/v1/join"
+	pathRenew = "/mesh/v1/renew"
+	pathClock = "/mesh/v1/clock"
+
+	// maxRequest bounds what a server reads from somebody it does not know.
+	maxRequest = 64 << 10
+	// maxAnswer bounds what a client reads: room for the members of a large mesh.
+	maxAnswer = 4 << 20
+	// maxVersion bounds the version string.
+	maxVersion = 64
+)
+
+// Request asks for membership.
+type Request struct {
+	TokenID string `json:"tokenID"`
+	Secret  []byte `json:"secret"`
+	// CSR is a signing request, DER.
+	CSR           []byte   `json:"csr"`
+	Host          string   `json:"host"`
+	MeshAddress   string   `json:"meshAddress"`
+	GossipAddress string   `json:"gossipAddress"`
+	SANs          []string `json:"sans,omitempty"`
+	// Clock is the host's clock when it sent the request.
+	Clock        time.Time `json:"clock"`
+	Version      string    `json:"version"`
+	FeatureLevel uint32    `json:"featureLevel"`
+}
+
+// Answer makes a host a member.
+type Answer struct {
+	identity.Issued
+	MeshID string `json:"meshID"`
+	// CAKey is the private key of the CA, PEM. The host gets it anyway, with its replica
+	// of the store.
+	CAKey      []byte          `json:"caKey"`
+	GossipKeys [][]byte        `json:"gossipKeys"`
+	Members    []identity.Seed `json:"members"`
+}
+
+// clockAnswer is the answer to GET /mesh/v1/clock.
+type clockAnswer struct {
+	Host  string    `json:"host"`
+	Clock time.Time `json:"clock"`
+}
+
+// decodeRequest reads a Request and checks every field that can be checked without the
+// store. Errors are *RequestError.
+func decodeRequest(body []byte) (Request, error) {
+	var req Request
+	if err := unmarshal(body, &req); err != nil {
+		return Request{}, &RequestError{Field: "body", Reason: err.Error()}
+	}
+	record := identity.HostRecord{MeshAddress: req.MeshAddress, GossipAddress: req.GossipAddress, SANs: req.SANs, Name: req.Host}
+	checks := []struct {
+		field string
+		err   error
+	}{
+		{"host", identity.ValidateHostName(req.Host)},
+		{"meshAddress", identity.ValidateAddress(req.MeshAddress)},
+		{"gossipAddress", identity.ValidateAddress(req.GossipAddress)},
+		{"sans", record.Validate()},
+		{"clock", checkClock(req.Clock)},
+		{"version", checkVersion(req.Version)},
+	}
+	for _, c := range checks {
+		if c.err != nil {
+			return Request{}, &RequestError{Field: c.field, Reason: c.err.Error()}
+		}
+	}
+	if _, err := identity.ParseCSR(req.CSR); err != nil {
+		return Request{}, &RequestError{Field: "csr", Reason: err.Error()}
+	}
+	return req, nil
+}
+
+func checkClock(t time.Time) error {
+	if t.IsZero() {
+		return errors.New("missing")
+	}
+	return nil
+}
+
+func checkVersion(v string) error {
+	if len(v) > maxVersion {
+		return fmt.Errorf("longer than %d characters", maxVersion)
+	}
+	for _, c := range []byte(v) {
+		if c < ' ' || c > '~' {
+			return errors.New("not printable ASCII")
+		}
+	}
+	return nil
+}
+
+// decodeJSON reads one JSON value of at most limit bytes and nothing after it.
+func decodeJSON(r io.Reader, limit int64, value any) error {
+	body, err := readBody(r, limit)
+	if err != nil {
+		return err
+	}
+	return unmarshal(body, value)
+}
+
+// readBody reads all of r, which may be at most limit bytes.
+func readBody(r io.Reader, limit int64) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	if int64(len(body)) > limit {
+		return nil, fmt.Errorf("longer than %d bytes", limit)
+	}
+	return body, nil
+}
+
+// unmarshal decodes one JSON value and nothing after it. Unknown fields are ignored: a
+// newer version may send more.
+func unmarshal(body []byte, value any) error {
+	if err := json.Unmarshal(body, value); err != nil {
+		return fmt.Errorf("not valid JSON: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package guests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http/httptest"
+	"testing"
+
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+// guests is a host with one instance, default/vm, whose console echoes.
+type guests struct {
+	host   string
+	paused bool
+}
+
+func (g *guests) find(namespace, name string) error {
+	if namespace != "default" || name != "vm" {
+		return fmt.Errorf("%w: %s/%s", ErrNotFound, namespace, name)
+	}
+	return nil
+}
+
+func (g *guests) Stream(_ context.Context, namespace, name string, _ StreamKind) (io.ReadWriteCloser, error) {
+	if err := g.find(namespace, name); err != nil {
+		return nil, err
+	}
+	near, far := net.Pipe()
+	go func() {
+		fmt.Fprintf(far, "welcome to %s\n", g.host)
+		io.Copy(far, far)
+	}()
+	return near, nil
+}
+
+func (g *guests) Pause(_ context.Context, namespace, name string) error {
+	if g.paused {
+		return fmt.Errorf("%w: already paused", ErrConflict)
+	}
+	g.paused = true
+	return g.find(namespace, name)
+}
+
+func (g *guests) Unpause(_ context.Context, namespace, name string) error {
+	g.paused = false
+	return g.find(namespace, name)
+}
+
+func (g *guests) GuestOSInfo(context.Context, string, string) (*kubevirtv1.VirtualMachineInstanceGuestAgentInfo, error) {
+	return &kubevirtv1.VirtualMachineInstanceGuestAgentInfo{Hostname: "guest-on-" + g.host}, nil
+}
+
+func (g *guests) Users(context.Context, string, string) (*kubevirtv1.VirtualMachineInstanceGuestOSUserList, error) {
+	return nil, ErrNoGuestAgent
+}
+
+func (g *guests) Filesystems(context.Context, string, string) (*kubevirtv1.VirtualMachineInstanceFileSystemList, error) {
+	return &kubevirtv1.VirtualMachineInstanceFileSystemList{}, nil
+}
+
+func (g *guests) Offer(_ context.Context, request []byte) ([]byte, error) {
+	return append([]byte(g.host+" offers for "), request...), nil
+}
+
+// twoHosts makes a router on host "near" for an instance that runs on "far".
+func twoHosts(t *testing.T, runsOn string) *Router {
+	t.Helper()
+	far := &guests{host: "far"}
+	server := httptest.NewServer(NewHandler(far, far, slog.New(slog.DiscardHandler)))
+	t.Cleanup(server.Close)
+	router := NewRouter(Config{
+		Self:   "near",
+		Local:  &guests{host: "near"},
+		HostOf: func(context.Context, string, string) (string, error) { return runsOn, nil },
+		Dial: func(ctx context.Context, host string) (net.Conn, error) {
+			if host != "far" {
+				return nil, fmt.Errorf("no route to %s", host)
+			}
+			return (&net.Dialer{}).DialContext(ctx, "tcp", server.Listener.Addr().String())
+		},
+	})
+	t.Cleanup(router.Close)
+	return router
+}
+
+func TestConsoleReachesTheGuestWhereverItRuns(t *testing.T) {
+	for _, host := range []string{"near", "far"} {
+		t.Run(host, func(t *testing.T) {
+			stream, err := twoHosts(t, host).Stream(t.Context(), "default", "vm", Console)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stream.Close()
+			greeting := "welcome to " + host + "\n"
+			got := make([]byte, len(greeting))
+			if _, err := io.ReadFull(stream, got); err != nil || string(got) != greeting {
+				t.Fatalf("read %q, %v; want %q", got, err, greeting)
+			}
+			if _, err := stream.Write([]byte("ls\n")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(stream, got[:3]); err != nil || string(got[:3]) != "ls\n" {
+				t.Fatalf("echo %q, %v", got[:3], err)
+			}
+		})
+	}
+}
+
+func TestErrorsKeepTheirMeaningAcrossHosts(t *testing.T) {
+	router := twoHosts(t, "far")
+	if _, err := router.Stream(t.Context(), "default", "other", Console); !errors.Is(err, ErrNotFound) {
+		t.Errorf("console of an unknown instance: %v, want ErrNotFound", err)
+	}
+	if err := router.Pause(t.Context(), "default", "vm"); err != nil {
+		t.Errorf("pause: %v", err)
+	}
+	if err := router.Pause(t.Context(), "default", "vm"); !errors.Is(err, ErrConflict) {
+		t.Errorf("second pause: %v, want ErrConflict", err)
+	}
+	if _, err := router.Users(t.Context(), "default", "vm"); !errors.Is(err, ErrNoGuestAgent) {
+		t.Errorf("users: %v, want ErrNoGuestAgent", err)
+	}
+}
+
+func TestUnreachableHostIsNamed(t *testing.T) {
+	router := twoHosts(t, "gone")
+	if _, err := router.GuestOSInfo(t.Context(), "default", "vm"); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("guest info: %v, want ErrUnreachable", err)
+	}
+	if _, err := router.Stream(t.Context(), "default", "vm", VNC); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("display: %v, want ErrUnreachable", err)
+	}
+}
+
+func TestAnswersAndOffersCross(t *testing.T) {
+	router := twoHosts(t, "far")
+	info, err := router.GuestOSInfo(t.Context(), "default", "vm")
+	if err != nil || info.Hostname != "guest-on-far" {
+		t.Errorf("guest info %+v, %v", info, err)
+	}
+	offer, err := router.Offer(t.Context(), "far", []byte(`{"cpu":1}`))
+	if err != nil || string(offer) != `far offers for {"cpu":1}` {
+		t.Errorf("offer %q, %v", offer, err)
+	}
+}

@@ -1,0 +1,121 @@
+package guests
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+)
+
+// streamProtocol is the HTTP upgrade token of consoles and displays.
+const streamProtocol = "virtmesh-stream"
+
+// maxRequestBytes bounds what a peer may send in one request body.
+const maxRequestBytes = 1 << 20
+
+// NewHandler serves a host's own instances and offers to its peers.
+func NewHandler(local Instances, offerer Offerer, log *slog.Logger) http.Handler {
+	s := &server{local: local, offerer: offerer, log: log}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /offer", s.offer)
+	mux.HandleFunc("GET /instances/{namespace}/{name}/{stream}", s.stream)
+	mux.HandleFunc("POST /instances/{namespace}/{name}/pause", s.act(local.Pause))
+	mux.HandleFunc("POST /instances/{namespace}/{name}/unpause", s.act(local.Unpause))
+	mux.HandleFunc("GET /instances/{namespace}/{name}/guest/osinfo", answer(local.GuestOSInfo))
+	mux.HandleFunc("GET /instances/{namespace}/{name}/guest/users", answer(local.Users))
+	mux.HandleFunc("GET /instances/{namespace}/{name}/guest/filesystems", answer(local.Filesystems))
+	return mux
+}
+
+type server struct {
+	local   Instances
+	offerer Offerer
+	log     *slog.Logger
+}
+
+func (s *server) offer(w http.ResponseWriter, r *http.Request) {
+	request, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBytes))
+	if err != nil {
+		writeError(w, fmt.Errorf("read offer request: %w", err))
+		return
+	}
+	offer, err := s.offerer.Offer(r.Context(), request)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(offer)
+}
+
+func (s *server) act(do func(ctx context.Context, namespace, name string) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := do(r.Context(), r.PathValue("namespace"), r.PathValue("name")); err != nil {
+			writeError(w, err)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func answer[T any](ask func(ctx context.Context, namespace, name string) (T, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		value, err := ask(r.Context(), r.PathValue("namespace"), r.PathValue("name"))
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(value)
+	}
+}
+
+func (s *server) stream(w http.ResponseWriter, r *http.Request) {
+	kind := StreamKind(r.PathValue("stream"))
+	if kind != Console && kind != VNC {
+		http.NotFound(w, r)
+		return
+	}
+	guest, err := s.local.Stream(r.Context(), r.PathValue("namespace"), r.PathValue("name"), kind)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	defer guest.Close()
+	hijacker, ok := w.(http.Hijacker)
+	if !ok {
+		writeError(w, errors.New("connection cannot carry a stream"))
+		return
+	}
+	w.Header().Set("Connection", "Upgrade")
+	w.Header().Set("Upgrade", streamProtocol)
+	w.WriteHeader(http.StatusSwitchingProtocols)
+	peer, buffered, err := hijacker.Hijack()
+	if err != nil {
+		s.log.Warn("stream upgrade failed", "kind", kind, "err", err)
+		return
+	}
+	defer peer.Close()
+	if err := buffered.Flush(); err != nil {
+		return
+	}
+	join(guest, &bufferedConn{Conn: peer, reader: buffered.Reader})
+}
+
+// join copies both ways until either side ends, then closes both, so that a
+// console ends for the user when the guest goes and the other way round.
+func join(a, b io.ReadWriteCloser) {
+	var copies sync.WaitGroup
+	pump := func(to, from io.ReadWriteCloser) {
+		io.Copy(to, from)
+		a.Close()
+		b.Close()
+	}
+	copies.Go(func() { pump(a, b) })
+	copies.Go(func() { pump(b, a) })
+	copies.Wait()
+}

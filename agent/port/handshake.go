@@ -1,0 +1,178 @@
+package port
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"virtmesh/agent/identity"
+)
+
+// errNoProtocol ends the handshake of a caller that names no protocol we listen to.
+var errNoProtocol = errors.New("no listener for the protocols offered")
+
+// serve runs one server handshake and hands the connection over.
+func (p *Port) serve(ctx context.Context, raw net.Conn) {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.HandshakeTimeout)
+	defer cancel()
+	tune(raw)
+	counted := &countedConn{Conn: raw}
+	hs := &serverHandshake{port: p, proto: protoUnknown}
+	conn := tls.Server(counted, &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		GetCertificate:     p.cfg.Credentials.GetCertificate,
+		GetConfigForClient: hs.configFor,
+	})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		p.metrics.handshake(sideServer, hs.proto, resultOf(ctx, err), time.Since(start))
+		p.cfg.Logger.Debug("handshake refused", "from", raw.RemoteAddr().String(), "proto", hs.proto, "err", err)
+		_ = conn.Close()
+		return
+	}
+	leave, ok := p.enterStranger(conn, raw)
+	if !ok {
+		p.metrics.handshake(sideServer, hs.proto, resultRefused, 0)
+		p.cfg.Logger.Debug("too many connections without a certificate", "from", raw.RemoteAddr().String(), "proto", hs.proto)
+		_ = conn.Close()
+		return
+	}
+	p.metrics.handshake(sideServer, hs.proto, resultOK, time.Since(start))
+	counted.opened(p.metrics.open(hs.proto), leave)
+
+	var out net.Conn = conn
+	if hs.proto != protoAPI {
+		out = &Conn{Conn: conn, peer: hs.peer}
+	}
+	if err := hs.listener.deliver(ctx, out); err != nil {
+		p.metrics.dropped.WithLabelValues(hs.proto).Inc()
+		p.cfg.Logger.Debug("connection not accepted", "from", raw.RemoteAddr().String(), "proto", hs.proto, "err", err)
+	}
+}
+
+// enterStranger counts a connection whose caller showed no certificate and reports
+// whether its source may have it: an open connection costs memory and a file descriptor
+// for as long as the caller likes. leave is called when it closes.
+func (p *Port) enterStranger(conn *tls.Conn, raw net.Conn) (leave func(), ok bool) {
+	if len(conn.ConnectionState().PeerCertificates) > 0 {
+		return func() {}, true
+	}
+	source := sourceOf(raw.RemoteAddr())
+	if !p.strangers.enterSource(source) {
+		return nil, false
+	}
+	return func() { p.strangers.leaveSource(source) }, true
+}
+
+// serverHandshake is what one handshake finds out.
+type serverHandshake struct {
+	port     *Port
+	proto    string
+	peer     string
+	listener *listener
+}
+
+// configFor chooses the TLS rules by the protocols that the caller offers.
+func (h *serverHandshake) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	creds := h.port.cfg.Credentials
+	h.proto = h.choose(hello.SupportedProtos)
+	if h.listener = h.port.listener(h.proto); h.listener == nil {
+		if len(hello.SupportedProtos) == 0 {
+			return nil, errNoProtocol
+		}
+		// A name that nobody offers makes TLS itself refuse, with the right alert.
+		return &tls.Config{GetCertificate: creds.GetCertificate, NextProtos: []string{protoRefused}}, nil
+	}
+	cfg := &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		GetCertificate:         creds.GetCertificate,
+		SessionTicketsDisabled: true,
+		NextProtos:             []string{h.proto},
+	}
+	switch h.proto {
+	case ProtoJoin:
+	case protoAPI:
+		cfg.MinVersion = tls.VersionTLS12
+		cfg.NextProtos = []string{"h2", "http/1.1"}
+		cfg.ClientAuth = tls.VerifyClientCertIfGiven
+		cfg.ClientCAs = creds.Roots()
+		cfg.VerifyConnection = h.verifyClient
+	default:
+		cfg.ClientAuth = tls.RequireAndVerifyClientCert
+		cfg.ClientCAs = creds.Roots()
+		cfg.VerifyConnection = h.verifyPeer
+	}
+	return cfg, nil
+}
+
+// choose returns the protocol of a caller: the first mesh protocol that it offers, or
+// the API.
+func (h *serverHandshake) choose(offered []string) string {
+	i := slices.IndexFunc(offered, func(s string) bool { return strings.HasPrefix(s, meshPrefix) })
+	if i < 0 {
+		return protoAPI
+	}
+	if h.port.listener(offered[i]) == nil {
+		return protoUnknown // the name is the caller's: it must not become a metric
+	}
+	return offered[i]
+}
+
+// verifyPeer runs after the chain was verified.
+func (h *serverHandshake) verifyPeer(state tls.ConnectionState) error {
+	node, err := identity.NodeOf(state.PeerCertificates[0])
+	if err != nil {
+		return err
+	}
+	if err := h.port.admit(node); err != nil {
+		return err
+	}
+	h.peer = node.Name
+	return nil
+}
+
+// verifyClient runs after the chain of an API client was verified, if it showed one. A
+// host may do everything in the API, so it is judged there as between hosts.
+func (h *serverHandshake) verifyClient(state tls.ConnectionState) error {
+	if len(state.PeerCertificates) == 0 || !identity.ClaimsNode(state.PeerCertificates[0]) {
+		return nil
+	}
+	return h.verifyPeer(state)
+}
+
+func (p *Port) admit(node identity.Node) error {
+	if p.cfg.Admit == nil {
+		return nil
+	}
+	if err := p.cfg.Admit(node); err != nil {
+		return fmt.Errorf("host %s is not admitted: %w", node.Name, err)
+	}
+	return nil
+}
+
+// resultOf sorts a handshake error for the metrics.
+func resultOf(ctx context.Context, err error) string {
+	var remote *net.OpError
+	var verify *tls.CertificateVerificationError
+	var unknown x509.UnknownAuthorityError
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) || errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return resultTimeout
+	case errors.Is(err, errNoProtocol):
+		return resultProtocol
+	case errors.As(err, &verify), errors.As(err, &unknown), errors.Is(err, identity.ErrNotNode):
+		return resultAuth
+	case errors.As(err, &remote) && remote.Op == "remote error":
+		return resultRemote // the other side sent an alert: it does not like us
+	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, context.Canceled):
+		return resultClosed
+	}
+	return resultError
+}

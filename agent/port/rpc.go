@@ -1,0 +1,48 @@
+package port
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// RPCServer serves HTTP/1.1 on a listener of the mesh port: the calls between agents on
+// ProtoRPC, the join protocol on ProtoJoin. A handler may hijack its connection for a
+// stream.
+type RPCServer struct {
+	server *http.Server
+	done   sync.WaitGroup
+	err    error
+}
+
+// ServeRPC starts to serve handler on a listener that Port.Listen returned.
+func ServeRPC(l net.Listener, handler http.Handler, logger *slog.Logger) *RPCServer {
+	s := &RPCServer{server: &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}}
+	s.done.Go(func() { s.err = s.server.Serve(l) })
+	return s
+}
+
+// Shutdown closes the listener and waits for the requests that run; when ctx ends
+// first it cuts them off. Hijacked connections are not its own.
+func (s *RPCServer) Shutdown(ctx context.Context) error {
+	err := s.server.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("stop RPC server: %w", err), s.server.Close())
+	}
+	s.done.Wait()
+	if !errors.Is(s.err, http.ErrServerClosed) && !errors.Is(s.err, net.ErrClosed) {
+		err = errors.Join(err, s.err)
+	}
+	return err
+}

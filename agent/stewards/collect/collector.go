@@ -1,0 +1,197 @@
+package collect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+	"virtmesh/raftstore"
+)
+
+// Config describes a Collector.
+type Config struct {
+	// Store and Cache are the agent's. Required.
+	Store objects.Store
+	Cache *objects.Cache
+	// Stewardship spreads the objects over the hosts. Nil: all are handled.
+	Stewardship *stewards.Stewardship
+	// Workers is the number of objects handled at the same time.
+	Workers int
+	// Logger receives failures. Required.
+	Logger *slog.Logger
+	// Registerer receives the metrics. May be nil.
+	Registerer prometheus.Registerer
+}
+
+// DefaultConfig returns the settings to start from.
+func DefaultConfig() Config { return Config{Workers: 4} }
+
+// Validate reports what is missing or contradicts itself.
+func (c Config) Validate() error {
+	if c.Store == nil || c.Cache == nil || c.Logger == nil {
+		return errors.New("garbage collector: Store, Cache and Logger are required")
+	}
+	if c.Workers < 1 {
+		return fmt.Errorf("garbage collector: Workers is %d, want at least 1", c.Workers)
+	}
+	return nil
+}
+
+// Collector deletes objects whose owners are gone.
+type Collector struct {
+	store  objects.Store
+	graph  *graph
+	engine *stewards.Controller
+}
+
+// New checks cfg and returns a collector that is not yet running.
+func New(cfg Config) (*Collector, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	c := &Collector{store: cfg.Store, graph: newGraph(cfg.Logger.With("controller", "gc"))}
+	cfg.Cache.Records(registryPrefix, c.graph)
+	engine := stewards.DefaultConfig()
+	engine.Name, engine.Workers = "gc", cfg.Workers
+	engine.Reconciler = stewards.ReconcilerFunc(c.reconcile)
+	engine.Sources = []stewards.Source{c.graph}
+	engine.Stewardship = cfg.Stewardship
+	engine.Logger, engine.Registerer = cfg.Logger, cfg.Registerer
+	var err error
+	c.engine, err = stewards.New(engine)
+	return c, err
+}
+
+// Run collects until ctx ends.
+func (c *Collector) Run(ctx context.Context) error { return c.engine.Run(ctx) }
+
+// reconcile handles the object at the store key that key names.
+func (c *Collector) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
+	i, dependents, ok := c.graph.get(key.Name)
+	if !ok {
+		return stewards.Result{}, nil
+	}
+	var err error
+	switch {
+	case i.deleting && i.has(metav1.FinalizerOrphanDependents):
+		err = c.orphan(ctx, i, dependents)
+	case i.waitsForDependents():
+		err = c.awaitDependents(ctx, i, dependents)
+	case len(i.owners) > 0 && !i.deleting:
+		err = c.judge(ctx, i, dependents)
+	}
+	if err != nil {
+		return stewards.Result{}, fmt.Errorf("collect %s: %w", i.storeKey, err)
+	}
+	return stewards.Result{}, nil
+}
+
+// judge deletes an object without owners, and takes owners that are gone off
+// one that has others.
+func (c *Collector) judge(ctx context.Context, i *item, dependents []*item) error {
+	o := c.graph.classify(i)
+	switch {
+	case len(o.dangling) == 0 && len(o.waiting) == 0:
+		return nil
+	case len(o.solid) > 0:
+		gone := append(o.dangling, o.waiting...)
+		return c.change(ctx, i, func(u objects.Raw) { dropOwners(u, gone) })
+	case len(o.waiting) > 0 && slices.ContainsFunc(dependents, func(d *item) bool { return d.blocks(i.uid) }):
+		return c.remove(ctx, i, metav1.FinalizerDeleteDependents)
+	}
+	return c.remove(ctx, i, "")
+}
+
+// orphan takes an owner off its dependents, and then its finalizer off it.
+func (c *Collector) orphan(ctx context.Context, i *item, dependents []*item) error {
+	self := []metav1.OwnerReference{{UID: i.uid}}
+	for _, d := range dependents {
+		if err := c.change(ctx, d, func(u objects.Raw) { dropOwners(u, self) }); err != nil {
+			return err
+		}
+	}
+	return c.change(ctx, i, func(u objects.Raw) { dropFinalizer(u, metav1.FinalizerOrphanDependents) })
+}
+
+// awaitDependents ends a foreground deletion when nothing blocks it any more.
+// The dependents are deleted by their own stewards.
+func (c *Collector) awaitDependents(ctx context.Context, i *item, dependents []*item) error {
+	if slices.ContainsFunc(dependents, func(d *item) bool { return d.blocks(i.uid) }) {
+		return nil
+	}
+	return c.change(ctx, i, func(u objects.Raw) { dropFinalizer(u, metav1.FinalizerDeleteDependents) })
+}
+
+// remove asks for the deletion of an object; with a finalizer, so that it
+// waits for its own dependents first.
+func (c *Collector) remove(ctx context.Context, i *item, finalizer string) error {
+	raw, err := c.read(ctx, i)
+	if raw.Unstructured == nil || err != nil {
+		return err
+	}
+	if finalizer != "" && !slices.Contains(raw.GetFinalizers(), finalizer) {
+		raw.SetFinalizers(append(raw.GetFinalizers(), finalizer))
+	}
+	var tx objects.Tx
+	tx.DeleteRaw(raw)
+	_, err = tx.Commit(ctx, c.store)
+	return err
+}
+
+// change rewrites an object.
+func (c *Collector) change(ctx context.Context, i *item, edit func(objects.Raw)) error {
+	raw, err := c.read(ctx, i)
+	if raw.Unstructured == nil || err != nil {
+		return err
+	}
+	edit(raw)
+	var tx objects.Tx
+	tx.UpdateRaw(raw)
+	_, err = tx.Commit(ctx, c.store)
+	return err
+}
+
+// read returns an object as the graph saw it; without content if it is gone.
+func (c *Collector) read(ctx context.Context, i *item) (objects.Raw, error) {
+	rec, _, err := c.store.Get(ctx, i.storeKey, raftstore.ReadOptions{Consistency: raftstore.Local})
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return objects.Raw{}, nil
+	}
+	if err != nil {
+		return objects.Raw{}, err
+	}
+	if rec.ModRevision != i.revision {
+		// The graph is behind; the change that it has not seen brings the
+		// object back here. It is a lost race like any other.
+		resource := schema.GroupResource{Group: i.kind.Group, Resource: i.kind.Kind}
+		return objects.Raw{}, apierrors.NewConflict(resource, i.name, fmt.Errorf("it is at revision %d, judged at %d", rec.ModRevision, i.revision))
+	}
+	return objects.DecodeRaw(rec)
+}
+
+func dropOwners(u objects.Raw, gone []metav1.OwnerReference) {
+	isGone := func(uid types.UID) bool {
+		return slices.ContainsFunc(gone, func(r metav1.OwnerReference) bool { return r.UID == uid })
+	}
+	var kept []metav1.OwnerReference
+	for _, ref := range u.GetOwnerReferences() {
+		if !isGone(ref.UID) {
+			kept = append(kept, ref)
+		}
+	}
+	u.SetOwnerReferences(kept)
+}
+
+func dropFinalizer(u objects.Raw, finalizer string) {
+	u.SetFinalizers(slices.DeleteFunc(u.GetFinalizers(), func(f string) bool { return f == finalizer }))
+}

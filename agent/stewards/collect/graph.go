@@ -1,0 +1,317 @@
+package collect
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	kjson "sigs.k8s.io/json"
+
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+	"virtmesh/raftstore"
+)
+
+const (
+	registryPrefix = "/registry/"
+	eventsPrefix   = "/registry/core/events/"
+)
+
+// item is what the graph keeps of an object. It is replaced, never changed.
+type item struct {
+	storeKey   string
+	kind       schema.GroupKind
+	namespace  string
+	name       string
+	uid        types.UID
+	revision   uint64
+	owners     []metav1.OwnerReference
+	finalizers []string
+	deleting   bool
+}
+
+func (i *item) has(finalizer string) bool { return slices.Contains(i.finalizers, finalizer) }
+
+// waitsForDependents reports whether the object is under foreground deletion.
+func (i *item) waitsForDependents() bool {
+	return i.deleting && i.has(metav1.FinalizerDeleteDependents)
+}
+
+// blocks reports whether the object holds back the deletion of an owner.
+func (i *item) blocks(owner types.UID) bool {
+	for _, ref := range i.owners {
+		if ref.UID == owner {
+			return ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion
+		}
+	}
+	return false
+}
+
+// graph holds all objects and who owns whom. It is the sink of one watch and a
+// source of keys: the name of a key is the store key of an object.
+type graph struct {
+	log *slog.Logger
+
+	mu         sync.RWMutex
+	items      map[string]*item // by store key
+	byUID      map[types.UID]*item
+	dependents map[types.UID]map[string]struct{} // store keys by uid of an owner
+	kinds      map[schema.GroupKind]struct{}     // all that were ever seen
+	unreadable map[string]struct{}               // store keys
+	subs       map[int]func(stewards.Key)
+	nextID     int
+	synced     chan struct{}
+	isSynced   bool
+}
+
+var (
+	_ objects.Sink    = (*graph)(nil)
+	_ stewards.Source = (*graph)(nil)
+)
+
+func newGraph(log *slog.Logger) *graph {
+	return &graph{
+		log: log, items: map[string]*item{}, byUID: map[types.UID]*item{},
+		dependents: map[types.UID]map[string]struct{}{}, kinds: map[schema.GroupKind]struct{}{}, unreadable: map[string]struct{}{},
+		subs: map[int]func(stewards.Key){}, synced: make(chan struct{}),
+	}
+}
+
+// Subscribe implements controller.Source.
+func (g *graph) Subscribe(fn func(stewards.Key)) (cancel func()) {
+	g.mu.Lock()
+	id := g.nextID
+	g.nextID++
+	g.subs[id] = fn
+	g.mu.Unlock()
+	for _, key := range g.Keys() {
+		fn(key)
+	}
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.subs, id)
+	}
+}
+
+// Keys implements controller.Source. Only objects that can be of concern are
+// named: those with owners, and those under a deletion that this package ends.
+func (g *graph) Keys() []stewards.Key {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	var keys []stewards.Key
+	for storeKey, i := range g.items {
+		if i.concerns() {
+			keys = append(keys, stewards.Key{Name: storeKey})
+		}
+	}
+	return keys
+}
+
+func (i *item) concerns() bool {
+	return len(i.owners) > 0 || i.deleting && (i.has(metav1.FinalizerDeleteDependents) || i.has(metav1.FinalizerOrphanDependents))
+}
+
+// WaitForSync implements controller.Source.
+func (g *graph) WaitForSync(ctx context.Context) error {
+	select {
+	case <-g.synced:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Reset implements objects.Sink.
+func (g *graph) Reset(recs []raftstore.Record, _ uint64) {
+	g.mu.Lock()
+	clear(g.unreadable)
+	g.items, g.byUID, g.dependents = map[string]*item{}, map[types.UID]*item{}, map[types.UID]map[string]struct{}{}
+	for _, rec := range recs {
+		g.put(rec)
+	}
+	if !g.isSynced {
+		g.isSynced = true
+		close(g.synced)
+	}
+	g.mu.Unlock()
+	g.tell(g.Keys())
+}
+
+// Apply implements objects.Sink.
+func (g *graph) Apply(ev raftstore.Event) {
+	g.mu.Lock()
+	affected := map[string]struct{}{}
+	note := func(i *item) {
+		if i == nil {
+			return
+		}
+		affected[i.storeKey] = struct{}{}
+		for key := range g.dependents[i.uid] {
+			affected[key] = struct{}{}
+		}
+		for _, ref := range i.owners {
+			if owner := g.byUID[ref.UID]; owner != nil && owner.deleting {
+				affected[owner.storeKey] = struct{}{}
+			}
+		}
+	}
+	old := g.items[ev.Record.Key]
+	note(old)
+	if ev.Type == raftstore.Put {
+		now := g.put(ev.Record)
+		// A change that says nothing new of ownership concerns nobody.
+		if old != nil && now != nil && sameOwnership(old, now) {
+			clear(affected)
+		} else {
+			note(now)
+		}
+	} else {
+		delete(g.unreadable, ev.Record.Key)
+		g.drop(old)
+	}
+	keys := make([]stewards.Key, 0, len(affected))
+	for key := range affected {
+		keys = append(keys, stewards.Key{Name: key})
+	}
+	g.mu.Unlock()
+	g.tell(keys)
+}
+
+func sameOwnership(a, b *item) bool {
+	return a.uid == b.uid && a.deleting == b.deleting && slices.Equal(a.finalizers, b.finalizers) &&
+		slices.EqualFunc(a.owners, b.owners, func(x, y metav1.OwnerReference) bool { return x.UID == y.UID })
+}
+
+func (g *graph) tell(keys []stewards.Key) {
+	g.mu.RLock()
+	subs := make([]func(stewards.Key), 0, len(g.subs))
+	for _, fn := range g.subs {
+		subs = append(subs, fn)
+	}
+	g.mu.RUnlock()
+	for _, fn := range subs {
+		for _, key := range keys {
+			fn(key)
+		}
+	}
+}
+
+// put stores an object. The caller holds g.mu.
+func (g *graph) put(rec raftstore.Record) *item {
+	if strings.HasPrefix(rec.Key, eventsPrefix) {
+		return nil
+	}
+	i, err := parse(rec)
+	if err != nil {
+		g.log.Error("Nothing is collected while an object cannot be decoded: it may be an owner", "key", rec.Key, "error", err)
+		g.unreadable[rec.Key] = struct{}{}
+		return nil
+	}
+	delete(g.unreadable, rec.Key)
+	g.drop(g.items[rec.Key])
+	g.items[rec.Key], g.byUID[i.uid] = i, i
+	g.kinds[i.kind] = struct{}{}
+	for _, ref := range i.owners {
+		if g.dependents[ref.UID] == nil {
+			g.dependents[ref.UID] = map[string]struct{}{}
+		}
+		g.dependents[ref.UID][rec.Key] = struct{}{}
+	}
+	return i
+}
+
+// drop forgets an object. The caller holds g.mu.
+func (g *graph) drop(i *item) {
+	if i == nil {
+		return
+	}
+	delete(g.items, i.storeKey)
+	if g.byUID[i.uid] == i {
+		delete(g.byUID, i.uid)
+	}
+	for _, ref := range i.owners {
+		delete(g.dependents[ref.UID], i.storeKey)
+		if len(g.dependents[ref.UID]) == 0 {
+			delete(g.dependents, ref.UID)
+		}
+	}
+}
+
+// parse reads the metadata of a record.
+func parse(rec raftstore.Record) (*item, error) {
+	var o metav1.PartialObjectMetadata
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(rec.Value, &o); err != nil {
+		return nil, err
+	}
+	if o.UID == "" {
+		return nil, fmt.Errorf("object without uid")
+	}
+	return &item{
+		storeKey: rec.Key, kind: o.GroupVersionKind().GroupKind(), namespace: o.Namespace, name: o.Name,
+		uid: o.UID, revision: rec.ModRevision, owners: o.OwnerReferences, finalizers: o.Finalizers,
+		deleting: o.DeletionTimestamp != nil,
+	}, nil
+}
+
+// get returns an object and those that name it as an owner.
+func (g *graph) get(storeKey string) (i *item, dependents []*item, ok bool) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	i, ok = g.items[storeKey]
+	if !ok {
+		return nil, nil, false
+	}
+	for key := range g.dependents[i.uid] {
+		dependents = append(dependents, g.items[key])
+	}
+	slices.SortFunc(dependents, func(a, b *item) int { return strings.Compare(a.storeKey, b.storeKey) })
+	return i, dependents, true
+}
+
+// ownership sorts the owner references of an object.
+type ownership struct {
+	// solid owners exist and stay, waiting ones are under foreground deletion,
+	// and dangling ones are gone.
+	solid, waiting, dangling []metav1.OwnerReference
+}
+
+func (g *graph) classify(i *item) (o ownership) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	for _, ref := range i.owners {
+		owner := g.byUID[ref.UID]
+		switch {
+		case owner == nil && (!g.knows(ref) || len(g.unreadable) > 0):
+			o.solid = append(o.solid, ref)
+		case owner == nil || owner.namespace != "" && owner.namespace != i.namespace:
+			o.dangling = append(o.dangling, ref)
+		case owner.waitsForDependents() && ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion:
+			o.waiting = append(o.waiting, ref)
+		default:
+			o.solid = append(o.solid, ref)
+		}
+	}
+	return o
+}
+
+// knows reports whether objects of the kind that ref names are stored here, so
+// that a missing one is gone. The caller holds g.mu.
+func (g *graph) knows(ref metav1.OwnerReference) bool {
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	if err != nil {
+		return false
+	}
+	kind := schema.GroupKind{Group: gv.Group, Kind: ref.Kind}
+	if _, seen := g.kinds[kind]; seen {
+		return true
+	}
+	_, ok := objects.KindByGroupKind(kind)
+	return ok
+}

@@ -1,0 +1,418 @@
+package stewards
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"pgregory.net/rapid"
+)
+
+// keys is a Source whose keys a test sets.
+type keys struct {
+	mu    sync.Mutex
+	known []Key
+	subs  []func(Key)
+}
+
+func (s *keys) Subscribe(fn func(Key)) func() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.subs = append(s.subs, fn)
+	for _, k := range s.known {
+		fn(k)
+	}
+	return func() {}
+}
+
+func (s *keys) Keys() []Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.known)
+}
+
+func (s *keys) WaitForSync(context.Context) error { return nil }
+
+func (s *keys) notify(k Key) {
+	s.mu.Lock()
+	subs := slices.Clone(s.subs)
+	s.mu.Unlock()
+	for _, fn := range subs {
+		fn(k)
+	}
+}
+
+var _ Source = (*keys)(nil)
+
+// mesh is a Members whose set a test changes.
+type mesh struct {
+	mu    sync.Mutex
+	names []string
+	subs  []func()
+}
+
+func (m *mesh) Members() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.names)
+}
+
+func (m *mesh) Subscribe(fn func()) func() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.subs = append(m.subs, fn)
+	return func() {}
+}
+
+func (m *mesh) set(names ...string) {
+	m.mu.Lock()
+	m.names = names
+	subs := slices.Clone(m.subs)
+	m.mu.Unlock()
+	for _, fn := range subs {
+		fn()
+	}
+}
+
+var _ Members = (*mesh)(nil)
+
+// log records which keys were handled.
+type handled struct {
+	mu   sync.Mutex
+	seen map[Key]int
+}
+
+func (h *handled) add(k Key) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.seen == nil {
+		h.seen = map[Key]int{}
+	}
+	h.seen[k]++
+	return h.seen[k]
+}
+
+func (h *handled) count(k Key) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.seen[k]
+}
+
+func testConfig(src Source, r ReconcilerFunc) Config {
+	cfg := DefaultConfig()
+	cfg.Name, cfg.Reconciler, cfg.Sources, cfg.Resync = "test", r, []Source{src}, 0
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	return cfg
+}
+
+// start runs a controller in the bubble and returns what stops and waits.
+func start(t *testing.T, cfg Config) (*Controller, func()) {
+	t.Helper()
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	return c, func() {
+		t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+}
+
+func key(i int) Key { return Key{Namespace: "ns", Name: fmt.Sprint("obj-", i)} }
+
+func TestFailureIsRetriedWithDoublingBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var at []time.Duration
+		t0 := time.Now()
+		src := &keys{known: []Key{key(1)}}
+		_, stop := start(t, testConfig(src, func(context.Context, Key) (Result, error) {
+			at = append(at, time.Since(t0))
+			if len(at) < 4 {
+				return Result{}, errors.New("not yet")
+			}
+			return Result{}, nil
+		}))
+		time.Sleep(time.Hour)
+		stop()
+		want := []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond, 700 * time.Millisecond}
+		if !slices.Equal(at, want) {
+			t.Errorf("attempts at %v, want %v", at, want)
+		}
+	})
+}
+
+// Work that goes on elsewhere and fails each time is begun ever more slowly.
+func TestPendingKeepsTheBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var failures []time.Duration
+		t0 := time.Now()
+		src := &keys{known: []Key{key(1)}}
+		begun := false
+		_, stop := start(t, testConfig(src, func(context.Context, Key) (Result, error) {
+			if begun = !begun; begun {
+				return Result{Pending: true, RequeueAfter: time.Nanosecond}, nil
+			}
+			failures = append(failures, time.Since(t0).Round(time.Millisecond))
+			return Result{}, errors.New("the pull failed")
+		}))
+		time.Sleep(time.Second)
+		stop()
+		want := []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond, 700 * time.Millisecond}
+		if !slices.Equal(failures, want) {
+			t.Errorf("failed at %v, want %v", failures, want)
+		}
+	})
+}
+
+func TestRequeueAfterAndResync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h handled
+		src := &keys{known: []Key{key(1)}}
+		cfg := testConfig(src, func(_ context.Context, k Key) (Result, error) {
+			if h.add(k) == 1 {
+				return Result{RequeueAfter: time.Minute}, nil
+			}
+			return Result{}, nil
+		})
+		cfg.Resync = time.Hour
+		_, stop := start(t, cfg)
+		time.Sleep(59 * time.Second)
+		if n := h.count(key(1)); n != 1 {
+			t.Errorf("handled %d times before RequeueAfter, want 1", n)
+		}
+		time.Sleep(2 * time.Second)
+		if n := h.count(key(1)); n != 2 {
+			t.Errorf("handled %d times after RequeueAfter, want 2", n)
+		}
+		time.Sleep(90 * time.Minute)
+		if n := h.count(key(1)); n != 3 {
+			t.Errorf("handled %d times after a resync, want 3", n)
+		}
+		stop()
+	})
+}
+
+func TestPanicIsContainedAndCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h handled
+		src := &keys{known: []Key{key(1), key(2)}}
+		cfg := testConfig(src, func(_ context.Context, k Key) (Result, error) {
+			if h.add(k) == 1 && k == key(1) {
+				panic("broken object")
+			}
+			return Result{}, nil
+		})
+		cfg.Workers = 1
+		reg := prometheus.NewRegistry()
+		cfg.Registerer = reg
+		c, stop := start(t, cfg)
+		time.Sleep(time.Second)
+		if h.count(key(1)) != 2 || h.count(key(2)) != 1 {
+			t.Errorf("handled %d and %d times, want 2 and 1", h.count(key(1)), h.count(key(2)))
+		}
+		if n := testutil.ToFloat64(c.metrics.panics); n != 1 {
+			t.Errorf("panics metric %v, want 1", n)
+		}
+		stop()
+		if got, err := reg.Gather(); err != nil || len(got) != 0 {
+			t.Errorf("metrics left after Run: %v, %v", got, err)
+		}
+	})
+}
+
+func TestOneKeyIsNeverHandledTwiceAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		active, most, total := 0, 0, 0
+		src := &keys{}
+		_, stop := start(t, testConfig(src, func(context.Context, Key) (Result, error) {
+			mu.Lock()
+			active++
+			total++
+			most = max(most, active)
+			mu.Unlock()
+			time.Sleep(time.Second)
+			mu.Lock()
+			active--
+			mu.Unlock()
+			return Result{}, nil
+		}))
+		synctest.Wait()
+		for range 10 {
+			src.notify(key(1))
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		stop()
+		if most != 1 || total != 2 {
+			t.Errorf("at most %d at once and %d in all, want 1 and 2", most, total)
+		}
+	})
+}
+
+func TestStopWaitsForTheWorker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		finished := false
+		src := &keys{known: []Key{key(1)}}
+		_, stop := start(t, testConfig(src, func(ctx context.Context, _ Key) (Result, error) {
+			<-ctx.Done()
+			time.Sleep(time.Second)
+			finished = true
+			return Result{}, ctx.Err()
+		}))
+		synctest.Wait()
+		stop()
+		if !finished {
+			t.Error("Run returned before its worker")
+		}
+	})
+}
+
+func TestKeysAreHandledByTheirStewardOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 300
+		src := &keys{}
+		for i := range n {
+			src.known = append(src.known, key(i))
+		}
+		m := &mesh{names: []string{"a", "b", "c"}}
+		hosts := map[string]*handled{}
+		var stops []func()
+		for _, name := range m.names {
+			h := &handled{}
+			hosts[name] = h
+			cfg := testConfig(src, func(_ context.Context, k Key) (Result, error) {
+				h.add(k)
+				return Result{}, nil
+			})
+			cfg.Stewardship = NewStewardship(name, m)
+			_, stop := start(t, cfg)
+			stops = append(stops, stop)
+		}
+		time.Sleep(time.Second)
+		for i := range n {
+			if sum := hosts["a"].count(key(i)) + hosts["b"].count(key(i)) + hosts["c"].count(key(i)); sum != 1 {
+				t.Errorf("key %d handled %d times, want 1", i, sum)
+			}
+		}
+		// c dies: its keys, and only those, are handled by a or b.
+		m.set("a", "b")
+		time.Sleep(time.Second)
+		for i := range n {
+			sum := hosts["a"].count(key(i)) + hosts["b"].count(key(i))
+			if sum != 1 {
+				t.Errorf("key %d handled %d times by a and b, want 1", i, sum)
+			}
+		}
+		for _, stop := range stops {
+			stop()
+		}
+	})
+}
+
+func TestLosersDropKeysThatMovedAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &mesh{names: []string{"a"}}
+		s := NewStewardship("a", m)
+		var h handled
+		src := &keys{known: []Key{key(1)}}
+		cfg := testConfig(src, func(_ context.Context, k Key) (Result, error) {
+			h.add(k)
+			return Result{RequeueAfter: time.Minute}, nil
+		})
+		cfg.Stewardship = s
+		_, stop := start(t, cfg)
+		time.Sleep(time.Second)
+		m.set("z-not-a")
+		time.Sleep(time.Hour)
+		stop()
+		if n := h.count(key(1)); n != 1 {
+			t.Errorf("handled %d times, want 1", n)
+		}
+	})
+}
+
+// Rendezvous hashing must be even, and must move only the keys of a member
+// that left or the share of one that came.
+func TestRendezvousProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		names := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z0-9-]{1,12}`), 2, 20, rapid.ID).Draw(t, "names")
+		before := newRendezvous("x", names)
+		gone := rapid.SampledFrom(names).Draw(t, "gone")
+		after := newRendezvous("x", slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == gone }))
+		for i := range 200 {
+			h := hashKey("vm", key(i))
+			if w := before.winner(h); w != gone && after.winner(h) != w {
+				t.Fatalf("key %d moved from %q to %q when %q left", i, w, after.winner(h), gone)
+			}
+		}
+	})
+}
+
+func TestRendezvousIsEven(t *testing.T) {
+	var names []string
+	for i := range 50 {
+		names = append(names, fmt.Sprint("host", i))
+	}
+	r := newRendezvous("x", names)
+	share := map[string]int{}
+	const n = 50000
+	for i := range n {
+		share[r.winner(hashKey("vm", key(i)))]++
+	}
+	for _, name := range names {
+		if got := share[name]; got < 850 || got > 1150 {
+			t.Errorf("%s has %d of %d keys, want about %d", name, got, n, n/50)
+		}
+	}
+}
+
+// The hash is part of the contract between releases: hosts of different
+// versions must agree.
+func TestStewardIsStable(t *testing.T) {
+	r := newRendezvous("x", []string{"host1", "host2", "host3"})
+	got := ""
+	for i := range 12 {
+		got += r.winner(hashKey("virtualmachines", key(i)))[4:]
+	}
+	if want := "312113222312"; got != want {
+		t.Errorf("stewards %s, want %s", got, want)
+	}
+}
+
+func TestValidateNamesWhatIsMissing(t *testing.T) {
+	good := testConfig(&keys{}, func(context.Context, Key) (Result, error) { return Result{}, nil })
+	if err := good.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*Config){
+		"name":       func(c *Config) { c.Name = "" },
+		"reconciler": func(c *Config) { c.Reconciler = nil },
+		"sources":    func(c *Config) { c.Sources = nil },
+		"logger":     func(c *Config) { c.Logger = nil },
+		"workers":    func(c *Config) { c.Workers = 0 },
+		"backoff":    func(c *Config) { c.MaxBackoff = c.MinBackoff / 2 },
+		"timeout":    func(c *Config) { c.Timeout = 0 },
+		"resync":     func(c *Config) { c.Resync = -1 },
+	} {
+		cfg := good
+		spoil(&cfg)
+		if cfg.Validate() == nil {
+			t.Errorf("%s: Validate accepted a broken config", name)
+		}
+	}
+}

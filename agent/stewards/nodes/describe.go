@@ -1,0 +1,198 @@
+package nodes
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/stewards/schedule/place"
+)
+
+// Description is what a host says of itself.
+type Description struct {
+	// Capacity is what the host has, Allocatable what claims on it may add up
+	// to.
+	Capacity, Allocatable place.Resources
+	// Addresses, Info and PodCIDR are shown as they are.
+	Addresses []corev1.NodeAddress
+	Info      corev1.NodeSystemInfo
+	PodCIDR   string
+	// Zone is the failure domain; empty for none.
+	Zone string
+	// Labels are set beside those that follow from the other fields.
+	Labels map[string]string
+	// KVM says that hardware virtualisation works, and KVMReason why not.
+	KVM       bool
+	KVMReason string
+	// CPUVendor, HostModel, CPUModels and CPUFeatures describe the processor
+	// in libvirt's names.
+	CPUVendor, HostModel   string
+	CPUModels, CPUFeatures []string
+	// MachineTypes are those the hypervisor offers.
+	MachineTypes []string
+	// NotReady says why the host runs no guests; empty if it does.
+	NotReady string
+	// Conditions are set beside Ready and KVMUsable.
+	Conditions []corev1.NodeCondition
+}
+
+const (
+	// ConditionKVM tells whether hardware virtualisation works on the host.
+	ConditionKVM corev1.NodeConditionType = "KVMUsable"
+	// ResourceKVM is how KubeVirt names the right to use /dev/kvm; there is no
+	// limit to it here.
+	resourceKVM = "devices.kubevirt.io/kvm"
+
+	labelRole = "node-role.kubernetes.io/worker"
+
+	reasonReady    = "AgentReady"
+	reasonNotReady = "AgentNotReady"
+	reasonUnknown  = "NodeStatusUnknown"
+)
+
+// ownedPrefixes are the labels that follow from the processor: those that a
+// description does not hold are removed.
+var ownedPrefixes = []string{
+	kubevirtv1.CPUModelLabel, kubevirtv1.CPUFeatureLabel, kubevirtv1.CPUModelVendorLabel,
+	kubevirtv1.HostModelCPULabel, kubevirtv1.SupportedMachineTypeLabel,
+}
+
+// obsoleteModels are not worth a label: no host lacks them.
+var obsoleteModels = []string{
+	"486", "Conroe", "athlon", "core2duo", "coreduo", "kvm32", "kvm64", "n270",
+	"pentium", "pentium2", "pentium3", "pentiumpro", "phenom", "qemu32", "qemu64",
+}
+
+// apply brings a Node in line with the description of its host.
+func (d Description) apply(host string, n *corev1.Node, now time.Time) {
+	d.applyLabels(host, n)
+	if d.PodCIDR != "" {
+		n.Spec.PodCIDR, n.Spec.PodCIDRs = d.PodCIDR, []string{d.PodCIDR}
+	}
+	n.Spec.ProviderID = "virtmesh://" + host
+	n.Spec.Taints = withoutTaint(n.Spec.Taints, corev1.TaintNodeUnreachable)
+	n.Spec.Taints = withoutTaint(n.Spec.Taints, corev1.TaintNodeUnschedulable)
+	if n.Spec.Unschedulable {
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
+	}
+	n.Status.Capacity, n.Status.Allocatable = resourceList(d.Capacity, d.KVM), resourceList(d.Allocatable, d.KVM)
+	n.Status.Addresses, n.Status.NodeInfo = d.Addresses, d.Info
+	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: reasonReady, Message: "The agent is running"}
+	if d.NotReady != "" {
+		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, reasonNotReady, d.NotReady
+	}
+	kvm := corev1.NodeCondition{Type: ConditionKVM, Status: corev1.ConditionTrue, Reason: "KVMWorks", Message: "Guests run with hardware virtualisation"}
+	if !d.KVM {
+		kvm.Status, kvm.Reason, kvm.Message = corev1.ConditionFalse, "Emulated", "Guests are emulated, which is slow: "+d.KVMReason
+	}
+	for _, c := range append([]corev1.NodeCondition{ready, kvm}, d.Conditions...) {
+		setCondition(n, c, now)
+	}
+}
+
+func (d Description) applyLabels(host string, n *corev1.Node) {
+	labels := maps.Clone(n.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	maps.DeleteFunc(labels, func(key, _ string) bool {
+		return slices.ContainsFunc(ownedPrefixes, func(p string) bool { return strings.HasPrefix(key, p) })
+	})
+	for _, m := range d.CPUModels {
+		if !slices.Contains(obsoleteModels, m) {
+			labels[kubevirtv1.CPUModelLabel+m] = "true"
+		}
+	}
+	for _, f := range d.CPUFeatures {
+		labels[kubevirtv1.CPUFeatureLabel+f] = "true"
+	}
+	for _, m := range d.MachineTypes {
+		labels[kubevirtv1.SupportedMachineTypeLabel+m] = "true"
+	}
+	if d.CPUVendor != "" {
+		labels[kubevirtv1.CPUModelVendorLabel+d.CPUVendor] = "true"
+	}
+	if d.HostModel != "" {
+		labels[kubevirtv1.HostModelCPULabel+d.HostModel] = "true"
+	}
+	if d.Zone != "" {
+		labels[corev1.LabelTopologyZone] = d.Zone
+	}
+	labels[corev1.LabelHostname] = host
+	labels[corev1.LabelOSStable], labels[corev1.LabelArchStable] = d.Info.OperatingSystem, d.Info.Architecture
+	labels[labelRole] = ""
+	labels[kubevirtv1.NodeSchedulable] = fmt.Sprint(d.NotReady == "")
+	maps.Copy(labels, d.Labels)
+	n.Labels = labels
+}
+
+// maxGuests is shown as the number of pods: tools expect one.
+const maxGuests = 1000
+
+func resourceList(r place.Resources, kvm bool) corev1.ResourceList {
+	list := corev1.ResourceList{
+		corev1.ResourceCPU:    *resource.NewMilliQuantity(r.CPUMilli, resource.DecimalSI),
+		corev1.ResourceMemory: *resource.NewQuantity(r.MemoryBytes, resource.BinarySI),
+		corev1.ResourcePods:   *resource.NewQuantity(maxGuests, resource.DecimalSI),
+	}
+	for size, bytes := range r.Hugepages {
+		list[corev1.ResourceName(corev1.ResourceHugePagesPrefix+size)] = *resource.NewQuantity(bytes, resource.BinarySI)
+	}
+	for name, n := range r.Devices {
+		list[corev1.ResourceName(name)] = *resource.NewQuantity(n, resource.DecimalSI)
+	}
+	if kvm {
+		list[resourceKVM] = *resource.NewQuantity(maxGuests, resource.DecimalSI)
+	}
+	return list
+}
+
+// setCondition sets a condition. Its times move with its status only: a
+// heartbeat would be a write.
+func setCondition(n *corev1.Node, c corev1.NodeCondition, now time.Time) {
+	for i := range n.Status.Conditions {
+		have := &n.Status.Conditions[i]
+		if have.Type != c.Type {
+			continue
+		}
+		c.LastHeartbeatTime, c.LastTransitionTime = have.LastHeartbeatTime, have.LastTransitionTime
+		if have.Status != c.Status {
+			stamp(&c, now)
+		}
+		*have = c
+		return
+	}
+	stamp(&c, now)
+	n.Status.Conditions = append(n.Status.Conditions, c)
+}
+
+func stamp(c *corev1.NodeCondition, now time.Time) {
+	c.LastTransitionTime = metav1.NewTime(now.Truncate(time.Second))
+	c.LastHeartbeatTime = c.LastTransitionTime
+}
+
+func condition(n *corev1.Node, kind corev1.NodeConditionType) corev1.NodeCondition {
+	for _, c := range n.Status.Conditions {
+		if c.Type == kind {
+			return c
+		}
+	}
+	return corev1.NodeCondition{}
+}
+
+func withoutTaint(taints []corev1.Taint, key string) []corev1.Taint {
+	var kept []corev1.Taint
+	for _, t := range taints {
+		if t.Key != key {
+			kept = append(kept, t)
+		}
+	}
+	return kept
+}

@@ -1,0 +1,202 @@
+package nodes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+)
+
+// PublisherConfig describes a Publisher.
+type PublisherConfig struct {
+	// Host is the name of this host and of its Node.
+	Host string
+	// Store, Cache and Claims are the agent's. Required.
+	Store  objects.Store
+	Cache  *objects.Cache
+	Claims *claims.Cache
+	// Describe says what the host is now. It must be quick. Required.
+	Describe func() Description
+	// Interval is how often the host is described again.
+	Interval time.Duration
+	// Patience is how long the host lets others hold it for dead before it
+	// contradicts: both may be right for a moment, and neither must win by
+	// writing faster.
+	Patience time.Duration
+	// Logger receives failures. Required.
+	Logger *slog.Logger
+	// Registerer receives the metrics. May be nil.
+	Registerer prometheus.Registerer
+}
+
+// DefaultPublisherConfig returns the settings to start from.
+func DefaultPublisherConfig() PublisherConfig {
+	return PublisherConfig{Interval: 10 * time.Second, Patience: 3 * time.Second}
+}
+
+// Validate reports what is missing or contradicts itself.
+func (c PublisherConfig) Validate() error {
+	switch {
+	case c.Host == "":
+		return errors.New("node publisher: Host is empty")
+	case c.Store == nil || c.Cache == nil || c.Claims == nil || c.Describe == nil || c.Logger == nil:
+		return errors.New("node publisher: Store, Cache, Claims, Describe and Logger are required")
+	case c.Interval <= 0 || c.Patience < 0:
+		return errors.New("node publisher: want Interval > 0 and Patience >= 0")
+	}
+	return nil
+}
+
+// Publisher keeps the Node and the capacity of this host up to date.
+type Publisher struct {
+	cfg    PublisherConfig
+	nodes  *objects.Informer[*corev1.Node]
+	engine *stewards.Controller
+	// doubted is when the host first saw that others hold it for dead. Only
+	// the one worker uses it.
+	doubted time.Time
+	// turn holds one token: who has it publishes, or changes paused.
+	turn   chan struct{}
+	paused bool
+}
+
+// NewPublisher checks cfg and returns a publisher that is not yet running.
+func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	p := &Publisher{cfg: cfg, nodes: objects.For[*corev1.Node](cfg.Cache), turn: make(chan struct{}, 1)}
+	p.turn <- struct{}{}
+	engine := stewards.DefaultConfig()
+	engine.Name, engine.Workers = "node-publisher", 1
+	engine.Reconciler = stewards.ReconcilerFunc(p.reconcile)
+	engine.Sources = []stewards.Source{ownNode{p}}
+	engine.MaxBackoff = 10 * time.Second
+	engine.Logger, engine.Registerer = cfg.Logger, cfg.Registerer
+	var err error
+	p.engine, err = stewards.New(engine)
+	return p, err
+}
+
+// Run publishes until ctx ends.
+func (p *Publisher) Run(ctx context.Context) error {
+	if err := p.cfg.Claims.WaitForSync(ctx); err != nil {
+		return nil // ctx has ended
+	}
+	return p.engine.Run(ctx)
+}
+
+// Pause makes the host publish nothing until Resume, so that what is withdrawn
+// does not come back. When it returns, nothing is under way.
+func (p *Publisher) Pause(ctx context.Context) error {
+	select {
+	case <-p.turn:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for host %s to have published: %w", p.cfg.Host, context.Cause(ctx))
+	}
+	p.paused = true
+	p.turn <- struct{}{}
+	return nil
+}
+
+// Resume ends a pause: what was withdrawn is published again.
+func (p *Publisher) Resume() {
+	<-p.turn
+	p.paused = false
+	p.turn <- struct{}{}
+	p.engine.Enqueue(p.key())
+}
+
+func (p *Publisher) key() stewards.Key { return stewards.Key{Name: p.cfg.Host} }
+
+// ownNode is the source of the one key of this host, which need not exist yet.
+type ownNode struct{ *Publisher }
+
+var _ stewards.Source = ownNode{}
+
+// Subscribe implements controller.Source.
+func (o ownNode) Subscribe(fn func(stewards.Key)) (cancel func()) {
+	fn(o.key())
+	return o.nodes.Subscribe(func(key stewards.Key) {
+		if key == o.key() {
+			fn(key)
+		}
+	})
+}
+
+// Keys implements controller.Source.
+func (o ownNode) Keys() []stewards.Key { return []stewards.Key{o.key()} }
+
+// WaitForSync implements controller.Source.
+func (o ownNode) WaitForSync(ctx context.Context) error { return o.nodes.WaitForSync(ctx) }
+
+func (p *Publisher) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
+	select {
+	case <-p.turn:
+	case <-ctx.Done():
+		return stewards.Result{}, ctx.Err()
+	}
+	defer func() { p.turn <- struct{}{} }()
+	if p.paused {
+		return stewards.Result{}, nil
+	}
+	return p.publish(ctx, key)
+}
+
+func (p *Publisher) publish(ctx context.Context, key stewards.Key) (stewards.Result, error) {
+	d := p.cfg.Describe()
+	now := time.Now()
+	var tx objects.Tx
+	node, ok := p.nodes.Get(key)
+	switch {
+	case !ok:
+		node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: p.cfg.Host}}
+		d.apply(p.cfg.Host, node, now)
+		tx.Create(node)
+	case node.DeletionTimestamp != nil:
+		// The host is being removed from the mesh.
+		return stewards.Result{RequeueAfter: p.cfg.Interval}, nil
+	default:
+		if wait := p.hesitate(node, now); wait > 0 {
+			return stewards.Result{RequeueAfter: wait}, nil
+		}
+		next := node.DeepCopy()
+		d.apply(p.cfg.Host, next, now)
+		tx.Update(node, next)
+	}
+	p.publishCapacity(&tx, d)
+	if _, err := tx.Commit(ctx, p.cfg.Store); err != nil {
+		return stewards.Result{}, fmt.Errorf("publish host %s: %w", p.cfg.Host, err)
+	}
+	return stewards.Result{RequeueAfter: p.cfg.Interval}, nil
+}
+
+// hesitate returns how long to wait before contradicting a Watcher.
+func (p *Publisher) hesitate(n *corev1.Node, now time.Time) time.Duration {
+	if condition(n, corev1.NodeReady).Status != corev1.ConditionUnknown {
+		p.doubted = time.Time{}
+		return 0
+	}
+	if p.doubted.IsZero() {
+		p.doubted = now
+	}
+	return max(0, p.doubted.Add(p.cfg.Patience).Sub(now))
+}
+
+func (p *Publisher) publishCapacity(tx *objects.Tx, d Description) {
+	have, ok := p.cfg.Claims.Capacity(p.cfg.Host)
+	if ok && have.Allocatable.Equal(d.Allocatable) {
+		return
+	}
+	have.Host, have.Allocatable = p.cfg.Host, d.Allocatable
+	claims.Publish(tx, have)
+}

@@ -1,0 +1,188 @@
+package schedule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+	"virtmesh/agent/stewards/schedule/place"
+)
+
+// Config describes the placement controller.
+type Config struct {
+	// Store, Cache, Claims and View are the agent's. Required.
+	Store  objects.Store
+	Cache  *objects.Cache
+	Claims *claims.Cache
+	View   *View
+	// Offers asks the chosen host. Nil: hosts are not asked.
+	Offers Offers
+	// Volumes tells where volumes are. Required.
+	Volumes Volumes
+	// Policy is how far hosts may be committed.
+	Policy place.Policy
+	// Recorder writes events. Required.
+	Recorder *objects.Recorder
+	// Stewardship spreads the instances over the hosts. Nil: all are handled.
+	Stewardship *stewards.Stewardship
+	// Workers is the number of instances placed at the same time.
+	Workers int
+	// MaxOffers is how many hosts are asked before giving up for now.
+	MaxOffers int
+	// OfferTimeout bounds the wait for one host.
+	OfferTimeout time.Duration
+	// RetryMin is the delay before an instance that fits nowhere is tried
+	// again; it doubles up to RetryMax. Room that appears ends the wait.
+	RetryMin, RetryMax time.Duration
+	// Logger receives failures. Required.
+	Logger *slog.Logger
+	// Registerer receives the metrics. May be nil.
+	Registerer prometheus.Registerer
+}
+
+// DefaultConfig returns the settings to start from.
+func DefaultConfig() Config {
+	return Config{
+		Policy: place.DefaultPolicy(), Workers: 8, MaxOffers: 5, OfferTimeout: 3 * time.Second,
+		RetryMin: time.Second, RetryMax: time.Minute,
+	}
+}
+
+// Validate reports what is missing or contradicts itself.
+func (c Config) Validate() error {
+	switch {
+	case c.Store == nil || c.Cache == nil || c.Claims == nil || c.View == nil || c.Volumes == nil || c.Recorder == nil || c.Logger == nil:
+		return errors.New("placement controller: Store, Cache, Claims, View, Volumes, Recorder and Logger are required")
+	case c.Workers < 1 || c.MaxOffers < 1:
+		return errors.New("placement controller: Workers and MaxOffers must be at least 1")
+	case c.OfferTimeout <= 0 || c.RetryMin <= 0 || c.RetryMax < c.RetryMin:
+		return errors.New("placement controller: want OfferTimeout > 0 and 0 < RetryMin <= RetryMax")
+	}
+	if err := c.Policy.Validate(); err != nil {
+		return fmt.Errorf("placement controller: policy: %w", err)
+	}
+	return nil
+}
+
+// Controller is the control loop that places instances.
+type Controller struct {
+	cfg     Config
+	log     *slog.Logger
+	vmis    *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	engine  *stewards.Controller
+	figures *metrics
+	room    chan struct{} // holds one token
+
+	mu      sync.Mutex
+	waiting map[stewards.Key]int // instances that fit nowhere: failed attempts
+}
+
+// New checks cfg and returns a controller that is not yet running.
+func New(cfg Config) (*Controller, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	figures, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	c := &Controller{
+		cfg: cfg, log: cfg.Logger.With("controller", "placement"), figures: figures,
+		vmis:    objects.For[*kubevirtv1.VirtualMachineInstance](cfg.Cache),
+		room:    make(chan struct{}, 1),
+		waiting: map[stewards.Key]int{},
+	}
+	engine := stewards.DefaultConfig()
+	engine.Name, engine.Scope = "placement", "virtualmachineinstances"
+	engine.Reconciler = stewards.ReconcilerFunc(c.reconcile)
+	engine.Sources = []stewards.Source{c.vmis}
+	engine.Stewardship, engine.Moved, engine.Workers = cfg.Stewardship, c.settled, cfg.Workers
+	engine.Logger, engine.Registerer = cfg.Logger, cfg.Registerer
+	if c.engine, err = stewards.New(engine); err != nil {
+		figures.unregister()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Run places instances until ctx ends. The View must be running.
+func (c *Controller) Run(ctx context.Context) error {
+	defer c.figures.unregister()
+	defer c.cfg.View.OnRoom(c.noteRoom)()
+	pvcs := objects.For[*corev1.PersistentVolumeClaim](c.cfg.Cache)
+	defer pvcs.AddHandler(func(objects.Change[*corev1.PersistentVolumeClaim]) { c.noteRoom() })()
+	dvs := objects.For[*cdiv1.DataVolume](c.cfg.Cache)
+	defer dvs.AddHandler(func(objects.Change[*cdiv1.DataVolume]) { c.noteRoom() })()
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { c.retryOnRoom(ctx) })
+	return c.engine.Run(ctx)
+}
+
+// noteRoom asks for the waiting instances to be tried again.
+func (c *Controller) noteRoom() {
+	select {
+	case c.room <- struct{}{}:
+	default:
+	}
+}
+
+// roomDelay gathers the changes that make room: a host that comes back, or an
+// instance that ends, brings many.
+const roomDelay = 100 * time.Millisecond
+
+// retryOnRoom enqueues the waiting instances when there may be room for them.
+func (c *Controller) retryOnRoom(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.room:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(roomDelay):
+		}
+		c.mu.Lock()
+		keys := make([]stewards.Key, 0, len(c.waiting))
+		for key := range c.waiting {
+			keys = append(keys, key)
+		}
+		c.mu.Unlock()
+		for _, key := range keys {
+			c.engine.Enqueue(key)
+		}
+	}
+}
+
+// wait counts a failed attempt and returns when to try again by itself.
+func (c *Controller) wait(key stewards.Key) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.waiting[key]
+	c.waiting[key] = n + 1
+	return min(c.cfg.RetryMax, c.cfg.RetryMin<<min(n, 20))
+}
+
+// settled ends an instance's wait, here: it has a host, is gone, or has another
+// steward.
+func (c *Controller) settled(key stewards.Key) {
+	c.figures.forget(key)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.waiting, key)
+}

@@ -1,0 +1,99 @@
+package place
+
+import (
+	"maps"
+	"slices"
+)
+
+// Resources is an amount of what hosts have and instances need. The maps are
+// keyed by page size ("2Mi") and by device resource name.
+type Resources struct {
+	CPUMilli    int64            `json:"cpuMilli,omitempty"`
+	MemoryBytes int64            `json:"memoryBytes,omitempty"`
+	Hugepages   map[string]int64 `json:"hugepages,omitempty"`
+	Devices     map[string]int64 `json:"devices,omitempty"`
+}
+
+// Add returns r plus o. Neither is changed.
+func (r Resources) Add(o Resources) Resources { return r.combine(o, 1) }
+
+// Sub returns r minus o. Neither is changed.
+func (r Resources) Sub(o Resources) Resources { return r.combine(o, -1) }
+
+func (r Resources) combine(o Resources, sign int64) Resources {
+	return Resources{
+		CPUMilli:    r.CPUMilli + sign*o.CPUMilli,
+		MemoryBytes: r.MemoryBytes + sign*o.MemoryBytes,
+		Hugepages:   combineMaps(r.Hugepages, o.Hugepages, sign),
+		Devices:     combineMaps(r.Devices, o.Devices, sign),
+	}
+}
+
+// combineMaps shares a's map when b adds nothing: most instances have neither
+// hugepages nor devices, and sums are made often.
+func combineMaps(a, b map[string]int64, sign int64) map[string]int64 {
+	if len(b) == 0 {
+		return a
+	}
+	out := maps.Clone(a)
+	if out == nil {
+		out = make(map[string]int64, len(b))
+	}
+	for k, v := range b {
+		if out[k] += sign * v; out[k] == 0 {
+			delete(out, k)
+		}
+	}
+	return out
+}
+
+// Lacking returns the names of the resources of which want exceeds r, as the
+// scheduler of Kubernetes names them, in a fixed order; nil if want fits.
+func (r Resources) Lacking(want Resources) []string {
+	var out []string
+	if want.CPUMilli > r.CPUMilli {
+		out = append(out, "cpu")
+	}
+	if want.MemoryBytes > r.MemoryBytes {
+		out = append(out, "memory")
+	}
+	if len(want.Hugepages) > 0 {
+		for _, size := range slices.Sorted(maps.Keys(want.Hugepages)) {
+			if want.Hugepages[size] > r.Hugepages[size] {
+				out = append(out, "hugepages-"+size)
+			}
+		}
+	}
+	if len(want.Devices) > 0 {
+		for _, name := range slices.Sorted(maps.Keys(want.Devices)) {
+			if want.Devices[name] > r.Devices[name] {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
+
+// fits is Lacking without the names, for the common path.
+func (r Resources) fits(want *Resources) bool {
+	if want.CPUMilli > r.CPUMilli || want.MemoryBytes > r.MemoryBytes {
+		return false
+	}
+	for size, n := range want.Hugepages {
+		if n > r.Hugepages[size] {
+			return false
+		}
+	}
+	for name, n := range want.Devices {
+		if n > r.Devices[name] {
+			return false
+		}
+	}
+	return true
+}
+
+// Equal reports whether r and o are the same amount.
+func (r Resources) Equal(o Resources) bool {
+	return r.CPUMilli == o.CPUMilli && r.MemoryBytes == o.MemoryBytes &&
+		maps.Equal(r.Hugepages, o.Hugepages) && maps.Equal(r.Devices, o.Devices)
+}

@@ -1,0 +1,253 @@
+package place
+
+import (
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+// Host is what placement knows of a host.
+type Host struct {
+	Name string
+	// Labels, Taints and Cordoned are those of its Node object.
+	Labels   map[string]string
+	Taints   []corev1.Taint
+	Cordoned bool
+	// Problem says why the host takes no instance now ("dead", "not ready");
+	// empty if it does.
+	Problem string
+	// KVM says that hardware virtualisation works there.
+	KVM bool
+	// CPUModels are the models its processor can run, beside those that
+	// labels name.
+	CPUModels []string
+	// Allocatable is what claims may add up to.
+	Allocatable Resources
+	// Images are the images it already has.
+	Images []string
+	// Load is the share of its processors in use, from 0 to 1.
+	Load float64
+}
+
+// Instance is a placed instance: it takes resources, and others may want to be
+// near it or away from it.
+type Instance struct {
+	UID       string
+	Namespace string
+	Labels    map[string]string
+	// Hosts are where it holds a claim: one host, or two while it migrates.
+	Hosts     []string
+	Resources Resources
+	// Affinity is its own; a required anti-affinity keeps others away.
+	Affinity *corev1.Affinity
+}
+
+// Snapshot is what is known of the mesh. It is kept up to date in small steps
+// and is used by one goroutine at a time.
+type Snapshot struct {
+	hosts     []*hostState // sorted by name
+	byName    map[string]*hostState
+	instances map[string]*instanceState
+	byNS      map[string]map[string]*instanceState // namespace, uid
+	// guarded are the instances with required anti-affinity, by the namespaces
+	// that they keep others out of; AnyNamespace for those that select
+	// namespaces by label.
+	guarded    map[string]map[string]*instanceState
+	namespaces map[string]labels.Set
+	scratch    []candidate
+}
+
+type hostState struct {
+	Host
+	node      *corev1.Node // for the node affinity library
+	cpuModels map[string]struct{}
+	images    map[string]struct{}
+	seed      uint64
+	used      Resources
+	free      Resources
+	instances int
+}
+
+type instanceState struct {
+	Instance
+	labels labels.Set
+	anti   []term
+}
+
+// AnyNamespace stands for all namespaces.
+const AnyNamespace = "*"
+
+// eachGuarded calls fn with the namespaces that the instance's required
+// anti-affinity concerns.
+func (is *instanceState) eachGuarded(fn func(namespace string)) {
+	for i := range is.anti {
+		if is.anti[i].nsSelector != nil {
+			fn(AnyNamespace)
+		}
+		for ns := range is.anti[i].namespaces {
+			fn(ns)
+		}
+	}
+}
+
+// NewSnapshot returns an empty snapshot.
+func NewSnapshot() *Snapshot {
+	return &Snapshot{
+		byName:     map[string]*hostState{},
+		instances:  map[string]*instanceState{},
+		byNS:       map[string]map[string]*instanceState{},
+		guarded:    map[string]map[string]*instanceState{},
+		namespaces: map[string]labels.Set{},
+	}
+}
+
+// SetHost adds or replaces a host. What instances use of it is kept.
+func (s *Snapshot) SetHost(h Host) {
+	hs := &hostState{Host: h, seed: hashString(h.Name)}
+	lbls := maps.Clone(h.Labels)
+	if lbls == nil {
+		lbls = map[string]string{}
+	}
+	if lbls[corev1.LabelHostname] == "" {
+		lbls[corev1.LabelHostname] = h.Name
+	}
+	hs.Labels = lbls
+	hs.node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: h.Name, Labels: lbls}}
+	hs.cpuModels, hs.images = set(h.CPUModels), set(h.Images)
+	i, found := slices.BinarySearchFunc(s.hosts, h.Name, func(a *hostState, name string) int {
+		return compare(a.Name, name)
+	})
+	if found {
+		hs.used, hs.instances = s.hosts[i].used, s.hosts[i].instances
+		s.hosts[i] = hs
+	} else {
+		s.hosts = slices.Insert(s.hosts, i, hs)
+		for _, in := range s.instances {
+			if slices.Contains(in.Hosts, h.Name) {
+				hs.used = hs.used.Add(in.Resources)
+				hs.instances++
+			}
+		}
+	}
+	hs.free = h.Allocatable.Sub(hs.used)
+	s.byName[h.Name] = hs
+}
+
+// RemoveHost forgets a host. Its instances stay known.
+func (s *Snapshot) RemoveHost(name string) {
+	delete(s.byName, name)
+	s.hosts = slices.DeleteFunc(s.hosts, func(h *hostState) bool { return h.Name == name })
+}
+
+// HostNames returns the names of the known hosts, sorted.
+func (s *Snapshot) HostNames() []string {
+	names := make([]string, len(s.hosts))
+	for i, h := range s.hosts {
+		names[i] = h.Name
+	}
+	return names
+}
+
+// SetInstance adds or replaces a placed instance.
+func (s *Snapshot) SetInstance(in Instance) {
+	s.RemoveInstance(in.UID)
+	is := &instanceState{Instance: in, labels: in.Labels}
+	is.anti = existingAntiAffinity(in)
+	s.instances[in.UID] = is
+	if s.byNS[in.Namespace] == nil {
+		s.byNS[in.Namespace] = map[string]*instanceState{}
+	}
+	s.byNS[in.Namespace][in.UID] = is
+	is.eachGuarded(func(ns string) {
+		if s.guarded[ns] == nil {
+			s.guarded[ns] = map[string]*instanceState{}
+		}
+		s.guarded[ns][in.UID] = is
+	})
+	s.charge(is, Resources.Add, 1)
+}
+
+// RemoveInstance forgets a placed instance and what it used.
+func (s *Snapshot) RemoveInstance(uid string) {
+	is, ok := s.instances[uid]
+	if !ok {
+		return
+	}
+	delete(s.instances, uid)
+	is.eachGuarded(func(ns string) {
+		delete(s.guarded[ns], uid)
+		if len(s.guarded[ns]) == 0 {
+			delete(s.guarded, ns)
+		}
+	})
+	delete(s.byNS[is.Namespace], uid)
+	if len(s.byNS[is.Namespace]) == 0 {
+		delete(s.byNS, is.Namespace)
+	}
+	s.charge(is, Resources.Sub, -1)
+}
+
+func (s *Snapshot) charge(is *instanceState, op func(Resources, Resources) Resources, n int) {
+	for _, name := range is.Hosts {
+		if h := s.byName[name]; h != nil {
+			h.used = op(h.used, is.Resources)
+			h.free = h.Allocatable.Sub(h.used)
+			h.instances += n
+		}
+	}
+}
+
+// SetNamespace records the labels of a namespace, for affinity terms that
+// select namespaces by label. Nil labels forget it.
+func (s *Snapshot) SetNamespace(name string, lbls map[string]string) {
+	if lbls == nil {
+		delete(s.namespaces, name)
+		return
+	}
+	s.namespaces[name] = lbls
+}
+
+func (h *hostState) hasCPUModel(model string) bool {
+	if _, ok := h.cpuModels[model]; ok {
+		return true
+	}
+	return h.Labels[kubevirtv1.CPUModelLabel+model] == "true"
+}
+
+func set(names []string) map[string]struct{} {
+	m := make(map[string]struct{}, len(names))
+	for _, n := range names {
+		m[n] = struct{}{}
+	}
+	return m
+}
+
+func compare(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// hashString is FNV-1a: the same on every host, and without allocation.
+func hashString(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
+}
+
+// mix spreads the bits of x (the finalizer of splitmix64).
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}

@@ -1,0 +1,300 @@
+package schedule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+	"virtmesh/agent/stewards/schedule/place"
+)
+
+const (
+	podScheduled = kubevirtv1.VirtualMachineInstanceConditionType(corev1.PodScheduled)
+
+	reasonScheduled        = "Scheduled"
+	reasonFailedScheduling = "FailedScheduling"
+)
+
+// reconcile handles one instance.
+func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
+	vmi, ok := c.vmis.Get(key)
+	if !ok {
+		c.settled(key)
+		return stewards.Result{}, nil
+	}
+	if _, claimed := c.cfg.Claims.Instance(vmi.UID); claimed {
+		c.settled(key)
+		return stewards.Result{}, nil
+	}
+	switch {
+	case vmi.DeletionTimestamp != nil || vmi.IsFinal():
+		c.settled(key)
+		return stewards.Result{}, wrap(c.letGo(ctx, vmi), "let go of", key)
+	case vmi.Status.NodeName != "":
+		// It had a claim, which someone has released (or whose news is not here
+		// yet): it is not for placement to start it again.
+		c.settled(key)
+		return stewards.Result{}, nil
+	}
+	res, err := c.place(ctx, vmi)
+	return res, wrap(err, "place", key)
+}
+
+func wrap(err error, act string, key stewards.Key) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s instance %s: %w", act, key, err)
+}
+
+// letGo ends an instance that has no claim.
+func (c *Controller) letGo(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) error {
+	next := vmi.DeepCopy()
+	if !objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineInstanceFinalizer) {
+		return nil
+	}
+	if !next.IsFinal() {
+		setPhase(next, kubevirtv1.Failed)
+	}
+	var tx objects.Tx
+	claims.RequireUnclaimed(&tx, vmi.UID)
+	tx.Update(vmi, next)
+	_, err := tx.Commit(ctx, c.cfg.Store)
+	return err
+}
+
+// place finds a host for the instance and claims it.
+func (c *Controller) place(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (stewards.Result, error) {
+	c.figures.take(objects.KeyOf(vmi), vmi.UID)
+	if last, ok := c.predecessor(vmi); ok {
+		return c.unschedulable(ctx, vmi, fmt.Sprintf("host %s has not let go of the previous instance of this name yet", last.Host))
+	}
+	request, err := c.request(vmi)
+	var problem *VolumeProblem
+	switch {
+	case errors.As(err, &problem):
+		return c.hold(ctx, vmi, problem)
+	case err != nil:
+		return c.unschedulable(ctx, vmi, err.Error())
+	}
+	return c.settle(ctx, vmi, request)
+}
+
+// settle decides, asks and claims, until a host has the instance or none is
+// left to try.
+func (c *Controller) settle(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, request *place.Request) (stewards.Result, error) {
+	for outdated := 0; len(request.Exclude) < c.cfg.MaxOffers; {
+		choice, err := c.cfg.View.Decide(ctx, request)
+		var unfit *place.Unschedulable
+		switch {
+		case errors.Is(err, errClaimed):
+			c.settled(objects.KeyOf(vmi))
+			return stewards.Result{}, nil
+		case errors.As(err, &unfit):
+			return c.unschedulable(ctx, vmi, err.Error())
+		case err != nil:
+			return stewards.Result{}, err
+		}
+		if reason := c.ask(ctx, choice.Host, request); reason != "" {
+			c.figures.count(resultRefusedOffer)
+			c.cfg.View.Forget(request.UID)
+			request.Avoid(choice.Host, reason)
+			continue
+		}
+		err = c.claim(ctx, vmi, request, choice)
+		if err == nil {
+			c.figures.placed(objects.KeyOf(vmi))
+			c.settled(objects.KeyOf(vmi))
+			return stewards.Result{}, nil
+		}
+		c.figures.failed(err)
+		c.cfg.View.Forget(request.UID)
+		refused, ok := objects.Refused(err)
+		switch {
+		case claims.Outdated(err):
+			if outdated++; outdated > maxOutdated {
+				return stewards.Result{}, apierrors.NewConflict(instances, vmi.Name, err)
+			}
+			c.catchUp(ctx)
+		case !ok:
+			return stewards.Result{}, err
+		default:
+			// Another steward was faster: this view of the host is old.
+			request.Avoid(choice.Host, refused.Reason)
+		}
+	}
+	return c.unschedulable(ctx, vmi, (&place.Unschedulable{
+		Hosts: len(request.Exclude), Reasons: countReasons(request.Exclude),
+	}).Error())
+}
+
+// instances names the resource in errors.
+var instances = objects.KindFor[*kubevirtv1.VirtualMachineInstance]().GroupResource()
+
+const (
+	// maxOutdated is how often a decision is made anew at once because others
+	// were placed meanwhile. Each time someone was, so nothing stands still.
+	maxOutdated = 10
+	// catchUpDelay lets the view hear of them.
+	catchUpDelay = 10 * time.Millisecond
+)
+
+func (c *Controller) catchUp(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(catchUpDelay):
+	}
+}
+
+// predecessor returns the claim that another instance of the same name still
+// holds. While it does, the store would refuse every claim of this one: its
+// guest may be running.
+func (c *Controller) predecessor(vmi *kubevirtv1.VirtualMachineInstance) (claims.Instance, bool) {
+	last := c.cfg.Claims.Epoch(objects.KeyOf(vmi))
+	if last.UID == vmi.UID {
+		return claims.Instance{}, false
+	}
+	return c.cfg.Claims.Instance(last.UID)
+}
+
+func countReasons(byHost map[string]string) map[string]int {
+	n := map[string]int{}
+	for _, reason := range byHost {
+		n[reason]++
+	}
+	return n
+}
+
+// request prepares what the instance needs, its volumes included.
+func (c *Controller) request(vmi *kubevirtv1.VirtualMachineInstance) (*place.Request, error) {
+	request, err := place.NewRequest(vmi, c.cfg.Policy)
+	if err != nil {
+		return nil, err
+	}
+	return request, c.locate(vmi, request)
+}
+
+// locate keeps the request to the hosts that reach the instance's volumes.
+func (c *Controller) locate(vmi *kubevirtv1.VirtualMachineInstance, request *place.Request) error {
+	for _, name := range claimNames(&vmi.Spec) {
+		hosts, err := c.cfg.Volumes.Locate(vmi.Namespace, name)
+		if err != nil {
+			return err
+		}
+		if hosts != nil {
+			request.KeepTo(hosts, "could not reach volume "+name)
+		}
+	}
+	return nil
+}
+
+// claim writes claim and status together.
+func (c *Controller) claim(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, request *place.Request, choice Choice) error {
+	host := choice.Host
+	next := vmi.DeepCopy()
+	objects.AddFinalizer(next, kubevirtv1.VirtualMachineInstanceFinalizer)
+	next.Labels = maps.Clone(next.Labels)
+	if next.Labels == nil {
+		next.Labels = map[string]string{}
+	}
+	next.Labels[kubevirtv1.NodeNameLabel] = host
+	next.Status.NodeName = host
+	setPhase(next, kubevirtv1.Scheduled)
+	removeCondition(next, podScheduled)
+	removeCondition(next, kubevirtv1.VirtualMachineInstanceSynchronized)
+	var tx objects.Tx
+	placed := claims.Place(&tx, claims.Instance{
+		Namespace: vmi.Namespace, Name: vmi.Name, UID: vmi.UID, Host: host, Resources: request.Resources,
+	}, c.cfg.Claims.Epoch(objects.KeyOf(vmi)))
+	claims.Depend(&tx, placed, choice.Regard, choice.Sight)
+	tx.Update(vmi, next)
+	c.cfg.Recorder.AddTo(&tx, vmi, corev1.EventTypeNormal, reasonScheduled,
+		fmt.Sprintf("Successfully assigned %s to %s", objects.KeyOf(vmi), host))
+	_, err := tx.Commit(ctx, c.cfg.Store)
+	return err
+}
+
+// unschedulable says in the status that no host fits, and waits.
+func (c *Controller) unschedulable(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, message string) (stewards.Result, error) {
+	c.figures.count(resultUnschedulable)
+	retry := c.wait(objects.KeyOf(vmi))
+	next := vmi.DeepCopy()
+	setPhase(next, kubevirtv1.Scheduling)
+	setCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
+		Type: podScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
+	})
+	return c.tell(ctx, vmi, next, reasonFailedScheduling, message, retry)
+}
+
+// hold says in the status that a volume is missing or not ready, and waits.
+func (c *Controller) hold(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, problem *VolumeProblem) (stewards.Result, error) {
+	c.figures.count(resultHeld)
+	retry := c.wait(objects.KeyOf(vmi))
+	next := vmi.DeepCopy()
+	setPhase(next, kubevirtv1.Pending)
+	setCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
+		Type: kubevirtv1.VirtualMachineInstanceSynchronized, Status: corev1.ConditionFalse, Reason: problem.Reason, Message: problem.Message,
+	})
+	return c.tell(ctx, vmi, next, problem.Reason, problem.Message, retry)
+}
+
+// tell writes a status that holds the instance back, with an event, if it is
+// news.
+func (c *Controller) tell(ctx context.Context, vmi, next *kubevirtv1.VirtualMachineInstance, reason, message string, retry time.Duration) (stewards.Result, error) {
+	var tx objects.Tx
+	claims.RequireUnclaimed(&tx, vmi.UID)
+	tx.UpdateStatus(vmi, next)
+	if !tx.Empty() {
+		c.cfg.Recorder.AddTo(&tx, vmi, corev1.EventTypeWarning, reason, message)
+	}
+	if _, err := tx.Commit(ctx, c.cfg.Store); err != nil {
+		return stewards.Result{}, err
+	}
+	return stewards.Result{RequeueAfter: retry}, nil
+}
+
+// setPhase moves the instance to a phase and notes when.
+func setPhase(vmi *kubevirtv1.VirtualMachineInstance, phase kubevirtv1.VirtualMachineInstancePhase) {
+	if vmi.Status.Phase == phase {
+		return
+	}
+	vmi.Status.Phase = phase
+	vmi.Status.PhaseTransitionTimestamps = append(vmi.Status.PhaseTransitionTimestamps,
+		kubevirtv1.VirtualMachineInstancePhaseTransitionTimestamp{Phase: phase, PhaseTransitionTimestamp: metav1.NewTime(time.Now().Truncate(time.Second))})
+}
+
+// setCondition sets a condition; its transition time moves with its status.
+func setCondition(vmi *kubevirtv1.VirtualMachineInstance, c kubevirtv1.VirtualMachineInstanceCondition) {
+	c.LastTransitionTime = metav1.NewTime(time.Now().Truncate(time.Second))
+	for i := range vmi.Status.Conditions {
+		have := &vmi.Status.Conditions[i]
+		if have.Type == c.Type {
+			if have.Status == c.Status {
+				c.LastTransitionTime = have.LastTransitionTime
+			}
+			*have = c
+			return
+		}
+	}
+	vmi.Status.Conditions = append(vmi.Status.Conditions, c)
+}
+
+func removeCondition(vmi *kubevirtv1.VirtualMachineInstance, kind kubevirtv1.VirtualMachineInstanceConditionType) {
+	var kept []kubevirtv1.VirtualMachineInstanceCondition
+	for _, c := range vmi.Status.Conditions {
+		if c.Type != kind {
+			kept = append(kept, c)
+		}
+	}
+	vmi.Status.Conditions = kept
+}

@@ -1,0 +1,122 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
+
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+)
+
+// Prepare completes an instance made from its machine's template before it is
+// created: defaults, instance types. It must not change vm.
+type Prepare func(ctx context.Context, vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance) error
+
+// Config describes the controller of virtual machines.
+type Config struct {
+	// Store and Cache are the agent's. Required.
+	Store objects.Store
+	Cache *objects.Cache
+	// Recorder writes events. Required.
+	Recorder *objects.Recorder
+	// Stewardship spreads the machines over the hosts. Nil: all are handled.
+	Stewardship *stewards.Stewardship
+	// Prepare are applied to a new instance, in order.
+	Prepare []Prepare
+	// Workers is the number of machines handled at the same time.
+	Workers int
+	// BackoffMin is the delay before a machine whose instance failed before
+	// it ran is started again; it doubles up to BackoffMax.
+	BackoffMin, BackoffMax time.Duration
+	// Logger receives failures. Required.
+	Logger *slog.Logger
+	// Registerer receives the metrics. May be nil.
+	Registerer prometheus.Registerer
+}
+
+// DefaultConfig returns the settings to start from.
+func DefaultConfig() Config {
+	return Config{Workers: 4, BackoffMin: 10 * time.Second, BackoffMax: 300 * time.Second}
+}
+
+// Validate reports what is missing or contradicts itself.
+func (c Config) Validate() error {
+	switch {
+	case c.Store == nil || c.Cache == nil || c.Recorder == nil || c.Logger == nil:
+		return errors.New("vm controller: Store, Cache, Recorder and Logger are required")
+	case c.Workers < 1:
+		return fmt.Errorf("vm controller: Workers is %d, want at least 1", c.Workers)
+	case c.BackoffMin <= 0 || c.BackoffMax < c.BackoffMin:
+		return fmt.Errorf("vm controller: want 0 < BackoffMin <= BackoffMax, have %s and %s", c.BackoffMin, c.BackoffMax)
+	}
+	return nil
+}
+
+// Controller is the control loop of virtual machines.
+type Controller struct {
+	cfg    Config
+	vms    *objects.Informer[*kubevirtv1.VirtualMachine]
+	vmis   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	dvs    *objects.Informer[*cdiv1.DataVolume]
+	engine *stewards.Controller
+}
+
+// New checks cfg and returns a controller that is not yet running.
+func New(cfg Config) (*Controller, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	c := &Controller{
+		cfg:  cfg,
+		vms:  objects.For[*kubevirtv1.VirtualMachine](cfg.Cache),
+		vmis: objects.For[*kubevirtv1.VirtualMachineInstance](cfg.Cache),
+		dvs:  objects.For[*cdiv1.DataVolume](cfg.Cache),
+	}
+	engine := stewards.DefaultConfig()
+	engine.Name, engine.Scope = "virtualmachine", "virtualmachines"
+	engine.Reconciler = stewards.ReconcilerFunc(c.reconcile)
+	engine.Sources = []stewards.Source{
+		c.vms,
+		objects.Map(c.vmis, keysOfOwner[*kubevirtv1.VirtualMachineInstance]),
+		objects.Map(c.dvs, keysOfOwner[*cdiv1.DataVolume]),
+	}
+	engine.Stewardship, engine.Workers = cfg.Stewardship, cfg.Workers
+	engine.Logger, engine.Registerer = cfg.Logger, cfg.Registerer
+	var err error
+	c.engine, err = stewards.New(engine)
+	return c, err
+}
+
+// Run handles virtual machines until ctx ends.
+func (c *Controller) Run(ctx context.Context) error { return c.engine.Run(ctx) }
+
+// keysOfOwner names the virtual machine that controls an object, or, for an
+// instance without an owner, the machine of its name, which may adopt it.
+func keysOfOwner[T objects.Object](change objects.Change[T]) []objects.Key {
+	var keys []objects.Key
+	var none T
+	for _, o := range []T{change.Old, change.New} {
+		if any(o) == any(none) {
+			continue
+		}
+		key := objects.KeyOf(o)
+		if ref := metav1.GetControllerOf(o); ref != nil {
+			if ref.Kind != kubevirtv1.VirtualMachineGroupVersionKind.Kind {
+				continue
+			}
+			key.Name = ref.Name
+		}
+		if len(keys) == 0 || keys[0] != key {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}

@@ -1,0 +1,314 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+	"virtmesh/raftstore"
+)
+
+// Reasons of events and of the Failure condition.
+const (
+	reasonCreated      = "SuccessfulCreate"
+	reasonCreateFailed = "FailedCreate"
+	reasonDeleted      = "SuccessfulDelete"
+	reasonConflict     = "InstanceNotOwned"
+)
+
+// turn is one reconciliation: what was read, and what is being built of it.
+type turn struct {
+	old *kubevirtv1.VirtualMachine         // as read
+	vm  *kubevirtv1.VirtualMachine         // as it will be
+	was *kubevirtv1.VirtualMachineInstance // as read, nil if there is none
+	vmi *kubevirtv1.VirtualMachineInstance // as it will be, nil if it will not be there
+	now time.Time
+	tx  objects.Tx
+	// gone says that the instance disappears with this transaction.
+	gone bool
+	// failure is shown in the Failure condition and then returned.
+	failure error
+}
+
+// reconcile handles one machine.
+func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
+	vm, ok := c.vms.Get(key)
+	if !ok {
+		return stewards.Result{}, wrap(c.releaseAbandoned(ctx, key), "release the instance of", key)
+	}
+	t := &turn{old: vm, vm: vm.DeepCopy(), now: time.Now()}
+	vmi, err := c.instance(ctx, key)
+	if err != nil {
+		return stewards.Result{}, wrap(err, "reconcile", key)
+	}
+	t.was, t.vmi = vmi, vmi
+	// Even if only the instance is written: what was decided from an old view
+	// of the machine must not happen.
+	t.tx.Unchanged(vm)
+	var res stewards.Result
+	switch {
+	case vm.DeletionTimestamp != nil:
+		if c.finalize(t) {
+			_, err := t.tx.Commit(ctx, c.cfg.Store)
+			return stewards.Result{}, wrap(err, "finalize", key)
+		}
+	case t.was != nil && !c.own(t):
+		if abandoned(t.was, t.vm.UID) {
+			c.letGo(t)
+		}
+		t.vmi = nil
+		if !t.gone {
+			t.failure = fmt.Errorf("instance %s exists and belongs to another object", key)
+			c.fail(t, reasonConflict)
+		}
+	default:
+		objects.AddFinalizer(t.vm, kubevirtv1.VirtualMachineControllerFinalizer)
+		res = c.drive(ctx, t)
+	}
+	c.syncStatus(t)
+	t.tx.Update(t.old, t.vm)
+	if _, err := t.tx.Commit(ctx, c.cfg.Store); err != nil {
+		return stewards.Result{}, wrap(err, "reconcile", key)
+	}
+	return res, t.failure
+}
+
+// instance returns the instance of the machine, nil if there is none. The two
+// informers are not in step: where one shows a machine that has just created
+// its instance, the other may not show the instance yet. So the store itself
+// is asked before the instance is said to be missing.
+func (c *Controller) instance(ctx context.Context, key stewards.Key) (*kubevirtv1.VirtualMachineInstance, error) {
+	if vmi, ok := c.vmis.Get(key); ok {
+		return vmi, nil
+	}
+	vmi, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, c.cfg.Store, key, raftstore.ReadOptions{Consistency: raftstore.Local})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return vmi, err
+}
+
+func wrap(err error, act string, key stewards.Key) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s virtual machine %s: %w", act, key, err)
+}
+
+// own reports whether the instance belongs to the machine, after adopting one
+// that belongs to nobody.
+func (c *Controller) own(t *turn) bool {
+	ref := metav1.GetControllerOf(t.was)
+	if ref != nil {
+		return ref.UID == t.vm.UID
+	}
+	if t.was.DeletionTimestamp != nil {
+		return false
+	}
+	t.vmi = t.was.DeepCopy()
+	t.vmi.OwnerReferences = append(t.vmi.OwnerReferences, ownerRef(t.vm))
+	objects.AddFinalizer(t.vmi, kubevirtv1.VirtualMachineControllerFinalizer)
+	return true
+}
+
+// drive brings the instance in line with the run strategy.
+func (c *Controller) drive(ctx context.Context, t *turn) stewards.Result {
+	noteFailures(t, c.cfg.BackoffMin, c.cfg.BackoffMax)
+	dropDoneRequests(t)
+	c.ensureDataVolumes(t)
+	plan, err := decide(t.vm, t.was, t.now)
+	if err != nil {
+		t.failure = err
+		c.fail(t, reasonCreateFailed)
+		return stewards.Result{}
+	}
+	if plan.requestStart {
+		requestStart(t.vm)
+	}
+	if plan.runStrategy != "" {
+		setRunStrategy(t.vm, plan.runStrategy)
+	}
+	recordStrategy(t.vm, plan)
+	switch {
+	case plan.stop && t.was.DeletionTimestamp == nil:
+		c.stop(t)
+	case plan.start && c.dataVolumesReady(t.vm):
+		c.start(ctx, t)
+	default:
+		c.keep(ctx, t)
+	}
+	return stewards.Result{RequeueAfter: plan.retryAfter}
+}
+
+// start creates the instance.
+func (c *Controller) start(ctx context.Context, t *turn) {
+	vmi, ok := c.prepared(ctx, t)
+	if !ok {
+		return
+	}
+	t.tx.Create(vmi)
+	t.vmi = vmi
+	t.vm.Status.StateChangeRequests = withoutStart(t.vm.Status.StateChangeRequests)
+	if strategy, err := t.vm.RunStrategy(); err == nil {
+		t.vm.Status.RunStrategy = strategy
+	}
+	c.cfg.Recorder.AddTo(&t.tx, t.old, corev1.EventTypeNormal, reasonCreated,
+		"Started the virtual machine by creating the new virtual machine instance "+vmi.Name)
+}
+
+// prepared returns the instance that the machine describes now.
+func (c *Controller) prepared(ctx context.Context, t *turn) (*kubevirtv1.VirtualMachineInstance, bool) {
+	vmi := newInstance(t.vm, t.now)
+	for _, prepare := range c.cfg.Prepare {
+		if err := prepare(ctx, t.vm, vmi); err != nil {
+			t.failure = fmt.Errorf("prepare the instance: %w", err)
+			c.fail(t, reasonCreateFailed)
+			return nil, false
+		}
+	}
+	return vmi, true
+}
+
+// stop deletes the instance, which is not being deleted yet. One that has
+// ended, and that no host holds any more, disappears at once; another when its
+// host has shut it down.
+func (c *Controller) stop(t *turn) {
+	last := t.was.DeepCopy()
+	if !heldByHost(t.was) {
+		objects.RemoveFinalizer(last, kubevirtv1.VirtualMachineControllerFinalizer)
+	}
+	t.tx.Delete(last, objects.DeleteOptions{})
+	if len(last.Finalizers) == 0 {
+		t.vmi, t.gone = nil, true
+	} else {
+		now := metav1.NewTime(t.now.Truncate(time.Second))
+		t.vmi = t.was.DeepCopy()
+		t.vmi.DeletionTimestamp = &now
+	}
+	c.cfg.Recorder.AddTo(&t.tx, t.old, corev1.EventTypeNormal, reasonDeleted,
+		"Stopped the virtual machine by deleting the virtual machine instance "+t.was.Name)
+}
+
+// keep leaves the instance, if any, but lets go of one that is being deleted
+// and that no host holds any more, and passes on what may change while it runs.
+func (c *Controller) keep(ctx context.Context, t *turn) {
+	if t.was == nil {
+		return
+	}
+	if t.was.DeletionTimestamp != nil {
+		c.letGo(t)
+		return
+	}
+	if t.vmi == t.was {
+		t.vmi = t.was.DeepCopy()
+	}
+	generation := strconv.FormatInt(t.vm.Generation, 10)
+	made := t.was.Annotations[kubevirtv1.VirtualMachineGenerationAnnotation]
+	if !t.was.IsFinal() && made != "" && made != generation && !restartRequired(t.vm, t.was) {
+		if want, ok := c.prepared(ctx, t); ok {
+			propagate(want, t.vmi)
+			t.vmi.Annotations[kubevirtv1.VirtualMachineGenerationAnnotation] = generation
+		}
+	}
+	t.tx.Update(t.was, t.vmi)
+}
+
+// letGo removes the controller's finalizer from an instance that is being
+// deleted, once no host holds it.
+func (c *Controller) letGo(t *turn) {
+	if t.was.DeletionTimestamp == nil || heldByHost(t.was) || !objects.HasFinalizer(t.was, kubevirtv1.VirtualMachineControllerFinalizer) {
+		return
+	}
+	next := t.was.DeepCopy()
+	objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineControllerFinalizer)
+	t.tx.Update(t.was, next)
+	if len(next.Finalizers) == 0 {
+		t.vmi, t.gone = nil, true
+	}
+}
+
+// heldByHost reports whether a host, or placement, still has to let go of the
+// instance.
+func heldByHost(vmi *kubevirtv1.VirtualMachineInstance) bool {
+	return objects.HasFinalizer(vmi, kubevirtv1.VirtualMachineInstanceFinalizer)
+}
+
+// abandoned reports whether the instance carries the controller's finalizer for
+// a machine that is not there any more: it was orphaned, or its machine lost
+// its own finalizers by force. uid is that of the present machine of the name,
+// empty if there is none.
+func abandoned(vmi *kubevirtv1.VirtualMachineInstance, uid types.UID) bool {
+	ref := metav1.GetControllerOf(vmi)
+	return ref == nil ||
+		ref.Kind == kubevirtv1.VirtualMachineGroupVersionKind.Kind && ref.Name == vmi.Name && ref.UID != uid
+}
+
+// releaseAbandoned lets go of an instance whose machine does not exist. Nobody
+// else would, and the instance, and its namespace, could never be deleted.
+func (c *Controller) releaseAbandoned(ctx context.Context, key stewards.Key) error {
+	vmi, ok := c.vmis.Get(key)
+	if !ok || !abandoned(vmi, "") {
+		return nil
+	}
+	// The informer of machines may be behind that of instances. The replica is
+	// not: where it shows an instance, it shows the machine that made it.
+	_, err := objects.Get[*kubevirtv1.VirtualMachine](ctx, c.cfg.Store, key, raftstore.ReadOptions{Consistency: raftstore.Local})
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	t := &turn{was: vmi}
+	c.letGo(t)
+	_, err = t.tx.Commit(ctx, c.cfg.Store)
+	return err
+}
+
+// finalize ends the instance of a machine that is being deleted. It returns
+// true when nothing is left to do but to commit.
+func (c *Controller) finalize(t *turn) (done bool) {
+	orphan := objects.HasFinalizer(t.old, metav1.FinalizerOrphanDependents)
+	owned := t.was != nil && metav1.IsControlledBy(t.was, t.old)
+	if owned && !orphan {
+		if t.was.DeletionTimestamp == nil {
+			c.stop(t)
+		} else {
+			c.letGo(t)
+		}
+		if !t.gone {
+			return false
+		}
+	}
+	if !objects.RemoveFinalizer(t.vm, kubevirtv1.VirtualMachineControllerFinalizer) {
+		return true
+	}
+	t.tx.Update(t.old, t.vm)
+	if t.was != nil && !t.gone {
+		c.orphan(t)
+	}
+	return true
+}
+
+// orphan lets the instance live on without its machine, which will not be
+// there to see how it ends.
+func (c *Controller) orphan(t *turn) {
+	next := t.was.DeepCopy()
+	if objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineControllerFinalizer) {
+		t.tx.Update(t.was, next)
+	}
+}
+
+// fail shows a failure in the Failure condition and as an event.
+func (c *Controller) fail(t *turn, reason string) {
+	setCondition(t.vm, kubevirtv1.VirtualMachineCondition{
+		Type: kubevirtv1.VirtualMachineFailure, Status: corev1.ConditionTrue, Reason: reason, Message: t.failure.Error(),
+	}, t.now)
+	c.cfg.Recorder.Event(t.old, corev1.EventTypeWarning, reason, t.failure.Error())
+}

@@ -1,0 +1,737 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/objects/objectstest"
+	"virtmesh/raftstore"
+)
+
+var key = objects.Key{Namespace: "ns", Name: "web"}
+
+// bench is one controller on a store, in a bubble of fake time. The test plays
+// the user, and the host that runs the instance.
+type bench struct {
+	*testing.T
+	store *objectstest.Store
+	stop  func()
+}
+
+func setUp(t *testing.T, edit ...func(*Config)) *bench {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	b := &bench{T: t, store: objectstest.New(claims.Rules()...)}
+	cacheCfg := objects.DefaultCacheConfig()
+	cacheCfg.Store, cacheCfg.Logger = b.store, log
+	cache, err := objects.NewCache(cacheCfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	recCfg := objects.DefaultRecorderConfig()
+	recCfg.Store, recCfg.Logger, recCfg.Component, recCfg.Host = b.store, log, "virtualmachine-controller", "h1"
+	rec, err := objects.NewRecorder(recCfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := DefaultConfig()
+	cfg.Store, cfg.Cache, cfg.Recorder, cfg.Logger = b.store, cache, rec, log
+	for _, f := range edit {
+		f(&cfg)
+	}
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cacheDone, done := make(chan struct{}), make(chan error, 1)
+	go func() { defer close(cacheDone); cache.Run(ctx) }()
+	go func() { done <- c.Run(ctx) }()
+	b.stop = func() {
+		cancel()
+		<-cacheDone
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+	return b
+}
+
+// settle lets the controller finish what it can do now.
+func (b *bench) settle() { synctest.Wait() }
+
+func (b *bench) commit(build func(tx *objects.Tx)) {
+	b.Helper()
+	var tx objects.Tx
+	build(&tx)
+	if _, err := tx.Commit(b.Context(), b.store); err != nil {
+		b.Fatal(err)
+	}
+	b.settle()
+}
+
+func machine(strategy kubevirtv1.VirtualMachineRunStrategy) *kubevirtv1.VirtualMachine {
+	return &kubevirtv1.VirtualMachine{
+		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
+		Spec: kubevirtv1.VirtualMachineSpec{
+			RunStrategy: &strategy,
+			Template: &kubevirtv1.VirtualMachineInstanceTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}, Annotations: map[string]string{"note": "kept"}},
+			},
+		},
+	}
+}
+
+func (b *bench) create(strategy kubevirtv1.VirtualMachineRunStrategy, edit ...func(*kubevirtv1.VirtualMachine)) {
+	b.Helper()
+	vm := machine(strategy)
+	for _, f := range edit {
+		f(vm)
+	}
+	b.commit(func(tx *objects.Tx) { tx.Create(vm) })
+}
+
+func find[T objects.Object](b *bench, key objects.Key) T {
+	b.Helper()
+	o, err := objects.Get[T](b.Context(), b.store, key, raftstore.ReadOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		b.Fatal(err)
+	}
+	return o
+}
+
+func (b *bench) vm() *kubevirtv1.VirtualMachine { return find[*kubevirtv1.VirtualMachine](b, key) }
+func (b *bench) vmi() *kubevirtv1.VirtualMachineInstance {
+	return find[*kubevirtv1.VirtualMachineInstance](b, key)
+}
+
+// must returns the instance, which has to exist.
+func (b *bench) must() *kubevirtv1.VirtualMachineInstance {
+	b.Helper()
+	vmi := b.vmi()
+	if vmi == nil {
+		b.Fatal("there is no instance")
+	}
+	return vmi
+}
+
+func (b *bench) edit(f func(*kubevirtv1.VirtualMachine)) {
+	b.Helper()
+	old := b.vm()
+	next := old.DeepCopy()
+	f(next)
+	b.commit(func(tx *objects.Tx) { tx.Update(old, next) })
+}
+
+// phase lets the host report a phase; a final one lets go of the instance.
+func (b *bench) phase(p kubevirtv1.VirtualMachineInstancePhase, edit ...func(*kubevirtv1.VirtualMachineInstance)) {
+	b.Helper()
+	old := b.must()
+	next := old.DeepCopy()
+	next.Status.Phase = p
+	next.Status.PhaseTransitionTimestamps = append(next.Status.PhaseTransitionTimestamps, kubevirtv1.VirtualMachineInstancePhaseTransitionTimestamp{Phase: p})
+	if p == kubevirtv1.Running {
+		next.Status.Conditions = []kubevirtv1.VirtualMachineInstanceCondition{{Type: kubevirtv1.VirtualMachineInstanceReady, Status: corev1.ConditionTrue}}
+	}
+	if next.IsFinal() {
+		objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineInstanceFinalizer)
+	}
+	for _, f := range edit {
+		f(next)
+	}
+	b.commit(func(tx *objects.Tx) { tx.Update(old, next) })
+}
+
+// ask lets the API add requests.
+func (b *bench) ask(reqs ...kubevirtv1.VirtualMachineStateChangeRequest) {
+	b.Helper()
+	b.edit(func(vm *kubevirtv1.VirtualMachine) {
+		vm.Status.StateChangeRequests = append(vm.Status.StateChangeRequests, reqs...)
+	})
+}
+
+func startReq(data map[string]string) kubevirtv1.VirtualMachineStateChangeRequest {
+	return kubevirtv1.VirtualMachineStateChangeRequest{Action: kubevirtv1.StartRequest, Data: data}
+}
+
+func stopReq(uid types.UID) kubevirtv1.VirtualMachineStateChangeRequest {
+	return kubevirtv1.VirtualMachineStateChangeRequest{Action: kubevirtv1.StopRequest, UID: &uid}
+}
+
+func (b *bench) expect(want kubevirtv1.VirtualMachinePrintableStatus) {
+	b.Helper()
+	if got := b.vm().Status.PrintableStatus; got != want {
+		b.Errorf("status %q, want %q", got, want)
+	}
+}
+
+func condition(vm *kubevirtv1.VirtualMachine, kind kubevirtv1.VirtualMachineConditionType) *kubevirtv1.VirtualMachineCondition {
+	for i := range vm.Status.Conditions {
+		if vm.Status.Conditions[i].Type == kind {
+			return &vm.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// run is a test in a bubble.
+func run(t *testing.T, test func(b *bench), edit ...func(*Config)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := setUp(t, edit...)
+		defer b.stop()
+		b.settle()
+		test(b)
+	})
+}
+
+func TestInstanceIsMadeFromTheTemplate(t *testing.T) {
+	run(t, func(b *bench) {
+		before := b.store.Commits()
+		b.create(kubevirtv1.RunStrategyAlways)
+		if n := b.store.Commits() - before; n != 2 {
+			b.Errorf("%d transactions, want that of the user and one for instance, status and event", n)
+		}
+		vm, vmi := b.vm(), b.must()
+		if !metav1.IsControlledBy(vmi, vm) || vmi.Labels["app"] != "web" || vmi.Annotations["note"] != "kept" {
+			b.Errorf("metadata %+v", vmi.ObjectMeta)
+		}
+		for _, f := range []string{kubevirtv1.VirtualMachineInstanceFinalizer, kubevirtv1.VirtualMachineControllerFinalizer} {
+			if !objects.HasFinalizer(vmi, f) {
+				b.Errorf("finalizer %s is missing", f)
+			}
+		}
+		if vmi.Spec.Domain.Firmware.UUID == "" || vmi.Status.Phase != kubevirtv1.Pending {
+			b.Errorf("firmware UUID %q, phase %q", vmi.Spec.Domain.Firmware.UUID, vmi.Status.Phase)
+		}
+		if !objects.HasFinalizer(vm, kubevirtv1.VirtualMachineControllerFinalizer) {
+			b.Error("the machine has no finalizer")
+		}
+		if !vm.Status.Created || vm.Status.Ready || vm.Status.ObservedGeneration != 1 || vm.Status.DesiredGeneration != 1 || vm.Status.RunStrategy != kubevirtv1.RunStrategyAlways {
+			b.Errorf("status %+v", vm.Status)
+		}
+		b.expect(kubevirtv1.VirtualMachineStatusStarting)
+		b.phase(kubevirtv1.Running)
+		b.expect(kubevirtv1.VirtualMachineStatusRunning)
+		if vm := b.vm(); !vm.Status.Ready || condition(vm, kubevirtv1.VirtualMachineReady).Status != corev1.ConditionTrue {
+			b.Errorf("status %+v", vm.Status)
+		}
+	})
+}
+
+// fate is what becomes of an instance that has ended.
+type fate string
+
+const (
+	kept, removed, replaced fate = "kept", "removed", "replaced"
+)
+
+// The table of run strategies: what happens when the instance ends. It is
+// KubeVirt's.
+func TestRunStrategies(t *testing.T) {
+	for _, tc := range []struct {
+		strategy           kubevirtv1.VirtualMachineRunStrategy
+		starts             bool
+		succeeded, failed  fate
+		afterOK, afterFail kubevirtv1.VirtualMachinePrintableStatus
+	}{
+		{kubevirtv1.RunStrategyAlways, true, replaced, replaced, kubevirtv1.VirtualMachineStatusStarting, kubevirtv1.VirtualMachineStatusStarting},
+		{kubevirtv1.RunStrategyRerunOnFailure, true, removed, replaced, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStarting},
+		{kubevirtv1.RunStrategyOnce, true, kept, kept, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStopped},
+		{kubevirtv1.RunStrategyManual, false, kept, kept, kubevirtv1.VirtualMachineStatusStopped, kubevirtv1.VirtualMachineStatusStopped},
+	} {
+		for phase, want := range map[kubevirtv1.VirtualMachineInstancePhase]fate{kubevirtv1.Succeeded: tc.succeeded, kubevirtv1.Failed: tc.failed} {
+			t.Run(string(tc.strategy)+"/"+string(phase), func(t *testing.T) {
+				run(t, func(b *bench) {
+					b.create(tc.strategy)
+					if !tc.starts {
+						b.expect(kubevirtv1.VirtualMachineStatusStopped)
+						if b.vmi() != nil {
+							b.Fatal("started without a request")
+						}
+						b.ask(startReq(nil))
+					}
+					first := b.must().UID
+					b.phase(kubevirtv1.Running)
+					b.phase(phase)
+					time.Sleep(time.Minute)
+					got := kept
+					if vmi := b.vmi(); vmi == nil {
+						got = removed
+					} else if vmi.UID != first {
+						got = replaced
+					}
+					if got != want || b.vm().Status.Created != (got != removed) {
+						b.Errorf("%s, want %s; created %v", got, want, b.vm().Status.Created)
+					}
+					status := tc.afterOK
+					if phase == kubevirtv1.Failed {
+						status = tc.afterFail
+					}
+					b.expect(status)
+					if n := len(b.vm().Status.StateChangeRequests); n != 0 {
+						b.Errorf("%d requests left", n)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestHaltedMeansNoInstance(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		b.phase(kubevirtv1.Running)
+		b.edit(func(vm *kubevirtv1.VirtualMachine) {
+			halted := kubevirtv1.RunStrategyHalted
+			vm.Spec.RunStrategy = &halted
+		})
+		b.expect(kubevirtv1.VirtualMachineStatusStopping)
+		if b.must().DeletionTimestamp == nil {
+			b.Fatal("the instance is not being deleted")
+		}
+		b.phase(kubevirtv1.Succeeded)
+		if b.vmi() != nil {
+			b.Error("the instance is still there")
+		}
+		b.expect(kubevirtv1.VirtualMachineStatusStopped)
+		if c := condition(b.vm(), kubevirtv1.VirtualMachineReady); c.Reason != "VMINotExists" {
+			b.Errorf("Ready: %+v", c)
+		}
+		time.Sleep(time.Hour)
+		if b.vmi() != nil {
+			b.Error("it came back")
+		}
+	})
+}
+
+func TestSpecRunning(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create("", func(vm *kubevirtv1.VirtualMachine) {
+			running := true
+			vm.Spec.RunStrategy, vm.Spec.Running = nil, &running
+		})
+		b.must()
+		b.phase(kubevirtv1.Running)
+		b.edit(func(vm *kubevirtv1.VirtualMachine) { *vm.Spec.Running = false })
+		b.phase(kubevirtv1.Succeeded)
+		b.expect(kubevirtv1.VirtualMachineStatusStopped)
+	})
+}
+
+func TestStartPausedOfAHaltedMachine(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyHalted)
+		b.expect(kubevirtv1.VirtualMachineStatusStopped)
+		b.ask(startReq(map[string]string{kubevirtv1.StartRequestDataPausedKey: kubevirtv1.StartRequestDataPausedTrue}))
+		if vmi := b.must(); !vmi.ShouldStartPaused() {
+			b.Error("not started paused")
+		}
+		if got := *b.vm().Spec.RunStrategy; got != kubevirtv1.RunStrategyAlways {
+			b.Errorf("run strategy %s, want Always", got)
+		}
+		b.phase(kubevirtv1.Running, func(vmi *kubevirtv1.VirtualMachineInstance) {
+			vmi.Status.Conditions = append(vmi.Status.Conditions, kubevirtv1.VirtualMachineInstanceCondition{Type: kubevirtv1.VirtualMachineInstancePaused, Status: corev1.ConditionTrue, Reason: "PausedByUser"})
+		})
+		b.expect(kubevirtv1.VirtualMachineStatusPaused)
+		if c := condition(b.vm(), kubevirtv1.VirtualMachinePaused); c == nil || c.Reason != "PausedByUser" {
+			b.Errorf("Paused: %+v", c)
+		}
+		b.phase(kubevirtv1.Running)
+		if c := condition(b.vm(), kubevirtv1.VirtualMachinePaused); c != nil {
+			b.Errorf("Paused stays: %+v", c)
+		}
+	})
+}
+
+// A restart is a stop of this instance and a start.
+func TestRestartRequest(t *testing.T) {
+	for _, strategy := range []kubevirtv1.VirtualMachineRunStrategy{kubevirtv1.RunStrategyAlways, kubevirtv1.RunStrategyRerunOnFailure, kubevirtv1.RunStrategyManual} {
+		t.Run(string(strategy), func(t *testing.T) {
+			run(t, func(b *bench) {
+				b.create(strategy)
+				if b.vmi() == nil {
+					b.ask(startReq(nil))
+				}
+				b.phase(kubevirtv1.Running)
+				first := b.must().UID
+				b.ask(stopReq(first), startReq(nil))
+				b.expect(kubevirtv1.VirtualMachineStatusStopping)
+				b.phase(kubevirtv1.Succeeded)
+				if b.must().UID == first {
+					b.Fatal("the instance was not replaced")
+				}
+				b.phase(kubevirtv1.Running)
+				b.expect(kubevirtv1.VirtualMachineStatusRunning)
+				if reqs := b.vm().Status.StateChangeRequests; len(reqs) != 0 {
+					b.Errorf("requests left: %v", reqs)
+				}
+			})
+		})
+	}
+}
+
+func TestARequestForAnotherInstanceIsDropped(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		b.phase(kubevirtv1.Running)
+		b.ask(stopReq("some-other"))
+		if b.must().DeletionTimestamp != nil || len(b.vm().Status.StateChangeRequests) != 0 {
+			b.Error("a stale stop request was acted on or kept")
+		}
+	})
+}
+
+// A start that was asked for because the instance had ended must not be taken
+// for done by a steward that still sees it running.
+func TestAnOldViewOfTheInstanceDropsNoRequest(t *testing.T) {
+	for name, request := range map[string]kubevirtv1.VirtualMachineStateChangeRequest{"start": startReq(nil), "stop": stopReq("next")} {
+		s := objectstest.New(claims.Rules()...)
+		commit := func(build func(tx *objects.Tx)) error {
+			var tx objects.Tx
+			build(&tx)
+			_, err := tx.Commit(t.Context(), s)
+			return err
+		}
+		vm := machine(kubevirtv1.RunStrategyManual)
+		vm.Status.StateChangeRequests = []kubevirtv1.VirtualMachineStateChangeRequest{request}
+		seen := newInstance(vm, time.Now())
+		seen.Status.Phase = kubevirtv1.Running
+		if err := commit(func(tx *objects.Tx) { tx.Create(vm); tx.Create(seen) }); err != nil {
+			t.Fatal(err)
+		}
+		ended := seen.DeepCopy()
+		ended.Status.Phase = kubevirtv1.Succeeded
+		if err := commit(func(tx *objects.Tx) { tx.Update(seen, ended) }); err != nil {
+			t.Fatal(err)
+		}
+		turn := &turn{old: vm, vm: vm.DeepCopy(), was: seen, vmi: seen, now: time.Now()}
+		dropDoneRequests(turn)
+		if len(turn.vm.Status.StateChangeRequests) != 0 {
+			t.Fatalf("%s: the case is not met", name)
+		}
+		turn.tx.Update(turn.old, turn.vm)
+		if _, err := turn.tx.Commit(t.Context(), s); !apierrors.IsConflict(err) {
+			t.Errorf("%s: dropped for an instance that is not so any more: %v", name, err)
+		}
+	}
+}
+
+func TestFailingStartsAreBackedOff(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		for i, wait := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
+			last := b.must().UID
+			b.phase(kubevirtv1.Failed)
+			f := b.vm().Status.StartFailure
+			if f == nil || f.ConsecutiveFailCount != i+1 || f.LastFailedVMIUID != last {
+				b.Fatalf("failure %d: %+v", i+1, f)
+			}
+			b.expect(kubevirtv1.VirtualMachineStatusCrashLoopBackOff)
+			time.Sleep(wait*time.Second - 2*time.Second)
+			if b.vmi() != nil {
+				b.Fatalf("failure %d: started again before %s", i+1, wait*time.Second)
+			}
+			time.Sleep(3 * time.Second)
+			if b.must().UID == last {
+				b.Fatalf("failure %d: not started again", i+1)
+			}
+			b.expect(kubevirtv1.VirtualMachineStatusStarting)
+		}
+		b.phase(kubevirtv1.Running)
+		if f := b.vm().Status.StartFailure; f != nil {
+			b.Errorf("after a success: %+v", f)
+		}
+		// One that has run is replaced at once.
+		b.phase(kubevirtv1.Failed)
+		if b.must().IsFinal() {
+			b.Error("not replaced")
+		}
+	})
+}
+
+func TestDeletionEndsTheInstanceFirst(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		b.phase(kubevirtv1.Running)
+		b.commit(func(tx *objects.Tx) { tx.Delete(b.vm(), objects.DeleteOptions{}) })
+		b.expect(kubevirtv1.VirtualMachineStatusTerminating)
+		if b.must().DeletionTimestamp == nil {
+			b.Fatal("the instance is not being deleted")
+		}
+		b.phase(kubevirtv1.Succeeded)
+		if b.vmi() != nil || b.vm() != nil {
+			b.Errorf("left: %v %v", b.vmi(), b.vm())
+		}
+	})
+}
+
+// endDeleted deletes the instance, and lets its host let go of it.
+func (b *bench) endDeleted() {
+	b.Helper()
+	b.commit(func(tx *objects.Tx) { tx.Delete(b.must(), objects.DeleteOptions{}) })
+	b.phase(kubevirtv1.Succeeded)
+}
+
+func TestOrphaningKeepsTheInstance(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		b.phase(kubevirtv1.Running)
+		b.commit(func(tx *objects.Tx) {
+			tx.Delete(b.vm(), objects.DeleteOptions{Propagation: metav1.DeletePropagationOrphan})
+		})
+		if b.must().DeletionTimestamp != nil {
+			b.Error("the instance is being deleted")
+		}
+		if vm := b.vm(); objects.HasFinalizer(vm, kubevirtv1.VirtualMachineControllerFinalizer) {
+			b.Error("the machine is held back")
+		}
+		// Nobody is left to remove its finalizer when it is deleted later.
+		b.endDeleted()
+		if b.vmi() != nil {
+			b.Errorf("it cannot be deleted: %v", b.vmi().Finalizers)
+		}
+	})
+}
+
+// The garbage collector may take the owner off before the controller has seen
+// the deletion.
+func TestOrphaningAfterTheOwnerWasTakenOff(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		b.phase(kubevirtv1.Running)
+		old, vm := b.must(), b.vm()
+		next := old.DeepCopy()
+		next.OwnerReferences = nil
+		b.commit(func(tx *objects.Tx) {
+			tx.Update(old, next)
+			tx.Delete(vm, objects.DeleteOptions{})
+		})
+		if b.vm() != nil {
+			b.Fatal("the machine is still there")
+		}
+		b.endDeleted()
+		if b.vmi() != nil {
+			b.Errorf("it cannot be deleted: %v", b.vmi().Finalizers)
+		}
+	})
+}
+
+// A machine that lost its finalizers by force leaves its instance behind.
+func TestAnInstanceOutlivesItsMachineButNotItsDeletion(t *testing.T) {
+	for _, recreated := range []bool{false, true} {
+		run(t, func(b *bench) {
+			b.create(kubevirtv1.RunStrategyAlways)
+			b.phase(kubevirtv1.Running)
+			first := b.must().UID
+			old := b.vm()
+			next := old.DeepCopy()
+			next.Finalizers = nil
+			b.commit(func(tx *objects.Tx) { tx.DeleteRaw(b.raw(next)) })
+			if b.vm() != nil {
+				b.Fatal("the machine is still there")
+			}
+			if recreated {
+				b.create(kubevirtv1.RunStrategyAlways)
+			}
+			b.commit(func(tx *objects.Tx) { tx.Delete(b.must(), objects.DeleteOptions{}) })
+			time.Sleep(time.Minute)
+			if vmi := b.must(); vmi.UID != first || !heldByHost(vmi) {
+				b.Fatal("it was taken from its host")
+			}
+			b.phase(kubevirtv1.Succeeded)
+			time.Sleep(time.Minute)
+			switch vmi := b.vmi(); {
+			case !recreated && vmi != nil:
+				b.Errorf("it cannot be deleted: %v", vmi.Finalizers)
+			case recreated && (vmi == nil || vmi.UID == first):
+				b.Error("the new machine did not start")
+			}
+		})
+	}
+}
+
+// raw is an object as the garbage collector sees it, for what the typed
+// transactions do not do.
+func (b *bench) raw(vm *kubevirtv1.VirtualMachine) objects.Raw {
+	b.Helper()
+	rec, _, err := b.store.Get(b.Context(), objects.KindFor[*kubevirtv1.VirtualMachine]().StoreKey(key), raftstore.ReadOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	raw, err := objects.DecodeRaw(rec)
+	if err != nil {
+		b.Fatal(err)
+	}
+	raw.SetFinalizers(vm.Finalizers)
+	return raw
+}
+
+func TestAnotherOwnersInstanceIsLeftAlone(t *testing.T) {
+	run(t, func(b *bench) {
+		yes := true
+		b.commit(func(tx *objects.Tx) {
+			tx.Create(&kubevirtv1.VirtualMachineInstance{ObjectMeta: metav1.ObjectMeta{
+				Namespace: key.Namespace, Name: key.Name,
+				OwnerReferences: []metav1.OwnerReference{{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachineInstanceReplicaSet", Name: "rs", UID: "x", Controller: &yes}},
+			}})
+		})
+		b.create(kubevirtv1.RunStrategyHalted)
+		if b.must().DeletionTimestamp != nil {
+			b.Error("it is being deleted")
+		}
+		vm := b.vm()
+		if c := condition(vm, kubevirtv1.VirtualMachineFailure); c == nil || !strings.Contains(c.Message, "belongs to another object") || vm.Status.Created {
+			b.Errorf("status %+v", vm.Status)
+		}
+	})
+}
+
+func TestAnInstanceWithoutOwnerIsAdopted(t *testing.T) {
+	run(t, func(b *bench) {
+		b.commit(func(tx *objects.Tx) {
+			tx.Create(&kubevirtv1.VirtualMachineInstance{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}})
+		})
+		b.create(kubevirtv1.RunStrategyAlways)
+		if !metav1.IsControlledBy(b.must(), b.vm()) {
+			b.Errorf("owners %v", b.must().OwnerReferences)
+		}
+	})
+}
+
+func TestDataVolumesComeFirst(t *testing.T) {
+	dvKey := objects.Key{Namespace: "ns", Name: "root"}
+	withTemplate := func(vm *kubevirtv1.VirtualMachine) {
+		vm.Spec.DataVolumeTemplates = []kubevirtv1.DataVolumeTemplateSpec{{ObjectMeta: metav1.ObjectMeta{Name: "root"}}}
+	}
+	run(t, func(b *bench) {
+		set := func(phase cdiv1.DataVolumePhase) {
+			b.Helper()
+			old := find[*cdiv1.DataVolume](b, dvKey)
+			next := old.DeepCopy()
+			next.Status.Phase = phase
+			b.commit(func(tx *objects.Tx) { tx.UpdateStatus(old, next) })
+		}
+		b.create(kubevirtv1.RunStrategyAlways, withTemplate)
+		dv := find[*cdiv1.DataVolume](b, dvKey)
+		if dv == nil || !metav1.IsControlledBy(dv, b.vm()) || b.vmi() != nil {
+			b.Fatalf("data volume %v, instance %v", dv, b.vmi())
+		}
+		b.expect(kubevirtv1.VirtualMachineStatusProvisioning)
+		set(cdiv1.ImportInProgress)
+		b.expect(kubevirtv1.VirtualMachineStatusProvisioning)
+		set(cdiv1.Failed)
+		b.expect(kubevirtv1.VirtualMachineStatusDataVolumeError)
+		set(cdiv1.Succeeded)
+		b.must()
+		b.expect(kubevirtv1.VirtualMachineStatusStarting)
+	})
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyHalted, withTemplate)
+		if find[*cdiv1.DataVolume](b, dvKey) == nil {
+			b.Error("a halted machine's volumes are not made")
+		}
+	})
+}
+
+func TestBlockedInstances(t *testing.T) {
+	for want, c := range map[kubevirtv1.VirtualMachinePrintableStatus]kubevirtv1.VirtualMachineInstanceCondition{
+		kubevirtv1.VirtualMachineStatusUnschedulable: {Type: podScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: "0/1 hosts are available"},
+		kubevirtv1.VirtualMachineStatusPvcNotFound:   {Type: kubevirtv1.VirtualMachineInstanceSynchronized, Status: corev1.ConditionFalse, Reason: reasonPVCNotFound},
+		kubevirtv1.VirtualMachineStatusErrImagePull:  {Type: kubevirtv1.VirtualMachineInstanceSynchronized, Status: corev1.ConditionFalse, Reason: reasonErrImagePull},
+	} {
+		run(t, func(b *bench) {
+			b.create(kubevirtv1.RunStrategyAlways)
+			b.phase(kubevirtv1.Scheduling, func(vmi *kubevirtv1.VirtualMachineInstance) {
+				vmi.Status.Conditions = append(vmi.Status.Conditions, c)
+			})
+			b.expect(want)
+			if c.Type == podScheduled {
+				if got := condition(b.vm(), "PodScheduled"); got == nil || got.Message != c.Message {
+					b.Errorf("PodScheduled: %+v", got)
+				}
+			}
+		})
+	}
+}
+
+func TestChangesOfTheTemplate(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		b.phase(kubevirtv1.Running)
+		first := b.must().UID
+		b.edit(func(vm *kubevirtv1.VirtualMachine) {
+			vm.Spec.Template.Spec.NodeSelector = map[string]string{"zone": "a"}
+		})
+		if vmi := b.must(); vmi.Spec.NodeSelector["zone"] != "a" || condition(b.vm(), kubevirtv1.VirtualMachineRestartRequired) != nil {
+			b.Errorf("a change that needs no restart: %v, %+v", vmi.Spec.NodeSelector, b.vm().Status.Conditions)
+		}
+		if s := b.vm().Status; s.ObservedGeneration != 2 || s.DesiredGeneration != 2 {
+			b.Errorf("generations %d and %d, want 2", s.ObservedGeneration, s.DesiredGeneration)
+		}
+		b.edit(func(vm *kubevirtv1.VirtualMachine) { vm.Spec.Template.Spec.Domain.CPU = &kubevirtv1.CPU{Cores: 4} })
+		if c := condition(b.vm(), kubevirtv1.VirtualMachineRestartRequired); c == nil || b.must().Spec.Domain.CPU != nil {
+			b.Errorf("a change that needs a restart: %+v", c)
+		}
+		b.ask(stopReq(first), startReq(nil))
+		b.phase(kubevirtv1.Succeeded)
+		if c := condition(b.vm(), kubevirtv1.VirtualMachineRestartRequired); c != nil || b.must().Spec.Domain.CPU.Cores != 4 {
+			b.Errorf("after the restart: %+v", c)
+		}
+	})
+}
+
+func TestPrepareCompletesOrFails(t *testing.T) {
+	const missing = "instance type big is missing"
+	var found atomic.Bool
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		if c := condition(b.vm(), kubevirtv1.VirtualMachineFailure); c == nil || !strings.Contains(c.Message, missing) || b.vmi() != nil {
+			b.Errorf("Failure: %+v", c)
+		}
+		found.Store(true)
+		time.Sleep(time.Hour)
+		if vmi := b.must(); vmi.Spec.Hostname != "prepared" {
+			b.Errorf("hostname %q", vmi.Spec.Hostname)
+		}
+		if c := condition(b.vm(), kubevirtv1.VirtualMachineFailure); c != nil {
+			b.Errorf("Failure stays: %+v", c)
+		}
+	}, func(cfg *Config) {
+		cfg.Prepare = []Prepare{func(_ context.Context, _ *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance) error {
+			vmi.Spec.Hostname = "prepared"
+			if !found.Load() {
+				return errors.New(missing)
+			}
+			return nil
+		}}
+	})
+}
+
+// When nothing changes, nothing is written: status must not chase itself.
+func TestQuietWhenNothingChanges(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		b.phase(kubevirtv1.Running)
+		before := b.store.Commits()
+		time.Sleep(5 * time.Hour)
+		if n := b.store.Commits() - before; n != 0 {
+			b.Errorf("%d transactions in 5 idle hours", n)
+		}
+	})
+}

@@ -1,0 +1,254 @@
+package vmi
+
+import (
+	"runtime"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+// Defaults are the mesh-wide choices behind fields that a manifest leaves out.
+type Defaults struct {
+	// Architecture is that of hosts, as Go spells it.
+	Architecture string
+	// MachineType of guests; Architecture's own when empty.
+	MachineType string
+	// CPUModel of guests.
+	CPUModel string
+	// Interface binds a guest without networks to the pod network.
+	Interface kubevirtv1.NetworkInterfaceType
+	// EvictionStrategy of guests that name none; nil leaves it unset.
+	EvictionStrategy *kubevirtv1.EvictionStrategy
+	// MaxHotplugRatio is how many times its sockets and memory a guest may grow to
+	// while it runs; 0 or 1 makes no room.
+	MaxHotplugRatio uint32
+}
+
+// DefaultDefaults returns KubeVirt's own choices for the architecture of this
+// host.
+func DefaultDefaults() Defaults {
+	return Defaults{
+		Architecture: runtime.GOARCH,
+		CPUModel:     kubevirtv1.DefaultCPUModel,
+		Interface:    kubevirtv1.MasqueradeInterface,
+	}
+}
+
+// machineTypes are the machines of each architecture.
+var machineTypes = map[string]string{"amd64": "q35", "arm64": "virt", "s390x": "s390-ccw-virtio"}
+
+func (d Defaults) machineType(arch string) string {
+	if d.MachineType != "" && arch == d.Architecture {
+		return d.MachineType
+	}
+	return machineTypes[arch]
+}
+
+// DropUninferred takes off the instance type and the preference that are only to be
+// used if one can be inferred from a volume, which this version never does. virtctl
+// asks for that by default.
+func DropUninferred(spec *kubevirtv1.VirtualMachineSpec) {
+	ignored := func(name, from string, policy *kubevirtv1.InferFromVolumeFailurePolicy) bool {
+		return name == "" && from != "" && policy != nil && *policy == kubevirtv1.IgnoreInferFromVolumeFailure
+	}
+	if m := spec.Instancetype; m != nil && ignored(m.Name, m.InferFromVolume, m.InferFromVolumeFailurePolicy) {
+		spec.Instancetype = nil
+	}
+	if m := spec.Preference; m != nil && ignored(m.Name, m.InferFromVolume, m.InferFromVolumeFailurePolicy) {
+		spec.Preference = nil
+	}
+}
+
+// SetTemplate fills in what KubeVirt fills in already in a VirtualMachine's
+// template: the architecture and the machine type.
+func (d Defaults) SetTemplate(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	if spec.Architecture == "" {
+		spec.Architecture = d.Architecture
+	}
+	if spec.Domain.Machine == nil {
+		spec.Domain.Machine = &kubevirtv1.Machine{}
+	}
+	if spec.Domain.Machine.Type == "" {
+		spec.Domain.Machine.Type = d.machineType(spec.Architecture)
+	}
+}
+
+// SetInstance fills in the spec of a VirtualMachineInstance and what its status
+// says of it from the start.
+func (d Defaults) SetInstance(vmi *kubevirtv1.VirtualMachineInstance) {
+	spec := &vmi.Spec
+	d.setSpec(spec)
+	if spec.Domain.Firmware == nil {
+		spec.Domain.Firmware = &kubevirtv1.Firmware{}
+	}
+	if spec.Domain.Firmware.UUID == "" {
+		spec.Domain.Firmware.UUID = FirmwareUUID(vmi.Name)
+	}
+	// What the types themselves say of features, timers, devices and probes. It
+	// would invent a firmware UUID, had it none.
+	kubevirtv1.SetObjectDefaults_VirtualMachineInstance(vmi)
+	setDiskBuses(spec)
+	setWatchdog(spec)
+	if spec.Domain.CPU.Model == "" {
+		spec.Domain.CPU.Model = d.CPUModel
+	}
+	d.setHotplugRoom(spec)
+	setStatus(vmi)
+}
+
+// setSpec fills in what does not depend on the instance's name.
+func (d Defaults) setSpec(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	d.SetTemplate(spec)
+	setRequests(spec)
+	setGuestMemory(spec)
+	setTopology(spec)
+	setPullPolicies(spec)
+	if spec.EvictionStrategy == nil && d.EvictionStrategy != nil {
+		strategy := *d.EvictionStrategy
+		spec.EvictionStrategy = &strategy
+	}
+	d.setNetwork(spec)
+	setVolumeDisks(spec)
+}
+
+// setRequests lets a CPU limit stand for the request.
+func setRequests(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	res := &spec.Domain.Resources
+	if res.Limits.Cpu().IsZero() || !res.Requests.Cpu().IsZero() {
+		return
+	}
+	if res.Requests == nil {
+		res.Requests = corev1.ResourceList{}
+	}
+	res.Requests[corev1.ResourceCPU] = res.Limits[corev1.ResourceCPU]
+}
+
+// setGuestMemory takes the guest's memory from the request, the limit, or one
+// huge page.
+func setGuestMemory(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	if spec.Domain.Memory == nil {
+		spec.Domain.Memory = &kubevirtv1.Memory{}
+	}
+	mem, res := spec.Domain.Memory, spec.Domain.Resources
+	if mem.Guest != nil {
+		return
+	}
+	var guest resource.Quantity
+	switch {
+	case !res.Requests.Memory().IsZero():
+		guest = *res.Requests.Memory()
+	case !res.Limits.Memory().IsZero():
+		guest = *res.Limits.Memory()
+	case mem.Hugepages != nil:
+		page, err := resource.ParseQuantity(mem.Hugepages.PageSize)
+		if err != nil {
+			return // validation names the field
+		}
+		guest = page
+	default:
+		return
+	}
+	mem.Guest = &guest
+}
+
+// setTopology makes a socket of each CPU that the resources ask for when the
+// topology is not given, and fills in the parts of one that is.
+func setTopology(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	if spec.Domain.CPU == nil {
+		spec.Domain.CPU = &kubevirtv1.CPU{}
+	}
+	cpu := spec.Domain.CPU
+	if cpu.Cores == 0 && cpu.Sockets == 0 && cpu.Threads == 0 {
+		res := spec.Domain.Resources
+		if q, ok := res.Limits[corev1.ResourceCPU]; ok {
+			cpu.Sockets = uint32(q.Value())
+		} else if q, ok := res.Requests[corev1.ResourceCPU]; ok {
+			cpu.Sockets = uint32(q.Value())
+		}
+	}
+	cpu.Cores, cpu.Sockets, cpu.Threads = max(cpu.Cores, 1), max(cpu.Sockets, 1), max(cpu.Threads, 1)
+}
+
+// setPullPolicies pulls images always that go by a tag that moves.
+func setPullPolicies(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	for i := range spec.Volumes {
+		disk := spec.Volumes[i].ContainerDisk
+		if disk == nil || disk.ImagePullPolicy != "" {
+			continue
+		}
+		disk.ImagePullPolicy = corev1.PullIfNotPresent
+		if strings.HasSuffix(disk.Image, ":latest") || !strings.ContainsAny(disk.Image, ":@") {
+			disk.ImagePullPolicy = corev1.PullAlways
+		}
+	}
+}
+
+// setNetwork attaches a guest that names no network to the pod network.
+func (d Defaults) setNetwork(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	if auto := spec.Domain.Devices.AutoattachPodInterface; auto != nil && !*auto {
+		return
+	}
+	if len(spec.Networks) != 0 || len(spec.Domain.Devices.Interfaces) != 0 {
+		return
+	}
+	iface := kubevirtv1.DefaultMasqueradeNetworkInterface()
+	if d.Interface == kubevirtv1.BridgeInterface {
+		iface = kubevirtv1.DefaultBridgeNetworkInterface()
+	}
+	spec.Domain.Devices.Interfaces = []kubevirtv1.Interface{*iface}
+	spec.Networks = []kubevirtv1.Network{*kubevirtv1.DefaultPodNetwork()}
+}
+
+// setVolumeDisks gives each volume without a device a disk. A memory dump is
+// never seen by the guest, and a volume that is a filesystem has its own device.
+func setVolumeDisks(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	has := map[string]bool{}
+	for _, d := range spec.Domain.Devices.Disks {
+		has[d.Name] = true
+	}
+	for _, f := range spec.Domain.Devices.Filesystems {
+		has[f.Name] = true
+	}
+	for _, v := range spec.Volumes {
+		if !has[v.Name] && v.MemoryDump == nil {
+			spec.Domain.Devices.Disks = append(spec.Domain.Devices.Disks, kubevirtv1.Disk{Name: v.Name})
+		}
+	}
+}
+
+// setHotplugRoom says how far the guest may grow without a restart.
+func (d Defaults) setHotplugRoom(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	if d.MaxHotplugRatio <= 1 {
+		return
+	}
+	cpu, mem := spec.Domain.CPU, spec.Domain.Memory
+	if cpu.MaxSockets == 0 {
+		room := min(uint64(cpu.Sockets)*uint64(d.MaxHotplugRatio), maxVCPUs/(uint64(cpu.Cores)*uint64(cpu.Threads)))
+		cpu.MaxSockets = max(cpu.Sockets, uint32(room))
+	}
+	if mem.MaxGuest == nil && mem.Guest != nil && memoryCanGrow(spec) {
+		mem.MaxGuest = resource.NewQuantity(mem.Guest.Value()*int64(d.MaxHotplugRatio), resource.BinarySI)
+	}
+}
+
+// memoryCanGrow is false for guests whose memory is fixed by how it is backed.
+func memoryCanGrow(spec *kubevirtv1.VirtualMachineInstanceSpec) bool {
+	const least = 1 << 30
+	cpu := spec.Domain.CPU
+	return spec.Domain.Memory.Hugepages == nil && spec.Domain.LaunchSecurity == nil &&
+		cpu.Realtime == nil && (cpu.NUMA == nil || cpu.NUMA.GuestMappingPassthrough == nil) &&
+		spec.Domain.Memory.Guest.Value() >= least
+}
+
+func setStatus(vmi *kubevirtv1.VirtualMachineInstance) {
+	if guest := vmi.Spec.Domain.Memory.Guest; guest != nil {
+		boot, current, requested := guest.DeepCopy(), guest.DeepCopy(), guest.DeepCopy()
+		vmi.Status.Memory = &kubevirtv1.MemoryStatus{GuestAtBoot: &boot, GuestCurrent: &current, GuestRequested: &requested}
+	}
+	if vmi.Status.CurrentCPUTopology == nil {
+		cpu := vmi.Spec.Domain.CPU
+		vmi.Status.CurrentCPUTopology = &kubevirtv1.CPUTopology{Sockets: cpu.Sockets, Cores: cpu.Cores, Threads: cpu.Threads}
+	}
+}

@@ -1,0 +1,62 @@
+package vmi
+
+import (
+	"github.com/google/uuid"
+	"k8s.io/apimachinery/pkg/types"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+// firmwareNamespace is the UUID namespace that KubeVirt derives the firmware
+// UUIDs of instances from: a guest keeps its identity when it moves here.
+var firmwareNamespace = uuid.MustParse("6a1a24a1-4061-4607-8bf4-a3963d0c5895")
+
+// FirmwareUUID returns the firmware UUID of an instance that was given none: the
+// same one each time an instance of the name starts.
+func FirmwareUUID(name string) types.UID {
+	return types.UID(uuid.NewSHA1(firmwareNamespace, []byte(name)).String())
+}
+
+// setDiskBuses puts each disk without a bus on the one that guests of the
+// architecture find without drivers.
+func setDiskBuses(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	bus := kubevirtv1.DiskBusVirtio
+	if spec.Architecture == "amd64" {
+		bus = kubevirtv1.DiskBusSATA
+	}
+	for i := range spec.Domain.Devices.Disks {
+		d := &spec.Domain.Devices.Disks[i].DiskDevice
+		for _, p := range busesOf(d) {
+			if *p == "" {
+				*p = bus
+			}
+		}
+	}
+}
+
+// busesOf returns the bus fields of a device.
+func busesOf(d *kubevirtv1.DiskDevice) []*kubevirtv1.DiskBus {
+	var buses []*kubevirtv1.DiskBus
+	if d.Disk != nil {
+		buses = append(buses, &d.Disk.Bus)
+	}
+	if d.CDRom != nil {
+		buses = append(buses, &d.CDRom.Bus)
+	}
+	if d.LUN != nil {
+		buses = append(buses, &d.LUN.Bus)
+	}
+	return buses
+}
+
+func setWatchdog(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	dog := spec.Domain.Devices.Watchdog
+	if dog == nil || spec.Architecture != "amd64" {
+		return
+	}
+	if dog.I6300ESB == nil {
+		dog.I6300ESB = &kubevirtv1.I6300ESBWatchdog{}
+	}
+	if dog.I6300ESB.Action == "" {
+		dog.I6300ESB.Action = kubevirtv1.WatchdogActionReset
+	}
+}

@@ -1,0 +1,99 @@
+package vmi
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+func bare() *kubevirtv1.VirtualMachineInstance {
+	vmi := &kubevirtv1.VirtualMachineInstance{}
+	vmi.Name = "testvmi"
+	vmi.Spec.Domain.Resources.Requests = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}
+	vmi.Spec.Volumes = []kubevirtv1.Volume{{Name: "root", VolumeSource: kubevirtv1.VolumeSource{
+		ContainerDisk: &kubevirtv1.ContainerDiskSource{Image: "registry/tiny"}}}}
+	return vmi
+}
+
+func TestInstanceDefaults(t *testing.T) {
+	vmi := bare()
+	now := metav1.Now()
+	SetNewInstance(defaults(), vmi, now)
+	s := &vmi.Spec
+	for what, ok := range map[string]bool{
+		"architecture":     s.Architecture == "amd64",
+		"machine":          s.Domain.Machine.Type == "q35",
+		"topology":         s.Domain.CPU.Sockets == 1 && s.Domain.CPU.Cores == 1 && s.Domain.CPU.Threads == 1,
+		"cpu model":        s.Domain.CPU.Model == "host-model",
+		"guest memory":     s.Domain.Memory.Guest.String() == "64Mi",
+		"firmware uuid":    s.Domain.Firmware.UUID == FirmwareUUID("testvmi"),
+		"acpi":             *s.Domain.Features.ACPI.Enabled,
+		"pull policy":      s.Volumes[0].ContainerDisk.ImagePullPolicy == corev1.PullAlways,
+		"disk of volume":   len(s.Domain.Devices.Disks) == 1 && s.Domain.Devices.Disks[0].Disk.Bus == kubevirtv1.DiskBusSATA,
+		"network":          len(s.Networks) == 1 && s.Networks[0].Pod != nil && s.Domain.Devices.Interfaces[0].Masquerade != nil,
+		"finalizer":        vmi.Finalizers[0] == kubevirtv1.VirtualMachineInstanceFinalizer,
+		"phase":            vmi.Status.Phase == kubevirtv1.Pending && vmi.Status.PhaseTransitionTimestamps[0].PhaseTransitionTimestamp == now,
+		"memory status":    vmi.Status.Memory.GuestAtBoot.String() == "64Mi",
+		"topology status":  vmi.Status.CurrentCPUTopology.Sockets == 1,
+		"no hotplug":       s.Domain.CPU.MaxSockets == 0 && s.Domain.Memory.MaxGuest == nil,
+		"no grace period":  s.TerminationGracePeriodSeconds == nil,
+		"no eviction rule": s.EvictionStrategy == nil,
+	} {
+		if !ok {
+			t.Errorf("%s is not as expected", what)
+		}
+	}
+}
+
+func TestDefaultsAreStable(t *testing.T) {
+	once := bare()
+	SetNewInstance(defaults(), once, metav1.Now())
+	twice := once.DeepCopy()
+	SetNewInstance(defaults(), twice, metav1.Now())
+	if !equality.Semantic.DeepEqual(once, twice) {
+		t.Error("defaults of defaults differ")
+	}
+}
+
+func TestDefaultsKeepWhatIsGiven(t *testing.T) {
+	vmi := instance(t)
+	want := vmi.DeepCopy()
+	SetNewInstance(defaults(), vmi, metav1.Now())
+	if vmi.Spec.Domain.Machine.Type != want.Spec.Domain.Machine.Type || !equality.Semantic.DeepEqual(vmi.Spec.Networks, want.Spec.Networks) {
+		t.Error("a default replaced what was given")
+	}
+	if cpu := vmi.Spec.Domain.CPU; cpu.Cores != 2 || cpu.Sockets != 1 {
+		t.Errorf("topology %+v, want the 2 cores given in one socket", cpu)
+	}
+}
+
+func TestSocketsFromResources(t *testing.T) {
+	vmi := bare()
+	vmi.Spec.Domain.Resources.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("3")}
+	defaults().SetInstance(vmi)
+	if vmi.Spec.Domain.CPU.Sockets != 3 || vmi.Spec.Domain.Resources.Requests.Cpu().Value() != 3 {
+		t.Errorf("limits of 3 CPUs gave %d sockets and a request of %s", vmi.Spec.Domain.CPU.Sockets, vmi.Spec.Domain.Resources.Requests.Cpu())
+	}
+}
+
+func TestRoomToGrow(t *testing.T) {
+	d := defaults()
+	d.MaxHotplugRatio = 4
+	vmi := bare()
+	vmi.Spec.Domain.Memory = &kubevirtv1.Memory{Guest: quantity("1Gi")}
+	d.SetInstance(vmi)
+	if vmi.Spec.Domain.CPU.MaxSockets != 4 || vmi.Spec.Domain.Memory.MaxGuest.String() != "4Gi" {
+		t.Errorf("room for %d sockets and %v, want 4 and 4Gi", vmi.Spec.Domain.CPU.MaxSockets, vmi.Spec.Domain.Memory.MaxGuest)
+	}
+}
+
+// The UUID is what KubeVirt gives an instance of that name.
+func TestFirmwareUUIDIsKubeVirts(t *testing.T) {
+	if got, want := FirmwareUUID("testvmi"), "f8918e71-270a-598e-a2a4-1afac39e1394"; string(got) != want {
+		t.Errorf("UUID %s, want %s", got, want)
+	}
+}

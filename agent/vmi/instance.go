@@ -1,0 +1,38 @@
+package vmi
+
+import (
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+// SetNewInstance makes a VirtualMachineInstance what it is at its creation: with
+// every default, the finalizer that keeps it until its domain is gone, and the
+// phase Pending since now.
+func SetNewInstance(d Defaults, vmi *kubevirtv1.VirtualMachineInstance, now metav1.Time) {
+	d.SetInstance(vmi)
+	addFinalizer(&vmi.ObjectMeta, kubevirtv1.VirtualMachineInstanceFinalizer)
+	if vmi.Status.Phase != kubevirtv1.VmPhaseUnset {
+		return
+	}
+	vmi.Status.Phase = kubevirtv1.Pending
+	vmi.Status.PhaseTransitionTimestamps = append(vmi.Status.PhaseTransitionTimestamps,
+		kubevirtv1.VirtualMachineInstancePhaseTransitionTimestamp{Phase: kubevirtv1.Pending, PhaseTransitionTimestamp: now})
+}
+
+// SetNewMigration adds the finalizer that keeps a migration until its target is
+// cleaned up, and the label by which migrations of an instance are found.
+func SetNewMigration(m *kubevirtv1.VirtualMachineInstanceMigration) {
+	addFinalizer(&m.ObjectMeta, kubevirtv1.VirtualMachineInstanceMigrationFinalizer)
+	if m.Labels == nil {
+		m.Labels = map[string]string{}
+	}
+	m.Labels[kubevirtv1.MigrationSelectorLabel] = m.Spec.VMIName
+}
+
+func addFinalizer(m *metav1.ObjectMeta, name string) {
+	if !slices.Contains(m.Finalizers, name) {
+		m.Finalizers = append(m.Finalizers, name)
+	}
+}

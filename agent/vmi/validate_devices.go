@@ -1,0 +1,105 @@
+package vmi
+
+import (
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+func validateDevices(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
+	dom := at.Child("domain")
+	at = dom.Child("devices")
+	dev := &spec.Domain.Devices
+	errs := validateInputs(at.Child("inputs"), dev.Inputs)
+	names := map[string]bool{}
+	for i, g := range dev.GPUs {
+		errs = append(errs, validateHostDevice(at.Child("gpus").Index(i), g.Name, g.DeviceName, names)...)
+	}
+	for i, h := range dev.HostDevices {
+		errs = append(errs, validateHostDevice(at.Child("hostDevices").Index(i), h.Name, h.DeviceName, names)...)
+	}
+	errs = append(errs, validateFilesystems(at.Child("filesystems"), spec)...)
+	if s := dev.Sound; s != nil {
+		if s.Name == "" {
+			errs = append(errs, field.Required(at.Child("sound", "name"), "Sound device requires a name field."))
+		}
+		if s.Model != "" {
+			errs = append(errs, oneOf(at.Child("sound", "model"), s.Model, []string{"ich9", "ac97"})...)
+		}
+	}
+	if dev.TPM != nil && isTrue(dev.TPM.Persistent) && (dev.TPM.Enabled == nil || *dev.TPM.Enabled) {
+		errs = append(errs, field.Forbidden(at.Child("tpm", "persistent"), stateNotKept))
+	}
+	if dev.Video != nil && dev.AutoattachGraphicsDevice != nil && !*dev.AutoattachGraphicsDevice {
+		errs = append(errs, field.Forbidden(at.Child("video"), "Video configuration is not allowed when autoattachGraphicsDevice is set to false"))
+	}
+	for i, p := range dev.PanicDevices {
+		if p.Model != nil {
+			errs = append(errs, oneOf(at.Child("panicDevices").Index(i).Child("model"), *p.Model,
+				[]kubevirtv1.PanicDeviceModel{kubevirtv1.Hyperv, kubevirtv1.Isa, kubevirtv1.Pvpanic})...)
+		}
+	}
+	if p := spec.Domain.IOThreadsPolicy; p != nil {
+		errs = append(errs, oneOf(dom.Child("ioThreadsPolicy"), *p, []kubevirtv1.IOThreadsPolicy{
+			kubevirtv1.IOThreadsPolicyShared, kubevirtv1.IOThreadsPolicyAuto, kubevirtv1.IOThreadsPolicySupplementalPool})...)
+	}
+	return errs
+}
+
+func validateInputs(at *field.Path, inputs []kubevirtv1.Input) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[string]bool{}
+	for i, in := range inputs {
+		p := at.Index(i)
+		if in.Bus != "" {
+			errs = append(errs, oneOf(p.Child("bus"), in.Bus, []kubevirtv1.InputBus{kubevirtv1.InputBusVirtio, kubevirtv1.InputBusUSB})...)
+		}
+		if in.Type != "" {
+			errs = append(errs, oneOf(p.Child("type"), in.Type, []kubevirtv1.InputType{kubevirtv1.InputTypeTablet})...)
+		}
+		if seen[in.Name] {
+			errs = append(errs, field.Duplicate(p.Child("name"), in.Name))
+		}
+		seen[in.Name] = true
+	}
+	return errs
+}
+
+// validateHostDevice wants a device of the host to have a name of its own and to
+// say which it is.
+func validateHostDevice(at *field.Path, name, device string, taken map[string]bool) field.ErrorList {
+	var errs field.ErrorList
+	switch {
+	case name == "":
+		errs = append(errs, field.Required(at.Child("name"), ""))
+	case taken[name]:
+		errs = append(errs, field.Duplicate(at.Child("name"), name))
+	}
+	taken[name] = true
+	if device == "" {
+		errs = append(errs, field.Required(at.Child("deviceName"), ""))
+	}
+	return errs
+}
+
+func validateFilesystems(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
+	volumes := map[string]bool{}
+	for _, v := range spec.Volumes {
+		volumes[v.Name] = true
+	}
+	var errs field.ErrorList
+	seen := map[string]bool{}
+	for i, f := range spec.Domain.Devices.Filesystems {
+		name := at.Index(i).Child("name")
+		switch {
+		case seen[f.Name]:
+			errs = append(errs, field.Duplicate(name, f.Name))
+		case !volumes[f.Name]:
+			errs = append(errs, field.Invalid(name, f.Name, "no volume of spec.volumes has this name"))
+		}
+		seen[f.Name] = true
+		if f.Virtiofs == nil {
+			errs = append(errs, field.Required(at.Index(i).Child("virtiofs"), ""))
+		}
+	}
+	return errs
+}

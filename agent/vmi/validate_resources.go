@@ -1,0 +1,175 @@
+package vmi
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+// leastMemory is the smallest memory request that makes sense; smaller ones are
+// mostly a forgotten unit.
+var leastMemory = resource.MustParse("1M")
+
+func validateMemory(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
+	at = at.Child("domain")
+	res := at.Child("resources")
+	request, limit := spec.Domain.Resources.Requests.Memory(), spec.Domain.Resources.Limits.Memory()
+	var errs field.ErrorList
+	if request.Sign() < 0 || request.Sign() > 0 && request.Cmp(leastMemory) < 0 {
+		errs = append(errs, field.Invalid(res.Child("requests", "memory"), request.String(), "must be greater than or equal to 1M"))
+	}
+	if limit.Sign() < 0 {
+		errs = append(errs, field.Invalid(res.Child("limits", "memory"), limit.String(), "must be greater than or equal to 0"))
+	}
+	if limit.Sign() > 0 && request.Cmp(*limit) > 0 {
+		errs = append(errs, field.Invalid(res.Child("requests", "memory"), request.String(),
+			fmt.Sprintf("is greater than %s '%s'", res.Child("limits", "memory"), limit)))
+	}
+	mem := spec.Domain.Memory
+	if mem == nil {
+		return errs
+	}
+	guest := at.Child("memory", "guest")
+	if mem.Guest != nil && mem.Guest.Cmp(leastMemory) < 0 {
+		errs = append(errs, field.Invalid(guest, mem.Guest.String(), "must be greater than or equal to 1M"))
+	}
+	if mem.Guest != nil && limit.Sign() > 0 && mem.Guest.Cmp(*limit) > 0 {
+		errs = append(errs, field.Invalid(guest, mem.Guest.String(),
+			fmt.Sprintf("must be equal to or less than the memory limit %s '%s'", res.Child("limits", "memory"), limit)))
+	}
+	if mem.MaxGuest != nil && mem.Guest != nil && mem.Guest.Cmp(*mem.MaxGuest) > 0 {
+		errs = append(errs, field.Invalid(guest, mem.Guest.String(), "is greater than maxGuest"))
+	}
+	return append(errs, validateHugepages(at.Child("memory", "hugepages", "pageSize"), spec)...)
+}
+
+func validateHugepages(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
+	mem := spec.Domain.Memory
+	if mem.Hugepages == nil {
+		return nil
+	}
+	page, err := resource.ParseQuantity(mem.Hugepages.PageSize)
+	if err != nil || page.Sign() <= 0 {
+		return field.ErrorList{field.Invalid(at, mem.Hugepages.PageSize, "must be a positive quantity, such as 2Mi or 1Gi")}
+	}
+	if mem.Guest == nil {
+		return nil
+	}
+	if mem.Guest.Cmp(page) < 0 {
+		return field.ErrorList{field.Invalid(at, mem.Hugepages.PageSize, fmt.Sprintf("the guest's memory '%s' must be equal to or larger than the page size", mem.Guest))}
+	}
+	if mem.Guest.Value()%page.Value() != 0 {
+		return field.ErrorList{field.Invalid(at, mem.Hugepages.PageSize, fmt.Sprintf("the guest's memory '%s' is not a multiple of the page size", mem.Guest))}
+	}
+	return nil
+}
+
+var cpuPolicies = []string{"", "force", "require", "optional", "disable", "forbid"}
+
+func validateCPU(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
+	at = at.Child("domain")
+	res := at.Child("resources")
+	request, limit := spec.Domain.Resources.Requests.Cpu(), spec.Domain.Resources.Limits.Cpu()
+	var errs field.ErrorList
+	if request.Sign() < 0 {
+		errs = append(errs, field.Invalid(res.Child("requests", "cpu"), request.String(), "must be greater than or equal to 0"))
+	}
+	if limit.Sign() < 0 {
+		errs = append(errs, field.Invalid(res.Child("limits", "cpu"), limit.String(), "must be greater than or equal to 0"))
+	}
+	if limit.Sign() > 0 && request.Cmp(*limit) > 0 {
+		errs = append(errs, field.Invalid(res.Child("requests", "cpu"), request.String(),
+			fmt.Sprintf("is greater than %s '%s'", res.Child("limits", "cpu"), limit)))
+	}
+	cpu := spec.Domain.CPU
+	if cpu == nil {
+		return errs
+	}
+	at = at.Child("cpu")
+	for i, f := range cpu.Features {
+		if f.Name == "" {
+			errs = append(errs, field.Required(at.Child("features").Index(i).Child("name"), ""))
+		}
+		errs = append(errs, oneOf(at.Child("features").Index(i).Child("policy"), f.Policy, cpuPolicies)...)
+	}
+	if cpu.MaxSockets != 0 && cpu.Sockets > cpu.MaxSockets {
+		errs = append(errs, field.Invalid(at.Child("sockets"), cpu.Sockets, "Number of sockets in CPU topology is greater than the maximum sockets allowed"))
+	}
+	if n := vcpus(cpu); n > maxVCPUs {
+		errs = append(errs, field.Invalid(at, n, fmt.Sprintf("a guest has at most %d CPUs", maxVCPUs)))
+	}
+	return errs
+}
+
+// maxVCPUs is the most that machine types have.
+const maxVCPUs = 512
+
+func vcpus(cpu *kubevirtv1.CPU) uint64 {
+	return uint64(max(cpu.Sockets, 1)) * uint64(max(cpu.Cores, 1)) * uint64(max(cpu.Threads, 1))
+}
+
+// validatePinning checks guests that have host CPUs to themselves, and what only
+// they may ask for.
+func validatePinning(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
+	cpu := spec.Domain.CPU
+	if cpu == nil {
+		return nil
+	}
+	at = at.Child("domain")
+	c := at.Child("cpu")
+	numa := cpu.NUMA != nil && cpu.NUMA.GuestMappingPassthrough != nil
+	var errs field.ErrorList
+	if !cpu.DedicatedCPUPlacement {
+		needs := func(set bool, name ...string) {
+			if set {
+				errs = append(errs, field.Invalid(c.Child(name[0], name[1:]...), true, "should be only set in combination with dedicatedCpuPlacement"))
+			}
+		}
+		needs(cpu.IsolateEmulatorThread, "isolateEmulatorThread")
+		needs(numa, "numa", "guestMappingPassthrough")
+		needs(cpu.Realtime != nil, "realtime")
+		return errs
+	}
+	if numa && (spec.Domain.Memory == nil || spec.Domain.Memory.Hugepages == nil) {
+		errs = append(errs, field.Required(at.Child("memory", "hugepages"), "must be requested when NUMA topology strategy is set"))
+	}
+	if cpu.Realtime != nil && !numa {
+		errs = append(errs, field.Required(c.Child("numa", "guestMappingPassthrough"), "must be defined when realtime is used"))
+	}
+	if cpu.Threads > 2 {
+		errs = append(errs, field.Invalid(c.Child("threads"), cpu.Threads, "not more than two threads when dedicatedCpuPlacement is true"))
+	}
+	res := spec.Domain.Resources
+	errs = append(errs, wholeCPUs(at.Child("resources", "requests", "cpu"), res.Requests.Cpu(), cpu)...)
+	errs = append(errs, wholeCPUs(at.Child("resources", "limits", "cpu"), res.Limits.Cpu(), cpu)...)
+	r, l := res.Requests.Memory(), res.Limits.Memory()
+	if r.Sign() > 0 && l.Sign() > 0 && r.Cmp(*l) != 0 {
+		errs = append(errs, field.Invalid(at.Child("resources", "requests", "memory"), r.String(), "must be equal to the memory limit when dedicatedCpuPlacement is true"))
+	}
+	return errs
+}
+
+// wholeCPUs wants q, if set, to be the number of the guest's CPUs.
+func wholeCPUs(at *field.Path, q *resource.Quantity, cpu *kubevirtv1.CPU) field.ErrorList {
+	switch {
+	case q.Sign() <= 0:
+		return nil
+	case q.MilliValue()%1000 != 0:
+		return field.ErrorList{field.Invalid(at, q.String(), "must be an integer when dedicatedCpuPlacement is true")}
+	case q.Value() != int64(vcpus(cpu)):
+		return field.ErrorList{field.Invalid(at, q.String(), fmt.Sprintf("must be the number of the guest's CPUs, %d, when dedicatedCpuPlacement is true", vcpus(cpu)))}
+	}
+	return nil
+}
+
+// podNetwork returns the network that is the host's own, or nil.
+func podNetwork(spec *kubevirtv1.VirtualMachineInstanceSpec) *kubevirtv1.Network {
+	for i := range spec.Networks {
+		if spec.Networks[i].Pod != nil {
+			return &spec.Networks[i]
+		}
+	}
+	return nil
+}
