@@ -128,6 +128,10 @@ func TestSiblingStewardsMeetInStoredObjectsOnly(t *testing.T) {
 		}
 		own, _, _ := strings.Cut(rest, "/")
 		for _, path := range imports(p) {
+			// Placing is pure arithmetic, which more than one steward does.
+			if path == module+siblings+"/schedule/place" {
+				continue
+			}
 			if strings.HasPrefix(path, module+siblings+"/") && !within(path, module+siblings+"/"+own) {
 				t.Errorf("%s imports its sibling %s", p.path, path)
 			}
