@@ -125,8 +125,9 @@ func same(path string, want []byte) bool {
 	return err == nil && bytes.Equal(got, want)
 }
 
-// publish gives a finished disk its owner and its place. It is not synced: after
-// a loss of power no virtual machine of before runs, and its disks go.
+// publish gives a finished disk its owner and its place. The disk is synced
+// before it gets its name, and the folder after: a disk that is found after a loss
+// of power is whole. One that is found is used as it is, without another look.
 func (d *Disks) publish(made, path string) error {
 	if d.cfg.UID >= 0 {
 		if err := os.Chown(made, d.cfg.UID, d.cfg.GID); err != nil {
@@ -136,7 +137,35 @@ func (d *Disks) publish(made, path string) error {
 	if err := os.Chmod(made, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(made, path)
+	return d.rename(made, path)
+}
+
+// rename moves a file or a folder to its place so that the move survives a loss of
+// power: what is moved is synced before, and the folder it comes into after.
+func (d *Disks) rename(made, path string) error {
+	if err := d.sync(made); err != nil {
+		return err
+	}
+	if err := os.Rename(made, path); err != nil {
+		return err
+	}
+	return d.sync(filepath.Dir(path))
+}
+
+// syncPath writes a file's, or a folder's, changes to the disk below it.
+func syncPath(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", path, err)
+	}
+	return nil
 }
 
 func noSpace(err error) error {

@@ -116,6 +116,9 @@ type Prepared struct {
 // operations on one VM are done one after the other.
 type Disks struct {
 	cfg Config
+	// sync writes the changes of the file or folder at path to the disk below it.
+	// Tests put another function here to see what is synced, and when.
+	sync func(path string) error
 
 	mu   sync.Mutex
 	busy map[string]chan struct{} // closed when the VM's operation ends
@@ -127,7 +130,7 @@ func New(cfg Config) (*Disks, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	d := &Disks{cfg: cfg, busy: map[string]chan struct{}{}}
+	d := &Disks{cfg: cfg, sync: syncPath, busy: map[string]chan struct{}{}}
 	if err := os.RemoveAll(d.tmp()); err != nil {
 		return nil, fmt.Errorf("ephemeral disks: %w", err)
 	}
@@ -240,6 +243,9 @@ func (d *Disks) makeFolder(vm VM) error {
 	if err := os.WriteFile(filepath.Join(work, note), raw, 0o600); err != nil {
 		return err
 	}
+	if err := d.sync(filepath.Join(work, note)); err != nil {
+		return err
+	}
 	if d.cfg.GID >= 0 {
 		if err := os.Chown(work, -1, d.cfg.GID); err != nil {
 			return err
@@ -248,7 +254,7 @@ func (d *Disks) makeFolder(vm VM) error {
 			return err
 		}
 	}
-	return os.Rename(work, d.folder(vm.UID))
+	return d.rename(work, d.folder(vm.UID))
 }
 
 // Remove removes all disks of the VM with that UID. It is no error if there are none.
@@ -319,7 +325,7 @@ func (d *Disks) List() ([]VM, error) {
 			continue // removed meanwhile, or not ours
 		}
 		if err != nil {
-			d.cfg.Log.Warn("not a folder of ephemeral disks", "path", d.folder(e.Name()), "error", err)
+			d.cfg.Log.Warn("not a folder of ephemeral disks", "path", d.folder(e.Name()), "err", err)
 			continue
 		}
 		vms = append(vms, vm)

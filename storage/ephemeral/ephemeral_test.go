@@ -322,3 +322,51 @@ func TestRemoveFreesAFullDisk(t *testing.T) {
 		t.Errorf("listed %v, %v", vms, err)
 	}
 }
+
+// A disk that has its name is used as it is, so it must be whole when it gets it,
+// also after a loss of power.
+func TestADiskIsSyncedBeforeItGetsItsName(t *testing.T) {
+	d := open(t, nil)
+	folder := filepath.Join(d.cfg.Dir, vm.UID)
+	named := func() (names []string) {
+		entries, _ := os.ReadDir(folder)
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	synced := map[string]bool{} // by the last part of the path
+	seen := map[string]bool{}   // names that were there when their folder was synced
+	d.sync = func(path string) error {
+		if path == folder {
+			for _, name := range named() {
+				seen[name] = true
+			}
+			return nil
+		}
+		for _, name := range named() {
+			if name == filepath.Base(path) {
+				t.Errorf("%s had its name before it was synced", name)
+			}
+		}
+		synced[filepath.Base(path)] = true
+		return nil
+	}
+	if _, err := d.Prepare(context.Background(), vm, standard(t)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"root.qcow2", "scratch.img", "data.qcow2"} {
+		if !synced[name] || !seen[name] {
+			t.Errorf("%s: synced %v, its folder synced after it got its name %v", name, synced[name], seen[name])
+		}
+	}
+	if !seen["cloudinit.iso"] || !synced[note] || !synced[filepath.Base(d.cfg.Dir)] {
+		t.Errorf("synced %v, seen %v", synced, seen)
+	}
+	d.sync = func(string) error { return syscall.EIO }
+	other := vm
+	other.UID = "6f4a3c1e-0000-4000-8000-000000000002"
+	if _, err := d.Prepare(context.Background(), other, standard(t)[1:2]); !errors.Is(err, syscall.EIO) {
+		t.Errorf("a disk that could not be synced was given out: %v", err)
+	}
+}

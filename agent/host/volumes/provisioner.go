@@ -146,12 +146,15 @@ func (p *Provisioner) take(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	return taken, nil
 }
 
-// Detach adds to tx what gives up the instance's volumes.
+// Detach adds to tx what gives up the instance's volumes. It also ends an instance
+// that names one claim in several volumes.
 func (p *Provisioner) Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error {
+	detached := map[string]bool{}
 	for _, volume := range vmi.Spec.Volumes {
-		if volume.PersistentVolumeClaim == nil {
+		if volume.PersistentVolumeClaim == nil || detached[volume.PersistentVolumeClaim.ClaimName] {
 			continue
 		}
+		detached[volume.PersistentVolumeClaim.ClaimName] = true
 		key := objects.Key{Namespace: vmi.Namespace, Name: volume.PersistentVolumeClaim.ClaimName}
 		held, err := claims.GetVolume(ctx, p.Store, key, raftstore.ReadOptions{})
 		if err != nil {

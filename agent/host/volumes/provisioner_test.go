@@ -11,7 +11,9 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
+	"virtmesh/raftstore"
 	"virtmesh/storage"
 )
 
@@ -267,5 +269,19 @@ func TestClaimIsNotBoundBeforeItsVolumeIsThere(t *testing.T) {
 	w.prepare(vmi)
 	if got := w.stored("data"); got.Status.Phase != corev1.ClaimBound || !w.has(w.local, volumeName(claim)) {
 		t.Errorf("%+v", got.Status)
+	}
+}
+
+// What a start accepted can be ended: the API of an older host may have let two
+// volumes name one claim.
+func TestAnInstanceThatNamesAClaimTwiceGivesItUp(t *testing.T) {
+	w := newWorld(t)
+	w.claim("data", "local", nil)
+	vmi := w.create(vmiWith("a", usesClaim("data"), usesClaim("data")))
+	w.prepare(vmi)
+	w.end(vmi)
+	held, err := claims.GetVolume(t.Context(), w.store, objects.Key{Namespace: "ns", Name: "data"}, raftstore.ReadOptions{})
+	if err != nil || len(held.Holders) != 0 {
+		t.Errorf("held by %v, %v", held.Holders, err)
 	}
 }

@@ -3,6 +3,7 @@ package volumes
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -12,11 +13,11 @@ import (
 
 // cloudInit makes the NoCloud seed of an instance.
 func (v *Volumes) cloudInit(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, source *kubevirtv1.CloudInitNoCloudSource) ([]byte, error) {
-	userData, err := v.seedPart(ctx, vmi.Namespace, "userData", source.UserData, source.UserDataBase64, source.UserDataSecretRef, "userdata")
+	userData, err := v.seedPart(ctx, vmi.Namespace, "userData", source.UserData, source.UserDataBase64, source.UserDataSecretRef)
 	if err != nil {
 		return nil, err
 	}
-	networkData, err := v.seedPart(ctx, vmi.Namespace, "networkData", source.NetworkData, source.NetworkDataBase64, source.NetworkDataSecretRef, "networkdata")
+	networkData, err := v.seedPart(ctx, vmi.Namespace, "networkData", source.NetworkData, source.NetworkDataBase64, source.NetworkDataSecretRef)
 	if err != nil {
 		return nil, err
 	}
@@ -27,17 +28,22 @@ func (v *Volumes) cloudInit(ctx context.Context, vmi *kubevirtv1.VirtualMachineI
 	})
 }
 
-// seedPart reads one part of a seed from wherever the specification has it.
-func (v *Volumes) seedPart(ctx context.Context, namespace, field, inline, encoded string, ref *corev1.LocalObjectReference, key string) ([]byte, error) {
+// seedPart reads one part of a seed from wherever the specification has it. In a
+// Secret the key is the field's name as it is, or in lower case, as KubeVirt reads
+// both.
+func (v *Volumes) seedPart(ctx context.Context, namespace, field, inline, encoded string, ref *corev1.LocalObjectReference) ([]byte, error) {
 	var fromSecret []byte
 	if ref != nil {
 		secret, err := v.secret(ctx, namespace, ref.Name)
 		if err != nil {
 			return nil, fmt.Errorf("cloudInitNoCloud.%s: %w", field, err)
 		}
-		data, ok := secret.Data[key]
+		data, ok := secret.Data[strings.ToLower(field)]
 		if !ok {
-			return nil, fmt.Errorf("cloudInitNoCloud.%s: secret %s has no key %q", field, ref.Name, key)
+			data, ok = secret.Data[field]
+		}
+		if !ok {
+			return nil, fmt.Errorf("cloudInitNoCloud.%s: secret %s has neither key %q nor key %q", field, ref.Name, strings.ToLower(field), field)
 		}
 		fromSecret = data
 	}

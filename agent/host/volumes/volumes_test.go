@@ -164,15 +164,18 @@ func TestCloudInitSeeds(t *testing.T) {
 	const network = "version: 2 # of-the-test\n"
 	encode := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 	for name, source := range map[string]kubevirtv1.CloudInitNoCloudSource{
-		"inline": {UserData: user, NetworkData: network},
-		"base64": {UserDataBase64: encode(user), NetworkDataBase64: encode(network)},
-		"secret": {UserDataSecretRef: &corev1.LocalObjectReference{Name: "seed"}, NetworkDataSecretRef: &corev1.LocalObjectReference{Name: "seed"}},
+		"inline":               {UserData: user, NetworkData: network},
+		"base64":               {UserDataBase64: encode(user), NetworkDataBase64: encode(network)},
+		"secret":               {UserDataSecretRef: &corev1.LocalObjectReference{Name: "seed"}, NetworkDataSecretRef: &corev1.LocalObjectReference{Name: "seed"}},
+		"secret in camel case": {UserDataSecretRef: &corev1.LocalObjectReference{Name: "seed2"}, NetworkDataSecretRef: &corev1.LocalObjectReference{Name: "seed2"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.commit(func(tx *objects.Tx) {
 				tx.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "seed"},
 					Data: map[string][]byte{"userdata": []byte(user), "networkdata": []byte(network)}})
+				tx.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "seed2"},
+					Data: map[string][]byte{"userData": []byte(user), "networkData": []byte(network)}})
 			})
 			vmi := vmiWith("a", cloudInit(source))
 			vmi.UID = "one"
@@ -203,7 +206,7 @@ func TestCloudInitFaults(t *testing.T) {
 		"not base64":     {kubevirtv1.CloudInitNoCloudSource{UserDataBase64: "%"}, "cloudInitNoCloud.userDataBase64"},
 		"two ways":       {kubevirtv1.CloudInitNoCloudSource{UserData: "a", UserDataBase64: "YQ=="}, "more than one way"},
 		"no such secret": {kubevirtv1.CloudInitNoCloudSource{UserDataSecretRef: &corev1.LocalObjectReference{Name: "missing"}}, "secret missing"},
-		"no such key":    {kubevirtv1.CloudInitNoCloudSource{NetworkDataSecretRef: &corev1.LocalObjectReference{Name: "empty"}}, `no key "networkdata"`},
+		"no such key":    {kubevirtv1.CloudInitNoCloudSource{NetworkDataSecretRef: &corev1.LocalObjectReference{Name: "empty"}}, `neither key "networkdata" nor key "networkData"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
