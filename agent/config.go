@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"virtmesh/agent/stewards/schedule/place"
 )
 
 // Places and ports of an agent that the command line knows without asking it.
@@ -228,6 +230,15 @@ func (c Config) Validate() error {
 		invalid("certificateLifetime", "must be at least 1s")
 	}
 	return errors.Join(errs...)
+}
+
+// policy is how far hosts may be committed. It must be the same on all hosts.
+func (c CapacityConfig) policy() place.Policy {
+	policy := place.DefaultPolicy()
+	policy.Strategy = place.Strategy(c.Policy)
+	policy.CPUAllocationRatio = c.CPUAllocationRatio
+	policy.MemoryOvercommitPercent = c.MemoryOvercommitPercent
+	return policy
 }
 
 func (c CapacityConfig) validate() error {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"virtmesh/agent/stewards/schedule/place"
 )
 
 // goodConfig is the smallest configuration that is valid.
@@ -189,5 +191,17 @@ func TestConfigAddresses(t *testing.T) {
 	config.Advertise, config.MeshListen = "2001:db8::1", ":7443"
 	if got := config.MeshAddress(); got != "[2001:db8::1]:7443" {
 		t.Errorf("got %s", got)
+	}
+}
+
+func TestDefaultPolicyIsValid(t *testing.T) {
+	if err := DefaultConfig().Capacity.policy().Validate(); err != nil {
+		t.Error(err)
+	}
+	config := DefaultConfig().Capacity
+	config.Policy, config.MemoryOvercommitPercent = "pack", 150
+	policy := config.policy()
+	if policy.Strategy != place.Pack || policy.MemoryOvercommitPercent != 150 || policy.CPUAllocationRatio != 10 {
+		t.Errorf("got %+v", policy)
 	}
 }

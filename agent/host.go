@@ -24,6 +24,8 @@ import (
 	"virtmesh/agent/host/hypervisor/libvirt"
 	"virtmesh/agent/host/metrics"
 	"virtmesh/agent/host/network"
+	"virtmesh/agent/host/offer"
+	"virtmesh/agent/host/publish"
 	"virtmesh/agent/host/volumes"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
@@ -31,7 +33,6 @@ import (
 	"virtmesh/agent/port/admin"
 	"virtmesh/agent/port/guests"
 	"virtmesh/agent/stewards"
-	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/schedule/place"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
@@ -68,7 +69,8 @@ type host struct {
 	network     *network.Network
 	executor    *executor.Executor
 	router      *guests.Router
-	publisher   *nodes.Publisher
+	publisher   *publish.Publisher
+	judge       *offer.Judge
 
 	// loops run until the agent stops.
 	loops []loop
@@ -105,7 +107,7 @@ func (a *Agent) startHost(ctx context.Context) error {
 	}
 	a.onStop(func(context.Context) { h.executor.Close() })
 	h.router = guests.NewRouter(guests.Config{
-		Self: a.config.Name, Local: h.guests(), HostOf: h.hostOf,
+		Self: a.config.Name, Local: h.guests(), Offerer: h.judge, HostOf: h.hostOf,
 		Dial: func(ctx context.Context, name string) (net.Conn, error) {
 			address, err := a.resolve(ctx, name)
 			if err != nil {
@@ -171,7 +173,10 @@ func (h *host) openHypervisor(ctx context.Context) (err error) {
 		return fmt.Errorf("libvirt at %s: %w; is libvirtd installed and running?", cfg.URI, err)
 	}
 	h.log.Info("hypervisor found", "kvm", h.kvm.Usable, "reason", h.kvm.Reason, "took", h.kvm.Took.Round(time.Millisecond))
-	h.allocatable = allocatable(h.config.Capacity, h.capabilities)
+	h.allocatable = offer.Allocatable(h.config.Capacity.ReservedMemoryBytes, h.capabilities)
+	h.judge = &offer.Judge{
+		Host: h.config.Name, Allocatable: h.allocatable, CPUModels: h.capabilities.CPUModels, OnHost: h.claims.OnHost,
+	}
 	return nil
 }
 
@@ -311,7 +316,20 @@ func (h *host) removal(name string) removal {
 	}
 }
 
-func nodeKey(name string) objects.Key { return objects.Key{Name: name} }
+// describe is what this host says of itself in its Node object.
+func (h *host) describe() publish.Description {
+	capacity := place.Resources{CPUMilli: int64(h.capabilities.CPUs) * 1000, MemoryBytes: h.capabilities.MemoryBytes}
+	return publish.Description{
+		Capacity: capacity, Allocatable: h.allocatable,
+		Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: h.config.Advertise}, {Type: corev1.NodeHostName, Address: h.config.Name},
+		},
+		Info: publish.SystemInfo("/", h.version), PodCIDR: h.network.Subnet.String(), Zone: h.config.Zone, Labels: h.config.Labels,
+		KVM: h.kvm.Usable, KVMReason: h.kvm.Reason,
+		CPUVendor: h.capabilities.HostVendor, HostModel: h.capabilities.HostModel,
+		CPUModels: h.capabilities.CPUModels, CPUFeatures: h.capabilities.HostFeatures, MachineTypes: h.capabilities.MachineTypes,
+	}
+}
 
 // hostClaims is what the executor needs of claims.
 type hostClaims struct {

@@ -11,6 +11,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/host/publish"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
@@ -20,6 +21,7 @@ import (
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/agent/stewards/vm"
 	"virtmesh/agent/vmi"
+	"virtmesh/gossip"
 )
 
 // addControllers assembles the control loops, in the order a virtual machine
@@ -28,7 +30,6 @@ func (h *host) addControllers() error {
 	h.loops = append(h.loops,
 		loop{"objects", func(ctx context.Context) error { h.cache.Run(ctx); return nil }},
 		loop{"events", func(ctx context.Context) error { h.recorder.Run(ctx); return nil }},
-		loop{"facts", h.tellFacts},
 		loop{"network", h.network.Run},
 		loop{"hypervisor", h.executor.Observe},
 	)
@@ -66,7 +67,7 @@ func (h *host) addPlacement() error {
 	view := schedule.NewView(h.store, h.cache, h.claims, schedule.FromGossip(h.gossip))
 	cfg := schedule.DefaultConfig()
 	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = h.store, h.cache, h.claims, view
-	cfg.Offers, cfg.Volumes, cfg.Policy = h, schedule.FromClaims(h.cache), h.config.Capacity.policy()
+	cfg.Offers, cfg.Volumes, cfg.Policy = h.router, schedule.FromClaims(h.cache), h.config.Capacity.policy()
 	cfg.Recorder, cfg.Stewardship = h.recorder, h.stewardship
 	cfg.Logger, cfg.Registerer = h.log.With("part", "placement"), h.metrics
 	c, err := schedule.New(cfg)
@@ -135,22 +136,35 @@ func (h *host) addProvisioner() error {
 }
 
 func (h *host) addNode() error {
-	publisher := nodes.DefaultPublisherConfig()
+	publisher := publish.DefaultConfig()
 	publisher.Host, publisher.Store, publisher.Cache, publisher.Claims = h.config.Name, h.store, h.cache, h.claims
 	publisher.Describe = h.describe
 	publisher.Logger, publisher.Registerer = h.log.With("part", "node"), h.metrics
-	p, err := nodes.NewPublisher(publisher)
+	p, err := publish.New(publisher)
 	if err != nil {
 		return err
 	}
 	h.publisher = p
 	h.add("node", p.Run)
 
-	watcher := nodes.DefaultWatcherConfig()
+	facts := publish.DefaultTellerConfig()
+	facts.Host, facts.Nodes, facts.Logger = h.config.Name, h.nodes, h.log.With("part", "facts")
+	facts.Facts = gossip.Facts{
+		MeshAddr: h.config.MeshAddress(), Zone: h.config.Zone, Version: h.version, FeatureLevel: featureLevel,
+		Allocatable: publish.GossipResources(h.allocatable), KVM: h.kvm.Usable, CPUModels: h.capabilities.CPUModels, Labels: h.config.Labels,
+	}
+	facts.Tell, facts.Free, facts.Pools, facts.Images = h.gossip.SetFacts, h.judge.Free, h.provisioner.Usage, h.volumes.ImageReferences
+	teller, err := publish.NewTeller(facts)
+	if err != nil {
+		return err
+	}
+	h.add("facts", teller.Run)
+
+	watcher := nodes.DefaultConfig()
 	watcher.Store, watcher.Cache, watcher.Members = h.store, h.cache, liveMembers{h.gossip}
 	watcher.Recorder, watcher.Stewardship = h.recorder, h.stewardship
 	watcher.Logger, watcher.Registerer = h.log.With("part", "node"), h.metrics
-	w, err := nodes.NewWatcher(watcher)
+	w, err := nodes.New(watcher)
 	if err != nil {
 		return err
 	}

@@ -15,11 +15,11 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/host/publish"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/agent/port/admin"
-	"virtmesh/agent/stewards/nodes"
 	"virtmesh/raftstore"
 )
 
@@ -232,7 +232,7 @@ func TestRemovalOutlastsConflicts(t *testing.T) {
 		g.write(func(tx *objects.Tx) { tx.Update(o, next) })
 	}
 	g.before["/nodes/host2"] = func() {
-		node, err := objects.Get[*corev1.Node](t.Context(), g.Store, nodeKey("host2"), raftstore.ReadOptions{})
+		node, err := objects.Get[*corev1.Node](t.Context(), g.Store, objects.Key{Name: "host2"}, raftstore.ReadOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -259,10 +259,10 @@ func TestAHostLeavesOnlyWithoutInstances(t *testing.T) {
 	if h.cache, err = objects.NewCache(cache); err != nil {
 		t.Fatal(err)
 	}
-	publisher := nodes.DefaultPublisherConfig()
+	publisher := publish.DefaultConfig()
 	publisher.Host, publisher.Store, publisher.Cache, publisher.Logger = "host9", g, h.cache, h.log
-	publisher.Claims, publisher.Describe = claims.NewCache(h.cache, h.log), func() nodes.Description { return nodes.Description{} }
-	if h.publisher, err = nodes.NewPublisher(publisher); err != nil {
+	publisher.Claims, publisher.Describe = claims.NewCache(h.cache, h.log), func() publish.Description { return publish.Description{} }
+	if h.publisher, err = publish.New(publisher); err != nil {
 		t.Fatal(err)
 	}
 	g.write(func(tx *objects.Tx) {

@@ -54,7 +54,7 @@ func (a *Agent) startServers(context.Context) error {
 	if err != nil {
 		return err
 	}
-	rpc := port.ServeRPC(rpcListener, guests.NewHandler(a.host.guests(), offerer{a.host}, a.log), a.log.With("part", "hostrpc"))
+	rpc := port.ServeRPC(rpcListener, guests.NewHandler(a.host.guests(), a.host.judge, a.log), a.log.With("part", "hostrpc"))
 	a.onStop(func(ctx context.Context) { rpc.Shutdown(ctx) })
 
 	cfg := api.DefaultConfig()

@@ -21,11 +21,11 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/host/publish"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/collect"
-	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/agent/stewards/schedule/place"
 	"virtmesh/agent/stewards/vm"
@@ -186,11 +186,11 @@ func startHost(t testing.TB, name string, store objects.Store, m *membership) *h
 	placing, err := schedule.New(plCfg)
 	h.check(err)
 
-	pubCfg := nodes.DefaultPublisherConfig()
+	pubCfg := publish.DefaultConfig()
 	pubCfg.Host, pubCfg.Store, pubCfg.Cache, pubCfg.Claims, pubCfg.Logger = name, store, cache, cc, log
 	room := place.Resources{CPUMilli: 32000, MemoryBytes: 64 << 30}
-	pubCfg.Describe = func() nodes.Description { return nodes.Description{Capacity: room, Allocatable: room, KVM: true} }
-	pub, err := nodes.NewPublisher(pubCfg)
+	pubCfg.Describe = func() publish.Description { return publish.Description{Capacity: room, Allocatable: room, KVM: true} }
+	pub, err := publish.New(pubCfg)
 	h.check(err)
 
 	gcCfg := collect.DefaultConfig()

@@ -8,7 +8,7 @@
 // HTTP upgrades: after the 101 answer the connection carries raw bytes.
 //
 // The package knows nothing of libvirt, placement or the API: the Instances
-// and Offerer it serves and calls are interfaces, and Router has the same
+// and the Offerer that it serves and calls are interfaces, and Router has the same
 // methods as the local side, so callers do not see where an instance runs.
 package guests
 
@@ -18,6 +18,8 @@ import (
 	"io"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
 )
 
 // StreamKind names a byte stream of a guest.
@@ -63,8 +65,7 @@ type Instances interface {
 	Filesystems(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceFileSystemList, error)
 }
 
-// Offerer answers whether this host would take an instance now. Request and
-// answer are opaque JSON to this package.
+// Offerer answers whether this host would take an instance now.
 type Offerer interface {
-	Offer(ctx context.Context, request []byte) (answer []byte, err error)
+	Offer(ctx context.Context, request claims.OfferRequest) (claims.Offer, error)
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
 )
 
 // guests is a host with one instance, default/vm, whose console echoes.
@@ -63,8 +65,8 @@ func (g *guests) Filesystems(context.Context, string, string) (*kubevirtv1.Virtu
 	return &kubevirtv1.VirtualMachineInstanceFileSystemList{}, nil
 }
 
-func (g *guests) Offer(_ context.Context, request []byte) ([]byte, error) {
-	return append([]byte(g.host+" offers for "), request...), nil
+func (g *guests) Offer(_ context.Context, request claims.OfferRequest) (claims.Offer, error) {
+	return claims.Offer{Reason: g.host + " refuses " + request.Name}, nil
 }
 
 // twoHosts makes a router on host "near" for an instance that runs on "far".
@@ -74,8 +76,7 @@ func twoHosts(t *testing.T, runsOn string) *Router {
 	server := httptest.NewServer(NewHandler(far, far, slog.New(slog.DiscardHandler)))
 	t.Cleanup(server.Close)
 	router := NewRouter(Config{
-		Self:   "near",
-		Local:  &guests{host: "near"},
+		Self: "near", Local: &guests{host: "near"}, Offerer: &guests{host: "near"},
 		HostOf: func(context.Context, string, string) (string, error) { return runsOn, nil },
 		Dial: func(ctx context.Context, host string) (net.Conn, error) {
 			if host != "far" {
@@ -143,8 +144,13 @@ func TestAnswersAndOffersCross(t *testing.T) {
 	if err != nil || info.Hostname != "guest-on-far" {
 		t.Errorf("guest info %+v, %v", info, err)
 	}
-	offer, err := router.Offer(t.Context(), "far", []byte(`{"cpu":1}`))
-	if err != nil || string(offer) != `far offers for {"cpu":1}` {
-		t.Errorf("offer %q, %v", offer, err)
+	for _, host := range []string{"near", "far"} {
+		offer, err := router.Offer(t.Context(), host, claims.OfferRequest{Name: "vm"})
+		if err != nil || offer.Accepted || offer.Reason != host+" refuses vm" {
+			t.Errorf("offer of %s: %+v, %v", host, offer, err)
+		}
+	}
+	if _, err := router.Offer(t.Context(), "gone", claims.OfferRequest{Name: "vm"}); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("offer of a host that is gone: %v, want ErrUnreachable", err)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
 )
 
 // Config says where hosts are and how to reach them.
@@ -20,6 +22,8 @@ type Config struct {
 	Self string
 	// Local serves this host's own instances.
 	Local Instances
+	// Offerer answers for this host.
+	Offerer Offerer
 	// HostOf tells which host runs an instance. It returns ErrNotFound for
 	// an unknown instance and ErrNotRunning for one that has no host.
 	HostOf func(ctx context.Context, namespace, name string) (host string, err error)
@@ -60,9 +64,25 @@ func NewRouter(config Config) *Router {
 // Close ends idle connections; requests under way finish.
 func (r *Router) Close() { r.client.CloseIdleConnections() }
 
-// Offer asks a host for an offer; see Offerer.
-func (r *Router) Offer(ctx context.Context, host string, request []byte) ([]byte, error) {
-	return r.call(ctx, host, http.MethodPost, "/offer", request)
+// Offer asks a host for an offer, this one without a detour. An error means that
+// the host gave no answer.
+func (r *Router) Offer(ctx context.Context, host string, request claims.OfferRequest) (claims.Offer, error) {
+	if host == r.config.Self {
+		return r.config.Offerer.Offer(ctx, request)
+	}
+	body, err := json.Marshal(request)
+	if err != nil {
+		return claims.Offer{}, fmt.Errorf("encode offer request: %w", err)
+	}
+	answer, err := r.call(ctx, host, http.MethodPost, "/offer", body)
+	if err != nil {
+		return claims.Offer{}, err
+	}
+	var offer claims.Offer
+	if err := json.Unmarshal(answer, &offer); err != nil {
+		return claims.Offer{}, fmt.Errorf("read the offer of %s: %w", host, err)
+	}
+	return offer, nil
 }
 
 // Pause implements Instances.

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+
+	"virtmesh/agent/claims"
 )
 
 // streamProtocol is the HTTP upgrade token of consoles and displays.
@@ -38,8 +40,8 @@ type server struct {
 }
 
 func (s *server) offer(w http.ResponseWriter, r *http.Request) {
-	request, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBytes))
-	if err != nil {
+	var request claims.OfferRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequestBytes)).Decode(&request); err != nil {
 		writeError(w, fmt.Errorf("read offer request: %w", err))
 		return
 	}
@@ -49,7 +51,7 @@ func (s *server) offer(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(offer)
+	json.NewEncoder(w).Encode(offer)
 }
 
 func (s *server) act(do func(ctx context.Context, namespace, name string) error) http.HandlerFunc {

@@ -17,8 +17,8 @@ import (
 	"virtmesh/agent/stewards"
 )
 
-// WatcherConfig describes a Watcher.
-type WatcherConfig struct {
+// Config describes a Watcher.
+type Config struct {
 	// Store and Cache are the agent's. Required.
 	Store objects.Store
 	Cache *objects.Cache
@@ -38,13 +38,13 @@ type WatcherConfig struct {
 	Registerer prometheus.Registerer
 }
 
-// DefaultWatcherConfig returns the settings to start from.
-func DefaultWatcherConfig() WatcherConfig {
-	return WatcherConfig{Settle: 5 * time.Second}
+// DefaultConfig returns the settings to start from.
+func DefaultConfig() Config {
+	return Config{Settle: 5 * time.Second}
 }
 
 // Validate reports what is missing or contradicts itself.
-func (c WatcherConfig) Validate() error {
+func (c Config) Validate() error {
 	if c.Store == nil || c.Cache == nil || c.Members == nil || c.Recorder == nil || c.Logger == nil {
 		return errors.New("node watcher: Store, Cache, Members, Recorder and Logger are required")
 	}
@@ -56,7 +56,7 @@ func (c WatcherConfig) Validate() error {
 
 // Watcher marks the nodes of dead hosts.
 type Watcher struct {
-	cfg    WatcherConfig
+	cfg    Config
 	nodes  *objects.Informer[*corev1.Node]
 	engine *stewards.Controller
 
@@ -64,8 +64,8 @@ type Watcher struct {
 	missing map[string]time.Time // since when a host is not among the live
 }
 
-// NewWatcher checks cfg and returns a watcher that is not yet running.
-func NewWatcher(cfg WatcherConfig) (*Watcher, error) {
+// New checks cfg and returns a watcher that is not yet running.
+func New(cfg Config) (*Watcher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -150,14 +150,17 @@ func (w *Watcher) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 	return stewards.Result{}, nil
 }
 
+// reasonUnknown is the reason of conditions that nobody can tell.
+const reasonUnknown = "NodeStatusUnknown"
+
 // markUnreachable says of a Node what its host can no longer say itself.
 func markUnreachable(n *corev1.Node, now time.Time) {
 	for i := range n.Status.Conditions {
 		c := n.Status.Conditions[i]
 		c.Status, c.Reason, c.Message = corev1.ConditionUnknown, reasonUnknown, "Host stopped answering"
-		setCondition(n, c, now)
+		objects.SetNodeCondition(n, c, now)
 	}
-	setCondition(n, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: reasonUnknown, Message: "Host stopped answering"}, now)
+	objects.SetNodeCondition(n, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: reasonUnknown, Message: "Host stopped answering"}, now)
 	for _, t := range n.Spec.Taints {
 		if t.Key == corev1.TaintNodeUnreachable {
 			return

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
 )
@@ -53,7 +54,7 @@ func TestDecisionsAreCounted(t *testing.T) {
 	run(t, func(b *bench) {
 		b.host("h1", 4*gib)
 		b.host("h2", 8*gib)
-		b.offers.set(func() { b.offers.by["h2"] = Offer{Reason: "memory is really used"} })
+		b.offers.set(func() { b.offers.by["h2"] = claims.Offer{Reason: "memory is really used"} })
 		b.create("a")
 		b.expectHost("a", "h1")
 		want := map[string]int{resultPlaced: 1, resultRefusedOffer: 1}

@@ -6,40 +6,19 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/stewards/schedule/place"
 )
-
-// OfferRequest asks a host whether it would run an instance now. It crosses
-// the wire as JSON.
-type OfferRequest struct {
-	Namespace string          `json:"namespace"`
-	Name      string          `json:"name"`
-	UID       types.UID       `json:"uid"`
-	Resources place.Resources `json:"resources"`
-	// CPUModel and CPUFeatures are what the host's processor must provide.
-	CPUModel    string   `json:"cpuModel,omitempty"`
-	CPUFeatures []string `json:"cpuFeatures,omitempty"`
-	// Images are the container disks it will need.
-	Images []string `json:"images,omitempty"`
-}
-
-// Offer is a host's answer. It binds nobody: the claim does.
-type Offer struct {
-	// Accepted says that the host would run the instance.
-	Accepted bool `json:"accepted"`
-	// Reason says why not, for people.
-	Reason string `json:"reason,omitempty"`
-}
 
 // Offers asks hosts.
 type Offers interface {
 	// Offer asks one host. An error means that it gave no answer; that it does
 	// not want the instance is an Offer that is not accepted.
-	Offer(ctx context.Context, host string, r OfferRequest) (Offer, error)
+	Offer(ctx context.Context, host string, r claims.OfferRequest) (claims.Offer, error)
 }
 
-func newOfferRequest(r *place.Request) OfferRequest {
-	return OfferRequest{
+func newOfferRequest(r *place.Request) claims.OfferRequest {
+	return claims.OfferRequest{
 		Namespace: r.Namespace, Name: r.Name, UID: types.UID(r.UID), Resources: r.Resources,
 		CPUModel: r.CPUModel(), CPUFeatures: r.CPUFeatures(), Images: r.Images,
 	}

@@ -95,7 +95,7 @@ func (l liveFacts) Members() []string {
 // answers are the offers of hosts, by name; a host without one accepts.
 type answers struct {
 	mu    sync.Mutex
-	by    map[string]Offer
+	by    map[string]claims.Offer
 	err   map[string]error
 	asked []string
 	// delay is how long hosts think, so that decisions are made side by side.
@@ -104,7 +104,7 @@ type answers struct {
 
 var _ Offers = (*answers)(nil)
 
-func (a *answers) Offer(_ context.Context, host string, _ OfferRequest) (Offer, error) {
+func (a *answers) Offer(_ context.Context, host string, _ claims.OfferRequest) (claims.Offer, error) {
 	a.mu.Lock()
 	delay := a.delay
 	a.mu.Unlock()
@@ -113,12 +113,12 @@ func (a *answers) Offer(_ context.Context, host string, _ OfferRequest) (Offer, 
 	defer a.mu.Unlock()
 	a.asked = append(a.asked, host)
 	if err := a.err[host]; err != nil {
-		return Offer{}, err
+		return claims.Offer{}, err
 	}
 	if o, ok := a.by[host]; ok {
 		return o, nil
 	}
-	return Offer{Accepted: true}, nil
+	return claims.Offer{Accepted: true}, nil
 }
 
 // set changes the answers.
@@ -147,7 +147,7 @@ func setUp(t *testing.T, stewards ...string) *bench {
 	t.Helper()
 	b := &bench{
 		T: t, store: objectstest.New(claims.Rules()...),
-		facts: &facts{members: map[string]gossip.Member{}, stewards: stewards}, offers: &answers{by: map[string]Offer{}, err: map[string]error{}},
+		facts: &facts{members: map[string]gossip.Member{}, stewards: stewards}, offers: &answers{by: map[string]claims.Offer{}, err: map[string]error{}},
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -423,7 +423,7 @@ func TestTheNextBestIsAskedAfterARefusal(t *testing.T) {
 		b.host("h2", 8*gib)
 		b.host("h3", 16*gib)
 		b.offers.set(func() {
-			b.offers.by["h3"] = Offer{Reason: "memory is really used"}
+			b.offers.by["h3"] = claims.Offer{Reason: "memory is really used"}
 			b.offers.err["h2"] = errors.New("connection refused")
 		})
 		b.create("a")
@@ -431,7 +431,7 @@ func TestTheNextBestIsAskedAfterARefusal(t *testing.T) {
 		if want := []string{"h3", "h2", "h1"}; !slices.Equal(b.offers.asked, want) {
 			b.Errorf("asked %v, want %v", b.offers.asked, want)
 		}
-		b.offers.set(func() { b.offers.by["h1"] = Offer{} })
+		b.offers.set(func() { b.offers.by["h1"] = claims.Offer{} })
 		b.create("b")
 		b.expectWaiting("b", "1 gave no offer, 1 refused, 1 refused (memory is really used)")
 		b.offers.set(func() { delete(b.offers.by, "h3") })

@@ -1,4 +1,4 @@
-package nodes
+package publish
 
 import (
 	"context"
@@ -16,8 +16,8 @@ import (
 	"virtmesh/agent/stewards"
 )
 
-// PublisherConfig describes a Publisher.
-type PublisherConfig struct {
+// Config describes a Publisher.
+type Config struct {
 	// Host is the name of this host and of its Node.
 	Host string
 	// Store, Cache and Claims are the agent's. Required.
@@ -38,13 +38,13 @@ type PublisherConfig struct {
 	Registerer prometheus.Registerer
 }
 
-// DefaultPublisherConfig returns the settings to start from.
-func DefaultPublisherConfig() PublisherConfig {
-	return PublisherConfig{Interval: 10 * time.Second, Patience: 3 * time.Second}
+// DefaultConfig returns the settings to start from.
+func DefaultConfig() Config {
+	return Config{Interval: 10 * time.Second, Patience: 3 * time.Second}
 }
 
 // Validate reports what is missing or contradicts itself.
-func (c PublisherConfig) Validate() error {
+func (c Config) Validate() error {
 	switch {
 	case c.Host == "":
 		return errors.New("node publisher: Host is empty")
@@ -58,7 +58,7 @@ func (c PublisherConfig) Validate() error {
 
 // Publisher keeps the Node and the capacity of this host up to date.
 type Publisher struct {
-	cfg    PublisherConfig
+	cfg    Config
 	nodes  *objects.Informer[*corev1.Node]
 	engine *stewards.Controller
 	// doubted is when the host first saw that others hold it for dead. Only
@@ -69,8 +69,8 @@ type Publisher struct {
 	paused bool
 }
 
-// NewPublisher checks cfg and returns a publisher that is not yet running.
-func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
+// New checks cfg and returns a publisher that is not yet running.
+func New(cfg Config) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ type ownNode struct{ *Publisher }
 
 var _ stewards.Source = ownNode{}
 
-// Subscribe implements controller.Source.
+// Subscribe implements stewards.Source.
 func (o ownNode) Subscribe(fn func(stewards.Key)) (cancel func()) {
 	fn(o.key())
 	return o.nodes.Subscribe(func(key stewards.Key) {
@@ -133,10 +133,10 @@ func (o ownNode) Subscribe(fn func(stewards.Key)) (cancel func()) {
 	})
 }
 
-// Keys implements controller.Source.
+// Keys implements stewards.Source.
 func (o ownNode) Keys() []stewards.Key { return []stewards.Key{o.key()} }
 
-// WaitForSync implements controller.Source.
+// WaitForSync implements stewards.Source.
 func (o ownNode) WaitForSync(ctx context.Context) error { return o.nodes.WaitForSync(ctx) }
 
 func (p *Publisher) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
@@ -182,7 +182,7 @@ func (p *Publisher) publish(ctx context.Context, key stewards.Key) (stewards.Res
 
 // hesitate returns how long to wait before contradicting a Watcher.
 func (p *Publisher) hesitate(n *corev1.Node, now time.Time) time.Duration {
-	if condition(n, corev1.NodeReady).Status != corev1.ConditionUnknown {
+	if objects.NodeCondition(n, corev1.NodeReady).Status != corev1.ConditionUnknown {
 		p.doubted = time.Time{}
 		return 0
 	}

@@ -1,4 +1,4 @@
-package nodes
+package publish
 
 import (
 	"fmt"
@@ -9,9 +9,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards/schedule/place"
 )
 
@@ -54,7 +54,6 @@ const (
 
 	reasonReady    = "AgentReady"
 	reasonNotReady = "AgentNotReady"
-	reasonUnknown  = "NodeStatusUnknown"
 )
 
 // ownedPrefixes are the labels that follow from the processor: those that a
@@ -93,7 +92,7 @@ func (d Description) apply(host string, n *corev1.Node, now time.Time) {
 		kvm.Status, kvm.Reason, kvm.Message = corev1.ConditionFalse, "Emulated", "Guests are emulated, which is slow: "+d.KVMReason
 	}
 	for _, c := range append([]corev1.NodeCondition{ready, kvm}, d.Conditions...) {
-		setCondition(n, c, now)
+		objects.SetNodeCondition(n, c, now)
 	}
 }
 
@@ -152,39 +151,6 @@ func resourceList(r place.Resources, kvm bool) corev1.ResourceList {
 		list[resourceKVM] = *resource.NewQuantity(maxGuests, resource.DecimalSI)
 	}
 	return list
-}
-
-// setCondition sets a condition. Its times move with its status only: a
-// heartbeat would be a write.
-func setCondition(n *corev1.Node, c corev1.NodeCondition, now time.Time) {
-	for i := range n.Status.Conditions {
-		have := &n.Status.Conditions[i]
-		if have.Type != c.Type {
-			continue
-		}
-		c.LastHeartbeatTime, c.LastTransitionTime = have.LastHeartbeatTime, have.LastTransitionTime
-		if have.Status != c.Status {
-			stamp(&c, now)
-		}
-		*have = c
-		return
-	}
-	stamp(&c, now)
-	n.Status.Conditions = append(n.Status.Conditions, c)
-}
-
-func stamp(c *corev1.NodeCondition, now time.Time) {
-	c.LastTransitionTime = metav1.NewTime(now.Truncate(time.Second))
-	c.LastHeartbeatTime = c.LastTransitionTime
-}
-
-func condition(n *corev1.Node, kind corev1.NodeConditionType) corev1.NodeCondition {
-	for _, c := range n.Status.Conditions {
-		if c.Type == kind {
-			return c
-		}
-	}
-	return corev1.NodeCondition{}
 }
 
 func withoutTaint(taints []corev1.Taint, key string) []corev1.Taint {

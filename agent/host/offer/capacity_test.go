@@ -1,4 +1,4 @@
-package agent
+package offer
 
 import (
 	"reflect"
@@ -26,22 +26,10 @@ func TestAllocatable(t *testing.T) {
 		}}, place.Resources{CPUMilli: 2000, MemoryBytes: 12 * gib, Hugepages: map[string]int64{"2Mi": 1024, "1Gi": 2}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := allocatable(CapacityConfig{ReservedMemoryBytes: test.reserved}, test.capabilities)
+			got := Allocatable(test.reserved, test.capabilities)
 			if !reflect.DeepEqual(got, test.want) {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
 		})
-	}
-}
-
-func TestDefaultPolicyIsValid(t *testing.T) {
-	if err := DefaultConfig().Capacity.policy().Validate(); err != nil {
-		t.Error(err)
-	}
-	config := DefaultConfig().Capacity
-	config.Policy, config.MemoryOvercommitPercent = "pack", 150
-	policy := config.policy()
-	if policy.Strategy != place.Pack || policy.MemoryOvercommitPercent != 150 || policy.CPUAllocationRatio != 10 {
-		t.Errorf("got %+v", policy)
 	}
 }

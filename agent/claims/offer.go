@@ -1,0 +1,29 @@
+package claims
+
+import (
+	"k8s.io/apimachinery/pkg/types"
+
+	"virtmesh/agent/stewards/schedule/place"
+)
+
+// OfferRequest asks a host whether it would run an instance now, before the
+// instance is claimed for it. It crosses the wire as JSON.
+type OfferRequest struct {
+	Namespace string          `json:"namespace"`
+	Name      string          `json:"name"`
+	UID       types.UID       `json:"uid"`
+	Resources place.Resources `json:"resources"`
+	// CPUModel and CPUFeatures are what the host's processor must provide.
+	CPUModel    string   `json:"cpuModel,omitempty"`
+	CPUFeatures []string `json:"cpuFeatures,omitempty"`
+	// Images are the container disks it will need.
+	Images []string `json:"images,omitempty"`
+}
+
+// Offer is a host's answer to an OfferRequest. It binds nobody: the claim does.
+type Offer struct {
+	// Accepted says that the host would run the instance.
+	Accepted bool `json:"accepted"`
+	// Reason says why not, for people.
+	Reason string `json:"reason,omitempty"`
+}

@@ -1,0 +1,86 @@
+// Package offer answers whether this host would run an instance now. A steward
+// asks before it claims the host, because only the host knows what its memory
+// and its processor can really carry.
+//
+// An offer binds nobody and reserves nothing: the claim that follows is judged
+// by the rules of package claims. So a Judge keeps no state and may answer any
+// number of requests at once.
+package offer
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/stewards/schedule/place"
+)
+
+// Judge decides for one host. Its fields must not change once it is in use.
+type Judge struct {
+	// Host is the name of the host.
+	Host string
+	// Allocatable is what guests may use of the host.
+	Allocatable place.Resources
+	// CPUModels are the CPU models that the processor can run.
+	CPUModels []string
+	// OnHost lists the claims on a host, as this host's copy of the store has
+	// them.
+	OnHost func(host string) []claims.Instance
+}
+
+// Free is what the claims on this host leave for further guests.
+func (j *Judge) Free() place.Resources { return j.freeWithout("") }
+
+// freeWithout is what is free when the claim of one instance does not count.
+func (j *Judge) freeWithout(uid types.UID) place.Resources {
+	free := j.Allocatable
+	for _, claim := range j.OnHost(j.Host) {
+		if claim.UID != uid {
+			free = free.Sub(claim.Resources)
+		}
+	}
+	return free
+}
+
+// Offer answers a request. A refusal is an Offer with a reason; there is no
+// other failure.
+func (j *Judge) Offer(_ context.Context, r claims.OfferRequest) (claims.Offer, error) {
+	refuse := func(format string, args ...any) (claims.Offer, error) {
+		return claims.Offer{Reason: fmt.Sprintf(format, args...)}, nil
+	}
+	if lacking := j.freeWithout(r.UID).Lacking(r.Resources); len(lacking) > 0 {
+		return refuse("Insufficient %s", strings.Join(lacking, ", "))
+	}
+	if available := memoryAvailable(); available > 0 && available < r.Resources.MemoryBytes {
+		return refuse("only %d MiB of memory are really free", available>>20)
+	}
+	if r.CPUModel != "" && !slices.Contains(j.CPUModels, r.CPUModel) {
+		return refuse("the processor cannot run CPU model %s", r.CPUModel)
+	}
+	return claims.Offer{Accepted: true}, nil
+}
+
+// memoryAvailable is the kernel's estimate of what can be used without
+// swapping, 0 if it cannot be read.
+func memoryAvailable() int64 {
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			if err != nil {
+				return 0
+			}
+			return kib << 10
+		}
+	}
+	return 0
+}

@@ -1,0 +1,52 @@
+package offer
+
+import (
+	"strings"
+	"testing"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/stewards/schedule/place"
+)
+
+func TestOffer(t *testing.T) {
+	const mib = int64(1) << 20
+	judge := &Judge{
+		Host: "h1", Allocatable: place.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}, CPUModels: []string{"Haswell"},
+		OnHost: func(host string) []claims.Instance {
+			if host != "h1" {
+				t.Errorf("asked for the claims on %s", host)
+			}
+			return []claims.Instance{{UID: "a", Resources: place.Resources{CPUMilli: 1000, MemoryBytes: 32 * mib}}}
+		},
+	}
+	for _, test := range []struct {
+		name    string
+		request claims.OfferRequest
+		reason  string
+	}{
+		{"it fits", claims.OfferRequest{UID: "b", Resources: place.Resources{CPUMilli: 3000, MemoryBytes: 32 * mib}}, ""},
+		{"too many processors", claims.OfferRequest{UID: "b", Resources: place.Resources{CPUMilli: 3001}}, "Insufficient cpu"},
+		{"too much memory", claims.OfferRequest{UID: "b", Resources: place.Resources{MemoryBytes: 32*mib + 1}}, "Insufficient memory"},
+		{"its own claim does not count", claims.OfferRequest{UID: "a", Resources: place.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}}, ""},
+		{"a model it has", claims.OfferRequest{UID: "b", CPUModel: "Haswell"}, ""},
+		{"a model it lacks", claims.OfferRequest{UID: "b", CPUModel: "EPYC"}, "the processor cannot run CPU model EPYC"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := judge.Offer(t.Context(), test.request)
+			if err != nil || got.Accepted != (test.reason == "") || !strings.Contains(got.Reason, test.reason) {
+				t.Errorf("got %+v, %v; want the reason %q", got, err, test.reason)
+			}
+		})
+	}
+	if free := judge.Free(); free.CPUMilli != 3000 || free.MemoryBytes != 32*mib {
+		t.Errorf("free is %+v", free)
+	}
+}
+
+func TestNobodyIsPromisedMoreThanTheMachineHas(t *testing.T) {
+	judge := &Judge{Allocatable: place.Resources{MemoryBytes: 1 << 60}, OnHost: func(string) []claims.Instance { return nil }}
+	got, err := judge.Offer(t.Context(), claims.OfferRequest{Resources: place.Resources{MemoryBytes: 1 << 59}})
+	if err != nil || got.Accepted || !strings.Contains(got.Reason, "really free") {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}

@@ -1,0 +1,117 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards/schedule/place"
+	"virtmesh/gossip"
+	"virtmesh/storage"
+)
+
+// TellerConfig describes a Teller. All fields are required.
+type TellerConfig struct {
+	// Host is the name of this host.
+	Host string
+	// Facts are the facts that do not change while the agent runs.
+	Facts gossip.Facts
+	// Tell hands the facts of this host to the mesh.
+	Tell func(gossip.Facts) error
+	// Free is what claims leave of this host.
+	Free func() place.Resources
+	// Pools measures the host's pools of volumes, by name.
+	Pools func(ctx context.Context) map[string]storage.Usage
+	// Images lists the container disks that are here.
+	Images func() []string
+	// Nodes holds the host's Node, which says whether it is cordoned.
+	Nodes *objects.Informer[*corev1.Node]
+	// Interval is how often the host looks at itself.
+	Interval time.Duration
+	// Logger receives failures.
+	Logger *slog.Logger
+}
+
+// DefaultTellerConfig returns the settings to start from.
+func DefaultTellerConfig() TellerConfig { return TellerConfig{Interval: 5 * time.Second} }
+
+// Validate reports what is missing.
+func (c TellerConfig) Validate() error {
+	switch {
+	case c.Host == "":
+		return errors.New("facts: Host is empty")
+	case c.Tell == nil || c.Free == nil || c.Pools == nil || c.Images == nil || c.Nodes == nil || c.Logger == nil:
+		return errors.New("facts: Tell, Free, Pools, Images, Nodes and Logger are required")
+	case c.Interval <= 0:
+		return errors.New("facts: Interval must be positive")
+	}
+	return nil
+}
+
+// Teller keeps the mesh informed of what this host can carry.
+type Teller struct{ cfg TellerConfig }
+
+// NewTeller checks cfg and returns a Teller that is not yet running.
+func NewTeller(cfg TellerConfig) (*Teller, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Teller{cfg: cfg}, nil
+}
+
+// Run tells the facts until ctx ends.
+func (t *Teller) Run(ctx context.Context) error {
+	ticker := time.NewTicker(t.cfg.Interval)
+	defer ticker.Stop()
+	for {
+		if err := t.cfg.Tell(t.facts(ctx)); err != nil {
+			t.cfg.Logger.Warn("this host's facts could not be told", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// facts are those of this moment.
+func (t *Teller) facts(ctx context.Context) gossip.Facts {
+	facts := t.cfg.Facts
+	facts.Free, facts.Load, facts.Images = GossipResources(t.cfg.Free()), load(), t.cfg.Images()
+	facts.Pools = map[string]gossip.Pool{}
+	for name, usage := range t.cfg.Pools(ctx) {
+		facts.Pools[name] = gossip.Pool{Capacity: usage.Capacity, Free: usage.Free}
+	}
+	if node, ok := t.cfg.Nodes.Get(objects.Key{Name: t.cfg.Host}); ok {
+		facts.Unschedulable = node.Spec.Unschedulable
+	}
+	return facts
+}
+
+// GossipResources is r as facts carry it.
+func GossipResources(r place.Resources) gossip.Resources {
+	return gossip.Resources{CPUMilli: r.CPUMilli, MemoryBytes: r.MemoryBytes, Hugepages: r.Hugepages, Devices: r.Devices}
+}
+
+// load is the share of the CPUs that had work in the last minute.
+func load() float64 {
+	data, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(data), " ")
+	value, err := strconv.ParseFloat(first, 64)
+	if err != nil {
+		return 0
+	}
+	return value / float64(runtime.NumCPU())
+}

@@ -1,0 +1,275 @@
+package publish
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/objects/objectstest"
+	"virtmesh/agent/stewards/schedule/place"
+	"virtmesh/gossip"
+	"virtmesh/raftstore"
+	"virtmesh/storage"
+)
+
+// bench is a host h1 that publishes itself, in a bubble of fake time.
+type bench struct {
+	*testing.T
+	store *objectstest.Store
+	cache *objects.Cache
+	mu    sync.Mutex
+	d     Description
+	pub   *Publisher
+}
+
+func (b *bench) describe(edit func(*Description)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	edit(&b.d)
+}
+
+func run(t *testing.T, test func(b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		log := slog.New(slog.DiscardHandler)
+		b := &bench{T: t, store: objectstest.New(claims.Rules()...)}
+		b.d = Description{
+			Capacity: place.Resources{CPUMilli: 8000, MemoryBytes: 8 << 30}, Allocatable: place.Resources{CPUMilli: 8000, MemoryBytes: 7 << 30},
+			KVM: true, Zone: "a", CPUModels: []string{"Haswell", "qemu64"}, CPUFeatures: []string{"avx"},
+			Info: corev1.NodeSystemInfo{OperatingSystem: "linux", Architecture: "amd64"},
+		}
+		cacheCfg := objects.DefaultCacheConfig()
+		cacheCfg.Store, cacheCfg.Logger = b.store, log
+		cache, err := objects.NewCache(cacheCfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.cache = cache
+		pubCfg := DefaultConfig()
+		pubCfg.Host, pubCfg.Store, pubCfg.Cache, pubCfg.Claims, pubCfg.Logger = "h1", b.store, cache, claims.NewCache(cache, log), log
+		pubCfg.Describe = func() Description {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.d
+		}
+		if b.pub, err = New(pubCfg); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { cache.Run(ctx) })
+		wg.Go(func() {
+			if err := b.pub.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		test(b)
+		cancel()
+		wg.Wait()
+	})
+}
+
+func (b *bench) node(name string) *corev1.Node {
+	b.Helper()
+	n, err := objects.Get[*corev1.Node](b.Context(), b.store, objects.Key{Name: name}, raftstore.ReadOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return n
+}
+
+func (b *bench) edit(name string, f func(*corev1.Node)) {
+	b.Helper()
+	old := b.node(name)
+	next := old.DeepCopy()
+	f(next)
+	var tx objects.Tx
+	tx.Update(old, next)
+	if _, err := tx.Commit(b.Context(), b.store); err != nil {
+		b.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+func hasTaint(n *corev1.Node, key string) bool {
+	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == key })
+}
+
+func TestAHostPublishesItself(t *testing.T) {
+	run(t, func(b *bench) {
+		n := b.node("h1")
+		for key, want := range map[string]string{
+			corev1.LabelHostname: "h1", corev1.LabelTopologyZone: "a", kubevirtv1.NodeSchedulable: "true",
+			kubevirtv1.CPUModelLabel + "Haswell": "true", kubevirtv1.CPUModelLabel + "qemu64": "", kubevirtv1.CPUFeatureLabel + "avx": "true",
+		} {
+			if n.Labels[key] != want {
+				b.Errorf("label %s is %q, want %q", key, n.Labels[key], want)
+			}
+		}
+		if c := objects.NodeCondition(n, corev1.NodeReady); c.Status != corev1.ConditionTrue || c.LastTransitionTime.IsZero() {
+			b.Errorf("Ready %+v", c)
+		}
+		if q := n.Status.Allocatable[corev1.ResourceMemory]; q.Value() != 7<<30 {
+			b.Errorf("allocatable memory %s", q.String())
+		}
+		c, err := claims.GetCapacity(b.Context(), b.store, "h1", raftstore.ReadOptions{})
+		if err != nil || c.Allocatable.MemoryBytes != 7<<30 {
+			b.Errorf("capacity %+v (%v)", c, err)
+		}
+		if n := b.store.Commits(); n != 1 {
+			b.Errorf("%d transactions, want 1", n)
+		}
+		time.Sleep(time.Hour)
+		if n := b.store.Commits(); n != 1 {
+			b.Errorf("%d transactions after an hour without news, want 1", n)
+		}
+	})
+}
+
+func TestChangesOfTheHostAreFollowed(t *testing.T) {
+	run(t, func(b *bench) {
+		b.edit("h1", func(n *corev1.Node) {
+			n.Labels["mine"] = "kept"
+			n.Spec.Taints = []corev1.Taint{{Key: "gpu", Effect: corev1.TaintEffectNoSchedule}}
+			n.Spec.Unschedulable = true
+		})
+		time.Sleep(time.Minute)
+		b.describe(func(d *Description) {
+			d.CPUModels, d.NotReady, d.KVM, d.KVMReason = []string{"Skylake"}, "libvirt does not answer", false, "no /dev/kvm"
+			d.Allocatable.MemoryBytes = 6 << 30
+		})
+		time.Sleep(DefaultConfig().Interval)
+		synctest.Wait()
+		n := b.node("h1")
+		if n.Labels["mine"] != "kept" || !hasTaint(n, "gpu") || !hasTaint(n, corev1.TaintNodeUnschedulable) || !n.Spec.Unschedulable {
+			b.Errorf("what is the users' changed: %v %v", n.Labels, n.Spec)
+		}
+		if n.Labels[kubevirtv1.CPUModelLabel+"Haswell"] != "" || n.Labels[kubevirtv1.CPUModelLabel+"Skylake"] != "true" || n.Labels[kubevirtv1.NodeSchedulable] != "false" {
+			b.Errorf("labels %v", n.Labels)
+		}
+		if r, k := objects.NodeCondition(n, corev1.NodeReady), objects.NodeCondition(n, ConditionKVM); r.Status != corev1.ConditionFalse || r.Message != "libvirt does not answer" || k.Status != corev1.ConditionFalse {
+			b.Errorf("Ready %+v, KVM %+v", r, k)
+		}
+		c, err := claims.GetCapacity(b.Context(), b.store, "h1", raftstore.ReadOptions{})
+		if err != nil || c.Allocatable.MemoryBytes != 6<<30 {
+			b.Errorf("capacity %+v (%v)", c, err)
+		}
+		b.edit("h1", func(n *corev1.Node) { n.Spec.Unschedulable = false })
+		if hasTaint(b.node("h1"), corev1.TaintNodeUnschedulable) {
+			b.Error("the taint stays after uncordon")
+		}
+	})
+}
+
+// A host that is asked to leave and may not offers its room again.
+func TestAPausedHostPublishesNothing(t *testing.T) {
+	run(t, func(b *bench) {
+		if err := b.pub.Pause(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		capacity := func() claims.Capacity {
+			c, err := claims.GetCapacity(b.Context(), b.store, "h1", raftstore.ReadOptions{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			return c
+		}
+		var tx objects.Tx
+		claims.Withdraw(&tx, capacity())
+		tx.Delete(b.node("h1"), objects.DeleteOptions{})
+		if _, err := tx.Commit(b.Context(), b.store); err != nil {
+			b.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if c := capacity(); c.Revision != 0 || len(b.store.Keys("/registry/core/nodes/")) != 0 {
+			b.Errorf("published during the pause: %+v, %v", c, b.store.Keys("/registry/core/nodes/"))
+		}
+		b.pub.Resume()
+		time.Sleep(time.Minute)
+		if c := capacity(); c.Allocatable.MemoryBytes != 7<<30 || b.node("h1").Labels[corev1.LabelHostname] != "h1" {
+			b.Errorf("not published again: %+v", c)
+		}
+	})
+}
+
+func TestAHostContradictsTheNewsOfItsDeath(t *testing.T) {
+	run(t, func(b *bench) {
+		b.edit("h1", func(n *corev1.Node) {
+			objects.SetNodeCondition(n, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionUnknown}, time.Now())
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoSchedule})
+			n.Labels[kubevirtv1.NodeSchedulable] = "false"
+		})
+		time.Sleep(time.Second)
+		if c := objects.NodeCondition(b.node("h1"), corev1.NodeReady); c.Status != corev1.ConditionUnknown {
+			b.Error("contradicted at once")
+		}
+		time.Sleep(5 * time.Second)
+		n := b.node("h1")
+		if c := objects.NodeCondition(n, corev1.NodeReady); c.Status != corev1.ConditionTrue || hasTaint(n, corev1.TaintNodeUnreachable) || n.Labels[kubevirtv1.NodeSchedulable] != "true" {
+			b.Errorf("Ready %+v, %v, %v", c, n.Spec.Taints, n.Labels)
+		}
+	})
+}
+
+func TestSystemInfo(t *testing.T) {
+	root := t.TempDir() + "/"
+	for path, text := range map[string]string{
+		"etc/os-release": "NAME=x\nPRETTY_NAME=\"Debian 12\"\n", "etc/machine-id": "abc\n", "proc/sys/kernel/osrelease": "6.1\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(root+path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(root+path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info := SystemInfo(root, "v1")
+	if info.OSImage != "Debian 12" || info.MachineID != "abc" || info.KernelVersion != "6.1" || info.KubeletVersion != "v1" || info.SystemUUID != "" {
+		t.Errorf("%+v", info)
+	}
+}
+
+func TestFactsFollowTheHost(t *testing.T) {
+	run(t, func(b *bench) {
+		told := make(chan gossip.Facts, 16)
+		free := place.Resources{CPUMilli: 500, MemoryBytes: 1 << 30}
+		cfg := DefaultTellerConfig()
+		cfg.Host, cfg.Facts, cfg.Logger = "h1", gossip.Facts{Zone: "a"}, slog.New(slog.DiscardHandler)
+		cfg.Tell = func(facts gossip.Facts) error { told <- facts; return nil }
+		cfg.Free = func() place.Resources { return free }
+		cfg.Pools = func(context.Context) map[string]storage.Usage {
+			return map[string]storage.Usage{"local": {Capacity: 10, Free: 3}}
+		}
+		cfg.Images = func() []string { return []string{"sha256:1"} }
+		cfg.Nodes = objects.For[*corev1.Node](b.cache)
+		teller, err := NewTeller(cfg)
+		if err != nil {
+			b.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(b.Context())
+		var done sync.WaitGroup
+		done.Go(func() { teller.Run(ctx) })
+		facts := <-told
+		if facts.Zone != "a" || facts.Free.CPUMilli != 500 || facts.Pools["local"].Free != 3 || len(facts.Images) != 1 || facts.Unschedulable {
+			b.Errorf("told %+v", facts)
+		}
+		b.edit("h1", func(n *corev1.Node) { n.Spec.Unschedulable = true })
+		if facts := <-told; !facts.Unschedulable {
+			b.Error("a cordoned host does not say so")
+		}
+		cancel()
+		done.Wait()
+	})
+}

@@ -1,0 +1,39 @@
+package objects
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// NodeCondition returns a condition of a Node, the zero one if it has none of
+// that kind.
+func NodeCondition(n *corev1.Node, kind corev1.NodeConditionType) corev1.NodeCondition {
+	for _, c := range n.Status.Conditions {
+		if c.Type == kind {
+			return c
+		}
+	}
+	return corev1.NodeCondition{}
+}
+
+// SetNodeCondition sets a condition of a Node. Its times move with its status
+// only: a heartbeat would be a write.
+func SetNodeCondition(n *corev1.Node, c corev1.NodeCondition, now time.Time) {
+	stamp := metav1.NewTime(now.Truncate(time.Second))
+	for i := range n.Status.Conditions {
+		have := &n.Status.Conditions[i]
+		if have.Type != c.Type {
+			continue
+		}
+		c.LastHeartbeatTime, c.LastTransitionTime = have.LastHeartbeatTime, have.LastTransitionTime
+		if have.Status != c.Status {
+			c.LastHeartbeatTime, c.LastTransitionTime = stamp, stamp
+		}
+		*have = c
+		return
+	}
+	c.LastHeartbeatTime, c.LastTransitionTime = stamp, stamp
+	n.Status.Conditions = append(n.Status.Conditions, c)
+}
