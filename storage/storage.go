@@ -8,7 +8,8 @@
 // whether its Create succeeded calls it again; the second call says ErrExists, and
 // Get says what is there. A volume is raw or qcow2 for all its life, as it was
 // created: its format is remembered and never read off its content, because a
-// guest writes that. Expand makes it larger, never smaller. Delete ends it; a
+// guest writes that. Its size is a multiple of SizeAlignment: a pool rounds up what
+// it is asked for. Expand makes it larger, never smaller. Delete ends it; a
 // volume that is not there is deleted already.
 //
 // A pool does not know which virtual machine uses a volume, and does not stop
@@ -110,8 +111,8 @@ type Usage struct {
 type VolumeSpec struct {
 	// Name is 1 to 200 letters, digits, '.', '_' and '-', beginning with a letter or digit.
 	Name string
-	// Size is the size of the virtual disk in bytes. With a source, 0 takes the
-	// source's, and less than the source's is an error.
+	// Size is the size of the virtual disk in bytes, which AlignSize rounds up. With a
+	// source, 0 takes the source's, and less than the source's is an error.
 	Size int64
 	// Format is the pool's default if it is empty.
 	Format Format
@@ -164,7 +165,7 @@ type Pool interface {
 	// It is no error if there is none. ErrBusy says that a virtual machine has it
 	// open.
 	Delete(ctx context.Context, name string) error
-	// Expand makes a volume at least size bytes large. A volume that is larger
+	// Expand makes a volume at least AlignSize(size) bytes large. A volume that is larger
 	// already stays as it is. ErrBusy says that a virtual machine has it open.
 	Expand(ctx context.Context, name string, size int64) (Volume, error)
 	// Usage counts bytes. It may be as old as a few seconds.

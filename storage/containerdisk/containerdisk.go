@@ -53,6 +53,8 @@ var (
 	ErrCorrupt = errors.New("image content does not match its digest")
 	// ErrNotAnImage says that the container image holds no usable disk image.
 	ErrNotAnImage = errors.New("not a containerDisk")
+	// ErrArchitecture says that the image is for machines of another architecture.
+	ErrArchitecture = errors.New("image is for another architecture")
 	// ErrTooLarge says that a bound on sizes was passed.
 	ErrTooLarge = errors.New("image is too large")
 	// ErrNoSpace says that the disk is full, or that the cache is full of images

@@ -83,9 +83,9 @@ func (c *Cache) fill(ctx context.Context, dir string, desc *remote.Descriptor, o
 
 // layers returns the layers of the image for this machine, and their size.
 func (c *Cache) layers(desc *remote.Descriptor) ([]v1.Layer, int64, error) {
-	img, err := desc.Image()
+	img, err := imageOf(desc)
 	if err != nil {
-		return nil, 0, fmt.Errorf("%w: %w", ErrNotAnImage, err)
+		return nil, 0, err
 	}
 	layers, err := img.Layers()
 	if err != nil {

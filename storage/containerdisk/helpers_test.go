@@ -12,8 +12,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -32,10 +34,12 @@ import (
 // fakeRegistry is a real registry handler with a hook before each request.
 type fakeRegistry struct {
 	addr string
-	// hook, if set, may answer a request itself and say so.
-	hook  atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
-	blobs atomic.Int64 // GETs of blobs
-	all   atomic.Int64
+	// hook, if set, may answer a request itself and say so. It is not asked about the
+	// configurations of images, which are blobs as well.
+	hook    atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
+	configs sync.Map     // digests, of images that were pushed
+	blobs   atomic.Int64 // GETs of layers
+	all     atomic.Int64
 }
 
 func newRegistry(t *testing.T) *fakeRegistry {
@@ -44,6 +48,10 @@ func newRegistry(t *testing.T) *fakeRegistry {
 	f := &fakeRegistry{}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.all.Add(1)
+		if _, config := f.configs.Load(path.Base(r.URL.Path)); config {
+			reg.ServeHTTP(w, r)
+			return
+		}
 		if h := f.hook.Load(); h != nil && (*h)(w, r) {
 			return
 		}
@@ -81,6 +89,11 @@ func (f *fakeRegistry) push(t *testing.T, repo string, layers ...[]byte) string 
 	if err := remote.Write(ref, img); err != nil {
 		t.Fatal(err)
 	}
+	config, err := img.ConfigName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.configs.Store(config.String(), true)
 	return ref.Name()
 }
 

@@ -41,7 +41,7 @@ func result(err error) string {
 	}{
 		{nil, "ok"}, {ErrImageNotFound, "not_found"}, {ErrUnauthorized, "unauthorized"},
 		{ErrRegistryTimeout, "stalled"}, {ErrRegistryUnavailable, "unavailable"}, {ErrCorrupt, "corrupt"},
-		{ErrNotAnImage, "not_an_image"}, {ErrTooLarge, "too_large"}, {ErrNoSpace, "no_space"},
+		{ErrNotAnImage, "not_an_image"}, {ErrArchitecture, "architecture"}, {ErrTooLarge, "too_large"}, {ErrNoSpace, "no_space"},
 		{ErrNotPresent, "not_present"}, {ErrBadReference, "bad_reference"},
 		{context.Canceled, "canceled"}, {context.DeadlineExceeded, "canceled"},
 	} {

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -19,7 +18,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
@@ -72,7 +70,7 @@ func (r *registries) resolve(ctx context.Context, ref name.Reference, secrets []
 		rt = r.unsafe
 	}
 	desc, err := remote.Get(ref, remote.WithContext(ctx), remote.WithAuth(auth), remote.WithTransport(rt),
-		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}),
+		remote.WithPlatform(hostPlatform()),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 2}))
 	if err != nil {
 		return nil, classify(ctx, err)
@@ -181,7 +179,7 @@ func classify(ctx context.Context, err error) error {
 
 func isClassified(err error) bool {
 	for _, class := range []error{ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrRegistryUnavailable,
-		ErrRegistryTimeout, ErrCorrupt, ErrNotAnImage, ErrTooLarge, ErrNoSpace, ErrNotPresent, ErrClosed} {
+		ErrRegistryTimeout, ErrCorrupt, ErrNotAnImage, ErrArchitecture, ErrTooLarge, ErrNoSpace, ErrNotPresent, ErrClosed} {
 		if errors.Is(err, class) {
 			return true
 		}

@@ -140,7 +140,7 @@ func (p *Pool) fillFromDisk(ctx context.Context, disk string, spec storage.Volum
 	if size == 0 {
 		return fmt.Errorf("%w: it is empty", storage.ErrUnsafeSource)
 	}
-	if spec.Size > 0 && size > spec.Size {
+	if spec.Size > 0 && size > storage.AlignSize(spec.Size) {
 		return fmt.Errorf("%w: size %d is less than the %d bytes of the source", storage.ErrInvalid, spec.Size, size)
 	}
 	if err := p.needSpace(allocated); err != nil {
@@ -154,8 +154,8 @@ func (p *Pool) fillFromDisk(ctx context.Context, disk string, spec storage.Volum
 			spec.Progress(size, size)
 		}
 	}
-	if err == nil && spec.Size > size {
-		err = p.grow(ctx, disk, spec.Format, spec.Size)
+	if want := storage.AlignSize(max(spec.Size, size)); err == nil && want > size {
+		err = p.grow(ctx, disk, spec.Format, want)
 	}
 	return err
 }

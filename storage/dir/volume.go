@@ -166,6 +166,7 @@ func (p *Pool) Expand(ctx context.Context, name string, size int64) (storage.Vol
 	if size <= 0 || size > storage.MaxVolumeSize {
 		return storage.Volume{}, fmt.Errorf("expand volume %s: %w: size %d", name, storage.ErrInvalid, size)
 	}
+	size = storage.AlignSize(size)
 	unlock, err := p.lock(ctx, name, true)
 	if err != nil {
 		return storage.Volume{}, err

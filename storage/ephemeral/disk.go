@@ -14,8 +14,6 @@ import (
 	"virtmesh/storage/qemuimg"
 )
 
-const sector = 512
-
 func (d *Disks) path(vm VM, k Disk) string {
 	suffix := ".iso"
 	switch {
@@ -91,8 +89,8 @@ func read(path string, k Disk) (Prepared, error) {
 
 func (d *Disks) prepareContent(path string, k Disk) (Prepared, error) {
 	want := k.Content
-	if r := len(want) % sector; r != 0 || len(want) == 0 {
-		want = append(bytes.Clone(want), make([]byte, sector-r)...)
+	if size := max(storage.AlignSize(int64(len(want))), storage.SizeAlignment); size != int64(len(want)) {
+		want = append(bytes.Clone(want), make([]byte, size-int64(len(want)))...)
 	}
 	p := Prepared{Name: k.Name, Path: path, Format: qemuimg.Raw, Size: int64(len(want)), ReadOnly: true}
 	if same(path, want) {

@@ -61,7 +61,7 @@ func TestPrepareMakesDisks(t *testing.T) {
 			Backing: want[0].Overlay.Backing, BackingFormat: qemuimg.QCOW2},
 		{Name: "scratch", Path: dir + "/scratch.img", Format: qemuimg.Raw, Size: 4 << 20},
 		{Name: "data", Path: dir + "/data.qcow2", Format: qemuimg.QCOW2, Size: 4 << 20},
-		{Name: "cloudinit", Path: dir + "/cloudinit.iso", Format: qemuimg.Raw, Size: 512, ReadOnly: true},
+		{Name: "cloudinit", Path: dir + "/cloudinit.iso", Format: qemuimg.Raw, Size: 4096, ReadOnly: true},
 	} {
 		if got[i] != w {
 			t.Errorf("got %+v\nwant %+v", got[i], w)
@@ -70,8 +70,8 @@ func TestPrepareMakesDisks(t *testing.T) {
 			t.Errorf("%s: %v, %v", w.Name, fi.Mode(), err)
 		}
 	}
-	if b, err := os.ReadFile(got[3].Path); err != nil || !bytes.Equal(b[:4], []byte("seed")) || len(b) != 512 {
-		t.Errorf("content is %q, %v", b, err)
+	if b, err := os.ReadFile(got[3].Path); err != nil || !bytes.Equal(b[:4], []byte("seed")) || len(b) != 4096 {
+		t.Errorf("content is %.20q, %d bytes, %v", b, len(b), err)
 	}
 	if vms, err := d.List(); err != nil || len(vms) != 1 || vms[0] != vm {
 		t.Errorf("listed %v, %v", vms, err)

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"virtmesh/storage"
 )
 
 // New images are written here rather than by qemu-img: starting a program twice
@@ -24,7 +26,8 @@ const (
 	newL1Cluster    = 3
 )
 
-// Create makes an image of size bytes with no data at path, which must not exist.
+// Create makes an image of storage.AlignSize(size) bytes with no data at path, which
+// must not exist.
 func Create(path string, f Format, size int64) error {
 	if err := checkPath(path); err != nil {
 		return fmt.Errorf("create disk image: %w", err)
@@ -34,7 +37,7 @@ func Create(path string, f Format, size int64) error {
 	}
 	switch f {
 	case Raw:
-		return write(path, nil, size)
+		return write(path, nil, storage.AlignSize(size))
 	case QCOW2:
 		return create(path, size, "", "")
 	}
@@ -43,7 +46,8 @@ func Create(path string, f Format, size int64) error {
 
 // CreateOverlay makes a qcow2 at path, which must not exist, that holds what is
 // written on top of the image at backing, which is of format bf. size is the
-// overlay's own in bytes; 0 takes the backing image's. backing may be relative to
+// overlay's own in bytes, which storage.AlignSize rounds up; 0 takes the backing
+// image's. backing may be relative to
 // path's folder, so that a folder can be moved as a whole. The header names it as
 // it is given, and QEMU will open it: it must be trusted.
 func CreateOverlay(path, backing string, bf Format, size int64) error {
@@ -99,7 +103,7 @@ func diskSize(path string, f Format) (int64, error) {
 }
 
 func create(path string, size int64, backing string, bf Format) error {
-	size = (size + 511) / 512 * 512 // QEMU counts sectors
+	size = storage.AlignSize(size)
 	entries := (size + newL1Reach - 1) / newL1Reach
 	if entries*8 > maxL1Bytes {
 		return fmt.Errorf("create disk image %s: %w: %d bytes", path, ErrTooLarge, size)

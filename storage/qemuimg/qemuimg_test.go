@@ -6,12 +6,15 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
+
+	"virtmesh/storage"
 )
 
 func tool(t testing.TB) Tool {
@@ -293,7 +296,7 @@ func TestNewImagesAreQEMUs(t *testing.T) {
 		if err := Create(p, QCOW2, size); err != nil {
 			t.Fatal(err)
 		}
-		checked(t, p, (size+511)/512*512, "", "")
+		checked(t, p, storage.AlignSize(size), "", "")
 	}
 	middle, top := filepath.Join(dir, "middle"), filepath.Join(dir, "top")
 	if err := CreateOverlay(middle, base, Raw, 0); err != nil {
@@ -371,4 +374,29 @@ func FuzzProbe(f *testing.F) {
 		}
 		info.Check(Limits{MaxVirtualSize: 1 << 40})
 	})
+}
+
+// TestQEMUWritesToOddSizes opens a disk of every size that users write as a virtual
+// machine does: past the page cache and for writing. It refuses a size that it cannot
+// write to the end of.
+func TestQEMUWritesToOddSizes(t *testing.T) {
+	tool(t)
+	if _, err := exec.LookPath("qemu-io"); err != nil {
+		t.Fatalf("needs qemu-io, which make packages installs: %v", err)
+	}
+	dir := t.TempDir()
+	for _, size := range []int64{1, 5_000, 4096 + 512, 100_000_000, 1_000_000_000, 3_000_000_000} {
+		for _, f := range []Format{Raw, QCOW2} {
+			p := filepath.Join(dir, fmt.Sprintf("%d.%s", size, f))
+			if err := Create(p, f, size); err != nil {
+				t.Fatal(err)
+			}
+			last := storage.AlignSize(size) - 512
+			blk := fmt.Sprintf("driver=%s,file.driver=blkdebug,file.align=4096,file.image.driver=file,file.image.filename=%s", f, p)
+			out, err := exec.Command("qemu-io", "--image-opts", "-c", fmt.Sprintf("write -P 7 %d 512", last), blk).CombinedOutput()
+			if err != nil || bytes.Contains(out, []byte("rror")) {
+				t.Errorf("%d bytes, %s: %v: %s", size, f, err, out)
+			}
+		}
+	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"virtmesh/storage"
 )
 
 // Tool runs qemu-img. The zero value is not usable; take DefaultTool.
@@ -35,8 +37,8 @@ func DefaultTool() Tool {
 	return Tool{Path: "qemu-img", Timeout: time.Minute, MemoryBytes: 4 << 30}
 }
 
-// Resize grows the disk in the image at path to size bytes. It never shrinks:
-// QEMU refuses that without a flag that is not given. The image must not be in use.
+// Resize grows the disk in the image at path to storage.AlignSize(size) bytes. It
+// never shrinks: QEMU refuses that without a flag that is not given. The image must not be in use.
 func (t Tool) Resize(ctx context.Context, path string, f Format, size int64) error {
 	if err := checkPath(path); err != nil {
 		return fmt.Errorf("resize disk image: %w", err)
@@ -50,7 +52,7 @@ func (t Tool) Resize(ctx context.Context, path string, f Format, size int64) err
 }
 
 func (t Tool) resize(ctx context.Context, path string, f Format, size int64) error {
-	args := []string{"resize", "-q", "-f", string(f), path, strconv.FormatInt(size, 10)}
+	args := []string{"resize", "-q", "-f", string(f), path, strconv.FormatInt(storage.AlignSize(size), 10)}
 	if t.Credential == nil {
 		return t.run(ctx, nil, args...)
 	}

@@ -181,7 +181,8 @@ func (p *Fake) Create(ctx context.Context, spec storage.VolumeSpec) (storage.Vol
 
 // first is a new volume's content.
 func (p *Fake) first(spec storage.VolumeSpec) (content, error) {
-	c := content{size: spec.Size, chunks: map[int64][]byte{}}
+	size := storage.AlignSize(spec.Size)
+	c := content{size: size, chunks: map[int64][]byte{}}
 	if spec.Source == nil {
 		return c, nil
 	}
@@ -194,13 +195,13 @@ func (p *Fake) first(spec storage.VolumeSpec) (content, error) {
 	if err != nil {
 		return content{}, err
 	}
-	if spec.Size > 0 && c.size > spec.Size {
+	if spec.Size > 0 && c.size > size {
 		return content{}, fmt.Errorf("%w: size %d is less than the %d bytes of the source", storage.ErrInvalid, spec.Size, c.size)
 	}
 	if spec.Progress != nil {
 		spec.Progress(c.size, c.size)
 	}
-	c.size = max(c.size, spec.Size)
+	c.size = storage.AlignSize(max(c.size, size))
 	return c, nil
 }
 
@@ -295,7 +296,7 @@ func (p *Fake) Expand(ctx context.Context, name string, size int64) (storage.Vol
 	if err != nil {
 		return storage.Volume{}, err
 	}
-	v.size = max(v.size, size)
+	v.size = max(v.size, storage.AlignSize(size))
 	return p.volume(name, v), nil
 }
 

@@ -35,6 +35,7 @@ func Run(t *testing.T, open func(t *testing.T) (storage.Pool, Access)) {
 		"FromBadFile":            testFromBadFile,
 		"FromVolume":             testFromVolume,
 		"Expand":                 testExpand,
+		"OddSizes":               testOddSizes,
 		"RacingCreates":          testRacingCreates,
 		"RacingDeletesAndReads":  testRacingDeletes,
 		"EndedContext":           testContext,
@@ -201,6 +202,41 @@ func testBadNames(t *testing.T, s *suite) {
 		_, err = s.Expand(s.ctx, n, mib)
 		want(t, fmt.Sprintf("expand %q", n), err, storage.ErrInvalid)
 		want(t, fmt.Sprintf("delete %q", n), s.Delete(s.ctx, n), storage.ErrInvalid)
+	}
+}
+
+// oddSizes are sizes as users write them: 1, 5k, 100M, 1G and 3G in powers of ten, and
+// a disk of one sector more than a block.
+var oddSizes = []int64{1, 5_000, 4096 + 512, 100_000_000, 1_000_000_000, 3_000_000_000}
+
+// testOddSizes makes disks of such sizes in every way there is: QEMU could not write
+// to any of them if the size stayed as it is.
+func testOddSizes(t *testing.T, s *suite) {
+	for i, size := range oddSizes {
+		up := storage.AlignSize(size)
+		for _, f := range s.formats() {
+			check := func(what string, v storage.Volume) {
+				t.Helper()
+				if v.Size != up {
+					t.Errorf("%s of %d bytes (%s) has %d, want %d", what, size, f, v.Size, up)
+				}
+			}
+			n := fmt.Sprintf("%s-%d", f, i)
+			check("blank volume", s.make(t, storage.VolumeSpec{Name: n, Size: size, Format: f}))
+			check("clone", s.make(t, storage.VolumeSpec{Name: n + "-clone", Size: size, Format: f, Source: &storage.Source{Volume: n}}))
+			s.make(t, storage.VolumeSpec{Name: n + "-grown", Size: 1, Format: f})
+			grown, err := s.Expand(s.ctx, n+"-grown", size)
+			if err != nil {
+				t.Fatalf("expand to %d: %v", size, err)
+			}
+			check("expanded volume", grown)
+			if size > mib {
+				continue // a pool may read the whole of a source
+			}
+			src := storage.Source{File: sourceFile(t, size, "x", 0), FileFormat: storage.Raw}
+			check("import", s.make(t, storage.VolumeSpec{Name: n + "-import", Format: f, Source: &src}))
+			check("import with its size", s.make(t, storage.VolumeSpec{Name: n + "-sized", Size: size, Format: f, Source: &src}))
+		}
 	}
 }
 
