@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -52,7 +51,7 @@ func (h *host) addVM() error {
 	cfg.Stewardship, cfg.Logger, cfg.Registerer = h.stewardship, h.log.With("part", "vm"), h.metrics
 	defaults := vmi.DefaultDefaults()
 	cfg.Prepare = []vm.Prepare{func(_ context.Context, _ *kubevirtv1.VirtualMachine, instance *kubevirtv1.VirtualMachineInstance) error {
-		vmi.SetNewInstance(defaults, instance, metav1.Now())
+		vmi.SetNewInstance(defaults, instance, time.Now())
 		return nil
 	}}
 	c, err := vm.New(cfg)

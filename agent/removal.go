@@ -9,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -17,6 +16,7 @@ import (
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/port/admin"
+	"virtmesh/agent/vmi"
 	"virtmesh/raftstore"
 )
 
@@ -152,14 +152,10 @@ func (r removal) end(ctx context.Context, uid types.UID) error {
 }
 
 // failed is how an instance ends whose host is gone, and which no host holds.
-func failed(vmi *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
-	next := vmi.DeepCopy()
+func failed(instance *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
+	next := instance.DeepCopy()
 	if !next.IsFinal() {
-		next.Status.Phase = kubevirtv1.Failed
-		next.Status.PhaseTransitionTimestamps = append(next.Status.PhaseTransitionTimestamps,
-			kubevirtv1.VirtualMachineInstancePhaseTransitionTimestamp{
-				Phase: kubevirtv1.Failed, PhaseTransitionTimestamp: metav1.NewTime(time.Now().Truncate(time.Second)),
-			})
+		vmi.SetPhase(next, kubevirtv1.Failed, time.Now())
 	}
 	objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineInstanceFinalizer)
 	return next

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -76,7 +75,7 @@ func virtualMachineInstanceKind(d vmi.Defaults) *Kind {
 		Object: &instance{}, List: &kubevirtv1.VirtualMachineInstanceList{},
 		Default: do(func(v *instance) {
 			v.Status = kubevirtv1.VirtualMachineInstanceStatus{}
-			vmi.SetNewInstance(d, v, metav1.Time{Time: time.Now()})
+			vmi.SetNewInstance(d, v, time.Now())
 		}),
 		// Like KubeVirt, there is no status subresource, and a client's status is
 		// not taken.

@@ -2,11 +2,11 @@ package vmi
 
 import (
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
@@ -21,7 +21,7 @@ func bare() *kubevirtv1.VirtualMachineInstance {
 
 func TestInstanceDefaults(t *testing.T) {
 	vmi := bare()
-	now := metav1.Now()
+	now := time.Now()
 	SetNewInstance(defaults(), vmi, now)
 	s := &vmi.Spec
 	for what, ok := range map[string]bool{
@@ -36,7 +36,7 @@ func TestInstanceDefaults(t *testing.T) {
 		"disk of volume":   len(s.Domain.Devices.Disks) == 1 && s.Domain.Devices.Disks[0].Disk.Bus == kubevirtv1.DiskBusSATA,
 		"network":          len(s.Networks) == 1 && s.Networks[0].Pod != nil && s.Domain.Devices.Interfaces[0].Masquerade != nil,
 		"finalizer":        vmi.Finalizers[0] == kubevirtv1.VirtualMachineInstanceFinalizer,
-		"phase":            vmi.Status.Phase == kubevirtv1.Pending && vmi.Status.PhaseTransitionTimestamps[0].PhaseTransitionTimestamp == now,
+		"phase":            vmi.Status.Phase == kubevirtv1.Pending && vmi.Status.PhaseTransitionTimestamps[0].PhaseTransitionTimestamp == storedTime(now),
 		"memory status":    vmi.Status.Memory.GuestAtBoot.String() == "64Mi",
 		"topology status":  vmi.Status.CurrentCPUTopology.Sockets == 1,
 		"no hotplug":       s.Domain.CPU.MaxSockets == 0 && s.Domain.Memory.MaxGuest == nil,
@@ -51,9 +51,9 @@ func TestInstanceDefaults(t *testing.T) {
 
 func TestDefaultsAreStable(t *testing.T) {
 	once := bare()
-	SetNewInstance(defaults(), once, metav1.Now())
+	SetNewInstance(defaults(), once, time.Now())
 	twice := once.DeepCopy()
-	SetNewInstance(defaults(), twice, metav1.Now())
+	SetNewInstance(defaults(), twice, time.Now())
 	if !equality.Semantic.DeepEqual(once, twice) {
 		t.Error("defaults of defaults differ")
 	}
@@ -62,7 +62,7 @@ func TestDefaultsAreStable(t *testing.T) {
 func TestDefaultsKeepWhatIsGiven(t *testing.T) {
 	vmi := instance(t)
 	want := vmi.DeepCopy()
-	SetNewInstance(defaults(), vmi, metav1.Now())
+	SetNewInstance(defaults(), vmi, time.Now())
 	if vmi.Spec.Domain.Machine.Type != want.Spec.Domain.Machine.Type || !equality.Semantic.DeepEqual(vmi.Spec.Networks, want.Spec.Networks) {
 		t.Error("a default replaced what was given")
 	}

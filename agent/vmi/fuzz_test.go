@@ -3,8 +3,8 @@ package vmi
 import (
 	"encoding/json"
 	"testing"
+	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -29,12 +29,12 @@ func FuzzSpec(f *testing.F) {
 		vm := &kubevirtv1.VirtualMachine{}
 		vm.Spec.Template = &kubevirtv1.VirtualMachineInstanceTemplateSpec{Spec: *vmi.Spec.DeepCopy()}
 		ValidateVirtualMachine(d, vm)
-		SetNewInstance(d, vmi, metav1.Time{})
+		SetNewInstance(d, vmi, time.Time{})
 		if len(ValidateInstance(d, vmi)) > 0 {
 			return
 		}
 		again := vmi.DeepCopy()
-		SetNewInstance(d, again, metav1.Time{})
+		SetNewInstance(d, again, time.Time{})
 		if errs := ValidateInstance(d, again); len(errs) > 0 {
 			t.Errorf("good at first, then: %v", errs.ToAggregate())
 		}

@@ -2,6 +2,7 @@ package vmi
 
 import (
 	"slices"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -10,15 +11,13 @@ import (
 // SetNewInstance makes a VirtualMachineInstance what it is at its creation: with
 // every default, the finalizer that keeps it until its domain is gone, and the
 // phase Pending since now.
-func SetNewInstance(d Defaults, vmi *kubevirtv1.VirtualMachineInstance, now metav1.Time) {
+func SetNewInstance(d Defaults, vmi *kubevirtv1.VirtualMachineInstance, now time.Time) {
 	d.SetInstance(vmi)
 	addFinalizer(&vmi.ObjectMeta, kubevirtv1.VirtualMachineInstanceFinalizer)
 	if vmi.Status.Phase != kubevirtv1.VmPhaseUnset {
 		return
 	}
-	vmi.Status.Phase = kubevirtv1.Pending
-	vmi.Status.PhaseTransitionTimestamps = append(vmi.Status.PhaseTransitionTimestamps,
-		kubevirtv1.VirtualMachineInstancePhaseTransitionTimestamp{Phase: kubevirtv1.Pending, PhaseTransitionTimestamp: now})
+	SetPhase(vmi, kubevirtv1.Pending, now)
 }
 
 // SetNewMigration adds the finalizer that keeps a migration until its target is

@@ -3,6 +3,7 @@ package vmi
 import (
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -66,7 +67,7 @@ func defaults() Defaults {
 
 func TestGoodInstance(t *testing.T) {
 	vmi := instance(t)
-	SetNewInstance(defaults(), vmi, metav1.Now())
+	SetNewInstance(defaults(), vmi, time.Now())
 	if errs := ValidateInstance(defaults(), vmi); len(errs) > 0 {
 		t.Errorf("a good instance is refused: %v", errs.ToAggregate())
 	}
@@ -182,7 +183,7 @@ func TestFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			vmi := instance(t)
 			fault.edit(&vmi.Spec)
-			SetNewInstance(defaults(), vmi, metav1.Now())
+			SetNewInstance(defaults(), vmi, time.Now())
 			errs := ValidateInstance(defaults(), vmi)
 			if !reports(errs, fault.field) {
 				t.Errorf("no error at %s, but %v", fault.field, errs.ToAggregate())

@@ -10,6 +10,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/port/guests"
+	machine "virtmesh/agent/vmi"
 )
 
 // instances acts on running instances through their hosts.
@@ -38,7 +39,7 @@ func (i instances) pause(ctx context.Context, namespace, name string, opts *kube
 	if p := vmi.Spec.LivenessProbe; p != nil && p.GuestAgentPing == nil {
 		return apierrors.NewForbidden(vmiResource, name, errors.New("Pausing VMIs with a non-GuestAgentPing LivenessProbe is not supported")) //nolint:staticcheck // KubeVirt's wording
 	}
-	if hasCondition(vmi, kubevirtv1.VirtualMachineInstancePaused) {
+	if machine.HasCondition(vmi, kubevirtv1.VirtualMachineInstancePaused) {
 		return conflict(vmiResource, name, "VMI is already paused")
 	}
 	if isDryRun(opts.DryRun) {
@@ -59,7 +60,7 @@ func (i instances) unpause(ctx context.Context, namespace, name string, opts *ku
 	if err != nil {
 		return err
 	}
-	if !hasCondition(vmi, kubevirtv1.VirtualMachineInstancePaused) {
+	if !machine.HasCondition(vmi, kubevirtv1.VirtualMachineInstancePaused) {
 		return conflict(vmiResource, name, vmiNotPaused)
 	}
 	if isDryRun(opts.DryRun) {
@@ -74,7 +75,7 @@ func (i instances) withAgent(ctx context.Context, namespace, name string) error 
 	if err != nil {
 		return err
 	}
-	if !hasCondition(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected) {
+	if !machine.HasCondition(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected) {
 		return conflict(vmiResource, name, agentNotConnected)
 	}
 	return nil

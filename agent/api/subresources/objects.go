@@ -75,12 +75,3 @@ func hostError(name string, err error) error {
 	}
 	return apierrors.NewInternalError(err)
 }
-
-func hasCondition(vmi *kubevirtv1.VirtualMachineInstance, typ kubevirtv1.VirtualMachineInstanceConditionType) bool {
-	for _, c := range vmi.Status.Conditions {
-		if c.Type == typ {
-			return true
-		}
-	}
-	return false
-}

@@ -14,6 +14,7 @@ import (
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
+	machine "virtmesh/agent/vmi"
 )
 
 // shutdownInterval is how often a guest that is to end is reminded: a guest
@@ -244,9 +245,10 @@ func (e *Executor) finish(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	}
 	ended := vmi.DeepCopy()
 	if !vmi.IsFinal() {
-		setPhase(ended, how.phase)
-		setCondition(ended, kubevirtv1.VirtualMachineInstanceReady, false, "GuestNotRunning", how.message)
-		dropConditions(ended, kubevirtv1.VirtualMachineInstanceAgentConnected, kubevirtv1.VirtualMachineInstancePaused)
+		now := time.Now()
+		machine.SetPhase(ended, how.phase, now)
+		machine.SetCondition(ended, machine.NewCondition(kubevirtv1.VirtualMachineInstanceReady, false, "GuestNotRunning", how.message), now)
+		machine.DropConditions(ended, kubevirtv1.VirtualMachineInstanceAgentConnected, kubevirtv1.VirtualMachineInstancePaused)
 		ended.Status.Interfaces = nil
 	}
 	objects.RemoveFinalizer(ended, kubevirtv1.VirtualMachineInstanceFinalizer)

@@ -3,35 +3,33 @@ package executor
 import (
 	"context"
 	"fmt"
-	"reflect"
-	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
+	machine "virtmesh/agent/vmi"
 )
 
 // report publishes the status of an instance whose guest exists. Nothing is
 // written when nothing changed. The events of a start go with it, so that they
 // cost no write of their own; warnings are among them.
 func (e *Executor) report(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, domain hypervisor.Domain, warnings ...string) (stewards.Result, error) {
-	updated := vmi.DeepCopy()
-	setPhase(updated, kubevirtv1.Running)
+	updated, now := vmi.DeepCopy(), time.Now()
+	machine.SetPhase(updated, kubevirtv1.Running, now)
 	e.describeMachine(updated)
-	setCondition(updated, kubevirtv1.VirtualMachineInstanceSynchronized, true, "", "")
-	setCondition(updated, kubevirtv1.VirtualMachineInstanceReady, domain.State == hypervisor.StateRunning, notRunningReason(domain), "")
-	setCondition(updated, kubevirtv1.VirtualMachineInstanceIsMigratable, false, "MigrationNotAvailable", "live migration is not available in this version")
+	machine.SetCondition(updated, machine.NewCondition(kubevirtv1.VirtualMachineInstanceSynchronized, true, "", ""), now)
+	machine.SetCondition(updated, machine.NewCondition(kubevirtv1.VirtualMachineInstanceReady, domain.State == hypervisor.StateRunning, notRunningReason(domain), ""), now)
+	machine.SetCondition(updated, machine.NewCondition(kubevirtv1.VirtualMachineInstanceIsMigratable, false, "MigrationNotAvailable", "live migration is not available in this version"), now)
 	if domain.State == hypervisor.StatePaused {
-		setCondition(updated, kubevirtv1.VirtualMachineInstancePaused, true, pausedReason(domain.Reason), "the guest's virtual CPUs are stopped")
+		machine.SetCondition(updated, machine.NewCondition(kubevirtv1.VirtualMachineInstancePaused, true, pausedReason(domain.Reason), "the guest's virtual CPUs are stopped"), now)
 	} else {
-		dropConditions(updated, kubevirtv1.VirtualMachineInstancePaused)
+		machine.DropConditions(updated, kubevirtv1.VirtualMachineInstancePaused)
 	}
 	updated.Status.Interfaces = e.Network.Interfaces(vmi)
 	result := stewards.Result{RequeueAfter: e.describeAgent(updated, domain)}
@@ -68,9 +66,9 @@ func pausedReason(reason hypervisor.Reason) string {
 
 // reportFailure tells why the guest does not start yet.
 func (e *Executor) reportFailure(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, reason string, cause error) error {
-	updated := vmi.DeepCopy()
-	setCondition(updated, kubevirtv1.VirtualMachineInstanceSynchronized, false, reason, cause.Error())
-	setCondition(updated, kubevirtv1.VirtualMachineInstanceReady, false, reason, cause.Error())
+	updated, now := vmi.DeepCopy(), time.Now()
+	machine.SetCondition(updated, machine.NewCondition(kubevirtv1.VirtualMachineInstanceSynchronized, false, reason, cause.Error()), now)
+	machine.SetCondition(updated, machine.NewCondition(kubevirtv1.VirtualMachineInstanceReady, false, reason, cause.Error()), now)
 	var tx objects.Tx
 	tx.UpdateStatus(vmi, updated)
 	if tx.Empty() {
@@ -109,13 +107,13 @@ func (e *Executor) describeMachine(vmi *kubevirtv1.VirtualMachineInstance) {
 // describeAgent tells whether the guest's agent is connected and what it says. A
 // guest that does not answer keeps its last answer. It returns when to look again.
 func (e *Executor) describeAgent(vmi *kubevirtv1.VirtualMachineInstance, domain hypervisor.Domain) time.Duration {
-	connected, wait := e.agents.settle(string(vmi.UID), hasCondition(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected), domain.AgentConnected)
+	connected, wait := e.agents.settle(string(vmi.UID), machine.HasCondition(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected), domain.AgentConnected)
 	if !connected {
-		dropConditions(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected)
+		machine.DropConditions(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected)
 		vmi.Status.GuestOSInfo = kubevirtv1.VirtualMachineInstanceGuestOSInfo{}
 		return wait
 	}
-	setCondition(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected, true, "", "")
+	machine.SetCondition(vmi, machine.NewCondition(kubevirtv1.VirtualMachineInstanceAgentConnected, true, "", ""), time.Now())
 	info, known, next := e.agents.look(refOf(vmi))
 	if known {
 		addGuestInfo(vmi, info)
@@ -159,60 +157,4 @@ func addGuestInterface(vmi *kubevirtv1.VirtualMachineInstance, nic hypervisor.Gu
 		}
 		return
 	}
-}
-
-func setPhase(vmi *kubevirtv1.VirtualMachineInstance, phase kubevirtv1.VirtualMachineInstancePhase) {
-	if vmi.Status.Phase == phase {
-		return
-	}
-	vmi.Status.Phase = phase
-	vmi.Status.PhaseTransitionTimestamps = append(vmi.Status.PhaseTransitionTimestamps,
-		kubevirtv1.VirtualMachineInstancePhaseTransitionTimestamp{Phase: phase, PhaseTransitionTimestamp: metav1.Now()})
-}
-
-// setCondition sets a condition; its transition time moves only when its
-// status does.
-func setCondition(vmi *kubevirtv1.VirtualMachineInstance, kind kubevirtv1.VirtualMachineInstanceConditionType, on bool, reason, message string) {
-	status := corev1.ConditionFalse
-	if on {
-		status = corev1.ConditionTrue
-	}
-	wanted := kubevirtv1.VirtualMachineInstanceCondition{
-		Type: kind, Status: status, Reason: reason, Message: message, LastTransitionTime: metav1.Now(),
-	}
-	for i := range vmi.Status.Conditions {
-		current := &vmi.Status.Conditions[i]
-		if current.Type != kind {
-			continue
-		}
-		if current.Status == status {
-			wanted.LastTransitionTime = current.LastTransitionTime
-			wanted.LastProbeTime = current.LastProbeTime
-		}
-		if !reflect.DeepEqual(*current, wanted) {
-			*current = wanted
-		}
-		return
-	}
-	vmi.Status.Conditions = append(vmi.Status.Conditions, wanted)
-}
-
-func hasCondition(vmi *kubevirtv1.VirtualMachineInstance, kind kubevirtv1.VirtualMachineInstanceConditionType) bool {
-	return slices.ContainsFunc(vmi.Status.Conditions, func(c kubevirtv1.VirtualMachineInstanceCondition) bool {
-		return c.Type == kind && c.Status == corev1.ConditionTrue
-	})
-}
-
-func dropConditions(vmi *kubevirtv1.VirtualMachineInstance, kinds ...kubevirtv1.VirtualMachineInstanceConditionType) {
-	kept := vmi.Status.Conditions[:0]
-	for _, condition := range vmi.Status.Conditions {
-		drop := false
-		for _, kind := range kinds {
-			drop = drop || condition.Type == kind
-		}
-		if !drop {
-			kept = append(kept, condition)
-		}
-	}
-	vmi.Status.Conditions = kept
 }

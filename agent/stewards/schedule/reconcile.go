@@ -9,13 +9,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 )
 
 const (
@@ -64,7 +64,7 @@ func (c *Controller) letGo(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 		return nil
 	}
 	if !next.IsFinal() {
-		setPhase(next, kubevirtv1.Failed)
+		machine.SetPhase(next, kubevirtv1.Failed, time.Now())
 	}
 	var tx objects.Tx
 	claims.RequireUnclaimed(&tx, vmi.UID)
@@ -209,9 +209,8 @@ func (c *Controller) claim(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	}
 	next.Labels[kubevirtv1.NodeNameLabel] = host
 	next.Status.NodeName = host
-	setPhase(next, kubevirtv1.Scheduled)
-	removeCondition(next, podScheduled)
-	removeCondition(next, kubevirtv1.VirtualMachineInstanceSynchronized)
+	machine.SetPhase(next, kubevirtv1.Scheduled, time.Now())
+	machine.DropConditions(next, podScheduled, kubevirtv1.VirtualMachineInstanceSynchronized)
 	var tx objects.Tx
 	placed := claims.Place(&tx, claims.Instance{
 		Namespace: vmi.Namespace, Name: vmi.Name, UID: vmi.UID, Host: host, Resources: request.Resources,
@@ -229,10 +228,10 @@ func (c *Controller) unschedulable(ctx context.Context, vmi *kubevirtv1.VirtualM
 	c.figures.count(resultUnschedulable)
 	retry := c.wait(objects.KeyOf(vmi))
 	next := vmi.DeepCopy()
-	setPhase(next, kubevirtv1.Scheduling)
-	setCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
+	machine.SetPhase(next, kubevirtv1.Scheduling, time.Now())
+	machine.SetCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
 		Type: podScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
-	})
+	}, time.Now())
 	return c.tell(ctx, vmi, next, reasonFailedScheduling, message, retry)
 }
 
@@ -241,10 +240,10 @@ func (c *Controller) hold(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	c.figures.count(resultHeld)
 	retry := c.wait(objects.KeyOf(vmi))
 	next := vmi.DeepCopy()
-	setPhase(next, kubevirtv1.Pending)
-	setCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
+	machine.SetPhase(next, kubevirtv1.Pending, time.Now())
+	machine.SetCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
 		Type: kubevirtv1.VirtualMachineInstanceSynchronized, Status: corev1.ConditionFalse, Reason: problem.Reason, Message: problem.Message,
-	})
+	}, time.Now())
 	return c.tell(ctx, vmi, next, problem.Reason, problem.Message, retry)
 }
 
@@ -261,40 +260,4 @@ func (c *Controller) tell(ctx context.Context, vmi, next *kubevirtv1.VirtualMach
 		return stewards.Result{}, err
 	}
 	return stewards.Result{RequeueAfter: retry}, nil
-}
-
-// setPhase moves the instance to a phase and notes when.
-func setPhase(vmi *kubevirtv1.VirtualMachineInstance, phase kubevirtv1.VirtualMachineInstancePhase) {
-	if vmi.Status.Phase == phase {
-		return
-	}
-	vmi.Status.Phase = phase
-	vmi.Status.PhaseTransitionTimestamps = append(vmi.Status.PhaseTransitionTimestamps,
-		kubevirtv1.VirtualMachineInstancePhaseTransitionTimestamp{Phase: phase, PhaseTransitionTimestamp: metav1.NewTime(time.Now().Truncate(time.Second))})
-}
-
-// setCondition sets a condition; its transition time moves with its status.
-func setCondition(vmi *kubevirtv1.VirtualMachineInstance, c kubevirtv1.VirtualMachineInstanceCondition) {
-	c.LastTransitionTime = metav1.NewTime(time.Now().Truncate(time.Second))
-	for i := range vmi.Status.Conditions {
-		have := &vmi.Status.Conditions[i]
-		if have.Type == c.Type {
-			if have.Status == c.Status {
-				c.LastTransitionTime = have.LastTransitionTime
-			}
-			*have = c
-			return
-		}
-	}
-	vmi.Status.Conditions = append(vmi.Status.Conditions, c)
-}
-
-func removeCondition(vmi *kubevirtv1.VirtualMachineInstance, kind kubevirtv1.VirtualMachineInstanceConditionType) {
-	var kept []kubevirtv1.VirtualMachineInstanceCondition
-	for _, c := range vmi.Status.Conditions {
-		if c.Type != kind {
-			kept = append(kept, c)
-		}
-	}
-	vmi.Status.Conditions = kept
 }

@@ -3,9 +3,10 @@ package vm
 import (
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // noteFailures counts an instance that failed before it ran, and forgets the
@@ -82,20 +83,5 @@ func restartsByItself(vm *kubevirtv1.VirtualMachine) bool {
 
 // clearFailure removes the Failure condition: what it told of has passed.
 func clearFailure(vm *kubevirtv1.VirtualMachine) {
-	removeCondition(vm, kubevirtv1.VirtualMachineFailure)
-}
-
-// conditionOf finds a condition of an instance.
-func conditionOf(vmi *kubevirtv1.VirtualMachineInstance, kind kubevirtv1.VirtualMachineInstanceConditionType) *kubevirtv1.VirtualMachineInstanceCondition {
-	for i := range vmi.Status.Conditions {
-		if vmi.Status.Conditions[i].Type == kind {
-			return &vmi.Status.Conditions[i]
-		}
-	}
-	return nil
-}
-
-func isTrue(vmi *kubevirtv1.VirtualMachineInstance, kind kubevirtv1.VirtualMachineInstanceConditionType) bool {
-	c := conditionOf(vmi, kind)
-	return c != nil && c.Status == corev1.ConditionTrue
+	machine.DropMachineConditions(vm, kubevirtv1.VirtualMachineFailure)
 }

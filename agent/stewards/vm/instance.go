@@ -9,10 +9,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // annotationTemplate holds, on an instance, the digest of the template it was
@@ -51,14 +52,9 @@ func newInstance(vm *kubevirtv1.VirtualMachine, now time.Time) *kubevirtv1.Virtu
 	if vmi.Spec.Domain.Firmware.UUID == "" {
 		vmi.Spec.Domain.Firmware.UUID = firmwareUUID(vm.UID)
 	}
-	vmi.Status.Phase = kubevirtv1.Pending
-	vmi.Status.PhaseTransitionTimestamps = []kubevirtv1.VirtualMachineInstancePhaseTransitionTimestamp{{
-		Phase: kubevirtv1.Pending, PhaseTransitionTimestamp: metav1.NewTime(now.Truncate(time.Second)),
-	}}
-	vmi.Status.Conditions = []kubevirtv1.VirtualMachineInstanceCondition{{
-		Type: kubevirtv1.VirtualMachineInstanceReady, Status: corev1.ConditionFalse,
-		Reason: kubevirtv1.GuestNotRunningReason, Message: "Guest VM is not reported as running",
-	}}
+	machine.SetPhase(vmi, kubevirtv1.Pending, now)
+	machine.SetCondition(vmi, machine.NewCondition(kubevirtv1.VirtualMachineInstanceReady, false,
+		kubevirtv1.GuestNotRunningReason, "Guest VM is not reported as running"), now)
 	return vmi
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/raftstore"
 )
 
@@ -307,7 +308,7 @@ func (c *Controller) orphan(t *turn) {
 
 // fail shows a failure in the Failure condition and as an event.
 func (c *Controller) fail(t *turn, reason string) {
-	setCondition(t.vm, kubevirtv1.VirtualMachineCondition{
+	machine.SetMachineCondition(t.vm, kubevirtv1.VirtualMachineCondition{
 		Type: kubevirtv1.VirtualMachineFailure, Status: corev1.ConditionTrue, Reason: reason, Message: t.failure.Error(),
 	}, t.now)
 	c.cfg.Recorder.Event(t.old, corev1.EventTypeWarning, reason, t.failure.Error())

@@ -6,8 +6,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	machine "virtmesh/agent/vmi"
 )
 
 const (
@@ -25,7 +26,7 @@ func (c *Controller) syncStatus(t *turn) {
 		clearFailure(t.vm)
 	}
 	s.Created = t.vmi != nil
-	s.Ready = t.vmi != nil && isTrue(t.vmi, kubevirtv1.VirtualMachineInstanceReady)
+	s.Ready = t.vmi != nil && machine.HasCondition(t.vmi, kubevirtv1.VirtualMachineInstanceReady)
 	syncConditions(t.vm, t.vmi, t.now)
 	s.DesiredGeneration = t.vm.Generation
 	s.ObservedGeneration = observedGeneration(t.vmi, s.ObservedGeneration)
@@ -56,7 +57,7 @@ var ownConditions = []kubevirtv1.VirtualMachineConditionType{
 // syncConditions copies the conditions of the instance to its machine, and
 // drops those that the instance no longer has.
 func syncConditions(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance, now time.Time) {
-	setCondition(vm, readyCondition(vmi), now)
+	machine.SetMachineCondition(vm, readyCondition(vmi), now)
 	copied := map[kubevirtv1.VirtualMachineConditionType]bool{}
 	if vmi != nil {
 		for _, c := range vmi.Status.Conditions {
@@ -65,19 +66,19 @@ func syncConditions(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachin
 				continue
 			}
 			copied[kind] = true
-			setCondition(vm, kubevirtv1.VirtualMachineCondition{Type: kind, Status: c.Status, Reason: c.Reason, Message: c.Message}, now)
+			machine.SetMachineCondition(vm, kubevirtv1.VirtualMachineCondition{Type: kind, Status: c.Status, Reason: c.Reason, Message: c.Message}, now)
 		}
 	}
 	vm.Status.Conditions = slices.DeleteFunc(vm.Status.Conditions, func(c kubevirtv1.VirtualMachineCondition) bool {
 		return !copied[c.Type] && !slices.Contains(ownConditions, c.Type)
 	})
 	if restartRequired(vm, vmi) {
-		setCondition(vm, kubevirtv1.VirtualMachineCondition{
+		machine.SetMachineCondition(vm, kubevirtv1.VirtualMachineCondition{
 			Type: kubevirtv1.VirtualMachineRestartRequired, Status: corev1.ConditionTrue, Reason: "RestartRequired",
 			Message: "a non-live-updatable field was changed in the template spec",
 		}, now)
 	} else {
-		removeCondition(vm, kubevirtv1.VirtualMachineRestartRequired)
+		machine.DropMachineConditions(vm, kubevirtv1.VirtualMachineRestartRequired)
 	}
 }
 
@@ -87,7 +88,7 @@ func readyCondition(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMa
 		c.Reason, c.Message = "VMINotExists", "VMI does not exist"
 		return c
 	}
-	from := conditionOf(vmi, kubevirtv1.VirtualMachineInstanceReady)
+	from := machine.Condition(vmi, kubevirtv1.VirtualMachineInstanceReady)
 	if from == nil {
 		c.Reason, c.Message = "VMIConditionMissing", "VMI is missing the Ready condition"
 		return c
@@ -104,28 +105,6 @@ func restartRequired(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachi
 	}
 	made := vmi.Annotations[annotationTemplate]
 	return made != "" && made != templateDigest(vm)
-}
-
-// setCondition sets a condition; its transition time moves with its status.
-func setCondition(vm *kubevirtv1.VirtualMachine, c kubevirtv1.VirtualMachineCondition, now time.Time) {
-	for i := range vm.Status.Conditions {
-		have := &vm.Status.Conditions[i]
-		if have.Type != c.Type {
-			continue
-		}
-		c.LastTransitionTime, c.LastProbeTime = have.LastTransitionTime, have.LastProbeTime
-		if have.Status != c.Status || c.LastTransitionTime.IsZero() {
-			c.LastTransitionTime = metav1.NewTime(now.Truncate(time.Second))
-		}
-		*have = c
-		return
-	}
-	c.LastTransitionTime = metav1.NewTime(now.Truncate(time.Second))
-	vm.Status.Conditions = append(vm.Status.Conditions, c)
-}
-
-func removeCondition(vm *kubevirtv1.VirtualMachine, kind kubevirtv1.VirtualMachineConditionType) {
-	vm.Status.Conditions = slices.DeleteFunc(vm.Status.Conditions, func(c kubevirtv1.VirtualMachineCondition) bool { return c.Type == kind })
 }
 
 // printableStatus sums the machine's state up in a word. The first that fits
@@ -177,7 +156,7 @@ func runningStatus(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMac
 		return ""
 	case migrating(vmi):
 		return kubevirtv1.VirtualMachineStatusMigrating
-	case isTrue(vmi, kubevirtv1.VirtualMachineInstancePaused):
+	case machine.HasCondition(vmi, kubevirtv1.VirtualMachineInstancePaused):
 		return kubevirtv1.VirtualMachineStatusPaused
 	}
 	return kubevirtv1.VirtualMachineStatusRunning
@@ -190,10 +169,10 @@ func migrating(vmi *kubevirtv1.VirtualMachineInstance) bool {
 
 // blockedStatus tells why an instance does not start.
 func blockedStatus(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMachinePrintableStatus {
-	if c := conditionOf(vmi, podScheduled); c != nil && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
+	if c := machine.Condition(vmi, podScheduled); c != nil && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
 		return kubevirtv1.VirtualMachineStatusUnschedulable
 	}
-	c := conditionOf(vmi, kubevirtv1.VirtualMachineInstanceSynchronized)
+	c := machine.Condition(vmi, kubevirtv1.VirtualMachineInstanceSynchronized)
 	if c == nil || c.Status != corev1.ConditionFalse {
 		return ""
 	}

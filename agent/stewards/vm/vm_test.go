@@ -85,7 +85,7 @@ func (b *bench) commit(build func(tx *objects.Tx)) {
 	b.settle()
 }
 
-func machine(strategy kubevirtv1.VirtualMachineRunStrategy) *kubevirtv1.VirtualMachine {
+func newMachine(strategy kubevirtv1.VirtualMachineRunStrategy) *kubevirtv1.VirtualMachine {
 	return &kubevirtv1.VirtualMachine{
 		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
 		Spec: kubevirtv1.VirtualMachineSpec{
@@ -99,7 +99,7 @@ func machine(strategy kubevirtv1.VirtualMachineRunStrategy) *kubevirtv1.VirtualM
 
 func (b *bench) create(strategy kubevirtv1.VirtualMachineRunStrategy, edit ...func(*kubevirtv1.VirtualMachine)) {
 	b.Helper()
-	vm := machine(strategy)
+	vm := newMachine(strategy)
 	for _, f := range edit {
 		f(vm)
 	}
@@ -408,7 +408,7 @@ func TestAnOldViewOfTheInstanceDropsNoRequest(t *testing.T) {
 			_, err := tx.Commit(t.Context(), s)
 			return err
 		}
-		vm := machine(kubevirtv1.RunStrategyManual)
+		vm := newMachine(kubevirtv1.RunStrategyManual)
 		vm.Status.StateChangeRequests = []kubevirtv1.VirtualMachineStateChangeRequest{request}
 		seen := newInstance(vm, time.Now())
 		seen.Status.Phase = kubevirtv1.Running
