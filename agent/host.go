@@ -33,7 +33,7 @@ import (
 	"virtmesh/agent/port/admin"
 	"virtmesh/agent/port/guests"
 	"virtmesh/agent/stewards"
-	"virtmesh/agent/stewards/schedule/place"
+	"virtmesh/agent/vmi"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 	"virtmesh/storage/containerdisk"
@@ -62,7 +62,7 @@ type host struct {
 	hypervisor   hypervisor.Hypervisor
 	capabilities hypervisor.Capabilities
 	kvm          kvmprobe.Result
-	allocatable  place.Resources
+	allocatable  vmi.Resources
 
 	provisioner *volumes.Provisioner
 	volumes     *volumes.Volumes
@@ -318,7 +318,7 @@ func (h *host) removal(name string) removal {
 
 // describe is what this host says of itself in its Node object.
 func (h *host) describe() publish.Description {
-	capacity := place.Resources{CPUMilli: int64(h.capabilities.CPUs) * 1000, MemoryBytes: h.capabilities.MemoryBytes}
+	capacity := vmi.Resources{CPUMilli: int64(h.capabilities.CPUs) * 1000, MemoryBytes: h.capabilities.MemoryBytes}
 	return publish.Description{
 		Capacity: capacity, Allocatable: h.allocatable,
 		Addresses: []corev1.NodeAddress{

@@ -16,14 +16,14 @@ import (
 
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
-	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/raftstore"
 )
 
 const gib = 1 << 30
 
-func size(g int64) place.Resources {
-	return place.Resources{CPUMilli: 100, MemoryBytes: g * gib}
+func size(g int64) machine.Resources {
+	return machine.Resources{CPUMilli: 100, MemoryBytes: g * gib}
 }
 
 func inst(name, host string, g int64) Instance {
@@ -65,7 +65,7 @@ func mesh(t interface{ Fatal(...any) }, hosts ...string) *objectstest.Store {
 	s := objectstest.New(Rules()...)
 	for _, h := range hosts {
 		must(t, s, func(tx *objects.Tx) {
-			Publish(tx, Capacity{Host: h, Allocatable: place.Resources{CPUMilli: 10000, MemoryBytes: 4 * gib}})
+			Publish(tx, Capacity{Host: h, Allocatable: machine.Resources{CPUMilli: 10000, MemoryBytes: 4 * gib}})
 		})
 	}
 	return s
@@ -416,7 +416,7 @@ func (w *world) check() {
 		w.t.Fatalf("missing %v", entries)
 	}
 	for _, h := range w.hosts {
-		var sum place.Resources
+		var sum machine.Resources
 		for _, in := range v.instances {
 			if slices.Contains(in.Hosts(), h) {
 				sum = sum.Add(in.Resources)

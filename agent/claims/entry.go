@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/raftstore"
 )
 
@@ -22,7 +22,7 @@ type Entry struct {
 	Namespace string
 	Name      string
 	Epoch     uint64
-	Resources place.Resources
+	Resources machine.Resources
 }
 
 const (

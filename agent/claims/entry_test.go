@@ -4,12 +4,12 @@ import (
 	"reflect"
 	"testing"
 
-	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/raftstore"
 )
 
 func TestEntryText(t *testing.T) {
-	e := Entry{Namespace: "ns", Name: "vm", Epoch: 7, Resources: place.Resources{
+	e := Entry{Namespace: "ns", Name: "vm", Epoch: 7, Resources: machine.Resources{
 		CPUMilli: 100, MemoryBytes: gib,
 		Hugepages: map[string]int64{"2Mi": 4, "1Gi": 8}, Devices: map[string]int64{"nvidia.com/T4": 1},
 	}}

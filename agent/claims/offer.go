@@ -3,16 +3,16 @@ package claims
 import (
 	"k8s.io/apimachinery/pkg/types"
 
-	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 )
 
 // OfferRequest asks a host whether it would run an instance now, before the
 // instance is claimed for it. It crosses the wire as JSON.
 type OfferRequest struct {
-	Namespace string          `json:"namespace"`
-	Name      string          `json:"name"`
-	UID       types.UID       `json:"uid"`
-	Resources place.Resources `json:"resources"`
+	Namespace string            `json:"namespace"`
+	Name      string            `json:"name"`
+	UID       types.UID         `json:"uid"`
+	Resources machine.Resources `json:"resources"`
 	// CPUModel and CPUFeatures are what the host's processor must provide.
 	CPUModel    string   `json:"cpuModel,omitempty"`
 	CPUFeatures []string `json:"cpuFeatures,omitempty"`

@@ -9,7 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
-	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/raftstore"
 )
 
@@ -81,7 +81,7 @@ func checkHostCapacity(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 }
 
 // claimedOf sums the entries of a host.
-func claimedOf(v raftstore.View, host string) (sum place.Resources, err error) {
+func claimedOf(v raftstore.View, host string) (sum machine.Resources, err error) {
 	v.Ascend(hostEntries(host), func(rec raftstore.Record) bool {
 		var e Entry
 		if e, err = decodeEntry(rec); err != nil {

@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/objects"
-	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/raftstore"
 )
 
@@ -41,7 +41,7 @@ type Instance struct {
 	// instance of the same name, takes over.
 	Epoch uint64 `json:"epoch"`
 	// Resources is what it takes of every host it holds a claim on.
-	Resources place.Resources `json:"resources"`
+	Resources machine.Resources `json:"resources"`
 	// Since is when it came to Host.
 	Since time.Time `json:"since"`
 
@@ -91,8 +91,8 @@ type Floor struct {
 
 // Capacity is what may be claimed of a host. Its agent publishes it.
 type Capacity struct {
-	Host        string          `json:"host"`
-	Allocatable place.Resources `json:"allocatable"`
+	Host        string            `json:"host"`
+	Allocatable machine.Resources `json:"allocatable"`
 
 	// Revision is the record's, zero if there is none.
 	Revision uint64 `json:"-"`

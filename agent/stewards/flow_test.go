@@ -27,8 +27,8 @@ import (
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/collect"
 	"virtmesh/agent/stewards/schedule"
-	"virtmesh/agent/stewards/schedule/place"
 	"virtmesh/agent/stewards/vm"
+	"virtmesh/agent/vmi"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
@@ -188,7 +188,7 @@ func startHost(t testing.TB, name string, store objects.Store, m *membership) *h
 
 	pubCfg := publish.DefaultConfig()
 	pubCfg.Host, pubCfg.Store, pubCfg.Cache, pubCfg.Claims, pubCfg.Logger = name, store, cache, cc, log
-	room := place.Resources{CPUMilli: 32000, MemoryBytes: 64 << 30}
+	room := vmi.Resources{CPUMilli: 32000, MemoryBytes: 64 << 30}
 	pubCfg.Describe = func() publish.Description { return publish.Description{Capacity: room, Allocatable: room, KVM: true} }
 	pub, err := publish.New(pubCfg)
 	h.check(err)

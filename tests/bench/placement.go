@@ -12,6 +12,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 )
 
 const (
@@ -107,7 +108,7 @@ func busyMesh() *place.Snapshot {
 				corev1.LabelTopologyZone: fmt.Sprint("zone", i%5),
 				"disk":                   []string{"ssd", "hdd"}[i%2],
 			},
-			Allocatable: place.Resources{CPUMilli: 128_000, MemoryBytes: 1 << 40},
+			Allocatable: machine.Resources{CPUMilli: 128_000, MemoryBytes: 1 << 40},
 		})
 	}
 	policy := place.DefaultPolicy()

@@ -98,6 +98,7 @@ var forbidden = []struct {
 	{"agent/host", "virtmesh/agent/api", "", "host loops work on stored objects, not on requests"},
 	{"agent/host", "virtmesh/agent/stewards/", "", "stewards and host loops meet in stored objects only"},
 	{"agent/claims", "virtmesh/agent/host", "", "claims are decided without the host that carries them out"},
+	{"agent/claims", "virtmesh/agent/stewards", "", "claims hold what stewards decided, not how"},
 	{"agent/vmi", "virtmesh", "virtmesh/agent/vmi", "the reading of a machine is pure"},
 	{"agent/stewards/schedule/place", "virtmesh/agent/objects", "", "placement is pure"},
 	{"agent/host/domain", "virtmesh/raftstore", "", "the conversion to a domain is pure"},

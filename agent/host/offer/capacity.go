@@ -5,12 +5,12 @@ import (
 	"runtime"
 
 	"virtmesh/agent/host/hypervisor"
-	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 )
 
 // Allocatable is what guests may use of a host: what it has, less the memory
 // that is reserved for the host itself, in bytes.
-func Allocatable(reserved int64, capabilities hypervisor.Capabilities) place.Resources {
+func Allocatable(reserved int64, capabilities hypervisor.Capabilities) machine.Resources {
 	cpus := capabilities.CPUs
 	if cpus == 0 {
 		cpus = runtime.NumCPU()
@@ -25,7 +25,7 @@ func Allocatable(reserved int64, capabilities hypervisor.Capabilities) place.Res
 			}
 		}
 	}
-	return place.Resources{CPUMilli: int64(cpus) * 1000, MemoryBytes: max(0, memory), Hugepages: hugepages}
+	return machine.Resources{CPUMilli: int64(cpus) * 1000, MemoryBytes: max(0, memory), Hugepages: hugepages}
 }
 
 // normalPageKiB is the page size of memory that is not set aside.

@@ -18,7 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/claims"
-	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 )
 
 // Judge decides for one host. Its fields must not change once it is in use.
@@ -26,7 +26,7 @@ type Judge struct {
 	// Host is the name of the host.
 	Host string
 	// Allocatable is what guests may use of the host.
-	Allocatable place.Resources
+	Allocatable machine.Resources
 	// CPUModels are the CPU models that the processor can run.
 	CPUModels []string
 	// OnHost lists the claims on a host, as this host's copy of the store has
@@ -35,10 +35,10 @@ type Judge struct {
 }
 
 // Free is what the claims on this host leave for further guests.
-func (j *Judge) Free() place.Resources { return j.freeWithout("") }
+func (j *Judge) Free() machine.Resources { return j.freeWithout("") }
 
 // freeWithout is what is free when the claim of one instance does not count.
-func (j *Judge) freeWithout(uid types.UID) place.Resources {
+func (j *Judge) freeWithout(uid types.UID) machine.Resources {
 	free := j.Allocatable
 	for _, claim := range j.OnHost(j.Host) {
 		if claim.UID != uid {

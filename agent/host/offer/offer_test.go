@@ -5,18 +5,18 @@ import (
 	"testing"
 
 	"virtmesh/agent/claims"
-	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 )
 
 func TestOffer(t *testing.T) {
 	const mib = int64(1) << 20
 	judge := &Judge{
-		Host: "h1", Allocatable: place.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}, CPUModels: []string{"Haswell"},
+		Host: "h1", Allocatable: machine.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}, CPUModels: []string{"Haswell"},
 		OnHost: func(host string) []claims.Instance {
 			if host != "h1" {
 				t.Errorf("asked for the claims on %s", host)
 			}
-			return []claims.Instance{{UID: "a", Resources: place.Resources{CPUMilli: 1000, MemoryBytes: 32 * mib}}}
+			return []claims.Instance{{UID: "a", Resources: machine.Resources{CPUMilli: 1000, MemoryBytes: 32 * mib}}}
 		},
 	}
 	for _, test := range []struct {
@@ -24,10 +24,10 @@ func TestOffer(t *testing.T) {
 		request claims.OfferRequest
 		reason  string
 	}{
-		{"it fits", claims.OfferRequest{UID: "b", Resources: place.Resources{CPUMilli: 3000, MemoryBytes: 32 * mib}}, ""},
-		{"too many processors", claims.OfferRequest{UID: "b", Resources: place.Resources{CPUMilli: 3001}}, "Insufficient cpu"},
-		{"too much memory", claims.OfferRequest{UID: "b", Resources: place.Resources{MemoryBytes: 32*mib + 1}}, "Insufficient memory"},
-		{"its own claim does not count", claims.OfferRequest{UID: "a", Resources: place.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}}, ""},
+		{"it fits", claims.OfferRequest{UID: "b", Resources: machine.Resources{CPUMilli: 3000, MemoryBytes: 32 * mib}}, ""},
+		{"too many processors", claims.OfferRequest{UID: "b", Resources: machine.Resources{CPUMilli: 3001}}, "Insufficient cpu"},
+		{"too much memory", claims.OfferRequest{UID: "b", Resources: machine.Resources{MemoryBytes: 32*mib + 1}}, "Insufficient memory"},
+		{"its own claim does not count", claims.OfferRequest{UID: "a", Resources: machine.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}}, ""},
 		{"a model it has", claims.OfferRequest{UID: "b", CPUModel: "Haswell"}, ""},
 		{"a model it lacks", claims.OfferRequest{UID: "b", CPUModel: "EPYC"}, "the processor cannot run CPU model EPYC"},
 	} {
@@ -44,8 +44,8 @@ func TestOffer(t *testing.T) {
 }
 
 func TestNobodyIsPromisedMoreThanTheMachineHas(t *testing.T) {
-	judge := &Judge{Allocatable: place.Resources{MemoryBytes: 1 << 60}, OnHost: func(string) []claims.Instance { return nil }}
-	got, err := judge.Offer(t.Context(), claims.OfferRequest{Resources: place.Resources{MemoryBytes: 1 << 59}})
+	judge := &Judge{Allocatable: machine.Resources{MemoryBytes: 1 << 60}, OnHost: func(string) []claims.Instance { return nil }}
+	got, err := judge.Offer(t.Context(), claims.OfferRequest{Resources: machine.Resources{MemoryBytes: 1 << 59}})
 	if err != nil || got.Accepted || !strings.Contains(got.Reason, "really free") {
 		t.Errorf("got %+v, %v", got, err)
 	}

@@ -12,14 +12,14 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/objects"
-	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 )
 
 // Description is what a host says of itself.
 type Description struct {
 	// Capacity is what the host has, Allocatable what claims on it may add up
 	// to.
-	Capacity, Allocatable place.Resources
+	Capacity, Allocatable machine.Resources
 	// Addresses, Info and PodCIDR are shown as they are.
 	Addresses []corev1.NodeAddress
 	Info      corev1.NodeSystemInfo
@@ -135,7 +135,7 @@ func (d Description) applyLabels(host string, n *corev1.Node) {
 // maxGuests is shown as the number of pods: tools expect one.
 const maxGuests = 1000
 
-func resourceList(r place.Resources, kvm bool) corev1.ResourceList {
+func resourceList(r machine.Resources, kvm bool) corev1.ResourceList {
 	list := corev1.ResourceList{
 		corev1.ResourceCPU:    *resource.NewMilliQuantity(r.CPUMilli, resource.DecimalSI),
 		corev1.ResourceMemory: *resource.NewQuantity(r.MemoryBytes, resource.BinarySI),

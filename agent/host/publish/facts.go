@@ -13,7 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"virtmesh/agent/objects"
-	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/gossip"
 	"virtmesh/storage"
 )
@@ -27,7 +27,7 @@ type TellerConfig struct {
 	// Tell hands the facts of this host to the mesh.
 	Tell func(gossip.Facts) error
 	// Free is what claims leave of this host.
-	Free func() place.Resources
+	Free func() machine.Resources
 	// Pools measures the host's pools of volumes, by name.
 	Pools func(ctx context.Context) map[string]storage.Usage
 	// Images lists the container disks that are here.
@@ -98,7 +98,7 @@ func (t *Teller) facts(ctx context.Context) gossip.Facts {
 }
 
 // GossipResources is r as facts carry it.
-func GossipResources(r place.Resources) gossip.Resources {
+func GossipResources(r machine.Resources) gossip.Resources {
 	return gossip.Resources{CPUMilli: r.CPUMilli, MemoryBytes: r.MemoryBytes, Hugepages: r.Hugepages, Devices: r.Devices}
 }
 

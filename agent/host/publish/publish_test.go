@@ -17,7 +17,7 @@ import (
 	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
-	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 	"virtmesh/storage"
@@ -45,7 +45,7 @@ func run(t *testing.T, test func(b *bench)) {
 		log := slog.New(slog.DiscardHandler)
 		b := &bench{T: t, store: objectstest.New(claims.Rules()...)}
 		b.d = Description{
-			Capacity: place.Resources{CPUMilli: 8000, MemoryBytes: 8 << 30}, Allocatable: place.Resources{CPUMilli: 8000, MemoryBytes: 7 << 30},
+			Capacity: machine.Resources{CPUMilli: 8000, MemoryBytes: 8 << 30}, Allocatable: machine.Resources{CPUMilli: 8000, MemoryBytes: 7 << 30},
 			KVM: true, Zone: "a", CPUModels: []string{"Haswell", "qemu64"}, CPUFeatures: []string{"avx"},
 			Info: corev1.NodeSystemInfo{OperatingSystem: "linux", Architecture: "amd64"},
 		}
@@ -244,11 +244,11 @@ func TestSystemInfo(t *testing.T) {
 func TestFactsFollowTheHost(t *testing.T) {
 	run(t, func(b *bench) {
 		told := make(chan gossip.Facts, 16)
-		free := place.Resources{CPUMilli: 500, MemoryBytes: 1 << 30}
+		free := machine.Resources{CPUMilli: 500, MemoryBytes: 1 << 30}
 		cfg := DefaultTellerConfig()
 		cfg.Host, cfg.Facts, cfg.Logger = "h1", gossip.Facts{Zone: "a"}, slog.New(slog.DiscardHandler)
 		cfg.Tell = func(facts gossip.Facts) error { told <- facts; return nil }
-		cfg.Free = func() place.Resources { return free }
+		cfg.Free = func() machine.Resources { return free }
 		cfg.Pools = func(context.Context) map[string]storage.Usage {
 			return map[string]storage.Usage{"local": {Capacity: 10, Free: 3}}
 		}

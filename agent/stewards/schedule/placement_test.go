@@ -24,6 +24,7 @@ import (
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 )
@@ -231,7 +232,7 @@ func (b *bench) host(name string, memory int64) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	c.Allocatable = place.Resources{CPUMilli: 8000, MemoryBytes: memory}
+	c.Allocatable = machine.Resources{CPUMilli: 8000, MemoryBytes: memory}
 	b.commit(func(tx *objects.Tx) { claims.Publish(tx, c) })
 }
 
@@ -567,7 +568,7 @@ func TestManyStewardsShareTheMesh(t *testing.T) {
 		// The views agree with the books.
 		for _, v := range b.views {
 			for size, want := range map[int64]int{1 * gib: 0, gib / 8: len(stewards)} {
-				if n := fits(b, v, place.Resources{MemoryBytes: size}); n != want {
+				if n := fits(b, v, machine.Resources{MemoryBytes: size}); n != want {
 					b.Errorf("%d bytes more fit on %d hosts, want %d", size, n, want)
 				}
 			}
@@ -576,7 +577,7 @@ func TestManyStewardsShareTheMesh(t *testing.T) {
 }
 
 // fits counts the hosts that would take an instance, by a view.
-func fits(b *bench, v *View, more place.Resources) (n int) {
+func fits(b *bench, v *View, more machine.Resources) (n int) {
 	vmi := instance("last")
 	vmi.UID = "last"
 	all, err := place.NewRequest(vmi, place.DefaultPolicy())

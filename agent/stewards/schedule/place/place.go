@@ -63,7 +63,7 @@ func (s *Snapshot) Place(r *Request) (host string, err error) {
 
 // feasible is reasons without the words.
 func (s *Snapshot) feasible(r *Request, rel *relations, h *hostState) bool {
-	return h.Problem == "" && h.free.fits(&r.Resources) && r.refuses(h) == "" &&
+	return h.Problem == "" && h.free.Fits(&r.Resources) && r.refuses(h) == "" &&
 		(rel == nil || rel.admits(s, r, h) == "")
 }
 

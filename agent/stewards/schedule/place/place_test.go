@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 	"pgregory.net/rapid"
+
+	machine "virtmesh/agent/vmi"
 )
 
 const zoneLabel = corev1.LabelTopologyZone
@@ -21,7 +23,7 @@ const zoneLabel = corev1.LabelTopologyZone
 func host(name string, edit ...func(*Host)) Host {
 	h := Host{
 		Name: name, KVM: true, Labels: map[string]string{},
-		Allocatable: Resources{CPUMilli: 4000, MemoryBytes: 4 * gib},
+		Allocatable: machine.Resources{CPUMilli: 4000, MemoryBytes: 4 * gib},
 	}
 	for _, f := range edit {
 		f(&h)
@@ -337,29 +339,29 @@ func TestResourcesOfInstances(t *testing.T) {
 	overhead := func(vcpus, guest int64) int64 { return guest/512 + 96*mib + 8*mib + 8*mib*vcpus + 16*mib }
 	for name, tc := range map[string]struct {
 		spec kubevirtv1.VirtualMachineInstanceSpec
-		want Resources
+		want machine.Resources
 	}{
 		"nothing stated": {
-			want: Resources{CPUMilli: 100, MemoryBytes: 128*mib + overhead(1, 128*mib)},
+			want: machine.Resources{CPUMilli: 100, MemoryBytes: 128*mib + overhead(1, 128*mib)},
 		},
 		"topology shares processors": {
 			spec: kubevirtv1.VirtualMachineInstanceSpec{Domain: kubevirtv1.DomainSpec{CPU: &kubevirtv1.CPU{Sockets: 2, Cores: 2, Threads: 2}, Memory: &kubevirtv1.Memory{Guest: q("1Gi")}}},
-			want: Resources{CPUMilli: 800, MemoryBytes: gib + overhead(8, gib)},
+			want: machine.Resources{CPUMilli: 800, MemoryBytes: gib + overhead(8, gib)},
 		},
 		"dedicated processors do not": {
 			spec: kubevirtv1.VirtualMachineInstanceSpec{Domain: kubevirtv1.DomainSpec{CPU: &kubevirtv1.CPU{Cores: 4, DedicatedCPUPlacement: true, IsolateEmulatorThread: true}, Memory: &kubevirtv1.Memory{Guest: q("1Gi")}}},
-			want: Resources{CPUMilli: 5000, MemoryBytes: gib + overhead(4, gib)},
+			want: machine.Resources{CPUMilli: 5000, MemoryBytes: gib + overhead(4, gib)},
 		},
 		"requests count as stated": {
 			spec: kubevirtv1.VirtualMachineInstanceSpec{Domain: kubevirtv1.DomainSpec{
 				Memory:    &kubevirtv1.Memory{Guest: q("2Gi")},
 				Resources: kubevirtv1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: *q("1500m"), corev1.ResourceMemory: *q("1Gi")}},
 			}},
-			want: Resources{CPUMilli: 1500, MemoryBytes: gib + overhead(2, 2*gib)},
+			want: machine.Resources{CPUMilli: 1500, MemoryBytes: gib + overhead(2, 2*gib)},
 		},
 		"hugepages hold the guest": {
 			spec: kubevirtv1.VirtualMachineInstanceSpec{Domain: kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Guest: q("1Gi"), Hugepages: &kubevirtv1.Hugepages{PageSize: "2Mi"}}}},
-			want: Resources{CPUMilli: 100, MemoryBytes: overhead(1, gib), Hugepages: map[string]int64{"2Mi": gib}},
+			want: machine.Resources{CPUMilli: 100, MemoryBytes: overhead(1, gib), Hugepages: map[string]int64{"2Mi": gib}},
 		},
 	} {
 		if got := DefaultPolicy().Resources(&tc.spec); !got.Equal(tc.want) {
@@ -447,8 +449,8 @@ func TestSnapshotProperties(t *testing.T) {
 	})
 }
 
-func usedOn(placed map[string]Instance, host string) Resources {
-	var sum Resources
+func usedOn(placed map[string]Instance, host string) machine.Resources {
+	var sum machine.Resources
 	for _, in := range placed {
 		if slices.Contains(in.Hosts, host) {
 			sum = sum.Add(in.Resources)
@@ -477,7 +479,7 @@ func benchmarkPlace(b *testing.B, edit func(*kubevirtv1.VirtualMachineInstance))
 	s := NewSnapshot()
 	for i := range hosts {
 		h := host(fmt.Sprintf("host%04d", i), zone(fmt.Sprint("z", i%5)), label("disk", []string{"ssd", "hdd"}[i%2]))
-		h.Allocatable = Resources{CPUMilli: 128000, MemoryBytes: 1 << 40}
+		h.Allocatable = machine.Resources{CPUMilli: 128000, MemoryBytes: 1 << 40}
 		s.SetHost(h)
 	}
 	for i := range running {

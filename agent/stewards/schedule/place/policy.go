@@ -6,6 +6,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // Strategy says which of the hosts that fit is best.
@@ -139,9 +141,9 @@ func hasSRIOV(d *kubevirtv1.DomainSpec) bool {
 }
 
 // Resources returns what the instance takes of its host.
-func (p Policy) Resources(spec *kubevirtv1.VirtualMachineInstanceSpec) Resources {
+func (p Policy) Resources(spec *kubevirtv1.VirtualMachineInstanceSpec) machine.Resources {
 	d := &spec.Domain
-	var r Resources
+	var r machine.Resources
 	vcpus := VCPUs(spec)
 	q, stated := d.Resources.Requests[corev1.ResourceCPU]
 	switch {
@@ -171,15 +173,15 @@ func (p Policy) Resources(spec *kubevirtv1.VirtualMachineInstanceSpec) Resources
 		r.MemoryBytes = guest*100/p.MemoryOvercommitPercent + overhead
 	}
 	for _, dev := range d.Devices.HostDevices {
-		r.addDevice(dev.DeviceName)
+		addDevice(&r, dev.DeviceName)
 	}
 	for _, dev := range d.Devices.GPUs {
-		r.addDevice(dev.DeviceName)
+		addDevice(&r, dev.DeviceName)
 	}
 	return r
 }
 
-func (r *Resources) addDevice(name string) {
+func addDevice(r *machine.Resources, name string) {
 	if name == "" {
 		return
 	}

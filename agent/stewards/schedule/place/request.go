@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // Request is what one instance needs, prepared once for many hosts.
@@ -18,7 +20,7 @@ type Request struct {
 	Namespace string
 	Name      string
 	Labels    map[string]string
-	Resources Resources
+	Resources machine.Resources
 	// Affinity is the instance's own.
 	Affinity *corev1.Affinity
 	// OnlyHosts, if not nil, are the hosts that can reach the instance's

@@ -8,6 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // Host is what placement knows of a host.
@@ -26,7 +28,7 @@ type Host struct {
 	// labels name.
 	CPUModels []string
 	// Allocatable is what claims may add up to.
-	Allocatable Resources
+	Allocatable machine.Resources
 	// Images are the images it already has.
 	Images []string
 	// Load is the share of its processors in use, from 0 to 1.
@@ -41,7 +43,7 @@ type Instance struct {
 	Labels    map[string]string
 	// Hosts are where it holds a claim: one host, or two while it migrates.
 	Hosts     []string
-	Resources Resources
+	Resources machine.Resources
 	// Affinity is its own; a required anti-affinity keeps others away.
 	Affinity *corev1.Affinity
 }
@@ -67,8 +69,8 @@ type hostState struct {
 	cpuModels map[string]struct{}
 	images    map[string]struct{}
 	seed      uint64
-	used      Resources
-	free      Resources
+	used      machine.Resources
+	free      machine.Resources
 	instances int
 }
 
@@ -168,7 +170,7 @@ func (s *Snapshot) SetInstance(in Instance) {
 		}
 		s.guarded[ns][in.UID] = is
 	})
-	s.charge(is, Resources.Add, 1)
+	s.charge(is, machine.Resources.Add, 1)
 }
 
 // RemoveInstance forgets a placed instance and what it used.
@@ -188,10 +190,10 @@ func (s *Snapshot) RemoveInstance(uid string) {
 	if len(s.byNS[is.Namespace]) == 0 {
 		delete(s.byNS, is.Namespace)
 	}
-	s.charge(is, Resources.Sub, -1)
+	s.charge(is, machine.Resources.Sub, -1)
 }
 
-func (s *Snapshot) charge(is *instanceState, op func(Resources, Resources) Resources, n int) {
+func (s *Snapshot) charge(is *instanceState, op func(machine.Resources, machine.Resources) machine.Resources, n int) {
 	for _, name := range is.Hosts {
 		if h := s.byName[name]; h != nil {
 			h.used = op(h.used, is.Resources)

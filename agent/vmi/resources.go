@@ -1,4 +1,4 @@
-package place
+package vmi
 
 import (
 	"maps"
@@ -74,8 +74,9 @@ func (r Resources) Lacking(want Resources) []string {
 	return out
 }
 
-// fits is Lacking without the names, for the common path.
-func (r Resources) fits(want *Resources) bool {
+// Fits reports whether want is at most r. It is Lacking without the names, for
+// the path that looks at every host.
+func (r Resources) Fits(want *Resources) bool {
 	if want.CPUMilli > r.CPUMilli || want.MemoryBytes > r.MemoryBytes {
 		return false
 	}
