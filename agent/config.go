@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
-
-	"virtmesh/agent/stewards/schedule/place"
 )
 
 // Places and ports of an agent that the command line knows without asking it.
@@ -79,15 +77,8 @@ type HypervisorConfig struct {
 
 // CapacityConfig says how much of the host its guests may use.
 type CapacityConfig struct {
-	// CPUAllocationRatio is how many virtual CPUs one CPU may carry.
-	CPUAllocationRatio int64 `json:"cpuAllocationRatio"`
-	// MemoryOvercommitPercent is guest memory over physical memory; 100
-	// means none is overcommitted.
-	MemoryOvercommitPercent int64 `json:"memoryOvercommitPercent"`
 	// ReservedMemoryBytes is kept from guests for the host itself.
 	ReservedMemoryBytes int64 `json:"reservedMemoryBytes"`
-	// Policy is balance (spread load) or pack (fill hosts one by one).
-	Policy string `json:"policy"`
 }
 
 // NetworkConfig describes the default guest network.
@@ -152,15 +143,13 @@ func (d *Duration) UnmarshalJSON(data []byte) error {
 // address.
 func DefaultConfig() Config {
 	return Config{
-		StateDir:      DefaultStateDir,
-		RunDir:        filepath.Dir(DefaultSocket),
-		MeshListen:    ":" + strconv.Itoa(DefaultMeshPort),
-		GossipPort:    DefaultGossipPort,
-		MetricsListen: DefaultMetricsAddress,
-		Hypervisor:    HypervisorConfig{URI: "qemu:///system", Acceleration: "auto", User: "libvirt-qemu"},
-		Capacity: CapacityConfig{
-			CPUAllocationRatio: 10, MemoryOvercommitPercent: 100, ReservedMemoryBytes: 1 << 30, Policy: "balance",
-		},
+		StateDir:            DefaultStateDir,
+		RunDir:              filepath.Dir(DefaultSocket),
+		MeshListen:          ":" + strconv.Itoa(DefaultMeshPort),
+		GossipPort:          DefaultGossipPort,
+		MetricsListen:       DefaultMetricsAddress,
+		Hypervisor:          HypervisorConfig{URI: "qemu:///system", Acceleration: "auto", User: "libvirt-qemu"},
+		Capacity:            CapacityConfig{ReservedMemoryBytes: 1 << 30},
 		Network:             NetworkConfig{PodCIDR: "10.64.0.0/14", Domain: "virtmesh.internal"},
 		Images:              ImageConfig{MaxBytes: 20 << 30},
 		Pools:               []PoolConfig{{Name: "local", Path: filepath.Join(DefaultStateDir, "pools", "local")}},
@@ -180,6 +169,9 @@ func LoadConfig(path string) (Config, error) {
 	// would lend its fields to what the file leaves out.
 	pools := config.Pools
 	config.Pools = nil
+	if err := refuseMeshSettings(data); err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
+	}
 	if err := yaml.UnmarshalStrict(data, &config); err != nil {
 		return Config{}, fmt.Errorf("read configuration %s: %w", path, err)
 	}
@@ -225,33 +217,31 @@ func (c Config) Validate() error {
 	if prefix, err := netip.ParsePrefix(c.Network.PodCIDR); err != nil || !prefix.Addr().Is4() || prefix.Bits() > 22 {
 		invalid("network.podCIDR", "%q is not an IPv4 prefix of at most /22", c.Network.PodCIDR)
 	}
-	errs = append(errs, c.Capacity.validate(), c.validatePools())
+	errs = append(errs, c.validatePools())
 	if time.Duration(c.CertificateLifetime) < time.Second {
 		invalid("certificateLifetime", "must be at least 1s")
 	}
 	return errors.Join(errs...)
 }
 
-// policy is how far hosts may be committed. It must be the same on all hosts.
-func (c CapacityConfig) policy() place.Policy {
-	policy := place.DefaultPolicy()
-	policy.Strategy = place.Strategy(c.Policy)
-	policy.CPUAllocationRatio = c.CPUAllocationRatio
-	policy.MemoryOvercommitPercent = c.MemoryOvercommitPercent
-	return policy
-}
-
-func (c CapacityConfig) validate() error {
-	if c.CPUAllocationRatio < 1 || c.CPUAllocationRatio > 100 {
-		return fmt.Errorf("capacity.cpuAllocationRatio: %d is not between 1 and 100", c.CPUAllocationRatio)
+// refuseMeshSettings names the settings that were a host's once and are the mesh's
+// now, so that nobody believes them to have an effect in this file.
+func refuseMeshSettings(data []byte) error {
+	var file struct {
+		Capacity map[string]any `json:"capacity"`
 	}
-	if c.MemoryOvercommitPercent < 10 || c.MemoryOvercommitPercent > 1000 {
-		return fmt.Errorf("capacity.memoryOvercommitPercent: %d is not between 10 and 1000", c.MemoryOvercommitPercent)
+	if err := yaml.Unmarshal(data, &file); err != nil {
+		return nil // the strict reading says what is wrong
 	}
-	if c.Policy != "balance" && c.Policy != "pack" {
-		return fmt.Errorf("capacity.policy: %q is not balance or pack", c.Policy)
+	var errs []error
+	for _, moved := range [][2]string{
+		{"cpuAllocationRatio", "cpuAllocationRatio"}, {"memoryOvercommitPercent", "memoryOvercommitPercent"}, {"policy", "strategy"},
+	} {
+		if _, there := file.Capacity[moved[0]]; there {
+			errs = append(errs, fmt.Errorf("capacity.%s: remove the line: it is a setting of the whole mesh now, spec.capacity.%s of the MeshConfig named \"mesh\" (kubectl explain meshconfig.spec.capacity)", moved[0], moved[1]))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (c Config) validatePools() error {

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"virtmesh/agent/stewards/schedule/place"
 )
 
 // goodConfig is the smallest configuration that is valid.
@@ -50,11 +48,6 @@ func TestConfigValidate(t *testing.T) {
 		{"IPv6 pod network", func(c *Config) { c.Network.PodCIDR = "fd00::/16" }, "network.podCIDR"},
 		{"pod network for two hosts", func(c *Config) { c.Network.PodCIDR = "10.0.0.0/23" }, "network.podCIDR"},
 		{"pod network for four hosts", func(c *Config) { c.Network.PodCIDR = "10.0.0.0/22" }, ""},
-		{"CPU ratio below one", func(c *Config) { c.Capacity.CPUAllocationRatio = 0 }, "capacity.cpuAllocationRatio"},
-		{"CPU ratio above a hundred", func(c *Config) { c.Capacity.CPUAllocationRatio = 101 }, "capacity.cpuAllocationRatio"},
-		{"too little memory overcommitment", func(c *Config) { c.Capacity.MemoryOvercommitPercent = 9 }, "capacity.memoryOvercommitPercent"},
-		{"too much memory overcommitment", func(c *Config) { c.Capacity.MemoryOvercommitPercent = 1001 }, "capacity.memoryOvercommitPercent"},
-		{"unknown policy", func(c *Config) { c.Capacity.Policy = "random" }, "capacity.policy"},
 		{"pool without a name", func(c *Config) { c.Pools[0].Name = "" }, "pools[0].name"},
 		{"pool with a relative path", func(c *Config) { c.Pools[0].Path = "pools" }, "pools[0].path"},
 		{"two pools of one name", func(c *Config) { c.Pools = append(c.Pools, c.Pools[0]) }, "pools[1].name"},
@@ -79,9 +72,9 @@ func TestConfigValidate(t *testing.T) {
 
 func TestConfigValidateNamesAllFaults(t *testing.T) {
 	config := goodConfig()
-	config.Name, config.GossipPort, config.Capacity.Policy = "", 0, ""
+	config.Name, config.GossipPort, config.Advertise = "", 0, ""
 	err := config.Validate()
-	for _, field := range []string{"name:", "gossipPort:", "capacity.policy:"} {
+	for _, field := range []string{"name:", "gossipPort:", "advertise:"} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("got %v, want %s among the faults", err, field)
 		}
@@ -93,7 +86,7 @@ func TestConfigSaveAndLoad(t *testing.T) {
 	want := goodConfig()
 	want.Zone = "rack1"
 	want.Labels = map[string]string{"disk": "ssd"}
-	want.Capacity.CPUAllocationRatio = 25
+	want.Capacity.ReservedMemoryBytes = 2 << 30
 	want.CertificateLifetime = Duration(90 * time.Minute)
 	want.Pools = append(want.Pools, PoolConfig{Name: "nfs", Path: "/mnt/nfs", Shared: true})
 	want.Network.Bridges = []BridgeConfig{{Name: "lan", Uplink: "eth1"}}
@@ -194,14 +187,23 @@ func TestConfigAddresses(t *testing.T) {
 	}
 }
 
-func TestDefaultPolicyIsValid(t *testing.T) {
-	if err := DefaultConfig().Capacity.policy().Validate(); err != nil {
-		t.Error(err)
+// A file of an earlier version has settings that are the mesh's now.
+func TestConfigNamesSettingsThatMoved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.yaml")
+	if err := goodConfig().Save(path); err != nil {
+		t.Fatal(err)
 	}
-	config := DefaultConfig().Capacity
-	config.Policy, config.MemoryOvercommitPercent = "pack", 150
-	policy := config.policy()
-	if policy.Strategy != place.Pack || policy.MemoryOvercommitPercent != 150 || policy.CPUAllocationRatio != 10 {
-		t.Errorf("got %+v", policy)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for setting, value := range map[string]string{"cpuAllocationRatio": "10", "memoryOvercommitPercent": "100", "policy": "balance"} {
+		old := strings.Replace(string(data), "capacity:\n", "capacity:\n  "+setting+": "+value+"\n", 1)
+		if err := os.WriteFile(path, []byte(old), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := LoadConfig(path); err == nil || !strings.Contains(err.Error(), "capacity."+setting+": ") || !strings.Contains(err.Error(), "MeshConfig") {
+			t.Errorf("%s: got %v, want an error that names the setting and MeshConfig", setting, err)
+		}
 	}
 }

@@ -66,7 +66,7 @@ func (h *host) addPlacement() error {
 	view := schedule.NewView(h.store, h.cache, h.claims, schedule.FromGossip(h.gossip))
 	cfg := schedule.DefaultConfig()
 	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = h.store, h.cache, h.claims, view
-	cfg.Offers, cfg.Volumes, cfg.Policy = h.router, schedule.FromClaims(h.cache), h.config.Capacity.policy()
+	cfg.Offers, cfg.Volumes = h.router, schedule.FromClaims(h.cache)
 	cfg.Recorder, cfg.Stewardship = h.recorder, h.stewardship
 	cfg.Logger, cfg.Registerer = h.log.With("part", "placement"), h.metrics
 	c, err := schedule.New(cfg)

@@ -21,6 +21,7 @@ func All(d vmi.Defaults) []*Kind {
 		networkKinds(),
 		kubevirtKinds(d),
 		cdiKinds(),
+		{meshConfigKind()},
 	} {
 		all = append(all, group...)
 	}

@@ -25,6 +25,7 @@ import (
 	snapshotv1 "kubevirt.io/api/snapshot/v1beta1"
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 
+	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects/k8scni"
 )
 
@@ -131,6 +132,8 @@ var kindList = []*Kind{
 	entry[rbacv1.ClusterRole](rbacv1.SchemeGroupVersion, "ClusterRole", "clusterroles", clusterWide),
 	entry[rbacv1.ClusterRoleBinding](rbacv1.SchemeGroupVersion, "ClusterRoleBinding", "clusterrolebindings", clusterWide),
 	entry[k8scni.NetworkAttachmentDefinition](k8scni.SchemeGroupVersion, "NetworkAttachmentDefinition", k8scni.ResourceNetworkAttachmentDefinitions, namespaced),
+
+	entry[meshv1alpha1.MeshConfig](meshv1alpha1.SchemeGroupVersion, "MeshConfig", "meshconfigs", clusterWide),
 
 	entry[kubevirtv1.KubeVirt](kubevirtv1.GroupVersion, "KubeVirt", "kubevirts", namespaced),
 	entry[kubevirtv1.VirtualMachine](kubevirtv1.GroupVersion, "VirtualMachine", "virtualmachines", namespaced),

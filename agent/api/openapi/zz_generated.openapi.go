@@ -852,6 +852,12 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		"kubevirt.io/containerized-data-importer-api/pkg/apis/upload/v1beta1.UploadTokenRequestSpec":      schema_pkg_apis_upload_v1beta1_UploadTokenRequestSpec(ref),
 		"kubevirt.io/containerized-data-importer-api/pkg/apis/upload/v1beta1.UploadTokenRequestStatus":    schema_pkg_apis_upload_v1beta1_UploadTokenRequestStatus(ref),
 		"kubevirt.io/controller-lifecycle-operator-sdk/api.NodePlacement":                                 schema_kubevirtio_controller_lifecycle_operator_sdk_api_NodePlacement(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.Capacity":                                                      schema_virtmesh_agent_kinds_meshv1alpha1_Capacity(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.MeshConfig":                                                    schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfig(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigList":                                                schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigList(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigSpec":                                                schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigSpec(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigStatus":                                              schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigStatus(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.VirtualMachine":                                                schema_virtmesh_agent_kinds_meshv1alpha1_VirtualMachine(ref),
 	}
 }
 
@@ -41631,5 +41637,229 @@ func schema_kubevirtio_controller_lifecycle_operator_sdk_api_NodePlacement(ref c
 		},
 		Dependencies: []string{
 			corev1.Affinity{}.OpenAPIModelName(), corev1.Toleration{}.OpenAPIModelName()},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_Capacity(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "Capacity says how far hosts may be committed.\n\nA host never carries more than it has: the sum of what its machines are charged stays within its allocatable CPU, memory, huge pages and devices. These settings say how large the charge of one machine is. They are the same for every host.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"cpuAllocationRatio": {
+						SchemaProps: spec.SchemaProps{
+							Description: "CPUAllocationRatio is how many virtual CPUs share one CPU of the host: from 1 to 100, 10 when not set. A machine is charged its virtual CPUs divided by it. spec.domain.resources.requests.cpu of a machine raises the charge where it is higher, and never lowers it. A machine with dedicated CPUs (dedicatedCpuPlacement) is charged them whole. Limits do not change the charge.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"memoryOvercommitPercent": {
+						SchemaProps: spec.SchemaProps{
+							Description: "MemoryOvercommitPercent is how much guest memory is promised for every 100 of the host's memory: from 10 to 1000, 100 when not set, which promises no more than there is. A machine is charged the memory its guest sees, times 100, divided by this, and the overhead of its QEMU process in full. spec.domain.resources.requests.memory of a machine raises the charge where it is higher than the guest's part, and never lowers it: a guest may use all the memory it sees, whatever was requested for it. Limits do not change the charge. Huge pages are charged in full whatever this says. With more than 100, hosts need enough swap for guests that use all their memory at once.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"strategy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Strategy says which of the hosts with enough room is preferred: \"balance\", the default, takes the one with the most left, so that load spreads; \"pack\" the one with the least left, so that hosts stay empty for large machines.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfig(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "MeshConfig holds the settings of the whole mesh. There is one, and its name is \"mesh\". Without it, every setting has its default.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"spec": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Spec holds the settings. What it leaves out is filled in with the defaults when the object is stored.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.MeshConfigSpec"),
+						},
+					},
+					"status": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Status says what the mesh has made of the settings.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.MeshConfigStatus"),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.ObjectMeta{}.OpenAPIModelName(), "virtmesh/agent/kinds/meshv1alpha1.MeshConfigSpec", "virtmesh/agent/kinds/meshv1alpha1.MeshConfigStatus"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigList(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "MeshConfigList is a list of MeshConfig.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ListMeta{}.OpenAPIModelName()),
+						},
+					},
+					"items": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Items are the objects of the list: at most one.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("virtmesh/agent/kinds/meshv1alpha1.MeshConfig"),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"items"},
+			},
+		},
+		Dependencies: []string{
+			metav1.ListMeta{}.OpenAPIModelName(), "virtmesh/agent/kinds/meshv1alpha1.MeshConfig"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigSpec(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "MeshConfigSpec is the settings of the mesh.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"capacity": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Capacity says what a virtual machine is charged to its host, and which of the hosts with enough room is preferred. A change counts for machines that are placed after it: those that run keep what they were charged.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.Capacity"),
+						},
+					},
+					"virtualMachine": {
+						SchemaProps: spec.SchemaProps{
+							Description: "VirtualMachine holds the settings of virtual machines that do not say otherwise themselves.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.VirtualMachine"),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			"virtmesh/agent/kinds/meshv1alpha1.Capacity", "virtmesh/agent/kinds/meshv1alpha1.VirtualMachine"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "MeshConfigStatus says what the mesh has made of the settings.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"observedGeneration": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ObservedGeneration is the metadata.generation of the settings that the conditions speak of.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"conditions": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"type",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Conditions describe the state of the settings.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(metav1.Condition{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.Condition{}.OpenAPIModelName()},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_VirtualMachine(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "VirtualMachine holds the settings of virtual machines that do not say otherwise themselves.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"maxHotplugRatio": {
+						SchemaProps: spec.SchemaProps{
+							Description: "MaxHotplugRatio is how many times its CPU sockets and memory a machine may grow to while it runs, where the machine sets no maxSockets or maxGuest of its own: from 1 to 16, 4 when not set; 1 makes no room to grow. It counts for machines that start after a change.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+			},
+		},
 	}
 }

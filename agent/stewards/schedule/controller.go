@@ -14,6 +14,7 @@ import (
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/schedule/place"
@@ -30,7 +31,8 @@ type Config struct {
 	Offers Offers
 	// Volumes tells where volumes are. Required.
 	Volumes Volumes
-	// Policy is how far hosts may be committed.
+	// Policy holds what the mesh's settings (MeshConfig) do not say; they are read
+	// for each decision.
 	Policy place.Policy
 	// Recorder writes events. Required.
 	Recorder *objects.Recorder
@@ -80,6 +82,7 @@ type Controller struct {
 	cfg     Config
 	log     *slog.Logger
 	vmis    *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	mesh    *objects.Informer[*meshv1alpha1.MeshConfig]
 	engine  *stewards.Controller
 	figures *metrics
 	room    chan struct{} // holds one token
@@ -100,6 +103,7 @@ func New(cfg Config) (*Controller, error) {
 	c := &Controller{
 		cfg: cfg, log: cfg.Logger.With("controller", "placement"), figures: figures,
 		vmis:    objects.For[*kubevirtv1.VirtualMachineInstance](cfg.Cache),
+		mesh:    objects.For[*meshv1alpha1.MeshConfig](cfg.Cache),
 		room:    make(chan struct{}, 1),
 		waiting: map[stewards.Key]int{},
 	}
@@ -124,6 +128,11 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer pvcs.AddHandler(func(objects.Change[*corev1.PersistentVolumeClaim]) { c.noteRoom() })()
 	dvs := objects.For[*cdiv1.DataVolume](c.cfg.Cache)
 	defer dvs.AddHandler(func(objects.Change[*cdiv1.DataVolume]) { c.noteRoom() })()
+	defer c.mesh.AddHandler(func(objects.Change[*meshv1alpha1.MeshConfig]) { c.noteRoom() })()
+	// Without the mesh's settings a decision would follow the defaults.
+	if err := c.mesh.WaitForSync(ctx); err != nil {
+		return nil // the agent stops
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()

@@ -177,7 +177,7 @@ func countReasons(byHost map[string]string) map[string]int {
 
 // request prepares what the instance needs, its volumes included.
 func (c *Controller) request(vmi *kubevirtv1.VirtualMachineInstance) (*place.Request, error) {
-	request, err := place.NewRequest(vmi, c.cfg.Policy)
+	request, err := place.NewRequest(vmi, c.policy())
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,39 @@
+package meshv1alpha1
+
+// Limits of the settings, both included.
+const (
+	// MinCPUAllocationRatio and MaxCPUAllocationRatio bound
+	// spec.capacity.cpuAllocationRatio.
+	MinCPUAllocationRatio, MaxCPUAllocationRatio = 1, 100
+	// MinMemoryOvercommitPercent and MaxMemoryOvercommitPercent bound
+	// spec.capacity.memoryOvercommitPercent.
+	MinMemoryOvercommitPercent, MaxMemoryOvercommitPercent = 10, 1000
+	// MinHotplugRatio and MaxHotplugRatio bound
+	// spec.virtualMachine.maxHotplugRatio.
+	MinHotplugRatio, MaxHotplugRatio = 1, 16
+)
+
+// Effective returns the settings that are in force under config: its own, and the
+// default of each that it leaves out. A nil config, which stands for a mesh without
+// the object, has the defaults of all. No pointer in the result is nil, and it
+// shares nothing with config.
+func Effective(config *MeshConfig) MeshConfigSpec {
+	var spec MeshConfigSpec
+	if config != nil {
+		config.Spec.DeepCopyInto(&spec)
+	}
+	setDefault(&spec.Capacity.CPUAllocationRatio, 10)
+	setDefault(&spec.Capacity.MemoryOvercommitPercent, 100)
+	if spec.Capacity.Strategy == "" {
+		spec.Capacity.Strategy = Balance
+	}
+	setDefault(&spec.VirtualMachine.MaxHotplugRatio, 4)
+	return spec
+}
+
+// setDefault sets *field to value if it is not set.
+func setDefault(field **int64, value int64) {
+	if *field == nil {
+		*field = &value
+	}
+}
