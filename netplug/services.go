@@ -234,6 +234,9 @@ func poolOf(b Bridge, taps []Tap) dhcp.Pool {
 		Search:       b.DHCP.Search,
 		Reservations: reservations(b, taps),
 	}
+	if len(p.Search) == 0 && p.Domain != "" {
+		p.Search = []string{p.Domain}
+	}
 	if len(p.DNS) == 0 && b.DNS {
 		p.DNS = []netip.Addr{b.Address.Addr()}
 	}
@@ -248,7 +251,11 @@ func reservations(b Bridge, taps []Tap) []dhcp.Reservation {
 	var out []dhcp.Reservation
 	for _, t := range taps {
 		if t.Bridge == b.Name && t.Address.IsValid() {
-			out = append(out, dhcp.Reservation{MAC: t.MAC, Address: t.Address, Hostname: t.Hostname, Options: t.Options})
+			r := dhcp.Reservation{MAC: t.MAC, Address: t.Address, Hostname: t.Hostname, Options: t.Options}
+			if len(b.DHCP.Search) == 0 && b.DHCP.Domain != "" && t.Namespace != "" {
+				r.Search = []string{t.Namespace + "." + b.DHCP.Domain}
+			}
+			out = append(out, r)
 		}
 	}
 	return out

@@ -63,7 +63,9 @@ type DHCP struct {
 	// DNSServers are the name servers to announce; none stands for the gateway if the
 	// bridge has DNS.
 	DNSServers []netip.Addr
-	// Domain is the guest's domain, and Search the domains it searches.
+	// Domain is the guest's domain, and Search the domains it searches. If there is a
+	// Domain and no Search, a guest searches that of its namespace, NAMESPACE.Domain, and
+	// then Domain.
 	Domain string
 	Search []string
 }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -32,7 +33,9 @@ type Pool struct {
 	LeaseTime time.Duration
 	// MTU is told to clients; 0 tells none.
 	MTU int
-	// DNS, Domain and Search are told to clients, as far as there are any.
+	// DNS, Domain and Search are told to clients, as far as there are any: Domain in
+	// option 15 and Search in option 119, since every client reads only one of the two.
+	// A reservation's own Search goes before this one.
 	DNS    []netip.Addr
 	Domain string
 	Search []string
@@ -157,8 +160,8 @@ func (l *lookup) answer(req *dhcpv4.DHCPv4, r Reservation, kind dhcpv4.MessageTy
 	if l.Domain != "" {
 		mods = append(mods, dhcpv4.WithOption(dhcpv4.OptDomainName(l.Domain)))
 	}
-	if len(l.Search) > 0 {
-		mods = append(mods, dhcpv4.WithOption(dhcpv4.OptDomainSearch(&rfc1035label.Labels{Labels: l.Search})))
+	if search := slices.Concat(r.Search, l.Search); len(search) > 0 {
+		mods = append(mods, dhcpv4.WithOption(dhcpv4.OptDomainSearch(&rfc1035label.Labels{Labels: search})))
 	}
 	if l.MTU > 0 {
 		mods = append(mods, dhcpv4.WithGeneric(dhcpv4.OptionInterfaceMTU, []byte{byte(l.MTU >> 8), byte(l.MTU)}))

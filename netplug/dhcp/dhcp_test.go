@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,7 +21,7 @@ func pool() Pool {
 		Gateway: netip.MustParsePrefix("10.9.0.1/20"), LeaseTime: 8 * time.Minute, MTU: 1400,
 		DNS: []netip.Addr{netip.MustParseAddr("10.9.0.1")}, Domain: "vm.example", Search: []string{"ns.vm.example"},
 		Reservations: []Reservation{{
-			MAC: mac, Address: netip.MustParseAddr("10.9.0.9"), Hostname: "a",
+			MAC: mac, Address: netip.MustParseAddr("10.9.0.9"), Hostname: "a", Search: []string{"own.vm.example"},
 			Options: Options{
 				BootFile: "pxe.0", TFTPServer: "10.9.0.3",
 				NTPServers: []netip.Addr{netip.MustParseAddr("10.9.0.4")},
@@ -109,7 +110,7 @@ func TestOptions(t *testing.T) {
 		"router":      {resp.Router()[0].String(), "10.9.0.1"},
 		"dns":         {resp.DNS()[0].String(), "10.9.0.1"},
 		"domain":      {resp.DomainName(), "vm.example"},
-		"search":      {resp.DomainSearch().Labels[0], "ns.vm.example"},
+		"search":      {strings.Join(resp.DomainSearch().Labels, " "), "own.vm.example ns.vm.example"},
 		"hostname":    {resp.HostName(), "a"},
 		"lease":       {resp.IPAddressLeaseTime(0).String(), "8m0s"},
 		"renewal":     {resp.IPAddressRenewalTime(0).String(), "4m0s"},

@@ -10,7 +10,9 @@ type Reservation struct {
 	MAC      net.HardwareAddr
 	Address  netip.Addr
 	Hostname string
-	Options  Options
+	// Search are the domains that this client searches before those of the pool.
+	Search  []string
+	Options Options
 }
 
 // Options are what a single client is told besides its lease.

@@ -6,6 +6,12 @@
 // what is above is answered SERVFAIL at once, and so is every foreign name when no
 // upstream is known.
 //
+// A record is known by its full name, NAME.NAMESPACE.DOMAIN, and by its short one,
+// NAME.NAMESPACE, for guests that do not take a search domain from DHCP: systemd-networkd
+// does not unless it is told to. Short names in a namespace that has records are answered
+// here and never passed on, so that no one outside learns them. A namespace that is
+// called as a public top-level domain has no short names: they would hide real ones.
+//
 // The package does not cache, does not check signatures, and does no zone transfers.
 package dns
 
@@ -14,6 +20,7 @@ import (
 	"strings"
 
 	mdns "github.com/miekg/dns"
+	"golang.org/x/net/publicsuffix"
 )
 
 // recordTTL is short, since machines come and go.
@@ -32,11 +39,13 @@ type Zone struct {
 
 // table is a zone prepared for answering.
 type table struct {
-	domain    string
-	forward   map[string][]netip.Addr
-	reverse   map[string]string
-	parents   map[string]bool
-	upstreams []string
+	domain  string
+	forward map[string][]netip.Addr
+	reverse map[string]string
+	parents map[string]bool
+	// namespaces are the last labels of record names that short names may end in.
+	namespaces map[string]bool
+	upstreams  []string
 }
 
 func newTable(z Zone) *table {
@@ -44,6 +53,8 @@ func newTable(z Zone) *table {
 		forward: make(map[string][]netip.Addr, len(z.Records)),
 		reverse: make(map[string]string, len(z.Records)),
 		parents: map[string]bool{},
+
+		namespaces: map[string]bool{},
 	}
 	for _, u := range z.Upstreams {
 		t.upstreams = append(t.upstreams, u.String())
@@ -55,6 +66,9 @@ func newTable(z Zone) *table {
 	t.parents[t.domain] = true
 	for name, addrs := range z.Records {
 		full := mdns.CanonicalName(name + "." + z.Domain)
+		if ns := lastLabel(name); ns != "" && !isPublicDomain(ns) {
+			t.namespaces[mdns.CanonicalName(ns)] = true
+		}
 		t.forward[full] = append(t.forward[full], addrs...)
 		for _, a := range addrs {
 			if ptr, err := mdns.ReverseAddr(a.String()); err == nil {
@@ -66,6 +80,31 @@ func newTable(z Zone) *table {
 		}
 	}
 	return t
+}
+
+// lastLabel returns the namespace in the name of a record; empty if it has none.
+func lastLabel(name string) string {
+	i := strings.LastIndexByte(name, '.')
+	if i < 0 {
+		return ""
+	}
+	return name[i+1:]
+}
+
+// isPublicDomain says whether the name is a top-level domain of the Internet.
+func isPublicDomain(label string) bool {
+	_, listed := publicsuffix.PublicSuffix(strings.ToLower(label))
+	return listed
+}
+
+// fullName returns the full name for a short one in a namespace that has records, and
+// any other name as it is.
+func (t *table) fullName(name string) string {
+	labels := mdns.SplitDomainName(name)
+	if mdns.IsSubDomain(t.domain, name) || len(labels) < 2 || !t.namespaces[labels[len(labels)-1]+"."] {
+		return name
+	}
+	return name + t.domain
 }
 
 // parent returns the name one label up; empty at the root.
@@ -92,7 +131,10 @@ func (t *table) local(req *mdns.Msg) (resp *mdns.Msg, ok bool) {
 		}
 		return resp, true
 	}
-	if t.domain == "" || !mdns.IsSubDomain(t.domain, name) {
+	if t.domain == "" {
+		return nil, false
+	}
+	if name = t.fullName(name); !mdns.IsSubDomain(t.domain, name) {
 		return nil, false
 	}
 	addrs, found := t.forward[name]

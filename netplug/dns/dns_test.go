@@ -28,6 +28,9 @@ func zone() Zone {
 		Records: map[string][]netip.Addr{
 			"a.ns": {netip.MustParseAddr("10.9.0.9"), netip.MustParseAddr("fd00::9")},
 			"B.ns": {netip.MustParseAddr("10.9.0.10")},
+			// A namespace may be called as a public top-level domain.
+			"a.com": {netip.MustParseAddr("10.9.0.11")},
+			"bare":  {netip.MustParseAddr("10.9.0.13")},
 		},
 	}
 }
@@ -84,6 +87,21 @@ func short(m *mdns.Msg) string {
 	return strings.Join(out, " ")
 }
 
+// TestNamespaceCalledAsTheDomain has short names that end as full ones do.
+func TestNamespaceCalledAsTheDomain(t *testing.T) {
+	b := start(t, Zone{Domain: "vm.internal", Records: map[string][]netip.Addr{
+		"a.internal": {netip.MustParseAddr("10.9.0.12")}, "a.ns": {netip.MustParseAddr("10.9.0.9")},
+	}}, nil)
+	for name, want := range map[string]string{
+		"a.internal.": "NOERROR 10.9.0.12", "a.internal.vm.internal.": "NOERROR 10.9.0.12", "a.ns.vm.internal.": "NOERROR 10.9.0.9",
+		"vm.internal.": "NOERROR", "b.internal.": "NXDOMAIN",
+	} {
+		if got := short(b.ask("udp", name, mdns.TypeA)); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
 func TestLocalNames(t *testing.T) {
 	b := start(t, zone(), nil)
 	for _, network := range []string{"udp", "tcp"} {
@@ -101,6 +119,16 @@ func TestLocalNames(t *testing.T) {
 			{"vm.example.", mdns.TypeA, "NOERROR"},
 			{"c.ns.vm.example.", mdns.TypeA, "NXDOMAIN"},
 			{"9.0.9.10.in-addr.arpa.", mdns.TypePTR, "NOERROR a.ns.vm.example."},
+			{"a.ns.", mdns.TypeA, "NOERROR 10.9.0.9"},
+			{"B.Ns.", mdns.TypeA, "NOERROR 10.9.0.10"},
+			{"b.ns.", mdns.TypeAAAA, "NOERROR"},
+			{"c.ns.", mdns.TypeA, "NXDOMAIN"},
+			{"www.a.ns.", mdns.TypeA, "NXDOMAIN"},
+			{"ns.", mdns.TypeA, "SERVFAIL"},
+			{"a.other.", mdns.TypeA, "SERVFAIL"},
+			{"a.com.", mdns.TypeA, "SERVFAIL"},
+			{"a.com.vm.example.", mdns.TypeA, "NOERROR 10.9.0.11"},
+			{"bare.", mdns.TypeA, "SERVFAIL"},
 			{"example.", mdns.TypeA, "SERVFAIL"},
 			{"xvm.example.", mdns.TypeA, "SERVFAIL"},
 		} {

@@ -107,7 +107,7 @@ const udhcpScript = `#!/bin/sh
 ip addr add "$ip/$mask" dev "$interface"
 ip link set "$interface" mtu "$mtu"
 ip route add default via "$router"
-echo "ip=$ip mask=$mask router=$router dns=$dns domain=$domain hostname=$hostname mtu=$mtu lease=$lease" > "$OUT"
+echo "ip=$ip mask=$mask router=$router dns=$dns domain=$domain search=$search hostname=$hostname mtu=$mtu lease=$lease" > "$OUT"
 `
 
 // boot starts the guest on a wanted tap and lets it get its address. It returns what DHCP
@@ -120,7 +120,7 @@ func (b *bed) boot(tap netplug.Tap) (*netplugtest.Guest, string) {
 	if err := os.WriteFile(script, []byte(udhcpScript), 0o700); err != nil {
 		b.t.Fatal(err)
 	}
-	cmd := g.Command("busybox", "udhcpc", "-i", "eth0", "-f", "-n", "-q", "-t", "20", "-T", "1", "-O", "mtu", "-O", "hostname", "-s", script)
+	cmd := g.Command("busybox", "udhcpc", "-i", "eth0", "-f", "-n", "-q", "-t", "20", "-T", "1", "-O", "mtu", "-O", "hostname", "-O", "search", "-s", script)
 	cmd.Env = append(os.Environ(), "OUT="+out)
 	if log, err := cmd.CombinedOutput(); err != nil {
 		b.t.Fatalf("udhcpc: %v\n%s\n%s", err, log, netplugtest.Run(b.t, "nft", "list", "ruleset"))
@@ -157,7 +157,7 @@ func TestGuestsOnAHost(t *testing.T) {
 		t.Fatalf("the second Set changes:\n%s", res.Plan)
 	}
 	ga, told := b.boot(b.want.Taps[0])
-	want := "ip=10.9.0.10 mask=24 router=10.9.0.1 dns=10.9.0.1 domain=vm.example hostname=a mtu=1400 lease=3600"
+	want := "ip=10.9.0.10 mask=24 router=10.9.0.1 dns=10.9.0.1 domain=vm.example search=default.vm.example vm.example hostname=a mtu=1400 lease=3600"
 	if told != want {
 		t.Errorf("DHCP told\n%s, want\n%s", told, want)
 	}
