@@ -184,7 +184,7 @@ func (h *host) openHypervisor(ctx context.Context) (err error) {
 func (h *host) machine() domain.HostInfo {
 	return domain.HostInfo{
 		KVM: h.kvm.Usable, Arch: h.capabilities.Arch, Emulator: h.capabilities.Emulator,
-		MachineTypes: h.capabilities.MachineTypes, MaxCPUs: h.capabilities.MaxVCPUs,
+		MachineTypes: h.capabilities.MachineTypes(), MaxCPUs: h.capabilities.MaxVCPUs,
 		EFI: h.capabilities.EFI, SecureBoot: h.capabilities.SecureBoot, TPM: h.capabilities.TPM,
 	}
 }
@@ -327,7 +327,7 @@ func (h *host) describe() publish.Description {
 		Info: publish.SystemInfo("/", h.version), PodCIDR: h.network.Subnet.String(), Zone: h.config.Zone, Labels: h.config.Labels,
 		KVM: h.kvm.Usable, KVMReason: h.kvm.Reason,
 		CPUVendor: h.capabilities.HostVendor, HostModel: h.capabilities.HostModel,
-		CPUModels: h.capabilities.CPUModels, CPUFeatures: h.capabilities.HostFeatures, MachineTypes: h.capabilities.MachineTypes,
+		CPUModels: h.capabilities.CPUModels, CPUFeatures: h.capabilities.HostFeatures, MachineTypes: h.capabilities.MachineTypes(),
 	}
 }
 

@@ -77,7 +77,7 @@ func newBootHost(t *testing.T) *bootHost {
 		t.Fatal(err)
 	}
 	return &bootHost{driver: driver, uri: in.URI, dir: dir, info: HostInfo{
-		Arch: caps.Arch, Emulator: caps.Emulator, MachineTypes: caps.MachineTypes,
+		Arch: caps.Arch, Emulator: caps.Emulator, MachineTypes: caps.MachineTypes(),
 		MaxCPUs: caps.MaxVCPUs, CPUModels: caps.CPUModels, EFI: caps.EFI, SecureBoot: caps.SecureBoot, TPM: caps.TPM,
 	}}
 }

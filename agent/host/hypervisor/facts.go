@@ -15,10 +15,11 @@ type Capabilities struct {
 	MemoryBytes int64
 	// NUMANodes lists the host's memory and CPUs by node.
 	NUMANodes []NUMANode
-	// MachineTypes are the emulated machines, newest of a family first; aliases such
-	// as q35 are among them.
-	MachineTypes []string
-	// MaxVCPUs is the most CPUs a guest of the default machine may have.
+	// Machines are the emulated machines, in the hypervisor's order; aliases such as
+	// q35 are among them.
+	Machines []MachineType
+	// MaxVCPUs is the most CPUs a guest of the machine q35 may have. Machines has the
+	// number of each.
 	MaxVCPUs int
 	// HostModel is the named CPU model nearest to the host's, HostFeatures what must
 	// be added to it. They are empty where host-model is not supported.
@@ -34,6 +35,37 @@ type Capabilities struct {
 	EFI, SecureBoot, TPM bool
 	// MemoryEncryption names the technologies for confidential guests: "sev", "tdx".
 	MemoryEncryption []string
+}
+
+// MachineType is one emulated machine.
+type MachineType struct {
+	// Name is what a definition may say. Canonical is the machine that it stands for
+	// now: the name itself, or another one when Name is an alias, whose meaning changes
+	// with an upgrade of the emulator.
+	Name, Canonical string
+	// MaxVCPUs is the most CPUs a guest of it may have; zero when that is not known.
+	MaxVCPUs int
+	// Deprecated machines will not be there after some later upgrade.
+	Deprecated bool
+}
+
+// Machine finds a machine by its name or alias.
+func (c Capabilities) Machine(name string) (MachineType, bool) {
+	for _, m := range c.Machines {
+		if m.Name == name {
+			return m, true
+		}
+	}
+	return MachineType{}, false
+}
+
+// MachineTypes lists the names of the Machines, aliases too.
+func (c Capabilities) MachineTypes() []string {
+	names := make([]string, 0, len(c.Machines))
+	for _, m := range c.Machines {
+		names = append(names, m.Name)
+	}
+	return names
 }
 
 // NUMANode is one of the host's memory nodes.

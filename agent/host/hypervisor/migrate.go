@@ -15,8 +15,15 @@ type Migrator interface {
 	// aborted and Migrate waits until the guest is on one side for certain.
 	Migrate(ctx context.Context, ref Ref, opts MigrateOptions) (MigrationStats, error)
 	// MigrationStats tells how far a migration under way has come. Without one the
-	// result is zero.
+	// result is zero. Jobs.AbortJob gives a migration up that Migrate does not wait for.
 	MigrationStats(ctx context.Context, ref Ref) (MigrationStats, error)
+	// AwaitMigration waits for the end of a migration that is under way, as an agent
+	// does that was restarted meanwhile, and tells the outcome as Migrate does. When ctx
+	// ends it gives up waiting and the migration goes on. Without a migration under way
+	// it tells what the domain's state says: success when the guest has left, an error
+	// that wraps ErrNotRunning when it is off, and otherwise one that says that the
+	// guest is still here. The statistics may be zero.
+	AwaitMigration(ctx context.Context, ref Ref) (MigrationStats, error)
 	// StartPostCopy lets the guest run on the destination at once, and fetch from here
 	// what it has not got yet. It needs MigrateOptions.AllowPostCopy. From then on the
 	// loss of either host is the loss of the guest.

@@ -62,6 +62,16 @@ func (o Owner) Metadata() string {
 	return b.String()
 }
 
+// Element returns the single element of the metadata without its name space, which the
+// hypervisor adds when it changes the metadata of a domain that is there.
+func (o Owner) Element() (string, error) {
+	text, err := xml.Marshal(ownerXML{Namespace: o.Namespace, Name: o.Name, UID: o.UID, Host: o.Host, Epoch: o.Epoch})
+	if err != nil {
+		return "", fmt.Errorf("domain metadata: %w", err)
+	}
+	return string(text), nil
+}
+
 // ParseMetadata reads what Metadata wrote. It takes the single element, from which
 // libvirt, when asked for it by name space, has removed prefix and name space.
 func ParseMetadata(text string) (Owner, error) {

@@ -64,9 +64,9 @@ const (
 	ReasonPostcopyFailed Reason = "postcopy-failed"
 
 	// Shut off. ReasonUnknown is that of a guest whose host was switched off under it.
-	ReasonShutdown  Reason = "shutdown"  // the guest ended itself
+	ReasonShutdown  Reason = "shutdown"  // the guest ended itself; also paused: it is about to
 	ReasonDestroyed Reason = "destroyed" // Destroy, or a kill of the process that libvirt did
-	ReasonCrashed   Reason = "crashed"   // the guest panicked or its process died
+	ReasonCrashed   Reason = "crashed"   // the guest panicked or its process died; also paused
 	ReasonFailed    Reason = "failed"    // the start failed, or the process died
 	ReasonSaved     Reason = "saved"
 	// ReasonMissed: it ended while the hypervisor's daemon was away, so nobody saw how.

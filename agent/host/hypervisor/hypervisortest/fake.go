@@ -3,8 +3,6 @@ package hypervisortest
 import (
 	"context"
 	"crypto/rand"
-	"encoding/xml"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,6 +26,8 @@ type Machine struct {
 	away    bool
 	faults  map[string]error
 	reach   map[string]*Machine
+	// nvram and tpm are the states of firmware and TPMs, by domain name and by UUID.
+	nvram, tpm map[string]bool
 }
 
 // NewMachine returns a host without domains, with 8 CPUs and 32 GiB of memory.
@@ -38,11 +38,17 @@ func NewMachine() *Machine {
 		hubs:    map[*broadcast.Hub]struct{}{},
 		faults:  map[string]error{},
 		reach:   map[string]*Machine{},
+		nvram:   map[string]bool{},
+		tpm:     map[string]bool{},
 		caps: hypervisor.Capabilities{
 			HostUUID: rand.Text(), HypervisorVersion: "7.2.0", LibraryVersion: "9.0.0",
 			Arch: "x86_64", Emulator: "/usr/bin/qemu-system-x86_64", KVM: true,
 			CPUs: 8, MemoryBytes: 32 * gib, MaxVCPUs: 288,
-			MachineTypes: []string{"pc-q35-7.2", "q35"}, CPUModels: []string{"qemu64", "EPYC"},
+			Machines: []hypervisor.MachineType{
+				{Name: "pc-q35-7.2", Canonical: "pc-q35-7.2", MaxVCPUs: 288},
+				{Name: "q35", Canonical: "pc-q35-7.2", MaxVCPUs: 288},
+			},
+			CPUModels: []string{"qemu64", "EPYC"},
 			HostModel: "EPYC", HostVendor: "AMD", HugepageSizes: []uint64{2048},
 			EFI: true, SecureBoot: true, TPM: true,
 		},
@@ -57,12 +63,16 @@ type fakeDomain struct {
 	state   hypervisor.State
 	reason  hypervisor.Reason
 	xml     string
+	records map[string]string
 	serial  *fakeSerial
 	started time.Time
 	agent   *hypervisor.GuestInfo
-	disks   []string
-	vcpus   int
-	memory  uint64
+	deaf    bool
+	devices []fakeDevice
+	sizes   fakeSizes
+	jobs    []hypervisor.Job
+	// jobEnded is closed, and made anew, when a job ends or the guest does.
+	jobEnded chan struct{}
 }
 
 // DefineForeign adds a domain that is not ours.
@@ -88,6 +98,21 @@ func (m *Machine) XML(ref hypervisor.Ref) string {
 		return d.xml
 	}
 	return ""
+}
+
+// HasFirmwareState says whether there are firmware variables and a TPM's state for a
+// domain of that name and UUID, whether it is defined or not.
+func (m *Machine) HasFirmwareState(name, uuid string) (nvram, tpm bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.nvram[name], m.tpm[uuid]
+}
+
+// SetCapabilities changes what the host can run, as an upgrade of the emulator does.
+func (m *Machine) SetCapabilities(change func(*hypervisor.Capabilities)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change(&m.caps)
 }
 
 // Fail makes the next call of the named method ("Start", "Destroy" ...) fail with err;
@@ -145,6 +170,17 @@ func (m *Machine) IOError(ref hypervisor.Ref, volume, detail string) error {
 	})
 }
 
+// Pause stops a guest's CPUs for a reason of the world's: a watchdog, a failed
+// post-copy migration.
+func (m *Machine) Pause(ref hypervisor.Ref, reason hypervisor.Reason) error {
+	return m.do(ref, func(d *fakeDomain) { m.setState(d, hypervisor.StatePaused, reason) })
+}
+
+// SetDeaf makes a guest ignore requests to shut down, or listen to them again.
+func (m *Machine) SetDeaf(ref hypervisor.Ref, deaf bool) error {
+	return m.do(ref, func(d *fakeDomain) { d.deaf = deaf })
+}
+
 // SetAgent connects an agent that answers with info, or with nil disconnects it.
 func (m *Machine) SetAgent(ref hypervisor.Ref, info *hypervisor.GuestInfo) error {
 	return m.do(ref, func(d *fakeDomain) {
@@ -199,52 +235,12 @@ func (m *Machine) end(d *fakeDomain, reason hypervisor.Reason) {
 		m.publish(d, hypervisor.Event{Kind: hypervisor.EventAgent})
 	}
 	d.serial.hangUp()
+	for i := range d.devices {
+		d.devices[i].releasing = false
+	}
+	d.jobs = nil
+	d.wakeJobs()
 	m.setState(d, hypervisor.StateShutoff, reason)
-}
-
-// definition is what the fake reads of a domain's XML.
-type definition struct {
-	XMLName xml.Name `xml:"domain"`
-	Name    string   `xml:"name"`
-	UUID    string   `xml:"uuid"`
-	VCPU    int      `xml:"vcpu"`
-	Memory  struct {
-		Value uint64 `xml:",chardata"`
-		Unit  string `xml:"unit,attr"`
-	} `xml:"memory"`
-	Disks []struct {
-		Source struct {
-			File string `xml:"file,attr"`
-		} `xml:"source"`
-		Alias struct {
-			Name string `xml:"name,attr"`
-		} `xml:"alias"`
-	} `xml:"devices>disk"`
-}
-
-// parse reads a definition as strictly as libvirt does.
-func parse(text string) (definition, hypervisor.Owner, error) {
-	var def definition
-	owner, ours, err := hypervisor.OwnerOf(text)
-	if err == nil && !ours {
-		err = errors.New("no metadata of ours")
-	}
-	if err == nil {
-		err = xml.Unmarshal([]byte(text), &def)
-	}
-	if err == nil && def.Name != owner.DomainName() {
-		err = fmt.Errorf("name %q is not %q", def.Name, owner.DomainName())
-	}
-	if err != nil {
-		return def, owner, fmt.Errorf("%w: %w", hypervisor.ErrInvalid, err)
-	}
-	return def, owner, nil
-}
-
-// bytes converts a memory size of the units that occur.
-func (d definition) bytes() uint64 {
-	shift := map[string]uint{"b": 0, "bytes": 0, "": 10, "KiB": 10, "MiB": 20, "GiB": 30}
-	return d.Memory.Value << shift[d.Memory.Unit]
 }
 
 // conflict says which other domain has the UUID.

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
-	"strings"
 	"time"
 
 	"virtmesh/agent/host/hypervisor"
@@ -49,7 +49,7 @@ func (f *Fake) Get(ctx context.Context, ref hypervisor.Ref) (out hypervisor.Doma
 func (d *fakeDomain) describe() hypervisor.Domain {
 	return hypervisor.Domain{
 		Owner: d.owner, UUID: d.uuid, State: d.state, Reason: d.reason,
-		AgentConnected: d.agent != nil, Persistent: true,
+		AgentConnected: d.agent != nil, Records: maps.Clone(d.records), Persistent: true,
 	}
 }
 
@@ -67,7 +67,7 @@ func (f *Fake) Start(ctx context.Context, xml string, opts hypervisor.StartOptio
 }
 
 func (m *Machine) start(xml string, opts hypervisor.StartOptions) (*fakeDomain, error) {
-	def, owner, err := parse(xml)
+	def, devices, owner, err := parse(xml)
 	if err != nil {
 		return nil, err
 	}
@@ -83,23 +83,24 @@ func (m *Machine) start(xml string, opts hypervisor.StartOptions) (*fakeDomain, 
 			return d, nil
 		}
 	}
-	for _, disk := range def.Disks {
-		if strings.HasSuffix(disk.Source.File, ".missing") {
-			return nil, errors.New("cannot open " + disk.Source.File)
+	if def.UUID == "" {
+		def.UUID = rand.Text()
+	}
+	m.makeFirmwareState(def, devices)
+	for _, device := range devices {
+		if err := missingFile(device); err != nil {
+			if !exists {
+				m.dropFirmwareState(def.Name, def.UUID, hypervisor.UndefineOptions{KeepNVRAM: opts.KeepNVRAM, KeepTPM: opts.KeepTPM})
+			}
+			return nil, err
 		}
 	}
 	if !exists {
 		d = &fakeDomain{}
 		m.domains[def.Name] = d
 	}
-	uuid := def.UUID
-	if uuid == "" {
-		uuid = rand.Text()
-	}
-	*d = fakeDomain{owner: owner, ours: true, uuid: uuid, xml: xml, started: time.Now(), vcpus: max(1, def.VCPU), memory: def.bytes()}
-	for _, disk := range def.Disks {
-		d.disks = append(d.disks, strings.TrimPrefix(disk.Alias.Name, hypervisor.AliasPrefix))
-	}
+	*d = def.define(owner, devices, xml)
+	d.started = time.Now()
 	d.serial = newFakeSerial(func(command byte) { m.obey(d, command) })
 	m.setState(d, hypervisor.StateRunning, hypervisor.ReasonBooted)
 	if opts.Paused {
@@ -108,6 +109,27 @@ func (m *Machine) start(xml string, opts hypervisor.StartOptions) (*fakeDomain, 
 		d.serial.print(Ready)
 	}
 	return d, nil
+}
+
+// makeFirmwareState makes what a start makes, where it is not there yet.
+func (m *Machine) makeFirmwareState(def definition, devices []fakeDevice) {
+	if def.OS.Firmware == "efi" || def.OS.NVRAM != "" {
+		m.nvram[def.Name] = true
+	}
+	for _, device := range devices {
+		if device.persistentTPM {
+			m.tpm[def.UUID] = true
+		}
+	}
+}
+
+func (m *Machine) dropFirmwareState(name, uuid string, opts hypervisor.UndefineOptions) {
+	if !opts.KeepNVRAM {
+		delete(m.nvram, name)
+	}
+	if !opts.KeepTPM {
+		delete(m.tpm, uuid)
+	}
 }
 
 // obey does what a guest is told through its console. It takes the machine's lock.
@@ -129,6 +151,7 @@ func (m *Machine) obey(d *fakeDomain, command byte) {
 }
 
 func (m *Machine) reboot(d *fakeDomain) {
+	m.releaseAll(d)
 	m.publish(d, hypervisor.Event{Kind: hypervisor.EventReboot})
 	d.serial.print(Ready)
 }
@@ -136,7 +159,7 @@ func (m *Machine) reboot(d *fakeDomain) {
 // Shutdown implements hypervisor.Lifecycle.
 func (f *Fake) Shutdown(ctx context.Context, ref hypervisor.Ref) error {
 	return f.on(ctx, "Shutdown", ref, func(m *Machine, d *fakeDomain) error {
-		if d.state == hypervisor.StateRunning {
+		if d.state == hypervisor.StateRunning && !d.deaf {
 			d.serial.print(Bye)
 			m.end(d, hypervisor.ReasonShutdown)
 		}
@@ -207,12 +230,13 @@ func (f *Fake) Resume(ctx context.Context, ref hypervisor.Ref) error {
 }
 
 // Undefine implements hypervisor.Lifecycle.
-func (f *Fake) Undefine(ctx context.Context, ref hypervisor.Ref, _ hypervisor.UndefineOptions) error {
+func (f *Fake) Undefine(ctx context.Context, ref hypervisor.Ref, opts hypervisor.UndefineOptions) error {
 	err := f.on(ctx, "Undefine", ref, func(m *Machine, d *fakeDomain) error {
 		if d.state.Active() {
 			return hypervisor.ErrRunning
 		}
 		delete(m.domains, ref.DomainName())
+		m.dropFirmwareState(ref.DomainName(), d.uuid, opts)
 		m.publish(d, hypervisor.Event{Kind: hypervisor.EventUndefined})
 		return nil
 	})
@@ -275,14 +299,18 @@ func (f *Fake) Stats(ctx context.Context) ([]hypervisor.Stats, error) {
 		ran := uint64(time.Since(d.started)) + 1
 		s := hypervisor.Stats{
 			Ref: d.owner.Ref, State: d.state,
-			CPU:    hypervisor.CPUStats{Time: ran * uint64(d.vcpus)},
-			Memory: hypervisor.MemoryStats{Current: d.memory, Maximum: d.memory, RSS: d.memory},
+			CPU:    hypervisor.CPUStats{Time: ran * uint64(d.sizes.vcpus)},
+			Memory: hypervisor.MemoryStats{Current: uint64(d.sizes.memory), Maximum: uint64(d.sizes.booted), RSS: uint64(d.sizes.memory)},
 		}
-		for i := range d.vcpus {
+		for i := range d.sizes.vcpus {
 			s.CPU.VCPUs = append(s.CPU.VCPUs, hypervisor.VCPUStats{ID: uint(i), Running: true, Time: ran})
 		}
-		for _, name := range d.disks {
-			s.Disks = append(s.Disks, hypervisor.DiskStats{Alias: name, ReadRequests: 1, ReadBytes: 512})
+		for _, device := range d.devices {
+			if device.kind == "disk" {
+				s.Disks = append(s.Disks, hypervisor.DiskStats{
+					Alias: device.name, ReadRequests: 1, ReadBytes: 512, Capacity: uint64(d.sizes.disk(device.name)),
+				})
+			}
 		}
 		all = append(all, s)
 	}

@@ -3,6 +3,8 @@ package hypervisortest
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +49,7 @@ func (f *Fake) Migrate(ctx context.Context, ref hypervisor.Ref, opts hypervisor.
 		return nil
 	})
 	const took = time.Second
-	return hypervisor.MigrationStats{Elapsed: took, MemoryTotal: guest.memory, MemoryDone: guest.memory}, err
+	return hypervisor.MigrationStats{Elapsed: took, MemoryTotal: uint64(guest.sizes.memory), MemoryDone: uint64(guest.sizes.memory)}, err
 }
 
 // arrive takes a guest in.
@@ -65,6 +67,9 @@ func (m *Machine) arrive(guest fakeDomain, opts hypervisor.MigrateOptions) error
 	d := &guest
 	d.xml = strings.Replace(d.xml, d.owner.Metadata(), opts.Owner.Metadata(), 1)
 	d.owner = opts.Owner
+	// Records and jobs are of the host that the guest came from.
+	d.records, d.jobs, d.jobEnded = nil, nil, make(chan struct{})
+	d.devices, d.sizes.disks = slices.Clone(d.devices), maps.Clone(d.sizes.disks)
 	d.serial = newFakeSerial(func(command byte) { m.obey(d, command) })
 	m.domains[name] = d
 	state := guest.state
@@ -75,10 +80,18 @@ func (m *Machine) arrive(guest fakeDomain, opts hypervisor.MigrateOptions) error
 	return nil
 }
 
-// MigrationStats implements hypervisor.Migrator. No migration of a Fake is ever under
-// way.
-func (f *Fake) MigrationStats(ctx context.Context, ref hypervisor.Ref) (hypervisor.MigrationStats, error) {
-	return hypervisor.MigrationStats{}, f.on(ctx, "MigrationStats", ref, func(*Machine, *fakeDomain) error { return nil })
+// MigrationStats implements hypervisor.Migrator. Only a migration that BeginJob put
+// under way is ever seen.
+func (f *Fake) MigrationStats(ctx context.Context, ref hypervisor.Ref) (stats hypervisor.MigrationStats, err error) {
+	err = f.on(ctx, "MigrationStats", ref, func(_ *Machine, d *fakeDomain) error {
+		for _, job := range d.jobs {
+			if job.Kind == hypervisor.JobMigrationOut {
+				stats = job.Migration
+			}
+		}
+		return nil
+	})
+	return stats, err
 }
 
 // StartPostCopy implements hypervisor.Migrator.

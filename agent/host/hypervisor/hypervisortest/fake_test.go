@@ -3,15 +3,21 @@ package hypervisortest
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"virtmesh/agent/host/hypervisor"
 )
 
 func fakeXML(owner hypervisor.Owner) string {
-	return fmt.Sprintf(`<domain type='qemu'><name>%s</name><uuid>%s</uuid><metadata>%s</metadata><memory unit='MiB'>32</memory><vcpu>1</vcpu>
-<devices><disk><source file='/disks/x%s'/><alias name='ua-%s'/></disk></devices></domain>`,
-		owner.DomainName(), owner.UID, owner.Metadata(), DiskSuffix, Disk)
+	return fmt.Sprintf(`<domain type='qemu'><name>%s</name><uuid>%s</uuid><metadata>%s</metadata><memory unit='MiB'>32</memory><vcpu current='1'>2</vcpu>
+<devices><disk><source file='/disks/x%s'/><alias name='ua-%s'/></disk><disk device='cdrom'><alias name='ua-%s'/></disk></devices></domain>`,
+		owner.DomainName(), owner.UID, owner.Metadata(), DiskSuffix, Disk, Drive)
+}
+
+func fakeFirmwareXML(owner hypervisor.Owner) string {
+	xml := strings.Replace(fakeXML(owner), "<vcpu", "<os firmware='efi'/><vcpu", 1)
+	return strings.Replace(xml, "</devices>", "<tpm model='tpm-crb'><backend type='emulator' persistent_state='yes'/></tpm></devices>", 1)
 }
 
 func TestFakePassesTheSuite(t *testing.T) {
@@ -23,6 +29,21 @@ func TestFakePassesTheSuite(t *testing.T) {
 			return f
 		},
 		XML: func(_ *testing.T, owner hypervisor.Owner) string { return fakeXML(owner) },
+		DataDisk: func(_ *testing.T, name string) string {
+			return fmt.Sprintf(`<disk type='file'><source file='/disks/%s'/><alias name='ua-%s'/></disk>`, name, name)
+		},
+		Medium: func(*testing.T) (string, string) {
+			return fmt.Sprintf(`<disk device='cdrom'><source file='/disks/medium'/><alias name='ua-%s'/></disk>`, Drive), "/disks/medium"
+		},
+		Firmware: func(_ *testing.T, owner hypervisor.Owner) string { return fakeFirmwareXML(owner) },
+		FirmwareState: func(_ *testing.T, owner hypervisor.Owner) (nvram, tpm bool) {
+			return machine.HasFirmwareState(owner.DomainName(), owner.UID)
+		},
+		BeginBlockCopy: func(t *testing.T, ref hypervisor.Ref) {
+			if err := machine.BeginJob(ref, hypervisor.Job{Kind: hypervisor.JobBlockCopy, Volume: Disk, Total: 1 << 20}); err != nil {
+				t.Fatal(err)
+			}
+		},
 		DefineForeign: func(_ *testing.T, name string) func() bool {
 			machine.DefineForeign(name)
 			return func() bool { return machine.Has(name) }

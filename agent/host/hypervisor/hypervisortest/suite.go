@@ -13,15 +13,32 @@ type Harness struct {
 	// open on the same host at once, and see the same domains.
 	New func(t *testing.T) hypervisor.Hypervisor
 	// XML returns a definition, owned by owner, of the guest of BootDisk on a disk
-	// whose volume is named Disk, with a serial console and a VNC display.
+	// whose volume is named Disk, with a serial console, a VNC display and an empty
+	// drive named Drive. The guest has 32 MiB and one CPU of at most two.
 	XML func(t *testing.T, owner hypervisor.Owner) string
+	// DataDisk returns a disk of the volume name that can be plugged in, or with the
+	// suffix MissingSuffix in name one whose file is not there.
+	DataDisk func(t *testing.T, name string) string
+	// Medium returns the drive named Drive with something in it, and a word that is in
+	// its definition only then.
+	Medium func(t *testing.T) (device, word string)
+	// Firmware returns a definition as XML does, with EFI and a TPM that keep their
+	// state in the places that FirmwareState looks at.
+	Firmware      func(t *testing.T, owner hypervisor.Owner) string
+	FirmwareState func(t *testing.T, owner hypervisor.Owner) (nvram, tpm bool)
+	// BeginBlockCopy starts, by other means, a copy of the disk of volume Disk that
+	// takes longer than the test.
+	BeginBlockCopy func(t *testing.T, ref hypervisor.Ref)
 	// DefineForeign defines a domain of that name without our metadata, by other means,
 	// and says whether it is there still.
 	DefineForeign func(t *testing.T, name string) (stillThere func() bool)
 }
 
-// Disk is the name of the volume the guest boots from.
-const Disk = "root"
+// Disk is the name of the volume the guest boots from, Drive that of its empty drive.
+const (
+	Disk  = "root"
+	Drive = "cd"
+)
 
 // Run runs the suite.
 func Run(t *testing.T, h Harness) {
@@ -49,6 +66,18 @@ func Run(t *testing.T, h Harness) {
 		{"UndefineDropsOnlyWhatIsOff", testUndefine},
 		{"GuestInfoWithoutAgentSaysSo", testNoAgent},
 		{"StatsNameTheDevices", testStats},
+		{"RecordsOutliveTheRun", testRecords},
+		{"OwnerCanBeReplaced", testSetOwner},
+		{"DevicesComeAndGo", testDevices},
+		{"DeviceFaultsAreNamed", testDeviceFaults},
+		{"DeviceCanBeUpdated", testUpdateDevice},
+		{"CPUsCanBeAdded", testSetVCPUs},
+		{"MemoryStaysWithinTheDomains", testSetMemory},
+		{"DisksGrowAndDoNotShrink", testResizeBlock},
+		{"OffGuestsAreNotChanged", testChangesWhenOff},
+		{"JobsAreFoundAndAborted", testJobs},
+		{"FirmwareStateIsKeptWhenAsked", testFirmwareState},
+		{"FaultsReadTheSameEachTime", testFaults},
 		{"AnotherConnectionAdopts", testAdopt},
 		{"EndedContextEndsCalls", testContext},
 		{"CloseEndsSubscriptions", testClose},
@@ -89,6 +118,14 @@ func testOtherIncarnation(t *testing.T, w *world) {
 	for name, act := range map[string]func(context.Context, hypervisor.Ref) error{
 		"shutdown": w.hv.Shutdown, "reboot": w.hv.Reboot, "reset": w.hv.Reset,
 		"destroy": w.hv.Destroy, "suspend": w.hv.Suspend, "resume": w.hv.Resume,
+		"detach": func(ctx context.Context, ref hypervisor.Ref) error { return w.hv.DetachDevice(ctx, ref, Disk) },
+		"record": func(ctx context.Context, ref hypervisor.Ref) error { return w.hv.SetRecord(ctx, ref, "a", "b") },
+		"resize": func(ctx context.Context, ref hypervisor.Ref) error { return w.hv.ResizeBlock(ctx, ref, Disk, 4<<20) },
+		"CPUs":   func(ctx context.Context, ref hypervisor.Ref) error { return w.hv.SetVCPUs(ctx, ref, 2) },
+		"abort":  func(ctx context.Context, ref hypervisor.Ref) error { return w.hv.AbortJob(ctx, ref, Disk) },
+		"owner": func(ctx context.Context, ref hypervisor.Ref) error {
+			return w.hv.SetOwner(ctx, hypervisor.Owner{Ref: ref, Host: "other", Epoch: 9})
+		},
 	} {
 		if err := act(w.ctx, other); !errorIs(err, hypervisor.ErrNotFound) {
 			t.Errorf("%s: %v", name, err)

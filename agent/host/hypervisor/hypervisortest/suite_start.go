@@ -1,6 +1,7 @@
 package hypervisortest
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 
@@ -17,14 +18,14 @@ func testStart(t *testing.T, w *world) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if listed := find(domains, w.owner.Ref); listed == nil || *listed != w.get() {
+	if listed := find(domains, w.owner.Ref); listed == nil || !reflect.DeepEqual(*listed, w.get()) {
 		t.Errorf("list and get differ: %+v, %+v", listed, w.get())
 	}
 	caps, err := w.hv.Capabilities(w.ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if caps.HostUUID == "" || caps.Arch != "x86_64" || caps.CPUs < 1 || caps.MemoryBytes <= 0 || caps.MaxVCPUs < 1 || len(caps.MachineTypes) == 0 {
+	if caps.HostUUID == "" || caps.Arch != "x86_64" || caps.CPUs < 1 || caps.MemoryBytes <= 0 || caps.MaxVCPUs < 1 || len(caps.Machines) == 0 {
 		t.Errorf("capabilities are incomplete: %+v", caps)
 	}
 }
@@ -86,7 +87,7 @@ func testInvalid(t *testing.T, w *world) {
 		t.Errorf("something is left: %v", err)
 	}
 	// A definition that is well-formed and cannot start: its disk is not there.
-	missing := strings.ReplaceAll(xml, DiskSuffix, ".missing")
+	missing := strings.ReplaceAll(xml, DiskSuffix, MissingSuffix)
 	if _, err := w.hv.Start(w.ctx, missing, hypervisor.StartOptions{}); err == nil {
 		t.Error("a guest without its disk started")
 	}
@@ -98,6 +99,9 @@ func testInvalid(t *testing.T, w *world) {
 // DiskSuffix ends the path of the guest's disk in a definition, and occurs nowhere
 // else in it.
 const DiskSuffix = ".bootdisk"
+
+// MissingSuffix ends the path of a file that is not there.
+const MissingSuffix = ".missing"
 
 func testPausedStart(t *testing.T, w *world) {
 	got, err := w.hv.Start(w.ctx, w.xml(), hypervisor.StartOptions{Paused: true})

@@ -3,7 +3,10 @@ package libvirt
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
+	"sync"
+	"time"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -14,37 +17,96 @@ import (
 // guestMachine is the family of machines that guests are given.
 const guestMachine = "q35"
 
+// capabilitiesAge is how long what was read of the host is believed: the number of
+// huge pages may be changed while it runs.
+const capabilitiesAge = time.Minute
+
+// capabilityCache keeps what was read of the host.
+type capabilityCache struct {
+	mu    sync.Mutex
+	value hypervisor.Capabilities
+	// read is when it was read, over which connection, and with which emulator.
+	read     time.Time
+	connects uint64
+	emulator os.FileInfo
+}
+
+// get returns what is known, if it is still so: the daemon was not restarted, and the
+// emulator is the same file.
+func (c *capabilityCache) get(connects uint64, now time.Time) (hypervisor.Capabilities, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.read.IsZero() || c.connects != connects || now.Sub(c.read) >= capabilitiesAge {
+		return hypervisor.Capabilities{}, false
+	}
+	return c.value, sameFile(c.emulator, fileInfo(c.value.Emulator))
+}
+
+func (c *capabilityCache) put(value hypervisor.Capabilities, connects uint64, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.value, c.read, c.connects, c.emulator = value, now, connects, fileInfo(value.Emulator)
+}
+
+// fileInfo returns nil for what is not there.
+func fileInfo(path string) os.FileInfo {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil
+	}
+	return info
+}
+
+func sameFile(a, b os.FileInfo) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+}
+
 // Capabilities implements hypervisor.Inventory.
 func (d *Driver) Capabilities(ctx context.Context) (hypervisor.Capabilities, error) {
-	return call(ctx, d, "read capabilities", nil, func(conn *libvirt.Connect) (hypervisor.Capabilities, error) {
-		var out hypervisor.Capabilities
-		if err := versions(conn, &out); err != nil {
-			return out, err
-		}
-		text, err := conn.GetCapabilities()
-		if err != nil {
-			return out, err
-		}
-		host := &libvirtxml.Caps{}
-		if err := host.Unmarshal(text); err != nil {
-			return out, fmt.Errorf("parse capabilities: %w", err)
-		}
-		hostCapabilities(host, &out)
-		virtType := "qemu"
-		if out.KVM && !d.cfg.Emulated {
-			virtType = "kvm"
-		}
-		text, err = conn.GetDomainCapabilities(out.Emulator, out.Arch, guestMachine, virtType, 0)
-		if err != nil {
-			return out, err
-		}
-		guest := &libvirtxml.DomainCaps{}
-		if err := guest.Unmarshal(text); err != nil {
-			return out, fmt.Errorf("parse domain capabilities: %w", err)
-		}
-		guestCapabilities(guest, &out)
-		return out, nil
-	})
+	d.mu.Lock()
+	connects, connected := d.connects, d.conn != nil && !d.closed
+	d.mu.Unlock()
+	if known, ok := d.caps.get(connects, time.Now()); ok && connected && ctx.Err() == nil {
+		return known, nil
+	}
+	out, err := call(ctx, d, d.queries, "read capabilities", nil, d.readCapabilities)
+	if err == nil {
+		d.caps.put(out, connects, time.Now())
+	}
+	return out, err
+}
+
+func (d *Driver) readCapabilities(conn *libvirt.Connect) (hypervisor.Capabilities, error) {
+	var out hypervisor.Capabilities
+	if err := versions(conn, &out); err != nil {
+		return out, err
+	}
+	text, err := conn.GetCapabilities()
+	if err != nil {
+		return out, err
+	}
+	host := &libvirtxml.Caps{}
+	if err := host.Unmarshal(text); err != nil {
+		return out, fmt.Errorf("parse capabilities: %w", err)
+	}
+	hostCapabilities(host, &out)
+	virtType := "qemu"
+	if out.KVM && !d.cfg.Emulated {
+		virtType = "kvm"
+	}
+	text, err = conn.GetDomainCapabilities(out.Emulator, out.Arch, guestMachine, virtType, 0)
+	if err != nil {
+		return out, err
+	}
+	guest := &libvirtxml.DomainCaps{}
+	if err := guest.Unmarshal(text); err != nil {
+		return out, fmt.Errorf("parse domain capabilities: %w", err)
+	}
+	guestCapabilities(guest, &out)
+	return out, nil
 }
 
 func versions(conn *libvirt.Connect, out *hypervisor.Capabilities) error {
@@ -91,7 +153,7 @@ func hostCapabilities(caps *libvirtxml.Caps, out *hypervisor.Capabilities) {
 		}
 		out.Emulator = guest.Arch.Emulator
 		for _, m := range guest.Arch.Machines {
-			out.MachineTypes = append(out.MachineTypes, m.Name)
+			out.Machines = append(out.Machines, machineType(m))
 		}
 		for _, domain := range guest.Arch.Domains {
 			out.KVM = out.KVM || domain.Type == "kvm"
@@ -99,8 +161,15 @@ func hostCapabilities(caps *libvirtxml.Caps, out *hypervisor.Capabilities) {
 	}
 }
 
+func machineType(m libvirtxml.CapsGuestMachine) hypervisor.MachineType {
+	canonical := m.Canonical
+	if canonical == "" {
+		canonical = m.Name
+	}
+	return hypervisor.MachineType{Name: m.Name, Canonical: canonical, MaxVCPUs: m.MaxCPUs, Deprecated: m.Deprecated == "yes"}
+}
+
 func numaNode(cell libvirtxml.CapsHostNUMACell) hypervisor.NUMANode {
-	const kib = 1024
 	node := hypervisor.NUMANode{ID: cell.ID}
 	if cell.Memory != nil {
 		node.MemoryBytes = int64(cell.Memory.Size) * kib

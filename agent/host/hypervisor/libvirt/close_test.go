@@ -28,7 +28,7 @@ func TestCloseLeavesWhatHangs(t *testing.T) {
 	discarded := make(chan int, 1)
 	go func() {
 		defer close(ended)
-		_, err := call(ctx, driver, "start ns/vm", func(v int) { discarded <- v }, func(*libvirt.Connect) (int, error) {
+		_, err := call(ctx, driver, driver.starts, "start ns/vm", func(v int) { discarded <- v }, func(*libvirt.Connect) (int, error) {
 			close(begun)
 			<-hangs
 			return 7, nil

@@ -15,7 +15,7 @@ import (
 // Console implements hypervisor.Consoles.
 func (d *Driver) Console(ctx context.Context, ref hypervisor.Ref) (io.ReadWriteCloser, error) {
 	closeIt := func(c *console) { _ = c.Close() }
-	c, err := onDomain(ctx, d, "open console of", ref, closeIt, func(conn *libvirt.Connect, dom *libvirt.Domain) (*console, error) {
+	c, err := onDomain(ctx, d, d.queries, "open console of", ref, closeIt, func(conn *libvirt.Connect, dom *libvirt.Domain) (*console, error) {
 		if active, err := dom.IsActive(); err != nil || !active {
 			return nil, orNotRunning(err)
 		}
@@ -212,7 +212,7 @@ func (c *console) Close() error {
 // VNC implements hypervisor.Consoles.
 func (d *Driver) VNC(ctx context.Context, ref hypervisor.Ref) (net.Conn, error) {
 	closeIt := func(c net.Conn) { _ = c.Close() }
-	return onDomain(ctx, d, "open display of", ref, closeIt, func(_ *libvirt.Connect, dom *libvirt.Domain) (net.Conn, error) {
+	return onDomain(ctx, d, d.queries, "open display of", ref, closeIt, func(_ *libvirt.Connect, dom *libvirt.Domain) (net.Conn, error) {
 		if active, err := dom.IsActive(); err != nil || !active {
 			return nil, orNotRunning(err)
 		}

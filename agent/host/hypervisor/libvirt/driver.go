@@ -32,9 +32,17 @@ type Driver struct {
 	stopped <-chan struct{}
 	wg      sync.WaitGroup
 
+	// Calls of each lane wait for each other alone.
+	queries, acts, ends, starts, agents, moves *lane
+	// recording is held from the reading of a domain's records to the writing.
+	recording sync.Mutex
+	caps      capabilityCache
+
 	mu     sync.Mutex
 	conn   *libvirt.Connect // nil while there is none
 	closed bool
+	// connects counts the connections there have been.
+	connects uint64
 	// calls counts the acts under way.
 	calls map[string]int
 }
@@ -63,6 +71,12 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 		calls:   map[string]int{},
 		stop:    stop,
 		stopped: life.Done(),
+		queries: newLane("queries", 4),
+		acts:    newLane("acts", 4),
+		ends:    newLane("ends", 3),
+		starts:  newLane("starts", 3),
+		agents:  newLane("agents", 3),
+		moves:   newLane("moves", 3),
 	}
 	first := make(chan struct{})
 	d.wg.Add(2)
@@ -90,7 +104,13 @@ func (d *Driver) Close() error {
 	d.stop()
 	d.hub.Close()
 	done := make(chan struct{})
-	go func() { d.wg.Wait(); close(done) }()
+	go func() {
+		d.wg.Wait()
+		for _, l := range []*lane{d.acts, d.ends, d.starts, d.agents, d.moves} {
+			l.close()
+		}
+		close(done)
+	}()
 	timer := time.NewTimer(d.cfg.CloseTimeout)
 	defer timer.Stop()
 	select {
@@ -117,9 +137,9 @@ func (d *Driver) Subscribe(ctx context.Context) <-chan hypervisor.Event {
 func (d *Driver) keepConnected(ctx context.Context, first chan<- struct{}) {
 	pause, level := d.cfg.RetryMin, slog.LevelWarn
 	for ctx.Err() == nil {
-		session, err := d.connect()
+		session, err := d.connect(d.registerEvents)
 		if err != nil {
-			d.log.Log(ctx, level, "cannot connect to libvirt", "uri", d.cfg.URI, "error", err)
+			d.log.Log(ctx, level, "cannot connect to libvirt", "uri", d.cfg.URI, "err", err)
 			level = slog.LevelDebug // once for each outage is enough
 			select {
 			case <-ctx.Done():
@@ -152,91 +172,7 @@ func (d *Driver) setConn(conn *libvirt.Connect) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.conn = conn
-}
-
-// begin enters an act and returns the connection with a reference of its own, so that
-// it stays valid when it is lost meanwhile. The caller passes both to end.
-func (d *Driver) begin(act string) (*libvirt.Connect, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.conn == nil || d.closed {
-		return nil, hypervisor.ErrUnavailable
+	if conn != nil {
+		d.connects++
 	}
-	if err := d.conn.Ref(); err != nil {
-		return nil, fmt.Errorf("%w: %w", hypervisor.ErrUnavailable, err)
-	}
-	d.calls[act]++
-	d.wg.Add(1)
-	return d.conn, nil
-}
-
-func (d *Driver) end(act string, conn *libvirt.Connect) {
-	_, _ = conn.Close()
-	d.mu.Lock()
-	if d.calls[act]--; d.calls[act] == 0 {
-		delete(d.calls, act)
-	}
-	d.mu.Unlock()
-	d.wg.Done()
-}
-
-// call runs fn with the connection and returns its result, or as soon as ctx ends the
-// context's error. libvirt's calls cannot be interrupted: fn then runs on, and its
-// result goes to discard, which frees what it holds.
-func call[T any](ctx context.Context, d *Driver, act string, discard func(T), fn func(*libvirt.Connect) (T, error)) (T, error) {
-	var zero T
-	if err := ctx.Err(); err != nil {
-		return zero, fmt.Errorf("%s: %w", act, err)
-	}
-	conn, err := d.begin(act)
-	if err != nil {
-		return zero, fmt.Errorf("%s: %w", act, err)
-	}
-	type result struct {
-		value T
-		err   error
-	}
-	done, given := make(chan result), make(chan struct{})
-	defer close(given)
-	go func() {
-		defer d.end(act, conn)
-		value, err := fn(conn)
-		select {
-		case done <- result{value, err}:
-		case <-given:
-			if err == nil && discard != nil {
-				discard(value)
-			}
-		}
-	}()
-	select {
-	case r := <-done:
-		if r.err != nil {
-			return zero, fmt.Errorf("%s: %w", act, classify(r.err))
-		}
-		return r.value, nil
-	case <-ctx.Done():
-		return zero, fmt.Errorf("%s: %w", act, ctx.Err())
-	}
-}
-
-// onDomain runs fn with the domain of ref, once it is known to be ours.
-func onDomain[T any](ctx context.Context, d *Driver, act string, ref hypervisor.Ref, discard func(T), fn func(*libvirt.Connect, *libvirt.Domain) (T, error)) (T, error) {
-	return call(ctx, d, act+" "+ref.String(), discard, func(conn *libvirt.Connect) (T, error) {
-		var zero T
-		dom, err := d.lookup(conn, ref)
-		if err != nil {
-			return zero, err
-		}
-		defer dom.Free()
-		return fn(conn, dom)
-	})
-}
-
-// act is onDomain without a result.
-func (d *Driver) act(ctx context.Context, what string, ref hypervisor.Ref, fn func(*libvirt.Domain) error) error {
-	_, err := onDomain(ctx, d, what, ref, nil, func(_ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
-		return struct{}{}, fn(dom)
-	})
-	return err
 }

@@ -1,25 +1,68 @@
 package libvirt
 
 import (
+	"context"
 	"errors"
-	"fmt"
+	"log/slog"
 
 	"libvirt.org/go/libvirt"
 
 	"virtmesh/agent/host/hypervisor"
 )
 
-// classify wraps an error of libvirt with the sentinel of the contract that fits.
-func classify(err error) error {
+// translate turns an error of libvirt into a hypervisor.Fault, in words for people and
+// with the sentinel of the contract that fits. What libvirt said goes to the log. Other
+// errors stay as they are.
+func (d *Driver) translate(act string, err error) error {
 	var e libvirt.Error
 	if !errors.As(err, &e) {
 		return err
 	}
-	sentinel := sentinelFor(e)
-	if sentinel == nil || errors.Is(err, sentinel) {
-		return err
+	fault := faultOf(e)
+	fault.Cause = err
+	for _, s := range contractErrors {
+		if s != fault.Sentinel && errors.Is(err, s) {
+			fault.Sentence = s.Error() + ": " + fault.Sentence
+			break
+		}
 	}
-	return fmt.Errorf("%w: %w", sentinel, err)
+	level := slog.LevelInfo
+	if fault.Code == hypervisor.FaultOther && fault.Sentinel != nil {
+		level = slog.LevelDebug // the caller expects it
+	}
+	d.log.Log(context.Background(), level, "libvirt refuses", "act", act, "fault", fault.Code, "err", err)
+	return fault
+}
+
+// contractErrors are those that the driver wraps around libvirt's itself.
+var contractErrors = []error{
+	hypervisor.ErrMigrationLost, hypervisor.ErrNoDevice, hypervisor.ErrRefused, hypervisor.ErrUnavailable, hypervisor.ErrInvalid,
+}
+
+// faultOf finds the words for libvirt's error e.
+func faultOf(e libvirt.Error) *hypervisor.Fault {
+	sentinel := sentinelFor(e)
+	for _, known := range knownFaults {
+		if known.says.MatchString(e.Message) {
+			if known.sentinel != nil {
+				sentinel = known.sentinel
+			}
+			return &hypervisor.Fault{Code: known.code, Sentence: known.sentence, Remedy: known.remedy, Sentinel: sentinel}
+		}
+	}
+	fault := &hypervisor.Fault{Code: hypervisor.FaultOther, Sentence: plainText(e.Message), Sentinel: sentinel}
+	switch sentinel {
+	case nil:
+		if fault.Sentence == "" {
+			fault.Sentence = "the hypervisor fails without saying why"
+		}
+	case hypervisor.ErrInvalid, hypervisor.ErrUnsupported:
+		// What exactly it does not like is worth telling.
+		fault.Sentence = sentinel.Error() + ": " + fault.Sentence
+	default:
+		fault.Sentence = sentinel.Error()
+	}
+	return fault
 }
 
 func sentinelFor(e libvirt.Error) error {
@@ -32,6 +75,8 @@ func sentinelFor(e libvirt.Error) error {
 		return hypervisor.ErrNoAgent
 	case libvirt.ERR_XML_ERROR, libvirt.ERR_XML_DETAIL, libvirt.ERR_XML_INVALID_SCHEMA, libvirt.ERR_CONFIG_UNSUPPORTED:
 		return hypervisor.ErrInvalid
+	case libvirt.ERR_OPERATION_UNSUPPORTED:
+		return hypervisor.ErrUnsupported
 	case libvirt.ERR_NO_CONNECT, libvirt.ERR_INVALID_CONN, libvirt.ERR_RPC:
 		return hypervisor.ErrUnavailable
 	case libvirt.ERR_INTERNAL_ERROR, libvirt.ERR_SYSTEM_ERROR:

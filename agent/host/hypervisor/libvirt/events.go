@@ -21,6 +21,8 @@ type rawEvent struct {
 	event hypervisor.Event
 	// redefined says that the metadata may have changed.
 	redefined bool
+	// disk is the target of the disk the event is about, whose volume is to be found.
+	disk string
 }
 
 // registerEvents asks for all events that become hypervisor.Events.
@@ -32,6 +34,11 @@ func (d *Driver) registerEvents(s *session) error {
 		func() (int, error) { return s.conn.DomainEventIOErrorReasonRegister(nil, d.onIOError) },
 		func() (int, error) { return s.conn.DomainEventWatchdogRegister(nil, d.onWatchdog) },
 		func() (int, error) { return s.conn.DomainEventMigrationIterationRegister(nil, d.onMigration) },
+		func() (int, error) { return s.conn.DomainEventJobCompletedRegister(nil, d.onJob) },
+		func() (int, error) { return s.conn.DomainEventBlockJob2Register(nil, d.onBlockJob) },
+		func() (int, error) { return s.conn.DomainEventDeviceRemovedRegister(nil, d.onDeviceRemoved) },
+		func() (int, error) { return s.conn.DomainEventDeviceRemovalFailedRegister(nil, d.onDeviceKept) },
+		func() (int, error) { return s.conn.DomainEventMetadataChangeRegister(nil, d.onMetadata) },
 	} {
 		id, err := register()
 		if err != nil {
@@ -45,15 +52,19 @@ func (d *Driver) registerEvents(s *session) error {
 // enqueue passes an event on. It runs in the event loop and never waits; when nobody
 // keeps up, subscribers are told to resync.
 func (d *Driver) enqueue(dom *libvirt.Domain, e hypervisor.Event, redefined bool) {
+	d.enqueueRaw(dom, rawEvent{event: e, redefined: redefined})
+}
+
+func (d *Driver) enqueueRaw(dom *libvirt.Domain, raw rawEvent) {
 	uuid, err := dom.GetUUIDString()
 	if err != nil {
 		return
 	}
-	e.Time = time.Now()
+	raw.uuid, raw.event.Time = uuid, time.Now()
 	select {
-	case d.raw <- rawEvent{uuid: uuid, event: e, redefined: redefined}:
+	case d.raw <- raw:
 	default:
-		d.hub.Publish(hypervisor.Event{Kind: hypervisor.EventResync, Time: e.Time, Detail: "events came too fast"})
+		d.hub.Publish(hypervisor.Event{Kind: hypervisor.EventResync, Time: raw.event.Time, Detail: "events came too fast"})
 	}
 }
 
@@ -91,6 +102,40 @@ func (d *Driver) onMigration(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt
 	d.enqueue(dom, hypervisor.Event{Kind: hypervisor.EventMigration, Detail: fmt.Sprintf("iteration %d", e.Iteration)}, false)
 }
 
+func (d *Driver) onJob(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt.DomainEventJobCompleted) {
+	d.enqueue(dom, hypervisor.Event{
+		Kind: hypervisor.EventJob, Job: kindOf(domainJobKinds, e.Info.Operation),
+		Result: jobResult(e.Info), Detail: plainText(e.Info.ErrorMessage),
+	}, false)
+}
+
+func (d *Driver) onBlockJob(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt.DomainEventBlockJob) {
+	event := hypervisor.Event{Kind: hypervisor.EventJob, Job: kindOf(blockJobKinds, e.Type), Result: blockJobResults[e.Status]}
+	d.enqueueRaw(dom, rawEvent{event: event, disk: e.Disk})
+}
+
+func (d *Driver) onDeviceRemoved(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt.DomainEventDeviceRemoved) {
+	d.onDevice(dom, hypervisor.EventDeviceRemoved, e.DevAlias)
+}
+
+func (d *Driver) onDeviceKept(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt.DomainEventDeviceRemovalFailed) {
+	d.onDevice(dom, hypervisor.EventDeviceKept, e.DevAlias)
+}
+
+// onDevice passes on what happened to a device that has a name in the instance.
+func (d *Driver) onDevice(dom *libvirt.Domain, kind hypervisor.EventKind, alias string) {
+	if name, ok := strings.CutPrefix(alias, hypervisor.AliasPrefix); ok {
+		d.enqueue(dom, hypervisor.Event{Kind: kind, Device: name}, false)
+	}
+}
+
+// onMetadata notes that the owner may be another, as set by an agent before this one.
+func (d *Driver) onMetadata(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt.DomainEventMetadataChange) {
+	if e.NSURI == hypervisor.MetadataURI {
+		d.enqueue(dom, hypervisor.Event{}, true)
+	}
+}
+
 // publish finds each event's owner and hands it to the subscribers.
 func (d *Driver) publish(ctx context.Context) {
 	for {
@@ -121,6 +166,9 @@ func (d *Driver) publishOne(ctx context.Context, raw rawEvent) {
 		return
 	}
 	raw.event.Ref = owner.Ref
+	if raw.disk != "" {
+		raw.event.Device = d.volumeOf(ctx, owner.Ref, raw.disk)
+	}
 	d.hub.Publish(raw.event)
 }
 
@@ -128,7 +176,7 @@ func (d *Driver) publishOne(ctx context.Context, raw rawEvent) {
 func (d *Driver) ownerByUUID(ctx context.Context, uuid string) (hypervisor.Owner, bool) {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.ConnectTimeout)
 	defer cancel()
-	owner, err := call(ctx, d, "read owner of "+uuid, nil, func(conn *libvirt.Connect) (hypervisor.Owner, error) {
+	owner, err := call(ctx, d, d.queries, "read owner of "+uuid, nil, func(conn *libvirt.Connect) (hypervisor.Owner, error) {
 		dom, err := conn.LookupDomainByUUIDString(uuid)
 		if err != nil {
 			return hypervisor.Owner{}, err
@@ -137,6 +185,26 @@ func (d *Driver) ownerByUUID(ctx context.Context, uuid string) (hypervisor.Owner
 		return d.ownerOf(dom)
 	})
 	return owner, err == nil
+}
+
+// volumeOf returns the name of the volume whose disk has the target, or nothing.
+func (d *Driver) volumeOf(ctx context.Context, ref hypervisor.Ref, target string) string {
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.ConnectTimeout)
+	defer cancel()
+	text, err := d.LiveDefinition(ctx, ref)
+	if err != nil {
+		return ""
+	}
+	devices, err := parseDeviceList(text)
+	if err != nil {
+		return ""
+	}
+	for _, v := range devices {
+		if v.XMLName.Local == "disk" && v.Target.Dev == target {
+			return v.name()
+		}
+	}
+	return ""
 }
 
 // lifecycleState translates what happened to a domain. Events that change nothing we

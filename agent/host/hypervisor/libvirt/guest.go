@@ -35,7 +35,7 @@ var guestInfoTypes = []libvirt.DomainGuestInfoTypes{
 
 // GuestInfo implements hypervisor.Observer.
 func (d *Driver) GuestInfo(ctx context.Context, ref hypervisor.Ref) (hypervisor.GuestInfo, error) {
-	return onDomain(ctx, d, "ask guest agent of", ref, nil, func(_ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.GuestInfo, error) {
+	return onDomain(ctx, d, d.agents, "ask guest agent of", ref, nil, func(_ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.GuestInfo, error) {
 		// libvirt waits for ever by default, and holds the domain's job meanwhile.
 		if err := dom.AgentSetResponseTimeout(int(d.cfg.AgentTimeout.Seconds()), 0); err != nil {
 			return hypervisor.GuestInfo{}, err
@@ -58,7 +58,7 @@ func (d *Driver) GuestInfo(ctx context.Context, ref hypervisor.Ref) (hypervisor.
 				}
 				return out, nil
 			default:
-				d.log.Debug("guest agent refuses a question", "instance", ref.String(), "question", kind, "error", err)
+				d.log.Debug("guest agent refuses a question", "instance", ref.String(), "question", kind, "err", err)
 			}
 		}
 		if !answered {

@@ -12,7 +12,7 @@ import (
 
 // List implements hypervisor.Inventory.
 func (d *Driver) List(ctx context.Context) ([]hypervisor.Domain, error) {
-	return call(ctx, d, "list domains", nil, func(conn *libvirt.Connect) ([]hypervisor.Domain, error) {
+	return call(ctx, d, d.queries, "list domains", nil, func(conn *libvirt.Connect) ([]hypervisor.Domain, error) {
 		all, err := conn.ListAllDomains(0)
 		if err != nil {
 			return nil, err
@@ -43,7 +43,7 @@ func freeAll(domains []libvirt.Domain) {
 
 // Get implements hypervisor.Inventory.
 func (d *Driver) Get(ctx context.Context, ref hypervisor.Ref) (hypervisor.Domain, error) {
-	return onDomain(ctx, d, "get", ref, nil, func(_ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Domain, error) {
+	return onDomain(ctx, d, d.queries, "get", ref, nil, func(_ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.Domain, error) {
 		return d.describe(dom)
 	})
 }
@@ -63,6 +63,9 @@ func (d *Driver) describe(dom *libvirt.Domain) (hypervisor.Domain, error) {
 		return out, err
 	}
 	out.State, out.Reason = domainState(state, reason)
+	if out.Records, err = d.recordsOf(dom); err != nil {
+		return out, err
+	}
 	if out.Persistent, err = dom.IsPersistent(); err != nil {
 		return out, err
 	}

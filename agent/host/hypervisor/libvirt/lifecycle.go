@@ -20,7 +20,7 @@ func (d *Driver) Start(ctx context.Context, xml string, opts hypervisor.StartOpt
 	if err != nil {
 		return hypervisor.Domain{}, fmt.Errorf("start domain: %w: %w", hypervisor.ErrInvalid, err)
 	}
-	return call(ctx, d, "start "+owner.Ref.String(), nil, func(conn *libvirt.Connect) (hypervisor.Domain, error) {
+	return call(ctx, d, d.starts, "start "+owner.Ref.String(), nil, func(conn *libvirt.Connect) (hypervisor.Domain, error) {
 		return d.start(conn, owner.Ref, xml, opts)
 	})
 }
@@ -50,8 +50,10 @@ func (d *Driver) start(conn *libvirt.Connect, ref hypervisor.Ref, xml string, op
 			return d.describe(dom)
 		}
 		if !existed {
-			// What libvirt made for it goes too: there was nothing to keep before.
-			if undefineErr := dom.UndefineFlags(undefineFlags(hypervisor.UndefineOptions{})); undefineErr != nil {
+			// What libvirt made for it goes too, unless there may have been something to
+			// keep before.
+			keep := hypervisor.UndefineOptions{KeepNVRAM: opts.KeepNVRAM, KeepTPM: opts.KeepTPM}
+			if undefineErr := dom.UndefineFlags(undefineFlags(keep)); undefineErr != nil {
 				err = errors.Join(err, fmt.Errorf("undefine it again: %w", undefineErr))
 			}
 		}
@@ -113,45 +115,72 @@ func conflictingUUID(conn *libvirt.Connect, wanted *libvirtxml.Domain) error {
 	return nil
 }
 
-// Shutdown implements hypervisor.Lifecycle. The power button is pressed even when an
-// agent is connected: the agent belongs to the guest, and may be broken or lie.
+// Shutdown implements hypervisor.Lifecycle. A connected agent is asked first, as it
+// ends the guest in order where nobody listens to the power button. But the agent
+// belongs to the guest and may be broken or lie: the button is pressed when the agent
+// has not taken the request within Config.AgentTimeout.
 func (d *Driver) Shutdown(ctx context.Context, ref hypervisor.Ref) error {
-	return d.act(ctx, "shut down", ref, func(dom *libvirt.Domain) error {
+	taken, err := d.shutdownByAgent(ctx, ref)
+	if taken || errors.Is(err, hypervisor.ErrNotFound) {
+		return err
+	}
+	return d.act(ctx, d.acts, "shut down", ref, func(dom *libvirt.Domain) error {
 		err := dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 		return unless(dom, err, hypervisor.StateShutoff)
 	})
 }
 
+// shutdownByAgent asks the guest's agent, if there is one, and says whether it has
+// taken the request.
+func (d *Driver) shutdownByAgent(ctx context.Context, ref hypervisor.Ref) (taken bool, err error) {
+	domain, err := d.Get(ctx, ref)
+	if err != nil || !domain.AgentConnected {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.AgentTimeout)
+	defer cancel()
+	err = d.act(ctx, d.agents, "ask the agent to shut down", ref, func(dom *libvirt.Domain) error {
+		if err := dom.AgentSetResponseTimeout(int(d.cfg.AgentTimeout.Seconds()), 0); err != nil {
+			return err
+		}
+		return dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_GUEST_AGENT)
+	})
+	if err != nil {
+		d.log.Info("guest agent does not take the request to shut down; pressing the power button", "instance", ref.String(), "err", err)
+	}
+	return err == nil, nil
+}
+
 // Reboot implements hypervisor.Lifecycle.
 func (d *Driver) Reboot(ctx context.Context, ref hypervisor.Ref) error {
-	return d.act(ctx, "reboot", ref, func(dom *libvirt.Domain) error {
+	return d.act(ctx, d.acts, "reboot", ref, func(dom *libvirt.Domain) error {
 		return dom.Reboot(libvirt.DOMAIN_REBOOT_ACPI_POWER_BTN)
 	})
 }
 
 // Reset implements hypervisor.Lifecycle.
 func (d *Driver) Reset(ctx context.Context, ref hypervisor.Ref) error {
-	return d.act(ctx, "reset", ref, func(dom *libvirt.Domain) error { return dom.Reset(0) })
+	return d.act(ctx, d.acts, "reset", ref, func(dom *libvirt.Domain) error { return dom.Reset(0) })
 }
 
 // Destroy implements hypervisor.Lifecycle. libvirt returns when the process is gone,
 // or fails.
 func (d *Driver) Destroy(ctx context.Context, ref hypervisor.Ref) error {
-	return d.act(ctx, "destroy", ref, func(dom *libvirt.Domain) error {
+	return d.act(ctx, d.ends, "destroy", ref, func(dom *libvirt.Domain) error {
 		return unless(dom, dom.DestroyFlags(libvirt.DOMAIN_DESTROY_DEFAULT), hypervisor.StateShutoff)
 	})
 }
 
 // Suspend implements hypervisor.Lifecycle.
 func (d *Driver) Suspend(ctx context.Context, ref hypervisor.Ref) error {
-	return d.act(ctx, "suspend", ref, func(dom *libvirt.Domain) error {
+	return d.act(ctx, d.acts, "suspend", ref, func(dom *libvirt.Domain) error {
 		return unless(dom, dom.Suspend(), hypervisor.StatePaused)
 	})
 }
 
 // Resume implements hypervisor.Lifecycle.
 func (d *Driver) Resume(ctx context.Context, ref hypervisor.Ref) error {
-	return d.act(ctx, "resume", ref, func(dom *libvirt.Domain) error {
+	return d.act(ctx, d.acts, "resume", ref, func(dom *libvirt.Domain) error {
 		return unless(dom, dom.Resume(), hypervisor.StateRunning)
 	})
 }
@@ -173,7 +202,7 @@ func unless(dom *libvirt.Domain, err error, wanted hypervisor.State) error {
 
 // Undefine implements hypervisor.Lifecycle.
 func (d *Driver) Undefine(ctx context.Context, ref hypervisor.Ref, opts hypervisor.UndefineOptions) error {
-	err := d.act(ctx, "undefine", ref, func(dom *libvirt.Domain) error {
+	err := d.act(ctx, d.acts, "undefine", ref, func(dom *libvirt.Domain) error {
 		active, err := dom.IsActive()
 		if err != nil {
 			return err

@@ -26,7 +26,7 @@ func (d *Driver) Migrate(ctx context.Context, ref hypervisor.Ref, opts hyperviso
 	}
 	// The call runs to its end whatever becomes of ctx: only its result tells where the
 	// guest is. ctx aborts the job instead.
-	return onDomain(context.WithoutCancel(ctx), d, "migrate", ref, nil,
+	return onDomain(context.WithoutCancel(ctx), d, d.moves, "migrate", ref, nil,
 		func(_ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.MigrationStats, error) {
 			params, flags, err := migration(dom, opts)
 			if err != nil {
@@ -39,7 +39,7 @@ func (d *Driver) Migrate(ctx context.Context, ref hypervisor.Ref, opts hyperviso
 			info, err := dom.GetJobStats(libvirt.DOMAIN_JOB_STATS_COMPLETED)
 			if err != nil {
 				// It has arrived; that nobody counted is no failure.
-				d.log.Warn("no statistics of a completed migration", "instance", ref.String(), "error", err)
+				d.log.Warn("no statistics of a completed migration", "instance", ref.String(), "err", err)
 				return hypervisor.MigrationStats{}, nil
 			}
 			return migrationStats(info), nil
@@ -182,7 +182,7 @@ func rewrite(domain *libvirtxml.Domain, opts hypervisor.MigrateOptions) (copied 
 
 // MigrationStats implements hypervisor.Migrator.
 func (d *Driver) MigrationStats(ctx context.Context, ref hypervisor.Ref) (hypervisor.MigrationStats, error) {
-	return onDomain(ctx, d, "read migration of", ref, nil, func(_ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.MigrationStats, error) {
+	return onDomain(ctx, d, d.queries, "read migration of", ref, nil, func(_ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.MigrationStats, error) {
 		info, err := dom.GetJobStats(0)
 		if err != nil || info.Type == libvirt.DOMAIN_JOB_NONE || info.Operation != libvirt.DOMAIN_JOB_OPERATION_MIGRATION_OUT {
 			return hypervisor.MigrationStats{}, err
@@ -206,7 +206,7 @@ func migrationStats(info *libvirt.DomainJobInfo) hypervisor.MigrationStats {
 
 // StartPostCopy implements hypervisor.Migrator.
 func (d *Driver) StartPostCopy(ctx context.Context, ref hypervisor.Ref) error {
-	return d.act(ctx, "start post-copy of", ref, func(dom *libvirt.Domain) error {
+	return d.act(ctx, d.acts, "start post-copy of", ref, func(dom *libvirt.Domain) error {
 		return dom.MigrateStartPostCopy(0)
 	})
 }

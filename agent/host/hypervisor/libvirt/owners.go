@@ -54,7 +54,7 @@ func (d *Driver) ownerOf(dom *libvirt.Domain) (hypervisor.Owner, error) {
 	owner, err := hypervisor.ParseMetadata(text)
 	if err != nil {
 		// Written by something that is not us, or by a version to come: hands off.
-		d.log.Warn("domain has metadata that cannot be read; leaving it alone", "uuid", uuid, "error", err)
+		d.log.Warn("domain has metadata that cannot be read; leaving it alone", "uuid", uuid, "err", err)
 		return hypervisor.Owner{}, hypervisor.ErrNotFound
 	}
 	d.owners.put(uuid, owner)

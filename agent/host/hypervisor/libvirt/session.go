@@ -18,8 +18,8 @@ type session struct {
 // keepAliveMisses is how many messages may go unanswered.
 const keepAliveMisses = 3
 
-// connect opens a connection and registers for its events.
-func (d *Driver) connect() (*session, error) {
+// connect opens a connection and, with register, registers for its events.
+func (d *Driver) connect(register func(*session) error) (*session, error) {
 	conn, err := libvirt.NewConnect(d.cfg.URI)
 	if err != nil {
 		return nil, err
@@ -36,7 +36,10 @@ func (d *Driver) connect() (*session, error) {
 		s.close()
 		return nil, fmt.Errorf("set keep-alive: %w", err)
 	}
-	if err := d.registerEvents(s); err != nil {
+	if register == nil {
+		return s, nil
+	}
+	if err := register(s); err != nil {
 		s.close()
 		return nil, fmt.Errorf("register for events: %w", err)
 	}

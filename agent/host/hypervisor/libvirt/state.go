@@ -32,6 +32,7 @@ var (
 		libvirt.DOMAIN_EVENT_SUSPENDED_FROM_SNAPSHOT:   hypervisor.ReasonSnapshot,
 		libvirt.DOMAIN_EVENT_SUSPENDED_POSTCOPY:        hypervisor.ReasonPostcopy,
 		libvirt.DOMAIN_EVENT_SUSPENDED_POSTCOPY_FAILED: hypervisor.ReasonPostcopyFailed,
+		libvirt.DOMAIN_EVENT_SUSPENDED_GUEST_SHUTDOWN:  hypervisor.ReasonShutdown,
 	}
 	resumedReasons = map[libvirt.DomainEventResumedDetailType]hypervisor.Reason{
 		libvirt.DOMAIN_EVENT_RESUMED_UNPAUSED:      hypervisor.ReasonUnpaused,
@@ -72,6 +73,9 @@ var (
 		libvirt.DOMAIN_PAUSED_STARTING_UP:     hypervisor.ReasonStarting,
 		libvirt.DOMAIN_PAUSED_POSTCOPY:        hypervisor.ReasonPostcopy,
 		libvirt.DOMAIN_PAUSED_POSTCOPY_FAILED: hypervisor.ReasonPostcopyFailed,
+		libvirt.DOMAIN_PAUSED_DUMP:            hypervisor.ReasonSnapshot,
+		libvirt.DOMAIN_PAUSED_SHUTTING_DOWN:   hypervisor.ReasonShutdown,
+		libvirt.DOMAIN_PAUSED_CRASHED:         hypervisor.ReasonCrashed,
 	}
 	shutoffReasons = map[libvirt.DomainShutoffReason]hypervisor.Reason{
 		libvirt.DOMAIN_SHUTOFF_SHUTDOWN:  hypervisor.ReasonShutdown,

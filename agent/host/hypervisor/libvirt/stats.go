@@ -11,7 +11,7 @@ import (
 // Stats implements hypervisor.Observer. It is one call for all domains; a domain that
 // is busy gives what can be told without waiting for it.
 func (d *Driver) Stats(ctx context.Context) ([]hypervisor.Stats, error) {
-	return call(ctx, d, "read statistics", nil, func(conn *libvirt.Connect) ([]hypervisor.Stats, error) {
+	return call(ctx, d, d.queries, "read statistics", nil, func(conn *libvirt.Connect) ([]hypervisor.Stats, error) {
 		const types = libvirt.DOMAIN_STATS_STATE | libvirt.DOMAIN_STATS_CPU_TOTAL | libvirt.DOMAIN_STATS_BALLOON |
 			libvirt.DOMAIN_STATS_VCPU | libvirt.DOMAIN_STATS_INTERFACE | libvirt.DOMAIN_STATS_BLOCK
 		const flags = libvirt.CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
@@ -56,6 +56,9 @@ func (d *Driver) stats(s *libvirt.DomainStats) (hypervisor.Stats, error) {
 		out.CPU = hypervisor.CPUStats{Time: s.Cpu.Time, User: s.Cpu.User, System: s.Cpu.System}
 	}
 	for i, v := range s.Vcpu {
+		if v.StateSet && v.State == libvirt.VCPU_OFFLINE {
+			continue // room for one more
+		}
 		out.CPU.VCPUs = append(out.CPU.VCPUs, hypervisor.VCPUStats{
 			ID: uint(i), Running: v.State == libvirt.VCPU_RUNNING, Time: v.Time, Wait: v.Wait, Delay: v.Delay,
 		})
@@ -75,7 +78,6 @@ func memoryStats(b *libvirt.DomainStatsBalloon) hypervisor.MemoryStats {
 	if b == nil {
 		return hypervisor.MemoryStats{}
 	}
-	const kib = 1024
 	return hypervisor.MemoryStats{
 		Current: b.Current * kib, Maximum: b.Maximum * kib, RSS: b.Rss * kib,
 		Available: b.Available * kib, Unused: b.Unused * kib, Usable: b.Usable * kib, Cache: b.DiskCaches * kib,

@@ -109,7 +109,7 @@ func (d *daemon) guestXML(t *testing.T, owner hypervisor.Owner) string {
   <uuid>%s</uuid>
   <metadata>%s</metadata>
   <memory unit='MiB'>32</memory>
-  <vcpu>1</vcpu>
+  <vcpu current='1'>2</vcpu>
   <os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/></os>
   <features><acpi/></features>
   <on_poweroff>destroy</on_poweroff><on_crash>destroy</on_crash>
@@ -117,13 +117,18 @@ func (d *daemon) guestXML(t *testing.T, owner hypervisor.Owner) string {
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw'/><source file='%s'/><target dev='vda' bus='virtio'/><alias name='ua-%s'/>
     </disk>
+    <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/><alias name='ua-%s'/></disk>
     <controller type='usb' model='none'/>
+    <controller type='pci' model='pcie-root'/>
+    <controller type='pci' model='pcie-root-port'/><controller type='pci' model='pcie-root-port'/>
+    <controller type='pci' model='pcie-root-port'/><controller type='pci' model='pcie-root-port'/>
+    <controller type='pci' model='pcie-root-port'/><controller type='pci' model='pcie-root-port'/>
     <serial type='pty'/><console type='pty'/>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     <graphics type='vnc'><listen type='none'/></graphics>
     <video><model type='vga'/></video>
   </devices>
-</domain>`, owner.DomainName(), owner.UID, owner.Metadata(), disk, hypervisortest.Disk)
+</domain>`, owner.DomainName(), owner.UID, owner.Metadata(), disk, hypervisortest.Disk, hypervisortest.Drive)
 }
 
 func (d *daemon) virsh(t *testing.T, args ...string) string {
@@ -159,7 +164,12 @@ func TestSuite(t *testing.T) {
 			warm.Do(func() { _, _ = driver.Capabilities(t.Context()) })
 			return driver
 		},
-		XML:           d.guestXML,
-		DefineForeign: d.defineForeign,
+		XML:            d.guestXML,
+		DataDisk:       d.dataDisk,
+		Medium:         d.medium,
+		Firmware:       d.firmwareXML,
+		FirmwareState:  d.firmwareState,
+		BeginBlockCopy: d.beginBlockCopy,
+		DefineForeign:  d.defineForeign,
 	})
 }

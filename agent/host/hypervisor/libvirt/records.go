@@ -1,0 +1,88 @@
+package libvirt
+
+import (
+	"context"
+
+	"libvirt.org/go/libvirt"
+
+	"virtmesh/agent/host/hypervisor"
+)
+
+// SetRecord implements hypervisor.Recorder.
+func (d *Driver) SetRecord(ctx context.Context, ref hypervisor.Ref, name, value string) error {
+	return d.act(ctx, d.acts, "record "+name+" of", ref, func(dom *libvirt.Domain) error {
+		d.recording.Lock()
+		defer d.recording.Unlock()
+		had, err := d.recordsOf(dom)
+		if err != nil {
+			return err
+		}
+		records, err := hypervisor.WithRecord(had, name, value)
+		if err != nil {
+			return err
+		}
+		text := "" // takes the element away
+		if len(records) > 0 {
+			if text, err = hypervisor.FormatRecords(records); err != nil {
+				return err
+			}
+		}
+		return setMetadata(dom, text, hypervisor.RecordsPrefix, hypervisor.RecordsURI)
+	})
+}
+
+// SetOwner implements hypervisor.Recorder.
+func (d *Driver) SetOwner(ctx context.Context, owner hypervisor.Owner) error {
+	text, err := owner.Element()
+	if err != nil {
+		return err
+	}
+	return d.act(ctx, d.acts, "set the owner of", owner.Ref, func(dom *libvirt.Domain) error {
+		if err := setMetadata(dom, text, hypervisor.MetadataPrefix, hypervisor.MetadataURI); err != nil {
+			return err
+		}
+		uuid, err := dom.GetUUIDString()
+		if err != nil {
+			return err
+		}
+		d.owners.put(uuid, owner)
+		return nil
+	})
+}
+
+// setMetadata writes an element of metadata, or takes it away, where it is read from
+// now and where it will be read from when the guest has ended.
+func setMetadata(dom *libvirt.Domain, text, prefix, uri string) error {
+	set := func(impact libvirt.DomainModificationImpact) error {
+		return dom.SetMetadata(libvirt.DOMAIN_METADATA_ELEMENT, text, prefix, uri, impact)
+	}
+	active, err := dom.IsActive()
+	if err != nil {
+		return err
+	}
+	if active {
+		err = set(libvirt.DOMAIN_AFFECT_LIVE | libvirt.DOMAIN_AFFECT_CONFIG)
+		if !is(err, libvirt.ERR_OPERATION_INVALID) {
+			return err
+		}
+		// It has ended meanwhile.
+	}
+	return set(libvirt.DOMAIN_AFFECT_CONFIG)
+}
+
+// recordsOf reads a domain's records. What cannot be read was not written by us.
+func (d *Driver) recordsOf(dom *libvirt.Domain) (map[string]string, error) {
+	text, err := dom.GetMetadata(libvirt.DOMAIN_METADATA_ELEMENT, hypervisor.RecordsURI, libvirt.DOMAIN_AFFECT_CURRENT)
+	if is(err, libvirt.ERR_NO_DOMAIN_METADATA) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	records, err := hypervisor.ParseRecords(text)
+	if err != nil {
+		d.log.Warn("a domain's records cannot be read and are ignored", "err", err)
+		return nil, nil
+	}
+	return records, nil
+}
