@@ -56,7 +56,7 @@ func (d delegate) NodeMeta(int) []byte {
 // NotifyMsg implements memberlist.Delegate.
 func (d delegate) NotifyMsg(msg []byte) {
 	if err := d.g.receive(msg); err != nil {
-		d.g.log.Debug("Discarding a message", "err", err)
+		d.g.log.Debug("discarding a message", "err", err)
 	}
 }
 
@@ -71,7 +71,7 @@ func (d delegate) LocalState(join bool) []byte { return d.g.localState(join) }
 // MergeRemoteState implements memberlist.Delegate. The buffer is ours.
 func (d delegate) MergeRemoteState(buf []byte, join bool) {
 	if err := d.g.mergeState(buf, join); err != nil {
-		d.g.log.Warn("Discarding the state of another member", "err", err)
+		d.g.log.Warn("discarding the state of another member", "err", err)
 	}
 }
 
@@ -103,7 +103,7 @@ func (d delegate) NotifyUpdate(n *memberlist.Node) {
 // NotifyConflict implements memberlist.ConflictDelegate.
 func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
 	d.g.conflicts.Add(1)
-	d.g.log.Error("Two members claim one name", "name", existing.Name,
+	d.g.log.Error("two members claim one name", "name", existing.Name,
 		"addr", existing.Address(), "other", other.Address())
 }
 

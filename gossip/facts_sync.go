@@ -286,7 +286,7 @@ func (g *Gossip) sendBatch(p *peer, recs []record) {
 	to := &memberlist.Node{Name: p.name, Addr: p.at.ip, Port: p.at.port}
 	g.background(g.sends, func() {
 		if err := g.list.SendReliable(to, msg); err != nil {
-			g.log.Debug("Sending facts failed", "member", to.Name, "err", err)
+			g.log.Debug("sending facts failed", "member", to.Name, "err", err)
 		}
 	})
 }

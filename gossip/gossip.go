@@ -256,7 +256,7 @@ func (g *Gossip) Subscribe() *Subscription {
 // published is the detector's callback. The caller holds the lock.
 func (g *Gossip) published(p *peer) {
 	if p.name != g.name {
-		g.log.Info("Member changed state", "member", p.name, "addr", p.addr, "state", p.state.String())
+		g.log.Info("member changed state", "member", p.name, "addr", p.addr, "state", p.state.String())
 	}
 	g.emit(eventOf(p.state), p)
 }

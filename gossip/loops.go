@@ -86,7 +86,7 @@ func (g *Gossip) tickLoop() {
 		late := max(0, now.Sub(last)-tickInterval)
 		last = now
 		if late > stallAfter {
-			g.log.Debug("This process was stalled", "for", late)
+			g.log.Debug("this process was stalled", "for", late)
 		}
 		health := g.list.GetHealthScore()
 		g.mu.Lock()
@@ -125,7 +125,7 @@ func (g *Gossip) meet(p *peer) {
 	addr := p.name + "/" + p.addr
 	g.background(g.sends, func() {
 		if _, err := g.list.Join([]string{addr}); err != nil {
-			g.log.Debug("A member that sends packets cannot be joined", "member", addr, "err", err)
+			g.log.Debug("a member that sends packets cannot be joined", "member", addr, "err", err)
 		}
 	})
 }
@@ -156,7 +156,7 @@ func (g *Gossip) metaLoop() {
 		case <-g.meta:
 		}
 		if err := g.list.UpdateNode(metaTimeout); err != nil {
-			g.log.Debug("Announcing metadata is slow", "err", err)
+			g.log.Debug("announcing metadata is slow", "err", err)
 		}
 	}
 }
@@ -177,7 +177,7 @@ func (g *Gossip) reconnectLoop() {
 			continue
 		}
 		if _, err := g.list.Join([]string{addr}); err != nil {
-			g.log.Debug("A dead member does not answer", "addr", addr)
+			g.log.Debug("a dead member does not answer", "addr", addr)
 		}
 	}
 }

@@ -189,7 +189,7 @@ func (a *autopilotState) RemoveFailedServer(srv *autopilot.Server) {
 	a.s.log.Warn("forgetting dead replica", "id", srv.ID, "dead", a.deadFor(srv.ID))
 	a.s.tasks.start(func() {
 		if err := a.s.raft.RemoveServer(srv.ID, 0, a.s.cfg.Timing.RPC).Error(); err != nil {
-			a.s.log.Warn("forget dead replica", "id", srv.ID, "error", err)
+			a.s.log.Warn("forget dead replica", "id", srv.ID, "err", err)
 		}
 	})
 }

@@ -21,7 +21,7 @@ func (s *Store) snapshotIfDue() {
 		return
 	}
 	if err := s.Snapshot(); err != nil {
-		s.log.Warn("snapshot failed", "error", err)
+		s.log.Warn("snapshot failed", "err", err)
 	}
 }
 

@@ -231,7 +231,7 @@ func (g *group) judge(theirs incarnation) error {
 	}
 	err := g.replacedError(theirs)
 	if serr := g.write(func() error { return g.disk.stable.Set(keyReplaced, theirs[:]) }); serr != nil {
-		g.log.Error("the end of this replica's group could not be stored", "error", serr)
+		g.log.Error("the end of this replica's group could not be stored", "err", serr)
 	}
 	g.halt(fmt.Errorf("%w: %w", ErrHalted, err))
 	return err

@@ -122,7 +122,7 @@ func (s *Store) lead(notify <-chan bool) {
 func (s *Store) takeOffice() bool {
 	term := s.raft.CurrentTerm()
 	if err := s.raft.Barrier(s.cfg.Timing.RPC).Error(); err != nil {
-		s.log.Warn("new leader could not commit in its term", "term", term, "error", err)
+		s.log.Warn("new leader could not commit in its term", "term", term, "err", err)
 		return !s.IsLeader()
 	}
 	if s.raft.CurrentTerm() != term {

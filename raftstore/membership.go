@@ -149,7 +149,7 @@ func (s *Store) rejoin(timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(s.base, timeout)
 	defer cancel()
 	if err := s.joinAny(ctx, seeds); err != nil {
-		s.log.Info("no leader heard for long, and nobody takes this replica in", "error", err)
+		s.log.Info("no leader heard for long, and nobody takes this replica in", "err", err)
 	}
 }
 
@@ -171,7 +171,7 @@ func (s *Store) meetStrangers() {
 			continue
 		}
 		if _, err := s.peers.call(s.base, m.Addr, opStats, nil); err != nil {
-			s.log.Info("a member of the mesh is no replica of this group", "member", m.ID, "error", err)
+			s.log.Info("a member of the mesh is no replica of this group", "member", m.ID, "err", err)
 		}
 	}
 }

@@ -29,7 +29,7 @@ func (s *Store) serve() {
 			return
 		}
 		n++
-		s.log.Warn("accept store connection", "error", err)
+		s.log.Warn("accept store connection", "err", err)
 		select {
 		case <-time.After(min(time.Duration(n)*10*time.Millisecond, time.Second)):
 		case <-s.closing:
@@ -45,7 +45,7 @@ func (s *Store) serveConn(conn net.Conn) {
 	r := bufio.NewReaderSize(conn, 64<<10)
 	theirs, err := s.group.greet(conn, r)
 	if err != nil {
-		s.log.Debug("store connection", "peer", conn.RemoteAddr(), "error", err)
+		s.log.Debug("store connection", "peer", conn.RemoteAddr(), "err", err)
 		_ = conn.Close()
 		return
 	}

@@ -81,7 +81,7 @@ func (s *Store) Status(ctx context.Context) Status {
 	}
 	if payload, err := s.tryLeader(ctx, opStatus, nil); err == nil {
 		if err := json.Unmarshal(payload, &st.Peers); err != nil {
-			s.log.Warn("status of the group", "error", err)
+			s.log.Warn("status of the group", "err", err)
 		}
 	}
 	return st

@@ -194,7 +194,7 @@ func (s *Store) fail(err error) {
 	}
 	s.failure.err = err
 	close(s.failure.failed)
-	s.log.Error("store halted", "error", err)
+	s.log.Error("store halted", "err", err)
 	s.history.close(err)
 	s.applied.fail(err)
 }
@@ -205,7 +205,7 @@ func (s *Store) stopWhenFailed() {
 	select {
 	case <-s.failure.failed:
 		if err := s.stopRaft(); err != nil {
-			s.log.Error("shut raft down", "error", err)
+			s.log.Error("shut raft down", "err", err)
 		}
 	case <-s.closing:
 	}

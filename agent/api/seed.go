@@ -49,7 +49,7 @@ func (s *Server) seed(ctx context.Context) error {
 		if err == nil || errors.As(err, &conflict) {
 			return nil
 		}
-		s.config.Logger.WarnContext(ctx, "cannot write the default namespace yet", "error", err)
+		s.config.Logger.WarnContext(ctx, "cannot write the default namespace yet", "err", err)
 		select {
 		case <-time.After(seedPause):
 		case <-ctx.Done():

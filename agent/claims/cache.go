@@ -313,7 +313,7 @@ func (c *Cache) set(rec raftstore.Record) (ev Event, ok bool) {
 		ev.Guard = &GuardChange{ns, rec.ModRevision}
 	}
 	if err != nil {
-		c.log.Error("Skipping a claim that cannot be decoded", "key", rec.Key, "error", err)
+		c.log.Error("skipping a claim that cannot be decoded", "key", rec.Key, "err", err)
 	}
 	return ev, ok
 }

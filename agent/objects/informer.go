@@ -147,7 +147,7 @@ func (i *Informer[T]) Apply(ev raftstore.Event) {
 		if o, err = Decode[T](ev.Record); err != nil {
 			// One unreadable object must not hide the others; the last readable
 			// version stays.
-			i.log.Error("Skipping an object that cannot be decoded", "key", key.String(), "error", err)
+			i.log.Error("skipping an object that cannot be decoded", "key", key.String(), "err", err)
 			return
 		}
 	}
@@ -170,7 +170,7 @@ func (i *Informer[T]) Reset(recs []raftstore.Record, _ uint64) {
 		seen[key] = struct{}{}
 		o, err := Decode[T](rec)
 		if err != nil {
-			i.log.Error("Skipping an object that cannot be decoded", "key", key.String(), "error", err)
+			i.log.Error("skipping an object that cannot be decoded", "key", key.String(), "err", err)
 			continue
 		}
 		if have, ok := i.Get(key); ok && have.GetResourceVersion() == o.GetResourceVersion() {

@@ -173,7 +173,7 @@ func (r *Recorder) flush(ctx context.Context) {
 			return
 		}
 		if _, err := tx.Commit(ctx, r.cfg.Store); err != nil {
-			r.cfg.Logger.Warn("Dropping events that cannot be written", "events", n, "error", err)
+			r.cfg.Logger.Warn("dropping events that cannot be written", "events", n, "err", err)
 		}
 	}
 }

@@ -40,9 +40,9 @@ func (r *reflector) run(ctx context.Context) {
 			return
 		}
 		if errors.Is(err, raftstore.ErrCompacted) || errors.Is(err, raftstore.ErrSlowWatcher) {
-			r.log.Debug("Watch fell behind, listing again", "prefix", r.prefix, "error", err)
+			r.log.Debug("watch fell behind, listing again", "prefix", r.prefix, "err", err)
 		} else {
-			r.log.Warn("Watch ended, trying again", "prefix", r.prefix, "delay", delay, "error", err)
+			r.log.Warn("watch ended, trying again", "prefix", r.prefix, "delay", delay, "err", err)
 		}
 		if time.Since(start) > r.retryMax {
 			delay = r.retryMin

@@ -246,7 +246,7 @@ func (c *Controller) rehome(before, after *rendezvous) {
 			c.queue.Add(key)
 		}
 	})
-	c.log.Debug("Members changed", "members", len(after.names), "keysGained", n)
+	c.log.Debug("members changed", "members", len(after.names), "keysGained", n)
 }
 
 func (c *Controller) eachKey(fn func(Key)) {
@@ -309,8 +309,8 @@ func (c *Controller) logFailure(key Key, err error) {
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		level = slog.LevelDebug
 	}
-	c.log.Log(context.Background(), level, "Reconciliation failed", "key", key.String(),
-		"failures", c.queue.NumRequeues(key)+1, "error", err)
+	c.log.Log(context.Background(), level, "reconciliation failed", "key", key.String(),
+		"failures", c.queue.NumRequeues(key)+1, "err", err)
 }
 
 // reconcile calls the reconciler with a deadline and turns a panic into an
@@ -321,7 +321,7 @@ func (c *Controller) reconcile(ctx context.Context, key Key) (res Result, err er
 	defer func() {
 		if p := recover(); p != nil {
 			c.metrics.panics.Inc()
-			c.log.Error("Reconciliation panicked", "key", key.String(), "panic", p, "stack", string(debug.Stack()))
+			c.log.Error("reconciliation panicked", "key", key.String(), "panic", p, "stack", string(debug.Stack()))
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()

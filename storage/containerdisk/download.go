@@ -213,7 +213,7 @@ func (c *Cache) evictOldest() bool {
 			err = os.RemoveAll(grave)
 		}
 		if err != nil {
-			c.cfg.Log.Error("image not evicted", "path", c.diskPath(oldest), "error", err)
+			c.cfg.Log.Error("image not evicted", "path", c.diskPath(oldest), "err", err)
 			return false
 		}
 		delete(c.entries, oldest)

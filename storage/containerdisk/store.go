@@ -101,7 +101,7 @@ func (c *Cache) loadImages() error {
 		key := d.Name()
 		e, err := c.loadImage(key)
 		if err != nil {
-			c.cfg.Log.Warn("removing a broken image from the cache", "image", key, "error", err)
+			c.cfg.Log.Warn("removing a broken image from the cache", "image", key, "err", err)
 			if err := os.RemoveAll(c.imageDir(key)); err != nil {
 				return err
 			}
@@ -192,7 +192,7 @@ func (c *Cache) loadRefs() error {
 	}
 	if err != nil {
 		// References are a convenience: without them the registry is asked again.
-		c.cfg.Log.Warn("forgetting image references", "error", err)
+		c.cfg.Log.Warn("forgetting image references", "err", err)
 		c.refs = map[string]string{}
 	}
 	return nil
@@ -214,7 +214,7 @@ func (c *Cache) remember(ref, digest string) {
 		}
 	}
 	if err := writeJSON(filepath.Join(c.cfg.Dir, "refs.json"), c.refs); err != nil {
-		c.cfg.Log.Warn("image references not stored", "error", err)
+		c.cfg.Log.Warn("image references not stored", "err", err)
 	}
 }
 

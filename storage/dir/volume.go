@@ -115,7 +115,7 @@ func (p *Pool) List(ctx context.Context) ([]storage.Volume, error) {
 			continue // deleted meanwhile
 		}
 		if err != nil {
-			p.cfg.Log.Warn("not a volume", "pool", p.cfg.Name, "path", p.volumeDir(d.Name()), "error", err)
+			p.cfg.Log.Warn("not a volume", "pool", p.cfg.Name, "path", p.volumeDir(d.Name()), "err", err)
 			continue
 		}
 		vols = append(vols, v)

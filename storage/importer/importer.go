@@ -40,8 +40,9 @@ var (
 	ErrChecksum = errors.New("checksum does not match")
 	// ErrNoSpace says that the disk here is full.
 	ErrNoSpace = errors.New("no space for image")
-	// ErrSource says that the server refused or failed; ErrStalled that it stopped.
-	ErrSource  = errors.New("source failed")
+	// ErrSource says that the server refused or failed.
+	ErrSource = errors.New("source failed")
+	// ErrStalled says that the server stopped sending.
 	ErrStalled = errors.New("source stalled")
 	// ErrInvalid says that the request can never be right.
 	ErrInvalid = errors.New("invalid import")

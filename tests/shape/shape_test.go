@@ -1,6 +1,11 @@
 // Package shape holds the tree to its plan: which package may import which,
-// which library has one owner, that every package says what it is for, and
-// that files and functions stay small enough to read.
+// which library has one owner, that everything exported says what it is for,
+// that files and functions stay small enough to read, that errors and log
+// lines are written one way, and that the documents name paths that exist.
+//
+// A rule that today's tree does not meet everywhere yet names what is left in
+// the list 'excused' of excused_test.go. What is on that list and meets its
+// rule by now is told, so the list only shrinks.
 package shape
 
 import (
@@ -12,64 +17,106 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
-const module = "virtmesh/"
+const (
+	module = "virtmesh/"
+	root   = "../.."
+)
 
-// goPackage is a directory of Go files, tests left out.
+// goPackage is the Go files of a directory.
 type goPackage struct {
 	path  string
-	files map[string]*ast.File
+	files map[string]*ast.File // by path from the root
+	tests map[string]*ast.File
 }
+
+type goTree struct {
+	fset     *token.FileSet
+	packages []goPackage // in the order of their paths
+	err      error
+}
+
+// parsed is the tree, read once for all tests.
+var parsed = sync.OnceValue(parseTree)
 
 func load(t *testing.T) (*token.FileSet, []goPackage) {
 	t.Helper()
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
+	tree := parsed()
+	if tree.err != nil {
+		t.Fatal(tree.err)
 	}
-	fset := token.NewFileSet()
+	if len(tree.packages) < 20 {
+		t.Fatalf("found only %d packages", len(tree.packages))
+	}
+	return tree.fset, tree.packages
+}
+
+func parseTree() goTree {
+	tree := goTree{fset: token.NewFileSet()}
 	packages := map[string]*goPackage{}
-	err = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+	tree.err = walk(".go", func(path string) error {
+		file, err := parser.ParseFile(tree.fset, filepath.Join(root, path), nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		dir := filepath.Dir(path)
+		p := packages[dir]
+		if p == nil {
+			p = &goPackage{path: dir, files: map[string]*ast.File{}, tests: map[string]*ast.File{}}
+			packages[dir] = p
+		}
+		switch {
+		case strings.HasSuffix(path, "_test.go"):
+			p.tests[path] = file
+		case !ast.IsGenerated(file):
+			p.files[path] = file
+		}
+		return nil
+	})
+	for _, p := range packages {
+		tree.packages = append(tree.packages, *p)
+	}
+	slices.SortFunc(tree.packages, func(a, b goPackage) int { return strings.Compare(a.path, b.path) })
+	return tree
+}
+
+// walk visits the files of the tree whose names end in suffix, by their paths
+// from the root.
+func walk(suffix string, visit func(path string) error) error {
+	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		name := entry.Name()
 		if entry.IsDir() {
-			if path != root && (strings.HasPrefix(name, ".") || name == "testdata" || name == "bin") {
+			if path != root && (strings.HasPrefix(name, ".") || name == "testdata" || name == "bin" || name == "node_modules") {
 				return filepath.SkipDir
 			}
 			return nil
 		}
-		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+		if !strings.HasSuffix(name, suffix) {
 			return nil
 		}
-		file, err := parser.ParseFile(fset, path, nil, parser.ParseComments)
+		path, err = filepath.Rel(root, path)
 		if err != nil {
 			return err
 		}
-		dir, err := filepath.Rel(root, filepath.Dir(path))
-		if err != nil {
-			return err
-		}
-		if packages[dir] == nil {
-			packages[dir] = &goPackage{path: dir, files: map[string]*ast.File{}}
-		}
-		packages[dir].files[filepath.Join(dir, name)] = file
-		return nil
+		return visit(path)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var list []goPackage
+}
+
+// eachFile visits every file that is neither a test nor generated.
+func eachFile(t *testing.T, visit func(fset *token.FileSet, path string, file *ast.File)) {
+	t.Helper()
+	fset, packages := load(t)
 	for _, p := range packages {
-		list = append(list, *p)
+		for path, file := range p.files {
+			visit(fset, path, file)
+		}
 	}
-	if len(list) < 20 {
-		t.Fatalf("found only %d packages below %s", len(list), root)
-	}
-	return fset, list
 }
 
 func imports(p goPackage) []string {
@@ -79,98 +126,16 @@ func imports(p goPackage) []string {
 			list = append(list, strings.Trim(spec.Path.Value, `"`))
 		}
 	}
-	return list
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 
-// forbidden lists what may not be imported from where, with the reason.
-var forbidden = []struct {
-	from, imports, except, reason string
-}{
-	{"raftstore", "virtmesh", "virtmesh/raftstore", "a leaf: it could be a module of its own"},
-	{"gossip", "virtmesh", "virtmesh/gossip", "a leaf: it could be a module of its own"},
-	{"netplug", "virtmesh", "virtmesh/netplug", "a leaf: it could be a module of its own"},
-	{"storage", "virtmesh", "virtmesh/storage", "a leaf: it could be a module of its own"},
-	{"agent", "virtmesh/cli", "", "the command line uses the agent, not the other way round"},
-	{"agent/objects", "virtmesh/agent/api", "", "controllers work without the API server"},
-	{"agent/stewards", "virtmesh/agent/api", "", "stewards work on stored objects, not on requests"},
-	{"agent/host", "virtmesh/agent/api", "", "host loops work on stored objects, not on requests"},
-	{"agent/host", "virtmesh/agent/stewards/", "", "stewards and host loops meet in stored objects only"},
-	{"agent/claims", "virtmesh/agent/host", "", "claims are decided without the host that carries them out"},
-	{"agent/claims", "virtmesh/agent/stewards", "", "claims hold what stewards decided, not how"},
-	{"agent/vmi", "virtmesh", "virtmesh/agent/vmi", "the reading of a machine is pure"},
-	{"agent/stewards/schedule/place", "virtmesh/agent/objects", "", "placement is pure"},
-	{"agent/host/domain", "virtmesh/raftstore", "", "the conversion to a domain is pure"},
-	{"agent/host/hypervisor", "virtmesh/agent/objects", "", "the contract knows domains, not objects"},
-	{"agent/host/hypervisor", "virtmesh/raftstore", "", "the contract knows domains, not objects"},
-}
-
-func TestImportsPointOneWay(t *testing.T) {
-	_, packages := load(t)
-	for _, p := range packages {
-		for _, path := range imports(p) {
-			for _, rule := range forbidden {
-				if within(p.path, rule.from) && within(path, rule.imports) && (rule.except == "" || !within(path, rule.except)) {
-					t.Errorf("%s imports %s: %s", p.path, path, rule.reason)
-				}
-			}
-		}
-	}
-}
-
-func TestSiblingStewardsMeetInStoredObjectsOnly(t *testing.T) {
-	_, packages := load(t)
-	const siblings = "agent/stewards"
-	for _, p := range packages {
-		rest, ok := strings.CutPrefix(p.path, siblings+"/")
-		if !ok {
-			continue
-		}
-		own, _, _ := strings.Cut(rest, "/")
-		for _, path := range imports(p) {
-			// Placing is pure arithmetic, which more than one steward does.
-			if path == module+siblings+"/schedule/place" {
-				continue
-			}
-			if strings.HasPrefix(path, module+siblings+"/") && !within(path, module+siblings+"/"+own) {
-				t.Errorf("%s imports its sibling %s", p.path, path)
-			}
-		}
-	}
-}
-
-// owners names the only places that may import a library.
-var owners = map[string][]string{
-	"github.com/hashicorp/raft":       {"raftstore"},
-	"github.com/hashicorp/memberlist": {"gossip"},
-	"github.com/vishvananda/netlink":  {"netplug/kernel"},
-	"github.com/google/nftables":      {"netplug/kernel"},
-	"libvirt.org/go/libvirt":          {"agent/host/hypervisor/libvirt"},
-	"github.com/urfave/cli/v2":        {"cli"},
-	"k8s.io/apiserver":                {"agent/api"},
-}
-
-func TestEveryOutsidePillarHasOneOwner(t *testing.T) {
-	_, packages := load(t)
-	for _, p := range packages {
-		for _, path := range imports(p) {
-			for library, places := range owners {
-				if !within(path, library) {
-					continue
-				}
-				if !slices.ContainsFunc(places, func(place string) bool { return within(p.path, place) }) {
-					t.Errorf("%s imports %s, which belongs to %v", p.path, path, places)
-				}
-			}
-		}
-	}
-}
-
 func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 	_, packages := load(t)
 	for _, p := range packages {
-		documented := false
+		documented := len(p.files) == 0
 		for _, file := range p.files {
 			documented = documented || file.Doc.Text() != ""
 		}
@@ -192,52 +157,16 @@ func TestNoVaguePackageNames(t *testing.T) {
 	}
 }
 
-// Limits above which a file or a function is too long to be read in one go.
-const (
-	maxFileLines     = 800
-	maxFunctionLines = 80
-)
-
-func TestFilesAndFunctionsStaySmall(t *testing.T) {
-	fset, packages := load(t)
-	for _, p := range packages {
-		for name, file := range p.files {
-			if ast.IsGenerated(file) {
-				continue
-			}
-			if lines := fset.Position(file.End()).Line; lines > maxFileLines {
-				t.Errorf("%s has %d lines, more than %d", name, lines, maxFileLines)
-			}
-			for _, declaration := range file.Decls {
-				function, ok := declaration.(*ast.FuncDecl)
-				if !ok {
-					continue
-				}
-				lines := fset.Position(function.End()).Line - fset.Position(function.Pos()).Line + 1
-				if lines > maxFunctionLines {
-					t.Errorf("%s: %s has %d lines, more than %d", name, function.Name.Name, lines, maxFunctionLines)
-				}
-			}
-		}
-	}
-}
-
 func TestNothingIsLeftToDo(t *testing.T) {
-	_, packages := load(t)
-	for _, p := range packages {
-		for name, file := range p.files {
-			if ast.IsGenerated(file) {
-				continue
-			}
-			text, err := os.ReadFile(filepath.Join("../..", name))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, mark := range []string{"TO" + "DO", "FIX" + "ME", "XX" + "X"} {
-				if strings.Contains(string(text), mark) {
-					t.Errorf("%s holds a %s", name, mark)
-				}
+	eachFile(t, func(_ *token.FileSet, path string, _ *ast.File) {
+		text, err := os.ReadFile(filepath.Join(root, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, mark := range []string{"TO" + "DO", "FIX" + "ME", "XX" + "X"} {
+			if strings.Contains(string(text), mark) {
+				t.Errorf("%s holds a %s", path, mark)
 			}
 		}
-	}
+	})
 }

@@ -84,7 +84,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	guests, err := c.read()
 	if err != nil {
 		c.failures.Inc()
-		c.cfg.Logger.Warn("The guests could not be read for a scrape", "err", err)
+		c.cfg.Logger.Warn("the guests could not be read for a scrape", "err", err)
 	}
 	c.failures.Collect(ch)
 	if err != nil {

@@ -91,9 +91,9 @@ func (e *Epochs) Run(ctx context.Context) error {
 			switch {
 			case err == nil || ctx.Err() != nil:
 			case apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err):
-				e.cfg.Logger.Debug("A name came back into use while it was to be forgotten", "error", err)
+				e.cfg.Logger.Debug("a name came back into use while it was to be forgotten", "err", err)
 			default:
-				e.cfg.Logger.Warn("Epochs of unused names were not forgotten", "error", err)
+				e.cfg.Logger.Warn("epochs of unused names were not forgotten", "err", err)
 			}
 		}
 	}

@@ -67,7 +67,7 @@ func (e *Expirer) Run(ctx context.Context) error {
 			return nil
 		case <-t.C:
 			if err := e.sweep(ctx); err != nil && ctx.Err() == nil {
-				e.cfg.Logger.Warn("Old events were not deleted", "error", err)
+				e.cfg.Logger.Warn("old events were not deleted", "err", err)
 			}
 		}
 	}

@@ -210,7 +210,7 @@ func (g *graph) put(rec raftstore.Record) *item {
 	}
 	i, err := parse(rec)
 	if err != nil {
-		g.log.Error("Nothing is collected while an object cannot be decoded: it may be an owner", "key", rec.Key, "error", err)
+		g.log.Error("nothing is collected while an object cannot be decoded: it may be an owner", "key", rec.Key, "err", err)
 		g.unreadable[rec.Key] = struct{}{}
 		return nil
 	}

@@ -159,6 +159,6 @@ func (s *Sweeper) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 	if _, err := tx.Commit(ctx, s.cfg.Store); err != nil {
 		return stewards.Result{}, fmt.Errorf("give up the claim of %s, which does not exist: %w", in.Key(), err)
 	}
-	s.cfg.Logger.Info("Gave up the claim of an instance that does not exist", "instance", in.Key().String(), "uid", uid)
+	s.cfg.Logger.Info("gave up the claim of an instance that does not exist", "instance", in.Key().String(), "uid", uid)
 	return stewards.Result{}, nil
 }

@@ -34,7 +34,7 @@ func (c *Controller) ask(ctx context.Context, host string, r *place.Request) str
 	offer, err := c.cfg.Offers.Offer(ctx, host, newOfferRequest(r))
 	switch {
 	case err != nil:
-		c.log.Warn("A host gave no offer", "host", host, "instance", r.Namespace+"/"+r.Name, "error", err)
+		c.log.Warn("a host gave no offer", "host", host, "instance", r.Namespace+"/"+r.Name, "err", err)
 		return "gave no offer"
 	case offer.Accepted:
 		return ""

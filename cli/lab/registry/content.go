@@ -90,7 +90,7 @@ func newManifestKeeper(dir string, next http.Handler, log *slog.Logger) (*manife
 		var refused []string
 		for _, f := range files {
 			if err := replay(f, next); err != nil {
-				log.Warn("stored manifest not accepted", "file", f, "error", err)
+				log.Warn("stored manifest not accepted", "file", f, "err", err)
 				refused = append(refused, f)
 			}
 		}
@@ -146,7 +146,7 @@ func (k *manifestKeeper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			err = writeFile(k.dir, filepath.Join(k.dir, url.QueryEscape(r.URL.Path)+".json"), bytes.NewReader(raw))
 		}
 		if err != nil {
-			k.log.Error("manifest not stored", "path", r.URL.Path, "error", err)
+			k.log.Error("manifest not stored", "path", r.URL.Path, "err", err)
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}

@@ -113,7 +113,7 @@ func (u *uploadSpool) fail(w http.ResponseWriter, err error) {
 	if os.IsNotExist(err) {
 		status = http.StatusNotFound
 	}
-	u.log.Warn("upload failed", "error", err)
+	u.log.Warn("upload failed", "err", err)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	fmt.Fprintf(w, `{"errors":[{"code":"BLOB_UPLOAD_INVALID","message":%q}]}`, strings.ToValidUTF8(err.Error(), "?"))
