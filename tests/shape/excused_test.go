@@ -10,13 +10,7 @@ import (
 // the reason. Nothing is added for convenience.
 var excused = map[string]map[string]string{
 	"imports": {
-		"agent/claims -> agent/stewards/schedule/place": "resources are to move to agent/vmi",
-		"agent/host/executor -> agent/stewards":         "the engine's queue and loop: no steward",
-		"agent/host/volumes -> agent/stewards":          "the engine's queue and loop: no steward",
-		"agent/kinds -> agent/objects/k8scni":           "the types of a kind belong to the catalogue",
-	},
-	"stewards": {
-		"agent/stewards/nodes -> agent/stewards/schedule/place": "resources are to move to agent/vmi",
+		"agent/kinds -> agent/objects/k8scni": "the types of a kind belong to the catalogue",
 	},
 	"structs": {
 		"raftstore/store.go Store": "to be divided into its parts",

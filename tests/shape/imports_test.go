@@ -9,26 +9,32 @@ import (
 
 // floors is the house from the ground up. A package imports packages of its
 // own room, or of rooms on lower floors. Rooms on one floor do not know each
-// other: they meet in stored objects. A new room takes its place here.
+// other: they meet in stored objects. A room is a directory with all below it,
+// or with "=" before it that package alone. A new room takes its place here.
 var floors = [][]string{
 	{"raftstore", "gossip", "netplug", "storage"}, // each could be a module of its own
 	{"agent/vmi"},   // pure: a machine as it is read from its object
 	{"agent/kinds"}, // the catalogue of kinds
 	{"agent/objects"},
 	{"agent/claims", "agent/identity"},
-	{"agent/port"}, // what hosts say to each other
+	{"=agent/stewards"}, // the engine, which turns the loops of stewards and hosts
+	{"agent/port"},      // what hosts say to each other
 	{"agent/api", "agent/stewards", "agent/host", "agent/membership"},
-	{"agent"}, // assembly
+	{"=agent"}, // assembly
 	{"cli"},
 	{"tests"},
 }
 
 // roomOf is the room that a package is in, and its floor; -1 when it has none.
 func roomOf(pkg string) (string, int) {
+	for floor, rooms := range floors {
+		if slices.Contains(rooms, "="+pkg) {
+			return "=" + pkg, floor
+		}
+	}
 	for room := pkg; room != "."; room = path.Dir(room) {
 		for floor, rooms := range floors {
-			// Package agent itself is the assembly, what is below it is not.
-			if slices.Contains(rooms, room) && (room != "agent" || pkg == "agent") {
+			if slices.Contains(rooms, room) {
 				return room, floor
 			}
 		}
