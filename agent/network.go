@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"path/filepath"
 
+	k8scni "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+
 	"virtmesh/agent/host/network"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/objects/k8scni"
 	"virtmesh/netplug"
 	"virtmesh/netplug/kernel"
 )

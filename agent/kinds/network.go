@@ -3,16 +3,15 @@ package kinds
 import (
 	"encoding/json"
 
+	k8scni "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-
-	"virtmesh/agent/objects/k8scni"
 )
 
 func networkKinds() []*Kind {
 	type nad = k8scni.NetworkAttachmentDefinition
 	return []*Kind{{
 		GVK:      k8scni.SchemeGroupVersion.WithKind("NetworkAttachmentDefinition"),
-		Resource: k8scni.ResourceNetworkAttachmentDefinitions, Singular: "network-attachment-definition",
+		Resource: "network-attachment-definitions", Singular: "network-attachment-definition",
 		ShortNames: []string{"net-attach-def"}, Namespaced: true, Generation: true,
 		Object: &nad{}, List: &k8scni.NetworkAttachmentDefinitionList{},
 		Columns:        []Column{age},

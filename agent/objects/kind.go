@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 
+	k8scni "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -26,7 +27,6 @@ import (
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 
 	"virtmesh/agent/kinds/meshv1alpha1"
-	"virtmesh/agent/objects/k8scni"
 )
 
 // Object is any stored API object; the type is always a pointer to a struct.
@@ -131,7 +131,7 @@ var kindList = []*Kind{
 	entry[rbacv1.RoleBinding](rbacv1.SchemeGroupVersion, "RoleBinding", "rolebindings", namespaced),
 	entry[rbacv1.ClusterRole](rbacv1.SchemeGroupVersion, "ClusterRole", "clusterroles", clusterWide),
 	entry[rbacv1.ClusterRoleBinding](rbacv1.SchemeGroupVersion, "ClusterRoleBinding", "clusterrolebindings", clusterWide),
-	entry[k8scni.NetworkAttachmentDefinition](k8scni.SchemeGroupVersion, "NetworkAttachmentDefinition", k8scni.ResourceNetworkAttachmentDefinitions, namespaced),
+	entry[k8scni.NetworkAttachmentDefinition](k8scni.SchemeGroupVersion, "NetworkAttachmentDefinition", "network-attachment-definitions", namespaced),
 
 	entry[meshv1alpha1.MeshConfig](meshv1alpha1.SchemeGroupVersion, "MeshConfig", "meshconfigs", clusterWide),
 

@@ -6,13 +6,13 @@ import (
 )
 
 const (
-	nadPackage = "virtmesh/agent/objects/k8scni."
+	nadPackage = "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1."
 	objectMeta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 	listMeta   = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"
 )
 
-// Definitions returns the definitions of all served types: the generated ones and
-// those of the types of this module.
+// Definitions returns the definitions of all served types: the generated ones and those
+// of NetworkAttachmentDefinition, whose package is not marked for the generator.
 func Definitions(ref common.ReferenceCallback) map[string]common.OpenAPIDefinition {
 	all := GetOpenAPIDefinitions(ref)
 	all[nadPackage+"NetworkAttachmentDefinitionSpec"] = object("is the wanted network.", map[string]spec.Schema{

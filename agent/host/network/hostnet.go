@@ -12,13 +12,13 @@ import (
 	"strings"
 	"sync"
 
+	k8scni "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/objects/k8scni"
 	"virtmesh/netplug"
 )
 

@@ -11,11 +11,11 @@ import (
 	"testing"
 	"time"
 
+	k8scni "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/objects"
-	"virtmesh/agent/objects/k8scni"
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/netplug"
 )
