@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -237,11 +236,14 @@ func qemuUser(name string) (uid, gid int, err error) {
 	return uid, gid, nil
 }
 
+// emulatorLogDir is where libvirt's system daemon keeps a log for each domain.
+const emulatorLogDir = "/var/log/libvirt/qemu"
+
 func (h *host) openExecutor() (err error) {
 	h.executor, err = executor.New(executor.Config{
 		Host: h.config.Name, Store: h.store, Instances: h.instanceSet, Hypervisor: h.hypervisor,
-		Volumes: h.volumes, Network: h.network, Claims: hostClaims{h.store, h.config.Name, h.provisioner}, Events: h.recorder,
-		Machine: h.machine(), LogDir: filepath.Join(h.config.StateDir, "consoles"),
+		Volumes: h.volumes, Network: h.network, Events: h.recorder,
+		Machine: h.machine(), LogDir: filepath.Join(h.config.StateDir, "consoles"), EmulatorLogDir: emulatorLogDir,
 		Logger: h.log.With("part", "executor"),
 	})
 	return err
@@ -329,41 +331,4 @@ func (h *host) describe() publish.Description {
 		CPUVendor: h.capabilities.HostVendor, HostModel: h.capabilities.HostModel,
 		CPUModels: h.capabilities.CPUModels, CPUFeatures: h.capabilities.HostFeatures, MachineTypes: h.capabilities.MachineTypes(),
 	}
-}
-
-// hostClaims is what the executor needs of claims.
-type hostClaims struct {
-	store   objects.Store
-	host    string
-	volumes *volumes.Provisioner
-}
-
-var _ executor.Claims = hostClaims{}
-
-var errNoClaim = errors.New("no claim lets this host run the instance")
-
-// Epoch implements instance.Claims by a linearizable read: what it says is the
-// right to start a guest.
-func (c hostClaims) Epoch(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (uint64, error) {
-	claim, ok, err := claims.GetInstance(ctx, c.store, vmi.UID, raftstore.ReadOptions{})
-	if err != nil {
-		return 0, err
-	}
-	if !ok || claim.Host != c.host {
-		return 0, errNoClaim
-	}
-	return claim.Epoch, nil
-}
-
-// Release implements instance.Claims: the instance gives up its place and its
-// volumes together.
-func (c hostClaims) Release(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	claim, ok, err := claims.GetInstance(ctx, c.store, vmi.UID, raftstore.ReadOptions{})
-	if err != nil || !ok || claim.Host != c.host {
-		return err
-	}
-	claims.Release(tx, claim)
-	return c.volumes.Detach(ctx, tx, vmi)
 }

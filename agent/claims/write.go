@@ -194,3 +194,7 @@ func requireStored(tx *objects.Tx, in Instance) {
 // RequireUnclaimed makes the transaction fail if the instance has a claim: for
 // who acts on an instance in place of the host it does not have.
 func RequireUnclaimed(tx *objects.Tx, uid types.UID) { tx.Require(instanceKey(uid), 0) }
+
+// RequireHeld makes the transaction fail unless the claim is as it was read: for a
+// host that speaks for an instance because it holds the claim.
+func RequireHeld(tx *objects.Tx, in Instance) { requireStored(tx, in) }

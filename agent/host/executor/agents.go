@@ -20,9 +20,6 @@ const (
 	questionTimeout = 10 * time.Second
 	// maxQuestions bounds how many guests are asked at once.
 	maxQuestions = 8
-	// agentSettle is the least time between two changes of an instance's condition
-	// AgentConnected: each is a write for the whole mesh, and the guest causes it.
-	agentSettle = 10 * time.Second
 )
 
 // agents asks the guests' agents. Guests are hostile: an agent may delay its
@@ -35,6 +32,7 @@ type agents struct {
 	// answered is told of which guest there is news.
 	answered func(hypervisor.Ref)
 	turns    chan struct{}
+	now      func() time.Time
 
 	mu     sync.Mutex
 	guests map[string]*guest // by the instance's UID
@@ -52,13 +50,11 @@ type guest struct {
 	stale bool
 	// asking is closed when the question under way ends; nil without one.
 	asking chan struct{}
-	// toggled is when the condition AgentConnected last changed.
-	toggled time.Time
 }
 
-func newAgents(hv hypervisor.Observer, tasks *tasks, answered func(hypervisor.Ref)) *agents {
+func newAgents(hv hypervisor.Observer, tasks *tasks, now func() time.Time, answered func(hypervisor.Ref)) *agents {
 	return &agents{
-		ask: hv.GuestInfo, tasks: tasks, answered: answered,
+		ask: hv.GuestInfo, tasks: tasks, now: now, answered: answered,
 		turns: make(chan struct{}, maxQuestions), guests: map[string]*guest{},
 	}
 }
@@ -84,7 +80,7 @@ func (a *agents) look(ref hypervisor.Ref) (info hypervisor.GuestInfo, known bool
 		next = guestInfoPause
 	}
 	if g.asking == nil {
-		if next -= time.Since(g.asked); next <= 0 {
+		if next -= a.now().Sub(g.asked); next <= 0 {
 			a.question(ref, g)
 			next = guestInfoInterval
 		}
@@ -97,7 +93,7 @@ func (a *agents) look(ref hypervisor.Ref) (info hypervisor.GuestInfo, known bool
 func (a *agents) get(ctx context.Context, ref hypervisor.Ref) (hypervisor.GuestInfo, error) {
 	a.mu.Lock()
 	g := a.of(ref.UID)
-	if g.asking == nil && time.Since(g.asked) >= guestInfoPause {
+	if g.asking == nil && a.now().Sub(g.asked) >= guestInfoPause {
 		a.question(ref, g)
 	}
 	asking := g.asking
@@ -123,13 +119,13 @@ func (a *agents) question(ref hypervisor.Ref, g *guest) {
 		if err == nil {
 			g.info, g.known = info, true
 		}
-		g.err, g.asked, g.stale, g.asking = err, time.Now(), false, nil
+		g.err, g.asked, g.stale, g.asking = err, a.now(), false, nil
 		a.mu.Unlock()
 		close(asking)
 		a.answered(ref)
 	})
 	if err != nil {
-		g.err, g.asked = err, time.Now()
+		g.err, g.asked = err, a.now()
 		return
 	}
 	g.asking = asking
@@ -158,22 +154,6 @@ func (a *agents) doubt(uid string) {
 	if g := a.guests[uid]; g != nil {
 		g.stale = true
 	}
-}
-
-// settle returns what the condition AgentConnected is to show, given what it shows
-// and what is so now. When that is not the same yet, it says when to look again.
-func (a *agents) settle(uid string, shown, connected bool) (show bool, wait time.Duration) {
-	if shown == connected {
-		return connected, 0
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	g := a.of(uid)
-	if wait := agentSettle - time.Since(g.toggled); wait > 0 {
-		return shown, wait
-	}
-	g.toggled = time.Now()
-	return connected, 0
 }
 
 // forget drops what is known of a guest that has ended.

@@ -3,6 +3,8 @@ package executor
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -63,7 +65,7 @@ func TestGuestAgentInfo(t *testing.T) {
 	if nic := got.Status.Interfaces[0]; nic.InterfaceName != "enp1s0" || nic.IP != "10.0.0.5" || len(nic.IPs) != 2 {
 		t.Errorf("interface: %+v", nic)
 	}
-	w.pass(vmi, agentSettle)
+	w.pass(minFlipPause)
 	w.act(w.hv.Machine().SetAgent(refOf(vmi), nil))
 	w.reconcile(vmi)
 	got = w.get(vmi)
@@ -79,7 +81,7 @@ func TestSilentGuestAgentKeepsItsLastAnswer(t *testing.T) {
 	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
 	w.hear(vmi)
 	before := w.get(vmi)
-	w.pass(vmi, time.Hour)
+	w.pass(time.Hour)
 	w.hv.Machine().Fail("GuestInfo", errors.New("timeout"))
 	w.hear(vmi)
 	if got := w.get(vmi); got.ResourceVersion != before.ResourceVersion {
@@ -131,7 +133,7 @@ func TestAGuestIsNotAskedMoreOftenForItsBehaviour(t *testing.T) {
 	if n := q.count.Load(); n != 1 {
 		t.Errorf("asked %d times", n)
 	}
-	w.pass(vmi, guestInfoPause)
+	w.pass(guestInfoPause)
 	if info, err := w.executor.Guests().GuestOSInfo(t.Context(), "ns", "a"); err != nil || info.Hostname != "guest" {
 		t.Errorf("after the pause: %+v, %v", info, err)
 	}
@@ -149,7 +151,7 @@ func TestAnAgentThatFlapsIsWrittenSeldom(t *testing.T) {
 	before := w.store.Commits()
 	for range 10 {
 		w.act(w.hv.Machine().SetAgent(refOf(vmi), nil))
-		if result := w.reconcile(vmi); result.RequeueAfter <= 0 || result.RequeueAfter > agentSettle {
+		if result := w.reconcile(vmi); result.RequeueAfter <= 0 || result.RequeueAfter > minFlipPause {
 			t.Errorf("looks again after %v", result.RequeueAfter)
 		}
 		w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
@@ -159,7 +161,7 @@ func TestAnAgentThatFlapsIsWrittenSeldom(t *testing.T) {
 		t.Errorf("%d writes", n)
 	}
 	w.act(w.hv.Machine().SetAgent(refOf(vmi), nil))
-	w.pass(vmi, agentSettle)
+	w.pass(minFlipPause)
 	w.reconcile(vmi)
 	if condition(w.get(vmi), kubevirtv1.VirtualMachineInstanceAgentConnected) != nil {
 		t.Error("an agent that stayed away is still shown")
@@ -175,5 +177,46 @@ func TestNoAgentIsToldWithoutAsking(t *testing.T) {
 	}
 	if n := q.count.Load(); n != 0 {
 		t.Errorf("asked %d times", n)
+	}
+}
+
+// A new agent of the host has not heard the guest yet: what it said before stays.
+func TestARestartKeepsWhatTheGuestSaid(t *testing.T) {
+	w := newWorld(t)
+	w.network.address = "10.0.0.5"
+	vmi := w.running("a")
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
+	w.hear(vmi)
+	before := w.get(vmi)
+	answer := make(chan struct{})
+	w.counted(answer)
+	w.reconcile(vmi)
+	if got := w.get(vmi); got.ResourceVersion != before.ResourceVersion {
+		t.Errorf("interfaces %+v, were %+v", got.Status.Interfaces, before.Status.Interfaces)
+	}
+	close(answer)
+	w.hear(vmi)
+	if got := w.get(vmi); got.ResourceVersion != before.ResourceVersion {
+		t.Errorf("heard again: interfaces %+v, were %+v", got.Status.Interfaces, before.Status.Interfaces)
+	}
+}
+
+// The guest has a bridge and a VLAN on its card, with the card's MAC, and a bridge
+// of its own.
+func TestTheLeaseAndTheCardsOwnNameComeFirst(t *testing.T) {
+	w := newWorld(t)
+	w.network.address = "10.0.0.5"
+	vmi := w.running("a")
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), &hypervisor.GuestInfo{Interfaces: []hypervisor.GuestInterface{
+		{Name: "lo", Addresses: []string{"127.0.0.1/8"}},
+		{Name: "enp1s0", MAC: testMAC},
+		{Name: "docker0", MAC: "02:42:00:00:00:01", Addresses: []string{"172.17.0.1/16"}},
+		{Name: "enp1s0.9", MAC: testMAC, Addresses: []string{"192.0.2.9/24"}},
+		{Name: "br7", MAC: strings.ToUpper(testMAC), Addresses: []string{"fe80::1/64", "10.0.0.5/24", "192.0.2.9/24"}},
+	}}))
+	w.hear(vmi)
+	nic := w.get(vmi).Status.Interfaces[0]
+	if nic.InterfaceName != "enp1s0" || nic.IP != "10.0.0.5" || !slices.Equal(nic.IPs, []string{"10.0.0.5", "192.0.2.9", "fe80::1"}) {
+		t.Errorf("%+v", nic)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -14,10 +13,6 @@ import (
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 )
-
-// defaultGracePeriod is how long a guest has to shut down when neither the
-// instance nor the request says (KubeVirt: terminationGracePeriodSeconds).
-const defaultGracePeriod = 30 * time.Second
 
 // Volumes makes the volumes of instances usable on this host.
 type Volumes interface {
@@ -30,6 +25,9 @@ type Volumes interface {
 	// Remove drops what lives only as long as the instance. It may be called
 	// again, and for an instance that never had anything.
 	Remove(ctx context.Context, ref hypervisor.Ref) error
+	// Detach adds to tx what gives up the instance's claims on volumes that outlive
+	// it.
+	Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error
 	// Owners returns the instances that Remove would drop something of, so that
 	// what an agent that was killed left behind is found.
 	Owners() ([]hypervisor.Ref, error)
@@ -63,16 +61,8 @@ type Network interface {
 	Release(ref hypervisor.Ref) error
 }
 
-// Claims is what an executor needs to know of claims.
-type Claims interface {
-	// Epoch returns the fencing epoch of the instance's claim on this host, or
-	// an error when the claim names another host or does not exist.
-	Epoch(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (uint64, error)
-	// Release adds to tx what frees the instance's claim.
-	Release(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error
-}
-
-// Config is what the executor works with. All fields are required.
+// Config is what the executor works with. All fields but EmulatorLogDir are
+// required.
 type Config struct {
 	// Host is this host's name.
 	Host       string
@@ -81,19 +71,21 @@ type Config struct {
 	Hypervisor hypervisor.Hypervisor
 	Volumes    Volumes
 	Network    Network
-	Claims     Claims
 	Events     *objects.Recorder
 	// Machine describes this host to the conversion of instances to domains.
 	Machine domain.HostInfo
 	// LogDir holds the guests' serial logs.
 	LogDir string
-	Logger *slog.Logger
+	// EmulatorLogDir is where libvirt keeps a log for each domain. They are removed
+	// with their instance; empty leaves them.
+	EmulatorLogDir string
+	Logger         *slog.Logger
 }
 
 // Validate names what is missing.
 func (c Config) Validate() error {
 	if c.Host == "" || c.Store == nil || c.Instances == nil || c.Hypervisor == nil || c.Volumes == nil ||
-		c.Network == nil || c.Claims == nil || c.Events == nil || c.Logger == nil {
+		c.Network == nil || c.Events == nil || c.Logger == nil {
 		return errors.New("instance executor: a required field of its configuration is missing")
 	}
 	if !filepath.IsAbs(c.LogDir) {

@@ -219,7 +219,7 @@ func TestLaggingReplicaCostsNoGuestItsLife(t *testing.T) {
 func TestInstanceThatMovedLeavesNoDomain(t *testing.T) {
 	w := newWorld(t)
 	vmi := w.running("a")
-	w.change(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Status.NodeName = "host2" })
+	w.move(vmi)
 	w.reconcile(vmi)
 	if _, found := w.domain(vmi); found {
 		t.Error("the domain is still here")

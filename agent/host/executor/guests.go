@@ -14,7 +14,7 @@ import (
 )
 
 // Guests reaches the guests that run on this host. It serves the requests of
-// hostrpc.
+// package guests.
 type Guests struct{ executor *Executor }
 
 var _ guests.Instances = Guests{}
@@ -50,7 +50,7 @@ func translate(key objects.Key, err error) error {
 	return fmt.Errorf("%s: %w", key, err)
 }
 
-// Stream implements hostrpc.Instances.
+// Stream implements guests.Instances.
 func (g Guests) Stream(ctx context.Context, namespace, name string, kind guests.StreamKind) (io.ReadWriteCloser, error) {
 	domain, err := g.find(ctx, namespace, name)
 	if err != nil {
@@ -59,7 +59,9 @@ func (g Guests) Stream(ctx context.Context, namespace, name string, kind guests.
 	var stream io.ReadWriteCloser
 	switch kind {
 	case guests.Console:
-		stream, err = g.executor.Hypervisor.Console(ctx, domain.Owner.Ref)
+		stream, err = g.executor.consoles.open(domain.Owner.UID, func() (io.ReadWriteCloser, error) {
+			return g.executor.Hypervisor.Console(ctx, domain.Owner.Ref)
+		})
 	case guests.VNC:
 		stream, err = g.executor.Hypervisor.VNC(ctx, domain.Owner.Ref)
 	default:
@@ -71,7 +73,7 @@ func (g Guests) Stream(ctx context.Context, namespace, name string, kind guests.
 	return stream, nil
 }
 
-// Pause implements hostrpc.Instances.
+// Pause implements guests.Instances.
 func (g Guests) Pause(ctx context.Context, namespace, name string) error {
 	domain, err := g.find(ctx, namespace, name)
 	if err != nil {
@@ -86,7 +88,7 @@ func (g Guests) Pause(ctx context.Context, namespace, name string) error {
 	return nil
 }
 
-// Unpause implements hostrpc.Instances.
+// Unpause implements guests.Instances.
 func (g Guests) Unpause(ctx context.Context, namespace, name string) error {
 	domain, err := g.find(ctx, namespace, name)
 	if err != nil {
@@ -118,7 +120,7 @@ func (g Guests) guest(ctx context.Context, namespace, name string) (hypervisor.G
 	return info, nil
 }
 
-// GuestOSInfo implements hostrpc.Instances.
+// GuestOSInfo implements guests.Instances.
 func (g Guests) GuestOSInfo(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceGuestAgentInfo, error) {
 	info, err := g.guest(ctx, namespace, name)
 	if err != nil {
@@ -142,7 +144,7 @@ func (g Guests) GuestOSInfo(ctx context.Context, namespace, name string) (*kubev
 	return answer, nil
 }
 
-// Users implements hostrpc.Instances.
+// Users implements guests.Instances.
 func (g Guests) Users(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceGuestOSUserList, error) {
 	info, err := g.guest(ctx, namespace, name)
 	if err != nil {
@@ -155,7 +157,7 @@ func (g Guests) Users(ctx context.Context, namespace, name string) (*kubevirtv1.
 	return list, nil
 }
 
-// Filesystems implements hostrpc.Instances.
+// Filesystems implements guests.Instances.
 func (g Guests) Filesystems(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstanceFileSystemList, error) {
 	info, err := g.guest(ctx, namespace, name)
 	if err != nil {

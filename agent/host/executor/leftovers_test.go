@@ -2,6 +2,7 @@ package executor
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -129,7 +130,30 @@ func TestSerialLogsOfInstancesThatAreGoneAreSwept(t *testing.T) {
 	if exist(gone) != 0 || exist(kept) != len(kept) {
 		t.Errorf("%d files of the one that is gone are left, %d of the live one", exist(gone), exist(kept))
 	}
-	if entries, err := os.ReadDir(filepath.Join(w.config.LogDir, "elsewhere")); err != nil || len(entries) != 0 {
-		t.Errorf("left: %v, %v", entries, err)
+	if _, err := os.Stat(filepath.Join(w.config.LogDir, "elsewhere")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder of a namespace without logs is left: %v", err)
+	}
+}
+
+func TestTheEmulatorsLogGoesWithItsInstance(t *testing.T) {
+	w := newWorld(t)
+	w.config.EmulatorLogDir = t.TempDir()
+	w.restart()
+	vmi := w.running("a")
+	var files []string
+	for _, name := range []string{"ns_a.log", "ns_a.log.0", "ns_b.log"} {
+		files = append(files, filepath.Join(w.config.EmulatorLogDir, name))
+		w.act(os.WriteFile(files[len(files)-1], []byte("qemu: "), 0o600))
+	}
+	w.act(w.hv.Machine().PowerOff(refOf(vmi)))
+	w.reconcile(vmi)
+	w.expectEnded(vmi, kubevirtv1.Succeeded)
+	if exist(files) != len(files) {
+		t.Error("the log went although the instance can still be looked at")
+	}
+	w.forget(vmi)
+	w.reconcile(vmi)
+	if exist(files[:2]) != 0 || exist(files[2:]) != 1 {
+		t.Errorf("%d files of the instance are left, %d of another", exist(files[:2]), exist(files[2:]))
 	}
 }

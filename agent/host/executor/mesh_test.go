@@ -14,7 +14,10 @@ import (
 // its caller does.
 type silent struct{ objects.Store }
 
-func (s silent) Get(ctx context.Context, _ string, _ raftstore.ReadOptions) (raftstore.Record, uint64, error) {
+func (s silent) Get(ctx context.Context, key string, o raftstore.ReadOptions) (raftstore.Record, uint64, error) {
+	if o.Consistency == raftstore.Local {
+		return s.Store.Get(ctx, key, o)
+	}
 	<-ctx.Done()
 	return raftstore.Record{}, 0, raftstore.ErrNoLeader
 }

@@ -7,31 +7,84 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/stewards"
 )
 
-// listTimeout bounds a list of domains that no context bounds.
-const listTimeout = 30 * time.Second
+const (
+	// listTimeout bounds a list of domains that no context bounds.
+	listTimeout = 30 * time.Second
+	// minListPause follows a list of domains that failed, and doubles up to
+	// maxListPause.
+	minListPause = time.Second
+	maxListPause = 30 * time.Second
+)
 
 // Observe follows the hypervisor until ctx ends: it names the instance of
 // every domain that changed, and all of them after events were lost.
 func (e *Executor) Observe(ctx context.Context) error {
-	for event := range e.Hypervisor.Subscribe(ctx) {
-		switch event.Kind {
-		case hypervisor.EventResync:
-			e.notifyAll(ctx)
-		case hypervisor.EventAgent, hypervisor.EventReboot:
-			e.agents.doubt(event.Ref.UID)
-			e.notify(keyOf(event.Ref))
-		case hypervisor.EventState, hypervisor.EventUndefined, hypervisor.EventIOError:
-			e.notify(keyOf(event.Ref))
+	events := e.Hypervisor.Subscribe(ctx)
+	var again <-chan time.Time
+	pause := minListPause
+	list := func() {
+		err := e.notifyAll(ctx)
+		if err == nil {
+			again, pause = nil, minListPause
+			return
+		}
+		e.Logger.Warn("domains could not be listed after events were lost", "err", err, "again", pause.String())
+		again, pause = time.After(pause), min(2*pause, maxListPause)
+	}
+	for {
+		select {
+		case event, open := <-events:
+			switch {
+			case open && event.Kind == hypervisor.EventResync:
+				list()
+			case open:
+				e.heed(event)
+			case ctx.Err() != nil:
+				return nil
+			default:
+				return fmt.Errorf("follow the hypervisor: %w", hypervisor.ErrUnavailable)
+			}
+		case <-again:
+			list()
 		}
 	}
-	if err := ctx.Err(); err != nil {
-		return nil
+}
+
+// heed names the instance of a domain to which something happened.
+func (e *Executor) heed(event hypervisor.Event) {
+	switch event.Kind {
+	case hypervisor.EventAgent, hypervisor.EventReboot:
+		e.agents.doubt(event.Ref.UID)
+	case hypervisor.EventIOError:
+		e.tellIOError(event)
+	case hypervisor.EventState, hypervisor.EventUndefined:
+	default:
+		return
 	}
-	return fmt.Errorf("follow the hypervisor: %w", hypervisor.ErrUnavailable)
+	e.notify(keyOf(event.Ref))
+}
+
+// tellIOError tells which disk of an instance failed. The recorder bounds how many
+// events an instance gets.
+func (e *Executor) tellIOError(event hypervisor.Event) {
+	vmi, ok := e.Instances.Get(keyOf(event.Ref))
+	if !ok || string(vmi.UID) != event.Ref.UID {
+		return
+	}
+	cause := event.Detail
+	switch {
+	case strings.HasPrefix(cause, "enospc"), strings.HasPrefix(cause, "nospace"):
+		cause = "no space is left where it is stored"
+	case cause == "":
+		cause = "the host could not read or write it"
+	}
+	e.Events.Event(vmi, corev1.EventTypeWarning, "IOerror", fmt.Sprintf("I/O error on the disk of volume %s: %s", event.Device, cause))
 }
 
 func keyOf(ref hypervisor.Ref) stewards.Key {
@@ -50,18 +103,20 @@ func (e *Executor) notify(key stewards.Key) {
 	}
 }
 
-func (e *Executor) notifyAll(ctx context.Context) {
-	domains, err := e.Hypervisor.List(ctx)
+// notifyAll names every instance that this host has, or had, anything of: what
+// happened to a domain that is gone was lost too.
+func (e *Executor) notifyAll(ctx context.Context) error {
+	domains, err := e.listedKeys(ctx)
 	if err != nil {
-		e.Logger.Warn("domains could not be listed after events were lost", "err", err)
-		return
+		return err
 	}
-	for _, domain := range domains {
-		e.notify(keyOf(domain.Owner.Ref))
+	for _, key := range distinct(append(e.traces.keys(), domains...)) {
+		e.notify(key)
 	}
+	return nil
 }
 
-// Subscribe implements controller.Source. The subscriber hears of what there is
+// Subscribe implements stewards.Source. The subscriber hears of what there is
 // already: nothing else names an instance that ended while no agent looked.
 func (e *Executor) Subscribe(fn func(stewards.Key)) (cancel func()) {
 	e.mu.Lock()
@@ -79,24 +134,38 @@ func (e *Executor) Subscribe(fn func(stewards.Key)) (cancel func()) {
 	}
 }
 
-// Keys implements controller.Source: the instances that this host has anything
+// Keys implements stewards.Source: the instances that this host has anything
 // of, so that what is here without an instance is looked at as well.
 func (e *Executor) Keys() []stewards.Key {
 	keys := append(e.traces.keys(), e.logs.keys(e.Logger)...)
-	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
-	defer cancel()
-	domains, err := e.Hypervisor.List(ctx)
+	domains, err := e.listedKeys(context.Background())
 	if err != nil {
 		e.Logger.Warn("domains could not be listed", "err", err)
 	}
+	return distinct(append(keys, domains...))
+}
+
+// listedKeys returns the instances that have a domain here.
+func (e *Executor) listedKeys(ctx context.Context) ([]stewards.Key, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	domains, err := e.Hypervisor.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list domains: %w", err)
+	}
+	keys := make([]stewards.Key, 0, len(domains))
 	for _, domain := range domains {
 		keys = append(keys, keyOf(domain.Owner.Ref))
 	}
+	return keys, nil
+}
+
+func distinct(keys []stewards.Key) []stewards.Key {
 	slices.SortFunc(keys, func(a, b stewards.Key) int { return strings.Compare(a.String(), b.String()) })
 	return slices.Compact(keys)
 }
 
-// WaitForSync implements controller.Source.
+// WaitForSync implements stewards.Source.
 func (e *Executor) WaitForSync(ctx context.Context) error {
 	if err := e.Instances.WaitForSync(ctx); err != nil {
 		return fmt.Errorf("wait for the instances: %w", err)

@@ -79,6 +79,24 @@ func (p *preparations) get(uid string) *preparation {
 	return p.byUID[uid]
 }
 
+// progress tells how far the instance's preparation is, and the epoch it began
+// under. One that failed is handed to failed, and is none any more.
+func (p *preparations) progress(uid string, failed func(error)) (work, uint64) {
+	begun := p.get(uid)
+	switch {
+	case begun == nil:
+		return workNone, 0
+	case !begun.finished():
+		return workUnderWay, begun.epoch
+	case begun.err != nil:
+		p.take(uid)
+		begun.free()
+		failed(begun.err)
+		return workNone, 0
+	}
+	return workReady, begun.epoch
+}
+
 // begin starts one. The instance has none.
 func (p *preparations) begin(vmi *kubevirtv1.VirtualMachineInstance, epoch uint64) error {
 	ref := refOf(vmi)

@@ -90,10 +90,8 @@ func TestDeletionEndsAPull(t *testing.T) {
 
 func TestAPullEndsWhenItsInstanceIsGoneOrElsewhere(t *testing.T) {
 	for name, lose := range map[string]func(*world, *kubevirtv1.VirtualMachineInstance){
-		"gone": (*world).forget,
-		"elsewhere": func(w *world, vmi *kubevirtv1.VirtualMachineInstance) {
-			w.change(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Status.NodeName = "host2" })
-		},
+		"gone":      (*world).forget,
+		"elsewhere": (*world).move,
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -114,11 +112,9 @@ func TestAPullEndsWhenItsInstanceIsGoneOrElsewhere(t *testing.T) {
 // when the pull from a registry next to it ends.
 func TestAStartIsConfirmedByTheMesh(t *testing.T) {
 	for name, lose := range map[string]func(*world, *kubevirtv1.VirtualMachineInstance){
-		"gone": (*world).forget,
-		"elsewhere": func(w *world, vmi *kubevirtv1.VirtualMachineInstance) {
-			w.change(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Status.NodeName = "host2" })
-		},
-		"deleted": func(w *world, vmi *kubevirtv1.VirtualMachineInstance) { w.deleteWith(vmi, 3600) },
+		"gone":      (*world).forget,
+		"elsewhere": (*world).move,
+		"deleted":   func(w *world, vmi *kubevirtv1.VirtualMachineInstance) { w.deleteWith(vmi, 3600) },
 		"ended": func(w *world, vmi *kubevirtv1.VirtualMachineInstance) {
 			w.change(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Status.Phase = kubevirtv1.Failed })
 		},
@@ -127,11 +123,15 @@ func TestAStartIsConfirmedByTheMesh(t *testing.T) {
 			w := newWorld(t)
 			arrive, _ := w.slowly()
 			vmi := w.pulling("a")
+			lagging := newWorld(t)
 			before, _ := w.vmis.Get(objects.KeyOf(vmi))
+			lagging.commit(func(tx *objects.Tx) { tx.Create(before.DeepCopy()) })
+			lagging.sync(before)
 			lose(w, vmi)
+			w.executor.Instances = lagging.vmis
 			arrive()
 			w.settle(vmi)
-			if result, err := w.executor.start(t.Context(), before); err != nil || result.Pending {
+			if result, err := w.executor.Reconcile(t.Context(), objects.KeyOf(vmi)); err != nil || result.Pending {
 				t.Errorf("started late: %+v, %v", result, err)
 			}
 			w.expectNoStart(vmi)
@@ -139,40 +139,59 @@ func TestAStartIsConfirmedByTheMesh(t *testing.T) {
 	}
 }
 
-func TestNothingStartsWhenTheClaimCannotBeConfirmed(t *testing.T) {
-	for name, lose := range map[string]func(*world, *kubevirtv1.VirtualMachineInstance){
-		"no quorum": func(w *world, _ *kubevirtv1.VirtualMachineInstance) { w.store.cut.Store(true) },
-		"no claim": func(w *world, vmi *kubevirtv1.VirtualMachineInstance) {
-			w.commit(func(tx *objects.Tx) { tx.Remove(claimKey(vmi)) })
-		},
-		"another epoch": func(w *world, vmi *kubevirtv1.VirtualMachineInstance) {
-			w.executor.Claims = laterClaims{fakeClaims{w.store}}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			arrive, _ := w.slowly()
-			vmi := w.pulling("a")
-			lose(w, vmi)
-			arrive()
-			w.settle(vmi)
-			if _, err := w.once(vmi); !errors.Is(err, errUnconfirmed) {
-				t.Errorf("error %v, want one to retry on", err)
-			}
-			w.store.cut.Store(false)
-			w.expectNoStart(vmi)
-			if got := w.get(vmi); got.Status.Phase != kubevirtv1.Scheduled {
-				t.Errorf("phase %s", got.Status.Phase)
-			}
-		})
+func TestNothingStartsWhenTheMeshCannotBeAsked(t *testing.T) {
+	w := newWorld(t)
+	arrive, _ := w.slowly()
+	vmi := w.pulling("a")
+	w.store.cut.Store(true)
+	arrive()
+	w.settle(vmi)
+	if _, err := w.once(vmi); !errors.Is(err, errUnconfirmed) {
+		t.Errorf("error %v, want one to retry on", err)
+	}
+	if domain, found := w.domain(vmi); found {
+		t.Errorf("the guest was started: %+v", domain)
+	}
+	if got := w.get(vmi); got.Status.Phase != kubevirtv1.Scheduled {
+		t.Errorf("phase %s", got.Status.Phase)
+	}
+	w.store.cut.Store(false)
+	w.reconcile(vmi)
+	if domain, _ := w.domain(vmi); domain.State != hypervisor.StateRunning || w.volumes.prepared != 1 {
+		t.Errorf("the guest is %s, its volumes were prepared %d times", domain.State, w.volumes.prepared)
 	}
 }
 
-// laterClaims are those after the instance came back to this host.
-type laterClaims struct{ fakeClaims }
+func TestNothingStartsWhenTheClaimIsGone(t *testing.T) {
+	w := newWorld(t)
+	arrive, _ := w.slowly()
+	vmi := w.pulling("a")
+	w.unclaim(vmi)
+	arrive()
+	w.settle(vmi)
+	if _, err := w.once(vmi); err == nil {
+		t.Error("no error, so nobody tries again")
+	}
+	w.expectNoStart(vmi)
+	if got := w.get(vmi); got.Status.Phase != kubevirtv1.Scheduled {
+		t.Errorf("phase %s", got.Status.Phase)
+	}
+}
 
-func (c laterClaims) Epoch(context.Context, *kubevirtv1.VirtualMachineInstance) (uint64, error) {
-	return testEpoch + 1, nil
+// The instance went away and came back while its image was pulled: what was
+// prepared is for another claim.
+func TestAPreparationForAnotherClaimIsDropped(t *testing.T) {
+	w := newWorld(t)
+	arrive, _ := w.slowly()
+	vmi := w.pulling("a")
+	w.claimFor(vmi, thisHost)
+	arrive()
+	w.settle(vmi)
+	w.reconcile(vmi)
+	domain, _ := w.domain(vmi)
+	if domain.State != hypervisor.StateRunning || domain.Owner.Epoch != testEpoch+1 || w.volumes.prepared != 2 || w.volumes.released != 2 {
+		t.Errorf("domain %+v, volumes prepared %d times, released %d", domain, w.volumes.prepared, w.volumes.released)
+	}
 }
 
 func TestAPanicInAPreparationFailsItsInstanceOnly(t *testing.T) {
@@ -183,6 +202,7 @@ func TestAPanicInAPreparationFailsItsInstanceOnly(t *testing.T) {
 		t.Error("no error, so nobody tries again")
 	}
 	w.volumes.pull = nil
+	w.pass(maxStartPause)
 	w.reconcile(vmi)
 }
 

@@ -36,8 +36,9 @@ func TestScheduledInstanceStarts(t *testing.T) {
 func TestAnotherHostsInstanceIsNotStarted(t *testing.T) {
 	w := newWorld(t)
 	vmi := scheduled("a")
-	vmi.Status.NodeName = "host2"
-	w.place(vmi)
+	vmi.Status.NodeName = otherHost
+	w.commit(func(tx *objects.Tx) { tx.Create(vmi) })
+	w.claimFor(vmi, otherHost)
 	w.reconcile(vmi)
 	if _, found := w.domain(vmi); found || w.volumes.prepared != 0 {
 		t.Errorf("domain %v, volumes prepared %d times", found, w.volumes.prepared)
@@ -74,11 +75,13 @@ func TestVolumeFailureIsToldAndRetried(t *testing.T) {
 		t.Errorf("phase %s", got.Status.Phase)
 	}
 	// The same failure again is no news.
+	w.pass(maxStartPause)
 	before := w.store.Commits()
 	if _, err := w.try(vmi); err == nil || w.store.Commits() != before {
 		t.Errorf("error %v, %d commits", err, w.store.Commits()-before)
 	}
 	w.volumes.fail = nil
+	w.pass(maxStartPause)
 	w.reconcile(vmi)
 	got = w.get(vmi)
 	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceSynchronized, corev1.ConditionTrue, "")
@@ -94,6 +97,7 @@ func TestNetworkAndHypervisorFailuresAreRetried(t *testing.T) {
 	}
 	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceSynchronized, corev1.ConditionFalse, "FailedCreate")
 	w.network.fail = nil
+	w.pass(maxStartPause)
 	w.hv.Machine().Fail("Start", errors.New("no memory"))
 	if _, err := w.try(vmi); err == nil {
 		t.Fatal("a failed start is not retried")
@@ -101,6 +105,7 @@ func TestNetworkAndHypervisorFailuresAreRetried(t *testing.T) {
 	if w.volumes.released != 2 {
 		t.Errorf("volumes were held %d times of 2", 2-w.volumes.released)
 	}
+	w.pass(maxStartPause)
 	w.reconcile(vmi)
 	if got := w.get(vmi); got.Status.Phase != kubevirtv1.Running {
 		t.Errorf("phase %s", got.Status.Phase)
@@ -133,6 +138,7 @@ func TestStartPaused(t *testing.T) {
 func TestSuccessorReplacesTheDomainOfItsPredecessor(t *testing.T) {
 	w := newWorld(t)
 	old := w.running("a")
+	w.unclaim(old)
 	w.change(old, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Finalizers = nil })
 	w.commit(func(tx *objects.Tx) { tx.Delete(w.get(old), objects.DeleteOptions{}) })
 	next := w.place(scheduled("a"))

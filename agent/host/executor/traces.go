@@ -34,11 +34,11 @@ func (t *traces) of(key stewards.Key) []hypervisor.Ref {
 	return slices.Clone(t.byKey[key])
 }
 
-// others tells whether an earlier instance of the name left traces.
-func (t *traces) others(ref hypervisor.Ref) bool {
+// has tells whether the instance left traces.
+func (t *traces) has(ref hypervisor.Ref) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return slices.ContainsFunc(t.byKey[keyOf(ref)], func(r hypervisor.Ref) bool { return r != ref })
+	return slices.Contains(t.byKey[keyOf(ref)], ref)
 }
 
 // forget is called when nothing of the instance is left.

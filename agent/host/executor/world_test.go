@@ -3,9 +3,9 @@ package executor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/host/hypervisor/hypervisortest"
@@ -28,18 +29,23 @@ import (
 const (
 	thisHost  = "host1"
 	testMAC   = "02:00:00:00:00:01"
-	testEpoch = 7
+	otherHost = "host2"
+	// testEpoch is the first that a name gets.
+	testEpoch = 1
 )
 
 // fakeVolumes gives every volume a file, unless it is to fail.
 type fakeVolumes struct {
 	fail error
 	// pull, if set, is what a Prepare waits for, besides its context.
-	pull     func(context.Context) error
+	pull func(context.Context) error
+
+	mu       sync.Mutex
 	prepared int
 	released int
 	removed  []hypervisor.Ref
-	left     []hypervisor.Ref
+	// left are the instances that have files.
+	left []hypervisor.Ref
 }
 
 func (v *fakeVolumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domain.Disk, func(), error) {
@@ -51,31 +57,55 @@ func (v *fakeVolumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachin
 			return nil, nil, err
 		}
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.prepared++
+	if !slices.Contains(v.left, refOf(vmi)) {
+		v.left = append(v.left, refOf(vmi))
+	}
 	disks := map[string]domain.Disk{}
 	for _, volume := range vmi.Spec.Volumes {
 		disks[volume.Name] = domain.Disk{Type: domain.DiskFile, Path: "/disks/" + volume.Name, Format: "qcow2"}
 	}
-	return disks, func() { v.released++ }, nil
+	return disks, func() { v.mu.Lock(); defer v.mu.Unlock(); v.released++ }, nil
 }
 
 func (v *fakeVolumes) Remove(_ context.Context, ref hypervisor.Ref) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.removed = append(v.removed, ref)
+	v.left = slices.DeleteFunc(v.left, func(r hypervisor.Ref) bool { return r == ref })
 	return nil
 }
 
-func (v *fakeVolumes) Owners() ([]hypervisor.Ref, error) { return v.left, nil }
+func (v *fakeVolumes) Detach(context.Context, *objects.Tx, *kubevirtv1.VirtualMachineInstance) error {
+	return nil
+}
+
+func (v *fakeVolumes) Owners() ([]hypervisor.Ref, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Clone(v.left), nil
+}
 
 // fakeNetwork gives every interface a tap.
 type fakeNetwork struct {
 	fail     error
 	released []hypervisor.Ref
+	// leases are the instances that have addresses.
+	leases map[hypervisor.Ref]bool
+	// address, if set, is the first card's.
+	address string
 }
 
 func (n *fakeNetwork) Connect(_ context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domain.NIC, error) {
 	if n.fail != nil {
 		return nil, n.fail
 	}
+	if n.leases == nil {
+		n.leases = map[hypervisor.Ref]bool{}
+	}
+	n.leases[refOf(vmi)] = true
 	nics := map[string]domain.NIC{}
 	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
 		nics[nic.Name] = domain.NIC{TapDevice: "vm-tap", MAC: testMAC}
@@ -88,36 +118,21 @@ func (n *fakeNetwork) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubev
 	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
 		list = append(list, kubevirtv1.VirtualMachineInstanceNetworkInterface{Name: nic.Name, MAC: testMAC, InfoSource: "domain"})
 	}
+	if n.address != "" && len(list) > 0 {
+		list[0].IP, list[0].IPs = n.address, []string{n.address}
+	}
 	return list
 }
 
 func (n *fakeNetwork) Release(ref hypervisor.Ref) error {
 	n.released = append(n.released, ref)
+	delete(n.leases, ref)
 	return nil
 }
 
-// claimKey is where the fake claims are kept in the store, so that a release
-// shows whether its transaction went through.
+// claimKey is where the instance's claim is kept.
 func claimKey(vmi *kubevirtv1.VirtualMachineInstance) string {
-	return "/claims/test/" + string(vmi.UID)
-}
-
-type fakeClaims struct{ store objects.Store }
-
-func (c fakeClaims) Epoch(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (uint64, error) {
-	if _, _, err := c.store.Get(ctx, claimKey(vmi), raftstore.ReadOptions{}); err != nil {
-		return 0, fmt.Errorf("no claim: %w", err)
-	}
-	return testEpoch, nil
-}
-
-func (c fakeClaims) Release(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error {
-	_, _, err := c.store.Get(ctx, claimKey(vmi), raftstore.ReadOptions{})
-	if errors.Is(err, raftstore.ErrNotFound) {
-		return nil
-	}
-	tx.Remove(claimKey(vmi))
-	return err
+	return "/claims/vmi/" + string(vmi.UID)
 }
 
 // unreadable is a store that can be cut off from the mesh.
@@ -127,7 +142,7 @@ type unreadable struct {
 }
 
 func (s *unreadable) Get(ctx context.Context, key string, o raftstore.ReadOptions) (raftstore.Record, uint64, error) {
-	if s.cut.Load() {
+	if s.cut.Load() && o.Consistency != raftstore.Local {
 		return raftstore.Record{}, 0, raftstore.ErrNoLeader
 	}
 	return s.Store.Get(ctx, key, o)
@@ -143,11 +158,13 @@ type world struct {
 	network  *fakeNetwork
 	config   Config
 	executor *Executor
+	// passed is how far the executor's clock is ahead.
+	passed time.Duration
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, store: &unreadable{Store: objectstest.New()}, hv: hypervisortest.NewFake(), volumes: &fakeVolumes{}, network: &fakeNetwork{}}
+	w := &world{t: t, store: &unreadable{Store: objectstest.New(claims.Rules()...)}, hv: hypervisortest.NewFake(), volumes: &fakeVolumes{}, network: &fakeNetwork{}}
 	t.Cleanup(func() { _ = w.hv.Close() })
 	quiet := slog.New(slog.DiscardHandler)
 	cacheConfig := objects.DefaultCacheConfig()
@@ -172,8 +189,11 @@ func newWorld(t *testing.T) *world {
 	}
 	w.config = Config{
 		Host: thisHost, Store: w.store, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network,
-		Claims: fakeClaims{w.store}, Events: events, Machine: domain.HostInfo{KVM: true, Arch: "x86_64"},
+		Events: events, Machine: domain.HostInfo{KVM: true, Arch: "x86_64"},
 		LogDir: t.TempDir(), Logger: quiet,
+	}
+	for _, host := range []string{thisHost, otherHost} {
+		w.commit(func(tx *objects.Tx) { claims.Publish(tx, claims.Capacity{Host: host}) })
 	}
 	w.restart()
 	return w
@@ -185,7 +205,7 @@ func (w *world) restart() {
 	if w.executor != nil {
 		w.executor.Close()
 	}
-	executor, err := New(w.config)
+	executor, err := newExecutor(w.config, func() time.Time { return time.Now().Add(w.passed) })
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -235,8 +255,46 @@ func (w *world) commit(build func(tx *objects.Tx)) {
 func (w *world) place(vmi *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
 	w.t.Helper()
 	w.commit(func(tx *objects.Tx) { tx.Create(vmi) })
-	w.commit(func(tx *objects.Tx) { tx.Put(claimKey(vmi), []byte("{}")) })
+	w.claimFor(vmi, thisHost)
 	return vmi
+}
+
+// claimFor gives the instance a claim on a host, in place of the one it has.
+func (w *world) claimFor(vmi *kubevirtv1.VirtualMachineInstance, host string) {
+	w.t.Helper()
+	w.unclaim(vmi)
+	last, err := claims.GetEpoch(context.Background(), w.store.Store, objects.KeyOf(vmi), raftstore.ReadOptions{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.commit(func(tx *objects.Tx) {
+		claims.Place(tx, claims.Instance{UID: vmi.UID, Namespace: vmi.Namespace, Name: vmi.Name, Host: host}, last)
+	})
+}
+
+// claim reads the instance's claim.
+func (w *world) claim(vmi *kubevirtv1.VirtualMachineInstance) (claims.Instance, bool) {
+	w.t.Helper()
+	claim, ok, err := claims.GetInstance(context.Background(), w.store.Store, vmi.UID, raftstore.ReadOptions{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return claim, ok
+}
+
+// unclaim takes the instance's claim away.
+func (w *world) unclaim(vmi *kubevirtv1.VirtualMachineInstance) {
+	w.t.Helper()
+	if claim, ok := w.claim(vmi); ok {
+		w.commit(func(tx *objects.Tx) { claims.Release(tx, claim) })
+	}
+}
+
+// move gives the instance to the other host, as a migration that arrived does.
+func (w *world) move(vmi *kubevirtv1.VirtualMachineInstance) {
+	w.t.Helper()
+	w.claimFor(vmi, otherHost)
+	w.change(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Status.NodeName = otherHost })
 }
 
 // running places an instance and starts it.
@@ -335,14 +393,8 @@ func (w *world) hear(vmi *kubevirtv1.VirtualMachineInstance) stewards.Result {
 	return w.reconcile(vmi)
 }
 
-// pass makes the executor believe that time has passed for the guest's agent.
-func (w *world) pass(vmi *kubevirtv1.VirtualMachineInstance, d time.Duration) {
-	w.t.Helper()
-	w.executor.agents.mu.Lock()
-	defer w.executor.agents.mu.Unlock()
-	guest := w.executor.agents.guests[string(vmi.UID)]
-	guest.asked, guest.toggled = guest.asked.Add(-d), guest.toggled.Add(-d)
-}
+// pass makes the executor believe that time has passed.
+func (w *world) pass(d time.Duration) { w.passed += d }
 
 func (w *world) reconcile(vmi *kubevirtv1.VirtualMachineInstance) stewards.Result {
 	w.t.Helper()

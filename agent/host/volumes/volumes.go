@@ -63,7 +63,7 @@ var _ executor.Volumes = (*Volumes)(nil)
 // New makes a Volumes.
 func New(config Config) *Volumes { return &Volumes{Config: config, references: map[string]bool{}} }
 
-// Prepare implements instance.Volumes. Images are held only until their
+// Prepare implements executor.Volumes. Images are held only until their
 // overlays are made and in use: the cache sees for itself what QEMU has open.
 func (v *Volumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domain.Disk, func(), error) {
 	p := preparation{Volumes: v, vmi: vmi, disks: map[string]domain.Disk{}}
@@ -190,7 +190,7 @@ func (v *Volumes) progress(vmi *kubevirtv1.VirtualMachineInstance, ref string) f
 	}
 }
 
-// Remove implements instance.Volumes.
+// Remove implements executor.Volumes.
 func (v *Volumes) Remove(ctx context.Context, ref hypervisor.Ref) error {
 	if err := v.Disks.Remove(ctx, ref.UID); err != nil {
 		return fmt.Errorf("remove the disks of %s/%s: %w", ref.Namespace, ref.Name, err)
@@ -198,7 +198,12 @@ func (v *Volumes) Remove(ctx context.Context, ref hypervisor.Ref) error {
 	return nil
 }
 
-// Owners implements instance.Volumes.
+// Detach implements executor.Volumes.
+func (v *Volumes) Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error {
+	return v.Claims.Detach(ctx, tx, vmi)
+}
+
+// Owners implements executor.Volumes.
 func (v *Volumes) Owners() ([]hypervisor.Ref, error) {
 	vms, err := v.Disks.List()
 	if err != nil {

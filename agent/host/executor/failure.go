@@ -1,0 +1,173 @@
+package executor
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/host/domain"
+	"virtmesh/agent/host/hypervisor"
+	machine "virtmesh/agent/vmi"
+)
+
+// Reasons of conditions and events, as KubeVirt names them where it has one.
+const (
+	reasonFailedCreate = "FailedCreate"
+	reasonInvalid      = "InvalidConfiguration"
+)
+
+// Bounds of the pause after a start that failed. It doubles with each failure.
+const (
+	minStartPause = 250 * time.Millisecond
+	maxStartPause = time.Minute
+)
+
+// failure is the last failure to start an instance.
+type failure struct {
+	reason, message string
+	// final says that trying again can never help.
+	final bool
+	// count is how many starts have failed in a row, retryAt when the next may
+	// begin. No event brings it forward: the failed start may have caused it.
+	count   int
+	retryAt time.Time
+	err     error
+}
+
+// left is the rest of the pause.
+func (f *failure) left(now time.Time) time.Duration { return max(f.retryAt.Sub(now), 0) }
+
+// news tells whether the instance does not say yet why it does not start. Text
+// that differs in numbers and times only is the same: a start that fails again
+// and again is written once.
+func (f *failure) news(vmi *kubevirtv1.VirtualMachineInstance) bool {
+	for _, kind := range failureConditions {
+		c := machine.Condition(vmi, kind)
+		if c == nil || c.Status != corev1.ConditionFalse || c.Reason != f.reason || withoutNumbers(c.Message) != withoutNumbers(f.message) {
+			return true
+		}
+	}
+	return false
+}
+
+// failureConditions are the conditions that tell why a guest does not start.
+var failureConditions = [...]kubevirtv1.VirtualMachineInstanceConditionType{
+	kubevirtv1.VirtualMachineInstanceSynchronized, kubevirtv1.VirtualMachineInstanceReady,
+}
+
+// longNumber is how many digits in a row are a process ID, a temporary name or the
+// like, and not part of a name that a user chose.
+const longNumber = 4
+
+// withoutNumbers puts # in place of what differs from one failure to the next
+// although nothing new is known: words that begin with a digit, as amounts and times
+// do, what follows a = if it does, and long numbers.
+func withoutNumbers(text string) string {
+	words := strings.Fields(text)
+	for i, word := range words {
+		name, value, given := strings.Cut(word, "=")
+		if startsWithDigit(name) {
+			name = "#"
+		}
+		name = withoutLongNumbers(name)
+		if given {
+			if startsWithDigit(value) {
+				value = "#"
+			}
+			name += "=" + withoutLongNumbers(value)
+		}
+		words[i] = name
+	}
+	return strings.Join(words, " ")
+}
+
+func startsWithDigit(word string) bool {
+	word = strings.TrimLeft(word, `("'[`)
+	return word != "" && word[0] >= '0' && word[0] <= '9'
+}
+
+func withoutLongNumbers(word string) string {
+	var b strings.Builder
+	for word != "" {
+		digits := len(word) - len(strings.TrimLeft(word, "0123456789"))
+		switch {
+		case digits >= longNumber:
+			b.WriteByte('#')
+		case digits > 0:
+			b.WriteString(word[:digits])
+		default:
+			digits = 1
+			b.WriteByte(word[0])
+		}
+		word = word[digits:]
+	}
+	return b.String()
+}
+
+// failures are the last failures to start, by the instance's UID.
+type failures struct {
+	mu    sync.Mutex
+	byUID map[string]*failure
+}
+
+func newFailures() *failures { return &failures{byUID: map[string]*failure{}} }
+
+// of returns a copy of the instance's last failure, or nil.
+func (f *failures) of(uid string) *failure {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	last := f.byUID[uid]
+	if last == nil {
+		return nil
+	}
+	found := *last
+	return &found
+}
+
+// add notes one more failure.
+func (f *failures) add(uid string, err error, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	next := failure{err: err, message: err.Error(), count: 1}
+	next.reason, next.final = classify(err)
+	if last := f.byUID[uid]; last != nil {
+		next.count = last.count + 1
+	}
+	next.retryAt = now.Add(startPause(next.count))
+	f.byUID[uid] = &next
+}
+
+// drop is called when the instance has started, or is gone.
+func (f *failures) drop(uid string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.byUID, uid)
+}
+
+// startPause is the pause after so many failures in a row.
+func startPause(count int) time.Duration {
+	pause := minStartPause
+	for range count - 1 {
+		if pause *= 2; pause >= maxStartPause {
+			return maxStartPause
+		}
+	}
+	return pause
+}
+
+// classify names a failure and tells whether trying again can never help.
+func classify(err error) (reason string, final bool) {
+	var volume *VolumeError
+	if errors.As(err, &volume) {
+		return volume.Reason, false
+	}
+	var field *domain.FieldError
+	if errors.As(err, &field) || errors.Is(err, hypervisor.ErrInvalid) {
+		return reasonInvalid, true
+	}
+	return reasonFailedCreate, false
+}

@@ -1,0 +1,95 @@
+package executor
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/host/hypervisor"
+)
+
+// sleeper is a hypervisor whose guests sleep when told to.
+type sleeper struct {
+	hypervisor.Hypervisor
+	asleep bool
+}
+
+func (s *sleeper) Get(ctx context.Context, ref hypervisor.Ref) (hypervisor.Domain, error) {
+	domain, err := s.Hypervisor.Get(ctx, ref)
+	if s.asleep && err == nil {
+		domain.State, domain.Reason = hypervisor.StateSuspended, hypervisor.ReasonUnknown
+	}
+	return domain, err
+}
+
+func TestAGuestThatFallsAsleepAndWakesIsWrittenSeldom(t *testing.T) {
+	w := newWorld(t)
+	h := &sleeper{Hypervisor: w.hv}
+	w.config.Hypervisor = h
+	w.restart()
+	vmi := w.running("a")
+	before := w.store.Commits()
+	const day = 24 * time.Hour
+	for range int(day / (10 * time.Second)) {
+		h.asleep = !h.asleep
+		if result := w.reconcile(vmi); result.RequeueAfter > maxFlipPause {
+			t.Fatalf("looks again after %v", result.RequeueAfter)
+		}
+		w.pass(10 * time.Second)
+	}
+	if n := w.store.Commits() - before; n > uint64(day/maxFlipPause)+10 {
+		t.Errorf("%d writes in a day", n)
+	}
+	// What it does in the end is shown.
+	for _, asleep := range []bool{true, false} {
+		h.asleep = asleep
+		w.pass(maxFlipPause)
+		w.reconcile(vmi)
+		want, reason := corev1.ConditionTrue, ""
+		if asleep {
+			want, reason = corev1.ConditionFalse, reasonNotRunning
+		}
+		w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceReady, want, reason)
+	}
+	// After a quiet time its first change is shown at once, and the next soon.
+	w.pass(flipQuiet)
+	h.asleep = true
+	w.reconcile(vmi)
+	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionFalse, reasonNotRunning)
+	h.asleep = false
+	if result := w.reconcile(vmi); result.RequeueAfter <= 0 || result.RequeueAfter > minFlipPause {
+		t.Errorf("looks again after %v", result.RequeueAfter)
+	}
+	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionFalse, reasonNotRunning)
+}
+
+// A pause is a user's doing or the host's, and told at once.
+func TestPausesAreToldAtOnce(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	guests := w.executor.Guests()
+	for range 3 {
+		w.act(guests.Pause(t.Context(), "ns", "a"))
+		w.reconcile(vmi)
+		w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionFalse, reasonNotRunning)
+		w.act(guests.Unpause(t.Context(), "ns", "a"))
+		w.reconcile(vmi)
+		w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionTrue, "")
+	}
+}
+
+func TestPausesAreToldApart(t *testing.T) {
+	for reason, want := range map[hypervisor.Reason]string{
+		hypervisor.ReasonUser: "PausedByUser", hypervisor.ReasonIOError: "PausedIOError", hypervisor.ReasonWatchdog: "PausedWatchdog",
+		hypervisor.ReasonMigration: "PausedByMigrationMonitor", hypervisor.ReasonPostcopyFailed: "PausedPostcopyFailed",
+	} {
+		w := newWorld(t)
+		vmi := w.running("a")
+		w.act(w.hv.Machine().Pause(refOf(vmi), reason))
+		w.reconcile(vmi)
+		w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstancePaused, corev1.ConditionTrue, want)
+	}
+}

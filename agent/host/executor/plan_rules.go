@@ -1,0 +1,239 @@
+package executor
+
+import (
+	"fmt"
+	"time"
+
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/host/hypervisor"
+)
+
+const (
+	// shutdownInterval is how often a guest that is to end is reminded: a guest
+	// that had not finished booting does not hear the first request.
+	shutdownInterval = 5 * time.Second
+	// defaultGracePeriod is how long a guest has to shut down when the instance
+	// does not say (KubeVirt: terminationGracePeriodSeconds).
+	defaultGracePeriod = 30 * time.Second
+	// arrivalInterval is how often the source of a migration looks whether the
+	// claim has followed its guest.
+	arrivalInterval = 5 * time.Second
+)
+
+// plan decides what is to be done about an instance. It is a pure function: the
+// same situation gives the same plan.
+func plan(s situation) Plan {
+	switch s.right() {
+	case rightReserved:
+		// The domain may be an incoming one: the migration brings it and takes it
+		// away.
+		return nil
+	case rightHeld:
+		return planHeld(s)
+	}
+	return planRemoval(s)
+}
+
+// planRemoval removes what this host has of an instance that is gone, or has no
+// claim on this host. The mesh is asked first: a replica that lags must not cost
+// a guest its life.
+func planRemoval(s situation) Plan {
+	var p Plan
+	if s.work != workNone {
+		// Whoever claims it: here it does not start from this preparation.
+		p = append(p, Step{Act: ActDropPreparation})
+	}
+	refused := s.right() == rightLapsed && !s.deleted() && !s.instance.IsFinal()
+	// Logs stay as long as the instance can be looked at here, as a pod's do.
+	logs := s.logs && s.right() != rightLapsed && (s.instance == nil || s.exists())
+	if !s.confirmed {
+		if s.anything() || logs || refused {
+			p = append(p, Step{Act: ActAskMesh, Why: "whether the instance is this host's to run"})
+		}
+		return p
+	}
+	if s.anything() {
+		p = append(p, planCleaning(s)...)
+		p = append(p, planUndefine(s)...)
+	}
+	if logs {
+		p = append(p, Step{Act: ActRemoveLogs})
+	}
+	if refused {
+		p = append(p, Step{Act: ActRefuse, Why: "no claim lets this host run the instance"})
+	}
+	return p
+}
+
+// planCleaning ends the guest and gives up what the host holds for it, but for the
+// domain: as long as that is defined an agent that starts anew finds the
+// instance, and what was recorded of its end.
+func planCleaning(s situation) Plan {
+	var p Plan
+	if s.active() {
+		p = append(p, Step{Act: ActCutPower})
+	}
+	return append(p, Step{Act: ActReleaseAddresses}, Step{Act: ActRemoveVolumes})
+}
+
+// planUndefine removes the last that the host has.
+func planUndefine(s situation) Plan {
+	if !s.found {
+		return Plan{{Act: ActForget}}
+	}
+	return Plan{{Act: ActUndefine}, {Act: ActForget}}
+}
+
+// planHeld is for an instance whose claim names this host.
+func planHeld(s situation) Plan {
+	switch {
+	case s.instance.Status.NodeName != s.host && !s.confirmed:
+		return Plan{{Act: ActAskMesh, Why: "claim and status name different hosts"}}
+	case s.found && s.domain.Owner.Epoch != s.claim.Epoch:
+		return planOtherEpoch(s)
+	case s.work != workNone && s.workEpoch != s.claim.Epoch:
+		return Plan{{Act: ActDropPreparation}, {Act: ActLookAgain, Why: "the preparation began under another claim"}}
+	case s.instance.IsFinal():
+		return planEnd(s, end{Phase: s.instance.Status.Phase})
+	case s.deleted():
+		return planStop(s)
+	case s.recorded != nil:
+		return planEnd(s, *s.recorded)
+	case !s.found && s.instance.Status.Phase == kubevirtv1.Running:
+		return planEnd(s, end{Phase: kubevirtv1.Failed, Message: "the guest is gone: its host was switched off or its process was lost"})
+	case !s.found || s.neverStarted():
+		return planStart(s)
+	case !s.active():
+		return planEnded(s)
+	}
+	return Plan{{Act: ActReport}}
+}
+
+// planOtherEpoch is for a domain that was started under another claim than the
+// one that stands. Epochs only grow: the claim of a newer one fences the domain.
+// A domain of a newer one means that this host's view of the claim is old.
+func planOtherEpoch(s situation) Plan {
+	switch {
+	case s.domain.Owner.Epoch < s.claim.Epoch:
+		var p Plan
+		if s.active() {
+			p = append(p, Step{Act: ActCutPower, Why: "the domain was started under an older claim"})
+		}
+		return append(p, Step{Act: ActUndefine}, Step{Act: ActLookAgain})
+	case !s.confirmed:
+		return Plan{{Act: ActAskMesh, Why: "the domain was started under a newer claim"}}
+	}
+	return Plan{{Act: ActRefuse, Why: fmt.Sprintf("the domain was started under epoch %d, the claim has epoch %d: the guest is left alone",
+		s.domain.Owner.Epoch, s.claim.Epoch)}}
+}
+
+// neverStarted says that a domain was defined and its guest not started: the
+// agent, or the host, ended in between. Nobody was told that it ran.
+func (s situation) neverStarted() bool {
+	return s.found && s.domain.State == hypervisor.StateShutoff && s.instance.Status.Phase != kubevirtv1.Running &&
+		(s.domain.Reason == hypervisor.ReasonUnknown || s.domain.Reason == hypervisor.ReasonFailed)
+}
+
+// planStart prepares volumes and network and starts the guest. The mesh is asked
+// last of all before the start: a pull may have taken an hour.
+func planStart(s situation) Plan {
+	if f := s.failure; f != nil {
+		switch {
+		case f.final:
+			return planEnd(s, end{Phase: kubevirtv1.Failed, Message: f.message})
+		case f.news(s.instance):
+			return Plan{{Act: ActReportFailure}, {Act: ActWait, After: f.left(s.now)}}
+		case f.left(s.now) > 0:
+			return Plan{{Act: ActWait, After: f.left(s.now)}}
+		}
+	}
+	switch {
+	case s.work == workNone:
+		return Plan{{Act: ActPrepareVolumes}, {Act: ActAwaitPreparation}}
+	case s.work == workUnderWay:
+		return Plan{{Act: ActAwaitPreparation}}
+	case !s.connected:
+		return Plan{{Act: ActConnectNetwork}, {Act: ActAskMesh, Why: "whether the guest may still start here"}}
+	case !s.confirmed:
+		return Plan{{Act: ActAskMesh, Why: "whether the guest may still start here"}}
+	}
+	return Plan{{Act: ActDefineStart}, {Act: ActReport}}
+}
+
+// planStop asks a guest to shut down, and cuts its power when its time is over.
+// The time counts from this host's own first request, by its own clock: a guest is
+// asked however long the agent was away, and whatever the time is elsewhere.
+func planStop(s situation) Plan {
+	grace := gracePeriod(s.instance)
+	switch {
+	case s.recorded != nil:
+		return planEnd(s, *s.recorded)
+	case !s.found:
+		return planEnd(s, end{Phase: kubevirtv1.Succeeded, Message: "stopped before its guest ran"})
+	case !s.active():
+		return planEnd(s, end{Phase: kubevirtv1.Succeeded, Message: "the guest was stopped"})
+	case grace <= 0:
+		return planEnd(s, end{Phase: kubevirtv1.Succeeded, Message: "the guest's power was cut: it has no grace period"})
+	}
+	var p Plan
+	// A clock that was set back would give the guest more time than it has.
+	first := s.asked.IsZero() || s.asked.After(s.now)
+	left := grace
+	if !first {
+		left = s.asked.Add(grace).Sub(s.now)
+	}
+	if left <= 0 {
+		return planEnd(s, end{Phase: kubevirtv1.Succeeded, PowerCut: true,
+			Message: "the guest did not shut down in its grace period, so its power was cut"})
+	}
+	if s.domain.State == hypervisor.StatePaused && s.domain.Reason != hypervisor.ReasonMigration {
+		// A frozen guest cannot hear the request.
+		p = append(p, Step{Act: ActResume, BestEffort: true})
+	}
+	p = append(p, Step{Act: ActRequestShutdown, BestEffort: true})
+	if first {
+		p = append(p, Step{Act: ActRecordShutdown, BestEffort: true})
+	}
+	return append(p, Step{Act: ActWait, After: min(left, shutdownInterval)})
+}
+
+// planEnded handles a guest that is not running any more. Only one that shut down
+// by itself has succeeded: RerunOnFailure brings the others back.
+func planEnded(s situation) Plan {
+	switch {
+	case s.domain.Reason == hypervisor.ReasonMigrated && !s.confirmed:
+		return Plan{{Act: ActAskMesh, Why: "whether the claim has followed the guest"}}
+	case s.domain.Reason == hypervisor.ReasonMigrated:
+		return Plan{{Act: ActWait, After: arrivalInterval}}
+	case s.domain.Reason.Success():
+		return planEnd(s, end{Phase: kubevirtv1.Succeeded, Message: "the guest shut down"})
+	case s.domain.Reason == hypervisor.ReasonUnknown:
+		return planEnd(s, end{Phase: kubevirtv1.Failed, Message: "the guest ended: its host was switched off or restarted"})
+	}
+	return planEnd(s, end{Phase: kubevirtv1.Failed, Message: fmt.Sprintf("the guest ended: %s", s.domain.Reason)})
+}
+
+// planEnd cleans up and then tells the mesh that the instance ended and holds
+// nothing on this host any more. How it ended is recorded with the domain before
+// anything is done, and the domain goes last: whenever the agent is interrupted,
+// the first account of the end holds.
+func planEnd(s situation, how end) Plan {
+	var p Plan
+	if s.found && s.recorded == nil && !s.instance.IsFinal() {
+		p = append(p, Step{Act: ActRecordEnd, End: how, BestEffort: true})
+	}
+	if s.work != workNone {
+		p = append(p, Step{Act: ActDropPreparation})
+	}
+	p = append(p, planCleaning(s)...)
+	p = append(p, Step{Act: ActCommitEnd, End: how})
+	return append(p, planUndefine(s)...)
+}
+
+func gracePeriod(vmi *kubevirtv1.VirtualMachineInstance) time.Duration {
+	if seconds := vmi.Spec.TerminationGracePeriodSeconds; seconds != nil {
+		return time.Duration(*seconds) * time.Second
+	}
+	return defaultGracePeriod
+}

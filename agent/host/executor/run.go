@@ -1,0 +1,290 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+	"virtmesh/raftstore"
+)
+
+// maxPlans bounds how often one reconciliation plans anew. The longest way, a
+// fenced domain whose instance starts here again, takes four.
+const maxPlans = 8
+
+// localRead is for what this host's replica shows.
+var localRead = raftstore.ReadOptions{Consistency: raftstore.Local}
+
+// run is one reconciliation of one instance: the situation, and what its steps
+// hand to each other. It decides nothing: plan does.
+type run struct {
+	situation
+	// disks and nics are the devices to start with, warnings what this host can
+	// only approximate of them.
+	nics     nicsByName
+	warnings []string
+	result   stewards.Result
+	// failed is why the guest did not start in this reconciliation.
+	failed error
+}
+
+// Reconcile implements stewards.Reconciler.
+func (e *Executor) Reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
+	vmi, exists := e.Instances.Get(key)
+	current := hypervisor.Ref{Namespace: key.Namespace, Name: key.Name}
+	if exists {
+		current = refOf(vmi)
+	} else {
+		vmi = nil
+	}
+	domain, err := e.domainOf(ctx, current)
+	if err != nil {
+		return stewards.Result{}, err
+	}
+	if domain == nil {
+		// Before a start, and after an end: others of the name may be in the way.
+		if err := e.findTraces(ctx, key); err != nil {
+			return stewards.Result{}, err
+		}
+	}
+	for _, ref := range e.traces.of(key) {
+		if ref == current {
+			continue
+		}
+		if _, err := e.carryOut(ctx, &run{situation: situation{ref: ref, instance: vmi}}); err != nil {
+			return stewards.Result{}, err
+		}
+	}
+	return e.carryOut(ctx, &run{situation: situation{ref: current, instance: vmi, logs: e.logs.has(key)}})
+}
+
+// findTraces notes whose domains of the name there are.
+func (e *Executor) findTraces(ctx context.Context, key stewards.Key) error {
+	domains, err := e.Hypervisor.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list domains: %w", err)
+	}
+	for _, domain := range domains {
+		if keyOf(domain.Owner.Ref) == key {
+			e.traces.add(domain.Owner.Ref)
+		}
+	}
+	return nil
+}
+
+// carryOut plans, and does what the plan says, until a plan is done to its end.
+func (e *Executor) carryOut(ctx context.Context, r *run) (stewards.Result, error) {
+	r.host = e.Host
+	for range maxPlans {
+		if err := e.look(ctx, r); err != nil {
+			return stewards.Result{}, err
+		}
+		steps := plan(r.situation)
+		e.Logger.Debug("planned", "instance", r.ref.String(), "uid", r.ref.UID, "plan", steps.String())
+		again, err := e.doAll(ctx, r, steps)
+		if err != nil {
+			return stewards.Result{}, err
+		}
+		if !again {
+			return r.result, r.failed
+		}
+	}
+	return stewards.Result{}, fmt.Errorf("%s: %d plans in a row did not come to an end", r.ref, maxPlans)
+}
+
+// doAll does the steps in order. again says that there is to be another plan.
+func (e *Executor) doAll(ctx context.Context, r *run, steps Plan) (again bool, err error) {
+	for _, step := range steps {
+		if e.interrupt != nil {
+			if err := e.interrupt(step); err != nil {
+				return false, err
+			}
+		}
+		switch step.Act {
+		case ActLookAgain:
+			return true, nil
+		case ActAskMesh:
+			return true, e.askMesh(ctx, r)
+		}
+		err := e.do(ctx, r, step)
+		switch {
+		case err == nil:
+		case errors.Is(err, errReplan):
+			return true, nil
+		case step.BestEffort && ctx.Err() == nil && !errors.Is(err, hypervisor.ErrUnavailable):
+			e.Logger.Warn("a step failed, and the plan goes on", "instance", r.ref.String(), "step", step.String(), "err", err)
+		default:
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// errReplan says that a step found something that makes the plan void.
+var errReplan = errors.New("plan again")
+
+// do carries out one step.
+func (e *Executor) do(ctx context.Context, r *run, step Step) error {
+	switch step.Act {
+	case ActDropPreparation:
+		return e.dropPreparation(ctx, r)
+	case ActPrepareVolumes:
+		e.traces.add(r.ref)
+		return e.preparations.begin(r.instance, r.claim.Epoch)
+	case ActAwaitPreparation:
+		r.result.Pending = true
+	case ActConnectNetwork:
+		return e.connectNetwork(ctx, r)
+	case ActDefineStart:
+		return e.defineStart(ctx, r)
+	case ActReport:
+		return e.report(ctx, r)
+	case ActReportFailure:
+		return e.reportFailure(ctx, r)
+	case ActCommitEnd:
+		r.failed = nil // it is told with the end
+		return e.commitEnd(ctx, r, step.End)
+	case ActForget:
+		e.forgetInstance(r.ref)
+	case ActRemoveLogs:
+		return e.logs.remove(keyOf(r.ref))
+	case ActWait:
+		r.result.RequeueAfter = step.After
+	case ActRefuse:
+		return fmt.Errorf("%s: %s", r.ref, step.Why)
+	default:
+		return e.doOnDomain(ctx, r, step)
+	}
+	return nil
+}
+
+// doOnDomain carries out a step that acts on the domain and what belongs to it.
+func (e *Executor) doOnDomain(ctx context.Context, r *run, step Step) error {
+	var err error
+	switch step.Act {
+	case ActResume:
+		err = e.Hypervisor.Resume(ctx, r.ref)
+	case ActRequestShutdown:
+		err = e.Hypervisor.Shutdown(ctx, r.ref)
+	case ActRecordShutdown:
+		e.shutdowns.note(r.ref.UID, r.now)
+		err = e.Hypervisor.SetRecord(ctx, r.ref, recordShutdown, formatShutdown(r.now))
+	case ActRecordEnd:
+		err = e.recordEnd(ctx, r, step.End)
+	case ActCutPower:
+		err = e.Hypervisor.Destroy(ctx, r.ref)
+	case ActReleaseAddresses:
+		err = e.Network.Release(r.ref)
+	case ActRemoveVolumes:
+		err = e.Volumes.Remove(ctx, r.ref)
+	case ActUndefine:
+		err = e.Hypervisor.Undefine(ctx, r.ref, hypervisor.UndefineOptions{})
+	default:
+		err = errors.New("no such step")
+	}
+	if errors.Is(err, hypervisor.ErrNotFound) || errors.Is(err, hypervisor.ErrNotRunning) {
+		err = nil // what the step is for is so already
+	}
+	if err != nil {
+		return fmt.Errorf("%s of %s: %w", step.Act, r.ref, err)
+	}
+	return nil
+}
+
+// look fills in what this host shows of the instance: claim, domain, preparation.
+func (e *Executor) look(ctx context.Context, r *run) (err error) {
+	r.now = e.now()
+	uid := r.ref.UID
+	if !r.confirmed {
+		if err := e.readClaim(ctx, r, localRead); err != nil {
+			return err
+		}
+	}
+	domain, err := e.domainOf(ctx, r.ref)
+	if err != nil {
+		return err
+	}
+	r.domain, r.found, r.asked, r.recorded = hypervisor.Domain{}, domain != nil, time.Time{}, nil
+	if domain != nil {
+		e.traces.add(r.ref)
+		r.domain = *domain
+		r.asked, r.recorded = readRecords(*domain)
+		if r.asked.IsZero() {
+			r.asked = e.shutdowns.of(uid)
+		}
+	}
+	r.work, r.workEpoch = e.preparations.progress(uid, func(err error) { e.failures.add(uid, err, r.now); r.failed = err })
+	r.failure = e.failures.of(uid)
+	r.traces = e.traces.has(r.ref)
+	return nil
+}
+
+// domainOf returns the instance's domain, nil if it has none.
+func (e *Executor) domainOf(ctx context.Context, ref hypervisor.Ref) (*hypervisor.Domain, error) {
+	if ref.UID == "" {
+		return nil, nil
+	}
+	domain, err := e.Hypervisor.Get(ctx, ref)
+	if errors.Is(err, hypervisor.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at the domain of %s: %w", ref, err)
+	}
+	return &domain, nil
+}
+
+// askMesh reads instance and claim linearizably, the claim last: what it says is
+// the right to start a guest.
+func (e *Executor) askMesh(ctx context.Context, r *run) error {
+	ctx, cancel := context.WithTimeout(ctx, meshTimeout)
+	defer cancel()
+	key := objects.Key{Namespace: r.ref.Namespace, Name: r.ref.Name}
+	vmi, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, e.Store, key, raftstore.ReadOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		vmi = nil
+	case err != nil:
+		return fmt.Errorf("%w: ask the mesh about %s: %w", errUnconfirmed, key, err)
+	}
+	r.instance = vmi
+	if err := e.readClaim(ctx, r, raftstore.ReadOptions{}); err != nil {
+		return fmt.Errorf("%w: %w", errUnconfirmed, err)
+	}
+	r.confirmed = true
+	return nil
+}
+
+// errUnconfirmed: the mesh cannot be asked.
+var errUnconfirmed = errors.New("this host's right to the instance is not confirmed")
+
+// readClaim reads the claim of the instance.
+func (e *Executor) readClaim(ctx context.Context, r *run, o raftstore.ReadOptions) (err error) {
+	r.claim, r.claimed = claims.Instance{}, false
+	if r.ref.UID == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, meshTimeout)
+	defer cancel()
+	r.claim, r.claimed, err = claims.GetInstance(ctx, e.Store, uidOf(r.ref), o)
+	if err != nil {
+		return fmt.Errorf("read the claim of %s: %w", r.ref, err)
+	}
+	return nil
+}
+
+// commit writes a transaction, within the time that a worker may wait.
+func (e *Executor) commit(ctx context.Context, tx *objects.Tx) error {
+	ctx, cancel := context.WithTimeout(ctx, meshTimeout)
+	defer cancel()
+	_, err := tx.Commit(ctx, e.Store)
+	return err
+}

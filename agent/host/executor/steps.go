@@ -1,0 +1,185 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/host/domain"
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/objects"
+	machine "virtmesh/agent/vmi"
+)
+
+// nicsByName are network cards by the name of their interface.
+type nicsByName = map[string]domain.NIC
+
+func (e *Executor) dropPreparation(ctx context.Context, r *run) error {
+	if err := e.preparations.drop(ctx, r.ref.UID); err != nil {
+		return fmt.Errorf("%s: %w", r.ref, err)
+	}
+	return nil
+}
+
+// connectNetwork makes the cards. Its failure is one of the start.
+func (e *Executor) connectNetwork(ctx context.Context, r *run) (err error) {
+	if r.nics, err = e.Network.Connect(ctx, r.instance); err != nil {
+		return e.startFailed(ctx, r, fmt.Errorf("connect networks: %w", err))
+	}
+	r.connected = true
+	return nil
+}
+
+// defineStart starts the guest from what was prepared.
+func (e *Executor) defineStart(ctx context.Context, r *run) error {
+	work := e.preparations.get(r.ref.UID)
+	if work == nil || !work.finished() {
+		return errReplan
+	}
+	xml, err := e.definition(r, work)
+	if err != nil {
+		return e.startFailed(ctx, r, err)
+	}
+	paused := r.instance.Spec.StartStrategy != nil && *r.instance.Spec.StartStrategy == kubevirtv1.StartStrategyPaused
+	started, err := e.Hypervisor.Start(ctx, xml, hypervisor.StartOptions{Paused: paused})
+	if err != nil {
+		return e.startFailed(ctx, r, fmt.Errorf("start the guest: %w", err))
+	}
+	r.domain, r.found = started, true
+	e.failures.drop(r.ref.UID)
+	e.preparations.take(r.ref.UID)
+	work.free()
+	return nil
+}
+
+// definition converts the instance to a domain.
+func (e *Executor) definition(r *run, work *preparation) (string, error) {
+	serialLog, err := e.logs.open(keyOf(r.ref))
+	if err != nil {
+		return "", err
+	}
+	definition, warnings, err := domain.Convert(domain.Input{
+		VMI: r.instance, Host: e.Host, Epoch: work.epoch, Disks: work.disks, NICs: r.nics, Machine: e.Machine,
+		Paths: domain.Paths{SerialLog: serialLog},
+	})
+	if err != nil {
+		return "", err
+	}
+	xml, err := definition.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("encode the domain: %w", err)
+	}
+	r.warnings = warnings
+	return xml, nil
+}
+
+// startFailed notes a failure to start, to be told and tried again with back-off.
+// A start that was interrupted has not failed.
+func (e *Executor) startFailed(ctx context.Context, r *run, err error) error {
+	if ctx.Err() != nil || errors.Is(err, hypervisor.ErrUnavailable) {
+		return err
+	}
+	if dropErr := e.dropPreparation(ctx, r); dropErr != nil {
+		return dropErr
+	}
+	e.failures.add(r.ref.UID, err, r.now)
+	r.failed = err
+	e.Logger.Warn("a guest did not start", "instance", r.ref.String(), "err", err)
+	return errReplan
+}
+
+// reportFailure writes why the guest does not start yet.
+func (e *Executor) reportFailure(ctx context.Context, r *run) error {
+	updated, f := r.instance.DeepCopy(), r.failure
+	for _, kind := range failureConditions {
+		machine.SetCondition(updated, machine.NewCondition(kind, false, f.reason, f.message), r.now)
+	}
+	tx := e.holding(r)
+	tx.UpdateStatus(r.instance, updated)
+	if tx.Empty() {
+		return nil
+	}
+	e.Events.AddTo(tx, r.instance, corev1.EventTypeWarning, f.reason, f.message)
+	if err := e.commit(ctx, tx); err != nil && !apierrors.IsNotFound(err) {
+		// The failure itself is what matters to the caller; it is told next time.
+		e.Logger.Warn("a failure could not be reported", "instance", r.ref.String(), "err", err)
+	}
+	return nil
+}
+
+// holding begins a transaction that fails unless the claim is as it was read: who
+// has lost the claim does not speak for the instance any more.
+func (e *Executor) holding(r *run) *objects.Tx {
+	tx := &objects.Tx{}
+	claims.RequireHeld(tx, r.claim)
+	return tx
+}
+
+func (e *Executor) recordEnd(ctx context.Context, r *run, how end) error {
+	text, err := formatEnd(how)
+	if err != nil {
+		return err
+	}
+	return e.Hypervisor.SetRecord(ctx, r.ref, recordEnd, text)
+}
+
+// commitEnd tells the mesh, in one transaction, that the instance ended and holds
+// nothing on this host any more.
+func (e *Executor) commitEnd(ctx context.Context, r *run, how end) error {
+	ctx, cancel := context.WithTimeout(ctx, meshTimeout)
+	defer cancel()
+	vmi := r.instance
+	ended := vmi.DeepCopy()
+	if !vmi.IsFinal() {
+		machine.SetPhase(ended, how.Phase, r.now)
+		machine.SetCondition(ended, machine.NewCondition(kubevirtv1.VirtualMachineInstanceReady, false, reasonNotRunning, how.Message), r.now)
+		machine.DropConditions(ended, kubevirtv1.VirtualMachineInstanceAgentConnected, kubevirtv1.VirtualMachineInstancePaused)
+		ended.Status.Interfaces = nil
+	}
+	objects.RemoveFinalizer(ended, kubevirtv1.VirtualMachineInstanceFinalizer)
+	tx := e.holding(r)
+	tx.Update(vmi, ended)
+	claims.Release(tx, r.claim)
+	if err := e.Volumes.Detach(ctx, tx, vmi); err != nil {
+		return fmt.Errorf("give up the volumes of %s: %w", r.ref, err)
+	}
+	if !vmi.IsFinal() {
+		if how.PowerCut {
+			e.Events.AddTo(tx, vmi, corev1.EventTypeWarning, "GracePeriodEnded", how.Message)
+		}
+		e.Events.AddTo(tx, vmi, eventType(how.Phase), "Stopped", how.Message)
+	}
+	if err := e.commit(ctx, tx); err != nil {
+		return fmt.Errorf("report the end of %s: %w", r.ref, err)
+	}
+	return nil
+}
+
+func eventType(phase kubevirtv1.VirtualMachineInstancePhase) string {
+	if phase == kubevirtv1.Failed {
+		return corev1.EventTypeWarning
+	}
+	return corev1.EventTypeNormal
+}
+
+// forgetInstance is called when nothing of the instance is left here.
+func (e *Executor) forgetInstance(ref hypervisor.Ref) {
+	e.agents.forget(ref.UID)
+	e.flips.drop(ref.UID)
+	e.failures.drop(ref.UID)
+	e.shutdowns.drop(ref.UID)
+	e.traces.forget(ref)
+}
+
+// refOf names the instance's domain.
+func refOf(vmi *kubevirtv1.VirtualMachineInstance) hypervisor.Ref {
+	return hypervisor.Ref{Namespace: vmi.Namespace, Name: vmi.Name, UID: string(vmi.UID)}
+}
+
+func uidOf(ref hypervisor.Ref) types.UID { return types.UID(ref.UID) }
