@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 
 	"virtmesh/agent/api/store"
+	"virtmesh/agent/kinds"
 	"virtmesh/raftstore"
 )
 
@@ -20,8 +21,6 @@ var (
 	namespaces    = schema.GroupResource{Resource: "namespaces"}
 	namespaceKind = schema.GroupKind{Kind: "Namespace"}
 )
-
-const namespacePrefix = "/registry/core/namespaces/"
 
 // immortal namespaces cannot be deleted.
 var immortal = map[string]bool{metav1.NamespaceDefault: true, metav1.NamespaceSystem: true}
@@ -74,7 +73,7 @@ func (l *namespaceLifecycle) Admit(ctx context.Context, a admission.Attributes, 
 
 // namespace reads a namespace. That one is missing is confirmed before it is said.
 func (l *namespaceLifecycle) namespace(ctx context.Context, name string) (*corev1.Namespace, error) {
-	key := namespacePrefix + name
+	key := kinds.For[*corev1.Namespace]().StoreKey(kinds.Key{Name: name})
 	rec, _, err := l.store.Get(ctx, key, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if errors.Is(err, raftstore.ErrNotFound) {
 		rec, _, err = l.store.Get(ctx, key, raftstore.ReadOptions{})

@@ -16,8 +16,6 @@ import (
 	"virtmesh/raftstore"
 )
 
-const classPrefix = "/registry/storage.k8s.io/storageclasses/"
-
 // claims is the resource that defaultClass looks at.
 var claims = schema.GroupResource{Resource: "persistentvolumeclaims"}
 
@@ -56,7 +54,7 @@ func (d *defaultClass) Admit(ctx context.Context, a admission.Attributes, _ admi
 
 // find returns the default class, nil if there is none.
 func (d *defaultClass) find(ctx context.Context) (*storagev1.StorageClass, error) {
-	list, err := d.store.List(ctx, raftstore.ListRequest{Prefix: classPrefix, ReadOptions: raftstore.ReadOptions{Consistency: raftstore.Local}})
+	list, err := d.store.List(ctx, raftstore.ListRequest{Prefix: kinds.For[*storagev1.StorageClass]().Prefix(), ReadOptions: raftstore.ReadOptions{Consistency: raftstore.Local}})
 	if err != nil {
 		return nil, err
 	}

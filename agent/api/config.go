@@ -44,8 +44,9 @@ type Config struct {
 	KubernetesVersion string
 	// Version is the product's own version, which virtctl asks for.
 	Version string
-	// Defaults fill in virtual machines.
-	Defaults vmi.Defaults
+	// Defaults returns the mesh's choices that fill in virtual machines. It is asked
+	// at each write, so they may change.
+	Defaults func() vmi.Defaults
 
 	// MaxReads and MaxWrites bound the requests under way, watches and streams
 	// not counted; what is above is told to come back.
@@ -64,7 +65,7 @@ func DefaultConfig() Config {
 		Address:           "127.0.0.1:6443",
 		KubernetesVersion: "v1.37.2",
 		Version:           "v1.8.0",
-		Defaults:          vmi.DefaultDefaults(),
+		Defaults:          vmi.DefaultDefaults,
 		MaxReads:          400,
 		MaxWrites:         200,
 		RequestTimeout:    time.Minute,
@@ -81,6 +82,8 @@ func (c Config) Validate() error {
 		return errors.New("api: config: Instances is not set")
 	case c.ClientCAs == nil:
 		return errors.New("api: config: ClientCAs is not set")
+	case c.Defaults == nil:
+		return errors.New("api: config: Defaults is not set")
 	case c.Logger == nil:
 		return errors.New("api: config: Logger is not set")
 	case c.Address == "":

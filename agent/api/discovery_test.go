@@ -17,7 +17,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"virtmesh/agent/kinds"
-	"virtmesh/agent/vmi"
 )
 
 func TestDiscovery(t *testing.T) {
@@ -36,7 +35,7 @@ func TestDiscovery(t *testing.T) {
 					found[l.GroupVersion+"/"+r.Name] = r
 				}
 			}
-			for _, k := range kinds.All(vmi.DefaultDefaults()) {
+			for _, k := range kinds.All() {
 				r, ok := found[k.GVK.GroupVersion().String()+"/"+k.Resource]
 				if !ok || r.Kind != k.GVK.Kind || r.Namespaced != k.Namespaced || r.SingularName != k.Singular || !slices.Equal(r.ShortNames, k.ShortNames) {
 					t.Errorf("%s is discovered as %+v", k.GVK.Kind, r)
@@ -73,7 +72,7 @@ func TestOpenAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	type gvk struct{ Group, Version, Kind string }
-	for _, k := range kinds.All(vmi.DefaultDefaults()) {
+	for _, k := range kinds.All() {
 		path := "apis/" + k.GVK.Group + "/" + k.GVK.Version
 		if k.GVK.Group == "" {
 			path = "api/" + k.GVK.Version

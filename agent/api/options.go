@@ -1,6 +1,7 @@
 package api
 
 import (
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -22,23 +23,14 @@ const deleteWorkers = 4
 type restOptions struct {
 	backend  store.Backend
 	patience time.Duration
-	kinds    map[schema.GroupResource]*kinds.Kind
 }
 
 var _ generic.RESTOptionsGetter = (*restOptions)(nil)
 
-func newRESTOptions(backend store.Backend, patience time.Duration, all []*kinds.Kind) *restOptions {
-	o := &restOptions{backend: backend, patience: patience, kinds: map[schema.GroupResource]*kinds.Kind{}}
-	for _, k := range all {
-		o.kinds[k.GroupResource()] = k
-	}
-	return o
-}
-
 // GetRESTOptions implements generic.RESTOptionsGetter. It is asked also for
 // resources that store nothing, to tell them apart.
 func (o *restOptions) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
-	k, ok := o.kinds[gr]
+	k, ok := kinds.ByResource(gr)
 	if !ok {
 		return generic.RESTOptions{ResourcePrefix: "/virtual/" + gr.String()}, nil
 	}
@@ -51,7 +43,7 @@ func (o *restOptions) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) 
 		Decorator:               o.decorate(k, codec),
 		EnableGarbageCollection: true,
 		DeleteCollectionWorkers: deleteWorkers,
-		ResourcePrefix:          k.KeyPrefix(),
+		ResourcePrefix:          strings.TrimSuffix(k.Prefix(), "/"),
 	}, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"virtmesh/agent/api/store"
+	"virtmesh/agent/kinds"
 	"virtmesh/raftstore"
 )
 
@@ -20,21 +21,16 @@ const seedPause = time.Second
 
 // seed makes the default namespace, once in the life of a mesh.
 func (s *Server) seed(ctx context.Context) error {
-	ns := &corev1.Namespace{
-		ObjectMeta: metav1.ObjectMeta{
-			Name:              metav1.NamespaceDefault,
-			UID:               uuid.NewUUID(),
-			CreationTimestamp: metav1.Now(),
-			Labels:            map[string]string{corev1.LabelMetadataName: metav1.NamespaceDefault},
-		},
-		Spec:   corev1.NamespaceSpec{Finalizers: []corev1.FinalizerName{corev1.FinalizerKubernetes}},
-		Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive},
-	}
-	data, err := runtime.Encode(store.NewCodec(corev1.SchemeGroupVersion.WithKind("Namespace")), ns)
+	kind := kinds.For[*corev1.Namespace]()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		Name: metav1.NamespaceDefault, UID: uuid.NewUUID(), CreationTimestamp: metav1.Now(),
+	}}
+	kind.Default(s.config.Defaults(), ns)
+	data, err := runtime.Encode(store.NewCodec(kind.GVK), ns)
 	if err != nil {
 		return fmt.Errorf("seed default namespace: %w", err)
 	}
-	key := namespacePrefix + ns.Name
+	key := kind.StoreKey(kinds.KeyOf(ns))
 	txn := raftstore.Txn{
 		RequestID: string(ns.UID),
 		If:        []raftstore.Condition{{Key: key}},

@@ -44,7 +44,7 @@ func New(config Config) (*Server, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	all := kinds.All(config.Defaults)
+	all := kinds.All()
 	if err := kinds.Check(all); err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func New(config Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{config: config, drain: newDrain()}
-	generic := s.genericConfig(t, newRESTOptions(config.Store, config.Patience, all))
+	generic := s.genericConfig(t, &restOptions{backend: config.Store, patience: config.Patience})
 	s.generic, err = generic.Complete(nil).New("virtmesh", genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		return nil, fmt.Errorf("assemble API server: %w", err)
@@ -120,7 +120,7 @@ func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapise
 			g = &group{version: gv, storage: map[string]rest.Storage{}, serializer: t.serializer(all, gv.Group)}
 			byVersion[gv] = g
 		}
-		storage, err := registry.New(t.scheme, k, generic.RESTOptionsGetter)
+		storage, err := registry.New(t.scheme, k, config.Defaults, generic.RESTOptionsGetter)
 		if err != nil {
 			return nil, err
 		}

@@ -14,7 +14,6 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/kinds"
-	"virtmesh/agent/vmi"
 )
 
 // known64 are the uint64 fields of served types. The field manager panics at them,
@@ -48,7 +47,7 @@ func TestUint64Fields(t *testing.T) {
 			}
 		}
 	}
-	for _, k := range kinds.All(vmi.DefaultDefaults()) {
+	for _, k := range kinds.All() {
 		walk(reflect.TypeOf(k.Object).Elem())
 	}
 }
@@ -56,7 +55,7 @@ func TestUint64Fields(t *testing.T) {
 // testConverter returns the types and the converter of all kinds.
 func testConverter(t *testing.T) (*types, managedfields.TypeConverter, *genericapiserver.Config) {
 	t.Helper()
-	all := kinds.All(vmi.DefaultDefaults())
+	all := kinds.All()
 	ty, err := newTypes(all)
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +80,7 @@ func testConverter(t *testing.T) (*types, managedfields.TypeConverter, *generica
 // Every kind passes through the field manager, and so has a schema that names it.
 func TestEveryKindIsManaged(t *testing.T) {
 	ty, converter, _ := testConverter(t)
-	for _, k := range kinds.All(vmi.DefaultDefaults()) {
+	for _, k := range kinds.All() {
 		t.Run(k.GVK.Kind, func(t *testing.T) {
 			hub := k.GVK
 			hub.Version = runtime.APIVersionInternal
@@ -129,7 +128,7 @@ func TestUint64SurvivesFieldManager(t *testing.T) {
 }
 
 func TestKindsAreWellRegistered(t *testing.T) {
-	all := kinds.All(vmi.DefaultDefaults())
+	all := kinds.All()
 	if err := kinds.Check(all); err != nil {
 		t.Fatal(err)
 	}

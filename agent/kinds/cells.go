@@ -1,14 +1,13 @@
 package kinds
 
 import (
+	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // unknown is what kubectl shows for a time that is not set.
@@ -36,20 +35,25 @@ type runtimeObject = runtime.Object
 // sinceMicro is sinceHuman for times with microseconds.
 func sinceMicro(t metav1.MicroTime) string { return sinceHuman(metav1.Time(t)) }
 
-func equal(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
-
-func validateLabelKey(path *field.Path, key string) field.ErrorList {
-	var errs field.ErrorList
-	for _, msg := range validation.IsQualifiedName(key) {
-		errs = append(errs, field.Invalid(path, key, msg))
+// joined renders a list, or nil for none.
+func joined(parts []string) any {
+	if len(parts) == 0 {
+		return nil
 	}
-	return errs
+	return strings.Join(parts, ",")
 }
 
-func validateLabelValue(path *field.Path, value string) field.ErrorList {
-	var errs field.ErrorList
-	for _, msg := range validation.IsValidLabelValue(value) {
-		errs = append(errs, field.Invalid(path, value, msg))
+// noCell is an empty cell, as the columns of custom resources have for a path
+// that leads nowhere.
+var noCell any = ""
+
+func orNoCell(s string) any { return s }
+
+// ageOf is the value of the AGE column.
+func ageOf(obj runtime.Object) any {
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return nil
 	}
-	return errs
+	return sinceHuman(m.GetCreationTimestamp())
 }

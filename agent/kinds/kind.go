@@ -5,12 +5,22 @@ import (
 	"reflect"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"virtmesh/agent/vmi"
 )
 
-// Kind is the registration of one served kind.
+// Object is any object of the API; the type is always a pointer to a struct.
+type Object interface {
+	metav1.Object
+	runtime.Object
+}
+
+// Kind is the registration of one kind: everything that is particular to it. The
+// API server, the controllers, the collector and the documentation read it.
 type Kind struct {
 	// GVK names the kind; it is served and stored at this one version.
 	GVK schema.GroupVersionKind
@@ -22,23 +32,29 @@ type Kind struct {
 	// Namespaced says whether objects live in a namespace.
 	Namespaced bool
 	// Object and List are empty values of the kind's Go types.
-	Object, List runtime.Object
+	Object Object
+	List   runtime.Object
+	// Support says what works of the kind, for docs/api-coverage.md.
+	Support string
+	// Writers says who writes the parts of an object.
+	Writers Writers
 
 	// Status says that status is written through its own subresource only.
 	Status bool
 	// Generation says that metadata.generation counts the changes of the object's
-	// wanted state.
+	// wanted state, which is everything but its metadata and status.
 	Generation bool
 	// ValidateName checks metadata.name; nil means a DNS subdomain.
 	ValidateName func(name string, prefix bool) []string
 
-	// Default fills in a new object. Its name and namespace are set.
-	Default func(obj runtime.Object)
+	// Default fills in a new object. Its name and namespace are set. d holds the
+	// mesh's own choices.
+	Default func(d vmi.Defaults, obj runtime.Object)
 	// DefaultUpdate fills in a changed object before it is validated.
-	DefaultUpdate func(obj, old runtime.Object)
+	DefaultUpdate func(d vmi.Defaults, obj, old runtime.Object)
 	// Validate checks a new object; ValidateUpdate a changed one.
-	Validate       func(obj runtime.Object) field.ErrorList
-	ValidateUpdate func(obj, old runtime.Object) field.ErrorList
+	Validate       func(d vmi.Defaults, obj runtime.Object) field.ErrorList
+	ValidateUpdate func(d vmi.Defaults, obj, old runtime.Object) field.ErrorList
 	// ValidateStatusUpdate checks a change through the status subresource.
 	ValidateStatusUpdate func(obj, old runtime.Object) field.ErrorList
 	// Warnings are told to the client on create and update.
@@ -53,6 +69,15 @@ type Kind struct {
 	// metadata.namespace.
 	Fields map[string]func(obj runtime.Object) string
 }
+
+// Writers says who writes the parts of an object: users, or the packages below
+// agent whose loops do. Everything but metadata and status is the spec here.
+type Writers struct {
+	Spec, Status string
+}
+
+// users write a part through the API.
+const users = "users"
 
 // Column is one column of kubectl get.
 type Column struct {
@@ -71,18 +96,8 @@ func (k *Kind) GroupResource() schema.GroupResource {
 	return schema.GroupResource{Group: k.GVK.Group, Resource: k.Resource}
 }
 
-// KeyPrefix returns where objects of the kind are stored, without a trailing
-// slash.
-func (k *Kind) KeyPrefix() string {
-	group := k.GVK.Group
-	if group == "" {
-		group = "core"
-	}
-	return "/registry/" + group + "/" + k.Resource
-}
-
 // New returns an empty object of the kind.
-func (k *Kind) New() runtime.Object { return newOf(k.Object) }
+func (k *Kind) New() Object { return newOf(k.Object).(Object) }
 
 // NewList returns an empty list of the kind.
 func (k *Kind) NewList() runtime.Object { return newOf(k.List) }
@@ -102,14 +117,17 @@ func (k *Kind) validate() error {
 		return fmt.Errorf("kind %v: singular must be set", k.GVK)
 	case k.Object == nil || k.List == nil:
 		return fmt.Errorf("kind %v: object and list must be set", k.GVK)
-	case k.Status && !hasField(k.Object, "Status"):
+	case k.Status && !k.HasStatus():
 		return fmt.Errorf("kind %v: has no status", k.GVK)
+	case k.Support == "" || k.Writers.Spec == "" || k.HasStatus() != (k.Writers.Status != ""):
+		return fmt.Errorf("kind %v: support and the writers of its parts must be set", k.GVK)
 	}
 	return nil
 }
 
-func hasField(obj runtime.Object, name string) bool {
-	return reflect.ValueOf(obj).Elem().FieldByName(name).IsValid()
+// HasStatus says whether objects of the kind have a status.
+func (k *Kind) HasStatus() bool {
+	return reflect.ValueOf(k.Object).Elem().FieldByName("Status").IsValid()
 }
 
 // on adapts a function of a concrete type to one of runtime.Object.
@@ -117,19 +135,24 @@ func on[T runtime.Object, R any](fn func(T) R) func(runtime.Object) R {
 	return func(obj runtime.Object) R { return fn(obj.(T)) }
 }
 
-// do adapts a function without a result.
-func do[T runtime.Object](fn func(T)) func(runtime.Object) {
-	return func(obj runtime.Object) { fn(obj.(T)) }
+// fill adapts a function that fills in a new object.
+func fill[T runtime.Object](fn func(T)) func(vmi.Defaults, runtime.Object) {
+	return func(_ vmi.Defaults, obj runtime.Object) { fn(obj.(T)) }
 }
 
-// both adapts a function of a new and an old object.
-func both[T runtime.Object](fn func(obj, old T) field.ErrorList) func(obj, old runtime.Object) field.ErrorList {
-	return func(obj, old runtime.Object) field.ErrorList { return fn(obj.(T), old.(T)) }
+// refill adapts a function that fills in a changed object.
+func refill[T runtime.Object](fn func(obj, old T)) func(_ vmi.Defaults, obj, old runtime.Object) {
+	return func(_ vmi.Defaults, obj, old runtime.Object) { fn(obj.(T), old.(T)) }
 }
 
-// change adapts a function that changes a new object by the old one.
-func change[T runtime.Object](fn func(obj, old T)) func(obj, old runtime.Object) {
-	return func(obj, old runtime.Object) { fn(obj.(T), old.(T)) }
+// judge adapts a function that checks a new object.
+func judge[T runtime.Object](fn func(T) field.ErrorList) func(vmi.Defaults, runtime.Object) field.ErrorList {
+	return func(_ vmi.Defaults, obj runtime.Object) field.ErrorList { return fn(obj.(T)) }
+}
+
+// judgeUpdate adapts a function that checks a changed object.
+func judgeUpdate[T runtime.Object](fn func(obj, old T) field.ErrorList) func(_ vmi.Defaults, obj, old runtime.Object) field.ErrorList {
+	return func(_ vmi.Defaults, obj, old runtime.Object) field.ErrorList { return fn(obj.(T), old.(T)) }
 }
 
 // column makes a string column.

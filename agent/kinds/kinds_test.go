@@ -21,7 +21,7 @@ import (
 
 func kind(t testing.TB, name string) *Kind {
 	t.Helper()
-	for _, k := range All(vmi.DefaultDefaults()) {
+	for _, k := range All() {
 		if k.GVK.Kind == name {
 			return k
 		}
@@ -143,9 +143,9 @@ func TestCreateRefusals(t *testing.T) {
 			k := kind(t, c.kind)
 			obj := object(t, k, c.manifest)
 			if k.Default != nil {
-				k.Default(obj)
+				k.Default(vmi.DefaultDefaults(), obj)
 			}
-			check(t, k.Validate(obj), c.field)
+			check(t, k.Validate(vmi.DefaultDefaults(), obj), c.field)
 		})
 	}
 }
@@ -209,7 +209,7 @@ func TestUpdateRefusals(t *testing.T) {
 			k := kind(t, c.kind)
 			obj := c.old.DeepCopyObject()
 			c.edit(obj)
-			check(t, k.ValidateUpdate(obj, c.old), c.field)
+			check(t, k.ValidateUpdate(vmi.DefaultDefaults(), obj, c.old), c.field)
 		})
 	}
 }
@@ -218,17 +218,17 @@ func TestUpdateRefusals(t *testing.T) {
 func TestMachineIdentity(t *testing.T) {
 	k := kind(t, "VirtualMachine")
 	vm := object(t, k, `{metadata: {name: a}, spec: {template: {spec: {}}}}`).(*kubevirtv1.VirtualMachine)
-	k.Default(vm)
+	k.Default(vmi.DefaultDefaults(), vm)
 	fw := *vm.Spec.Template.Spec.Domain.Firmware
 	if fw.UUID == "" || fw.Serial == "" {
 		t.Fatalf("firmware %+v, want an identity", fw)
 	}
-	k.Default(vm)
+	k.Default(vmi.DefaultDefaults(), vm)
 	if *vm.Spec.Template.Spec.Domain.Firmware != fw {
 		t.Error("the identity changed")
 	}
 	other := object(t, k, `{metadata: {name: a}, spec: {template: {spec: {}}}}`).(*kubevirtv1.VirtualMachine)
-	k.Default(other)
+	k.Default(vmi.DefaultDefaults(), other)
 	if other.Spec.Template.Spec.Domain.Firmware.UUID == fw.UUID {
 		t.Error("two machines have one identity")
 	}

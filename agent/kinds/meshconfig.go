@@ -10,16 +10,18 @@ import (
 
 func meshConfigKind() *Kind {
 	type config = meshv1alpha1.MeshConfig
-	fill := func(c *config) { c.Spec = meshv1alpha1.Effective(c) }
+	setDefaults := func(c *config) { c.Spec = meshv1alpha1.Effective(c) }
 	return &Kind{
 		GVK: meshv1alpha1.SchemeGroupVersion.WithKind("MeshConfig"), Resource: "meshconfigs", Singular: "meshconfig",
 		ShortNames: []string{"mc"}, Status: true, Generation: true,
 		Object: &config{}, List: &meshv1alpha1.MeshConfigList{},
+		Support:        "works: the settings of the whole mesh, in one object named `mesh`; [operate.md](operate.md) says what they do, and so does `kubectl explain meshconfig.spec`",
+		Writers:        Writers{Spec: users, Status: "nobody yet"},
 		ValidateName:   validateMeshConfigName,
-		Default:        do(fill),
-		DefaultUpdate:  change(func(c, _ *config) { fill(c) }),
-		Validate:       on(validateMeshConfig),
-		ValidateUpdate: both(func(c, _ *config) field.ErrorList { return validateMeshConfig(c) }),
+		Default:        fill(setDefaults),
+		DefaultUpdate:  refill(func(c, _ *config) { setDefaults(c) }),
+		Validate:       judge(validateMeshConfig),
+		ValidateUpdate: judgeUpdate(func(c, _ *config) field.ErrorList { return validateMeshConfig(c) }),
 		Columns: []Column{
 			column("Strategy", func(c *config) any { return string(c.Spec.Capacity.Strategy) }),
 			{Name: "CPU-Ratio", Type: "integer", Description: "Virtual CPUs for each CPU of a host", Value: on(func(c *config) any { return deref(c.Spec.Capacity.CPUAllocationRatio) })},
@@ -52,12 +54,4 @@ func validateMeshConfig(c *meshv1alpha1.MeshConfig) field.ErrorList {
 	errs = append(errs, between(machine.Child("maxHotplugRatio"), c.Spec.VirtualMachine.MaxHotplugRatio,
 		meshv1alpha1.MinHotplugRatio, meshv1alpha1.MaxHotplugRatio)...)
 	return errs
-}
-
-// between wants a value that is set to be within bounds, which are included.
-func between(path *field.Path, value *int64, low, high int64) field.ErrorList {
-	if value == nil || *value >= low && *value <= high {
-		return nil
-	}
-	return field.ErrorList{field.Invalid(path, *value, fmt.Sprintf("must be between %d and %d", low, high))}
 }

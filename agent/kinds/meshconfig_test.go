@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/vmi"
 )
 
 func TestMeshConfig(t *testing.T) {
@@ -21,9 +22,9 @@ func TestMeshConfig(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			obj := object(t, k, c.manifest)
-			k.Default(obj)
-			check(t, k.Validate(obj), c.field)
-			check(t, k.ValidateUpdate(obj, object(t, k, `{}`)), c.field)
+			k.Default(vmi.DefaultDefaults(), obj)
+			check(t, k.Validate(vmi.DefaultDefaults(), obj), c.field)
+			check(t, k.ValidateUpdate(vmi.DefaultDefaults(), obj, object(t, k, `{}`)), c.field)
 		})
 	}
 }
@@ -32,13 +33,13 @@ func TestMeshConfig(t *testing.T) {
 func TestMeshConfigShowsDefaults(t *testing.T) {
 	k := kind(t, "MeshConfig")
 	config := object(t, k, `spec: {capacity: {strategy: pack}}`).(*meshv1alpha1.MeshConfig)
-	k.Default(config)
+	k.Default(vmi.DefaultDefaults(), config)
 	if got, want := cells(k, config), "pack|10|100|4|<unknown>"; got != want {
 		t.Errorf("columns %s, want %s", got, want)
 	}
 	edited := config.DeepCopy()
 	edited.Spec.Capacity = meshv1alpha1.Capacity{}
-	k.DefaultUpdate(edited, config)
+	k.DefaultUpdate(vmi.DefaultDefaults(), edited, config)
 	if got, want := cells(k, edited), "balance|10|100|4|<unknown>"; got != want {
 		t.Errorf("columns %s after an update, want %s", got, want)
 	}

@@ -1,7 +1,8 @@
 // Package objects gives the records of raftstore the shape of API objects.
 //
-// It owns how an object is laid out in the store (key and JSON), which kinds
-// there are, and how they are read, written and watched by the controllers:
+// It owns the JSON of an object in the store, and how objects are read, written
+// and watched by the controllers. Which kinds there are, where their objects live
+// and which rules every write keeps is in package kinds.
 //
 //   - Get and List read one kind, typed.
 //   - Tx collects several writes into one atomic transaction. Every write is
@@ -14,10 +15,11 @@
 // Claims, the outcome of a decision, are in the package claims below.
 //
 // Invariants: a stored object carries apiVersion and kind and no
-// resourceVersion, which is the record's ModRevision; metadata.generation
-// changes exactly when spec does; uid, creationTimestamp and deletionTimestamp
-// never change once set; an object whose deletion was asked for disappears in
-// the same transaction that removes its last finalizer.
+// resourceVersion, which is the record's ModRevision; metadata.generation counts
+// the changes of what is wanted, for the kinds that have it; uid,
+// creationTimestamp and deletionTimestamp never change once set; an object whose
+// deletion was asked for disappears in the same transaction that removes its last
+// finalizer.
 //
 // Objects handed out by Cache and Informer are shared: copy before changing.
 //

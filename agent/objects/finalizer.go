@@ -3,7 +3,6 @@ package objects
 import (
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -37,11 +36,4 @@ func RemoveFinalizer(o metav1.Object, finalizer string) bool {
 	}
 	o.SetFinalizers(slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return f == finalizer }))
 	return true
-}
-
-// isHeld reports whether finalizers keep o: those of its metadata, and those
-// that a namespace has in its spec.
-func isHeld(o Object) bool {
-	ns, ok := o.(*corev1.Namespace)
-	return len(o.GetFinalizers()) > 0 || ok && len(ns.Spec.Finalizers) > 0
 }

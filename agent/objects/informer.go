@@ -137,7 +137,7 @@ func (c Change[T]) isDelete() bool {
 
 // Apply implements Sink.
 func (i *Informer[T]) Apply(ev raftstore.Event) {
-	key, ok := i.kind.keyFromStore(ev.Record.Key)
+	key, ok := i.kind.ParseKey(ev.Record.Key)
 	if !ok {
 		return
 	}
@@ -163,7 +163,7 @@ func (i *Informer[T]) Reset(recs []raftstore.Record, _ uint64) {
 	defer i.delivery.Unlock()
 	seen := make(map[Key]struct{}, len(recs))
 	for _, rec := range recs {
-		key, ok := i.kind.keyFromStore(rec.Key)
+		key, ok := i.kind.ParseKey(rec.Key)
 		if !ok {
 			continue
 		}

@@ -1,7 +1,6 @@
 package objects_test
 
 import (
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"reflect"
@@ -11,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/objects"
@@ -264,43 +262,6 @@ func TestRefusalIsTyped(t *testing.T) {
 	_, err := tx.Commit(t.Context(), s)
 	if refused, ok := objects.Refused(err); !ok || refused.Reason != "because" {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestKindTable(t *testing.T) {
-	seen := map[string]bool{}
-	for _, k := range objects.Kinds() {
-		if seen[k.Prefix()] {
-			t.Errorf("%s is in the table twice", k.Prefix())
-		}
-		seen[k.Prefix()] = true
-		o := k.New()
-		o.SetName("n")
-		want := objects.Key{Name: "n"}
-		if k.Namespaced {
-			o.SetNamespace("ns")
-			want.Namespace = "ns"
-		}
-		back, key, ok := objects.ParseStoreKey(k.StoreKey(objects.KeyOf(o)))
-		if !ok || back != k || key != want {
-			t.Errorf("%s: parsed as %v %v %v", k.Resource, back, key, ok)
-		}
-		b, err := objects.Encode(o)
-		if err != nil {
-			t.Errorf("%s: %v", k.Resource, err)
-		}
-		var meta metav1.TypeMeta
-		if err := json.Unmarshal(b, &meta); err != nil || meta.GroupVersionKind() != k.GVK {
-			t.Errorf("%s is stored as %v (%v)", k.Resource, meta, err)
-		}
-	}
-	if k, ok := objects.KindByResource(schema.GroupResource{Resource: "nodes"}); !ok || k.Prefix() != "/registry/core/nodes/" {
-		t.Errorf("nodes: %v %v", k, ok)
-	}
-	for _, bad := range []string{"", "/claims/x", "/registry/core/nodes/", "/registry/core/nodes/a/b", "/registry/core/secrets/a", "/registry/core/secrets/a/b/c", "/registry/nothing/x/y"} {
-		if _, _, ok := objects.ParseStoreKey(bad); ok {
-			t.Errorf("%q was parsed", bad)
-		}
 	}
 }
 

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kjson "sigs.k8s.io/json"
 
+	"virtmesh/agent/kinds"
 	"virtmesh/raftstore"
 )
 
@@ -45,7 +45,7 @@ func ListRecords(ctx context.Context, s Store, prefix string, opts raftstore.Rea
 // last finalizer of an object under deletion deletes it.
 func (t *Tx) UpdateRaw(r Raw) {
 	t.Require(r.StoreKey, r.Revision)
-	if r.GetDeletionTimestamp() != nil && !r.isHeld() {
+	if r.GetDeletionTimestamp() != nil && !kinds.IsHeld(r.Unstructured) {
 		t.Remove(r.StoreKey)
 		return
 	}
@@ -59,26 +59,6 @@ func (t *Tx) UpdateRaw(r Raw) {
 
 // DeleteRaw removes r, or, if it has finalizers, marks it as being deleted.
 func (t *Tx) DeleteRaw(r Raw) {
-	if r.GetDeletionTimestamp() == nil {
-		now, grace := metav1.NewTime(time.Now().Truncate(time.Second)), int64(0)
-		r.SetDeletionTimestamp(&now)
-		r.SetDeletionGracePeriodSeconds(&grace)
-		if r.GetGeneration() > 0 {
-			r.SetGeneration(r.GetGeneration() + 1)
-		}
-	}
+	kinds.MarkDeleted(r.Unstructured, time.Now())
 	t.UpdateRaw(r)
-}
-
-// isHeld reports whether finalizers keep the object: those of its metadata,
-// and those that a namespace has in its spec.
-func (r Raw) isHeld() bool {
-	if len(r.GetFinalizers()) > 0 {
-		return true
-	}
-	if r.GetAPIVersion() != "v1" || r.GetKind() != "Namespace" {
-		return false
-	}
-	inSpec, _, err := unstructured.NestedSlice(r.Object, "spec", "finalizers")
-	return err != nil || len(inSpec) > 0
 }

@@ -10,11 +10,10 @@ import (
 	"strconv"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"virtmesh/agent/kinds"
 	"virtmesh/raftstore"
 )
 
@@ -49,9 +48,7 @@ func (t *Tx) Create(o Object) {
 	if created := o.GetCreationTimestamp(); created.IsZero() {
 		o.SetCreationTimestamp(metav1.NewTime(time.Now().Truncate(time.Second)))
 	}
-	if kind.hasSpec {
-		o.SetGeneration(1)
-	}
+	kind.BeginGeneration(o)
 	if key, ok := t.storeKey(kind, o); ok {
 		t.Require(key, 0)
 		t.putObject(key, o)
@@ -68,12 +65,7 @@ func (t *Tx) Update(old, o Object) {
 		return
 	}
 	keepIdentity(old, o)
-	if kind.hasSpec {
-		o.SetGeneration(old.GetGeneration())
-		if !apiequality.Semantic.DeepEqual(field(old, "Spec"), field(o, "Spec")) {
-			o.SetGeneration(old.GetGeneration() + 1)
-		}
-	}
+	kind.CountGeneration(o, old)
 	t.replace(kind, old, o)
 }
 
@@ -84,7 +76,7 @@ func (t *Tx) UpdateStatus(old, o Object) {
 	if !ok {
 		return
 	}
-	if _, ok := kind.typ.FieldByName("Status"); !ok {
+	if !kind.HasStatus() {
 		t.fail(fmt.Errorf("%s has no status", kind.GVK.Kind))
 		return
 	}
@@ -117,21 +109,11 @@ func (t *Tx) Delete(old Object, opts DeleteOptions) {
 	case metav1.DeletePropagationOrphan:
 		addFinalizer(o, metav1.FinalizerOrphanDependents)
 	}
-	if !isHeld(o) {
+	if !kinds.IsHeld(o) {
 		t.remove(kind, old)
 		return
 	}
-	if ns, ok := o.(*corev1.Namespace); ok {
-		ns.Status.Phase = corev1.NamespaceTerminating
-	}
-	if o.GetDeletionTimestamp() == nil {
-		now, grace := metav1.NewTime(time.Now().Truncate(time.Second)), int64(0)
-		o.SetDeletionTimestamp(&now)
-		o.SetDeletionGracePeriodSeconds(&grace)
-		if kind.hasSpec {
-			o.SetGeneration(o.GetGeneration() + 1)
-		}
-	}
+	kinds.MarkDeleted(o, time.Now())
 	t.replace(kind, old, o)
 }
 
@@ -239,7 +221,7 @@ func (t *Tx) replace(kind *Kind, old, o Object) {
 		t.fail(fmt.Errorf("%s %s cannot be renamed to %s", kind.GVK.Kind, KeyOf(old), KeyOf(o)))
 		return
 	}
-	if o.GetDeletionTimestamp() != nil && !isHeld(o) {
+	if o.GetDeletionTimestamp() != nil && !kinds.IsHeld(o) {
 		t.remove(kind, old)
 		return
 	}
@@ -327,10 +309,6 @@ func keepIdentity(old, o Object) {
 	o.SetDeletionTimestamp(old.GetDeletionTimestamp())
 	o.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
 	o.SetResourceVersion(old.GetResourceVersion())
-}
-
-func field(o Object, name string) any {
-	return reflect.ValueOf(o).Elem().FieldByName(name).Interface()
 }
 
 // randomSuffix avoids vowels, as generated names do, lest it spell a word.

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -48,8 +49,7 @@ var _ rest.GracefulDeleter = (*Namespaces)(nil)
 
 func newNamespaces(store *genericregistry.Store, k *kinds.Kind) map[string]rest.Storage {
 	store.ShouldDeleteDuringUpdate = func(ctx context.Context, key string, obj, old runtime.Object) bool {
-		ns, ok := obj.(*corev1.Namespace)
-		return ok && len(ns.Spec.Finalizers) == 0 && genericregistry.ShouldDeleteDuringUpdate(ctx, key, obj, old)
+		return !kinds.IsHeld(obj.(*corev1.Namespace)) && genericregistry.ShouldDeleteDuringUpdate(ctx, key, obj, old)
 	}
 	return map[string]rest.Storage{
 		k.Resource:               &Namespaces{collection: &REST{Store: store, kind: k}, store: store, kind: k},
@@ -105,11 +105,7 @@ func (r *Namespaces) mark(ctx context.Context, name string, validate rest.Valida
 			return nil, err
 		}
 		ns := obj.(*corev1.Namespace)
-		if ns.DeletionTimestamp.IsZero() {
-			now := metav1.Now()
-			ns.DeletionTimestamp = &now
-		}
-		ns.Status.Phase = corev1.NamespaceTerminating
+		kinds.MarkDeleted(ns, time.Now())
 		return ns, nil
 	}), len(opts.DryRun) > 0, nil)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"virtmesh/agent/kinds"
+	"virtmesh/agent/vmi"
 )
 
 // REST serves the main resource of a kind.
@@ -40,9 +41,10 @@ func (r *REST) ShortNames() []string { return r.kind.ShortNames }
 func (r *REST) Categories() []string { return r.kind.Categories }
 
 // New builds what serves kind k and its status: the keys of the map are the
-// resource and, for kinds that have it, resource/status.
-func New(scheme *runtime.Scheme, k *kinds.Kind, getter generic.RESTOptionsGetter) (map[string]rest.Storage, error) {
-	store, err := newStore(scheme, k, getter)
+// resource and, for kinds that have it, resource/status. defaults returns the
+// mesh's choices; it is asked at each write.
+func New(scheme *runtime.Scheme, k *kinds.Kind, defaults func() vmi.Defaults, getter generic.RESTOptionsGetter) (map[string]rest.Storage, error) {
+	store, err := newStore(scheme, k, defaults, getter)
 	if err != nil {
 		return nil, fmt.Errorf("serve %s: %w", k.GroupResource(), err)
 	}
@@ -56,10 +58,10 @@ func New(scheme *runtime.Scheme, k *kinds.Kind, getter generic.RESTOptionsGetter
 	return out, nil
 }
 
-func newStore(scheme *runtime.Scheme, k *kinds.Kind, getter generic.RESTOptionsGetter) (*genericregistry.Store, error) {
-	s := strategy{ObjectTyper: scheme, NameGenerator: names.SimpleNameGenerator, kind: k}
+func newStore(scheme *runtime.Scheme, k *kinds.Kind, defaults func() vmi.Defaults, getter generic.RESTOptionsGetter) (*genericregistry.Store, error) {
+	s := strategy{ObjectTyper: scheme, NameGenerator: names.SimpleNameGenerator, kind: k, defaults: defaults}
 	store := &genericregistry.Store{
-		NewFunc:                   k.New,
+		NewFunc:                   func() runtime.Object { return k.New() },
 		NewListFunc:               k.NewList,
 		DefaultQualifiedResource:  k.GroupResource(),
 		SingularQualifiedResource: schema.GroupResource{Group: k.GVK.Group, Resource: k.Singular},
@@ -155,7 +157,7 @@ type trustedStrategy struct{ strategy }
 
 // PrepareForUpdate implements rest.RESTUpdateStrategy.
 func (s trustedStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
-	s.setGeneration(obj, old)
+	s.kind.CountGeneration(obj.(kinds.Object), old.(kinds.Object))
 }
 
 // ValidateUpdate implements rest.RESTUpdateStrategy.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"reflect"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +14,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"virtmesh/agent/kinds"
+	"virtmesh/agent/vmi"
 )
 
 // strategy is what happens to objects of a kind on their way to the store.
@@ -22,6 +22,8 @@ type strategy struct {
 	runtime.ObjectTyper
 	names.NameGenerator
 	kind *kinds.Kind
+	// defaults are the mesh's choices at the moment.
+	defaults func() vmi.Defaults
 }
 
 var (
@@ -55,11 +57,9 @@ func (s strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 		clearField(obj, "Status")
 	}
 	if s.kind.Default != nil {
-		s.kind.Default(obj)
+		s.kind.Default(s.defaults(), obj)
 	}
-	if s.kind.Generation {
-		metaOf(obj).SetGeneration(1)
-	}
+	s.kind.BeginGeneration(metaOf(obj))
 }
 
 // PrepareForUpdate implements rest.RESTUpdateStrategy.
@@ -68,28 +68,16 @@ func (s strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 		copyField(obj, old, "Status")
 	}
 	if s.kind.DefaultUpdate != nil {
-		s.kind.DefaultUpdate(obj, old)
+		s.kind.DefaultUpdate(s.defaults(), obj, old)
 	}
-	s.setGeneration(obj, old)
-}
-
-// setGeneration counts a change of what is wanted.
-func (s strategy) setGeneration(obj, old runtime.Object) {
-	if !s.kind.Generation {
-		return
-	}
-	generation := metaOf(old).GetGeneration()
-	if !sameWant(obj, old) {
-		generation++
-	}
-	metaOf(obj).SetGeneration(generation)
+	s.kind.CountGeneration(obj.(kinds.Object), old.(kinds.Object))
 }
 
 // Validate implements rest.RESTCreateStrategy.
 func (s strategy) Validate(_ context.Context, obj runtime.Object) field.ErrorList {
 	errs := s.validateMeta(obj)
 	if s.kind.Validate != nil {
-		errs = append(errs, s.kind.Validate(obj)...)
+		errs = append(errs, s.kind.Validate(s.defaults(), obj)...)
 	}
 	return errs
 }
@@ -98,7 +86,7 @@ func (s strategy) Validate(_ context.Context, obj runtime.Object) field.ErrorLis
 func (s strategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
 	errs := s.validateMeta(obj)
 	if s.kind.ValidateUpdate != nil {
-		errs = append(errs, s.kind.ValidateUpdate(obj, old)...)
+		errs = append(errs, s.kind.ValidateUpdate(s.defaults(), obj, old)...)
 	}
 	return errs
 }
@@ -169,21 +157,6 @@ func (s statusStrategy) ValidateUpdate(_ context.Context, obj, old runtime.Objec
 // GetResetFields implements rest.ResetFieldsStrategy.
 func (s statusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	return s.resetFields("spec", "metadata")
-}
-
-// sameWant says whether obj and old differ in nothing but metadata and status.
-func sameWant(obj, old runtime.Object) bool {
-	a, b := reflect.ValueOf(obj).Elem(), reflect.ValueOf(old).Elem()
-	for i := range a.NumField() {
-		switch a.Type().Field(i).Name {
-		case "TypeMeta", "ObjectMeta", "Status":
-			continue
-		}
-		if !equality.Semantic.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
-			return false
-		}
-	}
-	return true
 }
 
 func clearField(obj runtime.Object, name string) {

@@ -2,8 +2,7 @@
 // replicated store: it implements k8s.io/apiserver's storage.Interface over
 // raftstore records.
 //
-// An object lives at /registry/<group>/<resource>[/<namespace>]/<name>, the
-// core group written "core". The value is the JSON of the versioned object with
+// An object lives where its kind says (kinds.Kind.StoreKey). The value is the JSON of the versioned object with
 // apiVersion and kind set and resourceVersion empty: the record's ModRevision is
 // the resourceVersion, and is filled in when the object is read.
 //

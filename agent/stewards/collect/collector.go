@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 	"virtmesh/raftstore"
@@ -60,7 +61,7 @@ func New(cfg Config) (*Collector, error) {
 		return nil, err
 	}
 	c := &Collector{store: cfg.Store, graph: newGraph(cfg.Logger.With("controller", "gc"))}
-	cfg.Cache.Records(registryPrefix, c.graph)
+	cfg.Cache.Records(kinds.Root, c.graph)
 	engine := stewards.DefaultConfig()
 	engine.Name, engine.Workers = "gc", cfg.Workers
 	engine.Reconciler = stewards.ReconcilerFunc(c.reconcile)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,10 +19,8 @@ import (
 	"virtmesh/raftstore"
 )
 
-const (
-	registryPrefix = "/registry/"
-	eventsPrefix   = "/registry/core/events/"
-)
+// eventsPrefix is below which events are. Nobody owns one.
+var eventsPrefix = objects.KindFor[*corev1.Event]().Prefix()
 
 // item is what the graph keeps of an object. It is replaced, never changed.
 type item struct {

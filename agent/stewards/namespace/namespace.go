@@ -24,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 	"virtmesh/raftstore"
@@ -116,10 +117,8 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 func (c *Controller) content(ctx context.Context, namespace string) ([]objects.Raw, error) {
 	var content []objects.Raw
 	local := raftstore.ReadOptions{Consistency: raftstore.Local}
-	_, err := objects.ListRecords(ctx, c.cfg.Store, "/registry/", local, func(rec raftstore.Record) error {
-		// /registry/<group>/<resource>/<namespace>/<name>
-		parts := strings.Split(rec.Key, "/")
-		if len(parts) != 6 || parts[4] != namespace {
+	_, err := objects.ListRecords(ctx, c.cfg.Store, kinds.Root, local, func(rec raftstore.Record) error {
+		if l, ok := kinds.ParseLocation(rec.Key); !ok || l.Key.Namespace != namespace {
 			return nil
 		}
 		raw, err := objects.DecodeRaw(rec)
@@ -165,11 +164,8 @@ func (c *Controller) remove(ctx context.Context, objs ...objects.Raw) error {
 
 // describe names the resource of an object: "virtualmachines.kubevirt.io".
 func describe(raw objects.Raw) string {
-	parts := strings.Split(raw.StoreKey, "/")
-	if parts[2] == "core" {
-		return parts[3]
-	}
-	return parts[3] + "." + parts[2]
+	l, _ := kinds.ParseLocation(raw.StoreKey)
+	return l.Resource.String()
 }
 
 // setConditions says what is left, in the words of Kubernetes.

@@ -5,18 +5,20 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-func coordinationKinds() []*Kind {
+func leaseKind() *Kind {
 	type lease = coordinationv1.Lease
-	return []*Kind{{
+	return &Kind{
 		GVK: coordinationv1.SchemeGroupVersion.WithKind("Lease"), Resource: "leases", Singular: "lease", Namespaced: true,
 		Object: &lease{}, List: &coordinationv1.LeaseList{},
-		Validate:       on(validateLease),
-		ValidateUpdate: both(func(l, _ *lease) field.ErrorList { return validateLease(l) }),
+		Support:        "works as a store, for clients' own leader elections",
+		Writers:        Writers{Spec: users},
+		Validate:       judge(validateLease),
+		ValidateUpdate: judgeUpdate(func(l, _ *lease) field.ErrorList { return validateLease(l) }),
 		Columns: []Column{
 			column("Holder", func(l *lease) any { return deref(l.Spec.HolderIdentity) }),
 			age,
 		},
-	}}
+	}
 }
 
 func validateLease(l *coordinationv1.Lease) field.ErrorList {

@@ -3,6 +3,7 @@ package kinds
 import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -14,10 +15,12 @@ func namespaceKind() *Kind {
 	return &Kind{
 		GVK: core("Namespace"), Resource: "namespaces", Singular: "namespace", ShortNames: []string{"ns"}, Status: true,
 		Object: &ns{}, List: &corev1.NamespaceList{},
+		Support:        "works, with the deletion of what is in it",
+		Writers:        Writers{Spec: "users; finalizers by the API and stewards/namespace", Status: "the API, stewards/namespace"},
 		ValidateName:   validation.ValidateNamespaceName,
-		Default:        do(defaultNamespace),
-		DefaultUpdate:  change(updateNamespace),
-		ValidateUpdate: both(validateNamespaceUpdate),
+		Default:        fill(defaultNamespace),
+		DefaultUpdate:  refill(updateNamespace),
+		ValidateUpdate: judgeUpdate(validateNamespaceUpdate),
 		Columns: []Column{
 			column("Status", func(n *ns) any { return string(n.Status.Phase) }),
 			age,
@@ -63,3 +66,5 @@ func validateNamespaceUpdate(n, _ *corev1.Namespace) field.ErrorList {
 	}
 	return nil
 }
+
+func core(kind string) schema.GroupVersionKind { return corev1.SchemeGroupVersion.WithKind(kind) }

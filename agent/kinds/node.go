@@ -15,8 +15,10 @@ func nodeKind() *Kind {
 	return &Kind{
 		GVK: core("Node"), Resource: "nodes", Singular: "node", ShortNames: []string{"no"}, Status: true,
 		Object: &node{}, List: &corev1.NodeList{},
-		Validate:       on(validateNode),
-		ValidateUpdate: both(func(n, _ *node) field.ErrorList { return validateNode(n) }),
+		Support:        "works: capacity, conditions, labels, taints, `spec.unschedulable`",
+		Writers:        Writers{Spec: "host/publish; labels, taints and `unschedulable` by users", Status: "host/publish, stewards/nodes"},
+		Validate:       judge(validateNode),
+		ValidateUpdate: judgeUpdate(func(n, _ *node) field.ErrorList { return validateNode(n) }),
 		Columns: []Column{
 			column("Status", func(n *node) any { return nodeStatus(n) }),
 			column("Roles", func(n *node) any { return joined(nodeRoles(n)) }),

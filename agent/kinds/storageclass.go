@@ -10,15 +10,17 @@ import (
 // that name none.
 const DefaultClass = "storageclass.kubernetes.io/is-default-class"
 
-func storageKinds() []*Kind {
+func storageClassKind() *Kind {
 	type class = storagev1.StorageClass
-	return []*Kind{{
+	return &Kind{
 		GVK: storagev1.SchemeGroupVersion.WithKind("StorageClass"), Resource: "storageclasses", Singular: "storageclass", ShortNames: []string{"sc"},
 		Object: &class{}, List: &storagev1.StorageClassList{},
-		Default:        do(defaultStorageClass),
-		DefaultUpdate:  change(func(c, _ *class) { defaultStorageClass(c) }),
-		Validate:       on(validateStorageClass),
-		ValidateUpdate: both(validateStorageClassUpdate),
+		Support:        "works: `parameters.storagePool`, the default-class annotation, which gives a new claim its class, and `reclaimPolicy`: `Delete`, or `Retain`, which leaves the volume in its pool when the claim goes. Pool and policy count at the first use of a claim. `provisioner`, `volumeBindingMode` and `allowVolumeExpansion` are accepted: volumes are always made at their first use",
+		Writers:        Writers{Spec: users},
+		Default:        fill(defaultStorageClass),
+		DefaultUpdate:  refill(func(c, _ *class) { defaultStorageClass(c) }),
+		Validate:       judge(validateStorageClass),
+		ValidateUpdate: judgeUpdate(validateStorageClassUpdate),
 		Columns: []Column{
 			column("Provisioner", func(c *class) any { return c.Provisioner }),
 			column("ReclaimPolicy", func(c *class) any { return string(deref(c.ReclaimPolicy)) }),
@@ -32,7 +34,7 @@ func storageKinds() []*Kind {
 			}
 			return c.Name
 		}),
-	}}
+	}
 }
 
 func defaultStorageClass(c *storagev1.StorageClass) {

@@ -16,7 +16,9 @@ func eventKind() *Kind {
 	return &Kind{
 		GVK: core("Event"), Resource: "events", Singular: "event", ShortNames: []string{"ev"}, Namespaced: true,
 		Object: &event{}, List: &corev1.EventList{},
-		Validate: on(validateEvent),
+		Support:  "works; events expire",
+		Writers:  Writers{Spec: "every loop of stewards and host; users"},
+		Validate: judge(validateEvent),
 		Columns: []Column{
 			column("Last Seen", func(e *event) any { return lastSeen(e) }),
 			column("Type", func(e *event) any { return e.Type }),

@@ -10,19 +10,17 @@ import (
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 )
 
-func cdiKinds() []*Kind {
-	return []*Kind{dataVolumeKind()}
-}
-
 func dataVolumeKind() *Kind {
 	type dv = cdiv1.DataVolume
 	return &Kind{
 		GVK: cdiv1.SchemeGroupVersion.WithKind("DataVolume"), Resource: "datavolumes", Singular: "datavolume",
 		ShortNames: []string{"dv", "dvs"}, Categories: everything, Namespaced: true, Status: true, Generation: true,
 		Object: &dv{}, List: &cdiv1.DataVolumeList{},
-		Default:        do(defaultDataVolume),
-		Validate:       on(validateDataVolume),
-		ValidateUpdate: both(validateDataVolumeUpdate),
+		Support:        "accepted: validated and stored, also those made from `dataVolumeTemplates`, and nothing fills them. An instance that uses one waits. Use a PersistentVolumeClaim, if needed with the import annotations",
+		Writers:        Writers{Spec: "users, stewards/vm", Status: "nobody yet"},
+		Default:        fill(defaultDataVolume),
+		Validate:       judge(validateDataVolume),
+		ValidateUpdate: judgeUpdate(validateDataVolumeUpdate),
 		Columns: []Column{
 			{Name: "Phase", Type: "string", Description: "The phase the data volume is in", Value: on(func(d *dv) any { return string(d.Status.Phase) })},
 			{Name: "Progress", Type: "string", Description: "Transfer progress in percentage if known, N/A otherwise", Value: on(func(d *dv) any { return string(d.Status.Progress) })},

@@ -7,17 +7,19 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-func networkKinds() []*Kind {
+func networkAttachmentDefinitionKind() *Kind {
 	type nad = k8scni.NetworkAttachmentDefinition
-	return []*Kind{{
+	return &Kind{
 		GVK:      k8scni.SchemeGroupVersion.WithKind("NetworkAttachmentDefinition"),
 		Resource: "network-attachment-definitions", Singular: "network-attachment-definition",
 		ShortNames: []string{"net-attach-def"}, Namespaced: true, Generation: true,
 		Object: &nad{}, List: &k8scni.NetworkAttachmentDefinitionList{},
+		Support:        "works for the plugin types `bridge` and `cnv-bridge`",
+		Writers:        Writers{Spec: users},
 		Columns:        []Column{age},
-		Validate:       on(validateNAD),
-		ValidateUpdate: both(func(n, _ *nad) field.ErrorList { return validateNAD(n) }),
-	}}
+		Validate:       judge(validateNAD),
+		ValidateUpdate: judgeUpdate(func(n, _ *nad) field.ErrorList { return validateNAD(n) }),
+	}
 }
 
 // validateNAD wants spec.config to be a JSON object that names a plugin, or a

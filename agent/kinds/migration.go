@@ -1,0 +1,30 @@
+package kinds
+
+import (
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/vmi"
+)
+
+func migrationKind() *Kind {
+	type vmim = kubevirtv1.VirtualMachineInstanceMigration
+	return &Kind{
+		GVK:      kubevirtv1.VirtualMachineInstanceMigrationGroupVersionKind,
+		Resource: "virtualmachineinstancemigrations", Singular: "virtualmachineinstancemigration",
+		ShortNames: []string{"vmim", "vmims"}, Categories: everything, Namespaced: true, Status: true, Generation: true,
+		Object: &vmim{}, List: &kubevirtv1.VirtualMachineInstanceMigrationList{},
+		Support:        "accepted: it can be created and read, and nothing migrates. Instances say so in their condition `LiveMigratable`",
+		Writers:        Writers{Spec: users, Status: "nobody yet"},
+		Default:        fill(vmi.SetNewMigration),
+		Validate:       judge(vmi.ValidateMigration),
+		ValidateUpdate: judgeUpdate(vmi.ValidateMigrationUpdate),
+		Columns: []Column{
+			{Name: "Phase", Type: "string", Description: "The current phase of VM instance migration", Value: on(func(m *vmim) any { return orNoCell(string(m.Status.Phase)) })},
+			{Name: "VMI", Type: "string", Description: "The name of the VMI to perform the migration on", Value: on(func(m *vmim) any { return orNoCell(m.Spec.VMIName) })},
+		},
+		Fields: map[string]func(obj runtimeObject) string{
+			"spec.vmiName": on(func(m *vmim) string { return m.Spec.VMIName }),
+			"status.phase": on(func(m *vmim) string { return string(m.Status.Phase) }),
+		},
+	}
+}

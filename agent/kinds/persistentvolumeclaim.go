@@ -1,0 +1,115 @@
+package kinds
+
+import (
+	"sort"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+func persistentVolumeClaimKind() *Kind {
+	type pvc = corev1.PersistentVolumeClaim
+	return &Kind{
+		GVK: core("PersistentVolumeClaim"), Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim",
+		ShortNames: []string{"pvc"}, Namespaced: true, Status: true,
+		Object: &pvc{}, List: &corev1.PersistentVolumeClaimList{},
+		Support:        "works, on directory pools. It is Bound once its volume is there. There is no PersistentVolume kind, so a retained volume is not shown. Growing a claim is not acted on",
+		Writers:        Writers{Spec: "users; a class that is not named by the API", Status: "host/volumes"},
+		Default:        fill(defaultPVC),
+		Validate:       judge(validatePVC),
+		ValidateUpdate: judgeUpdate(validatePVCUpdate),
+		Columns: []Column{
+			column("Status", func(p *pvc) any {
+				if p.DeletionTimestamp != nil {
+					return "Terminating"
+				}
+				return string(p.Status.Phase)
+			}),
+			column("Volume", func(p *pvc) any { return p.Spec.VolumeName }),
+			column("Capacity", func(p *pvc) any {
+				if q, ok := p.Status.Capacity[corev1.ResourceStorage]; ok {
+					return q.String()
+				}
+				return ""
+			}),
+			column("Access Modes", func(p *pvc) any { return accessModes(p.Status.AccessModes) }),
+			column("StorageClass", func(p *pvc) any { return deref(p.Spec.StorageClassName) }),
+			age,
+			wide("VolumeMode", func(p *pvc) any { return orNone(string(deref(p.Spec.VolumeMode))) }),
+		},
+	}
+}
+
+func defaultPVC(p *corev1.PersistentVolumeClaim) {
+	p.Status.Phase = corev1.ClaimPending
+	if p.Spec.VolumeMode == nil {
+		mode := corev1.PersistentVolumeFilesystem
+		p.Spec.VolumeMode = &mode
+	}
+}
+
+func validatePVC(p *corev1.PersistentVolumeClaim) field.ErrorList {
+	path := field.NewPath("spec")
+	var errs field.ErrorList
+	if len(p.Spec.AccessModes) == 0 {
+		errs = append(errs, field.Required(path.Child("accessModes"), "at least one access mode is required"))
+	}
+	known := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOncePod}
+	for i, m := range p.Spec.AccessModes {
+		errs = append(errs, oneOf(path.Child("accessModes").Index(i), m, known)...)
+	}
+	req := path.Child("resources", "requests").Key(string(corev1.ResourceStorage))
+	switch q, ok := p.Spec.Resources.Requests[corev1.ResourceStorage]; {
+	case !ok:
+		errs = append(errs, field.Required(req, ""))
+	case q.Sign() <= 0:
+		errs = append(errs, field.Invalid(req, q.String(), "must be greater than zero"))
+	}
+	modes := []corev1.PersistentVolumeMode{corev1.PersistentVolumeFilesystem, corev1.PersistentVolumeBlock}
+	if p.Spec.VolumeMode != nil {
+		errs = append(errs, oneOf(path.Child("volumeMode"), *p.Spec.VolumeMode, modes)...)
+	}
+	if c := p.Spec.StorageClassName; c != nil && *c != "" {
+		for _, msg := range validation.IsDNS1123Subdomain(*c) {
+			errs = append(errs, field.Invalid(path.Child("storageClassName"), *c, msg))
+		}
+	}
+	return errs
+}
+
+// validatePVCUpdate lets a claim grow and, while it has none, take a volume and a
+// class. All else of its spec stays.
+func validatePVCUpdate(p, old *corev1.PersistentVolumeClaim) field.ErrorList {
+	errs := validatePVC(p)
+	path := field.NewPath("spec")
+	size, was := p.Spec.Resources.Requests[corev1.ResourceStorage], old.Spec.Resources.Requests[corev1.ResourceStorage]
+	if size.Cmp(was) < 0 {
+		errs = append(errs, field.Forbidden(path.Child("resources", "requests", "storage"), "a claim cannot shrink"))
+	}
+	same := p.Spec.DeepCopy()
+	same.Resources = old.Spec.Resources
+	if old.Spec.VolumeName == "" {
+		same.VolumeName = ""
+	}
+	if old.Spec.StorageClassName == nil {
+		same.StorageClassName = nil
+	}
+	if !equal(same, &old.Spec) {
+		errs = append(errs, field.Forbidden(path, "is immutable after creation except for resources.requests, and volumeName and storageClassName while they are unset"))
+	}
+	return errs
+}
+
+func accessModes(modes []corev1.PersistentVolumeAccessMode) string {
+	short := map[corev1.PersistentVolumeAccessMode]string{
+		corev1.ReadWriteOnce: "RWO", corev1.ReadOnlyMany: "ROX", corev1.ReadWriteMany: "RWX", corev1.ReadWriteOncePod: "RWOP",
+	}
+	var out []string
+	for _, m := range modes {
+		out = append(out, short[m])
+	}
+	sort.Strings(out)
+	return strings.Join(out, ",")
+}

@@ -1,0 +1,76 @@
+package kinds
+
+import (
+	"github.com/google/uuid"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/vmi"
+)
+
+// everything is the category of what kubectl get all lists.
+var everything = []string{"all"}
+
+func virtualMachineKind() *Kind {
+	type vm = kubevirtv1.VirtualMachine
+	return &Kind{
+		GVK: kubevirtv1.VirtualMachineGroupVersionKind, Resource: "virtualmachines", Singular: "virtualmachine",
+		ShortNames: []string{"vm", "vms"}, Categories: everything, Namespaced: true, Status: true, Generation: true,
+		Object: &vm{}, List: &kubevirtv1.VirtualMachineList{},
+		Support: "works",
+		Writers: Writers{Spec: users, Status: "stewards/vm; powering on and off (subresources) through the API"},
+		Default: func(d vmi.Defaults, obj runtime.Object) {
+			v := obj.(*vm)
+			vmi.DropUninferred(&v.Spec)
+			if v.Spec.Template != nil {
+				setFirmwareIdentity(&v.Spec.Template.Spec)
+				d.SetTemplate(&v.Spec.Template.Spec)
+			}
+		},
+		DefaultUpdate: func(d vmi.Defaults, obj, _ runtime.Object) {
+			v := obj.(*vm)
+			vmi.DropUninferred(&v.Spec)
+			if v.Spec.Template != nil && v.DeletionTimestamp == nil {
+				d.SetTemplate(&v.Spec.Template.Spec)
+			}
+		},
+		Validate: func(d vmi.Defaults, obj runtime.Object) field.ErrorList {
+			return vmi.ValidateVirtualMachine(d, obj.(*vm))
+		},
+		ValidateUpdate: func(d vmi.Defaults, obj, old runtime.Object) field.ErrorList {
+			return vmi.ValidateVirtualMachineUpdate(d, obj.(*vm), old.(*vm))
+		},
+		Warnings: on(vmi.VirtualMachineWarnings),
+		Columns: []Column{
+			age,
+			{Name: "Status", Type: "string", Description: "Human Readable Status", Value: on(func(v *vm) any { return orNoCell(string(v.Status.PrintableStatus)) })},
+			column("Ready", func(v *vm) any { return vmCondition(v.Status.Conditions, kubevirtv1.VirtualMachineReady) }),
+		},
+	}
+}
+
+// setFirmwareIdentity gives a new VirtualMachine the identity that its instances
+// keep, also when it is cloned or renamed.
+func setFirmwareIdentity(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	if spec.Domain.Firmware == nil {
+		spec.Domain.Firmware = &kubevirtv1.Firmware{}
+	}
+	fw := spec.Domain.Firmware
+	if fw.UUID == "" {
+		fw.UUID = types.UID(uuid.NewString())
+	}
+	if fw.Serial == "" {
+		fw.Serial = uuid.NewString()
+	}
+}
+
+func vmCondition(conds []kubevirtv1.VirtualMachineCondition, typ kubevirtv1.VirtualMachineConditionType) any {
+	for _, c := range conds {
+		if c.Type == typ {
+			return string(c.Status)
+		}
+	}
+	return noCell
+}
