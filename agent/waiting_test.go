@@ -230,7 +230,7 @@ func TestRemedyIsNamed(t *testing.T) {
 			t.Errorf("%v", got)
 		}
 	}
-	if err := raftstore.ErrDiskFull; withRemedy(err) != err || withRemedy(nil) != nil {
+	if err := raftstore.ErrDiskFull; !errors.Is(withRemedy(err), err) || withRemedy(nil) != nil {
 		t.Error("a remedy for what it does not help")
 	}
 }

@@ -114,7 +114,7 @@ func vmConsole(c *cli.Context) error {
 		if err != nil {
 			return fmt.Errorf("prepare the terminal: %w", err)
 		}
-		defer term.Restore(int(in.Fd()), before)
+		defer func() { _ = term.Restore(int(in.Fd()), before) }()
 	}
 	fmt.Fprintf(c.App.ErrWriter, "Connected to the console of %s. Ctrl+] leaves it.\r\n", c.Args().First())
 	guest := &websocketConn{Conn: socket}
@@ -186,8 +186,8 @@ func joinDisplay(c *cli.Context, conn *connection, viewer net.Conn) error {
 	defer socket.Close()
 	guest := &websocketConn{Conn: socket}
 	var both sync.WaitGroup
-	both.Go(func() { io.Copy(guest, viewer); socket.Close() })
-	both.Go(func() { io.Copy(viewer, guest); viewer.Close() })
+	both.Go(func() { _, _ = io.Copy(guest, viewer); socket.Close() })
+	both.Go(func() { _, _ = io.Copy(viewer, guest); viewer.Close() })
 	both.Wait()
 	return nil
 }

@@ -244,12 +244,12 @@ func (p *planner) filter() {
 	}
 }
 
-// sysctl sets a parameter of a link. A link that exists without the parameter is on a
+// sysctl turns a parameter of a link on. A link that exists without the parameter is on a
 // host whose kernel does not have it.
-func (p *planner) sysctl(linkExists bool, key, value string) {
+func (p *planner) sysctl(linkExists bool, key string) {
 	now, exists := p.have.Sysctls[key]
-	if linkExists && (!exists || now == value) {
+	if linkExists && (!exists || now == "1") {
 		return
 	}
-	p.do(SetSysctl{Key: key, Value: value, Optional: true})
+	p.do(SetSysctl{Key: key, Value: "1", Optional: true})
 }

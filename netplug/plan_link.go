@@ -51,12 +51,12 @@ func (p *planner) bridge(b Bridge) {
 	}
 	// Guests must not find the host's link-local addresses, nor be able to give the host
 	// any by router advertisements.
-	p.sysctl(exists, sysctlIPv6(b.Name), "1")
+	p.sysctl(exists, sysctlIPv6(b.Name))
 	// Nor its other IPv4 addresses: ARP is answered for the one on the bridge only, and
 	// nothing is taken from a source that has no way back through the bridge, which where
 	// the host has no address is any. Both are a second wall behind the filter.
-	p.sysctl(exists, sysctlRPFilter(b.Name), "1")
-	p.sysctl(exists, sysctlARPIgnore(b.Name), "1")
+	p.sysctl(exists, sysctlRPFilter(b.Name))
+	p.sysctl(exists, sysctlARPIgnore(b.Name))
 	p.addrs(l, b.Address)
 	if !l.Up {
 		p.do(SetUp{Link: b.Name, Up: true})
@@ -188,7 +188,7 @@ func (p *planner) tapSettings(t Tap, b Bridge, l Link, exists bool) {
 	if mtu := p.tapMTU(t, b); l.MTU != mtu {
 		p.do(SetMTU{Link: t.Name, MTU: mtu})
 	}
-	p.sysctl(exists, sysctlIPv6(t.Name), "1")
+	p.sysctl(exists, sysctlIPv6(t.Name))
 	vlans := l.PortVLANs
 	if l.Master != t.Bridge {
 		p.do(SetMaster{Link: t.Name, Master: t.Bridge})

@@ -260,7 +260,7 @@ func TestFollowersSeeCommitsSoon(t *testing.T) {
 		cfg.Timing.Heartbeat = 8 * time.Second // makes that timeout 250 ms to 500 ms
 		cfg.Voters.Update = time.Second
 	}))
-	var quickest time.Duration = time.Hour
+	quickest := time.Hour
 	for _, s := range c.Live() {
 		if s.IsLeader() {
 			continue

@@ -224,7 +224,7 @@ func (s *Store) readIndex(ctx context.Context) (uint64, error) {
 		index, err := s.peers.readIndex(ctx, leader)
 		if err != nil && s.base.Err() == nil {
 			// The round's own timeout is no reason for its readers to give up.
-			return 0, fmt.Errorf("%w: %v", errNotLeader, err)
+			return 0, fmt.Errorf("%w: %s", errNotLeader, err.Error())
 		}
 		return index, err
 	}

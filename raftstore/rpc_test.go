@@ -3,6 +3,7 @@ package raftstore_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -66,7 +67,7 @@ func TestHostilePeer(t *testing.T) {
 				t.Fatalf("no greeting: %v", err)
 			}
 			_, err = io.ReadFull(conn, make([]byte, 13))
-			if ended := err == io.EOF; ended != tc.closed {
+			if ended := errors.Is(err, io.EOF); ended != tc.closed {
 				t.Errorf("connection ended: %v (%v), want %v", ended, err, tc.closed)
 			}
 		})

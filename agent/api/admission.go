@@ -61,7 +61,7 @@ func (l *namespaceLifecycle) Admit(ctx context.Context, a admission.Attributes, 
 		return nil
 	}
 	status := admission.NewForbidden(a, fmt.Errorf("unable to create new content in namespace %s because it is being terminated", ns.Name))
-	if s, ok := status.(*apierrors.StatusError); ok {
+	if s := (*apierrors.StatusError)(nil); errors.As(status, &s) {
 		s.ErrStatus.Details.Causes = append(s.ErrStatus.Details.Causes, metav1.StatusCause{
 			Type:    corev1.NamespaceTerminatingCause,
 			Message: fmt.Sprintf("namespace %s is being terminated", ns.Name),

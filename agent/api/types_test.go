@@ -2,6 +2,7 @@ package api
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -132,7 +133,7 @@ func TestKindsAreWellRegistered(t *testing.T) {
 	if err := kinds.Check(all); err != nil {
 		t.Fatal(err)
 	}
-	twice := append(all, all[0])
+	twice := slices.Concat(all, all[:1])
 	if err := kinds.Check(twice); err == nil {
 		t.Error("a kind registered twice is let through")
 	}

@@ -107,7 +107,7 @@ func (l *Lab) spawnInit(ctx context.Context, h Host) error {
 	// Nobody waits for the host in this process: it outlives the command.
 	defer cmd.Process.Release()
 	if err := l.connect(ctx, h, pid, config); err != nil {
-		syscall.Kill(pid, syscall.SIGKILL)
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
 		return fmt.Errorf("start %s: %w", h.Name, err)
 	}
 	return nil

@@ -62,7 +62,7 @@ func forward(client net.Conn, network, address string) {
 
 // pump copies one direction and tells the receiver that it has ended.
 func pump(to, from net.Conn) {
-	io.Copy(to, from)
+	_, _ = io.Copy(to, from) // either end may go at any time
 	if half, ok := to.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()
 	}

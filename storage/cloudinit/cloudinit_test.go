@@ -54,7 +54,7 @@ func readISO(t testing.TB, img []byte) (string, map[string][]byte) {
 }
 
 func sameFiles(a, b map[string][]byte) bool {
-	return maps.EqualFunc(a, b, func(x, y []byte) bool { return bytes.Equal(x, y) })
+	return maps.EqualFunc(a, b, bytes.Equal)
 }
 
 func TestISOHoldsItsFiles(t *testing.T) {

@@ -177,7 +177,7 @@ func (c *Cache) releaser(e *entry) func() {
 		e.lastUsed = time.Now()
 		// Kept in the file's time, so that the order of use survives a restart. A
 		// failure costs only that order.
-		os.Chtimes(c.metaPath(e.key()), e.lastUsed, e.lastUsed)
+		_ = os.Chtimes(c.metaPath(e.key()), e.lastUsed, e.lastUsed)
 	})
 }
 

@@ -22,7 +22,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -75,7 +74,7 @@ func (f *fakeRegistry) intercept(h func(w http.ResponseWriter, r *http.Request) 
 // push stores layers, the lowest first, as an image and returns its reference.
 func (f *fakeRegistry) push(t *testing.T, repo string, layers ...[]byte) string {
 	t.Helper()
-	img := v1.Image(empty.Image)
+	img := empty.Image
 	for _, l := range layers {
 		var err error
 		if img, err = mutate.AppendLayers(img, static.NewLayer(l, types.DockerLayer)); err != nil {

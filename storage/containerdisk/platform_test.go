@@ -84,7 +84,7 @@ func TestImagesForOtherMachinesAreRefused(t *testing.T) {
 				release()
 				return
 			}
-			if c.want == ErrArchitecture && (!strings.Contains(err.Error(), other) || !strings.Contains(err.Error(), runtime.GOARCH)) {
+			if errors.Is(c.want, ErrArchitecture) && (!strings.Contains(err.Error(), other) || !strings.Contains(err.Error(), runtime.GOARCH)) {
 				t.Errorf("the error does not name both architectures: %v", err)
 			}
 			assertNothingLeft(t, cache)

@@ -117,7 +117,7 @@ func TestAnEndAfterGivingUpIsNone(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
-				if want == context.Canceled {
+				if errors.Is(want, context.Canceled) {
 					time.AfterFunc(time.Second, cancel)
 				}
 				// A server that ends its body in good order when it learns that it was given up.

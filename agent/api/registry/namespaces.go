@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -110,7 +111,7 @@ func (r *Namespaces) mark(ctx context.Context, name string, validate rest.Valida
 	}), len(opts.DryRun) > 0, nil)
 	if err != nil {
 		err = storeerr.InterpretDeleteError(err, r.kind.GroupResource(), name)
-		if _, ok := err.(*apierrors.StatusError); !ok {
+		if status := (*apierrors.StatusError)(nil); !errors.As(err, &status) {
 			err = apierrors.NewInternalError(err)
 		}
 		return nil, false, err

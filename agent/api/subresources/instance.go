@@ -37,7 +37,7 @@ func (i instances) pause(ctx context.Context, namespace, name string, opts *kube
 		return err
 	}
 	if p := vmi.Spec.LivenessProbe; p != nil && p.GuestAgentPing == nil {
-		return apierrors.NewForbidden(vmiResource, name, errors.New("Pausing VMIs with a non-GuestAgentPing LivenessProbe is not supported")) //nolint:staticcheck // KubeVirt's wording
+		return apierrors.NewForbidden(vmiResource, name, errors.New("Pausing VMIs with a non-GuestAgentPing LivenessProbe is not supported"))
 	}
 	if machine.HasCondition(vmi, kubevirtv1.VirtualMachineInstancePaused) {
 		return conflict(vmiResource, name, "VMI is already paused")

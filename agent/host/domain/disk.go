@@ -79,7 +79,8 @@ func disk(c *conversion, path *field.Path, d v1.Disk, source Disk, names *device
 
 // diskDevice sets what the guest sees the disk as, and says whether it is read-only.
 func diskDevice(c *conversion, path *field.Path, d v1.Disk, out *libvirtxml.DomainDisk, names *deviceNames) bool {
-	bus, kind := diskBus(d), ""
+	bus := diskBus(d)
+	var kind string
 	var buses []v1.DiskBus
 	readOnly := false
 	out.Target = &libvirtxml.DomainDiskTarget{}

@@ -108,7 +108,7 @@ func reply(do func(*http.Request) (any, error)) http.HandlerFunc {
 			w.WriteHeader(http.StatusNoContent)
 		default:
 			w.Header().Set("Content-Type", "application/json")
-			json.NewEncoder(w).Encode(value)
+			_ = json.NewEncoder(w).Encode(value) // fails only when the client is gone
 		}
 	}
 }
@@ -117,5 +117,5 @@ func reply(do func(*http.Request) (any, error)) http.HandlerFunc {
 func WriteError(w http.ResponseWriter, status int, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(Error{Message: err.Error()})
+	_ = json.NewEncoder(w).Encode(Error{Message: err.Error()})
 }

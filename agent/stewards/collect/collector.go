@@ -105,7 +105,7 @@ func (c *Collector) judge(ctx context.Context, i *item, dependents []*item) erro
 	case len(o.dangling) == 0 && len(o.waiting) == 0:
 		return nil
 	case len(o.solid) > 0:
-		gone := append(o.dangling, o.waiting...)
+		gone := slices.Concat(o.dangling, o.waiting)
 		return c.change(ctx, i, func(u objects.Raw) { dropOwners(u, gone) })
 	case len(o.waiting) > 0 && slices.ContainsFunc(dependents, func(d *item) bool { return d.blocks(i.uid) }):
 		return c.remove(ctx, i, metav1.FinalizerDeleteDependents)

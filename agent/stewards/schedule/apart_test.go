@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -138,7 +139,7 @@ func TestForgettingLeavesClaimsAlone(t *testing.T) {
 		in := claims.Instance{Namespace: "ns", Name: "a", UID: "a", Host: "h2", Resources: request.Resources}
 		b.commit(func(tx *objects.Tx) { claims.Place(tx, in, claims.Epoch{}) })
 		view.Forget("a")
-		if _, err := view.Decide(b.Context(), request); err != errClaimed {
+		if _, err := view.Decide(b.Context(), request); !errors.Is(err, errClaimed) {
 			b.Errorf("decided anew in spite of the claim: %v", err)
 		}
 		view.Forget("a")
