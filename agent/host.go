@@ -172,7 +172,11 @@ func (h *host) openHypervisor(ctx context.Context) (err error) {
 		return fmt.Errorf("libvirt at %s: %w; is libvirtd installed and running?", cfg.URI, err)
 	}
 	h.log.Info("hypervisor found", "kvm", h.kvm.Usable, "reason", h.kvm.Reason, "took", h.kvm.Took.Round(time.Millisecond))
-	h.allocatable = offer.Allocatable(h.config.Capacity.ReservedMemoryBytes, h.capabilities)
+	disk, err := offer.FileSystemBytes(h.config.StateDir)
+	if err != nil {
+		return err
+	}
+	h.allocatable = offer.Allocatable(h.config.Capacity.ReservedMemoryBytes, disk, h.capabilities)
 	h.judge = &offer.Judge{
 		Host: h.config.Name, Allocatable: h.allocatable, CPUModels: h.capabilities.CPUModels, OnHost: h.claims.OnHost,
 	}

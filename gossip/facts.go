@@ -41,8 +41,7 @@ type Facts struct {
 type Resources struct {
 	CPUMilli    int64
 	MemoryBytes int64
-	// Hugepages counts pages by page size, Devices counts devices by
-	// resource name.
+	// Hugepages is bytes by page size, Devices counts devices by resource name.
 	Hugepages map[string]int64
 	Devices   map[string]int64
 }

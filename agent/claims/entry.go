@@ -17,7 +17,7 @@ import (
 // host for every claim on it, and reading JSON would set the pace of the mesh.
 // Its text is words with a space between them:
 //
-//	<namespace>/<name> epoch=<n> cpu=<milli> memory=<bytes> [hugepages:<size>=<bytes>] [device:<name>=<n>]
+//	<namespace>/<name> epoch=<n> cpu=<milli> memory=<bytes> [ephemeral=<bytes>] [hugepages:<size>=<bytes>] [device:<name>=<n>]
 type Entry struct {
 	Namespace string
 	Name      string
@@ -34,6 +34,9 @@ const (
 func (e Entry) encode() []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s/%s epoch=%d cpu=%d memory=%d", e.Namespace, e.Name, e.Epoch, e.Resources.CPUMilli, e.Resources.MemoryBytes)
+	if n := e.Resources.EphemeralBytes; n != 0 {
+		fmt.Fprintf(&b, " ephemeral=%d", n)
+	}
 	for _, size := range slices.Sorted(maps.Keys(e.Resources.Hugepages)) {
 		fmt.Fprintf(&b, " %s%s=%d", hugepagesWord, size, e.Resources.Hugepages[size])
 	}
@@ -77,6 +80,8 @@ func (e *Entry) set(word string) error {
 		r.CPUMilli = n
 	case key == "memory":
 		r.MemoryBytes = n
+	case key == "ephemeral":
+		r.EphemeralBytes = n
 	case strings.HasPrefix(key, hugepagesWord):
 		r.Hugepages = with(r.Hugepages, strings.TrimPrefix(key, hugepagesWord), n)
 	case strings.HasPrefix(key, deviceWord):

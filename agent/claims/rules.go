@@ -28,7 +28,6 @@ func Rules() []raftstore.Constraint {
 	return []raftstore.Constraint{
 		{Name: RuleHostCapacity, Version: 1, Check: checkHostCapacity},
 		{Name: RuleVMIOnce, Version: 1, Check: checkVMIOnce},
-		{Name: RuleVMIOnce, Version: 2, Check: checkVMIOnceAboveFloor},
 		{Name: RuleVolumeOnce, Version: 1, Check: checkVolumeOnce},
 		{Name: RulePlacedSince, Version: 1, Check: checkPlacedSince},
 		{Name: RuleMigrationSlots, Version: 1, Check: checkMigrationSlots},
@@ -38,11 +37,6 @@ func Rules() []raftstore.Constraint {
 // demand builds the call of a rule's version 1.
 func demand(rule string, args any) raftstore.ConstraintCall {
 	return raftstore.ConstraintCall{Name: rule, Version: 1, Args: encode(args)}
-}
-
-// demand2 builds the call of a rule's version 2.
-func demand2(rule string, args any) raftstore.ConstraintCall {
-	return raftstore.ConstraintCall{Name: rule, Version: 2, Args: encode(args)}
 }
 
 // Arguments of the rules.
@@ -94,7 +88,9 @@ func claimedOf(v raftstore.View, host string) (sum machine.Resources, err error)
 }
 
 // checkVMIOnce: an instance has entries on exactly the hosts its record names,
-// and the epoch of its name is its own.
+// and the epoch of its name is its own. An instance whose name had no epoch
+// before has one above the floor: whatever the name had once been given, and was
+// forgotten, does not come back.
 func checkVMIOnce(v raftstore.View, t *raftstore.Txn, raw []byte) error {
 	var args vmiArgs
 	if err := json.Unmarshal(raw, &args); err != nil {
@@ -114,16 +110,11 @@ func checkVMIOnce(v raftstore.View, t *raftstore.Txn, raw []byte) error {
 			return fmt.Errorf("instance %s has a claim on host %s that its record does not name", uid, host)
 		}
 	}
-	return nil
+	return checkAboveFloor(v, t)
 }
 
-// checkVMIOnceAboveFloor is checkVMIOnce, and an instance whose name had no
-// epoch before has one above the floor: whatever the name had once been given,
-// and was forgotten, does not come back.
-func checkVMIOnceAboveFloor(v raftstore.View, t *raftstore.Txn, raw []byte) error {
-	if err := checkVMIOnce(v, t, raw); err != nil {
-		return err
-	}
+// checkAboveFloor refuses a first epoch that is not above the floor.
+func checkAboveFloor(v raftstore.View, t *raftstore.Txn) error {
 	rec, ok := v.Get(floorKey)
 	if !ok {
 		return nil

@@ -131,26 +131,10 @@ func setGuestMemory(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	if spec.Domain.Memory == nil {
 		spec.Domain.Memory = &kubevirtv1.Memory{}
 	}
-	mem, res := spec.Domain.Memory, spec.Domain.Resources
-	if mem.Guest != nil {
-		return
+	if q := guestQuantity(spec); q != nil {
+		guest := q.DeepCopy()
+		spec.Domain.Memory.Guest = &guest
 	}
-	var guest resource.Quantity
-	switch {
-	case !res.Requests.Memory().IsZero():
-		guest = *res.Requests.Memory()
-	case !res.Limits.Memory().IsZero():
-		guest = *res.Limits.Memory()
-	case mem.Hugepages != nil:
-		page, err := resource.ParseQuantity(mem.Hugepages.PageSize)
-		if err != nil {
-			return // validation names the field
-		}
-		guest = page
-	default:
-		return
-	}
-	mem.Guest = &guest
 }
 
 // setTopology makes a socket of each CPU that the resources ask for when the
@@ -159,16 +143,9 @@ func setTopology(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	if spec.Domain.CPU == nil {
 		spec.Domain.CPU = &kubevirtv1.CPU{}
 	}
+	t := TopologyOf(spec)
 	cpu := spec.Domain.CPU
-	if cpu.Cores == 0 && cpu.Sockets == 0 && cpu.Threads == 0 {
-		res := spec.Domain.Resources
-		if q, ok := res.Limits[corev1.ResourceCPU]; ok {
-			cpu.Sockets = uint32(q.Value())
-		} else if q, ok := res.Requests[corev1.ResourceCPU]; ok {
-			cpu.Sockets = uint32(q.Value())
-		}
-	}
-	cpu.Cores, cpu.Sockets, cpu.Threads = max(cpu.Cores, 1), max(cpu.Sockets, 1), max(cpu.Threads, 1)
+	cpu.Sockets, cpu.Cores, cpu.Threads = uint32(t.Sockets), uint32(t.Cores), uint32(t.Threads)
 }
 
 // setPullPolicies pulls images always that go by a tag that moves.

@@ -5,13 +5,19 @@ import (
 	"slices"
 )
 
-// Resources is an amount of what hosts have and instances need. The maps are
-// keyed by page size ("2Mi") and by device resource name.
+// Resources is an amount of what hosts have and instances need.
 type Resources struct {
-	CPUMilli    int64            `json:"cpuMilli,omitempty"`
-	MemoryBytes int64            `json:"memoryBytes,omitempty"`
-	Hugepages   map[string]int64 `json:"hugepages,omitempty"`
-	Devices     map[string]int64 `json:"devices,omitempty"`
+	// CPUMilli is processor time in thousandths of a CPU.
+	CPUMilli int64 `json:"cpuMilli,omitempty"`
+	// MemoryBytes is memory in ordinary pages.
+	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+	// EphemeralBytes is room on the host's own file system for what ends with an
+	// instance.
+	EphemeralBytes int64 `json:"ephemeralBytes,omitempty"`
+	// Hugepages is memory in huge pages, in bytes by PageName.
+	Hugepages map[string]int64 `json:"hugepages,omitempty"`
+	// Devices counts the host's devices by their resource name.
+	Devices map[string]int64 `json:"devices,omitempty"`
 }
 
 // Add returns r plus o. Neither is changed.
@@ -22,10 +28,11 @@ func (r Resources) Sub(o Resources) Resources { return r.combine(o, -1) }
 
 func (r Resources) combine(o Resources, sign int64) Resources {
 	return Resources{
-		CPUMilli:    r.CPUMilli + sign*o.CPUMilli,
-		MemoryBytes: r.MemoryBytes + sign*o.MemoryBytes,
-		Hugepages:   combineMaps(r.Hugepages, o.Hugepages, sign),
-		Devices:     combineMaps(r.Devices, o.Devices, sign),
+		CPUMilli:       r.CPUMilli + sign*o.CPUMilli,
+		MemoryBytes:    r.MemoryBytes + sign*o.MemoryBytes,
+		EphemeralBytes: r.EphemeralBytes + sign*o.EphemeralBytes,
+		Hugepages:      combineMaps(r.Hugepages, o.Hugepages, sign),
+		Devices:        combineMaps(r.Devices, o.Devices, sign),
 	}
 }
 
@@ -57,6 +64,9 @@ func (r Resources) Lacking(want Resources) []string {
 	if want.MemoryBytes > r.MemoryBytes {
 		out = append(out, "memory")
 	}
+	if want.EphemeralBytes > r.EphemeralBytes {
+		out = append(out, "ephemeral-storage")
+	}
 	if len(want.Hugepages) > 0 {
 		for _, size := range slices.Sorted(maps.Keys(want.Hugepages)) {
 			if want.Hugepages[size] > r.Hugepages[size] {
@@ -77,7 +87,7 @@ func (r Resources) Lacking(want Resources) []string {
 // Fits reports whether want is at most r. It is Lacking without the names, for
 // the path that looks at every host.
 func (r Resources) Fits(want *Resources) bool {
-	if want.CPUMilli > r.CPUMilli || want.MemoryBytes > r.MemoryBytes {
+	if want.CPUMilli > r.CPUMilli || want.MemoryBytes > r.MemoryBytes || want.EphemeralBytes > r.EphemeralBytes {
 		return false
 	}
 	for size, n := range want.Hugepages {
@@ -95,6 +105,6 @@ func (r Resources) Fits(want *Resources) bool {
 
 // Equal reports whether r and o are the same amount.
 func (r Resources) Equal(o Resources) bool {
-	return r.CPUMilli == o.CPUMilli && r.MemoryBytes == o.MemoryBytes &&
+	return r.CPUMilli == o.CPUMilli && r.MemoryBytes == o.MemoryBytes && r.EphemeralBytes == o.EphemeralBytes &&
 		maps.Equal(r.Hugepages, o.Hugepages) && maps.Equal(r.Devices, o.Devices)
 }

@@ -50,17 +50,17 @@ func validateHugepages(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSp
 	if mem.Hugepages == nil {
 		return nil
 	}
-	page, err := resource.ParseQuantity(mem.Hugepages.PageSize)
-	if err != nil || page.Sign() <= 0 {
+	page, err := PageSize(spec)
+	if err != nil {
 		return field.ErrorList{field.Invalid(at, mem.Hugepages.PageSize, "must be a positive quantity, such as 2Mi or 1Gi")}
 	}
 	if mem.Guest == nil {
 		return nil
 	}
-	if mem.Guest.Cmp(page) < 0 {
+	if mem.Guest.Value() < page {
 		return field.ErrorList{field.Invalid(at, mem.Hugepages.PageSize, fmt.Sprintf("the guest's memory '%s' must be equal to or larger than the page size", mem.Guest))}
 	}
-	if mem.Guest.Value()%page.Value() != 0 {
+	if mem.Guest.Value()%page != 0 {
 		return field.ErrorList{field.Invalid(at, mem.Hugepages.PageSize, fmt.Sprintf("the guest's memory '%s' is not a multiple of the page size", mem.Guest))}
 	}
 	return nil
@@ -97,17 +97,10 @@ func validateCPU(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) fi
 	if cpu.MaxSockets != 0 && cpu.Sockets > cpu.MaxSockets {
 		errs = append(errs, field.Invalid(at.Child("sockets"), cpu.Sockets, "Number of sockets in CPU topology is greater than the maximum sockets allowed"))
 	}
-	if n := vcpus(cpu); n > maxVCPUs {
+	if n := TopologyOf(spec).VCPUs(); n > maxVCPUs {
 		errs = append(errs, field.Invalid(at, n, fmt.Sprintf("a guest has at most %d CPUs", maxVCPUs)))
 	}
 	return errs
-}
-
-// maxVCPUs is the most that machine types have.
-const maxVCPUs = 512
-
-func vcpus(cpu *kubevirtv1.CPU) uint64 {
-	return uint64(max(cpu.Sockets, 1)) * uint64(max(cpu.Cores, 1)) * uint64(max(cpu.Threads, 1))
 }
 
 // validatePinning checks guests that have host CPUs to themselves, and what only
@@ -141,9 +134,9 @@ func validatePinning(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec
 	if cpu.Threads > 2 {
 		errs = append(errs, field.Invalid(c.Child("threads"), cpu.Threads, "not more than two threads when dedicatedCpuPlacement is true"))
 	}
-	res := spec.Domain.Resources
-	errs = append(errs, wholeCPUs(at.Child("resources", "requests", "cpu"), res.Requests.Cpu(), cpu)...)
-	errs = append(errs, wholeCPUs(at.Child("resources", "limits", "cpu"), res.Limits.Cpu(), cpu)...)
+	res, vcpus := spec.Domain.Resources, TopologyOf(spec).VCPUs()
+	errs = append(errs, wholeCPUs(at.Child("resources", "requests", "cpu"), res.Requests.Cpu(), vcpus)...)
+	errs = append(errs, wholeCPUs(at.Child("resources", "limits", "cpu"), res.Limits.Cpu(), vcpus)...)
 	r, l := res.Requests.Memory(), res.Limits.Memory()
 	if r.Sign() > 0 && l.Sign() > 0 && r.Cmp(*l) != 0 {
 		errs = append(errs, field.Invalid(at.Child("resources", "requests", "memory"), r.String(), "must be equal to the memory limit when dedicatedCpuPlacement is true"))
@@ -152,14 +145,14 @@ func validatePinning(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec
 }
 
 // wholeCPUs wants q, if set, to be the number of the guest's CPUs.
-func wholeCPUs(at *field.Path, q *resource.Quantity, cpu *kubevirtv1.CPU) field.ErrorList {
+func wholeCPUs(at *field.Path, q *resource.Quantity, vcpus int) field.ErrorList {
 	switch {
 	case q.Sign() <= 0:
 		return nil
 	case q.MilliValue()%1000 != 0:
 		return field.ErrorList{field.Invalid(at, q.String(), "must be an integer when dedicatedCpuPlacement is true")}
-	case q.Value() != int64(vcpus(cpu)):
-		return field.ErrorList{field.Invalid(at, q.String(), fmt.Sprintf("must be the number of the guest's CPUs, %d, when dedicatedCpuPlacement is true", vcpus(cpu)))}
+	case q.Value() != int64(vcpus):
+		return field.ErrorList{field.Invalid(at, q.String(), fmt.Sprintf("must be the number of the guest's CPUs, %d, when dedicatedCpuPlacement is true", vcpus))}
 	}
 	return nil
 }

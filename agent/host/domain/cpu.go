@@ -3,55 +3,24 @@ package domain
 import (
 	"slices"
 
-	k8sv1 "k8s.io/api/core/v1"
 	v1 "kubevirt.io/api/core/v1"
 	"libvirt.org/go/libvirtxml"
+
+	machine "virtmesh/agent/vmi"
 )
 
-// Topology is the shape of a guest's CPUs.
-type Topology struct {
-	Sockets, Cores, Threads int
-	// MaxSockets is Sockets, or more when CPUs can be added later.
-	MaxSockets int
-}
-
-// VCPUs is the number of CPUs the guest starts with.
-func (t Topology) VCPUs() int { return t.Sockets * t.Cores * t.Threads }
-
-// MaxVCPUs is the number it can have.
-func (t Topology) MaxVCPUs() int { return t.MaxSockets * t.Cores * t.Threads }
-
-// TopologyOf returns the topology that vmi asks for. Where it names none, one socket
-// for each CPU of its limit, or else its request, as KubeVirt does.
-func TopologyOf(vmi *v1.VirtualMachineInstance) Topology {
-	t := Topology{Sockets: 1, Cores: 1, Threads: 1}
-	spec := vmi.Spec.Domain.CPU
-	if spec != nil {
-		t.Sockets = max(1, int(spec.Sockets))
-		t.Cores = max(1, int(spec.Cores))
-		t.Threads = max(1, int(spec.Threads))
-	}
-	if spec == nil || (spec.Cores == 0 && spec.Sockets == 0 && spec.Threads == 0) {
-		resources := vmi.Spec.Domain.Resources
-		if limit, ok := resources.Limits[k8sv1.ResourceCPU]; ok {
-			t.Sockets = max(1, int(limit.Value()))
-		} else if request, ok := resources.Requests[k8sv1.ResourceCPU]; ok {
-			t.Sockets = max(1, int(request.Value()))
-		}
-	}
-	t.MaxSockets = t.Sockets
-	if spec != nil && int(spec.MaxSockets) > t.Sockets {
-		t.MaxSockets = int(spec.MaxSockets)
-	}
-	return t
+// topology is the shape of the guest's CPUs. Its room for further ones ends where
+// this host's emulator does.
+func (c *conversion) topology() machine.Topology {
+	return machine.TopologyOf(&c.VMI.Spec).WithinLimit(c.Machine.MaxCPUs)
 }
 
 // cpu gives the guest its CPUs.
 func cpu(c *conversion) {
-	t := TopologyOf(c.VMI)
+	t := c.topology()
 	path := c.root.Child("cpu")
-	if limit := c.Machine.MaxCPUs; limit > 0 && t.MaxVCPUs() > limit {
-		c.unsupported(path, t.MaxVCPUs(), "this host's guests can have at most %d CPUs", limit)
+	if limit := c.Machine.MaxCPUs; limit > 0 && t.VCPUs() > limit {
+		c.unsupported(path, t.VCPUs(), "this host's guests can have at most %d CPUs", limit)
 	}
 	count := &libvirtxml.DomainVCPU{Placement: "static", Value: uint(t.MaxVCPUs())}
 	if t.VCPUs() < t.MaxVCPUs() {

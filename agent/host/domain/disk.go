@@ -7,6 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	v1 "kubevirt.io/api/core/v1"
 	"libvirt.org/go/libvirtxml"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // disks adds the disks, LUNs and CD-ROM drives.
@@ -117,7 +119,7 @@ func diskDevice(c *conversion, path *field.Path, d v1.Disk, out *libvirtxml.Doma
 	if bus == v1.DiskBusVirtio {
 		out.Model = c.virtioModel()
 		if enabled(c.domain.Devices.BlockMultiQueue, false) {
-			out.Driver.Queues = ptr(uint(TopologyOf(c.VMI).VCPUs()))
+			out.Driver.Queues = ptr(uint(machine.TopologyOf(&c.VMI.Spec).VCPUs()))
 		}
 	}
 	return readOnly

@@ -2,6 +2,8 @@ package domain
 
 import (
 	v1 "kubevirt.io/api/core/v1"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // ioThreadPlan says which thread serves which disk. Threads are numbered from 1:
@@ -58,7 +60,7 @@ func sharedThreads(vmi *v1.VirtualMachineInstance, shared, dedicated int) int {
 		return 1
 	case v1.IOThreadsPolicyAuto:
 		const threadsPerCPU = 2
-		limit := TopologyOf(vmi).VCPUs()*threadsPerCPU - dedicated
+		limit := machine.TopologyOf(&vmi.Spec).VCPUs()*threadsPerCPU - dedicated
 		return max(1, min(shared, limit))
 	}
 	return 1

@@ -1,33 +1,17 @@
 package domain
 
 import (
-	k8sv1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	v1 "kubevirt.io/api/core/v1"
 	"libvirt.org/go/libvirtxml"
-)
 
-// GuestMemory returns the bytes of memory vmi starts with: memory.guest, or else its
-// request, or else its limit.
-func GuestMemory(vmi *v1.VirtualMachineInstance) int64 {
-	if m := vmi.Spec.Domain.Memory; m != nil && m.Guest != nil {
-		return m.Guest.Value()
-	}
-	resources := vmi.Spec.Domain.Resources
-	if request, ok := resources.Requests[k8sv1.ResourceMemory]; ok {
-		return request.Value()
-	}
-	if limit, ok := resources.Limits[k8sv1.ResourceMemory]; ok {
-		return limit.Value()
-	}
-	return 0
-}
+	machine "virtmesh/agent/vmi"
+)
 
 // memory gives the guest its memory.
 func memory(c *conversion) {
 	spec := c.domain.Memory
 	path := c.root.Child("memory")
-	bytes := GuestMemory(c.VMI)
+	bytes := machine.GuestMemory(&c.VMI.Spec)
 	const smallest = 1 << 20
 	if bytes < smallest {
 		c.invalid(path.Child("guest"), bytes, "a guest needs memory: at least %d bytes", smallest)
@@ -38,16 +22,13 @@ func memory(c *conversion) {
 		memoryBacking(c, 0)
 		return
 	}
-	pageSize := int64(0)
-	if h := spec.Hugepages; h != nil {
-		q, err := resource.ParseQuantity(h.PageSize)
-		if err != nil || q.Value() <= 0 {
-			c.invalid(path.Child("hugepages", "pageSize"), h.PageSize, "must be a size, as 2Mi")
-			return
-		}
-		if pageSize = q.Value(); bytes%pageSize != 0 {
-			c.invalid(path.Child("guest"), bytes, "must be a multiple of the page size %s", h.PageSize)
-		}
+	pageSize, err := machine.PageSize(&c.VMI.Spec)
+	if err != nil {
+		c.invalid(path.Child("hugepages", "pageSize"), spec.Hugepages.PageSize, "must be a size, as 2Mi")
+		return
+	}
+	if pageSize > 0 && bytes%pageSize != 0 {
+		c.invalid(path.Child("guest"), bytes, "must be a multiple of the page size %s", spec.Hugepages.PageSize)
 	}
 	if spec.MaxGuest != nil {
 		switch most := spec.MaxGuest.Value(); {
@@ -64,7 +45,7 @@ func memory(c *conversion) {
 // needs a memory node to add it to.
 func hotpluggableMemory(c *conversion, most, start uint) {
 	c.out.MaximumMemory = &libvirtxml.DomainMaxMemory{Value: most, Unit: "b", Slots: 16}
-	last := TopologyOf(c.VMI).MaxVCPUs() - 1
+	last := c.topology().MaxVCPUs() - 1
 	c.out.CPU.Numa = &libvirtxml.DomainNuma{Cell: []libvirtxml.DomainCell{{
 		ID: ptr(uint(0)), CPUs: "0-" + itoa(last), Memory: start, Unit: "b",
 	}}}

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // pinning ties the guest's threads to the host CPUs that were given to it.
@@ -23,7 +25,7 @@ func pinning(c *conversion) {
 		}
 		return
 	}
-	want := TopologyOf(c.VMI).VCPUs()
+	want := machine.TopologyOf(&c.VMI.Spec).VCPUs()
 	if c.Pinning == nil || len(c.Pinning.VCPUs) < want {
 		c.unsupported(path.Child("dedicatedCpuPlacement"), true, "%d host CPUs have not been set aside for the guest", want)
 		return

@@ -4,13 +4,17 @@ import (
 	"fmt"
 	"runtime"
 
+	"golang.org/x/sys/unix"
+
 	"virtmesh/agent/host/hypervisor"
 	machine "virtmesh/agent/vmi"
 )
 
 // Allocatable is what guests may use of a host: what it has, less the memory
-// that is reserved for the host itself, in bytes.
-func Allocatable(reserved int64, capabilities hypervisor.Capabilities) machine.Resources {
+// that is reserved for the host itself, in bytes. disk is the size of the file
+// system that holds what ends with an instance, in bytes; a tenth of it is kept
+// for the host.
+func Allocatable(reserved, disk int64, capabilities hypervisor.Capabilities) machine.Resources {
 	cpus := capabilities.CPUs
 	if cpus == 0 {
 		cpus = runtime.NumCPU()
@@ -20,21 +24,25 @@ func Allocatable(reserved int64, capabilities hypervisor.Capabilities) machine.R
 	for _, node := range capabilities.NUMANodes {
 		for kib, pages := range node.Hugepages {
 			if pages > 0 && kib > normalPageKiB {
-				hugepages[pageSizeName(kib)] += pages
-				memory -= pages * int64(kib) << 10
+				bytes := pages * int64(kib) << 10
+				hugepages[machine.PageName(int64(kib)<<10)] += bytes
+				memory -= bytes
 			}
 		}
 	}
-	return machine.Resources{CPUMilli: int64(cpus) * 1000, MemoryBytes: max(0, memory), Hugepages: hugepages}
+	return machine.Resources{
+		CPUMilli: int64(cpus) * 1000, MemoryBytes: max(0, memory), EphemeralBytes: disk - disk/10, Hugepages: hugepages,
+	}
 }
 
 // normalPageKiB is the page size of memory that is not set aside.
 const normalPageKiB = 4
 
-// pageSizeName is how Kubernetes writes a page size.
-func pageSizeName(kib uint64) string {
-	if kib >= 1<<20 {
-		return fmt.Sprintf("%dGi", kib>>20)
+// FileSystemBytes is the size of the file system that holds dir.
+func FileSystemBytes(dir string) (int64, error) {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return 0, fmt.Errorf("size of the file system of %s: %w", dir, err)
 	}
-	return fmt.Sprintf("%dMi", kib>>10)
+	return int64(stat.Blocks) * stat.Bsize, nil
 }

@@ -137,9 +137,10 @@ const maxGuests = 1000
 
 func resourceList(r machine.Resources, kvm bool) corev1.ResourceList {
 	list := corev1.ResourceList{
-		corev1.ResourceCPU:    *resource.NewMilliQuantity(r.CPUMilli, resource.DecimalSI),
-		corev1.ResourceMemory: *resource.NewQuantity(r.MemoryBytes, resource.BinarySI),
-		corev1.ResourcePods:   *resource.NewQuantity(maxGuests, resource.DecimalSI),
+		corev1.ResourceCPU:              *resource.NewMilliQuantity(r.CPUMilli, resource.DecimalSI),
+		corev1.ResourceMemory:           *resource.NewQuantity(r.MemoryBytes, resource.BinarySI),
+		corev1.ResourceEphemeralStorage: *resource.NewQuantity(r.EphemeralBytes, resource.BinarySI),
+		corev1.ResourcePods:             *resource.NewQuantity(maxGuests, resource.DecimalSI),
 	}
 	for size, bytes := range r.Hugepages {
 		list[corev1.ResourceName(corev1.ResourceHugePagesPrefix+size)] = *resource.NewQuantity(bytes, resource.BinarySI)

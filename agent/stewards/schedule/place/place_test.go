@@ -17,6 +17,11 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
+const (
+	mib = 1 << 20
+	gib = 1 << 30
+)
+
 const zoneLabel = corev1.LabelTopologyZone
 
 // host returns a healthy host with room for about four small instances.
@@ -330,42 +335,6 @@ func TestBadFieldsAreNamed(t *testing.T) {
 	} {
 		if _, err := NewRequest(instance("a", spec(edit)), DefaultPolicy()); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("got %v, want an error that begins with %s", err, want)
-		}
-	}
-}
-
-func TestResourcesOfInstances(t *testing.T) {
-	q := func(s string) *resource.Quantity { v := resource.MustParse(s); return &v }
-	overhead := func(vcpus, guest int64) int64 { return guest/512 + 96*mib + 8*mib + 8*mib*vcpus + 16*mib }
-	for name, tc := range map[string]struct {
-		spec kubevirtv1.VirtualMachineInstanceSpec
-		want machine.Resources
-	}{
-		"nothing stated": {
-			want: machine.Resources{CPUMilli: 100, MemoryBytes: 128*mib + overhead(1, 128*mib)},
-		},
-		"topology shares processors": {
-			spec: kubevirtv1.VirtualMachineInstanceSpec{Domain: kubevirtv1.DomainSpec{CPU: &kubevirtv1.CPU{Sockets: 2, Cores: 2, Threads: 2}, Memory: &kubevirtv1.Memory{Guest: q("1Gi")}}},
-			want: machine.Resources{CPUMilli: 800, MemoryBytes: gib + overhead(8, gib)},
-		},
-		"dedicated processors do not": {
-			spec: kubevirtv1.VirtualMachineInstanceSpec{Domain: kubevirtv1.DomainSpec{CPU: &kubevirtv1.CPU{Cores: 4, DedicatedCPUPlacement: true, IsolateEmulatorThread: true}, Memory: &kubevirtv1.Memory{Guest: q("1Gi")}}},
-			want: machine.Resources{CPUMilli: 5000, MemoryBytes: gib + overhead(4, gib)},
-		},
-		"requests count as stated": {
-			spec: kubevirtv1.VirtualMachineInstanceSpec{Domain: kubevirtv1.DomainSpec{
-				Memory:    &kubevirtv1.Memory{Guest: q("2Gi")},
-				Resources: kubevirtv1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: *q("1500m"), corev1.ResourceMemory: *q("1Gi")}},
-			}},
-			want: machine.Resources{CPUMilli: 1500, MemoryBytes: gib + overhead(2, 2*gib)},
-		},
-		"hugepages hold the guest": {
-			spec: kubevirtv1.VirtualMachineInstanceSpec{Domain: kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Guest: q("1Gi"), Hugepages: &kubevirtv1.Hugepages{PageSize: "2Mi"}}}},
-			want: machine.Resources{CPUMilli: 100, MemoryBytes: overhead(1, gib), Hugepages: map[string]int64{"2Mi": gib}},
-		},
-	} {
-		if got := DefaultPolicy().Resources(&tc.spec); !got.Equal(tc.want) {
-			t.Errorf("%s: got %+v, want %+v", name, got, tc.want)
 		}
 	}
 }

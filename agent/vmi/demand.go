@@ -1,0 +1,101 @@
+package vmi
+
+import (
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+// Policy is how far hosts may be committed. It is the same on every host: the
+// size of a claim follows from it.
+type Policy struct {
+	// CPUAllocationRatio is how many virtual CPUs share one of the host's, unless
+	// the instance asks for dedicated ones.
+	CPUAllocationRatio int64
+	// MemoryOvercommitPercent is the guest memory promised for every 100 of the
+	// host's. What QEMU needs beside it is never overcommitted.
+	MemoryOvercommitPercent int64
+}
+
+// DefaultPolicy returns what KubeVirt does by default: ten virtual CPUs to one of
+// the host's, and no overcommitment of memory.
+func DefaultPolicy() Policy { return Policy{CPUAllocationRatio: 10, MemoryOvercommitPercent: 100} }
+
+// Validate reports values that make no sense, all at once.
+func (p Policy) Validate() error {
+	var errs []error
+	if p.CPUAllocationRatio < 1 {
+		errs = append(errs, fmt.Errorf("cpuAllocationRatio is %d, want at least 1", p.CPUAllocationRatio))
+	}
+	if p.MemoryOvercommitPercent < 10 {
+		errs = append(errs, fmt.Errorf("memoryOvercommitPercent is %d, want at least 10", p.MemoryOvercommitPercent))
+	}
+	return errors.Join(errs...)
+}
+
+// Resources returns what the instance takes of its host. A request raises that
+// above what the policy charges for the guest's CPUs and memory, and never lowers
+// it: what is charged is at least what is started. p must be valid.
+func (p Policy) Resources(spec *kubevirtv1.VirtualMachineInstanceSpec) Resources {
+	r := Resources{CPUMilli: p.cpu(spec), EphemeralBytes: EphemeralBytes(spec)}
+	guest, memory := GuestMemory(spec), int64(0)
+	if page, err := PageSize(spec); err == nil && page > 0 {
+		r.Hugepages = map[string]int64{PageName(page): roundUp(guest, page)}
+	} else {
+		memory = max(mulDiv(guest, 100, p.MemoryOvercommitPercent), min(spec.Domain.Resources.Requests.Memory().Value(), mostOf))
+	}
+	if !spec.Domain.Resources.OvercommitGuestOverhead {
+		memory = sum(memory, Overhead(spec))
+	}
+	r.MemoryBytes = memory
+	for _, d := range spec.Domain.Devices.HostDevices {
+		r.addDevice(d.DeviceName)
+	}
+	for _, d := range spec.Domain.Devices.GPUs {
+		r.addDevice(d.DeviceName)
+	}
+	return r
+}
+
+// cpu is the processor time that the instance takes, in thousandths of a CPU.
+func (p Policy) cpu(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
+	vcpus := int64(TopologyOf(spec).VCPUs())
+	if c := spec.Domain.CPU; c != nil && c.DedicatedCPUPlacement {
+		if c.IsolateEmulatorThread {
+			vcpus = sum(vcpus, 1)
+		}
+		return mulDiv(vcpus, 1000, 1)
+	}
+	request := spec.Domain.Resources.Requests[corev1.ResourceCPU]
+	return max(mulDiv(vcpus, 1000, p.CPUAllocationRatio), min(request.MilliValue(), mostOf))
+}
+
+func (r *Resources) addDevice(name string) {
+	if name == "" {
+		return // validation refuses it
+	}
+	if r.Devices == nil {
+		r.Devices = map[string]int64{}
+	}
+	r.Devices[name]++
+}
+
+// EphemeralBytes returns the room on the host's own file system that ends with
+// the instance: that of its empty disks, or its request of ephemeral-storage,
+// whichever is more. What a guest writes over an image is not known before; who
+// wants it counted requests it.
+func EphemeralBytes(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
+	var n int64
+	for _, v := range spec.Volumes {
+		if v.EmptyDisk != nil {
+			n = sum(n, roundUp(v.EmptyDisk.Capacity.Value(), diskGranularity))
+		}
+	}
+	request := spec.Domain.Resources.Requests[corev1.ResourceEphemeralStorage]
+	return max(n, min(request.Value(), mostOf))
+}
+
+// diskGranularity is what the sizes of disks are multiples of, in bytes.
+const diskGranularity = 4096

@@ -1,0 +1,136 @@
+package vmi
+
+import (
+	"fmt"
+	"math/bits"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+const (
+	kib = 1 << 10
+	mib = 1 << 20
+	gib = 1 << 30
+
+	// qemuBase is what a QEMU process needs beside guest memory: code, heap,
+	// block layer and network buffers.
+	qemuBase = 96 * mib
+	// perVCPU covers the stack and state of a virtual CPU's thread.
+	perVCPU = 8 * mib
+	// perGraphics is the memory of a graphics device.
+	perGraphics = 16 * mib
+	// vfioExtra: a passed-through device maps its memory into the process.
+	vfioExtra = gib
+	// emulatorIOThreads covers the emulator's own threads.
+	emulatorIOThreads = 8 * mib
+)
+
+// GuestMemory returns the bytes of memory that the guest starts with:
+// memory.guest, or else its request, its limit, or one huge page, as in KubeVirt.
+// It is 0 for a spec that names none of them, which validation refuses.
+func GuestMemory(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
+	if q := guestQuantity(spec); q != nil {
+		return q.Value()
+	}
+	return 0
+}
+
+// guestQuantity is GuestMemory as the manifest spells it, nil if it says nothing.
+func guestQuantity(spec *kubevirtv1.VirtualMachineInstanceSpec) *resource.Quantity {
+	mem, res := spec.Domain.Memory, spec.Domain.Resources
+	switch {
+	case mem != nil && mem.Guest != nil:
+		return mem.Guest
+	case !res.Requests.Memory().IsZero():
+		return res.Requests.Memory()
+	case !res.Limits.Memory().IsZero():
+		return res.Limits.Memory()
+	case mem != nil && mem.Hugepages != nil:
+		if page, err := resource.ParseQuantity(mem.Hugepages.PageSize); err == nil {
+			return &page
+		}
+	}
+	return nil
+}
+
+// MaxGuestMemory returns the bytes of memory that the guest can have without a
+// restart, at least GuestMemory.
+func MaxGuestMemory(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
+	guest := GuestMemory(spec)
+	if mem := spec.Domain.Memory; mem != nil && mem.MaxGuest != nil {
+		return max(guest, mem.MaxGuest.Value())
+	}
+	return guest
+}
+
+// PageSize returns the size in bytes of the huge pages that hold the guest's
+// memory, 0 if ordinary pages do. An error says what a page size looks like.
+func PageSize(spec *kubevirtv1.VirtualMachineInstanceSpec) (int64, error) {
+	mem := spec.Domain.Memory
+	if mem == nil || mem.Hugepages == nil {
+		return 0, nil
+	}
+	q, err := resource.ParseQuantity(mem.Hugepages.PageSize)
+	if err != nil || q.Sign() <= 0 {
+		return 0, fmt.Errorf("the page size is %q, want a positive quantity, such as 2Mi or 1Gi", mem.Hugepages.PageSize)
+	}
+	return q.Value(), nil
+}
+
+// PageName is the name of a page size of so many bytes, as Kubernetes writes it:
+// "2Mi", "1Gi". It is the key of Resources.Hugepages.
+func PageName(bytes int64) string { return resource.NewQuantity(bytes, resource.BinarySI).String() }
+
+// Overhead returns the bytes of memory that QEMU needs beside the guest's.
+func Overhead(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
+	d := &spec.Domain
+	// Page tables of the host for the guest's memory.
+	n := GuestMemory(spec)/512 + qemuBase + emulatorIOThreads
+	n = sum(n, mulDiv(perVCPU, int64(TopologyOf(spec).VCPUs()), 1))
+	if d.Devices.AutoattachGraphicsDevice == nil || *d.Devices.AutoattachGraphicsDevice {
+		n = sum(n, perGraphics)
+	}
+	if len(d.Devices.HostDevices) > 0 || len(d.Devices.GPUs) > 0 || hasSRIOV(d) {
+		n = sum(n, vfioExtra)
+	}
+	if d.Memory != nil && d.Memory.ReservedOverhead != nil && d.Memory.ReservedOverhead.AddedOverhead != nil {
+		n = sum(n, d.Memory.ReservedOverhead.AddedOverhead.Value())
+	}
+	return roundUp(n, kib)
+}
+
+func hasSRIOV(d *kubevirtv1.DomainSpec) bool {
+	for _, i := range d.Devices.Interfaces {
+		if i.SRIOV != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// mostOf anything is counted: an exbibyte, which no host has. So sums of a few
+// amounts never overflow, whatever a manifest asks for.
+const mostOf = 1 << 60
+
+// mulDiv returns a*b/c rounded up, at most mostOf, for numbers that are not
+// negative and a positive c.
+func mulDiv(a, b, c int64) int64 {
+	high, low := bits.Mul64(uint64(max(a, 0)), uint64(max(b, 0)))
+	low, carry := bits.Add64(low, uint64(c-1), 0)
+	high += carry
+	if high >= uint64(c) {
+		return mostOf
+	}
+	q, _ := bits.Div64(high, low, uint64(c))
+	return int64(min(q, mostOf))
+}
+
+// roundUp returns the least multiple of unit that is not below n.
+func roundUp(n, unit int64) int64 {
+	n = min(n, mostOf)
+	return (n + unit - 1) / unit * unit
+}
+
+// sum adds numbers that are not negative, up to mostOf.
+func sum(a, b int64) int64 { return min(min(a, mostOf)+min(max(b, 0), mostOf), mostOf) }
