@@ -17,7 +17,7 @@ func FirmwareUUID(name string) types.UID {
 }
 
 // setDiskBuses puts each disk without a bus on the one that guests of the
-// architecture find without drivers.
+// architecture find without drivers. A LUN speaks SCSI, which SATA does not pass on.
 func setDiskBuses(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	bus := kubevirtv1.DiskBusVirtio
 	if spec.Architecture == "amd64" {
@@ -25,6 +25,9 @@ func setDiskBuses(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	}
 	for i := range spec.Domain.Devices.Disks {
 		d := &spec.Domain.Devices.Disks[i].DiskDevice
+		if d.LUN != nil && d.LUN.Bus == "" {
+			d.LUN.Bus = kubevirtv1.DiskBusSCSI
+		}
 		for _, p := range busesOf(d) {
 			if *p == "" {
 				*p = bus

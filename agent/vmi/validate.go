@@ -1,7 +1,6 @@
 package vmi
 
 import (
-	"fmt"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -34,7 +33,7 @@ func ValidateVirtualMachine(d Defaults, vm *kubevirtv1.VirtualMachine) field.Err
 	if vm.Spec.Template == nil {
 		return field.ErrorList{field.Required(path.Child("template"), "missing virtual machine template")}
 	}
-	errs := validateRunStrategy(path, &vm.Spec)
+	errs := append(validateName(vm.Name), validateRunStrategy(path, &vm.Spec)...)
 	if vm.Spec.Instancetype != nil {
 		errs = append(errs, field.Forbidden(path.Child("instancetype"), "instance types are not served: give CPU and memory in the template"))
 	}
@@ -128,15 +127,9 @@ func validateTemplates(path *field.Path, spec *kubevirtv1.VirtualMachineSpec) fi
 // ValidateInstance checks a new VirtualMachineInstance.
 func ValidateInstance(_ Defaults, vmi *kubevirtv1.VirtualMachineInstance) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateSpec(path, &vmi.Spec)
+	errs := append(validateName(vmi.Name), validateSpec(path, &vmi.Spec)...)
 	errs = append(errs, validateReservedLabels(field.NewPath("metadata", "labels"), vmi.Labels)...)
 	errs = append(errs, validateEveryVolumeUsed(path, &vmi.Spec)...)
-	dom := &vmi.Spec.Domain
-	if dom.Memory == nil || dom.Memory.Guest == nil && dom.Memory.Hugepages == nil {
-		mem := path.Child("domain")
-		errs = append(errs, field.Required(mem.Child("memory", "guest"), fmt.Sprintf("no memory requested, at least one of '%s', '%s' or '%s' must be set",
-			mem.Child("memory", "guest"), mem.Child("memory", "hugepages", "pageSize"), mem.Child("resources", "requests", "memory"))))
-	}
 	if _, known := machineTypes[vmi.Spec.Architecture]; !known {
 		errs = append(errs, field.NotSupported(path.Child("architecture"), vmi.Spec.Architecture, architectures))
 	}

@@ -6,8 +6,7 @@ import (
 )
 
 func validateDevices(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
-	dom := at.Child("domain")
-	at = dom.Child("devices")
+	at = at.Child("domain", "devices")
 	dev := &spec.Domain.Devices
 	errs := validateInputs(at.Child("inputs"), dev.Inputs)
 	names := map[string]bool{}
@@ -32,17 +31,31 @@ func validateDevices(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec
 	if dev.Video != nil && dev.AutoattachGraphicsDevice != nil && !*dev.AutoattachGraphicsDevice {
 		errs = append(errs, field.Forbidden(at.Child("video"), "Video configuration is not allowed when autoattachGraphicsDevice is set to false"))
 	}
+	if dev.Video != nil && dev.Video.Type != "" {
+		errs = append(errs, oneOf(at.Child("video", "type"), dev.Video.Type, []string{"vga", "cirrus", kubevirtv1.VirtIO, "ramfb", "bochs"})...)
+	}
 	for i, p := range dev.PanicDevices {
 		if p.Model != nil {
 			errs = append(errs, oneOf(at.Child("panicDevices").Index(i).Child("model"), *p.Model,
 				[]kubevirtv1.PanicDeviceModel{kubevirtv1.Hyperv, kubevirtv1.Isa, kubevirtv1.Pvpanic})...)
 		}
 	}
-	if p := spec.Domain.IOThreadsPolicy; p != nil {
-		errs = append(errs, oneOf(dom.Child("ioThreadsPolicy"), *p, []kubevirtv1.IOThreadsPolicy{
-			kubevirtv1.IOThreadsPolicyShared, kubevirtv1.IOThreadsPolicyAuto, kubevirtv1.IOThreadsPolicySupplementalPool})...)
+	return append(errs, validateWatchdog(at.Child("watchdog"), dev.Watchdog)...)
+}
+
+// validateWatchdog checks the watchdog of an instance with its defaults.
+func validateWatchdog(at *field.Path, dog *kubevirtv1.Watchdog) field.ErrorList {
+	if dog == nil {
+		return nil
 	}
-	return errs
+	if dog.Diag288 != nil {
+		return field.ErrorList{field.Forbidden(at.Child("diag288"), "only guests of s390x have this watchdog: use i6300esb")}
+	}
+	if dog.I6300ESB == nil {
+		return nil // a template that has not got its defaults
+	}
+	return optional(at.Child("i6300esb", "action"), dog.I6300ESB.Action,
+		kubevirtv1.WatchdogActionPoweroff, kubevirtv1.WatchdogActionReset, kubevirtv1.WatchdogActionShutdown)
 }
 
 func validateInputs(at *field.Path, inputs []kubevirtv1.Input) field.ErrorList {
@@ -53,9 +66,7 @@ func validateInputs(at *field.Path, inputs []kubevirtv1.Input) field.ErrorList {
 		if in.Bus != "" {
 			errs = append(errs, oneOf(p.Child("bus"), in.Bus, []kubevirtv1.InputBus{kubevirtv1.InputBusVirtio, kubevirtv1.InputBusUSB})...)
 		}
-		if in.Type != "" {
-			errs = append(errs, oneOf(p.Child("type"), in.Type, []kubevirtv1.InputType{kubevirtv1.InputTypeTablet})...)
-		}
+		errs = append(errs, oneOf(p.Child("type"), in.Type, []kubevirtv1.InputType{kubevirtv1.InputTypeTablet, kubevirtv1.InputTypeKeyboard})...)
 		if seen[in.Name] {
 			errs = append(errs, field.Duplicate(p.Child("name"), in.Name))
 		}

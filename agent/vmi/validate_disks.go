@@ -75,12 +75,20 @@ func validateDiskTarget(at *field.Path, disk *kubevirtv1.Disk) field.ErrorList {
 	if disk.CDRom != nil {
 		kind, bus, count = "cdrom", disk.CDRom.Bus, count+1
 	}
+	if disk.LUN != nil && disk.LUN.Reservation {
+		errs = append(errs, field.Forbidden(at.Child("lun", "reservation"), "persistent reservations are not passed on in this version"))
+	}
+	if disk.CDRom != nil {
+		errs = append(errs, optional(at.Child("cdrom", "tray"), disk.CDRom.Tray, kubevirtv1.TrayStateOpen, kubevirtv1.TrayStateClosed)...)
+	}
 	if count > 1 {
 		return field.ErrorList{field.Invalid(at, disk.Name, "can only have a single target type defined")}
 	}
 	path := at.Child(kind, "bus")
 	switch {
 	case bus == "":
+	case disk.LUN != nil && (bus == kubevirtv1.DiskBusSATA || bus == kubevirtv1.DiskBusUSB):
+		errs = append(errs, field.Invalid(path, bus, "the bus is invalid for a LUN: use scsi or virtio"))
 	case bus == kubevirtv1.DiskBusVirtio && disk.CDRom != nil:
 		errs = append(errs, field.Invalid(path, bus, "the bus is invalid for a CD-ROM device"))
 	case bus == kubevirtv1.DiskBusSATA && disk.Disk != nil && disk.Disk.ReadOnly:
@@ -114,6 +122,12 @@ func validateDriver(at *field.Path, disk *kubevirtv1.Disk) field.ErrorList {
 	if disk.Cache != "" {
 		errs = append(errs, oneOf(at.Child("cache"), disk.Cache, []kubevirtv1.DriverCache{
 			kubevirtv1.CacheNone, kubevirtv1.CacheWriteThrough, kubevirtv1.CacheWriteBack})...)
+	}
+	if shared := isTrue(disk.Shareable); shared && disk.Cache != "" && disk.Cache != kubevirtv1.CacheNone {
+		errs = append(errs, field.Invalid(at.Child("cache"), disk.Cache, "a shareable disk must not be cached: use none"))
+	}
+	if disk.IO == kubevirtv1.IONative && disk.Cache != "" && disk.Cache != kubevirtv1.CacheNone {
+		errs = append(errs, field.Invalid(at.Child("io"), disk.IO, "native needs cache none"))
 	}
 	if disk.IO != "" {
 		errs = append(errs, oneOf(at.Child("io"), disk.IO, []kubevirtv1.DriverIO{kubevirtv1.IONative, kubevirtv1.IOThreads})...)

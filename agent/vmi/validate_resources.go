@@ -32,8 +32,8 @@ func validateMemory(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec)
 		return errs
 	}
 	guest := at.Child("memory", "guest")
-	if mem.Guest != nil && mem.Guest.Cmp(leastMemory) < 0 {
-		errs = append(errs, field.Invalid(guest, mem.Guest.String(), "must be greater than or equal to 1M"))
+	if q := guestQuantity(spec); q != nil && q.Value() < mib {
+		errs = append(errs, field.Invalid(guest, q.String(), "must be greater than or equal to 1Mi"))
 	}
 	if mem.Guest != nil && limit.Sign() > 0 && mem.Guest.Cmp(*limit) > 0 {
 		errs = append(errs, field.Invalid(guest, mem.Guest.String(),

@@ -22,6 +22,7 @@ var machinePatterns = map[string][]string{
 func validateSpec(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
 	var errs field.ErrorList
 	for _, check := range []func(*field.Path, *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList{
+		validateMandatory,
 		validateNames,
 		validateMachine,
 		validateFirmware,
@@ -36,7 +37,12 @@ func validateSpec(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) f
 		validateBootOrder,
 		validateDisks,
 		validateVolumes,
+		validateClaims,
 		validateDevices,
+		validateAliases,
+		validateClock,
+		validateBehaviour,
+		validateNotServed,
 	} {
 		errs = append(errs, check(at, spec)...)
 	}

@@ -176,6 +176,69 @@ var faults = map[string]struct {
 	"sound":             {func(s *spec) { s.Domain.Devices.Sound.Model = "x" }, "spec.domain.devices.sound.model"},
 	"filesystem volume": {func(s *spec) { s.Domain.Devices.Filesystems[0].Name = "x" }, "spec.domain.devices.filesystems[0].name"},
 	"host device":       {func(s *spec) { s.Domain.Devices.HostDevices[0].DeviceName = "" }, "spec.domain.devices.hostDevices[0].deviceName"},
+	"tiny guest":        {func(s *spec) { q := resource.MustParse("1M"); s.Domain.Memory.Guest = &q }, "spec.domain.memory.guest"},
+	"one claim in two volumes": {func(s *spec) {
+		s.Volumes[0].ContainerDisk, s.Volumes[0].PersistentVolumeClaim = nil, s.Volumes[2].PersistentVolumeClaim.DeepCopy()
+	}, "spec.volumes[2].persistentVolumeClaim.claimName"},
+	"a data volume and its claim": {func(s *spec) {
+		s.Volumes[0].ContainerDisk, s.Volumes[0].DataVolume = nil, &kubevirtv1.DataVolumeSource{Name: "data"}
+	}, "spec.volumes[2].persistentVolumeClaim.claimName"},
+	"an ephemeral volume on a claim in use": {func(s *spec) {
+		s.Volumes[0].ContainerDisk, s.Volumes[0].Ephemeral = nil, &kubevirtv1.EphemeralVolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}
+	}, "spec.volumes[2].persistentVolumeClaim.claimName"},
+	"memory dump on a claim in use": {func(s *spec) {
+		v := kubevirtv1.Volume{Name: "dump", VolumeSource: kubevirtv1.VolumeSource{MemoryDump: &kubevirtv1.MemoryDumpVolumeSource{}}}
+		v.MemoryDump.ClaimName = "data"
+		s.Volumes = append(s.Volumes, v)
+	}, "spec.volumes[4].memoryDump.claimName"},
+	"a disk named like an interface": {func(s *spec) { s.Domain.Devices.Interfaces[1].Name, s.Networks[1].Name = "root", "root" }, "spec.domain.devices.interfaces[1].name"},
+	"two clocks": {func(s *spec) {
+		zone := kubevirtv1.ClockOffsetTimezone("UTC")
+		s.Domain.Clock = &kubevirtv1.Clock{ClockOffset: kubevirtv1.ClockOffset{UTC: &kubevirtv1.ClockOffsetUTC{}, Timezone: &zone}}
+	}, "spec.domain.clock"},
+	"no such time zone":     {timezone("Mars/Base"), "spec.domain.clock.timezone"},
+	"a path as a time zone": {timezone("../../etc/passwd"), "spec.domain.clock.timezone"},
+	"the host's time zone":  {timezone("Local"), "spec.domain.clock.timezone"},
+	"rtc policy":            {timers(kubevirtv1.Timer{RTC: &kubevirtv1.RTCTimer{TickPolicy: "x"}}), "spec.domain.clock.timer.rtc.tickPolicy"},
+	"rtc track":             {timers(kubevirtv1.Timer{RTC: &kubevirtv1.RTCTimer{Track: "x"}}), "spec.domain.clock.timer.rtc.track"},
+	"pit policy":            {timers(kubevirtv1.Timer{PIT: &kubevirtv1.PITTimer{TickPolicy: "x"}}), "spec.domain.clock.timer.pit.tickPolicy"},
+	"hpet policy":           {timers(kubevirtv1.Timer{HPET: &kubevirtv1.HPETTimer{TickPolicy: "x"}}), "spec.domain.clock.timer.hpet.tickPolicy"},
+	"reboot policy":         {func(s *spec) { p := kubevirtv1.RebootPolicy("x"); s.Domain.RebootPolicy = &p }, "spec.domain.rebootPolicy"},
+	"io threads":            {func(s *spec) { p := kubevirtv1.IOThreadsPolicy("x"); s.Domain.IOThreadsPolicy = &p }, "spec.domain.ioThreadsPolicy"},
+	"pool of no threads":    {func(s *spec) { p := kubevirtv1.IOThreadsPolicySupplementalPool; s.Domain.IOThreadsPolicy = &p }, "spec.domain.ioThreads.supplementalPoolThreadCount"},
+	"usb redirection":       {func(s *spec) { s.Domain.Devices.ClientPassthrough = &kubevirtv1.ClientPassthroughDevices{} }, "spec.domain.devices.clientPassthrough"},
+	"host metrics":          {func(s *spec) { s.Domain.Devices.DownwardMetrics = &kubevirtv1.DownwardMetrics{} }, "spec.domain.devices.downwardMetrics"},
+	"encrypted memory":      {func(s *spec) { s.Domain.LaunchSecurity = &kubevirtv1.LaunchSecurity{} }, "spec.domain.launchSecurity"},
+	"acpi table":            {func(s *spec) { s.Domain.Firmware.ACPI = &kubevirtv1.ACPI{} }, "spec.domain.firmware.acpi"},
+	"numa": {func(s *spec) {
+		s.Domain.CPU.NUMA = &kubevirtv1.NUMA{GuestMappingPassthrough: &kubevirtv1.NUMAGuestMappingPassthrough{}}
+	}, "spec.domain.cpu.numa.guestMappingPassthrough"},
+	"watchdog of another machine": {func(s *spec) {
+		s.Domain.Devices.Watchdog = &kubevirtv1.Watchdog{WatchdogDevice: kubevirtv1.WatchdogDevice{Diag288: &kubevirtv1.Diag288Watchdog{}}}
+	}, "spec.domain.devices.watchdog.diag288"},
+	"watchdog action": {func(s *spec) {
+		s.Domain.Devices.Watchdog = &kubevirtv1.Watchdog{WatchdogDevice: kubevirtv1.WatchdogDevice{I6300ESB: &kubevirtv1.I6300ESBWatchdog{Action: "x"}}}
+	}, "spec.domain.devices.watchdog.i6300esb.action"},
+	"video":       {func(s *spec) { s.Domain.Devices.Video = &kubevirtv1.VideoDevice{Type: "x"} }, "spec.domain.devices.video.type"},
+	"reservation": {func(s *spec) { s.Domain.Devices.Disks[2].LUN.Reservation = true }, "spec.domain.devices.disks[2].lun.reservation"},
+	"lun on sata": {func(s *spec) { s.Domain.Devices.Disks[2].LUN.Bus = "sata" }, "spec.domain.devices.disks[2].lun.bus"},
+	"tray":        {func(s *spec) { s.Domain.Devices.Disks[1].CDRom.Tray = "x" }, "spec.domain.devices.disks[1].cdrom.tray"},
+	"shared and cached": {func(s *spec) {
+		yes := true
+		s.Domain.Devices.Disks[2].Shareable, s.Domain.Devices.Disks[2].Cache = &yes, "writeback"
+	}, "spec.domain.devices.disks[2].cache"},
+	"native and cached": {func(s *spec) { s.Domain.Devices.Disks[0].Cache = "writethrough" }, "spec.domain.devices.disks[0].io"},
+}
+
+func timezone(name string) func(*spec) {
+	return func(s *spec) {
+		zone := kubevirtv1.ClockOffsetTimezone(name)
+		s.Domain.Clock = &kubevirtv1.Clock{ClockOffset: kubevirtv1.ClockOffset{Timezone: &zone}}
+	}
+}
+
+func timers(t kubevirtv1.Timer) func(*spec) {
+	return func(s *spec) { s.Domain.Clock = &kubevirtv1.Clock{Timer: &t} }
 }
 
 func TestFaults(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"net"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // Ref names one incarnation of an instance. Two instances that bore the same name
@@ -15,8 +17,14 @@ type Ref struct {
 // String returns namespace/name, as logs and errors name the instance.
 func (r Ref) String() string { return r.Namespace + "/" + r.Name }
 
+// maxDomainName leaves room in a file name for what libvirt adds to the name of a
+// domain, for its log and the files of its devices.
+const maxDomainName = 200
+
 // DomainName returns the name of the domain that runs r.
-func (r Ref) DomainName() string { return r.Namespace + "_" + r.Name }
+func (r Ref) DomainName() string {
+	return machine.BoundedName(r.Namespace+"_"+r.Name, maxDomainName)
+}
 
 // Hypervisor runs the guests of one host. Callers that need one part of it take that
 // part's interface.

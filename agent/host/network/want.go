@@ -10,6 +10,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/objects"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/netplug"
 	"virtmesh/netplug/nad"
 )
@@ -110,11 +111,11 @@ func (b *builder) addPodTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.
 		// The instance is not being started yet.
 		return
 	}
-	tap.Bridge, tap.Address, tap.IPSpoofCheck, tap.Hostname = PodBridge, address, true, hostname(vmi)
+	tap.Bridge, tap.Address, tap.IPSpoofCheck, tap.Hostname = PodBridge, address, true, machine.Hostname(vmi)
 	if !b.addTap(tap) {
 		return
 	}
-	record := vmi.Name + "." + vmi.Namespace
+	record := machine.HostLabel(vmi.Name) + "." + vmi.Namespace
 	b.want.DNS.Records[record] = append(b.want.DNS.Records[record], address)
 }
 
@@ -167,14 +168,6 @@ func (n *Network) attachment(vmi *kubevirtv1.VirtualMachineInstance, network kub
 		return nad.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: bridge %s is that of the pod network", key, PodBridge)
 	}
 	return attachment, nil
-}
-
-// hostname is what DHCP tells the guest to call itself, as in KubeVirt.
-func hostname(vmi *kubevirtv1.VirtualMachineInstance) string {
-	if vmi.Spec.Hostname != "" {
-		return vmi.Spec.Hostname
-	}
-	return vmi.Name
 }
 
 func sortedKeys[V any](m map[string]V) []string {

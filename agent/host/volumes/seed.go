@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	machine "virtmesh/agent/vmi"
 	"virtmesh/storage/cloudinit"
 )
 
@@ -23,7 +24,7 @@ func (v *Volumes) cloudInit(ctx context.Context, vmi *kubevirtv1.VirtualMachineI
 	}
 	return cloudinit.NoCloud(cloudinit.Seed{
 		// KubeVirt names the instance so, and cloud-init runs anew for a new one.
-		InstanceID: vmi.Name + "." + vmi.Namespace, Hostname: hostname(vmi),
+		InstanceID: vmi.Name + "." + vmi.Namespace, Hostname: machine.Hostname(vmi),
 		UserData: userData, NetworkData: networkData,
 	})
 }
@@ -48,11 +49,4 @@ func (v *Volumes) seedPart(ctx context.Context, namespace, field, inline, encode
 		fromSecret = data
 	}
 	return cloudinit.Pick("cloudInitNoCloud."+field, inline, encoded, fromSecret)
-}
-
-func hostname(vmi *kubevirtv1.VirtualMachineInstance) string {
-	if vmi.Spec.Hostname != "" {
-		return vmi.Spec.Hostname
-	}
-	return vmi.Name
 }
