@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"virtmesh/storage/durable"
 )
 
 // Places and ports of an agent that the command line knows without asking it.
@@ -279,11 +281,9 @@ func (c Config) Save(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("write configuration: %w", err)
 	}
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, data, 0o600); err != nil {
-		return fmt.Errorf("write configuration: %w", err)
-	}
-	if err := os.Rename(temporary, path); err != nil {
+	// That it is there means that the host belongs to a mesh: it must survive what the
+	// membership does.
+	if err := durable.WriteFile(path, data, 0o600); err != nil {
 		return fmt.Errorf("write configuration: %w", err)
 	}
 	return nil

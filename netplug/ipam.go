@@ -51,12 +51,17 @@ type Lease struct {
 	Address netip.Addr `json:"address"`
 }
 
+// WriteFile replaces a file in one step and makes it durable: after a crash it is the old
+// one or the new one, and when WriteFile has returned it is the new one.
+type WriteFile func(path string, data []byte, perm fs.FileMode) error
+
 // Allocator gives out the addresses of one subnet and remembers them in a file, so that a
 // machine keeps its address when the agent restarts. Its methods may be called at once.
 type Allocator struct {
 	subnet   netip.Prefix
 	reserved []netip.Addr
 	path     string
+	write    WriteFile
 
 	mu     sync.Mutex
 	leases map[string]Lease // by key
@@ -71,10 +76,10 @@ type leaseFile struct {
 }
 
 // OpenAllocator reads the file at path, which need not exist, and returns the allocator
-// of the subnet. Reserved addresses, such as the gateway's, are not given out. Leases of
+// of the subnet, which changes the file with write. Reserved addresses, such as the gateway's, are not given out. Leases of
 // another subnet in the file, from before the subnet was changed, are dropped.
-func OpenAllocator(path string, subnet netip.Prefix, reserved ...netip.Addr) (*Allocator, error) {
-	a := &Allocator{subnet: subnet.Masked(), reserved: reserved, path: path, leases: map[string]Lease{}}
+func OpenAllocator(path string, write WriteFile, subnet netip.Prefix, reserved ...netip.Addr) (*Allocator, error) {
+	a := &Allocator{subnet: subnet.Masked(), reserved: reserved, path: path, write: write, leases: map[string]Lease{}}
 	if !subnet.Addr().Is4() || subnet.Bits() > 30 {
 		return nil, fmt.Errorf("allocate from %s: want an IPv4 subnet of length 30 or less", subnet)
 	}
@@ -181,7 +186,7 @@ func (a *Allocator) sorted() []Lease {
 	return out
 }
 
-// save replaces the file, so that it is either the old or the new one after a crash.
+// save replaces the file.
 func (a *Allocator) save() error {
 	data, err := json.MarshalIndent(leaseFile{Subnet: a.subnet, Leases: a.sorted()}, "", "\t")
 	if err != nil {
@@ -191,30 +196,9 @@ func (a *Allocator) save() error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("write leases: %w", err)
 	}
-	tmp, err := os.CreateTemp(dir, ".leases-*")
-	if err != nil {
-		return fmt.Errorf("write leases: %w", err)
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(append(data, '\n'))
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), a.path)
-	}
-	if err == nil {
-		err = syncDir(dir)
-	}
-	if err != nil {
+	if err := a.write(a.path, append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write leases: %w", err)
 	}
 	a.unsaved = false
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -20,7 +20,7 @@ func macOf(n int) net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, byte(n 
 
 func open(t *testing.T, path string, subnet netip.Prefix, reserved ...netip.Addr) *netplug.Allocator {
 	t.Helper()
-	a, err := netplug.OpenAllocator(path, subnet, reserved...)
+	a, err := netplug.OpenAllocator(path, os.WriteFile, subnet, reserved...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,10 +103,10 @@ func TestAllocatorAndItsFile(t *testing.T) {
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := netplug.OpenAllocator(path, podSubnet); err == nil || !strings.Contains(err.Error(), path) {
+	if _, err := netplug.OpenAllocator(path, os.WriteFile, podSubnet); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("a broken file: %v", err)
 	}
-	if _, err := netplug.OpenAllocator(path, netip.MustParsePrefix("fd00::/64")); err == nil {
+	if _, err := netplug.OpenAllocator(path, os.WriteFile, netip.MustParsePrefix("fd00::/64")); err == nil {
 		t.Error("allocates from an IPv6 subnet")
 	}
 	// The subnet was changed: its leases are void, and so is one that is now the gateway.

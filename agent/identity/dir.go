@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"virtmesh/storage/durable"
 )
 
 // Names below the state directory.
@@ -136,13 +138,13 @@ func CreateState(dir string, st State) error {
 	}
 	// A rename never replaces a folder that has files, so of two that run at the same
 	// time one loses, and it loses here.
-	if err := os.Rename(staging, filepath.Join(dir, folder)); err != nil {
+	if err := durable.Rename(staging, filepath.Join(dir, folder)); err != nil {
 		if lost := checkNew(dir); lost != nil {
 			err = lost
 		}
 		return errors.Join(fmt.Errorf("create identity: %w", err), os.RemoveAll(staging))
 	}
-	return syncDir(dir)
+	return nil
 }
 
 // RemoveState deletes the identity folder: the host has left its mesh. It is no error
@@ -153,14 +155,11 @@ func RemoveState(dir string) error {
 		return fmt.Errorf("remove identity: %w", err)
 	}
 	// Renamed first, so that an interrupted removal does not leave half a member.
-	if err := os.Rename(filepath.Join(dir, folder), gone); err != nil {
+	if err := durable.Rename(filepath.Join(dir, folder), gone); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		return fmt.Errorf("remove identity: %w", err)
-	}
-	if err := syncDir(dir); err != nil {
-		return err
 	}
 	if err := os.RemoveAll(gone); err != nil {
 		return fmt.Errorf("remove identity: %w", err)
@@ -216,7 +215,7 @@ func writeState(at string, st State) error {
 		files[fileSeed] = nil
 	}
 	for name, data := range files {
-		if err := WriteFile(filepath.Join(at, name), data); err != nil {
+		if err := durable.WriteFile(filepath.Join(at, name), data, 0o600); err != nil {
 			return err
 		}
 	}

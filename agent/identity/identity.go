@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"virtmesh/storage/durable"
 )
 
 // Identity is the live identity of this host: what Open read from the state directory
@@ -193,7 +195,7 @@ func (i *Identity) SetSeeds(seeds []Seed) error {
 	info.Seeds = slices.Clone(seeds)
 	data, err := encodeInfo(info)
 	if err == nil {
-		err = WriteFile(i.path(fileInfo), data)
+		err = durable.WriteFile(i.path(fileInfo), data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("set seeds: %w", err)
@@ -223,11 +225,11 @@ func (i *Identity) Install(key *ecdsa.PrivateKey, issued Issued) error {
 		if _, err := newMaterial(i.Node(), i.current.Load().key(), i.current.Load().chain(), issued.CABundle); err != nil {
 			return fmt.Errorf("install certificate: the new CA bundle does not hold the present CA: %w", err)
 		}
-		if err := WriteFile(i.path(fileBundle), issued.CABundle); err != nil {
+		if err := durable.WriteFile(i.path(fileBundle), issued.CABundle, 0o600); err != nil {
 			return fmt.Errorf("install certificate: %w", err)
 		}
 	}
-	if err := WriteFile(i.path(fileNode), nodePEM(keyPEM, issued.Chain)); err != nil {
+	if err := durable.WriteFile(i.path(fileNode), nodePEM(keyPEM, issued.Chain), 0o600); err != nil {
 		return fmt.Errorf("install certificate: %w", err)
 	}
 	i.current.Store(m)

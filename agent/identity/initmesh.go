@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"virtmesh/raftstore"
+	"virtmesh/storage/durable"
 )
 
 // InitOptions are the names of a mesh's first host.
@@ -152,7 +153,7 @@ func (i *Identity) Seed(ctx context.Context, store Store, version string, featur
 		return fmt.Errorf("seed mesh: %w", err)
 	}
 	i.founder = false
-	return syncDir(i.path(""))
+	return durable.Sync(i.path(""))
 }
 
 func (i *Identity) commitSeed(ctx context.Context, store Store, caKey []byte, version string, featureLevel uint32) error {

@@ -27,6 +27,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"virtmesh/storage/durable"
 )
 
 // DefaultDir is where a lab lives unless --dir says otherwise.
@@ -137,11 +139,7 @@ func (l *Lab) save() error {
 	if err != nil {
 		return fmt.Errorf("encode the lab's state: %w", err)
 	}
-	temporary := l.statePath() + ".new"
-	if err := os.WriteFile(temporary, append(data, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write the lab's state: %w", err)
-	}
-	if err := os.Rename(temporary, l.statePath()); err != nil {
+	if err := durable.WriteFile(l.statePath(), append(data, '\n'), 0o644); err != nil {
 		return fmt.Errorf("write the lab's state: %w", err)
 	}
 	return nil

@@ -69,7 +69,7 @@ func TestStateComesBack(t *testing.T) {
 	if again.gateway() != "10.201.7.1" || again.Registry() != "127.0.0.1:5000" {
 		t.Errorf("got gateway %s and registry %s", again.gateway(), again.Registry())
 	}
-	if left, _ := filepath.Glob(filepath.Join(l.Dir(), "*.new")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(l.Dir(), ".*")); len(left) > 0 {
 		t.Errorf("saving left %q behind", left)
 	}
 	hosts := again.Hosts()

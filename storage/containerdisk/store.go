@@ -9,9 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
+
+	"virtmesh/storage/durable"
 )
 
 // Layout of a cache folder:
@@ -169,14 +170,7 @@ func (c *Cache) commit(dir string, disk *os.File, s stored) (*entry, error) {
 	if err := writeJSON(filepath.Join(dir, "image.json"), s); err != nil {
 		return nil, err
 	}
-	if err := syncDir(dir); err != nil {
-		return nil, err
-	}
-	key := s.key()
-	if err := os.Rename(dir, c.imageDir(key)); err != nil {
-		return nil, err
-	}
-	if err := syncDir(filepath.Dir(c.imageDir(key))); err != nil {
+	if err := durable.Rename(dir, c.imageDir(s.key())); err != nil {
 		return nil, err
 	}
 	return &entry{stored: s, bytes: allocated(fi), lastUsed: time.Now()}, nil
@@ -223,26 +217,5 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+strings.TrimSuffix(filepath.Base(path), ".json")+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone already when all went well
-	defer f.Close()
-	if _, err := f.Write(raw); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.WriteFile(path, raw, 0o600)
 }

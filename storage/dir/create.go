@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"virtmesh/storage"
+	"virtmesh/storage/durable"
 	"virtmesh/storage/qemuimg"
 	"virtmesh/storage/sparse"
 )
@@ -201,12 +202,7 @@ func (p *Pool) finish(disk string) error {
 	if err := p.own(disk); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(disk, os.O_RDWR|syscall.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	return durable.Sync(disk)
 }
 
 // publish writes the record of a finished folder and puts the folder in its place.
@@ -214,15 +210,12 @@ func publish(dir, to, file string, rec record) error {
 	if err := writeRecord(dir, file, rec); err != nil {
 		return err
 	}
-	if err := syncDir(dir); err != nil {
+	if err := durable.Sync(dir); err != nil {
 		return err
 	}
-	err := os.Rename(dir, to)
+	err := durable.Rename(dir, to)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%w: someone else was faster", storage.ErrExists)
 	}
-	if err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(to))
+	return err
 }

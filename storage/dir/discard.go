@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"virtmesh/storage/durable"
 )
 
 // discard takes a folder that holds the record file out of sight before it takes
@@ -22,7 +24,7 @@ func (p *Pool) discard(path, record string) error {
 	if err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := durable.Sync(filepath.Dir(path)); err != nil {
 		return err
 	}
 	return os.RemoveAll(grave)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"virtmesh/storage"
+	"virtmesh/storage/durable"
 )
 
 // marker is the content of pool.json, and of Config.Memory.
@@ -91,7 +92,7 @@ func (p *Pool) mark() (string, error) {
 	if err := os.Link(own, p.markerFile()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}
-	if err := syncDir(p.cfg.Dir); err != nil {
+	if err := durable.Sync(p.cfg.Dir); err != nil {
 		return "", err
 	}
 	return readMarker(p.markerFile())
@@ -122,23 +123,5 @@ func writeMarker(path, id string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".tmp-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // it has another name when all went well
-	defer f.Close()
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	if _, err := f.Write(append(raw, '\n')); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return durable.WriteFile(path, append(raw, '\n'), 0o644)
 }

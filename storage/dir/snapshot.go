@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"virtmesh/storage"
+	"virtmesh/storage/durable"
 	"virtmesh/storage/sparse"
 )
 
@@ -183,10 +184,7 @@ func (p *Pool) restore(ctx context.Context, v storage.Volume, name string) error
 	if err := p.finish(disk); err != nil {
 		return err
 	}
-	if err := os.Rename(disk, v.Path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(v.Path))
+	return durable.Rename(disk, v.Path)
 }
 
 func validNames(volume, snapshot string) error {

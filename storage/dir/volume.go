@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"virtmesh/storage"
+	"virtmesh/storage/durable"
 	"virtmesh/storage/qemuimg"
 )
 
@@ -204,22 +205,5 @@ func writeRecord(dir, file string, rec record) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, file), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if _, err := f.Write(append(raw, '\n')); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.WriteFile(filepath.Join(dir, file), append(raw, '\n'), 0o644)
 }

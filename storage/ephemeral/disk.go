@@ -150,22 +150,6 @@ func (d *Disks) rename(made, path string) error {
 	return d.sync(filepath.Dir(path))
 }
 
-// syncPath writes a file's, or a folder's, changes to the disk below it.
-func syncPath(path string) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", path, err)
-	}
-	return nil
-}
-
 func noSpace(err error) error {
 	if errors.Is(err, qemuimg.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return fmt.Errorf("%w: %w", storage.ErrNoSpace, err)

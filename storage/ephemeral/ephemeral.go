@@ -34,6 +34,7 @@ import (
 	"syscall"
 
 	"virtmesh/storage"
+	"virtmesh/storage/durable"
 	"virtmesh/storage/qemuimg"
 )
 
@@ -130,7 +131,7 @@ func New(cfg Config) (*Disks, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	d := &Disks{cfg: cfg, sync: syncPath, busy: map[string]chan struct{}{}}
+	d := &Disks{cfg: cfg, sync: durable.Sync, busy: map[string]chan struct{}{}}
 	if err := os.RemoveAll(d.tmp()); err != nil {
 		return nil, fmt.Errorf("ephemeral disks: %w", err)
 	}

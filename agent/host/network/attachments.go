@@ -9,8 +9,8 @@ import (
 	"os"
 	"sync"
 
-	"virtmesh/agent/identity"
 	"virtmesh/netplug/nad"
+	"virtmesh/storage/durable"
 )
 
 // attachments remembers in a file what each card in a secondary network was
@@ -96,7 +96,7 @@ func (a *attachments) flush() error {
 func (a *attachments) save() error {
 	data, err := json.MarshalIndent(a.byKey, "", "\t")
 	if err == nil {
-		err = identity.WriteFile(a.path, append(data, '\n'))
+		err = durable.WriteFile(a.path, append(data, '\n'), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("write attachments: %w", err)

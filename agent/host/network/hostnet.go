@@ -20,6 +20,7 @@ import (
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 	"virtmesh/netplug"
+	"virtmesh/storage/durable"
 )
 
 // PodBridge is the bridge of the default network on every host.
@@ -82,7 +83,7 @@ func New(config Config) (*Network, error) {
 	if config.Host == "" || config.Instances == nil || config.Networks == nil || config.Plug == nil || config.Logger == nil {
 		return nil, errors.New("host network: a required field of its configuration is missing")
 	}
-	leases, err := netplug.OpenAllocator(config.LeaseFile, config.Subnet, gateway(config.Subnet))
+	leases, err := netplug.OpenAllocator(config.LeaseFile, durable.WriteFile, config.Subnet, gateway(config.Subnet))
 	if err != nil {
 		return nil, fmt.Errorf("host network: %w", err)
 	}

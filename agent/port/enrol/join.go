@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"virtmesh/agent/identity"
+	"virtmesh/storage/durable"
 )
 
 // Options say which mesh a host joins and as what.
@@ -272,7 +273,7 @@ func (p pendingKey) load() (*ecdsa.PrivateKey, error) {
 	if err := identity.MakeStateDir(filepath.Dir(p.path)); err != nil {
 		return nil, err
 	}
-	if err := identity.WriteFile(p.path, data); err != nil {
+	if err := durable.WriteFile(p.path, data, 0o600); err != nil {
 		return nil, fmt.Errorf("keep key of the join: %w", err)
 	}
 	return key, nil

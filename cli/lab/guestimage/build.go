@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"virtmesh/storage/durable"
 )
 
 // ErrUnknownImage is returned for a name that no recipe has.
@@ -118,15 +120,7 @@ func publish(from, to string) error {
 	if err := os.Chmod(from, 0o444); err != nil {
 		return err
 	}
-	f, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	return os.Rename(from, to)
+	return durable.Place(from, to)
 }
 
 func digest(parts [][]byte) string {

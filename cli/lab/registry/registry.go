@@ -22,6 +22,8 @@ import (
 	"time"
 
 	reg "github.com/google/go-containerregistry/pkg/registry"
+
+	"virtmesh/storage/durable"
 )
 
 // Config says where a registry listens and keeps its content.
@@ -127,11 +129,8 @@ func writeFile(tmpDir, path string, r io.Reader) (err error) {
 	if _, err := io.Copy(f, r); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
 	if err := f.Close(); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	return durable.Place(f.Name(), path)
 }
