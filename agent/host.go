@@ -179,14 +179,20 @@ func (h *host) openHypervisor(ctx context.Context) (err error) {
 	h.allocatable = offer.Allocatable(h.config.Capacity.ReservedMemoryBytes, disk, h.capabilities)
 	h.judge = &offer.Judge{
 		Host: h.config.Name, Allocatable: h.allocatable, CPUModels: h.capabilities.CPUModels, OnHost: h.claims.OnHost,
+		Emulator: h.machine().Emulates(),
 	}
 	return nil
 }
 
 // machine describes this host to the conversion of instances to domains.
 func (h *host) machine() domain.HostInfo {
+	canonical := map[string]string{}
+	for _, m := range h.capabilities.Machines {
+		canonical[m.Name] = m.Canonical
+	}
 	return domain.HostInfo{
-		KVM: h.kvm.Usable, Arch: h.capabilities.Arch, Emulator: h.capabilities.Emulator,
+		Canonical: canonical,
+		KVM:       h.kvm.Usable, Arch: h.capabilities.Arch, Emulator: h.capabilities.Emulator,
 		MachineTypes: h.capabilities.MachineTypes(), MaxCPUs: h.capabilities.MaxVCPUs,
 		EFI: h.capabilities.EFI, SecureBoot: h.capabilities.SecureBoot, TPM: h.capabilities.TPM,
 	}
@@ -333,6 +339,7 @@ func (h *host) describe() publish.Description {
 		Info: publish.SystemInfo("/", h.version), PodCIDR: h.network.Subnet.String(), Zone: h.config.Zone, Labels: h.config.Labels,
 		KVM: h.kvm.Usable, KVMReason: h.kvm.Reason,
 		CPUVendor: h.capabilities.HostVendor, HostModel: h.capabilities.HostModel,
-		CPUModels: h.capabilities.CPUModels, CPUFeatures: h.capabilities.HostFeatures, MachineTypes: h.capabilities.MachineTypes(),
+		CPUModels: h.capabilities.CPUModels, CPUFeatures: h.capabilities.HostFeatures,
+		Emulator: h.machine().Emulates(),
 	}
 }

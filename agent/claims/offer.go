@@ -16,6 +16,8 @@ type OfferRequest struct {
 	// CPUModel and CPUFeatures are what the host's processor must provide.
 	CPUModel    string   `json:"cpuModel,omitempty"`
 	CPUFeatures []string `json:"cpuFeatures,omitempty"`
+	// Needs is what the host must be able to emulate.
+	Needs machine.Needs `json:"needs"`
 	// Images are the container disks it will need.
 	Images []string `json:"images,omitempty"`
 }

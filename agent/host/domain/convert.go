@@ -40,6 +40,7 @@ func Convert(in Input) (*libvirtxml.Domain, []string, error) {
 
 // parts is the order of the conversion. Only the last depends on it.
 var parts = []func(*conversion){
+	emulator,
 	identity,
 	smbios,
 	operatingSystem,

@@ -302,3 +302,26 @@ func TestLettersCountAsTheKernelDoes(t *testing.T) {
 		}
 	}
 }
+
+// An alias becomes the machine that it stands for on the host of the first start,
+// and stays that on a host where it stands for a newer one.
+func TestMachineTypesAreVersioned(t *testing.T) {
+	in := prepared
+	in.VMI, in.Machine = load(t, "minimal"), tcgHost
+	in.Machine.MachineTypes = []string{"q35", "pc-q35-7.2", "pc-q35-9.0"}
+	started := func(canonical string) string {
+		in.Machine.Canonical = map[string]string{"q35": canonical}
+		out, _, err := Convert(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.OS.Type.Machine
+	}
+	if got := started("pc-q35-7.2"); got != "pc-q35-7.2" {
+		t.Errorf("started as %s", got)
+	}
+	in.VMI.Status.Machine = &v1.Machine{Type: "pc-q35-7.2"}
+	if got := started("pc-q35-9.0"); got != "pc-q35-7.2" {
+		t.Errorf("started again as %s", got)
+	}
+}

@@ -18,10 +18,6 @@ func (c *conversion) topology() machine.Topology {
 // cpu gives the guest its CPUs.
 func cpu(c *conversion) {
 	t := c.topology()
-	path := c.root.Child("cpu")
-	if limit := c.Machine.MaxCPUs; limit > 0 && t.VCPUs() > limit {
-		c.unsupported(path, t.VCPUs(), "this host's guests can have at most %d CPUs", limit)
-	}
 	count := &libvirtxml.DomainVCPU{Placement: "static", Value: uint(t.MaxVCPUs())}
 	if t.VCPUs() < t.MaxVCPUs() {
 		count.Current = uint(t.VCPUs())
@@ -31,7 +27,7 @@ func cpu(c *conversion) {
 	c.out.CPU.Topology = &libvirtxml.DomainCPUTopology{Sockets: t.MaxSockets, Cores: t.Cores, Threads: t.Threads}
 	c.out.CPU.Features = cpuFeatures(c)
 	if s := c.domain.CPU; s != nil && s.NUMA != nil && s.NUMA.GuestMappingPassthrough != nil {
-		c.unsupported(path.Child("numa", "guestMappingPassthrough"), nil, "the host's memory nodes cannot be shown to the guest")
+		c.unsupported(c.root.Child("cpu", "numa", "guestMappingPassthrough"), nil, "the host's memory nodes cannot be shown to the guest")
 	}
 }
 

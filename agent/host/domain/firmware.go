@@ -32,12 +32,6 @@ func firmware(c *conversion) {
 	}
 	path = path.Child("bootloader", "efi")
 	secure := enabled(f.Bootloader.EFI.SecureBoot, true)
-	switch {
-	case !c.Machine.EFI:
-		c.unsupported(path, nil, "no EFI firmware is installed on this host")
-	case secure && !c.Machine.SecureBoot:
-		c.unsupported(path.Child("secureBoot"), true, "no firmware with secure boot is installed on this host")
-	}
 	if enabled(f.Bootloader.EFI.Persistent, false) {
 		c.unsupported(path.Child("persistent"), true, "the firmware's variables are not kept when the instance ends")
 	}

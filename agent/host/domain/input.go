@@ -133,6 +133,8 @@ type HostInfo struct {
 	Emulator string
 	// MachineTypes that the emulator offers; empty skips the check.
 	MachineTypes []string
+	// Canonical maps aliases among the MachineTypes to the machines that they stand for.
+	Canonical map[string]string
 	// MaxCPUs a guest may have; zero skips the check.
 	MaxCPUs int
 	// CPUModels that can be named; empty skips the check.

@@ -1,14 +1,26 @@
 package domain
 
 import (
-	"slices"
-
 	v1 "kubevirt.io/api/core/v1"
 	"libvirt.org/go/libvirtxml"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // defaultMachine is the machine type of a VMI that names none.
 const defaultMachine = "q35"
+
+// CanonicalMachine returns the machine that name stands for on this host: q35 is
+// another one after an upgrade of QEMU, pc-q35-7.2 is not.
+func (h HostInfo) CanonicalMachine(name string) string {
+	if name == "" {
+		name = defaultMachine
+	}
+	if canonical, ok := h.Canonical[name]; ok {
+		return canonical
+	}
+	return name
+}
 
 // bootMenuMillis is how long a guest that starts paused shows its boot menu once it
 // is resumed, so that its firmware can be entered.
@@ -23,14 +35,8 @@ func operatingSystem(c *conversion) {
 	if a := c.VMI.Spec.Architecture; a != "" && a != "amd64" {
 		c.unsupported(c.root.Root().Child("architecture"), a, "only amd64 guests can run")
 	}
-	machine := defaultMachine
-	if m := c.domain.Machine; m != nil && m.Type != "" {
-		machine = m.Type
-	}
-	if len(c.Machine.MachineTypes) > 0 && !slices.Contains(c.Machine.MachineTypes, machine) {
-		c.unsupported(c.root.Child("machine", "type"), machine, "this host's emulator does not offer it")
-	}
-	c.out.OS.Type = &libvirtxml.DomainOSType{Arch: arch, Machine: machine, Type: "hvm"}
+	kind := c.Machine.CanonicalMachine(machine.MachineType(c.VMI))
+	c.out.OS.Type = &libvirtxml.DomainOSType{Arch: arch, Machine: kind, Type: "hvm"}
 	if s := c.VMI.Spec.StartStrategy; s != nil && *s == v1.StartStrategyPaused {
 		c.out.OS.BootMenu = &libvirtxml.DomainBootMenu{Enable: "yes", Timeout: bootMenuMillis}
 	}

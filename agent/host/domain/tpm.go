@@ -11,10 +11,6 @@ func tpm(c *conversion) {
 	if t == nil || !enabled(t.Enabled, true) {
 		return
 	}
-	if !c.Machine.TPM {
-		c.unsupported(c.root.Child("devices", "tpm"), nil, "no TPM emulator is installed on this host")
-		return
-	}
 	if enabled(t.Persistent, false) {
 		c.unsupported(c.root.Child("devices", "tpm", "persistent"), true, "its state is not kept when the instance ends")
 	}

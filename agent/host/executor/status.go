@@ -96,8 +96,9 @@ func pausedReason(reason hypervisor.Reason) string {
 // describeMachine fills in what follows from specification and host.
 func (e *Executor) describeMachine(vmi *kubevirtv1.VirtualMachineInstance) {
 	status := &vmi.Status
-	if vmi.Spec.Domain.Machine != nil {
-		status.Machine = &kubevirtv1.Machine{Type: vmi.Spec.Domain.Machine.Type}
+	if status.Machine == nil {
+		// Where and with which emulator it starts next, the guest finds the same machine.
+		status.Machine = &kubevirtv1.Machine{Type: e.Machine.CanonicalMachine(machine.MachineType(vmi))}
 	}
 	if cpu := vmi.Spec.Domain.CPU; cpu != nil {
 		status.CurrentCPUTopology = &kubevirtv1.CPUTopology{Cores: cpu.Cores, Sockets: cpu.Sockets, Threads: cpu.Threads}

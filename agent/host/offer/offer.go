@@ -29,6 +29,8 @@ type Judge struct {
 	Allocatable machine.Resources
 	// CPUModels are the CPU models that the processor can run.
 	CPUModels []string
+	// Emulator is what guests can be given besides a CPU model.
+	Emulator machine.Emulator
 	// OnHost lists the claims on a host, as this host's copy of the store has
 	// them.
 	OnHost func(host string) []claims.Instance
@@ -58,10 +60,13 @@ func (j *Judge) Offer(_ context.Context, r claims.OfferRequest) (claims.Offer, e
 		return refuse("Insufficient %s", strings.Join(lacking, ", "))
 	}
 	if available := memoryAvailable(); available > 0 && available < r.Resources.MemoryBytes {
-		return refuse("only %d MiB of memory are really free", available>>20)
+		return refuse("less memory is really free than its claims leave")
 	}
 	if r.CPUModel != "" && !slices.Contains(j.CPUModels, r.CPUModel) {
 		return refuse("the processor cannot run CPU model %s", r.CPUModel)
+	}
+	if lacks := j.Emulator.Lacks(r.Needs); len(lacks) > 0 {
+		return refuse("it has no %s", lacks[0].What)
 	}
 	return claims.Offer{Accepted: true}, nil
 }

@@ -12,6 +12,7 @@ func TestOffer(t *testing.T) {
 	const mib = int64(1) << 20
 	judge := &Judge{
 		Host: "h1", Allocatable: machine.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}, CPUModels: []string{"Haswell"},
+		Emulator: machine.Emulator{MachineTypes: []string{"q35"}, TPM: true},
 		OnHost: func(host string) []claims.Instance {
 			if host != "h1" {
 				t.Errorf("asked for the claims on %s", host)
@@ -29,6 +30,8 @@ func TestOffer(t *testing.T) {
 		{"too much memory", claims.OfferRequest{UID: "b", Resources: machine.Resources{MemoryBytes: 32*mib + 1}}, "Insufficient memory"},
 		{"its own claim does not count", claims.OfferRequest{UID: "a", Resources: machine.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}}, ""},
 		{"a model it has", claims.OfferRequest{UID: "b", CPUModel: "Haswell"}, ""},
+		{"a machine it lacks", claims.OfferRequest{UID: "b", Needs: machine.Needs{MachineType: "pc-q35-9.0"}}, "it has no machine type pc-q35-9.0"},
+		{"a TPM it has", claims.OfferRequest{UID: "b", Needs: machine.Needs{MachineType: "q35", TPM: true}}, ""},
 		{"a model it lacks", claims.OfferRequest{UID: "b", CPUModel: "EPYC"}, "the processor cannot run CPU model EPYC"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

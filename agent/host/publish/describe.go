@@ -35,8 +35,8 @@ type Description struct {
 	// in libvirt's names.
 	CPUVendor, HostModel   string
 	CPUModels, CPUFeatures []string
-	// MachineTypes are those the hypervisor offers.
-	MachineTypes []string
+	// Emulator is what guests can be given besides a CPU model.
+	Emulator machine.Emulator
 	// NotReady says why the host runs no guests; empty if it does.
 	NotReady string
 	// Conditions are set beside Ready and KVMUsable.
@@ -112,9 +112,7 @@ func (d Description) applyLabels(host string, n *corev1.Node) {
 	for _, f := range d.CPUFeatures {
 		labels[kubevirtv1.CPUFeatureLabel+f] = "true"
 	}
-	for _, m := range d.MachineTypes {
-		labels[kubevirtv1.SupportedMachineTypeLabel+m] = "true"
-	}
+	d.Emulator.SetLabels(labels)
 	if d.CPUVendor != "" {
 		labels[kubevirtv1.CPUModelVendorLabel+d.CPUVendor] = "true"
 	}

@@ -14,6 +14,7 @@ import (
 	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/gossip"
 )
 
@@ -221,6 +222,9 @@ func describe(name string, member *gossip.Member, node *corev1.Node, capacity cl
 			return t.Key == corev1.TaintNodeUnschedulable // said by Cordoned
 		})
 		h.Cordoned = node.Spec.Unschedulable
+	}
+	if emulator, known := machine.EmulatorOf(h.Labels); known {
+		h.Emulator = &emulator
 	}
 	switch {
 	case member == nil || !member.State.Live():

@@ -121,6 +121,14 @@ func (r *Request) refuses(h *hostState) string {
 			return "didn't match node affinity or selector"
 		}
 	}
+	if arch := h.Labels[corev1.LabelArchStable]; r.architecture != "" && arch != "" && arch != r.architecture {
+		return "lacked architecture " + r.architecture
+	}
+	if h.Emulator != nil {
+		if lacks := h.Emulator.Lacks(r.Needs); len(lacks) > 0 {
+			return "lacked " + lacks[0].What
+		}
+	}
 	return r.refusesProcessor(h)
 }
 

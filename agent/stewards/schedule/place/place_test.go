@@ -481,3 +481,28 @@ func benchmarkPlace(b *testing.B, edit func(*kubevirtv1.VirtualMachineInstance))
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "placements/s")
 }
+
+// A host that cannot emulate what an instance needs is passed over, and the reason
+// is the same from one attempt to the next.
+func TestEmulatorsAreMatched(t *testing.T) {
+	efi := instance("a", spec(func(s *kubevirtv1.VirtualMachineInstanceSpec) {
+		s.Domain.Machine = &kubevirtv1.Machine{Type: "pc-q35-9.0"}
+		s.Domain.Firmware = &kubevirtv1.Firmware{Bootloader: &kubevirtv1.Bootloader{EFI: &kubevirtv1.EFI{}}}
+	}))
+	request, err := NewRequest(efi, DefaultPolicy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewSnapshot()
+	room := machine.Resources{CPUMilli: 4000, MemoryBytes: 4 * gib}
+	s.SetHost(Host{Name: "old", KVM: true, Allocatable: room, Emulator: &machine.Emulator{MachineTypes: []string{"q35"}, EFI: true, SecureBoot: true}})
+	s.SetHost(Host{Name: "bios", KVM: true, Allocatable: room, Emulator: &machine.Emulator{MachineTypes: []string{"pc-q35-9.0"}}})
+	_, err = s.Place(request)
+	if want := "0/2 hosts are available: 1 lacked EFI firmware, 1 lacked machine type pc-q35-9.0"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	s.SetHost(Host{Name: "good", KVM: true, Allocatable: room, Emulator: &machine.Emulator{MachineTypes: []string{"pc-q35-9.0"}, EFI: true, SecureBoot: true}})
+	if host, err := s.Place(request); host != "good" {
+		t.Errorf("placed on %q, %v", host, err)
+	}
+}

@@ -29,22 +29,25 @@ type Request struct {
 	OnlyReason string
 	// Exclude maps hosts that must not be chosen to the reason.
 	Exclude map[string]string
+	// Needs is what the host must be able to emulate.
+	Needs machine.Needs
 	// Images are the images the instance needs, named as in Host.Images.
 	Images []string
 
-	policy      Policy
-	required    nodeaffinity.RequiredNodeAffinity
-	hasRequired bool
-	preferred   *nodeaffinity.PreferredSchedulingTerms
-	tolerations []corev1.Toleration
-	cpuModel    string
-	cpuFeatures []string // labels that must be "true"
-	forbidden   []string // labels that must not be "true"
-	nodeLabels  []string // other labels that must be "true"
-	affinity    []term
-	anti        []term
-	weighted    []weightedTerm
-	spread      []spreadRule
+	policy       Policy
+	required     nodeaffinity.RequiredNodeAffinity
+	hasRequired  bool
+	preferred    *nodeaffinity.PreferredSchedulingTerms
+	tolerations  []corev1.Toleration
+	architecture string
+	cpuModel     string
+	cpuFeatures  []string // labels that must be "true"
+	forbidden    []string // labels that must not be "true"
+	nodeLabels   []string // other labels that must be "true"
+	affinity     []term
+	anti         []term
+	weighted     []weightedTerm
+	spread       []spreadRule
 }
 
 // NewRequest prepares the request of an instance. An error names the field of
@@ -54,6 +57,7 @@ func NewRequest(vmi *kubevirtv1.VirtualMachineInstance, policy Policy) (*Request
 	r := &Request{
 		UID: string(vmi.UID), Namespace: vmi.Namespace, Name: vmi.Name, Labels: vmi.Labels,
 		Affinity: spec.Affinity, Resources: policy.Resources(spec), policy: policy, tolerations: spec.Tolerations,
+		Needs:  machine.NeedsOf(vmi),
 		Images: images(spec),
 	}
 	if err := r.setNodeAffinity(spec); err != nil {
@@ -121,6 +125,7 @@ func (r *Request) setCPU(cpu *kubevirtv1.CPU) {
 }
 
 func (r *Request) setArchitecture(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	r.architecture = spec.Architecture
 	if spec.Domain.LaunchSecurity != nil && spec.Domain.LaunchSecurity.SEV != nil {
 		r.nodeLabels = append(r.nodeLabels, kubevirtv1.SEVLabel)
 	}

@@ -27,6 +27,8 @@ type Host struct {
 	// CPUModels are the models its processor can run, beside those that
 	// labels name.
 	CPUModels []string
+	// Emulator is what guests can be given there; nil if that is not known.
+	Emulator *machine.Emulator
 	// Allocatable is what claims may add up to.
 	Allocatable machine.Resources
 	// Images are the images it already has.

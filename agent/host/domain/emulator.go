@@ -1,0 +1,28 @@
+package domain
+
+import (
+	"slices"
+	"strings"
+
+	machine "virtmesh/agent/vmi"
+)
+
+// Emulates is what guests can be given on the host besides its CPU model.
+func (h HostInfo) Emulates() machine.Emulator {
+	return machine.Emulator{
+		MachineTypes: slices.Sorted(slices.Values(h.MachineTypes)), MaxVCPUs: h.MaxCPUs,
+		EFI: h.EFI, SecureBoot: h.SecureBoot, TPM: h.TPM,
+	}
+}
+
+// emulator refuses what this host cannot emulate. Placement compares the same needs
+// with what the host published, so this is seen only when a host has changed since.
+func emulator(c *conversion) {
+	for _, lack := range c.Machine.Emulates().Lacks(machine.NeedsOf(c.VMI)) {
+		path := c.root
+		for name := range strings.SplitSeq(lack.Field, ".") {
+			path = path.Child(name)
+		}
+		c.unsupported(path, lack.Value, "this host has no %s", lack.What)
+	}
+}
