@@ -63,7 +63,7 @@ func openMachine(ctx context.Context, config Config, stateDir string, log *slog.
 func (m machine) info() domain.HostInfo {
 	return domain.HostInfo{
 		KVM: m.kvm.Usable, Arch: m.capabilities.Arch, Emulator: m.capabilities.Emulator,
-		MachineTypes: m.capabilities.MachineTypes, MaxCPUs: m.capabilities.MaxVCPUs,
+		MachineTypes: m.capabilities.MachineTypes(), MaxCPUs: m.capabilities.MaxVCPUs,
 		EFI: m.capabilities.EFI, SecureBoot: m.capabilities.SecureBoot, TPM: m.capabilities.TPM,
 	}
 }
@@ -79,7 +79,7 @@ func (m machine) describe(self Self, podCIDR string) publish.Description {
 		Info: publish.SystemInfo("/", self.Facts.Version), PodCIDR: podCIDR, Zone: self.Facts.Zone, Labels: self.Facts.Labels,
 		KVM: m.kvm.Usable, KVMReason: m.kvm.Reason,
 		CPUVendor: m.capabilities.HostVendor, HostModel: m.capabilities.HostModel,
-		CPUModels: m.capabilities.CPUModels, CPUFeatures: m.capabilities.HostFeatures, MachineTypes: m.capabilities.MachineTypes,
+		CPUModels: m.capabilities.CPUModels, CPUFeatures: m.capabilities.HostFeatures, MachineTypes: m.capabilities.MachineTypes(),
 	}
 }
 

@@ -49,8 +49,12 @@ func ValidateHostName(name string) error {
 		return fmt.Errorf("host name %q has %d characters, at most %d are allowed", clip(name), len(name), maxHostName)
 	case name == "localhost" || name == ServerName:
 		return fmt.Errorf("host name %q is reserved", name)
-	case !ValidLabel(name):
-		return fmt.Errorf("host name %q is not a DNS label (lower-case letters, digits and '-', beginning and ending with a letter or digit)", clip(name))
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return fmt.Errorf("host name %q is an address", name)
+	}
+	if !ValidLabel(name) {
+		return fmt.Errorf("host name %q: only lower-case letters, digits and '-' are allowed, and it begins and ends with a letter or digit", clip(name))
 	}
 	return nil
 }
