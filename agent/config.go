@@ -3,160 +3,40 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
-	"time"
 
 	"sigs.k8s.io/yaml"
 
+	"virtmesh/agent/host"
+	"virtmesh/agent/membership"
 	"virtmesh/storage/durable"
 )
 
-// Places and ports of an agent that the command line knows without asking it.
-const (
-	// DefaultConfigPath is the agent's configuration. It is written last by
-	// init and join, so its presence means that the host belongs to a mesh.
-	DefaultConfigPath = "/etc/virtmesh/agent.yaml"
-	// DefaultStateDir holds everything an agent must keep.
-	DefaultStateDir = "/var/lib/virtmesh"
-	// DefaultSocket is the local administration socket.
-	DefaultSocket = "/run/virtmesh/agent.sock"
-	// DefaultMeshPort carries API, Raft and agent-to-agent traffic (TCP).
-	DefaultMeshPort = 7443
-	// DefaultGossipPort carries membership (TCP and UDP).
-	DefaultGossipPort = 7946
-	// DefaultMetricsAddress serves metrics and health without credentials.
-	DefaultMetricsAddress = "127.0.0.1:7480"
+// DefaultConfigPath is the agent's configuration. It is written last by
+// init and join, so its presence means that the host belongs to a mesh.
+const DefaultConfigPath = "/etc/virtmesh/agent.yaml"
+
+// The parts of a Config.
+type (
+	// MembershipConfig says what the host is called and how others reach it.
+	MembershipConfig = membership.Config
+	// HostConfig says what guests may use of the host.
+	HostConfig = host.Config
 )
 
-// Config is what an operator can set for one host. Durations are strings such
-// as "24h" in the file.
+// Config is what an operator can set for one host. In the file the settings of
+// both parts stand side by side.
 type Config struct {
-	// Name is the host's name in the mesh, a DNS label. It cannot change.
-	Name string `json:"name"`
-	// StateDir holds identity, replicated store, images and volumes.
-	StateDir string `json:"stateDir"`
-	// RunDir holds the administration socket and other volatile files.
-	RunDir string `json:"runDir"`
-	// Zone is the failure domain, for voter and instance spreading.
-	Zone string `json:"zone,omitempty"`
+	MembershipConfig
 	// Labels are put on the host's Node object.
 	Labels map[string]string `json:"labels,omitempty"`
-	// MeshListen is the address the mesh port listens on.
-	MeshListen string `json:"meshListen"`
-	// Advertise is the IP address that other hosts reach this one by.
-	Advertise string `json:"advertise"`
-	// GossipPort is the same on all hosts of a mesh.
-	GossipPort int `json:"gossipPort"`
-	// MetricsListen is the address for /metrics and /healthz; empty for none.
-	MetricsListen string `json:"metricsListen"`
-
-	Hypervisor HypervisorConfig `json:"hypervisor"`
-	Capacity   CapacityConfig   `json:"capacity"`
-	Network    NetworkConfig    `json:"network"`
-	Images     ImageConfig      `json:"images"`
-	// Pools are the directories that PersistentVolumeClaims live in.
-	Pools []PoolConfig `json:"pools"`
-	// CertificateLifetime is how long this host's certificates are valid;
-	// they renew at two thirds of it.
-	CertificateLifetime Duration `json:"certificateLifetime"`
+	HostConfig
 }
 
-// HypervisorConfig says how guests run.
-type HypervisorConfig struct {
-	// URI is the libvirt connection.
-	URI string `json:"uri"`
-	// Acceleration is auto (probe KVM and fall back to emulation), kvm (use
-	// it without a probe) or tcg (always emulate).
-	Acceleration string `json:"acceleration"`
-	// User is the unprivileged user that libvirt runs QEMU as.
-	User string `json:"user"`
-}
-
-// CapacityConfig says how much of the host its guests may use.
-type CapacityConfig struct {
-	// ReservedMemoryBytes is kept from guests for the host itself.
-	ReservedMemoryBytes int64 `json:"reservedMemoryBytes"`
-}
-
-// NetworkConfig describes the default guest network.
-type NetworkConfig struct {
-	// PodCIDR is cut into one subnet per host for the guests' default network.
-	PodCIDR string `json:"podCIDR"`
-	// Domain is the DNS domain of guests.
-	Domain string `json:"domain"`
-	// Bridges connect guests to the networks that the host's interfaces are
-	// on; NetworkAttachmentDefinitions name them.
-	Bridges []BridgeConfig `json:"bridges,omitempty"`
-}
-
-// BridgeConfig is a bridge for secondary networks.
-type BridgeConfig struct {
-	// Name is what a NetworkAttachmentDefinition's "bridge" says.
-	Name string `json:"name"`
-	// Uplink is an interface of the host without addresses of its own.
-	Uplink string `json:"uplink"`
-}
-
-// ImageConfig describes the cache of container disks.
-type ImageConfig struct {
-	// MaxBytes bounds the cache; images in use do not count as evictable.
-	MaxBytes int64 `json:"maxBytes"`
-	// InsecureRegistries are host:port of registries used without TLS.
-	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
-}
-
-// PoolConfig is a directory for volumes.
-type PoolConfig struct {
-	// Name is the StorageClass's storagePool parameter.
-	Name string `json:"name"`
-	Path string `json:"path"`
-	// Shared is true when every host mounts the same directory there.
-	Shared bool `json:"shared,omitempty"`
-}
-
-// Duration is a time.Duration that reads and writes as a string.
-type Duration time.Duration
-
-// MarshalJSON writes the duration as in "24h0m0s".
-func (d Duration) MarshalJSON() ([]byte, error) {
-	return []byte(strconv.Quote(time.Duration(d).String())), nil
-}
-
-// UnmarshalJSON reads what MarshalJSON wrote.
-func (d *Duration) UnmarshalJSON(data []byte) error {
-	text, err := strconv.Unquote(string(data))
-	if err != nil {
-		return fmt.Errorf("duration %s must be a string such as \"24h\"", data)
-	}
-	value, err := time.ParseDuration(text)
-	if err != nil {
-		return fmt.Errorf("read duration: %w", err)
-	}
-	*d = Duration(value)
-	return nil
-}
-
-// DefaultConfig is the configuration of a host that only has a name and an
-// address.
+// DefaultConfig is the configuration of a host that lacks a name and an address.
 func DefaultConfig() Config {
-	return Config{
-		StateDir:            DefaultStateDir,
-		RunDir:              filepath.Dir(DefaultSocket),
-		MeshListen:          ":" + strconv.Itoa(DefaultMeshPort),
-		GossipPort:          DefaultGossipPort,
-		MetricsListen:       DefaultMetricsAddress,
-		Hypervisor:          HypervisorConfig{URI: "qemu:///system", Acceleration: "auto", User: "libvirt-qemu"},
-		Capacity:            CapacityConfig{ReservedMemoryBytes: 1 << 30},
-		Network:             NetworkConfig{PodCIDR: "10.64.0.0/14", Domain: "virtmesh.internal"},
-		Images:              ImageConfig{MaxBytes: 20 << 30},
-		Pools:               []PoolConfig{{Name: "local", Path: filepath.Join(DefaultStateDir, "pools", "local")}},
-		CertificateLifetime: Duration(24 * time.Hour),
-	}
+	return Config{MembershipConfig: membership.DefaultConfig(), HostConfig: host.DefaultConfig(membership.DefaultStateDir)}
 }
 
 // LoadConfig reads a configuration file over the defaults. Unknown fields are
@@ -186,44 +66,9 @@ func LoadConfig(path string) (Config, error) {
 	return config, nil
 }
 
-var hostNamePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-
 // Validate names every setting that cannot work.
 func (c Config) Validate() error {
-	var errs []error
-	invalid := func(field, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%s: "+format, append([]any{field}, args...)...))
-	}
-	if !hostNamePattern.MatchString(c.Name) {
-		invalid("name", "%q is not a DNS label (lower case letters, digits and '-', at most 63)", c.Name)
-	}
-	if _, err := netip.ParseAddr(c.Advertise); err != nil {
-		invalid("advertise", "%q is not an IP address", c.Advertise)
-	}
-	if _, _, err := net.SplitHostPort(c.MeshListen); err != nil {
-		invalid("meshListen", "%v", err)
-	}
-	if c.GossipPort < 1 || c.GossipPort > 65535 {
-		invalid("gossipPort", "%d is not a port", c.GossipPort)
-	}
-	for field, value := range map[string]string{"stateDir": c.StateDir, "runDir": c.RunDir} {
-		if !filepath.IsAbs(value) {
-			invalid(field, "%q is not an absolute path", value)
-		}
-	}
-	switch c.Hypervisor.Acceleration {
-	case "auto", "kvm", "tcg":
-	default:
-		invalid("hypervisor.acceleration", "%q is not auto, kvm or tcg", c.Hypervisor.Acceleration)
-	}
-	if prefix, err := netip.ParsePrefix(c.Network.PodCIDR); err != nil || !prefix.Addr().Is4() || prefix.Bits() > 22 {
-		invalid("network.podCIDR", "%q is not an IPv4 prefix of at most /22", c.Network.PodCIDR)
-	}
-	errs = append(errs, c.validatePools())
-	if time.Duration(c.CertificateLifetime) < time.Second {
-		invalid("certificateLifetime", "must be at least 1s")
-	}
-	return errors.Join(errs...)
+	return errors.Join(c.MembershipConfig.Validate(), c.HostConfig.Validate())
 }
 
 // refuseMeshSettings names the settings that were a host's once and are the mesh's
@@ -246,33 +91,13 @@ func refuseMeshSettings(data []byte) error {
 	return errors.Join(errs...)
 }
 
-func (c Config) validatePools() error {
-	seen := map[string]bool{}
-	for i, pool := range c.Pools {
-		if !hostNamePattern.MatchString(pool.Name) || seen[pool.Name] {
-			return fmt.Errorf("pools[%d].name: %q is not a DNS label or is used twice", i, pool.Name)
-		}
-		seen[pool.Name] = true
-		if !filepath.IsAbs(pool.Path) {
-			return fmt.Errorf("pools[%d].path: %q is not an absolute path", i, pool.Path)
-		}
-	}
-	return nil
+// File is the configuration file that init and join write at path.
+func (c Config) File(path string) membership.ConfigFile {
+	return membership.ConfigFile{Path: path, Save: c.Save}
 }
 
-// MeshAddress is where other hosts reach this one's mesh port.
-func (c Config) MeshAddress() string {
-	_, port, err := net.SplitHostPort(c.MeshListen)
-	if err != nil {
-		port = strconv.Itoa(DefaultMeshPort)
-	}
-	return net.JoinHostPort(c.Advertise, port)
-}
-
-// Socket is the path of the local administration socket.
-func (c Config) Socket() string { return filepath.Join(c.RunDir, filepath.Base(DefaultSocket)) }
-
-// Save writes the configuration for a later LoadConfig, atomically.
+// Save writes the configuration for a later LoadConfig, in one step: its presence
+// means that the host belongs to a mesh, so it is on the disk when Save returns.
 func (c Config) Save(path string) error {
 	data, err := yaml.Marshal(c)
 	if err != nil {
@@ -281,8 +106,6 @@ func (c Config) Save(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("write configuration: %w", err)
 	}
-	// That it is there means that the host belongs to a mesh: it must survive what the
-	// membership does.
 	if err := durable.WriteFile(path, data, 0o600); err != nil {
 		return fmt.Errorf("write configuration: %w", err)
 	}

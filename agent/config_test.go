@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"virtmesh/agent/host"
+	"virtmesh/agent/membership"
 )
 
 // goodConfig is the smallest configuration that is valid.
@@ -51,7 +54,7 @@ func TestConfigValidate(t *testing.T) {
 		{"pool without a name", func(c *Config) { c.Pools[0].Name = "" }, "pools[0].name"},
 		{"pool with a relative path", func(c *Config) { c.Pools[0].Path = "pools" }, "pools[0].path"},
 		{"two pools of one name", func(c *Config) { c.Pools = append(c.Pools, c.Pools[0]) }, "pools[1].name"},
-		{"short-lived certificates", func(c *Config) { c.CertificateLifetime = Duration(time.Millisecond) }, "certificateLifetime"},
+		{"short-lived certificates", func(c *Config) { c.CertificateLifetime = membership.Duration(time.Millisecond) }, "certificateLifetime"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			config := goodConfig()
@@ -87,9 +90,9 @@ func TestConfigSaveAndLoad(t *testing.T) {
 	want.Zone = "rack1"
 	want.Labels = map[string]string{"disk": "ssd"}
 	want.Capacity.ReservedMemoryBytes = 2 << 30
-	want.CertificateLifetime = Duration(90 * time.Minute)
-	want.Pools = append(want.Pools, PoolConfig{Name: "nfs", Path: "/mnt/nfs", Shared: true})
-	want.Network.Bridges = []BridgeConfig{{Name: "lan", Uplink: "eth1"}}
+	want.CertificateLifetime = membership.Duration(90 * time.Minute)
+	want.Pools = append(want.Pools, host.PoolConfig{Name: "nfs", Path: "/mnt/nfs", Shared: true})
+	want.Network.Bridges = []host.BridgeConfig{{Name: "lan", Uplink: "eth1"}}
 	want.Images.InsecureRegistries = []string{"192.0.2.5:5000"}
 	for range 2 {
 		if err := want.Save(path); err != nil {
@@ -151,18 +154,18 @@ func TestLoadConfig(t *testing.T) {
 }
 
 func TestDuration(t *testing.T) {
-	data, err := json.Marshal(Duration(36 * time.Hour))
+	data, err := json.Marshal(membership.Duration(36 * time.Hour))
 	if err != nil || string(data) != `"36h0m0s"` {
 		t.Errorf("got %s, %v", data, err)
 	}
 	for text, want := range map[string]time.Duration{`"36h0m0s"`: 36 * time.Hour, `"1h30m"`: 90 * time.Minute, `"0s"`: 0} {
-		var got Duration
+		var got membership.Duration
 		if err := json.Unmarshal([]byte(text), &got); err != nil || time.Duration(got) != want {
 			t.Errorf("%s: got %s, %v; want %s", text, time.Duration(got), err, want)
 		}
 	}
 	for _, text := range []string{`24`, `true`, `"24"`, `""`, `{}`} {
-		var got Duration
+		var got membership.Duration
 		if err := json.Unmarshal([]byte(text), &got); err == nil {
 			t.Errorf("%s is read as %s", text, time.Duration(got))
 		}

@@ -14,6 +14,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"virtmesh/agent"
+	"virtmesh/agent/host"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/membership"
 )
 
 func agentCommand() *cli.Command {
@@ -54,10 +57,10 @@ func hostFlags() []cli.Flag {
 	return []cli.Flag{
 		configFlag(),
 		&cli.StringFlag{Name: "name", Usage: "the host's name (default: the machine's)"},
-		&cli.StringFlag{Name: "state-dir", Value: agent.DefaultStateDir, Usage: "where the host keeps identity, replica, images and volumes"},
+		&cli.StringFlag{Name: "state-dir", Value: membership.DefaultStateDir, Usage: "where the host keeps identity, replica, images and volumes"},
 		&cli.StringFlag{Name: "advertise", Usage: "the IP address other hosts reach this one by (default: that of the default route)"},
-		&cli.IntFlag{Name: "port", Value: agent.DefaultMeshPort, Usage: "the mesh port (TCP)"},
-		&cli.IntFlag{Name: "gossip-port", Value: agent.DefaultGossipPort, Usage: "the gossip port (TCP and UDP), the same on all hosts"},
+		&cli.IntFlag{Name: "port", Value: membership.DefaultMeshPort, Usage: "the mesh port (TCP)"},
+		&cli.IntFlag{Name: "gossip-port", Value: membership.DefaultGossipPort, Usage: "the gossip port (TCP and UDP), the same on all hosts"},
 		&cli.StringFlag{Name: "zone", Usage: "the failure domain this host is in"},
 		&cli.StringSliceFlag{Name: "pool", Usage: "a directory for volumes, `NAME=PATH[,shared]`; shared when every host mounts it"},
 		&cli.StringSliceFlag{Name: "bridge", Usage: "a bridge for secondary networks, `NAME=UPLINK`; the uplink is an interface without addresses"},
@@ -68,14 +71,11 @@ func hostFlags() []cli.Flag {
 // hostConfig turns the flags of init and join into a configuration.
 func hostConfig(c *cli.Context) (agent.Config, error) {
 	config := agent.DefaultConfig()
-	config.Name = c.String("name")
-	if config.Name == "" {
-		name, err := os.Hostname()
-		if err != nil {
-			return config, fmt.Errorf("find this machine's name: %w", err)
-		}
-		config.Name, _, _ = strings.Cut(strings.ToLower(name), ".")
+	name, err := hostName(c.String("name"), os.Hostname)
+	if err != nil {
+		return config, err
 	}
+	config.Name = name
 	config.Advertise = c.String("advertise")
 	if config.Advertise == "" {
 		address, err := outboundAddress()
@@ -96,16 +96,33 @@ func hostConfig(c *cli.Context) (agent.Config, error) {
 			return config, fmt.Errorf("--pool %q is not NAME=PATH", text)
 		}
 		path, shared := strings.CutSuffix(path, ",shared")
-		config.Pools = append(config.Pools, agent.PoolConfig{Name: name, Path: path, Shared: shared})
+		config.Pools = append(config.Pools, host.PoolConfig{Name: name, Path: path, Shared: shared})
 	}
 	for _, text := range c.StringSlice("bridge") {
 		name, uplink, ok := strings.Cut(text, "=")
 		if !ok {
 			return config, fmt.Errorf("--bridge %q is not NAME=UPLINK", text)
 		}
-		config.Network.Bridges = append(config.Network.Bridges, agent.BridgeConfig{Name: name, Uplink: uplink})
+		config.Network.Bridges = append(config.Network.Bridges, host.BridgeConfig{Name: name, Uplink: uplink})
 	}
 	return config, config.Validate()
+}
+
+// hostName is the name that was given, or else the first label of the machine's.
+// Both are lowered, as DNS reads them.
+func hostName(given string, machine func() (string, error)) (string, error) {
+	name := strings.ToLower(given)
+	if given == "" {
+		full, err := machine()
+		if err != nil {
+			return "", fmt.Errorf("find this machine's name: %w; choose one with --name", err)
+		}
+		name, _, _ = strings.Cut(strings.ToLower(full), ".")
+	}
+	if err := identity.ValidateHostName(name); err != nil {
+		return "", fmt.Errorf("%w; choose another with --name", err)
+	}
+	return name, nil
 }
 
 // outboundAddress is the address that packets to other networks leave with. No
@@ -124,7 +141,7 @@ func agentInit(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := agent.Init(c.String("config"), config, Version); err != nil {
+	if err := membership.Init(config.MembershipConfig, config.File(c.String("config"))); err != nil {
 		return err
 	}
 	return announce(c, fmt.Sprintf("%s is the first host of a new mesh", config.Name))
@@ -143,7 +160,7 @@ func agentJoin(c *cli.Context) error {
 	}
 	address := c.Args().First()
 	if _, _, err := net.SplitHostPort(address); err != nil {
-		address = net.JoinHostPort(address, fmt.Sprint(agent.DefaultMeshPort))
+		address = net.JoinHostPort(address, fmt.Sprint(membership.DefaultMeshPort))
 	}
 	token := c.String("token")
 	if file, ok := strings.CutPrefix(token, "@"); ok {
@@ -153,7 +170,8 @@ func agentJoin(c *cli.Context) error {
 		}
 		token = strings.TrimSpace(string(data))
 	}
-	if err := agent.Join(c.Context, c.String("config"), config, address, token, Version); err != nil {
+	if err := membership.Join(c.Context, config.MembershipConfig, config.File(c.String("config")),
+		membership.Invitation{Address: address, Token: token, Version: Version}); err != nil {
 		return err
 	}
 	return announce(c, fmt.Sprintf("%s joined the mesh", config.Name))

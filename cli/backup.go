@@ -12,6 +12,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"virtmesh/agent"
+	"virtmesh/agent/membership"
+	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 )
 
@@ -26,7 +28,7 @@ func agentBackup(c *cli.Context) error {
 	conn := socketConnection(c.String("socket"))
 	var size int64
 	err := writeNew(path, func(f io.Writer) (err error) {
-		size, err = conn.download(c.Context, agent.BackupPath, f)
+		size, err = conn.download(c.Context, admin.BackupPath, f)
 		return err
 	})
 	if err != nil {
@@ -73,14 +75,14 @@ func writeNew(path string, write func(io.Writer) error) error {
 // of a backup.
 func recoverOrRestore(ctx context.Context, config agent.Config, backup string) (raftstore.Recovered, error) {
 	if backup == "" {
-		return agent.Recover(ctx, config)
+		return membership.Recover(ctx, config.MembershipConfig)
 	}
 	f, err := os.Open(backup)
 	if err != nil {
 		return raftstore.Recovered{}, fmt.Errorf("read the backup: %w", err)
 	}
 	defer f.Close()
-	return agent.Restore(ctx, config, f)
+	return membership.Restore(ctx, config.MembershipConfig, f)
 }
 
 func agentResync(c *cli.Context) error {
@@ -91,7 +93,7 @@ func agentResync(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := agent.Resync(config); err != nil {
+	if err := membership.Resync(config.MembershipConfig); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintln(c.App.Writer, "this host's copy is gone; start its agent, which fetches a new one from the other hosts. Guests are not touched.")

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"virtmesh/agent"
 	"virtmesh/agent/port/admin"
 )
 
@@ -22,7 +21,7 @@ func TestBackup(t *testing.T) {
 	}
 	answer := func(w http.ResponseWriter) { io.WriteString(w, "the state") }
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != agent.BackupPath {
+		if r.URL.Path != admin.BackupPath {
 			t.Errorf("asked for %s", r.URL.Path)
 		}
 		answer(w)

@@ -22,7 +22,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"virtmesh/agent"
+	"virtmesh/agent/membership"
 	"virtmesh/agent/port/admin"
 )
 
@@ -33,7 +33,7 @@ func connectionFlags() []cli.Flag {
 		&cli.StringFlag{Name: "kubeconfig", Usage: "connect as this kubeconfig says; the default is $KUBECONFIG, then the local agent"},
 		&cli.StringFlag{Name: "context", Usage: "the kubeconfig's context to use"},
 		&cli.StringFlag{Name: "host", Usage: "talk to this host (name of a node, or address) instead of the kubeconfig's"},
-		&cli.StringFlag{Name: "socket", Usage: "the local agent's administration socket", Value: agent.DefaultSocket},
+		&cli.StringFlag{Name: "socket", Usage: "the local agent's administration socket", Value: membership.DefaultSocket},
 	}
 }
 
@@ -118,7 +118,7 @@ func (c *connection) redirect(ctx context.Context, host string) error {
 		return nil
 	}
 	if ip := net.ParseIP(host); ip != nil {
-		c.rest.Host = "https://" + net.JoinHostPort(host, strconv.Itoa(agent.DefaultMeshPort))
+		c.rest.Host = "https://" + net.JoinHostPort(host, strconv.Itoa(membership.DefaultMeshPort))
 		return nil
 	}
 	address, err := c.nodeAddress(ctx, host)

@@ -16,6 +16,7 @@ import (
 
 	"virtmesh/agent"
 	"virtmesh/agent/host/hypervisor/kvmprobe"
+	"virtmesh/agent/membership"
 )
 
 // finding is the outcome of one check.
@@ -47,7 +48,7 @@ func doctor(c *cli.Context) error {
 	checks := []func(context.Context) finding{
 		checkRoot, checkKVM, checkProgram("qemu-system-x86_64", "qemu-system-x86"), checkProgram("qemu-img", "qemu-utils"),
 		checkLibvirt, checkKernelFeatures, checkDisk, checkPaths(c.String("config")), checkClock,
-		checkPort("mesh port", agent.DefaultMeshPort), checkPort("gossip port", agent.DefaultGossipPort),
+		checkPort("mesh port", membership.DefaultMeshPort), checkPort("gossip port", membership.DefaultGossipPort),
 	}
 	findings := make([]finding, 0, len(checks))
 	bad := false
@@ -166,7 +167,7 @@ func kernelHas(ctx context.Context, module string) bool {
 const wantedDisk = 10 << 30
 
 func checkDisk(context.Context) finding {
-	dir := agent.DefaultStateDir
+	dir := membership.DefaultStateDir
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		dir = "/var/lib"
 	}

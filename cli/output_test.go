@@ -26,6 +26,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"virtmesh/agent"
+	"virtmesh/agent/host"
 )
 
 // tlsConnection trusts a test server.
@@ -221,11 +222,11 @@ func TestHostConfig(t *testing.T) {
 	if err := parse("--pool", "nfs=/mnt/nfs,shared", "--bridge", "lan=eth1", "--state-dir", "/srv/vm"); err != nil {
 		t.Error(err)
 	}
-	wantPool := agent.PoolConfig{Name: "nfs", Path: "/mnt/nfs", Shared: true}
+	wantPool := host.PoolConfig{Name: "nfs", Path: "/mnt/nfs", Shared: true}
 	if len(config.Pools) != 2 || config.Pools[0].Path != "/srv/vm/pools/local" || config.Pools[1] != wantPool {
 		t.Errorf("got pools %+v", config.Pools)
 	}
-	if wanted := []agent.BridgeConfig{{Name: "lan", Uplink: "eth1"}}; !slices.Equal(config.Network.Bridges, wanted) {
+	if wanted := []host.BridgeConfig{{Name: "lan", Uplink: "eth1"}}; !slices.Equal(config.Network.Bridges, wanted) {
 		t.Errorf("got bridges %+v", config.Network.Bridges)
 	}
 	for flag, value := range map[string]string{

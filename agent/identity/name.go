@@ -39,8 +39,8 @@ const maxSANs = 32
 // ErrNotNode is returned for a certificate that does not name a host of the mesh.
 var ErrNotNode = errors.New("certificate does not name a mesh host")
 
-// ValidateHostName says why name cannot be a host name. Names are DNS subdomains in
-// lower case of at most 63 characters.
+// ValidateHostName says why name cannot be a host name: names are DNS labels in lower
+// case of at most 63 characters, and not all of them are free.
 func ValidateHostName(name string) error {
 	switch {
 	case name == "":
@@ -53,11 +53,14 @@ func ValidateHostName(name string) error {
 	if _, err := netip.ParseAddr(name); err == nil {
 		return fmt.Errorf("host name %q is an address", name)
 	}
-	if !validDNSName(name) {
-		return fmt.Errorf("host name %q: only lower-case letters, digits, '-' and '.' are allowed, and every part begins and ends with a letter or digit", clip(name))
+	if !ValidLabel(name) {
+		return fmt.Errorf("host name %q: only lower-case letters, digits and '-' are allowed, and it begins and ends with a letter or digit", clip(name))
 	}
 	return nil
 }
+
+// ValidLabel reports whether s is a DNS label in lower case.
+func ValidLabel(s string) bool { return validDNSName(s) && !strings.Contains(s, ".") }
 
 // ValidateSAN says why san cannot stand in a host certificate: it is neither an
 // address nor a DNS name.

@@ -99,6 +99,9 @@ func TestSiblingStewardsMeetInStoredObjectsOnly(t *testing.T) {
 			continue
 		}
 		own, _, _ := strings.Cut(rest, "/")
+		if own == "roster" {
+			continue // it assembles the others
+		}
 		for _, imported := range imports(p) {
 			if strings.HasPrefix(imported, module+siblings+"/") && !within(imported, module+siblings+"/"+own) {
 				rule.broken(p.path+" -> "+strings.TrimPrefix(imported, module), "%s imports its sibling %s", p.path, imported)

@@ -1,4 +1,4 @@
-package agent
+package membership
 
 import (
 	"context"
@@ -8,77 +8,23 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"virtmesh/agent/port"
 	"virtmesh/agent/port/admin"
 )
 
-// A host whose copy of the mesh's state is empty must do nothing: every guest on
-// it would look as if nobody wanted it. It is new, or its copy was lost or thrown
-// away, and in either case others have the state. So it asks them until they have
-// given it a copy, and only says meanwhile, on its socket and to monitoring, what
-// it waits for. Guests go on.
-
-// joinPause is the least time between two rounds of asking.
+// joinPause is the least time between two rounds of asking for a copy.
 const joinPause = 5 * time.Second
-
-// awaitCopy asks the other hosts to take this one in until they have. It ends
-// without that only with ctx, or when the replica fails.
-func (a *Agent) awaitCopy(ctx context.Context) error {
-	w := &waitingRoom{agent: a, pause: joinPause}
-	defer w.close()
-	for {
-		err := a.askForCopy(ctx)
-		if err == nil {
-			return nil
-		}
-		if failed := a.store.Err(); failed != nil {
-			return withRemedy(failed)
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if gone := a.askWhetherExpelled(ctx); gone != nil {
-			return gone
-		}
-		if err := w.waitFor(ctx, err); err != nil {
-			return err
-		}
-		if len(a.otherLive()) == 0 {
-			if err := a.joinGossip(ctx); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-func (a *Agent) askForCopy(ctx context.Context) error {
-	addresses := a.meshAddresses()
-	if len(addresses) == 0 {
-		return errNoOther
-	}
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
-	return a.store.Join(ctx, addresses)
-}
-
-var errNoOther = errors.New("no other host is known; if none has the state, restore a backup with 'virtmesh agent recover --backup FILE'")
-
-// otherLive names the other members that gossip reaches.
-func (a *Agent) otherLive() []string {
-	names := liveMembers{a.gossip}.Members()
-	return slices.DeleteFunc(names, func(name string) bool { return name == a.config.Name })
-}
 
 // waitingRoom tells operators and monitoring why the agent does nothing yet.
 type waitingRoom struct {
-	agent *Agent
-	pause time.Duration
+	member *Member
+	pause  time.Duration
 
 	mu  sync.Mutex
 	why error
@@ -87,12 +33,14 @@ type waitingRoom struct {
 	done sync.WaitGroup
 }
 
+func (m *Member) newWaitingRoom() *waitingRoom { return &waitingRoom{member: m, pause: joinPause} }
+
 // waitFor says why the agent still waits, and returns after a pause.
 func (w *waitingRoom) waitFor(ctx context.Context, why error) error {
 	w.mu.Lock()
 	w.why = why
 	w.mu.Unlock()
-	w.agent.log.Warn("this host has no copy of the mesh's state and waits for another host to give it one; running guests go on", "err", why)
+	w.member.log.Warn("this host has no copy of the mesh's state and waits for another host to give it one; running guests go on", "err", why)
 	if w.stop == nil {
 		if err := w.open(ctx); err != nil {
 			return err
@@ -112,39 +60,39 @@ func (w *waitingRoom) waitFor(ctx context.Context, why error) error {
 func (w *waitingRoom) reason() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return fmt.Sprintf("%s has no copy of the mesh's state and waits for another host to give it one: running VMs go on, nothing else is done here (%v)", w.agent.config.Name, w.why)
+	return fmt.Sprintf("%s has no copy of the mesh's state and waits for another host to give it one: running VMs go on, nothing else is done here (%v)", w.member.config.Name, w.why)
 }
 
 // open serves the room where the agent will serve later.
 func (w *waitingRoom) open(ctx context.Context) error {
 	ctx, w.stop = context.WithCancel(ctx)
-	if w.agent.config.MetricsListen != "" {
-		listener, err := net.Listen("tcp", w.agent.config.MetricsListen)
+	if w.member.config.MetricsListen != "" {
+		listener, err := net.Listen("tcp", w.member.config.MetricsListen)
 		if err != nil {
 			return fmt.Errorf("listen for metrics: %w", err)
 		}
 		w.serve(ctx, listener, w.healthHandler())
 	}
-	socket, err := openSocket(w.agent.config.Socket())
+	socket, err := admin.OpenSocket(w.member.config.Socket())
 	if err != nil {
 		return err
 	}
 	w.serve(ctx, socket, w.socketHandler())
 	w.done.Go(func() {
-		if err := notifyAlive(ctx, w.agent.healthy); err != nil {
-			w.agent.log.Warn("the service manager cannot be told", "err", err)
+		if err := w.member.options.NotifyAlive(ctx, w.member.Err); err != nil {
+			w.member.log.Warn("the service manager cannot be told", "err", err)
 		}
 	})
 	return nil
 }
 
 func (w *waitingRoom) serve(ctx context.Context, listener net.Listener, handler http.Handler) {
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout, ErrorLog: slog.NewLogLogger(w.agent.log.Handler(), slog.LevelDebug)}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: port.HeaderTimeout, ErrorLog: slog.NewLogLogger(w.member.log.Handler(), slog.LevelDebug)}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	w.done.Go(func() {
 		defer stop()
 		if err := server.Serve(listener); err != nil && ctx.Err() == nil {
-			w.agent.log.Warn("status cannot be served", "at", listener.Addr(), "err", err)
+			w.member.log.Warn("status cannot be served", "at", listener.Addr(), "err", err)
 		}
 	})
 }
@@ -160,7 +108,7 @@ func (w *waitingRoom) close() {
 // socketHandler answers root on this host.
 func (w *waitingRoom) socketHandler() http.Handler {
 	mesh := admin.NewHandler(waitingMesh{w}, func(*http.Request) bool { return true })
-	return withMesh(mesh, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+	return admin.Beside(mesh, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Content-Type", "application/json")
 		rw.WriteHeader(http.StatusServiceUnavailable)
 		status := apierrors.NewServiceUnavailable(w.reason()).Status()
@@ -172,7 +120,7 @@ func (w *waitingRoom) socketHandler() http.Handler {
 // healthHandler answers monitoring: the agent lives and is not ready.
 func (w *waitingRoom) healthHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(w.agent.metrics, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(w.member.options.Metrics, promhttp.HandlerOpts{}))
 	alive := func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "ok") }
 	mux.HandleFunc("GET /healthz", alive)
 	mux.HandleFunc("GET /livez", alive)
@@ -188,9 +136,9 @@ type waitingMesh struct{ room *waitingRoom }
 
 var _ admin.Mesh = waitingMesh{}
 
-// Status implements meshapi.Mesh.
+// Status implements admin.Mesh.
 func (m waitingMesh) Status(ctx context.Context) (*admin.Status, error) {
-	status, err := m.room.agent.Status(ctx)
+	status, err := m.room.member.Status(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -200,24 +148,24 @@ func (m waitingMesh) Status(ctx context.Context) (*admin.Status, error) {
 
 func (m waitingMesh) refuse() error { return errors.New(m.room.reason()) }
 
-// CreateToken implements meshapi.Mesh.
+// CreateToken implements admin.Mesh.
 func (m waitingMesh) CreateToken(context.Context, time.Duration) (*admin.Token, error) {
 	return nil, m.refuse()
 }
 
-// ListTokens implements meshapi.Mesh.
+// ListTokens implements admin.Mesh.
 func (m waitingMesh) ListTokens(context.Context) ([]admin.Token, error) { return nil, m.refuse() }
 
-// RevokeToken implements meshapi.Mesh.
+// RevokeToken implements admin.Mesh.
 func (m waitingMesh) RevokeToken(context.Context, string) error { return m.refuse() }
 
-// IssueCredentials implements meshapi.Mesh.
+// IssueCredentials implements admin.Mesh.
 func (m waitingMesh) IssueCredentials(context.Context, []byte) (*admin.Credentials, error) {
 	return nil, m.refuse()
 }
 
-// Leave implements meshapi.Mesh.
+// Leave implements admin.Mesh.
 func (m waitingMesh) Leave(context.Context) error { return m.refuse() }
 
-// RemoveHost implements meshapi.Mesh.
+// RemoveHost implements admin.Mesh.
 func (m waitingMesh) RemoveHost(context.Context, string) error { return m.refuse() }

@@ -1,4 +1,4 @@
-package agent
+package membership
 
 import (
 	"context"
@@ -15,16 +15,18 @@ import (
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/enrol"
 	"virtmesh/gossip"
+	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
 )
 
 func TestNobodyIsAdmittedBeforeTheReplicaIsOpen(t *testing.T) {
-	a := &Agent{}
+	var a Admission
 	node := identity.NewNode("host2")
-	if err := a.admit(node); !errors.Is(err, errNotOpen) {
+	if err := a.Admit(node); !errors.Is(err, errNotOpen) {
 		t.Errorf("admitted by a host that knows nothing: %v", err)
 	}
-	a.hosts.Store(identity.NewHosts(identitytest.NewStore()))
-	if err := a.admit(node); err != nil {
+	a.open(identity.NewHosts(identitytest.NewStore()))
+	if err := a.Admit(node); err != nil {
 		t.Errorf("refused by a host that knows nothing against it: %v", err)
 	}
 }
@@ -43,14 +45,14 @@ func TestRemovedMachineLearnsWhy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{config: Config{Name: "host2"}, identity: id}
-	if err := a.askWhetherExpelled(t.Context()); err != nil {
+	r := renewals{config: Config{Name: "host2"}, identity: id, peers: &Peers{self: "host2", identity: id, log: slog.New(slog.DiscardHandler)}}
+	if err := r.askWhetherExpelled(t.Context()); err != nil {
 		t.Errorf("a member: %v", err)
 	}
 	if err := identity.NewHosts(m.Store).Expel(t.Context(), "host2"); err != nil {
 		t.Fatal(err)
 	}
-	err = a.askWhetherExpelled(t.Context())
+	err = r.askWhetherExpelled(t.Context())
 	if !errors.Is(err, identity.ErrExpelled) || !strings.Contains(err.Error(), "join it with a new token") {
 		t.Errorf("a removed machine: %v", err)
 	}
@@ -62,23 +64,21 @@ func TestTooOldHostsAreRefused(t *testing.T) {
 	m := identitytest.NewMesh(t)
 	cfg := gossip.DefaultConfig()
 	cfg.Name, cfg.Mesh, cfg.Keys = "host1", m.First.MeshID(), m.First.GossipKeys()
-	cfg.BindAddr, cfg.BindPort, cfg.Facts = "127.0.0.1", 0, gossip.Facts{FeatureLevel: featureLevel}
+	cfg.BindAddr, cfg.BindPort, cfg.Facts = "127.0.0.1", 0, gossip.Facts{FeatureLevel: FeatureLevel}
 	g, err := gossip.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(g.Shutdown)
-	a := &Agent{
-		config: Config{Name: "host1"}, version: "v1.7.0", gossip: g, signer: identity.NewSigner(m.Store, 0),
-		log: slog.New(slog.DiscardHandler), metrics: prometheus.NewRegistry(),
-	}
+	a := newMember(Config{Name: "host1"}, Options{Version: "v1.7.0", Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+	a.gossip, a.signer = g, identity.NewSigner(m.Store, 0)
 	var old *enrol.VersionError
-	_, err = joinHost(t, m, a.joinConfig(), featureLevel-1)
+	_, err = joinHost(t, m, a.joinConfig(), FeatureLevel-1)
 	if !errors.As(err, &old) || !strings.Contains(err.Error(), "v1.2.0") || !strings.Contains(err.Error(), "v1.7.0") {
 		t.Errorf("a host that is too old: %v", err)
 	}
-	a.metrics = prometheus.NewRegistry()
-	if _, err := joinHost(t, m, a.joinConfig(), featureLevel); err != nil {
+	a.options.Metrics = prometheus.NewRegistry()
+	if _, err := joinHost(t, m, a.joinConfig(), FeatureLevel); err != nil {
 		t.Errorf("a host of this level: %v", err)
 	}
 }
@@ -91,10 +91,10 @@ func TestNeededLevel(t *testing.T) {
 		members []gossip.Member
 		want    uint32
 	}{
-		"alone":                   {nil, featureLevel},
-		"newer members":           {[]gossip.Member{at(gossip.Alive, featureLevel+1)}, featureLevel},
-		"an older live member":    {[]gossip.Member{at(gossip.Alive, featureLevel), at(gossip.Suspect, featureLevel-1)}, featureLevel - 1},
-		"an older dead member":    {[]gossip.Member{at(gossip.Dead, featureLevel-1)}, featureLevel},
+		"alone":                   {nil, FeatureLevel},
+		"newer members":           {[]gossip.Member{at(gossip.Alive, FeatureLevel+1)}, FeatureLevel},
+		"an older live member":    {[]gossip.Member{at(gossip.Alive, FeatureLevel), at(gossip.Suspect, FeatureLevel-1)}, FeatureLevel - 1},
+		"an older dead member":    {[]gossip.Member{at(gossip.Dead, FeatureLevel-1)}, FeatureLevel},
 		"a level that is no such": {[]gossip.Member{at(gossip.Alive, -3)}, 0},
 	} {
 		if got := neededLevel(c.members); got != c.want {
@@ -140,4 +140,25 @@ func joinHost(t *testing.T, m *identitytest.Mesh, serverCfg enrol.ServerConfig, 
 	o.MeshAddress, o.GossipAddress = "10.0.0.2:7443", "10.0.0.2:7946"
 	o.Version, o.FeatureLevel = "v1.2.0", level
 	return o.Dir, enrol.Join(t.Context(), o)
+}
+
+func TestRemovedHost(t *testing.T) {
+	store := raftstoretest.New(t)
+	h := &Peers{self: "host1"}
+	h.hosts.Store(identity.NewHosts(store))
+	if _, err := store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: identity.HostKey("host2"), Value: []byte(`{"name": "host2"}`)}}}); err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := h.Removed(t.Context(), "host2"); removed || err != nil {
+		t.Errorf("a member: %v, %v", removed, err)
+	}
+	if err := identity.NewHosts(store).Expel(t.Context(), "host2"); err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := h.Removed(t.Context(), "host2"); !removed || err != nil {
+		t.Errorf("one that was removed: %v, %v", removed, err)
+	}
+	if removed, err := h.Removed(t.Context(), "no/host"); removed || err == nil {
+		t.Errorf("what cannot be a host: %v, %v", removed, err)
+	}
 }

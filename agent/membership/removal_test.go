@@ -1,4 +1,4 @@
-package agent
+package membership
 
 import (
 	"context"
@@ -248,29 +248,38 @@ func TestRemovalOutlastsConflicts(t *testing.T) {
 	}
 }
 
+// duties are those of a host that publishes itself and has no volumes.
+type duties struct{ *publish.Publisher }
+
+func (duties) Bury(context.Context, string) error { return nil }
+
 // A steward may claim this host in the moment it is asked to leave. It must
 // not leave then: the instance would be nobody's.
 func TestAHostLeavesOnlyWithoutInstances(t *testing.T) {
 	g := dig(t)
-	h := &host{config: Config{Name: "host9"}, store: g, log: slog.New(slog.DiscardHandler)}
-	cache := objects.DefaultCacheConfig()
-	cache.Store, cache.Logger = g, h.log
-	var err error
-	if h.cache, err = objects.NewCache(cache); err != nil {
+	log := slog.New(slog.DiscardHandler)
+	cfg := objects.DefaultCacheConfig()
+	cfg.Store, cfg.Logger = g, log
+	cache, err := objects.NewCache(cfg)
+	if err != nil {
 		t.Fatal(err)
 	}
-	publisher := publish.DefaultConfig()
-	publisher.Host, publisher.Store, publisher.Cache, publisher.Logger = "host9", g, h.cache, h.log
-	publisher.Claims, publisher.Describe = claims.NewCache(h.cache, h.log), func() publish.Description { return publish.Description{} }
-	if h.publisher, err = publish.New(publisher); err != nil {
+	publishing := publish.DefaultConfig()
+	publishing.Host, publishing.Store, publishing.Cache, publishing.Logger = "host9", g, cache, log
+	publishing.Claims, publishing.Describe = claims.NewCache(cache, log), func() publish.Description { return publish.Description{} }
+	publisher, err := publish.New(publishing)
+	if err != nil {
 		t.Fatal(err)
+	}
+	leave := func() error {
+		return retire(t.Context(), g, duties{publisher}, removal{host: "host9", store: g, hosts: identity.NewHosts(g), replicas: g})
 	}
 	g.write(func(tx *objects.Tx) {
 		claims.Publish(tx, claims.Capacity{Host: "host9"})
 		tx.Create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "host9"}})
 	})
 	g.before["/claims/capacity/host9"] = func() { g.place("late", "host9") }
-	if err := h.retire(t.Context()); !errors.Is(err, admin.ErrInvalid) || !strings.Contains(err.Error(), "1 instances run on host9") {
+	if err := leave(); !errors.Is(err, admin.ErrInvalid) || !strings.Contains(err.Error(), "1 instances run on host9") {
 		t.Errorf("with an instance that has just been claimed: %v", err)
 	}
 	if len(g.Keys("/registry/core/nodes/host9")) != 1 {
@@ -281,7 +290,7 @@ func TestAHostLeavesOnlyWithoutInstances(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.write(func(tx *objects.Tx) { claims.Release(tx, late) })
-	if err := h.retire(t.Context()); err != nil {
+	if err := leave(); err != nil {
 		t.Fatal(err)
 	}
 	if keys := append(g.Keys("/claims/capacity/host9"), g.Keys("/registry/core/nodes/host9")...); len(keys) != 0 {

@@ -1,4 +1,4 @@
-package agent
+package membership
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -29,7 +30,6 @@ func machine(t *testing.T, name string) (path string, config Config) {
 	config = DefaultConfig()
 	config.Name, config.Advertise = name, "127.0.0.1"
 	config.StateDir, config.RunDir = filepath.Join(dir, "state"), filepath.Join(dir, "run")
-	config.Pools = nil
 	config.MeshListen, config.MetricsListen = freeAddress(t), freeAddress(t)
 	_, port, err := net.SplitHostPort(freeAddress(t))
 	if err != nil {
@@ -51,39 +51,52 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// boot does what New does up to becoming a replica.
-func boot(t *testing.T, config Config) *Agent {
+// configFile is the configuration file of a host of a test.
+func configFile(path string) ConfigFile {
+	return ConfigFile{Path: path, Save: func(path string) error { return os.WriteFile(path, nil, 0o600) }}
+}
+
+// boot does what Start does up to becoming a replica.
+func boot(t *testing.T, config Config) *Member {
 	t.Helper()
-	a := &Agent{config: config, log: slog.New(slog.DiscardHandler), metrics: prometheus.NewRegistry(), left: make(chan struct{})}
-	t.Cleanup(a.shutdown)
-	for _, step := range []func(context.Context) error{
-		a.makeDirectories, a.openIdentity, a.openPort, a.startGossip, a.openStore, a.joinGossip, a.startRenewal,
-	} {
-		if err := step(t.Context()); err != nil {
+	m := newMember(config, Options{
+		Version: "test", Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		NotifyAlive: func(ctx context.Context, _ func() error) error { <-ctx.Done(); return nil },
+	})
+	t.Cleanup(func() { shutdown(m) })
+	for _, step := range m.opening() {
+		if err := step.run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return a
+	return m
+}
+
+// shutdown stops a member.
+func shutdown(m *Member) {
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	m.Close(ctx)
 }
 
 // found boots the first host of a new mesh.
-func found(t *testing.T, path string, config Config) *Agent {
+func found(t *testing.T, path string, config Config) *Member {
 	t.Helper()
-	if err := Init(path, config, "test"); err != nil {
+	if err := Init(config, configFile(path)); err != nil {
 		t.Fatal(err)
 	}
-	a := boot(t, config)
-	if err := a.joinStore(t.Context()); err != nil {
+	m := boot(t, config)
+	if err := m.joinStore(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return a
+	return m
 }
 
-// loseCopy stops an agent and removes its replica from the disk.
-func loseCopy(t *testing.T, a *Agent) {
+// loseCopy stops a member and removes its replica from the disk.
+func loseCopy(t *testing.T, m *Member) {
 	t.Helper()
-	a.shutdown()
-	if err := raftstore.Empty(a.config.raftDir()); err != nil {
+	shutdown(m)
+	if err := raftstore.Empty(m.config.raftDir()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -165,14 +178,14 @@ func TestFounderFetchesCopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Join(t.Context(), path2, config2, config1.MeshAddress(), token.Encode(), "test"); err != nil {
+	if err := Join(t.Context(), config2, configFile(path2), Invitation{Address: config1.MeshAddress(), Token: token.Encode(), Version: "test"}); err != nil {
 		t.Fatal(err)
 	}
 	second := boot(t, config2)
 	if err := second.joinStore(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	first.saveSeeds()
+	first.peers.saveSeeds()
 	if seeds := first.identity.Info().Seeds; len(seeds) != 1 || seeds[0].MeshAddress != config2.MeshAddress() {
 		t.Fatalf("host1 remembers %+v", seeds)
 	}
@@ -182,7 +195,7 @@ func TestFounderFetchesCopy(t *testing.T) {
 	if _, err := second.store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: "/k", Value: []byte("v")}}}); err != nil {
 		t.Fatal(err)
 	}
-	first.shutdown()
+	shutdown(first)
 	if err := Resync(config1); err != nil {
 		t.Fatal(err)
 	}
@@ -198,15 +211,15 @@ func TestFounderFetchesCopy(t *testing.T) {
 // TestFounderCrashesBeforeSeed: the marker outlives every step before the last.
 func TestFounderCrashesBeforeSeed(t *testing.T) {
 	path, config := machine(t, "host1")
-	if err := Init(path, config, "test"); err != nil {
+	if err := Init(config, configFile(path)); err != nil {
 		t.Fatal(err)
 	}
-	boot(t, config).shutdown()
+	shutdown(boot(t, config))
 	a := boot(t, config)
 	if err := a.joinStore(t.Context()); err != nil {
 		t.Fatalf("second start: %v", err)
 	}
-	a.shutdown()
+	shutdown(a)
 	if a = boot(t, config); a.identity.Founder() || !a.store.Joined() {
 		t.Errorf("third start: founder %v, joined %v", a.identity.Founder(), a.store.Joined())
 	}
@@ -214,7 +227,7 @@ func TestFounderCrashesBeforeSeed(t *testing.T) {
 
 func TestResyncKeepsTheOnlyCopy(t *testing.T) {
 	path, config := machine(t, "host1")
-	found(t, path, config).shutdown()
+	shutdown(found(t, path, config))
 	if err := Resync(config); err == nil || !strings.Contains(err.Error(), "knows no other host") {
 		t.Errorf("resync of a mesh of one: %v", err)
 	}

@@ -1,52 +1,15 @@
-package agent
+package membership
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"io"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"virtmesh/agent/identity"
+	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 )
-
-func TestBackupIsWholeOrFails(t *testing.T) {
-	var fail error
-	var written string
-	server := httptest.NewServer(withBackup(func(_ context.Context, w io.Writer) (uint64, error) {
-		if written != "" {
-			io.WriteString(w, written)
-			w.(*countingWriter).to.(http.Flusher).Flush()
-		}
-		return 1, fail
-	}, http.NotFoundHandler()))
-	defer server.Close()
-	for _, test := range []struct {
-		name, written string
-		fail          error
-		status        int
-		whole         bool
-	}{
-		{"whole", "state", nil, 200, true},
-		{"no leader", "", raftstore.ErrNoLeader, 500, true},
-		{"ends early", "sta", errors.New("disk"), 200, false},
-	} {
-		written, fail = test.written, test.fail
-		response, err := http.Get(server.URL + BackupPath)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = io.ReadAll(response.Body)
-		response.Body.Close()
-		if response.StatusCode != test.status || (err == nil) != test.whole {
-			t.Errorf("%s: %s, read %v", test.name, response.Status, err)
-		}
-	}
-}
 
 // TestRestoreOnAHostWithoutCopy: the last resort of a mesh of which no copy is left.
 func TestRestoreOnAHostWithoutCopy(t *testing.T) {
@@ -56,7 +19,7 @@ func TestRestoreOnAHostWithoutCopy(t *testing.T) {
 	if _, err := first.store.Backup(t.Context(), &backup); err != nil {
 		t.Fatal(err)
 	}
-	first.shutdown()
+	shutdown(first)
 	_, err := Restore(t.Context(), config, bytes.NewReader(backup.Bytes()))
 	if !errors.Is(err, raftstore.ErrHasState) || !strings.Contains(err.Error(), "mv "+config.raftDir()) {
 		t.Errorf("restored over a copy: %v", err)
@@ -80,7 +43,7 @@ func TestRestoreOnAHostWithoutCopy(t *testing.T) {
 // openSocketAndRestore restores while something answers on the agent's socket.
 func openSocketAndRestore(t *testing.T, config Config) (raftstore.Recovered, error) {
 	t.Helper()
-	listener, err := openSocket(config.Socket())
+	listener, err := admin.OpenSocket(config.Socket())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package agent
+package membership
 
 import (
 	"context"
@@ -18,10 +18,17 @@ const subnetPrefix = "/mesh/subnets/"
 // subnetBits is the length of a host's part: 253 guests.
 const subnetBits = 24
 
-// claimSubnet returns this host's part of the default guest network. A host
-// keeps its part for as long as it belongs to the mesh; the first start claims
-// the lowest one that is free, and two hosts can never get the same.
-func claimSubnet(ctx context.Context, store *raftstore.Store, host, podCIDR string) (netip.Prefix, error) {
+// ClaimSubnet returns this host's part of the default guest network, podCIDR. A
+// host keeps its part for as long as it belongs to the mesh; the first start
+// claims the lowest one that is free, and two hosts can never get the same. It
+// waits for the mesh for a bounded time.
+func (m *Member) ClaimSubnet(ctx context.Context, podCIDR string) (netip.Prefix, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	return claimSubnet(ctx, m.store, m.config.Name, podCIDR)
+}
+
+func claimSubnet(ctx context.Context, store subnetStore, host, podCIDR string) (netip.Prefix, error) {
 	all, err := netip.ParsePrefix(podCIDR)
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("network.podCIDR: %w", err)
@@ -78,7 +85,7 @@ func subnet(all netip.Prefix, n int) (netip.Prefix, error) {
 	return netip.PrefixFrom(netip.AddrFrom4(base), subnetBits), nil
 }
 
-// subnetStore is what the giving back of a subnet needs of the store.
+// subnetStore is what subnets need of the store.
 type subnetStore interface {
 	Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResult, error)
 	List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error)

@@ -1,4 +1,4 @@
-package agent
+package membership
 
 import (
 	"context"
@@ -20,9 +20,10 @@ const (
 	maxRecordPause = time.Minute
 )
 
-// record keeps what the mesh has on file of this host to what its configuration
-// says now. Other hosts find it by that, and its certificate takes its addresses
-// from there, so API clients could not verify a host whose address was changed.
+// record makes this host's record in the store say what its configuration says.
+// Other hosts find this one by the record, and its certificate takes its addresses
+// from there: without this, API clients could not verify a host whose address was
+// changed.
 type record struct {
 	hosts    *identity.Hosts
 	identity *identity.Identity
@@ -39,11 +40,11 @@ type record struct {
 
 // startRecord compares once per start, because only a restart changes the
 // configuration. It waits for the mesh in the background.
-func (a *Agent) startRecord(context.Context) error {
+func (m *Member) startRecord(context.Context) error {
 	r := record{
-		hosts: identity.NewHosts(a.store), identity: a.identity, config: a.config,
-		version: a.version, level: featureLevel, renew: a.renewer.Renew,
-		askOthers: a.askWhetherExpelled, log: a.log,
+		hosts: identity.NewHosts(m.store), identity: m.identity, config: m.config,
+		version: m.options.Version, level: FeatureLevel, renew: m.renewer.Renew,
+		askOthers: m.renewals.askWhetherExpelled, log: m.log,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -51,14 +52,14 @@ func (a *Agent) startRecord(context.Context) error {
 		defer close(done)
 		r.keep(ctx)
 	}()
-	a.onStop(func(context.Context) {
+	m.onClose(func(context.Context) {
 		cancel()
 		<-done
 	})
 	return nil
 }
 
-// keep settles the record once, however long that takes.
+// keep makes the record right once, however long that takes.
 func (r record) keep(ctx context.Context) {
 	for pause := recordPause; ; pause = min(2*pause, maxRecordPause) {
 		err := r.settle(ctx)
@@ -108,7 +109,7 @@ func (r record) settle(ctx context.Context) error {
 
 // apply returns a record with what the configuration and the program say.
 func (r record) apply(rec identity.HostRecord) identity.HostRecord {
-	rec.MeshAddress, rec.GossipAddress, rec.SANs = r.config.MeshAddress(), r.config.gossipAddress(), r.config.sans()
+	rec.MeshAddress, rec.GossipAddress, rec.SANs = r.config.MeshAddress(), r.config.GossipAddress(), r.config.sans()
 	rec.Version, rec.FeatureLevel = r.version, r.level
 	return rec
 }

@@ -1,68 +1,18 @@
-package agent
+package port
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
 )
-
-// TestCertificatesAreJudgedPerRequest: a certificate ends, or its host is removed, while
-// its connection is kept alive.
-func TestCertificatesAreJudgedPerRequest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := identitytest.NewMesh(t)
-		a := &Agent{}
-		a.hosts.Store(identity.NewHosts(m.Store))
-		handler := a.stillGood(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !isAdministrator(r) {
-				w.WriteHeader(http.StatusForbidden)
-			}
-		}))
-		ask := func(cert *x509.Certificate) *httptest.ResponseRecorder {
-			r := httptest.NewRequest("GET", "/mesh/v1/tokens", nil)
-			r.TLS = &tls.ConnectionState{}
-			if cert != nil {
-				r.TLS.PeerCertificates = []*x509.Certificate{cert}
-			}
-			w := httptest.NewRecorder()
-			handler.ServeHTTP(w, r)
-			return w
-		}
-		admin, host, leaf := m.Admin(t, time.Hour).Leaf, m.First.Leaf(), m.Host(t, "host2", 0).Leaf()
-		for what, c := range map[string]struct {
-			cert *x509.Certificate
-			want int
-		}{"administrator": {admin, 200}, "host": {host, 403}, "nobody": {nil, 403}} {
-			if w := ask(c.cert); w.Code != c.want {
-				t.Errorf("%s: status %d, want %d", what, w.Code, c.want)
-			}
-		}
-		time.Sleep(time.Hour + time.Second)
-		if w := ask(admin); w.Code != 401 || w.Header().Get("Connection") != "close" || !strings.Contains(w.Body.String(), "ended at") {
-			t.Errorf("after its end an administrator's certificate gets status %d, %s", w.Code, w.Body)
-		}
-		if err := identity.NewHosts(m.Store).Expel(t.Context(), "host1"); err != nil {
-			t.Fatal(err)
-		}
-		if w := ask(host); w.Code != 401 || !strings.Contains(w.Body.String(), "removed from the mesh") {
-			t.Errorf("a removed host gets status %d, %s", w.Code, w.Body)
-		}
-		if w := ask(leaf); w.Code != 403 {
-			t.Errorf("another host gets status %d", w.Code)
-		}
-	})
-}
 
 // oneConn is a listener with one connection.
 type oneConn struct {
@@ -137,7 +87,7 @@ func TestServersFinishAnswers(t *testing.T) {
 	defer close(forever)
 	answers := make(chan string, 1)
 	go func() {
-		_, body, err := ask(http.DefaultClient, server.URL+"/leave")
+		body, err := get(server.URL + "/leave")
 		if err != nil {
 			body = err.Error()
 		}
@@ -145,18 +95,29 @@ func TestServersFinishAnswers(t *testing.T) {
 	}()
 	cut := make(chan error, 1)
 	go func() {
-		_, _, err := ask(http.DefaultClient, server.URL+"/forever")
+		_, err := get(server.URL + "/forever")
 		cut <- err
 	}()
 	<-asked
 	<-asked
 	server.Config.RegisterOnShutdown(func() { close(stopping) })
-	s := &servers{listeners: []*httpListener{{server: server.Config}}}
-	s.close()
+	s := &HTTPServers{listeners: []httpListener{{server: server.Config}}}
+	s.finish()
 	if got := <-answers; got != "left" {
 		t.Errorf("the answer is %q", got)
 	}
 	if err := <-cut; err == nil {
 		t.Error("a request without end was answered")
 	}
+}
+
+// get returns the body of the answer.
+func get(url string) (string, error) {
+	response, err := http.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	return string(data), err
 }

@@ -1,0 +1,113 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+
+	"virtmesh/agent/identity"
+)
+
+// Config is what an operator can set for the guests of one host. It is a part
+// of the agent's configuration file.
+type Config struct {
+	Hypervisor HypervisorConfig `json:"hypervisor"`
+	Capacity   CapacityConfig   `json:"capacity"`
+	Network    NetworkConfig    `json:"network"`
+	Images     ImageConfig      `json:"images"`
+	// Pools are the directories that PersistentVolumeClaims live in.
+	Pools []PoolConfig `json:"pools"`
+}
+
+// HypervisorConfig says how guests run.
+type HypervisorConfig struct {
+	// URI is the libvirt connection.
+	URI string `json:"uri"`
+	// Acceleration is auto (probe KVM and fall back to emulation), kvm (use
+	// it without a probe) or tcg (always emulate).
+	Acceleration string `json:"acceleration"`
+	// User is the unprivileged user that libvirt runs QEMU as.
+	User string `json:"user"`
+}
+
+// CapacityConfig says how much of the host its guests may use.
+type CapacityConfig struct {
+	// ReservedMemoryBytes is kept from guests for the host itself.
+	ReservedMemoryBytes int64 `json:"reservedMemoryBytes"`
+}
+
+// NetworkConfig describes the default guest network.
+type NetworkConfig struct {
+	// PodCIDR is cut into one subnet per host for the guests' default network.
+	PodCIDR string `json:"podCIDR"`
+	// Domain is the DNS domain of guests.
+	Domain string `json:"domain"`
+	// Bridges connect guests to the networks that the host's interfaces are
+	// on; NetworkAttachmentDefinitions name them.
+	Bridges []BridgeConfig `json:"bridges,omitempty"`
+}
+
+// BridgeConfig is a bridge for secondary networks.
+type BridgeConfig struct {
+	// Name is what a NetworkAttachmentDefinition's "bridge" says.
+	Name string `json:"name"`
+	// Uplink is an interface of the host without addresses of its own.
+	Uplink string `json:"uplink"`
+}
+
+// ImageConfig describes the cache of container disks.
+type ImageConfig struct {
+	// MaxBytes bounds the cache; images in use do not count as evictable.
+	MaxBytes int64 `json:"maxBytes"`
+	// InsecureRegistries are host:port of registries used without TLS.
+	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
+}
+
+// PoolConfig is a directory for volumes.
+type PoolConfig struct {
+	// Name is the StorageClass's storagePool parameter.
+	Name string `json:"name"`
+	Path string `json:"path"`
+	// Shared is true when every host mounts the same directory there.
+	Shared bool `json:"shared,omitempty"`
+}
+
+// DefaultConfig returns the settings of a host that keeps its state in stateDir.
+func DefaultConfig(stateDir string) Config {
+	return Config{
+		Hypervisor: HypervisorConfig{URI: "qemu:///system", Acceleration: "auto", User: "libvirt-qemu"},
+		Capacity:   CapacityConfig{ReservedMemoryBytes: 1 << 30},
+		Network:    NetworkConfig{PodCIDR: "10.64.0.0/14", Domain: "virtmesh.internal"},
+		Images:     ImageConfig{MaxBytes: 20 << 30},
+		Pools:      []PoolConfig{{Name: "local", Path: filepath.Join(stateDir, "pools", "local")}},
+	}
+}
+
+// Validate names every setting that cannot work.
+func (c Config) Validate() error {
+	var errs []error
+	switch c.Hypervisor.Acceleration {
+	case "auto", "kvm", "tcg":
+	default:
+		errs = append(errs, fmt.Errorf("hypervisor.acceleration: %q is not auto, kvm or tcg", c.Hypervisor.Acceleration))
+	}
+	if prefix, err := netip.ParsePrefix(c.Network.PodCIDR); err != nil || !prefix.Addr().Is4() || prefix.Bits() > 22 {
+		errs = append(errs, fmt.Errorf("network.podCIDR: %q is not an IPv4 prefix of at most /22", c.Network.PodCIDR))
+	}
+	return errors.Join(append(errs, c.validatePools())...)
+}
+
+func (c Config) validatePools() error {
+	seen := map[string]bool{}
+	for i, pool := range c.Pools {
+		if !identity.ValidLabel(pool.Name) || seen[pool.Name] {
+			return fmt.Errorf("pools[%d].name: %q is not a DNS label or is used twice", i, pool.Name)
+		}
+		seen[pool.Name] = true
+		if !filepath.IsAbs(pool.Path) {
+			return fmt.Errorf("pools[%d].path: %q is not an absolute path", i, pool.Path)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+package host
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/host/executor"
+	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/host/metrics"
+	"virtmesh/agent/host/network"
+	"virtmesh/agent/host/offer"
+	"virtmesh/agent/host/publish"
+	"virtmesh/agent/host/volumes"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/port/guests"
+	"virtmesh/agent/stewards"
+	"virtmesh/gossip"
+)
+
+// Self is what the host is called and where its things are.
+type Self struct {
+	// Name is the host's name in the mesh.
+	Name string
+	// Advertise is the IP address that other hosts reach this one by.
+	Advertise string
+	// StateDir holds images, volumes and what must outlive the agent.
+	StateDir string
+	// Facts are those that do not depend on what the host can run: its address,
+	// zone, labels and version.
+	Facts gossip.Facts
+}
+
+// Mesh is what the host needs to know of the other hosts, and tells them.
+type Mesh interface {
+	// SetFacts tells the mesh what this host can carry.
+	SetFacts(facts gossip.Facts) error
+	// Subscribe calls fn after the membership may have changed, until cancel.
+	Subscribe(fn func()) (cancel func())
+	// ProtectedAddresses are the hosts' own, which guests have no business with.
+	ProtectedAddresses() []netip.Prefix
+	// Removed tells whether a host is a member no more, linearizably.
+	Removed(ctx context.Context, name string) (bool, error)
+}
+
+// Deps are what the agent gives its host's part. All are required.
+type Deps struct {
+	Self        Self
+	Store       objects.Store
+	Cache       *objects.Cache
+	Claims      *claims.Cache
+	Recorder    *objects.Recorder
+	Stewardship *stewards.Stewardship
+	Mesh        Mesh
+	// Subnet is this host's part of the default guest network.
+	Subnet  netip.Prefix
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Host is the part of an agent that looks after this host's guests. Its methods
+// may be called at once.
+type Host struct {
+	machine     machine
+	instances   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	provisioner *volumes.Provisioner
+	volumes     *volumes.Volumes
+	network     *network.Network
+	executor    *executor.Executor
+	judge       *offer.Judge
+	publisher   *publish.Publisher
+	loops       []stewards.Loop
+	// closers undo the opening, last first.
+	closers []func()
+}
+
+// Open finds out what the host can run and opens what that needs. Nothing runs
+// before the loops do. ctx bounds the opening; Close undoes it.
+func Open(ctx context.Context, config Config, deps Deps) (_ *Host, err error) {
+	h := &Host{instances: objects.For[*kubevirtv1.VirtualMachineInstance](deps.Cache)}
+	defer func() {
+		if err != nil {
+			h.Close()
+		}
+	}()
+	if h.machine, err = openMachine(ctx, config, deps.Self.StateDir, deps.Logger); err != nil {
+		return nil, err
+	}
+	h.onClose(func() { h.machine.hypervisor.Close() })
+	h.judge = &offer.Judge{
+		Host: deps.Self.Name, Allocatable: h.machine.allocatable, CPUModels: h.machine.capabilities.CPUModels, OnHost: deps.Claims.OnHost, Emulator: h.machine.info().Emulates(),
+	}
+	if err := h.openStorage(config, deps); err != nil {
+		return nil, err
+	}
+	if err := h.openNetwork(config.Network, deps); err != nil {
+		return nil, err
+	}
+	if err := h.openExecutor(deps); err != nil {
+		return nil, err
+	}
+	if err := h.showGuests(deps); err != nil {
+		return nil, err
+	}
+	if err := h.addLoops(deps); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// emulatorLogDir is where libvirt's system daemon keeps a log for each domain.
+const emulatorLogDir = "/var/log/libvirt/qemu"
+
+func (h *Host) openExecutor(deps Deps) (err error) {
+	h.executor, err = executor.New(executor.Config{
+		Host: deps.Self.Name, Store: deps.Store, Instances: h.instances, Hypervisor: h.machine.hypervisor,
+		Volumes: h.volumes, Network: h.network, Events: deps.Recorder,
+		Machine: h.machine.info(), LogDir: filepath.Join(deps.Self.StateDir, "consoles"), EmulatorLogDir: emulatorLogDir,
+		Logger: deps.Logger.With("part", "executor"),
+	})
+	if err != nil {
+		return err
+	}
+	h.onClose(func() { h.executor.Close() })
+	return nil
+}
+
+// showGuests makes this host's guests part of its metrics.
+func (h *Host) showGuests(deps Deps) error {
+	cfg := metrics.DefaultConfig()
+	cfg.Host, cfg.Hypervisor, cfg.Instances = deps.Self.Name, h.machine.hypervisor, h.instances
+	cfg.Logger = deps.Logger.With("part", "metrics")
+	collector, err := metrics.New(cfg)
+	if err != nil {
+		return err
+	}
+	return deps.Metrics.Register(collector)
+}
+
+// onClose remembers how to undo a step of the opening.
+func (h *Host) onClose(undo func()) { h.closers = append(h.closers, undo) }
+
+// Close undoes the opening in reverse, after the loops have ended. Guests go on.
+func (h *Host) Close() {
+	for _, undo := range slices.Backward(h.closers) {
+		undo()
+	}
+	h.closers = nil
+}
+
+// Loops are what must run as long as the agent does.
+func (h *Host) Loops() []stewards.Loop { return h.loops }
+
+// Guests reaches the guests of this host.
+func (h *Host) Guests() guests.Instances { return h.executor.Guests() }
+
+// Offerer answers requests for an offer of this host.
+func (h *Host) Offerer() guests.Offerer { return h.judge }
+
+// Pause withholds the host's capacity until Resume: when it returns, nothing
+// that is withdrawn is published again.
+func (h *Host) Pause(ctx context.Context) error { return h.publisher.Pause(ctx) }
+
+// Resume ends a pause.
+func (h *Host) Resume() { h.publisher.Resume() }
+
+// Bury ends the claims under deletion whose volumes were on the disks of a host
+// that is gone for good.
+func (h *Host) Bury(ctx context.Context, host string) error { return h.provisioner.Bury(ctx, host) }
+
+// HasGuest tells whether this host has a domain of an instance, running or not.
+func (h *Host) HasGuest(ctx context.Context, uid types.UID) (bool, error) {
+	domains, err := h.machine.hypervisor.List(ctx)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(domains, func(d hypervisor.Domain) bool { return d.Owner.UID == string(uid) }), nil
+}

@@ -1,0 +1,101 @@
+package host
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/host/publish"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+)
+
+// executorWorkers bounds how many instances are started, stopped and reported
+// at once. No worker waits for an image or for a guest's agent.
+const executorWorkers = 16
+
+// executorTimeout bounds one look at an instance. The slowest part is the start
+// of a guest whose huge pages must be cleared first.
+const executorTimeout = 10 * time.Minute
+
+// addLoops assembles the loops of this host, in the order an instance meets
+// them.
+func (h *Host) addLoops(deps Deps) error {
+	h.loops = append(h.loops, stewards.Loop{Name: "network", Run: h.network.Run}, stewards.Loop{Name: "hypervisor", Run: h.executor.Observe})
+	for _, add := range []func(Deps) error{h.addExecutor, h.addProvisioner, h.addPublisher, h.addTeller} {
+		if err := add(deps); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Host) add(name string, run func(context.Context) error) {
+	h.loops = append(h.loops, stewards.Loop{Name: name, Run: run})
+}
+
+func (h *Host) addExecutor(deps Deps) error {
+	cfg := stewards.DefaultConfig()
+	cfg.Name, cfg.Reconciler, cfg.Workers = "executor", h.executor, executorWorkers
+	cfg.Timeout = executorTimeout
+	cfg.Sources = []stewards.Source{
+		objects.Map(h.instances, func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) []objects.Key {
+			for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.New, change.Old} {
+				if vmi != nil && vmi.Status.NodeName == deps.Self.Name {
+					return []objects.Key{objects.KeyOf(vmi)}
+				}
+			}
+			return nil
+		}),
+		h.executor,
+	}
+	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "executor"), deps.Metrics
+	c, err := stewards.New(cfg)
+	if err != nil {
+		return err
+	}
+	h.add("executor", c.Run)
+	return nil
+}
+
+func (h *Host) addProvisioner(deps Deps) error {
+	cfg := stewards.DefaultConfig()
+	cfg.Name, cfg.Reconciler = "volumes", h.provisioner
+	cfg.Sources = []stewards.Source{objects.For[*corev1.PersistentVolumeClaim](deps.Cache)}
+	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "volumes"), deps.Metrics
+	c, err := stewards.New(cfg)
+	if err != nil {
+		return err
+	}
+	h.add("volumes", c.Run)
+	return nil
+}
+
+func (h *Host) addPublisher(deps Deps) (err error) {
+	cfg := publish.DefaultConfig()
+	cfg.Host, cfg.Store, cfg.Cache, cfg.Claims = deps.Self.Name, deps.Store, deps.Cache, deps.Claims
+	cfg.Describe = func() publish.Description { return h.machine.describe(deps.Self, deps.Subnet.String()) }
+	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "node"), deps.Metrics
+	if h.publisher, err = publish.New(cfg); err != nil {
+		return err
+	}
+	h.add("node", h.publisher.Run)
+	return nil
+}
+
+func (h *Host) addTeller(deps Deps) error {
+	cfg := publish.DefaultTellerConfig()
+	cfg.Host, cfg.Facts, cfg.Logger = deps.Self.Name, deps.Self.Facts, deps.Logger.With("part", "facts")
+	cfg.Facts.Allocatable = publish.GossipResources(h.machine.allocatable)
+	cfg.Facts.KVM, cfg.Facts.CPUModels = h.machine.kvm.Usable, h.machine.capabilities.CPUModels
+	cfg.Tell, cfg.Free = deps.Mesh.SetFacts, h.judge.Free
+	cfg.Pools, cfg.Images, cfg.Nodes = h.provisioner.Usage, h.volumes.ImageReferences, objects.For[*corev1.Node](deps.Cache)
+	teller, err := publish.NewTeller(cfg)
+	if err != nil {
+		return err
+	}
+	h.add("facts", teller.Run)
+	return nil
+}

@@ -1,0 +1,41 @@
+package host
+
+import (
+	"fmt"
+	"path/filepath"
+
+	k8scni "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+
+	"virtmesh/agent/host/network"
+	"virtmesh/agent/objects"
+	"virtmesh/netplug"
+	"virtmesh/netplug/kernel"
+)
+
+// openNetwork prepares the network of this host's guests.
+func (h *Host) openNetwork(config NetworkConfig, deps Deps) error {
+	link, err := kernel.New()
+	if err != nil {
+		return fmt.Errorf("reach the kernel's network: %w", err)
+	}
+	cfg := netplug.DefaultConfig()
+	cfg.Kernel, cfg.Logger, cfg.Registerer = link, deps.Logger.With("part", "netplug"), deps.Metrics
+	plug, err := netplug.New(cfg)
+	if err != nil {
+		return err
+	}
+	h.onClose(func() { plug.Close() })
+	bridges := make([]network.HostBridge, 0, len(config.Bridges))
+	for _, bridge := range config.Bridges {
+		bridges = append(bridges, network.HostBridge(bridge))
+	}
+	h.network, err = network.New(network.Config{
+		Host: deps.Self.Name, Subnet: deps.Subnet, Domain: config.Domain,
+		LeaseFile:      filepath.Join(deps.Self.StateDir, "leases.json"),
+		AttachmentFile: filepath.Join(deps.Self.StateDir, "attachments.json"), Bridges: bridges,
+		Protected: deps.Mesh.ProtectedAddresses, Subscribe: deps.Mesh.Subscribe,
+		Instances: h.instances, Networks: objects.For[*k8scni.NetworkAttachmentDefinition](deps.Cache),
+		Plug: plug, Logger: deps.Logger.With("part", "hostnet"),
+	})
+	return err
+}

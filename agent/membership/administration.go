@@ -1,0 +1,136 @@
+package membership
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"time"
+
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/port/admin"
+)
+
+// Duties are what a host does for the mesh, and must hand over before it leaves.
+type Duties interface {
+	// Pause withholds the host's capacity until Resume.
+	Pause(ctx context.Context) error
+	Resume()
+	// Bury ends the volume claims under deletion whose volumes were on the disks
+	// of another host that is gone for good.
+	Bury(ctx context.Context, host string) error
+}
+
+// administration does what the mesh's administration API offers.
+type administration struct {
+	*Member
+	store  objects.Store
+	duties Duties
+	// tell writes an event about an instance that ends with its host.
+	tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string)
+}
+
+var _ admin.Mesh = administration{}
+
+// Administration serves the mesh's administration API on this host. duties are
+// this host's, tell writes an event about an instance that ends with its host.
+func (m *Member) Administration(duties Duties, tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string)) admin.Mesh {
+	return administration{Member: m, store: objects.FromRaft(m.store), duties: duties, tell: tell}
+}
+
+// CreateToken implements admin.Mesh.
+func (a administration) CreateToken(ctx context.Context, ttl time.Duration) (*admin.Token, error) {
+	token, record, err := identity.NewTokens(a.Member.store).Create(ctx, ttl)
+	if err != nil {
+		return nil, fmt.Errorf("create a token: %w", err)
+	}
+	return &admin.Token{ID: token.ID, Secret: token.Encode(), Expires: record.Expires}, nil
+}
+
+// ListTokens implements admin.Mesh.
+func (a administration) ListTokens(ctx context.Context) ([]admin.Token, error) {
+	records, err := identity.NewTokens(a.Member.store).List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list tokens: %w", err)
+	}
+	tokens := make([]admin.Token, 0, len(records))
+	for _, record := range records {
+		token := admin.Token{ID: record.ID, Expires: record.Expires}
+		if record.UsedBy != nil {
+			token.UsedBy = record.UsedBy.Host
+		}
+		tokens = append(tokens, token)
+	}
+	return tokens, nil
+}
+
+// RevokeToken implements admin.Mesh.
+func (a administration) RevokeToken(ctx context.Context, id string) error {
+	err := identity.NewTokens(a.Member.store).Revoke(ctx, id)
+	if errors.Is(err, identity.ErrTokenInvalid) {
+		return fmt.Errorf("token %s: %w", id, admin.ErrNotFound)
+	}
+	return err
+}
+
+// IssueCredentials implements admin.Mesh.
+func (a administration) IssueCredentials(ctx context.Context, csrPEM []byte) (*admin.Credentials, error) {
+	block, _ := pem.Decode(csrPEM)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" {
+		return nil, fmt.Errorf("%w: csr is not a PEM certificate request", admin.ErrInvalid)
+	}
+	key, err := identity.ParseCSR(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%w: csr: %w", admin.ErrInvalid, err)
+	}
+	ca, bundle, err := a.signer.CA(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the mesh's CA: %w", err)
+	}
+	certificate, err := ca.IssueClient(key, identity.AdminName, []string{identity.AdminOrganization}, identity.DefaultAdminLifetime)
+	if err != nil {
+		return nil, fmt.Errorf("sign the administrator's certificate: %w", err)
+	}
+	return &admin.Credentials{
+		Server: "https://" + a.config.MeshAddress(), CA: string(bundle), Certificate: string(certificate),
+		Expires: time.Now().Add(identity.DefaultAdminLifetime),
+	}, nil
+}
+
+// Leave implements admin.Mesh. It refuses while guests run here: they would
+// be nobody's. It may be repeated after a failure.
+func (a administration) Leave(ctx context.Context) error {
+	if err := retire(ctx, a.store, a.duties, a.removal(a.config.Name)); err != nil {
+		return err
+	}
+	if err := identity.NewHosts(a.Member.store).Remove(ctx, a.config.Name); err != nil && !errors.Is(err, identity.ErrNoHost) {
+		return fmt.Errorf("remove the record of this host: %w", err)
+	}
+	if err := a.Member.store.Leave(ctx); err != nil {
+		return fmt.Errorf("leave the replicated store: %w", err)
+	}
+	if err := a.gossip.Leave(ctx); err != nil {
+		a.log.Warn("not every host heard the goodbye", "err", err)
+	}
+	a.leftOnce.Do(func() { close(a.left) })
+	return nil
+}
+
+// RemoveHost implements admin.Mesh. It may be repeated after a failure.
+func (a administration) RemoveHost(ctx context.Context, name string) error {
+	if member, ok := a.gossip.Member(name); ok && member.State.Live() {
+		return fmt.Errorf("%w: %s is alive; run 'virtmesh agent leave' on it", admin.ErrInvalid, name)
+	}
+	return a.removal(name).run(ctx)
+}
+
+// removal prepares taking a host out of the mesh.
+func (a administration) removal(name string) removal {
+	return removal{
+		host: name, store: a.store, hosts: identity.NewHosts(a.Member.store), replicas: a.Member.store,
+		letGo: a.duties.Bury, tell: a.tell,
+	}
+}

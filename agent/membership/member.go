@@ -1,0 +1,265 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/port"
+	"virtmesh/agent/port/enrol"
+	"virtmesh/gossip"
+	"virtmesh/raftstore"
+)
+
+// Options are what a member is given besides its configuration.
+type Options struct {
+	// Version is the program's version, told to other hosts.
+	Version string
+	// ConfigPath is the file that the configuration came from; it is removed
+	// when the host leaves its mesh.
+	ConfigPath string
+	// Logger receives everything the member has to say.
+	Logger *slog.Logger
+	// Metrics receives and shows its metrics.
+	Metrics *prometheus.Registry
+	// NotifyAlive tells the service manager, as long as healthy agrees, that the
+	// agent is alive while it waits for a copy of the mesh's state.
+	NotifyAlive func(ctx context.Context, healthy func() error) error
+}
+
+// Member is this host as a member of its mesh. Start opens it; Close undoes the
+// start. Its methods may be called at once.
+type Member struct {
+	config  Config
+	options Options
+	log     *slog.Logger
+
+	identity  *identity.Identity
+	admission *Admission
+	peers     *Peers
+	port      *port.Port
+	gossip    *gossip.Gossip
+	store     *raftstore.Store
+	renewals  renewals
+	signer    *identity.Signer
+	renewer   *identity.Renewer
+
+	// closers undo the start, last first.
+	closers []func(context.Context)
+	// left is closed when this host has left the mesh for good.
+	left     chan struct{}
+	leftOnce sync.Once
+}
+
+// step is one step of a start, with what it does for errors.
+type step struct {
+	what string
+	run  func(context.Context) error
+}
+
+// Start makes this host take part in its mesh. ctx bounds the start, which lasts
+// until this host has a copy of the mesh's state. On an error nothing is left
+// running.
+func Start(ctx context.Context, config Config, options Options) (_ *Member, err error) {
+	m := newMember(config, options)
+	defer func() {
+		if err != nil {
+			m.Close(context.Background())
+		}
+	}()
+	for _, step := range append(m.opening(), step{"become a replica", m.joinStore},
+		step{"keep this host's record", m.startRecord}, step{"admit other hosts", m.serveJoin}) {
+		started := time.Now()
+		if err := step.run(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", step.what, err)
+		}
+		m.log.Debug("started", "step", step.what, "took", time.Since(started).Round(time.Millisecond))
+	}
+	return m, nil
+}
+
+func newMember(config Config, options Options) *Member {
+	return &Member{config: config, options: options, log: options.Logger, admission: &Admission{}, left: make(chan struct{})}
+}
+
+// opening are the steps that a host takes by itself: nobody need answer.
+func (m *Member) opening() []step {
+	return []step{
+		{"make directories", m.makeDirectories},
+		{"read identity", m.openIdentity},
+		{"renew an ended certificate", m.renewEnded},
+		{"open the mesh port", m.openPort},
+		{"start gossip", m.startGossip},
+		{"open the replicated store", m.openStore},
+		{"find the other hosts", m.joinGossip},
+		{"keep certificates young", m.startRenewal},
+	}
+}
+
+func (m *Member) onClose(undo func(context.Context)) { m.closers = append(m.closers, undo) }
+
+// Close undoes the start in reverse. ctx bounds how long duties are handed over.
+func (m *Member) Close(ctx context.Context) {
+	for _, undo := range slices.Backward(m.closers) {
+		undo(ctx)
+	}
+	m.closers = nil
+}
+
+// Identity is who this host is.
+func (m *Member) Identity() *identity.Identity { return m.identity }
+
+// Admission decides who is let in.
+func (m *Member) Admission() *Admission { return m.admission }
+
+// Peers knows the other hosts.
+func (m *Member) Peers() *Peers { return m.peers }
+
+// Port is the open mesh port.
+func (m *Member) Port() *port.Port { return m.port }
+
+// Gossip is the running gossip.
+func (m *Member) Gossip() *gossip.Gossip { return m.gossip }
+
+// Store is this host's replica of the mesh's state.
+func (m *Member) Store() *raftstore.Store { return m.store }
+
+// Err says why this host can do its work no more: its replica has failed.
+func (m *Member) Err() error { return withRemedy(m.store.Err()) }
+
+// ErrLeft ends an agent whose host has left the mesh.
+var ErrLeft = errors.New("this host left the mesh")
+
+// Run remembers the other hosts until ctx ends. It ends earlier with ErrLeft when
+// this host has left the mesh, or with what its replica failed of.
+func (m *Member) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	remembering := make(chan struct{})
+	go func() {
+		defer close(remembering)
+		m.rememberPeers(ctx)
+	}()
+	defer func() {
+		cancel()
+		<-remembering
+	}()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-m.left:
+		return ErrLeft
+	case <-m.store.Failed():
+		return fmt.Errorf("the replicated store stopped: %w", m.Err())
+	}
+}
+
+// rememberPeers keeps the other hosts' addresses in the identity, until ctx ends.
+func (m *Member) rememberPeers(ctx context.Context) {
+	for ctx.Err() == nil {
+		watch, err := m.store.Watch(ctx, raftstore.WatchRequest{Prefix: identity.HostsPrefix})
+		if err != nil {
+			return // the store has stopped, and with it the agent
+		}
+		m.peers.saveSeeds()
+		for range watch.Events() {
+			m.peers.saveSeeds()
+		}
+	}
+}
+
+// Forget removes what made this machine a host, after it has left and was closed.
+func (m *Member) Forget() error { return forgetMembership(m.config, m.options.ConfigPath) }
+
+func (m *Member) makeDirectories(context.Context) error {
+	if err := identity.MakeStateDir(m.config.StateDir); err != nil {
+		return err
+	}
+	for _, dir := range []string{m.config.RunDir, m.config.raftDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Member) openIdentity(context.Context) (err error) {
+	if m.identity, err = identity.Open(m.config.StateDir); err != nil {
+		return err
+	}
+	m.peers = &Peers{self: m.config.Name, identity: m.identity, log: m.log}
+	m.renewals = renewals{config: m.config, identity: m.identity, peers: m.peers}
+	return nil
+}
+
+func (m *Member) openPort(context.Context) error {
+	cfg := port.DefaultConfig()
+	cfg.Bind, cfg.Advertise = m.config.MeshListen, m.config.MeshAddress()
+	cfg.Credentials = m.identity
+	cfg.Admit = m.admission.Admit
+	cfg.HostAt = m.peers.hostAt
+	cfg.Logger, cfg.Registerer = m.log.With("part", "port"), m.options.Metrics
+	opened, err := port.New(cfg)
+	if err != nil {
+		return err
+	}
+	m.port = opened
+	m.onClose(func(context.Context) { opened.Close() })
+	return nil
+}
+
+// facts are those that gossip has of this host before it knows what it can run.
+func (m *Member) facts() gossip.Facts {
+	return gossip.Facts{MeshAddr: m.config.MeshAddress(), Zone: m.config.Zone, Version: m.options.Version, FeatureLevel: FeatureLevel}
+}
+
+func (m *Member) startGossip(context.Context) error {
+	cfg := gossip.DefaultConfig()
+	cfg.Name, cfg.Mesh = m.config.Name, m.identity.MeshID()
+	cfg.BindAddr, cfg.BindPort = "0.0.0.0", m.config.GossipPort
+	cfg.AdvertiseAddr, cfg.AdvertisePort = m.config.Advertise, m.config.GossipPort
+	cfg.Keys = m.identity.GossipKeys()
+	cfg.Facts = m.facts()
+	cfg.Logger, cfg.Registerer = m.log.With("part", "gossip"), m.options.Metrics
+	g, err := gossip.New(cfg)
+	if err != nil {
+		return err
+	}
+	m.gossip = g
+	m.peers.gossip.Store(g)
+	m.onClose(func(context.Context) { g.Shutdown() })
+	return nil
+}
+
+// serveJoin lets machines with a token in, and renews the certificates of hosts.
+func (m *Member) serveJoin(context.Context) error {
+	server, err := enrol.NewServer(m.joinConfig())
+	if err != nil {
+		return err
+	}
+	listener, err := m.port.Listen(port.ProtoJoin)
+	if err != nil {
+		return err
+	}
+	rpc := port.ServeRPC(listener, server, m.log.With("part", "join"))
+	m.onClose(func(ctx context.Context) {
+		rpc.Shutdown(ctx)
+		server.Close()
+	})
+	return nil
+}
+
+func (m *Member) joinConfig() enrol.ServerConfig {
+	cfg := enrol.DefaultServerConfig()
+	cfg.Signer, cfg.Host, cfg.Version = m.signer, m.config.Name, m.options.Version
+	cfg.MinFeatureLevel = func() uint32 { return neededLevel(m.gossip.Members()) }
+	cfg.Logger, cfg.Registerer = m.log.With("part", "join"), m.options.Metrics
+	return cfg
+}

@@ -1,0 +1,167 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/port/enrol"
+	"virtmesh/raftstore"
+)
+
+// ConfigFile is the agent's configuration file. Its presence means that the host
+// belongs to a mesh, so it is written last and removed last.
+type ConfigFile struct {
+	// Path is where the file is.
+	Path string
+	// Save writes it, in one step.
+	Save func(path string) error
+}
+
+// Init makes a new mesh with this machine as its first host. It writes the
+// identity first and the configuration last, so that a host either belongs to
+// a mesh or does not.
+func Init(config Config, file ConfigFile) error {
+	if err := checkUnused(config, file.Path); err != nil {
+		return err
+	}
+	_, err := identity.InitMesh(config.StateDir, identity.InitOptions{
+		Host: config.Name, MeshAddress: config.MeshAddress(), GossipAddress: config.GossipAddress(),
+		SANs: config.sans(), Lifetime: time.Duration(config.CertificateLifetime),
+	})
+	if err != nil {
+		return fmt.Errorf("make a mesh: %w", err)
+	}
+	return saveOrUndo(config, file)
+}
+
+// Invitation is how a machine finds the mesh it joins.
+type Invitation struct {
+	// Address is the mesh address of any host of the mesh, "host:port".
+	Address string
+	// Token is the join token, as it was printed.
+	Token string
+	// Version is that of the program on this machine.
+	Version string
+}
+
+// Join makes this machine a host of the mesh that it is invited to. On any error
+// nothing is left behind but a private key that makes a repeated attempt
+// recognisable.
+func Join(ctx context.Context, config Config, file ConfigFile, invitation Invitation) error {
+	if err := checkUnused(config, file.Path); err != nil {
+		return err
+	}
+	parsed, err := identity.ParseToken(invitation.Token)
+	if err != nil {
+		return fmt.Errorf("join the mesh: %w", err)
+	}
+	options := enrol.DefaultOptions()
+	options.Dir = config.StateDir
+	options.Addresses = []string{invitation.Address}
+	options.Token = parsed
+	options.Host = config.Name
+	options.MeshAddress, options.GossipAddress = config.MeshAddress(), config.GossipAddress()
+	options.SANs = config.sans()
+	options.Version, options.FeatureLevel = invitation.Version, FeatureLevel
+	if err := enrol.Join(ctx, options); err != nil {
+		return fmt.Errorf("join the mesh at %s: %w", invitation.Address, err)
+	}
+	return saveOrUndo(config, file)
+}
+
+// checkUnused refuses a host that belongs to a mesh already, before anything
+// is written or a token is used up.
+func checkUnused(config Config, configPath string) error {
+	initialised, err := identity.Initialised(config.StateDir)
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", config.StateDir, err)
+	}
+	if _, err := os.Stat(configPath); initialised || err == nil {
+		return fmt.Errorf("%w: %s; 'virtmesh agent leave' takes it out", identity.ErrInitialised, config.Name)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("look at %s: %w", configPath, err)
+	}
+	return nil
+}
+
+func saveOrUndo(config Config, file ConfigFile) error {
+	if err := file.Save(file.Path); err != nil {
+		return errors.Join(err, identity.RemoveState(config.StateDir))
+	}
+	return nil
+}
+
+// forgetMembership removes what made this machine a host. Images and volumes
+// stay.
+func forgetMembership(config Config, configPath string) error {
+	if err := identity.RemoveState(config.StateDir); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(config.raftDir()); err != nil {
+		return fmt.Errorf("remove the replica: %w", err)
+	}
+	if err := os.Remove(configPath); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the configuration: %w", err)
+	}
+	return nil
+}
+
+// Recover makes this host the only voter after a quorum was lost for good. The
+// agent must not be running.
+func Recover(ctx context.Context, config Config) (raftstore.Recovered, error) {
+	recovered, err := raftstore.RecoverCluster(ctx, config.storeConfig(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return recovered, fmt.Errorf("recover the mesh from this host: %w", err)
+	}
+	return recovered, nil
+}
+
+// Restore makes this host the only voter of a mesh with the state of a backup.
+// It is for a mesh of which no usable copy is left. The agent must not be running,
+// and there must be no copy here.
+func Restore(ctx context.Context, config Config, backup io.Reader) (raftstore.Recovered, error) {
+	if conn, err := net.Dial("unix", config.Socket()); err == nil {
+		return raftstore.Recovered{}, errors.Join(errors.New("the agent is running; stop it first"), conn.Close())
+	}
+	cfg := config.storeConfig(slog.New(slog.DiscardHandler))
+	restored, err := raftstore.RestoreBackup(ctx, cfg, backup)
+	if errors.Is(err, raftstore.ErrHasState) {
+		return restored, fmt.Errorf("%w; move it away first: mv %s %[2]s.old", err, cfg.DataDir)
+	}
+	if err != nil {
+		return restored, fmt.Errorf("restore the mesh on this host: %w", err)
+	}
+	return restored, nil
+}
+
+// Resync throws this host's copy of the mesh's state away, so that its agent
+// fetches a new one from the other hosts. The agent must not be running. It
+// refuses on a host that knows no other one, whose copy is all there is.
+func Resync(config Config) error {
+	info, err := identity.ReadInfo(config.StateDir)
+	if err != nil {
+		return err
+	}
+	if len(info.Seeds) == 0 {
+		return fmt.Errorf("%s knows no other host that has the mesh's state, so its own copy stays; 'virtmesh agent recover --backup FILE' restores a backup", config.Name)
+	}
+	if err := raftstore.Empty(config.raftDir()); err != nil {
+		return fmt.Errorf("throw this host's copy away: %w", err)
+	}
+	return nil
+}
+
+// withRemedy adds the command that helps when a replica cannot be used as it is.
+func withRemedy(err error) error {
+	if errors.Is(err, raftstore.ErrReplaced) || errors.Is(err, raftstore.ErrCorruptLog) {
+		return fmt.Errorf("%w; stop the agent, run 'virtmesh agent resync --yes' and start it again: it then fetches the state from the other hosts", err)
+	}
+	return err
+}

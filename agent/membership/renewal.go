@@ -1,0 +1,85 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/port/enrol"
+)
+
+// renewals are the ways to this host's next certificate.
+type renewals struct {
+	config   Config
+	identity *identity.Identity
+	peers    *Peers
+}
+
+// byOthers asks the other hosts to sign.
+func (r renewals) byOthers() identity.Issuer {
+	return enrol.Renewal(enrol.RenewalConfig{Identity: r.identity, Members: r.peers.meshAddresses, Attempt: 5 * time.Second})
+}
+
+// byItself signs with this host's copy of the CA.
+func (r renewals) byItself() identity.Issuer {
+	return identity.SelfIssuer(r.identity, r.config.certificateNames(), time.Duration(r.config.CertificateLifetime))
+}
+
+// askWhetherExpelled returns an error if the other hosts say that this machine was
+// removed: their ports refuse it without a word, and its operator must learn why.
+// Asking for a certificate is the one question that they answer to anybody.
+func (r renewals) askWhetherExpelled(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	key, err := identity.NewKey()
+	if err != nil {
+		return err
+	}
+	csr, err := identity.NewCSR(key, r.config.Name)
+	if err != nil {
+		return err
+	}
+	if _, err := r.byOthers().IssueNode(ctx, csr); errors.Is(err, identity.ErrExpelled) {
+		return err
+	}
+	return nil
+}
+
+// renewEnded renews a certificate that ended while the host was off. It must
+// be done before anything else: without certificates there is no quorum, and
+// without a quorum the replica would not show the CA to renew by. A host whose
+// whole mesh was off signs for itself; it holds the CA like every other.
+func (m *Member) renewEnded(ctx context.Context) error {
+	if time.Now().Before(m.identity.Leaf().NotAfter) {
+		return nil
+	}
+	renewer, err := m.newRenewer(m.renewals.byOthers(), m.renewals.byItself())
+	if err != nil {
+		return err
+	}
+	defer renewer.Shutdown()
+	return renewer.Renew(ctx)
+}
+
+// startRenewal keeps this host's certificate valid from now on.
+func (m *Member) startRenewal(context.Context) error {
+	m.signer = identity.NewSigner(m.store, time.Duration(m.config.CertificateLifetime))
+	renewer, err := m.newRenewer(m.signer.For(m.identity.Node()), m.renewals.byOthers(), m.renewals.byItself())
+	if err != nil {
+		return err
+	}
+	m.renewer = renewer
+	m.onClose(func(context.Context) { renewer.Shutdown() })
+	return nil
+}
+
+func (m *Member) newRenewer(issuers ...identity.Issuer) (*identity.Renewer, error) {
+	cfg := identity.DefaultRenewerConfig()
+	cfg.Identity, cfg.Issuers = m.identity, issuers
+	cfg.Logger = m.log.With("part", "identity")
+	if m.store != nil {
+		cfg.Registerer = m.options.Metrics
+	}
+	return identity.NewRenewer(cfg)
+}

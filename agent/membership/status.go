@@ -1,0 +1,109 @@
+package membership
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"time"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/port/admin"
+	"virtmesh/gossip"
+	"virtmesh/raftstore"
+)
+
+// Status is the mesh as this host sees it: its members as records, gossip and the
+// replicas know them, and what an operator should look at.
+func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	replica := m.store.Status(ctx)
+	status := &admin.Status{
+		Host: m.config.Name, MeshID: m.identity.MeshID(), Version: m.options.Version,
+		Leader: replica.Leader, Term: replica.Term, Revision: replica.Revision,
+	}
+	members := map[string]*admin.Member{}
+	records, err := identity.NewHosts(m.store).List(ctx, raftstore.ReadOptions{Consistency: raftstore.Local})
+	if err != nil {
+		return nil, fmt.Errorf("read the records of the mesh's hosts: %w", err)
+	}
+	for _, record := range records {
+		members[record.Name] = &admin.Member{
+			Name: record.Name, MeshAddress: record.MeshAddress, State: "unknown", Role: "none", Version: record.Version, Lag: -1,
+		}
+	}
+	for _, member := range m.gossip.Members() {
+		addMember(members, member)
+	}
+	addReplicas(members, replica)
+	for _, member := range members {
+		status.Members = append(status.Members, *member)
+	}
+	sort.Slice(status.Members, func(i, j int) bool { return status.Members[i].Name < status.Members[j].Name })
+	status.Warnings = warnings(status, replica)
+	return status, nil
+}
+
+func addMember(members map[string]*admin.Member, member gossip.Member) {
+	m := members[member.Name]
+	if m == nil {
+		if !member.State.Live() {
+			// It left or was removed; gossip remembers it for a while.
+			return
+		}
+		m = &admin.Member{Name: member.Name, Role: "none", Lag: -1}
+		members[member.Name] = m
+	}
+	m.State = member.State.String()
+	m.MeshAddress = member.Facts.MeshAddr
+	m.Zone, m.KVM, m.Unschedulable = member.Facts.Zone, member.Facts.KVM, member.Facts.Unschedulable
+	m.FeatureLevel = uint32(member.Facts.FeatureLevel)
+	if member.Facts.Version != "" {
+		m.Version = member.Facts.Version
+	}
+}
+
+func addReplicas(members map[string]*admin.Member, replica raftstore.Status) {
+	for _, id := range replica.Voters {
+		if m := members[id]; m != nil {
+			m.Role = "voter"
+		}
+	}
+	for _, peer := range replica.Peers {
+		m := members[peer.ID]
+		if m == nil {
+			continue
+		}
+		m.Lag = int64(peer.Lag)
+		if !peer.Voter {
+			m.Role = "replica"
+		}
+	}
+	if m := members[replica.Leader]; m != nil {
+		m.Role = "leader"
+	}
+}
+
+// warnings says what an operator should look at.
+func warnings(status *admin.Status, replica raftstore.Status) []string {
+	var list []string
+	if status.Leader == "" {
+		list = append(list, "there is no leader: running VMs go on, but nothing can be changed until a majority of the voters is back")
+	}
+	if replica.Failure != "" {
+		list = append(list, fmt.Sprintf("the replica on %s: %s", status.Host, replica.Failure))
+	}
+	versions := map[string]bool{}
+	for _, m := range status.Members {
+		if m.State != gossip.Alive.String() {
+			list = append(list, fmt.Sprintf("%s is %s", m.Name, m.State))
+		}
+		if m.Version != "" {
+			versions[m.Version] = true
+		}
+	}
+	if len(versions) > 1 {
+		list = append(list, fmt.Sprintf("%d different versions are running", len(versions)))
+	}
+	return list
+}

@@ -1,0 +1,49 @@
+package admin
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"time"
+)
+
+// BackupPath is where the administration socket serves a backup. It has the key
+// of the mesh's CA in it, so administrators who are not root on a host do not get
+// it.
+const BackupPath = "/mesh/v1/backup"
+
+// backupPatience bounds how long a backup waits for the mesh's newest state.
+const backupPatience = 30 * time.Second
+
+// WithBackup serves a backup beside the rest.
+func WithBackup(backup func(context.Context, io.Writer) (uint64, error), rest http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != BackupPath || r.Method != http.MethodGet {
+			rest.ServeHTTP(w, r)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), backupPatience)
+		defer cancel()
+		out := &countingWriter{to: w}
+		_, err := backup(ctx, out)
+		if err == nil {
+			return
+		}
+		if out.n > 0 {
+			panic(http.ErrAbortHandler) // the client must not take it for whole
+		}
+		WriteError(w, http.StatusInternalServerError, err)
+	})
+}
+
+type countingWriter struct {
+	to io.Writer
+	n  int
+}
+
+// Write implements io.Writer.
+func (w *countingWriter) Write(b []byte) (int, error) {
+	n, err := w.to.Write(b)
+	w.n += n
+	return n, err
+}

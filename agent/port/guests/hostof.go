@@ -1,0 +1,25 @@
+package guests
+
+import (
+	"context"
+	"fmt"
+
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/objects"
+)
+
+// HostOf returns the function that tells which host runs an instance, as this
+// host's view of the objects has it.
+func HostOf(instances *objects.Informer[*kubevirtv1.VirtualMachineInstance]) func(ctx context.Context, namespace, name string) (string, error) {
+	return func(_ context.Context, namespace, name string) (string, error) {
+		vmi, ok := instances.Get(objects.Key{Namespace: namespace, Name: name})
+		if !ok {
+			return "", fmt.Errorf("%w: %s/%s", ErrNotFound, namespace, name)
+		}
+		if vmi.Status.NodeName == "" {
+			return "", fmt.Errorf("%w: %s/%s has not been placed yet", ErrNotRunning, namespace, name)
+		}
+		return vmi.Status.NodeName, nil
+	}
+}

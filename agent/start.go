@@ -1,0 +1,197 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/api"
+	"virtmesh/agent/claims"
+	"virtmesh/agent/host"
+	"virtmesh/agent/membership"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/port"
+	"virtmesh/agent/port/admin"
+	"virtmesh/agent/port/guests"
+	"virtmesh/agent/stewards"
+	"virtmesh/agent/stewards/roster"
+	"virtmesh/gossip"
+)
+
+// joinMesh makes this host take part in its mesh.
+func (a *Agent) joinMesh(ctx context.Context) (err error) {
+	a.member, err = membership.Start(ctx, a.config.MembershipConfig, membership.Options{
+		Version: a.options.Version, ConfigPath: a.options.ConfigPath, Logger: a.log, Metrics: a.metrics, NotifyAlive: notifyAlive,
+	})
+	if err != nil {
+		return err
+	}
+	a.onStop(a.member.Close)
+	return nil
+}
+
+// view is this host's view of what the mesh wants.
+type view struct {
+	store       objects.Store
+	cache       *objects.Cache
+	claims      *claims.Cache
+	recorder    *objects.Recorder
+	stewardship *stewards.Stewardship
+}
+
+// openView prepares the view; the loops fill it.
+func (a *Agent) openView(context.Context) (err error) {
+	a.view.store = objects.FromRaft(a.member.Store())
+	cfg := objects.DefaultCacheConfig()
+	cfg.Store, cfg.Logger = a.view.store, a.log.With("part", "objects")
+	if a.view.cache, err = objects.NewCache(cfg); err != nil {
+		return part("prepare the view of the objects", err)
+	}
+	a.view.claims = claims.NewCache(a.view.cache, a.log.With("part", "claims"))
+	a.view.stewardship = stewards.NewStewardship(a.config.Name, a.member.Peers())
+	a.onStop(func(context.Context) { a.view.stewardship.Close() })
+	recorder := objects.DefaultRecorderConfig()
+	recorder.Store, recorder.Component, recorder.Host = a.view.store, "virtmesh", a.config.Name
+	recorder.Logger = a.log.With("part", "events")
+	a.view.recorder, err = objects.NewRecorder(recorder)
+	return part("prepare events", err)
+}
+
+// openHost finds out what this host can run, and opens what guests need.
+func (a *Agent) openHost(ctx context.Context) error {
+	subnet, err := a.member.ClaimSubnet(ctx, a.config.Network.PodCIDR)
+	if err != nil {
+		return part("look after guests", err)
+	}
+	a.host, err = host.Open(ctx, a.config.HostConfig, host.Deps{
+		Self: host.Self{Name: a.config.Name, Advertise: a.config.Advertise, StateDir: a.config.StateDir, Facts: gossip.Facts{
+			MeshAddr: a.config.MeshAddress(), Zone: a.config.Zone, Version: a.options.Version, FeatureLevel: membership.FeatureLevel,
+			Labels: a.config.Labels,
+		}},
+		Store: a.view.store, Cache: a.view.cache, Claims: a.view.claims, Recorder: a.view.recorder, Stewardship: a.view.stewardship,
+		Mesh: a.member.Peers(), Subnet: subnet, Logger: a.log, Metrics: a.metrics,
+	})
+	if err != nil {
+		return part("look after guests", err)
+	}
+	a.onStop(func(context.Context) { a.host.Close() })
+	return nil
+}
+
+// openRouter reaches the guests of all hosts.
+func (a *Agent) openRouter(context.Context) error {
+	a.router = guests.NewRouter(guests.Config{
+		Self: a.config.Name, Local: a.host.Guests(), Offerer: a.host.Offerer(),
+		HostOf: guests.HostOf(objects.For[*kubevirtv1.VirtualMachineInstance](a.view.cache)),
+		Dial: func(ctx context.Context, name string) (net.Conn, error) {
+			address, err := a.member.Peers().Resolve(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			return a.member.Port().DialHost(ctx, port.ProtoRPC, name, address)
+		},
+	})
+	a.onStop(func(context.Context) { a.router.Close() })
+	return nil
+}
+
+// addLoops assembles the control loops; Run runs them.
+func (a *Agent) addLoops(context.Context) error {
+	a.loops = []stewards.Loop{
+		{Name: "objects", Run: func(ctx context.Context) error { a.view.cache.Run(ctx); return nil }},
+		{Name: "events", Run: func(ctx context.Context) error { a.view.recorder.Run(ctx); return nil }},
+		{Name: "old tokens", Run: func(ctx context.Context) error {
+			return a.member.PruneTokens(ctx, func() bool { return a.view.stewardship.Mine("tokens", objects.Key{Name: "tokens"}) })
+		}},
+	}
+	a.loops = append(a.loops, a.host.Loops()...)
+	loops, err := roster.Loops(roster.Deps{
+		Host: a.config.Name, Store: a.view.store, Cache: a.view.cache, Claims: a.view.claims,
+		Recorder: a.view.recorder, Stewardship: a.view.stewardship, Gossip: a.member.Gossip(), Members: a.member.Peers(),
+		Offers: a.router, HasGuest: a.host.HasGuest, Logger: a.log, Metrics: a.metrics,
+	})
+	a.loops = append(a.loops, loops...)
+	return part("assemble the stewards", err)
+}
+
+// serveHosts answers the other hosts' requests about guests.
+func (a *Agent) serveHosts(context.Context) error {
+	listener, err := a.member.Port().Listen(port.ProtoRPC)
+	if err != nil {
+		return part("serve other hosts", err)
+	}
+	rpc := port.ServeRPC(listener, guests.NewHandler(a.host.Guests(), a.host.Offerer(), a.log), a.log.With("part", "guests"))
+	a.onStop(func(ctx context.Context) { rpc.Shutdown(ctx) })
+	return nil
+}
+
+// openAPI makes the Kubernetes API.
+func (a *Agent) openAPI(context.Context) (err error) {
+	cfg := api.DefaultConfig()
+	cfg.Store, cfg.Instances = a.member.Store(), a.router
+	cfg.ClientCAs = a.member.Identity().Roots
+	cfg.Logger, cfg.Metrics = a.log.With("part", "api"), a.metrics
+	cfg.Ready = map[string]func(context.Context) error{"store": a.storeReady}
+	cfg.Address = a.config.MeshAddress()
+	a.api, err = api.New(cfg)
+	return part("open the API", err)
+}
+
+// storeReady tells whether this host can answer for the mesh.
+func (a *Agent) storeReady(context.Context) error {
+	if err := a.member.Err(); err != nil {
+		return err
+	}
+	if leader, _ := a.member.Store().Leader(); leader == "" {
+		return errors.New("no leader is known")
+	}
+	return nil
+}
+
+// openPaths are served without credentials on the metrics address.
+func openPaths() []string { return []string{"/metrics", "/healthz", "/livez", "/readyz"} }
+
+// serveUsers opens the places where users reach the API and the mesh's own: the
+// mesh port, the administration socket and the metrics address. Root on this host,
+// who alone may open the socket, acts as the host itself: whoever may open it can
+// read the host's key as well.
+func (a *Agent) serveUsers(context.Context) error {
+	a.onStop(func(context.Context) { a.http.Close() })
+	kubernetes := a.api.Handler()
+	local := port.AsHost(a.member.Identity().Leaf, kubernetes)
+	mesh := a.member.Administration(a.host, func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string) {
+		a.view.recorder.Event(vmi, corev1.EventTypeWarning, reason, message)
+	})
+
+	listener, err := a.member.Port().API()
+	if err != nil {
+		return part("serve the API", err)
+	}
+	a.http.Add(listener, port.JudgeClients(a.member.Admission().Judge, admin.Beside(admin.NewHandler(mesh, port.FromAdministrator), kubernetes)))
+
+	if listener, err = admin.OpenSocket(a.config.Socket()); err != nil {
+		return err
+	}
+	root := admin.NewHandler(mesh, func(*http.Request) bool { return true })
+	a.http.Add(listener, admin.WithBackup(a.member.Store().Backup, admin.Beside(root, local)))
+
+	if a.config.MetricsListen == "" {
+		return nil
+	}
+	if listener, err = net.Listen("tcp", a.config.MetricsListen); err != nil {
+		return part("listen for metrics", err)
+	}
+	a.http.Add(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || !slices.Contains(openPaths(), r.URL.Path) {
+			http.NotFound(w, r)
+			return
+		}
+		local.ServeHTTP(w, r)
+	}))
+	return nil
+}

@@ -1,0 +1,164 @@
+// Package roster assembles the stewards: the control loops that every host of
+// the mesh runs, and that share the objects among the hosts. It knows the
+// stewards and how each is made; a steward knows neither the others nor this
+// package.
+package roster
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+	"virtmesh/agent/stewards/collect"
+	"virtmesh/agent/stewards/namespace"
+	"virtmesh/agent/stewards/nodes"
+	"virtmesh/agent/stewards/schedule"
+	"virtmesh/agent/stewards/vm"
+	"virtmesh/agent/vmi"
+	"virtmesh/gossip"
+)
+
+// Deps are what the stewards of a host work with. All are required.
+type Deps struct {
+	// Host is the name of this host.
+	Host        string
+	Store       objects.Store
+	Cache       *objects.Cache
+	Claims      *claims.Cache
+	Recorder    *objects.Recorder
+	Stewardship *stewards.Stewardship
+	// Gossip tells what the hosts can carry, Members which of them live.
+	Gossip  *gossip.Gossip
+	Members stewards.Members
+	// Offers asks hosts whether they would take an instance, and HasGuest this
+	// one whether it has a domain of an instance.
+	Offers   schedule.Offers
+	HasGuest func(ctx context.Context, uid types.UID) (bool, error)
+	Logger   *slog.Logger
+	Metrics  prometheus.Registerer
+}
+
+// Loops returns the loops of all stewards, in the order a virtual machine meets
+// them. Nothing runs yet.
+func Loops(deps Deps) ([]stewards.Loop, error) {
+	var loops []stewards.Loop
+	for _, add := range []func(Deps) ([]stewards.Loop, error){
+		virtualMachines, placement, otherNodes, garbage, oldEvents, staleClaims, unusedEpochs, namespaces,
+	} {
+		more, err := add(deps)
+		if err != nil {
+			return nil, err
+		}
+		loops = append(loops, more...)
+	}
+	return loops, nil
+}
+
+// runner is a control loop that was made.
+type runner interface {
+	Run(ctx context.Context) error
+}
+
+// one is the loop of a steward that was made, or the error that it was not.
+func one[R runner](name string, r R, err error) ([]stewards.Loop, error) {
+	if err != nil {
+		return nil, err
+	}
+	return []stewards.Loop{{Name: name, Run: r.Run}}, nil
+}
+
+func virtualMachines(deps Deps) ([]stewards.Loop, error) {
+	cfg := vm.DefaultConfig()
+	cfg.Store, cfg.Cache, cfg.Recorder = deps.Store, deps.Cache, deps.Recorder
+	cfg.Stewardship, cfg.Logger, cfg.Registerer = deps.Stewardship, deps.Logger.With("part", "vm"), deps.Metrics
+	defaults := vmi.DefaultDefaults()
+	cfg.Prepare = []vm.Prepare{func(_ context.Context, _ *kubevirtv1.VirtualMachine, instance *kubevirtv1.VirtualMachineInstance) error {
+		vmi.SetNewInstance(defaults, instance, time.Now())
+		return nil
+	}}
+	c, err := vm.New(cfg)
+	return one("virtual machines", c, err)
+}
+
+func placement(deps Deps) ([]stewards.Loop, error) {
+	view := schedule.NewView(deps.Store, deps.Cache, deps.Claims, schedule.FromGossip(deps.Gossip))
+	cfg := schedule.DefaultConfig()
+	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = deps.Store, deps.Cache, deps.Claims, view
+	cfg.Offers, cfg.Volumes = deps.Offers, schedule.FromClaims(deps.Cache)
+	cfg.Recorder, cfg.Stewardship = deps.Recorder, deps.Stewardship
+	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "placement"), deps.Metrics
+	c, err := schedule.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	ready := make(chan struct{})
+	return []stewards.Loop{
+		{Name: "view of the hosts", Run: func(ctx context.Context) error {
+			view.Run(ctx, func() { close(ready) })
+			return nil
+		}},
+		{Name: "placement", Run: func(ctx context.Context) error {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ready:
+				return c.Run(ctx)
+			}
+		}},
+	}, nil
+}
+
+func otherNodes(deps Deps) ([]stewards.Loop, error) {
+	cfg := nodes.DefaultConfig()
+	cfg.Store, cfg.Cache, cfg.Members = deps.Store, deps.Cache, deps.Members
+	cfg.Recorder, cfg.Stewardship = deps.Recorder, deps.Stewardship
+	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "node"), deps.Metrics
+	w, err := nodes.New(cfg)
+	return one("other nodes", w, err)
+}
+
+func garbage(deps Deps) ([]stewards.Loop, error) {
+	cfg := collect.DefaultConfig()
+	cfg.Store, cfg.Cache, cfg.Stewardship = deps.Store, deps.Cache, deps.Stewardship
+	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "gc"), deps.Metrics
+	c, err := collect.New(cfg)
+	return one("garbage collector", c, err)
+}
+
+func oldEvents(deps Deps) ([]stewards.Loop, error) {
+	cfg := collect.DefaultExpirerConfig()
+	cfg.Store, cfg.Stewardship, cfg.Logger = deps.Store, deps.Stewardship, deps.Logger.With("part", "gc")
+	e, err := collect.NewExpirer(cfg)
+	return one("old events", e, err)
+}
+
+func staleClaims(deps Deps) ([]stewards.Loop, error) {
+	cfg := collect.DefaultSweeperConfig()
+	cfg.Host, cfg.Store, cfg.Cache, cfg.Claims = deps.Host, deps.Store, deps.Cache, deps.Claims
+	cfg.HasGuest, cfg.Logger, cfg.Registerer = deps.HasGuest, deps.Logger.With("part", "gc"), deps.Metrics
+	s, err := collect.NewSweeper(cfg)
+	return one("stale claims", s, err)
+}
+
+func unusedEpochs(deps Deps) ([]stewards.Loop, error) {
+	cfg := collect.DefaultEpochsConfig()
+	cfg.Store, cfg.Cache, cfg.Claims, cfg.Stewardship = deps.Store, deps.Cache, deps.Claims, deps.Stewardship
+	cfg.Logger = deps.Logger.With("part", "gc")
+	e, err := collect.NewEpochs(cfg)
+	return one("unused epochs", e, err)
+}
+
+func namespaces(deps Deps) ([]stewards.Loop, error) {
+	cfg := namespace.DefaultConfig()
+	cfg.Store, cfg.Cache, cfg.Stewardship = deps.Store, deps.Cache, deps.Stewardship
+	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "namespace"), deps.Metrics
+	c, err := namespace.New(cfg)
+	return one("namespaces", c, err)
+}
