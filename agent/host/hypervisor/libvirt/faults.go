@@ -135,7 +135,7 @@ var varying = []struct {
 	{regexp.MustCompile(`^(internal error|operation failed|unsupported configuration|Requested operation is not valid|invalid argument|XML error|Operation not supported): `), ""},
 	{regexp.MustCompile(`(QEMU unexpectedly closed the monitor|process exited while connecting to monitor)( \(vm='[^']*'\))?: `), ""},
 	{regexp.MustCompile(`\bqemu-system-\w+: `), ""},
-	{regexp.MustCompile(`\b(pid|fd|uid|gid)([ =:])\d+`), "$1$2N"},
+	{regexp.MustCompile(`\b(pid|fd|uid|gid)([ =:])\d+`), "${1}${2}N"},
 	{regexp.MustCompile(`0x[0-9a-fA-F]{5,}`), "0xN"},
 	{regexp.MustCompile(`(^|[^\w.])(/[\w.@:+-]+){2,}/?`), "${1}(path)"},
 	{regexp.MustCompile(`[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}`), "(uuid)"},
