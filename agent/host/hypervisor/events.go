@@ -23,7 +23,9 @@ const (
 	// EventMigration: a migration moved on; Detail is its iteration or phase.
 	EventMigration EventKind = "migration"
 	// EventJob: the job Job, of the volume named by Device when it is a block job, has
-	// come to Result. When it failed, Detail says why, if that is known.
+	// come to Result. When it failed, Detail says why, if that is known. A migration's
+	// copying of disks is reported as block jobs of its own. A job on the domain as a
+	// whole is only sure to be reported when it completes.
 	EventJob EventKind = "job"
 	// EventDeviceRemoved: the guest has let go of the device named by Device, and the
 	// domain does not have it any more.

@@ -7,7 +7,7 @@ import (
 
 // Jobs shows and ends work on a domain that takes its time. Such work belongs to the
 // hypervisor and goes on when the agent that began it is gone: the next agent finds it
-// here, and learns its end by EventJob. An end that came while no agent listened shows
+// here, and learns by EventJob that it has completed. An end that came while no agent listened shows
 // in what the job was for: the state of the domain, its definition, its disks.
 type Jobs interface {
 	// Jobs lists what is under way on a domain, the job on the domain as a whole before
@@ -15,7 +15,9 @@ type Jobs interface {
 	Jobs(ctx context.Context, ref Ref) ([]Job, error)
 	// AbortJob ends the block job of a volume or, when volume is empty, the job on the
 	// domain, and leaves the guest where it was. It returns when the hypervisor has been
-	// told; EventJob follows. Without such a job it does nothing.
+	// told. EventJob reports the end of a block job; that of the domain's job shows in
+	// Jobs, and of a migration in Migrator.AwaitMigration. Without such a job it does
+	// nothing.
 	AbortJob(ctx context.Context, ref Ref, volume string) error
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 
 	"libvirt.org/go/libvirt"
 
@@ -42,27 +43,32 @@ var contractErrors = []error{
 // faultOf finds the words for libvirt's error e.
 func faultOf(e libvirt.Error) *hypervisor.Fault {
 	sentinel := sentinelFor(e)
+	if aboutState(sentinel) {
+		return &hypervisor.Fault{Code: hypervisor.FaultOther, Sentence: sentinel.Error(), Sentinel: sentinel}
+	}
 	for _, known := range knownFaults {
 		if known.says.MatchString(e.Message) {
-			if known.sentinel != nil {
-				sentinel = known.sentinel
-			}
-			return &hypervisor.Fault{Code: known.code, Sentence: known.sentence, Remedy: known.remedy, Sentinel: sentinel}
+			return &hypervisor.Fault{Code: known.code, Sentence: known.sentence, Remedy: known.remedy, Sentinel: known.sentinel}
 		}
 	}
 	fault := &hypervisor.Fault{Code: hypervisor.FaultOther, Sentence: plainText(e.Message), Sentinel: sentinel}
-	switch sentinel {
-	case nil:
-		if fault.Sentence == "" {
-			fault.Sentence = "the hypervisor fails without saying why"
-		}
-	case hypervisor.ErrInvalid, hypervisor.ErrUnsupported:
-		// What exactly it does not like is worth telling.
+	if fault.Sentence == "" {
+		fault.Sentence = "the hypervisor fails without saying why"
+	}
+	if sentinel != nil {
 		fault.Sentence = sentinel.Error() + ": " + fault.Sentence
-	default:
-		fault.Sentence = sentinel.Error()
 	}
 	return fault
+}
+
+// aboutState says whether the sentinel tells all there is to say: what libvirt adds is
+// a name that the caller has given.
+func aboutState(sentinel error) bool {
+	switch sentinel {
+	case hypervisor.ErrNotFound, hypervisor.ErrNotRunning, hypervisor.ErrNoAgent, hypervisor.ErrUnavailable:
+		return true
+	}
+	return false
 }
 
 func sentinelFor(e libvirt.Error) error {
@@ -70,7 +76,9 @@ func sentinelFor(e libvirt.Error) error {
 	case libvirt.ERR_NO_DOMAIN:
 		return hypervisor.ErrNotFound
 	case libvirt.ERR_OPERATION_INVALID:
-		return hypervisor.ErrNotRunning
+		if strings.Contains(e.Message, "not running") || strings.Contains(e.Message, "not active") {
+			return hypervisor.ErrNotRunning
+		}
 	case libvirt.ERR_AGENT_UNRESPONSIVE, libvirt.ERR_AGENT_UNSYNCED, libvirt.ERR_AGENT_COMMAND_TIMEOUT, libvirt.ERR_AGENT_COMMAND_FAILED:
 		return hypervisor.ErrNoAgent
 	case libvirt.ERR_XML_ERROR, libvirt.ERR_XML_DETAIL, libvirt.ERR_XML_INVALID_SCHEMA, libvirt.ERR_CONFIG_UNSUPPORTED:

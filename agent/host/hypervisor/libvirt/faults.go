@@ -13,7 +13,7 @@ type knownFault struct {
 	says             *regexp.Regexp
 	code             hypervisor.FaultCode
 	sentence, remedy string
-	// sentinel replaces the one that the error's code has, where that says too little.
+	// sentinel is what the fault wraps; nil when trying again may help.
 	sentinel error
 }
 
@@ -65,7 +65,7 @@ var knownFaults = []knownFault{
 		"the host has not enough free memory for the guest",
 		"free memory on the host, or give the virtual machine less"),
 	fault(hypervisor.FaultNoKVM,
-		`(?i)Could not access KVM kernel module|failed to initialize kvm|KVM is not (available|supported)|invalid accelerator kvm|domain type.*kvm.*not supported|does not support virt type 'kvm'|/dev/kvm.*(Permission denied|No such file)`,
+		`(?i)Could not access KVM kernel module|failed to initialize kvm|KVM is not (available|supported)|requires KVM|invalid accelerator kvm|domain type.*kvm.*not supported|does not support virt type 'kvm'|/dev/kvm.*(Permission denied|No such file)`,
 		"hardware virtualization (KVM) is not available on the host",
 		"turn it on in the firmware, load the kernel module kvm_intel or kvm_amd, or allow emulation"),
 	fault(hypervisor.FaultCPUUnsupported,
@@ -87,13 +87,13 @@ var knownFaults = []knownFault{
 	fault(hypervisor.FaultFirmware,
 		`(?i)Unable to find any firmware|Unable to find .*(efi|firmware)|(OVMF|pflash|nvram).*(No such file|not found)|could not load PC BIOS|failed to find .*nvram|firmware.*not (supported|found)`,
 		"the host has no firmware that fits the virtual machine",
-		"install the package ovmf on the host, or change spec.domain.firmware").final(),
+		"install the package ovmf on the host, or change spec.domain.firmware"),
 	fault(hypervisor.FaultHostDevice,
-		`(?i)vfio|host ?dev.*(not found|in use|fail)|PCI device .*(in use|not found|not assignable)|Device .*not found: could not access|mdev|USB device .*(not found|in use)|no (usb|pci) device`,
+		`(?i)vfio|passthrough of host PCI devices|host ?dev.*(not found|in use|fail)|PCI device .*(in use|not found|not assignable)|Device .*not found: could not access|mdev|USB device .*(not found|in use)|no (usb|pci) device`,
 		"a device of the host cannot be given to the guest",
 		"see whether the device is there, unused and bound to vfio"),
 	fault(hypervisor.FaultNetworkDevice,
-		`(?i)Unable to (create|open|set).*\btap|could not (open|configure) /dev/net/tun|TUNSETIFF|network interface .*(not found|in use)|Cannot get interface (MTU|flags|MAC)|Unable to open '/dev/(macv)?tap|Unable to add bridge|tap device|failed to find ((a )?bridge|interface)`,
+		`(?i)Unable to (create|open|set).*\btap|could not (open|configure) /dev/net/tun|TUNSETIFF|specified dev doesn't exist|network interface .*(not found|in use)|Cannot get interface (MTU|flags|MAC)|Unable to open '/dev/(macv)?tap|Unable to add bridge|tap device|failed to find ((a )?bridge|interface)`,
 		"the network device of an interface is missing on the host or in use",
 		"see the host's network in the agent's log"),
 	fault(hypervisor.FaultAddressInUse,
@@ -117,7 +117,7 @@ var knownFaults = []knownFault{
 		"the machine has no free slot for one more device",
 		"restart the virtual machine, which gives it new slots, or remove a device").unplugged(),
 	fault(hypervisor.FaultOther,
-		`(?i)does not support hotplugging|hot(un)?plug(ging)? .*not supported|live (attach|detach|update|change).*(not supported|cannot)`,
+		`(?i)does not support hotplugging|cannot be hot(un)?plugged|can be changed only in removable|(cannot|not possible to) (modify|change)|hot(un)?plug(ging)? .*not supported|live (attach|detach|update|change).*(not supported|cannot)`,
 		"such a device cannot be changed while the guest runs",
 		"restart the virtual machine").unplugged(),
 	fault(hypervisor.FaultBusy,
@@ -135,7 +135,7 @@ var varying = []struct {
 	{regexp.MustCompile(`^(internal error|operation failed|unsupported configuration|Requested operation is not valid|invalid argument|XML error|Operation not supported): `), ""},
 	{regexp.MustCompile(`(QEMU unexpectedly closed the monitor|process exited while connecting to monitor)( \(vm='[^']*'\))?: `), ""},
 	{regexp.MustCompile(`\bqemu-system-\w+: `), ""},
-	{regexp.MustCompile(`\b(pid|fd|uid|gid)([ =:])\d+`), "$1$2N"},
+	{regexp.MustCompile(`\b(pid|fd|uid|gid)([ =:])\d+`), "${1}${2}N"},
 	{regexp.MustCompile(`0x[0-9a-fA-F]{5,}`), "0xN"},
 	{regexp.MustCompile(`(^|[^\w.])(/[\w.@:+-]+){2,}/?`), "${1}(path)"},
 	{regexp.MustCompile(`[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}`), "(uuid)"},

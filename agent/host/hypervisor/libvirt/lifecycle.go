@@ -120,35 +120,48 @@ func conflictingUUID(conn *libvirt.Connect, wanted *libvirtxml.Domain) error {
 // belongs to the guest and may be broken or lie: the button is pressed when the agent
 // has not taken the request within Config.AgentTimeout.
 func (d *Driver) Shutdown(ctx context.Context, ref hypervisor.Ref) error {
-	taken, err := d.shutdownByAgent(ctx, ref)
-	if taken || errors.Is(err, hypervisor.ErrNotFound) {
-		return err
+	domain, err := d.Get(ctx, ref)
+	if err != nil {
+		return fmt.Errorf("shut down: %w", err)
 	}
-	return d.act(ctx, d.acts, "shut down", ref, func(dom *libvirt.Domain) error {
-		err := dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
-		return unless(dom, err, hypervisor.StateShutoff)
-	})
+	agent := func() error { return d.shutDownByAgent(ctx, ref) }
+	button := func() error {
+		return d.act(ctx, d.acts, "shut down", ref, func(dom *libvirt.Domain) error {
+			err := dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+			return unless(dom, err, hypervisor.StateShutoff)
+		})
+	}
+	refused, err := shutDown(domain, agent, button)
+	if refused != nil {
+		d.log.Info("guest agent does not take the request to shut down; the power button was pressed", "instance", ref.String(), "err", refused)
+	}
+	return err
 }
 
-// shutdownByAgent asks the guest's agent, if there is one, and says whether it has
-// taken the request.
-func (d *Driver) shutdownByAgent(ctx context.Context, ref hypervisor.Ref) (taken bool, err error) {
-	domain, err := d.Get(ctx, ref)
-	if err != nil || !domain.AgentConnected {
-		return false, err
+// shutDown asks a running guest by its agent, and by the power button when there is no
+// agent or it does not take the request, which refused says.
+func shutDown(domain hypervisor.Domain, agent, button func() error) (refused, err error) {
+	if domain.State == hypervisor.StateShutoff {
+		return nil, nil
 	}
+	if domain.AgentConnected {
+		if refused = agent(); refused == nil {
+			return nil, nil
+		}
+	}
+	return refused, button()
+}
+
+// shutDownByAgent returns nil when the guest's agent has taken the request.
+func (d *Driver) shutDownByAgent(ctx context.Context, ref hypervisor.Ref) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.AgentTimeout)
 	defer cancel()
-	err = d.act(ctx, d.agents, "ask the agent to shut down", ref, func(dom *libvirt.Domain) error {
+	return d.act(ctx, d.agents, "ask the agent to shut down", ref, func(dom *libvirt.Domain) error {
 		if err := dom.AgentSetResponseTimeout(int(d.cfg.AgentTimeout.Seconds()), 0); err != nil {
 			return err
 		}
 		return dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_GUEST_AGENT)
 	})
-	if err != nil {
-		d.log.Info("guest agent does not take the request to shut down; pressing the power button", "instance", ref.String(), "err", err)
-	}
-	return err == nil, nil
 }
 
 // Reboot implements hypervisor.Lifecycle.

@@ -51,11 +51,16 @@ func TestMigrate(t *testing.T) {
 		DiskPaths:   map[string]string{hypervisortest.Disk: disk},
 	}
 	giveUpHalfWay(ctx, t, here, owner.Ref, opts)
+	abortedByAnother(ctx, t, source, owner.Ref, opts)
 
-	events := there.Subscribe(ctx)
+	events, left := there.Subscribe(ctx), here.Subscribe(ctx)
+	awaited := awaitFromAnother(ctx, t, source, owner.Ref)
 	stats, err := here.Migrate(ctx, owner.Ref, opts)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if err := <-awaited; err != nil {
+		t.Errorf("another agent waits for the migration: %v", err)
 	}
 	if stats.Elapsed <= 0 || stats.MemoryTotal == 0 {
 		t.Errorf("statistics: %+v", stats)
@@ -65,9 +70,10 @@ func TestMigrate(t *testing.T) {
 		t.Errorf("there: %+v, %v", got, err)
 	}
 	awaitEvent(ctx, t, events, hypervisor.StateRunning)
-	left, err := here.Get(ctx, owner.Ref)
-	if err != nil || left.State != hypervisor.StateShutoff || left.Reason != hypervisor.ReasonMigrated {
-		t.Errorf("here: %+v, %v", left, err)
+	awaitArrival(ctx, t, left, owner.Ref)
+	remains, err := here.Get(ctx, owner.Ref)
+	if err != nil || remains.State != hypervisor.StateShutoff || remains.Reason != hypervisor.ReasonMigrated {
+		t.Errorf("here: %+v, %v", remains, err)
 	}
 	if err := here.Undefine(ctx, owner.Ref, hypervisor.UndefineOptions{}); err != nil {
 		t.Error(err)
@@ -121,6 +127,91 @@ func giveUpHalfWay(ctx context.Context, t *testing.T, here *Driver, ref hypervis
 	if got, err := here.Get(ctx, ref); err != nil || got.State != hypervisor.StateRunning {
 		t.Errorf("given up, it is %+v, %v", got, err)
 	}
+}
+
+// slowMigration begins a migration that would take minutes, and returns when it is under
+// way. The channel gets its end.
+func slowMigration(ctx context.Context, t *testing.T, driver *Driver, ref hypervisor.Ref, opts hypervisor.MigrateOptions) <-chan error {
+	t.Helper()
+	opts.BytesPerSecond = 1
+	result := make(chan error, 1)
+	go func() {
+		_, err := driver.Migrate(ctx, ref, opts)
+		result <- err
+	}()
+	for {
+		jobs, err := driver.Jobs(ctx, ref)
+		if err == nil && len(jobs) > 0 && jobs[0].Kind == hypervisor.JobMigrationOut {
+			return result
+		}
+		select {
+		case err := <-result:
+			t.Fatalf("it ended before it was seen: %v", err)
+		case <-ctx.Done():
+			t.Fatalf("no migration under way: %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// abortedByAnother: the agent that finds a migration under way can end it, and learns
+// that it has ended.
+func abortedByAnother(ctx context.Context, t *testing.T, source *daemon, ref hypervisor.Ref, opts hypervisor.MigrateOptions) {
+	t.Helper()
+	first, next := source.open(t), source.open(t)
+	result := slowMigration(ctx, t, first, ref, opts)
+	awaited := make(chan error, 1)
+	go func() { _, err := next.AwaitMigration(ctx, ref); awaited <- err }()
+	if err := next.AbortJob(ctx, ref, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; err == nil || errors.Is(err, hypervisor.ErrMigrationLost) {
+		t.Errorf("the aborted migration ends with %v", err)
+	}
+	if err := <-awaited; err == nil || errors.Is(err, hypervisor.ErrMigrationLost) || errors.Is(err, hypervisor.ErrNotRunning) {
+		t.Errorf("who waits for it is told %v", err)
+	}
+	if jobs, err := next.Jobs(ctx, ref); err != nil || len(jobs) != 0 {
+		t.Errorf("jobs after the abort: %+v, %v", jobs, err)
+	}
+}
+
+// awaitArrival waits for the event that a migration out has completed.
+func awaitArrival(ctx context.Context, t *testing.T, events <-chan hypervisor.Event, ref hypervisor.Ref) {
+	t.Helper()
+	for {
+		select {
+		case e := <-events:
+			if e.Kind == hypervisor.EventJob && e.Job == hypervisor.JobMigrationOut && e.Result == hypervisor.JobCompleted && e.Ref == ref {
+				return
+			}
+		case <-ctx.Done():
+			t.Error("the completion of the migration is not reported")
+			return
+		}
+	}
+}
+
+// awaitFromAnother waits for a migration with a driver that did not begin it.
+func awaitFromAnother(ctx context.Context, t *testing.T, source *daemon, ref hypervisor.Ref) <-chan error {
+	t.Helper()
+	next := source.open(t)
+	result := make(chan error, 1)
+	go func() {
+		for {
+			stats, err := next.AwaitMigration(ctx, ref)
+			// Before it begins, the guest has not left.
+			if err == nil || stats.Elapsed > 0 || ctx.Err() != nil {
+				result <- err
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
+	return result
 }
 
 // meetingPlace is a socket's path that the emulators of both daemons may use.

@@ -36,9 +36,7 @@ func TestDaemonRestarts(t *testing.T) {
 		if _, err := driver.List(ctx); !errors.Is(err, hypervisor.ErrUnavailable) {
 			t.Errorf("%s: list while it is away: %v", name, err)
 		}
-		if _, err := privatelibvirtd.Start(ctx, d.cfg); err != nil {
-			t.Fatal(err)
-		}
+		d.restart(ctx, t)
 		awaitResync(ctx, t, events)
 		got, err := driver.Get(ctx, owner.Ref)
 		if err != nil || got.State != hypervisor.StateRunning || got.Owner != owner {
@@ -53,6 +51,14 @@ func TestDaemonRestarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		awaitEvent(ctx, t, events, hypervisor.StateRunning)
+	}
+}
+
+// restart brings a stopped libvirtd back.
+func (d *daemon) restart(ctx context.Context, t *testing.T) {
+	t.Helper()
+	if _, err := privatelibvirtd.Start(ctx, d.cfg); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -103,9 +109,7 @@ func TestNewWithoutDaemon(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	events := driver.Subscribe(ctx)
-	if _, err := privatelibvirtd.Start(ctx, d.cfg); err != nil {
-		t.Fatal(err)
-	}
+	d.restart(ctx, t)
 	awaitResync(ctx, t, events)
 	if _, err := driver.List(ctx); err != nil {
 		t.Errorf("list: %v", err)

@@ -18,6 +18,22 @@ import (
 	"virtmesh/agent/host/hypervisor/privatelibvirtd"
 )
 
+// probeCache keeps what libvirt learns of QEMU, seconds of work, for all daemons of these
+// tests. TestMain alone sets it.
+var probeCache string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "vmlcache")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	probeCache = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
 // daemon is a libvirt for one test function and the tests below it.
 type daemon struct {
 	*privatelibvirtd.Instance
@@ -47,7 +63,7 @@ func startDaemon(t *testing.T) *daemon {
 		t.Fatal(err)
 	}
 	cfg.Dir, cfg.Isolate = filepath.Join(dir, "l"), true
-	cfg.HostUUID = uuid()
+	cfg.HostUUID, cfg.CacheDir = uuid(), probeCache
 	in, err := privatelibvirtd.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
