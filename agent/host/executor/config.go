@@ -25,6 +25,9 @@ type Volumes interface {
 	// Remove drops what lives only as long as the instance. It may be called
 	// again, and for an instance that never had anything.
 	Remove(ctx context.Context, ref hypervisor.Ref) error
+	// ImageDigests returns the digests of the container images that the instance's
+	// disks were made from, by volume.
+	ImageDigests(ref hypervisor.Ref) (map[string]string, error)
 	// Detach adds to tx what gives up the instance's claims on volumes that outlive
 	// it.
 	Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error

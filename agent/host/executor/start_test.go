@@ -31,6 +31,9 @@ func TestScheduledInstanceStarts(t *testing.T) {
 	if w.volumes.prepared != 1 || w.volumes.released != 1 {
 		t.Errorf("volumes prepared %d times, released %d", w.volumes.prepared, w.volumes.released)
 	}
+	if digests := got.Annotations[AnnotationImages]; digests != `{"root":"sha256:12"}` {
+		t.Errorf("image digests %q", digests)
+	}
 }
 
 func TestAnotherHostsInstanceIsNotStarted(t *testing.T) {
