@@ -2,7 +2,6 @@ package executor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -87,9 +86,16 @@ type Config struct {
 
 // Validate names what is missing.
 func (c Config) Validate() error {
-	if c.Host == "" || c.Store == nil || c.Instances == nil || c.Hypervisor == nil || c.Volumes == nil ||
-		c.Network == nil || c.Events == nil || c.Logger == nil {
-		return errors.New("instance executor: a required field of its configuration is missing")
+	for _, field := range []struct {
+		name    string
+		missing bool
+	}{
+		{"Host", c.Host == ""}, {"Store", c.Store == nil}, {"Instances", c.Instances == nil}, {"Hypervisor", c.Hypervisor == nil},
+		{"Volumes", c.Volumes == nil}, {"Network", c.Network == nil}, {"Events", c.Events == nil}, {"Logger", c.Logger == nil},
+	} {
+		if field.missing {
+			return fmt.Errorf("instance executor: %s is not set", field.name)
+		}
 	}
 	if !filepath.IsAbs(c.LogDir) {
 		return fmt.Errorf("instance executor: LogDir %q is not an absolute path", c.LogDir)
