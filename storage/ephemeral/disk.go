@@ -44,7 +44,9 @@ func (d *Disks) prepare(vm VM, k Disk) (Prepared, error) {
 		if !filepath.IsAbs(o.Backing) {
 			return Prepared{}, fmt.Errorf("%w: backing image %q is not an absolute path", storage.ErrInvalid, o.Backing)
 		}
-		err = qemuimg.CreateOverlay(made, o.Backing, o.BackingFormat, o.Size)
+		if err = d.keepOrigin(vm, k); err == nil {
+			err = qemuimg.CreateOverlay(made, o.Backing, o.BackingFormat, o.Size)
+		}
 	} else {
 		err = qemuimg.Create(made, k.Empty.Format, k.Empty.Size)
 	}
@@ -55,6 +57,14 @@ func (d *Disks) prepare(vm VM, k Disk) (Prepared, error) {
 		return Prepared{}, err
 	}
 	return read(path, k)
+}
+
+// keepOrigin writes down what an overlay is about to be made on.
+func (d *Disks) keepOrigin(vm VM, k Disk) error {
+	if k.Overlay.Origin == "" {
+		return nil
+	}
+	return d.write([]byte(k.Overlay.Origin), filepath.Join(d.folder(vm.UID), k.Name+originSuffix))
 }
 
 // read describes a disk that is there. Headers are trusted here: a guest writes
@@ -96,21 +106,26 @@ func (d *Disks) prepareContent(path string, k Disk) (Prepared, error) {
 	if same(path, want) {
 		return p, nil
 	}
+	// Not 0400: on a bus without write protection, as SATA is, QEMU opens it for
+	// writing. It is this VM's alone, and what it spoils is made anew.
+	return p, d.write(want, path)
+}
+
+// write makes a file of these bytes, in place of what has its name.
+func (d *Disks) write(content []byte, path string) error {
 	f, err := os.CreateTemp(d.tmp(), "content-")
 	if err != nil {
-		return Prepared{}, err
+		return err
 	}
 	defer os.Remove(f.Name()) // gone already when all went well
-	_, err = f.Write(want)
+	_, err = f.Write(content)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return Prepared{}, noSpace(err)
+		return noSpace(err)
 	}
-	// Not 0400: on a bus without write protection, as SATA is, QEMU opens it for
-	// writing. It is this VM's alone, and what it spoils is made anew.
-	return p, d.publish(f.Name(), path)
+	return d.publish(f.Name(), path)
 }
 
 func same(path string, want []byte) bool {

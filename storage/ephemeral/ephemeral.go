@@ -5,6 +5,7 @@
 //
 //	<dir>/<uid>/vm.json        whose folder it is
 //	<dir>/<uid>/<disk>.qcow2   an overlay, or an empty qcow2 disk
+//	<dir>/<uid>/<disk>.origin  what the image below an overlay is
 //	<dir>/<uid>/<disk>.img     an empty raw disk
 //	<dir>/<uid>/<disk>.iso     given bytes
 //	<dir>/.tmp/                what is being made or removed
@@ -30,6 +31,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -91,6 +93,9 @@ type Overlay struct {
 	BackingFormat qemuimg.Format
 	// Size is the overlay's in bytes; 0 takes the backing image's.
 	Size int64
+	// Origin says, in a line of the caller's, what the backing image is. It is kept
+	// with the overlay: see Origins.
+	Origin string
 }
 
 // Empty is a disk of zeros.
@@ -143,8 +148,12 @@ func New(cfg Config) (*Disks, error) {
 	return d, nil
 }
 
-// note is the file in a folder that says whose it is.
-const note = "vm.json"
+// note is the file in a folder that says whose it is. originSuffix ends the name of
+// one that says what an overlay was made on.
+const (
+	note         = "vm.json"
+	originSuffix = ".origin"
+)
 
 func (d *Disks) tmp() string              { return filepath.Join(d.cfg.Dir, ".tmp") }
 func (d *Disks) folder(uid string) string { return filepath.Join(d.cfg.Dir, uid) }
@@ -300,6 +309,31 @@ func takeApart(folder string) error {
 		}
 	}
 	return os.RemoveAll(folder)
+}
+
+// Origins returns what the overlays of the VM with that UID were made on, by disk.
+// Overlays of which that was not said are left out.
+func (d *Disks) Origins(uid string) (map[string]string, error) {
+	if err := storage.ValidateName(uid); err != nil {
+		return nil, fmt.Errorf("origins of ephemeral disks: UID: %w", err)
+	}
+	entries, err := os.ReadDir(d.folder(uid))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("origins of ephemeral disks: %w", err)
+	}
+	origins := map[string]string{}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), originSuffix)
+		if !ok {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(d.folder(uid), e.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("origins of ephemeral disks: %w", err)
+		}
+		origins[name] = string(text)
+	}
+	return origins, nil
 }
 
 // List returns whose disks are there, by UID, so that those of virtual machines

@@ -370,3 +370,25 @@ func TestADiskIsSyncedBeforeItGetsItsName(t *testing.T) {
 		t.Errorf("a disk that could not be synced was given out: %v", err)
 	}
 }
+
+func TestOriginsAreKeptWithTheirOverlays(t *testing.T) {
+	d, disks := open(t, nil), standard(t)
+	disks[0].Overlay.Origin = "sha256:1234"
+	if got, err := d.Origins(vm.UID); err != nil || len(got) != 0 {
+		t.Errorf("without disks: %v, %v", got, err)
+	}
+	if _, err := d.Prepare(context.Background(), vm, disks); err != nil {
+		t.Fatal(err)
+	}
+	// The image that the reference names now is another one; the overlay is not.
+	disks[0].Overlay.Origin = "sha256:5678"
+	if _, err := d.Prepare(context.Background(), vm, disks); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Origins(vm.UID); err != nil || len(got) != 1 || got["root"] != "sha256:1234" {
+		t.Errorf("origins %v, %v", got, err)
+	}
+	if _, err := d.Origins("../etc"); !errors.Is(err, storage.ErrInvalid) {
+		t.Errorf("a UID that is a path: %v", err)
+	}
+}

@@ -2,7 +2,6 @@ package executor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -25,6 +24,9 @@ type Volumes interface {
 	// Remove drops what lives only as long as the instance. It may be called
 	// again, and for an instance that never had anything.
 	Remove(ctx context.Context, ref hypervisor.Ref) error
+	// ImageDigests returns the digests of the container images that the instance's
+	// disks were made from, by volume.
+	ImageDigests(ref hypervisor.Ref) (map[string]string, error)
 	// Detach adds to tx what gives up the instance's claims on volumes that outlive
 	// it.
 	Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error
@@ -84,9 +86,16 @@ type Config struct {
 
 // Validate names what is missing.
 func (c Config) Validate() error {
-	if c.Host == "" || c.Store == nil || c.Instances == nil || c.Hypervisor == nil || c.Volumes == nil ||
-		c.Network == nil || c.Events == nil || c.Logger == nil {
-		return errors.New("instance executor: a required field of its configuration is missing")
+	for _, field := range []struct {
+		name    string
+		missing bool
+	}{
+		{"Host", c.Host == ""}, {"Store", c.Store == nil}, {"Instances", c.Instances == nil}, {"Hypervisor", c.Hypervisor == nil},
+		{"Volumes", c.Volumes == nil}, {"Network", c.Network == nil}, {"Events", c.Events == nil}, {"Logger", c.Logger == nil},
+	} {
+		if field.missing {
+			return fmt.Errorf("instance executor: %s is not set", field.name)
+		}
 	}
 	if !filepath.IsAbs(c.LogDir) {
 		return fmt.Errorf("instance executor: LogDir %q is not an absolute path", c.LogDir)

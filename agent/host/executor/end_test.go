@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -133,15 +134,33 @@ func TestPowerIsCutAfterTheGracePeriod(t *testing.T) {
 	if guest.asked != 2 {
 		t.Errorf("asked %d times, want again and again", guest.asked)
 	}
-	w.change(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) {
-		none := int64(0)
-		vmi.Spec.TerminationGracePeriodSeconds = &none
-	})
+	w.pass(time.Hour)
 	w.reconcile(vmi)
 	if got := w.get(vmi); got != nil {
 		t.Errorf("the instance is still there, with finalizers %v", got.Finalizers)
 	}
 	w.expectNothingLeft(vmi)
+	if guest.asked != 2 || w.told("GracePeriodEnded") != 1 || w.told("Stopped") != 1 {
+		t.Errorf("asked %d times, events: %d, %d", guest.asked, w.told("GracePeriodEnded"), w.told("Stopped"))
+	}
+}
+
+// Who gives a guest no time has its power cut without a question.
+func TestAGuestWithoutAGracePeriodIsNotAsked(t *testing.T) {
+	w := newWorld(t)
+	guest := &deaf{Hypervisor: w.hv}
+	w.config.Hypervisor = guest
+	w.restart()
+	vmi := w.running("a")
+	w.deleteWith(vmi, 0)
+	w.reconcile(vmi)
+	if got := w.get(vmi); got != nil || guest.asked != 0 {
+		t.Errorf("instance %v, asked %d times", got, guest.asked)
+	}
+	w.expectNothingLeft(vmi)
+	if w.told("GracePeriodEnded") != 0 {
+		t.Error("it is told that a grace period ended")
+	}
 }
 
 func TestPausedGuestIsWokenToShutDown(t *testing.T) {

@@ -54,8 +54,8 @@ func TestPausesAfterFailuresDoubleUpToABound(t *testing.T) {
 	}
 }
 
-// startEvents counts the events about an instance by reason.
-func (w *world) startEvents(reason string) (n int32) {
+// told counts the events of a reason.
+func (w *world) told(reason string) (n int32) {
 	w.t.Helper()
 	events, _, err := objects.List[*corev1.Event](w.t.Context(), w.store, "ns", raftstore.ReadOptions{})
 	if err != nil {
@@ -87,7 +87,7 @@ func TestAStartThatAlwaysFailsBacksOffAndIsWrittenOnce(t *testing.T) {
 	if n := w.store.Commits() - before; n != 1 {
 		t.Errorf("%d writes", n)
 	}
-	if n := w.startEvents(reasonFailedCreate); n != 1 {
+	if n := w.told(reasonFailedCreate); n != 1 {
 		t.Errorf("%d events", n)
 	}
 	// Something else is news.

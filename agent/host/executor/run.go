@@ -17,7 +17,7 @@ import (
 )
 
 // maxPlans bounds how often one reconciliation plans anew. The longest way, a
-// fenced domain whose instance starts here again, takes four.
+// prepared start that finds its claim renewed, takes five.
 const maxPlans = 8
 
 // localRead is for what this host's replica shows.
@@ -27,8 +27,8 @@ var localRead = raftstore.ReadOptions{Consistency: raftstore.Local}
 // hand to each other. It decides nothing: plan does.
 type run struct {
 	situation
-	// disks and nics are the devices to start with, warnings what this host can
-	// only approximate of them.
+	// nics are the network cards to start with, warnings what this host can only
+	// approximate of the instance.
 	nics     nicsByName
 	warnings []string
 	result   stewards.Result
@@ -49,7 +49,7 @@ func (e *Executor) Reconcile(ctx context.Context, key stewards.Key) (stewards.Re
 	if err != nil {
 		return stewards.Result{}, err
 	}
-	if domain == nil {
+	if domain == nil && e.preparations.get(current.UID) == nil {
 		// Before a start, and after an end: others of the name may be in the way.
 		if err := e.findTraces(ctx, key); err != nil {
 			return stewards.Result{}, err

@@ -25,11 +25,18 @@ func TestScheduledInstanceStarts(t *testing.T) {
 	got := w.get(vmi)
 	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionTrue, "")
 	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceSynchronized, corev1.ConditionTrue, "")
+	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceIsMigratable, corev1.ConditionFalse, "MigrationNotAvailable")
 	if n := len(got.Status.Interfaces); n != 1 || got.Status.Interfaces[0].MAC != testMAC {
 		t.Errorf("interfaces: %+v", got.Status.Interfaces)
 	}
 	if w.volumes.prepared != 1 || w.volumes.released != 1 {
 		t.Errorf("volumes prepared %d times, released %d", w.volumes.prepared, w.volumes.released)
+	}
+	if w.told("Started") != 1 || w.told("Approximated") != 0 {
+		t.Errorf("%d events of the start, %d of approximations", w.told("Started"), w.told("Approximated"))
+	}
+	if digests := got.Annotations[AnnotationImages]; digests != `{"root":"sha256:12"}` {
+		t.Errorf("image digests %q", digests)
 	}
 }
 
@@ -148,5 +155,16 @@ func TestSuccessorReplacesTheDomainOfItsPredecessor(t *testing.T) {
 	}
 	if domain, found := w.domain(next); !found || domain.State != hypervisor.StateRunning {
 		t.Errorf("the new domain: %+v, found %v", domain, found)
+	}
+}
+
+// What this host cannot give exactly is told with the start.
+func TestApproximationsAreTold(t *testing.T) {
+	w := newWorld(t)
+	w.config.Machine.KVM = false
+	w.restart()
+	w.running("a")
+	if n := w.told("Approximated"); n != 1 {
+		t.Errorf("%d events", n)
 	}
 }

@@ -2,6 +2,7 @@ package executor
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,13 +26,14 @@ func (e *Executor) report(ctx context.Context, r *run) error {
 	updated := vmi.DeepCopy()
 	machine.SetPhase(updated, kubevirtv1.Running, r.now)
 	e.describeMachine(updated)
+	e.describeImages(updated, r)
 	machine.SetCondition(updated, machine.NewCondition(kubevirtv1.VirtualMachineInstanceSynchronized, true, "", ""), r.now)
 	machine.SetCondition(updated, machine.NewCondition(kubevirtv1.VirtualMachineInstanceIsMigratable, false, "MigrationNotAvailable", "live migration is not available in this version"), r.now)
 	wait := e.describeState(updated, r)
 	updated.Status.Interfaces = e.Network.Interfaces(vmi)
 	r.result.RequeueAfter = sooner(wait, e.describeAgent(vmi, updated, r))
 	tx := e.holding(r)
-	tx.UpdateStatus(vmi, updated)
+	tx.Update(vmi, updated)
 	if tx.Empty() {
 		return nil
 	}
@@ -116,6 +118,31 @@ func (e *Executor) describeMachine(vmi *kubevirtv1.VirtualMachineInstance) {
 			status.VolumeStatus = append(status.VolumeStatus, kubevirtv1.VolumeStatus{Name: volume.Name})
 		}
 	}
+}
+
+// AnnotationImages holds the digests of the container images that an instance's
+// disks were made from, by volume, as JSON. The spec's references may be tags,
+// which move; another host that is to have the same disk needs the digest.
+const AnnotationImages = "virtmesh.io/image-digests"
+
+// describeImages writes down what the disks were made from, once.
+func (e *Executor) describeImages(vmi *kubevirtv1.VirtualMachineInstance, r *run) {
+	pulled := slices.ContainsFunc(vmi.Spec.Volumes, func(v kubevirtv1.Volume) bool { return v.ContainerDisk != nil })
+	if !pulled || vmi.Annotations[AnnotationImages] != "" {
+		return
+	}
+	digests, err := e.Volumes.ImageDigests(r.ref)
+	if err != nil {
+		e.Logger.Warn("image digests could not be read", "instance", r.ref.String(), "err", err)
+	}
+	text, err := json.Marshal(digests)
+	if err != nil || len(digests) == 0 {
+		return
+	}
+	if vmi.Annotations == nil {
+		vmi.Annotations = map[string]string{}
+	}
+	vmi.Annotations[AnnotationImages] = string(text)
 }
 
 // describeAgent tells whether the guest's agent is connected and what it says. A

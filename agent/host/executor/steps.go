@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -106,7 +105,7 @@ func (e *Executor) reportFailure(ctx context.Context, r *run) error {
 		return nil
 	}
 	e.Events.AddTo(tx, r.instance, corev1.EventTypeWarning, f.reason, f.message)
-	if err := e.commit(ctx, tx); err != nil && !apierrors.IsNotFound(err) {
+	if err := e.commit(ctx, tx); err != nil {
 		// The failure itself is what matters to the caller; it is told next time.
 		e.Logger.Warn("a failure could not be reported", "instance", r.ref.String(), "err", err)
 	}

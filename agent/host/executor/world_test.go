@@ -78,6 +78,15 @@ func (v *fakeVolumes) Remove(_ context.Context, ref hypervisor.Ref) error {
 	return nil
 }
 
+func (v *fakeVolumes) ImageDigests(ref hypervisor.Ref) (map[string]string, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !slices.Contains(v.left, ref) {
+		return nil, errors.New("no disks")
+	}
+	return map[string]string{"root": "sha256:12"}, nil
+}
+
 func (v *fakeVolumes) Detach(context.Context, *objects.Tx, *kubevirtv1.VirtualMachineInstance) error {
 	return nil
 }

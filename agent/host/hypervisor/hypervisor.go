@@ -78,7 +78,8 @@ type Observer interface {
 	// delay or flood: lengths, counts and times are bounded, strings are valid UTF-8,
 	// and nothing in it may be trusted.
 	GuestInfo(ctx context.Context, ref Ref) (GuestInfo, error)
-	// Stats returns the counters of all our running domains.
+	// Stats returns the counters of all our running domains. One whose emulator does not
+	// answer in time is left out: it must not hide the others.
 	Stats(ctx context.Context) ([]Stats, error)
 }
 

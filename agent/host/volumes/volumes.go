@@ -143,7 +143,7 @@ func (p *preparation) containerDisk(ctx context.Context, volume kubevirtv1.Volum
 	}
 	p.releases = append(p.releases, release)
 	return p.ephemeral(ctx, ephemeral.Disk{Name: volume.Name,
-		Overlay: &ephemeral.Overlay{Backing: image.Path, BackingFormat: qemuimg.Format(image.Format)}})
+		Overlay: &ephemeral.Overlay{Backing: image.Path, BackingFormat: qemuimg.Format(image.Format), Origin: image.Digest}})
 }
 
 func (v *Volumes) pull(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, volume kubevirtv1.Volume) (containerdisk.Image, func(), error) {
@@ -196,6 +196,15 @@ func (v *Volumes) Remove(ctx context.Context, ref hypervisor.Ref) error {
 		return fmt.Errorf("remove the disks of %s/%s: %w", ref.Namespace, ref.Name, err)
 	}
 	return nil
+}
+
+// ImageDigests implements executor.Volumes.
+func (v *Volumes) ImageDigests(ref hypervisor.Ref) (map[string]string, error) {
+	digests, err := v.Disks.Origins(ref.UID)
+	if err != nil {
+		return nil, fmt.Errorf("read the image digests of %s: %w", ref, err)
+	}
+	return digests, nil
 }
 
 // Detach implements executor.Volumes.

@@ -49,6 +49,7 @@ func (w *world) prepare(vmi *kubevirtv1.VirtualMachineInstance) (map[string]doma
 func TestContainerDiskIsAnOverlay(t *testing.T) {
 	w := newWorld(t)
 	path := w.withImage()
+	w.images.image.Digest = "sha256:1234"
 	w.commit(func(tx *objects.Tx) {
 		tx.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "registry"},
 			Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte("{}")}})
@@ -75,6 +76,11 @@ func TestContainerDiskIsAnOverlay(t *testing.T) {
 	release()
 	if w.images.released != 1 {
 		t.Error("the image is held for good")
+	}
+	// The tag may name another image tomorrow; the overlay is on this one.
+	ref := hypervisor.Ref{Namespace: "ns", Name: "a", UID: string(vmi.UID)}
+	if got, err := w.volumes.ImageDigests(ref); err != nil || len(got) != 1 || got["vol0"] != "sha256:1234" {
+		t.Errorf("digests %v, %v", got, err)
 	}
 	if got := w.volumes.ImageReferences(); !slices.Equal(got, []string{"example/disk:1"}) {
 		t.Errorf("images on this host: %v", got)

@@ -33,7 +33,9 @@ type Driver struct {
 	wg      sync.WaitGroup
 
 	// Calls of each lane wait for each other alone.
-	queries, acts, ends, starts, agents, moves *lane
+	queries, acts, ends, starts, agents, moves, counters *lane
+	// counted are the UUIDs of the domains whose counters are being read.
+	counted sync.Map
 	// recording is held from the reading of a domain's records to the writing.
 	recording sync.Mutex
 	caps      capabilityCache
@@ -62,21 +64,22 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	}
 	life, stop := context.WithCancel(context.Background())
 	d := &Driver{
-		cfg:     cfg,
-		log:     cfg.Logger,
-		hub:     broadcast.New(),
-		owners:  newOwnerCache(),
-		names:   newNameCache(),
-		raw:     make(chan rawEvent, rawBacklog),
-		calls:   map[string]int{},
-		stop:    stop,
-		stopped: life.Done(),
-		queries: newLane("queries", 4),
-		acts:    newLane("acts", 4),
-		ends:    newLane("ends", 3),
-		starts:  newLane("starts", 3),
-		agents:  newLane("agents", 3),
-		moves:   newLane("moves", 3),
+		cfg:      cfg,
+		log:      cfg.Logger,
+		hub:      broadcast.New(),
+		owners:   newOwnerCache(),
+		names:    newNameCache(),
+		raw:      make(chan rawEvent, rawBacklog),
+		calls:    map[string]int{},
+		stop:     stop,
+		stopped:  life.Done(),
+		queries:  newLane("queries", 3),
+		acts:     newLane("acts", 3),
+		ends:     newLane("ends", 3),
+		starts:   newLane("starts", 3),
+		agents:   newLane("agents", 3),
+		moves:    newLane("moves", 2),
+		counters: newLane("counters", 3),
 	}
 	first := make(chan struct{})
 	d.wg.Add(2)
@@ -106,7 +109,7 @@ func (d *Driver) Close() error {
 	done := make(chan struct{})
 	go func() {
 		d.wg.Wait()
-		for _, l := range []*lane{d.acts, d.ends, d.starts, d.agents, d.moves} {
+		for _, l := range []*lane{d.acts, d.ends, d.starts, d.agents, d.moves, d.counters} {
 			l.close()
 		}
 		close(done)

@@ -23,6 +23,7 @@ import (
 //	starts   Start, which may take minutes
 //	agents   questions to guests, which answer when they like
 //	moves    migrations, which may take hours
+//	counters statistics, which an emulator that hangs never gives
 //
 // A lane other than queries connects when it is first used, and again after a loss.
 type lane struct {

@@ -2,33 +2,123 @@ package libvirt
 
 import (
 	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
 
+	"golang.org/x/sync/errgroup"
 	"libvirt.org/go/libvirt"
 
 	"virtmesh/agent/host/hypervisor"
 )
 
-// Stats implements hypervisor.Observer. It is one call for all domains; a domain that
-// is busy gives what can be told without waiting for it.
+const (
+	// statsPatience is how long one guest's counters may take. An emulator that hangs
+	// never answers, and must not hide the other guests' counters.
+	statsPatience = 2 * time.Second
+	statsTypes    = libvirt.DOMAIN_STATS_STATE | libvirt.DOMAIN_STATS_CPU_TOTAL | libvirt.DOMAIN_STATS_BALLOON |
+		libvirt.DOMAIN_STATS_VCPU | libvirt.DOMAIN_STATS_INTERFACE | libvirt.DOMAIN_STATS_BLOCK
+)
+
+// Stats implements hypervisor.Observer. Each guest is a call of its own: one that
+// takes too long is left out, and not asked again before that call has ended. A
+// domain that is busy gives what can be told without waiting for it.
 func (d *Driver) Stats(ctx context.Context) ([]hypervisor.Stats, error) {
-	return call(ctx, d, d.queries, "read statistics", nil, func(conn *libvirt.Connect) ([]hypervisor.Stats, error) {
-		const types = libvirt.DOMAIN_STATS_STATE | libvirt.DOMAIN_STATS_CPU_TOTAL | libvirt.DOMAIN_STATS_BALLOON |
-			libvirt.DOMAIN_STATS_VCPU | libvirt.DOMAIN_STATS_INTERFACE | libvirt.DOMAIN_STATS_BLOCK
-		const flags = libvirt.CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-		all, err := conn.GetAllDomainStats(nil, types, flags)
+	uuids, err := d.activeUUIDs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	var ours []hypervisor.Stats
+	group, within := errgroup.WithContext(ctx)
+	group.SetLimit(cap(d.counters.slots))
+	for _, uuid := range uuids {
+		group.Go(func() error {
+			stats, err := d.statsOf(within, uuid)
+			switch {
+			case err == nil:
+				mu.Lock()
+				defer mu.Unlock()
+				ours = append(ours, stats...)
+			case within.Err() != nil, errors.Is(err, hypervisor.ErrUnavailable):
+				return err
+			default:
+				d.log.Warn("a guest's counters could not be read", "uuid", uuid, "err", err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return ours, nil
+}
+
+// activeUUIDs lists the running domains, ours or not, from the daemon's memory.
+func (d *Driver) activeUUIDs(ctx context.Context) ([]string, error) {
+	return call(ctx, d, d.queries, "list running domains", nil, func(conn *libvirt.Connect) ([]string, error) {
+		all, err := conn.ListAllDomains(libvirt.CONNECT_LIST_DOMAINS_ACTIVE)
 		if err != nil {
 			return nil, err
 		}
-		var ours []hypervisor.Stats
+		defer freeAll(all)
+		var uuids []string
 		for i := range all {
-			stats, err := d.stats(&all[i])
-			_ = all[i].Domain.Free()
-			if err == nil {
-				ours = append(ours, stats)
+			if uuid, err := all[i].GetUUIDString(); err == nil {
+				uuids = append(uuids, uuid)
 			}
 		}
-		return ours, nil
+		return uuids, nil
 	})
+}
+
+// statsOf reads the counters of one domain; none when it is not ours, or when an
+// earlier call for it is still under way.
+func (d *Driver) statsOf(ctx context.Context, uuid string) ([]hypervisor.Stats, error) {
+	if _, hangs := d.counted.LoadOrStore(uuid, true); hangs {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, statsPatience)
+	defer cancel()
+	var begun atomic.Bool
+	stats, err := call(ctx, d, d.counters, "read statistics of "+uuid, nil, func(conn *libvirt.Connect) ([]hypervisor.Stats, error) {
+		begun.Store(true)
+		defer d.counted.Delete(uuid)
+		return d.readStats(conn, uuid)
+	})
+	if !begun.Load() {
+		d.counted.Delete(uuid)
+	}
+	return stats, err
+}
+
+// readStats asks the daemon for one domain's counters.
+func (d *Driver) readStats(conn *libvirt.Connect, uuid string) ([]hypervisor.Stats, error) {
+	dom, err := conn.LookupDomainByUUIDString(uuid)
+	if is(err, libvirt.ERR_NO_DOMAIN) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = dom.Free() }()
+	all, err := conn.GetAllDomainStats([]*libvirt.Domain{dom}, statsTypes, libvirt.CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE|libvirt.CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
+	if is(err, libvirt.ERR_NO_DOMAIN) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var ours []hypervisor.Stats
+	for i := range all {
+		stats, err := d.stats(&all[i])
+		_ = all[i].Domain.Free()
+		if err == nil {
+			ours = append(ours, stats)
+		}
+	}
+	return ours, nil
 }
 
 // stats translates the counters of one domain. An error means that the domain is not
