@@ -37,7 +37,7 @@ func (a *Agent) joinMesh(ctx context.Context) (err error) {
 
 // view is this host's view of what the mesh wants.
 type view struct {
-	store       objects.Store
+	store       *objects.Replica
 	cache       *objects.Cache
 	claims      *claims.Cache
 	recorder    *objects.Recorder
@@ -46,7 +46,7 @@ type view struct {
 
 // openView prepares the view; the loops fill it.
 func (a *Agent) openView(context.Context) (err error) {
-	a.view.store = objects.FromRaft(a.member.Store())
+	a.view.store = objects.FromRaft(a.member.Store(), nil)
 	cfg := objects.DefaultCacheConfig()
 	cfg.Store, cfg.Logger = a.view.store, a.log.With("part", "objects")
 	if a.view.cache, err = objects.NewCache(cfg); err != nil {
@@ -133,7 +133,7 @@ func (a *Agent) serveHosts(context.Context) error {
 // openAPI makes the Kubernetes API.
 func (a *Agent) openAPI(context.Context) (err error) {
 	cfg := api.DefaultConfig()
-	cfg.Store, cfg.Instances = a.member.Store(), a.router
+	cfg.Store, cfg.Instances = a.view.store, a.router
 	cfg.ClientCAs = a.member.Identity().Roots
 	cfg.Logger, cfg.Metrics = a.log.With("part", "api"), a.metrics
 	cfg.Ready = map[string]func(context.Context) error{"store": a.storeReady}
