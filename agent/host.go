@@ -84,7 +84,7 @@ type loop struct {
 func (a *Agent) startHost(ctx context.Context) error {
 	h := &host{
 		config: a.config, version: a.version, log: a.log, metrics: a.metrics,
-		gossip: a.gossip, raft: a.store, store: objects.FromRaft(a.store),
+		gossip: a.gossip, raft: a.store, store: stewards.Guard(objects.FromRaft(a.store)),
 	}
 	a.host = h
 	if err := h.openObjects(); err != nil {

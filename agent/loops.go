@@ -45,10 +45,17 @@ func (h *host) add(name string, run func(context.Context) error) {
 	h.loops = append(h.loops, loop{name, run})
 }
 
+// deps is what the host lends to its control loops; part names one in the log.
+func (h *host) deps(part string) stewards.Deps {
+	return stewards.Deps{
+		Store: h.store, Cache: h.cache, Claims: h.claims, Recorder: h.recorder, Stewardship: h.stewardship,
+		Logger: h.log.With("part", part), Registerer: h.metrics,
+	}
+}
+
 func (h *host) addVM() error {
 	cfg := vm.DefaultConfig()
-	cfg.Store, cfg.Cache, cfg.Recorder = h.store, h.cache, h.recorder
-	cfg.Stewardship, cfg.Logger, cfg.Registerer = h.stewardship, h.log.With("part", "vm"), h.metrics
+	cfg.Deps = h.deps("vm")
 	defaults := vmi.DefaultDefaults()
 	cfg.Prepare = []vm.Prepare{func(_ context.Context, _ *kubevirtv1.VirtualMachine, instance *kubevirtv1.VirtualMachineInstance) error {
 		vmi.SetNewInstance(defaults, instance, time.Now())
@@ -65,10 +72,8 @@ func (h *host) addVM() error {
 func (h *host) addPlacement() error {
 	view := schedule.NewView(h.store, h.cache, h.claims, schedule.FromGossip(h.gossip))
 	cfg := schedule.DefaultConfig()
-	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = h.store, h.cache, h.claims, view
+	cfg.Deps, cfg.View = h.deps("placement"), view
 	cfg.Offers, cfg.Volumes = h.router, schedule.FromClaims(h.cache)
-	cfg.Recorder, cfg.Stewardship = h.recorder, h.stewardship
-	cfg.Logger, cfg.Registerer = h.log.With("part", "placement"), h.metrics
 	c, err := schedule.New(cfg)
 	if err != nil {
 		return err
@@ -98,22 +103,20 @@ const executorWorkers = 16
 const executorTimeout = 10 * time.Minute
 
 func (h *host) addExecutor() error {
-	cfg := stewards.DefaultConfig()
-	cfg.Name, cfg.Reconciler, cfg.Workers = "executor", h.executor, executorWorkers
-	cfg.Timeout = executorTimeout
-	cfg.Sources = []stewards.Source{
-		objects.Map(h.instanceSet, func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) []objects.Key {
-			for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.New, change.Old} {
-				if vmi != nil && vmi.Status.NodeName == h.config.Name {
-					return []objects.Key{objects.KeyOf(vmi)}
+	c, err := stewards.New(h.deps("executor"), stewards.Steward{
+		Name: "executor", Everywhere: true, Reconciler: h.executor, Workers: executorWorkers, Timeout: executorTimeout,
+		Inputs: []stewards.Input{
+			stewards.WatchFor(h.cache, "itself, if this host runs it", func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) []objects.Key {
+				for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.New, change.Old} {
+					if vmi != nil && vmi.Status.NodeName == h.config.Name {
+						return []objects.Key{objects.KeyOf(vmi)}
+					}
 				}
-			}
-			return nil
-		}),
-		h.executor,
-	}
-	cfg.Logger, cfg.Registerer = h.log.With("part", "executor"), h.metrics
-	c, err := stewards.New(cfg)
+				return nil
+			}),
+			{What: "domains of this host", Wakes: "the instance of the domain", Source: h.executor},
+		},
+	})
 	if err != nil {
 		return err
 	}
@@ -122,11 +125,10 @@ func (h *host) addExecutor() error {
 }
 
 func (h *host) addProvisioner() error {
-	cfg := stewards.DefaultConfig()
-	cfg.Name, cfg.Reconciler = "volumes", h.provisioner
-	cfg.Sources = []stewards.Source{objects.For[*corev1.PersistentVolumeClaim](h.cache)}
-	cfg.Logger, cfg.Registerer = h.log.With("part", "volumes"), h.metrics
-	c, err := stewards.New(cfg)
+	c, err := stewards.New(h.deps("volumes"), stewards.Steward{
+		Name: "volumes", Everywhere: true, Reconciler: h.provisioner,
+		Inputs: []stewards.Input{stewards.Watch[*corev1.PersistentVolumeClaim](h.cache)},
+	})
 	if err != nil {
 		return err
 	}
@@ -159,11 +161,7 @@ func (h *host) addNode() error {
 	}
 	h.add("facts", teller.Run)
 
-	watcher := nodes.DefaultConfig()
-	watcher.Store, watcher.Cache, watcher.Members = h.store, h.cache, liveMembers{h.gossip}
-	watcher.Recorder, watcher.Stewardship = h.recorder, h.stewardship
-	watcher.Logger, watcher.Registerer = h.log.With("part", "node"), h.metrics
-	w, err := nodes.New(watcher)
+	w, err := nodes.New(h.deps("node"), liveMembers{h.gossip})
 	if err != nil {
 		return err
 	}
@@ -173,45 +171,28 @@ func (h *host) addNode() error {
 
 // addCleaners assembles what removes objects that nobody wants any more.
 func (h *host) addCleaners() error {
-	collector := collect.DefaultConfig()
-	collector.Store, collector.Cache, collector.Stewardship = h.store, h.cache, h.stewardship
-	collector.Logger, collector.Registerer = h.log.With("part", "gc"), h.metrics
-	c, err := collect.New(collector)
+	deps := h.deps("gc")
+	c, err := collect.New(deps)
 	if err != nil {
 		return err
 	}
 	h.add("garbage collector", c.Run)
-
-	expirer := collect.DefaultExpirerConfig()
-	expirer.Store, expirer.Stewardship, expirer.Logger = h.store, h.stewardship, h.log.With("part", "gc")
-	e, err := collect.NewExpirer(expirer)
+	e, err := collect.NewExpirer(deps)
 	if err != nil {
 		return err
 	}
 	h.add("old events", e.Run)
-
-	sweeper := collect.DefaultSweeperConfig()
-	sweeper.Host, sweeper.Store, sweeper.Cache, sweeper.Claims = h.config.Name, h.store, h.cache, h.claims
-	sweeper.HasGuest, sweeper.Logger, sweeper.Registerer = h.hasGuest, h.log.With("part", "gc"), h.metrics
-	s, err := collect.NewSweeper(sweeper)
+	s, err := collect.NewSweeper(deps, h.config.Name, h.hasGuest)
 	if err != nil {
 		return err
 	}
 	h.add("stale claims", s.Run)
-
-	epochs := collect.DefaultEpochsConfig()
-	epochs.Store, epochs.Cache, epochs.Claims, epochs.Stewardship = h.store, h.cache, h.claims, h.stewardship
-	epochs.Logger = h.log.With("part", "gc")
-	forgetting, err := collect.NewEpochs(epochs)
+	forgetting, err := collect.NewEpochs(deps)
 	if err != nil {
 		return err
 	}
 	h.add("unused epochs", forgetting.Run)
-
-	namespaces := namespace.DefaultConfig()
-	namespaces.Store, namespaces.Cache, namespaces.Stewardship = h.store, h.cache, h.stewardship
-	namespaces.Logger, namespaces.Registerer = h.log.With("part", "namespace"), h.metrics
-	n, err := namespace.New(namespaces)
+	n, err := namespace.New(h.deps("namespace"))
 	if err != nil {
 		return err
 	}
