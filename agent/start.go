@@ -37,7 +37,10 @@ func (a *Agent) joinMesh(ctx context.Context) (err error) {
 
 // view is this host's view of what the mesh wants.
 type view struct {
-	store       *objects.Replica
+	// replica is the replicated store as the API uses it; store is the same, and
+	// holds the loops to the outputs that they declare.
+	replica     *objects.Replica
+	store       objects.Store
 	cache       *objects.Cache
 	claims      *claims.Cache
 	recorder    *objects.Recorder
@@ -46,7 +49,8 @@ type view struct {
 
 // openView prepares the view; the loops fill it.
 func (a *Agent) openView(context.Context) (err error) {
-	a.view.store = objects.FromRaft(a.member.Store(), nil)
+	a.view.replica = objects.FromRaft(a.member.Store(), nil)
+	a.view.store = stewards.Guard(a.view.replica)
 	cfg := objects.DefaultCacheConfig()
 	cfg.Store, cfg.Logger = a.view.store, a.log.With("part", "objects")
 	if a.view.cache, err = objects.NewCache(cfg); err != nil {
@@ -133,7 +137,7 @@ func (a *Agent) serveHosts(context.Context) error {
 // openAPI makes the Kubernetes API.
 func (a *Agent) openAPI(context.Context) (err error) {
 	cfg := api.DefaultConfig()
-	cfg.Store, cfg.Instances = a.view.store, a.router
+	cfg.Store, cfg.Instances = a.view.replica, a.router
 	cfg.ClientCAs = a.member.Identity().Roots
 	cfg.Logger, cfg.Metrics = a.log.With("part", "api"), a.metrics
 	cfg.Ready = map[string]func(context.Context) error{"store": a.storeReady}
@@ -164,7 +168,7 @@ func (a *Agent) serveUsers(context.Context) error {
 	a.onStop(func(context.Context) { a.http.Close() })
 	kubernetes := a.api.Handler()
 	local := port.AsHost(a.member.Identity().Leaf, kubernetes)
-	mesh := a.member.Administration(a.host, func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string) {
+	mesh := a.member.Administration(a.view.replica, a.host, func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string) {
 		a.view.recorder.Event(vmi, corev1.EventTypeWarning, reason, message)
 	})
 

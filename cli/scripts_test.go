@@ -35,6 +35,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/api"
+	"virtmesh/agent/objects"
 	"virtmesh/agent/port/admin"
 	"virtmesh/agent/port/guests"
 	"virtmesh/raftstore"
@@ -130,7 +131,7 @@ func startMesh(t *testing.T) *scriptMesh {
 	api.SetLibraryLogger(slog.New(slog.DiscardHandler))
 	m := &scriptMesh{store: raftstoretest.New(t)}
 	config := api.DefaultConfig()
-	config.Store, config.Instances = m.store, &quietInstances{}
+	config.Store, config.Instances = objects.FromRaft(m.store, nil), &quietInstances{}
 	var administrators *x509.CertPool
 	administrators, m.certificate, m.key = newAdministrator(t)
 	config.ClientCAs = func() *x509.CertPool { return administrators }

@@ -36,23 +36,30 @@ func (h *Host) add(name string, run func(context.Context) error) {
 	h.loops = append(h.loops, stewards.Loop{Name: name, Run: run})
 }
 
-func (h *Host) addExecutor(deps Deps) error {
-	cfg := stewards.DefaultConfig()
-	cfg.Name, cfg.Reconciler, cfg.Workers = "executor", h.executor, executorWorkers
-	cfg.Timeout = executorTimeout
-	cfg.Sources = []stewards.Source{
-		objects.Map(h.instances, func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) []objects.Key {
-			for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.New, change.Old} {
-				if vmi != nil && vmi.Status.NodeName == deps.Self.Name {
-					return []objects.Key{objects.KeyOf(vmi)}
-				}
-			}
-			return nil
-		}),
-		h.executor,
+// engine is what the host lends to the loops that the engine runs; part names one
+// in the log.
+func (d Deps) engine(part string) stewards.Deps {
+	return stewards.Deps{
+		Store: d.Store, Cache: d.Cache, Claims: d.Claims, Recorder: d.Recorder, Stewardship: d.Stewardship,
+		Logger: d.Logger.With("part", part), Registerer: d.Metrics,
 	}
-	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "executor"), deps.Metrics
-	c, err := stewards.New(cfg)
+}
+
+func (h *Host) addExecutor(deps Deps) error {
+	c, err := stewards.New(deps.engine("executor"), stewards.Steward{
+		Name: "executor", Everywhere: true, Reconciler: h.executor, Workers: executorWorkers, Timeout: executorTimeout,
+		Inputs: []stewards.Input{
+			stewards.WatchFor(deps.Cache, "itself, if this host runs it", func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) []objects.Key {
+				for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.New, change.Old} {
+					if vmi != nil && vmi.Status.NodeName == deps.Self.Name {
+						return []objects.Key{objects.KeyOf(vmi)}
+					}
+				}
+				return nil
+			}),
+			{What: "domains of this host", Wakes: "the instance of the domain", Source: h.executor},
+		},
+	})
 	if err != nil {
 		return err
 	}
@@ -61,11 +68,10 @@ func (h *Host) addExecutor(deps Deps) error {
 }
 
 func (h *Host) addProvisioner(deps Deps) error {
-	cfg := stewards.DefaultConfig()
-	cfg.Name, cfg.Reconciler = "volumes", h.provisioner
-	cfg.Sources = []stewards.Source{objects.For[*corev1.PersistentVolumeClaim](deps.Cache)}
-	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "volumes"), deps.Metrics
-	c, err := stewards.New(cfg)
+	c, err := stewards.New(deps.engine("volumes"), stewards.Steward{
+		Name: "volumes", Everywhere: true, Reconciler: h.provisioner,
+		Inputs: []stewards.Input{stewards.Watch[*corev1.PersistentVolumeClaim](deps.Cache)},
+	})
 	if err != nil {
 		return err
 	}

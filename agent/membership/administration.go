@@ -35,10 +35,11 @@ type administration struct {
 
 var _ admin.Mesh = administration{}
 
-// Administration serves the mesh's administration API on this host. duties are
-// this host's, tell writes an event about an instance that ends with its host.
-func (m *Member) Administration(duties Duties, tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string)) admin.Mesh {
-	return administration{Member: m, store: objects.FromRaft(m.store), duties: duties, tell: tell}
+// Administration serves the mesh's administration API on this host. store holds the
+// mesh's objects, duties are this host's, and tell writes an event about an instance
+// that ends with its host.
+func (m *Member) Administration(store objects.Store, duties Duties, tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string)) admin.Mesh {
+	return administration{Member: m, store: store, duties: duties, tell: tell}
 }
 
 // CreateToken implements admin.Mesh.

@@ -15,6 +15,9 @@ import (
 // deleted one. Both are shared and must not be changed.
 type Change[T Object] struct {
 	Old, New T
+	// Revision is the store's revision that made the change; zero where it is
+	// not known, as for a deletion that a list has found.
+	Revision uint64
 }
 
 // Informer holds all objects of one kind as the local replica has them. All
@@ -107,7 +110,7 @@ func (i *Informer[T]) AddHandler(fn func(Change[T])) (cancel func()) {
 	existing := slices.Collect(maps.Values(i.items))
 	i.mu.Unlock()
 	for _, o := range existing {
-		fn(Change[T]{New: o})
+		fn(Change[T]{New: o, Revision: revisionOf(o)})
 	}
 	return func() {
 		i.mu.Lock()
@@ -117,15 +120,30 @@ func (i *Informer[T]) AddHandler(fn func(Change[T])) (cancel func()) {
 }
 
 // Subscribe calls fn with the key of every object and of every change, so that
-// an informer is a source of keys for a controller.
+// an informer is a source of keys for a control loop.
 func (i *Informer[T]) Subscribe(fn func(Key)) (cancel func()) {
+	return i.SubscribeRevisions(func(key Key, _ uint64) { fn(key) })
+}
+
+// SubscribeRevisions calls fn as Subscribe does, with the revision of the
+// change beside the key; zero where it is not known.
+func (i *Informer[T]) SubscribeRevisions(fn func(Key, uint64)) (cancel func()) {
 	return i.AddHandler(func(c Change[T]) {
 		if c.isDelete() {
-			fn(KeyOf(c.Old))
+			fn(KeyOf(c.Old), c.Revision)
 		} else {
-			fn(KeyOf(c.New))
+			fn(KeyOf(c.New), c.Revision)
 		}
 	})
+}
+
+// revisionOf returns the revision of o, zero if it has none that can be read.
+func revisionOf(o Object) uint64 {
+	revision, err := Revision(o)
+	if err != nil {
+		return 0
+	}
+	return revision
 }
 
 // isDelete reports whether the object is gone. New is a typed nil then, which
@@ -153,7 +171,9 @@ func (i *Informer[T]) Apply(ev raftstore.Event) {
 	}
 	i.delivery.Lock()
 	defer i.delivery.Unlock()
-	i.deliver(i.set(key, o, ev.Type == raftstore.Put))
+	change := i.set(key, o, ev.Type == raftstore.Put)
+	change.Revision = ev.Revision
+	i.deliver(change)
 }
 
 // Reset implements Sink: it tells the handlers the difference between what was
@@ -176,7 +196,9 @@ func (i *Informer[T]) Reset(recs []raftstore.Record, _ uint64) {
 		if have, ok := i.Get(key); ok && have.GetResourceVersion() == o.GetResourceVersion() {
 			continue
 		}
-		i.deliver(i.set(key, o, true))
+		change := i.set(key, o, true)
+		change.Revision = rec.ModRevision
+		i.deliver(change)
 	}
 	for _, key := range i.Keys() {
 		if _, ok := seen[key]; !ok {

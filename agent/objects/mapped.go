@@ -17,9 +17,15 @@ func Map[T Object](informer *Informer[T], fn func(Change[T]) []Key) *Mapped[T] {
 
 // Subscribe calls fn with the keys that existing objects and changes name.
 func (m *Mapped[T]) Subscribe(fn func(Key)) (cancel func()) {
+	return m.SubscribeRevisions(func(key Key, _ uint64) { fn(key) })
+}
+
+// SubscribeRevisions calls fn as Subscribe does, with the revision of the
+// change beside the key; zero where it is not known.
+func (m *Mapped[T]) SubscribeRevisions(fn func(Key, uint64)) (cancel func()) {
 	return m.informer.AddHandler(func(c Change[T]) {
 		for _, key := range m.fn(c) {
-			fn(key)
+			fn(key, c.Revision)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -106,17 +107,17 @@ func (h *handled) count(k Key) int {
 	return h.seen[k]
 }
 
-func testConfig(src Source, r ReconcilerFunc) Config {
-	cfg := DefaultConfig()
-	cfg.Name, cfg.Reconciler, cfg.Sources, cfg.Resync = "test", r, []Source{src}, 0
-	cfg.Logger = slog.New(slog.DiscardHandler)
-	return cfg
+// quiet are deps of a loop that stores nothing.
+func quiet() Deps { return Deps{Logger: slog.New(slog.DiscardHandler)} }
+
+func testSteward(src Source, r ReconcilerFunc) Steward {
+	return Steward{Name: "test", Reconciler: r, Inputs: []Input{{What: "test", Wakes: "itself", Source: src}}, Resync: -1}
 }
 
 // start runs a controller in the bubble and returns what stops and waits.
-func start(t *testing.T, cfg Config) (*Controller, func()) {
+func start(t *testing.T, d Deps, s Steward) (*Controller, func()) {
 	t.Helper()
-	c, err := New(cfg)
+	c, err := New(d, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +140,7 @@ func TestFailureIsRetriedWithDoublingBackoff(t *testing.T) {
 		var at []time.Duration
 		t0 := time.Now()
 		src := &keys{known: []Key{key(1)}}
-		_, stop := start(t, testConfig(src, func(context.Context, Key) (Result, error) {
+		_, stop := start(t, quiet(), testSteward(src, func(context.Context, Key) (Result, error) {
 			at = append(at, time.Since(t0))
 			if len(at) < 4 {
 				return Result{}, errors.New("not yet")
@@ -162,7 +163,7 @@ func TestPendingKeepsTheBackoff(t *testing.T) {
 		t0 := time.Now()
 		src := &keys{known: []Key{key(1)}}
 		begun := false
-		_, stop := start(t, testConfig(src, func(context.Context, Key) (Result, error) {
+		_, stop := start(t, quiet(), testSteward(src, func(context.Context, Key) (Result, error) {
 			if begun = !begun; begun {
 				return Result{Pending: true, RequeueAfter: time.Nanosecond}, nil
 			}
@@ -182,14 +183,14 @@ func TestRequeueAfterAndResync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h handled
 		src := &keys{known: []Key{key(1)}}
-		cfg := testConfig(src, func(_ context.Context, k Key) (Result, error) {
+		cfg := testSteward(src, func(_ context.Context, k Key) (Result, error) {
 			if h.add(k) == 1 {
 				return Result{RequeueAfter: time.Minute}, nil
 			}
 			return Result{}, nil
 		})
 		cfg.Resync = time.Hour
-		_, stop := start(t, cfg)
+		_, stop := start(t, quiet(), cfg)
 		time.Sleep(59 * time.Second)
 		if n := h.count(key(1)); n != 1 {
 			t.Errorf("handled %d times before RequeueAfter, want 1", n)
@@ -210,7 +211,7 @@ func TestPanicIsContainedAndCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h handled
 		src := &keys{known: []Key{key(1), key(2)}}
-		cfg := testConfig(src, func(_ context.Context, k Key) (Result, error) {
+		cfg := testSteward(src, func(_ context.Context, k Key) (Result, error) {
 			if h.add(k) == 1 && k == key(1) {
 				panic("broken object")
 			}
@@ -218,8 +219,9 @@ func TestPanicIsContainedAndCounted(t *testing.T) {
 		})
 		cfg.Workers = 1
 		reg := prometheus.NewRegistry()
-		cfg.Registerer = reg
-		c, stop := start(t, cfg)
+		deps := quiet()
+		deps.Registerer = reg
+		c, stop := start(t, deps, cfg)
 		time.Sleep(time.Second)
 		if h.count(key(1)) != 2 || h.count(key(2)) != 1 {
 			t.Errorf("handled %d and %d times, want 2 and 1", h.count(key(1)), h.count(key(2)))
@@ -239,7 +241,7 @@ func TestOneKeyIsNeverHandledTwiceAtOnce(t *testing.T) {
 		var mu sync.Mutex
 		active, most, total := 0, 0, 0
 		src := &keys{}
-		_, stop := start(t, testConfig(src, func(context.Context, Key) (Result, error) {
+		_, stop := start(t, quiet(), testSteward(src, func(context.Context, Key) (Result, error) {
 			mu.Lock()
 			active++
 			total++
@@ -268,7 +270,7 @@ func TestStopWaitsForTheWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		finished := false
 		src := &keys{known: []Key{key(1)}}
-		_, stop := start(t, testConfig(src, func(ctx context.Context, _ Key) (Result, error) {
+		_, stop := start(t, quiet(), testSteward(src, func(ctx context.Context, _ Key) (Result, error) {
 			<-ctx.Done()
 			time.Sleep(time.Second)
 			finished = true
@@ -295,12 +297,13 @@ func TestKeysAreHandledByTheirStewardOnly(t *testing.T) {
 		for _, name := range m.names {
 			h := &handled{}
 			hosts[name] = h
-			cfg := testConfig(src, func(_ context.Context, k Key) (Result, error) {
+			cfg := testSteward(src, func(_ context.Context, k Key) (Result, error) {
 				h.add(k)
 				return Result{}, nil
 			})
-			cfg.Stewardship = NewStewardship(name, m)
-			_, stop := start(t, cfg)
+			deps := quiet()
+			deps.Stewardship = NewStewardship(name, m)
+			_, stop := start(t, deps, cfg)
 			stops = append(stops, stop)
 		}
 		time.Sleep(time.Second)
@@ -330,12 +333,13 @@ func TestLosersDropKeysThatMovedAway(t *testing.T) {
 		s := NewStewardship("a", m)
 		var h handled
 		src := &keys{known: []Key{key(1)}}
-		cfg := testConfig(src, func(_ context.Context, k Key) (Result, error) {
+		cfg := testSteward(src, func(_ context.Context, k Key) (Result, error) {
 			h.add(k)
 			return Result{RequeueAfter: time.Minute}, nil
 		})
-		cfg.Stewardship = s
-		_, stop := start(t, cfg)
+		deps := quiet()
+		deps.Stewardship = s
+		_, stop := start(t, deps, cfg)
 		time.Sleep(time.Second)
 		m.set("z-not-a")
 		time.Sleep(time.Hour)
@@ -394,25 +398,26 @@ func TestStewardIsStable(t *testing.T) {
 	}
 }
 
-func TestValidateNamesWhatIsMissing(t *testing.T) {
-	good := testConfig(&keys{}, func(context.Context, Key) (Result, error) { return Result{}, nil })
-	if err := good.Validate(); err != nil {
+func TestNewNamesWhatIsMissing(t *testing.T) {
+	good := testSteward(&keys{}, func(context.Context, Key) (Result, error) { return Result{}, nil })
+	if _, err := New(quiet(), good); err != nil {
 		t.Fatal(err)
 	}
-	for name, spoil := range map[string]func(*Config){
-		"name":       func(c *Config) { c.Name = "" },
-		"reconciler": func(c *Config) { c.Reconciler = nil },
-		"sources":    func(c *Config) { c.Sources = nil },
-		"logger":     func(c *Config) { c.Logger = nil },
-		"workers":    func(c *Config) { c.Workers = 0 },
-		"backoff":    func(c *Config) { c.MaxBackoff = c.MinBackoff / 2 },
-		"timeout":    func(c *Config) { c.Timeout = 0 },
-		"resync":     func(c *Config) { c.Resync = -1 },
+	if _, err := New(Deps{}, good); err == nil || !strings.Contains(err.Error(), "Logger") {
+		t.Errorf("without a logger: %v", err)
+	}
+	for name, spoil := range map[string]func(*Steward){
+		"Name":       func(s *Steward) { s.Name = "" },
+		"Reconciler": func(s *Steward) { s.Reconciler = nil },
+		"input":      func(s *Steward) { s.Inputs = []Input{{What: "read only"}} },
+		"Workers":    func(s *Steward) { s.Workers = -1 },
+		"MaxBackoff": func(s *Steward) { s.MaxBackoff = time.Millisecond },
+		"Timeout":    func(s *Steward) { s.Timeout = -1 },
 	} {
-		cfg := good
-		spoil(&cfg)
-		if cfg.Validate() == nil {
-			t.Errorf("%s: Validate accepted a broken config", name)
+		broken := good
+		spoil(&broken)
+		if _, err := New(quiet(), broken); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: got %v", name, err)
 		}
 	}
 }

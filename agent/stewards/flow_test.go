@@ -172,36 +172,39 @@ func startHost(t testing.TB, name string, store objects.Store, m *membership) *h
 	recCfg.Store, recCfg.Component, recCfg.Host, recCfg.Logger = store, "virtmesh", name, log
 	rec, err := objects.NewRecorder(recCfg)
 	h.check(err)
-	stewardship := stewards.NewStewardship(name, members{m})
+	deps := stewards.Deps{
+		Store: stewards.Guard(store), Cache: cache, Claims: cc, Recorder: rec,
+		Stewardship: stewards.NewStewardship(name, members{m}), Logger: log, Undeclared: func(err error) { t.Error(err) },
+	}
 
 	vmCfg := vm.DefaultConfig()
-	vmCfg.Store, vmCfg.Cache, vmCfg.Recorder, vmCfg.Stewardship, vmCfg.Logger = store, cache, rec, stewardship, log
+	vmCfg.Deps = deps
 	vms, err := vm.New(vmCfg)
 	h.check(err)
 
 	view := schedule.NewView(store, cache, cc, facts{m})
 	plCfg := schedule.DefaultConfig()
-	plCfg.Store, plCfg.Cache, plCfg.Claims, plCfg.View, plCfg.Volumes = store, cache, cc, view, schedule.FromClaims(cache)
-	plCfg.Recorder, plCfg.Stewardship, plCfg.Logger = rec, stewardship, log
+	plCfg.Deps, plCfg.View, plCfg.Volumes = deps, view, schedule.FromClaims(cache)
 	placing, err := schedule.New(plCfg)
 	h.check(err)
 
 	pubCfg := publish.DefaultConfig()
 	pubCfg.Host, pubCfg.Store, pubCfg.Cache, pubCfg.Claims, pubCfg.Logger = name, store, cache, cc, log
 	room := vmi.Resources{CPUMilli: 32000, MemoryBytes: 64 << 30}
-	pubCfg.Describe = func() publish.Description { return publish.Description{Capacity: room, Allocatable: room, KVM: true} }
+	pubCfg.Describe = func() publish.Description {
+		return publish.Description{Capacity: room, Allocatable: room, KVM: true}
+	}
 	pub, err := publish.New(pubCfg)
 	h.check(err)
 
-	gcCfg := collect.DefaultConfig()
-	gcCfg.Store, gcCfg.Cache, gcCfg.Stewardship, gcCfg.Logger = store, cache, stewardship, log
-	collector, err := collect.New(gcCfg)
+	collector, err := collect.New(deps)
 	h.check(err)
 
-	exCfg := stewards.DefaultConfig()
 	vmis := objects.For[*kubevirtv1.VirtualMachineInstance](cache)
-	exCfg.Name, exCfg.Reconciler, exCfg.Sources, exCfg.Logger = "executor", executor{name, store, vmis}, []stewards.Source{vmis}, log
-	executing, err := stewards.New(exCfg)
+	executing, err := stewards.New(deps, stewards.Steward{
+		Name: "executor", Everywhere: true, Reconciler: executor{name, deps.Store, vmis},
+		Inputs: []stewards.Input{stewards.Watch[*kubevirtv1.VirtualMachineInstance](cache)},
+	})
 	h.check(err)
 
 	h.runs = []func(context.Context) error{

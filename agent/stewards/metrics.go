@@ -16,8 +16,11 @@ type metrics struct {
 	duration prometheus.Histogram
 	waiting  prometheus.Histogram
 	panics   prometheus.Counter
-	depth    prometheus.GaugeFunc
-	reg      prometheus.Registerer
+	// undeclared counts transactions that were refused because the steward does
+	// not declare what they write.
+	undeclared prometheus.Counter
+	depth      prometheus.GaugeFunc
+	reg        prometheus.Registerer
 
 	mu    sync.Mutex
 	since map[Key]time.Time // when a queued key was first asked for
@@ -43,6 +46,10 @@ func newMetrics(name string, reg prometheus.Registerer, depth func() int) (*metr
 			Name: "virtmesh_controller_panics_total", ConstLabels: labels,
 			Help: "Reconciliations that panicked.",
 		}),
+		undeclared: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "virtmesh_controller_undeclared_writes_total", ConstLabels: labels,
+			Help: "Transactions refused because the controller does not declare what they write.",
+		}),
 		depth: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "virtmesh_controller_queue_depth", ConstLabels: labels,
 			Help: "Keys waiting in the queue.",
@@ -65,7 +72,7 @@ func newMetrics(name string, reg prometheus.Registerer, depth func() int) (*metr
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.results, m.duration, m.waiting, m.panics, m.depth}
+	return []prometheus.Collector{m.results, m.duration, m.waiting, m.panics, m.undeclared, m.depth}
 }
 
 // unregister lets a controller of the same name start in the same process.

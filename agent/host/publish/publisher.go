@@ -74,26 +74,30 @@ func New(cfg Config) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	cfg.Store = stewards.Guard(cfg.Store)
 	p := &Publisher{cfg: cfg, nodes: objects.For[*corev1.Node](cfg.Cache), turn: make(chan struct{}, 1)}
 	p.turn <- struct{}{}
-	engine := stewards.DefaultConfig()
-	engine.Name, engine.Workers = "node-publisher", 1
-	engine.Reconciler = stewards.ReconcilerFunc(p.reconcile)
-	engine.Sources = []stewards.Source{ownNode{p}}
-	engine.MaxBackoff = 10 * time.Second
-	engine.Logger, engine.Registerer = cfg.Logger, cfg.Registerer
 	var err error
-	p.engine, err = stewards.New(engine)
+	p.engine, err = stewards.New(
+		stewards.Deps{Logger: cfg.Logger, Registerer: cfg.Registerer},
+		stewards.Steward{
+			Name: "node-publisher", Everywhere: true, Workers: 1, MaxBackoff: 10 * time.Second,
+			Reconciler: stewards.ReconcilerFunc(p.reconcile),
+			Inputs: []stewards.Input{
+				{What: "Node of this host", Wakes: "itself", Source: ownNode{p}},
+				stewards.ReadsClaims(cfg.Claims),
+				{What: "this host"},
+			},
+			Outputs: []stewards.Output{
+				stewards.Writes[*corev1.Node](stewards.Create | stewards.Update),
+				stewards.WritesRecords("claims: capacity of this host", claims.Prefix),
+			},
+		})
 	return p, err
 }
 
 // Run publishes until ctx ends.
-func (p *Publisher) Run(ctx context.Context) error {
-	if err := p.cfg.Claims.WaitForSync(ctx); err != nil {
-		return nil // ctx has ended
-	}
-	return p.engine.Run(ctx)
-}
+func (p *Publisher) Run(ctx context.Context) error { return p.engine.Run(ctx) }
 
 // Pause makes the host publish nothing until Resume, so that what is withdrawn
 // does not come back. When it returns, nothing is under way.

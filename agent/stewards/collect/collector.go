@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 
-	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -19,35 +17,6 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Config describes a Collector.
-type Config struct {
-	// Store and Cache are the agent's. Required.
-	Store objects.Store
-	Cache *objects.Cache
-	// Stewardship spreads the objects over the hosts. Nil: all are handled.
-	Stewardship *stewards.Stewardship
-	// Workers is the number of objects handled at the same time.
-	Workers int
-	// Logger receives failures. Required.
-	Logger *slog.Logger
-	// Registerer receives the metrics. May be nil.
-	Registerer prometheus.Registerer
-}
-
-// DefaultConfig returns the settings to start from.
-func DefaultConfig() Config { return Config{Workers: 4} }
-
-// Validate reports what is missing or contradicts itself.
-func (c Config) Validate() error {
-	if c.Store == nil || c.Cache == nil || c.Logger == nil {
-		return errors.New("garbage collector: Store, Cache and Logger are required")
-	}
-	if c.Workers < 1 {
-		return fmt.Errorf("garbage collector: Workers is %d, want at least 1", c.Workers)
-	}
-	return nil
-}
-
 // Collector deletes objects whose owners are gone.
 type Collector struct {
 	store  objects.Store
@@ -55,23 +24,27 @@ type Collector struct {
 	engine *stewards.Controller
 }
 
-// New checks cfg and returns a collector that is not yet running.
-func New(cfg Config) (*Collector, error) {
-	if err := cfg.Validate(); err != nil {
+// New returns a collector that is not yet running.
+func New(d stewards.Deps) (*Collector, error) {
+	d, err := d.Complete()
+	if err != nil {
 		return nil, err
 	}
-	c := &Collector{store: cfg.Store, graph: newGraph(cfg.Logger.With("controller", "gc"))}
-	cfg.Cache.Records(kinds.Root, c.graph)
-	engine := stewards.DefaultConfig()
-	engine.Name, engine.Workers = "gc", cfg.Workers
-	engine.Reconciler = stewards.ReconcilerFunc(c.reconcile)
-	engine.Sources = []stewards.Source{c.graph}
-	engine.Stewardship = cfg.Stewardship
-	engine.Logger, engine.Registerer = cfg.Logger, cfg.Registerer
-	var err error
-	c.engine, err = stewards.New(engine)
+	c := &Collector{store: d.Store, graph: newGraph(d.Logger.With("controller", "gc"))}
+	d.Cache.Records(kinds.Root, c.graph)
+	c.engine, err = stewards.New(d, stewards.Steward{
+		Name: "gc", Reconciler: stewards.ReconcilerFunc(c.reconcile),
+		Inputs: []stewards.Input{{What: "metadata of all objects", Wakes: "itself, its dependents, and its owners under deletion", Source: c.graph}},
+		Outputs: []stewards.Output{{
+			What: "all objects", Prefix: kinds.Root, Acts: stewards.Delete,
+			Fields: append(stewards.DeletionFields(), "metadata.ownerReferences"),
+		}},
+	})
 	return c, err
 }
+
+// Declaration returns the steward with its inputs and outputs.
+func (c *Collector) Declaration() stewards.Steward { return c.engine.Declaration() }
 
 // Run collects until ctx ends.
 func (c *Collector) Run(ctx context.Context) error { return c.engine.Run(ctx) }

@@ -2,7 +2,6 @@ package collect
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -16,33 +15,8 @@ import (
 	"virtmesh/agent/stewards"
 )
 
-// EpochsConfig describes an Epochs.
-type EpochsConfig struct {
-	// Store, Cache and Claims are the agent's. Required.
-	Store  objects.Store
-	Cache  *objects.Cache
-	Claims *claims.Cache
-	// Stewardship chooses the host that sweeps. Nil: this one does.
-	Stewardship *stewards.Stewardship
-	// Interval is how often unused names are looked for.
-	Interval time.Duration
-	// Logger receives failures. Required.
-	Logger *slog.Logger
-}
-
-// DefaultEpochsConfig returns the settings to start from.
-func DefaultEpochsConfig() EpochsConfig { return EpochsConfig{Interval: time.Minute} }
-
-// Validate reports what is missing or contradicts itself.
-func (c EpochsConfig) Validate() error {
-	if c.Store == nil || c.Cache == nil || c.Claims == nil || c.Logger == nil {
-		return errors.New("epoch sweeper: Store, Cache, Claims and Logger are required")
-	}
-	if c.Interval <= 0 {
-		return errors.New("epoch sweeper: Interval must be more than 0")
-	}
-	return nil
-}
+// epochInterval is how often unused names are looked for.
+const epochInterval = time.Minute
 
 // Epochs forgets the epochs of names that nothing has any more: no machine, no
 // instance and no claim. Every forgetting moves the floor, on which placements
@@ -52,60 +26,61 @@ func (c EpochsConfig) Validate() error {
 // the epoch of an instance with a claim, and one that comes back under the name
 // begins above the floor. The guards of namespaces that are gone go with them.
 type Epochs struct {
-	cfg  EpochsConfig
-	vms  *objects.Informer[*kubevirtv1.VirtualMachine]
-	vmis *objects.Informer[*kubevirtv1.VirtualMachineInstance]
-
+	store      objects.Store
+	claims     *claims.Cache
+	log        *slog.Logger
+	vms        *objects.Informer[*kubevirtv1.VirtualMachine]
+	vmis       *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	namespaces *objects.Informer[*corev1.Namespace]
+	engine     *stewards.Controller
 }
 
-// NewEpochs checks cfg and returns a sweeper that is not yet running.
-func NewEpochs(cfg EpochsConfig) (*Epochs, error) {
-	if err := cfg.Validate(); err != nil {
+// NewEpochs returns a loop that is not yet running.
+func NewEpochs(d stewards.Deps) (*Epochs, error) {
+	d, err := d.Complete()
+	if err != nil {
 		return nil, err
 	}
-	return &Epochs{
-		cfg:  cfg,
-		vms:  objects.For[*kubevirtv1.VirtualMachine](cfg.Cache),
-		vmis: objects.For[*kubevirtv1.VirtualMachineInstance](cfg.Cache),
-
-		namespaces: objects.For[*corev1.Namespace](cfg.Cache),
-	}, nil
+	e := &Epochs{
+		store: d.Store, claims: d.Claims, log: d.Logger,
+		vms:        objects.For[*kubevirtv1.VirtualMachine](d.Cache),
+		vmis:       objects.For[*kubevirtv1.VirtualMachineInstance](d.Cache),
+		namespaces: objects.For[*corev1.Namespace](d.Cache),
+	}
+	e.engine, err = stewards.New(d, stewards.Steward{
+		Name: "epochs", Workers: 1, Reconciler: stewards.ReconcilerFunc(e.reconcile),
+		Inputs: []stewards.Input{
+			stewards.Periodic("epochs", "every minute"),
+			stewards.ReadsClaims(d.Claims),
+			stewards.Reads[*kubevirtv1.VirtualMachine](d.Cache),
+			stewards.Reads[*kubevirtv1.VirtualMachineInstance](d.Cache),
+			stewards.Reads[*corev1.Namespace](d.Cache),
+		},
+		Outputs: []stewards.Output{stewards.WritesRecords("claims: epochs, their floor, guards of namespaces", claims.Prefix)},
+	})
+	return e, err
 }
+
+// Declaration returns the steward with its inputs and outputs.
+func (e *Epochs) Declaration() stewards.Steward { return e.engine.Declaration() }
 
 // Run forgets unused names until ctx ends.
-func (e *Epochs) Run(ctx context.Context) error {
-	for _, s := range []interface{ WaitForSync(context.Context) error }{e.cfg.Claims, e.vms, e.vmis, e.namespaces} {
-		if s.WaitForSync(ctx) != nil {
-			return nil // ctx has ended
-		}
+func (e *Epochs) Run(ctx context.Context) error { return e.engine.Run(ctx) }
+
+// reconcile looks for unused names once.
+func (e *Epochs) reconcile(ctx context.Context, _ stewards.Key) (stewards.Result, error) {
+	err := e.forgetUnused(ctx)
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
+		e.log.Debug("a name came back into use while it was to be forgotten", "err", err)
+		err = nil
 	}
-	t := time.NewTicker(e.cfg.Interval)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			err := e.sweep(ctx)
-			switch {
-			case err == nil || ctx.Err() != nil:
-			case apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err):
-				e.cfg.Logger.Debug("a name came back into use while it was to be forgotten", "err", err)
-			default:
-				e.cfg.Logger.Warn("epochs of unused names were not forgotten", "err", err)
-			}
-		}
-	}
+	return stewards.Result{RequeueAfter: epochInterval}, err
 }
 
-// sweep forgets up to sweepBatch names; the rest has time.
-func (e *Epochs) sweep(ctx context.Context) error {
-	if e.cfg.Stewardship != nil && !e.cfg.Stewardship.Mine("epochs", stewards.Key{Name: "epochs"}) {
-		return nil
-	}
+// forgetUnused forgets up to sweepBatch names; the rest has time.
+func (e *Epochs) forgetUnused(ctx context.Context) error {
 	unused := map[objects.Key]claims.Epoch{}
-	for key, last := range e.cfg.Claims.Epochs() {
+	for key, last := range e.claims.Epochs() {
 		if len(unused) == sweepBatch {
 			break
 		}
@@ -114,9 +89,9 @@ func (e *Epochs) sweep(ctx context.Context) error {
 		}
 	}
 	var tx objects.Tx
-	claims.ForgetEpochs(&tx, e.cfg.Claims.Floor(), unused)
+	claims.ForgetEpochs(&tx, e.claims.Floor(), unused)
 	e.forgetGuards(&tx)
-	if _, err := tx.Commit(ctx, e.cfg.Store); err != nil {
+	if _, err := tx.Commit(ctx, e.store); err != nil {
 		return fmt.Errorf("forget epochs: %w", err)
 	}
 	return nil
@@ -125,12 +100,12 @@ func (e *Epochs) sweep(ctx context.Context) error {
 // forgetGuards removes the guards of namespaces that do not exist and in which
 // nothing runs.
 func (e *Epochs) forgetGuards(tx *objects.Tx) {
-	guards := e.cfg.Claims.Guards()
+	guards := e.claims.Guards()
 	delete(guards, claims.AllNamespaces)
 	if len(guards) == 0 {
 		return
 	}
-	for _, in := range e.cfg.Claims.Instances() {
+	for _, in := range e.claims.Instances() {
 		delete(guards, in.Namespace)
 	}
 	for ns, revision := range guards {
@@ -147,6 +122,6 @@ func (e *Epochs) unused(key objects.Key, last claims.Epoch) bool {
 	if _, ok := e.vmis.Get(key); ok {
 		return false
 	}
-	_, claimed := e.cfg.Claims.Instance(last.UID)
+	_, claimed := e.claims.Instance(last.UID)
 	return !claimed
 }

@@ -1,12 +1,8 @@
 package collect
 
 import (
-	"context"
-	"log/slog"
 	"slices"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,23 +12,15 @@ import (
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/objects/objectstest"
+	"virtmesh/agent/stewards/stewardstest"
 	"virtmesh/raftstore"
 )
 
 // The epochs of names without machine, instance and claim are forgotten, and
 // no name is given one twice.
 func TestEpochsOfUnusedNamesAreForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := objectstest.New(claims.Rules()...)
-		commit := func(build func(tx *objects.Tx)) {
-			t.Helper()
-			var tx objects.Tx
-			build(&tx)
-			if _, err := tx.Commit(t.Context(), s); err != nil {
-				t.Fatal(err)
-			}
-		}
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		s, commit := w.Store, w.Commit
 		read := raftstore.ReadOptions{}
 		place := func(name, uid string) (in claims.Instance) {
 			t.Helper()
@@ -48,19 +36,8 @@ func TestEpochsOfUnusedNamesAreForgotten(t *testing.T) {
 			}
 			return in
 		}
-		log := slog.New(slog.DiscardHandler)
-		cacheCfg := objects.DefaultCacheConfig()
-		cacheCfg.Store, cacheCfg.Logger = s, log
-		cache, err := objects.NewCache(cacheCfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg := DefaultEpochsConfig()
-		cfg.Store, cfg.Cache, cfg.Claims, cfg.Logger = s, cache, claims.NewCache(cache, log), log
-		epochs, err := NewEpochs(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		epochs, err := NewEpochs(w.Host("h1").Deps)
+		w.Check(err)
 		commit(func(tx *objects.Tx) {
 			claims.Publish(tx, claims.Capacity{Host: "h1"})
 			meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: "ns", Name: name} }
@@ -82,14 +59,7 @@ func TestEpochsOfUnusedNamesAreForgotten(t *testing.T) {
 			in := claims.Instance{Namespace: "ns", UID: "any"}
 			claims.Depend(tx, in, claims.Regard{KeptOut: []string{"exists", "gone", "ns"}}, claims.Sight{})
 		})
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		wg.Go(func() { cache.Run(ctx) })
-		wg.Go(func() {
-			if err := epochs.Run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
+		w.Run(epochs.Run)
 		time.Sleep(5 * time.Minute)
 		if keys := s.Keys("/claims/epoch/"); len(keys) != 3 {
 			t.Errorf("epochs %v, want those of claimed, instance and machine", keys)
@@ -100,12 +70,8 @@ func TestEpochsOfUnusedNamesAreForgotten(t *testing.T) {
 		if in := place("bare", "again"); in.Epoch != 4 {
 			t.Errorf("epoch %d after three were used, want 4", in.Epoch)
 		}
-		before := s.Commits()
-		time.Sleep(time.Hour)
-		if n := s.Commits() - before; n != 0 {
+		if n := w.CommitsDuring(time.Hour); n != 0 {
 			t.Errorf("%d transactions with nothing to forget", n)
 		}
-		cancel()
-		wg.Wait()
 	})
 }

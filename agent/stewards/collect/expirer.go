@@ -2,9 +2,7 @@ package collect
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,78 +12,66 @@ import (
 	"virtmesh/raftstore"
 )
 
-// ExpirerConfig describes an Expirer.
-type ExpirerConfig struct {
-	// Store is the agent's. Required.
-	Store objects.Store
-	// Stewardship spreads the events over the hosts. Nil: all are handled.
-	Stewardship *stewards.Stewardship
-	// TTL is how long an event is kept after it last happened.
-	TTL time.Duration
-	// Interval is how often old events are looked for.
-	Interval time.Duration
-	// Logger receives failures. Required.
-	Logger *slog.Logger
+const (
+	// eventTTL is how long an event is kept after it last happened: an hour, as
+	// in Kubernetes.
+	eventTTL = time.Hour
+	// eventInterval is how often old events are looked for.
+	eventInterval = 5 * time.Minute
+)
+
+// Expirer deletes old events. One host lists them now and then, instead of all
+// hosts keeping copies of them.
+type Expirer struct {
+	store  objects.Store
+	engine *stewards.Controller
 }
 
-// DefaultExpirerConfig returns the settings to start from: events live for an
-// hour, as in Kubernetes.
-func DefaultExpirerConfig() ExpirerConfig {
-	return ExpirerConfig{TTL: time.Hour, Interval: 5 * time.Minute}
-}
-
-// Validate reports what is missing or contradicts itself.
-func (c ExpirerConfig) Validate() error {
-	if c.Store == nil || c.Logger == nil {
-		return errors.New("event expirer: Store and Logger are required")
-	}
-	if c.TTL <= 0 || c.Interval <= 0 {
-		return errors.New("event expirer: TTL and Interval must be more than 0")
-	}
-	return nil
-}
-
-// Expirer deletes old events. It lists them now and then, instead of keeping
-// copies of them all.
-type Expirer struct{ cfg ExpirerConfig }
-
-// NewExpirer checks cfg and returns an expirer that is not yet running.
-func NewExpirer(cfg ExpirerConfig) (*Expirer, error) {
-	if err := cfg.Validate(); err != nil {
+// NewExpirer returns an expirer that is not yet running.
+func NewExpirer(d stewards.Deps) (*Expirer, error) {
+	d, err := d.Complete()
+	if err != nil {
 		return nil, err
 	}
-	return &Expirer{cfg}, nil
+	e := &Expirer{store: d.Store}
+	e.engine, err = stewards.New(d, stewards.Steward{
+		Name: "old-events", Workers: 1, Reconciler: stewards.ReconcilerFunc(e.reconcile),
+		Inputs: []stewards.Input{
+			stewards.Periodic("events", "every five minutes"),
+			{What: "Event"},
+		},
+		Outputs: []stewards.Output{stewards.Writes[*corev1.Event](stewards.Delete)},
+	})
+	return e, err
 }
 
+// Declaration returns the steward with its inputs and outputs.
+func (e *Expirer) Declaration() stewards.Steward { return e.engine.Declaration() }
+
 // Run deletes old events until ctx ends.
-func (e *Expirer) Run(ctx context.Context) error {
-	t := time.NewTicker(e.cfg.Interval)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			if err := e.sweep(ctx); err != nil && ctx.Err() == nil {
-				e.cfg.Logger.Warn("old events were not deleted", "err", err)
-			}
-		}
+func (e *Expirer) Run(ctx context.Context) error { return e.engine.Run(ctx) }
+
+// reconcile deletes what is old now.
+func (e *Expirer) reconcile(ctx context.Context, _ stewards.Key) (stewards.Result, error) {
+	if err := e.deleteOld(ctx); err != nil {
+		return stewards.Result{}, err
 	}
+	return stewards.Result{RequeueAfter: eventInterval}, nil
 }
 
 // sweepBatch is how many events one transaction deletes.
 const sweepBatch = 200
 
-func (e *Expirer) sweep(ctx context.Context) error {
-	list, _, err := objects.List[*corev1.Event](ctx, e.cfg.Store, "", raftstore.ReadOptions{Consistency: raftstore.Local})
+func (e *Expirer) deleteOld(ctx context.Context) error {
+	list, _, err := objects.List[*corev1.Event](ctx, e.store, "", raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil {
 		return err
 	}
-	horizon := time.Now().Add(-e.cfg.TTL)
+	horizon := time.Now().Add(-eventTTL)
 	var tx objects.Tx
 	n := 0
 	flush := func() error {
-		_, err := tx.Commit(ctx, e.cfg.Store)
+		_, err := tx.Commit(ctx, e.store)
 		tx, n = objects.Tx{}, 0
 		if err != nil {
 			return fmt.Errorf("delete events: %w", err)
@@ -93,9 +79,6 @@ func (e *Expirer) sweep(ctx context.Context) error {
 		return nil
 	}
 	for _, ev := range list {
-		if e.cfg.Stewardship != nil && !e.cfg.Stewardship.Mine("events", objects.KeyOf(ev)) {
-			continue
-		}
 		if lastSeen(ev).After(horizon) {
 			continue
 		}

@@ -1,12 +1,9 @@
 package collect
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,71 +16,38 @@ import (
 	"pgregory.net/rapid"
 
 	"virtmesh/agent/objects"
-	"virtmesh/agent/objects/objectstest"
+	"virtmesh/agent/stewards/stewardstest"
 	"virtmesh/raftstore"
 )
 
 // bench is a collector on a store, in a bubble of fake time.
-type bench struct {
-	*testing.T
-	store *objectstest.Store
-}
+type bench struct{ *stewardstest.World }
 
-func run(t *testing.T, test func(b *bench)) {
+func run(t *testing.T, test func(b bench)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		b := &bench{T: t, store: objectstest.New()}
-		stop := start(t, b.store)
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		b := bench{w}
+		b.start()
 		test(b)
-		stop()
 	})
 }
 
-func start(t *testing.T, store objects.Store) (stop func()) {
-	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	cacheCfg := objects.DefaultCacheConfig()
-	cacheCfg.Store, cacheCfg.Logger = store, log
-	cache, err := objects.NewCache(cacheCfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := DefaultConfig()
-	cfg.Store, cfg.Cache, cfg.Logger = store, cache, log
-	c, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() { cache.Run(ctx) })
-	wg.Go(func() {
-		if err := c.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	synctest.Wait()
-	return func() {
-		cancel()
-		wg.Wait()
-	}
-}
-
-// settle lets retries after lost races happen.
-func (b *bench) settle() { time.Sleep(10 * time.Second) }
-
-func (b *bench) commit(build func(tx *objects.Tx)) {
+func (b bench) start() {
 	b.Helper()
-	var tx objects.Tx
-	build(&tx)
-	if _, err := tx.Commit(b.Context(), b.store); err != nil {
-		b.Fatal(err)
-	}
-	b.settle()
+	c, err := New(b.Host("h1").Deps)
+	b.Check(err)
+	b.Run(c.Run)
+	synctest.Wait()
+}
+
+func (b bench) commit(build func(tx *objects.Tx)) {
+	b.Helper()
+	b.Commit(build)
+	b.Settle()
 }
 
 // object is a ConfigMap owned by the named ones ("!name" blocks its deletion).
-func (b *bench) object(name string, owners ...string) *corev1.ConfigMap {
+func (b bench) object(name string, owners ...string) *corev1.ConfigMap {
 	o := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}}
 	for _, owner := range owners {
 		blocks := strings.HasPrefix(owner, "!")
@@ -96,29 +60,29 @@ func (b *bench) object(name string, owners ...string) *corev1.ConfigMap {
 	return o
 }
 
-func (b *bench) create(name string, owners ...string) {
+func (b bench) create(name string, owners ...string) {
 	b.Helper()
 	b.commit(func(tx *objects.Tx) { tx.Create(b.object(name, owners...)) })
 }
 
-func (b *bench) get(name string) *corev1.ConfigMap {
+func (b bench) get(name string) *corev1.ConfigMap {
 	b.Helper()
-	o, err := objects.Get[*corev1.ConfigMap](b.Context(), b.store, objects.Key{Namespace: "ns", Name: name}, raftstore.ReadOptions{})
-	if err != nil {
-		b.Fatal(err)
+	o := stewardstest.Get[*corev1.ConfigMap](b.World, objects.Key{Namespace: "ns", Name: name})
+	if o == nil {
+		b.Fatalf("%s is gone", name)
 	}
 	return o
 }
 
-func (b *bench) delete(name string, p metav1.DeletionPropagation) {
+func (b bench) delete(name string, p metav1.DeletionPropagation) {
 	b.Helper()
 	b.commit(func(tx *objects.Tx) { tx.Delete(b.get(name), objects.DeleteOptions{Propagation: p}) })
 }
 
-func (b *bench) expect(names ...string) {
+func (b bench) expect(names ...string) {
 	b.Helper()
 	var have []string
-	for _, key := range b.store.Keys("/registry/core/configmaps/ns/") {
+	for _, key := range b.Store.Keys("/registry/core/configmaps/ns/") {
 		have = append(have, key[strings.LastIndex(key, "/")+1:])
 	}
 	if !slices.Equal(have, names) {
@@ -127,7 +91,7 @@ func (b *bench) expect(names ...string) {
 }
 
 func TestBackground(t *testing.T) {
-	run(t, func(b *bench) {
+	run(t, func(b bench) {
 		b.create("a")
 		b.create("b", "a")
 		b.create("c", "b")
@@ -138,7 +102,7 @@ func TestBackground(t *testing.T) {
 }
 
 func TestAnyOwnerKeepsAnObject(t *testing.T) {
-	run(t, func(b *bench) {
+	run(t, func(b bench) {
 		b.create("a")
 		b.create("b")
 		b.create("c", "a", "b")
@@ -153,7 +117,7 @@ func TestAnyOwnerKeepsAnObject(t *testing.T) {
 }
 
 func TestForegroundWaitsForTheBlocking(t *testing.T) {
-	run(t, func(b *bench) {
+	run(t, func(b bench) {
 		b.create("a")
 		held := b.object("held", "!a")
 		held.Finalizers = []string{"test/hold"}
@@ -175,7 +139,7 @@ func TestForegroundWaitsForTheBlocking(t *testing.T) {
 }
 
 func TestOrphan(t *testing.T) {
-	run(t, func(b *bench) {
+	run(t, func(b bench) {
 		b.create("a")
 		b.create("b", "a")
 		b.create("c", "b")
@@ -188,7 +152,7 @@ func TestOrphan(t *testing.T) {
 }
 
 func TestObjectsWithFinalizersAreOnlyMarked(t *testing.T) {
-	run(t, func(b *bench) {
+	run(t, func(b bench) {
 		b.create("a")
 		o := b.object("b", "a")
 		o.Finalizers = []string{"test/hold"}
@@ -201,7 +165,7 @@ func TestObjectsWithFinalizersAreOnlyMarked(t *testing.T) {
 }
 
 func TestOwnersThatAreNotKnownExist(t *testing.T) {
-	run(t, func(b *bench) {
+	run(t, func(b bench) {
 		o := b.object("a")
 		o.OwnerReferences = []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "Thing", Name: "x", UID: "x"}}
 		b.commit(func(tx *objects.Tx) { tx.Create(o) })
@@ -216,7 +180,7 @@ func TestOwnersThatAreNotKnownExist(t *testing.T) {
 }
 
 func TestUnknownKindsAreKeptWhole(t *testing.T) {
-	run(t, func(b *bench) {
+	run(t, func(b bench) {
 		const key = "/registry/example.com/things/ns/x"
 		b.create("owner")
 		b.commit(func(tx *objects.Tx) {
@@ -224,7 +188,7 @@ func TestUnknownKindsAreKeptWhole(t *testing.T) {
 				`"ownerReferences":[{"apiVersion":"v1","kind":"ConfigMap","name":"owner","uid":"owner"}]},"spec":{"big":9007199254740993,"f":1.5}}`))
 		})
 		b.delete("owner", metav1.DeletePropagationBackground)
-		rec, _, err := b.store.Get(b.Context(), key, raftstore.ReadOptions{})
+		rec, _, err := b.Store.Get(b.Context(), key, raftstore.ReadOptions{})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -238,7 +202,7 @@ func TestUnknownKindsAreKeptWhole(t *testing.T) {
 
 // An object that cannot be read may be the owner of others.
 func TestNothingIsCollectedBlindly(t *testing.T) {
-	run(t, func(b *bench) {
+	run(t, func(b bench) {
 		b.commit(func(tx *objects.Tx) { tx.Put("/registry/core/secrets/ns/broken", []byte("{")) })
 		b.create("a", "gone")
 		time.Sleep(time.Hour)
@@ -251,14 +215,13 @@ func TestNothingIsCollectedBlindly(t *testing.T) {
 
 // What was missed while nobody collected is found at the start.
 func TestStartsWithWhatIsThere(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := &bench{T: t, store: objectstest.New()}
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		b := bench{w}
 		b.create("b", "gone")
 		b.create("c", "b")
-		stop := start(t, b.store)
-		b.settle()
+		b.start()
+		b.Settle()
 		b.expect()
-		stop()
 	})
 }
 
@@ -280,7 +243,7 @@ func TestAnyForest(t *testing.T) {
 				want = append(want, fmt.Sprintf("o%02d", i))
 			}
 		}
-		run(t, func(b *bench) {
+		run(t, func(b bench) {
 			var tx objects.Tx
 			for i := range n {
 				var names []string
@@ -289,14 +252,14 @@ func TestAnyForest(t *testing.T) {
 				}
 				tx.Create(b.object(fmt.Sprintf("o%02d", i), names...))
 			}
-			if _, err := tx.Commit(b.Context(), b.store); err != nil {
+			if _, err := tx.Commit(b.Context(), b.Store); err != nil {
 				b.Fatal(err)
 			}
 			var del objects.Tx
 			for _, i := range doomed {
 				del.Delete(b.get(fmt.Sprintf("o%02d", i)), objects.DeleteOptions{})
 			}
-			if _, err := del.Commit(b.Context(), b.store); err != nil {
+			if _, err := del.Commit(b.Context(), b.Store); err != nil {
 				b.Fatal(err)
 			}
 			time.Sleep(time.Minute)
@@ -306,54 +269,45 @@ func TestAnyForest(t *testing.T) {
 }
 
 func TestOldEventsExpire(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := objectstest.New()
+	stewardstest.Run(t, func(w *stewardstest.World) {
 		create := func(n int, name string) {
-			var tx objects.Tx
-			for i := range n {
-				tx.Create(&corev1.Event{
-					ObjectMeta:    metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint(name, i)},
-					LastTimestamp: metav1.Now(),
-				})
-			}
-			if _, err := tx.Commit(t.Context(), s); err != nil {
-				t.Fatal(err)
-			}
+			w.Commit(func(tx *objects.Tx) {
+				for i := range n {
+					tx.Create(&corev1.Event{
+						ObjectMeta:    metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint(name, i)},
+						LastTimestamp: metav1.Now(),
+					})
+				}
+			})
 		}
-		cfg := DefaultExpirerConfig()
-		cfg.Store, cfg.Logger = s, slog.New(slog.DiscardHandler)
-		e, err := NewExpirer(cfg)
-		if err != nil {
-			t.Fatal(err)
+		// Two hosts: one of them does it.
+		for _, host := range []string{"h1", "h2"} {
+			e, err := NewExpirer(w.Host(host).Deps)
+			w.Check(err)
+			w.Host(host).Start(e.Run)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); _ = e.Run(ctx) }()
 		create(450, "old")
 		time.Sleep(40 * time.Minute)
 		create(3, "new")
-		time.Sleep(30 * time.Minute)
-		if n := len(s.Keys(eventsPrefix)); n != 3 {
+		if n := w.CommitsDuring(30 * time.Minute); n != 3 {
+			t.Errorf("%d transactions to delete 450 events, want 3", n)
+		}
+		if n := len(w.Names(eventsPrefix)); n != 3 {
 			t.Errorf("%d events, want the 3 new ones", n)
 		}
-		cancel()
-		<-done
 	})
 }
 
 // A change that the graph has not seen yet is a lost race, not a failure that
 // anyone should be told of.
 func TestAnOldGraphIsAConflict(t *testing.T) {
-	s := objectstest.New()
-	b := &bench{T: t, store: s}
-	var tx objects.Tx
-	tx.Create(b.object("a"))
-	if _, err := tx.Commit(t.Context(), s); err != nil {
-		t.Fatal(err)
-	}
-	c := &Collector{store: s}
-	old := &item{storeKey: "/registry/core/configmaps/ns/a", kind: schema.GroupKind{Kind: "ConfigMap"}, name: "a", revision: 99}
-	if _, err := c.read(t.Context(), old); !apierrors.IsConflict(err) {
-		t.Errorf("got %v, want a conflict", err)
-	}
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		b := bench{w}
+		w.Create(b.object("a"))
+		c := &Collector{store: w.Store}
+		old := &item{storeKey: "/registry/core/configmaps/ns/a", kind: schema.GroupKind{Kind: "ConfigMap"}, name: "a", revision: 99}
+		if _, err := c.read(t.Context(), old); !apierrors.IsConflict(err) {
+			t.Errorf("got %v, want a conflict", err)
+		}
+	})
 }

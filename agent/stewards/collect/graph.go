@@ -62,34 +62,39 @@ type graph struct {
 	dependents map[types.UID]map[string]struct{} // store keys by uid of an owner
 	kinds      map[schema.GroupKind]struct{}     // all that were ever seen
 	unreadable map[string]struct{}               // store keys
-	subs       map[int]func(stewards.Key)
+	subs       map[int]func(stewards.Key, uint64)
 	nextID     int
 	synced     chan struct{}
 	isSynced   bool
 }
 
 var (
-	_ objects.Sink    = (*graph)(nil)
-	_ stewards.Source = (*graph)(nil)
+	_ objects.Sink            = (*graph)(nil)
+	_ stewards.RevisionSource = (*graph)(nil)
 )
 
 func newGraph(log *slog.Logger) *graph {
 	return &graph{
 		log: log, items: map[string]*item{}, byUID: map[types.UID]*item{},
 		dependents: map[types.UID]map[string]struct{}{}, kinds: map[schema.GroupKind]struct{}{}, unreadable: map[string]struct{}{},
-		subs: map[int]func(stewards.Key){}, synced: make(chan struct{}),
+		subs: map[int]func(stewards.Key, uint64){}, synced: make(chan struct{}),
 	}
 }
 
-// Subscribe implements controller.Source.
+// Subscribe implements stewards.Source.
 func (g *graph) Subscribe(fn func(stewards.Key)) (cancel func()) {
+	return g.SubscribeRevisions(func(key stewards.Key, _ uint64) { fn(key) })
+}
+
+// SubscribeRevisions implements stewards.RevisionSource.
+func (g *graph) SubscribeRevisions(fn func(stewards.Key, uint64)) (cancel func()) {
 	g.mu.Lock()
 	id := g.nextID
 	g.nextID++
 	g.subs[id] = fn
 	g.mu.Unlock()
 	for _, key := range g.Keys() {
-		fn(key)
+		fn(key, 0)
 	}
 	return func() {
 		g.mu.Lock()
@@ -98,7 +103,7 @@ func (g *graph) Subscribe(fn func(stewards.Key)) (cancel func()) {
 	}
 }
 
-// Keys implements controller.Source. Only objects that can be of concern are
+// Keys implements stewards.Source. Only objects that can be of concern are
 // named: those with owners, and those under a deletion that this package ends.
 func (g *graph) Keys() []stewards.Key {
 	g.mu.RLock()
@@ -116,7 +121,7 @@ func (i *item) concerns() bool {
 	return len(i.owners) > 0 || i.deleting && (i.has(metav1.FinalizerDeleteDependents) || i.has(metav1.FinalizerOrphanDependents))
 }
 
-// WaitForSync implements controller.Source.
+// WaitForSync implements stewards.Source.
 func (g *graph) WaitForSync(ctx context.Context) error {
 	select {
 	case <-g.synced:
@@ -139,7 +144,7 @@ func (g *graph) Reset(recs []raftstore.Record, _ uint64) {
 		close(g.synced)
 	}
 	g.mu.Unlock()
-	g.tell(g.Keys())
+	g.tell(g.Keys(), 0)
 }
 
 // Apply implements objects.Sink.
@@ -179,7 +184,7 @@ func (g *graph) Apply(ev raftstore.Event) {
 		keys = append(keys, stewards.Key{Name: key})
 	}
 	g.mu.Unlock()
-	g.tell(keys)
+	g.tell(keys, ev.Revision)
 }
 
 func sameOwnership(a, b *item) bool {
@@ -187,16 +192,16 @@ func sameOwnership(a, b *item) bool {
 		slices.EqualFunc(a.owners, b.owners, func(x, y metav1.OwnerReference) bool { return x.UID == y.UID })
 }
 
-func (g *graph) tell(keys []stewards.Key) {
+func (g *graph) tell(keys []stewards.Key, revision uint64) {
 	g.mu.RLock()
-	subs := make([]func(stewards.Key), 0, len(g.subs))
+	subs := make([]func(stewards.Key, uint64), 0, len(g.subs))
 	for _, fn := range g.subs {
 		subs = append(subs, fn)
 	}
 	g.mu.RUnlock()
 	for _, fn := range subs {
 		for _, key := range keys {
-			fn(key)
+			fn(key, revision)
 		}
 	}
 }

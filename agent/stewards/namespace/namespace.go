@@ -1,9 +1,5 @@
 // Package namespace runs the control loop that ends namespaces.
 //
-//	inputs   Namespace, all objects in a namespace that is being deleted
-//	outputs  deletion of those objects; of the Namespace: status, and the
-//	         finalizer "kubernetes" in its spec
-//
 // A namespace whose deletion was asked for keeps spec.finalizers until its
 // content is gone. The loop asks for the deletion of everything in it, of every
 // kind, and says in the conditions what is left and which finalizers hold it
@@ -14,13 +10,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -30,58 +24,40 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Config describes the controller of namespaces.
-type Config struct {
-	// Store and Cache are the agent's. Required.
-	Store objects.Store
-	Cache *objects.Cache
-	// Stewardship spreads the namespaces over the hosts. Nil: all are handled.
-	Stewardship *stewards.Stewardship
-	// Round is how long to wait for the content to go before looking again.
-	Round time.Duration
-	// Logger receives failures. Required.
-	Logger *slog.Logger
-	// Registerer receives the metrics. May be nil.
-	Registerer prometheus.Registerer
-}
-
-// DefaultConfig returns the settings to start from.
-func DefaultConfig() Config { return Config{Round: time.Second} }
-
-// Validate reports what is missing or contradicts itself.
-func (c Config) Validate() error {
-	if c.Store == nil || c.Cache == nil || c.Logger == nil {
-		return errors.New("namespace controller: Store, Cache and Logger are required")
-	}
-	if c.Round <= 0 {
-		return errors.New("namespace controller: Round must be more than 0")
-	}
-	return nil
-}
+// round is how long to wait for the content to go before looking again.
+const round = time.Second
 
 // Controller is the control loop of namespaces.
 type Controller struct {
-	cfg        Config
+	store      objects.Store
 	namespaces *objects.Informer[*corev1.Namespace]
 	engine     *stewards.Controller
 }
 
-// New checks cfg and returns a controller that is not yet running.
-func New(cfg Config) (*Controller, error) {
-	if err := cfg.Validate(); err != nil {
+// New returns a controller that is not yet running.
+func New(d stewards.Deps) (*Controller, error) {
+	d, err := d.Complete()
+	if err != nil {
 		return nil, err
 	}
-	c := &Controller{cfg: cfg, namespaces: objects.For[*corev1.Namespace](cfg.Cache)}
-	engine := stewards.DefaultConfig()
-	engine.Name, engine.Scope, engine.Workers = "namespace", "namespaces", 2
-	engine.Reconciler = stewards.ReconcilerFunc(c.reconcile)
-	engine.Sources = []stewards.Source{c.namespaces}
-	engine.Stewardship = cfg.Stewardship
-	engine.Logger, engine.Registerer = cfg.Logger, cfg.Registerer
-	var err error
-	c.engine, err = stewards.New(engine)
+	c := &Controller{store: d.Store, namespaces: objects.For[*corev1.Namespace](d.Cache)}
+	c.engine, err = stewards.New(d, stewards.Steward{
+		Name: "namespace", Scope: "namespaces", Workers: 2,
+		Reconciler: stewards.ReconcilerFunc(c.reconcile),
+		Inputs: []stewards.Input{
+			stewards.Watch[*corev1.Namespace](d.Cache),
+			{What: "all objects in a namespace under deletion"},
+		},
+		Outputs: []stewards.Output{
+			stewards.WritesFields[*corev1.Namespace]("status", "spec.finalizers", "metadata.finalizers"),
+			{What: "all objects in a namespace under deletion", Prefix: kinds.Root, Acts: stewards.Delete, Fields: stewards.DeletionFields()},
+		},
+	})
 	return c, err
 }
+
+// Declaration returns the steward with its inputs and outputs.
+func (c *Controller) Declaration() stewards.Steward { return c.engine.Declaration() }
 
 // Run handles namespaces until ctx ends.
 func (c *Controller) Run(ctx context.Context) error { return c.engine.Run(ctx) }
@@ -104,11 +80,11 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 	}
 	var tx objects.Tx
 	tx.Update(ns, next)
-	if _, err := tx.Commit(ctx, c.cfg.Store); err != nil {
+	if _, err := tx.Commit(ctx, c.store); err != nil {
 		return stewards.Result{}, fmt.Errorf("update namespace %s: %w", key.Name, err)
 	}
 	if len(content) > 0 {
-		return stewards.Result{RequeueAfter: c.cfg.Round}, nil
+		return stewards.Result{RequeueAfter: round}, nil
 	}
 	return stewards.Result{}, nil
 }
@@ -117,7 +93,7 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 func (c *Controller) content(ctx context.Context, namespace string) ([]objects.Raw, error) {
 	var content []objects.Raw
 	local := raftstore.ReadOptions{Consistency: raftstore.Local}
-	_, err := objects.ListRecords(ctx, c.cfg.Store, kinds.Root, local, func(rec raftstore.Record) error {
+	_, err := objects.ListRecords(ctx, c.store, kinds.Root, local, func(rec raftstore.Record) error {
 		if l, ok := kinds.ParseLocation(rec.Key); !ok || l.Key.Namespace != namespace {
 			return nil
 		}
@@ -158,7 +134,7 @@ func (c *Controller) remove(ctx context.Context, objs ...objects.Raw) error {
 		raw.Unstructured = raw.DeepCopy()
 		tx.DeleteRaw(raw)
 	}
-	_, err := tx.Commit(ctx, c.cfg.Store)
+	_, err := tx.Commit(ctx, c.store)
 	return err
 }
 

@@ -2,13 +2,10 @@ package nodes
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -17,86 +14,78 @@ import (
 	"virtmesh/agent/stewards"
 )
 
-// Config describes a Watcher.
-type Config struct {
-	// Store and Cache are the agent's. Required.
-	Store objects.Store
-	Cache *objects.Cache
-	// Members tells who is alive. Required.
-	Members stewards.Members
-	// Recorder writes events. Required.
-	Recorder *objects.Recorder
-	// Stewardship spreads the nodes over the hosts. Nil: all are handled.
-	Stewardship *stewards.Stewardship
-	// Settle is how long after a change of the membership, and after the start,
-	// the loop waits before it calls anyone dead: an agent that has just
-	// started knows nobody yet.
-	Settle time.Duration
-	// Logger receives failures. Required.
-	Logger *slog.Logger
-	// Registerer receives the metrics. May be nil.
-	Registerer prometheus.Registerer
-}
-
-// DefaultConfig returns the settings to start from.
-func DefaultConfig() Config {
-	return Config{Settle: 5 * time.Second}
-}
-
-// Validate reports what is missing or contradicts itself.
-func (c Config) Validate() error {
-	if c.Store == nil || c.Cache == nil || c.Members == nil || c.Recorder == nil || c.Logger == nil {
-		return errors.New("node watcher: Store, Cache, Members, Recorder and Logger are required")
-	}
-	if c.Settle < 0 {
-		return errors.New("node watcher: Settle is negative")
-	}
-	return nil
-}
+// settle is how long after a change of the membership, and after the start, the
+// loop waits before it calls anyone dead: an agent that has just started knows
+// nobody yet.
+const settle = 5 * time.Second
 
 // Watcher marks the nodes of dead hosts.
 type Watcher struct {
-	cfg    Config
-	nodes  *objects.Informer[*corev1.Node]
-	engine *stewards.Controller
+	deps    stewards.Deps
+	members stewards.Members
+	nodes   *objects.Informer[*corev1.Node]
+	engine  *stewards.Controller
 
 	mu      sync.Mutex
 	missing map[string]time.Time // since when a host is not among the live
 }
 
-// New checks cfg and returns a watcher that is not yet running.
-func New(cfg Config) (*Watcher, error) {
-	if err := cfg.Validate(); err != nil {
+// New returns a watcher that is not yet running. Members tells who is alive.
+func New(d stewards.Deps, members stewards.Members) (*Watcher, error) {
+	d, err := d.Complete()
+	if err != nil {
 		return nil, err
 	}
-	w := &Watcher{cfg: cfg, nodes: objects.For[*corev1.Node](cfg.Cache), missing: map[string]time.Time{}}
-	engine := stewards.DefaultConfig()
-	engine.Name, engine.Scope, engine.Workers = "node-watcher", "nodes", 2
-	engine.Reconciler = stewards.ReconcilerFunc(w.reconcile)
-	engine.Sources = []stewards.Source{w.nodes}
-	engine.Stewardship = cfg.Stewardship
-	engine.Logger, engine.Registerer = cfg.Logger, cfg.Registerer
-	var err error
-	w.engine, err = stewards.New(engine)
+	w := &Watcher{deps: d, members: members, nodes: objects.For[*corev1.Node](d.Cache), missing: map[string]time.Time{}}
+	w.engine, err = stewards.New(d, stewards.Steward{
+		Name: "node-watcher", Scope: "nodes", Workers: 2,
+		Reconciler: stewards.ReconcilerFunc(w.reconcile),
+		Inputs: []stewards.Input{
+			stewards.Watch[*corev1.Node](d.Cache),
+			{What: "live members", Wakes: "every Node", Source: membership{w}},
+		},
+		Outputs: []stewards.Output{
+			stewards.WritesFields[*corev1.Node]("status.conditions", "spec.taints", "metadata.labels"),
+			stewards.WritesEvents(),
+		},
+	})
 	return w, err
 }
+
+// Declaration returns the steward with its inputs and outputs.
+func (w *Watcher) Declaration() stewards.Steward { return w.engine.Declaration() }
 
 // Run watches until ctx ends.
 func (w *Watcher) Run(ctx context.Context) error {
 	w.note()
-	defer w.cfg.Members.Subscribe(func() {
-		w.note()
-		for _, key := range w.nodes.Keys() {
-			w.engine.Enqueue(key)
-		}
-	})()
 	return w.engine.Run(ctx)
 }
+
+// membership names all nodes when a host comes or goes.
+type membership struct{ *Watcher }
+
+var _ stewards.Source = membership{}
+
+// Subscribe implements stewards.Source.
+func (m membership) Subscribe(fn func(stewards.Key)) (cancel func()) {
+	return m.members.Subscribe(func() {
+		m.note()
+		for _, key := range m.nodes.Keys() {
+			fn(key)
+		}
+	})
+}
+
+// Keys implements stewards.Source.
+func (m membership) Keys() []stewards.Key { return nil }
+
+// WaitForSync implements stewards.Source.
+func (m membership) WaitForSync(ctx context.Context) error { return m.nodes.WaitForSync(ctx) }
 
 // note remembers since when hosts are missing.
 func (w *Watcher) note() {
 	live := map[string]bool{}
-	for _, name := range w.cfg.Members.Members() {
+	for _, name := range w.members.Members() {
 		live[name] = true
 	}
 	w.mu.Lock()
@@ -134,17 +123,17 @@ func (w *Watcher) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 	if !missing {
 		return stewards.Result{}, nil
 	}
-	if gone < w.cfg.Settle {
-		return stewards.Result{RequeueAfter: w.cfg.Settle - gone}, nil
+	if gone < settle {
+		return stewards.Result{RequeueAfter: settle - gone}, nil
 	}
 	next := node.DeepCopy()
 	markUnreachable(next, time.Now())
 	var tx objects.Tx
 	tx.Update(node, next)
 	if !tx.Empty() {
-		w.cfg.Recorder.AddTo(&tx, node, corev1.EventTypeWarning, "NodeNotReady", "Host stopped answering")
+		w.deps.Recorder.AddTo(&tx, node, corev1.EventTypeWarning, "NodeNotReady", "Host stopped answering")
 	}
-	if _, err := tx.Commit(ctx, w.cfg.Store); err != nil {
+	if _, err := tx.Commit(ctx, w.deps.Store); err != nil {
 		return stewards.Result{}, fmt.Errorf("mark node %s: %w", key.Name, err)
 	}
 	return stewards.Result{}, nil

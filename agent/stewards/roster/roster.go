@@ -74,10 +74,17 @@ func one[R runner](name string, r R, err error) ([]stewards.Loop, error) {
 	return []stewards.Loop{{Name: name, Run: r.Run}}, nil
 }
 
+// engine is what the engine lends to one steward; part names it in the log.
+func (d Deps) engine(part string) stewards.Deps {
+	return stewards.Deps{
+		Store: d.Store, Cache: d.Cache, Claims: d.Claims, Recorder: d.Recorder, Stewardship: d.Stewardship,
+		Logger: d.Logger.With("part", part), Registerer: d.Metrics,
+	}
+}
+
 func virtualMachines(deps Deps) ([]stewards.Loop, error) {
 	cfg := vm.DefaultConfig()
-	cfg.Store, cfg.Cache, cfg.Recorder = deps.Store, deps.Cache, deps.Recorder
-	cfg.Stewardship, cfg.Logger, cfg.Registerer = deps.Stewardship, deps.Logger.With("part", "vm"), deps.Metrics
+	cfg.Deps = deps.engine("vm")
 	defaults := vmi.DefaultDefaults()
 	cfg.Prepare = []vm.Prepare{func(_ context.Context, _ *kubevirtv1.VirtualMachine, instance *kubevirtv1.VirtualMachineInstance) error {
 		vmi.SetNewInstance(defaults, instance, time.Now())
@@ -90,10 +97,8 @@ func virtualMachines(deps Deps) ([]stewards.Loop, error) {
 func placement(deps Deps) ([]stewards.Loop, error) {
 	view := schedule.NewView(deps.Store, deps.Cache, deps.Claims, schedule.FromGossip(deps.Gossip))
 	cfg := schedule.DefaultConfig()
-	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = deps.Store, deps.Cache, deps.Claims, view
+	cfg.Deps, cfg.View = deps.engine("placement"), view
 	cfg.Offers, cfg.Volumes = deps.Offers, schedule.FromClaims(deps.Cache)
-	cfg.Recorder, cfg.Stewardship = deps.Recorder, deps.Stewardship
-	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "placement"), deps.Metrics
 	c, err := schedule.New(cfg)
 	if err != nil {
 		return nil, err
@@ -116,49 +121,31 @@ func placement(deps Deps) ([]stewards.Loop, error) {
 }
 
 func otherNodes(deps Deps) ([]stewards.Loop, error) {
-	cfg := nodes.DefaultConfig()
-	cfg.Store, cfg.Cache, cfg.Members = deps.Store, deps.Cache, deps.Members
-	cfg.Recorder, cfg.Stewardship = deps.Recorder, deps.Stewardship
-	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "node"), deps.Metrics
-	w, err := nodes.New(cfg)
+	w, err := nodes.New(deps.engine("node"), deps.Members)
 	return one("other nodes", w, err)
 }
 
 func garbage(deps Deps) ([]stewards.Loop, error) {
-	cfg := collect.DefaultConfig()
-	cfg.Store, cfg.Cache, cfg.Stewardship = deps.Store, deps.Cache, deps.Stewardship
-	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "gc"), deps.Metrics
-	c, err := collect.New(cfg)
+	c, err := collect.New(deps.engine("gc"))
 	return one("garbage collector", c, err)
 }
 
 func oldEvents(deps Deps) ([]stewards.Loop, error) {
-	cfg := collect.DefaultExpirerConfig()
-	cfg.Store, cfg.Stewardship, cfg.Logger = deps.Store, deps.Stewardship, deps.Logger.With("part", "gc")
-	e, err := collect.NewExpirer(cfg)
+	e, err := collect.NewExpirer(deps.engine("gc"))
 	return one("old events", e, err)
 }
 
 func staleClaims(deps Deps) ([]stewards.Loop, error) {
-	cfg := collect.DefaultSweeperConfig()
-	cfg.Host, cfg.Store, cfg.Cache, cfg.Claims = deps.Host, deps.Store, deps.Cache, deps.Claims
-	cfg.HasGuest, cfg.Logger, cfg.Registerer = deps.HasGuest, deps.Logger.With("part", "gc"), deps.Metrics
-	s, err := collect.NewSweeper(cfg)
+	s, err := collect.NewSweeper(deps.engine("gc"), deps.Host, deps.HasGuest)
 	return one("stale claims", s, err)
 }
 
 func unusedEpochs(deps Deps) ([]stewards.Loop, error) {
-	cfg := collect.DefaultEpochsConfig()
-	cfg.Store, cfg.Cache, cfg.Claims, cfg.Stewardship = deps.Store, deps.Cache, deps.Claims, deps.Stewardship
-	cfg.Logger = deps.Logger.With("part", "gc")
-	e, err := collect.NewEpochs(cfg)
+	e, err := collect.NewEpochs(deps.engine("gc"))
 	return one("unused epochs", e, err)
 }
 
 func namespaces(deps Deps) ([]stewards.Loop, error) {
-	cfg := namespace.DefaultConfig()
-	cfg.Store, cfg.Cache, cfg.Stewardship = deps.Store, deps.Cache, deps.Stewardship
-	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "namespace"), deps.Metrics
-	c, err := namespace.New(cfg)
+	c, err := namespace.New(deps.engine("namespace"))
 	return one("namespaces", c, err)
 }

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
@@ -22,11 +21,9 @@ import (
 
 // Config describes the placement controller.
 type Config struct {
-	// Store, Cache, Claims and View are the agent's. Required.
-	Store  objects.Store
-	Cache  *objects.Cache
-	Claims *claims.Cache
-	View   *View
+	stewards.Deps
+	// View is what the agent knows of the mesh. Required.
+	View *View
 	// Offers asks the chosen host. Nil: hosts are not asked.
 	Offers Offers
 	// Volumes tells where volumes are. Required.
@@ -34,10 +31,6 @@ type Config struct {
 	// Policy holds what the mesh's settings (MeshConfig) do not say; they are read
 	// for each decision.
 	Policy place.Policy
-	// Recorder writes events. Required.
-	Recorder *objects.Recorder
-	// Stewardship spreads the instances over the hosts. Nil: all are handled.
-	Stewardship *stewards.Stewardship
 	// Workers is the number of instances placed at the same time.
 	Workers int
 	// MaxOffers is how many hosts are asked before giving up for now.
@@ -47,10 +40,6 @@ type Config struct {
 	// RetryMin is the delay before an instance that fits nowhere is tried
 	// again; it doubles up to RetryMax. Room that appears ends the wait.
 	RetryMin, RetryMax time.Duration
-	// Logger receives failures. Required.
-	Logger *slog.Logger
-	// Registerer receives the metrics. May be nil.
-	Registerer prometheus.Registerer
 }
 
 // DefaultConfig returns the settings to start from.
@@ -96,6 +85,10 @@ func New(cfg Config) (*Controller, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	var err error
+	if cfg.Deps, err = cfg.Deps.Complete(); err != nil {
+		return nil, err
+	}
 	figures, err := newMetrics(cfg.Registerer)
 	if err != nil {
 		return nil, err
@@ -107,18 +100,31 @@ func New(cfg Config) (*Controller, error) {
 		room:    make(chan struct{}, 1),
 		waiting: map[stewards.Key]int{},
 	}
-	engine := stewards.DefaultConfig()
-	engine.Name, engine.Scope = "placement", "virtualmachineinstances"
-	engine.Reconciler = stewards.ReconcilerFunc(c.reconcile)
-	engine.Sources = []stewards.Source{c.vmis}
-	engine.Stewardship, engine.Moved, engine.Workers = cfg.Stewardship, c.settled, cfg.Workers
-	engine.Logger, engine.Registerer = cfg.Logger, cfg.Registerer
-	if c.engine, err = stewards.New(engine); err != nil {
+	c.engine, err = stewards.New(cfg.Deps, stewards.Steward{
+		Name: "placement", Scope: "virtualmachineinstances", Workers: cfg.Workers,
+		Reconciler: stewards.ReconcilerFunc(c.reconcile), Moved: c.settled,
+		Inputs: []stewards.Input{
+			stewards.Watch[*kubevirtv1.VirtualMachineInstance](cfg.Cache),
+			stewards.ReadsClaims(cfg.Claims),
+			stewards.Reads[*meshv1alpha1.MeshConfig](cfg.Cache),
+			{What: "hosts: facts, Node, capacity (room wakes the instances that wait for it)"},
+			{What: "PersistentVolumeClaim, DataVolume (a change wakes the instances that wait)"},
+		},
+		Outputs: []stewards.Output{
+			stewards.WritesFields[*kubevirtv1.VirtualMachineInstance]("status", "metadata.finalizers", "metadata.labels"),
+			stewards.WritesRecords("claims: instance, epoch, guards", claims.Prefix),
+			stewards.WritesEvents(),
+		},
+	})
+	if err != nil {
 		figures.unregister()
 		return nil, err
 	}
 	return c, nil
 }
+
+// Declaration returns the steward with its inputs and outputs.
+func (c *Controller) Declaration() stewards.Steward { return c.engine.Declaration() }
 
 // Run places instances until ctx ends. The View must be running.
 func (c *Controller) Run(ctx context.Context) error {
@@ -129,10 +135,6 @@ func (c *Controller) Run(ctx context.Context) error {
 	dvs := objects.For[*cdiv1.DataVolume](c.cfg.Cache)
 	defer dvs.AddHandler(func(objects.Change[*cdiv1.DataVolume]) { c.noteRoom() })()
 	defer c.mesh.AddHandler(func(objects.Change[*meshv1alpha1.MeshConfig]) { c.noteRoom() })()
-	// Without the mesh's settings a decision would follow the defaults.
-	if err := c.mesh.WaitForSync(ctx); err != nil {
-		return nil // the agent stops
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()

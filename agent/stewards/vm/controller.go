@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
@@ -22,13 +20,7 @@ type Prepare func(ctx context.Context, vm *kubevirtv1.VirtualMachine, vmi *kubev
 
 // Config describes the controller of virtual machines.
 type Config struct {
-	// Store and Cache are the agent's. Required.
-	Store objects.Store
-	Cache *objects.Cache
-	// Recorder writes events. Required.
-	Recorder *objects.Recorder
-	// Stewardship spreads the machines over the hosts. Nil: all are handled.
-	Stewardship *stewards.Stewardship
+	stewards.Deps
 	// Prepare are applied to a new instance, in order.
 	Prepare []Prepare
 	// Workers is the number of machines handled at the same time.
@@ -36,10 +28,6 @@ type Config struct {
 	// BackoffMin is the delay before a machine whose instance failed before
 	// it ran is started again; it doubles up to BackoffMax.
 	BackoffMin, BackoffMax time.Duration
-	// Logger receives failures. Required.
-	Logger *slog.Logger
-	// Registerer receives the metrics. May be nil.
-	Registerer prometheus.Registerer
 }
 
 // DefaultConfig returns the settings to start from.
@@ -74,26 +62,36 @@ func New(cfg Config) (*Controller, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	var err error
+	if cfg.Deps, err = cfg.Deps.Complete(); err != nil {
+		return nil, err
+	}
 	c := &Controller{
 		cfg:  cfg,
 		vms:  objects.For[*kubevirtv1.VirtualMachine](cfg.Cache),
 		vmis: objects.For[*kubevirtv1.VirtualMachineInstance](cfg.Cache),
 		dvs:  objects.For[*cdiv1.DataVolume](cfg.Cache),
 	}
-	engine := stewards.DefaultConfig()
-	engine.Name, engine.Scope = "virtualmachine", "virtualmachines"
-	engine.Reconciler = stewards.ReconcilerFunc(c.reconcile)
-	engine.Sources = []stewards.Source{
-		c.vms,
-		objects.Map(c.vmis, keysOfOwner[*kubevirtv1.VirtualMachineInstance]),
-		objects.Map(c.dvs, keysOfOwner[*cdiv1.DataVolume]),
-	}
-	engine.Stewardship, engine.Workers = cfg.Stewardship, cfg.Workers
-	engine.Logger, engine.Registerer = cfg.Logger, cfg.Registerer
-	var err error
-	c.engine, err = stewards.New(engine)
+	c.engine, err = stewards.New(cfg.Deps, stewards.Steward{
+		Name: "virtualmachine", Scope: "virtualmachines", Workers: cfg.Workers,
+		Reconciler: stewards.ReconcilerFunc(c.reconcile),
+		Inputs: []stewards.Input{
+			stewards.Watch[*kubevirtv1.VirtualMachine](cfg.Cache),
+			stewards.WatchFor(cfg.Cache, "the machine that owns it", keysOfOwner[*kubevirtv1.VirtualMachineInstance]),
+			stewards.WatchFor(cfg.Cache, "the machine that owns it", keysOfOwner[*cdiv1.DataVolume]),
+		},
+		Outputs: []stewards.Output{
+			stewards.Writes[*kubevirtv1.VirtualMachine](stewards.Update | stewards.Delete),
+			stewards.Writes[*kubevirtv1.VirtualMachineInstance](stewards.Create | stewards.Update | stewards.Delete),
+			stewards.Writes[*cdiv1.DataVolume](stewards.Create | stewards.Update | stewards.Delete),
+			stewards.WritesEvents(),
+		},
+	})
 	return c, err
 }
+
+// Declaration returns the steward with its inputs and outputs.
+func (c *Controller) Declaration() stewards.Steward { return c.engine.Declaration() }
 
 // Run handles virtual machines until ctx ends.
 func (c *Controller) Run(ctx context.Context) error { return c.engine.Run(ctx) }

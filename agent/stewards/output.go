@@ -1,0 +1,200 @@
+package stewards
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"virtmesh/agent/objects"
+	"virtmesh/raftstore"
+)
+
+// Output is something that a control loop writes.
+type Output struct {
+	// What names it for people: a kind, or records beside the objects.
+	What string
+	// Prefix is what the store keys of it begin with.
+	Prefix string
+	// Acts is what the loop does with it.
+	Acts Act
+	// Fields are the fields that an update may change, as paths
+	// ("metadata.finalizers"); nil means all of them if Acts holds Update. With
+	// metadata.finalizers goes the removal of an object under deletion, which
+	// happens when its last finalizer is taken off.
+	Fields []string
+}
+
+// Act is a set of things that are done to objects.
+type Act uint8
+
+// The acts.
+const (
+	Create Act = 1 << iota
+	Update
+	Delete
+)
+
+// String names the acts: "create, update".
+func (a Act) String() string {
+	var names []string
+	for act, name := range []string{"create", "update", "delete"} {
+		if a&(1<<act) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// finalizersField is the path of the finalizers.
+const finalizersField = "metadata.finalizers"
+
+// Writes declares that a loop does acts to objects of the kind T, any field.
+func Writes[T objects.Object](acts Act) Output {
+	kind := objects.KindFor[T]()
+	return Output{What: kind.GVK.Kind, Prefix: kind.Prefix(), Acts: acts}
+}
+
+// WritesFields declares that a loop updates these fields of the kind T.
+func WritesFields[T objects.Object](fields ...string) Output {
+	out := Writes[T](Update)
+	out.Fields = fields
+	return out
+}
+
+// WritesStatus declares that a loop updates the status of the kind T.
+func WritesStatus[T objects.Object]() Output { return WritesFields[T]("status") }
+
+// WritesEvents declares that a loop reports events with its transactions.
+func WritesEvents() Output { return Writes[*corev1.Event](Create | Update) }
+
+// WritesRecords declares that a loop writes the records, which are not objects,
+// below a prefix of store keys.
+func WritesRecords(what, prefix string) Output {
+	return Output{What: what, Prefix: prefix, Acts: Create | Update | Delete}
+}
+
+// DeletionFields returns the fields that asking for a deletion, or ending one,
+// changes of an object that is not deleted at once.
+func DeletionFields() []string {
+	return []string{"metadata.deletionTimestamp", "metadata.deletionGracePeriodSeconds", finalizersField, "status.phase"}
+}
+
+// String describes the output in one line.
+func (o Output) String() string {
+	if o.Fields != nil {
+		acts := o.Acts &^ Update
+		if acts == 0 {
+			return fmt.Sprintf("%s (%s)", o.What, strings.Join(o.Fields, ", "))
+		}
+		return fmt.Sprintf("%s (%s; %s)", o.What, acts, strings.Join(o.Fields, ", "))
+	}
+	if o.Acts == Create|Update|Delete {
+		return o.What
+	}
+	return fmt.Sprintf("%s (%s)", o.What, o.Acts)
+}
+
+// judge returns why op is outside all of the outputs; "" if one allows it.
+func judge(ctx context.Context, store objects.Store, outputs []Output, op raftstore.Op) (string, error) {
+	mine := slices.DeleteFunc(slices.Clone(outputs), func(o Output) bool { return !strings.HasPrefix(op.Key, o.Prefix) })
+	if len(mine) == 0 {
+		return "no output holds this key", nil
+	}
+	if slices.ContainsFunc(mine, func(o Output) bool { return o.Acts == Create|Update|Delete && o.Fields == nil }) {
+		return "", nil
+	}
+	old, _, err := store.Get(ctx, op.Key, raftstore.ReadOptions{Consistency: raftstore.Local})
+	if err != nil && !errors.Is(err, raftstore.ErrNotFound) {
+		return "", fmt.Errorf("read %s to check what is written: %w", op.Key, err)
+	}
+	exists := err == nil
+	act := Update
+	switch {
+	case op.Delete:
+		act = Delete
+	case !exists:
+		act = Create
+	}
+	var fields []string
+	for _, o := range mine {
+		if o.Acts&act != 0 && (o.Fields == nil || act != Update) {
+			return "", nil
+		}
+		fields = append(fields, o.Fields...)
+	}
+	if act == Create || len(fields) == 0 || !exists {
+		return fmt.Sprintf("it may not %s it", act), nil
+	}
+	return judgeFields(old, op, fields)
+}
+
+// judgeFields returns which field op changes beside the allowed ones.
+func judgeFields(old raftstore.Record, op raftstore.Op, allowed []string) (string, error) {
+	before, err := objects.DecodeRaw(old)
+	if err != nil {
+		return "", err
+	}
+	if op.Delete {
+		if slices.Contains(allowed, finalizersField) && before.GetDeletionTimestamp() != nil {
+			return "", nil
+		}
+		return "it may not delete it", nil
+	}
+	after, err := objects.DecodeRaw(raftstore.Record{Key: op.Key, Value: op.Value})
+	if err != nil {
+		return "", err
+	}
+	for _, path := range append([]string{"metadata.generation", "metadata.resourceVersion"}, allowed...) {
+		parts := strings.Split(path, ".")
+		unstructured.RemoveNestedField(before.Object, parts...)
+		unstructured.RemoveNestedField(after.Object, parts...)
+	}
+	if field := firstDifference("", before.Object, after.Object); field != "" {
+		return fmt.Sprintf("it may not change %s, only %s", field, strings.Join(allowed, ", ")), nil
+	}
+	return "", nil
+}
+
+// firstDifference returns the path of a field in which two objects differ, ""
+// if there is none. An empty object is the same as none: removing the last
+// allowed field leaves one behind.
+func firstDifference(path string, a, b map[string]any) string {
+	for _, name := range slices.Sorted(keysOf(a, b)) {
+		here := strings.TrimPrefix(path+"."+name, ".")
+		left, right := a[name], b[name]
+		leftMap, leftIs := left.(map[string]any)
+		rightMap, rightIs := right.(map[string]any)
+		if (leftIs || left == nil) && (rightIs || right == nil) {
+			if field := firstDifference(here, leftMap, rightMap); field != "" {
+				return field
+			}
+			continue
+		}
+		if !reflect.DeepEqual(left, right) {
+			return here
+		}
+	}
+	return ""
+}
+
+// keysOf yields the keys that are in a or in b, once each.
+func keysOf(a, b map[string]any) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		for name := range a {
+			if !yield(name) {
+				return
+			}
+		}
+		for name := range b {
+			if _, both := a[name]; !both && !yield(name) {
+				return
+			}
+		}
+	}
+}
