@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -118,7 +119,7 @@ func (n *Network) set(ctx context.Context) (result netplug.Result, refused map[s
 // Connect implements the executor's Network.
 func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domain.NIC, error) {
 	networks := networksByName(vmi)
-	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+	for _, nic := range cardsOf(vmi) {
 		if networks[nic.Name].Pod == nil {
 			if err := n.attach(vmi, networks[nic.Name]); err != nil {
 				return nil, fmt.Errorf("network %s: %w", nic.Name, err)
@@ -132,7 +133,7 @@ func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	// A Set that fails for another instance's sake does not concern this one.
 	result, refused, err := n.set(ctx)
 	nics := map[string]domain.NIC{}
-	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+	for _, nic := range cardsOf(vmi) {
 		tap := netplug.TapName(vmi.Namespace, vmi.Name, nic.Name)
 		if tapErr := cmp.Or(refused[tap], result.Tap(tap)); tapErr != nil {
 			return nil, fmt.Errorf("interface %s: %w", nic.Name, tapErr)
@@ -149,9 +150,9 @@ func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 func (n *Network) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv1.VirtualMachineInstanceNetworkInterface {
 	addresses := n.addresses()
 	var list []kubevirtv1.VirtualMachineInstanceNetworkInterface
-	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+	for _, nic := range cardsOf(vmi) {
 		status := kubevirtv1.VirtualMachineInstanceNetworkInterface{
-			Name: nic.Name, MAC: macOf(vmi, nic).String(), InfoSource: "domain", QueueCount: 1, LinkState: "up",
+			Name: nic.Name, MAC: macOf(vmi, nic).String(), InfoSource: "domain", QueueCount: 1, LinkState: linkState(nic),
 			PodInterfaceName: netplug.TapName(vmi.Namespace, vmi.Name, nic.Name),
 		}
 		if address, ok := addresses[leaseKey(refOf(vmi), nic.Name)]; ok {
@@ -197,6 +198,19 @@ func (n *Network) attach(vmi *kubevirtv1.VirtualMachineInstance, network kubevir
 		return err
 	}
 	return n.attached.put(leaseKey(refOf(vmi), network.Name), attachment)
+}
+
+// cardsOf lists the network cards that the guest has: one in the state "absent" was taken
+// out, and has neither a tap nor an address.
+func cardsOf(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv1.Interface {
+	return slices.DeleteFunc(slices.Clone(vmi.Spec.Domain.Devices.Interfaces), func(nic kubevirtv1.Interface) bool {
+		return nic.State == kubevirtv1.InterfaceStateAbsent
+	})
+}
+
+// linkState is the state of the card's link as status reports it: "up" or "down".
+func linkState(nic kubevirtv1.Interface) string {
+	return string(cmp.Or(nic.State, kubevirtv1.InterfaceStateLinkUp))
 }
 
 // leaseKey names a card of one life of an instance: a new instance of the same

@@ -89,11 +89,12 @@ func (b *builder) addTap(tap netplug.Tap) bool {
 
 func (b *builder) add(vmi *kubevirtv1.VirtualMachineInstance) {
 	networks := networksByName(vmi)
-	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
+	for _, nic := range cardsOf(vmi) {
 		tap := netplug.Tap{
 			Name:      netplug.TapName(vmi.Namespace, vmi.Name, nic.Name),
 			Namespace: vmi.Namespace, VM: vmi.Name, Interface: nic.Name,
 			MAC: macOf(vmi, nic), Queues: 1, MACSpoofCheck: true,
+			LinkDown: nic.State == kubevirtv1.InterfaceStateLinkDown,
 		}
 		network := networks[nic.Name]
 		switch {
