@@ -87,6 +87,9 @@ func baseConnection(c *cli.Context) (*connection, error) {
 	if paths := os.Getenv(clientcmd.RecommendedConfigPathEnvVar); clientcmd.IsEmptyConfig(err) && rules.ExplicitPath == "" && paths != "" {
 		return nil, fmt.Errorf("there is no kubeconfig at %s, which KUBECONFIG names; unset it or use --kubeconfig", paths)
 	}
+	if rules.ExplicitPath != "" && errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no kubeconfig at %s, which --kubeconfig names; 'virtmesh kubeconfig' on a host prints one", rules.ExplicitPath)
+	}
 	if clientcmd.IsEmptyConfig(err) || errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("no agent runs on this host (%s) and no kubeconfig is set; use --kubeconfig, or 'virtmesh agent init' to make a mesh", c.String("socket"))
 	}
