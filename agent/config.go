@@ -200,8 +200,10 @@ func (c Config) Validate() error {
 	if _, err := netip.ParseAddr(c.Advertise); err != nil {
 		invalid("advertise", "%q is not an IP address", c.Advertise)
 	}
-	if _, _, err := net.SplitHostPort(c.MeshListen); err != nil {
+	if _, port, err := net.SplitHostPort(c.MeshListen); err != nil {
 		invalid("meshListen", "%v", err)
+	} else if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		invalid("meshListen", "%q is not a port", port)
 	}
 	if c.GossipPort < 1 || c.GossipPort > 65535 {
 		invalid("gossipPort", "%d is not a port", c.GossipPort)
