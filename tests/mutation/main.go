@@ -33,7 +33,7 @@ type target struct {
 
 var targets = []target{
 	{"agent/vmi", []string{"./agent/vmi"}},
-	{"agent/claims", []string{"./agent/claims"}},
+	{"agent/claims", []string{"./agent/claims", "./agent/stewards/schedule"}},
 	{"agent/stewards/schedule/place", []string{"./agent/stewards/schedule/place"}},
 	{"agent/host/domain", []string{"./agent/host/domain"}},
 	{"agent/host/executor", []string{"./agent/host/executor"}},
