@@ -47,9 +47,10 @@ type host struct {
 	log     *slog.Logger
 	metrics prometheus.Registerer
 
-	gossip *gossip.Gossip
-	raft   *raftstore.Store
-	store  objects.Store
+	gossip  *gossip.Gossip
+	raft    *raftstore.Store
+	replica *objects.Replica // raft, as a store of objects
+	store   objects.Store    // the same; tests put another in its place
 
 	cache       *objects.Cache
 	claims      *claims.Cache
@@ -82,9 +83,10 @@ type loop struct {
 }
 
 func (a *Agent) startHost(ctx context.Context) error {
+	replica := objects.FromRaft(a.store, nil)
 	h := &host{
 		config: a.config, version: a.version, log: a.log, metrics: a.metrics,
-		gossip: a.gossip, raft: a.store, store: objects.FromRaft(a.store),
+		gossip: a.gossip, raft: a.store, replica: replica, store: replica,
 	}
 	a.host = h
 	if err := h.openObjects(); err != nil {

@@ -58,7 +58,7 @@ func (a *Agent) startServers(context.Context) error {
 	a.onStop(func(ctx context.Context) { rpc.Shutdown(ctx) })
 
 	cfg := api.DefaultConfig()
-	cfg.Store = a.store
+	cfg.Store = a.host.replica
 	cfg.Instances = a.host.router
 	cfg.ClientCAs = a.identity.Roots
 	cfg.Logger = a.log.With("part", "api")

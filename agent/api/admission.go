@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -14,6 +13,7 @@ import (
 
 	"virtmesh/agent/api/store"
 	"virtmesh/agent/kinds"
+	stored "virtmesh/agent/objects"
 	"virtmesh/raftstore"
 )
 
@@ -84,9 +84,5 @@ func (l *namespaceLifecycle) namespace(ctx context.Context, name string) (*corev
 	if err != nil {
 		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("cannot read namespace %s: %v", name, err))
 	}
-	ns := &corev1.Namespace{}
-	if err := json.Unmarshal(rec.Value, ns); err != nil {
-		return nil, fmt.Errorf("decode namespace %s: %w", name, err)
-	}
-	return ns, nil
+	return stored.Decode[*corev1.Namespace](rec)
 }

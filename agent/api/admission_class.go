@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +12,7 @@ import (
 
 	"virtmesh/agent/api/store"
 	"virtmesh/agent/kinds"
+	stored "virtmesh/agent/objects"
 	"virtmesh/raftstore"
 )
 
@@ -60,9 +60,9 @@ func (d *defaultClass) find(ctx context.Context) (*storagev1.StorageClass, error
 	}
 	var newest *storagev1.StorageClass
 	for _, rec := range list.Records {
-		class := &storagev1.StorageClass{}
-		if err := json.Unmarshal(rec.Value, class); err != nil {
-			return nil, fmt.Errorf("decode %s: %w", rec.Key, err)
+		class, err := stored.Decode[*storagev1.StorageClass](rec)
+		if err != nil {
+			return nil, err
 		}
 		if class.Annotations[kinds.DefaultClass] != "true" {
 			continue

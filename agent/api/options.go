@@ -34,7 +34,7 @@ func (o *restOptions) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) 
 	if !ok {
 		return generic.RESTOptions{ResourcePrefix: "/virtual/" + gr.String()}, nil
 	}
-	codec := store.NewCodec(k.GVK)
+	codec := store.NewCodec(k)
 	return generic.RESTOptions{
 		StorageConfig: &storagebackend.ConfigForResource{
 			Config:        storagebackend.Config{Codec: codec, EncodeVersioner: k.GVK.GroupVersion()},

@@ -26,7 +26,7 @@ func (s *Server) seed(ctx context.Context) error {
 		Name: metav1.NamespaceDefault, UID: uuid.NewUUID(), CreationTimestamp: metav1.Now(),
 	}}
 	kind.Default(s.config.Defaults(), ns)
-	data, err := runtime.Encode(store.NewCodec(kind.GVK), ns)
+	data, err := runtime.Encode(store.NewCodec(kind), ns)
 	if err != nil {
 		return fmt.Errorf("seed default namespace: %w", err)
 	}

@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"virtmesh/agent/api"
+	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
 )
@@ -105,7 +106,7 @@ func serve(t testing.TB, store *raftstore.Store, ca *authority, change ...func(*
 	t.Helper()
 	h := &host{store: store, ca: ca, instances: newFakeInstances()}
 	config := api.DefaultConfig()
-	config.Store = h.store
+	config.Store = objects.FromRaft(h.store, nil)
 	config.Instances = h.instances
 	config.ClientCAs = h.ca.pool
 	config.Logger = slog.New(slog.DiscardHandler)

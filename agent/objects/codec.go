@@ -3,29 +3,82 @@ package objects
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strconv"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	kjson "sigs.k8s.io/json"
 
 	"virtmesh/raftstore"
 )
 
-// Encode returns the stored form of o: JSON with apiVersion and kind, without
-// resourceVersion. It does not change o.
+// Codec writes objects of one kind the way they are stored, and reads them back:
+// JSON with apiVersion and kind, without resourceVersion. The API's storage, the
+// transactions and the caches all go through it, and so see the same bytes for the
+// same object.
+//
+// What it makes is the plain value: whether a write changes anything is found by
+// comparing plain values. A Transformer may change them below, on their way to the
+// replicated store.
+type Codec struct{ kind *Kind }
+
+// CodecOf returns the codec of a kind.
+func CodecOf(kind *Kind) Codec { return Codec{kind} }
+
+// Encode returns the value of o. It does not change o, not even for a moment, so
+// that it may be called on objects that are shared.
+func (c Codec) Encode(o Object) ([]byte, error) {
+	v := reflect.ValueOf(o)
+	if v.Type() != reflect.TypeOf(c.kind.Object) || v.IsNil() {
+		return nil, fmt.Errorf("encode %s: got a %T", c.kind.GVK.Kind, o)
+	}
+	shallow := reflect.New(v.Type().Elem())
+	shallow.Elem().Set(v.Elem())
+	top := shallow.Interface().(Object)
+	top.SetResourceVersion("")
+	top.SetSelfLink("")
+	top.GetObjectKind().SetGroupVersionKind(c.kind.GVK)
+	b, err := json.Marshal(top)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s %s: %w", c.kind.GVK.Kind, KeyOf(o), err)
+	}
+	return b, nil
+}
+
+// Decode reads a value into o, which is emptied first. It leaves the
+// resourceVersion to the caller, who has the record.
+func (c Codec) Decode(value []byte, o Object) error {
+	if err := runtime.SetZeroValue(o); err != nil {
+		return fmt.Errorf("decode %s: %w", c.kind.GVK.Kind, err)
+	}
+	if err := decodeValue(value, o); err != nil {
+		return fmt.Errorf("decode %s: %w", c.kind.GVK.Kind, err)
+	}
+	o.GetObjectKind().SetGroupVersionKind(c.kind.GVK)
+	return nil
+}
+
+// decodeValue reads a value of any kind into a Go value of any shape.
+func decodeValue(value []byte, into any) error {
+	return kjson.UnmarshalCaseSensitivePreserveInts(value, into)
+}
+
+// DecodeShape reads the fields of a stored object that into has, whatever its kind:
+// the metadata alone, for example.
+func DecodeShape(rec raftstore.Record, into any) error {
+	if err := decodeValue(rec.Value, into); err != nil {
+		return fmt.Errorf("decode %s: %w", rec.Key, err)
+	}
+	return nil
+}
+
+// Encode returns the value of o, by the codec of its kind.
 func Encode(o Object) ([]byte, error) {
 	kind, err := KindOf(o)
 	if err != nil {
 		return nil, err
 	}
-	c := o.DeepCopyObject().(Object)
-	c.SetResourceVersion("")
-	c.SetSelfLink("")
-	c.GetObjectKind().SetGroupVersionKind(kind.GVK)
-	b, err := json.Marshal(c)
-	if err != nil {
-		return nil, fmt.Errorf("encode %s %s: %w", kind.GVK.Kind, KeyOf(o), err)
-	}
-	return b, nil
+	return CodecOf(kind).Encode(o)
 }
 
 // Decode returns the object of a record, with its resourceVersion filled in.
@@ -40,10 +93,9 @@ func Decode[T Object](rec raftstore.Record) (T, error) {
 
 func decode(kind *Kind, rec raftstore.Record) (Object, error) {
 	o := kind.New()
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(rec.Value, o); err != nil {
-		return nil, fmt.Errorf("decode %s: %w", rec.Key, err)
+	if err := CodecOf(kind).Decode(rec.Value, o); err != nil {
+		return nil, fmt.Errorf("%s: %w", rec.Key, err)
 	}
-	o.GetObjectKind().SetGroupVersionKind(kind.GVK)
 	o.SetResourceVersion(strconv.FormatUint(rec.ModRevision, 10))
 	return o, nil
 }

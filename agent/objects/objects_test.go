@@ -22,7 +22,7 @@ import (
 // promise what raftstore does not keep.
 func eachStore(t *testing.T, test func(t *testing.T, s objects.Store)) {
 	t.Run("fake", func(t *testing.T) { test(t, objectstest.New()) })
-	t.Run("raftstore", func(t *testing.T) { test(t, objects.FromRaft(raftstoretest.New(t))) })
+	t.Run("raftstore", func(t *testing.T) { test(t, objects.FromRaft(raftstoretest.New(t), nil)) })
 }
 
 func newVMI(name string) *kubevirtv1.VirtualMachineInstance {

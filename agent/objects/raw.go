@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	kjson "sigs.k8s.io/json"
 
 	"virtmesh/agent/kinds"
 	"virtmesh/raftstore"
@@ -26,8 +25,8 @@ type Raw struct {
 // DecodeRaw returns the object of a record.
 func DecodeRaw(rec raftstore.Record) (Raw, error) {
 	r := Raw{Unstructured: &unstructured.Unstructured{}, StoreKey: rec.Key, Revision: rec.ModRevision}
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(rec.Value, &r.Object); err != nil {
-		return Raw{}, fmt.Errorf("decode %s: %w", rec.Key, err)
+	if err := DecodeShape(rec, &r.Object); err != nil {
+		return Raw{}, err
 	}
 	if r.Object == nil {
 		return Raw{}, fmt.Errorf("decode %s: not an object", rec.Key)

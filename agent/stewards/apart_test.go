@@ -17,7 +17,7 @@ import (
 // loops of three hosts on three real replicas.
 func TestMachinesStayApart(t *testing.T) {
 	cluster := raftstoretest.NewCluster(t, 3, raftstoretest.WithConstraints(claims.Rules()...))
-	hosts, _, _ := startMesh(t, func(host string) objects.Store { return objects.FromRaft(cluster.Node(host)) })
+	hosts, _, _ := startMesh(t, func(host string) objects.Store { return objects.FromRaft(cluster.Node(host), nil) })
 	const groups = 8
 	var tx objects.Tx
 	for g := range groups {

@@ -315,7 +315,7 @@ func TestTransactionsPerMachine(t *testing.T) {
 // The loops of three hosts on three real replicas.
 func TestMachinesComeAndGo(t *testing.T) {
 	cluster := raftstoretest.NewCluster(t, 3, raftstoretest.WithConstraints(claims.Rules()...))
-	hosts, m, _ := startMesh(t, func(host string) objects.Store { return objects.FromRaft(cluster.Node(host)) })
+	hosts, m, _ := startMesh(t, func(host string) objects.Store { return objects.FromRaft(cluster.Node(host), nil) })
 	store := hosts[0].store
 	const n = 30
 	var names []string
@@ -377,7 +377,7 @@ func TestMachinesComeAndGo(t *testing.T) {
 // one machine, on three replicas, with a guest that starts in no time.
 func BenchmarkCreateToRunning(b *testing.B) {
 	cluster := raftstoretest.NewCluster(b, 3, raftstoretest.WithConstraints(claims.Rules()...))
-	hosts, _, _ := startMesh(b, func(host string) objects.Store { return objects.FromRaft(cluster.Node(host)) })
+	hosts, _, _ := startMesh(b, func(host string) objects.Store { return objects.FromRaft(cluster.Node(host), nil) })
 	store := hosts[0].store
 	i := 0
 	for b.Loop() {

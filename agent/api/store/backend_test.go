@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
 )
@@ -12,11 +13,13 @@ import (
 // testBackend is a replica in memory that can be told to have forgotten old
 // revisions.
 type testBackend struct {
-	*raftstore.Store
+	*objects.Replica
 	compacted atomic.Uint64
 }
 
-func newTestBackend(t *testing.T) *testBackend { return &testBackend{Store: raftstoretest.New(t)} }
+func newTestBackend(t *testing.T) *testBackend {
+	return &testBackend{Replica: objects.FromRaft(raftstoretest.New(t), nil)}
+}
 
 func (b *testBackend) compact(rev uint64) { b.compacted.Store(rev) }
 
@@ -24,12 +27,12 @@ func (b *testBackend) List(ctx context.Context, req raftstore.ListRequest) (raft
 	if req.Revision != 0 && req.Revision < b.compacted.Load() {
 		return raftstore.ListResult{}, raftstore.ErrCompacted
 	}
-	return b.Store.List(ctx, req)
+	return b.Replica.List(ctx, req)
 }
 
-func (b *testBackend) Watch(ctx context.Context, req raftstore.WatchRequest) (*raftstore.Watcher, error) {
+func (b *testBackend) Watch(ctx context.Context, req raftstore.WatchRequest) (objects.Watcher, error) {
 	if req.Revision != 0 && req.Revision < b.compacted.Load() {
 		return nil, raftstore.ErrCompacted
 	}
-	return b.Store.Watch(ctx, req)
+	return b.Replica.Watch(ctx, req)
 }

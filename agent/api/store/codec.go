@@ -1,36 +1,39 @@
 package store
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	kjson "sigs.k8s.io/json"
+
+	"virtmesh/agent/objects"
 )
 
-// Codec writes objects of one kind the way they are stored: plain JSON with
-// apiVersion and kind. It does no conversion, because the served and the stored
-// version of a kind share one Go type.
+// Codec is an objects.Codec as the API server's registry wants it. It does no
+// conversion, because the served and the stored version of a kind share one Go
+// type.
 type Codec struct {
-	gvk schema.GroupVersionKind
+	kind  *objects.Kind
+	codec objects.Codec
 }
 
 var _ runtime.Codec = (*Codec)(nil)
 
-// NewCodec returns the codec for objects of kind gvk.
-func NewCodec(gvk schema.GroupVersionKind) *Codec { return &Codec{gvk: gvk} }
+// NewCodec returns the codec for objects of a kind.
+func NewCodec(kind *objects.Kind) *Codec {
+	return &Codec{kind: kind, codec: objects.CodecOf(kind)}
+}
 
 // Encode writes obj, which must be of the codec's kind, to w.
 func (c *Codec) Encode(obj runtime.Object, w io.Writer) error {
-	kind := obj.GetObjectKind()
-	was := kind.GroupVersionKind()
-	kind.SetGroupVersionKind(c.gvk)
-	data, err := json.Marshal(obj)
-	kind.SetGroupVersionKind(was)
+	o, ok := obj.(objects.Object)
+	if !ok {
+		return fmt.Errorf("encode %s: a %T has no metadata", c.kind.GVK, obj)
+	}
+	data, err := c.codec.Encode(o)
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", c.gvk, err)
+		return err
 	}
 	_, err = w.Write(data)
 	return err
@@ -38,19 +41,20 @@ func (c *Codec) Encode(obj runtime.Object, w io.Writer) error {
 
 // Identifier names the codec for caches of encoded objects.
 func (c *Codec) Identifier() runtime.Identifier {
-	return runtime.Identifier("stored:" + c.gvk.String())
+	return runtime.Identifier("stored:" + c.kind.GVK.String())
 }
 
 // Decode reads data into into, which is emptied first and comes back without
 // apiVersion and kind, as the registry expects of its in-memory objects.
 func (c *Codec) Decode(data []byte, _ *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
-	if err := runtime.SetZeroValue(into); err != nil {
+	o, ok := into.(objects.Object)
+	if !ok {
+		return nil, nil, fmt.Errorf("decode %s: a %T has no metadata", c.kind.GVK, into)
+	}
+	if err := c.codec.Decode(data, o); err != nil {
 		return nil, nil, err
 	}
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, into); err != nil {
-		return nil, nil, fmt.Errorf("decode %s: %w", c.gvk, err)
-	}
 	into.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
-	gvk := c.gvk
+	gvk := c.kind.GVK
 	return into, &gvk, nil
 }

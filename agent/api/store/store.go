@@ -15,18 +15,19 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apiserver/pkg/storage"
 
+	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
 )
 
-// Backend is the replicated store as this package uses it. *raftstore.Store
+// Backend is the replicated store as this package uses it. *objects.Replica
 // implements it.
 type Backend interface {
-	Commit(ctx context.Context, txn raftstore.Txn) (raftstore.TxnResult, error)
-	Get(ctx context.Context, key string, opts raftstore.ReadOptions) (raftstore.Record, uint64, error)
-	List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error)
-	Watch(ctx context.Context, req raftstore.WatchRequest) (*raftstore.Watcher, error)
+	objects.Store
+	// Revision returns the newest revision that the local replica has applied.
 	Revision() uint64
 }
+
+var _ Backend = (*objects.Replica)(nil)
 
 // Config says what one Store holds.
 type Config struct {

@@ -15,6 +15,7 @@ import (
 	apistorage "k8s.io/apiserver/pkg/storage"
 
 	"virtmesh/agent/api/store"
+	"virtmesh/agent/kinds"
 	"virtmesh/raftstore"
 )
 
@@ -45,7 +46,7 @@ func newMaps(t *testing.T, b store.Backend) *store.Store {
 	t.Helper()
 	return store.New(store.Config{
 		Backend:  b,
-		Codec:    store.NewCodec(corev1.SchemeGroupVersion.WithKind("ConfigMap")),
+		Codec:    store.NewCodec(kinds.For[*corev1.ConfigMap]()),
 		Resource: schema.GroupResource{Resource: "configmaps"},
 		Prefix:   "/registry/core/configmaps",
 		New:      func() runtime.Object { return &corev1.ConfigMap{} },

@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	kjson "sigs.k8s.io/json"
 
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
@@ -246,7 +245,7 @@ func (g *graph) drop(i *item) {
 // parse reads the metadata of a record.
 func parse(rec raftstore.Record) (*item, error) {
 	var o metav1.PartialObjectMetadata
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(rec.Value, &o); err != nil {
+	if err := objects.DecodeShape(rec, &o); err != nil {
 		return nil, err
 	}
 	if o.UID == "" {
