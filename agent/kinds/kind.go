@@ -39,6 +39,11 @@ type Kind struct {
 	// Writers says who writes the parts of an object.
 	Writers Writers
 
+	// Finalizers are those that virtmesh puts on objects of the kind, each with the
+	// package whose loop takes it off. Without one that does, an object could not be
+	// deleted, nor its namespace.
+	Finalizers map[string]string
+
 	// Status says that status is written through its own subresource only.
 	Status bool
 	// Generation says that metadata.generation counts the changes of the object's

@@ -9,14 +9,20 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
+// VolumeFinalizer keeps a claim until its volume is deleted.
+const VolumeFinalizer = "virtmesh.io/volume"
+
 func persistentVolumeClaimKind() *Kind {
 	type pvc = corev1.PersistentVolumeClaim
 	return &Kind{
 		GVK: core("PersistentVolumeClaim"), Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim",
 		ShortNames: []string{"pvc"}, Namespaced: true, Status: true,
 		Object: &pvc{}, List: &corev1.PersistentVolumeClaimList{},
-		Support:        "works, on directory pools. It is Bound once its volume is there. There is no PersistentVolume kind, so a retained volume is not shown. Growing a claim is not acted on",
-		Writers:        Writers{Spec: "users; a class that is not named by the API", Status: "host/volumes"},
+		Support: "works, on directory pools. It is Bound once its volume is there. There is no PersistentVolume kind, so a retained volume is not shown. Growing a claim is not acted on",
+		Writers: Writers{Spec: "users; a class that is not named by the API", Status: "host/volumes"},
+		Finalizers: map[string]string{
+			VolumeFinalizer: "host/volumes",
+		},
 		Default:        fill(defaultPVC),
 		Validate:       judge(validatePVC),
 		ValidateUpdate: judgeUpdate(validatePVCUpdate),

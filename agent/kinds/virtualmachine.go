@@ -21,6 +21,9 @@ func virtualMachineKind() *Kind {
 		Object: &vm{}, List: &kubevirtv1.VirtualMachineList{},
 		Support: "works",
 		Writers: Writers{Spec: users, Status: "stewards/vm; powering on and off (subresources) through the API"},
+		Finalizers: map[string]string{
+			kubevirtv1.VirtualMachineControllerFinalizer: "stewards/vm",
+		},
 		Default: func(d vmi.Defaults, obj runtime.Object) {
 			v := obj.(*vm)
 			vmi.DropUninferred(&v.Spec)

@@ -18,6 +18,10 @@ func virtualMachineInstanceKind() *Kind {
 		Object: &instance{}, List: &kubevirtv1.VirtualMachineInstanceList{},
 		Support: "works. Only its labels, annotations and finalizers can be changed, as in KubeVirt",
 		Writers: Writers{Spec: "users, stewards/vm", Status: "stewards/schedule until it has a host, then host/executor"},
+		Finalizers: map[string]string{
+			kubevirtv1.VirtualMachineInstanceFinalizer:   "host/executor; stewards/schedule if it never had a host",
+			kubevirtv1.VirtualMachineControllerFinalizer: "stewards/vm",
+		},
 		Default: func(d vmi.Defaults, obj runtime.Object) {
 			v := obj.(*instance)
 			v.Status = kubevirtv1.VirtualMachineInstanceStatus{}

@@ -230,7 +230,7 @@ func TestMistakesAreFoundBeforeWriting(t *testing.T) {
 		},
 		"no kind":   func(tx *objects.Tx) { tx.Create(&corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "x"}}) },
 		"no status": func(tx *objects.Tx) { tx.UpdateStatus(&corev1.Secret{}, &corev1.Secret{}) },
-		"written twice": func(tx *objects.Tx) {
+		"written twice, with different values": func(tx *objects.Tx) {
 			tx.Create(newVMI("b"))
 			tx.Put("/registry/kubevirt.io/virtualmachineinstances/ns/b", nil)
 		},
@@ -263,6 +263,47 @@ func TestRefusalIsTyped(t *testing.T) {
 	if refused, ok := objects.Refused(err); !ok || refused.Reason != "because" {
 		t.Errorf("got %v", err)
 	}
+}
+
+// Lists that transactions are built from may repeat a key: the volumes of an
+// instance, the owners of an object.
+func TestTheSameWriteTwiceIsOne(t *testing.T) {
+	eachStore(t, func(t *testing.T, s objects.Store) {
+		twin := newVMI("twin")
+		commit(t, s, func(tx *objects.Tx) {
+			tx.Create(twin)
+			tx.Create(twin)
+			tx.Put("/claims/x", []byte("a"))
+			tx.Put("/claims/x", []byte("a"))
+		})
+		stored := get(t, s, "twin")
+		if twin.ResourceVersion != stored.ResourceVersion {
+			t.Errorf("the object has revision %s, the store %s", twin.ResourceVersion, stored.ResourceVersion)
+		}
+		first, second := stored.DeepCopy(), stored.DeepCopy()
+		first.Status.Phase, second.Status.Phase = kubevirtv1.Running, kubevirtv1.Running
+		commit(t, s, func(tx *objects.Tx) {
+			tx.UpdateStatus(stored, first)
+			tx.UpdateStatus(stored, second)
+		})
+		stored = get(t, s, "twin")
+		if first.ResourceVersion != stored.ResourceVersion || second.ResourceVersion != stored.ResourceVersion {
+			t.Errorf("revisions %s and %s, want %s for both", first.ResourceVersion, second.ResourceVersion, stored.ResourceVersion)
+		}
+		commit(t, s, func(tx *objects.Tx) {
+			for range 2 {
+				tx.Delete(stored, objects.DeleteOptions{})
+				tx.Remove("/claims/x")
+			}
+		})
+		list, _, err := objects.List[*kubevirtv1.VirtualMachineInstance](t.Context(), s, "", raftstore.ReadOptions{})
+		if err != nil || len(list) != 0 {
+			t.Errorf("left %v (%v)", list, err)
+		}
+		if _, _, err := s.Get(t.Context(), "/claims/x", raftstore.ReadOptions{}); !errors.Is(err, raftstore.ErrNotFound) {
+			t.Errorf("the record is left (%v)", err)
+		}
+	})
 }
 
 func TestListPages(t *testing.T) {

@@ -26,9 +26,9 @@ type Tx struct {
 	conds       map[string]uint64
 	condOrder   []string
 	ops         []raftstore.Op
-	opKeys      map[string]struct{}
+	opIndex     map[string]int // by key
 	constraints []raftstore.ConstraintCall
-	stored      []func(rev uint64) // what to do with the revision of each op
+	stored      [][]func(rev uint64) // what to do with the revision of each op
 	err         error
 }
 
@@ -66,7 +66,7 @@ func (t *Tx) Update(old, o Object) {
 	}
 	keepIdentity(old, o)
 	kind.CountGeneration(o, old)
-	t.replace(kind, old, o)
+	t.replace(kind, old, o, o)
 }
 
 // UpdateStatus replaces the status of old by that of o and leaves everything
@@ -82,11 +82,7 @@ func (t *Tx) UpdateStatus(old, o Object) {
 	}
 	merged := old.DeepCopyObject().(Object)
 	reflect.ValueOf(merged).Elem().FieldByName("Status").Set(reflect.ValueOf(o).Elem().FieldByName("Status"))
-	n := len(t.ops)
-	t.replace(kind, old, merged)
-	if len(t.ops) > n {
-		t.stored[n] = storeRevision(o)
-	}
+	t.replace(kind, old, merged, o)
 }
 
 // DeleteOptions say what happens to the objects that the deleted one owns.
@@ -114,7 +110,7 @@ func (t *Tx) Delete(old Object, opts DeleteOptions) {
 		return
 	}
 	kinds.MarkDeleted(o, time.Now())
-	t.replace(kind, old, o)
+	t.replace(kind, old, o, o)
 }
 
 // Unchanged makes the transaction fail if o has changed since it was read.
@@ -155,14 +151,16 @@ func (t *Tx) Require(storeKey string, revision uint64) {
 	t.condOrder = append(t.condOrder, storeKey)
 }
 
-// Put writes a record that is not an object, without a condition of its own.
+// Put writes a record that is not an object, without a condition of its own. The
+// same write twice counts once.
 func (t *Tx) Put(storeKey string, value []byte) {
-	t.op(raftstore.Op{Key: storeKey, Value: value}, nil)
+	t.op(raftstore.Op{Key: storeKey, Value: value})
 }
 
 // Remove deletes a record that is not an object, without a condition of its own.
+// The same deletion twice counts once.
 func (t *Tx) Remove(storeKey string) {
-	t.op(raftstore.Op{Key: storeKey, Delete: true}, nil)
+	t.op(raftstore.Op{Key: storeKey, Delete: true})
 }
 
 // Demand adds a constraint that the state after the transaction must hold. The
@@ -203,16 +201,17 @@ func (t *Tx) Commit(ctx context.Context, s Store) (raftstore.TxnResult, error) {
 	if err != nil {
 		return raftstore.TxnResult{}, apiError(err)
 	}
-	for i, fn := range t.stored {
-		if fn != nil && i < len(res.OpRevisions) {
-			fn(res.OpRevisions[i])
+	for i, rev := range res.OpRevisions {
+		for _, tell := range t.stored[i] {
+			tell(rev)
 		}
 	}
 	return res, nil
 }
 
-// replace writes o over old, or nothing if they are the same.
-func (t *Tx) replace(kind *Kind, old, o Object) {
+// replace writes o over old, or nothing if they are the same. told learns the
+// revision.
+func (t *Tx) replace(kind *Kind, old, o, told Object) {
 	key, ok := t.storeKey(kind, o)
 	if !ok {
 		return
@@ -239,13 +238,13 @@ func (t *Tx) replace(kind *Kind, old, o Object) {
 		return
 	}
 	t.Unchanged(old)
-	t.op(raftstore.Op{Key: key, Value: after}, storeRevision(o))
+	t.op(raftstore.Op{Key: key, Value: after}, storeRevision(told))
 }
 
 func (t *Tx) remove(kind *Kind, old Object) {
 	if key, ok := t.storeKey(kind, old); ok {
 		t.Unchanged(old)
-		t.op(raftstore.Op{Key: key, Delete: true}, nil)
+		t.op(raftstore.Op{Key: key, Delete: true})
 	}
 }
 
@@ -262,17 +261,24 @@ func storeRevision(o Object) func(uint64) {
 	return func(rev uint64) { o.SetResourceVersion(strconv.FormatUint(rev, 10)) }
 }
 
-// op appends an operation. One key may be written only once: with two, the
-// second would silently undo the first.
-func (t *Tx) op(op raftstore.Op, stored func(uint64)) {
-	if _, dup := t.opKeys[op.Key]; dup {
-		t.fail(fmt.Errorf("%s is written twice", op.Key))
+// op appends an operation; stored is called with its revision. The same
+// operation twice is one: lists that transactions are built from may name a thing
+// twice. Different ones for one key are a mistake of the caller: the second would
+// silently undo the first.
+func (t *Tx) op(op raftstore.Op, stored ...func(rev uint64)) {
+	i, again := t.opIndex[op.Key]
+	if again {
+		if have := t.ops[i]; have.Delete != op.Delete || !bytes.Equal(have.Value, op.Value) {
+			t.fail(fmt.Errorf("%s is written twice, with different values", op.Key))
+			return
+		}
+		t.stored[i] = append(t.stored[i], stored...)
 		return
 	}
-	if t.opKeys == nil {
-		t.opKeys = map[string]struct{}{}
+	if t.opIndex == nil {
+		t.opIndex = map[string]int{}
 	}
-	t.opKeys[op.Key] = struct{}{}
+	t.opIndex[op.Key] = len(t.ops)
 	t.ops = append(t.ops, op)
 	t.stored = append(t.stored, stored)
 }

@@ -20,10 +20,9 @@ func SetNewInstance(d Defaults, vmi *kubevirtv1.VirtualMachineInstance, now time
 	SetPhase(vmi, kubevirtv1.Pending, now)
 }
 
-// SetNewMigration adds the finalizer that keeps a migration until its target is
-// cleaned up, and the label by which migrations of an instance are found.
+// SetNewMigration adds the label by which migrations of an instance are found. It
+// adds no finalizer: nothing carries migrations out yet, so nothing would remove it.
 func SetNewMigration(m *kubevirtv1.VirtualMachineInstanceMigration) {
-	addFinalizer(&m.ObjectMeta, kubevirtv1.VirtualMachineInstanceMigrationFinalizer)
 	if m.Labels == nil {
 		m.Labels = map[string]string{}
 	}

@@ -15,6 +15,7 @@ import (
 	"virtmesh/agent/claims"
 	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/executor"
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 	"virtmesh/raftstore"
@@ -43,8 +44,7 @@ const (
 // scheme begins the endpoint of an import from a registry.
 const scheme = "docker://"
 
-// claimFinalizer keeps a claim until its volume is deleted.
-const claimFinalizer = "virtmesh.io/volume"
+const claimFinalizer = kinds.VolumeFinalizer
 
 // ProvisionerConfig is what a Provisioner needs. All fields are required but
 // Unusable.

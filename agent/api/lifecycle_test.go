@@ -1,0 +1,102 @@
+package api_test
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+
+	"virtmesh/agent/kinds"
+)
+
+// minimal holds, for every kind, the least that makes an object of it.
+var minimal = map[string]string{
+	"VirtualMachine":                  `{spec: {runStrategy: Halted, template: {spec: {domain: {devices: {}, memory: {guest: 64Mi}}}}}}`,
+	"VirtualMachineInstance":          `{spec: {domain: {devices: {}, memory: {guest: 64Mi}}}}`,
+	"VirtualMachineInstanceMigration": `{spec: {vmiName: x}}`,
+	"DataVolume":                      `{spec: {source: {blank: {}}, storage: {resources: {requests: {storage: 1Gi}}}}}`,
+	"NetworkAttachmentDefinition":     `{}`,
+	"StorageClass":                    `{provisioner: virtmesh.io/local}`,
+	"PersistentVolumeClaim":           `{spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`,
+	"Node":                            `{}`,
+	"MeshConfig":                      `{}`,
+	"Namespace":                       `{}`,
+	"Secret":                          `{}`,
+	"ConfigMap":                       `{}`,
+	"Event":                           `{involvedObject: {namespace: default}}`,
+	"Lease":                           `{}`,
+}
+
+// An object of every kind can be made from a minimal manifest and deleted: what
+// keeps it is only a finalizer that the catalogue knows a remover of.
+func TestEveryKindCanBeMadeAndDeleted(t *testing.T) {
+	h := start(t)
+	for _, k := range kinds.All() {
+		t.Run(k.GVK.Kind, func(t *testing.T) {
+			manifest, ok := minimal[k.GVK.Kind]
+			if !ok {
+				t.Fatal("this test has no manifest of the kind")
+			}
+			obj := parse(t, manifest)
+			obj.SetGroupVersionKind(k.GVK)
+			obj.SetName("mesh") // the only name that MeshConfig takes
+			var objs dynamic.ResourceInterface = h.dynamic(t).Resource(k.GVK.GroupVersion().WithResource(k.Resource))
+			if k.Namespaced {
+				objs = objs.(dynamic.NamespaceableResourceInterface).Namespace("default")
+			}
+			made, err := objs.Create(t.Context(), obj, metav1.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, finalizer := range finalizersOf(t, made) {
+				if k.Finalizers[finalizer] == "" {
+					t.Errorf("nobody removes the finalizer %s, which is set at the creation", finalizer)
+				}
+			}
+			if err := objs.Delete(t.Context(), "mesh", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if len(finalizersOf(t, made)) > 0 {
+				marked, err := objs.Get(t.Context(), "mesh", metav1.GetOptions{})
+				if err != nil || marked.GetDeletionTimestamp() == nil {
+					t.Fatalf("it is not marked as being deleted (%v)", err)
+				}
+				removeFinalizers(t, objs, marked)
+			}
+			if _, err := objs.Get(t.Context(), "mesh", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				t.Errorf("it is still there: %v", err)
+			}
+		})
+	}
+	if extra := len(minimal) - len(kinds.All()); extra > 0 {
+		t.Errorf("manifests of %d kinds that are not served among %v", extra, slices.Sorted(maps.Keys(minimal)))
+	}
+}
+
+// finalizersOf returns those of the metadata and those of a namespace's spec.
+func finalizersOf(t *testing.T, obj *unstructured.Unstructured) []string {
+	t.Helper()
+	inSpec, _, err := unstructured.NestedStringSlice(obj.Object, "spec", "finalizers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(obj.GetFinalizers(), inSpec...)
+}
+
+// removeFinalizers does what the loops do that the catalogue names.
+func removeFinalizers(t *testing.T, objs dynamic.ResourceInterface, obj *unstructured.Unstructured) {
+	t.Helper()
+	obj.SetFinalizers(nil)
+	var at []string
+	if obj.GetKind() == "Namespace" {
+		unstructured.RemoveNestedField(obj.Object, "spec", "finalizers")
+		at = []string{"finalize"}
+	}
+	if _, err := objs.Update(t.Context(), obj, metav1.UpdateOptions{}, at...); err != nil {
+		t.Fatal(err)
+	}
+}
