@@ -220,3 +220,24 @@ func TestTheLeaseAndTheCardsOwnNameComeFirst(t *testing.T) {
 		t.Errorf("%+v", nic)
 	}
 }
+
+// What happened to a guest since it was asked is asked for sooner than at the next
+// regular time, though not at once.
+func TestAGuestInDoubtIsAskedSooner(t *testing.T) {
+	w := newWorld(t)
+	q := w.counted(nil)
+	vmi := w.running("a")
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
+	w.hear(vmi)
+	w.executor.heed(hypervisor.Event{Kind: hypervisor.EventReboot, Ref: refOf(vmi)})
+	if result := w.reconcile(vmi); result.RequeueAfter <= 0 || result.RequeueAfter > guestInfoPause {
+		t.Errorf("asks again after %v", result.RequeueAfter)
+	}
+	w.pass(guestInfoPause)
+	if result := w.hear(vmi); result.RequeueAfter <= guestInfoPause {
+		t.Errorf("in doubt although it has answered: asks again after %v", result.RequeueAfter)
+	}
+	if n := q.count.Load(); n != 2 {
+		t.Errorf("asked %d times", n)
+	}
+}

@@ -59,3 +59,24 @@ func TestAConsoleThatIsTakenOverSaysSo(t *testing.T) {
 		t.Errorf("%d sessions are remembered", n)
 	}
 }
+
+// A session that could not be opened has taken over nothing.
+func TestAFailedTakeoverLeavesTheSessionBeforeIt(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	first, err := w.executor.Guests().Stream(t.Context(), "ns", "a", guests.Console)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.hv.Machine().Fail("Console", hypervisor.ErrNoDevice)
+	if _, err := w.executor.Guests().Stream(t.Context(), "ns", "a", guests.Console); err == nil {
+		t.Fatal("a console that cannot be opened was opened")
+	}
+	w.act(w.hv.Machine().PowerOff(refOf(vmi)))
+	if text := rest(t, first); strings.Contains(text, "taken over") {
+		t.Errorf("the session ends with %q", text)
+	}
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,7 +1,10 @@
 package executor
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -9,8 +12,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/objects"
 	machine "virtmesh/agent/vmi"
 )
 
@@ -170,4 +175,39 @@ func classify(err error) (reason string, final bool) {
 		return reasonInvalid, true
 	}
 	return reasonFailedCreate, false
+}
+
+// maxHolders bounds how many machines a message names.
+const maxHolders = 3
+
+// nameHolders adds to the failure of a start, because a disk is in use, which running
+// instances have the instance's claims attached: they are the ones to stop. What the
+// emulator says names none.
+func (e *Executor) nameHolders(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, err error) error {
+	var fault *hypervisor.Fault
+	if !errors.As(err, &fault) || fault.Code != hypervisor.FaultDiskLocked {
+		return err
+	}
+	var uses []string
+	for _, volume := range vmi.Spec.Volumes {
+		if volume.PersistentVolumeClaim == nil {
+			continue
+		}
+		claim := objects.Key{Namespace: vmi.Namespace, Name: volume.PersistentVolumeClaim.ClaimName}
+		held, readErr := claims.GetVolume(ctx, e.Store, claim, localRead)
+		if readErr != nil {
+			return err
+		}
+		for _, other := range e.Instances.List(vmi.Namespace) {
+			if other.UID != vmi.UID && other.Status.Phase == kubevirtv1.Running && slices.Contains(held.Holders, other.UID) {
+				uses = append(uses, fmt.Sprintf("virtual machine %s uses claim %s", objects.KeyOf(other), claim.Name))
+			}
+		}
+	}
+	if len(uses) == 0 {
+		return err
+	}
+	slices.Sort(uses)
+	uses = slices.Compact(uses)
+	return fmt.Errorf("%w: %s", err, strings.Join(uses[:min(len(uses), maxHolders)], ", "))
 }

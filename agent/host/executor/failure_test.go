@@ -3,12 +3,15 @@ package executor
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/claims"
+	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
 )
@@ -129,5 +132,46 @@ func TestAnInterruptedStartIsNoFailure(t *testing.T) {
 	w.reconcile(vmi)
 	if got := w.get(vmi); got.Status.Phase != kubevirtv1.Running || w.volumes.prepared != 1 {
 		t.Errorf("phase %s, volumes prepared %d times", got.Status.Phase, w.volumes.prepared)
+	}
+}
+
+// A claim that many may write is on one machine's disk at a time: the others wait, and
+// say for whom.
+func TestADiskInUseNamesTheMachineThatUsesIt(t *testing.T) {
+	w := newWorld(t)
+	shared := func(name string) *kubevirtv1.VirtualMachineInstance {
+		vmi := scheduled(name)
+		source := &kubevirtv1.PersistentVolumeClaimVolumeSource{}
+		source.ClaimName = "data"
+		vmi.Spec.Volumes[0].VolumeSource = kubevirtv1.VolumeSource{PersistentVolumeClaim: source}
+		w.place(vmi)
+		w.commit(func(tx *objects.Tx) {
+			held, err := claims.GetVolume(t.Context(), w.store, objects.Key{Namespace: "ns", Name: "data"}, raftstore.ReadOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			held.Shared = true
+			claims.Attach(tx, held, vmi.UID)
+		})
+		return vmi
+	}
+	first, second, third := shared("first"), shared("second"), shared("third")
+	w.reconcile(first)
+	w.sync(first)
+	for _, vmi := range []*kubevirtv1.VirtualMachineInstance{second, third} {
+		locked := &hypervisor.Fault{Code: hypervisor.FaultDiskLocked, Sentence: "a disk is in use by another process"}
+		w.hv.Machine().Fail("Start", locked)
+		if _, err := w.try(vmi); !errors.Is(err, locked) {
+			t.Fatalf("error %v", err)
+		}
+		told := condition(w.get(vmi), kubevirtv1.VirtualMachineInstanceSynchronized)
+		if told == nil || !strings.HasSuffix(told.Message, "in use by another process: virtual machine ns/first uses claim data") {
+			t.Errorf("told %+v", told)
+		}
+	}
+	w.hv.Machine().Fail("Start", errors.New("no memory"))
+	w.pass(maxStartPause)
+	if _, err := w.try(second); err == nil || strings.Contains(err.Error(), "ns/first") {
+		t.Errorf("another failure: %v", err)
 	}
 }

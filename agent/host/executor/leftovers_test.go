@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -107,7 +108,7 @@ func TestSerialLogEndsWithItsInstance(t *testing.T) {
 	w := newWorld(t)
 	vmi := w.running("a")
 	files := w.writeLog("ns", "a")
-	other := w.writeLog("ns", "a-serial.log.0") // a name that looks like a rotated log
+	other := w.writeLog("ns", "a.serial.log") // a name that looks like a log
 	w.act(w.hv.Machine().Crash(refOf(vmi)))
 	w.reconcile(vmi)
 	w.expectEnded(vmi, kubevirtv1.Failed)
@@ -141,7 +142,7 @@ func TestTheEmulatorsLogGoesWithItsInstance(t *testing.T) {
 	w.restart()
 	vmi := w.running("a")
 	var files []string
-	for _, name := range []string{"ns_a.log", "ns_a.log.0", "ns_b.log"} {
+	for _, name := range []string{"ns_a.log", "ns_a.log.0", "ns_a.log.1", "ns_b.log"} {
 		files = append(files, filepath.Join(w.config.EmulatorLogDir, name))
 		w.act(os.WriteFile(files[len(files)-1], []byte("qemu: "), 0o600))
 	}
@@ -153,7 +154,20 @@ func TestTheEmulatorsLogGoesWithItsInstance(t *testing.T) {
 	}
 	w.forget(vmi)
 	w.reconcile(vmi)
-	if exist(files[:2]) != 0 || exist(files[2:]) != 1 {
-		t.Errorf("%d files of the instance are left, %d of another", exist(files[:2]), exist(files[2:]))
+	if exist(files[:3]) != 0 || exist(files[3:]) != 1 {
+		t.Errorf("%d files of the instance are left, %d of another", exist(files[:3]), exist(files[3:]))
+	}
+}
+
+// A name may be as long as a file's name can be.
+func TestInstancesWithLongNamesHaveLogs(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running(strings.Repeat("a", 253))
+	files := w.writeLog(vmi.Namespace, vmi.Name)
+	w.unclaim(vmi)
+	w.forget(vmi)
+	w.adopt()
+	if n := exist(files); n != 0 {
+		t.Errorf("%d files are left", n)
 	}
 }

@@ -32,6 +32,9 @@ func TestScheduledInstanceStarts(t *testing.T) {
 	if w.volumes.prepared != 1 || w.volumes.released != 1 {
 		t.Errorf("volumes prepared %d times, released %d", w.volumes.prepared, w.volumes.released)
 	}
+	if volumes := got.Status.VolumeStatus; len(volumes) != 1 || volumes[0].Name != "root" {
+		t.Errorf("volumes: %+v", volumes)
+	}
 	if w.told("Started") != 1 || w.told("Approximated") != 0 {
 		t.Errorf("%d events of the start, %d of approximations", w.told("Started"), w.told("Approximated"))
 	}

@@ -110,9 +110,7 @@ func (e *Executor) describeMachine(vmi *kubevirtv1.VirtualMachineInstance) {
 	}
 	qos := corev1.PodQOSBurstable
 	status.QOSClass = &qos
-	if status.EvacuationNodeName != "" {
-		status.EvacuationNodeName = ""
-	}
+	status.EvacuationNodeName = ""
 	if len(status.VolumeStatus) == 0 {
 		for _, volume := range vmi.Spec.Volumes {
 			status.VolumeStatus = append(status.VolumeStatus, kubevirtv1.VolumeStatus{Name: volume.Name})

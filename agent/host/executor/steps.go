@@ -87,6 +87,7 @@ func (e *Executor) startFailed(ctx context.Context, r *run, err error) error {
 	if dropErr := e.dropPreparation(ctx, r); dropErr != nil {
 		return dropErr
 	}
+	err = e.nameHolders(ctx, r.instance, err)
 	e.failures.add(r.ref.UID, err, r.now)
 	r.failed = err
 	e.Logger.Warn("a guest did not start", "instance", r.ref.String(), "err", err)
