@@ -244,6 +244,10 @@ func TestCacheSurvivesRestartAndCrash(t *testing.T) {
 	if err := os.MkdirAll(junk, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// Images are read-only, also to their owner where that is not root.
+	if err := os.Chmod(broken.Path, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Truncate(broken.Path, 10); err != nil {
 		t.Fatal(err)
 	}
