@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -169,5 +170,31 @@ func TestInstancesWithLongNamesHaveLogs(t *testing.T) {
 	w.adopt()
 	if n := exist(files); n != 0 {
 		t.Errorf("%d files are left", n)
+	}
+}
+
+// An agent runs for months: what it remembers of instances goes with them.
+func TestNothingIsRememberedOfAnInstanceThatIsGone(t *testing.T) {
+	w := newWorld(t)
+	h := w.witnessed()
+	vmi := w.running("a")
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
+	w.hear(vmi)
+	h.deaf = true
+	w.deleteWith(vmi, 30)
+	w.reconcile(vmi)
+	w.pass(30 * time.Second)
+	w.reconcile(vmi)
+	late := w.place(scheduled("b"))
+	w.network.fail = errors.New("no bridge")
+	if _, err := w.try(late); err == nil {
+		t.Fatal("started without a network")
+	}
+	w.deleteWith(late, 30)
+	w.reconcile(late)
+	e := w.executor
+	if n := len(e.failures.byUID) + len(e.shutdowns.byUID) + len(e.flips.byUID) + len(e.agents.guests) + len(e.preparations.byUID) + len(e.traces.keys()); n != 0 {
+		t.Errorf("failures %v, shutdowns %v, flips %v, agents %v, preparations %v, traces %v",
+			e.failures.byUID, e.shutdowns.byUID, e.flips.byUID, e.agents.guests, e.preparations.byUID, e.traces.keys())
 	}
 }

@@ -53,15 +53,14 @@ type Config struct {
 type Volumes struct {
 	Config
 
-	mu sync.Mutex
-	// references are the images that were pulled here, by reference.
-	references map[string]bool
+	mu     sync.Mutex
+	pulled pulledImages
 }
 
 var _ executor.Volumes = (*Volumes)(nil)
 
 // New makes a Volumes.
-func New(config Config) *Volumes { return &Volumes{Config: config, references: map[string]bool{}} }
+func New(config Config) *Volumes { return &Volumes{Config: config} }
 
 // Prepare implements executor.Volumes. Images are held only until their
 // overlays are made and in use: the cache sees for itself what QEMU has open.
@@ -170,7 +169,7 @@ func (v *Volumes) pull(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstan
 		return fail(err)
 	}
 	v.mu.Lock()
-	v.references[source.Image] = true
+	v.pulled.add(source.Image)
 	v.mu.Unlock()
 	return image, release, nil
 }
@@ -225,15 +224,12 @@ func (v *Volumes) Owners() ([]hypervisor.Ref, error) {
 	return refs, nil
 }
 
-// ImageReferences lists the images that were pulled here, for placement.
+// ImageReferences lists images that were pulled here, for placement: the last ones,
+// as many as fit, in order of their names.
 func (v *Volumes) ImageReferences() []string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	references := make([]string, 0, len(v.references))
-	for reference := range v.references {
-		references = append(references, reference)
-	}
-	return references
+	return v.pulled.list()
 }
 
 func (v *Volumes) secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
