@@ -78,7 +78,7 @@ func (w *world) killBefore(number int) (taken *int) {
 // new agent when one was killed.
 func (w *world) drive(vmi *kubevirtv1.VirtualMachineInstance) {
 	w.t.Helper()
-	for range 40 {
+	for range 20 {
 		w.sync(vmi)
 		_, err := w.executor.Reconcile(w.t.Context(), objects.KeyOf(vmi))
 		w.settle(vmi)
@@ -90,7 +90,7 @@ func (w *world) drive(vmi *kubevirtv1.VirtualMachineInstance) {
 			}
 			w.settle(vmi)
 		}
-		w.pass(2 * time.Second)
+		w.pass(4 * time.Second)
 	}
 }
 

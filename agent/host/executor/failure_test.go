@@ -79,7 +79,7 @@ func TestAStartThatAlwaysFailsBacksOffAndIsWrittenOnce(t *testing.T) {
 	vmi := w.place(scheduled("a"))
 	before := w.store.Commits()
 	began := w.passed
-	for i := range 600 {
+	for i := range 300 {
 		w.hv.Machine().Fail("Start", fmt.Errorf("2026-11-26T03:52:%02d.1Z: only %d MiB are free", i%60, i))
 		_, _ = w.try(vmi) // as if an event came every 100 ms
 		w.pass(100 * time.Millisecond)
