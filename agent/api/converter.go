@@ -2,12 +2,15 @@ package api
 
 import (
 	"fmt"
+	"reflect"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
+
+	"virtmesh/agent/kinds"
 )
 
 // converter turns objects into the form the field manager compares.
@@ -29,8 +32,8 @@ func newConverter(scheme *runtime.Scheme, schemas map[string]*spec.Schema) (mana
 
 // ObjectToTyped implements managedfields.TypeConverter.
 func (c *converter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
-	if _, ok := obj.(*unstructured.Unstructured); ok {
-		return c.TypeConverter.ObjectToTyped(obj, opts...)
+	if applied, ok := obj.(*unstructured.Unstructured); ok {
+		return c.TypeConverter.ObjectToTyped(unifySpelling(applied), opts...)
 	}
 	gvk := obj.GetObjectKind().GroupVersionKind()
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
@@ -40,4 +43,18 @@ func (c *converter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOp
 	u := &unstructured.Unstructured{Object: content}
 	u.SetGroupVersionKind(gvk)
 	return c.TypeConverter.ObjectToTyped(u, opts...)
+}
+
+// unifySpelling returns a manifest that is applied with its quantities spelled as
+// those of stored objects, so that an equal value is no conflict. It cannot unify
+// what differs in its unit, such as 134217728 and 128Mi: a stored quantity keeps the
+// kind of unit that it was given.
+func unifySpelling(applied *unstructured.Unstructured) *unstructured.Unstructured {
+	k, ok := kinds.ByGroupKind(applied.GroupVersionKind().GroupKind())
+	if !ok {
+		return applied
+	}
+	applied = applied.DeepCopy()
+	unifyQuantities(reflect.TypeOf(k.Object), applied.Object)
+	return applied
 }

@@ -48,10 +48,10 @@ func (t *types) serializer(all []*kinds.Kind, group string) runtime.NegotiatedSe
 		serializer.WithStreamingCollectionEncodingToJSON(), serializer.WithStreamingCollectionEncodingToProtobuf())
 	for _, k := range all {
 		if k.GVK.Group == group && !isProto(k.Object) {
-			return jsonOnly{codecs}
+			return namingSerializer{jsonOnly{codecs}}
 		}
 	}
-	return codecs
+	return namingSerializer{codecs}
 }
 
 // isProto says whether objects can be written as protobuf.

@@ -106,7 +106,7 @@ func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver
 // handlerChain puts the library's filters around the API and the paths that are
 // not resources.
 func (s *Server) handlerChain(api http.Handler, c *genericapiserver.Config) http.Handler {
-	return s.drain.filter(genericapiserver.DefaultBuildHandlerChain(s.extraPaths(api), c), c)
+	return s.drain.filter(genericapiserver.DefaultBuildHandlerChain(checkPatches(s.extraPaths(api), c.Serializer), c), c)
 }
 
 // newGroups makes what serves each API group.
