@@ -1,6 +1,6 @@
 // Package kernel observes and changes the network of the host it runs on, for netplug.
 //
-// It is the only package that imports netlink and nftables libraries. It decides nothing:
+// It is the only package that imports netlink and nftables libraries, and runs nft(8). It decides nothing:
 // it tells what is (Observe) and makes one change at a time (Do). It acts on the network
 // namespace of the process, and needs CAP_NET_ADMIN there.
 package kernel
@@ -48,14 +48,14 @@ func (k *Kernel) Do(ctx context.Context, op netplug.Op) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := k.do(op)
+	err := k.do(ctx, op)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("%w: %w", netplug.ErrUnsupported, err)
 	}
 	return err
 }
 
-func (k *Kernel) do(op netplug.Op) error {
+func (k *Kernel) do(ctx context.Context, op netplug.Op) error {
 	switch o := op.(type) {
 	case netplug.AddBridge:
 		return k.addBridge(o)
@@ -66,7 +66,7 @@ func (k *Kernel) do(op netplug.Op) error {
 	case netplug.SetSysctl:
 		return setSysctl(o)
 	case netplug.LoadFilter:
-		return k.nft.load(o.Ruleset)
+		return k.nft.load(ctx, o.Ruleset)
 	}
 	name, change := k.linkChange(op)
 	if change == nil {

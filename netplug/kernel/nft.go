@@ -1,13 +1,14 @@
 package kernel
 
 import (
-	"errors"
+	"context"
 	"fmt"
+	"os"
+	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
 	mdl "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -15,118 +16,50 @@ import (
 	"virtmesh/netplug/ruleset"
 )
 
-// nft loads rulesets and tells which one is loaded. Each call opens a socket of its own.
+// nft loads rulesets with nft(8), and tells over netlink which one is loaded.
 type nft struct{}
 
 // markChain begins the name of a chain without rules, which remembers in its name what
 // was loaded: the kernel has no better place to note it within the transaction.
 const markChain = "loaded_"
 
-// socketBuffer holds the acknowledgements of a large ruleset, one for each message.
-const socketBuffer = 8 << 20
+// loadTimeout bounds nft(8), which needs a tenth of a second for the rules of 200 taps.
+const loadTimeout = 30 * time.Second
 
-func (nft) open() (*nftables.Conn, error) {
-	return nftables.New(nftables.WithSockOptions(func(c *mdl.Conn) error {
-		return errors.Join(c.SetReadBuffer(socketBuffer), c.SetWriteBuffer(socketBuffer))
-	}))
+// load replaces the tables of the ruleset as one transaction. nft(8) reads the ruleset as
+// it is printed, so what one reads in a log is what the kernel has.
+func (n nft) load(ctx context.Context, rs ruleset.Ruleset) error {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
+	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
+	cmd.WaitDelay = time.Second
+	cmd.Stdin = strings.NewReader(script(rs))
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return nil
+	}
+	text, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	if strings.Contains(text, "Operation not supported") {
+		err = unix.EOPNOTSUPP
+	}
+	return fmt.Errorf("load packet filter: nft: %w: %s", err, text)
 }
 
-// load replaces the tables of the ruleset as one transaction.
-func (n nft) load(rs ruleset.Ruleset) error {
-	conn, err := n.open()
-	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
+// script is what nft(8) is given: each table is added, so that its removal succeeds where
+// there is none yet, removed, and made anew with the mark.
+func script(rs ruleset.Ruleset) string {
 	mark := fmt.Sprintf("%s%s_%d", markChain, rs.Fingerprint(), countRules(rs))
+	var b strings.Builder
+	var made ruleset.Ruleset
 	for _, t := range rs.Tables {
-		table := &nftables.Table{Name: t.Name, Family: family(t.Family)}
-		// Adding first makes the removal succeed where there is no such table yet.
-		conn.AddTable(table)
-		conn.DelTable(table)
-		if len(t.Chains) == 0 {
-			continue
-		}
-		conn.AddTable(table)
-		conn.AddChain(&nftables.Chain{Name: mark, Table: table})
-		if err := addTable(conn, table, t); err != nil {
-			return fmt.Errorf("table %s %s: %w", t.Family, t.Name, err)
+		fmt.Fprintf(&b, "table %[1]s %[2]s\ndelete table %[1]s %[2]s\n", t.Family, t.Name)
+		if len(t.Chains) > 0 {
+			t.Chains = append([]ruleset.Chain{{Name: mark}}, t.Chains...)
+			made.Tables = append(made.Tables, t)
 		}
 	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("load packet filter: %w", err)
-	}
-	return nil
-}
-
-func family(f ruleset.Family) nftables.TableFamily {
-	if f == ruleset.Bridge {
-		return nftables.TableFamilyBridge
-	}
-	return nftables.TableFamilyINet
-}
-
-// addTable adds chains, then the maps that name them, then the rules that use both.
-func addTable(conn *nftables.Conn, table *nftables.Table, t ruleset.Table) error {
-	chains := make(map[string]*nftables.Chain, len(t.Chains))
-	for _, c := range t.Chains {
-		chains[c.Name] = conn.AddChain(chain(table, c))
-	}
-	sets := make(map[string]*nftables.Set, len(t.Maps))
-	for _, m := range t.Maps {
-		set := &nftables.Set{
-			Table: table, Name: m.Name, IsMap: true,
-			KeyType: nftables.TypeIFName, DataType: nftables.TypeVerdict,
-			// Only so that nft(8) prints the names.
-			KeyByteOrder: binaryutil.NativeEndian,
-		}
-		elements := make([]nftables.SetElement, len(m.Entries))
-		for i, e := range m.Entries {
-			v, err := verdict(e.Verdict)
-			if err != nil {
-				return err
-			}
-			elements[i] = nftables.SetElement{Key: interfaceName(e.Interface), VerdictData: v}
-		}
-		if err := conn.AddSet(set, elements); err != nil {
-			return fmt.Errorf("map %s: %w", m.Name, err)
-		}
-		sets[m.Name] = set
-	}
-	for _, c := range t.Chains {
-		for _, r := range c.Rules {
-			exprs, err := compile(t.Family, r, sets)
-			if err != nil {
-				return fmt.Errorf("chain %s: rule %q: %w", c.Name, r, err)
-			}
-			conn.AddRule(&nftables.Rule{Table: table, Chain: chains[c.Name], Exprs: exprs})
-		}
-	}
-	return nil
-}
-
-func chain(table *nftables.Table, c ruleset.Chain) *nftables.Chain {
-	out := &nftables.Chain{Name: c.Name, Table: table}
-	if h := c.Hook; h != nil {
-		policy := nftables.ChainPolicyAccept
-		out.Type = nftables.ChainType(h.Type)
-		out.Hooknum = nftables.ChainHookRef(hookNumber(h.Point))
-		out.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(h.Priority))
-		out.Policy = &policy
-	}
-	return out
-}
-
-// hookNumber is the same in families inet and bridge.
-func hookNumber(p ruleset.Point) nftables.ChainHook {
-	switch p {
-	case ruleset.Prerouting:
-		return unix.NF_INET_PRE_ROUTING
-	case ruleset.Input:
-		return unix.NF_INET_LOCAL_IN
-	case ruleset.Forward:
-		return unix.NF_INET_FORWARD
-	}
-	return unix.NF_INET_POST_ROUTING
+	return b.String() + made.String()
 }
 
 func countRules(rs ruleset.Ruleset) int {
@@ -140,7 +73,7 @@ func countRules(rs ruleset.Ruleset) int {
 // loaded returns the fingerprint of the ruleset in the kernel. One that is not whole any
 // more, because a chain or a rule was added or removed, is FilterChanged.
 func (n nft) loaded() (string, error) {
-	conn, err := n.open()
+	conn, err := nftables.New()
 	if err != nil {
 		return "", fmt.Errorf("open nftables: %w", err)
 	}
@@ -218,17 +151,4 @@ func rulesIn(f nftables.TableFamily) (int, error) {
 		return 0, err
 	}
 	return len(replies), nil
-}
-
-// verdict compiles a verdict that ends or leaves a chain.
-func verdict(v ruleset.Verdict) (*expr.Verdict, error) {
-	switch v := v.(type) {
-	case ruleset.Accept:
-		return &expr.Verdict{Kind: expr.VerdictAccept}, nil
-	case ruleset.Drop:
-		return &expr.Verdict{Kind: expr.VerdictDrop}, nil
-	case ruleset.Jump:
-		return &expr.Verdict{Kind: expr.VerdictJump, Chain: v.Chain}, nil
-	}
-	return nil, fmt.Errorf("%s cannot be a verdict here", v)
 }
