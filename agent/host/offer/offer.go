@@ -10,11 +10,10 @@ package offer
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 
+	"github.com/prometheus/procfs"
 	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/claims"
@@ -74,18 +73,13 @@ func (j *Judge) Offer(_ context.Context, r claims.OfferRequest) (claims.Offer, e
 // memoryAvailable is the kernel's estimate of what can be used without
 // swapping, 0 if it cannot be read.
 func memoryAvailable() int64 {
-	data, err := os.ReadFile("/proc/meminfo")
+	proc, err := procfs.NewDefaultFS()
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(data)) {
-		if rest, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
-			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-			if err != nil {
-				return 0
-			}
-			return kib << 10
-		}
+	info, err := proc.Meminfo()
+	if err != nil || info.MemAvailableBytes == nil {
+		return 0
 	}
-	return 0
+	return int64(*info.MemAvailableBytes)
 }

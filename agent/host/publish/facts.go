@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"time"
 
+	"github.com/prometheus/procfs"
 	corev1 "k8s.io/api/core/v1"
 
 	"virtmesh/agent/objects"
@@ -104,14 +102,13 @@ func GossipResources(r machine.Resources) gossip.Resources {
 
 // load is the share of the CPUs that had work in the last minute.
 func load() float64 {
-	data, err := os.ReadFile("/proc/loadavg")
+	proc, err := procfs.NewDefaultFS()
 	if err != nil {
 		return 0
 	}
-	first, _, _ := strings.Cut(string(data), " ")
-	value, err := strconv.ParseFloat(first, 64)
+	average, err := proc.LoadAvg()
 	if err != nil {
 		return 0
 	}
-	return value / float64(runtime.NumCPU())
+	return average.Load1 / float64(runtime.NumCPU())
 }
