@@ -138,6 +138,7 @@ func (a *Agent) serveHosts(context.Context) error {
 func (a *Agent) openAPI(context.Context) (err error) {
 	cfg := api.DefaultConfig()
 	cfg.Store, cfg.Instances = a.view.replica, a.router
+	cfg.Defaults = roster.Defaults(a.view.cache)
 	cfg.ClientCAs = a.member.Identity().Roots
 	cfg.Logger, cfg.Metrics = a.log.With("part", "api"), a.metrics
 	cfg.Ready = map[string]func(context.Context) error{"store": a.storeReady}

@@ -214,7 +214,7 @@ func TestUpdateRefusals(t *testing.T) {
 	}
 }
 
-// A machine gets its identity once and keeps it.
+// A machine gets its identity once and keeps it, also when it is made again.
 func TestMachineIdentity(t *testing.T) {
 	k := kind(t, "VirtualMachine")
 	vm := object(t, k, `{metadata: {name: a}, spec: {template: {spec: {}}}}`).(*kubevirtv1.VirtualMachine)
@@ -227,9 +227,14 @@ func TestMachineIdentity(t *testing.T) {
 	if *vm.Spec.Template.Spec.Domain.Firmware != fw {
 		t.Error("the identity changed")
 	}
-	other := object(t, k, `{metadata: {name: a}, spec: {template: {spec: {}}}}`).(*kubevirtv1.VirtualMachine)
+	other := object(t, k, `{metadata: {name: b}, spec: {template: {spec: {}}}}`).(*kubevirtv1.VirtualMachine)
 	k.Default(vmi.DefaultDefaults(), other)
 	if other.Spec.Template.Spec.Domain.Firmware.UUID == fw.UUID {
 		t.Error("two machines have one identity")
+	}
+	again := object(t, k, `{metadata: {name: a}, spec: {template: {spec: {}}}}`).(*kubevirtv1.VirtualMachine)
+	k.Default(vmi.DefaultDefaults(), again)
+	if *again.Spec.Template.Spec.Domain.Firmware != fw {
+		t.Error("a machine that is made again is another one to its guest")
 	}
 }

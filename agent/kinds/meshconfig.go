@@ -6,6 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/vmi"
 )
 
 func meshConfigKind() *Kind {
@@ -30,6 +31,14 @@ func meshConfigKind() *Kind {
 			age,
 		},
 	}
+}
+
+// DefaultsUnder returns the choices that fill in virtual machines under the mesh's
+// settings. A nil config stands for a mesh without the object.
+func DefaultsUnder(config *meshv1alpha1.MeshConfig) vmi.Defaults {
+	d := vmi.DefaultDefaults()
+	d.MaxHotplugRatio = uint32(*meshv1alpha1.Effective(config).VirtualMachine.MaxHotplugRatio)
+	return d
 }
 
 // validateMeshConfigName lets one object exist. Its signature is that of the

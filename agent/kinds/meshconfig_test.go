@@ -54,3 +54,15 @@ func TestMeshConfigIsOne(t *testing.T) {
 		t.Error("another name is let through")
 	}
 }
+
+func TestMeshConfigFillsInMachines(t *testing.T) {
+	if got := DefaultsUnder(nil).MaxHotplugRatio; got != 4 {
+		t.Errorf("without settings machines may grow to %d times", got)
+	}
+	seven := int64(7)
+	config := &meshv1alpha1.MeshConfig{}
+	config.Spec.VirtualMachine.MaxHotplugRatio = &seven
+	if got := DefaultsUnder(config).MaxHotplugRatio; got != 7 {
+		t.Errorf("machines may grow to %d times, want 7", got)
+	}
+}

@@ -1,9 +1,7 @@
 package kinds
 
 import (
-	"github.com/google/uuid"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -28,7 +26,7 @@ func virtualMachineKind() *Kind {
 			v := obj.(*vm)
 			vmi.DropUninferred(&v.Spec)
 			if v.Spec.Template != nil {
-				setFirmwareIdentity(&v.Spec.Template.Spec)
+				vmi.SetIdentity(&v.Spec.Template.Spec, v.Name)
 				d.SetTemplate(&v.Spec.Template.Spec)
 			}
 		},
@@ -36,6 +34,7 @@ func virtualMachineKind() *Kind {
 			v := obj.(*vm)
 			vmi.DropUninferred(&v.Spec)
 			if v.Spec.Template != nil && v.DeletionTimestamp == nil {
+				vmi.SetIdentity(&v.Spec.Template.Spec, v.Name)
 				d.SetTemplate(&v.Spec.Template.Spec)
 			}
 		},
@@ -51,21 +50,6 @@ func virtualMachineKind() *Kind {
 			{Name: "Status", Type: "string", Description: "Human Readable Status", Value: on(func(v *vm) any { return orNoCell(string(v.Status.PrintableStatus)) })},
 			column("Ready", func(v *vm) any { return vmCondition(v.Status.Conditions, kubevirtv1.VirtualMachineReady) }),
 		},
-	}
-}
-
-// setFirmwareIdentity gives a new VirtualMachine the identity that its instances
-// keep, also when it is cloned or renamed.
-func setFirmwareIdentity(spec *kubevirtv1.VirtualMachineInstanceSpec) {
-	if spec.Domain.Firmware == nil {
-		spec.Domain.Firmware = &kubevirtv1.Firmware{}
-	}
-	fw := spec.Domain.Firmware
-	if fw.UUID == "" {
-		fw.UUID = types.UID(uuid.NewString())
-	}
-	if fw.Serial == "" {
-		fw.Serial = uuid.NewString()
 	}
 }
 

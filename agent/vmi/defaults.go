@@ -22,7 +22,7 @@ type Defaults struct {
 	// EvictionStrategy of guests that name none; nil leaves it unset.
 	EvictionStrategy *kubevirtv1.EvictionStrategy
 	// MaxHotplugRatio is how many times its sockets and memory a guest may grow to
-	// while it runs; 0 or 1 makes no room.
+	// while it runs, where the manifest does not say; 0 or 1 makes no room.
 	MaxHotplugRatio uint32
 }
 
@@ -33,6 +33,8 @@ func DefaultDefaults() Defaults {
 		Architecture: runtime.GOARCH,
 		CPUModel:     kubevirtv1.DefaultCPUModel,
 		Interface:    kubevirtv1.MasqueradeInterface,
+		// As KubeVirt. Room costs the host nothing until it is used.
+		MaxHotplugRatio: 4,
 	}
 }
 
@@ -80,12 +82,7 @@ func (d Defaults) SetTemplate(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 func (d Defaults) SetInstance(vmi *kubevirtv1.VirtualMachineInstance) {
 	spec := &vmi.Spec
 	d.setSpec(spec)
-	if spec.Domain.Firmware == nil {
-		spec.Domain.Firmware = &kubevirtv1.Firmware{}
-	}
-	if spec.Domain.Firmware.UUID == "" {
-		spec.Domain.Firmware.UUID = FirmwareUUID(vmi.Name)
-	}
+	SetIdentity(spec, vmi.Name)
 	// What the types themselves say of features, timers, devices and probes. It
 	// would invent a firmware UUID, had it none.
 	kubevirtv1.SetObjectDefaults_VirtualMachineInstance(vmi)
@@ -195,28 +192,41 @@ func setVolumeDisks(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	}
 }
 
+// Room that nobody asked for ends where it could keep a guest from starting.
+const (
+	// maxRoomVCPUs: more need an interrupt controller that guests are not given.
+	maxRoomVCPUs = 255
+	// maxRoomMemory is half of what a processor of 40 bits can address, as emulated
+	// ones and many named models are.
+	maxRoomMemory = 512 * gib
+)
+
 // setHotplugRoom says how far the guest may grow without a restart.
 func (d Defaults) setHotplugRoom(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	if d.MaxHotplugRatio <= 1 {
 		return
 	}
 	cpu, mem := spec.Domain.CPU, spec.Domain.Memory
-	if cpu.MaxSockets == 0 {
-		room := min(uint64(cpu.Sockets)*uint64(d.MaxHotplugRatio), maxVCPUs/(uint64(cpu.Cores)*uint64(cpu.Threads)))
-		cpu.MaxSockets = max(cpu.Sockets, uint32(room))
+	if cpu.MaxSockets == 0 && !cpu.DedicatedCPUPlacement {
+		t := TopologyOf(spec)
+		room := min(product(t.Sockets, int(d.MaxHotplugRatio)), maxRoomVCPUs/product(t.Cores, t.Threads))
+		cpu.MaxSockets = uint32(max(t.Sockets, room))
 	}
 	if mem.MaxGuest == nil && mem.Guest != nil && memoryCanGrow(spec) {
-		mem.MaxGuest = resource.NewQuantity(mem.Guest.Value()*int64(d.MaxHotplugRatio), resource.BinarySI)
+		guest := mem.Guest.Value()
+		if room := min(mulDiv(guest, int64(d.MaxHotplugRatio), 1), maxRoomMemory); room > guest {
+			mem.MaxGuest = resource.NewQuantity(room, resource.BinarySI)
+		}
 	}
 }
 
 // memoryCanGrow is false for guests whose memory is fixed by how it is backed.
 func memoryCanGrow(spec *kubevirtv1.VirtualMachineInstanceSpec) bool {
-	const least = 1 << 30
-	cpu := spec.Domain.CPU
+	const least, step = gib, 2 * mib
+	cpu, guest := spec.Domain.CPU, spec.Domain.Memory.Guest.Value()
 	return spec.Domain.Memory.Hugepages == nil && spec.Domain.LaunchSecurity == nil &&
 		cpu.Realtime == nil && (cpu.NUMA == nil || cpu.NUMA.GuestMappingPassthrough == nil) &&
-		spec.Domain.Memory.Guest.Value() >= least
+		guest >= least && guest%step == 0
 }
 
 func setStatus(vmi *kubevirtv1.VirtualMachineInstance) {

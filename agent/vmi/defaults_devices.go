@@ -16,6 +16,26 @@ func FirmwareUUID(name string) types.UID {
 	return types.UID(uuid.NewSHA1(firmwareNamespace, []byte(name)).String())
 }
 
+// SetIdentity gives the machine of a name the hardware identity that its guest
+// sees, if spec does not: the UUID that KubeVirt derives from the name, and the
+// same as the serial number. It only depends on the manifest, so a machine that is
+// exported, deleted and made again, here or elsewhere, is the same to its guest.
+func SetIdentity(spec *kubevirtv1.VirtualMachineInstanceSpec, name string) {
+	if name == "" {
+		return // one is generated, and its instances are given their identity later
+	}
+	if spec.Domain.Firmware == nil {
+		spec.Domain.Firmware = &kubevirtv1.Firmware{}
+	}
+	f := spec.Domain.Firmware
+	if f.UUID == "" {
+		f.UUID = FirmwareUUID(name)
+	}
+	if f.Serial == "" {
+		f.Serial = string(f.UUID)
+	}
+}
+
 // setDiskBuses puts each disk without a bus on the one that guests of the
 // architecture find without drivers. A LUN speaks SCSI, which SATA does not pass on.
 func setDiskBuses(spec *kubevirtv1.VirtualMachineInstanceSpec) {

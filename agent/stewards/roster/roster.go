@@ -7,13 +7,13 @@ package roster
 import (
 	"context"
 	"log/slog"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
-	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/kinds"
+	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/collect"
@@ -82,14 +82,20 @@ func (d Deps) engine(part string) stewards.Deps {
 	}
 }
 
+// Defaults returns the mesh's choices that fill in virtual machines, as the cache
+// has its settings when the function is called.
+func Defaults(cache *objects.Cache) func() vmi.Defaults {
+	settings := objects.For[*meshv1alpha1.MeshConfig](cache)
+	return func() vmi.Defaults {
+		config, _ := settings.Get(objects.Key{Name: meshv1alpha1.Name})
+		return kinds.DefaultsUnder(config)
+	}
+}
+
 func virtualMachines(deps Deps) ([]stewards.Loop, error) {
 	cfg := vm.DefaultConfig()
 	cfg.Deps = deps.engine("vm")
-	defaults := vmi.DefaultDefaults()
-	cfg.Prepare = []vm.Prepare{func(_ context.Context, _ *kubevirtv1.VirtualMachine, instance *kubevirtv1.VirtualMachineInstance) error {
-		vmi.SetNewInstance(defaults, instance, time.Now())
-		return nil
-	}}
+	cfg.Defaults = Defaults(deps.Cache)
 	c, err := vm.New(cfg)
 	return one("virtual machines", c, err)
 }

@@ -12,15 +12,19 @@ import (
 
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
+	machine "virtmesh/agent/vmi"
 )
 
 // Prepare completes an instance made from its machine's template before it is
-// created: defaults, instance types. It must not change vm.
+// created, as instance types will. It must not change vm.
 type Prepare func(ctx context.Context, vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance) error
 
 // Config describes the controller of virtual machines.
 type Config struct {
 	stewards.Deps
+	// Defaults returns the mesh's choices that complete an instance, after Prepare.
+	// It is asked for each, and may be called by several goroutines at once.
+	Defaults func() machine.Defaults
 	// Prepare are applied to a new instance, in order.
 	Prepare []Prepare
 	// Workers is the number of machines handled at the same time.
@@ -32,14 +36,14 @@ type Config struct {
 
 // DefaultConfig returns the settings to start from.
 func DefaultConfig() Config {
-	return Config{Workers: 4, BackoffMin: 10 * time.Second, BackoffMax: 300 * time.Second}
+	return Config{Defaults: machine.DefaultDefaults, Workers: 4, BackoffMin: 10 * time.Second, BackoffMax: 300 * time.Second}
 }
 
 // Validate reports what is missing or contradicts itself.
 func (c Config) Validate() error {
 	switch {
-	case c.Store == nil || c.Cache == nil || c.Recorder == nil || c.Logger == nil:
-		return errors.New("vm controller: Store, Cache, Recorder and Logger are required")
+	case c.Store == nil || c.Cache == nil || c.Recorder == nil || c.Logger == nil || c.Defaults == nil:
+		return errors.New("vm controller: Store, Cache, Recorder, Logger and Defaults are required")
 	case c.Workers < 1:
 		return fmt.Errorf("vm controller: Workers is %d, want at least 1", c.Workers)
 	case c.BackoffMin <= 0 || c.BackoffMax < c.BackoffMin:

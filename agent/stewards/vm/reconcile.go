@@ -75,7 +75,7 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 		objects.AddFinalizer(t.vm, kubevirtv1.VirtualMachineControllerFinalizer)
 		res = c.drive(ctx, t)
 	}
-	c.syncStatus(t)
+	c.syncStatus(ctx, t)
 	t.tx.Update(t.old, t.vm)
 	if _, err := t.tx.Commit(ctx, c.cfg.Store); err != nil {
 		return stewards.Result{}, wrap(err, "reconcile", key)
@@ -168,15 +168,26 @@ func (c *Controller) start(ctx context.Context, t *turn) {
 
 // prepared returns the instance that the machine describes now.
 func (c *Controller) prepared(ctx context.Context, t *turn) (*kubevirtv1.VirtualMachineInstance, bool) {
-	vmi := newInstance(t.vm, t.now)
-	for _, prepare := range c.cfg.Prepare {
-		if err := prepare(ctx, t.vm, vmi); err != nil {
-			t.failure = fmt.Errorf("prepare the instance: %w", err)
-			c.fail(t, reasonCreateFailed)
-			return nil, false
-		}
+	vmi, err := c.describe(ctx, t.vm, t.now)
+	if err != nil {
+		t.failure = err
+		c.fail(t, reasonCreateFailed)
+		return nil, false
 	}
 	return vmi, true
+}
+
+// describe returns the instance that a machine describes, complete with all that
+// Prepare adds and every default.
+func (c *Controller) describe(ctx context.Context, vm *kubevirtv1.VirtualMachine, now time.Time) (*kubevirtv1.VirtualMachineInstance, error) {
+	vmi := newInstance(vm, now)
+	for _, prepare := range c.cfg.Prepare {
+		if err := prepare(ctx, vm, vmi); err != nil {
+			return nil, fmt.Errorf("prepare the instance: %w", err)
+		}
+	}
+	machine.SetNewInstance(c.cfg.Defaults(), vmi, now)
+	return vmi, nil
 }
 
 // stop deletes the instance, which is not being deleted yet. One that has
@@ -214,7 +225,7 @@ func (c *Controller) keep(ctx context.Context, t *turn) {
 	}
 	generation := strconv.FormatInt(t.vm.Generation, 10)
 	made := t.was.Annotations[kubevirtv1.VirtualMachineGenerationAnnotation]
-	if !t.was.IsFinal() && made != "" && made != generation && !restartRequired(t.vm, t.was) {
+	if !t.was.IsFinal() && made != "" && made != generation && !c.restartRequired(ctx, t.vm, t.was) {
 		if want, ok := c.prepared(ctx, t); ok {
 			propagate(want, t.vmi)
 			t.vmi.Annotations[kubevirtv1.VirtualMachineGenerationAnnotation] = generation

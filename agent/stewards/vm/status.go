@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"context"
 	"slices"
 	"strconv"
 	"time"
@@ -20,14 +21,14 @@ const (
 )
 
 // syncStatus derives the machine's status from its instance as it will be.
-func (c *Controller) syncStatus(t *turn) {
+func (c *Controller) syncStatus(ctx context.Context, t *turn) {
 	s := &t.vm.Status
 	if t.failure == nil {
 		clearFailure(t.vm)
 	}
 	s.Created = t.vmi != nil
 	s.Ready = t.vmi != nil && machine.HasCondition(t.vmi, kubevirtv1.VirtualMachineInstanceReady)
-	syncConditions(t.vm, t.vmi, t.now)
+	syncConditions(t.vm, t.vmi, c.restartRequired(ctx, t.vm, t.vmi), t.now)
 	s.DesiredGeneration = t.vm.Generation
 	s.ObservedGeneration = observedGeneration(t.vmi, s.ObservedGeneration)
 	s.PrintableStatus = printableStatus(t.vm, t.vmi, c.volumeState(t.vm))
@@ -56,7 +57,7 @@ var ownConditions = []kubevirtv1.VirtualMachineConditionType{
 
 // syncConditions copies the conditions of the instance to its machine, and
 // drops those that the instance no longer has.
-func syncConditions(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance, now time.Time) {
+func syncConditions(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance, restart bool, now time.Time) {
 	machine.SetMachineCondition(vm, readyCondition(vmi), now)
 	copied := map[kubevirtv1.VirtualMachineConditionType]bool{}
 	if vmi != nil {
@@ -72,7 +73,7 @@ func syncConditions(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachin
 	vm.Status.Conditions = slices.DeleteFunc(vm.Status.Conditions, func(c kubevirtv1.VirtualMachineCondition) bool {
 		return !copied[c.Type] && !slices.Contains(ownConditions, c.Type)
 	})
-	if restartRequired(vm, vmi) {
+	if restart {
 		machine.SetMachineCondition(vm, kubevirtv1.VirtualMachineCondition{
 			Type: kubevirtv1.VirtualMachineRestartRequired, Status: corev1.ConditionTrue, Reason: "RestartRequired",
 			Message: "a non-live-updatable field was changed in the template spec",
@@ -97,14 +98,19 @@ func readyCondition(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMa
 	return c
 }
 
-// restartRequired reports whether the running instance was made from another
-// template than the present one.
-func restartRequired(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance) bool {
+// restartRequired reports whether the machine describes another instance than the
+// one that runs, in what takes effect at a start only. A description that cannot be
+// completed now, because something that it names is missing, is not another one.
+func (c *Controller) restartRequired(ctx context.Context, vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance) bool {
 	if vmi == nil || vmi.IsFinal() || vmi.DeletionTimestamp != nil {
 		return false
 	}
-	made := vmi.Annotations[annotationTemplate]
-	return made != "" && made != templateDigest(vm)
+	made := vmi.Annotations[kubevirtv1.VirtualMachineGenerationAnnotation]
+	if made == "" || made == strconv.FormatInt(vm.Generation, 10) {
+		return false
+	}
+	want, err := c.describe(ctx, vm, time.Time{})
+	return err == nil && !c.cfg.Defaults().SameAtStart(want, vmi)
 }
 
 // printableStatus sums the machine's state up in a word. The first that fits

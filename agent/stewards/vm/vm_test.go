@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -685,7 +686,7 @@ func TestChangesOfTheTemplate(t *testing.T) {
 			b.Errorf("generations %d and %d, want 2", s.ObservedGeneration, s.DesiredGeneration)
 		}
 		b.edit(func(vm *kubevirtv1.VirtualMachine) { vm.Spec.Template.Spec.Domain.CPU = &kubevirtv1.CPU{Cores: 4} })
-		if c := condition(b.vm(), kubevirtv1.VirtualMachineRestartRequired); c == nil || b.must().Spec.Domain.CPU != nil {
+		if c := condition(b.vm(), kubevirtv1.VirtualMachineRestartRequired); c == nil || b.must().Spec.Domain.CPU.Cores != 1 {
 			b.Errorf("a change that needs a restart: %+v", c)
 		}
 		b.ask(stopReq(first), startReq(nil))
@@ -732,6 +733,59 @@ func TestQuietWhenNothingChanges(t *testing.T) {
 		time.Sleep(5 * time.Hour)
 		if n := b.store.Commits() - before; n != 0 {
 			b.Errorf("%d transactions in 5 idle hours", n)
+		}
+	})
+}
+
+// What means the same needs no restart, however it is written.
+func TestEqualTemplatesNeedNoRestart(t *testing.T) {
+	guest, bytes := resource.MustParse("128Mi"), resource.MustParse("134217728")
+	yes := true
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways, func(vm *kubevirtv1.VirtualMachine) {
+			vm.Spec.Template.Spec.Domain.Memory = &kubevirtv1.Memory{Guest: &guest}
+		})
+		b.phase(kubevirtv1.Running)
+		b.edit(func(vm *kubevirtv1.VirtualMachine) {
+			d := &vm.Spec.Template.Spec.Domain
+			d.Memory.Guest, d.CPU = &bytes, &kubevirtv1.CPU{Cores: 1}
+			d.Devices.AutoattachMemBalloon = &yes
+		})
+		if c := condition(b.vm(), kubevirtv1.VirtualMachineRestartRequired); c != nil {
+			b.Errorf("the same template: %+v", c)
+		}
+		if got := b.vm().Status.ObservedGeneration; got != 2 {
+			b.Errorf("observed generation %d, want 2", got)
+		}
+		more := resource.MustParse("129Mi")
+		b.edit(func(vm *kubevirtv1.VirtualMachine) { vm.Spec.Template.Spec.Domain.Memory.Guest = &more })
+		if c := condition(b.vm(), kubevirtv1.VirtualMachineRestartRequired); c == nil {
+			b.Error("more memory needs no restart")
+		}
+		b.edit(func(vm *kubevirtv1.VirtualMachine) { vm.Spec.Template.Spec.Domain.Memory.Guest = &guest })
+		if c := condition(b.vm(), kubevirtv1.VirtualMachineRestartRequired); c != nil {
+			b.Errorf("taken back: %+v", c)
+		}
+	})
+}
+
+// Labels and annotations of the template reach the instance that runs.
+func TestLabelsReachTheInstance(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		b.phase(kubevirtv1.Running, func(vmi *kubevirtv1.VirtualMachineInstance) {
+			vmi.Labels = map[string]string{"app": "web", kubevirtv1.NodeNameLabel: "h1"}
+		})
+		b.edit(func(vm *kubevirtv1.VirtualMachine) {
+			vm.Spec.Template.ObjectMeta.Labels = map[string]string{"tier": "front"}
+			vm.Spec.Template.ObjectMeta.Annotations = map[string]string{"note": "changed"}
+		})
+		vmi := b.must()
+		if vmi.Labels["tier"] != "front" || vmi.Labels["app"] != "web" || vmi.Labels[kubevirtv1.NodeNameLabel] != "h1" || vmi.Annotations["note"] != "changed" {
+			b.Errorf("metadata %+v", vmi.ObjectMeta)
+		}
+		if c := condition(b.vm(), kubevirtv1.VirtualMachineRestartRequired); c != nil {
+			b.Errorf("labels need no restart: %+v", c)
 		}
 	})
 }

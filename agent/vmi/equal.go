@@ -1,0 +1,81 @@
+package vmi
+
+import (
+	"k8s.io/apimachinery/pkg/api/equality"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+// SameAtStart reports whether two instances start the same machine: whether they
+// differ at most in fields that take effect while a guest runs. They are compared
+// with the same defaults and by what they mean: 128Mi is 134217728, and a default
+// that is written out changes nothing.
+func (d Defaults) SameAtStart(a, b *kubevirtv1.VirtualMachineInstance) bool {
+	a, b = a.DeepCopy(), b.DeepCopy()
+	d.SetInstance(a)
+	d.SetInstance(b)
+	CopyLiveFields(&a.Spec, &b.Spec)
+	b.Spec.StartStrategy = a.Spec.StartStrategy // asked for with one start, not by the template alone
+	writeOut(&a.Spec)
+	writeOut(&b.Spec)
+	return equality.Semantic.DeepEqual(a.Spec, b.Spec)
+}
+
+// CopyLiveFields copies the fields that take effect without a restart: where an
+// instance may run next, and what an eviction does.
+func CopyLiveFields(from, to *kubevirtv1.VirtualMachineInstanceSpec) {
+	to.NodeSelector = from.NodeSelector
+	to.Affinity = from.Affinity
+	to.Tolerations = from.Tolerations
+	to.TopologySpreadConstraints = from.TopologySpreadConstraints
+	to.EvictionStrategy = from.EvictionStrategy
+}
+
+// writeOut gives fields that may say the same in several ways one of them. Stored
+// objects are not changed like that: who wrote them finds them as they were.
+func writeOut(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	dom := &spec.Domain
+	for flag, byDefault := range flags(dom) {
+		if *flag == nil {
+			*flag = &byDefault
+		}
+	}
+	for i := range dom.CPU.Features {
+		if f := &dom.CPU.Features[i]; f.Policy == "" {
+			f.Policy = "require"
+		}
+	}
+	if page, err := PageSize(spec); err == nil && page > 0 {
+		dom.Memory.Hugepages.PageSize = PageName(page)
+	}
+}
+
+// flags returns the flags of a domain that mean the same as their default when they
+// are not set, with the default.
+func flags(dom *kubevirtv1.DomainSpec) map[**bool]bool {
+	dev := &dom.Devices
+	out := map[**bool]bool{
+		&dev.AutoattachPodInterface:     true,
+		&dev.AutoattachGraphicsDevice:   true,
+		&dev.AutoattachSerialConsole:    true,
+		&dev.AutoattachMemBalloon:       true,
+		&dev.AutoattachInputDevice:      false,
+		&dev.AutoattachVSOCK:            false,
+		&dev.BlockMultiQueue:            false,
+		&dev.NetworkInterfaceMultiQueue: false,
+		&dev.UseVirtioTransitional:      false,
+	}
+	if t := dev.TPM; t != nil {
+		out[&t.Enabled], out[&t.Persistent] = true, false
+	}
+	if f := dom.Firmware; f != nil && f.Bootloader != nil && f.Bootloader.EFI != nil {
+		out[&f.Bootloader.EFI.SecureBoot], out[&f.Bootloader.EFI.Persistent] = true, false
+	}
+	for i := range dev.Disks {
+		d := &dev.Disks[i]
+		out[&d.DedicatedIOThread], out[&d.Shareable] = false, false
+		if d.CDRom != nil {
+			out[&d.CDRom.ReadOnly] = true
+		}
+	}
+	return out
+}
