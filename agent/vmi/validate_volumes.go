@@ -53,36 +53,6 @@ func validateVolumes(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec
 	return errs
 }
 
-// validateClaims wants each PersistentVolumeClaim in one volume: it is opened by one
-// disk at a time. A DataVolume's claim has its name.
-func validateClaims(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
-	at = at.Child("volumes")
-	var errs field.ErrorList
-	holders := map[string]string{}
-	for i, v := range spec.Volumes {
-		p, claim := at.Index(i), ""
-		switch {
-		case v.PersistentVolumeClaim != nil:
-			p, claim = p.Child("persistentVolumeClaim", "claimName"), v.PersistentVolumeClaim.ClaimName
-		case v.DataVolume != nil:
-			p, claim = p.Child("dataVolume", "name"), v.DataVolume.Name
-		case v.Ephemeral != nil && v.Ephemeral.PersistentVolumeClaim != nil:
-			p, claim = p.Child("ephemeral", "persistentVolumeClaim", "claimName"), v.Ephemeral.PersistentVolumeClaim.ClaimName
-		case v.MemoryDump != nil:
-			p, claim = p.Child("memoryDump", "claimName"), v.MemoryDump.ClaimName
-		}
-		if claim == "" {
-			continue
-		}
-		if holder, ok := holders[claim]; ok {
-			errs = append(errs, field.Invalid(p, claim, fmt.Sprintf("volumes %s and %s use the same PersistentVolumeClaim, which can be attached once only", holder, v.Name)))
-			continue
-		}
-		holders[claim] = v.Name
-	}
-	return errs
-}
-
 // sourcesOf names the sources that a volume sets.
 func sourcesOf(v *kubevirtv1.Volume) []string {
 	var set []string

@@ -186,7 +186,7 @@ func (c *Controller) request(vmi *kubevirtv1.VirtualMachineInstance) (*place.Req
 
 // locate keeps the request to the hosts that reach the instance's volumes.
 func (c *Controller) locate(vmi *kubevirtv1.VirtualMachineInstance, request *place.Request) error {
-	for _, name := range claimNames(&vmi.Spec) {
+	for _, name := range machine.ClaimNames(&vmi.Spec) {
 		hosts, err := c.cfg.Volumes.Locate(vmi.Namespace, name)
 		if err != nil {
 			return err

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	kubevirtv1 "kubevirt.io/api/core/v1"
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 
 	"virtmesh/agent/objects"
@@ -81,21 +80,4 @@ func (v claimVolumes) Locate(namespace, claim string) ([]string, error) {
 		return []string{pvc.Annotations[AnnotationSelectedNode]}, nil
 	}
 	return nil, nil
-}
-
-// claimNames returns the claims that the instance's volumes name.
-func claimNames(spec *kubevirtv1.VirtualMachineInstanceSpec) []string {
-	var names []string
-	for i := range spec.Volumes {
-		v := &spec.Volumes[i]
-		switch {
-		case v.PersistentVolumeClaim != nil:
-			names = append(names, v.PersistentVolumeClaim.ClaimName)
-		case v.DataVolume != nil:
-			names = append(names, v.DataVolume.Name)
-		case v.Ephemeral != nil && v.Ephemeral.PersistentVolumeClaim != nil:
-			names = append(names, v.Ephemeral.PersistentVolumeClaim.ClaimName)
-		}
-	}
-	return names
 }
