@@ -194,8 +194,6 @@ func setVolumeDisks(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 
 // Room that nobody asked for ends where it could keep a guest from starting.
 const (
-	// maxRoomVCPUs: more need an interrupt controller that guests are not given.
-	maxRoomVCPUs = 255
 	// maxRoomMemory is half of what a processor of 40 bits can address, as emulated
 	// ones and many named models are.
 	maxRoomMemory = 512 * gib
@@ -209,7 +207,7 @@ func (d Defaults) setHotplugRoom(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	cpu, mem := spec.Domain.CPU, spec.Domain.Memory
 	if cpu.MaxSockets == 0 && !cpu.DedicatedCPUPlacement {
 		t := TopologyOf(spec)
-		room := min(product(t.Sockets, int(d.MaxHotplugRatio)), maxRoomVCPUs/product(t.Cores, t.Threads))
+		room := min(product(t.Sockets, int(d.MaxHotplugRatio)), MaxVCPUsWithoutIOMMU/product(t.Cores, t.Threads))
 		cpu.MaxSockets = uint32(max(t.Sockets, room))
 	}
 	if mem.MaxGuest == nil && mem.Guest != nil && memoryCanGrow(spec) {

@@ -11,6 +11,10 @@ import (
 // maxVCPUs is the most CPUs that a guest may ask for.
 const maxVCPUs = 512
 
+// MaxVCPUsWithoutIOMMU is the most CPUs of a guest whose machine has no IOMMU to
+// remap interrupts, and none has one here.
+const MaxVCPUsWithoutIOMMU = 255
+
 // Topology is the shape of a guest's CPUs.
 type Topology struct {
 	Sockets, Cores, Threads int

@@ -125,3 +125,29 @@ func compareCharge(t *rapid.T, policy machine.Policy, charged machine.Resources,
 		t.Errorf("charged %d bytes for empty disks of %d", charged.EphemeralBytes, ephemeral)
 	}
 }
+
+// Room for further CPUs ends where the emulator does, and CPUs to start with do not.
+func TestRoomForCPUs(t *testing.T) {
+	for _, tc := range []struct {
+		limit, sockets, most int
+		want                 uint
+		refused              bool
+	}{
+		{0, 1, 4, 4, false},
+		{0, 100, 400, 255, false},
+		{0, 255, 255, 255, false},
+		{0, 256, 256, 0, true},
+		{64, 64, 256, 64, false},
+		{64, 65, 65, 0, true},
+		{288, 200, 300, 255, false},
+	} {
+		in := prepared
+		in.VMI, in.Machine = load(t, "minimal"), tcgHost
+		in.Machine.MaxCPUs = tc.limit
+		in.VMI.Spec.Domain.CPU = &v1.CPU{Sockets: uint32(tc.sockets), MaxSockets: uint32(tc.most)}
+		out, _, err := Convert(in)
+		if (err != nil) != tc.refused || err == nil && out.VCPU.Value != tc.want {
+			t.Errorf("%+v: %v", tc, err)
+		}
+	}
+}

@@ -12,7 +12,7 @@ import (
 // topology is the shape of the guest's CPUs. Its room for further ones ends where
 // this host's emulator does.
 func (c *conversion) topology() machine.Topology {
-	return machine.TopologyOf(&c.VMI.Spec).WithinLimit(c.Machine.MaxCPUs)
+	return machine.TopologyOf(&c.VMI.Spec).WithinLimit(c.Machine.Emulates().MaxVCPUs)
 }
 
 // cpu gives the guest its CPUs.

@@ -9,8 +9,12 @@ import (
 
 // Emulates is what guests can be given on the host besides its CPU model.
 func (h HostInfo) Emulates() machine.Emulator {
+	limit := machine.MaxVCPUsWithoutIOMMU
+	if h.MaxCPUs > 0 {
+		limit = min(limit, h.MaxCPUs)
+	}
 	return machine.Emulator{
-		MachineTypes: slices.Sorted(slices.Values(h.MachineTypes)), MaxVCPUs: h.MaxCPUs,
+		MachineTypes: slices.Sorted(slices.Values(h.MachineTypes)), MaxVCPUs: limit,
 		EFI: h.EFI, SecureBoot: h.SecureBoot, TPM: h.TPM,
 	}
 }
