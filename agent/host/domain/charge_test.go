@@ -91,10 +91,9 @@ func compareCharge(t *rapid.T, policy machine.Policy, charged machine.Resources,
 	if started.Memory.Unit != "b" {
 		t.Fatalf("memory in %q", started.Memory.Unit)
 	}
-	huge := int64(0)
 	if b := started.MemoryBacking; b != nil && b.MemoryHugePages != nil {
 		page := b.MemoryHugePages.Hugepages[0]
-		huge = charged.Hugepages[machine.PageName(int64(page.Size))]
+		huge := charged.Hugepages[machine.PageName(int64(page.Size))]
 		if huge < memory {
 			t.Errorf("charged %v of huge pages for %d bytes in pages of %d", charged.Hugepages, memory, page.Size)
 		}
