@@ -176,7 +176,9 @@ func TestAwaitMigration(t *testing.T) {
 		end  func(*Fake, *Machine, hypervisor.Ref) error
 		want error // nil for success, errors.ErrUnsupported for any other
 	}{
-		{"completes", func(_ *Fake, m *Machine, ref hypervisor.Ref) error { return m.EndJob(ref, "", hypervisor.JobCompleted, "") }, nil},
+		{"completes", func(_ *Fake, m *Machine, ref hypervisor.Ref) error {
+			return m.EndJob(ref, "", hypervisor.JobCompleted, "")
+		}, nil},
 		{"is aborted", func(f *Fake, _ *Machine, ref hypervisor.Ref) error { return f.AbortJob(context.Background(), ref, "") }, errors.ErrUnsupported},
 		{"ends with the guest", func(_ *Fake, m *Machine, ref hypervisor.Ref) error { return m.Crash(ref) }, hypervisor.ErrNotRunning},
 		{"fails after post-copy", func(_ *Fake, m *Machine, ref hypervisor.Ref) error {
