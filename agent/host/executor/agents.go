@@ -18,8 +18,9 @@ const (
 	guestInfoPause = 30 * time.Second
 	// questionTimeout bounds a question. A guest may delay each of its answers.
 	questionTimeout = 10 * time.Second
-	// maxQuestions bounds how many guests are asked at once.
-	maxQuestions = 8
+	// maxQuestions bounds how many guests are asked at once. The hypervisor asks no more
+	// either, and a question that waits there for its turn loses its time.
+	maxQuestions = 3
 )
 
 // agents asks the guests' agents. Guests are hostile: an agent may delay its

@@ -58,7 +58,8 @@ type Recorder interface {
 	// SetRecord writes a record, in place of one of the same name; an empty value
 	// removes it. It returns when the record would survive a crash of the agent. What
 	// ValidateRecord says of name and value holds. It works on running and shut-off
-	// domains, and does not wait for the guest.
+	// domains, and does not wait for the guest. While the domain migrates or is saved it
+	// waits for half a minute and fails with a Fault of FaultBusy.
 	SetRecord(ctx context.Context, ref Ref, name, value string) error
 	// SetOwner replaces the metadata that says whose the domain of owner.Ref is, as when
 	// a claim on it has got another host or epoch.

@@ -36,8 +36,9 @@ type Driver struct {
 	queries, acts, ends, starts, agents, moves, counters *lane
 	// counted are the UUIDs of the domains whose counters are being read.
 	counted sync.Map
-	// recording is held from the reading of a domain's records to the writing.
-	recording sync.Mutex
+	// recording is held from the reading of a domain's records to the writing. A domain
+	// that is busy holds up those few that share its lock.
+	recording [16]sync.Mutex
 	caps      capabilityCache
 
 	mu     sync.Mutex

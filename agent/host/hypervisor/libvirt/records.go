@@ -2,6 +2,8 @@ package libvirt
 
 import (
 	"context"
+	"hash/fnv"
+	"sync"
 
 	"libvirt.org/go/libvirt"
 
@@ -11,8 +13,9 @@ import (
 // SetRecord implements hypervisor.Recorder.
 func (d *Driver) SetRecord(ctx context.Context, ref hypervisor.Ref, name, value string) error {
 	return d.act(ctx, d.acts, "record "+name+" of", ref, func(dom *libvirt.Domain) error {
-		d.recording.Lock()
-		defer d.recording.Unlock()
+		lock := d.recordLock(ref)
+		lock.Lock()
+		defer lock.Unlock()
 		had, err := d.recordsOf(dom)
 		if err != nil {
 			return err
@@ -29,6 +32,13 @@ func (d *Driver) SetRecord(ctx context.Context, ref hypervisor.Ref, name, value 
 		}
 		return setMetadata(dom, text, hypervisor.RecordsPrefix, hypervisor.RecordsURI)
 	})
+}
+
+// recordLock returns the lock of a domain's records.
+func (d *Driver) recordLock(ref hypervisor.Ref) *sync.Mutex {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(ref.UID)) // does not fail
+	return &d.recording[h.Sum32()%uint32(len(d.recording))]
 }
 
 // SetOwner implements hypervisor.Recorder.
