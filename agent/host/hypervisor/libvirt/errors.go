@@ -22,7 +22,7 @@ func (d *Driver) translate(act string, err error) error {
 	fault := faultOf(e)
 	fault.Cause = err
 	for _, s := range contractErrors {
-		if s != fault.Sentinel && errors.Is(err, s) {
+		if !errors.Is(fault.Sentinel, s) && errors.Is(err, s) {
 			fault.Sentence = s.Error() + ": " + fault.Sentence
 			break
 		}
@@ -64,9 +64,10 @@ func faultOf(e libvirt.Error) *hypervisor.Fault {
 // aboutState says whether the sentinel tells all there is to say: what libvirt adds is
 // a name that the caller has given.
 func aboutState(sentinel error) bool {
-	switch sentinel {
-	case hypervisor.ErrNotFound, hypervisor.ErrNotRunning, hypervisor.ErrNoAgent, hypervisor.ErrUnavailable:
-		return true
+	for _, s := range []error{hypervisor.ErrNotFound, hypervisor.ErrNotRunning, hypervisor.ErrNoAgent, hypervisor.ErrUnavailable} {
+		if errors.Is(sentinel, s) {
+			return true
+		}
 	}
 	return false
 }

@@ -95,7 +95,7 @@ func TestMessagesBecomeFaults(t *testing.T) {
 			t.Errorf("%q\n  is taken for %s, want %s", m.message, fault.Code, m.fault)
 		}
 		for _, s := range everySentinel {
-			if errors.Is(fault, s) != (s == m.sentinel) {
+			if errors.Is(fault, s) != errors.Is(m.sentinel, s) {
 				t.Errorf("%q\n  wraps %v, want %v", m.message, fault.Sentinel, m.sentinel)
 			}
 		}
@@ -130,7 +130,7 @@ func TestTranslateKeepsWhatWasWrapped(t *testing.T) {
 	var log strings.Builder
 	d := &Driver{log: slog.New(slog.NewTextHandler(&log, nil))}
 	plain := errors.New("ours")
-	if got := d.translate("act", plain); got != plain {
+	if got := d.translate("act", plain); !errors.Is(got, plain) || got.Error() != plain.Error() {
 		t.Errorf("an error that is not libvirt's becomes %v", got)
 	}
 	raw := libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "internal error: Failed to get \"write\" lock at 2024-11-26T04:14:37Z"}

@@ -75,7 +75,7 @@ func laneOwner(name string, i int) hypervisor.Owner {
 func TestSlowStartsHoldNobodyUp(t *testing.T) {
 	d := startSlowDaemon(t)
 	driver := d.open(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	t.Cleanup(d.release)
 	running := laneOwner("running", 0)
@@ -146,7 +146,7 @@ func destroySoon(driver *Driver, ref hypervisor.Ref) {
 // wait for a start.
 func shortCalls(ctx context.Context, t *testing.T, driver *Driver, ref hypervisor.Ref) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	const calls = 20
 	results := make(chan error, 4*calls)

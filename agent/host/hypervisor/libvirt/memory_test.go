@@ -15,7 +15,7 @@ import (
 func TestMemoryDeviceIsResized(t *testing.T) {
 	d := startDaemon(t)
 	driver := d.open(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	owner := hypervisor.Owner{Ref: hypervisor.Ref{Namespace: "memory", Name: "vm", UID: "0f7d8a1e-0000-4000-8000-0000000000e1"}, Host: "host1", Epoch: 1}
 	xml := d.guestXML(t, owner)

@@ -30,7 +30,7 @@ func TestShutdownAsksOnceByTheBestWay(t *testing.T) {
 			return func() error { asked = append(asked, whom); return answer }
 		}
 		refused, err := shutDown(c.domain, ask("agent", c.agent), ask("button", c.button))
-		if !slices.Equal(asked, c.asked) || refused != c.refused || err != c.err {
+		if !slices.Equal(asked, c.asked) || !errors.Is(refused, c.refused) || !errors.Is(err, c.err) {
 			t.Errorf("%s: asked %v, refused %v, %v", c.name, asked, refused, err)
 		}
 	}
