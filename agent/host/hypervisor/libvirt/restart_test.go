@@ -25,6 +25,9 @@ func TestDaemonRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.virsh(t, "destroy", owner.DomainName()) })
+	if err := driver.SetRecord(ctx, owner.Ref, "noted", "before"); err != nil {
+		t.Fatal(err)
+	}
 	for name, stop := range map[string]func(context.Context) error{
 		"stop": d.StopLibvirtd, "kill": d.KillLibvirtd,
 	} {
@@ -39,7 +42,7 @@ func TestDaemonRestarts(t *testing.T) {
 		d.restart(ctx, t)
 		awaitResync(ctx, t, events)
 		got, err := driver.Get(ctx, owner.Ref)
-		if err != nil || got.State != hypervisor.StateRunning || got.Owner != owner {
+		if err != nil || got.State != hypervisor.StateRunning || got.Owner != owner || got.Records["noted"] != "before" {
 			t.Errorf("%s: after it is back: %+v, %v", name, got, err)
 		}
 		// Events flow again on the new connection.
