@@ -101,7 +101,7 @@ func TestCallsWithoutAConnection(t *testing.T) {
 
 func TestRecordLocksAreSteady(t *testing.T) {
 	d, owner := eventDriver()
-	if d.recordLock(owner.Ref) != d.recordLock(owner.Ref) {
+	if first, again := d.recordLock(owner.Ref), d.recordLock(owner.Ref); first != again {
 		t.Error("one domain has two locks")
 	}
 	locks := map[any]bool{}
