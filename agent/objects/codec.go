@@ -27,7 +27,13 @@ func CodecOf(kind *Kind) Codec { return Codec{kind} }
 
 // Encode returns the value of o. It does not change o, not even for a moment, so
 // that it may be called on objects that are shared.
-func (c Codec) Encode(o Object) ([]byte, error) {
+func (c Codec) Encode(o Object) ([]byte, error) { return c.encode(o, "") }
+
+// EncodeCopy is Encode with the object's resourceVersion kept: what is read back from
+// it is the same object, and not the one to store.
+func (c Codec) EncodeCopy(o Object) ([]byte, error) { return c.encode(o, o.GetResourceVersion()) }
+
+func (c Codec) encode(o Object, resourceVersion string) ([]byte, error) {
 	v := reflect.ValueOf(o)
 	if v.Type() != reflect.TypeOf(c.kind.Object) || v.IsNil() {
 		return nil, fmt.Errorf("encode %s: got a %T", c.kind.GVK.Kind, o)
@@ -35,7 +41,7 @@ func (c Codec) Encode(o Object) ([]byte, error) {
 	shallow := reflect.New(v.Type().Elem())
 	shallow.Elem().Set(v.Elem())
 	top := shallow.Interface().(Object)
-	top.SetResourceVersion("")
+	top.SetResourceVersion(resourceVersion)
 	top.SetSelfLink("")
 	top.GetObjectKind().SetGroupVersionKind(c.kind.GVK)
 	b, err := json.Marshal(top)

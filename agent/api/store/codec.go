@@ -25,13 +25,15 @@ func NewCodec(kind *objects.Kind) *Codec {
 	return &Codec{kind: kind, codec: objects.CodecOf(kind)}
 }
 
-// Encode writes obj, which must be of the codec's kind, to w.
+// Encode writes obj, which must be of the codec's kind, to w. It keeps the
+// resourceVersion, which the store has taken off what it stores: a dry run copies
+// its answer through the codec, and the answer has one.
 func (c *Codec) Encode(obj runtime.Object, w io.Writer) error {
 	o, ok := obj.(objects.Object)
 	if !ok {
 		return fmt.Errorf("encode %s: a %T has no metadata", c.kind.GVK, obj)
 	}
-	data, err := c.codec.Encode(o)
+	data, err := c.codec.EncodeCopy(o)
 	if err != nil {
 		return err
 	}
