@@ -104,9 +104,10 @@ var faults = map[string]struct {
 		s.Networks, s.Domain.Devices.Interfaces = s.Networks[1:], s.Domain.Devices.Interfaces[1:]
 	}, "spec.readinessProbe.tcpSocket"},
 
-	"memory request": {func(s *spec) { s.Domain.Resources.Requests[corev1.ResourceMemory] = resource.MustParse("64") }, "spec.domain.resources.requests.memory"},
-	"memory limit":   {func(s *spec) { s.Domain.Resources.Requests[corev1.ResourceMemory] = resource.MustParse("1Gi") }, "spec.domain.resources.requests.memory"},
-	"guest memory":   {func(s *spec) { s.Domain.Memory.Guest = quantity("1Gi") }, "spec.domain.memory.guest"},
+	"memory request":    {func(s *spec) { s.Domain.Resources.Requests[corev1.ResourceMemory] = resource.MustParse("64") }, "spec.domain.resources.requests.memory"},
+	"memory limit":      {func(s *spec) { s.Domain.Resources.Requests[corev1.ResourceMemory] = resource.MustParse("1Gi") }, "spec.domain.resources.requests.memory"},
+	"guest memory":      {func(s *spec) { s.Domain.Memory.Guest = quantity("1Gi") }, "spec.domain.memory.guest"},
+	"maximum of memory": {func(s *spec) { s.Domain.Memory.MaxGuest = quantity("64Mi") }, "spec.domain.memory.guest"},
 	"no memory": {func(s *spec) {
 		s.Domain.Memory.Guest, s.Domain.Resources = nil, kubevirtv1.ResourceRequirements{}
 	}, "spec.domain.memory.guest"},
@@ -119,16 +120,20 @@ var faults = map[string]struct {
 	"emulator thread":    {func(s *spec) { s.Domain.CPU.IsolateEmulatorThread = true }, "spec.domain.cpu.isolateEmulatorThread"},
 	"pinned fraction":    {func(s *spec) { s.Domain.CPU.DedicatedCPUPlacement = true }, "spec.domain.resources.requests.cpu"},
 
-	"network without interface": {func(s *spec) { s.Domain.Devices.Interfaces = s.Domain.Devices.Interfaces[:1] }, "spec.networks[1].name"},
-	"interface without network": {func(s *spec) { s.Networks = s.Networks[:1] }, "spec.domain.devices.interfaces[1].name"},
-	"network twice":             {func(s *spec) { s.Networks[1].Name = "default" }, "spec.networks[1].name"},
-	"two pod networks":          {func(s *spec) { s.Networks[1].Multus, s.Networks[1].Pod = nil, &kubevirtv1.PodNetwork{} }, "spec.networks"},
-	"network without type":      {func(s *spec) { s.Networks[1].Multus = nil }, "spec.networks[1]"},
-	"network of two types":      {func(s *spec) { s.Networks[1].Pod = &kubevirtv1.PodNetwork{} }, "spec.networks[1]"},
-	"multus without name":       {func(s *spec) { s.Networks[1].Multus.NetworkName = "" }, "spec.networks[1].multus.networkName"},
-	"interface name":            {func(s *spec) { s.Domain.Devices.Interfaces[0].Name = "a b" }, "spec.domain.devices.interfaces[0].name"},
-	"no binding":                {func(s *spec) { s.Domain.Devices.Interfaces[0].Masquerade = nil }, "spec.domain.devices.interfaces[0]"},
-	"two bindings":              {func(s *spec) { s.Domain.Devices.Interfaces[0].Bridge = &kubevirtv1.InterfaceBridge{} }, "spec.domain.devices.interfaces[0]"},
+	"network without interface":    {func(s *spec) { s.Domain.Devices.Interfaces = s.Domain.Devices.Interfaces[:1] }, "spec.networks[1].name"},
+	"interface without network":    {func(s *spec) { s.Networks = s.Networks[:1] }, "spec.domain.devices.interfaces[1].name"},
+	"network twice":                {func(s *spec) { s.Networks[1].Name = "default" }, "spec.networks[1].name"},
+	"two pod networks":             {func(s *spec) { s.Networks[1].Multus, s.Networks[1].Pod = nil, &kubevirtv1.PodNetwork{} }, "spec.networks"},
+	"pod network beside a default": {func(s *spec) { s.Networks[1].Multus.Default = true }, "spec.networks"},
+	"device twice": {func(s *spec) {
+		s.Domain.Devices.HostDevices = append(s.Domain.Devices.HostDevices, s.Domain.Devices.HostDevices[0])
+	}, "spec.domain.devices.hostDevices[1].name"},
+	"network without type": {func(s *spec) { s.Networks[1].Multus = nil }, "spec.networks[1]"},
+	"network of two types": {func(s *spec) { s.Networks[1].Pod = &kubevirtv1.PodNetwork{} }, "spec.networks[1]"},
+	"multus without name":  {func(s *spec) { s.Networks[1].Multus.NetworkName = "" }, "spec.networks[1].multus.networkName"},
+	"interface name":       {func(s *spec) { s.Domain.Devices.Interfaces[0].Name = "a b" }, "spec.domain.devices.interfaces[0].name"},
+	"no binding":           {func(s *spec) { s.Domain.Devices.Interfaces[0].Masquerade = nil }, "spec.domain.devices.interfaces[0]"},
+	"two bindings":         {func(s *spec) { s.Domain.Devices.Interfaces[0].Bridge = &kubevirtv1.InterfaceBridge{} }, "spec.domain.devices.interfaces[0]"},
 	"masquerade on multus": {func(s *spec) {
 		i := &s.Domain.Devices.Interfaces[1]
 		i.Bridge, i.Masquerade = nil, &kubevirtv1.InterfaceMasquerade{}

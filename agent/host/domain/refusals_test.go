@@ -265,3 +265,35 @@ func TestBlockSizes(t *testing.T) {
 		})
 	}
 }
+
+// A virtual GPU shows a display only where there is one to show it on, and boots
+// on it unless that is switched off.
+func TestVirtualGPUDisplay(t *testing.T) {
+	off, on := &v1.FeatureState{Enabled: ptr(false)}, &v1.FeatureState{}
+	for name, tc := range map[string]struct {
+		options        *v1.VGPUOptions
+		graphics       bool
+		display, ramFB string
+	}{
+		"nothing said":       {nil, true, "", ""},
+		"a display":          {&v1.VGPUOptions{Display: &v1.VGPUDisplayOptions{}}, true, "on", "on"},
+		"shown from boot":    {&v1.VGPUOptions{Display: &v1.VGPUDisplayOptions{RamFB: on}}, true, "on", "on"},
+		"not during boot":    {&v1.VGPUOptions{Display: &v1.VGPUDisplayOptions{RamFB: off}}, true, "on", ""},
+		"no display":         {&v1.VGPUOptions{Display: &v1.VGPUDisplayOptions{Enabled: ptr(false)}}, true, "off", "off"},
+		"nothing to show on": {&v1.VGPUOptions{Display: &v1.VGPUDisplayOptions{}}, false, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := prepared
+			in.VMI, in.Machine = load(t, "typical"), kvmHost
+			devicesOf(&in).AutoattachGraphicsDevice = ptr(tc.graphics)
+			devicesOf(&in).GPUs = []v1.GPU{{Name: "vgpu1", DeviceName: "nvidia.com/T4", VirtualGPUOptions: tc.options}}
+			domain, _, err := Convert(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := domain.Devices.Hostdevs[0].SubsysMDev; got.Display != tc.display || got.RamFB != tc.ramFB {
+				t.Errorf("display %q and RAM framebuffer %q, want %q and %q", got.Display, got.RamFB, tc.display, tc.ramFB)
+			}
+		})
+	}
+}
