@@ -5,7 +5,7 @@
 //
 // A rule that today's tree does not meet everywhere yet names what is left in
 // the list 'excused' of excused_test.go. What is on that list and meets its
-// rule by now is told, so the list only shrinks.
+// rule by now fails as well, so the list only shrinks.
 package shape
 
 import (
