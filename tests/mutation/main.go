@@ -159,7 +159,7 @@ func try(ctx context.Context, m mutant, timeout time.Duration) (verdict, error) 
 		return canceled, fmt.Errorf("make a place for a fault: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	real, err := filepath.Abs(m.file)
+	original, err := filepath.Abs(m.file)
 	if err != nil {
 		return canceled, fmt.Errorf("find %s: %w", m.file, err)
 	}
@@ -167,7 +167,7 @@ func try(ctx context.Context, m mutant, timeout time.Duration) (verdict, error) 
 	if err := os.WriteFile(changed, m.mutated(), 0o600); err != nil {
 		return canceled, fmt.Errorf("write a fault: %w", err)
 	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {real: changed}})
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {original: changed}})
 	if err != nil {
 		return canceled, fmt.Errorf("write an overlay: %w", err)
 	}

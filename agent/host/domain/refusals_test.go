@@ -11,7 +11,7 @@ import (
 
 // fieldErrors lists what Convert found wrong.
 func fieldErrors(err error) []*FieldError {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // it is taken apart, not compared
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var all []*FieldError
 		for _, one := range joined.Unwrap() {
 			all = append(all, fieldErrors(one)...)
