@@ -3,6 +3,8 @@ package kinds
 import (
 	"testing"
 
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/vmi"
 )
@@ -64,5 +66,26 @@ func TestMeshConfigFillsInMachines(t *testing.T) {
 	config.Spec.VirtualMachine.MaxHotplugRatio = &seven
 	if got := DefaultsUnder(config).MaxHotplugRatio; got != 7 {
 		t.Errorf("machines may grow to %d times, want 7", got)
+	}
+}
+
+// Machines get room to grow by the mesh's settings, and by their default without
+// them.
+func TestMachinesGrowBySettings(t *testing.T) {
+	config := &meshv1alpha1.MeshConfig{}
+	config.Spec.VirtualMachine.MaxHotplugRatio = new(int64(2))
+	for _, c := range []struct {
+		config *meshv1alpha1.MeshConfig
+		want   uint32
+	}{{nil, 4}, {config, 2}} {
+		k := kind(t, "VirtualMachineInstance")
+		machine := object(t, k, `{metadata: {name: a}, spec: {domain: {cpu: {sockets: 1}, memory: {guest: 2Gi}}}}`).(*kubevirtv1.VirtualMachineInstance)
+		k.Default(DefaultsUnder(c.config), machine)
+		if got := machine.Spec.Domain.CPU.MaxSockets; got != c.want {
+			t.Errorf("maxSockets %d, want %d", got, c.want)
+		}
+		if got, want := machine.Spec.Domain.Memory.MaxGuest.Value(), int64(c.want)*2<<30; got != want {
+			t.Errorf("maxGuest %d, want %d", got, want)
+		}
 	}
 }
