@@ -23,6 +23,7 @@ func register() []*Kind {
 		persistentVolumeClaimKind(),
 		nodeKind(),
 		meshConfigKind(),
+		operationKind(),
 		namespaceKind(),
 		secretKind(),
 		configMapKind(),

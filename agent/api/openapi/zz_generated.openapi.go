@@ -857,6 +857,12 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigList":                                                schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigList(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigSpec":                                                schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigSpec(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigStatus":                                              schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigStatus(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.Operation":                                                     schema_virtmesh_agent_kinds_meshv1alpha1_Operation(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.OperationList":                                                 schema_virtmesh_agent_kinds_meshv1alpha1_OperationList(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.OperationOwner":                                                schema_virtmesh_agent_kinds_meshv1alpha1_OperationOwner(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.OperationSpec":                                                 schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.OperationStatus":                                               schema_virtmesh_agent_kinds_meshv1alpha1_OperationStatus(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.OperationStep":                                                 schema_virtmesh_agent_kinds_meshv1alpha1_OperationStep(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.VirtualMachine":                                                schema_virtmesh_agent_kinds_meshv1alpha1_VirtualMachine(ref),
 	}
 }
@@ -41841,6 +41847,308 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigStatus(ref common.Refere
 		},
 		Dependencies: []string{
 			metav1.Condition{}.OpenAPIModelName()},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_Operation(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "Operation is a long act on the mesh, of several steps, that outlives the command and the host that began it. It is cluster-wide: most such acts concern hosts, which have no namespace; one on an object with a namespace names it in spec.target.\n\nOne host at a time carries an operation out. When that host dies, another goes on with the first step that is not done.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"spec": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Spec says what is to be done. Only cancel may change.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.OperationSpec"),
+						},
+					},
+					"status": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Status says how far it is.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.OperationStatus"),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.ObjectMeta{}.OpenAPIModelName(), "virtmesh/agent/kinds/meshv1alpha1.OperationSpec", "virtmesh/agent/kinds/meshv1alpha1.OperationStatus"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_OperationList(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "OperationList is a list of Operation.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ListMeta{}.OpenAPIModelName()),
+						},
+					},
+					"items": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Items are the objects of the list.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("virtmesh/agent/kinds/meshv1alpha1.Operation"),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"items"},
+			},
+		},
+		Dependencies: []string{
+			metav1.ListMeta{}.OpenAPIModelName(), "virtmesh/agent/kinds/meshv1alpha1.Operation"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_OperationOwner(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "OperationOwner is the lease of the host that carries an operation out. Another host takes over when the lease is not renewed.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"host": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Host is the name of the host.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"epoch": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Epoch grows with every host that takes the operation over.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"renewed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Renewed is when the host last said that it is at work.",
+							Ref:         ref(metav1.MicroTime{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"host", "epoch", "renewed"},
+			},
+		},
+		Dependencies: []string{
+			metav1.MicroTime{}.OpenAPIModelName()},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "OperationSpec says what is to be done.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"type": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Type is the kind of act. RemoveHost takes a host out of the mesh that is dead and will not come back.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"target": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Target is what the act is done to: a host, or an object as namespace/name.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"requestedBy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "RequestedBy names who asked for it.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"cancel": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Cancel asks for the operation to stop before its next step, and to undo the steps that can be undone. It cannot be taken back.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"type", "target"},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_OperationStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "OperationStatus says how far an operation is.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"phase": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Phase is Running, Succeeded, Failed or Cancelled; empty before a host has begun.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Message says why the operation failed, or what it waits for.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"owner": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Owner is the host that carries it out.",
+							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.OperationOwner"),
+						},
+					},
+					"steps": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Steps are what the operation is made of, in order.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("virtmesh/agent/kinds/meshv1alpha1.OperationStep"),
+									},
+								},
+							},
+						},
+					},
+					"started": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Started and Ended are when the first host began it and when it reached its final phase.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"ended": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.Time{}.OpenAPIModelName(), "virtmesh/agent/kinds/meshv1alpha1.OperationOwner", "virtmesh/agent/kinds/meshv1alpha1.OperationStep"},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_OperationStep(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "OperationStep is one step of an operation. Doing it twice is the same as doing it once.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Name says what is done.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"phase": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Phase is Pending, Running, Done, Failed, or Undone after a cancellation.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Message says why the step is tried again or has failed.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"done": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Done and Total are how much of the step is finished, where it can tell.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"total": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"integer"},
+							Format: "int64",
+						},
+					},
+					"started": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Started and Ended are when the step began and when it was finished.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"ended": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"name", "phase"},
+			},
+		},
+		Dependencies: []string{
+			metav1.Time{}.OpenAPIModelName()},
 	}
 }
 

@@ -1,0 +1,59 @@
+package kinds
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"virtmesh/agent/kinds/meshv1alpha1"
+)
+
+func operationKind() *Kind {
+	type operation = meshv1alpha1.Operation
+	return &Kind{
+		GVK: meshv1alpha1.SchemeGroupVersion.WithKind("Operation"), Resource: "operations", Singular: "operation",
+		ShortNames: []string{"op", "ops"}, Status: true, Generation: true,
+		Object: &operation{}, List: &meshv1alpha1.OperationList{},
+		Support:        "works: long acts on the mesh and how far they are; `RemoveHost` is the one type so far. See [operate.md](operate.md)",
+		Writers:        Writers{Spec: users, Status: "stewards/operation"},
+		Validate:       judge(validateOperation),
+		ValidateUpdate: judgeUpdate(validateOperationUpdate),
+		Columns: []Column{
+			column("Type", func(o *operation) any { return string(o.Spec.Type) }),
+			column("Target", func(o *operation) any { return o.Spec.Target }),
+			column("Status", func(o *operation) any { return meshv1alpha1.OperationSummary(o) }),
+			column("Step", func(o *operation) any { return meshv1alpha1.OperationProgress(o) }),
+			wide("Owner", func(o *operation) any {
+				if o.Status.Owner == nil {
+					return nil
+				}
+				return o.Status.Owner.Host
+			}),
+			wide("Message", func(o *operation) any { return o.Status.Message }),
+			age,
+		},
+	}
+}
+
+func validateOperation(o *meshv1alpha1.Operation) field.ErrorList {
+	spec := field.NewPath("spec")
+	errs := oneOf(spec.Child("type"), o.Spec.Type, []meshv1alpha1.OperationType{meshv1alpha1.RemoveHost})
+	if o.Spec.Target == "" {
+		errs = append(errs, field.Required(spec.Child("target"), "name what the operation is done to"))
+	}
+	return errs
+}
+
+// validateOperationUpdate lets nothing of the spec change but cancel, once.
+func validateOperationUpdate(o, old *meshv1alpha1.Operation) field.ErrorList {
+	path := field.NewPath("spec")
+	was, is := old.Spec, o.Spec
+	if was.Cancel && !is.Cancel {
+		return field.ErrorList{field.Forbidden(path.Child("cancel"), "a cancellation cannot be taken back")}
+	}
+	was.Cancel, is.Cancel = false, false
+	if was != is {
+		return field.ErrorList{field.Forbidden(path, fmt.Sprintf("only cancel may change of an operation that exists; make another one for %s of %s", is.Type, is.Target))}
+	}
+	return nil
+}

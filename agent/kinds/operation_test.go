@@ -1,0 +1,76 @@
+package kinds
+
+import (
+	"strings"
+	"testing"
+
+	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/vmi"
+)
+
+func TestOperationsAreChecked(t *testing.T) {
+	k := kind(t, "Operation")
+	good := func() *meshv1alpha1.Operation {
+		return &meshv1alpha1.Operation{Spec: meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: "host3"}}
+	}
+	for name, c := range map[string]struct {
+		edit func(*meshv1alpha1.Operation)
+		want string // in the error of a new object; "" if it is good
+	}{
+		"good":         {func(*meshv1alpha1.Operation) {}, ""},
+		"unknown type": {func(o *meshv1alpha1.Operation) { o.Spec.Type = "Explode" }, "spec.type"},
+		"no type":      {func(o *meshv1alpha1.Operation) { o.Spec.Type = "" }, "spec.type"},
+		"no target":    {func(o *meshv1alpha1.Operation) { o.Spec.Target = "" }, "spec.target"},
+	} {
+		o := good()
+		c.edit(o)
+		if err := k.Validate(vmi.Defaults{}, o).ToAggregate(); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
+	}
+	for name, c := range map[string]struct {
+		from, to func(*meshv1alpha1.Operation)
+		want     string
+	}{
+		"cancel":       {nil, func(o *meshv1alpha1.Operation) { o.Spec.Cancel = true }, ""},
+		"not any more": {func(o *meshv1alpha1.Operation) { o.Spec.Cancel = true }, nil, "spec.cancel"},
+		"other target": {nil, func(o *meshv1alpha1.Operation) { o.Spec.Target = "host4" }, "only cancel"},
+	} {
+		old, o := good(), good()
+		if c.from != nil {
+			c.from(old)
+		}
+		if c.to != nil {
+			c.to(o)
+		}
+		if err := k.ValidateUpdate(vmi.Defaults{}, o, old).ToAggregate(); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+func TestOperationColumns(t *testing.T) {
+	step := func(name string, phase meshv1alpha1.OperationStepPhase) meshv1alpha1.OperationStep {
+		return meshv1alpha1.OperationStep{Name: name, Phase: phase}
+	}
+	half := meshv1alpha1.OperationStatus{Phase: meshv1alpha1.OperationRunning, Steps: []meshv1alpha1.OperationStep{
+		step("a", meshv1alpha1.StepDone), {Name: "b", Phase: meshv1alpha1.StepRunning, Done: 2, Total: 5}, step("c", meshv1alpha1.StepPending),
+	}}
+	done := meshv1alpha1.OperationStatus{Phase: meshv1alpha1.OperationSucceeded, Steps: []meshv1alpha1.OperationStep{step("a", meshv1alpha1.StepDone)}}
+	for _, c := range []struct {
+		o             meshv1alpha1.Operation
+		summary, step string
+	}{
+		{meshv1alpha1.Operation{}, "Pending", ""},
+		{meshv1alpha1.Operation{Status: half}, "Running", "2/3 b (2 of 5)"},
+		{meshv1alpha1.Operation{Spec: meshv1alpha1.OperationSpec{Cancel: true}, Status: half}, "Cancelling", "2/3 b (2 of 5)"},
+		{meshv1alpha1.Operation{Spec: meshv1alpha1.OperationSpec{Cancel: true}, Status: done}, "Succeeded", "1/1"},
+	} {
+		if got := meshv1alpha1.OperationSummary(&c.o); got != c.summary {
+			t.Errorf("status %q, want %q", got, c.summary)
+		}
+		if got := meshv1alpha1.OperationProgress(&c.o); got != c.step {
+			t.Errorf("step %q, want %q", got, c.step)
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package operation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+)
+
+// Object is the kind that this package works on.
+type Object = meshv1alpha1.Operation
+
+// Step is one step of a plan.
+type Step struct {
+	// Name says what is done, for people: "release volumes".
+	Name string
+	// Do carries the step out. It is idempotent, ends when ctx does, and may
+	// call report as often as it likes.
+	Do func(ctx context.Context, report func(done, total int64)) error
+	// Undo takes the step back after a cancellation. It is idempotent. Nil: it
+	// cannot be taken back.
+	Undo func(ctx context.Context) error
+}
+
+// Act is what an operation of one type does.
+type Act struct {
+	// Plan returns the steps of an operation. Every host that takes the operation
+	// over gets the same steps.
+	Plan func(op *Object) []Step
+	// Outputs are what the steps write, as a steward declares it.
+	Outputs []stewards.Output
+}
+
+// Acts are the acts that a host knows, by type.
+type Acts map[meshv1alpha1.OperationType]Act
+
+// permanentError is a failure that another attempt cannot mend.
+type permanentError struct{ error }
+
+// Unwrap returns the reason.
+func (e permanentError) Unwrap() error { return e.error }
+
+// Permanent marks err as a failure that another attempt cannot mend: it ends the
+// operation.
+func Permanent(err error) error { return permanentError{err} }
+
+const (
+	// lease is how long an owner may be silent before another takes over.
+	lease = 20 * time.Second
+	// progressInterval is the least time between two writes that only tell
+	// progress, or renew the lease.
+	progressInterval = 5 * time.Second
+	// timeout ends one attempt at an operation; the next one goes on where it was.
+	timeout = time.Hour
+	// keep is how long an operation that has ended is kept.
+	keep = 24 * time.Hour
+)
+
+// Controller is the control loop of operations.
+type Controller struct {
+	host   string
+	store  objects.Store
+	log    *slog.Logger
+	acts   Acts
+	ops    *objects.Informer[*Object]
+	engine *stewards.Controller
+
+	mu sync.Mutex
+	// sightings are the leases of others, by uid.
+	sightings map[types.UID]sighting
+}
+
+// sighting is a lease of another host, and when it was first seen here.
+type sighting struct {
+	owner meshv1alpha1.OperationOwner
+	since time.Time
+}
+
+// New returns a controller that is not yet running. host is the name under which
+// it owns operations; acts are what it knows to do.
+func New(d stewards.Deps, host string, acts Acts) (*Controller, error) {
+	d, err := d.Complete()
+	if err != nil {
+		return nil, err
+	}
+	c := &Controller{
+		host: host, store: d.Store, log: d.Logger, acts: acts,
+		ops: objects.For[*Object](d.Cache), sightings: map[types.UID]sighting{},
+	}
+	c.engine, err = stewards.New(d, stewards.Steward{
+		Name: "operation", Scope: "operations", Workers: 8, Timeout: timeout, MinBackoff: time.Second,
+		Reconciler: stewards.ReconcilerFunc(c.reconcile),
+		Inputs:     []stewards.Input{stewards.Watch[*Object](d.Cache)},
+		Outputs:    acts.outputs(),
+	})
+	return c, err
+}
+
+// outputs are what the loop writes itself, and what its steps do.
+func (a Acts) outputs() []stewards.Output {
+	all := []stewards.Output{
+		stewards.WritesStatus[*Object](),
+		stewards.Writes[*Object](stewards.Delete),
+	}
+	for _, name := range slices.Sorted(maps.Keys(a)) {
+		all = append(all, a[name].Outputs...)
+	}
+	return all
+}
+
+// Declaration returns the steward with its inputs and outputs.
+func (c *Controller) Declaration() stewards.Steward { return c.engine.Declaration() }
+
+// Run carries operations out until ctx ends.
+func (c *Controller) Run(ctx context.Context) error { return c.engine.Run(ctx) }
+
+// reconcile carries one operation out, or waits until it may.
+func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
+	op, ok := c.ops.Get(key)
+	if !ok {
+		return stewards.Result{}, nil
+	}
+	if op.Status.Phase.Final() {
+		return c.expire(ctx, op)
+	}
+	if wait := c.othersLease(op); wait > 0 {
+		return stewards.Result{RequeueAfter: wait}, nil
+	}
+	act, ok := c.acts[op.Spec.Type]
+	if !ok {
+		// A host of a later version made it. One that knows the act may become its
+		// steward.
+		return stewards.Result{RequeueAfter: time.Minute}, nil
+	}
+	r := &run{controller: c, key: key, steps: act.Plan(op)}
+	err := r.carryOut(ctx, op)
+	if errors.Is(err, errLost) {
+		c.log.Info("another host goes on with the operation", "operation", key.Name)
+		return stewards.Result{RequeueAfter: lease}, nil
+	}
+	if err != nil {
+		return stewards.Result{}, fmt.Errorf("operation %s: %w", key.Name, err)
+	}
+	return stewards.Result{RequeueAfter: keep}, nil
+}
+
+// othersLease returns how long to wait for another host to renew its lease on
+// the operation; zero if this host may carry it out. Clocks of two hosts are not
+// compared: what counts is how long the lease has not changed here.
+func (c *Controller) othersLease(op *Object) time.Duration {
+	owner := op.Status.Owner
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if owner == nil || owner.Host == c.host {
+		delete(c.sightings, op.UID)
+		return 0
+	}
+	seen, ok := c.sightings[op.UID]
+	if !ok || seen.owner.Host != owner.Host || seen.owner.Epoch != owner.Epoch || !seen.owner.Renewed.Equal(&owner.Renewed) {
+		seen = sighting{owner: *owner, since: time.Now()}
+		c.sightings[op.UID] = seen
+	}
+	return max(0, lease-time.Since(seen.since))
+}
+
+// expire deletes an operation that ended long ago.
+func (c *Controller) expire(ctx context.Context, op *Object) (stewards.Result, error) {
+	c.mu.Lock()
+	delete(c.sightings, op.UID)
+	c.mu.Unlock()
+	ended := op.CreationTimestamp
+	if op.Status.Ended != nil {
+		ended = *op.Status.Ended
+	}
+	if wait := keep - time.Since(ended.Time); wait > 0 {
+		return stewards.Result{RequeueAfter: wait}, nil
+	}
+	var tx objects.Tx
+	tx.Delete(op, objects.DeleteOptions{})
+	_, err := tx.Commit(ctx, c.store)
+	return stewards.Result{}, err
+}
+
+// now is the time to write into a status.
+func now() *metav1.Time {
+	t := metav1.NewTime(time.Now().Truncate(time.Second))
+	return &t
+}
