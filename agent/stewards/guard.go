@@ -78,7 +78,7 @@ func (a *attempt) check(ctx context.Context, store objects.Store, t raftstore.Tx
 		return nil
 	}
 	for _, op := range t.Ops {
-		reason, err := judge(ctx, store, a.loop.cfg.Outputs, op)
+		reason, err := judge(ctx, store, a.loop.cfg.Outputs, t, op)
 		if err != nil {
 			return err
 		}

@@ -100,8 +100,11 @@ func (o Output) String() string {
 	return fmt.Sprintf("%s (%s)", o.What, o.Acts)
 }
 
-// judge returns why op is outside all of the outputs; "" if one allows it.
-func judge(ctx context.Context, store objects.Store, outputs []Output, op raftstore.Op) (string, error) {
+// judge returns why an op of the transaction is outside all of the outputs; "" if
+// one allows it. An op on a record that the transaction requires at another
+// revision than the one here is not judged: it has lost a race, which the store
+// says.
+func judge(ctx context.Context, store objects.Store, outputs []Output, t raftstore.Txn, op raftstore.Op) (string, error) {
 	mine := slices.DeleteFunc(slices.Clone(outputs), func(o Output) bool { return !strings.HasPrefix(op.Key, o.Prefix) })
 	if len(mine) == 0 {
 		return "no output holds this key", nil
@@ -112,6 +115,11 @@ func judge(ctx context.Context, store objects.Store, outputs []Output, op raftst
 	old, _, err := store.Get(ctx, op.Key, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil && !errors.Is(err, raftstore.ErrNotFound) {
 		return "", fmt.Errorf("read %s to check what is written: %w", op.Key, err)
+	}
+	for _, c := range t.If {
+		if c.Key == op.Key && c.ModRevision != old.ModRevision {
+			return "", nil
+		}
 	}
 	exists := err == nil
 	act := Update

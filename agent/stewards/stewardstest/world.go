@@ -198,19 +198,38 @@ func List[T objects.Object](w *World) []T {
 	return all
 }
 
-// Edit changes an object that exists.
+// Edit changes an object that exists, however often a loop is faster.
 func Edit[T objects.Object](w *World, key objects.Key, change func(T)) {
 	w.Helper()
-	old := Get[T](w, key)
-	next := old.DeepCopyObject().(T)
-	change(next)
-	w.Commit(func(tx *objects.Tx) { tx.Update(old, next) })
+	w.act(func(tx *objects.Tx) {
+		old := Get[T](w, key)
+		next := old.DeepCopyObject().(T)
+		change(next)
+		tx.Update(old, next)
+	})
 }
 
-// Delete asks for the deletion of an object that exists.
+// Delete asks for the deletion of an object that exists, however often a loop is
+// faster.
 func Delete[T objects.Object](w *World, key objects.Key, opts objects.DeleteOptions) {
 	w.Helper()
-	w.Commit(func(tx *objects.Tx) { tx.Delete(Get[T](w, key), opts) })
+	w.act(func(tx *objects.Tx) { tx.Delete(Get[T](w, key), opts) })
+}
+
+// act commits what build reads and changes, again after a lost race.
+func (w *World) act(build func(tx *objects.Tx)) {
+	w.Helper()
+	for {
+		var tx objects.Tx
+		build(&tx)
+		_, err := tx.Commit(w.ctx, w.Store)
+		if apierrors.IsConflict(err) {
+			continue
+		}
+		w.Check(err)
+		synctest.Wait()
+		return
+	}
 }
 
 // AllowUndeclared keeps writes that are not declared from failing the test:
