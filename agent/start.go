@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/api"
@@ -117,7 +116,7 @@ func (a *Agent) addLoops(context.Context) error {
 	loops, err := roster.Loops(roster.Deps{
 		Host: a.config.Name, Store: a.view.store, Cache: a.view.cache, Claims: a.view.claims,
 		Recorder: a.view.recorder, Stewardship: a.view.stewardship, Gossip: a.member.Gossip(), Members: a.member.Peers(),
-		Offers: a.router, HasGuest: a.host.HasGuest, Logger: a.log, Metrics: a.metrics,
+		Offers: a.router, HasGuest: a.host.HasGuest, Acts: a.acts(), Logger: a.log, Metrics: a.metrics,
 	})
 	a.loops = append(a.loops, loops...)
 	return part("assemble the stewards", err)
@@ -169,9 +168,7 @@ func (a *Agent) serveUsers(context.Context) error {
 	a.onStop(func(context.Context) { a.http.Close() })
 	kubernetes := a.api.Handler()
 	local := port.AsHost(a.member.Identity().Leaf, kubernetes)
-	mesh := a.member.Administration(a.view.replica, a.host, func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string) {
-		a.view.recorder.Event(vmi, corev1.EventTypeWarning, reason, message)
-	})
+	mesh := a.member.Administration(a.view.replica, a.host, a.tellEnd)
 
 	listener, err := a.member.Port().API()
 	if err != nil {

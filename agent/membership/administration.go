@@ -120,14 +120,6 @@ func (a administration) Leave(ctx context.Context) error {
 	return nil
 }
 
-// RemoveHost implements admin.Mesh. It may be repeated after a failure.
-func (a administration) RemoveHost(ctx context.Context, name string) error {
-	if member, ok := a.gossip.Member(name); ok && member.State.Live() {
-		return fmt.Errorf("%w: %s is alive; run 'virtmesh agent leave' on it", admin.ErrInvalid, name)
-	}
-	return a.removal(name).run(ctx)
-}
-
 // removal prepares taking a host out of the mesh.
 func (a administration) removal(name string) removal {
 	return removal{

@@ -45,25 +45,79 @@ type replicas interface {
 	Status(ctx context.Context) raftstore.Status
 }
 
-// run removes everything that the mesh holds of the host.
+// RemovalStep is one step of taking a host out of the mesh. Doing it twice is the
+// same as doing it once.
+type RemovalStep struct {
+	// Name says what is done, for people.
+	Name string
+	// Do carries the step out. An error that is an admin.ErrInvalid or an
+	// admin.ErrNotFound will not be another one next time.
+	Do func(ctx context.Context, report func(done, total int64)) error
+}
+
+// steps takes out everything that the mesh holds of the host, in order. It is an
+// administrator's word that the host runs nothing.
+func (r removal) steps() []RemovalStep {
+	plain := func(do func(context.Context) error) func(context.Context, func(done, total int64)) error {
+		return func(ctx context.Context, _ func(done, total int64)) error { return do(ctx) }
+	}
+	return []RemovalStep{
+		{"bar the host", plain(r.expel)},
+		{"remove the replica", plain(r.removeReplica)},
+		// Without capacity the rules refuse every new claim on the host, so the list
+		// of instances that follows is complete.
+		{"withdraw the capacity", plain(r.withdrawCapacity)},
+		{"end the instances", r.endInstances},
+		{"release the volumes", plain(r.releaseVolumes)},
+		{"forget the Node and the subnet", plain(r.forget)},
+	}
+}
+
+// run does all steps.
 func (r removal) run(ctx context.Context) error {
+	if err := r.mustBeKnown(ctx); err != nil {
+		return err
+	}
+	for _, step := range r.steps() {
+		if err := step.Do(ctx, func(int64, int64) {}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mustBeKnown returns an admin.ErrNotFound if the mesh holds nothing under the
+// host's name.
+func (r removal) mustBeKnown(ctx context.Context) error {
+	_, err := r.hosts.Get(ctx, r.host, raftstore.ReadOptions{})
+	if !errors.Is(err, identity.ErrNoHost) {
+		return err
+	}
+	// Either nobody knows it, or an earlier removal came this far.
+	left, err := r.remains(ctx)
+	if err != nil {
+		return fmt.Errorf("look for what is left of %s: %w", r.host, err)
+	}
+	if !left {
+		return fmt.Errorf("host %s: %w", r.host, admin.ErrNotFound)
+	}
+	return nil
+}
+
+// expel bars the machine from the mesh and removes its record.
+func (r removal) expel(ctx context.Context) error {
 	err := retryConflicts(func() error { return r.hosts.Expel(ctx, r.host) })
-	if errors.Is(err, identity.ErrNoHost) {
-		// Either nobody knows it, or an earlier removal came this far.
-		left, err := r.remains(ctx)
-		if err != nil {
-			return fmt.Errorf("look for what is left of %s: %w", r.host, err)
-		}
-		if !left {
-			return fmt.Errorf("host %s: %w", r.host, admin.ErrNotFound)
-		}
-	} else if err != nil {
+	if err != nil && !errors.Is(err, identity.ErrNoHost) {
 		return fmt.Errorf("remove the record of %s: %w", r.host, err)
 	}
+	return nil
+}
+
+func (r removal) removeReplica(ctx context.Context) error {
 	if err := r.replicas.RemoveReplica(ctx, r.host); err != nil {
 		return fmt.Errorf("remove the replica of %s: %w", r.host, err)
 	}
-	return r.bury(ctx)
+	return nil
 }
 
 // remains reports whether the mesh still holds anything under the host's name.
@@ -88,28 +142,26 @@ func (r removal) remains(ctx context.Context) (bool, error) {
 	return len(held) > 0, err
 }
 
-// bury does for a host that is gone for good what it cannot do any more: its
-// instances have failed, and what they held is free. It is an administrator's
-// word that the host runs nothing.
-func (r removal) bury(ctx context.Context) error {
-	// Without capacity the rules refuse every new claim on the host, so the
-	// list that follows is complete.
-	if err := r.withdrawCapacity(ctx); err != nil {
-		return err
-	}
+// endInstances makes the instances of the host fail and frees what they held.
+func (r removal) endInstances(ctx context.Context, report func(done, total int64)) error {
 	held, err := claims.OnHost(ctx, r.store, r.host, raftstore.ReadOptions{})
 	if err != nil {
 		return fmt.Errorf("list the claims on %s: %w", r.host, err)
 	}
-	for _, claim := range held {
+	for i, claim := range held {
+		report(int64(i), int64(len(held)))
 		if err := retryConflicts(func() error { return r.end(ctx, claim.UID) }); err != nil {
 			return fmt.Errorf("end instance %s of host %s: %w", claim.Key(), r.host, err)
 		}
 	}
+	return nil
+}
+
+func (r removal) releaseVolumes(ctx context.Context) error {
 	if err := r.letGo(ctx, r.host); err != nil {
 		return fmt.Errorf("let go of the volume claims of %s: %w", r.host, err)
 	}
-	return r.forget(ctx)
+	return nil
 }
 
 // end gives up the claims of one instance on the host, and its volumes. Its

@@ -116,7 +116,7 @@ func dig(t *testing.T) *grave {
 			claims.Publish(tx, claims.Capacity{Host: host})
 			tx.Create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: host}})
 			tx.Put(identity.HostKey(host), record)
-			tx.Put(subnetPrefix+host, []byte(host))
+			tx.Put(SubnetPrefix+host, []byte(host))
 		})
 	}
 	g.place("runs", "host2")

@@ -11,9 +11,9 @@ import (
 	"virtmesh/raftstore"
 )
 
-// subnetPrefix is where the hosts' parts of the default guest network are
+// SubnetPrefix is where the hosts' parts of the default guest network are
 // claimed: one record per part, with the host's name.
-const subnetPrefix = "/mesh/subnets/"
+const SubnetPrefix = "/mesh/subnets/"
 
 // subnetBits is the length of a host's part: 253 guests.
 const subnetBits = 24
@@ -36,13 +36,13 @@ func claimSubnet(ctx context.Context, store subnetStore, host, podCIDR string) (
 	for {
 		// A host that was a member before reads its part from its own copy,
 		// so it can start without a quorum.
-		list, err := store.List(ctx, raftstore.ListRequest{Prefix: subnetPrefix, ReadOptions: raftstore.ReadOptions{Consistency: raftstore.Local}})
+		list, err := store.List(ctx, raftstore.ListRequest{Prefix: SubnetPrefix, ReadOptions: raftstore.ReadOptions{Consistency: raftstore.Local}})
 		if err != nil {
 			return netip.Prefix{}, fmt.Errorf("read the hosts' subnets: %w", err)
 		}
 		taken := map[int]bool{}
 		for _, record := range list.Records {
-			n, err := strconv.Atoi(record.Key[len(subnetPrefix):])
+			n, err := strconv.Atoi(record.Key[len(SubnetPrefix):])
 			if err != nil {
 				return netip.Prefix{}, fmt.Errorf("read the hosts' subnets: %w", err)
 			}
@@ -59,7 +59,7 @@ func claimSubnet(ctx context.Context, store subnetStore, host, podCIDR string) (
 		if err != nil {
 			return netip.Prefix{}, err
 		}
-		key := fmt.Sprintf("%s%05d", subnetPrefix, n)
+		key := fmt.Sprintf("%s%05d", SubnetPrefix, n)
 		_, err = store.Commit(ctx, raftstore.Txn{
 			If: []raftstore.Condition{{Key: key}}, Ops: []raftstore.Op{{Key: key, Value: []byte(host)}},
 		})
@@ -93,7 +93,7 @@ type subnetStore interface {
 
 // releaseSubnet gives the part of a host that left back.
 func releaseSubnet(ctx context.Context, store subnetStore, host string) error {
-	list, err := store.List(ctx, raftstore.ListRequest{Prefix: subnetPrefix})
+	list, err := store.List(ctx, raftstore.ListRequest{Prefix: SubnetPrefix})
 	if err != nil {
 		return fmt.Errorf("read the hosts' subnets: %w", err)
 	}

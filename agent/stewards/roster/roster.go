@@ -19,6 +19,7 @@ import (
 	"virtmesh/agent/stewards/collect"
 	"virtmesh/agent/stewards/namespace"
 	"virtmesh/agent/stewards/nodes"
+	"virtmesh/agent/stewards/operation"
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/agent/stewards/vm"
 	"virtmesh/agent/vmi"
@@ -41,8 +42,10 @@ type Deps struct {
 	// one whether it has a domain of an instance.
 	Offers   schedule.Offers
 	HasGuest func(ctx context.Context, uid types.UID) (bool, error)
-	Logger   *slog.Logger
-	Metrics  prometheus.Registerer
+	// Acts are what operations can do.
+	Acts    operation.Acts
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer
 }
 
 // Loops returns the loops of all stewards, in the order a virtual machine meets
@@ -50,7 +53,7 @@ type Deps struct {
 func Loops(deps Deps) ([]stewards.Loop, error) {
 	var loops []stewards.Loop
 	for _, add := range []func(Deps) ([]stewards.Loop, error){
-		virtualMachines, placement, otherNodes, garbage, oldEvents, staleClaims, unusedEpochs, namespaces,
+		virtualMachines, placement, otherNodes, garbage, oldEvents, staleClaims, unusedEpochs, namespaces, operations,
 	} {
 		more, err := add(deps)
 		if err != nil {
@@ -154,4 +157,9 @@ func unusedEpochs(deps Deps) ([]stewards.Loop, error) {
 func namespaces(deps Deps) ([]stewards.Loop, error) {
 	c, err := namespace.New(deps.engine("namespace"))
 	return one("namespaces", c, err)
+}
+
+func operations(deps Deps) ([]stewards.Loop, error) {
+	c, err := operation.New(deps.engine("operation"), deps.Host, deps.Acts)
+	return one("operations", c, err)
 }

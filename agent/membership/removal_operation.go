@@ -1,0 +1,114 @@
+package membership
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/port/admin"
+	"virtmesh/raftstore"
+)
+
+// RemovalSteps returns the steps of taking a host out of the mesh that is dead and
+// will not come back. The first one makes sure that it is. store holds the mesh's
+// objects, bury ends the volume claims under deletion whose volumes were on the
+// host's disks, and tell writes an event about an instance that ends with it.
+func (m *Member) RemovalSteps(
+	host string, store objects.Store, bury func(ctx context.Context, host string) error,
+	tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string),
+) []RemovalStep {
+	a := administration{Member: m, store: store, duties: burial{bury: bury}, tell: tell}
+	check := RemovalStep{Name: "check that the host is dead", Do: func(ctx context.Context, _ func(done, total int64)) error {
+		return a.mustBeRemovable(ctx, host)
+	}}
+	return append([]RemovalStep{check}, a.removal(host).steps()...)
+}
+
+// burial is the one duty that the removal of another host needs.
+type burial struct {
+	Duties
+	bury func(ctx context.Context, host string) error
+}
+
+// Bury implements Duties.
+func (b burial) Bury(ctx context.Context, host string) error { return b.bury(ctx, host) }
+
+// mustBeRemovable refuses hosts that live and hosts that nobody knows.
+func (a administration) mustBeRemovable(ctx context.Context, name string) error {
+	if member, ok := a.gossip.Member(name); ok && member.State.Live() {
+		return fmt.Errorf("%w: %s is alive; run 'virtmesh agent leave' on it", admin.ErrInvalid, name)
+	}
+	return a.removal(name).mustBeKnown(ctx)
+}
+
+// RemoveHost implements admin.Mesh. It asks for an operation, which goes on when
+// the caller does not wait for its end, and joins one that is under way.
+func (a administration) RemoveHost(ctx context.Context, name string) error {
+	if err := a.mustBeRemovable(ctx, name); err != nil {
+		return err
+	}
+	key, err := requestRemoval(ctx, a.store, name, a.config.Name)
+	if err != nil {
+		return fmt.Errorf("ask for the removal of %s: %w", name, err)
+	}
+	return awaitOperation(ctx, a.store, key)
+}
+
+// requestRemoval returns the operation that removes the host: the one that is
+// under way, or a new one. by is who asks.
+func requestRemoval(ctx context.Context, store objects.Store, host, by string) (objects.Key, error) {
+	all, _, err := objects.List[*meshv1alpha1.Operation](ctx, store, "", raftstore.ReadOptions{})
+	if err != nil {
+		return objects.Key{}, err
+	}
+	for _, op := range all {
+		if op.Spec.Type == meshv1alpha1.RemoveHost && op.Spec.Target == host && !op.Status.Phase.Final() && !op.Spec.Cancel {
+			return objects.KeyOf(op), nil
+		}
+	}
+	op := &meshv1alpha1.Operation{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "remove-" + host + "-"},
+		Spec:       meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: host, RequestedBy: "an administrator, on host " + by},
+	}
+	var tx objects.Tx
+	tx.Create(op)
+	if _, err := tx.Commit(ctx, store); err != nil {
+		return objects.Key{}, err
+	}
+	return objects.KeyOf(op), nil
+}
+
+// operationPoll is how often an operation that is waited for is looked at.
+const operationPoll = 200 * time.Millisecond
+
+// awaitOperation returns when the operation has ended, with why it did not
+// succeed.
+func awaitOperation(ctx context.Context, store objects.Store, key objects.Key) error {
+	ticker := time.NewTicker(operationPoll)
+	defer ticker.Stop()
+	message := ""
+	for {
+		op, err := objects.Get[*meshv1alpha1.Operation](ctx, store, key, raftstore.ReadOptions{Consistency: raftstore.Local})
+		switch {
+		case apierrors.IsNotFound(err):
+			return fmt.Errorf("operation %s was deleted before it ended; give the command again", key.Name)
+		case err == nil && op.Status.Phase == meshv1alpha1.OperationSucceeded:
+			return nil
+		case err == nil && op.Status.Phase.Final():
+			return fmt.Errorf("operation %s %s: %s", key.Name, op.Status.Phase, op.Status.Message)
+		case err == nil:
+			message = op.Status.Message
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("operation %s goes on (%s); 'virtmesh operation watch %s' follows it: %w", key.Name, message, key.Name, context.Cause(ctx))
+		case <-ticker.C:
+		}
+	}
+}

@@ -1,0 +1,52 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/membership"
+	"virtmesh/agent/port/admin"
+	"virtmesh/agent/stewards"
+	"virtmesh/agent/stewards/operation"
+)
+
+// acts are what operations can do.
+func (a *Agent) acts() operation.Acts {
+	return operation.Acts{meshv1alpha1.RemoveHost: {
+		Plan: func(op *operation.Object) []operation.Step {
+			var steps []operation.Step
+			for _, s := range a.member.RemovalSteps(op.Spec.Target, a.view.store, a.host.Bury, a.tellEnd) {
+				steps = append(steps, operation.Step{Name: s.Name, Do: lasting(s)})
+			}
+			return steps
+		},
+		Outputs: []stewards.Output{
+			stewards.Writes[*kubevirtv1.VirtualMachineInstance](stewards.Update | stewards.Delete),
+			stewards.Writes[*corev1.PersistentVolumeClaim](stewards.Update | stewards.Delete),
+			stewards.Writes[*corev1.Node](stewards.Update | stewards.Delete),
+			stewards.WritesRecords("claims on the host", claims.Prefix),
+			stewards.WritesRecords("subnets of hosts", membership.SubnetPrefix),
+		},
+	}}
+}
+
+// lasting ends an operation on errors that will be the same next time.
+func lasting(s membership.RemovalStep) func(context.Context, func(done, total int64)) error {
+	return func(ctx context.Context, report func(done, total int64)) error {
+		err := s.Do(ctx, report)
+		if errors.Is(err, admin.ErrInvalid) || errors.Is(err, admin.ErrNotFound) {
+			return operation.Permanent(err)
+		}
+		return err
+	}
+}
+
+// tellEnd writes an event about an instance that ends with its host.
+func (a *Agent) tellEnd(vmi *kubevirtv1.VirtualMachineInstance, reason, message string) {
+	a.view.recorder.Event(vmi, corev1.EventTypeWarning, reason, message)
+}

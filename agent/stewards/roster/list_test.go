@@ -1,0 +1,115 @@
+package roster
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/objects/objectstest"
+	"virtmesh/agent/stewards"
+	"virtmesh/agent/stewards/collect"
+	"virtmesh/agent/stewards/namespace"
+	"virtmesh/agent/stewards/nodes"
+	"virtmesh/agent/stewards/operation"
+	"virtmesh/agent/stewards/schedule"
+	"virtmesh/agent/stewards/stewardstest"
+	"virtmesh/agent/stewards/vm"
+)
+
+var update = flag.Bool("update", false, "write the list of stewards into DESIGN.md")
+
+// declared is a control loop that says what it reads and writes.
+type declared interface{ Declaration() stewards.Steward }
+
+// all makes every steward, as Loops does.
+func all(t *testing.T) []stewards.Steward {
+	t.Helper()
+	var list []stewards.Steward
+	add := func(c declared, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, c.Declaration())
+	}
+	log := slog.New(slog.DiscardHandler)
+	d := stewards.Deps{Store: objectstest.New(), Logger: log}
+	cacheConfig := objects.DefaultCacheConfig()
+	cacheConfig.Store, cacheConfig.Logger = d.Store, log
+	var err error
+	if d.Cache, err = objects.NewCache(cacheConfig); err != nil {
+		t.Fatal(err)
+	}
+	recorderConfig := objects.DefaultRecorderConfig()
+	recorderConfig.Store, recorderConfig.Logger, recorderConfig.Component, recorderConfig.Host = d.Store, log, "virtmesh", "h1"
+	if d.Recorder, err = objects.NewRecorder(recorderConfig); err != nil {
+		t.Fatal(err)
+	}
+	d.Claims = claims.NewCache(d.Cache, log)
+
+	vmConfig := vm.DefaultConfig()
+	vmConfig.Deps = d
+	add(vm.New(vmConfig))
+	placeConfig := schedule.DefaultConfig()
+	placeConfig.Deps, placeConfig.Volumes = d, schedule.FromClaims(d.Cache)
+	placeConfig.View = schedule.NewView(d.Store, d.Cache, d.Claims, schedule.FromGossip(nil))
+	add(schedule.New(placeConfig))
+	add(nodes.New(d, &stewardstest.Members{}))
+	add(collect.New(d))
+	add(collect.NewExpirer(d))
+	add(collect.NewSweeper(d, "h1", func(context.Context, types.UID) (bool, error) { return false, nil }))
+	add(collect.NewEpochs(d))
+	add(namespace.New(d))
+	add(operation.New(d, "h1", nil))
+	return list
+}
+
+const listBegin, listEnd = "<!-- stewards -->\n", "<!-- end of stewards -->\n"
+
+// The list of stewards in DESIGN.md is what they declare.
+func TestListOfStewards(t *testing.T) {
+	const path = "../DESIGN.md"
+	var b strings.Builder
+	for _, s := range all(t) {
+		fmt.Fprintf(&b, "\n**%s**", s.Name)
+		if s.Everywhere {
+			b.WriteString(" (on every host, for what is this host's)")
+		}
+		b.WriteString("\n")
+		for _, in := range s.Inputs {
+			fmt.Fprintf(&b, "- reads %s\n", in)
+		}
+		for _, out := range s.Outputs {
+			fmt.Fprintf(&b, "- writes %s\n", out)
+		}
+		if len(s.Outputs) == 0 {
+			t.Errorf("%s declares no outputs", s.Name)
+		}
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(text), listBegin)
+	have, after, closed := strings.Cut(rest, listEnd)
+	if !ok || !closed {
+		t.Fatalf("%s has no marks of the list", path)
+	}
+	if have == b.String() {
+		return
+	}
+	if !*update {
+		t.Fatalf("the list in agent/stewards/DESIGN.md is stale: run go test ./agent/stewards/roster -run TestListOfStewards -update")
+	}
+	if err := os.WriteFile(path, []byte(before+listBegin+b.String()+listEnd+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
