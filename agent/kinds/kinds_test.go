@@ -214,7 +214,7 @@ func TestUpdateRefusals(t *testing.T) {
 	}
 }
 
-// A machine gets its identity once and keeps it, also when it is made again.
+// A machine gets its identity once and keeps it, also when it is changed.
 func TestMachineIdentity(t *testing.T) {
 	k := kind(t, "VirtualMachine")
 	vm := object(t, k, `{metadata: {name: a}, spec: {template: {spec: {}}}}`).(*kubevirtv1.VirtualMachine)
@@ -232,9 +232,14 @@ func TestMachineIdentity(t *testing.T) {
 	if other.Spec.Template.Spec.Domain.Firmware.UUID == fw.UUID {
 		t.Error("two machines have one identity")
 	}
-	again := object(t, k, `{metadata: {name: a}, spec: {template: {spec: {}}}}`).(*kubevirtv1.VirtualMachine)
-	k.Default(vmi.DefaultDefaults(), again)
-	if *again.Spec.Template.Spec.Domain.Firmware != fw {
-		t.Error("a machine that is made again is another one to its guest")
+	replaced := object(t, k, `{metadata: {name: a}, spec: {template: {spec: {}}}}`).(*kubevirtv1.VirtualMachine)
+	k.DefaultUpdate(vmi.DefaultDefaults(), replaced, vm)
+	if *replaced.Spec.Template.Spec.Domain.Firmware != fw {
+		t.Error("a machine that is replaced by a manifest without an identity is another one to its guest")
+	}
+	given := object(t, k, `{metadata: {name: a}, spec: {template: {spec: {domain: {firmware: {uuid: 7d3b1f0e-6f0e-4d7e-9a43-2f0f8d1b7c11}}}}}}`).(*kubevirtv1.VirtualMachine)
+	k.DefaultUpdate(vmi.DefaultDefaults(), given, vm)
+	if f := given.Spec.Template.Spec.Domain.Firmware; f.UUID != "7d3b1f0e-6f0e-4d7e-9a43-2f0f8d1b7c11" || f.Serial != fw.Serial {
+		t.Errorf("firmware %+v after a new UUID was given, want it, and the serial number of before", f)
 	}
 }

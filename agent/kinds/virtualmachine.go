@@ -26,15 +26,17 @@ func virtualMachineKind() *Kind {
 			v := obj.(*vm)
 			vmi.DropUninferred(&v.Spec)
 			if v.Spec.Template != nil {
-				vmi.SetIdentity(&v.Spec.Template.Spec, v.Name)
+				vmi.NewIdentity(&v.Spec.Template.Spec)
 				d.SetTemplate(&v.Spec.Template.Spec)
 			}
 		},
-		DefaultUpdate: func(d vmi.Defaults, obj, _ runtime.Object) {
-			v := obj.(*vm)
+		DefaultUpdate: func(d vmi.Defaults, obj, old runtime.Object) {
+			v, before := obj.(*vm), old.(*vm)
 			vmi.DropUninferred(&v.Spec)
 			if v.Spec.Template != nil && v.DeletionTimestamp == nil {
-				vmi.SetIdentity(&v.Spec.Template.Spec, v.Name)
+				if before.Spec.Template != nil {
+					vmi.KeepIdentity(&v.Spec.Template.Spec, &before.Spec.Template.Spec)
+				}
 				d.SetTemplate(&v.Spec.Template.Spec)
 			}
 		},

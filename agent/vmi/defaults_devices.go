@@ -16,24 +16,55 @@ func FirmwareUUID(name string) types.UID {
 	return types.UID(uuid.NewSHA1(firmwareNamespace, []byte(name)).String())
 }
 
-// SetIdentity gives the machine of a name the hardware identity that its guest
-// sees, if spec does not: the UUID that KubeVirt derives from the name, and the
-// same as the serial number. It only depends on the manifest, so a machine that is
-// exported, deleted and made again, here or elsewhere, is the same to its guest.
+// NewIdentity gives a new VirtualMachine the hardware identity that its guest sees:
+// a UUID and a serial number of its own, where its template names none. They are
+// stored in the template, as KubeVirt does since its version 1.7, so the machine is
+// the same to its guest after every start, and after it was exported and made again.
+func NewIdentity(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+	f := firmwareOf(spec)
+	if f.UUID == "" {
+		f.UUID = types.UID(uuid.NewString())
+	}
+	if f.Serial == "" {
+		f.Serial = uuid.NewString()
+	}
+}
+
+// KeepIdentity gives a changed template the identity of the one before, where it
+// names none: whoever replaces a VirtualMachine by a manifest without an identity
+// does not want another machine.
+func KeepIdentity(spec, before *kubevirtv1.VirtualMachineInstanceSpec) {
+	if before.Domain.Firmware == nil {
+		return
+	}
+	f := firmwareOf(spec)
+	if f.UUID == "" {
+		f.UUID = before.Domain.Firmware.UUID
+	}
+	if f.Serial == "" {
+		f.Serial = before.Domain.Firmware.Serial
+	}
+}
+
+// SetIdentity gives an instance of a name the identity that KubeVirt derives from
+// the name, if spec has none: instances without a VirtualMachine, and those of one
+// whose template has lost its identity.
 func SetIdentity(spec *kubevirtv1.VirtualMachineInstanceSpec, name string) {
-	if name == "" {
-		return // one is generated, and its instances are given their identity later
-	}
-	if spec.Domain.Firmware == nil {
-		spec.Domain.Firmware = &kubevirtv1.Firmware{}
-	}
-	f := spec.Domain.Firmware
+	f := firmwareOf(spec)
 	if f.UUID == "" {
 		f.UUID = FirmwareUUID(name)
 	}
 	if f.Serial == "" {
 		f.Serial = string(f.UUID)
 	}
+}
+
+// firmwareOf returns the firmware of spec, which it makes if there is none.
+func firmwareOf(spec *kubevirtv1.VirtualMachineInstanceSpec) *kubevirtv1.Firmware {
+	if spec.Domain.Firmware == nil {
+		spec.Domain.Firmware = &kubevirtv1.Firmware{}
+	}
+	return spec.Domain.Firmware
 }
 
 // setDiskBuses puts each disk without a bus on the one that guests of the
