@@ -46,7 +46,7 @@ func doctorCommand() *cli.Command {
 
 func doctor(c *cli.Context) error {
 	checks := []func(context.Context) finding{
-		checkRoot, checkKVM, checkProgram("qemu-system-x86_64", "qemu-system-x86"), checkProgram("qemu-img", "qemu-utils"),
+		checkRoot, checkKVM, checkProgram("qemu-system-x86_64", "qemu-system-x86"), checkProgram("qemu-img", "qemu-utils"), checkProgram("nft", "nftables"),
 		checkLibvirt, checkKernelFeatures, checkDisk, checkPaths(c.String("config")), checkClock,
 		checkPort("mesh port", membership.DefaultMeshPort), checkPort("gossip port", membership.DefaultGossipPort),
 	}
