@@ -75,7 +75,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Action:                    group("virtmesh", cli.ShowAppHelp),
 		Commands: finish("virtmesh", []*cli.Command{
 			agentCommand(), tokenCommand(), kubeconfigCommand(),
-			statusCommand(), doctorCommand(), nodeCommand(), vmCommand(),
+			statusCommand(), doctorCommand(), nodeCommand(), vmCommand(), operationCommand(),
 			getCommand(), applyCommand(), deleteCommand(), describeCommand(), eventsCommand(),
 			completionCommand(), labCommand(),
 		}),

@@ -150,7 +150,10 @@ func nodeRemove(c *cli.Context) error {
 		return err
 	}
 	for _, name := range c.Args().Slice() {
-		if err := conn.mesh(c.Context, http.MethodDelete, "/mesh/v1/hosts/"+url.PathEscape(name), nil, nil); err != nil {
+		err := withProgress(c.Context, c.App.ErrWriter, conn, name, func() error {
+			return conn.mesh(c.Context, http.MethodDelete, "/mesh/v1/hosts/"+url.PathEscape(name), nil, nil)
+		})
+		if err != nil {
 			return err
 		}
 		fmt.Fprintf(c.App.Writer, "host %s removed\n", name)
