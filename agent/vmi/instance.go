@@ -9,14 +9,15 @@ import (
 )
 
 // SetNewInstance makes a VirtualMachineInstance what it is at its creation: with
-// every default, the finalizer that keeps it until its domain is gone, and the
-// phase Pending since now.
+// every default, the finalizer that keeps it until its domain is gone, an
+// unprivileged user, and the phase Pending since now.
 func SetNewInstance(d Defaults, vmi *kubevirtv1.VirtualMachineInstance, now time.Time) {
 	d.SetInstance(vmi)
 	addFinalizer(&vmi.ObjectMeta, kubevirtv1.VirtualMachineInstanceFinalizer)
 	if vmi.Status.Phase != kubevirtv1.VmPhaseUnset {
 		return
 	}
+	vmi.Status.RuntimeUser = UnprivilegedUser
 	SetPhase(vmi, kubevirtv1.Pending, now)
 }
 

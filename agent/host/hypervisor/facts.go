@@ -80,15 +80,25 @@ type NUMANode struct {
 // GuestInfo is what a guest says of itself. Any field may be empty: agents differ in
 // what they tell.
 type GuestInfo struct {
-	Hostname    string
-	OS          GuestOS
-	Timezone    string
-	TZOffset    int // seconds east of UTC
-	Users       []GuestUser
-	Filesystems []GuestFilesystem
-	Interfaces  []GuestInterface
+	// AgentVersion and Commands are the agent's own: what it can be asked for.
+	AgentVersion string
+	Commands     []GuestCommand
+	Hostname     string
+	OS           GuestOS
+	Timezone     string
+	TZOffset     int // seconds east of UTC
+	Users        []GuestUser
+	Filesystems  []GuestFilesystem
+	Interfaces   []GuestInterface
 	// Truncated says that the guest reported more than is passed on.
 	Truncated bool
+}
+
+// GuestCommand is a question that the guest's agent knows. Who set up the guest may
+// have disabled it.
+type GuestCommand struct {
+	Name    string
+	Enabled bool
 }
 
 // GuestOS describes the operating system in a guest.

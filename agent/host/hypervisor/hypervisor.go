@@ -92,6 +92,11 @@ type Domain struct {
 	Reason Reason
 	// AgentConnected says whether the guest's agent has opened its channel.
 	AgentConnected bool
+	// Disks are the names by which the domain has its disks, as vda, by volume, and
+	// MemoryBytes is what the balloon leaves the guest. Both are nothing for a domain
+	// that is shut off. The receiver must not change Disks.
+	Disks       map[string]string
+	MemoryBytes int64
 	// Records are the small facts that SetRecord wrote, by name; nil when there are
 	// none. The receiver must not change them.
 	Records map[string]string

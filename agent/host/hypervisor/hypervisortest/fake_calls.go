@@ -47,10 +47,24 @@ func (f *Fake) Get(ctx context.Context, ref hypervisor.Ref) (out hypervisor.Doma
 }
 
 func (d *fakeDomain) describe() hypervisor.Domain {
-	return hypervisor.Domain{
+	out := hypervisor.Domain{
 		Owner: d.owner, UUID: d.uuid, State: d.state, Reason: d.reason,
 		AgentConnected: d.agent != nil, Records: maps.Clone(d.records), Persistent: true,
 	}
+	if !d.state.Active() {
+		return out
+	}
+	out.MemoryBytes = d.sizes.memory
+	for _, device := range d.devices {
+		if device.kind != "disk" || device.name == "" {
+			continue
+		}
+		if out.Disks == nil {
+			out.Disks = map[string]string{}
+		}
+		out.Disks[device.name] = device.target
+	}
+	return out
 }
 
 // Start implements hypervisor.Lifecycle.

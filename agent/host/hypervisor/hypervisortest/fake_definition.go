@@ -45,7 +45,8 @@ type fakeDevice struct {
 	// kind is the element's name, text the whole element.
 	kind, name, text string
 	file             string
-	size, block      int64 // of a memory device
+	target           string // of a disk
+	size, block      int64  // of a memory device
 	requested        int64
 	persistentTPM    bool
 	// releasing: the guest has been asked to let go of it.
@@ -62,9 +63,10 @@ type deviceXML struct {
 		File string `xml:"file,attr"`
 	} `xml:"source"`
 	Target struct {
-		Size      size `xml:"size"`
-		Block     size `xml:"block"`
-		Requested size `xml:"requested"`
+		Dev       string `xml:"dev,attr"`
+		Size      size   `xml:"size"`
+		Block     size   `xml:"block"`
+		Requested size   `xml:"requested"`
 	} `xml:"target"`
 	Backend struct {
 		Persistent string `xml:"persistent_state,attr"`
@@ -129,7 +131,7 @@ func newFakeDevice(e deviceXML, text string) fakeDevice {
 		name = ""
 	}
 	return fakeDevice{
-		kind: e.XMLName.Local, name: name, text: text, file: e.Source.File,
+		kind: e.XMLName.Local, name: name, text: text, file: e.Source.File, target: e.Target.Dev,
 		size: e.Target.Size.bytes(), block: e.Target.Block.bytes(), requested: e.Target.Requested.bytes(),
 		persistentTPM: e.XMLName.Local == "tpm" && e.Backend.Persistent == "yes",
 	}

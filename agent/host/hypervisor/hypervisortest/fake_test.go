@@ -11,7 +11,7 @@ import (
 
 func fakeXML(owner hypervisor.Owner) string {
 	return fmt.Sprintf(`<domain type='qemu'><name>%s</name><uuid>%s</uuid><metadata>%s</metadata><memory unit='MiB'>32</memory><vcpu current='1'>2</vcpu>
-<devices><disk><source file='/disks/x%s'/><alias name='ua-%s'/></disk><disk device='cdrom'><alias name='ua-%s'/></disk></devices></domain>`,
+<devices><disk><source file='/disks/x%s'/><target dev='vda'/><alias name='ua-%s'/></disk><disk device='cdrom'><alias name='ua-%s'/></disk></devices></domain>`,
 		owner.DomainName(), owner.UID, owner.Metadata(), DiskSuffix, Disk, Drive)
 }
 

@@ -21,6 +21,9 @@ func testStart(t *testing.T, w *world) {
 	if listed := find(domains, w.owner.Ref); listed == nil || !reflect.DeepEqual(*listed, w.get()) {
 		t.Errorf("list and get differ: %+v, %+v", listed, w.get())
 	}
+	if got := w.get(); got.Disks[Disk] == "" || got.MemoryBytes <= 0 {
+		t.Errorf("disks %v and memory %d are not told", got.Disks, got.MemoryBytes)
+	}
 	caps, err := w.hv.Capabilities(w.ctx)
 	if err != nil {
 		t.Fatal(err)

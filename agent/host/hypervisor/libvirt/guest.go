@@ -2,6 +2,7 @@ package libvirt
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"strconv"
@@ -20,6 +21,8 @@ const (
 	maxGuestDisks     = 32
 	maxGuestNICs      = 64
 	maxGuestAddresses = 32
+	maxGuestCommands  = 256
+	maxAgentAnswer    = 128 << 10
 )
 
 // guestInfoTypes are asked for one by one, so that an agent without one of the
@@ -61,11 +64,52 @@ func (d *Driver) GuestInfo(ctx context.Context, ref hypervisor.Ref) (hypervisor.
 				d.log.Debug("guest agent refuses a question", "instance", ref.String(), "question", kind, "err", err)
 			}
 		}
+		if answered {
+			d.askAgentItself(ref, dom, &out)
+		}
 		if !answered {
 			return out, fmt.Errorf("%w: it answers none of the questions", hypervisor.ErrNoAgent)
 		}
 		return out, nil
 	})
+}
+
+// askAgentItself adds what the agent says of itself. libvirt has no call of its own
+// for it. An agent that does not tell has told the rest all the same.
+func (d *Driver) askAgentItself(ref hypervisor.Ref, dom *libvirt.Domain, out *hypervisor.GuestInfo) {
+	timeout := libvirt.DomainQemuAgentCommandTimeout(d.cfg.AgentTimeout.Seconds())
+	answer, err := dom.QemuAgentCommand(`{"execute":"guest-info"}`, timeout, 0)
+	if err == nil {
+		err = mergeAgentInfo(out, answer)
+	}
+	if err != nil {
+		d.log.Debug("guest agent does not describe itself", "instance", ref.String(), "err", err)
+	}
+}
+
+// mergeAgentInfo adds the agent's answer to guest-info to out, within bounds.
+func mergeAgentInfo(out *hypervisor.GuestInfo, answer string) error {
+	if len(answer) > maxAgentAnswer {
+		out.Truncated = true
+		return fmt.Errorf("the answer has %d bytes", len(answer))
+	}
+	var info struct {
+		Return struct {
+			Version  string `json:"version"`
+			Commands []struct {
+				Name    string `json:"name"`
+				Enabled bool   `json:"enabled"`
+			} `json:"supported_commands"`
+		} `json:"return"`
+	}
+	if err := json.Unmarshal([]byte(answer), &info); err != nil {
+		return fmt.Errorf("read the answer to guest-info: %w", err)
+	}
+	out.AgentVersion = bounded(out, info.Return.Version)
+	for _, c := range limit(out, info.Return.Commands, maxGuestCommands) {
+		out.Commands = append(out.Commands, hypervisor.GuestCommand{Name: bounded(out, c.Name), Enabled: c.Enabled})
+	}
+	return nil
 }
 
 // mergeGuestInfo adds the answer to the question kind to out, within bounds. The

@@ -1,11 +1,13 @@
 package libvirt
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
 	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
 
 	"virtmesh/agent/host/hypervisor"
 )
@@ -41,6 +43,47 @@ func TestHostileGuestIsBounded(t *testing.T) {
 	nic := out.Interfaces[0]
 	if nic.MAC != "" || len(nic.Addresses) != 2 || nic.Addresses[0] != "10.0.0.5/24" || nic.Addresses[1] != "fe80::2/64" {
 		t.Errorf("interface: %+v", nic)
+	}
+}
+
+func TestAgentDescribesItself(t *testing.T) {
+	const answer = `{"return":{"version":"7.2.0","supported_commands":[` +
+		`{"enabled":true,"name":"guest-ping","success-response":true},{"enabled":false,"name":"guest-exec"}]}}`
+	var out hypervisor.GuestInfo
+	if err := mergeAgentInfo(&out, answer); err != nil {
+		t.Fatal(err)
+	}
+	want := []hypervisor.GuestCommand{{Name: "guest-ping", Enabled: true}, {Name: "guest-exec"}}
+	if out.AgentVersion != "7.2.0" || !slices.Equal(out.Commands, want) || out.Truncated {
+		t.Errorf("%+v", out)
+	}
+	for _, hostile := range []string{
+		"", "null and void", `{"return":[1]}`,
+		`{"return":{"version":"` + strings.Repeat("x", maxAgentAnswer) + `"}}`,
+	} {
+		var out hypervisor.GuestInfo
+		if err := mergeAgentInfo(&out, hostile); err == nil || out.AgentVersion != "" || len(out.Commands) != 0 {
+			t.Errorf("%.40q is read as %+v, %v", hostile, out, err)
+		}
+	}
+	many := `{"return":{"supported_commands":[` + strings.Repeat(`{"name":"a"},`, maxGuestCommands) + `{"name":"a"}]}}`
+	out = hypervisor.GuestInfo{}
+	if err := mergeAgentInfo(&out, many); err != nil || len(out.Commands) != maxGuestCommands || !out.Truncated {
+		t.Errorf("%d commands, %v", len(out.Commands), err)
+	}
+}
+
+func TestDomainTellsDisksAndMemory(t *testing.T) {
+	domain := &libvirtxml.Domain{}
+	if err := domain.Unmarshal(`<domain><currentMemory unit='KiB'>1024</currentMemory><devices>
+		<disk><target dev='vda'/><alias name='ua-root'/></disk><disk><target dev='sda'/></disk></devices></domain>`); err != nil {
+		t.Fatal(err)
+	}
+	if got := diskTargets(domain); got["root"] != "vda" || currentMemory(domain) != 1<<20 {
+		t.Errorf("disks %v, %d bytes", got, currentMemory(domain))
+	}
+	if got := diskTargets(&libvirtxml.Domain{}); got != nil || currentMemory(&libvirtxml.Domain{}) != 0 {
+		t.Errorf("nothing reads as %v", got)
 	}
 }
 

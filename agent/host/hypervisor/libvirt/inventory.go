@@ -81,7 +81,36 @@ func (d *Driver) describe(dom *libvirt.Domain) (hypervisor.Domain, error) {
 		return out, err
 	}
 	out.AgentConnected = agentConnected(parsed)
+	out.Disks, out.MemoryBytes = diskTargets(parsed), currentMemory(parsed)
 	return out, nil
+}
+
+// diskTargets names the domain's disks by volume.
+func diskTargets(domain *libvirtxml.Domain) map[string]string {
+	if domain.Devices == nil {
+		return nil
+	}
+	var targets map[string]string
+	for _, disk := range domain.Devices.Disks {
+		volume := instanceName(disk.Alias)
+		if volume == "" || disk.Target == nil {
+			continue
+		}
+		if targets == nil {
+			targets = map[string]string{}
+		}
+		targets[volume] = disk.Target.Dev
+	}
+	return targets
+}
+
+// currentMemory is what the balloon leaves the guest, in bytes. libvirt writes KiB,
+// whatever the definition said.
+func currentMemory(domain *libvirtxml.Domain) int64 {
+	if domain.CurrentMemory == nil {
+		return 0
+	}
+	return int64(domain.CurrentMemory.Value) << 10
 }
 
 // agentConnected looks whether the guest holds the agent's channel open.
