@@ -103,7 +103,7 @@ func Open(ctx context.Context, config Config, deps Deps) (_ *Host, err error) {
 	if err := h.openNetwork(config.Network, deps); err != nil {
 		return nil, err
 	}
-	if err := h.openExecutor(deps); err != nil {
+	if err := h.openExecutor(config, deps); err != nil {
 		return nil, err
 	}
 	if err := h.showGuests(deps); err != nil {
@@ -118,12 +118,16 @@ func Open(ctx context.Context, config Config, deps Deps) (_ *Host, err error) {
 // emulatorLogDir is where libvirt's system daemon keeps a log for each domain.
 const emulatorLogDir = "/var/log/libvirt/qemu"
 
-func (h *Host) openExecutor(deps Deps) (err error) {
+func (h *Host) openExecutor(config Config, deps Deps) error {
+	uid, _, err := qemuUser(config.Hypervisor.User)
+	if err != nil {
+		return err
+	}
 	h.executor, err = executor.New(executor.Config{
 		Host: deps.Self.Name, Store: deps.Store, Instances: h.instances, Hypervisor: h.machine.hypervisor,
 		Volumes: h.volumes, Network: h.network, Events: deps.Recorder,
 		Machine: h.machine.info(), LogDir: filepath.Join(deps.Self.StateDir, "consoles"), EmulatorLogDir: emulatorLogDir,
-		Logger: deps.Logger.With("part", "executor"),
+		RuntimeUser: uint64(uid), Logger: deps.Logger.With("part", "executor"),
 	})
 	if err != nil {
 		return err

@@ -14,10 +14,10 @@ import (
 func SetNewInstance(d Defaults, vmi *kubevirtv1.VirtualMachineInstance, now time.Time) {
 	d.SetInstance(vmi)
 	addFinalizer(&vmi.ObjectMeta, kubevirtv1.VirtualMachineInstanceFinalizer)
+	vmi.Status.RuntimeUser = UnprivilegedUser
 	if vmi.Status.Phase != kubevirtv1.VmPhaseUnset {
 		return
 	}
-	vmi.Status.RuntimeUser = UnprivilegedUser
 	SetPhase(vmi, kubevirtv1.Pending, now)
 }
 

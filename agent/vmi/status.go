@@ -87,13 +87,11 @@ func MigrationHindrance(vmi *kubevirtv1.VirtualMachineInstance) (reason, message
 // DiskClaim names the PersistentVolumeClaim that a volume's disk is, empty if it is none.
 // A disk that is made from a claim and ends with its instance is none.
 func DiskClaim(volume *kubevirtv1.Volume) string {
-	switch {
-	case volume.PersistentVolumeClaim != nil:
-		return volume.PersistentVolumeClaim.ClaimName
-	case volume.DataVolume != nil:
-		return volume.DataVolume.Name
+	if volume.PersistentVolumeClaim == nil && volume.DataVolume == nil {
+		return ""
 	}
-	return ""
+	name, _ := claimOf(volume)
+	return name
 }
 
 // shared reports whether the status says that several hosts may write the claim of

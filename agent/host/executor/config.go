@@ -27,6 +27,10 @@ type Volumes interface {
 	// ImageDigests returns the digests of the container images that the instance's
 	// disks were made from, by volume.
 	ImageDigests(ref hypervisor.Ref) (map[string]string, error)
+	// ClaimInfo returns what the status of an instance holds of the claims that its
+	// volumes are, by volume. A claim that is not there is left out. What could be
+	// read is returned with an error too.
+	ClaimInfo(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]*kubevirtv1.PersistentVolumeClaimInfo, error)
 	// Detach adds to tx what gives up the instance's claims on volumes that outlive
 	// it.
 	Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error
@@ -63,8 +67,8 @@ type Network interface {
 	Release(ref hypervisor.Ref) error
 }
 
-// Config is what the executor works with. All fields but EmulatorLogDir are
-// required.
+// Config is what the executor works with. All fields but EmulatorLogDir and
+// RuntimeUser, which may be root's, are required.
 type Config struct {
 	// Host is this host's name.
 	Host       string
@@ -76,6 +80,8 @@ type Config struct {
 	Events     *objects.Recorder
 	// Machine describes this host to the conversion of instances to domains.
 	Machine domain.HostInfo
+	// RuntimeUser is the uid that guests run under.
+	RuntimeUser uint64
 	// LogDir holds the guests' serial logs.
 	LogDir string
 	// EmulatorLogDir is where libvirt keeps a log for each domain. They are removed

@@ -12,7 +12,8 @@
 //	plan.go               Plan, Step, situation: the values
 //	plan_rules.go         plan: from a situation to a plan, all decisions
 //	run.go                Reconcile: look, plan, do; the linearizable question
-//	steps.go, status.go   what the steps do
+//	steps.go, status*.go  what the steps do: status_machine.go tells of what the
+//	                      host made, status_guest.go of what the guest says
 //	records.go            what is recorded in a domain's metadata
 //	failure.go, flips.go  back-off of starts, pauses between changes of status
 //

@@ -129,12 +129,12 @@ func (g Guests) GuestOSInfo(ctx context.Context, namespace, name string) (*kubev
 	answer := &kubevirtv1.VirtualMachineInstanceGuestAgentInfo{
 		Hostname: info.Hostname,
 		Timezone: fmt.Sprintf("%s, %d", info.Timezone, info.TZOffset),
-		OS: kubevirtv1.VirtualMachineInstanceGuestOSInfo{
-			Name: info.OS.Name, Version: info.OS.Version, PrettyName: info.OS.PrettyName, VersionID: info.OS.VersionID,
-			KernelRelease: info.OS.KernelRelease, KernelVersion: info.OS.KernelVersion, Machine: info.OS.Machine, ID: info.OS.ID,
-		},
+		OS:       guestOS(info.OS), GAVersion: info.AgentVersion,
 	}
 	answer.APIVersion, answer.Kind = kubevirtv1.GroupVersion.String(), "VirtualMachineInstanceGuestAgentInfo"
+	for _, command := range info.Commands {
+		answer.SupportedCommands = append(answer.SupportedCommands, kubevirtv1.GuestAgentCommandInfo{Name: command.Name, Enabled: command.Enabled})
+	}
 	for _, user := range info.Users {
 		answer.UserList = append(answer.UserList, guestUser(user))
 	}
@@ -175,8 +175,12 @@ func guestUser(user hypervisor.GuestUser) kubevirtv1.VirtualMachineInstanceGuest
 }
 
 func guestFilesystem(fs hypervisor.GuestFilesystem) kubevirtv1.VirtualMachineInstanceFileSystem {
-	return kubevirtv1.VirtualMachineInstanceFileSystem{
+	out := kubevirtv1.VirtualMachineInstanceFileSystem{
 		DiskName: fs.Name, MountPoint: fs.Mountpoint, FileSystemType: fs.Type,
 		UsedBytes: int(fs.UsedBytes), TotalBytes: int(fs.TotalBytes),
 	}
+	for _, disk := range fs.Disks {
+		out.Disk = append(out.Disk, kubevirtv1.VirtualMachineInstanceFileSystemDisk{Serial: disk.Serial, BusType: disk.BusType})
+	}
+	return out
 }

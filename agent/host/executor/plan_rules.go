@@ -184,7 +184,7 @@ func planStop(s situation) Plan {
 		left = s.asked.Add(grace).Sub(s.now)
 	}
 	if left <= 0 {
-		return planEnd(s, end{Phase: kubevirtv1.Succeeded, PowerCut: true,
+		return planEnd(s, end{Phase: phaseOfPowerCut(s.instance), PowerCut: true,
 			Message: "the guest did not shut down in its grace period, so its power was cut"})
 	}
 	if s.domain.State == hypervisor.StatePaused && s.domain.Reason != hypervisor.ReasonMigration {
@@ -196,6 +196,17 @@ func planStop(s situation) Plan {
 		p = append(p, Step{Act: ActRecordShutdown, BestEffort: true})
 	}
 	return append(p, Step{Act: ActWait, After: min(left, shutdownInterval)})
+}
+
+// phaseOfPowerCut is the phase of a guest whose grace period is over: it has failed to
+// shut down, unless it has no ACPI to hear the request by. Its owner stopped it all
+// the same, so nothing starts it again for that.
+func phaseOfPowerCut(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMachineInstancePhase {
+	features := vmi.Spec.Domain.Features
+	if features != nil && features.ACPI.Enabled != nil && !*features.ACPI.Enabled {
+		return kubevirtv1.Succeeded
+	}
+	return kubevirtv1.Failed
 }
 
 // planEnded handles a guest that is not running any more. Only one that shut down

@@ -102,6 +102,12 @@ func failed(left time.Duration, told, final bool) edit {
 	}
 }
 
+// withoutACPI is a guest that no power button reaches.
+func withoutACPI(s *situation) {
+	off := false
+	s.instance.Spec.Domain.Features = &kubevirtv1.Features{ACPI: kubevirtv1.FeatureState{Enabled: &off}}
+}
+
 func TestPlans(t *testing.T) {
 	const succeeded, lost = "(Succeeded)", "(Failed)"
 	ending := func(how string, before ...string) string {
@@ -150,7 +156,9 @@ func TestPlans(t *testing.T) {
 		{"deleted", held(running, deletedNow), "request-shutdown, record-shutdown, wait(5s)"},
 		{"asked", held(running, deletedNow, asked(10*time.Second)), "request-shutdown, wait(5s)"},
 		{"its time is nearly over", held(running, deletedNow, asked(28*time.Second)), "request-shutdown, wait(2s)"},
-		{"its time is over", held(running, deletedNow, asked(30*time.Second)), ending(succeeded, "record-end"+succeeded, "cut-power")},
+		{"its time is over", held(running, deletedNow, asked(30*time.Second)), ending(lost, "record-end"+lost, "cut-power")},
+		{"its time is over and it could not hear", held(running, deletedNow, withoutACPI, asked(30*time.Second)),
+			ending(succeeded, "record-end"+succeeded, "cut-power")},
 		{"the clock was set back", held(running, deletedNow, asked(-time.Hour)), "request-shutdown, record-shutdown, wait(5s)"},
 		{"it has no grace period", held(running, deletedNow, noGrace), ending(succeeded, "record-end"+succeeded, "cut-power")},
 		{"deleted while paused", held(running, domainIn(hypervisor.StatePaused, hypervisor.ReasonUser), deletedNow),

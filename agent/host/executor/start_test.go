@@ -24,7 +24,9 @@ func TestScheduledInstanceStarts(t *testing.T) {
 	}
 	got := w.get(vmi)
 	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionTrue, "")
-	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceSynchronized, corev1.ConditionTrue, "")
+	if c := condition(got, kubevirtv1.VirtualMachineInstanceSynchronized); c != nil {
+		t.Errorf("nothing is amiss, and the status says %+v", c)
+	}
 	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceIsMigratable, corev1.ConditionFalse, "MigrationNotAvailable")
 	if n := len(got.Status.Interfaces); n != 1 || got.Status.Interfaces[0].MAC != testMAC {
 		t.Errorf("interfaces: %+v", got.Status.Interfaces)
@@ -94,7 +96,9 @@ func TestVolumeFailureIsToldAndRetried(t *testing.T) {
 	w.pass(maxStartPause)
 	w.reconcile(vmi)
 	got = w.get(vmi)
-	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceSynchronized, corev1.ConditionTrue, "")
+	if c := condition(got, kubevirtv1.VirtualMachineInstanceSynchronized); c != nil {
+		t.Errorf("nothing is amiss, and the status says %+v", c)
+	}
 	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionTrue, "")
 }
 

@@ -139,7 +139,8 @@ func (e *Executor) commitEnd(ctx context.Context, r *run, how end) error {
 	if !vmi.IsFinal() {
 		machine.SetPhase(ended, how.Phase, r.now)
 		machine.SetCondition(ended, machine.NewCondition(kubevirtv1.VirtualMachineInstanceReady, false, reasonNotRunning, how.Message), r.now)
-		machine.DropConditions(ended, kubevirtv1.VirtualMachineInstanceAgentConnected, kubevirtv1.VirtualMachineInstancePaused)
+		machine.DropConditions(ended, kubevirtv1.VirtualMachineInstanceAgentConnected,
+			kubevirtv1.VirtualMachineInstanceUnsupportedAgent, kubevirtv1.VirtualMachineInstancePaused)
 		ended.Status.Interfaces = nil
 	}
 	objects.RemoveFinalizer(ended, kubevirtv1.VirtualMachineInstanceFinalizer)

@@ -30,6 +30,7 @@ const (
 	thisHost  = "host1"
 	testMAC   = "02:00:00:00:00:01"
 	otherHost = "host2"
+	testUser  = 64055
 	// testEpoch is the first that a name gets.
 	testEpoch = 1
 )
@@ -39,6 +40,9 @@ type fakeVolumes struct {
 	fail error
 	// pull, if set, is what a Prepare waits for, besides its context.
 	pull func(context.Context) error
+	// claims are those of the volumes, and unreadable why they cannot be told.
+	claims     map[string]*kubevirtv1.PersistentVolumeClaimInfo
+	unreadable error
 
 	mu       sync.Mutex
 	prepared int
@@ -87,6 +91,10 @@ func (v *fakeVolumes) ImageDigests(ref hypervisor.Ref) (map[string]string, error
 	return map[string]string{"root": "sha256:12"}, nil
 }
 
+func (v *fakeVolumes) ClaimInfo(_ context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]*kubevirtv1.PersistentVolumeClaimInfo, error) {
+	return v.claims, v.unreadable
+}
+
 func (v *fakeVolumes) Detach(context.Context, *objects.Tx, *kubevirtv1.VirtualMachineInstance) error {
 	return nil
 }
@@ -125,7 +133,9 @@ func (n *fakeNetwork) Connect(_ context.Context, vmi *kubevirtv1.VirtualMachineI
 func (n *fakeNetwork) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv1.VirtualMachineInstanceNetworkInterface {
 	var list []kubevirtv1.VirtualMachineInstanceNetworkInterface
 	for _, nic := range vmi.Spec.Domain.Devices.Interfaces {
-		list = append(list, kubevirtv1.VirtualMachineInstanceNetworkInterface{Name: nic.Name, MAC: testMAC, InfoSource: "domain"})
+		list = append(list, kubevirtv1.VirtualMachineInstanceNetworkInterface{
+			Name: nic.Name, MAC: testMAC, InfoSource: "domain", PodInterfaceName: "vm-tap", QueueCount: 1, LinkState: "up",
+		})
 	}
 	if n.address != "" && len(list) > 0 {
 		list[0].IP, list[0].IPs = n.address, []string{n.address}
@@ -199,7 +209,7 @@ func newWorld(t *testing.T) *world {
 	w.config = Config{
 		Host: thisHost, Store: w.store, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network,
 		Events: events, Machine: domain.HostInfo{KVM: true, Arch: "x86_64"},
-		LogDir: t.TempDir(), Logger: quiet,
+		LogDir: t.TempDir(), Logger: quiet, RuntimeUser: testUser,
 	}
 	for _, host := range []string{thisHost, otherHost} {
 		w.commit(func(tx *objects.Tx) { claims.Publish(tx, claims.Capacity{Host: host}) })

@@ -206,6 +206,11 @@ func (v *Volumes) ImageDigests(ref hypervisor.Ref) (map[string]string, error) {
 	return digests, nil
 }
 
+// ClaimInfo implements executor.Volumes.
+func (v *Volumes) ClaimInfo(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]*kubevirtv1.PersistentVolumeClaimInfo, error) {
+	return v.Claims.claimInfo(ctx, vmi)
+}
+
 // Detach implements executor.Volumes.
 func (v *Volumes) Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error {
 	return v.Claims.Detach(ctx, tx, vmi)

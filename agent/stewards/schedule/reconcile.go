@@ -210,7 +210,7 @@ func (c *Controller) claim(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	next.Labels[kubevirtv1.NodeNameLabel] = host
 	next.Status.NodeName = host
 	machine.SetPhase(next, kubevirtv1.Scheduled, time.Now())
-	machine.DropConditions(next, podScheduled, kubevirtv1.VirtualMachineInstanceSynchronized)
+	machine.DropConditions(next, podScheduled, kubevirtv1.VirtualMachineInstanceSynchronized, kubevirtv1.VirtualMachineInstanceDataVolumesReady)
 	var tx objects.Tx
 	placed := claims.Place(&tx, claims.Instance{
 		Namespace: vmi.Namespace, Name: vmi.Name, UID: vmi.UID, Host: host, Resources: request.Resources,
@@ -244,6 +244,10 @@ func (c *Controller) hold(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	machine.SetCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
 		Type: kubevirtv1.VirtualMachineInstanceSynchronized, Status: corev1.ConditionFalse, Reason: problem.Reason, Message: problem.Message,
 	}, time.Now())
+	if problem.Reason == ReasonVolumeNotReady {
+		machine.SetCondition(next, machine.NewCondition(kubevirtv1.VirtualMachineInstanceDataVolumesReady, false,
+			kubevirtv1.VirtualMachineInstanceReasonNotAllDVsReady, problem.Message), time.Now())
+	}
 	return c.tell(ctx, vmi, next, problem.Reason, problem.Message, retry)
 }
 

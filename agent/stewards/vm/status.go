@@ -29,6 +29,7 @@ func (c *Controller) syncStatus(ctx context.Context, t *turn) {
 	s.Created = t.vmi != nil
 	s.Ready = t.vmi != nil && machine.HasCondition(t.vmi, kubevirtv1.VirtualMachineInstanceReady)
 	syncConditions(t.vm, t.vmi, c.restartRequired(ctx, t.vm, t.vmi), t.now)
+	s.VolumeSnapshotStatuses = snapshotStatuses(t.vm)
 	s.DesiredGeneration = t.vm.Generation
 	s.ObservedGeneration = observedGeneration(t.vmi, s.ObservedGeneration)
 	s.PrintableStatus = printableStatus(t.vm, t.vmi, c.volumeState(t.vm))

@@ -217,8 +217,8 @@ func TestInstanceIsMadeFromTheTemplate(t *testing.T) {
 				b.Errorf("finalizer %s is missing", f)
 			}
 		}
-		if vmi.Spec.Domain.Firmware.UUID == "" || vmi.Status.Phase != kubevirtv1.Pending {
-			b.Errorf("firmware UUID %q, phase %q", vmi.Spec.Domain.Firmware.UUID, vmi.Status.Phase)
+		if s := vmi.Status; vmi.Spec.Domain.Firmware.UUID == "" || s.Phase != kubevirtv1.Pending || s.RuntimeUser == 0 {
+			b.Errorf("firmware UUID %q, status %+v", vmi.Spec.Domain.Firmware.UUID, s)
 		}
 		if !objects.HasFinalizer(vm, kubevirtv1.VirtualMachineControllerFinalizer) {
 			b.Error("the machine has no finalizer")
