@@ -8,9 +8,9 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/fault"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/membership"
-	"virtmesh/agent/port/admin"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/operation"
 )
@@ -39,7 +39,7 @@ func (a *Agent) acts() operation.Acts {
 func lasting(s membership.RemovalStep) func(context.Context, func(done, total int64)) error {
 	return func(ctx context.Context, report func(done, total int64)) error {
 		err := s.Do(ctx, report)
-		if errors.Is(err, admin.ErrInvalid) || errors.Is(err, admin.ErrNotFound) {
+		if errors.Is(err, fault.Conflict) || errors.Is(err, fault.NotFound) {
 			return operation.Permanent(err)
 		}
 		return err

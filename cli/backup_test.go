@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/port/admin"
 )
 
@@ -51,7 +52,7 @@ func TestBackup(t *testing.T) {
 		t.Errorf("a backup that ends early: exit code %d, %q", code, stderr)
 	}
 	answer = func(w http.ResponseWriter) {
-		admin.WriteError(w, http.StatusInternalServerError, io.ErrNoProgress)
+		fault.Write(w, io.ErrNoProgress)
 	}
 	if code, _, stderr = run(t, "--socket", socket, "agent", "backup", file+"2"); code != 1 || !strings.Contains(stderr, io.ErrNoProgress.Error()) {
 		t.Errorf("a backup that fails: exit code %d, %q", code, stderr)

@@ -11,7 +11,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
-	"virtmesh/agent/port/admin"
+	"virtmesh/agent/fault"
 )
 
 // mesh calls the mesh's administration API. A nil request sends no body, a nil
@@ -55,11 +55,7 @@ func (c *connection) call(ctx context.Context, method, path string, request any)
 	}
 	if response.StatusCode >= 300 {
 		defer response.Body.Close()
-		var failure admin.Error
-		if err := json.NewDecoder(response.Body).Decode(&failure); err != nil || failure.Message == "" {
-			return nil, fmt.Errorf("the agent answered %s", response.Status)
-		}
-		return nil, fmt.Errorf("%s", failure.Message)
+		return nil, fault.Read(response)
 	}
 	return response, nil
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/port/admin"
 )
 
@@ -58,7 +59,7 @@ func (m *fakeMesh) ListTokens(context.Context) ([]admin.Token, error) { return m
 
 func (m *fakeMesh) RevokeToken(_ context.Context, id string) error {
 	if id == "gone" {
-		return fmt.Errorf("token %s: %w", id, admin.ErrNotFound)
+		return fmt.Errorf("token %s: %w", id, fault.NotFound)
 	}
 	m.revoked = append(m.revoked, id)
 	return nil
@@ -70,7 +71,7 @@ func (m *fakeMesh) IssueCredentials(_ context.Context, csr []byte) (*admin.Crede
 }
 
 func (m *fakeMesh) Leave(context.Context) error {
-	return fmt.Errorf("%w: 2 instances run on host1; stop them first", admin.ErrInvalid)
+	return fault.New(fault.Conflict, "2 instances run on host1").WithRemedy("stop them first")
 }
 
 func (m *fakeMesh) RemoveHost(_ context.Context, name string) error {

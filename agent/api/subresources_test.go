@@ -21,7 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/port/guests"
+	"virtmesh/agent/fault"
 	"virtmesh/raftstore"
 )
 
@@ -326,7 +326,7 @@ func TestConsoleRefused(t *testing.T) {
 	h.createVMI(t, "off", kubevirtv1.Scheduled)
 	h.createVMI(t, "failed", kubevirtv1.Failed)
 	h.createVMI(t, "away", kubevirtv1.Running)
-	h.instances.err = guests.ErrUnreachable
+	h.instances.err = fault.Unreachable
 	for name, want := range map[string]int{"none": 404, "off": 400, "failed": 409, "away": 503} {
 		_, r, err := h.dial(t, name, "console")
 		if err == nil || r == nil || r.StatusCode != want {

@@ -8,26 +8,9 @@ import (
 	"slices"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/raftstore"
 )
-
-// HostTakenError is returned to a host whose name another host bears.
-type HostTakenError struct{ Host string }
-
-// Error names the host.
-func (e *HostTakenError) Error() string {
-	return fmt.Sprintf("host name %s is taken in this mesh", e.Host)
-}
-
-// CandidateError says which of the things that a candidate says about itself is
-// missing or malformed.
-type CandidateError struct{ Err error }
-
-// Error says what is wrong.
-func (e *CandidateError) Error() string { return e.Err.Error() }
-
-// Unwrap returns what is wrong.
-func (e *CandidateError) Unwrap() error { return e.Err }
 
 // Candidate is a host that asks to become a member.
 type Candidate struct {
@@ -62,7 +45,7 @@ func (s *Signer) Admit(ctx context.Context, c Candidate) (Admission, error) {
 		return Admission{}, err
 	}
 	if err := c.Host.Validate(); err != nil {
-		return Admission{}, &CandidateError{Err: err}
+		return Admission{}, fault.New(fault.Invalid, "%w", err).About(c.Host.Name)
 	}
 	for range admitAttempts {
 		c.Host, err = s.admitOnce(ctx, c, pin)
@@ -91,11 +74,11 @@ func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecor
 	case err == nil && token.UsedBy != nil && have.TokenID == token.ID && have.KeyPin == pin.String():
 		return s.admitAgain(ctx, c, have, haveRev) // the answer was lost
 	case err == nil:
-		return rec, &HostTakenError{Host: c.Host.Name}
-	case !errors.Is(err, ErrNoHost):
+		return rec, fault.New(fault.HostTaken, "host name %s is taken in this mesh", c.Host.Name).About(c.Host.Name)
+	case !errors.Is(err, fault.NoHost):
 		return rec, err
 	case token.UsedBy != nil:
-		return rec, ErrTokenUsed // and the host was removed since
+		return rec, fault.TokenUsed // and the host was removed since
 	}
 	now := time.Now().UTC()
 	token.UsedBy = &TokenUse{Host: c.Host.Name, KeyPin: pin.String(), At: now}
@@ -134,23 +117,23 @@ func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, r
 // is wrong with a token is told only to who knows its secret.
 func (s *Signer) checkToken(ctx context.Context, c Candidate, pin Pin) (TokenRecord, uint64, error) {
 	if !ValidTokenID(c.TokenID) {
-		return TokenRecord{}, 0, ErrTokenInvalid
+		return TokenRecord{}, 0, fault.TokenInvalid
 	}
 	var rec TokenRecord
 	rev, err := readJSON(ctx, s.store, TokenKey(c.TokenID), raftstore.ReadOptions{}, &rec)
 	if errors.Is(err, raftstore.ErrNotFound) || err == nil && !sameSecret(rec.SecretSHA256, c.Secret) {
-		return TokenRecord{}, 0, ErrTokenInvalid
+		return TokenRecord{}, 0, fault.TokenInvalid
 	}
 	if err != nil {
 		return TokenRecord{}, 0, err
 	}
 	switch used := rec.UsedBy; {
 	case used == nil && time.Now().After(rec.Expires):
-		return TokenRecord{}, 0, fmt.Errorf("%w at %s", ErrTokenExpired, rec.Expires.Format(time.RFC3339))
+		return TokenRecord{}, 0, fmt.Errorf("%w at %s", fault.TokenExpired, rec.Expires.Format(time.RFC3339))
 	case used != nil && (used.Host != c.Host.Name || used.KeyPin != pin.String()):
-		return TokenRecord{}, 0, fmt.Errorf("%w by host %s", ErrTokenUsed, used.Host)
+		return TokenRecord{}, 0, fmt.Errorf("%w by host %s", fault.TokenUsed, used.Host)
 	case used != nil && time.Since(used.At) > RetryWindow:
-		return TokenRecord{}, 0, fmt.Errorf("%w by host %s", ErrTokenUsed, used.Host)
+		return TokenRecord{}, 0, fmt.Errorf("%w by host %s", fault.TokenUsed, used.Host)
 	}
 	return rec, rev, nil
 }

@@ -7,19 +7,15 @@ import (
 	"fmt"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/raftstore"
 )
 
-// ErrNoHost is returned for a host that has no record: it never joined, or it left.
-var ErrNoHost = errors.New("no such host in the mesh")
-
-// ErrExpelled is returned for a machine that is no host of the mesh any more: it was
-// removed by force, or it left and another bears its name.
-var ErrExpelled = errors.New("the machine was removed from the mesh")
-
-// expelled is ErrExpelled with what to do on that machine.
+// expelled refuses a machine that is no host of the mesh any more: it was removed by
+// force, or it left and another bears its name.
 func expelled(node Node) error {
-	return fmt.Errorf("%w: it was %s; to use it again, stop its agent, delete 'identity' and 'raft' from its state directory and its agent.yaml, and join it with a new token", ErrExpelled, node)
+	return fault.New(fault.Expelled, "%w: it was %s", fault.Expelled, node).About(node.Name).
+		WithRemedy("to use it again, stop its agent, delete 'identity' and 'raft' from its state directory and its agent.yaml, and join it with a new token")
 }
 
 // departure is what the store keeps of a membership that has ended.
@@ -36,7 +32,7 @@ type Hosts struct{ store Store }
 // NewHosts returns the member records in a store.
 func NewHosts(store Store) *Hosts { return &Hosts{store: store} }
 
-// Get returns the record of a host, or ErrNoHost.
+// Get returns the record of a host, or fault.NoHost.
 func (h *Hosts) Get(ctx context.Context, host string, opts raftstore.ReadOptions) (HostRecord, error) {
 	rec, _, err := h.get(ctx, host, opts)
 	return rec, err
@@ -49,7 +45,7 @@ func (h *Hosts) get(ctx context.Context, host string, opts raftstore.ReadOptions
 	var rec HostRecord
 	rev, err := readJSON(ctx, h.store, HostKey(host), opts, &rec)
 	if errors.Is(err, raftstore.ErrNotFound) {
-		return HostRecord{}, 0, fmt.Errorf("host %s: %w", host, ErrNoHost)
+		return HostRecord{}, 0, fmt.Errorf("host %s: %w", host, fault.NoHost)
 	}
 	return rec, rev, err
 }
@@ -72,7 +68,7 @@ func (h *Hosts) List(ctx context.Context, opts raftstore.ReadOptions) ([]HostRec
 }
 
 // Update changes the record of a host, for example when it got another address. change
-// may be called more than once; it cannot change the name and the ID. ErrExpelled: the
+// may be called more than once; it cannot change the name and the ID. fault.Expelled: the
 // record is of another machine.
 func (h *Hosts) Update(ctx context.Context, node Node, change func(*HostRecord)) error {
 	var conflict *raftstore.ConflictError
@@ -111,7 +107,7 @@ func (h *Hosts) updateOnce(ctx context.Context, node Node, change func(*HostReco
 	return err
 }
 
-// Remove deletes the record of a host that leaves by its own will; ErrNoHost if there is
+// Remove deletes the record of a host that leaves by its own will; fault.NoHost if there is
 // none. From then on nobody renews the host's certificate and its name is free. The host
 // may still be talked to, because it has not finished leaving, until another machine
 // takes its name.
@@ -168,7 +164,7 @@ func (h *Hosts) Expelled(ctx context.Context, host string) (bool, error) {
 	return true, nil
 }
 
-// Admit returns ErrExpelled for a machine that is no host any more, as far as the local
+// Admit returns fault.Expelled for a machine that is no host any more, as far as the local
 // replica knows: it was expelled, or its name has passed to another. It does not block,
 // so it can be meshport.Config.Admit.
 //
@@ -186,7 +182,7 @@ func (h *Hosts) Admit(node Node) error {
 	}
 	rec, err := h.Get(context.Background(), node.Name, raftstore.ReadOptions{Consistency: raftstore.Local})
 	switch {
-	case errors.Is(err, ErrNoHost):
+	case errors.Is(err, fault.NoHost):
 		return nil // it has not finished leaving
 	case err != nil:
 		return err

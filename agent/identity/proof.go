@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/raftstore"
 )
 
@@ -17,9 +18,6 @@ import (
 // one. A host that was off for longer signs for itself, from its own replica, or joins
 // anew.
 const RenewGrace = 30 * 24 * time.Hour
-
-// ErrProof is returned for a renewal that does not prove who asks.
-var ErrProof = errors.New("the renewal is not signed by a host of this mesh")
 
 // proofContext keeps the signature from meaning anything else.
 const proofContext = "virtmesh certificate renewal v1\x00"
@@ -55,22 +53,22 @@ func proofDigest(csr []byte) []byte {
 func (p RenewalProof) node(roots *x509.CertPool, now time.Time) (Node, error) {
 	chain, err := ParseCertificates(p.Chain)
 	if err != nil {
-		return Node{}, fmt.Errorf("%w: %w", ErrProof, err)
+		return Node{}, fmt.Errorf("%w: %w", fault.BadProof, err)
 	}
 	leaf := chain[0]
 	if now.After(leaf.NotAfter) {
 		if now.After(leaf.NotAfter.Add(RenewGrace)) {
-			return Node{}, fmt.Errorf("%w: its certificate ended at %s", ErrProof, leaf.NotAfter.Format(time.RFC3339))
+			return Node{}, fmt.Errorf("%w: its certificate ended at %s", fault.BadProof, leaf.NotAfter.Format(time.RFC3339))
 		}
 		now = leaf.NotAfter
 	}
 	node, err := VerifyNode(chain, roots, now, x509.ExtKeyUsageClientAuth)
 	if err != nil {
-		return Node{}, fmt.Errorf("%w: %w", ErrProof, err)
+		return Node{}, fmt.Errorf("%w: %w", fault.BadProof, err)
 	}
 	pub, ok := leaf.PublicKey.(*ecdsa.PublicKey)
 	if !ok || !ecdsa.VerifyASN1(pub, proofDigest(p.CSR), p.Signature) {
-		return Node{}, fmt.Errorf("%w: bad signature", ErrProof)
+		return Node{}, fmt.Errorf("%w: bad signature", fault.BadProof)
 	}
 	return node, nil
 }

@@ -10,13 +10,15 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"virtmesh/agent/fault"
 )
 
 // RenewerConfig is what a Renewer needs.
 type RenewerConfig struct {
 	// Identity is renewed.
 	Identity *Identity
-	// Issuers are asked in this order until one signs, or says ErrNoHost or ErrExpelled. An agent has
+	// Issuers are asked in this order until one signs, or says fault.NoHost or fault.Expelled. An agent has
 	// the signer of its own replica, the other members, and SelfIssuer last.
 	Issuers []Issuer
 	// Attempt bounds one request to one issuer.
@@ -150,7 +152,7 @@ func (r *Renewer) renew(ctx context.Context) error {
 		}
 		failed = err
 		// A host that was removed does not go on to sign for itself.
-		if ctx.Err() != nil || errors.Is(err, ErrNoHost) || errors.Is(err, ErrExpelled) {
+		if ctx.Err() != nil || errors.Is(err, fault.NoHost) || errors.Is(err, fault.Expelled) {
 			break
 		}
 	}

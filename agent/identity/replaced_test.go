@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/raftstore"
@@ -38,7 +39,7 @@ func TestReplacedMachineStaysOut(t *testing.T) {
 		t.Fatalf("both machines are %s", now)
 	}
 	err := m.hosts.Update(t.Context(), old.Node(), func(r *identity.HostRecord) { r.MeshAddress = "10.0.0.66:7443" })
-	if !errors.Is(err, identity.ErrExpelled) {
+	if !errors.Is(err, fault.Expelled) {
 		t.Errorf("it changes the record of the other: %v", err)
 	}
 	if err := m.hosts.Admit(m.node(t, "host2")); err != nil {
@@ -55,7 +56,7 @@ func TestReplacedMachineStaysOut(t *testing.T) {
 	for door, err := range map[string]error{
 		"connection": m.hosts.Admit(old.Node()), "renewal by proof": renewed, "renewal": signed,
 	} {
-		if !errors.Is(err, identity.ErrExpelled) || !strings.Contains(err.Error(), old.Node().ID) || !strings.Contains(err.Error(), "join it with a new token") {
+		if !errors.Is(err, fault.Expelled) || !strings.Contains(err.Error(), old.Node().ID) || !strings.Contains(err.Error(), "join it with a new token") {
 			t.Errorf("%s: %v", door, err)
 		}
 	}
@@ -85,7 +86,7 @@ func TestReplacedMachineCannotSignItselfIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.hosts.Admit(node); !errors.Is(err, identity.ErrExpelled) {
+	if err := m.hosts.Admit(node); !errors.Is(err, fault.Expelled) {
 		t.Errorf("admitted: %v", err)
 	}
 }
@@ -105,7 +106,7 @@ func TestReplacedWithoutQuorum(t *testing.T) {
 		return nil
 	}
 	csr, _ := identity.NewCSR(newKey(t), "host1")
-	if _, err := m.signer.RenewHost(t.Context(), newer, csr); !errors.Is(err, raftstore.ErrNoLeader) || errors.Is(err, identity.ErrExpelled) {
+	if _, err := m.signer.RenewHost(t.Context(), newer, csr); !errors.Is(err, raftstore.ErrNoLeader) || errors.Is(err, fault.Expelled) {
 		t.Errorf("renew: %v", err)
 	}
 }
@@ -117,10 +118,10 @@ func TestExpelledIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	csr, _ := identity.NewCSR(newKey(t), "host1")
-	if _, err := m.signer.RenewHost(t.Context(), m.First.Node(), csr); !errors.Is(err, identity.ErrExpelled) {
+	if _, err := m.signer.RenewHost(t.Context(), m.First.Node(), csr); !errors.Is(err, fault.Expelled) {
 		t.Errorf("renew: %v", err)
 	}
-	if err := m.hosts.Admit(m.First.Node()); !errors.Is(err, identity.ErrExpelled) {
+	if err := m.hosts.Admit(m.First.Node()); !errors.Is(err, fault.Expelled) {
 		t.Errorf("connect: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/raftstore"
 )
 
@@ -31,7 +32,7 @@ func NewSigner(store Store, lifetime time.Duration) *Signer {
 
 // RenewHost signs csr (DER) for a member. The caller has made sure that the node asks.
 // The names in the certificate are those of the host's record; a host without one gets
-// ErrNoHost, and one whose name has passed to another machine ErrExpelled.
+// fault.NoHost, and one whose name has passed to another machine fault.Expelled.
 //
 // The record is read linearizably if the store answers soon, and else from the local
 // replica: a mesh that lost its quorum, or was switched off for longer than its
@@ -68,8 +69,8 @@ func (s *Signer) CA(ctx context.Context) (*CA, []byte, error) {
 	return s.ca(ctx, raftstore.ReadOptions{})
 }
 
-// member returns the record of a host and how fresh it could be read. ErrNoHost and
-// ErrExpelled are certain: a local replica that knows nothing of the host, or another
+// member returns the record of a host and how fresh it could be read. fault.NoHost and
+// fault.Expelled are certain: a local replica that knows nothing of the host, or another
 // machine of its name, proves nothing.
 func (s *Signer) member(ctx context.Context, node Node) (HostRecord, raftstore.ReadOptions, error) {
 	hosts := NewHosts(s.store)
@@ -79,7 +80,7 @@ func (s *Signer) member(ctx context.Context, node Node) (HostRecord, raftstore.R
 	switch {
 	case err == nil && rec.ID != node.ID:
 		return rec, raftstore.ReadOptions{}, expelled(node)
-	case errors.Is(err, ErrNoHost):
+	case errors.Is(err, fault.NoHost):
 		// It may have been removed before anybody took its name: then say so.
 		if _, forced, markErr := hosts.departed(soon, node, raftstore.ReadOptions{}); markErr == nil && forced {
 			err = expelled(node)

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/raftstore"
@@ -23,7 +24,7 @@ func TestSignerWithoutQuorum(t *testing.T) {
 	if _, err := m.signer.For(m.First.Node()).IssueNode(t.Context(), csr); err != nil {
 		t.Errorf("no renewal without a quorum: %v", err)
 	}
-	if _, err := m.signer.RenewHost(t.Context(), identity.NewNode("host2"), csr); !errors.Is(err, raftstore.ErrNoLeader) || errors.Is(err, identity.ErrNoHost) {
+	if _, err := m.signer.RenewHost(t.Context(), identity.NewNode("host2"), csr); !errors.Is(err, raftstore.ErrNoLeader) || errors.Is(err, fault.NoHost) {
 		t.Errorf("a host that the replica does not know, which proves nothing: %v", err)
 	}
 	if _, _, err := m.tokens.Create(t.Context(), 0); !errors.Is(err, raftstore.ErrNoLeader) {
@@ -72,7 +73,7 @@ func TestRenewByProof(t *testing.T) {
 	} {
 		bad := proof
 		spoil(&bad)
-		if _, _, err := m.signer.RenewByProof(t.Context(), bad); !errors.Is(err, identity.ErrProof) {
+		if _, _, err := m.signer.RenewByProof(t.Context(), bad); !errors.Is(err, fault.BadProof) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -91,7 +92,7 @@ func TestRenewByExpiredProof(t *testing.T) {
 			t.Errorf("within the grace: %v", err)
 		}
 		time.Sleep(2 * time.Minute)
-		if _, _, err := m.signer.RenewByProof(t.Context(), proof); !errors.Is(err, identity.ErrProof) {
+		if _, _, err := m.signer.RenewByProof(t.Context(), proof); !errors.Is(err, fault.BadProof) {
 			t.Errorf("after the grace: %v", err)
 		}
 	})
@@ -136,7 +137,7 @@ func TestRemovedHostDoesNotSignForItself(t *testing.T) {
 	}
 	defer r.Shutdown()
 	before := m.First.Leaf()
-	if err := r.Renew(t.Context()); !errors.Is(err, identity.ErrNoHost) || m.First.Leaf() != before {
+	if err := r.Renew(t.Context()); !errors.Is(err, fault.NoHost) || m.First.Leaf() != before {
 		t.Errorf("renew: %v", err)
 	}
 	m.Store.BeforeRead = func(raftstore.ReadOptions) error { return raftstore.ErrNoLeader }

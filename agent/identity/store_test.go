@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/raftstore"
@@ -46,15 +47,14 @@ func storeStory(t *testing.T, store identity.Store) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := signer.Admit(ctx, candidate(token, newKey(t), "host3")); !errors.Is(err, identity.ErrTokenUsed) {
+	if _, err := signer.Admit(ctx, candidate(token, newKey(t), "host3")); !errors.Is(err, fault.TokenUsed) {
 		t.Errorf("token used twice: %v", err)
 	}
 	fresh, _, err := tokens.Create(ctx, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var taken *identity.HostTakenError
-	if _, err := signer.Admit(ctx, candidate(fresh, newKey(t), "host1")); !errors.As(err, &taken) {
+	if _, err := signer.Admit(ctx, candidate(fresh, newKey(t), "host1")); !errors.Is(err, fault.HostTaken) {
 		t.Errorf("name taken: %v", err)
 	}
 	if list, err := hosts.List(ctx, raftstore.ReadOptions{}); err != nil || len(list) != 2 || list[0].Name != "host1" {
@@ -85,7 +85,7 @@ func leaveStory(t *testing.T, store identity.Store, key *ecdsa.PrivateKey, fresh
 	if err := hosts.Remove(ctx, "host2"); err != nil {
 		t.Error(err)
 	}
-	if _, err := signer.RenewHost(ctx, left, csr); !errors.Is(err, identity.ErrNoHost) {
+	if _, err := signer.RenewHost(ctx, left, csr); !errors.Is(err, fault.NoHost) {
 		t.Errorf("renew after the removal: %v", err)
 	}
 	if err := hosts.Admit(left); err != nil {
@@ -98,23 +98,23 @@ func leaveStory(t *testing.T, store identity.Store, key *ecdsa.PrivateKey, fresh
 	if _, err := signer.Admit(ctx, candidate(again, key, "host2")); err != nil {
 		t.Fatal(err)
 	}
-	if err := hosts.Admit(left); !errors.Is(err, identity.ErrExpelled) {
+	if err := hosts.Admit(left); !errors.Is(err, fault.Expelled) {
 		t.Errorf("the machine before this one is admitted: %v", err)
 	}
 	expelled := nodeIn(t, store, "host2")
 	if err := hosts.Expel(ctx, "host2"); err != nil {
 		t.Fatal(err)
 	}
-	if err := hosts.Admit(expelled); !errors.Is(err, identity.ErrExpelled) {
+	if err := hosts.Admit(expelled); !errors.Is(err, fault.Expelled) {
 		t.Errorf("an expelled host is admitted: %v", err)
 	}
-	if err := hosts.Expel(ctx, "host2"); !errors.Is(err, identity.ErrNoHost) {
+	if err := hosts.Expel(ctx, "host2"); !errors.Is(err, fault.NoHost) {
 		t.Errorf("expelled twice: %v", err)
 	}
 	if _, err := signer.Admit(ctx, candidate(fresh, newKey(t), "host2")); err != nil {
 		t.Fatal(err)
 	}
-	if err := hosts.Admit(expelled); !errors.Is(err, identity.ErrExpelled) {
+	if err := hosts.Admit(expelled); !errors.Is(err, fault.Expelled) {
 		t.Errorf("an expelled machine is admitted once its name is taken: %v", err)
 	}
 	if err := hosts.Admit(nodeIn(t, store, "host2")); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/raftstore"
 )
 
@@ -18,16 +19,6 @@ const (
 	// RetryWindow is how long after its use a token still answers the same host with
 	// the same key, so that a lost answer can be asked for again.
 	RetryWindow = 15 * time.Minute
-)
-
-var (
-	// ErrTokenInvalid is returned for a token that this mesh does not know, or whose
-	// secret is wrong. The two are not told apart.
-	ErrTokenInvalid = errors.New("the token is not valid in this mesh")
-	// ErrTokenExpired is returned for a token whose time is over.
-	ErrTokenExpired = errors.New("the token has expired")
-	// ErrTokenUsed is returned for a token that another host, or another key, used.
-	ErrTokenUsed = errors.New("the token has been used")
 )
 
 // TokenUse says who used a token.
@@ -112,15 +103,15 @@ func (t *Tokens) list(ctx context.Context) ([]TokenRecord, []uint64, error) {
 	return recs, revs, nil
 }
 
-// Revoke deletes a token; ErrTokenInvalid if there is none. A host that has joined with
+// Revoke deletes a token; fault.TokenInvalid if there is none. A host that has joined with
 // it stays a member.
 func (t *Tokens) Revoke(ctx context.Context, id string) error {
 	if !ValidTokenID(id) {
-		return fmt.Errorf("revoke token %q: %w", clip(id), ErrTokenInvalid)
+		return fmt.Errorf("revoke token %q: %w", clip(id), fault.TokenInvalid)
 	}
 	rec, _, err := t.store.Get(ctx, TokenKey(id), raftstore.ReadOptions{})
 	if errors.Is(err, raftstore.ErrNotFound) {
-		return fmt.Errorf("revoke token %s: %w", id, ErrTokenInvalid)
+		return fmt.Errorf("revoke token %s: %w", id, fault.TokenInvalid)
 	}
 	if err == nil {
 		err = t.remove(ctx, id, rec.ModRevision)

@@ -9,6 +9,7 @@ import (
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/port/admin"
@@ -71,8 +72,8 @@ func (a administration) ListTokens(ctx context.Context) ([]admin.Token, error) {
 // RevokeToken implements admin.Mesh.
 func (a administration) RevokeToken(ctx context.Context, id string) error {
 	err := identity.NewTokens(a.Member.store).Revoke(ctx, id)
-	if errors.Is(err, identity.ErrTokenInvalid) {
-		return fmt.Errorf("token %s: %w", id, admin.ErrNotFound)
+	if errors.Is(err, fault.TokenInvalid) {
+		return fmt.Errorf("token %s: %w", id, fault.NotFound)
 	}
 	return err
 }
@@ -81,11 +82,11 @@ func (a administration) RevokeToken(ctx context.Context, id string) error {
 func (a administration) IssueCredentials(ctx context.Context, csrPEM []byte) (*admin.Credentials, error) {
 	block, _ := pem.Decode(csrPEM)
 	if block == nil || block.Type != "CERTIFICATE REQUEST" {
-		return nil, fmt.Errorf("%w: csr is not a PEM certificate request", admin.ErrInvalid)
+		return nil, fault.InField("csr", "is not a PEM certificate request")
 	}
 	key, err := identity.ParseCSR(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("%w: csr: %w", admin.ErrInvalid, err)
+		return nil, fault.InField("csr", "cannot be read: %w", err)
 	}
 	ca, bundle, err := a.signer.CA(ctx)
 	if err != nil {
@@ -107,7 +108,7 @@ func (a administration) Leave(ctx context.Context) error {
 	if err := retire(ctx, a.store, a.duties, a.removal(a.config.Name)); err != nil {
 		return err
 	}
-	if err := identity.NewHosts(a.Member.store).Remove(ctx, a.config.Name); err != nil && !errors.Is(err, identity.ErrNoHost) {
+	if err := identity.NewHosts(a.Member.store).Remove(ctx, a.config.Name); err != nil && !errors.Is(err, fault.NoHost) {
 		return fmt.Errorf("remove the record of this host: %w", err)
 	}
 	if err := a.Member.store.Leave(ctx); err != nil {

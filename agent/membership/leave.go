@@ -5,8 +5,8 @@ import (
 	"fmt"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/fault"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 )
 
@@ -33,7 +33,7 @@ func retirePaused(ctx context.Context, store objects.Store, self removal) error 
 		return fmt.Errorf("count the instances on %s: %w", self.host, err)
 	}
 	if n := len(held); n > 0 {
-		return fmt.Errorf("%w: %d instances run on %s; stop them first", admin.ErrInvalid, n, self.host)
+		return fault.New(fault.Conflict, "%d instances run on %s", n, self.host).About(self.host).WithRemedy("stop them first")
 	}
 	return self.forget(ctx)
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/stewards"
 	"virtmesh/gossip"
@@ -169,7 +170,7 @@ func (p *Peers) Removed(ctx context.Context, name string) (bool, error) {
 		switch _, err := hosts.Get(ctx, name, consistency); {
 		case err == nil:
 			return false, nil
-		case !errors.Is(err, identity.ErrNoHost):
+		case !errors.Is(err, fault.NoHost):
 			return false, err
 		}
 	}

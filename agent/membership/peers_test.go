@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/agent/port"
@@ -53,7 +54,7 @@ func TestRemovedMachineLearnsWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = r.askWhetherExpelled(t.Context())
-	if !errors.Is(err, identity.ErrExpelled) || !strings.Contains(err.Error(), "join it with a new token") {
+	if !errors.Is(err, fault.Expelled) || !strings.Contains(err.Error(), "join it with a new token") {
 		t.Errorf("a removed machine: %v", err)
 	}
 }
@@ -72,9 +73,8 @@ func TestTooOldHostsAreRefused(t *testing.T) {
 	t.Cleanup(g.Shutdown)
 	a := newMember(Config{Name: "host1"}, Options{Version: "v1.7.0", Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 	a.gossip, a.signer = g, identity.NewSigner(m.Store, 0)
-	var old *enrol.VersionError
 	_, err = joinHost(t, m, a.joinConfig(), FeatureLevel-1)
-	if !errors.As(err, &old) || !strings.Contains(err.Error(), "v1.2.0") || !strings.Contains(err.Error(), "v1.7.0") {
+	if !errors.Is(err, fault.TooOld) || !strings.Contains(err.Error(), "v1.2.0") || !strings.Contains(err.Error(), "v1.7.0") {
 		t.Errorf("a host that is too old: %v", err)
 	}
 	a.options.Metrics = prometheus.NewRegistry()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/raftstore"
 )
@@ -71,7 +72,7 @@ func (r record) keep(ctx context.Context) {
 		if gone := r.askOthers(ctx); gone != nil {
 			err = gone
 		}
-		if errors.Is(err, identity.ErrNoHost) || errors.Is(err, identity.ErrExpelled) {
+		if errors.Is(err, fault.NoHost) || errors.Is(err, fault.Expelled) {
 			r.log.Error("this machine is no host of the mesh any more", "err", err)
 			return
 		}

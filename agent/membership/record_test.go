@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/raftstore"
@@ -103,11 +104,11 @@ func TestRecordLearnsOfTheRemoval(t *testing.T) {
 	m := identitytest.NewMesh(t)
 	r := newRecord(t, m)
 	m.Store.BeforeRead = func(raftstore.ReadOptions) error { return raftstore.ErrNoLeader }
-	r.askOthers = func(context.Context) error { return identity.ErrExpelled }
+	r.askOthers = func(context.Context) error { return fault.Expelled }
 	var out bytes.Buffer
 	r.log = slog.New(slog.NewTextHandler(&out, nil))
 	r.keep(t.Context()) // ends by itself
-	if !strings.Contains(out.String(), identity.ErrExpelled.Error()) {
+	if !strings.Contains(out.String(), fault.Expelled.Error()) {
 		t.Errorf("log: %s", out.String())
 	}
 }

@@ -13,9 +13,9 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/port/admin"
 	"virtmesh/agent/vmi"
 	"virtmesh/raftstore"
 )
@@ -50,8 +50,8 @@ type replicas interface {
 type RemovalStep struct {
 	// Name says what is done, for people.
 	Name string
-	// Do carries the step out. An error that is an admin.ErrInvalid or an
-	// admin.ErrNotFound will not be another one next time.
+	// Do carries the step out. An error that is a fault.Conflict or a
+	// fault.NotFound will not be another one next time.
 	Do func(ctx context.Context, report func(done, total int64)) error
 }
 
@@ -86,11 +86,11 @@ func (r removal) run(ctx context.Context) error {
 	return nil
 }
 
-// mustBeKnown returns an admin.ErrNotFound if the mesh holds nothing under the
+// mustBeKnown returns a fault.NotFound if the mesh holds nothing under the
 // host's name.
 func (r removal) mustBeKnown(ctx context.Context) error {
 	_, err := r.hosts.Get(ctx, r.host, raftstore.ReadOptions{})
-	if !errors.Is(err, identity.ErrNoHost) {
+	if !errors.Is(err, fault.NoHost) {
 		return err
 	}
 	// Either nobody knows it, or an earlier removal came this far.
@@ -99,7 +99,7 @@ func (r removal) mustBeKnown(ctx context.Context) error {
 		return fmt.Errorf("look for what is left of %s: %w", r.host, err)
 	}
 	if !left {
-		return fmt.Errorf("host %s: %w", r.host, admin.ErrNotFound)
+		return fmt.Errorf("host %s: %w", r.host, fault.NotFound)
 	}
 	return nil
 }
@@ -107,7 +107,7 @@ func (r removal) mustBeKnown(ctx context.Context) error {
 // expel bars the machine from the mesh and removes its record.
 func (r removal) expel(ctx context.Context) error {
 	err := retryConflicts(func() error { return r.hosts.Expel(ctx, r.host) })
-	if err != nil && !errors.Is(err, identity.ErrNoHost) {
+	if err != nil && !errors.Is(err, fault.NoHost) {
 		return fmt.Errorf("remove the record of %s: %w", r.host, err)
 	}
 	return nil

@@ -9,9 +9,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 )
 
@@ -42,7 +42,7 @@ func (b burial) Bury(ctx context.Context, host string) error { return b.bury(ctx
 // mustBeRemovable refuses hosts that live and hosts that nobody knows.
 func (a administration) mustBeRemovable(ctx context.Context, name string) error {
 	if member, ok := a.gossip.Member(name); ok && member.State.Live() {
-		return fmt.Errorf("%w: %s is alive; run 'virtmesh agent leave' on it", admin.ErrInvalid, name)
+		return fault.New(fault.Conflict, "%s is alive", name).About(name).WithRemedy("run 'virtmesh agent leave' on it")
 	}
 	return a.removal(name).mustBeKnown(ctx)
 }

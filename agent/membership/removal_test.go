@@ -15,11 +15,11 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/fault"
 	"virtmesh/agent/host/publish"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
-	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 )
 
@@ -184,7 +184,7 @@ func TestRemovalOfAHostThatIsGone(t *testing.T) {
 	if err := g.remove("host2"); err != nil {
 		t.Errorf("a second time: %v", err)
 	}
-	if err := g.remove("host9"); !errors.Is(err, admin.ErrNotFound) {
+	if err := g.remove("host9"); !errors.Is(err, fault.NotFound) {
 		t.Errorf("a name that nobody knows: %v", err)
 	}
 }
@@ -279,7 +279,7 @@ func TestAHostLeavesOnlyWithoutInstances(t *testing.T) {
 		tx.Create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "host9"}})
 	})
 	g.before["/claims/capacity/host9"] = func() { g.place("late", "host9") }
-	if err := leave(); !errors.Is(err, admin.ErrInvalid) || !strings.Contains(err.Error(), "1 instances run on host9") {
+	if err := leave(); !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "1 instances run on host9") {
 		t.Errorf("with an instance that has just been claimed: %v", err)
 	}
 	if len(g.Keys("/registry/core/nodes/host9")) != 1 {

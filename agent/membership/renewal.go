@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port/enrol"
 )
@@ -40,7 +41,7 @@ func (r renewals) askWhetherExpelled(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := r.byOthers().IssueNode(ctx, csr); errors.Is(err, identity.ErrExpelled) {
+	if _, err := r.byOthers().IssueNode(ctx, csr); errors.Is(err, fault.Expelled) {
 		return err
 	}
 	return nil

@@ -2,8 +2,6 @@ package membership
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,8 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/admin"
 )
@@ -109,11 +107,7 @@ func (w *waitingRoom) close() {
 func (w *waitingRoom) socketHandler() http.Handler {
 	mesh := admin.NewHandler(waitingMesh{w}, func(*http.Request) bool { return true })
 	return admin.Beside(mesh, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-		rw.Header().Set("Content-Type", "application/json")
-		rw.WriteHeader(http.StatusServiceUnavailable)
-		status := apierrors.NewServiceUnavailable(w.reason()).Status()
-		status.Kind, status.APIVersion = "Status", "v1"
-		_ = json.NewEncoder(rw).Encode(status) // fails only when the client is gone
+		fault.Write(rw, fault.New(fault.Unavailable, "%s", w.reason()))
 	}))
 }
 
@@ -146,7 +140,7 @@ func (m waitingMesh) Status(ctx context.Context) (*admin.Status, error) {
 	return status, nil
 }
 
-func (m waitingMesh) refuse() error { return errors.New(m.room.reason()) }
+func (m waitingMesh) refuse() error { return fault.New(fault.Unavailable, "%s", m.room.reason()) }
 
 // CreateToken implements admin.Mesh.
 func (m waitingMesh) CreateToken(context.Context, time.Duration) (*admin.Token, error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -14,8 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 )
 
@@ -123,12 +122,7 @@ func JudgeClients(judge func(*x509.Certificate) error, next http.Handler) http.H
 // certificate is not taken, and ends the connection.
 func refuseClient(w http.ResponseWriter, err error) {
 	w.Header().Set("Connection", "close")
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusUnauthorized)
-	_ = json.NewEncoder(w).Encode(metav1.Status{
-		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
-		Status:   metav1.StatusFailure, Reason: metav1.StatusReasonUnauthorized, Code: http.StatusUnauthorized, Message: err.Error(),
-	})
+	fault.Write(w, fault.New(fault.Unauthorized, "%w", err))
 }
 
 // FromAdministrator tells whether the client's certificate, which the mesh port

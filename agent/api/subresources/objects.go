@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/port/guests"
+	"virtmesh/agent/fault"
 )
 
 // GroupVersion is the group and version of the subresources.
@@ -62,15 +62,15 @@ func hostError(name string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, guests.ErrNotFound):
+	case errors.Is(err, fault.NotFound):
 		return apierrors.NewNotFound(vmiResource, name)
-	case errors.Is(err, guests.ErrNotRunning):
+	case errors.Is(err, fault.NotRunning):
 		return conflict(vmiResource, name, vmiNotRunning)
-	case errors.Is(err, guests.ErrNoGuestAgent):
+	case errors.Is(err, fault.NoGuestAgent):
 		return conflict(vmiResource, name, agentNotConnected)
-	case errors.Is(err, guests.ErrConflict):
+	case errors.Is(err, fault.Conflict):
 		return conflict(vmiResource, name, err.Error())
-	case errors.Is(err, guests.ErrUnreachable):
+	case errors.Is(err, fault.Unreachable):
 		return apierrors.NewServiceUnavailable(err.Error())
 	}
 	return apierrors.NewInternalError(err)

@@ -12,8 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/host/hypervisor"
-	"virtmesh/agent/port/guests"
 )
 
 var guestAnswer = hypervisor.GuestInfo{
@@ -172,7 +172,7 @@ func TestNoAgentIsToldWithoutAsking(t *testing.T) {
 	w := newWorld(t)
 	q := w.counted(nil)
 	w.running("a")
-	if _, err := w.executor.Guests().Users(t.Context(), "ns", "a"); !errors.Is(err, guests.ErrNoGuestAgent) {
+	if _, err := w.executor.Guests().Users(t.Context(), "ns", "a"); !errors.Is(err, fault.NoGuestAgent) {
 		t.Errorf("got %v", err)
 	}
 	if n := q.count.Load(); n != 0 {

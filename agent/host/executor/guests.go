@@ -8,6 +8,7 @@ import (
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/port/guests"
@@ -27,14 +28,14 @@ func (g Guests) find(ctx context.Context, namespace, name string) (hypervisor.Do
 	key := objects.Key{Namespace: namespace, Name: name}
 	vmi, ok := g.executor.Instances.Get(key)
 	if !ok {
-		return hypervisor.Domain{}, fmt.Errorf("%w: %s", guests.ErrNotFound, key)
+		return hypervisor.Domain{}, fmt.Errorf("instance %s: %w", key, fault.NotFound)
 	}
 	domain, err := g.executor.Hypervisor.Get(ctx, refOf(vmi))
 	if err != nil {
 		return hypervisor.Domain{}, translate(key, err)
 	}
 	if !domain.State.Active() {
-		return hypervisor.Domain{}, fmt.Errorf("%w: %s", guests.ErrNotRunning, key)
+		return hypervisor.Domain{}, fmt.Errorf("%w: %s", fault.NotRunning, key)
 	}
 	return domain, nil
 }
@@ -43,9 +44,9 @@ func (g Guests) find(ctx context.Context, namespace, name string) (hypervisor.Do
 func translate(key objects.Key, err error) error {
 	switch {
 	case errors.Is(err, hypervisor.ErrNotFound), errors.Is(err, hypervisor.ErrNotRunning):
-		return fmt.Errorf("%w: %s", guests.ErrNotRunning, key)
+		return fmt.Errorf("%w: %s", fault.NotRunning, key)
 	case errors.Is(err, hypervisor.ErrNoAgent):
-		return fmt.Errorf("%w: %s", guests.ErrNoGuestAgent, key)
+		return fmt.Errorf("%w: %s", fault.NoGuestAgent, key)
 	}
 	return fmt.Errorf("%s: %w", key, err)
 }
@@ -80,7 +81,7 @@ func (g Guests) Pause(ctx context.Context, namespace, name string) error {
 		return err
 	}
 	if domain.State == hypervisor.StatePaused {
-		return fmt.Errorf("%w: %s/%s is already paused", guests.ErrConflict, namespace, name)
+		return fmt.Errorf("%w: %s/%s is already paused", fault.Conflict, namespace, name)
 	}
 	if err := g.executor.Hypervisor.Suspend(ctx, domain.Owner.Ref); err != nil {
 		return translate(objects.Key{Namespace: namespace, Name: name}, err)
@@ -95,7 +96,7 @@ func (g Guests) Unpause(ctx context.Context, namespace, name string) error {
 		return err
 	}
 	if domain.State != hypervisor.StatePaused {
-		return fmt.Errorf("%w: %s/%s is not paused", guests.ErrConflict, namespace, name)
+		return fmt.Errorf("%w: %s/%s is not paused", fault.Conflict, namespace, name)
 	}
 	if err := g.executor.Hypervisor.Resume(ctx, domain.Owner.Ref); err != nil {
 		return translate(objects.Key{Namespace: namespace, Name: name}, err)

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"virtmesh/agent/fault"
 )
 
 // BackupPath is where the administration socket serves a backup. It has the key
@@ -32,7 +34,7 @@ func WithBackup(backup func(context.Context, io.Writer) (uint64, error), rest ht
 		if out.n > 0 {
 			panic(http.ErrAbortHandler) // the client must not take it for whole
 		}
-		WriteError(w, http.StatusInternalServerError, err)
+		fault.Write(w, err)
 	})
 }
 

@@ -8,15 +8,12 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"virtmesh/agent/fault"
 )
 
-// ErrInvalid marks a request that the client must correct.
-var ErrInvalid = errors.New("invalid request")
-
-// ErrNotFound marks a request for a thing the mesh does not have.
-var ErrNotFound = errors.New("not found")
-
-// Mesh does what the API offers. Methods may be called at once.
+// Mesh does what the API offers. Its errors are faults, or wrap them. Methods may be
+// called at once.
 type Mesh interface {
 	Status(ctx context.Context) (*Status, error)
 	CreateToken(ctx context.Context, ttl time.Duration) (*Token, error)
@@ -45,7 +42,7 @@ func NewHandler(mesh Mesh, allowed func(*http.Request) bool) http.Handler {
 			return nil, err
 		}
 		if request.TTL <= 0 || request.TTL > 30*24*time.Hour {
-			return nil, fmt.Errorf("%w: ttl must be more than 0 and at most 720h, not %s", ErrInvalid, request.TTL)
+			return nil, fault.InField("ttl", "must be more than 0 and at most 720h, not %s", request.TTL)
 		}
 		return mesh.CreateToken(r.Context(), request.TTL)
 	}))
@@ -69,11 +66,11 @@ func NewHandler(mesh Mesh, allowed func(*http.Request) bool) http.Handler {
 		return nil, mesh.RemoveHost(r.Context(), r.PathValue("name"))
 	}))
 	mux.HandleFunc("/", reply(func(r *http.Request) (any, error) {
-		return nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, ErrNotFound)
+		return nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, fault.NotFound)
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !allowed(r) {
-			WriteError(w, http.StatusForbidden, errors.New("only administrators may use the mesh's administration API"))
+			fault.Write(w, fault.New(fault.Forbidden, "only administrators may use the mesh's administration API"))
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -84,12 +81,12 @@ func decode(r *http.Request, into any) error {
 	decoder := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: the body is empty", ErrInvalid)
+		return fmt.Errorf("%w: the body is empty", fault.Invalid)
 	} else if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+		return fmt.Errorf("%w: %w", fault.Invalid, err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: something follows the JSON object", ErrInvalid)
+		return fmt.Errorf("%w: something follows the JSON object", fault.Invalid)
 	}
 	return nil
 }
@@ -98,12 +95,8 @@ func reply(do func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		value, err := do(r)
 		switch {
-		case errors.Is(err, ErrInvalid):
-			WriteError(w, http.StatusBadRequest, err)
-		case errors.Is(err, ErrNotFound):
-			WriteError(w, http.StatusNotFound, err)
 		case err != nil:
-			WriteError(w, http.StatusInternalServerError, err)
+			fault.Write(w, err)
 		case value == nil:
 			w.WriteHeader(http.StatusNoContent)
 		default:
@@ -111,11 +104,4 @@ func reply(do func(*http.Request) (any, error)) http.HandlerFunc {
 			_ = json.NewEncoder(w).Encode(value) // fails only when the client is gone
 		}
 	}
-}
-
-// WriteError answers with an error as the API does.
-func WriteError(w http.ResponseWriter, status int, err error) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(Error{Message: err.Error()})
 }

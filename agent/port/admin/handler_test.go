@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"virtmesh/agent/fault"
+
 	"virtmesh/agent/port/admin"
 )
 
@@ -48,7 +51,7 @@ func (m *fakeMesh) RevokeToken(_ context.Context, id string) error {
 	if id == "abc" {
 		return nil
 	}
-	return fmt.Errorf("token %s: %w", id, admin.ErrNotFound)
+	return fmt.Errorf("token %s: %w", id, fault.NotFound)
 }
 
 func (m *fakeMesh) IssueCredentials(_ context.Context, csr []byte) (*admin.Credentials, error) {
@@ -63,7 +66,7 @@ func (m *fakeMesh) Leave(context.Context) error {
 
 func (m *fakeMesh) RemoveHost(_ context.Context, name string) error {
 	m.note("remove %s", name)
-	return fmt.Errorf("%w: %s is alive", admin.ErrInvalid, name)
+	return fmt.Errorf("%w: %s is alive", fault.Invalid, name)
 }
 
 func TestHandler(t *testing.T) {
@@ -106,7 +109,7 @@ func TestHandler(t *testing.T) {
 			if got := strings.Join(mesh.calls, ";"); got != test.call {
 				t.Errorf("the mesh was asked %q, want %q", got, test.call)
 			}
-			var failure admin.Error
+			var failure metav1.Status
 			if test.status >= 300 && (json.Unmarshal(body, &failure) != nil || failure.Message == "") {
 				t.Errorf("a failure answers %q, want a message in JSON", body)
 			}

@@ -5,7 +5,8 @@
 // It is served under /mesh/v1 on the mesh port, to clients that are
 // administrators (organization system:masters), and on the agent's local
 // socket, which only root may open. Its types are what the virtmesh command
-// prints with -o json, so they only grow.
+// prints with -o json, so they only grow. Every answer that is no success is a
+// fault.
 package admin
 
 import "time"
@@ -81,9 +82,4 @@ type Credentials struct {
 	CA          string    `json:"ca"`
 	Certificate string    `json:"certificate"`
 	Expires     time.Time `json:"expires"`
-}
-
-// Error is the body of every answer that is not a success.
-type Error struct {
-	Message string `json:"message"`
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port"
 )
@@ -92,11 +93,7 @@ func (c *caller) call(ctx context.Context, method, path string, request, answer 
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		var wire wireError
-		if err := decodeJSON(resp.Body, maxRequest, &wire); err != nil {
-			return fmt.Errorf("ask %s: status %s: %w", c.addr, resp.Status, ErrUnavailable)
-		}
-		return wire.err()
+		return ofMember(c.addr, fault.Read(resp))
 	}
 	if err := decodeJSON(resp.Body, maxAnswer, answer); err != nil {
 		return fmt.Errorf("ask %s: answer: %w", c.addr, err)
@@ -140,7 +137,7 @@ func Renewal(cfg RenewalConfig) identity.Issuer {
 			if err == nil {
 				return issued, nil
 			}
-			if errors.Is(err, identity.ErrNoHost) || errors.Is(err, identity.ErrExpelled) {
+			if errors.Is(err, fault.NoHost) || errors.Is(err, fault.Expelled) {
 				return identity.Issued{}, err // no other member will say anything else
 			}
 			failed = fmt.Errorf("%w; %w", failed, err)

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/storage/durable"
 )
@@ -87,9 +88,9 @@ func (o Options) Validate() error {
 // directory holds no identity, and a repetition with the same token is safe: the mesh
 // recognises the host by the key that the directory keeps for it.
 //
-// Errors that a caller can tell apart: identity.ErrInitialised, ErrTokenInvalid,
-// ErrTokenExpired, ErrTokenUsed and *HostTakenError; this package's *ClockSkewError,
-// *VersionError, *RequestError, *PinError, ErrServerCertificate and ErrUnavailable.
+// Errors that a caller can tell apart: identity.ErrInitialised; faults with the codes
+// TokenInvalid, TokenExpired, TokenUsed, HostTaken, ClockSkew, TooOld and Invalid, which
+// names the field; this package's *PinError, ErrServerCertificate and ErrUnavailable.
 func Join(ctx context.Context, opts Options) error {
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -186,7 +187,7 @@ func compareClocks(ctx context.Context, opts Options, c *caller, server *pinned)
 	}
 	here := opts.Now()
 	if here.Sub(there.Clock).Abs() > opts.MaxSkew {
-		return &ClockSkewError{Joining: here, Mesh: there.Clock, Limit: opts.MaxSkew}
+		return clockSkew(here, there.Clock, opts.MaxSkew)
 	}
 	if leaf := server.leaf; here.After(leaf.NotAfter) || here.Before(leaf.NotBefore) {
 		return fmt.Errorf("ask %s: %w at %s", c.addr, ErrServerCertificate, leaf.NotAfter.UTC().Format(time.RFC3339))
@@ -247,8 +248,8 @@ func save(opts Options, key *ecdsa.PrivateKey, a Answer) error {
 
 // tokenGone reports whether the token, and so the key kept for it, is of no more use.
 func tokenGone(err error) bool {
-	return errors.Is(err, identity.ErrTokenInvalid) || errors.Is(err, identity.ErrTokenExpired) ||
-		errors.Is(err, identity.ErrTokenUsed)
+	return errors.Is(err, fault.TokenInvalid) || errors.Is(err, fault.TokenExpired) ||
+		errors.Is(err, fault.TokenUsed)
 }
 
 // pendingKey is the private key of a join that has not succeeded yet.

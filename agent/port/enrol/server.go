@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 )
 
@@ -126,10 +127,10 @@ func (s *Server) bounded(operation string, do func(ctx context.Context, body []b
 			s.write(w, http.StatusOK, answer)
 			return
 		}
-		status, wire := toWire(err)
-		s.requests.WithLabelValues(operation, wire.Code).Inc()
-		s.cfg.Logger.Warn(operation+" refused", "from", r.RemoteAddr, "code", wire.Code, "err", err)
-		s.write(w, status, wire)
+		told := forStrangers(err)
+		s.requests.WithLabelValues(operation, string(told.Code)).Inc()
+		s.cfg.Logger.Warn(operation+" refused", "from", r.RemoteAddr, "code", told.Code, "err", err)
+		fault.Write(w, told)
 	}
 }
 
@@ -142,7 +143,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, do func(context.Con
 	_ = conn.SetWriteDeadline(time.Now().Add(s.cfg.BodyTimeout + s.cfg.Timeout))
 	body, err := readBody(r.Body, maxRequest)
 	if err != nil {
-		return nil, &RequestError{Field: "body", Reason: err.Error()}
+		return nil, badField("body", err)
 	}
 	end := time.Now().Add(s.cfg.Timeout)
 	_ = conn.SetReadDeadline(end)
@@ -175,16 +176,16 @@ func (s *Server) join(ctx context.Context, body []byte, from string) (any, error
 	}
 	now := time.Now()
 	if skew := req.Clock.Sub(now).Abs(); skew > s.cfg.MaxSkew {
-		return nil, &ClockSkewError{Joining: req.Clock, Mesh: now, Limit: s.cfg.MaxSkew}
+		return nil, clockSkew(req.Clock, now, s.cfg.MaxSkew)
 	}
 	if s.cfg.MinFeatureLevel != nil {
 		if want := s.cfg.MinFeatureLevel(); req.FeatureLevel < want {
-			return nil, &VersionError{Version: req.Version, Level: req.FeatureLevel, Want: want, MeshVersion: s.cfg.Version}
+			return nil, tooOld(req, want, s.cfg.Version)
 		}
 	}
 	key, err := identity.ParseCSR(req.CSR)
 	if err != nil {
-		return nil, &RequestError{Field: "csr", Reason: err.Error()}
+		return nil, badField("csr", err)
 	}
 	admission, err := s.cfg.Signer.Admit(ctx, identity.Candidate{
 		TokenID: req.TokenID, Secret: req.Secret, Key: key,
@@ -211,7 +212,7 @@ func (s *Server) join(ctx context.Context, body []byte, from string) (any, error
 func (s *Server) renew(ctx context.Context, body []byte, from string) (any, error) {
 	var proof identity.RenewalProof
 	if err := unmarshal(body, &proof); err != nil {
-		return nil, &RequestError{Field: "body", Reason: err.Error()}
+		return nil, badField("body", err)
 	}
 	host, issued, err := s.cfg.Signer.RenewByProof(ctx, proof)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/agent/port"
@@ -59,7 +60,7 @@ func TestRenewal(t *testing.T) {
 	if err := identity.NewHosts(m.Store).Remove(t.Context(), "host2"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := issuer.IssueNode(t.Context(), csr); !errors.Is(err, identity.ErrNoHost) {
+	if _, err := issuer.IssueNode(t.Context(), csr); !errors.Is(err, fault.NoHost) {
 		t.Errorf("a removed host renews: %v", err)
 	}
 }

@@ -57,11 +57,12 @@ type clockAnswer struct {
 }
 
 // decodeRequest reads a Request and checks every field that can be checked without the
-// store. Errors are *RequestError.
+// store. Errors are faults that
+// name the field.
 func decodeRequest(body []byte) (Request, error) {
 	var req Request
 	if err := unmarshal(body, &req); err != nil {
-		return Request{}, &RequestError{Field: "body", Reason: err.Error()}
+		return Request{}, badField("body", err)
 	}
 	record := identity.HostRecord{MeshAddress: req.MeshAddress, GossipAddress: req.GossipAddress, SANs: req.SANs, Name: req.Host}
 	checks := []struct {
@@ -77,11 +78,11 @@ func decodeRequest(body []byte) (Request, error) {
 	}
 	for _, c := range checks {
 		if c.err != nil {
-			return Request{}, &RequestError{Field: c.field, Reason: c.err.Error()}
+			return Request{}, badField(c.field, c.err)
 		}
 	}
 	if _, err := identity.ParseCSR(req.CSR); err != nil {
-		return Request{}, &RequestError{Field: "csr", Reason: err.Error()}
+		return Request{}, badField("csr", err)
 	}
 	return req, nil
 }

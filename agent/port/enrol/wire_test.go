@@ -1,15 +1,19 @@
 package enrol
 
 import (
-	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
+	"virtmesh/raftstore"
 )
 
 func goodRequest(t testing.TB) Request {
@@ -53,47 +57,49 @@ func TestDecodeRequest(t *testing.T) {
 	} {
 		bad := goodRequest(t)
 		spoil(&bad)
-		var request *RequestError
-		if _, err := decodeRequest(encode(t, bad)); !errors.As(err, &request) || request.Field != field {
+		var request *fault.Fault
+		if _, err := decodeRequest(encode(t, bad)); !errors.As(err, &request) || request.Code != fault.Invalid || request.Field != field {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
 }
 
-// TestErrorsCrossTheWire: each error arrives as what it was, with its details.
+// TestErrorsCrossTheWire: each error arrives as what it was, with what it says.
 func TestErrorsCrossTheWire(t *testing.T) {
 	now := time.Now().UTC()
-	for _, sent := range []error{
-		identity.ErrTokenInvalid,
-		fmt.Errorf("admit: %w by host host9", identity.ErrTokenUsed),
-		fmt.Errorf("%w at noon", identity.ErrTokenExpired),
-		fmt.Errorf("%w: bad signature", identity.ErrProof),
-		fmt.Errorf("host host2: %w", identity.ErrNoHost),
-		&identity.HostTakenError{Host: "host2"},
-		&ClockSkewError{Joining: now, Mesh: now.Add(time.Hour), Limit: time.Minute},
-		&VersionError{Version: "v1", Level: 1, Want: 2, MeshVersion: "v2"},
-		&RequestError{Field: "host", Reason: "no"},
+	for _, test := range []struct {
+		sent error
+		code fault.Code
+	}{
+		{fault.TokenInvalid, fault.TokenInvalid},
+		{fmt.Errorf("%w by host host9", fault.TokenUsed), fault.TokenUsed},
+		{fmt.Errorf("%w at noon", fault.TokenExpired), fault.TokenExpired},
+		{fmt.Errorf("%w: bad signature", fault.BadProof), fault.BadProof},
+		{fmt.Errorf("host host2: %w", fault.NoHost), fault.NoHost},
+		{fault.New(fault.HostTaken, "host name host2 is taken in this mesh"), fault.HostTaken},
+		{clockSkew(now, now.Add(time.Hour), time.Minute), fault.ClockSkew},
+		{tooOld(Request{Version: "v1", FeatureLevel: 1}, 2, "v2"), fault.TooOld},
+		{badField("host", errors.New("no")), fault.Invalid},
 	} {
-		_, wire := toWire(fmt.Errorf("layer: %w", sent))
-		wire.Message = sent.Error()
-		var arrived wireError
-		if err := json.Unmarshal(encode(t, wire), &arrived); err != nil {
-			t.Fatal(err)
-		}
-		got := arrived.err()
-		if got.Error() != sent.Error() {
-			t.Errorf("%T: sent %q, got %q", sent, sent, got)
-		}
-		if _, again := toWire(got); again.Code != wire.Code {
-			t.Errorf("%T: code %s became %s", sent, wire.Code, again.Code)
-		}
-		if !final(got) {
-			t.Errorf("%T: worth another try?", sent)
+		recorder := httptest.NewRecorder()
+		fault.Write(recorder, forStrangers(test.sent))
+		got := ofMember("host1", fault.Read(recorder.Result()))
+		if got.Error() != test.sent.Error() || !errors.Is(got, test.code) || !final(got) {
+			t.Errorf("%s: sent %q, got %q, final %v", test.code, test.sent, got, final(got))
 		}
 	}
-	for _, code := range []string{"", "Unavailable", "SomethingNew", codeClockSkew} {
-		if err := (wireError{Code: code}).err(); !errors.Is(err, ErrUnavailable) {
-			t.Errorf("code %q without details: %v", code, err)
+}
+
+// TestStrangersLearnNothing: what is not meant for them stays here, and is worth
+// another try.
+func TestStrangersLearnNothing(t *testing.T) {
+	for _, inner := range []error{errors.New("open /dev/sda: no space"), raftstore.ErrNoLeader, context.DeadlineExceeded} {
+		recorder := httptest.NewRecorder()
+		fault.Write(recorder, forStrangers(inner))
+		response := recorder.Result()
+		got := ofMember("host1", fault.Read(response))
+		if !errors.Is(got, ErrUnavailable) || final(got) || strings.Contains(got.Error(), inner.Error()) || response.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("%v arrives as %v", inner, got)
 		}
 	}
 }
@@ -104,7 +110,7 @@ func FuzzDecodeRequest(f *testing.F) {
 	f.Add([]byte(`{"sans":["","::"],"secret":null}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		req, err := decodeRequest(body)
-		var request *RequestError
+		var request *fault.Fault
 		if err != nil {
 			if !errors.As(err, &request) || len(err.Error()) > 1000 {
 				t.Errorf("error %v", err)
@@ -116,20 +122,6 @@ func FuzzDecodeRequest(f *testing.F) {
 		}
 		if _, err := decodeRequest(encode(t, req)); err != nil {
 			t.Errorf("passed once, not twice: %v", err)
-		}
-	})
-}
-
-func FuzzWireError(f *testing.F) {
-	f.Add([]byte(`{"code":"ClockSkew","skew":{"limit":1}}`))
-	f.Add([]byte(`{"code":"TokenUsed","message":"x"}`))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		var w wireError
-		if decodeJSON(bytes.NewReader(body), maxRequest, &w) != nil {
-			return
-		}
-		if err := w.err(); err == nil || err.Error() == "" {
-			t.Errorf("no error from %s", body)
 		}
 	})
 }

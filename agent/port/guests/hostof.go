@@ -6,6 +6,7 @@ import (
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/objects"
 )
 
@@ -15,10 +16,10 @@ func HostOf(instances *objects.Informer[*kubevirtv1.VirtualMachineInstance]) fun
 	return func(_ context.Context, namespace, name string) (string, error) {
 		vmi, ok := instances.Get(objects.Key{Namespace: namespace, Name: name})
 		if !ok {
-			return "", fmt.Errorf("%w: %s/%s", ErrNotFound, namespace, name)
+			return "", fmt.Errorf("instance %s/%s: %w", namespace, name, fault.NotFound)
 		}
 		if vmi.Status.NodeName == "" {
-			return "", fmt.Errorf("%w: %s/%s has not been placed yet", ErrNotRunning, namespace, name)
+			return "", fmt.Errorf("%w: %s/%s has not been placed yet", fault.NotRunning, namespace, name)
 		}
 		return vmi.Status.NodeName, nil
 	}

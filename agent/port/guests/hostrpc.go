@@ -7,6 +7,10 @@
 // their mesh certificates before a request is read. Consoles and displays are
 // HTTP upgrades: after the 101 answer the connection carries raw bytes.
 //
+// Errors are faults: fault.NotFound for an instance that does not exist, or not on
+// that host, NotRunning, NoGuestAgent, Conflict for a state that does not allow the
+// request, Unreachable for a host that does not answer.
+//
 // The package knows nothing of libvirt, placement or the API: the Instances
 // and the Offerer that it serves and calls are interfaces, and Router has the same
 // methods as the local side, so callers do not see where an instance runs.
@@ -14,7 +18,6 @@ package guests
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -31,21 +34,6 @@ const (
 	Console StreamKind = "console"
 	// VNC is the graphical display in the RFB protocol.
 	VNC StreamKind = "vnc"
-)
-
-// Errors that cross the wire and can be tested with errors.Is on either side.
-var (
-	// ErrNotFound means that no such instance exists, or not on that host.
-	ErrNotFound = errors.New("instance not found")
-	// ErrNotRunning means that the instance exists but its guest does not run.
-	ErrNotRunning = errors.New("instance is not running")
-	// ErrNoGuestAgent means that the guest agent is not connected.
-	ErrNoGuestAgent = errors.New("guest agent is not connected")
-	// ErrConflict means that the instance's state does not allow the request,
-	// such as pausing a paused one.
-	ErrConflict = errors.New("request conflicts with the instance's state")
-	// ErrUnreachable means that the host that runs the instance did not answer.
-	ErrUnreachable = errors.New("host is unreachable")
 )
 
 // Instances acts on instances. All methods may be called at once; namespace

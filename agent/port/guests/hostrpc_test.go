@@ -13,6 +13,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/fault"
 )
 
 // guests is a host with one instance, default/vm, whose console echoes.
@@ -23,7 +24,7 @@ type guests struct {
 
 func (g *guests) find(namespace, name string) error {
 	if namespace != "default" || name != "vm" {
-		return fmt.Errorf("%w: %s/%s", ErrNotFound, namespace, name)
+		return fmt.Errorf("%w: %s/%s", fault.NotFound, namespace, name)
 	}
 	return nil
 }
@@ -42,7 +43,7 @@ func (g *guests) Stream(_ context.Context, namespace, name string, _ StreamKind)
 
 func (g *guests) Pause(_ context.Context, namespace, name string) error {
 	if g.paused {
-		return fmt.Errorf("%w: already paused", ErrConflict)
+		return fmt.Errorf("%w: already paused", fault.Conflict)
 	}
 	g.paused = true
 	return g.find(namespace, name)
@@ -58,7 +59,7 @@ func (g *guests) GuestOSInfo(context.Context, string, string) (*kubevirtv1.Virtu
 }
 
 func (g *guests) Users(context.Context, string, string) (*kubevirtv1.VirtualMachineInstanceGuestOSUserList, error) {
-	return nil, ErrNoGuestAgent
+	return nil, fault.NoGuestAgent
 }
 
 func (g *guests) Filesystems(context.Context, string, string) (*kubevirtv1.VirtualMachineInstanceFileSystemList, error) {
@@ -114,27 +115,27 @@ func TestConsoleReachesTheGuestWhereverItRuns(t *testing.T) {
 
 func TestErrorsKeepTheirMeaningAcrossHosts(t *testing.T) {
 	router := twoHosts(t, "far")
-	if _, err := router.Stream(t.Context(), "default", "other", Console); !errors.Is(err, ErrNotFound) {
-		t.Errorf("console of an unknown instance: %v, want ErrNotFound", err)
+	if _, err := router.Stream(t.Context(), "default", "other", Console); !errors.Is(err, fault.NotFound) {
+		t.Errorf("console of an unknown instance: %v, want fault.NotFound", err)
 	}
 	if err := router.Pause(t.Context(), "default", "vm"); err != nil {
 		t.Errorf("pause: %v", err)
 	}
-	if err := router.Pause(t.Context(), "default", "vm"); !errors.Is(err, ErrConflict) {
-		t.Errorf("second pause: %v, want ErrConflict", err)
+	if err := router.Pause(t.Context(), "default", "vm"); !errors.Is(err, fault.Conflict) {
+		t.Errorf("second pause: %v, want fault.Conflict", err)
 	}
-	if _, err := router.Users(t.Context(), "default", "vm"); !errors.Is(err, ErrNoGuestAgent) {
-		t.Errorf("users: %v, want ErrNoGuestAgent", err)
+	if _, err := router.Users(t.Context(), "default", "vm"); !errors.Is(err, fault.NoGuestAgent) {
+		t.Errorf("users: %v, want fault.NoGuestAgent", err)
 	}
 }
 
 func TestUnreachableHostIsNamed(t *testing.T) {
 	router := twoHosts(t, "gone")
-	if _, err := router.GuestOSInfo(t.Context(), "default", "vm"); !errors.Is(err, ErrUnreachable) {
-		t.Errorf("guest info: %v, want ErrUnreachable", err)
+	if _, err := router.GuestOSInfo(t.Context(), "default", "vm"); !errors.Is(err, fault.Unreachable) {
+		t.Errorf("guest info: %v, want fault.Unreachable", err)
 	}
-	if _, err := router.Stream(t.Context(), "default", "vm", VNC); !errors.Is(err, ErrUnreachable) {
-		t.Errorf("display: %v, want ErrUnreachable", err)
+	if _, err := router.Stream(t.Context(), "default", "vm", VNC); !errors.Is(err, fault.Unreachable) {
+		t.Errorf("display: %v, want fault.Unreachable", err)
 	}
 }
 
@@ -150,7 +151,7 @@ func TestAnswersAndOffersCross(t *testing.T) {
 			t.Errorf("offer of %s: %+v, %v", host, offer, err)
 		}
 	}
-	if _, err := router.Offer(t.Context(), "gone", claims.OfferRequest{Name: "vm"}); !errors.Is(err, ErrUnreachable) {
-		t.Errorf("offer of a host that is gone: %v, want ErrUnreachable", err)
+	if _, err := router.Offer(t.Context(), "gone", claims.OfferRequest{Name: "vm"}); !errors.Is(err, fault.Unreachable) {
+		t.Errorf("offer of a host that is gone: %v, want fault.Unreachable", err)
 	}
 }

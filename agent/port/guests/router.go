@@ -14,6 +14,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/fault"
 )
 
 // Config says where hosts are and how to reach them.
@@ -24,8 +25,8 @@ type Config struct {
 	Local Instances
 	// Offerer answers for this host.
 	Offerer Offerer
-	// HostOf tells which host runs an instance. It returns ErrNotFound for
-	// an unknown instance and ErrNotRunning for one that has no host.
+	// HostOf tells which host runs an instance. It returns fault.NotFound for
+	// an unknown instance and fault.NotRunning for one that has no host.
 	HostOf func(ctx context.Context, namespace, name string) (host string, err error)
 	// Dial opens an authenticated connection to a host's RPC protocol.
 	Dial func(ctx context.Context, host string) (net.Conn, error)
@@ -138,7 +139,7 @@ func (r *Router) Stream(ctx context.Context, namespace, name string, kind Stream
 	}
 	conn, err := r.config.Dial(ctx, host)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, host, err)
+		return nil, fmt.Errorf("%w: %s: %w", fault.Unreachable, host, err)
 	}
 	stream, err := r.upgrade(ctx, host, conn, path(namespace, name, string(kind)))
 	if err != nil {
@@ -159,16 +160,16 @@ func (r *Router) upgrade(ctx context.Context, host string, conn net.Conn, path s
 		return nil, fmt.Errorf("bound stream request: %w", err)
 	}
 	if err := request.Write(conn); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, host, err)
+		return nil, fmt.Errorf("%w: %s: %w", fault.Unreachable, host, err)
 	}
 	reader := bufio.NewReader(conn)
 	response, err := http.ReadResponse(reader, request)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, host, err)
+		return nil, fmt.Errorf("%w: %s: %w", fault.Unreachable, host, err)
 	}
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		defer response.Body.Close()
-		return nil, readError(host, response)
+		return nil, readFault(host, response)
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("unbound stream: %w", err)
@@ -209,15 +210,15 @@ func (r *Router) call(ctx context.Context, host, method, path string, body []byt
 	}
 	response, err := r.client.Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, host, err)
+		return nil, fmt.Errorf("%w: %s: %w", fault.Unreachable, host, err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode >= 300 {
-		return nil, readError(host, response)
+		return nil, readFault(host, response)
 	}
 	answer, err := io.ReadAll(io.LimitReader(response.Body, 8<<20))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, host, err)
+		return nil, fmt.Errorf("%w: %s: %w", fault.Unreachable, host, err)
 	}
 	return answer, nil
 }

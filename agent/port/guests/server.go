@@ -4,13 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"sync"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/fault"
 )
 
 // streamProtocol is the HTTP upgrade token of consoles and displays.
@@ -42,12 +42,12 @@ type server struct {
 func (s *server) offer(w http.ResponseWriter, r *http.Request) {
 	var request claims.OfferRequest
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequestBytes)).Decode(&request); err != nil {
-		writeError(w, fmt.Errorf("read offer request: %w", err))
+		fault.Write(w, fault.New(fault.Invalid, "read offer request: %w", err))
 		return
 	}
 	offer, err := s.offerer.Offer(r.Context(), request)
 	if err != nil {
-		writeError(w, err)
+		fault.Write(w, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -57,7 +57,7 @@ func (s *server) offer(w http.ResponseWriter, r *http.Request) {
 func (s *server) act(do func(ctx context.Context, namespace, name string) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if err := do(r.Context(), r.PathValue("namespace"), r.PathValue("name")); err != nil {
-			writeError(w, err)
+			fault.Write(w, err)
 			return
 		}
 		w.WriteHeader(http.StatusNoContent)
@@ -68,7 +68,7 @@ func answer[T any](ask func(ctx context.Context, namespace, name string) (T, err
 	return func(w http.ResponseWriter, r *http.Request) {
 		value, err := ask(r.Context(), r.PathValue("namespace"), r.PathValue("name"))
 		if err != nil {
-			writeError(w, err)
+			fault.Write(w, err)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -84,13 +84,13 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request) {
 	}
 	guest, err := s.local.Stream(r.Context(), r.PathValue("namespace"), r.PathValue("name"), kind)
 	if err != nil {
-		writeError(w, err)
+		fault.Write(w, err)
 		return
 	}
 	defer guest.Close()
 	hijacker, ok := w.(http.Hijacker)
 	if !ok {
-		writeError(w, errors.New("connection cannot carry a stream"))
+		fault.Write(w, errors.New("connection cannot carry a stream"))
 		return
 	}
 	w.Header().Set("Connection", "Upgrade")

@@ -1,0 +1,100 @@
+package fault
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// maxAnswer bounds how much of an answer is read for its fault.
+const maxAnswer = 64 << 10
+
+// retryAfterSeconds is what a client is told to wait when something is unavailable.
+const retryAfterSeconds = 1
+
+// Causes of a Status that carry what it has no fields for. The field of the
+// first is the fault's.
+const (
+	causeCode   metav1.CauseType = "virtmesh.io/"
+	causeRemedy metav1.CauseType = "virtmesh.io/remedy"
+)
+
+// Status is f as the Kubernetes API answers with it.
+func (f *Fault) Status() metav1.Status {
+	class := classOf(f.Code)
+	status := metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+		Status:   metav1.StatusFailure, Reason: class.reason, Code: int32(class.status), Message: f.Error(),
+		Details: &metav1.StatusDetails{
+			Name:   f.Object,
+			Causes: []metav1.StatusCause{{Type: causeCode + metav1.CauseType(f.Code), Field: f.Field, Message: f.Sentence}},
+		},
+	}
+	if f.Remedy != "" {
+		status.Details.Causes = append(status.Details.Causes, metav1.StatusCause{Type: causeRemedy, Message: f.Remedy})
+	}
+	if class.status == http.StatusServiceUnavailable {
+		status.Details.RetryAfterSeconds = retryAfterSeconds
+	}
+	return status
+}
+
+// ofStatus is the inverse of Status. Of an answer that was made without this package
+// it takes what there is.
+func ofStatus(status metav1.Status) *Fault {
+	f := &Fault{Code: codeOfReason(status.Reason), Sentence: oneLine(status.Message)}
+	if status.Details == nil {
+		return f
+	}
+	f.Object = status.Details.Name
+	for i, cause := range status.Details.Causes {
+		code := len(cause.Type) > len(causeCode) && cause.Type[:len(causeCode)] == causeCode
+		switch {
+		case cause.Type == causeRemedy:
+			f.Remedy = oneLine(cause.Message)
+		case code:
+			f.Code, f.Field, f.Sentence = Code(cause.Type[len(causeCode):]), cause.Field, oneLine(cause.Message)
+		case i == 0:
+			f.Field = cause.Field
+		}
+	}
+	return f
+}
+
+// Write answers a request with err.
+func Write(w http.ResponseWriter, err error) {
+	status := Of(err).Status()
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	if status.Details.RetryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", fmt.Sprint(status.Details.RetryAfterSeconds))
+	}
+	w.WriteHeader(int(status.Code))
+	// The status line tells a client that is gone by now nothing, nor does an error.
+	_ = json.NewEncoder(w).Encode(status)
+}
+
+// errNoFault is the cause of faults that an answer did not explain.
+var errNoFault = errors.New("the answer does not say why")
+
+// Read returns the fault that an answer holds which is no success. An answer that
+// says nothing that can be understood is a fault too. Read does not close the body.
+func Read(response *http.Response) *Fault {
+	var status metav1.Status
+	err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(&status)
+	if err != nil || oneLine(status.Message) == "" {
+		return New(Internal, "the answer is %q: %w", response.Status, errNoFault)
+	}
+	f := ofStatus(status)
+	if f.Code == "" {
+		f.Code = Internal
+	}
+	if f.Sentence == "" {
+		f.Sentence = oneLine(status.Message)
+	}
+	return f
+}
