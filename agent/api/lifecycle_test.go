@@ -29,6 +29,7 @@ var minimal = map[string]string{
 	"ConfigMap":                       `{}`,
 	"Event":                           `{involvedObject: {namespace: default}}`,
 	"Lease":                           `{}`,
+	"Operation":                       `{spec: {type: RemoveHost, target: host9}}`,
 }
 
 // An object of every kind can be made from a minimal manifest and deleted: what
