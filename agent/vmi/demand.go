@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
@@ -69,7 +70,16 @@ func (p Policy) cpu(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
 		return mulDiv(vcpus, 1000, 1)
 	}
 	request := spec.Domain.Resources.Requests[corev1.ResourceCPU]
-	return max(mulDiv(vcpus, 1000, p.CPUAllocationRatio), min(request.MilliValue(), mostOf))
+	return max(mulDiv(vcpus, 1000, p.CPUAllocationRatio), MilliCPU(request))
+}
+
+// MilliCPU returns processor time in thousandths of a CPU, rounded up. What fits in
+// no host is an exbi-CPU: the quantity's own conversion makes zero of it.
+func MilliCPU(q resource.Quantity) int64 {
+	if q.Value() > mostOf/1000 {
+		return mostOf
+	}
+	return q.MilliValue()
 }
 
 func (r *Resources) addDevice(name string) {

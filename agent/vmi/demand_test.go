@@ -164,3 +164,13 @@ func TestRoomEndsWithTheHosts(t *testing.T) {
 		}
 	}
 }
+
+// The conversion of quantities makes zero of what does not fit, and a guest that asks
+// for more than any host has must not be charged nothing.
+func TestMilliCPU(t *testing.T) {
+	for text, want := range map[string]int64{"0": 0, "1n": 1, "100m": 100, "1.5": 1500, "512": 512_000, "9P": mostOf, "10P": mostOf, "8E": mostOf} {
+		if got := MilliCPU(resource.MustParse(text)); got != want {
+			t.Errorf("%s is %d thousandths, want %d", text, got, want)
+		}
+	}
+}

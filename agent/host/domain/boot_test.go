@@ -31,9 +31,12 @@ type bootHost struct {
 	uri    string
 	dir    string
 	info   HostInfo
+	// started is what the last start returned.
+	started hypervisor.Domain
 }
 
-func newBootHost(t *testing.T) *bootHost {
+// newBootHost starts a libvirt, and lets change alter how if it is not nil.
+func newBootHost(t *testing.T, change func(*privatelibvirtd.Config)) *bootHost {
 	t.Helper()
 	cfg := privatelibvirtd.DefaultConfig()
 	if os.Geteuid() != 0 || testing.Short() {
@@ -50,6 +53,9 @@ func newBootHost(t *testing.T) *bootHost {
 		t.Fatal(err)
 	}
 	cfg.Dir, cfg.HostUUID, cfg.Isolate = filepath.Join(dir, "l"), "0f7d8a1e-0000-4000-8000-0000000000dd", true
+	if change != nil {
+		change(&cfg)
+	}
 	in, err := privatelibvirtd.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +119,7 @@ func (h *bootHost) start(t *testing.T, ctx context.Context, in Input) io.ReadWri
 		t.Fatal(err)
 	}
 	ref := Ref(in.VMI)
-	if _, err := h.driver.Start(ctx, xml, hypervisor.StartOptions{Paused: true}); err != nil {
+	if h.started, err = h.driver.Start(ctx, xml, hypervisor.StartOptions{Paused: true}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -152,7 +158,7 @@ func awaitText(t *testing.T, from io.Reader, text string) {
 
 // TestConvertedGuestsRun starts what the conversion makes of VMIs that use much of it.
 func TestConvertedGuestsRun(t *testing.T) {
-	h := newBootHost(t)
+	h := newBootHost(t, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	for _, name := range []string{"minimal", "typical", "everything"} {
@@ -183,7 +189,7 @@ func TestConvertedGuestsRun(t *testing.T) {
 // TestNamesakesShareAHost: KubeVirt derives the UUID that guests see from their name,
 // so two of one name in two namespaces have the same.
 func TestNamesakesShareAHost(t *testing.T) {
-	h := newBootHost(t)
+	h := newBootHost(t, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	for namespace, uid := range map[string]types.UID{

@@ -46,6 +46,7 @@ var parts = []func(*conversion){
 	operatingSystem,
 	firmware,
 	cpu,
+	cpuTime,
 	pinning,
 	memory,
 	features,

@@ -58,6 +58,7 @@ var prepared = Input{
 	KernelBoot:  KernelFiles{Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd"},
 	Pinning:     &Pinning{VCPUs: []int{2, 3, 4, 5}, Emulator: []int{6}, NUMANodes: []int{0}},
 	VSOCKCID:    17,
+	CPUMilli:    250,
 	Paths:       Paths{SerialLog: "/log/serial"},
 }
 

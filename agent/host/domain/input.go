@@ -21,6 +21,10 @@ type Input struct {
 	HostDevices map[string]HostDevice
 	// KernelBoot holds the files of spec.domain.firmware.kernelBoot.
 	KernelBoot KernelFiles
+	// CPUMilli is the processor time that the guest is charged on its host, in
+	// thousandths of a CPU: its weight against the other guests. Zero leaves the weight
+	// to libvirt.
+	CPUMilli int64
 	// Pinning is required when the VMI asks for dedicated CPUs.
 	Pinning *Pinning
 	// VSOCKCID is the guest's context identifier when it asks for a vsock.

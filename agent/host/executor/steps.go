@@ -51,6 +51,7 @@ func (e *Executor) defineStart(ctx context.Context, r *run) error {
 		return e.startFailed(ctx, r, fmt.Errorf("start the guest: %w", err))
 	}
 	r.domain, r.found = started, true
+	r.warnings = append(r.warnings, started.Warnings...)
 	e.failures.drop(r.ref.UID)
 	e.preparations.take(r.ref.UID)
 	work.free()
@@ -65,7 +66,7 @@ func (e *Executor) definition(r *run, work *preparation) (string, error) {
 	}
 	definition, warnings, err := domain.Convert(domain.Input{
 		VMI: r.instance, Host: e.Host, Epoch: work.epoch, Disks: work.disks, NICs: r.nics, Machine: e.Machine,
-		Paths: domain.Paths{SerialLog: serialLog},
+		CPUMilli: r.claim.Resources.CPUMilli, Paths: domain.Paths{SerialLog: serialLog},
 	})
 	if err != nil {
 		return "", err

@@ -103,4 +103,7 @@ type Domain struct {
 	// Persistent is false for a domain that will vanish when its guest ends, as one
 	// does that arrived by a migration that did not complete.
 	Persistent bool
+	// Warnings is set by Start alone: what of the definition the host cannot keep, each
+	// with the field of the instance that asks for it.
+	Warnings []string
 }

@@ -34,6 +34,23 @@ func (d *Driver) start(conn *libvirt.Connect, ref hypervisor.Ref, xml string, op
 		defer running.Free()
 		return d.describe(running)
 	}
+	domain, err := d.defineAndCreate(conn, xml, existed, opts)
+	if !lacksCPUController(err) {
+		return domain, err
+	}
+	plain, hadTuning, parseErr := withoutCPUTime(xml)
+	if parseErr != nil || !hadTuning {
+		return domain, err
+	}
+	d.log.Warn("libvirt may not use the cgroup controller 'cpu' on this host: a guest starts without its CPU limit", "instance", ref.String(), "err", err)
+	domain, err = d.defineAndCreate(conn, plain, existed, opts)
+	domain.Warnings = []string{"spec.domain.resources.limits.cpu: not kept: libvirt has no cgroup controller for CPU time on this host"}
+	return domain, err
+}
+
+// defineAndCreate starts the domain in xml. existed says that it was defined before:
+// then it stays so when it does not start.
+func (d *Driver) defineAndCreate(conn *libvirt.Connect, xml string, existed bool, opts hypervisor.StartOptions) (hypervisor.Domain, error) {
 	dom, err := conn.DomainDefineXMLFlags(xml, 0)
 	if err != nil {
 		return hypervisor.Domain{}, fmt.Errorf("define: %w", err)
