@@ -95,21 +95,54 @@ func waitDeleted(c *cli.Context, client dynamic.ResourceInterface, name string) 
 	return nil
 }
 
+// waitRunning waits until a VirtualMachine runs, and prints each state on the way.
+// When it gives up it says why the machine does not run, as its conditions tell.
 func waitRunning(c *cli.Context, client dynamic.ResourceInterface, name string, timeout time.Duration) error {
-	last := ""
+	last, reason := "", ""
 	err := waitFor(c.Context, client, name, timeout, func(vm *unstructured.Unstructured) (bool, error) {
 		if vm == nil {
 			return false, errors.New("it was deleted")
 		}
 		status, _, _ := unstructured.NestedString(vm.Object, "status", "printableStatus")
+		reason = obstacle(vm)
 		if status != last && status != "" {
 			fmt.Fprintf(c.App.ErrWriter, "  %s\n", status)
 			last = status
 		}
 		return status == "Running", nil
 	})
-	if err != nil {
-		return fmt.Errorf("%s is not Running but %q: %w; 'virtmesh vm show %s' says more", name, last, err, name)
+	switch {
+	case err == nil:
+		return nil
+	case reason != "":
+		return fmt.Errorf("%s is not Running but %q: %s (%w); 'virtmesh vm show %s' says more", name, last, reason, err, name)
 	}
-	return nil
+	return fmt.Errorf("%s is not Running but %q: %w; 'virtmesh vm show %s' says more", name, last, err, name)
+}
+
+// obstacles are the conditions that keep a VirtualMachine from running while they
+// have the given status, the most telling first.
+var obstacles = [][2]string{
+	{"Failure", "True"}, {"Synchronized", "False"}, {"PodScheduled", "False"}, {"DataVolumesReady", "False"}, {"Paused", "True"},
+}
+
+// obstacle returns why a VirtualMachine does not run, in the words of its
+// conditions, or "" if they do not tell.
+func obstacle(vm *unstructured.Unstructured) string {
+	conditions, _, _ := unstructured.NestedSlice(vm.Object, "status", "conditions")
+	for _, wanted := range obstacles {
+		for _, entry := range conditions {
+			condition, ok := entry.(map[string]any)
+			if !ok || condition["type"] != wanted[0] || condition["status"] != wanted[1] {
+				continue
+			}
+			if message, ok := condition["message"].(string); ok && message != "" {
+				return message
+			}
+			if reason, ok := condition["reason"].(string); ok && reason != "" {
+				return reason
+			}
+		}
+	}
+	return ""
 }

@@ -211,7 +211,7 @@ func TestVolumes(t *testing.T) {
 	}
 	must(t, s, func(tx *objects.Tx) { Attach(tx, vol("disk", false), "a-uid") })
 	must(t, s, func(tx *objects.Tx) { Attach(tx, vol("disk", false), "a-uid") })
-	if err := try(s, func(tx *objects.Tx) { Attach(tx, vol("disk", false), "b-uid") }); !refusedBy(err, RuleVolumeOnce, "attached to instance a-uid already") {
+	if err := try(s, func(tx *objects.Tx) { Attach(tx, vol("disk", false), "b-uid") }); !refusedBy(err, RuleVolumeOnce, "in use by instance ns/a") {
 		t.Errorf("attached twice: %v", err)
 	}
 	must(t, s, func(tx *objects.Tx) { Detach(tx, vol("disk", false), "a-uid") })

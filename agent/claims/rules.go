@@ -218,7 +218,7 @@ func checkVolumeOnce(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 			return err
 		}
 		if !vol.Shared && len(vol.Holders) > 1 {
-			return fmt.Errorf("volume %s/%s is attached to instance %s already", vol.Namespace, vol.Claim, vol.Holders[0])
+			return fmt.Errorf("volume %s/%s is in use by %s", vol.Namespace, vol.Claim, holderName(v, vol.Holders))
 		}
 		for _, uid := range vol.Holders {
 			if _, ok := v.Get(instanceKey(uid)); !ok {
@@ -227,6 +227,22 @@ func checkVolumeOnce(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 		}
 	}
 	return nil
+}
+
+// holderName names the one of a volume's holders that has run the longest: it is the
+// one that had the volume before.
+func holderName(v raftstore.View, holders []types.UID) string {
+	name, since := "instance "+string(holders[0]), uint64(0)
+	for _, uid := range holders {
+		rec, ok := v.Get(instanceKey(uid))
+		if !ok || since != 0 && rec.CreateRevision >= since {
+			continue
+		}
+		if in, err := decode[Instance](rec); err == nil {
+			name, since = "instance "+in.Key().String(), rec.CreateRevision
+		}
+	}
+	return name
 }
 
 // checkMigrationSlots: no more migrations run than the arguments allow, in all

@@ -12,6 +12,13 @@ import (
 	"virtmesh/raftstore"
 )
 
+// What a host is shown as that gossip has not heard of, and that is in no replica's
+// list.
+const (
+	stateUnknown = "unknown"
+	roleNone     = "none"
+)
+
 // Status is the mesh as this host sees it: its members as records, gossip and the
 // replicas know them, and what an operator should look at.
 func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
@@ -29,7 +36,7 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	}
 	for _, record := range records {
 		members[record.Name] = &admin.Member{
-			Name: record.Name, MeshAddress: record.MeshAddress, State: "unknown", Role: "none", Version: record.Version, Lag: -1,
+			Name: record.Name, MeshAddress: record.MeshAddress, State: stateUnknown, Role: roleNone, Version: record.Version, Lag: -1,
 		}
 	}
 	for _, member := range m.gossip.Members() {
@@ -51,7 +58,7 @@ func addMember(members map[string]*admin.Member, member gossip.Member) {
 			// It left or was removed; gossip remembers it for a while.
 			return
 		}
-		m = &admin.Member{Name: member.Name, Role: "none", Lag: -1}
+		m = &admin.Member{Name: member.Name, Role: roleNone, Lag: -1}
 		members[member.Name] = m
 	}
 	m.State = member.State.String()
@@ -95,7 +102,10 @@ func warnings(status *admin.Status, replica raftstore.Status) []string {
 	}
 	versions := map[string]bool{}
 	for _, m := range status.Members {
-		if m.State != gossip.Alive.String() {
+		switch {
+		case m.State == stateUnknown && m.Role == roleNone:
+			list = append(list, fmt.Sprintf("%s has joined, and its agent was never heard of: start it there (systemctl start virtmesh), or take the host out with 'virtmesh node remove %s'", m.Name, m.Name))
+		case m.State != gossip.Alive.String():
 			list = append(list, fmt.Sprintf("%s is %s", m.Name, m.State))
 		}
 		if m.Version != "" {
