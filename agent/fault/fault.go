@@ -125,8 +125,8 @@ func known(err error) (*Fault, bool) {
 		around.cause = err
 		return &around, true
 	}
-	if err == error(inner) {
-		return inner, true
+	if itself, ok := err.(*Fault); ok { //nolint:errorlint // whether a layer is around the fault is the question
+		return itself, true
 	}
 	around := *inner
 	around.cause = err
