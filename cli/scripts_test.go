@@ -209,7 +209,10 @@ func (m *scriptMesh) instance(ts *testscript.TestScript, _ bool, args []string) 
 	vmi.Labels = map[string]string{"kubevirt.io/nodeName": args[1]}
 	vmi.Status.Phase, vmi.Status.NodeName = kubevirtv1.Running, args[1]
 	vmi.Status.GuestOSInfo.PrettyName = "Debian GNU/Linux 12"
-	vmi.Status.Interfaces = []kubevirtv1.VirtualMachineInstanceNetworkInterface{{Name: "default", IP: args[2], IPs: []string{args[2]}, MAC: "02:00:00:00:00:01"}}
+	vmi.Status.Interfaces = []kubevirtv1.VirtualMachineInstanceNetworkInterface{
+		{Name: "default", IP: args[2], IPs: []string{args[2]}, MAC: "02:00:00:00:00:01"},
+		{InterfaceName: "docker0", IPs: []string{"172.17.0.1"}, MAC: "02:42:00:00:00:01", InfoSource: "guest-agent"},
+	}
 	vmi.Status.Conditions = []kubevirtv1.VirtualMachineInstanceCondition{{Type: kubevirtv1.VirtualMachineInstanceReady, Status: corev1.ConditionTrue}}
 	data, err := json.Marshal(vmi)
 	ts.Check(err)

@@ -218,7 +218,11 @@ func printInstance(c *cli.Context, object *unstructured.Unstructured) error {
 		fmt.Fprintf(w, "Guest OS:  %s\n", vmi.Status.GuestOSInfo.PrettyName)
 	}
 	for _, nic := range vmi.Status.Interfaces {
-		fmt.Fprintf(w, "Interface: %s %s %s\n", nic.Name, nic.MAC, strings.Join(nic.IPs, ","))
+		name := nic.Name
+		if name == "" {
+			name = nic.InterfaceName // the guest alone knows the card
+		}
+		fmt.Fprintf(w, "Interface: %s %s %s\n", name, nic.MAC, strings.Join(nic.IPs, ","))
 	}
 	for _, condition := range vmi.Status.Conditions {
 		fmt.Fprintf(w, "Condition: %s=%s %s %s\n", condition.Type, condition.Status, condition.Reason, condition.Message)

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -55,10 +56,37 @@ func TestDebianWithCloudInitAndGuestAgent(t *testing.T) {
 		}
 		return fmt.Errorf("guest %+v, conditions %+v", vmi.Status.GuestOSInfo, vmi.Status.Conditions)
 	})
+	checkGuestStatus(t, a, ns, "debian")
 	eventually(t, 6*time.Minute, "cloud-init to apply the user data", func(context.Context) error {
 		if !strings.Contains(guest.text(), cloudInitMark) {
 			return fmt.Errorf("the console ends with %q", tail(guest.text(), 400))
 		}
 		return nil
 	})
+}
+
+// checkGuestStatus looks at what only a real hypervisor and a real agent tell: the
+// disks' names, the balloon, the user, the agent's version and its commands.
+func checkGuestStatus(t *testing.T, a api, namespace, name string) {
+	t.Helper()
+	vmi, err := a.instance(t.Context(), namespace, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := vmi.Status
+	if s.VolumeStatus[0].Target != "vda" || s.RuntimeUser == 0 || s.Memory.GuestCurrent.Value() != 768<<20 || s.Machine.Type == "q35" {
+		t.Errorf("status %+v, memory %s", s, s.Memory.GuestCurrent)
+	}
+	path := fmt.Sprintf("/apis/subresources.kubevirt.io/v1/namespaces/%s/virtualmachineinstances/%s/guestosinfo", namespace, name)
+	text, err := a.CoreV1().RESTClient().Get().AbsPath(path).DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info kubevirtv1.VirtualMachineInstanceGuestAgentInfo
+	if err := json.Unmarshal(text, &info); err != nil {
+		t.Fatal(err)
+	}
+	if info.GAVersion == "" || len(info.SupportedCommands) == 0 || len(info.FSInfo.Filesystems) == 0 {
+		t.Errorf("the agent tells %s", text)
+	}
 }
