@@ -16,14 +16,14 @@ import (
 type Candidate struct {
 	TokenID string
 	Secret  []byte
-	// Key is the public key that the host wants certified; it has proved that it holds
-	// the private one.
+	// Key is the public key to certify. The host has proved that it has the private
+	// key.
 	Key *ecdsa.PublicKey
-	// Host is what its record will say. Admit fills ID, KeyPin, TokenID and Joined.
+	// Host is the record to store. Admit fills ID, KeyPin, TokenID and Joined.
 	Host HostRecord
 }
 
-// Admission is what a host that was admitted gets.
+// Admission is the answer to an admitted host.
 type Admission struct {
 	Issued
 	MeshID     string
@@ -32,13 +32,14 @@ type Admission struct {
 	Members    []HostRecord
 }
 
-// admitAttempts bounds how often Admit begins anew because the records changed.
+// admitAttempts bounds how often Admit starts again because the records changed
+// meanwhile.
 const admitAttempts = 5
 
-// Admit makes a candidate a member: one transaction uses up its token and creates its
-// record, so of two candidates with one token, or of one name, exactly one gets in. The
-// same host with the same token and key may ask again within RetryWindow and gets a new
-// certificate.
+// Admit makes a candidate a member. One transaction uses up its token and creates its
+// record, so if two candidates have the same token or the same name, exactly one is
+// admitted. The same host with the same token and key may repeat the request within
+// RetryWindow and gets a new certificate.
 func (s *Signer) Admit(ctx context.Context, c Candidate) (Admission, error) {
 	pin, err := PinOfKey(c.Key)
 	if err != nil {
@@ -55,14 +56,14 @@ func (s *Signer) Admit(ctx context.Context, c Candidate) (Admission, error) {
 		}
 	}
 	if err != nil {
-		return Admission{}, err // not wrapped: the words go to the user of the other host
+		return Admission{}, err // not wrapped: the user of the joining host reads this text
 	}
 	return s.admission(ctx, c)
 }
 
-// admitOnce returns the candidate's record when it is a member, and a *ConflictError
-// when the records it judged by have changed. Every admission is a new membership with an
-// ID of its own, which the mesh chooses, so that no machine can claim to be another.
+// admitOnce returns the candidate's record once it is a member, and a *ConflictError if
+// the records changed after they were read. Every admission is a new membership with
+// its own ID. The mesh chooses the ID, so that no machine can claim to be another.
 func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecord, error) {
 	rec := c.Host
 	token, tokenRev, err := s.checkToken(ctx, c, pin)
@@ -78,7 +79,7 @@ func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecor
 	case !errors.Is(err, fault.NoHost):
 		return rec, err
 	case token.UsedBy != nil:
-		return rec, fault.TokenUsed // and the host was removed since
+		return rec, fault.TokenUsed // the host that used it was removed since
 	}
 	now := time.Now().UTC()
 	token.UsedBy = &TokenUse{Host: c.Host.Name, KeyPin: pin.String(), At: now}
@@ -98,7 +99,8 @@ func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecor
 	return rec, err
 }
 
-// admitAgain takes over what the host says differently the second time.
+// admitAgain updates the record with what the host reports differently in a repeated
+// request.
 func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, rev uint64) (HostRecord, error) {
 	rec := c.Host
 	rec.ID, rec.KeyPin, rec.TokenID, rec.Joined = have.ID, have.KeyPin, have.TokenID, have.Joined
@@ -113,8 +115,8 @@ func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, r
 	return rec, err
 }
 
-// checkToken returns the token of a candidate if it may use it, or may ask again. What
-// is wrong with a token is told only to who knows its secret.
+// checkToken returns the token of a candidate that may use it, or may repeat its
+// request. Only a caller that knows the secret learns what is wrong with a token.
 func (s *Signer) checkToken(ctx context.Context, c Candidate, pin Pin) (TokenRecord, uint64, error) {
 	if !ValidTokenID(c.TokenID) {
 		return TokenRecord{}, 0, fault.TokenInvalid
@@ -138,7 +140,7 @@ func (s *Signer) checkToken(ctx context.Context, c Candidate, pin Pin) (TokenRec
 	return rec, rev, nil
 }
 
-// admission signs the certificate of a new member and gathers what it must know.
+// admission signs the certificate of a new member and collects the data that it needs.
 func (s *Signer) admission(ctx context.Context, c Candidate) (Admission, error) {
 	var rec CARecord
 	var gossip GossipRecord

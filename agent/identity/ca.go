@@ -21,7 +21,7 @@ const (
 	// DefaultAdminLifetime is how long an administrator's certificate is valid.
 	DefaultAdminLifetime = 365 * 24 * time.Hour
 	// Backdate is how long before its signing a certificate becomes valid, so that a
-	// host whose clock is a little behind accepts it.
+	// host with a slightly slow clock accepts it.
 	Backdate = time.Minute
 )
 
@@ -47,7 +47,7 @@ func NewCA(meshID string) (*CA, error) {
 		MaxPathLenZero:        true,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
-	cert, err := sign(tmpl, tmpl, &key.PublicKey, key)
+	cert, err := signCertificate(tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
 		return nil, fmt.Errorf("mesh CA: %w", err)
 	}
@@ -84,7 +84,7 @@ func (c *CA) Pin() Pin { return PinOf(c.cert) }
 
 // IssueNode signs a certificate for a host, usable as server and as client, and returns
 // the chain as PEM: the certificate, then the CA, so that a joining host can compare
-// the CA with its pin. sans are names and addresses besides the usual ones.
+// the CA with its pin. sans are additional names and addresses.
 func (c *CA) IssueNode(pub *ecdsa.PublicKey, node Node, sans []string, lifetime time.Duration) ([]byte, error) {
 	if err := node.Validate(); err != nil {
 		return nil, err
@@ -92,7 +92,7 @@ func (c *CA) IssueNode(pub *ecdsa.PublicKey, node Node, sans []string, lifetime 
 	if len(sans) > maxSANs {
 		return nil, fmt.Errorf("host %s asks for %d names, at most %d are allowed", node.Name, len(sans), maxSANs)
 	}
-	tmpl := c.leaf(NodeCommonName(node.Name), []string{NodeOrganization}, lifetime)
+	tmpl := c.leafTemplate(NodeCommonName(node.Name), []string{NodeOrganization}, lifetime)
 	tmpl.Subject.SerialNumber = node.ID
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	tmpl.DNSNames = []string{node.Name, "localhost", ServerName}
@@ -109,7 +109,7 @@ func (c *CA) IssueNode(pub *ecdsa.PublicKey, node Node, sans []string, lifetime 
 			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
 		}
 	}
-	cert, err := sign(tmpl, c.cert, pub, c.key)
+	cert, err := signCertificate(tmpl, c.cert, pub, c.key)
 	if err != nil {
 		return nil, fmt.Errorf("certificate of host %s: %w", node.Name, err)
 	}
@@ -118,7 +118,7 @@ func (c *CA) IssueNode(pub *ecdsa.PublicKey, node Node, sans []string, lifetime 
 
 // IssueClient signs a client certificate for a user of the API and returns it as PEM.
 // It refuses subjects that name a host; only IssueNode makes those. The certificate
-// cannot be revoked before it ends.
+// cannot be revoked before it expires.
 func (c *CA) IssueClient(pub *ecdsa.PublicKey, user string, groups []string, lifetime time.Duration) ([]byte, error) {
 	if user == "" {
 		return nil, errors.New("client certificate: user name is empty")
@@ -126,18 +126,18 @@ func (c *CA) IssueClient(pub *ecdsa.PublicKey, user string, groups []string, lif
 	if strings.HasPrefix(user, NodePrefix) || slices.Contains(groups, NodeOrganization) {
 		return nil, fmt.Errorf("client certificate: user %q, groups %q would name a host", user, groups)
 	}
-	tmpl := c.leaf(user, groups, lifetime)
+	tmpl := c.leafTemplate(user, groups, lifetime)
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	cert, err := sign(tmpl, c.cert, pub, c.key)
+	cert, err := signCertificate(tmpl, c.cert, pub, c.key)
 	if err != nil {
 		return nil, fmt.Errorf("client certificate of %s: %w", user, err)
 	}
 	return EncodeCertificates(cert), nil
 }
 
-// leaf returns the common template of the certificates that the CA signs. None
-// outlives the CA.
-func (c *CA) leaf(cn string, org []string, lifetime time.Duration) *x509.Certificate {
+// leafTemplate returns the common template of the certificates that the CA signs. None
+// of them is valid for longer than the CA.
+func (c *CA) leafTemplate(cn string, org []string, lifetime time.Duration) *x509.Certificate {
 	now := time.Now()
 	end := now.Add(lifetime)
 	if end.After(c.cert.NotAfter) {
@@ -152,7 +152,7 @@ func (c *CA) leaf(cn string, org []string, lifetime time.Duration) *x509.Certifi
 	}
 }
 
-func sign(tmpl, parent *x509.Certificate, pub *ecdsa.PublicKey, key *ecdsa.PrivateKey) (*x509.Certificate, error) {
+func signCertificate(tmpl, parent *x509.Certificate, pub *ecdsa.PublicKey, key *ecdsa.PrivateKey) (*x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, pub, key)
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)

@@ -45,13 +45,14 @@ type Info struct {
 	MeshAddress   string   `json:"meshAddress"`
 	GossipAddress string   `json:"gossipAddress"`
 	SANs          []string `json:"sans,omitempty"`
-	// Seeds are the other members as last known, to find the mesh by without the
-	// replicated store: at the first start, and after its copy here was lost.
+	// Seeds are the last known addresses of the other members. The host finds the mesh
+	// by them when it cannot read the replicated store: at its first start, and after
+	// it lost its copy of the store.
 	Seeds  []Seed    `json:"seeds,omitempty"`
 	Joined time.Time `json:"joined"`
 }
 
-// node returns whom the host's certificate names.
+// node returns the name and ID that the host's certificate carries.
 func (i Info) node() Node { return Node{Name: i.Host, ID: i.HostID} }
 
 // Seed is where a member can be reached.
@@ -73,11 +74,12 @@ type State struct {
 	// GossipKeys are 32 bytes each, the first encrypts.
 	GossipKeys [][]byte
 	// CAKey is the private key of the first CA in CABundle, PEM. With it the host can
-	// sign for itself while the replicated store does not answer; empty: it cannot.
+	// sign its own certificate while the replicated store does not answer. If it is
+	// empty, the host cannot.
 	CAKey []byte
-	// Founder says that the replicated store does not have all this yet: this is a mesh's
-	// first host before Seed. Only such a host may make the store; the marker goes when
-	// all this is in it.
+	// Founder marks the first host of a mesh until Seed has written this state to the
+	// replicated store. Only such a host may create the store; the marker is removed
+	// when the store holds everything.
 	Founder bool
 }
 
@@ -93,13 +95,14 @@ func Initialised(dir string) (bool, error) {
 	return true, nil
 }
 
-// stateDirMode lets QEMU's unprivileged user pass through the state directory to the
-// disks that it may open, and lets nobody but root list what is in it.
+// stateDirMode lets QEMU's unprivileged user traverse the state directory to the disks
+// that it may open, and lets only root list the directory.
 const stateDirMode fs.FileMode = 0o711
 
-// MakeStateDir makes the state directory, and lets other users pass through one that
-// exists. Guests cannot start where QEMU's user cannot pass, whatever made the
-// directory and with whichever umask. It may be repeated, and every start does.
+// MakeStateDir creates the state directory and sets its mode so that other users can
+// traverse it, even if it exists already. Guests cannot start where QEMU's user cannot
+// traverse the directory, so neither its creator nor the umask may decide the mode. It
+// may be called again; the agent calls it at every start.
 func MakeStateDir(dir string) error {
 	if err := os.MkdirAll(dir, stateDirMode); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
@@ -116,9 +119,9 @@ func MakeStateDir(dir string) error {
 	return nil
 }
 
-// CreateState writes an identity folder that was not there, as a whole or not at
-// all; ErrInitialised if there is one. A state whose parts do not belong together is
-// refused. It is on the disk when CreateState returns.
+// CreateState writes a new identity folder completely or not at all. It returns
+// ErrInitialised if there is one already, and refuses a state whose parts do not belong
+// together. The folder is synced to disk when CreateState returns.
 func CreateState(dir string, st State) error {
 	if err := checkNew(dir); err != nil {
 		return err
@@ -136,8 +139,8 @@ func CreateState(dir string, st State) error {
 	if err := writeState(staging, st); err != nil {
 		return errors.Join(fmt.Errorf("create identity: %w", err), os.RemoveAll(staging))
 	}
-	// A rename never replaces a folder that has files, so of two that run at the same
-	// time one loses, and it loses here.
+	// A rename never replaces a non-empty folder, so if two calls run at the same time,
+	// one of them fails here.
 	if err := durable.Rename(staging, filepath.Join(dir, folder)); err != nil {
 		if lost := checkNew(dir); lost != nil {
 			err = lost
@@ -147,14 +150,15 @@ func CreateState(dir string, st State) error {
 	return nil
 }
 
-// RemoveState deletes the identity folder: the host has left its mesh. It is no error
-// if there is none.
+// RemoveState deletes the identity folder of a host that has left its mesh. It is no
+// error if there is none.
 func RemoveState(dir string) error {
 	gone := filepath.Join(dir, stagingPrefix+"left")
 	if err := os.RemoveAll(gone); err != nil {
 		return fmt.Errorf("remove identity: %w", err)
 	}
-	// Renamed first, so that an interrupted removal does not leave half a member.
+	// Rename the folder first, so that an interrupted removal does not leave part of an
+	// identity.
 	if err := durable.Rename(filepath.Join(dir, folder), gone); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -167,7 +171,7 @@ func RemoveState(dir string) error {
 	return nil
 }
 
-// check says why the parts of a state do not belong together.
+// check returns an error if the parts of a state do not belong together.
 func (st State) check() (*material, error) {
 	if err := st.Info.node().Validate(); err != nil {
 		return nil, err
@@ -263,7 +267,7 @@ func readState(dir string) (State, error) {
 	return st, nil
 }
 
-// ReadInfo reads what the host knows about itself and its mesh. Unlike Open it may be
+// ReadInfo reads what the host knows about itself and its mesh. Unlike Open, it may be
 // called while the agent runs.
 func ReadInfo(dir string) (Info, error) {
 	data, err := os.ReadFile(filepath.Join(dir, folder, fileInfo))
@@ -310,7 +314,7 @@ func parseGossipKeys(text string) ([][]byte, error) {
 	return keys, ValidateGossipKeys(keys)
 }
 
-// ValidateGossipKeys says why keys cannot be a gossip keyring.
+// ValidateGossipKeys returns an error if keys cannot be a gossip keyring.
 func ValidateGossipKeys(keys [][]byte) error {
 	if len(keys) == 0 {
 		return errors.New("no gossip key")

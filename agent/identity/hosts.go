@@ -11,18 +11,18 @@ import (
 	"virtmesh/raftstore"
 )
 
-// expelled refuses a machine that is no host of the mesh any more: it was removed by
-// force, or it left and another bears its name.
-func expelled(node Node) error {
+// expelledFault is the error for a machine that is no longer a host of the mesh: it was
+// removed by force, or it left and another machine has its name now.
+func expelledFault(node Node) error {
 	return fault.New(fault.Expelled, "%w: it was %s", fault.Expelled, node).About(node.Name).
 		WithRemedy("to use it again, stop its agent, delete 'identity' and 'raft' from its state directory and its agent.yaml, and join it with a new token")
 }
 
-// departure is what the store keeps of a membership that has ended.
+// departure is the stored mark of a membership that has ended.
 type departure struct {
 	Host string    `json:"host"`
 	At   time.Time `json:"at"`
-	// Expelled says that the host was not asked.
+	// Expelled is true if the host was removed without being asked to leave.
 	Expelled bool `json:"expelled,omitempty"`
 }
 
@@ -67,9 +67,9 @@ func (h *Hosts) List(ctx context.Context, opts raftstore.ReadOptions) ([]HostRec
 	return hosts, nil
 }
 
-// Update changes the record of a host, for example when it got another address. change
-// may be called more than once; it cannot change the name and the ID. fault.Expelled: the
-// record is of another machine.
+// Update changes the record of a host, for example when its address changed. change may
+// be called more than once; it cannot change the name or the ID. Update returns
+// fault.Expelled if the record belongs to another machine.
 func (h *Hosts) Update(ctx context.Context, node Node, change func(*HostRecord)) error {
 	var conflict *raftstore.ConflictError
 	for attempt := 1; ; attempt++ {
@@ -89,7 +89,7 @@ func (h *Hosts) updateOnce(ctx context.Context, node Node, change func(*HostReco
 		return err
 	}
 	if rec.ID != node.ID {
-		return expelled(node)
+		return expelledFault(node)
 	}
 	change(&rec)
 	rec.Name, rec.ID = node.Name, node.ID
@@ -107,24 +107,25 @@ func (h *Hosts) updateOnce(ctx context.Context, node Node, change func(*HostReco
 	return err
 }
 
-// Remove deletes the record of a host that leaves by its own will; fault.NoHost if there is
-// none. From then on nobody renews the host's certificate and its name is free. The host
-// may still be talked to, because it has not finished leaving, until another machine
+// Remove deletes the record of a host that leaves voluntarily; it returns fault.NoHost
+// if there is none. From then on no host renews its certificate, and its name is free.
+// Other hosts may still talk to it while it finishes leaving, until another machine
 // takes its name.
 func (h *Hosts) Remove(ctx context.Context, host string) error {
-	return h.remove(ctx, host, departure{})
+	return h.removeHost(ctx, host, departure{})
 }
 
-// Expel removes a host that cannot be asked to leave, and bars the machine for ever:
-// should it come back, Admit turns it away on every host, although its certificate has
-// not ended. Another machine, or the same one emptied, may join under the name.
+// Expel removes a host that cannot be asked to leave, and bars the machine for good: if
+// it comes back, Admit refuses it on every host although its certificate is still
+// valid. Another machine, or the same one after its state was deleted, may join under
+// the name.
 func (h *Hosts) Expel(ctx context.Context, host string) error {
-	return h.remove(ctx, host, departure{Expelled: true})
+	return h.removeHost(ctx, host, departure{Expelled: true})
 }
 
-// remove deletes the record of a host and marks its ID in the same transaction. So
-// wherever a record with another ID is known, the mark of the one before is known too.
-func (h *Hosts) remove(ctx context.Context, host string, mark departure) error {
+// removeHost deletes the record of a host and marks its ID in the same transaction. So
+// a replica that has a record with a new ID also has the mark of the old one.
+func (h *Hosts) removeHost(ctx context.Context, host string, mark departure) error {
 	rec, rev, err := h.get(ctx, host, raftstore.ReadOptions{})
 	if err != nil {
 		return err
@@ -159,26 +160,26 @@ func (h *Hosts) Expelled(ctx context.Context, host string) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look whether host %s was expelled: %w", host, err)
+		return false, fmt.Errorf("check whether host %s was expelled: %w", host, err)
 	}
 	return true, nil
 }
 
-// Admit returns fault.Expelled for a machine that is no host any more, as far as the local
-// replica knows: it was expelled, or its name has passed to another. It does not block,
-// so it can be meshport.Config.Admit.
+// Admit returns fault.Expelled for a machine that is no longer a host, according to the
+// local replica: it was expelled, or its name belongs to another machine now. It does
+// not block, so it can be used as port.Config.Admit.
 //
-// It goes by the marks of departed IDs and not by the record alone. A replica that lags
-// may know the record of the machine before this one; were it to refuse the new one, and
-// that one led the group, it could never catch up. An ID that is not the record's and
-// bears no mark is newer than what this replica knows.
+// It checks the marks of departed IDs, not only the record. A replica that lags may
+// have the record of the previous machine. If it refused the new machine, and that
+// machine led the Raft group, the replica could never catch up. So Admit accepts an ID
+// that differs from the record and bears no mark: it is newer than the replica's state.
 func (h *Hosts) Admit(node Node) error {
 	gone, forced, err := h.departed(context.Background(), node, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil || !gone {
 		return err
 	}
 	if forced {
-		return expelled(node)
+		return expelledFault(node)
 	}
 	rec, err := h.Get(context.Background(), node.Name, raftstore.ReadOptions{Consistency: raftstore.Local})
 	switch {
@@ -187,12 +188,12 @@ func (h *Hosts) Admit(node Node) error {
 	case err != nil:
 		return err
 	case rec.ID != node.ID:
-		return expelled(node)
+		return expelledFault(node)
 	}
 	return nil
 }
 
-// departed tells whether a membership has ended, and whether by force.
+// departed reports whether a membership has ended, and whether by force.
 func (h *Hosts) departed(ctx context.Context, node Node, opts raftstore.ReadOptions) (gone, forced bool, err error) {
 	var mark departure
 	_, err = readJSON(ctx, h.store, departedKey(node.ID), opts, &mark)

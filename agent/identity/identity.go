@@ -19,13 +19,14 @@ import (
 	"virtmesh/storage/durable"
 )
 
-// Identity is the live identity of this host: what Open read from the state directory
-// and Install replaced since. TLS configurations ask it on every handshake, so a new
-// certificate takes effect at once and no connection is dropped. All methods may be
-// called at any time from any goroutine; only Install and SetSeeds block, on the disk.
+// Identity is the current identity of this host: what Open read from the state
+// directory, updated by Install. TLS configurations read it on every handshake, so a
+// new certificate takes effect at once and no connection is dropped. All methods may be
+// called at any time from any goroutine; only Install and SetSeeds block, on disk
+// writes.
 type Identity struct {
 	dir  string
-	info Info // but for the seeds
+	info Info // without the seeds
 
 	current atomic.Pointer[material]
 	seeds   atomic.Pointer[[]Seed]
@@ -36,7 +37,7 @@ type Identity struct {
 	founder bool
 }
 
-// material is what one rotation replaces together.
+// material is the set of keys and certificates that one rotation replaces together.
 type material struct {
 	cert   tls.Certificate
 	bundle []byte
@@ -44,8 +45,9 @@ type material struct {
 }
 
 // Open reads the identity of a state directory and checks that its parts belong
-// together. An expired certificate is no error: the host renews it. It removes what an
-// interrupted write left behind, so only the agent that owns the directory may call it.
+// together. An expired certificate is no error, because the agent renews it. Open
+// removes the remains of interrupted writes, so only the agent that owns the directory
+// may call it.
 func Open(dir string) (*Identity, error) {
 	st, err := readState(dir)
 	if err != nil {
@@ -77,9 +79,10 @@ func newMaterial(node Node, key *ecdsa.PrivateKey, chain, bundle []byte) (*mater
 	}
 	leaf := certs[0]
 	if !key.PublicKey.Equal(leaf.PublicKey) {
-		return nil, errors.New("host certificate: it is for another key")
+		return nil, errors.New("host certificate: its public key does not match the private key")
 	}
-	// Verified inside its own lifetime, because the caller may be about to renew it.
+	// Verify at a time within the certificate's validity, because the caller may be
+	// about to renew an expired one.
 	got, err := VerifyNode(certs, roots, leaf.NotBefore, x509.ExtKeyUsageServerAuth)
 	if err != nil {
 		return nil, fmt.Errorf("host certificate: %w", err)
@@ -111,8 +114,8 @@ func NewPool(bundle []byte) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// VerifyNode verifies at the given moment that a chain, leaf first, is a host
-// certificate of the mesh with these roots, for the given use, and returns the host.
+// VerifyNode verifies that a chain, leaf first, is a host certificate of the mesh with
+// these roots, valid at the given time and for the given use. It returns the host.
 func VerifyNode(chain []*x509.Certificate, roots *x509.CertPool, at time.Time, use x509.ExtKeyUsage) (Node, error) {
 	if len(chain) == 0 {
 		return Node{}, fmt.Errorf("%w: there is none", ErrNotNode)
@@ -182,9 +185,9 @@ func (i *Identity) GossipKeys() [][]byte {
 	return keys
 }
 
-// SetSeeds replaces the members to find the mesh by, on the disk and in memory, if they
-// have changed. A host that loses its copy of the replicated store has nothing else to
-// find the others by; that includes the first host of the mesh.
+// SetSeeds replaces the stored addresses of other members, on disk and in memory, if
+// they have changed. A host that loses its copy of the replicated store can find the
+// mesh only by these addresses; this is also true of the first host of the mesh.
 func (i *Identity) SetSeeds(seeds []Seed) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -204,9 +207,10 @@ func (i *Identity) SetSeeds(seeds []Seed) error {
 	return nil
 }
 
-// Install makes a new certificate for key the identity of this host: first on the
-// disk, then for every handshake from now on. A chain that does not name this host, is
-// not for key or is not signed by the bundle is refused, and the old one stays.
+// Install makes a new certificate for key the identity of this host: it writes the
+// certificate to disk and then uses it in every new handshake. It refuses a chain that
+// does not name this host, is not for key or is not signed by a CA in the bundle; the
+// old certificate then stays in use.
 func (i *Identity) Install(key *ecdsa.PrivateKey, issued Issued) error {
 	m, err := newMaterial(i.Node(), key, issued.Chain, issued.CABundle)
 	if err != nil {
@@ -218,9 +222,10 @@ func (i *Identity) Install(key *ecdsa.PrivateKey, issued Issued) error {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	// The bundle goes first: should the host stop in between, the old certificate must
-	// verify against the bundle on the disk. A mesh that changes its CA hands out both
-	// until every host has a certificate of the new one.
+	// Write the bundle first: if the host stops between the two writes, the old
+	// certificate must verify against the bundle on disk. A mesh that changes its CA
+	// distributes the old and the new CA together until every host has a certificate of
+	// the new one.
 	if !bytes.Equal(issued.CABundle, i.current.Load().bundle) {
 		if _, err := newMaterial(i.Node(), i.current.Load().key(), i.current.Load().chain(), issued.CABundle); err != nil {
 			return fmt.Errorf("install certificate: the new CA bundle does not hold the present CA: %w", err)
@@ -250,8 +255,8 @@ func (m *material) chain() []byte {
 
 func (i *Identity) path(name string) string { return filepath.Join(i.dir, folder, name) }
 
-// removeLeftovers deletes the temporary files of writes that a crash interrupted; they
-// hold private keys.
+// removeLeftovers deletes the temporary files of interrupted writes, because they hold
+// private keys.
 func removeLeftovers(dir string) error {
 	for at, prefix := range map[string]string{dir: stagingPrefix, filepath.Join(dir, folder): "."} {
 		entries, err := os.ReadDir(at)

@@ -17,20 +17,21 @@ import (
 	"virtmesh/storage/durable"
 )
 
-// InitOptions are the names of a mesh's first host.
+// InitOptions describe the first host of a new mesh.
 type InitOptions struct {
-	// Host is its name.
+	// Host is the name of the host.
 	Host string
 	// MeshAddress and GossipAddress are what other hosts dial, "host:port".
 	MeshAddress, GossipAddress string
 	// SANs are more names and addresses by which API clients know the host.
 	SANs []string
-	// Lifetime is that of the host's certificate; zero stands for
+	// Lifetime is how long the host's certificate is valid; zero stands for
 	// DefaultNodeLifetime.
 	Lifetime time.Duration
 }
 
-// ValidateAddress says why addr is not a "host:port" that others can dial.
+// ValidateAddress returns an error if addr is not a "host:port" that other hosts can
+// dial.
 func ValidateAddress(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -46,8 +47,8 @@ func ValidateAddress(addr string) error {
 	return nil
 }
 
-// NodeSANs returns the names and addresses for a host's certificate: those that were
-// asked for and the host part of its mesh address.
+// NodeSANs returns the names and addresses for a host's certificate: the requested ones
+// and the host part of its mesh address.
 func NodeSANs(meshAddress string, sans []string) []string {
 	out := slices.Clone(sans)
 	host, _, err := net.SplitHostPort(meshAddress)
@@ -69,10 +70,10 @@ func (o InitOptions) Validate() error {
 	return nil
 }
 
-// InitMesh makes a new mesh and this host its first member: a CA, a gossip key and a
-// certificate, all in the identity folder of the state directory, or nothing. It fails
-// with ErrInitialised if the directory holds an identity. The CA that it returns signs
-// before there is a store to read it from.
+// InitMesh makes a new mesh with this host as its first member. It writes a CA, a
+// gossip key and a certificate to the identity folder of the state directory, or
+// nothing on an error. It fails with ErrInitialised if the directory already holds an
+// identity. The caller can sign with the returned CA before a replicated store exists.
 func InitMesh(dir string, opts InitOptions) (*CA, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, fmt.Errorf("init: %w", err)
@@ -128,17 +129,17 @@ func newMesh(opts InitOptions) (*CA, State, error) {
 }
 
 // Founder reports whether this is the first host of a mesh whose CA is not in the
-// replicated store yet, that is whether Seed has work to do. Until then nobody else can
-// have joined, so an empty store here is the beginning of the mesh and not a lost copy.
+// replicated store yet, so that Seed must still run. Until then no other host can have
+// joined, so an empty store on this host is a new mesh and not a lost copy.
 func (i *Identity) Founder() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.founder
 }
 
-// Seed puts what InitMesh made into the replicated store: the CA, the gossip keys and
-// the record of the first host, in one transaction. The agent calls it at every start of
-// a founder, once the store answers; it may be interrupted at any point and called
+// Seed writes what InitMesh made to the replicated store: the CA, the gossip keys and
+// the record of the first host, in one transaction. The agent calls it at every start
+// of a founder, once the store answers. It may be interrupted at any point and called
 // again.
 func (i *Identity) Seed(ctx context.Context, store Store, version string, featureLevel uint32) error {
 	if !i.Founder() {
@@ -187,7 +188,7 @@ func (i *Identity) commitSeed(ctx context.Context, store Store, caKey []byte, ve
 	if !errors.As(err, &conflict) {
 		return err
 	}
-	// A Seed before this one got through. It must have been ours.
+	// An earlier Seed was committed. Check that it was for this mesh.
 	var have CARecord
 	if _, err := readJSON(ctx, store, KeyCA, raftstore.ReadOptions{}, &have); err != nil {
 		return err

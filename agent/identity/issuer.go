@@ -15,8 +15,9 @@ type Issued struct {
 	CABundle []byte `json:"caBundle"`
 }
 
-// Issuer signs the certificate of this host. Signer, on top of the local replica, is
-// one; the renewal calls of agent/port/enrol, which ask another member, are others.
+// Issuer signs the certificate of this host. Signer implements it with the local
+// replica of the store; package agent/port/enrol implements it with renewal calls to
+// other members.
 type Issuer interface {
 	// IssueNode returns a certificate for the public key of csr (DER). It may block on
 	// the network until ctx ends, and may be called from several goroutines.
@@ -35,11 +36,11 @@ var _ Issuer = IssuerFunc(nil)
 var ErrNoCAKey = errors.New("this host has no copy of the CA key")
 
 // SelfIssuer returns the Issuer that signs with the copy of the CA key in this host's
-// state directory. It is the last resort: when every host of a mesh was off until its
-// certificate ended, no two of them can talk, so there is no quorum, and a replica may
-// have to see a quorum before it knows even the CA. names are the names and addresses for
-// the certificate (NodeSANs), as the host's configuration has them now. A lifetime of
-// zero stands for DefaultNodeLifetime.
+// state directory. It is the last resort. If every host of a mesh was off until its
+// certificate expired, no two hosts can connect, so there is no quorum; and a replica
+// may need a quorum before it can even read the CA. names are the names and addresses
+// for the certificate (see NodeSANs), taken from the host's current configuration. A
+// lifetime of zero stands for DefaultNodeLifetime.
 func SelfIssuer(id *Identity, names []string, lifetime time.Duration) Issuer {
 	if lifetime <= 0 {
 		lifetime = DefaultNodeLifetime

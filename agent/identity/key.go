@@ -19,9 +19,9 @@ const (
 	pemPrivateKey  = "PRIVATE KEY"
 )
 
-// Pin is the SHA-256 of a public key in its SubjectPublicKeyInfo form. The pin of the
-// CA is the last part of a join token; the pin of a host's first key makes a repeated
-// join recognisable.
+// Pin is the SHA-256 of a public key in its SubjectPublicKeyInfo form. The last part of
+// a join token is the pin of the CA. The pin of a host's first key identifies a
+// repeated join request.
 type Pin [sha256.Size]byte
 
 // String returns the pin in URL-safe base64 without padding.
@@ -50,7 +50,7 @@ func PinOfKey(pub crypto.PublicKey) (Pin, error) {
 	return sha256.Sum256(der), nil
 }
 
-// NewKey makes a private key of the one kind the mesh uses, ECDSA P-256.
+// NewKey makes a private key of the only kind that the mesh uses, ECDSA P-256.
 func NewKey() (*ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -99,7 +99,8 @@ func EncodeCertificates(certs ...*x509.Certificate) []byte {
 	return out
 }
 
-// ParseCertificates reads every certificate of a PEM file, in order; none is an error.
+// ParseCertificates reads every certificate of a PEM file, in order. A file without any
+// certificate is an error.
 func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
 	for {
@@ -122,8 +123,8 @@ func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// NewCSR returns a signing request (DER) for a host. The subject is informative: the
-// signer decides the names.
+// NewCSR returns a signing request (DER) for a host. Its subject is only informative:
+// the signer chooses the names in the certificate.
 func NewCSR(key *ecdsa.PrivateKey, host string) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
 		Subject: pkix.Name{CommonName: NodeCommonName(host), Organization: []string{NodeOrganization}},
@@ -134,8 +135,9 @@ func NewCSR(key *ecdsa.PrivateKey, host string) ([]byte, error) {
 	return der, nil
 }
 
-// ParseCSR reads a signing request (DER), checks that its sender holds the private key
-// and that the key is ECDSA P-256, and returns the public key.
+// ParseCSR reads a signing request (DER) and returns its public key. It checks the
+// request's signature, which proves that the sender has the private key, and that the
+// key is ECDSA P-256.
 func ParseCSR(der []byte) (*ecdsa.PublicKey, error) {
 	csr, err := x509.ParseCertificateRequest(der)
 	if err != nil {

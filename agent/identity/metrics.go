@@ -6,8 +6,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// renewMetrics are the metrics of a Renewer. Without a registerer they are counted
-// and never shown.
+// renewMetrics are the metrics of a Renewer. Without a registerer they are counted but
+// not exported.
 type renewMetrics struct {
 	registerer prometheus.Registerer
 	renewals   *prometheus.CounterVec
@@ -26,7 +26,7 @@ func newRenewMetrics(reg prometheus.Registerer, id *Identity) (*renewMetrics, er
 	m.renewals.WithLabelValues("failure")
 	expiry := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "virtmesh_identity_certificate_expiry_timestamp_seconds",
-		Help: "When this host's certificate ends, in seconds since 1970.",
+		Help: "When this host's certificate expires, in seconds since 1970.",
 	}, func() float64 { return float64(id.Leaf().NotAfter.Unix()) })
 	if reg == nil {
 		return m, nil

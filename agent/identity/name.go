@@ -26,21 +26,21 @@ const (
 	ServerName = "virtmesh"
 )
 
-// maxHostName is the longest host name: a DNS label, because the name is also the
-// value of the label kubernetes.io/hostname and the guest-visible name of the host.
+// maxHostName is the longest host name. A host name is a DNS label, because it is also
+// the value of the label kubernetes.io/hostname and the host name that guests see.
 const maxHostName = 63
 
 // hostIDLen is how many random bytes a host ID has.
 const hostIDLen = 16
 
-// maxSANs bounds the extra names and addresses one host may ask for.
+// maxSANs bounds how many extra names and addresses one host may request.
 const maxSANs = 32
 
 // ErrNotNode is returned for a certificate that does not name a host of the mesh.
 var ErrNotNode = errors.New("certificate does not name a mesh host")
 
-// ValidateHostName says why name cannot be a host name: names are DNS labels in lower
-// case of at most 63 characters, and not all of them are free.
+// ValidateHostName returns an error if name cannot be a host name. Host names are
+// lower-case DNS labels of at most 63 characters; some names are reserved.
 func ValidateHostName(name string) error {
 	switch {
 	case name == "":
@@ -54,7 +54,7 @@ func ValidateHostName(name string) error {
 		return fmt.Errorf("host name %q is an address", name)
 	}
 	if !ValidLabel(name) {
-		return fmt.Errorf("host name %q: only lower-case letters, digits and '-' are allowed, and it begins and ends with a letter or digit", clip(name))
+		return fmt.Errorf("host name %q: only lower-case letters, digits and '-' are allowed, and it must begin and end with a letter or digit", clip(name))
 	}
 	return nil
 }
@@ -62,12 +62,12 @@ func ValidateHostName(name string) error {
 // ValidLabel reports whether s is a DNS label in lower case.
 func ValidLabel(s string) bool { return validDNSName(s) && !strings.Contains(s, ".") }
 
-// ValidateSAN says why san cannot stand in a host certificate: it is neither an
-// address nor a DNS name.
+// ValidateSAN returns an error if san cannot be in a host certificate, because it is
+// neither an address nor a DNS name.
 func ValidateSAN(san string) error {
 	if a, err := netip.ParseAddr(san); err == nil {
 		if a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
-			return fmt.Errorf("address %q cannot stand in a certificate", san)
+			return fmt.Errorf("address %q cannot be in a certificate", san)
 		}
 		return nil
 	}
@@ -80,8 +80,8 @@ func ValidateSAN(san string) error {
 // NodeCommonName returns the common name of the certificate of host.
 func NodeCommonName(host string) string { return NodePrefix + host }
 
-// Node is whom a host certificate names. A name can be given to another machine once
-// its host is gone; the ID is that of one membership and never comes again.
+// Node is the host that a certificate names. Another machine can take the name once its
+// host is gone; the ID belongs to one membership and is never used again.
 type Node struct {
 	// Name is the host name.
 	Name string
@@ -103,15 +103,15 @@ func (n Node) Validate() error {
 	return nil
 }
 
-// NewNode returns a new membership under a name, with a random ID.
+// NewNode returns a Node with this name and a new random ID, for a new membership.
 func NewNode(name string) Node {
 	var id [hostIDLen]byte
 	rand.Read(id[:])
 	return Node{Name: name, ID: hex.EncodeToString(id[:])}
 }
 
-// NodeOf returns the host that cert names, or ErrNotNode. It reads the subject only:
-// the caller has verified the chain.
+// NodeOf returns the host that cert names, or ErrNotNode. It only reads the subject:
+// the caller must have verified the chain.
 func NodeOf(cert *x509.Certificate) (Node, error) {
 	name, found := strings.CutPrefix(cert.Subject.CommonName, NodePrefix)
 	if !found || !slices.Contains(cert.Subject.Organization, NodeOrganization) {
@@ -124,8 +124,9 @@ func NodeOf(cert *x509.Certificate) (Node, error) {
 	return node, nil
 }
 
-// ClaimsNode reports whether cert has anything by which it could pass as a host's, well
-// formed or not. What claims to be a host must be judged as one.
+// ClaimsNode reports whether cert has anything that could make it pass as a host
+// certificate, well formed or not. Callers must check such a certificate as one of a
+// host.
 func ClaimsNode(cert *x509.Certificate) bool {
 	return strings.HasPrefix(cert.Subject.CommonName, NodePrefix) ||
 		slices.Contains(cert.Subject.Organization, NodeOrganization)

@@ -14,18 +14,20 @@ import (
 	"virtmesh/raftstore"
 )
 
-// RenewGrace is how long after its end a certificate still proves who asks for the next
-// one. A host that was off for longer signs for itself, from its own replica, or joins
-// anew.
+// RenewGrace is how long an expired certificate can still be used to request the next
+// one. A host that was off for longer signs for itself, with the CA key that it holds,
+// or joins again.
 const RenewGrace = 30 * 24 * time.Hour
 
-// proofContext keeps the signature from meaning anything else.
+// proofContext is signed together with the request, so that the signature cannot be
+// used for anything else.
 const proofContext = "virtmesh certificate renewal v1\x00"
 
-// RenewalProof asks for the next certificate of a host: its present certificate, a
-// signing request for the next key, and the request signed with the present key. It
-// needs no TLS client certificate, so it works when the present one has ended. Whoever
-// records one gains nothing: the answer is for a key that he does not have.
+// RenewalProof asks for the next certificate of a host. It holds the present
+// certificate, a signing request for the next key, and the request's signature by the
+// present key. It needs no TLS client certificate, so it also works when the present
+// one has expired. An eavesdropper gains nothing by replaying it: the answer is for a
+// key that he does not have.
 type RenewalProof struct {
 	Chain     []byte `json:"chain"`
 	CSR       []byte `json:"csr"`
@@ -49,8 +51,8 @@ func proofDigest(csr []byte) []byte {
 	return h.Sum(nil)
 }
 
-// node returns who made a proof, judged at the given moment.
-func (p RenewalProof) node(roots *x509.CertPool, now time.Time) (Node, error) {
+// verifiedNode verifies a proof at the given time and returns the host that made it.
+func (p RenewalProof) verifiedNode(roots *x509.CertPool, now time.Time) (Node, error) {
 	chain, err := ParseCertificates(p.Chain)
 	if err != nil {
 		return Node{}, fmt.Errorf("%w: %w", fault.BadProof, err)
@@ -76,8 +78,8 @@ func (p RenewalProof) node(roots *x509.CertPool, now time.Time) (Node, error) {
 // RenewByProof signs the request of a proof for the host that made it, if the host is
 // still a member.
 func (s *Signer) RenewByProof(ctx context.Context, p RenewalProof) (string, Issued, error) {
-	// The CA of a mesh hardly ever changes, and a bundle that is too old refuses, so
-	// the local replica will do.
+	// The local replica is good enough: the CA of a mesh hardly ever changes, and an
+	// outdated bundle can only make the verification fail.
 	var rec CARecord
 	_, err := readJSON(ctx, s.store, KeyCA, raftstore.ReadOptions{Consistency: raftstore.Local}, &rec)
 	if errors.Is(err, raftstore.ErrNotFound) {
@@ -90,7 +92,7 @@ func (s *Signer) RenewByProof(ctx context.Context, p RenewalProof) (string, Issu
 	if err != nil {
 		return "", Issued{}, err
 	}
-	node, err := p.node(roots, time.Now())
+	node, err := p.verifiedNode(roots, time.Now())
 	if err != nil {
 		return "", Issued{}, err
 	}

@@ -18,8 +18,9 @@ import (
 type RenewerConfig struct {
 	// Identity is renewed.
 	Identity *Identity
-	// Issuers are asked in this order until one signs, or says fault.NoHost or fault.Expelled. An agent has
-	// the signer of its own replica, the other members, and SelfIssuer last.
+	// Issuers are asked in this order until one signs, or answers fault.NoHost or
+	// fault.Expelled. An agent lists the signer of its own replica, then the other
+	// members, and SelfIssuer last.
 	Issuers []Issuer
 	// Attempt bounds one request to one issuer.
 	Attempt time.Duration
@@ -58,10 +59,10 @@ func (c RenewerConfig) Validate() error {
 	return nil
 }
 
-// Renewer keeps the certificate of this host young: at about two thirds of its life it
-// makes a new key, has it signed and installs both. Failed rounds are repeated with
-// growing pauses for as long as it runs, also past the end of the certificate. It
-// starts with New and ends with Shutdown.
+// Renewer renews the certificate of this host before it expires: at about two thirds of
+// its lifetime it makes a new key, has it signed and installs key and certificate. It
+// repeats failed rounds with growing pauses until Shutdown, even after the certificate
+// has expired. NewRenewer starts it and Shutdown ends it.
 type Renewer struct {
 	cfg     RenewerConfig
 	metrics *renewMetrics
@@ -97,7 +98,7 @@ func (r *Renewer) Shutdown() {
 
 func (r *Renewer) run(ctx context.Context) {
 	var failures int
-	due := r.due()
+	due := r.renewalTime()
 	for {
 		if !napUntil(ctx, due) {
 			return
@@ -107,27 +108,27 @@ func (r *Renewer) run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			pause := r.pause(failures)
+			pause := r.retryPause(failures)
 			failures++
 			r.cfg.Logger.Warn("certificate not renewed", "err", err, "expires", r.cfg.Identity.Leaf().NotAfter, "retryIn", pause)
 			due = time.Now().Add(pause)
 		default:
 			failures = 0
-			due = r.due()
+			due = r.renewalTime()
 			r.cfg.Logger.Info("certificate renewed", "expires", r.cfg.Identity.Leaf().NotAfter, "nextRenewal", due)
 		}
 	}
 }
 
-// Renew renews the certificate now, whatever its age. The agent calls it at its start
-// when the certificate has expired, because nothing else can work before.
+// Renew renews the certificate now, whatever its age. The agent calls it at startup
+// when the certificate has expired, because nothing else works without a valid one.
 func (r *Renewer) Renew(ctx context.Context) error {
-	err := r.renew(ctx)
+	err := r.renewOnce(ctx)
 	r.metrics.count(err)
 	return err
 }
 
-func (r *Renewer) renew(ctx context.Context) error {
+func (r *Renewer) renewOnce(ctx context.Context) error {
 	key, err := NewKey()
 	if err != nil {
 		return err
@@ -151,7 +152,7 @@ func (r *Renewer) renew(ctx context.Context) error {
 			err = fmt.Errorf("%w; %w", failed, err)
 		}
 		failed = err
-		// A host that was removed does not go on to sign for itself.
+		// A host that was removed must not ask SelfIssuer, the last in the list.
 		if ctx.Err() != nil || errors.Is(err, fault.NoHost) || errors.Is(err, fault.Expelled) {
 			break
 		}
@@ -159,10 +160,10 @@ func (r *Renewer) renew(ctx context.Context) error {
 	return fmt.Errorf("renew certificate of %s: %w", r.cfg.Identity.Host(), failed)
 }
 
-// due returns when the current certificate should be renewed: at two thirds of its
-// life, moved by up to a tenth of it either way, so that hosts that started together do
-// not ask together.
-func (r *Renewer) due() time.Time {
+// renewalTime returns when the current certificate should be renewed: at two thirds of
+// its lifetime, shifted at random by up to a tenth of it in either direction, so that
+// hosts that started together do not renew together.
+func (r *Renewer) renewalTime() time.Time {
 	leaf := r.cfg.Identity.Leaf()
 	signed := leaf.NotBefore.Add(Backdate)
 	life := leaf.NotAfter.Sub(signed)
@@ -170,9 +171,10 @@ func (r *Renewer) due() time.Time {
 	return signed.Add(life*2/3 + jitter)
 }
 
-// pause doubles from RetryMin to RetryMax, but never so long that fewer than ten
-// rounds fit into the last third of the certificate's life.
-func (r *Renewer) pause(failures int) time.Duration {
+// retryPause returns how long to wait after a number of failed rounds. It doubles from
+// RetryMin to RetryMax, but stays short enough for ten rounds in the last third of the
+// certificate's lifetime.
+func (r *Renewer) retryPause(failures int) time.Duration {
 	leaf := r.cfg.Identity.Leaf()
 	most := min(r.cfg.RetryMax, max(r.cfg.RetryMin, leaf.NotAfter.Sub(leaf.NotBefore)/30))
 	pause := r.cfg.RetryMin << min(failures, 20)
@@ -182,8 +184,8 @@ func (r *Renewer) pause(failures int) time.Duration {
 	return pause/2 + rand.N(pause/2+1)
 }
 
-// napUntil waits for a moment of the wall clock and reports whether it came before ctx
-// ended.
+// napUntil waits until the wall clock reaches due and reports whether it did so before
+// ctx ended.
 func napUntil(ctx context.Context, due time.Time) bool {
 	due = due.Round(0) // without the monotonic reading
 	for {

@@ -10,19 +10,19 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Signer signs certificates with the CA that the local replica of the store holds.
-// Every host has one. It is safe for concurrent use.
+// Signer signs certificates with the CA from the local replica of the store. Every host
+// has one. It is safe for concurrent use.
 type Signer struct {
 	store    Store
 	lifetime time.Duration
 	patience time.Duration
 }
 
-// defaultPatience is how long a signer waits for a linearizable read.
+// defaultPatience bounds how long a signer waits for a linearizable read.
 const defaultPatience = 2 * time.Second
 
-// NewSigner returns a Signer whose host certificates live for lifetime; zero stands for
-// DefaultNodeLifetime.
+// NewSigner returns a Signer whose host certificates are valid for lifetime; zero
+// stands for DefaultNodeLifetime.
 func NewSigner(store Store, lifetime time.Duration) *Signer {
 	if lifetime <= 0 {
 		lifetime = DefaultNodeLifetime
@@ -30,13 +30,15 @@ func NewSigner(store Store, lifetime time.Duration) *Signer {
 	return &Signer{store: store, lifetime: lifetime, patience: defaultPatience}
 }
 
-// RenewHost signs csr (DER) for a member. The caller has made sure that the node asks.
-// The names in the certificate are those of the host's record; a host without one gets
-// fault.NoHost, and one whose name has passed to another machine fault.Expelled.
+// RenewHost signs csr (DER) for a member. The caller must have verified that the
+// request comes from node. The names in the certificate are those of the host's record.
+// A host without a record gets fault.NoHost, and a machine whose name now belongs to
+// another machine gets fault.Expelled.
 //
-// The record is read linearizably if the store answers soon, and else from the local
-// replica: a mesh that lost its quorum, or was switched off for longer than its
-// certificates live, must be able to renew them, or it could never come back.
+// RenewHost reads the record linearizably if the store answers soon, and otherwise from
+// the local replica. A mesh that lost its quorum, or was switched off for longer than
+// its certificates are valid, must still be able to renew them; otherwise it could
+// never recover.
 func (s *Signer) RenewHost(ctx context.Context, node Node, csr []byte) (Issued, error) {
 	pub, err := ParseCSR(csr)
 	if err != nil {
@@ -69,9 +71,10 @@ func (s *Signer) CA(ctx context.Context) (*CA, []byte, error) {
 	return s.ca(ctx, raftstore.ReadOptions{})
 }
 
-// member returns the record of a host and how fresh it could be read. fault.NoHost and
-// fault.Expelled are certain: a local replica that knows nothing of the host, or another
-// machine of its name, proves nothing.
+// member returns the record of a host, and the read options with which it could be
+// read. It returns fault.NoHost and fault.Expelled only after a linearizable read: a
+// local replica that has no record of the host, or the record of another machine with
+// its name, may just be out of date.
 func (s *Signer) member(ctx context.Context, node Node) (HostRecord, raftstore.ReadOptions, error) {
 	hosts := NewHosts(s.store)
 	soon, cancel := context.WithTimeout(ctx, s.patience)
@@ -79,11 +82,11 @@ func (s *Signer) member(ctx context.Context, node Node) (HostRecord, raftstore.R
 	rec, err := hosts.Get(soon, node.Name, raftstore.ReadOptions{})
 	switch {
 	case err == nil && rec.ID != node.ID:
-		return rec, raftstore.ReadOptions{}, expelled(node)
+		return rec, raftstore.ReadOptions{}, expelledFault(node)
 	case errors.Is(err, fault.NoHost):
-		// It may have been removed before anybody took its name: then say so.
+		// If the host was expelled and no other machine took its name, report that.
 		if _, forced, markErr := hosts.departed(soon, node, raftstore.ReadOptions{}); markErr == nil && forced {
-			err = expelled(node)
+			err = expelledFault(node)
 		}
 		return rec, raftstore.ReadOptions{}, err
 	case err == nil || ctx.Err() != nil:

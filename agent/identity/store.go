@@ -28,11 +28,11 @@ const (
 	HostsPrefix = "/mesh/hosts/"
 	// TokensPrefix, followed by the token id, holds a TokenRecord.
 	TokensPrefix = "/mesh/tokens/"
-	// ExpelledPrefix, followed by the host name, marks a name whose host was expelled, until
-	// another takes it.
+	// ExpelledPrefix, followed by the host name, marks a name whose host was expelled,
+	// until another machine takes the name.
 	ExpelledPrefix = "/mesh/expelled/"
-	// DepartedPrefix, followed by a host ID, marks a membership that has ended. Such a
-	// mark stays for ever: IDs never come again.
+	// DepartedPrefix, followed by a host ID, marks a membership that has ended. The
+	// mark is never deleted, because host IDs are never used again.
 	DepartedPrefix = "/mesh/departed/"
 )
 
@@ -40,7 +40,7 @@ const (
 // first host has not put it there yet, or this replica has not caught up.
 var ErrNotSeeded = errors.New("the mesh CA is not in the replicated store yet")
 
-// CARecord is the mesh CA as the store keeps it.
+// CARecord is the mesh CA as it is stored.
 type CARecord struct {
 	MeshID string `json:"meshID"`
 	// Certificate and Key are the CA that signs, PEM.
@@ -50,24 +50,25 @@ type CARecord struct {
 	Bundle []byte `json:"bundle"`
 }
 
-// GossipRecord is the keyring that encrypts gossip.
+// GossipRecord is the stored keyring that encrypts gossip.
 type GossipRecord struct {
 	// Keys are 32 bytes each; the first encrypts.
 	Keys [][]byte `json:"keys"`
 }
 
-// HostRecord says that a host is a member. Without one its certificate is not renewed.
+// HostRecord makes a host a member. The certificate of a host without a record is not
+// renewed.
 type HostRecord struct {
 	Name string `json:"name"`
-	// ID is that of the machine that bears the name now. Whoever shows a certificate of
-	// the mesh with another ID bore the name before it.
+	// ID belongs to the machine that has the name now. A certificate of the mesh with
+	// the same name and another ID belongs to a machine that had the name earlier.
 	ID            string   `json:"id"`
 	MeshAddress   string   `json:"meshAddress"`
 	GossipAddress string   `json:"gossipAddress"`
 	SANs          []string `json:"sans,omitempty"`
 	// KeyPin is the pin of the key that the host joined with.
 	KeyPin string `json:"keyPin"`
-	// TokenID is the token it joined with; empty for the first host.
+	// TokenID is the token that the host joined with; empty for the first host.
 	TokenID      string    `json:"tokenID,omitempty"`
 	Version      string    `json:"version,omitempty"`
 	FeatureLevel uint32    `json:"featureLevel,omitempty"`
@@ -102,7 +103,7 @@ func HostKey(host string) string { return HostsPrefix + host }
 // TokenKey returns the key of a token's record.
 func TokenKey(id string) string { return TokensPrefix + id }
 
-// Node returns whom the host's certificates name.
+// Node returns the name and ID that the host's certificates carry.
 func (r HostRecord) Node() Node { return Node{Name: r.Name, ID: r.ID} }
 
 func expelledKey(host string) string { return ExpelledPrefix + host }

@@ -23,8 +23,9 @@ var ErrTokenFormat = errors.New("not a join token (want vm1.<id>.<secret>.<pin>)
 // idEncoding has only letters and digits that a person can type.
 var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// Token is what a joining host is given: which token, the secret that proves it, and
-// the pin by which it recognises the mesh. It prints as vm1.<id>.<secret>.<pin>.
+// Token is what the operator gives to a joining host: the token's ID, the secret that
+// proves possession of it, and the pin by which the host recognises the mesh. Encode
+// writes it as vm1.<id>.<secret>.<pin>.
 type Token struct {
 	// ID names the token in the store and in lists. It is no secret.
 	ID string
@@ -63,7 +64,8 @@ func ParseToken(s string) (Token, error) {
 	if t.Pin, err = ParsePin(parts[3]); err != nil {
 		return Token{}, fmt.Errorf("%w: bad pin", ErrTokenFormat)
 	}
-	// The decoder skips line breaks; a token has exactly one spelling.
+	// The base64 decoder skips line breaks; reject them, so that a token has exactly
+	// one spelling.
 	if t.Encode() != strings.TrimSpace(s) {
 		return Token{}, ErrTokenFormat
 	}
@@ -75,7 +77,7 @@ func (t Token) Encode() string {
 	return strings.Join([]string{tokenVersion, t.ID, base64.RawURLEncoding.EncodeToString(t.Secret[:]), t.Pin.String()}, ".")
 }
 
-// String hides the secret, so that a token that is logged by mistake stays one.
+// String hides the secret, so that logging a token by mistake does not reveal it.
 func (t Token) String() string { return tokenVersion + "." + t.ID + ".***" }
 
 // GoString hides the secret like String.

@@ -16,8 +16,8 @@ const (
 	DefaultTokenTTL = time.Hour
 	// MaxTokenTTL is the longest time a token can be given.
 	MaxTokenTTL = 30 * 24 * time.Hour
-	// RetryWindow is how long after its use a token still answers the same host with
-	// the same key, so that a lost answer can be asked for again.
+	// RetryWindow is how long after its use a token still admits the same host with the
+	// same key, so that the host can repeat a request whose answer was lost.
 	RetryWindow = 15 * time.Minute
 )
 
@@ -28,7 +28,7 @@ type TokenUse struct {
 	At     time.Time `json:"at"`
 }
 
-// TokenRecord is a token as the store keeps it. It holds no secret.
+// TokenRecord is a token as it is stored. It does not hold the secret.
 type TokenRecord struct {
 	ID string `json:"id"`
 	// SecretSHA256 is the hash of the secret.
@@ -50,8 +50,8 @@ func NewTokens(store Store) *Tokens {
 	return &Tokens{store: store, signer: NewSigner(store, 0)}
 }
 
-// Create makes a token that can be used for ttl; zero stands for DefaultTokenTTL. The
-// secret is in the returned token and nowhere else.
+// Create makes a token that can be used for ttl; zero stands for DefaultTokenTTL. Only
+// the returned token holds the secret.
 func (t *Tokens) Create(ctx context.Context, ttl time.Duration) (Token, TokenRecord, error) {
 	if ttl == 0 {
 		ttl = DefaultTokenTTL
@@ -81,7 +81,7 @@ func (t *Tokens) Create(ctx context.Context, ttl time.Duration) (Token, TokenRec
 	return token, rec, nil
 }
 
-// List returns all tokens in the order of their ids, used and expired ones too.
+// List returns all tokens in the order of their IDs, including used and expired ones.
 func (t *Tokens) List(ctx context.Context) ([]TokenRecord, error) {
 	recs, _, err := t.list(ctx)
 	return recs, err
@@ -114,7 +114,7 @@ func (t *Tokens) Revoke(ctx context.Context, id string) error {
 		return fmt.Errorf("revoke token %s: %w", id, fault.TokenInvalid)
 	}
 	if err == nil {
-		err = t.remove(ctx, id, rec.ModRevision)
+		err = t.deleteToken(ctx, id, rec.ModRevision)
 	}
 	if err != nil {
 		return fmt.Errorf("revoke token %s: %w", id, err)
@@ -122,8 +122,8 @@ func (t *Tokens) Revoke(ctx context.Context, id string) error {
 	return nil
 }
 
-// Prune deletes the tokens that nobody can use any more, also not to ask again, and
-// returns how many. One host of the mesh calls it now and then.
+// Prune deletes the tokens that can no longer be used, not even to repeat a request,
+// and returns how many it deleted. One host of the mesh calls it periodically.
 func (t *Tokens) Prune(ctx context.Context) (int, error) {
 	recs, revs, err := t.list(ctx)
 	if err != nil {
@@ -139,7 +139,7 @@ func (t *Tokens) Prune(ctx context.Context) (int, error) {
 			continue
 		}
 		var changed *raftstore.ConflictError
-		err := t.remove(ctx, rec.ID, revs[i])
+		err := t.deleteToken(ctx, rec.ID, revs[i])
 		if err != nil && !errors.As(err, &changed) {
 			return pruned, fmt.Errorf("prune tokens: %w", err)
 		}
@@ -150,7 +150,7 @@ func (t *Tokens) Prune(ctx context.Context) (int, error) {
 	return pruned, nil
 }
 
-func (t *Tokens) remove(ctx context.Context, id string, rev uint64) error {
+func (t *Tokens) deleteToken(ctx context.Context, id string, rev uint64) error {
 	_, err := t.store.Commit(ctx, raftstore.Txn{
 		If:  []raftstore.Condition{{Key: TokenKey(id), ModRevision: rev}},
 		Ops: []raftstore.Op{{Key: TokenKey(id), Delete: true}},

@@ -38,9 +38,9 @@ func NewMesh(t testing.TB) *Mesh {
 	return &Mesh{Store: store, CA: ca, First: id}
 }
 
-// Host returns the identity of another host, with a certificate that lives for lifetime
-// (zero: the default). If the store has a record of the name it is that host; else it
-// has no record.
+// Host returns the identity of another host, with a certificate that is valid for
+// lifetime (zero: the default). If the store has a record of that name, the identity
+// has the record's ID; otherwise the store holds no record of it.
 func (m *Mesh) Host(t testing.TB, name string, lifetime time.Duration) *identity.Identity {
 	t.Helper()
 	if lifetime == 0 {
@@ -81,7 +81,7 @@ func (m *Mesh) Host(t testing.TB, name string, lifetime time.Duration) *identity
 	return id
 }
 
-// Admin returns an administrator's certificate that lives for lifetime, with its key.
+// Admin returns an administrator's certificate, valid for lifetime, with its key.
 func (m *Mesh) Admin(t testing.TB, lifetime time.Duration) *tls.Certificate {
 	t.Helper()
 	key, err := identity.NewKey()

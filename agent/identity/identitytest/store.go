@@ -22,12 +22,14 @@ type Store struct {
 	records map[string]raftstore.Record
 	commits int
 
-	// BeforeCommit, if set, runs before each Commit is judged; an error refuses it.
+	// BeforeCommit, if set, runs before the conditions of each Commit are checked; if
+	// it returns an error, the Commit fails with that error.
 	BeforeCommit func(raftstore.Txn) error
-	// AfterCommit, if set, runs after each Commit was carried out; an error is
-	// returned although it was.
+	// AfterCommit, if set, runs after each Commit was applied; if it returns an error,
+	// Commit returns that error although the change was made.
 	AfterCommit func(raftstore.Txn) error
-	// BeforeRead, if set, runs before each Get and List; an error is returned.
+	// BeforeRead, if set, runs before each Get and List; if it returns an error, the
+	// read fails with that error.
 	BeforeRead func(raftstore.ReadOptions) error
 }
 
@@ -36,7 +38,7 @@ var _ identity.Store = (*Store)(nil)
 // NewStore returns an empty store.
 func NewStore() *Store { return &Store{records: make(map[string]raftstore.Record)} }
 
-// Commit carries out a txn if its conditions hold.
+// Commit applies a txn if its conditions hold.
 func (s *Store) Commit(ctx context.Context, txn raftstore.Txn) (raftstore.TxnResult, error) {
 	if err := ctx.Err(); err != nil {
 		return raftstore.TxnResult{}, err
@@ -117,7 +119,7 @@ func (s *Store) List(ctx context.Context, req raftstore.ListRequest) (raftstore.
 	return res, nil
 }
 
-// Commits returns how many txns were carried out.
+// Commits returns how many txns were applied.
 func (s *Store) Commits() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
