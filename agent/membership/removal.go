@@ -61,7 +61,7 @@ func (r removal) steps() []RemovalStep {
 	plain := func(do func(context.Context) error) func(context.Context, func(done, total int64)) error {
 		return func(ctx context.Context, _ func(done, total int64)) error { return do(ctx) }
 	}
-	return []RemovalStep{
+	steps := []RemovalStep{
 		{"bar the host", plain(r.expel)},
 		{"remove the replica", plain(r.removeReplica)},
 		// Without capacity the rules refuse every new claim on the host, so the list
@@ -71,6 +71,30 @@ func (r removal) steps() []RemovalStep {
 		{"release the volumes", plain(r.releaseVolumes)},
 		{"forget the Node and the subnet", plain(r.forget)},
 	}
+	for i, step := range steps[1:] {
+		steps[i+1].Do = func(ctx context.Context, report func(done, total int64)) error {
+			if err := r.mustBeBarred(ctx); err != nil {
+				return err
+			}
+			return step.Do(ctx, report)
+		}
+	}
+	return steps
+}
+
+// mustBeBarred returns a fault.Conflict if a machine has joined under the host's
+// name since the host was barred. A removal may go on hours after it began, and
+// what the mesh holds under the name is then the new machine's.
+func (r removal) mustBeBarred(ctx context.Context) error {
+	_, err := r.hosts.Get(ctx, r.host, raftstore.ReadOptions{})
+	switch {
+	case errors.Is(err, fault.NoHost):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look whether %s has joined again: %w", r.host, err)
+	}
+	return fault.New(fault.Conflict, "a machine has joined the mesh as %s since the old one was barred", r.host).About(r.host).
+		WithRemedy("instances of the old machine that are left can be deleted; to remove the new one, stop its agent and remove the host again")
 }
 
 // run does all steps.

@@ -27,7 +27,16 @@ func (m *Member) RemovalSteps(
 	check := RemovalStep{Name: "check that the host is dead", Do: func(ctx context.Context, _ func(done, total int64)) error {
 		return a.mustBeRemovable(ctx, host)
 	}}
-	return append([]RemovalStep{check}, a.removal(host).steps()...)
+	steps := a.removal(host).steps()
+	bar := steps[0].Do
+	steps[0].Do = func(ctx context.Context, report func(done, total int64)) error {
+		// The check may be long ago, when another host goes on with the removal.
+		if err := a.mustBeDead(host); err != nil {
+			return err
+		}
+		return bar(ctx, report)
+	}
+	return append([]RemovalStep{check}, steps...)
 }
 
 // burial is the one duty that the removal of another host needs.
@@ -41,10 +50,18 @@ func (b burial) Bury(ctx context.Context, host string) error { return b.bury(ctx
 
 // mustBeRemovable refuses hosts that live and hosts that nobody knows.
 func (a administration) mustBeRemovable(ctx context.Context, name string) error {
+	if err := a.mustBeDead(name); err != nil {
+		return err
+	}
+	return a.removal(name).mustBeKnown(ctx)
+}
+
+// mustBeDead refuses hosts that live.
+func (a administration) mustBeDead(name string) error {
 	if member, ok := a.gossip.Member(name); ok && member.State.Live() {
 		return fault.New(fault.Conflict, "%s is alive", name).About(name).WithRemedy("run 'virtmesh agent leave' on it")
 	}
-	return a.removal(name).mustBeKnown(ctx)
+	return nil
 }
 
 // RemoveHost implements admin.Mesh. It asks for an operation, which goes on when

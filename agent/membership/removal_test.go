@@ -64,13 +64,15 @@ func (g *grave) RemoveReplica(_ context.Context, host string) error {
 
 func (g *grave) Status(context.Context) raftstore.Status { return raftstore.Status{Voters: g.group} }
 
-func (g *grave) remove(host string) error {
+func (g *grave) removal(host string) removal {
 	return removal{
 		host: host, store: g, hosts: identity.NewHosts(g), replicas: g,
 		letGo: func(_ context.Context, host string) error { g.letGo = append(g.letGo, host); return nil },
 		tell:  func(vmi *kubevirtv1.VirtualMachineInstance, _, _ string) { g.told = append(g.told, vmi.Name) },
-	}.run(g.Context())
+	}
 }
+
+func (g *grave) remove(host string) error { return g.removal(host).run(g.Context()) }
 
 func (g *grave) write(build func(tx *objects.Tx)) {
 	g.Helper()
@@ -219,6 +221,32 @@ func TestRemovalCanBeRepeated(t *testing.T) {
 			t.Fatalf("after a failure at transaction %d: %v", commits, err)
 		}
 		g.expectBuried()
+	}
+}
+
+// A removal that goes on later finds another machine under the name: what is
+// there now is not the dead one's, and stays.
+func TestRemovalLeavesTheSuccessorAlone(t *testing.T) {
+	for done := 1; done < 6; done++ {
+		g := dig(t)
+		steps := g.removal("host2").steps()
+		for _, step := range steps[:done] {
+			if err := step.Do(t.Context(), func(int64, int64) {}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		g.write(func(tx *objects.Tx) {
+			tx.Put(identity.HostKey("host2"), []byte(`{"name":"host2","id":"new"}`))
+			if len(g.Keys("/claims/capacity/host2")) == 0 {
+				claims.Publish(tx, claims.Capacity{Host: "host2"})
+			}
+		})
+		if err := steps[done].Do(t.Context(), func(int64, int64) {}); !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "joined the mesh as host2") {
+			t.Errorf("%s after another machine has joined: %v", steps[done].Name, err)
+		}
+		if len(g.Keys(identity.HostKey("host2"))) != 1 || len(g.Keys("/claims/capacity/host2")) != 1 {
+			t.Errorf("%s took what is the new machine's", steps[done].Name)
+		}
 	}
 }
 
