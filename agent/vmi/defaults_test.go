@@ -35,6 +35,7 @@ func TestInstanceDefaults(t *testing.T) {
 		"pull policy":                         s.Volumes[0].ContainerDisk.ImagePullPolicy == corev1.PullAlways,
 		"disk of volume":                      len(s.Domain.Devices.Disks) == 1 && s.Domain.Devices.Disks[0].Disk.Bus == kubevirtv1.DiskBusSATA,
 		"network":                             len(s.Networks) == 1 && s.Networks[0].Pod != nil && s.Domain.Devices.Interfaces[0].Masquerade != nil,
+		"not ready yet":                       Condition(vmi, kubevirtv1.VirtualMachineInstanceReady).Reason == kubevirtv1.GuestNotRunningReason,
 		"runtime user":                        vmi.Status.RuntimeUser == UnprivilegedUser,
 		"finalizer":                           vmi.Finalizers[0] == kubevirtv1.VirtualMachineInstanceFinalizer,
 		"phase":                               vmi.Status.Phase == kubevirtv1.Pending && vmi.Status.PhaseTransitionTimestamps[0].PhaseTransitionTimestamp == storedTime(now),

@@ -10,15 +10,16 @@ import (
 
 // SetNewInstance makes a VirtualMachineInstance what it is at its creation: with
 // every default, the finalizer that keeps it until its domain is gone, an
-// unprivileged user, and the phase Pending since now.
+// unprivileged user, and the phase Pending, not ready, since now.
 func SetNewInstance(d Defaults, vmi *kubevirtv1.VirtualMachineInstance, now time.Time) {
 	d.SetInstance(vmi)
 	addFinalizer(&vmi.ObjectMeta, kubevirtv1.VirtualMachineInstanceFinalizer)
-	vmi.Status.RuntimeUser = UnprivilegedUser
 	if vmi.Status.Phase != kubevirtv1.VmPhaseUnset {
 		return
 	}
+	vmi.Status.RuntimeUser = UnprivilegedUser
 	SetPhase(vmi, kubevirtv1.Pending, now)
+	SetCondition(vmi, NewCondition(kubevirtv1.VirtualMachineInstanceReady, false, kubevirtv1.GuestNotRunningReason, "the guest does not run yet"), now)
 }
 
 // SetNewMigration adds the label by which migrations of an instance are found. It

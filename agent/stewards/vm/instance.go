@@ -3,7 +3,6 @@ package vm
 import (
 	"maps"
 	"strconv"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -12,7 +11,7 @@ import (
 )
 
 // newInstance returns the instance that the machine's template describes.
-func newInstance(vm *kubevirtv1.VirtualMachine, now time.Time) *kubevirtv1.VirtualMachineInstance {
+func newInstance(vm *kubevirtv1.VirtualMachine) *kubevirtv1.VirtualMachineInstance {
 	template := vm.Spec.Template.DeepCopy()
 	vmi := &kubevirtv1.VirtualMachineInstance{
 		ObjectMeta: metav1.ObjectMeta{
@@ -37,9 +36,6 @@ func newInstance(vm *kubevirtv1.VirtualMachine, now time.Time) *kubevirtv1.Virtu
 		vmi.Spec.StartStrategy = &paused
 	}
 	machine.SetIdentity(&vmi.Spec, vm.Name)
-	machine.SetPhase(vmi, kubevirtv1.Pending, now)
-	machine.SetCondition(vmi, machine.NewCondition(kubevirtv1.VirtualMachineInstanceReady, false,
-		kubevirtv1.GuestNotRunningReason, "Guest VM is not reported as running"), now)
 	return vmi
 }
 

@@ -180,7 +180,7 @@ func (c *Controller) prepared(ctx context.Context, t *turn) (*kubevirtv1.Virtual
 // describe returns the instance that a machine describes, complete with all that
 // Prepare adds and every default.
 func (c *Controller) describe(ctx context.Context, vm *kubevirtv1.VirtualMachine, now time.Time) (*kubevirtv1.VirtualMachineInstance, error) {
-	vmi := newInstance(vm, now)
+	vmi := newInstance(vm)
 	for _, prepare := range c.cfg.Prepare {
 		if err := prepare(ctx, vm, vmi); err != nil {
 			return nil, fmt.Errorf("prepare the instance: %w", err)

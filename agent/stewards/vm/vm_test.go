@@ -411,7 +411,7 @@ func TestAnOldViewOfTheInstanceDropsNoRequest(t *testing.T) {
 		}
 		vm := newMachine(kubevirtv1.RunStrategyManual)
 		vm.Status.StateChangeRequests = []kubevirtv1.VirtualMachineStateChangeRequest{request}
-		seen := newInstance(vm, time.Now())
+		seen := newInstance(vm)
 		seen.Status.Phase = kubevirtv1.Running
 		if err := commit(func(tx *objects.Tx) { tx.Create(vm); tx.Create(seen) }); err != nil {
 			t.Fatal(err)
