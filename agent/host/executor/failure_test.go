@@ -110,6 +110,31 @@ func TestAStartThatAlwaysFailsBacksOffAndIsWrittenOnce(t *testing.T) {
 	}
 }
 
+// A host that is cut off can neither pull an image nor say so. When it is back, the
+// start is tried again, though nothing about the instance has changed.
+func TestAFailureThatCannotBeToldIsNotTheEnd(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.place(scheduled("a"))
+	w.sync(vmi)
+	w.volumes.fail = errors.New("the registry does not answer")
+	w.store.cut.Store(true)
+	for range 5 {
+		result, err := w.try(vmi)
+		if err == nil && result.RequeueAfter <= 0 {
+			t.Fatal("nothing brings the instance up again")
+		}
+		w.pass(maxStartPause)
+	}
+	w.volumes.fail = nil
+	w.store.cut.Store(false)
+	_, _ = w.try(vmi) // tells the failure
+	w.pass(maxStartPause)
+	w.reconcile(vmi)
+	if got := w.get(vmi); got.Status.Phase != kubevirtv1.Running {
+		t.Errorf("phase %s", got.Status.Phase)
+	}
+}
+
 // A daemon that is away has not refused the guest.
 func TestAnInterruptedStartIsNoFailure(t *testing.T) {
 	w := newWorld(t)

@@ -108,8 +108,12 @@ func (e *Executor) reportFailure(ctx context.Context, r *run) error {
 	}
 	e.Events.AddTo(tx, r.instance, corev1.EventTypeWarning, f.reason, f.message)
 	if err := e.commit(ctx, tx); err != nil {
-		// The failure itself is what matters to the caller; it is told next time.
 		e.Logger.Warn("a failure could not be reported", "instance", r.ref.String(), "err", err)
+		if r.failed == nil {
+			// Nothing else brings the instance up again: its pause may be over.
+			return fmt.Errorf("report why %s does not start: %w", r.ref, err)
+		}
+		// The failure itself is what matters to the caller; it is told next time.
 	}
 	return nil
 }

@@ -160,6 +160,13 @@ type unreadable struct {
 	cut atomic.Bool
 }
 
+func (s *unreadable) Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResult, error) {
+	if s.cut.Load() {
+		return raftstore.TxnResult{}, raftstore.ErrNoLeader
+	}
+	return s.Store.Commit(ctx, t)
+}
+
 func (s *unreadable) Get(ctx context.Context, key string, o raftstore.ReadOptions) (raftstore.Record, uint64, error) {
 	if s.cut.Load() && o.Consistency != raftstore.Local {
 		return raftstore.Record{}, 0, raftstore.ErrNoLeader
