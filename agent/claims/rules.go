@@ -28,6 +28,7 @@ func Rules() []raftstore.Constraint {
 	return []raftstore.Constraint{
 		{Name: RuleHostCapacity, Version: 1, Check: checkHostCapacity},
 		{Name: RuleVMIOnce, Version: 1, Check: checkVMIOnce},
+		{Name: RuleVMIOnce, Version: 2, Check: checkVMIOnceAboveFloor},
 		{Name: RuleVolumeOnce, Version: 1, Check: checkVolumeOnce},
 		{Name: RulePlacedSince, Version: 1, Check: checkPlacedSince},
 		{Name: RuleMigrationSlots, Version: 1, Check: checkMigrationSlots},
@@ -37,6 +38,12 @@ func Rules() []raftstore.Constraint {
 // demand builds the call of a rule's version 1.
 func demand(rule string, args any) raftstore.ConstraintCall {
 	return raftstore.ConstraintCall{Name: rule, Version: 1, Args: encode(args)}
+}
+
+// demandVMIOnce builds the call of RuleVMIOnce. A version that was ever demanded
+// stays in Rules: a log that holds it could not be replayed without.
+func demandVMIOnce(uid types.UID) raftstore.ConstraintCall {
+	return raftstore.ConstraintCall{Name: RuleVMIOnce, Version: 2, Args: encode(vmiArgs{[]types.UID{uid}})}
 }
 
 // Arguments of the rules.
@@ -88,9 +95,7 @@ func claimedOf(v raftstore.View, host string) (sum machine.Resources, err error)
 }
 
 // checkVMIOnce: an instance has entries on exactly the hosts its record names,
-// and the epoch of its name is its own. An instance whose name had no epoch
-// before has one above the floor: whatever the name had once been given, and was
-// forgotten, does not come back.
+// and the epoch of its name is its own.
 func checkVMIOnce(v raftstore.View, t *raftstore.Txn, raw []byte) error {
 	var args vmiArgs
 	if err := json.Unmarshal(raw, &args); err != nil {
@@ -110,11 +115,16 @@ func checkVMIOnce(v raftstore.View, t *raftstore.Txn, raw []byte) error {
 			return fmt.Errorf("instance %s has a claim on host %s that its record does not name", uid, host)
 		}
 	}
-	return checkAboveFloor(v, t)
+	return nil
 }
 
-// checkAboveFloor refuses a first epoch that is not above the floor.
-func checkAboveFloor(v raftstore.View, t *raftstore.Txn) error {
+// checkVMIOnceAboveFloor is checkVMIOnce, and an instance whose name had no epoch
+// before has one above the floor: whatever the name had once been given, and was
+// forgotten, does not come back.
+func checkVMIOnceAboveFloor(v raftstore.View, t *raftstore.Txn, raw []byte) error {
+	if err := checkVMIOnce(v, t, raw); err != nil {
+		return err
+	}
 	rec, ok := v.Get(floorKey)
 	if !ok {
 		return nil

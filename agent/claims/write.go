@@ -72,7 +72,7 @@ func Release(tx *objects.Tx, in Instance) {
 	for _, host := range in.Hosts() {
 		tx.Remove(hostKey(host, in.UID))
 	}
-	tx.Demand(demand(RuleVMIOnce, vmiArgs{[]types.UID{in.UID}}))
+	tx.Demand(demandVMIOnce(in.UID))
 }
 
 // ForgetEpochs removes the records of names under which nothing runs, and
@@ -169,7 +169,7 @@ func putRecords(tx *objects.Tx, in Instance, hosts []string) {
 	for _, host := range hosts {
 		tx.Put(hostKey(host, in.UID), entry)
 	}
-	tx.Demand(demand(RuleVMIOnce, vmiArgs{[]types.UID{in.UID}}))
+	tx.Demand(demandVMIOnce(in.UID))
 }
 
 // putEpoch writes the epoch of the instance. It follows the instance's record,
