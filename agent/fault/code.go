@@ -6,41 +6,42 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Code is a kind of trouble. It is an error itself, for errors.Is and for faults
-// that need no more words than it has.
+// Code is a kind of error. It is an error itself, for errors.Is and for faults that
+// need no other text than the code's own.
 type Code string
 
-// The kinds of trouble. They cross the wire by these names, which stay.
+// The kinds of errors. These names are sent over the wire and must not change.
 const (
 	// Invalid: the request must be corrected.
 	Invalid Code = "Invalid"
-	// NotFound: there is no such thing.
+	// NotFound: the object does not exist.
 	NotFound Code = "NotFound"
-	// AlreadyExists: there is such a thing already.
+	// AlreadyExists: the object exists already.
 	AlreadyExists Code = "AlreadyExists"
 	// Conflict: the state of the object does not allow the request.
 	Conflict Code = "Conflict"
-	// Unauthorized: it is not known who asks, or no longer good.
+	// Unauthorized: the caller is not authenticated, or its credentials are no longer
+	// valid.
 	Unauthorized Code = "Unauthorized"
-	// Forbidden: who asks may not.
+	// Forbidden: the caller is not allowed to do this.
 	Forbidden Code = "Forbidden"
-	// Unavailable: the mesh or this host cannot do it now; trying later can help.
+	// Unavailable: the mesh or this host cannot do it now; a later attempt can succeed.
 	Unavailable Code = "Unavailable"
-	// Unreachable: the host that could do it does not answer.
+	// Unreachable: the host that must do it does not answer.
 	Unreachable Code = "Unreachable"
-	// UnknownOutcome: it may or may not have happened.
+	// UnknownOutcome: the change may or may not have been made.
 	UnknownOutcome Code = "UnknownOutcome"
-	// TooLarge: the request is larger than the mesh takes.
+	// TooLarge: the request is larger than the mesh accepts.
 	TooLarge Code = "TooLarge"
-	// Internal: a fault of the program or its host.
+	// Internal: an error in the program or on its host.
 	Internal Code = "Internal"
 
-	// NotRunning: the instance exists, and its guest does not run.
+	// NotRunning: the instance exists, but its guest does not run.
 	NotRunning Code = "NotRunning"
 	// NoGuestAgent: the guest agent is not connected.
 	NoGuestAgent Code = "NoGuestAgent"
 
-	// TokenInvalid: the join token is not one of this mesh.
+	// TokenInvalid: the join token does not belong to this mesh.
 	TokenInvalid Code = "TokenInvalid"
 	// TokenExpired: the join token has expired.
 	TokenExpired Code = "TokenExpired"
@@ -48,11 +49,11 @@ const (
 	TokenUsed Code = "TokenUsed"
 	// ClockSkew: the clocks of two hosts are too far apart.
 	ClockSkew Code = "ClockSkew"
-	// HostTaken: another host bears the name.
+	// HostTaken: another host has the name.
 	HostTaken Code = "HostTaken"
-	// TooOld: the program does not know what the mesh uses.
+	// TooOld: the program's feature level is below the one that the mesh needs.
 	TooOld Code = "TooOld"
-	// BadProof: a request is not signed by who it says.
+	// BadProof: a request is not signed by the host that it names.
 	BadProof Code = "BadProof"
 	// NoHost: the mesh has no such host.
 	NoHost Code = "NoHost"
@@ -60,14 +61,15 @@ const (
 	Expelled Code = "Expelled"
 )
 
-// class is how a code looks to HTTP and to the Kubernetes API.
+// class is how HTTP and the Kubernetes API express a code.
 type class struct {
 	status int
 	reason metav1.StatusReason
 	text   string
 }
 
-// classOf sorts the codes. What a newer version says is Internal here.
+// classOf returns the class of a code. A code of a newer version, unknown here, is
+// handled as Internal.
 func classOf(c Code) class {
 	switch c {
 	case Invalid:
@@ -120,7 +122,7 @@ func forbidden(text string) class {
 	return class{http.StatusForbidden, metav1.StatusReasonForbidden, text}
 }
 
-// Error is the code in words.
+// Error returns the text of the code.
 func (c Code) Error() string { return classOf(c).text }
 
 // CodeOf returns the code of err, "" if it is nil.
@@ -131,7 +133,7 @@ func CodeOf(err error) Code {
 	return Of(err).Code
 }
 
-// codeOfReason is the code of an answer of the Kubernetes API.
+// codeOfReason returns the code for the reason in an answer of the Kubernetes API.
 func codeOfReason(reason metav1.StatusReason) Code {
 	switch reason {
 	case metav1.StatusReasonBadRequest, metav1.StatusReasonInvalid:

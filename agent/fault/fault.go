@@ -1,16 +1,17 @@
-// Package fault is how errors cross between hosts and reach users: a code that
-// programs test, the object and the field it is about, a sentence, and a remedy.
+// Package fault is the form of errors that cross between hosts and reach users. A
+// fault has a code that programs test, the object and the field concerned, a sentence,
+// and a remedy.
 //
-// A fault is made where the trouble is known, with New. Layers wrap it as they wrap
-// any error. Write answers a request with it and Read takes it from an answer; on
-// the wire it is a Status of the Kubernetes API, so kubectl and virtctl read it
-// too. In between nothing is lost: the code, the object, the field and the sentence
-// are the same for the host that had the trouble, the one that asked, and the user.
+// The code that detects an error makes the fault, with New. Callers wrap it like any
+// other error. Write sends it as the answer to a request and Read takes it from an
+// answer. On the wire it is a Status of the Kubernetes API, so kubectl and virtctl can
+// read it too. Code, object, field and sentence are the same on the host that detected
+// the error, on the host that made the request, and for the user. So
 //
 //	if errors.Is(err, fault.NotFound) { ... }
 //
-// holds on every side. The errors of the packages that know nothing of the agent,
-// such as raftstore, get their code and their sentence from one table here.
+// works on every side. One table in this package gives errors of packages that do not
+// depend on the agent, such as raftstore, their code and their sentence.
 package fault
 
 import (
@@ -19,31 +20,32 @@ import (
 	"strings"
 )
 
-// Fault is an error that people and other hosts can make something of. Its fields
-// are not changed once it is handed out.
+// Fault is an error for users and for other hosts. Its fields must not change once it
+// is returned.
 type Fault struct {
-	// Code says what kind of trouble it is.
+	// Code is the kind of error.
 	Code Code
-	// Object names what it is about, such as "ns/name"; empty if nothing certain.
+	// Object names the object concerned, such as "ns/name"; empty if none is certain.
 	Object string
 	// Field is the path of the field that must be corrected; empty if none.
 	Field string
-	// Sentence says what is wrong, in one line. It names object and field itself.
+	// Sentence says what is wrong, in one line. It names the object and the field
+	// itself.
 	Sentence string
-	// Remedy says what to do; empty if the sentence says it.
+	// Remedy says what to do; empty if Sentence says so already.
 	Remedy string
 
 	cause error
 }
 
-// New returns a fault with the sentence that format makes, which may wrap an error
-// with %w.
+// New returns a fault whose sentence is made from format, which may wrap an error with
+// %w.
 func New(code Code, format string, args ...any) *Fault {
 	cause := fmt.Errorf(format, args...)
 	return &Fault{Code: code, Sentence: cause.Error(), cause: errors.Unwrap(cause)}
 }
 
-// InField returns a fault of the code Invalid: a field that must be corrected. The
+// InField returns a fault with the code Invalid for a field that must be corrected. The
 // sentence begins with the field: "ttl must be positive".
 func InField(field, format string, args ...any) *Fault {
 	f := New(Invalid, field+" "+format, args...)
@@ -51,21 +53,21 @@ func InField(field, format string, args ...any) *Fault {
 	return f
 }
 
-// About returns a copy of f that is about an object.
+// About returns a copy of f with the object it concerns.
 func (f *Fault) About(object string) *Fault {
 	about := *f
 	about.Object = object
 	return &about
 }
 
-// WithRemedy returns a copy of f that says what to do.
+// WithRemedy returns a copy of f with the remedy.
 func (f *Fault) WithRemedy(remedy string) *Fault {
 	remedied := *f
 	remedied.Remedy = remedy
 	return &remedied
 }
 
-// Error is the sentence and the remedy in one line.
+// Error returns the sentence and the remedy in one line.
 func (f *Fault) Error() string {
 	if f.Remedy == "" {
 		return f.Sentence
@@ -73,11 +75,11 @@ func (f *Fault) Error() string {
 	return f.Sentence + "; " + f.Remedy
 }
 
-// Unwrap returns what the sentence was made of.
+// Unwrap returns the error that the sentence was made from.
 func (f *Fault) Unwrap() error { return f.cause }
 
-// Is reports whether target is the code of f, or a fault with that code: so a fault
-// is the same error on both sides of the wire.
+// Is reports whether target is the code of f, or a fault with the same code. So a fault
+// matches the same errors on both sides of the wire.
 func (f *Fault) Is(target error) bool {
 	switch t := target.(type) {
 	case Code:
@@ -88,36 +90,36 @@ func (f *Fault) Is(target error) bool {
 	return false
 }
 
-// Of returns the fault that err is or wraps, with all that err says. Errors of
-// packages that know nothing of faults get code and sentence from a table; what is
-// not in it is Internal. Of a nil error it returns nil.
+// Of returns the fault that err is or wraps, with the full text of err. A table gives
+// errors of packages that do not use faults their code and sentence; any other error is
+// Internal. Of returns nil for a nil error.
 func Of(err error) *Fault {
 	if err == nil {
 		return nil
 	}
-	if f, ok := known(err); ok {
+	if f, ok := findFault(err); ok {
 		return f
 	}
 	return &Fault{Code: Internal, Sentence: oneLine(err.Error()), cause: err}
 }
 
-// Known reports whether Of makes anything better than an Internal fault of err.
+// Known reports whether Of finds a more specific fault for err than Internal.
 func Known(err error) bool {
-	_, ok := known(err)
+	_, ok := findFault(err)
 	return ok
 }
 
-// Sentence is err as people should read it: without the machinery that errors of
-// inner packages name.
+// Sentence returns the text of err for users, without internal details from inner
+// packages.
 func Sentence(err error) string { return Of(err).Error() }
 
-// known finds the fault in the chain of err, and gives it the text of the layers
-// around it.
-func known(err error) (*Fault, bool) {
+// findFault finds the fault in the chain of err, and adds the text of the errors that
+// wrap it.
+func findFault(err error) (*Fault, bool) {
 	var inner *Fault
 	if !errors.As(err, &inner) {
 		var text string
-		if inner, text = translate(err); inner == nil {
+		if inner, text = translateLeaf(err); inner == nil {
 			return nil, false
 		}
 		around := *inner
@@ -132,13 +134,13 @@ func known(err error) (*Fault, bool) {
 	around.cause = err
 	around.Sentence = oneLine(err.Error())
 	if inner.Remedy != "" {
-		// The text of a layer holds the remedy where the fault stood in it.
+		// err.Error() contains the remedy in the middle of its text; Error adds it at the end.
 		around.Sentence = oneLine(strings.Replace(err.Error(), "; "+inner.Remedy, "", 1))
 	}
 	return &around, true
 }
 
-// oneLine keeps a text on one line: errors that were joined have several.
+// oneLine joins the lines of a text: joined errors have several.
 func oneLine(text string) string {
 	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }

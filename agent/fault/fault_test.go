@@ -85,10 +85,10 @@ func TestInnerPackagesSpeakPlainly(t *testing.T) {
 	}{
 		{fmt.Errorf("attach: %w", refused), fault.Conflict, "attach: volume ns/s1 is in use by virtual machine ns/a"},
 		{fmt.Errorf("commit: %w", raftstore.ErrNoLeader), fault.Unavailable, "commit: the mesh has no leader"},
-		{&raftstore.ConflictError{Key: "/k", Want: 3}, fault.Conflict, "somebody else was faster"},
+		{&raftstore.ConflictError{Key: "/k", Want: 3}, fault.Conflict, "another change was committed first"},
 		{raftstore.ErrNotFound, fault.NotFound, "not found"},
 		{apierrors.NewNotFound(schema.GroupResource{Resource: "nodes"}, "host9"), fault.NotFound, `nodes "host9" not found`},
-		{context.DeadlineExceeded, fault.Unavailable, "it took too long"},
+		{context.DeadlineExceeded, fault.Unavailable, "the operation timed out"},
 		{errors.Join(errors.New("one"), errors.New("two")), fault.Internal, "one; two"},
 	} {
 		got := fault.Of(test.err)

@@ -9,15 +9,14 @@ import (
 	"virtmesh/raftstore"
 )
 
-// leaf is what people are told of an error of a package that knows nothing of
-// faults.
+// leaf is the code and the sentence for an error of a package that does not use faults.
 type leaf struct {
 	err      error
 	code     Code
 	sentence string
 }
 
-// leaves is the one table of such errors.
+// leaves returns the only table of such errors.
 func leaves() []leaf {
 	return []leaf{
 		{raftstore.ErrNotFound, NotFound, "not found"},
@@ -27,21 +26,20 @@ func leaves() []leaf {
 		{raftstore.ErrDiskFull, Unavailable, "this host's disk is full"},
 		{raftstore.ErrClosed, Unavailable, "this host's replica is stopped"},
 		{raftstore.ErrHalted, Unavailable, "this host's replica is stopped"},
-		{context.DeadlineExceeded, Unavailable, "it took too long"},
+		{context.DeadlineExceeded, Unavailable, "the operation timed out"},
 	}
 }
 
-// translate returns the fault that an error without one stands for, and the part
-// of its text that the fault's sentence replaces. It returns nil if nothing is
-// known of the error.
-func translate(err error) (f *Fault, text string) {
+// translateLeaf returns the fault for an error that holds none, and the part of its
+// text that the fault's sentence replaces. It returns nil for an unknown error.
+func translateLeaf(err error) (f *Fault, text string) {
 	var refused *raftstore.ConstraintError
 	if errors.As(err, &refused) {
 		return &Fault{Code: Conflict, Sentence: refused.Reason}, refused.Error()
 	}
 	var conflict *raftstore.ConflictError
 	if errors.As(err, &conflict) {
-		return &Fault{Code: Conflict, Sentence: "somebody else was faster"}, conflict.Error()
+		return &Fault{Code: Conflict, Sentence: "another change was committed first"}, conflict.Error()
 	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {

@@ -10,20 +10,21 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// maxAnswer bounds how much of an answer is read for its fault.
+// maxAnswer bounds how many bytes of an answer Read reads.
 const maxAnswer = 64 << 10
 
-// retryAfterSeconds is what a client is told to wait when something is unavailable.
+// retryAfterSeconds is the Retry-After value of an answer that something is
+// unavailable.
 const retryAfterSeconds = 1
 
-// Causes of a Status that carry what it has no fields for. The field of the
-// first is the fault's.
+// Types of the causes that carry the parts of a fault for which a Status has no field.
+// The field of the first cause is the fault's Field.
 const (
 	causeCode   metav1.CauseType = "virtmesh.io/"
 	causeRemedy metav1.CauseType = "virtmesh.io/remedy"
 )
 
-// Status is f as the Kubernetes API answers with it.
+// Status returns f as an answer of the Kubernetes API.
 func (f *Fault) Status() metav1.Status {
 	class := classOf(f.Code)
 	status := metav1.Status{
@@ -43,8 +44,8 @@ func (f *Fault) Status() metav1.Status {
 	return status
 }
 
-// ofStatus is the inverse of Status. Of an answer that was made without this package
-// it takes what there is.
+// ofStatus is the inverse of Status. It takes what it can from a Status that another
+// program made.
 func ofStatus(status metav1.Status) *Fault {
 	f := &Fault{Code: codeOfReason(status.Reason), Sentence: oneLine(status.Message)}
 	if status.Details == nil {
@@ -74,15 +75,15 @@ func Write(w http.ResponseWriter, err error) {
 		w.Header().Set("Retry-After", fmt.Sprint(status.Details.RetryAfterSeconds))
 	}
 	w.WriteHeader(int(status.Code))
-	// The status line tells a client that is gone by now nothing, nor does an error.
+	// Ignore the error: it only means that the client has disconnected.
 	_ = json.NewEncoder(w).Encode(status)
 }
 
-// errNoFault is the cause of faults that an answer did not explain.
+// errNoFault is the cause of a fault for an answer that does not explain itself.
 var errNoFault = errors.New("the answer does not say why")
 
-// Read returns the fault that an answer holds which is no success. An answer that
-// says nothing that can be understood is a fault too. Read does not close the body.
+// Read returns the fault in an error answer. If it cannot understand the answer, it
+// returns a fault that says so. Read does not close the body.
 func Read(response *http.Response) *Fault {
 	var status metav1.Status
 	err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(&status)

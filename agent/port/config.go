@@ -12,7 +12,7 @@ import (
 	"virtmesh/agent/identity"
 )
 
-// Protocols, as named in the TLS handshake.
+// ALPN names of the protocols.
 const (
 	// ProtoRaft carries the consensus messages of raftstore.
 	ProtoRaft = "virtmesh-raft"
@@ -27,16 +27,17 @@ const (
 	meshPrefix = "virtmesh-"
 	// protoAPI stands for the API in metrics and in the table of listeners.
 	protoAPI = "api"
-	// protoRefused is a name that no caller offers.
+	// protoRefused is a name that no caller offers. A server configuration with it
+	// refuses the handshake.
 	protoRefused = "virtmesh-refused"
 )
 
-// Credentials are the certificates of this host; identity.Identity implements it. Each
-// method is called on every handshake, from many goroutines, and must not block.
+// Credentials returns the certificates of this host; identity.Identity implements it.
+// Every handshake calls its methods, from many goroutines, so they must not block.
 type Credentials interface {
 	GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	GetClientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error)
-	// Roots are the CAs to trust now.
+	// Roots returns the CAs to trust now.
 	Roots() *x509.CertPool
 }
 
@@ -44,32 +45,33 @@ type Credentials interface {
 type Config struct {
 	// Bind is the TCP address to listen on, "host:port".
 	Bind string
-	// Advertise is the address that the listeners report as theirs, "host:port";
-	// empty: the address that was bound. Raft tells it to its peers.
+	// Advertise is the "host:port" that the listeners report as their address; empty
+	// stands for the bound address. Raft sends it to its peers.
 	Advertise string
 	// Credentials are the certificates of this host.
 	Credentials Credentials
-	// Admit, if set, is asked after a mesh host was verified, on both sides of a
-	// connection and for every protocol that sees its certificate; an error refuses it.
-	// It must not block. It lets the agent turn away machines that were removed and whose
-	// certificate has not ended yet.
+	// Admit, if set, is called after the certificate of a mesh host was verified, on
+	// both sides of a connection and for every protocol that shows one; an error
+	// refuses the host. It must not block. The agent uses it to refuse machines that
+	// were removed and whose certificates have not expired yet.
 	Admit func(node identity.Node) error
-	// HostAt, if set, names the host that lives at a mesh address, or "". Dial then
-	// accepts no other host there. It must not block.
+	// HostAt, if set, returns the name of the host at a mesh address, or "" if unknown.
+	// Dial then accepts no other host at that address. It must not block.
 	HostAt func(addr string) string
-	// HandshakeTimeout bounds a handshake, and for Dial also the connecting.
+	// HandshakeTimeout bounds a handshake; in Dial it also covers the TCP connect.
 	HandshakeTimeout time.Duration
-	// MaxHandshakes bounds the handshakes that run at once. More callers wait in the
-	// kernel's queue.
+	// MaxHandshakes bounds the handshakes that run at the same time. Further callers
+	// wait in the kernel's accept queue.
 	MaxHandshakes int
-	// MaxHandshakesPerSource bounds them for one source address. More are closed.
+	// MaxHandshakesPerSource bounds the handshakes of one source address. Further
+	// connections are closed.
 	MaxHandshakesPerSource int
-	// MaxStrangersPerSource bounds the open connections of one source address that showed
-	// no certificate, to the API or to join. More are closed. Whoever holds a certificate
-	// is not counted.
+	// MaxStrangersPerSource bounds the open connections of one source address whose
+	// callers showed no certificate, to the API or to join. Further ones are closed.
+	// Connections with a certificate are not counted.
 	MaxStrangersPerSource int
-	// Backlog is how many connections of one protocol may wait to be accepted. More
-	// wait for at most a HandshakeTimeout and are closed then.
+	// Backlog is how many connections of one protocol may wait to be accepted. Further
+	// ones wait for at most HandshakeTimeout and are then closed.
 	Backlog int
 	// Logger receives refused handshakes at debug level.
 	Logger *slog.Logger

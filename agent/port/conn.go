@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Conn is a connection of a mesh protocol, after its handshake. It is not a *tls.Conn,
-// so that net/http speaks HTTP/1.1 on it and does not look at its ALPN.
+// Conn is a connection of a mesh protocol, after its handshake. It hides that it is a
+// *tls.Conn, so that net/http speaks HTTP/1.1 on it and ignores its ALPN protocol.
 type Conn struct {
 	*tls.Conn
 	peer string
@@ -18,12 +18,13 @@ type Conn struct {
 
 var _ net.Conn = (*Conn)(nil)
 
-// Peer returns the verified name of the host at the other end; "" for ProtoJoin on the
-// side that accepted, where the caller has no certificate.
+// Peer returns the verified name of the host at the other end. It is "" on the
+// accepting side of ProtoJoin, where the caller has no certificate.
 func (c *Conn) Peer() string { return c.peer }
 
-// countedConn keeps the gauge of open connections right, and the number of strangers. It
-// stands below TLS, so that the API listener can return a plain *tls.Conn.
+// countedConn keeps the gauge of open connections correct, and the count of connections
+// without a certificate. It wraps the raw connection below TLS, so that the API
+// listener can return a plain *tls.Conn.
 type countedConn struct {
 	net.Conn
 	open  prometheus.Gauge
@@ -32,8 +33,8 @@ type countedConn struct {
 	end   sync.Once
 }
 
-// opened counts the connection; leave is called when it closes.
-func (c *countedConn) opened(open prometheus.Gauge, leave func()) {
+// countOpen counts the connection as open; leave is called when it closes.
+func (c *countedConn) countOpen(open prometheus.Gauge, leave func()) {
 	counted := false
 	c.start.Do(func() {
 		c.open, c.leave, counted = open, leave, true
@@ -46,7 +47,7 @@ func (c *countedConn) opened(open prometheus.Gauge, leave func()) {
 
 func (c *countedConn) Close() error {
 	c.end.Do(func() {
-		// Taken by a connection that closes before it was counted: it never will be.
+		// If the connection closes before countOpen, it must never be counted.
 		c.start.Do(func() {})
 		if c.open != nil {
 			c.open.Dec()
@@ -56,8 +57,9 @@ func (c *countedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// tune makes a dead peer known in well under a minute even on an idle connection.
-func tune(raw net.Conn) {
+// setKeepAlive configures TCP keepalive, so that a dead peer is detected in less than a
+// minute even on an idle connection.
+func setKeepAlive(raw net.Conn) {
 	if tcp, ok := raw.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{
 			Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4,

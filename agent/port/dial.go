@@ -12,20 +12,21 @@ import (
 	"virtmesh/agent/identity"
 )
 
-// PeerError is returned by Dial when another host answered than the one wanted.
+// PeerError is returned by Dial and DialHost when a different host answered than the
+// wanted one.
 type PeerError struct {
 	Addr, Want, Got string
 }
 
-// Error says who answered where.
+// Error names the address, the host that answered and the host that was wanted.
 func (e *PeerError) Error() string {
-	return fmt.Sprintf("at %s answered host %q, want %q", e.Addr, e.Got, e.Want)
+	return fmt.Sprintf("host %q answered at %s, want host %q", e.Got, e.Addr, e.Want)
 }
 
-// Dial connects to the host at a mesh address, "host:port", for one mesh protocol. The
-// other side has shown a host certificate of the mesh; if Config.HostAt knows who lives
-// at addr, it is that host. Dial returns before the other side has judged our own
-// certificate: when it refuses, the first read fails.
+// Dial connects to the host at a mesh address, "host:port", with one mesh protocol. The
+// other side has shown a host certificate of the mesh; if Config.HostAt knows which
+// host is at addr, it is that host. Dial returns before the other side has checked our
+// own certificate: if it refuses the certificate, the first read fails.
 func (p *Port) Dial(ctx context.Context, proto, addr string) (*Conn, error) {
 	var host string
 	if p.cfg.HostAt != nil {
@@ -45,10 +46,10 @@ func (p *Port) DialHost(ctx context.Context, proto, host, addr string) (*Conn, e
 	start := time.Now()
 	conn, err := p.dial(ctx, proto, host, addr)
 	if err != nil {
-		p.metrics.handshake(sideClient, proto, resultOf(ctx, err), 0)
+		p.metrics.countHandshake(sideClient, proto, resultOf(ctx, err), 0)
 		return nil, fmt.Errorf("dial %s at %s: %w", proto, addr, err)
 	}
-	p.metrics.handshake(sideClient, proto, resultOK, time.Since(start))
+	p.metrics.countHandshake(sideClient, proto, resultOK, time.Since(start))
 	return conn, nil
 }
 
@@ -57,15 +58,15 @@ func (p *Port) dial(ctx context.Context, proto, host, addr string) (*Conn, error
 	if err != nil {
 		return nil, err
 	}
-	tune(raw)
+	setKeepAlive(raw)
 	var peer string
 	conn := tls.Client(raw, &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{proto},
 		GetClientCertificate:   p.cfg.Credentials.GetClientCertificate,
 		SessionTicketsDisabled: true,
-		// A host is known by the subject of its certificate, not by a DNS name or an
-		// address, so VerifyConnection does the whole verification.
+		// A host is identified by the subject of its certificate, not by a DNS name or
+		// an address, so VerifyConnection does the whole verification.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			peer, err = p.verifyServer(state.PeerCertificates, host, addr)
@@ -91,10 +92,10 @@ func (p *Port) verifyServer(chain []*x509.Certificate, want, addr string) (strin
 	if want != "" && got.Name != want {
 		return "", &PeerError{Addr: addr, Want: want, Got: got.Name}
 	}
-	return got.Name, p.admit(got)
+	return got.Name, p.admitNode(got)
 }
 
-// StreamLayer is one mesh protocol in the form that raftstore takes: a listener that
+// StreamLayer is one mesh protocol in the form that raftstore needs: a listener that
 // can also dial.
 type StreamLayer struct {
 	net.Listener
@@ -102,7 +103,7 @@ type StreamLayer struct {
 	proto string
 }
 
-// StreamLayer listens to a mesh protocol and returns it as a StreamLayer.
+// StreamLayer starts listening on a mesh protocol and returns it as a StreamLayer.
 func (p *Port) StreamLayer(proto string) (*StreamLayer, error) {
 	l, err := p.Listen(proto)
 	if err != nil {
@@ -111,8 +112,8 @@ func (p *Port) StreamLayer(proto string) (*StreamLayer, error) {
 	return &StreamLayer{Listener: l, port: p, proto: proto}, nil
 }
 
-// Dial connects to the host at a mesh address. A timeout of zero or less stands for
-// the port's handshake timeout, which also bounds a longer one.
+// Dial connects to the host at a mesh address. timeout bounds the call; the port's
+// handshake timeout applies if it is shorter, or if timeout is zero or less.
 func (s *StreamLayer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 	ctx := context.Background()
 	if timeout > 0 {
@@ -122,7 +123,7 @@ func (s *StreamLayer) Dial(addr string, timeout time.Duration) (net.Conn, error)
 	}
 	conn, err := s.port.Dial(ctx, s.proto, addr)
 	if err != nil {
-		return nil, err // not a typed nil
+		return nil, err // a nil *Conn must not become a non-nil net.Conn
 	}
 	return conn, nil
 }

@@ -1,30 +1,30 @@
-// Package port is the one TCP port of a host. It accepts TLS connections, looks at
-// the protocol the caller names (ALPN) and hands each to the listener of that protocol;
-// it also dials the same protocols on other hosts.
+// Package port is the one TCP port of a host. It accepts TLS connections, reads the
+// protocol that the caller names (ALPN) and passes each connection to the listener of that
+// protocol. It also dials the same protocols on other hosts.
 //
 //	virtmesh-raft, virtmesh-store, virtmesh-rpc, other virtmesh-...
 //	    between hosts: TLS 1.3, both sides show a mesh host certificate
 //	virtmesh-join
-//	    TLS 1.3, the caller has no certificate yet; agent/port/enrol lives here
+//	    TLS 1.3, the caller has no certificate yet; agent/port/enrol serves it
 //	h2, http/1.1, none
-//	    the API: TLS 1.2 or newer, a client certificate is optional, and verified if
-//	    it is shown; a host is judged by Config.Admit here too
+//	    the API: TLS 1.2 or newer; a client certificate is optional, and is verified if
+//	    the client shows one; Config.Admit checks a host here too
 //
 // # Invariants
 //
-// A connection that a mesh listener returns, or that Dial returns, has a peer whose
-// certificate was verified against the CAs trusted at that moment and names a host:
-// Conn.Peer. Certificates and CAs are read anew for every handshake, so rotation needs
-// no restart. Sessions are not resumed, so that every connection is judged by today's
-// certificates. A protocol with no listener is refused in the handshake.
+// A connection that a mesh listener or Dial returns has a peer whose certificate names a
+// host (Conn.Peer) and was verified against the CAs trusted at that time. Every handshake
+// reads certificates and CAs again, so a rotation needs no restart. TLS sessions are not
+// resumed, so that every connection is verified with the current certificates. The
+// handshake fails for a protocol without a listener.
 //
-// A caller that says nothing costs one goroutine for the handshake timeout; how many
-// handshakes run at once is bounded, in all and per source address, so one slow or
-// hostile source cannot keep the others out. So are the open connections of a source
-// that shows no certificate.
+// A caller that sends nothing costs one goroutine until the handshake timeout. The number
+// of concurrent handshakes is bounded, in total and per source address, so one slow or
+// hostile source cannot block the others. The number of open connections without a
+// certificate is bounded per source address too.
 //
 // # What it does not do
 //
-// It does not end connections that it has handed over: whoever accepted or dialled one
-// closes it. It does not decide who may call what: it only says who calls.
+// It does not close connections that it has handed over: the code that accepted or dialled
+// a connection closes it. It authenticates callers but does not authorize their requests.
 package port

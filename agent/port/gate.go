@@ -5,7 +5,8 @@ import (
 	"sync"
 )
 
-// gate bounds the handshakes that run at once, in all and per source.
+// gate bounds the handshakes that run at the same time, in total and per source
+// address.
 type gate struct {
 	slots chan struct{}
 	*sourceLimit
@@ -32,7 +33,7 @@ func (g *gate) enter(ctx context.Context) bool {
 
 func (g *gate) leave() { <-g.slots }
 
-// sourceLimit bounds how many of something each source address has at once.
+// sourceLimit bounds how many items each source address has at the same time.
 type sourceLimit struct {
 	most int
 
@@ -44,7 +45,8 @@ func newSourceLimit(most int) *sourceLimit {
 	return &sourceLimit{most: most, sources: make(map[string]int)}
 }
 
-// enterSource reports whether the source may have one more.
+// enterSource counts one more item for the source and reports whether it is within the
+// limit.
 func (l *sourceLimit) enterSource(source string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

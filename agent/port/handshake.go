@@ -15,15 +15,15 @@ import (
 	"virtmesh/agent/identity"
 )
 
-// errNoProtocol ends the handshake of a caller that names no protocol we listen to.
+// errNoProtocol ends the handshake of a caller that offers no protocol with a listener.
 var errNoProtocol = errors.New("no listener for the protocols offered")
 
-// serve runs one server handshake and hands the connection over.
-func (p *Port) serve(ctx context.Context, raw net.Conn) {
+// serveConn runs one server handshake and passes the connection to its listener.
+func (p *Port) serveConn(ctx context.Context, raw net.Conn) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.HandshakeTimeout)
 	defer cancel()
-	tune(raw)
+	setKeepAlive(raw)
 	counted := &countedConn{Conn: raw}
 	hs := &serverHandshake{port: p, proto: protoUnknown}
 	conn := tls.Server(counted, &tls.Config{
@@ -32,34 +32,34 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) {
 		GetConfigForClient: hs.configFor,
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
-		p.metrics.handshake(sideServer, hs.proto, resultOf(ctx, err), time.Since(start))
+		p.metrics.countHandshake(sideServer, hs.proto, resultOf(ctx, err), time.Since(start))
 		p.cfg.Logger.Debug("handshake refused", "from", raw.RemoteAddr().String(), "proto", hs.proto, "err", err)
 		_ = conn.Close()
 		return
 	}
 	leave, ok := p.enterStranger(conn, raw)
 	if !ok {
-		p.metrics.handshake(sideServer, hs.proto, resultRefused, 0)
+		p.metrics.countHandshake(sideServer, hs.proto, resultRefused, 0)
 		p.cfg.Logger.Debug("too many connections without a certificate", "from", raw.RemoteAddr().String(), "proto", hs.proto)
 		_ = conn.Close()
 		return
 	}
-	p.metrics.handshake(sideServer, hs.proto, resultOK, time.Since(start))
-	counted.opened(p.metrics.open(hs.proto), leave)
+	p.metrics.countHandshake(sideServer, hs.proto, resultOK, time.Since(start))
+	counted.countOpen(p.metrics.openConns(hs.proto), leave)
 
 	var out net.Conn = conn
 	if hs.proto != protoAPI {
 		out = &Conn{Conn: conn, peer: hs.peer}
 	}
-	if err := hs.listener.deliver(ctx, out); err != nil {
+	if err := hs.listener.deliverConn(ctx, out); err != nil {
 		p.metrics.dropped.WithLabelValues(hs.proto).Inc()
 		p.cfg.Logger.Debug("connection not accepted", "from", raw.RemoteAddr().String(), "proto", hs.proto, "err", err)
 	}
 }
 
 // enterStranger counts a connection whose caller showed no certificate and reports
-// whether its source may have it: an open connection costs memory and a file descriptor
-// for as long as the caller likes. leave is called when it closes.
+// whether its source may open it: an open connection costs memory and a file descriptor
+// for as long as the caller keeps it. leave must be called when the connection closes.
 func (p *Port) enterStranger(conn *tls.Conn, raw net.Conn) (leave func(), ok bool) {
 	if len(conn.ConnectionState().PeerCertificates) > 0 {
 		return func() {}, true
@@ -71,7 +71,7 @@ func (p *Port) enterStranger(conn *tls.Conn, raw net.Conn) (leave func(), ok boo
 	return func() { p.strangers.leaveSource(source) }, true
 }
 
-// serverHandshake is what one handshake finds out.
+// serverHandshake holds the results of one handshake.
 type serverHandshake struct {
 	port     *Port
 	proto    string
@@ -79,15 +79,16 @@ type serverHandshake struct {
 	listener *listener
 }
 
-// configFor chooses the TLS rules by the protocols that the caller offers.
+// configFor chooses the TLS configuration by the protocols that the caller offers.
 func (h *serverHandshake) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	creds := h.port.cfg.Credentials
-	h.proto = h.choose(hello.SupportedProtos)
+	h.proto = h.chooseProtocol(hello.SupportedProtos)
 	if h.listener = h.port.listener(h.proto); h.listener == nil {
 		if len(hello.SupportedProtos) == 0 {
 			return nil, errNoProtocol
 		}
-		// A name that nobody offers makes TLS itself refuse, with the right alert.
+		// No caller offers this name, so TLS itself refuses the handshake with the
+		// right alert.
 		return &tls.Config{GetCertificate: creds.GetCertificate, NextProtos: []string{protoRefused}}, nil
 	}
 	cfg := &tls.Config{
@@ -112,34 +113,36 @@ func (h *serverHandshake) configFor(hello *tls.ClientHelloInfo) (*tls.Config, er
 	return cfg, nil
 }
 
-// choose returns the protocol of a caller: the first mesh protocol that it offers, or
-// the API.
-func (h *serverHandshake) choose(offered []string) string {
+// chooseProtocol returns the protocol to use for a caller: the first mesh protocol that
+// it offers, or the API.
+func (h *serverHandshake) chooseProtocol(offered []string) string {
 	i := slices.IndexFunc(offered, func(s string) bool { return strings.HasPrefix(s, meshPrefix) })
 	if i < 0 {
 		return protoAPI
 	}
 	if h.port.listener(offered[i]) == nil {
-		return protoUnknown // the name is the caller's: it must not become a metric
+		return protoUnknown // the caller chose the name, so it must not become a metric label
 	}
 	return offered[i]
 }
 
-// verifyPeer runs after the chain was verified.
+// verifyPeer checks, after TLS has verified the chain, that the peer is an admitted
+// host.
 func (h *serverHandshake) verifyPeer(state tls.ConnectionState) error {
 	node, err := identity.NodeOf(state.PeerCertificates[0])
 	if err != nil {
 		return err
 	}
-	if err := h.port.admit(node); err != nil {
+	if err := h.port.admitNode(node); err != nil {
 		return err
 	}
 	h.peer = node.Name
 	return nil
 }
 
-// verifyClient runs after the chain of an API client was verified, if it showed one. A
-// host may do everything in the API, so it is judged there as between hosts.
+// verifyClient checks an API client after TLS has verified its chain, if it showed one.
+// A host may do everything in the API, so it is checked as in a connection between
+// hosts.
 func (h *serverHandshake) verifyClient(state tls.ConnectionState) error {
 	if len(state.PeerCertificates) == 0 || !identity.ClaimsNode(state.PeerCertificates[0]) {
 		return nil
@@ -147,7 +150,7 @@ func (h *serverHandshake) verifyClient(state tls.ConnectionState) error {
 	return h.verifyPeer(state)
 }
 
-func (p *Port) admit(node identity.Node) error {
+func (p *Port) admitNode(node identity.Node) error {
 	if p.cfg.Admit == nil {
 		return nil
 	}
@@ -157,7 +160,7 @@ func (p *Port) admit(node identity.Node) error {
 	return nil
 }
 
-// resultOf sorts a handshake error for the metrics.
+// resultOf returns the metrics label for a handshake error.
 func resultOf(ctx context.Context, err error) string {
 	var remote *net.OpError
 	var verify *tls.CertificateVerificationError
@@ -170,7 +173,7 @@ func resultOf(ctx context.Context, err error) string {
 	case errors.As(err, &verify), errors.As(err, &unknown), errors.Is(err, identity.ErrNotNode):
 		return resultAuth
 	case errors.As(err, &remote) && remote.Op == "remote error":
-		return resultRemote // the other side sent an alert: it does not like us
+		return resultRemote // the other side sent an alert: it refused our handshake
 	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, context.Canceled):
 		return resultClosed
 	}

@@ -21,15 +21,15 @@ import (
 // HeaderTimeout bounds how long a client may take to send a request's header.
 const HeaderTimeout = 10 * time.Second
 
-// idleTimeout bounds how long a connection may stay open without a request, with
-// a certificate or without.
+// idleTimeout bounds how long a connection may stay open without a request, whether or
+// not its client has a certificate.
 const idleTimeout = 90 * time.Second
 
-// answerTimeout bounds how long a stopping server finishes answers.
+// answerTimeout bounds how long a stopping server may take to finish its answers.
 const answerTimeout = 2 * time.Second
 
-// HTTPServers serve users: the API on the mesh port, on the administration socket
-// and where metrics are read. Add what they serve, then Run them once.
+// HTTPServers serve HTTP to users: the API on the mesh port and on the administration
+// socket, and the metrics. Call Add for each listener, then Run once.
 type HTTPServers struct {
 	listeners []httpListener
 }
@@ -45,8 +45,7 @@ func (s *HTTPServers) Add(listener net.Listener, handler http.Handler) {
 	s.listeners = append(s.listeners, httpListener{server: newHTTPServer(handler), listener: listener})
 }
 
-// newHTTPServer serves HTTP/1.1 and HTTP/2. It ends connections on which nothing
-// is asked.
+// newHTTPServer returns a server for HTTP/1.1 and HTTP/2 that closes idle connections.
 func newHTTPServer(handler http.Handler) *http.Server {
 	server := &http.Server{
 		Handler: handler, ReadHeaderTimeout: HeaderTimeout, IdleTimeout: idleTimeout,
@@ -57,8 +56,8 @@ func newHTTPServer(handler http.Handler) *http.Server {
 	return server
 }
 
-// Run serves as long as api runs, what all the servers serve. When api ends, for
-// which it has ctx, the servers finish the answers under way and stop.
+// Run serves until api returns; api runs what all the servers need. api gets ctx and
+// must return when it ends. The servers then finish the answers in progress and stop.
 func (s *HTTPServers) Run(ctx context.Context, api func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, l := range s.listeners {
@@ -72,15 +71,16 @@ func (s *HTTPServers) Run(ctx context.Context, api func(context.Context) error) 
 	}
 	group.Go(func() error {
 		err := api(ctx)
-		s.finish()
+		s.shutdownAll()
 		return err
 	})
 	return group.Wait()
 }
 
-// finish ends the servers when the answers under way are written: a request to leave
-// the mesh is what stops the agent, and its client must hear that it did.
-func (s *HTTPServers) finish() {
+// shutdownAll stops the servers after they have written the answers in progress. A
+// request to leave the mesh is what stops the agent, and its client must receive the
+// answer.
+func (s *HTTPServers) shutdownAll() {
 	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 	defer cancel()
 	var ends sync.WaitGroup
@@ -94,8 +94,8 @@ func (s *HTTPServers) finish() {
 	ends.Wait()
 }
 
-// Close cuts off what is still served and closes the listeners, also of servers
-// that never ran.
+// Close aborts the connections that are still served and closes the listeners,
+// including those of servers that never ran.
 func (s *HTTPServers) Close() {
 	for _, l := range s.listeners {
 		l.server.Close()
@@ -103,9 +103,9 @@ func (s *HTTPServers) Close() {
 	}
 }
 
-// JudgeClients refuses requests whose client's certificate judge has something
-// against: the mesh port judged it when the connection was made, and a connection
-// that is kept busy lasts as long as its client likes.
+// JudgeClients refuses requests whose client certificate judge rejects. The mesh port
+// only checks a certificate when the connection is made, and a client can keep a busy
+// connection open for as long as it likes.
 func JudgeClients(judge func(*x509.Certificate) error, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
@@ -118,21 +118,21 @@ func JudgeClients(judge func(*x509.Certificate) error, next http.Handler) http.H
 	})
 }
 
-// refuseClient tells a client, of the Kubernetes API or of the mesh's own, why its
-// certificate is not taken, and ends the connection.
+// refuseClient answers a client of the Kubernetes API or of the mesh's own API with the
+// reason why its certificate is refused, and closes the connection.
 func refuseClient(w http.ResponseWriter, err error) {
 	w.Header().Set("Connection", "close")
 	fault.Write(w, fault.New(fault.Unauthorized, "%w", err))
 }
 
-// FromAdministrator tells whether the client's certificate, which the mesh port
-// has verified, names an administrator.
+// FromAdministrator reports whether the client's certificate, which the mesh port has
+// verified, names an administrator.
 func FromAdministrator(r *http.Request) bool {
 	return r.TLS != nil && len(r.TLS.PeerCertificates) > 0 &&
 		slices.Contains(r.TLS.PeerCertificates[0].Subject.Organization, identity.AdminOrganization)
 }
 
-// AsHost serves requests in the name of the host whose certificate leaf returns.
+// AsHost serves requests with the identity of the host whose certificate leaf returns.
 func AsHost(leaf func() *x509.Certificate, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: true, PeerCertificates: []*x509.Certificate{leaf()}}

@@ -102,7 +102,7 @@ func TestServersFinishAnswers(t *testing.T) {
 	<-asked
 	server.Config.RegisterOnShutdown(func() { close(stopping) })
 	s := &HTTPServers{listeners: []httpListener{{server: server.Config}}}
-	s.finish()
+	s.shutdownAll()
 	if got := <-answers; got != "left" {
 		t.Errorf("the answer is %q", got)
 	}

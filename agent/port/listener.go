@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// listener hands over the connections of one protocol.
+// listener returns the accepted connections of one protocol.
 type listener struct {
 	port  *Port
 	proto string
@@ -20,7 +20,7 @@ var _ net.Listener = (*listener)(nil)
 // Accept returns the next connection; its handshake is complete.
 func (l *listener) Accept() (net.Conn, error) {
 	select {
-	case <-l.done: // also when connections wait: they are about to be closed
+	case <-l.done: // checked first: Close is about to close waiting connections
 		return nil, l.closedError()
 	default:
 	}
@@ -32,10 +32,10 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close takes the protocol out of the port; it can be listened to again.
+// Close removes the protocol from the port. Listen may be called for it again.
 func (l *listener) Close() error {
 	l.once.Do(func() {
-		l.port.forget(l)
+		l.port.removeListener(l)
 		close(l.done)
 		for {
 			select {
@@ -56,8 +56,8 @@ func (l *listener) closedError() error {
 	return &net.OpError{Op: "accept", Net: l.proto, Addr: l.Addr(), Err: net.ErrClosed}
 }
 
-// deliver hands c over, or closes it when nobody takes it in time.
-func (l *listener) deliver(ctx context.Context, c net.Conn) error {
+// deliver passes c to Accept, or closes it if nobody accepts it in time.
+func (l *listener) deliverConn(ctx context.Context, c net.Conn) error {
 	select {
 	case l.conns <- c:
 	case <-l.done:
@@ -67,7 +67,7 @@ func (l *listener) deliver(ctx context.Context, c net.Conn) error {
 		_ = c.Close()
 		return ctx.Err()
 	}
-	// Close may have emptied the queue just before c came in.
+	// Close may have drained the queue just before c was added.
 	select {
 	case <-l.done:
 		select {

@@ -67,14 +67,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-func (m *metrics) handshake(side, proto, result string, took time.Duration) {
+func (m *metrics) countHandshake(side, proto, result string, took time.Duration) {
 	m.handshakes.WithLabelValues(side, proto, result).Inc()
 	if result == resultOK {
 		m.seconds.WithLabelValues(side).Observe(took.Seconds())
 	}
 }
 
-func (m *metrics) open(proto string) prometheus.Gauge { return m.conns.WithLabelValues(proto) }
+func (m *metrics) openConns(proto string) prometheus.Gauge { return m.conns.WithLabelValues(proto) }
 
 func (m *metrics) unregister() {
 	for _, c := range m.registered {

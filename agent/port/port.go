@@ -27,11 +27,11 @@ type Port struct {
 	listeners map[string]*listener
 }
 
-// ErrProtocol is returned for a protocol name that is not one between hosts, or that
-// has a listener already.
+// ErrProtocol is returned for a protocol name that does not begin with the mesh prefix,
+// or that already has a listener.
 var ErrProtocol = errors.New("mesh protocol")
 
-// New opens the port. Callers are refused until their protocol has a listener.
+// New opens the port. It refuses callers whose protocol has no listener yet.
 func New(cfg Config) (*Port, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func New(cfg Config) (*Port, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
-	p.done.Go(func() { p.accept(ctx) })
+	p.done.Go(func() { p.acceptLoop(ctx) })
 	return p, nil
 }
 
@@ -67,14 +67,14 @@ func (p *Port) Addr() net.Addr {
 	return advertised(p.cfg.Advertise)
 }
 
-// advertised is an address as the configuration gives it; it may hold a DNS name.
+// advertised is an address as the configuration has it; it may contain a DNS name.
 type advertised string
 
 func (advertised) Network() string  { return "tcp" }
 func (a advertised) String() string { return string(a) }
 
-// Listen returns the listener of a mesh protocol. Its connections are *Conn, their
-// handshake is complete and their peer verified. There is one listener a protocol.
+// Listen returns the listener of a mesh protocol. Its connections are *Conn with a
+// complete handshake and a verified peer. Each protocol has at most one listener.
 func (p *Port) Listen(proto string) (net.Listener, error) {
 	if !strings.HasPrefix(proto, meshPrefix) {
 		return nil, fmt.Errorf("%w %q: the name must begin with %q", ErrProtocol, proto, meshPrefix)
@@ -83,8 +83,8 @@ func (p *Port) Listen(proto string) (net.Listener, error) {
 }
 
 // API returns the listener of the API. Its connections are *tls.Conn with a complete
-// handshake, so an http.Server without TLSConfig serves HTTP/2 and HTTP/1.1 on it.
-// PeerCertificates of the request's TLS state are verified; there may be none.
+// handshake, so an http.Server without TLSConfig serves HTTP/2 and HTTP/1.1 on it. The
+// PeerCertificates in a request's TLS state are verified; there may be none.
 func (p *Port) API() (net.Listener, error) { return p.listen(protoAPI) }
 
 func (p *Port) listen(proto string) (net.Listener, error) {
@@ -94,7 +94,7 @@ func (p *Port) listen(proto string) (net.Listener, error) {
 		return nil, net.ErrClosed
 	}
 	if p.listeners[proto] != nil {
-		return nil, fmt.Errorf("%w %q: has a listener already", ErrProtocol, proto)
+		return nil, fmt.Errorf("%w %q: already has a listener", ErrProtocol, proto)
 	}
 	l := &listener{
 		port: p, proto: proto,
@@ -110,7 +110,7 @@ func (p *Port) listener(proto string) *listener {
 	return p.listeners[proto]
 }
 
-func (p *Port) forget(l *listener) {
+func (p *Port) removeListener(l *listener) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.listeners[l.proto] == l {
@@ -118,8 +118,9 @@ func (p *Port) forget(l *listener) {
 	}
 }
 
-// Close stops accepting, ends the handshakes that run, closes every listener and waits
-// for the port's goroutines. Connections that were handed over stay open.
+// Close stops accepting, aborts running handshakes, closes every listener and waits for
+// the port's goroutines. Connections that were already accepted from a listener stay
+// open.
 func (p *Port) Close() error {
 	p.mu.Lock()
 	first := !p.closed
@@ -148,8 +149,8 @@ func (p *Port) Close() error {
 	return nil
 }
 
-// accept takes connections from the kernel until the port is closed.
-func (p *Port) accept(ctx context.Context) {
+// acceptLoop accepts connections from the kernel until the port is closed.
+func (p *Port) acceptLoop(ctx context.Context) {
 	for {
 		if !p.gate.enter(ctx) {
 			return
@@ -160,7 +161,7 @@ func (p *Port) accept(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			// Out of file descriptors, most likely: wait until some are free.
+			// Most likely the process has no free file descriptor: wait until it has.
 			p.cfg.Logger.Error("mesh port cannot accept", "err", err)
 			select {
 			case <-ctx.Done():
@@ -172,14 +173,14 @@ func (p *Port) accept(ctx context.Context) {
 		source := sourceOf(raw.RemoteAddr())
 		if !p.gate.enterSource(source) {
 			p.gate.leave()
-			p.metrics.handshake(sideServer, protoUnknown, resultRefused, 0)
+			p.metrics.countHandshake(sideServer, protoUnknown, resultRefused, 0)
 			_ = raw.Close()
 			continue
 		}
 		p.done.Go(func() {
 			defer p.gate.leave()
 			defer p.gate.leaveSource(source)
-			p.serve(ctx, raw)
+			p.serveConn(ctx, raw)
 		})
 	}
 }

@@ -12,15 +12,15 @@ import (
 )
 
 // RPCServer serves HTTP/1.1 on a listener of the mesh port: the calls between agents on
-// ProtoRPC, the join protocol on ProtoJoin. A handler may hijack its connection for a
-// stream.
+// ProtoRPC, or the join protocol on ProtoJoin. A handler may hijack its connection to
+// carry a stream.
 type RPCServer struct {
 	server *http.Server
 	done   sync.WaitGroup
 	err    error
 }
 
-// ServeRPC starts to serve handler on a listener that Port.Listen returned.
+// ServeRPC starts serving handler on a listener that Port.Listen returned.
 func ServeRPC(l net.Listener, handler http.Handler, logger *slog.Logger) *RPCServer {
 	s := &RPCServer{server: &http.Server{
 		Handler:           handler,
@@ -33,8 +33,8 @@ func ServeRPC(l net.Listener, handler http.Handler, logger *slog.Logger) *RPCSer
 	return s
 }
 
-// Shutdown closes the listener and waits for the requests that run; when ctx ends
-// first it cuts them off. Hijacked connections are not its own.
+// Shutdown closes the listener and waits for the running requests; if ctx ends first,
+// it aborts them. It does not close hijacked connections.
 func (s *RPCServer) Shutdown(ctx context.Context) error {
 	err := s.server.Shutdown(ctx)
 	if err != nil {

@@ -9,22 +9,21 @@ import (
 	"virtmesh/agent/fault"
 )
 
-// BackupPath is where the administration socket serves a backup. It has the key
-// of the mesh's CA in it, so administrators who are not root on a host do not get
-// it.
+// BackupPath is where the administration socket serves a backup. A backup contains the
+// key of the mesh's CA, so only root on a host can get it; other administrators cannot.
 const BackupPath = "/mesh/v1/backup"
 
-// backupPatience bounds how long a backup waits for the mesh's newest state.
-const backupPatience = 30 * time.Second
+// backupTimeout bounds how long a backup waits for the mesh's newest state.
+const backupTimeout = 30 * time.Second
 
-// WithBackup serves a backup beside the rest.
+// WithBackup serves a backup at BackupPath and passes every other request to rest.
 func WithBackup(backup func(context.Context, io.Writer) (uint64, error), rest http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != BackupPath || r.Method != http.MethodGet {
 			rest.ServeHTTP(w, r)
 			return
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), backupPatience)
+		ctx, cancel := context.WithTimeout(r.Context(), backupTimeout)
 		defer cancel()
 		out := &countingWriter{to: w}
 		_, err := backup(ctx, out)
@@ -32,7 +31,7 @@ func WithBackup(backup func(context.Context, io.Writer) (uint64, error), rest ht
 			return
 		}
 		if out.n > 0 {
-			panic(http.ErrAbortHandler) // the client must not take it for whole
+			panic(http.ErrAbortHandler) // the client must not mistake a partial backup for a complete one
 		}
 		fault.Write(w, err)
 	})

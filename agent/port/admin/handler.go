@@ -12,33 +12,33 @@ import (
 	"virtmesh/agent/fault"
 )
 
-// Mesh does what the API offers. Its errors are faults, or wrap them. Methods may be
-// called at once.
+// Mesh implements the operations of the API. Its errors are faults, or wrap them. Its
+// methods may be called concurrently.
 type Mesh interface {
 	Status(ctx context.Context) (*Status, error)
 	CreateToken(ctx context.Context, ttl time.Duration) (*Token, error)
 	ListTokens(ctx context.Context) ([]Token, error)
 	RevokeToken(ctx context.Context, id string) error
 	IssueCredentials(ctx context.Context, csrPEM []byte) (*Credentials, error)
-	// Leave hands this host's duties over and makes its agent stop for good.
+	// Leave hands over this host's duties and stops its agent for good.
 	Leave(ctx context.Context) error
-	// RemoveHost forgets a dead host.
+	// RemoveHost removes a dead host from the mesh.
 	RemoveHost(ctx context.Context, name string) error
 }
 
-// maxBody bounds a request; the largest honest one is a certificate request.
+// maxBody bounds a request body; the largest legitimate one is a certificate request.
 const maxBody = 64 << 10
 
-// NewHandler serves the API. allowed decides whether a request may use it, by
-// the connection it came on.
+// NewHandler serves the API. allowed decides, by the connection of a request, whether
+// the request may use it.
 func NewHandler(mesh Mesh, allowed func(*http.Request) bool) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /mesh/v1/status", reply(func(r *http.Request) (any, error) {
+	mux.HandleFunc("GET /mesh/v1/status", replyJSON(func(r *http.Request) (any, error) {
 		return mesh.Status(r.Context())
 	}))
-	mux.HandleFunc("POST /mesh/v1/tokens", reply(func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST /mesh/v1/tokens", replyJSON(func(r *http.Request) (any, error) {
 		var request TokenRequest
-		if err := decode(r, &request); err != nil {
+		if err := decodeBody(r, &request); err != nil {
 			return nil, err
 		}
 		if request.TTL <= 0 || request.TTL > 30*24*time.Hour {
@@ -46,26 +46,26 @@ func NewHandler(mesh Mesh, allowed func(*http.Request) bool) http.Handler {
 		}
 		return mesh.CreateToken(r.Context(), request.TTL)
 	}))
-	mux.HandleFunc("GET /mesh/v1/tokens", reply(func(r *http.Request) (any, error) {
+	mux.HandleFunc("GET /mesh/v1/tokens", replyJSON(func(r *http.Request) (any, error) {
 		return mesh.ListTokens(r.Context())
 	}))
-	mux.HandleFunc("DELETE /mesh/v1/tokens/{id}", reply(func(r *http.Request) (any, error) {
+	mux.HandleFunc("DELETE /mesh/v1/tokens/{id}", replyJSON(func(r *http.Request) (any, error) {
 		return nil, mesh.RevokeToken(r.Context(), r.PathValue("id"))
 	}))
-	mux.HandleFunc("POST /mesh/v1/credentials", reply(func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST /mesh/v1/credentials", replyJSON(func(r *http.Request) (any, error) {
 		var request CredentialsRequest
-		if err := decode(r, &request); err != nil {
+		if err := decodeBody(r, &request); err != nil {
 			return nil, err
 		}
 		return mesh.IssueCredentials(r.Context(), []byte(request.CSR))
 	}))
-	mux.HandleFunc("POST /mesh/v1/leave", reply(func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST /mesh/v1/leave", replyJSON(func(r *http.Request) (any, error) {
 		return nil, mesh.Leave(r.Context())
 	}))
-	mux.HandleFunc("DELETE /mesh/v1/hosts/{name}", reply(func(r *http.Request) (any, error) {
+	mux.HandleFunc("DELETE /mesh/v1/hosts/{name}", replyJSON(func(r *http.Request) (any, error) {
 		return nil, mesh.RemoveHost(r.Context(), r.PathValue("name"))
 	}))
-	mux.HandleFunc("/", reply(func(r *http.Request) (any, error) {
+	mux.HandleFunc("/", replyJSON(func(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, fault.NotFound)
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -77,7 +77,7 @@ func NewHandler(mesh Mesh, allowed func(*http.Request) bool) http.Handler {
 	})
 }
 
-func decode(r *http.Request, into any) error {
+func decodeBody(r *http.Request, into any) error {
 	decoder := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); errors.Is(err, io.EOF) {
@@ -86,12 +86,12 @@ func decode(r *http.Request, into any) error {
 		return fmt.Errorf("%w: %w", fault.Invalid, err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: something follows the JSON object", fault.Invalid)
+		return fmt.Errorf("%w: unexpected data after the JSON object", fault.Invalid)
 	}
 	return nil
 }
 
-func reply(do func(*http.Request) (any, error)) http.HandlerFunc {
+func replyJSON(do func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		value, err := do(r)
 		switch {

@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// OpenSocket listens on the administration socket, which only root may open. A
-// socket that an agent left behind is replaced.
+// OpenSocket listens on the administration socket, which only root may open. It
+// replaces a socket that an earlier agent left behind.
 func OpenSocket(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("make way for the administration socket: %w", err)
+		return nil, fmt.Errorf("remove the old administration socket: %w", err)
 	}
 	listener, err := net.Listen("unix", path)
 	if err != nil {
@@ -21,12 +21,12 @@ func OpenSocket(path string) (net.Listener, error) {
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		listener.Close()
-		return nil, fmt.Errorf("protect the administration socket: %w", err)
+		return nil, fmt.Errorf("set the mode of the administration socket: %w", err)
 	}
 	return listener, nil
 }
 
-// Beside puts the mesh's own API beside the Kubernetes one.
+// Beside passes requests below /mesh/v1/ to mesh and all others to kubernetes.
 func Beside(mesh, kubernetes http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/mesh/v1/") {

@@ -1,12 +1,10 @@
-// Package admin is the mesh's own administration API, for what has no
-// Kubernetes kind: members and replication, join tokens, administrator
-// credentials, and taking a host out.
+// Package admin is the mesh's own administration API, for what has no Kubernetes kind:
+// members and replication, join tokens, administrator credentials, and removing a host.
 //
-// It is served under /mesh/v1 on the mesh port, to clients that are
-// administrators (organization system:masters), and on the agent's local
-// socket, which only root may open. Its types are what the virtmesh command
-// prints with -o json, so they only grow. Every answer that is no success is a
-// fault.
+// It is served under /mesh/v1 on the mesh port, to clients that are administrators
+// (organization system:masters), and on the agent's local socket, which only root may
+// open. The virtmesh command prints its types with -o json, so fields are only added
+// and never removed or renamed. Every error answer is a fault.
 package admin
 
 import "time"
@@ -27,7 +25,7 @@ type Status struct {
 	Revision uint64 `json:"revision"`
 	// Members lists every known host, by name.
 	Members []Member `json:"members"`
-	// Warnings says what an operator should look at; empty when all is well.
+	// Warnings lists what needs an operator's attention; empty if nothing does.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
@@ -44,11 +42,11 @@ type Member struct {
 	Version string `json:"version,omitempty"`
 	// FeatureLevel is the newest rule set the host understands.
 	FeatureLevel uint32 `json:"featureLevel,omitempty"`
-	// KVM tells whether the host runs guests with hardware acceleration.
+	// KVM reports whether the host runs guests with hardware acceleration.
 	KVM bool `json:"kvm"`
 	// Unschedulable is true for a cordoned host.
 	Unschedulable bool `json:"unschedulable,omitempty"`
-	// Lag counts log entries the host is behind the leader, -1 if unknown.
+	// Lag is how many log entries the host is behind the leader, -1 if unknown.
 	Lag int64 `json:"lag"`
 }
 
@@ -67,14 +65,14 @@ type Token struct {
 	UsedBy string `json:"usedBy,omitempty"`
 }
 
-// CredentialsRequest asks for an administrator's client certificate. The key
+// CredentialsRequest asks for an administrator's client certificate. The private key
 // stays with the client.
 type CredentialsRequest struct {
-	// CSR is a PEM certificate request; its names are not used.
+	// CSR is a PEM certificate request. The names in it are ignored.
 	CSR string `json:"csr"`
 }
 
-// Credentials is what a kubeconfig needs.
+// Credentials holds what a client needs to write a kubeconfig.
 type Credentials struct {
 	// Server is the https URL of the answering host.
 	Server string `json:"server"`

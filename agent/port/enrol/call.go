@@ -17,7 +17,7 @@ import (
 	"virtmesh/agent/port"
 )
 
-// verifier judges the chain of the host that answers, leaf first.
+// verifier checks the certificate chain of the answering host, leaf first.
 type verifier func(chain []*x509.Certificate) error
 
 // caller makes the requests of one exchange with one member, over one connection.
@@ -26,7 +26,8 @@ type caller struct {
 	client *http.Client
 }
 
-// newCaller returns a caller; nothing is dialled yet. close ends it.
+// newCaller returns a caller. It does not connect yet. The caller must be closed with
+// close.
 func newCaller(addr string, verify verifier) *caller {
 	c := &caller{addr: addr}
 	c.client = &http.Client{
@@ -45,7 +46,8 @@ func newCaller(addr string, verify verifier) *caller {
 
 func (c *caller) close() { c.client.CloseIdleConnections() }
 
-// plainConn hides that it is TLS from net/http, which would look at the ALPN.
+// plainConn hides from net/http that the connection is TLS, so that net/http ignores
+// the ALPN protocol.
 type plainConn struct{ net.Conn }
 
 func dialJoin(ctx context.Context, addr string, verify verifier) (net.Conn, error) {
@@ -56,8 +58,8 @@ func dialJoin(ctx context.Context, addr string, verify verifier) (net.Conn, erro
 	conn := tls.Client(raw, &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{port.ProtoJoin},
-		// The server is known by the CA that signed it and its subject, not by a DNS
-		// name, so VerifyConnection does the whole verification.
+		// The server is identified by the CA that signed its certificate and by its
+		// subject, not by a DNS name, so VerifyConnection does the whole verification.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if state.NegotiatedProtocol != port.ProtoJoin {
@@ -73,7 +75,8 @@ func dialJoin(ctx context.Context, addr string, verify verifier) (net.Conn, erro
 	return plainConn{conn}, nil
 }
 
-// call sends one request and decodes the answer, or the error that is in it.
+// call sends one request and decodes the answer, or returns the error that the answer
+// holds.
 func (c *caller) call(ctx context.Context, method, path string, request, answer any) error {
 	var body bytes.Buffer
 	if request != nil {
@@ -81,7 +84,7 @@ func (c *caller) call(ctx context.Context, method, path string, request, answer 
 			return fmt.Errorf("encode request: %w", err)
 		}
 	}
-	// The address is only for the Host header: DialContext knows where to go.
+	// The address is only used for the Host header: DialContext connects to addr.
 	req, err := http.NewRequestWithContext(ctx, method, "http://mesh"+path, &body)
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
@@ -89,11 +92,11 @@ func (c *caller) call(ctx context.Context, method, path string, request, answer 
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.client.Do(req)
 	if err != nil {
-		return fmt.Errorf("ask %s: %w", c.addr, cause(err))
+		return fmt.Errorf("ask %s: %w", c.addr, unwrapURLError(err))
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return ofMember(c.addr, fault.Read(resp))
+		return memberError(c.addr, fault.Read(resp))
 	}
 	if err := decodeJSON(resp.Body, maxAnswer, answer); err != nil {
 		return fmt.Errorf("ask %s: answer: %w", c.addr, err)
@@ -101,18 +104,18 @@ func (c *caller) call(ctx context.Context, method, path string, request, answer 
 	return nil
 }
 
-// cause takes off the layers that net/http puts on an error; they name a URL that the
-// user never typed.
-func cause(err error) error {
+// unwrapURLError removes the wrapper that net/http puts around an error, because it
+// names a URL that the user never typed.
+func unwrapURLError(err error) error {
 	if u := errors.Unwrap(err); u != nil {
 		return u
 	}
 	return err
 }
 
-// RenewalConfig says whom to ask for the next certificate.
+// RenewalConfig says which members Renewal asks for the next certificate.
 type RenewalConfig struct {
-	// Identity is the host that asks.
+	// Identity is the identity to renew.
 	Identity *identity.Identity
 	// Members returns the mesh addresses to try, in order.
 	Members func() []string
@@ -121,7 +124,7 @@ type RenewalConfig struct {
 }
 
 // Renewal returns the Issuer that asks other members to sign the next certificate. It
-// works also when the present certificate has ended.
+// also works when the present certificate has expired.
 func Renewal(cfg RenewalConfig) identity.Issuer {
 	if cfg.Attempt <= 0 {
 		cfg.Attempt = 5 * time.Second
@@ -138,7 +141,7 @@ func Renewal(cfg RenewalConfig) identity.Issuer {
 				return issued, nil
 			}
 			if errors.Is(err, fault.NoHost) || errors.Is(err, fault.Expelled) {
-				return identity.Issued{}, err // no other member will say anything else
+				return identity.Issued{}, err // every other member would give the same answer
 			}
 			failed = fmt.Errorf("%w; %w", failed, err)
 			if ctx.Err() != nil {

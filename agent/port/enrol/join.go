@@ -27,7 +27,7 @@ type Options struct {
 	Addresses []string
 	// Token admits the host.
 	Token identity.Token
-	// Host is the name it wants.
+	// Host is the name that the host asks for.
 	Host string
 	// MeshAddress and GossipAddress are what other hosts dial, "host:port".
 	MeshAddress, GossipAddress string
@@ -41,11 +41,12 @@ type Options struct {
 	Attempt time.Duration
 	Rounds  int
 	Pause   time.Duration
-	// MaxSkew is only for telling a wrong clock from an expired server.
+	// MaxSkew is only used to tell a wrong clock on this host from an expired
+	// certificate of the server.
 	MaxSkew time.Duration
 	// Now is the clock of this host; nil stands for time.Now.
 	Now func() time.Time
-	// Logger receives what went wrong with one member while others are tried.
+	// Logger receives the errors of members while others are still tried.
 	Logger *slog.Logger
 }
 
@@ -84,13 +85,14 @@ func (o Options) Validate() error {
 }
 
 // Join makes this host a member of the mesh that the token is for and writes its
-// identity to the state directory; identity.Open reads it. When it returns an error the
-// directory holds no identity, and a repetition with the same token is safe: the mesh
-// recognises the host by the key that the directory keeps for it.
+// identity to the state directory, where identity.Open reads it. If Join returns an
+// error, the directory holds no identity, and calling Join again with the same token is
+// safe: the mesh recognises the host by the key that the directory keeps for it.
 //
-// Errors that a caller can tell apart: identity.ErrInitialised; faults with the codes
-// TokenInvalid, TokenExpired, TokenUsed, HostTaken, ClockSkew, TooOld and Invalid, which
-// names the field; this package's *PinError, ErrServerCertificate and ErrUnavailable.
+// A caller can distinguish these errors: identity.ErrInitialised; faults with the codes
+// TokenInvalid, TokenExpired, TokenUsed, HostTaken, ClockSkew, TooOld and Invalid,
+// which names the field; this package's *PinError, ErrServerCertificate and
+// ErrUnavailable.
 func Join(ctx context.Context, opts Options) error {
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -105,28 +107,28 @@ func Join(ctx context.Context, opts Options) error {
 		return fmt.Errorf("join: %w", err)
 	}
 	pending := pendingKey{path: filepath.Join(opts.Dir, ".join-"+opts.Token.ID+".key")}
-	key, err := pending.load()
+	key, err := pending.loadOrCreate()
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
-	answer, err := exchange(ctx, opts, key)
+	answer, err := askMembers(ctx, opts, key)
 	if err != nil {
 		if tokenGone(err) {
 			err = errors.Join(err, pending.remove())
 		}
 		return fmt.Errorf("join: %w", err)
 	}
-	if err := save(opts, key, answer); err != nil {
+	if err := saveIdentity(opts, key, answer); err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
 	if err := pending.remove(); err != nil {
-		opts.Logger.Warn("a key that is no longer needed stays behind", "err", err)
+		opts.Logger.Warn("the key of the join could not be removed; it is no longer needed", "err", err)
 	}
 	return nil
 }
 
-// exchange asks the members in turn until one answers for the mesh.
-func exchange(ctx context.Context, opts Options, key *ecdsa.PrivateKey) (Answer, error) {
+// askMembers asks the members in turn until one admits or finally refuses this host.
+func askMembers(ctx context.Context, opts Options, key *ecdsa.PrivateKey) (Answer, error) {
 	var last error
 	for round := range opts.Rounds {
 		if round > 0 {
@@ -137,14 +139,14 @@ func exchange(ctx context.Context, opts Options, key *ecdsa.PrivateKey) (Answer,
 			}
 		}
 		for _, addr := range opts.Addresses {
-			answer, err := ask(ctx, opts, addr, key)
+			answer, err := askMember(ctx, opts, addr, key)
 			if err == nil {
 				return answer, nil
 			}
-			if final(err) || ctx.Err() != nil {
+			if isFinal(err) || ctx.Err() != nil {
 				return Answer{}, err
 			}
-			opts.Logger.Warn("member did not admit this host, trying on", "addr", addr, "err", err)
+			opts.Logger.Warn("member did not admit this host, trying the next one", "addr", addr, "err", err)
 			last = err
 		}
 	}
@@ -154,8 +156,8 @@ func exchange(ctx context.Context, opts Options, key *ecdsa.PrivateKey) (Answer,
 	return Answer{}, fmt.Errorf("%w: %w", ErrUnavailable, last)
 }
 
-// ask makes one exchange with one member.
-func ask(ctx context.Context, opts Options, addr string, key *ecdsa.PrivateKey) (Answer, error) {
+// askMember makes one attempt to join with one member.
+func askMember(ctx context.Context, opts Options, addr string, key *ecdsa.PrivateKey) (Answer, error) {
 	csr, err := identity.NewCSR(key, opts.Host)
 	if err != nil {
 		return Answer{}, err
@@ -177,9 +179,9 @@ func ask(ctx context.Context, opts Options, addr string, key *ecdsa.PrivateKey) 
 	return answer, err
 }
 
-// compareClocks asks for the server's clock before the token is sent. A host whose clock
-// is wrong would otherwise see a certificate that seems to have ended, and a message
-// about that would send its owner the wrong way.
+// compareClocks reads the server's clock before the token is sent. Otherwise a host
+// with a wrong clock would report that the server's certificate has expired, which
+// would mislead its operator.
 func compareClocks(ctx context.Context, opts Options, c *caller, server *pinned) error {
 	var there clockAnswer
 	if err := c.call(ctx, http.MethodGet, pathClock, nil, &there); err != nil {
@@ -187,7 +189,7 @@ func compareClocks(ctx context.Context, opts Options, c *caller, server *pinned)
 	}
 	here := opts.Now()
 	if here.Sub(there.Clock).Abs() > opts.MaxSkew {
-		return clockSkew(here, there.Clock, opts.MaxSkew)
+		return clockSkewFault(here, there.Clock, opts.MaxSkew)
 	}
 	if leaf := server.leaf; here.After(leaf.NotAfter) || here.Before(leaf.NotBefore) {
 		return fmt.Errorf("ask %s: %w at %s", c.addr, ErrServerCertificate, leaf.NotAfter.UTC().Format(time.RFC3339))
@@ -195,7 +197,8 @@ func compareClocks(ctx context.Context, opts Options, c *caller, server *pinned)
 	return nil
 }
 
-// pinned verifies a server by the pin of its CA. It leaves the clock to compareClocks.
+// pinned verifies a server by the pin of its CA. compareClocks checks the validity
+// period.
 type pinned struct {
 	addr string
 	pin  identity.Pin
@@ -204,7 +207,7 @@ type pinned struct {
 
 func (p *pinned) verify(chain []*x509.Certificate) error {
 	i := slices.IndexFunc(chain, func(c *x509.Certificate) bool { return c.IsCA && identity.PinOf(c) == p.pin })
-	if i < 1 { // 0 is the server itself
+	if i < 1 { // the certificate at 0 is the server's own
 		return &PinError{Addr: p.addr, Want: p.pin}
 	}
 	roots := x509.NewCertPool()
@@ -216,14 +219,15 @@ func (p *pinned) verify(chain []*x509.Certificate) error {
 	return nil
 }
 
-// save checks that the answer is from the pinned CA and writes it in one step.
-func save(opts Options, key *ecdsa.PrivateKey, a Answer) error {
+// saveIdentity checks that the answer comes from the pinned CA and writes it in one
+// step.
+func saveIdentity(opts Options, key *ecdsa.PrivateKey, a Answer) error {
 	bundle, err := identity.ParseCertificates(a.CABundle)
 	if err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}
 	if !slices.ContainsFunc(bundle, func(c *x509.Certificate) bool { return identity.PinOf(c) == opts.Token.Pin }) {
-		return errors.New("answer: the CA that the token pins is not in it")
+		return errors.New("answer: it lacks the CA that the token pins")
 	}
 	chain, err := identity.ParseCertificates(a.Chain)
 	if err != nil {
@@ -246,7 +250,8 @@ func save(opts Options, key *ecdsa.PrivateKey, a Answer) error {
 	})
 }
 
-// tokenGone reports whether the token, and so the key kept for it, is of no more use.
+// tokenGone reports whether the token, and therefore the key kept for it, can no longer
+// be used.
 func tokenGone(err error) bool {
 	return errors.Is(err, fault.TokenInvalid) || errors.Is(err, fault.TokenExpired) ||
 		errors.Is(err, fault.TokenUsed)
@@ -255,8 +260,8 @@ func tokenGone(err error) bool {
 // pendingKey is the private key of a join that has not succeeded yet.
 type pendingKey struct{ path string }
 
-// load reads the key, or makes one and keeps it.
-func (p pendingKey) load() (*ecdsa.PrivateKey, error) {
+// loadOrCreate reads the key, or makes a new one and stores it.
+func (p pendingKey) loadOrCreate() (*ecdsa.PrivateKey, error) {
 	data, err := os.ReadFile(p.path)
 	if err == nil {
 		return identity.ParseKey(data)
@@ -275,7 +280,7 @@ func (p pendingKey) load() (*ecdsa.PrivateKey, error) {
 		return nil, err
 	}
 	if err := durable.WriteFile(p.path, data, 0o600); err != nil {
-		return nil, fmt.Errorf("keep key of the join: %w", err)
+		return nil, fmt.Errorf("store key of the join: %w", err)
 	}
 	return key, nil
 }

@@ -15,7 +15,7 @@ import (
 	"virtmesh/agent/identity"
 )
 
-// DefaultMaxSkew is how far the clock of a joining host may be off.
+// DefaultMaxSkew is the default of ServerConfig.MaxSkew.
 const DefaultMaxSkew = 30 * time.Second
 
 // ServerConfig is what a Server needs.
@@ -24,19 +24,21 @@ type ServerConfig struct {
 	Signer *identity.Signer
 	// Host is the name of this host.
 	Host string
-	// Version is what this host runs, for the message to a host that is too old.
+	// Version is the version of this host's software; the message to a host that is too
+	// old names it.
 	Version string
 	// MinFeatureLevel, if set, returns the lowest feature level that the mesh admits.
 	// It must not block.
 	MinFeatureLevel func() uint32
-	// MaxSkew is how far the clock of a joining host may be off.
+	// MaxSkew is how much the clock of a joining host may differ from this host's.
 	MaxSkew time.Duration
-	// Timeout bounds one request, from its last byte on.
+	// Timeout bounds one request, from the moment its body has been read.
 	Timeout time.Duration
 	// BodyTimeout bounds how long a caller may take to send the body of a request.
 	BodyTimeout time.Duration
-	// MaxRequests bounds the requests that run at once; more are told to come again. One
-	// runs once its body is here, so a slow caller is in nobody's way.
+	// MaxRequests bounds the requests that run at the same time; the server answers
+	// further ones with "unavailable". A request counts only once its body has been
+	// read, so a slow caller blocks nobody.
 	MaxRequests int
 	// Logger receives a line for every host that is admitted or refused.
 	Logger *slog.Logger
@@ -75,7 +77,7 @@ func (c ServerConfig) Validate() error {
 }
 
 // Server answers the join protocol. It is an http.Handler for a listener of
-// meshport.ProtoJoin and owns no goroutine.
+// port.ProtoJoin and owns no goroutine.
 type Server struct {
 	cfg      ServerConfig
 	mux      *http.ServeMux
@@ -102,48 +104,49 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 			return nil, fmt.Errorf("register join metrics: %w", err)
 		}
 	}
-	s.mux.HandleFunc("POST "+pathJoin, s.bounded("join", s.join))
-	s.mux.HandleFunc("POST "+pathRenew, s.bounded("renew", s.renew))
-	s.mux.HandleFunc("GET "+pathClock, s.clock)
+	s.mux.HandleFunc("POST "+pathJoin, s.boundedHandler("join", s.serveJoin))
+	s.mux.HandleFunc("POST "+pathRenew, s.boundedHandler("renew", s.serveRenew))
+	s.mux.HandleFunc("GET "+pathClock, s.serveClock)
 	return s, nil
 }
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Close takes the metrics out of the registerer.
+// Close unregisters the metrics.
 func (s *Server) Close() {
 	if s.cfg.Registerer != nil {
 		s.cfg.Registerer.Unregister(s.requests)
 	}
 }
 
-// bounded runs an operation within the limits on time and number, and writes its answer.
-func (s *Server) bounded(operation string, do func(ctx context.Context, body []byte, from string) (any, error)) http.HandlerFunc {
+// boundedHandler runs an operation within the limits on time and number of requests,
+// and writes its answer.
+func (s *Server) boundedHandler(operation string, do func(ctx context.Context, body []byte, from string) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		answer, err := s.run(w, r, do)
+		answer, err := s.runOperation(w, r, do)
 		if err == nil {
 			s.requests.WithLabelValues(operation, "ok").Inc()
-			s.write(w, http.StatusOK, answer)
+			s.writeAnswer(w, http.StatusOK, answer)
 			return
 		}
-		told := forStrangers(err)
+		told := publicFault(err)
 		s.requests.WithLabelValues(operation, string(told.Code)).Inc()
 		s.cfg.Logger.Warn(operation+" refused", "from", r.RemoteAddr, "code", told.Code, "err", err)
 		fault.Write(w, told)
 	}
 }
 
-// run reads the body, takes a slot and runs an operation.
-func (s *Server) run(w http.ResponseWriter, r *http.Request, do func(context.Context, []byte, string) (any, error)) (any, error) {
-	// Callers are strangers: one that sends or reads slowly is cut off. A recorder in a
-	// test has no deadline to set.
+// runOperation reads the body, takes a slot and runs an operation.
+func (s *Server) runOperation(w http.ResponseWriter, r *http.Request, do func(context.Context, []byte, string) (any, error)) (any, error) {
+	// Callers are not authenticated, so one that sends or reads slowly is cut off.
+	// Ignore the error: a recorder in a test has no deadlines.
 	conn := http.NewResponseController(w)
 	_ = conn.SetReadDeadline(time.Now().Add(s.cfg.BodyTimeout))
 	_ = conn.SetWriteDeadline(time.Now().Add(s.cfg.BodyTimeout + s.cfg.Timeout))
 	body, err := readBody(r.Body, maxRequest)
 	if err != nil {
-		return nil, badField("body", err)
+		return nil, badFieldFault("body", err)
 	}
 	end := time.Now().Add(s.cfg.Timeout)
 	_ = conn.SetReadDeadline(end)
@@ -160,7 +163,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, do func(context.Con
 	}
 }
 
-func (s *Server) write(w http.ResponseWriter, status int, answer any) {
+func (s *Server) writeAnswer(w http.ResponseWriter, status int, answer any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
@@ -169,23 +172,23 @@ func (s *Server) write(w http.ResponseWriter, status int, answer any) {
 	}
 }
 
-func (s *Server) join(ctx context.Context, body []byte, from string) (any, error) {
+func (s *Server) serveJoin(ctx context.Context, body []byte, from string) (any, error) {
 	req, err := decodeRequest(body)
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
 	if skew := req.Clock.Sub(now).Abs(); skew > s.cfg.MaxSkew {
-		return nil, clockSkew(req.Clock, now, s.cfg.MaxSkew)
+		return nil, clockSkewFault(req.Clock, now, s.cfg.MaxSkew)
 	}
 	if s.cfg.MinFeatureLevel != nil {
 		if want := s.cfg.MinFeatureLevel(); req.FeatureLevel < want {
-			return nil, tooOld(req, want, s.cfg.Version)
+			return nil, tooOldFault(req, want, s.cfg.Version)
 		}
 	}
 	key, err := identity.ParseCSR(req.CSR)
 	if err != nil {
-		return nil, badField("csr", err)
+		return nil, badFieldFault("csr", err)
 	}
 	admission, err := s.cfg.Signer.Admit(ctx, identity.Candidate{
 		TokenID: req.TokenID, Secret: req.Secret, Key: key,
@@ -209,10 +212,10 @@ func (s *Server) join(ctx context.Context, body []byte, from string) (any, error
 	return answer, nil
 }
 
-func (s *Server) renew(ctx context.Context, body []byte, from string) (any, error) {
+func (s *Server) serveRenew(ctx context.Context, body []byte, from string) (any, error) {
 	var proof identity.RenewalProof
-	if err := unmarshal(body, &proof); err != nil {
-		return nil, badField("body", err)
+	if err := unmarshalJSON(body, &proof); err != nil {
+		return nil, badFieldFault("body", err)
 	}
 	host, issued, err := s.cfg.Signer.RenewByProof(ctx, proof)
 	if err != nil {
@@ -222,6 +225,6 @@ func (s *Server) renew(ctx context.Context, body []byte, from string) (any, erro
 	return issued, nil
 }
 
-func (s *Server) clock(w http.ResponseWriter, _ *http.Request) {
-	s.write(w, http.StatusOK, clockAnswer{Host: s.cfg.Host, Clock: time.Now().UTC()})
+func (s *Server) serveClock(w http.ResponseWriter, _ *http.Request) {
+	s.writeAnswer(w, http.StatusOK, clockAnswer{Host: s.cfg.Host, Clock: time.Now().UTC()})
 }

@@ -15,15 +15,16 @@ const (
 	pathRenew = "/mesh/v1/renew"
 	pathClock = "/mesh/v1/clock"
 
-	// maxRequest bounds what a server reads from somebody it does not know.
+	// maxRequest bounds what a server reads from an unknown caller.
 	maxRequest = 64 << 10
-	// maxAnswer bounds what a client reads: room for the members of a large mesh.
+	// maxAnswer bounds what a client reads. It has room for the members of a large
+	// mesh.
 	maxAnswer = 4 << 20
 	// maxVersion bounds the version string.
 	maxVersion = 64
 )
 
-// Request asks for membership.
+// Request is a host's request for membership.
 type Request struct {
 	TokenID string `json:"tokenID"`
 	Secret  []byte `json:"secret"`
@@ -39,12 +40,12 @@ type Request struct {
 	FeatureLevel uint32    `json:"featureLevel"`
 }
 
-// Answer makes a host a member.
+// Answer holds what an admitted host needs to be a member.
 type Answer struct {
 	identity.Issued
 	MeshID string `json:"meshID"`
-	// CAKey is the private key of the CA, PEM. The host gets it anyway, with its replica
-	// of the store.
+	// CAKey is the private key of the CA, PEM. The host would also get it with its
+	// replica of the store.
 	CAKey      []byte          `json:"caKey"`
 	GossipKeys [][]byte        `json:"gossipKeys"`
 	Members    []identity.Seed `json:"members"`
@@ -57,12 +58,11 @@ type clockAnswer struct {
 }
 
 // decodeRequest reads a Request and checks every field that can be checked without the
-// store. Errors are faults that
-// name the field.
+// store. Its errors are faults that name the field.
 func decodeRequest(body []byte) (Request, error) {
 	var req Request
-	if err := unmarshal(body, &req); err != nil {
-		return Request{}, badField("body", err)
+	if err := unmarshalJSON(body, &req); err != nil {
+		return Request{}, badFieldFault("body", err)
 	}
 	record := identity.HostRecord{MeshAddress: req.MeshAddress, GossipAddress: req.GossipAddress, SANs: req.SANs, Name: req.Host}
 	checks := []struct {
@@ -78,11 +78,11 @@ func decodeRequest(body []byte) (Request, error) {
 	}
 	for _, c := range checks {
 		if c.err != nil {
-			return Request{}, badField(c.field, c.err)
+			return Request{}, badFieldFault(c.field, c.err)
 		}
 	}
 	if _, err := identity.ParseCSR(req.CSR); err != nil {
-		return Request{}, badField("csr", err)
+		return Request{}, badFieldFault("csr", err)
 	}
 	return req, nil
 }
@@ -106,16 +106,16 @@ func checkVersion(v string) error {
 	return nil
 }
 
-// decodeJSON reads one JSON value of at most limit bytes and nothing after it.
+// decodeJSON reads exactly one JSON value of at most limit bytes.
 func decodeJSON(r io.Reader, limit int64, value any) error {
 	body, err := readBody(r, limit)
 	if err != nil {
 		return err
 	}
-	return unmarshal(body, value)
+	return unmarshalJSON(body, value)
 }
 
-// readBody reads all of r, which may be at most limit bytes.
+// readBody reads all of r and fails if it is longer than limit bytes.
 func readBody(r io.Reader, limit int64) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
@@ -127,9 +127,9 @@ func readBody(r io.Reader, limit int64) ([]byte, error) {
 	return body, nil
 }
 
-// unmarshal decodes one JSON value and nothing after it. Unknown fields are ignored: a
+// unmarshalJSON decodes exactly one JSON value. It ignores unknown fields, because a
 // newer version may send more.
-func unmarshal(body []byte, value any) error {
+func unmarshalJSON(body []byte, value any) error {
 	if err := json.Unmarshal(body, value); err != nil {
 		return fmt.Errorf("not valid JSON: %w", err)
 	}

@@ -77,15 +77,15 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		{fmt.Errorf("%w: bad signature", fault.BadProof), fault.BadProof},
 		{fmt.Errorf("host host2: %w", fault.NoHost), fault.NoHost},
 		{fault.New(fault.HostTaken, "host name host2 is taken in this mesh"), fault.HostTaken},
-		{clockSkew(now, now.Add(time.Hour), time.Minute), fault.ClockSkew},
-		{tooOld(Request{Version: "v1", FeatureLevel: 1}, 2, "v2"), fault.TooOld},
-		{badField("host", errors.New("no")), fault.Invalid},
+		{clockSkewFault(now, now.Add(time.Hour), time.Minute), fault.ClockSkew},
+		{tooOldFault(Request{Version: "v1", FeatureLevel: 1}, 2, "v2"), fault.TooOld},
+		{badFieldFault("host", errors.New("no")), fault.Invalid},
 	} {
 		recorder := httptest.NewRecorder()
-		fault.Write(recorder, forStrangers(test.sent))
-		got := ofMember("host1", fault.Read(recorder.Result()))
-		if got.Error() != test.sent.Error() || !errors.Is(got, test.code) || !final(got) {
-			t.Errorf("%s: sent %q, got %q, final %v", test.code, test.sent, got, final(got))
+		fault.Write(recorder, publicFault(test.sent))
+		got := memberError("host1", fault.Read(recorder.Result()))
+		if got.Error() != test.sent.Error() || !errors.Is(got, test.code) || !isFinal(got) {
+			t.Errorf("%s: sent %q, got %q, final %v", test.code, test.sent, got, isFinal(got))
 		}
 	}
 }
@@ -95,10 +95,10 @@ func TestErrorsCrossTheWire(t *testing.T) {
 func TestStrangersLearnNothing(t *testing.T) {
 	for _, inner := range []error{errors.New("open /dev/sda: no space"), raftstore.ErrNoLeader, context.DeadlineExceeded} {
 		recorder := httptest.NewRecorder()
-		fault.Write(recorder, forStrangers(inner))
+		fault.Write(recorder, publicFault(inner))
 		response := recorder.Result()
-		got := ofMember("host1", fault.Read(response))
-		if !errors.Is(got, ErrUnavailable) || final(got) || strings.Contains(got.Error(), inner.Error()) || response.StatusCode != http.StatusServiceUnavailable {
+		got := memberError("host1", fault.Read(response))
+		if !errors.Is(got, ErrUnavailable) || isFinal(got) || strings.Contains(got.Error(), inner.Error()) || response.StatusCode != http.StatusServiceUnavailable {
 			t.Errorf("%v arrives as %v", inner, got)
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"virtmesh/agent/objects"
 )
 
-// HostOf returns the function that tells which host runs an instance, as this
-// host's view of the objects has it.
+// HostOf returns the function that finds the host of an instance, according to this
+// host's informer.
 func HostOf(instances *objects.Informer[*kubevirtv1.VirtualMachineInstance]) func(ctx context.Context, namespace, name string) (string, error) {
 	return func(_ context.Context, namespace, name string) (string, error) {
 		vmi, ok := instances.Get(objects.Key{Namespace: namespace, Name: name})

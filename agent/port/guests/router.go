@@ -17,16 +17,16 @@ import (
 	"virtmesh/agent/fault"
 )
 
-// Config says where hosts are and how to reach them.
+// Config says where hosts are and how to connect to them.
 type Config struct {
-	// Self is this host's name; requests for it stay in the process.
+	// Self is this host's name. Requests for it are served in the process.
 	Self string
 	// Local serves this host's own instances.
 	Local Instances
 	// Offerer answers for this host.
 	Offerer Offerer
-	// HostOf tells which host runs an instance. It returns fault.NotFound for
-	// an unknown instance and fault.NotRunning for one that has no host.
+	// HostOf returns the host of an instance. It returns fault.NotFound for an unknown
+	// instance and fault.NotRunning for one that has no host.
 	HostOf func(ctx context.Context, namespace, name string) (host string, err error)
 	// Dial opens an authenticated connection to a host's RPC protocol.
 	Dial func(ctx context.Context, host string) (net.Conn, error)
@@ -42,8 +42,8 @@ type Router struct {
 
 var _ Instances = (*Router)(nil)
 
-// NewRouter makes a Router. It keeps idle connections to peers, which Close
-// ends.
+// NewRouter makes a Router. It keeps idle connections to other hosts; Close closes
+// them.
 func NewRouter(config Config) *Router {
 	if config.Timeout == 0 {
 		config.Timeout = 15 * time.Second
@@ -62,11 +62,11 @@ func NewRouter(config Config) *Router {
 	return &Router{config: config, client: &http.Client{Transport: transport}}
 }
 
-// Close ends idle connections; requests under way finish.
+// Close closes idle connections. Running requests finish.
 func (r *Router) Close() { r.client.CloseIdleConnections() }
 
-// Offer asks a host for an offer, this one without a detour. An error means that
-// the host gave no answer.
+// Offer asks a host for an offer; it asks this host directly. An error means that the
+// host gave no answer.
 func (r *Router) Offer(ctx context.Context, host string, request claims.OfferRequest) (claims.Offer, error) {
 	if host == r.config.Self {
 		return r.config.Offerer.Offer(ctx, request)
@@ -127,8 +127,8 @@ func (r *Router) Filesystems(ctx context.Context, namespace, name string) (*kube
 	return ask(ctx, r, namespace, name, "guest/filesystems", r.config.Local.Filesystems)
 }
 
-// Stream implements Instances. The stream lives until it is closed or ctx
-// ends, on whichever host the guest runs.
+// Stream implements Instances. The stream stays open until it is closed or ctx ends, on
+// whichever host the guest runs.
 func (r *Router) Stream(ctx context.Context, namespace, name string, kind StreamKind) (io.ReadWriteCloser, error) {
 	host, err := r.config.HostOf(ctx, namespace, name)
 	if err != nil {

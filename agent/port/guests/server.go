@@ -16,10 +16,10 @@ import (
 // streamProtocol is the HTTP upgrade token of consoles and displays.
 const streamProtocol = "virtmesh-stream"
 
-// maxRequestBytes bounds what a peer may send in one request body.
+// maxRequestBytes bounds the body of a peer's request.
 const maxRequestBytes = 1 << 20
 
-// NewHandler serves a host's own instances and offers to its peers.
+// NewHandler serves this host's own instances and offers to other hosts.
 func NewHandler(local Instances, offerer Offerer, log *slog.Logger) http.Handler {
 	s := &server{local: local, offerer: offerer, log: log}
 	mux := http.NewServeMux()
@@ -90,7 +90,7 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request) {
 	defer guest.Close()
 	hijacker, ok := w.(http.Hijacker)
 	if !ok {
-		fault.Write(w, errors.New("connection cannot carry a stream"))
+		fault.Write(w, errors.New("the connection cannot be hijacked to carry a stream"))
 		return
 	}
 	w.Header().Set("Connection", "Upgrade")
@@ -105,15 +105,15 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request) {
 	if err := buffered.Flush(); err != nil {
 		return
 	}
-	join(guest, &bufferedConn{Conn: peer, reader: buffered.Reader})
+	joinStreams(guest, &bufferedConn{Conn: peer, reader: buffered.Reader})
 }
 
-// join copies both ways until either side ends, then closes both, so that a
-// console ends for the user when the guest goes and the other way round.
-func join(a, b io.ReadWriteCloser) {
+// joinStreams copies in both directions until either side ends, then closes both, so
+// that the user's console ends with the guest and vice versa.
+func joinStreams(a, b io.ReadWriteCloser) {
 	var copies sync.WaitGroup
 	pump := func(to, from io.ReadWriteCloser) {
-		_, _ = io.Copy(to, from) // either end may go at any time
+		_, _ = io.Copy(to, from) // either side may end at any time
 		a.Close()
 		b.Close()
 	}

@@ -9,7 +9,7 @@ import (
 	"virtmesh/agent/fault"
 )
 
-// readFault is what another host answered that is no success.
+// readFault returns the fault in another host's error answer.
 func readFault(host string, response *http.Response) error {
 	return fmt.Errorf("host %s: %w", host, fault.Read(response))
 }
