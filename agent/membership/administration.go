@@ -15,17 +15,18 @@ import (
 	"virtmesh/agent/port/admin"
 )
 
-// Duties are what a host does for the mesh, and must hand over before it leaves.
+// Duties are the tasks of a host for the mesh, which it must hand over before it
+// leaves.
 type Duties interface {
-	// Pause withholds the host's capacity until Resume.
+	// Pause withdraws the host's capacity until Resume.
 	Pause(ctx context.Context) error
 	Resume()
-	// Bury ends the volume claims under deletion whose volumes were on the disks
-	// of another host that is gone for good.
+	// Bury finishes the deletion of volume claims whose volumes were on the disks of
+	// another host that is gone for good.
 	Bury(ctx context.Context, host string) error
 }
 
-// administration does what the mesh's administration API offers.
+// administration implements the mesh's administration API.
 type administration struct {
 	*Member
 	store  objects.Store
@@ -36,9 +37,9 @@ type administration struct {
 
 var _ admin.Mesh = administration{}
 
-// Administration serves the mesh's administration API on this host. store holds the
-// mesh's objects, duties are this host's, and tell writes an event about an instance
-// that ends with its host.
+// Administration returns the implementation of the mesh's administration API on this
+// host. store holds the mesh's objects, duties are this host's, and tell writes an
+// event about an instance that ends with its host.
 func (m *Member) Administration(store objects.Store, duties Duties, tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string)) admin.Mesh {
 	return administration{Member: m, store: store, duties: duties, tell: tell}
 }
@@ -102,10 +103,10 @@ func (a administration) IssueCredentials(ctx context.Context, csrPEM []byte) (*a
 	}, nil
 }
 
-// Leave implements admin.Mesh. It refuses while guests run here: they would
-// be nobody's. It may be repeated after a failure.
+// Leave implements admin.Mesh. It refuses while guests run on this host, because no
+// host would manage them afterwards. It may be repeated after a failure.
 func (a administration) Leave(ctx context.Context) error {
-	if err := retire(ctx, a.store, a.duties, a.removal(a.config.Name)); err != nil {
+	if err := retireHost(ctx, a.store, a.duties, a.newRemoval(a.config.Name)); err != nil {
 		return err
 	}
 	if err := identity.NewHosts(a.Member.store).Remove(ctx, a.config.Name); err != nil && !errors.Is(err, fault.NoHost) {
@@ -115,14 +116,14 @@ func (a administration) Leave(ctx context.Context) error {
 		return fmt.Errorf("leave the replicated store: %w", err)
 	}
 	if err := a.gossip.Leave(ctx); err != nil {
-		a.log.Warn("not every host heard the goodbye", "err", err)
+		a.log.Warn("not every host was told that this host leaves", "err", err)
 	}
 	a.leftOnce.Do(func() { close(a.left) })
 	return nil
 }
 
-// removal prepares taking a host out of the mesh.
-func (a administration) removal(name string) removal {
+// newRemoval returns the removal of a host.
+func (a administration) newRemoval(name string) removal {
 	return removal{
 		host: name, store: a.store, hosts: identity.NewHosts(a.Member.store), replicas: a.Member.store,
 		letGo: a.duties.Bury, tell: a.tell,

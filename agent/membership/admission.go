@@ -10,8 +10,8 @@ import (
 	"virtmesh/agent/identity"
 )
 
-// Admission decides which hosts and which certificates are let in. The zero
-// value lets no host in. Its methods may be called at once.
+// Admission decides which hosts and which certificates are accepted. The zero value
+// accepts no host. Its methods may be called concurrently.
 type Admission struct {
 	hosts atomic.Pointer[identity.Hosts]
 }
@@ -19,12 +19,12 @@ type Admission struct {
 // errNotOpen refuses other hosts while this one starts.
 var errNotOpen = errors.New("this host's replica is not open yet")
 
-// open lets hosts in from now on that hosts has nothing against.
+// open makes Admit accept the hosts that the records in hosts allow.
 func (a *Admission) open(hosts *identity.Hosts) { a.hosts.Store(hosts) }
 
-// Admit turns away machines that were removed while their certificates last.
-// Before the replica is open nothing is known against anybody, so all must wait:
-// who slipped in then would be served later.
+// Admit refuses machines that were removed and whose certificates are still valid.
+// Until the replica is open it refuses every host, because the removals are not known
+// yet, and a removed machine that was accepted then would keep its connection.
 func (a *Admission) Admit(node identity.Node) error {
 	hosts := a.hosts.Load()
 	if hosts == nil {
@@ -33,8 +33,8 @@ func (a *Admission) Admit(node identity.Node) error {
 	return hosts.Admit(node)
 }
 
-// Judge says why a verified client certificate is good no more: it has ended
-// since its connection was made, or names a host that was removed.
+// Judge returns an error if a verified client certificate is no longer valid: it has
+// expired since its connection was made, or it names a host that was removed.
 func (a *Admission) Judge(cert *x509.Certificate) error {
 	if time.Now().After(cert.NotAfter) {
 		return fmt.Errorf("the client certificate ended at %s", cert.NotAfter.Format(time.RFC3339))

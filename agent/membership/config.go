@@ -15,26 +15,26 @@ import (
 	"virtmesh/raftstore"
 )
 
-// FeatureLevel is the newest set of rules and formats that this version knows.
+// FeatureLevel is the newest set of rules and formats that this version supports.
 const FeatureLevel = 1
 
-// Places and ports of an agent that the command line knows without asking it.
+// Paths and ports of an agent that the command line knows without asking the agent.
 const (
-	// DefaultStateDir holds everything an agent must keep.
+	// DefaultStateDir holds everything that an agent must keep across restarts.
 	DefaultStateDir = "/var/lib/virtmesh"
 	// DefaultSocket is the local administration socket.
 	DefaultSocket = "/run/virtmesh/agent.sock"
 	// DefaultMeshPort carries API, Raft and agent-to-agent traffic (TCP).
 	DefaultMeshPort = 7443
-	// DefaultGossipPort carries membership (TCP and UDP).
+	// DefaultGossipPort carries gossip (TCP and UDP).
 	DefaultGossipPort = 7946
 	// DefaultMetricsAddress serves metrics and health without credentials.
 	DefaultMetricsAddress = "127.0.0.1:7480"
 )
 
-// Config says what this host is called, where it keeps its state and how others
-// reach it. It is a part of the agent's configuration file, where durations are
-// strings such as "24h".
+// Config holds this host's name, where it stores its state and how other hosts reach
+// it. It is a part of the agent's configuration file, where durations are strings such
+// as "24h".
 type Config struct {
 	// Name is the host's name in the mesh, a DNS label. It cannot change.
 	Name string `json:"name"`
@@ -42,25 +42,25 @@ type Config struct {
 	StateDir string `json:"stateDir"`
 	// RunDir holds the administration socket and other volatile files.
 	RunDir string `json:"runDir"`
-	// Zone is the failure domain, for voter and instance spreading.
+	// Zone is the failure domain. Voters and instances are spread over zones.
 	Zone string `json:"zone,omitempty"`
 	// MeshListen is the address the mesh port listens on.
 	MeshListen string `json:"meshListen"`
-	// Advertise is the IP address that other hosts reach this one by.
+	// Advertise is the IP address by which other hosts reach this one.
 	Advertise string `json:"advertise"`
 	// GossipPort is the same on all hosts of a mesh.
 	GossipPort int `json:"gossipPort"`
-	// MetricsListen is the address for /metrics and /healthz; empty for none.
+	// MetricsListen is the address for /metrics and /healthz; empty disables them.
 	MetricsListen string `json:"metricsListen"`
-	// CertificateLifetime is how long this host's certificates are valid;
-	// they renew at two thirds of it.
+	// CertificateLifetime is how long this host's certificates are valid; they are
+	// renewed at two thirds of it.
 	CertificateLifetime Duration `json:"certificateLifetime"`
 }
 
-// Duration is a time.Duration that reads and writes as a string.
+// Duration is a time.Duration that is written to and read from JSON as a string.
 type Duration time.Duration
 
-// MarshalJSON writes the duration as in "24h0m0s".
+// MarshalJSON writes the duration in the form "24h0m0s".
 func (d Duration) MarshalJSON() ([]byte, error) {
 	return []byte(strconv.Quote(time.Duration(d).String())), nil
 }
@@ -79,7 +79,8 @@ func (d *Duration) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// DefaultConfig is the configuration of a host that lacks a name and an address.
+// DefaultConfig returns a complete configuration except for the name and the address of
+// the host.
 func DefaultConfig() Config {
 	return Config{
 		StateDir:            DefaultStateDir,
@@ -91,7 +92,7 @@ func DefaultConfig() Config {
 	}
 }
 
-// Validate names every setting that cannot work.
+// Validate returns an error that names every invalid setting.
 func (c Config) Validate() error {
 	var errs []error
 	invalid := func(field, format string, args ...any) {
@@ -123,7 +124,7 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// MeshAddress is where other hosts reach this one's mesh port.
+// MeshAddress returns the address at which other hosts reach this host's mesh port.
 func (c Config) MeshAddress() string {
 	_, port, err := net.SplitHostPort(c.MeshListen)
 	if err != nil {
@@ -132,24 +133,24 @@ func (c Config) MeshAddress() string {
 	return net.JoinHostPort(c.Advertise, port)
 }
 
-// GossipAddress is where other hosts reach this one's gossip.
+// GossipAddress returns the address at which other hosts reach this host's gossip.
 func (c Config) GossipAddress() string {
 	return net.JoinHostPort(c.Advertise, strconv.Itoa(c.GossipPort))
 }
 
-// Socket is the path of the local administration socket.
+// Socket returns the path of the local administration socket.
 func (c Config) Socket() string { return filepath.Join(c.RunDir, filepath.Base(DefaultSocket)) }
 
-// sans are the names besides the usual ones by which API clients know this host.
+// sans returns the names, besides the usual ones, by which API clients know this host.
 func (c Config) sans() []string { return []string{c.Advertise} }
 
-// certificateNames are the names that this host's certificate must have.
+// certificateNames returns the names that this host's certificate must have.
 func (c Config) certificateNames() []string { return identity.NodeSANs(c.MeshAddress(), c.sans()) }
 
-// raftDir holds this host's copy of the mesh's state.
+// raftDir returns the directory of this host's copy of the mesh's state.
 func (c Config) raftDir() string { return filepath.Join(c.StateDir, "raft") }
 
-// storeConfig is what a running store and a recovery have in common.
+// storeConfig returns the configuration that a running store and a recovery share.
 func (c Config) storeConfig(log *slog.Logger) raftstore.Config {
 	cfg := raftstore.DefaultConfig()
 	cfg.NodeID, cfg.Addr = c.Name, c.MeshAddress()

@@ -10,21 +10,22 @@ import (
 	"virtmesh/raftstore"
 )
 
-// retire takes this host's offer to run instances back, and then what else it
-// has published. It is refused while instances are claimed for the host: what
-// it offers is withdrawn before they are counted, so none can come in between.
-func retire(ctx context.Context, store objects.Store, duties Duties, self removal) error {
+// retireHost withdraws this host's capacity and then everything else that the host has
+// published. It fails while instances are claimed for the host. It withdraws the
+// capacity before it counts the instances, so no new instance can be placed on the host
+// meanwhile.
+func retireHost(ctx context.Context, store objects.Store, duties Duties, self removal) error {
 	if err := duties.Pause(ctx); err != nil {
 		return err
 	}
-	err := retirePaused(ctx, store, self)
+	err := withdrawHost(ctx, store, self)
 	if err != nil {
 		duties.Resume()
 	}
 	return err
 }
 
-func retirePaused(ctx context.Context, store objects.Store, self removal) error {
+func withdrawHost(ctx context.Context, store objects.Store, self removal) error {
 	if err := self.withdrawCapacity(ctx); err != nil {
 		return err
 	}
@@ -35,5 +36,5 @@ func retirePaused(ctx context.Context, store objects.Store, self removal) error 
 	if n := len(held); n > 0 {
 		return fault.New(fault.Conflict, "%d instances run on %s", n, self.host).About(self.host).WithRemedy("stop them first")
 	}
-	return self.forget(ctx)
+	return self.forgetHost(ctx)
 }

@@ -19,24 +19,24 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Options are what a member is given besides its configuration.
+// Options holds what a member needs besides its configuration.
 type Options struct {
-	// Version is the program's version, told to other hosts.
+	// Version is the program's version; other hosts are told it.
 	Version string
 	// ConfigPath is the file that the configuration came from; it is removed
 	// when the host leaves its mesh.
 	ConfigPath string
-	// Logger receives everything the member has to say.
+	// Logger receives the member's log lines.
 	Logger *slog.Logger
-	// Metrics receives and shows its metrics.
+	// Metrics registers and serves the member's metrics.
 	Metrics *prometheus.Registry
-	// NotifyAlive tells the service manager, as long as healthy agrees, that the
-	// agent is alive while it waits for a copy of the mesh's state.
+	// NotifyAlive tells the service manager that the agent is alive while it waits for
+	// a copy of the mesh's state, as long as healthy returns nil.
 	NotifyAlive func(ctx context.Context, healthy func() error) error
 }
 
-// Member is this host as a member of its mesh. Start opens it; Close undoes the
-// start. Its methods may be called at once.
+// Member is this host as a member of its mesh. Start opens it; Close undoes the start.
+// Its methods may be called concurrently.
 type Member struct {
 	config  Config
 	options Options
@@ -59,15 +59,15 @@ type Member struct {
 	leftOnce sync.Once
 }
 
-// step is one step of a start, with what it does for errors.
+// step is one step of a start; what names it in errors.
 type step struct {
 	what string
 	run  func(context.Context) error
 }
 
-// Start makes this host take part in its mesh. ctx bounds the start, which lasts
-// until this host has a copy of the mesh's state. On an error nothing is left
-// running.
+// Start makes this host a running member of its mesh. ctx bounds the start, which lasts
+// until this host has a copy of the mesh's state. On an error Start stops everything
+// that it started.
 func Start(ctx context.Context, config Config, options Options) (_ *Member, err error) {
 	m := newMember(config, options)
 	defer func() {
@@ -75,7 +75,7 @@ func Start(ctx context.Context, config Config, options Options) (_ *Member, err 
 			m.Close(context.Background())
 		}
 	}()
-	for _, step := range append(m.opening(), step{"become a replica", m.joinStore},
+	for _, step := range append(m.openingSteps(), step{"become a replica", m.joinStore},
 		step{"keep this host's record", m.startRecord}, step{"admit other hosts", m.serveJoin}) {
 		started := time.Now()
 		if err := step.run(ctx); err != nil {
@@ -90,12 +90,12 @@ func newMember(config Config, options Options) *Member {
 	return &Member{config: config, options: options, log: options.Logger, admission: &Admission{}, left: make(chan struct{})}
 }
 
-// opening are the steps that a host takes by itself: nobody need answer.
-func (m *Member) opening() []step {
+// openingSteps returns the steps that need no answer from another host.
+func (m *Member) openingSteps() []step {
 	return []step{
 		{"make directories", m.makeDirectories},
 		{"read identity", m.openIdentity},
-		{"renew an ended certificate", m.renewEnded},
+		{"renew an ended certificate", m.renewExpired},
 		{"open the mesh port", m.openPort},
 		{"start gossip", m.startGossip},
 		{"open the replicated store", m.openStore},
@@ -106,7 +106,7 @@ func (m *Member) opening() []step {
 
 func (m *Member) onClose(undo func(context.Context)) { m.closers = append(m.closers, undo) }
 
-// Close undoes the start in reverse. ctx bounds how long duties are handed over.
+// Close undoes the start in reverse order. ctx bounds how long it hands over duties.
 func (m *Member) Close(ctx context.Context) {
 	for _, undo := range slices.Backward(m.closers) {
 		undo(ctx)
@@ -114,32 +114,33 @@ func (m *Member) Close(ctx context.Context) {
 	m.closers = nil
 }
 
-// Identity is who this host is.
+// Identity returns the identity of this host.
 func (m *Member) Identity() *identity.Identity { return m.identity }
 
-// Admission decides who is let in.
+// Admission returns what decides which hosts and certificates are accepted.
 func (m *Member) Admission() *Admission { return m.admission }
 
-// Peers knows the other hosts.
+// Peers returns the list of the other hosts.
 func (m *Member) Peers() *Peers { return m.peers }
 
-// Port is the open mesh port.
+// Port returns the open mesh port.
 func (m *Member) Port() *port.Port { return m.port }
 
-// Gossip is the running gossip.
+// Gossip returns the running gossip.
 func (m *Member) Gossip() *gossip.Gossip { return m.gossip }
 
-// Store is this host's replica of the mesh's state.
+// Store returns this host's replica of the mesh's state.
 func (m *Member) Store() *raftstore.Store { return m.store }
 
-// Err says why this host can do its work no more: its replica has failed.
+// Err returns why this host can no longer work: its replica has failed. It is nil while
+// the replica works.
 func (m *Member) Err() error { return withRemedy(m.store.Err()) }
 
-// ErrLeft ends an agent whose host has left the mesh.
+// ErrLeft is returned by Run when the host has left the mesh.
 var ErrLeft = errors.New("this host left the mesh")
 
-// Run remembers the other hosts until ctx ends. It ends earlier with ErrLeft when
-// this host has left the mesh, or with what its replica failed of.
+// Run saves the other hosts' addresses until ctx ends. It ends earlier with ErrLeft
+// when this host has left the mesh, or with the error that stopped its replica.
 func (m *Member) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	remembering := make(chan struct{})
@@ -161,12 +162,12 @@ func (m *Member) Run(ctx context.Context) error {
 	}
 }
 
-// rememberPeers keeps the other hosts' addresses in the identity, until ctx ends.
+// rememberPeers saves the other hosts' addresses in the identity until ctx ends.
 func (m *Member) rememberPeers(ctx context.Context) {
 	for ctx.Err() == nil {
 		watch, err := m.store.Watch(ctx, raftstore.WatchRequest{Prefix: identity.HostsPrefix})
 		if err != nil {
-			return // the store has stopped, and with it the agent
+			return // the store has stopped, and the agent stops with it
 		}
 		m.peers.saveSeeds()
 		for range watch.Events() {
@@ -175,7 +176,8 @@ func (m *Member) rememberPeers(ctx context.Context) {
 	}
 }
 
-// Forget removes what made this machine a host, after it has left and was closed.
+// Forget deletes the files that made this machine a host of the mesh. Call it after the
+// host has left and the member is closed.
 func (m *Member) Forget() error { return forgetMembership(m.config, m.options.ConfigPath) }
 
 func (m *Member) makeDirectories(context.Context) error {
@@ -215,8 +217,9 @@ func (m *Member) openPort(context.Context) error {
 	return nil
 }
 
-// facts are those that gossip has of this host before it knows what it can run.
-func (m *Member) facts() gossip.Facts {
+// initialFacts returns the facts that this host gossips before it knows what it can
+// run.
+func (m *Member) initialFacts() gossip.Facts {
 	return gossip.Facts{MeshAddr: m.config.MeshAddress(), Zone: m.config.Zone, Version: m.options.Version, FeatureLevel: FeatureLevel}
 }
 
@@ -226,7 +229,7 @@ func (m *Member) startGossip(context.Context) error {
 	cfg.BindAddr, cfg.BindPort = "0.0.0.0", m.config.GossipPort
 	cfg.AdvertiseAddr, cfg.AdvertisePort = m.config.Advertise, m.config.GossipPort
 	cfg.Keys = m.identity.GossipKeys()
-	cfg.Facts = m.facts()
+	cfg.Facts = m.initialFacts()
 	cfg.Logger, cfg.Registerer = m.log.With("part", "gossip"), m.options.Metrics
 	g, err := gossip.New(cfg)
 	if err != nil {
@@ -238,7 +241,7 @@ func (m *Member) startGossip(context.Context) error {
 	return nil
 }
 
-// serveJoin lets machines with a token in, and renews the certificates of hosts.
+// serveJoin admits machines with a token and renews the certificates of hosts.
 func (m *Member) serveJoin(context.Context) error {
 	server, err := enrol.NewServer(m.joinConfig())
 	if err != nil {

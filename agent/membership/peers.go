@@ -16,9 +16,10 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Peers knows the other hosts: from gossip, from the records in the store, and
-// from what the identity remembers of them. What is not open yet is left out, so
-// it can be asked at any time of the start. Its methods may be called at once.
+// Peers lists the other hosts, according to gossip, the records in the store, and the
+// addresses saved in the identity. It skips any of these sources that is not open yet,
+// so it can be used at any time during the start. Its methods may be called
+// concurrently.
 type Peers struct {
 	self     string
 	identity *identity.Identity
@@ -30,7 +31,7 @@ type Peers struct {
 
 var _ stewards.Members = (*Peers)(nil)
 
-// members are those that gossip knows, this host too.
+// members returns the hosts that gossip lists, including this one.
 func (p *Peers) members() []gossip.Member {
 	g := p.gossip.Load()
 	if g == nil {
@@ -39,18 +40,18 @@ func (p *Peers) members() []gossip.Member {
 	return g.Members()
 }
 
-// seeds are members to find the mesh by: the ones known now from the store's
-// copy on this host's disk, before those that were known when there was one.
+// seeds returns the members by which to find the mesh: first those in the local copy of
+// the store, then those saved in the identity earlier.
 func (p *Peers) seeds() []identity.Seed {
-	if others, _ := p.recorded(); len(others) > 0 {
+	if others, _ := p.recordedSeeds(); len(others) > 0 {
 		return others
 	}
 	return p.identity.Info().Seeds
 }
 
-// recorded are the other members as the store's copy here has them; false if it
-// does not even have this one.
-func (p *Peers) recorded() (others []identity.Seed, ok bool) {
+// recordedSeeds returns the other members that the local copy of the store lists; ok is
+// false if the copy does not even have a record of this host.
+func (p *Peers) recordedSeeds() (others []identity.Seed, ok bool) {
 	hosts := p.hosts.Load()
 	if hosts == nil {
 		return nil, false
@@ -69,19 +70,19 @@ func (p *Peers) recorded() (others []identity.Seed, ok bool) {
 	return others, ok
 }
 
-// saveSeeds keeps the other hosts' addresses in the identity: they are what is
-// left to find the mesh by when the copy of the store is lost.
+// saveSeeds saves the other hosts' addresses in the identity. If the copy of the store
+// is lost, the host can find the mesh only by these addresses.
 func (p *Peers) saveSeeds() {
-	others, ok := p.recorded()
+	others, ok := p.recordedSeeds()
 	if !ok {
-		return // it is being taken out, or has no copy yet
+		return // this host is being removed, or has no copy yet
 	}
 	if err := p.identity.SetSeeds(others); err != nil {
-		p.log.Warn("the other hosts' addresses could not be kept", "err", err)
+		p.log.Warn("the other hosts' addresses could not be saved", "err", err)
 	}
 }
 
-// meshAddresses lists the mesh ports of the other hosts, live ones first.
+// meshAddresses returns the mesh addresses of the other hosts, live hosts first.
 func (p *Peers) meshAddresses() []string {
 	var live, other []string
 	for _, member := range p.members() {
@@ -99,7 +100,7 @@ func (p *Peers) meshAddresses() []string {
 	return append(live, other...)
 }
 
-// Resolve finds the mesh port of a host by name.
+// Resolve returns the mesh address of a host, by its name.
 func (p *Peers) Resolve(ctx context.Context, name string) (string, error) {
 	if g := p.gossip.Load(); g != nil {
 		if member, ok := g.Member(name); ok && member.Facts.MeshAddr != "" {
@@ -117,7 +118,7 @@ func (p *Peers) Resolve(ctx context.Context, name string) (string, error) {
 	return record.MeshAddress, nil
 }
 
-// hostAt names the host that lives at a mesh address, "" if none does.
+// hostAt returns the name of the host at a mesh address, or "" if there is none.
 func (p *Peers) hostAt(address string) string {
 	for _, member := range p.members() {
 		if member.Facts.MeshAddr == address {
@@ -127,8 +128,9 @@ func (p *Peers) hostAt(address string) string {
 	return ""
 }
 
-// health is what the choice of voters goes by.
-func (p *Peers) health() []raftstore.MemberHealth {
+// memberHealth returns the health of the members, by which raftstore chooses the
+// voters.
+func (p *Peers) memberHealth() []raftstore.MemberHealth {
 	var health []raftstore.MemberHealth
 	for _, member := range p.members() {
 		health = append(health, raftstore.MemberHealth{
@@ -139,7 +141,7 @@ func (p *Peers) health() []raftstore.MemberHealth {
 	return health
 }
 
-// ProtectedAddresses are the hosts' own, which guests have no business with.
+// ProtectedAddresses returns the hosts' own addresses, which guests must not reach.
 func (p *Peers) ProtectedAddresses() []netip.Prefix {
 	var prefixes []netip.Prefix
 	for _, member := range p.members() {
@@ -150,7 +152,7 @@ func (p *Peers) ProtectedAddresses() []netip.Prefix {
 	return prefixes
 }
 
-// SetFacts tells the other hosts what this one can carry.
+// SetFacts publishes this host's facts, such as its capacity, by gossip.
 func (p *Peers) SetFacts(facts gossip.Facts) error {
 	g := p.gossip.Load()
 	if g == nil {
@@ -159,8 +161,8 @@ func (p *Peers) SetFacts(facts gossip.Facts) error {
 	return g.SetFacts(facts)
 }
 
-// Removed tells whether a host is a member no more. The local replica is asked
-// first: mostly the host is there, and it is only late in showing who went.
+// Removed reports whether a host is no longer a member. It asks the local replica
+// first: usually the host has a record there, and then no linearizable read is needed.
 func (p *Peers) Removed(ctx context.Context, name string) (bool, error) {
 	hosts := p.hosts.Load()
 	if hosts == nil {
@@ -177,7 +179,7 @@ func (p *Peers) Removed(ctx context.Context, name string) (bool, error) {
 	return true, nil
 }
 
-// Members names the live members, this host too.
+// Members returns the names of the live members, including this host.
 func (p *Peers) Members() []string {
 	var names []string
 	for _, member := range p.members() {
@@ -188,13 +190,13 @@ func (p *Peers) Members() []string {
 	return names
 }
 
-// otherLive names the other members that gossip reaches.
+// otherLive returns the names of the other members that gossip considers alive.
 func (p *Peers) otherLive() []string {
 	return slices.DeleteFunc(p.Members(), func(name string) bool { return name == p.self })
 }
 
-// Subscribe calls fn after the membership may have changed, until cancel. It must
-// not be called before gossip has started.
+// Subscribe calls fn after the membership may have changed, until cancel is called. It
+// must not be called before gossip has started.
 func (p *Peers) Subscribe(fn func()) (cancel func()) {
 	subscription := p.gossip.Load().Subscribe()
 	done := make(chan struct{})
@@ -212,10 +214,11 @@ func (p *Peers) Subscribe(fn func()) (cancel func()) {
 	}
 }
 
-// neededLevel is the feature level that a host must have to follow the mesh's log:
-// the leader accepts entries that need a level once all live members have it, so
-// a host below the lowest of them would stop at the first such entry. During an
-// upgrade the lowest is the old level, and old hosts may still join.
+// neededLevel returns the feature level that a host needs to follow the mesh's log. The
+// leader accepts entries that need a level once all live members have it, so a host
+// below the lowest level of the live members would halt at the first such entry. During
+// an upgrade the lowest level is the old one, and hosts with the old version may still
+// join.
 func neededLevel(members []gossip.Member) uint32 {
 	lowest := FeatureLevel
 	for _, member := range members {

@@ -20,13 +20,13 @@ import (
 type ConfigFile struct {
 	// Path is where the file is.
 	Path string
-	// Save writes it, in one step.
+	// Save writes the file atomically.
 	Save func(path string) error
 }
 
-// Init makes a new mesh with this machine as its first host. It writes the
-// identity first and the configuration last, so that a host either belongs to
-// a mesh or does not.
+// Init makes a new mesh with this machine as its first host. It writes the identity
+// first and the configuration last, so that a host either belongs to a mesh or does
+// not.
 func Init(config Config, file ConfigFile) error {
 	if err := checkUnused(config, file.Path); err != nil {
 		return err
@@ -41,19 +41,19 @@ func Init(config Config, file ConfigFile) error {
 	return saveOrUndo(config, file)
 }
 
-// Invitation is how a machine finds the mesh it joins.
+// Invitation holds what a machine needs to find and join a mesh.
 type Invitation struct {
 	// Address is the mesh address of any host of the mesh, "host:port".
 	Address string
-	// Token is the join token, as it was printed.
+	// Token is the join token in its printed form.
 	Token string
-	// Version is that of the program on this machine.
+	// Version is the version of the program on this machine.
 	Version string
 }
 
-// Join makes this machine a host of the mesh that it is invited to. On any error
-// nothing is left behind but a private key that makes a repeated attempt
-// recognisable.
+// Join makes this machine a host of the mesh that the invitation is for. After an
+// error, only a private key remains on the machine, by which the mesh recognises a
+// repeated attempt.
 func Join(ctx context.Context, config Config, file ConfigFile, invitation Invitation) error {
 	if err := checkUnused(config, file.Path); err != nil {
 		return err
@@ -76,17 +76,17 @@ func Join(ctx context.Context, config Config, file ConfigFile, invitation Invita
 	return saveOrUndo(config, file)
 }
 
-// checkUnused refuses a host that belongs to a mesh already, before anything
+// checkUnused returns an error if the host already belongs to a mesh, before anything
 // is written or a token is used up.
 func checkUnused(config Config, configPath string) error {
 	initialised, err := identity.Initialised(config.StateDir)
 	if err != nil {
-		return fmt.Errorf("look at %s: %w", config.StateDir, err)
+		return fmt.Errorf("check %s: %w", config.StateDir, err)
 	}
 	if _, err := os.Stat(configPath); initialised || err == nil {
 		return fmt.Errorf("%w: %s; 'virtmesh agent leave' takes it out", identity.ErrInitialised, config.Name)
 	} else if !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("look at %s: %w", configPath, err)
+		return fmt.Errorf("check %s: %w", configPath, err)
 	}
 	return nil
 }
@@ -98,8 +98,8 @@ func saveOrUndo(config Config, file ConfigFile) error {
 	return nil
 }
 
-// forgetMembership removes what made this machine a host. Images and volumes
-// stay.
+// forgetMembership deletes the files that make this machine a host of a mesh. Images
+// and volumes stay.
 func forgetMembership(config Config, configPath string) error {
 	if err := identity.RemoveState(config.StateDir); err != nil {
 		return err
@@ -113,8 +113,8 @@ func forgetMembership(config Config, configPath string) error {
 	return nil
 }
 
-// Recover makes this host the only voter after a quorum was lost for good. The
-// agent must not be running.
+// Recover makes this host the only voter after a quorum was lost for good. The agent
+// must not be running.
 func Recover(ctx context.Context, config Config) (raftstore.Recovered, error) {
 	recovered, err := raftstore.RecoverCluster(ctx, config.storeConfig(slog.New(slog.DiscardHandler)))
 	if err != nil {
@@ -123,9 +123,9 @@ func Recover(ctx context.Context, config Config) (raftstore.Recovered, error) {
 	return recovered, nil
 }
 
-// Restore makes this host the only voter of a mesh with the state of a backup.
-// It is for a mesh of which no usable copy is left. The agent must not be running,
-// and there must be no copy here.
+// Restore makes this host the only voter of a mesh with the state from a backup. It is
+// for a mesh of which no usable copy is left. The agent must not be running, and this
+// host must have no copy of the state.
 func Restore(ctx context.Context, config Config, backup io.Reader) (raftstore.Recovered, error) {
 	if conn, err := net.Dial("unix", config.Socket()); err == nil {
 		return raftstore.Recovered{}, errors.Join(errors.New("the agent is running; stop it first"), conn.Close())
@@ -141,9 +141,9 @@ func Restore(ctx context.Context, config Config, backup io.Reader) (raftstore.Re
 	return restored, nil
 }
 
-// Resync throws this host's copy of the mesh's state away, so that its agent
-// fetches a new one from the other hosts. The agent must not be running. It
-// refuses on a host that knows no other one, whose copy is all there is.
+// Resync deletes this host's copy of the mesh's state, so that its agent fetches a new
+// one from the other hosts. The agent must not be running. Resync refuses on a host
+// that knows no other host, because its copy may be the only one.
 func Resync(config Config) error {
 	info, err := identity.ReadInfo(config.StateDir)
 	if err != nil {
@@ -153,12 +153,13 @@ func Resync(config Config) error {
 		return fmt.Errorf("%s knows no other host that has the mesh's state, so its own copy stays; 'virtmesh agent recover --backup FILE' restores a backup", config.Name)
 	}
 	if err := raftstore.Empty(config.raftDir()); err != nil {
-		return fmt.Errorf("throw this host's copy away: %w", err)
+		return fmt.Errorf("delete this host's copy: %w", err)
 	}
 	return nil
 }
 
-// withRemedy adds the command that helps when a replica cannot be used as it is.
+// withRemedy adds to an error the command that helps when a replica cannot be used in
+// its present state.
 func withRemedy(err error) error {
 	if errors.Is(err, raftstore.ErrReplaced) || errors.Is(err, raftstore.ErrCorruptLog) {
 		return fmt.Errorf("%w; stop the agent, run 'virtmesh agent resync --yes' and start it again: it then fetches the state from the other hosts", err)

@@ -13,34 +13,36 @@ import (
 	"virtmesh/raftstore"
 )
 
-// One attempt to change the record, and the pauses between two; the mesh may have
-// no quorum for long, and the store waits for one as long as it may.
+// Bounds of one attempt to change the record and of the pauses between attempts. The
+// mesh may be without a quorum for long; the store waits for one for as long as an
+// attempt may last.
 const (
 	recordTimeout  = 30 * time.Second
 	recordPause    = time.Second
 	maxRecordPause = time.Minute
 )
 
-// record makes this host's record in the store say what its configuration says.
-// Other hosts find this one by the record, and its certificate takes its addresses
-// from there: without this, API clients could not verify a host whose address was
+// record updates this host's record in the store to match its configuration. Other
+// hosts find this host by the record, and its certificate takes its addresses from the
+// record: without the update, API clients could not verify a host whose address was
 // changed.
 type record struct {
 	hosts    *identity.Hosts
 	identity *identity.Identity
-	// config is this host's, version and level what it runs.
+	// config is this host's configuration; version and level are those of the running
+	// program.
 	config  Config
 	version string
 	level   uint32
-	// renew gets a new certificate.
+	// renew renews the certificate.
 	renew func(context.Context) error
 	// askOthers returns an error if the other hosts say that this machine was removed.
 	askOthers func(context.Context) error
 	log       *slog.Logger
 }
 
-// startRecord compares once per start, because only a restart changes the
-// configuration. It waits for the mesh in the background.
+// startRecord compares the record with the configuration once per start, because only a
+// restart changes the configuration. It waits for the mesh in the background.
 func (m *Member) startRecord(context.Context) error {
 	r := record{
 		hosts: identity.NewHosts(m.store), identity: m.identity, config: m.config,
@@ -51,7 +53,7 @@ func (m *Member) startRecord(context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.keep(ctx)
+		r.keepTrying(ctx)
 	}()
 	m.onClose(func(context.Context) {
 		cancel()
@@ -60,23 +62,23 @@ func (m *Member) startRecord(context.Context) error {
 	return nil
 }
 
-// keep makes the record right once, however long that takes.
-func (r record) keep(ctx context.Context) {
+// keepTrying retries until the record is correct, then returns.
+func (r record) keepTrying(ctx context.Context) {
 	for pause := recordPause; ; pause = min(2*pause, maxRecordPause) {
-		err := r.settle(ctx)
+		err := r.updateOnce(ctx)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		// A machine that was removed while it could reach nobody is refused by all
-		// when it can again, and its own replica will never say why.
+		// Every host refuses a machine that was removed while it was unreachable, and
+		// the machine's own replica never learns of the removal.
 		if gone := r.askOthers(ctx); gone != nil {
 			err = gone
 		}
 		if errors.Is(err, fault.NoHost) || errors.Is(err, fault.Expelled) {
-			r.log.Error("this machine is no host of the mesh any more", "err", err)
+			r.log.Error("this machine is no longer a host of the mesh", "err", err)
 			return
 		}
-		r.log.Warn("this host's record or certificate does not fit its configuration yet", "err", err, "retryIn", pause)
+		r.log.Warn("this host's record or certificate does not match its configuration yet", "err", err, "retryIn", pause)
 		select {
 		case <-ctx.Done():
 			return
@@ -85,17 +87,17 @@ func (r record) keep(ctx context.Context) {
 	}
 }
 
-// settle changes the record if it differs, and renews the certificate if it lacks
-// a name. The two are looked at apart: an agent may stop between them.
-func (r record) settle(ctx context.Context) error {
+// updateOnce changes the record if it differs, and renews the certificate if it lacks a
+// name. It checks the two separately, because an agent may stop between them.
+func (r record) updateOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
 	defer cancel()
 	have, err := r.hosts.Get(ctx, r.config.Name, raftstore.ReadOptions{})
 	if err != nil {
 		return fmt.Errorf("read this host's record: %w", err)
 	}
-	if want := r.apply(have); !same(want, have) {
-		if err := r.hosts.Update(ctx, r.identity.Node(), func(rec *identity.HostRecord) { *rec = r.apply(*rec) }); err != nil {
+	if want := r.withConfig(have); !sameConfig(want, have) {
+		if err := r.hosts.Update(ctx, r.identity.Node(), func(rec *identity.HostRecord) { *rec = r.withConfig(*rec) }); err != nil {
 			return err
 		}
 		r.log.Info("this host's record was changed", "address", want.MeshAddress, "before", have.MeshAddress, "version", want.Version)
@@ -108,15 +110,15 @@ func (r record) settle(ctx context.Context) error {
 	return nil
 }
 
-// apply returns a record with what the configuration and the program say.
-func (r record) apply(rec identity.HostRecord) identity.HostRecord {
+// withConfig returns the record with the values of the configuration and the program.
+func (r record) withConfig(rec identity.HostRecord) identity.HostRecord {
 	rec.MeshAddress, rec.GossipAddress, rec.SANs = r.config.MeshAddress(), r.config.GossipAddress(), r.config.sans()
 	rec.Version, rec.FeatureLevel = r.version, r.level
 	return rec
 }
 
-// same compares what apply sets.
-func same(a, b identity.HostRecord) bool {
+// sameConfig compares the fields that withConfig sets.
+func sameConfig(a, b identity.HostRecord) bool {
 	return a.MeshAddress == b.MeshAddress && a.GossipAddress == b.GossipAddress && slices.Equal(a.SANs, b.SANs) &&
 		a.Version == b.Version && a.FeatureLevel == b.FeatureLevel
 }

@@ -42,7 +42,7 @@ func TestChangedAddressReachesRecordAndCertificate(t *testing.T) {
 	if err := m.First.Leaf().VerifyHostname("10.0.0.42"); err == nil {
 		t.Fatal("the certificate has the new address already, so the test tests nothing")
 	}
-	if err := r.settle(t.Context()); err != nil {
+	if err := r.updateOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	got, err := r.hosts.Get(t.Context(), "host1", raftstore.ReadOptions{})
@@ -53,7 +53,7 @@ func TestChangedAddressReachesRecordAndCertificate(t *testing.T) {
 		t.Errorf("API clients cannot verify the host: %v", err)
 	}
 	commits, leaf := m.Store.Commits(), m.First.Leaf()
-	if err := r.settle(t.Context()); err != nil || m.Store.Commits() != commits || m.First.Leaf() != leaf {
+	if err := r.updateOnce(t.Context()); err != nil || m.Store.Commits() != commits || m.First.Leaf() != leaf {
 		t.Errorf("a start without a change: %d commits, renewed %v, %v", m.Store.Commits()-commits, m.First.Leaf() != leaf, err)
 	}
 }
@@ -65,11 +65,11 @@ func TestCertificateFollowsAfterAnInterruption(t *testing.T) {
 	r := newRecord(t, m)
 	renew := r.renew
 	r.renew = func(context.Context) error { return context.Canceled }
-	if err := r.settle(t.Context()); !errors.Is(err, context.Canceled) {
+	if err := r.updateOnce(t.Context()); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 	r.renew = renew
-	if err := r.settle(t.Context()); err != nil {
+	if err := r.updateOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.First.Leaf().VerifyHostname("10.0.0.42"); err != nil {
@@ -88,7 +88,7 @@ func TestRecordWaitsForTheMesh(t *testing.T) {
 			}
 			return nil
 		}
-		r.keep(t.Context())
+		r.keepTrying(t.Context())
 		if took := time.Since(start); took > 10*time.Minute+maxRecordPause {
 			t.Errorf("it took %s", took)
 		}
@@ -107,7 +107,7 @@ func TestRecordLearnsOfTheRemoval(t *testing.T) {
 	r.askOthers = func(context.Context) error { return fault.Expelled }
 	var out bytes.Buffer
 	r.log = slog.New(slog.NewTextHandler(&out, nil))
-	r.keep(t.Context()) // ends by itself
+	r.keepTrying(t.Context()) // ends by itself
 	if !strings.Contains(out.String(), fault.Expelled.Error()) {
 		t.Errorf("log: %s", out.String())
 	}
@@ -135,7 +135,7 @@ func TestRemovedMachineChangesNoRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	commits := m.Store.Commits()
-	r.keep(t.Context()) // ends by itself
+	r.keepTrying(t.Context()) // ends by itself
 	if m.Store.Commits() != commits {
 		t.Error("a machine changed the record of another")
 	}

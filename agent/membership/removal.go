@@ -20,56 +20,55 @@ import (
 	"virtmesh/raftstore"
 )
 
-// removal takes a host out of the mesh that cannot be asked to leave.
+// removal removes a host that cannot be asked to leave from the mesh.
 //
-// It is made of several transactions, and any of them may fail: leadership
-// moves, or the operator interrupts the command. So every step looks at what
-// the store holds, linearizably, and does nothing where it finds its work
-// done. Whoever repeats the removal carries it on.
+// A removal is a series of transactions, and any of them may fail: leadership moves, or
+// the operator interrupts the command. So every step reads the store linearizably and
+// does nothing if its work is already done. Running the removal again completes it.
 type removal struct {
 	host     string
 	store    objects.Store
 	hosts    *identity.Hosts
 	replicas replicas
-	// letGo ends the claims under deletion whose volumes were on the host's disks.
+	// letGo finishes the deletion of volume claims whose volumes were on the host's
+	// disks.
 	letGo func(ctx context.Context, host string) error
 	// tell writes an event about an instance that ends with the host.
 	tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string)
 }
 
-// replicas is what a removal needs of the replicated store's group.
+// replicas is the part of the replicated store's group that a removal uses.
 type replicas interface {
-	// RemoveReplica takes the replica of a host out; it is no error if there is
-	// none.
+	// RemoveReplica removes the replica of a host from the group; it is no error if
+	// there is none.
 	RemoveReplica(ctx context.Context, host string) error
 	Status(ctx context.Context) raftstore.Status
 }
 
-// RemovalStep is one step of taking a host out of the mesh. Doing it twice is the
-// same as doing it once.
+// RemovalStep is one step of removing a host from the mesh. Steps are idempotent.
 type RemovalStep struct {
-	// Name says what is done, for people.
+	// Name describes the step to users.
 	Name string
-	// Do carries the step out. An error that is a fault.Conflict or a
-	// fault.NotFound will not be another one next time.
+	// Do runs the step. A fault.Conflict or a fault.NotFound is final: running the step
+	// again would return the same error.
 	Do func(ctx context.Context, report func(done, total int64)) error
 }
 
-// steps takes out everything that the mesh holds of the host, in order. It is an
-// administrator's word that the host runs nothing.
+// steps returns the steps that remove everything that the mesh holds of the host, in
+// order. They rely on the administrator's statement that the host runs nothing.
 func (r removal) steps() []RemovalStep {
 	plain := func(do func(context.Context) error) func(context.Context, func(done, total int64)) error {
 		return func(ctx context.Context, _ func(done, total int64)) error { return do(ctx) }
 	}
 	steps := []RemovalStep{
-		{"bar the host", plain(r.expel)},
+		{"bar the host", plain(r.expelHost)},
 		{"remove the replica", plain(r.removeReplica)},
-		// Without capacity the rules refuse every new claim on the host, so the list
-		// of instances that follows is complete.
+		// Without capacity the rules refuse every new claim on the host, so the list of
+		// instances that the next step reads is complete.
 		{"withdraw the capacity", plain(r.withdrawCapacity)},
 		{"end the instances", r.endInstances},
 		{"release the volumes", plain(r.releaseVolumes)},
-		{"forget the Node and the subnet", plain(r.forget)},
+		{"forget the Node and the subnet", plain(r.forgetHost)},
 	}
 	for i, step := range steps[1:] {
 		steps[i+1].Do = func(ctx context.Context, report func(done, total int64)) error {
@@ -83,22 +82,22 @@ func (r removal) steps() []RemovalStep {
 }
 
 // mustBeBarred returns a fault.Conflict if a machine has joined under the host's
-// name since the host was barred. A removal may go on hours after it began, and
-// what the mesh holds under the name is then the new machine's.
+// name since the host was barred. A removal may still run hours after it began, and
+// by then the data under the name may belong to the new machine.
 func (r removal) mustBeBarred(ctx context.Context) error {
 	_, err := r.hosts.Get(ctx, r.host, raftstore.ReadOptions{})
 	switch {
 	case errors.Is(err, fault.NoHost):
 		return nil
 	case err != nil:
-		return fmt.Errorf("look whether %s has joined again: %w", r.host, err)
+		return fmt.Errorf("check whether %s has joined again: %w", r.host, err)
 	}
 	return fault.New(fault.Conflict, "a machine has joined the mesh as %s since the old one was barred", r.host).About(r.host).
 		WithRemedy("instances of the old machine that are left can be deleted; to remove the new one, stop its agent and remove the host again")
 }
 
-// run does all steps.
-func (r removal) run(ctx context.Context) error {
+// runSteps runs all steps.
+func (r removal) runSteps(ctx context.Context) error {
 	if err := r.mustBeKnown(ctx); err != nil {
 		return err
 	}
@@ -110,17 +109,16 @@ func (r removal) run(ctx context.Context) error {
 	return nil
 }
 
-// mustBeKnown returns a fault.NotFound if the mesh holds nothing under the
-// host's name.
+// mustBeKnown returns a fault.NotFound if the mesh holds nothing under the host's name.
 func (r removal) mustBeKnown(ctx context.Context) error {
 	_, err := r.hosts.Get(ctx, r.host, raftstore.ReadOptions{})
 	if !errors.Is(err, fault.NoHost) {
 		return err
 	}
-	// Either nobody knows it, or an earlier removal came this far.
-	left, err := r.remains(ctx)
+	// Either the host is unknown, or an earlier removal got at least this far.
+	left, err := r.hasRemains(ctx)
 	if err != nil {
-		return fmt.Errorf("look for what is left of %s: %w", r.host, err)
+		return fmt.Errorf("check what is left of %s: %w", r.host, err)
 	}
 	if !left {
 		return fmt.Errorf("host %s: %w", r.host, fault.NotFound)
@@ -128,8 +126,8 @@ func (r removal) mustBeKnown(ctx context.Context) error {
 	return nil
 }
 
-// expel bars the machine from the mesh and removes its record.
-func (r removal) expel(ctx context.Context) error {
+// expelHost bars the machine from the mesh and removes its record.
+func (r removal) expelHost(ctx context.Context) error {
 	err := retryConflicts(func() error { return r.hosts.Expel(ctx, r.host) })
 	if err != nil && !errors.Is(err, fault.NoHost) {
 		return fmt.Errorf("remove the record of %s: %w", r.host, err)
@@ -144,8 +142,8 @@ func (r removal) removeReplica(ctx context.Context) error {
 	return nil
 }
 
-// remains reports whether the mesh still holds anything under the host's name.
-func (r removal) remains(ctx context.Context) (bool, error) {
+// hasRemains reports whether the mesh still holds anything under the host's name.
+func (r removal) hasRemains(ctx context.Context) (bool, error) {
 	expelled, err := r.hosts.Expelled(ctx, r.host)
 	if err != nil || expelled {
 		return expelled, err
@@ -158,7 +156,7 @@ func (r removal) remains(ctx context.Context) (bool, error) {
 	if err != nil || capacity.Revision != 0 {
 		return err == nil, err
 	}
-	node, err := r.node(ctx)
+	node, err := r.getNode(ctx)
 	if err != nil || node != nil {
 		return err == nil, err
 	}
@@ -166,7 +164,8 @@ func (r removal) remains(ctx context.Context) (bool, error) {
 	return len(held) > 0, err
 }
 
-// endInstances makes the instances of the host fail and frees what they held.
+// endInstances sets the instances of the host to Failed and releases their claims and
+// volumes.
 func (r removal) endInstances(ctx context.Context, report func(done, total int64)) error {
 	held, err := claims.OnHost(ctx, r.store, r.host, raftstore.ReadOptions{})
 	if err != nil {
@@ -174,7 +173,7 @@ func (r removal) endInstances(ctx context.Context, report func(done, total int64
 	}
 	for i, claim := range held {
 		report(int64(i), int64(len(held)))
-		if err := retryConflicts(func() error { return r.end(ctx, claim.UID) }); err != nil {
+		if err := retryConflicts(func() error { return r.releaseInstance(ctx, claim.UID) }); err != nil {
 			return fmt.Errorf("end instance %s of host %s: %w", claim.Key(), r.host, err)
 		}
 	}
@@ -183,21 +182,22 @@ func (r removal) endInstances(ctx context.Context, report func(done, total int64
 
 func (r removal) releaseVolumes(ctx context.Context) error {
 	if err := r.letGo(ctx, r.host); err != nil {
-		return fmt.Errorf("let go of the volume claims of %s: %w", r.host, err)
+		return fmt.Errorf("release the volume claims of %s: %w", r.host, err)
 	}
 	return nil
 }
 
-// end gives up the claims of one instance on the host, and its volumes. Its
-// object has failed, if it still has one.
-func (r removal) end(ctx context.Context, uid types.UID) error {
+// releaseInstance releases the claims of one instance on the host, and its volumes. Its
+// object, if it still exists, is already Failed.
+func (r removal) releaseInstance(ctx context.Context, uid types.UID) error {
 	claim, ok, err := claims.GetInstance(ctx, r.store, uid, raftstore.ReadOptions{})
 	if err != nil || !ok || !slices.Contains(claim.Hosts(), r.host) {
 		return err
 	}
 	var tx objects.Tx
 	if claim.Host != r.host {
-		// It runs elsewhere and was to come here: it stays where it is.
+		// The instance runs on another host and was migrating to this one: it stays
+		// where it is.
 		claims.CancelReservation(&tx, claim)
 		_, err := tx.Commit(ctx, r.store)
 		return err
@@ -216,7 +216,7 @@ func (r removal) end(ctx context.Context, uid types.UID) error {
 	}
 	lives := err == nil && vmi.UID == uid
 	if lives {
-		tx.Update(vmi, failed(vmi))
+		tx.Update(vmi, failedInstance(vmi))
 	}
 	if _, err := tx.Commit(ctx, r.store); err != nil {
 		return err
@@ -227,8 +227,9 @@ func (r removal) end(ctx context.Context, uid types.UID) error {
 	return nil
 }
 
-// failed is how an instance ends whose host is gone, and which no host holds.
-func failed(instance *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
+// failedInstance returns the instance in the state of one whose host is gone and which
+// no host has claimed.
+func failedInstance(instance *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
 	next := instance.DeepCopy()
 	if !next.IsFinal() {
 		vmi.SetPhase(next, kubevirtv1.Failed, time.Now())
@@ -255,10 +256,10 @@ func (r removal) withdrawCapacity(ctx context.Context) error {
 	return nil
 }
 
-// forget removes the Node and the subnet of a host that runs nothing.
-func (r removal) forget(ctx context.Context) error {
+// forgetHost deletes the Node and the subnet of a host that runs nothing.
+func (r removal) forgetHost(ctx context.Context) error {
 	err := retryConflicts(func() error {
-		node, err := r.node(ctx)
+		node, err := r.getNode(ctx)
 		if err != nil || node == nil {
 			return err
 		}
@@ -273,8 +274,8 @@ func (r removal) forget(ctx context.Context) error {
 	return retryConflicts(func() error { return releaseSubnet(ctx, r.store, r.host) })
 }
 
-// node reads the host's Node, nil if there is none.
-func (r removal) node(ctx context.Context) (*corev1.Node, error) {
+// getNode reads the host's Node; it returns nil if there is none.
+func (r removal) getNode(ctx context.Context) (*corev1.Node, error) {
 	node, err := objects.Get[*corev1.Node](ctx, r.store, objects.Key{Name: r.host}, raftstore.ReadOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, nil
@@ -282,12 +283,12 @@ func (r removal) node(ctx context.Context) (*corev1.Node, error) {
 	return node, err
 }
 
-// conflictAttempts bounds how often a lost race is run again. Whoever won has
-// changed something, so a few are enough.
+// conflictAttempts bounds how often a step is repeated after a conflict. Whoever won
+// the race made progress, so a few attempts are enough.
 const conflictAttempts = 10
 
-// retryConflicts repeats act, which reads and then writes, while someone else
-// is faster.
+// retryConflicts repeats act, which reads and then writes, while another writer wins
+// the race.
 func retryConflicts(act func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := act()

@@ -15,10 +15,10 @@ import (
 	"virtmesh/raftstore"
 )
 
-// RemovalSteps returns the steps of taking a host out of the mesh that is dead and
-// will not come back. The first one makes sure that it is. store holds the mesh's
-// objects, bury ends the volume claims under deletion whose volumes were on the
-// host's disks, and tell writes an event about an instance that ends with it.
+// RemovalSteps returns the steps that remove from the mesh a host that is dead and will
+// not come back. The first step checks that the host is dead. store holds the mesh's
+// objects. bury finishes the deletion of volume claims whose volumes were on the host's
+// disks. tell writes an event about an instance that ends with the host.
 func (m *Member) RemovalSteps(
 	host string, store objects.Store, bury func(ctx context.Context, host string) error,
 	tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string),
@@ -27,7 +27,7 @@ func (m *Member) RemovalSteps(
 	check := RemovalStep{Name: "check that the host is dead", Do: func(ctx context.Context, _ func(done, total int64)) error {
 		return a.mustBeRemovable(ctx, host)
 	}}
-	steps := a.removal(host).steps()
+	steps := a.newRemoval(host).steps()
 	bar := steps[0].Do
 	steps[0].Do = func(ctx context.Context, report func(done, total int64)) error {
 		// The check may be long ago, when another host goes on with the removal.
@@ -39,7 +39,8 @@ func (m *Member) RemovalSteps(
 	return append([]RemovalStep{check}, steps...)
 }
 
-// burial is the one duty that the removal of another host needs.
+// burial implements Bury, the only method of Duties that the removal of another host
+// needs.
 type burial struct {
 	Duties
 	bury func(ctx context.Context, host string) error
@@ -48,12 +49,12 @@ type burial struct {
 // Bury implements Duties.
 func (b burial) Bury(ctx context.Context, host string) error { return b.bury(ctx, host) }
 
-// mustBeRemovable refuses hosts that live and hosts that nobody knows.
+// mustBeRemovable returns an error for a host that is alive and for an unknown host.
 func (a administration) mustBeRemovable(ctx context.Context, name string) error {
 	if err := a.mustBeDead(name); err != nil {
 		return err
 	}
-	return a.removal(name).mustBeKnown(ctx)
+	return a.newRemoval(name).mustBeKnown(ctx)
 }
 
 // mustBeDead refuses hosts that live.
@@ -64,8 +65,8 @@ func (a administration) mustBeDead(name string) error {
 	return nil
 }
 
-// RemoveHost implements admin.Mesh. It asks for an operation, which goes on when
-// the caller does not wait for its end, and joins one that is under way.
+// RemoveHost implements admin.Mesh. It creates a removal operation, or finds the one in
+// progress, and waits for its end. The operation continues if the caller stops waiting.
 func (a administration) RemoveHost(ctx context.Context, name string) error {
 	if err := a.mustBeRemovable(ctx, name); err != nil {
 		return err
@@ -77,8 +78,8 @@ func (a administration) RemoveHost(ctx context.Context, name string) error {
 	return awaitOperation(ctx, a.store, key)
 }
 
-// requestRemoval returns the operation that removes the host: the one that is
-// under way, or a new one. by is who asks.
+// requestRemoval returns the operation that removes the host: the one in progress, or a
+// new one. by is the host that received the request.
 func requestRemoval(ctx context.Context, store objects.Store, host, by string) (objects.Key, error) {
 	all, _, err := objects.List[*meshv1alpha1.Operation](ctx, store, "", raftstore.ReadOptions{})
 	if err != nil {
@@ -101,11 +102,11 @@ func requestRemoval(ctx context.Context, store objects.Store, host, by string) (
 	return objects.KeyOf(op), nil
 }
 
-// operationPoll is how often an operation that is waited for is looked at.
+// operationPoll is how often awaitOperation reads the operation.
 const operationPoll = 200 * time.Millisecond
 
-// awaitOperation returns when the operation has ended, with why it did not
-// succeed.
+// awaitOperation waits until the operation has ended. It returns an error that says why
+// the operation did not succeed.
 func awaitOperation(ctx context.Context, store objects.Store, key objects.Key) error {
 	ticker := time.NewTicker(operationPoll)
 	defer ticker.Stop()
@@ -124,7 +125,7 @@ func awaitOperation(ctx context.Context, store objects.Store, key objects.Key) e
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("operation %s goes on (%s); 'virtmesh operation watch %s' follows it: %w", key.Name, message, key.Name, context.Cause(ctx))
+			return fmt.Errorf("operation %s continues (%s); 'virtmesh operation watch %s' follows it: %w", key.Name, message, key.Name, context.Cause(ctx))
 		case <-ticker.C:
 		}
 	}

@@ -60,7 +60,7 @@ func TestTheCommandHearsHowItEnds(t *testing.T) {
 		meshv1alpha1.OperationSucceeded: "",
 		meshv1alpha1.OperationFailed:    "host9 is alive",
 		meshv1alpha1.OperationCancelled: "Cancelled",
-		meshv1alpha1.OperationRunning:   "goes on (host9 is alive)",
+		meshv1alpha1.OperationRunning:   "continues (host9 is alive)",
 	} {
 		t.Run(string(phase), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -72,7 +72,7 @@ func (g *grave) removal(host string) removal {
 	}
 }
 
-func (g *grave) remove(host string) error { return g.removal(host).run(g.Context()) }
+func (g *grave) remove(host string) error { return g.removal(host).runSteps(g.Context()) }
 
 func (g *grave) write(build func(tx *objects.Tx)) {
 	g.Helper()
@@ -300,7 +300,7 @@ func TestAHostLeavesOnlyWithoutInstances(t *testing.T) {
 		t.Fatal(err)
 	}
 	leave := func() error {
-		return retire(t.Context(), g, duties{publisher}, removal{host: "host9", store: g, hosts: identity.NewHosts(g), replicas: g})
+		return retireHost(t.Context(), g, duties{publisher}, removal{host: "host9", store: g, hosts: identity.NewHosts(g), replicas: g})
 	}
 	g.write(func(tx *objects.Tx) {
 		claims.Publish(tx, claims.Capacity{Host: "host9"})

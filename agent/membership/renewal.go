@@ -10,26 +10,27 @@ import (
 	"virtmesh/agent/port/enrol"
 )
 
-// renewals are the ways to this host's next certificate.
+// renewals provides the issuers that can sign this host's next certificate.
 type renewals struct {
 	config   Config
 	identity *identity.Identity
 	peers    *Peers
 }
 
-// byOthers asks the other hosts to sign.
+// byOthers returns the issuer that asks the other hosts to sign.
 func (r renewals) byOthers() identity.Issuer {
 	return enrol.Renewal(enrol.RenewalConfig{Identity: r.identity, Members: r.peers.meshAddresses, Attempt: 5 * time.Second})
 }
 
-// byItself signs with this host's copy of the CA.
+// byItself returns the issuer that signs with this host's copy of the CA key.
 func (r renewals) byItself() identity.Issuer {
 	return identity.SelfIssuer(r.identity, r.config.certificateNames(), time.Duration(r.config.CertificateLifetime))
 }
 
 // askWhetherExpelled returns an error if the other hosts say that this machine was
-// removed: their ports refuse it without a word, and its operator must learn why.
-// Asking for a certificate is the one question that they answer to anybody.
+// removed. Their mesh ports refuse such a machine without giving a reason, and its
+// operator must learn the reason. A request for a certificate is the only request that
+// they answer to any machine.
 func (r renewals) askWhetherExpelled(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
@@ -47,11 +48,11 @@ func (r renewals) askWhetherExpelled(ctx context.Context) error {
 	return nil
 }
 
-// renewEnded renews a certificate that ended while the host was off. It must
-// be done before anything else: without certificates there is no quorum, and
-// without a quorum the replica would not show the CA to renew by. A host whose
-// whole mesh was off signs for itself; it holds the CA like every other.
-func (m *Member) renewEnded(ctx context.Context) error {
+// renewExpired renews a certificate that expired while the host was off. The renewal
+// must come first: without valid certificates there is no quorum, and without a quorum
+// the replica cannot return the CA that signs. A host whose whole mesh was off signs
+// its own certificate with its copy of the CA key, which every host has.
+func (m *Member) renewExpired(ctx context.Context) error {
 	if time.Now().Before(m.identity.Leaf().NotAfter) {
 		return nil
 	}
@@ -63,7 +64,7 @@ func (m *Member) renewEnded(ctx context.Context) error {
 	return renewer.Renew(ctx)
 }
 
-// startRenewal keeps this host's certificate valid from now on.
+// startRenewal starts the Renewer, which keeps this host's certificate valid.
 func (m *Member) startRenewal(context.Context) error {
 	m.signer = identity.NewSigner(m.store, time.Duration(m.config.CertificateLifetime))
 	renewer, err := m.newRenewer(m.signer.For(m.identity.Node()), m.renewals.byOthers(), m.renewals.byItself())

@@ -10,16 +10,16 @@ import (
 	"virtmesh/raftstore"
 )
 
-// joinTimeout bounds how long a starting agent looks for its mesh before it
-// goes on by itself: its guests must be looked after either way.
+// joinTimeout bounds how long a starting agent looks for its mesh before it continues
+// alone: it must take care of its guests in any case.
 const joinTimeout = 30 * time.Second
 
-// rejoinTimeout is the same for a host that has a copy of the mesh's state. It can
-// serve without the others, and goes on asking them while it does.
+// rejoinTimeout is joinTimeout for a host that has a copy of the mesh's state. Such a
+// host can serve without the others, and keeps asking them while it does.
 const rejoinTimeout = 5 * time.Second
 
-// joinGossip makes this host known to the others. Nobody answering is no
-// error: a mesh that was switched off as a whole starts with one host.
+// joinGossip announces this host to the other hosts. It is no error if no host answers:
+// when a whole mesh was switched off, one host starts first.
 func (m *Member) joinGossip(ctx context.Context) error {
 	var addresses []string
 	for _, seed := range m.peers.seeds() {
@@ -48,7 +48,7 @@ func (m *Member) openStore(ctx context.Context) error {
 	cfg := m.config.storeConfig(m.log.With("part", "raftstore"))
 	cfg.Bootstrap = m.identity.Founder()
 	cfg.Raft, cfg.RPC = raft, rpc
-	cfg.Members = m.peers.health
+	cfg.Members = m.peers.memberHealth
 	cfg.Registerer = m.options.Metrics
 	store, err := raftstore.Open(ctx, cfg)
 	if err != nil {
@@ -69,9 +69,9 @@ func (m *Member) openStore(ctx context.Context) error {
 	return nil
 }
 
-// joinStore makes this host a replica, or tells the group its address. A host
-// that was a member before goes on with its own copy when no one answers; one
-// without a copy waits for it.
+// joinStore makes this host a replica, or reports its address to the group if it
+// already is one. A host with a copy of the store continues with the copy when no other
+// host answers; a host without a copy waits for one.
 func (m *Member) joinStore(parent context.Context) error {
 	if m.identity.Founder() {
 		ctx, cancel := context.WithTimeout(parent, joinTimeout)
@@ -97,21 +97,21 @@ func (m *Member) joinStore(parent context.Context) error {
 	if err == nil || m.store.IsLeader() {
 		return nil
 	}
-	// The other hosts may be starting too. The store goes on looking for its
-	// leader, and what needs one waits for it.
+	// The other hosts may be starting too. The store keeps looking for a leader, and
+	// operations that need a leader wait for it.
 	m.log.Warn("the mesh does not answer yet", "err", err)
 	ctx, cancel = context.WithTimeout(parent, rejoinTimeout)
 	defer cancel()
 	return m.renewals.askWhetherExpelled(ctx)
 }
 
-// awaitCopy asks the other hosts to take this one in until they have. It ends
-// without that only with ctx, or when the replica fails.
+// awaitCopy asks the other hosts to accept this one as a replica until they do. It
+// fails only when ctx ends or the replica fails.
 //
-// A host whose copy of the mesh's state is empty must do nothing: every guest on
-// it would look as if nobody wanted it. It is new, or its copy was lost or thrown
-// away, and in either case others have the state. So it asks them, and only says
-// meanwhile, in its waiting room, what it waits for. Guests go on.
+// A host whose copy of the mesh's state is empty must not act: in an empty store every
+// guest on the host would look unwanted. The host is new, or its copy was lost or
+// deleted; in both cases other hosts have the state. So the host asks them, and
+// meanwhile its waiting room reports what it waits for. Guests continue to run.
 func (m *Member) awaitCopy(ctx context.Context) error {
 	w := m.newWaitingRoom()
 	defer w.close()

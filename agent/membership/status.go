@@ -19,8 +19,8 @@ const (
 	roleNone     = "none"
 )
 
-// Status is the mesh as this host sees it: its members as records, gossip and the
-// replicas know them, and what an operator should look at.
+// Status returns the mesh as this host sees it: its members according to the records,
+// gossip and the replica, and warnings for the operator.
 func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
@@ -55,7 +55,7 @@ func addMember(members map[string]*admin.Member, member gossip.Member) {
 	m := members[member.Name]
 	if m == nil {
 		if !member.State.Live() {
-			// It left or was removed; gossip remembers it for a while.
+			// It left or was removed; gossip still lists it for a while.
 			return
 		}
 		m = &admin.Member{Name: member.Name, Role: roleNone, Lag: -1}
@@ -91,11 +91,11 @@ func addReplicas(members map[string]*admin.Member, replica raftstore.Status) {
 	}
 }
 
-// warnings says what an operator should look at.
+// warnings returns what needs an operator's attention.
 func warnings(status *admin.Status, replica raftstore.Status) []string {
 	var list []string
 	if status.Leader == "" {
-		list = append(list, "there is no leader: running VMs go on, but nothing can be changed until a majority of the voters is back")
+		list = append(list, "there is no leader: running VMs continue, but nothing can be changed until a majority of the voters is back")
 	}
 	if replica.Failure != "" {
 		list = append(list, fmt.Sprintf("the replica on %s: %s", status.Host, replica.Failure))

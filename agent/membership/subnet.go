@@ -11,17 +11,18 @@ import (
 	"virtmesh/raftstore"
 )
 
-// SubnetPrefix is where the hosts' parts of the default guest network are
-// claimed: one record per part, with the host's name.
+// SubnetPrefix is the key prefix of the hosts' claims on the default guest network: one
+// record per subnet, whose value is the host's name.
 const SubnetPrefix = "/mesh/subnets/"
 
-// subnetBits is the length of a host's part: 253 guests.
+// subnetBits is the prefix length of a host's subnet. Such a subnet has room for 253
+// guests.
 const subnetBits = 24
 
-// ClaimSubnet returns this host's part of the default guest network, podCIDR. A
-// host keeps its part for as long as it belongs to the mesh; the first start
-// claims the lowest one that is free, and two hosts can never get the same. It
-// waits for the mesh for a bounded time.
+// ClaimSubnet returns this host's subnet of the default guest network, podCIDR. A host
+// keeps its subnet for as long as it is a member. The first start claims the lowest
+// free one; two hosts can never claim the same. ClaimSubnet waits for the mesh for a
+// bounded time.
 func (m *Member) ClaimSubnet(ctx context.Context, podCIDR string) (netip.Prefix, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
@@ -34,8 +35,8 @@ func claimSubnet(ctx context.Context, store subnetStore, host, podCIDR string) (
 		return netip.Prefix{}, fmt.Errorf("network.podCIDR: %w", err)
 	}
 	for {
-		// A host that was a member before reads its part from its own copy,
-		// so it can start without a quorum.
+		// A host that was already a member reads its subnet from its own copy, so it
+		// can start without a quorum.
 		list, err := store.List(ctx, raftstore.ListRequest{Prefix: SubnetPrefix, ReadOptions: raftstore.ReadOptions{Consistency: raftstore.Local}})
 		if err != nil {
 			return netip.Prefix{}, fmt.Errorf("read the hosts' subnets: %w", err)
@@ -47,7 +48,7 @@ func claimSubnet(ctx context.Context, store subnetStore, host, podCIDR string) (
 				return netip.Prefix{}, fmt.Errorf("read the hosts' subnets: %w", err)
 			}
 			if string(record.Value) == host {
-				return subnet(all, n)
+				return nthSubnet(all, n)
 			}
 			taken[n] = true
 		}
@@ -55,7 +56,7 @@ func claimSubnet(ctx context.Context, store subnetStore, host, podCIDR string) (
 		for taken[n] {
 			n++
 		}
-		prefix, err := subnet(all, n)
+		prefix, err := nthSubnet(all, n)
 		if err != nil {
 			return netip.Prefix{}, err
 		}
@@ -74,8 +75,8 @@ func claimSubnet(ctx context.Context, store subnetStore, host, podCIDR string) (
 	}
 }
 
-// subnet is the nth part of a network.
-func subnet(all netip.Prefix, n int) (netip.Prefix, error) {
+// nthSubnet returns the nth subnet of a network.
+func nthSubnet(all netip.Prefix, n int) (netip.Prefix, error) {
 	if n >= 1<<(subnetBits-all.Bits()) {
 		return netip.Prefix{}, fmt.Errorf("network.podCIDR %s has room for %d hosts only", all, 1<<(subnetBits-all.Bits()))
 	}
@@ -85,13 +86,13 @@ func subnet(all netip.Prefix, n int) (netip.Prefix, error) {
 	return netip.PrefixFrom(netip.AddrFrom4(base), subnetBits), nil
 }
 
-// subnetStore is what subnets need of the store.
+// subnetStore is the part of the store that subnet claims use.
 type subnetStore interface {
 	Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResult, error)
 	List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error)
 }
 
-// releaseSubnet gives the part of a host that left back.
+// releaseSubnet releases the subnet of a host that left.
 func releaseSubnet(ctx context.Context, store subnetStore, host string) error {
 	list, err := store.List(ctx, raftstore.ListRequest{Prefix: SubnetPrefix})
 	if err != nil {

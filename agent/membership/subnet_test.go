@@ -27,7 +27,7 @@ func TestSubnet(t *testing.T) {
 		{"10.64.7.9/22", 4, ""},
 		{"0.0.0.0/0", 1<<24 - 1, "255.255.255.0/24"},
 	} {
-		got, err := subnet(netip.MustParsePrefix(test.all), test.n)
+		got, err := nthSubnet(netip.MustParsePrefix(test.all), test.n)
 		if test.want == "" {
 			if err == nil || !strings.Contains(err.Error(), "network.podCIDR") {
 				t.Errorf("part %d of %s: got %s, %v; want an error that names the setting", test.n, test.all, got, err)

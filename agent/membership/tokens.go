@@ -7,11 +7,12 @@ import (
 	"virtmesh/agent/identity"
 )
 
-// tokenInterval is how often tokens that cannot be used any more are removed.
+// tokenInterval is how often tokens that can no longer be used are deleted.
 const tokenInterval = time.Hour
 
-// PruneTokens removes join tokens that cannot be used any more, until ctx ends.
-// One host at a time does, whose turn it is, though two would do no harm.
+// PruneTokens periodically deletes join tokens that can no longer be used, until ctx
+// ends. Only the host for which myTurn returns true does this, to avoid double work;
+// two hosts at once would do no harm.
 func (m *Member) PruneTokens(ctx context.Context, myTurn func() bool) error {
 	ticker := time.NewTicker(tokenInterval)
 	defer ticker.Stop()

@@ -16,10 +16,11 @@ import (
 	"virtmesh/agent/port/admin"
 )
 
-// joinPause is the least time between two rounds of asking for a copy.
+// joinPause is the minimum time between two rounds of asking for a copy.
 const joinPause = 5 * time.Second
 
-// waitingRoom tells operators and monitoring why the agent does nothing yet.
+// waitingRoom serves status and health while the agent waits for a copy of the mesh's
+// state, so that operators and monitoring can see why the agent does nothing yet.
 type waitingRoom struct {
 	member *Member
 	pause  time.Duration
@@ -27,18 +28,18 @@ type waitingRoom struct {
 	mu  sync.Mutex
 	why error
 
-	stop context.CancelFunc // nil before it was opened
+	stop context.CancelFunc // nil before open
 	done sync.WaitGroup
 }
 
 func (m *Member) newWaitingRoom() *waitingRoom { return &waitingRoom{member: m, pause: joinPause} }
 
-// waitFor says why the agent still waits, and returns after a pause.
+// waitFor publishes why the agent still waits, and returns after a pause.
 func (w *waitingRoom) waitFor(ctx context.Context, why error) error {
 	w.mu.Lock()
 	w.why = why
 	w.mu.Unlock()
-	w.member.log.Warn("this host has no copy of the mesh's state and waits for another host to give it one; running guests go on", "err", why)
+	w.member.log.Warn("this host has no copy of the mesh's state and waits for another host to send one; running guests continue", "err", why)
 	if w.stop == nil {
 		if err := w.open(ctx); err != nil {
 			return err
@@ -54,14 +55,14 @@ func (w *waitingRoom) waitFor(ctx context.Context, why error) error {
 	}
 }
 
-// reason is why the agent waits, in a sentence.
+// reason returns, as a sentence, why the agent waits.
 func (w *waitingRoom) reason() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return fmt.Sprintf("%s has no copy of the mesh's state and waits for another host to give it one: running VMs go on, nothing else is done here (%v)", w.member.config.Name, w.why)
 }
 
-// open serves the room where the agent will serve later.
+// open starts the servers on the addresses that the agent's own servers will use later.
 func (w *waitingRoom) open(ctx context.Context) error {
 	ctx, w.stop = context.WithCancel(ctx)
 	if w.member.config.MetricsListen != "" {
@@ -78,7 +79,7 @@ func (w *waitingRoom) open(ctx context.Context) error {
 	w.serve(ctx, socket, w.socketHandler())
 	w.done.Go(func() {
 		if err := w.member.options.NotifyAlive(ctx, w.member.Err); err != nil {
-			w.member.log.Warn("the service manager cannot be told", "err", err)
+			w.member.log.Warn("the service manager cannot be notified", "err", err)
 		}
 	})
 	return nil
@@ -95,7 +96,7 @@ func (w *waitingRoom) serve(ctx context.Context, listener net.Listener, handler 
 	})
 }
 
-// close makes room for the agent's own servers.
+// close stops the servers, so that the agent's own servers can use their addresses.
 func (w *waitingRoom) close() {
 	if w.stop != nil {
 		w.stop()
@@ -103,7 +104,7 @@ func (w *waitingRoom) close() {
 	}
 }
 
-// socketHandler answers root on this host.
+// socketHandler serves the administration socket, which only root may open.
 func (w *waitingRoom) socketHandler() http.Handler {
 	mesh := admin.NewHandler(waitingMesh{w}, func(*http.Request) bool { return true })
 	return admin.Beside(mesh, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
@@ -111,7 +112,7 @@ func (w *waitingRoom) socketHandler() http.Handler {
 	}))
 }
 
-// healthHandler answers monitoring: the agent lives and is not ready.
+// healthHandler serves health checks: the agent is alive and not ready.
 func (w *waitingRoom) healthHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(w.member.options.Metrics, promhttp.HandlerOpts{}))
@@ -124,8 +125,8 @@ func (w *waitingRoom) healthHandler() http.Handler {
 	return mux
 }
 
-// waitingMesh is the mesh's API on a host that waits: it has a status, and
-// nothing else.
+// waitingMesh is the administration API of a host that waits. Only Status works; every
+// other method fails with the reason for the wait.
 type waitingMesh struct{ room *waitingRoom }
 
 var _ admin.Mesh = waitingMesh{}

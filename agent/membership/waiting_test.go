@@ -64,7 +64,7 @@ func boot(t *testing.T, config Config) *Member {
 		NotifyAlive: func(ctx context.Context, _ func() error) error { <-ctx.Done(); return nil },
 	})
 	t.Cleanup(func() { shutdown(m) })
-	for _, step := range m.opening() {
+	for _, step := range m.openingSteps() {
 		if err := step.run(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -86,7 +86,7 @@ func decodeBody(r *http.Request, into any) error {
 		return fmt.Errorf("%w: %w", fault.Invalid, err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: unexpected data after the JSON object", fault.Invalid)
+		return fmt.Errorf("%w: more data follows the JSON object", fault.Invalid)
 	}
 	return nil
 }
