@@ -9,27 +9,28 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Raft tells followers how far the log is committed with the next entries, or
-// when CommitTimeout has passed without any. On a quiet group that delays every
-// watch, and every commit made at a follower, by that timeout; making it short
-// costs traffic to every replica for ever. So the leader announces what it has
-// committed to the replicas over this package's RPC, and each of them gives its
-// raft the message that the leader's would have sent anyway: the same term and
-// leader, no entries, and the committed entry both as the previous one, which is
-// checked against the local log, and as the commit index.
+// Raft sends the commit index to followers together with the next entries, or
+// after CommitTimeout if there are none. In a quiet group this delays every watch,
+// and every commit made at a follower, by CommitTimeout. A short CommitTimeout
+// would cost permanent traffic to every replica. So the leader announces its
+// commit index over this package's RPC. Each replica then passes its local Raft the
+// AppendEntries message that the leader's Raft would send later: the same term and
+// leader, no entries, and the committed entry both as the previous entry (which
+// Raft checks against the local log) and as the commit index.
 
 const (
 	// announcePause is the least time between announcements: under load the
 	// following entries carry the commit index just as fast.
 	announcePause = time.Millisecond
-	// announceTries is how often a replica looks whether the entry announced has
-	// arrived, before it leaves the matter to raft.
+	// announceTries is how often a replica checks whether the announced entry has
+	// arrived in its log, before it drops the announcement and waits for Raft.
 	announceTries = 20
 )
 
-// announcement says that the entry at index, of entryTerm, is committed.
+// announcement says that the entry at index, which has term entryTerm, is
+// committed.
 type announcement struct {
-	term      uint64 // the leader's
+	term      uint64 // the leader's current term
 	index     uint64
 	entryTerm uint64
 }
@@ -48,16 +49,19 @@ func decodeAnnouncement(b []byte) (announcement, error) {
 	return announcement{r.uint64(), r.uint64(), r.uint64()}, nil
 }
 
-// latest holds the newest announcement and wakes whoever takes it.
-type latest struct {
+// latestAnnouncement holds the newest announcement and wakes the goroutine that
+// handles it.
+type latestAnnouncement struct {
 	mu   sync.Mutex
 	a    announcement
 	wake chan struct{} // holds one token
 }
 
-func newLatest() *latest { return &latest{wake: make(chan struct{}, 1)} }
+func newLatestAnnouncement() *latestAnnouncement {
+	return &latestAnnouncement{wake: make(chan struct{}, 1)}
+}
 
-func (l *latest) put(a announcement) {
+func (l *latestAnnouncement) put(a announcement) {
 	l.mu.Lock()
 	l.a = a
 	l.mu.Unlock()
@@ -67,14 +71,15 @@ func (l *latest) put(a announcement) {
 	}
 }
 
-func (l *latest) take() announcement {
+func (l *latestAnnouncement) newest() announcement {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.a
 }
 
-// announce tells the other replicas what was applied here, while this one leads.
-func (s *Store) announce() {
+// announceCommits sends the other replicas what this replica has applied, while it
+// leads.
+func (s *Store) announceCommits() {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -83,7 +88,7 @@ func (s *Store) announce() {
 		case <-s.closing:
 			return
 		}
-		a := s.toAnnounce.take()
+		a := s.toAnnounce.newest()
 		if a.term = s.raft.CurrentTerm(); !s.IsLeader() {
 			continue
 		}
@@ -106,8 +111,8 @@ func (s *Store) announce() {
 	}
 }
 
-// heed brings announcements of the leader to the local raft.
-func (s *Store) heed() {
+// deliverAnnouncements passes the leader's announcements to the local Raft.
+func (s *Store) deliverAnnouncements() {
 	for {
 		select {
 		case <-s.announced.wake:
@@ -115,12 +120,12 @@ func (s *Store) heed() {
 			return
 		}
 		for range announceTries {
-			a := s.announced.take()
+			a := s.announced.newest()
 			if a.index <= s.applied.get() || a.term != s.raft.CurrentTerm() || s.raft.State() != raft.Follower {
 				break
 			}
 			if s.raft.LastIndex() >= a.index {
-				s.deliver(a)
+				s.deliverToRaft(a)
 				break
 			}
 			select {
@@ -132,8 +137,8 @@ func (s *Store) heed() {
 	}
 }
 
-// deliver gives raft the leader's message.
-func (s *Store) deliver(a announcement) {
+// deliverToRaft passes the local Raft the message that a describes.
+func (s *Store) deliverToRaft(a announcement) {
 	addr, id := s.raft.LeaderWithID()
 	if id == "" {
 		return

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// appliedIndex tells how far the state machine has come, and lets callers wait
-// for an index without waking those who wait for a later one.
+// appliedIndex holds the log index up to which the state machine has applied. A
+// caller can wait for an index; only the waiters whose index is reached wake up.
 type appliedIndex struct {
 	mu      sync.Mutex
 	index   uint64
@@ -42,8 +42,8 @@ func (a *appliedIndex) get() uint64 {
 	return a.index
 }
 
-// set tells that everything up to index is visible. It may go back when a
-// snapshot is installed; waiters then go on waiting.
+// set records that everything up to index is visible to readers. The index may go
+// back when a snapshot is installed; waiters then keep waiting.
 func (a *appliedIndex) set(index uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -53,7 +53,7 @@ func (a *appliedIndex) set(index uint64) {
 	}
 }
 
-// fail wakes all waiters, present and future, with err.
+// fail ends all present and future waits with err.
 func (a *appliedIndex) fail(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -65,7 +65,7 @@ func (a *appliedIndex) fail(err error) {
 	}
 }
 
-// wait returns when index is visible.
+// wait returns when everything up to index is visible to readers.
 func (a *appliedIndex) wait(ctx context.Context, index uint64) error {
 	a.mu.Lock()
 	if a.index >= index || a.failed != nil {

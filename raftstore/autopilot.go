@@ -12,10 +12,12 @@ import (
 	autopilot "github.com/hashicorp/raft-autopilot"
 )
 
-// maxTrailingLogs is how far a replica may be behind and still be healthy.
+// maxTrailingLogs is how many log entries a replica may be behind and still count
+// as healthy.
 const maxTrailingLogs = 1024
 
-// autopilotState runs autopilot while this replica leads, and keeps what it saw.
+// autopilotState runs autopilot while this replica leads, and keeps the latest
+// state that autopilot reported.
 type autopilotState struct {
 	s      *Store
 	policy VoterPolicy
@@ -23,10 +25,10 @@ type autopilotState struct {
 	mu      sync.Mutex
 	running *autopilot.Autopilot
 	seen    groupView
-	dead    map[raft.ServerID]time.Time // since when
+	dead    map[raft.ServerID]time.Time // dead replicas, and since when
 }
 
-// groupView is the group as last seen by the leader.
+// groupView is the state of the group that the leader last saw.
 type groupView struct {
 	servers  map[raft.ServerID]*autopilot.ServerState
 	failures map[raft.ServerID]string
@@ -38,7 +40,7 @@ func newAutopilot(s *Store) *autopilotState {
 	return &autopilotState{s: s, policy: s.cfg.Voters, dead: make(map[raft.ServerID]time.Time)}
 }
 
-// start begins looking after the voters.
+// start starts autopilot, which promotes, demotes and removes replicas.
 func (a *autopilotState) start() {
 	a.stop()
 	p := autopilot.New(a.s.raft, a,
@@ -53,7 +55,7 @@ func (a *autopilotState) start() {
 	p.Start(a.s.base)
 }
 
-// stop ends it and waits.
+// stop ends autopilot and waits for it.
 func (a *autopilotState) stop() {
 	a.mu.Lock()
 	p := a.running
@@ -65,7 +67,7 @@ func (a *autopilotState) stop() {
 	}
 }
 
-// snapshot returns the group as last seen.
+// snapshot returns the state of the group that the leader last saw.
 func (a *autopilotState) snapshot() groupView {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -108,9 +110,9 @@ func (a *autopilotState) NotifyState(s *autopilot.State) {
 	}
 }
 
-// KnownServers implements autopilot.ApplicationIntegration. Every replica of the
-// group is known, so that none is removed merely because the membership layer of
-// a new leader has not heard of it yet.
+// KnownServers implements autopilot.ApplicationIntegration. It returns every
+// replica of the group, so that autopilot does not remove a replica only because
+// the membership layer of a new leader does not know it yet.
 func (a *autopilotState) KnownServers() map[raft.ServerID]*autopilot.Server {
 	servers, err := a.s.servers()
 	if err != nil {
@@ -150,7 +152,7 @@ func (a *autopilotState) FetchServerStats(ctx context.Context, servers map[raft.
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				// Without figures a replica is unwell.
+				// A replica whose figures cannot be read counts as unhealthy.
 				found[id] = &autopilot.ServerStats{LastContact: -1}
 				failures[id] = err.Error()
 				return
@@ -186,10 +188,10 @@ func (a *autopilotState) fetch(ctx context.Context, srv *autopilot.Server) (stat
 
 // RemoveFailedServer implements autopilot.ApplicationIntegration.
 func (a *autopilotState) RemoveFailedServer(srv *autopilot.Server) {
-	a.s.log.Warn("forgetting dead replica", "id", srv.ID, "dead", a.deadFor(srv.ID))
+	a.s.log.Warn("removing dead replica", "id", srv.ID, "deadFor", a.deadFor(srv.ID))
 	a.s.tasks.start(func() {
 		if err := a.s.raft.RemoveServer(srv.ID, 0, a.s.cfg.Timing.RPC).Error(); err != nil {
-			a.s.log.Warn("forget dead replica", "id", srv.ID, "err", err)
+			a.s.log.Warn("remove dead replica", "id", srv.ID, "err", err)
 		}
 	})
 }

@@ -9,14 +9,14 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Backup writes the whole state to w: every write acknowledged before the call
-// is in it. Writes go on meanwhile. RestoreBackup reads it back.
+// Backup writes the whole state to w, including every write acknowledged before
+// the call. Writes continue meanwhile. RestoreBackup restores it.
 func (s *Store) Backup(ctx context.Context, w io.Writer) (revision uint64, err error) {
-	if err := s.await(ctx, ReadOptions{}); err != nil {
+	if err := s.awaitFreshness(ctx, ReadOptions{}); err != nil {
 		return 0, fmt.Errorf("back up: %w", err)
 	}
 	now := s.history.current()
-	// The remembered requests stay behind: no retry outlives a restored mesh.
+	// Remembered requests are left out: no retry continues in a restored mesh.
 	b := &snapshot{tree: now.tree, index: 1, revision: now.revision}
 	if err := b.write(w); err != nil {
 		return 0, fmt.Errorf("back up: %w", err)
@@ -24,12 +24,12 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) (revision uint64, err e
 	return now.revision, nil
 }
 
-// RestoreBackup founds a new group from a backup: cfg.DataDir, which must hold no
-// state yet, gets the backup's records with their revisions, and cfg.NodeID is
-// the only voter. Open then starts it, and other hosts join it. Replicas of other
-// groups are refused, see ErrReplaced.
+// RestoreBackup founds a new group from a backup. It writes the backup's records
+// with their revisions to cfg.DataDir, which must hold no state yet, and makes
+// cfg.NodeID the only voter. Open then starts the replica, and other hosts can join
+// it. The new group refuses replicas of other groups, see ErrReplaced.
 //
-// Of cfg it uses NodeID, Addr, DataDir, Limits and Logger.
+// Of cfg, RestoreBackup uses NodeID, Addr, DataDir, Limits and Logger.
 func RestoreBackup(ctx context.Context, cfg Config, r io.Reader) (Recovered, error) {
 	if cfg.NodeID == "" || cfg.Addr == "" || cfg.DataDir == "" || cfg.Logger == nil {
 		return Recovered{}, errors.New("restore backup: NodeID, Addr, DataDir and Logger are needed")
@@ -45,14 +45,14 @@ func RestoreBackup(ctx context.Context, cfg Config, r io.Reader) (Recovered, err
 	if err != nil {
 		return Recovered{}, fmt.Errorf("restore backup: %w", err)
 	}
-	if err := errors.Join(d.found(cfg, m), d.close(0)); err != nil {
+	if err := errors.Join(d.foundGroup(cfg, m), d.close(0)); err != nil {
 		return Recovered{}, fmt.Errorf("restore backup: %w", err)
 	}
 	return Recovered{Revision: m.revision, Keys: m.tree.Len(), Index: 1}, nil
 }
 
-// found makes the state of m the beginning of a group of one.
-func (d *disk) found(cfg Config, m *machine) error {
+// foundGroup founds a group of one replica whose first state is that of m.
+func (d *disk) foundGroup(cfg Config, m *machine) error {
 	used, err := raft.HasExistingState(d.logs, d.stable, d.snapshots)
 	if err != nil {
 		return fmt.Errorf("look for state: %w", err)

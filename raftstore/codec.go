@@ -7,8 +7,8 @@ import (
 	"hash/crc32"
 )
 
-// entryVersion is the format of log entries. A replica that meets another one
-// halts: it could only guess.
+// entryVersion is the version of the log entry format. A replica that reads an
+// entry of another version halts, because it could only guess the meaning.
 const entryVersion = 1
 
 // entryHeader is the version, the checksum of the rest, and the number of txns.
@@ -18,9 +18,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 var errDecode = errors.New("malformed encoding")
 
-// An encoded txn is its envelope: the seq of the state machine that the first
-// attempt was based on (see requestTable), fixed width so that it can be
-// rewritten in place, then the txn.
+// An encoded txn is called an envelope. It begins with the seq that the proposer's
+// state machine had reached before the first attempt (see requestTable), in a
+// fixed width so that it can be rewritten in place. The txn follows.
 const envelopeHeader = 8
 
 func appendString(b []byte, s string) []byte {
@@ -131,10 +131,11 @@ func (r *reader) alias() []byte {
 
 func (r *reader) string() string { return string(r.alias()) }
 
-// bytes returns a copy: what is kept must not hold the buffer of a whole batch.
+// bytes returns a copy, so that a kept value does not keep the buffer of a whole
+// batch alive.
 func (r *reader) bytes() []byte { return append([]byte{}, r.alias()...) }
 
-// count reads a number of things of at least one byte each.
+// count reads the length of a list whose items take at least one byte each.
 func (r *reader) count(limit int) int {
 	n := r.uvarint()
 	if n > uint64(limit) || n > uint64(len(r.b)) {

@@ -10,15 +10,17 @@ import (
 	"time"
 )
 
-// followCheck is how often a wait for the local replica looks after its disk.
+// followCheck is how often a wait for the local replica checks whether the
+// replica's disk has failed.
 const followCheck = time.Second
 
-// Commit carries out t on whichever replica leads and returns when this replica
-// shows it. It is safe to call from any replica. While no leader answers it
-// tries again, with the same RequestID, until ctx ends.
+// Commit sends t to the leader and returns when the local replica has applied it.
+// It may be called on any replica. While no leader answers, Commit retries with
+// the same RequestID until ctx ends.
 //
-// A refusal is a *ConflictError or a *ConstraintError. With ErrNoLeader nothing
-// happened; with ErrUnknownOutcome the txn may or may not have happened.
+// A refused txn returns a *ConflictError or a *ConstraintError. ErrNoLeader means
+// that nothing changed. ErrUnknownOutcome means that the txn may or may not have
+// happened.
 func (s *Store) Commit(ctx context.Context, t Txn) (TxnResult, error) {
 	begin := time.Now()
 	result, err := s.commit(ctx, t)
@@ -39,19 +41,19 @@ func (s *Store) commit(ctx context.Context, t Txn) (TxnResult, error) {
 	if len(envelope) > s.cfg.Limits.MaxTxnBytes {
 		return TxnResult{}, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(envelope), s.cfg.Limits.MaxTxnBytes)
 	}
-	out, err := s.settle(ctx, envelope)
+	out, err := s.commitUntilSettled(ctx, envelope)
 	if err != nil {
 		return TxnResult{}, err
 	}
-	if err := s.follow(ctx, out.index); err != nil {
+	if err := s.waitApplied(ctx, out.index); err != nil {
 		return TxnResult{}, fmt.Errorf("%w: wait for the local replica: %w", ErrUnknownOutcome, err)
 	}
 	return out.result()
 }
 
-// follow waits until the local replica has reached a log index. It gives up if
-// the replica cannot, because its disk fails.
-func (s *Store) follow(ctx context.Context, index uint64) error {
+// waitApplied waits until the local replica has applied the log up to index. It
+// returns the disk's error if the log cannot be written.
+func (s *Store) waitApplied(ctx context.Context, index uint64) error {
 	for {
 		step, cancel := context.WithTimeout(ctx, followCheck)
 		err := s.applied.wait(step, index)
@@ -65,12 +67,12 @@ func (s *Store) follow(ctx context.Context, index uint64) error {
 	}
 }
 
-// settle repeats attempts until the txn has been judged or ctx ends.
-func (s *Store) settle(ctx context.Context, envelope []byte) (outcome, error) {
+// commitUntilSettled repeats attempts until the txn has been judged or ctx ends.
+func (s *Store) commitUntilSettled(ctx context.Context, envelope []byte) (outcome, error) {
 	unsettled := false // some attempt may still be in the log
 	for n := 0; ; n++ {
 		changed := s.leaderChange.wait()
-		out, err := s.attempt(ctx, envelope)
+		out, err := s.attemptCommit(ctx, envelope)
 		switch {
 		case err == nil && out.kind == outcomeTooOld && !unsettled:
 			// This replica lags far behind; nothing of the txn is in the log.
@@ -82,21 +84,22 @@ func (s *Store) settle(ctx context.Context, envelope []byte) (outcome, error) {
 			return out, nil
 		}
 		unsettled = unsettled || errors.Is(err, errUnsettled)
-		if permanent(err) {
-			return outcome{}, giveUp(unsettled, err)
+		if isPermanent(err) {
+			return outcome{}, giveUpError(unsettled, err)
 		}
 		s.metrics.retries.Inc()
-		if werr := s.pause(ctx, n, changed); werr != nil {
+		if werr := s.pauseBeforeRetry(ctx, n, changed); werr != nil {
 			if full := s.disk.logs.err(); full != nil {
 				err = fmt.Errorf("%w: %w", err, full)
 			}
-			return outcome{}, giveUp(unsettled, fmt.Errorf("%w: last attempt: %w", werr, err))
+			return outcome{}, giveUpError(unsettled, fmt.Errorf("%w: last attempt: %w", werr, err))
 		}
 	}
 }
 
-// attempt tries once, here or at the leader.
-func (s *Store) attempt(ctx context.Context, envelope []byte) (outcome, error) {
+// attemptCommit makes one attempt, on this replica if it leads or else through
+// the leader.
+func (s *Store) attemptCommit(ctx context.Context, envelope []byte) (outcome, error) {
 	if err := ctx.Err(); err != nil {
 		return outcome{}, err
 	}
@@ -108,7 +111,7 @@ func (s *Store) attempt(ctx context.Context, envelope []byte) (outcome, error) {
 	case "":
 		return outcome{}, errNotLeader
 	case s.id:
-		if err := s.admit(envelope); err != nil {
+		if err := s.checkConstraints(envelope); err != nil {
 			return outcome{}, err
 		}
 		return s.proposer.propose(ctx, envelope)
@@ -117,9 +120,10 @@ func (s *Store) attempt(ctx context.Context, envelope []byte) (outcome, error) {
 	}
 }
 
-// admit refuses a txn that would halt a replica: the leader asks, before it
-// proposes, whether it and every living member know the constraints.
-func (s *Store) admit(envelope []byte) error {
+// checkConstraints refuses a txn that would halt a replica. Before it proposes
+// the txn, the leader checks that it and every living member know the constraints
+// that the txn calls.
+func (s *Store) checkConstraints(envelope []byte) error {
 	calls, err := decodeCalls(envelope)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalidTxn, err)
@@ -142,9 +146,9 @@ func (s *Store) admit(envelope []byte) error {
 	return nil
 }
 
-// permanent tells whether trying again cannot help. The end of a context is not
-// among it: the timeout of a dial looks the same.
-func permanent(err error) bool {
+// isPermanent reports whether a retry cannot help. A context error does not count
+// as permanent, because the timeout of a dial looks the same.
+func isPermanent(err error) bool {
 	for _, e := range []error{ErrInvalidTxn, ErrTooLarge, ErrUnknownConstraint, ErrHalted, ErrReplaced, ErrClosed} {
 		if errors.Is(err, e) {
 			return true
@@ -153,8 +157,8 @@ func permanent(err error) bool {
 	return false
 }
 
-// giveUp is the error of a request that ended without an outcome.
-func giveUp(unsettled bool, err error) error {
+// giveUpError returns the error of a request that ended without an outcome.
+func giveUpError(unsettled bool, err error) error {
 	switch {
 	case unsettled:
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
@@ -165,9 +169,9 @@ func giveUp(unsettled bool, err error) error {
 	}
 }
 
-// pause waits before attempt n+1: not long, and not at all once the leader has
-// changed since the last attempt began.
-func (s *Store) pause(ctx context.Context, n int, changed <-chan struct{}) error {
+// pauseBeforeRetry waits before attempt n+1. The pause is short, and it ends as
+// soon as the leader has changed since the last attempt began.
+func (s *Store) pauseBeforeRetry(ctx context.Context, n int, changed <-chan struct{}) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -185,7 +189,7 @@ func (s *Store) pause(ctx context.Context, n int, changed <-chan struct{}) error
 	return nil
 }
 
-// result is what Commit returns for an outcome.
+// result converts an outcome to what Commit returns.
 func (o *outcome) result() (TxnResult, error) {
 	switch o.kind {
 	case outcomeApplied:
@@ -205,7 +209,7 @@ func (o *outcome) result() (TxnResult, error) {
 	}
 }
 
-// validate refuses what no replica should have to judge.
+// validate refuses a malformed txn before it is proposed.
 func (t *Txn) validate() error {
 	switch {
 	case len(t.RequestID) > MaxRequestIDLen:

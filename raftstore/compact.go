@@ -8,13 +8,15 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// minTrailing and maxTrailing bound how many log entries are kept behind a
+// snapshot.
 const (
 	minTrailing = 64
 	maxTrailing = 16384
 )
 
-// snapshotIfDue takes a snapshot when the log applied since the last one passes
-// a bound.
+// snapshotIfDue takes a snapshot if the log applied since the last one exceeds one
+// of the limits.
 func (s *Store) snapshotIfDue() {
 	entries, bytes := s.fsm.logEntries.Load(), s.fsm.logBytes.Load()
 	if entries < s.snapshotDue(s.cfg.Limits.SnapshotEntries) && bytes < s.snapshotDue(s.cfg.Limits.SnapshotBytes) {
@@ -25,19 +27,21 @@ func (s *Store) snapshotIfDue() {
 	}
 }
 
-// snapshotDue spreads a bound by the replica's ID, from the bound to half as much
-// again: all replicas apply the same entries and should not all write at once.
-func (s *Store) snapshotDue(bound uint64) uint64 {
+// snapshotDue raises limit by up to half, by an amount that depends on the
+// replica's ID. All replicas apply the same entries and should not all write their
+// snapshots at the same time.
+func (s *Store) snapshotDue(limit uint64) uint64 {
 	spread := uint64(crc32.Checksum([]byte(s.id), castagnoli)) % 512
-	return bound + bound/1024*spread
+	return limit + limit/1024*spread
 }
 
-// Snapshot writes a snapshot and cuts the log behind it. Writes go on meanwhile.
+// Snapshot writes a snapshot and drops the log that it replaces, apart from about
+// Limits.TrailingBytes. Writes continue meanwhile.
 func (s *Store) Snapshot() error {
 	s.snapshotting.Lock()
 	defer s.snapshotting.Unlock()
 	entries, bytes := s.fsm.logEntries.Load(), s.fsm.logBytes.Load()
-	// Raft keeps a number of entries; we bound their bytes.
+	// Raft keeps a number of entries, but the limit is in bytes.
 	if entries > 0 {
 		conf := s.raft.ReloadableConfig()
 		conf.TrailingLogs = min(max(s.cfg.Limits.TrailingBytes/max(bytes/entries, 1), minTrailing), maxTrailing)

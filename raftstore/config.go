@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Limits that every replica must share, because entries are judged by them.
+// Limits that every replica must share, because entries are checked against them.
 const (
 	// MaxRequestIDLen is the longest RequestID in bytes.
 	MaxRequestIDLen = 64
@@ -21,8 +21,8 @@ const (
 	MaxTxnOps = 4096
 )
 
-// StreamLayer is a listener that can also dial its peers. Addresses are those
-// given to Open and Join. Both ends are expected to be authenticated.
+// StreamLayer is a listener that can also dial its peers. It dials the addresses
+// passed to Open and Join. The implementation must authenticate both ends.
 type StreamLayer interface {
 	net.Listener
 	Dial(addr string, timeout time.Duration) (net.Conn, error)
@@ -30,16 +30,16 @@ type StreamLayer interface {
 
 // Config says how to open a Store. Start from DefaultConfig.
 type Config struct {
-	// NodeID names the host of this replica; Addr is where peers reach it, both for
-	// Raft and for RPC.
+	// NodeID names the host of this replica. Addr is the address at which peers
+	// reach it, both for Raft and for RPC.
 	NodeID string
 	Addr   string
-	// DataDir holds the log and the snapshots. Empty keeps everything in memory,
-	// which loses it at Close: for tests and benchmarks only.
+	// DataDir holds the log and the snapshots. If it is empty, everything is kept
+	// in memory and lost at Close: for tests and benchmarks only.
 	DataDir string
-	// Bootstrap makes a store without state the first voter of a new group. It is
-	// for the founding of one only: a member that lost its data and bootstraps
-	// would be a second group. It may be repeated after a crash.
+	// Bootstrap makes a store without state the first voter of a new group. Set it
+	// only to found a group: a member that lost its data and bootstraps would found
+	// a second group. Bootstrapping may be repeated after a crash.
 	Bootstrap bool
 
 	// Raft carries hashicorp/raft's own protocol, RPC this package's.
@@ -48,8 +48,8 @@ type Config struct {
 
 	// Constraints are the rules this replica can judge.
 	Constraints []Constraint
-	// Members reports the health of the mesh's hosts; nil means that what raft
-	// itself sees decides. It must not block.
+	// Members reports the health of the mesh's hosts and must not block. If it is
+	// nil, a replica's health is judged by Raft's contact with it alone.
 	Members func() []MemberHealth
 
 	// Timing holds the timeouts of the group, Limits the bounds on memory and
@@ -61,23 +61,23 @@ type Config struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 
-	// openLog replaces the log, for measuring another one beside it.
+	// openLog replaces the log store. Tests and benchmarks set it.
 	openLog func(dir string) (diskLog, error)
 }
 
 // Timing holds the timeouts of a group.
 type Timing struct {
-	// Heartbeat is how long a follower waits for a leader before it stands for
-	// election; the leader's lease is half of it.
+	// Heartbeat is how long a follower waits without hearing from a leader before it
+	// stands for election. The leader's lease is half of it.
 	Heartbeat time.Duration
 	// Dial bounds connecting to a peer, RPC one request to it.
 	Dial time.Duration
 	RPC  time.Duration
-	// SnapshotCheck is how often the size of the log is looked at.
+	// SnapshotCheck is how often the store checks whether a snapshot is due.
 	SnapshotCheck time.Duration
-	// Rejoin is how long a replica that was part of a group must be without a
-	// leader before it asks the living members to take it in again: it may have
-	// been forgotten while it was cut off. Zero means never.
+	// Rejoin is how long a replica of a group must be without a leader before it
+	// asks the living members to add it again: the group may have removed it while
+	// it was cut off. Zero means never.
 	Rejoin time.Duration
 }
 
@@ -85,36 +85,38 @@ type Timing struct {
 type Limits struct {
 	// MaxTxnBytes is the largest encoded txn.
 	MaxTxnBytes int
-	// BatchTxns and BatchBytes bound a log entry; InFlight is how many entries
-	// may be under way at once.
+	// BatchTxns and BatchBytes bound one log entry. InFlight is how many entries may
+	// be proposed and not yet committed at once.
 	BatchTxns  int
 	BatchBytes int
 	InFlight   int
-	// HistoryEvents and HistoryBytes bound the window of recent events that
-	// watches and lists at a revision work from.
+	// HistoryEvents and HistoryBytes bound the window of recent events, which serves
+	// watches and lists at an earlier revision.
 	HistoryEvents int
 	HistoryBytes  int
-	// SnapshotEntries and SnapshotBytes are how much log makes a snapshot due.
+	// SnapshotEntries and SnapshotBytes are the amounts of log after which a
+	// snapshot is due.
 	SnapshotEntries uint64
 	SnapshotBytes   uint64
 	// SegmentBytes is the size of a log file; files are allocated in full.
 	SegmentBytes int
-	// TrailingBytes is about how much log is kept behind a snapshot, so that a
-	// replica that was away for a moment needs no snapshot.
+	// TrailingBytes is roughly how much log is kept after a snapshot, so that a
+	// replica that was away for a moment can catch up without a snapshot.
 	TrailingBytes uint64
 }
 
-// VoterPolicy says how voters are chosen and when dead replicas are forgotten.
+// VoterPolicy says how voters are chosen and when dead replicas are removed.
 type VoterPolicy struct {
 	// Max is the most voters: 1, 3, 5 or 7.
 	Max int
 	// Stabilization is how long a replica must be healthy before it may vote.
 	Stabilization time.Duration
-	// Update and Reconcile are the intervals of looking and of acting.
+	// Update is the interval at which the health of replicas is read, Reconcile the
+	// interval at which voters are promoted, demoted and removed.
 	Update    time.Duration
 	Reconcile time.Duration
-	// ForgetAfter is how long a replica must be dead before it is removed from
-	// the group; it must then join again. Zero means never.
+	// ForgetAfter is how long a replica must be dead before it is removed from the
+	// group. A removed replica must join again. Zero means never.
 	ForgetAfter time.Duration
 }
 
@@ -160,7 +162,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	check(c.NodeID != "", "NodeID is empty")
-	check(len(c.NodeID) <= 200 && !strings.ContainsAny(c.NodeID, "/|"), "NodeID %q is too long or has a / or | in it", c.NodeID)
+	check(len(c.NodeID) <= 200 && !strings.ContainsAny(c.NodeID, "/|"), "NodeID %q is longer than 200 bytes or contains / or |", c.NodeID)
 	check(c.Addr != "", "Addr is empty")
 	check(c.Raft != nil, "Raft stream layer is missing")
 	check(c.RPC != nil, "RPC stream layer is missing")

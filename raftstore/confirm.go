@@ -10,27 +10,28 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// raft.VerifyLeader counts every replica that answers a heartbeat, also one that
-// does not vote and also an answer to what was asked before. Neither says that no
-// other leader was elected meanwhile. So the leader asks the voters itself.
+// raft.VerifyLeader counts every replica that answers a heartbeat. It also counts
+// replicas that do not vote, and answers to heartbeats sent before the call.
+// Neither proves that no other leader has been elected in the meantime. So the
+// leader asks the voters itself.
 
-// confirmPause is after how long a voter that could not be asked, or that had not
-// heard of the term, is asked again.
+// confirmPause is the time after which a voter is asked again if it could not be
+// reached, or if it answered with an older term.
 const confirmPause = 25 * time.Millisecond
 
-// confirmation is a leader's question to the voters whether it still leads.
+// confirmation asks the voters whether this replica still leads in a term.
 type confirmation struct {
 	s       *Store
 	term    uint64
-	voters  []confirmVoter // the others
-	need    int            // of them
+	voters  []confirmVoter // the voters other than this replica
+	need    int            // how many of them must still agree
 	answers chan confirmAnswer
 }
 
 // confirmVoter is a voter and the request to it.
 type confirmVoter struct {
 	raft.Server
-	conn     *peerConn // nil if it is to be asked
+	conn     *peerConn // carries the request; nil if the voter must be asked (again)
 	request  uint64
 	answered bool
 	agreed   bool
@@ -41,27 +42,28 @@ type confirmAnswer struct {
 	frame frame
 }
 
-// confirm returns nil once it is certain that when it was called nobody had been
-// elected to a later term than the one this replica leads. A voter takes on a
-// term, on disk, before it votes in it. So if a majority of the voters is in the
-// leader's term still, no later one had a majority.
+// confirm returns nil once it is certain that, at the time of the call, no leader
+// had been elected in a later term than the one this replica leads. A voter stores
+// a term on disk before it votes in that term. So if a majority of the voters is
+// still in this leader's term, no later term can have had a majority.
 func (s *Store) confirm(ctx context.Context, term uint64) error {
 	c, err := s.newConfirmation(term)
 	if err != nil {
 		return err
 	}
 	if c.need > 0 {
-		err = c.run(ctx)
-		c.forget()
+		err = c.awaitMajority(ctx)
+		c.forgetRequests()
 	}
-	if err == nil && !s.leads(term) { // which is this voter's own answer
+	if err == nil && !s.leads(term) { // this replica's own answer as a voter
 		err = errors.New("the term changed")
 	}
 	return err
 }
 
-// newConfirmation counts the voters of the latest configuration: it or the one
-// before is what any other leader was elected by, and their majorities overlap.
+// newConfirmation counts the voters of the latest configuration. Any other leader
+// was elected by the voters of this configuration or of the one before it, and the
+// majorities of these two overlap.
 func (s *Store) newConfirmation(term uint64) (*confirmation, error) {
 	servers, err := s.servers()
 	if err != nil {
@@ -86,8 +88,8 @@ func (s *Store) newConfirmation(term uint64) (*confirmation, error) {
 	return c, nil
 }
 
-// run asks until enough voters have agreed.
-func (c *confirmation) run(ctx context.Context) error {
+// awaitMajority asks the voters until enough of them have agreed.
+func (c *confirmation) awaitMajority(ctx context.Context) error {
 	again := time.NewTimer(confirmPause)
 	defer again.Stop()
 	for {
@@ -95,16 +97,16 @@ func (c *confirmation) run(ctx context.Context) error {
 		if !c.s.leads(c.term) {
 			return errors.New("leadership is lost")
 		}
-		c.ask()
+		c.askVoters()
 		select {
 		case a := <-c.answers:
-			if err := c.take(a); err != nil || c.need == 0 {
+			if err := c.countAnswer(a); err != nil || c.need == 0 {
 				return err
 			}
 		case <-dialed:
 		case <-changed:
 		case <-again.C:
-			c.retry()
+			c.markForRetry()
 			again.Reset(confirmPause)
 		case <-ctx.Done():
 			return fmt.Errorf("no majority of the voters answered: %w", context.Cause(ctx))
@@ -112,24 +114,25 @@ func (c *confirmation) run(ctx context.Context) error {
 	}
 }
 
-// ask sends the question to those who have not got it.
-func (c *confirmation) ask() {
+// askVoters sends the request to the voters that have not been sent it yet.
+func (c *confirmation) askVoters() {
 	for i := range c.voters {
 		v := &c.voters[i]
 		if v.conn != nil {
 			continue
 		}
-		v.conn, v.request = c.s.peers.ask(string(v.Address), opTerm, []byte(v.ID), func(f frame) {
+		v.conn, v.request = c.s.peers.askPeer(string(v.Address), opTerm, []byte(v.ID), func(f frame) {
 			select {
 			case c.answers <- confirmAnswer{i, f}:
-			default: // asked again and again; one answer will do
+			default: // the voter was asked repeatedly; one answer is enough
 			}
 		})
 	}
 }
 
-// take counts an answer.
-func (c *confirmation) take(a confirmAnswer) error {
+// countAnswer counts the answer of a voter. It returns an error if the voter is in
+// a later term.
+func (c *confirmation) countAnswer(a confirmAnswer) error {
 	v := &c.voters[a.voter]
 	v.answered = true
 	if status(a.frame.code) != statusOK || len(a.frame.payload) != 8 {
@@ -145,9 +148,9 @@ func (c *confirmation) take(a confirmAnswer) error {
 	return nil
 }
 
-// retry marks those who are to be asked again: they answered something else, or
-// their connection is gone.
-func (c *confirmation) retry() {
+// markForRetry marks the voters that must be asked again: those that answered but
+// did not agree, and those whose connection is closed.
+func (c *confirmation) markForRetry() {
 	for i := range c.voters {
 		v := &c.voters[i]
 		if !v.agreed && v.conn != nil && (v.answered || !v.conn.alive()) {
@@ -156,17 +159,18 @@ func (c *confirmation) retry() {
 	}
 }
 
-// forget drops the requests that nobody waits for any more.
-func (c *confirmation) forget() {
+// forgetRequests drops the requests that are still unanswered.
+func (c *confirmation) forgetRequests() {
 	for i := range c.voters {
 		if v := &c.voters[i]; v.conn != nil && !v.answered {
-			v.conn.forget(v.request)
+			v.conn.forgetRequest(v.request)
 		}
 	}
 }
 
-// serveTerm tells a leader this replica's term, if it is the one meant. A host
-// installed anew at the address of a voter has not promised what that one had.
+// serveTerm answers a leader with this replica's term, if the request names this
+// replica. A host that was reinstalled at the address of a voter is another
+// replica and has not made the voter's promises.
 func (s *Store) serveTerm(id []byte) ([]byte, error) {
 	if err := s.Err(); err != nil {
 		return nil, err

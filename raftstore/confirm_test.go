@@ -97,7 +97,7 @@ func TestSilentConnectionIsReplaced(t *testing.T) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.After(time.Minute); ; {
-		p.ask("a", opTerm, nil, func(f frame) { answered <- f })
+		p.askPeer("a", opTerm, nil, func(f frame) { answered <- f })
 		select {
 		case <-answered:
 			return

@@ -19,20 +19,20 @@ import (
 )
 
 const (
-	// keepSnapshots is how many snapshots stay, so that a damaged one has an
-	// older one behind it.
+	// keepSnapshots is how many snapshots stay on disk: the newest one, which the
+	// store reads, and the one before it.
 	keepSnapshots = 2
-	// lockWait is how long Open waits for another process to let go.
+	// lockWait is how long Open waits for another process to release the lock.
 	lockWait = 2 * time.Second
 )
 
 // Keys of the stable store beside raft's own.
 var (
-	keyApplied = []byte("VirtmeshApplied") // what was applied at Close
-	keyReplica = []byte("VirtmeshReplica") // what makes this data directory unique
+	keyApplied = []byte("VirtmeshApplied") // log index applied at Close
+	keyReplica = []byte("VirtmeshReplica") // random ID of this data directory
 )
 
-// disk is everything a replica keeps: log, vote and snapshots.
+// disk is everything that a replica stores: its log, its vote and its snapshots.
 type disk struct {
 	logs      *logStore
 	stable    raft.StableStore
@@ -41,7 +41,7 @@ type disk struct {
 	closers   []io.Closer
 }
 
-// diskLog is a log and a vote in one place.
+// diskLog stores both the log and the vote.
 type diskLog interface {
 	raft.LogStore
 	raft.StableStore
@@ -50,7 +50,7 @@ type diskLog interface {
 
 var _ diskLog = (*wal.WAL)(nil)
 
-// openDisk opens, or creates, the state in cfg.DataDir.
+// openDisk opens the state in cfg.DataDir and creates it if there is none.
 func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 	d := &disk{committed: func() uint64 { return 0 }}
 	committed := func() uint64 { return d.committed() }
@@ -88,7 +88,8 @@ func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 	return d, nil
 }
 
-// openWAL opens the log. The library panics on some kinds of damage.
+// openWAL opens the log. The library panics on some kinds of damage; openWAL
+// returns ErrCorruptLog for them.
 func openWAL(dir string, segment int, log *slog.Logger) (w *wal.WAL, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -111,8 +112,8 @@ func openWAL(dir string, segment int, log *slog.Logger) (w *wal.WAL, err error) 
 // dirLock is held while a process has a data directory open.
 type dirLock struct{ f *os.File }
 
-// lockDir takes the lock or says who has it. A process that is just ending is
-// given a moment.
+// lockDir takes the lock of a data directory. If another process still holds the
+// lock after wait, the error names its pid.
 func lockDir(dir string, wait time.Duration) (*dirLock, error) {
 	path := filepath.Join(dir, "LOCK")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -129,7 +130,7 @@ func lockDir(dir string, wait time.Duration) (*dirLock, error) {
 			return nil, errors.Join(fmt.Errorf("%w: %s, held by pid %s: %w", ErrLocked, path, strings.TrimSpace(string(owner)), err), f.Close())
 		}
 	}
-	// Only for people to read; the lock is the flock.
+	// The pid in the file is only for people to read; the lock itself is the flock.
 	if err := f.Truncate(0); err == nil {
 		_, _ = f.WriteAt([]byte(fmt.Sprintln(os.Getpid())), 0)
 	}
@@ -139,13 +140,13 @@ func lockDir(dir string, wait time.Duration) (*dirLock, error) {
 // Close releases the lock.
 func (l *dirLock) Close() error { return l.f.Close() }
 
-// replay brings the machine to where it was known to be committed when the
-// replica stopped: the newest readable snapshot and the log behind it. Raft
-// itself would stop at the snapshot until a leader tells it more, and a host
-// that starts without a quorum would act on a state long gone. What raft applies
-// again later is skipped by its index.
+// replay restores the newest snapshot and then applies the log behind it, up to
+// the index that was known to be committed when the replica stopped. Raft itself
+// would stop at the snapshot until a leader reports a commit index, and a host that
+// starts without a quorum would act on an outdated state. When Raft later applies
+// the same entries again, the fsm skips them by their index.
 func (d *disk) replay(ctx context.Context, f *fsm) error {
-	base, err := d.restore(f)
+	base, err := d.restoreSnapshot(f)
 	if err != nil {
 		return err
 	}
@@ -158,8 +159,9 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 		return fmt.Errorf("%w: read last index: %w", ErrCorruptLog, err)
 	}
 	if last < base && last > 0 {
-		// The replica stopped between installing a snapshot and dropping the log
-		// that ends before it; nothing could be appended to that.
+		// The replica stopped after it installed a snapshot and before it dropped
+		// the log, which ends before the snapshot. No entry could be appended to
+		// such a log.
 		if err := d.logs.DeleteRange(first, last); err != nil {
 			return fmt.Errorf("drop the log before the snapshot: %w", err)
 		}
@@ -178,7 +180,7 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		// What is not committed is read all the same: raft panics on a log it
+		// Uncommitted entries are read as well, because Raft panics on a log that it
 		// cannot read.
 		l := new(raft.Log)
 		if err := d.logs.GetLog(i, l); err != nil {
@@ -194,8 +196,9 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 	return nil
 }
 
-// restore reads the newest snapshot that is readable, and returns its index.
-func (d *disk) restore(f *fsm) (uint64, error) {
+// restoreSnapshot restores the newest snapshot and returns its log index, or zero
+// if there is none.
+func (d *disk) restoreSnapshot(f *fsm) (uint64, error) {
 	list, err := d.snapshots.List()
 	if err != nil {
 		return 0, fmt.Errorf("%w: list snapshots: %w", ErrCorruptLog, err)
@@ -203,7 +206,7 @@ func (d *disk) restore(f *fsm) (uint64, error) {
 	if len(list) == 0 {
 		return 0, nil
 	}
-	// Raft takes the newest for granted, so an older one is of no use.
+	// Raft relies on the newest snapshot, so an older one is of no use.
 	meta := list[0]
 	_, r, err := d.snapshots.Open(meta.ID)
 	if err != nil {
@@ -216,7 +219,8 @@ func (d *disk) restore(f *fsm) (uint64, error) {
 	return meta.Index, nil
 }
 
-// committedIndex returns up to where the log is known to be committed.
+// committedIndex returns the index up to which the log is known to be committed;
+// last is the last index of the log.
 func (d *disk) committedIndex(last uint64) (uint64, error) {
 	committed, err := d.logs.committedAt(last)
 	if err != nil {
@@ -229,8 +233,9 @@ func (d *disk) committedIndex(last uint64) (uint64, error) {
 	return min(committed, last), nil
 }
 
-// replicaID returns the raft ID of the replica whose data this is. Data that is
-// lost takes it along, so the host comes back as another replica.
+// replicaID returns the Raft ID of the replica: the node's name and a random ID
+// stored with the data. A host that loses its data gets a new ID and comes back as
+// another replica.
 func (d *disk) replicaID(node string) (raft.ServerID, error) {
 	own, err := d.get(keyReplica)
 	if err != nil {
@@ -247,7 +252,7 @@ func (d *disk) replicaID(node string) (raft.ServerID, error) {
 	return raft.ServerID(node + "/" + string(own)), nil
 }
 
-// close notes how far the state machine came and closes everything.
+// close stores the applied index and closes everything.
 func (d *disk) close(applied uint64) error {
 	if d == nil {
 		return nil

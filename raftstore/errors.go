@@ -8,29 +8,29 @@ import (
 var (
 	// ErrNotFound: Get found no record at the key.
 	ErrNotFound = errors.New("raftstore: key not found")
-	// ErrCompacted: the revision asked for is older than the history kept. List
-	// again and go on from there.
+	// ErrCompacted: the requested revision is older than the kept history. List
+	// again and continue from the revision of the list.
 	ErrCompacted = errors.New("raftstore: revision has been compacted")
-	// ErrFutureRevision: the revision asked for has not been reached.
+	// ErrFutureRevision: the store has not reached the requested revision yet.
 	ErrFutureRevision = errors.New("raftstore: revision is in the future")
 	// ErrNoLeader: no leader could be reached before the context ended. Nothing
 	// was changed.
 	ErrNoLeader = errors.New("raftstore: no leader")
-	// ErrUnknownOutcome: the context ended, or the request became too old to be
-	// recognised, while a write was under way. It may or may not have happened;
-	// repeating it with the same RequestID soon after is safe.
+	// ErrUnknownOutcome: while a write was in progress, the context ended or the
+	// request became too old to be recognised. The write may or may not have
+	// happened; repeating it soon with the same RequestID is safe.
 	ErrUnknownOutcome = errors.New("raftstore: outcome of the write is unknown")
-	// ErrSlowWatcher: the watcher fell behind the history kept. List again and
-	// watch from there.
+	// ErrSlowWatcher: the watcher fell behind the kept history. List again and watch
+	// from the revision of the list.
 	ErrSlowWatcher = errors.New("raftstore: watcher is too slow")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("raftstore: store is closed")
-	// ErrHalted: the replica met an entry it cannot judge, or lost its disk, and
-	// stopped rather than diverge. Store.Err says why.
+	// ErrHalted: the replica read an entry it cannot judge, or its group was
+	// replaced, and it stopped rather than diverge. Store.Err says why.
 	ErrHalted = errors.New("raftstore: replica is halted")
-	// ErrInvalidTxn: the txn can never be accepted as it is.
+	// ErrInvalidTxn: the txn is malformed; no retry of it can succeed.
 	ErrInvalidTxn = errors.New("raftstore: invalid transaction")
-	// ErrTooLarge: the txn exceeds Config.MaxTxnBytes or MaxTxnOps.
+	// ErrTooLarge: the txn exceeds Limits.MaxTxnBytes or MaxTxnOps.
 	ErrTooLarge = errors.New("raftstore: transaction is too large")
 	// ErrUnknownConstraint: the txn calls a constraint version that this mesh, or
 	// a member of it, does not know.
@@ -40,25 +40,26 @@ var (
 	// ErrCorruptLog: the log or a snapshot on disk is damaged. Empty the data
 	// directory, see Empty, and join again; the other replicas have the data.
 	ErrCorruptLog = errors.New("raftstore: data on disk is corrupt")
-	// ErrReplaced: the group that this replica is of was replaced by another one,
-	// by a recovery or a restored backup. Empty the data directory, see Empty, and
-	// join again.
+	// ErrReplaced: a recovery or a restored backup replaced the group that this
+	// replica belongs to. Empty the data directory, see Empty, and join again.
 	ErrReplaced = errors.New("raftstore: this host's replica belongs to a group that was replaced by a recovery")
-	// ErrHasState: a backup is not restored over existing state.
+	// ErrHasState: the data directory holds state, and a backup is never restored
+	// over existing state.
 	ErrHasState = errors.New("raftstore: data directory holds state already")
 	// ErrLocked: another process has the data directory open.
 	ErrLocked = errors.New("raftstore: data directory is locked by another process")
-	// ErrDiskFull: the log cannot be written for want of space.
+	// ErrDiskFull: the log cannot be written because the disk is full.
 	ErrDiskFull = errors.New("raftstore: no space left for the log")
 )
 
-// ConflictError says which condition refused a txn. errors.As finds it.
+// ConflictError says which condition of a txn failed. Find it with errors.As.
 type ConflictError struct {
 	Key string
 	// Want is the condition's ModRevision.
 	Want uint64
-	// Current is the record as it was when the txn was judged, nil if there was
-	// none.
+	// Current is the record at Key when the txn was judged, nil if there was none.
+	// For a retry of a request that was refused before, it is the record at the
+	// time of the retry.
 	Current *Record
 }
 
@@ -73,7 +74,8 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("raftstore: key %q is at revision %d, want %d", e.Key, e.Current.ModRevision, e.Want)
 }
 
-// ConstraintError says which constraint refused a txn, and why.
+// ConstraintError says which constraint refused a txn and why. Find it with
+// errors.As.
 type ConstraintError struct {
 	Name    string
 	Version uint32

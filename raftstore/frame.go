@@ -11,9 +11,10 @@ import (
 	"time"
 )
 
-// The RPC protocol: both sides greet with helloMagic, a version and the group
-// they belong to, then send frames. A frame is its length, the ID of the request it belongs to, an op or a
-// status, and a payload. Requests are answered in any order.
+// The RPC protocol: both sides begin with a hello, which is helloMagic, a version
+// and the incarnation of the sender's group. Frames follow. A frame is its length,
+// the ID of the request it belongs to, an op or a status, and a payload. Requests
+// are answered in any order.
 const (
 	helloMagic   = "vmst"
 	helloVersion = 2
@@ -29,7 +30,7 @@ type opcode uint8
 const (
 	opCommit opcode = iota + 1
 	opReadIndex
-	opJoin // any replica; it has the leader do opAddReplica
+	opJoin // sent to any replica, which forwards it to the leader as opAddReplica
 	opAddReplica
 	opRemoveReplica
 	opStats
@@ -83,12 +84,12 @@ func readFrame(r *bufio.Reader) (frame, error) {
 	return f, err
 }
 
-// greet exchanges hellos and returns which group the peer belongs to.
+// greet exchanges hellos and returns the incarnation of the peer's group.
 func greet(conn net.Conn, r *bufio.Reader, own incarnation) (theirs incarnation, err error) {
 	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
 		return theirs, err
 	}
-	// Write beside reading: both sides greet at once.
+	// Write and read concurrently: both sides send their hello first.
 	sent := make(chan error, 1)
 	go func() {
 		_, err := conn.Write(append(append([]byte(helloMagic), helloVersion), own[:]...))
@@ -114,8 +115,8 @@ func greet(conn net.Conn, r *bufio.Reader, own incarnation) (theirs incarnation,
 	return theirs, conn.SetDeadline(time.Time{})
 }
 
-// outbox queues frames for a connection. Sending never blocks; what bounds it is
-// the number of requests under way.
+// outbox queues frames for a connection. Queueing never blocks. The length of the
+// queue is bounded by the number of requests in progress.
 type outbox struct {
 	mu     sync.Mutex
 	ready  sync.Cond
@@ -129,7 +130,7 @@ func newOutbox() *outbox {
 	return o
 }
 
-// send queues f and tells whether it may be sent.
+// send queues f. It returns false if the outbox is closed.
 func (o *outbox) send(f frame) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -141,8 +142,8 @@ func (o *outbox) send(f frame) bool {
 	return true
 }
 
-// offer queues f unless many frames are waiting already: for what the next one
-// makes superfluous.
+// offer queues f unless offerLimit frames are waiting already. It is for messages
+// that a later message of the same kind makes superfluous.
 func (o *outbox) offer(f frame) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -159,9 +160,9 @@ func (o *outbox) close() {
 	o.ready.Signal()
 }
 
-// run writes frames, many with one flush if they come fast, until close or a
-// write fails. sent is called after each one was written.
-func (o *outbox) run(conn net.Conn, sent func()) error {
+// writeLoop writes frames until the outbox is closed or a write fails. Frames that
+// queue up together share one flush. sent is called after each written frame.
+func (o *outbox) writeLoop(conn net.Conn, sent func()) error {
 	w := bufio.NewWriterSize(conn, 64<<10)
 	var batch []frame
 	for {

@@ -8,8 +8,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// fsm is the thin shim between raft and the machine. Raft calls it from one
-// goroutine; only a snapshot's Persist runs beside it.
+// fsm is the thin layer between Raft and the machine. Raft calls it from one
+// goroutine; only a snapshot's Persist runs concurrently.
 type fsm struct {
 	machine *machine
 	history *history
@@ -17,10 +17,10 @@ type fsm struct {
 	metrics *metrics
 	// halt is called at most once, when an entry cannot be judged.
 	halt func(error)
-	// announce is told of every batch applied.
+	// announce is called for every applied batch.
 	announce func(announcement)
 	halted   bool
-	// What was applied since the last snapshot was asked for.
+	// Log applied since the last snapshot was taken.
 	logBytes   atomic.Uint64
 	logEntries atomic.Uint64
 }
@@ -33,7 +33,7 @@ func (f *fsm) Apply(l *raft.Log) any {
 }
 
 // ApplyBatch implements raft.BatchingFSM. The answer to a command is the
-// []outcome of its txns, or the error that halted the replica.
+// []outcome of its txns, or ErrHalted if the replica has halted.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	answers := make([]any, len(logs))
 	var changes []change
@@ -44,7 +44,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			continue
 		}
 		if l.Index <= f.applied.get() {
-			continue // replayed at Open, see replay
+			continue // Open has applied it already, see disk.replay
 		}
 		if l.Type != raft.LogCommand {
 			last, term = l.Index, l.Term
@@ -74,7 +74,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	return answers
 }
 
-// fail stops the replica before it can diverge.
+// fail halts the replica before it can diverge.
 func (f *fsm) fail(err error) {
 	f.halted = true
 	f.halt(err)

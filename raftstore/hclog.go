@@ -13,13 +13,14 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// hclogBridge lets hashicorp's libraries log to slog. Raft's info messages tell
-// about its own workings, so they become debug ones.
+// hclogBridge lets the hashicorp libraries log to slog. It lowers their levels:
+// Raft's info messages are about its internals and become debug messages.
 //
-// What raft repeats, such as that a peer does not answer, is told once a minute.
+// A message that Raft repeats, such as that a peer does not answer, keeps its level
+// once a minute and is logged at debug level in between.
 type hclogBridge struct {
 	log     *slog.Logger
-	once    *repeats
+	repeats *repeats
 	name    string
 	implied []any
 }
@@ -27,7 +28,7 @@ type hclogBridge struct {
 var _ hclog.Logger = (*hclogBridge)(nil)
 
 func newHclog(l *slog.Logger, name string) hclog.Logger {
-	return &hclogBridge{log: l, name: name, once: &repeats{told: make(map[string]time.Time)}}
+	return &hclogBridge{log: l, name: name, repeats: &repeats{told: make(map[string]time.Time)}}
 }
 
 func (b *hclogBridge) level(l hclog.Level) slog.Level {
@@ -46,7 +47,7 @@ func (b *hclogBridge) level(l hclog.Level) slog.Level {
 // Log implements hclog.Logger.
 func (b *hclogBridge) Log(l hclog.Level, msg string, args ...any) {
 	level := b.level(l)
-	if level > slog.LevelDebug && b.once.again(repeatKey(msg, args)) {
+	if level > slog.LevelDebug && b.repeats.toldRecently(repeatKey(msg, args)) {
 		level = slog.LevelDebug
 	}
 	if !b.log.Enabled(context.Background(), level) {
@@ -103,7 +104,7 @@ func (b *hclogBridge) ImpliedArgs() []any { return b.implied }
 
 // With implements hclog.Logger.
 func (b *hclogBridge) With(args ...any) hclog.Logger {
-	return &hclogBridge{log: b.log, once: b.once, name: b.name, implied: append(b.implied[:len(b.implied):len(b.implied)], args...)}
+	return &hclogBridge{log: b.log, repeats: b.repeats, name: b.name, implied: append(b.implied[:len(b.implied):len(b.implied)], args...)}
 }
 
 // Name implements hclog.Logger.
@@ -111,12 +112,12 @@ func (b *hclogBridge) Name() string { return b.name }
 
 // Named implements hclog.Logger.
 func (b *hclogBridge) Named(name string) hclog.Logger {
-	return &hclogBridge{log: b.log, once: b.once, name: b.name + "." + name, implied: b.implied}
+	return &hclogBridge{log: b.log, repeats: b.repeats, name: b.name + "." + name, implied: b.implied}
 }
 
 // ResetNamed implements hclog.Logger.
 func (b *hclogBridge) ResetNamed(name string) hclog.Logger {
-	return &hclogBridge{log: b.log, once: b.once, name: name, implied: b.implied}
+	return &hclogBridge{log: b.log, repeats: b.repeats, name: name, implied: b.implied}
 }
 
 // SetLevel implements hclog.Logger; slog's handler decides.
@@ -145,14 +146,15 @@ const (
 	repeatLimit = 1024
 )
 
-// repeats remembers what was told lately.
+// repeats remembers which messages were logged recently.
 type repeats struct {
 	mu   sync.Mutex
 	told map[string]time.Time
 }
 
-// again tells whether key was told within repeatEvery.
-func (r *repeats) again(key string) bool {
+// toldRecently reports whether key was logged within repeatEvery. If it was not, it
+// counts as logged now.
+func (r *repeats) toldRecently(key string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
@@ -166,7 +168,8 @@ func (r *repeats) again(key string) bool {
 	return false
 }
 
-// repeatKey is a message and the peer it is about; figures in it vary.
+// repeatKey returns the message and the peer it is about. It leaves out the other
+// arguments, because they vary from one repetition to the next.
 func repeatKey(msg string, args []any) string {
 	for i := 0; i+1 < len(args); i += 2 {
 		switch args[i] {

@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// eventOverhead is about what an event costs besides its record.
+// eventOverhead is roughly how many bytes an event costs besides its record.
 const eventOverhead = 160
 
-// state is what readers see: an immutable tree and the revision it shows.
+// state is what readers see: an immutable tree and its revision.
 type state struct {
 	tree     *tree
 	bytes    int64
@@ -17,14 +17,15 @@ type state struct {
 	seq      uint64
 }
 
-// history publishes the state of the machine and keeps the last changes in a
-// bounded window. Watchers read the window each at their own pace; one that the
-// window has left behind is too slow. Lists at a revision undo what came since.
+// history publishes the state of the machine and keeps the latest changes in a
+// bounded window. Each watcher reads the window at its own pace; a watcher whose
+// next change has left the window is too slow. A list at an earlier revision takes
+// the current state and undoes the changes made since.
 //
-// The applying goroutine calls publish and reset; everyone else only reads.
+// Only the applying goroutine calls publish and reset; all others only read.
 type history struct {
 	maxEvents, maxBytes int
-	slow                func() // a watcher was too slow, nil if nobody counts
+	slow                func() // called when a watcher was too slow; may be nil
 
 	mu        sync.Mutex
 	now       state
@@ -32,9 +33,9 @@ type history struct {
 	start     uint64
 	end       uint64
 	bytes     int
-	compacted uint64 // changes up to here are no longer all in the window
+	compacted uint64 // changes up to this revision are no longer all in the window
 	watchers  map[*Watcher]struct{}
-	closed    error // why no new watcher may start
+	closed    error // why no new watcher may start; nil while it may
 }
 
 func newHistory(l Limits) *history {
@@ -66,31 +67,31 @@ func (h *history) current() state {
 	return h.now
 }
 
-// publish makes the machine's state and changes visible at once, and wakes the
-// watchers concerned.
+// publish makes the machine's state and its changes visible together, and wakes
+// the watchers whose prefix matches.
 func (h *history) publish(m *machine, changes []change) {
 	next := state{tree: m.tree.Clone(), bytes: m.bytes, revision: m.revision, seq: m.requests.seq}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.now = next
 	for i := range changes {
-		h.push(changes[i])
+		h.pushChange(changes[i])
 	}
 	for w := range h.watchers {
-		h.notify(w, changes)
+		h.notifyWatcher(w, changes)
 	}
 }
 
-// push appends a change and drops the oldest ones over the bounds. The change
-// just made always stays.
-func (h *history) push(c change) {
+// pushChange appends a change and drops the oldest changes that exceed the bounds.
+// The new change always stays.
+func (h *history) pushChange(c change) {
 	if int(h.end-h.start) == len(h.ring) && len(h.ring) < h.maxEvents {
 		h.grow()
 	}
 	for h.end > h.start && (int(h.end-h.start) >= h.maxEvents || h.bytes+changeBytes(&c) > h.maxBytes) {
 		old := h.at(h.start)
 		h.bytes -= changeBytes(old)
-		h.compacted = old.txnEnd // a txn is there as a whole or not at all
+		h.compacted = old.txnEnd // the window holds a txn as a whole or not at all
 		*old = change{}
 		h.start++
 	}
@@ -99,7 +100,7 @@ func (h *history) push(c change) {
 	h.end++
 }
 
-// grow doubles the ring, so that a small store does not pay for a large window.
+// grow doubles the ring, so that a small store does not allocate a large window.
 func (h *history) grow() {
 	ring := make([]change, min(max(64, 2*len(h.ring)), h.maxEvents))
 	for pos := h.start; pos < h.end; pos++ {
@@ -108,9 +109,10 @@ func (h *history) grow() {
 	h.ring = ring
 }
 
-// notify wakes w if a change concerns it. An idle watcher that is not concerned
-// is moved on, so that only changes of its own can make it slow.
-func (h *history) notify(w *Watcher, changes []change) {
+// notifyWatcher wakes w if one of the changes is below its prefix. Otherwise it
+// advances an idle watcher past the changes, so that only changes below its own
+// prefix can make a watcher too slow.
+func (h *history) notifyWatcher(w *Watcher, changes []change) {
 	if !w.idle {
 		return
 	}
@@ -124,8 +126,8 @@ func (h *history) notify(w *Watcher, changes []change) {
 	w.cursor = h.end
 }
 
-// reset replaces everything after a snapshot was installed: watchers end, for
-// they may have missed changes.
+// reset replaces the state and clears the window after a snapshot was installed.
+// It ends all watchers, because they may have missed changes.
 func (h *history) reset(m *machine) {
 	next := state{tree: m.tree.Clone(), bytes: m.bytes, revision: m.revision, seq: m.requests.seq}
 	h.mu.Lock()
@@ -138,7 +140,7 @@ func (h *history) reset(m *machine) {
 	}
 }
 
-// close ends all watchers with err and lets no new one start.
+// close ends all watchers with err. No watcher can start afterwards.
 func (h *history) close(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -150,7 +152,7 @@ func (h *history) close(err error) {
 	}
 }
 
-// position returns where the changes after revision begin.
+// position returns the window position of the first change after revision.
 func (h *history) position(revision uint64) uint64 {
 	n := int(h.end - h.start)
 	i := sort.Search(n, func(i int) bool {
@@ -159,15 +161,15 @@ func (h *history) position(revision uint64) uint64 {
 	return h.start + uint64(i)
 }
 
-// past is the state at an earlier revision: the present one and, for the keys
-// changed since, the records they had.
+// past is the state at an earlier revision: the current state and, for the keys
+// changed since, the earlier records.
 type past struct {
 	state
-	changed map[string]*Record // nil: did not exist
+	changed map[string]*Record // a nil record: the key did not exist
 }
 
-// asOf returns the state below prefix at a revision, or at the end of the txn it
-// is in the middle of.
+// asOf returns the state below prefix at a revision. If the revision is in the
+// middle of a txn, it returns the state at the end of that txn.
 func (h *history) asOf(prefix string, revision uint64) (past, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -201,7 +203,8 @@ func (h *history) asOf(prefix string, revision uint64) (past, error) {
 	return p, nil
 }
 
-// ascend calls fn for the records below prefix after a key, in key order.
+// ascend calls fn for the records below prefix that come after the key after, in
+// key order.
 func (p *past) ascend(prefix, after string, fn func(*Record) bool) {
 	from := ""
 	if after != "" {
@@ -234,7 +237,7 @@ func (p *past) ascend(prefix, after string, fn func(*Record) bool) {
 	}
 }
 
-// historyStats are figures for metrics and status.
+// historyStats are the figures that metrics and status report.
 type historyStats struct {
 	watchers, events, bytes int
 	compacted               uint64

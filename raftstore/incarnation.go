@@ -17,26 +17,27 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// A recovery makes one replica the whole group. The others still know the old
-// group: a majority of them that comes back would elect a leader of its own, and
-// one of them alone would be taken in with a log that differs. Raft cannot tell,
-// terms and indexes look alike. So every group has an incarnation, set when it is
-// founded, recovered or restored, and replicas of different ones do not talk.
+// A recovery makes one replica the whole group. The other replicas still know the
+// old group: if a majority of them came back, they would elect a leader of their
+// own, and a single one would be added to the new group with a log that differs.
+// Raft cannot detect this, because terms and indexes look alike. So every group has
+// an incarnation, which is set when the group is founded, recovered or restored.
+// Replicas of different incarnations refuse each other.
 
 // Keys of the stable store.
 var (
 	keyGroup      = []byte("VirtmeshGroup")      // the incarnation of this data's group
-	keyReplaced   = []byte("VirtmeshReplaced")   // the incarnation that replaced it
-	keyRecovering = []byte("VirtmeshRecovering") // the one that a recovery is about to set
-	keyJoined     = []byte("VirtmeshJoined")     // this data once was the whole state
-	keyTerm       = []byte("CurrentTerm")        // raft's own
+	keyReplaced   = []byte("VirtmeshReplaced")   // the incarnation that replaced that group
+	keyRecovering = []byte("VirtmeshRecovering") // the incarnation that a recovery is about to set
+	keyJoined     = []byte("VirtmeshJoined")     // set once this data has been the whole state of its group
+	keyTerm       = []byte("CurrentTerm")        // hashicorp/raft's own key
 )
 
-// incarnation names a group: when it began, which orders them, and random bytes.
-// The zero value is that of a replica that belongs to no group yet.
+// incarnation identifies a group. It holds the time at which the group began, which
+// orders incarnations, and random bytes. The zero value stands for no group.
 type incarnation [16]byte
 
-// newIncarnation makes one that replaces all of the given ones.
+// newIncarnation returns an incarnation that is later than all those in old.
 func newIncarnation(old ...incarnation) incarnation {
 	at := uint64(time.Now().UnixNano())
 	for _, o := range old {
@@ -56,7 +57,7 @@ func (i incarnation) String() string {
 	return hex.EncodeToString(i[:])
 }
 
-// replaces tells whether i is the younger of two groups.
+// replaces reports whether i began later than o.
 func (i incarnation) replaces(o incarnation) bool { return bytes.Compare(i[:], o[:]) > 0 }
 
 // MarshalText implements encoding.TextMarshaler.
@@ -81,28 +82,29 @@ func parseIncarnation(b []byte) (incarnation, error) {
 	return i, nil
 }
 
-// errOtherGroup: the peer is of a group that this one's replaced, or of none.
+// errOtherGroup: the peer belongs to no group, or to one that this replica's group
+// replaced.
 var errOtherGroup = errors.New("peer does not belong to this group")
 
-// group is what a replica knows of the group it belongs to.
+// group is what a replica knows about the group it belongs to.
 type group struct {
 	disk *disk
 	log  *slog.Logger
 	dir  string
 	halt func(error)
-	own  atomic.Pointer[incarnation] // nil before the replica joined one
+	own  atomic.Pointer[incarnation] // nil before the replica belongs to a group
 	// known is closed once own is set.
 	known chan struct{}
 
-	mu     sync.Mutex // guards joined, and lets one adopt at a time
+	mu     sync.Mutex // guards joined and serialises adopt
 	joined bool
 
-	writing sync.Mutex // held while the disk is written, which Close must not overtake
+	writing sync.Mutex // held while the disk is written, so that close waits for the write
 	closed  bool
 }
 
-// openGroup reads what the disk says. A disk without log and snapshot belongs to
-// no group, whatever an interrupted start left there.
+// openGroup reads the group of a replica from its disk. A disk without a log and
+// without snapshots belongs to no group, whatever an interrupted start left there.
 func openGroup(d *disk, log *slog.Logger, dir string, halt func(error)) (*group, error) {
 	g := &group{disk: d, log: log, dir: dir, halt: halt, known: make(chan struct{})}
 	empty, err := d.empty()
@@ -123,7 +125,7 @@ func openGroup(d *disk, log *slog.Logger, dir string, halt func(error)) (*group,
 	}
 	none := incarnation{}
 	if own != none {
-		g.set(own)
+		g.setOwn(own)
 	}
 	switch {
 	case recovering != none:
@@ -131,7 +133,7 @@ func openGroup(d *disk, log *slog.Logger, dir string, halt func(error)) (*group,
 	case replaced != none:
 		return nil, g.replacedError(replaced)
 	case own == none:
-		return nil, fmt.Errorf("%w: %s does not say which group its state is of", ErrCorruptLog, dir)
+		return nil, fmt.Errorf("%w: %s does not say which group its state belongs to", ErrCorruptLog, dir)
 	}
 	joined, err := d.get(keyJoined)
 	if err != nil {
@@ -141,8 +143,8 @@ func openGroup(d *disk, log *slog.Logger, dir string, halt func(error)) (*group,
 	return g, nil
 }
 
-// write has the disk written, unless it was closed.
-func (g *group) write(do func() error) error {
+// writeDisk calls do, which writes the disk, unless the group was closed.
+func (g *group) writeDisk(do func() error) error {
 	g.writing.Lock()
 	defer g.writing.Unlock()
 	if g.closed {
@@ -151,19 +153,21 @@ func (g *group) write(do func() error) error {
 	return do()
 }
 
-// close lets nobody write to the disk any more.
+// close waits for a write in progress. Nothing writes the disk afterwards.
 func (g *group) close() {
 	g.writing.Lock()
 	defer g.writing.Unlock()
 	g.closed = true
 }
 
-func (g *group) set(own incarnation) {
+// setOwn sets the incarnation of the replica's group. It is called once.
+func (g *group) setOwn(own incarnation) {
 	g.own.Store(&own)
 	close(g.known)
 }
 
-// current is the incarnation, zero before the replica belongs to a group.
+// current returns the incarnation of the replica's group, zero before it belongs to
+// one.
 func (g *group) current() incarnation {
 	if p := g.own.Load(); p != nil {
 		return *p
@@ -171,34 +175,34 @@ func (g *group) current() incarnation {
 	return incarnation{}
 }
 
-// adopt makes the replica one of a group that took it in. It is done once: what
-// the leader of that group then sends must not meet another group's entries.
+// adopt records the group that added this replica. A replica adopts a group only
+// once, because the entries of that group must not mix with those of another.
 func (g *group) adopt(i incarnation) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch own := g.current(); {
 	case i == incarnation{}:
-		return fmt.Errorf("%w: it belongs to none", errOtherGroup)
+		return fmt.Errorf("%w: it belongs to no group", errOtherGroup)
 	case own == i:
 		return nil
 	case own != incarnation{}:
-		return g.judge(i)
+		return g.refuseOtherGroup(i)
 	}
-	if err := g.write(func() error { return g.disk.setGroup(i, false) }); err != nil {
+	if err := g.writeDisk(func() error { return g.disk.setGroup(i, false) }); err != nil {
 		return err
 	}
-	g.set(i)
+	g.setOwn(i)
 	return nil
 }
 
-// setJoined notes that the replica has been the whole state of its group.
+// setJoined records that the replica has held the whole state of its group.
 func (g *group) setJoined() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.joined {
 		return nil
 	}
-	if err := g.write(func() error { return g.disk.stable.Set(keyJoined, []byte{1}) }); err != nil {
+	if err := g.writeDisk(func() error { return g.disk.stable.Set(keyJoined, []byte{1}) }); err != nil {
 		return fmt.Errorf("store that the replica has joined: %w", err)
 	}
 	g.joined = true
@@ -211,46 +215,48 @@ func (g *group) hasJoined() bool {
 	return g.joined
 }
 
-// meet judges a peer by its group. A side that belongs to none may talk to all:
-// it asks to be taken in, or is asked how it is.
-func (g *group) meet(theirs incarnation) error {
+// checkPeer returns an error if the peer belongs to another group. A replica
+// without a group may talk to any peer, because it asks to join, or is asked for its
+// stats.
+func (g *group) checkPeer(theirs incarnation) error {
 	own := g.current()
 	if theirs == own || theirs == (incarnation{}) || own == (incarnation{}) {
 		return nil
 	}
-	return g.judge(theirs)
+	return g.refuseOtherGroup(theirs)
 }
 
-// judge says why a peer of another group is refused. If its group is the younger
-// one, this replica's has been replaced, and the replica halts, now and at every
-// later start: it must not go on as if it were the mesh.
-func (g *group) judge(theirs incarnation) error {
+// refuseOtherGroup returns the error for a peer of another group. If the peer's
+// group is the later one, it has replaced this replica's group. The replica then
+// halts, and fails at every later start, because it must not act for the mesh any
+// more.
+func (g *group) refuseOtherGroup(theirs incarnation) error {
 	own := g.current()
 	if !theirs.replaces(own) {
-		return fmt.Errorf("%w: its group %s was replaced by %s, which this replica is of", errOtherGroup, theirs, own)
+		return fmt.Errorf("%w: its group %s was replaced by this replica's group %s", errOtherGroup, theirs, own)
 	}
 	err := g.replacedError(theirs)
-	if serr := g.write(func() error { return g.disk.stable.Set(keyReplaced, theirs[:]) }); serr != nil {
-		g.log.Error("the end of this replica's group could not be stored", "err", serr)
+	if serr := g.writeDisk(func() error { return g.disk.stable.Set(keyReplaced, theirs[:]) }); serr != nil {
+		g.log.Error("could not store that this replica's group was replaced", "err", serr)
 	}
 	g.halt(fmt.Errorf("%w: %w", ErrHalted, err))
 	return err
 }
 
 func (g *group) replacedError(by incarnation) error {
-	return fmt.Errorf("%w: empty %s and join again (its group is %s, the present one %s)", ErrReplaced, g.dir, g.current(), by)
+	return fmt.Errorf("%w: empty %s and join again (its group is %s, the current group %s)", ErrReplaced, g.dir, g.current(), by)
 }
 
 // greet exchanges hellos and refuses a replica of another group.
 func (g *group) greet(conn net.Conn, r *bufio.Reader) (incarnation, error) {
 	theirs, err := greet(conn, r, g.current())
 	if err == nil {
-		err = g.meet(theirs)
+		err = g.checkPeer(theirs)
 	}
 	return theirs, err
 }
 
-// empty tells whether the disk holds nothing of any group.
+// empty reports whether the disk holds neither log entries nor snapshots.
 func (d *disk) empty() (bool, error) {
 	last, err := d.logs.LastIndex()
 	if err != nil {
@@ -266,10 +272,11 @@ func (d *disk) empty() (bool, error) {
 	return len(list) == 0, nil
 }
 
-// get reads the stable store; nothing there is no error.
+// get reads a key of the stable store. It returns nothing and no error if the key
+// does not exist.
 func (d *disk) get(key []byte) ([]byte, error) {
 	b, err := d.stable.Get(key)
-	if err != nil && err.Error() != "not found" { // raft's own way to tell
+	if err != nil && err.Error() != "not found" { // hashicorp/raft compares this text too
 		return nil, fmt.Errorf("%w: read %s: %w", ErrCorruptLog, key, err)
 	}
 	return b, nil
@@ -287,9 +294,9 @@ func (d *disk) incarnation(key []byte) (incarnation, error) {
 	return i, nil
 }
 
-// setGroup writes which group the disk's state is of, and whether all of it is
-// there. For a new state it comes first: until the state follows, the disk counts
-// as empty.
+// setGroup stores which group the disk's state belongs to, and whether the state is
+// complete. For new state it is called before the state is written: until the state
+// follows, the disk counts as empty.
 func (d *disk) setGroup(i incarnation, joined bool) error {
 	var whole []byte
 	if joined {
@@ -305,8 +312,8 @@ func (d *disk) setGroup(i incarnation, joined bool) error {
 	return nil
 }
 
-// bootstrap makes an empty disk the first voter of a new group. What is there
-// already stays: it may be repeated.
+// bootstrap makes an empty disk the first voter of a new group. It leaves a disk
+// that holds state as it is, so it may be repeated.
 func (d *disk) bootstrap(conf *raft.Config, g *group, trans raft.Transport, first raft.Server) error {
 	if empty, err := d.empty(); err != nil || !empty {
 		return err
@@ -315,8 +322,8 @@ func (d *disk) bootstrap(conf *raft.Config, g *group, trans raft.Transport, firs
 	if err := d.setGroup(fresh, true); err != nil {
 		return err
 	}
-	// Raft stores the term before the entry, and an earlier try that ended in
-	// between would look to it like a group.
+	// Raft stores the term before the first entry. If an earlier attempt stopped in
+	// between, Raft would take the term for existing state and refuse to bootstrap.
 	if err := d.stable.SetUint64(keyTerm, 0); err != nil {
 		return fmt.Errorf("reset the term: %w", err)
 	}
@@ -326,6 +333,6 @@ func (d *disk) bootstrap(conf *raft.Config, g *group, trans raft.Transport, firs
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.joined = true
-	g.set(fresh)
+	g.setOwn(fresh)
 	return nil
 }

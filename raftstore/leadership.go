@@ -7,11 +7,11 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// officePause is how long a new leader that could not get ready waits before it
+// readyPause is how long a new leader that could not become ready waits before it
 // tries again.
-const officePause = 20 * time.Millisecond
+const readyPause = 20 * time.Millisecond
 
-// broadcast wakes everyone who waits, as often as wanted.
+// broadcast wakes all waiting goroutines. It can be used again and again.
 type broadcast struct {
 	mu sync.Mutex
 	ch chan struct{}
@@ -36,12 +36,12 @@ func (b *broadcast) notify() {
 	}
 }
 
-// tenure is a leader and the time for which it is known as such.
+// tenure is a leader in one term, as this replica knows it.
 type tenure struct {
 	id   raft.ServerID // empty if no leader is known
 	addr string
 	term uint64
-	over chan struct{} // closed when another leader or term has taken its place
+	over chan struct{} // closed when another leader or a later term is known
 }
 
 // tenures keeps the newest tenure.
@@ -50,15 +50,17 @@ type tenures struct {
 	now tenure
 }
 
-// leader returns the leader known now. That none is known for a moment does not
-// end a tenure, for the old leader may still answer; that a later one is known
-// does, so that nobody waits for one that has lost its power.
+// leader returns the leader known now, or a zero tenure. A tenure does not end when
+// no leader is known for a moment, because the old leader may still answer. It ends
+// when another leader or term is known, so that no request waits for a leader that
+// has been replaced.
 func (s *Store) leader() tenure {
 	s.tenures.mu.Lock()
 	defer s.tenures.mu.Unlock()
 	now := &s.tenures.now
 	addr, id := s.raft.LeaderWithID()
-	// A term is set before its leader, so this is not an earlier one.
+	// Raft sets a term before the leader of that term, so this term is not earlier
+	// than the leader's.
 	term := s.raft.CurrentTerm()
 	if id == "" {
 		return tenure{}
@@ -72,7 +74,7 @@ func (s *Store) leader() tenure {
 	return *now
 }
 
-// observeLeader wakes waiting requests whenever this replica learns of a leader.
+// observeLeader wakes waiting requests whenever Raft reports a change of the leader.
 func (s *Store) observeLeader() {
 	ch := make(chan raft.Observation, 16)
 	o := raft.NewObserver(ch, false, func(o *raft.Observation) bool {
@@ -85,16 +87,17 @@ func (s *Store) observeLeader() {
 		select {
 		case <-ch:
 			s.leaderChange.notify()
-			s.leader() // ends the calls to the one before
+			s.leader() // ends the calls to the previous leader
 		case <-s.closing:
 			return
 		}
 	}
 }
 
-// lead does a leader's duties while this replica leads: make sure that an entry
-// of its own term is committed and applied, then look after the voters.
-func (s *Store) lead(notify <-chan bool) {
+// leadLoop does the duties of a leader while this replica leads: it first makes
+// sure that an entry of its own term is committed and applied, and then runs
+// autopilot.
+func (s *Store) leadLoop(notify <-chan bool) {
 	defer s.autopilot.stop()
 	var again <-chan time.Time
 	for {
@@ -110,23 +113,23 @@ func (s *Store) lead(notify <-chan bool) {
 		case <-s.closing:
 			return
 		}
-		if again = nil; !s.takeOffice() {
-			again = time.After(officePause)
+		if again = nil; !s.becomeReady() {
+			again = time.After(readyPause)
 		}
 	}
 }
 
-// takeOffice makes a new leader ready for linearizable reads. It returns false
-// if it could not and still leads: a barrier fails also because the disk is slow
-// or because leadership is about to be handed over, which may come to nothing.
-func (s *Store) takeOffice() bool {
+// becomeReady makes a new leader ready for linearizable reads. It returns false if
+// that failed and this replica still leads. A barrier can also fail because the
+// disk is slow, or because of a leadership transfer that may itself fail.
+func (s *Store) becomeReady() bool {
 	term := s.raft.CurrentTerm()
 	if err := s.raft.Barrier(s.cfg.Timing.RPC).Error(); err != nil {
 		s.log.Warn("new leader could not commit in its term", "term", term, "err", err)
 		return !s.IsLeader()
 	}
 	if s.raft.CurrentTerm() != term {
-		return true // that it leads another term is about to be told
+		return true // it leads another term now; Raft is about to notify leadLoop of it
 	}
 	s.readyTerm.Store(term)
 	s.leaderChange.notify()
@@ -135,21 +138,22 @@ func (s *Store) takeOffice() bool {
 	return true
 }
 
-// leads tells whether this replica leads a term.
+// leads reports whether this replica leads in term.
 func (s *Store) leads(term uint64) bool { return s.IsLeader() && s.raft.CurrentTerm() == term }
 
-// IsLeader tells whether this replica believes to lead. Another one may already.
+// IsLeader reports whether this replica believes that it leads. Another replica may
+// already have been elected.
 func (s *Store) IsLeader() bool { return s.raft.State() == raft.Leader }
 
-// Leader returns the ID and address of the replica believed to lead, or empty
-// strings.
+// Leader returns the node ID and the address of the leader that this replica knows,
+// or empty strings.
 func (s *Store) Leader() (id, addr string) {
 	a, i := s.raft.LeaderWithID()
 	return nodeOf(i), string(a)
 }
 
-// snapshotLoop takes a snapshot when enough log has been applied since the last.
-// Raft's own trigger counts entries, whose size varies a thousandfold.
+// snapshotLoop takes a snapshot whenever enough log has been applied since the last
+// one. Raft's own trigger only counts entries, whose size varies a thousandfold.
 func (s *Store) snapshotLoop() {
 	tick := time.NewTicker(s.cfg.Timing.SnapshotCheck)
 	defer tick.Stop()

@@ -11,21 +11,22 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// cacheSlots and cacheBytes bound the cache by the number and the size of entries.
 const (
 	cacheSlots = 512
 	cacheBytes = 8 << 20
 )
 
-// logStore wraps raft's log with three things: it stamps what is stored with how
-// far the state machine has come, so that a restart knows what is committed
-// without asking anyone; it caches the newest entries, which replication reads
-// back at once; and it remembers why writing fails.
+// logStore adds three things to Raft's log. It stamps stored entries with the index
+// up to which the state machine has applied, so that a restarted replica knows what
+// is committed without asking another one. It caches the newest entries, because
+// replication reads them back at once. It remembers why the last write failed.
 type logStore struct {
 	raft.LogStore
 	// committed returns an index that is certainly committed.
 	committed func() uint64
 	metrics   *metrics
-	failure   atomic.Pointer[error] // of the last write, nil if it went well
+	failure   atomic.Pointer[error] // error of the last write, nil if it succeeded
 
 	mu    sync.Mutex
 	cache [cacheSlots]*raft.Log // by index
@@ -57,7 +58,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
-	// The entry itself goes on to the followers, so the stamp is put on a copy.
+	// Raft sends the entry itself to the followers, so the stamp is put on a copy.
 	stamped := make([]*raft.Log, len(logs))
 	copy(stamped, logs)
 	last := *logs[len(logs)-1]
@@ -126,7 +127,7 @@ func (s *logStore) err() error {
 	return nil
 }
 
-// add caches an entry and drops the oldest ones over the bounds.
+// add caches an entry and drops the oldest entries that exceed the bounds.
 func (s *logStore) add(l *raft.Log) {
 	if s.last != 0 && l.Index != s.last+1 {
 		s.cache = [cacheSlots]*raft.Log{}

@@ -9,11 +9,12 @@ import (
 	"github.com/google/btree"
 )
 
-// treeDegree trades the copying of a node per write against depth.
+// treeDegree balances the bytes copied per write against the depth of the tree.
 const treeDegree = 32
 
-// firstRevision is that of an empty store, so that a list of one can be
-// continued by a watch (revision zero means now).
+// firstRevision is the revision of an empty store. It is not zero, because a watch
+// that continues a list of an empty store must name a revision, and zero means
+// "from now on".
 const firstRevision = 1
 
 type tree = btree.BTreeG[*Record]
@@ -30,7 +31,7 @@ func ascendPrefix(t *tree, prefix, from string, fn func(*Record) bool) {
 	})
 }
 
-// constraintSet holds the constraints a replica can judge.
+// constraintSet holds the constraints that a replica knows.
 type constraintSet map[constraintKey]*Constraint
 
 type constraintKey struct {
@@ -63,10 +64,10 @@ type change struct {
 	txnEnd uint64 // last revision of the txn
 }
 
-// outcome is how a txn was judged, as its proposer learns it.
+// outcome is the verdict on a txn, as its proposer gets it.
 type outcome struct {
 	kind       outcomeKind
-	index      uint64 // log index of the entry, for waiting on the local replica
+	index      uint64 // log index of the entry; the proposer waits until its own replica applied it
 	seq        uint64 // requests judged so far
 	revision   uint64
 	ops        uint32
@@ -75,9 +76,9 @@ type outcome struct {
 	err        error // for outcomeUnsettled
 }
 
-// machine is the replicated state machine. It is a pure function of the entries
-// applied to it: no clock, no randomness, no I/O. One goroutine uses it at a
-// time; what it publishes is immutable.
+// machine is the replicated state machine. Its state is a pure function of the
+// entries applied to it: no clock, no randomness, no I/O. Only one goroutine may
+// use it at a time; what it publishes is immutable.
 type machine struct {
 	tree        *tree
 	bytes       int64 // of keys and values
@@ -96,8 +97,8 @@ func newMachine(constraints constraintSet) *machine {
 }
 
 // apply judges the txns of one entry in order. An error means that this replica
-// cannot judge the entry and must halt; nothing has changed then, because the
-// entry is checked as a whole first.
+// cannot judge the entry and must halt. Nothing has changed in that case, because
+// the whole entry is checked first.
 func (m *machine) apply(entry []byte) ([]outcome, []change, error) {
 	envelopes, err := decodeEntry(entry)
 	if err != nil {
@@ -124,24 +125,24 @@ func (m *machine) apply(entry []byte) ([]outcome, []change, error) {
 	outcomes := make([]outcome, len(txns))
 	var changes []change
 	for i, j := range txns {
-		outcomes[i], changes = m.judge(j.txn, j.since, j.sum, changes)
+		outcomes[i], changes = m.judgeTxn(j.txn, j.since, j.sum, changes)
 		outcomes[i].seq = m.requests.seq
 	}
 	return outcomes, changes, nil
 }
 
-// judge applies one txn, or finds out why not.
-func (m *machine) judge(t *Txn, since uint64, sum uint32, changes []change) (outcome, []change) {
+// judgeTxn applies one txn, or returns the outcome that says why it was refused.
+func (m *machine) judgeTxn(t *Txn, since uint64, sum uint32, changes []change) (outcome, []change) {
 	if r, ok := m.requests.lookup(t.RequestID); ok {
 		if r.sum != sum {
 			return outcome{kind: outcomeReused, revision: m.revision}, changes
 		}
-		return m.recall(t, r), changes
+		return m.recallOutcome(t, r), changes
 	}
 	if since < m.requests.floor() {
 		return outcome{kind: outcomeTooOld, revision: m.revision}, changes
 	}
-	out, changes := m.execute(t, changes)
+	out, changes := m.executeTxn(t, changes)
 	r := remembered{id: t.RequestID, sum: sum, kind: out.kind, ops: out.ops, revision: out.revision}
 	if out.constraint != nil {
 		r.reason = out.constraint.Reason
@@ -150,8 +151,8 @@ func (m *machine) judge(t *Txn, since uint64, sum uint32, changes []change) (out
 	return out, changes
 }
 
-// recall rebuilds the outcome of a request judged before.
-func (m *machine) recall(t *Txn, r remembered) outcome {
+// recallOutcome rebuilds the outcome of a request that was judged before.
+func (m *machine) recallOutcome(t *Txn, r remembered) outcome {
 	out := outcome{kind: r.kind, ops: r.ops, revision: r.revision}
 	switch r.kind {
 	case outcomeConflict:
@@ -169,8 +170,8 @@ func (m *machine) get(key string) *Record {
 	return r
 }
 
-// execute judges a txn that has not been judged before.
-func (m *machine) execute(t *Txn, changes []change) (outcome, []change) {
+// executeTxn judges a txn that has not been judged before.
+func (m *machine) executeTxn(t *Txn, changes []change) (outcome, []change) {
 	for i, c := range t.If {
 		cur := m.get(c.Key)
 		if (cur == nil && c.ModRevision != 0) || (cur != nil && cur.ModRevision != c.ModRevision) {
@@ -181,11 +182,11 @@ func (m *machine) execute(t *Txn, changes []change) (outcome, []change) {
 		}
 	}
 	first, before := len(changes), m.revision
-	changes = m.write(t, changes)
+	changes = m.writeOps(t, changes)
 	for i, c := range t.Constraints {
 		check := m.constraints[constraintKey{c.Name, c.Version}].Check
 		if err := check(view{m.tree}, t, c.Args); err != nil {
-			m.undo(changes[first:])
+			m.undoChanges(changes[first:])
 			m.revision = before
 			reason := err.Error()
 			if len(reason) > maxReason {
@@ -200,8 +201,8 @@ func (m *machine) execute(t *Txn, changes []change) (outcome, []change) {
 	return outcome{kind: outcomeApplied, ops: uint32(len(t.Ops)), revision: m.revision}, changes
 }
 
-// write carries out the ops and appends what they changed.
-func (m *machine) write(t *Txn, changes []change) []change {
+// writeOps carries out the ops and appends their changes to changes.
+func (m *machine) writeOps(t *Txn, changes []change) []change {
 	end := m.revision + uint64(len(t.Ops))
 	for i := range t.Ops {
 		op := &t.Ops[i]
@@ -219,7 +220,7 @@ func (m *machine) write(t *Txn, changes []change) []change {
 		}
 		prev, ok := m.tree.ReplaceOrInsert(next)
 		if ok {
-			// next is in the tree but not yet visible to anyone else.
+			// next is in the tree, but no reader can see it yet.
 			next.CreateRevision = prev.CreateRevision
 			m.bytes -= recordBytes(prev)
 		}
@@ -229,8 +230,8 @@ func (m *machine) write(t *Txn, changes []change) []change {
 	return changes
 }
 
-// undo takes the changes of a refused txn back, last first.
-func (m *machine) undo(changes []change) {
+// undoChanges undoes the changes of a refused txn, last first.
+func (m *machine) undoChanges(changes []change) {
 	for i := len(changes) - 1; i >= 0; i-- {
 		c := changes[i]
 		if c.typ == Put {
@@ -247,7 +248,7 @@ func (m *machine) undo(changes []change) {
 
 func recordBytes(r *Record) int64 { return int64(len(r.Key) + len(r.Value)) }
 
-// view shows a constraint the state after the ops.
+// view is the state after the ops, as a constraint sees it.
 type view struct{ t *tree }
 
 var _ View = view{}

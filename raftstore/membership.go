@@ -10,18 +10,19 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// replica names a member of the group on the wire: to add one, by its raft ID,
-// to remove one, by its node. Group is the one that its data is of.
+// replica names a replica in a request. ID is the Raft ID in a request to add a
+// replica, and the node ID in a request to remove one. Group is the incarnation that
+// its data belongs to.
 type replica struct {
 	ID    string      `json:"id"`
 	Addr  string      `json:"addr"`
 	Group incarnation `json:"group,omitzero"`
 }
 
-// Join makes this replica part of the group that any of the seeds belongs to, as
-// one that does not vote, and returns once it serves. Seeds are addresses of
-// members. It may be called at every start: a member that is known already, or
-// known at an older address, is brought up to date. It tries until ctx ends.
+// Join adds this replica to the group of the seeds as a nonvoter and returns once it
+// has caught up. Seeds are addresses of members of the group. Join may be called at
+// every start: for a replica that is in the group already it only updates the
+// address, if that changed. It retries until ctx ends.
 func (s *Store) Join(ctx context.Context, seeds []string) error {
 	s.left.Store(false)
 	if err := s.joinAny(ctx, seeds); err != nil {
@@ -36,13 +37,13 @@ func (s *Store) Join(ctx context.Context, seeds []string) error {
 	return nil
 }
 
-// Joined tells whether this replica has ever held the whole state of its group:
-// it founded the group, or a Join succeeded. Until then its state looks like that
-// of an empty mesh, or of one long gone, and must not be acted on.
+// Joined reports whether this replica has ever held the whole state of its group:
+// it founded the group, or a Join succeeded. Until then its state may be empty or
+// outdated, and nothing may act on it.
 func (s *Store) Joined() bool { return s.group.hasJoined() }
 
-// joinAny asks the seeds in turn until one has brought the request to a leader,
-// which answers with the group that this replica then belongs to.
+// joinAny asks the seeds in turn until one has forwarded the request to the leader.
+// The leader answers with the incarnation of the group, which this replica adopts.
 func (s *Store) joinAny(ctx context.Context, seeds []string) error {
 	if len(seeds) == 0 {
 		return errors.New("no seeds")
@@ -62,12 +63,12 @@ func (s *Store) joinAny(ctx context.Context, seeds []string) error {
 			if err == nil {
 				return nil
 			}
-			if permanent(err) {
+			if isPermanent(err) {
 				return err
 			}
 			errs = append(errs, err)
 		}
-		if err := s.pause(ctx, n, changed); err != nil {
+		if err := s.pauseBeforeRetry(ctx, n, changed); err != nil {
 			return fmt.Errorf("%w: %w: %w", ErrNoLeader, err, errors.Join(errs...))
 		}
 	}
@@ -85,8 +86,9 @@ func (s *Store) askToJoin(ctx context.Context, addr string, payload []byte) erro
 	return s.group.adopt(i)
 }
 
-// Leave takes this replica out of the group; Close should follow. A leader hands
-// over first. The last replica of a group stays.
+// Leave removes this replica from the group; the caller should then call Close. A
+// leader first transfers its leadership. The last replica of a group is not
+// removed.
 func (s *Store) Leave(ctx context.Context) error {
 	servers, err := s.servers()
 	if err != nil {
@@ -104,8 +106,9 @@ func (s *Store) Leave(ctx context.Context) error {
 	return s.RemoveReplica(ctx, s.cfg.NodeID)
 }
 
-// rejoinLoop brings a replica back that was forgotten while it was cut off: it
-// has a group in its log, but nobody leads it any more.
+// rejoinLoop joins the group again if the group removed this replica while it was
+// cut off. Such a replica has a configuration in its log but hears no leader. On a
+// leader, the loop greets the members that are no replicas of its group.
 func (s *Store) rejoinLoop() {
 	every := s.cfg.Timing.Rejoin
 	if every == 0 || s.cfg.Members == nil {
@@ -123,20 +126,21 @@ func (s *Store) rejoinLoop() {
 			continue
 		}
 		if s.IsLeader() {
-			s.meetStrangers()
+			s.greetNonReplicas()
 			continue
 		}
 		if age := s.lastContact(); age >= 0 && age < every {
 			continue
 		}
 		if servers, err := s.servers(); err != nil || len(servers) == 0 {
-			continue // never was in a group: Join is the caller's to ask for
+			continue // never was in a group: joining it is up to the caller
 		}
-		s.rejoin(every)
+		s.rejoinGroup(every)
 	}
 }
 
-func (s *Store) rejoin(timeout time.Duration) {
+// rejoinGroup asks the living members to add this replica again.
+func (s *Store) rejoinGroup(timeout time.Duration) {
 	var seeds []string
 	for _, m := range s.cfg.Members() {
 		if m.Alive && m.ID != s.cfg.NodeID {
@@ -149,15 +153,16 @@ func (s *Store) rejoin(timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(s.base, timeout)
 	defer cancel()
 	if err := s.joinAny(ctx, seeds); err != nil {
-		s.log.Info("no leader heard for long, and nobody takes this replica in", "err", err)
+		s.log.Info("this replica hears no leader and could not join again", "err", err)
 	}
 }
 
-// meetStrangers greets the living members that are no replicas of the group that
-// this one leads. Mostly they are about to join. But if they are of a group that
-// replaced this one, or that this one replaced, the greeting tells the older: it
-// may have a majority of its own and never talk to the other else.
-func (s *Store) meetStrangers() {
+// greetNonReplicas connects to the living members that are no replicas of the group
+// that this replica leads. Most of them are about to join. A member may however
+// belong to a group that replaced this one, or that this one replaced. The hello of
+// the connection then tells the older group. That group may have a majority of its
+// own, so nothing else would make it talk to the other group.
+func (s *Store) greetNonReplicas() {
 	servers, err := s.servers()
 	if err != nil {
 		return
@@ -176,21 +181,22 @@ func (s *Store) meetStrangers() {
 	}
 }
 
-// RemoveReplica takes a replica out of the group, such as one whose host will
-// not come back. If it does come back it must join again.
+// RemoveReplica removes the replica of node id from the group, for example when its
+// host will not come back. If the host does come back, it must join again.
 func (s *Store) RemoveReplica(ctx context.Context, id string) error {
 	payload, err := json.Marshal(replica{ID: id})
 	if err != nil {
 		return fmt.Errorf("remove replica %s: %w", id, err)
 	}
-	if _, err := s.atLeader(ctx, opRemoveReplica, payload); err != nil {
+	if _, err := s.requestAtLeader(ctx, opRemoveReplica, payload); err != nil {
 		return fmt.Errorf("remove replica %s: %w", id, err)
 	}
 	return nil
 }
 
-// TransferLeadership makes this leader hand over to the voter that is furthest.
-// It returns nil if this replica does not lead, or has nobody to hand over to.
+// TransferLeadership transfers leadership to the voter with the most complete log.
+// A leader that is the only voter first promotes another replica. It returns nil if
+// this replica does not lead, or is the only replica of its group.
 func (s *Store) TransferLeadership(ctx context.Context) error {
 	if !s.IsLeader() {
 		return nil
@@ -211,7 +217,7 @@ func (s *Store) TransferLeadership(ctx context.Context) error {
 	return s.handOver(ctx)
 }
 
-// handOver transfers leadership and waits until it is gone.
+// handOver transfers leadership and waits until the transfer has ended.
 func (s *Store) handOver(ctx context.Context) error {
 	done := make(chan error, 1)
 	if !s.tasks.start(func() { done <- s.raft.LeadershipTransfer().Error() }) {
@@ -228,7 +234,8 @@ func (s *Store) handOver(ctx context.Context) error {
 	}
 }
 
-// promoteHeir gives the only voter of a group with other replicas a successor.
+// promoteHeir promotes a replica that answers to voter and transfers leadership to
+// it. It is used when the leader is the only voter.
 func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
 	for _, srv := range servers {
 		if srv.ID == s.id {
@@ -248,47 +255,47 @@ func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
 	return nil
 }
 
-// servers returns the group as this replica knows it.
+// servers returns the latest configuration of the group that this replica knows.
 func (s *Store) servers() ([]raft.Server, error) {
 	f := s.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
-		return nil, fmt.Errorf("read group: %w", err)
+		return nil, fmt.Errorf("read raft configuration: %w", err)
 	}
 	return f.Configuration().Servers, nil
 }
 
-// atLeader has a request carried out by whoever leads, trying until ctx ends.
-// Requests are such that doing them twice does no harm.
-func (s *Store) atLeader(ctx context.Context, op opcode, payload []byte) ([]byte, error) {
+// requestAtLeader sends a request to the leader, or serves it if this replica leads.
+// It retries until ctx ends. The request must be safe to repeat.
+func (s *Store) requestAtLeader(ctx context.Context, op opcode, payload []byte) ([]byte, error) {
 	for n := 0; ; n++ {
 		changed := s.leaderChange.wait()
-		answer, err := s.tryLeader(ctx, op, payload)
+		answer, err := s.tryAtLeader(ctx, op, payload)
 		if err == nil {
 			return answer, nil
 		}
-		if permanent(err) || !(errors.Is(err, errNotLeader) || errors.Is(err, errUnsettled)) {
+		if isPermanent(err) || !(errors.Is(err, errNotLeader) || errors.Is(err, errUnsettled)) {
 			return nil, err
 		}
-		if werr := s.pause(ctx, n, changed); werr != nil {
+		if werr := s.pauseBeforeRetry(ctx, n, changed); werr != nil {
 			return nil, fmt.Errorf("%w: %w: last attempt: %w", ErrNoLeader, werr, err)
 		}
 	}
 }
 
-func (s *Store) tryLeader(ctx context.Context, op opcode, payload []byte) ([]byte, error) {
+func (s *Store) tryAtLeader(ctx context.Context, op opcode, payload []byte) ([]byte, error) {
 	addr, id := s.raft.LeaderWithID()
 	switch id {
 	case "":
 		return nil, errNotLeader
 	case s.id:
-		return s.leaderRequest(op, payload)
+		return s.serveLeaderRequest(op, payload)
 	default:
 		return s.peers.call(ctx, string(addr), op, payload)
 	}
 }
 
-// leaderRequest does what only a leader can.
-func (s *Store) leaderRequest(op opcode, payload []byte) ([]byte, error) {
+// serveLeaderRequest carries out a request that only a leader can carry out.
+func (s *Store) serveLeaderRequest(op opcode, payload []byte) ([]byte, error) {
 	if !s.IsLeader() {
 		return nil, errNotLeader
 	}
@@ -304,7 +311,7 @@ func (s *Store) leaderRequest(op opcode, payload []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidTxn, err)
 	}
 	if op == opAddReplica {
-		if err := s.group.meet(r.Group); err != nil {
+		if err := s.group.checkPeer(r.Group); err != nil {
 			return nil, fmt.Errorf("%w: replica %s: %w", ErrInvalidTxn, r.ID, err)
 		}
 		own := s.group.current()
@@ -313,7 +320,7 @@ func (s *Store) leaderRequest(op opcode, payload []byte) ([]byte, error) {
 	return nil, s.removeNode(r.ID, "")
 }
 
-// removeNode removes every replica of a node but one.
+// removeNode removes every replica of a node except the one with the given ID.
 func (s *Store) removeNode(node string, except raft.ServerID) error {
 	servers, err := s.servers()
 	if err != nil {
@@ -331,11 +338,11 @@ func (s *Store) removeNode(node string, except raft.ServerID) error {
 	return nil
 }
 
-// addReplica adds r or corrects its address. A replica of the same node with
-// another ID is one whose data is gone: it is removed first.
+// addReplica adds r or updates its address. A replica of the same node with another
+// ID has lost its data, so it is removed first.
 func (s *Store) addReplica(r replica) error {
 	if r.ID == "" || r.Addr == "" {
-		return fmt.Errorf("%w: replica without ID or address", ErrInvalidTxn)
+		return fmt.Errorf("%w: replica has no ID or no address", ErrInvalidTxn)
 	}
 	servers, err := s.servers()
 	if err != nil {
@@ -348,7 +355,7 @@ func (s *Store) addReplica(r replica) error {
 			return nil
 		case sameAddr:
 			if nodeOf(srv.ID) != nodeOf(raft.ServerID(r.ID)) {
-				return fmt.Errorf("%w: address %s belongs to replica %s; remove that first", ErrInvalidTxn, r.Addr, srv.ID)
+				return fmt.Errorf("%w: address %s belongs to replica %s; remove that replica first", ErrInvalidTxn, r.Addr, srv.ID)
 			}
 		}
 	}
@@ -360,8 +367,8 @@ func (s *Store) addReplica(r replica) error {
 	return leaderError(f.Error())
 }
 
-// leaderError makes a failed change of the group one that is tried again if
-// another leader may do better.
+// leaderError classifies the error of a failed membership change, so that the
+// caller retries it where another attempt may succeed.
 func leaderError(err error) error {
 	if err == nil {
 		return nil
@@ -369,7 +376,7 @@ func leaderError(err error) error {
 	return classify(err)
 }
 
-// stats is what the leader asks every replica for.
+// stats are the figures that the leader reads from every replica.
 type stats struct {
 	LastIndex   uint64        `json:"lastIndex"`
 	LastTerm    uint64        `json:"lastTerm"`

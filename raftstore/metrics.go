@@ -10,8 +10,8 @@ import (
 
 const metricPrefix = "virtmesh_store_"
 
-// metrics are the store's own counters; what can be read from the store at
-// scrape time is a function there, see registerGauges.
+// metrics are the store's counters and histograms. Gauges are read from the store at
+// scrape time, see register.
 type metrics struct {
 	registerer prometheus.Registerer
 	registered []prometheus.Collector
@@ -32,13 +32,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return &metrics{
 		registerer: r,
 		txns: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: metricPrefix + "txns_total", Help: "Transactions asked for at this replica, by result.",
+			Name: metricPrefix + "txns_total", Help: "Transactions committed through this replica, by result.",
 		}, []string{"result"}),
 		retries: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: metricPrefix + "txn_retries_total", Help: "Attempts to commit that were repeated.",
+			Name: metricPrefix + "txn_retries_total", Help: "Commit attempts that were retried.",
 		}),
 		commit: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: metricPrefix + "commit_seconds", Help: "Time from asking for a transaction to its outcome being visible here.", Buckets: latency,
+			Name: metricPrefix + "commit_seconds", Help: "Time from the start of a commit until its result is visible on this replica.", Buckets: latency,
 		}),
 		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: metricPrefix + "entry_txns", Help: "Transactions in one log entry.", Buckets: prometheus.ExponentialBuckets(1, 2, 10),
@@ -47,7 +47,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: metricPrefix + "entries_applied_total", Help: "Log entries applied.",
 		}),
 		readIndex: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: metricPrefix + "read_index_seconds", Help: "Time of a round that makes reads linearizable.", Buckets: latency,
+			Name: metricPrefix + "read_index_seconds", Help: "Duration of a read index round, which makes reads linearizable.", Buckets: latency,
 		}),
 		snapshots: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: metricPrefix + "snapshots_total", Help: "Snapshots taken, by result.",
@@ -61,7 +61,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 }
 
-// register registers everything, with the store's gauges.
+// register registers all metrics, including the store's gauges.
 func (m *metrics) register(s *Store) error {
 	if m.registerer == nil {
 		return nil

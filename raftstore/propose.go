@@ -16,19 +16,19 @@ var errNotLeader = errors.New("replica is not the leader")
 // errUnsettled: the entry may or may not become part of the log.
 var errUnsettled = errors.New("entry may or may not be committed")
 
-// proposal is an envelope on its way into a log entry.
+// proposal is an envelope that waits to be packed into a log entry.
 type proposal struct {
 	envelope []byte
-	// taken decides between the batcher taking the proposal and its caller
-	// abandoning it: whoever swaps first has it.
+	// taken is set either by the batcher that takes the proposal or by the caller
+	// that abandons it. Whoever sets it first decides.
 	taken atomic.Bool
-	// settle gets the outcome, once, from a goroutine that must not block.
+	// settle is called once with the outcome. It must not block.
 	settle func(outcome)
 }
 
-// proposer packs proposals into log entries on the leader. With InFlight entries
-// under way, what arrives meanwhile becomes the next one, so entries grow with
-// the load and an idle store adds no delay.
+// proposer packs proposals into log entries on the leader. While InFlight entries
+// are being committed, arriving proposals collect for the next entry. Entries
+// therefore grow with the load, and an idle store adds no delay.
 type proposer struct {
 	raft    *guardedRaft
 	limits  Limits
@@ -48,7 +48,7 @@ func newProposer(r *guardedRaft, l Limits, m *metrics, t *tasks, closing <-chan 
 	}
 }
 
-// submit queues p. It returns errNotLeader if the store is closing.
+// submit queues q. It returns errNotLeader if the store is closing.
 func (p *proposer) submit(ctx context.Context, q *proposal) error {
 	select {
 	case p.queue <- q:
@@ -65,8 +65,8 @@ func (p *proposer) submit(ctx context.Context, q *proposal) error {
 	}
 }
 
-// propose commits an envelope and returns its outcome. With errUnsettled it may
-// yet happen; with any other error it will not.
+// propose commits an envelope and returns its outcome. After errUnsettled the txn
+// may still happen; after any other error it will not.
 func (p *proposer) propose(ctx context.Context, envelope []byte) (outcome, error) {
 	settled := make(chan outcome, 1)
 	q := &proposal{envelope: envelope, settle: func(o outcome) { settled <- o }}
@@ -88,8 +88,8 @@ func (p *proposer) propose(ctx context.Context, envelope []byte) (outcome, error
 	return outcome{}, fmt.Errorf("%w: %w", errUnsettled, cause)
 }
 
-// run makes entries until the store closes.
-func (p *proposer) run() {
+// batchLoop packs queued proposals into entries until the store closes.
+func (p *proposer) batchLoop() {
 	for {
 		var first *proposal
 		select {
@@ -102,15 +102,15 @@ func (p *proposer) run() {
 		case <-p.closing:
 			return
 		}
-		batch := p.collect(first)
-		if len(batch) == 0 || !p.tasks.start(func() { p.commit(batch) }) {
+		batch := p.collectBatch(first)
+		if len(batch) == 0 || !p.tasks.start(func() { p.commitBatch(batch) }) {
 			<-p.slots
 		}
 	}
 }
 
-// collect takes what is queued, up to the bounds of an entry.
-func (p *proposer) collect(first *proposal) []*proposal {
+// collectBatch takes queued proposals, up to the limits of one entry.
+func (p *proposer) collectBatch(first *proposal) []*proposal {
 	batch := make([]*proposal, 0, 16)
 	size := 0
 	for q := first; ; {
@@ -129,8 +129,8 @@ func (p *proposer) collect(first *proposal) []*proposal {
 	}
 }
 
-// commit proposes one entry and settles its proposals.
-func (p *proposer) commit(batch []*proposal) {
+// commitBatch proposes one entry and settles its proposals.
+func (p *proposer) commitBatch(batch []*proposal) {
 	defer func() { <-p.slots }()
 	envelopes := make([][]byte, len(batch))
 	for i, q := range batch {
@@ -154,8 +154,8 @@ func (p *proposer) commit(batch []*proposal) {
 	}
 }
 
-// classify tells the failures of raft.Apply after which the entry certainly is
-// not in the log from those after which it may be.
+// classify separates the errors of raft.Apply after which the entry certainly is
+// not in the log (errNotLeader) from those after which it may be (errUnsettled).
 func classify(err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):

@@ -7,13 +7,13 @@ import (
 	autopilot "github.com/hashicorp/raft-autopilot"
 )
 
-// guardedRaft is raft whose futures always end. The library leaves a future
-// unanswered if it shuts down while the request is queued for its state machine
-// or its main loop; whoever waits for one would wait for ever. Here they get
-// ErrRaftShutdown once stopped is closed, which is after raft has shut down.
+// guardedRaft is a raft.Raft whose futures always end. The library leaves a future
+// unanswered if it shuts down while the request is queued for its state machine or
+// its main loop, so a caller would wait for ever. Futures of guardedRaft return
+// ErrRaftShutdown once stopped is closed, which happens after Raft has shut down.
 //
-// The goroutine that waits for such a future is the one goroutine of this package
-// that can outlive Close: nothing but the library could end it.
+// The goroutine that waits for an unanswered future is the only goroutine of this
+// package that can outlive Close, because only the library could end it.
 type guardedRaft struct {
 	*raft.Raft
 	stopped <-chan struct{}
@@ -70,41 +70,41 @@ func (g *guardedRaft) guardIndex(f raft.IndexFuture) guardedIndexFuture {
 	return guardedIndexFuture{g.guard(f), f.Index}
 }
 
-// Apply is raft's.
+// Apply wraps raft.Raft.Apply.
 func (g *guardedRaft) Apply(b []byte, timeout time.Duration) raft.ApplyFuture {
 	f := g.Raft.Apply(b, timeout)
 	return guardedApplyFuture{g.guardIndex(f), f.Response}
 }
 
-// Barrier is raft's.
+// Barrier wraps raft.Raft.Barrier.
 func (g *guardedRaft) Barrier(timeout time.Duration) raft.Future {
 	return g.guard(g.Raft.Barrier(timeout))
 }
 
-// LeadershipTransfer is raft's.
+// LeadershipTransfer wraps raft.Raft.LeadershipTransfer.
 func (g *guardedRaft) LeadershipTransfer() raft.Future { return g.guard(g.Raft.LeadershipTransfer()) }
 
-// LeadershipTransferToServer is raft's.
+// LeadershipTransferToServer wraps raft.Raft.LeadershipTransferToServer.
 func (g *guardedRaft) LeadershipTransferToServer(id raft.ServerID, addr raft.ServerAddress) raft.Future {
 	return g.guard(g.Raft.LeadershipTransferToServer(id, addr))
 }
 
-// AddNonvoter is raft's.
+// AddNonvoter wraps raft.Raft.AddNonvoter.
 func (g *guardedRaft) AddNonvoter(id raft.ServerID, addr raft.ServerAddress, prev uint64, timeout time.Duration) raft.IndexFuture {
 	return g.guardIndex(g.Raft.AddNonvoter(id, addr, prev, timeout))
 }
 
-// AddVoter is raft's.
+// AddVoter wraps raft.Raft.AddVoter.
 func (g *guardedRaft) AddVoter(id raft.ServerID, addr raft.ServerAddress, prev uint64, timeout time.Duration) raft.IndexFuture {
 	return g.guardIndex(g.Raft.AddVoter(id, addr, prev, timeout))
 }
 
-// DemoteVoter is raft's.
+// DemoteVoter wraps raft.Raft.DemoteVoter.
 func (g *guardedRaft) DemoteVoter(id raft.ServerID, prev uint64, timeout time.Duration) raft.IndexFuture {
 	return g.guardIndex(g.Raft.DemoteVoter(id, prev, timeout))
 }
 
-// RemoveServer is raft's.
+// RemoveServer wraps raft.Raft.RemoveServer.
 func (g *guardedRaft) RemoveServer(id raft.ServerID, prev uint64, timeout time.Duration) raft.IndexFuture {
 	return g.guardIndex(g.Raft.RemoveServer(id, prev, timeout))
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Get returns the record at key and the revision of the state it was read from,
-// or ErrNotFound with that revision.
+// Get returns the record at key and the revision of the state that was read. If
+// there is no record, it returns ErrNotFound with that revision.
 func (s *Store) Get(ctx context.Context, key string, o ReadOptions) (Record, uint64, error) {
-	if err := s.await(ctx, o); err != nil {
+	if err := s.awaitFreshness(ctx, o); err != nil {
 		return Record{}, 0, fmt.Errorf("get %q: %w", key, err)
 	}
 	now := s.history.current()
@@ -24,14 +24,14 @@ func (s *Store) Get(ctx context.Context, key string, o ReadOptions) (Record, uin
 	return *r, now.revision, nil
 }
 
-// List returns the records below a prefix, from one state.
+// List returns the records below a prefix, all from the same state.
 func (s *Store) List(ctx context.Context, req ListRequest) (ListResult, error) {
 	o := req.ReadOptions
 	o.MinRevision = max(o.MinRevision, req.Revision)
 	if req.Revision != 0 && o.MinRevision <= s.Revision() {
-		o.Consistency = Local // the past does not change
+		o.Consistency = Local // a past state does not change
 	}
-	if err := s.await(ctx, o); err != nil {
+	if err := s.awaitFreshness(ctx, o); err != nil {
 		return ListResult{}, fmt.Errorf("list %q: %w", req.Prefix, err)
 	}
 	at := past{state: s.history.current()}
@@ -57,8 +57,8 @@ func (s *Store) List(ctx context.Context, req ListRequest) (ListResult, error) {
 // Revision returns the revision of the local state.
 func (s *Store) Revision() uint64 { return s.history.current().revision }
 
-// await returns when the local state is as fresh as o demands.
-func (s *Store) await(ctx context.Context, o ReadOptions) error {
+// awaitFreshness returns when the local state is as fresh as o requires.
+func (s *Store) awaitFreshness(ctx context.Context, o ReadOptions) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -87,18 +87,19 @@ func (s *Store) await(ctx context.Context, o ReadOptions) error {
 	return nil
 }
 
-// readIndexer makes reads linearizable. A round finds the log index that holds
-// every write acknowledged before the round began; a reader joins a round that
-// has not begun yet and then waits for the local replica to reach its index. All
-// readers that wait share a round, so its cost does not grow with their number.
+// readIndexer makes reads linearizable. A round asks the leader for a read index:
+// the log index that includes every write acknowledged before the round began. A
+// reader joins a round that has not begun yet, and then waits until the local
+// replica has applied up to the read index. All waiting readers share a round, so
+// its cost does not grow with their number.
 type readIndexer struct {
 	s     *Store
 	fetch func(context.Context) (uint64, error)
 
 	mu      sync.Mutex
-	forming *readRound // not begun, nil if nobody waits
-	running bool
-	fresh   time.Time // the local state holds every write acknowledged before
+	forming *readRound // the round that has not begun yet; nil if no reader waits
+	running bool       // roundLoop runs
+	fresh   time.Time  // the local state has every write acknowledged before this time
 }
 
 type readRound struct {
@@ -108,7 +109,7 @@ type readRound struct {
 	err   error
 }
 
-// age is how much the local state may be behind.
+// age returns how far the local state may be behind.
 func (x *readIndexer) age() time.Duration {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -118,27 +119,27 @@ func (x *readIndexer) age() time.Duration {
 	return time.Since(x.fresh)
 }
 
-// await returns when the local state holds every write acknowledged before the
-// call. It tries until ctx ends.
+// await returns when the local state has every write acknowledged before the call.
+// It retries until ctx ends.
 func (x *readIndexer) await(ctx context.Context) error {
 	for n := 0; ; n++ {
 		changed := x.s.leaderChange.wait()
-		err := x.once(ctx)
+		err := x.joinRoundAndWait(ctx)
 		if err == nil {
 			return nil
 		}
-		if permanent(err) || errors.Is(err, ErrDiskFull) {
-			return giveUp(false, err)
+		if isPermanent(err) || errors.Is(err, ErrDiskFull) {
+			return giveUpError(false, err)
 		}
-		if werr := x.s.pause(ctx, n, changed); werr != nil {
+		if werr := x.s.pauseBeforeRetry(ctx, n, changed); werr != nil {
 			return fmt.Errorf("%w: %w: last attempt: %w", ErrNoLeader, werr, err)
 		}
 	}
 }
 
-// round joins a round and returns when it is done.
-func (x *readIndexer) round(ctx context.Context) (*readRound, error) {
-	r, err := x.join()
+// joinRound joins a round and returns when the round is done.
+func (x *readIndexer) joinRound(ctx context.Context) (*readRound, error) {
+	r, err := x.formingRound()
 	if err != nil {
 		return nil, err
 	}
@@ -150,13 +151,14 @@ func (x *readIndexer) round(ctx context.Context) (*readRound, error) {
 	}
 }
 
-// once does a round and waits for the local replica.
-func (x *readIndexer) once(ctx context.Context) error {
-	r, err := x.round(ctx)
+// joinRoundAndWait joins a round and waits until the local replica has applied up
+// to its read index.
+func (x *readIndexer) joinRoundAndWait(ctx context.Context) error {
+	r, err := x.joinRound(ctx)
 	if err != nil {
 		return err
 	}
-	if err := x.s.follow(ctx, r.index); err != nil {
+	if err := x.s.waitApplied(ctx, r.index); err != nil {
 		return fmt.Errorf("local replica is behind: %w", err)
 	}
 	x.mu.Lock()
@@ -167,7 +169,9 @@ func (x *readIndexer) once(ctx context.Context) error {
 	return nil
 }
 
-func (x *readIndexer) join() (*readRound, error) {
+// formingRound returns the round that has not begun yet, and starts roundLoop if
+// it does not run.
+func (x *readIndexer) formingRound() (*readRound, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.forming == nil {
@@ -175,7 +179,7 @@ func (x *readIndexer) join() (*readRound, error) {
 	}
 	r := x.forming
 	if !x.running {
-		if !x.s.tasks.start(x.run) {
+		if !x.s.tasks.start(x.roundLoop) {
 			return nil, ErrClosed
 		}
 		x.running = true
@@ -183,8 +187,8 @@ func (x *readIndexer) join() (*readRound, error) {
 	return r, nil
 }
 
-// run makes rounds as long as readers wait.
-func (x *readIndexer) run() {
+// roundLoop runs rounds as long as readers wait.
+func (x *readIndexer) roundLoop() {
 	for {
 		x.mu.Lock()
 		r := x.forming
@@ -195,7 +199,7 @@ func (x *readIndexer) run() {
 			return
 		}
 		x.mu.Unlock()
-		r.begin(x)
+		r.fetchIndex(x)
 		if r.err == nil {
 			x.s.metrics.readIndex.Observe(time.Since(r.began).Seconds())
 		}
@@ -203,16 +207,16 @@ func (x *readIndexer) run() {
 	}
 }
 
-// begin does the round. Rounds outlive their readers, so it has a timeout of its
-// own instead of a context.
-func (r *readRound) begin(x *readIndexer) {
+// fetchIndex gets the read index of the round. A round may outlive its readers, so
+// it has its own timeout and does not use a reader's context.
+func (r *readRound) fetchIndex(x *readIndexer) {
 	ctx, cancel := context.WithTimeoutCause(x.s.base, x.s.cfg.Timing.RPC, errors.New("read index timed out"))
 	defer cancel()
 	r.began = time.Now()
 	r.index, r.err = x.fetch(ctx)
 }
 
-// readIndex asks whoever leads.
+// readIndex asks the leader for a read index.
 func (s *Store) readIndex(ctx context.Context) (uint64, error) {
 	leader := s.leader()
 	switch leader.id {
@@ -223,16 +227,17 @@ func (s *Store) readIndex(ctx context.Context) (uint64, error) {
 	default:
 		index, err := s.peers.readIndex(ctx, leader)
 		if err != nil && s.base.Err() == nil {
-			// The round's own timeout is no reason for its readers to give up.
+			// A timeout of the round must not end its readers, so it is not wrapped.
 			return 0, fmt.Errorf("%w: %s", errNotLeader, err.Error())
 		}
 		return index, err
 	}
 }
 
-// leaderReadIndex is the leader's part: the commit index, confirmed by a
-// majority afterwards. A new leader does not know what its predecessors
-// committed until an entry of its own term is, so it must be ready first.
+// leaderReadIndex returns the read index on the leader: the commit index, after
+// which a majority of the voters confirms the leadership. A new leader does not
+// know what earlier leaders committed until an entry of its own term is committed,
+// so the leader must be ready in its term.
 func (s *Store) leaderReadIndex(ctx context.Context) (uint64, error) {
 	term := s.readyTerm.Load()
 	if term == 0 || !s.leads(term) {
@@ -245,9 +250,9 @@ func (s *Store) leaderReadIndex(ctx context.Context) (uint64, error) {
 	return s.commandIndex(committed)
 }
 
-// commandIndex returns the log index at which the state machine holds everything
-// up to a committed index. Entries that are none of its business, such as the
-// one that confirms a leader, never reach it and cannot be waited for.
+// commandIndex returns the last log index up to committed that reaches the state
+// machine. Raft does not pass its own entries, such as the one that confirms a new
+// leader, to the state machine, so nobody can wait for their index.
 func (s *Store) commandIndex(committed uint64) (uint64, error) {
 	applied := s.applied.get()
 	var l raft.Log
@@ -255,8 +260,8 @@ func (s *Store) commandIndex(committed uint64) (uint64, error) {
 		err := s.disk.logs.GetLog(i, &l)
 		switch {
 		case errors.Is(err, raft.ErrLogNotFound):
-			// Compacted meanwhile, so applied up to there, but perhaps not when it
-			// was asked above.
+			// The log was compacted in the meantime, so the state machine has applied
+			// that entry, but perhaps after applied was read above.
 			return s.applied.get(), nil
 		case err != nil:
 			return 0, fmt.Errorf("read log index %d: %w", i, err)

@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Recovered says what RecoverCluster kept.
+// Recovered describes the state that RecoverCluster kept or RestoreBackup wrote.
 type Recovered struct {
 	Revision uint64
 	Keys     int
@@ -18,13 +18,14 @@ type Recovered struct {
 	Index uint64
 }
 
-// RecoverCluster makes the replica in cfg.DataDir the only voter of its group,
-// after most voters were lost for good. The replica must not be running. All of
-// its log is kept, committed or not; what only lost replicas had is gone. What it
-// makes is a new group: replicas of the old one are refused, see ErrReplaced, until
-// they are emptied and join again. An interrupted recovery must be repeated.
+// RecoverCluster founds a new group whose only voter is the replica in cfg.DataDir.
+// Use it when most voters are lost for good. The replica must not be running. Its
+// whole log is kept, committed or not; writes that only lost replicas had are gone.
+// The new group refuses replicas of the old one, see ErrReplaced, until their data
+// directories are emptied and they join again. An interrupted recovery must be
+// repeated.
 //
-// Of cfg it uses NodeID, Addr, DataDir, Constraints, Limits and Logger.
+// Of cfg, RecoverCluster uses NodeID, Addr, DataDir, Constraints, Limits and Logger.
 func RecoverCluster(ctx context.Context, cfg Config) (Recovered, error) {
 	if cfg.NodeID == "" || cfg.Addr == "" || cfg.DataDir == "" || cfg.Logger == nil {
 		return Recovered{}, errors.New("recover: NodeID, Addr, DataDir and Logger are needed")
@@ -41,7 +42,7 @@ func RecoverCluster(ctx context.Context, cfg Config) (Recovered, error) {
 	if err != nil {
 		return Recovered{}, fmt.Errorf("recover: %w", err)
 	}
-	f, err := d.recover(&cfg, constraints, m)
+	f, err := d.recoverGroup(&cfg, constraints, m)
 	if err = errors.Join(err, d.close(f.applied.get())); err != nil {
 		return Recovered{}, fmt.Errorf("recover: %w", err)
 	}
@@ -49,10 +50,11 @@ func RecoverCluster(ctx context.Context, cfg Config) (Recovered, error) {
 	return Recovered{Revision: now.revision, Keys: now.tree.Len(), Index: f.applied.get()}, nil
 }
 
-// recover makes the disk the only voter of a new group. The new incarnation is
-// announced on the disk before and set after it: a replica that stopped in between
-// must neither speak for the old group nor claim to have replaced it.
-func (d *disk) recover(cfg *Config, constraints constraintSet, m *metrics) (*fsm, error) {
+// recoverGroup makes the disk the only voter of a new group. It stores the new
+// incarnation under keyRecovering before the change and under keyGroup after it. A
+// replica that stopped in between must neither act for the old group nor claim to
+// have replaced it.
+func (d *disk) recoverGroup(cfg *Config, constraints constraintSet, m *metrics) (*fsm, error) {
 	var halted error
 	f := &fsm{
 		machine: newMachine(constraints), history: newHistory(cfg.Limits),
@@ -90,9 +92,9 @@ func (d *disk) recover(cfg *Config, constraints constraintSet, m *metrics) (*fsm
 	return f, d.setGroup(fresh, true)
 }
 
-// Empty throws away the state in a data directory, so that the replica can join
-// again. It must not be running. An interrupted Empty must be repeated: what is
-// left cannot be opened.
+// Empty deletes the state in a data directory, so that the replica can join again.
+// The replica must not be running. An interrupted Empty must be repeated, because
+// the remaining files cannot be opened.
 func Empty(dir string) error {
 	lock, err := lockDir(dir, 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -101,7 +103,8 @@ func Empty(dir string) error {
 	if err != nil {
 		return fmt.Errorf("empty %s: %w", dir, err)
 	}
-	// The log goes first, it says which group the snapshots are of.
+	// The log goes first: the stable store in it says which group the snapshots
+	// belong to, and without it they cannot be opened.
 	for _, name := range []string{"wal", "snapshots"} {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, name)))
 	}

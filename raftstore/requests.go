@@ -1,41 +1,43 @@
 package raftstore
 
 // maxRequests is how many outcomes are remembered. It is part of the entry
-// format: replicas that remembered different numbers would diverge.
+// format: replicas that remember different numbers would diverge.
 const maxRequests = 32768
 
-// maxReason bounds a remembered refusal.
+// maxReason bounds the text of a remembered refusal, in bytes.
 const maxReason = 512
 
 // outcomeKind says how a txn was judged.
 type outcomeKind uint8
 
 const (
-	outcomeApplied   outcomeKind = iota + 1 // done; revision and ops say where
-	outcomeConflict                         // condition number ops refused it
-	outcomeRefused                          // constraint number ops refused it, for reason
-	outcomeTooOld                           // cannot be told from one already judged and forgotten
+	outcomeApplied   outcomeKind = iota + 1 // applied; ops is their number, revision that of the last one
+	outcomeConflict                         // the condition with index ops failed
+	outcomeRefused                          // the constraint with index ops refused it, for reason
+	outcomeTooOld                           // it may have been judged already, and its outcome forgotten
 	outcomeReused                           // its RequestID belongs to another txn
-	outcomeUnsettled                        // never reached the state machine, see propose
+	outcomeUnsettled                        // it may or may not reach the state machine, see propose
 )
 
-// remembered is the outcome of a request, compact enough to keep many.
+// remembered is the outcome of a request in a compact form, so that many can be
+// kept.
 type remembered struct {
 	id       string
-	sum      uint32 // checksum of the txn, tells a retry from a reused ID
+	sum      uint32 // checksum of the txn; tells a retry from a reused ID
 	kind     outcomeKind
-	ops      uint32 // ops done, or which condition or constraint refused
+	ops      uint32 // number of ops, or index of the condition or constraint that refused
 	revision uint64
 	reason   string
 }
 
-// requestTable remembers the last maxRequests outcomes by request ID. It is
-// replicated state: it changes only by what entries say.
+// requestTable remembers the last maxRequests outcomes by request ID. It is part
+// of the replicated state: only applied entries change it.
 //
-// Every judged txn takes a seq. A txn says which seq its proposer's replica had
-// reached before the first attempt (since). If everything judged after that is
-// still in the table, absence from it proves that the txn was never judged. If
-// not, the txn is refused as too old: this is what makes a bounded table safe.
+// Every judged txn takes a sequence number (seq). A txn carries the seq that its
+// proposer's replica had reached before the first attempt (since). If everything
+// judged after since is still in the table, a missing request ID proves that the
+// txn was never judged. Otherwise the txn is refused as too old. This makes a
+// table of bounded size safe.
 type requestTable struct {
 	seq   uint64 // requests judged so far
 	slots []remembered
@@ -46,7 +48,7 @@ func newRequestTable() *requestTable {
 	return &requestTable{index: make(map[string]uint32)}
 }
 
-// floor is the seq up to which requests have been forgotten.
+// floor returns the seq up to which the table has forgotten requests.
 func (t *requestTable) floor() uint64 {
 	return t.seq - uint64(len(t.slots))
 }
@@ -83,8 +85,8 @@ func (t *requestTable) oldestFirst() []remembered {
 	return append(out, t.slots...)
 }
 
-// restoreRequests rebuilds a table that had judged seq requests and remembers
-// the given ones.
+// restoreRequests rebuilds a table from the number of requests judged so far and
+// the remembered outcomes, oldest first.
 func restoreRequests(seq uint64, outcomes []remembered) *requestTable {
 	t := newRequestTable()
 	t.seq = seq - uint64(len(outcomes))

@@ -15,7 +15,7 @@ import (
 // connsPerPeer is how many connections to a peer share the requests to it.
 const connsPerPeer = 2
 
-// redialPause is how long after a failure to connect ask tries again.
+// redialPause is how long askPeer waits after a failed dial before it dials again.
 const redialPause = 100 * time.Millisecond
 
 // peers sends requests to other replicas over pooled connections.
@@ -27,7 +27,7 @@ type peers struct {
 	tasks   *tasks
 	closing chan struct{}
 
-	dialed broadcast // an attempt to connect has ended
+	dialed broadcast // notified when an attempt to connect has ended
 
 	mu    sync.Mutex
 	slots map[string]*[connsPerPeer]peerSlot
@@ -38,11 +38,12 @@ type peers struct {
 // peerSlot holds a connection. It is guarded by peers.mu.
 type peerSlot struct {
 	conn   *peerConn
-	dial   *dialling // under way, nil if none
+	dial   *dialling // the attempt in progress, nil if none
 	failed time.Time // when dialling last failed
 }
 
-// dialling is an attempt to connect. All who want the connection wait for it.
+// dialling is an attempt to connect. All requests that need the connection wait for
+// the same attempt.
 type dialling struct {
 	done chan struct{} // closed when conn or err is set
 	conn *peerConn
@@ -82,25 +83,26 @@ func (p *peers) readIndex(ctx context.Context, to tenure) (uint64, error) {
 	return binary.LittleEndian.Uint64(payload), nil
 }
 
-// call sends a request and waits for the answer. errNotLeader means that nothing
-// was done; errUnsettled that it may have been.
+// call sends a request and waits for the answer. errNotLeader means that nothing was
+// done; errUnsettled means that the request may have been carried out.
 func (p *peers) call(ctx context.Context, addr string, op opcode, payload []byte) ([]byte, error) {
 	return p.callUntil(ctx, nil, addr, op, payload)
 }
 
-// callUntil is a call that is given up when over is closed: the replica at addr
-// has been replaced as leader, so its answer is not worth waiting for.
+// callUntil is a call that ends early when over is closed. That happens when the
+// replica at addr has been replaced as leader, so its answer is not worth waiting
+// for.
 func (p *peers) callUntil(ctx context.Context, over <-chan struct{}, addr string, op opcode, payload []byte) ([]byte, error) {
 	c, err := p.conn(ctx, over, addr)
 	if err != nil {
 		return nil, fmt.Errorf("%w: connect to %s: %w", errNotLeader, addr, err)
 	}
-	// A peer that went silent must not hold the request for ever.
+	// A peer that has gone silent must not hold up the request for ever.
 	timeout := time.NewTimer(p.timing.RPC)
 	defer timeout.Stop()
 	answer, err := c.request(ctx, over, timeout.C, op, payload)
 	if errors.Is(err, errReplaced) {
-		// It may be a leader again, by when the connection had better be a good one.
+		// The peer may become leader again. Drop the connection now if it is dead.
 		c.failIfSilent(p.timing.Heartbeat)
 	}
 	if err != nil {
@@ -112,8 +114,9 @@ func (p *peers) callUntil(ctx context.Context, over <-chan struct{}, addr string
 	return answer.payload, nil
 }
 
-// notify sends a request that is not answered, if there is a connection to addr;
-// if not, it has one made for the next time.
+// notify sends a request that is not answered, if there is a connection to addr.
+// Otherwise it drops the request and starts to dial, so that the next one can be
+// sent.
 func (p *peers) notify(addr string, op opcode, payload []byte) {
 	p.mu.Lock()
 	slot := p.slot(addr, 0)
@@ -129,10 +132,10 @@ func (p *peers) notify(addr string, op opcode, payload []byte) {
 	p.mu.Unlock()
 }
 
-// ask sends a request over a connection to addr whose answer, if there comes one,
-// goes to answered, which must not block. It never waits: without a connection it
-// has one made, which dialed tells of, and returns nil.
-func (p *peers) ask(addr string, op opcode, payload []byte, answered func(frame)) (*peerConn, uint64) {
+// askPeer sends a request to addr and passes the answer, if one arrives, to answered,
+// which must not block. It never waits. Without a connection it starts to dial and
+// returns nil; dialed is notified when the attempt has ended.
+func (p *peers) askPeer(addr string, op opcode, payload []byte, answered func(frame)) (*peerConn, uint64) {
 	p.mu.Lock()
 	slot := p.slot(addr, 0)
 	c := slot.conn
@@ -153,7 +156,7 @@ func (p *peers) ask(addr string, op opcode, payload []byte, answered func(frame)
 	return c, id
 }
 
-// slot returns a place for a connection to addr. p.mu is held.
+// slot returns slot n for connections to addr. The caller holds p.mu.
 func (p *peers) slot(addr string, n int) *peerSlot {
 	slots := p.slots[addr]
 	if slots == nil {
@@ -184,7 +187,8 @@ func (p *peers) conn(ctx context.Context, over <-chan struct{}, addr string) (*p
 	}
 }
 
-// dialSlot begins to fill a slot, unless somebody has already. p.mu is held.
+// dialSlot starts to dial for a slot, unless an attempt is in progress. The caller
+// holds p.mu.
 func (p *peers) dialSlot(addr string, slot *peerSlot) *dialling {
 	if slot.dial != nil {
 		return slot.dial
@@ -199,7 +203,7 @@ func (p *peers) dialSlot(addr string, slot *peerSlot) *dialling {
 	return d
 }
 
-// dialNow fills a slot.
+// dialNow dials for a slot and completes d.
 func (p *peers) dialNow(addr string, slot *peerSlot, d *dialling) {
 	d.conn, d.err = p.connect(addr, slot)
 	p.mu.Lock()
@@ -212,7 +216,7 @@ func (p *peers) dialNow(addr string, slot *peerSlot, d *dialling) {
 	p.dialed.notify()
 }
 
-// connect dials addr and starts the connection's goroutines.
+// connect dials addr, exchanges hellos and starts the goroutines of the connection.
 func (p *peers) connect(addr string, slot *peerSlot) (*peerConn, error) {
 	conn, err := p.dial(addr, p.timing.Dial)
 	if err != nil {
@@ -228,7 +232,7 @@ func (p *peers) connect(addr string, slot *peerSlot) (*peerConn, error) {
 	if p.stop || !p.tasks.start(func() { c.read(r) }) {
 		return nil, errors.Join(ErrClosed, conn.Close())
 	}
-	if !p.tasks.start(func() { c.fail(c.out.run(conn, func() {})) }) {
+	if !p.tasks.start(func() { c.fail(c.out.writeLoop(conn, func() {})) }) {
 		c.fail(ErrClosed)
 		return nil, ErrClosed
 	}
@@ -236,7 +240,7 @@ func (p *peers) connect(addr string, slot *peerSlot) (*peerConn, error) {
 	return c, nil
 }
 
-// close ends all connections; requests under way fail as unsettled.
+// close ends all connections. Requests in progress fail with errUnsettled.
 func (p *peers) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

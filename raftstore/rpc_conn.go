@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// askLimit is how many requests that can be done without are sent on a
-// connection on which nothing is heard.
+// askLimit is how many optional requests are sent on a connection while nothing is
+// received on it.
 const askLimit = 64
 
 var (
 	// errReplaced: the leader that was asked has been replaced.
 	errReplaced = errors.New("another leader is known")
-	// errSilent: nothing was heard on a connection, though something was due.
+	// errSilent: nothing was received on a connection although an answer was due.
 	errSilent = errors.New("no answer in time")
 )
 
-// peerConn is a connection with requests under way.
+// peerConn is a connection to a peer with its pending requests.
 type peerConn struct {
 	conn net.Conn
 	out  *outbox
@@ -30,8 +30,8 @@ type peerConn struct {
 	mu      sync.Mutex
 	pending map[uint64]func(frame)
 	next    uint64
-	unheard int       // requests since something was heard
-	since   time.Time // of the first of them
+	unheard int       // requests sent since something was last received
+	since   time.Time // when the first of them was sent
 	err     error
 }
 
@@ -44,7 +44,7 @@ func (c *peerConn) alive() bool {
 	}
 }
 
-// fail ends the connection.
+// fail ends the connection with err.
 func (c *peerConn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -60,9 +60,9 @@ func (c *peerConn) fail(err error) {
 	_ = c.conn.Close()
 }
 
-// failIfSilent ends the connection, and tells so, if requests have waited for
-// that long and nothing at all was heard. A host that lost its power does not
-// close its connections.
+// failIfSilent ends the connection and returns true if a request has waited for
+// longer than limit and nothing at all was received. A host that lost its power does
+// not close its connections.
 func (c *peerConn) failIfSilent(limit time.Duration) bool {
 	c.mu.Lock()
 	silent := c.unheard > 0 && time.Since(c.since) > limit
@@ -73,7 +73,7 @@ func (c *peerConn) failIfSilent(limit time.Duration) bool {
 	return silent
 }
 
-// read hands answers to those who wait for them.
+// read reads answers and passes them to the callbacks of their requests.
 func (c *peerConn) read(r *bufio.Reader) {
 	for {
 		f, err := readFrame(r)
@@ -92,8 +92,9 @@ func (c *peerConn) read(r *bufio.Reader) {
 	}
 }
 
-// send sends a request; answered gets the answer and must not block. It does not
-// if the connection is gone, or if limit requests went unheard; zero is no limit.
+// send queues a request. answered is called with the answer and must not block. send
+// returns false if the connection is closed, or if limit requests were sent since
+// something was last received; a limit of zero means none.
 func (c *peerConn) send(op opcode, payload []byte, limit int, answered func(frame)) (id uint64, ok bool) {
 	c.mu.Lock()
 	if limit > 0 && c.unheard >= limit {
@@ -111,8 +112,8 @@ func (c *peerConn) send(op opcode, payload []byte, limit int, answered func(fram
 	return id, c.out.send(frame{id, uint8(op), payload})
 }
 
-// forget drops a request whose answer nobody wants any more.
-func (c *peerConn) forget(id uint64) {
+// forgetRequest drops a request whose answer is no longer needed.
+func (c *peerConn) forgetRequest(id uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.pending, id)
@@ -131,7 +132,7 @@ func (c *peerConn) request(ctx context.Context, over <-chan struct{}, timeout <-
 		return f, nil
 	case <-c.dead:
 		select {
-		case f := <-answer: // it came before the end
+		case f := <-answer: // the answer came before the connection ended
 			return f, nil
 		default:
 		}
@@ -142,9 +143,9 @@ func (c *peerConn) request(ctx context.Context, over <-chan struct{}, timeout <-
 		cause = errReplaced
 	case <-timeout:
 		cause = errSilent
-		// Whoever comes next should not wait for the same silence.
+		// The next request should not wait on the same silent connection.
 		c.fail(cause)
 	}
-	c.forget(id)
+	c.forgetRequest(id)
 	return frame{}, fmt.Errorf("%w: %w", errUnsettled, cause)
 }

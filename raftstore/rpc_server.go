@@ -11,11 +11,12 @@ import (
 	"time"
 )
 
-// maxRequestsPerConn bounds what a peer may have under way on one connection.
+// maxRequestsPerConn bounds how many requests of a peer are in progress on one
+// connection.
 const maxRequestsPerConn = 4096
 
-// serve accepts connections of other replicas until the listener is closed.
-func (s *Store) serve() {
+// serveRPC accepts connections of other replicas until the listener is closed.
+func (s *Store) serveRPC() {
 	for n := 0; ; {
 		conn, err := s.cfg.RPC.Accept()
 		if err == nil {
@@ -29,7 +30,7 @@ func (s *Store) serve() {
 			return
 		}
 		n++
-		s.log.Warn("accept store connection", "err", err)
+		s.log.Warn("could not accept a store connection", "err", err)
 		select {
 		case <-time.After(min(time.Duration(n)*10*time.Millisecond, time.Second)):
 		case <-s.closing:
@@ -38,23 +39,23 @@ func (s *Store) serve() {
 	}
 }
 
-// serveConn reads requests and answers them as they are done.
+// serveConn reads requests from a connection and answers each when it is done.
 func (s *Store) serveConn(conn net.Conn) {
 	stop := context.AfterFunc(s.base, func() { _ = conn.Close() })
 	defer stop()
 	r := bufio.NewReaderSize(conn, 64<<10)
 	theirs, err := s.group.greet(conn, r)
 	if err != nil {
-		s.log.Debug("store connection", "peer", conn.RemoteAddr(), "err", err)
+		s.log.Debug("store connection refused", "peer", conn.RemoteAddr(), "err", err)
 		_ = conn.Close()
 		return
 	}
 	out := newOutbox()
 	slots := make(chan struct{}, maxRequestsPerConn)
-	gone := make(chan struct{}) // nobody frees slots any more
+	gone := make(chan struct{}) // closed when the writer has ended and frees no more slots
 	if !s.tasks.start(func() {
 		defer close(gone)
-		_ = out.run(conn, func() { <-slots })
+		_ = out.writeLoop(conn, func() { <-slots })
 		_ = conn.Close()
 	}) {
 		_ = conn.Close()
@@ -64,7 +65,7 @@ func (s *Store) serveConn(conn net.Conn) {
 	for {
 		f, err := readFrame(r)
 		if err == nil {
-			err = s.group.meet(theirs) // this replica may have joined one since
+			err = s.group.checkPeer(theirs) // this replica may have joined a group since the hello
 		}
 		if err != nil {
 			_ = conn.Close()
@@ -83,13 +84,13 @@ func (s *Store) serveConn(conn net.Conn) {
 		case <-s.closing:
 			return
 		}
-		s.dispatch(f, out)
+		s.dispatchRequest(f, out)
 	}
 }
 
-// dispatch starts a request. Only a full proposal queue makes it block, which
-// holds back the peer.
-func (s *Store) dispatch(f frame, out *outbox) {
+// dispatchRequest starts a request. It blocks only when the proposal queue is full,
+// which slows the peer down.
+func (s *Store) dispatchRequest(f frame, out *outbox) {
 	answer := func(payload []byte, err error) {
 		if err != nil {
 			payload = []byte(err.Error())
@@ -101,7 +102,7 @@ func (s *Store) dispatch(f frame, out *outbox) {
 		return
 	}
 	if opcode(f.code) == opTerm {
-		answer(s.serveTerm(f.payload)) // at once, for readers wait
+		answer(s.serveTerm(f.payload)) // at once, because readers wait for it
 		return
 	}
 	if !s.tasks.start(func() { answer(s.serveRequest(opcode(f.code), f.payload)) }) {
@@ -119,12 +120,12 @@ func (s *Store) serveCommit(envelope []byte, answer func([]byte, error)) {
 		answer(nil, fmt.Errorf("%w: %d bytes, the leader's limit is %d", ErrTooLarge, len(envelope), s.cfg.Limits.MaxTxnBytes))
 		return
 	}
-	// What cannot be decoded would halt every replica.
+	// An envelope that cannot be decoded would halt every replica.
 	if _, _, err := decodeTxn(envelope); err != nil {
 		answer(nil, fmt.Errorf("%w: %w", ErrInvalidTxn, err))
 		return
 	}
-	if err := s.admit(envelope); err != nil {
+	if err := s.checkConstraints(envelope); err != nil {
 		answer(nil, err)
 		return
 	}
@@ -140,13 +141,13 @@ func (s *Store) serveCommit(envelope []byte, answer func([]byte, error)) {
 	}
 }
 
-// serveRequest does any other request.
+// serveRequest carries out any other request.
 func (s *Store) serveRequest(op opcode, payload []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(s.base, s.cfg.Timing.RPC)
 	defer cancel()
 	switch op {
 	case opReadIndex:
-		r, err := s.served.round(ctx)
+		r, err := s.served.joinRound(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -158,8 +159,8 @@ func (s *Store) serveRequest(op opcode, payload []byte) ([]byte, error) {
 		}
 		return json.Marshal(st)
 	case opJoin:
-		return s.atLeader(ctx, opAddReplica, payload)
+		return s.requestAtLeader(ctx, opAddReplica, payload)
 	default:
-		return s.leaderRequest(op, payload)
+		return s.serveLeaderRequest(op, payload)
 	}
 }

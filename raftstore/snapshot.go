@@ -12,15 +12,16 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// A snapshot is a header, the remembered requests and the records, each list
-// preceded by its length, then a checksum of all that. Fixed-width integers are
-// little endian, the rest is uvarint.
+// A snapshot consists of a header, the remembered requests, the records and a
+// checksum of everything before it. Each list is preceded by its length. Fixed-width
+// integers are little endian, all others are uvarint.
 const (
 	snapshotMagic   = "vmrsnap1"
 	snapshotMaxItem = 256 << 20 // no string in a snapshot is longer
 )
 
-// snapshot is the state at one log index. It shares the tree.
+// snapshot is the state at one log index. It shares the tree with the machine
+// (copy-on-write).
 type snapshot struct {
 	tree     *tree
 	index    uint64
@@ -102,8 +103,8 @@ func (w *snapshotWriter) string(s string) {
 	}
 }
 
-// readSnapshot builds a machine from a snapshot and returns the log index the
-// snapshot was taken at.
+// readSnapshot builds a machine from a snapshot and returns the log index at which
+// the snapshot was taken.
 func readSnapshot(from io.Reader, constraints constraintSet) (*machine, uint64, error) {
 	r := &snapshotReader{r: bufio.NewReaderSize(from, 256<<10), sum: crc32.New(castagnoli)}
 	if magic := r.raw(uint64(len(snapshotMagic))); r.err == nil && string(magic) != snapshotMagic {
@@ -138,8 +139,8 @@ func readSnapshot(from io.Reader, constraints constraintSet) (*machine, uint64, 
 	return m, index, nil
 }
 
-// snapshotReader reads what snapshotWriter wrote and sums it up. After the first
-// error it returns zero values and keeps the error.
+// snapshotReader reads what snapshotWriter wrote and computes its checksum. After
+// the first error it returns zero values and keeps the error.
 type snapshotReader struct {
 	r   *bufio.Reader
 	sum hash.Hash32
@@ -184,7 +185,7 @@ func (r *snapshotReader) raw(n uint64) []byte {
 	if r.err != nil {
 		return nil
 	}
-	// A damaged length must not make us allocate what is not there.
+	// Read in chunks, so that a damaged length cannot cause a huge allocation.
 	var b []byte
 	for chunk := uint64(1 << 20); n > 0; n -= chunk {
 		chunk = min(chunk, n)
@@ -201,7 +202,7 @@ func (r *snapshotReader) raw(n uint64) []byte {
 
 func (r *snapshotReader) bytes() []byte { return r.raw(r.uvarint()) }
 
-// verify reads the checksum and the end.
+// verify reads the checksum at the end and compares it.
 func (r *snapshotReader) verify() error {
 	want := r.sum.Sum32()
 	var tail [4]byte

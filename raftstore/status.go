@@ -19,23 +19,26 @@ type Status struct {
 	Role   string
 	Leader string
 	Term   uint64
-	// LastIndex is the end of the local log, CommitIndex what is known to be
-	// committed of it, AppliedIndex what the local state shows.
+	// LastIndex is the last index of the local log. CommitIndex is the index up to
+	// which the log is known to be committed, AppliedIndex the one up to which it is
+	// applied to the local state.
 	LastIndex    uint64
 	CommitIndex  uint64
 	AppliedIndex uint64
 	Revision     uint64
 	Keys         int
 	Bytes        int64
-	// LastContact is how long ago the leader was heard, zero on the leader.
+	// LastContact is how long ago this replica heard from the leader: zero on the
+	// leader, negative if it never did.
 	LastContact time.Duration
-	// Compacted is the revision that watches and lists cannot reach behind.
+	// Compacted is the earliest revision that watches and lists can begin at.
 	Compacted uint64
 	// Failure says why the replica halted or why its log cannot be written.
 	Failure string
-	// Voters names the replicas that vote, as far as this one knows.
+	// Voters are the node IDs of the voters, in the latest configuration that this
+	// replica knows.
 	Voters []string
-	// Peers describes every replica; nil if no leader could be asked.
+	// Peers describes every replica; nil if no leader answered.
 	Peers []PeerStatus
 }
 
@@ -46,8 +49,9 @@ type PeerStatus struct {
 	Zone   string
 	Voter  bool
 	Leader bool
-	// Alive is what Config.Members says, Healthy whether the replica also
-	// follows closely; it may become a voter once that has lasted.
+	// Alive says whether Config.Members reports the host alive. Healthy says whether
+	// the replica also keeps up with the leader; once it has been healthy for long
+	// enough, it may become a voter. StableSince is when Healthy last changed.
 	Alive       bool
 	Healthy     bool
 	StableSince time.Time
@@ -58,8 +62,8 @@ type PeerStatus struct {
 	Failure     string
 }
 
-// Status reports on this replica, and on the others if a leader answers before
-// ctx ends. It never fails: what is not known is left out.
+// Status reports on this replica, and on the others if the leader answers before ctx
+// ends. It never fails: unknown values are left out.
 func (s *Store) Status(ctx context.Context) Status {
 	now := s.history.current()
 	st := Status{
@@ -79,9 +83,9 @@ func (s *Store) Status(ctx context.Context) Status {
 		}
 		sort.Strings(st.Voters)
 	}
-	if payload, err := s.tryLeader(ctx, opStatus, nil); err == nil {
+	if payload, err := s.tryAtLeader(ctx, opStatus, nil); err == nil {
 		if err := json.Unmarshal(payload, &st.Peers); err != nil {
-			s.log.Warn("status of the group", "err", err)
+			s.log.Warn("could not decode the status of the group", "err", err)
 		}
 	}
 	return st
@@ -100,7 +104,8 @@ func roleName(r raft.RaftState) string {
 	}
 }
 
-// lastContact is how long ago the leader was heard.
+// lastContact returns how long ago this replica heard from the leader: zero on the
+// leader, -1 if it never did.
 func (s *Store) lastContact() time.Duration {
 	if s.IsLeader() {
 		return 0
@@ -122,7 +127,7 @@ func (s *Store) failureText() string {
 	return ""
 }
 
-// stats describes this replica to the leader.
+// stats returns the figures that the leader reads from this replica.
 func (s *Store) stats() (stats, error) {
 	term, err := strconv.ParseUint(s.raft.Stats()["last_log_term"], 10, 64)
 	if err != nil {
@@ -134,7 +139,7 @@ func (s *Store) stats() (stats, error) {
 	}, nil
 }
 
-// peerStatus describes the group, on the leader.
+// peerStatus describes every replica of the group. Only the leader calls it.
 func (s *Store) peerStatus() []PeerStatus {
 	servers, err := s.servers()
 	if err != nil {
@@ -166,7 +171,7 @@ func (s *Store) peerStatus() []PeerStatus {
 	return list
 }
 
-// members returns what Config.Members says, by ID.
+// members returns what Config.Members reports, by node ID.
 func (s *Store) members() map[string]MemberHealth {
 	if s.cfg.Members == nil {
 		return nil

@@ -15,7 +15,7 @@ import (
 // Store is a replica. All methods may be called from any goroutine.
 type Store struct {
 	cfg         Config
-	id          raft.ServerID // NodeID and the data directory's own part
+	id          raft.ServerID // NodeID/ID of the data directory
 	log         *slog.Logger
 	constraints constraintSet
 	metrics     *metrics
@@ -30,13 +30,13 @@ type Store struct {
 	stopOnce  sync.Once
 	transport *meshTransport
 	proposer  *proposer
-	reads     *readIndexer // for reads here
-	served    *readIndexer // for other replicas, never forwarded
+	reads     *readIndexer // for reads made on this replica
+	served    *readIndexer // for reads that other replicas ask for; never forwarded
 	peers     *peers
 	autopilot *autopilotState
 
-	toAnnounce *latest // committed here, for the others
-	announced  *latest // committed at the leader
+	toAnnounce *latestAnnouncement // applied here, to be sent to the others by a leader
+	announced  *latestAnnouncement // received from the leader
 
 	readyTerm    atomic.Uint64 // term in which this leader may serve reads
 	leaderChange broadcast
@@ -57,12 +57,12 @@ type Store struct {
 	}
 }
 
-// Open starts a replica from the state in cfg.DataDir. Without state it begins
-// as the first voter of a new group if cfg.Bootstrap is set, and otherwise waits
-// to be added by Join. It returns before a leader is known.
+// Open starts a replica from the state in cfg.DataDir. Without state, the replica
+// becomes the first voter of a new group if cfg.Bootstrap is set; otherwise it
+// waits until Join adds it to a group. Open returns before a leader is known.
 //
-// Open takes the stream layers over: Close closes them, and so does an Open that
-// fails for another reason than the configuration.
+// Open takes ownership of the stream layers: Close closes them. An Open that fails
+// closes them too, except when the configuration is invalid.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -79,8 +79,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		history:     newHistory(cfg.Limits),
 		applied:     &appliedIndex{},
 		stopped:     make(chan struct{}),
-		toAnnounce:  newLatest(),
-		announced:   newLatest(),
+		toAnnounce:  newLatestAnnouncement(),
+		announced:   newLatestAnnouncement(),
 	}
 	s.failure.failed = make(chan struct{})
 	s.history.slow = s.metrics.slowWatchers.Inc
@@ -88,7 +88,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.closing = s.base.Done()
 	s.fsm = &fsm{
 		machine: newMachine(constraints), history: s.history,
-		applied: s.applied, metrics: s.metrics, halt: s.fail, announce: s.toAnnounce.put,
+		applied: s.applied, metrics: s.metrics, halt: s.haltReplica, announce: s.toAnnounce.put,
 	}
 	if err := s.start(ctx); err != nil {
 		s.cancel()
@@ -97,7 +97,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// start opens the disk, raft and the listeners, and undoes it all on failure.
+// start opens the disk, Raft and the listeners, and closes all of them on failure.
 func (s *Store) start(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
@@ -110,7 +110,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if s.id, err = s.disk.replicaID(s.cfg.NodeID); err != nil {
 		return err
 	}
-	if s.group, err = openGroup(s.disk, s.log, s.cfg.DataDir, s.fail); err != nil {
+	if s.group, err = openGroup(s.disk, s.log, s.cfg.DataDir, s.haltReplica); err != nil {
 		return err
 	}
 	if err = s.disk.replay(ctx, s.fsm); err != nil {
@@ -129,13 +129,13 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if err = s.metrics.register(s); err != nil {
 		return err
 	}
-	for _, task := range []func(){s.proposer.run, s.observeLeader, func() { s.lead(notify) }, s.snapshotLoop, s.serve, s.stopWhenFailed, s.announce, s.heed, s.rejoinLoop} {
+	for _, task := range []func(){s.proposer.batchLoop, s.observeLeader, func() { s.leadLoop(notify) }, s.snapshotLoop, s.serveRPC, s.stopWhenFailed, s.announceCommits, s.deliverAnnouncements, s.rejoinLoop} {
 		s.tasks.start(task)
 	}
 	return nil
 }
 
-// startRaft starts the library over our disk and transport.
+// startRaft starts hashicorp/raft on this package's disk and transport.
 func (s *Store) startRaft(notify chan bool) error {
 	conf := raftConfig(&s.cfg, s.id, s.log)
 	conf.NotifyCh = notify
@@ -148,7 +148,7 @@ func (s *Store) startRaft(notify chan bool) error {
 		}),
 		rpcs: make(chan raft.RPC),
 	}
-	s.tasks.start(func() { s.transport.run(s.closing) })
+	s.tasks.start(func() { s.transport.forwardRPCs(s.closing) })
 	if s.cfg.Bootstrap {
 		first := raft.Server{Suffrage: raft.Voter, ID: s.id, Address: raft.ServerAddress(s.cfg.Addr)}
 		if err := s.disk.bootstrap(conf, s.group, s.transport, first); err != nil {
@@ -163,30 +163,30 @@ func (s *Store) startRaft(notify chan bool) error {
 	return nil
 }
 
-// raftConfig derives the library's settings from ours.
+// raftConfig derives the settings of hashicorp/raft from cfg.
 func raftConfig(cfg *Config, id raft.ServerID, log *slog.Logger) *raft.Config {
 	conf := raft.DefaultConfig()
 	conf.LocalID = id
 	conf.HeartbeatTimeout = cfg.Timing.Heartbeat
 	conf.ElectionTimeout = cfg.Timing.Heartbeat
 	conf.LeaderLeaseTimeout = cfg.Timing.Heartbeat / 2
-	// Only a fallback, see announce.
+	// Only a fallback, see announce.go.
 	conf.CommitTimeout = min(250*time.Millisecond, cfg.Timing.Heartbeat/4)
 	conf.Logger = newHclog(log, "raft")
-	// A replica that was removed waits to be added again.
+	// A replica that was removed from the group waits to be added again.
 	conf.ShutdownOnRemove = false
 	conf.NoLegacyTelemetry = true
-	// The state is restored by replay, which also covers the committed log.
+	// disk.replay restores the state, including the committed part of the log.
 	conf.NoSnapshotRestoreOnStart = true
-	// Snapshots are taken by snapshotLoop.
+	// snapshotLoop takes the snapshots.
 	conf.SnapshotInterval = 24 * time.Hour
 	conf.SnapshotThreshold = 1 << 62
 	return conf
 }
 
-// fail stops the replica for good: waiting calls end, and so does raft. The rest
-// of the process goes on, and reads Err.
-func (s *Store) fail(err error) {
+// haltReplica stops the replica for good: it ends waiting calls and shuts Raft
+// down. The rest of the process goes on and can read Err.
+func (s *Store) haltReplica(err error) {
 	s.failure.Lock()
 	defer s.failure.Unlock()
 	if s.failure.err != nil {
@@ -199,8 +199,8 @@ func (s *Store) fail(err error) {
 	s.applied.fail(err)
 }
 
-// stopWhenFailed shuts raft down after a failure, away from raft's own goroutine
-// that found it and that Shutdown waits for.
+// stopWhenFailed shuts Raft down after a failure. It runs in its own goroutine,
+// because Raft's Shutdown waits for the goroutine that found the failure.
 func (s *Store) stopWhenFailed() {
 	select {
 	case <-s.failure.failed:
@@ -211,26 +211,27 @@ func (s *Store) stopWhenFailed() {
 	}
 }
 
-// stopRaft shuts raft down, waits for it, and ends whoever waits for its futures.
+// stopRaft shuts Raft down, waits for it, and ends every wait for a Raft future.
 func (s *Store) stopRaft() error {
 	err := s.raft.Shutdown().Error()
 	s.stopOnce.Do(func() { close(s.stopped) })
 	return err
 }
 
-// Err says why the replica halted, with ErrHalted in it; nil while it is well.
+// Err returns why the replica halted, wrapping ErrHalted; nil while it runs.
 func (s *Store) Err() error {
 	s.failure.Lock()
 	defer s.failure.Unlock()
 	return s.failure.err
 }
 
-// Failed is closed when the replica has halted; Err says why.
+// Failed returns a channel that is closed when the replica halts; Err then says
+// why.
 func (s *Store) Failed() <-chan struct{} { return s.failure.failed }
 
-// Close stops the replica and waits for all it started. Calls under way end with
-// ErrClosed or ErrUnknownOutcome, watches with ErrClosed. A leader does not hand
-// over: see Leave and TransferLeadership.
+// Close stops the replica and waits for every goroutine it started. Calls in
+// progress end with ErrClosed or ErrUnknownOutcome, watches with ErrClosed. Close
+// does not transfer leadership: see Leave and TransferLeadership.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		s.metrics.unregister()
@@ -239,7 +240,7 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// shutdown stops what was started, in reverse.
+// shutdown stops what start started, in reverse order.
 func (s *Store) shutdown() error {
 	var errs []error
 	s.cancel()

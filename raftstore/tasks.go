@@ -2,14 +2,14 @@ package raftstore
 
 import "sync"
 
-// tasks owns goroutines: stop lets no new one start and waits for the rest.
+// tasks tracks goroutines. After stop, no new goroutine can start.
 type tasks struct {
 	mu      sync.Mutex
 	stopped bool
 	wg      sync.WaitGroup
 }
 
-// start runs fn in a goroutine, unless stop was called.
+// start runs fn in a goroutine. It returns false if stop was called.
 func (t *tasks) start(fn func()) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -20,7 +20,7 @@ func (t *tasks) start(fn func()) bool {
 	return true
 }
 
-// stop waits for every goroutine; the caller has told them to end.
+// stop waits for every goroutine. The caller must have signalled them to end.
 func (t *tasks) stop() {
 	t.mu.Lock()
 	t.stopped = true

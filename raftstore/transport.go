@@ -12,24 +12,26 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Raft sends a message to an address and never asks who answers there. A host
-// that was installed anew under its old name would answer for the replica it
+// Raft sends a message to an address and never checks which replica answers there. A
+// host that was reinstalled under its old name would answer for the replica it
 // replaced, with an empty log and no memory of its votes, and acknowledged writes
-// could be lost. So raft knows each data directory by an ID of its own, and every
-// connection between replicas says which one it is meant for, and of which group.
-// The other end answers, so that both learn of it when their groups differ.
+// could be lost. So each data directory has a Raft ID of its own, and every
+// connection between replicas begins with a preface that names the replica it is
+// meant for and the sender's group. The other end answers with its own group, so that
+// both ends notice if their groups differ.
 
 const (
 	prefaceVersion = 2
 	prefaceTimeout = 5 * time.Second
-	// adoptTimeout is how long a replica that is being taken in waits to be told by
-	// which group: its leader may be quicker than the answer.
+	// adoptTimeout is how long a replica that is being added waits to learn its
+	// group. The leader's first connection may arrive before the answer to Join.
 	adoptTimeout = 2 * time.Second
-	// targetMark separates the address from the replica in what raft dials.
+	// targetMark separates the address from the replica's ID in a Raft address.
 	targetMark = "|"
 )
 
-// errWrongReplica: the connection is meant for a replica that used to be here.
+// errWrongReplica: the connection is meant for a replica that is no longer at this
+// address.
 var errWrongReplica = errors.New("connection is meant for another replica")
 
 // nodeOf returns the NodeID that a replica's raft ID begins with.
@@ -38,8 +40,8 @@ func nodeOf(id raft.ServerID) string {
 	return node
 }
 
-// raftStream gives a StreamLayer the shape raft wants, and the address that
-// peers know this replica by instead of the one it listens on.
+// raftStream adapts a StreamLayer to raft.StreamLayer. Its Addr is the address that
+// peers know, not the one the layer listens on.
 type raftStream struct {
 	StreamLayer
 	addr  string
@@ -57,7 +59,7 @@ var (
 func (s raftStream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	addr, id, ok := strings.Cut(string(address), targetMark)
 	if !ok || len(id) > 255 {
-		return nil, fmt.Errorf("dial %s: no replica named", address)
+		return nil, fmt.Errorf("dial %s: the address does not name a replica", address)
 	}
 	conn, err := s.StreamLayer.Dial(addr, timeout)
 	if err != nil {
@@ -71,7 +73,8 @@ func (s raftStream) Dial(address raft.ServerAddress, timeout time.Duration) (net
 	return conn, nil
 }
 
-// preface says which replica the connection is for and waits for its verdict.
+// preface sends the preface, which names the replica that the connection is meant
+// for, and reads the verdict.
 func (s raftStream) preface(conn net.Conn, id string, timeout time.Duration) error {
 	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
@@ -88,16 +91,17 @@ func (s raftStream) preface(conn net.Conn, id string, timeout time.Duration) err
 	if verdict(answer[0]) == verdictWelcome {
 		return conn.SetDeadline(time.Time{})
 	}
-	if err := s.group.meet(incarnation(answer[1:])); err != nil {
+	if err := s.group.checkPeer(incarnation(answer[1:])); err != nil {
 		return err
 	}
 	if verdict(answer[0]) == verdictWrongReplica {
-		return fmt.Errorf("%w: %s is not there any more", errWrongReplica, id)
+		return fmt.Errorf("%w: %s is no longer there", errWrongReplica, id)
 	}
-	return fmt.Errorf("%w: it has not joined yet", errOtherGroup)
+	return fmt.Errorf("%w: the peer has not joined yet", errOtherGroup)
 }
 
-// verdict is the answer to a preface; the answering replica's group follows it.
+// verdict is the answer to a preface. The answering replica's incarnation follows it
+// on the wire.
 type verdict byte
 
 const (
@@ -106,8 +110,8 @@ const (
 	verdictOtherGroup
 )
 
-// Accept implements net.Listener. It does not wait for the preface, which would
-// let one slow peer hold up the others: the first Read does.
+// Accept implements net.Listener. It does not wait for the preface, because one slow
+// peer would then hold up the others. The first Read waits for it.
 func (s raftStream) Accept() (net.Conn, error) {
 	conn, err := s.StreamLayer.Accept()
 	if err != nil {
@@ -119,7 +123,8 @@ func (s raftStream) Accept() (net.Conn, error) {
 // Addr implements net.Listener.
 func (s raftStream) Addr() net.Addr { return meshAddr(s.addr) }
 
-// prefacedConn reads the preface before anything else. One goroutine reads it.
+// prefacedConn reads the preface before anything else. Only one goroutine may read
+// from it.
 type prefacedConn struct {
 	net.Conn
 	stream raftStream
@@ -152,7 +157,7 @@ func (c *prefacedConn) readPreface() error {
 	if _, err := io.ReadFull(c.Conn, id); err != nil {
 		return err
 	}
-	v, err := c.stream.judge(string(id), incarnation(head[2:]))
+	v, err := c.stream.judgePreface(string(id), incarnation(head[2:]))
 	own := c.stream.group.current()
 	if _, werr := c.Write(append([]byte{byte(v)}, own[:]...)); err == nil {
 		err = werr
@@ -163,8 +168,9 @@ func (c *prefacedConn) readPreface() error {
 	return c.SetDeadline(time.Time{})
 }
 
-// judge decides on a connection that is meant for the replica id of a group.
-func (s raftStream) judge(id string, theirs incarnation) (verdict, error) {
+// judgePreface decides whether to accept a connection that is meant for the replica
+// id and comes from the group theirs.
+func (s raftStream) judgePreface(id string, theirs incarnation) (verdict, error) {
 	if id != string(s.id) {
 		return verdictWrongReplica, fmt.Errorf("%w: %s, this is %s", errWrongReplica, id, s.id)
 	}
@@ -179,13 +185,13 @@ func (s raftStream) judge(id string, theirs incarnation) (verdict, error) {
 	if theirs == own && own != (incarnation{}) {
 		return verdictWelcome, nil
 	}
-	if err := s.group.meet(theirs); err != nil {
+	if err := s.group.checkPeer(theirs); err != nil {
 		return verdictOtherGroup, err
 	}
-	return verdictOtherGroup, fmt.Errorf("%w: this replica is of %s, the peer of %s", errOtherGroup, own, theirs)
+	return verdictOtherGroup, fmt.Errorf("%w: this replica belongs to %s, the peer to %s", errOtherGroup, own, theirs)
 }
 
-// meshAddr is an address of the mesh.
+// meshAddr is an address by which peers know a replica.
 type meshAddr string
 
 // Network implements net.Addr.
@@ -194,8 +200,9 @@ func (meshAddr) Network() string { return "mesh" }
 // String implements net.Addr.
 func (a meshAddr) String() string { return string(a) }
 
-// meshTransport is raft's transport, with the replica a message is meant for
-// named to the stream layer, and a second source of messages, see announce.
+// meshTransport is Raft's network transport with two additions: it passes the ID of
+// the target replica to the stream layer, and it has a second source of messages,
+// see announce.go.
 type meshTransport struct {
 	*raft.NetworkTransport
 	rpcs chan raft.RPC
@@ -210,8 +217,8 @@ var (
 // Consumer implements raft.Transport.
 func (t *meshTransport) Consumer() <-chan raft.RPC { return t.rpcs }
 
-// run passes on what the network brings.
-func (t *meshTransport) run(closing <-chan struct{}) {
+// forwardRPCs passes the messages from the network to Raft.
+func (t *meshTransport) forwardRPCs(closing <-chan struct{}) {
 	for {
 		select {
 		case rpc := <-t.NetworkTransport.Consumer():
@@ -226,6 +233,7 @@ func (t *meshTransport) run(closing <-chan struct{}) {
 	}
 }
 
+// target returns the address that raftStream.Dial takes apart into addr and id.
 func target(id raft.ServerID, addr raft.ServerAddress) raft.ServerAddress {
 	return addr + targetMark + raft.ServerAddress(id)
 }

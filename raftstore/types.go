@@ -14,15 +14,15 @@ type Record struct {
 	ModRevision    uint64
 }
 
-// Condition demands that Key was last changed at ModRevision when the txn is
-// judged. Zero demands that the key does not exist.
+// Condition requires that, when the txn is judged, Key was last changed at
+// ModRevision. A ModRevision of zero requires that the key does not exist.
 type Condition struct {
 	Key         string
 	ModRevision uint64
 }
 
-// Op puts Value at Key, or deletes Key. Deleting a key that does not exist
-// takes a revision and causes no event.
+// Op puts Value at Key, or deletes Key if Delete is set. Deleting a key that does
+// not exist takes a revision but causes no event.
 type Op struct {
 	Key    string
 	Value  []byte
@@ -30,7 +30,7 @@ type Op struct {
 }
 
 // ConstraintCall names a registered Constraint, the version of it that must
-// judge the txn, and the arguments it is given.
+// judge the txn, and the arguments passed to it.
 type ConstraintCall struct {
 	Name    string
 	Version uint32
@@ -38,13 +38,14 @@ type ConstraintCall struct {
 }
 
 // Txn is an atomic change. Conditions are judged on the state before the ops,
-// constraints on the state after them; if any refuses, nothing changes. Ops on
-// the same key are carried out in order. A txn without ops is a check.
+// constraints on the state after them. If one of them refuses, nothing changes.
+// Ops on the same key are carried out in order. A txn without ops only checks its
+// conditions and constraints.
 type Txn struct {
-	// RequestID makes retries safe: a txn with the RequestID of an earlier one
-	// gets that one's outcome, if it is among the last 32,768 requests of the
-	// group. Empty means generated, which makes the retries within one Commit
-	// safe. At most MaxRequestIDLen bytes.
+	// RequestID makes retries safe: a txn with the RequestID of an earlier txn
+	// gets the outcome of the earlier one, if that is among the last 32,768
+	// requests of the group. If RequestID is empty, Commit generates one, which
+	// covers only the retries within that Commit. At most MaxRequestIDLen bytes.
 	RequestID   string
 	If          []Condition
 	Ops         []Op
@@ -53,7 +54,8 @@ type Txn struct {
 
 // TxnResult says which revisions a txn took.
 type TxnResult struct {
-	// Revision is that of the last op, or of the store for a txn without ops.
+	// Revision is the revision of the last op, or of the store for a txn without
+	// ops.
 	Revision uint64
 	// OpRevisions holds the ModRevision of each op.
 	OpRevisions []uint64
@@ -71,29 +73,30 @@ type View interface {
 
 // Constraint is a rule that the state machine applies on every replica. Check
 // must be pure: no clock, no randomness, no I/O, no map order; its result must
-// depend on nothing but its arguments. A rule that changes gets a new Version
-// and the old one stays registered as long as a log may call it.
+// depend on nothing but its arguments. To change a rule, register it under a new
+// Version and keep the old version registered as long as a log may call it.
 type Constraint struct {
 	Name    string
 	Version uint32
-	// FeatureLevel is the lowest feature level of a member that knows this
-	// constraint. The leader refuses txns that call it while a member below that
-	// level is alive, so that an upgrade never stops a replica.
+	// FeatureLevel is the lowest feature level whose members know this constraint.
+	// The leader refuses txns that call the constraint while a member below that
+	// level is alive, so that an upgrade never halts a replica.
 	FeatureLevel uint32
 	// Check judges the state after the ops of t. A non-nil error refuses t.
 	Check func(v View, t *Txn, args []byte) error
 }
 
-// Consistency names what a read may miss.
+// Consistency says which acknowledged writes a read may miss.
 type Consistency uint8
 
 const (
 	// Linearizable reads see every write acknowledged before they began. They
-	// cost one shared round to the leader and its voters.
+	// cost one round trip to the leader and the voters, shared by all waiting
+	// readers.
 	Linearizable Consistency = iota
-	// Local reads see what this replica has applied. They always answer.
+	// Local reads see what this replica has applied. They need no other replica.
 	Local
-	// Bounded reads see every write acknowledged earlier than MaxStaleness ago.
+	// Bounded reads see every write acknowledged more than MaxStaleness ago.
 	Bounded
 )
 
@@ -128,8 +131,8 @@ type ListRequest struct {
 	After string
 	// Limit is the most records to return; zero means all.
 	Limit int
-	// Revision asks for the state as it was then; zero means now. A revision in
-	// the middle of a txn means that txn's end.
+	// Revision asks for the state at an earlier revision; zero means the current
+	// state. A revision in the middle of a txn stands for the end of that txn.
 	Revision uint64
 	ReadOptions
 }
@@ -137,23 +140,25 @@ type ListRequest struct {
 // ListResult is the answer to a ListRequest.
 type ListResult struct {
 	Records []Record
-	// Revision is the state the list shows, and where a Watch continues it.
+	// Revision is the revision of the state that the list shows. A Watch from this
+	// revision continues the list.
 	Revision uint64
-	// More says that Limit cut the list; Remaining counts what was cut.
+	// More is true if Limit cut the list short; Remaining counts the records left
+	// out.
 	More      bool
 	Remaining int64
 }
 
-// EventType says what an Event tells.
+// EventType says what an Event reports.
 type EventType uint8
 
 const (
-	// Put is a record created or changed.
+	// Put reports that a record was created or changed.
 	Put EventType = iota + 1
-	// Delete is a record gone. Event.Record holds its key and the revision of
-	// the deletion.
+	// Delete reports that a record was deleted. Event.Record holds its key and the
+	// revision of the deletion.
 	Delete
-	// Bookmark tells that every event up to Event.Revision has been delivered.
+	// Bookmark reports that every event up to Event.Revision has been delivered.
 	Bookmark
 )
 
@@ -171,7 +176,7 @@ func (e EventType) String() string {
 	}
 }
 
-// Event is one change, in the order of revisions.
+// Event is one change. A watch delivers events in the order of revisions.
 type Event struct {
 	Type   EventType
 	Record Record
@@ -183,14 +188,14 @@ type Event struct {
 // WatchRequest asks for the changes below Prefix.
 type WatchRequest struct {
 	Prefix string
-	// Revision is what the caller has seen: events after it are delivered. Zero
-	// means from now on.
+	// Revision is the last revision the caller has seen: the watch delivers the
+	// events after it. Zero starts the watch at the current revision.
 	Revision uint64
 	// Bookmarks is the interval between Bookmark events; zero means none.
 	Bookmarks time.Duration
 }
 
-// MemberHealth is what the caller's membership layer knows of a host.
+// MemberHealth is what the caller's membership layer knows about a host.
 type MemberHealth struct {
 	ID    string
 	Addr  string

@@ -8,18 +8,18 @@ import (
 	autopilot "github.com/hashicorp/raft-autopilot"
 )
 
-// candidate is a replica that may vote.
+// candidate is a replica that may become or stay a voter.
 type candidate struct {
 	id      string
 	zone    string
 	voter   bool // votes now
 	leader  bool
-	healthy bool // alive, close behind, and for long enough if it is to be promoted
-	since   time.Time
+	healthy bool      // it is alive and keeps up; a nonvoter must also have done so for long enough
+	since   time.Time // stable since then
 }
 
-// wantVoters is how many of n replicas should vote: an odd number, because an
-// even one stands no more failures, and at most limit.
+// wantVoters returns how many of n replicas should vote: at most limit, and an odd
+// number, because one more voter would not survive more failures.
 func wantVoters(n, limit int) int {
 	n = min(n, limit)
 	if n%2 == 0 {
@@ -28,12 +28,12 @@ func wantVoters(n, limit int) int {
 	return max(n, 1)
 }
 
-// chooseVoters returns the IDs of the replicas that should vote. It fills the
-// places one by one: each goes to the zone with the fewest voters so far, there
-// to a replica that votes already, or else to the one that has been stable for
-// longest. The leader comes first, so leadership never moves for this. A voter
-// that is unwell loses its place only to one that is well: a group is never made
-// smaller by failures.
+// chooseVoters returns the IDs of the replicas that should vote. It fills the places
+// one by one. Each place goes to the zone with the fewest voters so far; within the
+// zone it goes to a replica that votes already, or else to the one that has been
+// stable for longest. The leader is chosen first, so that leadership never moves
+// because of this choice. An unhealthy voter loses its place only to a healthy
+// replica, so failures never reduce the number of voters.
 func chooseVoters(list []candidate, limit int) []string {
 	want := wantVoters(len(list), limit)
 	list = slices.Clone(list)
@@ -78,7 +78,7 @@ func chooseVoters(list []candidate, limit int) []string {
 	return chosen
 }
 
-// order puts what is true first.
+// order returns -1 if first is true and 1 otherwise, for use in comparisons.
 func order(first bool) int {
 	if first {
 		return -1
@@ -120,8 +120,8 @@ func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, s *autopi
 	return changes
 }
 
-// FilterFailedServerRemovals implements autopilot.Promoter: only replicas that
-// have been dead for long are forgotten.
+// FilterFailedServerRemovals implements autopilot.Promoter. It lets autopilot remove
+// only replicas that have been dead for VoterPolicy.ForgetAfter.
 func (p promoter) FilterFailedServerRemovals(_ *autopilot.Config, _ *autopilot.State, f *autopilot.FailedServers) *autopilot.FailedServers {
 	long := func(list []*autopilot.Server) (out []*autopilot.Server) {
 		for _, srv := range list {

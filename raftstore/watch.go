@@ -10,43 +10,44 @@ import (
 const (
 	// watchBuffer is how many events a watcher's channel holds.
 	watchBuffer = 64
-	// watchScan is how many positions a watcher looks at in one go, with the
-	// history locked.
+	// watchScan is how many positions a watcher reads at most while it holds the
+	// lock of the history.
 	watchScan = 512
 )
 
-// Watcher delivers the changes below a prefix in the order of revisions. It
-// reads the shared history at its own pace, so a reader that stalls costs
-// nothing but its own watch.
+// Watcher delivers the changes below a prefix in the order of revisions. It reads
+// the shared history at its own pace, so a reader that stalls loses only its own
+// watch.
 type Watcher struct {
 	h         *history
 	prefix    string
 	bookmarks time.Duration
 	events    chan Event
 	wake      chan struct{} // holds one token
-	stopped   chan struct{} // closed with err set
-	done      chan struct{} // closed when the goroutine is gone
+	stopped   chan struct{} // closed when the watch ends, after err is set
+	done      chan struct{} // closed when the goroutine has returned
 
 	// Guarded by h.mu.
-	cursor uint64 // position of the next change to look at
+	cursor uint64 // window position of the next change to read
 	after  uint64 // changes up to this revision are not delivered
-	idle   bool   // everything up to the end of the window was looked at
+	idle   bool   // the watcher has read up to the end of the window
 	ended  bool
 	err    error
 }
 
-// Watch delivers the changes below req.Prefix that come after req.Revision, from
-// the local replica, until ctx ends, Stop is called or the watcher fails. It
-// returns ErrCompacted if the history kept does not reach back that far.
+// Watch starts a watch of the local replica. It delivers the changes below
+// req.Prefix after req.Revision until ctx ends, Stop is called or the watcher
+// fails. Watch returns ErrCompacted if the kept history does not reach back to
+// req.Revision.
 func (s *Store) Watch(ctx context.Context, req WatchRequest) (*Watcher, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	w, err := s.history.watch(req)
+	w, err := s.history.addWatcher(req)
 	if err != nil {
 		return nil, err
 	}
-	if !s.tasks.start(func() { w.run(ctx) }) {
+	if !s.tasks.start(func() { w.deliverLoop(ctx) }) {
 		w.end(ErrClosed)
 		close(w.events)
 		close(w.done)
@@ -55,8 +56,8 @@ func (s *Store) Watch(ctx context.Context, req WatchRequest) (*Watcher, error) {
 	return w, nil
 }
 
-// watch registers a watcher.
-func (h *history) watch(req WatchRequest) (*Watcher, error) {
+// addWatcher registers a watcher.
+func (h *history) addWatcher(req WatchRequest) (*Watcher, error) {
 	w := &Watcher{
 		h: h, prefix: req.Prefix, bookmarks: req.Bookmarks,
 		events:  make(chan Event, watchBuffer),
@@ -76,25 +77,25 @@ func (h *history) watch(req WatchRequest) (*Watcher, error) {
 	default:
 		w.cursor = h.position(req.Revision)
 	}
-	// The replica may not have reached the revision yet; what arrives up to it
-	// is known to the caller.
+	// The replica may not have reached the revision yet. The caller already knows
+	// the changes that arrive up to it.
 	w.after = req.Revision
 	h.watchers[w] = struct{}{}
 	return w, nil
 }
 
-// Events delivers the changes. It is closed when the watch has ended.
+// Events returns the channel of changes. It is closed when the watch has ended.
 func (w *Watcher) Events() <-chan Event { return w.events }
 
 // Err says why the watch ended: ErrSlowWatcher, ErrCompacted, ErrClosed,
-// ErrHalted or the context's error; nil after Stop, and while it goes on.
+// ErrHalted or the context's error. It is nil while the watch runs and after Stop.
 func (w *Watcher) Err() error {
 	w.h.mu.Lock()
 	defer w.h.mu.Unlock()
 	return w.err
 }
 
-// Stop ends the watch and returns when nothing more will be sent to Events.
+// Stop ends the watch. When it returns, nothing more is sent to Events.
 func (w *Watcher) Stop() {
 	w.end(nil)
 	<-w.done
@@ -125,8 +126,8 @@ func (w *Watcher) endLocked(err error) {
 	close(w.stopped)
 }
 
-// run moves changes from the history to the channel until the watch ends.
-func (w *Watcher) run(ctx context.Context) {
+// deliverLoop sends changes from the history to the channel until the watch ends.
+func (w *Watcher) deliverLoop(ctx context.Context) {
 	defer close(w.done)
 	defer close(w.events)
 	stop := context.AfterFunc(ctx, func() { w.end(context.Cause(ctx)) })
@@ -138,7 +139,7 @@ func (w *Watcher) run(ctx context.Context) {
 		tick = t.C
 	}
 	buf := make([]Event, 0, watchBuffer)
-	bookmark := false // one is due
+	bookmark := false // a bookmark is due
 	for {
 		events, revision := w.next(buf[:0])
 		for i := range events {
@@ -180,9 +181,9 @@ func (w *Watcher) send(e Event) bool {
 	}
 }
 
-// next takes the following changes that concern the watcher. With none left it
-// marks the watcher idle and returns the revision it has seen everything up to;
-// a revision of zero means that there may be more.
+// next returns the following changes below the watcher's prefix. A revision of
+// zero means that there may be more. If nothing is left, next marks the watcher
+// idle and returns the revision up to which the watcher has seen every change.
 func (w *Watcher) next(buf []Event) (events []Event, revision uint64) {
 	h := w.h
 	h.mu.Lock()

@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// appendOutcome encodes o for the replica that asked.
+// appendOutcome encodes o for the replica that sent the request.
 func appendOutcome(b []byte, o *outcome) []byte {
 	b = append(b, byte(o.kind))
 	b = binary.AppendUvarint(b, o.index)
@@ -56,7 +56,8 @@ func decodeOutcome(b []byte) (outcome, error) {
 	return o, nil
 }
 
-// statusOf says how an error travels; errorOf is its inverse.
+// statusOf returns the status that encodes an error on the wire; errorOf is its
+// inverse.
 func statusOf(err error) status {
 	switch {
 	case err == nil:
@@ -76,7 +77,8 @@ func statusOf(err error) status {
 	}
 }
 
-// remoteError is an error another replica told, as the class it belongs to here.
+// remoteError is an error that another replica returned. It wraps the error of this
+// package that the status stands for.
 type remoteError struct {
 	class error
 	text  string
@@ -85,7 +87,7 @@ type remoteError struct {
 // Error implements error.
 func (e *remoteError) Error() string { return e.text }
 
-// Unwrap gives the class to errors.Is.
+// Unwrap returns the error that the status stands for.
 func (e *remoteError) Unwrap() error { return e.class }
 
 func errorOf(s status, payload []byte) error {
@@ -95,7 +97,7 @@ func errorOf(s status, payload []byte) error {
 	}
 	class, ok := classes[s]
 	if !ok {
-		// A replica that is halted or in trouble: another will do.
+		// The replica is halted or failing; a retry may reach another one.
 		class = errNotLeader
 	}
 	return &remoteError{class: class, text: string(payload)}

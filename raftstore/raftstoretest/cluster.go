@@ -11,8 +11,8 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Cluster is a group of replicas on a Network. The hosts' health, as
-// Config.Members reports it, follows Kill, Restart and SetZone.
+// Cluster is a group of replicas on a Network. Kill, Restart and SetHealth change the
+// health of the hosts that Config.Members reports.
 type Cluster struct {
 	Net *Network
 
@@ -26,9 +26,9 @@ type Cluster struct {
 	health map[string]raftstore.MemberHealth
 }
 
-// NewCluster opens n replicas named host1, host2 and so on, and waits until they
-// serve and as many of them vote as should. Their data is in a directory of the
-// test, so that Restart finds it.
+// NewCluster opens n replicas named host1, host2 and so on. It waits until they serve
+// and the expected number of them votes. Their data is in a temporary directory of
+// the test, so that Restart finds it.
 func NewCluster(tb testing.TB, n int, options ...Option) *Cluster {
 	tb.Helper()
 	c := &Cluster{
@@ -43,7 +43,7 @@ func NewCluster(tb testing.TB, n int, options ...Option) *Cluster {
 	return c
 }
 
-// wantVoters is how many of n replicas vote with the default policy.
+// wantVoters returns how many of n replicas vote under the default policy.
 func wantVoters(n int) int {
 	n = min(n, 5)
 	if n%2 == 0 {
@@ -52,7 +52,7 @@ func wantVoters(n int) int {
 	return n
 }
 
-// Add opens a replica; the first one founds the group, others join it.
+// Add opens a replica. The first replica founds the group, the others join it.
 func (c *Cluster) Add(id string) *raftstore.Store {
 	c.tb.Helper()
 	c.mu.Lock()
@@ -76,7 +76,8 @@ func (c *Cluster) Add(id string) *raftstore.Store {
 	return s
 }
 
-// Config returns the configuration of a host, listening anew. It must not run.
+// Config returns the configuration of a host with new listeners. The host's replica
+// must not be running.
 func (c *Cluster) Config(id string) raftstore.Config {
 	cfg := Config(c.Net, id)
 	cfg.DataDir = filepath.Join(c.dir, id)
@@ -118,7 +119,7 @@ func (c *Cluster) Members() []raftstore.MemberHealth {
 	return list
 }
 
-// SetHealth changes what Members says of a host.
+// SetHealth changes the health that Members reports for a host.
 func (c *Cluster) SetHealth(id string, change func(*raftstore.MemberHealth)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -128,14 +129,14 @@ func (c *Cluster) SetHealth(id string, change func(*raftstore.MemberHealth)) {
 	c.health[id] = h
 }
 
-// Node returns a replica, nil if it is killed.
+// Node returns the replica of a host, nil if it was killed.
 func (c *Cluster) Node(id string) *raftstore.Store {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.nodes[id]
 }
 
-// Live returns the replicas that run, in the order they were added.
+// Live returns the running replicas in the order in which they were added.
 func (c *Cluster) Live() []*raftstore.Store {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,7 +156,7 @@ func (c *Cluster) Addr(id string) string {
 	return c.health[id].Addr
 }
 
-// Kill stops a replica without any farewell to the group.
+// Kill stops a replica without removing it from the group first.
 func (c *Cluster) Kill(id string) {
 	c.tb.Helper()
 	c.mu.Lock()
@@ -173,7 +174,8 @@ func (c *Cluster) Kill(id string) {
 	}
 }
 
-// Restart opens a killed replica with the data it had. It does not wait.
+// Restart opens a killed replica with the data it had. It does not wait until the
+// replica serves.
 func (c *Cluster) Restart(id string) *raftstore.Store {
 	c.tb.Helper()
 	return c.open(id, false)
@@ -202,7 +204,7 @@ func (c *Cluster) Leader() string {
 	return leader
 }
 
-// WaitVoters waits until n replicas vote.
+// WaitVoters waits until exactly n replicas vote.
 func (c *Cluster) WaitVoters(n int) {
 	c.tb.Helper()
 	Eventually(c.tb, func() error {
@@ -217,7 +219,7 @@ func (c *Cluster) WaitVoters(n int) {
 	})
 }
 
-// WaitRevision waits until every live replica shows a revision.
+// WaitRevision waits until every live replica has reached a revision.
 func (c *Cluster) WaitRevision(revision uint64) {
 	c.tb.Helper()
 	Eventually(c.tb, func() error {

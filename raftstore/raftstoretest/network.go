@@ -10,19 +10,18 @@ import (
 	"virtmesh/raftstore"
 )
 
-// ErrUnreachable is what dialling a host beyond a cut, or one that does not
-// listen, returns.
+// ErrUnreachable is returned when dialling a host that is cut off or does not listen.
 var ErrUnreachable = errors.New("raftstoretest: host is unreachable")
 
-// Network connects hosts in memory. Links between them can be cut and healed;
-// cutting one breaks its connections, silencing a host does not.
+// Network connects hosts in memory. Hosts can be cut off, partitioned, silenced and
+// healed. A cut or a partition breaks the connections across it; Silence breaks none.
 type Network struct {
 	mu        sync.Mutex
-	silent    map[string]bool   // hosts that nothing comes from or goes to
+	silent    map[string]bool   // hosts whose traffic is lost in both directions
 	healed    chan struct{}     // closed by the next Heal
 	listeners map[string]*Layer // by kind and address
-	cut       map[string]bool   // hosts that reach nobody
-	groups    map[string]int    // partition a host is in
+	cut       map[string]bool   // hosts that reach no other host
+	groups    map[string]int    // partition that a host is in
 	conns     map[*pipe]struct{}
 }
 
@@ -38,7 +37,7 @@ func NewNetwork() *Network {
 	}
 }
 
-// Layer is a StreamLayer of one host; kind keeps its protocols apart.
+// Layer is a StreamLayer of one host. Its kind separates the protocols of a host.
 type Layer struct {
 	n        *Network
 	kind     string
@@ -50,8 +49,8 @@ type Layer struct {
 
 var _ raftstore.StreamLayer = (*Layer)(nil)
 
-// Listen returns the host's layer of a kind. A layer that listened there before
-// must have been closed.
+// Listen returns a layer of a kind at an address. An earlier layer of the same kind
+// and address must have been closed.
 func (n *Network) Listen(kind, addr string) *Layer {
 	l := &Layer{n: n, kind: kind, addr: addr, incoming: make(chan net.Conn), closed: make(chan struct{})}
 	n.mu.Lock()
@@ -130,8 +129,8 @@ func (n *Network) Cut(addr string) {
 	n.breakLocked()
 }
 
-// Partition splits the hosts: those of different groups do not reach each other,
-// and hosts not named form a group of their own.
+// Partition splits the hosts into groups. Hosts of different groups do not reach each
+// other. The hosts that are not named form a group of their own.
 func (n *Network) Partition(groups ...[]string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -144,16 +143,16 @@ func (n *Network) Partition(groups ...[]string) {
 	n.breakLocked()
 }
 
-// Silence makes a host fall silent, as power loss does: its connections stay
-// open and nothing passes over them, and dialling it takes until the timeout.
+// Silence makes a host fall silent, as a power loss does: its connections stay open
+// but nothing passes over them, and dialling it takes until the timeout.
 func (n *Network) Silence(addr string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.silent[addr] = true
 }
 
-// Heal undoes every cut, partition and silence. Connections that lost something
-// to a silence break.
+// Heal undoes every cut, partition and silence. It breaks the connections that lost
+// data while a host was silent.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -170,7 +169,7 @@ func (n *Network) Heal() {
 	}
 }
 
-// lose tells whether what is written to p now is lost.
+// lose reports whether data written to p now is lost.
 func (n *Network) lose(p *pipe) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -179,7 +178,8 @@ func (n *Network) lose(p *pipe) bool {
 	return lost
 }
 
-// breakLocked closes the connections that lead over a cut.
+// breakLocked closes the connections whose ends no longer reach each other. The
+// caller holds n.mu.
 func (n *Network) breakLocked() {
 	for p := range n.conns {
 		if !n.linked(p.a, p.b) {
@@ -194,7 +194,7 @@ type pipe struct {
 	n         *Network
 	a, b      string
 	near, far net.Conn
-	lossy     bool // something was lost; guarded by n.mu
+	lossy     bool // data was lost; guarded by n.mu
 }
 
 func (p *pipe) close() {

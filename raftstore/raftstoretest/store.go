@@ -1,6 +1,6 @@
-// Package raftstoretest runs raftstore replicas in memory for tests: a single
-// one with New, a group with NewCluster, over a network that can be cut. It is
-// for tests only and must not be imported by anything else.
+// Package raftstoretest runs raftstore replicas for tests: a single replica with New,
+// a group with NewCluster. They talk over an in-memory network whose links can be
+// cut. Only tests may import this package.
 //
 // Everything works in a testing/synctest bubble, where time is fake.
 package raftstoretest
@@ -15,7 +15,8 @@ import (
 	"virtmesh/raftstore"
 )
 
-// ReadyTimeout is how long the helpers wait for a leader. Tests share machines.
+// ReadyTimeout is how long the helpers wait for a condition, such as a leader. It is
+// long because tests run on shared machines.
 const ReadyTimeout = 60 * time.Second
 
 // Option changes the configuration of a replica before it is opened.
@@ -26,11 +27,11 @@ func WithConstraints(list ...raftstore.Constraint) Option {
 	return func(c *raftstore.Config) { c.Constraints = append(c.Constraints, list...) }
 }
 
-// WithConfig applies any change.
+// WithConfig applies f to the configuration.
 func WithConfig(f func(*raftstore.Config)) Option { return f }
 
-// Config returns the configuration of a replica named id on n, with the short
-// timeouts that suit tests. It has no data directory, so state lives in memory.
+// Config returns the configuration of a replica named id on n, with short timeouts
+// for tests. It has no data directory, so the state is kept in memory.
 func Config(n *Network, id string, options ...Option) raftstore.Config {
 	cfg := raftstore.DefaultConfig()
 	cfg.NodeID = id
@@ -51,8 +52,8 @@ func Config(n *Network, id string, options ...Option) raftstore.Config {
 	return cfg
 }
 
-// New opens a group of one replica in memory, waits until it serves, and closes
-// it at the end of the test.
+// New opens a group of one replica in memory, waits until it serves, and closes it at
+// the end of the test.
 func New(tb testing.TB, options ...Option) *raftstore.Store {
 	tb.Helper()
 	cfg := Config(NewNetwork(), "host1", options...)
@@ -80,8 +81,8 @@ func WaitServing(tb testing.TB, s *raftstore.Store) {
 	}
 }
 
-// Eventually waits until ok returns nil, and fails the test with its last error
-// if it does not within ReadyTimeout.
+// Eventually waits until ok returns nil. If that takes longer than ReadyTimeout, it
+// fails the test with the last error.
 func Eventually(tb testing.TB, ok func() error) {
 	tb.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
