@@ -20,7 +20,8 @@
 // the revisions that a reconciliation has written. While a key fails, only news
 // brings it forward before its back-off ends, and that only so often: a change
 // that the last reconciliation did not write itself. A key that does not fail
-// and that nothing but its own writes wake comes up ever more slowly.
+// and that nothing but its own writes wake comes up ever more slowly, and one that
+// writes whenever others change its object is held to a rate.
 //
 // Invariant the reconcilers must hold, not the engine: two hosts may for a
 // moment both believe to be the steward of a key (their views of the

@@ -1,6 +1,7 @@
 package stewards
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -20,6 +21,13 @@ const (
 	// without end.
 	promptBurst  = 10
 	promptRefill = 5 * time.Second
+	// answerBurst and answerRefill bound the same for a key that does not fail but
+	// writes: its news may be the answers of another loop that wants it otherwise, as
+	// one of another version may.
+	answerBurst  = 30
+	answerRefill = 2 * time.Second
+	// sweepAt is how many states there are before those of quiet keys are dropped.
+	sweepAt = 1024
 	// heardLimit bounds what is remembered of the notifications of a key that is
 	// being handled. What exceeds it counts as one change of someone else.
 	heardLimit = 64
@@ -30,7 +38,8 @@ const (
 // A key waits in one of two ways. A failing key waits for the end of its
 // back-off; only news, a change that its last reconciliation did not write and
 // so has not seen, brings it forward. Any other key comes up when it is named.
-// One that only its own writes name comes up ever more slowly.
+// One that only its own writes name comes up ever more slowly, and one that
+// writes comes up at a bounded rate, whoever names it.
 //
 // All methods may be called from any goroutine.
 type wakes struct {
@@ -39,9 +48,10 @@ type wakes struct {
 	min, max time.Duration
 	written  *written
 
-	mu     sync.Mutex
-	states map[Key]*wakeState
-	last   uint64 // the number of the last attempt
+	mu      sync.Mutex
+	states  map[Key]*wakeState
+	sweepAt int    // the number of states at which they are swept
+	last    uint64 // the number of the last attempt
 }
 
 // wakeState is what is remembered of a key that is being handled, fails, or
@@ -57,13 +67,16 @@ type wakeState struct {
 	prompt  *rate.Limiter
 
 	selfWakes int // reconciliations in a row that wrote, without news between them
+	// answers bounds how often news brings up a key that writes; nil before its
+	// first write.
+	answers *rate.Limiter
 }
 
 func newWakes(minDelay, maxDelay time.Duration) *wakes {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[Key](minDelay, maxDelay)
 	return &wakes{
 		queue: workqueue.NewTypedRateLimitingQueue(limiter), limiter: limiter,
-		min: minDelay, max: maxDelay, written: newWritten(), states: map[Key]*wakeState{},
+		min: minDelay, max: maxDelay, written: newWritten(), states: map[Key]*wakeState{}, sweepAt: sweepAt,
 	}
 }
 
@@ -102,6 +115,8 @@ func (w *wakes) arrive(key Key, st *wakeState, revision uint64) {
 		}
 	case own:
 		w.queue.AddAfter(key, w.selfWakeDelay(st.selfWakes))
+	case st.answers != nil && !st.answers.Allow():
+		w.queue.AddAfter(key, answerRefill)
 	default:
 		st.selfWakes = 0
 		w.queue.Add(key)
@@ -123,6 +138,7 @@ func (w *wakes) begin(key Key) (attempt uint64, ok bool) {
 	defer w.mu.Unlock()
 	st := w.states[key]
 	if st == nil {
+		w.sweep()
 		st = &wakeState{}
 		w.states[key] = st
 	}
@@ -148,6 +164,9 @@ func (w *wakes) succeeded(key Key, res Result, wrote bool) {
 	}
 	if wrote {
 		st.selfWakes++
+		if st.answers == nil {
+			st.answers = rate.NewLimiter(rate.Every(answerRefill), answerBurst)
+		}
 	} else {
 		st.selfWakes = 0
 	}
@@ -181,9 +200,25 @@ func (w *wakes) rest(key Key, st *wakeState) {
 	for _, revision := range heard {
 		w.arrive(key, st, revision)
 	}
-	if !st.failing && st.selfWakes == 0 && st.prompt == nil {
+	if st.quiet() {
 		delete(w.states, key)
 	}
+}
+
+// quiet says that nothing needs to be remembered of the key.
+func (st *wakeState) quiet() bool {
+	return !st.running && !st.failing && st.selfWakes == 0 && st.prompt == nil &&
+		(st.answers == nil || st.answers.Tokens() >= answerBurst)
+}
+
+// sweep drops the states of keys that have become quiet, now and then. The caller
+// holds w.mu.
+func (w *wakes) sweep() {
+	if len(w.states) < w.sweepAt {
+		return
+	}
+	maps.DeleteFunc(w.states, func(_ Key, st *wakeState) bool { return st.quiet() })
+	w.sweepAt = max(sweepAt, 2*len(w.states))
 }
 
 // dropKey ends what is remembered of a key that is not handled here any more.

@@ -170,6 +170,40 @@ func TestChangesByOthersAreBounded(t *testing.T) {
 	})
 }
 
+// Two loops that want the same field to say different things, and never fail, do
+// not overwrite each other as fast as the store can write.
+func TestLoopsThatContradictEachOtherAreBounded(t *testing.T) {
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		const limit = 10_000 // ends the test without the bound
+		d := w.Host("h1").Deps
+		d.Store = stewards.Guard(d.Store)
+		vmis := objects.For[*kubevirtv1.VirtualMachineInstance](d.Cache)
+		calls := &callTimes{begin: time.Now()}
+		for _, name := range []string{"one", "other"} {
+			c, err := stewards.New(d, stewards.Steward{
+				Name: name, Resync: -1,
+				Inputs:  []stewards.Input{stewards.Watch[*kubevirtv1.VirtualMachineInstance](d.Cache)},
+				Outputs: []stewards.Output{stewards.WritesStatus[*kubevirtv1.VirtualMachineInstance]()},
+				Reconciler: stewards.ReconcilerFunc(func(ctx context.Context, key stewards.Key) (stewards.Result, error) {
+					vmi, ok := vmis.Get(key)
+					if !ok || vmi.Status.Reason == name || calls.note() > limit {
+						return stewards.Result{}, nil
+					}
+					return stewards.Result{}, say(ctx, d.Store, vmi, name)
+				}),
+			})
+			w.Check(err)
+			w.Run(c.Run)
+		}
+		w.Create(&kubevirtv1.VirtualMachineInstance{ObjectMeta: metav1.ObjectMeta{Namespace: instance.Namespace, Name: instance.Name}})
+		// The first ones go at once.
+		time.Sleep(2 * time.Minute)
+		if n := w.Store.Commits(); n > 600 {
+			t.Errorf("%d transactions in two minutes", n)
+		}
+	})
+}
+
 func TestUndeclaredWritesAreRefused(t *testing.T) {
 	var vmi *kubevirtv1.VirtualMachineInstance
 	for name, test := range map[string]struct {
