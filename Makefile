@@ -18,7 +18,7 @@ export GOFLAGS
 # What the product itself needs on a host, then what the lab and the build need.
 PACKAGES := qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients ovmf swtpm swtpm-tools nftables iproute2 \
             isc-dhcp-client systemd busybox-static cpio syslinux syslinux-common extlinux mtools dosfstools e2fsprogs debootstrap util-linux \
-            gcc libc6-dev git ca-certificates jq etcd-server etcd-client iputils-ping xz-utils genisoimage
+            gcc libc6-dev git ca-certificates jq libxml2-utils etcd-server etcd-client iputils-ping xz-utils genisoimage
 
 .PHONY: help up down test bench build packages go lint unit cover race e2e fuzz mutants vuln generate clean
 

@@ -179,6 +179,9 @@ func TestConvertedGuestsRun(t *testing.T) {
 			if seen := h.virsh(t, "qemu-monitor-command", got.UUID, "--hmp", "info uuid"); !strings.Contains(seen, FirmwareUUID(in.VMI)) {
 				t.Errorf("the guest's machine has the UUID %s, want %s", seen, FirmwareUUID(in.VMI))
 			}
+			if free := freePorts(t, h.virsh(t, "dumpxml", got.UUID)); free != sparePorts {
+				t.Errorf("%d PCI ports are free, want %d", free, sparePorts)
+			}
 			if bootable {
 				awaitLog(t, ctx, in.Paths.SerialLog, hypervisortest.Ready)
 			}

@@ -34,7 +34,7 @@ var prepared = Input{
 		"drivers":   {Type: DiskFile, Path: "/images/drivers.iso", Format: "raw", DirectIO: true},
 		"empty":     {},
 		"data":      {Type: DiskBlock, Path: "/dev/vg/data", Format: "raw", DirectIO: true},
-		"log":       {Type: DiskFile, Path: "/disks/log.raw", Format: "raw", DirectIO: true, Preallocated: true, NoDiscard: true, LogicalBlockSize: 4096, DiscardGranularity: 4096},
+		"log":       {Type: DiskFile, Path: "/disks/log.raw", Format: "raw", DirectIO: true, Preallocated: true, NoDiscard: true, LogicalBlockSize: 4096},
 		"ceph": {Type: DiskNetwork, Format: "raw", Network: &NetworkDisk{
 			Protocol: "rbd", Name: "pool/ceph", Hosts: []NetworkHost{{Name: "mon1", Port: "6789"}, {Name: "mon2", Port: "6789"}},
 			User: "virtmesh", SecretUUID: "0f7d8a1e-0000-4000-8000-0000000000ff",
@@ -46,7 +46,7 @@ var prepared = Input{
 	},
 	NICs: map[string]NIC{
 		"default": {TapDevice: "tap-web-0", MAC: "02:00:00:00:00:01", MTU: 1450},
-		"lan":     {Bridge: "br-lan", MAC: "02:00:00:00:00:02"},
+		"lan":     {TapDevice: "tap-db-1", MAC: "02:00:00:00:00:02"},
 		"vf":      {PCI: "0000:3b:02.1"},
 	},
 	HostDevices: map[string]HostDevice{

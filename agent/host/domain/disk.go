@@ -271,11 +271,7 @@ func blockIO(c *conversion, path *field.Path, d v1.Disk, source Disk) *libvirtxm
 			c.unsupported(path.Child("blockSize", "matchVolume"), nil, "the volume's block size is not known")
 			return nil
 		}
-		out := &libvirtxml.DomainDiskBlockIO{LogicalBlockSize: logical, PhysicalBlockSize: max(logical, physical)}
-		if source.DiscardGranularity > 0 {
-			out.DiscardGranularity = ptr(source.DiscardGranularity)
-		}
-		return out
+		return &libvirtxml.DomainDiskBlockIO{LogicalBlockSize: logical, PhysicalBlockSize: max(logical, physical)}
 	}
 	return nil
 }

@@ -31,8 +31,6 @@ type Input struct {
 	VSOCKCID uint32
 	Machine  HostInfo
 	Paths    Paths
-	// SMBIOS is what guests read as their machine's maker; zero means KubeVirt's.
-	SMBIOS SMBIOS
 }
 
 // DiskType says what kind of thing holds a disk's data.
@@ -67,9 +65,8 @@ type Disk struct {
 	Preallocated bool
 	// NoDiscard keeps a thick volume thick.
 	NoDiscard bool
-	// LogicalBlockSize, PhysicalBlockSize and DiscardGranularity are the volume's, for
-	// disks that match it.
-	LogicalBlockSize, PhysicalBlockSize, DiscardGranularity uint
+	// LogicalBlockSize and PhysicalBlockSize are the volume's, for disks that match it.
+	LogicalBlockSize, PhysicalBlockSize uint
 }
 
 // NetworkDisk is a disk that QEMU reaches over the network, as Ceph RBD or NBD.
@@ -90,9 +87,7 @@ type NetworkHost struct {
 type NIC struct {
 	// TapDevice exists already; libvirt neither makes nor removes it.
 	TapDevice string
-	// Bridge is used instead of TapDevice to let libvirt make a tap on that bridge.
-	Bridge string
-	// PCI is used instead of both to hand a virtual function to the guest.
+	// PCI is used instead of TapDevice to hand a virtual function to the guest.
 	PCI string
 	// MAC is the address claimed for the interface.
 	MAC string
@@ -151,9 +146,4 @@ type HostInfo struct {
 type Paths struct {
 	// SerialLog receives what the guest writes to its console; empty logs nothing.
 	SerialLog string
-}
-
-// SMBIOS is the maker's data shown to guests.
-type SMBIOS struct {
-	Manufacturer, Product, Version, SKU, Family string
 }

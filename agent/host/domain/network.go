@@ -57,15 +57,11 @@ func networkInterface(c *conversion, path *field.Path, iface v1.Interface, nic N
 		Alias:   userAlias(iface.Name),
 		Address: pciAddress(c, path.Child("pciAddress"), iface.PciAddress),
 	}
-	switch {
-	case nic.TapDevice != "":
-		out.Source = &libvirtxml.DomainInterfaceSource{Ethernet: &libvirtxml.DomainInterfaceSourceEthernet{}}
-		out.Target = &libvirtxml.DomainInterfaceTarget{Dev: nic.TapDevice, Managed: "no"}
-	case nic.Bridge != "":
-		out.Source = &libvirtxml.DomainInterfaceSource{Bridge: &libvirtxml.DomainInterfaceSourceBridge{Bridge: nic.Bridge}}
-	default:
+	if nic.TapDevice == "" {
 		c.invalid(path.Child("name"), iface.Name, "its network has no device on this host")
 	}
+	out.Source = &libvirtxml.DomainInterfaceSource{Ethernet: &libvirtxml.DomainInterfaceSourceEthernet{}}
+	out.Target = &libvirtxml.DomainInterfaceTarget{Dev: nic.TapDevice, Managed: "no"}
 	out.MAC = macAddress(c, path, iface, nic)
 	if nic.MTU > 0 {
 		out.MTU = &libvirtxml.DomainInterfaceMTU{Size: uint(nic.MTU)}

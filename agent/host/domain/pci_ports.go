@@ -1,13 +1,19 @@
 package domain
 
 import (
+	"slices"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
 )
 
-// sparePorts is how many PCI devices can be plugged into a running guest.
+// sparePorts is how many PCI devices can be plugged into a running guest: a few network
+// cards. Disks need none, they go on the SCSI controller that is always there. A port
+// takes address space and some time of the firmware at each boot, so there are not more.
 const sparePorts = 4
+
+// oldPCICards are the nicModels that are not PCI Express.
+var oldPCICards = []string{"e1000", "ne2k_pci", "pcnet", "rtl8139"}
 
 // pciPorts gives a q35 machine a port for every PCI Express device it has, and some
 // more: a device can only be plugged into a port that was there when the guest
@@ -31,10 +37,17 @@ func pciPorts(c *conversion) {
 	}
 }
 
-// countPCIDevices counts the devices that libvirt puts behind a port of their own.
+// countPCIDevices counts the devices that libvirt puts behind a port of their own. Old
+// PCI devices (the watchdog, some network cards, the AC97 sound card) sit behind a
+// bridge, for which libvirt makes a port itself.
 func (c *conversion) countPCIDevices() int {
 	d := c.out.Devices
-	n := len(d.Interfaces) + len(d.RNGs) + len(d.Filesystems)
+	n := len(d.RNGs) + len(d.Filesystems)
+	for _, nic := range d.Interfaces {
+		if nic.Model == nil || !slices.Contains(oldPCICards, nic.Model.Type) {
+			n++
+		}
+	}
 	for _, disk := range d.Disks {
 		if disk.Target != nil && disk.Target.Bus == "virtio" {
 			n++
@@ -60,9 +73,6 @@ func (c *conversion) countPCIDevices() int {
 	}
 	if d.VSock != nil {
 		n++
-	}
-	if len(d.Watchdogs) > 0 {
-		n++ // the bridge to the old PCI bus it sits on
 	}
 	return n
 }

@@ -235,8 +235,9 @@ func TestBlockSizes(t *testing.T) {
 	}{
 		"nothing is asked":     {nil, Disk{LogicalBlockSize: 4096}, [3]uint{}},
 		"custom":               {&v1.BlockSize{Custom: &v1.CustomBlockSize{Logical: 512, Physical: 4096}}, Disk{}, [3]uint{512, 4096, 0}},
+		"custom granularity":   {&v1.BlockSize{Custom: &v1.CustomBlockSize{Logical: 512, Physical: 512, DiscardGranularity: ptr(uint(4096))}}, Disk{}, [3]uint{512, 512, 4096}},
 		"the smallest":         {&v1.BlockSize{Custom: &v1.CustomBlockSize{Logical: 1, Physical: 1}}, Disk{}, [3]uint{1, 1, 0}},
-		"as the volume":        {&v1.BlockSize{MatchVolume: &v1.FeatureState{}}, Disk{LogicalBlockSize: 512, PhysicalBlockSize: 4096, DiscardGranularity: 4096}, [3]uint{512, 4096, 4096}},
+		"as the volume":        {&v1.BlockSize{MatchVolume: &v1.FeatureState{}}, Disk{LogicalBlockSize: 512, PhysicalBlockSize: 4096}, [3]uint{512, 4096, 0}},
 		"physical is not told": {&v1.BlockSize{MatchVolume: &v1.FeatureState{}}, Disk{LogicalBlockSize: 4096}, [3]uint{4096, 4096, 0}},
 		"switched off":         {&v1.BlockSize{MatchVolume: &v1.FeatureState{Enabled: ptr(false)}}, Disk{LogicalBlockSize: 4096}, [3]uint{}},
 		"neither of the two":   {&v1.BlockSize{}, Disk{LogicalBlockSize: 4096}, [3]uint{}},
@@ -246,7 +247,7 @@ func TestBlockSizes(t *testing.T) {
 			in.VMI, in.Machine = load(t, "typical"), kvmHost
 			firstDisk(&in).BlockSize = tc.size
 			rootDisk(&in, func(d *Disk) {
-				d.LogicalBlockSize, d.PhysicalBlockSize, d.DiscardGranularity = tc.volume.LogicalBlockSize, tc.volume.PhysicalBlockSize, tc.volume.DiscardGranularity
+				d.LogicalBlockSize, d.PhysicalBlockSize = tc.volume.LogicalBlockSize, tc.volume.PhysicalBlockSize
 			})
 			domain, _, err := Convert(in)
 			if err != nil {

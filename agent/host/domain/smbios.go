@@ -10,19 +10,14 @@ import (
 // smbios fills the tables in which a guest finds its machine's maker, serial number
 // and UUID.
 func smbios(c *conversion) {
-	maker := c.SMBIOS
-	if maker == (SMBIOS{}) {
-		maker = SMBIOS{Manufacturer: "KubeVirt", Product: "None", Family: "KubeVirt"}
-	}
 	system := entries{}
 	if f := c.domain.Firmware; f != nil {
 		system.add("serial", f.Serial)
 	}
-	system.add("manufacturer", maker.Manufacturer)
-	system.add("product", maker.Product)
-	system.add("version", maker.Version)
-	system.add("sku", maker.SKU)
-	system.add("family", maker.Family)
+	// The maker is KubeVirt, by which software in guests knows where it runs.
+	system.add("manufacturer", "KubeVirt")
+	system.add("product", "None")
+	system.add("family", "KubeVirt")
 
 	table := &libvirtxml.DomainSysInfoSMBIOS{System: &libvirtxml.DomainSysInfoSystem{Entry: system}}
 	if ch := c.domain.Chassis; ch != nil {
