@@ -84,7 +84,7 @@ func newBootHost(t *testing.T, change func(*privatelibvirtd.Config)) *bootHost {
 	}
 	return &bootHost{driver: driver, uri: in.URI, dir: dir, info: HostInfo{
 		Arch: caps.Arch, Emulator: caps.Emulator, MachineTypes: caps.MachineTypes(),
-		MaxCPUs: caps.MaxVCPUs, CPUModels: caps.CPUModels, EFI: caps.EFI, SecureBoot: caps.SecureBoot, TPM: caps.TPM,
+		MaxCPUs: caps.MaxVCPUs, EFI: caps.EFI, SecureBoot: caps.SecureBoot, TPM: caps.TPM,
 	}}
 }
 

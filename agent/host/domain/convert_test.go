@@ -177,10 +177,6 @@ func machineFaults() []fault {
 		{"spec.domain.machine.type", true, func(in *Input) { in.Machine.MachineTypes = []string{"pc"} }},
 		{"spec.domain.memory.guest", false, func(in *Input) { in.VMI.Spec.Domain.Memory = nil }},
 		{"spec.domain.cpu", true, func(in *Input) { in.Machine.MaxCPUs = 1 }},
-		{"spec.domain.cpu.model", true, func(in *Input) {
-			in.Machine.CPUModels = []string{"qemu64"}
-			in.VMI.Spec.Domain.CPU.Model = "EPYC"
-		}},
 		{"spec.domain.cpu.dedicatedCpuPlacement", true, func(in *Input) {
 			in.Pinning, in.VMI.Spec.Domain.CPU.DedicatedCPUPlacement = nil, true
 		}},

@@ -1,8 +1,6 @@
 package domain
 
 import (
-	"slices"
-
 	v1 "kubevirt.io/api/core/v1"
 	"libvirt.org/go/libvirtxml"
 
@@ -51,9 +49,8 @@ func cpuModel(c *conversion) *libvirtxml.DomainCPU {
 	case v1.CPUModeHostModel:
 		return &libvirtxml.DomainCPU{Mode: model, Check: "partial"}
 	}
-	if len(c.Machine.CPUModels) > 0 && !slices.Contains(c.Machine.CPUModels, model) {
-		c.unsupported(path, model, "this host's CPU cannot be given that model")
-	}
+	// Whether the host's CPU can be given the model depends on the features that are
+	// switched off too: libvirt judges that.
 	return &libvirtxml.DomainCPU{
 		Mode: "custom", Match: "exact", Check: "partial",
 		Model: &libvirtxml.DomainCPUModel{Fallback: "forbid", Value: model},

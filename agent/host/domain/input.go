@@ -136,8 +136,6 @@ type HostInfo struct {
 	Canonical map[string]string
 	// MaxCPUs a guest may have; zero skips the check.
 	MaxCPUs int
-	// CPUModels that can be named; empty skips the check.
-	CPUModels []string
 	// EFI, SecureBoot and TPM say what the host can give; they are demanded when used.
 	EFI, SecureBoot, TPM bool
 }
