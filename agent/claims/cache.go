@@ -14,7 +14,7 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Cache holds all claims as the local replica has them.
+// Cache holds all claims, as the local replica has them.
 type Cache struct {
 	log *slog.Logger
 
@@ -34,28 +34,29 @@ type Cache struct {
 	delivery   sync.Mutex // orders the calls of handlers
 }
 
-// Event tells that claims have changed. At most one of the pointers is set; a
-// nil New is a deletion.
+// Event reports a change of claims. At most one of the pointers is set; New is nil for
+// a deletion.
 type Event struct {
 	Instance  *InstanceChange
 	Capacity  *CapacityChange
 	Volume    *objects.Key
 	Migration *types.UID
 	Guard     *GuardChange
-	// Revision, if not zero, says that every change up to it has been told.
+	// Revision, if not zero, says that the handler has received every change up to it.
 	Revision uint64
 }
 
-// GuardChange is the new revision of a namespace's guard; zero if it is gone.
+// GuardChange is the new revision of a namespace's guard; zero if the guard was
+// deleted.
 type GuardChange struct {
 	Namespace string
 	Revision  uint64
 }
 
-// InstanceChange is a claim that came, changed or went.
+// InstanceChange is a claim of an instance that was added, changed or removed.
 type InstanceChange struct{ Old, New *Instance }
 
-// CapacityChange is a capacity that came, changed or went.
+// CapacityChange is a capacity that was added, changed or removed.
 type CapacityChange struct{ Old, New *Capacity }
 
 // NewCache returns a cache of claims that is kept up to date by c.
@@ -75,7 +76,7 @@ func (c *Cache) clear() {
 	c.guards = map[string]uint64{}
 }
 
-// WaitForSync returns when the cache has been filled once.
+// WaitForSync waits until the cache has been filled once.
 func (c *Cache) WaitForSync(ctx context.Context) error {
 	select {
 	case <-c.synced:
@@ -100,7 +101,7 @@ func (c *Cache) Instances() []Instance {
 	return slices.Collect(maps.Values(c.instances))
 }
 
-// OnHost returns the claims that name the host, as host or as target.
+// OnHost returns the claims that name the host as Host or as Target.
 func (c *Cache) OnHost(host string) []Instance {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -113,8 +114,7 @@ func (c *Cache) OnHost(host string) []Instance {
 	return out
 }
 
-// Epoch returns the last epoch under a name; one with Revision zero if there is
-// no record.
+// Epoch returns the last epoch under a name; Revision is zero if there is no record.
 func (c *Cache) Epoch(key objects.Key) Epoch {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -131,7 +131,7 @@ func (c *Cache) Epochs() map[objects.Key]Epoch {
 	return maps.Clone(c.epochs)
 }
 
-// Floor returns the highest epoch that was forgotten.
+// Floor returns the highest epoch whose record was deleted.
 func (c *Cache) Floor() Floor {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -153,7 +153,7 @@ func (c *Cache) Capacity(host string) (Capacity, bool) {
 	return capacity, ok
 }
 
-// Volume returns the claim on a volume; one without holders if there is none.
+// Volume returns the claim on a volume; it has no holders if there is none.
 func (c *Cache) Volume(key objects.Key) Volume {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -191,9 +191,9 @@ func (c *Cache) Migrations() []Migration {
 	return slices.Collect(maps.Values(c.migrations))
 }
 
-// AddHandler calls fn for every capacity, every claim of an instance and every
-// guard that exist now, and then for every change, one call at a time, until cancel is
-// called. fn must be quick and must not call AddHandler or cancel.
+// AddHandler calls fn for every capacity, every claim of an instance and every guard
+// that exists now, and then for every change, one call at a time, until cancel is
+// called. fn must return quickly and must not call AddHandler or cancel.
 func (c *Cache) AddHandler(fn func(Event)) (cancel func()) {
 	c.delivery.Lock()
 	defer c.delivery.Unlock()
@@ -225,15 +225,15 @@ func (c *Cache) Reset(recs []raftstore.Record, revision uint64) {
 	c.clear()
 	c.revision = revision
 	for _, rec := range recs {
-		c.set(rec)
+		c.setRecord(rec)
 	}
 	events := diffInstances(oldInstances, c.instances)
 	events = append(events, diffCapacities(oldCapacities, c.capacities)...)
-	// A guard is told after the claims that it may be about.
+	// Report guards after the claims that they may concern.
 	events = append(events, diffGuards(oldGuards, c.guards)...)
 	events = append(events, Event{Revision: revision})
 	c.mu.Unlock()
-	c.deliver(events...)
+	c.deliverEvents(events...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.isSynced {
@@ -250,9 +250,9 @@ func (c *Cache) Apply(ev raftstore.Event) {
 	var out Event
 	var ok bool
 	if ev.Type == raftstore.Put {
-		out, ok = c.set(ev.Record)
+		out, ok = c.setRecord(ev.Record)
 	} else {
-		out, ok = c.unset(ev.Record.Key)
+		out, ok = c.unsetRecord(ev.Record.Key)
 	}
 	if !ok {
 		out = Event{}
@@ -260,50 +260,50 @@ func (c *Cache) Apply(ev raftstore.Event) {
 	c.revision = max(c.revision, ev.Revision)
 	out.Revision = c.revision
 	c.mu.Unlock()
-	c.deliver(out)
+	c.deliverEvents(out)
 }
 
-// set stores one record. The caller holds c.mu. A record that cannot be read
-// is logged and left out: no claim of this release would be written like that.
-func (c *Cache) set(rec raftstore.Record) (ev Event, ok bool) {
+// setRecord stores one record. The caller holds c.mu. A record that cannot be decoded
+// is logged and skipped: this release writes no such record.
+func (c *Cache) setRecord(rec raftstore.Record) (ev Event, ok bool) {
 	var err error
 	switch {
 	case strings.HasPrefix(rec.Key, instancePrefix):
 		var v Instance
-		if v, err = decode[Instance](rec); err == nil {
+		if v, err = decodeValue[Instance](rec); err == nil {
 			v.Revision = rec.ModRevision
 			ev.Instance = &InstanceChange{Old: lookup(c.instances, v.UID), New: &v}
 			c.instances[v.UID], ok = v, true
 		}
 	case strings.HasPrefix(rec.Key, epochPrefix):
 		var v Epoch
-		if v, err = decode[Epoch](rec); err == nil {
+		if v, err = decodeValue[Epoch](rec); err == nil {
 			v.Revision = rec.ModRevision
 			c.epochs[splitKey(rec.Key, epochPrefix)] = v
 		}
 	case rec.Key == floorKey:
 		var v Floor
-		if v, err = decode[Floor](rec); err == nil {
+		if v, err = decodeValue[Floor](rec); err == nil {
 			v.Revision = rec.ModRevision
 			c.floor = v
 		}
 	case strings.HasPrefix(rec.Key, capacityPrefix):
 		var v Capacity
-		if v, err = decode[Capacity](rec); err == nil {
+		if v, err = decodeValue[Capacity](rec); err == nil {
 			v.Revision = rec.ModRevision
 			ev.Capacity = &CapacityChange{Old: lookup(c.capacities, v.Host), New: &v}
 			c.capacities[v.Host], ok = v, true
 		}
 	case strings.HasPrefix(rec.Key, volumePrefix):
 		var v Volume
-		if v, err = decode[Volume](rec); err == nil {
+		if v, err = decodeValue[Volume](rec); err == nil {
 			v.Revision = rec.ModRevision
 			key := splitKey(rec.Key, volumePrefix)
 			c.volumes[key], ev.Volume, ok = v, &key, true
 		}
 	case strings.HasPrefix(rec.Key, migrationPrefix):
 		var v Migration
-		if v, err = decode[Migration](rec); err == nil {
+		if v, err = decodeValue[Migration](rec); err == nil {
 			v.Revision = rec.ModRevision
 			c.migrations[v.UID], ev.Migration, ok = v, &v.UID, true
 		}
@@ -318,8 +318,8 @@ func (c *Cache) set(rec raftstore.Record) (ev Event, ok bool) {
 	return ev, ok
 }
 
-// unset forgets one record. The caller holds c.mu.
-func (c *Cache) unset(storeKey string) (ev Event, ok bool) {
+// unsetRecord removes one record. The caller holds c.mu.
+func (c *Cache) unsetRecord(storeKey string) (ev Event, ok bool) {
 	switch {
 	case strings.HasPrefix(storeKey, instancePrefix):
 		uid := types.UID(strings.TrimPrefix(storeKey, instancePrefix))

@@ -7,8 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// deliver calls the handlers. The caller holds c.delivery.
-func (c *Cache) deliver(events ...Event) {
+// deliverEvents calls the handlers. The caller holds c.delivery.
+func (c *Cache) deliverEvents(events ...Event) {
 	c.mu.RLock()
 	var fns []func(Event)
 	for _, id := range slices.Sorted(maps.Keys(c.handlers)) {

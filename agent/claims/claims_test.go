@@ -159,7 +159,7 @@ func TestRefusals(t *testing.T) {
 			func(tx *objects.Tx) {
 				tx.Require(instanceKey(a.UID), a.Revision)
 				tx.Remove(instanceKey(a.UID))
-				tx.Demand(demand(RuleVMIOnce, vmiArgs{[]types.UID{a.UID}}))
+				tx.Demand(demandRule(RuleVMIOnce, vmiArgs{[]types.UID{a.UID}}))
 			},
 			func(err error) bool { return refusedBy(err, RuleVMIOnce, "h1") },
 		},
@@ -428,8 +428,8 @@ func (w *world) check() {
 	}
 	for n, e := range v.epochs {
 		if e.Revision == 0 {
-			if e.next() <= w.epochs[n] {
-				w.t.Fatalf("%s would get epoch %d again", n, e.next())
+			if e.nextEpoch() <= w.epochs[n] {
+				w.t.Fatalf("%s would get epoch %d again", n, e.nextEpoch())
 			}
 			continue
 		}

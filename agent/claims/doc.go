@@ -1,41 +1,41 @@
 // Package claims holds the outcomes of decisions, and the rules by which the
-// store judges them.
+// store accepts or refuses them.
 //
-// A claim is a record below /claims/ that says what belongs to what: this
-// instance runs on that host, this volume is written by that instance. It is
-// not served by the API. Layout:
+// A claim is a record below /claims/ that assigns one thing to another: an
+// instance runs on a host, a volume is attached to an instance. The API does not
+// serve claims. Layout:
 //
-//	/claims/vmi/<uid>             Instance: where it runs, and what it takes
-//	/claims/host/<host>/<uid>     Entry: the same by host, for the sum
-//	/claims/epoch/<ns>/<name>     Epoch: the last fencing epoch by name
-//	/claims/floor                 Floor: the highest epoch that was forgotten
-//	/claims/capacity/<host>       Capacity: what the claims on a host may add up to
-//	/claims/volume/<ns>/<claim>   Volume: who has it attached
+//	/claims/vmi/<uid>             Instance: where an instance runs, and its resources
+//	/claims/host/<host>/<uid>     Entry: the same by host, for the sum of a host
+//	/claims/epoch/<ns>/<name>     Epoch: the last fencing epoch of a name
+//	/claims/floor                 Floor: the highest epoch whose record was deleted
+//	/claims/capacity/<host>       Capacity: the limit for the sum of claims on a host
+//	/claims/volume/<ns>/<claim>   Volume: the instances that have it attached
 //	/claims/migration/<uid>       Migration: one running migration
-//	/claims/guard/<ns>            who was last placed that keeps others away there
-//	/claims/unique/<class>/<name> Unique: who holds a MAC or an IP address
+//	/claims/guard/<ns>            the instance placed last that keeps others away there
+//	/claims/unique/<class>/<name> Unique: the object that holds a MAC or an IP address
 //
 // Functions of this package add a change of claims to an objects.Tx, with the
-// conditions and constraints that make it safe; the caller adds what else
-// belongs in the same transaction (the status of the instance) and commits.
-// Nothing else may write below /claims/.
+// conditions and constraints that make it safe. The caller adds whatever else
+// belongs in the same transaction (such as the status of the instance) and commits.
+// No other code may write below /claims/.
 //
-// Invariants, held by the state machine on every replica:
+// Invariants, which the state machine enforces on every replica:
 //
-//   - host-capacity: what is claimed of a host is never more than its capacity
-//     when a claim on it is made.
-//   - vmi-once: an instance holds claims on exactly the hosts that its record
-//     names, one, or two while it migrates; and of the instances that ever had
-//     one name, only the last holds a claim.
-//   - volume-once: a volume that is not shared is attached by one instance.
-//   - placed-since: who counted instances to decide has seen all of them.
+//   - host-capacity: when a claim on a host is made, the sum of the claims on the
+//     host is within its capacity.
+//   - vmi-once: an instance has claims on exactly the hosts that its record
+//     names: one, or two while it migrates. Of all instances that ever had one
+//     name, only the last has a claim.
+//   - volume-once: a volume that is not shared is attached to at most one instance.
+//   - placed-since: a decision that counted instances has seen all of them.
 //   - migration-slots: no more migrations run than the limits allow.
 //
-// An epoch never goes back and is never used twice under one name. Whoever acts
-// for an instance carries its epoch, and who sees a higher one stops. The record
-// of a name that is not used any more is forgotten; it raises the floor, above
-// which names without a record begin.
+// An epoch never decreases and is never used twice under one name. Whoever acts
+// for an instance uses its epoch, and stops on seeing a higher one. The epoch record
+// of a name that is no longer used is deleted; this raises the floor, and the first
+// epoch of a name without a record is above the floor.
 //
-// Rules are versioned. A change of a rule is a new version beside the old one;
-// the old one stays for the entries in the log that name it.
+// Rules are versioned. A changed rule is added as a new version; the old version
+// stays, for the log entries that name it.
 package claims

@@ -13,9 +13,9 @@ import (
 
 // Entry is the claim of an instance on one host.
 //
-// It is the one record that is not JSON: every replica reads all entries of a
-// host for every claim on it, and reading JSON would set the pace of the mesh.
-// Its text is words with a space between them:
+// It is the only record that is not JSON: for every claim on a host, every replica
+// reads all entries of the host, and decoding JSON would limit the write rate of the
+// mesh. Its text consists of words separated by single spaces:
 //
 //	<namespace>/<name> epoch=<n> cpu=<milli> memory=<bytes> [ephemeral=<bytes>] [hugepages:<size>=<bytes>] [device:<name>=<n>]
 type Entry struct {
@@ -30,8 +30,8 @@ const (
 	deviceWord    = "device:"
 )
 
-// encode returns the text of the entry.
-func (e Entry) encode() []byte {
+// encodeText returns the text of the entry.
+func (e Entry) encodeText() []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s/%s epoch=%d cpu=%d memory=%d", e.Namespace, e.Name, e.Epoch, e.Resources.CPUMilli, e.Resources.MemoryBytes)
 	if n := e.Resources.EphemeralBytes; n != 0 {
@@ -46,8 +46,8 @@ func (e Entry) encode() []byte {
 	return []byte(b.String())
 }
 
-// decodeEntry reads the text of an entry. It refuses every word it does not
-// know: to overlook a resource would be to give it away twice.
+// decodeEntry parses the text of an entry. It refuses every word that it does not know:
+// ignoring a resource would let it be claimed twice.
 func decodeEntry(rec raftstore.Record) (Entry, error) {
 	var e Entry
 	first, rest, _ := strings.Cut(string(rec.Value), " ")
@@ -59,14 +59,14 @@ func decodeEntry(rec raftstore.Record) (Entry, error) {
 	for rest != "" {
 		var word string
 		word, rest, _ = strings.Cut(rest, " ")
-		if err := e.set(word); err != nil {
+		if err := e.setWord(word); err != nil {
 			return e, fmt.Errorf("decode %s: %w", rec.Key, err)
 		}
 	}
 	return e, nil
 }
 
-func (e *Entry) set(word string) error {
+func (e *Entry) setWord(word string) error {
 	key, value, _ := strings.Cut(word, "=")
 	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || n < 0 {

@@ -14,10 +14,10 @@ func TestEntryText(t *testing.T) {
 		EphemeralBytes: 4096, Hugepages: map[string]int64{"2Mi": 4 << 20, "1Gi": 8 << 30}, Devices: map[string]int64{"nvidia.com/T4": 1},
 	}}
 	want := "ns/vm epoch=7 cpu=100 memory=1073741824 ephemeral=4096 hugepages:1Gi=8589934592 hugepages:2Mi=4194304 device:nvidia.com/T4=1"
-	if got := string(e.encode()); got != want {
+	if got := string(e.encodeText()); got != want {
 		t.Errorf("encoded as %q, want %q", got, want)
 	}
-	back, err := decodeEntry(raftstore.Record{Key: "k", Value: e.encode()})
+	back, err := decodeEntry(raftstore.Record{Key: "k", Value: e.encodeText()})
 	if err != nil || !reflect.DeepEqual(back, e) {
 		t.Errorf("decoded as %+v (%v)", back, err)
 	}
@@ -36,7 +36,7 @@ func FuzzDecodeEntry(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := decodeEntry(raftstore.Record{Value: e.encode()})
+		again, err := decodeEntry(raftstore.Record{Value: e.encodeText()})
 		if err != nil || !reflect.DeepEqual(e, again) {
 			t.Errorf("%q: %+v became %+v (%v)", b, e, again, err)
 		}

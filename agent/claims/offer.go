@@ -6,26 +6,26 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// OfferRequest asks a host whether it would run an instance now, before the
-// instance is claimed for it. It crosses the wire as JSON.
+// OfferRequest asks a host whether it would run an instance now, before the instance is
+// claimed for it. It is sent as JSON.
 type OfferRequest struct {
 	Namespace string            `json:"namespace"`
 	Name      string            `json:"name"`
 	UID       types.UID         `json:"uid"`
 	Resources machine.Resources `json:"resources"`
-	// CPUModel and CPUFeatures are what the host's processor must provide.
+	// CPUModel and CPUFeatures are what the host's processor must support.
 	CPUModel    string   `json:"cpuModel,omitempty"`
 	CPUFeatures []string `json:"cpuFeatures,omitempty"`
 	// Needs is what the host must be able to emulate.
 	Needs machine.Needs `json:"needs"`
-	// Images are the container disks it will need.
+	// Images are the container disks that the instance needs.
 	Images []string `json:"images,omitempty"`
 }
 
-// Offer is a host's answer to an OfferRequest. It binds nobody: the claim does.
+// Offer is a host's answer to an OfferRequest. It reserves nothing: only a claim does.
 type Offer struct {
 	// Accepted says that the host would run the instance.
 	Accepted bool `json:"accepted"`
-	// Reason says why not, for people.
+	// Reason says, for users, why the host does not accept.
 	Reason string `json:"reason,omitempty"`
 }

@@ -15,19 +15,18 @@ import (
 // GetInstance reads the claim of an instance from the store. ok is false if it
 // has none.
 func GetInstance(ctx context.Context, s objects.Store, uid types.UID, opts raftstore.ReadOptions) (in Instance, ok bool, err error) {
-	rec, ok, err := get(ctx, s, instanceKey(uid), opts)
+	rec, ok, err := getRecord(ctx, s, instanceKey(uid), opts)
 	if !ok || err != nil {
 		return Instance{}, false, err
 	}
-	in, err = decode[Instance](rec)
+	in, err = decodeValue[Instance](rec)
 	in.Revision = rec.ModRevision
 	return in, err == nil, err
 }
 
-// GetEpoch reads the last epoch under a name; one with Revision zero if there
-// is no record.
+// GetEpoch reads the last epoch under a name; Revision is zero if there is no record.
 func GetEpoch(ctx context.Context, s objects.Store, key objects.Key, opts raftstore.ReadOptions) (Epoch, error) {
-	rec, ok, err := get(ctx, s, epochKey(key.Namespace, key.Name), opts)
+	rec, ok, err := getRecord(ctx, s, epochKey(key.Namespace, key.Name), opts)
 	if err != nil {
 		return Epoch{}, err
 	}
@@ -35,51 +34,51 @@ func GetEpoch(ctx context.Context, s objects.Store, key objects.Key, opts raftst
 		floor, err := GetFloor(ctx, s, opts)
 		return Epoch{floor: floor}, err
 	}
-	e, err := decode[Epoch](rec)
+	e, err := decodeValue[Epoch](rec)
 	e.Revision = rec.ModRevision
 	return e, err
 }
 
-// GetFloor reads the floor; the zero Floor if nothing was forgotten yet.
+// GetFloor reads the floor; it is the zero Floor if no epoch record was deleted yet.
 func GetFloor(ctx context.Context, s objects.Store, opts raftstore.ReadOptions) (Floor, error) {
-	rec, ok, err := get(ctx, s, floorKey, opts)
+	rec, ok, err := getRecord(ctx, s, floorKey, opts)
 	if !ok || err != nil {
 		return Floor{}, err
 	}
-	f, err := decode[Floor](rec)
+	f, err := decodeValue[Floor](rec)
 	f.Revision = rec.ModRevision
 	return f, err
 }
 
-// GetCapacity reads the capacity of a host; one of nothing, with Revision
-// zero, if it published none.
+// GetCapacity reads the capacity of a host. If the host published none, the result is
+// empty and its Revision is zero.
 func GetCapacity(ctx context.Context, s objects.Store, host string, opts raftstore.ReadOptions) (Capacity, error) {
-	rec, ok, err := get(ctx, s, capacityKey(host), opts)
+	rec, ok, err := getRecord(ctx, s, capacityKey(host), opts)
 	if !ok || err != nil {
 		return Capacity{Host: host}, err
 	}
-	c, err := decode[Capacity](rec)
+	c, err := decodeValue[Capacity](rec)
 	c.Revision = rec.ModRevision
 	return c, err
 }
 
-// GetVolume reads the claim on a volume; one without holders and with Revision
-// zero if there is none.
+// GetVolume reads the claim on a volume. If there is none, the result has no holders
+// and its Revision is zero.
 func GetVolume(ctx context.Context, s objects.Store, key objects.Key, opts raftstore.ReadOptions) (Volume, error) {
-	rec, ok, err := get(ctx, s, volumeKey(key.Namespace, key.Name), opts)
+	rec, ok, err := getRecord(ctx, s, volumeKey(key.Namespace, key.Name), opts)
 	if !ok || err != nil {
 		return Volume{Namespace: key.Namespace, Claim: key.Name}, err
 	}
-	v, err := decode[Volume](rec)
+	v, err := decodeValue[Volume](rec)
 	v.Revision = rec.ModRevision
 	return v, err
 }
 
-// OnHost lists the claims that name the host, as host or as target.
+// OnHost lists the claims that name the host as Host or as Target.
 func OnHost(ctx context.Context, s objects.Store, host string, opts raftstore.ReadOptions) ([]Instance, error) {
 	var held []Instance
 	_, err := objects.ListRecords(ctx, s, instancePrefix, opts, func(rec raftstore.Record) error {
-		in, err := decode[Instance](rec)
+		in, err := decodeValue[Instance](rec)
 		if err == nil && slices.Contains(in.Hosts(), host) {
 			in.Revision = rec.ModRevision
 			held = append(held, in)
@@ -96,7 +95,7 @@ func OnHost(ctx context.Context, s objects.Store, host string, opts raftstore.Re
 func VolumesOf(ctx context.Context, s objects.Store, uid types.UID, opts raftstore.ReadOptions) ([]Volume, error) {
 	var held []Volume
 	_, err := objects.ListRecords(ctx, s, volumePrefix, opts, func(rec raftstore.Record) error {
-		v, err := decode[Volume](rec)
+		v, err := decodeValue[Volume](rec)
 		if err == nil && slices.Contains(v.Holders, uid) {
 			v.Revision = rec.ModRevision
 			held = append(held, v)
@@ -109,7 +108,7 @@ func VolumesOf(ctx context.Context, s objects.Store, uid types.UID, opts raftsto
 	return held, nil
 }
 
-func get(ctx context.Context, s objects.Store, key string, opts raftstore.ReadOptions) (raftstore.Record, bool, error) {
+func getRecord(ctx context.Context, s objects.Store, key string, opts raftstore.ReadOptions) (raftstore.Record, bool, error) {
 	rec, _, err := s.Get(ctx, key, opts)
 	if errors.Is(err, raftstore.ErrNotFound) {
 		return rec, false, nil

@@ -13,7 +13,7 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Names of the rules, as they appear in a refusal.
+// Names of the rules, as they appear in the error of a refused transaction.
 const (
 	RuleHostCapacity   = "host-capacity"
 	RuleVMIOnce        = "vmi-once"
@@ -21,9 +21,9 @@ const (
 	RuleMigrationSlots = "migration-slots"
 )
 
-// Rules returns the constraints that a store which holds claims must have.
-// They are pure functions of the state and the transaction. All of them are in
-// the first release, so none asks for a feature level.
+// Rules returns the constraints that a store with claims must have. They are pure
+// functions of the state and the transaction. All of them are in the first release, so
+// none needs a feature level.
 func Rules() []raftstore.Constraint {
 	return []raftstore.Constraint{
 		{Name: RuleHostCapacity, Version: 1, Check: checkHostCapacity},
@@ -35,15 +35,16 @@ func Rules() []raftstore.Constraint {
 	}
 }
 
-// demand builds the call of a rule's version 1.
-func demand(rule string, args any) raftstore.ConstraintCall {
-	return raftstore.ConstraintCall{Name: rule, Version: 1, Args: encode(args)}
+// demandRule returns the call of version 1 of a rule.
+func demandRule(rule string, args any) raftstore.ConstraintCall {
+	return raftstore.ConstraintCall{Name: rule, Version: 1, Args: encodeValue(args)}
 }
 
-// demandVMIOnce builds the call of RuleVMIOnce. A version that was ever demanded
-// stays in Rules: a log that holds it could not be replayed without.
+// demandVMIOnce returns the call of the newest version of RuleVMIOnce. A version that
+// was ever demanded must stay in Rules: without it, a log that names it could not be
+// replayed.
 func demandVMIOnce(uid types.UID) raftstore.ConstraintCall {
-	return raftstore.ConstraintCall{Name: RuleVMIOnce, Version: 2, Args: encode(vmiArgs{[]types.UID{uid}})}
+	return raftstore.ConstraintCall{Name: RuleVMIOnce, Version: 2, Args: encodeValue(vmiArgs{[]types.UID{uid}})}
 }
 
 // Arguments of the rules.
@@ -54,8 +55,9 @@ type (
 	slotArgs   struct{ Total, PerSource int }
 )
 
-// checkHostCapacity: the entries of each host in the arguments add up to no
-// more than its capacity. A host that published none takes nothing.
+// checkHostCapacity requires that the entries of each host in the arguments add up to
+// no more than the host's capacity. A host that has published no capacity accepts no
+// claim.
 func checkHostCapacity(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 	var args hostArgs
 	if err := json.Unmarshal(raw, &args); err != nil {
@@ -66,11 +68,11 @@ func checkHostCapacity(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 		if !ok {
 			return fmt.Errorf("host %s has published no capacity", host)
 		}
-		capacity, err := decode[Capacity](rec)
+		capacity, err := decodeValue[Capacity](rec)
 		if err != nil {
 			return err
 		}
-		sum, err := claimedOf(v, host)
+		sum, err := claimedOn(v, host)
 		if err != nil {
 			return err
 		}
@@ -81,8 +83,8 @@ func checkHostCapacity(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 	return nil
 }
 
-// claimedOf sums the entries of a host.
-func claimedOf(v raftstore.View, host string) (sum machine.Resources, err error) {
+// claimedOn returns the sum of the entries of a host.
+func claimedOn(v raftstore.View, host string) (sum machine.Resources, err error) {
 	v.Ascend(hostEntries(host), func(rec raftstore.Record) bool {
 		var e Entry
 		if e, err = decodeEntry(rec); err != nil {
@@ -94,8 +96,8 @@ func claimedOf(v raftstore.View, host string) (sum machine.Resources, err error)
 	return sum, err
 }
 
-// checkVMIOnce: an instance has entries on exactly the hosts its record names,
-// and the epoch of its name is its own.
+// checkVMIOnce requires that an instance has entries on exactly the hosts that its
+// record names, and that the epoch record of its name is its own.
 func checkVMIOnce(v raftstore.View, t *raftstore.Txn, raw []byte) error {
 	var args vmiArgs
 	if err := json.Unmarshal(raw, &args); err != nil {
@@ -118,9 +120,9 @@ func checkVMIOnce(v raftstore.View, t *raftstore.Txn, raw []byte) error {
 	return nil
 }
 
-// checkVMIOnceAboveFloor is checkVMIOnce, and an instance whose name had no epoch
-// before has one above the floor: whatever the name had once been given, and was
-// forgotten, does not come back.
+// checkVMIOnceAboveFloor is checkVMIOnce with one more requirement: an instance whose
+// name had no epoch record before must get an epoch above the floor, so that no epoch
+// that the name had before its record was deleted is used again.
 func checkVMIOnceAboveFloor(v raftstore.View, t *raftstore.Txn, raw []byte) error {
 	if err := checkVMIOnce(v, t, raw); err != nil {
 		return err
@@ -129,7 +131,7 @@ func checkVMIOnceAboveFloor(v raftstore.View, t *raftstore.Txn, raw []byte) erro
 	if !ok {
 		return nil
 	}
-	floor, err := decode[Floor](rec)
+	floor, err := decodeValue[Floor](rec)
 	if err != nil {
 		return err
 	}
@@ -139,9 +141,9 @@ func checkVMIOnceAboveFloor(v raftstore.View, t *raftstore.Txn, raw []byte) erro
 		}
 		rec, ok := v.Get(op.Key)
 		if !ok || rec.CreateRevision != rec.ModRevision {
-			continue // the name had one, which the transaction has seen
+			continue // the name had an epoch record, and the transaction requires its revision
 		}
-		epoch, err := decode[Epoch](rec)
+		epoch, err := decodeValue[Epoch](rec)
 		if err != nil {
 			return err
 		}
@@ -153,14 +155,14 @@ func checkVMIOnceAboveFloor(v raftstore.View, t *raftstore.Txn, raw []byte) erro
 	return nil
 }
 
-// namedHosts returns the hosts that the record of an instance names, none if
-// it has no record, after checking it against the epoch of its name.
+// namedHosts returns the hosts that the record of an instance names, or none if it has
+// no record. It first checks the record against the epoch of the instance's name.
 func namedHosts(v raftstore.View, uid types.UID) ([]string, error) {
 	rec, ok := v.Get(instanceKey(uid))
 	if !ok {
 		return nil, nil
 	}
-	in, err := decode[Instance](rec)
+	in, err := decodeValue[Instance](rec)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +173,7 @@ func namedHosts(v raftstore.View, uid types.UID) ([]string, error) {
 	if !ok {
 		return nil, fmt.Errorf("instance %s/%s has no epoch", in.Namespace, in.Name)
 	}
-	epoch, err := decode[Epoch](rec)
+	epoch, err := decodeValue[Epoch](rec)
 	if err != nil {
 		return nil, err
 	}
@@ -182,9 +184,9 @@ func namedHosts(v raftstore.View, uid types.UID) ([]string, error) {
 	return in.Hosts(), nil
 }
 
-// strayEntry finds an entry of the instance on a host not in hosts. Where the
-// transaction demanded that the instance had no record before, it had no
-// entries either (this rule held), and only what was written is looked at.
+// strayEntry finds an entry of the instance on a host that is not in hosts. If the
+// transaction required that the instance had no record before, it had no entries
+// either, because this rule held; then only the transaction's own writes are checked.
 func strayEntry(v raftstore.View, t *raftstore.Txn, uid types.UID, hosts []string) (string, bool) {
 	check := func(host string) bool {
 		_, has := v.Get(hostKey(host, uid))
@@ -211,8 +213,8 @@ func strayEntry(v raftstore.View, t *raftstore.Txn, uid types.UID, hosts []strin
 	return stray, stray != ""
 }
 
-// checkVolumeOnce: a volume that is not shared has at most one holder, and
-// every holder is an instance with a claim.
+// checkVolumeOnce requires that a volume that is not shared has at most one holder, and
+// that every holder is an instance with a claim.
 func checkVolumeOnce(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 	var args volumeArgs
 	if err := json.Unmarshal(raw, &args); err != nil {
@@ -223,7 +225,7 @@ func checkVolumeOnce(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 		if !ok {
 			continue
 		}
-		vol, err := decode[Volume](rec)
+		vol, err := decodeValue[Volume](rec)
 		if err != nil {
 			return err
 		}
@@ -248,15 +250,15 @@ func holderName(v raftstore.View, holders []types.UID) string {
 		if !ok || since != 0 && rec.CreateRevision >= since {
 			continue
 		}
-		if in, err := decode[Instance](rec); err == nil {
+		if in, err := decodeValue[Instance](rec); err == nil {
 			name, since = "instance "+in.Key().String(), rec.CreateRevision
 		}
 	}
 	return name
 }
 
-// checkMigrationSlots: no more migrations run than the arguments allow, in all
-// and from one source; and no instance migrates twice at once.
+// checkMigrationSlots requires that no more migrations run than the arguments allow, in
+// total and from one source, and that no instance has two migrations at once.
 func checkMigrationSlots(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 	var args slotArgs
 	if err := json.Unmarshal(raw, &args); err != nil {
@@ -266,7 +268,7 @@ func checkMigrationSlots(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 	var err error
 	v.Ascend(migrationPrefix, func(rec raftstore.Record) bool {
 		var m Migration
-		if m, err = decode[Migration](rec); err != nil {
+		if m, err = decodeValue[Migration](rec); err != nil {
 			return false
 		}
 		total++

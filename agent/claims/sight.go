@@ -13,77 +13,78 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Decisions that look at where other instances are (required affinity and
-// anti-affinity, topology spread) are made on a view that may be old, and two
-// of them may be made at once. The store cannot judge them again, but it can
-// tell whether the view was complete:
+// Some decisions depend on where other instances are: required affinity and
+// anti-affinity, and topology spread. They use a view that may be out of date, and two
+// of them may be made at the same time. The store cannot repeat the decision, but it
+// can check that the view was complete:
 //
-//   - Whoever counted the instances of a namespace demands that none was placed
-//     there that it has not seen (rule placed-since).
-//   - Whoever keeps others away writes the guard of the namespaces it keeps out,
-//     and every placement requires the guard of its namespace as it was seen: it
-//     costs an instance without rules of its own two conditions.
+//   - A decision that counted the instances of a namespace requires that no instance
+//     was placed there that the decision has not seen (rule placed-since).
+//   - A decision that keeps other instances away writes the guard of the namespaces of
+//     those instances, and every placement requires that the guard of its namespace is
+//     unchanged. An instance without such rules needs two conditions for this.
 //
-// So of two decisions that could contradict each other, the second conflicts
-// and is made anew.
+// So if two decisions could contradict each other, the second one conflicts and is made
+// again.
 
 // AllNamespaces stands for every namespace in a Regard.
 const AllNamespaces = "*"
 
-// RulePlacedSince refuses a decision that has not seen every instance of the
-// namespaces it counted.
+// RulePlacedSince refuses a decision that has not seen every instance of the namespaces
+// whose instances it counted.
 const RulePlacedSince = "placed-since"
 
-// Sight is how much a decision has seen of the claims.
+// Sight says which claims a decision has seen.
 type Sight struct {
-	// Revision is that up to which every claim was seen.
+	// Revision is the revision up to which the decision has seen every claim.
 	Revision uint64
-	// Known are instances that were counted although their claims may be newer:
-	// what the same host has just decided.
+	// Known are instances that the decision counted although their claims may be newer
+	// than Revision: those that the same host has just placed.
 	Known []Known
-	// Guards are the revisions of the guards that were seen, by namespace.
+	// Guards are the revisions of the guards that the decision has seen, by namespace.
 	Guards map[string]uint64
 }
 
-// Known is an instance, and the host on which it was counted.
+// Known is an instance and the host on which it was counted.
 type Known struct {
 	UID  types.UID
 	Host string
 }
 
-// Regard is what a decision looked at.
+// Regard says which instances a decision depends on or restricts.
 type Regard struct {
-	// Counted are the namespaces whose instances it counted.
+	// Counted are the namespaces whose instances the decision counted.
 	Counted []string
-	// KeptOut are the namespaces of which the instance keeps some away.
+	// KeptOut are the namespaces some of whose instances the placed instance keeps
+	// away.
 	KeptOut []string
 }
 
-// Depend makes the placement of an instance conditional on what its decision
-// saw. It follows Place in the transaction: who hears of a guard has then heard
-// of the claim.
+// Depend makes the placement of an instance conditional on what its decision saw. It
+// must come after Place in the transaction, so that a watcher that has seen the guard
+// has also seen the claim.
 func Depend(tx *objects.Tx, in Instance, r Regard, s Sight) {
 	for _, ns := range []string{in.Namespace, AllNamespaces} {
 		tx.Require(guardKey(ns), s.Guards[ns])
 	}
 	for _, ns := range r.KeptOut {
 		tx.Require(guardKey(ns), s.Guards[ns])
-		tx.Put(guardKey(ns), encode(guard{UID: in.UID}))
+		tx.Put(guardKey(ns), encodeValue(guard{UID: in.UID}))
 	}
 	if len(r.Counted) > 0 {
 		known := append(slices.Clone(s.Known), Known{in.UID, in.Host})
-		tx.Demand(demand(RulePlacedSince, sinceArgs{r.Counted, s.Revision, known}))
+		tx.Demand(demandRule(RulePlacedSince, sinceArgs{r.Counted, s.Revision, known}))
 	}
 }
 
-// ForgetGuard removes the guard of a namespace in which nothing runs, nor will.
+// ForgetGuard deletes the guard of a namespace in which nothing runs or will run.
 func ForgetGuard(tx *objects.Tx, namespace string, revision uint64) {
 	tx.Require(guardKey(namespace), revision)
 	tx.Remove(guardKey(namespace))
 }
 
-// Outdated reports whether a placement failed because its decision had not seen
-// enough, so that it should be made anew.
+// Outdated reports whether a placement failed because its decision was based on an
+// outdated view, so that it should be made again.
 func Outdated(err error) bool {
 	if refused, ok := objects.Refused(err); ok {
 		return refused.Name == RulePlacedSince
@@ -92,7 +93,7 @@ func Outdated(err error) bool {
 	return errors.As(err, &conflict) && strings.HasPrefix(conflict.Key, guardPrefix)
 }
 
-// guard says who wrote it last; its revision is what counts.
+// guard says which instance wrote it last; only its revision matters.
 type guard struct {
 	UID types.UID `json:"uid"`
 }
@@ -105,10 +106,10 @@ type sinceArgs struct {
 	Known      []Known
 }
 
-// checkPlacedSince: every instance with a claim in the namespaces was placed at
-// the revision or before, or is known. It goes by the epochs, which are written
-// whenever an instance gets a host, and only then; the room that a migration
-// reserves is not told by it before the switch.
+// checkPlacedSince requires that every instance with a claim in the namespaces was
+// placed at or before the revision, or is known. It checks the epoch records, which are
+// written exactly when an instance gets a host. So it does not see the room that a
+// migration reserves until the switch.
 func checkPlacedSince(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 	var args sinceArgs
 	if err := json.Unmarshal(raw, &args); err != nil {
@@ -122,7 +123,7 @@ func checkPlacedSince(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 		var err error
 		v.Ascend(prefix, func(rec raftstore.Record) bool {
 			if rec.ModRevision > args.Revision {
-				err = args.judge(v, rec)
+				err = args.checkEpoch(v, rec)
 			}
 			return err == nil
 		})
@@ -133,9 +134,9 @@ func checkPlacedSince(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
 	return nil
 }
 
-// judge refuses an epoch that is newer than the decision's sight.
-func (a sinceArgs) judge(v raftstore.View, rec raftstore.Record) error {
-	epoch, err := decode[Epoch](rec)
+// checkEpoch refuses an epoch that is newer than what the decision has seen.
+func (a sinceArgs) checkEpoch(v raftstore.View, rec raftstore.Record) error {
+	epoch, err := decodeValue[Epoch](rec)
 	if err != nil {
 		return err
 	}
@@ -143,7 +144,7 @@ func (a sinceArgs) judge(v raftstore.View, rec raftstore.Record) error {
 	if !runs {
 		return nil
 	}
-	in, err := decode[Instance](claim)
+	in, err := decodeValue[Instance](claim)
 	if err != nil || slices.Contains(a.Known, Known{in.UID, in.Host}) {
 		return err
 	}

@@ -17,7 +17,7 @@ func sightNow(t *testing.T, s *objectstest.Store) Sight {
 	}
 	sight := Sight{Revision: revision, Guards: map[string]uint64{}}
 	for _, ns := range []string{"ns", "other", AllNamespaces} {
-		rec, ok, err := get(t.Context(), s, guardKey(ns), raftstore.ReadOptions{})
+		rec, ok, err := getRecord(t.Context(), s, guardKey(ns), raftstore.ReadOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

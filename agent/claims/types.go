@@ -12,7 +12,7 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Prefix is what all keys of claims begin with.
+// Prefix is the prefix of all keys of claims.
 const Prefix = "/claims/"
 
 const (
@@ -28,24 +28,25 @@ const (
 	floorKey = Prefix + "floor"
 )
 
-// Instance says where an instance runs.
+// Instance is the claim of an instance: where it runs and what it needs there.
 type Instance struct {
 	Namespace string    `json:"namespace"`
 	Name      string    `json:"name"`
 	UID       types.UID `json:"uid"`
-	// Host runs it.
+	// Host is the host that runs the instance.
 	Host string `json:"host"`
-	// Target, if set, is the host it is migrating to, where room is reserved.
+	// Target, if set, is the host that the instance is migrating to, where room is
+	// reserved for it.
 	Target string `json:"target,omitempty"`
-	// Epoch is the fencing epoch. It grows whenever another host, or another
+	// Epoch is the fencing epoch. It increases whenever another host, or another
 	// instance of the same name, takes over.
 	Epoch uint64 `json:"epoch"`
-	// Resources is what it takes of every host it holds a claim on.
+	// Resources is what the instance uses on every host where it has a claim.
 	Resources machine.Resources `json:"resources"`
-	// Since is when it came to Host.
+	// Since is when the instance was placed on or moved to Host.
 	Since time.Time `json:"since"`
 
-	// Revision is the record's, zero if it is not stored.
+	// Revision is the revision of the stored record, zero if it is not stored.
 	Revision uint64 `json:"-"`
 }
 
@@ -65,36 +66,37 @@ type Epoch struct {
 	Epoch uint64    `json:"epoch"`
 	UID   types.UID `json:"uid"`
 
-	// Revision is the record's, zero if there is none.
+	// Revision is the revision of the stored record, zero if there is none.
 	Revision uint64 `json:"-"`
 
-	// floor is where a name without a record begins.
+	// floor is the floor at the time of the read; the first epoch of a name without a
+	// record is above it.
 	floor Floor
 }
 
-// next returns the epoch of who takes over.
-func (e Epoch) next() uint64 {
+// nextEpoch returns the epoch for the next instance or host that takes over.
+func (e Epoch) nextEpoch() uint64 {
 	if e.Revision == 0 {
 		return e.floor.Epoch + 1
 	}
 	return e.Epoch + 1
 }
 
-// Floor is the highest epoch of all names whose records were forgotten. A name
-// without a record begins above it, so that no epoch comes back.
+// Floor is the highest epoch of all names whose records were deleted. The first epoch
+// of a name without a record is above the floor, so no epoch is used twice.
 type Floor struct {
 	Epoch uint64 `json:"epoch"`
 
-	// Revision is the record's, zero if there is none.
+	// Revision is the revision of the stored record, zero if there is none.
 	Revision uint64 `json:"-"`
 }
 
-// Capacity is what may be claimed of a host. Its agent publishes it.
+// Capacity is how much may be claimed on a host. The host's agent publishes it.
 type Capacity struct {
 	Host        string            `json:"host"`
 	Allocatable machine.Resources `json:"allocatable"`
 
-	// Revision is the record's, zero if there is none.
+	// Revision is the revision of the stored record, zero if there is none.
 	Revision uint64 `json:"-"`
 }
 
@@ -102,12 +104,12 @@ type Capacity struct {
 type Volume struct {
 	Namespace string `json:"namespace"`
 	Claim     string `json:"claim"`
-	// Shared volumes may be attached by several instances at once.
+	// Shared is true if several instances may attach the volume at the same time.
 	Shared bool `json:"shared,omitempty"`
 	// Holders are the uids of the instances, sorted.
 	Holders []types.UID `json:"holders"`
 
-	// Revision is the record's, zero if there is none.
+	// Revision is the revision of the stored record, zero if there is none.
 	Revision uint64 `json:"-"`
 }
 
@@ -120,7 +122,7 @@ type Migration struct {
 	Source    string    `json:"source"`
 	Target    string    `json:"target"`
 
-	// Revision is the record's, zero if there is none.
+	// Revision is the revision of the stored record, zero if there is none.
 	Revision uint64 `json:"-"`
 }
 
@@ -133,8 +135,8 @@ func volumeKey(namespace, claim string) string   { return volumePrefix + namespa
 func migrationKey(uid types.UID) string          { return migrationPrefix + string(uid) }
 func hostEntries(host string) (keyPrefix string) { return hostPrefix + host + "/" }
 
-// decode reads the value of a record.
-func decode[T any](rec raftstore.Record) (T, error) {
+// decodeValue reads the JSON value of a record.
+func decodeValue[T any](rec raftstore.Record) (T, error) {
 	var v T
 	if err := json.Unmarshal(rec.Value, &v); err != nil {
 		return v, fmt.Errorf("decode %s: %w", rec.Key, err)
@@ -142,8 +144,9 @@ func decode[T any](rec raftstore.Record) (T, error) {
 	return v, nil
 }
 
-// encode cannot fail for the types above: they hold nothing that JSON lacks.
-func encode(v any) []byte {
+// encodeValue returns the JSON of v. It cannot fail for the types above, which hold
+// nothing that JSON cannot represent.
+func encodeValue(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
 		panic(fmt.Sprintf("claims: encode %T: %v", v, err))

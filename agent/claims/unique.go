@@ -9,61 +9,62 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Class is a space of names in which each may be held by one object.
+// Class is a set of names, such as MAC addresses, each of which at most one object may
+// hold.
 type Class string
 
 // The classes in use.
 const (
-	// ClassMAC holds hardware addresses of interfaces.
+	// ClassMAC is the class of the MAC addresses of interfaces.
 	ClassMAC Class = "mac"
-	// ClassIP holds addresses of guests.
+	// ClassIP is the class of the IP addresses of guests.
 	ClassIP Class = "ip"
 )
 
-// Unique says which object holds a name.
+// Unique is the claim of one object on a name.
 type Unique struct {
 	Class Class  `json:"class"`
 	Name  string `json:"name"`
-	// Namespace, Owner and UID name the object that holds it.
+	// Namespace, Owner and UID identify the object that holds the name.
 	Namespace string    `json:"namespace"`
 	Owner     string    `json:"owner"`
 	UID       types.UID `json:"uid"`
 
-	// Revision is the record's, zero if it is not stored.
+	// Revision is the revision of the stored record, zero if it is not stored.
 	Revision uint64 `json:"-"`
 }
 
-// Hold takes a name that nobody holds. If someone does, the transaction fails
-// with AlreadyExists.
+// Hold claims a name. If another object holds it, the transaction fails with
+// AlreadyExists.
 func Hold(tx *objects.Tx, u Unique) {
 	key := uniqueKey(u.Class, u.Name)
 	tx.Require(key, 0)
-	tx.Put(key, encode(u))
+	tx.Put(key, encodeValue(u))
 }
 
-// Drop gives a name back.
+// Drop releases a name.
 func Drop(tx *objects.Tx, u Unique) {
 	key := uniqueKey(u.Class, u.Name)
 	tx.Require(key, u.Revision)
 	tx.Remove(key)
 }
 
-// Holder reads who holds a name. ok is false if nobody does.
+// Holder returns the claim on a name. ok is false if no object holds the name.
 func Holder(ctx context.Context, s objects.Store, class Class, name string, opts raftstore.ReadOptions) (u Unique, ok bool, err error) {
-	rec, ok, err := get(ctx, s, uniqueKey(class, name), opts)
+	rec, ok, err := getRecord(ctx, s, uniqueKey(class, name), opts)
 	if !ok || err != nil {
 		return Unique{}, false, err
 	}
-	u, err = decode[Unique](rec)
+	u, err = decodeValue[Unique](rec)
 	u.Revision = rec.ModRevision
 	return u, err == nil, err
 }
 
-// Held lists the names of a class that are held, in order.
+// Held lists the claims on names of a class, in order of the names.
 func Held(ctx context.Context, s objects.Store, class Class, opts raftstore.ReadOptions) ([]Unique, error) {
 	var all []Unique
 	_, err := objects.ListRecords(ctx, s, uniqueKey(class, ""), opts, func(rec raftstore.Record) error {
-		u, err := decode[Unique](rec)
+		u, err := decodeValue[Unique](rec)
 		u.Revision = rec.ModRevision
 		all = append(all, u)
 		return err

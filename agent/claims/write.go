@@ -10,11 +10,12 @@ import (
 	"virtmesh/agent/objects"
 )
 
-// Place adds the claim of an instance that runs nowhere yet. last is the last
-// epoch under its name; an instance that held it before must have released
-// its claim. It returns the claim as it will be stored, without revision.
+// Place adds the claim of an instance that has no host yet. last is the last epoch
+// under its name. If another instance of that name was claimed before, it must have
+// released its claim. Place returns the claim as it will be stored, without its
+// revision.
 func Place(tx *objects.Tx, in Instance, last Epoch) Instance {
-	in.Epoch = last.next()
+	in.Epoch = last.nextEpoch()
 	in.Target = ""
 	in.Since = time.Now().UTC().Truncate(time.Second)
 	tx.Require(instanceKey(in.UID), 0)
@@ -26,7 +27,7 @@ func Place(tx *objects.Tx, in Instance, last Epoch) Instance {
 	return in
 }
 
-// Reserve makes room for the instance on a host it will migrate to.
+// Reserve claims room for the instance on the target host of its migration.
 func Reserve(tx *objects.Tx, in Instance, target string) Instance {
 	requireStored(tx, in)
 	in.Target = target
@@ -34,7 +35,7 @@ func Reserve(tx *objects.Tx, in Instance, target string) Instance {
 	return in
 }
 
-// CancelReservation gives up the room on the migration's target.
+// CancelReservation releases the room on the migration's target.
 func CancelReservation(tx *objects.Tx, in Instance) Instance {
 	requireStored(tx, in)
 	if in.Target != "" && in.Target != in.Host {
@@ -45,8 +46,8 @@ func CancelReservation(tx *objects.Tx, in Instance) Instance {
 	return in
 }
 
-// Switch makes the target of a migration the host of the instance, with a new
-// epoch, and gives up the claim on the source.
+// Switch makes the migration's target the host of the instance, with a new epoch, and
+// releases the claim on the source.
 func Switch(tx *objects.Tx, in Instance, last Epoch) Instance {
 	requireStored(tx, in)
 	if in.Target == "" {
@@ -57,15 +58,15 @@ func Switch(tx *objects.Tx, in Instance, last Epoch) Instance {
 		tx.Remove(hostKey(in.Host, in.UID))
 	}
 	in.Host, in.Target = in.Target, ""
-	in.Epoch = last.next()
+	in.Epoch = last.nextEpoch()
 	in.Since = time.Now().UTC().Truncate(time.Second)
 	putInstance(tx, in, in.Host)
 	putEpoch(tx, in, last)
 	return in
 }
 
-// Release gives up the claims of an instance on its hosts. Its epoch stays, so
-// that who takes over under the same name gets a higher one.
+// Release releases the claims of an instance on its hosts. The record of its epoch
+// stays, so that the next instance under the name gets a higher epoch.
 func Release(tx *objects.Tx, in Instance) {
 	requireStored(tx, in)
 	tx.Remove(instanceKey(in.UID))
@@ -75,8 +76,8 @@ func Release(tx *objects.Tx, in Instance) {
 	tx.Demand(demandVMIOnce(in.UID))
 }
 
-// ForgetEpochs removes the records of names under which nothing runs, and
-// raises the floor, so that who comes back to such a name gets a higher epoch.
+// ForgetEpochs deletes the epoch records of names under which nothing runs, and raises
+// the floor, so that a later instance under such a name gets a higher epoch.
 func ForgetEpochs(tx *objects.Tx, floor Floor, forgotten map[objects.Key]Epoch) {
 	raised := floor.Epoch
 	for key, last := range forgotten {
@@ -89,24 +90,24 @@ func ForgetEpochs(tx *objects.Tx, floor Floor, forgotten map[objects.Key]Epoch) 
 		return
 	}
 	tx.Require(floorKey, floor.Revision)
-	tx.Put(floorKey, encode(Floor{Epoch: raised}))
+	tx.Put(floorKey, encodeValue(Floor{Epoch: raised}))
 }
 
-// Publish sets the capacity of a host. It does not touch the claims on it: if
-// they are more now, nothing is added until they are less.
+// Publish sets the capacity of a host. It does not change the claims on the host: if
+// they exceed the new capacity, further claims are refused until they fit.
 func Publish(tx *objects.Tx, c Capacity) {
 	tx.Require(capacityKey(c.Host), c.Revision)
-	tx.Put(capacityKey(c.Host), encode(c))
+	tx.Put(capacityKey(c.Host), encodeValue(c))
 }
 
-// Withdraw removes the capacity of a host that is leaving for good.
+// Withdraw removes the capacity of a host that leaves for good.
 func Withdraw(tx *objects.Tx, c Capacity) {
 	tx.Require(capacityKey(c.Host), c.Revision)
 	tx.Remove(capacityKey(c.Host))
 }
 
-// Attach adds the instance to the holders of a volume. vol is what is stored,
-// or a new record with Revision zero.
+// Attach adds the instance to the holders of a volume. vol is the stored record, or a
+// new one with Revision zero.
 func Attach(tx *objects.Tx, vol Volume, uid types.UID) Volume {
 	key := volumeKey(vol.Namespace, vol.Claim)
 	tx.Require(key, vol.Revision)
@@ -114,13 +115,13 @@ func Attach(tx *objects.Tx, vol Volume, uid types.UID) Volume {
 		vol.Holders = append(slices.Clone(vol.Holders), uid)
 		slices.Sort(vol.Holders)
 	}
-	tx.Put(key, encode(vol))
-	tx.Demand(demand(RuleVolumeOnce, volumeArgs{[]string{key}}))
+	tx.Put(key, encodeValue(vol))
+	tx.Demand(demandRule(RuleVolumeOnce, volumeArgs{[]string{key}}))
 	return vol
 }
 
-// Detach removes the instance from the holders of a volume, and the record
-// with the last holder. An instance that does not hold it changes nothing.
+// Detach removes the instance from the holders of a volume, and deletes the record with
+// the last holder. It does nothing if the instance does not hold the volume.
 func Detach(tx *objects.Tx, vol Volume, uid types.UID) {
 	if !slices.Contains(vol.Holders, uid) {
 		return
@@ -132,20 +133,20 @@ func Detach(tx *objects.Tx, vol Volume, uid types.UID) {
 		tx.Remove(key)
 		return
 	}
-	tx.Put(key, encode(vol))
+	tx.Put(key, encodeValue(vol))
 }
 
 // Limits bound the migrations that run at the same time.
 type Limits struct {
-	// Total is for the whole mesh, PerSource for the outgoing ones of a host.
+	// Total limits the migrations of the whole mesh, PerSource those from one host.
 	Total, PerSource int
 }
 
-// TakeSlot records a running migration, within the limits.
+// TakeSlot records a running migration, subject to the limits.
 func TakeSlot(tx *objects.Tx, m Migration, limits Limits) {
 	tx.Require(migrationKey(m.UID), 0)
-	tx.Put(migrationKey(m.UID), encode(m))
-	tx.Demand(demand(RuleMigrationSlots, slotArgs(limits)))
+	tx.Put(migrationKey(m.UID), encodeValue(m))
+	tx.Demand(demandRule(RuleMigrationSlots, slotArgs(limits)))
 }
 
 // FreeSlot removes a migration that has ended.
@@ -154,33 +155,34 @@ func FreeSlot(tx *objects.Tx, m Migration) {
 	tx.Remove(migrationKey(m.UID))
 }
 
-// putInstance writes the record and its entries on hosts, which must have room
-// for it.
+// putInstance writes the instance's record and its entries on hosts, which must have
+// room for it.
 func putInstance(tx *objects.Tx, in Instance, hosts ...string) {
 	putRecords(tx, in, hosts)
 	if len(hosts) > 0 {
-		tx.Demand(demand(RuleHostCapacity, hostArgs{hosts}))
+		tx.Demand(demandRule(RuleHostCapacity, hostArgs{hosts}))
 	}
 }
 
 func putRecords(tx *objects.Tx, in Instance, hosts []string) {
-	tx.Put(instanceKey(in.UID), encode(in))
-	entry := Entry{Namespace: in.Namespace, Name: in.Name, Epoch: in.Epoch, Resources: in.Resources}.encode()
+	tx.Put(instanceKey(in.UID), encodeValue(in))
+	entry := Entry{Namespace: in.Namespace, Name: in.Name, Epoch: in.Epoch, Resources: in.Resources}.encodeText()
 	for _, host := range hosts {
 		tx.Put(hostKey(host, in.UID), entry)
 	}
 	tx.Demand(demandVMIOnce(in.UID))
 }
 
-// putEpoch writes the epoch of the instance. It follows the instance's record,
-// so that who has heard of the epoch has heard of the claim (see Sight).
+// putEpoch writes the epoch of the instance. It must come after the instance's record
+// in the transaction, so that a watcher that has seen the epoch has also seen the claim
+// (see Sight).
 func putEpoch(tx *objects.Tx, in Instance, last Epoch) {
 	key := epochKey(in.Namespace, in.Name)
 	tx.Require(key, last.Revision)
 	if last.Revision == 0 {
 		tx.Require(floorKey, last.floor.Revision)
 	}
-	tx.Put(key, encode(Epoch{Epoch: in.Epoch, UID: in.UID}))
+	tx.Put(key, encodeValue(Epoch{Epoch: in.Epoch, UID: in.UID}))
 }
 
 func requireStored(tx *objects.Tx, in Instance) {
@@ -191,10 +193,10 @@ func requireStored(tx *objects.Tx, in Instance) {
 	tx.Require(instanceKey(in.UID), in.Revision)
 }
 
-// RequireUnclaimed makes the transaction fail if the instance has a claim: for
-// who acts on an instance in place of the host it does not have.
+// RequireUnclaimed makes the transaction fail if the instance has a claim. It is for
+// controllers that change an instance which has no host to do so.
 func RequireUnclaimed(tx *objects.Tx, uid types.UID) { tx.Require(instanceKey(uid), 0) }
 
-// RequireHeld makes the transaction fail unless the claim is as it was read: for a
-// host that speaks for an instance because it holds the claim.
+// RequireHeld makes the transaction fail unless the claim is still as it was read. It
+// is for a host that changes an instance because it holds the claim on it.
 func RequireHeld(tx *objects.Tx, in Instance) { requireStored(tx, in) }

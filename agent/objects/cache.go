@@ -19,7 +19,7 @@ type CacheConfig struct {
 	RetryMin, RetryMax time.Duration
 }
 
-// DefaultCacheConfig returns the settings to start from.
+// DefaultCacheConfig returns the default settings, without the required fields.
 func DefaultCacheConfig() CacheConfig {
 	return CacheConfig{RetryMin: 50 * time.Millisecond, RetryMax: 5 * time.Second}
 }
@@ -37,21 +37,21 @@ func (c CacheConfig) Validate() error {
 	return nil
 }
 
-// Cache owns the informers of one agent: one watch for each kind that someone
-// asked for, however many use it.
+// Cache owns the informers of one agent. It runs one watch for each requested kind,
+// however many users the informer has.
 type Cache struct {
 	cfg CacheConfig
 
 	mu        sync.Mutex
 	informers map[reflect.Type]any
-	waiting   []runner      // asked for, not yet started by Run
+	waiting   []runner      // requested, not yet started by Run
 	wake      chan struct{} // holds one token
 }
 
 // runner is an informer of any type.
 type runner interface{ run(ctx context.Context) }
 
-// NewCache returns a cache without informers; For adds them, Run fills them.
+// NewCache returns a cache without informers. For adds them and Run fills them.
 func NewCache(cfg CacheConfig) (*Cache, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -59,8 +59,8 @@ func NewCache(cfg CacheConfig) (*Cache, error) {
 	return &Cache{cfg: cfg, informers: map[reflect.Type]any{}, wake: make(chan struct{}, 1)}, nil
 }
 
-// For returns the informer of the kind T. It may be called before and after
-// Run was started; the informer's WaitForSync tells when it is filled.
+// For returns the informer of the kind T. It may be called before and after Run has
+// started; the informer's WaitForSync waits until it is filled.
 func For[T Object](c *Cache) *Informer[T] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,23 +70,23 @@ func For[T Object](c *Cache) *Informer[T] {
 	}
 	inf := newInformer[T](c.cfg)
 	c.informers[t] = inf
-	c.add(inf)
+	c.addRunner(inf)
 	return inf
 }
 
-// Records keeps sink up to date with the records below a prefix that are not
-// objects. Like the informers, it runs as long as Run does.
+// Records keeps sink up to date with the records below a prefix that are not objects,
+// while Run runs.
 func (c *Cache) Records(prefix string, sink Sink) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.add(&reflector{
+	c.addRunner(&reflector{
 		store: c.cfg.Store, prefix: prefix, sink: sink, log: c.cfg.Logger,
 		retryMin: c.cfg.RetryMin, retryMax: c.cfg.RetryMax,
 	})
 }
 
-// add queues r for Run. The caller holds c.mu.
-func (c *Cache) add(r runner) {
+// addRunner queues r for Run. The caller holds c.mu.
+func (c *Cache) addRunner(r runner) {
 	c.waiting = append(c.waiting, r)
 	select {
 	case c.wake <- struct{}{}:
@@ -94,8 +94,8 @@ func (c *Cache) add(r runner) {
 	}
 }
 
-// Run keeps the informers up to date until ctx ends, and returns when all
-// their goroutines have ended.
+// Run keeps the informers up to date until ctx ends, and returns when all their
+// goroutines have ended.
 func (c *Cache) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()

@@ -12,25 +12,24 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Codec writes objects of one kind the way they are stored, and reads them back:
-// JSON with apiVersion and kind, without resourceVersion. The API's storage, the
-// transactions and the caches all go through it, and so see the same bytes for the
-// same object.
+// Codec encodes and decodes objects of one kind in their stored form: JSON with
+// apiVersion and kind, without resourceVersion. The API's storage, the transactions and
+// the caches all use it, so they have the same bytes for the same object.
 //
-// What it makes is the plain value: whether a write changes anything is found by
-// comparing plain values. A Transformer may change them below, on their way to the
+// It works on plain values, and whether a write changes anything is decided by
+// comparing plain values. A Transformer may change them further on their way to the
 // replicated store.
 type Codec struct{ kind *Kind }
 
 // CodecOf returns the codec of a kind.
 func CodecOf(kind *Kind) Codec { return Codec{kind} }
 
-// Encode returns the value of o. It does not change o, not even for a moment, so
-// that it may be called on objects that are shared.
+// Encode returns the value of o. It does not modify o, not even temporarily, so it may
+// be called on shared objects.
 func (c Codec) Encode(o Object) ([]byte, error) { return c.encode(o, "") }
 
-// EncodeCopy is Encode with the object's resourceVersion kept: what is read back from
-// it is the same object, and not the one to store.
+// EncodeCopy is Encode but keeps the object's resourceVersion: decoding the result
+// gives the same object. The result is not for storing.
 func (c Codec) EncodeCopy(o Object) ([]byte, error) { return c.encode(o, o.GetResourceVersion()) }
 
 func (c Codec) encode(o Object, resourceVersion string) ([]byte, error) {
@@ -51,8 +50,8 @@ func (c Codec) encode(o Object, resourceVersion string) ([]byte, error) {
 	return b, nil
 }
 
-// Decode reads a value into o, which is emptied first. It leaves the
-// resourceVersion to the caller, who has the record.
+// Decode reads a value into o, after clearing o. The caller sets the resourceVersion
+// from the record.
 func (c Codec) Decode(value []byte, o Object) error {
 	if err := runtime.SetZeroValue(o); err != nil {
 		return fmt.Errorf("decode %s: %w", c.kind.GVK.Kind, err)
@@ -64,13 +63,13 @@ func (c Codec) Decode(value []byte, o Object) error {
 	return nil
 }
 
-// decodeValue reads a value of any kind into a Go value of any shape.
+// decodeValue decodes a value of any kind into a Go value of any type.
 func decodeValue(value []byte, into any) error {
 	return kjson.UnmarshalCaseSensitivePreserveInts(value, into)
 }
 
-// DecodeShape reads the fields of a stored object that into has, whatever its kind:
-// the metadata alone, for example.
+// DecodeShape decodes only the fields of a stored object that into has, whatever its
+// kind: the metadata alone, for example.
 func DecodeShape(rec raftstore.Record, into any) error {
 	if err := decodeValue(rec.Value, into); err != nil {
 		return fmt.Errorf("decode %s: %w", rec.Key, err)
@@ -78,7 +77,7 @@ func DecodeShape(rec raftstore.Record, into any) error {
 	return nil
 }
 
-// Encode returns the value of o, by the codec of its kind.
+// Encode returns the value of o, encoded by the codec of its kind.
 func Encode(o Object) ([]byte, error) {
 	kind, err := KindOf(o)
 	if err != nil {
@@ -89,7 +88,7 @@ func Encode(o Object) ([]byte, error) {
 
 // Decode returns the object of a record, with its resourceVersion filled in.
 func Decode[T Object](rec raftstore.Record) (T, error) {
-	o, err := decode(KindFor[T](), rec)
+	o, err := decodeRecord(KindFor[T](), rec)
 	if err != nil {
 		var zero T
 		return zero, err
@@ -97,7 +96,7 @@ func Decode[T Object](rec raftstore.Record) (T, error) {
 	return o.(T), nil
 }
 
-func decode(kind *Kind, rec raftstore.Record) (Object, error) {
+func decodeRecord(kind *Kind, rec raftstore.Record) (Object, error) {
 	o := kind.New()
 	if err := CodecOf(kind).Decode(rec.Value, o); err != nil {
 		return nil, fmt.Errorf("%s: %w", rec.Key, err)

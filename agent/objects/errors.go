@@ -10,17 +10,17 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Refused returns the constraint that refused a transaction, if that is what
-// err says.
+// Refused returns the constraint that refused a transaction, and false if err is not
+// such a refusal.
 func Refused(err error) (*raftstore.ConstraintError, bool) {
 	var ce *raftstore.ConstraintError
 	ok := errors.As(err, &ce)
 	return ce, ok
 }
 
-// apiError turns a lost race into the error class the Kubernetes API has for
-// it, so that apierrors.IsConflict and its kin work; errors.As still finds the
-// store's own error. Other errors are returned as they are.
+// apiError converts a lost race to the error class that the Kubernetes API has for it,
+// so that apierrors.IsConflict and similar functions work; errors.As still finds the
+// store's own error. It returns other errors unchanged.
 func apiError(err error) error {
 	var conflict *raftstore.ConflictError
 	if !errors.As(err, &conflict) {

@@ -11,19 +11,20 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Change is what a handler is told: Old is nil for a new object, New for a
-// deleted one. Both are shared and must not be changed.
+// Change is one change that a handler receives: Old is nil for a new object, New for a
+// deleted one. Both are shared and must not be modified.
 type Change[T Object] struct {
 	Old, New T
-	// Revision is the store's revision that made the change; zero where it is
-	// not known, as for a deletion that a list has found.
+	// Revision is the store revision of the change; zero if unknown, as for a deletion
+	// that was detected by a list.
 	Revision uint64
 }
 
-// Informer holds all objects of one kind as the local replica has them. All
-// methods may be called from any goroutine and never block on the store.
+// Informer holds all objects of one kind, as the local replica has them. All methods
+// may be called from any goroutine and never block on the store.
 //
-// Objects handed out are shared: they are replaced, never changed.
+// Returned objects are shared: the informer replaces them and never modifies them, and
+// callers must not either.
 type Informer[T Object] struct {
 	kind *Kind
 	log  *slog.Logger
@@ -35,8 +36,8 @@ type Informer[T Object] struct {
 	nextID   int
 	synced   chan struct{} // closed after the first list
 	isSynced bool
-	// delivery orders the calls of handlers: changes, and the existing objects
-	// that a new handler is told, never overlap.
+	// delivery serialises the calls of handlers, so that changes, and the existing
+	// objects passed to a new handler, never overlap.
 	delivery sync.Mutex
 }
 
@@ -58,7 +59,7 @@ func newInformer[T Object](cfg CacheConfig) *Informer[T] {
 
 func (i *Informer[T]) run(ctx context.Context) { i.refl.run(ctx) }
 
-// WaitForSync returns when the informer has been filled once.
+// WaitForSync waits until the informer has been filled once.
 func (i *Informer[T]) WaitForSync(ctx context.Context) error {
 	select {
 	case <-i.synced:
@@ -76,7 +77,7 @@ func (i *Informer[T]) Get(key Key) (T, bool) {
 	return o, ok
 }
 
-// List returns the objects of a namespace (all if empty), ordered by key.
+// List returns the objects of a namespace, or all if it is empty, ordered by key.
 func (i *Informer[T]) List(namespace string) []T {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
@@ -97,9 +98,9 @@ func (i *Informer[T]) Keys() []Key {
 	return slices.Collect(maps.Keys(i.items))
 }
 
-// AddHandler calls fn for every object that exists now, and then for every
-// change, one call at a time and in the order of the changes, until cancel is
-// called. fn must be quick and must not call AddHandler or cancel.
+// AddHandler calls fn for every object that exists now, and then for every change, one
+// call at a time and in the order of the changes, until cancel is called. fn must
+// return quickly and must not call AddHandler or cancel.
 func (i *Informer[T]) AddHandler(fn func(Change[T])) (cancel func()) {
 	i.delivery.Lock()
 	defer i.delivery.Unlock()
@@ -119,14 +120,14 @@ func (i *Informer[T]) AddHandler(fn func(Change[T])) (cancel func()) {
 	}
 }
 
-// Subscribe calls fn with the key of every object and of every change, so that
-// an informer is a source of keys for a control loop.
+// Subscribe calls fn with the key of every existing object and of every change, so that
+// an informer can be a source of keys for a control loop.
 func (i *Informer[T]) Subscribe(fn func(Key)) (cancel func()) {
 	return i.SubscribeRevisions(func(key Key, _ uint64) { fn(key) })
 }
 
-// SubscribeRevisions calls fn as Subscribe does, with the revision of the
-// change beside the key; zero where it is not known.
+// SubscribeRevisions is Subscribe with the revision of the change as a second argument;
+// it is zero if unknown.
 func (i *Informer[T]) SubscribeRevisions(fn func(Key, uint64)) (cancel func()) {
 	return i.AddHandler(func(c Change[T]) {
 		if c.isDelete() {
@@ -137,7 +138,7 @@ func (i *Informer[T]) SubscribeRevisions(fn func(Key, uint64)) (cancel func()) {
 	})
 }
 
-// revisionOf returns the revision of o, zero if it has none that can be read.
+// revisionOf returns the revision of o, zero if it has no valid one.
 func revisionOf(o Object) uint64 {
 	revision, err := Revision(o)
 	if err != nil {
@@ -146,8 +147,8 @@ func revisionOf(o Object) uint64 {
 	return revision
 }
 
-// isDelete reports whether the object is gone. New is a typed nil then, which
-// compares equal only by its type's zero value.
+// isDelete reports whether the object was deleted. New is then a typed nil, which only
+// equals the zero value of its type.
 func (c Change[T]) isDelete() bool {
 	var none T
 	return any(c.New) == any(none)
@@ -171,13 +172,13 @@ func (i *Informer[T]) Apply(ev raftstore.Event) {
 	}
 	i.delivery.Lock()
 	defer i.delivery.Unlock()
-	change := i.set(key, o, ev.Type == raftstore.Put)
+	change := i.setObject(key, o, ev.Type == raftstore.Put)
 	change.Revision = ev.Revision
-	i.deliver(change)
+	i.deliverChange(change)
 }
 
-// Reset implements Sink: it tells the handlers the difference between what was
-// known and what is.
+// Reset implements Sink: it passes to the handlers the differences between the known
+// objects and the new list.
 func (i *Informer[T]) Reset(recs []raftstore.Record, _ uint64) {
 	i.delivery.Lock()
 	defer i.delivery.Unlock()
@@ -196,14 +197,14 @@ func (i *Informer[T]) Reset(recs []raftstore.Record, _ uint64) {
 		if have, ok := i.Get(key); ok && have.GetResourceVersion() == o.GetResourceVersion() {
 			continue
 		}
-		change := i.set(key, o, true)
+		change := i.setObject(key, o, true)
 		change.Revision = rec.ModRevision
-		i.deliver(change)
+		i.deliverChange(change)
 	}
 	for _, key := range i.Keys() {
 		if _, ok := seen[key]; !ok {
 			var none T
-			i.deliver(i.set(key, none, false))
+			i.deliverChange(i.setObject(key, none, false))
 		}
 	}
 	i.mu.Lock()
@@ -214,8 +215,8 @@ func (i *Informer[T]) Reset(recs []raftstore.Record, _ uint64) {
 	}
 }
 
-// set stores or deletes one object and returns the change.
-func (i *Informer[T]) set(key Key, o T, exists bool) Change[T] {
+// setObject stores or deletes one object and returns the change.
+func (i *Informer[T]) setObject(key Key, o T, exists bool) Change[T] {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	old := i.items[key]
@@ -227,8 +228,8 @@ func (i *Informer[T]) set(key Key, o T, exists bool) Change[T] {
 	return Change[T]{Old: old, New: o}
 }
 
-// deliver calls the handlers. The caller holds i.delivery.
-func (i *Informer[T]) deliver(c Change[T]) {
+// deliverChange calls the handlers. The caller holds i.delivery.
+func (i *Informer[T]) deliverChange(c Change[T]) {
 	i.mu.RLock()
 	ids := slices.Sorted(maps.Keys(i.handlers))
 	fns := make([]func(Change[T]), 0, len(ids))

@@ -19,8 +19,8 @@ type Key = kinds.Key
 // KeyOf returns the key of o.
 func KeyOf(o metav1.Object) Key { return kinds.KeyOf(o) }
 
-// KindFor returns the kind of the type T. It panics if T is not in the catalogue:
-// that is a mistake in the program, not in its input.
+// KindFor returns the kind of the type T. It panics if T is not in the catalogue, which
+// is an error in the program and not in its input.
 func KindFor[T Object]() *Kind { return kinds.For[T]() }
 
 // KindOf returns the kind of o, by its Go type.
@@ -29,8 +29,8 @@ func KindOf(o Object) (*Kind, error) { return kinds.Of(o) }
 // KindByGroupKind returns the kind named gk, as owner references name it.
 func KindByGroupKind(gk schema.GroupKind) (*Kind, bool) { return kinds.ByGroupKind(gk) }
 
-// ParseStoreKey tells which object a store key belongs to. ok is false for
-// keys of claims and of kinds that are not in the catalogue.
+// ParseStoreKey returns the kind and the key of the object at a store key. ok is false
+// for keys of claims and of kinds that are not in the catalogue.
 func ParseStoreKey(storeKey string) (kind *Kind, key Key, ok bool) {
 	return kinds.ParseStoreKey(storeKey)
 }

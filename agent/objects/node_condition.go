@@ -7,8 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// NodeCondition returns a condition of a Node, the zero one if it has none of
-// that kind.
+// NodeCondition returns a condition of a Node; the zero value if the Node does not have
+// it.
 func NodeCondition(n *corev1.Node, kind corev1.NodeConditionType) corev1.NodeCondition {
 	for _, c := range n.Status.Conditions {
 		if c.Type == kind {
@@ -18,8 +18,8 @@ func NodeCondition(n *corev1.Node, kind corev1.NodeConditionType) corev1.NodeCon
 	return corev1.NodeCondition{}
 }
 
-// SetNodeCondition sets a condition of a Node. Its times move with its status
-// only: a heartbeat would be a write.
+// SetNodeCondition sets a condition of a Node. Its times change only when its status
+// changes, because a heartbeat would need a write.
 func SetNodeCondition(n *corev1.Node, c corev1.NodeCondition, now time.Time) {
 	stamp := metav1.NewTime(now.Truncate(time.Second))
 	for i := range n.Status.Conditions {

@@ -12,12 +12,12 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Raw is a stored object as JSON, for work that concerns objects of every
-// kind, also of kinds that this program does not know: nothing of it is lost
-// when it is written back.
+// Raw is a stored object as JSON. It is for work on objects of every kind, including
+// kinds that this program does not know: nothing is lost when the object is written
+// back.
 type Raw struct {
 	*unstructured.Unstructured
-	// StoreKey and Revision are the record's.
+	// StoreKey and Revision are those of the record.
 	StoreKey string
 	Revision uint64
 }
@@ -34,14 +34,13 @@ func DecodeRaw(rec raftstore.Record) (Raw, error) {
 	return r, nil
 }
 
-// ListRecords calls fn for every record below prefix as of one revision, which
-// it returns.
+// ListRecords calls fn for every record below prefix at one revision, which it returns.
 func ListRecords(ctx context.Context, s Store, prefix string, opts raftstore.ReadOptions, fn func(raftstore.Record) error) (uint64, error) {
 	return listRecords(ctx, s, prefix, opts, fn)
 }
 
-// UpdateRaw writes r, which was changed since it was read, back. Removing the
-// last finalizer of an object under deletion deletes it.
+// UpdateRaw writes back r, which was changed since it was read. If r is being deleted
+// and has no finalizer left, it is deleted.
 func (t *Tx) UpdateRaw(r Raw) {
 	t.Require(r.StoreKey, r.Revision)
 	if r.GetDeletionTimestamp() != nil && !kinds.IsHeld(r.Unstructured) {
@@ -56,7 +55,7 @@ func (t *Tx) UpdateRaw(r Raw) {
 	t.Put(r.StoreKey, b)
 }
 
-// DeleteRaw removes r, or, if it has finalizers, marks it as being deleted.
+// DeleteRaw deletes r, or, if it has finalizers, marks it as being deleted.
 func (t *Tx) DeleteRaw(r Raw) {
 	kinds.MarkDeleted(r.Unstructured, time.Now())
 	t.UpdateRaw(r)

@@ -22,23 +22,23 @@ import (
 type RecorderConfig struct {
 	// Store receives the events. Required.
 	Store Store
-	// Component is named as the source, e.g. "virtualmachine-controller".
+	// Component is the source that the events name, e.g. "virtualmachine-controller".
 	Component string
-	// Host is the host that reports.
+	// Host is the host that the events name as their source.
 	Host string
-	// Flush is how long events are gathered before they are written together.
+	// Flush is how long events are collected before they are written together.
 	Flush time.Duration
-	// Burst and Refill bound the events about one object: so many at once, and
-	// then one for each Refill. What exceeds them is dropped.
+	// Burst and Refill bound the events about one object: Burst at once, and then one
+	// per Refill. Further events are dropped.
 	Burst  int
 	Refill time.Duration
-	// Remember is how many events, and how many objects, are kept in mind.
+	// Remember is how many events, and how many objects, the recorder keeps in memory.
 	Remember int
 	// Logger receives failures. Required.
 	Logger *slog.Logger
 }
 
-// DefaultRecorderConfig returns the settings to start from.
+// DefaultRecorderConfig returns the default settings, without the required fields.
 func DefaultRecorderConfig() RecorderConfig {
 	return RecorderConfig{Flush: time.Second, Burst: 25, Refill: 5 * time.Minute, Remember: 4096}
 }
@@ -56,11 +56,12 @@ func (c RecorderConfig) Validate() error {
 	return nil
 }
 
-// Recorder writes events: what happened to an object, for people to read. The
-// same thing happening again counts up one event instead of adding another.
+// Recorder writes events, which tell users what happened to an object. If the same
+// thing happens again, it increments the count of the existing event instead of adding
+// a new one.
 //
-// Events are best effort. They are written without conditions: their names
-// hold the host and the component, so that each has one writer.
+// Events are best effort. They are written without conditions: an event's name contains
+// the host and the component, so each event has only one writer.
 type Recorder struct {
 	cfg RecorderConfig
 
@@ -72,7 +73,7 @@ type Recorder struct {
 	wake    chan struct{} // holds one token
 }
 
-// NewRecorder returns a recorder. AddTo works at once; Event needs Run.
+// NewRecorder returns a recorder. AddTo works at once; Event needs Run to be running.
 func NewRecorder(cfg RecorderConfig) (*Recorder, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -91,12 +92,12 @@ func NewRecorder(cfg RecorderConfig) (*Recorder, error) {
 	}, nil
 }
 
-// AddTo writes an event about o with the transaction, at no cost of its own.
-// eventType is corev1.EventTypeNormal or corev1.EventTypeWarning.
+// AddTo adds an event about o to the transaction, so that the event needs no commit of
+// its own. eventType is corev1.EventTypeNormal or corev1.EventTypeWarning.
 func (r *Recorder) AddTo(tx *Tx, o Object, eventType, reason, message string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key, ev := r.next(o, eventType, reason, message)
+	key, ev := r.nextEvent(o, eventType, reason, message)
 	if ev == nil {
 		return
 	}
@@ -104,20 +105,20 @@ func (r *Recorder) AddTo(tx *Tx, o Object, eventType, reason, message string) {
 	if err != nil {
 		return
 	}
-	// It counts only if the transaction does.
-	tx.op(raftstore.Op{Key: key, Value: b}, func(uint64) {
+	// Remember the event only if the transaction is committed.
+	tx.addOp(raftstore.Op{Key: key, Value: b}, func(uint64) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.known.Add(key, ev)
 	})
 }
 
-// Event writes an event about o soon, together with others. It never blocks
-// and may be called from any goroutine.
+// Event queues an event about o, which Run soon writes together with others. It never
+// blocks and may be called from any goroutine.
 func (r *Recorder) Event(o Object, eventType, reason, message string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key, ev := r.next(o, eventType, reason, message)
+	key, ev := r.nextEvent(o, eventType, reason, message)
 	if ev == nil {
 		return
 	}
@@ -132,14 +133,14 @@ func (r *Recorder) Event(o Object, eventType, reason, message string) {
 	}
 }
 
-// Run writes what Event was given until ctx ends, and then once more.
+// Run writes the queued events until ctx ends, and then writes the remaining ones once.
 func (r *Recorder) Run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
-			r.flush(last)
+			r.writePending(last)
 			return
 		case <-r.wake:
 		}
@@ -148,15 +149,16 @@ func (r *Recorder) Run(ctx context.Context) {
 		case <-time.After(r.cfg.Flush):
 		}
 		if ctx.Err() == nil {
-			r.flush(ctx)
+			r.writePending(ctx)
 		}
 	}
 }
 
-// maxBatch keeps a transaction of events small beside those of the work.
+// maxBatch bounds the events of one transaction, so that it stays small compared to
+// other transactions.
 const maxBatch = 64
 
-func (r *Recorder) flush(ctx context.Context) {
+func (r *Recorder) writePending(ctx context.Context) {
 	for {
 		r.mu.Lock()
 		n := min(len(r.order), maxBatch)
@@ -178,21 +180,21 @@ func (r *Recorder) flush(ctx context.Context) {
 	}
 }
 
-// next returns the event as it is to be written now, and its store key; nil if
-// the object's budget is used up. The caller holds r.mu.
-func (r *Recorder) next(o Object, eventType, reason, message string) (string, *corev1.Event) {
+// nextEvent returns the event to write now and its store key; nil if the object's
+// budget is used up. The caller holds r.mu.
+func (r *Recorder) nextEvent(o Object, eventType, reason, message string) (string, *corev1.Event) {
 	kind, err := KindOf(o)
-	if err != nil || !r.affords(string(o.GetUID())) {
+	if err != nil || !r.takeFromBudget(string(o.GetUID())) {
 		return "", nil
 	}
 	ns := o.GetNamespace()
 	if ns == "" {
 		ns = metav1.NamespaceDefault
 	}
-	name := o.GetName() + "." + r.hash(o, eventType, reason, message)
+	name := o.GetName() + "." + r.nameHash(o, eventType, reason, message)
 	key := KindFor[*corev1.Event]().StoreKey(Key{Namespace: ns, Name: name})
 	now := metav1.NewTime(time.Now().Truncate(time.Second))
-	ev := r.recall(key)
+	ev := r.lastWritten(key)
 	if ev == nil {
 		var tx Tx // only to complete the object
 		ev = &corev1.Event{
@@ -213,9 +215,9 @@ func (r *Recorder) next(o Object, eventType, reason, message string) (string, *c
 	return key, ev
 }
 
-// recall returns the event of a key as it was last written; after a restart,
-// from the store.
-func (r *Recorder) recall(key string) *corev1.Event {
+// lastWritten returns the event of a key as it was last written; after a restart it
+// reads the store.
+func (r *Recorder) lastWritten(key string) *corev1.Event {
 	if ev, ok := r.known.Get(key); ok {
 		return ev
 	}
@@ -230,7 +232,7 @@ func (r *Recorder) recall(key string) *corev1.Event {
 	return ev
 }
 
-func (r *Recorder) affords(uid string) bool {
+func (r *Recorder) takeFromBudget(uid string) bool {
 	l, ok := r.budgets.Get(uid)
 	if !ok {
 		l = rate.NewLimiter(rate.Every(r.cfg.Refill), r.cfg.Burst)
@@ -239,7 +241,7 @@ func (r *Recorder) affords(uid string) bool {
 	return l.Allow()
 }
 
-func (r *Recorder) hash(o Object, parts ...string) string {
+func (r *Recorder) nameHash(o Object, parts ...string) string {
 	h := fnv.New64a()
 	for _, p := range append([]string{r.cfg.Component, r.cfg.Host, string(o.GetUID())}, parts...) {
 		_, _ = fmt.Fprintf(h, "%d:%s", len(p), p)

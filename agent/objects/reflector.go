@@ -13,15 +13,15 @@ import (
 
 // Sink receives the records below a prefix, from one goroutine.
 type Sink interface {
-	// Reset replaces everything by recs, the state at revision. It is called
-	// first, and again whenever changes may have been missed.
+	// Reset replaces everything with recs, the state at revision. It is called first,
+	// and again whenever changes may have been missed.
 	Reset(recs []raftstore.Record, revision uint64)
-	// Apply takes one change, a Put or a Delete.
+	// Apply applies one change, a Put or a Delete.
 	Apply(ev raftstore.Event)
 }
 
-// reflector copies the records below a prefix into a Sink: a list, then the
-// changes after it, again and again. It lives as long as run.
+// reflector copies the records below a prefix into a Sink: it lists them and then
+// watches for changes, and repeats this when the watch ends. It stops when run returns.
 type reflector struct {
 	store    Store
 	prefix   string
@@ -50,15 +50,14 @@ func (r *reflector) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		// The jitter keeps the watches of one agent from retrying in step.
+		// The jitter prevents the watches of one agent from retrying at the same time.
 		case <-time.After(delay/2 + rand.N(delay/2+1)):
 		}
 		delay = min(delay*2, r.retryMax)
 	}
 }
 
-// listAndWatch fills the sink and follows the changes; it returns only with an
-// error.
+// listAndWatch fills the sink and follows the changes; it returns only with an error.
 func (r *reflector) listAndWatch(ctx context.Context) error {
 	recs, rev, err := r.list(ctx)
 	if err != nil {
@@ -72,8 +71,8 @@ func (r *reflector) listAndWatch(ctx context.Context) error {
 	}
 	defer w.Stop()
 	if rev == 0 {
-		// The store was empty, and a watch after revision 0 starts now: what
-		// was written between list and watch would be missed.
+		// The store was empty, and a watch after revision 0 starts at the present. List
+		// again, so that no write between list and watch is missed.
 		if recs, rev, err = r.list(ctx); err != nil {
 			return err
 		}

@@ -10,22 +10,22 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Transformer changes values on their way to the replicated store and back:
-// encryption at rest. Everything above works with plain values; log, snapshots,
-// backups and other hosts see what Seal returned. It is called concurrently.
+// Transformer changes values on their way to the replicated store and back; it is for
+// encryption at rest. All code above it works with plain values. The log, snapshots,
+// backups and other hosts hold what Seal returned. It is called concurrently.
 //
-// Rules (constraints) judge what is stored, so a Transformer must leave the values
-// alone that they read: those of claims.
+// Constraints read the stored values, so a Transformer must not change the values that
+// they read: those of claims.
 type Transformer interface {
-	// Seal returns what is stored at storeKey for a plain value. It must not keep
+	// Seal returns the bytes to store at storeKey for a plain value. It must not keep
 	// or change plain. Sealing a value twice may give different bytes.
 	Seal(storeKey string, plain []byte) ([]byte, error)
 	// Open is the inverse of Seal.
 	Open(storeKey string, stored []byte) ([]byte, error)
 }
 
-// Replica is a replicated store that holds objects. It is the one way of objects
-// in and out of it, for controllers and API alike. It is safe for concurrent use.
+// Replica is a replicated store that holds objects. Controllers and the API read and
+// write all objects through it. It is safe for concurrent use.
 type Replica struct {
 	store *raftstore.Store
 	by    Transformer
@@ -33,8 +33,8 @@ type Replica struct {
 
 var _ Store = (*Replica)(nil)
 
-// FromRaft returns s as a Store. Values pass through by on their way; nil leaves
-// them as they are.
+// FromRaft returns s as a Store. The Transformer by seals and opens the values; if it
+// is nil, values are stored as they are.
 func FromRaft(s *raftstore.Store, by Transformer) *Replica { return &Replica{store: s, by: by} }
 
 // Revision returns the newest revision that the local replica has applied.
@@ -79,8 +79,8 @@ func (r *Replica) Get(ctx context.Context, key string, opts raftstore.ReadOption
 	return rec, rev, nil
 }
 
-// List implements Store. A record that cannot be opened is left as it is stored, so
-// that whoever decodes it reports it, and goes on with the others.
+// List implements Store. A record that cannot be opened is returned as it is stored, so
+// that the code that decodes it reports the error and continues with the others.
 func (r *Replica) List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error) {
 	res, err := r.store.List(ctx, req)
 	if err != nil || r.by == nil {
@@ -93,7 +93,7 @@ func (r *Replica) List(ctx context.Context, req raftstore.ListRequest) (raftstor
 	return res, nil
 }
 
-// Watch implements Store. It treats a record that cannot be opened as List does.
+// Watch implements Store. It handles a record that cannot be opened like List.
 func (r *Replica) Watch(ctx context.Context, req raftstore.WatchRequest) (Watcher, error) {
 	w, err := r.store.Watch(ctx, req)
 	if err != nil {
@@ -107,7 +107,8 @@ func (r *Replica) Watch(ctx context.Context, req raftstore.WatchRequest) (Watche
 	return o, nil
 }
 
-// openRecord opens the value of a record, or leaves it as it is if that fails.
+// openRecord opens the value of a record, or returns the record unchanged if that
+// fails.
 func (r *Replica) openRecord(rec raftstore.Record) raftstore.Record {
 	if value, err := r.by.Open(rec.Key, rec.Value); err == nil {
 		rec.Value = value

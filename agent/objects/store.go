@@ -10,10 +10,10 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Store is what this package needs of a replicated store. FromRaft makes one
-// of a *raftstore.Store.
+// Store is the part of a replicated store that this package uses. FromRaft makes one
+// from a *raftstore.Store.
 type Store interface {
-	// Commit applies t atomically and returns when the local replica has it.
+	// Commit applies t atomically and returns once the local replica has applied it.
 	Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResult, error)
 	// Get returns the record at key and the revision of the store.
 	Get(ctx context.Context, key string, opts raftstore.ReadOptions) (raftstore.Record, uint64, error)
@@ -25,15 +25,15 @@ type Store interface {
 
 // Watcher is one running watch.
 type Watcher interface {
-	// Events is closed at the end of the watch.
+	// Events returns the channel of events. It is closed when the watch ends.
 	Events() <-chan raftstore.Event
-	// Err says, after Events was closed, why.
+	// Err returns why the watch ended, after the channel of Events was closed.
 	Err() error
 	// Stop ends the watch.
 	Stop()
 }
 
-// Get returns one object. The error of a missing object is a NotFound of
+// Get returns one object. If it does not exist, the error is a NotFound of
 // apimachinery.
 func Get[T Object](ctx context.Context, s Store, key Key, opts raftstore.ReadOptions) (T, error) {
 	var zero T
@@ -48,12 +48,12 @@ func Get[T Object](ctx context.Context, s Store, key Key, opts raftstore.ReadOpt
 	return Decode[T](rec)
 }
 
-// listPage is how many records are asked for at once, so that a list of a
-// large mesh does not hold everything twice.
+// listPage is how many records one request reads, so that listing a large mesh does not
+// hold all records in memory twice.
 const listPage = 500
 
-// List returns all objects of a kind in namespace (all namespaces if empty),
-// ordered by key, and the revision that the list shows.
+// List returns all objects of a kind in namespace (all namespaces if empty), ordered by
+// key, and the revision of the list.
 func List[T Object](ctx context.Context, s Store, namespace string, opts raftstore.ReadOptions) ([]T, uint64, error) {
 	kind := KindFor[T]()
 	var out []T
@@ -71,8 +71,7 @@ func List[T Object](ctx context.Context, s Store, namespace string, opts raftsto
 	return out, rev, nil
 }
 
-// listRecords calls fn for every record below prefix as of one revision, which
-// it returns.
+// listRecords calls fn for every record below prefix at one revision, which it returns.
 func listRecords(ctx context.Context, s Store, prefix string, opts raftstore.ReadOptions, fn func(raftstore.Record) error) (uint64, error) {
 	req := raftstore.ListRequest{Prefix: prefix, Limit: listPage, ReadOptions: opts}
 	for {

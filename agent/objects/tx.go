@@ -17,23 +17,23 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Tx collects writes that happen all together or not at all. The zero value is
-// ready to use; a Tx is used by one goroutine, for one Commit.
+// Tx collects writes that are committed all together or not at all. The zero value is
+// ready to use. A Tx is used by one goroutine, for one Commit.
 //
-// Methods that build return nothing: the first mistake is remembered and
-// returned by Commit, before anything is written.
+// Methods that add to the transaction return nothing. The first error is remembered and
+// Commit returns it before anything is written.
 type Tx struct {
 	conds       map[string]uint64
 	condOrder   []string
 	ops         []raftstore.Op
 	opIndex     map[string]int // by key
 	constraints []raftstore.ConstraintCall
-	stored      [][]func(rev uint64) // what to do with the revision of each op
+	stored      [][]func(rev uint64) // called with the revision of each op
 	err         error
 }
 
-// Create adds o, which must not exist yet. It completes o: uid,
-// creationTimestamp, generation, and a name if generateName is set.
+// Create adds o, which must not exist yet. It fills in uid, creationTimestamp,
+// generation, and a name if generateName is set.
 func (t *Tx) Create(o Object) {
 	kind, ok := t.kindOf(o)
 	if !ok {
@@ -55,10 +55,10 @@ func (t *Tx) Create(o Object) {
 	}
 }
 
-// Update replaces old, as it was read, by o: metadata, spec and status. What
-// may not change is taken from old, and generation moves if spec did. Nothing
-// is written if nothing changed. Removing the last finalizer of an object
-// under deletion deletes it.
+// Update replaces old, as it was read, with o: metadata, spec and status. Immutable
+// fields are taken from old, and the generation is incremented if the spec changed.
+// Nothing is written if nothing changed. If o is being deleted and has no finalizer
+// left, it is deleted.
 func (t *Tx) Update(old, o Object) {
 	kind, ok := t.kindOf(o)
 	if !ok {
@@ -66,11 +66,11 @@ func (t *Tx) Update(old, o Object) {
 	}
 	keepIdentity(old, o)
 	kind.CountGeneration(o, old)
-	t.replace(kind, old, o, o)
+	t.replaceObject(kind, old, o, o)
 }
 
-// UpdateStatus replaces the status of old by that of o and leaves everything
-// else of old as it is, generation too.
+// UpdateStatus replaces the status of old with that of o and leaves everything else of
+// old unchanged, including its generation.
 func (t *Tx) UpdateStatus(old, o Object) {
 	kind, ok := t.kindOf(o)
 	if !ok {
@@ -82,17 +82,17 @@ func (t *Tx) UpdateStatus(old, o Object) {
 	}
 	merged := old.DeepCopyObject().(Object)
 	reflect.ValueOf(merged).Elem().FieldByName("Status").Set(reflect.ValueOf(o).Elem().FieldByName("Status"))
-	t.replace(kind, old, merged, o)
+	t.replaceObject(kind, old, merged, o)
 }
 
-// DeleteOptions say what happens to the objects that the deleted one owns.
+// DeleteOptions say what happens to the objects that are owned by the deleted one.
 type DeleteOptions struct {
 	// Propagation is Background if empty.
 	Propagation metav1.DeletionPropagation
 }
 
-// Delete removes old, or, if it has finalizers, marks it as being deleted.
-// Deleting what is being deleted already writes nothing.
+// Delete deletes old, or, if it has finalizers, marks it as being deleted. For an
+// object that is already being deleted it writes nothing.
 func (t *Tx) Delete(old Object, opts DeleteOptions) {
 	kind, ok := t.kindOf(old)
 	if !ok {
@@ -106,11 +106,11 @@ func (t *Tx) Delete(old Object, opts DeleteOptions) {
 		addFinalizer(o, metav1.FinalizerOrphanDependents)
 	}
 	if !kinds.IsHeld(o) {
-		t.remove(kind, old)
+		t.removeObject(kind, old)
 		return
 	}
 	kinds.MarkDeleted(o, time.Now())
-	t.replace(kind, old, o, o)
+	t.replaceObject(kind, old, o, o)
 }
 
 // Unchanged makes the transaction fail if o has changed since it was read.
@@ -134,9 +134,9 @@ func (t *Tx) Unchanged(o Object) {
 	}
 }
 
-// Require makes the transaction fail unless the record at a store key was last
-// changed at revision; zero means that it must not exist. For packages that
-// own keys beside the objects (claims).
+// Require makes the transaction fail unless the record at a store key was last changed
+// at revision; zero means that it must not exist. It is for packages with store keys
+// that are not objects, such as claims.
 func (t *Tx) Require(storeKey string, revision uint64) {
 	if have, ok := t.conds[storeKey]; ok {
 		if have != revision {
@@ -151,20 +151,20 @@ func (t *Tx) Require(storeKey string, revision uint64) {
 	t.condOrder = append(t.condOrder, storeKey)
 }
 
-// Put writes a record that is not an object, without a condition of its own. The
-// same write twice counts once.
+// Put writes a record that is not an object, without a condition of its own. Repeating
+// the same write has no further effect.
 func (t *Tx) Put(storeKey string, value []byte) {
-	t.op(raftstore.Op{Key: storeKey, Value: value})
+	t.addOp(raftstore.Op{Key: storeKey, Value: value})
 }
 
 // Remove deletes a record that is not an object, without a condition of its own.
-// The same deletion twice counts once.
+// Repeating the deletion has no further effect.
 func (t *Tx) Remove(storeKey string) {
-	t.op(raftstore.Op{Key: storeKey, Delete: true})
+	t.addOp(raftstore.Op{Key: storeKey, Delete: true})
 }
 
-// Demand adds a constraint that the state after the transaction must hold. The
-// same call twice counts once.
+// Demand adds a constraint that the state after the transaction must satisfy. Repeating
+// the same call has no further effect.
 func (t *Tx) Demand(c raftstore.ConstraintCall) {
 	for _, have := range t.constraints {
 		if have.Name == c.Name && have.Version == c.Version && bytes.Equal(have.Args, c.Args) {
@@ -174,18 +174,18 @@ func (t *Tx) Demand(c raftstore.ConstraintCall) {
 	t.constraints = append(t.constraints, c)
 }
 
-// Fail makes Commit return err: for packages that add to a transaction and
-// find that they cannot.
+// Fail makes Commit return err. It is for functions that add to a transaction and find
+// that they cannot.
 func (t *Tx) Fail(err error) { t.fail(err) }
 
 // Empty reports whether the transaction would write nothing.
 func (t *Tx) Empty() bool { return len(t.ops) == 0 }
 
-// Commit carries the transaction out and fills in the resourceVersion of the
-// objects given to Create, Update and UpdateStatus. One that would write
-// nothing is not sent, whatever it requires. A lost race is a Conflict,
-// AlreadyExists or NotFound of apimachinery; Refused tells a constraint's
-// refusal.
+// Commit commits the transaction and fills in the resourceVersion of the objects given
+// to Create, Update and UpdateStatus. A transaction that would write nothing is not
+// sent, even if it has requirements. A lost race is returned as a Conflict,
+// AlreadyExists or NotFound of apimachinery; Refused recognises the refusal by a
+// constraint.
 func (t *Tx) Commit(ctx context.Context, s Store) (raftstore.TxnResult, error) {
 	if t.err != nil {
 		return raftstore.TxnResult{}, fmt.Errorf("build transaction: %w", t.err)
@@ -209,9 +209,9 @@ func (t *Tx) Commit(ctx context.Context, s Store) (raftstore.TxnResult, error) {
 	return res, nil
 }
 
-// replace writes o over old, or nothing if they are the same. told learns the
-// revision.
-func (t *Tx) replace(kind *Kind, old, o, told Object) {
+// replaceObject writes o over old, or nothing if they are equal. told gets the new
+// resourceVersion.
+func (t *Tx) replaceObject(kind *Kind, old, o, told Object) {
 	key, ok := t.storeKey(kind, o)
 	if !ok {
 		return
@@ -221,7 +221,7 @@ func (t *Tx) replace(kind *Kind, old, o, told Object) {
 		return
 	}
 	if o.GetDeletionTimestamp() != nil && !kinds.IsHeld(o) {
-		t.remove(kind, old)
+		t.removeObject(kind, old)
 		return
 	}
 	before, err := Encode(old)
@@ -238,13 +238,13 @@ func (t *Tx) replace(kind *Kind, old, o, told Object) {
 		return
 	}
 	t.Unchanged(old)
-	t.op(raftstore.Op{Key: key, Value: after}, storeRevision(told))
+	t.addOp(raftstore.Op{Key: key, Value: after}, storeRevision(told))
 }
 
-func (t *Tx) remove(kind *Kind, old Object) {
+func (t *Tx) removeObject(kind *Kind, old Object) {
 	if key, ok := t.storeKey(kind, old); ok {
 		t.Unchanged(old)
-		t.op(raftstore.Op{Key: key, Delete: true})
+		t.addOp(raftstore.Op{Key: key, Delete: true})
 	}
 }
 
@@ -254,18 +254,18 @@ func (t *Tx) putObject(key string, o Object) {
 		t.fail(err)
 		return
 	}
-	t.op(raftstore.Op{Key: key, Value: b}, storeRevision(o))
+	t.addOp(raftstore.Op{Key: key, Value: b}, storeRevision(o))
 }
 
 func storeRevision(o Object) func(uint64) {
 	return func(rev uint64) { o.SetResourceVersion(strconv.FormatUint(rev, 10)) }
 }
 
-// op appends an operation; stored is called with its revision. The same
-// operation twice is one: lists that transactions are built from may name a thing
-// twice. Different ones for one key are a mistake of the caller: the second would
-// silently undo the first.
-func (t *Tx) op(op raftstore.Op, stored ...func(rev uint64)) {
+// addOp appends an operation; stored is called with its revision. Adding the same
+// operation twice has the effect of one, because the lists from which transactions are
+// built may contain duplicates. Two different operations for one key are an error of
+// the caller: the second would silently undo the first.
+func (t *Tx) addOp(op raftstore.Op, stored ...func(rev uint64)) {
 	i, again := t.opIndex[op.Key]
 	if again {
 		if have := t.ops[i]; have.Delete != op.Delete || !bytes.Equal(have.Value, op.Value) {
@@ -291,7 +291,7 @@ func (t *Tx) kindOf(o Object) (*Kind, bool) {
 	return kind, err == nil
 }
 
-// storeKey returns o's key after checking that it is complete.
+// storeKey checks that o's key is complete and returns its store key.
 func (t *Tx) storeKey(kind *Kind, o Object) (string, bool) {
 	switch {
 	case o.GetName() == "":
@@ -308,7 +308,7 @@ func (t *Tx) storeKey(kind *Kind, o Object) (string, bool) {
 
 func (t *Tx) fail(err error) { t.err = errors.Join(t.err, err) }
 
-// keepIdentity restores what no update may change.
+// keepIdentity restores the fields that no update may change.
 func keepIdentity(old, o Object) {
 	o.SetUID(old.GetUID())
 	o.SetCreationTimestamp(old.GetCreationTimestamp())
@@ -317,7 +317,8 @@ func keepIdentity(old, o Object) {
 	o.SetResourceVersion(old.GetResourceVersion())
 }
 
-// randomSuffix avoids vowels, as generated names do, lest it spell a word.
+// randomSuffix uses no vowels, like generated names in Kubernetes, so that it never
+// spells a word.
 func randomSuffix(n int) string {
 	const letters = "bcdfghjklmnpqrstvwxz2456789"
 	b := make([]byte, n)

@@ -10,28 +10,29 @@ import (
 	"virtmesh/agent/objects"
 )
 
-// Sealer is an objects.Transformer for tests. What it makes of a value is not JSON,
-// holds nothing of the value that could be read, belongs to one key, and is
-// different each time. It is no encryption.
+// Sealer is an objects.Transformer for tests. A sealed value is not JSON, contains no
+// readable part of the plain value, can only be opened at its key, and differs each
+// time. It is not encryption.
 type Sealer struct{ sealed atomic.Int64 }
 
 var _ objects.Transformer = (*Sealer)(nil)
 
 // Seal implements objects.Transformer.
 func (s *Sealer) Seal(storeKey string, plain []byte) ([]byte, error) {
-	return fmt.Appendf(nil, "sealed %d %s %s", s.sealed.Add(1), storeKey, mirror(plain)), nil
+	return fmt.Appendf(nil, "sealed %d %s %s", s.sealed.Add(1), storeKey, invertBits(plain)), nil
 }
 
-// Open implements objects.Transformer. It refuses what was sealed for another key.
+// Open implements objects.Transformer. It refuses a value that was sealed for another
+// key.
 func (s *Sealer) Open(storeKey string, stored []byte) ([]byte, error) {
 	parts := bytes.SplitN(stored, []byte(" "), 4)
 	if len(parts) != 4 || string(parts[0]) != "sealed" || string(parts[2]) != storeKey {
-		return nil, fmt.Errorf("%s holds nothing that was sealed for it", storeKey)
+		return nil, fmt.Errorf("the value at %s was not sealed for that key", storeKey)
 	}
-	return mirror(parts[3]), nil
+	return invertBits(parts[3]), nil
 }
 
-// Sealed reports whether value was made by a Sealer and shows nothing of words.
+// Sealed reports whether value was made by a Sealer and contains none of words.
 func Sealed(value []byte, words ...string) bool {
 	if !bytes.HasPrefix(value, []byte("sealed ")) {
 		return false
@@ -46,8 +47,8 @@ func Sealed(value []byte, words ...string) bool {
 	return true
 }
 
-// mirror turns every bit over; done twice it changes nothing.
-func mirror(b []byte) []byte {
+// invertBits inverts every bit; applied twice it changes nothing.
+func invertBits(b []byte) []byte {
 	out := make([]byte, len(b))
 	for i := range b {
 		out[i] = ^b[i]

@@ -1,10 +1,10 @@
-// Package objectstest holds a small in-memory store for the tests of the
-// packages that work on objects. It keeps the contract of raftstore that they
-// rely on (revisions, conditions, constraints, watches) on one replica and
-// without goroutines, so that tests run in a synctest bubble.
+// Package objectstest provides a small in-memory store for tests of packages that work
+// on objects. It implements the parts of raftstore's contract that these packages rely
+// on (revisions, conditions, constraints, watches) with one replica and without
+// goroutines, so that tests run in a synctest bubble.
 //
-// It is not a stand-in for raftstore's own behaviour: leaders, consistency and
-// compaction are tested there.
+// It does not model the rest of raftstore: leaders, consistency and compaction are
+// tested in that package.
 package objectstest
 
 import (
@@ -39,7 +39,7 @@ type constraintID struct {
 
 var _ objects.Store = (*Store)(nil)
 
-// New returns an empty store that judges transactions by the constraints.
+// New returns an empty store that checks transactions against the constraints.
 func New(constraints ...raftstore.Constraint) *Store {
 	s := &Store{
 		constraints: map[constraintID]raftstore.Constraint{},
@@ -59,7 +59,7 @@ func (s *Store) Commits() uint64 {
 	return s.commits
 }
 
-// Fail makes every Commit return err until it is called with nil.
+// Fail makes every Commit return err, until Fail is called with nil.
 func (s *Store) Fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,7 +102,7 @@ func (s *Store) Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResul
 	for _, op := range t.Ops {
 		rev++
 		res.OpRevisions = append(res.OpRevisions, rev)
-		if ev, ok := apply(next, op, rev); ok {
+		if ev, ok := applyOp(next, op, rev); ok {
 			events = append(events, ev)
 		}
 	}
@@ -126,7 +126,7 @@ func (s *Store) Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResul
 	return res, nil
 }
 
-func apply(tree *btree.BTreeG[raftstore.Record], op raftstore.Op, rev uint64) (raftstore.Event, bool) {
+func applyOp(tree *btree.BTreeG[raftstore.Record], op raftstore.Op, rev uint64) (raftstore.Event, bool) {
 	prev, had := tree.Get(raftstore.Record{Key: op.Key})
 	ev := raftstore.Event{Type: raftstore.Put, Revision: rev}
 	if had {
@@ -156,8 +156,8 @@ func (s *Store) Get(ctx context.Context, key string, _ raftstore.ReadOptions) (r
 	return rec, s.revision, ctx.Err()
 }
 
-// List implements objects.Store. It knows the present only: a page asked for
-// at an older revision shows what is there now.
+// List implements objects.Store. It only has the present state: a page requested at an
+// older revision returns the present records.
 func (s *Store) List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

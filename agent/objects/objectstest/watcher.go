@@ -9,7 +9,7 @@ import (
 	"virtmesh/raftstore"
 )
 
-// watcher follows the store's history from one revision on.
+// watcher delivers the store's history after one revision.
 type watcher struct {
 	store  *Store
 	prefix string
@@ -67,7 +67,7 @@ func (w *watcher) run(ctx context.Context) {
 		delete(w.store.watchers, w)
 	}()
 	for {
-		for _, ev := range w.next() {
+		for _, ev := range w.pendingEvents() {
 			select {
 			case w.events <- ev:
 			case <-w.stop:
@@ -88,8 +88,8 @@ func (w *watcher) run(ctx context.Context) {
 	}
 }
 
-// next returns the events that were not delivered yet.
-func (w *watcher) next() []raftstore.Event {
+// pendingEvents returns the events that were not delivered yet.
+func (w *watcher) pendingEvents() []raftstore.Event {
 	w.store.mu.Lock()
 	defer w.store.mu.Unlock()
 	var out []raftstore.Event
