@@ -79,7 +79,7 @@ func TestSectionsComeTogetherInAnyOrder(t *testing.T) {
 		w.field(200, raw)
 		name := rapid.StringN(1, 60, maxName).Draw(t, "name")
 		rec := record{name: name, sec: sectionHost, version: 7, count: 1, raw: w.buf}
-		msgs := split(rec)
+		msgs := splitRecord(rec)
 		s := newFactStore()
 		var last outcome
 		for _, i := range rapid.Permutation(indices(len(msgs))).Draw(t, "order") {
@@ -90,8 +90,8 @@ func TestSectionsComeTogetherInAnyOrder(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			last = s.apply(time.Time{}, part)
-			if again := s.apply(time.Time{}, part); again != stale {
+			last = s.applyRecord(time.Time{}, part)
+			if again := s.applyRecord(time.Time{}, part); again != stale {
 				t.Fatalf("the same message again: %v", again)
 			}
 		}
@@ -119,7 +119,7 @@ func TestNewestVersionWins(t *testing.T) {
 		for _, v := range rapid.SliceOfN(rapid.Uint64Range(1, 20), 1, 20).Draw(t, "versions") {
 			w := fieldWriter{}
 			w.field(tagFeatureLevel, []byte{byte(v)})
-			got := s.apply(time.Time{}, record{name: "a", sec: sectionHost, version: v, count: 1, raw: w.buf})
+			got := s.applyRecord(time.Time{}, record{name: "a", sec: sectionHost, version: v, count: 1, raw: w.buf})
 			if (got == applied) != (v > newest) {
 				t.Fatalf("version %d after %d: %v", v, newest, got)
 			}
@@ -128,7 +128,7 @@ func TestNewestVersionWins(t *testing.T) {
 		if got := s.versions("a")[sectionHost]; got != newest {
 			t.Fatalf("version %d, want %d", got, newest)
 		}
-		if recs := s.newer(nil, "a", versions{0, newest}); len(recs) != 0 {
+		if recs := s.appendNewer(nil, "a", versions{0, newest}); len(recs) != 0 {
 			t.Fatalf("%d records are newer than the newest", len(recs))
 		}
 		s.remove("a")
@@ -191,7 +191,7 @@ func TestMetaSurvivesEncoding(t *testing.T) {
 func FuzzReceive(f *testing.F) {
 	facts := Facts{MeshAddr: "a:1", Labels: map[string]string{"k": "v"}, Free: Resources{CPUMilli: 1}}
 	rec := record{name: "b", sec: sectionHost, version: 3, count: 1, raw: encodeSection(sectionHost, &facts)}
-	f.Add(split(rec)[0])
+	f.Add(splitRecord(rec)[0])
 	b, _ := appendBatch([]byte{kindBatch}, []record{rec}, 1000)
 	f.Add(b)
 	f.Add(encodeState(digest{"b", map[string]versions{"b": {1, 2}}}, []record{rec}, 1000))
@@ -205,7 +205,7 @@ func FuzzReceive(f *testing.F) {
 				t.Fatalf("error of another kind: %v", err)
 			}
 			for _, r := range recs {
-				s.apply(time.Time{}, r)
+				s.applyRecord(time.Time{}, r)
 				s.facts(r.name)
 			}
 		}
@@ -234,7 +234,7 @@ func FuzzPacketTap(f *testing.F) {
 					}
 				},
 			}
-			tp.packet(b)
+			tp.readPacket(b)
 		}
 	})
 }

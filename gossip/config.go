@@ -19,21 +19,21 @@ const (
 	maxMesh = 64
 )
 
-// Config says how a member takes part. DefaultConfig gives everything but Name.
+// Config configures a member. DefaultConfig sets everything but Name.
 type Config struct {
 	// Name of this member, unique in the mesh.
 	Name string
-	// Mesh names the mesh. Packets of another mesh are discarded, which keeps
-	// two meshes apart that share a network by mistake. At most 64 bytes, for
-	// it is part of every packet.
+	// Mesh names the mesh. Packets of another mesh are discarded, so that two
+	// meshes that share a network by mistake stay apart. At most 64 bytes, because
+	// the name is part of every packet.
 	Mesh string
 
-	// BindAddr and BindPort are where UDP and TCP are bound. Port 0 lets the
-	// kernel choose. They are ignored when Transport is set.
+	// BindAddr and BindPort are the address and port that UDP and TCP are bound
+	// to. Port 0 lets the kernel choose. They are ignored when Transport is set.
 	BindAddr string
 	BindPort int
-	// AdvertiseAddr and AdvertisePort are what others are told; empty means
-	// the bound address.
+	// AdvertiseAddr and AdvertisePort are the address and port announced to other
+	// members; empty and 0 mean the bound ones.
 	AdvertiseAddr string
 	AdvertisePort int
 
@@ -44,12 +44,13 @@ type Config struct {
 	// Profile holds the timing.
 	Profile Profile
 
-	// Facts are announced when this member joins. SetFacts changes them.
+	// Facts are the first facts announced about this member. SetFacts replaces
+	// them.
 	Facts Facts
 
 	// DeadRetention and LeftRetention are how long a member that died or left
-	// is remembered. A dead member is called again every ReconnectInterval or
-	// so until then, which is what heals a partition.
+	// is remembered. Until then, a dead member is contacted again about every
+	// ReconnectInterval, which heals the mesh after a partition.
 	DeadRetention     time.Duration
 	LeftRetention     time.Duration
 	ReconnectInterval time.Duration
@@ -62,50 +63,52 @@ type Config struct {
 	Registerer prometheus.Registerer
 }
 
-// Profile is the timing of failure detection and gossip. With n members
+// Profile holds the timing of failure detection and gossip. In a mesh of n members:
 //
 //	first probe of a dead member   about ProbeInterval, rarely 5 of them
 //	memberlist's own verdict       SuspicionMult * max(1, log10 n) * ProbeInterval
 //	published as Dead              HoldFor(n) after it was first Suspect
 //
-// The intervals are short, because more probes make the first one come sooner
-// and more confirmations possible; the verdict is then held back, because a
-// member wrongly accused (by one whose CPU is starved, mostly) refutes in a few
-// gossip rounds and nobody should have acted on it.
+// The intervals are short, because then a dead member is probed sooner and more
+// members can confirm a suspicion. The verdict is then held back: a wrongly
+// suspected member (mostly suspected by one that is starved of CPU) refutes the
+// suspicion within a few gossip rounds, and nobody should have acted on it by then.
 type Profile struct {
 	ProbeInterval time.Duration
-	// ProbeTimeout is the wait for a direct answer. Those then asked to probe
-	// as well report failure after another ProbeTimeout. Both have to fit into
-	// ProbeInterval, or the member takes the missing reports for a sign that
-	// it is itself unwell, and slows down.
+	// ProbeTimeout is how long a probe waits for a direct answer. The members that
+	// are then asked for an indirect probe report failure after another
+	// ProbeTimeout. Both have to fit into ProbeInterval. Otherwise the member takes
+	// the missing reports as a sign that it is unhealthy itself, and slows down.
 	ProbeTimeout time.Duration
-	// IndirectProbes is how many others are asked to probe a silent member.
+	// IndirectProbes is how many other members are asked to probe a silent member.
 	IndirectProbes int
-	// SuspicionMult also sets the number of members that have to confirm a
-	// suspicion before it is shortened: SuspicionMult-2.
+	// SuspicionMult sets the shortest suspicion, see above. It also sets how many
+	// other members have to confirm a suspicion to shorten it to that:
+	// SuspicionMult-2.
 	SuspicionMult int
-	// SuspicionMaxMult times the shortest suspicion is the time after which a
-	// member dies that nobody else suspects.
+	// SuspicionMaxMult times the shortest suspicion is the time after which
+	// memberlist declares a member dead that no other member suspects.
 	SuspicionMaxMult int
-	// HealthMax bounds the factor by which a member that finds itself slow
-	// stretches its probes.
+	// HealthMax bounds the factor by which a member stretches its probe interval
+	// and timeout when it finds that it is slow itself.
 	HealthMax int
 
 	GossipInterval time.Duration
 	GossipNodes    int
-	// RetransmitMult * log10 n is how often a member passes a message on.
+	// RetransmitMult * log10 n is how often a member retransmits a message.
 	RetransmitMult int
-	// SyncInterval is the time between two comparisons of the whole state with
-	// a random member. It grows with log2 n above 32 members.
+	// SyncInterval is the time between two push-pulls, each of which compares the
+	// whole state with a random member. It grows with log2 n above 32 members.
 	SyncInterval time.Duration
 
-	// Hold is how long a member stays Suspect before it is Dead, up to 100
-	// members; HoldPerDecade is added for every tenfold beyond.
+	// Hold is how long a member stays Suspect before it is Dead, in a mesh of up to
+	// 100 members. HoldPerDecade is added for every factor of ten above that.
 	Hold          time.Duration
 	HoldPerDecade time.Duration
 }
 
-// DefaultProfile is for hosts on one site: round trips of a few milliseconds.
+// DefaultProfile returns the timing for hosts at one site, with round trips of a few
+// milliseconds.
 func DefaultProfile() Profile {
 	return Profile{
 		ProbeInterval:    150 * time.Millisecond,
@@ -123,13 +126,14 @@ func DefaultProfile() Profile {
 	}
 }
 
-// HoldFor is the time a member stays Suspect in a mesh of n members.
+// HoldFor returns how long a member stays Suspect before it is Dead, in a mesh of n
+// members.
 func (p Profile) HoldFor(n int) time.Duration {
 	decades := max(0, math.Log10(float64(max(n, 1))/100))
 	return p.Hold + time.Duration(decades*float64(p.HoldPerDecade))
 }
 
-// suspicionLimit is the longest that memberlist keeps a member suspect.
+// suspicionLimit returns the longest time that memberlist keeps a member suspect.
 func (p Profile) suspicionLimit(n int) time.Duration {
 	scale := max(1, math.Log10(float64(max(n, 1))))
 	return time.Duration(float64(p.SuspicionMaxMult*p.SuspicionMult) * scale * float64(p.ProbeInterval))

@@ -11,8 +11,8 @@ import (
 // metaVersion is the first byte of the metadata.
 const metaVersion = 1
 
-// nodeMeta is the little that memberlist itself carries for every member, so
-// that it is known together with the member and survives any loss of facts.
+// nodeMeta is the metadata that memberlist itself carries for every member. It is
+// known as soon as the member is, and no loss of facts affects it.
 type nodeMeta struct {
 	MeshAddr     string
 	FeatureLevel int
@@ -23,7 +23,7 @@ func (m nodeMeta) encode() []byte {
 	return append(b, m.MeshAddr...)
 }
 
-// decodeMeta returns what it can: metadata that makes no sense is empty.
+// decodeMeta decodes metadata. Metadata of an unknown version gives an empty result.
 func decodeMeta(b []byte) nodeMeta {
 	r := reader{b: b}
 	if r.byte() != metaVersion {
@@ -34,8 +34,8 @@ func decodeMeta(b []byte) nodeMeta {
 	return m
 }
 
-// delegate is what memberlist calls. Some calls come with memberlist's lock
-// held, so none of them may call memberlist or wait for anything but our lock,
+// delegate receives memberlist's callbacks. memberlist holds its own lock during some
+// of them, so no callback may call memberlist or wait for anything but Gossip.mu,
 // which is never held across a call of memberlist.
 type delegate struct{ g *Gossip }
 
@@ -55,8 +55,8 @@ func (d delegate) NodeMeta(int) []byte {
 
 // NotifyMsg implements memberlist.Delegate.
 func (d delegate) NotifyMsg(msg []byte) {
-	if err := d.g.receive(msg); err != nil {
-		d.g.log.Debug("discarding a message", "err", err)
+	if err := d.g.receiveMessage(msg); err != nil {
+		d.g.log.Debug("discarding a malformed message", "err", err)
 	}
 }
 
@@ -68,7 +68,7 @@ func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
 // LocalState implements memberlist.Delegate.
 func (d delegate) LocalState(join bool) []byte { return d.g.localState(join) }
 
-// MergeRemoteState implements memberlist.Delegate. The buffer is ours.
+// MergeRemoteState implements memberlist.Delegate. It may keep the buffer.
 func (d delegate) MergeRemoteState(buf []byte, join bool) {
 	if err := d.g.mergeState(buf, join); err != nil {
 		d.g.log.Warn("discarding the state of another member", "err", err)
@@ -80,7 +80,7 @@ func (d delegate) NotifyJoin(n *memberlist.Node) {
 	d.g.mu.Lock()
 	defer d.g.mu.Unlock()
 	d.g.detector.joined(time.Now(), n.Name, endpoint{n.Addr, n.Port}, n.Address(), decodeMeta(n.Meta))
-	d.g.watching()
+	d.g.countSuspects()
 }
 
 // NotifyLeave implements memberlist.EventDelegate.
@@ -88,7 +88,7 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 	d.g.mu.Lock()
 	defer d.g.mu.Unlock()
 	d.g.detector.departed(time.Now(), n.Name)
-	d.g.watching()
+	d.g.countSuspects()
 }
 
 // NotifyUpdate implements memberlist.EventDelegate.
@@ -96,15 +96,15 @@ func (d delegate) NotifyUpdate(n *memberlist.Node) {
 	d.g.mu.Lock()
 	defer d.g.mu.Unlock()
 	if p := d.g.detector.updated(n.Name, endpoint{n.Addr, n.Port}, n.Address(), decodeMeta(n.Meta)); p != nil {
-		d.g.emit(EventFacts, p)
+		d.g.emitEvent(EventFacts, p)
 	}
 }
 
 // NotifyConflict implements memberlist.ConflictDelegate.
 func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
 	d.g.conflicts.Add(1)
-	d.g.log.Error("two members claim one name", "name", existing.Name,
-		"addr", existing.Address(), "other", other.Address())
+	d.g.log.Error("two members use the same name", "name", existing.Name,
+		"addr", existing.Address(), "otherAddr", other.Address())
 }
 
 // AckPayload implements memberlist.PingDelegate.
@@ -115,8 +115,8 @@ func (d delegate) NotifyPingComplete(_ *memberlist.Node, rtt time.Duration, _ []
 	d.g.metrics.probe.Observe(rtt.Seconds())
 }
 
-// heardIncoming is called for rumours in packets that memberlist has yet to
-// judge. Only a goodbye is of interest.
+// heardIncoming is called for rumours in received packets, before memberlist handles
+// them. It only looks for members that announce their own leave.
 func (g *Gossip) heardIncoming(_ byte, r rumour) {
 	if r.Node != r.From {
 		return
@@ -126,8 +126,8 @@ func (g *Gossip) heardIncoming(_ byte, r rumour) {
 	g.detector.goodbye(time.Now(), r.Node, r.Incarnation)
 }
 
-// heardOutgoing is called for rumours that our memberlist passes on, and so
-// has accepted.
+// heardOutgoing is called for rumours that memberlist passes on in this process, and
+// so has accepted.
 func (g *Gossip) heardOutgoing(kind byte, r rumour) {
 	now := time.Now()
 	g.mu.Lock()
@@ -140,20 +140,21 @@ func (g *Gossip) heardOutgoing(kind byte, r rumour) {
 	case wireDead:
 		g.detector.buried(now, r.Node, r.Incarnation, r.Node == r.From)
 	}
-	g.watching()
+	g.countSuspects()
 }
 
-// seen is called for every genuine packet.
-func (g *Gossip) seen(from net.Addr) {
+// packetFrom is called for every packet that was made with one of the keys.
+func (g *Gossip) packetFrom(from net.Addr) {
 	if g.suspects.Load() == 0 {
 		return
 	}
 	addr := from.String()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.detector.seen(time.Now(), addr)
+	g.detector.packetFrom(time.Now(), addr)
 }
 
-// watching notes whether signs of life are of interest: they are frequent, and
-// matter only while somebody is suspected. The caller holds the lock.
-func (g *Gossip) watching() { g.suspects.Store(int32(len(g.detector.pending))) }
+// countSuspects updates g.suspects after a change of the detector. Signs of life are
+// frequent, and they are read only while a verdict is pending. The caller holds the
+// lock.
+func (g *Gossip) countSuspects() { g.suspects.Store(int32(len(g.detector.pending))) }

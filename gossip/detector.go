@@ -4,44 +4,44 @@ import (
 	"time"
 )
 
-// memberlist tells its delegates of joins and deaths, and nothing of suspicion;
-// and it tells of a death the moment one member's timer fires. A member whose
-// CPU is starved fires such timers while the answers wait in its socket, so
-// its verdicts are often wrong, and refuted a few gossip rounds later; and now
-// and then a refutation misses somebody. The detector therefore listens to
-// memberlist (heard), publishes a state of its own, and lets a death become
-// public only when
+// memberlist reports joins and deaths to its delegates, but no suspicions. It reports
+// a death as soon as the suspicion timer of one member fires. On a member that is
+// starved of CPU such timers fire while the answers wait in its socket. Its verdicts
+// are therefore often wrong, and refuted a few gossip rounds later; now and then a
+// refutation does not reach every member. The detector therefore keeps memberlist's
+// opinion of each member (heard) apart from the state that it publishes itself. It
+// publishes a death only when
 //
-//   - the member was suspected, and nothing at all was heard from it here, for
-//     a time that grows with the mesh, counting only time during which this
-//     process itself was running, and
-//   - it left several probes from here unanswered in that time.
+//   - the member was suspected, and this process received nothing from it, for a time
+//     that grows with the mesh, not counting time during which this process was
+//     stalled, and
+//   - the member left several probes of this process unanswered in that time.
 
 const (
-	// tickInterval is how often held verdicts are looked at.
+	// tickInterval is how often pending verdicts are checked.
 	tickInterval = 100 * time.Millisecond
-	// stallAfter is the lateness of a tick from which on this process is taken
-	// to have been stalled.
+	// stallAfter is how late a tick must be to count as a stall of this process.
 	stallAfter = 2 * tickInterval
-	// lateFactor is how often a probe and its answer wait for CPU on their way
-	// through two members.
+	// lateFactor is how many times a probe and its answer together wait for CPU on
+	// their way through two members.
 	lateFactor = 10
-	// healthHold is what a bad health score adds to a hold, by the point.
+	// healthHold is added to every hold for each point of a bad health score.
 	healthHold = time.Second
-	// settle is the least time between memberlist's verdict and ours: long
-	// enough for a refutation, or for the news that the member left.
-	settle = 400 * time.Millisecond
-	// unseenHold replaces the hold when a death is heard of without a
-	// suspicion before it: others have held it already.
+	// settleTime is the least time between memberlist's verdict and the published
+	// one: long enough for a refutation, or for the message that the member left.
+	settleTime = 400 * time.Millisecond
+	// unseenHold replaces the hold when a death is reported without an earlier
+	// suspicion, because then other members have held the verdict already.
 	unseenHold = time.Second
-	// checksNeeded is how many probes of ours a member must leave unanswered.
-	// They are sent every checkEvery in the last Profile.Hold of its hold.
+	// checksNeeded is how many probes of this process a member must leave
+	// unanswered before it is published as Dead. The probes are sent every
+	// checkEvery during the last Profile.Hold of the hold.
 	checksNeeded = 2
 	checkEvery   = 200 * time.Millisecond
-	// meetEvery is how often we compare everything with a member that
-	// memberlist has for dead or gone and that we hear from.
+	// meetEvery is how often this process syncs with a member that memberlist
+	// considers dead or left although it sends packets.
 	meetEvery = time.Second
-	// goodbyeFresh is how long a goodbye explains a following departure.
+	// goodbyeFresh is how long after a goodbye a departure counts as a leave.
 	goodbyeFresh = time.Second
 )
 
@@ -55,7 +55,7 @@ const (
 	heardLeft
 )
 
-// peer is a member and what the detector needs to judge it.
+// peer is a member and what the detector needs to decide its state.
 type peer struct {
 	name  string
 	at    endpoint
@@ -67,33 +67,34 @@ type peer struct {
 	heard heard
 	// inc is the highest incarnation seen in a message about the member.
 	inc       uint32
-	suspectAt time.Time // start of the suspicion, moved on by stalls
-	deadAt    time.Time // when memberlist declared the death, likewise
+	suspectAt time.Time // start of the suspicion, moved forward by stalls
+	deadAt    time.Time // when memberlist declared the death, moved forward by stalls
 	goodbyeAt time.Time // last goodbye received from the member itself
-	seenAt    time.Time // last packet from it while it was suspected
-	metAt     time.Time // last attempt to set things right with it
-	checkedAt time.Time // when the last probe of ours began
-	checks    int       // probes unanswered since it was last seen
+	seenAt    time.Time // last packet from the member while it was pending
+	metAt     time.Time // last time tick asked to sync with the member
+	checkedAt time.Time // last time tick asked to probe the member
+	checks    int       // probes unanswered since the last packet from the member
 }
 
-// detector holds the member table. It is not safe for concurrent use, never
-// blocks and starts nothing; time is passed in.
+// detector holds the member table. It is not safe for concurrent use. It never blocks
+// and starts no goroutines; the caller passes the time.
 type detector struct {
 	self    string
 	profile Profile
 	peers   map[string]*peer
-	// pending are the peers whose packets are of interest: those whose published
-	// state may change by time alone, and those that left and may be back.
+	// pending holds the peers whose packets must be noticed: those whose published
+	// state may change by time alone, and those that left and may come back.
 	pending map[string]*peer
 	count   [Left + 1]int
-	// late is by how much this process was woken too late of late.
+	// late is how late the recent ticks were; it decays.
 	late time.Duration
 	// health is memberlist's score, 0 when all is well.
 	health int
-	// publish is called for every change of a published state.
+	// publish is called after every change of a published state.
 	publish func(*peer)
 
-	// retracted counts verdicts of memberlist that were taken back in time.
+	// retracted counts the deaths of memberlist that were refuted before they were
+	// published.
 	suspicions, deaths, retracted uint64
 }
 
@@ -105,19 +106,19 @@ func newDetector(self string, p Profile, publish func(*peer)) *detector {
 	}
 }
 
-// live is the number of members that are Alive or Suspect.
+// live returns the number of members that are Alive or Suspect.
 func (d *detector) live() int { return d.count[Alive] + d.count[Suspect] }
 
-// hold is how long a member is held suspect: longer in a large mesh, and longer
-// while we have reason to doubt ourselves.
-func (d *detector) hold() time.Duration { return d.profile.HoldFor(d.live()) + d.doubt() }
+// holdTime returns how long a member stays Suspect before it is Dead. It is longer in
+// a large mesh, and while there are signs that this process itself is slow.
+func (d *detector) holdTime() time.Duration { return d.profile.HoldFor(d.live()) + d.selfDoubt() }
 
-// doubt is what our own condition adds to every hold. When this process gets
-// its CPU late, answers seem late. When other members do not even report that
-// they got no answer either, which is what memberlist's health score counts,
-// the fault is likely here; two of them may be lost packets, and with no third
-// member there is nobody to report.
-func (d *detector) doubt() time.Duration {
+// selfDoubt returns what the condition of this process adds to every hold. If this
+// process gets the CPU late, answers seem late. memberlist's health score counts the
+// members that were asked for an indirect probe and did not even report its failure;
+// if there are many, the fault is probably on this host. Two of them are not counted,
+// because they may be lost packets. With only two members, no third one could report.
+func (d *detector) selfDoubt() time.Duration {
 	doubt := lateFactor * d.late
 	if d.live() > 2 {
 		doubt += time.Duration(max(0, d.health-2)) * healthHold
@@ -125,7 +126,8 @@ func (d *detector) doubt() time.Duration {
 	return doubt
 }
 
-// joined: memberlist has (again) an alive member of that name.
+// joined handles memberlist's report that a member is alive, for the first time or
+// again.
 func (d *detector) joined(now time.Time, name string, at endpoint, addr string, meta nodeMeta) {
 	p := d.peers[name]
 	if p == nil {
@@ -141,17 +143,18 @@ func (d *detector) joined(now time.Time, name string, at endpoint, addr string, 
 		d.retracted++
 	}
 	if p.heard != heardAlive {
-		// Only a newer incarnation brings a member back, so older messages
-		// still under way must not count.
+		// Only a newer incarnation brings a member back, so older messages that
+		// still arrive must not count.
 		p.inc++
 	}
 	p.at, p.addr, p.meta = at, addr, meta
 	p.heard = heardAlive
 	p.goodbyeAt = time.Time{}
-	d.judge(now, p)
+	d.updateState(now, p)
 }
 
-// updated: a living member changed its metadata.
+// updated handles memberlist's report that a live member changed its address or
+// metadata.
 func (d *detector) updated(name string, at endpoint, addr string, meta nodeMeta) *peer {
 	p := d.peers[name]
 	if p != nil {
@@ -160,7 +163,7 @@ func (d *detector) updated(name string, at endpoint, addr string, meta nodeMeta)
 	return p
 }
 
-// suspected: memberlist accepted a suspicion.
+// suspected handles a suspicion that memberlist accepted.
 func (d *detector) suspected(now time.Time, name string, inc uint32) {
 	p := d.peers[name]
 	if p == nil || p.heard != heardAlive || inc < p.inc || name == d.self {
@@ -168,28 +171,30 @@ func (d *detector) suspected(now time.Time, name string, inc uint32) {
 	}
 	d.suspicions++
 	p.heard, p.inc, p.suspectAt, p.checks = heardSuspect, inc, now, 0
-	d.judge(now, p)
+	d.updateState(now, p)
 }
 
-// refuted: memberlist accepted a newer life sign of a suspect.
+// refuted handles an alive message, with a newer incarnation, that memberlist
+// accepted for a suspect.
 func (d *detector) refuted(now time.Time, name string, inc uint32) {
 	p := d.peers[name]
 	if p == nil || p.heard != heardSuspect || inc <= p.inc {
 		return
 	}
 	p.heard, p.inc = heardAlive, inc
-	d.judge(now, p)
+	d.updateState(now, p)
 }
 
-// goodbye: a message arrived in which the member itself says that it leaves.
-// memberlist has not judged it yet.
+// goodbye handles a received message in which the member itself says that it leaves.
+// memberlist has not handled the message yet.
 func (d *detector) goodbye(now time.Time, name string, inc uint32) {
 	if p := d.peers[name]; p != nil && inc >= p.inc {
 		p.goodbyeAt = now
 	}
 }
 
-// departed: memberlist declared the member dead or gone, without saying which.
+// departed handles memberlist's report that a member died or left. memberlist does
+// not say which of the two.
 func (d *detector) departed(now time.Time, name string) {
 	p := d.peers[name]
 	if p == nil || p.heard == heardDead || p.heard == heardLeft {
@@ -203,11 +208,12 @@ func (d *detector) departed(now time.Time, name string) {
 		}
 		p.heard, p.deadAt, p.checks = heardDead, now, 0
 	}
-	d.judge(now, p)
+	d.updateState(now, p)
 }
 
-// buried: memberlist passes on a death it accepted, and says who reported it.
-// That settles whether a departed member died or left.
+// buried handles a dead message that memberlist passes on, and so has accepted. Its
+// sender tells whether the departed member died or left: a member that leaves reports
+// itself.
 func (d *detector) buried(now time.Time, name string, inc uint32, byItself bool) {
 	p := d.peers[name]
 	if p == nil || inc < p.inc || name == d.self {
@@ -223,59 +229,59 @@ func (d *detector) buried(now time.Time, name string, inc uint32, byItself bool)
 		return
 	}
 	p.inc = inc
-	d.judge(now, p)
+	d.updateState(now, p)
 }
 
-// checked: a probe of ours that tick asked for has ended.
+// checked handles the result of a probe that tick asked for.
 func (d *detector) checked(now time.Time, name string, answered bool) {
 	p := d.pending[name]
 	if p == nil {
 		return
 	}
 	if answered {
-		d.alive(now, p)
+		d.signOfLife(now, p)
 	} else {
 		p.checks++
 	}
-	d.judge(now, p)
+	d.updateState(now, p)
 }
 
-// seen: a packet arrived from an address. Only suspects and members that left
-// are of interest.
-func (d *detector) seen(now time.Time, addr string) {
+// packetFrom handles the arrival of a packet from an address. Only pending members
+// matter.
+func (d *detector) packetFrom(now time.Time, addr string) {
 	for _, p := range d.pending {
 		if p.addr == addr {
-			d.alive(now, p)
+			d.signOfLife(now, p)
 		}
 	}
 }
 
-// alive: a pending member gave a sign of life. Whether memberlist's suspicion ends is
-// for memberlist to say, but the hold starts over.
-func (d *detector) alive(now time.Time, p *peer) {
+// signOfLife handles a sign of life of a pending member. The hold starts over, but
+// only memberlist ends the suspicion.
+func (d *detector) signOfLife(now time.Time, p *peer) {
 	p.checks, p.seenAt = 0, now
 }
 
-// due is when a held verdict may be published.
-func (d *detector) due(p *peer) time.Time {
+// verdictDue returns when the pending death of a peer may be published.
+func (d *detector) verdictDue(p *peer) time.Time {
 	from := p.suspectAt
 	if p.seenAt.After(from) {
 		from = p.seenAt
 	}
-	due := from.Add(d.hold())
-	if settled := p.deadAt.Add(settle); settled.After(due) {
+	due := from.Add(d.holdTime())
+	if settled := p.deadAt.Add(settleTime); settled.After(due) {
 		return settled
 	}
 	return due
 }
 
-// tick looks at the held verdicts. It returns the members to probe from here,
-// and those to compare everything with: they live, and memberlist does not know
-// it. late is the time by which this tick itself is late; when that is much, it
-// does not count towards any hold. health is memberlist's score.
+// tick checks the pending verdicts. It returns the members that the caller must probe
+// (check), and those that it must sync with because they are alive and memberlist does
+// not know it (meet). late is how late this tick is; a lateness above stallAfter does
+// not count towards any hold. health is memberlist's health score.
 func (d *detector) tick(now time.Time, late time.Duration, health int) (check, meet []*peer) {
 	d.health = health
-	// Half of it is forgotten every three seconds or so.
+	// It decays by half in about three seconds.
 	d.late = max(late, d.late-d.late/50)
 	stalled := time.Duration(0)
 	if late > stallAfter {
@@ -287,11 +293,11 @@ func (d *detector) tick(now time.Time, late time.Duration, health int) (check, m
 		p.deadAt = p.deadAt.Add(stalled)
 		p.seenAt = p.seenAt.Add(stalled)
 		if p.heard == heardSuspect && now.Sub(p.suspectAt) > limit {
-			// memberlist ends every suspicion before this; the refutation must
-			// have passed us by.
+			// memberlist ends every suspicion earlier than this, so this process
+			// must have missed the refutation.
 			p.heard = heardAlive
 		}
-		d.judge(now, p)
+		d.updateState(now, p)
 		if p.returned() && now.Sub(p.metAt) >= meetEvery {
 			p.metAt = now
 			meet = append(meet, p)
@@ -299,7 +305,7 @@ func (d *detector) tick(now time.Time, late time.Duration, health int) (check, m
 		if !p.heldVerdict() {
 			continue
 		}
-		if now.Sub(p.checkedAt) >= checkEvery && d.due(p).Sub(now) <= d.profile.Hold+d.doubt() {
+		if now.Sub(p.checkedAt) >= checkEvery && d.verdictDue(p).Sub(now) <= d.profile.Hold+d.selfDoubt() {
 			p.checkedAt = now
 			check = append(check, p)
 		}
@@ -311,22 +317,22 @@ func (d *detector) tick(now time.Time, late time.Duration, health int) (check, m
 	return check, meet
 }
 
-// heldVerdict reports whether the peer's state may change by time alone.
+// heldVerdict reports whether the peer's published state may change by time alone.
 func (p *peer) heldVerdict() bool {
 	return p.heard == heardSuspect || (p.heard == heardDead && p.state != Dead)
 }
 
-// returned reports whether a member that left has been heard from since, so that
-// it may be back. memberlist takes back a member that comes with a new address
-// whatever its incarnation, so a goodbye that is still under way can bury it once
-// more, and its refutation reaches each member only probably.
+// returned reports whether packets have arrived from a member since it left, so that
+// it may be back. memberlist accepts a member that comes back with a new address
+// whatever its incarnation. A goodbye that still circulates can then make the member
+// Left once more, and it is not certain that its refutation reaches every member.
 func (p *peer) returned() bool {
 	return p.heard == heardLeft && p.seenAt.After(p.since.Add(goodbyeFresh)) && p.seenAt.After(p.metAt)
 }
 
-// forget removes the members that have been gone for long enough and returns
-// them.
-func (d *detector) forget(now time.Time, dead, left time.Duration) []*peer {
+// forgetGone removes the members that have been Dead for longer than dead or Left for
+// longer than left, and returns them.
+func (d *detector) forgetGone(now time.Time, dead, left time.Duration) []*peer {
 	var gone []*peer
 	for name, p := range d.peers {
 		age := now.Sub(p.since)
@@ -340,8 +346,9 @@ func (d *detector) forget(now time.Time, dead, left time.Duration) []*peer {
 	return gone
 }
 
-// judge publishes the state that follows from what was heard.
-func (d *detector) judge(now time.Time, p *peer) {
+// updateState derives the state of a peer from what was heard about it, and publishes
+// a change.
+func (d *detector) updateState(now time.Time, p *peer) {
 	state := Alive
 	switch p.heard {
 	case heardSuspect:
@@ -350,7 +357,7 @@ func (d *detector) judge(now time.Time, p *peer) {
 		state = Left
 	case heardDead:
 		state = Suspect
-		if p.state == Dead || (p.checks >= checksNeeded && !now.Before(d.due(p))) {
+		if p.state == Dead || (p.checks >= checksNeeded && !now.Before(d.verdictDue(p))) {
 			state = Dead
 		}
 	}

@@ -122,13 +122,13 @@ func TestDetectorStories(t *testing.T) {
 			s.departed(s.now, "x")
 			for range 20 {
 				s.pass(hold / 2)
-				s.seen(s.now, "x:1")
+				s.packetFrom(s.now, "x:1")
 			}
 		}, []string{"alive", "suspect"}},
 		"dies once it is silent": {func(s *story) {
 			s.departed(s.now, "x")
 			s.pass(hold / 4)
-			s.seen(s.now, "x:1")
+			s.packetFrom(s.now, "x:1")
 			s.pass(2 * hold)
 		}, []string{"alive", "suspect", "dead"}},
 		"is not dead while we are stalled": {func(s *story) {
@@ -213,7 +213,7 @@ func TestDetectorComparesNotesWithTheUndead(t *testing.T) {
 	s := newStory()
 	s.departed(s.now, "x")
 	s.now = s.now.Add(tickInterval)
-	s.seen(s.now, "x:1")
+	s.packetFrom(s.now, "x:1")
 	if _, meet := s.tick(s.now, s.late, s.health); len(meet) != 1 || meet[0].name != "x" {
 		t.Errorf("to meet: %v, want x", meet)
 	}
@@ -227,12 +227,12 @@ func TestDetectorComparesNotesWithTheReturned(t *testing.T) {
 	s.goodbye(s.now, "x", 0)
 	s.departed(s.now, "x")
 	s.now = s.now.Add(tickInterval)
-	s.seen(s.now, "x:1") // still passing on its goodbye
+	s.packetFrom(s.now, "x:1") // still passing on its goodbye
 	if _, meet := s.tick(s.now.Add(time.Minute), 0, 0); len(meet) != 0 {
 		t.Errorf("to meet while it leaves: %v", meet)
 	}
 	s.now = s.now.Add(2 * goodbyeFresh)
-	s.seen(s.now, "x:1")
+	s.packetFrom(s.now, "x:1")
 	if _, meet := s.tick(s.now, 0, 0); len(meet) != 1 || meet[0].name != "x" {
 		t.Errorf("to meet: %v, want x", meet)
 	}
@@ -251,13 +251,13 @@ func TestDetectorForgets(t *testing.T) {
 	s.goodbye(s.now, "y", 0)
 	s.departed(s.now, "y")
 	s.pass(time.Minute)
-	if gone := s.forget(s.now, time.Hour, time.Hour); len(gone) != 0 {
+	if gone := s.forgetGone(s.now, time.Hour, time.Hour); len(gone) != 0 {
 		t.Errorf("forgot %d members early", len(gone))
 	}
-	if gone := s.forget(s.now, time.Hour, time.Second); len(gone) != 1 || gone[0].name != "y" {
+	if gone := s.forgetGone(s.now, time.Hour, time.Second); len(gone) != 1 || gone[0].name != "y" {
 		t.Errorf("forgot %v, want y", gone)
 	}
-	if gone := s.forget(s.now, time.Second, time.Second); len(gone) != 1 || gone[0].name != "x" {
+	if gone := s.forgetGone(s.now, time.Second, time.Second); len(gone) != 1 || gone[0].name != "x" {
 		t.Errorf("forgot %v, want x", gone)
 	}
 	if s.live() != 2 || s.count[Dead] != 0 || s.count[Left] != 0 || len(s.pending) != 0 {

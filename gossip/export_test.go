@@ -2,7 +2,8 @@ package gossip
 
 import "time"
 
-// AdvanceFactVersions makes a member announce facts as if its clock were ahead.
+// AdvanceFactVersions makes a member announce its next facts as if its clock were
+// ahead by the given time.
 func AdvanceFactVersions(g *Gossip, by time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// Facts is what a member says about itself. The zero value is valid and says
-// nothing. Facts handed out by this package are shared between callers and must
-// not be modified; use Clone first.
+// Facts is what a member announces about itself. The zero value is valid and says
+// nothing. Facts returned by this package are shared between callers and must not be
+// modified; modify a Clone.
 type Facts struct {
 	// MeshAddr is the host:port on which the member's agent answers.
 	MeshAddr string
@@ -17,31 +17,32 @@ type Facts struct {
 	Version string
 	// FeatureLevel is the newest protocol level the member understands.
 	FeatureLevel int
-	// Allocatable is what the member offers to guests in total.
+	// Allocatable is the total amount that the member offers to guests.
 	Allocatable Resources
-	// Free is what is left of Allocatable.
+	// Free is the part of Allocatable that is not taken.
 	Free Resources
 	// Pools are the member's storage pools by name.
 	Pools map[string]Pool
 	// Load is the member's load, 1 meaning that every CPU is busy.
 	Load float64
-	// KVM is true when hardware virtualisation was seen to work.
+	// KVM is true if hardware virtualisation has been tested and works.
 	KVM bool
 	// CPUModels are the guest CPU models the member can run.
 	CPUModels []string
-	// Images are short digests of the images the member holds.
+	// Images are short digests of the disk images that the member has stored.
 	Images []string
 	// Labels are the labels of the member's node object.
 	Labels map[string]string
-	// Unschedulable is true when the member must get no new guests.
+	// Unschedulable is true if no new guests may be placed on the member.
 	Unschedulable bool
 }
 
-// Resources is an amount of everything a guest can consume.
+// Resources is an amount of each resource that a guest can consume.
 type Resources struct {
 	CPUMilli    int64
 	MemoryBytes int64
-	// Hugepages is bytes by page size, Devices counts devices by resource name.
+	// Hugepages holds bytes by page size, Devices the number of devices by resource
+	// name.
 	Hugepages map[string]int64
 	Devices   map[string]int64
 }

@@ -9,11 +9,11 @@ import (
 	"slices"
 )
 
-// Facts are split into two sections that change at different rates, so that a
-// new load figure does not carry every label again. A section is a sequence of
-// fields, each (tag, length, value), sorted by tag. A reader skips tags it does
-// not know and relays the bytes as they came, so members of different versions
-// can share a mesh. Tags are never reused.
+// Facts are split into two sections that change at different rates, so that a new
+// load figure does not carry all labels again. A section is a sequence of fields,
+// each (tag, length, value), sorted by tag. A reader skips unknown tags and relays
+// the bytes unchanged, so members of different versions can share a mesh. Tags are
+// never reused.
 
 // section numbers a part of the facts that has its own version.
 type section uint8
@@ -40,11 +40,11 @@ const (
 	tagUnschedulable = 13
 )
 
-// errMalformed is what every decoder of this package returns for bytes that no
-// encoder of it could have made.
+// errMalformed is returned by every decoder of this package for bytes that no
+// encoder could have written.
 var errMalformed = errors.New("malformed gossip message")
 
-// encodeSection returns the bytes of one section. Equal facts give equal bytes.
+// encodeSection encodes one section. Equal facts give equal bytes.
 func encodeSection(s section, f *Facts) []byte {
 	var w fieldWriter
 	switch s {
@@ -201,8 +201,8 @@ func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// reader consumes bytes from the front. After the first error it returns zero
-// values, so that a sequence of reads needs one check.
+// reader decodes bytes from the front. After the first error it returns zero values,
+// so that a sequence of reads needs only one check of err.
 type reader struct {
 	b   []byte
 	err error

@@ -8,17 +8,17 @@ import (
 const (
 	// maxMembers bounds the members whose facts are kept.
 	maxMembers = 16384
-	// orphanAge is how long facts are kept of a name that is no member: facts
-	// may overtake the news of a joining member.
+	// orphanAge is how long facts of a name that is no member are kept. Facts of a
+	// joining member may arrive before the message that it joins.
 	orphanAge = 2 * time.Minute
 )
 
-// factStore keeps the newest facts of every member. Only the encoded bytes are
-// kept until someone asks, for most facts are replaced unread. It is not safe
-// for concurrent use.
+// factStore keeps the newest facts of every member. It decodes facts only when they
+// are read, because most of them are replaced unread. It is not safe for concurrent
+// use.
 type factStore struct {
 	entries map[string]*factEntry
-	bytes   int // of all whole sections
+	bytes   int // total size of the complete sections
 }
 
 type factEntry struct {
@@ -44,17 +44,17 @@ func newFactStore() *factStore {
 	return &factStore{entries: make(map[string]*factEntry)}
 }
 
-// outcome says what a record did to the store.
+// outcome says what applying a record did.
 type outcome uint8
 
 const (
-	stale    outcome = iota // known already, or older
-	fragment                // a new fragment of a section still incomplete
-	applied                 // a newer section
+	stale    outcome = iota // nothing: the record is known, older or unusable
+	fragment                // added a fragment to a section that is still incomplete
+	applied                 // replaced a section by a newer one
 )
 
-// apply takes in a record. The store keeps rec.raw.
-func (s *factStore) apply(now time.Time, rec record) outcome {
+// applyRecord stores a record if it is newer than the known one. It keeps rec.raw.
+func (s *factStore) applyRecord(now time.Time, rec record) outcome {
 	if rec.sec >= sectionCount {
 		return stale
 	}
@@ -111,7 +111,8 @@ func (e *factEntry) assemble(rec record) (whole []byte, fresh bool) {
 	return whole, true
 }
 
-// facts returns the decoded facts of a member and when they arrived.
+// facts returns the decoded facts of a member and when they arrived, or nil if there
+// are none.
 func (s *factStore) facts(name string) (*Facts, time.Time) {
 	e := s.entries[name]
 	if e == nil || (s.versions(name) == versions{}) {
@@ -120,7 +121,7 @@ func (s *factStore) facts(name string) (*Facts, time.Time) {
 	if e.decoded == nil {
 		f := new(Facts)
 		for _, sec := range e.secs {
-			// Checked by apply: a field that decoded there decodes here.
+			// applyRecord has decoded every section once, so this cannot fail.
 			_ = decodeSection(sec.raw, f)
 		}
 		e.decoded = f
@@ -128,7 +129,7 @@ func (s *factStore) facts(name string) (*Facts, time.Time) {
 	return e.decoded, e.at
 }
 
-// versions returns the versions known of a member.
+// versions returns the known versions of a member's sections.
 func (s *factStore) versions(name string) versions {
 	var v versions
 	if e := s.entries[name]; e != nil {
@@ -139,8 +140,8 @@ func (s *factStore) versions(name string) versions {
 	return v
 }
 
-// newer appends the records of a member that have a higher version than v.
-func (s *factStore) newer(recs []record, name string, v versions) []record {
+// appendNewer appends the records of a member that have a higher version than v.
+func (s *factStore) appendNewer(recs []record, name string, v versions) []record {
 	e := s.entries[name]
 	if e == nil {
 		return recs
@@ -162,7 +163,7 @@ func (s *factStore) remove(name string) {
 	}
 }
 
-// removeOrphans drops the facts of names that no member has had for a while.
+// removeOrphans drops old facts of names that are no members.
 func (s *factStore) removeOrphans(now time.Time, isMember func(string) bool) {
 	for name, e := range s.entries {
 		if now.Sub(e.at) > orphanAge && !isMember(name) {

@@ -8,41 +8,45 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// Facts travel in three ways. A change is gossiped, in one message per section,
-// and passed on by everyone to whom it was news. Every push-pull carries a
-// digest, a name and a version each, and both sides then send over a stream
-// what the other lacks; that repairs what gossip lost and is bounded, because
-// it never sends what is known. A joining member gets everything at once.
+// Facts travel in three ways. A change is gossiped, in one message per section (or
+// per fragment of a large one), and every member to which it is new passes it on.
+// Every push-pull carries a digest, which lists the versions of every member's
+// sections, and each side then sends the other over a stream what it lacks. This
+// repairs what gossip lost, and it never sends what the other side has. A joining
+// member gets all facts in the push-pull itself.
 
 const (
-	// factsTransmits is how often a member passes a message on, whatever the
-	// size of the mesh: three in ten thousand members miss it then, and get it
-	// from the next comparison. Membership is passed on more often.
+	// factsTransmits is how often a member retransmits a message of facts, whatever
+	// the size of the mesh. Three in ten thousand members then miss it and get it
+	// with the next push-pull. Membership messages are retransmitted more often.
 	factsTransmits = 8
 	// factsEvery and factsPerMember bound the rate of announcements: with n
 	// members each may announce itself once in max(factsEvery,
-	// n*factsPerMember), so that the mesh stays at 50 announcements a second.
+	// n*factsPerMember), so that the whole mesh makes at most 50 announcements a
+	// second once it has 50 members.
 	factsEvery     = time.Second
 	factsPerMember = 20 * time.Millisecond
-	// refreshEvery is when unchanged facts are announced again, likewise at
-	// least; their age then shows that the member still looks at them.
+	// refreshEvery and refreshPerMember set how often unchanged facts are announced
+	// again: every max(refreshEvery, n*refreshPerMember). The age of facts then
+	// shows that the member still updates them.
 	refreshEvery     = time.Minute
 	refreshPerMember = 600 * time.Millisecond
-	// relayLimit is the number of records from one sync that are also
-	// gossiped. More than that means that whole parts of the mesh have met,
-	// and syncs spread it without flooding.
+	// relayLimit is the most new records of one push-pull that are also gossiped.
+	// More than that means that two parts of a mesh have met again; further
+	// push-pulls then spread the records without a flood of messages.
 	relayLimit = 32
-	// maxJoinState and maxBatch bound what one push-pull and one reply carry.
+	// maxJoinState and maxBatch bound the facts in one push-pull and in one batch,
+	// in bytes.
 	maxJoinState = 2 << 20
 	maxBatch     = 1 << 20
 )
 
-// ErrFactsTooLarge is returned for facts that could not be gossiped.
+// ErrFactsTooLarge is returned for facts that are too large to gossip.
 var ErrFactsTooLarge = errors.New("facts are too large to gossip")
 
-// SetFacts replaces what this member says about itself. It never blocks on the
-// network; announcements are merged when they come faster than the mesh can
-// take. The facts are copied.
+// SetFacts replaces the facts of this member. It copies f and never blocks on the
+// network. Changes that come faster than announcements are allowed are merged into
+// the next announcement.
 func (g *Gossip) SetFacts(f Facts) error {
 	f = f.Clone()
 	secs, err := encodeFacts(&f)
@@ -71,12 +75,12 @@ func (g *Gossip) SetFacts(f Facts) error {
 	}
 	g.own.at = now
 	if p := g.detector.peers[g.name]; p != nil {
-		g.emit(EventFacts, p)
+		g.emitEvent(EventFacts, p)
 	}
 	if urgent {
 		g.own.announced = time.Time{}
 	}
-	g.announce(now)
+	g.announceFacts(now)
 	if metaChanged {
 		g.pushMeta()
 	}
@@ -93,21 +97,21 @@ func encodeFacts(f *Facts) (secs [sectionCount][]byte, err error) {
 	return secs, nil
 }
 
-// ownFacts is what this member says about itself.
+// ownFacts holds the facts of this member and the state of their announcements.
 type ownFacts struct {
 	facts     Facts
 	at        time.Time
 	meta      nodeMeta
 	secs      [sectionCount][]byte
-	dirty     [sectionCount]bool // differs from what was announced
-	floor     versions           // highest version seen of ours, by whomever
+	dirty     [sectionCount]bool // the section must be announced
+	floor     versions           // highest versions of these facts seen anywhere in the mesh
 	announced time.Time
 	refreshed time.Time
 }
 
-// announce gossips the changed sections, unless it did so a moment ago. The
-// caller holds the lock; the ticker calls again.
-func (g *Gossip) announce(now time.Time) {
+// announceFacts gossips the changed sections, unless the last announcement was too
+// recent; tickLoop then calls it again. The caller holds the lock.
+func (g *Gossip) announceFacts(now time.Time) {
 	n := time.Duration(g.detector.live())
 	if now.Sub(g.own.refreshed) >= max(refreshEvery, n*refreshPerMember) {
 		g.own.dirty[sectionLoad] = true
@@ -122,20 +126,20 @@ func (g *Gossip) announce(now time.Time) {
 		}
 		g.own.dirty[i] = false
 		g.own.announced = now
-		// The clock orders our versions across restarts. Where it does not,
-		// because it was set back, the floor does.
+		// The clock orders the versions across restarts. If the clock was set
+		// back, the floor does.
 		version := max(uint64(max(1, now.UnixMilli())), g.own.floor[i]+1)
 		g.own.floor[i] = version
 		rec := record{name: g.name, sec: section(i), version: version, count: 1, raw: g.own.secs[i]}
-		g.facts.apply(now, rec)
-		for j, msg := range split(rec) {
+		g.facts.applyRecord(now, rec)
+		for j, msg := range splitRecord(rec) {
 			g.queueFacts(rec.name, rec.sec, j, msg)
 		}
 	}
 }
 
-// queueFacts hands a message to the gossip queue, where it replaces an older
-// one of the same member, section and fragment.
+// queueFacts queues a message to be gossiped. It replaces an older message of the
+// same member, section and fragment.
 func (g *Gossip) queueFacts(name string, sec section, index int, msg []byte) {
 	g.queue.QueueBroadcast(&factsBroadcast{fmt.Sprintf("%s/%d/%d", name, sec, index), msg})
 }
@@ -152,8 +156,8 @@ func (b *factsBroadcast) Name() string                          { return b.name 
 func (b *factsBroadcast) Message() []byte                       { return b.msg }
 func (b *factsBroadcast) Finished()                             {}
 
-// receive takes in a message from another member. It must not keep msg.
-func (g *Gossip) receive(msg []byte) error {
+// receiveMessage handles a message from another member. It must not keep msg.
+func (g *Gossip) receiveMessage(msg []byte) error {
 	if len(msg) == 0 {
 		return errMalformed
 	}
@@ -166,7 +170,7 @@ func (g *Gossip) receive(msg []byte) error {
 		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if g.merge(time.Now(), rec) != stale {
+		if g.mergeRecord(time.Now(), rec) != stale {
 			g.queueFacts(rec.name, rec.sec, rec.index, msg)
 		}
 	case kindBatch:
@@ -176,35 +180,35 @@ func (g *Gossip) receive(msg []byte) error {
 		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		g.mergeAll(time.Now(), recs)
+		g.mergeRecords(time.Now(), recs)
 	}
 	return nil
 }
 
-// merge takes in one record. The caller holds the lock.
-func (g *Gossip) merge(now time.Time, rec record) outcome {
+// mergeRecord merges one received record. The caller holds the lock.
+func (g *Gossip) mergeRecord(now time.Time, rec record) outcome {
 	if rec.name == g.name {
 		var v versions
 		if rec.sec < sectionCount {
 			v[rec.sec] = rec.version
 		}
-		g.outbid(now, v)
+		g.outbidVersions(now, v)
 		return stale
 	}
-	out := g.facts.apply(now, rec)
+	out := g.facts.applyRecord(now, rec)
 	if out == applied {
 		if p := g.detector.peers[rec.name]; p != nil {
-			g.emit(EventFacts, p)
+			g.emitEvent(EventFacts, p)
 		}
 	}
 	return out
 }
 
-// outbid makes sure that our facts are newer than what others have for ours.
-// Nobody else writes them, so what is newer was written before a restart, with
-// a clock that has been set back since; ours would be ignored. The caller holds
-// the lock.
-func (g *Gossip) outbid(now time.Time, theirs versions) {
+// outbidVersions makes sure that the versions of this member's facts are higher than
+// those that other members have. Only this member writes its facts, so a higher
+// version was written before a restart, and the clock has been set back since. Other
+// members would ignore the new facts. The caller holds the lock.
+func (g *Gossip) outbidVersions(now time.Time, theirs versions) {
 	for i, v := range theirs {
 		if v > g.own.floor[i] && v <= maxVersion {
 			g.own.floor[i] = v
@@ -212,13 +216,15 @@ func (g *Gossip) outbid(now time.Time, theirs versions) {
 			g.own.announced = time.Time{}
 		}
 	}
-	g.announce(now)
+	g.announceFacts(now)
 }
 
-func (g *Gossip) mergeAll(now time.Time, recs []record) {
+// mergeRecords merges the records of one message and gossips the new ones, unless
+// there are more than relayLimit. The caller holds the lock.
+func (g *Gossip) mergeRecords(now time.Time, recs []record) {
 	var fresh []record
 	for _, rec := range recs {
-		if g.merge(now, rec) == applied {
+		if g.mergeRecord(now, rec) == applied {
 			fresh = append(fresh, rec)
 		}
 	}
@@ -226,34 +232,34 @@ func (g *Gossip) mergeAll(now time.Time, recs []record) {
 		return
 	}
 	for _, rec := range fresh {
-		for i, msg := range split(rec) {
+		for i, msg := range splitRecord(rec) {
 			g.queueFacts(rec.name, rec.sec, i, msg)
 		}
 	}
 }
 
-// localState is our half of a push-pull.
+// localState returns this member's half of a push-pull.
 func (g *Gossip) localState(join bool) []byte {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	d := digest{from: g.name, entries: make(map[string]versions, len(g.detector.peers))}
-	recs := g.facts.newer(nil, g.name, versions{})
+	recs := g.facts.appendNewer(nil, g.name, versions{})
 	full := join && g.facts.bytes <= maxJoinState
 	for name, p := range g.detector.peers {
 		d.entries[name] = g.facts.versions(name)
-		// Facts of the dead are not spread, or they would never be forgotten.
+		// Facts of dead members are not spread, or they would never be forgotten.
 		if full && name != g.name && p.state.Live() {
-			recs = g.facts.newer(recs, name, versions{})
+			recs = g.facts.appendNewer(recs, name, versions{})
 		}
 	}
 	return encodeState(d, recs, 2*maxJoinState)
 }
 
-// mergeState takes in the other half of a push-pull and sends what the other
-// member lacks.
+// mergeState merges the other member's half of a push-pull and sends the other member
+// the facts that it lacks.
 func (g *Gossip) mergeState(buf []byte, join bool) error {
 	if len(buf) == 0 || buf[0] != kindState {
-		return nil // a kind of a later version
+		return nil // a kind of message that a later version added
 	}
 	theirs, recs, err := parseState(buf[1:])
 	if err != nil {
@@ -262,31 +268,31 @@ func (g *Gossip) mergeState(buf []byte, join bool) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var lacking []record
-	if !join || g.facts.bytes > maxJoinState { // else localState sent it all
+	if !join || g.facts.bytes > maxJoinState { // otherwise localState sent all facts
 		for name, p := range g.detector.peers {
-			// Our own records were part of our half.
+			// This member's own records were part of its half of the push-pull.
 			if p.state.Live() && name != g.name && name != theirs.from {
-				lacking = g.facts.newer(lacking, name, theirs.entries[name])
+				lacking = g.facts.appendNewer(lacking, name, theirs.entries[name])
 			}
 		}
 	}
 	now := time.Now()
-	g.outbid(now, theirs.entries[g.name])
-	g.mergeAll(now, recs)
+	g.outbidVersions(now, theirs.entries[g.name])
+	g.mergeRecords(now, recs)
 	if p := g.detector.peers[theirs.from]; p != nil && len(lacking) > 0 {
 		g.sendBatch(p, lacking)
 	}
 	return nil
 }
 
-// sendBatch sends records to a member over a stream, in the background. What
-// does not fit is left to the next push-pull.
+// sendBatch sends records to a member over a stream, in the background. Records
+// beyond maxBatch are left to the next push-pull.
 func (g *Gossip) sendBatch(p *peer, recs []record) {
 	msg, _ := appendBatch([]byte{kindBatch}, recs, maxBatch)
 	to := &memberlist.Node{Name: p.name, Addr: p.at.ip, Port: p.at.port}
-	g.background(g.sends, func() {
+	g.startBackground(g.sends, func() {
 		if err := g.list.SendReliable(to, msg); err != nil {
-			g.log.Debug("sending facts failed", "member", to.Name, "err", err)
+			g.log.Debug("could not send facts", "member", to.Name, "err", err)
 		}
 	})
 }

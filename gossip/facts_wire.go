@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Every message begins with its kind. Unknown kinds are ignored, so that a
-// later version may add some.
+// Every message begins with its kind. Members ignore unknown kinds, so that a later
+// version may add kinds.
 const (
 	kindRecord = 1 // one record, or a fragment of one; gossiped
 	kindBatch  = 2 // many whole records; sent over a stream to one member
@@ -14,20 +14,20 @@ const (
 )
 
 const (
-	// maxMessage is the size of a gossiped message that always fits into a
-	// packet beside memberlist's framing, encryption and label.
+	// maxMessage is the size of a gossiped message that always fits into a packet
+	// together with memberlist's framing, encryption and label.
 	maxMessage = 1100
-	// maxSection bounds an encoded section.
+	// maxSection bounds an encoded section, in bytes.
 	maxSection = 16 << 10
-	// maxFragments follows from the two, with the longest name.
+	// maxFragments follows from maxMessage, maxSection and the longest name.
 	maxFragments = 32
-	// maxVersion is far beyond any clock; a higher version is nonsense that
-	// could never be superseded.
+	// maxVersion is far beyond any clock. A higher version is refused, because no
+	// later version could replace it.
 	maxVersion = 1 << 60
 )
 
-// record is one section of one member's facts at one version. Index and Count
-// say which fragment of the section raw is; a whole section is 0 of 1.
+// record is one section of one member's facts at one version. raw is fragment index
+// of count; a whole section has index 0 and count 1.
 type record struct {
 	name    string
 	sec     section
@@ -37,8 +37,8 @@ type record struct {
 	raw     []byte
 }
 
-// appendRecord appends the record's body, which extends to the end of the
-// message: raw has no length of its own.
+// appendRecord appends the record. It extends to the end of the message, because raw
+// has no length prefix.
 func appendRecord(b []byte, r record) []byte {
 	b = appendString(b, r.name)
 	b = append(b, byte(r.sec))
@@ -47,7 +47,7 @@ func appendRecord(b []byte, r record) []byte {
 	return append(b, r.raw...)
 }
 
-// parseRecord is the reverse of appendRecord. The record's raw is a part of b.
+// parseRecord is the reverse of appendRecord. The raw field of the record aliases b.
 func parseRecord(b []byte) (record, error) {
 	r := reader{b: b}
 	rec := record{name: string(r.bytes())}
@@ -69,8 +69,8 @@ func parseRecord(b []byte) (record, error) {
 	return rec, nil
 }
 
-// split cuts a whole record into messages that fit into packets.
-func split(r record) [][]byte {
+// splitRecord splits a whole record into messages that fit into packets.
+func splitRecord(r record) [][]byte {
 	room := maxMessage - len(appendRecord([]byte{kindRecord}, record{name: r.name, version: r.version}))
 	count := max(1, (len(r.raw)+room-1)/room)
 	msgs := make([][]byte, 0, count)
@@ -83,8 +83,8 @@ func split(r record) [][]byte {
 	return msgs
 }
 
-// appendBatch appends whole records, each with its length, until limit bytes.
-// It returns how many it took.
+// appendBatch appends whole records, each with a length prefix, as long as the result
+// has at most limit bytes. It returns how many it appended.
 func appendBatch(b []byte, recs []record, limit int) ([]byte, int) {
 	for i, r := range recs {
 		next := appendBytes(b, appendRecord(nil, r))
@@ -109,7 +109,7 @@ func parseBatch(b []byte) ([]record, error) {
 		if err != nil {
 			return nil, err
 		}
-		if rec.sec < sectionCount { // a later version may have more
+		if rec.sec < sectionCount { // a later version may have more sections
 			recs = append(recs, rec)
 		}
 	}
@@ -119,13 +119,14 @@ func parseBatch(b []byte) ([]record, error) {
 // versions are the versions of a member's sections.
 type versions [sectionCount]uint64
 
-// digest says what a member knows: the versions it has, by member.
+// digest lists the versions of facts that a member has, by member name.
 type digest struct {
 	from    string
 	entries map[string]versions
 }
 
-// encodeState encodes a push-pull message: digest, then records.
+// encodeState encodes one half of a push-pull: the digest, then records up to limit
+// bytes.
 func encodeState(d digest, recs []record, limit int) []byte {
 	b := appendString([]byte{kindState}, d.from)
 	b = append(b, byte(sectionCount))
@@ -140,7 +141,7 @@ func encodeState(d digest, recs []record, limit int) []byte {
 	return b
 }
 
-// parseState is the reverse of encodeState, without the kind.
+// parseState is the reverse of encodeState. b begins after the kind.
 func parseState(b []byte) (digest, []record, error) {
 	r := reader{b: b}
 	d := digest{from: string(r.bytes())}

@@ -17,8 +17,8 @@ import (
 // ErrShutdown is returned by calls after Shutdown.
 var ErrShutdown = errors.New("gossip is shut down")
 
-// Gossip is this host's membership in the mesh. All methods are safe for
-// concurrent use.
+// Gossip is one member of the mesh, the one that runs in this process. All methods
+// are safe for concurrent use.
 type Gossip struct {
 	name    string
 	config  Config
@@ -29,10 +29,10 @@ type Gossip struct {
 	queue   *memberlist.TransmitLimitedQueue
 	metrics *metrics
 
-	suspects  atomic.Int32 // pending verdicts, see watching
+	suspects  atomic.Int32 // pending verdicts, see countSuspects
 	conflicts atomic.Uint64
 
-	// mu guards what follows. It is taken in memberlist's callbacks: hold it
+	// mu guards the fields below. memberlist's callbacks take it, so hold it only
 	// briefly, and never while calling memberlist.
 	mu       sync.Mutex
 	detector *detector
@@ -42,21 +42,21 @@ type Gossip struct {
 	closed   bool
 	stop     chan struct{}
 	tasks    sync.WaitGroup
-	leaves   sync.WaitGroup // memberlist must not be left after its shutdown
-	sends    chan struct{}  // bounds sendBatch
-	checks   chan struct{}  // bounds check
-	meta     chan struct{}  // metadata is to be announced
+	leaves   sync.WaitGroup // running calls of memberlist's Leave; Shutdown waits for them
+	sends    chan struct{}  // slots for sendBatch and syncWith
+	checks   chan struct{}  // slots for probeSuspect
+	meta     chan struct{}  // holds a token if metadata must be announced
 	downOnce sync.Once
 }
 
-// maxSends and maxChecks are how many background calls are under way at once.
-// Further ones are dropped, and made up for by the next sync or tick.
+// maxSends and maxChecks bound how many background calls run at once. Further calls
+// are dropped; the next sync or tick makes up for them.
 const (
 	maxSends  = 16
 	maxChecks = 64
 )
 
-// New starts a member that is alone; Join brings it into a mesh.
+// New starts a member that knows no other member. Join brings it into a mesh.
 func New(cfg Config) (*Gossip, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("gossip config: %w", err)
@@ -77,7 +77,7 @@ func New(cfg Config) (*Gossip, error) {
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
-	g.detector = newDetector(g.name, cfg.Profile, g.published)
+	g.detector = newDetector(g.name, cfg.Profile, g.stateChanged)
 	g.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: factsTransmits, NumNodes: func() int { return 1 }}
 	if err := g.setFirstFacts(cfg.Facts); err != nil {
 		return nil, err
@@ -94,21 +94,21 @@ func (g *Gossip) setFirstFacts(f Facts) error {
 	if err := g.SetFacts(f); err != nil {
 		return err
 	}
-	// memberlist asks for the metadata itself when it starts.
+	// memberlist reads the metadata itself when it starts.
 	select {
 	case <-g.meta:
 	default:
 	}
-	// Even empty facts are announced, so that everyone has a version of us.
+	// Even empty facts are announced, so that every member has a version of ours.
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.own.at, g.own.announced = now, time.Time{}
 	g.own.dirty = [sectionCount]bool{true, true}
-	g.announce(now)
+	g.announceFacts(now)
 	return nil
 }
 
-// start opens the network and starts everything that runs.
+// start opens the network and starts memberlist and all loops.
 func (g *Gossip) start() error {
 	inner := g.config.Transport
 	bindPort, advertisePort := g.config.BindPort, g.config.AdvertisePort
@@ -124,7 +124,7 @@ func (g *Gossip) start() error {
 	}
 	g.net = newTransport(inner,
 		&tap{keys: g.keyring.keys, heard: g.heardIncoming, wants: func(k byte) bool { return k == wireDead }},
-		&tap{keys: g.keyring.primary, heard: g.heardOutgoing, wants: g.wantsOutgoing}, g.seen)
+		&tap{keys: g.keyring.primary, heard: g.heardOutgoing, wants: g.wantsOutgoing}, g.packetFrom)
 	g.metrics = newMetrics(g)
 	list, err := memberlist.Create(g.listConfig(bindPort, advertisePort))
 	if err != nil {
@@ -142,12 +142,13 @@ func (g *Gossip) start() error {
 	return nil
 }
 
-// wantsOutgoing keeps the tap cheap: life signs are decoded only while there
-// is a suspect that they could clear.
+// wantsOutgoing keeps the tap cheap: alive messages are decoded only while there is
+// a suspect that they could clear.
 func (g *Gossip) wantsOutgoing(kind byte) bool {
 	return kind != wireAlive || g.suspects.Load() > 0
 }
 
+// listConfig returns the configuration of memberlist.
 func (g *Gossip) listConfig(bindPort, advertisePort int) *memberlist.Config {
 	p := g.config.Profile
 	c := memberlist.DefaultLANConfig()
@@ -164,13 +165,13 @@ func (g *Gossip) listConfig(bindPort, advertisePort int) *memberlist.Config {
 	c.AwarenessMaxMultiplier = p.HealthMax
 	c.GossipInterval, c.GossipNodes, c.RetransmitMult = p.GossipInterval, p.GossipNodes, p.RetransmitMult
 	c.PushPullInterval = p.SyncInterval
-	// LZW costs 30 times what the message does, see DESIGN.md.
+	// LZW compression costs 30 times as much as handling the message itself.
 	c.EnableCompression = false
 	c.TCPTimeout = 5 * time.Second
 	c.GossipToTheDeadTime = 30 * time.Second
 	// A host may come back with another address.
 	c.DeadNodeReclaimTime = 5 * time.Second
-	// A mesh that meets after a partition has this much to say at once.
+	// When a partition heals, this many messages arrive at once.
 	c.HandoffQueueDepth = 8192
 
 	d := delegate{g}
@@ -181,11 +182,10 @@ func (g *Gossip) listConfig(bindPort, advertisePort int) *memberlist.Config {
 // Name returns the name of this member.
 func (g *Gossip) Name() string { return g.name }
 
-// Addr returns the host:port that others reach this member at.
+// Addr returns the host:port at which other members reach this member.
 func (g *Gossip) Addr() string { return g.list.LocalNode().Address() }
 
-// Members returns every member that is remembered, this one included, sorted
-// by name.
+// Members returns every remembered member, this one included, sorted by name.
 func (g *Gossip) Members() []Member {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -196,7 +196,7 @@ func (g *Gossip) Members() []Member {
 	return ms
 }
 
-// Member returns one member, and false if no such member is remembered.
+// Member returns the member with the given name, and false if none is remembered.
 func (g *Gossip) Member(name string) (Member, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -207,7 +207,7 @@ func (g *Gossip) Member(name string) (Member, bool) {
 	return g.member(p), true
 }
 
-// Count returns how many members are in a state.
+// Count returns how many members are in state s.
 func (g *Gossip) Count(s State) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -217,7 +217,7 @@ func (g *Gossip) Count(s State) int {
 	return g.detector.count[s]
 }
 
-// member joins what is known of a peer. The caller holds the lock.
+// member combines what is known about a peer. The caller holds the lock.
 func (g *Gossip) member(p *peer) Member {
 	m := Member{Name: p.name, Addr: p.addr, State: p.state, Since: p.since}
 	if p.name == g.name {
@@ -245,7 +245,7 @@ func (g *Gossip) Subscribe() *Subscription {
 	}
 	g.subs[s] = struct{}{}
 	g.tasks.Go(func() {
-		s.run()
+		s.deliverLoop()
 		g.mu.Lock()
 		delete(g.subs, s)
 		g.mu.Unlock()
@@ -253,30 +253,31 @@ func (g *Gossip) Subscribe() *Subscription {
 	return s
 }
 
-// published is the detector's callback. The caller holds the lock.
-func (g *Gossip) published(p *peer) {
+// stateChanged is called by the detector when the published state of a peer changes.
+// The caller holds the lock.
+func (g *Gossip) stateChanged(p *peer) {
 	if p.name != g.name {
 		g.log.Info("member changed state", "member", p.name, "addr", p.addr, "state", p.state.String())
 	}
-	g.emit(eventOf(p.state), p)
+	g.emitEvent(eventOf(p.state), p)
 }
 
-// emit tells every subscriber. The caller holds the lock.
-func (g *Gossip) emit(t EventType, p *peer) {
+// emitEvent sends an event to every subscriber. The caller holds the lock.
+func (g *Gossip) emitEvent(t EventType, p *peer) {
 	if len(g.subs) == 0 {
 		return
 	}
 	ev := Event{Type: t, Member: g.member(p)}
 	for s := range g.subs {
-		s.push(ev)
+		s.pushEvent(ev)
 	}
 }
 
-// Leave tells the mesh that this member leaves on purpose, and returns when
-// the goodbye has been passed on often enough to reach everyone, or when ctx
-// ends. Shutdown has to follow.
+// Leave announces that this member leaves on purpose. It returns when the message
+// has been sent often enough to reach every member, or when ctx ends. The caller must
+// call Shutdown afterwards.
 func (g *Gossip) Leave(ctx context.Context) error {
-	// memberlist polls nothing: it needs a time, not a context.
+	// memberlist takes a timeout and no context.
 	timeout := 5 * time.Second
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = max(time.Until(deadline), time.Millisecond)
@@ -300,8 +301,8 @@ func (g *Gossip) Leave(ctx context.Context) error {
 	}
 }
 
-// Shutdown ends everything and waits for it. Without Leave before, others will
-// find this member dead. It may be called more than once.
+// Shutdown stops this member and waits for its goroutines. Without an earlier Leave,
+// the other members will find it dead. It may be called more than once.
 func (g *Gossip) Shutdown() {
 	g.downOnce.Do(func() {
 		g.mu.Lock()
@@ -316,7 +317,7 @@ func (g *Gossip) Shutdown() {
 		health := g.list.GetHealthScore()
 		// Its only error is the transport's, which is closed either way.
 		_ = g.list.Shutdown()
-		g.net.wait()
+		g.net.waitStreams()
 		g.tasks.Wait()
 		// memberlist does not wait for its own goroutines. With the streams
 		// closed, what is left is a probe that waits for its answer.
@@ -325,9 +326,9 @@ func (g *Gossip) Shutdown() {
 	})
 }
 
-// task runs fn in a goroutine that Shutdown waits for. It reports false when
-// it is too late for that.
-func (g *Gossip) task(fn func()) bool {
+// startTask runs fn in a goroutine that Shutdown waits for. It returns false after
+// Shutdown.
+func (g *Gossip) startTask(fn func()) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
@@ -337,9 +338,9 @@ func (g *Gossip) task(fn func()) bool {
 	return true
 }
 
-// background is task with a bound, for work that may as well be dropped. The
-// caller holds the lock.
-func (g *Gossip) background(slots chan struct{}, fn func()) {
+// startBackground runs fn in a goroutine that Shutdown waits for, if a slot is free.
+// Otherwise it drops fn. The caller holds the lock.
+func (g *Gossip) startBackground(slots chan struct{}, fn func()) {
 	if g.closed {
 		return
 	}

@@ -9,13 +9,13 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// ErrNotEncrypted is returned when keys are changed on a member that was
-// started without any: encryption cannot be switched on while running.
+// ErrNotEncrypted is returned when keys are changed on a member that was started
+// without keys. Encryption cannot be switched on while a member runs.
 var ErrNotEncrypted = errors.New("gossip is not encrypted")
 
-// To rotate a key without losing a packet: AddKey on every member, then UseKey
-// on every member, then RemoveKey of the old one on every member. Each step can
-// be repeated.
+// To rotate a key without losing packets, call AddKey on every member, then UseKey on
+// every member, then RemoveKey with the old key on every member. Each step can be
+// repeated.
 
 // keyring serialises changes of memberlist's keyring.
 type keyring struct {
@@ -34,7 +34,7 @@ func newKeyring(keys [][]byte) (*keyring, error) {
 	return &keyring{ring: ring}, nil
 }
 
-// keys returns the keys, the one that encrypts first.
+// keys returns all keys. The first one is the key that encrypts.
 func (k *keyring) keys() [][]byte {
 	if k.ring == nil {
 		return nil
@@ -42,7 +42,7 @@ func (k *keyring) keys() [][]byte {
 	return k.ring.GetKeys()
 }
 
-// primary returns the key that encrypts.
+// primary returns a list of only the key that encrypts, empty without encryption.
 func (k *keyring) primary() [][]byte {
 	if k.ring == nil {
 		return nil
@@ -64,8 +64,8 @@ func (g *Gossip) AddKey(key []byte) error {
 	return nil
 }
 
-// UseKey makes this member encrypt with key, which must have been added here
-// and at every other member.
+// UseKey makes this member encrypt with key. The key must have been added on this
+// member and on every other one before.
 func (g *Gossip) UseKey(key []byte) error {
 	k := g.keyring
 	k.mu.Lock()
@@ -79,8 +79,8 @@ func (g *Gossip) UseKey(key []byte) error {
 	return nil
 }
 
-// RemoveKey makes this member refuse packets encrypted with key. The key in use
-// cannot be removed; a key that is not there is no error.
+// RemoveKey makes this member refuse packets encrypted with key. It returns an error
+// for the key in use, and none for an unknown key.
 func (g *Gossip) RemoveKey(key []byte) error {
 	k := g.keyring
 	k.mu.Lock()
@@ -99,11 +99,11 @@ func (g *Gossip) RemoveKey(key []byte) error {
 		return nil
 	}
 	if at == 0 {
-		return errors.New("remove gossip key: it is the key in use")
+		return errors.New("remove gossip key: this member encrypts with it; use another key first")
 	}
-	// memberlist removes a key by shifting the later ones down in the very
-	// array that its readers hold. With no later key there is nothing to
-	// shift, so those behind are taken out first, last to first, and put back.
+	// memberlist removes a key by shifting the later keys down in the same array
+	// that concurrent readers use. Removing the last key shifts nothing, so the
+	// later keys are removed first, last to first, and added again afterwards.
 	behind := append([][]byte(nil), keys[at+1:]...)
 	for i := len(behind) - 1; i >= 0; i-- {
 		if err := k.ring.RemoveKey(behind[i]); err != nil {

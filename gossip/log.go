@@ -8,9 +8,9 @@ import (
 )
 
 // newLibraryLogger returns a logger for memberlist, which writes lines such as
-// "[WARN] memberlist: text". Every level is lowered by one, for what it calls
-// an error is its daily bread; what it says of single probes is for debugging,
-// and what it says after stop was closed is nothing.
+// "[WARN] memberlist: text". It lowers every level by one, because what memberlist
+// calls an error happens in normal operation. Messages about single probes are logged
+// at debug level, and nothing is logged after stop was closed.
 func newLibraryLogger(l *slog.Logger, stop <-chan struct{}) *log.Logger {
 	return log.New(libraryLog{l, stop}, "", 0)
 }
@@ -20,8 +20,8 @@ type libraryLog struct {
 	stop   <-chan struct{}
 }
 
-// probeTroubles are the errors of single probes. There are many of them for
-// every dead member, and the verdict is logged anyway.
+// probeTroubles are the beginnings of errors about single probes. There are many of
+// them for every dead member, and the change of its state is logged anyway.
 var probeTroubles = [][]byte{
 	[]byte("Failed fallback TCP ping"), []byte("Failed to send ack"), []byte("Failed to send nack"),
 }

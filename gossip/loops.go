@@ -10,21 +10,21 @@ import (
 )
 
 const (
-	// joinParallel is how many addresses Join calls at once, so that a few
-	// dead ones do not hold it up.
+	// joinParallel is how many addresses Join contacts at once, so that a few dead
+	// ones do not delay it.
 	joinParallel = 4
-	// joinEnough is how many successes Join is content with.
+	// joinEnough is the number of reached members after which Join stops.
 	joinEnough = 3
-	// forgetEvery is how often members that are gone are looked for.
+	// forgetEvery is how often members whose retention is over are dropped.
 	forgetEvery = 10 * time.Second
-	// metaTimeout bounds the wait for new metadata to be passed on.
+	// metaTimeout bounds the wait until new metadata has been gossiped.
 	metaTimeout = 5 * time.Second
 )
 
-// Join brings this member into the mesh of any of the addresses ("host:port",
-// or "host" with our own port). It returns how many were reached; it stops at
-// three, and it is an error when none was. More addresses than are alive do no
-// harm.
+// Join brings this member into the mesh of the members at addrs ("host:port", or
+// "host" for this member's own port). It stops after three members have been reached
+// and returns how many were. It returns an error if none was reached. Addresses of
+// dead members do no harm.
 func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 	if len(addrs) == 0 {
 		return 0, nil
@@ -33,13 +33,13 @@ func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 		addr string
 		err  error
 	}
-	answers := make(chan answer, len(addrs)) // so that nobody waits for us
+	answers := make(chan answer, len(addrs)) // has room for all, so that no sender blocks
 	next, waiting, joined := 0, 0, 0
 	var errs []error
 	for {
 		for ; waiting < joinParallel && next < len(addrs) && joined+waiting < joinEnough; next++ {
 			addr := addrs[next]
-			if !g.task(func() {
+			if !g.startTask(func() {
 				_, err := g.list.Join([]string{addr})
 				answers <- answer{addr, err}
 			}) {
@@ -70,7 +70,7 @@ func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 	return joined, nil
 }
 
-// tickLoop drives everything that depends on time alone.
+// tickLoop drives everything that changes by the passing of time.
 func (g *Gossip) tickLoop() {
 	ticker := time.NewTicker(tickInterval)
 	defer ticker.Stop()
@@ -86,60 +86,61 @@ func (g *Gossip) tickLoop() {
 		late := max(0, now.Sub(last)-tickInterval)
 		last = now
 		if late > stallAfter {
-			g.log.Debug("this process was stalled", "for", late)
+			g.log.Debug("this process was stalled", "duration", late)
 		}
 		health := g.list.GetHealthScore()
 		g.mu.Lock()
 		check, meet := g.detector.tick(now, late, health)
 		for _, p := range check {
-			g.check(p)
+			g.probeSuspect(p)
 		}
 		for _, p := range meet {
-			g.meet(p)
+			g.syncWith(p)
 		}
-		g.watching()
-		g.announce(now)
+		g.countSuspects()
+		g.announceFacts(now)
 		if now.Sub(lastForget) >= forgetEvery {
 			lastForget = now
-			g.forget(now)
+			g.forgetGone(now)
 		}
 		g.mu.Unlock()
 	}
 }
 
-// check probes a suspect. The caller holds the lock.
-func (g *Gossip) check(p *peer) {
+// probeSuspect probes a suspect in the background. The caller holds the lock.
+func (g *Gossip) probeSuspect(p *peer) {
 	name, to := p.name, &net.UDPAddr{IP: p.at.ip, Port: int(p.at.port)}
-	g.background(g.checks, func() {
+	g.startBackground(g.checks, func() {
 		_, err := g.list.Ping(name, to)
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.detector.checked(time.Now(), name, err == nil)
-		g.watching()
+		g.countSuspects()
 	})
 }
 
-// meet compares everything with a member that memberlist has for dead, so that
-// the member learns of it and refutes. The caller holds the lock.
-func (g *Gossip) meet(p *peer) {
+// syncWith starts a push-pull with a member that memberlist considers dead or left,
+// so that the member learns of it and refutes it. The caller holds the lock.
+func (g *Gossip) syncWith(p *peer) {
 	addr := p.name + "/" + p.addr
-	g.background(g.sends, func() {
+	g.startBackground(g.sends, func() {
 		if _, err := g.list.Join([]string{addr}); err != nil {
-			g.log.Debug("a member that sends packets cannot be joined", "member", addr, "err", err)
+			g.log.Debug("could not sync with a member that sends packets", "member", addr, "err", err)
 		}
 	})
 }
 
-// forget drops what has been gone for long enough. The caller holds the lock.
-func (g *Gossip) forget(now time.Time) {
-	for _, p := range g.detector.forget(now, g.config.DeadRetention, g.config.LeftRetention) {
-		g.emit(EventForgotten, p)
+// forgetGone drops the members whose retention is over, and their facts. The caller
+// holds the lock.
+func (g *Gossip) forgetGone(now time.Time) {
+	for _, p := range g.detector.forgetGone(now, g.config.DeadRetention, g.config.LeftRetention) {
+		g.emitEvent(EventForgotten, p)
 		g.facts.remove(p.name)
 	}
 	g.facts.removeOrphans(now, func(name string) bool { return g.detector.peers[name] != nil })
 }
 
-// pushMeta asks for the metadata to be announced. The caller holds the lock.
+// pushMeta makes metaLoop announce the metadata. The caller holds the lock.
 func (g *Gossip) pushMeta() {
 	select {
 	case g.meta <- struct{}{}:
@@ -147,7 +148,8 @@ func (g *Gossip) pushMeta() {
 	}
 }
 
-// metaLoop announces new metadata, for which memberlist wants to be waited.
+// metaLoop announces new metadata. It is a loop of its own because memberlist's call
+// blocks until the metadata has been gossiped.
 func (g *Gossip) metaLoop() {
 	for {
 		select {
@@ -161,11 +163,11 @@ func (g *Gossip) metaLoop() {
 	}
 }
 
-// reconnectLoop calls a dead member now and then. memberlist forgets its dead,
-// so without this two halves of a mesh would never find each other again.
+// reconnectLoop contacts a dead member now and then. memberlist forgets dead members,
+// so without this loop two halves of a mesh would never find each other again.
 func (g *Gossip) reconnectLoop() {
 	for {
-		// Not in step with the others.
+		// The pause is random, so that members do not all act at the same time.
 		pause := g.config.ReconnectInterval/2 + rand.N(g.config.ReconnectInterval)
 		select {
 		case <-g.stop:
@@ -182,9 +184,9 @@ func (g *Gossip) reconnectLoop() {
 	}
 }
 
-// pickDead chooses a dead member to call. The chance of choosing any falls with
-// the number of members that might, so that the mesh as a whole makes about one
-// call for each dead member in each interval.
+// pickDead chooses a dead member to contact, or none. The more live members there
+// are, the less likely each of them is to choose one, so that the whole mesh contacts
+// each dead member about once per interval.
 func (g *Gossip) pickDead() (string, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

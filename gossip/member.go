@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// State is what the mesh believes of a member.
+// State is what this process believes about a member.
 //
 //	          probe failed, somewhere             held for Profile.HoldFor
 //	  Alive -------------------------> Suspect -------------------------> Dead
@@ -46,19 +46,20 @@ func (s State) String() string {
 // Live reports whether the member counts as present: Alive or Suspect.
 func (s State) Live() bool { return s == Alive || s == Suspect }
 
-// Member is one agent of the mesh as seen from here.
+// Member is one member of the mesh as this process sees it.
 type Member struct {
 	// Name is unique in the mesh.
 	Name string
 	// Addr is the host:port the member gossips on.
 	Addr string
-	// State is what this agent believes of the member, Since when it began.
+	// State is what this process believes about the member. Since is when the
+	// member entered that state.
 	State State
 	Since time.Time
-	// Facts are the newest facts known. Until some have arrived they hold only
-	// MeshAddr and FeatureLevel. They are shared: do not modify.
+	// Facts are the newest known facts. Until the first ones arrive they hold only
+	// MeshAddr and FeatureLevel. They are shared and must not be modified.
 	Facts Facts
-	// FactsAt is when those facts arrived here; zero if none have.
+	// FactsAt is when those facts arrived; zero if none have.
 	FactsAt time.Time
 }
 
@@ -67,14 +68,15 @@ type EventType uint8
 
 // The types of events.
 const (
-	// EventResync says that events may be missing (it is also the first event
-	// of every subscription): read Members and carry on from there.
+	// EventResync says that events may be missing: the reader must read Members
+	// again and continue from there. It is also the first event of every
+	// subscription.
 	EventResync EventType = iota
 	EventAlive
 	EventSuspect
 	EventDead
 	EventLeft
-	// EventFacts says that facts changed and the state did not.
+	// EventFacts says that the facts of a member changed but its state did not.
 	EventFacts
 	// EventForgotten says that a dead or left member is no longer remembered.
 	EventForgotten
@@ -102,7 +104,7 @@ func (t EventType) String() string {
 	}
 }
 
-// eventOf is the event that announces that a member entered state s.
+// eventOf returns the type of the event for a member that entered state s.
 func eventOf(s State) EventType {
 	switch s {
 	case Suspect:
@@ -121,12 +123,12 @@ type Event struct {
 	Type EventType
 	// Member is the member after the change, empty for EventResync.
 	Member Member
-	// Merged counts older events of the same member that the subscriber was
-	// too slow to be given one by one.
+	// Merged counts the older events of the same member that were merged into this
+	// one because the subscriber was too slow.
 	Merged int
 }
 
-// endpoint is where a member gossips.
+// endpoint is the address and port that a member gossips on.
 type endpoint struct {
 	ip   net.IP
 	port uint16

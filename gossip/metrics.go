@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics collects on demand: nothing is counted twice.
+// metrics reads most of its values from the Gossip when it is scraped.
 type metrics struct {
 	g     *Gossip
 	reg   prometheus.Registerer
@@ -31,10 +31,10 @@ func newMetrics(g *Gossip) *metrics {
 			Buckets: []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1},
 		}),
 		members:    desc("members", "Members by state, as seen from here.", "state"),
-		suspicions: desc("suspicions_total", "Suspicions of members that this member took up."),
+		suspicions: desc("suspicions_total", "Suspicions that this member accepted."),
 		deaths:     desc("deaths_total", "Members that this member declared dead."),
-		retracted:  desc("deaths_retracted_total", "Deaths that were refuted before they were declared."),
-		conflicts:  desc("name_conflicts_total", "Members seen that claim a name already taken."),
+		retracted:  desc("deaths_retracted_total", "Deaths reported by memberlist that were refuted before this member declared them."),
+		conflicts:  desc("name_conflicts_total", "Members seen that use a name already taken."),
 		queue:      desc("queue_messages", "Facts waiting to be gossiped."),
 		health:     desc("health_score", "How far this member fails to keep up with probes; 0 is healthy."),
 		factsAge:   desc("facts_age_seconds", "Age of the facts of the live member whose facts are oldest."),
@@ -44,7 +44,7 @@ func newMetrics(g *Gossip) *metrics {
 	}
 }
 
-// register makes the metrics public, if there is anywhere to.
+// register registers the metrics; a nil registerer is allowed.
 func (m *metrics) register(reg prometheus.Registerer) error {
 	if reg == nil {
 		return nil
@@ -107,8 +107,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.probe.Collect(ch)
 }
 
-// oldestFacts is the greatest age of any live member's facts; a member that
-// has none counts from when it joined. The caller holds the lock.
+// oldestFacts returns the age of the oldest facts of any other live member. For a
+// member without facts it counts from when the member entered its state. The caller
+// holds the lock.
 func (g *Gossip) oldestFacts(now time.Time) time.Duration {
 	var age time.Duration
 	for name, p := range g.detector.peers {

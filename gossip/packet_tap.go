@@ -8,14 +8,14 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 )
 
-// memberlist has no callback for suspicion, and its callback for departures
-// does not say whether the member died or left. But every change of state that
-// a member accepts it also passes on, so its own outgoing packets tell both, at
-// most one gossip interval later. This file reads them. It knows the wire
-// format that memberlist has to keep for mixed versions to work together: type
-// bytes, compound and checksum framing, and AES-GCM encryption version 1.
+// memberlist has no callback for suspicions, and its callback for departures does not
+// say whether the member died or left. But memberlist passes on every change of state
+// that it accepts, so its own outgoing packets tell both, at most one gossip interval
+// later. This file reads those packets. It relies only on the parts of the wire format
+// that memberlist has to keep so that mixed versions work together: type bytes,
+// compound and checksum framing, and AES-GCM encryption version 1.
 
-// The message types of memberlist's wire protocol that are looked at.
+// The message types of memberlist's wire protocol that the tap reads.
 const (
 	wireSuspect  = 3
 	wireAlive    = 4
@@ -30,7 +30,7 @@ const (
 	wireNonce        = 12
 )
 
-// rumour is what the suspect, alive and dead messages have in common.
+// rumour holds the fields that the suspect, alive and dead messages have in common.
 type rumour struct {
 	Incarnation uint32
 	Node        string
@@ -39,18 +39,17 @@ type rumour struct {
 
 // tap reads rumours out of packets.
 type tap struct {
-	// keys returns the keys to try, none if packets are in the clear.
+	// keys returns the keys to try, none if packets are not encrypted.
 	keys func() [][]byte
-	// wants says which message types are of interest right now, so that
-	// nothing else is decoded.
+	// wants reports whether messages of a type must be decoded at the moment.
 	wants func(kind byte) bool
 	heard func(kind byte, r rumour)
 }
 
-// packet reads one packet as it goes over the network. Anything it does not
-// understand is ignored: memberlist is the judge of what is valid. It reports
-// false for a packet that was not made with one of the keys.
-func (t *tap) packet(b []byte) bool {
+// readPacket reads one packet as it goes over the network. It ignores anything that it
+// does not understand: memberlist decides what is valid. It returns false for a packet
+// that was not encrypted with one of the keys.
+func (t *tap) readPacket(b []byte) bool {
 	var label []byte
 	if len(b) >= 2 && b[0] == wireLabel {
 		n := int(b[1])
@@ -67,17 +66,17 @@ func (t *tap) packet(b []byte) bool {
 	if len(b) >= 5 && b[0] == wireChecksum {
 		b = b[5:]
 	}
-	t.message(b)
+	t.readMessage(b)
 	return true
 }
 
-func (t *tap) message(b []byte) {
+func (t *tap) readMessage(b []byte) {
 	if len(b) < 2 {
 		return
 	}
 	switch b[0] {
 	case wireCompound:
-		t.compound(b[1:])
+		t.readCompound(b[1:])
 	case wireSuspect, wireAlive, wireDead:
 		if !t.wants(b[0]) {
 			return
@@ -90,8 +89,9 @@ func (t *tap) message(b []byte) {
 	}
 }
 
-// compound splits a compound message: a count, that many lengths, the parts.
-func (t *tap) compound(b []byte) {
+// readCompound reads the parts of a compound message, which is a count, that many
+// lengths, and the parts.
+func (t *tap) readCompound(b []byte) {
 	n := int(b[0])
 	lengths := b[1:]
 	if len(lengths) < 2*n {
@@ -104,14 +104,14 @@ func (t *tap) compound(b []byte) {
 			return
 		}
 		if size > 0 && parts[0] != wireCompound {
-			t.message(parts[:size])
+			t.readMessage(parts[:size])
 		}
 		parts = parts[size:]
 	}
 }
 
-// openPacket decrypts a packet with the first key that fits, and returns nil
-// if none does.
+// openPacket decrypts a packet with the first key that fits. It returns nil if no key
+// fits.
 func openPacket(keys [][]byte, b, label []byte) []byte {
 	if len(b) < 1+wireNonce || b[0] != wireCryptVersion {
 		return nil

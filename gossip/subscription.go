@@ -3,12 +3,12 @@ package gossip
 import "sync"
 
 // maxPendingEvents is how many members may have an undelivered event before a
-// subscriber is told to read everything again.
+// subscriber gets EventResync instead.
 const maxPendingEvents = 8192
 
-// Subscription delivers events to one reader. A slow reader holds nobody up:
-// events of the same member are merged into the newest, and when even that is
-// too much, the reader gets EventResync in place of all of them.
+// Subscription delivers events to one reader. A slow reader delays nobody: undelivered
+// events of the same member are merged into one. If too many members have undelivered
+// events, the reader gets EventResync in place of all of them.
 type Subscription struct {
 	events chan Event
 	wake   chan struct{}
@@ -35,17 +35,17 @@ func newSubscription(limit int) *Subscription {
 	return s
 }
 
-// Events returns the channel of events. The first is EventResync. It is closed
-// after Close and when the Gossip shuts down.
+// Events returns the channel of events. The first event is EventResync. The channel is
+// closed after Close and when the Gossip shuts down.
 func (s *Subscription) Events() <-chan Event { return s.events }
 
 // Close ends the subscription. It may be called more than once.
 func (s *Subscription) Close() { s.once.Do(func() { close(s.done) }) }
 
-// push hands over an event and never blocks.
-func (s *Subscription) push(ev Event) {
+// pushEvent queues an event. It never blocks.
+func (s *Subscription) pushEvent(ev Event) {
 	s.mu.Lock()
-	s.add(ev)
+	s.addEvent(ev)
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
@@ -53,15 +53,15 @@ func (s *Subscription) push(ev Event) {
 	}
 }
 
-func (s *Subscription) add(ev Event) {
+func (s *Subscription) addEvent(ev Event) {
 	if s.resync {
-		return // the reader will read everything anyway
+		return // the reader is about to read all members again
 	}
 	name := ev.Member.Name
 	if old, ok := s.pending[name]; ok {
 		ev.Merged = old.Merged + 1
 		if ev.Type == EventFacts {
-			ev.Type = old.Type // the change of state is the greater news
+			ev.Type = old.Type // keep the change of state; EventFacts would hide it
 		}
 		s.pending[name] = ev
 		return
@@ -92,8 +92,8 @@ func (s *Subscription) next() (Event, bool) {
 	return ev, true
 }
 
-// run delivers until Close.
-func (s *Subscription) run() {
+// deliverLoop delivers events until Close.
+func (s *Subscription) deliverLoop() {
 	defer close(s.events)
 	for {
 		ev, ok := s.next()

@@ -11,17 +11,17 @@ func ev(t EventType, name string) Event { return Event{Type: t, Member: Member{N
 func TestSlowSubscriberGetsTheNewest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSubscription(100)
-		go s.run()
+		go s.deliverLoop()
 		defer s.Close()
 		if e := <-s.Events(); e.Type != EventResync {
 			t.Fatalf("first event %v", e.Type)
 		}
-		s.push(ev(EventFacts, "blocker"))
+		s.pushEvent(ev(EventFacts, "blocker"))
 		synctest.Wait() // it is being offered now, and no longer merged with
 		for _, e := range []Event{
 			ev(EventSuspect, "a"), ev(EventFacts, "b"), ev(EventDead, "a"), ev(EventFacts, "a"),
 		} {
-			s.push(e)
+			s.pushEvent(e)
 		}
 		<-s.Events()
 		if e := <-s.Events(); e.Type != EventDead || e.Member.Name != "a" || e.Merged != 2 {
@@ -36,20 +36,20 @@ func TestSlowSubscriberGetsTheNewest(t *testing.T) {
 func TestVerySlowSubscriberIsResynced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSubscription(10)
-		go s.run()
+		go s.deliverLoop()
 		defer s.Close()
 		<-s.Events()
-		s.push(ev(EventFacts, "blocker"))
+		s.pushEvent(ev(EventFacts, "blocker"))
 		synctest.Wait() // it is being offered now
 		for i := range 30 {
-			s.push(ev(EventAlive, fmt.Sprint(i)))
+			s.pushEvent(ev(EventAlive, fmt.Sprint(i)))
 		}
 		<-s.Events()
 		if e := <-s.Events(); e.Type != EventResync {
 			t.Errorf("got %+v, want resync", e)
 		}
 		synctest.Wait()
-		s.push(ev(EventDead, "later"))
+		s.pushEvent(ev(EventDead, "later"))
 		if e := <-s.Events(); e.Type != EventDead {
 			t.Errorf("got %+v, want what happened after the resync", e)
 		}
@@ -59,11 +59,11 @@ func TestVerySlowSubscriberIsResynced(t *testing.T) {
 func TestClosedSubscriptionEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSubscription(10)
-		go s.run()
+		go s.deliverLoop()
 		s.Close()
 		s.Close()
 		for range s.Events() {
 		}
-		s.push(ev(EventDead, "nobody listens"))
+		s.pushEvent(ev(EventDead, "nobody listens"))
 	})
 }

@@ -19,14 +19,14 @@ type traffic struct {
 	streamBytesIn, streamBytesOut                        atomic.Uint64
 }
 
-// transport stands between memberlist and the network. It counts bytes, lets
-// packets be tapped, and knows every open stream, so that Shutdown can end the
-// goroutines that memberlist leaves behind on them.
+// transport stands between memberlist and the network. It counts bytes and passes
+// packets to the taps. It tracks every open stream, so that Shutdown can end the
+// goroutines that memberlist leaves running on them.
 type transport struct {
 	inner    memberlist.NodeAwareTransport
 	traffic  traffic
 	in, out  *tap
-	seen     func(from net.Addr) // called for every genuine packet
+	seen     func(from net.Addr) // called for every received packet made with one of the keys
 	packets  chan *memberlist.Packet
 	streams  chan net.Conn
 	stop     chan struct{}
@@ -59,7 +59,7 @@ func newTransport(inner memberlist.Transport, in, out *tap, seen func(net.Addr))
 	return t
 }
 
-// addressOnly adapts a transport that does not care for names.
+// addressOnly adapts a transport that does not use node names.
 type addressOnly struct{ memberlist.Transport }
 
 func (t addressOnly) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
@@ -77,7 +77,7 @@ func (t *transport) pumpPackets() {
 		case p := <-t.inner.PacketCh():
 			t.traffic.packetsIn.Add(1)
 			t.traffic.packetBytesIn.Add(uint64(len(p.Buf)))
-			if t.in.packet(p.Buf) {
+			if t.in.readPacket(p.Buf) {
 				t.seen(p.From)
 			}
 			select {
@@ -96,7 +96,7 @@ func (t *transport) pumpStreams() {
 	for {
 		select {
 		case c := <-t.inner.StreamCh():
-			conn, err := t.track(c)
+			conn, err := t.trackStream(c)
 			if err != nil {
 				continue
 			}
@@ -130,7 +130,7 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 		return time.Time{}, errTransportClosed
 	default:
 	}
-	t.out.packet(b)
+	t.out.readPacket(b)
 	t.traffic.packetsOut.Add(1)
 	t.traffic.packetBytesOut.Add(uint64(len(b)))
 	return t.inner.WriteToAddress(b, a)
@@ -158,16 +158,16 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if err != nil {
 		return nil, err
 	}
-	return t.track(c)
+	return t.trackStream(c)
 }
 
-// Shutdown implements memberlist.Transport. It returns when the network is
-// closed and nobody uses a stream any more.
+// Shutdown implements memberlist.Transport. It closes the network and every open
+// stream. waitStreams then waits for the users of the streams.
 func (t *transport) Shutdown() error {
 	var err error
 	t.shutdown.Do(func() {
-		// The pumps run on until the inner transport is down: its listeners
-		// may be waiting to hand over what they have read.
+		// The pumps run until the inner transport is down, because its listeners
+		// may be waiting to pass on what they have read.
 		err = t.inner.Shutdown()
 		close(t.stop)
 		t.pumps.Wait()
@@ -181,10 +181,11 @@ func (t *transport) Shutdown() error {
 	return err
 }
 
-// wait returns when every stream was closed by its user.
-func (t *transport) wait() { t.users.Wait() }
+// waitStreams returns when the users of all streams have closed them.
+func (t *transport) waitStreams() { t.users.Wait() }
 
-func (t *transport) track(c net.Conn) (net.Conn, error) {
+// trackStream wraps a stream, so that Shutdown can close it.
+func (t *transport) trackStream(c net.Conn) (net.Conn, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -197,7 +198,7 @@ func (t *transport) track(c net.Conn) (net.Conn, error) {
 	return conn, nil
 }
 
-// countedConn counts its bytes and tells the transport when it is closed.
+// countedConn counts its bytes and unregisters from the transport when it is closed.
 type countedConn struct {
 	net.Conn
 	t      *transport

@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// netTransport is UDP and TCP from memberlist, with calls that end when the
-// transport is shut down instead of when they time out.
+// netTransport is memberlist's transport over UDP and TCP. Unlike memberlist's, its
+// dials end when the transport is shut down, not only when they time out.
 type netTransport struct {
 	*memberlist.NetTransport
 	dial   func(addr string, timeout time.Duration) (net.Conn, error)

@@ -23,11 +23,11 @@ func newMesh() *Mesh {
 	return &Mesh{Network: NewNetwork(), byName: make(map[string]*gossip.Gossip)}
 }
 
-// Name is the name of member i of a mesh.
+// Name returns the name of member i of a mesh, counted from 0.
 func Name(i int) string { return fmt.Sprintf("host%d", i+1) }
 
-// Start starts n members within a second and joins them. tune, if not nil, may
-// change the configuration of a member before it starts.
+// Start starts n members, spread over a second, and joins them. If tune is not nil, it
+// may change the configuration of a member before the member starts.
 func Start(n int, tune func(i int, c *gossip.Config)) (*Mesh, error) {
 	m := newMesh()
 	return m, m.start(n, tune)
@@ -39,17 +39,17 @@ func (m *Mesh) start(n int, tune func(i int, c *gossip.Config)) error {
 			m.Shutdown()
 			return fmt.Errorf("start member %d: %w", i, err)
 		}
-		// Timers started in the same instant would stay in step for ever.
+		// Timers started at the same instant would fire together for ever.
 		time.Sleep(time.Second / time.Duration(n))
 	}
 	return nil
 }
 
-// StartSettled is Start for a mesh that has long been joined. In a mesh started
-// at once every member passes on the news of every other a dozen times, which
-// for 1,000 members costs minutes of CPU and has nothing to do with what comes
-// after. Here members learn of each other from the first one, and the news is
-// swallowed by the network until nobody has any left.
+// StartSettled is Start for a mesh whose members have known each other for long. After
+// Start, every member passes on the join of every other one a dozen times. For 1,000
+// members this costs minutes of CPU and has nothing to do with the test that follows.
+// StartSettled lets the members learn of each other from the first one, and the network
+// drops their rumours until no member has any left to send.
 func StartSettled(n int, tune func(i int, c *gossip.Config)) (*Mesh, error) {
 	m := newMesh()
 	m.Network.quiet.Store(true)
@@ -57,7 +57,7 @@ func StartSettled(n int, tune func(i int, c *gossip.Config)) (*Mesh, error) {
 	if err := m.start(n, tune); err != nil {
 		return nil, err
 	}
-	// A member answers a join before it has taken it in.
+	// A member answers a join before it has merged the joining member's state.
 	for m.Members[0].Count(gossip.Alive) < n {
 		time.Sleep(time.Millisecond)
 	}
@@ -76,8 +76,8 @@ func (m *Mesh) Add(tune func(i int, c *gossip.Config)) error {
 	return m.AddNamed(Name(m.started), tune)
 }
 
-// AddNamed is Add with a name, such as that of a member that is gone. The new
-// member has an address of its own.
+// AddNamed is Add with a given name, such as that of a member that was killed. The new
+// member has a new address.
 func (m *Mesh) AddNamed(name string, tune func(i int, c *gossip.Config)) error {
 	cfg := gossip.DefaultConfig()
 	cfg.Name = name
@@ -111,9 +111,9 @@ func (m *Mesh) AwaitAlive(limit time.Duration) bool {
 	})
 }
 
-// Await waits until ok holds for every member, and returns false if that took
-// longer than limit. It looks every 20 ms, and no more at members that were
-// once found good until all are.
+// Await waits until ok holds for every member. It returns false if that takes longer
+// than limit. It checks every 20 ms, member by member: a member for which ok held is
+// checked again only after ok has held for all of them.
 func (m *Mesh) Await(limit time.Duration, ok func(*gossip.Gossip) bool) bool {
 	end := time.Now().Add(limit)
 	for good := 0; ; {
@@ -134,14 +134,14 @@ func (m *Mesh) Await(limit time.Duration, ok func(*gossip.Gossip) bool) bool {
 	}
 }
 
-// Kill takes the power from a member: nobody hears from it again, and it is
-// no longer one of Members.
+// Kill cuts the power of a member: no other member receives anything from it again. It
+// also removes the member from Members.
 func (m *Mesh) Kill(name string) {
 	m.Network.Kill(name)
 	m.Remove(name)
 }
 
-// Remove shuts a member down, in the background, and takes it out of Members.
+// Remove shuts a member down in the background and removes it from Members.
 func (m *Mesh) Remove(name string) {
 	g := m.byName[name]
 	delete(m.byName, name)
@@ -149,7 +149,7 @@ func (m *Mesh) Remove(name string) {
 	m.ending.Go(g.Shutdown)
 }
 
-// Shutdown ends every member and waits for it.
+// Shutdown shuts every member down and waits for them.
 func (m *Mesh) Shutdown() {
 	for _, g := range m.Members {
 		m.ending.Go(g.Shutdown)
@@ -157,10 +157,10 @@ func (m *Mesh) Shutdown() {
 	m.ending.Wait()
 }
 
-// WatchFalseDeaths calls death, from now on, whenever a member declares another
-// dead that was not killed. A member that is starved at that moment is not
-// heard: in reality its clock would have stood still as well. The watching ends
-// with the mesh.
+// WatchFalseDeaths calls death whenever, from now on, a member declares another one
+// dead that was not killed. Declarations of a member that is starved at that moment are
+// left out: in reality its clock would have stood still as well. The watch ends with
+// the mesh.
 func (m *Mesh) WatchFalseDeaths(death func(by, of string)) {
 	for _, g := range m.Members {
 		sub := g.Subscribe()
@@ -175,8 +175,8 @@ func (m *Mesh) WatchFalseDeaths(death func(by, of string)) {
 	}
 }
 
-// AwaitDeath kills a member and returns how long it took until every other one
-// knew, and false if that was longer than limit.
+// AwaitDeath kills a member and waits until every other one has declared it dead. It
+// returns how long that took, and false if it took longer than limit.
 func (m *Mesh) AwaitDeath(name string, limit time.Duration) (time.Duration, bool) {
 	start := time.Now()
 	m.Kill(name)

@@ -1,10 +1,10 @@
-// Package gossiptest simulates a network and a mesh of members on it, in one
-// process, for tests and benchmarks. Everything waits on channels and timers
-// of package time only, so it runs in a testing/synctest bubble, where a mesh
-// of 1,000 members lives through a minute in as long as its work takes.
+// Package gossiptest simulates a network and a mesh of members on it, in one process,
+// for tests and benchmarks. It waits only on channels and timers of package time, so it
+// runs in a testing/synctest bubble, where simulated time costs only the CPU time of
+// the work done in it.
 //
-// The network loses packets, is cut into parts, and its hosts lose power or
-// are starved of CPU. It does not simulate latency and bandwidth.
+// The network can lose packets and be partitioned, and its hosts can lose power or be
+// starved of CPU. The package does not simulate latency and bandwidth.
 package gossiptest
 
 import (
@@ -22,8 +22,8 @@ import (
 // port is the gossip port of every simulated host.
 const port = 7946
 
-// socketBuffer is how many packets a host may have unread; more are lost, as
-// in a UDP socket.
+// socketBuffer is how many unread packets a host keeps. Further packets are lost, as in
+// a UDP socket.
 const socketBuffer = 4096
 
 // Network is a simulated network. Its methods are safe for concurrent use.
@@ -33,14 +33,15 @@ type Network struct {
 	names map[string]*Host
 	parts map[*Host]int
 
-	loss  atomic.Uint64 // lost packets in a million
+	loss  atomic.Uint64 // lost packets per million
 	quiet atomic.Bool   // see quiet.go
-	// rumours counts the packets that carried any while the network was quiet.
+	// rumours counts the packets with rumours that were sent while the network was
+	// quiet.
 	rumours atomic.Uint64
 
-	// Packets and Bytes count what was sent, lost or not.
+	// Packets and Bytes count what was sent, including what was lost.
 	Packets, Bytes atomic.Uint64
-	// Overflows counts the packets lost because a host did not read them.
+	// Overflows counts the packets lost because a host did not read them in time.
 	Overflows atomic.Uint64
 }
 
@@ -53,9 +54,9 @@ func NewNetwork() *Network {
 	}
 }
 
-// SetLoss makes the network lose the given share of all packets. A lost packet
-// of a stream is repeated by TCP, which takes a second for the first and 200
-// ms for a later one.
+// SetLoss makes the network lose the given share (0 to 1) of all packets. TCP repeats a
+// lost packet of a stream, which is simulated as a delay: a second for the first packet,
+// 200 ms for a later one.
 func (n *Network) SetLoss(share float64) { n.loss.Store(uint64(share * 1e6)) }
 
 func (n *Network) lost() bool {
@@ -81,7 +82,7 @@ func (n *Network) Host(name string) *Host {
 	return h
 }
 
-// Kill cuts a host off for good, without a word to anybody: power loss.
+// Kill cuts a host off for good without any message to others, as a power loss does.
 func (n *Network) Kill(name string) { n.byName(name).dead.Store(true) }
 
 // Partition puts the named hosts into part p; all hosts begin in part 0. Hosts
@@ -94,9 +95,9 @@ func (n *Network) Partition(p int, names ...string) {
 	}
 }
 
-// Starve takes the CPU away from a host (or gives it back): it neither reads
-// nor sends. Its timers still fire, which is worse than in reality, where they
-// would be late as well.
+// Starve takes the CPU away from a host, or gives it back. A starved host neither reads
+// nor sends. Its timers still fire, which is worse than in reality, where they would be
+// late as well.
 func (n *Network) Starve(name string, starved bool) { n.byName(name).starve(starved) }
 
 func (n *Network) byName(name string) *Host {
@@ -105,7 +106,7 @@ func (n *Network) byName(name string) *Host {
 	return n.names[name]
 }
 
-// reach returns the host at addr if a packet from h gets there.
+// reach returns the host at addr, or nil if packets from h do not get there.
 func (n *Network) reach(h *Host, addr string) *Host {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
@@ -129,13 +130,13 @@ type Host struct {
 	once    sync.Once
 
 	mu      sync.Mutex
-	starved chan struct{} // closed when the CPU comes back, nil if it is there
+	starved chan struct{} // closed when the CPU comes back; nil while the host has the CPU
 	held    []*memberlist.Packet
 }
 
 var _ memberlist.NodeAwareTransport = (*Host)(nil)
 
-// Addr is the host:port of the host.
+// Addr returns the host:port of the host.
 func (h *Host) Addr() string { return h.addr }
 
 func (h *Host) starve(on bool) {
@@ -229,7 +230,7 @@ func (h *Host) PacketCh() <-chan *memberlist.Packet { return h.packets }
 // StreamCh implements memberlist.Transport.
 func (h *Host) StreamCh() <-chan net.Conn { return h.streams }
 
-// errTimeout is what dialling a silent host ends in.
+// errTimeout is returned when dialling a host that does not answer.
 var errTimeout = errors.New("i/o timeout")
 
 // DialTimeout implements memberlist.Transport.
@@ -291,8 +292,8 @@ func (hostAddr) Network() string { return "simulated" }
 // String implements net.Addr.
 func (a hostAddr) String() string { return string(a) }
 
-// stream is one end of a connection. What is written while the network loses
-// packets arrives late, as TCP sends it again.
+// stream is one end of a connection. If the network loses a packet, the written data
+// arrives late, as if TCP had sent it again.
 type stream struct {
 	net.Conn
 	net    *Network

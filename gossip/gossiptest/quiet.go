@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// The message types of memberlist's wire protocol that carry probes; all
-// others are rumours. A compound message that carries a probe has it first.
+// The message types of memberlist's wire protocol that carry probes, and the compound
+// type. All other messages are rumours. A compound message that carries a probe has it
+// as its first part.
 const (
 	wirePing         = 0
 	wireIndirectPing = 1
@@ -15,10 +16,10 @@ const (
 	wireNack         = 11
 )
 
-// A quiet network takes the rumours out of packets and nothing else. It reads
-// packets in the clear, so the mesh must not use keys.
+// A quiet network removes the rumours from packets and nothing else. It cannot decrypt
+// packets, so the mesh must not use keys.
 
-// drain waits, on a quiet network, until no member has rumours left to spread.
+// drain waits, on a quiet network, until no member sends rumours any more.
 func (n *Network) drain() {
 	for before := uint64(0); ; {
 		time.Sleep(time.Second)
@@ -30,7 +31,7 @@ func (n *Network) drain() {
 	}
 }
 
-// hush returns what is left of a packet without its rumours, nil for nothing.
+// hush returns a packet without its rumours, or nil if nothing is left.
 func (n *Network) hush(b []byte) []byte {
 	switch {
 	case isProbe(b):
