@@ -150,11 +150,18 @@ func wrongType(path *field.Path, value any, want string) field.ErrorList {
 
 // summary keeps whole objects out of messages.
 func summary(value any) any {
-	switch value.(type) {
+	switch v := value.(type) {
 	case map[string]any:
 		return "an object"
 	case []any:
 		return "a list"
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		if n, err := v.Float64(); err == nil {
+			return n
+		}
 	}
 	return value
 }

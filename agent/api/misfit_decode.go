@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"reflect"
@@ -28,8 +29,8 @@ func (d namingDecoder) Decode(data []byte, gvk *schema.GroupVersionKind, into ru
 	if err == nil || into == nil || runtime.IsStrictDecodingError(err) {
 		return obj, actual, err
 	}
-	var document any
-	if yaml.Unmarshal(data, &document) != nil {
+	document, notText := decodeDocument(data)
+	if notText != nil {
 		return obj, actual, err // not even JSON or YAML: the error says so
 	}
 	if faults := misfits(reflect.TypeOf(into), document, nil); len(faults) > 0 {
@@ -38,17 +39,20 @@ func (d namingDecoder) Decode(data []byte, gvk *schema.GroupVersionKind, into ru
 	return obj, actual, err
 }
 
-var errNotPatch = errors.New("not a patch of a known form")
+var errNoDocument = errors.New("neither JSON nor YAML")
 
-// decodePatch reads a patch, which is JSON or, for server-side apply, YAML.
-func decodePatch(body []byte) (any, error) {
+// decodeDocument reads JSON or, as in server-side apply, YAML. Numbers keep their
+// digits: a float64 would take the largest int64 for a larger number.
+func decodeDocument(body []byte) (any, error) {
 	text, err := yaml.YAMLToJSON(body)
 	if err != nil {
-		return nil, errNotPatch
+		return nil, errNoDocument
 	}
+	reader := json.NewDecoder(bytes.NewReader(text))
+	reader.UseNumber()
 	var document any
-	if err := json.Unmarshal(text, &document); err != nil {
-		return nil, errNotPatch
+	if err := reader.Decode(&document); err != nil {
+		return nil, errNoDocument
 	}
 	return document, nil
 }

@@ -67,7 +67,7 @@ func patched(r *http.Request) (*kinds.Kind, *genericapirequest.RequestInfo) {
 // patchMisfits returns the misfits in a patch of an object of kind k. What is no
 // patch has none: the library says so.
 func patchMisfits(k *kinds.Kind, contentType string, body []byte) field.ErrorList {
-	document, err := decodePatch(body)
+	document, err := decodeDocument(body)
 	if err != nil {
 		return nil
 	}

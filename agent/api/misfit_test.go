@@ -90,6 +90,8 @@ func TestPatchesThatFitPass(t *testing.T) {
 	}{
 		{types.MergePatchType, `{"metadata":{"labels":{"a":null}},"spec":{"template":{"spec":{"terminationGracePeriodSeconds":null}}}}`},
 		{types.StrategicMergePatchType, `{"metadata":{"$retainKeys":["name"],"finalizers":null}}`},
+		{types.StrategicMergePatchType, `{"spec":{"template":{"metadata":{"labels":{"$patch":"delete"}}}}}`},
+		{types.MergePatchType, `{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":9223372036854775807}}}}`},
 		{types.JSONPatchType, `[{"op":"add","path":"/metadata/annotations","value":{"a/b":"c"}},{"op":"remove","path":"/metadata/annotations/a~1b"}]`},
 	} {
 		if _, err := vms.Patch(t.Context(), "testvm", c.typ, []byte(c.patch), metav1.PatchOptions{}); err != nil {
