@@ -229,6 +229,7 @@ func (c *Controller) unschedulable(ctx context.Context, vmi *kubevirtv1.VirtualM
 	retry := c.wait(objects.KeyOf(vmi))
 	next := vmi.DeepCopy()
 	machine.SetPhase(next, kubevirtv1.Scheduling, time.Now())
+	machine.DropConditions(next, kubevirtv1.VirtualMachineInstanceSynchronized, kubevirtv1.VirtualMachineInstanceDataVolumesReady)
 	machine.SetCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
 		Type: podScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
 	}, time.Now())
@@ -241,12 +242,15 @@ func (c *Controller) hold(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	retry := c.wait(objects.KeyOf(vmi))
 	next := vmi.DeepCopy()
 	machine.SetPhase(next, kubevirtv1.Pending, time.Now())
+	machine.DropConditions(next, podScheduled)
 	machine.SetCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
 		Type: kubevirtv1.VirtualMachineInstanceSynchronized, Status: corev1.ConditionFalse, Reason: problem.Reason, Message: problem.Message,
 	}, time.Now())
 	if problem.Reason == ReasonVolumeNotReady {
 		machine.SetCondition(next, machine.NewCondition(kubevirtv1.VirtualMachineInstanceDataVolumesReady, false,
 			kubevirtv1.VirtualMachineInstanceReasonNotAllDVsReady, problem.Message), time.Now())
+	} else {
+		machine.DropConditions(next, kubevirtv1.VirtualMachineInstanceDataVolumesReady)
 	}
 	return c.tell(ctx, vmi, next, problem.Reason, problem.Message, retry)
 }
