@@ -123,7 +123,8 @@ func findFault(err error) (*Fault, bool) {
 			return nil, false
 		}
 		around := *inner
-		around.Sentence = oneLine(strings.Replace(err.Error(), text, inner.Sentence, 1))
+		plain := strings.ReplaceAll(err.Error(), " ("+text+")", "") // a layer that explains itself by it
+		around.Sentence = oneLine(strings.ReplaceAll(plain, text, inner.Sentence))
 		around.cause = err
 		return &around, true
 	}

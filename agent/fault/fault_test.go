@@ -75,6 +75,11 @@ func TestLayersAreKept(t *testing.T) {
 	}
 }
 
+// lostRace is what a transaction of objects says of a conflict.
+func lostRace(conflict *raftstore.ConflictError, status func(schema.GroupResource, string) *apierrors.StatusError) error {
+	return fmt.Errorf("%w (%w)", status(schema.GroupResource{Resource: "nodes"}, "host9"), conflict)
+}
+
 // People are not told of the machinery.
 func TestInnerPackagesSpeakPlainly(t *testing.T) {
 	refused := &raftstore.ConstraintError{Name: "volume-once", Version: 1, Reason: "volume ns/s1 is in use by virtual machine ns/a"}
@@ -90,6 +95,11 @@ func TestInnerPackagesSpeakPlainly(t *testing.T) {
 		{apierrors.NewNotFound(schema.GroupResource{Resource: "nodes"}, "host9"), fault.NotFound, `nodes "host9" not found`},
 		{context.DeadlineExceeded, fault.Unavailable, "the operation timed out"},
 		{errors.Join(errors.New("one"), errors.New("two")), fault.Internal, "one; two"},
+		{lostRace(&raftstore.ConflictError{Key: "/k", Current: &raftstore.Record{ModRevision: 3}}, apierrors.NewAlreadyExists), fault.AlreadyExists, `nodes "host9" already exists`},
+		{lostRace(&raftstore.ConflictError{Key: "/k", Want: 3}, apierrors.NewNotFound), fault.NotFound, `nodes "host9" not found`},
+		{lostRace(&raftstore.ConflictError{Key: "/k", Want: 3, Current: &raftstore.Record{ModRevision: 4}}, func(gr schema.GroupResource, name string) *apierrors.StatusError {
+			return apierrors.NewConflict(gr, name, &raftstore.ConflictError{Key: "/k", Want: 3, Current: &raftstore.Record{ModRevision: 4}})
+		}), fault.Conflict, `Operation cannot be fulfilled on nodes "host9": another change was committed first`},
 	} {
 		got := fault.Of(test.err)
 		if got.Code != test.code || !strings.HasPrefix(got.Sentence, test.sentence) || strings.Contains(got.Error(), "raftstore:") {

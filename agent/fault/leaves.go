@@ -38,10 +38,16 @@ func translateLeaf(err error) (f *Fault, text string) {
 		return &Fault{Code: Conflict, Sentence: refused.Reason}, refused.Error()
 	}
 	var conflict *raftstore.ConflictError
-	if errors.As(err, &conflict) {
-		return &Fault{Code: Conflict, Sentence: "another change was committed first"}, conflict.Error()
-	}
 	var status apierrors.APIStatus
+	if errors.As(err, &conflict) {
+		f := &Fault{Code: Conflict, Sentence: "another change was committed first"}
+		if errors.As(err, &status) {
+			// A transaction of objects knows more: that something exists already, or
+			// does not exist any more.
+			f.Code = codeOfReason(status.Status().Reason)
+		}
+		return f, conflict.Error()
+	}
 	if errors.As(err, &status) {
 		inner := ofStatus(status.Status())
 		return inner, inner.Error()
