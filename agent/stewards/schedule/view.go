@@ -33,6 +33,7 @@ type View struct {
 	mu       sync.Mutex
 	snapshot *place.Snapshot
 	hosts    map[string]place.Host
+	sources  map[string]source // what hosts were described from
 	assumed  map[string]string // hosts of decisions whose claim is not seen yet, by uid
 	watchers map[int]func()
 	nextID   int
@@ -54,6 +55,7 @@ func NewView(store objects.Store, cache *objects.Cache, c *claims.Cache, facts F
 		vmis:       objects.For[*kubevirtv1.VirtualMachineInstance](cache),
 		snapshot:   place.NewSnapshot(),
 		hosts:      map[string]place.Host{},
+		sources:    map[string]source{},
 		assumed:    map[string]string{},
 		guards:     map[string]uint64{},
 		unread:     map[string]claims.Instance{},
@@ -188,10 +190,16 @@ func (v *View) setHost(name string, member *gossip.Member) {
 	if !published && member == nil && node == nil {
 		if _, known := v.hosts[name]; known {
 			delete(v.hosts, name)
+			delete(v.sources, name)
 			v.snapshot.RemoveHost(name)
 		}
 		return
 	}
+	from := sourceOf(member, node, capacity, published)
+	if last, ok := v.sources[name]; ok && reflect.DeepEqual(last, from) {
+		return
+	}
+	v.sources[name] = from
 	h := describe(name, member, node, capacity, published)
 	old, known := v.hosts[name]
 	if known && reflect.DeepEqual(old, h) {
@@ -202,6 +210,26 @@ func (v *View) setHost(name string, member *gossip.Member) {
 	if !known || admitsMore(old, h) {
 		v.tellRoom()
 	}
+}
+
+// source is what a host is described from. To compare it costs a fraction of a
+// description, which reads a hundred labels and more: and of the hosts of a large
+// mesh few have news when some have.
+type source struct {
+	known     bool // gossip knows the member
+	state     gossip.State
+	facts     gossip.Facts
+	node      *corev1.Node
+	capacity  claims.Capacity
+	published bool
+}
+
+func sourceOf(member *gossip.Member, node *corev1.Node, capacity claims.Capacity, published bool) source {
+	s := source{node: node, capacity: capacity, published: published}
+	if member != nil {
+		s.known, s.state, s.facts = true, member.State, member.Facts
+	}
+	return s
 }
 
 // describe joins what facts, Node object and capacity say of a host.
