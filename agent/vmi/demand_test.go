@@ -49,6 +49,13 @@ func TestResourcesOfInstances(t *testing.T) {
 			spec: kubevirtv1.VirtualMachineInstanceSpec{Domain: kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Guest: q("1Gi"), Hugepages: &kubevirtv1.Hugepages{PageSize: "1024Mi"}}}},
 			want: Resources{CPUMilli: 100, MemoryBytes: overhead(1, gib), Hugepages: map[string]int64{"1Gi": gib}},
 		},
+		"a page larger than every host is charged": {
+			spec: kubevirtv1.VirtualMachineInstanceSpec{Domain: kubevirtv1.DomainSpec{
+				Memory:    &kubevirtv1.Memory{Guest: q("9223372036854775807"), Hugepages: &kubevirtv1.Hugepages{PageSize: "9223372036854775807"}},
+				Resources: kubevirtv1.ResourceRequirements{OvercommitGuestOverhead: true},
+			}},
+			want: Resources{CPUMilli: 100, Hugepages: map[string]int64{"9223372036854775807": mostOf}},
+		},
 		"empty disks and devices": {
 			spec: kubevirtv1.VirtualMachineInstanceSpec{
 				Domain: kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Guest: q("1Gi")}, Resources: kubevirtv1.ResourceRequirements{OvercommitGuestOverhead: true},

@@ -126,10 +126,13 @@ func mulDiv(a, b, c int64) int64 {
 	return int64(min(q, mostOf))
 }
 
-// roundUp returns the least multiple of unit that is not below n.
+// roundUp returns the least multiple of unit that is not below n, at most mostOf.
 func roundUp(n, unit int64) int64 {
 	n = min(n, mostOf)
-	return (n + unit - 1) / unit * unit
+	if rest := n % unit; rest > 0 {
+		n = n - rest + unit // a unit above n is all that is left of the sum
+	}
+	return min(n, mostOf)
 }
 
 // sum adds numbers that are not negative, up to mostOf.
