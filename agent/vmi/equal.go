@@ -20,6 +20,18 @@ func (d Defaults) SameAtStart(a, b *kubevirtv1.VirtualMachineInstance) bool {
 	return equality.Semantic.DeepEqual(a.Spec, b.Spec)
 }
 
+// KeepRoom gives want the room to grow that have runs with, where template leaves it
+// to the settings of the mesh: another setting makes no other machine of one that
+// runs. Both must have their defaults.
+func KeepRoom(template, want, have *kubevirtv1.VirtualMachineInstanceSpec) {
+	if cpu := template.Domain.CPU; (cpu == nil || cpu.MaxSockets == 0) && have.Domain.CPU != nil {
+		want.Domain.CPU.MaxSockets = have.Domain.CPU.MaxSockets
+	}
+	if mem := template.Domain.Memory; (mem == nil || mem.MaxGuest == nil) && have.Domain.Memory != nil {
+		want.Domain.Memory.MaxGuest = have.Domain.Memory.MaxGuest
+	}
+}
+
 // CopyLiveFields copies the fields that take effect without a restart: where an
 // instance may run next, and what an eviction does.
 func CopyLiveFields(from, to *kubevirtv1.VirtualMachineInstanceSpec) {

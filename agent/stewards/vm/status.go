@@ -111,7 +111,11 @@ func (c *Controller) restartRequired(ctx context.Context, vm *kubevirtv1.Virtual
 		return false
 	}
 	want, err := c.describe(ctx, vm, time.Time{})
-	return err == nil && !c.cfg.Defaults().SameAtStart(want, vmi)
+	if err != nil {
+		return false
+	}
+	machine.KeepRoom(&vm.Spec.Template.Spec, &want.Spec, &vmi.Spec)
+	return !c.cfg.Defaults().SameAtStart(want, vmi)
 }
 
 // printableStatus sums the machine's state up in a word. The first that fits

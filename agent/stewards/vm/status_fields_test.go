@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/objects"
@@ -118,6 +119,33 @@ func TestConditionsOfTheInstanceAreTheMachines(t *testing.T) {
 		b.commit(func(tx *objects.Tx) { tx.Update(old, next) })
 		if c := condition(b.vm(), "DataVolumesReady"); c != nil {
 			b.Errorf("the instance has it no more: %+v", c)
+		}
+	})
+}
+
+// The room to grow that the mesh's settings gave a machine which runs is its own:
+// other settings since then ask for no restart, and hold no change back.
+func TestOtherRoomNeedsNoRestart(t *testing.T) {
+	guest, room := resource.MustParse("1Gi"), resource.MustParse("16Gi")
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways, func(vm *kubevirtv1.VirtualMachine) {
+			vm.Spec.Template.Spec.Domain.Memory = &kubevirtv1.Memory{Guest: &guest}
+		})
+		b.phase(kubevirtv1.Running, func(vmi *kubevirtv1.VirtualMachineInstance) { // as under a ratio of 16
+			vmi.Spec.Domain.CPU.MaxSockets, vmi.Spec.Domain.Memory.MaxGuest = 16, &room
+		})
+		b.edit(func(vm *kubevirtv1.VirtualMachine) {
+			vm.Spec.Template.Spec.NodeSelector = map[string]string{"zone": "a"}
+		})
+		if c := condition(b.vm(), kubevirtv1.VirtualMachineRestartRequired); c != nil || b.must().Spec.NodeSelector["zone"] != "a" {
+			b.Errorf("another ratio: %+v, selector %v", c, b.must().Spec.NodeSelector)
+		}
+		if cpu, mem := b.must().Spec.Domain.CPU, b.must().Spec.Domain.Memory; cpu.MaxSockets != 16 || mem.MaxGuest.Cmp(room) != 0 {
+			b.Errorf("the room of the running machine became %d sockets, %v", cpu.MaxSockets, mem.MaxGuest)
+		}
+		b.edit(func(vm *kubevirtv1.VirtualMachine) { vm.Spec.Template.Spec.Domain.CPU = &kubevirtv1.CPU{MaxSockets: 8} })
+		if c := condition(b.vm(), kubevirtv1.VirtualMachineRestartRequired); c == nil {
+			b.Error("room that the template names needs no restart")
 		}
 	})
 }
