@@ -114,3 +114,50 @@ func TestStructsAreNotBags(t *testing.T) {
 	})
 	rule.done()
 }
+
+// Package agent only assembles: what it would do itself has a room of its own.
+const (
+	maxAssemblyLines   = 900
+	maxAssemblyMethods = 25
+)
+
+func TestPackageAgentOnlyAssembles(t *testing.T) {
+	fset, packages := load(t)
+	lines, methods := 0, map[string]int{}
+	for _, p := range packages {
+		if p.path != "agent" {
+			continue
+		}
+		for _, file := range p.files {
+			lines += fset.Position(file.FileEnd).Line - 1
+			for _, declaration := range file.Decls {
+				if function, ok := declaration.(*ast.FuncDecl); ok && function.Recv != nil {
+					methods[receiverName(function)]++
+				}
+			}
+		}
+	}
+	if lines == 0 {
+		t.Fatal("package agent was not found")
+	}
+	if lines > maxAssemblyLines {
+		t.Errorf("package agent has %d lines, more than %d: find a room for what is not assembly", lines, maxAssemblyLines)
+	}
+	for name, n := range methods {
+		if n > maxAssemblyMethods {
+			t.Errorf("agent.%s has %d methods, more than %d: it is a bag", name, n, maxAssemblyMethods)
+		}
+	}
+}
+
+// receiverName is the name of the type that a method belongs to.
+func receiverName(method *ast.FuncDecl) string {
+	expression := method.Recv.List[0].Type
+	if star, ok := expression.(*ast.StarExpr); ok {
+		expression = star.X
+	}
+	if name, ok := expression.(*ast.Ident); ok {
+		return name.Name
+	}
+	return ""
+}
