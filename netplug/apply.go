@@ -8,9 +8,10 @@ import (
 	"slices"
 )
 
-// apply makes the steps of a plan, and returns what failed by subject. A step that fails
-// ends its subject, and what needs the subject; all else goes on.
-func (p *Plug) apply(ctx context.Context, plan Plan) map[string]error {
+// applyPlan carries out the steps of a plan and returns the errors by subject. After a
+// step that fails, it skips the remaining steps of the subject and those of the subjects
+// that need it. All other steps are carried out.
+func (p *Plug) applyPlan(ctx context.Context, plan Plan) map[string]error {
 	failed := maps.Clone(plan.Blocked)
 	for _, s := range plan.Steps {
 		if failed[s.Subject] != nil {
@@ -33,7 +34,7 @@ func (p *Plug) apply(ctx context.Context, plan Plan) map[string]error {
 	return failed
 }
 
-// needsFailed says which subject that the step needs has failed.
+// needsFailed returns an error if a subject that the step needs has failed.
 func needsFailed(s Step, failed map[string]error) error {
 	for _, n := range s.Needs {
 		if err := failed[n]; err != nil {
@@ -43,7 +44,7 @@ func needsFailed(s Step, failed map[string]error) error {
 	return nil
 }
 
-// joinFailed makes one error of all, in the order of subjects.
+// joinFailed joins all errors in the order of their subjects.
 func joinFailed(failed map[string]error) error {
 	var errs []error
 	for _, subject := range slices.Sorted(maps.Keys(failed)) {

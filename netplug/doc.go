@@ -1,23 +1,26 @@
 // Package netplug makes the network of one host match what its virtual machines need.
 //
-// The caller hands over the whole wanted network, Plug.Set(ctx, Want), as often as it
+// The caller passes the whole wanted network to Plug.Set(ctx, Want) as often as it
 // likes: bridges, the taps of the guests on them, gateways with NAT, DHCP and DNS, and
-// the packet filter that keeps a hostile guest away from the host and from the addresses
-// of its neighbours. Set observes the host, plans (PlanFor is a pure function and a Plan
-// can be printed) and acts. A second Set of the same Want does nothing.
+// the packet filter. The filter keeps a hostile guest away from the host and prevents it
+// from using the addresses of its neighbours. Set observes the host, makes a plan
+// (PlanFor is a pure function, and a Plan can be printed) and carries it out. A second
+// Set with the same Want does nothing.
 //
-// What it holds to:
-//   - It changes and removes only what it made. Its links carry the alias
-//     "virtmesh:..."; its filter lives in tables of its own. A bridge of the host may be
-//     used by taps, but is left as it is. There is one Plug in a network namespace.
+// Invariants:
+//   - Set changes and removes only what it made itself. Its links carry the alias
+//     "virtmesh:...", and its filter is in tables of its own. Taps may be plugged into a
+//     bridge of the host, but that bridge is not changed. Each network namespace may
+//     have only one Plug.
 //   - A tap is never up before its filter is loaded. A tap that is no longer wanted but
-//     is still held open by a running machine is cut off, not removed.
-//   - One part that fails (a bridge without its uplink) does not hold up the others.
-//   - Close ends the services of the process (DHCP, DNS) and leaves the network as it
-//     stands, so that machines outlive the agent.
+//     still held open by a running machine is cut off by the filter, not removed.
+//   - A part that fails (such as a bridge without its uplink) does not prevent the
+//     others from being set up.
+//   - Close ends the services in this process (DHCP, DNS) and leaves the network as it
+//     is, so that machines outlive the agent.
 //
-// What it does not do: it decides no addresses across hosts (Pick and Allocator decide
-// within one pool), hides no guest's traffic from the network between hosts, and
-// configures no host interface beyond plugging in the uplinks that Want names. Only package netplug/kernel talks to the
-// kernel; see interface Kernel.
+// The package does not choose addresses across hosts (Pick and Allocator choose within
+// one pool), does not encrypt guest traffic between hosts, and does not configure host
+// interfaces apart from plugging in the uplinks that Want names. Only package
+// netplug/kernel talks to the kernel; see interface Kernel.
 package netplug

@@ -8,22 +8,23 @@ import (
 	"virtmesh/netplug/ruleset"
 )
 
-// FilterTable is the name of our tables in the packet filter, one in family inet and one
-// in family bridge.
+// FilterTable is the name of netplug's tables in the packet filter: one in family inet and
+// one in family bridge.
 const FilterTable = "virtmesh"
 
-// Where our chains stand among others: the bridge's filter at its usual place, before
-// anything is learned from a frame's network layer; input and forward just before those
-// of a host firewall, whose word is final for what we accept.
+// The hook priorities of the chains. The chain in the bridge family has the usual priority
+// of bridge filters, before anything is learned from the network layer of a frame. Input
+// and forward come just before the chains of a host firewall, which may still drop what
+// netplug accepts.
 const (
 	priorityPort   = -200
 	priorityFilter = -10
 	prioritySNAT   = 100
 )
 
-// FilterFor returns the packet filter that a Want asks for. It is a pure function. A Want
-// without bridges needs none, and gets tables without chains. A bridge with AllowExisting
-// is taken to be the host's own.
+// FilterFor returns the packet filter for a Want. It is a pure function. For a Want without
+// bridges it returns tables without chains. It treats a bridge with AllowExisting as a
+// bridge of the host.
 func FilterFor(w Want) ruleset.Ruleset {
 	inet := ruleset.Table{Family: ruleset.Inet, Name: FilterTable}
 	gateways := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return !b.Address.IsValid() })
@@ -36,10 +37,10 @@ func FilterFor(w Want) ruleset.Ruleset {
 	return ruleset.Ruleset{Tables: []ruleset.Table{inet, portTable(w)}}
 }
 
-// inputChains keep guests away from the host itself, but for the services of their
-// gateway and answers to what the host began. On a bridge without an address of the host
-// nothing is for the host: who sends it something there, as a guest that found one of its
-// addresses by ARP does, is looking for a way around the rules of the gateways.
+// inputChains returns the chains that keep guests away from the host itself. They allow
+// the services of the guests' gateway and answers to connections that the host opened. On
+// a bridge without an address they drop everything addressed to the host: a guest that
+// found another address of the host by ARP could otherwise bypass the gateway's rules.
 func inputChains(gateways, closed []Bridge) []ruleset.Chain {
 	base := ruleset.Chain{Name: "input", Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Input, Priority: priorityFilter}}
 	var chains []ruleset.Chain
@@ -65,18 +66,19 @@ func inputChains(gateways, closed []Bridge) []ruleset.Chain {
 	return append([]ruleset.Chain{base}, chains...)
 }
 
-// forwardChains say where guests may go through the host, and who may come to them.
+// forwardChains returns the chains that decide what guests may send through the host, and
+// what may be sent to them.
 func forwardChains(gateways, closed []Bridge, w Want) []ruleset.Chain {
 	base := ruleset.Chain{Name: "forward", Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Forward, Priority: priorityFilter}}
 	var chains []ruleset.Chain
 	for _, b := range closed {
-		// The host is no router here. What stays on the bridge is not its business, also
-		// where bridged frames come by.
+		// The host does not route for this bridge. Frames that stay on the bridge are not
+		// dropped: a host may pass bridged frames to this hook too.
 		base.Rules = append(base.Rules,
 			rule(ruleset.Drop{}, ruleset.InInterface{Name: b.Name}, ruleset.OutInterface{Name: b.Name, Not: true}))
 	}
 	for _, b := range gateways {
-		// A host may hand bridged frames to this hook too (bridge-nf-call-iptables).
+		// A host may pass bridged frames to this hook too (bridge-nf-call-iptables).
 		base.Rules = append(base.Rules,
 			rule(ruleset.Accept{}, ruleset.InInterface{Name: b.Name}, ruleset.OutInterface{Name: b.Name}))
 	}
@@ -92,8 +94,8 @@ func forwardChains(gateways, closed []Bridge, w Want) []ruleset.Chain {
 	return append([]ruleset.Chain{base}, chains...)
 }
 
-// toChain judges what comes to guests behind NAT: answers, and what the administrator
-// redirects to them.
+// toChain returns the chain for packets to guests behind NAT. It accepts answers, and
+// connections that the administrator redirects to the guests.
 func toChain(name string) ruleset.Chain {
 	return ruleset.Chain{Name: name, Rules: []ruleset.Rule{
 		rule(ruleset.Accept{}, ruleset.Tracked{}),
@@ -102,7 +104,7 @@ func toChain(name string) ruleset.Chain {
 	}}
 }
 
-// fromChain judges what guests of a bridge send through the host.
+// fromChain returns the chain for packets that guests of a bridge send through the host.
 func fromChain(name string, b Bridge, gateways []Bridge, w Want) ruleset.Chain {
 	c := ruleset.Chain{Name: name, Rules: []ruleset.Rule{
 		rule(ruleset.Drop{}, ruleset.NotIPv4{}),
@@ -124,7 +126,7 @@ func fromChain(name string, b Bridge, gateways []Bridge, w Want) ruleset.Chain {
 	return c
 }
 
-// natChain sends guests out under the host's addresses.
+// natChain returns the chain that gives packets of guests the host's source addresses.
 func natChain(gateways []Bridge) ruleset.Chain {
 	post := ruleset.Chain{Name: "postrouting", Hook: &ruleset.Hook{Type: ruleset.NAT, Point: ruleset.Postrouting, Priority: prioritySNAT}}
 	for _, b := range gateways {
@@ -139,8 +141,9 @@ func natChain(gateways []Bridge) ruleset.Chain {
 	return post
 }
 
-// portTable holds each guest to its own addresses, where it enters the host. It is there
-// without any tap too: a machine that no one wants may still run on one.
+// portTable returns the bridge table that holds each guest to its own addresses, at the tap
+// where its frames enter the host. It is needed even if no tap is wanted, because a machine
+// that is no longer wanted may still hold a tap open.
 func portTable(w Want) ruleset.Table {
 	t := ruleset.Table{Family: ruleset.Bridge, Name: FilterTable}
 	if len(w.Bridges) == 0 {
@@ -153,8 +156,8 @@ func portTable(w Want) ruleset.Table {
 		Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Prerouting, Priority: priorityPort},
 		Rules: []ruleset.Rule{
 			rule(ruleset.Lookup{Map: ports.Name}),
-			// A tap we do not know belongs to a machine we do not know. It is kept, but
-			// not let onto any network.
+			// An unknown tap belongs to an unknown machine. The tap is kept, but
+			// everything from it is dropped.
 			rule(ruleset.Drop{}, ruleset.InInterface{Name: TapPrefix + "*"}),
 		},
 	}
@@ -173,8 +176,8 @@ func portTable(w Want) ruleset.Table {
 	return t
 }
 
-// portRules judge the frames of one guest. They end with a verdict, since the base chain
-// drops what returns to it.
+// portRules returns the rules for the frames of one guest. They always end with a verdict,
+// because the base chain drops frames that return to it.
 func portRules(t Tap) []ruleset.Rule {
 	var rules []ruleset.Rule
 	if t.MACSpoofCheck || t.IPSpoofCheck {
@@ -190,14 +193,14 @@ func portRules(t Tap) []ruleset.Rule {
 	unset := netip.IPv4Unspecified()
 	rules = append(rules,
 		rule(ruleset.Drop{}, ruleset.ARPSenderMAC{MAC: t.MAC, Not: true}),
-		// Without an address yet, a guest asks whether someone has the one it was given.
+		// A guest without an address yet probes whether its new address is in use.
 		rule(ruleset.Accept{}, ruleset.ARPSource{Addr: unset}),
 	)
 	if t.Address.IsValid() {
 		rules = append(rules, rule(ruleset.Accept{}, ruleset.ARPSource{Addr: t.Address}))
 	}
 	rules = append(rules,
-		// No guest can ask for, or give back, the lease of another.
+		// A guest can neither request nor release the lease of another guest.
 		rule(ruleset.Drop{}, dhcp, ruleset.DHCPClientMAC{MAC: t.MAC, Not: true}),
 		rule(ruleset.Accept{}, ruleset.IPAddr{End: ruleset.Source, Prefix: hostPrefix(unset)}, dhcp),
 	)
@@ -211,5 +214,5 @@ func rule(do ruleset.Verdict, match ...ruleset.Match) ruleset.Rule {
 	return ruleset.Rule{If: match, Do: do}
 }
 
-// hostPrefix is the network of a single address.
+// hostPrefix returns the prefix that holds only the address.
 func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

@@ -20,10 +20,10 @@ import (
 // ErrPoolFull is returned when every address of a pool is taken.
 var ErrPoolFull = errors.New("no free address in the pool")
 
-// Pick returns the address in the subnet for a network card: the first one that is not
-// taken, beginning at a place that depends on the MAC only. So the same card tends to get
-// the same address on every host and after every restart, whoever decides. It is a pure
-// function; the first and the last address of the subnet are never picked.
+// Pick returns an address in the subnet for a network card: the first address that is not
+// taken, searching from a place that depends only on the MAC. So the same card tends to
+// get the same address on every host and after every restart. Pick is a pure function. It
+// never returns the first and the last address of the subnet.
 func Pick(subnet netip.Prefix, mac net.HardwareAddr, taken func(netip.Addr) bool) (netip.Addr, error) {
 	subnet = subnet.Masked()
 	if !subnet.Addr().Is4() || subnet.Bits() > 30 {
@@ -44,19 +44,20 @@ func Pick(subnet netip.Prefix, mac net.HardwareAddr, taken func(netip.Addr) bool
 	return netip.Addr{}, fmt.Errorf("pick an address in %s: %w", subnet, ErrPoolFull)
 }
 
-// Lease is an address that belongs to a key.
+// Lease is an address that is assigned to a key.
 type Lease struct {
 	Key     string     `json:"key"`
 	MAC     string     `json:"mac"`
 	Address netip.Addr `json:"address"`
 }
 
-// WriteFile replaces a file in one step and makes it durable: after a crash it is the old
-// one or the new one, and when WriteFile has returned it is the new one.
+// WriteFile replaces a file atomically and durably: after a crash the file has the old or
+// the new content, and once WriteFile has returned it has the new content.
 type WriteFile func(path string, data []byte, perm fs.FileMode) error
 
-// Allocator gives out the addresses of one subnet and remembers them in a file, so that a
-// machine keeps its address when the agent restarts. Its methods may be called at once.
+// Allocator assigns the addresses of one subnet and stores the leases in a file, so that a
+// machine keeps its address when the agent restarts. Its methods may be called
+// concurrently.
 type Allocator struct {
 	subnet   netip.Prefix
 	reserved []netip.Addr
@@ -65,19 +66,20 @@ type Allocator struct {
 
 	mu     sync.Mutex
 	leases map[string]Lease // by key
-	// unsaved is set while the file holds leases that were given back since.
+	// unsaved is set while the file still holds leases that were released.
 	unsaved bool
 }
 
-// leaseFile is what the file holds.
+// leaseFile is the content of the file.
 type leaseFile struct {
 	Subnet netip.Prefix `json:"subnet"`
 	Leases []Lease      `json:"leases"`
 }
 
-// OpenAllocator reads the file at path, which need not exist, and returns the allocator
-// of the subnet, which changes the file with write. Reserved addresses, such as the gateway's, are not given out. Leases of
-// another subnet in the file, from before the subnet was changed, are dropped.
+// OpenAllocator returns the allocator of a subnet with the leases in the file at path,
+// which need not exist. The allocator changes the file with write. It never assigns
+// reserved addresses, such as the gateway's. Leases in the file that lie in another
+// subnet, from before the subnet was changed, are dropped.
 func OpenAllocator(path string, write WriteFile, subnet netip.Prefix, reserved ...netip.Addr) (*Allocator, error) {
 	a := &Allocator{subnet: subnet.Masked(), reserved: reserved, path: path, write: write, leases: map[string]Lease{}}
 	if !subnet.Addr().Is4() || subnet.Bits() > 30 {
@@ -102,9 +104,9 @@ func OpenAllocator(path string, write WriteFile, subnet netip.Prefix, reserved .
 	return a, nil
 }
 
-// Allocate returns the address of the key, and picks one if it has none yet. The key of
-// an interface that got another network card keeps its address. When Allocate returns
-// without an error, the lease is on disk.
+// Allocate returns the address of the key, and picks one if the key has none yet. A key
+// keeps its address even if its MAC changes. When Allocate returns without an error, the
+// lease is on disk.
 func (a *Allocator) Allocate(key string, mac net.HardwareAddr) (netip.Addr, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -130,22 +132,22 @@ func (a *Allocator) Allocate(key string, mac net.HardwareAddr) (netip.Addr, erro
 	return addr, nil
 }
 
-// Release gives the address of the key back. A key without one is no error. An error says
-// that the file does not know of it yet: the address is free all the same, so that a full
-// disk holds up no one who ends, and Flush or the next Allocate makes up for it. After a
-// crash in between Retain does.
+// Release frees the address of the key. A key without an address is no error. An error
+// means that the file could not be written. The address is free all the same, so that a
+// full disk does not keep a machine from being removed. Flush or the next Allocate writes
+// the file later; after a crash in between, Retain drops the lease.
 func (a *Allocator) Release(key string) error {
-	return a.forget(func(k string) bool { return k == key })
+	return a.forgetLeases(func(k string) bool { return k == key })
 }
 
-// Retain gives back the addresses of all keys but those for which keep returns true, as
-// is due once after a start, when it is known which machines are still there. Its error is
-// that of Release.
+// Retain frees the addresses of all keys for which keep returns false. Call it once after
+// a start, when it is known which machines still exist. Its error means the same as that
+// of Release.
 func (a *Allocator) Retain(keep func(key string) bool) error {
-	return a.forget(func(k string) bool { return !keep(k) })
+	return a.forgetLeases(func(k string) bool { return !keep(k) })
 }
 
-func (a *Allocator) forget(gone func(key string) bool) error {
+func (a *Allocator) forgetLeases(gone func(key string) bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	before := len(a.leases)
@@ -160,7 +162,7 @@ func (a *Allocator) forget(gone func(key string) bool) error {
 	return nil
 }
 
-// Flush saves what could not be saved before.
+// Flush writes the file if an earlier write failed after a release.
 func (a *Allocator) Flush() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -186,7 +188,7 @@ func (a *Allocator) sorted() []Lease {
 	return out
 }
 
-// save replaces the file.
+// save writes all leases to the file.
 func (a *Allocator) save() error {
 	data, err := json.MarshalIndent(leaseFile{Subnet: a.subnet, Leases: a.sorted()}, "", "\t")
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are those of a Plug; its servers have their own.
+// metrics are the metrics of a Plug. Its servers have their own.
 type metrics struct {
 	taps    prometheus.Gauge
 	bridges prometheus.Gauge
@@ -25,7 +25,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		taps:    gauge("taps", "Taps wanted on this host."),
 		bridges: gauge("bridges", "Bridges wanted on this host."),
 		leases:  gauge("dhcp_reservations", "Addresses that DHCP serves on this host."),
-		failed:  gauge("failed_parts", "Parts of the network that are not as wanted since the last change."),
+		failed:  gauge("failed_parts", "Parts of the network that the last change could not make as wanted."),
 		steps: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "virtmesh_netplug_steps_total",
 			Help: "Changes planned to the network of this host.",

@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// Plan is what to do to make a world match a want. It is a value that can be printed.
+// Plan lists the steps that make a World match a Want. It can be printed.
 type Plan struct {
 	Steps []Step
-	// Blocked are parts that cannot be had as the host stands, with the reason. None of
-	// their steps is planned.
+	// Blocked are the subjects that are impossible in the present state of the host, with
+	// the reason. No steps are planned for them.
 	Blocked map[string]error
 	// Busy are taps that are no longer wanted but still held open by a machine, and
-	// bridges that such taps are plugged into. They stay.
+	// bridges that such taps are plugged into. They are kept.
 	Busy []string
 }
 
@@ -27,7 +27,7 @@ func (p Plan) String() string {
 	return b.String()
 }
 
-// Marks of what is ours, kept in the alias of the link.
+// The alias of a link marks the links that netplug made.
 const (
 	markPrefix = "virtmesh:"
 	markTap    = markPrefix + "tap:"
@@ -37,25 +37,26 @@ const (
 	maxAlias = 255
 )
 
-// tapAlias marks a tap and says whose it is.
+// tapAlias returns the alias of a tap: the mark and the tap's key.
 func tapAlias(t Tap) string {
 	alias := markTap + t.Key()
 	return alias[:min(len(alias), maxAlias)]
 }
 
-// bridgeAlias marks a bridge and remembers the uplink that we plugged into it, so that it
-// can be unplugged when another one is wanted.
+// bridgeAlias returns the alias of a bridge: the mark and the uplink that netplug plugged
+// into it, so that the uplink can be unplugged when another one is wanted.
 func bridgeAlias(b Bridge) string { return markBridge + "uplink=" + uplinkPort(b) }
 
+// ours reports whether netplug made the link.
 func (l Link) ours() bool { return strings.HasPrefix(l.Alias, markPrefix) }
 
-// rememberedUplink is the port that bridgeAlias noted.
+// rememberedUplink returns the uplink port in the alias of a bridge.
 func (l Link) rememberedUplink() string {
 	_, uplink, _ := strings.Cut(l.Alias, "uplink=")
 	return uplink
 }
 
-// uplinkPort is the link that is plugged in for the uplink of a bridge.
+// uplinkPort returns the name of the link that is plugged into the bridge as its uplink.
 func uplinkPort(b Bridge) string {
 	if b.UplinkVLAN != 0 {
 		return vlanName(b.Uplink, b.UplinkVLAN)
@@ -72,7 +73,7 @@ const (
 func bridgeSubject(name string) string { return "bridge " + name }
 func tapSubject(name string) string    { return "tap " + name }
 
-// sysctlKeys are the parameters that a plan for the want looks at.
+// sysctlKeys returns the kernel parameters that a plan for the Want needs to know.
 func sysctlKeys(w Want) []string {
 	keys := []string{sysctlForward}
 	for _, b := range w.Bridges {
@@ -90,21 +91,21 @@ func sysctlIPv6(link string) string      { return "net/ipv6/conf/" + link + "/di
 func sysctlRPFilter(link string) string  { return "net/ipv4/conf/" + link + "/rp_filter" }
 func sysctlARPIgnore(link string) string { return "net/ipv4/conf/" + link + "/arp_ignore" }
 
-// PlanFor decides what to do to make the world match the want. It is a pure function. The
-// want is valid.
+// PlanFor returns the plan that makes the World match the Want. It is a pure function. The
+// Want must be valid.
 func PlanFor(w Want, have World) Plan {
 	p := planner{want: w, have: have, plan: Plan{Blocked: map[string]error{}}, removed: map[string]bool{}, moved: map[string]bool{}}
-	// What goes, goes first, so that names, addresses and uplinks are free.
+	// Removals come first, so that names, addresses and uplinks are free.
 	p.removeTaps()
 	p.removeBridges()
-	p.forwarding()
+	p.planForwarding()
 	for _, b := range w.Bridges {
-		p.bridge(b)
+		p.planBridge(b)
 	}
-	// The filter is there before the first tap that it must hold.
-	p.filter()
+	// The filter is loaded before the first tap that it must hold is up.
+	p.planFilter()
 	for _, t := range w.Taps {
-		p.tap(t)
+		p.planTap(t)
 	}
 	return p.plan
 }
@@ -113,15 +114,15 @@ type planner struct {
 	want Want
 	have World
 	plan Plan
-	// subject and needs are those of the steps being planned.
+	// subject and needs belong to the steps that are being planned.
 	subject string
 	needs   []string
-	// removed are the links planned to go, and moved the uplinks planned to be plugged in.
+	// removed are the links that the plan removes, moved the uplinks that it plugs in.
 	removed, moved map[string]bool
 }
 
-// master returns the bridge that the link stays plugged into: not one that goes, nor one
-// of ours that no longer wants the link as its uplink.
+// master returns the bridge that the link stays plugged into. It is empty if the bridge is
+// removed, or if the bridge is netplug's and no longer wants the link as its uplink.
 func (p *planner) master(l Link) string {
 	if p.removed[l.Master] {
 		return ""
@@ -138,19 +139,21 @@ func (p *planner) master(l Link) string {
 	return ""
 }
 
-func (p *planner) about(subject string, needs ...string) { p.subject, p.needs = subject, needs }
+// beginSubject sets the subject, and what it needs, of the steps added from now on.
+func (p *planner) beginSubject(subject string, needs ...string) { p.subject, p.needs = subject, needs }
 
-func (p *planner) do(ops ...Op) {
+func (p *planner) addSteps(ops ...Op) {
 	for _, op := range ops {
 		p.plan.Steps = append(p.plan.Steps, Step{Subject: p.subject, Needs: p.needs, Op: op})
 	}
 }
 
-func (p *planner) block(subject, format string, args ...any) {
+func (p *planner) blockSubject(subject, format string, args ...any) {
 	p.plan.Blocked[subject] = fmt.Errorf(format, args...)
 }
 
-// removeTaps removes the taps of dead machines.
+// removeTaps removes the taps that are no longer wanted, except those that a machine holds
+// open.
 func (p *planner) removeTaps() {
 	for _, l := range p.have.Links {
 		wanted := slices.ContainsFunc(p.want.Taps, func(t Tap) bool { return t.Name == l.Name })
@@ -161,12 +164,12 @@ func (p *planner) removeTaps() {
 			p.plan.Busy = append(p.plan.Busy, l.Name)
 			continue
 		}
-		p.about(tapSubject(l.Name))
-		p.do(DelLink{Name: l.Name})
+		p.beginSubject(tapSubject(l.Name))
+		p.addSteps(DelLink{Name: l.Name})
 	}
 }
 
-// removeBridges removes bridges, and VLANs of uplinks, that no one wants.
+// removeBridges removes bridges, and VLANs of uplinks, that are no longer wanted.
 func (p *planner) removeBridges() {
 	for _, l := range p.have.Links {
 		var wanted bool
@@ -186,33 +189,38 @@ func (p *planner) removeBridges() {
 			continue
 		}
 		p.removed[l.Name] = true
-		p.about(bridgeSubject(l.Name))
-		p.do(DelLink{Name: l.Name})
+		p.beginSubject(bridgeSubject(l.Name))
+		p.addSteps(DelLink{Name: l.Name})
 	}
 }
 
-// hasBusyPort says whether a tap that stays is plugged into the bridge.
+// hasBusyPort reports whether a busy tap is plugged into the bridge.
 func (p *planner) hasBusyPort(bridge string) bool {
 	return slices.ContainsFunc(p.have.Links, func(l Link) bool {
 		return l.Master == bridge && slices.Contains(p.plan.Busy, l.Name)
 	})
 }
 
-// forwarding lets the host route. It is never taken back: others may rely on it.
-func (p *planner) forwarding() {
+// planForwarding turns IPv4 forwarding on if a bridge has NAT. It is never turned off
+// again, because other software on the host may rely on it.
+func (p *planner) planForwarding() {
 	needed := slices.ContainsFunc(p.want.Bridges, func(b Bridge) bool { return b.NAT })
 	if needed && p.have.Sysctls[sysctlForward] != "1" {
-		p.about(subjectForwarding)
-		p.do(SetSysctl{Key: sysctlForward, Value: "1"})
+		p.beginSubject(subjectForwarding)
+		p.addSteps(SetSysctl{Key: sysctlForward, Value: "1"})
 	}
 }
 
-// filtered is the want as the filter is to see it. A bridge that the host may have is the
-// host's only if it is not ours: one that was made since the host had none is closed like
-// any other of ours. A bridge that is the host's is not ours to close, whatever was wanted
-// of it: the administrator may have come in through it. Bridges that only machines which
-// no one wants are on count too, so that those are cut off as long as they run.
-func (p *planner) filtered() Want {
+// filterWant returns the Want for which the filter is computed. It differs in two ways.
+//
+// AllowExisting is set exactly for the bridges that belong to the host. A bridge that
+// netplug made, because the host had none of that name, is closed like any other bridge of
+// netplug. A bridge of the host is never closed, whatever the Want says about it: the
+// administrator may be connected through it.
+//
+// Bridges that are not wanted are added if busy taps are plugged into them, so that those
+// machines are cut off as long as they run.
+func (p *planner) filterWant() Want {
 	w := p.want
 	w.Bridges = slices.Clone(w.Bridges)
 	for _, l := range p.have.Links {
@@ -231,25 +239,25 @@ func (p *planner) filtered() Want {
 	return w
 }
 
-// filter loads the packet filter unless it is loaded.
-func (p *planner) filter() {
-	rules := FilterFor(p.filtered())
+// planFilter loads the packet filter unless the same one is loaded already.
+func (p *planner) planFilter() {
+	rules := FilterFor(p.filterWant())
 	fingerprint := ""
 	if slices.ContainsFunc(rules.Tables, hasChains) {
 		fingerprint = rules.Fingerprint()
 	}
 	if fingerprint != p.have.Filter {
-		p.about(subjectFilter)
-		p.do(LoadFilter{Ruleset: rules})
+		p.beginSubject(subjectFilter)
+		p.addSteps(LoadFilter{Ruleset: rules})
 	}
 }
 
-// sysctl turns a parameter of a link on. A link that exists without the parameter is on a
-// host whose kernel does not have it.
-func (p *planner) sysctl(linkExists bool, key string) {
+// planSysctl sets a parameter of a link to 1. If the link exists and the parameter does
+// not, the kernel was built without it.
+func (p *planner) planSysctl(linkExists bool, key string) {
 	now, exists := p.have.Sysctls[key]
 	if linkExists && (!exists || now == "1") {
 		return
 	}
-	p.do(SetSysctl{Key: key, Value: "1", Optional: true})
+	p.addSteps(SetSysctl{Key: key, Value: "1", Optional: true})
 }

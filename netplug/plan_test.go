@@ -199,13 +199,13 @@ func TestBlocked(t *testing.T) {
 		subject string
 		want    string
 	}{
-		{"no uplink", netplug.Bridge{Name: "br1", Uplink: "none"}, nil, "bridge br1", "has no interface none"},
+		{"no uplink", netplug.Bridge{Name: "br1", Uplink: "none"}, nil, "bridge br1", "its uplink none does not exist"},
 		{"uplink with address", netplug.Bridge{Name: "br1", Uplink: "up2"}, nil, "bridge br1", "carries the address 192.0.2.1/24"},
 		{"uplink of another bridge", netplug.Bridge{Name: "br1", Uplink: "up3"}, nil, "bridge br1", "already belongs to br-hand"},
 		{"bridge as uplink", netplug.Bridge{Name: "br1", Uplink: "br-hand"}, nil, "bridge br1", "cannot be an uplink"},
-		{"bridge of another", netplug.Bridge{Name: "br-hand"}, nil, "bridge br-hand", "not ours"},
+		{"bridge of another", netplug.Bridge{Name: "br-hand"}, nil, "bridge br-hand", "did not make"},
 		{"no bridge", netplug.Bridge{Name: "up0", AllowExisting: true}, nil, "bridge up0", "of type device"},
-		{"tap of another", netplug.Bridge{Name: "br1"}, func(t *netplug.Tap) { t.Name = "vm-hand" }, "tap vm-hand", "not ours"},
+		{"tap of another", netplug.Bridge{Name: "br1"}, func(t *netplug.Tap) { t.Name = "vm-hand" }, "tap vm-hand", "did not make"},
 		{"VLAN on a bridge that filters none", netplug.Bridge{Name: "br-hand", AllowExisting: true, VLANFiltering: true},
 			func(t *netplug.Tap) { t.VLAN = 7 }, "tap vm-a", "br-hand does not filter VLANs"},
 	} {

@@ -12,31 +12,33 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// ErrUnsupported is returned by a Kernel for what it has not been built to do.
+// ErrUnsupported is returned by a Kernel for an operation that the kernel was built
+// without.
 var ErrUnsupported = errors.New("this kernel does not support it")
 
 // ErrClosed is returned by a Plug after Close.
 var ErrClosed = errors.New("netplug is closed")
 
-// Kernel is the host's network as netplug sees and changes it. Package netplug/kernel is
-// the real one, and netplugtest has one in memory; both pass netplugtest.TestKernel.
+// Kernel observes and changes the host's network for netplug. Package netplug/kernel is
+// the real implementation, and netplugtest has one in memory; both pass
+// netplugtest.TestKernel.
 type Kernel interface {
 	// Observe returns the state of the host, with the values of those of the sysctls that
 	// exist. It changes nothing.
 	Observe(ctx context.Context, sysctls []string) (World, error)
-	// Do makes one change, as a whole or not at all. An error wraps ErrUnsupported when
-	// the kernel can never do it. Do is not called at once by a Plug.
+	// Do makes one change, as a whole or not at all. The error wraps ErrUnsupported if
+	// the kernel can never make the change. A Plug never calls Do concurrently.
 	Do(ctx context.Context, op Op) error
 }
 
-// Config is what a Plug is made of.
+// Config configures a Plug.
 type Config struct {
 	Kernel     Kernel
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
-	// ResolvConf names the file with the upstream name servers of the host.
+	// ResolvConf is the path of the file that lists the host's upstream name servers.
 	ResolvConf string
-	// Services opens the servers of bridges; nil stands for real ones.
+	// Services starts the DHCP and DNS servers of bridges; nil starts real ones.
 	Services ServiceStarter
 }
 
@@ -45,7 +47,7 @@ func DefaultConfig() Config {
 	return Config{Logger: slog.Default(), ResolvConf: "/etc/resolv.conf"}
 }
 
-// Validate reports what is missing.
+// Validate returns an error for a missing field.
 func (c Config) Validate() error {
 	switch {
 	case c.Kernel == nil:
@@ -56,20 +58,19 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// Plug makes the host's network match what is wanted. Its methods may be called at once.
+// Plug makes the host's network match a Want. Its methods may be called concurrently.
 type Plug struct {
 	cfg     Config
 	metrics *metrics
 
 	mu       sync.Mutex
 	services *services
-	// busy are those that were last told of, so that a Set which only repeats the one
-	// before has nothing to say.
+	// busy are the links that the last Set found busy, so that each is logged only once.
 	busy   []string
 	closed bool
 }
 
-// New returns a Plug. It does nothing to the host before the first Set.
+// New returns a Plug. It changes nothing on the host before the first Set.
 func New(cfg Config) (*Plug, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -86,16 +87,16 @@ func New(cfg Config) (*Plug, error) {
 	return &Plug{cfg: cfg, metrics: m, services: newServices(cfg)}, nil
 }
 
-// Result says what a Set found and did.
+// Result says what a Set planned and which parts failed.
 type Result struct {
-	// Plan is what there was to do; it is empty when the host was as wanted.
+	// Plan is what Set had to do; it is empty if the host was as wanted.
 	Plan Plan
-	// Failed are the parts that are not as wanted, by subject: "bridge br1", "tap
-	// vm-abc", "packet filter", "dhcp vm-pod".
+	// Failed holds the errors of the parts that are not as wanted, by subject: "bridge
+	// br1", "tap vm-abc", "packet filter", "dhcp vm-pod".
 	Failed map[string]error
 }
 
-// Tap returns why the tap with the name cannot be used; nil when it is ready.
+// Tap returns the error why the named tap cannot be used, nil if it is ready.
 func (r Result) Tap(name string) error { return r.Failed[tapSubject(name)] }
 
 // Set makes the host's network match the want. The want is whole: what is ours and not in
@@ -111,7 +112,7 @@ func (p *Plug) Set(ctx context.Context, w Want) (Result, error) {
 		return Result{}, ErrClosed
 	}
 	begin := time.Now()
-	res, err := p.set(ctx, w)
+	res, err := p.setNetwork(ctx, w)
 	took := time.Since(begin)
 	p.metrics.observeSet(took, w, res, err)
 	if n := len(res.Plan.Steps); n > 0 {
@@ -120,7 +121,7 @@ func (p *Plug) Set(ctx context.Context, w Want) (Result, error) {
 	return res, err
 }
 
-func (p *Plug) set(ctx context.Context, w Want) (Result, error) {
+func (p *Plug) setNetwork(ctx context.Context, w Want) (Result, error) {
 	if err := w.Validate(); err != nil {
 		return Result{}, fmt.Errorf("network is not valid: %w", err)
 	}
@@ -129,20 +130,20 @@ func (p *Plug) set(ctx context.Context, w Want) (Result, error) {
 		return Result{}, fmt.Errorf("observe network: %w", err)
 	}
 	res := Result{Plan: PlanFor(w, have)}
-	res.Failed = p.apply(ctx, res.Plan)
+	res.Failed = p.applyPlan(ctx, res.Plan)
 	if ctx.Err() == nil {
-		p.services.set(ctx, w, res)
+		p.services.setServices(ctx, w, res)
 	}
 	for _, name := range res.Plan.Busy {
 		if !slices.Contains(p.busy, name) {
-			p.cfg.Logger.Warn("link is not wanted but in use, so it stays", "link", name)
+			p.cfg.Logger.Warn("link is no longer wanted but in use, so it is kept", "link", name)
 		}
 	}
 	p.busy = res.Plan.Busy
 	return res, joinFailed(res.Failed)
 }
 
-// Close ends DHCP and DNS and waits for them. The network stays as it is.
+// Close stops the DHCP and DNS servers and waits for them. The network stays as it is.
 func (p *Plug) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

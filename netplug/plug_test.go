@@ -258,7 +258,7 @@ virtmesh_netplug_bridges 2
 # HELP virtmesh_netplug_dhcp_reservations Addresses that DHCP serves on this host.
 # TYPE virtmesh_netplug_dhcp_reservations gauge
 virtmesh_netplug_dhcp_reservations 1
-# HELP virtmesh_netplug_failed_parts Parts of the network that are not as wanted since the last change.
+# HELP virtmesh_netplug_failed_parts Parts of the network that the last change could not make as wanted.
 # TYPE virtmesh_netplug_failed_parts gauge
 virtmesh_netplug_failed_parts 1
 # HELP virtmesh_netplug_taps Taps wanted on this host.
@@ -290,7 +290,7 @@ func TestRepeatedSetsAreQuiet(t *testing.T) {
 	if _, err := p.Set(t.Context(), w); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"in use, so it stays", "no upstream name servers"} {
+	for _, want := range []string{"in use, so it is kept", "no upstream name servers"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the first Set does not say %q:\n%s", want, &log)
 		}

@@ -14,21 +14,21 @@ import (
 	"virtmesh/netplug/dns"
 )
 
-// ServiceStarter opens the servers of a bridge. Its methods may take as long as opening a
-// socket does.
+// ServiceStarter starts the servers of a bridge. Its methods must not block for longer
+// than opening a socket takes.
 type ServiceStarter interface {
 	StartDHCP(ctx context.Context, bridge string, pool dhcp.Pool) (DHCPServer, error)
 	StartDNS(ctx context.Context, bridge string, gateway netip.Prefix, zone dns.Zone) (DNSServer, error)
 }
 
-// DHCPServer is a running server, such as *dhcp.Server.
+// DHCPServer is a running DHCP server, such as *dhcp.Server.
 type DHCPServer interface {
 	Set(dhcp.Pool)
 	Done() <-chan struct{}
 	Close() error
 }
 
-// DNSServer is a running server, such as *dns.Server.
+// DNSServer is a running DNS server, such as *dns.Server.
 type DNSServer interface {
 	Set(dns.Zone)
 	Done() <-chan struct{}
@@ -41,7 +41,7 @@ var (
 	_ ServiceStarter = (*servers)(nil)
 )
 
-// servers opens real servers.
+// servers starts real servers.
 type servers struct {
 	logger *slog.Logger
 	dhcp   *dhcp.Metrics
@@ -75,12 +75,13 @@ func (s *servers) StartDNS(ctx context.Context, bridge string, gateway netip.Pre
 	return dns.Start(ctx, cfg, zone)
 }
 
-// services are the servers that run, by bridge. A Plug guards it.
+// services holds the running servers by bridge. The lock of the Plug guards it.
 type services struct {
 	cfg  Config
 	dhcp map[string]runningDHCP
 	dns  map[string]runningDNS
-	// noUpstreams is why there were none the last time, which is said once.
+	// noUpstreams is why the last Set found no upstream name servers. A reason is logged
+	// only when it changes.
 	noUpstreams string
 }
 
@@ -98,9 +99,10 @@ func newServices(cfg Config) *services {
 	return &services{cfg: cfg, dhcp: map[string]runningDHCP{}, dns: map[string]runningDNS{}}
 }
 
-// set starts, changes and ends servers as wanted, and adds what fails to the result.
-func (s *services) set(ctx context.Context, w Want, res Result) {
-	s.end(w, res.Plan)
+// setServices starts, changes and closes servers as wanted, and adds failures to
+// res.Failed.
+func (s *services) setServices(ctx context.Context, w Want, res Result) {
+	s.endServices(w, res.Plan)
 	zone := s.zone(w)
 	for _, b := range w.Bridges {
 		if res.Failed[bridgeSubject(b.Name)] != nil {
@@ -145,10 +147,11 @@ func (s *services) setDNS(ctx context.Context, b Bridge, zone dns.Zone) error {
 	return nil
 }
 
-// end closes the servers that are not wanted, have ended by themselves, or sit on a
-// bridge that was made anew or got another address, which their sockets do not notice.
-func (s *services) end(w Want, plan Plan) {
-	keep := func(name string, gateway netip.Prefix, done <-chan struct{}, wanted func(Bridge) bool) bool {
+// endServices closes the servers that are no longer wanted or have ended by themselves. It
+// also closes those whose bridge was made anew or got another address, because their
+// sockets do not notice that.
+func (s *services) endServices(w Want, plan Plan) {
+	stillWanted := func(name string, gateway netip.Prefix, done <-chan struct{}, wanted func(Bridge) bool) bool {
 		select {
 		case <-done:
 			return false
@@ -159,13 +162,13 @@ func (s *services) end(w Want, plan Plan) {
 		})
 	}
 	for name, srv := range s.dhcp {
-		if !keep(name, srv.gateway, srv.Done(), func(b Bridge) bool { return b.DHCP != nil }) {
+		if !stillWanted(name, srv.gateway, srv.Done(), func(b Bridge) bool { return b.DHCP != nil }) {
 			s.logClose("DHCP", name, srv.Close())
 			delete(s.dhcp, name)
 		}
 	}
 	for name, srv := range s.dns {
-		if !keep(name, srv.gateway, srv.Done(), func(b Bridge) bool { return b.DNS }) {
+		if !stillWanted(name, srv.gateway, srv.Done(), func(b Bridge) bool { return b.DNS }) {
 			s.logClose("DNS", name, srv.Close())
 			delete(s.dns, name)
 		}
@@ -174,7 +177,7 @@ func (s *services) end(w Want, plan Plan) {
 
 func (s *services) logClose(what, bridge string, err error) {
 	if err != nil {
-		s.cfg.Logger.Warn("server did not close cleanly", "server", what, "bridge", bridge, "err", err)
+		s.cfg.Logger.Warn("could not close a server cleanly", "server", what, "bridge", bridge, "err", err)
 	}
 }
 
@@ -198,8 +201,8 @@ func (s *services) close() error {
 	return errors.Join(errs...)
 }
 
-// zone is what all name servers answer. The host's own servers are read anew each time,
-// since they change with the networks the host is in.
+// zone returns the zone that all name servers answer. It reads the host's own name servers
+// each time, because they change with the networks that the host is in.
 func (s *services) zone(w Want) dns.Zone {
 	z := dns.Zone{Domain: w.DNS.Domain, Records: w.DNS.Records, Upstreams: w.DNS.Upstreams}
 	if len(z.Upstreams) > 0 || !slices.ContainsFunc(w.Bridges, func(b Bridge) bool { return b.DNS }) {
@@ -215,7 +218,7 @@ func (s *services) zone(w Want) dns.Zone {
 		reason = fmt.Errorf("read %s: %w", s.cfg.ResolvConf, err).Error()
 	}
 	if reason != "" && reason != s.noUpstreams {
-		// Guests still get the names of one another.
+		// Guests can still resolve each other's names.
 		s.cfg.Logger.Warn("no upstream name servers", "err", reason)
 	}
 	s.noUpstreams = reason
@@ -243,7 +246,7 @@ func poolOf(b Bridge, taps []Tap) dhcp.Pool {
 	return p
 }
 
-// reservations are those of the taps on the bridge.
+// reservations returns the DHCP reservations of the taps on the bridge.
 func reservations(b Bridge, taps []Tap) []dhcp.Reservation {
 	if b.DHCP == nil {
 		return nil

@@ -8,8 +8,8 @@ import (
 	"virtmesh/netplug/ruleset"
 )
 
-// Step is one change to the host, made for the sake of Subject. When it fails, the later
-// steps of its subject, and of those that need the subject, are left out.
+// Step is one change to the host, which belongs to Subject. If it fails, the later steps
+// of the subject, and of the subjects that need it, are skipped.
 type Step struct {
 	Subject string
 	Needs   []string
@@ -19,28 +19,30 @@ type Step struct {
 // String prints the change in words close to ip(8).
 func (s Step) String() string { return s.Op.String() }
 
-// Op is a single change to the host. The set is closed: the types of this file. An Op is
-// done only once; the plan has found out that it is needed.
+// Op is a single change to the host. Only the types of this file implement it. Carrying
+// out an Op a second time may fail; the planner adds an Op only if it is needed.
 type Op interface {
 	fmt.Stringer
 	op()
 }
 
-// AddBridge makes a bridge, marked as ours from its first moment.
+// AddBridge makes a bridge. From the start it carries the alias that marks it as
+// netplug's.
 type AddBridge struct {
 	Name, Alias   string
 	VLANFiltering bool
 }
 
-// AddTap makes a persistent tap, marked as ours from its first moment, with no one
-// holding it open.
+// AddTap makes a persistent tap that nobody holds open. From the start it carries the
+// alias that marks it as netplug's.
 type AddTap struct {
 	Name, Alias  string
 	Owner, Group uint32
 	MultiQueue   bool
 }
 
-// AddVLAN makes a VLAN of a link, marked as ours from its first moment.
+// AddVLAN makes a VLAN of a link. From the start it carries the alias that marks it as
+// netplug's.
 type AddVLAN struct {
 	Name, Alias, Parent string
 	ID                  int
@@ -49,7 +51,7 @@ type AddVLAN struct {
 // DelLink removes a link.
 type DelLink struct{ Name string }
 
-// SetAlias marks a link.
+// SetAlias sets a link's alias.
 type SetAlias struct{ Link, Alias string }
 
 // SetMTU sets a link's MTU.
@@ -58,7 +60,7 @@ type SetMTU struct {
 	MTU  int
 }
 
-// SetMAC sets a link's address.
+// SetMAC sets a link's hardware address.
 type SetMAC struct {
 	Link string
 	MAC  net.HardwareAddr
@@ -67,13 +69,14 @@ type SetMAC struct {
 // SetMaster plugs a link into a bridge; an empty master unplugs it.
 type SetMaster struct{ Link, Master string }
 
-// SetIsolated keeps a bridge port from talking to other isolated ports.
+// SetIsolated sets whether a bridge port is prevented from talking to other isolated
+// ports.
 type SetIsolated struct {
 	Link string
 	On   bool
 }
 
-// SetVLANFiltering has a bridge tell VLANs apart, or stop to.
+// SetVLANFiltering turns VLAN filtering of a bridge on or off.
 type SetVLANFiltering struct {
 	Link string
 	On   bool
@@ -109,8 +112,8 @@ type DelPortVLAN struct {
 	ID   int
 }
 
-// SetSysctl sets a kernel parameter; its key is the path below /proc/sys. An optional one
-// may not exist, as those of IPv6 do not on a host without it.
+// SetSysctl sets a kernel parameter. Key is the path below /proc/sys. If Optional is set,
+// a parameter that does not exist is no error, such as one of IPv6 on a host without IPv6.
 type SetSysctl struct {
 	Key, Value string
 	Optional   bool

@@ -17,13 +17,13 @@ type FieldError struct {
 // Error implements error.
 func (e *FieldError) Error() string { return e.Field + ": " + e.Reason }
 
-// MTU bounds: less cannot carry IPv4, more cannot be a frame.
+// The smallest MTU that can carry IPv4, and the largest that the kernel takes.
 const (
 	minMTU = 68
 	maxMTU = 65535
 )
 
-// checker collects what is wrong, each with the path of its field.
+// checker collects faults, each with the path of its field.
 type checker struct{ errs []error }
 
 func (c *checker) bad(when bool, field, format string, args ...any) {
@@ -32,8 +32,8 @@ func (c *checker) bad(when bool, field, format string, args ...any) {
 	}
 }
 
-// Validate reports everything that is wrong with the Want, each fault as a *FieldError.
-// A Plug refuses a Want that is not valid as a whole and changes nothing.
+// Validate returns all faults of the Want, each as a *FieldError. A Plug refuses a Want with
+// any fault and then changes nothing.
 func (w Want) Validate() error {
 	var c checker
 	bridges := make(map[string]Bridge, len(w.Bridges))
@@ -56,14 +56,14 @@ func (w Want) Validate() error {
 	return errors.Join(c.errs...)
 }
 
-// Validate reports everything that is wrong with the bridge by itself.
+// Validate returns all faults of the bridge, without regard to the rest of a Want.
 func (b Bridge) Validate() error {
 	var c checker
 	b.check(&c, "bridge")
 	return errors.Join(c.errs...)
 }
 
-// Validate reports everything that is wrong with the tap by itself.
+// Validate returns all faults of the tap, without regard to the rest of a Want.
 func (t Tap) Validate() error {
 	var c checker
 	t.check(&c, "tap")
@@ -81,13 +81,13 @@ func (b Bridge) check(c *checker, field string) {
 	gateway := b.Address.IsValid()
 	c.bad(gateway && !b.Address.Addr().Is4(), field+".address", "%s is not IPv4", b.Address)
 	c.bad(gateway && (b.Address.Bits() < 8 || b.Address.Bits() > 30), field+".address",
-		"a subnet of length %d is of no use: want 8 to 30", b.Address.Bits())
+		"prefix length %d is not between 8 and 30", b.Address.Bits())
 	c.bad(gateway && b.Address.Addr() == b.Address.Masked().Addr(), field+".address",
 		"%s is the address of the subnet, not of a host", b.Address)
 	c.bad(b.NAT && !gateway, field+".nat", "needs an address")
 	c.bad(b.DHCP != nil && !gateway, field+".dhcp", "needs an address")
 	c.bad(b.DNS && !gateway, field+".dns", "needs an address")
-	c.bad(b.AllowExisting && gateway, field+".allowExisting", "cannot go with an address: the bridge may not be ours")
+	c.bad(b.AllowExisting && gateway, field+".allowExisting", "cannot be combined with an address: the bridge may belong to the host")
 	c.bad(b.DHCP != nil && b.DHCP.LeaseTime < 0, field+".dhcp.leaseTime", "is negative")
 }
 
@@ -123,7 +123,7 @@ func (w Want) checkTaps(c *checker, bridges map[string]Bridge) {
 	}
 }
 
-// checkAddresses makes sure that no two cards on one bridge share an address.
+// checkAddresses checks that no two cards on one bridge have the same MAC or IP address.
 func (w Want) checkAddresses(c *checker) {
 	type place struct{ bridge, what string }
 	seen := make(map[place]string)
@@ -142,7 +142,8 @@ func (w Want) checkAddresses(c *checker) {
 	}
 }
 
-// checkOverlap makes sure that a packet's subnet names one bridge.
+// checkOverlap checks that the subnets of bridges do not overlap, so that an address belongs
+// to one bridge only, and that no two bridges have the same uplink.
 func checkOverlap(c *checker, bridges []Bridge) {
 	for i, a := range bridges {
 		for j, b := range bridges[:i] {
@@ -163,7 +164,7 @@ func (c *checker) checkVLAN(id int, field string) {
 	c.bad(id < 0 || id > 4094, field, "%d is not between 1 and 4094", id)
 }
 
-// checkGuestAddr makes sure that a guest of the bridge can have the address.
+// checkGuestAddr checks that a guest of the bridge can have the address.
 func (c *checker) checkGuestAddr(b Bridge, a netip.Addr, field string) {
 	switch {
 	case !a.Is4():
@@ -176,8 +177,8 @@ func (c *checker) checkGuestAddr(b Bridge, a netip.Addr, field string) {
 	}
 }
 
-// usable says whether a host of the subnet can have the address: it lies within, and is
-// neither the first nor the last, which stand for the subnet and for all its hosts.
+// usable reports whether a host of the subnet can have the address: it lies in the subnet
+// and is neither the network address nor the broadcast address.
 func usable(subnet netip.Prefix, a netip.Addr) bool {
 	return subnet.Contains(a) && a != subnet.Addr() && a != lastAddr(subnet)
 }
@@ -191,7 +192,7 @@ func lastAddr(subnet netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-// validName says whether the kernel and nft(8) take the name for an interface.
+// validName reports whether the kernel and nft(8) accept s as the name of an interface.
 func validName(s string) bool {
 	if s == "" || s == "." || s == ".." || len(s) > maxName {
 		return false
@@ -202,5 +203,5 @@ func validName(s string) bool {
 	}) < 0
 }
 
-// sameMAC compares addresses.
+// sameMAC reports whether two hardware addresses are equal.
 func sameMAC(a, b net.HardwareAddr) bool { return string(a) == string(b) }

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// Kind is the kernel's word for what a link is.
+// Kind is the kernel's name for the type of a link.
 type Kind string
 
-// The kinds netplug tells apart; links of other kinds carry the kernel's own word.
+// The kinds that netplug distinguishes. Links of other types have the kernel's name.
 const (
 	KindBridge Kind = "bridge"
 	KindTap    Kind = "tap"
@@ -19,18 +19,18 @@ const (
 	KindDevice Kind = "device"
 )
 
-// World is the state of a host as far as netplug is concerned. It is a value: what
-// Kernel.Observe returned is never changed.
+// World is the network state of a host, as far as netplug needs it. A World returned by
+// Kernel.Observe is never changed.
 type World struct {
 	Links []Link
-	// Sysctls by key, as asked for; a key that does not exist is absent.
+	// Sysctls holds the values of the requested keys. A key that does not exist is absent.
 	Sysctls map[string]string
-	// Filter is the fingerprint of the loaded ruleset: empty for none, FilterChanged for
-	// one that someone else has changed since.
+	// Filter is the fingerprint of the loaded ruleset. It is empty if none is loaded, and
+	// FilterChanged if someone else has changed the ruleset since it was loaded.
 	Filter string
 }
 
-// FilterChanged stands for a ruleset that is not as it was loaded.
+// FilterChanged stands for a ruleset that was changed after it was loaded.
 const FilterChanged = "changed"
 
 // Link is an interface of the host.
@@ -42,20 +42,20 @@ type Link struct {
 	MTU    int
 	MAC    net.HardwareAddr
 	Up     bool
-	// Carrier of a tap says that someone holds it open.
+	// Carrier is set only for taps: a process holds the tap open.
 	Carrier bool
-	// Addrs are the global IPv4 and IPv6 addresses.
+	// Addrs are the IPv4 and IPv6 addresses, without link-local ones.
 	Addrs []netip.Prefix
-	// Isolated is the port flag of a link within a bridge.
+	// Isolated is the flag of a bridge port.
 	Isolated bool
-	// VLANFiltering is a bridge's.
+	// VLANFiltering is set only for bridges.
 	VLANFiltering bool
-	// PortVLANs are those of a port of a filtering bridge.
+	// PortVLANs are the VLANs of a port of a bridge with VLAN filtering.
 	PortVLANs []PortVLAN
-	// Parent and VLANID are a VLAN's.
+	// Parent and VLANID are set only for VLANs.
 	Parent string
 	VLANID int
-	// Owner, Group and MultiQueue are a tap's.
+	// Owner, Group and MultiQueue are set only for taps.
 	Owner, Group uint32
 	MultiQueue   bool
 }
@@ -63,9 +63,9 @@ type Link struct {
 // PortVLAN is the membership of a bridge port in a VLAN.
 type PortVLAN struct {
 	ID int
-	// PVID is set for the VLAN that frames without a tag belong to as they come in.
+	// PVID is set for the VLAN that incoming frames without a tag belong to.
 	PVID bool
-	// Untagged frames go out without the tag.
+	// Untagged says that frames of the VLAN leave the port without a tag.
 	Untagged bool
 }
 

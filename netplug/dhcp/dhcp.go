@@ -1,14 +1,14 @@
 // Package dhcp serves DHCPv4 on one interface, from reservations only.
 //
-// A client gets the address that is reserved for its network card, or no answer at all;
-// there are no dynamic leases, so nothing is lost when the server restarts, and two
-// servers with the same reservations give the same answers. What to answer is a pure
-// function (Pool.Reply); Server is the loop around it. Requests are handled one at a time
-// in one goroutine, so a client that floods the server costs no memory.
+// A client gets the address that is reserved for its network card, or no answer at all.
+// There are no dynamic leases, so nothing is lost when the server restarts, and two servers
+// with the same reservations give the same answers. A pure function (Pool.Reply) computes
+// the answer; Server is the loop around it. One goroutine handles the requests one at a
+// time, so a client that floods the server costs no memory.
 //
-// The package does not decide addresses, does not relay, and does not check which port a
-// request came in through: the packet filter holds every guest to its own hardware
-// address, within the message too.
+// The package does not choose addresses, does not serve relays, and does not check the
+// bridge port through which a request came in. It relies on the packet filter, which holds
+// every guest to its own hardware address, in the DHCP message too.
 package dhcp
 
 import (
@@ -22,28 +22,28 @@ import (
 	"github.com/insomniacslk/dhcp/rfc1035label"
 )
 
-// DefaultLeaseTime is that of a pool that names none.
+// DefaultLeaseTime is the lease time of a pool whose LeaseTime is zero or negative.
 const DefaultLeaseTime = time.Hour
 
 // Pool is what a server answers with.
 type Pool struct {
-	// Gateway is the server's address, which is also the clients' router, and the length
-	// of their subnet.
+	// Gateway is the server's address, which is also the clients' router, with the prefix
+	// length of their subnet.
 	Gateway   netip.Prefix
 	LeaseTime time.Duration
-	// MTU is told to clients; 0 tells none.
+	// MTU is announced to clients; 0 announces none.
 	MTU int
-	// DNS, Domain and Search are told to clients, as far as there are any: Domain in
-	// option 15 and Search in option 119, since every client reads only one of the two.
-	// A reservation's own Search goes before this one.
+	// DNS, Domain and Search are announced to clients if they are set. Domain goes into
+	// option 15 and Search into option 119; both are sent because a client may read only
+	// one of them. The Search of a reservation comes before the one of the pool.
 	DNS    []netip.Addr
 	Domain string
 	Search []string
-	// Reservations by network card. When two name the same card, the last one counts.
+	// Reservations lists the clients. If two have the same MAC, the last one counts.
 	Reservations []Reservation
 }
 
-// Outcome says what became of a request; it labels metrics and log lines.
+// Outcome says how a request was answered. It labels metrics and log lines.
 type Outcome string
 
 // The outcomes of a request.
@@ -53,14 +53,14 @@ const (
 	Nacked   Outcome = "nak"
 	Declined Outcome = "decline"
 	Released Outcome = "release"
-	// Unknown is a request of a network card without a reservation.
+	// Unknown is a request from a network card without a reservation.
 	Unknown Outcome = "unknown_client"
-	// Ignored is a message that is none of ours: for another server, through a relay, or
-	// not a request.
+	// Ignored is a message that the server does not serve: for another server, through a
+	// relay, or not a request.
 	Ignored Outcome = "ignored"
-	// Malformed cannot be read as DHCP.
+	// Malformed is a message that cannot be parsed as DHCP.
 	Malformed Outcome = "malformed"
-	// Failed is an answer that could not be made or sent.
+	// Failed is a request whose answer could not be built or sent.
 	Failed Outcome = "failed"
 )
 
@@ -81,7 +81,7 @@ func newLookup(p Pool) *lookup {
 	return l
 }
 
-// Reply decides the answer to a request. It returns nil when there is none to give.
+// Reply returns the answer to a request, nil if the request gets no answer.
 func (p Pool) Reply(req *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, Outcome, error) {
 	return newLookup(p).reply(req)
 }
@@ -97,12 +97,12 @@ func (l *lookup) reply(req *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, Outcome, error) {
 	}
 	switch req.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
-		m, err := l.answer(req, r, dhcpv4.MessageTypeOffer, true)
+		m, err := l.buildAnswer(req, r, dhcpv4.MessageTypeOffer, true)
 		return m, Offered, err
 	case dhcpv4.MessageTypeRequest:
 		return l.replyRequest(req, r)
 	case dhcpv4.MessageTypeInform:
-		m, err := l.answer(req, r, dhcpv4.MessageTypeAck, false)
+		m, err := l.buildAnswer(req, r, dhcpv4.MessageTypeAck, false)
 		return m, Acked, err
 	case dhcpv4.MessageTypeDecline:
 		return nil, Declined, nil
@@ -113,12 +113,12 @@ func (l *lookup) reply(req *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, Outcome, error) {
 	}
 }
 
-// replyRequest answers a client that names the address it wants: in option 50 when it
-// takes an offer or comes back, in its own address field when it renews (RFC 2131,
-// section 4.3.2).
+// replyRequest answers a DHCPREQUEST. The client names the address it wants in option 50
+// when it accepts an offer or restarts, and in ciaddr when it renews (RFC 2131, section
+// 4.3.2).
 func (l *lookup) replyRequest(req *dhcpv4.DHCPv4, r Reservation) (*dhcpv4.DHCPv4, Outcome, error) {
 	if id := req.ServerIdentifier(); len(id) > 0 && !id.IsUnspecified() && !id.Equal(l.serverID()) {
-		return nil, Ignored, nil // It takes the offer of another server.
+		return nil, Ignored, nil // The client accepts the offer of another server.
 	}
 	asked := req.RequestedIPAddress()
 	if len(asked) == 0 || asked.IsUnspecified() {
@@ -132,15 +132,15 @@ func (l *lookup) replyRequest(req *dhcpv4.DHCPv4, r Reservation) (*dhcpv4.DHCPv4
 			dhcpv4.WithOption(dhcpv4.OptMessage("this address is not reserved for you")))
 		return m, Nacked, err
 	}
-	m, err := l.answer(req, r, dhcpv4.MessageTypeAck, true)
+	m, err := l.buildAnswer(req, r, dhcpv4.MessageTypeAck, true)
 	return m, Acked, err
 }
 
 func (l *lookup) serverID() net.IP { return l.Gateway.Addr().AsSlice() }
 
-// answer makes an offer or an acknowledgement; lease is false for a client that has an
-// address and only asks for the rest.
-func (l *lookup) answer(req *dhcpv4.DHCPv4, r Reservation, kind dhcpv4.MessageType, lease bool) (*dhcpv4.DHCPv4, error) {
+// buildAnswer builds an offer or an acknowledgement. lease is false for a client that has an
+// address and asks only for the options (DHCPINFORM).
+func (l *lookup) buildAnswer(req *dhcpv4.DHCPv4, r Reservation, kind dhcpv4.MessageType, lease bool) (*dhcpv4.DHCPv4, error) {
 	mods := []dhcpv4.Modifier{
 		dhcpv4.WithMessageType(kind),
 		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(l.serverID())),
@@ -173,7 +173,7 @@ func (l *lookup) answer(req *dhcpv4.DHCPv4, r Reservation, kind dhcpv4.MessageTy
 	return m, nil
 }
 
-// clientOptions are those of one client.
+// clientOptions returns the options of one client.
 func clientOptions(r Reservation) []dhcpv4.Modifier {
 	var mods []dhcpv4.Modifier
 	if r.Hostname != "" {

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// Reservation ties an address to a network card.
+// Reservation assigns an address to a network card.
 type Reservation struct {
 	MAC      net.HardwareAddr
 	Address  netip.Addr
@@ -15,7 +15,7 @@ type Reservation struct {
 	Options Options
 }
 
-// Options are what a single client is told besides its lease.
+// Options are announced to a single client in addition to its lease.
 type Options struct {
 	// BootFile and TFTPServer are for network boot.
 	BootFile   string

@@ -13,20 +13,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// maxMessage is the longest message a server reads. Longer ones than an Ethernet frame
-// carries are not sent by real clients.
+// maxMessage is the longest message that a server reads, in bytes. Real clients send no
+// message that is longer than an Ethernet frame.
 const maxMessage = 1500
 
-// Metrics counts what servers do. Servers share one.
+// Metrics counts requests. All servers share one Metrics.
 type Metrics struct {
 	requests *prometheus.CounterVec
 }
 
-// NewMetrics registers the metrics; a nil registerer counts for no one.
+// NewMetrics registers the metrics; with a nil registerer they are not exported.
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "virtmesh_netplug_dhcp_requests_total",
-		Help: "DHCP messages received from guests, by what became of them.",
+		Help: "DHCP messages received from guests, by outcome.",
 	}, []string{"outcome"})}
 	if reg != nil {
 		if err := reg.Register(m.requests); err != nil {
@@ -36,17 +36,17 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	return m, nil
 }
 
-// Config says where a server serves.
+// Config configures a server.
 type Config struct {
-	// Interface to serve; requests from elsewhere are not heard.
+	// Interface is the interface to serve. The server receives nothing from others.
 	Interface string
-	// Listen opens the socket; nil stands for the DHCP server port of Interface.
+	// Listen opens the socket; nil opens the DHCP server port on Interface.
 	Listen  func(iface string) (net.PacketConn, error)
 	Logger  *slog.Logger
 	Metrics *Metrics
 }
 
-// Validate reports what is missing.
+// Validate returns an error for a missing field.
 func (c Config) Validate() error {
 	switch {
 	case c.Interface == "":
@@ -67,7 +67,7 @@ type Server struct {
 	done chan struct{}
 }
 
-// Start opens the socket and serves the pool.
+// Start opens the socket and starts to serve the pool.
 func Start(cfg Config, pool Pool) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func Start(cfg Config, pool Pool) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, conn: conn, done: make(chan struct{})}
 	s.Set(pool)
-	go s.serve()
+	go s.serveLoop()
 	return s, nil
 }
 
@@ -92,7 +92,8 @@ func listen(iface string) (net.PacketConn, error) {
 // Set replaces what the server answers with. It may be called at any time.
 func (s *Server) Set(pool Pool) { s.pool.Store(newLookup(pool)) }
 
-// Done is closed when the server has ended, after Close or because its interface went.
+// Done returns a channel that is closed when the server has ended, after Close or because
+// its interface was removed.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Close ends the server and waits for it.
@@ -105,7 +106,7 @@ func (s *Server) Close() error {
 	return nil
 }
 
-func (s *Server) serve() {
+func (s *Server) serveLoop() {
 	defer close(s.done)
 	buf := make([]byte, maxMessage)
 	for {
@@ -114,27 +115,27 @@ func (s *Server) serve() {
 			return
 		}
 		if err != nil {
-			s.cfg.Logger.Error("DHCP server ends", "interface", s.cfg.Interface, "err", err)
+			s.cfg.Logger.Error("DHCP server has ended", "interface", s.cfg.Interface, "err", err)
 			_ = s.conn.Close()
 			return
 		}
-		s.cfg.Metrics.requests.WithLabelValues(string(s.handle(buf[:n]))).Inc()
+		s.cfg.Metrics.requests.WithLabelValues(string(s.handlePacket(buf[:n]))).Inc()
 	}
 }
 
-// handle answers one message. What guests can trigger at will is logged at debug level
-// only, so that they cannot fill the host's log.
-func (s *Server) handle(packet []byte) Outcome {
+// handlePacket answers one message. It logs only at debug level, because guests can trigger
+// these messages at will and must not be able to fill the host's log.
+func (s *Server) handlePacket(packet []byte) Outcome {
 	log := s.cfg.Logger.With("interface", s.cfg.Interface)
 	req, err := dhcpv4.FromBytes(packet)
 	if err != nil {
-		log.Debug("DHCP message cannot be read", "err", err)
+		log.Debug("could not parse DHCP message", "err", err)
 		return Malformed
 	}
 	pool := s.pool.Load()
 	resp, outcome, err := pool.reply(req)
 	if err != nil {
-		log.Debug("DHCP answer cannot be made", "mac", req.ClientHWAddr, "err", err)
+		log.Debug("could not build DHCP answer", "mac", req.ClientHWAddr, "err", err)
 		return Failed
 	}
 	log.Debug("DHCP message", "mac", req.ClientHWAddr, "type", req.MessageType(), "outcome", outcome)
@@ -142,15 +143,15 @@ func (s *Server) handle(packet []byte) Outcome {
 		return outcome
 	}
 	if _, err := s.conn.WriteTo(resp.ToBytes(), replyTo(pool.Gateway, req, resp)); err != nil {
-		log.Debug("DHCP answer cannot be sent", "mac", req.ClientHWAddr, "err", err)
+		log.Debug("could not send DHCP answer", "mac", req.ClientHWAddr, "err", err)
 		return Failed
 	}
 	return outcome
 }
 
-// replyTo is where an answer goes: to the client's address if it has one to be reached
-// at, else to all on the interface (RFC 2131, section 4.1). A client cannot have answers
-// sent outside its own subnet.
+// replyTo returns the address to which an answer is sent: the client's address if it has
+// one, otherwise the broadcast address (RFC 2131, section 4.1). A client cannot make the
+// server send answers outside its own subnet.
 func replyTo(gateway netip.Prefix, req, resp *dhcpv4.DHCPv4) *net.UDPAddr {
 	to := net.IPv4bcast
 	client, ok := netip.AddrFromSlice(req.ClientIPAddr.To4())

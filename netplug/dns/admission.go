@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// admission bounds how much is under way at a time, in all and for one client, so that a
-// client that asks too much is turned away before it turns others away.
+// admission bounds how many queries or connections are in progress, in all and for each
+// client, so that a client that sends too many is refused before others are.
 type admission struct {
 	mu      sync.Mutex
 	total   int
@@ -20,7 +20,8 @@ func newAdmission(limit int) *admission {
 	return &admission{byPeer: map[netip.Addr]int{}, max: limit, maxPeer: max(1, limit/8)}
 }
 
-// enter admits one of the client, until release; it does not wait.
+// enter admits one query or connection of the client. The caller must call release when it
+// has ended. enter never waits; ok is false if a bound is reached.
 func (a *admission) enter(client netip.Addr) (release func(), ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -41,7 +42,7 @@ func (a *admission) leave(client netip.Addr) {
 	}
 }
 
-// boundedListener closes the connections that are not admitted.
+// boundedListener closes connections that are not admitted.
 type boundedListener struct {
 	net.Listener
 	admit *admission
@@ -65,13 +66,13 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// boundedConn leaves when it is closed.
+// boundedConn is an admitted connection. Close releases its place.
 type boundedConn struct {
 	net.Conn
 	release func()
 }
 
-// Close closes the connection and lets the next one in.
+// Close closes the connection and releases its place in the admission.
 func (c *boundedConn) Close() error {
 	defer c.release()
 	return c.Conn.Close()

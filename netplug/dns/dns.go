@@ -1,16 +1,17 @@
-// Package dns answers the name queries of guests.
+// Package dns answers the DNS queries of guests.
 //
-// A Server knows the names of one Zone, and passes queries for all other names to
-// upstream servers. It listens on the gateway address of a bridge and answers only
-// clients of that subnet. Work is bounded: so many queries at a time, so long for each;
-// what is above is answered SERVFAIL at once, and so is every foreign name when no
-// upstream is known.
+// A Server answers for the names of one Zone and forwards queries for all other names to
+// upstream servers. It listens on the gateway address of a bridge and answers only clients
+// of that subnet. The number of queries in progress and the time for each are bounded. A
+// query above the bound gets SERVFAIL at once, and so does a query for another name when
+// there is no upstream.
 //
-// A record is known by its full name, NAME.NAMESPACE.DOMAIN, and by its short one,
-// NAME.NAMESPACE, for guests that do not take a search domain from DHCP: systemd-networkd
-// does not unless it is told to. Short names in a namespace that has records are answered
-// here and never passed on, so that no one outside learns them. A namespace that is
-// called as a public top-level domain has no short names: they would hide real ones.
+// A record has a full name, NAME.NAMESPACE.DOMAIN, and a short name, NAME.NAMESPACE. The
+// short name is for guests that do not take a search domain from DHCP, such as
+// systemd-networkd in its default configuration. Queries for short names in a namespace
+// that has records are answered by the server and never forwarded, so that nobody outside
+// learns the names. A namespace with the name of a public top-level domain has no short
+// names, because they would hide real names.
 //
 // The package does not cache, does not check signatures, and does no zone transfers.
 package dns
@@ -23,17 +24,17 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// recordTTL is short, since machines come and go.
+// recordTTL is the TTL of records in seconds. It is short, because machines come and go.
 const recordTTL = 30
 
-// Zone is what a server answers.
+// Zone is what a server answers with.
 type Zone struct {
-	// Domain the records are in, without a dot at its end. No records are served without
-	// a domain.
+	// Domain is the domain of the records, without a trailing dot. Without a domain, no
+	// records are served.
 	Domain string
-	// Records by name relative to Domain. A name may have many addresses.
+	// Records holds addresses by name relative to Domain. A name may have several.
 	Records map[string][]netip.Addr
-	// Upstreams are asked for names outside of Domain, one after the other.
+	// Upstreams are asked for names outside Domain, one after the other.
 	Upstreams []netip.AddrPort
 }
 
@@ -43,7 +44,7 @@ type table struct {
 	forward map[string][]netip.Addr
 	reverse map[string]string
 	parents map[string]bool
-	// namespaces are the last labels of record names that short names may end in.
+	// namespaces are the namespaces that have short names.
 	namespaces map[string]bool
 	upstreams  []string
 }
@@ -82,7 +83,8 @@ func newTable(z Zone) *table {
 	return t
 }
 
-// lastLabel returns the namespace in the name of a record; empty if it has none.
+// lastLabel returns the last label of a record's name, which is its namespace; empty if the
+// name has only one label.
 func lastLabel(name string) string {
 	i := strings.LastIndexByte(name, '.')
 	if i < 0 {
@@ -91,14 +93,14 @@ func lastLabel(name string) string {
 	return name[i+1:]
 }
 
-// isPublicDomain says whether the name is a top-level domain of the Internet.
+// isPublicDomain reports whether the label is a top-level domain of the Internet.
 func isPublicDomain(label string) bool {
 	_, listed := publicsuffix.PublicSuffix(strings.ToLower(label))
 	return listed
 }
 
-// fullName returns the full name for a short one in a namespace that has records, and
-// any other name as it is.
+// fullName returns the full name for a short name in a namespace that has records. It
+// returns any other name unchanged.
 func (t *table) fullName(name string) string {
 	labels := mdns.SplitDomainName(name)
 	if mdns.IsSubDomain(t.domain, name) || len(labels) < 2 || !t.namespaces[labels[len(labels)-1]+"."] {
@@ -116,9 +118,9 @@ func parent(name string) string {
 	return up
 }
 
-// local answers a query from the table; ok is false when the name is not the table's to
-// answer for.
-func (t *table) local(req *mdns.Msg) (resp *mdns.Msg, ok bool) {
+// answerLocally answers a query from the table. ok is false if the name does not belong to
+// the zone.
+func (t *table) answerLocally(req *mdns.Msg) (resp *mdns.Msg, ok bool) {
 	q := req.Question[0]
 	name := mdns.CanonicalName(q.Name)
 	resp = new(mdns.Msg)
@@ -149,7 +151,8 @@ func (t *table) local(req *mdns.Msg) (resp *mdns.Msg, ok bool) {
 	return resp, true
 }
 
-// addressRecord returns the record for an address, if it is of the kind asked for.
+// addressRecord returns the record for an address, or nil if the query asks for another
+// type.
 func addressRecord(q mdns.Question, a netip.Addr) mdns.RR {
 	any := q.Qtype == mdns.TypeANY
 	switch {
@@ -165,8 +168,8 @@ func header(name string, rrtype uint16) mdns.RR_Header {
 	return mdns.RR_Header{Name: name, Rrtype: rrtype, Class: mdns.ClassINET, Ttl: recordTTL}
 }
 
-// Upstreams reads the servers of a resolv.conf. Those that are among the addresses in own
-// are left out: a server that asks itself never ends.
+// Upstreams reads the name servers of a resolv.conf. It leaves out the addresses in own,
+// because a server must not forward queries to itself.
 func Upstreams(path string, own ...netip.Addr) ([]netip.AddrPort, error) {
 	conf, err := mdns.ClientConfigFromFile(path)
 	if err != nil {

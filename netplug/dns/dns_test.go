@@ -400,7 +400,7 @@ func FuzzLocal(f *testing.F) {
 		if req.Unpack(packet) != nil || len(req.Question) != 1 {
 			return
 		}
-		resp, ok := table.local(req)
+		resp, ok := table.answerLocally(req)
 		if !ok {
 			return
 		}

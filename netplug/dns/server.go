@@ -17,16 +17,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Metrics counts what servers do. Servers share one.
+// Metrics counts queries. All servers share one Metrics.
 type Metrics struct {
 	queries *prometheus.CounterVec
 }
 
-// NewMetrics registers the metrics; a nil registerer counts for no one.
+// NewMetrics registers the metrics; with a nil registerer they are not exported.
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{queries: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "virtmesh_netplug_dns_queries_total",
-		Help: "DNS queries received from guests, by who answered (local, upstream, none) and the code of the answer.",
+		Help: "DNS queries received from guests, by the source of the answer (local, upstream, none) and its response code.",
 	}, []string{"source", "rcode"})}
 	if reg != nil {
 		if err := reg.Register(m.queries); err != nil {
@@ -36,28 +36,28 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	return m, nil
 }
 
-// Config says where a server serves, and how much it takes on.
+// Config configures a server. DefaultConfig sets the bounds.
 type Config struct {
 	// Address and port to listen on, over UDP and TCP.
 	Address netip.AddrPort
 	// Interface that queries must come in through; empty for any.
 	Interface string
-	// Clients are the only ones that are answered.
+	// Clients is the subnet of the clients. Others get no answer.
 	Clients netip.Prefix
-	// MaxQueries is how many are worked on at a time.
+	// MaxQueries is how many queries may be in progress at once.
 	MaxQueries int
-	// UpstreamTimeout is how long one query may take, over all upstreams.
+	// UpstreamTimeout bounds the time for one query, over all upstreams.
 	UpstreamTimeout time.Duration
 	Logger          *slog.Logger
 	Metrics         *Metrics
 }
 
-// DefaultConfig returns the bounds of a server; the rest must be filled in.
+// DefaultConfig returns a Config with default bounds. The other fields must be set.
 func DefaultConfig() Config {
 	return Config{MaxQueries: 256, UpstreamTimeout: 3 * time.Second}
 }
 
-// Validate reports what is missing.
+// Validate returns an error for a field that is missing or out of range.
 func (c Config) Validate() error {
 	switch {
 	case !c.Address.IsValid():
@@ -90,7 +90,7 @@ type Server struct {
 	done   chan struct{}
 }
 
-// Start listens and serves the zone.
+// Start opens the sockets and starts to serve the zone. The server outlives ctx.
 func Start(ctx context.Context, cfg Config, zone Zone) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -100,16 +100,16 @@ func Start(ctx context.Context, cfg Config, zone Zone) (*Server, error) {
 	if err := s.listen(ctx); err != nil {
 		return nil, err
 	}
-	// The server outlives the call that starts it.
+	// The server must outlive the context of the call that starts it.
 	queryCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	started := make(chan struct{}, 2)
 	for _, srv := range []*mdns.Server{s.udp, s.tcp} {
-		srv.Handler = mdns.HandlerFunc(func(w mdns.ResponseWriter, req *mdns.Msg) { s.handle(queryCtx, w, req) })
+		srv.Handler = mdns.HandlerFunc(func(w mdns.ResponseWriter, req *mdns.Msg) { s.handleQuery(queryCtx, w, req) })
 		srv.NotifyStartedFunc = func() { started <- struct{}{} }
 		s.wg.Go(func() {
 			if err := srv.ActivateAndServe(); err != nil {
-				cfg.Logger.Error("DNS server ends", "address", s.addr, "err", err)
+				cfg.Logger.Error("DNS server has ended", "address", s.addr, "err", err)
 				started <- struct{}{}
 			}
 		})
@@ -147,8 +147,8 @@ func (s *Server) listen(ctx context.Context) error {
 	return nil
 }
 
-// bindTo keeps a socket to one interface, so that an address which other interfaces can
-// reach too is not served to them.
+// bindTo returns a function that binds a socket to one interface, so that the server does
+// not answer queries which reach its address through other interfaces.
 func bindTo(iface string) func(network, address string, c syscall.RawConn) error {
 	if iface == "" {
 		return nil
@@ -166,10 +166,10 @@ func (s *Server) Addr() netip.AddrPort { return s.addr }
 // Set replaces what the server answers with. It may be called at any time.
 func (s *Server) Set(zone Zone) { s.table.Store(newTable(zone)) }
 
-// Done is closed when the server has ended.
+// Done returns a channel that is closed when the server has ended.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
-// Close ends the server, gives up queries under way and waits for it.
+// Close stops the server, cancels queries in progress and waits for the server to end.
 func (s *Server) Close() error {
 	s.cancel()
 	err := errors.Join(ignoreNotStarted(s.udp.Shutdown()), ignoreNotStarted(s.tcp.Shutdown()))
@@ -180,7 +180,7 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// ignoreNotStarted passes over a server that ended by itself.
+// ignoreNotStarted drops the error of shutting down a server that has ended by itself.
 func ignoreNotStarted(err error) error {
 	if err != nil && err.Error() == "dns: server not started" {
 		return nil
@@ -188,15 +188,15 @@ func ignoreNotStarted(err error) error {
 	return err
 }
 
-// handle answers one query; the library runs each in a goroutine of its own.
-func (s *Server) handle(ctx context.Context, w mdns.ResponseWriter, req *mdns.Msg) {
+// handleQuery answers one query. The library calls it in a goroutine for each query.
+func (s *Server) handleQuery(ctx context.Context, w mdns.ResponseWriter, req *mdns.Msg) {
 	client, ok := s.client(w.RemoteAddr())
 	if !ok {
 		return
 	}
 	resp, source := new(mdns.Msg).SetRcode(req, mdns.RcodeServerFailure), "none"
 	if release, ok := s.admit.enter(client); ok {
-		resp, source = s.answer(ctx, w.LocalAddr().Network(), req)
+		resp, source = s.answerQuery(ctx, w.LocalAddr().Network(), req)
 		release()
 	}
 	s.cfg.Metrics.queries.WithLabelValues(source, rcodeName(resp.Rcode)).Inc()
@@ -204,19 +204,20 @@ func (s *Server) handle(ctx context.Context, w mdns.ResponseWriter, req *mdns.Ms
 		resp.Truncate(udpSize(req))
 	}
 	if err := w.WriteMsg(resp); err != nil {
-		s.cfg.Logger.Debug("DNS answer cannot be sent", "to", w.RemoteAddr(), "err", err)
+		s.cfg.Logger.Debug("could not send DNS answer", "to", w.RemoteAddr(), "err", err)
 	}
 }
 
-// client returns who asks, if it is one to answer. A query that comes from a server's
-// port could be an answer sent back in a loop.
+// client returns the address of the client; ok is false if the client gets no answer. A
+// query from port 53 gets none, because two servers could otherwise answer each other in a
+// loop.
 func (s *Server) client(remote net.Addr) (netip.Addr, bool) {
 	a, err := netip.ParseAddrPort(remote.String())
 	client := a.Addr().Unmap()
 	return client, err == nil && s.cfg.Clients.Contains(client) && a.Port() != 53
 }
 
-func (s *Server) answer(ctx context.Context, network string, req *mdns.Msg) (resp *mdns.Msg, source string) {
+func (s *Server) answerQuery(ctx context.Context, network string, req *mdns.Msg) (resp *mdns.Msg, source string) {
 	fail := func(code int) (*mdns.Msg, string) {
 		return new(mdns.Msg).SetRcode(req, code), "none"
 	}
@@ -233,29 +234,30 @@ func (s *Server) answer(ctx context.Context, network string, req *mdns.Msg) (res
 		return fail(mdns.RcodeRefused)
 	}
 	t := s.table.Load()
-	if resp, ok := t.local(req); ok {
+	if resp, ok := t.answerLocally(req); ok {
 		return resp, "local"
 	}
-	if resp := s.forward(ctx, t.upstreams, network, req); resp != nil {
+	if resp := s.forwardQuery(ctx, t.upstreams, network, req); resp != nil {
 		return resp, "upstream"
 	}
 	return fail(mdns.RcodeServerFailure)
 }
 
-// forward asks the upstreams in turn until one answers; nil when none does in time.
-func (s *Server) forward(ctx context.Context, upstreams []string, network string, req *mdns.Msg) *mdns.Msg {
+// forwardQuery asks the upstreams in turn until one answers. It returns nil if none answers
+// in time.
+func (s *Server) forwardQuery(ctx context.Context, upstreams []string, network string, req *mdns.Msg) *mdns.Msg {
 	deadline := time.Now().Add(s.cfg.UpstreamTimeout)
 	for i, u := range upstreams {
-		// One that is silent leaves its share of the time to those after it.
+		// A silent upstream may use only its share of the remaining time.
 		share := time.Until(deadline) / time.Duration(len(upstreams)-i)
 		each, done := context.WithTimeout(ctx, share)
 		client := &mdns.Client{Net: network, UDPSize: mdns.DefaultMsgSize}
 		out := req.Copy()
-		out.Id = mdns.Id() // The client's own number is the client's to guess, not ours to show.
+		out.Id = mdns.Id() // A new random ID: the client may have chosen a guessable one.
 		resp, _, err := client.ExchangeContext(each, out, u)
 		done()
 		if err != nil || resp.Rcode == mdns.RcodeServerFailure && i < len(upstreams)-1 {
-			s.cfg.Logger.Debug("DNS upstream does not answer", "upstream", u, "err", err)
+			s.cfg.Logger.Debug("DNS upstream did not answer", "upstream", u, "err", err)
 			continue
 		}
 		resp.Id = req.Id
@@ -264,10 +266,10 @@ func (s *Server) forward(ctx context.Context, upstreams []string, network string
 	return nil
 }
 
-// udpSize is the longest answer the client can take over UDP.
+// udpSize returns the longest answer, in bytes, that is sent to the client over UDP.
 func udpSize(req *mdns.Msg) int {
 	if opt := req.IsEdns0(); opt != nil && opt.UDPSize() > mdns.MinMsgSize {
-		// Longer ones would be sent in fragments, which guests' firewalls drop.
+		// Longer answers would be fragmented, and guests' firewalls drop fragments.
 		return min(int(opt.UDPSize()), 1232)
 	}
 	return mdns.MinMsgSize

@@ -1,8 +1,9 @@
 // Package kernel observes and changes the network of the host it runs on, for netplug.
 //
-// It is the only package that imports netlink and nftables libraries, and runs nft(8). It decides nothing:
-// it tells what is (Observe) and makes one change at a time (Do). It acts on the network
-// namespace of the process, and needs CAP_NET_ADMIN there.
+// It is the only package that imports netlink and nftables libraries and that runs nft(8).
+// It makes no decisions: it reports the state of the host (Observe) and makes one change at
+// a time (Do). It acts on the network namespace of the process and needs CAP_NET_ADMIN
+// there.
 package kernel
 
 import (
@@ -20,7 +21,7 @@ import (
 	"virtmesh/netplug"
 )
 
-// Kernel is the network of the host. Its methods may be called at once.
+// Kernel implements netplug.Kernel for the host. Its methods may be called concurrently.
 type Kernel struct {
 	handle *netlink.Handle
 	nft    nft
@@ -28,7 +29,7 @@ type Kernel struct {
 
 var _ netplug.Kernel = (*Kernel)(nil)
 
-// New opens the network of the host.
+// New opens a netlink socket to the kernel.
 func New() (*Kernel, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -37,25 +38,25 @@ func New() (*Kernel, error) {
 	return &Kernel{handle: h}, nil
 }
 
-// Close closes what New opened. The network stays as it is.
+// Close closes the netlink socket. The network stays as it is.
 func (k *Kernel) Close() error {
 	k.handle.Close()
 	return nil
 }
 
-// Do makes one change.
+// Do makes one change to the host.
 func (k *Kernel) Do(ctx context.Context, op netplug.Op) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := k.do(ctx, op)
+	err := k.doOp(ctx, op)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("%w: %w", netplug.ErrUnsupported, err)
 	}
 	return err
 }
 
-func (k *Kernel) do(ctx context.Context, op netplug.Op) error {
+func (k *Kernel) doOp(ctx context.Context, op netplug.Op) error {
 	switch o := op.(type) {
 	case netplug.AddBridge:
 		return k.addBridge(o)
@@ -66,7 +67,7 @@ func (k *Kernel) do(ctx context.Context, op netplug.Op) error {
 	case netplug.SetSysctl:
 		return setSysctl(o)
 	case netplug.LoadFilter:
-		return k.nft.load(ctx, o.Ruleset)
+		return k.nft.loadRuleset(ctx, o.Ruleset)
 	}
 	name, change := k.linkChange(op)
 	if change == nil {
@@ -79,7 +80,7 @@ func (k *Kernel) do(ctx context.Context, op netplug.Op) error {
 	return change(link)
 }
 
-// linkChange returns the change of an existing link, and the link's name.
+// linkChange returns the function that changes an existing link, and the link's name.
 func (k *Kernel) linkChange(op netplug.Op) (name string, change func(netlink.Link) error) {
 	h := k.handle
 	switch o := op.(type) {

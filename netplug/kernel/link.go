@@ -11,13 +11,14 @@ import (
 	"virtmesh/netplug"
 )
 
-// scratchName is what a link is called until it has its alias. One that is found under
-// it is left from a process that died in between.
+// scratchName is the name of a link until its alias is set. A link found under this name was
+// left by a process that died in between.
 const scratchName = "vmnew"
 
-// addMarked makes a link that is known as ours from the moment it has its name: the kernel
-// takes no alias together with the request to make a link.
-func (k *Kernel) addMarked(l netlink.Link, name, alias string) error {
+// addMarkedLink makes a link under a scratch name, sets its alias and then renames it. So a
+// link with its final name always has its alias. The kernel takes no alias in the request
+// that makes a link.
+func (k *Kernel) addMarkedLink(l netlink.Link, name, alias string) error {
 	if old, err := k.handle.LinkByName(scratchName); err == nil {
 		if err := k.handle.LinkDel(old); err != nil {
 			return fmt.Errorf("remove link %s: %w", scratchName, err)
@@ -44,7 +45,7 @@ func (k *Kernel) addBridge(o netplug.AddBridge) error {
 	if o.VLANFiltering {
 		b.VlanFiltering = &o.VLANFiltering
 	}
-	if err := k.addMarked(b, o.Name, o.Alias); err != nil {
+	if err := k.addMarkedLink(b, o.Name, o.Alias); err != nil {
 		return err
 	}
 	if !o.VLANFiltering {
@@ -63,8 +64,8 @@ func (k *Kernel) setVLANFiltering(l netlink.Link, on bool) error {
 	return k.checkVLANFiltering(l.Attrs().Name, on)
 }
 
-// checkVLANFiltering finds out whether a bridge filters VLANs: a kernel without the
-// feature takes the setting without a word.
+// checkVLANFiltering checks whether the setting took effect. A kernel without VLAN filtering
+// accepts the setting without an error.
 func (k *Kernel) checkVLANFiltering(name string, want bool) error {
 	l, err := k.handle.LinkByName(name)
 	if err != nil {
@@ -87,7 +88,7 @@ func (k *Kernel) addVLAN(o netplug.AddVLAN) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.ParentIndex = parent.Attrs().Index
 	vlan := &netlink.Vlan{LinkAttrs: attrs, VlanId: o.ID, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}
-	err = k.addMarked(vlan, o.Name, o.Alias)
+	err = k.addMarkedLink(vlan, o.Name, o.Alias)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("VLAN links (CONFIG_VLAN_8021Q): %w", err)
 	}
@@ -105,8 +106,9 @@ func (k *Kernel) setMaster(l netlink.Link, master string) error {
 	return k.handle.LinkSetMaster(l, m)
 }
 
-// addTap makes a tap. It becomes persistent only after it has its alias: if the process
-// dies in between, the kernel removes the tap, since it can never be found again as ours.
+// addTap makes a tap. It makes the tap persistent only after setting its alias. If the
+// process dies in between, the kernel removes the tap, which netplug could not recognise as
+// its own.
 func (k *Kernel) addTap(o netplug.AddTap) error {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -125,8 +127,8 @@ func (k *Kernel) addTap(o netplug.AddTap) error {
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		return os.NewSyscallError("TUNSETIFF", err)
 	}
-	// The kernel wants both to fit where both are set, so one that is not asked for is
-	// not set.
+	// If both owner and group are set, the kernel requires both to match. So one that was
+	// not requested is not set.
 	if o.Owner != 0 {
 		if err := unix.IoctlSetInt(fd, unix.TUNSETOWNER, int(o.Owner)); err != nil {
 			return os.NewSyscallError("TUNSETOWNER", err)

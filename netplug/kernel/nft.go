@@ -16,19 +16,21 @@ import (
 	"virtmesh/netplug/ruleset"
 )
 
-// nft loads rulesets with nft(8), and tells over netlink which one is loaded.
+// nft loads rulesets with nft(8) and reads over netlink which one is loaded.
 type nft struct{}
 
-// markChain begins the name of a chain without rules, which remembers in its name what
-// was loaded: the kernel has no better place to note it within the transaction.
+// markChain begins the name of a chain without rules. The name holds the fingerprint and the
+// number of rules of the loaded ruleset, because the kernel has no better place to store
+// them in the same transaction.
 const markChain = "loaded_"
 
-// loadTimeout bounds nft(8), which needs a tenth of a second for the rules of 200 taps.
+// loadTimeout bounds a run of nft(8), which takes a tenth of a second for the rules of 200
+// taps.
 const loadTimeout = 30 * time.Second
 
-// load replaces the tables of the ruleset as one transaction. nft(8) reads the ruleset as
-// it is printed, so what one reads in a log is what the kernel has.
-func (n nft) load(ctx context.Context, rs ruleset.Ruleset) error {
+// loadRuleset replaces the tables of the ruleset in one transaction. nft(8) reads the
+// printed form of the ruleset, so a printed ruleset is exactly what the kernel has.
+func (n nft) loadRuleset(ctx context.Context, rs ruleset.Ruleset) error {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
@@ -46,8 +48,8 @@ func (n nft) load(ctx context.Context, rs ruleset.Ruleset) error {
 	return fmt.Errorf("load packet filter: nft: %w: %s", err, text)
 }
 
-// script is what nft(8) is given: each table is added, so that its removal succeeds where
-// there is none yet, removed, and made anew with the mark.
+// script returns the input for nft(8). It adds each table, so that deleting the table
+// succeeds even if it does not exist yet, deletes it, and makes it anew with the mark.
 func script(rs ruleset.Ruleset) string {
 	mark := fmt.Sprintf("%s%s_%d", markChain, rs.Fingerprint(), countRules(rs))
 	var b strings.Builder
@@ -70,9 +72,10 @@ func countRules(rs ruleset.Ruleset) int {
 	return n
 }
 
-// loaded returns the fingerprint of the ruleset in the kernel. One that is not whole any
-// more, because a chain or a rule was added or removed, is FilterChanged.
-func (n nft) loaded() (string, error) {
+// loadedFingerprint returns the fingerprint of the ruleset in the kernel, or empty if there
+// is none. It returns FilterChanged if a table, the mark or a rule was removed, or a rule
+// was added.
+func (n nft) loadedFingerprint() (string, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return "", fmt.Errorf("open nftables: %w", err)
@@ -105,8 +108,8 @@ func (n nft) loaded() (string, error) {
 	return fingerprintOf(chains, ours, rules), nil
 }
 
-// fingerprintOf reads the marks of our tables, which must be there once in each and agree
-// with one another and with the number of rules.
+// fingerprintOf returns the fingerprint in the marks of netplug's tables. Each table must
+// have one mark, and all marks must agree with each other and with the number of rules.
 func fingerprintOf(chains []*nftables.Chain, tables, rules int) string {
 	mark := ""
 	for _, c := range chains {
@@ -126,8 +129,8 @@ func fingerprintOf(chains []*nftables.Chain, tables, rules int) string {
 	return fingerprint
 }
 
-// rulesIn counts the rules of our table in a family. The library lists rules chain by
-// chain only, which is one listing for every tap.
+// rulesIn counts the rules of netplug's table in a family. It does not use the nftables
+// library, which lists rules only chain by chain: that would be one listing for every tap.
 func rulesIn(f nftables.TableFamily) (int, error) {
 	conn, err := mdl.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {

@@ -16,17 +16,17 @@ import (
 	"virtmesh/netplug"
 )
 
-// dumpTries is how often a listing is begun anew when the kernel says that it changed
-// while it was read.
+// dumpTries is how often a listing is tried when the kernel reports that the listed objects
+// changed in the meantime.
 const dumpTries = 5
 
-// Observe returns the state of the host.
+// Observe returns the network state of the host, with the values of the sysctls that exist.
 func (k *Kernel) Observe(ctx context.Context, sysctls []string) (netplug.World, error) {
 	if err := ctx.Err(); err != nil {
 		return netplug.World{}, err
 	}
 	w := netplug.World{Sysctls: readSysctls(sysctls)}
-	links, err := dump(k.handle.LinkList)
+	links, err := listUndisturbed(k.handle.LinkList)
 	if err != nil {
 		return w, fmt.Errorf("list links: %w", err)
 	}
@@ -43,13 +43,13 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []string) (netplug.World, 
 	for _, l := range links {
 		w.Links = append(w.Links, d.link(l))
 	}
-	if w.Filter, err = k.nft.loaded(); err != nil {
+	if w.Filter, err = k.nft.loadedFingerprint(); err != nil {
 		return w, fmt.Errorf("read packet filter: %w", err)
 	}
 	return w, nil
 }
 
-// details are what a listing of links does not tell, by index of the link.
+// details holds, by index of the link, what a listing of links does not contain.
 type details struct {
 	names     map[int]string
 	filtering map[int]bool
@@ -60,7 +60,7 @@ type details struct {
 }
 
 func (k *Kernel) readDetails(d *details) error {
-	addrs, err := dump(func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, unix.AF_UNSPEC) })
+	addrs, err := listUndisturbed(func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, unix.AF_UNSPEC) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -87,7 +87,7 @@ func (k *Kernel) readDetails(d *details) error {
 	return nil
 }
 
-// link puts together what is known of a link.
+// link combines everything that is known about a link.
 func (d details) link(l netlink.Link) netplug.Link {
 	a := l.Attrs()
 	out := netplug.Link{
@@ -122,10 +122,10 @@ func (d details) link(l netlink.Link) netplug.Link {
 	return out
 }
 
-// rawLinks calls the function with the attributes of each link, as the kernel lists them
-// for an address family.
+// rawLinks calls each with the index and the attributes of every link, as the kernel lists
+// them for an address family.
 func rawLinks(family int, each func(index int, attrs []syscall.NetlinkRouteAttr) error) error {
-	msgs, err := dump(func() ([][]byte, error) {
+	msgs, err := listUndisturbed(func() ([][]byte, error) {
 		req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
 		req.AddData(nl.NewIfInfomsg(family))
 		return req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
@@ -169,8 +169,8 @@ func isolatedPorts() (map[int]bool, error) {
 	return ports, err
 }
 
-// carriers returns the indexes of links with a carrier. The flag among a link's flags is
-// not set while the link is down, but this is.
+// carriers returns the indexes of links with a carrier. It reads IFLA_CARRIER because the
+// flag among the link's flags is never set while the link is down.
 func carriers() (map[int]bool, error) {
 	links := make(map[int]bool)
 	err := rawLinks(unix.AF_UNSPEC, func(index int, attrs []syscall.NetlinkRouteAttr) error {
@@ -184,8 +184,9 @@ func carriers() (map[int]bool, error) {
 	return links, err
 }
 
-// dump lists until a listing was not disturbed.
-func dump[T any](list func() ([]T, error)) (out []T, err error) {
+// listUndisturbed repeats a listing until nothing changed while it was read, at most
+// dumpTries times.
+func listUndisturbed[T any](list func() ([]T, error)) (out []T, err error) {
 	for range dumpTries {
 		if out, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return out, err

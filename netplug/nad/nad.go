@@ -1,12 +1,12 @@
-// Package nad reads the CNI configuration of a NetworkAttachmentDefinition and says what
-// it asks of netplug.
+// Package nad parses the CNI configuration of a NetworkAttachmentDefinition and returns the
+// settings of a tap that it asks for.
 //
-// Understood are the plugin types "bridge" and "cnv-bridge", alone or first in a list of
-// plugins, where "tuning" and "cnv-tuning" may follow. What a configuration asks for and a
-// host cannot give is an error that names the field, rather than left out without a word;
-// fields that no plugin of these types has are passed over, as CNI demands.
+// It supports the plugin types "bridge" and "cnv-bridge", alone or first in a list of
+// plugins, where "tuning" and "cnv-tuning" may follow. A setting that a host cannot provide
+// is an error that names the field; it is never ignored silently. Fields that no plugin of
+// these types has are ignored, as CNI requires.
 //
-// The package does not read the surrounding object, and decides nothing about hosts.
+// The package does not read the surrounding object and makes no decisions about hosts.
 package nad
 
 import (
@@ -19,7 +19,7 @@ import (
 	"virtmesh/netplug"
 )
 
-// ErrUnsupportedType is wrapped by the error for a plugin type that is not understood.
+// ErrUnsupportedType is wrapped by the error for an unsupported plugin type.
 var ErrUnsupportedType = errors.New("plugin type is not supported")
 
 // FieldError says what is wrong with one field of a configuration.
@@ -43,14 +43,15 @@ type Network struct {
 	PreserveDefaultVLAN bool
 	// MTU of the card; 0 for the default.
 	MTU int
-	// MACSpoofCheck lets only frames from the card's own address out of the guest.
+	// MACSpoofCheck drops frames from the guest whose source address is not the card's
+	// MAC.
 	MACSpoofCheck bool
-	// Isolated keeps cards with this flag from talking to one another.
+	// Isolated prevents cards with this flag from talking to each other.
 	Isolated bool
 }
 
-// config is a plugin configuration, or a list of them. Pointers tell a field that is
-// missing from one that is empty.
+// config is a plugin configuration, or a list of them. Pointers distinguish a missing field
+// from an empty one.
 type config struct {
 	CNIVersion string    `json:"cniVersion"`
 	Name       string    `json:"name"`
@@ -83,7 +84,7 @@ const (
 	maxConfig     = 64 << 10
 )
 
-// Parse reads a configuration. An error wraps a *FieldError for each fault found, or
+// Parse parses a configuration. The error wraps a *FieldError for each fault, or
 // ErrUnsupportedType.
 func Parse(data string) (Network, error) {
 	if strings.TrimSpace(data) == "" {
@@ -106,7 +107,7 @@ func Parse(data string) (Network, error) {
 	return plugin.network(c.Name), nil
 }
 
-// describe names the field that JSON had a wrong kind of value for.
+// describe turns a JSON error about a value of the wrong type into a *FieldError.
 func describe(err error) error {
 	var kind *json.UnmarshalTypeError
 	if errors.As(err, &kind) && kind.Field != "" {
@@ -115,14 +116,15 @@ func describe(err error) error {
 	return err
 }
 
-// plugin returns the configuration that describes the network, and where it is.
+// plugin returns the plugin configuration that describes the network, and the prefix of its
+// field paths.
 func (c config) plugin() (plugin config, field string, err error) {
 	if c.Plugins == nil {
 		return c, "", c.checkType("type")
 	}
 	plugins := *c.Plugins
 	if c.Type != "" {
-		return config{}, "", &FieldError{Field: "type", Reason: "cannot go with plugins"}
+		return config{}, "", &FieldError{Field: "type", Reason: "cannot be combined with plugins"}
 	}
 	if len(plugins) == 0 {
 		return config{}, "", &FieldError{Field: "plugins", Reason: "is empty"}
@@ -145,7 +147,7 @@ func (c config) checkType(field string) error {
 	return fmt.Errorf("%s: %q: %w; want bridge or cnv-bridge", field, c.Type, ErrUnsupportedType)
 }
 
-// check reports what a host cannot give.
+// check returns an error for each setting that is invalid or that a host cannot provide.
 func (c config) check(at string) error {
 	var errs []error
 	bad := func(when bool, field, format string, args ...any) {
@@ -153,7 +155,7 @@ func (c config) check(at string) error {
 			errs = append(errs, &FieldError{Field: at + field, Reason: fmt.Sprintf(format, args...)})
 		}
 	}
-	bad(c.Plugins != nil && at != "", "plugins", "cannot be within plugins")
+	bad(c.Plugins != nil && at != "", "plugins", "cannot be nested in plugins")
 	bad(c.VLAN != nil && (*c.VLAN < 0 || *c.VLAN > maxVLAN), "vlan", "%d is not between 0 and %d", deref(c.VLAN), maxVLAN)
 	bad(c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU), "mtu", "%d is not between %d and %d", c.MTU, minMTU, maxMTU)
 	bad(len(c.VLANTrunk) > 0, "vlanTrunk", "is not supported for virtual machines")
@@ -167,16 +169,16 @@ func (c config) check(at string) error {
 	} {
 		bad(f.on, f.name, "is not supported: the host has no address on this network")
 	}
-	// A tenant's network must not lead onto the host's own, whose guests are trusted to
-	// have been given their addresses.
-	bad(strings.HasPrefix(c.bridge(), netplug.TapPrefix), "bridge", "%q: names that begin with %q are kept for the host", c.bridge(), netplug.TapPrefix)
+	// A tenant's network must not lead to a network of the host itself, where guests are
+	// trusted to use the addresses assigned to them.
+	bad(strings.HasPrefix(c.bridge(), netplug.TapPrefix), "bridge", "%q: names that begin with %q are reserved for the host", c.bridge(), netplug.TapPrefix)
 	if err := (netplug.Bridge{Name: c.bridge()}).Validate(); err != nil {
 		bad(true, "bridge", "%q cannot name a bridge", c.bridge())
 	}
 	return errors.Join(errs...)
 }
 
-// bridge is the name, with the plugin's default.
+// bridge returns the name of the bridge, or the plugin's default.
 func (c config) bridge() string {
 	if c.Bridge == "" {
 		return defaultBridge
@@ -184,7 +186,7 @@ func (c config) bridge() string {
 	return c.Bridge
 }
 
-// network says what the checked configuration asks for.
+// network returns what the checked configuration asks for.
 func (c config) network(name string) Network {
 	n := Network{
 		Name:          name,
@@ -194,7 +196,7 @@ func (c config) network(name string) Network {
 		MACSpoofCheck: c.MACSpoofCheck,
 		Isolated:      c.PortIsolation,
 	}
-	// The plugin keeps the default VLAN unless told otherwise.
+	// The CNI plugin keeps the default VLAN unless preserveDefaultVlan is false.
 	n.PreserveDefaultVLAN = n.VLAN != 0 && (c.PreserveDefaultVLAN == nil || *c.PreserveDefaultVLAN)
 	return n
 }
@@ -206,7 +208,7 @@ func deref(p *int) int {
 	return *p
 }
 
-// Attach returns the tap as a card of the network.
+// Attach returns the tap with the settings of the network.
 func (n Network) Attach(t netplug.Tap) netplug.Tap {
 	t.Bridge = n.Bridge
 	t.VLAN = n.VLAN

@@ -57,7 +57,7 @@ func TestParseErrors(t *testing.T) {
 		`{"type":"bridge","isGateway":true}`:             "isGateway: is not supported",
 		`{"type":"bridge","vlanTrunk":[{"id":1}]}`:       "vlanTrunk: is not supported",
 		`{"plugins":[]}`: "plugins: is empty",
-		`{"type":"bridge","plugins":[{"type":"bridge"}]}`:                     "type: cannot go with plugins",
+		`{"type":"bridge","plugins":[{"type":"bridge"}]}`:                     "type: cannot be combined with plugins",
 		`{"plugins":[{"plugins":[{"type":"bridge"}]}]}`:                       "plugins[0].type: is missing",
 		`{"plugins":[{"type":"bridge","vlan":9999}]}`:                         "plugins[0].vlan: 9999",
 		`{"type":"bridge","bridge":"` + strings.Repeat("a", maxConfig) + `"}`: "config: is longer",

@@ -1,7 +1,8 @@
-// Package netplugtest helps to test what uses netplug: a kernel in memory, the suite that
-// every kernel passes, and network namespaces for tests of the real one.
+// Package netplugtest helps to test packages that use netplug. It has a kernel in memory,
+// the suite that every netplug.Kernel must pass, and network namespaces for tests of the
+// real kernel.
 //
-// Only tests import it.
+// Only tests may import it.
 package netplugtest
 
 import (
@@ -17,19 +18,19 @@ import (
 	"virtmesh/netplug"
 )
 
-// Fake is a kernel in memory. Its methods may be called at once.
+// Fake is a netplug.Kernel in memory. Its methods may be called concurrently.
 type Fake struct {
 	mu    sync.Mutex
 	world netplug.World
 	fail  func(netplug.Op) error
 	done  []netplug.Op
-	// NoVLANs makes it a kernel without VLANs, as some are built.
+	// noVLANs makes it a kernel that was built without VLANs.
 	noVLANs bool
 }
 
 var _ netplug.Kernel = (*Fake)(nil)
 
-// NewFake returns a kernel with the links, as a host has before netplug comes.
+// NewFake returns a kernel with the given links, which belong to the host.
 func NewFake(links ...netplug.Link) *Fake {
 	return &Fake{world: netplug.World{Links: links, Sysctls: map[string]string{"net/ipv4/ip_forward": "0"}}}
 }
@@ -40,14 +41,15 @@ func (f *Fake) WithoutVLANs() *Fake {
 	return f
 }
 
-// FailWhen makes operations fail for which the function returns an error; nil ends it.
+// FailWhen makes every operation fail for which fail returns an error. A nil fail makes no
+// operation fail.
 func (f *Fake) FailWhen(fail func(netplug.Op) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.fail = fail
 }
 
-// Done returns the operations done since it was last called.
+// Done returns the operations carried out since the last call of Done.
 func (f *Fake) Done() []netplug.Op {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -56,7 +58,7 @@ func (f *Fake) Done() []netplug.Op {
 	return done
 }
 
-// Change changes the world behind netplug's back.
+// Change changes the world without netplug's knowledge.
 func (f *Fake) Change(change func(*netplug.World)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -81,7 +83,7 @@ func (f *Fake) copy() netplug.World {
 	return w
 }
 
-// Observe returns the world with the sysctls asked for.
+// Observe returns the world with the requested sysctls.
 func (f *Fake) Observe(ctx context.Context, sysctls []string) (netplug.World, error) {
 	if err := ctx.Err(); err != nil {
 		return netplug.World{}, err
@@ -93,7 +95,7 @@ func (f *Fake) Observe(ctx context.Context, sysctls []string) (netplug.World, er
 	return w, nil
 }
 
-// Do makes a change.
+// Do makes one change to the world.
 func (f *Fake) Do(ctx context.Context, op netplug.Op) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -105,22 +107,22 @@ func (f *Fake) Do(ctx context.Context, op netplug.Op) error {
 			return err
 		}
 	}
-	if err := f.do(op); err != nil {
+	if err := f.doOp(op); err != nil {
 		return err
 	}
 	f.done = append(f.done, op)
 	return nil
 }
 
-func (f *Fake) do(op netplug.Op) error {
+func (f *Fake) doOp(op netplug.Op) error {
 	switch o := op.(type) {
 	case netplug.AddBridge:
 		if o.VLANFiltering && f.noVLANs {
 			return netplug.ErrUnsupported
 		}
-		return f.add(netplug.Link{Name: o.Name, Kind: netplug.KindBridge, Alias: o.Alias, VLANFiltering: o.VLANFiltering})
+		return f.addLink(netplug.Link{Name: o.Name, Kind: netplug.KindBridge, Alias: o.Alias, VLANFiltering: o.VLANFiltering})
 	case netplug.AddTap:
-		return f.add(netplug.Link{
+		return f.addLink(netplug.Link{
 			Name: o.Name, Kind: netplug.KindTap, Alias: o.Alias,
 			Owner: o.Owner, Group: o.Group, MultiQueue: o.MultiQueue,
 		})
@@ -128,12 +130,12 @@ func (f *Fake) do(op netplug.Op) error {
 		if f.noVLANs {
 			return netplug.ErrUnsupported
 		}
-		if _, err := f.find(o.Parent); err != nil {
+		if _, err := f.findLink(o.Parent); err != nil {
 			return err
 		}
-		return f.add(netplug.Link{Name: o.Name, Kind: netplug.KindVLAN, Alias: o.Alias, Parent: o.Parent, VLANID: o.ID})
+		return f.addLink(netplug.Link{Name: o.Name, Kind: netplug.KindVLAN, Alias: o.Alias, Parent: o.Parent, VLANID: o.ID})
 	case netplug.DelLink:
-		return f.del(o.Name)
+		return f.delLink(o.Name)
 	case netplug.SetSysctl:
 		return f.setSysctl(o)
 	case netplug.LoadFilter:
@@ -147,11 +149,11 @@ func (f *Fake) do(op netplug.Op) error {
 	case netplug.SetMaster:
 		return f.setMaster(o)
 	}
-	return f.set(op)
+	return f.changeLink(op)
 }
 
-// set changes one link.
-func (f *Fake) set(op netplug.Op) error {
+// changeLink changes one link.
+func (f *Fake) changeLink(op netplug.Op) error {
 	var name string
 	var change func(l *netplug.Link)
 	switch o := op.(type) {
@@ -183,7 +185,7 @@ func (f *Fake) set(op netplug.Op) error {
 	default:
 		return fmt.Errorf("no such operation: %T", op)
 	}
-	l, err := f.find(name)
+	l, err := f.findLink(name)
 	if err != nil {
 		return err
 	}
@@ -206,7 +208,7 @@ func delPortVLAN(l *netplug.Link, id int) {
 	l.PortVLANs = slices.DeleteFunc(l.PortVLANs, func(v netplug.PortVLAN) bool { return v.ID == id })
 }
 
-func (f *Fake) find(name string) (*netplug.Link, error) {
+func (f *Fake) findLink(name string) (*netplug.Link, error) {
 	for i := range f.world.Links {
 		if f.world.Links[i].Name == name {
 			return &f.world.Links[i], nil
@@ -215,9 +217,9 @@ func (f *Fake) find(name string) (*netplug.Link, error) {
 	return nil, fmt.Errorf("no link %s", name)
 }
 
-// add makes a link, with the parameters that links have.
-func (f *Fake) add(l netplug.Link) error {
-	if _, err := f.find(l.Name); err == nil {
+// addLink makes a link, with the kernel parameters that a link has.
+func (f *Fake) addLink(l netplug.Link) error {
+	if _, err := f.findLink(l.Name); err == nil {
 		return fmt.Errorf("link %s exists", l.Name)
 	}
 	l.MTU = 1500
@@ -228,9 +230,9 @@ func (f *Fake) add(l netplug.Link) error {
 	return nil
 }
 
-// del removes a link, and with it what hangs on it.
-func (f *Fake) del(name string) error {
-	if _, err := f.find(name); err != nil {
+// delLink removes a link and its VLANs, and unplugs its ports.
+func (f *Fake) delLink(name string) error {
+	if _, err := f.findLink(name); err != nil {
 		return err
 	}
 	f.world.Links = slices.DeleteFunc(f.world.Links, func(l netplug.Link) bool {
@@ -248,7 +250,7 @@ func (f *Fake) del(name string) error {
 func unplug(l *netplug.Link) { l.Master, l.Isolated, l.PortVLANs = "", false, nil }
 
 func (f *Fake) setMaster(o netplug.SetMaster) error {
-	l, err := f.find(o.Link)
+	l, err := f.findLink(o.Link)
 	if err != nil {
 		return err
 	}
@@ -256,7 +258,7 @@ func (f *Fake) setMaster(o netplug.SetMaster) error {
 	if o.Master == "" {
 		return nil
 	}
-	m, err := f.find(o.Master)
+	m, err := f.findLink(o.Master)
 	if err != nil {
 		return err
 	}

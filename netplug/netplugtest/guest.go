@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Guest is a machine on a tap: a network namespace with a card "eth0" that is wired to the
-// tap as a virtual machine's is, by a process that holds the tap open.
+// Guest simulates a virtual machine on a tap. It is a network namespace with a card "eth0".
+// Like QEMU, the test process holds the tap open and copies frames between tap and card.
 type Guest struct {
 	*Host
 	files []*os.File
@@ -19,8 +19,8 @@ type Guest struct {
 	once  sync.Once
 }
 
-// NewGuest opens the tap and gives a new namespace a card with the address. It lasts until
-// the end of the test or Stop.
+// NewGuest opens the tap and makes a namespace whose card has the MAC address. The guest
+// lasts until Stop or the end of the test.
 func NewGuest(t testing.TB, tap string, mac net.HardwareAddr) *Guest {
 	t.Helper()
 	g := &Guest{Host: NewHost(t)}
@@ -29,7 +29,7 @@ func NewGuest(t testing.TB, tap string, mac net.HardwareAddr) *Guest {
 	return g
 }
 
-// AddCard gives the machine a further card on a tap.
+// AddCard adds a card on another tap to the guest.
 func (g *Guest) AddCard(t testing.TB, name, tap string, mac net.HardwareAddr) {
 	t.Helper()
 	outer, err := OpenTap(tap, 0)
@@ -48,11 +48,11 @@ func (g *Guest) AddCard(t testing.TB, name, tap string, mac net.HardwareAddr) {
 	g.files = append(g.files, outer, inner)
 	g.Run("ip", "link", "set", name, "address", mac.String(), "up")
 	g.wg.Add(2)
-	go g.wire(inner, outer)
-	go g.wire(outer, inner)
+	go g.copyFrames(inner, outer)
+	go g.copyFrames(outer, inner)
 }
 
-// Stop ends the machine: its taps are no longer held open.
+// Stop ends the guest and closes its taps.
 func (g *Guest) Stop() {
 	g.once.Do(func() {
 		for _, f := range g.files {
@@ -62,9 +62,9 @@ func (g *Guest) Stop() {
 	})
 }
 
-// wire carries frames one way until an end is closed or its tap removed. A frame that the
-// other end does not take, since it is down, is lost, as on a wire.
-func (g *Guest) wire(to, from *os.File) {
+// copyFrames copies frames in one direction until an end is closed or its tap is removed. A
+// frame is lost if the other end does not take it because it is down.
+func (g *Guest) copyFrames(to, from *os.File) {
 	defer g.wg.Done()
 	buf := make([]byte, 65536)
 	for {
@@ -78,9 +78,9 @@ func (g *Guest) wire(to, from *os.File) {
 	}
 }
 
-// OpenTap attaches to a tap of this namespace, or makes one that is gone when it is
-// closed. The flags, such as IFF_VNET_HDR, are added to those that every user of a tap
-// asks for.
+// OpenTap opens a tap of this namespace. If there is none with the name, it makes one that
+// disappears when it is closed. The flags, such as IFF_VNET_HDR, are added to IFF_TAP and
+// IFF_NO_PI.
 func OpenTap(name string, flags uint16) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -20,10 +20,10 @@ import (
 // inNamespace is set in the environment of a test that runs in its own namespace.
 const inNamespace = "VIRTMESH_TEST_NETNS"
 
-// OwnNamespace runs the calling test in a network namespace of its own, where it may do
-// as it likes: in the outer process it runs the test once more as a child there, reports
-// how it went and returns false; in the child it returns true. The whole child process is
-// in the namespace, so no goroutine can find itself in another one.
+// OwnNamespace runs the calling test in a network namespace of its own, where the test may
+// change anything. In the outer process it runs the test again in a child process in the
+// new namespace, reports the result and returns false. In the child it returns true. The
+// whole child process is in the namespace, so no goroutine can run in another one.
 //
 //	func TestX(t *testing.T) {
 //		if !netplugtest.OwnNamespace(t) {
@@ -32,7 +32,7 @@ const inNamespace = "VIRTMESH_TEST_NETNS"
 //		...
 //	}
 //
-// Users other than root skip the test.
+// It skips the test unless it runs as root.
 func OwnNamespace(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(inNamespace) == t.Name() {
@@ -68,7 +68,7 @@ func OwnNamespace(t *testing.T) bool {
 	return false
 }
 
-// mountSys shows the links of this namespace in /sys, for this process only.
+// mountSys mounts /sys so that it shows the links of this namespace, for this process only.
 func mountSys() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_PRIVATE|syscall.MS_REC, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -79,7 +79,7 @@ func mountSys() error {
 	return nil
 }
 
-// Run runs a command and returns what it printed; the test fails if the command does.
+// Run runs a command and returns its output. It fails the test if the command fails.
 func Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
@@ -89,8 +89,7 @@ func Run(t testing.TB, name string, args ...string) string {
 	return string(out)
 }
 
-// Host is another network namespace beside the test's own, such as a guest or the world
-// outside.
+// Host is a network namespace besides the test's own, such as a guest or an outside host.
 type Host struct {
 	t   testing.TB
 	cmd *exec.Cmd
@@ -99,7 +98,7 @@ type Host struct {
 // NewHost makes a network namespace that lasts until the end of the test.
 func NewHost(t testing.TB) *Host {
 	t.Helper()
-	// It ends with its input, so it does not outlive a test that is killed.
+	// cat ends when its input is closed, so it does not outlive a killed test.
 	cmd := exec.Command("cat")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	input, err := cmd.StdinPipe()
@@ -118,7 +117,7 @@ func NewHost(t testing.TB) *Host {
 	return h
 }
 
-// PID is that of a process in the namespace, which names it to ip(8).
+// PID returns the ID of a process in the namespace, by which ip(8) finds the namespace.
 func (h *Host) PID() string { return fmt.Sprint(h.cmd.Process.Pid) }
 
 // Command returns a command that runs in the namespace.
@@ -126,7 +125,8 @@ func (h *Host) Command(name string, args ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{"-t", h.PID(), "-n", "--", name}, args...)...)
 }
 
-// Run runs a command in the namespace; the test fails if the command does.
+// Run runs a command in the namespace and returns its output. It fails the test if the
+// command fails.
 func (h *Host) Run(name string, args ...string) string {
 	h.t.Helper()
 	out, err := h.Command(name, args...).CombinedOutput()
@@ -136,19 +136,19 @@ func (h *Host) Run(name string, args ...string) string {
 	return string(out)
 }
 
-// Try runs a command in the namespace and says how it went.
+// Try runs a command in the namespace and returns its output and error.
 func (h *Host) Try(name string, args ...string) (string, error) {
 	out, err := h.Command(name, args...).CombinedOutput()
 	return string(out), err
 }
 
-// Do calls the function on a thread in the namespace. Sockets and files that it opens stay
-// in the namespace and can be used anywhere.
+// Do calls f on a thread in the namespace. Sockets and files that f opens belong to the
+// namespace, and any goroutine can use them.
 func (h *Host) Do(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		// The thread ends with the goroutine, since it stays locked: it must not go on
-		// in the wrong namespace.
+		// The goroutine never unlocks the thread, so the thread ends with it. The thread
+		// must not run other goroutines in the wrong namespace.
 		runtime.LockOSThread()
 		ns, err := unix.Open("/proc/"+h.PID()+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -165,8 +165,8 @@ func (h *Host) Do(f func() error) error {
 	return <-result
 }
 
-// Serve answers every TCP connection to the address with the text, until the end of the
-// test.
+// Serve listens on addr in the namespace and sends text on every TCP connection, until the
+// end of the test.
 func (h *Host) Serve(addr, text string) {
 	h.t.Helper()
 	var ln net.Listener
@@ -177,20 +177,20 @@ func (h *Host) Serve(addr, text string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	serve(h.t, ln, text)
+	serveText(h.t, ln, text)
 }
 
-// Serve does the same in the test's own namespace.
+// Serve is Host.Serve in the test's own namespace.
 func Serve(t testing.TB, addr, text string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	serve(t, ln, text)
+	serveText(t, ln, text)
 }
 
-func serve(t testing.TB, ln net.Listener, text string) {
+func serveText(t testing.TB, ln net.Listener, text string) {
 	var wg sync.WaitGroup
 	wg.Go(func() { answerAll(ln, text) })
 	t.Cleanup(func() {
@@ -210,7 +210,7 @@ func answerAll(ln net.Listener, text string) {
 	}
 }
 
-// Get connects to the address over TCP and returns what it is told.
+// Get connects to the address over TCP and returns everything that it receives.
 func (h *Host) Get(addr string, timeout time.Duration) (string, error) {
 	var conn net.Conn
 	err := h.Do(func() (err error) {

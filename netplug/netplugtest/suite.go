@@ -9,8 +9,8 @@ import (
 	"virtmesh/netplug"
 )
 
-// TestKernel is the suite that every netplug.Kernel passes. The kernel must be that of an
-// empty namespace; uplink is a link in it that the suite may use.
+// TestKernel is the test suite that every netplug.Kernel must pass. The namespace of the
+// kernel must be empty except for the link uplink, which the suite may use.
 func TestKernel(t *testing.T, k netplug.Kernel, uplink string) {
 	s := suite{k: k, uplink: uplink}
 	t.Run("BridgeAndTap", s.bridgeAndTap)
@@ -43,7 +43,7 @@ func (s suite) world(t *testing.T, sysctls ...string) netplug.World {
 	return w
 }
 
-// line returns the printed form of a link; empty when there is none.
+// line returns the printed form of a link; empty if there is no such link.
 func (s suite) line(t *testing.T, name string) string {
 	t.Helper()
 	for _, l := range s.world(t).Links {
@@ -140,7 +140,8 @@ func (s suite) filter(t *testing.T) {
 	}
 }
 
-// vlans holds whether the kernel has VLANs or not: it must say so, and leave nothing.
+// vlans passes on kernels with and without VLANs. A kernel without them must return
+// ErrUnsupported and leave no link behind.
 func (s suite) vlans(t *testing.T) {
 	err := s.k.Do(t.Context(), netplug.AddVLAN{Name: "vm-v", Alias: "virtmesh:vlan:", Parent: s.uplink, ID: 7})
 	switch {

@@ -7,14 +7,13 @@ import (
 	"strings"
 )
 
-// Match is a condition on a packet. The set of matches is closed: the types of this
-// file.
+// Match is a condition on a packet. Only the types of this file implement it.
 type Match interface {
 	fmt.Stringer
 	match()
 }
 
-// Direction tells the two ends of a packet apart.
+// Direction names one of the two ends of a packet.
 type Direction string
 
 // The directions.
@@ -23,8 +22,8 @@ const (
 	Destination Direction = "d"
 )
 
-// InInterface holds when the packet came in through Name; a trailing * matches any name
-// that begins so. In a bridge table this is the port, elsewhere the bridge.
+// InInterface holds when the packet came in through Name. A trailing * matches any name with
+// that prefix. In a bridge table the interface is the port, in other tables the bridge.
 type InInterface struct {
 	Name string
 	Not  bool
@@ -66,7 +65,7 @@ type NotIPv4 struct{}
 // Protocol is a transport protocol.
 type Protocol string
 
-// The transport protocols netplug tells apart.
+// The transport protocols that netplug distinguishes.
 const (
 	TCP Protocol = "tcp"
 	UDP Protocol = "udp"
@@ -170,27 +169,27 @@ func (ICMPEcho) match()      {}
 func (Tracked) match()       {}
 func (Translated) match()    {}
 
-// Verdict is what a rule does with a packet. The set is closed: the types below.
+// Verdict is what a rule does with a packet. Only the types below implement it.
 type Verdict interface {
 	fmt.Stringer
 	verdict()
 }
 
-// Accept lets the packet pass this table.
+// Accept ends the table's evaluation of the packet and lets the packet pass.
 type Accept struct{}
 
 // Drop discards the packet without an answer.
 type Drop struct{}
 
-// Jump goes on in another chain of the same table.
+// Jump continues in another chain of the same table.
 type Jump struct{ Chain string }
 
-// Lookup goes on with what a map of the same table says for the interface the packet
-// came in through; a packet of an interface that the map does not name goes on with the
-// next rule.
+// Lookup applies the verdict that a map of the same table has for the interface through
+// which the packet came in. If the map has no entry for the interface, the next rule is
+// evaluated.
 type Lookup struct{ Map string }
 
-// Masquerade sends the packet out under the address of the interface it leaves by.
+// Masquerade gives the packet the address of its outgoing interface as the source address.
 type Masquerade struct{}
 
 // String prints the verdict as nft(8) reads it.

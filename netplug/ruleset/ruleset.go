@@ -1,11 +1,11 @@
 // Package ruleset describes a packet filter as a value: tables, chains, rules.
 //
-// It exists so that the decision what to filter is a pure function whose result can be
-// printed, compared and tested without a kernel; String prints the syntax that nft(8)
-// reads. Package netplug builds these values and package netplug/kernel loads them.
+// With it, the decision what to filter is a pure function whose result can be printed,
+// compared and tested without a kernel. String prints the syntax that nft(8) reads. Package
+// netplug builds these values and package netplug/kernel loads them.
 //
-// The package knows only the few matches and verdicts that netplug needs. It does not
-// parse, and it does not talk to the kernel.
+// The package has only the matches and verdicts that netplug needs. It does not parse
+// rulesets, and it does not talk to the kernel.
 package ruleset
 
 import (
@@ -18,14 +18,14 @@ import (
 // Family is the address family of a table.
 type Family string
 
-// The families netplug uses.
+// The families that netplug uses.
 const (
 	Inet   Family = "inet"
 	Bridge Family = "bridge"
 )
 
-// Ruleset is a whole wanted packet filter. The tables it names are replaced as one
-// transaction; a table without chains is removed.
+// Ruleset is a whole wanted packet filter. Its tables are replaced in one transaction; a
+// table without chains is removed.
 type Ruleset struct {
 	Tables []Table
 }
@@ -38,8 +38,8 @@ type Table struct {
 	Chains []Chain
 }
 
-// VerdictMap is a named map from the name of an interface to a verdict, so that a
-// packet finds its chain at the same cost however many interfaces there are.
+// VerdictMap is a named map from the name of an interface to a verdict. The cost of finding
+// the chain for a packet does not depend on the number of interfaces.
 type VerdictMap struct {
 	Name    string
 	Entries []MapEntry
@@ -51,8 +51,8 @@ type MapEntry struct {
 	Verdict   Verdict
 }
 
-// Chain is a list of rules, run from the top until one gives a verdict. Hook is nil for
-// a chain that is only jumped to.
+// Chain is a list of rules that is evaluated from the top until a rule gives a verdict.
+// Hook is nil for a chain that is only the target of jumps.
 type Chain struct {
 	Name  string
 	Hook  *Hook
@@ -68,8 +68,8 @@ const (
 	NAT    ChainType = "nat"
 )
 
-// Hook places a base chain into the path of packets. Its policy is always accept: what
-// is not ours is not judged by us.
+// Hook places a base chain into the path of packets. The policy of the chain is always
+// accept, so that packets which no rule matches pass.
 type Hook struct {
 	Type     ChainType
 	Point    Point
@@ -87,13 +87,13 @@ const (
 	Postrouting Point = "postrouting"
 )
 
-// Rule applies Do to packets for which all of If hold.
+// Rule applies the verdict Do to packets for which all matches in If hold.
 type Rule struct {
 	If []Match
 	Do Verdict
 }
 
-// Fingerprint identifies the ruleset by its content.
+// Fingerprint returns a hash of the ruleset's content.
 func (r Ruleset) Fingerprint() string {
 	sum := sha256.Sum256([]byte(r.String()))
 	return hex.EncodeToString(sum[:8])
