@@ -144,7 +144,7 @@ func agentInit(c *cli.Context) error {
 	if err := membership.Init(config.MembershipConfig, config.File(c.String("config"))); err != nil {
 		return err
 	}
-	return announce(c, fmt.Sprintf("%s is the first host of a new mesh", config.Name))
+	return announceHost(c, fmt.Sprintf("%s is the first host of a new mesh", config.Name))
 }
 
 func agentJoin(c *cli.Context) error {
@@ -174,11 +174,11 @@ func agentJoin(c *cli.Context) error {
 		membership.Invitation{Address: address, Token: token, Version: Version}); err != nil {
 		return err
 	}
-	return announce(c, fmt.Sprintf("%s joined the mesh", config.Name))
+	return announceHost(c, fmt.Sprintf("%s joined the mesh", config.Name))
 }
 
-// announce says what comes next, and starts the agent where systemd runs.
-func announce(c *cli.Context, what string) error {
+// announceHost says what comes next, and starts the agent where systemd runs.
+func announceHost(c *cli.Context, what string) error {
 	started, err := startService(c.Context)
 	if err != nil {
 		return err

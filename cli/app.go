@@ -32,7 +32,7 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if !answerable {
 		return 0
 	}
-	if err := app.RunContext(ctx, arrange(app, args)); err != nil {
+	if err := app.RunContext(ctx, arrangeFlags(app, args)); err != nil {
 		var exit exitError
 		if errors.As(err, &exit) {
 			return exit.code
@@ -72,8 +72,8 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		OnUsageError:              usageError("virtmesh"),
 		Flags:                     connectionFlags(),
 		BashComplete:              complete(nil),
-		Action:                    group("virtmesh", cli.ShowAppHelp),
-		Commands: finish("virtmesh", []*cli.Command{
+		Action:                    groupAction("virtmesh", cli.ShowAppHelp),
+		Commands: finishCommands("virtmesh", []*cli.Command{
 			agentCommand(), tokenCommand(), kubeconfigCommand(),
 			statusCommand(), doctorCommand(), nodeCommand(), vmCommand(), operationCommand(),
 			getCommand(), applyCommand(), deleteCommand(), describeCommand(), eventsCommand(),
@@ -82,10 +82,10 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 	}
 }
 
-// finish gives each command what urfave/cli does not hand down from the app:
+// finishCommands gives each command what urfave/cli does not hand down from the app:
 // errors of one line instead of a page of help, an error for a subcommand that
 // does not exist, and completion.
-func finish(parent string, commands []*cli.Command) []*cli.Command {
+func finishCommands(parent string, commands []*cli.Command) []*cli.Command {
 	for _, command := range commands {
 		name := parent + " " + command.Name
 		command.OnUsageError = usageError(name)
@@ -94,14 +94,14 @@ func finish(parent string, commands []*cli.Command) []*cli.Command {
 			command.HideHelpCommand = true
 			continue
 		}
-		command.Action = group(name, cli.ShowSubcommandHelp)
-		finish(name, command.Subcommands)
+		command.Action = groupAction(name, cli.ShowSubcommandHelp)
+		finishCommands(name, command.Subcommands)
 	}
 	return commands
 }
 
-// group is what a command does that only has subcommands.
-func group(name string, help cli.ActionFunc) cli.ActionFunc {
+// groupAction is what a command does that only has subcommands.
+func groupAction(name string, help cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if !c.Args().Present() {
 			return help(c)

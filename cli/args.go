@@ -10,12 +10,12 @@ import (
 // looks for it at the very end only.
 const completionFlag = "--generate-bash-completion"
 
-// arrange lets flags stand anywhere on a command line, as users of kubectl
+// arrangeFlags lets flags stand anywhere on a command line, as users of kubectl
 // expect: urfave/cli stops looking for flags at the first argument. Flags of
 // the command move before its arguments, those of its parents before its name
 // and global flags before all names. What follows a command that runs another
 // program, or "--", is left alone.
-func arrange(app *cli.App, args []string) []string {
+func arrangeFlags(app *cli.App, args []string) []string {
 	if len(args) == 0 {
 		return args
 	}
@@ -35,10 +35,10 @@ func arrange(app *cli.App, args []string) []string {
 			break
 		}
 		if len(arg) < 2 || arg[0] != '-' {
-			a.word(arg)
+			a.addWord(arg)
 			continue
 		}
-		i += a.flag(arg, args[i+1:])
+		i += a.addFlag(arg, args[i+1:])
 	}
 	arranged := a.arranged()
 	if asked {
@@ -77,8 +77,8 @@ func (a *arranger) arranged() []string {
 	return append(append(append(all, a.literal[0]), a.arguments...), a.literal[1:]...)
 }
 
-// word is a command's name as long as there are subcommands, else an argument.
-func (a *arranger) word(arg string) {
+// addWord adds a command's name as long as there are subcommands, else an argument.
+func (a *arranger) addWord(arg string) {
 	if len(a.arguments) == 0 {
 		for _, command := range a.commands {
 			if command.HasName(arg) {
@@ -92,15 +92,15 @@ func (a *arranger) word(arg string) {
 	a.arguments = append(a.arguments, arg)
 }
 
-// flag files a flag with its value under the innermost command that knows it,
+// addFlag files a flag with its value under the innermost command that knows it,
 // and returns how many further words it took.
-func (a *arranger) flag(arg string, rest []string) int {
+func (a *arranger) addFlag(arg string, rest []string) int {
 	name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
 	// An unknown flag is the innermost command's to complain about.
 	target := &a.levels[len(a.levels)-1]
 	var known cli.Flag
 	for i := len(a.levels) - 1; i >= 0; i-- {
-		if known = find(a.levels[i].known, name); known != nil {
+		if known = findFlag(a.levels[i].known, name); known != nil {
 			target = &a.levels[i]
 			break
 		}
@@ -113,7 +113,7 @@ func (a *arranger) flag(arg string, rest []string) int {
 	return 1
 }
 
-func find(flags []cli.Flag, name string) cli.Flag {
+func findFlag(flags []cli.Flag, name string) cli.Flag {
 	for _, flag := range flags {
 		for _, n := range flag.Names() {
 			if n == name {

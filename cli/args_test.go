@@ -48,10 +48,10 @@ func TestArrange(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			typed := strings.Fields("virtmesh " + strings.TrimPrefix(test.typed, "virtmesh"))
 			before := strings.Join(typed, " ")
-			got := strings.Join(arrange(newApp(nil, io.Discard, io.Discard), typed), " ")
+			got := strings.Join(arrangeFlags(newApp(nil, io.Discard, io.Discard), typed), " ")
 			want := strings.TrimSpace("virtmesh " + strings.TrimPrefix(test.want, "virtmesh"))
 			if got != want {
-				t.Errorf("arrange(%q)\n got %q\nwant %q", test.typed, got, want)
+				t.Errorf("arrangeFlags(%q)\n got %q\nwant %q", test.typed, got, want)
 			}
 			if after := strings.Join(typed, " "); after != before {
 				t.Errorf("arrange changed its input to %q", after)
@@ -61,7 +61,7 @@ func TestArrange(t *testing.T) {
 }
 
 func TestArrangeNothing(t *testing.T) {
-	if got := arrange(newApp(nil, io.Discard, io.Discard), nil); len(got) != 0 {
+	if got := arrangeFlags(newApp(nil, io.Discard, io.Discard), nil); len(got) != 0 {
 		t.Errorf("got %q, want nothing", got)
 	}
 }
@@ -78,13 +78,13 @@ func FuzzArrange(f *testing.F) {
 		for _, word := range typed {
 			count[word]++
 		}
-		got := arrange(app, typed)
+		got := arrangeFlags(app, typed)
 		if len(got) != len(typed) || got[0] != "virtmesh" {
-			t.Fatalf("arrange(%q) = %q", typed, got)
+			t.Fatalf("arrangeFlags(%q) = %q", typed, got)
 		}
 		for _, word := range got {
 			if count[word]--; count[word] < 0 {
-				t.Fatalf("arrange(%q) = %q has a word too often: %q", typed, got, word)
+				t.Fatalf("arrangeFlags(%q) = %q has a word too often: %q", typed, got, word)
 			}
 		}
 	})

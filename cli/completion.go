@@ -99,7 +99,7 @@ func complete(own cli.BashCompleteFunc) cli.BashCompleteFunc {
 
 // takesValue tells whether a word is a whole flag whose value comes next.
 func takesValue(flags []cli.Flag, word string) bool {
-	known := find(flags, strings.TrimLeft(word, "-"))
+	known := findFlag(flags, strings.TrimLeft(word, "-"))
 	_, isBool := known.(*cli.BoolFlag)
 	return known != nil && !isBool
 }

@@ -66,7 +66,7 @@ func events(c *cli.Context) error {
 
 // followEvents prints what happens after a revision.
 func followEvents(c *cli.Context, revision string, start cache.WatchFuncWithContext) error {
-	changes, err := follow(c.Context, revision, start)
+	changes, err := followChanges(c.Context, revision, start)
 	if err != nil {
 		return err
 	}

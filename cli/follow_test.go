@@ -73,7 +73,7 @@ func begin(t *testing.T, in io.Reader, args ...string) *session {
 	ctx, cancel := context.WithCancel(t.Context())
 	s := &session{out: newScreen(), err: newScreen(), stop: cancel, ended: make(chan error, 1)}
 	app := newApp(in, s.out, s.err)
-	go func() { s.ended <- app.RunContext(ctx, arrange(app, append([]string{"virtmesh"}, args...))) }()
+	go func() { s.ended <- app.RunContext(ctx, arrangeFlags(app, append([]string{"virtmesh"}, args...))) }()
 	t.Cleanup(cancel)
 	return s
 }

@@ -19,9 +19,9 @@ import (
 // errWatchEnded says that the server would not go on with a watch.
 var errWatchEnded = errors.New("the watch ended; the host may have gone")
 
-// follow watches what start watches, from a revision on. A watch that the server
+// followChanges watches what start watches, from a revision on. A watch that the server
 // ends, as it does with each after half an hour or so, is taken up where it was.
-func follow(ctx context.Context, revision string, start cache.WatchFuncWithContext) (watch.Interface, error) {
+func followChanges(ctx context.Context, revision string, start cache.WatchFuncWithContext) (watch.Interface, error) {
 	w, err := watchtools.NewRetryWatcherWithContext(ctx, revision, &cache.ListWatch{WatchFuncWithContext: start})
 	if err != nil {
 		return nil, fmt.Errorf("watch: %w", err)
@@ -92,7 +92,7 @@ func followInfo(ctx context.Context, c *cli.Context, info *resource.Info) (watch
 		labels, fieldSelector = "", fields.OneTermEqualSelector("metadata.name", info.Name).String()
 	}
 	helper := resource.NewHelper(info.Client, info.Mapping)
-	return follow(ctx, info.ResourceVersion, func(_ context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	return followChanges(ctx, info.ResourceVersion, func(_ context.Context, o metav1.ListOptions) (watch.Interface, error) {
 		o.LabelSelector, o.FieldSelector = labels, fieldSelector
 		return helper.Watch(info.Namespace, info.Mapping.GroupVersionKind.GroupVersion().String(), &o)
 	})
@@ -117,7 +117,7 @@ func waitGone(ctx context.Context, info *resource.Info) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	changes, err := follow(ctx, resourceVersion(object), func(_ context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	changes, err := followChanges(ctx, resourceVersion(object), func(_ context.Context, o metav1.ListOptions) (watch.Interface, error) {
 		return helper.WatchSingle(info.Namespace, info.Name, o.ResourceVersion)
 	})
 	if err != nil {

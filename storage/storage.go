@@ -3,27 +3,27 @@
 //
 // # Life of a volume
 //
-// Create makes a volume whole or not at all: one that Get finds has its full
-// size, and its content if it was made from a source. A caller that does not know
-// whether its Create succeeded calls it again; the second call says ErrExists, and
-// Get says what is there. A volume is raw or qcow2 for all its life, as it was
-// created: its format is remembered and never read off its content, because a
-// guest writes that. Its size is a multiple of SizeAlignment: a pool rounds up what
-// it is asked for. Expand makes it larger, never smaller. Delete ends it; a
-// volume that is not there is deleted already.
+// Create makes a whole volume or none: a volume that Get finds has its full size,
+// and its content if it was made from a source. A caller that does not know
+// whether its Create succeeded calls it again; the second call returns ErrExists,
+// and Get returns the volume. A volume keeps the format it was created with, raw or
+// qcow2: the format is stored and never derived from the content, because a guest
+// writes the content. The size is a multiple of SizeAlignment: a pool rounds up the
+// requested size. Expand makes a volume larger, never smaller. Delete removes it;
+// deleting a volume that does not exist succeeds.
 //
-// A pool does not know which virtual machine uses a volume, and does not stop
-// two from using one: claims do that, in the replicated store. A driver that can
-// see that one is open refuses to delete it all the same. What a pool does promise is that its own operations, at
-// once and from several hosts where Capabilities.Shared says so, leave every
-// volume whole.
+// A pool does not know which virtual machine uses a volume, and does not keep two
+// virtual machines from using the same one: claims in the replicated store do that.
+// But a driver that can see that a volume is open refuses to delete it. A pool
+// promises that its own operations leave every volume whole, even when they run
+// concurrently and, if Capabilities.Shared is set, on several hosts.
 //
 // # Interfaces
 //
-// A driver implements Pool. What only some drivers can do is an interface of its
-// own (Snapshotter), and Capabilities says beforehand what there is, so that
-// placement can ask without calling. Callers test errors with errors.Is against
-// the classes here.
+// A driver implements Pool. A feature that only some drivers have is an interface
+// of its own (Snapshotter). Capabilities lists the features, so that placement
+// can check them without a call. Callers test errors with errors.Is against the
+// error classes of this package.
 //
 // storage/storagetest holds the suite that every driver passes, and a fake.
 // Packages below storage import nothing else of this module.
@@ -52,19 +52,19 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrExists says that a volume or snapshot of that name is there already.
 	ErrExists = errors.New("exists already")
-	// ErrInvalid says that an argument can never be right.
+	// ErrInvalid says that an argument is invalid; the same call can never succeed.
 	ErrInvalid = errors.New("invalid")
 	// ErrNoSpace says that the pool has no room.
 	ErrNoSpace = errors.New("no space left in pool")
-	// ErrBusy says that another operation on the volume is under way, or that a
+	// ErrBusy says that another operation on the volume is in progress, or that a
 	// virtual machine has it open.
 	ErrBusy = errors.New("volume is busy")
 	// ErrUnsupported says that the driver cannot do this.
 	ErrUnsupported = errors.New("not supported by this pool")
-	// ErrUnsafeSource says that a source is no disk image or not a self-contained one.
+	// ErrUnsafeSource says that a source is not a disk image, or refers to other files.
 	ErrUnsafeSource = errors.New("source is not a usable disk image")
-	// ErrUnavailable says that what holds the pool's volumes is not there, such as
-	// a file system that is not mounted. It says nothing about the volumes.
+	// ErrUnavailable says that the pool's storage is missing, such as a file system
+	// that is not mounted. Whether the volumes still exist is then unknown.
 	ErrUnavailable = errors.New("pool is not there")
 	// ErrClosed says that the pool was closed.
 	ErrClosed = errors.New("pool is closed")
@@ -80,14 +80,14 @@ type Capabilities struct {
 	// Expand can make volumes larger while nothing uses them. A volume in use is
 	// grown by the hypervisor that uses it.
 	Expand bool
-	// Snapshots says that the pool is a Snapshotter.
+	// Snapshots says that the pool implements Snapshotter.
 	Snapshots bool
-	// FastClone says that a volume made from another shares its unchanged
-	// content, so that it takes no time and no space to begin with.
+	// FastClone says that a volume made from another one shares its unchanged
+	// content, so that creating it takes almost no time and no space.
 	FastClone bool
-	// Thin volumes occupy what is written, not what they are long.
+	// Thin volumes occupy space for what was written, not for their whole size.
 	Thin bool
-	// Formats that volumes may have, the default first.
+	// Formats lists the formats that volumes may have, the default first.
 	Formats []Format
 }
 
@@ -100,9 +100,9 @@ type Info struct {
 
 // Usage counts a pool's bytes.
 type Usage struct {
-	// Capacity and Free are of the file system or device below.
+	// Capacity and Free are those of the file system or device below the pool.
 	Capacity, Free int64
-	// Provisioned is the sum of the volumes' sizes, Allocated what they occupy.
+	// Provisioned is the sum of the volumes' sizes, Allocated the space they occupy.
 	Provisioned, Allocated int64
 	Volumes                int
 }
@@ -116,65 +116,67 @@ type VolumeSpec struct {
 	Size int64
 	// Format is the pool's default if it is empty.
 	Format Format
-	// Preallocate occupies the whole size at once, as far as the driver can.
+	// Preallocate allocates the whole size at once, if the driver can.
 	Preallocate bool
-	// Source is the content to begin with; nil is zeros.
+	// Source is the first content of the volume; nil is zeros.
 	Source *Source
-	// Progress, if set, hears how many bytes of how many have been copied from
-	// the source. It may be called from another goroutine, one call at a time.
+	// Progress, if set, is called with the number of bytes copied from the source
+	// and their total. It may be called from another goroutine, one call at a time.
 	Progress func(done, total int64)
 }
 
 // Source is where a volume's first content comes from: exactly one of a file, a
-// volume, and a snapshot of a volume of the same pool. It must not change
-// meanwhile.
+// volume, and a snapshot of a volume of the same pool. It must not change during
+// Create.
 type Source struct {
-	// File is a disk image on this host, of format FileFormat. It is checked to
-	// be self-contained: it may come from outside.
+	// File is a disk image on this host, of format FileFormat. The pool checks that
+	// it refers to no other files, because it may come from outside.
 	File       string
 	FileFormat Format
 	// Volume is another volume's name, and Snapshot one of its snapshots.
 	Volume, Snapshot string
 }
 
-// Volume is a volume as it is.
+// Volume describes a volume that exists.
 type Volume struct {
 	Name   string
 	Format Format
-	// Size is the size of the virtual disk, Allocated what the volume occupies.
+	// Size is the size of the virtual disk, Allocated the space that the volume
+	// occupies, both in bytes.
 	Size, Allocated int64
 	// Path is what a virtual machine on this host opens.
 	Path    string
 	Created time.Time
 }
 
-// Pool is a place for volumes. All methods may be called at once from many
-// goroutines; operations on one volume are done one after the other, and those
-// that copy content block for as long as that takes or ctx lasts.
+// Pool holds volumes. All methods may be called concurrently from many goroutines.
+// Operations on one volume run one after the other. Operations that copy content
+// block until the copy is done or ctx ends.
 type Pool interface {
 	// Info does not block and never changes.
 	Info() Info
-	// Create makes a volume, or leaves no trace: ErrExists, ErrInvalid,
-	// ErrNoSpace, ErrNotFound (a source that is not there), ErrUnsafeSource.
+	// Create makes a volume, or returns an error and leaves nothing behind:
+	// ErrExists, ErrInvalid, ErrNoSpace, ErrNotFound (a missing source),
+	// ErrUnsafeSource.
 	Create(ctx context.Context, spec VolumeSpec) (Volume, error)
 	// Get returns a volume or ErrNotFound.
 	Get(ctx context.Context, name string) (Volume, error)
 	// List returns all volumes by name.
 	List(ctx context.Context) ([]Volume, error)
-	// Delete removes a volume and its snapshots, also when there is no space left.
-	// It is no error if there is none. ErrBusy says that a virtual machine has it
-	// open.
+	// Delete removes a volume and its snapshots, even when the pool is full. It
+	// succeeds if the volume does not exist. ErrBusy says that a virtual machine
+	// has the volume open.
 	Delete(ctx context.Context, name string) error
 	// Expand makes a volume at least AlignSize(size) bytes large. A volume that is larger
 	// already stays as it is. ErrBusy says that a virtual machine has it open.
 	Expand(ctx context.Context, name string, size int64) (Volume, error)
-	// Usage counts bytes. It may be as old as a few seconds.
+	// Usage counts bytes. The result may be a few seconds old.
 	Usage(ctx context.Context) (Usage, error)
-	// Close waits for operations under way. Volumes stay.
+	// Close waits for running operations. Volumes stay.
 	Close() error
 }
 
-// Snapshot is the content a volume had.
+// Snapshot is the content that a volume had at one time.
 type Snapshot struct {
 	Volume, Name string
 	Size         int64
@@ -186,22 +188,22 @@ type Snapshot struct {
 // Snapshotter is a Pool that keeps former contents of volumes. The caller makes
 // sure that nothing writes to the volume during Snapshot and Restore.
 type Snapshotter interface {
-	// Snapshot keeps the volume's present content under a name, whole or not at
-	// all: ErrExists, ErrNotFound, ErrNoSpace, ErrInvalid.
+	// Snapshot keeps the volume's present content under a name. It makes a whole
+	// snapshot or none: ErrExists, ErrNotFound, ErrNoSpace, ErrInvalid.
 	Snapshot(ctx context.Context, volume, name string) (Snapshot, error)
 	// Snapshots lists a volume's snapshots by name.
 	Snapshots(ctx context.Context, volume string) ([]Snapshot, error)
-	// DeleteSnapshot removes one. It is no error if there is none.
+	// DeleteSnapshot removes a snapshot. It succeeds if the snapshot does not exist.
 	DeleteSnapshot(ctx context.Context, volume, name string) error
-	// Restore gives the volume the content and size it had.
+	// Restore gives the volume the content and size of the snapshot.
 	Restore(ctx context.Context, volume, name string) (Volume, error)
 }
 
-// maxName leaves room in a file name for what drivers add.
+// maxName leaves room in a file name for prefixes and suffixes of drivers.
 const maxName = 200
 
-// ValidateName says whether a volume or snapshot may be called n. A name that
-// passes is one path component on any file system.
+// ValidateName returns ErrInvalid if n cannot be the name of a volume or snapshot.
+// A valid name is a single path component on any file system.
 func ValidateName(n string) error {
 	if n == "" || len(n) > maxName {
 		return fmt.Errorf("%w: name %.50q has %d characters, not 1 to %d", ErrInvalid, n, len(n), maxName)
@@ -215,7 +217,7 @@ func ValidateName(n string) error {
 	return nil
 }
 
-// Validate says what no pool could make of s.
+// Validate returns ErrInvalid if no pool could create the volume s.
 func (s VolumeSpec) Validate() error {
 	if err := ValidateName(s.Name); err != nil {
 		return err

@@ -106,14 +106,14 @@ func (l *Lab) spawnInit(ctx context.Context, h Host) error {
 	pid := cmd.Process.Pid
 	// Nobody waits for the host in this process: it outlives the command.
 	defer cmd.Process.Release()
-	if err := l.connect(ctx, h, pid, config); err != nil {
+	if err := l.connectHost(ctx, h, pid, config); err != nil {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
 		return fmt.Errorf("start %s: %w", h.Name, err)
 	}
 	return nil
 }
 
-func (l *Lab) connect(ctx context.Context, h Host, pid int, config interface {
+func (l *Lab) connectHost(ctx context.Context, h Host, pid int, config interface {
 	Write([]byte) (int, error)
 	Close() error
 }) error {
@@ -121,7 +121,7 @@ func (l *Lab) connect(ctx context.Context, h Host, pid int, config interface {
 	if err := recordProcess(l.initRecord(h), pid); err != nil {
 		return err
 	}
-	if err := l.plug(ctx, h, pid); err != nil {
+	if err := l.plugCables(ctx, h, pid); err != nil {
 		return err
 	}
 	return json.NewEncoder(config).Encode(hostConfig{
@@ -139,7 +139,7 @@ func (l *Lab) Kill(ctx context.Context, h Host) error {
 	}
 	// The kernel keeps a network namespace for as long as its connections take to
 	// time out.
-	return l.unplug(ctx, h)
+	return l.unplugCables(ctx, h)
 }
 
 // Command prepares a command that runs inside the host. It returns an error

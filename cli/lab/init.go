@@ -80,7 +80,7 @@ func (c hostConfig) mount() error {
 		return err
 	}
 	for name, target := range privateMounts {
-		if err := bind(filepath.Join(c.Dir, name), target); err != nil {
+		if err := bindMount(filepath.Join(c.Dir, name), target); err != nil {
 			return err
 		}
 	}
@@ -92,7 +92,7 @@ func (c hostConfig) mount() error {
 		return fmt.Errorf("mount libvirt's directories: %w: %s", err, out)
 	}
 	// A directory that every host mounts, as an NFS share would be.
-	return bind(c.SharedDir, SharedMount)
+	return bindMount(c.SharedDir, SharedMount)
 }
 
 // libvirt describes the host's own libvirtd. Its identity follows from the
@@ -108,7 +108,7 @@ func (c hostConfig) libvirt(log *slog.Logger) privatelibvirtd.Config {
 // SharedMount is where a directory shared by all lab hosts appears in each.
 const SharedMount = "/var/lib/virtmesh/shared"
 
-func bind(source, target string) error {
+func bindMount(source, target string) error {
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return fmt.Errorf("make mount point %s: %w", target, err)
 	}
@@ -189,7 +189,7 @@ func superviseAgent(ctx context.Context, c hostConfig, log *slog.Logger) error {
 			log.Info("agent starts")
 			log.Info("agent ended", "err", cmd.Run())
 		}
-		pause(ctx)
+		waitSecond(ctx)
 	}
 	return nil
 }

@@ -134,7 +134,7 @@ func (l *Lab) bridge() string         { return "vml-" + l.state.ID }
 func (l *Lab) guestBridge() string    { return "vmg-" + l.state.ID }
 func (l *Lab) gateway() string        { return fmt.Sprintf("10.201.%d.1", l.state.Network) }
 
-func (l *Lab) save() error {
+func (l *Lab) saveState() error {
 	data, err := json.MarshalIndent(l.state, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the lab's state: %w", err)
@@ -145,9 +145,9 @@ func (l *Lab) save() error {
 	return nil
 }
 
-// lock makes this process the only one that changes the lab until the
+// lockLab makes this process the only one that changes the lab until the
 // returned function is called.
-func (l *Lab) lock() (func(), error) {
+func (l *Lab) lockLab() (func(), error) {
 	if err := os.MkdirAll(l.dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the lab directory: %w", err)
 	}

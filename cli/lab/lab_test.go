@@ -51,7 +51,7 @@ func testLab(t *testing.T) *Lab {
 	l.state = state{ID: "ab12", Network: 7, RegistryPort: 5000, Hosts: []Host{
 		{Name: "host1", Index: 1, Address: "10.201.7.11"}, {Name: "host2", Index: 2, Address: "10.201.7.12"},
 	}}
-	if err := l.save(); err != nil {
+	if err := l.saveState(); err != nil {
 		t.Fatal(err)
 	}
 	return l
@@ -133,15 +133,15 @@ func TestUpRefusesImpossibleSizes(t *testing.T) {
 
 func TestOneChangeAtATime(t *testing.T) {
 	l := testLab(t)
-	unlock, err := l.lock()
+	unlock, err := l.lockLab()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.lock(); err == nil || !strings.Contains(err.Error(), l.Dir()) {
+	if _, err := l.lockLab(); err == nil || !strings.Contains(err.Error(), l.Dir()) {
 		t.Errorf("a second change: %v", err)
 	}
 	unlock()
-	unlock, err = l.lock()
+	unlock, err = l.lockLab()
 	if err != nil {
 		t.Fatalf("after the first change: %v", err)
 	}

@@ -106,9 +106,9 @@ func (l *Lab) cables(h Host) []cable {
 	}
 }
 
-// plug connects the network namespace of process pid to the lab's networks.
-func (l *Lab) plug(ctx context.Context, h Host, pid int) error {
-	if err := l.unplug(ctx, h); err != nil {
+// plugCables connects the network namespace of process pid to the lab's networks.
+func (l *Lab) plugCables(ctx context.Context, h Host, pid int) error {
+	if err := l.unplugCables(ctx, h); err != nil {
 		return err
 	}
 	for _, c := range l.cables(h) {
@@ -125,8 +125,8 @@ func (l *Lab) plug(ctx context.Context, h Host, pid int) error {
 	return nil
 }
 
-// unplug removes the host's cables, as far as there are any.
-func (l *Lab) unplug(ctx context.Context, h Host) error {
+// unplugCables removes the host's cables, as far as there are any.
+func (l *Lab) unplugCables(ctx context.Context, h Host) error {
 	for _, c := range l.cables(h) {
 		if linkExists(ctx, c.outside) {
 			if err := ip(ctx, "link", "delete", c.outside); err != nil {

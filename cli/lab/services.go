@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// pause waits a second or until ctx ends.
-func pause(ctx context.Context) {
+// waitSecond waits a second or until ctx ends.
+func waitSecond(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(time.Second):
@@ -42,12 +42,12 @@ func forwardAll(ctx context.Context, listener net.Listener, network, address str
 		if err != nil {
 			return fmt.Errorf("accept a registry client: %w", err)
 		}
-		go forward(conn, network, address)
+		go forwardClient(conn, network, address)
 	}
 }
 
-// forward joins a client to the registry until both directions have ended.
-func forward(client net.Conn, network, address string) {
+// forwardClient joins a client to the registry until both directions have ended.
+func forwardClient(client net.Conn, network, address string) {
 	defer client.Close()
 	registry, err := net.Dial(network, address)
 	if err != nil {
@@ -55,13 +55,13 @@ func forward(client net.Conn, network, address string) {
 	}
 	defer registry.Close()
 	var both sync.WaitGroup
-	both.Go(func() { pump(registry, client) })
-	both.Go(func() { pump(client, registry) })
+	both.Go(func() { copyDirection(registry, client) })
+	both.Go(func() { copyDirection(client, registry) })
 	both.Wait()
 }
 
-// pump copies one direction and tells the receiver that it has ended.
-func pump(to, from net.Conn) {
+// copyDirection copies one direction and tells the receiver that it has ended.
+func copyDirection(to, from net.Conn) {
 	_, _ = io.Copy(to, from) // either end may go at any time
 	if half, ok := to.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()

@@ -40,12 +40,12 @@ func (l *Lab) Up(ctx context.Context, hosts int, progress func(format string, ar
 	if hosts < 1 || hosts > maxHosts {
 		return fmt.Errorf("a lab has 1 to %d hosts, not %d", maxHosts, hosts)
 	}
-	unlock, err := l.lock()
+	unlock, err := l.lockLab()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := l.initialise(ctx); err != nil {
+	if err := l.initialiseState(ctx); err != nil {
 		return err
 	}
 	if err := l.ensureBridges(ctx); err != nil {
@@ -60,7 +60,7 @@ func (l *Lab) Up(ctx context.Context, hosts int, progress func(format string, ar
 			Address: fmt.Sprintf("10.201.%d.%d", l.state.Network, 10+n),
 		})
 	}
-	if err := l.save(); err != nil {
+	if err := l.saveState(); err != nil {
 		return err
 	}
 	if err := l.powerOn(ctx, progress); err != nil {
@@ -73,7 +73,7 @@ func (l *Lab) Up(ctx context.Context, hosts int, progress func(format string, ar
 	return l.waitReady(ctx)
 }
 
-func (l *Lab) initialise(ctx context.Context) error {
+func (l *Lab) initialiseState(ctx context.Context) error {
 	if l.Exists() {
 		return nil
 	}
@@ -89,7 +89,7 @@ func (l *Lab) initialise(ctx context.Context) error {
 		return fmt.Errorf("make the shared directory: %w", err)
 	}
 	l.state = state{ID: labID(l.dir), Network: network, RegistryPort: port}
-	return l.save()
+	return l.saveState()
 }
 
 // freePort finds a loopback port for the registry, the usual 5000 if it can.
@@ -135,7 +135,7 @@ func (l *Lab) formMesh(ctx context.Context, progress func(string, ...any)) error
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(4)
 	for _, h := range l.state.Hosts[1:] {
-		group.Go(func() error { return l.join(groupCtx, first, h, progress) })
+		group.Go(func() error { return l.joinHost(groupCtx, first, h, progress) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -148,7 +148,7 @@ func (l *Lab) formMesh(ctx context.Context, progress func(string, ...any)) error
 	return nil
 }
 
-func (l *Lab) join(ctx context.Context, first, h Host, progress func(string, ...any)) error {
+func (l *Lab) joinHost(ctx context.Context, first, h Host, progress func(string, ...any)) error {
 	if !l.joined(h) {
 		progress("joining %s", h.Name)
 		token, err := l.virtmesh(ctx, first, "token", "create", "--ttl", "10m")
@@ -311,7 +311,7 @@ func (l *Lab) Down(ctx context.Context) error {
 	if _, err := os.Stat(l.dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	unlock, err := l.lock()
+	unlock, err := l.lockLab()
 	if err != nil {
 		return err
 	}
@@ -329,14 +329,14 @@ func (l *Lab) Down(ctx context.Context) error {
 			return err
 		}
 	}
-	return l.clear()
+	return l.clearDir()
 }
 
 // keptByDown survives Down: guest images take minutes to build and do not
 // depend on a lab's life.
 const keptByDown = "images"
 
-func (l *Lab) clear() error {
+func (l *Lab) clearDir() error {
 	entries, err := os.ReadDir(l.dir)
 	if err != nil {
 		return fmt.Errorf("remove the lab: %w", err)

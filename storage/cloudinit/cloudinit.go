@@ -1,12 +1,12 @@
-// Package cloudinit makes the small disks through which a guest is told who it
-// is: cloud-init's NoCloud and ConfigDrive seeds, and plain ISO 9660 images of a
-// few files, as KubeVirt uses them for sysprep, config maps and secrets.
+// Package cloudinit makes the small disks that give a guest its identity and
+// configuration: cloud-init's NoCloud and ConfigDrive seeds, and plain ISO 9660
+// images of a few files, as KubeVirt uses them for sysprep, config maps and secrets.
 //
-// Equal input gives equal bytes, on any host and at any time: a live migration's
-// target makes the seed anew and must get the disk the guest has already read.
+// Equal input gives equal bytes, on any host and at any time: the target of a live
+// migration makes the seed again and must get the disk that the guest already uses.
 //
-// Content is given in bytes; where it came from (a manifest, base64, a secret)
-// is the caller's business, except for Pick. The package writes no files.
+// The caller passes content as bytes, wherever it comes from (a manifest, base64, a
+// secret); Pick helps to choose it. The package writes no files.
 package cloudinit
 
 import (
@@ -23,7 +23,7 @@ const (
 	ConfigDriveLabel = "config-2"
 )
 
-// Seed is what a guest is told.
+// Seed is the data that a guest gets.
 type Seed struct {
 	// InstanceID tells one guest from another; cloud-init does its first-boot
 	// work again when it changes. Required.

@@ -52,7 +52,7 @@ func New(cfg Config) (*Cache, error) {
 		flights: map[string]*flight{},
 		refs:    map[string]string{},
 	}
-	if err := c.open(); err != nil {
+	if err := c.openFolder(); err != nil {
 		if c.lock != nil {
 			c.lock.Close()
 		}
@@ -62,8 +62,8 @@ func New(cfg Config) (*Cache, error) {
 	return c, nil
 }
 
-// Close ends pulls under way, waits for them, and lets go of the folder. Images
-// stay, also those that are held.
+// Close cancels running pulls, waits for them to end, and unlocks the folder. Images
+// stay, including those that are held.
 func (c *Cache) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -105,7 +105,7 @@ func (c *Cache) pull(ctx context.Context, ref string, o PullOptions) (Image, fun
 		policy = defaultPolicy(parsed)
 	}
 	if policy != Always {
-		if img, release, ok := c.present(ref, parsed, o); ok {
+		if img, release, ok := c.holdPresent(ref, parsed, o); ok {
 			return img, release, nil
 		}
 		if policy == Never {
@@ -117,7 +117,7 @@ func (c *Cache) pull(ctx context.Context, ref string, o PullOptions) (Image, fun
 		return Image{}, nil, err
 	}
 	key := imageKey(desc.Digest.String(), o.File, o.AnyFile)
-	e, err := c.fetch(ctx, key, desc, parsed.Name(), o)
+	e, err := c.fetchImage(ctx, key, desc, parsed.Name(), o)
 	if err != nil {
 		return Image{}, nil, err
 	}
@@ -132,8 +132,8 @@ func defaultPolicy(ref name.Reference) Policy {
 	return IfNotPresent
 }
 
-// present takes hold of what ref named when it was last pulled.
-func (c *Cache) present(ref string, parsed name.Reference, o PullOptions) (Image, func(), bool) {
+// holdPresent holds the image that ref named at its last pull, if it is in the cache.
+func (c *Cache) holdPresent(ref string, parsed name.Reference, o PullOptions) (Image, func(), bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	digest := c.refs[parsed.Name()]
@@ -144,27 +144,27 @@ func (c *Cache) present(ref string, parsed name.Reference, o PullOptions) (Image
 	if c.closed || e == nil {
 		return Image{}, nil, false
 	}
-	c.take(e)
+	c.holdEntry(e)
 	return c.image(ref, e), c.releaser(e), true
 }
 
-// Hold takes hold of the image at path, which a Pull returned at some time, so
-// that it is not evicted until release is called. It fails with ErrNotPresent if
-// the cache has no such image.
+// Hold keeps the image at path, which some Pull returned earlier, from being evicted
+// until release is called. It fails with ErrNotPresent if the cache has no such image.
 func (c *Cache) Hold(path string) (release func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, e := range c.entries {
 		if c.diskPath(key) == path {
-			c.take(e)
+			c.holdEntry(e)
 			return c.releaser(e), nil
 		}
 	}
 	return nil, fmt.Errorf("hold %s: %w", path, ErrNotPresent)
 }
 
-// take and releaser count an image's holders; take's caller holds the lock.
-func (c *Cache) take(e *entry) {
+// holdEntry adds a holder to an image; the function that releaser returns removes it.
+// The caller of holdEntry holds the lock.
+func (c *Cache) holdEntry(e *entry) {
 	e.holders++
 	e.lastUsed = time.Now()
 }
@@ -205,7 +205,8 @@ func (c *Cache) image(ref string, e *entry) Image {
 		VirtualSize: e.VirtualSize, FileSize: e.FileSize}
 }
 
-// flight is a download that callers wait for; all but done is guarded by Cache.mu.
+// flight is a running download that callers wait for. Cache.mu guards all its fields
+// but done.
 type flight struct {
 	done     chan struct{}
 	cancel   context.CancelCauseFunc
@@ -216,23 +217,23 @@ type flight struct {
 	err      error
 }
 
-// fetch returns the image under key, held once, downloading it if it is not
-// there and no one else is.
-func (c *Cache) fetch(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions) (*entry, error) {
+// fetchImage returns the image under key, held once. If it is not in the cache, it
+// waits for a running download of it or starts one.
+func (c *Cache) fetchImage(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions) (*entry, error) {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
 		return nil, ErrClosed
 	}
 	if e := c.entries[key]; e != nil {
-		c.take(e)
-		c.remember(ref, e.Digest)
+		c.holdEntry(e)
+		c.rememberRef(ref, e.Digest)
 		c.mu.Unlock()
 		return e, nil
 	}
 	f := c.flights[key]
 	if f == nil {
-		f = c.start(ctx, key, desc, ref, o)
+		f = c.startDownload(ctx, key, desc, ref, o)
 	}
 	f.waiters++
 	if o.Progress != nil {
@@ -250,7 +251,7 @@ func (c *Cache) fetch(ctx context.Context, key string, desc *remote.Descriptor, 
 	case <-f.done:
 		// Also if the context ended at the same moment: this caller was counted.
 		if f.err == nil {
-			c.remember(ref, f.entry.Digest)
+			c.rememberRef(ref, f.entry.Digest)
 		}
 		return f.entry, f.err
 	default:
@@ -263,9 +264,9 @@ func (c *Cache) fetch(ctx context.Context, key string, desc *remote.Descriptor, 
 	return nil, context.Cause(ctx)
 }
 
-// start begins a download that outlives its first caller's context, since others
+// startDownload begins a download that outlives its first caller's context, since others
 // may come to wait for it; the caller holds the lock.
-func (c *Cache) start(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions) *flight {
+func (c *Cache) startDownload(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions) *flight {
 	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	f := &flight{done: make(chan struct{}), cancel: cancel}
 	c.flights[key] = f

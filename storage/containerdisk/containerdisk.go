@@ -1,26 +1,26 @@
-// Package containerdisk fetches disk images that travel as container images,
-// which KubeVirt calls containerDisks, and keeps them on the host.
+// Package containerdisk pulls disk images that are distributed as container images,
+// which KubeVirt calls containerDisks, and caches them on the host.
 //
-// A pull resolves a reference to a digest, finds the disk file among the layers,
-// and writes only that file, as it streams by. What lands in the cache is a
-// verified, self-contained raw or qcow2 image that nothing will write to again:
+// A pull resolves a reference to a digest, finds the disk file in the layers, and
+// writes only that file while the layers stream in. An image in the cache is a
+// verified, self-contained raw or qcow2 image that is never written to again:
 // guests run on overlays above it. The cache is addressed by content: two
-// references to one digest share one file, and pulls of the same image that
-// overlap share one download.
+// references to one digest share one file, and concurrent pulls of the same image
+// share one download.
 //
-// Registries and images are hostile input. Names in an archive are compared,
-// never used as paths; sizes are bounded before and while bytes arrive; digests
-// are checked before a file becomes visible; a registry that stops sending, or
-// only trickles, is given up; images that refer to other files are refused
+// Registries and images are hostile input. Names in an archive are compared, never
+// used as paths. Sizes are bounded before and during a download. Digests are checked
+// before a file becomes visible. A transfer from a registry that stops sending, or
+// sends too slowly, is cancelled. Images that refer to other files are refused
 // (package qemuimg).
 //
-// Invariants: an image under images/ is whole; one that is in use (held by a
-// caller, or opened by QEMU) is never evicted; the cache never grows over
-// MaxBytes. After a crash, New removes what was unfinished. A broken download
-// is begun anew, not resumed.
+// Invariants: an image under images/ is whole; an image that is in use (held by a
+// caller, or opened by QEMU) is never evicted; the cache never grows over MaxBytes.
+// After a crash, New removes unfinished downloads. A download that fails starts from
+// the beginning, it is not resumed.
 //
-// The package decides nothing about virtual machines, keeps no credentials, and
-// does not run on two processes in one folder.
+// The package knows nothing of virtual machines and stores no credentials. Only one
+// process may use a cache folder.
 package containerdisk
 
 import (
@@ -35,27 +35,27 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// What a pull can fail with. Errors wrap one of these, or a context's error, and
-// name the image.
+// The error classes of a pull. An error of Pull names the image and wraps one of
+// these or a context's error, unless this host's file system failed otherwise.
 var (
 	// ErrBadReference says that the reference is not the name of an image.
 	ErrBadReference = errors.New("not an image reference")
 	// ErrImageNotFound says that the registry has no such image.
 	ErrImageNotFound = errors.New("image not found")
-	// ErrUnauthorized says that the registry wants credentials, or other ones.
+	// ErrUnauthorized says that the registry requires credentials, or refused those
+	// that it got.
 	ErrUnauthorized = errors.New("registry denied access")
 	// ErrRegistryUnavailable says that the registry could not be reached or failed.
 	ErrRegistryUnavailable = errors.New("registry unavailable")
 	// ErrRegistryTimeout says that the registry stopped sending.
 	ErrRegistryTimeout = errors.New("registry stalled")
-	// ErrCorrupt says that the registry sent something other than what the
-	// digest promised.
+	// ErrCorrupt says that the registry sent content that does not match its digest.
 	ErrCorrupt = errors.New("image content does not match its digest")
 	// ErrNotAnImage says that the container image holds no usable disk image.
 	ErrNotAnImage = errors.New("not a containerDisk")
 	// ErrArchitecture says that the image is for machines of another architecture.
 	ErrArchitecture = errors.New("image is for another architecture")
-	// ErrTooLarge says that a bound on sizes was passed.
+	// ErrTooLarge says that the image exceeds a limit on sizes.
 	ErrTooLarge = errors.New("image is too large")
 	// ErrNoSpace says that the disk is full, or that the cache is full of images
 	// in use.
@@ -81,7 +81,7 @@ const (
 
 // Image is a disk image on this host.
 type Image struct {
-	// Ref is the reference it was asked for by.
+	// Ref is the reference that the caller of Pull gave.
 	Ref string
 	// Digest is the digest of the container image (or index) that Ref named.
 	Digest string
@@ -95,7 +95,7 @@ type Image struct {
 	FileSize int64
 }
 
-// PullOptions says how one pull is made.
+// PullOptions are the options of one pull.
 type PullOptions struct {
 	Policy Policy
 	// File is the path of the wanted file in the container image. Empty takes
@@ -106,8 +106,9 @@ type PullOptions struct {
 	// PullSecrets are contents of secrets of type
 	// kubernetes.io/dockerconfigjson, tried in turn for one that names the registry.
 	PullSecrets [][]byte
-	// Progress, if set, hears how many bytes of how many have been downloaded.
-	// It is called from another goroutine, one call at a time, and must be quick.
+	// Progress, if set, is called with the number of bytes downloaded and their
+	// total. It is called from another goroutine, one call at a time, and must return
+	// quickly.
 	Progress func(done, total int64)
 }
 
@@ -115,27 +116,28 @@ type PullOptions struct {
 type Config struct {
 	// Dir is the cache's own folder.
 	Dir string
-	// MaxBytes bounds what the cache's files occupy.
+	// MaxBytes limits the space that the cache's files occupy.
 	MaxBytes int64
-	// MaxImageBytes bounds the file of one image, and the unpacked layers it is
-	// found in.
+	// MaxImageBytes limits the file of one image, and the unpacked layers of one image
+	// together.
 	MaxImageBytes int64
-	// MaxVirtualSize bounds the disk a guest would see.
+	// MaxVirtualSize limits the size of the disk that a guest sees.
 	MaxVirtualSize int64
-	// MinFreeBytes is left free on the file system.
+	// MinFreeBytes is the space that the cache leaves free on the file system.
 	MinFreeBytes int64
-	// InsecureRegistries are host[:port] of registries that may be spoken to
-	// without TLS or with a certificate that cannot be verified.
+	// InsecureRegistries lists host[:port] of registries that may be used without TLS
+	// or with a certificate that cannot be verified.
 	InsecureRegistries []string
-	// StallTimeout gives up a registry that sends less than 16 KiB in this time.
+	// StallTimeout is how long a registry may take to send 16 KiB; a slower transfer
+	// is cancelled.
 	StallTimeout time.Duration
 	// GID owns the files, so that an unprivileged QEMU in that group reads them
 	// and others do not; -1 leaves them to everyone.
 	GID int
-	// Transport reaches registries; nil is the library's default.
+	// Transport sends requests to registries; nil is the library's default.
 	Transport http.RoundTripper
 	Log       *slog.Logger
-	// Registerer gets the cache's metrics; nil counts for nobody.
+	// Registerer gets the cache's metrics; nil registers none.
 	Registerer prometheus.Registerer
 }
 
@@ -186,7 +188,7 @@ func (o PullOptions) validate() error {
 		return fmt.Errorf("pull policy %q is none of Always, IfNotPresent, Never", o.Policy)
 	}
 	if o.AnyFile && o.File == "" {
-		return errors.New("a file that is not a disk must be named")
+		return errors.New("AnyFile needs File: name the file in the image")
 	}
 	return nil
 }

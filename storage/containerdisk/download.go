@@ -33,7 +33,7 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 		return nil, err
 	}
 	defer os.RemoveAll(dir) // it has another name when all went well
-	e, err := c.fill(ctx, dir, desc, o, f)
+	e, err := c.fillFolder(ctx, dir, desc, o, f)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reserved -= f.promised
@@ -52,8 +52,8 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 	return e, nil
 }
 
-// fill downloads the image into dir and moves dir to its place.
-func (c *Cache) fill(ctx context.Context, dir string, desc *remote.Descriptor, o PullOptions, f *flight) (*entry, error) {
+// fillFolder downloads the image into dir and moves dir to its place.
+func (c *Cache) fillFolder(ctx context.Context, dir string, desc *remote.Descriptor, o PullOptions, f *flight) (*entry, error) {
 	layers, total, err := c.layers(desc)
 	if err != nil {
 		return nil, err
@@ -68,17 +68,17 @@ func (c *Cache) fill(ctx context.Context, dir string, desc *remote.Descriptor, o
 	defer disk.Close()
 	x := &extraction{
 		file: o.File, out: disk, limit: c.cfg.MaxImageBytes,
-		reserve:  func(size int64) error { return c.reserve(f, size) },
+		reserve:  func(size int64) error { return c.reserveBytes(f, size) },
 		received: c.reporter(f, total),
 	}
-	if err := x.run(ctx, layers); err != nil {
+	if err := x.extractFile(ctx, layers); err != nil {
 		return nil, err
 	}
 	s := stored{Digest: desc.Digest.String(), File: o.File, AnyFile: o.AnyFile}
 	if err := c.inspect(disk, &s); err != nil {
 		return nil, err
 	}
-	return c.commit(dir, disk, s)
+	return c.commitImage(dir, disk, s)
 }
 
 // layers returns the layers of the image for this machine, and their size.
@@ -150,9 +150,9 @@ func (c *Cache) reporter(f *flight, total int64) func(int64) {
 	}
 }
 
-// reserve promises size bytes of the cache and the disk to a download, evicting
+// reserveBytes promises size bytes of the cache and the disk to a download, evicting
 // what has not been used for longest if need be.
-func (c *Cache) reserve(f *flight, size int64) error {
+func (c *Cache) reserveBytes(f *flight, size int64) error {
 	if size > c.cfg.MaxBytes {
 		return fmt.Errorf("%w: %d bytes, the cache holds %d", ErrTooLarge, size, c.cfg.MaxBytes)
 	}
@@ -176,7 +176,7 @@ func (c *Cache) reserve(f *flight, size int64) error {
 		}
 		err = fmt.Errorf("%w: the cache holds %d of at most %d bytes, all in use", ErrNoSpace, c.used+c.reserved-size, c.cfg.MaxBytes)
 		if diskFull {
-			err = fmt.Errorf("%w: it needs %d bytes, %s has %d free of which %d are spoken for", ErrNoSpace,
+			err = fmt.Errorf("%w: it needs %d bytes, %s has %d free of which %d are reserved", ErrNoSpace,
 				size, c.cfg.Dir, free, c.cfg.MinFreeBytes+c.reserved-size)
 		}
 		c.reserved -= size
@@ -203,7 +203,7 @@ func (c *Cache) evictOldest() bool {
 		}
 		if c.openedByQEMU(oldest) {
 			inUse[oldest] = true
-			c.cfg.Log.Warn("an image in use is not held", "path", c.diskPath(oldest))
+			c.cfg.Log.Warn("image is in use but no caller holds it", "path", c.diskPath(oldest))
 			continue
 		}
 		// First out of images/: an image there is whole.

@@ -46,9 +46,9 @@ type extraction struct {
 	hidden   map[string]bool
 }
 
-// run reads the layers from the top down, so that the first match is the one a
+// extractFile reads the layers from the top down, so that the first match is the one a
 // container would see; what an upper layer deletes is hidden in those below.
-func (x *extraction) run(ctx context.Context, layers []v1.Layer) error {
+func (x *extraction) extractFile(ctx context.Context, layers []v1.Layer) error {
 	x.hidden = map[string]bool{}
 	for i := len(layers) - 1; i >= 0; i-- {
 		if err := ctx.Err(); err != nil {
@@ -57,7 +57,7 @@ func (x *extraction) run(ctx context.Context, layers []v1.Layer) error {
 		if x.found != "" && x.file != "" {
 			break
 		}
-		if err := x.layer(ctx, layers[i]); err != nil {
+		if err := x.readLayer(ctx, layers[i]); err != nil {
 			return err
 		}
 	}
@@ -70,7 +70,7 @@ func (x *extraction) run(ctx context.Context, layers []v1.Layer) error {
 	return nil
 }
 
-func (x *extraction) layer(ctx context.Context, l v1.Layer) error {
+func (x *extraction) readLayer(ctx context.Context, l v1.Layer) error {
 	rc, err := l.Compressed()
 	if err != nil {
 		return err
@@ -82,7 +82,7 @@ func (x *extraction) layer(ctx context.Context, l v1.Layer) error {
 	plain, stop, err := decompress(src)
 	if err == nil {
 		defer stop()
-		err = x.archive(&boundedReader{ctx: ctx, r: plain, left: x.limit - x.unpacked, read: &x.unpacked})
+		err = x.readArchive(&boundedReader{ctx: ctx, r: plain, left: x.limit - x.unpacked, read: &x.unpacked})
 	}
 	var local *fs.PathError // writing here failed
 	if errors.Is(err, ErrTooLarge) || errors.Is(err, ErrNoSpace) || errors.As(err, &local) || ctx.Err() != nil {
@@ -99,8 +99,8 @@ func (x *extraction) layer(ctx context.Context, l v1.Layer) error {
 	return err
 }
 
-// archive reads one layer. Whiteouts take effect for the layers below only.
-func (x *extraction) archive(r io.Reader) error {
+// readArchive reads one layer. Whiteouts take effect for the layers below only.
+func (x *extraction) readArchive(r io.Reader) error {
 	tr := tar.NewReader(r)
 	var hide []string
 	for {
@@ -126,7 +126,7 @@ func (x *extraction) archive(r io.Reader) error {
 			}
 			continue
 		}
-		if err := x.entry(tr, h, name); err != nil {
+		if err := x.readEntry(tr, h, name); err != nil {
 			return err
 		}
 	}
@@ -146,8 +146,8 @@ func entryName(n string) (string, bool) {
 	return path.Clean("/" + n), true
 }
 
-func (x *extraction) entry(tr *tar.Reader, h *tar.Header, name string) error {
-	if h.Typeflag == tar.TypeDir || !x.wanted(name) || x.isHidden(name) {
+func (x *extraction) readEntry(tr *tar.Reader, h *tar.Header, name string) error {
+	if h.Typeflag == tar.TypeDir || !x.isWanted(name) || x.isHidden(name) {
 		return nil
 	}
 	if x.found == name {
@@ -177,7 +177,7 @@ func (x *extraction) entry(tr *tar.Reader, h *tar.Header, name string) error {
 	return nil
 }
 
-func (x *extraction) wanted(name string) bool {
+func (x *extraction) isWanted(name string) bool {
 	if x.file != "" {
 		return name == path.Clean("/"+x.file)
 	}

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openedByQEMU says whether some process holds a lock on an image: QEMU locks
-// bytes of every image it has opened. It is a second line behind Hold, for
+// openedByQEMU reports whether some process holds a lock on an image: QEMU locks
+// bytes of every image that it has opened. This is a second check besides Hold, for
 // virtual machines that outlived the agent that started them.
 func (c *Cache) openedByQEMU(key string) bool {
 	f, err := os.Open(c.diskPath(key))

@@ -31,10 +31,10 @@ func newMetrics(r prometheus.Registerer, c *Cache) *metrics {
 	return m
 }
 
-func (m *metrics) pulled(err error) { m.pulls.WithLabelValues(result(err)).Inc() }
+func (m *metrics) pulled(err error) { m.pulls.WithLabelValues(resultLabel(err)).Inc() }
 
-// result is a label of few values for an error.
-func result(err error) string {
+// resultLabel is a label of few values for an error.
+func resultLabel(err error) string {
 	for _, r := range []struct {
 		class error
 		label string

@@ -99,7 +99,7 @@ func credentials(secrets [][]byte, repo name.Repository) (authn.Authenticator, e
 		}
 		best, found := "", false
 		for host := range c.Auths {
-			if matches(host, repo) && (!found || len(host) > len(best)) {
+			if coversRepository(host, repo) && (!found || len(host) > len(best)) {
 				best, found = host, true
 			}
 		}
@@ -122,9 +122,9 @@ func credentials(secrets [][]byte, repo name.Repository) (authn.Authenticator, e
 	return authn.Anonymous, nil
 }
 
-// matches says whether a key of a docker config ("registry", "https://registry/v1/",
+// coversRepository says whether a key of a docker config ("registry", "https://registry/v1/",
 // "registry/some/path") covers repo.
-func matches(key string, repo name.Repository) bool {
+func coversRepository(key string, repo name.Repository) bool {
 	key = strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
 	host, path, _ := strings.Cut(strings.TrimSuffix(key, "/"), "/")
 	registry := repo.RegistryStr()

@@ -204,7 +204,7 @@ func TestSecretMatching(t *testing.T) {
 		{"quay.io", quay, true}, {"https://quay.io", quay, true}, {"quay.io/team", quay, true},
 		{"quay.io/tea", quay, false}, {"quay.io/team/disks", quay, true}, {"quay.io.evil.example", quay, false},
 	} {
-		if got := matches(c.key, c.repo); got != c.want {
+		if got := coversRepository(c.key, c.repo); got != c.want {
 			t.Errorf("%q for %s: %v", c.key, c.repo, got)
 		}
 	}

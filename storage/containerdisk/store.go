@@ -19,9 +19,10 @@ import (
 //
 //	.lock                     held by the one process that uses the cache
 //	images/<key>/disk         the image
-//	images/<key>/image.json   what it is (stored); its time is when it was last used
-//	refs.json                 what references named when they were last pulled
-//	tmp/                      pulls under way
+//	images/<key>/image.json   its description (type stored); the file's modification
+//	                          time is the time of the image's last use
+//	refs.json                 the digests of references at their last pull
+//	tmp/                      running pulls
 //
 // A key is a digest of the container image's digest and the wanted file. A folder
 // is renamed from tmp/ to images/ when all in it is whole and durable.
@@ -50,9 +51,9 @@ func (c *Cache) diskPath(key string) string { return filepath.Join(c.imageDir(ke
 func (c *Cache) metaPath(key string) string { return filepath.Join(c.imageDir(key), "image.json") }
 func (c *Cache) tmpDir() string             { return filepath.Join(c.cfg.Dir, "tmp") }
 
-// open takes the folder for this process, removes what a crash left, and reads
-// what is there.
-func (c *Cache) open() error {
+// openFolder locks the folder for this process, removes unfinished pulls of an
+// earlier process, and reads which images are there.
+func (c *Cache) openFolder() error {
 	if err := os.MkdirAll(c.cfg.Dir, 0o755); err != nil {
 		return err
 	}
@@ -124,7 +125,7 @@ func (c *Cache) loadImage(key string) (*entry, error) {
 		return nil, err
 	}
 	if s.key() != key {
-		return nil, errors.New("it is not what its name says")
+		return nil, errors.New("its description does not match the folder's name")
 	}
 	disk, err := os.Lstat(c.diskPath(key))
 	if err != nil {
@@ -148,8 +149,8 @@ func allocated(fi fs.FileInfo) int64 {
 	return fi.Size()
 }
 
-// commit makes a finished pull in dir durable and puts it into its place.
-func (c *Cache) commit(dir string, disk *os.File, s stored) (*entry, error) {
+// commitImage makes a finished pull in dir durable and puts it into its place.
+func (c *Cache) commitImage(dir string, disk *os.File, s stored) (*entry, error) {
 	mode := os.FileMode(0o444)
 	if c.cfg.GID >= 0 {
 		mode = 0o440
@@ -186,14 +187,14 @@ func (c *Cache) loadRefs() error {
 	}
 	if err != nil {
 		// References are a convenience: without them the registry is asked again.
-		c.cfg.Log.Warn("forgetting image references", "err", err)
+		c.cfg.Log.Warn("dropping unreadable image references", "err", err)
 		c.refs = map[string]string{}
 	}
 	return nil
 }
 
-// remember notes what ref names; the caller holds the lock.
-func (c *Cache) remember(ref, digest string) {
+// rememberRef stores the digest that ref names now; the caller holds the lock.
+func (c *Cache) rememberRef(ref, digest string) {
 	if c.refs[ref] == digest {
 		return
 	}

@@ -16,10 +16,10 @@ import (
 	"virtmesh/storage/sparse"
 )
 
-// Create implements storage.Pool. Preallocate is for raw volumes; qcow2 ones grow
-// as they are written.
+// Create implements storage.Pool. Preallocate applies to raw volumes only; qcow2
+// files grow when they are written to.
 func (p *Pool) Create(ctx context.Context, spec storage.VolumeSpec) (storage.Volume, error) {
-	end, err := p.begin(ctx)
+	end, err := p.beginOperation(ctx)
 	if err != nil {
 		return storage.Volume{}, err
 	}
@@ -33,13 +33,13 @@ func (p *Pool) Create(ctx context.Context, spec storage.VolumeSpec) (storage.Vol
 	if _, err := os.Lstat(p.volumeDir(spec.Name)); err == nil {
 		return storage.Volume{}, fmt.Errorf("create volume %s: %w", spec.Name, storage.ErrExists)
 	}
-	if err := p.create(ctx, spec); err != nil {
+	if err := p.createVolume(ctx, spec); err != nil {
 		return storage.Volume{}, fmt.Errorf("create volume %s: %w", spec.Name, classify(err))
 	}
-	return p.read(spec.Name)
+	return p.readVolume(spec.Name)
 }
 
-func (p *Pool) create(ctx context.Context, spec storage.VolumeSpec) error {
+func (p *Pool) createVolume(ctx context.Context, spec storage.VolumeSpec) error {
 	work, err := p.workDir()
 	if err != nil {
 		return err
@@ -53,17 +53,17 @@ func (p *Pool) create(ctx context.Context, spec storage.VolumeSpec) error {
 		return err
 	}
 	disk := filepath.Join(dir, diskName(spec.Format))
-	if err := p.fill(ctx, disk, spec); err != nil {
+	if err := p.fillDisk(ctx, disk, spec); err != nil {
 		return err
 	}
-	if err := p.finish(disk); err != nil {
+	if err := p.finishDisk(disk); err != nil {
 		return err
 	}
-	return publish(dir, p.volumeDir(spec.Name), "volume.json", record{Format: spec.Format, Created: time.Now().UTC()})
+	return publishFolder(dir, p.volumeDir(spec.Name), "volume.json", record{Format: spec.Format, Created: time.Now().UTC()})
 }
 
-// fill makes the disk with its first content and size.
-func (p *Pool) fill(ctx context.Context, disk string, spec storage.VolumeSpec) error {
+// fillDisk makes the disk with its first content and size.
+func (p *Pool) fillDisk(ctx context.Context, disk string, spec storage.VolumeSpec) error {
 	switch src := spec.Source; {
 	case src == nil:
 		if err := qemuimg.Create(disk, qemuimg.Format(spec.Format), spec.Size); err != nil {
@@ -92,7 +92,7 @@ func (p *Pool) fillFromFile(ctx context.Context, disk string, spec storage.Volum
 	if src.FileFormat == storage.QCOW2 {
 		info, err := qemuimg.Inspect(src.File, qemuimg.Limits{MaxVirtualSize: storage.MaxVolumeSize})
 		if err == nil && info.Format != qemuimg.QCOW2 {
-			err = fmt.Errorf("%w: it is no qcow2 image", qemuimg.ErrFormat)
+			err = fmt.Errorf("%w: it is not a qcow2 image", qemuimg.ErrFormat)
 		}
 		if err != nil {
 			return missingSource(err)
@@ -103,7 +103,7 @@ func (p *Pool) fillFromFile(ctx context.Context, disk string, spec storage.Volum
 
 func (p *Pool) fillFromVolume(ctx context.Context, disk string, spec storage.VolumeSpec) error {
 	src := spec.Source
-	unlock, err := p.lock(ctx, src.Volume, false)
+	unlock, err := p.lockVolume(ctx, src.Volume, false)
 	if err != nil {
 		return err
 	}
@@ -117,8 +117,8 @@ func (p *Pool) fillFromVolume(ctx context.Context, disk string, spec storage.Vol
 		return missingSource(err)
 	}
 	from := filepath.Join(dir, diskName(rec.Format))
-	if rec.Format != spec.Format { // then it is for qemu-img to read
-		if err := p.own(from); err != nil {
+	if rec.Format != spec.Format { // qemu-img has to read it
+		if err := p.ownDisk(from); err != nil {
 			return err
 		}
 	}
@@ -156,7 +156,7 @@ func (p *Pool) fillFromDisk(ctx context.Context, disk string, spec storage.Volum
 		}
 	}
 	if want := storage.AlignSize(max(spec.Size, size)); err == nil && want > size {
-		err = p.grow(ctx, disk, spec.Format, want)
+		err = p.growDisk(ctx, disk, spec.Format, want)
 	}
 	return err
 }
@@ -173,7 +173,7 @@ func preallocate(path string) error {
 	}
 	err = syscall.Fallocate(int(f.Fd()), 0, 0, fi.Size())
 	if errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS) {
-		return nil // a file system that cannot: it was asked for as far as possible
+		return nil // the file system cannot do it, and Preallocate is a best effort
 	}
 	if err != nil {
 		return fmt.Errorf("preallocate: %w", err)
@@ -181,9 +181,9 @@ func preallocate(path string) error {
 	return nil
 }
 
-// own gives a disk its owner, also one that has had it: libvirt hands a disk to
-// root when the virtual machine has stopped.
-func (p *Pool) own(disk string) error {
+// ownDisk sets the owner of a disk, even if the disk had that owner before: libvirt
+// gives a disk to root when the virtual machine has stopped.
+func (p *Pool) ownDisk(disk string) error {
 	f, err := os.OpenFile(disk, os.O_RDWR|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -197,16 +197,17 @@ func (p *Pool) own(disk string) error {
 	return f.Chmod(0o660)
 }
 
-// finish gives a disk its owner and makes it durable.
-func (p *Pool) finish(disk string) error {
-	if err := p.own(disk); err != nil {
+// finishDisk sets the owner of a disk and syncs the disk.
+func (p *Pool) finishDisk(disk string) error {
+	if err := p.ownDisk(disk); err != nil {
 		return err
 	}
 	return durable.Sync(disk)
 }
 
-// publish writes the record of a finished folder and puts the folder in its place.
-func publish(dir, to, file string, rec record) error {
+// publishFolder writes the record of a finished folder and renames the folder to its
+// final name.
+func publishFolder(dir, to, file string, rec record) error {
 	if err := writeRecord(dir, file, rec); err != nil {
 		return err
 	}
@@ -215,7 +216,7 @@ func publish(dir, to, file string, rec record) error {
 	}
 	err := durable.Rename(dir, to)
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%w: someone else was faster", storage.ErrExists)
+		return fmt.Errorf("%w: it was created by another call meanwhile", storage.ErrExists)
 	}
 	return err
 }

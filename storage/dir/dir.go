@@ -3,28 +3,30 @@
 //
 //	volumes/<name>/disk.img         the disk of a raw volume, a sparse file
 //	volumes/<name>/disk.qcow2       or of a qcow2 volume
-//	volumes/<name>/volume.json      what was created, never changed
+//	volumes/<name>/volume.json      format and time of creation, never changed
 //	volumes/<name>/lock             locked by operations on the volume
 //	volumes/<name>/snapshots/<s>/   disk.* and snapshot.json of a snapshot
-//	tmp/<host>-*                    what is being made or removed by that host
-//	pool.json                       what tells this pool from others
+//	tmp/<host>-*                    what that host is making or removing
+//	pool.json                       the pool's ID
 //
-// The last tells the pool from the bare directory that is seen when its file
-// system is not mounted. There nothing is made, and nothing counts as deleted.
+// By pool.json the driver distinguishes the pool from the bare directory that
+// remains when its file system is not mounted. In the bare directory it creates
+// nothing, and no volume counts as deleted.
 //
-// Invariants: a folder below volumes/ or snapshots/ is whole, for it is renamed
-// there from tmp/ once everything in it is on disk, and renamed away before it is
-// taken apart (where a full disk forbids that, its record goes first). So a crash at any point leaves at worst something in tmp/, which
-// the next Open on that host removes. Two hosts that create one name at once race
-// to the rename, and the second gets ErrExists. Locks are POSIX record locks,
-// which NFS carries between hosts and the kernel drops when a process dies.
+// Invariants: a folder below volumes/ or snapshots/ is whole. It is renamed there
+// from tmp/ once everything in it is on disk, and renamed back to tmp/ before its
+// parts are removed (if a full disk prevents the rename, its record is removed
+// first). So a crash at any point leaves at worst a folder in tmp/, which the next
+// Open on that host removes. When two hosts create the same name at once, the first
+// rename wins, and the other host gets ErrExists. Locks are POSIX record locks:
+// NFS passes them between hosts, and the kernel drops them when a process dies.
 //
-// Sizes are read off the disk, not off volume.json, so that growth by a
-// hypervisor or a crash amid Expand leaves no lie behind. The format is what
-// volume.json says: a guest may write any header into its raw disk.
+// Sizes are read from the disk, not from volume.json, so that they are right after
+// a hypervisor has grown the disk or a crash has interrupted Expand. The format is
+// read from volume.json: a guest may write any header into its raw disk.
 //
-// The driver does not mount, does not measure quotas, and does not move files
-// between folders.
+// The driver does not mount file systems, does not check quotas, and does not move
+// files between folders.
 package dir
 
 import (
@@ -48,21 +50,22 @@ import (
 type Config struct {
 	// Name is the pool's name.
 	Name string
-	// Dir is the folder, which is made if need be.
+	// Dir is the folder. Open creates it if it does not exist.
 	Dir string
-	// Host is this host's name: it tells what it left unfinished from what other
-	// hosts are at work on.
+	// Host is this host's name. It marks unfinished work in tmp/, so that each host
+	// removes only its own.
 	Host string
 	// Shared says that other hosts open the same folder.
 	Shared bool
 	// DefaultFormat is the format of volumes that ask for none.
 	DefaultFormat storage.Format
-	// Memory is a file outside of Dir where this host notes which pool it found
-	// there, so that it is not made anew when it is away. Empty for none.
+	// Memory is a file outside of Dir in which this host records the ID of the pool
+	// that it found there, so that no new pool is made while Dir is not mounted.
+	// Empty for none.
 	Memory string
-	// UID and GID own the disks, so that an unprivileged QEMU opens them and
-	// others do not; -1 leaves them to this process's user. qemu-img runs as them
-	// too, if this process may choose.
+	// UID and GID own the disks, so that an unprivileged QEMU can open them and
+	// other users cannot; -1 leaves them to this process's user. qemu-img runs as
+	// this user too, if this process is root.
 	UID, GID int
 	// Tool makes and converts qcow2 images.
 	Tool qemuimg.Tool
@@ -104,7 +107,7 @@ func (c Config) Validate() error {
 type Pool struct {
 	cfg  Config
 	info storage.Info
-	id   string // as pool.json has it
+	id   string // the ID in pool.json
 
 	mu     sync.Mutex
 	closed bool
@@ -116,8 +119,8 @@ var (
 	_ storage.Snapshotter = (*Pool)(nil)
 )
 
-// Open opens the pool in cfg.Dir and removes what this host left unfinished
-// there. ErrUnavailable says that the pool this host knows is not there.
+// Open opens the pool in cfg.Dir and removes this host's unfinished work in it.
+// ErrUnavailable says that the pool that this host knows is not there.
 func Open(cfg Config) (*Pool, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -126,7 +129,7 @@ func Open(cfg Config) (*Pool, error) {
 		cfg.Tool.Credential = &syscall.Credential{Uid: uint32(cfg.UID), Gid: uint32(cfg.GID)}
 	}
 	p := &Pool{cfg: cfg}
-	if err := p.identify(); err != nil {
+	if err := p.identifyPool(); err != nil {
 		return nil, fmt.Errorf("open pool %s: %w", cfg.Name, err)
 	}
 	for _, d := range []string{p.volumesDir(), p.tmpDir()} {
@@ -139,7 +142,7 @@ func Open(cfg Config) (*Pool, error) {
 		return nil, fmt.Errorf("open pool %s: %w", cfg.Name, err)
 	}
 	for _, s := range stale {
-		// A host called "a" must not remove what "a-b" is at work on.
+		// A host called "a" must not remove the work of host "a-b".
 		if strings.Count(filepath.Base(s), "-") != strings.Count(cfg.Host, "-")+1 {
 			continue
 		}
@@ -161,7 +164,7 @@ func Open(cfg Config) (*Pool, error) {
 	return p, nil
 }
 
-// canClone tries whether the file system shares content between files.
+// canClone tests whether the file system can share content between files.
 func (p *Pool) canClone() (bool, error) {
 	dir, err := p.workDir()
 	if err != nil {
@@ -193,8 +196,9 @@ func (p *Pool) Close() error {
 	return nil
 }
 
-// begin counts an operation; end is to be deferred.
-func (p *Pool) begin(ctx context.Context) (end func(), err error) {
+// beginOperation registers a running operation, for which Close waits. The caller
+// defers end.
+func (p *Pool) beginOperation(ctx context.Context) (end func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -242,7 +246,7 @@ func (p *Pool) Usage(ctx context.Context) (storage.Usage, error) {
 	return u, nil
 }
 
-// needSpace says whether n more bytes fit.
+// needSpace returns ErrNoSpace if n more bytes do not fit.
 func (p *Pool) needSpace(n int64) error {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(p.cfg.Dir, &st); err != nil {
@@ -254,7 +258,8 @@ func (p *Pool) needSpace(n int64) error {
 	return nil
 }
 
-// classify gives errors of the file system and of qemu-img the contract's classes.
+// classify maps errors of the file system and of qemu-img to the error classes of
+// package storage.
 func classify(err error) error {
 	switch {
 	case err == nil:

@@ -150,11 +150,11 @@ func TestLockedVolumeIsBusy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unlock, err := p.lock(ctx, "v", false)
+	unlock, err := p.lockVolume(ctx, "v", false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := p.lock(ctx, "v", false)
+	again, err := p.lockVolume(ctx, "v", false)
 	if err != nil {
 		t.Fatalf("two readers: %v", err)
 	}

@@ -11,15 +11,15 @@ import (
 	"virtmesh/storage/durable"
 )
 
-// discard takes a folder that holds the record file out of sight before it takes
-// it apart. It makes nothing new, so that it also works where there is no space
-// left; and where there is not even room for another name, it takes the folder
-// apart in its place.
-func (p *Pool) discard(path, record string) error {
+// discardFolder removes a volume's or snapshot's folder: it renames the folder into
+// tmp/ and then removes its parts. It creates no file, so that it works on a full
+// disk; if there is not even space for the new name, it removes the parts in place.
+// record is the name of the folder's record file.
+func (p *Pool) discardFolder(path, record string) error {
 	grave := filepath.Join(p.tmpDir(), fmt.Sprintf("%s-%d", p.cfg.Host, rand.Uint64()))
 	err := os.Rename(path, grave)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return takeApart(path, record)
+		return removeInPlace(path, record)
 	}
 	if err != nil {
 		return err
@@ -30,10 +30,10 @@ func (p *Pool) discard(path, record string) error {
 	return os.RemoveAll(grave)
 }
 
-// takeApart removes a folder where it stands: first its record, without which it
-// is no volume any more, and last its lock, without which a second attempt would
-// find nothing to delete.
-func takeApart(path, record string) error {
+// removeInPlace removes a folder without renaming it: first its record, because a
+// folder without a record is no longer a volume, and last its lock, because a second
+// attempt finds the folder by its lock.
+func removeInPlace(path, record string) error {
 	if err := os.Remove(filepath.Join(path, record)); err != nil && !isMissing(err) {
 		return err
 	}

@@ -79,7 +79,7 @@ func TestTakingApartInPlace(t *testing.T) {
 	if _, err := p.Get(ctx, "v"); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("got %v", err)
 	}
-	if err := takeApart(p.volumeDir("v"), "volume.json"); err != nil {
+	if err := removeInPlace(p.volumeDir("v"), "volume.json"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(p.volumeDir("v")); !os.IsNotExist(err) {

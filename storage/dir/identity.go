@@ -20,9 +20,10 @@ type marker struct {
 
 func (p *Pool) markerFile() string { return filepath.Join(p.cfg.Dir, "pool.json") }
 
-// identify finds out which pool is in Dir. A directory without a mark becomes a
-// pool, unless this host has seen one before: then it is not mounted.
-func (p *Pool) identify() error {
+// identifyPool finds out which pool is in Dir. A directory without pool.json becomes
+// a new pool, unless Config.Memory has the ID of an earlier pool: then that pool's
+// file system is not mounted.
+func (p *Pool) identifyPool() error {
 	var known string
 	var err error
 	if p.cfg.Memory != "" {
@@ -38,7 +39,7 @@ func (p *Pool) identify() error {
 		return p.unavailable(found, known)
 	}
 	if found == "" {
-		if found, err = p.mark(); err != nil {
+		if found, err = p.markPool(); err != nil {
 			return err
 		}
 	}
@@ -49,7 +50,8 @@ func (p *Pool) identify() error {
 	return writeMarker(p.cfg.Memory, found)
 }
 
-// unavailable says that found, "" for nothing, is in the place of the pool.
+// unavailable returns the error for a pool with the ID found ("" for none) where the
+// pool with the ID known was expected.
 func (p *Pool) unavailable(found, known string) error {
 	what := "there is no pool.json"
 	if found != "" {
@@ -63,9 +65,9 @@ func (p *Pool) unavailable(found, known string) error {
 	return err
 }
 
-// missing turns "there is no such volume" into ErrUnavailable when it is the
-// pool that is not there.
-func (p *Pool) missing(err error) error {
+// classifyMissing turns ErrNotFound into ErrUnavailable if the pool itself is not
+// there.
+func (p *Pool) classifyMissing(err error) error {
 	if !errors.Is(err, storage.ErrNotFound) {
 		return err
 	}
@@ -79,8 +81,9 @@ func (p *Pool) missing(err error) error {
 	return err
 }
 
-// mark makes the directory a pool. Of two hosts that do so at once, one wins.
-func (p *Pool) mark() (string, error) {
+// markPool writes a new pool.json into the directory. If two hosts do so at once, one
+// wins. It returns the winner's ID.
+func (p *Pool) markPool() (string, error) {
 	if err := os.MkdirAll(p.cfg.Dir, 0o711); err != nil {
 		return "", err
 	}
@@ -98,7 +101,7 @@ func (p *Pool) mark() (string, error) {
 	return readMarker(p.markerFile())
 }
 
-// readMarker returns the ID in a file, "" if there is no file.
+// readMarker returns the ID in a file, or "" if the file does not exist.
 func readMarker(path string) (string, error) {
 	raw, err := os.ReadFile(path)
 	if isMissing(err) {
@@ -117,7 +120,8 @@ func readMarker(path string) (string, error) {
 	return m.ID, nil
 }
 
-// writeMarker replaces a file as a whole: half of one would keep the pool shut.
+// writeMarker replaces a file in one step: with half a file the pool could not be
+// opened.
 func writeMarker(path, id string) error {
 	raw, err := json.Marshal(marker{id})
 	if err != nil {

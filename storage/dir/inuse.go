@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openedByQEMU says whether some process locks bytes of a disk, as QEMU does with
-// every image it opens. Where that cannot be told, it says no.
+// openedByQEMU reports whether some process has locked bytes of a disk, as QEMU does
+// with every image that it opens. If that cannot be found out, it returns false.
 func openedByQEMU(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {

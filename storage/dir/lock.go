@@ -14,14 +14,14 @@ import (
 	"virtmesh/storage"
 )
 
-// lockPoll is how often a lock that is taken is tried again. Such locks last for
-// a copy, so the wait is coarse.
+// lockPoll is the interval between attempts to take a lock. A holder keeps its lock
+// for the time of a copy, so the interval can be coarse.
 const lockPoll = 20 * time.Millisecond
 
-// lock waits for an operation's turn on a volume: alone, or with others that only
-// read it. It returns ErrNotFound if there is no such volume, also if it goes
-// while it is waited for, and ErrBusy when ctx ends first.
-func (p *Pool) lock(ctx context.Context, name string, alone bool) (unlock func(), err error) {
+// lockVolume waits for a lock on a volume: an exclusive lock if alone is set, else a
+// lock shared with other readers. It returns ErrNotFound if the volume does not exist
+// or is deleted during the wait, and ErrBusy when ctx ends first.
+func (p *Pool) lockVolume(ctx context.Context, name string, alone bool) (unlock func(), err error) {
 	path := filepath.Join(p.volumeDir(name), "lock")
 	kind := int16(unix.F_RDLCK)
 	if alone {
@@ -35,7 +35,8 @@ func (p *Pool) lock(ctx context.Context, name string, alone bool) (unlock func()
 		if err != nil {
 			return nil, err
 		}
-		// Of the open file, not of the process: so it also holds between goroutines.
+		// The lock belongs to the open file, not to the process, so it works between
+		// goroutines too.
 		err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: kind})
 		if err == nil && sameFile(f, path) {
 			return func() { f.Close() }, nil
@@ -55,7 +56,7 @@ func (p *Pool) lock(ctx context.Context, name string, alone bool) (unlock func()
 	}
 }
 
-// sameFile says whether f is still what stands at path.
+// sameFile reports whether f is still the file at path.
 func sameFile(f *os.File, path string) bool {
 	a, err := f.Stat()
 	if err != nil {

@@ -13,10 +13,10 @@ import (
 	"virtmesh/storage/sparse"
 )
 
-// Snapshot implements storage.Snapshotter: a snapshot is a copy, which shares its
-// blocks with the volume where the file system can.
+// Snapshot implements storage.Snapshotter: a snapshot is a copy. It shares blocks
+// with the volume if the file system can do that.
 func (p *Pool) Snapshot(ctx context.Context, volume, name string) (storage.Snapshot, error) {
-	end, err := p.begin(ctx)
+	end, err := p.beginOperation(ctx)
 	if err != nil {
 		return storage.Snapshot{}, err
 	}
@@ -24,7 +24,7 @@ func (p *Pool) Snapshot(ctx context.Context, volume, name string) (storage.Snaps
 	if err := validNames(volume, name); err != nil {
 		return storage.Snapshot{}, err
 	}
-	unlock, err := p.lock(ctx, volume, true)
+	unlock, err := p.lockVolume(ctx, volume, true)
 	if err != nil {
 		return storage.Snapshot{}, err
 	}
@@ -32,14 +32,14 @@ func (p *Pool) Snapshot(ctx context.Context, volume, name string) (storage.Snaps
 	if _, err := os.Lstat(p.snapshotDir(volume, name)); err == nil {
 		return storage.Snapshot{}, fmt.Errorf("snapshot %s of volume %s: %w", name, volume, storage.ErrExists)
 	}
-	if err := p.snapshot(ctx, volume, name); err != nil {
+	if err := p.makeSnapshot(ctx, volume, name); err != nil {
 		return storage.Snapshot{}, fmt.Errorf("snapshot %s of volume %s: %w", name, volume, classify(err))
 	}
 	return p.readSnapshot(volume, name)
 }
 
-func (p *Pool) snapshot(ctx context.Context, volume, name string) error {
-	v, err := p.read(volume)
+func (p *Pool) makeSnapshot(ctx context.Context, volume, name string) error {
+	v, err := p.readVolume(volume)
 	if err != nil {
 		return err
 	}
@@ -59,10 +59,10 @@ func (p *Pool) snapshot(ctx context.Context, volume, name string) error {
 	if err := sparse.Copy(ctx, disk, v.Path, nil); err != nil {
 		return err
 	}
-	if err := p.finish(disk); err != nil {
+	if err := p.finishDisk(disk); err != nil {
 		return err
 	}
-	return publish(dir, p.snapshotDir(volume, name), "snapshot.json", record{Format: v.Format, Created: time.Now().UTC()})
+	return publishFolder(dir, p.snapshotDir(volume, name), "snapshot.json", record{Format: v.Format, Created: time.Now().UTC()})
 }
 
 func (p *Pool) readSnapshot(volume, name string) (storage.Snapshot, error) {
@@ -78,7 +78,7 @@ func (p *Pool) readSnapshot(volume, name string) (storage.Snapshot, error) {
 
 // Snapshots implements storage.Snapshotter.
 func (p *Pool) Snapshots(ctx context.Context, volume string) ([]storage.Snapshot, error) {
-	end, err := p.begin(ctx)
+	end, err := p.beginOperation(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func (p *Pool) Snapshots(ctx context.Context, volume string) ([]storage.Snapshot
 
 // DeleteSnapshot implements storage.Snapshotter.
 func (p *Pool) DeleteSnapshot(ctx context.Context, volume, name string) error {
-	end, err := p.begin(ctx)
+	end, err := p.beginOperation(ctx)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, volume, name string) error {
 	if err := validNames(volume, name); err != nil {
 		return err
 	}
-	unlock, err := p.lock(ctx, volume, true)
+	unlock, err := p.lockVolume(ctx, volume, true)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil
 	}
@@ -128,16 +128,16 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, volume, name string) error {
 		return err
 	}
 	defer unlock()
-	if err := p.discard(p.snapshotDir(volume, name), "snapshot.json"); err != nil && !isMissing(err) {
+	if err := p.discardFolder(p.snapshotDir(volume, name), "snapshot.json"); err != nil && !isMissing(err) {
 		return fmt.Errorf("delete snapshot %s of volume %s: %w", name, volume, err)
 	}
 	return nil
 }
 
-// Restore implements storage.Snapshotter: the volume's disk is replaced by a copy
-// of the snapshot's in one step.
+// Restore implements storage.Snapshotter: it replaces the volume's disk in one step
+// by a copy of the snapshot's disk.
 func (p *Pool) Restore(ctx context.Context, volume, name string) (storage.Volume, error) {
-	end, err := p.begin(ctx)
+	end, err := p.beginOperation(ctx)
 	if err != nil {
 		return storage.Volume{}, err
 	}
@@ -145,25 +145,25 @@ func (p *Pool) Restore(ctx context.Context, volume, name string) (storage.Volume
 	if err := validNames(volume, name); err != nil {
 		return storage.Volume{}, err
 	}
-	unlock, err := p.lock(ctx, volume, true)
+	unlock, err := p.lockVolume(ctx, volume, true)
 	if err != nil {
 		return storage.Volume{}, err
 	}
 	defer unlock()
-	v, err := p.read(volume)
+	v, err := p.readVolume(volume)
 	if err != nil {
 		return storage.Volume{}, err
 	}
 	if openedByQEMU(v.Path) {
 		return storage.Volume{}, fmt.Errorf("restore volume %s: %w: a virtual machine has it open", volume, storage.ErrBusy)
 	}
-	if err := p.restore(ctx, v, name); err != nil {
+	if err := p.restoreSnapshot(ctx, v, name); err != nil {
 		return storage.Volume{}, fmt.Errorf("restore volume %s to %s: %w", volume, name, classify(err))
 	}
-	return p.read(volume)
+	return p.readVolume(volume)
 }
 
-func (p *Pool) restore(ctx context.Context, v storage.Volume, name string) error {
+func (p *Pool) restoreSnapshot(ctx context.Context, v storage.Volume, name string) error {
 	s, err := p.readSnapshot(v.Name, name)
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func (p *Pool) restore(ctx context.Context, v storage.Volume, name string) error
 	if err := sparse.Copy(ctx, disk, filepath.Join(p.snapshotDir(v.Name, name), diskName(v.Format)), nil); err != nil {
 		return err
 	}
-	if err := p.finish(disk); err != nil {
+	if err := p.finishDisk(disk); err != nil {
 		return err
 	}
 	return durable.Rename(disk, v.Path)

@@ -23,7 +23,7 @@ type record struct {
 
 // Get implements storage.Pool.
 func (p *Pool) Get(ctx context.Context, name string) (storage.Volume, error) {
-	end, err := p.begin(ctx)
+	end, err := p.beginOperation(ctx)
 	if err != nil {
 		return storage.Volume{}, err
 	}
@@ -31,11 +31,11 @@ func (p *Pool) Get(ctx context.Context, name string) (storage.Volume, error) {
 	if err := storage.ValidateName(name); err != nil {
 		return storage.Volume{}, err
 	}
-	v, err := p.read(name)
-	return v, p.missing(err)
+	v, err := p.readVolume(name)
+	return v, p.classifyMissing(err)
 }
 
-func (p *Pool) read(name string) (storage.Volume, error) {
+func (p *Pool) readVolume(name string) (storage.Volume, error) {
 	rec, size, allocated, err := readDisk(p.volumeDir(name), "volume.json")
 	if isMissing(err) {
 		return storage.Volume{}, fmt.Errorf("volume %s: %w", name, storage.ErrNotFound)
@@ -63,7 +63,8 @@ func readDisk(dir, file string) (rec record, size, allocated int64, err error) {
 	return rec, size, allocated, err
 }
 
-// diskSize is the size of the virtual disk in the file, and what it occupies.
+// diskSize returns the size of the virtual disk in the file, and the space that the
+// file occupies.
 func diskSize(path string, format storage.Format) (size, allocated int64, err error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
 	if err != nil {
@@ -81,7 +82,7 @@ func diskSize(path string, format storage.Format) (size, allocated int64, err er
 	if format == storage.QCOW2 {
 		info, err := qemuimg.Probe(f, size)
 		if err == nil && info.Format != qemuimg.QCOW2 {
-			err = errors.New("it is no qcow2 image")
+			err = errors.New("it is not a qcow2 image")
 		}
 		if err != nil {
 			return 0, 0, fmt.Errorf("%s: %w", filepath.Base(path), err)
@@ -94,7 +95,7 @@ func diskSize(path string, format storage.Format) (size, allocated int64, err er
 // List implements storage.Pool. Folders that hold no whole volume, which this
 // driver does not leave behind, are logged and left out.
 func (p *Pool) List(ctx context.Context) ([]storage.Volume, error) {
-	end, err := p.begin(ctx)
+	end, err := p.beginOperation(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -111,12 +112,12 @@ func (p *Pool) List(ctx context.Context) ([]storage.Volume, error) {
 		if storage.ValidateName(d.Name()) != nil || !d.IsDir() {
 			continue
 		}
-		v, err := p.read(d.Name())
+		v, err := p.readVolume(d.Name())
 		if errors.Is(err, storage.ErrNotFound) {
 			continue // deleted meanwhile
 		}
 		if err != nil {
-			p.cfg.Log.Warn("not a volume", "pool", p.cfg.Name, "path", p.volumeDir(d.Name()), "err", err)
+			p.cfg.Log.Warn("skipping a folder that is not a volume", "pool", p.cfg.Name, "path", p.volumeDir(d.Name()), "err", err)
 			continue
 		}
 		vols = append(vols, v)
@@ -126,7 +127,7 @@ func (p *Pool) List(ctx context.Context) ([]storage.Volume, error) {
 
 // Delete implements storage.Pool.
 func (p *Pool) Delete(ctx context.Context, name string) error {
-	end, err := p.begin(ctx)
+	end, err := p.beginOperation(ctx)
 	if err != nil {
 		return err
 	}
@@ -134,21 +135,22 @@ func (p *Pool) Delete(ctx context.Context, name string) error {
 	if err := storage.ValidateName(name); err != nil {
 		return err
 	}
-	unlock, err := p.lock(ctx, name, true)
-	if err = p.missing(err); errors.Is(err, storage.ErrNotFound) {
+	unlock, err := p.lockVolume(ctx, name, true)
+	if err = p.classifyMissing(err); errors.Is(err, storage.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("delete volume %s: %w", name, err)
 	}
 	defer unlock()
-	// Whatever its record says: a volume that is damaged can be deleted too.
+	// Both formats are checked, whatever the record says: a damaged volume can be
+	// deleted too.
 	for _, format := range []storage.Format{storage.Raw, storage.QCOW2} {
 		if openedByQEMU(filepath.Join(p.volumeDir(name), diskName(format))) {
 			return fmt.Errorf("delete volume %s: %w: a virtual machine has it open", name, storage.ErrBusy)
 		}
 	}
-	if err := p.discard(p.volumeDir(name), "volume.json"); err != nil {
+	if err := p.discardFolder(p.volumeDir(name), "volume.json"); err != nil {
 		return fmt.Errorf("delete volume %s: %w", name, err)
 	}
 	return nil
@@ -156,7 +158,7 @@ func (p *Pool) Delete(ctx context.Context, name string) error {
 
 // Expand implements storage.Pool.
 func (p *Pool) Expand(ctx context.Context, name string, size int64) (storage.Volume, error) {
-	end, err := p.begin(ctx)
+	end, err := p.beginOperation(ctx)
 	if err != nil {
 		return storage.Volume{}, err
 	}
@@ -168,12 +170,12 @@ func (p *Pool) Expand(ctx context.Context, name string, size int64) (storage.Vol
 		return storage.Volume{}, fmt.Errorf("expand volume %s: %w: size %d", name, storage.ErrInvalid, size)
 	}
 	size = storage.AlignSize(size)
-	unlock, err := p.lock(ctx, name, true)
+	unlock, err := p.lockVolume(ctx, name, true)
 	if err != nil {
 		return storage.Volume{}, err
 	}
 	defer unlock()
-	v, err := p.read(name)
+	v, err := p.readVolume(name)
 	if err != nil {
 		return storage.Volume{}, err
 	}
@@ -183,16 +185,16 @@ func (p *Pool) Expand(ctx context.Context, name string, size int64) (storage.Vol
 	if openedByQEMU(v.Path) {
 		return storage.Volume{}, fmt.Errorf("expand volume %s: %w: a virtual machine has it open", name, storage.ErrBusy)
 	}
-	if err := p.grow(ctx, v.Path, v.Format, size); err != nil {
+	if err := p.growDisk(ctx, v.Path, v.Format, size); err != nil {
 		return storage.Volume{}, fmt.Errorf("expand volume %s: %w", name, classify(err))
 	}
-	return p.read(name)
+	return p.readVolume(name)
 }
 
-// grow makes a disk size bytes large; new bytes are zeros.
-func (p *Pool) grow(ctx context.Context, path string, format storage.Format, size int64) error {
+// growDisk makes a disk size bytes large; new bytes are zeros.
+func (p *Pool) growDisk(ctx context.Context, path string, format storage.Format, size int64) error {
 	if format == storage.QCOW2 {
-		if err := p.own(path); err != nil { // as whom qemu-img writes to it
+		if err := p.ownDisk(path); err != nil { // qemu-img writes as this owner
 			return err
 		}
 		return p.cfg.Tool.Resize(ctx, path, qemuimg.QCOW2, size)

@@ -1,10 +1,10 @@
-// Package durable puts files and folders in their place so that they are there after a
-// loss of power: whole, under their name, and as they were when the call returned.
+// Package durable writes and moves files and folders so that they survive a loss of
+// power: whole, under their name, and as they were when the call returned.
 //
-// A file that is replaced in one step is not durable yet. Its content has to be on the
-// disk before it gets its name, and the folder that holds the name after. Libraries that
-// replace files in one step leave the folder out; this package does both, so that nobody
-// has to remember. It owns no files and keeps no state.
+// Replacing a file in one step is not enough. The content must be on the disk before
+// the file gets its name, and the folder that has the name must be synced after that.
+// Libraries that replace files in one step do not sync the folder; this package does
+// both. It owns no files and keeps no state.
 package durable
 
 import (
@@ -21,8 +21,8 @@ import (
 
 // WriteFile replaces the file at path, or makes it, with the mode perm whatever the
 // umask. After a crash at any moment the file is the old one or the new one; when
-// WriteFile returns without an error it is the new one. Of two calls at once for one
-// path, one wins. The folder must be there.
+// WriteFile has returned without an error, it is the new one. Of two concurrent calls
+// for one path, one wins. The folder must exist.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
 	return Copy(path, bytes.NewReader(data), perm)
 }
@@ -45,8 +45,8 @@ func Copy(path string, r io.Reader, perm fs.FileMode) error {
 	return Sync(dir)
 }
 
-// Place gives a file that is written its name, in a folder of the same file system: it
-// makes the content durable, and then renames as Rename does.
+// Place moves a finished file to its name, in a folder of the same file system: it
+// syncs the content and then renames the file as Rename does.
 func Place(from, to string) error {
 	if err := Sync(from); err != nil {
 		return err
@@ -54,9 +54,9 @@ func Place(from, to string) error {
 	return Rename(from, to)
 }
 
-// Rename moves a file or folder within a file system. When it returns without an error
-// the new name is there after a crash and the old one is not. What a folder holds has to
-// be durable before. errors.Is tells fs.ErrExist when to is a folder that is not empty.
+// Rename moves a file or folder within a file system. After it has returned without an
+// error, a crash cannot undo the move. The content must be synced before. The error
+// wraps fs.ErrExist if to is a folder that is not empty.
 func Rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err // it names both
@@ -70,8 +70,8 @@ func Rename(from, to string) error {
 	return Sync(filepath.Dir(from))
 }
 
-// Sync makes a file's content durable, or the names in a folder: which there are, and
-// which are gone.
+// Sync writes a file's content to the disk. For a folder it writes the list of names:
+// those that were added and those that were removed.
 func Sync(path string) error {
 	f, err := os.Open(path)
 	if err != nil {

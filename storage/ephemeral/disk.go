@@ -25,12 +25,12 @@ func (d *Disks) path(vm VM, k Disk) string {
 	return filepath.Join(d.folder(vm.UID), k.Name+suffix)
 }
 
-func (d *Disks) prepare(vm VM, k Disk) (Prepared, error) {
+func (d *Disks) prepareDisk(vm VM, k Disk) (Prepared, error) {
 	path := d.path(vm, k)
 	if k.Content != nil {
 		return d.prepareContent(path, k)
 	}
-	p, err := read(path, k)
+	p, err := readDisk(path, k)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return p, err
 	}
@@ -51,12 +51,12 @@ func (d *Disks) prepare(vm VM, k Disk) (Prepared, error) {
 		err = qemuimg.Create(made, k.Empty.Format, k.Empty.Size)
 	}
 	if err != nil {
-		return Prepared{}, noSpace(err)
+		return Prepared{}, classifyNoSpace(err)
 	}
-	if err := d.publish(made, path); err != nil {
+	if err := d.publishDisk(made, path); err != nil {
 		return Prepared{}, err
 	}
-	return read(path, k)
+	return readDisk(path, k)
 }
 
 // keepOrigin writes down what an overlay is about to be made on.
@@ -64,12 +64,12 @@ func (d *Disks) keepOrigin(vm VM, k Disk) error {
 	if k.Overlay.Origin == "" {
 		return nil
 	}
-	return d.write([]byte(k.Overlay.Origin), filepath.Join(d.folder(vm.UID), k.Name+originSuffix))
+	return d.writeDisk([]byte(k.Overlay.Origin), filepath.Join(d.folder(vm.UID), k.Name+originSuffix))
 }
 
-// read describes a disk that is there. Headers are trusted here: a guest writes
+// readDisk describes a disk that is there. Headers are trusted here: a guest writes
 // into a qcow2 image, not onto it.
-func read(path string, k Disk) (Prepared, error) {
+func readDisk(path string, k Disk) (Prepared, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return Prepared{}, err
@@ -103,16 +103,16 @@ func (d *Disks) prepareContent(path string, k Disk) (Prepared, error) {
 		want = append(bytes.Clone(want), make([]byte, size-int64(len(want)))...)
 	}
 	p := Prepared{Name: k.Name, Path: path, Format: qemuimg.Raw, Size: int64(len(want)), ReadOnly: true}
-	if same(path, want) {
+	if hasContent(path, want) {
 		return p, nil
 	}
 	// Not 0400: on a bus without write protection, as SATA is, QEMU opens it for
 	// writing. It is this VM's alone, and what it spoils is made anew.
-	return p, d.write(want, path)
+	return p, d.writeDisk(want, path)
 }
 
-// write makes a file of these bytes, in place of what has its name.
-func (d *Disks) write(content []byte, path string) error {
+// writeDisk makes a file of these bytes, in place of what has its name.
+func (d *Disks) writeDisk(content []byte, path string) error {
 	f, err := os.CreateTemp(d.tmp(), "content-")
 	if err != nil {
 		return err
@@ -123,12 +123,12 @@ func (d *Disks) write(content []byte, path string) error {
 		err = cerr
 	}
 	if err != nil {
-		return noSpace(err)
+		return classifyNoSpace(err)
 	}
-	return d.publish(f.Name(), path)
+	return d.publishDisk(f.Name(), path)
 }
 
-func same(path string, want []byte) bool {
+func hasContent(path string, want []byte) bool {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return false
@@ -138,10 +138,10 @@ func same(path string, want []byte) bool {
 	return err == nil && bytes.Equal(got, want)
 }
 
-// publish gives a finished disk its owner and its place. The disk is synced
+// publishDisk gives a finished disk its owner and its place. The disk is synced
 // before it gets its name, and the folder after: a disk that is found after a loss
 // of power is whole. One that is found is used as it is, without another look.
-func (d *Disks) publish(made, path string) error {
+func (d *Disks) publishDisk(made, path string) error {
 	if d.cfg.UID >= 0 {
 		if err := os.Chown(made, d.cfg.UID, d.cfg.GID); err != nil {
 			return err
@@ -150,12 +150,12 @@ func (d *Disks) publish(made, path string) error {
 	if err := os.Chmod(made, 0o600); err != nil {
 		return err
 	}
-	return d.rename(made, path)
+	return d.renameDurably(made, path)
 }
 
-// rename moves a file or a folder to its place so that the move survives a loss of
+// renameDurably moves a file or a folder to its place so that the move survives a loss of
 // power: what is moved is synced before, and the folder it comes into after.
-func (d *Disks) rename(made, path string) error {
+func (d *Disks) renameDurably(made, path string) error {
 	if err := d.sync(made); err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (d *Disks) rename(made, path string) error {
 	return d.sync(filepath.Dir(path))
 }
 
-func noSpace(err error) error {
+func classifyNoSpace(err error) error {
 	if errors.Is(err, qemuimg.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return fmt.Errorf("%w: %w", storage.ErrNoSpace, err)
 	}

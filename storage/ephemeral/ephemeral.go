@@ -1,24 +1,25 @@
-// Package ephemeral keeps the disks that live and die with one run of a virtual
-// machine: overlays above cached images, empty disks, and small disks of given
-// bytes (seeds, config maps). They are one folder per virtual machine instance,
-// named by its UID, so that they lie at the same path on every host.
+// Package ephemeral keeps the disks that exist only during one run of a virtual
+// machine: overlays above cached images, empty disks, and small disks with given
+// content (seeds, config maps). Each virtual machine instance has one folder, named
+// by its UID, so that its disks have the same path on every host.
 //
-//	<dir>/<uid>/vm.json        whose folder it is
+//	<dir>/<uid>/vm.json        the virtual machine that the folder belongs to
 //	<dir>/<uid>/<disk>.qcow2   an overlay, or an empty qcow2 disk
-//	<dir>/<uid>/<disk>.origin  what the image below an overlay is
+//	<dir>/<uid>/<disk>.origin  a description of the image below an overlay
 //	<dir>/<uid>/<disk>.img     an empty raw disk
-//	<dir>/<uid>/<disk>.iso     given bytes
-//	<dir>/.tmp/                what is being made or removed
+//	<dir>/<uid>/<disk>.iso     a disk with given content
+//	<dir>/.tmp/                files and folders that are being made or removed
 //
-// Prepare and Remove may be repeated at any time, also after a crash in the
-// middle of either: a disk that is there stays as it is, with what the guest has
-// written, and one that is not is made whole or not at all.
+// Prepare and Remove may be repeated at any time, even after a crash in the middle
+// of either. A disk that exists stays as it is, with the data that the guest has
+// written. Prepare makes a missing disk whole or not at all.
 //
-// Disks belong to the user that QEMU runs as and no one else can read them: a
-// seed holds passwords. Folders can be passed through by QEMU's group, not listed.
+// Disks belong to the user that QEMU runs as, and no one else can read them, because
+// a seed contains passwords. QEMU's group can pass through the folders but not list
+// them.
 //
 // The package does not know whether the virtual machine runs, and does not hold
-// the images under the overlays: that is for the caller, who gets their paths.
+// the images under the overlays: the caller gets their paths and must hold them.
 package ephemeral
 
 import (
@@ -40,7 +41,7 @@ import (
 	"virtmesh/storage/qemuimg"
 )
 
-// Config says where disks are kept and whose they are.
+// Config says where disks are kept and which user owns them.
 type Config struct {
 	Dir string
 	// UID and GID are QEMU's; -1 leaves the disks to this process's user.
@@ -73,8 +74,8 @@ type VM struct {
 	UID       string `json:"uid"`
 }
 
-// Disk is a disk to be there; exactly one of Overlay, Empty and Content says of
-// what kind.
+// Disk is a disk that the caller wants; exactly one of Overlay, Empty and Content
+// is set and gives its kind.
 type Disk struct {
 	// Name follows storage.ValidateName and is unique in its VM.
 	Name    string
@@ -86,15 +87,15 @@ type Disk struct {
 	Content []byte
 }
 
-// Overlay is a qcow2 disk that begins as another.
+// Overlay is a qcow2 disk above a backing image.
 type Overlay struct {
 	// Backing is the absolute path of an image that does not change.
 	Backing       string
 	BackingFormat qemuimg.Format
 	// Size is the overlay's in bytes; 0 takes the backing image's.
 	Size int64
-	// Origin says, in a line of the caller's, what the backing image is. It is kept
-	// with the overlay: see Origins.
+	// Origin is a line in which the caller describes the backing image. It is stored
+	// beside the overlay; Origins returns it.
 	Origin string
 }
 
@@ -104,7 +105,7 @@ type Empty struct {
 	Format qemuimg.Format
 }
 
-// Prepared is a disk that is there.
+// Prepared describes a disk that exists.
 type Prepared struct {
 	Name   string
 	Path   string
@@ -158,8 +159,8 @@ const (
 func (d *Disks) tmp() string              { return filepath.Join(d.cfg.Dir, ".tmp") }
 func (d *Disks) folder(uid string) string { return filepath.Join(d.cfg.Dir, uid) }
 
-// turn waits for other operations on the same VM.
-func (d *Disks) turn(ctx context.Context, uid string) (end func(), err error) {
+// waitTurn waits for other operations on the same VM.
+func (d *Disks) waitTurn(ctx context.Context, uid string) (end func(), err error) {
 	if err := storage.ValidateName(uid); err != nil {
 		return nil, fmt.Errorf("UID: %w", err)
 	}
@@ -192,7 +193,7 @@ func (d *Disks) turn(ctx context.Context, uid string) (end func(), err error) {
 // Prepare makes the disks of vm that are not there yet and returns all of them in
 // the order asked for. Disks of vm that are not asked for stay.
 func (d *Disks) Prepare(ctx context.Context, vm VM, disks []Disk) ([]Prepared, error) {
-	end, err := d.turn(ctx, vm.UID)
+	end, err := d.waitTurn(ctx, vm.UID)
 	if err != nil {
 		return nil, fmt.Errorf("ephemeral disks of %s/%s: %w", vm.Namespace, vm.Name, err)
 	}
@@ -210,7 +211,7 @@ func (d *Disks) Prepare(ctx context.Context, vm VM, disks []Disk) ([]Prepared, e
 		seen[disk.Name] = true
 		var p Prepared
 		if err == nil {
-			p, err = d.prepare(vm, disk)
+			p, err = d.prepareDisk(vm, disk)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("ephemeral disk %s of %s/%s: %w", disk.Name, vm.Namespace, vm.Name, err)
@@ -231,7 +232,7 @@ func (k Disk) validate() error {
 		}
 	}
 	if kinds != 1 {
-		return fmt.Errorf("%w: it is to be %d kinds of disk", storage.ErrInvalid, kinds)
+		return fmt.Errorf("%w: %d of Overlay, Empty and Content are set, not one", storage.ErrInvalid, kinds)
 	}
 	return nil
 }
@@ -264,12 +265,12 @@ func (d *Disks) makeFolder(vm VM) error {
 			return err
 		}
 	}
-	return d.rename(work, d.folder(vm.UID))
+	return d.renameDurably(work, d.folder(vm.UID))
 }
 
 // Remove removes all disks of the VM with that UID. It is no error if there are none.
 func (d *Disks) Remove(ctx context.Context, uid string) error {
-	end, err := d.turn(ctx, uid)
+	end, err := d.waitTurn(ctx, uid)
 	if err != nil {
 		return fmt.Errorf("remove ephemeral disks: %w", err)
 	}
@@ -283,7 +284,7 @@ func (d *Disks) Remove(ctx context.Context, uid string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		err = takeApart(folder)
+		err = removeInPlace(folder)
 	case err == nil:
 		err = os.RemoveAll(gone)
 	}
@@ -293,9 +294,9 @@ func (d *Disks) Remove(ctx context.Context, uid string) error {
 	return nil
 }
 
-// takeApart removes a folder where it stands, for want of room for another name.
+// removeInPlace removes a folder where it stands, for want of room for another name.
 // The note of whose it is goes last: until then List shows it.
-func takeApart(folder string) error {
+func removeInPlace(folder string) error {
 	parts, err := os.ReadDir(folder)
 	if err != nil {
 		return err
@@ -336,8 +337,8 @@ func (d *Disks) Origins(uid string) (map[string]string, error) {
 	return origins, nil
 }
 
-// List returns whose disks are there, by UID, so that those of virtual machines
-// that are no more can be removed.
+// List returns the virtual machines that have disks here, by UID, so that the caller
+// can remove the disks of those that no longer exist.
 func (d *Disks) List() ([]VM, error) {
 	dirs, err := os.ReadDir(d.cfg.Dir)
 	if err != nil {
@@ -360,7 +361,7 @@ func (d *Disks) List() ([]VM, error) {
 			continue // removed meanwhile, or not ours
 		}
 		if err != nil {
-			d.cfg.Log.Warn("not a folder of ephemeral disks", "path", d.folder(e.Name()), "err", err)
+			d.cfg.Log.Warn("skipping a folder that has no ephemeral disks", "path", d.folder(e.Name()), "err", err)
 			continue
 		}
 		vms = append(vms, vm)

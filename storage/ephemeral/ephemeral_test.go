@@ -315,7 +315,7 @@ func TestRemoveFreesAFullDisk(t *testing.T) {
 		t.Errorf("nothing was freed: %v", err)
 	}
 	// Where there is no room for another name either.
-	if err := takeApart(d.folder(vm.UID)); err != nil {
+	if err := removeInPlace(d.folder(vm.UID)); err != nil {
 		t.Fatal(err)
 	}
 	if vms, err := d.List(); err != nil || len(vms) != 0 {

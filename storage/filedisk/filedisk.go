@@ -1,5 +1,5 @@
-// Package filedisk finds out what can be done with a disk that is a file: that
-// depends on the file system below it, and only trying tells.
+// Package filedisk finds out which properties a file has as a disk. They depend on
+// the file system below it, and can only be found by trying.
 package filedisk
 
 import (
@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// Block sizes that guests accept. Above a page Linux refuses a disk.
+// Block sizes that guests accept. Linux refuses a disk whose blocks are larger than a
+// page.
 const (
 	minBlock = 512
 	maxBlock = 4096
@@ -15,18 +16,19 @@ const (
 
 // Properties is what the file system offers for a file.
 type Properties struct {
-	// DirectIO says that the file can be opened past the host's page cache.
+	// DirectIO says that the file can be opened with O_DIRECT, which bypasses the
+	// host's page cache.
 	DirectIO bool
-	// BlockSize is what the file system reads and writes at once, at most what
-	// guests accept; 0 if it is not known.
+	// BlockSize is the block size of the file system in bytes, at most the largest
+	// that guests accept; 0 if it is not known.
 	BlockSize uint
 }
 
-// Probe tries the file at path. What cannot be told is left at zero: a disk
-// works without.
+// Probe examines the file at path. A property that it cannot find out stays zero: a
+// disk works without it.
 func Probe(path string) Properties {
 	var p Properties
-	// Not through a link, and without waiting, should it be a pipe.
+	// It follows no symbolic link, and does not block if path is a pipe.
 	const flags = os.O_RDONLY | syscall.O_NOFOLLOW | syscall.O_NONBLOCK | syscall.O_CLOEXEC
 	if f, err := os.OpenFile(path, flags|syscall.O_DIRECT, 0); err == nil {
 		p.DirectIO = true

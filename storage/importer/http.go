@@ -24,7 +24,8 @@ type Request struct {
 	Username, Password string
 	// CA, in PEM, is trusted instead of the system's authorities.
 	CA []byte
-	// StallTimeout gives up a server that sends less than 16 KiB in this time.
+	// StallTimeout is how long the server may take to send 16 KiB; a slower transfer
+	// is cancelled.
 	StallTimeout time.Duration
 	// Transport replaces the one made from CA and the environment's proxy.
 	Transport http.RoundTripper

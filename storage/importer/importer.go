@@ -1,16 +1,17 @@
-// Package importer turns what users import (a URL, an upload) into a disk image
-// that a pool can make a volume from: fetched, unpacked, checked, and bounded.
+// Package importer turns content that users import (a URL, an upload) into a disk
+// image that a pool can make a volume from. It fetches, unpacks and checks the
+// content, with limits on its size.
 //
-// Input is hostile. It may be endless, stall, unpack to more than any disk, not be
-// what its checksum says, or be an image that refers to files of this host. Each
-// of these ends with an error of a class below and leaves no file behind.
+// Input is hostile. It may be endless, stall, unpack to more than any disk, not match
+// its checksum, or be an image that refers to files of this host. In each of these
+// cases the import returns an error of a class below and leaves no file behind.
 //
-// An image may be compressed with gzip, zstd or xz; that is told by its first
-// bytes, since names and media types often lie. For xz the program of that name
-// does the work, under a limit on memory.
+// An image may be compressed with gzip, zstd or xz. Its first bytes tell which, since
+// names and media types are often wrong. The program xz unpacks xz content, under a
+// limit on memory.
 //
-// The package makes no volumes and knows no DataVolumes. A broken import is begun
-// anew, not resumed.
+// The package makes no volumes and does not know DataVolumes. An import that fails
+// starts from the beginning, it is not resumed.
 package importer
 
 import (
@@ -36,7 +37,7 @@ var (
 	ErrNotAnImage = errors.New("not a usable disk image")
 	// ErrTooLarge says that the image, or its disk, is larger than the limit.
 	ErrTooLarge = errors.New("image is too large")
-	// ErrChecksum says that the content is not what the checksum promised.
+	// ErrChecksum says that the content does not match the checksum.
 	ErrChecksum = errors.New("checksum does not match")
 	// ErrNoSpace says that the disk here is full.
 	ErrNoSpace = errors.New("no space for image")
@@ -44,7 +45,7 @@ var (
 	ErrSource = errors.New("source failed")
 	// ErrStalled says that the server stopped sending.
 	ErrStalled = errors.New("source stalled")
-	// ErrInvalid says that the request can never be right.
+	// ErrInvalid says that the request is invalid; it can never succeed.
 	ErrInvalid = errors.New("invalid import")
 )
 
@@ -55,8 +56,8 @@ type Options struct {
 	// Checksum is "sha256:<hex>" or "sha512:<hex>" of the content as it is sent,
 	// before it is unpacked. Empty checks nothing.
 	Checksum string
-	// Progress, if set, hears how many bytes of how many have arrived; total is
-	// -1 while it is not known.
+	// Progress, if set, is called with the number of bytes received and their total,
+	// which is -1 while it is not known.
 	Progress func(done, total int64)
 }
 

@@ -37,19 +37,19 @@ func Create(path string, f Format, size int64) error {
 	}
 	switch f {
 	case Raw:
-		return write(path, nil, storage.AlignSize(size))
+		return writeImage(path, nil, storage.AlignSize(size))
 	case QCOW2:
-		return create(path, size, "", "")
+		return createQCOW2(path, size, "", "")
 	}
 	return fmt.Errorf("create disk image %s: %w: %q", path, ErrFormat, f)
 }
 
-// CreateOverlay makes a qcow2 at path, which must not exist, that holds what is
-// written on top of the image at backing, which is of format bf. size is the
-// overlay's own in bytes, which storage.AlignSize rounds up; 0 takes the backing
-// image's. backing may be relative to
-// path's folder, so that a folder can be moved as a whole. The header names it as
-// it is given, and QEMU will open it: it must be trusted.
+// CreateOverlay makes a qcow2 image at path, which must not exist, with the image at
+// backing (format bf) as its backing file. size is the overlay's size in bytes,
+// which storage.AlignSize rounds up; 0 takes the size of the backing image. backing
+// may be relative to path's folder, so that a folder can be moved as a whole. The
+// header contains backing as it is given, and QEMU will open that file, so the
+// caller must trust it.
 func CreateOverlay(path, backing string, bf Format, size int64) error {
 	if err := checkPath(path); err != nil {
 		return fmt.Errorf("create overlay: %w", err)
@@ -75,7 +75,7 @@ func CreateOverlay(path, backing string, bf Format, size int64) error {
 	if size < base {
 		return fmt.Errorf("create overlay %s: size %d is less than the %d bytes of the backing file", path, size, base)
 	}
-	return create(path, size, backing, bf)
+	return createQCOW2(path, size, backing, bf)
 }
 
 // diskSize is the size of the disk in a trusted image.
@@ -95,14 +95,14 @@ func diskSize(path string, f Format) (int64, error) {
 	case QCOW2:
 		info, err := Probe(file, fi.Size())
 		if err == nil && info.Format != QCOW2 {
-			err = fmt.Errorf("%w: it is no qcow2 image", ErrFormat)
+			err = fmt.Errorf("%w: it is not a qcow2 image", ErrFormat)
 		}
 		return info.VirtualSize, err
 	}
 	return 0, fmt.Errorf("%w: %q", ErrFormat, f)
 }
 
-func create(path string, size int64, backing string, bf Format) error {
+func createQCOW2(path string, size int64, backing string, bf Format) error {
 	size = storage.AlignSize(size)
 	entries := (size + newL1Reach - 1) / newL1Reach
 	if entries*8 > maxL1Bytes {
@@ -135,11 +135,11 @@ func create(path string, size int64, backing string, bf Format) error {
 	for i := range newL1Cluster + l1 {
 		be.PutUint16(b[2*newCluster+2*i:], 1)
 	}
-	return write(path, b, (newL1Cluster+l1)*newCluster)
+	return writeImage(path, b, (newL1Cluster+l1)*newCluster)
 }
 
-// write makes a file that begins with head and is size bytes long.
-func write(path string, head []byte, size int64) (err error) {
+// writeImage makes a file that begins with head and is size bytes long.
+func writeImage(path string, head []byte, size int64) (err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("create disk image: %w", err)
@@ -153,12 +153,12 @@ func write(path string, head []byte, size int64) (err error) {
 	}
 	if err != nil {
 		os.Remove(path)
-		return fmt.Errorf("create disk image: %w", noSpace(err))
+		return fmt.Errorf("create disk image: %w", classifyNoSpace(err))
 	}
 	return nil
 }
 
-func noSpace(err error) error {
+func classifyNoSpace(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}

@@ -35,8 +35,8 @@ const (
 	maxExtendedClusterBits = 21
 )
 
-// foreign lists the signatures of formats that must not be taken for raw disks:
-// a guest would find no system on them, and an operator no reason.
+// foreign lists the signatures of formats that must not be taken for raw disks: a
+// guest could not boot from them, and nothing would tell the operator why.
 var foreign = []struct {
 	name   string
 	offset int64
@@ -51,10 +51,10 @@ var foreign = []struct {
 	{"tar", 257, "ustar"}, {"HTML", 0, "<!DOCTYPE"}, {"HTML", 0, "<html"},
 }
 
-// Probe reads what an image of the given length is from its header alone. It
-// reads at most 64 KiB, judges nothing as unsafe, and returns ErrFormat for what
-// is neither qcow2 nor fit to be a raw disk. It accepts any bytes without
-// panicking.
+// Probe identifies an image of the given length by its header alone. It reads at
+// most 64 KiB. It does not check whether the image is safe (see Info.Check), and
+// returns ErrFormat for content that is neither qcow2 nor usable as a raw disk. It
+// does not panic on any input.
 func Probe(r io.ReaderAt, size int64) (Info, error) {
 	if size <= 0 {
 		return Info{}, fmt.Errorf("%w: it is empty", ErrFormat)
@@ -83,37 +83,37 @@ type header []byte
 func (h header) u32(off int) uint32 { return binary.BigEndian.Uint32(h[off:]) }
 func (h header) u64(off int) uint64 { return binary.BigEndian.Uint64(h[off:]) }
 
-func broken(format string, args ...any) error {
+func brokenQCOW2(format string, args ...any) error {
 	return fmt.Errorf("%w: qcow2: %s", ErrFormat, fmt.Sprintf(format, args...))
 }
 
 func probeQCOW2(head []byte, size int64) (Info, error) {
 	const v2Header = 72
 	if len(head) < v2Header {
-		return Info{}, broken("header ends after %d bytes", len(head))
+		return Info{}, brokenQCOW2("header ends after %d bytes", len(head))
 	}
 	h := header(head)
 	version, clusterBits := h.u32(4), h.u32(20)
 	if version != 2 && version != 3 {
-		return Info{}, broken("version %d", version)
+		return Info{}, brokenQCOW2("version %d", version)
 	}
 	if clusterBits < minClusterBits || clusterBits > maxClusterBits {
-		return Info{}, broken("cluster size 2^%d", clusterBits)
+		return Info{}, brokenQCOW2("cluster size 2^%d", clusterBits)
 	}
 	virtual := h.u64(24)
 	if virtual > 1<<62 {
-		return Info{}, broken("virtual size %d", virtual)
+		return Info{}, brokenQCOW2("virtual size %d", virtual)
 	}
 	info := Info{Format: QCOW2, VirtualSize: int64(virtual), FileSize: size, ClusterSize: 1 << clusterBits,
 		Encrypted: h.u32(32) != 0, Snapshots: int(h.u32(60))}
 	headerLength := v2Header
 	if version == 3 {
 		if len(head) < minHeaderV3 {
-			return Info{}, broken("header ends after %d bytes", len(head))
+			return Info{}, brokenQCOW2("header ends after %d bytes", len(head))
 		}
 		length := h.u32(100)
 		if length < minHeaderV3 || length%8 != 0 || int64(length) > min(int64(len(head)), info.ClusterSize) {
-			return Info{}, broken("header length %d", length)
+			return Info{}, brokenQCOW2("header length %d", length)
 		}
 		headerLength = int(length)
 		features := h.u64(72)
@@ -144,15 +144,15 @@ func checkTables(h header, info Info) error {
 	need := (info.VirtualSize + perEntry - 1) / perEntry
 	switch {
 	case l1Size*8 > maxL1Bytes || need > 2*maxL1Bytes/8:
-		return broken("L1 table has %d entries", l1Size)
+		return brokenQCOW2("L1 table has %d entries", l1Size)
 	case info.Snapshots > maxInternalSnapshots:
-		return broken("%d internal snapshots", info.Snapshots)
+		return brokenQCOW2("%d internal snapshots", info.Snapshots)
 	case refClusters == 0 || refClusters*info.ClusterSize > maxRefcountTableBytes:
-		return broken("reference count table has %d clusters", refClusters)
+		return brokenQCOW2("reference count table has %d clusters", refClusters)
 	case refOffset%uint64(info.ClusterSize) != 0 || l1Offset%uint64(info.ClusterSize) != 0:
-		return broken("a table lies across clusters")
+		return brokenQCOW2("a table lies across clusters")
 	case refOffset >= uint64(info.FileSize) || (l1Size > 0 && l1Offset >= uint64(info.FileSize)):
-		return broken("a table lies behind the end of the file")
+		return brokenQCOW2("a table lies behind the end of the file")
 	}
 	return nil
 }
@@ -165,7 +165,7 @@ func readExtensions(h header, off int, info *Info) error {
 		kind, length := h.u32(off), int64(h.u32(off+4))
 		next := int64(off) + 8 + (length+7)/8*8
 		if kind != extensionEnd && (next > int64(len(h)) || next > info.ClusterSize) {
-			return broken("header extension %#x of %d bytes", kind, length)
+			return brokenQCOW2("header extension %#x of %d bytes", kind, length)
 		}
 		switch kind {
 		case extensionEnd:
@@ -179,7 +179,7 @@ func readExtensions(h header, off int, info *Info) error {
 		}
 		off = int(next)
 	}
-	return broken("more than %d header extensions", maxExtensions)
+	return brokenQCOW2("more than %d header extensions", maxExtensions)
 }
 
 func readBacking(h header, info *Info) error {
@@ -189,7 +189,7 @@ func readBacking(h header, info *Info) error {
 	}
 	if length == 0 || length > maxBackingName || off > uint64(len(h)) || off+length > uint64(len(h)) ||
 		off+length > uint64(info.ClusterSize) {
-		return broken("backing file name of %d bytes at %d", length, off)
+		return brokenQCOW2("backing file name of %d bytes at %d", length, off)
 	}
 	info.BackingFile = string(h[off : off+length])
 	return nil
@@ -201,8 +201,8 @@ type Limits struct {
 	MaxVirtualSize int64
 }
 
-// Check says whether an image from outside may be given to a guest: it must
-// stand for itself and be no larger than the limit.
+// Check returns an error if an image from outside must not be given to a guest: the
+// image must be self-contained and no larger than the limit.
 func (i Info) Check(l Limits) error {
 	switch {
 	case i.BackingFile != "":

@@ -1,17 +1,17 @@
-// Package qemuimg says what a disk image file is, makes empty images and overlays,
-// and grows and converts images with QEMU's tool.
+// Package qemuimg identifies disk image files, creates empty images and overlays,
+// and grows and converts images with qemu-img.
 //
 // An image from outside is hostile input. A qcow2 header can name a backing file
-// or a data file, and whoever opens the image opens that file too: a host's
-// secrets, a device. So the package reads headers itself (Probe, Inspect), with no
-// other program and no other file involved, and refuses what a self-contained
-// image does not need. qemu-img is only ever told a format, never asked to guess
-// it, gets absolute paths (which it cannot take for a URL), and runs with bounds
-// on memory and time, and as an unprivileged user where there is one for it.
+// or a data file, and a program that opens the image opens that file too: a host's
+// secrets, a device. So the package reads headers itself (Probe, Inspect), without
+// another program and without opening another file, and refuses features that a
+// self-contained image does not need. qemu-img is always given the format and never
+// guesses it. It gets absolute paths, which it cannot take for a URL. It runs with
+// limits on memory and time, and as an unprivileged user if one is configured.
 //
-// What Probe says holds for images at the moment they come in. The format of a
-// disk that a guest writes to must be remembered, never probed again: a guest may
-// write a qcow2 header into its raw disk.
+// The result of Probe is valid only when an image comes in. The format of a disk
+// that a guest writes to must be stored and never probed again: a guest may write a
+// qcow2 header into its raw disk.
 package qemuimg
 
 import (
@@ -47,22 +47,22 @@ type Info struct {
 	VirtualSize int64
 	// FileSize is the length of the file; with holes it occupies less.
 	FileSize int64
-	// ClusterSize is the qcow2 cluster, 0 for raw.
+	// ClusterSize is the cluster size of a qcow2 image, 0 for raw.
 	ClusterSize int64
-	// BackingFile is what a qcow2 header names as its base, as it stands there.
+	// BackingFile is the name of the backing file, exactly as in the qcow2 header.
 	BackingFile string
-	// BackingFormat is the format the header gives the base, empty if it is left
-	// to be guessed.
+	// BackingFormat is the format of the backing file by the header, empty if the
+	// header does not give it.
 	BackingFormat Format
-	// ExternalData and Encrypted say that a qcow2's guest data is in another
-	// file, or is encrypted.
+	// ExternalData says that the guest data of a qcow2 image is in another file,
+	// Encrypted that it is encrypted.
 	ExternalData, Encrypted bool
-	// Dirty says that the image was not closed and its reference counts may be
-	// stale; Corrupt that QEMU found it damaged.
+	// Dirty says that the image was not closed properly and its reference counts may
+	// be stale, Corrupt that QEMU found the image damaged.
 	Dirty, Corrupt bool
 	// Snapshots counts internal snapshots.
 	Snapshots int
-	// UnknownFeatures has the bits of incompatible features this package does
-	// not know, which no program that does not know them may open.
+	// UnknownFeatures has the bits of incompatible features that this package does
+	// not know. A program must not open an image with features that it does not know.
 	UnknownFeatures uint64
 }

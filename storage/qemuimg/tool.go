@@ -22,17 +22,17 @@ type Tool struct {
 	// Timeout bounds resizing, which touches little. Convert copies a whole disk
 	// and is bounded by its context alone.
 	Timeout time.Duration
-	// MemoryBytes bounds the address space of the program, 0 does not.
+	// MemoryBytes limits the address space of the program; 0 is no limit.
 	MemoryBytes int64
-	// Credential is who the program runs as, nil for this process's user, which
-	// has to be root to choose. Images come from outside, and a fault in QEMU's
-	// reading of them must not be root's. The program is given files that are
-	// open, so it needs no access to their folders; images that it reads or
-	// grows must be readable or writable for it.
+	// Credential is the user that the program runs as; nil is this process's user.
+	// Only root can choose another user. Images come from outside, and an exploited
+	// fault in QEMU's parsers must not give root's rights. The program gets open
+	// files, so it needs no access to their folders; but this user must be able to
+	// read the images that it reads and to write those that it grows.
 	Credential *syscall.Credential
 }
 
-// DefaultTool is qemu-img from PATH within a minute and 4 GiB of address space.
+// DefaultTool is qemu-img from PATH, limited to a minute and 4 GiB of address space.
 func DefaultTool() Tool {
 	return Tool{Path: "qemu-img", Timeout: time.Minute, MemoryBytes: 4 << 30}
 }
@@ -54,7 +54,7 @@ func (t Tool) Resize(ctx context.Context, path string, f Format, size int64) err
 func (t Tool) resize(ctx context.Context, path string, f Format, size int64) error {
 	args := []string{"resize", "-q", "-f", string(f), path, strconv.FormatInt(storage.AlignSize(size), 10)}
 	if t.Credential == nil {
-		return t.run(ctx, nil, args...)
+		return t.runTool(ctx, nil, args...)
 	}
 	file, err := os.OpenFile(path, os.O_RDWR|openFlags, 0)
 	if err != nil {
@@ -62,7 +62,7 @@ func (t Tool) resize(ctx context.Context, path string, f Format, size int64) err
 	}
 	defer file.Close()
 	args[4] = firstFile
-	return t.run(ctx, []*os.File{file}, args...)
+	return t.runTool(ctx, []*os.File{file}, args...)
 }
 
 // Files that are handed to the program, as it finds them.
@@ -72,10 +72,10 @@ const (
 	openFlags  = syscall.O_NOFOLLOW | syscall.O_NONBLOCK | syscall.O_CLOEXEC
 )
 
-// Convert copies the disk in from (format ff) into a new image at to (format tf),
-// leaving out what is zero. A qcow2 is read with everything it is based on, so
-// one from outside must have passed Inspect; with a Credential, one with a backing
-// file beside it is not found. An incomplete result is removed.
+// Convert copies the disk in from (format ff) into a new image at to (format tf)
+// and leaves out zeros. A qcow2 image is read together with its backing files, so
+// an image from outside must have passed Inspect. With a Credential, a backing file
+// with a relative name is not found. An incomplete result is removed.
 func (t Tool) Convert(ctx context.Context, from string, ff Format, to string, tf Format) error {
 	for _, p := range []string{from, to} {
 		if err := checkPath(p); err != nil {
@@ -95,7 +95,7 @@ func (t Tool) Convert(ctx context.Context, from string, ff Format, to string, tf
 func (t Tool) convert(ctx context.Context, from string, ff Format, to string, tf Format) error {
 	args := []string{"convert", "-q", "-f", string(ff), "-O", string(tf)}
 	if t.Credential == nil {
-		return t.run(ctx, nil, append(args, from, to)...)
+		return t.runTool(ctx, nil, append(args, from, to)...)
 	}
 	src, err := os.OpenFile(from, os.O_RDONLY|openFlags, 0)
 	if err != nil {
@@ -110,14 +110,15 @@ func (t Tool) convert(ctx context.Context, from string, ff Format, to string, tf
 	if err := dst.Chown(int(t.Credential.Uid), int(t.Credential.Gid)); err != nil {
 		return err
 	}
-	return t.run(ctx, []*os.File{src, dst}, append(args, firstFile, secondFile)...)
+	return t.runTool(ctx, []*os.File{src, dst}, append(args, firstFile, secondFile)...)
 }
 
-// bounded is a shell line that sets a limit on itself and becomes the program.
+// bounded is a shell command that limits its own address space and then becomes the
+// program.
 const bounded = `ulimit -c 0; [ "$1" = 0 ] || ulimit -v "$1" || exit 125; shift; exec "$@"`
 
-// run runs the program, which finds files open from the third descriptor on.
-func (t Tool) run(ctx context.Context, files []*os.File, args ...string) error {
+// runTool runs the program. files are its file descriptors from number 3 on.
+func (t Tool) runTool(ctx context.Context, files []*os.File, args ...string) error {
 	argv := append([]string{"-c", bounded, "sh", strconv.FormatInt(t.MemoryBytes/1024, 10), t.Path}, args...)
 	cmd := exec.CommandContext(ctx, "/bin/sh", argv...)
 	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
@@ -142,7 +143,7 @@ func (t Tool) run(ctx context.Context, files []*os.File, args ...string) error {
 	return nil
 }
 
-// checkPath refuses what qemu-img could take for something other than a file.
+// checkPath refuses a path that qemu-img could take for something other than a file.
 func checkPath(path string) error {
 	if !filepath.IsAbs(path) || strings.ContainsRune(path, 0) {
 		return fmt.Errorf("path %q is not absolute", path)

@@ -1,8 +1,8 @@
-// Package sparse copies disk images without copying what is not there: blocks of
-// zeros become holes, holes stay holes, and where the file system can share
-// blocks between files nothing is copied at all.
+// Package sparse copies disk images and skips what needs no copy: blocks of zeros
+// become holes, holes stay holes, and where the file system can share blocks
+// between files nothing is copied at all.
 //
-// It knows nothing of image formats and makes nothing durable.
+// It does not know image formats and does not sync files to disk.
 package sparse
 
 import (
@@ -22,13 +22,13 @@ const (
 	holeBlock = 64 << 10 // the grain at which zeros are found
 )
 
-// Write copies r to the empty file f, which gets the length of r, and returns
-// that length. It ends with r, or with its first error.
+// Write copies r to the empty file f, gives f the length of r, and returns that
+// length. It stops at the end of r or at the first error.
 func Write(f *os.File, r io.Reader) (int64, error) {
 	buf := make([]byte, copyBlock)
 	var off int64
 	for {
-		n, err := fill(r, buf)
+		n, err := fillBuffer(r, buf)
 		if werr := writeData(f, buf[:n], off); werr != nil {
 			return off, werr
 		}
@@ -42,10 +42,10 @@ func Write(f *os.File, r io.Reader) (int64, error) {
 	}
 }
 
-// fill reads until buf is full or r ends. Unlike io.ReadFull it does not say
-// io.ErrUnexpectedEOF for a short last block: that is what readers of broken
-// content say, and must not be taken for an end.
-func fill(r io.Reader, buf []byte) (n int, err error) {
+// fillBuffer reads until buf is full or r ends. Unlike io.ReadFull it does not return
+// io.ErrUnexpectedEOF for a short last block: readers of broken content return
+// that error, and Write must not take it for the end.
+func fillBuffer(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		var m int
 		m, err = r.Read(buf[n:])
@@ -54,8 +54,8 @@ func fill(r io.Reader, buf []byte) (n int, err error) {
 	return n, err
 }
 
-// Copy copies the regular file from to a new file at to, which is left behind
-// incomplete if it fails. progress may be nil.
+// Copy copies the regular file from to a new file at to. If it fails, an incomplete
+// file may remain at to. progress may be nil.
 func Copy(ctx context.Context, to, from string, progress func(done, total int64)) (err error) {
 	src, err := os.OpenFile(from, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
 	if err != nil {
@@ -88,7 +88,7 @@ func Copy(ctx context.Context, to, from string, progress func(done, total int64)
 	return copyData(ctx, dst, src, fi.Size(), progress)
 }
 
-// Clone makes dst share src's blocks and says whether the file system could.
+// Clone makes dst share src's blocks and reports whether the file system can do so.
 func Clone(dst, src *os.File) bool {
 	return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil
 }

@@ -1,7 +1,7 @@
-// Package stall gives up HTTP requests whose answer does not come or stops
-// coming. A deadline cannot do that for a download whose length is not known
-// beforehand; a limit on silence alone would let a server send a byte a minute
-// for ever, so a least amount must arrive in each period.
+// Package stall cancels HTTP requests whose answer does not begin or stalls. A
+// deadline cannot do that for a download whose length is not known in advance. A
+// limit on silence alone would let a server send one byte a minute for ever. So a
+// minimum number of bytes must arrive in each period.
 package stall
 
 import (
@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// ErrStalled is in the error of a request, or of reading its answer, that was
-// given up.
+// ErrStalled is wrapped by the error of a request that was cancelled, and by the
+// error of reading its answer.
 var ErrStalled = errors.New("transfer stalled")
 
 // minFlow is how many bytes must arrive within the timeout.
 const minFlow = 16 << 10
 
-// Transport returns a transport that sends requests by next and gives up those
-// that bring less than 16 KiB within timeout. Time in which the caller does not
-// read is not counted: a slow disk here is not the server's fault.
+// Transport returns a transport that sends requests through next and cancels those
+// whose answers bring less than 16 KiB within timeout. Time in which the caller does
+// not read is not counted: a slow disk on this host is not the server's fault.
 func Transport(next http.RoundTripper, timeout time.Duration) http.RoundTripper {
 	return &transport{next: next, timeout: timeout}
 }
@@ -39,7 +39,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.next.RoundTrip(req.WithContext(ctx))
 	timer.Stop()
 	if err != nil {
-		err = explain(ctx, err, t.timeout)
+		err = explainStall(ctx, err, t.timeout)
 		cancel(nil)
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-func explain(ctx context.Context, err error, timeout time.Duration) error {
+func explainStall(ctx context.Context, err error, timeout time.Duration) error {
 	if errors.Is(context.Cause(ctx), ErrStalled) {
 		return fmt.Errorf("%w: less than %d bytes in %s", ErrStalled, minFlow, timeout)
 	}
@@ -78,21 +78,21 @@ func (b *body) Read(p []byte) (int, error) {
 		b.left = max(b.left-time.Since(start), 0)
 	}
 	if err != nil {
-		err = b.verdict(err)
+		err = b.endError(err)
 	}
 	return n, err
 }
 
-// verdict tells what the end of the body means. An end that looks regular is not
+// endError returns what the end of the body means. An end that looks regular is not
 // when the request was given up first: closing a TLS connection tells the server
 // before it stops this side from reading, so the server's orderly end may still
 // arrive, behind a part of the body only.
-func (b *body) verdict(err error) error {
+func (b *body) endError(err error) error {
 	if !errors.Is(err, io.EOF) {
-		return explain(b.ctx, err, b.timeout)
+		return explainStall(b.ctx, err, b.timeout)
 	}
 	if cause := context.Cause(b.ctx); cause != nil {
-		return explain(b.ctx, fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, cause), b.timeout)
+		return explainStall(b.ctx, fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, cause), b.timeout)
 	}
 	return err
 }

@@ -10,10 +10,10 @@ import (
 	"strings"
 )
 
-// unpack downloads the named packages from the machine's apt sources and
+// unpackPackages downloads the named packages from the machine's apt sources and
 // unpacks them, without their dependencies and without running their scripts,
 // into one folder below dir, which it returns.
-func unpack(ctx context.Context, dir string, packages ...string) (string, error) {
+func unpackPackages(ctx context.Context, dir string, packages ...string) (string, error) {
 	if err := aptKnows(ctx, packages[0]); err != nil {
 		return "", err
 	}
@@ -25,7 +25,7 @@ func unpack(ctx context.Context, dir string, packages ...string) (string, error)
 		}
 	}
 	args := append([]string{"-q", "-o", "APT::Sandbox::User=root", "download"}, packages...)
-	if _, err := run(ctx, command{Dir: debs, Name: "apt-get", Args: args}); err != nil {
+	if _, err := runCommand(ctx, command{Dir: debs, Name: "apt-get", Args: args}); err != nil {
 		return "", fmt.Errorf("download packages: %w", err)
 	}
 	found, err := filepath.Glob(filepath.Join(debs, "*.deb"))
@@ -33,7 +33,7 @@ func unpack(ctx context.Context, dir string, packages ...string) (string, error)
 		return "", err
 	}
 	for _, deb := range found {
-		if _, err := run(ctx, command{Name: "dpkg-deb", Args: []string{"-x", deb, root}}); err != nil {
+		if _, err := runCommand(ctx, command{Name: "dpkg-deb", Args: []string{"-x", deb, root}}); err != nil {
 			return "", fmt.Errorf("unpack %s: %w", filepath.Base(deb), err)
 		}
 	}
@@ -44,13 +44,13 @@ func unpack(ctx context.Context, dir string, packages ...string) (string, error)
 // or a container, often has none yet.
 func aptKnows(ctx context.Context, pkg string) error {
 	show := command{Name: "apt-cache", Args: []string{"show", "--no-all-versions", pkg}}
-	if _, err := run(ctx, show); err == nil {
+	if _, err := runCommand(ctx, show); err == nil {
 		return nil
 	}
-	if _, err := run(ctx, command{Name: "apt-get", Args: []string{"-q", "update"}}); err != nil {
+	if _, err := runCommand(ctx, command{Name: "apt-get", Args: []string{"-q", "update"}}); err != nil {
 		return fmt.Errorf("read package lists: %w", err)
 	}
-	if _, err := run(ctx, show); err != nil {
+	if _, err := runCommand(ctx, show); err != nil {
 		return fmt.Errorf("package %s is in none of this machine's apt sources: %w", pkg, err)
 	}
 	return nil
@@ -62,7 +62,7 @@ func kernelPackage(ctx context.Context, meta string) (string, error) {
 	if err := aptKnows(ctx, meta); err != nil {
 		return "", err
 	}
-	out, err := run(ctx, command{Name: "apt-cache", Args: []string{"depends", "--important", meta}})
+	out, err := runCommand(ctx, command{Name: "apt-cache", Args: []string{"depends", "--important", meta}})
 	if err != nil {
 		return "", err
 	}

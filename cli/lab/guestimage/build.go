@@ -80,7 +80,7 @@ func build(ctx context.Context, name string, r recipe, o Options) (string, error
 	if isFile(final) && !o.Refresh {
 		return final, nil
 	}
-	unlock, err := lock(ctx, filepath.Join(o.Dir, "."+name+".lock"))
+	unlock, err := lockFile(ctx, filepath.Join(o.Dir, "."+name+".lock"))
 	if err != nil {
 		return "", err
 	}
@@ -108,15 +108,15 @@ func build(ctx context.Context, name string, r recipe, o Options) (string, error
 	if err := r.build(ctx, o, work, out); err != nil {
 		return "", fmt.Errorf("build guest image %s: %w", name, err)
 	}
-	if err := publish(out, final); err != nil {
+	if err := publishFile(out, final); err != nil {
 		return "", fmt.Errorf("build guest image %s: %w", name, err)
 	}
 	o.step("built %s in %s", filepath.Base(final), time.Since(start).Round(100*time.Millisecond))
 	return final, nil
 }
 
-// publish makes a finished file durable and then visible.
-func publish(from, to string) error {
+// publishFile makes a finished file durable and then visible.
+func publishFile(from, to string) error {
 	if err := os.Chmod(from, 0o444); err != nil {
 		return err
 	}
@@ -132,9 +132,9 @@ func digest(parts [][]byte) string {
 	return hex.EncodeToString(h.Sum(nil))[:12]
 }
 
-// lock takes an exclusive lock on path, waiting for it as long as ctx allows. The
+// lockFile takes an exclusive lock on path, waiting for it as long as ctx allows. The
 // kernel drops it when the process ends, however it ends.
-func lock(ctx context.Context, path string) (unlock func(), err error) {
+func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
 	if err != nil {
 		return nil, err

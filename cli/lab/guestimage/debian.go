@@ -43,7 +43,7 @@ func buildDebian(ctx context.Context, o Options, work, out string) error {
 	root := filepath.Join(work, "root")
 	o.step("debian: unpacking %s from %s", site.Release, site.URI)
 	// In a mount namespace of its own: what a killed debootstrap has mounted goes with it.
-	_, err = run(ctx, command{Name: "unshare", Args: []string{"--mount", "debootstrap", "--arch=amd64",
+	_, err = runCommand(ctx, command{Name: "unshare", Args: []string{"--mount", "debootstrap", "--arch=amd64",
 		"--variant=minbase", "--merged-usr", site.Release, root, site.URI}})
 	if err != nil {
 		return fmt.Errorf("unpack the base system: %w", err)
@@ -58,7 +58,7 @@ func buildDebian(ctx context.Context, o Options, work, out string) error {
 	// The rest by apt and not by debootstrap, which knows no virtual packages.
 	const inRoot = `mount -t proc proc "$1/proc" && mount -t devtmpfs dev "$1/dev" && exec chroot "$@"`
 	args := append([]string{"--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inRoot, "sh", root, "/tmp/setup.sh"}, debianPackages...)
-	if _, err := run(ctx, command{Name: "unshare", Args: args}); err != nil {
+	if _, err := runCommand(ctx, command{Name: "unshare", Args: args}); err != nil {
 		return fmt.Errorf("install packages: %w", err)
 	}
 	o.step("debian: writing the disk")
@@ -67,7 +67,7 @@ func buildDebian(ctx context.Context, o Options, work, out string) error {
 		return err
 	}
 	// zstd unpacks faster than the disk of a lab machine reads.
-	_, err = run(ctx, command{Name: "qemu-img", Args: []string{"convert", "-c", "-f", "raw", "-O", "qcow2",
+	_, err = runCommand(ctx, command{Name: "qemu-img", Args: []string{"convert", "-c", "-f", "raw", "-O", "qcow2",
 		"-o", "compression_type=zstd", disk, out}})
 	return err
 }
@@ -100,7 +100,7 @@ func debianDiskImage(ctx context.Context, root, disk string) error {
 	if err := os.Truncate(disk, debianDisk); err != nil {
 		return err
 	}
-	_, err = run(ctx, command{Name: "mke2fs", Args: []string{"-q", "-F", "-t", "ext4", "-L", "debian-root", "-d", root,
+	_, err = runCommand(ctx, command{Name: "mke2fs", Args: []string{"-q", "-F", "-t", "ext4", "-L", "debian-root", "-d", root,
 		"-E", "offset=" + strconv.Itoa(debianRootStart*sector), disk, strconv.Itoa(length*sector/1024) + "k"}})
 	return err
 }
@@ -122,7 +122,7 @@ func debianSite(ctx context.Context) (archive, error) {
 	if err != nil {
 		return archive{}, err
 	}
-	out, err := run(ctx, command{Name: "apt-get", Args: []string{"indextargets", "--format",
+	out, err := runCommand(ctx, command{Name: "apt-get", Args: []string{"indextargets", "--format",
 		"$(REPO_URI)|$(RELEASE)|$(COMPONENT)", "Created-By: Packages"}})
 	if err != nil {
 		return archive{}, err

@@ -38,7 +38,7 @@ func Fetch(ctx context.Context, source string, o Options) (string, error) {
 	}
 	name := "fetched-" + digest([][]byte{[]byte(source)})
 	final := filepath.Join(o.Dir, name+".img")
-	unlock, err := lock(ctx, filepath.Join(o.Dir, "."+name+".lock"))
+	unlock, err := lockFile(ctx, filepath.Join(o.Dir, "."+name+".lock"))
 	if err != nil {
 		return "", err
 	}
@@ -57,5 +57,5 @@ func Fetch(ctx context.Context, source string, o Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return final, publish(part, final)
+	return final, publishFile(part, final)
 }

@@ -94,7 +94,7 @@ func TestBuildIsSharedAndSurvivesACrash(t *testing.T) {
 		t.Error("an interrupted build is still there")
 	}
 	// Someone else builds: wait no longer than asked to.
-	unlock, err := lock(context.Background(), filepath.Join(dir, ".fake.lock"))
+	unlock, err := lockFile(context.Background(), filepath.Join(dir, ".fake.lock"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,9 +20,9 @@ type command struct {
 	Args []string
 }
 
-// run runs c and returns its standard output. An error carries the end of what
+// runCommand runs c and returns its standard output. An error carries the end of what
 // the program printed, since that is where programs say why.
-func run(ctx context.Context, c command) ([]byte, error) {
+func runCommand(ctx context.Context, c command) ([]byte, error) {
 	name := c.Name
 	for _, dir := range c.Path {
 		if p := dir + "/" + c.Name; isFile(p) {
@@ -45,12 +45,12 @@ func run(ctx context.Context, c command) ([]byte, error) {
 			err = ctx.Err()
 		}
 		return nil, fmt.Errorf("%s %s: %w: %s", c.Name, strings.Join(c.Args, " "), err,
-			tail(stderr.String()+stdout.String(), 2000))
+			lastBytes(stderr.String()+stdout.String(), 2000))
 	}
 	return stdout.Bytes(), nil
 }
 
-func tail(s string, n int) string {
+func lastBytes(s string, n int) string {
 	s = strings.TrimSpace(s)
 	if len(s) > n {
 		return "..." + s[len(s)-n:]

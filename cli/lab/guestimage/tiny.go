@@ -63,7 +63,7 @@ func buildTiny(ctx context.Context, o Options, work, out string) error {
 	if err != nil {
 		return err
 	}
-	root, err := unpack(ctx, work, kernel, "busybox-static", "syslinux", "syslinux-common", "mtools")
+	root, err := unpackPackages(ctx, work, kernel, "busybox-static", "syslinux", "syslinux-common", "mtools")
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func buildTiny(ctx context.Context, o Options, work, out string) error {
 		return err
 	}
 	// Not compressed: that would save 4 MB and cost a second of each boot under TCG.
-	_, err = run(ctx, command{Name: "qemu-img", Args: []string{"convert", "-f", "raw", "-O", "qcow2", disk, out}})
+	_, err = runCommand(ctx, command{Name: "qemu-img", Args: []string{"convert", "-f", "raw", "-O", "qcow2", disk, out}})
 	return err
 }
 
@@ -100,7 +100,7 @@ func tinyInitramfs(ctx context.Context, root, version string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	applets, err := run(ctx, command{Name: filepath.Join(root, "bin/busybox"), Args: []string{"--list"}})
+	applets, err := runCommand(ctx, command{Name: filepath.Join(root, "bin/busybox"), Args: []string{"--list"}})
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +186,7 @@ func tinyDisk(ctx context.Context, root, disk string, boot map[string]string) er
 	for _, s := range steps {
 		s.Path = tools
 		s.Env = []string{"MTOOLS_SKIP_CHECK=1", "MTOOLSRC=/dev/null"}
-		if _, err := run(ctx, s); err != nil {
+		if _, err := runCommand(ctx, s); err != nil {
 			return err
 		}
 	}

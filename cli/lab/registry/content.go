@@ -89,7 +89,7 @@ func newManifestKeeper(dir string, next http.Handler, log *slog.Logger) (*manife
 	for range 2 {
 		var refused []string
 		for _, f := range files {
-			if err := replay(f, next); err != nil {
+			if err := replayManifest(f, next); err != nil {
 				log.Warn("stored manifest not accepted", "file", f, "err", err)
 				refused = append(refused, f)
 			}
@@ -99,7 +99,7 @@ func newManifestKeeper(dir string, next http.Handler, log *slog.Logger) (*manife
 	return &manifestKeeper{dir: dir, next: next, log: log}, nil
 }
 
-func replay(file string, to http.Handler) error {
+func replayManifest(file string, to http.Handler) error {
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		return err

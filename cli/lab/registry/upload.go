@@ -34,21 +34,21 @@ func (u *uploadSpool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	base, id := m[1], m[2]
 	switch {
 	case r.Method == http.MethodPost && id == "" && r.URL.Query().Get("digest") == "":
-		u.open(w, base)
+		u.openUpload(w, base)
 	case r.Method == http.MethodPatch && id != "":
-		u.add(w, r, base, id)
+		u.addToUpload(w, r, base, id)
 	case r.Method == http.MethodPut && id != "":
-		u.finish(w, r, base, id)
+		u.finishUpload(w, r, base, id)
 	default:
 		u.next.ServeHTTP(w, r)
 	}
 }
 
-func (u *uploadSpool) open(w http.ResponseWriter, base string) {
+func (u *uploadSpool) openUpload(w http.ResponseWriter, base string) {
 	id := rand.Text()
 	f, err := os.OpenFile(filepath.Join(u.dir, id), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		u.fail(w, err)
+		u.failRequest(w, err)
 		return
 	}
 	f.Close()
@@ -57,8 +57,8 @@ func (u *uploadSpool) open(w http.ResponseWriter, base string) {
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// append adds the request's body to the upload and returns its length so far.
-func (u *uploadSpool) append(id string, r *http.Request) (int64, error) {
+// appendBody adds the request's body to the upload and returns its length so far.
+func (u *uploadSpool) appendBody(id string, r *http.Request) (int64, error) {
 	f, err := os.OpenFile(filepath.Join(u.dir, id), os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		return 0, err
@@ -74,10 +74,10 @@ func (u *uploadSpool) append(id string, r *http.Request) (int64, error) {
 	return st.Size(), nil
 }
 
-func (u *uploadSpool) add(w http.ResponseWriter, r *http.Request, base, id string) {
-	n, err := u.append(id, r)
+func (u *uploadSpool) addToUpload(w http.ResponseWriter, r *http.Request, base, id string) {
+	n, err := u.appendBody(id, r)
 	if err != nil {
-		u.fail(w, err)
+		u.failRequest(w, err)
 		return
 	}
 	w.Header().Set("Location", base+id)
@@ -85,15 +85,15 @@ func (u *uploadSpool) add(w http.ResponseWriter, r *http.Request, base, id strin
 	w.WriteHeader(http.StatusAccepted)
 }
 
-func (u *uploadSpool) finish(w http.ResponseWriter, r *http.Request, base, id string) {
-	n, err := u.append(id, r)
+func (u *uploadSpool) finishUpload(w http.ResponseWriter, r *http.Request, base, id string) {
+	n, err := u.appendBody(id, r)
 	if err != nil {
-		u.fail(w, err)
+		u.failRequest(w, err)
 		return
 	}
 	f, err := os.Open(filepath.Join(u.dir, id))
 	if err != nil {
-		u.fail(w, err)
+		u.failRequest(w, err)
 		return
 	}
 	defer os.Remove(f.Name())
@@ -108,7 +108,7 @@ func (u *uploadSpool) finish(w http.ResponseWriter, r *http.Request, base, id st
 	u.next.ServeHTTP(w, whole)
 }
 
-func (u *uploadSpool) fail(w http.ResponseWriter, err error) {
+func (u *uploadSpool) failRequest(w http.ResponseWriter, err error) {
 	status := http.StatusInternalServerError
 	if os.IsNotExist(err) {
 		status = http.StatusNotFound
