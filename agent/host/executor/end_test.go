@@ -145,6 +145,25 @@ func TestPowerIsCutAfterTheGracePeriod(t *testing.T) {
 	}
 }
 
+// A clock that is set forward by an hour makes the record of the request an hour old.
+func TestAClockThatIsSetTakesNoGracePeriod(t *testing.T) {
+	w := newWorld(t)
+	w.config.Hypervisor = &deaf{Hypervisor: w.hv}
+	w.restart()
+	vmi := w.running("a")
+	w.deleteWith(vmi, 60)
+	w.reconcile(vmi)
+	w.act(w.hv.SetRecord(t.Context(), refOf(vmi), recordShutdown, formatShutdown(time.Now().Add(-time.Hour))))
+	w.pass(shutdownInterval)
+	w.reconcile(vmi)
+	if domain, ok := w.domain(vmi); !ok || !domain.State.Active() {
+		t.Error("the power was cut before the grace period was over")
+	}
+	w.pass(time.Minute)
+	w.reconcile(vmi)
+	w.expectNothingLeft(vmi)
+}
+
 // Who gives a guest no time has its power cut without a question.
 func TestAGuestWithoutAGracePeriodIsNotAsked(t *testing.T) {
 	w := newWorld(t)

@@ -217,8 +217,9 @@ func (e *Executor) look(ctx context.Context, r *run) (err error) {
 		e.traces.add(r.ref)
 		r.domain = *domain
 		r.asked, r.recorded = readRecords(*domain)
-		if r.asked.IsZero() {
-			r.asked = e.shutdowns.of(uid)
+		if at := e.shutdowns.of(uid); !at.IsZero() {
+			// It counts the time itself, also when the host's clock is set.
+			r.asked = at
 		}
 	}
 	r.work, r.workEpoch = e.preparations.progress(uid, func(err error) { e.failures.add(uid, err, r.now); r.failed = err })

@@ -7,7 +7,8 @@ import (
 
 // shutdowns are when this process asked guests to shut down, by UID. The record of
 // that is with the domain; this stands in for one that could not be written, so that
-// a guest whose records fail is not waited for without end.
+// a guest whose records fail is not waited for without end. It goes before the record:
+// a record is a time of the clock, which may be set while the guest shuts down.
 type shutdowns struct {
 	mu    sync.Mutex
 	byUID map[string]time.Time
