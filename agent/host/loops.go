@@ -7,14 +7,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/host/executor"
 	"virtmesh/agent/host/publish"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 )
 
 // executorWorkers bounds how many instances are started, stopped and reported
-// at once. No worker waits for an image or for a guest's agent.
-const executorWorkers = 16
+// at once. No worker waits for an image or for a guest's agent, and some are left
+// when starts hang.
+const executorWorkers = executor.MaxStarts + 4
 
 // executorTimeout bounds one look at an instance. The slowest part is the start
 // of a guest whose huge pages must be cleared first.

@@ -9,6 +9,11 @@ import (
 	"virtmesh/agent/stewards"
 )
 
+// MaxStarts bounds how many workers are in a start at once. One may hang for minutes,
+// on a disk that does not answer or a slow daemon. The controller has more workers
+// than this, so that guests are stopped and reported meanwhile.
+const MaxStarts = 12
+
 // Executor reconciles the instances of this host. It is a
 // stewards.Reconciler, and a stewards.Source of the keys of domains that
 // changed.
@@ -29,6 +34,8 @@ type Executor struct {
 	flips        *flips
 	consoles     *consoles
 	logs         guestLogs
+	// starting has an entry for each start under way.
+	starting chan struct{}
 	// now tells the time. interrupt, if set, may end a plan before a step: tests
 	// end the agent so.
 	now       func() time.Time
@@ -52,6 +59,7 @@ func newExecutor(config Config, now func() time.Time) (*Executor, error) {
 	e := &Executor{
 		Config: config, listeners: map[int]func(stewards.Key){}, tasks: newTasks(), traces: newTraces(),
 		failures: newFailures(), shutdowns: newShutdowns(), flips: newFlips(now), consoles: newConsoles(), logs: newGuestLogs(config), now: now,
+		starting: make(chan struct{}, MaxStarts),
 	}
 	news := func(ref hypervisor.Ref) { e.notify(keyOf(ref)) }
 	e.preparations = newPreparations(config, e.tasks, news)

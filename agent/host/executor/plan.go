@@ -153,6 +153,8 @@ type situation struct {
 	work      work
 	workEpoch uint64
 	connected bool
+	// busy says that as many starts are under way as may be.
+	busy bool
 	// failure is the last failure to start, or nil.
 	failure *failure
 

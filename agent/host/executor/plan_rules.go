@@ -16,6 +16,9 @@ const (
 	// defaultGracePeriod is how long a guest has to shut down when the instance
 	// does not say (KubeVirt: terminationGracePeriodSeconds).
 	defaultGracePeriod = 30 * time.Second
+	// startInterval is how often an instance that waits for the start of others looks
+	// whether it may start.
+	startInterval = 500 * time.Millisecond
 	// arrivalInterval is how often the source of a migration looks whether the
 	// claim has followed its guest.
 	arrivalInterval = 5 * time.Second
@@ -153,6 +156,8 @@ func planStart(s situation) Plan {
 		return Plan{{Act: ActPrepareVolumes}, {Act: ActAwaitPreparation}}
 	case s.work == workUnderWay:
 		return Plan{{Act: ActAwaitPreparation}}
+	case s.busy:
+		return Plan{{Act: ActWait, After: startInterval}}
 	case !s.connected:
 		return Plan{{Act: ActConnectNetwork}, {Act: ActAskMesh, Why: "whether the guest may still start here"}}
 	case !s.confirmed:

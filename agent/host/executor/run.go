@@ -224,6 +224,7 @@ func (e *Executor) look(ctx context.Context, r *run) (err error) {
 	}
 	r.work, r.workEpoch = e.preparations.progress(uid, func(err error) { e.failures.add(uid, err, r.now); r.failed = err })
 	r.failure = e.failures.of(uid)
+	r.busy = len(e.starting) == cap(e.starting)
 	r.traces = e.traces.has(r.ref)
 	return nil
 }

@@ -1,7 +1,10 @@
 package executor
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -173,5 +176,43 @@ func TestApproximationsAreTold(t *testing.T) {
 	w.running("a")
 	if n := w.told("Approximated"); n != 1 {
 		t.Errorf("%d events", n)
+	}
+}
+
+// hanging is a daemon whose starts hang until release is closed.
+type hanging struct {
+	hypervisor.Hypervisor
+	begun   chan struct{}
+	release chan struct{}
+}
+
+func (h *hanging) Start(ctx context.Context, xml string, opts hypervisor.StartOptions) (hypervisor.Domain, error) {
+	h.begun <- struct{}{}
+	<-h.release
+	return h.Hypervisor.Start(ctx, xml, opts)
+}
+
+// Starts that hang take some of the workers, and not those that stop guests.
+func TestStartsThatHangLeaveWorkersFree(t *testing.T) {
+	w := newWorld(t)
+	h := &hanging{Hypervisor: w.hv, begun: make(chan struct{}, MaxStarts), release: make(chan struct{})}
+	w.config.Hypervisor = h
+	w.restart()
+	var others sync.WaitGroup
+	for i := range MaxStarts {
+		vmi := w.place(scheduled(fmt.Sprintf("hangs%d", i)))
+		w.sync(vmi)
+		others.Go(func() { _, _ = w.try(vmi) })
+		<-h.begun
+	}
+	vmi := w.place(scheduled("waits"))
+	if result := w.reconcile(vmi); result.RequeueAfter != startInterval {
+		t.Errorf("looks again after %v, want %v", result.RequeueAfter, startInterval)
+	}
+	close(h.release)
+	others.Wait()
+	w.reconcile(vmi)
+	if got := w.get(vmi); got.Status.Phase != kubevirtv1.Running {
+		t.Errorf("phase %s", got.Status.Phase)
 	}
 }

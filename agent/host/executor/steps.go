@@ -41,6 +41,12 @@ func (e *Executor) defineStart(ctx context.Context, r *run) error {
 	if work == nil || !work.finished() {
 		return errReplan
 	}
+	select {
+	case e.starting <- struct{}{}:
+		defer func() { <-e.starting }()
+	default:
+		return errReplan // others were faster
+	}
 	xml, err := e.definition(r, work)
 	if err != nil {
 		return e.startFailed(ctx, r, err)
