@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 
 	"virtmesh/agent/host/hypervisor"
@@ -39,6 +40,13 @@ func (l guestLogs) folder(key stewards.Key) string {
 	return filepath.Join(l.dir, key.Namespace, key.Name)
 }
 
+// flatSuffix ends the name of a log that an earlier version keeps beside the folders,
+// which a guest that it started goes on writing.
+const flatSuffix = "-serial.log"
+
+// flat returns where an earlier version keeps the instance's log.
+func (l guestLogs) flat(key stewards.Key) string { return l.folder(key) + flatSuffix }
+
 // open returns the path of the instance's serial log, and makes the file.
 func (l guestLogs) open(key stewards.Key) (string, error) {
 	l.mu.Lock()
@@ -59,8 +67,11 @@ func (l guestLogs) open(key stewards.Key) (string, error) {
 
 // has tells whether there are logs of the instance.
 func (l guestLogs) has(key stewards.Key) bool {
-	_, err := os.Lstat(l.folder(key))
-	return err == nil
+	if _, err := os.Lstat(l.folder(key)); err == nil {
+		return true
+	}
+	info, err := os.Lstat(l.flat(key))
+	return err == nil && info.Mode().IsRegular()
 }
 
 // remove drops the instance's logs with their rotated parts, and its namespace's
@@ -73,6 +84,11 @@ func (l guestLogs) remove(key stewards.Key) error {
 		name := hypervisor.Ref{Namespace: key.Namespace, Name: key.Name}.DomainName() + ".log"
 		if err := removeRotated(filepath.Join(l.emulator, name)); err != nil {
 			return fmt.Errorf("remove the emulator's log: %w", err)
+		}
+	}
+	if info, err := os.Lstat(l.flat(key)); err == nil && info.Mode().IsRegular() {
+		if err := removeRotated(l.flat(key)); err != nil {
+			return fmt.Errorf("remove the serial log: %w", err)
 		}
 	}
 	if err := os.RemoveAll(l.folder(key)); err != nil {
@@ -108,7 +124,14 @@ func (l guestLogs) keys(log *slog.Logger) []stewards.Key {
 	}
 	keys := make([]stewards.Key, 0, len(folders))
 	for _, folder := range folders {
-		keys = append(keys, stewards.Key{Namespace: filepath.Base(filepath.Dir(folder)), Name: filepath.Base(folder)})
+		name := filepath.Base(folder)
+		if info, err := os.Lstat(folder); err != nil || !info.IsDir() {
+			var flat bool
+			if name, flat = strings.CutSuffix(name, flatSuffix); err != nil || !flat {
+				continue
+			}
+		}
+		keys = append(keys, stewards.Key{Namespace: filepath.Base(filepath.Dir(folder)), Name: name})
 	}
 	return keys
 }

@@ -137,6 +137,27 @@ func TestSerialLogsOfInstancesThatAreGoneAreSwept(t *testing.T) {
 	}
 }
 
+// A guest that an earlier version started writes a log beside the folders. It is not
+// taken for that of an instance that is gone, and goes with its own.
+func TestSerialLogsOfAnEarlierVersion(t *testing.T) {
+	w := newWorld(t)
+	live := w.running("live")
+	log := func(name string) []string {
+		var files []string
+		for _, part := range []string{"", ".0", ".1"} {
+			file := filepath.Join(w.config.LogDir, "ns", name+"-serial.log"+part)
+			w.act(os.WriteFile(file, []byte("login: "), 0o600))
+			files = append(files, file)
+		}
+		return files
+	}
+	gone, kept := log("gone"), log(live.Name)
+	w.adopt()
+	if exist(gone) != 0 || exist(kept) != len(kept) {
+		t.Errorf("%d files of the one that is gone are left, %d of the live one", exist(gone), exist(kept))
+	}
+}
+
 func TestTheEmulatorsLogGoesWithItsInstance(t *testing.T) {
 	w := newWorld(t)
 	w.config.EmulatorLogDir = t.TempDir()
