@@ -31,13 +31,13 @@ func agentCommand() *cli.Command {
 			{Name: "run", Usage: "run the agent until it is stopped; the systemd unit does this", Action: agentRun,
 				Flags: []cli.Flag{configFlag(), &cli.StringFlag{Name: "log-level", Value: "info", Usage: "debug, info, warn or error"}}},
 			{Name: "leave", Usage: "hand this host's duties over and take it out of the mesh", Action: agentLeave},
-			{Name: "resync", Usage: "throw this host's copy of the mesh's state away, to fetch it anew from the other hosts",
-				Description: "For a copy that is damaged, or of a group that was replaced by a recovery. Stop the agent first.",
+			{Name: "resync", Usage: "delete this host's copy of the mesh's state, to fetch a new one from the other hosts",
+				Description: "For a copy that is damaged, or that belongs to a group that a recovery has replaced. Stop the agent first.",
 				Flags:       []cli.Flag{configFlag(), yesFlag()}, Action: agentResync},
 			{Name: "backup", Usage: "write the mesh's state to a new file", ArgsUsage: "FILE",
-				Description: "It asks the local agent. The file holds the key of the mesh's CA and all secrets.", Action: agentBackup},
+				Description: "The state comes from the local agent. The file contains the key of the mesh's CA and all Secrets.", Action: agentBackup},
 			{Name: "recover", Usage: "make this host the only voter after a quorum was lost for good",
-				Description: "Stop the agents first. Whatever the lost hosts had accepted and this one had not received is gone.",
+				Description: "Stop the agents first. Changes that the lost hosts had accepted and this host had not received are gone.",
 				Flags: []cli.Flag{configFlag(), yesFlag(),
 					&cli.StringFlag{Name: "backup", Usage: "take the state from `FILE`, when no copy is left"}},
 				Action: agentRecover},
@@ -49,10 +49,10 @@ func configFlag() cli.Flag {
 	return &cli.StringFlag{Name: "config", Value: agent.DefaultConfigPath, Usage: "the agent's configuration"}
 }
 
-func yesFlag() cli.Flag { return &cli.BoolFlag{Name: "yes", Usage: "really do it"} }
+func yesFlag() cli.Flag { return &cli.BoolFlag{Name: "yes", Usage: "confirm the command"} }
 
-// hostFlags describe a new host. They end in the configuration file, where
-// they can be changed later, except for the name.
+// hostFlags describe a new host. Their values are written to the configuration file,
+// where they can be changed later, except for the name.
 func hostFlags() []cli.Flag {
 	return []cli.Flag{
 		configFlag(),
@@ -108,8 +108,8 @@ func hostConfig(c *cli.Context) (agent.Config, error) {
 	return config, config.Validate()
 }
 
-// hostName is the name that was given, or else the first label of the machine's.
-// Both are lowered, as DNS reads them.
+// hostName returns the given name, or else the first label of the machine's name.
+// Both are converted to lower case, since DNS ignores case.
 func hostName(given string, machine func() (string, error)) (string, error) {
 	name := strings.ToLower(given)
 	if given == "" {
@@ -177,7 +177,8 @@ func agentJoin(c *cli.Context) error {
 	return announceHost(c, fmt.Sprintf("%s joined the mesh", config.Name))
 }
 
-// announceHost says what comes next, and starts the agent where systemd runs.
+// announceHost installs and starts the agent's service if systemd runs, and prints
+// the outcome and the next command.
 func announceHost(c *cli.Context, what string) error {
 	started, err := startService(c.Context)
 	if err != nil {
@@ -229,7 +230,7 @@ func agentLeave(c *cli.Context) error {
 
 func agentRecover(c *cli.Context) error {
 	if !c.Bool("yes") {
-		return errors.New("this makes this host's copy of the mesh the only one; repeat with --yes when the other voters are lost for good")
+		return errors.New("this makes this host's copy of the mesh's state the only valid one; repeat with --yes when the other voters are lost for good")
 	}
 	config, err := agent.LoadConfig(c.String("config"))
 	if err != nil {

@@ -1,10 +1,9 @@
 // Package cli is the virtmesh command line: one file per noun or verb.
 //
-// Commands talk to an agent and hold no logic of their own: what a command
-// does, kubectl can do as well. Output for people goes to stdout as text or
-// tables, and as JSON or YAML with -o; errors go to stderr as one line, and
-// the exit code is then not zero. No other package may import this one or
-// urfave/cli.
+// Commands send requests to an agent and contain no logic of their own; where the
+// Kubernetes API can do the same, kubectl can as well. Output goes to stdout as text
+// or tables, or as JSON or YAML with -o. Errors go to stderr as one line, and the
+// exit code is then not zero. No other package may import this one or urfave/cli.
 package cli
 
 import (
@@ -82,9 +81,9 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 	}
 }
 
-// finishCommands gives each command what urfave/cli does not hand down from the app:
-// errors of one line instead of a page of help, an error for a subcommand that
-// does not exist, and completion.
+// finishCommands adds to each command what urfave/cli does not inherit from the app:
+// usage errors of one line instead of a page of help, an error for a subcommand
+// that does not exist, and completion.
 func finishCommands(parent string, commands []*cli.Command) []*cli.Command {
 	for _, command := range commands {
 		name := parent + " " + command.Name
@@ -100,7 +99,8 @@ func finishCommands(parent string, commands []*cli.Command) []*cli.Command {
 	return commands
 }
 
-// groupAction is what a command does that only has subcommands.
+// groupAction returns the action of a command that only has subcommands: it prints
+// the help, or an error if an unknown subcommand is given.
 func groupAction(name string, help cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if !c.Args().Present() {

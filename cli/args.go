@@ -13,8 +13,8 @@ const completionFlag = "--generate-bash-completion"
 // arrangeFlags lets flags stand anywhere on a command line, as users of kubectl
 // expect: urfave/cli stops looking for flags at the first argument. Flags of
 // the command move before its arguments, those of its parents before its name
-// and global flags before all names. What follows a command that runs another
-// program, or "--", is left alone.
+// and global flags before all names. Words after "--", or after the host of a
+// command that runs another program, are left alone.
 func arrangeFlags(app *cli.App, args []string) []string {
 	if len(args) == 0 {
 		return args
@@ -47,7 +47,7 @@ func arrangeFlags(app *cli.App, args []string) []string {
 	return arranged
 }
 
-// level is one command on the way down the tree, with the flags given to it.
+// level is one command of the command line, with the flags given to it.
 type level struct {
 	name  string
 	known []cli.Flag
@@ -64,8 +64,8 @@ type arranger struct {
 	literal []string
 }
 
-// arranged puts "--" before all arguments: after one, urfave/cli takes it for
-// an argument itself.
+// arranged returns the sorted command line. It puts "--" before all arguments: after
+// an argument, urfave/cli would take "--" for an argument too.
 func (a *arranger) arranged() []string {
 	var all []string
 	for _, level := range a.levels {
@@ -77,7 +77,8 @@ func (a *arranger) arranged() []string {
 	return append(append(append(all, a.literal[0]), a.arguments...), a.literal[1:]...)
 }
 
-// addWord adds a command's name as long as there are subcommands, else an argument.
+// addWord adds a word that is not a flag: a command's name while there are
+// subcommands, else an argument.
 func (a *arranger) addWord(arg string) {
 	if len(a.arguments) == 0 {
 		for _, command := range a.commands {
@@ -92,11 +93,11 @@ func (a *arranger) addWord(arg string) {
 	a.arguments = append(a.arguments, arg)
 }
 
-// addFlag files a flag with its value under the innermost command that knows it,
-// and returns how many further words it took.
+// addFlag adds a flag and its value to the innermost command that knows it, and
+// returns how many of the words in rest it used.
 func (a *arranger) addFlag(arg string, rest []string) int {
 	name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-	// An unknown flag is the innermost command's to complain about.
+	// An unknown flag goes to the innermost command, which reports the error.
 	target := &a.levels[len(a.levels)-1]
 	var known cli.Flag
 	for i := len(a.levels) - 1; i >= 0; i-- {

@@ -53,7 +53,8 @@ func (c *connection) download(ctx context.Context, path string, w io.Writer) (in
 	return n, nil
 }
 
-// writeNew writes a file that must not exist, mode 0600, as a whole or not at all.
+// writeNew writes a file with mode 0600. The file must not exist; it is written as a
+// whole or not at all.
 func writeNew(path string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-") // 0600
 	if err != nil {
@@ -65,7 +66,7 @@ func writeNew(path string, write func(io.Writer) error) error {
 	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
-		// A link, unlike a rename, fails if somebody else was quicker.
+		// A link, unlike a rename, fails if the file was created meanwhile.
 		err = os.Link(f.Name(), path)
 	}
 	return errors.Join(err, os.Remove(f.Name()))
@@ -87,7 +88,7 @@ func recoverOrRestore(ctx context.Context, config agent.Config, backup string) (
 
 func agentResync(c *cli.Context) error {
 	if !c.Bool("yes") {
-		return errors.New("this throws this host's copy of the mesh's state away, to fetch it from the other hosts; repeat with --yes when they have it")
+		return errors.New("this deletes this host's copy of the mesh's state, to fetch it from the other hosts; repeat with --yes when they have it")
 	}
 	config, err := agent.LoadConfig(c.String("config"))
 	if err != nil {

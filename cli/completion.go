@@ -58,9 +58,9 @@ const completionTimeout = 3 * time.Second
 // typedWord is the key of the word before the cursor in the app's metadata.
 const typedWord = "typed"
 
-// forCompletion prepares a command line on which a shell asks for completions,
-// and leaves others alone. It tells false when there can be no answer: after
-// "--" urfave/cli would run the command instead of completing it.
+// forCompletion prepares a command line on which a shell asks for completions, and
+// leaves others alone. It returns false when there can be no answer: after "--"
+// urfave/cli would run the command instead of completing it.
 func forCompletion(app *cli.App, args []string) (prepared []string, answerable bool) {
 	n := len(args)
 	if n < 2 || args[n-1] != completionFlag {
@@ -74,8 +74,8 @@ func forCompletion(app *cli.App, args []string) (prepared []string, answerable b
 	return args, !slices.Contains(args, "--")
 }
 
-// complete answers a shell: flags if one is being typed, else subcommands, else
-// what the command itself offers.
+// complete prints completions for a shell: flags if a flag is being typed, else
+// subcommands, else the words that the command itself offers.
 func complete(own cli.BashCompleteFunc) cli.BashCompleteFunc {
 	return func(c *cli.Context) {
 		typed, _ := c.App.Metadata[typedWord].(string)
@@ -97,15 +97,15 @@ func complete(own cli.BashCompleteFunc) cli.BashCompleteFunc {
 	}
 }
 
-// takesValue tells whether a word is a whole flag whose value comes next.
+// takesValue reports whether a word is a whole flag whose value comes next.
 func takesValue(flags []cli.Flag, word string) bool {
 	known := findFlag(flags, strings.TrimLeft(word, "-"))
 	_, isBool := known.(*cli.BoolFlag)
 	return known != nil && !isBool
 }
 
-// offer completes arguments with the listed ones that are not there yet. What
-// cannot be listed is not offered: a shell has no place for an error.
+// offer completes arguments with the listed words that are not on the command line
+// yet. If the list fails, it offers nothing: a shell cannot show an error.
 func offer(list func(*cli.Context) ([]string, error)) cli.BashCompleteFunc {
 	return func(c *cli.Context) {
 		ctx, cancel := context.WithTimeout(c.Context, completionTimeout)
@@ -123,7 +123,7 @@ func offer(list func(*cli.Context) ([]string, error)) cli.BashCompleteFunc {
 	}
 }
 
-// commonTypes are offered where a type is wanted.
+// commonTypes are the types that completion offers.
 var commonTypes = []string{"vm", "vmi", "vmim", "dv", "pvc", "storageclass", "net-attach-def", "node", "namespace", "secret", "configmap", "event"}
 
 // typesThenNames completes a type, and names of that type after it.

@@ -176,7 +176,8 @@ func vmVNC(c *cli.Context) error {
 	}
 }
 
-// joinDisplay carries one viewer's session; KubeVirt too allows one at a time.
+// joinDisplay connects one viewer to the display until one side closes. As in
+// KubeVirt, only one viewer at a time is connected.
 func joinDisplay(c *cli.Context, conn *connection, viewer net.Conn) error {
 	defer viewer.Close()
 	socket, err := conn.stream(c.Context, c.Args().First(), "vnc")

@@ -82,9 +82,9 @@ func lookupUser(name string) (account, error) {
 	return a, nil
 }
 
-// closedDirectory returns the highest directory on the way to path, path included,
-// that the account may not pass through; "" if it may pass through all. Directories
-// that do not exist yet are the agent's to make.
+// closedDirectory returns the highest directory above path, or path itself, that the
+// account may not pass through; "" if it may pass through all. It ignores directories
+// that do not exist yet: the agent creates them.
 func (a account) closedDirectory(path string) (string, error) {
 	var way []string
 	for dir := filepath.Clean(path); ; dir = filepath.Dir(dir) {
@@ -99,7 +99,7 @@ func (a account) closedDirectory(path string) (string, error) {
 			return "", nil
 		}
 		if err != nil {
-			return "", fmt.Errorf("look at the way to %s: %w", path, err)
+			return "", fmt.Errorf("check the directories above %s: %w", path, err)
 		}
 		if !a.mayPass(info) {
 			return dir, nil

@@ -24,7 +24,7 @@ func eventsCommand() *cli.Command {
 		Flags: []cli.Flag{
 			namespaceFlag(), outputFlag(),
 			&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "show every namespace"},
-			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on printing new events"},
+			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "keep printing new events"},
 			&cli.StringFlag{Name: "for", Usage: "show only events of this object's `NAME`"},
 		},
 		Action: events,

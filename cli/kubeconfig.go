@@ -20,9 +20,9 @@ import (
 func kubeconfigCommand() *cli.Command {
 	return &cli.Command{
 		Name: "kubeconfig", Usage: "print an administrator's kubeconfig for this mesh",
-		Description: "It names the host that answers; every other host answers the same way. Keep it secret: it holds a private key.",
+		Description: "The kubeconfig names the host that answers; any other host would do as well. Keep it secret: it contains a private key.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "name", Value: "virtmesh", Usage: "what cluster and context are called in it"},
+			&cli.StringFlag{Name: "name", Value: "virtmesh", Usage: "the name of the cluster and the context in it"},
 			&cli.StringFlag{Name: "server", Usage: "the https URL to put in it (default: the answering host)"},
 		},
 		Action: kubeconfig,

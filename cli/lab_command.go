@@ -16,8 +16,8 @@ import (
 
 func labCommand() *cli.Command {
 	return &cli.Command{
-		Name: "lab", Usage: "run a whole mesh on this machine, to try and to test",
-		Flags: []cli.Flag{&cli.StringFlag{Name: "dir", Value: lab.DefaultDir, Usage: "where the lab lives", EnvVars: []string{"VIRTMESH_LAB_DIR"}}},
+		Name: "lab", Usage: "run a whole mesh on this machine, to try and test it",
+		Flags: []cli.Flag{&cli.StringFlag{Name: "dir", Value: lab.DefaultDir, Usage: "the lab's directory", EnvVars: []string{"VIRTMESH_LAB_DIR"}}},
 		Subcommands: []*cli.Command{
 			{Name: "up", Usage: "start a lab, or add hosts to it; returns when all hosts are Ready",
 				Flags:  []cli.Flag{&cli.IntFlag{Name: "hosts", Value: 3, Usage: "how many hosts the lab has"}},

@@ -16,7 +16,7 @@ import (
 
 func nodeCommand() *cli.Command {
 	return &cli.Command{
-		Name: "node", Usage: "list hosts, look at one, keep new instances off it",
+		Name: "node", Usage: "list, show, cordon and remove hosts",
 		Subcommands: []*cli.Command{
 			{Name: "ls", Usage: "list the hosts", Flags: []cli.Flag{outputFlag()}, Action: nodeList},
 			{Name: "show", Usage: "show one host", ArgsUsage: "NAME", Flags: []cli.Flag{outputFlag()}, Action: nodeShow, BashComplete: offer(memberNames)},
@@ -24,7 +24,7 @@ func nodeCommand() *cli.Command {
 				BashComplete: offer(memberNames), Action: func(c *cli.Context) error { return setUnschedulable(c, true) }},
 			{Name: "uncordon", Usage: "place instances on the hosts again", ArgsUsage: "NAME...",
 				BashComplete: offer(memberNames), Action: func(c *cli.Context) error { return setUnschedulable(c, false) }},
-			{Name: "remove", Usage: "forget hosts that are dead and will not come back", ArgsUsage: "NAME...", Action: nodeRemove, BashComplete: offer(memberNames)},
+			{Name: "remove", Usage: "remove hosts from the mesh that are dead and will not come back", ArgsUsage: "NAME...", Action: nodeRemove, BashComplete: offer(memberNames)},
 		},
 	}
 }

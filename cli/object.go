@@ -27,7 +27,7 @@ func getCommand() *cli.Command {
 			&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "list in every namespace"},
 			&cli.StringFlag{Name: "selector", Aliases: []string{"l"}, Usage: "list only objects with these labels"},
 			&cli.StringFlag{Name: "field-selector", Usage: "list only objects with these field values"},
-			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on printing changes"},
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "keep printing changes"},
 		},
 		Action: get, BashComplete: offer(typesThenNames),
 	}
@@ -144,12 +144,12 @@ func fromFiles(c *cli.Context, conn *connection) *resource.Builder {
 
 func applyCommand() *cli.Command {
 	return &cli.Command{
-		Name: "apply", Usage: "make objects be as manifests say",
+		Name: "apply", Usage: "create or change objects as manifests say",
 		Description: "Server-side apply: repeating it changes nothing. A field that another manager owns is a conflict unless --force-conflicts is given.",
 		Flags: append(filenameFlags(), outputFlag(),
-			&cli.BoolFlag{Name: "dry-run", Usage: "let the server check everything and store nothing"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "let the server check the objects without storing them"},
 			&cli.BoolFlag{Name: "force-conflicts", Usage: "take over fields that another manager owns"},
-			&cli.StringFlag{Name: "validate", Value: "Strict", Usage: "what unknown fields are: Strict (an error), Warn or Ignore"},
+			&cli.StringFlag{Name: "validate", Value: "Strict", Usage: "how to treat unknown fields: Strict (an error), Warn or Ignore"},
 		),
 		Action: apply,
 	}

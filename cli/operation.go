@@ -24,7 +24,7 @@ func operationCommand() *cli.Command {
 			{Name: "ls", Usage: "list the operations", Flags: []cli.Flag{outputFlag()}, Action: operationList},
 			{Name: "show", Usage: "show one operation and its steps", ArgsUsage: "NAME", Flags: []cli.Flag{outputFlag()}, Action: operationShow},
 			{Name: "watch", Usage: "print the steps of an operation until it has ended", ArgsUsage: "NAME", Action: operationWatch},
-			{Name: "cancel", Usage: "stop an operation before its next step, and undo what can be undone", ArgsUsage: "NAME", Action: operationCancel},
+			{Name: "cancel", Usage: "stop an operation before its next step, and undo the steps that can be undone", ArgsUsage: "NAME", Action: operationCancel},
 		},
 	}
 }
@@ -150,7 +150,7 @@ func operationWatch(c *cli.Context) error {
 	}
 }
 
-// operationPoll is how often an operation that is followed is looked at.
+// operationPoll is the interval at which a followed operation is read.
 const operationPoll = 500 * time.Millisecond
 
 // stepPrinter prints what has changed of an operation since the last time.
@@ -212,8 +212,8 @@ func withProgress(ctx context.Context, w io.Writer, conn *connection, target str
 	return err
 }
 
-// followTarget prints the steps of operations on target until ctx ends. That it
-// cannot read them is not worth a word: who waits hears how the act ends.
+// followTarget prints the steps of operations on target until ctx ends. It ignores
+// read errors: the caller reports how the operation itself ends.
 func followTarget(ctx context.Context, w io.Writer, client dynamic.ResourceInterface, target string) {
 	progress := stepPrinter{w: w}
 	for {

@@ -28,8 +28,8 @@ func outputFlag() cli.Flag {
 		}}
 }
 
-// printValue prints any value as JSON or YAML; it tells false when the user
-// asked for neither.
+// printValue prints any value as JSON or YAML; it returns false when the user asked
+// for neither.
 func printValue(c *cli.Context, value any) (bool, error) {
 	var data []byte
 	var err error

@@ -17,8 +17,8 @@ var unit string
 // unitPath is where an administrator's units live.
 const unitPath = "/etc/systemd/system/virtmesh.service"
 
-// startService installs and starts the agent's unit. It tells false on a
-// machine whose init is not systemd.
+// startService installs and starts the agent's unit. It returns false on a machine
+// whose init is not systemd.
 func startService(ctx context.Context) (bool, error) {
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		return false, nil

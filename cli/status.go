@@ -12,7 +12,7 @@ import (
 func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name: "status", Usage: "show the mesh's health at a glance",
-		Description: "Exits with status 3 when there is something to look at.",
+		Description: "Exits with status 3 when there are warnings.",
 		Flags:       []cli.Flag{outputFlag()},
 		Action:      status,
 	}
@@ -59,7 +59,7 @@ func printStatus(c *cli.Context, s *admin.Status) error {
 	}
 	leader := s.Leader
 	if leader == "" {
-		leader = "none (no quorum: running VMs go on, nothing can be changed)"
+		leader = "none (no quorum: VMs keep running, nothing can be changed)"
 	}
 	w := c.App.Writer
 	fmt.Fprintf(w, "Mesh:     %s, seen from %s\nMembers:  %d of %d alive, %d voters\nLeader:   %s (term %d)\nRevision: %d\n\n",

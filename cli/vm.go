@@ -21,7 +21,7 @@ import (
 var (
 	vmResource  = kubevirtv1.SchemeGroupVersion.WithResource("virtualmachines")
 	vmiResource = kubevirtv1.SchemeGroupVersion.WithResource("virtualmachineinstances")
-	// subresources is the API group of acts on a VM, as KubeVirt names it.
+	// subresources is KubeVirt's API group of actions on a VM (start, stop, console).
 	subresources = schema.GroupVersion{Group: "subresources.kubevirt.io", Version: "v1"}
 )
 
@@ -43,8 +43,8 @@ func vmCommand() *cli.Command {
 				Flags: []cli.Flag{namespaceFlag(), outputFlag()}, Action: vmShow, BashComplete: offer(vmNames)},
 			vmStartCommand(), vmStopCommand(),
 			act("restart", "stop and start virtual machines", "virtualmachines", "restarted"),
-			act("pause", "freeze running guests in memory", "virtualmachineinstances", "paused"),
-			act("unpause", "let paused guests go on", "virtualmachineinstances", "unpaused"),
+			act("pause", "stop the CPUs of running guests; their memory stays", "virtualmachineinstances", "paused"),
+			act("unpause", "continue paused guests", "virtualmachineinstances", "unpaused"),
 			{Name: "console", Usage: "attach to the guest's serial console; Ctrl+] leaves it", ArgsUsage: "NAME",
 				Flags: []cli.Flag{namespaceFlag()}, Action: vmConsole, BashComplete: offer(vmNames)},
 			{Name: "vnc", Usage: "make the guest's display reachable for a VNC viewer on this machine", ArgsUsage: "NAME",
@@ -84,7 +84,8 @@ func vmStopCommand() *cli.Command {
 		}}
 }
 
-// subresourceClient speaks to the group of acts, whose answers have no kind.
+// subresourceClient makes a client for the API group subresources, whose answers have
+// no kind.
 func (c *connection) subresourceClient() (*rest.RESTClient, error) {
 	config := rest.CopyConfig(c.rest)
 	gv := subresources

@@ -36,8 +36,8 @@ func jsonBody(options any) ([]byte, error) {
 	return bytes.TrimSpace(body), nil
 }
 
-// waitFor watches one object from its present state until done says so. done
-// gets nil when the object is gone.
+// waitFor watches one object, beginning with its present state, until done returns
+// true or an error. done gets nil when the object does not exist.
 func waitFor(ctx context.Context, client dynamic.ResourceInterface, name string, timeout time.Duration,
 	done func(*unstructured.Unstructured) (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)

@@ -16,11 +16,11 @@ import (
 	watchtools "k8s.io/client-go/tools/watch"
 )
 
-// errWatchEnded says that the server would not go on with a watch.
+// errWatchEnded says that the server ended a watch that could not be resumed.
 var errWatchEnded = errors.New("the watch ended; the host may have gone")
 
-// followChanges watches what start watches, from a revision on. A watch that the server
-// ends, as it does with each after half an hour or so, is taken up where it was.
+// followChanges runs the watch that start begins, from a revision on. The server ends
+// each watch after half an hour or so; followChanges then resumes it where it ended.
 func followChanges(ctx context.Context, revision string, start cache.WatchFuncWithContext) (watch.Interface, error) {
 	w, err := watchtools.NewRetryWatcherWithContext(ctx, revision, &cache.ListWatch{WatchFuncWithContext: start})
 	if err != nil {
@@ -29,8 +29,9 @@ func followChanges(ctx context.Context, revision string, start cache.WatchFuncWi
 	return w, nil
 }
 
-// watchTables prints the changes of all infos, lists or single objects, that come
-// after what they hold. Rows of another type than the last get their heads again.
+// watchTables prints the changes of all infos (lists or single objects) after the
+// revisions that they contain. The column heads are printed again when a row has
+// another type than the row before.
 func watchTables(c *cli.Context, infos []*resource.Info) error {
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()

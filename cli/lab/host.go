@@ -25,8 +25,8 @@ type hostConfig struct {
 	Executable     string `json:"executable"`
 }
 
-// privateMounts are the machine's directories that each host sees its own
-// version of, by the name of its copy under the host's directory.
+// privateMounts are the machine's directories of which each host has a copy of its
+// own. The key is the name of the copy in the host's directory.
 var privateMounts = map[string]string{
 	"lib": "/var/lib/virtmesh",
 	"etc": "/etc/virtmesh",
@@ -68,8 +68,8 @@ func (l *Lab) Start(ctx context.Context, h Host) error {
 	return l.waitSetUp(ctx, h)
 }
 
-// waitSetUp returns when the host has its own mounts and name. A command that
-// ran in it before would see, and change, this machine's files.
+// waitSetUp returns when the host has its own mounts and name. A command that runs in
+// the host before that would see, and change, this machine's files.
 func (l *Lab) waitSetUp(ctx context.Context, h Host) error {
 	return poll(ctx, setUpTimeout, h.Name+" to be set up", func(context.Context) error {
 		if pid, err := l.Running(h); err != nil || pid == 0 {

@@ -167,7 +167,7 @@ func RunServices(ctx context.Context, log *slog.Logger) error {
 	}
 	go func() {
 		if err := serveRegistryProxy(ctx, c); err != nil {
-			log.Error("the way to the lab's registry ended", "err", err)
+			log.Error("the proxy to the lab's registry ended", "err", err)
 		}
 	}()
 	return superviseAgent(ctx, c, log)

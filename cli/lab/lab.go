@@ -31,7 +31,7 @@ import (
 	"virtmesh/storage/durable"
 )
 
-// DefaultDir is where a lab lives unless --dir says otherwise.
+// DefaultDir is the lab's directory unless --dir names another.
 const DefaultDir = "/var/lib/virtmesh-lab"
 
 // Ports that every lab host uses inside its own network namespace.
@@ -97,7 +97,7 @@ func Open(dir string) (*Lab, error) {
 // Dir is the lab's directory, absolute.
 func (l *Lab) Dir() string { return l.dir }
 
-// Exists tells whether the lab was started and not taken down.
+// Exists reports whether the lab was started and not taken down.
 func (l *Lab) Exists() bool { return l.state.ID != "" }
 
 // Hosts lists the lab's hosts in the order they were made.

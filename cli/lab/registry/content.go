@@ -60,8 +60,9 @@ func (b *blobStore) Put(_ context.Context, _ string, h v1.Hash, rc io.ReadCloser
 	return writeFile(b.tmp, b.path(h), rc)
 }
 
-// manifestKeeper writes accepted manifests to files, which the protocol's own
-// handler keeps in memory only, and tells it of them again at the start.
+// manifestKeeper writes accepted manifests to files, because the protocol's own
+// handler keeps them only in memory. At the start it passes them to that handler
+// again.
 type manifestKeeper struct {
 	dir  string
 	next http.Handler

@@ -1,12 +1,13 @@
-// Package registry is the lab's own container registry: a small, unauthenticated
-// one on an address the lab chooses, so that guest images travel to the lab's
-// hosts the way they travel to real ones.
+// Package registry is the lab's own container registry: a small registry without
+// authentication, on an address that the lab chooses, so that the lab's hosts pull
+// guest images in the same way as real hosts do.
 //
-// The protocol is go-containerregistry's. What is added is that everything lives
-// in a folder and survives a restart, and that an upload goes to disk as it
-// comes, since a disk image is larger than memory should be.
+// go-containerregistry implements the protocol. This package adds that all content
+// is in a folder and survives a restart, and that an upload is written to disk while
+// it arrives, since a disk image is too large to keep in memory.
 //
-// It never deletes, and it must not be reachable from outside the lab.
+// The registry never deletes content, and it must not be reachable from outside the
+// lab.
 package registry
 
 import (
@@ -93,7 +94,7 @@ func (s *Server) Close(ctx context.Context) error {
 func newHandler(dir string, log *slog.Logger) (http.Handler, error) {
 	blobs := filepath.Join(dir, "blobs")
 	uploads := filepath.Join(dir, "uploads")
-	// What is left of uploads belongs to clients that are gone.
+	// Unfinished uploads belong to clients of an earlier process.
 	if err := os.RemoveAll(uploads); err != nil {
 		return nil, err
 	}

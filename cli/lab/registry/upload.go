@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// uploadSpool takes the three-step upload of a blob (POST, PATCH, PUT) into a
-// file and hands it on as a single POST, because the handler behind it gathers
+// uploadSpool writes the three-step upload of a blob (POST, PATCH, PUT) to a file
+// and passes it on as a single POST, because the handler behind it would collect
 // such uploads in memory.
 type uploadSpool struct {
 	dir  string
