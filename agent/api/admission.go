@@ -22,14 +22,14 @@ var (
 	namespaceKind = schema.GroupKind{Kind: "Namespace"}
 )
 
-// immortal namespaces cannot be deleted.
+// immortal lists the namespaces that cannot be deleted.
 var immortal = map[string]bool{metav1.NamespaceDefault: true, metav1.NamespaceSystem: true}
 
-// namespaceLifecycle keeps objects out of namespaces that are not there or going,
-// and keeps the namespaces that everything relies on.
+// namespaceLifecycle refuses new objects in namespaces that do not exist or are being
+// deleted, and refuses the deletion of the namespaces in immortal.
 //
-// It asks the local replica, which may see a deletion a moment late: what slips
-// in is found by whoever empties the namespace.
+// It reads the local replica, which may learn of a deletion a moment late. An object
+// that is created in that moment is found by the controller that empties the namespace.
 type namespaceLifecycle struct {
 	*admission.Handler
 	store store.Backend
@@ -53,7 +53,7 @@ func (l *namespaceLifecycle) Admit(ctx context.Context, a admission.Attributes, 
 	if isNamespace || a.GetNamespace() == "" || a.GetSubresource() != "" {
 		return nil
 	}
-	ns, err := l.namespace(ctx, a.GetNamespace())
+	ns, err := l.getNamespace(ctx, a.GetNamespace())
 	if err != nil {
 		return err
 	}
@@ -71,8 +71,9 @@ func (l *namespaceLifecycle) Admit(ctx context.Context, a admission.Attributes, 
 	return status
 }
 
-// namespace reads a namespace. That one is missing is confirmed before it is said.
-func (l *namespaceLifecycle) namespace(ctx context.Context, name string) (*corev1.Namespace, error) {
+// getNamespace reads a namespace. It reports a namespace as missing only after a
+// linearizable read.
+func (l *namespaceLifecycle) getNamespace(ctx context.Context, name string) (*corev1.Namespace, error) {
 	key := kinds.For[*corev1.Namespace]().StoreKey(kinds.Key{Name: name})
 	rec, _, err := l.store.Get(ctx, key, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if errors.Is(err, raftstore.ErrNotFound) {

@@ -16,12 +16,12 @@ import (
 	"virtmesh/raftstore"
 )
 
-// claims is the resource that defaultClass looks at.
+// claims is the resource that defaultClass changes.
 var claims = schema.GroupResource{Resource: "persistentvolumeclaims"}
 
-// defaultClass gives a new claim that names no StorageClass the default one, so
-// that a later change of the default does not move the claim. Of several defaults
-// the newest counts, as in Kubernetes.
+// defaultClass sets the default StorageClass in a new claim that names none, so that a
+// later change of the default does not affect the claim. If several classes are marked
+// as default, the newest is used, as in Kubernetes.
 type defaultClass struct {
 	*admission.Handler
 	store store.Backend
@@ -42,7 +42,7 @@ func (d *defaultClass) Admit(ctx context.Context, a admission.Attributes, _ admi
 	if !ok || claim.Spec.StorageClassName != nil {
 		return nil
 	}
-	class, err := d.find(ctx)
+	class, err := d.findDefault(ctx)
 	if err != nil {
 		return apierrors.NewServiceUnavailable(fmt.Sprintf("cannot find the default StorageClass: %v", err))
 	}
@@ -52,8 +52,8 @@ func (d *defaultClass) Admit(ctx context.Context, a admission.Attributes, _ admi
 	return nil
 }
 
-// find returns the default class, nil if there is none.
-func (d *defaultClass) find(ctx context.Context) (*storagev1.StorageClass, error) {
+// findDefault returns the default class, nil if there is none.
+func (d *defaultClass) findDefault(ctx context.Context) (*storagev1.StorageClass, error) {
 	list, err := d.store.List(ctx, raftstore.ListRequest{Prefix: kinds.For[*storagev1.StorageClass]().Prefix(), ReadOptions: raftstore.ReadOptions{Consistency: raftstore.Local}})
 	if err != nil {
 		return nil, err

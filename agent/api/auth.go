@@ -17,8 +17,8 @@ import (
 	"virtmesh/agent/api/subresources"
 )
 
-// openPaths need no client certificate: they tell whether the server lives and
-// what version it is, and nothing else.
+// openPaths need no client certificate. They only report whether the server is alive
+// and its version.
 var openPaths = []string{
 	"/healthz", "/livez", "/readyz", "/version", "/version/",
 	subresourcePath("version"), subresourcePath("healthz"),
@@ -29,9 +29,10 @@ func subresourcePath(name string) string {
 	return "/apis/" + subresources.GroupVersion.String() + "/" + name
 }
 
-// newAuthenticator takes a client for whom its certificate says it is: the common
-// name is the user, organisations are groups. Without a certificate only the open
-// paths answer; a bad certificate is never taken for none.
+// newAuthenticator authenticates a client by its certificate: the common name is the
+// user, the organizations are the groups. Without a certificate only the open paths
+// answer. A client with an invalid certificate is refused and not treated as one
+// without a certificate.
 func newAuthenticator(cas func() *x509.CertPool) authenticator.Request {
 	verify := func() (x509.VerifyOptions, bool) {
 		pool := cas()
@@ -48,12 +49,12 @@ func newAuthenticator(cas func() *x509.CertPool) authenticator.Request {
 	return union.NewFailOnError(authgroup.NewAuthenticatedGroupAdder(byCertificate), anonymous.NewAuthenticator(open))
 }
 
-// groupAuthorizer lets members of its groups do everything, and everyone read the
-// open paths.
+// groupAuthorizer allows members of its groups to do everything, and everyone to read
+// the open paths.
 type groupAuthorizer struct{ groups []string }
 
-// newAuthorizer lets administrators do everything and then asks next, which is
-// hosts' full access when it is nil.
+// newAuthorizer allows administrators to do everything and then asks next. If next is
+// nil, hosts may do everything too.
 func newAuthorizer(next authorizer.Authorizer) authorizer.Authorizer {
 	if next == nil {
 		return authorizer.AuthorizerFunc(groupAuthorizer{[]string{user.SystemPrivilegedGroup, user.NodesGroup}}.authorize)

@@ -17,48 +17,47 @@ import (
 	"virtmesh/agent/vmi"
 )
 
-// Config is what a Server is made of.
+// Config holds what a Server needs.
 type Config struct {
-	// Store holds the objects.
+	// Store stores the objects.
 	Store store.Backend
-	// Instances reaches the running instances for their subresources.
+	// Instances forwards subresource requests to the running instances.
 	Instances guests.Instances
-	// ClientCAs returns the authorities of client certificates. It is asked at
-	// each request, so it may change.
+	// ClientCAs returns the CAs of client certificates. It is called for each request,
+	// so they may change.
 	ClientCAs func() *x509.CertPool
 	// Authorizer decides what an authenticated client may do; nil lets
 	// administrators and hosts do everything and others nothing.
 	Authorizer authorizer.Authorizer
-	// Logger takes what the server logs.
+	// Logger receives the server's log lines.
 	Logger *slog.Logger
-	// Metrics is served at /metrics beside the server's own; nil adds nothing.
+	// Metrics is served at /metrics together with the server's own metrics; nil adds
+	// nothing.
 	Metrics prometheus.Gatherer
-	// Ready are further checks of /readyz, by name.
+	// Ready holds further checks of /readyz, by name.
 	Ready map[string]func(context.Context) error
 
-	// Address is the host:port that clients reach the server at; it is told in
-	// discovery.
+	// Address is the host:port at which clients reach the server; discovery reports it.
 	Address string
-	// KubernetesVersion is the Kubernetes version that clients are to take the
-	// server for.
+	// KubernetesVersion is the Kubernetes version that the server reports to clients.
 	KubernetesVersion string
 	// Version is the product's own version, which virtctl asks for.
 	Version string
-	// Defaults returns the mesh's choices that fill in virtual machines. It is asked
-	// at each write, so they may change.
+	// Defaults returns the mesh's defaults for virtual machines. It is called at each
+	// write, so they may change.
 	Defaults func() vmi.Defaults
 
-	// MaxReads and MaxWrites bound the requests under way, watches and streams
-	// not counted; what is above is told to come back.
+	// MaxReads and MaxWrites bound the concurrent requests, not counting watches and
+	// streams. Clients of further requests are told to retry.
 	MaxReads, MaxWrites int
-	// RequestTimeout ends requests other than watches and streams.
+	// RequestTimeout bounds requests other than watches and streams.
 	RequestTimeout time.Duration
 	// Patience is how long a request waits for the mesh to have a leader.
 	Patience time.Duration
 }
 
-// DefaultConfig returns a Config that lacks only what it cannot know: Store,
-// Instances and ClientCAs.
+// DefaultConfig returns a Config that is complete except for Store, Instances and
+// ClientCAs.
 func DefaultConfig() Config {
 	return Config{
 		Logger:            slog.Default(),

@@ -13,10 +13,10 @@ import (
 	"virtmesh/agent/kinds"
 )
 
-// converter turns objects into the form the field manager compares.
+// converter converts objects to the form that the field manager compares.
 //
-// The field manager reads Go structs by reflection and panics at a uint64, which
-// the status of a VirtualMachineInstance has. So objects become plain maps first.
+// The field manager reads Go structs by reflection and panics on a uint64, which the
+// status of a VirtualMachineInstance has. So objects are converted to plain maps first.
 type converter struct {
 	managedfields.TypeConverter
 	scheme *runtime.Scheme
@@ -45,10 +45,10 @@ func (c *converter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOp
 	return c.TypeConverter.ObjectToTyped(u, opts...)
 }
 
-// unifySpelling returns a manifest that is applied with its quantities spelled as
-// those of stored objects, so that an equal value is no conflict. It cannot unify
-// what differs in its unit, such as 134217728 and 128Mi: a stored quantity keeps the
-// kind of unit that it was given.
+// unifySpelling returns an applied manifest with its quantities spelled like those of
+// stored objects, so that equal values do not conflict. It cannot unify values with
+// different kinds of units, such as 134217728 and 128Mi: a stored quantity keeps the
+// kind of unit with which it was written.
 func unifySpelling(applied *unstructured.Unstructured) *unstructured.Unstructured {
 	k, ok := kinds.ByGroupKind(applied.GroupVersionKind().GroupKind())
 	if !ok {

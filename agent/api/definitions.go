@@ -14,11 +14,11 @@ import (
 	"virtmesh/agent/api/openapi"
 )
 
-// gvkExtension names the kinds of a schema. Server-side apply finds the schema of
-// a kind by it.
+// gvkExtension is the OpenAPI extension that lists the kinds of a schema. Server-side
+// apply finds the schema of a kind by it.
 const gvkExtension = "x-kubernetes-group-version-kind"
 
-// setOpenAPI describes the served types in c.
+// setOpenAPI configures the OpenAPI documents of the served types in c.
 func setOpenAPI(c *genericapiserver.Config, scheme *runtime.Scheme) {
 	namer := apiopenapi.NewDefinitionNamer(scheme)
 	definitions := servedDefinitions(scheme)
@@ -30,7 +30,7 @@ func setOpenAPI(c *genericapiserver.Config, scheme *runtime.Scheme) {
 	v3 := genericapiserver.DefaultOpenAPIV3Config(definitions, namer)
 	v3.Info.Title = "virtmesh"
 	v3.GetDefinitionName = name
-	// The library has made the definitions already, with its own names.
+	// The library has already built the definitions, with its own names.
 	v3.Definitions = definitions(func(path string) spec.Ref {
 		n, _ := name(path)
 		return spec.MustCreateRef("#/components/schemas/" + common.EscapeJsonPointer(n))
@@ -38,9 +38,9 @@ func setOpenAPI(c *genericapiserver.Config, scheme *runtime.Scheme) {
 	c.OpenAPIV3Config = v3
 }
 
-// servedDefinitions returns the definitions of the types in scheme and of all they
-// refer to. The generated ones cover whole packages, and all of them in memory
-// would be several times as much.
+// servedDefinitions returns the definitions of the types in scheme and of all types
+// that they refer to. The generated definitions cover whole packages and would need
+// several times as much memory.
 func servedDefinitions(scheme *runtime.Scheme) common.GetOpenAPIDefinitions {
 	return func(ref common.ReferenceCallback) map[string]common.OpenAPIDefinition {
 		all := openapi.Definitions(ref)
@@ -66,15 +66,16 @@ func servedDefinitions(scheme *runtime.Scheme) common.GetOpenAPIDefinitions {
 	}
 }
 
-// alwaysServed are definitions that the library's own paths refer to.
+// alwaysServed lists definitions that the library's own paths refer to.
 var alwaysServed = []string{
 	"io.k8s.apimachinery.pkg.version.Info",
 	"io.k8s.apimachinery.pkg.apis.meta.v1.Patch",
 }
 
-// definitionName gives schemas their public names. The generator knows types
-// without a model name by their Go import path, the library by the reversed form
-// of it; and kinds that are their own internal version say so only here.
+// definitionName returns the public names of schemas. For types without a model name,
+// the generator uses the Go import path and the library its reversed form. For kinds
+// whose served version is also the internal one, it removes the internal version from
+// the gvkExtension.
 func definitionName(namer *apiopenapi.DefinitionNamer) func(string) (string, spec.Extensions) {
 	return func(name string) (string, spec.Extensions) {
 		if strings.Contains(name, "/") {

@@ -9,11 +9,11 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 )
 
-// drain counts requests, and ends them when the server stops.
+// drain counts running requests, and ends them when the server stops.
 type drain struct {
 	mu      sync.Mutex
 	done    bool
-	cancels map[*http.Request]context.CancelFunc // of the requests that last
+	cancels map[*http.Request]context.CancelFunc // of the long-running requests
 	wg      sync.WaitGroup
 }
 
@@ -21,8 +21,8 @@ func newDrain() *drain {
 	return &drain{cancels: map[*http.Request]context.CancelFunc{}}
 }
 
-// enter counts a request in, unless the server has stopped.
-func (d *drain) enter() bool {
+// enterRequest counts a new request; it returns false if the server has stopped.
+func (d *drain) enterRequest() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.done {
@@ -32,9 +32,9 @@ func (d *drain) enter() bool {
 	return true
 }
 
-// lasting makes the server's end the end of r too, until the returned function is
-// called.
-func (d *drain) lasting(r *http.Request) (*http.Request, func()) {
+// untilStop returns r with a context that also ends when the server stops. The caller
+// calls the returned function at the end of the request.
+func (d *drain) untilStop(r *http.Request) (*http.Request, func()) {
 	ctx, cancel := context.WithCancel(r.Context())
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -50,10 +50,11 @@ func (d *drain) lasting(r *http.Request) (*http.Request, func()) {
 	}
 }
 
-// filter refuses requests after the end, and ends those that would last.
+// filter refuses requests after the server has stopped, and makes long-running requests
+// end when it stops.
 func (d *drain) filter(next http.Handler, c *genericapiserver.Config) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !d.enter() {
+		if !d.enterRequest() {
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "the server is stopping", http.StatusServiceUnavailable)
 			return
@@ -62,14 +63,14 @@ func (d *drain) filter(next http.Handler, c *genericapiserver.Config) http.Handl
 		info, err := c.RequestInfoResolver.NewRequestInfo(r)
 		if err == nil && c.LongRunningFunc(r, info) {
 			var release func()
-			r, release = d.lasting(r)
+			r, release = d.untilStop(r)
 			defer release()
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// end refuses further requests, ends the lasting ones, and waits for the others
+// end refuses further requests, ends the long-running ones, and waits for the others
 // for at most limit.
 func (d *drain) end(limit time.Duration) {
 	d.mu.Lock()

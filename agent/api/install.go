@@ -20,16 +20,15 @@ import (
 	"k8s.io/kube-openapi/pkg/util"
 )
 
-// group is an API group at its one version, and what serves its resources.
+// group is an API group at its only version, with the storage of its resources.
 type group struct {
 	version    schema.GroupVersion
 	storage    map[string]rest.Storage
 	serializer runtime.NegotiatedSerializer
 }
 
-// installer adds groups to a server. It does what the library's
-// InstallAPIGroups does, but for the type converter, which the library does not
-// let one choose.
+// installer adds API groups to a server. It does what the library's InstallAPIGroups
+// does, except that it can set the type converter, which the library does not allow.
 type installer struct {
 	server    *genericapiserver.GenericAPIServer
 	config    *genericapiserver.Config
@@ -64,8 +63,8 @@ func newInstaller(server *genericapiserver.GenericAPIServer, config *genericapis
 	return &installer{server: server, config: config, types: t, converter: converter}, nil
 }
 
-// install adds one group.
-func (i *installer) install(g group) error {
+// installGroup adds one group.
+func (i *installer) installGroup(g group) error {
 	root := genericapiserver.APIGroupPrefix
 	if g.version.Group == "" {
 		root = genericapiserver.DefaultLegacyAPIPrefix
@@ -142,7 +141,7 @@ func (i *installer) groupDiscovery(g group) {
 	i.server.Handler.GoRestfulContainer.Add(discovery.NewAPIGroupHandler(i.config.Serializer, api).WebService())
 }
 
-// registerReadiness makes /readyz wait for storage that has to get ready.
+// registerReadiness makes /readyz wait for storage that is not ready at once.
 func (i *installer) registerReadiness(g group) {
 	for resource, storage := range g.storage {
 		if r, ok := storage.(rest.StorageWithReadiness); ok {
@@ -158,7 +157,7 @@ func destroy(storage map[string]rest.Storage) {
 	}
 }
 
-// sortGroups puts groups in the order in which they are listed.
+// sortGroups sorts groups into the order in which discovery lists them.
 func sortGroups(groups []group) {
 	sort.Slice(groups, func(a, b int) bool {
 		return path.Join(groups[a].version.Group, groups[a].version.Version) < path.Join(groups[b].version.Group, groups[b].version.Version)

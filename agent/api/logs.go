@@ -6,7 +6,7 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// SetLibraryLogger sends what the Kubernetes libraries log to logger. Their logger
-// is one of the whole process and must not change while they run, so the program
-// calls this once, before it makes a Server.
+// SetLibraryLogger sends the logs of the Kubernetes libraries to logger. These
+// libraries have one logger for the whole process, which must not change while they
+// run. So the program calls this function once, before it creates a Server.
 func SetLibraryLogger(logger *slog.Logger) { klog.SetSlogLogger(logger) }

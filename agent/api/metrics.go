@@ -10,7 +10,8 @@ import (
 	"k8s.io/component-base/metrics/legacyregistry"
 )
 
-// serveMetrics serves the library's metrics and the agent's own at one path.
+// serveMetrics serves the metrics of the Kubernetes libraries and the agent's own at
+// one path.
 func (s *Server) serveMetrics() {
 	endpointmetrics.Register()
 	gather := prometheus.Gatherers{legacyregistry.DefaultGatherer}
@@ -20,8 +21,8 @@ func (s *Server) serveMetrics() {
 	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", promhttp.HandlerFor(gather, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 }
 
-// withoutProcess leaves out the metrics of the process and the Go runtime, which
-// the agent's own registry has.
+// withoutProcess removes the metrics of the process and the Go runtime, because the
+// agent's own registry has them too.
 type withoutProcess struct{ inner prometheus.Gatherer }
 
 // Gather implements prometheus.Gatherer.

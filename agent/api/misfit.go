@@ -12,12 +12,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// misfits names the values in a JSON document that its Go type cannot hold: a word
-// where a number belongs, or a quantity such as "128MiB". The decoders of the
-// library stop at such a value without saying where it is.
+// misfits returns an error for each value in a JSON document that its Go type cannot
+// hold: a word where a number is required, or a quantity such as "128MiB". The decoders
+// of the Kubernetes libraries stop at such a value without naming its field.
 //
-// Fields that the type does not have, and null, are no misfits: strict field
-// validation and merging look after them.
+// Unknown fields and null are not misfits: strict field validation and merging handle
+// them.
 func misfits(typ reflect.Type, value any, path *field.Path) field.ErrorList {
 	if value == nil {
 		return nil
@@ -26,7 +26,8 @@ func misfits(typ reflect.Type, value any, path *field.Path) field.ErrorList {
 		return misfits(typ.Elem(), value, path)
 	}
 	if reflect.PointerTo(typ).Implements(unmarshaler) {
-		// Some structs read themselves and have fields nevertheless: look there first.
+		// Some structs implement json.Unmarshaler and have fields all the same: check
+		// the fields first.
 		if _, ok := value.(map[string]any); ok && typ.Kind() == reflect.Struct {
 			if errs := misfitStruct(typ, value, path); len(errs) > 0 {
 				return errs
@@ -75,8 +76,8 @@ func misfitStruct(typ reflect.Type, value any, path *field.Path) field.ErrorList
 	return errs
 }
 
-// jsonName returns what a field is called in JSON, empty if it is not there, and
-// whether its own fields stand in its place.
+// jsonName returns the name of a field in JSON, empty if it is not in the JSON, and
+// whether it is an inlined struct.
 func jsonName(f reflect.StructField) (name string, inline bool) {
 	name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 	switch {
@@ -112,19 +113,19 @@ func misfitSlice(typ reflect.Type, value any, path *field.Path) field.ErrorList 
 	return errs
 }
 
-// misfitLeaf tries a value that its type reads by itself.
+// misfitLeaf checks a value that its type decodes itself.
 func misfitLeaf(typ reflect.Type, value any, path *field.Path) field.ErrorList {
 	text, err := json.Marshal(value)
 	if err != nil {
 		return field.ErrorList{field.InternalError(path, err)}
 	}
 	if err := json.Unmarshal(text, reflect.New(typ).Interface()); err != nil {
-		return field.ErrorList{field.Invalid(path, summary(value), leafError(typ, err))}
+		return field.ErrorList{field.Invalid(path, summarize(value), leafError(typ, err))}
 	}
 	return nil
 }
 
-// leafError says what would be right.
+// leafError says what a correct value would be.
 func leafError(typ reflect.Type, err error) string {
 	switch {
 	case typ == reflect.TypeFor[resource.Quantity]():
@@ -145,11 +146,12 @@ func wrongType(path *field.Path, value any, want string) field.ErrorList {
 	if path == nil {
 		path = field.NewPath("")
 	}
-	return field.ErrorList{field.TypeInvalid(path, summary(value), "must be "+want)}
+	return field.ErrorList{field.TypeInvalid(path, summarize(value), "must be "+want)}
 }
 
-// summary keeps whole objects out of messages.
-func summary(value any) any {
+// summarize replaces whole objects and lists by a short text, to keep them out of
+// messages.
+func summarize(value any) any {
 	switch v := value.(type) {
 	case map[string]any:
 		return "an object"
@@ -166,9 +168,9 @@ func summary(value any) any {
 	return value
 }
 
-// unifyQuantities writes the quantities in a JSON document of type typ the way that
-// stored objects have them, in place: 2 becomes "2" and "1024Mi" becomes "1Gi". So
-// a spelling is no difference where values are compared as text.
+// unifyQuantities rewrites the quantities in a JSON document of type typ, in place, to
+// the form that stored objects have: 2 becomes "2" and "1024Mi" becomes "1Gi". So two
+// spellings of a quantity are equal where values are compared as text.
 func unifyQuantities(typ reflect.Type, value any) any {
 	if value == nil {
 		return nil
@@ -230,7 +232,7 @@ func sortedKeys(m map[string]any) []string {
 	return keys
 }
 
-// misfitError joins faults to one line.
+// misfitError joins errors to one line.
 func misfitError(errs field.ErrorList) error {
 	texts := make([]string, len(errs))
 	for i, e := range errs {

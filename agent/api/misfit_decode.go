@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// namingSerializer is a serializer whose decoding errors name the fields at fault.
+// namingSerializer is a serializer whose decoding errors name the invalid fields.
 type namingSerializer struct{ runtime.NegotiatedSerializer }
 
 // DecoderToVersion implements runtime.NegotiatedSerializer.
@@ -19,8 +19,8 @@ func (s namingSerializer) DecoderToVersion(d runtime.Decoder, gv runtime.GroupVe
 	return namingDecoder{s.NegotiatedSerializer.DecoderToVersion(d, gv)}
 }
 
-// namingDecoder looks for the fields at fault once decoding has failed, so that it
-// costs nothing as long as it does not.
+// namingDecoder looks for the invalid fields only after decoding has failed, so that
+// successful decoding costs nothing more.
 type namingDecoder struct{ runtime.Decoder }
 
 // Decode implements runtime.Decoder.

@@ -18,15 +18,16 @@ import (
 	"virtmesh/agent/kinds"
 )
 
-// maxPatch is how much of a patch is looked at: what the library takes at most.
+// maxPatch is how many bytes of a patch are checked: the maximum that the library
+// accepts.
 const maxPatch = 3 << 20
 
-// checkPatches refuses patches with values that their fields cannot hold, and names
-// the fields. The library finds them after it has merged the patch, and then blames
-// the whole object, or itself.
+// checkPatches refuses patches with values that their fields cannot hold, and names the
+// fields. The library detects such values only after it has merged the patch; its error
+// then names the whole object, or is an internal error.
 func checkPatches(next http.Handler, serializer runtime.NegotiatedSerializer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		k, info := patched(r)
+		k, info := patchedKind(r)
 		if k == nil {
 			next.ServeHTTP(w, r)
 			return
@@ -38,7 +39,7 @@ func checkPatches(next http.Handler, serializer runtime.NegotiatedSerializer) ht
 			io.Closer
 		}{io.MultiReader(bytes.NewReader(body), rest), rest}
 		if err != nil || len(body) > maxPatch {
-			next.ServeHTTP(w, r) // which meets the same fault, and answers
+			next.ServeHTTP(w, r) // finds the same error and answers with it
 			return
 		}
 		if faults := patchMisfits(k, r.Header.Get("Content-Type"), body); len(faults) > 0 {
@@ -50,9 +51,9 @@ func checkPatches(next http.Handler, serializer runtime.NegotiatedSerializer) ht
 	})
 }
 
-// patched returns the kind of the object that a request patches, nil if it does
-// something else.
-func patched(r *http.Request) (*kinds.Kind, *genericapirequest.RequestInfo) {
+// patchedKind returns the kind of the object that a request patches, nil if the request
+// is not a patch.
+func patchedKind(r *http.Request) (*kinds.Kind, *genericapirequest.RequestInfo) {
 	info, ok := genericapirequest.RequestInfoFrom(r.Context())
 	if !ok || !info.IsResourceRequest || info.Verb != "patch" || r.Body == nil {
 		return nil, nil
@@ -64,8 +65,8 @@ func patched(r *http.Request) (*kinds.Kind, *genericapirequest.RequestInfo) {
 	return k, info
 }
 
-// patchMisfits returns the misfits in a patch of an object of kind k. What is no
-// patch has none: the library says so.
+// patchMisfits returns the misfits in a patch of an object of kind k. For an invalid
+// patch it returns none: the library reports it.
 func patchMisfits(k *kinds.Kind, contentType string, body []byte) field.ErrorList {
 	document, err := decodeDocument(body)
 	if err != nil {
@@ -82,7 +83,7 @@ func patchMisfits(k *kinds.Kind, contentType string, body []byte) field.ErrorLis
 	return nil
 }
 
-// operationMisfits looks at the values of a JSON patch where they are to go.
+// operationMisfits checks the values of a JSON patch against the types at their paths.
 func operationMisfits(typ reflect.Type, document any) field.ErrorList {
 	operations, _ := document.([]any)
 	var errs field.ErrorList
@@ -100,7 +101,8 @@ func operationMisfits(typ reflect.Type, document any) field.ErrorList {
 	return errs
 }
 
-// typeAt follows a JSON pointer into a type; nil if it leads out of it.
+// typeAt follows a JSON pointer into a type; it returns nil if the pointer does not
+// match the type.
 func typeAt(typ reflect.Type, pointer string) (reflect.Type, *field.Path) {
 	var path *field.Path
 	if pointer == "" {
@@ -130,7 +132,8 @@ func typeAt(typ reflect.Type, pointer string) (reflect.Type, *field.Path) {
 	return typ, path
 }
 
-// fieldNamed returns the type of the field that name is in JSON, nil for none.
+// fieldNamed returns the type of the field with the given JSON name, nil if there is
+// none.
 func fieldNamed(typ reflect.Type, name string) reflect.Type {
 	for i := range typ.NumField() {
 		f := typ.Field(i)

@@ -14,7 +14,7 @@ import (
 	"virtmesh/agent/api/subresources"
 )
 
-// objects lets the subresources work on the served resources.
+// objects implements subresources.Objects on the storage of the served resources.
 type objects struct {
 	machines, instances, migrations *registry.REST
 	machineStatus                   rest.Updater
@@ -23,7 +23,7 @@ type objects struct {
 
 var _ subresources.Objects = (*objects)(nil)
 
-// newObjects finds what it needs in the storage of kubevirt.io.
+// newObjects takes the storage that it needs from the storage of kubevirt.io.
 func newObjects(kubevirt map[string]rest.Storage) *objects {
 	o := &objects{
 		machines:      kubevirt["virtualmachines"].(*registry.REST),
@@ -35,7 +35,7 @@ func newObjects(kubevirt map[string]rest.Storage) *objects {
 	return o
 }
 
-func get[T runtime.Object](ctx context.Context, from rest.Getter, namespace, name string) (T, error) {
+func getObject[T runtime.Object](ctx context.Context, from rest.Getter, namespace, name string) (T, error) {
 	obj, err := from.Get(genericapirequest.WithNamespace(ctx, namespace), name, &metav1.GetOptions{})
 	if err != nil {
 		var none T
@@ -44,9 +44,9 @@ func get[T runtime.Object](ctx context.Context, from rest.Getter, namespace, nam
 	return obj.(T), nil
 }
 
-// change has the storage apply fn to the object as it is, again if somebody else
-// writes it meanwhile.
-func change[T runtime.Object](ctx context.Context, to rest.Updater, namespace, name string, dryRun []string, fn func(T) error) error {
+// changeObject applies fn to the stored object, and repeats this if another write comes
+// first.
+func changeObject[T runtime.Object](ctx context.Context, to rest.Updater, namespace, name string, dryRun []string, fn func(T) error) error {
 	ctx = genericapirequest.WithNamespace(ctx, namespace)
 	apply := func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
 		obj := old.DeepCopyObject().(T)
@@ -59,27 +59,27 @@ func change[T runtime.Object](ctx context.Context, to rest.Updater, namespace, n
 
 // VirtualMachine implements subresources.Objects.
 func (o *objects) VirtualMachine(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachine, error) {
-	return get[*kubevirtv1.VirtualMachine](ctx, o.machines, namespace, name)
+	return getObject[*kubevirtv1.VirtualMachine](ctx, o.machines, namespace, name)
 }
 
 // Instance implements subresources.Objects.
 func (o *objects) Instance(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstance, error) {
-	return get[*kubevirtv1.VirtualMachineInstance](ctx, o.instances, namespace, name)
+	return getObject[*kubevirtv1.VirtualMachineInstance](ctx, o.instances, namespace, name)
 }
 
 // ChangeVirtualMachine implements subresources.Objects.
 func (o *objects) ChangeVirtualMachine(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachine) error) error {
-	return change(ctx, o.machines, namespace, name, dryRun, fn)
+	return changeObject(ctx, o.machines, namespace, name, dryRun, fn)
 }
 
 // ChangeVirtualMachineStatus implements subresources.Objects.
 func (o *objects) ChangeVirtualMachineStatus(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachine) error) error {
-	return change(ctx, o.machineStatus, namespace, name, dryRun, fn)
+	return changeObject(ctx, o.machineStatus, namespace, name, dryRun, fn)
 }
 
 // ChangeInstance implements subresources.Objects.
 func (o *objects) ChangeInstance(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachineInstance) error) error {
-	return change(ctx, o.trustedInstances, namespace, name, dryRun, fn)
+	return changeObject(ctx, o.trustedInstances, namespace, name, dryRun, fn)
 }
 
 // CreateMigration implements subresources.Objects.

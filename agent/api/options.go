@@ -16,10 +16,10 @@ import (
 	"virtmesh/agent/kinds"
 )
 
-// deleteWorkers is how many objects of a collection are deleted at a time.
+// deleteWorkers is how many objects of a collection are deleted in parallel.
 const deleteWorkers = 4
 
-// restOptions says where the objects of a resource are stored.
+// restOptions says where the objects of each resource are stored.
 type restOptions struct {
 	backend  store.Backend
 	patience time.Duration
@@ -27,8 +27,8 @@ type restOptions struct {
 
 var _ generic.RESTOptionsGetter = (*restOptions)(nil)
 
-// GetRESTOptions implements generic.RESTOptionsGetter. It is asked also for
-// resources that store nothing, to tell them apart.
+// GetRESTOptions implements generic.RESTOptionsGetter. It is also called for resources
+// that store nothing; it gives these a prefix of their own.
 func (o *restOptions) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
 	k, ok := kinds.ByResource(gr)
 	if !ok {
@@ -40,15 +40,16 @@ func (o *restOptions) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) 
 			Config:        storagebackend.Config{Codec: codec, EncodeVersioner: k.GVK.GroupVersion()},
 			GroupResource: gr,
 		},
-		Decorator:               o.decorate(k, codec),
+		Decorator:               o.storageDecorator(k, codec),
 		EnableGarbageCollection: true,
 		DeleteCollectionWorkers: deleteWorkers,
 		ResourcePrefix:          strings.TrimSuffix(k.Prefix(), "/"),
 	}, nil
 }
 
-// decorate returns how the registry makes its storage for k.
-func (o *restOptions) decorate(k *kinds.Kind, codec runtime.Codec) generic.StorageDecorator {
+// storageDecorator returns the function with which the registry makes its storage for
+// k.
+func (o *restOptions) storageDecorator(k *kinds.Kind, codec runtime.Codec) generic.StorageDecorator {
 	return func(_ *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
 		newFunc, _ func() runtime.Object, _ apistorage.AttrFunc, _ apistorage.IndexerFuncs, _ *cache.Indexers) (apistorage.Interface, factory.DestroyFunc, error) {
 		s := store.New(store.Config{

@@ -12,7 +12,7 @@ import (
 	"virtmesh/agent/kinds"
 )
 
-// types are the Go types of everything served, and how they are written.
+// types holds the Go types of everything that is served, and their encodings.
 type types struct {
 	scheme     *runtime.Scheme
 	codecs     serializer.CodecFactory
@@ -29,7 +29,7 @@ func newTypes(all []*kinds.Kind) (*types, error) {
 			return nil, err
 		}
 	}
-	// Options and errors are of the unnamed group's v1 on every path.
+	// On every path, options and errors have version v1 of the core group.
 	v1 := schema.GroupVersion{Version: "v1"}
 	metav1.AddToGroupVersion(s, v1)
 	s.AddUnversionedTypes(v1,
@@ -41,8 +41,8 @@ func newTypes(all []*kinds.Kind) (*types, error) {
 	}, nil
 }
 
-// serializer returns how a group's objects are written. Only groups whose types
-// can be written as protobuf offer it: the others' clients then ask for JSON.
+// serializer returns the serializer of a group. Only groups whose types can be encoded
+// as protobuf offer it; clients of the other groups then use JSON.
 func (t *types) serializer(all []*kinds.Kind, group string) runtime.NegotiatedSerializer {
 	codecs := serializer.NewCodecFactory(t.scheme,
 		serializer.WithStreamingCollectionEncodingToJSON(), serializer.WithStreamingCollectionEncodingToProtobuf())
@@ -54,13 +54,13 @@ func (t *types) serializer(all []*kinds.Kind, group string) runtime.NegotiatedSe
 	return namingSerializer{codecs}
 }
 
-// isProto says whether objects can be written as protobuf.
+// isProto reports whether an object can be encoded as protobuf.
 func isProto(obj runtime.Object) bool {
 	_, ok := obj.(interface{ MarshalTo([]byte) (int, error) })
 	return ok
 }
 
-// jsonOnly withholds the protobuf media type.
+// jsonOnly removes protobuf from the supported media types.
 type jsonOnly struct{ serializer.CodecFactory }
 
 // SupportedMediaTypes implements runtime.NegotiatedSerializer.

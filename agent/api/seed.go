@@ -19,8 +19,8 @@ import (
 // seedPause is the time between attempts to write while the mesh has no leader.
 const seedPause = time.Second
 
-// seed makes the default namespace, once in the life of a mesh.
-func (s *Server) seed(ctx context.Context) error {
+// seedDefaultNamespace creates the default namespace, once in the life of a mesh.
+func (s *Server) seedDefaultNamespace(ctx context.Context) error {
 	kind := kinds.For[*corev1.Namespace]()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		Name: metav1.NamespaceDefault, UID: uuid.NewUUID(), CreationTimestamp: metav1.Now(),

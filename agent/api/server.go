@@ -24,22 +24,22 @@ import (
 )
 
 const (
-	// minWatchTime is the least time after which the server itself ends a watch
-	// that names no time, so that clients spread over hosts anew.
+	// minWatchTime is the minimum time after which the server ends a watch that
+	// requests no timeout, so that clients spread over the hosts again.
 	minWatchTime = 30 * time.Minute
 	// maxBody bounds the body of a request.
 	maxBody = 3 << 20
 )
 
-// Server serves the API. Make one with New, give its Handler to the owner of the
-// TLS port, and Run it.
+// Server serves the API. Create one with New, pass its Handler to the owner of the TLS
+// port, and call Run.
 type Server struct {
 	config  Config
 	generic *genericapiserver.GenericAPIServer
 	drain   *drain
 }
 
-// New assembles a Server. It reads and writes nothing yet.
+// New assembles a Server. It does not read or write the store yet.
 func New(config Config) (*Server, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func New(config Config) (*Server, error) {
 		return nil, err
 	}
 	for _, g := range groups {
-		if err := i.install(g); err != nil {
+		if err := i.installGroup(g); err != nil {
 			return nil, err
 		}
 	}
@@ -76,12 +76,12 @@ func New(config Config) (*Server, error) {
 	return s, nil
 }
 
-// genericConfig says how the library is to serve.
+// genericConfig returns the configuration of the API server library.
 func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver.Config {
 	c := genericapiserver.NewConfig(t.codecs)
 	c.ExternalAddress = s.config.Address
 	c.EffectiveVersion = newVersion(compatibility.DefaultBuildEffectiveVersion(), s.config.KubernetesVersion)
-	// Nothing in the server calls itself over the network.
+	// The server never calls itself over the network.
 	c.LoopbackClientConfig = &clientrest.Config{}
 	c.RESTOptionsGetter = options
 	c.Authentication.Authenticator = newAuthenticator(s.config.ClientCAs)
@@ -103,13 +103,13 @@ func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver
 	return c
 }
 
-// handlerChain puts the library's filters around the API and the paths that are
+// handlerChain wraps the library's filters around the API, and adds the paths that are
 // not resources.
 func (s *Server) handlerChain(api http.Handler, c *genericapiserver.Config) http.Handler {
 	return s.drain.filter(genericapiserver.DefaultBuildHandlerChain(checkPatches(s.extraPaths(api), c.Serializer), c), c)
 }
 
-// newGroups makes what serves each API group.
+// newGroups returns the API groups with their storage.
 func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapiserver.Config) ([]group, error) {
 	byVersion := map[schema.GroupVersion]*group{}
 	var groups []group
@@ -151,12 +151,12 @@ func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapise
 // /readyz fails until then.
 func (s *Server) Handler() http.Handler { return s.generic.Handler }
 
-// Run makes what has to exist, and keeps the server ready until ctx ends. It
-// returns when all requests have, watches and streams at once and others within
-// Config.RequestTimeout.
+// Run creates the objects that must exist, and keeps the server ready until ctx ends.
+// It returns when all requests have ended: it ends watches and streams at once, and
+// gives other requests up to Config.RequestTimeout.
 func (s *Server) Run(ctx context.Context) error {
 	s.generic.RunPostStartHooks(ctx)
-	err := s.seed(ctx)
+	err := s.seedDefaultNamespace(ctx)
 	if err != nil && ctx.Err() == nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 	"k8s.io/component-base/compatibility"
 )
 
-// kubernetesVersion is what /version tells.
+// kubernetesVersion is the version that /version reports.
 type kubernetesVersion struct {
 	compatibility.EffectiveVersion
 	info *version.Info
@@ -59,7 +59,7 @@ func (s *Server) extraPaths(api http.Handler) http.Handler {
 
 func writeJSON(w http.ResponseWriter, value any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(value) // an error here is the client's going away
+	_ = json.NewEncoder(w).Encode(value) // fails only when the client has disconnected
 }
 
 // readyCheck is one check of /readyz.

@@ -56,7 +56,7 @@ func (l *listener) closedError() error {
 	return &net.OpError{Op: "accept", Net: l.proto, Addr: l.Addr(), Err: net.ErrClosed}
 }
 
-// deliver passes c to Accept, or closes it if nobody accepts it in time.
+// deliverConn passes c to Accept, or closes it if nobody accepts it in time.
 func (l *listener) deliverConn(ctx context.Context, c net.Conn) error {
 	select {
 	case l.conns <- c:

@@ -11,8 +11,9 @@ const (
 	listMeta   = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"
 )
 
-// Definitions returns the definitions of all served types: the generated ones and those
-// of NetworkAttachmentDefinition, whose package is not marked for the generator.
+// Definitions returns the OpenAPI definitions of all served types: the generated ones,
+// and those of NetworkAttachmentDefinition, whose package has no markers for the
+// generator.
 func Definitions(ref common.ReferenceCallback) map[string]common.OpenAPIDefinition {
 	all := GetOpenAPIDefinitions(ref)
 	all[nadPackage+"NetworkAttachmentDefinitionSpec"] = object("is the wanted network.", map[string]spec.Schema{

@@ -22,16 +22,16 @@ import (
 
 var namespaceKind = schema.GroupKind{Kind: "Namespace"}
 
-// Namespaces serves namespaces. Deleting one only marks it: it goes when its
-// content is gone, with the last of its spec.finalizers.
+// Namespaces serves namespaces. Deleting a namespace only marks it: it disappears when
+// its content is deleted and the last of its spec.finalizers is removed.
 type Namespaces struct {
 	collection
 	store *genericregistry.Store
 	kind  *kinds.Kind
 }
 
-// collection is what namespaces have of a common resource. They are deleted one
-// by one.
+// collection is the part of a common resource's storage that namespaces also have. It
+// lacks deletion of collections: namespaces are deleted one by one.
 type collection interface {
 	rest.Storage
 	rest.Scoper
@@ -81,10 +81,10 @@ func (r *Namespaces) Delete(ctx context.Context, name string, validate rest.Vali
 		return nil, false, r.conflict(name, fmt.Errorf("the resourceVersion in the precondition is %s, that of the namespace %s", *v, ns.ResourceVersion))
 	}
 	if ns.DeletionTimestamp.IsZero() {
-		return r.mark(ctx, name, validate, opts)
+		return r.markTerminating(ctx, name, validate, opts)
 	}
 	if len(ns.Spec.Finalizers) > 0 {
-		return ns, false, nil // it is going already
+		return ns, false, nil // it is already being deleted
 	}
 	return r.store.Delete(ctx, name, validate, opts)
 }
@@ -93,8 +93,8 @@ func (r *Namespaces) conflict(name string, err error) error {
 	return apierrors.NewConflict(r.kind.GroupResource(), name, err)
 }
 
-// mark makes a namespace Terminating.
-func (r *Namespaces) mark(ctx context.Context, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
+// markTerminating marks a namespace as Terminating.
+func (r *Namespaces) markTerminating(ctx context.Context, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
 	key, err := r.store.KeyFunc(ctx, name)
 	if err != nil {
 		return nil, false, err
@@ -119,8 +119,7 @@ func (r *Namespaces) mark(ctx context.Context, name string, validate rest.Valida
 	return out, false, nil
 }
 
-// Finalize serves namespaces/finalize, through which spec.finalizers are taken
-// off.
+// Finalize serves namespaces/finalize, through which spec.finalizers are removed.
 type Finalize struct {
 	store *genericregistry.Store
 	kind  *kinds.Kind

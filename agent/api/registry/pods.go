@@ -17,12 +17,12 @@ const podNode = "spec.nodeName"
 
 var podResource = schema.GroupResource{Resource: "pods"}
 
-// errNoPods is the answer to whoever asks for the pods of a host. An empty list
-// would tell kubectl drain that nothing runs there.
+// errNoPods is the answer to a request for the pods of a host. An empty list would tell
+// kubectl drain that nothing runs there.
 var errNoPods = errors.New("this mesh runs virtual machines without pods; see the virtualmachineinstances of the host")
 
-// Pods serves the pods that there are none of. kubectl's describe of hosts and
-// volume claims asks for them, and fails without an answer.
+// Pods serves the pods resource, which is always empty. kubectl describe of hosts and
+// volume claims requests pods and fails without an answer.
 type Pods struct{ rest.TableConvertor }
 
 var (

@@ -40,9 +40,9 @@ func (r *REST) ShortNames() []string { return r.kind.ShortNames }
 // Categories implements rest.CategoriesProvider.
 func (r *REST) Categories() []string { return r.kind.Categories }
 
-// New builds what serves kind k and its status: the keys of the map are the
-// resource and, for kinds that have it, resource/status. defaults returns the
-// mesh's choices; it is asked at each write.
+// New returns the storage of kind k and its status. The keys of the map are the
+// resource and, for kinds that have it, resource/status. defaults returns the mesh's
+// defaults; it is called at each write.
 func New(scheme *runtime.Scheme, k *kinds.Kind, defaults func() vmi.Defaults, getter generic.RESTOptionsGetter) (map[string]rest.Storage, error) {
 	store, err := newStore(scheme, k, defaults, getter)
 	if err != nil {
@@ -78,7 +78,8 @@ func newStore(scheme *runtime.Scheme, k *kinds.Kind, defaults func() vmi.Default
 	return store, store.CompleteWithOptions(&generic.StoreOptions{RESTOptions: getter, AttrFunc: attrs})
 }
 
-// attributes returns what objects of k are selected by.
+// attributes returns the function that reads the labels and fields by which objects of
+// k are selected.
 func attributes(k *kinds.Kind) storage.AttrFunc {
 	return func(obj runtime.Object) (labels.Set, fields.Set, error) {
 		m, err := meta.Accessor(obj)
@@ -144,15 +145,15 @@ func (r *Status) ConvertToTable(ctx context.Context, obj, opts runtime.Object) (
 	return r.store.ConvertToTable(ctx, obj, opts)
 }
 
-// NewTrusted returns a store for the server's own writes of a kind: they are not
-// held to what clients may change. It shares the storage of r.
+// NewTrusted returns a store for the server's own writes of a kind, without the
+// restrictions on what clients may change. It shares the storage of r.
 func (r *REST) NewTrusted() *genericregistry.Store {
 	store := *r.Store
 	store.UpdateStrategy = trustedStrategy{r.UpdateStrategy.(strategy)}
 	return &store
 }
 
-// trustedStrategy counts generations and checks metadata, and that is all.
+// trustedStrategy only counts generations and checks metadata.
 type trustedStrategy struct{ strategy }
 
 // PrepareForUpdate implements rest.RESTUpdateStrategy.

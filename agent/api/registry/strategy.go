@@ -17,12 +17,12 @@ import (
 	"virtmesh/agent/vmi"
 )
 
-// strategy is what happens to objects of a kind on their way to the store.
+// strategy prepares and checks objects of a kind before they are stored.
 type strategy struct {
 	runtime.ObjectTyper
 	names.NameGenerator
 	kind *kinds.Kind
-	// defaults are the mesh's choices at the moment.
+	// defaults returns the mesh's present defaults.
 	defaults func() vmi.Defaults
 }
 
@@ -91,8 +91,8 @@ func (s strategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) fie
 	return errs
 }
 
-// validateMeta checks the metadata, which the library itself only checks to be
-// usable in a path.
+// validateMeta checks the metadata. The library itself only checks that the name can be
+// used in a path.
 func (s strategy) validateMeta(obj runtime.Object) field.ErrorList {
 	name := validation.ValidateNameFunc(validation.NameIsDNSSubdomain)
 	if s.kind.ValidateName != nil {
@@ -114,8 +114,8 @@ func (s strategy) WarningsOnUpdate(ctx context.Context, obj, _ runtime.Object) [
 	return s.WarningsOnCreate(ctx, obj)
 }
 
-// GetResetFields implements rest.ResetFieldsStrategy: nobody owns, by an apply to
-// the main resource, what is written through status only.
+// GetResetFields implements rest.ResetFieldsStrategy: an apply to the main resource
+// never makes a client the owner of fields that are only written through status.
 func (s strategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	if !s.kind.Status {
 		return nil
@@ -168,7 +168,7 @@ func copyField(obj, from runtime.Object, name string) {
 	reflect.ValueOf(obj).Elem().FieldByName(name).Set(reflect.ValueOf(from).Elem().FieldByName(name))
 }
 
-// metaOf returns the metadata of an object of a registered kind, which has some.
+// metaOf returns the metadata of an object of a registered kind, which always has some.
 func metaOf(obj runtime.Object) metav1.Object {
 	m, err := meta.Accessor(obj)
 	if err != nil {

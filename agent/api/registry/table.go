@@ -12,7 +12,7 @@ import (
 	"virtmesh/agent/kinds"
 )
 
-// table renders objects of a kind as the rows kubectl get prints.
+// table renders objects of a kind as the rows that kubectl get prints.
 type table struct {
 	name    func(obj runtime.Object) string // nil: the name itself
 	columns []kinds.Column
@@ -31,7 +31,7 @@ func newTable(k *kinds.Kind) rest.TableConvertor {
 	for _, c := range k.Columns {
 		head := metav1.TableColumnDefinition{Name: c.Name, Type: c.Type, Description: c.Description}
 		if head.Type == "date" {
-			head.Type = "string" // the cell holds the time since, as for built-in kinds
+			head.Type = "string" // the cell holds the elapsed time, as for built-in kinds
 		}
 		if c.Wide {
 			head.Priority = 1

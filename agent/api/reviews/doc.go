@@ -1,4 +1,4 @@
-// Package reviews answers who a client is and what it may do: the resources behind
-// kubectl auth whoami and kubectl auth can-i. They are created, answered and
-// forgotten; nothing is stored.
+// Package reviews tells a client who it is and what it may do. It serves the resources
+// behind kubectl auth whoami and kubectl auth can-i. A review is answered in the
+// response to its creation; nothing is stored.
 package reviews

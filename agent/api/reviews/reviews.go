@@ -17,7 +17,8 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 )
 
-// AddToScheme registers the reviews in s. They are their own internal versions.
+// AddToScheme registers the types of the reviews in s. The served version is also the
+// internal version.
 func AddToScheme(s *runtime.Scheme) error {
 	for gv, objects := range map[schema.GroupVersion][]runtime.Object{
 		authenticationv1.SchemeGroupVersion: {&authenticationv1.SelfSubjectReview{}},
@@ -34,7 +35,7 @@ func AddToScheme(s *runtime.Scheme) error {
 	return nil
 }
 
-// Storage returns what serves the reviews, by group and resource.
+// Storage returns the storage of the reviews, by group and resource.
 func Storage(a authorizer.Authorizer) map[schema.GroupVersion]map[string]rest.Storage {
 	return map[schema.GroupVersion]map[string]rest.Storage{
 		authenticationv1.SchemeGroupVersion: {
@@ -43,18 +44,18 @@ func Storage(a authorizer.Authorizer) map[schema.GroupVersion]map[string]rest.St
 		},
 		authorizationv1.SchemeGroupVersion: {
 			"selfsubjectaccessreviews": &review[*authorizationv1.SelfSubjectAccessReview]{singular: "selfsubjectaccessreview",
-				new: func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }, answer: judge{a}.self},
+				new: func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }, answer: judge{a}.reviewSelf},
 			"selfsubjectrulesreviews": &review[*authorizationv1.SelfSubjectRulesReview]{singular: "selfsubjectrulesreview",
-				new: func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} }, answer: judge{a}.rules},
+				new: func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} }, answer: judge{a}.listRules},
 			"subjectaccessreviews": &review[*authorizationv1.SubjectAccessReview]{singular: "subjectaccessreview",
-				new: func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }, answer: judge{a}.subject},
+				new: func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }, answer: judge{a}.reviewSubject},
 			"localsubjectaccessreviews": &review[*authorizationv1.LocalSubjectAccessReview]{singular: "localsubjectaccessreview", namespaced: true,
-				new: func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} }, answer: judge{a}.local},
+				new: func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} }, answer: judge{a}.reviewLocalSubject},
 		},
 	}
 }
 
-// review serves one kind of review: creating one answers it.
+// review serves one kind of review: a create request returns the answer.
 type review[T runtime.Object] struct {
 	singular   string
 	namespaced bool
@@ -94,8 +95,8 @@ func (r *review[T]) Create(ctx context.Context, obj runtime.Object, validate res
 	return obj, r.answer(ctx, question)
 }
 
-// client returns who asks.
-func client(ctx context.Context) (user.Info, error) {
+// clientOf returns the user that makes the request.
+func clientOf(ctx context.Context) (user.Info, error) {
 	u, ok := genericapirequest.UserFrom(ctx)
 	if !ok {
 		return nil, apierrors.NewInternalError(errors.New("the request has no user"))
@@ -104,7 +105,7 @@ func client(ctx context.Context) (user.Info, error) {
 }
 
 func whoAmI(ctx context.Context, r *authenticationv1.SelfSubjectReview) error {
-	u, err := client(ctx)
+	u, err := clientOf(ctx)
 	if err != nil {
 		return err
 	}
@@ -118,30 +119,30 @@ func whoAmI(ctx context.Context, r *authenticationv1.SelfSubjectReview) error {
 	return nil
 }
 
-// judge answers what a client may do.
+// judge answers what a user may do.
 type judge struct{ authorizer authorizer.Authorizer }
 
-func (j judge) self(ctx context.Context, r *authorizationv1.SelfSubjectAccessReview) error {
-	u, err := client(ctx)
+func (j judge) reviewSelf(ctx context.Context, r *authorizationv1.SelfSubjectAccessReview) error {
+	u, err := clientOf(ctx)
 	if err != nil {
 		return err
 	}
-	r.Status, err = j.ask(ctx, "SelfSubjectAccessReview", u, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	r.Status, err = j.authorizeReview(ctx, "SelfSubjectAccessReview", u, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
 	return err
 }
 
-// rules lists what the client may do: everything, or nothing, for so access is
-// given.
-func (j judge) rules(ctx context.Context, r *authorizationv1.SelfSubjectRulesReview) error {
-	u, err := client(ctx)
+// listRules lists what the client may do: everything or nothing, because access is only
+// granted as a whole.
+func (j judge) listRules(ctx context.Context, r *authorizationv1.SelfSubjectRulesReview) error {
+	u, err := clientOf(ctx)
 	if err != nil {
 		return err
 	}
 	if r.Spec.Namespace == "" {
-		return invalid("SelfSubjectRulesReview", field.Required(field.NewPath("spec", "namespace"), ""))
+		return invalidReview("SelfSubjectRulesReview", field.Required(field.NewPath("spec", "namespace"), ""))
 	}
 	all := []string{"*"}
-	status, err := j.ask(ctx, "SelfSubjectRulesReview", u, &authorizationv1.ResourceAttributes{
+	status, err := j.authorizeReview(ctx, "SelfSubjectRulesReview", u, &authorizationv1.ResourceAttributes{
 		Namespace: r.Spec.Namespace, Verb: "*", Group: "*", Resource: "*"}, nil)
 	if err != nil {
 		return err
@@ -157,34 +158,34 @@ func (j judge) rules(ctx context.Context, r *authorizationv1.SelfSubjectRulesRev
 	return nil
 }
 
-func (j judge) subject(ctx context.Context, r *authorizationv1.SubjectAccessReview) error {
+func (j judge) reviewSubject(ctx context.Context, r *authorizationv1.SubjectAccessReview) error {
 	var err error
-	r.Status, err = j.ask(ctx, "SubjectAccessReview", named(r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	r.Status, err = j.authorizeReview(ctx, "SubjectAccessReview", subjectOf(r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
 	return err
 }
 
-func (j judge) local(ctx context.Context, r *authorizationv1.LocalSubjectAccessReview) error {
+func (j judge) reviewLocalSubject(ctx context.Context, r *authorizationv1.LocalSubjectAccessReview) error {
 	if a := r.Spec.ResourceAttributes; a != nil && a.Namespace != r.Namespace {
-		return invalid("LocalSubjectAccessReview", field.Invalid(field.NewPath("spec", "resourceAttributes", "namespace"), a.Namespace, "must match metadata.namespace"))
+		return invalidReview("LocalSubjectAccessReview", field.Invalid(field.NewPath("spec", "resourceAttributes", "namespace"), a.Namespace, "must match metadata.namespace"))
 	}
 	var err error
-	r.Status, err = j.ask(ctx, "LocalSubjectAccessReview", named(r.Spec), r.Spec.ResourceAttributes, nil)
+	r.Status, err = j.authorizeReview(ctx, "LocalSubjectAccessReview", subjectOf(r.Spec), r.Spec.ResourceAttributes, nil)
 	return err
 }
 
-// named is the user that a review asks about.
-func named(spec authorizationv1.SubjectAccessReviewSpec) user.Info {
+// subjectOf returns the user that a review asks about.
+func subjectOf(spec authorizationv1.SubjectAccessReviewSpec) user.Info {
 	return &user.DefaultInfo{Name: spec.User, UID: spec.UID, Groups: spec.Groups}
 }
 
-func (j judge) ask(ctx context.Context, kind string, u user.Info, res *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) (authorizationv1.SubjectAccessReviewStatus, error) {
+func (j judge) authorizeReview(ctx context.Context, kind string, u user.Info, res *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) (authorizationv1.SubjectAccessReviewStatus, error) {
 	var status authorizationv1.SubjectAccessReviewStatus
 	attributes := authorizer.AttributesRecord{User: u}
 	switch {
 	case (res == nil) == (path == nil):
-		return status, invalid(kind, field.Required(field.NewPath("spec", "resourceAttributes"), "exactly one of resourceAttributes and nonResourceAttributes must be set"))
+		return status, invalidReview(kind, field.Required(field.NewPath("spec", "resourceAttributes"), "exactly one of resourceAttributes and nonResourceAttributes must be set"))
 	case u.GetName() == "" && len(u.GetGroups()) == 0:
-		return status, invalid(kind, field.Required(field.NewPath("spec", "user"), "at least one of user and groups must be set"))
+		return status, invalidReview(kind, field.Required(field.NewPath("spec", "user"), "at least one of user and groups must be set"))
 	case path != nil:
 		attributes.Verb, attributes.Path = path.Verb, path.Path
 	default:
@@ -201,6 +202,6 @@ func (j judge) ask(ctx context.Context, kind string, u user.Info, res *authoriza
 	return status, nil
 }
 
-func invalid(kind string, err *field.Error) error {
+func invalidReview(kind string, err *field.Error) error {
 	return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind(kind).GroupKind(), "", field.ErrorList{err})
 }

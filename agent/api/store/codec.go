@@ -10,9 +10,8 @@ import (
 	"virtmesh/agent/objects"
 )
 
-// Codec is an objects.Codec as the API server's registry wants it. It does no
-// conversion, because the served and the stored version of a kind share one Go
-// type.
+// Codec adapts an objects.Codec to the API server's registry. It does no conversion,
+// because the served and the stored version of a kind have the same Go type.
 type Codec struct {
 	kind  *objects.Kind
 	codec objects.Codec
@@ -26,8 +25,9 @@ func NewCodec(kind *objects.Kind) *Codec {
 }
 
 // Encode writes obj, which must be of the codec's kind, to w. It keeps the
-// resourceVersion, which the store has taken off what it stores: a dry run copies
-// its answer through the codec, and the answer has one.
+// resourceVersion. The store has already cleared it in objects that are to be stored;
+// but a dry run copies its answer through the codec, and the answer has a
+// resourceVersion.
 func (c *Codec) Encode(obj runtime.Object, w io.Writer) error {
 	o, ok := obj.(objects.Object)
 	if !ok {
@@ -46,8 +46,8 @@ func (c *Codec) Identifier() runtime.Identifier {
 	return runtime.Identifier("stored:" + c.kind.GVK.String())
 }
 
-// Decode reads data into into, which is emptied first and comes back without
-// apiVersion and kind, as the registry expects of its in-memory objects.
+// Decode decodes data into into, after clearing it. The result has no apiVersion and
+// kind, as the registry expects of its in-memory objects.
 func (c *Codec) Decode(data []byte, _ *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
 	o, ok := into.(objects.Object)
 	if !ok {

@@ -13,7 +13,7 @@ import (
 	"virtmesh/raftstore"
 )
 
-// retryAfterSeconds is what a client is told to wait when the mesh cannot serve.
+// retryAfterSeconds is after how long a client should retry when the mesh cannot serve.
 const retryAfterSeconds = 1
 
 const (
@@ -25,7 +25,7 @@ const (
 		"the first page and now may then be seen or missed."
 )
 
-// readError gives an error of a read its API status.
+// readError converts an error of a read to an API status.
 func readError(err error, want, current uint64) error {
 	switch {
 	case errors.Is(err, raftstore.ErrFutureRevision):
@@ -42,8 +42,8 @@ func readError(err error, want, current uint64) error {
 	return fmt.Errorf("read: %w", err)
 }
 
-// writeError gives an error of a commit its API status. A conflict on a revision
-// is passed on: the caller retries it.
+// writeError converts an error of a commit to an API status. It returns a conflict on a
+// revision unchanged: the caller retries it.
 func writeError(gr schema.GroupResource, key string, err error) error {
 	var conflict *raftstore.ConflictError
 	var constraint *raftstore.ConstraintError
@@ -59,8 +59,8 @@ func writeError(gr schema.GroupResource, key string, err error) error {
 	case errors.Is(err, raftstore.ErrDiskFull), errors.Is(err, raftstore.ErrClosed), errors.Is(err, raftstore.ErrHalted):
 		return unavailable("this host cannot write: " + err.Error())
 	case errors.Is(err, raftstore.ErrUnknownOutcome):
-		// No time to retry after is named: clients would retry by themselves, and a
-		// repeated create with a generated name makes a second object.
+		// Send no Retry-After: clients would retry automatically, and repeating a
+		// create with a generated name makes a second object.
 		return apierrors.NewTimeoutError("the write may or may not have happened: read the object before trying again", 0)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return apierrors.NewTimeoutError("the write did not finish in time and may or may not have happened", 0)
@@ -68,20 +68,20 @@ func writeError(gr schema.GroupResource, key string, err error) error {
 	return fmt.Errorf("write %s: %w", key, err)
 }
 
-// noLeader is the answer while the mesh has no quorum.
+// noLeader is the error while the mesh has no quorum.
 func noLeader(act string) error {
 	return unavailable("the mesh has no leader: cannot " + act + " now")
 }
 
-// unavailable tells the client to come back.
+// unavailable returns an error that tells the client to retry.
 func unavailable(why string) error {
 	err := apierrors.NewServiceUnavailable(why)
 	err.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: retryAfterSeconds}
 	return err
 }
 
-// expiredContinue answers a continue token whose revision is gone with a token
-// that goes on at the newest revision.
+// expiredContinue answers a continue token whose revision was compacted with a token
+// that continues at the newest revision.
 func expiredContinue(continueKey, prefix string) error {
 	token, err := storage.EncodeContinue(continueKey, prefix, -1)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"virtmesh/raftstore"
 )
 
-// maxPage bounds one read of a selecting, paged list: the page grows up to it
-// while the selector drops most of what is read.
+// maxPage bounds one read of a paged list with a selector. The reads of such a list
+// grow up to it while the selector drops most records.
 const maxPage = 10000
 
 // GetList implements storage.Interface.
@@ -40,7 +40,7 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 	return s.listPrefix(ctx, prefix, opts, listObj, items)
 }
 
-// listOne lists the one object at key, if it is there and selected.
+// listOne lists the one object at key, if it exists and is selected.
 func (s *Store) listOne(ctx context.Context, key string, opts storage.ListOptions, listObj runtime.Object, items reflect.Value) error {
 	exact, _, err := storage.ValidateListOptions(key, s.versioner, opts)
 	if err != nil {
@@ -50,19 +50,19 @@ func (s *Store) listOne(ctx context.Context, key string, opts storage.ListOption
 	if err != nil {
 		return err
 	}
-	// A list with the key as its prefix reads exact revisions too; keys that only
-	// begin with it are dropped.
-	res, err := s.list(ctx, raftstore.ListRequest{Prefix: key, Limit: 1, Revision: uint64(exact), ReadOptions: ro})
+	// Listing with the key as prefix can read exact revisions too; keys that only begin
+	// with it are dropped.
+	res, err := s.listRecords(ctx, raftstore.ListRequest{Prefix: key, Limit: 1, Revision: uint64(exact), ReadOptions: ro})
 	if err != nil {
 		return readError(err, max(ro.MinRevision, uint64(exact)), s.backend.Revision())
 	}
 	p := page{store: s, items: items, pred: opts.Predicate, newItem: itemFunc(listObj, items)}
 	if len(res.Records) == 1 && res.Records[0].Key == key {
-		if err := p.add(ctx, res.Records[0]); err != nil {
+		if err := p.addRecord(ctx, res.Records[0]); err != nil {
 			return err
 		}
 	}
-	return p.finish(listObj, res.Revision, "", nil)
+	return p.finishList(listObj, res.Revision, "", nil)
 }
 
 func (s *Store) listPrefix(ctx context.Context, prefix string, opts storage.ListOptions, listObj runtime.Object, items reflect.Value) error {
@@ -83,8 +83,8 @@ func (s *Store) listPrefix(ctx context.Context, prefix string, opts storage.List
 	var last string
 	var count int64
 	more := true
-	for more && !p.full() {
-		res, err := s.list(ctx, req)
+	for more && !p.isFull() {
+		res, err := s.listRecords(ctx, req)
 		if err != nil {
 			if errors.Is(err, raftstore.ErrCompacted) && opts.Predicate.Continue != "" {
 				return expiredContinue(continueKey, prefix)
@@ -111,12 +111,12 @@ func (s *Store) listPrefix(ctx context.Context, prefix string, opts storage.List
 	if err != nil {
 		return err
 	}
-	return p.finish(listObj, req.Revision, token, remaining)
+	return p.finishList(listObj, req.Revision, token, remaining)
 }
 
-// startAfter returns the key after which a list goes on that is to start at start.
-// Tokens made here start right after a key; a token that names a key itself starts
-// with that key, and so after every key that sorts before it.
+// startAfter converts a start key, included, to the key after which a list continues.
+// Tokens that this package makes start right after a key. A token that names a key
+// itself must start with that key, and so after every key that sorts before it.
 func startAfter(start string) string {
 	if start == "" {
 		return ""
@@ -136,32 +136,32 @@ type page struct {
 	newItem func() runtime.Object
 }
 
-func (p *page) full() bool {
+func (p *page) isFull() bool {
 	return p.pred.Limit > 0 && int64(p.items.Len()) >= p.pred.Limit
 }
 
-// addAll adds records until the page is full and says how many it looked at.
+// addAll adds records until the page is full and returns how many it processed.
 func (p *page) addAll(ctx context.Context, recs []raftstore.Record) (int, error) {
 	if p.pred.Empty() {
 		p.items.Grow(len(recs))
 	}
 	for i, rec := range recs {
-		if p.full() {
+		if p.isFull() {
 			return i, nil
 		}
-		if err := p.add(ctx, rec); err != nil {
+		if err := p.addRecord(ctx, rec); err != nil {
 			return i, err
 		}
 	}
 	return len(recs), nil
 }
 
-func (p *page) add(ctx context.Context, rec raftstore.Record) error {
+func (p *page) addRecord(ctx context.Context, rec raftstore.Record) error {
 	if ctx.Err() != nil {
 		return storage.NewTimeoutError(rec.Key, "the list did not finish in time")
 	}
 	obj := p.newItem()
-	if err := p.store.decode(rec.Value, obj, rec.ModRevision); err != nil {
+	if err := p.store.decodeObject(rec.Value, obj, rec.ModRevision); err != nil {
 		return fmt.Errorf("list %s: %w", rec.Key, err)
 	}
 	if ok, err := p.pred.Matches(obj); err == nil && ok {
@@ -170,15 +170,15 @@ func (p *page) add(ctx context.Context, rec raftstore.Record) error {
 	return nil
 }
 
-func (p *page) finish(listObj runtime.Object, rev uint64, token string, remaining *int64) error {
+func (p *page) finishList(listObj runtime.Object, rev uint64, token string, remaining *int64) error {
 	if p.items.IsNil() {
-		// A list without items is an empty array on the wire, never null.
+		// Without items, encode an empty array and never null.
 		p.items.Set(reflect.MakeSlice(p.items.Type(), 0, 0))
 	}
 	return p.store.versioner.UpdateList(listObj, rev, token, remaining)
 }
 
-// itemFunc returns how to make an item of listObj.
+// itemFunc returns the function that makes an item of listObj.
 func itemFunc(listObj runtime.Object, items reflect.Value) func() runtime.Object {
 	if ul, ok := listObj.(*unstructured.UnstructuredList); ok {
 		return func() runtime.Object {

@@ -19,7 +19,7 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Backend is the replicated store as this package uses it. *objects.Replica
+// Backend is the part of the replicated store that this package uses. *objects.Replica
 // implements it.
 type Backend interface {
 	objects.Store
@@ -29,27 +29,28 @@ type Backend interface {
 
 var _ Backend = (*objects.Replica)(nil)
 
-// Config says what one Store holds.
+// Config describes one Store.
 type Config struct {
-	// Backend is where the records live.
+	// Backend stores the records.
 	Backend Backend
-	// Codec turns objects into stored bytes and back.
+	// Codec encodes objects to stored bytes and decodes them.
 	Codec runtime.Codec
-	// Resource is used in errors.
+	// Resource is named in errors.
 	Resource schema.GroupResource
 	// Prefix is the key prefix of the resource, without a trailing slash.
 	Prefix string
 	// New returns an empty object.
 	New func() runtime.Object
 	// Patience is how long a request waits for the mesh to have a leader before the
-	// client is told to come back. Zero means DefaultPatience.
+	// client is told to retry. Zero means DefaultPatience.
 	Patience time.Duration
-	// BookmarkInterval is how often an idle watch that allows bookmarks is told
-	// the current revision. Zero means DefaultBookmarkInterval.
+	// BookmarkInterval is how often an idle watch that allows bookmarks sends the
+	// current revision. Zero means DefaultBookmarkInterval.
 	BookmarkInterval time.Duration
 }
 
-// DefaultPatience outlasts an election and not the patience of people.
+// DefaultPatience is longer than an election takes, and shorter than users are willing
+// to wait.
 const DefaultPatience = 10 * time.Second
 
 // DefaultBookmarkInterval is the time between bookmarks of an idle watch.
@@ -102,7 +103,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	if err != nil {
 		return err
 	}
-	rec, rev, err := s.get(ctx, key, ro)
+	rec, rev, err := s.getRecord(ctx, key, ro)
 	switch {
 	case errors.Is(err, raftstore.ErrNotFound):
 		if opts.IgnoreNotFound {
@@ -112,7 +113,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	case err != nil:
 		return readError(err, ro.MinRevision, max(rev, s.backend.Revision()))
 	}
-	return s.decode(rec.Value, out, rec.ModRevision)
+	return s.decodeObject(rec.Value, out, rec.ModRevision)
 }
 
 // Create implements storage.Interface. The time to live is not honoured.
@@ -131,7 +132,7 @@ func (s *Store) Create(ctx context.Context, key string, obj, out runtime.Object,
 	if err != nil {
 		return err
 	}
-	rev, err := s.put(ctx, key, data, 0)
+	rev, err := s.putRecord(ctx, key, data, 0)
 	var conflict *raftstore.ConflictError
 	if errors.As(err, &conflict) {
 		return storage.NewKeyExistsError(key, 0)
@@ -142,7 +143,7 @@ func (s *Store) Create(ctx context.Context, key string, obj, out runtime.Object,
 	if out == nil {
 		return nil
 	}
-	return s.decode(data, out, rev)
+	return s.decodeObject(data, out, rev)
 }
 
 // Stats implements storage.Interface.
@@ -158,45 +159,44 @@ func (s *Store) Stats(ctx context.Context) (storage.Stats, error) {
 	return storage.Stats{ObjectCount: int64(len(res.Records)) + res.Remaining}, nil
 }
 
-// ReadinessCheck implements storage.Interface. The store answers from its first
-// moment; whether the mesh has a leader is a health check of its own.
+// ReadinessCheck implements storage.Interface. The store is always ready; whether the
+// mesh has a leader is a separate health check.
 func (s *Store) ReadinessCheck() error { return nil }
 
-// RequestWatchProgress implements storage.Interface. There is nothing to ask
-// for: watches are fed by the local replica.
+// RequestWatchProgress implements storage.Interface. It does nothing, because watches
+// read the local replica.
 func (s *Store) RequestWatchProgress(context.Context) error { return nil }
 
 // GetCurrentResourceVersion implements storage.Interface. It is linearizable.
 func (s *Store) GetCurrentResourceVersion(ctx context.Context) (uint64, error) {
-	_, rev, err := s.get(ctx, s.prefix, raftstore.ReadOptions{})
+	_, rev, err := s.getRecord(ctx, s.prefix, raftstore.ReadOptions{})
 	if err != nil && !errors.Is(err, raftstore.ErrNotFound) {
 		return 0, readError(err, 0, rev)
 	}
 	return rev, nil
 }
 
-// EnableResourceSizeEstimation implements storage.Interface. Sizes are not
-// estimated.
+// EnableResourceSizeEstimation implements storage.Interface. Sizes are not estimated.
 func (s *Store) EnableResourceSizeEstimation(storage.KeysFunc) error { return nil }
 
-// CompactRevision implements storage.Interface. Compaction is not observed here.
+// CompactRevision implements storage.Interface. This package does not track compaction.
 func (s *Store) CompactRevision() int64 { return 0 }
 
-// get reads a record, with patience.
-func (s *Store) get(ctx context.Context, key string, ro raftstore.ReadOptions) (raftstore.Record, uint64, error) {
+// getRecord reads a record and waits up to Patience for a leader.
+func (s *Store) getRecord(ctx context.Context, key string, ro raftstore.ReadOptions) (raftstore.Record, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	return s.backend.Get(ctx, key, ro)
 }
 
-// list reads records, with patience.
-func (s *Store) list(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error) {
+// listRecords reads records and waits up to Patience for a leader.
+func (s *Store) listRecords(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	return s.backend.List(ctx, req)
 }
 
-// readOptions turns a resourceVersion of a request into how to read.
+// readOptions converts the resourceVersion of a request to read options.
 func (s *Store) readOptions(resourceVersion string) (raftstore.ReadOptions, error) {
 	if resourceVersion == "" {
 		return raftstore.ReadOptions{}, nil
@@ -208,7 +208,7 @@ func (s *Store) readOptions(resourceVersion string) (raftstore.ReadOptions, erro
 	return raftstore.ReadOptions{Consistency: raftstore.Local, MinRevision: rev}, nil
 }
 
-func (s *Store) decode(data []byte, out runtime.Object, rev uint64) error {
+func (s *Store) decodeObject(data []byte, out runtime.Object, rev uint64) error {
 	if _, err := conversion.EnforcePtr(out); err != nil {
 		return fmt.Errorf("decode into %T: %w", out, err)
 	}
@@ -218,17 +218,17 @@ func (s *Store) decode(data []byte, out runtime.Object, rev uint64) error {
 	return s.versioner.UpdateObject(out, rev)
 }
 
-// put writes data at key if the record's revision is still want.
-func (s *Store) put(ctx context.Context, key string, data []byte, want uint64) (uint64, error) {
-	return s.commit(ctx, raftstore.Txn{
+// putRecord writes data at key if the record's revision is still want.
+func (s *Store) putRecord(ctx context.Context, key string, data []byte, want uint64) (uint64, error) {
+	return s.commitTxn(ctx, raftstore.Txn{
 		If:  []raftstore.Condition{{Key: key, ModRevision: want}},
 		Ops: []raftstore.Op{{Key: key, Value: data}},
 	})
 }
 
-// remove deletes key if the record's revision is still want.
-func (s *Store) remove(ctx context.Context, key string, want uint64) (uint64, error) {
-	return s.commit(ctx, raftstore.Txn{
+// deleteRecord deletes key if the record's revision is still want.
+func (s *Store) deleteRecord(ctx context.Context, key string, want uint64) (uint64, error) {
+	return s.commitTxn(ctx, raftstore.Txn{
 		If:  []raftstore.Condition{{Key: key, ModRevision: want}},
 		Ops: []raftstore.Op{{Key: key, Delete: true}},
 	})
@@ -239,9 +239,9 @@ const (
 	lastRetry  = time.Second
 )
 
-// commit commits a transaction of one operation and returns its revision. The
-// request id makes the retry of a commit with an unknown outcome safe.
-func (s *Store) commit(ctx context.Context, txn raftstore.Txn) (uint64, error) {
+// commitTxn commits a transaction of one operation and returns its revision. The
+// request ID makes it safe to retry a commit with an unknown outcome.
+func (s *Store) commitTxn(ctx context.Context, txn raftstore.Txn) (uint64, error) {
 	txn.RequestID = string(uuid.NewUUID())
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()

@@ -14,13 +14,14 @@ import (
 	"virtmesh/raftstore"
 )
 
-// state is an object as it was when an update or deletion started.
+// state is the state of an object from which an update or deletion starts.
 type state struct {
 	obj  runtime.Object
 	data []byte
 	rev  uint64 // 0: the key does not exist
-	// confirmed says that a linearizable read, or the store's refusal of a write,
-	// vouches for the state. Nothing negative is reported from any other.
+	// confirmed is true if the state comes from a linearizable read, or from the
+	// store's refusal of a write. An error that results from an unconfirmed state is
+	// not reported before the state is confirmed.
 	confirmed bool
 }
 
@@ -44,17 +45,17 @@ func (s *Store) newChange(ctx context.Context, key string, out runtime.Object, i
 	}
 	c := &change{store: s, key: key, typ: v, ignoreNotFound: ignoreNotFound}
 	if suggestion != nil {
-		c.cur, err = c.suggested(suggestion)
+		c.cur, err = c.suggestedState(suggestion)
 		return c, err
 	}
-	if err := c.read(ctx, raftstore.Local); err == nil && c.cur.rev != 0 {
+	if err := c.readState(ctx, raftstore.Local); err == nil && c.cur.rev != 0 {
 		return c, nil
 	}
-	return c, c.read(ctx, raftstore.Linearizable)
+	return c, c.readState(ctx, raftstore.Linearizable)
 }
 
-// suggested makes a state of an object that the caller believes to be current.
-func (c *change) suggested(obj runtime.Object) (*state, error) {
+// suggestedState returns the state of an object that the caller believes to be current.
+func (c *change) suggestedState(obj runtime.Object) (*state, error) {
 	rev, err := c.store.versioner.ObjectResourceVersion(obj)
 	if err != nil {
 		return nil, fmt.Errorf("change %s: %w", c.key, err)
@@ -72,20 +73,20 @@ func (c *change) suggested(obj runtime.Object) (*state, error) {
 	return &state{obj: obj, data: data, rev: rev}, nil
 }
 
-// read replaces the current state by what the store holds.
-func (c *change) read(ctx context.Context, how raftstore.Consistency) error {
-	rec, rev, err := c.store.get(ctx, c.key, raftstore.ReadOptions{Consistency: how})
+// readState replaces the current state with what the store holds.
+func (c *change) readState(ctx context.Context, how raftstore.Consistency) error {
+	rec, rev, err := c.store.getRecord(ctx, c.key, raftstore.ReadOptions{Consistency: how})
 	switch {
 	case errors.Is(err, raftstore.ErrNotFound):
-		return c.set(nil, how == raftstore.Linearizable)
+		return c.setState(nil, how == raftstore.Linearizable)
 	case err != nil:
 		return readError(err, 0, rev)
 	}
-	return c.set(&rec, how == raftstore.Linearizable)
+	return c.setState(&rec, how == raftstore.Linearizable)
 }
 
-// set makes rec, nil for none, the current state.
-func (c *change) set(rec *raftstore.Record, confirmed bool) error {
+// setState makes rec, nil for none, the current state.
+func (c *change) setState(rec *raftstore.Record, confirmed bool) error {
 	st := &state{obj: newLike(c.typ), confirmed: confirmed}
 	c.cur = st
 	if rec == nil {
@@ -95,18 +96,18 @@ func (c *change) set(rec *raftstore.Record, confirmed bool) error {
 		return nil
 	}
 	st.data, st.rev = rec.Value, rec.ModRevision
-	return c.store.decode(rec.Value, st.obj, rec.ModRevision)
+	return c.store.decodeObject(rec.Value, st.obj, rec.ModRevision)
 }
 
-// confirm decides about an error that came of the current state: it is final
-// when the state is vouched for and unchanged, else the state is read anew and
-// nil says to try again.
-func (c *change) confirm(ctx context.Context, cause error) error {
+// confirmError decides whether an error that results from the current state is final.
+// It is final if the state is confirmed, or unchanged after a linearizable read.
+// Otherwise confirmError returns nil, and the caller tries again with the new state.
+func (c *change) confirmError(ctx context.Context, cause error) error {
 	if c.cur.confirmed {
 		return cause
 	}
 	was := c.cur.rev
-	if err := c.read(ctx, raftstore.Linearizable); err != nil {
+	if err := c.readState(ctx, raftstore.Linearizable); err != nil {
 		return err
 	}
 	if c.cur.rev == was {
@@ -115,12 +116,12 @@ func (c *change) confirm(ctx context.Context, cause error) error {
 	return nil
 }
 
-// lost takes over what the store holds after it refused a write, and returns
-// any other error.
-func (c *change) lost(err error) error {
+// adoptConflict makes the state that refused a write the current one. It returns any
+// other error unchanged.
+func (c *change) adoptConflict(err error) error {
 	var conflict *raftstore.ConflictError
 	if errors.As(err, &conflict) {
-		return c.set(conflict.Current, true)
+		return c.setState(conflict.Current, true)
 	}
 	return err
 }
@@ -134,33 +135,33 @@ func (s *Store) GuaranteedUpdate(ctx context.Context, key string, dest runtime.O
 		return err
 	}
 	for ctx.Err() == nil {
-		data, err := c.attempt(pre, try)
+		data, err := c.attemptUpdate(pre, try)
 		if err != nil {
-			if err := c.confirm(ctx, err); err != nil {
+			if err := c.confirmError(ctx, err); err != nil {
 				return err
 			}
 			continue
 		}
 		if bytes.Equal(data, c.cur.data) {
-			if done, err := c.unchanged(ctx, data, dest); done || err != nil {
+			if done, err := c.finishUnchanged(ctx, data, dest); done || err != nil {
 				return err
 			}
 			continue
 		}
-		rev, err := s.put(ctx, c.key, data, c.cur.rev)
+		rev, err := s.putRecord(ctx, c.key, data, c.cur.rev)
 		if err == nil {
-			return s.decode(data, dest, rev)
+			return s.decodeObject(data, dest, rev)
 		}
-		if err := c.lost(err); err != nil {
+		if err := c.adoptConflict(err); err != nil {
 			return err
 		}
 	}
 	return storage.NewTimeoutError(c.key, "the update did not finish in time")
 }
 
-// attempt runs the caller's function on the current state and encodes what it
-// wants stored.
-func (c *change) attempt(pre *storage.Preconditions, try storage.UpdateFunc) ([]byte, error) {
+// attemptUpdate runs the caller's function on the current state and encodes the object
+// that it returns.
+func (c *change) attemptUpdate(pre *storage.Preconditions, try storage.UpdateFunc) ([]byte, error) {
 	if err := pre.Check(c.key, c.cur.obj); err != nil {
 		return nil, err
 	}
@@ -174,18 +175,18 @@ func (c *change) attempt(pre *storage.Preconditions, try storage.UpdateFunc) ([]
 	return runtime.Encode(c.store.codec, want)
 }
 
-// unchanged ends an update that wants what is stored already without a write,
-// once it is sure that it is stored.
-func (c *change) unchanged(ctx context.Context, data []byte, dest runtime.Object) (bool, error) {
+// finishUnchanged ends, without a write, an update whose result is already stored, once
+// a linearizable read has confirmed that it is.
+func (c *change) finishUnchanged(ctx context.Context, data []byte, dest runtime.Object) (bool, error) {
 	if !c.cur.confirmed {
-		if err := c.read(ctx, raftstore.Linearizable); err != nil {
+		if err := c.readState(ctx, raftstore.Linearizable); err != nil {
 			return false, err
 		}
 		if !bytes.Equal(data, c.cur.data) {
 			return false, nil
 		}
 	}
-	return true, c.store.decode(c.cur.data, dest, c.cur.rev)
+	return true, c.store.decodeObject(c.cur.data, dest, c.cur.rev)
 }
 
 // Delete implements storage.Interface.
@@ -201,16 +202,16 @@ func (s *Store) Delete(ctx context.Context, key string, out runtime.Object, pre 
 			err = validate(ctx, c.cur.obj)
 		}
 		if err != nil {
-			if err := c.confirm(ctx, err); err != nil {
+			if err := c.confirmError(ctx, err); err != nil {
 				return err
 			}
 			continue
 		}
-		rev, err := s.remove(ctx, c.key, c.cur.rev)
+		rev, err := s.deleteRecord(ctx, c.key, c.cur.rev)
 		if err == nil {
-			return s.decode(c.cur.data, out, rev)
+			return s.decodeObject(c.cur.data, out, rev)
 		}
-		if err := c.lost(err); err != nil {
+		if err := c.adoptConflict(err); err != nil {
 			return err
 		}
 	}

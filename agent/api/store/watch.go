@@ -17,11 +17,12 @@ import (
 	"virtmesh/raftstore"
 )
 
-// resultBuffer lets the decoding of a watch run ahead of its connection.
+// resultBuffer is how many decoded events a watch may be ahead of its connection.
 const resultBuffer = 100
 
-// Watch implements storage.Interface. A watcher that fell behind the history kept
-// is told that its resourceVersion is too old, and its client lists again.
+// Watch implements storage.Interface. If the stored history no longer reaches back to
+// the watch's resourceVersion, the watch fails with "resource version too old", and the
+// client lists again.
 func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
 	key, err := storage.PrepareKey(s.prefix+"/", key, opts.Recursive)
 	if err != nil {
@@ -46,7 +47,7 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	return w, nil
 }
 
-// watcher turns the store's events under one key into watch events.
+// watcher converts the store's events below one key to watch events.
 type watcher struct {
 	store     *Store
 	key       string
@@ -70,14 +71,14 @@ func (w *watcher) Stop() { w.stop.Do(w.cancel) }
 func (w *watcher) run(ctx context.Context) {
 	defer close(w.result)
 	defer w.Stop()
-	if err := w.follow(ctx); err != nil && ctx.Err() == nil {
-		w.send(ctx, watch.Event{Type: watch.Error, Object: statusOf(err)})
+	if err := w.followEvents(ctx); err != nil && ctx.Err() == nil {
+		w.sendEvent(ctx, watch.Event{Type: watch.Error, Object: statusOf(err)})
 	}
 }
 
-// follow delivers the initial state, if wanted, and then events until ctx ends,
+// followEvents sends the initial state, if requested, and then events until ctx ends,
 // the client is too slow, or an error occurs.
-func (w *watcher) follow(ctx context.Context) error {
+func (w *watcher) followEvents(ctx context.Context) error {
 	if w.initial {
 		if err := w.sendInitial(ctx); err != nil {
 			return err
@@ -93,24 +94,24 @@ func (w *watcher) follow(ctx context.Context) error {
 	}
 	defer src.Stop()
 	for e := range src.Events() {
-		ev, ok, err := w.convert(e)
+		ev, ok, err := w.convertEvent(e)
 		if err != nil {
 			return err
 		}
-		if ok && !w.send(ctx, ev) {
+		if ok && !w.sendEvent(ctx, ev) {
 			return nil
 		}
 	}
-	// Only an end that makes the client start over is told; after any other it
-	// resumes where it was.
+	// Only report an end that makes the client start again; after any other end the
+	// client resumes where it was.
 	if err := src.Err(); errors.Is(err, raftstore.ErrCompacted) || errors.Is(err, raftstore.ErrSlowWatcher) {
 		return raftstore.ErrCompacted
 	}
 	return nil
 }
 
-// sendInitial delivers what exists as ADDED events, and a mark of their end if
-// the client asked for one.
+// sendInitial sends the existing objects as ADDED events, and a bookmark at their end
+// if the client requested one.
 func (w *watcher) sendInitial(ctx context.Context) error {
 	req := raftstore.ListRequest{Prefix: w.key}
 	ro, err := w.store.readOptions(w.opts.ResourceVersion)
@@ -118,36 +119,36 @@ func (w *watcher) sendInitial(ctx context.Context) error {
 		return err
 	}
 	req.ReadOptions = ro
-	res, err := w.store.list(ctx, req)
+	res, err := w.store.listRecords(ctx, req)
 	if err != nil {
 		return readError(err, ro.MinRevision, w.store.backend.Revision())
 	}
 	w.from = res.Revision
 	for i := range res.Records {
-		ev, ok, err := w.convert(raftstore.Event{Type: raftstore.Put, Record: res.Records[i]})
+		ev, ok, err := w.convertEvent(raftstore.Event{Type: raftstore.Put, Record: res.Records[i]})
 		if err != nil {
 			return err
 		}
-		if ok && !w.send(ctx, ev) {
+		if ok && !w.sendEvent(ctx, ev) {
 			return nil
 		}
 	}
 	if w.opts.SendInitialEvents == nil || !w.opts.Predicate.AllowWatchBookmarks {
 		return nil
 	}
-	obj, err := w.bookmark(res.Revision)
+	obj, err := w.bookmarkAt(res.Revision)
 	if err != nil {
 		return err
 	}
 	if err := storage.AnnotateInitialEventsEndBookmark(obj); err != nil {
 		return err
 	}
-	w.send(ctx, watch.Event{Type: watch.Bookmark, Object: obj})
+	w.sendEvent(ctx, watch.Event{Type: watch.Bookmark, Object: obj})
 	return nil
 }
 
-// send delivers ev and says whether the watch goes on.
-func (w *watcher) send(ctx context.Context, ev watch.Event) bool {
+// sendEvent sends ev and reports whether the watch continues.
+func (w *watcher) sendEvent(ctx context.Context, ev watch.Event) bool {
 	select {
 	case w.result <- ev:
 		return true
@@ -156,28 +157,28 @@ func (w *watcher) send(ctx context.Context, ev watch.Event) bool {
 	}
 }
 
-// convert makes the watch event of a store event; ok is false when the client's
-// selector sees nothing of it.
-func (w *watcher) convert(e raftstore.Event) (ev watch.Event, ok bool, err error) {
+// convertEvent converts a store event to a watch event; ok is false if it concerns no
+// object that the client's selector matches.
+func (w *watcher) convertEvent(e raftstore.Event) (ev watch.Event, ok bool, err error) {
 	if e.Type == raftstore.Bookmark {
-		obj, err := w.bookmark(e.Revision)
+		obj, err := w.bookmarkAt(e.Revision)
 		return watch.Event{Type: watch.Bookmark, Object: obj}, w.bookmarks, err
 	}
 	if !w.opts.Recursive && e.Record.Key != w.key {
 		return ev, false, nil
 	}
 	if e.Type == raftstore.Delete {
-		// The last state of the object, at the revision of its deletion.
-		obj, err := w.selected(e.Prev, e.Revision)
+		// Send the last state of the object, with the revision of its deletion.
+		obj, err := w.decodeSelected(e.Prev, e.Revision)
 		return watch.Event{Type: watch.Deleted, Object: obj}, obj != nil, err
 	}
-	cur, err := w.selected(&e.Record, e.Record.ModRevision)
+	cur, err := w.decodeSelected(&e.Record, e.Record.ModRevision)
 	if err != nil {
 		return ev, false, err
 	}
 	switch known := e.Prev != nil; {
 	case known && !w.opts.Predicate.Empty():
-		return w.transition(e, cur)
+		return w.transitionEvent(e, cur)
 	case cur == nil:
 		return ev, false, nil
 	case known:
@@ -186,10 +187,10 @@ func (w *watcher) convert(e raftstore.Event) (ev watch.Event, ok bool, err error
 	return watch.Event{Type: watch.Added, Object: cur}, true, nil
 }
 
-// transition makes the event of an update for a client that selects: entering
-// the selection is ADDED, leaving it is DELETED.
-func (w *watcher) transition(e raftstore.Event, cur runtime.Object) (watch.Event, bool, error) {
-	old, err := w.selected(e.Prev, e.Record.ModRevision)
+// transitionEvent returns the event of an update for a client with a selector: an
+// object that begins to match is ADDED, one that no longer matches is DELETED.
+func (w *watcher) transitionEvent(e raftstore.Event, cur runtime.Object) (watch.Event, bool, error) {
+	old, err := w.decodeSelected(e.Prev, e.Record.ModRevision)
 	switch {
 	case err != nil:
 		return watch.Event{}, false, err
@@ -203,13 +204,13 @@ func (w *watcher) transition(e raftstore.Event, cur runtime.Object) (watch.Event
 	return watch.Event{}, false, nil
 }
 
-// selected decodes rec at rev, or returns nil when it is not selected.
-func (w *watcher) selected(rec *raftstore.Record, rev uint64) (runtime.Object, error) {
+// decodeSelected decodes rec at rev. It returns nil if the selector does not match.
+func (w *watcher) decodeSelected(rec *raftstore.Record, rev uint64) (runtime.Object, error) {
 	if rec == nil {
 		return nil, nil
 	}
 	obj := w.store.newFunc()
-	if err := w.store.decode(rec.Value, obj, rev); err != nil {
+	if err := w.store.decodeObject(rec.Value, obj, rev); err != nil {
 		return nil, fmt.Errorf("watch %s: %w", rec.Key, err)
 	}
 	if w.opts.Predicate.Empty() {
@@ -221,12 +222,12 @@ func (w *watcher) selected(rec *raftstore.Record, rev uint64) (runtime.Object, e
 	return obj, nil
 }
 
-func (w *watcher) bookmark(rev uint64) (runtime.Object, error) {
+func (w *watcher) bookmarkAt(rev uint64) (runtime.Object, error) {
 	obj := w.store.newFunc()
 	return obj, w.store.versioner.UpdateObject(obj, rev)
 }
 
-// statusOf is the object of the ERROR event that ends a watch.
+// statusOf returns the object of the ERROR event that ends a watch.
 func statusOf(err error) *metav1.Status {
 	if errors.Is(err, raftstore.ErrCompacted) {
 		err = apierrors.NewResourceExpired(watchExpired)

@@ -1,9 +1,9 @@
-// Package subresources serves subresources.kubevirt.io: what one does to a
-// virtual machine besides writing its object, as virtctl and the KubeVirt client
-// send it.
+// Package subresources serves subresources.kubevirt.io: the actions on a virtual
+// machine that are not writes of its object, as virtctl and the KubeVirt client send
+// them.
 //
-// Starting, stopping and restarting are written to the VirtualMachine and acted on
-// by its controller, so an accepted request survives every host. Pausing, consoles
-// and questions to the guest agent go to the host that runs the instance and are
-// answered when they are done.
+// Start, stop and restart requests are written to the VirtualMachine, and its
+// controller acts on them, so the loss of any host does not lose an accepted request.
+// Pause requests, consoles and queries to the guest agent go to the host that runs the
+// instance; they are answered when they are done.
 package subresources

@@ -16,26 +16,26 @@ import (
 // GroupVersion is the group and version of the subresources.
 var GroupVersion = schema.GroupVersion{Group: kubevirtv1.SubresourceGroupName, Version: kubevirtv1.ApiLatestVersion}
 
-// AddToScheme makes the group known to s. Its resources are shown as the kinds of
-// kubevirt.io that they belong to.
+// AddToScheme registers the group in s. Its resources have the kinds of kubevirt.io to
+// which they belong.
 func AddToScheme(s *runtime.Scheme) error {
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }
 
-// Objects reads and changes the objects that requests are about. Reads are
-// linearizable. A change that somebody else's write gets ahead of is made again.
+// Objects reads and changes the objects of requests. Reads are linearizable. A change
+// is repeated if another write comes first.
 type Objects interface {
 	VirtualMachine(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachine, error)
 	Instance(ctx context.Context, namespace, name string) (*kubevirtv1.VirtualMachineInstance, error)
-	// ChangeVirtualMachine writes the spec, ChangeVirtualMachineStatus the status.
-	// fn changes the machine as it is stored at that moment, and may refuse; it may
-	// be called several times.
+	// ChangeVirtualMachine writes the spec, ChangeVirtualMachineStatus the status. fn
+	// changes the machine in its currently stored state, and may refuse with an error.
+	// It may be called several times.
 	ChangeVirtualMachine(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachine) error) error
 	ChangeVirtualMachineStatus(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachine) error) error
-	// ChangeInstance writes an instance's spec, which clients may not.
+	// ChangeInstance writes an instance's spec, which clients may not change.
 	ChangeInstance(ctx context.Context, namespace, name string, dryRun []string, fn func(*kubevirtv1.VirtualMachineInstance) error) error
-	// CreateMigration makes a migration with a generated name.
+	// CreateMigration creates a migration with a generated name.
 	CreateMigration(ctx context.Context, m *kubevirtv1.VirtualMachineInstanceMigration, dryRun []string) error
 }
 
@@ -52,12 +52,12 @@ const (
 	snapshotInProgress = "VM snapshot is in progress"
 )
 
-// conflict refuses a request because of the state of an object.
-func conflict(gr schema.GroupResource, name, reason string) error {
+// conflictError refuses a request because of the state of an object.
+func conflictError(gr schema.GroupResource, name, reason string) error {
 	return apierrors.NewConflict(gr, name, errors.New(reason))
 }
 
-// hostError gives an error of an instance's host its API status.
+// hostError converts an error of an instance's host to an API status.
 func hostError(name string, err error) error {
 	switch {
 	case err == nil:
@@ -65,11 +65,11 @@ func hostError(name string, err error) error {
 	case errors.Is(err, fault.NotFound):
 		return apierrors.NewNotFound(vmiResource, name)
 	case errors.Is(err, fault.NotRunning):
-		return conflict(vmiResource, name, vmiNotRunning)
+		return conflictError(vmiResource, name, vmiNotRunning)
 	case errors.Is(err, fault.NoGuestAgent):
-		return conflict(vmiResource, name, agentNotConnected)
+		return conflictError(vmiResource, name, agentNotConnected)
 	case errors.Is(err, fault.Conflict):
-		return conflict(vmiResource, name, err.Error())
+		return conflictError(vmiResource, name, err.Error())
 	case errors.Is(err, fault.Unreachable):
 		return apierrors.NewServiceUnavailable(err.Error())
 	}

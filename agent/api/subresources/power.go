@@ -9,13 +9,17 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// power starts, stops and restarts virtual machines, by what their run strategy
-// makes of it:
+// power starts, stops and restarts virtual machines. What a request does depends on the
+// run strategy of the machine:
 //
 //	            Halted            Manual   RerunOnFailure     Always   Once
 //	start       Always            request  request            refused  refused
 //	stop        shorter grace     request  request            Halted   Halted
 //	restart     refused           request  request            request  refused
+//
+// "request" adds a state change request to the machine's status. "Always" and "Halted"
+// set the run strategy. "shorter grace" is a request that is only accepted with a
+// grace period shorter than the present one, because the machine is already stopping.
 type power struct{ objects Objects }
 
 // state is a virtual machine and, if it has one, its instance.
@@ -25,7 +29,7 @@ type state struct {
 	strategy kubevirtv1.VirtualMachineRunStrategy
 }
 
-func (p power) read(ctx context.Context, namespace, name string) (*state, error) {
+func (p power) readState(ctx context.Context, namespace, name string) (*state, error) {
 	vm, err := p.objects.VirtualMachine(ctx, namespace, name)
 	if err != nil {
 		return nil, err
@@ -44,20 +48,20 @@ func (p power) read(ctx context.Context, namespace, name string) (*state, error)
 	return &state{vm: vm, vmi: vmi, strategy: strategy}, nil
 }
 
-// running says whether there is an instance that has not ended.
-func (s *state) running() bool { return s.vmi != nil && !s.vmi.IsFinal() }
+// isRunning reports whether there is an instance that has not ended.
+func (s *state) isRunning() bool { return s.vmi != nil && !s.vmi.IsFinal() }
 
-func (s *state) refuse(format string, args ...any) error {
-	return conflict(vmResource, s.vm.Name, fmt.Sprintf(format, args...))
+func (s *state) refusal(format string, args ...any) error {
+	return conflictError(vmResource, s.vm.Name, fmt.Sprintf(format, args...))
 }
 
-func (p power) start(ctx context.Context, namespace, name string, opts *kubevirtv1.StartOptions) error {
-	s, err := p.read(ctx, namespace, name)
+func (p power) startVM(ctx context.Context, namespace, name string, opts *kubevirtv1.StartOptions) error {
+	s, err := p.readState(ctx, namespace, name)
 	if err != nil {
 		return err
 	}
-	if s.running() && s.vmi.Status.Phase != kubevirtv1.Unknown && s.vmi.Status.Phase != kubevirtv1.VmPhaseUnset {
-		return s.refuse("VM is already running")
+	if s.isRunning() && s.vmi.Status.Phase != kubevirtv1.Unknown && s.vmi.Status.Phase != kubevirtv1.VmPhaseUnset {
+		return s.refusal("VM is already running")
 	}
 	request := kubevirtv1.VirtualMachineStateChangeRequest{Action: kubevirtv1.StartRequest}
 	if opts.Paused {
@@ -66,40 +70,41 @@ func (p power) start(ctx context.Context, namespace, name string, opts *kubevirt
 	switch s.strategy {
 	case kubevirtv1.RunStrategyHalted:
 		if opts.Paused {
-			return p.request(ctx, s, opts.DryRun, request)
+			return p.requestChanges(ctx, s, opts.DryRun, request)
 		}
 		return p.setRunning(ctx, s, true, opts.DryRun)
 	case kubevirtv1.RunStrategyManual:
 		if s.vmi != nil && s.vmi.IsFinal() {
-			return p.request(ctx, s, opts.DryRun, stopOf(s.vmi), request)
+			return p.requestChanges(ctx, s, opts.DryRun, stopRequestFor(s.vmi), request)
 		}
-		return p.request(ctx, s, opts.DryRun, request)
+		return p.requestChanges(ctx, s, opts.DryRun, request)
 	case kubevirtv1.RunStrategyRerunOnFailure:
 		switch {
 		case s.vmi != nil && s.vmi.Status.Phase == kubevirtv1.Failed:
-			return s.refuse("%v does not support starting VM from failed state", s.strategy)
+			return s.refusal("%v does not support starting VM from failed state", s.strategy)
 		case s.vmi != nil && s.vmi.Status.Phase == kubevirtv1.Succeeded:
-			return p.request(ctx, s, opts.DryRun, stopOf(s.vmi), request)
+			return p.requestChanges(ctx, s, opts.DryRun, stopRequestFor(s.vmi), request)
 		}
-		return p.request(ctx, s, opts.DryRun, request)
+		return p.requestChanges(ctx, s, opts.DryRun, request)
 	}
-	return s.refuse("%v does not support manual start requests", s.strategy)
+	return s.refusal("%v does not support manual start requests", s.strategy)
 }
 
-func (p power) stop(ctx context.Context, namespace, name string, opts *kubevirtv1.StopOptions) error {
-	s, err := p.read(ctx, namespace, name)
+func (p power) stopVM(ctx context.Context, namespace, name string, opts *kubevirtv1.StopOptions) error {
+	s, err := p.readState(ctx, namespace, name)
 	if err != nil {
 		return err
 	}
 	byStrategy := s.strategy == kubevirtv1.RunStrategyAlways || s.strategy == kubevirtv1.RunStrategyOnce
-	if !byStrategy && !s.running() {
-		return s.refuse(vmNotRunning)
+	if !byStrategy && !s.isRunning() {
+		return s.refusal(vmNotRunning)
 	}
 	if s.strategy == kubevirtv1.RunStrategyHalted {
-		// It is stopping already: all one can do is to hurry it.
+		// The instance is already stopping; the request can only shorten its grace
+		// period.
 		grace := s.vmi.Spec.TerminationGracePeriodSeconds
 		if opts.GracePeriod == nil || grace != nil && *opts.GracePeriod >= *grace {
-			return s.refuse("%v only supports manual stop requests with a shorter graceperiod", s.strategy)
+			return s.refusal("%v only supports manual stop requests with a shorter graceperiod", s.strategy)
 		}
 	}
 	if byStrategy {
@@ -108,39 +113,39 @@ func (p power) stop(ctx context.Context, namespace, name string, opts *kubevirtv
 		}
 		err = p.setRunning(ctx, s, false, opts.DryRun)
 	} else {
-		err = p.request(ctx, s, opts.DryRun, stopOf(s.vmi))
+		err = p.requestChanges(ctx, s, opts.DryRun, stopRequestFor(s.vmi))
 	}
-	if err != nil || !s.running() || opts.GracePeriod == nil {
+	if err != nil || !s.isRunning() || opts.GracePeriod == nil {
 		return err
 	}
 	return p.setGrace(ctx, s.vmi, *opts.GracePeriod, opts.DryRun)
 }
 
-func (p power) restart(ctx context.Context, namespace, name string, opts *kubevirtv1.RestartOptions) error {
+func (p power) restartVM(ctx context.Context, namespace, name string, opts *kubevirtv1.RestartOptions) error {
 	if g := opts.GracePeriodSeconds; g != nil && *g > 0 {
 		return apierrors.NewBadRequest("For force restart, only gracePeriod=0 is supported for now")
 	} else if g != nil && *g < 0 {
 		return apierrors.NewBadRequest("gracePeriod has to be greater or equal to 0")
 	}
-	s, err := p.read(ctx, namespace, name)
+	s, err := p.readState(ctx, namespace, name)
 	if err != nil {
 		return err
 	}
 	if s.strategy == kubevirtv1.RunStrategyHalted || s.strategy == kubevirtv1.RunStrategyOnce {
-		return s.refuse("RunStategy %v does not support manual restart requests", s.strategy)
+		return s.refusal("RunStategy %v does not support manual restart requests", s.strategy)
 	}
 	if s.vmi == nil {
-		return s.refuse("VM is not running: %v", kubevirtv1.RunStrategyHalted)
+		return s.refusal("VM is not running: %v", kubevirtv1.RunStrategyHalted)
 	}
-	err = p.request(ctx, s, opts.DryRun, stopOf(s.vmi), kubevirtv1.VirtualMachineStateChangeRequest{Action: kubevirtv1.StartRequest})
+	err = p.requestChanges(ctx, s, opts.DryRun, stopRequestFor(s.vmi), kubevirtv1.VirtualMachineStateChangeRequest{Action: kubevirtv1.StartRequest})
 	if err != nil || opts.GracePeriodSeconds == nil {
 		return err
 	}
 	return p.setGrace(ctx, s.vmi, 1, opts.DryRun)
 }
 
-func (p power) migrate(ctx context.Context, namespace, name string, opts *kubevirtv1.MigrateOptions) error {
-	s, err := p.read(ctx, namespace, name)
+func (p power) migrateVM(ctx context.Context, namespace, name string, opts *kubevirtv1.MigrateOptions) error {
+	s, err := p.readState(ctx, namespace, name)
 	if err != nil {
 		return err
 	}
@@ -148,7 +153,7 @@ func (p power) migrate(ctx context.Context, namespace, name string, opts *kubevi
 		return apierrors.NewNotFound(vmiResource, name)
 	}
 	if s.vmi.Status.Phase != kubevirtv1.Running {
-		return s.refuse(vmNotRunning)
+		return s.refusal(vmNotRunning)
 	}
 	m := &kubevirtv1.VirtualMachineInstanceMigration{}
 	m.GenerateName = "kubevirt-migrate-vm-"
@@ -158,22 +163,22 @@ func (p power) migrate(ctx context.Context, namespace, name string, opts *kubevi
 	return p.objects.CreateMigration(ctx, m, opts.DryRun)
 }
 
-// stopOf asks for the end of this very instance.
-func stopOf(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMachineStateChangeRequest {
+// stopRequestFor returns a request to stop this instance, identified by its UID.
+func stopRequestFor(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMachineStateChangeRequest {
 	uid := vmi.UID
 	return kubevirtv1.VirtualMachineStateChangeRequest{Action: kubevirtv1.StopRequest, UID: &uid}
 }
 
-// request asks the virtual machine's controller for changes. A lone stop replaces
-// what was asked for before; anything else has to wait for it.
-func (p power) request(ctx context.Context, s *state, dryRun []string, changes ...kubevirtv1.VirtualMachineStateChangeRequest) error {
+// requestChanges asks the virtual machine's controller for state changes. A single stop
+// request replaces pending requests; any other request is refused while one is pending.
+func (p power) requestChanges(ctx context.Context, s *state, dryRun []string, changes ...kubevirtv1.VirtualMachineStateChangeRequest) error {
 	return p.objects.ChangeVirtualMachineStatus(ctx, s.vm.Namespace, s.vm.Name, dryRun, func(vm *kubevirtv1.VirtualMachine) error {
-		if err := s.holds(vm); err != nil {
+		if err := s.checkUnchanged(vm); err != nil {
 			return err
 		}
 		pending := len(vm.Status.StateChangeRequests) > 0
 		if pending && (len(changes) != 1 || changes[0].Action != kubevirtv1.StopRequest) {
-			return s.refuse("unable to complete request: stop/start already underway")
+			return s.refusal("unable to complete request: stop/start already underway")
 		}
 		vm.Status.StateChangeRequests = changes
 		vm.Status.StartFailure = nil
@@ -181,8 +186,8 @@ func (p power) request(ctx context.Context, s *state, dryRun []string, changes .
 	})
 }
 
-// dropStart takes back a start that is still to come, such as a restart's: a machine
-// that is to be stopped must not be started by what was asked before.
+// dropStart removes a pending start request, such as that of a restart: a machine that
+// is to be stopped must not be started by an earlier request.
 func (p power) dropStart(ctx context.Context, s *state, dryRun []string) error {
 	asked := func(r kubevirtv1.VirtualMachineStateChangeRequest) bool { return r.Action == kubevirtv1.StartRequest }
 	if !slices.ContainsFunc(s.vm.Status.StateChangeRequests, asked) {
@@ -190,31 +195,33 @@ func (p power) dropStart(ctx context.Context, s *state, dryRun []string) error {
 	}
 	return p.objects.ChangeVirtualMachineStatus(ctx, s.vm.Namespace, s.vm.Name, dryRun, func(vm *kubevirtv1.VirtualMachine) error {
 		vm.Status.StateChangeRequests = slices.DeleteFunc(vm.Status.StateChangeRequests, asked)
-		return s.holds(vm)
+		return s.checkUnchanged(vm)
 	})
 }
 
-// holds refuses a machine that is not what was decided about. Its status may have
-// changed: controllers write it all the time.
-func (s *state) holds(vm *kubevirtv1.VirtualMachine) error {
+// checkUnchanged returns an error if the machine, or its run strategy, is no longer the
+// one for which the decision was made. Its status may have changed, because controllers
+// write it all the time.
+func (s *state) checkUnchanged(vm *kubevirtv1.VirtualMachine) error {
 	strategy, err := vm.RunStrategy()
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
 	if vm.UID != s.vm.UID || strategy != s.strategy {
-		return s.refuse("the VM or its run strategy has been changed meanwhile; please try again")
+		return s.refusal("the VM or its run strategy has been changed meanwhile; please try again")
 	}
 	return nil
 }
 
-// setRunning changes the run strategy, or the older field if that is in use.
+// setRunning changes the run strategy, or the older field spec.running if the machine
+// uses that.
 func (p power) setRunning(ctx context.Context, s *state, running bool, dryRun []string) error {
 	strategy := kubevirtv1.RunStrategyHalted
 	if running {
 		strategy = kubevirtv1.RunStrategyAlways
 	}
 	return p.objects.ChangeVirtualMachine(ctx, s.vm.Namespace, s.vm.Name, dryRun, func(vm *kubevirtv1.VirtualMachine) error {
-		if err := s.holds(vm); err != nil {
+		if err := s.checkUnchanged(vm); err != nil {
 			return err
 		}
 		if vm.Spec.RunStrategy != nil {
@@ -226,9 +233,9 @@ func (p power) setRunning(ctx context.Context, s *state, running bool, dryRun []
 	})
 }
 
-// setGrace shortens the end of an instance whose end has been asked for already:
-// a request that is refused must not leave it with less time. An instance that is
-// gone by then needs none.
+// setGrace shortens the grace period of an instance. It must only be called after the
+// stop was accepted: a refused request must not leave the instance with a shorter grace
+// period. It does nothing if the instance no longer exists.
 func (p power) setGrace(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, seconds int64, dryRun []string) error {
 	err := p.objects.ChangeInstance(ctx, vmi.Namespace, vmi.Name, dryRun, func(now *kubevirtv1.VirtualMachineInstance) error {
 		if now.UID == vmi.UID {

@@ -18,38 +18,39 @@ import (
 	"virtmesh/agent/port/guests"
 )
 
-// maxBody bounds the body of a request; all are a few fields.
+// maxBody bounds the body of a request; all bodies have only a few fields.
 const maxBody = 1 << 20
 
-// Config is what the subresources work on.
+// Config holds what the subresources need.
 type Config struct {
 	Objects   Objects
 	Instances guests.Instances
 }
 
-// Storage returns what serves each subresource, by its path below the namespace.
+// Storage returns the storage of each subresource, by its path below the namespace.
 func Storage(c Config) map[string]rest.Storage {
 	p := power{c.Objects}
 	i := instances{objects: c.Objects, hosts: c.Instances}
 	return map[string]rest.Storage{
 		"virtualmachines":         parent{of: vmKind},
-		"virtualmachines/start":   put(vmKind, p.start),
-		"virtualmachines/stop":    put(vmKind, p.stop),
-		"virtualmachines/restart": put(vmKind, p.restart),
-		"virtualmachines/migrate": put(vmKind, p.migrate),
+		"virtualmachines/start":   putAction(vmKind, p.startVM),
+		"virtualmachines/stop":    putAction(vmKind, p.stopVM),
+		"virtualmachines/restart": putAction(vmKind, p.restartVM),
+		"virtualmachines/migrate": putAction(vmKind, p.migrateVM),
 
 		"virtualmachineinstances":                parent{of: vmiKind},
-		"virtualmachineinstances/pause":          put(vmiKind, i.pause),
-		"virtualmachineinstances/unpause":        put(vmiKind, i.unpause),
-		"virtualmachineinstances/guestosinfo":    get(vmiKind, i.osInfo),
-		"virtualmachineinstances/userlist":       get(vmiKind, i.users),
-		"virtualmachineinstances/filesystemlist": get(vmiKind, i.filesystems),
-		"virtualmachineinstances/console":        stream(i, guests.Console),
-		"virtualmachineinstances/vnc":            stream(i, guests.VNC),
+		"virtualmachineinstances/pause":          putAction(vmiKind, i.pauseGuest),
+		"virtualmachineinstances/unpause":        putAction(vmiKind, i.unpauseGuest),
+		"virtualmachineinstances/guestosinfo":    getAnswer(vmiKind, i.guestOSInfo),
+		"virtualmachineinstances/userlist":       getAnswer(vmiKind, i.guestUsers),
+		"virtualmachineinstances/filesystemlist": getAnswer(vmiKind, i.guestFilesystems),
+		"virtualmachineinstances/console":        serveStream(i, guests.Console),
+		"virtualmachineinstances/vnc":            serveStream(i, guests.VNC),
 	}
 }
 
-// Streams are the subresources that last as long as their client likes.
+// Streams returns the names of the subresources whose requests last as long as the
+// client wants.
 func Streams() []string { return []string{string(guests.Console), string(guests.VNC)} }
 
 // owner is the kind that a subresource belongs to.
@@ -66,8 +67,8 @@ var (
 		func() runtime.Object { return &kubevirtv1.VirtualMachineInstance{} }}
 )
 
-// parent stands for the resource that subresources need above them. It has no
-// verbs of its own.
+// parent is the resource to which subresources belong; the library requires it. It has
+// no verbs.
 type parent struct{ of owner }
 
 var (
@@ -92,8 +93,8 @@ func (p parent) GetSingularName() string { return p.of.singular }
 // GroupVersionKind implements rest.GroupVersionKindProvider.
 func (p parent) GroupVersionKind(schema.GroupVersion) schema.GroupVersionKind { return p.of.gvk }
 
-// serveFunc answers one request about an instance or machine. An error it returns
-// becomes the response.
+// serveFunc answers one request about an instance or virtual machine. If it returns an
+// error, the error becomes the response.
 type serveFunc func(w http.ResponseWriter, r *http.Request, namespace, name string) error
 
 // connecter serves one subresource.
@@ -124,8 +125,8 @@ func (c connecter) Connect(ctx context.Context, name string, _ runtime.Object, r
 	}), nil
 }
 
-// put serves an act with options, which are in the body or left out.
-func put[T any](of owner, act func(ctx context.Context, namespace, name string, opts *T) error) rest.Storage {
+// putAction serves an action whose options are in the request body, which may be empty.
+func putAction[T any](of owner, act func(ctx context.Context, namespace, name string, opts *T) error) rest.Storage {
 	return connecter{parent{of}, http.MethodPut, func(w http.ResponseWriter, r *http.Request, namespace, name string) error {
 		opts := new(T)
 		err := yaml.NewYAMLOrJSONDecoder(http.MaxBytesReader(w, r.Body, maxBody), 1024).Decode(opts)
@@ -140,8 +141,8 @@ func put[T any](of owner, act func(ctx context.Context, namespace, name string, 
 	}}
 }
 
-// get serves a question, answered in JSON.
-func get(of owner, ask func(ctx context.Context, namespace, name string) (any, error)) rest.Storage {
+// getAnswer serves a query, answered in JSON.
+func getAnswer(of owner, ask func(ctx context.Context, namespace, name string) (any, error)) rest.Storage {
 	return connecter{parent{of}, http.MethodGet, func(w http.ResponseWriter, r *http.Request, namespace, name string) error {
 		answer, err := ask(r.Context(), namespace, name)
 		if err != nil {
@@ -152,7 +153,7 @@ func get(of owner, ask func(ctx context.Context, namespace, name string) (any, e
 			return apierrors.NewInternalError(err)
 		}
 		w.Header().Set("Content-Type", runtime.ContentTypeJSON)
-		_, _ = w.Write(body) // an error here is the client's going away
+		_, _ = w.Write(body) // fails only when the client has disconnected
 		return nil
 	}}
 }

@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// plainStream is the WebSocket subprotocol of KubeVirt's streams: binary
-	// messages whose bounds mean nothing.
+	// plainStream is the WebSocket subprotocol of KubeVirt's streams: binary messages
+	// whose boundaries have no meaning.
 	plainStream = "plain.kubevirt.io"
 
 	handshakeLimit = 10 * time.Second
 	streamChunk    = 32 << 10
 )
 
-// stream serves a byte stream of a guest as a WebSocket.
-func stream(i instances, kind guests.StreamKind) rest.Storage {
+// serveStream serves a byte stream of a guest as a WebSocket.
+func serveStream(i instances, kind guests.StreamKind) rest.Storage {
 	upgrader := &websocket.Upgrader{
 		HandshakeTimeout: handshakeLimit,
 		ReadBufferSize:   streamChunk,
@@ -31,7 +31,7 @@ func stream(i instances, kind guests.StreamKind) rest.Storage {
 		Subprotocols:     []string{plainStream},
 	}
 	return connecter{parent{vmiKind}, http.MethodGet, func(w http.ResponseWriter, r *http.Request, namespace, name string) error {
-		if err := i.streamable(r.Context(), namespace, name, kind); err != nil {
+		if err := i.checkStream(r.Context(), namespace, name, kind); err != nil {
 			return err
 		}
 		guest, err := i.hosts.Stream(r.Context(), namespace, name, kind)
@@ -44,14 +44,14 @@ func stream(i instances, kind guests.StreamKind) rest.Storage {
 			return nil //nolint:nilerr // the upgrader has answered
 		}
 		s := session{client: client, guest: guest, done: make(chan struct{})}
-		s.run(r.Context().Done())
+		s.copyStreams(r.Context().Done())
 		return nil
 	}}
 }
 
-// session carries bytes between a client and a guest until either goes away. A
-// client may stop reading for as long as it likes, as a VNC proxy does until a
-// viewer attaches: only the keepalive of its TCP connection tells that it is gone.
+// session copies bytes between a client and a guest until either disconnects. A client
+// may stop reading for as long as it wants, as a VNC proxy does until a viewer
+// attaches; only the keepalive of its TCP connection detects that it is gone.
 type session struct {
 	client *websocket.Conn
 	guest  io.ReadWriteCloser
@@ -59,8 +59,8 @@ type session struct {
 	done   chan struct{}
 }
 
-// run returns when both directions have ended.
-func (s *session) run(cancel <-chan struct{}) {
+// copyStreams copies in both directions and returns when both have ended.
+func (s *session) copyStreams(cancel <-chan struct{}) {
 	var wg sync.WaitGroup
 	for _, work := range []func(){s.toGuest, s.toClient} {
 		wg.Add(1)
@@ -78,7 +78,7 @@ func (s *session) run(cancel <-chan struct{}) {
 	wg.Wait()
 }
 
-// close ends both sides; what waits on either returns.
+// close closes both sides, so that pending reads and writes return.
 func (s *session) close() {
 	s.once.Do(func() {
 		close(s.done)
@@ -109,14 +109,14 @@ func (s *session) toClient() {
 			}
 		}
 		if err != nil {
-			s.sayWhy(err)
+			s.sendCloseReason(err)
 			return
 		}
 	}
 }
 
-// sayWhy tells the client why the stream ends.
-func (s *session) sayWhy(err error) {
+// sendCloseReason tells the client why the stream ends.
+func (s *session) sendCloseReason(err error) {
 	code, text := websocket.CloseNormalClosure, ""
 	if !errors.Is(err, io.EOF) {
 		code, text = websocket.CloseInternalServerErr, "the stream to the guest broke"
