@@ -11,7 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// register makes the registrations, in the order in which they are documented.
+// register returns the registrations, in the order in which the documentation lists
+// them.
 func register() []*Kind {
 	return []*Kind{
 		virtualMachineKind(),
@@ -32,7 +33,7 @@ func register() []*Kind {
 	}
 }
 
-// index is the catalogue, and finds kinds in it.
+// index is the catalogue with maps to look up kinds.
 type index struct {
 	all        []*Kind
 	byType     map[reflect.Type]*Kind
@@ -50,12 +51,12 @@ var catalogue = sync.OnceValue(func() index {
 	return ix
 })
 
-// All returns every kind, in a fixed order. The kinds are shared: they must not be
+// All returns every kind, in a fixed order. The kinds are shared and must not be
 // changed.
 func All() []*Kind { return slices.Clone(catalogue().all) }
 
-// For returns the kind of the type T. It panics if T is not in the catalogue: that
-// is a mistake in the program, not in its input.
+// For returns the kind of the type T. It panics if T is not in the catalogue, which is
+// an error in the program and not in its input.
 func For[T Object]() *Kind {
 	k, ok := catalogue().byType[reflect.TypeFor[T]()]
 	if !ok {
@@ -85,11 +86,11 @@ func ByGroupKind(gk schema.GroupKind) (*Kind, bool) {
 	return k, ok
 }
 
-// Check reports the first fault in a set of registrations.
+// Check returns the first error in a set of registrations.
 func Check(all []*Kind) error {
 	seen := map[string]bool{}
 	for _, k := range all {
-		if err := k.validate(); err != nil {
+		if err := k.validateKind(); err != nil {
 			return err
 		}
 		for _, id := range []string{k.GVK.String(), k.Prefix(), reflect.TypeOf(k.Object).String()} {
@@ -102,8 +103,8 @@ func Check(all []*Kind) error {
 	return nil
 }
 
-// AddToScheme registers the Go types of all in s. The served types are their own
-// internal versions, so nothing is ever converted.
+// AddToScheme registers the Go types of all in s. The served version of each kind is
+// also its internal version, so nothing is ever converted.
 func AddToScheme(s *runtime.Scheme, all []*Kind) error {
 	versions := map[schema.GroupVersion]bool{}
 	for _, k := range all {
@@ -120,15 +121,15 @@ func AddToScheme(s *runtime.Scheme, all []*Kind) error {
 				return fmt.Errorf("kind %v: %w", k.GVK, err)
 			}
 		}
-		if err := s.AddFieldLabelConversionFunc(k.GVK, k.fieldLabel); err != nil {
+		if err := s.AddFieldLabelConversionFunc(k.GVK, k.checkFieldLabel); err != nil {
 			return fmt.Errorf("kind %v: %w", k.GVK, err)
 		}
 	}
 	return nil
 }
 
-// fieldLabel says which fields can be selected by.
-func (k *Kind) fieldLabel(label, value string) (string, string, error) {
+// checkFieldLabel returns an error if objects cannot be selected by the field.
+func (k *Kind) checkFieldLabel(label, value string) (string, string, error) {
 	if _, ok := k.Fields[label]; ok || label == "metadata.name" || label == "metadata.namespace" && k.Namespaced {
 		return label, value, nil
 	}

@@ -10,10 +10,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 )
 
-// unknown is what kubectl shows for a time that is not set.
+// unknown is what kubectl prints for a time that is not set.
 const unknown = "<unknown>"
 
-// sinceHuman renders the time since t as kubectl does.
+// sinceHuman formats the time since t like kubectl.
 func sinceHuman(t metav1.Time) string {
 	if t.IsZero() {
 		return unknown
@@ -21,7 +21,7 @@ func sinceHuman(t metav1.Time) string {
 	return duration.HumanDuration(time.Since(t.Time))
 }
 
-// orNone returns s, or nil when it is empty.
+// orNone returns s, or nil if it is empty.
 func orNone(s string) any {
 	if s == "" {
 		return nil
@@ -32,10 +32,10 @@ func orNone(s string) any {
 // runtimeObject shortens the signatures of the registrations.
 type runtimeObject = runtime.Object
 
-// sinceMicro is sinceHuman for times with microseconds.
+// sinceMicro is sinceHuman for a time with microseconds.
 func sinceMicro(t metav1.MicroTime) string { return sinceHuman(metav1.Time(t)) }
 
-// joined renders a list, or nil for none.
+// joined formats a list; it returns nil for an empty list.
 func joined(parts []string) any {
 	if len(parts) == 0 {
 		return nil
@@ -43,8 +43,7 @@ func joined(parts []string) any {
 	return strings.Join(parts, ",")
 }
 
-// noCell is an empty cell, as the columns of custom resources have for a path
-// that leads nowhere.
+// noCell is an empty cell, which custom resources print for a path without a value.
 var noCell any = ""
 
 func orNoCell(s string) any { return s }

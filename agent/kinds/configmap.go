@@ -17,10 +17,10 @@ func configMapKind() *Kind {
 		Object: &corev1.ConfigMap{}, List: &corev1.ConfigMapList{},
 		Support:        "works as a store",
 		Writers:        Writers{Spec: users},
-		Validate:       judge(validateConfigMap),
-		ValidateUpdate: judgeUpdate(validateConfigMapUpdate),
+		Validate:       validateWith(validateConfigMap),
+		ValidateUpdate: validateUpdateWith(validateConfigMapUpdate),
 		Columns: []Column{
-			{Name: "Data", Type: "integer", Value: on(func(c *corev1.ConfigMap) any { return int64(len(c.Data) + len(c.BinaryData)) })},
+			{Name: "Data", Type: "integer", Value: forType(func(c *corev1.ConfigMap) any { return int64(len(c.Data) + len(c.BinaryData)) })},
 			age,
 		},
 	}

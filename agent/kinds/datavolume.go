@@ -18,20 +18,20 @@ func dataVolumeKind() *Kind {
 		Object: &dv{}, List: &cdiv1.DataVolumeList{},
 		Support:        "accepted: validated and stored, also those made from `dataVolumeTemplates`, and nothing fills them. An instance that uses one waits. Use a PersistentVolumeClaim, if needed with the import annotations",
 		Writers:        Writers{Spec: "users, stewards/vm", Status: "nobody yet"},
-		Default:        fill(defaultDataVolume),
-		Validate:       judge(validateDataVolume),
-		ValidateUpdate: judgeUpdate(validateDataVolumeUpdate),
+		Default:        defaultWith(defaultDataVolume),
+		Validate:       validateWith(validateDataVolume),
+		ValidateUpdate: validateUpdateWith(validateDataVolumeUpdate),
 		Columns: []Column{
-			{Name: "Phase", Type: "string", Description: "The phase the data volume is in", Value: on(func(d *dv) any { return string(d.Status.Phase) })},
-			{Name: "Progress", Type: "string", Description: "Transfer progress in percentage if known, N/A otherwise", Value: on(func(d *dv) any { return string(d.Status.Progress) })},
-			{Name: "Restarts", Type: "integer", Description: "The number of times the transfer has been restarted.", Value: on(func(d *dv) any { return int64(d.Status.RestartCount) })},
+			{Name: "Phase", Type: "string", Description: "The phase the data volume is in", Value: forType(func(d *dv) any { return string(d.Status.Phase) })},
+			{Name: "Progress", Type: "string", Description: "Transfer progress in percentage if known, N/A otherwise", Value: forType(func(d *dv) any { return string(d.Status.Progress) })},
+			{Name: "Restarts", Type: "integer", Description: "The number of times the transfer has been restarted.", Value: forType(func(d *dv) any { return int64(d.Status.RestartCount) })},
 			age,
 		},
 	}
 }
 
-// defaultDataVolume lets a clone name its source's namespace only when it is
-// another one.
+// defaultDataVolume clears the namespace of a clone's source if it is the DataVolume's
+// own.
 func defaultDataVolume(d *cdiv1.DataVolume) {
 	if d.Spec.Source == nil {
 		return
@@ -59,18 +59,18 @@ func validateDataVolume(d *cdiv1.DataVolume) field.ErrorList {
 	}
 	errs = append(errs, validateTarget(path, d)...)
 	if t := d.Spec.ContentType; t != "" {
-		errs = append(errs, oneOf(path.Child("contentType"), t, []cdiv1.DataVolumeContentType{cdiv1.DataVolumeKubeVirt, cdiv1.DataVolumeArchive})...)
+		errs = append(errs, checkOneOf(path.Child("contentType"), t, []cdiv1.DataVolumeContentType{cdiv1.DataVolumeKubeVirt, cdiv1.DataVolumeArchive})...)
 	}
 	return errs
 }
 
-// hasPopulator says whether the claim itself names what fills it.
+// hasPopulator reports whether the claim itself names the source of its content.
 func hasPopulator(s *cdiv1.DataVolumeSpec) bool {
 	return s.PVC != nil && (s.PVC.DataSource != nil || s.PVC.DataSourceRef != nil) ||
 		s.Storage != nil && (s.Storage.DataSource != nil || s.Storage.DataSourceRef != nil)
 }
 
-// validateDataSource wants exactly one source, and what it needs.
+// validateDataSource requires exactly one source, with its required fields.
 func validateDataSource(path *field.Path, s *cdiv1.DataVolumeSource) field.ErrorList {
 	var set []string
 	value := reflect.ValueOf(s).Elem()
@@ -123,7 +123,7 @@ func validateRegistry(path *field.Path, r *cdiv1.DataVolumeSourceRegistry) field
 	case r.URL != nil:
 		errs := validateURL(path.Child("url"), *r.URL, "docker", "oci-archive")
 		if r.PullMethod != nil {
-			errs = append(errs, oneOf(path.Child("pullMethod"), *r.PullMethod, []cdiv1.RegistryPullMethod{cdiv1.RegistryPullPod, cdiv1.RegistryPullNode})...)
+			errs = append(errs, checkOneOf(path.Child("pullMethod"), *r.PullMethod, []cdiv1.RegistryPullMethod{cdiv1.RegistryPullPod, cdiv1.RegistryPullNode})...)
 		}
 		return errs
 	}
@@ -131,15 +131,15 @@ func validateRegistry(path *field.Path, r *cdiv1.DataVolumeSourceRegistry) field
 }
 
 func validateSourceRef(path *field.Path, r *cdiv1.DataVolumeSourceRef) field.ErrorList {
-	errs := oneOf(path.Child("kind"), r.Kind, []string{cdiv1.DataVolumeDataSource})
+	errs := checkOneOf(path.Child("kind"), r.Kind, []string{cdiv1.DataVolumeDataSource})
 	if r.Name == "" {
 		errs = append(errs, field.Required(path.Child("name"), ""))
 	}
 	return errs
 }
 
-// validateTarget checks the claim that is to be made. A size may be left out where
-// it follows from the source.
+// validateTarget checks the claim that would be created. The size may be omitted if it
+// follows from the source.
 func validateTarget(path *field.Path, d *cdiv1.DataVolume) field.ErrorList {
 	pvc, storage := d.Spec.PVC, d.Spec.Storage
 	if (pvc == nil) == (storage == nil) {
@@ -167,8 +167,8 @@ func validateTarget(path *field.Path, d *cdiv1.DataVolume) field.ErrorList {
 	return errs
 }
 
-// validateDataVolumeUpdate keeps the spec, but for the checkpoints of an import in
-// stages.
+// validateDataVolumeUpdate requires that the spec is unchanged, except for the
+// checkpoints of a multi-stage import.
 func validateDataVolumeUpdate(d, old *cdiv1.DataVolume) field.ErrorList {
 	spec := d.Spec.DeepCopy()
 	spec.Checkpoints, spec.FinalCheckpoint = old.Spec.Checkpoints, old.Spec.FinalCheckpoint

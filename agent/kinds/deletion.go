@@ -8,9 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// IsHeld reports whether finalizers keep o from going when its deletion is asked
-// for: those of its metadata, and those that a namespace has in its spec. o is a
-// typed or an unstructured object.
+// IsHeld reports whether finalizers prevent the deletion of o: those of its metadata,
+// and those in the spec of a namespace. o is a typed or an unstructured object.
 func IsHeld(o metav1.Object) bool {
 	if len(o.GetFinalizers()) > 0 {
 		return true
@@ -28,9 +27,9 @@ func IsHeld(o metav1.Object) bool {
 	return false
 }
 
-// MarkDeleted notes in o, which is held, that its deletion was asked for at now.
-// It reports whether o changed: an object that is being deleted already does not.
-// o is a typed or an unstructured object.
+// MarkDeleted records in o, which IsHeld, that its deletion was requested at now. It
+// reports whether o changed; an object that is already being deleted does not change. o
+// is a typed or an unstructured object.
 func MarkDeleted(o metav1.Object, now time.Time) bool {
 	if o.GetDeletionTimestamp() != nil {
 		return false
@@ -46,7 +45,7 @@ func MarkDeleted(o metav1.Object, now time.Time) bool {
 		o.Status.Phase = corev1.NamespaceTerminating
 	case *unstructured.Unstructured:
 		if isNamespace(o) {
-			// It fails where status is no object; then there is no phase to set.
+			// It fails if status is not an object; then there is no phase to set.
 			_ = unstructured.SetNestedField(o.Object, string(corev1.NamespaceTerminating), "status", "phase")
 		}
 	}

@@ -1,19 +1,18 @@
-// Package kinds is the catalogue of the kinds of objects that there are: one
-// registration in one file for each, which says its names, Go types, key in the
-// store, defaults, validation, printer columns, selectable fields, how its
-// generation counts and who writes which part of it. The API server, the
-// controllers, the collector and docs/api-coverage.md read it, and everything else
-// that they do for a kind follows from its registration. A kind that is not served
-// is not in it.
+// Package kinds is the catalogue of the kinds of objects. Each kind has one
+// registration in a file of its own, with its names, Go types, store key, defaults,
+// validation, printer columns, selectable fields, generation rule, and the writers of
+// each part. The API server, the controllers, the collector and docs/api-coverage.md
+// all use the registration for everything that they do for a kind. The catalogue has
+// only kinds that the API serves.
 //
 // To add a kind, see agent/DESIGN.md, "Adding a kind".
 //
-// The rules that every write keeps stand here, once, for the API's writes and for
-// the transactions of package objects: where an object lives (Kind.StoreKey), when
-// its generation moves (Kind.CountGeneration), what keeps it from going (IsHeld) and
-// what asking for its deletion does to it (MarkDeleted).
+// This package also defines, once, the rules of every write, for the API and for the
+// transactions of package objects: where an object is stored (Kind.StoreKey), when its
+// generation changes (Kind.CountGeneration), what prevents its deletion (IsHeld) and
+// how a deletion is recorded (MarkDeleted).
 //
-// The functions of a registration are pure: they see the object, on an update the
-// old one, and the choices of the mesh, and nothing else. A fault that needs other
-// objects to be seen is reported by the object's controller as a condition.
+// The functions of a registration are pure: their only inputs are the object, the old
+// object on an update, and the mesh's defaults. If an error can only be detected with
+// other objects, the object's controller reports it as a condition.
 package kinds

@@ -11,24 +11,24 @@ import (
 func eventKind() *Kind {
 	type event = corev1.Event
 	involved := func(value func(corev1.ObjectReference) string) func(runtimeObject) string {
-		return on(func(e *event) string { return value(e.InvolvedObject) })
+		return forType(func(e *event) string { return value(e.InvolvedObject) })
 	}
 	return &Kind{
 		GVK: core("Event"), Resource: "events", Singular: "event", ShortNames: []string{"ev"}, Namespaced: true,
 		Object: &event{}, List: &corev1.EventList{},
 		Support:  "works; events expire",
 		Writers:  Writers{Spec: "every loop of stewards and host; users"},
-		Validate: judge(validateEvent),
+		Validate: validateWith(validateEvent),
 		Columns: []Column{
 			column("Last Seen", func(e *event) any { return lastSeen(e) }),
 			column("Type", func(e *event) any { return e.Type }),
 			column("Reason", func(e *event) any { return e.Reason }),
 			column("Object", func(e *event) any { return strings.ToLower(e.InvolvedObject.Kind) + "/" + e.InvolvedObject.Name }),
-			wide("Subobject", func(e *event) any { return e.InvolvedObject.FieldPath }),
-			wide("Source", func(e *event) any { return eventSource(e) }),
+			wideColumn("Subobject", func(e *event) any { return e.InvolvedObject.FieldPath }),
+			wideColumn("Source", func(e *event) any { return eventSource(e) }),
 			column("Message", func(e *event) any { return strings.TrimSpace(e.Message) }),
-			wide("First Seen", func(e *event) any { return firstSeen(e) }),
-			wide("Count", func(e *event) any { return strconv.Itoa(int(eventCount(e))) }),
+			wideColumn("First Seen", func(e *event) any { return firstSeen(e) }),
+			wideColumn("Count", func(e *event) any { return strconv.Itoa(int(eventCount(e))) }),
 		},
 		Fields: map[string]func(obj runtimeObject) string{
 			"involvedObject.kind":            involved(func(r corev1.ObjectReference) string { return r.Kind }),
@@ -38,10 +38,10 @@ func eventKind() *Kind {
 			"involvedObject.apiVersion":      involved(func(r corev1.ObjectReference) string { return r.APIVersion }),
 			"involvedObject.resourceVersion": involved(func(r corev1.ObjectReference) string { return r.ResourceVersion }),
 			"involvedObject.fieldPath":       involved(func(r corev1.ObjectReference) string { return r.FieldPath }),
-			"reason":                         on(func(e *event) string { return e.Reason }),
-			"reportingComponent":             on(func(e *event) string { return e.ReportingController }),
-			"source":                         on(eventSource),
-			"type":                           on(func(e *event) string { return e.Type }),
+			"reason":                         forType(func(e *event) string { return e.Reason }),
+			"reportingComponent":             forType(func(e *event) string { return e.ReportingController }),
+			"source":                         forType(eventSource),
+			"type":                           forType(func(e *event) string { return e.Type }),
 		},
 	}
 }
@@ -49,7 +49,7 @@ func eventKind() *Kind {
 func validateEvent(e *corev1.Event) field.ErrorList {
 	ns := e.InvolvedObject.Namespace
 	if ns == "" {
-		ns = "default" // the namespace of events about objects that are in none
+		ns = "default" // the namespace of events about cluster-scoped objects
 	}
 	if ns != e.Namespace {
 		return field.ErrorList{field.Invalid(field.NewPath("involvedObject", "namespace"), e.InvolvedObject.Namespace, "does not match event.namespace")}

@@ -8,12 +8,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Root is what the store keys of all objects begin with. An object is at
-// /registry/GROUP/RESOURCE/NAMESPACE/NAME, or /registry/GROUP/RESOURCE/NAME if its
-// kind has no namespaces. The group without a name is written "core".
+// Root is the prefix of the store keys of all objects. The key of an object is
+// /registry/GROUP/RESOURCE/NAMESPACE/NAME, or /registry/GROUP/RESOURCE/NAME if its kind
+// is cluster-scoped. The core group, whose name is empty, is written "core".
 const Root = "/registry/"
 
-// coreGroup stands for the group without a name in store keys.
+// coreGroup stands for the core group, whose name is empty, in store keys.
 const coreGroup = "core"
 
 // Key names an object within its kind.
@@ -22,7 +22,7 @@ type Key = types.NamespacedName
 // KeyOf returns the key of o.
 func KeyOf(o metav1.Object) Key { return Key{Namespace: o.GetNamespace(), Name: o.GetName()} }
 
-// Prefix returns what the store keys of all objects of the kind begin with.
+// Prefix returns the common prefix of the store keys of all objects of the kind.
 func (k *Kind) Prefix() string {
 	group := k.GVK.Group
 	if group == "" {
@@ -31,8 +31,8 @@ func (k *Kind) Prefix() string {
 	return Root + group + "/" + k.Resource + "/"
 }
 
-// NamespacePrefix returns what the store keys of the objects in namespace begin
-// with; of all objects if namespace is empty or the kind has none.
+// NamespacePrefix returns the common prefix of the store keys of the objects in
+// namespace; of all objects if namespace is empty or the kind is cluster-scoped.
 func (k *Kind) NamespacePrefix(namespace string) string {
 	if namespace == "" || !k.Namespaced {
 		return k.Prefix()
@@ -43,8 +43,7 @@ func (k *Kind) NamespacePrefix(namespace string) string {
 // StoreKey returns the store key of the object that key names.
 func (k *Kind) StoreKey(key Key) string { return k.NamespacePrefix(key.Namespace) + key.Name }
 
-// ParseKey is the inverse of StoreKey. ok is false for keys that are not of the
-// kind.
+// ParseKey is the inverse of StoreKey. ok is false for keys of other kinds.
 func (k *Kind) ParseKey(storeKey string) (key Key, ok bool) {
 	rest, ok := strings.CutPrefix(storeKey, k.Prefix())
 	if !ok || rest == "" {
@@ -57,17 +56,17 @@ func (k *Kind) ParseKey(storeKey string) (key Key, ok bool) {
 	return Key{Namespace: namespace, Name: name}, ok && namespace != "" && name != "" && !strings.Contains(name, "/")
 }
 
-// Location is what a store key says of an object, also of one whose kind is not
+// Location is what a store key says about an object, even if the object's kind is not
 // in the catalogue.
 type Location struct {
 	// Resource is the group and plural name of the object's kind.
 	Resource schema.GroupResource
-	// Key has no namespace if the object is in none.
+	// Key has an empty namespace for a cluster-scoped object.
 	Key Key
 }
 
-// ParseLocation takes a store key apart. ok is false for keys of what is not an
-// object, such as claims.
+// ParseLocation parses a store key. ok is false for keys of records that are not
+// objects, such as claims.
 func ParseLocation(storeKey string) (l Location, ok bool) {
 	rest, found := strings.CutPrefix(storeKey, Root)
 	if !found {
@@ -94,8 +93,8 @@ func ParseLocation(storeKey string) (l Location, ok bool) {
 	return l, true
 }
 
-// ParseStoreKey tells which object a store key belongs to. ok is false for keys of
-// what is not an object, and of kinds that are not in the catalogue.
+// ParseStoreKey returns the kind and the key of the object at a store key. ok is false
+// for keys of records that are not objects, and of kinds that are not in the catalogue.
 func ParseStoreKey(storeKey string) (kind *Kind, key Key, ok bool) {
 	l, ok := ParseLocation(storeKey)
 	if !ok {

@@ -19,80 +19,81 @@ type Object interface {
 	runtime.Object
 }
 
-// Kind is the registration of one kind: everything that is particular to it. The
-// API server, the controllers, the collector and the documentation read it.
+// Kind is the registration of one kind: everything that is specific to it. The API
+// server, the controllers, the collector and the documentation use it.
 type Kind struct {
-	// GVK names the kind; it is served and stored at this one version.
+	// GVK is the group, version and kind. The kind is served and stored at this version
+	// only.
 	GVK schema.GroupVersionKind
-	// Resource is the plural name in paths; Singular the name kubectl accepts for
-	// one.
+	// Resource is the plural name in paths; Singular is the name that kubectl accepts
+	// for one object.
 	Resource, Singular string
-	// ShortNames are further names; Categories are the groups, such as "all".
+	// ShortNames are additional names; Categories are groups of kinds, such as "all".
 	ShortNames, Categories []string
-	// Namespaced says whether objects live in a namespace.
+	// Namespaced is true if objects belong to a namespace.
 	Namespaced bool
 	// Object and List are empty values of the kind's Go types.
 	Object Object
 	List   runtime.Object
-	// Support says what works of the kind, for docs/api-coverage.md.
+	// Support says, for docs/api-coverage.md, which features of the kind work.
 	Support string
 	// Writers says who writes the parts of an object.
 	Writers Writers
 
-	// Finalizers are those that virtmesh puts on objects of the kind, each with the
-	// package whose loop takes it off. Without one that does, an object could not be
-	// deleted, nor its namespace.
+	// Finalizers are the finalizers that virtmesh adds to objects of the kind, each
+	// with the package whose loop removes it. If no loop removed a finalizer, the
+	// object and its namespace could not be deleted.
 	Finalizers map[string]string
 
-	// Status says that status is written through its own subresource only.
+	// Status is true if status is written only through its subresource.
 	Status bool
-	// Generation says that metadata.generation counts the changes of the object's
-	// wanted state, which is everything but its metadata and status.
+	// Generation is true if metadata.generation counts the changes of everything but
+	// metadata and status.
 	Generation bool
 	// ValidateName checks metadata.name; nil means a DNS subdomain.
 	ValidateName func(name string, prefix bool) []string
 
-	// Default fills in a new object. Its name and namespace are set. d holds the
-	// mesh's own choices.
+	// Default sets the defaults of a new object, whose name and namespace are set. d
+	// holds the mesh's own defaults.
 	Default func(d vmi.Defaults, obj runtime.Object)
-	// DefaultUpdate fills in a changed object before it is validated.
+	// DefaultUpdate sets the defaults of a changed object before it is validated.
 	DefaultUpdate func(d vmi.Defaults, obj, old runtime.Object)
 	// Validate checks a new object; ValidateUpdate a changed one.
 	Validate       func(d vmi.Defaults, obj runtime.Object) field.ErrorList
 	ValidateUpdate func(d vmi.Defaults, obj, old runtime.Object) field.ErrorList
 	// ValidateStatusUpdate checks a change through the status subresource.
 	ValidateStatusUpdate func(obj, old runtime.Object) field.ErrorList
-	// Warnings are told to the client on create and update.
+	// Warnings returns warnings that the client receives on create and update.
 	Warnings func(obj runtime.Object) []string
 
-	// Columns are what kubectl get prints after the name; nil means the time of
-	// creation alone.
+	// Columns are the columns that kubectl get prints after the name; nil means the
+	// creation time only.
 	Columns []Column
-	// NameCell is what it prints as the name; nil means the name itself.
+	// NameCell returns what kubectl get prints as the name; nil means the name itself.
 	NameCell func(obj runtime.Object) string
-	// Fields are the selectable fields besides metadata.name and
+	// Fields are the fields for field selectors, besides metadata.name and
 	// metadata.namespace.
 	Fields map[string]func(obj runtime.Object) string
 }
 
-// Writers says who writes the parts of an object: users, or the packages below
-// agent whose loops do. Everything but metadata and status is the spec here.
+// Writers says who writes the parts of an object: users, or the packages below agent
+// whose loops write them. Spec stands for everything but metadata and status.
 type Writers struct {
 	Spec, Status string
 }
 
-// users write a part through the API.
+// users are clients of the API.
 const users = "users"
 
 // Column is one column of kubectl get.
 type Column struct {
-	// Name is the heading; Type is string, integer, boolean or date.
+	// Name is the heading. Type is string, integer, boolean or date.
 	Name, Type string
-	// Description is shown by kubectl explain of tables.
+	// Description is part of the table's column definition.
 	Description string
-	// Wide columns show only with -o wide.
+	// Wide is true if the column is only printed with -o wide.
 	Wide bool
-	// Value is the cell; nil shows as <none>.
+	// Value returns the cell; nil is printed as <none>.
 	Value func(obj runtime.Object) any
 }
 
@@ -111,8 +112,8 @@ func newOf(obj runtime.Object) runtime.Object {
 	return reflect.New(reflect.TypeOf(obj).Elem()).Interface().(runtime.Object)
 }
 
-// validate reports what is wrong with the registration itself.
-func (k *Kind) validate() error {
+// validateKind returns an error if the registration itself is invalid.
+func (k *Kind) validateKind() error {
 	switch {
 	case k.GVK.Version == "" || k.GVK.Kind == "":
 		return fmt.Errorf("kind %v: version and kind must be set", k.GVK)
@@ -130,44 +131,44 @@ func (k *Kind) validate() error {
 	return nil
 }
 
-// HasStatus says whether objects of the kind have a status.
+// HasStatus reports whether objects of the kind have a status.
 func (k *Kind) HasStatus() bool {
 	return reflect.ValueOf(k.Object).Elem().FieldByName("Status").IsValid()
 }
 
-// on adapts a function of a concrete type to one of runtime.Object.
-func on[T runtime.Object, R any](fn func(T) R) func(runtime.Object) R {
+// forType adapts a function of a concrete type to one of runtime.Object.
+func forType[T runtime.Object, R any](fn func(T) R) func(runtime.Object) R {
 	return func(obj runtime.Object) R { return fn(obj.(T)) }
 }
 
-// fill adapts a function that fills in a new object.
-func fill[T runtime.Object](fn func(T)) func(vmi.Defaults, runtime.Object) {
+// defaultWith adapts a function that sets the defaults of a new object.
+func defaultWith[T runtime.Object](fn func(T)) func(vmi.Defaults, runtime.Object) {
 	return func(_ vmi.Defaults, obj runtime.Object) { fn(obj.(T)) }
 }
 
-// refill adapts a function that fills in a changed object.
-func refill[T runtime.Object](fn func(obj, old T)) func(_ vmi.Defaults, obj, old runtime.Object) {
+// defaultUpdateWith adapts a function that sets the defaults of a changed object.
+func defaultUpdateWith[T runtime.Object](fn func(obj, old T)) func(_ vmi.Defaults, obj, old runtime.Object) {
 	return func(_ vmi.Defaults, obj, old runtime.Object) { fn(obj.(T), old.(T)) }
 }
 
-// judge adapts a function that checks a new object.
-func judge[T runtime.Object](fn func(T) field.ErrorList) func(vmi.Defaults, runtime.Object) field.ErrorList {
+// validateWith adapts a function that checks a new object.
+func validateWith[T runtime.Object](fn func(T) field.ErrorList) func(vmi.Defaults, runtime.Object) field.ErrorList {
 	return func(_ vmi.Defaults, obj runtime.Object) field.ErrorList { return fn(obj.(T)) }
 }
 
-// judgeUpdate adapts a function that checks a changed object.
-func judgeUpdate[T runtime.Object](fn func(obj, old T) field.ErrorList) func(_ vmi.Defaults, obj, old runtime.Object) field.ErrorList {
+// validateUpdateWith adapts a function that checks a changed object.
+func validateUpdateWith[T runtime.Object](fn func(obj, old T) field.ErrorList) func(_ vmi.Defaults, obj, old runtime.Object) field.ErrorList {
 	return func(_ vmi.Defaults, obj, old runtime.Object) field.ErrorList { return fn(obj.(T), old.(T)) }
 }
 
 // column makes a string column.
 func column[T runtime.Object](name string, value func(T) any) Column {
-	return Column{Name: name, Type: "string", Value: on(value)}
+	return Column{Name: name, Type: "string", Value: forType(value)}
 }
 
-// wide makes a string column that shows with -o wide.
-func wide[T runtime.Object](name string, value func(T) any) Column {
-	return Column{Name: name, Type: "string", Wide: true, Value: on(value)}
+// wideColumn makes a string column that is only printed with -o wide.
+func wideColumn[T runtime.Object](name string, value func(T) any) Column {
+	return Column{Name: name, Type: "string", Wide: true, Value: forType(value)}
 }
 
 // age is the column of the time since creation.

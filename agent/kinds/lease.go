@@ -12,8 +12,8 @@ func leaseKind() *Kind {
 		Object: &lease{}, List: &coordinationv1.LeaseList{},
 		Support:        "works as a store, for clients' own leader elections",
 		Writers:        Writers{Spec: users},
-		Validate:       judge(validateLease),
-		ValidateUpdate: judgeUpdate(func(l, _ *lease) field.ErrorList { return validateLease(l) }),
+		Validate:       validateWith(validateLease),
+		ValidateUpdate: validateUpdateWith(func(l, _ *lease) field.ErrorList { return validateLease(l) }),
 		Columns: []Column{
 			column("Holder", func(l *lease) any { return deref(l.Spec.HolderIdentity) }),
 			age,

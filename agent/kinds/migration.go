@@ -15,16 +15,16 @@ func migrationKind() *Kind {
 		Object: &vmim{}, List: &kubevirtv1.VirtualMachineInstanceMigrationList{},
 		Support:        "accepted: it can be created and read, and nothing migrates. Instances say so in their condition `LiveMigratable`",
 		Writers:        Writers{Spec: users, Status: "nobody yet"},
-		Default:        fill(vmi.SetNewMigration),
-		Validate:       judge(vmi.ValidateMigration),
-		ValidateUpdate: judgeUpdate(vmi.ValidateMigrationUpdate),
+		Default:        defaultWith(vmi.SetNewMigration),
+		Validate:       validateWith(vmi.ValidateMigration),
+		ValidateUpdate: validateUpdateWith(vmi.ValidateMigrationUpdate),
 		Columns: []Column{
-			{Name: "Phase", Type: "string", Description: "The current phase of VM instance migration", Value: on(func(m *vmim) any { return orNoCell(string(m.Status.Phase)) })},
-			{Name: "VMI", Type: "string", Description: "The name of the VMI to perform the migration on", Value: on(func(m *vmim) any { return orNoCell(m.Spec.VMIName) })},
+			{Name: "Phase", Type: "string", Description: "The current phase of VM instance migration", Value: forType(func(m *vmim) any { return orNoCell(string(m.Status.Phase)) })},
+			{Name: "VMI", Type: "string", Description: "The name of the VMI to perform the migration on", Value: forType(func(m *vmim) any { return orNoCell(m.Spec.VMIName) })},
 		},
 		Fields: map[string]func(obj runtimeObject) string{
-			"spec.vmiName": on(func(m *vmim) string { return m.Spec.VMIName }),
-			"status.phase": on(func(m *vmim) string { return string(m.Status.Phase) }),
+			"spec.vmiName": forType(func(m *vmim) string { return m.Spec.VMIName }),
+			"status.phase": forType(func(m *vmim) string { return string(m.Status.Phase) }),
 		},
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// nameLabel carries a namespace's name, so that selectors can use it.
+// nameLabel is the label with a namespace's name, for use by selectors.
 const nameLabel = corev1.LabelMetadataName
 
 func namespaceKind() *Kind {
@@ -21,22 +21,22 @@ func namespaceKind() *Kind {
 			string(corev1.FinalizerKubernetes): "stewards/namespace",
 		},
 		ValidateName:   validation.ValidateNamespaceName,
-		Default:        fill(defaultNamespace),
-		DefaultUpdate:  refill(updateNamespace),
-		ValidateUpdate: judgeUpdate(validateNamespaceUpdate),
+		Default:        defaultWith(defaultNamespace),
+		DefaultUpdate:  defaultUpdateWith(updateNamespace),
+		ValidateUpdate: validateUpdateWith(validateNamespaceUpdate),
 		Columns: []Column{
 			column("Status", func(n *ns) any { return string(n.Status.Phase) }),
 			age,
 		},
 		Fields: map[string]func(obj runtimeObject) string{
-			"status.phase": on(func(n *ns) string { return string(n.Status.Phase) }),
-			"name":         on(func(n *ns) string { return n.Name }),
+			"status.phase": forType(func(n *ns) string { return string(n.Status.Phase) }),
+			"name":         forType(func(n *ns) string { return n.Name }),
 		},
 	}
 }
 
-// defaultNamespace makes a new namespace active, with the finalizer under which
-// its content is deleted before it goes.
+// defaultNamespace sets the phase of a new namespace to Active and adds the finalizer
+// that delays its deletion until its content is deleted.
 func defaultNamespace(n *corev1.Namespace) {
 	n.Status = corev1.NamespaceStatus{Phase: corev1.NamespaceActive}
 	for _, f := range n.Spec.Finalizers {
@@ -49,7 +49,7 @@ func defaultNamespace(n *corev1.Namespace) {
 	labelNamespace(n)
 }
 
-// updateNamespace keeps what only the finalize subresource may change.
+// updateNamespace restores what only the finalize subresource may change.
 func updateNamespace(n, old *corev1.Namespace) {
 	n.Spec.Finalizers = old.Spec.Finalizers
 	n.Status = old.Status

@@ -17,17 +17,17 @@ func networkAttachmentDefinitionKind() *Kind {
 		Support:        "works for the plugin types `bridge` and `cnv-bridge`",
 		Writers:        Writers{Spec: users},
 		Columns:        []Column{age},
-		Validate:       judge(validateNAD),
-		ValidateUpdate: judgeUpdate(func(n, _ *nad) field.ErrorList { return validateNAD(n) }),
+		Validate:       validateWith(validateNAD),
+		ValidateUpdate: validateUpdateWith(func(n, _ *nad) field.ErrorList { return validateNAD(n) }),
 	}
 }
 
-// validateNAD wants spec.config to be a JSON object that names a plugin, or a
-// list of them.
+// validateNAD requires that spec.config is a JSON object that names a plugin or a list
+// of plugins.
 func validateNAD(n *k8scni.NetworkAttachmentDefinition) field.ErrorList {
 	path := field.NewPath("spec", "config")
 	if n.Spec.Config == "" {
-		return nil // a network that a plugin of the same name defines
+		return nil // a plugin with the network's name defines the network
 	}
 	var conf struct {
 		Type    string `json:"type"`

@@ -17,21 +17,21 @@ func nodeKind() *Kind {
 		Object: &node{}, List: &corev1.NodeList{},
 		Support:        "works: capacity, conditions, labels, taints, `spec.unschedulable`",
 		Writers:        Writers{Spec: "host/publish; labels, taints and `unschedulable` by users", Status: "host/publish, stewards/nodes"},
-		Validate:       judge(validateNode),
-		ValidateUpdate: judgeUpdate(func(n, _ *node) field.ErrorList { return validateNode(n) }),
+		Validate:       validateWith(validateNode),
+		ValidateUpdate: validateUpdateWith(func(n, _ *node) field.ErrorList { return validateNode(n) }),
 		Columns: []Column{
 			column("Status", func(n *node) any { return nodeStatus(n) }),
 			column("Roles", func(n *node) any { return joined(nodeRoles(n)) }),
 			age,
 			column("Version", func(n *node) any { return n.Status.NodeInfo.KubeletVersion }),
-			wide("Internal-IP", func(n *node) any { return nodeAddress(n, corev1.NodeInternalIP) }),
-			wide("External-IP", func(n *node) any { return nodeAddress(n, corev1.NodeExternalIP) }),
-			wide("OS-Image", func(n *node) any { return orUnknown(n.Status.NodeInfo.OSImage) }),
-			wide("Kernel-Version", func(n *node) any { return orUnknown(n.Status.NodeInfo.KernelVersion) }),
-			wide("Container-Runtime", func(n *node) any { return orUnknown(n.Status.NodeInfo.ContainerRuntimeVersion) }),
+			wideColumn("Internal-IP", func(n *node) any { return nodeAddress(n, corev1.NodeInternalIP) }),
+			wideColumn("External-IP", func(n *node) any { return nodeAddress(n, corev1.NodeExternalIP) }),
+			wideColumn("OS-Image", func(n *node) any { return orUnknown(n.Status.NodeInfo.OSImage) }),
+			wideColumn("Kernel-Version", func(n *node) any { return orUnknown(n.Status.NodeInfo.KernelVersion) }),
+			wideColumn("Container-Runtime", func(n *node) any { return orUnknown(n.Status.NodeInfo.ContainerRuntimeVersion) }),
 		},
 		Fields: map[string]func(obj runtimeObject) string{
-			"spec.unschedulable": on(func(n *node) string {
+			"spec.unschedulable": forType(func(n *node) string {
 				if n.Spec.Unschedulable {
 					return "true"
 				}
@@ -49,7 +49,7 @@ func validateNode(n *corev1.Node) field.ErrorList {
 		path := field.NewPath("spec", "taints").Index(i)
 		errs = append(errs, validateLabelKey(path.Child("key"), t.Key)...)
 		errs = append(errs, validateLabelValue(path.Child("value"), t.Value)...)
-		errs = append(errs, oneOf(path.Child("effect"), t.Effect, effects)...)
+		errs = append(errs, checkOneOf(path.Child("effect"), t.Effect, effects)...)
 		id := t.Key + ":" + string(t.Effect)
 		if seen[id] {
 			errs = append(errs, field.Duplicate(path, t.Key))

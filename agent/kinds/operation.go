@@ -16,20 +16,20 @@ func operationKind() *Kind {
 		Object: &operation{}, List: &meshv1alpha1.OperationList{},
 		Support:        "works: long acts on the mesh and how far they are; `RemoveHost` is the one type so far. See [operate.md](operate.md)",
 		Writers:        Writers{Spec: users, Status: "stewards/operation"},
-		Validate:       judge(validateOperation),
-		ValidateUpdate: judgeUpdate(validateOperationUpdate),
+		Validate:       validateWith(validateOperation),
+		ValidateUpdate: validateUpdateWith(validateOperationUpdate),
 		Columns: []Column{
 			column("Type", func(o *operation) any { return string(o.Spec.Type) }),
 			column("Target", func(o *operation) any { return o.Spec.Target }),
 			column("Status", func(o *operation) any { return meshv1alpha1.OperationSummary(o) }),
 			column("Step", func(o *operation) any { return meshv1alpha1.OperationProgress(o) }),
-			wide("Owner", func(o *operation) any {
+			wideColumn("Owner", func(o *operation) any {
 				if o.Status.Owner == nil {
 					return nil
 				}
 				return o.Status.Owner.Host
 			}),
-			wide("Message", func(o *operation) any { return o.Status.Message }),
+			wideColumn("Message", func(o *operation) any { return o.Status.Message }),
 			age,
 		},
 	}
@@ -37,14 +37,14 @@ func operationKind() *Kind {
 
 func validateOperation(o *meshv1alpha1.Operation) field.ErrorList {
 	spec := field.NewPath("spec")
-	errs := oneOf(spec.Child("type"), o.Spec.Type, []meshv1alpha1.OperationType{meshv1alpha1.RemoveHost})
+	errs := checkOneOf(spec.Child("type"), o.Spec.Type, []meshv1alpha1.OperationType{meshv1alpha1.RemoveHost})
 	if o.Spec.Target == "" {
 		errs = append(errs, field.Required(spec.Child("target"), "name what the operation is done to"))
 	}
 	return errs
 }
 
-// validateOperationUpdate lets nothing of the spec change but cancel, once.
+// validateOperationUpdate allows only one change of the spec: setting cancel.
 func validateOperationUpdate(o, old *meshv1alpha1.Operation) field.ErrorList {
 	path := field.NewPath("spec")
 	was, is := old.Spec, o.Spec

@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// VolumeFinalizer keeps a claim until its volume is deleted.
+// VolumeFinalizer prevents the deletion of a claim until its volume is deleted.
 const VolumeFinalizer = "virtmesh.io/volume"
 
 func persistentVolumeClaimKind() *Kind {
@@ -23,9 +23,9 @@ func persistentVolumeClaimKind() *Kind {
 		Finalizers: map[string]string{
 			VolumeFinalizer: "host/volumes",
 		},
-		Default:        fill(defaultPVC),
-		Validate:       judge(validatePVC),
-		ValidateUpdate: judgeUpdate(validatePVCUpdate),
+		Default:        defaultWith(defaultPVC),
+		Validate:       validateWith(validatePVC),
+		ValidateUpdate: validateUpdateWith(validatePVCUpdate),
 		Columns: []Column{
 			column("Status", func(p *pvc) any {
 				if p.DeletionTimestamp != nil {
@@ -43,7 +43,7 @@ func persistentVolumeClaimKind() *Kind {
 			column("Access Modes", func(p *pvc) any { return accessModes(p.Status.AccessModes) }),
 			column("StorageClass", func(p *pvc) any { return deref(p.Spec.StorageClassName) }),
 			age,
-			wide("VolumeMode", func(p *pvc) any { return orNone(string(deref(p.Spec.VolumeMode))) }),
+			wideColumn("VolumeMode", func(p *pvc) any { return orNone(string(deref(p.Spec.VolumeMode))) }),
 		},
 	}
 }
@@ -64,7 +64,7 @@ func validatePVC(p *corev1.PersistentVolumeClaim) field.ErrorList {
 	}
 	known := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOncePod}
 	for i, m := range p.Spec.AccessModes {
-		errs = append(errs, oneOf(path.Child("accessModes").Index(i), m, known)...)
+		errs = append(errs, checkOneOf(path.Child("accessModes").Index(i), m, known)...)
 	}
 	req := path.Child("resources", "requests").Key(string(corev1.ResourceStorage))
 	switch q, ok := p.Spec.Resources.Requests[corev1.ResourceStorage]; {
@@ -75,7 +75,7 @@ func validatePVC(p *corev1.PersistentVolumeClaim) field.ErrorList {
 	}
 	modes := []corev1.PersistentVolumeMode{corev1.PersistentVolumeFilesystem, corev1.PersistentVolumeBlock}
 	if p.Spec.VolumeMode != nil {
-		errs = append(errs, oneOf(path.Child("volumeMode"), *p.Spec.VolumeMode, modes)...)
+		errs = append(errs, checkOneOf(path.Child("volumeMode"), *p.Spec.VolumeMode, modes)...)
 	}
 	if c := p.Spec.StorageClassName; c != nil && *c != "" {
 		for _, msg := range validation.IsDNS1123Subdomain(*c) {
@@ -85,8 +85,8 @@ func validatePVC(p *corev1.PersistentVolumeClaim) field.ErrorList {
 	return errs
 }
 
-// validatePVCUpdate lets a claim grow and, while it has none, take a volume and a
-// class. All else of its spec stays.
+// validatePVCUpdate allows a claim to grow and, while they are unset, to set volumeName
+// and storageClassName. The rest of its spec is immutable.
 func validatePVCUpdate(p, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	errs := validatePVC(p)
 	path := field.NewPath("spec")

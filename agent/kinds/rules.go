@@ -12,8 +12,8 @@ func immutable(path *field.Path, value any) *field.Error {
 	return field.Invalid(path, value, "field is immutable")
 }
 
-// oneOf reports a value that is not one of known.
-func oneOf[T ~string](path *field.Path, value T, known []T) field.ErrorList {
+// checkOneOf returns an error if value is not one of known.
+func checkOneOf[T ~string](path *field.Path, value T, known []T) field.ErrorList {
 	for _, k := range known {
 		if value == k {
 			return nil
@@ -22,8 +22,9 @@ func oneOf[T ~string](path *field.Path, value T, known []T) field.ErrorList {
 	return field.ErrorList{field.NotSupported(path, value, known)}
 }
 
-// between wants a value that is set to be within bounds, which are included.
-func between(path *field.Path, value *int64, low, high int64) field.ErrorList {
+// checkRange returns an error if value is set and is less than low or greater than
+// high.
+func checkRange(path *field.Path, value *int64, low, high int64) field.ErrorList {
 	if value == nil || *value >= low && *value <= high {
 		return nil
 	}

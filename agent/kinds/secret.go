@@ -13,17 +13,17 @@ func secretKind() *Kind {
 		Object: &corev1.Secret{}, List: &corev1.SecretList{},
 		Support:        "works as a store; instances use Secrets for cloud-init and pulling images",
 		Writers:        Writers{Spec: users},
-		Default:        fill(defaultSecret),
-		DefaultUpdate:  refill(func(s, old *corev1.Secret) { defaultSecret(s) }),
-		Validate:       judge(validateSecret),
-		ValidateUpdate: judgeUpdate(validateSecretUpdate),
+		Default:        defaultWith(defaultSecret),
+		DefaultUpdate:  defaultUpdateWith(func(s, old *corev1.Secret) { defaultSecret(s) }),
+		Validate:       validateWith(validateSecret),
+		ValidateUpdate: validateUpdateWith(validateSecretUpdate),
 		Columns: []Column{
 			column("Type", func(s *corev1.Secret) any { return string(s.Type) }),
-			{Name: "Data", Type: "integer", Value: on(func(s *corev1.Secret) any { return int64(len(s.Data)) })},
+			{Name: "Data", Type: "integer", Value: forType(func(s *corev1.Secret) any { return int64(len(s.Data)) })},
 			age,
 		},
 		Fields: map[string]func(obj runtimeObject) string{
-			"type": on(func(s *corev1.Secret) string { return string(s.Type) }),
+			"type": forType(func(s *corev1.Secret) string { return string(s.Type) }),
 		},
 	}
 }

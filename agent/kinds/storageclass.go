@@ -6,8 +6,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// DefaultClass is the annotation that, if "true", marks the StorageClass of claims
-// that name none.
+// DefaultClass is the annotation that, if "true", marks the StorageClass for claims
+// that name no class.
 const DefaultClass = "storageclass.kubernetes.io/is-default-class"
 
 func storageClassKind() *Kind {
@@ -17,10 +17,10 @@ func storageClassKind() *Kind {
 		Object: &class{}, List: &storagev1.StorageClassList{},
 		Support:        "works: `parameters.storagePool`, the default-class annotation, which gives a new claim its class, and `reclaimPolicy`: `Delete`, or `Retain`, which leaves the volume in its pool when the claim goes. Pool and policy count at the first use of a claim. `provisioner`, `volumeBindingMode` and `allowVolumeExpansion` are accepted: volumes are always made at their first use",
 		Writers:        Writers{Spec: users},
-		Default:        fill(defaultStorageClass),
-		DefaultUpdate:  refill(func(c, _ *class) { defaultStorageClass(c) }),
-		Validate:       judge(validateStorageClass),
-		ValidateUpdate: judgeUpdate(validateStorageClassUpdate),
+		Default:        defaultWith(defaultStorageClass),
+		DefaultUpdate:  defaultUpdateWith(func(c, _ *class) { defaultStorageClass(c) }),
+		Validate:       validateWith(validateStorageClass),
+		ValidateUpdate: validateUpdateWith(validateStorageClassUpdate),
 		Columns: []Column{
 			column("Provisioner", func(c *class) any { return c.Provisioner }),
 			column("ReclaimPolicy", func(c *class) any { return string(deref(c.ReclaimPolicy)) }),
@@ -28,7 +28,7 @@ func storageClassKind() *Kind {
 			column("AllowVolumeExpansion", func(c *class) any { return deref(c.AllowVolumeExpansion) }),
 			age,
 		},
-		NameCell: on(func(c *class) string {
+		NameCell: forType(func(c *class) string {
 			if c.Annotations[DefaultClass] == "true" {
 				return c.Name + " (default)"
 			}
@@ -54,9 +54,9 @@ func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
 		errs = append(errs, field.Required(field.NewPath("provisioner"), ""))
 	}
 	policies := []corev1.PersistentVolumeReclaimPolicy{corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain}
-	errs = append(errs, oneOf(field.NewPath("reclaimPolicy"), deref(c.ReclaimPolicy), policies)...)
+	errs = append(errs, checkOneOf(field.NewPath("reclaimPolicy"), deref(c.ReclaimPolicy), policies)...)
 	modes := []storagev1.VolumeBindingMode{storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer}
-	errs = append(errs, oneOf(field.NewPath("volumeBindingMode"), deref(c.VolumeBindingMode), modes)...)
+	errs = append(errs, checkOneOf(field.NewPath("volumeBindingMode"), deref(c.VolumeBindingMode), modes)...)
 	return errs
 }
 

@@ -8,7 +8,7 @@ import (
 	"virtmesh/agent/vmi"
 )
 
-// everything is the category of what kubectl get all lists.
+// everything is the category of the kinds that kubectl get all lists.
 var everything = []string{"all"}
 
 func virtualMachineKind() *Kind {
@@ -46,10 +46,10 @@ func virtualMachineKind() *Kind {
 		ValidateUpdate: func(d vmi.Defaults, obj, old runtime.Object) field.ErrorList {
 			return vmi.ValidateVirtualMachineUpdate(d, obj.(*vm), old.(*vm))
 		},
-		Warnings: on(vmi.VirtualMachineWarnings),
+		Warnings: forType(vmi.VirtualMachineWarnings),
 		Columns: []Column{
 			age,
-			{Name: "Status", Type: "string", Description: "Human Readable Status", Value: on(func(v *vm) any { return orNoCell(string(v.Status.PrintableStatus)) })},
+			{Name: "Status", Type: "string", Description: "Human Readable Status", Value: forType(func(v *vm) any { return orNoCell(string(v.Status.PrintableStatus)) })},
 			column("Ready", func(v *vm) any { return vmCondition(v.Status.Conditions, kubevirtv1.VirtualMachineReady) }),
 		},
 	}

@@ -27,13 +27,13 @@ func virtualMachineInstanceKind() *Kind {
 			v.Status = kubevirtv1.VirtualMachineInstanceStatus{}
 			vmi.SetNewInstance(d, v, time.Now())
 		},
-		// Like KubeVirt, there is no status subresource, and a client's status is
-		// not taken.
-		DefaultUpdate: refill(func(v, old *instance) { v.Status = old.Status }),
+		// As in KubeVirt, there is no status subresource, and a status from a client is
+		// ignored.
+		DefaultUpdate: defaultUpdateWith(func(v, old *instance) { v.Status = old.Status }),
 		Validate: func(d vmi.Defaults, obj runtime.Object) field.ErrorList {
 			return vmi.ValidateInstance(d, obj.(*instance))
 		},
-		ValidateUpdate: judgeUpdate(vmi.ValidateInstanceUpdate),
+		ValidateUpdate: validateUpdateWith(vmi.ValidateInstanceUpdate),
 		Columns: []Column{
 			age,
 			column("Phase", func(v *instance) any { return orNoCell(string(v.Status.Phase)) }),
@@ -45,12 +45,12 @@ func virtualMachineInstanceKind() *Kind {
 			}),
 			column("NodeName", func(v *instance) any { return orNoCell(v.Status.NodeName) }),
 			column("Ready", func(v *instance) any { return instanceCondition(v, kubevirtv1.VirtualMachineInstanceReady) }),
-			wide("Live-Migratable", func(v *instance) any { return instanceCondition(v, kubevirtv1.VirtualMachineInstanceIsMigratable) }),
-			wide("Paused", func(v *instance) any { return instanceCondition(v, kubevirtv1.VirtualMachineInstancePaused) }),
+			wideColumn("Live-Migratable", func(v *instance) any { return instanceCondition(v, kubevirtv1.VirtualMachineInstanceIsMigratable) }),
+			wideColumn("Paused", func(v *instance) any { return instanceCondition(v, kubevirtv1.VirtualMachineInstancePaused) }),
 		},
 		Fields: map[string]func(obj runtimeObject) string{
-			"status.nodeName": on(func(v *instance) string { return v.Status.NodeName }),
-			"status.phase":    on(func(v *instance) string { return string(v.Status.Phase) }),
+			"status.nodeName": forType(func(v *instance) string { return v.Status.NodeName }),
+			"status.phase":    forType(func(v *instance) string { return string(v.Status.Phase) }),
 		},
 	}
 }

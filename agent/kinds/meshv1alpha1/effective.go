@@ -1,6 +1,6 @@
 package meshv1alpha1
 
-// Limits of the settings, both included.
+// Limits of the settings, inclusive.
 const (
 	// MinCPUAllocationRatio and MaxCPUAllocationRatio bound
 	// spec.capacity.cpuAllocationRatio.
@@ -13,10 +13,10 @@ const (
 	MinHotplugRatio, MaxHotplugRatio = 1, 16
 )
 
-// Effective returns the settings that are in force under config: its own, and the
-// default of each that it leaves out. A nil config, which stands for a mesh without
-// the object, has the defaults of all. No pointer in the result is nil, and it
-// shares nothing with config.
+// Effective returns the settings that are in force under config: those that it sets,
+// and the defaults of the others. A nil config stands for a mesh without the object,
+// where all settings have their defaults. No pointer in the result is nil, and the
+// result shares no memory with config.
 func Effective(config *MeshConfig) MeshConfigSpec {
 	var spec MeshConfigSpec
 	if config != nil {
