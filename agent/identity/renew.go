@@ -24,7 +24,7 @@ type RenewerConfig struct {
 	Issuers []Issuer
 	// Attempt bounds one request to one issuer.
 	Attempt time.Duration
-	// RetryMin and RetryMax bound the wait after a round in which nobody signed.
+	// RetryMin and RetryMax bound the wait after a round in which no issuer signed.
 	RetryMin, RetryMax time.Duration
 	// Logger receives one line per renewal and per failed round.
 	Logger *slog.Logger

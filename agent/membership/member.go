@@ -21,7 +21,7 @@ import (
 
 // Options holds what a member needs besides its configuration.
 type Options struct {
-	// Version is the program's version; other hosts are told it.
+	// Version is the program's version; it is reported to other hosts.
 	Version string
 	// ConfigPath is the file that the configuration came from; it is removed
 	// when the host leaves its mesh.

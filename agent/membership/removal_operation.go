@@ -30,7 +30,7 @@ func (m *Member) RemovalSteps(
 	steps := a.newRemoval(host).steps()
 	bar := steps[0].Do
 	steps[0].Do = func(ctx context.Context, report func(done, total int64)) error {
-		// The check may be long ago, when another host goes on with the removal.
+		// The check may be out of date: another host may have continued the removal later.
 		if err := a.mustBeDead(host); err != nil {
 			return err
 		}

@@ -59,7 +59,7 @@ func (w *waitingRoom) waitFor(ctx context.Context, why error) error {
 func (w *waitingRoom) reason() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return fmt.Sprintf("%s has no copy of the mesh's state and waits for another host to give it one: running VMs go on, nothing else is done here (%v)", w.member.config.Name, w.why)
+	return fmt.Sprintf("%s has no copy of the mesh's state and waits for another host to send one: running VMs continue, and this host does nothing else (%v)", w.member.config.Name, w.why)
 }
 
 // open starts the servers on the addresses that the agent's own servers will use later.

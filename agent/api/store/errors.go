@@ -21,8 +21,8 @@ const (
 	watchExpired     = "The resourceVersion for the provided watch is too old."
 	continueExpired  = "The provided continue parameter is too old to display a consistent list result. Start a new list."
 	continueOutdated = "The provided continue parameter is too old to display a consistent list result. " +
-		"Start a new list, or go on with the continue token of this response: what was written between " +
-		"the first page and now may then be seen or missed."
+		"Start a new list, or continue with the continue token of this response: the list may then include or miss " +
+		"what was written since the first page."
 )
 
 // readError converts an error of a read to an API status.
