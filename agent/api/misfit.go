@@ -149,8 +149,8 @@ func wrongType(path *field.Path, value any, want string) field.ErrorList {
 	return field.ErrorList{field.TypeInvalid(path, summarize(value), "must be "+want)}
 }
 
-// summarize replaces whole objects and lists by a short text, to keep them out of
-// messages.
+// summarize returns value as messages show it: a short text for an object or a list, and
+// a plain number for a json.Number.
 func summarize(value any) any {
 	switch v := value.(type) {
 	case map[string]any:
