@@ -33,8 +33,8 @@ func BenchmarkDeathDetection(b *testing.B) {
 	}
 }
 
-// detectDeaths returns the longest of the given number of detections. A bubble
-// of fake time is to be had only in a test, so it runs one.
+// detectDeaths returns the longest of the given number of detections. Fake time
+// exists only in a test, so it runs one.
 func detectDeaths(b *testing.B, members int, loss float64, kills int) (worst time.Duration) {
 	run := func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {

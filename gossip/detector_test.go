@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// story drives a detector through time and notes what it publishes about x.
+// story drives a detector through time and records what it publishes about member x.
 type story struct {
 	*detector
 	now    time.Time

@@ -11,7 +11,7 @@ import (
 	"virtmesh/gossip/gossiptest"
 )
 
-// startMesh starts a settled mesh and ends it with the test.
+// startMesh starts a settled mesh and shuts it down at the end of the test.
 func startMesh(t *testing.T, n int) *gossiptest.Mesh {
 	t.Helper()
 	m, err := gossiptest.StartSettled(n, nil)
@@ -105,7 +105,7 @@ func skipLarge(t *testing.T, members int) {
 	}
 }
 
-// troubles lists who is not seen alive by whom.
+// troubles lists which members are not seen alive, and by which others.
 func troubles(m *gossiptest.Mesh) string {
 	var b strings.Builder
 	for _, g := range m.Members {

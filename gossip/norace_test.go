@@ -2,5 +2,5 @@
 
 package gossip_test
 
-// smallMeshes is set where large meshes take minutes.
+// smallMeshes is set in builds in which tests with large meshes take minutes.
 const smallMeshes = false

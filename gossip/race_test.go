@@ -8,13 +8,13 @@ import (
 	"testing"
 )
 
-// smallMeshes is set where large meshes take minutes.
+// smallMeshes is set in builds in which tests with large meshes take minutes.
 const smallMeshes = true
 
 // TestMain runs everything on one CPU when the race detector watches: two
 // threads that fire timers of one synctest bubble at the same time crash it
-// (golang/go#78156). It finds races by what happens before what, so it misses
-// little for having one CPU.
+// (golang/go#78156). The detector finds races by the happens-before relation, so it
+// misses little on one CPU.
 func TestMain(m *testing.M) {
 	runtime.GOMAXPROCS(1)
 	os.Exit(m.Run())

@@ -8,8 +8,7 @@ import (
 	"virtmesh/netplug"
 )
 
-// A host with one guest on a bridge with NAT, as it is planned for a host that has nothing
-// yet.
+// The plan for one guest on a bridge with NAT, on a host that has no network of netplug yet.
 func ExamplePlanFor() {
 	want := netplug.Want{
 		Bridges: []netplug.Bridge{{

@@ -128,7 +128,7 @@ func TestAllocatorAndItsFile(t *testing.T) {
 	}
 }
 
-// TestAllocatorReleasesOnAFullDisk gives an address back that the file cannot be told of.
+// TestAllocatorReleasesOnAFullDisk releases an address while the file cannot be written.
 func TestAllocatorReleasesOnAFullDisk(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "l")
 	a := open(t, path, podSubnet)

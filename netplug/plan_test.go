@@ -33,8 +33,8 @@ type state struct {
 	links string
 }
 
-// TestWorlds sets one want after the other on one host and shows what is on it then. After
-// each, a second Set must change nothing.
+// TestWorlds sets one Want after the other on one host and compares the resulting links.
+// After each, a second Set must change nothing.
 func TestWorlds(t *testing.T) {
 	k := netplugtest.NewFake(hand()...)
 	p := newPlug(t, k, &servers{}, nil)
@@ -54,7 +54,7 @@ func TestWorlds(t *testing.T) {
 	}
 }
 
-// gateways are wants of bridges with an address.
+// gateways are Wants with bridges that have an address.
 func gateways() []state {
 	return []state{
 		{"a gateway", func(w *netplug.Want) { w.Bridges = []netplug.Bridge{podBridge()} },
@@ -69,7 +69,7 @@ link vm-a type tap master vm-pod mtu 1400 address fe:00:00:00:00:01 up alias "vi
 	}
 }
 
-// switches are wants of bridges without an address.
+// switches are Wants with bridges that have no address.
 func switches() []state {
 	br1 := func(change func(b *netplug.Bridge)) func(w *netplug.Want) {
 		return func(w *netplug.Want) {
@@ -123,7 +123,7 @@ link vm-b type tap master br1 mtu 1500 address fe:00:00:00:00:02 user 64055 grou
 // linksOf prints the links, without parameters and filter.
 func linksOf(w netplug.World) string { return netplug.World{Links: w.Links}.String() }
 
-// overlay puts lines over those for the same link, in order.
+// overlay replaces the lines of the same links, in order.
 func overlay(base, over string) string {
 	byName := map[string]string{}
 	for line := range strings.Lines(base + over) {
@@ -262,7 +262,7 @@ func TestKernelWithoutVLANs(t *testing.T) {
 	}
 }
 
-// TestOrder holds that no tap is up before its filter is loaded.
+// TestOrder checks that no tap is up before its filter is loaded.
 func TestOrder(t *testing.T) {
 	w := netplug.Want{Bridges: []netplug.Bridge{podBridge()}, Taps: []netplug.Tap{tapOf("vm-pod", "a", 1)}}
 	want := `sysctl -w net/ipv4/ip_forward=1
@@ -285,8 +285,8 @@ ip link set vm-a up
 	}
 }
 
-// TestHostsBridgesAreNotClosed tells bridges of ours, on which the host is closed, from
-// those that the administrator made, perhaps with the address he comes in by.
+// TestHostsBridgesAreNotClosed checks that the filter closes the host on bridges that
+// netplug made, and not on those of the administrator, who may be connected through one.
 func TestHostsBridgesAreNotClosed(t *testing.T) {
 	ours := netplug.Link{Name: "br-x", Kind: netplug.KindBridge, Alias: "virtmesh:bridge:uplink="}
 	hosts := netplug.Link{Name: "br-x", Kind: netplug.KindBridge, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}

@@ -23,7 +23,7 @@ import (
 	"virtmesh/netplug/netplugtest"
 )
 
-// servers stands in for DHCP and DNS, and keeps what they were told.
+// servers replaces the DHCP and DNS servers and records what they were started with.
 type servers struct {
 	log  []string
 	fail error
@@ -179,8 +179,8 @@ func TestServerThatDoesNotStart(t *testing.T) {
 	}
 }
 
-// TestOneFailureAlone lets each change fail in turn: what does not need it goes on, and
-// the next Set makes up for it.
+// TestOneFailureAlone makes each change fail in turn. Changes that do not need it are still
+// made, and the next Set makes the rest.
 func TestOneFailureAlone(t *testing.T) {
 	w := netplug.Want{
 		Bridges: []netplug.Bridge{podBridge(), {Name: "br1", Uplink: "up0"}},

@@ -13,9 +13,9 @@ import (
 	"virtmesh/netplug/netplugtest"
 )
 
-// TestAnyWantOnAnyWorld walks through random valid wants on one host. After each Set, a
-// second one has nothing to do, what is not ours is untouched, and every tap that did not
-// fail is there.
+// TestAnyWantOnAnyWorld sets random valid Wants on one host. After each Set, a second one
+// has nothing to do, links that netplug did not make are unchanged, and every tap that did
+// not fail exists.
 func TestAnyWantOnAnyWorld(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		k := netplugtest.NewFake(hand()...)
@@ -50,7 +50,7 @@ func TestAnyWantOnAnyWorld(t *testing.T) {
 	})
 }
 
-// checkHand makes sure that what someone else set up is as it was, but for the uplinks.
+// checkHand checks that everything that someone else set up is unchanged, except uplinks.
 func checkHand(r *rapid.T, w netplug.World) {
 	for _, l := range hand() {
 		line := l.String()

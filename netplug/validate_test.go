@@ -90,8 +90,8 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestFilter shows the packet filter of a host with every kind of rule. That the kernel
-// takes it as it is printed is tested with the kernel.
+// TestFilter compares the packet filter of a host with every kind of rule. The tests of
+// package kernel check that the kernel accepts the printed form.
 func TestFilter(t *testing.T) {
 	want, err := os.ReadFile("testdata/filter.nft")
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"virtmesh/raftstore/raftstoretest"
 )
 
-// tcpLayer is a StreamLayer on loopback. Addresses name the raft port; RPC uses
-// the next one.
+// tcpLayer is a StreamLayer on loopback. Addresses name the Raft port; RPC uses the
+// next port.
 type tcpLayer struct {
 	net.Listener
 	offset int

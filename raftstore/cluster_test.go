@@ -232,8 +232,8 @@ func TestReinstalledHostDoesNotVote(t *testing.T) {
 	mustCommit(t, s, put("/k", "x"))
 }
 
-// TestOnlyVoterLeaves: in a group of two one votes; if that one leaves, the other
-// must take over.
+// TestOnlyVoterLeaves: in a group of two, one replica votes. If it leaves, the other
+// one must become the voter.
 func TestOnlyVoterLeaves(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 2)
 	mustCommit(t, c.Node("host2"), put("/k", "v"))
@@ -276,8 +276,8 @@ func TestFollowersSeeCommitsSoon(t *testing.T) {
 	}
 }
 
-// TestForgottenReplicaComesBack: a replica that was cut off for so long that it
-// was forgotten asks to be taken in again by itself.
+// TestForgottenReplicaComesBack: a replica that was cut off for so long that the group
+// removed it asks by itself to be added again.
 func TestForgottenReplicaComesBack(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 4, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
 		cfg.Voters.ForgetAfter = 100 * time.Millisecond

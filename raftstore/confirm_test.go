@@ -25,8 +25,8 @@ func (l errorLog) GetLog(index uint64, to *raft.Log) error {
 	return l.InmemStore.GetLog(index, to)
 }
 
-// TestCommandIndex: a log that cannot be read must not pass for a compacted one,
-// and what was compacted meanwhile must not be passed over.
+// TestCommandIndex: a log that cannot be read must not be taken for a compacted one,
+// and entries that were compacted in the meantime must not be skipped.
 func TestCommandIndex(t *testing.T) {
 	broken := errors.New("broken disk")
 	log := errorLog{raft.NewInmemStore(), map[uint64]func() error{}}
@@ -62,8 +62,8 @@ type dialLayer struct {
 // Dial implements StreamLayer.
 func (l dialLayer) Dial(string, time.Duration) (net.Conn, error) { return l.dial() }
 
-// TestSilentConnectionIsReplaced: a peer that came back after a power loss must
-// not be unheard for as long as TCP takes to notice.
+// TestSilentConnectionIsReplaced: a peer that came back after a power loss must be
+// reached again sooner than TCP notices the dead connection.
 func TestSilentConnectionIsReplaced(t *testing.T) {
 	var work tasks
 	cfg := DefaultConfig()
@@ -108,15 +108,15 @@ func TestSilentConnectionIsReplaced(t *testing.T) {
 	}
 }
 
-// HandOver makes s, which leads, hand over to another replica.
+// HandOver makes s, which leads, transfer leadership to another replica.
 func HandOver(s, to *Store) error {
 	return s.raft.LeadershipTransferToServer(to.id, raft.ServerAddress(to.cfg.Addr)).Error()
 }
 
-// ReplicaID returns the name of s in the group.
+// ReplicaID returns the Raft ID of s.
 func ReplicaID(s *Store) string { return string(s.id) }
 
-// AskTerm asks s for its term as the leader does, meaning a replica by its ID.
+// AskTerm asks s for its term as the leader does. The request names a replica by its ID.
 func AskTerm(s *Store, id string) error {
 	_, err := s.serveTerm([]byte(id))
 	return err

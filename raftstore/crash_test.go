@@ -56,8 +56,8 @@ func writeUntilKilled(dir string) {
 	wg.Wait()
 }
 
-// TestKilledProcessLosesNothing kills a writing process again and again, and
-// looks for every write it was told had happened.
+// TestKilledProcessLosesNothing kills a writing process again and again, and looks for
+// every write that was acknowledged to it.
 func TestKilledProcessLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	acked := map[string]bool{}
@@ -111,7 +111,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 	}
 }
 
-// isCut tells whether key is the beginning of one that is there.
+// isCut reports whether key is the beginning of an existing key.
 func isCut(key string, have map[string]bool) bool {
 	for k := range have {
 		if len(k) > len(key) && k[:len(key)] == key {

@@ -7,15 +7,15 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
-// UseBolt makes cfg keep its log in a bolt file, to measure it.
+// UseBolt makes cfg keep its log in a bolt file, for benchmarks.
 func UseBolt(cfg *Config) {
 	cfg.openLog = func(dir string) (diskLog, error) {
 		return raftboltdb.NewBoltStore(filepath.Join(dir, "raft.db"))
 	}
 }
 
-// WrapLog makes cfg pass its writes to the log through fail first, to see what
-// the store does when the disk does not play along.
+// WrapLog makes every write to the log call fail first, and fail if it returns an
+// error. It simulates a failing or slow disk.
 func WrapLog(cfg *Config, fail func() error) {
 	segment, log := cfg.Limits.SegmentBytes, cfg.Logger
 	cfg.openLog = func(dir string) (diskLog, error) {
@@ -24,7 +24,7 @@ func WrapLog(cfg *Config, fail func() error) {
 	}
 }
 
-// InterruptRecovery leaves cfg.DataDir as a recovery does that ends early.
+// InterruptRecovery leaves cfg.DataDir as an interrupted recovery leaves it.
 func InterruptRecovery(cfg Config) error {
 	return onDisk(cfg, func(d *disk) error {
 		fresh := newIncarnation()
@@ -32,7 +32,7 @@ func InterruptRecovery(cfg Config) error {
 	})
 }
 
-// InterruptBootstrap leaves cfg.DataDir as a bootstrap does that ends early.
+// InterruptBootstrap leaves cfg.DataDir as an interrupted bootstrap leaves it.
 func InterruptBootstrap(cfg Config) error {
 	return onDisk(cfg, func(d *disk) error {
 		return errors.Join(d.setGroup(newIncarnation(), true), d.stable.SetUint64(keyTerm, 1))

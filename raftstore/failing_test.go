@@ -5,7 +5,7 @@ import (
 	wal "github.com/hashicorp/raft-wal"
 )
 
-// failingLog asks before it writes.
+// failingLog calls a function before each write, which may make the write fail.
 type failingLog struct {
 	*wal.WAL
 	fail func() error

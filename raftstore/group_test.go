@@ -12,10 +12,10 @@ import (
 	"virtmesh/raftstore/raftstoretest"
 )
 
-// quickRejoin makes replicas look for their group soon.
+// quickRejoin makes replicas that hear no leader ask soon to be added again.
 func quickRejoin(cfg *raftstore.Config) { cfg.Timing.Rejoin = 300 * time.Millisecond }
 
-// recoverOn makes host the only voter of a new group, after all three stopped.
+// recoverOn stops all three replicas and makes host the only voter of a new group.
 func recoverOn(t *testing.T, c *raftstoretest.Cluster, host string) *raftstore.Store {
 	t.Helper()
 	last := mustCommit(t, c.Live()[0], put("/k", "before"))
@@ -31,7 +31,7 @@ func recoverOn(t *testing.T, c *raftstoretest.Cluster, host string) *raftstore.S
 	return s
 }
 
-// waitReplaced waits until the replicas know that their group is one of the past.
+// waitReplaced waits until the replicas know that their group was replaced.
 func waitReplaced(t *testing.T, stores ...*raftstore.Store) {
 	t.Helper()
 	raftstoretest.Eventually(t, func() error {
@@ -44,8 +44,8 @@ func waitReplaced(t *testing.T, stores ...*raftstore.Store) {
 	})
 }
 
-// TestReplicaOfReplacedGroup: a replica that was away during a recovery must not
-// be taken in with its old log, now or after a restart, until it was emptied.
+// TestReplicaOfReplacedGroup: a replica that was away during a recovery must not be
+// added with its old log, now or after a restart, until its data was deleted.
 func TestReplicaOfReplacedGroup(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(quickRejoin))
 	present := recoverOn(t, c, "host2")
@@ -88,8 +88,8 @@ func TestOldMajorityEndsItself(t *testing.T) {
 	mustCommit(t, present, put("/k", "after"))
 }
 
-// TestOldMajorityMeetsStrangers: the same, but none of the new group's replicas
-// was one of the old group's.
+// TestOldMajorityMeetsStrangers: the same, but no replica of the new group was in the
+// old one.
 func TestOldMajorityMeetsStrangers(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(quickRejoin))
 	present := recoverOn(t, c, "host2")
@@ -173,7 +173,8 @@ func TestInterruptedBootstrap(t *testing.T) {
 	}
 }
 
-// TestJoinedOnlyOnceWhole: what a replica shows before it was taken in is no state.
+// TestJoinedOnlyOnceWhole: until a replica has joined, Joined must say that its state
+// is not complete.
 func TestJoinedOnlyOnceWhole(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 1)
 	cfg := c.Config("host2")

@@ -13,7 +13,7 @@ import (
 	"virtmesh/raftstore/raftstoretest"
 )
 
-// logHook calls itself with every message logged.
+// logHook is a slog handler that calls a function with every logged message.
 type logHook func(string)
 
 func (logHook) Enabled(context.Context, slog.Level) bool { return true }

@@ -87,9 +87,9 @@ func (r *recorder) add(client int, call time.Duration, in registerInput, out reg
 	r.history = append(r.history, op)
 }
 
-// decidable returns the history with the unknown writes closed of which a value
-// was seen: such a write took effect before whoever saw it was done. To leave them
-// open until the end would mean the same and be far harder to check.
+// decidable gives an end time to those writes of unknown outcome whose value was read:
+// such a write took effect before that read ended. Leaving them open until the end
+// would mean the same but be far harder to check.
 func (r *recorder) decidable() []porcupine.Operation {
 	type value struct{ key, value string }
 	seen := map[value]int64{} // the end of the first operation that saw it
@@ -160,7 +160,7 @@ func registerClient(ctx context.Context, c *raftstoretest.Cluster, r *recorder, 
 	}
 }
 
-// disturb kills leaders, cuts hosts off and heals again until ctx ends.
+// disturb kills leaders, cuts hosts off and heals the network, until ctx ends.
 func disturb(ctx context.Context, c *raftstoretest.Cluster, hosts []string, rng *rand.Rand) {
 	pause := func(d time.Duration) bool {
 		select {

@@ -31,7 +31,7 @@ func testMachine(t interface{ Fatal(...any) }) *machine {
 	return newMachine(set)
 }
 
-// applyTxns applies txns as one entry, as if their proposer knew everything.
+// applyTxns applies txns as one entry, as if their proposer's replica were up to date.
 func applyTxns(m *machine, txns ...Txn) ([]outcome, []change, error) {
 	var envelopes [][]byte
 	for i := range txns {
@@ -40,7 +40,7 @@ func applyTxns(m *machine, txns ...Txn) ([]outcome, []change, error) {
 	return m.apply(encodeEntry(envelopes))
 }
 
-// model is the state machine as one would write it without care for speed.
+// model is a simple and slow implementation of the state machine.
 type model struct {
 	records  map[string]Record
 	revision uint64
@@ -106,7 +106,7 @@ func drawTxn(t *rapid.T, m *model, id string) Txn {
 	return txn
 }
 
-// treeRecords returns what the machine holds.
+// treeRecords returns the records of the machine.
 func treeRecords(t *tree) map[string]Record {
 	got := make(map[string]Record)
 	t.Ascend(func(r *Record) bool { got[r.Key] = *r; return true })
@@ -119,9 +119,8 @@ func sameRecords(a, b map[string]Record) bool {
 	})
 }
 
-// TestMachineFollowsModel drives the machine with random entries beside a plain
-// model, retries requests, restores from snapshots on the way, and reads the
-// past through the history.
+// TestMachineFollowsModel applies random entries to the machine and to the model. It
+// retries requests, restores snapshots in between, and lists past states.
 func TestMachineFollowsModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := testMachine(t)
@@ -158,7 +157,7 @@ func TestMachineFollowsModel(t *testing.T) {
 	})
 }
 
-// checkPast lists the state at every revision that had one.
+// checkPast compares the lists at all past revisions with the model.
 func checkPast(t *rapid.T, h *history, past map[uint64]map[string]Record) {
 	for rev, want := range past {
 		p, err := h.asOf("/", rev)
@@ -181,7 +180,7 @@ func checkPast(t *rapid.T, h *history, past map[uint64]map[string]Record) {
 	}
 }
 
-// snapshotAndRestore takes m through its snapshot format.
+// snapshotAndRestore writes m as a snapshot and reads it back.
 func snapshotAndRestore(t *rapid.T, m *machine) *machine {
 	var buf bytes.Buffer
 	s := &snapshot{tree: m.tree.Clone(), index: 7, revision: m.revision, seq: m.requests.seq, requests: m.requests.oldestFirst()}

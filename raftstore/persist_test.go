@@ -98,8 +98,8 @@ func TestRestartWithoutQuorumShowsCommittedState(t *testing.T) {
 	mustCommit(t, s, put("/k", "v"))
 }
 
-// TestLaggingReplicaGetsSnapshot: a replica that was away while the log was cut
-// behind it catches up by a snapshot, and its watchers are told.
+// TestLaggingReplicaGetsSnapshot: a replica that was away while the entries it lacks
+// were dropped from the log catches up by a snapshot, and its watches end.
 func TestLaggingReplicaGetsSnapshot(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
 		cfg.Limits.SnapshotEntries = 50
@@ -197,8 +197,8 @@ func TestCorruptLogIsRefused(t *testing.T) {
 	mustOpenSingle(t, dir)
 }
 
-// TestTornTailIsDropped: what a power loss left of the last write is not an
-// entry, and what was acknowledged before is all there.
+// TestTornTailIsDropped: a write that a power loss cut short is dropped, and every
+// write that was acknowledged before is there.
 func TestTornTailIsDropped(t *testing.T) {
 	dir := t.TempDir()
 	s := mustOpenSingle(t, dir)
@@ -312,8 +312,8 @@ func TestRecoverRefusesRunningReplica(t *testing.T) {
 	}
 }
 
-// TestDiskFull: a leader that cannot write steps aside, and says why; with every
-// disk full nothing is acknowledged, and all goes on once there is space.
+// TestDiskFull: a leader that cannot write gives up leadership and reports why. With
+// every disk full nothing is acknowledged, and writes continue once there is space.
 func TestDiskFull(t *testing.T) {
 	var full [4]atomic.Bool
 	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {

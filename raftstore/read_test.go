@@ -12,8 +12,8 @@ import (
 	"virtmesh/raftstore/raftstoretest"
 )
 
-// TestReplicasWithoutVoteConfirmNoLeader: a leader that its voters have left, but
-// that does not know yet, must not take the word of replicas that do not vote.
+// TestReplicasWithoutVoteConfirmNoLeader: a leader that was replaced by its voters, and
+// does not know it yet, must not count the answers of nonvoters.
 func TestReplicasWithoutVoteConfirmNoLeader(t *testing.T) {
 	old := "host2"
 	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
@@ -64,7 +64,7 @@ func TestReplicasWithoutVoteConfirmNoLeader(t *testing.T) {
 	}
 }
 
-// TestOnlyVoterReadsAlone: where one votes nobody else is needed.
+// TestOnlyVoterReadsAlone: a single voter needs no other replica to serve reads.
 func TestOnlyVoterReadsAlone(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 2)
 	s := c.Node("host1")
@@ -99,8 +99,8 @@ func TestDeadVoterDoesNotSlowReads(t *testing.T) {
 	}
 }
 
-// TestTermOfAnotherReplica: a host installed anew must not answer for the voter
-// that it was.
+// TestTermOfAnotherReplica: a reinstalled host must not answer for the voter that it
+// was before.
 func TestTermOfAnotherReplica(t *testing.T) {
 	s := raftstoretest.New(t)
 	if err := raftstore.AskTerm(s, raftstore.ReplicaID(s)); err != nil {
@@ -111,8 +111,8 @@ func TestTermOfAnotherReplica(t *testing.T) {
 	}
 }
 
-// TestSilentLeaderHoldsNobodyUp: once there is another leader nobody waits for
-// one that has lost its power.
+// TestSilentLeaderHoldsNobodyUp: once another leader is known, no request waits for one
+// that has lost its power.
 func TestSilentLeaderHoldsNobodyUp(t *testing.T) {
 	for _, connected := range []bool{true, false} {
 		t.Run(fmt.Sprint("connected=", connected), func(t *testing.T) {

@@ -26,7 +26,7 @@ func rawFrame(op byte, payload []byte) []byte {
 	return append(append(b, op), payload...)
 }
 
-// TestHostilePeer sends what no replica would; the store must go on.
+// TestHostilePeer sends frames that no replica would send. The store must keep serving.
 func TestHostilePeer(t *testing.T) {
 	n := raftstoretest.NewNetwork()
 	cfg := raftstoretest.Config(n, "host1")

@@ -53,8 +53,8 @@ func TestWatchCompacted(t *testing.T) {
 	}
 }
 
-// TestTxnIsInTheHistoryAsAWhole: when the window cuts a txn in two, what is left
-// of it cannot be watched or listed.
+// TestTxnIsInTheHistoryAsAWhole: if the window holds only a part of a txn, that part
+// cannot be watched or listed.
 func TestTxnIsInTheHistoryAsAWhole(t *testing.T) {
 	s := raftstoretest.New(t, smallHistory(4))
 	var txn raftstore.Txn
@@ -171,8 +171,8 @@ func TestBookmarks(t *testing.T) {
 	})
 }
 
-// TestWatchSeesEverythingInOrder: watchers that start anywhere among concurrent
-// writes, each from a list, end up with the state the store has.
+// TestWatchSeesEverythingInOrder: watchers that start from a list at any time during
+// concurrent writes end up with the same state as the store.
 func TestWatchSeesEverythingInOrder(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 3)
 	const writers, writes = 4, 60

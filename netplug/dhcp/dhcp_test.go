@@ -129,8 +129,8 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// server is one on loopback, with a client's socket. Answers go to the client's port there
-// as they would to a client without an address.
+// server is a server on loopback with a client's socket. Answers go to the port of that
+// client, as they would go to a client without an address.
 type server struct {
 	*Server
 	t      *testing.T
@@ -270,7 +270,7 @@ func TestStartIsChecked(t *testing.T) {
 	}
 }
 
-// FuzzReply sends what guests may send.
+// FuzzReply passes arbitrary messages, as guests may send them, to Pool.Reply.
 func FuzzReply(f *testing.F) {
 	f.Add(request(f, dhcpv4.MessageTypeDiscover).ToBytes())
 	f.Add(request(f, dhcpv4.MessageTypeRequest, from("10.9.0.1"), asking("10.9.0.9")).ToBytes())

@@ -19,7 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// patience is how long a test waits for what must come.
+// patience is how long a test waits for an answer that must come.
 const patience = 20 * time.Second
 
 func zone() Zone {
@@ -87,7 +87,8 @@ func short(m *mdns.Msg) string {
 	return strings.Join(out, " ")
 }
 
-// TestNamespaceCalledAsTheDomain has short names that end as full ones do.
+// TestNamespaceCalledAsTheDomain has a namespace with the name of the domain, so that short
+// names end like full ones.
 func TestNamespaceCalledAsTheDomain(t *testing.T) {
 	b := start(t, Zone{Domain: "vm.internal", Records: map[string][]netip.Addr{
 		"a.internal": {netip.MustParseAddr("10.9.0.12")}, "a.ns": {netip.MustParseAddr("10.9.0.9")},
@@ -261,8 +262,8 @@ func TestSilentUpstream(t *testing.T) {
 	}
 }
 
-// TestBounds fills the server with queries that take long: those above are turned away at
-// once, and what is local is still answered for others.
+// TestBounds fills the server with slow queries. Queries above the bound are refused at
+// once, and other clients still get answers for local names.
 func TestBounds(t *testing.T) {
 	arrived, release := make(chan struct{}, 100), make(chan struct{})
 	up := upstream(t, func(w mdns.ResponseWriter, req *mdns.Msg) {
@@ -385,7 +386,7 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
-// FuzzLocal asks the table what guests may ask.
+// FuzzLocal asks the table arbitrary queries, as guests may send them.
 func FuzzLocal(f *testing.F) {
 	for _, name := range []string{"a.ns.vm.example.", "9.0.9.10.in-addr.arpa.", "x."} {
 		packet, err := new(mdns.Msg).SetQuestion(name, mdns.TypeANY).Pack()

@@ -82,7 +82,7 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
-// TestAttach makes a valid Want of two networks on one bridge.
+// TestAttach builds a valid Want from two networks on one bridge.
 func TestAttach(t *testing.T) {
 	plain := Network{Bridge: "br1", MTU: 1400, Isolated: true}
 	tagged := Network{Bridge: "br1", VLAN: 7, PreserveDefaultVLAN: true, MACSpoofCheck: true}
@@ -108,7 +108,7 @@ func TestAttach(t *testing.T) {
 	}
 }
 
-// FuzzParse holds that what is accepted makes a valid Want.
+// FuzzParse checks that every accepted configuration gives a valid Want.
 func FuzzParse(f *testing.F) {
 	f.Add(`{"cniVersion":"0.3.1","name":"n","type":"bridge","bridge":"br1","vlan":100,"macspoofchk":true,"mtu":1500,"ipam":{}}`)
 	f.Add(`{"name":"pxe","plugins":[{"type":"cnv-bridge","bridge":"br1","vlan":1},{"type":"tuning"}]}`)
