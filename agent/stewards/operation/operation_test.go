@@ -44,6 +44,13 @@ func (s *site) leave() {
 	s.busy--
 }
 
+// underWay is how many calls have not returned yet.
+func (s *site) underWay() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.busy
+}
+
 // take has the effect of a step, once.
 func (s *site) take(step string) {
 	s.mu.Lock()
@@ -63,6 +70,20 @@ func (s *site) effects() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.done)
+}
+
+// calls are "host step", in order.
+func (s *site) calls() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.log)
+}
+
+// mostAtOnce is how many calls there were at the same time.
+func (s *site) mostAtOnce() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.most
 }
 
 // behaviour says what a step does besides its effect; nil: nothing.
@@ -116,8 +137,8 @@ func TestStepsAreDoneInOrder(t *testing.T) {
 		startHosts(w, &s, steps, nil, nil)
 		w.Settle()
 		op := get(w)
-		if op.Status.Phase != meshv1alpha1.OperationSucceeded || op.Status.Ended == nil || !slices.Equal(s.effects(), steps) || len(s.log) != len(steps) {
-			t.Errorf("%+v after %v", op.Status, s.log)
+		if op.Status.Phase != meshv1alpha1.OperationSucceeded || op.Status.Ended == nil || !slices.Equal(s.effects(), steps) || len(s.calls()) != len(steps) {
+			t.Errorf("%+v after %v", op.Status, s.calls())
 		}
 		for _, step := range op.Status.Steps {
 			if step.Phase != meshv1alpha1.StepDone || step.Started == nil || step.Ended == nil {
@@ -170,10 +191,10 @@ func TestTheOwnersDeathAtEveryStep(t *testing.T) {
 					time.Sleep(time.Minute)
 					op := get(w)
 					if op.Status.Phase != meshv1alpha1.OperationSucceeded || op.Status.Owner.Epoch != 2 {
-						t.Errorf("%+v, owner %+v, after %v", op.Status, op.Status.Owner, s.log)
+						t.Errorf("%+v, owner %+v, after %v", op.Status, op.Status.Owner, s.calls())
 					}
-					if !slices.Equal(s.effects(), steps) || len(s.log) != len(steps)+1 || s.most != 1 {
-						t.Errorf("effects %v of the calls %v, %d at once", s.effects(), s.log, s.most)
+					if !slices.Equal(s.effects(), steps) || len(s.calls()) != len(steps)+1 || s.mostAtOnce() != 1 {
+						t.Errorf("effects %v of the calls %v, %d at once", s.effects(), s.calls(), s.mostAtOnce())
 					}
 				})
 			})
@@ -203,8 +224,8 @@ func TestALongStepKeepsItsLease(t *testing.T) {
 			t.Errorf("no progress: %+v", op.Status.Steps[1])
 		}
 		time.Sleep(15 * time.Minute)
-		if op := get(w); op.Status.Phase != meshv1alpha1.OperationSucceeded || s.most != 1 || len(s.log) != 2 {
-			t.Errorf("%+v after %v", op.Status, s.log)
+		if op := get(w); op.Status.Phase != meshv1alpha1.OperationSucceeded || s.mostAtOnce() != 1 || len(s.calls()) != 2 {
+			t.Errorf("%+v after %v", op.Status, s.calls())
 		}
 		// Ten minutes of lease alone, ten of progress every five seconds.
 		if n := w.Store.Commits(); n > 60+120+10 {
@@ -288,8 +309,8 @@ func TestDeletionStopsIt(t *testing.T) {
 		time.Sleep(time.Minute)
 		stewardstest.Delete[*Object](w, opKey, objects.DeleteOptions{})
 		time.Sleep(time.Minute)
-		if s.busy != 0 || len(s.effects()) != 0 {
-			t.Errorf("%d steps run, effects %v", s.busy, s.effects())
+		if n := s.underWay(); n != 0 || len(s.effects()) != 0 {
+			t.Errorf("%d steps run, effects %v", n, s.effects())
 		}
 	})
 }
