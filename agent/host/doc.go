@@ -6,9 +6,9 @@
 //	storage  pools, images, the disks of instances
 //	network  the guests' networks
 //	executor starts, stops and reports instances
-//	publish  tells the mesh what the host is and has
+//	publish  writes the host's Node and gossips what is free
 //	offer    answers whether the host would take an instance
 //
-// Each part has a package of its own below this one, and none of them knows how
-// the others are made. Parts meet stewards in stored objects only.
+// Most parts have a package of their own below this one, and no part knows how the
+// others are made. Parts and stewards communicate only through stored objects.
 package host

@@ -25,28 +25,30 @@ import (
 	"virtmesh/gossip"
 )
 
-// Self is what the host is called and where its things are.
+// Self names the host, its address and its state directory.
 type Self struct {
 	// Name is the host's name in the mesh.
 	Name string
 	// Advertise is the IP address that other hosts reach this one by.
 	Advertise string
-	// StateDir holds images, volumes and what must outlive the agent.
+	// StateDir holds images, volumes and the files that must outlive the agent.
 	StateDir string
 	// Facts are those that do not depend on what the host can run: its address,
 	// zone, labels and version.
 	Facts gossip.Facts
 }
 
-// Mesh is what the host needs to know of the other hosts, and tells them.
+// Mesh is what the host needs to know about the other hosts, and its way to tell them
+// its facts.
 type Mesh interface {
 	// SetFacts tells the mesh what this host can carry.
 	SetFacts(facts gossip.Facts) error
 	// Subscribe calls fn after the membership may have changed, until cancel.
 	Subscribe(fn func()) (cancel func())
-	// ProtectedAddresses are the hosts' own, which guests have no business with.
+	// ProtectedAddresses returns the addresses of the hosts, to which guests may not open
+	// connections.
 	ProtectedAddresses() []netip.Prefix
-	// Removed tells whether a host is a member no more, linearizably.
+	// Removed reports whether a host was removed from the mesh, by a linearizable read.
 	Removed(ctx context.Context, name string) (bool, error)
 }
 
@@ -77,12 +79,12 @@ type Host struct {
 	judge       *offer.Judge
 	publisher   *publish.Publisher
 	loops       []stewards.Loop
-	// closers undo the opening, last first.
+	// closers close what Open has opened, the last one first.
 	closers []func()
 }
 
-// Open finds out what the host can run and opens what that needs. Nothing runs
-// before the loops do. ctx bounds the opening; Close undoes it.
+// Open finds out what the host can run, and opens the hypervisor, storage and network
+// for it. Nothing runs before the loops do. ctx bounds Open; Close closes the Host.
 func Open(ctx context.Context, config Config, deps Deps) (_ *Host, err error) {
 	h := &Host{instances: objects.For[*kubevirtv1.VirtualMachineInstance](deps.Cache)}
 	defer func() {
@@ -136,7 +138,7 @@ func (h *Host) openExecutor(config Config, deps Deps) error {
 	return nil
 }
 
-// showGuests makes this host's guests part of its metrics.
+// showGuests registers the metrics of this host's guests.
 func (h *Host) showGuests(deps Deps) error {
 	cfg := metrics.DefaultConfig()
 	cfg.Host, cfg.Hypervisor, cfg.Instances = deps.Self.Name, h.machine.hypervisor, h.instances
@@ -148,10 +150,11 @@ func (h *Host) showGuests(deps Deps) error {
 	return deps.Metrics.Register(collector)
 }
 
-// onClose remembers how to undo a step of the opening.
+// onClose adds a function that Close calls.
 func (h *Host) onClose(undo func()) { h.closers = append(h.closers, undo) }
 
-// Close undoes the opening in reverse, after the loops have ended. Guests go on.
+// Close closes what Open has opened, in reverse order. The loops have ended before.
+// Guests keep running.
 func (h *Host) Close() {
 	for _, undo := range slices.Backward(h.closers) {
 		undo()
@@ -168,8 +171,8 @@ func (h *Host) Guests() guests.Instances { return h.executor.Guests() }
 // Offerer answers requests for an offer of this host.
 func (h *Host) Offerer() guests.Offerer { return h.judge }
 
-// Pause withholds the host's capacity until Resume: when it returns, nothing
-// that is withdrawn is published again.
+// Pause stops the publishing of the host's Node and capacity until Resume. After Pause
+// has returned, nothing that is withdrawn is published again.
 func (h *Host) Pause(ctx context.Context) error { return h.publisher.Pause(ctx) }
 
 // Resume ends a pause.
@@ -179,7 +182,7 @@ func (h *Host) Resume() { h.publisher.Resume() }
 // that is gone for good.
 func (h *Host) Bury(ctx context.Context, host string) error { return h.provisioner.Bury(ctx, host) }
 
-// HasGuest tells whether this host has a domain of an instance, running or not.
+// HasGuest reports whether this host has a domain of an instance, running or not.
 func (h *Host) HasGuest(ctx context.Context, uid types.UID) (bool, error) {
 	domains, err := h.machine.hypervisor.List(ctx)
 	if err != nil {

@@ -38,7 +38,7 @@ func (h *Host) add(name string, run func(context.Context) error) {
 	h.loops = append(h.loops, stewards.Loop{Name: name, Run: run})
 }
 
-// engine is what the host lends to the loops that the engine runs; part names one
+// engine is the configuration that all loops of this host share; part names the loop
 // in the log.
 func (d Deps) engine(part string) stewards.Deps {
 	return stewards.Deps{

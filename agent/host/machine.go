@@ -28,9 +28,8 @@ type machine struct {
 	allocatable vmi.Resources
 }
 
-// openMachine finds out what this host can run; the disks of instances will be
-// in stateDir. The caller closes its
-// hypervisor.
+// openMachine finds out what this host can run. stateDir is where the disks of
+// instances will be. The caller closes the machine's hypervisor.
 func openMachine(ctx context.Context, config Config, stateDir string, log *slog.Logger) (m machine, err error) {
 	probe := kvmprobe.DefaultConfig()
 	probe.Mode, probe.User = kvmprobe.Mode(config.Hypervisor.Acceleration), config.Hypervisor.User
@@ -73,7 +72,7 @@ func (m machine) info() domain.HostInfo {
 	}
 }
 
-// describe is what the host says of itself in its Node object.
+// describe returns the description of the host for its Node object.
 func (m machine) describe(self Self, podCIDR string) publish.Description {
 	capacity := vmi.Resources{CPUMilli: int64(m.capabilities.CPUs) * 1000, MemoryBytes: m.capabilities.MemoryBytes}
 	return publish.Description{

@@ -62,10 +62,10 @@ type poolOptions struct {
 	log            *slog.Logger
 }
 
-// openPools opens the pools of the host's configuration. One whose directory is
-// not there any more, such as one that is not mounted, is left out with the
-// reason: the agent has guests to look after that do not need it. The caller
-// closes the pools, also those that come with an error.
+// openPools opens the pools of the host's configuration. A pool whose directory is
+// missing, for example because it is not mounted, is left out, and the reason is
+// returned: the agent must still look after guests that do not need the pool. The
+// caller closes the pools, also when an error is returned.
 func openPools(options poolOptions) (pools map[string]storage.Pool, unusable map[string]error, err error) {
 	known := filepath.Join(options.stateDir, "known-pools")
 	if err := os.MkdirAll(known, 0o700); err != nil {

@@ -13,24 +13,24 @@ const (
 	// guestInfoInterval is how often a connected guest agent is asked again, for
 	// changes that no event reports.
 	guestInfoInterval = time.Minute
-	// guestInfoPause is the least time between two questions to one guest. What
-	// happens in it, and failures, do not shorten it: the guest decides both.
+	// guestInfoPause is the least time between two queries to one guest agent. Neither
+	// events nor failures shorten it, because the guest can cause both.
 	guestInfoPause = 30 * time.Second
-	// questionTimeout bounds a question. A guest may delay each of its answers.
+	// questionTimeout bounds one query. A guest may delay each of its answers.
 	questionTimeout = 10 * time.Second
-	// maxQuestions bounds how many guests are asked at once. The hypervisor asks no more
-	// either, and a question that waits there for its turn loses its time.
+	// maxQuestions bounds how many guest agents are queried at once. The hypervisor has
+	// the same bound, and a query that waits there for its turn uses up its timeout.
 	maxQuestions = 3
 )
 
-// agents asks the guests' agents. Guests are hostile: an agent may delay its
-// answers, connect and disconnect as fast as it likes. So no worker waits for one,
-// each guest has one question at a time, and none is asked, or written about, more
-// often than others however it behaves.
+// agents queries the guest agents. Guests are hostile: an agent may delay its
+// answers, and connect and disconnect as fast as it likes. So no worker waits for
+// an agent, each guest has at most one query under way, and a guest cannot cause
+// more queries or more status writes than other guests, however it behaves.
 type agents struct {
 	ask   func(context.Context, hypervisor.Ref) (hypervisor.GuestInfo, error)
 	tasks *tasks
-	// answered is told of which guest there is news.
+	// answered is called with the guest whose query has ended.
 	answered func(hypervisor.Ref)
 	turns    chan struct{}
 	now      func() time.Time
@@ -44,12 +44,12 @@ type guest struct {
 	// info is the last answer, if known.
 	info  hypervisor.GuestInfo
 	known bool
-	// asked is when the last question ended, and err how.
+	// asked is when the last query ended, and err its error.
 	asked time.Time
 	err   error
-	// stale says that something happened since that the answer may not show.
+	// stale says that an event came after the last answer, which may be out of date.
 	stale bool
-	// asking is closed when the question under way ends; nil without one.
+	// asking is closed when the query under way ends; nil when none is.
 	asking chan struct{}
 }
 
@@ -70,8 +70,9 @@ func (a *agents) of(uid string) *guest {
 	return g
 }
 
-// look returns the guest's last answer and never waits for it; known is false when
-// there is none. It asks again when it is time to, and says when the next time is.
+// look returns the guest agent's last answer without waiting; known is false when
+// there is none. It starts a new query when one is due. next is the time until
+// the next query is due.
 func (a *agents) look(ref hypervisor.Ref) (info hypervisor.GuestInfo, known bool, next time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -82,20 +83,20 @@ func (a *agents) look(ref hypervisor.Ref) (info hypervisor.GuestInfo, known bool
 	}
 	if g.asking == nil {
 		if next -= a.now().Sub(g.asked); next <= 0 {
-			a.question(ref, g)
+			a.startQuery(ref, g)
 			next = guestInfoInterval
 		}
 	}
 	return g.info, g.known, next
 }
 
-// get returns the guest's answer, and waits for it when the last one, or the last
-// failure, is older than the pause.
+// get returns the guest agent's answer. When the last answer or failure is older
+// than guestInfoPause, it starts a new query and waits for that.
 func (a *agents) get(ctx context.Context, ref hypervisor.Ref) (hypervisor.GuestInfo, error) {
 	a.mu.Lock()
 	g := a.of(ref.UID)
 	if g.asking == nil && a.now().Sub(g.asked) >= guestInfoPause {
-		a.question(ref, g)
+		a.startQuery(ref, g)
 	}
 	asking := g.asking
 	a.mu.Unlock()
@@ -111,8 +112,9 @@ func (a *agents) get(ctx context.Context, ref hypervisor.Ref) (hypervisor.GuestI
 	return g.info, g.err
 }
 
-// question asks the guest. The caller holds the lock, and no question is under way.
-func (a *agents) question(ref hypervisor.Ref, g *guest) {
+// startQuery starts a query of the guest agent. The caller holds the lock, and no query
+// of this guest is under way.
+func (a *agents) startQuery(ref hypervisor.Ref, g *guest) {
 	asking := make(chan struct{})
 	err := a.tasks.begin(func(ctx context.Context) {
 		info, err := a.inTurn(ctx, ref)
@@ -148,8 +150,8 @@ func (a *agents) inTurn(ctx context.Context, ref hypervisor.Ref) (hypervisor.Gue
 	return info, nil
 }
 
-// doubt notes that what the guest said before may not hold any more.
-func (a *agents) doubt(uid string) {
+// markStale marks the guest's last answer as possibly out of date.
+func (a *agents) markStale(uid string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if g := a.guests[uid]; g != nil {
@@ -157,8 +159,8 @@ func (a *agents) doubt(uid string) {
 	}
 }
 
-// forget drops what is known of a guest that has ended.
-func (a *agents) forget(uid string) {
+// dropGuest drops what is known of a guest that has ended.
+func (a *agents) dropGuest(uid string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.guests, uid)

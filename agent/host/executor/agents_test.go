@@ -121,7 +121,7 @@ func TestAGuestIsNotAskedMoreOftenForItsBehaviour(t *testing.T) {
 	w.hv.Machine().Fail("GuestInfo", errors.New("timeout"))
 	w.hear(vmi)
 	for range 5 {
-		w.executor.agents.doubt(string(vmi.UID))
+		w.executor.agents.markStale(string(vmi.UID))
 		result := w.hear(vmi)
 		if result.RequeueAfter <= 0 || result.RequeueAfter > guestInfoPause {
 			t.Errorf("asks again after %v", result.RequeueAfter)
@@ -229,7 +229,7 @@ func TestAGuestInDoubtIsAskedSooner(t *testing.T) {
 	vmi := w.running("a")
 	w.act(w.hv.Machine().SetAgent(refOf(vmi), &guestAnswer))
 	w.hear(vmi)
-	w.executor.heed(hypervisor.Event{Kind: hypervisor.EventReboot, Ref: refOf(vmi)})
+	w.executor.handleEvent(hypervisor.Event{Kind: hypervisor.EventReboot, Ref: refOf(vmi)})
 	if result := w.reconcile(vmi); result.RequeueAfter <= 0 || result.RequeueAfter > guestInfoPause {
 		t.Errorf("asks again after %v", result.RequeueAfter)
 	}

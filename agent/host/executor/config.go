@@ -15,27 +15,27 @@ import (
 
 // Volumes makes the volumes of instances usable on this host.
 type Volumes interface {
-	// Prepare returns a disk for every volume of the instance that is one. It
-	// may take as long as pulling an image does, ends soon after ctx does, and
-	// may be called again. An
-	// error that is a *VolumeError says what to tell the user. release is
-	// called once the guest has its disks open, or does not start.
+	// Prepare returns a disk for every volume of the instance that is a disk. It
+	// may take as long as pulling an image does, returns soon after ctx ends, and
+	// may be called again. A *VolumeError carries the reason and message for the
+	// user. The caller calls release once the guest has opened its disks, or when
+	// the guest does not start.
 	Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (disks map[string]domain.Disk, release func(), err error)
-	// Remove drops what lives only as long as the instance. It may be called
-	// again, and for an instance that never had anything.
+	// Remove deletes the disks that live only as long as the instance. It may be
+	// called again, and for an instance that never had such disks.
 	Remove(ctx context.Context, ref hypervisor.Ref) error
 	// ImageDigests returns the digests of the container images that the instance's
 	// disks were made from, by volume.
 	ImageDigests(ref hypervisor.Ref) (map[string]string, error)
-	// ClaimInfo returns what the status of an instance holds of the claims that its
-	// volumes are, by volume. A claim that is not there is left out. What could be
-	// read is returned with an error too.
+	// ClaimInfo describes the PersistentVolumeClaims that the instance's volumes use,
+	// by volume, as the instance's status shows them. A claim that does not exist is
+	// left out. With an error, the map holds the claims that could be read.
 	ClaimInfo(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]*kubevirtv1.PersistentVolumeClaimInfo, error)
-	// Detach adds to tx what gives up the instance's claims on volumes that outlive
-	// it.
+	// Detach adds to tx the writes that detach the instance from the
+	// PersistentVolumeClaims that it uses.
 	Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error
-	// Owners returns the instances that Remove would drop something of, so that
-	// what an agent that was killed left behind is found.
+	// Owners returns the instances that have disks for Remove to delete, so that
+	// the disks left behind by an agent that was killed are found.
 	Owners() ([]hypervisor.Ref, error)
 }
 
@@ -67,8 +67,8 @@ type Network interface {
 	Release(ref hypervisor.Ref) error
 }
 
-// Config is what the executor works with. All fields but EmulatorLogDir and
-// RuntimeUser, which may be root's, are required.
+// Config is what the executor works with. All fields are required, except
+// EmulatorLogDir and RuntimeUser, which is 0 if guests run as root.
 type Config struct {
 	// Host is this host's name.
 	Host       string
@@ -84,8 +84,8 @@ type Config struct {
 	RuntimeUser uint64
 	// LogDir holds the guests' serial logs.
 	LogDir string
-	// EmulatorLogDir is where libvirt keeps a log for each domain. They are removed
-	// with their instance; empty leaves them.
+	// EmulatorLogDir is where libvirt keeps a log for each domain. A log is removed
+	// with its instance. If the field is empty, the logs stay.
 	EmulatorLogDir string
 	Logger         *slog.Logger
 }

@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// takenOver is what a console session reads last when another one has taken its
-// place: without it the session would end without a word.
+// takenOver is the last text that a console session reads when another session has
+// replaced it. Without it the session would end without an explanation.
 const takenOver = "\r\nvirtmesh: another session has taken over this console.\r\n"
 
-// consoles are the open console sessions of this host's guests, one a guest, by the
-// instance's UID.
+// consoles are the open console sessions of this host's guests, at most one for each
+// guest, by the instance's UID.
 type consoles struct {
 	mu    sync.Mutex
 	byUID map[string]*consoleSession
@@ -18,8 +18,8 @@ type consoles struct {
 
 func newConsoles() *consoles { return &consoles{byUID: map[string]*consoleSession{}} }
 
-// open opens a session by dial, which ends the one before it, and lets that one say
-// why it ended.
+// open opens a session by dial. dial ends the guest's previous session, which then
+// reads takenOver before its end.
 func (c *consoles) open(uid string, dial func() (io.ReadWriteCloser, error)) (io.ReadWriteCloser, error) {
 	session := &consoleSession{closed: func(s *consoleSession) { c.drop(uid, s) }}
 	c.mu.Lock()
@@ -27,7 +27,7 @@ func (c *consoles) open(uid string, dial func() (io.ReadWriteCloser, error)) (io
 	c.byUID[uid] = session
 	c.mu.Unlock()
 	if before != nil {
-		before.take(true)
+		before.setTaken(true)
 	}
 	stream, err := dial()
 	if err != nil {
@@ -38,7 +38,7 @@ func (c *consoles) open(uid string, dial func() (io.ReadWriteCloser, error)) (io
 	return session, nil
 }
 
-// restore puts the session before a failed one back.
+// restore puts back the session that was there before the failed one.
 func (c *consoles) restore(uid string, failed, before *consoleSession) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -47,12 +47,12 @@ func (c *consoles) restore(uid string, failed, before *consoleSession) {
 	}
 	delete(c.byUID, uid)
 	if before != nil {
-		before.take(false)
+		before.setTaken(false)
 		c.byUID[uid] = before
 	}
 }
 
-// drop is called when a session was closed.
+// drop removes a session that was closed.
 func (c *consoles) drop(uid string, session *consoleSession) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,13 +67,14 @@ type consoleSession struct {
 	closed func(*consoleSession)
 
 	mu sync.Mutex
-	// taken says that another session has come. notice is what of takenOver has
-	// not been read yet, once the stream has ended.
+	// taken says that another session has replaced this one. ended says that the
+	// stream has ended and takenOver was moved to notice, which holds the part of it
+	// that has not been read yet.
 	taken, ended bool
 	notice       string
 }
 
-func (s *consoleSession) take(taken bool) {
+func (s *consoleSession) setTaken(taken bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.taken = taken

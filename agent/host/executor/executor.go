@@ -9,9 +9,9 @@ import (
 	"virtmesh/agent/stewards"
 )
 
-// MaxStarts bounds how many workers are in a start at once. One may hang for minutes,
-// on a disk that does not answer or a slow daemon. The controller has more workers
-// than this, so that guests are stopped and reported meanwhile.
+// MaxStarts bounds how many workers start guests at once. A start may hang for
+// minutes, on a disk that does not answer or on a slow libvirt daemon. The controller
+// has more workers than this, so that other guests are stopped and reported meanwhile.
 const MaxStarts = 12
 
 // Executor reconciles the instances of this host. It is a
@@ -21,7 +21,7 @@ type Executor struct {
 	Config
 
 	mu sync.Mutex
-	// listeners are told the keys of domains that changed.
+	// listeners are called with the keys of domains that changed.
 	listeners map[int]func(stewards.Key)
 	nextID    int
 
@@ -36,8 +36,8 @@ type Executor struct {
 	logs         guestLogs
 	// starting has an entry for each start under way.
 	starting chan struct{}
-	// now tells the time. interrupt, if set, may end a plan before a step: tests
-	// end the agent so.
+	// now returns the time. interrupt, if set, may end a plan before a step: tests
+	// simulate the death of the agent with it.
 	now       func() time.Time
 	interrupt func(Step) error
 }
@@ -47,8 +47,8 @@ var (
 	_ stewards.Source     = (*Executor)(nil)
 )
 
-// New makes an executor. It does nothing before its controller runs; the caller
-// closes it when that has ended.
+// New makes an executor. It does nothing before its controller runs. The caller
+// closes it after the controller has ended.
 func New(config Config) (*Executor, error) { return newExecutor(config, time.Now) }
 
 // newExecutor is New with a clock of the caller's.
@@ -66,7 +66,7 @@ func newExecutor(config Config, now func() time.Time) (*Executor, error) {
 	e.agents = newAgents(config.Hypervisor, e.tasks, now, news)
 	owners, err := config.Volumes.Owners()
 	if err != nil {
-		return nil, fmt.Errorf("instance executor: look for volumes that were left: %w", err)
+		return nil, fmt.Errorf("instance executor: list the instances that have disks on this host: %w", err)
 	}
 	for _, ref := range owners {
 		e.traces.add(ref)
@@ -74,8 +74,8 @@ func newExecutor(config Config, now func() time.Time) (*Executor, error) {
 	return e, nil
 }
 
-// Close ends what the executor began and no worker waits for. Guests are not
-// touched.
+// Close ends the executor's background tasks and releases the volumes that they
+// prepared. Guests are not touched.
 func (e *Executor) Close() {
 	e.tasks.close()
 	e.preparations.close()

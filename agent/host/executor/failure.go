@@ -37,7 +37,8 @@ type failure struct {
 	// final says that trying again can never help.
 	final bool
 	// count is how many starts have failed in a row, retryAt when the next may
-	// begin. No event brings it forward: the failed start may have caused it.
+	// begin. No event brings retryAt forward: the failed start itself may have caused
+	// the event.
 	count   int
 	retryAt time.Time
 	err     error
@@ -46,9 +47,9 @@ type failure struct {
 // left is the rest of the pause.
 func (f *failure) left(now time.Time) time.Duration { return max(f.retryAt.Sub(now), 0) }
 
-// news tells whether the instance does not say yet why it does not start. Text
-// that differs in numbers and times only is the same: a start that fails again
-// and again is written once.
+// news reports whether the failure is not in the instance's conditions yet. A message
+// that differs only in numbers and times counts as the same, so that a start that
+// fails again and again is written once.
 func (f *failure) news(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	for _, kind := range failureConditions {
 		c := machine.Condition(vmi, kind)
@@ -59,18 +60,18 @@ func (f *failure) news(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	return false
 }
 
-// failureConditions are the conditions that tell why a guest does not start.
+// failureConditions are the conditions that show why a guest does not start.
 var failureConditions = [...]kubevirtv1.VirtualMachineInstanceConditionType{
 	kubevirtv1.VirtualMachineInstanceSynchronized, kubevirtv1.VirtualMachineInstanceReady,
 }
 
-// longNumber is how many digits in a row are a process ID, a temporary name or the
-// like, and not part of a name that a user chose.
+// longNumber is the number of digits in a row from which on a number counts as a
+// process ID, a temporary name or the like, and not as part of a name that a user chose.
 const longNumber = 4
 
-// withoutNumbers puts # in place of what differs from one failure to the next
-// although nothing new is known: words that begin with a digit, as amounts and times
-// do, what follows a = if it does, and long numbers.
+// withoutNumbers replaces by # the parts of a message that differ from one failure to
+// the next although the cause is the same: words that begin with a digit, such as
+// amounts and times; values after a = that begin with a digit; and long numbers.
 func withoutNumbers(text string) string {
 	words := strings.Fields(text)
 	for i, word := range words {
@@ -113,7 +114,7 @@ func withoutLongNumbers(word string) string {
 	return b.String()
 }
 
-// failures are the last failures to start, by the instance's UID.
+// failures holds the last failure to start of each instance, by the instance's UID.
 type failures struct {
 	mu    sync.Mutex
 	byUID map[string]*failure
@@ -146,14 +147,14 @@ func (f *failures) add(uid string, err error, now time.Time) {
 	f.byUID[uid] = &next
 }
 
-// drop is called when the instance has started, or is gone.
+// drop removes the failure of an instance that has started or is gone.
 func (f *failures) drop(uid string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.byUID, uid)
 }
 
-// startPause is the pause after so many failures in a row.
+// startPause returns the pause after count failures in a row.
 func startPause(count int) time.Duration {
 	pause := minStartPause
 	for range count - 1 {
@@ -164,7 +165,7 @@ func startPause(count int) time.Duration {
 	return pause
 }
 
-// classify names a failure and tells whether trying again can never help.
+// classify returns the reason of a failure. final is true if another try cannot help.
 func classify(err error) (reason string, final bool) {
 	var volume *VolumeError
 	if errors.As(err, &volume) {
@@ -177,12 +178,13 @@ func classify(err error) (reason string, final bool) {
 	return reasonFailedCreate, false
 }
 
-// maxHolders bounds how many machines a message names.
+// maxHolders bounds how many virtual machines a message names.
 const maxHolders = 3
 
-// nameHolders adds to the failure of a start, because a disk is in use, which running
-// instances have the instance's claims attached: they are the ones to stop. What the
-// emulator says names none.
+// nameHolders extends the error of a start that failed because a disk is in use. It
+// adds which running instances have the instance's claims attached, because the user
+// has to stop one of them and the emulator's message names none. Other errors are
+// returned unchanged.
 func (e *Executor) nameHolders(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, err error) error {
 	var fault *hypervisor.Fault
 	if !errors.As(err, &fault) || fault.Code != hypervisor.FaultDiskLocked {

@@ -14,12 +14,13 @@ const (
 	// further change up to maxFlipPause.
 	minFlipPause = 10 * time.Second
 	maxFlipPause = 5 * time.Minute
-	// flipQuiet without a change makes a guest a quiet one again.
+	// flipQuiet is the time without a change after which the pause starts again at
+	// minFlipPause.
 	flipQuiet = 2 * maxFlipPause
 )
 
-// flips bound how often conditions change that guests choose to change, as by
-// going to sleep or by stopping their agent. The state in which a guest stays is
+// flips bounds how often a guest can change its conditions, for example by going to
+// sleep or by stopping its agent. The state in which the guest remains is always
 // shown in the end.
 type flips struct {
 	now func() time.Time
@@ -38,9 +39,10 @@ func newFlips(now func() time.Time) *flips {
 	return &flips{now: now, byUID: map[string]map[kubevirtv1.VirtualMachineInstanceConditionType]flip{}}
 }
 
-// settle returns what the condition is to show, given what it shows and what is so
-// now. When that is not the same yet, it says when to look again.
-func (f *flips) settle(uid string, kind kubevirtv1.VirtualMachineInstanceConditionType, shown, is bool) (show bool, wait time.Duration) {
+// limitChange returns the value that the condition has to show: is, the present value, or
+// shown, the value it shows so far, while the pause after the last change lasts. In
+// the second case wait is the rest of the pause.
+func (f *flips) limitChange(uid string, kind kubevirtv1.VirtualMachineInstanceConditionType, shown, is bool) (show bool, wait time.Duration) {
 	if shown == is {
 		return is, 0
 	}
@@ -62,7 +64,7 @@ func (f *flips) settle(uid string, kind kubevirtv1.VirtualMachineInstanceConditi
 	return is, 0
 }
 
-// drop is called when the guest is gone.
+// drop removes the record of a guest that is gone.
 func (f *flips) drop(uid string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -19,9 +19,8 @@ import (
 // and a number to those that it has rotated.
 const serialLog = "serial.log"
 
-// guestLogs are the files that keep what guests print on their consoles, and what
-// libvirt wrote of their emulators. They live as long as their instance does, as a
-// pod's logs.
+// guestLogs are the files that hold the serial console output of guests and libvirt's
+// logs of their emulators. Like a pod's logs, they live as long as their instance.
 type guestLogs struct {
 	// dir holds <namespace>/<name>/serial.log: a folder for each instance, because
 	// a name may be as long as a file's name can be. emulator is where libvirt keeps
@@ -35,16 +34,16 @@ func newGuestLogs(config Config) guestLogs {
 	return guestLogs{dir: config.LogDir, emulator: config.EmulatorLogDir, mu: &sync.Mutex{}}
 }
 
-// folder returns the instance's own.
+// folder returns the folder of the instance's logs.
 func (l guestLogs) folder(key stewards.Key) string {
 	return filepath.Join(l.dir, key.Namespace, key.Name)
 }
 
-// flatSuffix ends the name of a log that an earlier version keeps beside the folders,
-// which a guest that it started goes on writing.
+// flatSuffix ends the name of a log that an earlier version of the agent put beside
+// the folders. A guest that the earlier version started still writes to such a log.
 const flatSuffix = "-serial.log"
 
-// flat returns where an earlier version keeps the instance's log.
+// flat returns the path at which an earlier version put the instance's log.
 func (l guestLogs) flat(key stewards.Key) string { return l.folder(key) + flatSuffix }
 
 // open returns the path of the instance's serial log, and makes the file.
@@ -65,7 +64,7 @@ func (l guestLogs) open(key stewards.Key) (string, error) {
 	return path, nil
 }
 
-// has tells whether there are logs of the instance.
+// has reports whether there are logs of the instance.
 func (l guestLogs) has(key stewards.Key) bool {
 	if _, err := os.Lstat(l.folder(key)); err == nil {
 		return true
@@ -74,9 +73,9 @@ func (l guestLogs) has(key stewards.Key) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// remove drops the instance's logs with their rotated parts, and its namespace's
-// folder when that is empty. The instance's folder goes after the emulator's log: it
-// is what shows that there is something.
+// remove deletes the instance's logs with their rotated parts, and its namespace's
+// folder when that is empty. It deletes the instance's folder after the emulator's
+// log, because keys and has find the instance by its folder.
 func (l guestLogs) remove(key stewards.Key) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,7 +93,7 @@ func (l guestLogs) remove(key stewards.Key) error {
 	if err := os.RemoveAll(l.folder(key)); err != nil {
 		return fmt.Errorf("remove the serial log: %w", err)
 	}
-	// It is not empty as long as there are others in the namespace.
+	// This fails, as it should, while the namespace's folder holds other logs.
 	_ = os.Remove(filepath.Join(l.dir, key.Namespace))
 	return nil
 }

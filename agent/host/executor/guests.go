@@ -20,7 +20,7 @@ type Guests struct{ executor *Executor }
 
 var _ guests.Instances = Guests{}
 
-// Guests returns the way to this host's guests.
+// Guests returns a Guests that reaches the guests of this executor's host.
 func (e *Executor) Guests() Guests { return Guests{e} }
 
 // find returns the domain of an instance on this host.
@@ -40,7 +40,8 @@ func (g Guests) find(ctx context.Context, namespace, name string) (hypervisor.Do
 	return domain, nil
 }
 
-// translate keeps the classes of errors that callers on other hosts act upon.
+// translate turns errors of the hypervisor into the fault classes that callers on
+// other hosts act upon.
 func translate(key objects.Key, err error) error {
 	switch {
 	case errors.Is(err, hypervisor.ErrNotFound), errors.Is(err, hypervisor.ErrNotRunning):
@@ -66,7 +67,7 @@ func (g Guests) Stream(ctx context.Context, namespace, name string, kind guests.
 	case guests.VNC:
 		stream, err = g.executor.Hypervisor.VNC(ctx, domain.Owner.Ref)
 	default:
-		return nil, fmt.Errorf("there is no stream %q", kind)
+		return nil, fmt.Errorf("unknown stream kind %q", kind)
 	}
 	if err != nil {
 		return nil, translate(objects.Key{Namespace: namespace, Name: name}, err)

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// listTimeout bounds a list of domains that no context bounds.
+	// listTimeout bounds one list of the domains.
 	listTimeout = 30 * time.Second
 	// minListPause follows a list of domains that failed, and doubles up to
 	// maxListPause.
@@ -22,8 +22,9 @@ const (
 	maxListPause = 30 * time.Second
 )
 
-// Observe follows the hypervisor until ctx ends: it names the instance of
-// every domain that changed, and all of them after events were lost.
+// Observe follows the hypervisor's events until ctx ends. It notifies the listeners
+// of the instance of every domain that changed, and of all instances after events
+// were lost.
 func (e *Executor) Observe(ctx context.Context) error {
 	events := e.Hypervisor.Subscribe(ctx)
 	var again <-chan time.Time
@@ -44,7 +45,7 @@ func (e *Executor) Observe(ctx context.Context) error {
 			case open && event.Kind == hypervisor.EventResync:
 				list()
 			case open:
-				e.heed(event)
+				e.handleEvent(event)
 			case ctx.Err() != nil:
 				return nil
 			default:
@@ -56,11 +57,11 @@ func (e *Executor) Observe(ctx context.Context) error {
 	}
 }
 
-// heed names the instance of a domain to which something happened.
-func (e *Executor) heed(event hypervisor.Event) {
+// handleEvent handles an event: it notifies the listeners of the instance of its domain.
+func (e *Executor) handleEvent(event hypervisor.Event) {
 	switch event.Kind {
 	case hypervisor.EventAgent, hypervisor.EventReboot:
-		e.agents.doubt(event.Ref.UID)
+		e.agents.markStale(event.Ref.UID)
 	case hypervisor.EventIOError:
 		e.tellIOError(event)
 	case hypervisor.EventState, hypervisor.EventUndefined:
@@ -70,7 +71,7 @@ func (e *Executor) heed(event hypervisor.Event) {
 	e.notify(keyOf(event.Ref))
 }
 
-// tellIOError tells which disk of an instance failed. The recorder bounds how many
+// tellIOError records an event that names the disk that failed. The recorder bounds how many
 // events an instance gets.
 func (e *Executor) tellIOError(event hypervisor.Event) {
 	vmi, ok := e.Instances.Get(keyOf(event.Ref))
@@ -103,8 +104,8 @@ func (e *Executor) notify(key stewards.Key) {
 	}
 }
 
-// notifyAll names every instance that this host has, or had, anything of: what
-// happened to a domain that is gone was lost too.
+// notifyAll notifies the listeners of every instance that has, or had, a domain, disks
+// or addresses on this host: the lost events may be about a domain that is gone.
 func (e *Executor) notifyAll(ctx context.Context) error {
 	domains, err := e.listedKeys(ctx)
 	if err != nil {
@@ -116,8 +117,8 @@ func (e *Executor) notifyAll(ctx context.Context) error {
 	return nil
 }
 
-// Subscribe implements stewards.Source. The subscriber hears of what there is
-// already: nothing else names an instance that ended while no agent looked.
+// Subscribe implements stewards.Source. fn is called at once with all present keys:
+// no event names an instance that ended while no agent ran.
 func (e *Executor) Subscribe(fn func(stewards.Key)) (cancel func()) {
 	e.mu.Lock()
 	id := e.nextID
@@ -134,8 +135,9 @@ func (e *Executor) Subscribe(fn func(stewards.Key)) (cancel func()) {
 	}
 }
 
-// Keys implements stewards.Source: the instances that this host has anything
-// of, so that what is here without an instance is looked at as well.
+// Keys implements stewards.Source. It returns every instance of which this host has
+// a domain, disks, addresses or logs, so that leftovers of instances that no longer
+// exist are reconciled as well.
 func (e *Executor) Keys() []stewards.Key {
 	keys := append(e.traces.keys(), e.logs.keys(e.Logger)...)
 	domains, err := e.listedKeys(context.Background())

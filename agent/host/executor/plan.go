@@ -14,7 +14,7 @@ import (
 // Act is one kind of step.
 type Act string
 
-// The acts. Each may be repeated, and does nothing when it has been done.
+// The acts. Each may be repeated, and has no further effect when it has been done.
 const (
 	// ActAskMesh reads instance and claim linearizably, and plans again.
 	ActAskMesh Act = "ask-mesh"
@@ -53,27 +53,27 @@ const (
 	ActCommitEnd Act = "commit-end"
 	// ActUndefine removes the domain, and with it what was recorded there.
 	ActUndefine Act = "undefine"
-	// ActForget drops what this process remembers of the instance.
+	// ActForget drops what this process keeps in memory about the instance.
 	ActForget Act = "forget"
 	// ActRemoveLogs removes what the guest and its emulator have logged.
 	ActRemoveLogs Act = "remove-logs"
 	// ActWait looks again after a time.
 	ActWait Act = "wait"
-	// ActRefuse ends in an error: what is seen should not be so.
+	// ActRefuse ends the plan with an error: the situation must not occur.
 	ActRefuse Act = "refuse"
 )
 
-// Step is one act of a Plan with what it needs to know.
+// Step is one act of a Plan with its arguments.
 type Step struct {
 	Act Act
 	// End is how the guest ended, for record-end and commit-end.
 	End end
-	// After is when to look again, for wait.
+	// After is the time after which to look again, for wait.
 	After time.Duration
 	// Why says in a sentence why the act is needed, where its name does not.
 	Why string
-	// BestEffort steps may fail: the plan goes on without them, unless the
-	// hypervisor cannot be reached at all.
+	// BestEffort says that the plan goes on when the step fails, unless the
+	// hypervisor cannot be reached.
 	BestEffort bool
 }
 
@@ -88,9 +88,9 @@ func (s Step) String() string {
 	return string(s.Act)
 }
 
-// Plan is what is to be done about one instance on this host, in order. It holds
+// Plan is the ordered list of steps for one instance on this host. It is valid only
 // for the situation it was made for. A plan that is interrupted is not resumed:
-// the next one starts from what is found then.
+// the next plan is made from the situation that is found then.
 type Plan []Step
 
 // String returns the steps in order, or "nothing".
@@ -109,11 +109,11 @@ func (p Plan) String() string {
 type end struct {
 	Phase   kubevirtv1.VirtualMachineInstancePhase `json:"phase"`
 	Message string                                 `json:"message"`
-	// PowerCut says that the guest had its time to shut down and did not use it.
+	// PowerCut says that the guest did not shut down within its grace period.
 	PowerCut bool `json:"powerCut,omitempty"`
 }
 
-// work is how far the preparation of the volumes is.
+// work is the progress of the preparation of the volumes.
 type work string
 
 const (
@@ -122,29 +122,29 @@ const (
 	workReady    work = "ready"
 )
 
-// situation is all that a plan depends on. It is about one incarnation of an
-// instance: Ref names it by its UID.
+// situation holds everything that a plan depends on. It is about one incarnation of
+// an instance, which ref names by its UID.
 type situation struct {
-	// host is this host's name, now its time.
+	// host is this host's name, now the time of its clock.
 	host string
 	now  time.Time
 	ref  hypervisor.Ref
 
-	// instance bears ref's name; nil when there is none. It may be a successor
-	// with another UID.
+	// instance is the object with ref's name; nil when there is none. It may be a
+	// successor with another UID.
 	instance *kubevirtv1.VirtualMachineInstance
-	// claim is that of ref's UID, if claimed.
+	// claim is the claim on the instance with ref's UID; valid if claimed is true.
 	claim   claims.Instance
 	claimed bool
 	// confirmed says that instance and claim were read linearizably. Otherwise
 	// they are what the local replica shows, which may be old.
 	confirmed bool
 
-	// domain is the hypervisor's, if found.
+	// domain is the instance's domain; valid if found is true.
 	domain hypervisor.Domain
 	found  bool
-	// asked is when the guest was first asked to shut down, by the domain's
-	// records; zero when it was not. recorded is how it ended by them, or nil.
+	// asked is when the guest was first asked to shut down; zero when it was not.
+	// recorded is how the guest ended according to the domain's records, or nil.
 	asked    time.Time
 	recorded *end
 
@@ -153,32 +153,33 @@ type situation struct {
 	work      work
 	workEpoch uint64
 	connected bool
-	// busy says that as many starts are under way as may be.
+	// busy says that MaxStarts starts are under way.
 	busy bool
 	// failure is the last failure to start, or nil.
 	failure *failure
 
-	// traces says that disks or addresses of the instance may be here, logs that
-	// its logs are.
+	// traces says that disks or addresses of the instance may be on this host, logs
+	// that its logs are.
 	traces, logs bool
 }
 
-// right is what the claim lets this host do with the instance.
+// right is what the claim allows this host to do with the instance.
 type right string
 
 const (
-	// rightNone: the instance is gone, or is another host's.
+	// rightNone: the instance is gone, or belongs to another host.
 	rightNone right = "none"
 	// rightLapsed: the status names this host, but no claim does.
 	rightLapsed right = "lapsed"
-	// rightReserved: the instance may come here by a migration.
+	// rightReserved: this host is the target of a migration of the instance.
 	rightReserved right = "reserved"
 	// rightHeld: the claim names this host.
 	rightHeld right = "held"
 )
 
-// right judges by the claim. The status is not a right: it may be written by
-// whoever may write instances, and follows a migration's claim late.
+// right derives the right from the claim. The status gives no right: every client that
+// may write instances may write it, and after a migration it changes later than the
+// claim.
 func (s situation) right() right {
 	switch {
 	case !s.exists():
@@ -193,17 +194,19 @@ func (s situation) right() right {
 	return rightNone
 }
 
-// exists says that the instance itself is there, and not only its name.
+// exists reports whether the instance with ref's UID exists, and not only another one
+// of the same name.
 func (s situation) exists() bool {
 	return s.instance != nil && string(s.instance.UID) == s.ref.UID
 }
 
 func (s situation) deleted() bool { return s.instance.DeletionTimestamp != nil }
 
-// active says that the guest has a process.
+// active reports whether the guest has a process.
 func (s situation) active() bool { return s.found && s.domain.State.Active() }
 
-// anything says that something of the instance is on this host.
+// anything reports whether the instance has a domain, possible disks or addresses, or
+// a preparation on this host.
 func (s situation) anything() bool {
 	return s.found || s.traces || s.work != workNone
 }

@@ -10,17 +10,17 @@ import (
 )
 
 const (
-	// shutdownInterval is how often a guest that is to end is reminded: a guest
-	// that had not finished booting does not hear the first request.
+	// shutdownInterval is how often the shutdown request is repeated: a guest that
+	// had not finished booting ignores the first request.
 	shutdownInterval = 5 * time.Second
 	// defaultGracePeriod is how long a guest has to shut down when the instance
-	// does not say (KubeVirt: terminationGracePeriodSeconds).
+	// does not set terminationGracePeriodSeconds.
 	defaultGracePeriod = 30 * time.Second
-	// startInterval is how often an instance that waits for the start of others looks
-	// whether it may start.
+	// startInterval is how often an instance that waits because MaxStarts starts are
+	// under way tries again.
 	startInterval = 500 * time.Millisecond
-	// arrivalInterval is how often the source of a migration looks whether the
-	// claim has followed its guest.
+	// arrivalInterval is how often the source host of a migration checks whether the
+	// claim has moved to the target host.
 	arrivalInterval = 5 * time.Second
 )
 
@@ -29,8 +29,7 @@ const (
 func plan(s situation) Plan {
 	switch s.right() {
 	case rightReserved:
-		// The domain may be an incoming one: the migration brings it and takes it
-		// away.
+		// The domain may be an incoming one: the migration makes it and removes it.
 		return nil
 	case rightHeld:
 		return planHeld(s)
@@ -38,21 +37,22 @@ func plan(s situation) Plan {
 	return planRemoval(s)
 }
 
-// planRemoval removes what this host has of an instance that is gone, or has no
-// claim on this host. The mesh is asked first: a replica that lags must not cost
-// a guest its life.
+// planRemoval removes what this host has of an instance that is gone or has no
+// claim on this host. The plan first reads instance and claim linearizably, so that
+// a local replica that lags cannot make this host kill a guest that has a claim.
 func planRemoval(s situation) Plan {
 	var p Plan
 	if s.work != workNone {
-		// Whoever claims it: here it does not start from this preparation.
+		// Without a claim on this host, no start will use this preparation.
 		p = append(p, Step{Act: ActDropPreparation})
 	}
 	refused := s.right() == rightLapsed && !s.deleted() && !s.instance.IsFinal()
-	// Logs stay as long as the instance can be looked at here, as a pod's do.
+	// Like a pod's logs, logs stay while the instance exists and its status names
+	// this host.
 	logs := s.logs && s.right() != rightLapsed && (s.instance == nil || s.exists())
 	if !s.confirmed {
 		if s.anything() || logs || refused {
-			p = append(p, Step{Act: ActAskMesh, Why: "whether the instance is this host's to run"})
+			p = append(p, Step{Act: ActAskMesh, Why: "whether this host has a claim on the instance"})
 		}
 		return p
 	}
@@ -69,9 +69,9 @@ func planRemoval(s situation) Plan {
 	return p
 }
 
-// planCleaning ends the guest and gives up what the host holds for it, but for the
-// domain: as long as that is defined an agent that starts anew finds the
-// instance, and what was recorded of its end.
+// planCleaning ends the guest and releases everything that the host holds for it,
+// except the domain. While the domain is defined, a restarted agent finds the
+// instance and the record of how its guest ended.
 func planCleaning(s situation) Plan {
 	var p Plan
 	if s.active() {
@@ -80,7 +80,7 @@ func planCleaning(s situation) Plan {
 	return append(p, Step{Act: ActReleaseAddresses}, Step{Act: ActRemoveVolumes})
 }
 
-// planUndefine removes the last that the host has.
+// planUndefine removes the domain and what this process remembers of the instance.
 func planUndefine(s situation) Plan {
 	if !s.found {
 		return Plan{{Act: ActForget}}
@@ -113,9 +113,10 @@ func planHeld(s situation) Plan {
 	return Plan{{Act: ActReport}}
 }
 
-// planOtherEpoch is for a domain that was started under another claim than the
-// one that stands. Epochs only grow: the claim of a newer one fences the domain.
-// A domain of a newer one means that this host's view of the claim is old.
+// planOtherEpoch is for a domain that was started under another epoch than the
+// claim's. Epochs only grow. A claim with a newer epoch fences the domain, which is
+// stopped. A domain with a newer epoch means that this host's copy of the claim is
+// old.
 func planOtherEpoch(s situation) Plan {
 	switch {
 	case s.domain.Owner.Epoch < s.claim.Epoch:
@@ -131,15 +132,15 @@ func planOtherEpoch(s situation) Plan {
 		s.domain.Owner.Epoch, s.claim.Epoch)}}
 }
 
-// neverStarted says that a domain was defined and its guest not started: the
-// agent, or the host, ended in between. Nobody was told that it ran.
+// neverStarted reports whether the domain was defined but its guest not started: the
+// agent or the host ended in between. The status never said that the guest ran.
 func (s situation) neverStarted() bool {
 	return s.found && s.domain.State == hypervisor.StateShutoff && s.instance.Status.Phase != kubevirtv1.Running &&
 		(s.domain.Reason == hypervisor.ReasonUnknown || s.domain.Reason == hypervisor.ReasonFailed)
 }
 
-// planStart prepares volumes and network and starts the guest. The mesh is asked
-// last of all before the start: a pull may have taken an hour.
+// planStart prepares volumes and network and starts the guest. The linearizable read
+// of the claim comes last before the start, because a pull may have taken an hour.
 func planStart(s situation) Plan {
 	if f := s.failure; f != nil {
 		switch {
@@ -166,9 +167,10 @@ func planStart(s situation) Plan {
 	return Plan{{Act: ActDefineStart}, {Act: ActReport}}
 }
 
-// planStop asks a guest to shut down, and cuts its power when its time is over.
-// The time counts from this host's own first request, by its own clock: a guest is
-// asked however long the agent was away, and whatever the time is elsewhere.
+// planStop asks a guest to shut down, and cuts its power when its grace period is
+// over. The grace period starts at this host's own first request, by its own clock.
+// So the guest is always asked first, however long the agent was down and whatever
+// the clocks of other hosts show.
 func planStop(s situation) Plan {
 	grace := gracePeriod(s.instance)
 	switch {
@@ -193,7 +195,7 @@ func planStop(s situation) Plan {
 			Message: "the guest did not shut down in its grace period, so its power was cut"})
 	}
 	if s.domain.State == hypervisor.StatePaused && s.domain.Reason != hypervisor.ReasonMigration {
-		// A frozen guest cannot hear the request.
+		// A paused guest cannot handle the request.
 		p = append(p, Step{Act: ActResume, BestEffort: true})
 	}
 	p = append(p, Step{Act: ActRequestShutdown, BestEffort: true})
@@ -203,9 +205,9 @@ func planStop(s situation) Plan {
 	return append(p, Step{Act: ActWait, After: min(left, shutdownInterval)})
 }
 
-// phaseOfPowerCut is the phase of a guest whose grace period is over: it has failed to
-// shut down, unless it has no ACPI to hear the request by. Its owner stopped it all
-// the same, so nothing starts it again for that.
+// phaseOfPowerCut is the final phase of a guest that did not shut down within its
+// grace period: Failed, or Succeeded if it has no ACPI and so could not receive the
+// request. A user asked for the stop, so Failed does not start the guest again.
 func phaseOfPowerCut(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMachineInstancePhase {
 	features := vmi.Spec.Domain.Features
 	if features != nil && features.ACPI.Enabled != nil && !*features.ACPI.Enabled {
@@ -230,10 +232,10 @@ func planEnded(s situation) Plan {
 	return planEnd(s, end{Phase: kubevirtv1.Failed, Message: fmt.Sprintf("the guest ended: %s", s.domain.Reason)})
 }
 
-// planEnd cleans up and then tells the mesh that the instance ended and holds
-// nothing on this host any more. How it ended is recorded with the domain before
-// anything is done, and the domain goes last: whenever the agent is interrupted,
-// the first account of the end holds.
+// planEnd cleans up and then writes the final phase, which also says that the
+// instance holds nothing on this host any more. How the guest ended is recorded with
+// the domain first, and the domain is removed last. So wherever the agent is
+// interrupted, the first record of the end is the one that counts.
 func planEnd(s situation, how end) Plan {
 	var p Plan
 	if s.found && s.recorded == nil && !s.instance.IsFinal() {

@@ -14,18 +14,18 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// prepareTimeout ends a preparation. A pull that makes no progress ends much
-// earlier by itself; this is the net under everything else.
+// prepareTimeout bounds a preparation. A pull without progress fails much earlier by
+// its own timeout; this one catches everything else.
 const prepareTimeout = time.Hour
 
-// maxPreparations bounds how many go on at once; the others wait for a turn.
+// maxPreparations bounds how many preparations run at once; the others wait.
 const maxPreparations = 64
 
-// preparation is one instance's volumes being made ready. That takes as long as
-// pulling an image does, so no worker waits for it: deletions and reports of
-// other instances go on meanwhile, and a deletion of this one ends it.
+// preparation makes one instance's volumes ready. It may take as long as pulling an
+// image does, so no worker waits for it: other instances are deleted and reported
+// meanwhile, and a deletion of this instance ends the preparation.
 type preparation struct {
-	// epoch is that of the claim it began under.
+	// epoch is the epoch of the claim that the preparation began under.
 	epoch  uint64
 	cancel context.CancelFunc
 	// done is closed when the fields below are set.
@@ -44,20 +44,21 @@ func (p *preparation) finished() bool {
 	}
 }
 
-// free gives back what a finished preparation holds.
+// free releases what a finished preparation holds.
 func (p *preparation) free() {
 	if p.release != nil {
 		p.release()
 	}
 }
 
-// preparations are those of this host, by the instance's UID. The engine never
-// reconciles one instance twice at once, so each has one caller at a time.
+// preparations holds the preparations of this host, by the instance's UID. The engine
+// never reconciles one instance twice at once, so each preparation has one caller at a
+// time.
 type preparations struct {
 	volumes Volumes
 	tasks   *tasks
 	log     *slog.Logger
-	// ended is told whose preparation has ended.
+	// ended is called with the instance whose preparation has ended.
 	ended func(hypervisor.Ref)
 	turns chan struct{}
 
@@ -79,8 +80,9 @@ func (p *preparations) get(uid string) *preparation {
 	return p.byUID[uid]
 }
 
-// progress tells how far the instance's preparation is, and the epoch it began
-// under. One that failed is handed to failed, and is none any more.
+// progress returns the progress of the instance's preparation and the epoch it began
+// under. If the preparation has failed, progress calls failed with its error, removes
+// the preparation, and returns workNone.
 func (p *preparations) progress(uid string, failed func(error)) (work, uint64) {
 	begun := p.get(uid)
 	switch {
@@ -89,7 +91,7 @@ func (p *preparations) progress(uid string, failed func(error)) (work, uint64) {
 	case !begun.finished():
 		return workUnderWay, begun.epoch
 	case begun.err != nil:
-		p.take(uid)
+		p.removeEntry(uid)
 		begun.free()
 		failed(begun.err)
 		return workNone, 0
@@ -97,10 +99,10 @@ func (p *preparations) progress(uid string, failed func(error)) (work, uint64) {
 	return workReady, begun.epoch
 }
 
-// begin starts one. The instance has none.
+// begin starts a preparation for an instance that has none.
 func (p *preparations) begin(vmi *kubevirtv1.VirtualMachineInstance, epoch uint64) error {
 	ref := refOf(vmi)
-	// The task's own context ends it too; cancel is for this one alone.
+	// The end of the task's context ends the preparation too; cancel ends only this one.
 	own, cancel := context.WithTimeout(context.Background(), prepareTimeout)
 	work := &preparation{epoch: epoch, cancel: cancel, done: make(chan struct{})}
 	p.mu.Lock()
@@ -115,13 +117,13 @@ func (p *preparations) begin(vmi *kubevirtv1.VirtualMachineInstance, epoch uint6
 	})
 	if err != nil {
 		cancel()
-		p.take(ref.UID)
+		p.removeEntry(ref.UID)
 	}
 	return err
 }
 
-// run does the work. What it reads was written by strangers, so a panic fails
-// this one instance and not the agent.
+// run prepares the volumes. It reads images and objects that users wrote, so a panic
+// fails this one instance and not the agent.
 func (p *preparations) run(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, work *preparation) {
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -139,15 +141,15 @@ func (p *preparations) run(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	work.disks, work.release, work.err = p.volumes.Prepare(ctx, vmi)
 }
 
-// take hands a preparation over to its caller, who frees it.
-func (p *preparations) take(uid string) {
+// removeEntry removes the instance's preparation from the map. The caller frees it.
+func (p *preparations) removeEntry(uid string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.byUID, uid)
 }
 
-// drop ends an instance's preparation, if it has one, and waits for that: what
-// it made can be removed only then.
+// drop ends the instance's preparation, if there is one, and waits for its end: the
+// disks that it made can be removed only then.
 func (p *preparations) drop(ctx context.Context, uid string) error {
 	work := p.get(uid)
 	if work == nil {
@@ -159,12 +161,12 @@ func (p *preparations) drop(ctx context.Context, uid string) error {
 	case <-ctx.Done():
 		return fmt.Errorf("end the preparation of its volumes: %w", ctx.Err())
 	}
-	p.take(uid)
+	p.removeEntry(uid)
 	work.free()
 	return nil
 }
 
-// close frees what nobody came for. The tasks have ended.
+// close frees the preparations that no start has taken. The tasks have ended.
 func (p *preparations) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// Names of the records that the executor keeps with a domain. They outlive the
-// agent, and go with the domain.
+// Names of the records that the executor keeps in a domain's metadata. They outlive the
+// agent, and are removed with the domain.
 const (
 	// recordShutdown is when the guest was first asked to shut down, RFC 3339.
 	recordShutdown = "shutdown-requested"
@@ -17,7 +17,7 @@ const (
 	recordEnd = "end"
 )
 
-// maxEndMessage bounds the message of a recorded end: records are short.
+// maxEndMessage bounds the message of a recorded end, in characters: records are short.
 const maxEndMessage = 512
 
 func formatShutdown(at time.Time) string { return at.UTC().Format(time.RFC3339Nano) }
@@ -31,7 +31,8 @@ func formatEnd(how end) (string, error) {
 	return string(text), nil
 }
 
-// printable shortens text, and puts a space in place of what is not printed.
+// printable cuts text to maxEndMessage characters, and replaces control characters and
+// U+FFFD by spaces.
 func printable(text string) string {
 	out := make([]rune, 0, len(text))
 	for _, r := range text {
@@ -45,8 +46,9 @@ func printable(text string) string {
 	return string(out)
 }
 
-// readRecords reads what was recorded with the domain. What cannot be read counts
-// as not recorded: the guest is then asked once more, or its end judged anew.
+// readRecords reads the records in the domain's metadata. A record that cannot be
+// parsed counts as missing: the grace period then starts again, or the end of the
+// guest is derived again from the domain's state.
 func readRecords(domain hypervisor.Domain) (asked time.Time, how *end) {
 	if at, err := time.Parse(time.RFC3339Nano, domain.Records[recordShutdown]); err == nil {
 		asked = at

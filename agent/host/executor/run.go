@@ -16,19 +16,19 @@ import (
 	"virtmesh/raftstore"
 )
 
-// maxPlans bounds how often one reconciliation plans anew. The longest way, a
+// maxPlans bounds how many plans one reconciliation makes. The longest sequence, a
 // prepared start that finds its claim renewed, takes five.
 const maxPlans = 8
 
-// localRead is for what this host's replica shows.
+// localRead reads this host's own replica, which may lag.
 var localRead = raftstore.ReadOptions{Consistency: raftstore.Local}
 
 // run is one reconciliation of one instance: the situation, and what its steps
-// hand to each other. It decides nothing: plan does.
+// pass to each other. The function plan makes all decisions.
 type run struct {
 	situation
-	// nics are the network cards to start with, warnings what this host can only
-	// approximate of the instance.
+	// nics are the network cards to start the guest with. warnings name the parts of
+	// the specification that this host can only approximate.
 	nics     nicsByName
 	warnings []string
 	result   stewards.Result
@@ -50,7 +50,8 @@ func (e *Executor) Reconcile(ctx context.Context, key stewards.Key) (stewards.Re
 		return stewards.Result{}, err
 	}
 	if domain == nil && e.preparations.get(current.UID) == nil {
-		// Before a start, and after an end: others of the name may be in the way.
+		// Before a start and after an end, an older instance of the same name may still
+		// have a domain here.
 		if err := e.findTraces(ctx, key); err != nil {
 			return stewards.Result{}, err
 		}
@@ -66,7 +67,7 @@ func (e *Executor) Reconcile(ctx context.Context, key stewards.Key) (stewards.Re
 	return e.carryOut(ctx, &run{situation: situation{ref: current, instance: vmi, logs: e.logs.has(key)}})
 }
 
-// findTraces notes whose domains of the name there are.
+// findTraces adds to traces the owner of each domain that has the instance's name.
 func (e *Executor) findTraces(ctx context.Context, key stewards.Key) error {
 	domains, err := e.Hypervisor.List(ctx)
 	if err != nil {
@@ -80,7 +81,7 @@ func (e *Executor) findTraces(ctx context.Context, key stewards.Key) error {
 	return nil
 }
 
-// carryOut plans, and does what the plan says, until a plan is done to its end.
+// carryOut makes and carries out plans until one has been carried out to its end.
 func (e *Executor) carryOut(ctx context.Context, r *run) (stewards.Result, error) {
 	r.host = e.Host
 	for range maxPlans {
@@ -97,10 +98,10 @@ func (e *Executor) carryOut(ctx context.Context, r *run) (stewards.Result, error
 			return r.result, r.failed
 		}
 	}
-	return stewards.Result{}, fmt.Errorf("%s: %d plans in a row did not come to an end", r.ref, maxPlans)
+	return stewards.Result{}, fmt.Errorf("%s: reconcile: none of %d plans in a row could be completed", r.ref, maxPlans)
 }
 
-// doAll does the steps in order. again says that there is to be another plan.
+// doAll carries out the steps in order. again says that a new plan is needed.
 func (e *Executor) doAll(ctx context.Context, r *run, steps Plan) (again bool, err error) {
 	for _, step := range steps {
 		if e.interrupt != nil {
@@ -128,7 +129,7 @@ func (e *Executor) doAll(ctx context.Context, r *run, steps Plan) (again bool, e
 	return false, nil
 }
 
-// errReplan says that a step found something that makes the plan void.
+// errReplan says that a step found that the plan no longer fits the situation.
 var errReplan = errors.New("plan again")
 
 // do carries out one step.
@@ -150,7 +151,7 @@ func (e *Executor) do(ctx context.Context, r *run, step Step) error {
 	case ActReportFailure:
 		return e.reportFailure(ctx, r)
 	case ActCommitEnd:
-		r.failed = nil // it is told with the end
+		r.failed = nil // the final phase's message reports it
 		return e.commitEnd(ctx, r, step.End)
 	case ActForget:
 		e.forgetInstance(r.ref)
@@ -166,7 +167,7 @@ func (e *Executor) do(ctx context.Context, r *run, step Step) error {
 	return nil
 }
 
-// doOnDomain carries out a step that acts on the domain and what belongs to it.
+// doOnDomain carries out a step that acts on the domain, its volumes or its addresses.
 func (e *Executor) doOnDomain(ctx context.Context, r *run, step Step) error {
 	var err error
 	switch step.Act {
@@ -191,7 +192,7 @@ func (e *Executor) doOnDomain(ctx context.Context, r *run, step Step) error {
 		err = errors.New("no such step")
 	}
 	if errors.Is(err, hypervisor.ErrNotFound) || errors.Is(err, hypervisor.ErrNotRunning) {
-		err = nil // what the step is for is so already
+		err = nil // the step's goal is already reached
 	}
 	if err != nil {
 		return fmt.Errorf("%s of %s: %w", step.Act, r.ref, err)
@@ -199,7 +200,7 @@ func (e *Executor) doOnDomain(ctx context.Context, r *run, step Step) error {
 	return nil
 }
 
-// look fills in what this host shows of the instance: claim, domain, preparation.
+// look fills in the situation as this host sees it: claim, domain, preparation.
 func (e *Executor) look(ctx context.Context, r *run) (err error) {
 	r.now = e.now()
 	uid := r.ref.UID
@@ -218,7 +219,8 @@ func (e *Executor) look(ctx context.Context, r *run) (err error) {
 		r.domain = *domain
 		r.asked, r.recorded = readRecords(*domain)
 		if at := e.shutdowns.of(uid); !at.IsZero() {
-			// It counts the time itself, also when the host's clock is set.
+			// This time has a monotonic reading, so setting the host's clock does not
+			// change the grace period.
 			r.asked = at
 		}
 	}
@@ -244,8 +246,8 @@ func (e *Executor) domainOf(ctx context.Context, ref hypervisor.Ref) (*hyperviso
 	return &domain, nil
 }
 
-// askMesh reads instance and claim linearizably, the claim last: what it says is
-// the right to start a guest.
+// askMesh reads instance and claim linearizably. It reads the claim last, because the
+// claim gives the right to start a guest.
 func (e *Executor) askMesh(ctx context.Context, r *run) error {
 	ctx, cancel := context.WithTimeout(ctx, meshTimeout)
 	defer cancel()
@@ -265,7 +267,7 @@ func (e *Executor) askMesh(ctx context.Context, r *run) error {
 	return nil
 }
 
-// errUnconfirmed: the mesh cannot be asked.
+// errUnconfirmed says that instance and claim could not be read linearizably.
 var errUnconfirmed = errors.New("this host's right to the instance is not confirmed")
 
 // readClaim reads the claim of the instance.
@@ -283,7 +285,7 @@ func (e *Executor) readClaim(ctx context.Context, r *run, o raftstore.ReadOption
 	return nil
 }
 
-// commit writes a transaction, within the time that a worker may wait.
+// commit writes a transaction within meshTimeout.
 func (e *Executor) commit(ctx context.Context, tx *objects.Tx) error {
 	ctx, cancel := context.WithTimeout(ctx, meshTimeout)
 	defer cancel()

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// shutdowns are when this process asked guests to shut down, by UID. The record of
-// that is with the domain; this stands in for one that could not be written, so that
-// a guest whose records fail is not waited for without end. It goes before the record:
-// a record is a time of the clock, which may be set while the guest shuts down.
+// shutdowns holds when this process first asked each guest to shut down, by UID. The
+// time is also recorded with the domain. If that record cannot be written, the time
+// here still ends the grace period. The time here takes precedence over the record,
+// which is wall-clock time: the clock may be set while the guest shuts down.
 type shutdowns struct {
 	mu    sync.Mutex
 	byUID map[string]time.Time
@@ -16,7 +16,7 @@ type shutdowns struct {
 
 func newShutdowns() *shutdowns { return &shutdowns{byUID: map[string]time.Time{}} }
 
-// note keeps when the guest was first asked.
+// note stores when the guest was first asked.
 func (s *shutdowns) note(uid string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -30,7 +30,7 @@ func (s *shutdowns) of(uid string) time.Time {
 	return s.byUID[uid]
 }
 
-// drop is called when the guest is gone.
+// drop removes the time of a guest that is gone.
 func (s *shutdowns) drop(uid string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -12,17 +12,18 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// reasonNotRunning is Ready's while the guest's CPUs do not run.
+// reasonNotRunning is the reason of condition Ready while the guest's CPUs do not run.
 const reasonNotRunning = kubevirtv1.GuestNotRunningReason
 
-// report publishes the status of an instance whose guest exists. Nothing is
-// written when nothing changed. The events of a start go with it, so that they
-// cost no write of their own; warnings are among them.
+// report writes the status of an instance whose guest exists. It writes nothing when
+// nothing changed. The events of a start, warnings among them, go in the same
+// transaction, so that they cost no write of their own.
 func (e *Executor) report(ctx context.Context, r *run) error {
 	vmi := r.instance
 	updated := vmi.DeepCopy()
 	machine.SetPhase(updated, kubevirtv1.Running, r.now)
-	// The condition stands while something keeps instance and guest apart.
+	// Condition Synchronized stays only while the guest cannot be brought in line with
+	// the instance.
 	machine.DropConditions(updated, kubevirtv1.VirtualMachineInstanceSynchronized)
 	e.describeMachine(ctx, updated, r)
 	wait := e.describeState(updated, r)
@@ -45,7 +46,7 @@ func (e *Executor) report(ctx context.Context, r *run) error {
 	return nil
 }
 
-// sooner returns the shorter of two times to wait, of which zero is for ever.
+// sooner returns the shorter of two times to wait, where zero means for ever.
 func sooner(a, b time.Duration) time.Duration {
 	if a == 0 || b > 0 && b < a {
 		return b
@@ -53,16 +54,17 @@ func sooner(a, b time.Duration) time.Duration {
 	return a
 }
 
-// describeState tells whether the guest runs. A pause, which is the host's or a
-// user's doing, is told at once. What the guest does to itself, as going to sleep,
-// is told only so often. It returns when to look again.
+// describeState sets the conditions Ready and Paused. A pause, which the host or a
+// user causes, is shown at once. Changes that the guest itself causes, such as going
+// to sleep, are limited by flips. It returns the time until the next look; zero for
+// never.
 func (e *Executor) describeState(updated *kubevirtv1.VirtualMachineInstance, r *run) time.Duration {
 	// A guest that is being started is not paused, though its CPUs do not run yet.
 	paused := r.domain.State == hypervisor.StatePaused && r.domain.Reason != hypervisor.ReasonStarting
 	wasPaused := machine.HasCondition(r.instance, kubevirtv1.VirtualMachineInstancePaused)
 	running, wait := r.domain.State == hypervisor.StateRunning, time.Duration(0)
 	if shown := machine.Condition(r.instance, kubevirtv1.VirtualMachineInstanceReady); shown != nil && !paused && !wasPaused && r.instance.Status.Phase == kubevirtv1.Running {
-		running, wait = e.flips.settle(r.ref.UID, kubevirtv1.VirtualMachineInstanceReady, shown.Status == corev1.ConditionTrue, running)
+		running, wait = e.flips.limitChange(r.ref.UID, kubevirtv1.VirtualMachineInstanceReady, shown.Status == corev1.ConditionTrue, running)
 	}
 	reason := reasonNotRunning
 	if running {
@@ -78,7 +80,8 @@ func (e *Executor) describeState(updated *kubevirtv1.VirtualMachineInstance, r *
 	return wait
 }
 
-// pausedReason names why a guest is paused, as KubeVirt does where it tells it.
+// pausedReason returns the reason of condition Paused, by KubeVirt's names where
+// KubeVirt has one.
 func pausedReason(reason hypervisor.Reason) string {
 	switch reason {
 	case hypervisor.ReasonIOError:

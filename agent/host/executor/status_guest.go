@@ -11,28 +11,28 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// Sources of what is known of a network card.
+// Values of infoSource in the status of a network card.
 const (
-	// infoSourceGuest says that host and guest both know the card, infoSourceGuestOnly
-	// that the guest alone does.
+	// infoSourceGuest marks a card that host and guest agent both report,
+	// infoSourceGuestOnly one that only the guest agent reports.
 	infoSourceGuest     = "domain, guest-agent"
 	infoSourceGuestOnly = "guest-agent"
 )
 
-// kindGuestCards is the name under which the pauses between changes of the cards that
-// only the guest knows are counted. There is no condition of that name.
+// kindGuestCards is the key in flips for changes of the cards that only the guest
+// knows. There is no condition of that name.
 const kindGuestCards = kubevirtv1.VirtualMachineInstanceConditionType("interfaces")
 
-// maxGuestCards bounds how many cards the status has that only the guest knows: a
-// guest makes as many as it likes, and each is stored on every host.
+// maxGuestCards bounds how many cards that only the guest knows the status shows: a
+// guest can make any number of them, and the status is stored on every host.
 const maxGuestCards = 16
 
-// describeAgent tells whether the guest's agent is connected and what it says. A
-// guest that does not answer keeps its last answer, also over a restart of this
-// host's agent. It returns when to look again.
+// describeAgent sets condition AgentConnected and what the guest agent reports. When
+// the guest agent does not answer, the status keeps its last answer, also over a
+// restart of this host's agent. It returns the time until the next look.
 func (e *Executor) describeAgent(before, updated *kubevirtv1.VirtualMachineInstance, r *run) time.Duration {
 	const kind = kubevirtv1.VirtualMachineInstanceAgentConnected
-	connected, wait := e.flips.settle(r.ref.UID, kind, machine.HasCondition(before, kind), r.domain.AgentConnected)
+	connected, wait := e.flips.limitChange(r.ref.UID, kind, machine.HasCondition(before, kind), r.domain.AgentConnected)
 	if !connected {
 		machine.DropConditions(updated, kind, kubevirtv1.VirtualMachineInstanceUnsupportedAgent)
 		updated.Status.GuestOSInfo = kubevirtv1.VirtualMachineInstanceGuestOSInfo{}
@@ -52,7 +52,7 @@ func (e *Executor) describeAgent(before, updated *kubevirtv1.VirtualMachineInsta
 		addGuestInterface(&updated.Status.Interfaces[i], info.Interfaces)
 	}
 	shown, now := guestOnlyCards(before), newGuestCards(updated.Status.Interfaces, info.Interfaces)
-	changed, later := e.flips.settle(r.ref.UID, kindGuestCards, false, !slices.EqualFunc(shown, now, sameCard))
+	changed, later := e.flips.limitChange(r.ref.UID, kindGuestCards, false, !slices.EqualFunc(shown, now, sameCard))
 	if changed {
 		shown = now
 	}
@@ -60,8 +60,9 @@ func (e *Executor) describeAgent(before, updated *kubevirtv1.VirtualMachineInsta
 	return sooner(wait, later)
 }
 
-// describeSupport tells when the guest's agent cannot answer what it may be asked. An
-// agent that says nothing of itself is not judged. It returns when to look again.
+// describeSupport sets condition UnsupportedAgent when the guest agent lacks commands
+// that are needed. An agent that lists no commands leaves the condition as it is. It
+// returns the time until the next look; zero for never.
 func (e *Executor) describeSupport(updated *kubevirtv1.VirtualMachineInstance, info hypervisor.GuestInfo, r *run) time.Duration {
 	const kind = kubevirtv1.VirtualMachineInstanceUnsupportedAgent
 	if len(info.Commands) == 0 {
@@ -74,7 +75,7 @@ func (e *Executor) describeSupport(updated *kubevirtv1.VirtualMachineInstance, i
 		}
 	}
 	missing := machine.MissingAgentCommands(enabled)
-	lacks, wait := e.flips.settle(r.ref.UID, kind, machine.HasCondition(updated, kind), missing != "")
+	lacks, wait := e.flips.limitChange(r.ref.UID, kind, machine.HasCondition(updated, kind), missing != "")
 	switch {
 	case !lacks:
 		machine.DropConditions(updated, kind)
@@ -85,7 +86,7 @@ func (e *Executor) describeSupport(updated *kubevirtv1.VirtualMachineInstance, i
 	return wait
 }
 
-// guestOS converts what the guest says of its operating system.
+// guestOS converts the guest agent's description of the operating system.
 func guestOS(os hypervisor.GuestOS) kubevirtv1.VirtualMachineInstanceGuestOSInfo {
 	return kubevirtv1.VirtualMachineInstanceGuestOSInfo{
 		Name: os.Name, Version: os.Version, PrettyName: os.PrettyName, VersionID: os.VersionID,
@@ -108,8 +109,8 @@ func sameCard(a, b kubevirtv1.VirtualMachineInstanceNetworkInterface) bool {
 	return a.InterfaceName == b.InterfaceName && a.MAC == b.MAC && slices.Equal(a.IPs, b.IPs)
 }
 
-// newGuestCards are the guest's cards that none of the known ones is, by name: bridges
-// of its own, or what it made for containers. Its loopback is no card.
+// newGuestCards returns the cards that only the guest knows, sorted by name: its own
+// bridges, or interfaces that it made for containers. Its loopback is left out.
 func newGuestCards(known []kubevirtv1.VirtualMachineInstanceNetworkInterface, guest []hypervisor.GuestInterface) []kubevirtv1.VirtualMachineInstanceNetworkInterface {
 	var cards []kubevirtv1.VirtualMachineInstanceNetworkInterface
 	for _, nic := range guest {
@@ -129,7 +130,7 @@ func newGuestCards(known []kubevirtv1.VirtualMachineInstanceNetworkInterface, gu
 	return cards[:min(len(cards), maxGuestCards)]
 }
 
-// bareAddresses takes the length of the prefix off.
+// bareAddresses returns the addresses without their prefix lengths.
 func bareAddresses(prefixes []string) []string {
 	var addresses []string
 	for _, prefix := range prefixes {
@@ -139,10 +140,10 @@ func bareAddresses(prefixes []string) []string {
 	return addresses
 }
 
-// addGuestInterface adds what the guest says of a card to what the host knows. The
-// guest's bridges and VLANs on the card have its MAC too: the card itself is the
-// first of them, for the guest numbers it before what it puts upon it. The address
-// that the host gave stays first, the guest's follow.
+// addGuestInterface adds what the guest agent reports of a card to what the host knows.
+// The guest's bridges and VLANs on the card have the same MAC. The first interface
+// with the MAC is the card itself, because the guest numbers the card before it puts
+// others on it. The address that the host gave stays first; the guest's follow.
 func addGuestInterface(known *kubevirtv1.VirtualMachineInstanceNetworkInterface, guest []hypervisor.GuestInterface) {
 	var addresses []string
 	for _, nic := range guest {
@@ -172,8 +173,8 @@ func addAddresses(known *kubevirtv1.VirtualMachineInstanceNetworkInterface, addr
 	}
 }
 
-// keepGuestInterfaces keeps what a guest said of its cards before: nothing was
-// heard of it since this process began.
+// keepGuestInterfaces copies what the guest agent reported of its cards from the status
+// before: the agent has not answered since this process began.
 func keepGuestInterfaces(vmi *kubevirtv1.VirtualMachineInstance, before []kubevirtv1.VirtualMachineInstanceNetworkInterface) {
 	for i := range vmi.Status.Interfaces {
 		known := &vmi.Status.Interfaces[i]

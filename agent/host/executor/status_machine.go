@@ -12,11 +12,13 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// describeMachine fills in what follows from specification, host and domain.
+// describeMachine fills in the status fields that follow from specification, host and
+// domain.
 func (e *Executor) describeMachine(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, r *run) {
 	status := &vmi.Status
 	if status.Machine == nil {
-		// Where and with which emulator it starts next, the guest finds the same machine.
+		// The machine type is kept, so that the guest finds the same machine on whatever
+		// host and emulator it starts next.
 		status.Machine = &kubevirtv1.Machine{Type: e.Machine.CanonicalMachine(machine.MachineType(vmi))}
 	}
 	if cpu := vmi.Spec.Domain.CPU; cpu != nil {
@@ -33,13 +35,13 @@ func (e *Executor) describeMachine(ctx context.Context, vmi *kubevirtv1.VirtualM
 	describeDataVolumes(vmi, r)
 }
 
-// kindBalloon is the name under which the pauses between changes of guestCurrent are
-// counted. There is no condition of that name.
+// kindBalloon is the key in flips for changes of guestCurrent. There is no condition of
+// that name.
 const kindBalloon = kubevirtv1.VirtualMachineInstanceConditionType("memory.guestCurrent")
 
-// describeMemory tells what the guest started with, is to have, and has. What it has
-// is the guest's to choose, which gives the balloon memory as it likes, so it is told
-// only so often.
+// describeMemory sets the memory that the guest had at boot, that it is meant to have,
+// and that it has now. The guest chooses how much memory it gives to the balloon, so
+// flips limits how often the last one changes.
 func (e *Executor) describeMemory(vmi *kubevirtv1.VirtualMachineInstance, r *run) {
 	memory := vmi.Spec.Domain.Memory
 	if memory == nil || memory.Guest == nil {
@@ -62,7 +64,7 @@ func (e *Executor) describeMemory(vmi *kubevirtv1.VirtualMachineInstance, r *run
 		status.GuestCurrent = current
 	}
 	changed := status.GuestCurrent.Cmp(*current) != 0
-	if tell, _ := e.flips.settle(r.ref.UID, kindBalloon, false, changed); tell {
+	if tell, _ := e.flips.limitChange(r.ref.UID, kindBalloon, false, changed); tell {
 		status.GuestCurrent = current
 	}
 }
@@ -104,7 +106,7 @@ func (e *Executor) describeVolumes(ctx context.Context, vmi *kubevirtv1.VirtualM
 // which move; another host that is to have the same disk needs the digest.
 const AnnotationImages = "virtmesh.io/image-digests"
 
-// describeImages writes down what the disks were made from, once.
+// describeImages sets AnnotationImages, once.
 func (e *Executor) describeImages(vmi *kubevirtv1.VirtualMachineInstance, r *run) {
 	pulled := slices.ContainsFunc(vmi.Spec.Volumes, func(v kubevirtv1.Volume) bool { return v.ContainerDisk != nil })
 	if !pulled || vmi.Annotations[AnnotationImages] != "" {
@@ -124,7 +126,8 @@ func (e *Executor) describeImages(vmi *kubevirtv1.VirtualMachineInstance, r *run
 	vmi.Annotations[AnnotationImages] = string(text)
 }
 
-// describeMigration tells how the instance would be migrated and what hinders it.
+// describeMigration sets how the instance would be migrated and the conditions that
+// say why it cannot be.
 func describeMigration(vmi *kubevirtv1.VirtualMachineInstance, r *run) {
 	vmi.Status.MigrationMethod = machine.MigrationMethod(vmi)
 	vmi.Status.MigrationTransport = kubevirtv1.MigrationTransportUnix
@@ -136,7 +139,8 @@ func describeMigration(vmi *kubevirtv1.VirtualMachineInstance, r *run) {
 	}
 }
 
-// describeCredentials tells that access credentials do not reach the guest.
+// describeCredentials sets the condition that says that access credentials are not
+// passed to the guest.
 func describeCredentials(vmi *kubevirtv1.VirtualMachineInstance, r *run) {
 	const kind = kubevirtv1.VirtualMachineInstanceAccessCredentialsSynchronized
 	if len(vmi.Spec.AccessCredentials) == 0 {
@@ -147,8 +151,8 @@ func describeCredentials(vmi *kubevirtv1.VirtualMachineInstance, r *run) {
 		"accessCredentials are not put into the guest: give keys and passwords by cloud-init"), r.now)
 }
 
-// describeDataVolumes tells that the data volumes are ready, without which the guest
-// would not run.
+// describeDataVolumes sets the condition that says that the data volumes are ready:
+// the guest would not run otherwise.
 func describeDataVolumes(vmi *kubevirtv1.VirtualMachineInstance, r *run) {
 	const kind = kubevirtv1.VirtualMachineInstanceDataVolumesReady
 	if !slices.ContainsFunc(vmi.Spec.Volumes, func(v kubevirtv1.Volume) bool { return v.DataVolume != nil }) {

@@ -26,7 +26,7 @@ func (e *Executor) dropPreparation(ctx context.Context, r *run) error {
 	return nil
 }
 
-// connectNetwork makes the cards. Its failure is one of the start.
+// connectNetwork makes the network cards. If it fails, the start has failed.
 func (e *Executor) connectNetwork(ctx context.Context, r *run) (err error) {
 	if r.nics, err = e.Network.Connect(ctx, r.instance); err != nil {
 		return e.startFailed(ctx, r, fmt.Errorf("connect networks: %w", err))
@@ -59,7 +59,7 @@ func (e *Executor) defineStart(ctx context.Context, r *run) error {
 	r.domain, r.found = started, true
 	r.warnings = append(r.warnings, started.Warnings...)
 	e.failures.drop(r.ref.UID)
-	e.preparations.take(r.ref.UID)
+	e.preparations.removeEntry(r.ref.UID)
 	work.free()
 	return nil
 }
@@ -85,8 +85,8 @@ func (e *Executor) definition(r *run, work *preparation) (string, error) {
 	return xml, nil
 }
 
-// startFailed notes a failure to start, to be told and tried again with back-off.
-// A start that was interrupted has not failed.
+// startFailed records a failure to start, so that it is reported and the start is tried
+// again with back-off. A start that was interrupted does not count as failed.
 func (e *Executor) startFailed(ctx context.Context, r *run, err error) error {
 	if ctx.Err() != nil || errors.Is(err, hypervisor.ErrUnavailable) {
 		return err
@@ -116,16 +116,18 @@ func (e *Executor) reportFailure(ctx context.Context, r *run) error {
 	if err := e.commit(ctx, tx); err != nil {
 		e.Logger.Warn("a failure could not be reported", "instance", r.ref.String(), "err", err)
 		if r.failed == nil {
-			// Nothing else brings the instance up again: its pause may be over.
+			// Without an error the instance might not be reconciled again: its pause may
+			// be over.
 			return fmt.Errorf("report why %s does not start: %w", r.ref, err)
 		}
-		// The failure itself is what matters to the caller; it is told next time.
+		// The caller needs r.failed more than this error; the next reconciliation writes
+		// the failure.
 	}
 	return nil
 }
 
-// holding begins a transaction that fails unless the claim is as it was read: who
-// has lost the claim does not speak for the instance any more.
+// holding begins a transaction that fails if the claim has changed since it was read:
+// a host that has lost the claim must not write the instance.
 func (e *Executor) holding(r *run) *objects.Tx {
 	tx := &objects.Tx{}
 	claims.RequireHeld(tx, r.claim)
@@ -140,8 +142,8 @@ func (e *Executor) recordEnd(ctx context.Context, r *run, how end) error {
 	return e.Hypervisor.SetRecord(ctx, r.ref, recordEnd, text)
 }
 
-// commitEnd tells the mesh, in one transaction, that the instance ended and holds
-// nothing on this host any more.
+// commitEnd writes in one transaction that the instance ended, and gives up its claim,
+// its finalizer and its volumes.
 func (e *Executor) commitEnd(ctx context.Context, r *run, how end) error {
 	ctx, cancel := context.WithTimeout(ctx, meshTimeout)
 	defer cancel()
@@ -159,7 +161,7 @@ func (e *Executor) commitEnd(ctx context.Context, r *run, how end) error {
 	tx.Update(vmi, ended)
 	claims.Release(tx, r.claim)
 	if err := e.Volumes.Detach(ctx, tx, vmi); err != nil {
-		return fmt.Errorf("give up the volumes of %s: %w", r.ref, err)
+		return fmt.Errorf("detach the volumes of %s: %w", r.ref, err)
 	}
 	if !vmi.IsFinal() {
 		if how.PowerCut {
@@ -180,13 +182,14 @@ func eventType(phase kubevirtv1.VirtualMachineInstancePhase) string {
 	return corev1.EventTypeNormal
 }
 
-// forgetInstance is called when nothing of the instance is left here.
+// forgetInstance drops what this process keeps in memory about an instance of which
+// nothing is left on this host.
 func (e *Executor) forgetInstance(ref hypervisor.Ref) {
-	e.agents.forget(ref.UID)
+	e.agents.dropGuest(ref.UID)
 	e.flips.drop(ref.UID)
 	e.failures.drop(ref.UID)
 	e.shutdowns.drop(ref.UID)
-	e.traces.forget(ref)
+	e.traces.remove(ref)
 }
 
 // refOf names the instance's domain.

@@ -9,8 +9,8 @@ import (
 // errStopped refuses work on an executor that was closed.
 var errStopped = errors.New("the executor has stopped")
 
-// tasks are what goes on outside of the workers: work that takes as long as an
-// image's registry or a guest likes. They end with the executor.
+// tasks runs the work that no worker waits for, because an image's registry or a guest
+// determines how long it takes. Closing the executor ends all tasks.
 type tasks struct {
 	life context.Context
 	stop context.CancelFunc
@@ -37,7 +37,7 @@ func (t *tasks) begin(fn func(ctx context.Context)) error {
 	return nil
 }
 
-// close ends all tasks, and returns when they have.
+// close ends all tasks, and returns when they have ended.
 func (t *tasks) close() {
 	t.mu.Lock()
 	t.closed = true

@@ -8,9 +8,9 @@ import (
 	"virtmesh/agent/stewards"
 )
 
-// traces are the instances that may have left something on this host besides a
-// domain: disks, addresses, a preparation under way. An instance of which
-// nothing but that is left is cleaned up as an orphan's domain is.
+// traces holds the instances that may have left something on this host besides a
+// domain: disks, addresses, a preparation under way. Such leftovers are cleaned up
+// like an orphaned domain, even if no domain is left.
 type traces struct {
 	mu    sync.Mutex
 	byKey map[stewards.Key][]hypervisor.Ref
@@ -27,22 +27,22 @@ func (t *traces) add(ref hypervisor.Ref) {
 	}
 }
 
-// of returns the instances that bore the name.
+// of returns all instances, present and past, that have the name.
 func (t *traces) of(key stewards.Key) []hypervisor.Ref {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Clone(t.byKey[key])
 }
 
-// has tells whether the instance left traces.
+// has reports whether the instance may have left something on this host.
 func (t *traces) has(ref hypervisor.Ref) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Contains(t.byKey[keyOf(ref)], ref)
 }
 
-// forget is called when nothing of the instance is left.
-func (t *traces) forget(ref hypervisor.Ref) {
+// remove removes an instance of which nothing is left on this host.
+func (t *traces) remove(ref hypervisor.Ref) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key := keyOf(ref)
@@ -52,7 +52,7 @@ func (t *traces) forget(ref hypervisor.Ref) {
 	}
 }
 
-// keys returns the names of all of them.
+// keys returns the names of all instances in traces.
 func (t *traces) keys() []stewards.Key {
 	t.mu.Lock()
 	defer t.mu.Unlock()

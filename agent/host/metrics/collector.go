@@ -13,13 +13,13 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// Instances are the instances that the mesh knows, as an informer of them has
-// them. List must not block; what it returns is not changed.
+// Instances lists the instances of the mesh, as an informer does. List must not block.
+// The Collector does not change what List returns.
 type Instances interface {
 	List(namespace string) []*kubevirtv1.VirtualMachineInstance
 }
 
-// Config says whose guests are shown.
+// Config is what a Collector works with.
 type Config struct {
 	// Host is this host's name, the label "node". Required.
 	Host string
@@ -31,7 +31,7 @@ type Config struct {
 	// Timeout bounds a scrape. It should be less than Prometheus' own
 	// scrape_timeout, so that the agent's other metrics arrive even then.
 	Timeout time.Duration
-	// Logger receives why a scrape failed. Required.
+	// Logger receives the reasons why scrapes failed. Required.
 	Logger *slog.Logger
 }
 
@@ -84,7 +84,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	guests, err := c.read()
 	if err != nil {
 		c.failures.Inc()
-		c.cfg.Logger.Warn("the guests could not be read for a scrape", "err", err)
+		c.cfg.Logger.Warn("the statistics of guests could not be read for a scrape", "err", err)
 	}
 	c.failures.Collect(ch)
 	if err != nil {
@@ -101,8 +101,8 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// read asks the hypervisor. Scrapes take turns: a daemon that hangs is not asked
-// again by each of several scrapers.
+// read reads the statistics from the hypervisor. Scrapes take turns, so that several
+// scrapers do not each send a request to a libvirt daemon that hangs.
 func (c *Collector) read() ([]hypervisor.Stats, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.Timeout)
 	defer cancel()
@@ -121,8 +121,8 @@ type sink struct {
 	node string
 }
 
-// put sends one value. One that Prometheus would not accept is left out: it must
-// not take the others with it.
+// put sends one value. A value that Prometheus would not accept is left out, because it
+// would make the whole scrape fail.
 func (s sink) put(desc *prometheus.Desc, kind prometheus.ValueType, value float64, namespace, name string, more ...string) {
 	labels := append([]string{s.node, namespace, name}, more...)
 	if m, err := prometheus.NewConstMetric(desc, kind, value, labels...); err == nil {

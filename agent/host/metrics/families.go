@@ -26,7 +26,7 @@ type families struct {
 	vcpuSeconds *prometheus.Desc
 	vcpu        []family[hypervisor.VCPUStats]
 	memory      []family[hypervisor.MemoryStats]
-	// balloon are those that only a driver in the guest can tell.
+	// balloon are the metrics that need a balloon driver in the guest.
 	balloon []family[hypervisor.MemoryStats]
 	disk    []family[hypervisor.DiskStats]
 	nic     []family[hypervisor.NICStats]
@@ -141,8 +141,8 @@ func (f *families) guest(out sink, s *hypervisor.Stats) {
 		send(out, f.vcpu, s.Ref, v, id)
 	}
 	send(out, f.memory, s.Ref, &s.Memory)
-	// Zero is what a guest without a balloon driver tells: nothing, rather than
-	// that it has no memory left.
+	// A guest without a balloon driver shows zero, which means that nothing is known,
+	// and not that no memory is left.
 	if s.Memory.Available != 0 {
 		send(out, f.balloon, s.Ref, &s.Memory)
 	}
@@ -179,8 +179,8 @@ func device(seen map[string]bool, names ...string) string {
 	return ""
 }
 
-// vcpuState is what KubeVirt calls the state of a virtual CPU. One that has never
-// run is offline, as those are that may be plugged later.
+// vcpuState returns KubeVirt's name of the state of a virtual CPU. A CPU that has never
+// run counts as offline, like the CPUs that may be plugged later.
 func vcpuState(v *hypervisor.VCPUStats) string {
 	switch {
 	case v.Running:

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// none is what KubeVirt shows in place of what an instance does not say.
+	// none is the label value that KubeVirt uses for what an instance does not specify.
 	none = "<none>"
 	// maxLabel bounds what users can put in a label by an annotation.
 	maxLabel = 128
@@ -25,8 +25,8 @@ func infoDesc() *prometheus.Desc {
 		"evictable", "outdated", "vmi_pod")
 }
 
-// instance sends the description of one instance. Labels that a guest's agent would
-// fill are there and empty, as in KubeVirt for a guest without an agent.
+// instance sends the description of one instance. Labels that need a guest agent are
+// present but empty, as KubeVirt sends them for a guest without an agent.
 func (f *families) instance(out sink, vmi *kubevirtv1.VirtualMachineInstance) {
 	machine := ""
 	if vmi.Status.Machine != nil {
@@ -51,8 +51,8 @@ func annotation(vmi *kubevirtv1.VirtualMachineInstance, names ...string) string 
 	return none
 }
 
-// evictable says whether the instance would be in nobody's way when its host is
-// drained: only one that wants to be migrated and cannot be is.
+// evictable reports whether the instance does not block the drain of its host. Only an
+// instance that asks to be migrated and cannot be migrated blocks the drain.
 func evictable(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	if s := vmi.Spec.EvictionStrategy; s == nil || *s != kubevirtv1.EvictionStrategyLiveMigrate {
 		return true

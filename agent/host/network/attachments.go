@@ -13,17 +13,17 @@ import (
 	"virtmesh/storage/durable"
 )
 
-// attachments remembers in a file what each card in a secondary network was
-// attached to when its guest started. A definition counts at the start only, as
-// in KubeVirt: who edits or deletes one afterwards must not move a running guest
-// to another network, or cut it off, and neither must a restart of the agent.
-// Its methods may be called at once.
+// attachments keeps in a file the network that each card in a secondary network was
+// attached to when its guest started. As in KubeVirt, a NetworkAttachmentDefinition is
+// read only at the start: editing or deleting it afterwards, or a restart of the
+// agent, must not move a running guest to another network or cut it off. The methods
+// may be called at once.
 type attachments struct {
 	path string
 
 	mu    sync.Mutex
 	byKey map[string]nad.Network // by leaseKey
-	// unsaved is set while the file holds what was dropped since.
+	// unsaved is set while the file still holds attachments that were dropped.
 	unsaved bool
 }
 
@@ -50,7 +50,7 @@ func (a *attachments) get(key string) (nad.Network, bool) {
 	return network, ok
 }
 
-// put remembers an attachment; without an error it is on disk.
+// put stores an attachment. If put returns no error, the attachment is on disk.
 func (a *attachments) put(key string, network nad.Network) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -69,8 +69,8 @@ func (a *attachments) put(key string, network nad.Network) error {
 	return err
 }
 
-// drop forgets attachments at once. An error says that the file does not know
-// of it yet, which flush or the next put makes up for.
+// drop removes the attachments for whose key gone returns true. An error says that
+// the file still holds them; flush or the next put writes it again.
 func (a *attachments) drop(gone func(key string) bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -52,7 +52,7 @@ type Config struct {
 	// LeaseFile keeps the addresses of the default network.
 	LeaseFile string
 	// AttachmentFile keeps what cards in secondary networks are attached to. Its
-	// directory exists.
+	// directory must exist.
 	AttachmentFile string
 	// Bridges are the bridges this host offers to secondary networks.
 	Bridges []HostBridge
@@ -75,11 +75,12 @@ type Network struct {
 
 	// changed wakes Run.
 	changed chan struct{}
-	// setting lets one Set at a time see the newest instances.
+	// setting serialises calls of Plug's Set, so that the last call has the newest
+	// instances.
 	setting sync.Mutex
 }
 
-// New opens the addresses given out before.
+// New makes a Network, and reads the files of addresses and attachments.
 func New(config Config) (*Network, error) {
 	if config.Host == "" || config.Instances == nil || config.Networks == nil || config.Plug == nil || config.Logger == nil {
 		return nil, errors.New("host network: a required field of its configuration is missing")
@@ -98,13 +99,13 @@ func New(config Config) (*Network, error) {
 // gateway is the host's own address in its subnet: the first one.
 func gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }
 
-// here tells whether an instance has, or is about to have, a guest here.
+// here reports whether an instance has, or is about to have, a guest on this host.
 func (n *Network) here(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	return vmi != nil && vmi.Status.NodeName == n.Host
 }
 
-// set makes the network as it is wanted now. refused are the taps that cannot
-// be part of it, by name.
+// set builds the wanted network and applies it to the host. refused holds the taps that
+// cannot be part of it, by name, with the reasons.
 func (n *Network) set(ctx context.Context) (result netplug.Result, refused map[string]error, err error) {
 	n.setting.Lock()
 	defer n.setting.Unlock()
@@ -130,7 +131,7 @@ func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 			return nil, fmt.Errorf("address for interface %s: %w", nic.Name, err)
 		}
 	}
-	// A Set that fails for another instance's sake does not concern this one.
+	// A Set that fails because of another instance does not matter to this one.
 	result, refused, err := n.set(ctx)
 	nics := map[string]domain.NIC{}
 	for _, nic := range cardsOf(vmi) {
@@ -164,9 +165,9 @@ func (n *Network) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv
 	return list
 }
 
-// Release implements the executor's Network: the taps go with the next change,
-// which the end of the instance is. A file that cannot be written does not hold
-// up that end; it is written later.
+// Release implements the executor's Network. The taps are removed with the next change
+// of the instances, which the end of this instance is. A file that cannot be written
+// does not delay that end; it is written later.
 func (n *Network) Release(ref hypervisor.Ref) error {
 	prefix := leaseKey(ref, "")
 	err := n.attached.drop(func(key string) bool { return strings.HasPrefix(key, prefix) })
@@ -176,7 +177,7 @@ func (n *Network) Release(ref hypervisor.Ref) error {
 		}
 	}
 	if err != nil {
-		n.Logger.Warn("what an instance gave back could not be saved yet", "instance", ref.Namespace+"/"+ref.Name, "err", err)
+		n.Logger.Warn("the released addresses of an instance could not be saved yet", "instance", ref.Namespace+"/"+ref.Name, "err", err)
 		n.wake()
 	}
 	return nil
@@ -190,8 +191,8 @@ func (n *Network) addresses() map[string]netip.Addr {
 	return addresses
 }
 
-// attach resolves the definition of a secondary network for a guest that starts,
-// and remembers what it said.
+// attach reads the definition of a secondary network for a guest that starts, and
+// stores the attachment.
 func (n *Network) attach(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) error {
 	attachment, err := n.attachment(vmi, network)
 	if err != nil {
@@ -200,8 +201,8 @@ func (n *Network) attach(vmi *kubevirtv1.VirtualMachineInstance, network kubevir
 	return n.attached.put(leaseKey(refOf(vmi), network.Name), attachment)
 }
 
-// cardsOf lists the network cards that the guest has: one in the state "absent" was taken
-// out, and has neither a tap nor an address.
+// cardsOf lists the network cards that the guest has. A card in the state "absent" was
+// unplugged, and has neither a tap nor an address.
 func cardsOf(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv1.Interface {
 	return slices.DeleteFunc(slices.Clone(vmi.Spec.Domain.Devices.Interfaces), func(nic kubevirtv1.Interface) bool {
 		return nic.State == kubevirtv1.InterfaceStateAbsent
@@ -213,8 +214,8 @@ func linkState(nic kubevirtv1.Interface) string {
 	return string(cmp.Or(nic.State, kubevirtv1.InterfaceStateLinkUp))
 }
 
-// leaseKey names a card of one life of an instance: a new instance of the same
-// name must not find the addresses of the old one.
+// leaseKey names a card of one instance by its UID: a new instance of the same name
+// must not get the addresses of the old one.
 func leaseKey(ref hypervisor.Ref, card string) string {
 	return ref.Namespace + "/" + ref.Name + "/" + ref.UID + "/" + card
 }

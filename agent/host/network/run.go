@@ -12,19 +12,19 @@ import (
 	"virtmesh/agent/objects"
 )
 
-// repairEvery is how often the network is compared with what is wanted although
-// nothing is known to have changed. Others change a host's network too: a
-// restart of its firewall takes our filter away, an interface comes late, a
-// server dies. On a host with 250 guests a comparison takes 25 ms.
+// repairEvery is how often the host's network is compared with the wanted one although
+// no change is known. Other software changes a host's network too: a restart of its
+// firewall removes our filter, an interface appears late, a server dies. On a host
+// with 250 guests a comparison takes 25 ms.
 const repairEvery = 30 * time.Second
 
 // firstRetry is how soon a network that could not be made is tried again. Each
 // further failure doubles the time, up to repairEvery.
 const firstRetry = time.Second
 
-// Run makes the network as the instances want it now, again whenever they or
-// the members of the mesh change, and now and then without a reason, until ctx
-// ends.
+// Run applies the network that the instances need now, and again whenever the
+// instances or the members of the mesh change, and at least every repairEvery, until
+// ctx ends.
 func (n *Network) Run(ctx context.Context) error {
 	if err := errors.Join(n.Instances.WaitForSync(ctx), n.Networks.WaitForSync(ctx)); err != nil {
 		return fmt.Errorf("host network: %w", err)
@@ -63,7 +63,7 @@ func (n *Network) Run(ctx context.Context) error {
 	}
 }
 
-// nextRepair is when to look again after so many failures in a row.
+// nextRepair is the time until the next comparison after so many failures in a row.
 func nextRepair(failures int) time.Duration {
 	if failures == 0 || failures > 5 {
 		return repairEvery
@@ -71,7 +71,7 @@ func nextRepair(failures int) time.Duration {
 	return min(repairEvery, firstRetry<<(failures-1))
 }
 
-// report says what is wrong once, not at every try.
+// report logs a failure once, not at every try.
 func (n *Network) report(last, err error) {
 	switch {
 	case err == nil && last != nil:
@@ -88,9 +88,9 @@ func (n *Network) wake() {
 	}
 }
 
-// adopt gives back what instances that ended while the agent was away still
-// hold, and looks up the networks of those that an agent started which did not
-// remember them.
+// adopt releases the addresses and attachments of instances that ended while the agent
+// was down. It also reads the networks of running instances that have no stored
+// attachment, because an agent that did not store attachments started them.
 func (n *Network) adopt() {
 	for _, vmi := range n.Instances.List("") {
 		if !n.here(vmi) || vmi.Status.Phase != kubevirtv1.Running {
@@ -101,21 +101,21 @@ func (n *Network) adopt() {
 				continue
 			}
 			if err := n.attach(vmi, network); err != nil {
-				n.Logger.Warn("the network of a running guest is not known", "instance", objects.KeyOf(vmi), "network", name, "err", err)
+				n.Logger.Warn("the network of a running guest could not be read", "instance", objects.KeyOf(vmi), "network", name, "err", err)
 			}
 		}
 	}
-	// An instance is looked up when its key is judged: one that came meanwhile may
-	// have got an address.
-	err := n.leases.Retain(n.held)
-	if err = errors.Join(err, n.attached.drop(func(key string) bool { return !n.held(key) })); err != nil {
-		n.Logger.Warn("old addresses and networks could not be given back", "err", err)
+	// needsKey looks up the instance for each key, and not from a list made before: an
+	// instance that came meanwhile may have got an address.
+	err := n.leases.Retain(n.needsKey)
+	if err = errors.Join(err, n.attached.drop(func(key string) bool { return !n.needsKey(key) })); err != nil {
+		n.Logger.Warn("the addresses and networks of ended instances could not be released", "err", err)
 	}
 }
 
-// held tells whether the instance that a leaseKey names still needs what is
-// kept under it.
-func (n *Network) held(key string) bool {
+// needsKey reports whether the instance that a leaseKey names still needs the address or
+// attachment stored under it.
+func (n *Network) needsKey(key string) bool {
 	parts := strings.Split(key, "/")
 	if len(parts) != 4 {
 		return false

@@ -15,8 +15,8 @@ import (
 	"virtmesh/netplug/nad"
 )
 
-// build makes the whole network that the instances of this host need now, and
-// tells which taps cannot be part of it.
+// build returns the whole network that the instances of this host need now, with the
+// taps that cannot be part of it.
 func (n *Network) build() *builder {
 	b := &builder{
 		network: n, addresses: n.addresses(), bridges: map[string]netplug.Bridge{},
@@ -24,8 +24,8 @@ func (n *Network) build() *builder {
 	}
 	b.want.DNS = netplug.DNS{Domain: n.Domain, Records: map[string][]netip.Addr{}}
 	b.want.Bridges = []netplug.Bridge{n.podBridge()}
-	// Guests that run come first: who wants the address of one of them must not
-	// get it.
+	// Guests that run come first: an instance that starts must not take the MAC address
+	// of one of them.
 	instances := n.Instances.List("")
 	slices.SortStableFunc(instances, func(x, y *kubevirtv1.VirtualMachineInstance) int {
 		return cmp.Compare(starting(x), starting(y))
@@ -64,14 +64,14 @@ type builder struct {
 	network   *Network
 	addresses map[string]netip.Addr
 	bridges   map[string]netplug.Bridge
-	// cards are the taps by bridge and MAC, refused the reasons of those left
-	// out, by name: one that is not valid would cost all others their network.
+	// cards are the taps by bridge and MAC. refused holds the reasons of the taps left
+	// out, by name: one invalid tap in the Want would leave all guests without network.
 	cards   map[string]string
 	refused map[string]error
 	want    netplug.Want
 }
 
-// addTap wants a tap, and tells whether it can be had.
+// addTap adds a tap to the Want, and reports whether the tap can be part of it.
 func (b *builder) addTap(tap netplug.Tap) bool {
 	if err := tap.Validate(); err != nil {
 		b.refused[tap.Name] = err
@@ -137,8 +137,8 @@ func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, tap net
 	b.bridges[attachment.Bridge] = bridge
 }
 
-// hostBridge is the bridge of a secondary network: with the uplink that the
-// host's configuration names, or one that the administrator made.
+// hostBridge returns the bridge of a secondary network: with the uplink that the host's
+// configuration names, or a bridge that the administrator made.
 func (n *Network) hostBridge(name string) netplug.Bridge {
 	for _, configured := range n.Bridges {
 		if configured.Name == name {

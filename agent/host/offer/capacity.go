@@ -10,10 +10,10 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// Allocatable is what guests may use of a host: what it has, less the memory
-// that is reserved for the host itself, in bytes. disk is the size of the file
-// system that holds what ends with an instance, in bytes; a tenth of it is kept
-// for the host.
+// Allocatable is what guests may use of a host: its capacity less reserved, the memory
+// kept for the host itself, in bytes. disk is the size in bytes of the file system
+// that holds the disks that end with their instance; a tenth of it is kept for the
+// host.
 func Allocatable(reserved, disk int64, capabilities hypervisor.Capabilities) machine.Resources {
 	cpus := capabilities.CPUs
 	if cpus == 0 {

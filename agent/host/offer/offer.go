@@ -2,8 +2,8 @@
 // asks before it claims the host, because only the host knows what its memory
 // and its processor can really carry.
 //
-// An offer binds nobody and reserves nothing: the claim that follows is judged
-// by the rules of package claims. So a Judge keeps no state and may answer any
+// An offer is no promise and reserves nothing: the rules of package claims decide
+// about the claim that follows. So a Judge keeps no state and may answer any
 // number of requests at once.
 package offer
 
@@ -28,14 +28,14 @@ type Judge struct {
 	Allocatable machine.Resources
 	// CPUModels are the CPU models that the processor can run.
 	CPUModels []string
-	// Emulator is what guests can be given besides a CPU model.
+	// Emulator describes what guests can have besides a CPU model.
 	Emulator machine.Emulator
 	// OnHost lists the claims on a host, as this host's copy of the store has
 	// them.
 	OnHost func(host string) []claims.Instance
 }
 
-// Free is what the claims on this host leave for further guests.
+// Free returns what is left for further guests after the claims on this host.
 func (j *Judge) Free() machine.Resources { return j.freeWithout("") }
 
 // freeWithout is what is free when the claim of one instance does not count.

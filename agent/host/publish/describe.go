@@ -15,10 +15,10 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// Description is what a host says of itself.
+// Description describes a host, as its Node shows it.
 type Description struct {
-	// Capacity is what the host has, Allocatable what claims on it may add up
-	// to.
+	// Capacity is what the host has, Allocatable the most that all claims on it may
+	// add up to.
 	Capacity, Allocatable machine.Resources
 	// Addresses, Info and PodCIDR are shown as they are.
 	Addresses []corev1.NodeAddress
@@ -26,7 +26,7 @@ type Description struct {
 	PodCIDR   string
 	// Zone is the failure domain; empty for none.
 	Zone string
-	// Labels are set beside those that follow from the other fields.
+	// Labels are set in addition to those that follow from the other fields.
 	Labels map[string]string
 	// KVM says that hardware virtualisation works, and KVMReason why not.
 	KVM       bool
@@ -39,15 +39,15 @@ type Description struct {
 	Emulator machine.Emulator
 	// NotReady says why the host runs no guests; empty if it does.
 	NotReady string
-	// Conditions are set beside Ready and KVMUsable.
+	// Conditions are set in addition to Ready and KVMUsable.
 	Conditions []corev1.NodeCondition
 }
 
 const (
 	// ConditionKVM tells whether hardware virtualisation works on the host.
 	ConditionKVM corev1.NodeConditionType = "KVMUsable"
-	// ResourceKVM is how KubeVirt names the right to use /dev/kvm; there is no
-	// limit to it here.
+	// ResourceKVM is KubeVirt's name of the resource that gives access to /dev/kvm. It
+	// is not limited here.
 	resourceKVM = "devices.kubevirt.io/kvm"
 
 	labelRole = "node-role.kubernetes.io/worker"
@@ -56,14 +56,14 @@ const (
 	reasonNotReady = "AgentNotReady"
 )
 
-// ownedPrefixes are the labels that follow from the processor: those that a
-// description does not hold are removed.
+// ownedPrefixes are the prefixes of the labels that follow from the processor. Labels
+// with such a prefix that a description does not contain are removed.
 var ownedPrefixes = []string{
 	kubevirtv1.CPUModelLabel, kubevirtv1.CPUFeatureLabel, kubevirtv1.CPUModelVendorLabel,
 	kubevirtv1.HostModelCPULabel, kubevirtv1.SupportedMachineTypeLabel,
 }
 
-// obsoleteModels are not worth a label: no host lacks them.
+// obsoleteModels get no label, because every host supports them.
 var obsoleteModels = []string{
 	"486", "Conroe", "athlon", "core2duo", "coreduo", "kvm32", "kvm64", "n270",
 	"pentium", "pentium2", "pentium3", "pentiumpro", "phenom", "qemu32", "qemu64",

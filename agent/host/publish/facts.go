@@ -24,15 +24,15 @@ type TellerConfig struct {
 	Facts gossip.Facts
 	// Tell hands the facts of this host to the mesh.
 	Tell func(gossip.Facts) error
-	// Free is what claims leave of this host.
+	// Free returns what the claims on this host leave free.
 	Free func() machine.Resources
 	// Pools measures the host's pools of volumes, by name.
 	Pools func(ctx context.Context) map[string]storage.Usage
-	// Images lists the container disks that are here.
+	// Images lists the container disks that are on this host.
 	Images func() []string
 	// Nodes holds the host's Node, which says whether it is cordoned.
 	Nodes *objects.Informer[*corev1.Node]
-	// Interval is how often the host looks at itself.
+	// Interval is how often the facts are collected and handed to the mesh.
 	Interval time.Duration
 	// Logger receives failures.
 	Logger *slog.Logger
@@ -54,7 +54,7 @@ func (c TellerConfig) Validate() error {
 	return nil
 }
 
-// Teller keeps the mesh informed of what this host can carry.
+// Teller keeps the mesh informed of what this host has free for guests.
 type Teller struct{ cfg TellerConfig }
 
 // NewTeller checks cfg and returns a Teller that is not yet running.
@@ -71,7 +71,7 @@ func (t *Teller) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	for {
 		if err := t.cfg.Tell(t.facts(ctx)); err != nil {
-			t.cfg.Logger.Warn("this host's facts could not be told", "err", err)
+			t.cfg.Logger.Warn("the facts of this host could not be gossiped", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -95,12 +95,12 @@ func (t *Teller) facts(ctx context.Context) gossip.Facts {
 	return facts
 }
 
-// GossipResources is r as facts carry it.
+// GossipResources converts r to the form that gossiped facts use.
 func GossipResources(r machine.Resources) gossip.Resources {
 	return gossip.Resources{CPUMilli: r.CPUMilli, MemoryBytes: r.MemoryBytes, Hugepages: r.Hugepages, Devices: r.Devices}
 }
 
-// load is the share of the CPUs that had work in the last minute.
+// load is the load average of the last minute, divided by the number of CPUs.
 func load() float64 {
 	proc, err := procfs.NewDefaultFS()
 	if err != nil {

@@ -24,13 +24,13 @@ type Config struct {
 	Store  objects.Store
 	Cache  *objects.Cache
 	Claims *claims.Cache
-	// Describe says what the host is now. It must be quick. Required.
+	// Describe returns the present description of the host. It must be quick. Required.
 	Describe func() Description
 	// Interval is how often the host is described again.
 	Interval time.Duration
-	// Patience is how long the host lets others hold it for dead before it
-	// contradicts: both may be right for a moment, and neither must win by
-	// writing faster.
+	// Patience is how long the host leaves a mark of another host that says it is dead,
+	// before it removes the mark. For a moment both may be right, and neither must win
+	// by writing faster.
 	Patience time.Duration
 	// Logger receives failures. Required.
 	Logger *slog.Logger
@@ -61,10 +61,10 @@ type Publisher struct {
 	cfg    Config
 	nodes  *objects.Informer[*corev1.Node]
 	engine *stewards.Controller
-	// doubted is when the host first saw that others hold it for dead. Only
-	// the one worker uses it.
+	// doubted is when the host first saw that others marked it as dead. Only the one
+	// worker uses it.
 	doubted time.Time
-	// turn holds one token: who has it publishes, or changes paused.
+	// turn holds one token. The goroutine that has it may publish or change paused.
 	turn   chan struct{}
 	paused bool
 }
@@ -99,20 +99,20 @@ func New(cfg Config) (*Publisher, error) {
 // Run publishes until ctx ends.
 func (p *Publisher) Run(ctx context.Context) error { return p.engine.Run(ctx) }
 
-// Pause makes the host publish nothing until Resume, so that what is withdrawn
-// does not come back. When it returns, nothing is under way.
+// Pause makes the host publish nothing until Resume, so that objects that are withdrawn
+// meanwhile are not written again. When Pause returns, no write is under way.
 func (p *Publisher) Pause(ctx context.Context) error {
 	select {
 	case <-p.turn:
 	case <-ctx.Done():
-		return fmt.Errorf("wait for host %s to have published: %w", p.cfg.Host, context.Cause(ctx))
+		return fmt.Errorf("pause the publisher of host %s: wait for the write under way: %w", p.cfg.Host, context.Cause(ctx))
 	}
 	p.paused = true
 	p.turn <- struct{}{}
 	return nil
 }
 
-// Resume ends a pause: what was withdrawn is published again.
+// Resume ends a pause: the host publishes again what was withdrawn.
 func (p *Publisher) Resume() {
 	<-p.turn
 	p.paused = false
@@ -184,7 +184,8 @@ func (p *Publisher) publish(ctx context.Context, key stewards.Key) (stewards.Res
 	return stewards.Result{RequeueAfter: p.cfg.Interval}, nil
 }
 
-// hesitate returns how long to wait before contradicting a Watcher.
+// hesitate returns how long to wait before removing another host's mark that this host
+// is dead.
 func (p *Publisher) hesitate(n *corev1.Node, now time.Time) time.Duration {
 	if objects.NodeCondition(n, corev1.NodeReady).Status != corev1.ConditionUnknown {
 		p.doubted = time.Time{}

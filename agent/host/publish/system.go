@@ -10,8 +10,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// SystemInfo reads what the operating system says of itself below root, "/" on
-// a real host. What cannot be read stays empty. version is the agent's.
+// SystemInfo reads the operating system's description of itself below root, which is
+// "/" on a real host. A field that cannot be read stays empty. version is the version
+// of the agent.
 func SystemInfo(root, version string) corev1.NodeSystemInfo {
 	read := func(path string) string {
 		b, err := os.ReadFile(root + path)

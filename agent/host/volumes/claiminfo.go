@@ -16,14 +16,14 @@ import (
 const (
 	// preallocation marks a claim whose storage was set aside in full, as CDI does.
 	preallocation = "cdi.kubevirt.io/storage.preallocation"
-	// noOverhead is the share of a claim that its file system takes: a disk here has
-	// all that its claim asked for.
+	// noOverhead is the share of a claim that its file system takes: none, because a
+	// disk here has the full size that its claim asked for.
 	noOverhead = kubevirtv1.Percent("0")
 )
 
-// claimInfo describes the claims that the instance's volumes are, by volume, as this
-// host's replica shows them. A claim that is not there is left out. What could be read
-// is returned with an error too.
+// claimInfo describes the claims that the instance's volumes use, by volume, as this
+// host's replica shows them. A claim that does not exist is left out. With an error,
+// the map holds the claims that could be read.
 func (p *Provisioner) claimInfo(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]*kubevirtv1.PersistentVolumeClaimInfo, error) {
 	infos := map[string]*kubevirtv1.PersistentVolumeClaimInfo{}
 	var failed error

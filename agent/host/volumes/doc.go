@@ -6,9 +6,9 @@
 //	cloudInitNoCloud       seed image made from user, meta and network data
 //	persistentVolumeClaim  volume in one of the host's pools
 //
-// What lives only as long as an instance is in a directory of its own, named
-// by its UID, so that a new instance of the same name starts clean, and what
-// is left of one that is gone can be recognised.
+// Disks that live only as long as their instance are in a directory named by the
+// instance's UID. So a new instance of the same name starts clean, and the disks
+// of an instance that is gone can be recognised.
 //
 // A volume of a pool that only this host can reach is made on this host when
 // the first instance that uses its claim comes here; the claim is then bound
@@ -16,16 +16,18 @@
 //
 // Invariants of a claim:
 //
-//   - A volume is made for it once. Its pool, host and reclaim policy are
-//     recorded in annotations before that, together with its first holder, and
-//     it is Bound after that. So Bound without a volume is an error, never a
-//     reason to make another, and its StorageClass no longer matters.
-//   - Its volume is deleted, by a host that reaches it, only when the claim is
-//     being deleted, no instance that uses it is known, and the mesh says that
-//     none holds it. None can attach it any more: that needs the claim as it
-//     was before its deletion.
-//   - When the host that has the volume is removed from the mesh, another one
-//     lets the claim go.
+//   - A volume is made for a claim once. Before that, the claim's pool, host and
+//     reclaim policy are recorded in annotations, together with its first holder.
+//     After that, the claim is Bound and its StorageClass no longer matters. So a
+//     Bound claim without a volume is an error, and never a reason to make another
+//     volume.
+//   - A claim's volume is deleted, by a host that can reach it, only when the claim
+//     is being deleted, no instance that uses it is known, and the mesh's record of
+//     holders is empty. No instance can attach the claim any more: attaching
+//     requires that the claim has not changed since it was read, and the deletion
+//     changes it.
+//   - When the host that has the volume is removed from the mesh, another host
+//     removes the claim's finalizer.
 //
 // Failures are *instance.VolumeError, with the reasons KubeVirt uses.
 package volumes

@@ -5,9 +5,9 @@ import (
 	"virtmesh/storage/filedisk"
 )
 
-// fileDisk describes a disk in a file, with what the file system below it can
-// do. That is found out on the file itself each time: it costs an open, and an
-// administrator may move a directory to another file system.
+// fileDisk describes a disk in a file, with the capabilities of its file system. They
+// are probed on the file itself each time: that costs only an open, and an
+// administrator may have moved the directory to another file system.
 func fileDisk(path, format string) domain.Disk {
 	can := filedisk.Probe(path)
 	return domain.Disk{

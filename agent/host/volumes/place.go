@@ -18,18 +18,18 @@ import (
 // KubeVirt's hostpath provisioner.
 const parameterPool = "storagePool"
 
-// DefaultPool is used by claims without a StorageClass when none is default.
+// DefaultPool is the pool of claims without a StorageClass when no class is the default.
 const DefaultPool = "local"
 
-// place is where a claim's volume is, and what becomes of it.
+// place is where a claim's volume is, and whether it outlives its claim.
 type place struct {
 	pool storage.Pool
-	// retain keeps the volume when its claim goes.
+	// retain keeps the volume when its claim is deleted.
 	retain bool
 }
 
-// placeOf finds the place of a claim's volume. Only a claim that has never been
-// used goes by its StorageClass: later the class may be another one, or gone.
+// placeOf finds the place of a claim's volume. The StorageClass decides only for a
+// claim that has never been used: later the class may have changed or be gone.
 func (p *Provisioner) placeOf(ctx context.Context, claim *corev1.PersistentVolumeClaim) (place, error) {
 	if recorded := claim.Annotations[poolAnnotation]; recorded != "" {
 		pool, err := p.pool(recorded)
@@ -86,7 +86,7 @@ func (p *Provisioner) holding(ctx context.Context, claim *corev1.PersistentVolum
 	return nil, nil
 }
 
-// record writes down in the claim where its volume is.
+// record sets the claim's annotations that say where its volume is.
 func (p *Provisioner) record(claim *corev1.PersistentVolumeClaim, place place) {
 	if claim.Annotations == nil {
 		claim.Annotations = map[string]string{}
@@ -105,8 +105,8 @@ func retains(claim *corev1.PersistentVolumeClaim) bool {
 	return claim.Annotations[policyAnnotation] == string(corev1.PersistentVolumeReclaimRetain)
 }
 
-// classOf returns the StorageClass of a claim: the one it names, or the default
-// one; nil if there is none.
+// classOf returns the StorageClass of a claim: the class that it names, or the default
+// class; nil if there is neither.
 func (p *Provisioner) classOf(ctx context.Context, claim *corev1.PersistentVolumeClaim) (*storagev1.StorageClass, error) {
 	if name := claim.Spec.StorageClassName; name != nil && *name != "" {
 		class, err := objects.Get[*storagev1.StorageClass](ctx, p.Store, objects.Key{Name: *name}, localRead)
@@ -127,8 +127,8 @@ func (p *Provisioner) classOf(ctx context.Context, claim *corev1.PersistentVolum
 	return nil, nil
 }
 
-// classPool is the pool of a class: the one it names, or the one it is named
-// after.
+// classPool returns the name of a class's pool: its storagePool parameter, or the
+// class's own name.
 func classPool(class *storagev1.StorageClass) string {
 	switch {
 	case class == nil:

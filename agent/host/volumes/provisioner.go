@@ -25,16 +25,16 @@ import (
 
 // Annotations of a PersistentVolumeClaim.
 const (
-	// SelectedNode is the host that holds the volume of a claim, as Kubernetes
-	// names it; a shared pool's claim has none.
+	// SelectedNode names the host that holds the volume of a claim. The annotation is
+	// Kubernetes' own. A claim in a shared pool does not have it.
 	SelectedNode = "volume.kubernetes.io/selected-node"
 	// importSource and importEndpoint fill a new volume from a container disk,
 	// as CDI's annotations do: "registry" and "docker://image".
 	importSource   = "cdi.kubevirt.io/storage.import.source"
 	importEndpoint = "cdi.kubevirt.io/storage.import.endpoint"
 	// poolAnnotation is the pool that holds the claim's volume, and
-	// policyAnnotation its class's reclaim policy unless that is Delete. Both
-	// are recorded at the first use: the class may change or go.
+	// policyAnnotation the reclaim policy of its class, unless that is Delete. Both
+	// are recorded at the first use, because the class may change or be deleted.
 	poolAnnotation   = "virtmesh.io/pool"
 	policyAnnotation = "virtmesh.io/reclaim-policy"
 	// defaultClass marks the StorageClass of claims that name none.
@@ -53,21 +53,21 @@ type ProvisionerConfig struct {
 	Store objects.Store
 	Cache *objects.Cache
 	Pools map[string]storage.Pool
-	// Unusable says of pools in the host's configuration that are not in Pools
-	// why they are not.
+	// Unusable holds the pools of the host's configuration that are not in Pools, with
+	// the reason why they cannot be used.
 	Unusable map[string]error
 	Images   Images
-	// Removed tells whether a host is a member no more, by a linearizable read.
+	// Removed reports whether a host was removed from the mesh, by a linearizable read.
 	Removed func(ctx context.Context, host string) (bool, error)
-	// Mine tells whether this host is to act on a claim that any host could
-	// act on.
+	// Mine reports whether this host, of all hosts that could act on a claim, is the
+	// one to do so.
 	Mine   func(key objects.Key) bool
 	Events *objects.Recorder
 	Logger *slog.Logger
 }
 
 // Provisioner makes the volumes of PersistentVolumeClaims, and deletes them
-// with their claims. It is a controller.Reconciler of claims.
+// with their claims. It is a stewards.Reconciler of claims.
 type Provisioner struct {
 	ProvisionerConfig
 	claims *objects.Informer[*corev1.PersistentVolumeClaim]
@@ -86,7 +86,7 @@ func NewProvisioner(config ProvisionerConfig) *Provisioner {
 	}
 }
 
-// disk returns the volume of a claim, and makes it if this is its first use.
+// disk returns the disk of a claim's volume, and makes the volume at its first use.
 func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, volume kubevirtv1.Volume) (domain.Disk, error) {
 	name := volume.PersistentVolumeClaim.ClaimName
 	key := objects.Key{Namespace: vmi.Namespace, Name: name}
@@ -107,10 +107,10 @@ func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	if err != nil {
 		return domain.Disk{}, err
 	}
-	if claim, err = p.take(ctx, vmi, claim, place); err != nil {
+	if claim, err = p.attachClaim(ctx, vmi, claim, place); err != nil {
 		return domain.Disk{}, err
 	}
-	made, err := p.ensure(ctx, place.pool, claim)
+	made, err := p.ensureVolume(ctx, place.pool, claim)
 	if err != nil {
 		return domain.Disk{}, err
 	}
@@ -119,13 +119,13 @@ func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	return disk, nil
 }
 
-// take attaches the claim to the instance and, at its first use, records where
-// its volume will be, in one transaction. Both come before the volume: one that
-// nobody knows of would never be deleted, and one that has no holder yet could
-// be deleted while it is made. The store refuses while another instance holds a
-// volume that only one may write, and when the claim has changed, as it does
-// when its deletion begins.
-func (p *Provisioner) take(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, claim *corev1.PersistentVolumeClaim, place place) (*corev1.PersistentVolumeClaim, error) {
+// attachClaim attaches the claim to the instance and, at its first use, records where
+// its volume will be, in one transaction. Both are written before the volume is
+// made: a volume without the record would never be deleted, and a volume without a
+// holder could be deleted while it is made. The transaction fails while another
+// instance holds a volume that only one may write, and when the claim has changed,
+// for example because its deletion has begun.
+func (p *Provisioner) attachClaim(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, claim *corev1.PersistentVolumeClaim, place place) (*corev1.PersistentVolumeClaim, error) {
 	held, err := claims.GetVolume(ctx, p.Store, objects.KeyOf(claim), raftstore.ReadOptions{})
 	if err != nil {
 		return nil, err
@@ -146,8 +146,8 @@ func (p *Provisioner) take(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	return taken, nil
 }
 
-// Detach adds to tx what gives up the instance's volumes. It also ends an instance
-// that names one claim in several volumes.
+// Detach adds to tx the writes that detach the instance's volumes. It works also for
+// an instance that names one claim in several volumes.
 func (p *Provisioner) Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error {
 	detached := map[string]bool{}
 	for _, volume := range vmi.Spec.Volumes {
@@ -165,11 +165,11 @@ func (p *Provisioner) Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv
 	return nil
 }
 
-// ensure returns the claim's volume, and makes it and binds the claim to it if
-// it has never been there. A volume is made for a claim once: when the one of a
-// bound claim is missing, its data is elsewhere, or lost, and a blank disk in
-// its place would hide that from the guest's owner.
-func (p *Provisioner) ensure(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim) (storage.Volume, error) {
+// ensureVolume returns the claim's volume. For a claim that is not bound, it makes the
+// volume and binds the claim. A volume is made for a claim once: if the volume of a
+// bound claim is missing, its data is elsewhere or lost, and a blank disk in its
+// place would hide that from the guest's owner.
+func (p *Provisioner) ensureVolume(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim) (storage.Volume, error) {
 	made, err := pool.Get(ctx, volumeName(claim))
 	if errors.Is(err, storage.ErrNotFound) {
 		if claim.Status.Phase == corev1.ClaimBound {
@@ -177,7 +177,7 @@ func (p *Provisioner) ensure(ctx context.Context, pool storage.Pool, claim *core
 				"no blank one is made in its place: see that the pool's file system is mounted, and that annotation %s of the claim is as it was",
 				claim.Name, pool.Info().Name, p.Host, volumeName(claim), SelectedNode)
 		}
-		made, err = p.make(ctx, pool, claim)
+		made, err = p.makeVolume(ctx, pool, claim)
 	}
 	if err != nil {
 		return storage.Volume{}, fmt.Errorf("claim %s: %w", claim.Name, err)
@@ -185,11 +185,11 @@ func (p *Provisioner) ensure(ctx context.Context, pool storage.Pool, claim *core
 	if claim.Status.Phase == corev1.ClaimBound {
 		return made, nil
 	}
-	return made, p.bind(ctx, claim)
+	return made, p.bindClaim(ctx, claim)
 }
 
-// make makes the claim's volume with its first content.
-func (p *Provisioner) make(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim) (storage.Volume, error) {
+// makeVolume makes the claim's volume with its first content.
+func (p *Provisioner) makeVolume(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim) (storage.Volume, error) {
 	source, release, err := p.source(ctx, claim)
 	if err != nil {
 		return storage.Volume{}, err
@@ -198,7 +198,7 @@ func (p *Provisioner) make(ctx context.Context, pool storage.Pool, claim *corev1
 	size := claim.Spec.Resources.Requests[corev1.ResourceStorage]
 	made, err := pool.Create(ctx, storage.VolumeSpec{Name: volumeName(claim), Size: size.Value(), Source: source})
 	if errors.Is(err, storage.ErrExists) {
-		// Another host was faster; the pool is shared.
+		// The pool is shared, and another host has made the volume first.
 		return pool.Get(ctx, volumeName(claim))
 	}
 	return made, err
@@ -207,8 +207,8 @@ func (p *Provisioner) make(ctx context.Context, pool storage.Pool, claim *corev1
 // volumeName is unique for all time and in all pools, as the uid is.
 func volumeName(claim *corev1.PersistentVolumeClaim) string { return "pvc-" + string(claim.UID) }
 
-// bind says that the claim's volume is there.
-func (p *Provisioner) bind(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
+// bindClaim writes that the claim is Bound: its volume exists.
+func (p *Provisioner) bindClaim(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
 	bound := claim.DeepCopy()
 	bound.Spec.VolumeName = volumeName(claim)
 	bound.Status.Phase = corev1.ClaimBound
@@ -243,7 +243,7 @@ func (p *Provisioner) source(ctx context.Context, claim *corev1.PersistentVolume
 	return &storage.Source{File: image.Path, FileFormat: storage.Format(image.Format)}, release, nil
 }
 
-// Usage tells how full the host's pools are, by name. A pool that cannot be
+// Usage returns how full the host's pools are, by name. A pool that cannot be
 // measured is left out.
 func (p *Provisioner) Usage(ctx context.Context) map[string]storage.Usage {
 	usage := map[string]storage.Usage{}

@@ -2,8 +2,8 @@ package volumes
 
 import "slices"
 
-// Bounds of what a host tells of its images. All hosts hold it of all others, and what
-// does not fit into one message is not told at all.
+// Bounds of the list of images that a host gossips. Every host stores the list of every
+// other host, and a list that does not fit into one message is not sent at all.
 const (
 	maxPulled      = 64
 	maxPulledBytes = 4 << 10

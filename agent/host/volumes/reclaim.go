@@ -19,11 +19,11 @@ import (
 )
 
 const (
-	// instanceGoneInterval is how often a claim under deletion looks whether its
-	// instance has ended.
+	// instanceGoneInterval is how often a claim under deletion is checked for instances
+	// that still use it.
 	instanceGoneInterval = 2 * time.Second
-	// hostGoneInterval is how often a claim under deletion looks whether the
-	// host of its volume was removed from the mesh.
+	// hostGoneInterval is how often, for a claim under deletion, it is checked whether
+	// the host of its volume was removed from the mesh.
 	hostGoneInterval = time.Minute
 )
 
@@ -34,14 +34,14 @@ const (
 	reasonLost         = "VolumeLost"
 )
 
-// Reconcile implements controller.Reconciler: it deletes the volume of a claim
+// Reconcile implements stewards.Reconciler: it deletes the volume of a claim
 // that is being deleted, once no instance uses it.
 func (p *Provisioner) Reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
 	claim, ok := p.claims.Get(key)
 	if !ok || !objects.HasFinalizer(claim, claimFinalizer) {
 		return stewards.Result{}, nil
 	}
-	if adopted, err := p.adopt(ctx, claim); adopted || err != nil {
+	if adopted, err := p.restoreAnnotations(ctx, claim); adopted || err != nil {
 		return stewards.Result{}, err
 	}
 	if claim.DeletionTimestamp == nil {
@@ -64,21 +64,21 @@ func (p *Provisioner) Reconcile(ctx context.Context, key stewards.Key) (stewards
 	}
 	for _, pool := range pools {
 		if err := p.deleteFrom(ctx, pool, claim); errors.Is(err, storage.ErrBusy) {
-			p.Logger.Warn("a volume without users is busy", "claim", key.String(), "err", err)
+			p.Logger.Warn("the volume of a deleted claim is still busy", "claim", key.String(), "err", err)
 			return stewards.Result{RequeueAfter: instanceGoneInterval}, nil
 		} else if err != nil {
 			p.Events.Event(claim, corev1.EventTypeWarning, reasonFailedDelete, err.Error())
 			return stewards.Result{}, fmt.Errorf("claim %s: %w", key, err)
 		}
 	}
-	return stewards.Result{}, p.letGo(ctx, claim)
+	return stewards.Result{}, p.removeFinalizer(ctx, claim)
 }
 
-// adopt gives a bound claim back the annotations that say where its volume is,
-// if they are gone and this host has the volume: a manifest that is put in the
-// claim's place does not have them. Without them nobody would delete it, and
-// placement would look for it on every host.
-func (p *Provisioner) adopt(ctx context.Context, claim *corev1.PersistentVolumeClaim) (bool, error) {
+// restoreAnnotations restores the annotations that say where a bound claim's volume is, if they
+// are gone and this host has the volume. They are lost when a manifest without them
+// replaces the claim. Without them no host would delete the volume, and placement
+// would look for it on every host.
+func (p *Provisioner) restoreAnnotations(ctx context.Context, claim *corev1.PersistentVolumeClaim) (bool, error) {
 	recorded, home := claim.Annotations[poolAnnotation], claim.Annotations[SelectedNode]
 	if claim.Status.Phase != corev1.ClaimBound || recorded != "" && home != "" {
 		return false, nil
@@ -100,9 +100,9 @@ func (p *Provisioner) adopt(ctx context.Context, claim *corev1.PersistentVolumeC
 	return true, p.commit(ctx, &tx, claim)
 }
 
-// reclaimable returns the pools of this host that the volume of a claim under
-// deletion is to be deleted from; none if that is for another host. Where
-// nothing was recorded, the volume was hardly begun, and may be in any.
+// reclaimable returns the pools of this host from which the volume of a claim under
+// deletion has to be deleted; none if another host has to do it. Without recorded
+// annotations the volume was hardly begun, and it may be in any pool.
 func (p *Provisioner) reclaimable(claim *corev1.PersistentVolumeClaim) ([]storage.Pool, error) {
 	recorded, home := claim.Annotations[poolAnnotation], claim.Annotations[SelectedNode]
 	bound := claim.Status.Phase == corev1.ClaimBound
@@ -126,7 +126,7 @@ func (p *Provisioner) reclaimable(claim *corev1.PersistentVolumeClaim) ([]storag
 	}
 }
 
-// deleteFrom deletes the claim's volume, or leaves it where its class said so.
+// deleteFrom deletes the claim's volume, unless the reclaim policy keeps it.
 func (p *Provisioner) deleteFrom(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim) error {
 	if !retains(claim) {
 		return pool.Delete(ctx, volumeName(claim))
@@ -144,8 +144,8 @@ func (p *Provisioner) deleteFrom(ctx context.Context, pool storage.Pool, claim *
 	return nil
 }
 
-// reclaimFor lets a claim go in place of the host that had its volume, once that
-// host was removed from the mesh: nobody else would.
+// reclaimFor ends a claim under deletion in place of the host that had its volume,
+// once that host was removed from the mesh: no other host would.
 func (p *Provisioner) reclaimFor(ctx context.Context, claim *corev1.PersistentVolumeClaim, home string) (stewards.Result, error) {
 	if !p.Mine(objects.KeyOf(claim)) {
 		return stewards.Result{RequeueAfter: hostGoneInterval}, nil
@@ -160,12 +160,12 @@ func (p *Provisioner) reclaimFor(ctx context.Context, claim *corev1.PersistentVo
 	if used, err := p.inUse(ctx, claim); used || err != nil {
 		return stewards.Result{RequeueAfter: instanceGoneInterval}, err
 	}
-	return stewards.Result{}, p.abandon(ctx, claim, home)
+	return stewards.Result{}, p.abandonClaim(ctx, claim, home)
 }
 
-// Bury lets go of the claims under deletion whose volumes were on a host that
-// has just been removed from the mesh. One that is still in use, or deleted
-// later, is let go by Reconcile.
+// Bury ends the claims under deletion whose volumes were on a host that has just been
+// removed from the mesh. Reconcile ends those that are still in use or are deleted
+// later.
 func (p *Provisioner) Bury(ctx context.Context, host string) error {
 	if err := p.claims.WaitForSync(ctx); err != nil {
 		return err
@@ -177,21 +177,21 @@ func (p *Provisioner) Bury(ctx context.Context, host string) error {
 		}
 		used, err := p.inUse(ctx, claim)
 		if err == nil && !used {
-			err = p.abandon(ctx, claim, host)
+			err = p.abandonClaim(ctx, claim, host)
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-func (p *Provisioner) abandon(ctx context.Context, claim *corev1.PersistentVolumeClaim, host string) error {
+func (p *Provisioner) abandonClaim(ctx context.Context, claim *corev1.PersistentVolumeClaim, host string) error {
 	p.Events.Event(claim, corev1.EventTypeWarning, reasonLost,
 		fmt.Sprintf("volume %s was on host %s, which was removed from the mesh: it is not deleted there", volumeName(claim), host))
-	return p.letGo(ctx, claim)
+	return p.removeFinalizer(ctx, claim)
 }
 
-// letGo ends a claim whose volume is dealt with.
-func (p *Provisioner) letGo(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
+// removeFinalizer removes the finalizer of a claim whose volume was deleted, kept or lost.
+func (p *Provisioner) removeFinalizer(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
 	released := claim.DeepCopy()
 	objects.RemoveFinalizer(released, claimFinalizer)
 	var tx objects.Tx
@@ -199,8 +199,8 @@ func (p *Provisioner) letGo(ctx context.Context, claim *corev1.PersistentVolumeC
 	return p.commit(ctx, &tx, claim)
 }
 
-// commit is for writes that several hosts may be at: one who is late has
-// nothing left to do, or sees the claim again as it is now.
+// commit is for writes that several hosts may attempt at once. A host that comes too
+// late has nothing left to do, or reconciles the changed claim again.
 func (p *Provisioner) commit(ctx context.Context, tx *objects.Tx, claim *corev1.PersistentVolumeClaim) error {
 	if _, err := tx.Commit(ctx, p.Store); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("claim %s: %w", objects.KeyOf(claim), err)
@@ -208,11 +208,11 @@ func (p *Provisioner) commit(ctx context.Context, tx *objects.Tx, claim *corev1.
 	return nil
 }
 
-// inUse tells whether an instance uses the claim: one that has not ended, as far
-// as this replica knows, or one that the mesh says has the volume attached.
-// Both are asked. An instance that has not come to its volumes yet has nothing
-// attached, and what a replica does not show may be news that has not come: in
-// an agent that has just started, claims come before instances.
+// inUse reports whether an instance uses the claim: an instance that has not ended,
+// as this host's replica shows it, or one to which the volume is attached. Both are
+// checked. An instance whose volumes are not prepared yet has nothing attached. And
+// the replica may lag behind: in an agent that has just started, claims arrive
+// before instances.
 func (p *Provisioner) inUse(ctx context.Context, claim *corev1.PersistentVolumeClaim) (bool, error) {
 	if err := p.vmis.WaitForSync(ctx); err != nil {
 		return true, fmt.Errorf("wait for the list of instances: %w", err)

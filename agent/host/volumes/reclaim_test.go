@@ -126,7 +126,7 @@ func TestClaimThatChangedIsNotAttached(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.remove("data")
-	if _, err := w.claims.take(t.Context(), vmi, claim, where); err == nil {
+	if _, err := w.claims.attachClaim(t.Context(), vmi, claim, where); err == nil {
 		t.Error("a claim was attached after its deletion had begun")
 	}
 }

@@ -23,15 +23,14 @@ func (v *Volumes) cloudInit(ctx context.Context, vmi *kubevirtv1.VirtualMachineI
 		return nil, err
 	}
 	return cloudinit.NoCloud(cloudinit.Seed{
-		// KubeVirt names the instance so, and cloud-init runs anew for a new one.
+		// KubeVirt uses the same instance ID. cloud-init runs again when the ID changes.
 		InstanceID: vmi.Name + "." + vmi.Namespace, Hostname: machine.Hostname(vmi),
 		UserData: userData, NetworkData: networkData,
 	})
 }
 
-// seedPart reads one part of a seed from wherever the specification has it. In a
-// Secret the key is the field's name as it is, or in lower case, as KubeVirt reads
-// both.
+// seedPart reads one part of a seed from the place that the specification names. In a
+// Secret the key is the field's name as it is or in lower case: KubeVirt accepts both.
 func (v *Volumes) seedPart(ctx context.Context, namespace, field, inline, encoded string, ref *corev1.LocalObjectReference) ([]byte, error) {
 	var fromSecret []byte
 	if ref != nil {

@@ -40,8 +40,8 @@ type Images interface {
 // Config is what a Volumes needs. All fields are required.
 type Config struct {
 	Store objects.Store
-	// Images are the container disks on this host, Disks what lives as long
-	// as an instance, Claims what outlives it.
+	// Images are the container disks on this host, Disks the disks that live as long
+	// as an instance, Claims the volumes that outlive it.
 	Images Images
 	Disks  *ephemeral.Disks
 	Claims *Provisioner
@@ -62,8 +62,8 @@ var _ executor.Volumes = (*Volumes)(nil)
 // New makes a Volumes.
 func New(config Config) *Volumes { return &Volumes{Config: config} }
 
-// Prepare implements executor.Volumes. Images are held only until their
-// overlays are made and in use: the cache sees for itself what QEMU has open.
+// Prepare implements executor.Volumes. release ends the hold on the images once QEMU
+// uses their overlays: from then on the cache detects which files QEMU has open.
 func (v *Volumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domain.Disk, func(), error) {
 	p := preparation{Volumes: v, vmi: vmi, disks: map[string]domain.Disk{}}
 	for _, volume := range vmi.Spec.Volumes {
@@ -229,8 +229,8 @@ func (v *Volumes) Owners() ([]hypervisor.Ref, error) {
 	return refs, nil
 }
 
-// ImageReferences lists images that were pulled here, for placement: the last ones,
-// as many as fit, in order of their names.
+// ImageReferences lists the images that this host pulled last, as many as fit, sorted
+// by name. Placement uses the list.
 func (v *Volumes) ImageReferences() []string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
