@@ -20,14 +20,15 @@ import (
 	"virtmesh/agent/stewards"
 )
 
-// Options are what an agent is given besides its host's configuration.
+// Options are the parameters of an agent that are not part of its host's
+// configuration.
 type Options struct {
-	// Version is the program's version, told to other hosts.
+	// Version is the program's version. It is reported to other hosts.
 	Version string
 	// ConfigPath is the file that the configuration came from; it is removed
 	// when the host leaves its mesh.
 	ConfigPath string
-	// Logger receives everything the agent has to say.
+	// Logger receives all log messages of the agent.
 	Logger *slog.Logger
 }
 
@@ -49,13 +50,13 @@ type Agent struct {
 	api    *api.Server
 	http   port.HTTPServers
 
-	// closers undo the start, last first.
+	// closers undo the steps of the start, in reverse order.
 	closers []func(context.Context)
 }
 
-// New starts an agent: everything that can answer "no" at once does so here.
-// ctx bounds the start, which lasts until this host has a copy of the mesh's
-// state. On an error nothing is left running.
+// New starts an agent. A problem that can be found at once makes it return an
+// error. ctx bounds the start, which lasts until this host has a copy of the
+// mesh's state. On an error nothing is left running.
 func New(ctx context.Context, config Config, options Options) (_ *Agent, err error) {
 	a := &Agent{config: config, options: options, log: options.Logger, metrics: prometheus.NewRegistry()}
 	defer func() {
@@ -89,7 +90,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.http.Run(groupCtx, a.api.Run) })
 	group.Go(func() error { return notifyServiceManager(groupCtx, a.member.Err) })
 	err := group.Wait()
-	a.log.Info("agent stops", "cause", errors.Join(err, context.Cause(ctx)))
+	a.log.Info("agent stopping", "cause", errors.Join(err, context.Cause(ctx)))
 	a.Shutdown()
 	if errors.Is(err, membership.ErrLeft) {
 		return a.member.Forget()
@@ -111,7 +112,7 @@ func (a *Agent) Shutdown() {
 // program. It must be called before New.
 func SetLibraryLogger(log *slog.Logger) { api.SetLibraryLogger(log) }
 
-// part adds what failed to the error of a step of the start.
+// part names the failed step of the start in its error.
 func part(what string, err error) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)

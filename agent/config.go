@@ -40,15 +40,16 @@ func DefaultConfig() Config {
 }
 
 // LoadConfig reads a configuration file over the defaults. Unknown fields are
-// errors: a mistyped setting must not be ignored on a host one trusts.
+// errors, so that a mistyped setting is not silently ignored.
 func LoadConfig(path string) (Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return Config{}, fmt.Errorf("read configuration: %w", err)
 	}
 	config := DefaultConfig()
-	// A list in the file replaces the default one; decoding into the default
-	// would lend its fields to what the file leaves out.
+	// A list in the file replaces the default list. Decoding into the default
+	// list would give its entries' fields to the entries of the file that leave
+	// them out.
 	pools := config.Pools
 	config.Pools = nil
 	if err := refuseMeshSettings(data); err != nil {
@@ -66,19 +67,20 @@ func LoadConfig(path string) (Config, error) {
 	return config, nil
 }
 
-// Validate names every setting that cannot work.
+// Validate returns an error that names every setting that is not valid.
 func (c Config) Validate() error {
 	return errors.Join(c.MembershipConfig.Validate(), c.HostConfig.Validate())
 }
 
-// refuseMeshSettings names the settings that were a host's once and are the mesh's
-// now, so that nobody believes them to have an effect in this file.
+// refuseMeshSettings returns an error for each setting that used to belong to a
+// host and now belongs to the mesh, because it would have no effect in this
+// file.
 func refuseMeshSettings(data []byte) error {
 	var file struct {
 		Capacity map[string]any `json:"capacity"`
 	}
 	if err := yaml.Unmarshal(data, &file); err != nil {
-		return nil // the strict reading says what is wrong
+		return nil // the strict decoder reports the error
 	}
 	var errs []error
 	for _, moved := range [][2]string{
@@ -96,8 +98,9 @@ func (c Config) File(path string) membership.ConfigFile {
 	return membership.ConfigFile{Path: path, Save: c.Save}
 }
 
-// Save writes the configuration for a later LoadConfig, in one step: its presence
-// means that the host belongs to a mesh, so it is on the disk when Save returns.
+// Save writes the configuration for a later LoadConfig, in one step: the
+// presence of the file means that the host belongs to a mesh. The file is on
+// the disk when Save returns.
 func (c Config) Save(path string) error {
 	data, err := yaml.Marshal(c)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// notifyServiceManager tells systemd that the agent is up, then, as long as
-// healthy agrees, that it is alive, and at last that it stops.
+// notifyServiceManager tells systemd that the agent is ready, then that it is
+// alive as long as healthy returns true, and finally that it is stopping.
 func notifyServiceManager(ctx context.Context, healthy func() error) error {
 	defer daemon.SdNotify(false, daemon.SdNotifyStopping)
 	return notifyAlive(ctx, healthy)

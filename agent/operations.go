@@ -15,7 +15,7 @@ import (
 	"virtmesh/agent/stewards/operation"
 )
 
-// acts are what operations can do.
+// acts returns the types of operation that this host can carry out.
 func (a *Agent) acts() operation.Acts {
 	return operation.Acts{meshv1alpha1.RemoveHost: {
 		Plan: func(op *operation.Object) []operation.Step {
@@ -35,7 +35,8 @@ func (a *Agent) acts() operation.Acts {
 	}}
 }
 
-// lasting ends an operation on errors that will be the same next time.
+// lasting marks errors that another attempt would return again as permanent, so
+// that they end the operation.
 func lasting(s membership.RemovalStep) func(context.Context, func(done, total int64)) error {
 	return func(ctx context.Context, report func(done, total int64)) error {
 		err := s.Do(ctx, report)
@@ -46,7 +47,8 @@ func lasting(s membership.RemovalStep) func(context.Context, func(done, total in
 	}
 }
 
-// tellEnd writes an event about an instance that ends with its host.
+// tellEnd writes an event about an instance that ends because its host is
+// removed.
 func (a *Agent) tellEnd(vmi *kubevirtv1.VirtualMachineInstance, reason, message string) {
 	a.view.recorder.Event(vmi, corev1.EventTypeWarning, reason, message)
 }

@@ -34,10 +34,11 @@ func (a *Agent) joinMesh(ctx context.Context) (err error) {
 	return nil
 }
 
-// view is this host's view of what the mesh wants.
+// view is this host's view of the desired state of the mesh.
 type view struct {
-	// replica is the replicated store as the API uses it; store is the same, and
-	// holds the loops to the outputs that they declare.
+	// replica is the replicated store as the API uses it. store is the same
+	// store, but refuses writes of the loops outside the outputs that they
+	// declare.
 	replica     *objects.Replica
 	store       objects.Store
 	cache       *objects.Cache
@@ -65,7 +66,8 @@ func (a *Agent) openView(context.Context) (err error) {
 	return part("prepare events", err)
 }
 
-// openHost finds out what this host can run, and opens what guests need.
+// openHost finds out what this host can run, and opens the host's resources
+// that guests need.
 func (a *Agent) openHost(ctx context.Context) error {
 	subnet, err := a.member.ClaimSubnet(ctx, a.config.Network.PodCIDR)
 	if err != nil {
@@ -146,7 +148,8 @@ func (a *Agent) openAPI(context.Context) (err error) {
 	return part("open the API", err)
 }
 
-// storeReady tells whether this host can answer for the mesh.
+// storeReady returns an error if this host cannot answer requests about the
+// mesh.
 func (a *Agent) storeReady(context.Context) error {
 	if err := a.member.Err(); err != nil {
 		return err
@@ -160,10 +163,10 @@ func (a *Agent) storeReady(context.Context) error {
 // openPaths are served without credentials on the metrics address.
 func openPaths() []string { return []string{"/metrics", "/healthz", "/livez", "/readyz"} }
 
-// serveUsers opens the places where users reach the API and the mesh's own: the
-// mesh port, the administration socket and the metrics address. Root on this host,
-// who alone may open the socket, acts as the host itself: whoever may open it can
-// read the host's key as well.
+// serveUsers opens the addresses where users reach the Kubernetes API and the
+// administration API: the mesh port, the administration socket and the metrics
+// address. Only root on this host may open the socket, and then acts as the
+// host itself: root can read the host's key as well.
 func (a *Agent) serveUsers(context.Context) error {
 	a.onStop(func(context.Context) { a.http.Close() })
 	kubernetes := a.api.Handler()

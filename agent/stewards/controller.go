@@ -53,16 +53,17 @@ func New(d Deps, s Steward) (*Controller, error) {
 // outputs.
 func (c *Controller) Declaration() Steward { return c.cfg }
 
-// Enqueue asks for key to be handled soon, if this host is its steward. It
-// counts as a change by someone else. It never blocks and may be called at any
-// time.
+// Enqueue asks for key to be handled soon, if this host is its steward. The
+// engine treats the call as a change by someone else. It never blocks and may
+// be called at any time.
 func (c *Controller) Enqueue(key Key) { c.named(key, 0) }
 
-// named tells that a change, with its revision or zero, concerns key.
+// named reports that a change concerns key. The revision is zero if it is not
+// known.
 func (c *Controller) named(key Key, revision uint64) {
 	if c.mine(key) {
 		c.metrics.added(key)
-		c.wakes.name(key, revision)
+		c.wakes.nameKey(key, revision)
 	}
 }
 
@@ -94,9 +95,9 @@ func (c *Controller) Run(ctx context.Context) error {
 }
 
 // noteChange hands a change of the membership to attend. When changes arrive
-// faster than they are attended to, the comparison is given up (nil before):
-// a key may have left and come back, and its notifications in between were
-// dropped.
+// faster than attend handles them, noteChange passes nil for the old members,
+// and attend enqueues all keys: a key may have left and come back, and its
+// notifications in between were dropped.
 func (c *Controller) noteChange(before, after *rendezvous) {
 	for {
 		select {
@@ -108,7 +109,8 @@ func (c *Controller) noteChange(before, after *rendezvous) {
 	}
 }
 
-// attend re-homes keys when stewards change, and resyncs, until ctx ends.
+// attend enqueues the keys that this host gains when the membership changes,
+// and all of its keys at every resync, until ctx ends.
 func (c *Controller) attend(ctx context.Context) {
 	var resync <-chan time.Time
 	if c.cfg.Resync > 0 {
@@ -130,8 +132,8 @@ func (c *Controller) attend(ctx context.Context) {
 	}
 }
 
-// rehome enqueues the keys that have come to this host; all of its keys if
-// before is nil.
+// rehome enqueues the keys whose steward this host has become, or all of its
+// keys if before is nil.
 func (c *Controller) rehome(before, after *rendezvous) {
 	self := c.deps.Stewardship.self
 	n := 0
@@ -140,7 +142,7 @@ func (c *Controller) rehome(before, after *rendezvous) {
 		if after.winner(h) == self && (before == nil || before.winner(h) != self) {
 			n++
 			c.metrics.added(key)
-			c.wakes.name(key, 0)
+			c.wakes.nameKey(key, 0)
 		}
 	})
 	c.log.Debug("members changed", "members", len(after.names), "keysGained", n)
@@ -165,14 +167,14 @@ func (c *Controller) work(ctx context.Context) {
 			return
 		}
 		if ctx.Err() == nil {
-			c.handle(ctx, key)
+			c.handleKey(ctx, key)
 		}
 		c.wakes.queue.Done(key)
 	}
 }
 
-// handle reconciles one key and decides when it comes back.
-func (c *Controller) handle(ctx context.Context, key Key) {
+// handleKey reconciles one key and decides when the key is handled again.
+func (c *Controller) handleKey(ctx context.Context, key Key) {
 	if !c.mine(key) {
 		c.metrics.started(key)
 		c.wakes.dropKey(key)
@@ -181,7 +183,7 @@ func (c *Controller) handle(ctx context.Context, key Key) {
 		}
 		return
 	}
-	number, ok := c.wakes.begin(key)
+	number, ok := c.wakes.beginAttempt(key)
 	if !ok {
 		return
 	}
@@ -191,7 +193,7 @@ func (c *Controller) handle(ctx context.Context, key Key) {
 	res, err := c.reconcile(a.in(ctx), key)
 	c.metrics.finished(start, err)
 	if err == nil || ctx.Err() != nil {
-		// A failure while shutting down is most likely ours.
+		// A failure while shutting down is most likely caused by the shutdown.
 		c.wakes.succeeded(key, res, a.wrote.Load())
 		return
 	}
@@ -199,7 +201,8 @@ func (c *Controller) handle(ctx context.Context, key Key) {
 	c.logFailure(key, failures, err)
 }
 
-// logFailure tells losses of a race, which are normal, from real failures.
+// logFailure logs a failed reconciliation. A lost race is normal and is logged
+// at debug level, any other failure as a warning.
 func (c *Controller) logFailure(key Key, failures int, err error) {
 	level := slog.LevelWarn
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {

@@ -17,19 +17,20 @@
 //   - Run returns only after every goroutine it started has ended.
 //
 // The rate at which a loop writes is bounded, whatever fails. The engine knows
-// the revisions that a reconciliation has written. While a key fails, only news
-// brings it forward before its back-off ends, and that only so often: a change
-// that the last reconciliation did not write itself. A key that does not fail
-// and that nothing but its own writes wake comes up ever more slowly, and one that
-// writes whenever others change its object is held to a rate.
+// the revisions that a reconciliation has written. While a key fails, only a
+// change that its last reconciliation did not write itself can end its back-off
+// early, and only at a bounded rate. A key that does not fail, but is woken by
+// nothing except its own writes, is handled at growing intervals. A key that
+// writes whenever others change its object is handled at a bounded rate.
 //
-// Invariant the reconcilers must hold, not the engine: two hosts may for a
-// moment both believe to be the steward of a key (their views of the
-// membership differ). Every write must therefore be conditional, so that the
-// store refuses the second one. Stewardship saves work; it is not a lock.
+// The engine does not ensure that a key has only one steward; reconcilers must
+// allow for two. While the views of the membership differ, two hosts may both
+// believe that they are the steward of a key. Every write must therefore be
+// conditional, so that the store refuses the second one. Stewardship saves
+// work; it is not a lock.
 //
-// The loops of a host (agent/host) run on the same engine. Their stewards say
-// Everywhere: what they handle is this host's, whoever is alive. The list of
-// all stewards is in DESIGN.md, and a test keeps it true. Tests of stewards use
-// stewardstest.
+// The loops of a host (agent/host) run on the same engine. Their stewards set
+// Everywhere, because the objects that they handle belong to this host, whoever
+// else is alive. The list of all stewards is in DESIGN.md, and a test keeps it
+// true. Tests of stewards use stewardstest.
 package stewards

@@ -16,8 +16,8 @@ type metrics struct {
 	duration prometheus.Histogram
 	waiting  prometheus.Histogram
 	panics   prometheus.Counter
-	// undeclared counts transactions that were refused because the steward does
-	// not declare what they write.
+	// undeclared counts the refused transactions: those that write something
+	// that the steward does not declare.
 	undeclared prometheus.Counter
 	depth      prometheus.GaugeFunc
 	reg        prometheus.Registerer
@@ -75,7 +75,8 @@ func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.results, m.duration, m.waiting, m.panics, m.undeclared, m.depth}
 }
 
-// unregister lets a controller of the same name start in the same process.
+// unregister removes the metrics from the registry, so that a controller of the
+// same name can start in the same process.
 func (m *metrics) unregister() {
 	if m.reg == nil {
 		return

@@ -17,20 +17,21 @@ import (
 
 // Output is something that a control loop writes.
 type Output struct {
-	// What names it for people: a kind, or records beside the objects.
+	// What is the readable name of the output: a kind, or records that are not
+	// objects.
 	What string
-	// Prefix is what the store keys of it begin with.
+	// Prefix is the beginning of the store keys of the output.
 	Prefix string
-	// Acts is what the loop does with it.
+	// Acts are the acts that the loop does to the output.
 	Acts Act
 	// Fields are the fields that an update may change, as paths
-	// ("metadata.finalizers"); nil means all of them if Acts holds Update. With
-	// metadata.finalizers goes the removal of an object under deletion, which
-	// happens when its last finalizer is taken off.
+	// ("metadata.finalizers"); nil means all of them if Acts holds Update. A
+	// loop that may change metadata.finalizers may also remove an object under
+	// deletion, because removing the last finalizer removes the object.
 	Fields []string
 }
 
-// Act is a set of things that are done to objects.
+// Act is a set of acts on objects: create, update and so on.
 type Act uint8
 
 // The acts.
@@ -79,8 +80,8 @@ func WritesRecords(what, prefix string) Output {
 	return Output{What: what, Prefix: prefix, Acts: Create | Update | Delete}
 }
 
-// DeletionFields returns the fields that asking for a deletion, or ending one,
-// changes of an object that is not deleted at once.
+// DeletionFields returns the fields of an object that change when its deletion
+// is requested or completed, if the object is not deleted at once.
 func DeletionFields() []string {
 	return []string{"metadata.deletionTimestamp", "metadata.deletionGracePeriodSeconds", finalizersField, "status.phase"}
 }
@@ -100,11 +101,11 @@ func (o Output) String() string {
 	return fmt.Sprintf("%s (%s)", o.What, o.Acts)
 }
 
-// judge returns why an op of the transaction is outside all of the outputs; "" if
-// one allows it. An op on a record that the transaction requires at another
-// revision than the one here is not judged: it has lost a race, which the store
-// says.
-func judge(ctx context.Context, store objects.Store, outputs []Output, t raftstore.Txn, op raftstore.Op) (string, error) {
+// judgeOp returns why an op of the transaction is not allowed by any of the
+// outputs, or "" if every op is allowed. It does not judge an op on a record
+// that the transaction requires at another revision than the local one: that
+// transaction has lost a race, and the store refuses it.
+func judgeOp(ctx context.Context, store objects.Store, outputs []Output, t raftstore.Txn, op raftstore.Op) (string, error) {
 	mine := slices.DeleteFunc(slices.Clone(outputs), func(o Output) bool { return !strings.HasPrefix(op.Key, o.Prefix) })
 	if len(mine) == 0 {
 		return "no output holds this key", nil
@@ -142,7 +143,8 @@ func judge(ctx context.Context, store objects.Store, outputs []Output, t raftsto
 	return judgeFields(old, op, fields)
 }
 
-// judgeFields returns which field op changes beside the allowed ones.
+// judgeFields returns a field that op changes and that is not among the allowed
+// ones.
 func judgeFields(old raftstore.Record, op raftstore.Op, allowed []string) (string, error) {
 	before, err := objects.DecodeRaw(old)
 	if err != nil {

@@ -12,11 +12,11 @@ type Key = types.NamespacedName
 // Source tells a control loop which keys may need work.
 type Source interface {
 	// Subscribe calls fn for every key that may need work from now on, until
-	// cancel is called. fn does not block. A subscriber also hears of the
-	// keys that exist already.
+	// cancel is called. fn does not block. fn is also called for the keys that
+	// exist already.
 	Subscribe(fn func(Key)) (cancel func())
-	// Keys returns the keys that exist now; the engine walks them when the
-	// stewards change and at every resync.
+	// Keys returns the keys that exist now. The engine calls it when the
+	// membership changes and at every resync.
 	Keys() []Key
 	// WaitForSync returns when the source has seen everything that existed
 	// when it started, or with the context's error.
@@ -24,8 +24,9 @@ type Source interface {
 }
 
 // RevisionSource is a Source that also knows which revision of the store named
-// a key. By it the engine tells a reconciler's own writes from the changes of
-// others; a key of a plain Source always counts as changed by others.
+// a key. The engine uses the revision to tell a reconciler's own writes from
+// the changes of others. A key that a plain Source names always counts as
+// changed by others.
 type RevisionSource interface {
 	Source
 	// SubscribeRevisions calls fn as Subscribe does. The revision is zero where
@@ -41,8 +42,8 @@ func subscribe(s Source, fn func(Key, uint64)) (cancel func()) {
 	return s.Subscribe(func(key Key) { fn(key, 0) })
 }
 
-// Once is a Source of one key that is always there, for work that no object
-// names: its reconciler asks to come back by Result.RequeueAfter.
+// Once is a Source of one key that always exists, for work that belongs to no
+// object. Its reconciler sets Result.RequeueAfter to be called again.
 func Once(name string) Source { return once{Key{Name: name}} }
 
 type once struct{ key Key }

@@ -18,9 +18,10 @@ type Result struct {
 	// RequeueAfter asks for the key to be handled again after this time.
 	// Zero means: only when an input names it again.
 	RequeueAfter time.Duration
-	// Pending says that the work goes on outside of the reconciler, and that an
-	// input will name the key when it has ended. Failures before it still
-	// count, so that work that fails each time is begun ever more slowly.
+	// Pending says that the work continues outside of the reconciler, and that
+	// an input will name the key when the work has ended. Earlier failures
+	// still count, so that work that fails each time is started at growing
+	// intervals.
 	Pending bool
 }
 
@@ -50,19 +51,21 @@ type Steward struct {
 	// Scope is hashed with the key to find the host that handles it. Empty means
 	// Name. Loops that share a scope are run for one key by one host.
 	Scope string
-	// Everywhere makes every host handle all keys that its inputs name: for
-	// loops whose inputs are about the host itself.
+	// Everywhere makes every host handle all keys that its inputs name. It is
+	// meant for loops whose inputs concern the host itself.
 	Everywhere bool
-	// Inputs are what the loop reads, and how that names keys.
+	// Inputs are what the loop reads, and the keys that a change of each input
+	// names.
 	Inputs []Input
 	// Outputs are what the loop writes. The engine refuses everything else.
 	// A loop without outputs is not checked.
 	Outputs []Output
 	// Reconciler does the work.
 	Reconciler Reconciler
-	// Moved, if set, is told a key that has come up here and has another steward
-	// now, so that what is remembered of it can go. A key that was handled here
-	// and asked to come back always comes up.
+	// Moved, if set, is called with a key that is due on this host but now has
+	// another steward, so that the loop can drop what it remembers of the key.
+	// A key that was handled here and asked to be handled again always becomes
+	// due.
 	Moved func(Key)
 	// Workers is the number of keys handled at the same time. Zero means 4.
 	Workers int
@@ -71,9 +74,9 @@ type Steward struct {
 	MinBackoff, MaxBackoff time.Duration
 	// Timeout ends the context of one reconciliation. Zero means one minute.
 	Timeout time.Duration
-	// Resync is how often every key handled here is looked at without cause, as
-	// a net under missed notifications. Zero means ten minutes; less than zero
-	// means never.
+	// Resync is how often every key of this host is handled without a
+	// notification, in case one was missed. Zero means ten minutes; less than
+	// zero means never.
 	Resync time.Duration
 }
 
@@ -141,14 +144,16 @@ func (s *Steward) sources() []Source {
 
 // Input is something that a control loop reads.
 type Input struct {
-	// What names it for people: a kind, or what is not an object.
+	// What is the readable name of the input: a kind, or a description of
+	// something that is not an object.
 	What string
-	// Wakes says which keys a change of it names; empty if it wakes none.
+	// Wakes describes the keys that a change of the input wakes; empty if it
+	// wakes none.
 	Wakes string
 	// Source names the keys; nil if the loop only reads it.
 	Source Source
-	// Sync, if set, returns when what has no source has been read once. No key
-	// is handled before.
+	// Sync, if set, returns when an input without a source has been read once.
+	// No key is handled before that.
 	Sync func(ctx context.Context) error
 }
 
@@ -167,7 +172,7 @@ func Watch[T objects.Object](cache *objects.Cache) Input {
 }
 
 // WatchFor is the input of the objects of kind T, whose changes wake the keys
-// that fn returns; wakes names these for people.
+// that fn returns; wakes is the readable description of these keys.
 func WatchFor[T objects.Object](cache *objects.Cache, wakes string, fn func(objects.Change[T]) []objects.Key) Input {
 	return Input{What: objects.KindFor[T]().GVK.Kind, Wakes: wakes, Source: objects.Map(objects.For[T](cache), fn)}
 }
@@ -180,9 +185,9 @@ func Reads[T objects.Object](cache *objects.Cache) Input {
 // ReadsClaims is the input of the claims, whose changes wake no key.
 func ReadsClaims(c *claims.Cache) Input { return Input{What: "claims", Sync: c.WaitForSync} }
 
-// Periodic is the input of a loop that nothing but time wakes: its one key is
-// called name, and its reconciler says by Result.RequeueAfter when it comes up
-// again. How often names the interval for people.
+// Periodic is the input of a loop that only time wakes. Its one key is called
+// name, and its reconciler sets Result.RequeueAfter to say when the key is
+// handled again. howOften describes the interval for people.
 func Periodic(name, howOften string) Input {
 	return Input{What: "time", Wakes: "the one key, " + howOften, Source: Once(name)}
 }
@@ -191,7 +196,8 @@ func Periodic(name, howOften string) Input {
 type Deps struct {
 	// Store is where the loops commit.
 	Store objects.Store
-	// Cache holds the informers, Claims the claims as the local replica has them.
+	// Cache holds the informers, Claims the claims as the local replica has
+	// them.
 	Cache  *objects.Cache
 	Claims *claims.Cache
 	// Recorder writes events.
@@ -202,14 +208,15 @@ type Deps struct {
 	Logger *slog.Logger
 	// Registerer receives the metrics. Nil: none are registered.
 	Registerer prometheus.Registerer
-	// Undeclared, if set, is told of transactions that were refused because the
-	// steward does not declare what they write: a mistake in the program.
+	// Undeclared, if set, is called for each transaction that was refused
+	// because the steward does not declare what it writes. Such a transaction
+	// is a mistake in the program.
 	Undeclared func(error)
 }
 
-// Complete reports what is missing, and returns the deps with a store that
-// holds the loops to their declarations. Constructors of stewards call it
-// first.
+// Complete returns the deps with a store that refuses undeclared writes. The
+// error names a required field that is missing. Constructors of stewards call
+// it first.
 func (d Deps) Complete() (Deps, error) {
 	switch {
 	case d.Store == nil:

@@ -19,8 +19,8 @@ type Members interface {
 
 // Stewardship tells which host handles which object.
 //
-// The zero number of members is read as "only this host": a mesh of one must
-// work before gossip has started.
+// An empty list of members means "only this host", because a mesh of one host
+// must work before gossip has started.
 type Stewardship struct {
 	self    string
 	members Members
@@ -38,7 +38,7 @@ func NewStewardship(self string, members Members) *Stewardship {
 	s := &Stewardship{self: self, members: members, listeners: map[int]func(old, new *rendezvous){}}
 	s.table.Store(newRendezvous(self, members.Members()))
 	s.cancel = members.Subscribe(s.refresh)
-	// A change between the first reading and the subscription is not lost.
+	// Read again after subscribing, so that a change in between is not lost.
 	s.refresh()
 	return s
 }

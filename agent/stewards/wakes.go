@@ -11,9 +11,9 @@ import (
 
 const (
 	// freeSelfWakes is how often in a row a reconciler may wake its own key by
-	// what it writes before the engine slows it down. A loop that needs a second
-	// look at what it wrote has it at once; one that writes something else each
-	// time is held to the back-off.
+	// what it writes before the engine slows it down. A loop that has to read
+	// once more what it wrote is called at once; a loop that writes something
+	// different each time is held to the back-off.
 	freeSelfWakes = 3
 	// promptBurst and promptRefill bound how often the changes of others end the
 	// back-off of a failing key: that many times at once, then once per refill.
@@ -21,25 +21,28 @@ const (
 	// without end.
 	promptBurst  = 10
 	promptRefill = 5 * time.Second
-	// answerBurst and answerRefill bound the same for a key that does not fail but
-	// writes: its news may be the answers of another loop that wants it otherwise, as
-	// one of another version may.
+	// answerBurst and answerRefill bound how often the changes of others wake a
+	// key that does not fail but writes. Those changes may come from another
+	// loop, for example of another version, that wants the object to be
+	// different and overwrites it each time.
 	answerBurst  = 30
 	answerRefill = 2 * time.Second
-	// sweepAt is how many states there are before those of quiet keys are dropped.
+	// sweepAt is the number of states at which the states of quiet keys are
+	// dropped.
 	sweepAt = 1024
-	// heardLimit bounds what is remembered of the notifications of a key that is
-	// being handled. What exceeds it counts as one change of someone else.
+	// heardLimit bounds how many revisions are remembered that name a key while
+	// it is handled. All revisions above the limit count as one change by
+	// someone else.
 	heardLimit = 64
 )
 
-// wakes decides when a key comes up. The queue below it holds each key once.
+// wakes decides when a key is handled. The queue below it holds each key once.
 //
-// A key waits in one of two ways. A failing key waits for the end of its
-// back-off; only news, a change that its last reconciliation did not write and
-// so has not seen, brings it forward. Any other key comes up when it is named.
-// One that only its own writes name comes up ever more slowly, and one that
-// writes comes up at a bounded rate, whoever names it.
+// A failing key waits for the end of its back-off. Only news ends the wait
+// early: a change that the last reconciliation of the key did not write and so
+// has not seen. Any other key is handled when it is named. A key that only its
+// own writes name is handled at growing intervals, and a key that writes is
+// handled at a bounded rate, whoever names it.
 //
 // All methods may be called from any goroutine.
 type wakes struct {
@@ -80,17 +83,18 @@ func newWakes(minDelay, maxDelay time.Duration) *wakes {
 	}
 }
 
-// name tells that the change with the revision (zero if unknown) concerns key.
-func (w *wakes) name(key Key, revision uint64) {
+// nameKey reports that the change with the revision (zero if unknown) concerns
+// key.
+func (w *wakes) nameKey(key Key, revision uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	st := w.states[key]
 	if st == nil || !st.running {
-		w.arrive(key, st, revision)
+		w.queueNamed(key, st, revision)
 		return
 	}
-	// Whether the reconciliation that is under way has written this itself is
-	// known when it has ended.
+	// Only when the current reconciliation has ended is it known whether it
+	// wrote this change itself.
 	if len(st.heard) >= heardLimit {
 		revision = 0
 		st.heard = st.heard[:heardLimit-1]
@@ -98,16 +102,16 @@ func (w *wakes) name(key Key, revision uint64) {
 	st.heard = append(st.heard, revision)
 }
 
-// arrive queues a key that was named. st may be nil. The caller holds w.mu.
-func (w *wakes) arrive(key Key, st *wakeState, revision uint64) {
+// queueNamed queues a key that was named. st may be nil. The caller holds w.mu.
+func (w *wakes) queueNamed(key Key, st *wakeState, revision uint64) {
 	if st == nil {
 		w.queue.Add(key)
 		return
 	}
-	attempt, own := w.written.by(key, revision)
+	attempt, own := w.written.attemptBy(key, revision)
 	switch {
 	case st.failing && own && attempt == st.attempt:
-		// It has seen this: it wrote it.
+		// The last reconciliation wrote this change, so it need not see it.
 	case st.failing:
 		if st.pulled || st.prompt.Allow() {
 			st.pulled = true
@@ -131,14 +135,14 @@ func (w *wakes) selfWakeDelay(n int) time.Duration {
 	return min(w.max, w.min<<min(n-freeSelfWakes-1, 20))
 }
 
-// begin starts an attempt at a key that has come up. ok is false if the key
-// came up by an old timer and its back-off has not ended yet.
-func (w *wakes) begin(key Key) (attempt uint64, ok bool) {
+// beginAttempt starts an attempt at a key that the queue has returned. ok is
+// false if an old timer queued the key and its back-off has not ended yet.
+func (w *wakes) beginAttempt(key Key) (attempt uint64, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	st := w.states[key]
 	if st == nil {
-		w.sweep()
+		w.sweepStates()
 		st = &wakeState{}
 		w.states[key] = st
 	}
@@ -173,7 +177,7 @@ func (w *wakes) succeeded(key Key, res Result, wrote bool) {
 	if res.RequeueAfter > 0 {
 		w.queue.AddAfter(key, res.RequeueAfter)
 	}
-	w.rest(key, st)
+	w.endAttempt(key, st)
 }
 
 // failed ends an attempt that failed and begins the back-off of its key. It
@@ -188,32 +192,32 @@ func (w *wakes) failed(key Key) (failures int) {
 		st.prompt = rate.NewLimiter(rate.Every(promptRefill), promptBurst)
 	}
 	w.queue.AddAfter(key, delay)
-	w.rest(key, st)
+	w.endAttempt(key, st)
 	return w.limiter.NumRequeues(key)
 }
 
-// rest judges what has named the key while it was handled. The caller holds
-// w.mu.
-func (w *wakes) rest(key Key, st *wakeState) {
+// endAttempt handles the changes that named the key during its reconciliation.
+// The caller holds w.mu.
+func (w *wakes) endAttempt(key Key, st *wakeState) {
 	heard := st.heard
 	st.running, st.heard = false, nil
 	for _, revision := range heard {
-		w.arrive(key, st, revision)
+		w.queueNamed(key, st, revision)
 	}
 	if st.quiet() {
 		delete(w.states, key)
 	}
 }
 
-// quiet says that nothing needs to be remembered of the key.
+// quiet reports that nothing needs to be remembered of the key.
 func (st *wakeState) quiet() bool {
 	return !st.running && !st.failing && st.selfWakes == 0 && st.prompt == nil &&
 		(st.answers == nil || st.answers.Tokens() >= answerBurst)
 }
 
-// sweep drops the states of keys that have become quiet, now and then. The caller
-// holds w.mu.
-func (w *wakes) sweep() {
+// sweepStates drops the states of keys that have become quiet, now and then.
+// The caller holds w.mu.
+func (w *wakes) sweepStates() {
 	if len(w.states) < w.sweepAt {
 		return
 	}
@@ -221,7 +225,7 @@ func (w *wakes) sweep() {
 	w.sweepAt = max(sweepAt, 2*len(w.states))
 }
 
-// dropKey ends what is remembered of a key that is not handled here any more.
+// dropKey drops what is remembered of a key that is not handled here any more.
 func (w *wakes) dropKey(key Key) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -229,9 +233,10 @@ func (w *wakes) dropKey(key Key) {
 	delete(w.states, key)
 }
 
-// rememberWrites is how many of the last writes of a control loop are kept, to
-// recognize them when the watch brings them back. A write that comes back later
-// than that counts as someone else's, which costs one reconciliation.
+// rememberWrites is how many of the last writes of a control loop are
+// remembered, so that the loop recognizes them when the watch reports them. A
+// write that the watch reports later than that counts as someone else's, which
+// costs one reconciliation.
 const rememberWrites = 1024
 
 // written remembers the revisions that the reconciliations of one control loop
@@ -252,8 +257,8 @@ func newWritten() *written {
 	return &written{ring: make([]uint64, 0, rememberWrites), who: map[uint64]writer{}}
 }
 
-// note records that an attempt at key wrote the revisions.
-func (w *written) note(key Key, attempt uint64, revisions []uint64) {
+// noteWrites records that an attempt at key wrote the revisions.
+func (w *written) noteWrites(key Key, attempt uint64, revisions []uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, revision := range revisions {
@@ -268,8 +273,8 @@ func (w *written) note(key Key, attempt uint64, revisions []uint64) {
 	}
 }
 
-// by returns the attempt at key that wrote the revision, if one did.
-func (w *written) by(key Key, revision uint64) (attempt uint64, ok bool) {
+// attemptBy returns the attempt at key that wrote the revision, if one did.
+func (w *written) attemptBy(key Key, revision uint64) (attempt uint64, ok bool) {
 	if revision == 0 {
 		return 0, false
 	}

@@ -28,13 +28,13 @@ func TestOnlyNewsEndsABackoff(t *testing.T) {
 				w := newWakes(100*time.Millisecond, time.Minute)
 				defer w.queue.ShutDown()
 				attempt := func(fail bool, revision uint64, meanwhile func()) {
-					w.name(key(1), 0)
+					w.nameKey(key(1), 0)
 					k, _ := w.queue.Get()
-					number, ok := w.begin(k)
+					number, ok := w.beginAttempt(k)
 					if !ok {
 						t.Fatal("the key is held back")
 					}
-					w.written.note(k, number, []uint64{revision})
+					w.written.noteWrites(k, number, []uint64{revision})
 					meanwhile()
 					if fail {
 						w.failed(k)
@@ -43,9 +43,9 @@ func TestOnlyNewsEndsABackoff(t *testing.T) {
 					}
 					w.queue.Done(k)
 				}
-				w.written.note(key(2), 99, []uint64{4})
+				w.written.noteWrites(key(2), 99, []uint64{4})
 				attempt(false, 1, func() {})
-				arrive := func() { w.name(key(1), test.revision) }
+				arrive := func() { w.nameKey(key(1), test.revision) }
 				if test.during {
 					attempt(true, 2, arrive)
 				} else {
@@ -54,7 +54,7 @@ func TestOnlyNewsEndsABackoff(t *testing.T) {
 				}
 				failed := time.Now()
 				k, _ := w.queue.Get()
-				if _, ok := w.begin(k); !ok {
+				if _, ok := w.beginAttempt(k); !ok {
 					t.Error("the key came up and is held back")
 				}
 				if at := time.Since(failed); at != test.at {
@@ -70,20 +70,20 @@ func TestAnOldTimerDoesNotEndTheBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWakes(time.Second, time.Minute)
 		defer w.queue.ShutDown()
-		w.name(key(1), 0)
+		w.nameKey(key(1), 0)
 		fail := func() {
 			k, _ := w.queue.Get()
-			if _, ok := w.begin(k); !ok {
+			if _, ok := w.beginAttempt(k); !ok {
 				t.Fatal("the key is held back")
 			}
 			w.failed(k)
 			w.queue.Done(k)
 		}
-		fail()            // until 1 s
-		w.name(key(1), 7) // news
-		fail()            // until 2 s
+		fail()               // until 1 s
+		w.nameKey(key(1), 7) // news
+		fail()               // until 2 s
 		k, _ := w.queue.Get()
-		if _, ok := w.begin(k); ok {
+		if _, ok := w.beginAttempt(k); ok {
 			t.Error("the timer of the first failure ended the second back-off")
 		}
 		w.queue.Done(k)

@@ -51,18 +51,18 @@ func (c *Collector) Run(ctx context.Context) error { return c.engine.Run(ctx) }
 
 // reconcile handles the object at the store key that key names.
 func (c *Collector) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
-	i, dependents, ok := c.graph.get(key.Name)
+	i, dependents, ok := c.graph.itemAt(key.Name)
 	if !ok {
 		return stewards.Result{}, nil
 	}
 	var err error
 	switch {
 	case i.deleting && i.has(metav1.FinalizerOrphanDependents):
-		err = c.orphan(ctx, i, dependents)
+		err = c.orphanDependents(ctx, i, dependents)
 	case i.waitsForDependents():
 		err = c.awaitDependents(ctx, i, dependents)
 	case len(i.owners) > 0 && !i.deleting:
-		err = c.judge(ctx, i, dependents)
+		err = c.judgeItem(ctx, i, dependents)
 	}
 	if err != nil {
 		return stewards.Result{}, fmt.Errorf("collect %s: %w", i.storeKey, err)
@@ -70,31 +70,32 @@ func (c *Collector) reconcile(ctx context.Context, key stewards.Key) (stewards.R
 	return stewards.Result{}, nil
 }
 
-// judge deletes an object without owners, and takes owners that are gone off
-// one that has others.
-func (c *Collector) judge(ctx context.Context, i *item, dependents []*item) error {
+// judgeItem deletes an object whose owners are all gone. If only some are gone,
+// it removes the references to these.
+func (c *Collector) judgeItem(ctx context.Context, i *item, dependents []*item) error {
 	o := c.graph.classify(i)
 	switch {
 	case len(o.dangling) == 0 && len(o.waiting) == 0:
 		return nil
 	case len(o.solid) > 0:
 		gone := slices.Concat(o.dangling, o.waiting)
-		return c.change(ctx, i, func(u objects.Raw) { dropOwners(u, gone) })
+		return c.rewriteItem(ctx, i, func(u objects.Raw) { dropOwners(u, gone) })
 	case len(o.waiting) > 0 && slices.ContainsFunc(dependents, func(d *item) bool { return d.blocks(i.uid) }):
-		return c.remove(ctx, i, metav1.FinalizerDeleteDependents)
+		return c.deleteItem(ctx, i, metav1.FinalizerDeleteDependents)
 	}
-	return c.remove(ctx, i, "")
+	return c.deleteItem(ctx, i, "")
 }
 
-// orphan takes an owner off its dependents, and then its finalizer off it.
-func (c *Collector) orphan(ctx context.Context, i *item, dependents []*item) error {
+// orphanDependents removes the owner reference from each dependent, and then the
+// finalizer from the owner.
+func (c *Collector) orphanDependents(ctx context.Context, i *item, dependents []*item) error {
 	self := []metav1.OwnerReference{{UID: i.uid}}
 	for _, d := range dependents {
-		if err := c.change(ctx, d, func(u objects.Raw) { dropOwners(u, self) }); err != nil {
+		if err := c.rewriteItem(ctx, d, func(u objects.Raw) { dropOwners(u, self) }); err != nil {
 			return err
 		}
 	}
-	return c.change(ctx, i, func(u objects.Raw) { dropFinalizer(u, metav1.FinalizerOrphanDependents) })
+	return c.rewriteItem(ctx, i, func(u objects.Raw) { dropFinalizer(u, metav1.FinalizerOrphanDependents) })
 }
 
 // awaitDependents ends a foreground deletion when nothing blocks it any more.
@@ -103,13 +104,13 @@ func (c *Collector) awaitDependents(ctx context.Context, i *item, dependents []*
 	if slices.ContainsFunc(dependents, func(d *item) bool { return d.blocks(i.uid) }) {
 		return nil
 	}
-	return c.change(ctx, i, func(u objects.Raw) { dropFinalizer(u, metav1.FinalizerDeleteDependents) })
+	return c.rewriteItem(ctx, i, func(u objects.Raw) { dropFinalizer(u, metav1.FinalizerDeleteDependents) })
 }
 
-// remove asks for the deletion of an object; with a finalizer, so that it
-// waits for its own dependents first.
-func (c *Collector) remove(ctx context.Context, i *item, finalizer string) error {
-	raw, err := c.read(ctx, i)
+// deleteItem asks for the deletion of an object. With a finalizer, the object
+// first waits for its own dependents.
+func (c *Collector) deleteItem(ctx context.Context, i *item, finalizer string) error {
+	raw, err := c.readItem(ctx, i)
 	if raw.Unstructured == nil || err != nil {
 		return err
 	}
@@ -122,9 +123,9 @@ func (c *Collector) remove(ctx context.Context, i *item, finalizer string) error
 	return err
 }
 
-// change rewrites an object.
-func (c *Collector) change(ctx context.Context, i *item, edit func(objects.Raw)) error {
-	raw, err := c.read(ctx, i)
+// rewriteItem rewrites an object.
+func (c *Collector) rewriteItem(ctx context.Context, i *item, edit func(objects.Raw)) error {
+	raw, err := c.readItem(ctx, i)
 	if raw.Unstructured == nil || err != nil {
 		return err
 	}
@@ -135,8 +136,9 @@ func (c *Collector) change(ctx context.Context, i *item, edit func(objects.Raw))
 	return err
 }
 
-// read returns an object as the graph saw it; without content if it is gone.
-func (c *Collector) read(ctx context.Context, i *item) (objects.Raw, error) {
+// readItem returns an object at the revision that the graph saw. The result has
+// no content if the object is gone.
+func (c *Collector) readItem(ctx context.Context, i *item) (objects.Raw, error) {
 	rec, _, err := c.store.Get(ctx, i.storeKey, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if errors.Is(err, raftstore.ErrNotFound) {
 		return objects.Raw{}, nil
@@ -145,10 +147,10 @@ func (c *Collector) read(ctx context.Context, i *item) (objects.Raw, error) {
 		return objects.Raw{}, err
 	}
 	if rec.ModRevision != i.revision {
-		// The graph is behind; the change that it has not seen brings the
-		// object back here. It is a lost race like any other.
+		// The graph is behind. The change that it has not seen yet will name
+		// the object again, so this is a lost race like any other.
 		resource := schema.GroupResource{Group: i.kind.Group, Resource: i.kind.Kind}
-		return objects.Raw{}, apierrors.NewConflict(resource, i.name, fmt.Errorf("it is at revision %d, judged at %d", rec.ModRevision, i.revision))
+		return objects.Raw{}, apierrors.NewConflict(resource, i.name, fmt.Errorf("the object is at revision %d, but the decision was made on revision %d", rec.ModRevision, i.revision))
 	}
 	return objects.DecodeRaw(rec)
 }

@@ -1,9 +1,9 @@
-// Package collect deletes what nobody owns any more, and old events.
+// Package collect deletes objects whose owners are gone, old events, and claims
+// and fencing epochs that are no longer needed.
 //
-// The Collector follows every object of the store, of every kind and also of
-// kinds this program does not know, in one watch; of each it keeps only the
-// metadata. By owner references it then does what Kubernetes' garbage
-// collector does:
+// The Collector follows all objects of the store in one watch, including those
+// of kinds that this program does not know. It keeps only their metadata. From
+// the owner references it does what Kubernetes' garbage collector does:
 //
 //   - background: an object whose owners are all gone is deleted;
 //   - foreground: an owner with the finalizer foregroundDeletion waits until
@@ -11,12 +11,12 @@
 //   - orphan: an owner with the finalizer orphan first takes itself off its
 //     dependents.
 //
-// One watch shows a consistent state, in which an owner that is missing has
-// been deleted (a uid does not come back); and every write is conditional on
-// the version that was judged. So no object is deleted by mistake of timing.
-// Owners of a kind that is not known here are held to exist.
+// One watch shows a consistent state. An owner that is missing from it has been
+// deleted, because a uid is never used again. Every write is conditional on the
+// version on which the decision was made. So no object is deleted because of a
+// race. Owners of an unknown kind are assumed to exist.
 //
 // The Expirer deletes events after their time to live. The Sweeper of a host
-// gives up the claims on it of instances that do not exist any more. Epochs
+// gives up the claims on that host whose instances no longer exist. Epochs
 // forgets the fencing epochs of names that are not used any more.
 package collect

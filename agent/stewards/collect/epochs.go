@@ -18,13 +18,15 @@ import (
 // epochInterval is how often unused names are looked for.
 const epochInterval = time.Minute
 
-// Epochs forgets the epochs of names that nothing has any more: no machine, no
-// instance and no claim. Every forgetting moves the floor, on which placements
-// of new names depend; so they are gathered and done by one host.
+// Epochs forgets the fencing epochs of names that nothing uses any more: no
+// machine, no instance and no claim. Each transaction that forgets epochs moves
+// the floor, on which placements of new names depend. So one host gathers the
+// names and forgets many at once.
 //
-// What it goes by may be old. That does no harm: the store refuses to forget
-// the epoch of an instance with a claim, and one that comes back under the name
-// begins above the floor. The guards of namespaces that are gone go with them.
+// The view by which the loop decides may be old. That does no harm: the store
+// refuses to forget the epoch of an instance with a claim, and a new instance
+// of a forgotten name begins above the floor. The loop also removes the guards
+// of namespaces that no longer exist.
 type Epochs struct {
 	store      objects.Store
 	claims     *claims.Cache
@@ -71,13 +73,14 @@ func (e *Epochs) Run(ctx context.Context) error { return e.engine.Run(ctx) }
 func (e *Epochs) reconcile(ctx context.Context, _ stewards.Key) (stewards.Result, error) {
 	err := e.forgetUnused(ctx)
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
-		e.log.Debug("a name came back into use while it was to be forgotten", "err", err)
+		e.log.Debug("a name was used again before its epoch could be forgotten", "err", err)
 		err = nil
 	}
 	return stewards.Result{RequeueAfter: epochInterval}, err
 }
 
-// forgetUnused forgets up to sweepBatch names; the rest has time.
+// forgetUnused forgets up to sweepBatch names. The others wait for the next
+// round.
 func (e *Epochs) forgetUnused(ctx context.Context) error {
 	unused := map[objects.Key]claims.Epoch{}
 	for key, last := range e.claims.Epochs() {

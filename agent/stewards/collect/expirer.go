@@ -20,8 +20,8 @@ const (
 	eventInterval = 5 * time.Minute
 )
 
-// Expirer deletes old events. One host lists them now and then, instead of all
-// hosts keeping copies of them.
+// Expirer deletes old events. One host lists the events at an interval, so that
+// not every host has to keep copies of them.
 type Expirer struct {
 	store  objects.Store
 	engine *stewards.Controller
@@ -51,7 +51,7 @@ func (e *Expirer) Declaration() stewards.Steward { return e.engine.Declaration()
 // Run deletes old events until ctx ends.
 func (e *Expirer) Run(ctx context.Context) error { return e.engine.Run(ctx) }
 
-// reconcile deletes what is old now.
+// reconcile deletes the events that are too old now.
 func (e *Expirer) reconcile(ctx context.Context, _ stewards.Key) (stewards.Result, error) {
 	if err := e.deleteOld(ctx); err != nil {
 		return stewards.Result{}, err

@@ -306,7 +306,7 @@ func TestAnOldGraphIsAConflict(t *testing.T) {
 		w.Create(b.object("a"))
 		c := &Collector{store: w.Store}
 		old := &item{storeKey: "/registry/core/configmaps/ns/a", kind: schema.GroupKind{Kind: "ConfigMap"}, name: "a", revision: 99}
-		if _, err := c.read(t.Context(), old); !apierrors.IsConflict(err) {
+		if _, err := c.readItem(t.Context(), old); !apierrors.IsConflict(err) {
 			t.Errorf("got %v, want a conflict", err)
 		}
 	})

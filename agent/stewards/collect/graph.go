@@ -18,7 +18,7 @@ import (
 	"virtmesh/raftstore"
 )
 
-// eventsPrefix is below which events are. Nobody owns one.
+// eventsPrefix is the prefix of the store keys of events, which have no owners.
 var eventsPrefix = objects.KindFor[*corev1.Event]().Prefix()
 
 // item is what the graph keeps of an object. It is replaced, never changed.
@@ -51,8 +51,8 @@ func (i *item) blocks(owner types.UID) bool {
 	return false
 }
 
-// graph holds all objects and who owns whom. It is the sink of one watch and a
-// source of keys: the name of a key is the store key of an object.
+// graph holds all objects and their owner references. It is the sink of one
+// watch and a source of keys: the name of a key is the store key of an object.
 type graph struct {
 	log *slog.Logger
 
@@ -103,8 +103,8 @@ func (g *graph) SubscribeRevisions(fn func(stewards.Key, uint64)) (cancel func()
 	}
 }
 
-// Keys implements stewards.Source. Only objects that can be of concern are
-// named: those with owners, and those under a deletion that this package ends.
+// Keys implements stewards.Source. It names only the objects that may need
+// work: those with owners, and those whose deletion this package completes.
 func (g *graph) Keys() []stewards.Key {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
@@ -137,7 +137,7 @@ func (g *graph) Reset(recs []raftstore.Record, _ uint64) {
 	clear(g.unreadable)
 	g.items, g.byUID, g.dependents = map[string]*item{}, map[types.UID]*item{}, map[types.UID]map[string]struct{}{}
 	for _, rec := range recs {
-		g.put(rec)
+		g.putRecord(rec)
 	}
 	if !g.isSynced {
 		g.isSynced = true
@@ -168,8 +168,8 @@ func (g *graph) Apply(ev raftstore.Event) {
 	old := g.items[ev.Record.Key]
 	note(old)
 	if ev.Type == raftstore.Put {
-		now := g.put(ev.Record)
-		// A change that says nothing new of ownership concerns nobody.
+		now := g.putRecord(ev.Record)
+		// A change that leaves the ownership as it was needs no work.
 		if old != nil && now != nil && sameOwnership(old, now) {
 			clear(affected)
 		} else {
@@ -177,7 +177,7 @@ func (g *graph) Apply(ev raftstore.Event) {
 		}
 	} else {
 		delete(g.unreadable, ev.Record.Key)
-		g.drop(old)
+		g.dropItem(old)
 	}
 	keys := make([]stewards.Key, 0, len(affected))
 	for key := range affected {
@@ -206,19 +206,19 @@ func (g *graph) tell(keys []stewards.Key, revision uint64) {
 	}
 }
 
-// put stores an object. The caller holds g.mu.
-func (g *graph) put(rec raftstore.Record) *item {
+// putRecord stores an object. The caller holds g.mu.
+func (g *graph) putRecord(rec raftstore.Record) *item {
 	if strings.HasPrefix(rec.Key, eventsPrefix) {
 		return nil
 	}
 	i, err := parse(rec)
 	if err != nil {
-		g.log.Error("nothing is collected while an object cannot be decoded: it may be an owner", "key", rec.Key, "err", err)
+		g.log.Error("no object is collected while this one cannot be decoded, because it may be an owner", "key", rec.Key, "err", err)
 		g.unreadable[rec.Key] = struct{}{}
 		return nil
 	}
 	delete(g.unreadable, rec.Key)
-	g.drop(g.items[rec.Key])
+	g.dropItem(g.items[rec.Key])
 	g.items[rec.Key], g.byUID[i.uid] = i, i
 	g.kinds[i.kind] = struct{}{}
 	for _, ref := range i.owners {
@@ -230,8 +230,8 @@ func (g *graph) put(rec raftstore.Record) *item {
 	return i
 }
 
-// drop forgets an object. The caller holds g.mu.
-func (g *graph) drop(i *item) {
+// dropItem forgets an object. The caller holds g.mu.
+func (g *graph) dropItem(i *item) {
 	if i == nil {
 		return
 	}
@@ -263,8 +263,9 @@ func parse(rec raftstore.Record) (*item, error) {
 	}, nil
 }
 
-// get returns an object and those that name it as an owner.
-func (g *graph) get(storeKey string) (i *item, dependents []*item, ok bool) {
+// itemAt returns an object and its dependents: the objects that name it as an
+// owner.
+func (g *graph) itemAt(storeKey string) (i *item, dependents []*item, ok bool) {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	i, ok = g.items[storeKey]
@@ -278,7 +279,7 @@ func (g *graph) get(storeKey string) (i *item, dependents []*item, ok bool) {
 	return i, dependents, true
 }
 
-// ownership sorts the owner references of an object.
+// ownership groups the owner references of an object by the state of the owner.
 type ownership struct {
 	// solid owners exist and stay, waiting ones are under foreground deletion,
 	// and dangling ones are gone.
@@ -291,7 +292,7 @@ func (g *graph) classify(i *item) (o ownership) {
 	for _, ref := range i.owners {
 		owner := g.byUID[ref.UID]
 		switch {
-		case owner == nil && (!g.knows(ref) || len(g.unreadable) > 0):
+		case owner == nil && (!g.knowsKind(ref) || len(g.unreadable) > 0):
 			o.solid = append(o.solid, ref)
 		case owner == nil || owner.namespace != "" && owner.namespace != i.namespace:
 			o.dangling = append(o.dangling, ref)
@@ -304,9 +305,9 @@ func (g *graph) classify(i *item) (o ownership) {
 	return o
 }
 
-// knows reports whether objects of the kind that ref names are stored here, so
-// that a missing one is gone. The caller holds g.mu.
-func (g *graph) knows(ref metav1.OwnerReference) bool {
+// knowsKind reports whether the kind of ref is known here, so that a missing
+// owner of this kind has been deleted. The caller holds g.mu.
+func (g *graph) knowsKind(ref metav1.OwnerReference) bool {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
 		return false

@@ -23,13 +23,14 @@ const sweepRetry = 5 * time.Second
 // or not.
 type HasGuest func(ctx context.Context, uid types.UID) (bool, error)
 
-// Sweeper gives up the claims on this host of instances that do not exist any
-// more. Normally the claim goes in the transaction that lets go of the
-// instance; one that lost its finalizers by force leaves it behind, and with
-// it room on the host and the right to its name.
+// Sweeper gives up the claims on this host whose instances no longer exist.
+// Normally the transaction that removes the last finalizer of an instance also
+// deletes its claim. An instance whose finalizers were removed by force leaves
+// its claim behind, which keeps room on the host, and the name of the instance,
+// occupied.
 //
-// Only the host that a claim names sweeps it, after its guest is gone: nobody
-// else can know.
+// Only the host that a claim names gives it up, after the guest is gone,
+// because no other host can know whether the guest is gone.
 type Sweeper struct {
 	host     string
 	hasGuest HasGuest
@@ -68,8 +69,8 @@ func (s *Sweeper) Declaration() stewards.Steward { return s.engine.Declaration()
 // Run sweeps until ctx ends.
 func (s *Sweeper) Run(ctx context.Context) error { return s.engine.Run(ctx) }
 
-// ownClaims names the claims on this host by uid: when they come, and when
-// their instance goes.
+// ownClaims is a Source that names the claims on this host by uid, when a claim
+// appears and when its instance disappears.
 type ownClaims struct{ *Sweeper }
 
 var _ stewards.Source = ownClaims{}
@@ -119,7 +120,7 @@ func (s *Sweeper) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 	if vmi, ok := s.vmis.Get(in.Key()); ok && vmi.UID == uid {
 		return stewards.Result{}, nil
 	}
-	// The mesh has the last word, not this replica.
+	// This replica may be behind, so read from the mesh.
 	vmi, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, s.store, in.Key(), raftstore.ReadOptions{})
 	switch {
 	case err == nil && vmi.UID == uid:

@@ -1,9 +1,10 @@
 // Package namespace runs the control loop that ends namespaces.
 //
 // A namespace whose deletion was asked for keeps spec.finalizers until its
-// content is gone. The loop asks for the deletion of everything in it, of every
-// kind, and says in the conditions what is left and which finalizers hold it
-// back. What other loops still add is found in the next round.
+// content is gone. The loop asks for the deletion of all objects in the
+// namespace, of every kind. Its conditions list what is left and which
+// finalizers delay the deletion. Objects that other loops add meanwhile are
+// found in the next round.
 package namespace
 
 import (
@@ -118,7 +119,8 @@ func (c *Controller) empty(ctx context.Context, content []objects.Raw) error {
 		if c.remove(ctx, part...) == nil {
 			continue
 		}
-		// One object that has just changed fails the whole batch.
+		// The whole batch fails if one object has just changed, so delete the
+		// objects one by one.
 		for _, raw := range part {
 			if err := c.remove(ctx, raw); err != nil {
 				failures = append(failures, fmt.Errorf("%s: %w", describe(raw), err))
@@ -144,7 +146,8 @@ func describe(raw objects.Raw) string {
 	return l.Resource.String()
 }
 
-// setConditions says what is left, in the words of Kubernetes.
+// setConditions lists what is left in the conditions that Kubernetes uses for
+// this.
 func setConditions(ns *corev1.Namespace, content []objects.Raw, failure error, now time.Time) {
 	resources, finalizers := map[string]int{}, map[string]int{}
 	for _, raw := range content {

@@ -1,9 +1,9 @@
-// Package nodes is the steward of Node objects whose host cannot speak for
-// itself: the Watcher of a Node whose host gossip holds for dead sets its
-// conditions to Unknown and taints it as unreachable.
+// Package nodes is the steward of the Node objects of dead hosts. When gossip
+// reports a host as dead, the Watcher sets the conditions of its Node to
+// Unknown and taints the Node as unreachable.
 //
-// A host that lives keeps its own Node (package host/publish), and takes the
-// Watcher's word back when it returns. Labels, taints and annotations that
+// A live host maintains its own Node (package host/publish), and reverts what
+// the Watcher wrote when it returns. Labels, taints and annotations that
 // neither of the two owns, and spec.unschedulable, belong to the users and are
 // left alone.
 package nodes

@@ -14,9 +14,9 @@ import (
 	"virtmesh/agent/stewards"
 )
 
-// settle is how long after a change of the membership, and after the start, the
-// loop waits before it calls anyone dead: an agent that has just started knows
-// nobody yet.
+// settle is how long the loop waits after a change of the membership, and after
+// its start, before it treats a host as dead. An agent that has just started
+// does not know the other members yet.
 const settle = 5 * time.Second
 
 // Watcher marks the nodes of dead hosts.
@@ -27,10 +27,10 @@ type Watcher struct {
 	engine  *stewards.Controller
 
 	mu      sync.Mutex
-	missing map[string]time.Time // since when a host is not among the live
+	missing map[string]time.Time // when each missing host was first missing
 }
 
-// New returns a watcher that is not yet running. Members tells who is alive.
+// New returns a watcher that is not yet running. members lists the live hosts.
 func New(d stewards.Deps, members stewards.Members) (*Watcher, error) {
 	d, err := d.Complete()
 	if err != nil {
@@ -57,11 +57,11 @@ func (w *Watcher) Declaration() stewards.Steward { return w.engine.Declaration()
 
 // Run watches until ctx ends.
 func (w *Watcher) Run(ctx context.Context) error {
-	w.note()
+	w.noteMissing()
 	return w.engine.Run(ctx)
 }
 
-// membership names all nodes when a host comes or goes.
+// membership is a Source that names all nodes when a host joins or is lost.
 type membership struct{ *Watcher }
 
 var _ stewards.Source = membership{}
@@ -69,7 +69,7 @@ var _ stewards.Source = membership{}
 // Subscribe implements stewards.Source.
 func (m membership) Subscribe(fn func(stewards.Key)) (cancel func()) {
 	return m.members.Subscribe(func() {
-		m.note()
+		m.noteMissing()
 		for _, key := range m.nodes.Keys() {
 			fn(key)
 		}
@@ -82,8 +82,8 @@ func (m membership) Keys() []stewards.Key { return nil }
 // WaitForSync implements stewards.Source.
 func (m membership) WaitForSync(ctx context.Context) error { return m.nodes.WaitForSync(ctx) }
 
-// note remembers since when hosts are missing.
-func (w *Watcher) note() {
+// noteMissing records when each missing host was first missing.
+func (w *Watcher) noteMissing() {
 	live := map[string]bool{}
 	for _, name := range w.members.Members() {
 		live[name] = true
@@ -104,7 +104,7 @@ func (w *Watcher) note() {
 
 // missingFor returns how long the host has been missing.
 func (w *Watcher) missingFor(name string) (time.Duration, bool) {
-	w.note()
+	w.noteMissing()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	since, ok := w.missing[name]
@@ -139,10 +139,11 @@ func (w *Watcher) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 	return stewards.Result{}, nil
 }
 
-// reasonUnknown is the reason of conditions that nobody can tell.
+// reasonUnknown is the reason of conditions whose state is not known.
 const reasonUnknown = "NodeStatusUnknown"
 
-// markUnreachable says of a Node what its host can no longer say itself.
+// markUnreachable sets the conditions and the taint of a Node whose host can no
+// longer update it.
 func markUnreachable(n *corev1.Node, now time.Time) {
 	for i := range n.Status.Conditions {
 		c := n.Status.Conditions[i]

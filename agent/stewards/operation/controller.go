@@ -23,20 +23,20 @@ type Object = meshv1alpha1.Operation
 
 // Step is one step of a plan.
 type Step struct {
-	// Name says what is done, for people: "release volumes".
+	// Name says for people what the step does: "release volumes".
 	Name string
 	// Do carries the step out. It is idempotent, ends when ctx does, and may
 	// call report as often as it likes.
 	Do func(ctx context.Context, report func(done, total int64)) error
-	// Undo takes the step back after a cancellation. It is idempotent. Nil: it
-	// cannot be taken back.
+	// Undo undoes the step after a cancellation. It is idempotent. Nil means
+	// that the step cannot be undone.
 	Undo func(ctx context.Context) error
 }
 
-// Act is what an operation of one type does.
+// Act is the implementation of one type of operation.
 type Act struct {
-	// Plan returns the steps of an operation. Every host that takes the operation
-	// over gets the same steps.
+	// Plan returns the steps of an operation. Every host that takes the
+	// operation over gets the same steps.
 	Plan func(op *Object) []Step
 	// Outputs are what the steps write, as a steward declares it.
 	Outputs []stewards.Output
@@ -45,23 +45,24 @@ type Act struct {
 // Acts are the acts that a host knows, by type.
 type Acts map[meshv1alpha1.OperationType]Act
 
-// permanentError is a failure that another attempt cannot mend.
+// permanentError is a failure that another attempt cannot repair.
 type permanentError struct{ error }
 
 // Unwrap returns the reason.
 func (e permanentError) Unwrap() error { return e.error }
 
-// Permanent marks err as a failure that another attempt cannot mend: it ends the
-// operation.
+// Permanent marks err as a failure that another attempt cannot repair. Such an
+// error ends the operation.
 func Permanent(err error) error { return permanentError{err} }
 
 const (
 	// lease is how long an owner may be silent before another takes over.
 	lease = 20 * time.Second
-	// progressInterval is the least time between two writes that only tell
-	// progress, or renew the lease.
+	// progressInterval is the least time between two writes that only report
+	// progress or renew the lease.
 	progressInterval = 5 * time.Second
-	// timeout ends one attempt at an operation; the next one goes on where it was.
+	// timeout ends one attempt at an operation. The next attempt continues with
+	// the first step that is not done.
 	timeout = time.Hour
 	// keep is how long an operation that has ended is kept.
 	keep = 24 * time.Hour
@@ -87,8 +88,9 @@ type sighting struct {
 	since time.Time
 }
 
-// New returns a controller that is not yet running. host is the name under which
-// it owns operations; acts are what it knows to do.
+// New returns a controller that is not yet running. host is the name under
+// which it owns operations; acts are the types of operation that it can carry
+// out.
 func New(d stewards.Deps, host string, acts Acts) (*Controller, error) {
 	d, err := d.Complete()
 	if err != nil {
@@ -107,7 +109,8 @@ func New(d stewards.Deps, host string, acts Acts) (*Controller, error) {
 	return c, err
 }
 
-// outputs are what the loop writes itself, and what its steps do.
+// outputs are the outputs of the loop itself and those of the steps that it
+// carries out.
 func (a Acts) outputs() []stewards.Output {
 	all := []stewards.Output{
 		stewards.WritesStatus[*Object](),
@@ -125,22 +128,23 @@ func (c *Controller) Declaration() stewards.Steward { return c.engine.Declaratio
 // Run carries operations out until ctx ends.
 func (c *Controller) Run(ctx context.Context) error { return c.engine.Run(ctx) }
 
-// reconcile carries one operation out, or waits until it may.
+// reconcile carries one operation out, or waits while another host holds its
+// lease.
 func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
 	op, ok := c.ops.Get(key)
 	if !ok {
 		return stewards.Result{}, nil
 	}
 	if op.Status.Phase.Final() {
-		return c.expire(ctx, op)
+		return c.expireOperation(ctx, op)
 	}
 	if wait := c.othersLease(op); wait > 0 {
 		return stewards.Result{RequeueAfter: wait}, nil
 	}
 	act, ok := c.acts[op.Spec.Type]
 	if !ok {
-		// A host of a later version made it. One that knows the act may become its
-		// steward.
+		// A host of a later version made this operation. A host that knows its
+		// type may become the steward.
 		return stewards.Result{RequeueAfter: time.Minute}, nil
 	}
 	r := &run{controller: c, key: key, steps: act.Plan(op)}
@@ -156,8 +160,9 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 }
 
 // othersLease returns how long to wait for another host to renew its lease on
-// the operation; zero if this host may carry it out. Clocks of two hosts are not
-// compared: what counts is how long the lease has not changed here.
+// the operation; zero if this host may carry it out. The clocks of two hosts
+// are not compared; this host measures by its own clock how long the lease has
+// not changed.
 func (c *Controller) othersLease(op *Object) time.Duration {
 	owner := op.Status.Owner
 	c.mu.Lock()
@@ -174,8 +179,8 @@ func (c *Controller) othersLease(op *Object) time.Duration {
 	return max(0, lease-time.Since(seen.since))
 }
 
-// expire deletes an operation that ended long ago.
-func (c *Controller) expire(ctx context.Context, op *Object) (stewards.Result, error) {
+// expireOperation deletes an operation that ended long ago.
+func (c *Controller) expireOperation(ctx context.Context, op *Object) (stewards.Result, error) {
 	c.mu.Lock()
 	delete(c.sightings, op.UID)
 	c.mu.Unlock()
@@ -192,7 +197,7 @@ func (c *Controller) expire(ctx context.Context, op *Object) (stewards.Result, e
 	return stewards.Result{}, err
 }
 
-// now is the time to write into a status.
+// now returns the time that is written into a status.
 func now() *metav1.Time {
 	t := metav1.NewTime(time.Now().Truncate(time.Second))
 	return &t

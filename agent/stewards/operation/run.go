@@ -16,8 +16,8 @@ import (
 	"virtmesh/raftstore"
 )
 
-// errLost says that this host does not own the operation any more, or that the
-// operation is gone.
+// errLost reports that this host no longer owns the operation, or that the
+// operation no longer exists.
 var errLost = errors.New("the operation belongs to another host")
 
 // run is one attempt of this host at an operation.
@@ -26,11 +26,12 @@ type run struct {
 	key        stewards.Key
 	steps      []Step
 
-	// mu guards what follows: the step and the renewal of the lease both write.
+	// mu guards the fields below, which both the step and the renewal of the
+	// lease write.
 	mu     sync.Mutex
 	status meshv1alpha1.OperationStatus // as it is to be
 	cancel bool                         // as it was last read
-	dirty  bool                         // there is progress to tell
+	dirty  bool                         // there is progress to write
 }
 
 // carryOut takes the operation over and does its steps.
@@ -52,7 +53,8 @@ func (r *run) carryOut(ctx context.Context, op *Object) error {
 	return err
 }
 
-// takeOver makes this host the owner, and the plan the steps of the status.
+// takeOver makes this host the owner and writes the steps of the plan into the
+// status.
 func (r *run) takeOver(ctx context.Context, op *Object) error {
 	next := op.DeepCopy()
 	owner := &meshv1alpha1.OperationOwner{Host: r.controller.host, Epoch: 1, Renewed: metav1.NowMicro()}
@@ -77,37 +79,37 @@ func (r *run) takeOver(ctx context.Context, op *Object) error {
 	var tx objects.Tx
 	tx.UpdateStatus(op, next)
 	if _, err := tx.Commit(ctx, r.controller.store); err != nil {
-		return fmt.Errorf("take it over: %w", err)
+		return fmt.Errorf("take the operation over: %w", err)
 	}
 	r.status, r.cancel = next.Status, next.Spec.Cancel
 	return nil
 }
 
-// doSteps does what is not done, and ends the operation.
+// doSteps carries out the steps that are not done, and ends the operation.
 func (r *run) doSteps(ctx context.Context) error {
 	for i, step := range r.steps {
-		cancelled, err := r.begin(ctx, i)
+		cancelled, err := r.beginStep(ctx, i)
 		switch {
 		case err != nil:
 			return err
 		case cancelled:
-			return r.undo(ctx)
+			return r.undoSteps(ctx)
 		case r.phase(i) == meshv1alpha1.StepDone:
 			continue
 		}
-		err = step.Do(ctx, func(done, total int64) { r.report(i, done, total) })
+		err = step.Do(ctx, func(done, total int64) { r.reportProgress(i, done, total) })
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		var permanent permanentError
 		switch {
 		case errors.As(err, &permanent):
-			return r.write(ctx, func(s *meshv1alpha1.OperationStatus) {
+			return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
 				s.Steps[i].Phase, s.Steps[i].Message, s.Steps[i].Ended = meshv1alpha1.StepFailed, err.Error(), now()
 				s.Phase, s.Message, s.Ended = meshv1alpha1.OperationFailed, err.Error(), now()
 			})
 		case err != nil:
-			told := r.write(ctx, func(s *meshv1alpha1.OperationStatus) {
+			told := r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
 				s.Steps[i].Message = err.Error()
 				s.Message = fmt.Sprintf("%s: %v", step.Name, err)
 			})
@@ -116,19 +118,19 @@ func (r *run) doSteps(ctx context.Context) error {
 			}
 			return fmt.Errorf("%s: %w", step.Name, err)
 		}
-		r.finish(i)
+		r.finishStep(i)
 	}
-	return r.write(ctx, func(s *meshv1alpha1.OperationStatus) {
+	return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
 		s.Phase, s.Message, s.Ended = meshv1alpha1.OperationSucceeded, "", now()
 	})
 }
 
-// begin writes that the step has begun, and with it that the one before is
-// done. It reports whether the operation was cancelled: then the step is not
-// begun.
-func (r *run) begin(ctx context.Context, i int) (cancelled bool, err error) {
+// beginStep writes that the step has begun and, in the same write, that the step
+// before it is done. It reports whether the operation was cancelled; a
+// cancelled operation begins no step.
+func (r *run) beginStep(ctx context.Context, i int) (cancelled bool, err error) {
 	if r.phase(i) != meshv1alpha1.StepDone {
-		err = r.write(ctx, func(s *meshv1alpha1.OperationStatus) {
+		err = r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
 			if !r.cancel && s.Steps[i].Phase != meshv1alpha1.StepRunning {
 				s.Steps[i].Phase, s.Steps[i].Started = meshv1alpha1.StepRunning, now()
 			}
@@ -139,8 +141,8 @@ func (r *run) begin(ctx context.Context, i int) (cancelled bool, err error) {
 	return r.cancel, err
 }
 
-// finish notes that the step is done. It is written with the next step.
-func (r *run) finish(i int) {
+// finishStep notes that the step is done. It is written with the next step.
+func (r *run) finishStep(i int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := &r.status.Steps[i]
@@ -154,8 +156,8 @@ func (r *run) phase(i int) meshv1alpha1.OperationStepPhase {
 	return r.status.Steps[i].Phase
 }
 
-// report notes progress of a step, which holdLease writes.
-func (r *run) report(i int, done, total int64) {
+// reportProgress notes progress of a step, which holdLease writes.
+func (r *run) reportProgress(i int, done, total int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := &r.status.Steps[i]
@@ -164,9 +166,9 @@ func (r *run) report(i int, done, total int64) {
 	}
 }
 
-// undo takes back what is done and can be taken back, the last step first, and
-// ends the operation.
-func (r *run) undo(ctx context.Context) error {
+// undoSteps undoes the steps that are done and can be undone, the last step
+// first, and ends the operation.
+func (r *run) undoSteps(ctx context.Context) error {
 	for i := len(r.steps) - 1; i >= 0; i-- {
 		phase := r.phase(i)
 		began := phase == meshv1alpha1.StepDone || phase == meshv1alpha1.StepRunning
@@ -176,22 +178,22 @@ func (r *run) undo(ctx context.Context) error {
 		if err := r.steps[i].Undo(ctx); err != nil {
 			return fmt.Errorf("undo %s: %w", r.steps[i].Name, err)
 		}
-		err := r.write(ctx, func(s *meshv1alpha1.OperationStatus) {
+		err := r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
 			s.Steps[i].Phase, s.Steps[i].Ended = meshv1alpha1.StepUndone, now()
 		})
 		if err != nil {
 			return err
 		}
 	}
-	return r.write(ctx, func(s *meshv1alpha1.OperationStatus) {
+	return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
 		s.Phase, s.Message, s.Ended = meshv1alpha1.OperationCancelled, "", now()
 	})
 }
 
-// write changes the status as this host wants it, and stores it if this host
-// still owns the operation. A change of the spec meanwhile, a cancellation, is
-// read on the way.
-func (r *run) write(ctx context.Context, change func(*meshv1alpha1.OperationStatus)) error {
+// writeStatus changes the status and stores it if this host still owns the
+// operation. It also reads the spec, where a cancellation may have been
+// requested meanwhile.
+func (r *run) writeStatus(ctx context.Context, change func(*meshv1alpha1.OperationStatus)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
@@ -221,9 +223,9 @@ func (r *run) write(ctx context.Context, change func(*meshv1alpha1.OperationStat
 	}
 }
 
-// holdLease renews the lease and tells progress until ended is closed. If that
-// fails for the length of the lease, or the operation has another owner, it
-// ends the steps with errLost.
+// holdLease renews the lease and writes progress until ended is closed. If the
+// writes fail for the length of the lease, or the operation has another owner,
+// holdLease ends the steps with errLost.
 func (r *run) holdLease(ctx context.Context, ended <-chan struct{}, lost context.CancelCauseFunc) {
 	ticker := time.NewTicker(progressInterval)
 	defer ticker.Stop()
@@ -237,7 +239,7 @@ func (r *run) holdLease(ctx context.Context, ended <-chan struct{}, lost context
 		case <-ticker.C:
 		}
 		attempt, cancel := context.WithTimeout(ctx, progressInterval)
-		err := r.write(attempt, func(s *meshv1alpha1.OperationStatus) {
+		err := r.writeStatus(attempt, func(s *meshv1alpha1.OperationStatus) {
 			if r.dirty || time.Since(renewed) >= lease/2 {
 				s.Owner.Renewed = metav1.NowMicro()
 			}

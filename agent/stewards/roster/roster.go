@@ -1,6 +1,6 @@
 // Package roster assembles the stewards: the control loops that every host of
-// the mesh runs, and that share the objects among the hosts. It knows the
-// stewards and how each is made; a steward knows neither the others nor this
+// the mesh runs, and that share the objects among the hosts. It imports every
+// steward and constructs it; a steward imports neither the others nor this
 // package.
 package roster
 
@@ -35,14 +35,14 @@ type Deps struct {
 	Claims      *claims.Cache
 	Recorder    *objects.Recorder
 	Stewardship *stewards.Stewardship
-	// Gossip tells what the hosts can carry, Members which of them live.
+	// Gossip holds the capacity of the hosts, Members which of them are alive.
 	Gossip  *gossip.Gossip
 	Members stewards.Members
-	// Offers asks hosts whether they would take an instance, and HasGuest this
-	// one whether it has a domain of an instance.
+	// Offers asks a host whether it would take an instance. HasGuest reports
+	// whether this host has a domain of an instance.
 	Offers   schedule.Offers
 	HasGuest func(ctx context.Context, uid types.UID) (bool, error)
-	// Acts are what operations can do.
+	// Acts are the types of operation that this host can carry out.
 	Acts    operation.Acts
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer
@@ -64,13 +64,13 @@ func Loops(deps Deps) ([]stewards.Loop, error) {
 	return loops, nil
 }
 
-// runner is a control loop that was made.
+// runner is a control loop that has been constructed.
 type runner interface {
 	Run(ctx context.Context) error
 }
 
-// one is the loop of a steward that was made, or the error that it was not.
-func one[R runner](name string, r R, err error) ([]stewards.Loop, error) {
+// loopOf returns the loop of a steward, or the error of its constructor.
+func loopOf[R runner](name string, r R, err error) ([]stewards.Loop, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -85,8 +85,8 @@ func (d Deps) engine(part string) stewards.Deps {
 	}
 }
 
-// Defaults returns the mesh's choices that fill in virtual machines, as the cache
-// has its settings when the function is called.
+// Defaults returns the mesh's choices that fill in virtual machines, as the
+// cache has its settings when the function is called.
 func Defaults(cache *objects.Cache) func() vmi.Defaults {
 	settings := objects.For[*meshv1alpha1.MeshConfig](cache)
 	return func() vmi.Defaults {
@@ -100,7 +100,7 @@ func virtualMachines(deps Deps) ([]stewards.Loop, error) {
 	cfg.Deps = deps.engine("vm")
 	cfg.Defaults = Defaults(deps.Cache)
 	c, err := vm.New(cfg)
-	return one("virtual machines", c, err)
+	return loopOf("virtual machines", c, err)
 }
 
 func placement(deps Deps) ([]stewards.Loop, error) {
@@ -131,35 +131,35 @@ func placement(deps Deps) ([]stewards.Loop, error) {
 
 func otherNodes(deps Deps) ([]stewards.Loop, error) {
 	w, err := nodes.New(deps.engine("node"), deps.Members)
-	return one("other nodes", w, err)
+	return loopOf("other nodes", w, err)
 }
 
 func garbage(deps Deps) ([]stewards.Loop, error) {
 	c, err := collect.New(deps.engine("gc"))
-	return one("garbage collector", c, err)
+	return loopOf("garbage collector", c, err)
 }
 
 func oldEvents(deps Deps) ([]stewards.Loop, error) {
 	e, err := collect.NewExpirer(deps.engine("gc"))
-	return one("old events", e, err)
+	return loopOf("old events", e, err)
 }
 
 func staleClaims(deps Deps) ([]stewards.Loop, error) {
 	s, err := collect.NewSweeper(deps.engine("gc"), deps.Host, deps.HasGuest)
-	return one("stale claims", s, err)
+	return loopOf("stale claims", s, err)
 }
 
 func unusedEpochs(deps Deps) ([]stewards.Loop, error) {
 	e, err := collect.NewEpochs(deps.engine("gc"))
-	return one("unused epochs", e, err)
+	return loopOf("unused epochs", e, err)
 }
 
 func namespaces(deps Deps) ([]stewards.Loop, error) {
 	c, err := namespace.New(deps.engine("namespace"))
-	return one("namespaces", c, err)
+	return loopOf("namespaces", c, err)
 }
 
 func operations(deps Deps) ([]stewards.Loop, error) {
 	c, err := operation.New(deps.engine("operation"), deps.Host, deps.Acts)
-	return one("operations", c, err)
+	return loopOf("operations", c, err)
 }

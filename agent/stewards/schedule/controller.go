@@ -26,10 +26,10 @@ type Config struct {
 	View *View
 	// Offers asks the chosen host. Nil: hosts are not asked.
 	Offers Offers
-	// Volumes tells where volumes are. Required.
+	// Volumes locates volumes. Required.
 	Volumes Volumes
-	// Policy holds what the mesh's settings (MeshConfig) do not say; they are read
-	// for each decision.
+	// Policy holds the settings that are not in the MeshConfig. The MeshConfig
+	// is read for each decision.
 	Policy place.Policy
 	// Workers is the number of instances placed at the same time.
 	Workers int
@@ -38,7 +38,7 @@ type Config struct {
 	// OfferTimeout bounds the wait for one host.
 	OfferTimeout time.Duration
 	// RetryMin is the delay before an instance that fits nowhere is tried
-	// again; it doubles up to RetryMax. Room that appears ends the wait.
+	// again; it doubles up to RetryMax. The wait ends early when room appears.
 	RetryMin, RetryMax time.Duration
 }
 
@@ -102,7 +102,7 @@ func New(cfg Config) (*Controller, error) {
 	}
 	c.engine, err = stewards.New(cfg.Deps, stewards.Steward{
 		Name: "placement", Scope: "virtualmachineinstances", Workers: cfg.Workers,
-		Reconciler: stewards.ReconcilerFunc(c.reconcile), Moved: c.settled,
+		Reconciler: stewards.ReconcilerFunc(c.reconcile), Moved: c.stopWaiting,
 		Inputs: []stewards.Input{
 			stewards.Watch[*kubevirtv1.VirtualMachineInstance](cfg.Cache),
 			stewards.ReadsClaims(cfg.Claims),
@@ -151,8 +151,8 @@ func (c *Controller) noteRoom() {
 	}
 }
 
-// roomDelay gathers the changes that make room: a host that comes back, or an
-// instance that ends, brings many.
+// roomDelay is how long changes that make room are gathered. A host that
+// returns, or an instance that ends, causes many of them.
 const roomDelay = 100 * time.Millisecond
 
 // retryOnRoom enqueues the waiting instances when there may be room for them.
@@ -180,8 +180,8 @@ func (c *Controller) retryOnRoom(ctx context.Context) {
 	}
 }
 
-// wait counts a failed attempt and returns when to try again by itself.
-func (c *Controller) wait(key stewards.Key) time.Duration {
+// countAttempt counts a failed attempt and returns when to try again by itself.
+func (c *Controller) countAttempt(key stewards.Key) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.waiting[key]
@@ -189,10 +189,10 @@ func (c *Controller) wait(key stewards.Key) time.Duration {
 	return min(c.cfg.RetryMax, c.cfg.RetryMin<<min(n, 20))
 }
 
-// settled ends an instance's wait, here: it has a host, is gone, or has another
-// steward.
-func (c *Controller) settled(key stewards.Key) {
-	c.figures.forget(key)
+// stopWaiting removes an instance from those that wait on this host, because it
+// has a host, is gone, or has another steward.
+func (c *Controller) stopWaiting(key stewards.Key) {
+	c.figures.forgetInstance(key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.waiting, key)

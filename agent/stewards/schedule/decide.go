@@ -18,15 +18,16 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Choice is where an instance should run, and what that was decided on.
+// Choice is the host on which an instance should run, and the state on which
+// the decision is based.
 type Choice struct {
 	Host   string
 	Regard claims.Regard
 	Sight  claims.Sight
 }
 
-// errClaimed says that the instance has a claim, which is not to be decided
-// again.
+// errClaimed reports that the instance has a claim already, so that no host is
+// chosen for it.
 var errClaimed = errors.New("the instance has a claim already")
 
 // Decide chooses a host and, if it finds one, assumes that the instance is
@@ -56,8 +57,8 @@ func (v *View) Decide(ctx context.Context, r *place.Request) (Choice, error) {
 	return c, nil
 }
 
-// sight tells what the view has seen of what a decision depends on. The caller
-// holds v.mu.
+// sight returns how much of the data that a decision depends on the view has
+// seen. The caller holds v.mu.
 func (v *View) sight(namespace string, regard claims.Regard) claims.Sight {
 	s := claims.Sight{Revision: v.seen, Guards: map[string]uint64{}}
 	for _, ns := range append([]string{namespace, claims.AllNamespaces}, regard.KeptOut...) {
@@ -72,7 +73,7 @@ func (v *View) sight(namespace string, regard claims.Regard) claims.Sight {
 	return s
 }
 
-// Forget takes back what Decide assumed, if no claim has followed.
+// Forget removes the assumption that Decide made, if no claim has followed.
 func (v *View) Forget(uid string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -80,7 +81,7 @@ func (v *View) Forget(uid string) {
 		return
 	}
 	delete(v.assumed, uid)
-	// Another steward may have placed it, elsewhere.
+	// Another steward may have placed the instance on another host.
 	if in, ok := v.claims.Instance(types.UID(uid)); ok {
 		v.setInstance(in)
 		return
@@ -113,21 +114,21 @@ func (v *View) onClaim(ev claims.Event) {
 	v.seen = max(v.seen, ev.Revision)
 }
 
-// setInstance records a claimed instance, with what its object says beside.
-// The caller holds v.mu.
+// setInstance records a claimed instance, with the labels and the affinity of
+// its object. The caller holds v.mu.
 func (v *View) setInstance(in claims.Instance) {
 	vmi, ok := v.vmis.Get(in.Key())
 	if !ok || vmi.UID != in.UID {
 		vmi = nil
 	}
-	// The claim was written together with the object, so an older version of
-	// the object says that its informer is behind.
+	// The claim was written together with the object. So if the informer shows
+	// an older version of the object, it is behind.
 	if rev, err := revision(vmi); err != nil || rev < in.Revision {
 		v.unread[string(in.UID)] = in
 	} else {
 		delete(v.unread, string(in.UID))
 	}
-	v.record(in, vmi)
+	v.recordInstance(in, vmi)
 }
 
 func revision(vmi *kubevirtv1.VirtualMachineInstance) (uint64, error) {
@@ -137,9 +138,9 @@ func revision(vmi *kubevirtv1.VirtualMachineInstance) (uint64, error) {
 	return objects.Revision(vmi)
 }
 
-// record puts a claimed instance into the snapshot; vmi is its object, nil if
-// there is none. The caller holds v.mu.
-func (v *View) record(in claims.Instance, vmi *kubevirtv1.VirtualMachineInstance) {
+// recordInstance puts a claimed instance into the snapshot; vmi is its object,
+// nil if there is none. The caller holds v.mu.
+func (v *View) recordInstance(in claims.Instance, vmi *kubevirtv1.VirtualMachineInstance) {
 	delete(v.assumed, string(in.UID))
 	placed := place.Instance{UID: string(in.UID), Namespace: in.Namespace, Hosts: in.Hosts(), Resources: in.Resources}
 	if vmi != nil {
@@ -148,9 +149,9 @@ func (v *View) record(in claims.Instance, vmi *kubevirtv1.VirtualMachineInstance
 	v.snapshot.SetInstance(placed)
 }
 
-// readUp reads from the replica what the informer of instances does not show
-// yet: a decision that depends on the labels or the affinity of others must not
-// take them for having none. The caller holds v.mu.
+// readUp reads from the replica the instances that the informer does not show
+// yet. Otherwise a decision that depends on the labels or the affinity of other
+// instances would treat them as having none. The caller holds v.mu.
 func (v *View) readUp(ctx context.Context) error {
 	for uid, in := range v.unread {
 		vmi, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, v.store, in.Key(), raftstore.ReadOptions{Consistency: raftstore.Local})
@@ -158,7 +159,7 @@ func (v *View) readUp(ctx context.Context) error {
 			return fmt.Errorf("read instance %s: %w", in.Key(), err)
 		}
 		if err == nil && vmi.UID == in.UID {
-			v.record(in, vmi)
+			v.recordInstance(in, vmi)
 		}
 		delete(v.unread, uid)
 	}

@@ -7,15 +7,16 @@
 //	         PodScheduled; events
 //
 // For an instance without a claim, its steward chooses a host (package
-// agent/stewards/schedule/place) on a View that follows facts, nodes and claims; asks that
-// host for an offer, and the next best if it refuses; and writes claim and
-// status in one transaction, which the store refuses if another steward was
-// faster, the host is full after all, or another was placed meanwhile that the
-// decision should have counted. An instance for which there is no room
-// says so in its status, and is tried again when something changes.
+// agent/stewards/schedule/place) on a View that follows facts, nodes and
+// claims; asks that host for an offer, and the next best if it refuses; and
+// writes claim and status in one transaction. The store refuses the transaction
+// if another steward was faster, if the host has no room after all, or if
+// another instance was placed meanwhile that affects the decision. If no host
+// has room for an instance, its status says so, and the steward tries again
+// when something changes.
 //
-// An instance that is deleted, or has failed, before it had a claim has no
-// host to let go of it: its steward removes the finalizer.
+// If an instance is deleted or fails before it has a claim, there is no host
+// that could remove its finalizer, so its steward removes it.
 //
 // The loop never moves or stops an instance that has a claim.
 package schedule

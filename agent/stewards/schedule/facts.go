@@ -4,10 +4,10 @@ import (
 	"virtmesh/gossip"
 )
 
-// Facts is what placement hears of the hosts.
+// Facts is the source of what placement knows of the hosts.
 type Facts interface {
-	// Members returns the hosts that are known, dead ones too. What it returns
-	// is not changed.
+	// Members returns the known hosts, including dead ones. Nobody changes the
+	// returned values.
 	Members() []gossip.Member
 	// Subscribe calls fn after something may have changed, until cancel is
 	// called. fn does not block; calls may be merged.

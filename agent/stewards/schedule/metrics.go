@@ -13,8 +13,8 @@ import (
 	"virtmesh/agent/stewards"
 )
 
-// Results of decisions. Refused offers and lost races end a try, after which the
-// next host is tried; the others end the placement, for now or for good.
+// Results of decisions. A refused offer or a lost race ends one try, and the
+// next host is tried. The other results end the placement, for now or for good.
 const (
 	resultPlaced        = "placed"
 	resultUnschedulable = "unschedulable"
@@ -34,7 +34,7 @@ type metrics struct {
 	taken map[stewards.Key]taken // instances on their way to a host
 }
 
-// taken is when this steward first took up an instance.
+// taken is the time at which this steward first handled an instance.
 type taken struct {
 	uid types.UID
 	at  time.Time
@@ -87,9 +87,9 @@ func (m *metrics) unregister() {
 
 func (m *metrics) count(result string) { m.decisions.WithLabelValues(result).Inc() }
 
-// take notes when an instance was first taken up. Another instance of the same name
-// begins anew.
-func (m *metrics) take(key stewards.Key, uid types.UID) {
+// noteStart records when this steward first handled an instance. Another
+// instance of the same name is measured from its own start.
+func (m *metrics) noteStart(key stewards.Key, uid types.UID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if t, ok := m.taken[key]; !ok || t.uid != uid {
@@ -119,8 +119,9 @@ func (m *metrics) failed(err error) {
 	}
 }
 
-// forget ends the wait of an instance, however it ended.
-func (m *metrics) forget(key stewards.Key) {
+// forgetInstance stops measuring the placement of an instance, whatever its
+// result.
+func (m *metrics) forgetInstance(key stewards.Key) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.taken, key)

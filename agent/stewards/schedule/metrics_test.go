@@ -33,7 +33,8 @@ func (b *bench) decisions() map[string]int {
 	return out
 }
 
-// latency returns how many instances were placed, and how long that took together.
+// latency returns how many instances were placed, and how long that took
+// together.
 func (b *bench) latency() (n uint64, sum time.Duration) {
 	b.Helper()
 	all, err := b.figures[0].Gather()
@@ -72,8 +73,8 @@ func TestDecisionsAreCounted(t *testing.T) {
 	})
 }
 
-// TestLatencyIncludesTheWait: an instance that waited an hour for room was placed in
-// an hour, and one that did not in no time.
+// TestLatencyIncludesTheWait: an instance that waited an hour for room was
+// placed in an hour, and one that did not in no time.
 func TestLatencyIncludesTheWait(t *testing.T) {
 	run(t, func(b *bench) {
 		b.create("a")
@@ -108,25 +109,25 @@ func TestFailedClaimsByCause(t *testing.T) {
 	}
 }
 
-// TestTakenUpAnew: an instance that takes the name of another one does not inherit
-// its wait.
+// TestTakenUpAnew: an instance that takes the name of another one does not
+// inherit its wait.
 func TestTakenUpAnew(t *testing.T) {
 	m, err := newMetrics(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	key := objects.Key{Namespace: "ns", Name: "a"}
-	m.take(key, "old")
+	m.noteStart(key, "old")
 	first := m.taken[key].at
-	m.take(key, "old")
+	m.noteStart(key, "old")
 	if m.taken[key].at != first {
 		t.Error("a second try began anew")
 	}
-	m.take(key, "new")
+	m.noteStart(key, "new")
 	if m.taken[key].uid != "new" {
 		t.Error("the new instance counts as the old one")
 	}
-	m.forget(key)
+	m.forgetInstance(key)
 	if len(m.taken) != 0 {
 		t.Errorf("left: %v", m.taken)
 	}

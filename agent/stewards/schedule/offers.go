@@ -10,10 +10,10 @@ import (
 	"virtmesh/agent/stewards/schedule/place"
 )
 
-// Offers asks hosts.
+// Offers asks hosts whether they would take an instance.
 type Offers interface {
-	// Offer asks one host. An error means that it gave no answer; that it does
-	// not want the instance is an Offer that is not accepted.
+	// Offer asks one host. An error means that the host gave no answer. A host
+	// that refuses the instance returns an Offer that is not accepted.
 	Offer(ctx context.Context, host string, r claims.OfferRequest) (claims.Offer, error)
 }
 
@@ -24,8 +24,9 @@ func newOfferRequest(r *place.Request) claims.OfferRequest {
 	}
 }
 
-// ask returns why the host does not take the instance; "" if it does.
-func (c *Controller) ask(ctx context.Context, host string, r *place.Request) string {
+// askForOffer returns the reason why the host refuses the instance, or "" if it
+// accepts.
+func (c *Controller) askForOffer(ctx context.Context, host string, r *place.Request) string {
 	if c.cfg.Offers == nil {
 		return ""
 	}

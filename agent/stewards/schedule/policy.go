@@ -6,8 +6,9 @@ import (
 	"virtmesh/agent/stewards/schedule/place"
 )
 
-// policy is the policy in force: the mesh's settings as this host knows them now,
-// and from the controller's configuration what is no setting of the mesh.
+// policy returns the policy in force: the settings of the mesh as this host
+// knows them now, and the controller's configuration for everything that is not
+// a setting of the mesh.
 func (c *Controller) policy() place.Policy {
 	config, _ := c.mesh.Get(objects.Key{Name: meshv1alpha1.Name})
 	capacity := meshv1alpha1.Effective(config).Capacity

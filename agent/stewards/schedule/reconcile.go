@@ -29,21 +29,21 @@ const (
 func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
 	vmi, ok := c.vmis.Get(key)
 	if !ok {
-		c.settled(key)
+		c.stopWaiting(key)
 		return stewards.Result{}, nil
 	}
 	if _, claimed := c.cfg.Claims.Instance(vmi.UID); claimed {
-		c.settled(key)
+		c.stopWaiting(key)
 		return stewards.Result{}, nil
 	}
 	switch {
 	case vmi.DeletionTimestamp != nil || vmi.IsFinal():
-		c.settled(key)
-		return stewards.Result{}, wrap(c.letGo(ctx, vmi), "let go of", key)
+		c.stopWaiting(key)
+		return stewards.Result{}, wrap(c.releaseInstance(ctx, vmi), "let go of", key)
 	case vmi.Status.NodeName != "":
-		// It had a claim, which someone has released (or whose news is not here
-		// yet): it is not for placement to start it again.
-		c.settled(key)
+		// The instance had a claim, which was released or is not visible here
+		// yet. Placement must not start it again.
+		c.stopWaiting(key)
 		return stewards.Result{}, nil
 	}
 	res, err := c.place(ctx, vmi)
@@ -57,8 +57,9 @@ func wrap(err error, act string, key stewards.Key) error {
 	return fmt.Errorf("%s instance %s: %w", act, key, err)
 }
 
-// letGo ends an instance that has no claim.
-func (c *Controller) letGo(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) error {
+// releaseInstance removes the finalizer of an instance that has no claim, so
+// that it can disappear.
+func (c *Controller) releaseInstance(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) error {
 	next := vmi.DeepCopy()
 	if !objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineInstanceFinalizer) {
 		return nil
@@ -75,37 +76,37 @@ func (c *Controller) letGo(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 
 // place finds a host for the instance and claims it.
 func (c *Controller) place(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (stewards.Result, error) {
-	c.figures.take(objects.KeyOf(vmi), vmi.UID)
+	c.figures.noteStart(objects.KeyOf(vmi), vmi.UID)
 	if last, ok := c.predecessor(vmi); ok {
 		return c.unschedulable(ctx, vmi, fmt.Sprintf("host %s has not let go of the previous instance of this name yet", last.Host))
 	}
-	request, err := c.request(vmi)
+	request, err := c.prepareRequest(vmi)
 	var problem *VolumeProblem
 	switch {
 	case errors.As(err, &problem):
-		return c.hold(ctx, vmi, problem)
+		return c.holdForVolume(ctx, vmi, problem)
 	case err != nil:
 		return c.unschedulable(ctx, vmi, err.Error())
 	}
-	return c.settle(ctx, vmi, request)
+	return c.claimHost(ctx, vmi, request)
 }
 
-// settle decides, asks and claims, until a host has the instance or none is
-// left to try.
-func (c *Controller) settle(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, request *place.Request) (stewards.Result, error) {
+// claimHost chooses a host, asks it for an offer and writes the claim, until the
+// claim is written or no host is left to try.
+func (c *Controller) claimHost(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, request *place.Request) (stewards.Result, error) {
 	for outdated := 0; len(request.Exclude) < c.cfg.MaxOffers; {
 		choice, err := c.cfg.View.Decide(ctx, request)
 		var unfit *place.Unschedulable
 		switch {
 		case errors.Is(err, errClaimed):
-			c.settled(objects.KeyOf(vmi))
+			c.stopWaiting(objects.KeyOf(vmi))
 			return stewards.Result{}, nil
 		case errors.As(err, &unfit):
 			return c.unschedulable(ctx, vmi, err.Error())
 		case err != nil:
 			return stewards.Result{}, err
 		}
-		if reason := c.ask(ctx, choice.Host, request); reason != "" {
+		if reason := c.askForOffer(ctx, choice.Host, request); reason != "" {
 			c.figures.count(resultRefusedOffer)
 			c.cfg.View.Forget(request.UID)
 			request.Avoid(choice.Host, reason)
@@ -114,7 +115,7 @@ func (c *Controller) settle(ctx context.Context, vmi *kubevirtv1.VirtualMachineI
 		err = c.claim(ctx, vmi, request, choice)
 		if err == nil {
 			c.figures.placed(objects.KeyOf(vmi))
-			c.settled(objects.KeyOf(vmi))
+			c.stopWaiting(objects.KeyOf(vmi))
 			return stewards.Result{}, nil
 		}
 		c.figures.failed(err)
@@ -142,10 +143,11 @@ func (c *Controller) settle(ctx context.Context, vmi *kubevirtv1.VirtualMachineI
 var instances = objects.KindFor[*kubevirtv1.VirtualMachineInstance]().GroupResource()
 
 const (
-	// maxOutdated is how often a decision is made anew at once because others
-	// were placed meanwhile. Each time someone was, so nothing stands still.
+	// maxOutdated is how often a decision is repeated at once because other
+	// instances were placed meanwhile. Each repetition means that another
+	// instance was placed, so the mesh makes progress.
 	maxOutdated = 10
-	// catchUpDelay lets the view hear of them.
+	// catchUpDelay is the wait until the view has seen these placements.
 	catchUpDelay = 10 * time.Millisecond
 )
 
@@ -175,17 +177,18 @@ func countReasons(byHost map[string]string) map[string]int {
 	return n
 }
 
-// request prepares what the instance needs, its volumes included.
-func (c *Controller) request(vmi *kubevirtv1.VirtualMachineInstance) (*place.Request, error) {
+// prepareRequest prepares what the instance needs, its volumes included.
+func (c *Controller) prepareRequest(vmi *kubevirtv1.VirtualMachineInstance) (*place.Request, error) {
 	request, err := place.NewRequest(vmi, c.policy())
 	if err != nil {
 		return nil, err
 	}
-	return request, c.locate(vmi, request)
+	return request, c.restrictToVolumes(vmi, request)
 }
 
-// locate keeps the request to the hosts that reach the instance's volumes.
-func (c *Controller) locate(vmi *kubevirtv1.VirtualMachineInstance, request *place.Request) error {
+// restrictToVolumes restricts the request to the hosts that can reach the
+// instance's volumes.
+func (c *Controller) restrictToVolumes(vmi *kubevirtv1.VirtualMachineInstance, request *place.Request) error {
 	for _, name := range machine.ClaimNames(&vmi.Spec) {
 		hosts, err := c.cfg.Volumes.Locate(vmi.Namespace, name)
 		if err != nil {
@@ -226,20 +229,21 @@ func (c *Controller) claim(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 // unschedulable says in the status that no host fits, and waits.
 func (c *Controller) unschedulable(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, message string) (stewards.Result, error) {
 	c.figures.count(resultUnschedulable)
-	retry := c.wait(objects.KeyOf(vmi))
+	retry := c.countAttempt(objects.KeyOf(vmi))
 	next := vmi.DeepCopy()
 	machine.SetPhase(next, kubevirtv1.Scheduling, time.Now())
 	machine.DropConditions(next, kubevirtv1.VirtualMachineInstanceSynchronized, kubevirtv1.VirtualMachineInstanceDataVolumesReady)
 	machine.SetCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
 		Type: podScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
 	}, time.Now())
-	return c.tell(ctx, vmi, next, reasonFailedScheduling, message, retry)
+	return c.reportUnplaced(ctx, vmi, next, reasonFailedScheduling, message, retry)
 }
 
-// hold says in the status that a volume is missing or not ready, and waits.
-func (c *Controller) hold(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, problem *VolumeProblem) (stewards.Result, error) {
+// holdForVolume says in the status that a volume is missing or not ready, and
+// waits.
+func (c *Controller) holdForVolume(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, problem *VolumeProblem) (stewards.Result, error) {
 	c.figures.count(resultHeld)
-	retry := c.wait(objects.KeyOf(vmi))
+	retry := c.countAttempt(objects.KeyOf(vmi))
 	next := vmi.DeepCopy()
 	machine.SetPhase(next, kubevirtv1.Pending, time.Now())
 	machine.DropConditions(next, podScheduled)
@@ -252,12 +256,12 @@ func (c *Controller) hold(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	} else {
 		machine.DropConditions(next, kubevirtv1.VirtualMachineInstanceDataVolumesReady)
 	}
-	return c.tell(ctx, vmi, next, problem.Reason, problem.Message, retry)
+	return c.reportUnplaced(ctx, vmi, next, problem.Reason, problem.Message, retry)
 }
 
-// tell writes a status that holds the instance back, with an event, if it is
-// news.
-func (c *Controller) tell(ctx context.Context, vmi, next *kubevirtv1.VirtualMachineInstance, reason, message string, retry time.Duration) (stewards.Result, error) {
+// reportUnplaced writes a status that says why the instance is not placed, and
+// an event, if the status has changed.
+func (c *Controller) reportUnplaced(ctx context.Context, vmi, next *kubevirtv1.VirtualMachineInstance, reason, message string, retry time.Duration) (stewards.Result, error) {
 	var tx objects.Tx
 	claims.RequireUnclaimed(&tx, vmi.UID)
 	tx.UpdateStatus(vmi, next)

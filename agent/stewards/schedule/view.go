@@ -18,10 +18,10 @@ import (
 	"virtmesh/gossip"
 )
 
-// View is what this host knows of the mesh for placement: a snapshot kept up
-// to date from facts, Node objects, namespaces, instances and claims. Whoever
-// places instances on one host (this package, migration) shares one View, so
-// that what one has just decided the other sees at once.
+// View is what this host knows of the mesh for placement: a snapshot kept up to
+// date from facts, Node objects, namespaces, instances and claims. All loops of
+// one host that place instances (this package, migration) share one View, so
+// that each sees at once what the other has just decided.
 type View struct {
 	store      objects.Store
 	facts      Facts
@@ -41,12 +41,13 @@ type View struct {
 	// are the guards as of then.
 	seen   uint64
 	guards map[string]uint64
-	// unread are instances of whose object the informer does not show the
-	// version yet that has the claim.
+	// unread are the instances whose informer is behind: it does not show the
+	// version of the object yet that was written with the claim.
 	unread map[string]claims.Instance
 }
 
-// NewView returns a view that follows nothing yet; Run makes it.
+// NewView returns a view that is empty until Run fills it and keeps it up to
+// date.
 func NewView(store objects.Store, cache *objects.Cache, c *claims.Cache, facts Facts) *View {
 	return &View{
 		store: store, facts: facts, claims: c,
@@ -94,7 +95,8 @@ func (v *View) Run(ctx context.Context, ready func()) {
 }
 
 // factsDelay is the least time between two readings of the facts: in a large
-// mesh some host always has news, and each reading looks at all.
+// mesh the facts of some host change all the time, and each reading covers all
+// hosts.
 const factsDelay = 200 * time.Millisecond
 
 // followFacts reads the facts when there is news, until ctx ends.
@@ -129,7 +131,8 @@ func (v *View) OnRoom(fn func()) (cancel func()) {
 	}
 }
 
-// tellRoom calls the functions given to OnRoom. The caller holds v.mu.
+// tellRoom calls the functions that were passed to OnRoom. The caller holds
+// v.mu.
 func (v *View) tellRoom() {
 	for _, fn := range v.watchers {
 		fn()
@@ -150,7 +153,7 @@ func (v *View) onNamespace(c objects.Change[*corev1.Namespace]) {
 	v.snapshot.SetNamespace(c.New.Name, lbls)
 }
 
-// refreshHosts reads all facts again.
+// refreshHosts reads the facts of all hosts again.
 func (v *View) refreshHosts() {
 	members := map[string]gossip.Member{}
 	for _, m := range v.facts.Members() {
@@ -212,9 +215,10 @@ func (v *View) setHost(name string, member *gossip.Member) {
 	}
 }
 
-// source is what a host is described from. To compare it costs a fraction of a
-// description, which reads a hundred labels and more: and of the hosts of a large
-// mesh few have news when some have.
+// source is the data from which a host is described. A description reads a
+// hundred labels and more, while comparing two sources costs a fraction of
+// that. In a large mesh only a few hosts have changed at a time, so most
+// descriptions can be kept.
 type source struct {
 	known     bool // gossip knows the member
 	state     gossip.State
@@ -232,7 +236,8 @@ func sourceOf(member *gossip.Member, node *corev1.Node, capacity claims.Capacity
 	return s
 }
 
-// describe joins what facts, Node object and capacity say of a host.
+// describe builds the description of a host from its facts, Node object and
+// capacity.
 func describe(name string, member *gossip.Member, node *corev1.Node, capacity claims.Capacity, published bool) place.Host {
 	h := place.Host{Name: name, Allocatable: capacity.Allocatable, Labels: map[string]string{}}
 	if member != nil {
@@ -247,7 +252,7 @@ func describe(name string, member *gossip.Member, node *corev1.Node, capacity cl
 	if node != nil {
 		maps.Copy(h.Labels, node.Labels)
 		h.Taints = slices.DeleteFunc(slices.Clone(node.Spec.Taints), func(t corev1.Taint) bool {
-			return t.Key == corev1.TaintNodeUnschedulable // said by Cordoned
+			return t.Key == corev1.TaintNodeUnschedulable // Cordoned covers it
 		})
 		h.Cordoned = node.Spec.Unschedulable
 	}
@@ -269,8 +274,9 @@ func describe(name string, member *gossip.Member, node *corev1.Node, capacity cl
 	return h
 }
 
-// admitsMore reports whether a host may take an instance now that it did not
-// take before. Load, images and less of something never do that.
+// admitsMore reports whether a host may now take an instance that it did not
+// take before. A change of load or images, or a loss of capacity, never has
+// this effect.
 func admitsMore(old, now place.Host) bool {
 	if now.Problem != "" {
 		return false

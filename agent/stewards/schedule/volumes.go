@@ -13,15 +13,16 @@ import (
 // a host-local volume.
 const AnnotationSelectedNode = "volume.kubernetes.io/selected-node"
 
-// Volumes tells where the volumes of an instance can be reached.
+// Volumes finds the hosts that can reach the volumes of an instance.
 type Volumes interface {
-	// Locate returns the hosts that reach the claim; nil if all do, or if it is
-	// made where the instance will be. An error says why the claim cannot be
-	// used yet; *VolumeProblem names the reason for the status.
+	// Locate returns the hosts that can reach the volume of the claim. It
+	// returns nil if all can, or if the volume will be created on the host of
+	// the instance. An error says why the claim cannot be used yet;
+	// *VolumeProblem names the reason for the status.
 	Locate(namespace, claim string) (hosts []string, err error)
 }
 
-// VolumeProblem is why a volume holds its instance back.
+// VolumeProblem is the reason why an instance has to wait for a volume.
 type VolumeProblem struct {
 	// Reason is the reason of the condition Synchronized.
 	Reason  string
@@ -48,8 +49,9 @@ var (
 	_ error   = (*VolumeProblem)(nil)
 )
 
-// FromClaims returns Volumes that go by the annotation
-// AnnotationSelectedNode of the claims, and wait for data volumes to be filled.
+// FromClaims returns Volumes that locate a volume by the annotation
+// AnnotationSelectedNode of its claim, and that report a data volume as a
+// problem until it is filled.
 func FromClaims(cache *objects.Cache) Volumes {
 	return claimVolumes{
 		pvcs: objects.For[*corev1.PersistentVolumeClaim](cache),

@@ -117,8 +117,8 @@ func (h *Host) Start(run func(context.Context) error) {
 	})
 }
 
-// Kill ends all loops of the host in the middle of what they do, and then lets
-// the others know.
+// Kill ends all loops of the host in the middle of their work, and then removes
+// the host from the live members.
 func (h *Host) Kill() {
 	h.cancel()
 	h.wg.Wait()
@@ -139,7 +139,8 @@ func (w *World) Check(err error) {
 	}
 }
 
-// Settle lets everything happen that is due, and retries after lost races.
+// Settle waits until everything that is due has happened, retries after lost
+// races included.
 func (w *World) Settle() { time.Sleep(10 * time.Second) }
 
 // Commit writes a transaction and waits until the loops have nothing to do
@@ -198,7 +199,8 @@ func List[T objects.Object](w *World) []T {
 	return all
 }
 
-// Edit changes an object that exists, however often a loop is faster.
+// Edit changes an object that exists. It tries again as often as a loop changes
+// the object first.
 func Edit[T objects.Object](w *World, key objects.Key, change func(T)) {
 	w.Helper()
 	w.act(func(tx *objects.Tx) {
@@ -209,14 +211,15 @@ func Edit[T objects.Object](w *World, key objects.Key, change func(T)) {
 	})
 }
 
-// Delete asks for the deletion of an object that exists, however often a loop is
-// faster.
+// Delete asks for the deletion of an object that exists. It tries again as
+// often as a loop changes the object first.
 func Delete[T objects.Object](w *World, key objects.Key, opts objects.DeleteOptions) {
 	w.Helper()
 	w.act(func(tx *objects.Tx) { tx.Delete(Get[T](w, key), opts) })
 }
 
-// act commits what build reads and changes, again after a lost race.
+// act commits the transaction that build makes, and builds and commits it again
+// after a lost race.
 func (w *World) act(build func(tx *objects.Tx)) {
 	w.Helper()
 	for {
@@ -232,8 +235,8 @@ func (w *World) act(build func(tx *objects.Tx)) {
 	}
 }
 
-// AllowUndeclared keeps writes that are not declared from failing the test:
-// for tests of the refusal.
+// AllowUndeclared keeps undeclared writes from failing the test. Tests of the
+// refusal use it.
 func (w *World) AllowUndeclared() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

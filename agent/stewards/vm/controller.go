@@ -15,15 +15,17 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// Prepare completes an instance made from its machine's template before it is
-// created, as instance types will. It must not change vm.
+// Prepare completes an instance that was made from its machine's template,
+// before the instance is created. Instance types will use this. It must not
+// change vm.
 type Prepare func(ctx context.Context, vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance) error
 
 // Config describes the controller of virtual machines.
 type Config struct {
 	stewards.Deps
-	// Defaults returns the mesh's choices that complete an instance, after Prepare.
-	// It is asked for each, and may be called by several goroutines at once.
+	// Defaults returns the mesh's choices that complete an instance, after
+	// Prepare. It is called for each instance, and may be called by several
+	// goroutines at once.
 	Defaults func() machine.Defaults
 	// Prepare are applied to a new instance, in order.
 	Prepare []Prepare

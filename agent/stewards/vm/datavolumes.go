@@ -43,8 +43,8 @@ func newDataVolume(vm *kubevirtv1.VirtualMachine, template *kubevirtv1.DataVolum
 	}
 }
 
-// dataVolumes calls fn for the data volumes of the templates; dv is nil if one
-// is not there.
+// dataVolumes calls fn for the data volume of each template; dv is nil if it
+// does not exist.
 func (c *Controller) dataVolumes(vm *kubevirtv1.VirtualMachine, fn func(dv *cdiv1.DataVolume)) {
 	for i := range vm.Spec.DataVolumeTemplates {
 		dv, _ := c.dvs.Get(objects.Key{Namespace: vm.Namespace, Name: vm.Spec.DataVolumeTemplates[i].Name})
@@ -52,8 +52,8 @@ func (c *Controller) dataVolumes(vm *kubevirtv1.VirtualMachine, fn func(dv *cdiv
 	}
 }
 
-// dataVolumesReady reports whether an instance may be created: all are filled,
-// or wait for their first consumer, which the instance is.
+// dataVolumesReady reports whether an instance may be created: every data
+// volume is filled, or waits for its first consumer, which is the instance.
 func (c *Controller) dataVolumesReady(vm *kubevirtv1.VirtualMachine) bool {
 	ready := true
 	c.dataVolumes(vm, func(dv *cdiv1.DataVolume) {

@@ -6,10 +6,10 @@
 //	outputs  VirtualMachineInstance (create, delete), DataVolume (create),
 //	         VirtualMachine.status and its finalizer, events
 //
-// It owns VirtualMachine.status, but for the requests that the API adds to
-// stateChangeRequests and the parts of other controllers (snapshots, volume
-// requests, memory dumps, instance types), which it leaves as they are. Of an
-// instance it owns the spec, and the finalizer
+// The loop owns VirtualMachine.status, except for the requests that the API
+// adds to stateChangeRequests and the parts of other controllers (snapshots,
+// volume requests, memory dumps, instance types), which it leaves unchanged. Of
+// an instance it owns the spec and the finalizer
 // kubevirt.io/virtualMachineControllerFinalize: an instance disappears only
 // after its machine has seen how it ended.
 //
@@ -17,5 +17,5 @@
 // syncConditions); reconcile gathers their results into one transaction, so
 // that an instance and the status that speaks of it appear together.
 //
-// It does not choose a host and does not touch a domain.
+// The loop does not choose a host and does not change a libvirt domain.
 package vm

@@ -9,8 +9,9 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// noteFailures counts an instance that failed before it ran, and forgets the
-// count when one has run or when nothing restarts the machine by itself.
+// noteFailures counts the instances that failed before they ran. It clears the
+// count when an instance has run, or when the run strategy does not restart the
+// machine by itself.
 func noteFailures(t *turn, backoffMin, backoffMax time.Duration) {
 	switch {
 	case t.was != nil && failedEarly(t.was):
@@ -81,7 +82,8 @@ func restartsByItself(vm *kubevirtv1.VirtualMachine) bool {
 	return false
 }
 
-// clearFailure removes the Failure condition: what it told of has passed.
+// clearFailure removes the Failure condition, because the failure that it
+// reports has passed.
 func clearFailure(vm *kubevirtv1.VirtualMachine) {
 	machine.DropMachineConditions(vm, kubevirtv1.VirtualMachineFailure)
 }

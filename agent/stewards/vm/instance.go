@@ -43,16 +43,16 @@ func ownerRef(vm *kubevirtv1.VirtualMachine) metav1.OwnerReference {
 	return *metav1.NewControllerRef(vm, kubevirtv1.VirtualMachineGroupVersionKind)
 }
 
-// propagate passes on what may change while the instance runs: where it may
-// run next, what an eviction does, and the labels and annotations that the template
-// gives its instances. Those that the template no longer names stay until the
-// instance ends: others may have set them meanwhile.
+// propagate copies to the instance what may change while it runs: the rules for
+// its next placement, its eviction strategy, and the labels and annotations of
+// the template. Labels and annotations that the template no longer contains
+// stay until the instance ends, because others may have set them meanwhile.
 func propagate(want, have *kubevirtv1.VirtualMachineInstance) {
 	machine.CopyLiveFields(&want.Spec, &have.Spec)
 	have.Labels, have.Annotations = merged(have.Labels, want.Labels), merged(have.Annotations, want.Annotations)
 }
 
-// merged is a copy of have with all that is in more.
+// merged returns a copy of have with the entries of more added.
 func merged(have, more map[string]string) map[string]string {
 	if len(more) == 0 {
 		return have

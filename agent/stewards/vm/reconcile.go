@@ -26,7 +26,8 @@ const (
 	reasonConflict     = "InstanceNotOwned"
 )
 
-// turn is one reconciliation: what was read, and what is being built of it.
+// turn is one reconciliation: the objects that were read, and those that will
+// be written.
 type turn struct {
 	old *kubevirtv1.VirtualMachine         // as read
 	vm  *kubevirtv1.VirtualMachine         // as it will be
@@ -52,28 +53,28 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 		return stewards.Result{}, wrap(err, "reconcile", key)
 	}
 	t.was, t.vmi = vmi, vmi
-	// Even if only the instance is written: what was decided from an old view
-	// of the machine must not happen.
+	// Required even if only the instance is written: a decision made on an old
+	// version of the machine must not take effect.
 	t.tx.Unchanged(vm)
 	var res stewards.Result
 	switch {
 	case vm.DeletionTimestamp != nil:
-		if c.finalize(t) {
+		if c.finalizeMachine(t) {
 			_, err := t.tx.Commit(ctx, c.cfg.Store)
 			return stewards.Result{}, wrap(err, "finalize", key)
 		}
-	case t.was != nil && !c.own(t):
+	case t.was != nil && !c.ownsInstance(t):
 		if abandoned(t.was, t.vm.UID) {
-			c.letGo(t)
+			c.releaseInstance(t)
 		}
 		t.vmi = nil
 		if !t.gone {
 			t.failure = fmt.Errorf("instance %s exists and belongs to another object", key)
-			c.fail(t, reasonConflict)
+			c.reportFailure(t, reasonConflict)
 		}
 	default:
 		objects.AddFinalizer(t.vm, kubevirtv1.VirtualMachineControllerFinalizer)
-		res = c.drive(ctx, t)
+		res = c.driveInstance(ctx, t)
 	}
 	c.syncStatus(ctx, t)
 	t.tx.Update(t.old, t.vm)
@@ -84,9 +85,9 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 }
 
 // instance returns the instance of the machine, nil if there is none. The two
-// informers are not in step: where one shows a machine that has just created
-// its instance, the other may not show the instance yet. So the store itself
-// is asked before the instance is said to be missing.
+// informers are not synchronized: one may show a machine that has just created
+// its instance while the other does not show the instance yet. So an instance
+// that the informer does not show is read from the store itself.
 func (c *Controller) instance(ctx context.Context, key stewards.Key) (*kubevirtv1.VirtualMachineInstance, error) {
 	if vmi, ok := c.vmis.Get(key); ok {
 		return vmi, nil
@@ -105,9 +106,9 @@ func wrap(err error, act string, key stewards.Key) error {
 	return fmt.Errorf("%s virtual machine %s: %w", act, key, err)
 }
 
-// own reports whether the instance belongs to the machine, after adopting one
-// that belongs to nobody.
-func (c *Controller) own(t *turn) bool {
+// ownsInstance reports whether the instance belongs to the machine. It first
+// adopts an instance without an owner.
+func (c *Controller) ownsInstance(t *turn) bool {
 	ref := metav1.GetControllerOf(t.was)
 	if ref != nil {
 		return ref.UID == t.vm.UID
@@ -121,15 +122,15 @@ func (c *Controller) own(t *turn) bool {
 	return true
 }
 
-// drive brings the instance in line with the run strategy.
-func (c *Controller) drive(ctx context.Context, t *turn) stewards.Result {
+// driveInstance brings the instance in line with the run strategy.
+func (c *Controller) driveInstance(ctx context.Context, t *turn) stewards.Result {
 	noteFailures(t, c.cfg.BackoffMin, c.cfg.BackoffMax)
 	dropDoneRequests(t)
 	c.ensureDataVolumes(t)
 	plan, err := decide(t.vm, t.was, t.now)
 	if err != nil {
 		t.failure = err
-		c.fail(t, reasonCreateFailed)
+		c.reportFailure(t, reasonCreateFailed)
 		return stewards.Result{}
 	}
 	if plan.requestStart {
@@ -141,17 +142,17 @@ func (c *Controller) drive(ctx context.Context, t *turn) stewards.Result {
 	recordStrategy(t.vm, plan)
 	switch {
 	case plan.stop && t.was.DeletionTimestamp == nil:
-		c.stop(t)
+		c.stopInstance(t)
 	case plan.start && c.dataVolumesReady(t.vm):
-		c.start(ctx, t)
+		c.startInstance(ctx, t)
 	default:
-		c.keep(ctx, t)
+		c.keepInstance(ctx, t)
 	}
 	return stewards.Result{RequeueAfter: plan.retryAfter}
 }
 
-// start creates the instance.
-func (c *Controller) start(ctx context.Context, t *turn) {
+// startInstance creates the instance.
+func (c *Controller) startInstance(ctx context.Context, t *turn) {
 	vmi, ok := c.prepared(ctx, t)
 	if !ok {
 		return
@@ -168,18 +169,18 @@ func (c *Controller) start(ctx context.Context, t *turn) {
 
 // prepared returns the instance that the machine describes now.
 func (c *Controller) prepared(ctx context.Context, t *turn) (*kubevirtv1.VirtualMachineInstance, bool) {
-	vmi, err := c.describe(ctx, t.vm, t.now)
+	vmi, err := c.describeInstance(ctx, t.vm, t.now)
 	if err != nil {
 		t.failure = err
-		c.fail(t, reasonCreateFailed)
+		c.reportFailure(t, reasonCreateFailed)
 		return nil, false
 	}
 	return vmi, true
 }
 
-// describe returns the instance that a machine describes, complete with all that
-// Prepare adds and every default.
-func (c *Controller) describe(ctx context.Context, vm *kubevirtv1.VirtualMachine, now time.Time) (*kubevirtv1.VirtualMachineInstance, error) {
+// describeInstance returns the instance that a machine describes, complete with
+// all that Prepare adds and every default.
+func (c *Controller) describeInstance(ctx context.Context, vm *kubevirtv1.VirtualMachine, now time.Time) (*kubevirtv1.VirtualMachineInstance, error) {
 	vmi := newInstance(vm)
 	for _, prepare := range c.cfg.Prepare {
 		if err := prepare(ctx, vm, vmi); err != nil {
@@ -190,10 +191,10 @@ func (c *Controller) describe(ctx context.Context, vm *kubevirtv1.VirtualMachine
 	return vmi, nil
 }
 
-// stop deletes the instance, which is not being deleted yet. One that has
-// ended, and that no host holds any more, disappears at once; another when its
-// host has shut it down.
-func (c *Controller) stop(t *turn) {
+// stopInstance deletes the instance, which is not being deleted yet. An
+// instance that has ended and that no host holds any more disappears at once.
+// Any other disappears when its host has shut it down.
+func (c *Controller) stopInstance(t *turn) {
 	last := t.was.DeepCopy()
 	if !heldByHost(t.was) {
 		objects.RemoveFinalizer(last, kubevirtv1.VirtualMachineControllerFinalizer)
@@ -210,14 +211,15 @@ func (c *Controller) stop(t *turn) {
 		"Stopped the virtual machine by deleting the virtual machine instance "+t.was.Name)
 }
 
-// keep leaves the instance, if any, but lets go of one that is being deleted
-// and that no host holds any more, and passes on what may change while it runs.
-func (c *Controller) keep(ctx context.Context, t *turn) {
+// keepInstance keeps the instance, if any, and copies to it the fields that may
+// change while it runs. It releases an instance that is being deleted and that
+// no host holds any more.
+func (c *Controller) keepInstance(ctx context.Context, t *turn) {
 	if t.was == nil {
 		return
 	}
 	if t.was.DeletionTimestamp != nil {
-		c.letGo(t)
+		c.releaseInstance(t)
 		return
 	}
 	if t.vmi == t.was {
@@ -234,9 +236,9 @@ func (c *Controller) keep(ctx context.Context, t *turn) {
 	t.tx.Update(t.was, t.vmi)
 }
 
-// letGo removes the controller's finalizer from an instance that is being
-// deleted, once no host holds it.
-func (c *Controller) letGo(t *turn) {
+// releaseInstance removes the controller's finalizer from an instance that is
+// being deleted, once no host holds it.
+func (c *Controller) releaseInstance(t *turn) {
 	if t.was.DeletionTimestamp == nil || heldByHost(t.was) || !objects.HasFinalizer(t.was, kubevirtv1.VirtualMachineControllerFinalizer) {
 		return
 	}
@@ -248,51 +250,53 @@ func (c *Controller) letGo(t *turn) {
 	}
 }
 
-// heldByHost reports whether a host, or placement, still has to let go of the
-// instance.
+// heldByHost reports whether a host, or placement, still has to remove its
+// finalizer from the instance.
 func heldByHost(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	return objects.HasFinalizer(vmi, kubevirtv1.VirtualMachineInstanceFinalizer)
 }
 
 // abandoned reports whether the instance carries the controller's finalizer for
-// a machine that is not there any more: it was orphaned, or its machine lost
-// its own finalizers by force. uid is that of the present machine of the name,
-// empty if there is none.
+// a machine that no longer exists: the instance was orphaned, or the finalizers
+// of its machine were removed by force. uid is the uid of the present machine
+// of that name, empty if there is none.
 func abandoned(vmi *kubevirtv1.VirtualMachineInstance, uid types.UID) bool {
 	ref := metav1.GetControllerOf(vmi)
 	return ref == nil ||
 		ref.Kind == kubevirtv1.VirtualMachineGroupVersionKind.Kind && ref.Name == vmi.Name && ref.UID != uid
 }
 
-// releaseAbandoned lets go of an instance whose machine does not exist. Nobody
-// else would, and the instance, and its namespace, could never be deleted.
+// releaseAbandoned removes the controller's finalizer from an instance whose
+// machine does not exist. No other loop removes it, so without this the
+// instance and its namespace could never be deleted.
 func (c *Controller) releaseAbandoned(ctx context.Context, key stewards.Key) error {
 	vmi, ok := c.vmis.Get(key)
 	if !ok || !abandoned(vmi, "") {
 		return nil
 	}
 	// The informer of machines may be behind that of instances. The replica is
-	// not: where it shows an instance, it shows the machine that made it.
+	// consistent: if it shows an instance, it also shows the machine that made
+	// it.
 	_, err := objects.Get[*kubevirtv1.VirtualMachine](ctx, c.cfg.Store, key, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if !apierrors.IsNotFound(err) {
 		return err
 	}
 	t := &turn{was: vmi}
-	c.letGo(t)
+	c.releaseInstance(t)
 	_, err = t.tx.Commit(ctx, c.cfg.Store)
 	return err
 }
 
-// finalize ends the instance of a machine that is being deleted. It returns
-// true when nothing is left to do but to commit.
-func (c *Controller) finalize(t *turn) (done bool) {
+// finalizeMachine ends the instance of a machine that is being deleted. It
+// returns true when nothing is left to do but to commit.
+func (c *Controller) finalizeMachine(t *turn) (done bool) {
 	orphan := objects.HasFinalizer(t.old, metav1.FinalizerOrphanDependents)
 	owned := t.was != nil && metav1.IsControlledBy(t.was, t.old)
 	if owned && !orphan {
 		if t.was.DeletionTimestamp == nil {
-			c.stop(t)
+			c.stopInstance(t)
 		} else {
-			c.letGo(t)
+			c.releaseInstance(t)
 		}
 		if !t.gone {
 			return false
@@ -303,22 +307,23 @@ func (c *Controller) finalize(t *turn) (done bool) {
 	}
 	t.tx.Update(t.old, t.vm)
 	if t.was != nil && !t.gone {
-		c.orphan(t)
+		c.orphanInstance(t)
 	}
 	return true
 }
 
-// orphan lets the instance live on without its machine, which will not be
-// there to see how it ends.
-func (c *Controller) orphan(t *turn) {
+// orphanInstance releases the instance from its machine. It removes the
+// controller's finalizer, because the machine will not exist when the instance
+// ends.
+func (c *Controller) orphanInstance(t *turn) {
 	next := t.was.DeepCopy()
 	if objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineControllerFinalizer) {
 		t.tx.Update(t.was, next)
 	}
 }
 
-// fail shows a failure in the Failure condition and as an event.
-func (c *Controller) fail(t *turn, reason string) {
+// reportFailure shows a failure in the Failure condition and as an event.
+func (c *Controller) reportFailure(t *turn, reason string) {
 	machine.SetMachineCondition(t.vm, kubevirtv1.VirtualMachineCondition{
 		Type: kubevirtv1.VirtualMachineFailure, Status: corev1.ConditionTrue, Reason: reason, Message: t.failure.Error(),
 	}, t.now)

@@ -8,9 +8,10 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// snapshotStatuses tells of each volume whether it can be part of a snapshot. None can
-// yet: the reasons are KubeVirt's for volumes that have no snapshots, and for claims
-// whose class is not set up for them.
+// snapshotStatuses returns for each volume whether a snapshot can include it.
+// No volume can be included yet. The reasons are those that KubeVirt gives for
+// volumes without snapshot support, and for claims whose storage class is not
+// configured for snapshots.
 func snapshotStatuses(vm *kubevirtv1.VirtualMachine) []kubevirtv1.VolumeSnapshotStatus {
 	if vm.Spec.Template == nil {
 		return nil

@@ -35,8 +35,8 @@ func (c *Controller) syncStatus(ctx context.Context, t *turn) {
 	s.PrintableStatus = printableStatus(t.vm, t.vmi, c.volumeState(t.vm))
 }
 
-// observedGeneration is the generation of the machine that its instance was
-// made from.
+// observedGeneration is the generation of the machine from which its instance
+// was made.
 func observedGeneration(vmi *kubevirtv1.VirtualMachineInstance, last int64) int64 {
 	if vmi == nil {
 		return last
@@ -99,9 +99,10 @@ func readyCondition(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMa
 	return c
 }
 
-// restartRequired reports whether the machine describes another instance than the
-// one that runs, in what takes effect at a start only. A description that cannot be
-// completed now, because something that it names is missing, is not another one.
+// restartRequired reports whether the machine and its running instance differ
+// in fields that take effect only at a start. A description that cannot be
+// completed now, because something that it names is missing, counts as no
+// difference.
 func (c *Controller) restartRequired(ctx context.Context, vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance) bool {
 	if vmi == nil || vmi.IsFinal() || vmi.DeletionTimestamp != nil {
 		return false
@@ -110,7 +111,7 @@ func (c *Controller) restartRequired(ctx context.Context, vm *kubevirtv1.Virtual
 	if made == "" || made == strconv.FormatInt(vm.Generation, 10) {
 		return false
 	}
-	want, err := c.describe(ctx, vm, time.Time{})
+	want, err := c.describeInstance(ctx, vm, time.Time{})
 	if err != nil {
 		return false
 	}
@@ -118,8 +119,9 @@ func (c *Controller) restartRequired(ctx context.Context, vm *kubevirtv1.Virtual
 	return !c.cfg.Defaults().SameAtStart(want, vmi)
 }
 
-// printableStatus sums the machine's state up in a word. The first that fits
-// is taken, from the most final to the least.
+// printableStatus sums up the machine's state in one word. The states are
+// checked from the most final to the least final, and the first that applies is
+// returned.
 func printableStatus(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance, volumes volumeState) kubevirtv1.VirtualMachinePrintableStatus {
 	if vm.DeletionTimestamp != nil {
 		return kubevirtv1.VirtualMachineStatusTerminating
@@ -158,7 +160,7 @@ func scheduled(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	return vmi.IsScheduled() || vmi.IsRunning()
 }
 
-// runningStatus tells the states of an instance that runs.
+// runningStatus returns the printable status of a machine whose instance runs.
 func runningStatus(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMachinePrintableStatus {
 	switch {
 	case vmi.IsUnknown():
@@ -178,7 +180,8 @@ func migrating(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	return m != nil && m.StartTimestamp != nil && m.EndTimestamp == nil && !m.Completed && !m.Failed
 }
 
-// blockedStatus tells why an instance does not start.
+// blockedStatus returns the printable status that says why an instance does not
+// start.
 func blockedStatus(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMachinePrintableStatus {
 	if c := machine.Condition(vmi, podScheduled); c != nil && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
 		return kubevirtv1.VirtualMachineStatusUnschedulable

@@ -13,12 +13,12 @@ import (
 type plan struct {
 	start bool
 	stop  bool
-	// requestStart adds a start request: the instance is to come back once the
-	// one that failed is gone.
+	// requestStart adds a start request, so that a new instance is created once
+	// the failed one is gone.
 	requestStart bool
 	// runStrategy, if set, replaces the machine's.
 	runStrategy kubevirtv1.VirtualMachineRunStrategy
-	// retryAfter asks to look again, for a start that has to wait.
+	// retryAfter is when to reconcile again, for a start that has to wait.
 	retryAfter time.Duration
 	// strategy is the run strategy that was applied.
 	strategy kubevirtv1.VirtualMachineRunStrategy
@@ -47,8 +47,8 @@ func decide(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstanc
 		failed := vmi != nil && vmi.Status.Phase == kubevirtv1.Failed
 		p.stop = stopAsked || vmi != nil && vmi.IsFinal()
 		p.requestStart = failed && vmi.DeletionTimestamp == nil && !asksToStart(vm)
-		// Without a request the machine starts only when it has just been
-		// given this strategy: else it was shut down from inside.
+		// Without a request the machine starts only if this strategy was set
+		// just now. Otherwise its guest has shut it down.
 		p.start = vmi == nil && (asksToStart(vm) || vm.Status.RunStrategy != strategy)
 	case kubevirtv1.RunStrategyOnce:
 		p.stop = stopAsked
@@ -59,7 +59,8 @@ func decide(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstanc
 	case kubevirtv1.RunStrategyHalted:
 		p.stop = vmi != nil
 		if vmi == nil && asksToStart(vm) {
-			// Started paused: the request carries what the strategy cannot.
+			// The machine is started paused, which only the request can
+			// express.
 			p.runStrategy = kubevirtv1.RunStrategyAlways
 			p.start = true
 		}
@@ -74,9 +75,9 @@ func decide(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstanc
 	return p, nil
 }
 
-// recordStrategy remembers the strategy that was applied, which tells a new
-// strategy from an old one. It is not recorded before the start that a new
-// strategy asks for has happened.
+// recordStrategy records the strategy that was applied, so that a later
+// reconciliation recognizes a new strategy. It does not record a new strategy
+// before the start that this strategy asks for has happened.
 func recordStrategy(vm *kubevirtv1.VirtualMachine, p plan) {
 	if !p.start && p.retryAfter == 0 {
 		vm.Status.RunStrategy = p.strategy
@@ -92,8 +93,8 @@ func setRunStrategy(vm *kubevirtv1.VirtualMachine, strategy kubevirtv1.VirtualMa
 	vm.Spec.RunStrategy = &strategy
 }
 
-// State change requests: the API appends them, the first is acted on, and it
-// is dropped when it has been done.
+// State change requests: the API appends them. The controller acts on the
+// first, and drops it when it has been carried out.
 
 // asksToStop reports whether the next request is to stop the instance.
 func asksToStop(vm *kubevirtv1.VirtualMachine, uid types.UID) bool {
@@ -121,9 +122,9 @@ func requestStart(vm *kubevirtv1.VirtualMachine) {
 // dropDoneRequests removes the requests that have been done: a stop whose
 // instance is gone, and a start when there is an instance that runs.
 //
-// The instance may be an old view: the request may have been made because it
-// has ended since. So the transaction that drops a request requires that the
-// instance is still as it was seen.
+// The instance that was read may be out of date: it may have ended since, and
+// the request may have been made for that reason. So the transaction that drops
+// a request requires that the instance has not changed since it was read.
 func dropDoneRequests(t *turn) {
 	vmi := t.was
 	reqs := t.vm.Status.StateChangeRequests

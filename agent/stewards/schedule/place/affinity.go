@@ -8,8 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// term selects instances, and the label of hosts that says what "together"
-// means.
+// term selects instances, and the host label whose values are the topology
+// domains.
 type term struct {
 	selector    labels.Selector
 	namespaces  map[string]struct{}
@@ -127,7 +127,7 @@ func existingAntiAffinity(in Instance) []term {
 	return out
 }
 
-// domains is how many matching instances there are in each topology domain: a
+// domains is the number of matching instances in each topology domain, by the
 // value of the topology key.
 type domains map[string]int
 
@@ -166,7 +166,8 @@ func (s *Snapshot) eachDomain(in *instanceState, key string, fn func(value strin
 	}
 }
 
-// relations is what the placed instances mean for one request, computed once.
+// relations holds the effect of the placed instances on one request. It is
+// computed once for a request.
 type relations struct {
 	affinity []domains // parallel to Request.affinity
 	anti     []domains
@@ -177,7 +178,8 @@ type relations struct {
 	spread    []spreadState
 }
 
-// relate returns nil if no instance is of concern, which is the common case.
+// relate computes the relations of a request. It returns nil if no placed
+// instance affects the request, which is the common case.
 func (s *Snapshot) relate(r *Request) *relations {
 	guards := len(s.guarded[r.Namespace]) + len(s.guarded[AnyNamespace])
 	if len(r.affinity)+len(r.anti)+len(r.weighted)+len(r.spread)+guards == 0 {
@@ -219,7 +221,8 @@ func (s *Snapshot) forbid(rel *relations, r *Request, in *instanceState) {
 	}
 }
 
-// admits returns the reason why the host does not suit the relations, or "".
+// admits returns the reason why the relations exclude the host, or "" if they
+// do not.
 func (rel *relations) admits(s *Snapshot, r *Request, h *hostState) string {
 	for key, d := range rel.forbidden {
 		if v, ok := h.Labels[key]; ok && d[v] > 0 {
@@ -240,7 +243,8 @@ func (rel *relations) admits(s *Snapshot, r *Request, h *hostState) string {
 		if rel.affinity[i][v] > 0 {
 			continue
 		}
-		// The first of a group that wants to be together may start anywhere.
+		// The first instance of a group with affinity to itself may start
+		// anywhere.
 		first := len(rel.affinity[i]) == 0 && t.selectsNamespace(r.Namespace, s.namespaces[r.Namespace]) && t.selector.Matches(r.labelSet())
 		if !first {
 			return "didn't match affinity rules"

@@ -39,9 +39,9 @@ var _ error = (*Unschedulable)(nil)
 // fits. The snapshot is not changed: the caller adds the instance with
 // SetInstance when it acts on the decision.
 //
-// Hosts are looked at from a place that the instance's uid determines, until
-// enough of them fit: in a large mesh not every host is scored, and different
-// instances sample different hosts.
+// Place looks at the hosts in order, beginning at a position that the uid of
+// the instance determines, until enough of them fit. So in a large mesh not
+// every host is scored, and different instances sample different hosts.
 func (s *Snapshot) Place(r *Request) (host string, err error) {
 	rel := s.relate(r)
 	found := s.scratch[:0]
@@ -61,7 +61,8 @@ func (s *Snapshot) Place(r *Request) (host string, err error) {
 	return best(found).host.Name, nil
 }
 
-// feasible is reasons without the words.
+// feasible reports whether the host fits. It applies the same filters as
+// reasons, but builds no list of reasons.
 func (s *Snapshot) feasible(r *Request, rel *relations, h *hostState) bool {
 	return h.Problem == "" && h.free.Fits(&r.Resources) && r.refuses(h) == "" &&
 		(rel == nil || rel.admits(s, r, h) == "")
@@ -78,7 +79,8 @@ func (s *Snapshot) explain(r *Request, rel *relations) *Unschedulable {
 	return u
 }
 
-// reasons applies the filters in order; the first that refuses says why.
+// reasons applies the filters in order and returns the reasons of the first
+// that refuses the host.
 func (s *Snapshot) reasons(r *Request, rel *relations, h *hostState) []string {
 	if reason := r.refuses(h); reason != "" {
 		return []string{reason}

@@ -21,7 +21,7 @@ type Request struct {
 	Name      string
 	Labels    map[string]string
 	Resources machine.Resources
-	// Affinity is the instance's own.
+	// Affinity is the affinity of the instance itself.
 	Affinity *corev1.Affinity
 	// OnlyHosts, if not nil, are the hosts that can reach the instance's
 	// volumes; OnlyReason says why the others cannot.
@@ -51,7 +51,7 @@ type Request struct {
 }
 
 // NewRequest prepares the request of an instance. An error names the field of
-// the instance that cannot be understood.
+// the instance that is not valid.
 func NewRequest(vmi *kubevirtv1.VirtualMachineInstance, policy Policy) (*Request, error) {
 	spec := &vmi.Spec
 	r := &Request{
@@ -97,8 +97,9 @@ func (r *Request) setNodeAffinity(spec *kubevirtv1.VirtualMachineInstanceSpec) e
 	return nil
 }
 
-// setCPU reads the CPU model and features. Features of policy "require" must
-// be there and those of "forbid" must not; the others follow the host.
+// setCPU reads the CPU model and features. A host must have the features of
+// policy "require" and must not have those of policy "forbid". The other
+// policies do not restrict the choice of a host.
 func (r *Request) setCPU(cpu *kubevirtv1.CPU) {
 	if cpu == nil {
 		return

@@ -2,8 +2,8 @@ package place
 
 import corev1 "k8s.io/api/core/v1"
 
-// Weights of the parts of a score. Each part is 0 to 100, but for the soft
-// taints, which only take away.
+// Weights of the parts of a score. Each part is 0 to 100, except for the soft
+// taints, which only lower a score.
 const (
 	weightRoom     = 10 // room left, or used, by strategy
 	weightLoad     = 1
@@ -24,8 +24,8 @@ type candidate struct {
 	together int64
 }
 
-// score fills in the scores. Parts whose scale is open are related to the best
-// candidate, so that no weight in a manifest can outweigh everything else.
+// score fills in the scores. Parts without an upper limit are scaled to the
+// best candidate, so that no weight in a manifest can outweigh everything else.
 func (s *Snapshot) score(r *Request, rel *relations, found []candidate, seed uint64) {
 	var maxAffinity, maxTogether int64
 	for i := range found {
@@ -80,9 +80,9 @@ func (r *Request) hostScore(h *hostState) int64 {
 	return score
 }
 
-// room is the percentage of processor and memory left once the instance is
-// there; the scarcer of the two counts double, so that a host is not filled in
-// one dimension while the other lies idle.
+// room is the percentage of processor and memory that is left once the instance
+// is on the host. The scarcer of the two counts double, so that a host does not
+// run out of one while the other is idle.
 func (r *Request) room(h *hostState) int64 {
 	cpu := percent(h.free.CPUMilli-r.Resources.CPUMilli, h.Allocatable.CPUMilli)
 	mem := percent(h.free.MemoryBytes-r.Resources.MemoryBytes, h.Allocatable.MemoryBytes)
@@ -112,7 +112,8 @@ func (rel *relations) together(r *Request, h *hostState) int64 {
 	return sum
 }
 
-// evenness is lower the more the host's domains are ahead of the others.
+// evenness is lower the more instances the host's topology domains have in
+// excess of the others.
 func (rel *relations) evenness(h *hostState) int64 {
 	if len(rel.spread) == 0 {
 		return 0

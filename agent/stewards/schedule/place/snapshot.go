@@ -27,9 +27,10 @@ type Host struct {
 	// CPUModels are the models its processor can run, beside those that
 	// labels name.
 	CPUModels []string
-	// Emulator is what guests can be given there; nil if that is not known.
+	// Emulator describes what the host can emulate for guests; nil if that is
+	// not known.
 	Emulator *machine.Emulator
-	// Allocatable is what claims may add up to.
+	// Allocatable is the limit for the sum of the claims on the host.
 	Allocatable machine.Resources
 	// Images are the images it already has.
 	Images []string
@@ -37,8 +38,8 @@ type Host struct {
 	Load float64
 }
 
-// Instance is a placed instance: it takes resources, and others may want to be
-// near it or away from it.
+// Instance is a placed instance. It uses resources, and the affinity of other
+// instances may refer to it.
 type Instance struct {
 	UID       string
 	Namespace string
@@ -46,7 +47,8 @@ type Instance struct {
 	// Hosts are where it holds a claim: one host, or two while it migrates.
 	Hosts     []string
 	Resources machine.Resources
-	// Affinity is its own; a required anti-affinity keeps others away.
+	// Affinity is the affinity of the instance itself. Its required
+	// anti-affinity also keeps other instances away.
 	Affinity *corev1.Affinity
 }
 
@@ -58,8 +60,8 @@ type Snapshot struct {
 	instances map[string]*instanceState
 	byNS      map[string]map[string]*instanceState // namespace, uid
 	// guarded are the instances with required anti-affinity, by the namespaces
-	// that they keep others out of; AnyNamespace for those that select
-	// namespaces by label.
+	// whose instances they keep away. Those that select namespaces by label are
+	// listed under AnyNamespace.
 	guarded    map[string]map[string]*instanceState
 	namespaces map[string]labels.Set
 	scratch    []candidate
@@ -141,7 +143,7 @@ func (s *Snapshot) SetHost(h Host) {
 	s.byName[h.Name] = hs
 }
 
-// RemoveHost forgets a host. Its instances stay known.
+// RemoveHost removes a host. The snapshot keeps its instances.
 func (s *Snapshot) RemoveHost(name string) {
 	delete(s.byName, name)
 	s.hosts = slices.DeleteFunc(s.hosts, func(h *hostState) bool { return h.Name == name })
@@ -175,7 +177,7 @@ func (s *Snapshot) SetInstance(in Instance) {
 	s.charge(is, machine.Resources.Add, 1)
 }
 
-// RemoveInstance forgets a placed instance and what it used.
+// RemoveInstance removes a placed instance and frees what it used.
 func (s *Snapshot) RemoveInstance(uid string) {
 	is, ok := s.instances[uid]
 	if !ok {
@@ -206,7 +208,7 @@ func (s *Snapshot) charge(is *instanceState, op func(machine.Resources, machine.
 }
 
 // SetNamespace records the labels of a namespace, for affinity terms that
-// select namespaces by label. Nil labels forget it.
+// select namespaces by label. Nil labels remove the namespace.
 func (s *Snapshot) SetNamespace(name string, lbls map[string]string) {
 	if lbls == nil {
 		delete(s.namespaces, name)

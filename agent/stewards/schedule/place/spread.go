@@ -15,8 +15,8 @@ type spreadRule struct {
 	maxSkew    int
 	minDomains int
 	hard       bool
-	// ignoreAffinity counts hosts that the node affinity rules out, too;
-	// honorTaints leaves out those whose taints are not tolerated.
+	// ignoreAffinity also counts hosts that the node affinity excludes.
+	// honorTaints leaves out hosts with taints that are not tolerated.
 	ignoreAffinity bool
 	honorTaints    bool
 	matchesSelf    bool
@@ -53,7 +53,7 @@ func newSpreadRules(constraints []corev1.TopologySpreadConstraint, own labels.Se
 	return out, nil
 }
 
-// spreadState is a rule with the counts of the present.
+// spreadState is a rule with the present count of instances in each domain.
 type spreadState struct {
 	*spreadRule
 	counts domains
@@ -86,7 +86,7 @@ func (s *Snapshot) spreadStates(r *Request) []spreadState {
 	return out
 }
 
-// countsFor reports whether a host's domain takes part in a rule.
+// countsFor reports whether a rule counts the domain of a host.
 func (r *Request) countsFor(rule *spreadRule, h *hostState) bool {
 	if !rule.ignoreAffinity && r.hasRequired {
 		if ok, _ := r.required.Match(h.node); !ok {
@@ -109,7 +109,8 @@ func (st *spreadState) minimum() int {
 	return least
 }
 
-// skew returns how far ahead of the emptiest domain the host's would be.
+// skew returns how many more instances the host's domain would have than the
+// emptiest domain.
 func (st *spreadState) skew(h *hostState) (int, bool) {
 	v, ok := h.Labels[st.key]
 	if !ok {
