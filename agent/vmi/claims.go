@@ -7,8 +7,8 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// ClaimNames returns the PersistentVolumeClaims that the instance's volumes use, in
-// their order. A DataVolume's claim has its name.
+// ClaimNames returns the PersistentVolumeClaims that the instance's volumes use, in the
+// order of the volumes. The claim of a DataVolume has the DataVolume's name.
 func ClaimNames(spec *kubevirtv1.VirtualMachineInstanceSpec) []string {
 	var names []string
 	for i := range spec.Volumes {
@@ -35,8 +35,8 @@ func claimOf(v *kubevirtv1.Volume) (name string, path []string) {
 	return "", nil
 }
 
-// validateClaims wants each PersistentVolumeClaim in one volume: one disk at a time
-// has it open.
+// validateClaims reports PersistentVolumeClaims that several volumes name: only one
+// disk at a time may have a claim open.
 func validateClaims(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
 	at = at.Child("volumes")
 	var errs field.ErrorList

@@ -11,15 +11,16 @@ import (
 
 // Defaults are the mesh-wide choices behind fields that a manifest leaves out.
 type Defaults struct {
-	// Architecture is that of hosts, as Go spells it.
+	// Architecture is the architecture of the hosts, as Go spells it.
 	Architecture string
-	// MachineType of guests; Architecture's own when empty.
+	// MachineType is the machine type of guests; empty means the architecture's
+	// default.
 	MachineType string
-	// CPUModel of guests.
+	// CPUModel is the CPU model of guests.
 	CPUModel string
-	// Interface binds a guest without networks to the pod network.
+	// Interface is how a guest that names no network is bound to the pod network.
 	Interface kubevirtv1.NetworkInterfaceType
-	// EvictionStrategy of guests that name none; nil leaves it unset.
+	// EvictionStrategy is the strategy of guests that name none; nil leaves it unset.
 	EvictionStrategy *kubevirtv1.EvictionStrategy
 	// MaxHotplugRatio is how many times its sockets and memory a guest may grow to
 	// while it runs, where the manifest does not say; 0 or 1 makes no room.
@@ -33,7 +34,8 @@ func DefaultDefaults() Defaults {
 		Architecture: runtime.GOARCH,
 		CPUModel:     kubevirtv1.DefaultCPUModel,
 		Interface:    kubevirtv1.MasqueradeInterface,
-		// As KubeVirt. Room costs the host nothing until it is used.
+		// The same ratio as in KubeVirt. Room to grow costs the host nothing until it
+		// is used.
 		MaxHotplugRatio: 4,
 	}
 }
@@ -48,9 +50,9 @@ func (d Defaults) machineType(arch string) string {
 	return machineTypes[arch]
 }
 
-// DropUninferred takes off the instance type and the preference that are only to be
-// used if one can be inferred from a volume, which this version never does. virtctl
-// asks for that by default.
+// DropUninferred removes an instance type or preference that is to be inferred from a
+// volume and may be ignored if that fails. This version infers none. virtctl asks for
+// inference by default.
 func DropUninferred(spec *kubevirtv1.VirtualMachineSpec) {
 	ignored := func(name, from string, policy *kubevirtv1.InferFromVolumeFailurePolicy) bool {
 		return name == "" && from != "" && policy != nil && *policy == kubevirtv1.IgnoreInferFromVolumeFailure
@@ -63,7 +65,7 @@ func DropUninferred(spec *kubevirtv1.VirtualMachineSpec) {
 	}
 }
 
-// SetTemplate fills in what KubeVirt fills in already in a VirtualMachine's
+// SetTemplate fills in the defaults that KubeVirt stores in a VirtualMachine's
 // template: the architecture and the machine type.
 func (d Defaults) SetTemplate(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	if spec.Architecture == "" {
@@ -77,14 +79,14 @@ func (d Defaults) SetTemplate(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	}
 }
 
-// SetInstance fills in the spec of a VirtualMachineInstance and what its status
-// says of it from the start.
+// SetInstance fills in the spec of a VirtualMachineInstance, and the fields of its
+// status that follow from the spec.
 func (d Defaults) SetInstance(vmi *kubevirtv1.VirtualMachineInstance) {
 	spec := &vmi.Spec
 	d.setSpec(spec)
 	SetIdentity(spec, vmi.Name)
-	// What the types themselves say of features, timers, devices and probes. It
-	// would invent a firmware UUID, had it none.
+	// These are KubeVirt's generated defaults for features, timers, devices and probes.
+	// They would invent a firmware UUID if there were none.
 	kubevirtv1.SetObjectDefaults_VirtualMachineInstance(vmi)
 	setDiskBuses(spec)
 	setWatchdog(spec)
@@ -95,7 +97,7 @@ func (d Defaults) SetInstance(vmi *kubevirtv1.VirtualMachineInstance) {
 	setStatus(vmi)
 }
 
-// setSpec fills in what does not depend on the instance's name.
+// setSpec fills in the defaults that do not depend on the instance's name.
 func (d Defaults) setSpec(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	d.SetTemplate(spec)
 	setRequests(spec)
@@ -110,7 +112,7 @@ func (d Defaults) setSpec(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	setVolumeDisks(spec)
 }
 
-// setRequests lets a CPU limit stand for the request.
+// setRequests uses the CPU limit as the request when there is no request.
 func setRequests(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	res := &spec.Domain.Resources
 	if res.Limits.Cpu().IsZero() || !res.Requests.Cpu().IsZero() {
@@ -134,8 +136,9 @@ func setGuestMemory(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	}
 }
 
-// setTopology makes a socket of each CPU that the resources ask for when the
-// topology is not given, and fills in the parts of one that is.
+// setTopology gives the guest a socket for each CPU that its resources ask for when the
+// manifest has no topology, and fills in the missing parts of a topology when it has
+// one.
 func setTopology(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	if spec.Domain.CPU == nil {
 		spec.Domain.CPU = &kubevirtv1.CPU{}
@@ -145,7 +148,7 @@ func setTopology(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	cpu.Sockets, cpu.Cores, cpu.Threads = uint32(t.Sockets), uint32(t.Cores), uint32(t.Threads)
 }
 
-// setPullPolicies pulls images always that go by a tag that moves.
+// setPullPolicies sets the pull policy Always for images whose tag may move.
 func setPullPolicies(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	for i := range spec.Volumes {
 		disk := spec.Volumes[i].ContainerDisk
@@ -175,8 +178,9 @@ func (d Defaults) setNetwork(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	spec.Networks = []kubevirtv1.Network{*kubevirtv1.DefaultPodNetwork()}
 }
 
-// setVolumeDisks gives each volume without a device a disk. A memory dump is
-// never seen by the guest, and a volume that is a filesystem has its own device.
+// setVolumeDisks gives each volume without a device a disk. A memory dump gets none
+// because the guest never sees it, and a volume that a filesystem uses has that device
+// already.
 func setVolumeDisks(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	has := map[string]bool{}
 	for _, d := range spec.Domain.Devices.Disks {
@@ -192,14 +196,15 @@ func setVolumeDisks(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	}
 }
 
-// Room that nobody asked for ends where it could keep a guest from starting.
+// Room to grow that the manifest does not ask for is limited: too much of it could keep
+// a guest from starting.
 const (
-	// maxRoomMemory is half of what a processor of 40 bits can address, as emulated
-	// ones and many named models are.
+	// maxRoomMemory is half of what a processor with 40 address bits can address.
+	// Emulated processors and many named models have 40.
 	maxRoomMemory = 512 * gib
 )
 
-// setHotplugRoom says how far the guest may grow without a restart.
+// setHotplugRoom sets how far the guest may grow without a restart.
 func (d Defaults) setHotplugRoom(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	if d.MaxHotplugRatio <= 1 {
 		return

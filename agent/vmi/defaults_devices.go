@@ -6,8 +6,9 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// firmwareNamespace is the UUID namespace that KubeVirt derives the firmware
-// UUIDs of instances from: a guest keeps its identity when it moves here.
+// firmwareNamespace is the UUID namespace from which KubeVirt derives the firmware
+// UUIDs of instances. Because it is the same, a guest keeps its identity when it moves
+// here from KubeVirt.
 var firmwareNamespace = uuid.MustParse("6a1a24a1-4061-4607-8bf4-a3963d0c5895")
 
 // FirmwareUUID returns the firmware UUID of an instance that was given none: the
@@ -30,9 +31,9 @@ func NewIdentity(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	}
 }
 
-// KeepIdentity gives a changed template the identity of the one before, where it
-// names none: whoever replaces a VirtualMachine by a manifest without an identity
-// does not want another machine.
+// KeepIdentity copies the identity of the previous template into a changed template
+// that names none. A user who replaces a VirtualMachine with a manifest without an
+// identity does not want a new machine.
 func KeepIdentity(spec, before *kubevirtv1.VirtualMachineInstanceSpec) {
 	if before.Domain.Firmware == nil {
 		return
@@ -46,9 +47,9 @@ func KeepIdentity(spec, before *kubevirtv1.VirtualMachineInstanceSpec) {
 	}
 }
 
-// SetIdentity gives an instance of a name the identity that KubeVirt derives from
-// the name, if spec has none: instances without a VirtualMachine, and those of one
-// whose template has lost its identity.
+// SetIdentity gives an instance the identity that KubeVirt derives from the instance's
+// name, if spec has none. That is the case for instances without a VirtualMachine, and
+// for instances of a VirtualMachine whose template has lost its identity.
 func SetIdentity(spec *kubevirtv1.VirtualMachineInstanceSpec, name string) {
 	f := firmwareOf(spec)
 	if f.UUID == "" {
@@ -59,7 +60,7 @@ func SetIdentity(spec *kubevirtv1.VirtualMachineInstanceSpec, name string) {
 	}
 }
 
-// firmwareOf returns the firmware of spec, which it makes if there is none.
+// firmwareOf returns the firmware of spec, and adds an empty one if there is none.
 func firmwareOf(spec *kubevirtv1.VirtualMachineInstanceSpec) *kubevirtv1.Firmware {
 	if spec.Domain.Firmware == nil {
 		spec.Domain.Firmware = &kubevirtv1.Firmware{}
@@ -67,8 +68,9 @@ func firmwareOf(spec *kubevirtv1.VirtualMachineInstanceSpec) *kubevirtv1.Firmwar
 	return spec.Domain.Firmware
 }
 
-// setDiskBuses puts each disk without a bus on the one that guests of the
-// architecture find without drivers. A LUN speaks SCSI, which SATA does not pass on.
+// setDiskBuses sets the bus of each disk that names none to the bus that guests of the
+// architecture support without extra drivers. A LUN needs SCSI commands, which SATA
+// does not pass on.
 func setDiskBuses(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	bus := kubevirtv1.DiskBusVirtio
 	if spec.Architecture == "amd64" {

@@ -9,19 +9,19 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// Policy is how far hosts may be committed. It is the same on every host: the
-// size of a claim follows from it.
+// Policy says how far hosts may be overcommitted. Every host has the same Policy,
+// because the size of a claim follows from it.
 type Policy struct {
-	// CPUAllocationRatio is how many virtual CPUs share one of the host's, unless
-	// the instance asks for dedicated ones.
+	// CPUAllocationRatio is how many virtual CPUs share one host CPU, unless the
+	// instance asks for dedicated CPUs.
 	CPUAllocationRatio int64
-	// MemoryOvercommitPercent is the guest memory promised for every 100 of the
-	// host's. What QEMU needs beside it is never overcommitted.
+	// MemoryOvercommitPercent is the guest memory that is promised, in percent of the
+	// host's memory. The memory that QEMU needs for itself is never overcommitted.
 	MemoryOvercommitPercent int64
 }
 
-// DefaultPolicy returns what KubeVirt does by default: ten virtual CPUs to one of
-// the host's, and no overcommitment of memory.
+// DefaultPolicy returns KubeVirt's defaults: ten virtual CPUs for each host CPU, and no
+// overcommitment of memory.
 func DefaultPolicy() Policy { return Policy{CPUAllocationRatio: 10, MemoryOvercommitPercent: 100} }
 
 // Validate reports values that make no sense, all at once.
@@ -73,8 +73,9 @@ func (p Policy) cpu(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
 	return max(mulDiv(vcpus, 1000, p.CPUAllocationRatio), MilliCPU(request))
 }
 
-// MilliCPU returns processor time in thousandths of a CPU, rounded up. What fits in
-// no host is an exbi-CPU: the quantity's own conversion makes zero of it.
+// MilliCPU returns processor time in thousandths of a CPU, rounded up. A quantity too
+// large for any host counts as 2^60: resource.Quantity's own conversion would return
+// zero for it.
 func MilliCPU(q resource.Quantity) int64 {
 	if q.Value() > mostOf/1000 {
 		return mostOf
@@ -92,10 +93,10 @@ func (r *Resources) addDevice(name string) {
 	r.Devices[name]++
 }
 
-// EphemeralBytes returns the room on the host's own file system that ends with
-// the instance: that of its empty disks, or its request of ephemeral-storage,
-// whichever is more. What a guest writes over an image is not known before; who
-// wants it counted requests it.
+// EphemeralBytes returns the space on the host's own file system that is freed when the
+// instance ends: the size of its empty disks or its request for ephemeral-storage,
+// whichever is larger. What a guest will write over an image is not known in advance;
+// users who want it counted request ephemeral-storage.
 func EphemeralBytes(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
 	var n int64
 	for _, v := range spec.Volumes {
@@ -107,5 +108,5 @@ func EphemeralBytes(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
 	return max(n, min(request.Value(), mostOf))
 }
 
-// diskGranularity is what the sizes of disks are multiples of, in bytes.
+// diskGranularity is the unit, in bytes, to which the sizes of disks are rounded up.
 const diskGranularity = 4096

@@ -9,20 +9,20 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// Emulator is what guests can be given on a host besides its CPU model. It is told
-// to the mesh by labels of the host's Node.
+// Emulator describes what the emulator of a host can give guests, apart from CPU
+// models. Each host publishes it in labels of its Node.
 type Emulator struct {
-	// MachineTypes are the names that a manifest may say, sorted; empty if they are
-	// not known.
+	// MachineTypes are the names that a manifest may use, sorted; empty if they are not
+	// known.
 	MachineTypes []string
 	// MaxVCPUs is the most CPUs of a guest; zero if it is not known.
 	MaxVCPUs int
-	// EFI and SecureBoot say which firmware is installed, TPM whether there is an
-	// emulator of one.
+	// EFI and SecureBoot say which firmware is installed. TPM says whether a TPM
+	// emulator is installed.
 	EFI, SecureBoot, TPM bool
 }
 
-// Needs is what an instance needs of an Emulator. It crosses the wire as JSON.
+// Needs is what an instance requires of an Emulator. It crosses the wire as JSON.
 type Needs struct {
 	MachineType string `json:"machineType,omitempty"`
 	VCPUs       int    `json:"vcpus,omitempty"`
@@ -45,10 +45,10 @@ func NeedsOf(vmi *kubevirtv1.VirtualMachineInstance) Needs {
 	return n
 }
 
-// MachineType returns the machine type that an instance starts with, empty if it
-// names none: the one that its first start recorded in the status, so that the
-// guest finds the same hardware however often and wherever it starts, or else the
-// one of its spec, which may be an alias as q35.
+// MachineType returns the machine type that an instance starts with, empty if it names
+// none: the type that its first start recorded in the status, or else the type in its
+// spec, which may be an alias such as q35. The recorded type gives the guest the same
+// hardware at every start and on every host.
 func MachineType(vmi *kubevirtv1.VirtualMachineInstance) string {
 	if m := vmi.Status.Machine; m != nil && m.Type != "" {
 		return m.Type
@@ -61,7 +61,8 @@ func MachineType(vmi *kubevirtv1.VirtualMachineInstance) string {
 
 // Lack is a need that an emulator does not meet.
 type Lack struct {
-	// Field is the need's, below spec.domain, and Value what it asks for.
+	// Field is the path of the field below spec.domain that has the need, and Value the
+	// field's value.
 	Field string
 	Value any
 	// What is missing, as in "this host has no ...".
@@ -108,8 +109,8 @@ func (e Emulator) SetLabels(labels map[string]string) {
 	labels[labelTPM] = strconv.FormatBool(e.TPM)
 }
 
-// EmulatorOf reads what SetLabels wrote. ok is false if it wrote nothing: then
-// nothing is known of the host.
+// EmulatorOf reads the labels that SetLabels wrote. ok is false if there are none: then
+// nothing is known of the host's emulator.
 func EmulatorOf(labels map[string]string) (e Emulator, ok bool) {
 	limit, ok := labels[labelMaxVCPUs]
 	if !ok {

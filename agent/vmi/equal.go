@@ -5,10 +5,10 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// SameAtStart reports whether two instances start the same machine: whether they
-// differ at most in fields that take effect while a guest runs. They are compared
-// with the same defaults and by what they mean: 128Mi is 134217728, and a default
-// that is written out changes nothing.
+// SameAtStart reports whether two instances start the same machine, that is whether
+// they differ only in fields that take effect while a guest runs. Both get the same
+// defaults and are compared by meaning: 128Mi equals 134217728, and a field that spells
+// out its default makes no difference.
 func (d Defaults) SameAtStart(a, b *kubevirtv1.VirtualMachineInstance) bool {
 	a, b = a.DeepCopy(), b.DeepCopy()
 	d.SetInstance(a)
@@ -20,9 +20,9 @@ func (d Defaults) SameAtStart(a, b *kubevirtv1.VirtualMachineInstance) bool {
 	return equality.Semantic.DeepEqual(a.Spec, b.Spec)
 }
 
-// KeepRoom gives want the room to grow that have runs with, where template leaves it
-// to the settings of the mesh: another setting makes no other machine of one that
-// runs. Both must have their defaults.
+// KeepRoom copies the room to grow of have, the running instance, to want, where
+// template leaves it to the settings of the mesh. So a changed setting does not ask
+// running machines to restart. Both want and have must have their defaults.
 func KeepRoom(template, want, have *kubevirtv1.VirtualMachineInstanceSpec) {
 	if cpu := template.Domain.CPU; (cpu == nil || cpu.MaxSockets == 0) && have.Domain.CPU != nil {
 		want.Domain.CPU.MaxSockets = have.Domain.CPU.MaxSockets
@@ -42,8 +42,9 @@ func CopyLiveFields(from, to *kubevirtv1.VirtualMachineInstanceSpec) {
 	to.EvictionStrategy = from.EvictionStrategy
 }
 
-// writeOut gives fields that may say the same in several ways one of them. Stored
-// objects are not changed like that: who wrote them finds them as they were.
+// writeOut rewrites fields that can express one meaning in several ways to one of those
+// ways. It is used on copies only: stored objects keep the form in which clients wrote
+// them.
 func writeOut(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	dom := &spec.Domain
 	for flag, byDefault := range flags(dom) {
@@ -61,8 +62,8 @@ func writeOut(spec *kubevirtv1.VirtualMachineInstanceSpec) {
 	}
 }
 
-// flags returns the flags of a domain that mean the same as their default when they
-// are not set, with the default.
+// flags returns the flags of a domain for which unset means a default, each with that
+// default.
 func flags(dom *kubevirtv1.DomainSpec) map[**bool]bool {
 	dev := &dom.Devices
 	out := map[**bool]bool{

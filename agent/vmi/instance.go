@@ -8,9 +8,10 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// SetNewInstance makes a VirtualMachineInstance what it is at its creation: with
-// every default, the finalizer that keeps it until its domain is gone, an
-// unprivileged user, and the phase Pending, not ready, since now.
+// SetNewInstance prepares a VirtualMachineInstance for its creation. It sets every
+// default, the finalizer that keeps the object until its domain is gone, an
+// unprivileged user, the phase Pending and the condition that it is not ready, both
+// with the time now.
 func SetNewInstance(d Defaults, vmi *kubevirtv1.VirtualMachineInstance, now time.Time) {
 	d.SetInstance(vmi)
 	addFinalizer(&vmi.ObjectMeta, kubevirtv1.VirtualMachineInstanceFinalizer)

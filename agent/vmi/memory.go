@@ -20,15 +20,15 @@ const (
 	perVCPU = 8 * mib
 	// perGraphics is the memory of a graphics device.
 	perGraphics = 16 * mib
-	// vfioExtra: a passed-through device maps its memory into the process.
+	// vfioExtra is for passed-through devices, which map their memory into the process.
 	vfioExtra = gib
 	// emulatorIOThreads covers the emulator's own threads.
 	emulatorIOThreads = 8 * mib
 )
 
-// GuestMemory returns the bytes of memory that the guest starts with:
-// memory.guest, or else its request, its limit, or one huge page, as in KubeVirt.
-// It is 0 for a spec that names none of them, which validation refuses.
+// GuestMemory returns the bytes of memory that the guest starts with: memory.guest, or
+// else its request, its limit, or one huge page, as in KubeVirt. It is 0 for a spec
+// that names none of them; validation refuses such a spec.
 func GuestMemory(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
 	if q := guestQuantity(spec); q != nil {
 		return q.Value()
@@ -36,7 +36,8 @@ func GuestMemory(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
 	return 0
 }
 
-// guestQuantity is GuestMemory as the manifest spells it, nil if it says nothing.
+// guestQuantity is GuestMemory as the manifest spells it, nil if the manifest names
+// none.
 func guestQuantity(spec *kubevirtv1.VirtualMachineInstanceSpec) *resource.Quantity {
 	mem, res := spec.Domain.Memory, spec.Domain.Resources
 	switch {
@@ -85,7 +86,7 @@ func PageName(bytes int64) string { return resource.NewQuantity(bytes, resource.
 // Overhead returns the bytes of memory that QEMU needs beside the guest's.
 func Overhead(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
 	d := &spec.Domain
-	// Page tables of the host for the guest's memory.
+	// The host needs page tables for the guest's memory.
 	n := GuestMemory(spec)/512 + qemuBase + emulatorIOThreads
 	n = sum(n, mulDiv(perVCPU, int64(TopologyOf(spec).VCPUs()), 1))
 	if d.Devices.AutoattachGraphicsDevice == nil || *d.Devices.AutoattachGraphicsDevice {
@@ -109,8 +110,8 @@ func hasSRIOV(d *kubevirtv1.DomainSpec) bool {
 	return false
 }
 
-// mostOf anything is counted: an exbibyte, which no host has. So sums of a few
-// amounts never overflow, whatever a manifest asks for.
+// mostOf is the largest amount that is counted, 2^60, which no host has. With this
+// limit, sums of a few amounts never overflow, whatever a manifest asks for.
 const mostOf = 1 << 60
 
 // mulDiv returns a*b/c rounded up, at most mostOf, for numbers that are not

@@ -18,8 +18,8 @@ const maxName = 200
 // and a hash of all of it, which together have limit letters. Different names stay
 // different. limit must be at least 20.
 //
-// Every name that is made of object names and has a limit of its own goes through
-// it: those of domains, and so of their logs, sockets and firmware files.
+// Every name that is built from object names and limited in length must be made by this
+// function: the names of domains, and so of their logs, sockets and firmware files.
 func BoundedName(name string, limit int) string {
 	if len(name) <= limit {
 		return name
@@ -29,8 +29,8 @@ func BoundedName(name string, limit int) string {
 	return name[:limit-len(hash)-1] + "-" + hash
 }
 
-// HostLabel returns the host name of an object of the given name: its first label,
-// cut at the 63 letters that a label may have. DNS knows it by the same.
+// HostLabel returns the host name of an object of the given name: its first label, cut
+// at the 63 letters that a label may have. DNS uses the same name.
 func HostLabel(name string) string {
 	label, _, _ := strings.Cut(name, ".")
 	if len(label) > validation.DNS1123LabelMaxLength {

@@ -11,8 +11,8 @@ type Resources struct {
 	CPUMilli int64 `json:"cpuMilli,omitempty"`
 	// MemoryBytes is memory in ordinary pages.
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
-	// EphemeralBytes is room on the host's own file system for what ends with an
-	// instance.
+	// EphemeralBytes is space on the host's own file system for data that is removed
+	// when its instance ends.
 	EphemeralBytes int64 `json:"ephemeralBytes,omitempty"`
 	// Hugepages is memory in huge pages, in bytes by PageName.
 	Hugepages map[string]int64 `json:"hugepages,omitempty"`
@@ -84,8 +84,8 @@ func (r Resources) Lacking(want Resources) []string {
 	return out
 }
 
-// Fits reports whether want is at most r. It is Lacking without the names, for
-// the path that looks at every host.
+// Fits reports whether want is at most r. It does the same as Lacking without
+// allocating the names, for placement, which looks at every host.
 func (r Resources) Fits(want *Resources) bool {
 	if want.CPUMilli > r.CPUMilli || want.MemoryBytes > r.MemoryBytes || want.EphemeralBytes > r.EphemeralBytes {
 		return false

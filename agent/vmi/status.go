@@ -9,17 +9,17 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// UnprivilegedUser is the uid that KubeVirt runs guests under. A new instance says so
-// until the host that runs it says which user it really has.
+// UnprivilegedUser is the uid that KubeVirt runs guests under. The status of a new
+// instance names this uid until the host that runs the instance reports the real one.
 const UnprivilegedUser = 107
 
-// ReasonMigrationNotAvailable is why an instance cannot be migrated that nothing of
-// its own keeps from it.
+// ReasonMigrationNotAvailable is the reason why an instance cannot be migrated when
+// nothing in the instance itself prevents a migration.
 const ReasonMigrationNotAvailable = "MigrationNotAvailable"
 
-// QOSClass is the class that Kubernetes would give an instance: Guaranteed if its CPUs
-// and its memory are limited to what it requests, which those with CPUs of their own
-// are. It is never BestEffort: a guest always requests its memory.
+// QOSClass is the class that Kubernetes would give an instance: Guaranteed if the
+// limits of its CPUs and its memory equal its requests, as they do for instances with
+// dedicated CPUs. It is never BestEffort: a guest always requests its memory.
 func QOSClass(vmi *kubevirtv1.VirtualMachineInstance) corev1.PodQOSClass {
 	if cpu := vmi.Spec.Domain.CPU; cpu != nil && cpu.DedicatedCPUPlacement {
 		return corev1.PodQOSGuaranteed
@@ -28,7 +28,7 @@ func QOSClass(vmi *kubevirtv1.VirtualMachineInstance) corev1.PodQOSClass {
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 		limit, limited := resources.Limits[name]
 		request, requested := resources.Requests[name]
-		// What is limited and not requested is requested as it is limited.
+		// A limit without a request counts as the request too.
 		if !limited || limit.IsZero() || requested && request.Cmp(limit) != 0 {
 			return corev1.PodQOSBurstable
 		}
@@ -47,8 +47,9 @@ func MigrationMethod(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualM
 	return kubevirtv1.LiveMigration
 }
 
-// MigrationHindrance tells why an instance cannot be migrated: KubeVirt's reason for
-// what the instance has and no other host would, or ReasonMigrationNotAvailable.
+// MigrationHindrance returns why an instance cannot be migrated: KubeVirt's reason if
+// the instance uses something that another host would not have, or else
+// ReasonMigrationNotAvailable.
 func MigrationHindrance(vmi *kubevirtv1.VirtualMachineInstance) (reason, message string) {
 	devices := &vmi.Spec.Domain.Devices
 	for i := range vmi.Spec.Volumes {
@@ -84,8 +85,8 @@ func MigrationHindrance(vmi *kubevirtv1.VirtualMachineInstance) (reason, message
 	return ReasonMigrationNotAvailable, "live migration is not available in this version"
 }
 
-// DiskClaim names the PersistentVolumeClaim that a volume's disk is, empty if it is none.
-// A disk that is made from a claim and ends with its instance is none.
+// DiskClaim returns the name of the PersistentVolumeClaim that serves as a volume's
+// disk, empty if there is none. An ephemeral disk that is made from a claim has none.
 func DiskClaim(volume *kubevirtv1.Volume) string {
 	if volume.PersistentVolumeClaim == nil && volume.DataVolume == nil {
 		return ""
@@ -113,14 +114,15 @@ func reserves(disks []kubevirtv1.Disk) bool {
 	return slices.ContainsFunc(disks, func(d kubevirtv1.Disk) bool { return d.LUN != nil && d.LUN.Reservation })
 }
 
-// agentCommands are what a guest agent has to know for KubeVirt to call it supported.
+// agentCommands are the commands that a guest agent must have for KubeVirt to call it
+// supported.
 var agentCommands = [...]string{
 	"guest-ping", "guest-get-time", "guest-info", "guest-shutdown", "guest-network-get-interfaces", "guest-get-fsinfo",
 	"guest-get-host-name", "guest-get-users", "guest-get-timezone", "guest-get-osinfo",
 }
 
-// MissingAgentCommands names what a guest agent would have to know besides the enabled
-// commands, in an order of its own; empty if the agent is good for everything.
+// MissingAgentCommands returns the required commands that are not among a guest agent's
+// enabled commands, in a fixed order; empty if the agent has them all.
 func MissingAgentCommands(enabled []string) string {
 	var missing []string
 	for _, name := range agentCommands {

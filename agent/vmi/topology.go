@@ -11,8 +11,8 @@ import (
 // maxVCPUs is the most CPUs that a guest may ask for.
 const maxVCPUs = 512
 
-// MaxVCPUsWithoutIOMMU is the most CPUs of a guest whose machine has no IOMMU to
-// remap interrupts, and none has one here.
+// MaxVCPUsWithoutIOMMU is the most CPUs of a guest whose machine has no IOMMU to remap
+// interrupts. Guests of virtmesh have no IOMMU.
 const MaxVCPUsWithoutIOMMU = 255
 
 // Topology is the shape of a guest's CPUs.
@@ -28,8 +28,9 @@ func (t Topology) VCPUs() int { return product(t.Sockets, t.Cores, t.Threads) }
 // MaxVCPUs is the number of CPUs that the guest can have without a restart.
 func (t Topology) MaxVCPUs() int { return product(t.MaxSockets, t.Cores, t.Threads) }
 
-// WithinLimit returns t with as much of its room for further CPUs as a host
-// offers that gives a guest at most limit CPUs. A limit of zero or less is none.
+// WithinLimit returns t with MaxSockets reduced so that the guest cannot grow beyond
+// limit CPUs, the most that its host allows a guest. MaxSockets does not become less
+// than Sockets. A limit of zero or less means that there is no limit.
 func (t Topology) WithinLimit(limit int) Topology {
 	if limit > 0 {
 		t.MaxSockets = max(t.Sockets, min(t.MaxSockets, limit/product(t.Cores, t.Threads)))
@@ -56,7 +57,7 @@ func TopologyOf(spec *kubevirtv1.VirtualMachineInstanceSpec) Topology {
 	return t
 }
 
-// socketsOf is the number of sockets of a guest that only says what it takes.
+// socketsOf is the number of sockets of a guest that has resources and no topology.
 func socketsOf(res kubevirtv1.ResourceRequirements) int {
 	q, ok := res.Limits[corev1.ResourceCPU]
 	if !ok {

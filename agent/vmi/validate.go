@@ -8,7 +8,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// reservedLabels are set on instances by the mesh and by nobody else.
+// reservedLabels are labels of instances that only the mesh may set.
 var reservedLabels = []string{
 	kubevirtv1.CreatedByLabel,
 	kubevirtv1.MigrationJobLabel,
@@ -26,8 +26,8 @@ var runStrategies = []kubevirtv1.VirtualMachineRunStrategy{
 	kubevirtv1.RunStrategyOnce,
 }
 
-// ValidateVirtualMachine checks a new VirtualMachine. Its template is judged with
-// the defaults that its instances will get.
+// ValidateVirtualMachine checks a new VirtualMachine. Its template is checked with the
+// defaults that its instances will get.
 func ValidateVirtualMachine(d Defaults, vm *kubevirtv1.VirtualMachine) field.ErrorList {
 	path := field.NewPath("spec")
 	if vm.Spec.Template == nil {
@@ -48,8 +48,9 @@ func ValidateVirtualMachine(d Defaults, vm *kubevirtv1.VirtualMachine) field.Err
 	return append(errs, validateSpec(template.Child("spec"), spec)...)
 }
 
-// ValidateVirtualMachineUpdate checks a changed VirtualMachine. One that is being
-// deleted is not judged: its finalizers must be removable whatever it holds.
+// ValidateVirtualMachineUpdate checks a changed VirtualMachine. A VirtualMachine that
+// is being deleted is not checked: its finalizers must be removable whatever its spec
+// says.
 func ValidateVirtualMachineUpdate(d Defaults, vm, _ *kubevirtv1.VirtualMachine) field.ErrorList {
 	if vm.DeletionTimestamp != nil {
 		return nil
@@ -57,7 +58,7 @@ func ValidateVirtualMachineUpdate(d Defaults, vm, _ *kubevirtv1.VirtualMachine) 
 	return ValidateVirtualMachine(d, vm)
 }
 
-// VirtualMachineWarnings tells of fields that are on their way out.
+// VirtualMachineWarnings returns warnings about deprecated fields.
 func VirtualMachineWarnings(vm *kubevirtv1.VirtualMachine) []string {
 	if vm.Spec.Running == nil {
 		return nil
@@ -197,7 +198,7 @@ func oneOf[T ~string](path *field.Path, value T, known []T) field.ErrorList {
 	return field.ErrorList{field.NotSupported(path, value, known)}
 }
 
-// messages turns the complaints of a name check into errors of the field.
+// messages turns the messages of a name check into errors of the field.
 func messages(path *field.Path, value string, msgs []string) field.ErrorList {
 	if len(msgs) == 0 {
 		return nil

@@ -52,7 +52,7 @@ func validateWatchdog(at *field.Path, dog *kubevirtv1.Watchdog) field.ErrorList 
 		return field.ErrorList{field.Forbidden(at.Child("diag288"), "only guests of s390x have this watchdog: use i6300esb")}
 	}
 	if dog.I6300ESB == nil {
-		return nil // a template that has not got its defaults
+		return nil // a template that has no defaults yet
 	}
 	return optional(at.Child("i6300esb", "action"), dog.I6300ESB.Action,
 		kubevirtv1.WatchdogActionPoweroff, kubevirtv1.WatchdogActionReset, kubevirtv1.WatchdogActionShutdown)
@@ -75,8 +75,8 @@ func validateInputs(at *field.Path, inputs []kubevirtv1.Input) field.ErrorList {
 	return errs
 }
 
-// validateHostDevice wants a device of the host to have a name of its own and to
-// say which it is.
+// validateHostDevice checks that a host device has a deviceName and a name that no
+// other host device has.
 func validateHostDevice(at *field.Path, name, device string, taken map[string]bool) field.ErrorList {
 	var errs field.ErrorList
 	switch {

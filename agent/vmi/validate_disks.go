@@ -44,8 +44,8 @@ func validateDisks(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) 
 	return errs
 }
 
-// validateDiskVolume wants a volume behind each disk, and of a sort that the disk
-// can show. Only a CD-ROM drive may be empty.
+// validateDiskVolume checks that each disk has a volume, of a kind that can be shown as
+// such a disk. Only a CD-ROM drive may be empty.
 func validateDiskVolume(at *field.Path, disk *kubevirtv1.Disk, volume *kubevirtv1.Volume) field.ErrorList {
 	if volume == nil {
 		if disk.CDRom != nil {
@@ -166,7 +166,7 @@ func validateBlockSize(at *field.Path, disk *kubevirtv1.Disk) field.ErrorList {
 	return errs
 }
 
-// validateBootOrder wants each place in the order of boot given once.
+// validateBootOrder reports values of bootOrder that are used more than once.
 func validateBootOrder(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
 	at = at.Child("domain", "devices")
 	var errs field.ErrorList

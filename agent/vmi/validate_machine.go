@@ -9,7 +9,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// validateMandatory wants what a guest cannot be started without.
+// validateMandatory checks the fields without which a guest cannot be started.
 func validateMandatory(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
 	mem := at.Child("domain", "memory", "guest")
 	if guestQuantity(spec) == nil {
@@ -19,8 +19,8 @@ func validateMandatory(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSp
 	return nil
 }
 
-// validateClock checks what the emulator would quietly ignore: a time zone that it
-// does not know runs at UTC.
+// validateClock checks values that the emulator would silently ignore: with a time zone
+// that the emulator does not know, the clock would run at UTC.
 func validateClock(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
 	clock := spec.Domain.Clock
 	if clock == nil {
@@ -85,8 +85,8 @@ func validateBehaviour(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSp
 	return errs
 }
 
-// validateNotServed refuses what no host of this version can give a guest, rather
-// than let the guest fail when it starts.
+// validateNotServed refuses features that no host of this version can give a guest.
+// Without this check the guest would fail when it starts.
 func validateNotServed(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
 	at = at.Child("domain")
 	var errs field.ErrorList
@@ -106,8 +106,8 @@ func validateNotServed(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSp
 	return errs
 }
 
-// validateAliases wants devices of all sorts to have different names: the emulator
-// tells them apart by nothing else.
+// validateAliases checks that the names of devices of all kinds differ: the emulator
+// identifies devices by name only.
 func validateAliases(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
 	at = at.Child("domain", "devices")
 	var errs field.ErrorList

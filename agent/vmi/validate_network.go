@@ -98,8 +98,8 @@ func validateInterfaces(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceS
 	return errs
 }
 
-// validateBinding wants exactly one way of attaching an interface, and one that
-// its network can have.
+// validateBinding checks that an interface names exactly one binding, and one that its
+// network supports.
 func validateBinding(at *field.Path, iface *kubevirtv1.Interface, network *kubevirtv1.Network) field.ErrorList {
 	count := 0
 	for _, set := range []bool{iface.Bridge != nil, iface.Masquerade != nil, iface.SRIOV != nil, iface.PasstBinding != nil, iface.Binding != nil} {

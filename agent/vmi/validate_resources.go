@@ -8,8 +8,8 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// leastMemory is the smallest memory request that makes sense; smaller ones are
-// mostly a forgotten unit.
+// leastMemory is the smallest memory request that is accepted; in a smaller one, the
+// user has most likely forgotten the unit.
 var leastMemory = resource.MustParse("1M")
 
 func validateMemory(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
@@ -103,8 +103,8 @@ func validateCPU(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) fi
 	return errs
 }
 
-// validatePinning checks guests that have host CPUs to themselves, and what only
-// they may ask for.
+// validatePinning checks guests with dedicated CPUs, and the fields that only such
+// guests may set.
 func validatePinning(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
 	cpu := spec.Domain.CPU
 	if cpu == nil {
@@ -144,7 +144,7 @@ func validatePinning(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec
 	return errs
 }
 
-// wholeCPUs wants q, if set, to be the number of the guest's CPUs.
+// wholeCPUs checks that q, if set, is the number of the guest's CPUs.
 func wholeCPUs(at *field.Path, q *resource.Quantity, vcpus int) field.ErrorList {
 	switch {
 	case q.Sign() <= 0:
@@ -157,7 +157,7 @@ func wholeCPUs(at *field.Path, q *resource.Quantity, vcpus int) field.ErrorList 
 	return nil
 }
 
-// podNetwork returns the network that is the host's own, or nil.
+// podNetwork returns the instance's pod network, or nil if it has none.
 func podNetwork(spec *kubevirtv1.VirtualMachineInstanceSpec) *kubevirtv1.Network {
 	for i := range spec.Networks {
 		if spec.Networks[i].Pod != nil {

@@ -97,11 +97,12 @@ func validateFirmware(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpe
 	return append(errs, validateKernelBoot(at.Child("kernelBoot"), fw.KernelBoot)...)
 }
 
-// stateNotKept refuses persistent devices, rather than lose what guests keep in
-// them: a disk that is sealed to a lost TPM cannot be read again.
+// stateNotKept is why persistent devices are refused: their content would be lost, and
+// a disk that is sealed to a lost TPM cannot be read again.
 const stateNotKept = "the state would be lost when the instance ends; persistent state is not supported in this version"
 
-// validateUUID wants the canonical form, which is what reaches the emulator.
+// validateUUID accepts the canonical form only, because the value is passed to the
+// emulator as it is.
 func validateUUID(at *field.Path, value string) field.ErrorList {
 	if value == "" {
 		return nil
@@ -119,7 +120,8 @@ func featureSMM(spec *kubevirtv1.VirtualMachineInstanceSpec) *kubevirtv1.Feature
 	return spec.Domain.Features.SMM
 }
 
-// validateKernelBoot wants what is booted directly to come from an image.
+// validateKernelBoot checks that a kernel or initrd that is booted directly comes from
+// a container image.
 func validateKernelBoot(at *field.Path, boot *kubevirtv1.KernelBoot) field.ErrorList {
 	if boot == nil {
 		return nil
@@ -143,8 +145,8 @@ func validateKernelBoot(at *field.Path, boot *kubevirtv1.KernelBoot) field.Error
 	return append(errs, validateImagePath(at.Child("initrdPath"), c.InitrdPath)...)
 }
 
-// validateImagePath wants an absolute path to a file, which cannot lead out of an
-// image.
+// validateImagePath checks that p is an absolute path to a file and cannot lead out of
+// the image.
 func validateImagePath(at *field.Path, p string) field.ErrorList {
 	switch {
 	case p == "":
@@ -217,7 +219,8 @@ func validateProbe(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec, 
 	return errs
 }
 
-// base64Length is the length of what data encodes, and false when it does not.
+// base64Length returns the length of the decoded data, and false when data is not valid
+// base64.
 func base64Length(data string) (int, bool) {
 	decoded, err := base64.StdEncoding.DecodeString(data)
 	return len(decoded), err == nil

@@ -53,7 +53,7 @@ func validateVolumes(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec
 	return errs
 }
 
-// sourcesOf names the sources that a volume sets.
+// sourcesOf returns the names of the sources that a volume sets.
 func sourcesOf(v *kubevirtv1.Volume) []string {
 	var set []string
 	value := reflect.ValueOf(v.VolumeSource)
@@ -66,7 +66,7 @@ func sourcesOf(v *kubevirtv1.Volume) []string {
 	return set
 }
 
-// validateSource checks that a volume names what it comes from.
+// validateSource checks that the source of a volume has its mandatory fields.
 func validateSource(at *field.Path, v *kubevirtv1.Volume) field.ErrorList {
 	var errs field.ErrorList
 	named := func(set bool, value string, path ...string) {
@@ -116,7 +116,7 @@ func validateSource(at *field.Path, v *kubevirtv1.Volume) field.ErrorList {
 	return errs
 }
 
-// cloudInit is what the two sorts of cloud-init volumes have in common.
+// cloudInit holds the fields that the two kinds of cloud-init volumes have in common.
 type cloudInit struct {
 	name                string
 	userRef, networkRef *corev1.LocalObjectReference
@@ -153,7 +153,7 @@ func validateCloudInit(at *field.Path, v *kubevirtv1.Volume) field.ErrorList {
 	return errs
 }
 
-// validateCloudData checks one document of a cloud-init volume and says how many
+// validateCloudData checks one document of a cloud-init volume and returns how many
 // sources it has.
 func validateCloudData(at *field.Path, name string, ref *corev1.LocalObjectReference, plain, encoded string) (int, field.ErrorList) {
 	var errs field.ErrorList
@@ -182,7 +182,8 @@ func validateCloudData(at *field.Path, name string, ref *corev1.LocalObjectRefer
 	return sources, errs
 }
 
-// validateEveryVolumeUsed wants each volume to be seen by the guest.
+// validateEveryVolumeUsed reports volumes that no disk or filesystem shows to the
+// guest.
 func validateEveryVolumeUsed(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
 	disks, filesystems := map[string]bool{}, map[string]bool{}
 	for _, d := range spec.Domain.Devices.Disks {

@@ -7,8 +7,9 @@ import (
 // statsSeconds is how often the guest's balloon driver reports its memory use.
 const statsSeconds = 10
 
-// balloon adds the device through which a guest tells of its memory and returns what
-// it does not use. Memory that is pinned or in huge pages cannot be returned.
+// balloon adds the balloon device, through which a guest reports its memory statistics
+// and returns the memory it does not use. Memory that is pinned or in huge pages cannot
+// be returned.
 func balloon(c *conversion) {
 	if !enabled(c.domain.Devices.AutoattachMemBalloon, true) {
 		c.out.Devices.MemBalloon = &libvirtxml.DomainMemBalloon{Model: "none"}

@@ -6,8 +6,8 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// serialConsole adds the first serial port, whose other end is opened through the
-// hypervisor. What the guest writes also goes to a log.
+// serialConsole adds the first serial port. The host opens its other end through the
+// hypervisor. The guest's output also goes to a log.
 func serialConsole(c *conversion) {
 	d := c.domain.Devices
 	if !enabled(d.AutoattachSerialConsole, true) {
@@ -28,8 +28,8 @@ func serialConsole(c *conversion) {
 	}}
 }
 
-// channels adds the channel to the guest's agent. libvirt chooses the socket, where
-// only it and the guest's user can reach it.
+// channels adds the channel to the guest's agent. libvirt chooses a socket that only
+// libvirt and the guest's user can reach.
 func channels(c *conversion) {
 	c.out.Devices.Channels = []libvirtxml.DomainChannel{{
 		Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{}},

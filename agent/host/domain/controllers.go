@@ -7,7 +7,8 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// controllers adds those that libvirt would not, or would choose otherwise.
+// controllers adds the controllers that libvirt would not add by itself, or for which
+// it would choose another model.
 func controllers(c *conversion) {
 	add := func(kind, model string) {
 		c.out.Devices.Controllers = append(c.out.Devices.Controllers,
@@ -30,7 +31,8 @@ func controllers(c *conversion) {
 	}
 }
 
-// disablePCIHole64 serves old Windows, which cannot use devices above 4 GiB.
+// disablePCIHole64 is for old versions of Windows, which cannot use devices above 4
+// GiB.
 func (c *conversion) disablePCIHole64() bool {
 	return strings.EqualFold(c.VMI.Annotations[v1.DisablePCIHole64], "true")
 }
@@ -54,7 +56,8 @@ func (c *conversion) needsUSB() bool {
 	return false
 }
 
-// needsSCSI: disks can be plugged into a running guest's SCSI bus, if it has one.
+// needsSCSI reports whether the guest needs a SCSI controller. Disks are plugged into a
+// running guest through its SCSI bus, so a guest without one cannot get them.
 func (c *conversion) needsSCSI() bool {
 	if !c.domain.Devices.DisableHotplug {
 		return true

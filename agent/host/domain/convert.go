@@ -38,7 +38,8 @@ func Convert(in Input) (*libvirtxml.Domain, []string, error) {
 	return c.out, c.warnings, nil
 }
 
-// parts is the order of the conversion. Only the last depends on it.
+// parts lists the steps of the conversion in their order. Only the last one depends on
+// the order.
 var parts = []func(*conversion){
 	emulator,
 	identity,
@@ -83,11 +84,11 @@ type conversion struct {
 	warnings []string
 }
 
-// FieldError says which field of the VMI cannot be converted, and why.
+// FieldError reports a field of the VMI that cannot be converted, and why.
 type FieldError struct {
 	// Field is the path, as spec.domain.devices.disks[0].disk.bus.
 	Field string
-	// Value is what it holds.
+	// Value is the value of the field.
 	Value any
 	// Reason completes "<field>: <value>: ".
 	Reason string

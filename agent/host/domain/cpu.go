@@ -7,8 +7,8 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// topology is the shape of the guest's CPUs. Its room for further ones ends where
-// this host's emulator does.
+// topology is the topology of the guest's CPUs. Its room for further CPUs is cut to the
+// most that this host's emulator allows.
 func (c *conversion) topology() machine.Topology {
 	return machine.TopologyOf(&c.VMI.Spec).WithinLimit(c.Machine.Emulates().MaxVCPUs)
 }
@@ -29,8 +29,9 @@ func cpu(c *conversion) {
 	}
 }
 
-// cpuModel names the model. Without KVM a guest gets all that QEMU can emulate: named
-// models and the host's own demand features that it cannot.
+// cpuModel chooses the CPU model. Without KVM a guest gets every feature that QEMU can
+// emulate: named models and the host's own model demand features that QEMU cannot
+// emulate.
 func cpuModel(c *conversion) *libvirtxml.DomainCPU {
 	model := v1.DefaultCPUModel
 	if s := c.domain.CPU; s != nil && s.Model != "" {
@@ -49,17 +50,17 @@ func cpuModel(c *conversion) *libvirtxml.DomainCPU {
 	case v1.CPUModeHostModel:
 		return &libvirtxml.DomainCPU{Mode: model, Check: "partial"}
 	}
-	// Whether the host's CPU can be given the model depends on the features that are
-	// switched off too: libvirt judges that.
+	// Whether the host's CPU can provide the model also depends on the features that
+	// are switched off. libvirt checks that.
 	return &libvirtxml.DomainCPU{
 		Mode: "custom", Match: "exact", Check: "partial",
 		Model: &libvirtxml.DomainCPUModel{Fallback: "forbid", Value: model},
 	}
 }
 
-// cpuFeatures adds what the VMI asks for. Named models of some Intel CPUs contain MPX,
-// which newer CPUs and QEMU have lost: unless asked for it is left out, or such a model
-// could not start on a newer CPU.
+// cpuFeatures adds the features that the VMI asks for. Named models of some Intel CPUs
+// contain MPX, which newer CPUs and QEMU no longer have. MPX is left out unless the VMI
+// asks for it; otherwise a guest with such a model could not start on a newer CPU.
 func cpuFeatures(c *conversion) []libvirtxml.DomainCPUFeature {
 	spec := c.domain.CPU
 	if spec == nil {

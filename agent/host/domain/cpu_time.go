@@ -8,21 +8,22 @@ import (
 )
 
 const (
-	// cpuPeriodMicros is the span of time over which a limit is kept, as Kubernetes'.
+	// cpuPeriodMicros is the period over which a limit is enforced, the same as in
+	// Kubernetes.
 	cpuPeriodMicros = 100_000
-	// leastQuotaMicros is the smallest quota that the kernel takes.
+	// leastQuotaMicros is the smallest quota that the kernel accepts.
 	leastQuotaMicros = 1000
 
-	// leastShares and mostShares bound a guest's weight to what both versions of
-	// cgroups take. The second one is the weight of almost ten CPUs: guests that are
-	// charged more weigh no more.
+	// leastShares and mostShares bound a guest's weight to the values that both
+	// versions of cgroups accept. mostShares is the weight of almost ten CPUs: a guest
+	// that is charged more gets no higher weight.
 	leastShares, mostShares = 2, 10_000
 )
 
-// cpuTime shares the host's processors among its guests: each weighs what it is
-// charged, so that those which asked for more get more when all want to run, and a CPU
-// limit is never passed, by the guest and QEMU's own threads together, as it is for a
-// pod. Guests with dedicated CPUs share them with nobody.
+// cpuTime shares the host's processors among its guests. The weight of a guest follows
+// from the CPU time that it is charged, so guests that asked for more get more when all
+// want to run. The guest and QEMU's own threads together never exceed its CPU limit, as
+// for a pod. Guests with dedicated CPUs share them with nobody.
 func cpuTime(c *conversion) {
 	if s := c.domain.CPU; s != nil && s.DedicatedCPUPlacement {
 		return
@@ -40,17 +41,17 @@ func cpuTime(c *conversion) {
 	}
 }
 
-// cpuShares is the weight of so many thousandths of a CPU: 1024 is one CPU, as in
-// Kubernetes.
+// cpuShares is the weight of milli thousandths of a CPU: one CPU has the weight 1024,
+// as in Kubernetes.
 func cpuShares(milli int64) uint {
 	const sharesPerCPU = 1024
 	milli = min(milli, mostShares*1000/sharesPerCPU+1) // so that the product does not overflow
 	return uint(min(max(milli*sharesPerCPU/1000, leastShares), mostShares))
 }
 
-// cpuQuota is the time in microseconds that so many thousandths of a CPU have in each
-// period.
+// cpuQuota is the CPU time, in microseconds for each period, that milli thousandths of
+// a CPU amount to.
 func cpuQuota(milli int64) int64 {
-	const mostMilli = 1 << 37 // libvirt takes no quota of much more, and no host has so many CPUs
+	const mostMilli = 1 << 37 // libvirt accepts no quota much larger, and no host has so many CPUs
 	return max(min(milli, mostMilli)*cpuPeriodMicros/1000, leastQuotaMicros)
 }

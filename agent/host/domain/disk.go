@@ -64,8 +64,9 @@ func disk(c *conversion, path *field.Path, d v1.Disk, source Disk, names *device
 	case !ata && (readOnly || source.ReadOnly):
 		out.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
 	case ata && readOnly:
-		// ATA disks know no write protection, and libvirt refuses it. A seed, which
-		// lands here by default, is left writable: the guest spoils its own copy.
+		// ATA disks have no write protection, and libvirt refuses to set it. A
+		// cloud-init seed, which is on this bus by default, is therefore left writable:
+		// the guest can only damage its own copy.
 		c.unsupported(path.Child("disk", "readonly"), true, "a disk on sata cannot be read-only: use another bus or a cdrom")
 	}
 	if enabled(d.Shareable, false) || source.Shareable {
@@ -79,7 +80,8 @@ func disk(c *conversion, path *field.Path, d v1.Disk, source Disk, names *device
 	return out
 }
 
-// diskDevice sets what the guest sees the disk as, and says whether it is read-only.
+// diskDevice sets the kind of device that the guest sees, and returns whether the disk
+// is read-only.
 func diskDevice(c *conversion, path *field.Path, d v1.Disk, out *libvirtxml.DomainDisk, names *deviceNames) bool {
 	bus := diskBus(d)
 	var kind string
@@ -154,8 +156,8 @@ func diskDriver(c *conversion, path *field.Path, d v1.Disk, source Disk) *libvir
 	return driver
 }
 
-// cacheMode bypasses the host's page cache where that is possible, which is also what
-// makes a live migration safe; elsewhere the cache is written through.
+// cacheMode bypasses the host's page cache where that is possible, which also makes
+// live migration safe. Elsewhere it selects a write-through cache.
 func cacheMode(c *conversion, path *field.Path, d v1.Disk, source Disk) string {
 	direct := source.DirectIO && (source.Backing == nil || source.Backing.DirectIO)
 	switch d.Cache {
@@ -178,8 +180,8 @@ func cacheMode(c *conversion, path *field.Path, d v1.Disk, source Disk) string {
 	return string(d.Cache)
 }
 
-// ioMode uses the kernel's asynchronous I/O where it does not block: on devices and
-// on files without holes, both without the page cache.
+// ioMode selects the kernel's asynchronous I/O where that does not block: on devices
+// and on files without holes, and only if the page cache is bypassed.
 func ioMode(c *conversion, path *field.Path, d v1.Disk, source Disk, cache string) string {
 	switch d.IO {
 	case "":
@@ -276,7 +278,7 @@ func blockIO(c *conversion, path *field.Path, d v1.Disk, source Disk) *libvirtxm
 	return nil
 }
 
-// diskBus returns the bus d is on, KubeVirt's default where it names none.
+// diskBus returns the bus of d, or KubeVirt's default if d names none.
 func diskBus(d v1.Disk) v1.DiskBus {
 	bus := v1.DiskBus("")
 	byDefault := v1.DiskBusVirtio

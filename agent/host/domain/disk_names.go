@@ -4,8 +4,9 @@ import (
 	v1 "kubevirt.io/api/core/v1"
 )
 
-// deviceNames hands out vda, vdb ..., sda, sdb .... A disk that the status says was
-// given a name keeps it, so that disks plugged in and out do not rename the others.
+// deviceNames assigns the target names vda, vdb ..., sda, sdb .... A disk that has a
+// target name in the status keeps it, so that plugging or unplugging a disk does not
+// rename the others.
 type deviceNames struct {
 	kept map[string]string
 	used map[string]bool
@@ -22,7 +23,7 @@ func newDeviceNames(status []v1.VolumeStatus) *deviceNames {
 	return n
 }
 
-// next returns the name of the disk called name on bus.
+// next returns the target name of the disk called name on bus.
 func (n *deviceNames) next(name string, bus v1.DiskBus) string {
 	prefix := "sd"
 	if bus == v1.DiskBusVirtio {

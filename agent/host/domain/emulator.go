@@ -7,7 +7,7 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// Emulates is what guests can be given on the host besides its CPU model.
+// Emulates returns what the host's emulator can give guests, apart from CPU models.
 func (h HostInfo) Emulates() machine.Emulator {
 	limit := machine.MaxVCPUsWithoutIOMMU
 	if h.MaxCPUs > 0 {
@@ -20,7 +20,8 @@ func (h HostInfo) Emulates() machine.Emulator {
 }
 
 // emulator refuses what this host cannot emulate. Placement compares the same needs
-// with what the host published, so this is seen only when a host has changed since.
+// with what the host published, so this refusal occurs only if the host has changed
+// since then.
 func emulator(c *conversion) {
 	for _, lack := range c.Machine.Emulates().Lacks(machine.NeedsOf(c.VMI)) {
 		path := c.root

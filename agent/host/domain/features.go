@@ -5,7 +5,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// features switches what the machine offers besides devices.
+// features switches the machine's features that are not devices.
 func features(c *conversion) {
 	spec := c.domain.Features
 	if spec == nil {
@@ -36,8 +36,8 @@ func features(c *conversion) {
 	hyperv(c, spec)
 }
 
-// systemManagement switches SMM, without which firmware cannot protect what secure
-// boot relies on.
+// systemManagement switches SMM. Without SMM, firmware cannot protect the variables
+// that secure boot relies on.
 func systemManagement(c *conversion, spec *v1.Features) {
 	wanted := spec.SMM != nil && enabled(spec.SMM.Enabled, true)
 	refused := spec.SMM != nil && !wanted
@@ -49,7 +49,7 @@ func systemManagement(c *conversion, spec *v1.Features) {
 	}
 }
 
-// withoutKVM says what is left out: these features are KVM's.
+// withoutKVM warns about the features that are left out because only KVM provides them.
 func withoutKVM(c *conversion, spec *v1.Features) {
 	path := c.root.Child("features")
 	for _, f := range []struct {
@@ -67,7 +67,7 @@ func withoutKVM(c *conversion, spec *v1.Features) {
 	}
 }
 
-// hyperv offers the interfaces that Windows uses to run well.
+// hyperv switches on the Hyper-V interfaces with which Windows runs well.
 func hyperv(c *conversion, spec *v1.Features) {
 	if spec.Hyperv == nil {
 		if p := spec.HypervPassthrough; p != nil && enabled(p.Enabled, true) {

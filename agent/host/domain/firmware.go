@@ -4,8 +4,8 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// firmware chooses between BIOS and EFI. With EFI, libvirt finds the image by the
-// features asked for, so that no path of any distribution is known here.
+// firmware chooses between BIOS and EFI. With EFI, libvirt finds the firmware image by
+// the features that the domain asks for, so this package needs no distribution's paths.
 func firmware(c *conversion) {
 	f := c.domain.Firmware
 	if f == nil {

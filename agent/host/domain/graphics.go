@@ -5,8 +5,8 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// graphics adds a display. Nothing listens for its viewers: they are handed in
-// through the hypervisor, after the API has let them pass.
+// graphics adds a display that listens on no socket. Viewers reach it through the
+// hypervisor, after the API has authorised them.
 func graphics(c *conversion) {
 	d := c.domain.Devices
 	if !enabled(d.AutoattachGraphicsDevice, true) {
@@ -34,7 +34,7 @@ func graphics(c *conversion) {
 	c.out.Devices.Videos = []libvirtxml.DomainVideo{{Model: model}}
 }
 
-// inputs adds the tablets that make a pointer follow the viewer's.
+// inputs adds the tablets that make the guest's pointer follow the viewer's pointer.
 func inputs(c *conversion) {
 	d := c.domain.Devices
 	for i, in := range d.Inputs {
@@ -52,7 +52,7 @@ func inputs(c *conversion) {
 		}
 		out := libvirtxml.DomainInput{Type: string(in.Type), Bus: string(bus), Alias: userAlias(in.Name)}
 		if bus == v1.InputBusVirtio {
-			out.Model = v1.VirtIO // there are no transitional ones
+			out.Model = v1.VirtIO // there are no transitional input devices
 		}
 		c.out.Devices.Inputs = append(c.out.Devices.Inputs, out)
 	}

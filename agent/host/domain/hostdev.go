@@ -5,7 +5,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// hostDevices hands GPUs and other devices of the host to the guest.
+// hostDevices passes GPUs and other devices of the host through to the guest.
 func hostDevices(c *conversion) {
 	path := c.root.Child("devices", "gpus")
 	for i, g := range c.domain.Devices.GPUs {

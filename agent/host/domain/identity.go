@@ -7,10 +7,11 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// FirmwareUUID returns the UUID that the guest sees as its machine's: the one asked
-// for, or the VMI's own. Two guests of one host may have the same: KubeVirt derives it
-// from the VMI's name, whatever the namespace, and users may choose any. So it is not
-// the domain's, which libvirt wants to be unique: that is the VMI's UID.
+// FirmwareUUID returns the machine UUID that the guest sees: the one in the spec, or
+// else the VMI's UID. Two guests of one host may have the same firmware UUID, because
+// KubeVirt derives it from the VMI's name without the namespace, and users may choose
+// any. libvirt requires the UUID of a domain to be unique, so the domain's UUID is the
+// VMI's UID instead.
 func FirmwareUUID(vmi *v1.VirtualMachineInstance) string {
 	if f := vmi.Spec.Domain.Firmware; f != nil && f.UUID != "" {
 		return string(f.UUID)
@@ -34,8 +35,8 @@ func identity(c *conversion) {
 	c.out.UUID = string(c.VMI.UID)
 	owner := hypervisor.Owner{Ref: ref, Host: c.Host, Epoch: c.Epoch}
 	c.out.Metadata = &libvirtxml.DomainMetadata{XML: owner.Metadata()}
-	// A guest that ended stays ended: what happens next is decided for the whole
-	// mesh, not by this host's libvirt.
+	// libvirt must not restart a guest that has ended: whether it starts again is
+	// decided for the whole mesh, not by this host's libvirt.
 	c.out.OnPoweroff = "destroy"
 	c.out.OnCrash = "destroy"
 	if p := c.domain.RebootPolicy; p != nil {

@@ -8,7 +8,7 @@ import (
 type Input struct {
 	// VMI is read, never changed.
 	VMI *v1.VirtualMachineInstance
-	// Host and Epoch go into the domain's metadata.
+	// Host and Epoch are written into the domain's metadata.
 	Host  string
 	Epoch uint64
 	// Disks by volume name. Every disk of the VMI needs one.
@@ -22,10 +22,10 @@ type Input struct {
 	// KernelBoot holds the files of spec.domain.firmware.kernelBoot.
 	KernelBoot KernelFiles
 	// CPUMilli is the processor time that the guest is charged on its host, in
-	// thousandths of a CPU: its weight against the other guests. Zero leaves the weight
-	// to libvirt.
+	// thousandths of a CPU. It sets the guest's weight relative to other guests. Zero
+	// leaves the weight to libvirt.
 	CPUMilli int64
-	// Pinning is required when the VMI asks for dedicated CPUs.
+	// Pinning must be set when the VMI asks for dedicated CPUs.
 	Pinning *Pinning
 	// VSOCKCID is the guest's context identifier when it asks for a vsock.
 	VSOCKCID uint32
@@ -33,7 +33,7 @@ type Input struct {
 	Paths    Paths
 }
 
-// DiskType says what kind of thing holds a disk's data.
+// DiskType says whether a file, a block device or a network server holds a disk's data.
 type DiskType string
 
 // The types of disks.
@@ -50,20 +50,23 @@ type Disk struct {
 	Path string
 	// Network is set for DiskNetwork.
 	Network *NetworkDisk
-	// Format of the data: raw or qcow2. It is never probed: a guest could write a
-	// header into a raw disk that makes it mean another file of the host.
+	// Format of the data: raw or qcow2. It is never probed: a guest could write a qcow2
+	// header into a raw disk, and probing would then open whatever file of the host the
+	// header names.
 	Format string
 	// Backing is the image below a qcow2 overlay. Without it the overlay stands
 	// alone, whatever its header says, for the same reason.
 	Backing *Disk
-	// ReadOnly and Shareable add to what the VMI asks for. A SATA disk cannot be shown
-	// as read-only: a ReadOnly source may then be written, so it is the guest's own.
+	// ReadOnly and Shareable are set in addition to what the VMI asks for. A SATA disk
+	// cannot be shown as read-only: the guest may write to its source even if ReadOnly
+	// is set, so the source must belong to that guest alone.
 	ReadOnly, Shareable bool
 	// DirectIO says that the file system or device supports O_DIRECT.
 	DirectIO bool
 	// Preallocated says that the file has no holes.
 	Preallocated bool
-	// NoDiscard keeps a thick volume thick.
+	// NoDiscard makes QEMU ignore the guest's discards, so that a thick volume stays
+	// thick.
 	NoDiscard bool
 	// LogicalBlockSize and PhysicalBlockSize are the volume's, for disks that match it.
 	LogicalBlockSize, PhysicalBlockSize uint
@@ -85,17 +88,18 @@ type NetworkHost struct {
 
 // NIC is a network interface as its host has prepared it.
 type NIC struct {
-	// TapDevice exists already; libvirt neither makes nor removes it.
+	// TapDevice is the name of an existing tap; libvirt neither creates nor removes it.
 	TapDevice string
-	// PCI is used instead of TapDevice to hand a virtual function to the guest.
+	// PCI is set instead of TapDevice to pass a virtual function through to the guest.
 	PCI string
 	// MAC is the address claimed for the interface.
 	MAC string
-	// MTU is told to the guest; zero says nothing.
+	// MTU is announced to the guest unless it is zero.
 	MTU int
 }
 
-// HostDevice is a device of the host that is handed to the guest. One field is set.
+// HostDevice is a device of the host that is passed through to the guest. Exactly one
+// field is set.
 type HostDevice struct {
 	PCI  string // 0000:01:00.0
 	MDev string // uuid
@@ -112,19 +116,19 @@ type KernelFiles struct {
 	Kernel, Initrd string
 }
 
-// Pinning gives each of the guest's threads host CPUs of its own.
+// Pinning assigns host CPUs to the guest's threads.
 type Pinning struct {
 	// VCPUs has one host CPU for each virtual CPU.
 	VCPUs []int
 	// Emulator is where QEMU's other threads run; empty means on VCPUs.
 	Emulator []int
-	// NUMANodes is where memory comes from; empty leaves it open.
+	// NUMANodes are the nodes that provide the guest's memory; empty allows any.
 	NUMANodes []int
 }
 
 // HostInfo describes the host that will run the domain.
 type HostInfo struct {
-	// KVM says that hardware virtualization is to be used. Otherwise QEMU emulates.
+	// KVM selects hardware virtualization. Without it, QEMU emulates the CPU.
 	KVM bool
 	// Arch is libvirt's name, x86_64. Only this one is supported.
 	Arch string
@@ -136,12 +140,13 @@ type HostInfo struct {
 	Canonical map[string]string
 	// MaxCPUs a guest may have; zero skips the check.
 	MaxCPUs int
-	// EFI, SecureBoot and TPM say what the host can give; they are demanded when used.
+	// EFI, SecureBoot and TPM say whether the host has them; a VMI that uses one is
+	// refused on a host without it.
 	EFI, SecureBoot, TPM bool
 }
 
 // Paths are the files that a domain needs besides its disks.
 type Paths struct {
-	// SerialLog receives what the guest writes to its console; empty logs nothing.
+	// SerialLog receives the guest's console output; empty logs nothing.
 	SerialLog string
 }

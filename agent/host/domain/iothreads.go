@@ -66,7 +66,7 @@ func sharedThreads(vmi *v1.VirtualMachineInstance, shared, dedicated int) int {
 	return 1
 }
 
-// ioThreads declares the threads that disks name.
+// ioThreads declares the I/O threads that disks refer to.
 func ioThreads(c *conversion) {
 	if p := c.domain.IOThreadsPolicy; p != nil {
 		switch *p {

@@ -41,8 +41,8 @@ func memory(c *conversion) {
 	memoryBacking(c, pageSize)
 }
 
-// hotpluggableMemory leaves address space for memory that is added later. libvirt
-// needs a memory node to add it to.
+// hotpluggableMemory reserves address space for memory that is added while the guest
+// runs. libvirt needs a NUMA node to add the memory to.
 func hotpluggableMemory(c *conversion, most, start uint) {
 	c.out.MaximumMemory = &libvirtxml.DomainMaxMemory{Value: most, Unit: "b", Slots: 16}
 	last := c.topology().MaxVCPUs() - 1
@@ -51,8 +51,8 @@ func hotpluggableMemory(c *conversion, most, start uint) {
 	}}}
 }
 
-// memoryBacking says where the memory comes from. Sharing it with another process, as
-// virtiofs needs, goes through an anonymous file.
+// memoryBacking selects where the guest's memory comes from. virtiofs needs to share it
+// with another process; such memory is an anonymous file.
 func memoryBacking(c *conversion, pageSize int64) {
 	backing := &libvirtxml.DomainMemoryBacking{}
 	shared := len(c.domain.Devices.Filesystems) > 0

@@ -12,9 +12,9 @@ import (
 // nicModels are the network cards that QEMU emulates for a guest.
 var nicModels = []string{"e1000", "e1000e", "igb", "ne2k_pci", "pcnet", "rtl8139", v1.VirtIO}
 
-// interfaces adds the network cards. Their host side exists before the domain does:
-// how it is wired is none of the domain's business. Their taps have one queue, and QEMU
-// cannot open a tap that another made with more than it was made with.
+// interfaces adds the network cards. Their taps exist before the domain does, and the
+// domain does not say how the taps are connected. The taps have one queue, and QEMU
+// cannot open an existing tap with more queues than it was created with.
 func interfaces(c *conversion) {
 	if enabled(c.domain.Devices.NetworkInterfaceMultiQueue, false) {
 		c.warn(c.root.Child("devices", "networkInterfaceMultiqueue"), "the interfaces have one queue each")
@@ -72,7 +72,7 @@ func networkInterface(c *conversion, path *field.Path, iface v1.Interface, nic N
 		}
 		out.Boot = &libvirtxml.DomainDeviceBoot{Order: *iface.BootOrder}
 	} else {
-		// Without its boot ROM a card costs the firmware no time.
+		// A card without a boot ROM costs the firmware no time.
 		out.ROM = &libvirtxml.DomainROM{Enabled: "no"}
 	}
 	if iface.ACPIIndex > 0 {
@@ -94,7 +94,8 @@ func nicModel(c *conversion, path *field.Path, iface v1.Interface) string {
 	return iface.Model
 }
 
-// macAddress takes the claimed address. The one in the VMI is only what was wished for.
+// macAddress returns the claimed address. The address in the VMI is only the requested
+// one.
 func macAddress(c *conversion, path *field.Path, iface v1.Interface, nic NIC) *libvirtxml.DomainInterfaceMAC {
 	mac := nic.MAC
 	if mac == "" {
@@ -111,7 +112,8 @@ func macAddress(c *conversion, path *field.Path, iface v1.Interface, nic NIC) *l
 	return &libvirtxml.DomainInterfaceMAC{Address: parsed.String()}
 }
 
-// passedThroughNIC hands a virtual function of the host's card to the guest.
+// passedThroughNIC passes a virtual function of the host's network card through to the
+// guest.
 func passedThroughNIC(c *conversion, path *field.Path, iface v1.Interface, nic NIC) {
 	address := pciAddress(c, path.Child("name"), nic.PCI)
 	if address == nil {

@@ -10,8 +10,9 @@ import (
 // defaultMachine is the machine type of a VMI that names none.
 const defaultMachine = "q35"
 
-// CanonicalMachine returns the machine that name stands for on this host: q35 is
-// another one after an upgrade of QEMU, pc-q35-7.2 is not.
+// CanonicalMachine returns the machine type that name stands for on this host. An alias
+// such as q35 means another machine after an upgrade of QEMU; pc-q35-7.2 always means
+// the same one.
 func (h HostInfo) CanonicalMachine(name string) string {
 	if name == "" {
 		name = defaultMachine
@@ -22,8 +23,8 @@ func (h HostInfo) CanonicalMachine(name string) string {
 	return name
 }
 
-// bootMenuMillis is how long a guest that starts paused shows its boot menu once it
-// is resumed, so that its firmware can be entered.
+// bootMenuMillis is how long a guest that starts paused shows its boot menu after it is
+// resumed, so that the user can enter the firmware setup.
 const bootMenuMillis = "10000"
 
 // operatingSystem chooses the machine and how it boots.

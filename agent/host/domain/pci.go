@@ -21,7 +21,7 @@ func pciAddress(c *conversion, path *field.Path, text string) *libvirtxml.Domain
 		return nil
 	}
 	part := func(i int) *uint {
-		// The pattern admits nothing that does not parse.
+		// Everything that the pattern matches parses without error.
 		n, _ := strconv.ParseUint(m[i], 16, 16)
 		return ptr(uint(n))
 	}
@@ -30,8 +30,8 @@ func pciAddress(c *conversion, path *field.Path, text string) *libvirtxml.Domain
 	}}
 }
 
-// virtioModel is the generation of the virtio devices: the current one, or for old
-// guests one that speaks the old protocol too.
+// virtioModel is the model of the virtio devices: the current one, or for old guests
+// the transitional one, which also speaks the old protocol.
 func (c *conversion) virtioModel() string {
 	if enabled(c.domain.Devices.UseVirtioTransitional, false) {
 		return "virtio-transitional"

@@ -8,16 +8,17 @@ import (
 )
 
 // sparePorts is how many PCI devices can be plugged into a running guest: a few network
-// cards. Disks need none, they go on the SCSI controller that is always there. A port
-// takes address space and some time of the firmware at each boot, so there are not more.
+// cards. Disks need no port: they go on the SCSI controller, which is always there.
+// There are no more ports because each takes address space, and time of the firmware at
+// each boot.
 const sparePorts = 4
 
 // oldPCICards are the nicModels that are not PCI Express.
 var oldPCICards = []string{"e1000", "ne2k_pci", "pcnet", "rtl8139"}
 
-// pciPorts gives a q35 machine a port for every PCI Express device it has, and some
-// more: a device can only be plugged into a port that was there when the guest
-// started, and libvirt adds just those the first devices need.
+// pciPorts gives a q35 machine a port for every PCI Express device that it has, and
+// some spare ones. A device can only be plugged into a port that existed when the guest
+// started, and libvirt only adds ports for the devices in the definition.
 func pciPorts(c *conversion) {
 	machine := ""
 	if c.out.OS.Type != nil {

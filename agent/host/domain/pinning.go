@@ -9,7 +9,7 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// pinning ties the guest's threads to the host CPUs that were given to it.
+// pinning pins the guest's threads to the host CPUs that are assigned to the guest.
 func pinning(c *conversion) {
 	spec := c.domain.CPU
 	if spec == nil {

@@ -4,7 +4,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// rng adds a source of random numbers, if asked for.
+// rng adds a source of random numbers if the VMI asks for one.
 func rng(c *conversion) {
 	if c.domain.Devices.Rng == nil {
 		return

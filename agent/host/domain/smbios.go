@@ -7,14 +7,15 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// smbios fills the tables in which a guest finds its machine's maker, serial number
-// and UUID.
+// smbios fills in the SMBIOS tables, in which a guest finds its machine's manufacturer,
+// serial number and UUID.
 func smbios(c *conversion) {
 	system := entries{}
 	if f := c.domain.Firmware; f != nil {
 		system.add("serial", f.Serial)
 	}
-	// The maker is KubeVirt, by which software in guests knows where it runs.
+	// The manufacturer is KubeVirt, because software in guests detects its platform by
+	// that name.
 	system.add("manufacturer", "KubeVirt")
 	system.add("product", "None")
 	system.add("family", "KubeVirt")
@@ -36,15 +37,16 @@ func smbios(c *conversion) {
 	machineUUID(c)
 }
 
-// machineUUID gives the guest a UUID other than the domain's. libvirt refuses that in
-// <sysinfo>, so QEMU is told: it merges this table with the one that libvirt asks for,
-// and takes the UUID for its own, so that fw_cfg and the monitor agree with the table.
+// machineUUID gives the guest a UUID other than the domain's. libvirt refuses such a
+// UUID in <sysinfo>, so it is passed as an argument to QEMU. QEMU merges this table
+// with the one that libvirt asks for and uses the UUID as its own, so that fw_cfg and
+// the monitor agree with the table.
 func machineUUID(c *conversion) {
 	wanted := FirmwareUUID(c.VMI)
 	if wanted == c.out.UUID {
 		return
 	}
-	// QEMU splits the argument at commas: nothing but a UUID may get there.
+	// QEMU splits the argument at commas, so nothing but a UUID may be written here.
 	parsed, err := uuid.Parse(wanted)
 	if err != nil || !strings.EqualFold(parsed.String(), wanted) {
 		c.invalid(c.root.Child("firmware", "uuid"), wanted, "must be a UUID, as 5d307ca9-b3ef-428c-8861-06e72d69f223")

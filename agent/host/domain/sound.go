@@ -4,7 +4,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// sound adds a sound card that plays to no one: there is no audio over VNC here.
+// sound adds a sound card whose output is discarded: VNC carries no audio here.
 func sound(c *conversion) {
 	s := c.domain.Devices.Sound
 	if s == nil {

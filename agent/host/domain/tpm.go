@@ -4,8 +4,9 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// tpm adds an emulated TPM 2.0, whose secrets end with the instance. A persistent one
-// is refused: a disk sealed to it could not be read after the next stop.
+// tpm adds an emulated TPM 2.0, whose secrets are lost when the instance ends. A
+// persistent TPM is refused: a disk that is sealed to it could not be read after the
+// next stop.
 func tpm(c *conversion) {
 	t := c.domain.Devices.TPM
 	if t == nil || !enabled(t.Enabled, true) {

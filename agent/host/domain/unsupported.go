@@ -1,6 +1,6 @@
 package domain
 
-// unsupported refuses what the API accepts and no part converts.
+// unsupported refuses the fields that the API accepts and no part converts.
 func unsupported(c *conversion) {
 	devices := c.root.Child("devices")
 	if c.domain.Devices.ClientPassthrough != nil {

@@ -8,7 +8,7 @@ var (
 	ErrNotFound = errors.New("no such domain")
 	// ErrConflict: Start found the name or the UUID taken by another domain.
 	ErrConflict = errors.New("name or uuid in use by another domain")
-	// ErrNotRunning: the act needs a running guest.
+	// ErrNotRunning: the call needs a running guest.
 	ErrNotRunning = errors.New("domain is not running")
 	// ErrRunning: Undefine refuses to drop a running domain.
 	ErrRunning = errors.New("domain is running")
@@ -24,9 +24,10 @@ var (
 	// ErrInvalid: the hypervisor rejects the definition or the value. Trying again does
 	// not help.
 	ErrInvalid = errors.New("domain definition rejected")
-	// ErrUnsupported: the hypervisor cannot do this to a running guest. It takes effect
-	// when the guest is started anew.
+	// ErrUnsupported: the hypervisor cannot make this change to a running guest. The
+	// change takes effect at the guest's next start.
 	ErrUnsupported = errors.New("not possible while the guest runs")
-	// ErrRefused: the guest did not do what it was asked for, and nothing has changed.
+	// ErrRefused: the guest did not do what it was asked to do, and nothing has
+	// changed.
 	ErrRefused = errors.New("the guest does not comply")
 )

@@ -11,7 +11,7 @@ const (
 	EventState EventKind = "state"
 	// EventUndefined: the domain is no longer defined.
 	EventUndefined EventKind = "undefined"
-	// EventAgent: the guest's agent connected, or went, as Connected says.
+	// EventAgent: the guest's agent connected or disconnected, as Connected says.
 	EventAgent EventKind = "agent"
 	// EventReboot: the guest rebooted.
 	EventReboot EventKind = "reboot"
@@ -20,19 +20,19 @@ const (
 	EventIOError EventKind = "io-error"
 	// EventWatchdog: the guest's watchdog fired; Detail is the action taken.
 	EventWatchdog EventKind = "watchdog"
-	// EventMigration: a migration moved on; Detail is its iteration or phase.
+	// EventMigration: a migration made progress; Detail is its iteration or phase.
 	EventMigration EventKind = "migration"
-	// EventJob: the job Job, of the volume named by Device when it is a block job, has
-	// come to Result. When it failed, Detail says why, if that is known. A migration's
-	// copying of disks is reported as block jobs of its own. A job on the domain as a
-	// whole is only sure to be reported when it completes.
+	// EventJob: the job Job has reached Result. For a block job, Device names the
+	// volume. For a failed job, Detail says why, if that is known. The disk copies of a
+	// migration are reported as separate block jobs. A job on the domain as a whole is
+	// certain to be reported only if it completes.
 	EventJob EventKind = "job"
-	// EventDeviceRemoved: the guest has let go of the device named by Device, and the
-	// domain does not have it any more.
+	// EventDeviceRemoved: the guest has released the device named by Device, and the
+	// domain no longer has it.
 	EventDeviceRemoved EventKind = "device-removed"
-	// EventDeviceKept: the guest refuses to let go of the device named by Device.
+	// EventDeviceKept: the guest refuses to release the device named by Device.
 	EventDeviceKept EventKind = "device-kept"
-	// EventResync: events were lost. Ref is empty; List what there is.
+	// EventResync: events were lost. Ref is empty; the subscriber must call List.
 	EventResync EventKind = "resync"
 )
 

@@ -8,8 +8,8 @@ type Capabilities struct {
 	HypervisorVersion, LibraryVersion string
 	Arch                              string
 	Emulator                          string
-	// KVM says that the hypervisor offers hardware virtualization. Whether guests
-	// really run with it is for package kvmprobe to find out.
+	// KVM says that the hypervisor offers hardware virtualization. Package kvmprobe
+	// tests whether guests really run with it.
 	KVM         bool
 	CPUs        int
 	MemoryBytes int64
@@ -39,13 +39,14 @@ type Capabilities struct {
 
 // MachineType is one emulated machine.
 type MachineType struct {
-	// Name is what a definition may say. Canonical is the machine that it stands for
-	// now: the name itself, or another one when Name is an alias, whose meaning changes
-	// with an upgrade of the emulator.
+	// Name may be used in a definition. Canonical is the machine that Name stands for
+	// now: Name itself, or another machine when Name is an alias. The meaning of an
+	// alias may change with an upgrade of the emulator.
 	Name, Canonical string
 	// MaxVCPUs is the most CPUs a guest of it may have; zero when that is not known.
 	MaxVCPUs int
-	// Deprecated machines will not be there after some later upgrade.
+	// Deprecated says that a later version of the emulator will no longer have the
+	// machine.
 	Deprecated bool
 }
 
@@ -77,10 +78,11 @@ type NUMANode struct {
 	Hugepages map[uint64]int64
 }
 
-// GuestInfo is what a guest says of itself. Any field may be empty: agents differ in
-// what they tell.
+// GuestInfo is what the agent in a guest reports. Any field may be empty: agents differ
+// in what they report.
 type GuestInfo struct {
-	// AgentVersion and Commands are the agent's own: what it can be asked for.
+	// AgentVersion is the version of the agent, and Commands are the commands that it
+	// knows.
 	AgentVersion string
 	Commands     []GuestCommand
 	Hostname     string
@@ -90,11 +92,12 @@ type GuestInfo struct {
 	Users        []GuestUser
 	Filesystems  []GuestFilesystem
 	Interfaces   []GuestInterface
-	// Truncated says that the guest reported more than is passed on.
+	// Truncated says that the guest reported more than the bounds allow, and the rest
+	// was dropped.
 	Truncated bool
 }
 
-// GuestCommand is a question that the guest's agent knows. Who set up the guest may
+// GuestCommand is a command that the guest's agent knows. The guest's administrator may
 // have disabled it.
 type GuestCommand struct {
 	Name    string
@@ -132,12 +135,13 @@ type GuestInterface struct {
 	Addresses []string
 }
 
-// Stats are the counters of one running domain. They start at zero with its process.
+// Stats are the counters of one running domain. They start at zero when the domain's
+// process starts.
 type Stats struct {
 	Ref   Ref
 	State State
 	CPU   CPUStats
-	// Memory is what the balloon and the host tell.
+	// Memory comes from the balloon driver and from the host.
 	Memory MemoryStats
 	Disks  []DiskStats
 	NICs   []NICStats

@@ -1,10 +1,10 @@
 package hypervisor
 
-// FaultCode names a fault of the host or of a guest's definition for programs. It
-// stays the same from version to version.
+// FaultCode names a fault of the host or of a guest's definition, for use by programs.
+// Codes do not change between versions.
 type FaultCode string
 
-// The faults that are told apart.
+// The codes of faults.
 const (
 	// FaultDiskLocked: another process, here or on another host, has the disk open.
 	FaultDiskLocked FaultCode = "DiskLocked"
@@ -18,9 +18,9 @@ const (
 	FaultDiskAlignment FaultCode = "DiskAlignment"
 	// FaultNoSpace: the host's file system is full.
 	FaultNoSpace FaultCode = "NoSpace"
-	// FaultNoHugepages: the host has not enough free huge pages of the size.
+	// FaultNoHugepages: the host does not have enough free huge pages of the size.
 	FaultNoHugepages FaultCode = "NoHugepages"
-	// FaultNoMemory: the host has not enough memory.
+	// FaultNoMemory: the host does not have enough memory.
 	FaultNoMemory FaultCode = "NoMemory"
 	// FaultNoKVM: hardware virtualization is missing or may not be used.
 	FaultNoKVM FaultCode = "NoKVM"
@@ -42,16 +42,16 @@ const (
 	FaultFirmware FaultCode = "Firmware"
 	// FaultNoSlot: the machine has no free slot, port or target for one more device.
 	FaultNoSlot FaultCode = "NoSlot"
-	// FaultBusy: another act on the domain goes on and on.
+	// FaultBusy: another operation on the domain did not end in time.
 	FaultBusy FaultCode = "Busy"
-	// FaultOther: what is not known; Sentence is what the hypervisor said, without what
-	// varies from one time to the next.
+	// FaultOther: a fault without a code of its own. Sentence is the hypervisor's
+	// message, without the parts that vary from one occurrence to the next.
 	FaultOther FaultCode = "Other"
 )
 
-// Fault is an error of the hypervisor in words for people. The same fault has the same
-// words each time: no timestamps, process numbers or host paths, so that two of them
-// can be compared. What exactly the hypervisor said is in the log.
+// Fault is an error of the hypervisor in words for users. The same fault has the same
+// text each time, without timestamps, process numbers or host paths, so that two faults
+// can be compared. The hypervisor's exact message is in the log.
 type Fault struct {
 	Code FaultCode
 	// Sentence says what is wrong, Remedy what can be done; Remedy may be empty.

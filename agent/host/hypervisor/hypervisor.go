@@ -17,8 +17,8 @@ type Ref struct {
 // String returns namespace/name, as logs and errors name the instance.
 func (r Ref) String() string { return r.Namespace + "/" + r.Name }
 
-// maxDomainName leaves room in a file name for what libvirt adds to the name of a
-// domain, for its log and the files of its devices.
+// maxDomainName leaves room in a file name for the suffixes that libvirt adds to the
+// name of a domain, in the names of its log and of its devices' files.
 const maxDomainName = 200
 
 // DomainName returns the name of the domain that runs r.
@@ -26,8 +26,8 @@ func (r Ref) DomainName() string {
 	return machine.BoundedName(r.Namespace+"_"+r.Name, maxDomainName)
 }
 
-// Hypervisor runs the guests of one host. Callers that need one part of it take that
-// part's interface.
+// Hypervisor runs the guests of one host. A caller that needs only a part of it takes
+// the interface of that part.
 type Hypervisor interface {
 	Inventory
 	Lifecycle
@@ -37,32 +37,33 @@ type Hypervisor interface {
 	Jobs
 	Consoles
 	Observer
-	// Close ends the connection and all subscriptions and waits for calls under way,
-	// though not for ever: the error names those that did not end in time. Guests are
-	// not touched.
+	// Close ends the connection and all subscriptions, and waits a limited time for
+	// calls in progress; the error names the calls that did not end in time. Guests
+	// keep running.
 	Close() error
 }
 
-// Inventory tells what is there.
+// Inventory describes the host and lists our domains.
 type Inventory interface {
 	// Capabilities describes the host. It takes seconds the first time, and again after
 	// the daemon was restarted or the emulator replaced by an upgrade; otherwise the
-	// answer comes from memory, so callers may ask as often as they like instead of
-	// keeping the answer. The caller must not change what the result refers to.
+	// answer comes from memory, so callers need not cache it. The result shares maps
+	// and slices with other callers, so the caller must not change them.
 	Capabilities(ctx context.Context) (Capabilities, error)
-	// List returns our domains, running or not, in no order. It is what an agent
-	// adopts at its start and compares with its claims after EventResync.
+	// List returns our domains, running or not, in no particular order. An agent adopts
+	// these domains when it starts, and compares them with its claims after an
+	// EventResync.
 	List(ctx context.Context) ([]Domain, error)
 	// Get returns one domain, or ErrNotFound.
 	Get(ctx context.Context, ref Ref) (Domain, error)
-	// Subscribe delivers what happens to our domains from now on, until ctx ends or
-	// the hypervisor is closed; then the channel is closed. A subscriber too slow to
-	// keep up, or cut off from the daemon, loses events but is told so by an
-	// EventResync after the loss, upon which it must List.
+	// Subscribe delivers the events of our domains from now on, until ctx ends or the
+	// hypervisor is closed; then the channel is closed. A subscriber that is too slow,
+	// or that is cut off from the daemon, loses events. After a loss it receives an
+	// EventResync, and must then call List.
 	Subscribe(ctx context.Context) <-chan Event
 }
 
-// Consoles reach into a running guest.
+// Consoles opens the console and the display of running guests.
 type Consoles interface {
 	// Console opens the first serial console. A new session ends the one before it.
 	// What the guest wrote earlier is not repeated. The caller closes it.
@@ -72,38 +73,39 @@ type Consoles interface {
 	VNC(ctx context.Context, ref Ref) (net.Conn, error)
 }
 
-// Observer looks into guests.
+// Observer reads what guests report and what the hypervisor counts for them.
 type Observer interface {
-	// GuestInfo asks the guest's agent. The guest writes the answer and may lie,
-	// delay or flood: lengths, counts and times are bounded, strings are valid UTF-8,
-	// and nothing in it may be trusted.
+	// GuestInfo asks the guest's agent. The guest controls the answer and may send
+	// false, late or excessive data. Lengths, counts and times are bounded and strings
+	// are valid UTF-8, but the content must not be trusted.
 	GuestInfo(ctx context.Context, ref Ref) (GuestInfo, error)
-	// Stats returns the counters of all our running domains. One whose emulator does not
-	// answer in time is left out: it must not hide the others.
+	// Stats returns the counters of all our running domains. A domain whose emulator
+	// does not answer in time is left out, so that it does not delay the others.
 	Stats(ctx context.Context) ([]Stats, error)
 }
 
 // Domain is what is known of one domain.
 type Domain struct {
 	Owner Owner
-	// UUID is the hypervisor's. What the guest sees as its machine's may be another.
+	// UUID is the domain's UUID in the hypervisor. The machine UUID that the guest sees
+	// may differ.
 	UUID   string
 	State  State
 	Reason Reason
 	// AgentConnected says whether the guest's agent has opened its channel.
 	AgentConnected bool
-	// Disks are the names by which the domain has its disks, as vda, by volume, and
-	// MemoryBytes is what the balloon leaves the guest. Both are nothing for a domain
-	// that is shut off. The receiver must not change Disks.
+	// Disks maps volume names to target names such as vda. MemoryBytes is the memory
+	// that the balloon leaves the guest. Both are empty for a domain that is shut off.
+	// The receiver must not change Disks.
 	Disks       map[string]string
 	MemoryBytes int64
 	// Records are the small facts that SetRecord wrote, by name; nil when there are
 	// none. The receiver must not change them.
 	Records map[string]string
-	// Persistent is false for a domain that will vanish when its guest ends, as one
-	// does that arrived by a migration that did not complete.
+	// Persistent is false for a domain that will vanish when its guest ends, such as
+	// one that arrived in a migration that did not complete.
 	Persistent bool
-	// Warnings is set by Start alone: what of the definition the host cannot keep, each
-	// with the field of the instance that asks for it.
+	// Warnings is set by Start only. Each warning names a part of the definition that
+	// the host cannot honour, and the field of the instance that asks for it.
 	Warnings []string
 }

@@ -5,19 +5,19 @@ import (
 	"time"
 )
 
-// Jobs shows and ends work on a domain that takes its time. Such work belongs to the
-// hypervisor and goes on when the agent that began it is gone: the next agent finds it
-// here, and learns by EventJob that it has completed. An end that came while no agent listened shows
-// in what the job was for: the state of the domain, its definition, its disks.
+// Jobs lists and aborts long-running work on a domain. Such work belongs to the
+// hypervisor and continues when the agent that began it has stopped: the next agent
+// finds it here, and an EventJob reports its completion. If a job ends while no agent
+// listens, its result shows in the domain's state, its definition or its disks.
 type Jobs interface {
-	// Jobs lists what is under way on a domain, the job on the domain as a whole before
-	// those on its volumes. It does not wait for any of them.
+	// Jobs lists the jobs in progress on a domain, the job on the domain as a whole
+	// before those on its volumes. It does not wait for any of them.
 	Jobs(ctx context.Context, ref Ref) ([]Job, error)
-	// AbortJob ends the block job of a volume or, when volume is empty, the job on the
-	// domain, and leaves the guest where it was. It returns when the hypervisor has been
-	// told. EventJob reports the end of a block job; that of the domain's job shows in
-	// Jobs, and of a migration in Migrator.AwaitMigration. Without such a job it does
-	// nothing.
+	// AbortJob aborts the block job of a volume or, when volume is empty, the job on
+	// the domain, and leaves the guest where it was. It returns when the hypervisor has
+	// accepted the request. EventJob reports the end of a block job. The end of the
+	// domain's job shows in Jobs, the end of a migration in Migrator.AwaitMigration.
+	// Without such a job AbortJob does nothing.
 	AbortJob(ctx context.Context, ref Ref, volume string) error
 }
 
@@ -34,22 +34,22 @@ const (
 	JobBackup JobKind = "backup"
 	// JobBlockCopy copies a disk elsewhere while the guest writes to it.
 	JobBlockCopy JobKind = "block-copy"
-	// JobBlockCommit merges an overlay into what it lies on.
+	// JobBlockCommit merges an overlay into its backing image.
 	JobBlockCommit JobKind = "block-commit"
-	// JobBlockPull merges what a disk lies on into it.
+	// JobBlockPull merges a disk's backing image into the disk.
 	JobBlockPull JobKind = "block-pull"
-	// JobOther is what this contract has no name for.
+	// JobOther is any job that this contract has no name for.
 	JobOther JobKind = "other"
 )
 
 // String returns the kind's name.
 func (k JobKind) String() string { return string(k) }
 
-// JobResult says what became of a job.
+// JobResult says how a job ended.
 type JobResult string
 
-// The results. Ready is that of a block copy or commit that has caught up with the
-// guest, and goes on mirroring until it is ended; the others are final.
+// The results. A block copy or commit is Ready when it has caught up with the guest; it
+// then mirrors the guest's writes until it is ended. The other results are final.
 const (
 	JobCompleted JobResult = "completed"
 	JobFailed    JobResult = "failed"
@@ -60,7 +60,7 @@ const (
 // String returns the result's name.
 func (r JobResult) String() string { return string(r) }
 
-// Job is work under way.
+// Job is a job in progress.
 type Job struct {
 	Kind JobKind
 	// Volume names the volume of a block job.

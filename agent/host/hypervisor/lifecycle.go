@@ -2,31 +2,33 @@ package hypervisor
 
 import "context"
 
-// Lifecycle acts on a domain. Each act that reaches a state it is already in
-// succeeds without effect.
+// Lifecycle starts, stops and removes domains. A call that asks for the state that a
+// domain is already in succeeds without effect.
 type Lifecycle interface {
 	// Start defines the domain and starts the guest. The definition must carry our
-	// metadata. A domain of the same Ref that runs already is returned as it is; one
-	// that is shut off is defined anew, which drops its records. On error nothing stays
-	// defined that was not before. It waits until the guest's process is up, which may
-	// take a minute on a busy host; only a few starts go on at once, others wait.
+	// metadata. A domain of the same Ref that already runs is returned as it is; one
+	// that is shut off is redefined, which drops its records. If Start fails, a domain
+	// that was not defined before is not left defined. Start waits until the guest's
+	// process is up, which may take a minute on a busy host. Only a few starts run at
+	// once; others wait.
 	Start(ctx context.Context, xml string, opts StartOptions) (Domain, error)
 	// Shutdown asks the guest to end and does not wait for the end. The request goes
-	// through the guest's agent when one is connected, and by the power button when
-	// there is none or it does not take the request within a few seconds. A guest that
-	// does not listen goes on; the caller may ask again, and decides when to Destroy it.
+	// through the guest's agent when one is connected. It goes by the power button when
+	// there is no agent, or when the agent does not accept the request within a few
+	// seconds. A guest may ignore the request; the caller may repeat it, and decides
+	// when to call Destroy.
 	Shutdown(ctx context.Context, ref Ref) error
 	// Reboot asks the guest to boot anew. A reboot is reported by EventReboot.
 	Reboot(ctx context.Context, ref Ref) error
 	// Reset restarts the guest at once, as a reset button does.
 	Reset(ctx context.Context, ref Ref) error
-	// Destroy ends the guest at once and waits until its process is gone: after it
-	// the guest writes to no disk. The domain stays defined.
+	// Destroy ends the guest at once and waits until its process is gone: after Destroy
+	// the guest no longer writes to any disk. The domain stays defined.
 	Destroy(ctx context.Context, ref Ref) error
-	// Undefine drops a shut-off domain, and what opts does not keep of its firmware
-	// variables and TPM state. A domain that is not there is no error.
+	// Undefine removes a shut-off domain, with its firmware variables and TPM state
+	// unless opts keeps them. It succeeds if there is no such domain.
 	Undefine(ctx context.Context, ref Ref, opts UndefineOptions) error
-	// Suspend stops the guest's CPUs; Resume lets them go on.
+	// Suspend stops the guest's CPUs; Resume starts them again.
 	Suspend(ctx context.Context, ref Ref) error
 	Resume(ctx context.Context, ref Ref) error
 }
@@ -36,8 +38,8 @@ type StartOptions struct {
 	// Paused leaves the guest's CPUs stopped until Resume.
 	Paused bool
 	// KeepNVRAM and KeepTPM are for a guest whose firmware variables and TPM state
-	// outlive its domain: a Start that fails leaves them where they are. Without them it
-	// removes what it may have made.
+	// outlive its domain: a Start that fails leaves them where they are. Without them,
+	// a Start that fails removes such state.
 	KeepNVRAM, KeepTPM bool
 }
 
@@ -51,17 +53,18 @@ type UndefineOptions struct {
 	KeepTPM bool
 }
 
-// Recorder keeps small facts in a domain's definition. They are there again after a
-// restart of the agent, of the hypervisor's daemon and of the host, and go with
-// Undefine, with a Start of the shut-off domain, and with a migration.
+// Recorder keeps small facts in a domain's definition. The records survive a restart of
+// the agent, of the hypervisor's daemon and of the host. Undefine, a Start of the
+// shut-off domain, and a migration remove them.
 type Recorder interface {
-	// SetRecord writes a record, in place of one of the same name; an empty value
-	// removes it. It returns when the record would survive a crash of the agent. What
-	// ValidateRecord says of name and value holds. It works on running and shut-off
-	// domains, and does not wait for the guest. While the domain migrates or is saved it
-	// waits for half a minute and fails with a Fault of FaultBusy.
+	// SetRecord writes a record and replaces one of the same name; an empty value
+	// removes the record. When SetRecord returns, the record survives a crash of the
+	// agent. Name and value must satisfy ValidateRecord. SetRecord works on running and
+	// shut-off domains and does not wait for the guest. While the domain migrates or is
+	// saved, SetRecord waits for half a minute and then fails with a Fault of code
+	// FaultBusy.
 	SetRecord(ctx context.Context, ref Ref, name, value string) error
-	// SetOwner replaces the metadata that says whose the domain of owner.Ref is, as when
-	// a claim on it has got another host or epoch.
+	// SetOwner replaces the Owner in the metadata of the domain of owner.Ref, for
+	// example when its claim has a new host or epoch.
 	SetOwner(ctx context.Context, owner Owner) error
 }

@@ -5,32 +5,34 @@ import (
 	"time"
 )
 
-// Migrator moves running guests between hosts. An implementation of Hypervisor may be
-// one too.
+// Migrator moves running guests between hosts. An implementation of Hypervisor may also
+// implement Migrator.
 type Migrator interface {
 	// Migrate moves the guest, and returns when it runs on the destination and no
 	// longer here. On the destination it is defined as opts says; here it stays
-	// defined, shut off with ReasonMigrated, until Undefine. On error the guest goes
-	// on here, unless the error wraps ErrMigrationLost. When ctx ends the migration is
-	// aborted and Migrate waits until the guest is on one side for certain.
+	// defined, shut off with ReasonMigrated, until Undefine. On error the guest still
+	// runs here, unless the error wraps ErrMigrationLost. When ctx ends, the migration
+	// is aborted, and Migrate waits until it is certain on which host the guest is.
 	Migrate(ctx context.Context, ref Ref, opts MigrateOptions) (MigrationStats, error)
-	// MigrationStats tells how far a migration under way has come. Without one the
-	// result is zero. Jobs.AbortJob gives a migration up that Migrate does not wait for.
+	// MigrationStats returns the progress of a migration. Without a migration the
+	// result is zero. Jobs.AbortJob aborts a migration that no call of Migrate waits
+	// for.
 	MigrationStats(ctx context.Context, ref Ref) (MigrationStats, error)
-	// AwaitMigration waits for the end of a migration that is under way, as an agent
-	// does that was restarted meanwhile, and tells the outcome as Migrate does. When ctx
-	// ends it gives up waiting and the migration goes on. Without a migration under way
-	// it tells what the domain's state says: success when the guest has left, an error
-	// that wraps ErrNotRunning when it is off, and otherwise one that says that the
-	// guest is still here. The statistics may be zero.
+	// AwaitMigration waits for the end of a migration in progress and returns its
+	// outcome as Migrate does. An agent that was restarted during a migration uses it.
+	// When ctx ends, AwaitMigration returns and the migration continues. Without a
+	// migration in progress the result follows from the domain's state: success when
+	// the guest has left, an error that wraps ErrNotRunning when the guest is off, and
+	// otherwise an error that says that the guest is still here. The statistics may be
+	// zero.
 	AwaitMigration(ctx context.Context, ref Ref) (MigrationStats, error)
-	// StartPostCopy lets the guest run on the destination at once, and fetch from here
-	// what it has not got yet. It needs MigrateOptions.AllowPostCopy. From then on the
-	// loss of either host is the loss of the guest.
+	// StartPostCopy lets the guest run on the destination at once and fetch its
+	// remaining memory from here. It needs MigrateOptions.AllowPostCopy. From then on
+	// the loss of either host means the loss of the guest.
 	StartPostCopy(ctx context.Context, ref Ref) error
 }
 
-// MigrateOptions say where a guest goes and what it finds there.
+// MigrateOptions say where a guest goes and how its domain changes there.
 type MigrateOptions struct {
 	// Destination is the URI under which this host's daemon reaches the other's.
 	Destination string
@@ -49,9 +51,9 @@ type MigrateOptions struct {
 	// console's log and the firmware's variables.
 	DiskPaths, TapDevices map[string]string
 	SerialLog, NVRAM      string
-	// BytesPerSecond bounds the copying; zero does not.
+	// BytesPerSecond limits the copying; zero means no limit.
 	BytesPerSecond int64
-	// AutoConverge slows a guest that writes faster than can be copied.
+	// AutoConverge slows down a guest that writes memory faster than it can be copied.
 	AutoConverge bool
 	// AllowPostCopy makes StartPostCopy possible.
 	AllowPostCopy bool
@@ -60,8 +62,8 @@ type MigrateOptions struct {
 // MigrationStats count a migration. Sizes are in bytes.
 type MigrationStats struct {
 	Elapsed time.Duration
-	// Downtime is how long the guest stood still, or while it is under way is expected
-	// to.
+	// Downtime is how long the guest was stopped or, during the migration, how long it
+	// is expected to be.
 	Downtime                                  time.Duration
 	MemoryTotal, MemoryDone, MemoryRemaining  uint64
 	DiskTotal, DiskDone, DiskRemaining        uint64

@@ -15,16 +15,16 @@ const (
 	MetadataPrefix = "virtmesh"
 )
 
-// AliasPrefix starts the alias of a device that bears a name in its instance, as
-// libvirt demands of names that it did not choose. AgentChannel is the name under
-// which a guest's agent finds its channel.
+// AliasPrefix starts the alias of a device that has a name in its instance; libvirt
+// requires the prefix for aliases that it did not choose itself. AgentChannel is the
+// name under which a guest's agent finds its channel.
 const (
 	AliasPrefix  = "ua-"
 	AgentChannel = "org.qemu.guest_agent.0"
 )
 
-// Owner says whose a domain is. It is stored in the domain's definition, travels
-// with it in a migration, and is all that an agent needs to adopt the domain.
+// Owner says whose a domain is. It is stored in the domain's definition, moves with it
+// in a migration, and is all that an agent needs to adopt the domain.
 type Owner struct {
 	Ref
 	// Host is the host the domain was made for.
@@ -83,8 +83,8 @@ func ParseMetadata(text string) (Owner, error) {
 }
 
 // OwnerOf finds the metadata in a whole domain definition. ok is false when the
-// definition is not ours; an error means that it is not well-formed, or ours and
-// incomplete.
+// definition is not ours. An error means that the definition is not well-formed, or
+// that it is ours and incomplete.
 func OwnerOf(domainXML string) (owner Owner, ok bool, err error) {
 	d := xml.NewDecoder(strings.NewReader(domainXML))
 	var path []string

@@ -17,7 +17,8 @@ const (
 	RecordsPrefix = "virtmeshrecords"
 )
 
-// Bounds of a domain's records: the definition is read as a whole at each look.
+// Bounds of a domain's records. They are small because reading a record reads the whole
+// definition.
 const (
 	maxRecords     = 32
 	maxRecordName  = 64

@@ -1,6 +1,6 @@
 package hypervisor
 
-// State is what a domain does.
+// State is the state of a domain.
 //
 //	           Start            Suspend, i/o error, migration
 //	(absent) ---------> running <-------------------------> paused
@@ -34,8 +34,8 @@ const (
 // String returns the state's name.
 func (s State) String() string { return string(s) }
 
-// Active says whether there is a process that holds disks and memory. Until it is
-// known to be gone, an unknown one counts.
+// Active reports whether a process holds the domain's disks and memory. It is true for
+// a domain whose state is unknown, since its process may exist.
 func (s State) Active() bool { return s != StateShutoff }
 
 // Reason says why a domain is in its state.
@@ -76,8 +76,8 @@ const (
 // String returns the reason's name.
 func (r Reason) String() string { return string(r) }
 
-// Success says whether a shut-off domain ended as its guest wanted. Everything else
-// is a failure, what nobody saw too: a guest whose host lost its power is shut off for
-// no known reason, and one that others ended did not choose to. Who calls Destroy knows
-// better why than the reason tells.
+// Success reports whether a shut-off domain ended because its guest shut itself down.
+// Every other end is a failure, including one that nobody saw: a guest whose host lost
+// power is shut off for an unknown reason. A guest that others ended did not choose to
+// end either. The caller of Destroy knows the real cause better than the reason does.
 func (r Reason) Success() bool { return r == ReasonShutdown || r == ReasonSaved }

@@ -19,7 +19,7 @@ type draw struct {
 }
 
 // Instance draws an instance as a client would create it: without defaults. Most
-// have no faults of the kinds that the text of a field can have.
+// instances have no malformed values.
 func Instance(rt *rapid.T) *kubevirtv1.VirtualMachineInstance {
 	t := draw{rt, rapid.IntRange(0, 3).Draw(rt, "faults") == 0}
 	vmi := &kubevirtv1.VirtualMachineInstance{}
@@ -40,7 +40,8 @@ func Instance(rt *rapid.T) *kubevirtv1.VirtualMachineInstance {
 // one draws one of a few.
 func one[T any](t draw, name string, of ...T) T { return rapid.SampledFrom(of).Draw(t.T, name) }
 
-// odd draws one of a few, or seldom the one that makes no sense.
+// odd draws one of a few values or, rarely and only if faults are allowed, the wrong
+// one.
 func odd[T any](t draw, name string, wrong T, of ...T) T {
 	if t.faults && rapid.IntRange(0, 5).Draw(t.T, "wrong "+name) == 0 {
 		return wrong
@@ -59,7 +60,6 @@ func maybe[T any](t draw, name string, of ...T) *T {
 
 // set calls put in some of the cases.
 func set(t draw, name string, put func()) {
-
 	if rapid.IntRange(0, 3).Draw(t.T, "set "+name) == 0 {
 		put()
 	}

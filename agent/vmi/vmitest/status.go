@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// StatusTable is what docs/status.md says of the fields of one status: who fills in
-// each, by the field's path. A row speaks for the fields below its own too, unless they
-// have rows of their own.
+// StatusTable is a table of docs/status.md about one status: it maps the path of a
+// field to the row that says who fills it in. A row also covers the fields below its
+// own, unless they have rows of their own.
 type StatusTable map[string]string
 
 // ReadStatusTable reads the table below a heading of the document at path.
@@ -28,7 +28,7 @@ func ReadStatusTable(t *testing.T, path, heading string) StatusTable {
 	for line := range strings.Lines(section) {
 		cells := strings.Split(line, "|")
 		if len(cells) == 1 && len(table) > 0 {
-			break // what follows the table is for people
+			break // the text after the table is not part of it
 		}
 		if len(cells) < 4 || !strings.HasPrefix(strings.TrimSpace(cells[1]), "`") {
 			continue
@@ -40,14 +40,15 @@ func ReadStatusTable(t *testing.T, path, heading string) StatusTable {
 	return table
 }
 
-// Empty tells whether the table says that nobody fills in the field: it has no meaning
-// here, or not yet.
+// Empty reports whether the table says that nobody fills in the field, because it has
+// no meaning here or is not supported yet.
 func (s StatusTable) Empty(field string) bool {
 	who := s.who(field)
 	return strings.HasPrefix(who, "not applicable") || strings.HasPrefix(who, "not yet")
 }
 
-// who returns what the nearest row says of the field.
+// who returns the text of the row of the field, or of the nearest field above it that
+// has one.
 func (s StatusTable) who(field string) string {
 	for {
 		if who, ok := s[field]; ok {
@@ -136,8 +137,8 @@ func element(typ reflect.Type) reflect.Type {
 	return typ
 }
 
-// inner tells whether the fields of a type are looked at one by one: those of KubeVirt's
-// structures are, and a time or a quantity is one value.
+// inner reports whether the walk descends into the fields of a type. It does for
+// KubeVirt's structures; a time or a quantity counts as one value.
 func inner(typ reflect.Type) bool {
 	return typ.Kind() == reflect.Struct && strings.HasPrefix(typ.PkgPath(), "kubevirt.io/")
 }

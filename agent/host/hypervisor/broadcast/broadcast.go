@@ -1,7 +1,7 @@
 // Package broadcast hands events of a hypervisor to its subscribers. Publishing never
-// waits: a subscriber that has fallen behind loses what does not fit, and then gets
-// one hypervisor.EventResync, upon which it lists anew. Nothing else is dropped, and
-// the order is kept.
+// waits. A subscriber that has fallen behind loses the events that do not fit its
+// queue, then gets one hypervisor.EventResync, and must list again. No other events are
+// dropped, and their order is kept.
 package broadcast
 
 import (
@@ -12,7 +12,7 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// Backlog is how many events a subscriber may be behind.
+// Backlog is how many events may wait for one subscriber.
 const Backlog = 1024
 
 // Hub holds the subscribers. The zero value is not usable: call New.
@@ -103,7 +103,7 @@ func (s *subscription) add(e hypervisor.Event) {
 	}
 }
 
-// take returns what is queued, with the resync that covers what was lost at its end.
+// take returns the queued events. If events were lost, a resync for them comes last.
 func (s *subscription) take() []hypervisor.Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,9 +15,9 @@ import (
 
 var _ hypervisor.Hypervisor = (*Fake)(nil)
 
-// Machine is a host in memory. What runs on it outlives the connections that Open
-// returns, as guests outlive the agent. Its guests behave as that of BootDisk, and its
-// other methods do to them what the world does to guests.
+// Machine is a host in memory. Its guests outlive the connections that Open returns, as
+// real guests outlive the agent. They behave like the guest of BootDisk. The other
+// methods of Machine play outside events, such as a crash.
 type Machine struct {
 	mu      sync.Mutex
 	domains map[string]*fakeDomain // by name
@@ -170,7 +170,7 @@ func (m *Machine) IOError(ref hypervisor.Ref, volume, detail string) error {
 	})
 }
 
-// Pause stops a guest's CPUs for a reason of the world's: a watchdog, a failed
+// Pause stops a guest's CPUs for an outside reason, such as a watchdog or a failed
 // post-copy migration.
 func (m *Machine) Pause(ref hypervisor.Ref, reason hypervisor.Reason) error {
 	return m.do(ref, func(d *fakeDomain) { m.setState(d, hypervisor.StatePaused, reason) })
@@ -274,7 +274,7 @@ type Fake struct {
 // NewFake returns a connection to a machine of its own, for tests that need no more.
 func NewFake() *Fake { return NewMachine().Open() }
 
-// Machine returns the host, to do things to its guests.
+// Machine returns the host, on which tests can play outside events.
 func (f *Fake) Machine() *Machine { return f.machine }
 
 // Close implements hypervisor.Hypervisor.
@@ -292,8 +292,8 @@ func (f *Fake) Close() error {
 // Subscribe implements hypervisor.Inventory.
 func (f *Fake) Subscribe(ctx context.Context) <-chan hypervisor.Event { return f.hub.Subscribe(ctx) }
 
-// enter begins a call: it takes the machine's lock, which the caller gives back, or
-// says why the call cannot be.
+// enter begins a call: it takes the machine's lock, which the caller must release, or
+// returns an error that says why the call must fail.
 func (f *Fake) enter(ctx context.Context, method string) error {
 	if err := ctx.Err(); err != nil {
 		return err
