@@ -21,12 +21,12 @@ const (
 	// without end.
 	promptBurst  = 10
 	promptRefill = 5 * time.Second
-	// answerBurst and answerRefill bound how often the changes of others wake a
-	// key that does not fail but writes. Those changes may come from another
-	// loop, for example of another version, that wants the object to be
-	// different and overwrites it each time.
-	answerBurst  = 30
-	answerRefill = 2 * time.Second
+	// writeBurst and writeRefill bound how often a key that does not fail may
+	// write: that many times at once, then once per refill. What wakes it may come
+	// from another loop, for example of another version, that wants the object to
+	// be different and overwrites it each time; its own writes may wake it too.
+	writeBurst  = 30
+	writeRefill = 2 * time.Second
 	// sweepAt is the number of states at which the states of quiet keys are
 	// dropped.
 	sweepAt = 1024
@@ -70,9 +70,10 @@ type wakeState struct {
 	prompt  *rate.Limiter
 
 	selfWakes int // reconciliations in a row that wrote, without news between them
-	// answers bounds how often news brings up a key that writes; nil before its
-	// first write.
-	answers *rate.Limiter
+	// writes counts the reconciliations that wrote; nil before the first. After too
+	// many of them the key rests until restUntil, whoever names it.
+	writes    *rate.Limiter
+	restUntil time.Time
 }
 
 func newWakes(minDelay, maxDelay time.Duration) *wakes {
@@ -118,12 +119,10 @@ func (w *wakes) queueNamed(key Key, st *wakeState, revision uint64) {
 			w.queue.Add(key)
 		}
 	case own:
-		w.queue.AddAfter(key, w.selfWakeDelay(st.selfWakes))
-	case st.answers != nil && !st.answers.Allow():
-		w.queue.AddAfter(key, answerRefill)
+		w.queue.AddAfter(key, max(w.selfWakeDelay(st.selfWakes), time.Until(st.restUntil)))
 	default:
 		st.selfWakes = 0
-		w.queue.Add(key)
+		w.queue.AddAfter(key, time.Until(st.restUntil))
 	}
 }
 
@@ -168,9 +167,10 @@ func (w *wakes) succeeded(key Key, res Result, wrote bool) {
 	}
 	if wrote {
 		st.selfWakes++
-		if st.answers == nil {
-			st.answers = rate.NewLimiter(rate.Every(answerRefill), answerBurst)
+		if st.writes == nil {
+			st.writes = rate.NewLimiter(rate.Every(writeRefill), writeBurst)
 		}
+		st.restUntil = time.Now().Add(st.writes.Reserve().Delay())
 	} else {
 		st.selfWakes = 0
 	}
@@ -212,7 +212,7 @@ func (w *wakes) endAttempt(key Key, st *wakeState) {
 // quiet reports that nothing needs to be remembered of the key.
 func (st *wakeState) quiet() bool {
 	return !st.running && !st.failing && st.selfWakes == 0 && st.prompt == nil &&
-		(st.answers == nil || st.answers.Tokens() >= answerBurst)
+		(st.writes == nil || st.writes.Tokens() >= writeBurst)
 }
 
 // sweepStates drops the states of keys that have become quiet, now and then.

@@ -29,5 +29,5 @@
 //   - When the host that has the volume is removed from the mesh, another host
 //     removes the claim's finalizer.
 //
-// Failures are *instance.VolumeError, with the reasons KubeVirt uses.
+// Failures are *executor.VolumeError, with the reasons KubeVirt uses.
 package volumes
