@@ -60,8 +60,8 @@ func newAgents(hv hypervisor.Observer, tasks *tasks, now func() time.Time, answe
 	}
 }
 
-// of returns the guest's record. The caller holds the lock.
-func (a *agents) of(uid string) *guest {
+// guestOf returns the guest's record. The caller holds the lock.
+func (a *agents) guestOf(uid string) *guest {
 	g := a.guests[uid]
 	if g == nil {
 		g = &guest{}
@@ -70,13 +70,13 @@ func (a *agents) of(uid string) *guest {
 	return g
 }
 
-// look returns the guest agent's last answer without waiting; known is false when
+// lastAnswer returns the guest agent's last answer without waiting; known is false when
 // there is none. It starts a new query when one is due. next is the time until
 // the next query is due.
-func (a *agents) look(ref hypervisor.Ref) (info hypervisor.GuestInfo, known bool, next time.Duration) {
+func (a *agents) lastAnswer(ref hypervisor.Ref) (info hypervisor.GuestInfo, known bool, next time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	g := a.of(ref.UID)
+	g := a.guestOf(ref.UID)
 	next = guestInfoInterval
 	if g.stale || g.err != nil {
 		next = guestInfoPause
@@ -90,11 +90,11 @@ func (a *agents) look(ref hypervisor.Ref) (info hypervisor.GuestInfo, known bool
 	return g.info, g.known, next
 }
 
-// get returns the guest agent's answer. When the last answer or failure is older
+// awaitAnswer returns the guest agent's answer. When the last answer or failure is older
 // than guestInfoPause, it starts a new query and waits for that.
-func (a *agents) get(ctx context.Context, ref hypervisor.Ref) (hypervisor.GuestInfo, error) {
+func (a *agents) awaitAnswer(ctx context.Context, ref hypervisor.Ref) (hypervisor.GuestInfo, error) {
 	a.mu.Lock()
-	g := a.of(ref.UID)
+	g := a.guestOf(ref.UID)
 	if g.asking == nil && a.now().Sub(g.asked) >= guestInfoPause {
 		a.startQuery(ref, g)
 	}
@@ -116,8 +116,8 @@ func (a *agents) get(ctx context.Context, ref hypervisor.Ref) (hypervisor.GuestI
 // of this guest is under way.
 func (a *agents) startQuery(ref hypervisor.Ref, g *guest) {
 	asking := make(chan struct{})
-	err := a.tasks.begin(func(ctx context.Context) {
-		info, err := a.inTurn(ctx, ref)
+	err := a.tasks.startTask(func(ctx context.Context) {
+		info, err := a.askInTurn(ctx, ref)
 		a.mu.Lock()
 		if err == nil {
 			g.info, g.known = info, true
@@ -134,7 +134,7 @@ func (a *agents) startQuery(ref hypervisor.Ref, g *guest) {
 	g.asking = asking
 }
 
-func (a *agents) inTurn(ctx context.Context, ref hypervisor.Ref) (hypervisor.GuestInfo, error) {
+func (a *agents) askInTurn(ctx context.Context, ref hypervisor.Ref) (hypervisor.GuestInfo, error) {
 	select {
 	case a.turns <- struct{}{}:
 		defer func() { <-a.turns }()

@@ -18,10 +18,10 @@ type consoles struct {
 
 func newConsoles() *consoles { return &consoles{byUID: map[string]*consoleSession{}} }
 
-// open opens a session by dial. dial ends the guest's previous session, which then
+// openSession opens a session by dial. dial ends the guest's previous session, which then
 // reads takenOver before its end.
-func (c *consoles) open(uid string, dial func() (io.ReadWriteCloser, error)) (io.ReadWriteCloser, error) {
-	session := &consoleSession{closed: func(s *consoleSession) { c.drop(uid, s) }}
+func (c *consoles) openSession(uid string, dial func() (io.ReadWriteCloser, error)) (io.ReadWriteCloser, error) {
+	session := &consoleSession{closed: func(s *consoleSession) { c.removeSession(uid, s) }}
 	c.mu.Lock()
 	before := c.byUID[uid]
 	c.byUID[uid] = session
@@ -31,15 +31,15 @@ func (c *consoles) open(uid string, dial func() (io.ReadWriteCloser, error)) (io
 	}
 	stream, err := dial()
 	if err != nil {
-		c.restore(uid, session, before)
+		c.restoreSession(uid, session, before)
 		return nil, err
 	}
 	session.ReadWriteCloser = stream
 	return session, nil
 }
 
-// restore puts back the session that was there before the failed one.
-func (c *consoles) restore(uid string, failed, before *consoleSession) {
+// restoreSession puts back the session that was there before the failed one.
+func (c *consoles) restoreSession(uid string, failed, before *consoleSession) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.byUID[uid] != failed {
@@ -52,8 +52,8 @@ func (c *consoles) restore(uid string, failed, before *consoleSession) {
 	}
 }
 
-// drop removes a session that was closed.
-func (c *consoles) drop(uid string, session *consoleSession) {
+// removeSession removes a session that was closed.
+func (c *consoles) removeSession(uid string, session *consoleSession) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.byUID[uid] == session {

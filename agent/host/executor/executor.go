@@ -69,7 +69,7 @@ func newExecutor(config Config, now func() time.Time) (*Executor, error) {
 		return nil, fmt.Errorf("instance executor: list the instances that have disks on this host: %w", err)
 	}
 	for _, ref := range owners {
-		e.traces.add(ref)
+		e.traces.addInstance(ref)
 	}
 	return e, nil
 }

@@ -44,13 +44,13 @@ type failure struct {
 	err     error
 }
 
-// left is the rest of the pause.
-func (f *failure) left(now time.Time) time.Duration { return max(f.retryAt.Sub(now), 0) }
+// pauseLeft is the rest of the pause before the next start.
+func (f *failure) pauseLeft(now time.Time) time.Duration { return max(f.retryAt.Sub(now), 0) }
 
-// news reports whether the failure is not in the instance's conditions yet. A message
+// isNews reports whether the failure is not in the instance's conditions yet. A message
 // that differs only in numbers and times counts as the same, so that a start that
 // fails again and again is written once.
-func (f *failure) news(vmi *kubevirtv1.VirtualMachineInstance) bool {
+func (f *failure) isNews(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	for _, kind := range failureConditions {
 		c := machine.Condition(vmi, kind)
 		if c == nil || c.Status != corev1.ConditionFalse || c.Reason != f.reason || withoutNumbers(c.Message) != withoutNumbers(f.message) {
@@ -134,8 +134,8 @@ func (f *failures) of(uid string) *failure {
 	return &found
 }
 
-// add notes one more failure.
-func (f *failures) add(uid string, err error, now time.Time) {
+// addFailure notes one more failure.
+func (f *failures) addFailure(uid string, err error, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	next := failure{err: err, message: err.Error(), count: 1}
@@ -147,8 +147,8 @@ func (f *failures) add(uid string, err error, now time.Time) {
 	f.byUID[uid] = &next
 }
 
-// drop removes the failure of an instance that has started or is gone.
-func (f *failures) drop(uid string) {
+// dropFailure removes the failure of an instance that has started or is gone.
+func (f *failures) dropFailure(uid string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.byUID, uid)

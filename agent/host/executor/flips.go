@@ -64,8 +64,8 @@ func (f *flips) limitChange(uid string, kind kubevirtv1.VirtualMachineInstanceCo
 	return is, 0
 }
 
-// drop removes the record of a guest that is gone.
-func (f *flips) drop(uid string) {
+// dropGuest removes the record of a guest that is gone.
+func (f *flips) dropGuest(uid string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.byUID, uid)

@@ -46,8 +46,8 @@ const flatSuffix = "-serial.log"
 // flat returns the path at which an earlier version put the instance's log.
 func (l guestLogs) flat(key stewards.Key) string { return l.folder(key) + flatSuffix }
 
-// open returns the path of the instance's serial log, and makes the file.
-func (l guestLogs) open(key stewards.Key) (string, error) {
+// makeSerialLog returns the path of the instance's serial log, and makes the file.
+func (l guestLogs) makeSerialLog(key stewards.Key) (string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := os.MkdirAll(l.folder(key), 0o711); err != nil {
@@ -73,10 +73,10 @@ func (l guestLogs) has(key stewards.Key) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// remove deletes the instance's logs with their rotated parts, and its namespace's
+// removeLogs deletes the instance's logs with their rotated parts, and its namespace's
 // folder when that is empty. It deletes the instance's folder after the emulator's
 // log, because keys and has find the instance by its folder.
-func (l guestLogs) remove(key stewards.Key) error {
+func (l guestLogs) removeLogs(key stewards.Key) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.emulator != "" {

@@ -61,7 +61,7 @@ func (g Guests) Stream(ctx context.Context, namespace, name string, kind guests.
 	var stream io.ReadWriteCloser
 	switch kind {
 	case guests.Console:
-		stream, err = g.executor.consoles.open(domain.Owner.UID, func() (io.ReadWriteCloser, error) {
+		stream, err = g.executor.consoles.openSession(domain.Owner.UID, func() (io.ReadWriteCloser, error) {
 			return g.executor.Hypervisor.Console(ctx, domain.Owner.Ref)
 		})
 	case guests.VNC:
@@ -115,7 +115,7 @@ func (g Guests) guest(ctx context.Context, namespace, name string) (hypervisor.G
 	if !domain.AgentConnected {
 		return hypervisor.GuestInfo{}, translate(key, hypervisor.ErrNoAgent)
 	}
-	info, err := g.executor.agents.get(ctx, domain.Owner.Ref)
+	info, err := g.executor.agents.awaitAnswer(ctx, domain.Owner.Ref)
 	if err != nil {
 		return hypervisor.GuestInfo{}, translate(key, err)
 	}

@@ -81,7 +81,7 @@ func TestDomainsAreAdoptedAtTheStart(t *testing.T) {
 // writeLog makes the files that virtlogd leaves for an instance.
 func (w *world) writeLog(namespace, name string) []string {
 	w.t.Helper()
-	path, err := w.executor.logs.open(stewards.Key{Namespace: namespace, Name: name})
+	path, err := w.executor.logs.makeSerialLog(stewards.Key{Namespace: namespace, Name: name})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -63,7 +63,7 @@ func (e *Executor) handleEvent(event hypervisor.Event) {
 	case hypervisor.EventAgent, hypervisor.EventReboot:
 		e.agents.markStale(event.Ref.UID)
 	case hypervisor.EventIOError:
-		e.tellIOError(event)
+		e.recordIOError(event)
 	case hypervisor.EventState, hypervisor.EventUndefined:
 	default:
 		return
@@ -71,9 +71,9 @@ func (e *Executor) handleEvent(event hypervisor.Event) {
 	e.notify(keyOf(event.Ref))
 }
 
-// tellIOError records an event that names the disk that failed. The recorder bounds how many
+// recordIOError records an event that names the disk that failed. The recorder bounds how many
 // events an instance gets.
-func (e *Executor) tellIOError(event hypervisor.Event) {
+func (e *Executor) recordIOError(event hypervisor.Event) {
 	vmi, ok := e.Instances.Get(keyOf(event.Ref))
 	if !ok || string(vmi.UID) != event.Ref.UID {
 		return

@@ -74,7 +74,7 @@ func TestNoPlanDoesWhatMustNotBe(t *testing.T) {
 		if has(ActDefineStart) {
 			must(isHeld && s.confirmed && s.connected && s.work == workReady && s.workEpoch == s.claim.Epoch, "a start that is not ready")
 			must(!s.deleted() && !s.instance.IsFinal() && !s.active(), "a start of what is not to start")
-			must(s.failure == nil || s.failure.left(s.now) == 0, "a start within the pause after a failure")
+			must(s.failure == nil || s.failure.pauseLeft(s.now) == 0, "a start within the pause after a failure")
 		}
 		if s.found && isHeld && s.domain.Owner.Epoch > s.claim.Epoch {
 			must(!destroys && !has(ActRequestShutdown), "a domain of a newer claim is touched")

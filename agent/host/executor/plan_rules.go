@@ -146,10 +146,10 @@ func planStart(s situation) Plan {
 		switch {
 		case f.final:
 			return planEnd(s, end{Phase: kubevirtv1.Failed, Message: f.message})
-		case f.news(s.instance):
-			return Plan{{Act: ActReportFailure}, {Act: ActWait, After: f.left(s.now)}}
-		case f.left(s.now) > 0:
-			return Plan{{Act: ActWait, After: f.left(s.now)}}
+		case f.isNews(s.instance):
+			return Plan{{Act: ActReportFailure}, {Act: ActWait, After: f.pauseLeft(s.now)}}
+		case f.pauseLeft(s.now) > 0:
+			return Plan{{Act: ActWait, After: f.pauseLeft(s.now)}}
 		}
 	}
 	switch {

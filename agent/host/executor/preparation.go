@@ -44,8 +44,8 @@ func (p *preparation) finished() bool {
 	}
 }
 
-// free releases what a finished preparation holds.
-func (p *preparation) free() {
+// releaseVolumes releases what a finished preparation holds.
+func (p *preparation) releaseVolumes() {
 	if p.release != nil {
 		p.release()
 	}
@@ -73,8 +73,8 @@ func newPreparations(config Config, tasks *tasks, ended func(hypervisor.Ref)) *p
 	}
 }
 
-// get returns the instance's preparation, or nil.
-func (p *preparations) get(uid string) *preparation {
+// of returns the instance's preparation, or nil.
+func (p *preparations) of(uid string) *preparation {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.byUID[uid]
@@ -84,7 +84,7 @@ func (p *preparations) get(uid string) *preparation {
 // under. If the preparation has failed, progress calls failed with its error, removes
 // the preparation, and returns workNone.
 func (p *preparations) progress(uid string, failed func(error)) (work, uint64) {
-	begun := p.get(uid)
+	begun := p.of(uid)
 	switch {
 	case begun == nil:
 		return workNone, 0
@@ -92,15 +92,15 @@ func (p *preparations) progress(uid string, failed func(error)) (work, uint64) {
 		return workUnderWay, begun.epoch
 	case begun.err != nil:
 		p.removeEntry(uid)
-		begun.free()
+		begun.releaseVolumes()
 		failed(begun.err)
 		return workNone, 0
 	}
 	return workReady, begun.epoch
 }
 
-// begin starts a preparation for an instance that has none.
-func (p *preparations) begin(vmi *kubevirtv1.VirtualMachineInstance, epoch uint64) error {
+// beginPreparation starts a preparation for an instance that has none.
+func (p *preparations) beginPreparation(vmi *kubevirtv1.VirtualMachineInstance, epoch uint64) error {
 	ref := refOf(vmi)
 	// The end of the task's context ends the preparation too; cancel ends only this one.
 	own, cancel := context.WithTimeout(context.Background(), prepareTimeout)
@@ -108,10 +108,10 @@ func (p *preparations) begin(vmi *kubevirtv1.VirtualMachineInstance, epoch uint6
 	p.mu.Lock()
 	p.byUID[ref.UID] = work
 	p.mu.Unlock()
-	err := p.tasks.begin(func(life context.Context) {
+	err := p.tasks.startTask(func(life context.Context) {
 		defer context.AfterFunc(life, cancel)()
 		defer cancel()
-		p.run(own, vmi, work)
+		p.prepareVolumes(own, vmi, work)
 		close(work.done)
 		p.ended(ref)
 	})
@@ -122,9 +122,9 @@ func (p *preparations) begin(vmi *kubevirtv1.VirtualMachineInstance, epoch uint6
 	return err
 }
 
-// run prepares the volumes. It reads images and objects that users wrote, so a panic
+// prepareVolumes prepares the volumes. It reads images and objects that users wrote, so a panic
 // fails this one instance and not the agent.
-func (p *preparations) run(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, work *preparation) {
+func (p *preparations) prepareVolumes(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, work *preparation) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			p.log.Error("preparing volumes panicked", "instance", refOf(vmi).String(), "panic", cause, "stack", string(debug.Stack()))
@@ -141,17 +141,17 @@ func (p *preparations) run(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	work.disks, work.release, work.err = p.volumes.Prepare(ctx, vmi)
 }
 
-// removeEntry removes the instance's preparation from the map. The caller frees it.
+// removeEntry removes the instance's preparation from the map. The caller releases its volumes.
 func (p *preparations) removeEntry(uid string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.byUID, uid)
 }
 
-// drop ends the instance's preparation, if there is one, and waits for its end: the
+// endPreparation ends the instance's preparation, if there is one, and waits for its end: the
 // disks that it made can be removed only then.
-func (p *preparations) drop(ctx context.Context, uid string) error {
-	work := p.get(uid)
+func (p *preparations) endPreparation(ctx context.Context, uid string) error {
+	work := p.of(uid)
 	if work == nil {
 		return nil
 	}
@@ -162,16 +162,16 @@ func (p *preparations) drop(ctx context.Context, uid string) error {
 		return fmt.Errorf("end the preparation of its volumes: %w", ctx.Err())
 	}
 	p.removeEntry(uid)
-	work.free()
+	work.releaseVolumes()
 	return nil
 }
 
-// close frees the preparations that no start has taken. The tasks have ended.
+// close releases the volumes of the preparations that no start has taken. The tasks have ended.
 func (p *preparations) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, work := range p.byUID {
-		work.free()
+		work.releaseVolumes()
 	}
 	clear(p.byUID)
 }

@@ -44,7 +44,7 @@ func (w *world) expectNoStart(vmi *kubevirtv1.VirtualMachineInstance) {
 	if domain, found := w.domain(vmi); found {
 		w.t.Errorf("the guest was started: %+v", domain)
 	}
-	if w.executor.preparations.get(string(vmi.UID)) != nil {
+	if w.executor.preparations.of(string(vmi.UID)) != nil {
 		w.t.Error("its volumes are still being prepared")
 	}
 	if w.volumes.prepared != w.volumes.released {

@@ -49,7 +49,7 @@ func (e *Executor) Reconcile(ctx context.Context, key stewards.Key) (stewards.Re
 	if err != nil {
 		return stewards.Result{}, err
 	}
-	if domain == nil && e.preparations.get(current.UID) == nil {
+	if domain == nil && e.preparations.of(current.UID) == nil {
 		// Before a start and after an end, an older instance of the same name may still
 		// have a domain here.
 		if err := e.findTraces(ctx, key); err != nil {
@@ -60,11 +60,11 @@ func (e *Executor) Reconcile(ctx context.Context, key stewards.Key) (stewards.Re
 		if ref == current {
 			continue
 		}
-		if _, err := e.carryOut(ctx, &run{situation: situation{ref: ref, instance: vmi}}); err != nil {
+		if _, err := e.carryOutPlans(ctx, &run{situation: situation{ref: ref, instance: vmi}}); err != nil {
 			return stewards.Result{}, err
 		}
 	}
-	return e.carryOut(ctx, &run{situation: situation{ref: current, instance: vmi, logs: e.logs.has(key)}})
+	return e.carryOutPlans(ctx, &run{situation: situation{ref: current, instance: vmi, logs: e.logs.has(key)}})
 }
 
 // findTraces adds to traces the owner of each domain that has the instance's name.
@@ -75,22 +75,22 @@ func (e *Executor) findTraces(ctx context.Context, key stewards.Key) error {
 	}
 	for _, domain := range domains {
 		if keyOf(domain.Owner.Ref) == key {
-			e.traces.add(domain.Owner.Ref)
+			e.traces.addInstance(domain.Owner.Ref)
 		}
 	}
 	return nil
 }
 
-// carryOut makes and carries out plans until one has been carried out to its end.
-func (e *Executor) carryOut(ctx context.Context, r *run) (stewards.Result, error) {
+// carryOutPlans makes and carries out plans until one has been carried out to its end.
+func (e *Executor) carryOutPlans(ctx context.Context, r *run) (stewards.Result, error) {
 	r.host = e.Host
 	for range maxPlans {
-		if err := e.look(ctx, r); err != nil {
+		if err := e.readSituation(ctx, r); err != nil {
 			return stewards.Result{}, err
 		}
 		steps := plan(r.situation)
 		e.Logger.Debug("planned", "instance", r.ref.String(), "uid", r.ref.UID, "plan", steps.String())
-		again, err := e.doAll(ctx, r, steps)
+		again, err := e.carryOutSteps(ctx, r, steps)
 		if err != nil {
 			return stewards.Result{}, err
 		}
@@ -101,8 +101,8 @@ func (e *Executor) carryOut(ctx context.Context, r *run) (stewards.Result, error
 	return stewards.Result{}, fmt.Errorf("%s: reconcile: none of %d plans in a row could be completed", r.ref, maxPlans)
 }
 
-// doAll carries out the steps in order. again says that a new plan is needed.
-func (e *Executor) doAll(ctx context.Context, r *run, steps Plan) (again bool, err error) {
+// carryOutSteps carries out the steps in order. again says that a new plan is needed.
+func (e *Executor) carryOutSteps(ctx context.Context, r *run, steps Plan) (again bool, err error) {
 	for _, step := range steps {
 		if e.interrupt != nil {
 			if err := e.interrupt(step); err != nil {
@@ -115,7 +115,7 @@ func (e *Executor) doAll(ctx context.Context, r *run, steps Plan) (again bool, e
 		case ActAskMesh:
 			return true, e.askMesh(ctx, r)
 		}
-		err := e.do(ctx, r, step)
+		err := e.carryOutStep(ctx, r, step)
 		switch {
 		case err == nil:
 		case errors.Is(err, errReplan):
@@ -132,14 +132,14 @@ func (e *Executor) doAll(ctx context.Context, r *run, steps Plan) (again bool, e
 // errReplan says that a step found that the plan no longer fits the situation.
 var errReplan = errors.New("plan again")
 
-// do carries out one step.
-func (e *Executor) do(ctx context.Context, r *run, step Step) error {
+// carryOutStep carries out one step.
+func (e *Executor) carryOutStep(ctx context.Context, r *run, step Step) error {
 	switch step.Act {
 	case ActDropPreparation:
 		return e.dropPreparation(ctx, r)
 	case ActPrepareVolumes:
-		e.traces.add(r.ref)
-		return e.preparations.begin(r.instance, r.claim.Epoch)
+		e.traces.addInstance(r.ref)
+		return e.preparations.beginPreparation(r.instance, r.claim.Epoch)
 	case ActAwaitPreparation:
 		r.result.Pending = true
 	case ActConnectNetwork:
@@ -156,19 +156,19 @@ func (e *Executor) do(ctx context.Context, r *run, step Step) error {
 	case ActForget:
 		e.forgetInstance(r.ref)
 	case ActRemoveLogs:
-		return e.logs.remove(keyOf(r.ref))
+		return e.logs.removeLogs(keyOf(r.ref))
 	case ActWait:
 		r.result.RequeueAfter = step.After
 	case ActRefuse:
 		return fmt.Errorf("%s: %s", r.ref, step.Why)
 	default:
-		return e.doOnDomain(ctx, r, step)
+		return e.changeDomain(ctx, r, step)
 	}
 	return nil
 }
 
-// doOnDomain carries out a step that acts on the domain, its volumes or its addresses.
-func (e *Executor) doOnDomain(ctx context.Context, r *run, step Step) error {
+// changeDomain carries out a step that acts on the domain, its volumes or its addresses.
+func (e *Executor) changeDomain(ctx context.Context, r *run, step Step) error {
 	var err error
 	switch step.Act {
 	case ActResume:
@@ -176,7 +176,7 @@ func (e *Executor) doOnDomain(ctx context.Context, r *run, step Step) error {
 	case ActRequestShutdown:
 		err = e.Hypervisor.Shutdown(ctx, r.ref)
 	case ActRecordShutdown:
-		e.shutdowns.note(r.ref.UID, r.now)
+		e.shutdowns.noteRequest(r.ref.UID, r.now)
 		err = e.Hypervisor.SetRecord(ctx, r.ref, recordShutdown, formatShutdown(r.now))
 	case ActRecordEnd:
 		err = e.recordEnd(ctx, r, step.End)
@@ -200,8 +200,8 @@ func (e *Executor) doOnDomain(ctx context.Context, r *run, step Step) error {
 	return nil
 }
 
-// look fills in the situation as this host sees it: claim, domain, preparation.
-func (e *Executor) look(ctx context.Context, r *run) (err error) {
+// readSituation fills in the situation as this host sees it: claim, domain, preparation.
+func (e *Executor) readSituation(ctx context.Context, r *run) (err error) {
 	r.now = e.now()
 	uid := r.ref.UID
 	if !r.confirmed {
@@ -215,7 +215,7 @@ func (e *Executor) look(ctx context.Context, r *run) (err error) {
 	}
 	r.domain, r.found, r.asked, r.recorded = hypervisor.Domain{}, domain != nil, time.Time{}, nil
 	if domain != nil {
-		e.traces.add(r.ref)
+		e.traces.addInstance(r.ref)
 		r.domain = *domain
 		r.asked, r.recorded = readRecords(*domain)
 		if at := e.shutdowns.of(uid); !at.IsZero() {
@@ -224,7 +224,7 @@ func (e *Executor) look(ctx context.Context, r *run) (err error) {
 			r.asked = at
 		}
 	}
-	r.work, r.workEpoch = e.preparations.progress(uid, func(err error) { e.failures.add(uid, err, r.now); r.failed = err })
+	r.work, r.workEpoch = e.preparations.progress(uid, func(err error) { e.failures.addFailure(uid, err, r.now); r.failed = err })
 	r.failure = e.failures.of(uid)
 	r.busy = len(e.starting) == cap(e.starting)
 	r.traces = e.traces.has(r.ref)

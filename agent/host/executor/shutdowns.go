@@ -16,8 +16,8 @@ type shutdowns struct {
 
 func newShutdowns() *shutdowns { return &shutdowns{byUID: map[string]time.Time{}} }
 
-// note stores when the guest was first asked.
-func (s *shutdowns) note(uid string, at time.Time) {
+// noteRequest stores when the guest was first asked.
+func (s *shutdowns) noteRequest(uid string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.byUID[uid] = at
@@ -30,8 +30,8 @@ func (s *shutdowns) of(uid string) time.Time {
 	return s.byUID[uid]
 }
 
-// drop removes the time of a guest that is gone.
-func (s *shutdowns) drop(uid string) {
+// dropGuest removes the time of a guest that is gone.
+func (s *shutdowns) dropGuest(uid string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.byUID, uid)

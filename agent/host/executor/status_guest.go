@@ -39,7 +39,7 @@ func (e *Executor) describeAgent(before, updated *kubevirtv1.VirtualMachineInsta
 		return wait
 	}
 	machine.SetCondition(updated, machine.NewCondition(kind, true, "", ""), r.now)
-	info, known, next := e.agents.look(r.ref)
+	info, known, next := e.agents.lastAnswer(r.ref)
 	wait = sooner(wait, next)
 	if !known {
 		keepGuestInterfaces(updated, before.Status.Interfaces)

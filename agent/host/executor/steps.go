@@ -20,7 +20,7 @@ import (
 type nicsByName = map[string]domain.NIC
 
 func (e *Executor) dropPreparation(ctx context.Context, r *run) error {
-	if err := e.preparations.drop(ctx, r.ref.UID); err != nil {
+	if err := e.preparations.endPreparation(ctx, r.ref.UID); err != nil {
 		return fmt.Errorf("%s: %w", r.ref, err)
 	}
 	return nil
@@ -37,7 +37,7 @@ func (e *Executor) connectNetwork(ctx context.Context, r *run) (err error) {
 
 // defineStart starts the guest from what was prepared.
 func (e *Executor) defineStart(ctx context.Context, r *run) error {
-	work := e.preparations.get(r.ref.UID)
+	work := e.preparations.of(r.ref.UID)
 	if work == nil || !work.finished() {
 		return errReplan
 	}
@@ -58,15 +58,15 @@ func (e *Executor) defineStart(ctx context.Context, r *run) error {
 	}
 	r.domain, r.found = started, true
 	r.warnings = append(r.warnings, started.Warnings...)
-	e.failures.drop(r.ref.UID)
+	e.failures.dropFailure(r.ref.UID)
 	e.preparations.removeEntry(r.ref.UID)
-	work.free()
+	work.releaseVolumes()
 	return nil
 }
 
 // definition converts the instance to a domain.
 func (e *Executor) definition(r *run, work *preparation) (string, error) {
-	serialLog, err := e.logs.open(keyOf(r.ref))
+	serialLog, err := e.logs.makeSerialLog(keyOf(r.ref))
 	if err != nil {
 		return "", err
 	}
@@ -95,7 +95,7 @@ func (e *Executor) startFailed(ctx context.Context, r *run, err error) error {
 		return dropErr
 	}
 	err = e.nameHolders(ctx, r.instance, err)
-	e.failures.add(r.ref.UID, err, r.now)
+	e.failures.addFailure(r.ref.UID, err, r.now)
 	r.failed = err
 	e.Logger.Warn("a guest did not start", "instance", r.ref.String(), "err", err)
 	return errReplan
@@ -186,10 +186,10 @@ func eventType(phase kubevirtv1.VirtualMachineInstancePhase) string {
 // nothing is left on this host.
 func (e *Executor) forgetInstance(ref hypervisor.Ref) {
 	e.agents.dropGuest(ref.UID)
-	e.flips.drop(ref.UID)
-	e.failures.drop(ref.UID)
-	e.shutdowns.drop(ref.UID)
-	e.traces.remove(ref)
+	e.flips.dropGuest(ref.UID)
+	e.failures.dropFailure(ref.UID)
+	e.shutdowns.dropGuest(ref.UID)
+	e.traces.removeInstance(ref)
 }
 
 // refOf names the instance's domain.

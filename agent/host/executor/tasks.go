@@ -26,8 +26,8 @@ func newTasks() *tasks {
 	return t
 }
 
-// begin runs fn in a goroutine, with a context that ends when the tasks do.
-func (t *tasks) begin(fn func(ctx context.Context)) error {
+// startTask runs fn in a goroutine, with a context that ends when the tasks do.
+func (t *tasks) startTask(fn func(ctx context.Context)) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {

@@ -18,7 +18,8 @@ type traces struct {
 
 func newTraces() *traces { return &traces{byKey: map[stewards.Key][]hypervisor.Ref{}} }
 
-func (t *traces) add(ref hypervisor.Ref) {
+// addInstance adds an instance that may leave something on this host.
+func (t *traces) addInstance(ref hypervisor.Ref) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key := keyOf(ref)
@@ -41,8 +42,8 @@ func (t *traces) has(ref hypervisor.Ref) bool {
 	return slices.Contains(t.byKey[keyOf(ref)], ref)
 }
 
-// remove removes an instance of which nothing is left on this host.
-func (t *traces) remove(ref hypervisor.Ref) {
+// removeInstance removes an instance of which nothing is left on this host.
+func (t *traces) removeInstance(ref hypervisor.Ref) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key := keyOf(ref)

@@ -396,7 +396,7 @@ func (w *world) try(vmi *kubevirtv1.VirtualMachineInstance) (stewards.Result, er
 // settle waits for what goes on outside of the workers for the instance.
 func (w *world) settle(vmi *kubevirtv1.VirtualMachineInstance) {
 	w.t.Helper()
-	if work := w.executor.preparations.get(string(vmi.UID)); work != nil {
+	if work := w.executor.preparations.of(string(vmi.UID)); work != nil {
 		<-work.done
 	}
 	w.executor.agents.mu.Lock()
