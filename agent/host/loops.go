@@ -34,7 +34,8 @@ func (h *Host) addLoops(deps Deps) error {
 	return nil
 }
 
-func (h *Host) add(name string, run func(context.Context) error) {
+// addLoop adds a loop that Run runs.
+func (h *Host) addLoop(name string, run func(context.Context) error) {
 	h.loops = append(h.loops, stewards.Loop{Name: name, Run: run})
 }
 
@@ -65,7 +66,7 @@ func (h *Host) addExecutor(deps Deps) error {
 	if err != nil {
 		return err
 	}
-	h.add("executor", c.Run)
+	h.addLoop("executor", c.Run)
 	return nil
 }
 
@@ -77,7 +78,7 @@ func (h *Host) addProvisioner(deps Deps) error {
 	if err != nil {
 		return err
 	}
-	h.add("volumes", c.Run)
+	h.addLoop("volumes", c.Run)
 	return nil
 }
 
@@ -89,7 +90,7 @@ func (h *Host) addPublisher(deps Deps) (err error) {
 	if h.publisher, err = publish.New(cfg); err != nil {
 		return err
 	}
-	h.add("node", h.publisher.Run)
+	h.addLoop("node", h.publisher.Run)
 	return nil
 }
 
@@ -104,6 +105,6 @@ func (h *Host) addTeller(deps Deps) error {
 	if err != nil {
 		return err
 	}
-	h.add("facts", teller.Run)
+	h.addLoop("facts", teller.Run)
 	return nil
 }

@@ -23,7 +23,7 @@ type attachments struct {
 
 	mu    sync.Mutex
 	byKey map[string]nad.Network // by leaseKey
-	// unsaved is set while the file still holds attachments that were dropped.
+	// unsaved is set while the file still holds attachments that were removed.
 	unsaved bool
 }
 
@@ -43,15 +43,17 @@ func openAttachments(path string) (*attachments, error) {
 	return a, nil
 }
 
-func (a *attachments) get(key string) (nad.Network, bool) {
+// of returns the attachment that is stored under the key.
+func (a *attachments) of(key string) (nad.Network, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	network, ok := a.byKey[key]
 	return network, ok
 }
 
-// put stores an attachment. If put returns no error, the attachment is on disk.
-func (a *attachments) put(key string, network nad.Network) error {
+// putAttachment stores an attachment. When it returns without an error, the attachment
+// is on disk.
+func (a *attachments) putAttachment(key string, network nad.Network) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	before, ok := a.byKey[key]
@@ -69,9 +71,10 @@ func (a *attachments) put(key string, network nad.Network) error {
 	return err
 }
 
-// drop removes the attachments for whose key gone returns true. An error says that
-// the file still holds them; flush or the next put writes it again.
-func (a *attachments) drop(gone func(key string) bool) error {
+// removeAttachments removes the attachments for whose key gone returns true. An error
+// says that the file still holds them; flush or the next putAttachment writes it
+// again.
+func (a *attachments) removeAttachments(gone func(key string) bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	before := len(a.byKey)

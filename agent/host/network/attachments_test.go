@@ -50,7 +50,7 @@ func TestRunningGuestsKeepTheirNetwork(t *testing.T) {
 					t.Errorf("%s: a tap is %v: %+v", when, ok, tap)
 				}
 				w.restart()
-				w.network.adopt()
+				w.network.matchInstances()
 			}
 			next := w.create(attach(instance("b"), "one", "lan"))
 			_, err := w.network.Connect(t.Context(), next)
@@ -87,7 +87,7 @@ func TestAttachmentsEndWithTheirInstance(t *testing.T) {
 	}
 	w.update(gone, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Status.Phase = kubevirtv1.Succeeded })
 	w.restart()
-	w.network.adopt()
+	w.network.matchInstances()
 	if data, err := os.ReadFile(w.config.AttachmentFile); err != nil || strings.TrimSpace(string(data)) != "{}" {
 		t.Errorf("the file holds %s: %v", data, err)
 	}
@@ -101,7 +101,7 @@ func TestNetworksOfRunningGuestsAreLookedUp(t *testing.T) {
 	running.Status.Phase = kubevirtv1.Running
 	w.create(running)
 	w.create(starting)
-	w.network.adopt()
+	w.network.matchInstances()
 	if tap, _ := w.tap(running, "one"); tap.Bridge != "br-lan" {
 		t.Errorf("the guest that runs has %+v", tap)
 	}

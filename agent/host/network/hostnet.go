@@ -99,17 +99,18 @@ func New(config Config) (*Network, error) {
 // gateway is the host's own address in its subnet: the first one.
 func gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }
 
-// here reports whether an instance has, or is about to have, a guest on this host.
-func (n *Network) here(vmi *kubevirtv1.VirtualMachineInstance) bool {
+// isOnThisHost reports whether an instance has, or is about to have, a guest on this
+// host.
+func (n *Network) isOnThisHost(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	return vmi != nil && vmi.Status.NodeName == n.Host
 }
 
-// set builds the wanted network and applies it to the host. refused holds the taps that
-// cannot be part of it, by name, with the reasons.
-func (n *Network) set(ctx context.Context) (result netplug.Result, refused map[string]error, err error) {
+// setNetwork builds the wanted network and applies it to the host. refused holds the
+// taps that cannot be part of it, by name, with the reasons.
+func (n *Network) setNetwork(ctx context.Context) (result netplug.Result, refused map[string]error, err error) {
 	n.setting.Lock()
 	defer n.setting.Unlock()
-	b := n.build()
+	b := n.buildWant()
 	result, err = n.Plug.Set(ctx, b.want)
 	if err != nil {
 		return result, b.refused, fmt.Errorf("set the host's network: %w", err)
@@ -122,7 +123,7 @@ func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 	networks := networksByName(vmi)
 	for _, nic := range cardsOf(vmi) {
 		if networks[nic.Name].Pod == nil {
-			if err := n.attach(vmi, networks[nic.Name]); err != nil {
+			if err := n.storeAttachment(vmi, networks[nic.Name]); err != nil {
 				return nil, fmt.Errorf("network %s: %w", nic.Name, err)
 			}
 			continue
@@ -132,7 +133,7 @@ func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 		}
 	}
 	// A Set that fails because of another instance does not matter to this one.
-	result, refused, err := n.set(ctx)
+	result, refused, err := n.setNetwork(ctx)
 	nics := map[string]domain.NIC{}
 	for _, nic := range cardsOf(vmi) {
 		tap := netplug.TapName(vmi.Namespace, vmi.Name, nic.Name)
@@ -170,7 +171,7 @@ func (n *Network) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv
 // does not delay that end; it is written later.
 func (n *Network) Release(ref hypervisor.Ref) error {
 	prefix := leaseKey(ref, "")
-	err := n.attached.drop(func(key string) bool { return strings.HasPrefix(key, prefix) })
+	err := n.attached.removeAttachments(func(key string) bool { return strings.HasPrefix(key, prefix) })
 	for _, lease := range n.leases.Leases() {
 		if strings.HasPrefix(lease.Key, prefix) {
 			err = errors.Join(err, n.leases.Release(lease.Key))
@@ -191,14 +192,14 @@ func (n *Network) addresses() map[string]netip.Addr {
 	return addresses
 }
 
-// attach reads the definition of a secondary network for a guest that starts, and
-// stores the attachment.
-func (n *Network) attach(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) error {
+// storeAttachment reads the definition of a secondary network for a guest that
+// starts, and stores the attachment.
+func (n *Network) storeAttachment(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) error {
 	attachment, err := n.attachment(vmi, network)
 	if err != nil {
 		return err
 	}
-	return n.attached.put(leaseKey(refOf(vmi), network.Name), attachment)
+	return n.attached.putAttachment(leaseKey(refOf(vmi), network.Name), attachment)
 }
 
 // cardsOf lists the network cards that the guest has. A card in the state "absent" was

@@ -29,9 +29,9 @@ func (n *Network) Run(ctx context.Context) error {
 	if err := errors.Join(n.Instances.WaitForSync(ctx), n.Networks.WaitForSync(ctx)); err != nil {
 		return fmt.Errorf("host network: %w", err)
 	}
-	n.adopt()
+	n.matchInstances()
 	defer n.Instances.AddHandler(func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) {
-		if n.here(change.Old) || n.here(change.New) {
+		if n.isOnThisHost(change.Old) || n.isOnThisHost(change.New) {
 			n.wake()
 		}
 	})()
@@ -49,12 +49,12 @@ func (n *Network) Run(ctx context.Context) error {
 		case <-n.changed:
 		case <-repair.C:
 		}
-		_, _, err := n.set(ctx)
+		_, _, err := n.setNetwork(ctx)
 		err = errors.Join(err, n.leases.Flush(), n.attached.flush())
 		if ctx.Err() != nil {
 			return nil
 		}
-		n.report(last, err)
+		n.logChange(last, err)
 		last = err
 		if failures++; err == nil {
 			failures = 0
@@ -71,8 +71,8 @@ func nextRepair(failures int) time.Duration {
 	return min(repairEvery, firstRetry<<(failures-1))
 }
 
-// report logs a failure once, not at every try.
-func (n *Network) report(last, err error) {
+// logChange logs a failure once, not at every try.
+func (n *Network) logChange(last, err error) {
 	switch {
 	case err == nil && last != nil:
 		n.Logger.Info("the host's network is as wanted again")
@@ -88,27 +88,37 @@ func (n *Network) wake() {
 	}
 }
 
-// adopt releases the addresses and attachments of instances that ended while the agent
-// was down. It also reads the networks of running instances that have no stored
-// attachment, because an agent that did not store attachments started them.
-func (n *Network) adopt() {
+// matchInstances makes the stored addresses and attachments match the instances, which
+// may have changed while the agent was down.
+func (n *Network) matchInstances() {
+	n.storeMissingAttachments()
+	n.releaseEnded()
+}
+
+// storeMissingAttachments reads the networks of running instances that have no stored
+// attachment: an agent that did not store attachments started them.
+func (n *Network) storeMissingAttachments() {
 	for _, vmi := range n.Instances.List("") {
-		if !n.here(vmi) || vmi.Status.Phase != kubevirtv1.Running {
+		if !n.isOnThisHost(vmi) || vmi.Status.Phase != kubevirtv1.Running {
 			continue
 		}
 		for name, network := range networksByName(vmi) {
-			if _, known := n.attached.get(leaseKey(refOf(vmi), name)); known || network.Multus == nil {
+			if _, known := n.attached.of(leaseKey(refOf(vmi), name)); known || network.Multus == nil {
 				continue
 			}
-			if err := n.attach(vmi, network); err != nil {
+			if err := n.storeAttachment(vmi, network); err != nil {
 				n.Logger.Warn("the network of a running guest could not be read", "instance", objects.KeyOf(vmi), "network", name, "err", err)
 			}
 		}
 	}
-	// needsKey looks up the instance for each key, and not from a list made before: an
-	// instance that came meanwhile may have got an address.
+}
+
+// releaseEnded releases the addresses and attachments of ended instances. It looks up
+// the instance of each key, and not in a list made before: an instance that came
+// meanwhile may have got an address.
+func (n *Network) releaseEnded() {
 	err := n.leases.Retain(n.needsKey)
-	if err = errors.Join(err, n.attached.drop(func(key string) bool { return !n.needsKey(key) })); err != nil {
+	if err = errors.Join(err, n.attached.removeAttachments(func(key string) bool { return !n.needsKey(key) })); err != nil {
 		n.Logger.Warn("the addresses and networks of ended instances could not be released", "err", err)
 	}
 }
@@ -121,5 +131,5 @@ func (n *Network) needsKey(key string) bool {
 		return false
 	}
 	vmi, ok := n.Instances.Get(objects.Key{Namespace: parts[0], Name: parts[1]})
-	return ok && string(vmi.UID) == parts[2] && n.here(vmi) && !vmi.IsFinal()
+	return ok && string(vmi.UID) == parts[2] && n.isOnThisHost(vmi) && !vmi.IsFinal()
 }

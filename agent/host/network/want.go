@@ -15,9 +15,9 @@ import (
 	"virtmesh/netplug/nad"
 )
 
-// build returns the whole network that the instances of this host need now, with the
+// buildWant returns the whole network that the instances of this host need now, with the
 // taps that cannot be part of it.
-func (n *Network) build() *builder {
+func (n *Network) buildWant() *builder {
 	b := &builder{
 		network: n, addresses: n.addresses(), bridges: map[string]netplug.Bridge{},
 		cards: map[string]string{}, refused: map[string]error{},
@@ -31,8 +31,8 @@ func (n *Network) build() *builder {
 		return cmp.Compare(starting(x), starting(y))
 	})
 	for _, vmi := range instances {
-		if n.here(vmi) && !vmi.IsFinal() {
-			b.add(vmi)
+		if n.isOnThisHost(vmi) && !vmi.IsFinal() {
+			b.addInstance(vmi)
 		}
 	}
 	for _, name := range sortedKeys(b.bridges) {
@@ -87,7 +87,8 @@ func (b *builder) addTap(tap netplug.Tap) bool {
 	return true
 }
 
-func (b *builder) add(vmi *kubevirtv1.VirtualMachineInstance) {
+// addInstance adds the taps of the instance.
+func (b *builder) addInstance(vmi *kubevirtv1.VirtualMachineInstance) {
 	networks := networksByName(vmi)
 	for _, nic := range cardsOf(vmi) {
 		tap := netplug.Tap{
@@ -121,7 +122,7 @@ func (b *builder) addPodTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.
 }
 
 func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.Tap) {
-	attachment, ok := b.network.attached.get(leaseKey(refOf(vmi), tap.Interface))
+	attachment, ok := b.network.attached.of(leaseKey(refOf(vmi), tap.Interface))
 	if !ok {
 		// The instance is not being started yet, or Connect told the user why not.
 		return

@@ -201,7 +201,7 @@ func (w *world) connect(vmi *kubevirtv1.VirtualMachineInstance) {
 // want returns what is wanted now, which must be valid.
 func (w *world) want() netplug.Want {
 	w.t.Helper()
-	want := w.network.build().want
+	want := w.network.buildWant().want
 	if err := want.Validate(); err != nil {
 		w.t.Errorf("wanted is what cannot be: %v", err)
 	}

@@ -170,7 +170,7 @@ func (p *Publisher) publish(ctx context.Context, key stewards.Key) (stewards.Res
 		// The host is being removed from the mesh.
 		return stewards.Result{RequeueAfter: p.cfg.Interval}, nil
 	default:
-		if wait := p.hesitate(node, now); wait > 0 {
+		if wait := p.delayRevival(node, now); wait > 0 {
 			return stewards.Result{RequeueAfter: wait}, nil
 		}
 		next := node.DeepCopy()
@@ -184,9 +184,9 @@ func (p *Publisher) publish(ctx context.Context, key stewards.Key) (stewards.Res
 	return stewards.Result{RequeueAfter: p.cfg.Interval}, nil
 }
 
-// hesitate returns how long to wait before removing another host's mark that this host
-// is dead.
-func (p *Publisher) hesitate(n *corev1.Node, now time.Time) time.Duration {
+// delayRevival returns how long to wait before removing the mark of another host that
+// this host is dead.
+func (p *Publisher) delayRevival(n *corev1.Node, now time.Time) time.Duration {
 	if objects.NodeCondition(n, corev1.NodeReady).Status != corev1.ConditionUnknown {
 		p.doubted = time.Time{}
 		return 0

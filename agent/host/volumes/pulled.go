@@ -13,8 +13,8 @@ const (
 // the end. The zero value has none.
 type pulledImages struct{ references []string }
 
-// add notes that an image was pulled, or found in the cache.
-func (p *pulledImages) add(reference string) {
+// noteImage notes that an image was pulled, or found in the cache.
+func (p *pulledImages) noteImage(reference string) {
 	if len(reference) > maxPulledBytes {
 		return
 	}

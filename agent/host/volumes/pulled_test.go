@@ -12,14 +12,14 @@ import (
 func TestTheImagesOfAHostAreToldInOrderAndBounded(t *testing.T) {
 	var p pulledImages
 	for _, reference := range []string{"b", "a", "c", "a"} {
-		p.add(reference)
+		p.noteImage(reference)
 	}
 	if got := p.list(); !slices.Equal(got, []string{"a", "b", "c"}) {
 		t.Errorf("listed %v", got)
 	}
 	digest := strings.Repeat("0", 64)
 	for i := range 500 {
-		p.add(fmt.Sprintf("registry.example/team/image-%d@sha256:%s", i, digest))
+		p.noteImage(fmt.Sprintf("registry.example/team/image-%d@sha256:%s", i, digest))
 	}
 	all := p.list()
 	if size := len(strings.Join(all, "")); size > maxPulledBytes || size < maxPulledBytes/2 {
@@ -30,12 +30,12 @@ func TestTheImagesOfAHostAreToldInOrderAndBounded(t *testing.T) {
 		t.Errorf("not the last ones in order: %v", all)
 	}
 	for i := range 500 {
-		p.add(fmt.Sprint(i))
+		p.noteImage(fmt.Sprint(i))
 	}
 	if n := len(p.list()); n != maxPulled {
 		t.Errorf("%d short references", n)
 	}
-	p.add(strings.Repeat("x", maxPulledBytes+1))
+	p.noteImage(strings.Repeat("x", maxPulledBytes+1))
 	if n := len(p.list()); n != maxPulled {
 		t.Errorf("one that does not fit leaves %d", n)
 	}

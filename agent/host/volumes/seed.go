@@ -12,13 +12,13 @@ import (
 	"virtmesh/storage/cloudinit"
 )
 
-// cloudInit makes the NoCloud seed of an instance.
-func (v *Volumes) cloudInit(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, source *kubevirtv1.CloudInitNoCloudSource) ([]byte, error) {
-	userData, err := v.seedPart(ctx, vmi.Namespace, "userData", source.UserData, source.UserDataBase64, source.UserDataSecretRef)
+// makeSeed makes the NoCloud seed of an instance.
+func (v *Volumes) makeSeed(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, source *kubevirtv1.CloudInitNoCloudSource) ([]byte, error) {
+	userData, err := v.readSeedPart(ctx, vmi.Namespace, "userData", source.UserData, source.UserDataBase64, source.UserDataSecretRef)
 	if err != nil {
 		return nil, err
 	}
-	networkData, err := v.seedPart(ctx, vmi.Namespace, "networkData", source.NetworkData, source.NetworkDataBase64, source.NetworkDataSecretRef)
+	networkData, err := v.readSeedPart(ctx, vmi.Namespace, "networkData", source.NetworkData, source.NetworkDataBase64, source.NetworkDataSecretRef)
 	if err != nil {
 		return nil, err
 	}
@@ -29,12 +29,12 @@ func (v *Volumes) cloudInit(ctx context.Context, vmi *kubevirtv1.VirtualMachineI
 	})
 }
 
-// seedPart reads one part of a seed from the place that the specification names. In a
+// readSeedPart reads one part of a seed from the place that the specification names. In a
 // Secret the key is the field's name as it is or in lower case: KubeVirt accepts both.
-func (v *Volumes) seedPart(ctx context.Context, namespace, field, inline, encoded string, ref *corev1.LocalObjectReference) ([]byte, error) {
+func (v *Volumes) readSeedPart(ctx context.Context, namespace, field, inline, encoded string, ref *corev1.LocalObjectReference) ([]byte, error) {
 	var fromSecret []byte
 	if ref != nil {
-		secret, err := v.secret(ctx, namespace, ref.Name)
+		secret, err := v.readSecret(ctx, namespace, ref.Name)
 		if err != nil {
 			return nil, fmt.Errorf("cloudInitNoCloud.%s: %w", field, err)
 		}

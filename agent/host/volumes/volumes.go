@@ -67,8 +67,8 @@ func New(config Config) *Volumes { return &Volumes{Config: config} }
 func (v *Volumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domain.Disk, func(), error) {
 	p := preparation{Volumes: v, vmi: vmi, disks: map[string]domain.Disk{}}
 	for _, volume := range vmi.Spec.Volumes {
-		if err := p.add(ctx, volume); err != nil {
-			p.release()
+		if err := p.addVolume(ctx, volume); err != nil {
+			p.releaseImages()
 			var told *executor.VolumeError
 			if !errors.As(err, &told) {
 				err = &executor.VolumeError{Volume: volume.Name, Reason: reasonVolume, Err: err}
@@ -76,7 +76,7 @@ func (v *Volumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 			return nil, nil, err
 		}
 	}
-	return p.disks, p.release, nil
+	return p.disks, p.releaseImages, nil
 }
 
 // preparation collects the disks of one instance.
@@ -87,25 +87,27 @@ type preparation struct {
 	releases []func()
 }
 
-func (p *preparation) release() {
+// releaseImages ends the hold on the images.
+func (p *preparation) releaseImages() {
 	for _, release := range p.releases {
 		release()
 	}
 }
 
-func (p *preparation) add(ctx context.Context, volume kubevirtv1.Volume) (err error) {
+// addVolume prepares one volume, and adds its disk.
+func (p *preparation) addVolume(ctx context.Context, volume kubevirtv1.Volume) (err error) {
 	switch {
 	case volume.ContainerDisk != nil:
-		return p.containerDisk(ctx, volume)
+		return p.addContainerDisk(ctx, volume)
 	case volume.EmptyDisk != nil:
-		return p.ephemeral(ctx, ephemeral.Disk{Name: volume.Name,
+		return p.addEphemeralDisk(ctx, ephemeral.Disk{Name: volume.Name,
 			Empty: &ephemeral.Empty{Size: volume.EmptyDisk.Capacity.Value(), Format: qemuimg.QCOW2}})
 	case volume.CloudInitNoCloud != nil:
-		image, err := p.cloudInit(ctx, p.vmi, volume.CloudInitNoCloud)
+		image, err := p.makeSeed(ctx, p.vmi, volume.CloudInitNoCloud)
 		if err != nil {
 			return err
 		}
-		return p.ephemeral(ctx, ephemeral.Disk{Name: volume.Name, Content: image})
+		return p.addEphemeralDisk(ctx, ephemeral.Disk{Name: volume.Name, Content: image})
 	case volume.PersistentVolumeClaim != nil:
 		p.disks[volume.Name], err = p.Claims.disk(ctx, p.vmi, volume)
 		return err
@@ -114,8 +116,8 @@ func (p *preparation) add(ctx context.Context, volume kubevirtv1.Volume) (err er
 		Err: errors.New("only containerDisk, emptyDisk, cloudInitNoCloud and persistentVolumeClaim are supported")}
 }
 
-// ephemeral makes a disk that lives as long as the instance.
-func (p *preparation) ephemeral(ctx context.Context, disk ephemeral.Disk) error {
+// addEphemeralDisk makes a disk that lives as long as the instance.
+func (p *preparation) addEphemeralDisk(ctx context.Context, disk ephemeral.Disk) error {
 	owner := ephemeral.VM{Namespace: p.vmi.Namespace, Name: p.vmi.Name, UID: string(p.vmi.UID)}
 	prepared, err := p.Disks.Prepare(ctx, owner, []ephemeral.Disk{disk})
 	if err != nil {
@@ -133,19 +135,20 @@ func (p *preparation) ephemeral(ctx context.Context, disk ephemeral.Disk) error 
 	return nil
 }
 
-// containerDisk pulls the image and puts an overlay for the guest's writes on
+// addContainerDisk pulls the image and puts an overlay for the guest's writes on
 // top of it.
-func (p *preparation) containerDisk(ctx context.Context, volume kubevirtv1.Volume) error {
-	image, release, err := p.pull(ctx, p.vmi, volume)
+func (p *preparation) addContainerDisk(ctx context.Context, volume kubevirtv1.Volume) error {
+	image, release, err := p.pullImage(ctx, p.vmi, volume)
 	if err != nil {
 		return err
 	}
 	p.releases = append(p.releases, release)
-	return p.ephemeral(ctx, ephemeral.Disk{Name: volume.Name,
+	return p.addEphemeralDisk(ctx, ephemeral.Disk{Name: volume.Name,
 		Overlay: &ephemeral.Overlay{Backing: image.Path, BackingFormat: qemuimg.Format(image.Format), Origin: image.Digest}})
 }
 
-func (v *Volumes) pull(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, volume kubevirtv1.Volume) (containerdisk.Image, func(), error) {
+// pullImage pulls the image of a container disk.
+func (v *Volumes) pullImage(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, volume kubevirtv1.Volume) (containerdisk.Image, func(), error) {
 	source := volume.ContainerDisk
 	fail := func(err error) (containerdisk.Image, func(), error) {
 		reason := reasonErrImagePull
@@ -155,10 +158,10 @@ func (v *Volumes) pull(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstan
 		return containerdisk.Image{}, nil, &executor.VolumeError{Volume: volume.Name, Reason: reason, Err: err}
 	}
 	options := containerdisk.PullOptions{
-		Policy: containerdisk.Policy(source.ImagePullPolicy), File: source.Path, Progress: v.progress(vmi, source.Image),
+		Policy: containerdisk.Policy(source.ImagePullPolicy), File: source.Path, Progress: v.progressEvents(vmi, source.Image),
 	}
 	if source.ImagePullSecret != "" {
-		secret, err := v.secret(ctx, vmi.Namespace, source.ImagePullSecret)
+		secret, err := v.readSecret(ctx, vmi.Namespace, source.ImagePullSecret)
 		if err != nil {
 			return fail(err)
 		}
@@ -169,7 +172,7 @@ func (v *Volumes) pull(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstan
 		return fail(err)
 	}
 	v.mu.Lock()
-	v.pulled.add(source.Image)
+	v.pulled.noteImage(source.Image)
 	v.mu.Unlock()
 	return image, release, nil
 }
@@ -177,8 +180,9 @@ func (v *Volumes) pull(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstan
 // progressInterval is how often a long pull is reported in an event.
 const progressInterval = 10 * time.Second
 
-// progress reports a pull that takes long; a short one needs no event.
-func (v *Volumes) progress(vmi *kubevirtv1.VirtualMachineInstance, ref string) func(done, total int64) {
+// progressEvents returns a function that reports the progress of a long pull in events.
+// A short pull needs no event.
+func (v *Volumes) progressEvents(vmi *kubevirtv1.VirtualMachineInstance, ref string) func(done, total int64) {
 	last := time.Now()
 	return func(done, total int64) {
 		if now := time.Now(); now.Sub(last) > progressInterval {
@@ -237,7 +241,7 @@ func (v *Volumes) ImageReferences() []string {
 	return v.pulled.list()
 }
 
-func (v *Volumes) secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+func (v *Volumes) readSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	secret, err := objects.Get[*corev1.Secret](ctx, v.Store, objects.Key{Namespace: namespace, Name: name}, localRead)
 	if err != nil {
 		return nil, fmt.Errorf("secret %s: %w", name, err)

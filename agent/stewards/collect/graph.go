@@ -144,7 +144,7 @@ func (g *graph) Reset(recs []raftstore.Record, _ uint64) {
 		close(g.synced)
 	}
 	g.mu.Unlock()
-	g.tell(g.Keys(), 0)
+	g.notifySubscribers(g.Keys(), 0)
 }
 
 // Apply implements objects.Sink.
@@ -184,7 +184,7 @@ func (g *graph) Apply(ev raftstore.Event) {
 		keys = append(keys, stewards.Key{Name: key})
 	}
 	g.mu.Unlock()
-	g.tell(keys, ev.Revision)
+	g.notifySubscribers(keys, ev.Revision)
 }
 
 func sameOwnership(a, b *item) bool {
@@ -192,7 +192,8 @@ func sameOwnership(a, b *item) bool {
 		slices.EqualFunc(a.owners, b.owners, func(x, y metav1.OwnerReference) bool { return x.UID == y.UID })
 }
 
-func (g *graph) tell(keys []stewards.Key, revision uint64) {
+// notifySubscribers calls every subscriber with each of the keys.
+func (g *graph) notifySubscribers(keys []stewards.Key, revision uint64) {
 	g.mu.RLock()
 	subs := make([]func(stewards.Key, uint64), 0, len(g.subs))
 	for _, fn := range g.subs {

@@ -31,9 +31,9 @@ type capabilityCache struct {
 	emulator os.FileInfo
 }
 
-// get returns what is known, if it is still so: the daemon was not restarted, and the
-// emulator is the same file.
-func (c *capabilityCache) get(connects uint64, now time.Time) (hypervisor.Capabilities, bool) {
+// lookUp returns the capabilities that were read last, if it is still so: the daemon
+// was not restarted, and the emulator is the same file.
+func (c *capabilityCache) lookUp(connects uint64, now time.Time) (hypervisor.Capabilities, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.read.IsZero() || c.connects != connects || now.Sub(c.read) >= capabilitiesAge {
@@ -42,7 +42,7 @@ func (c *capabilityCache) get(connects uint64, now time.Time) (hypervisor.Capabi
 	return c.value, sameFile(c.emulator, fileInfo(c.value.Emulator))
 }
 
-func (c *capabilityCache) put(value hypervisor.Capabilities, connects uint64, now time.Time) {
+func (c *capabilityCache) store(value hypervisor.Capabilities, connects uint64, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.value, c.read, c.connects, c.emulator = value, now, connects, fileInfo(value.Emulator)
@@ -69,12 +69,12 @@ func (d *Driver) Capabilities(ctx context.Context) (hypervisor.Capabilities, err
 	d.mu.Lock()
 	connects, connected := d.connects, d.conn != nil && !d.closed
 	d.mu.Unlock()
-	if known, ok := d.caps.get(connects, time.Now()); ok && connected && ctx.Err() == nil {
+	if known, ok := d.caps.lookUp(connects, time.Now()); ok && connected && ctx.Err() == nil {
 		return known, nil
 	}
 	out, err := call(ctx, d, d.queries, "read capabilities", nil, d.readCapabilities)
 	if err == nil {
-		d.caps.put(out, connects, time.Now())
+		d.caps.store(out, connects, time.Now())
 	}
 	return out, err
 }

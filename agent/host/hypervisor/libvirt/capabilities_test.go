@@ -113,10 +113,10 @@ func TestCapabilitiesAreBelievedForAWhile(t *testing.T) {
 	write("old")
 	now := time.Date(2024, 11, 26, 12, 0, 0, 0, time.UTC)
 	var c capabilityCache
-	if _, ok := c.get(1, now); ok {
+	if _, ok := c.lookUp(1, now); ok {
 		t.Error("something is known at first")
 	}
-	c.put(hypervisor.Capabilities{HostUUID: "a", Emulator: emulator}, 1, now)
+	c.store(hypervisor.Capabilities{HostUUID: "a", Emulator: emulator}, 1, now)
 	for _, step := range []struct {
 		name     string
 		connects uint64
@@ -134,13 +134,13 @@ func TestCapabilitiesAreBelievedForAWhile(t *testing.T) {
 		if step.do != nil {
 			step.do()
 		}
-		got, ok := c.get(step.connects, now.Add(step.after))
+		got, ok := c.lookUp(step.connects, now.Add(step.after))
 		if ok != step.known || ok && got.HostUUID != "a" {
 			t.Errorf("%s: known %v, %+v", step.name, ok, got)
 		}
 	}
-	c.put(hypervisor.Capabilities{Emulator: emulator}, 3, now)
-	if _, ok := c.get(3, now); !ok {
+	c.store(hypervisor.Capabilities{Emulator: emulator}, 3, now)
+	if _, ok := c.lookUp(3, now); !ok {
 		t.Error("what was read without an emulator is read again and again")
 	}
 }
