@@ -21,6 +21,15 @@ func TestEntryText(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(back, e) {
 		t.Errorf("decoded as %+v (%v)", back, err)
 	}
+	for _, n := range []int64{0, 1} {
+		small := Entry{Namespace: "ns", Name: "vm", Resources: machine.Resources{
+			CPUMilli: n, MemoryBytes: n, EphemeralBytes: n, Hugepages: map[string]int64{"2Mi": n}, Devices: map[string]int64{"d": n},
+		}}
+		back, err := decodeEntry(raftstore.Record{Key: "k", Value: small.encodeText()})
+		if err != nil || !reflect.DeepEqual(back, small) {
+			t.Errorf("%+v is decoded as %+v (%v)", small, back, err)
+		}
+	}
 	for _, bad := range []string{"", "x", "ns/vm cpu=x", "ns/vm cpu=-1", "ns/vm epoch", "ns/vm gpus=1", "ns/vm  cpu=1"} {
 		if _, err := decodeEntry(raftstore.Record{Value: []byte(bad)}); err == nil {
 			t.Errorf("%q was accepted", bad)
