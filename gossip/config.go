@@ -49,11 +49,19 @@ type Config struct {
 	Facts Facts
 
 	// DeadRetention and LeftRetention are how long a member that died or left
-	// is remembered. Until then, a dead member is contacted again about every
-	// ReconnectInterval, which heals the mesh after a partition.
-	DeadRetention     time.Duration
-	LeftRetention     time.Duration
+	// is remembered.
+	DeadRetention time.Duration
+	LeftRetention time.Duration
+
+	// Seeds returns the members that the mesh has according to a source other than
+	// gossip. It may be nil, and must not block for long. The members that gossip
+	// does not list as live are contacted for as long as Seeds names them.
+	Seeds func() []Seed
+	// ReconnectInterval is how often the whole mesh contacts a member that has just
+	// died, which heals the mesh after a partition. The interval grows with the
+	// time that the member has been missing, up to ReconnectMax.
 	ReconnectInterval time.Duration
+	ReconnectMax      time.Duration
 
 	// Transport replaces UDP and TCP.
 	Transport memberlist.Transport
@@ -61,6 +69,13 @@ type Config struct {
 	Logger *slog.Logger
 	// Registerer receives the metrics; nil for none.
 	Registerer prometheus.Registerer
+}
+
+// Seed is a member by which the mesh can be found.
+type Seed struct {
+	Name string
+	// Addr is the host:port the member gossips on.
+	Addr string
 }
 
 // Profile holds the timing of failure detection and gossip. In a mesh of n members:
@@ -149,6 +164,7 @@ func DefaultConfig() Config {
 		DeadRetention:     24 * time.Hour,
 		LeftRetention:     time.Hour,
 		ReconnectInterval: 5 * time.Second,
+		ReconnectMax:      time.Minute,
 	}
 }
 
@@ -174,6 +190,7 @@ func (c Config) Validate() error {
 	bad(c.DeadRetention > 0, "DeadRetention: must be positive")
 	bad(c.LeftRetention > 0, "LeftRetention: must be positive")
 	bad(c.ReconnectInterval > 0, "ReconnectInterval: must be positive")
+	bad(c.ReconnectMax >= c.ReconnectInterval, "ReconnectMax: must be at least ReconnectInterval")
 	if err := c.Profile.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("Profile: %w", err))
 	}

@@ -26,6 +26,7 @@ func TestConfigRules(t *testing.T) {
 		"DeadRetention":     func(c *Config) { c.DeadRetention = 0 },
 		"LeftRetention":     func(c *Config) { c.LeftRetention = -1 },
 		"ReconnectInterval": func(c *Config) { c.ReconnectInterval = 0 },
+		"ReconnectMax":      func(c *Config) { c.ReconnectMax = c.ReconnectInterval - 1 },
 		"ProbeInterval":     func(c *Config) { c.Profile.ProbeInterval = 0 },
 		"ProbeTimeout":      func(c *Config) { c.Profile.ProbeTimeout = c.Profile.ProbeInterval / 2 },
 		"IndirectProbes":    func(c *Config) { c.Profile.IndirectProbes = -1 },

@@ -64,6 +64,24 @@ func (f Facts) Clone() Facts {
 	return f
 }
 
+// fit leaves out what makes f too large to gossip, the least useful first. Without the
+// names of images a guest may start on a host that must pull its image. Labels are in
+// the member's node object as well.
+func (f *Facts) fit() {
+	for len(encodeSection(sectionHost, f)) > maxSection {
+		switch {
+		case len(f.Images) > 1:
+			f.Images = f.Images[:len(f.Images)/2]
+		case len(f.Images) > 0:
+			f.Images = nil
+		case len(f.Labels) > 0:
+			f.Labels = nil
+		default:
+			return
+		}
+	}
+}
+
 func (r Resources) clone() Resources {
 	r.Hugepages = maps.Clone(r.Hugepages)
 	r.Devices = maps.Clone(r.Devices)

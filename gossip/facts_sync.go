@@ -39,16 +39,27 @@ const (
 	// in bytes.
 	maxJoinState = 2 << 20
 	maxBatch     = 1 << 20
+	// maxAhead is how far the version of a record, which is a time, may lie ahead of
+	// the clock of the member that receives it. A member can therefore always find a
+	// version that is higher than one that somebody has forged, or that was written
+	// while its clock was wrong: the limit moves on with the clocks. The certificates
+	// of hosts whose clocks differ by more than this are not valid for each other.
+	maxAhead = 24 * time.Hour
 )
+
+// versionHorizon returns the highest version of facts that a member accepts now.
+func versionHorizon(now time.Time) uint64 { return uint64(max(1, now.Add(maxAhead).UnixMilli())) }
 
 // ErrFactsTooLarge is returned for facts that are too large to gossip.
 var ErrFactsTooLarge = errors.New("facts are too large to gossip")
 
 // SetFacts replaces the facts of this member. It copies f and never blocks on the
 // network. Changes that come faster than announcements are allowed are merged into
-// the next announcement.
+// the next announcement. Of facts that are too large it leaves out the least useful
+// part, see Facts.fit.
 func (g *Gossip) SetFacts(f Facts) error {
 	f = f.Clone()
+	f.fit()
 	secs, err := encodeFacts(&f)
 	if err != nil {
 		return err
@@ -127,8 +138,9 @@ func (g *Gossip) announceFacts(now time.Time) {
 		g.own.dirty[i] = false
 		g.own.announced = now
 		// The clock orders the versions across restarts. If the clock was set
-		// back, the floor does.
-		version := max(uint64(max(1, now.UnixMilli())), g.own.floor[i]+1)
+		// back, the floor does. Nobody with a right clock has a floor above the
+		// horizon, and all of them would refuse a version above it.
+		version := max(uint64(max(1, now.UnixMilli())), min(g.own.floor[i]+1, versionHorizon(now)))
 		g.own.floor[i] = version
 		rec := record{name: g.name, sec: section(i), version: version, count: 1, raw: g.own.secs[i]}
 		g.facts.applyRecord(now, rec)
@@ -195,6 +207,9 @@ func (g *Gossip) mergeRecord(now time.Time, rec record) outcome {
 		g.outbidVersions(now, v)
 		return stale
 	}
+	if rec.version > versionHorizon(now) {
+		return stale
+	}
 	out := g.facts.applyRecord(now, rec)
 	if out == applied {
 		if p := g.detector.peers[rec.name]; p != nil {
@@ -210,7 +225,7 @@ func (g *Gossip) mergeRecord(now time.Time, rec record) outcome {
 // members would ignore the new facts. The caller holds the lock.
 func (g *Gossip) outbidVersions(now time.Time, theirs versions) {
 	for i, v := range theirs {
-		if v > g.own.floor[i] && v <= maxVersion {
+		if v > g.own.floor[i] && v <= versionHorizon(now) {
 			g.own.floor[i] = v
 			g.own.dirty[i] = true
 			g.own.announced = time.Time{}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -132,7 +133,7 @@ func TestSetFactsRefusesWhatCannotBeGossiped(t *testing.T) {
 		m := startMesh(t, 1)
 		g := m.Members[0]
 		for name, f := range map[string]gossip.Facts{
-			"labels":  {Labels: map[string]string{"k": strings.Repeat("x", 20000)}},
+			"models":  {CPUModels: []string{strings.Repeat("x", 20000)}},
 			"address": {MeshAddr: strings.Repeat("x", 600)},
 		} {
 			if err := g.SetFacts(f); !errors.Is(err, gossip.ErrFactsTooLarge) {
@@ -143,6 +144,64 @@ func TestSetFactsRefusesWhatCannotBeGossiped(t *testing.T) {
 			t.Errorf("refused facts were taken over: %+v", p.Facts)
 		}
 	})
+}
+
+// TestLargeFactsAreGossipedInPart: capacity, load and the cordon of a host must not
+// freeze because the host has more images or labels than fit.
+func TestLargeFactsAreGossipedInPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startMesh(t, 2)
+		f := bigFacts()
+		f.Unschedulable, f.Free.CPUMilli = true, 123
+		for i := range 400 {
+			f.Images = append(f.Images, fmt.Sprintf("registry.example.org/images/disk@sha256:%064d", i))
+		}
+		for i := range 40 {
+			f.Labels[fmt.Sprintf("example.org/label-%d", i)] = strings.Repeat("x", 63)
+		}
+		if err := m.Members[0].SetFacts(f); err != nil {
+			t.Fatal(err)
+		}
+		p, _ := m.Members[0].Member(m.Members[0].Name())
+		if got := p.Facts; len(got.Images) == 0 || len(got.Images) >= len(f.Images) || !slices.Equal(got.Images, f.Images[:len(got.Images)]) || len(got.Labels) != len(f.Labels) {
+			t.Errorf("of %d images and %d labels %d and %d are left", len(f.Images), len(f.Labels), len(got.Images), len(got.Labels))
+		}
+		awaitFacts(t, m, m.Members[0].Name(), p.Facts, 10*time.Second)
+		f.Labels["long"] = strings.Repeat("x", 20000)
+		if err := m.Members[0].SetFacts(f); err != nil {
+			t.Fatal(err)
+		}
+		if p, _ = m.Members[0].Member(m.Members[0].Name()); p.Facts.Labels != nil || p.Facts.Images != nil || p.Facts.Free.CPUMilli != 123 {
+			t.Errorf("%+v", p.Facts)
+		}
+	})
+}
+
+// TestVersionsOfFactsAreBounded: neither a forged version nor one that was written while
+// the member's clock was wrong may keep a member's later facts from the others.
+func TestVersionsOfFactsAreBounded(t *testing.T) {
+	for name, ahead := range map[string]time.Duration{
+		"the furthest that is accepted": gossip.MaxAhead, "a little further": gossip.MaxAhead + time.Hour, "the end of time": 1 << 62,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := startMesh(t, 3)
+				victim := m.Members[2]
+				forged := bigFacts()
+				forged.Version = "forged"
+				for _, g := range m.Members {
+					gossip.ForgeFacts(g, victim.Name(), ahead, forged)
+				}
+				time.Sleep(time.Minute)
+				f := bigFacts()
+				f.Version = "true"
+				if err := victim.SetFacts(f); err != nil {
+					t.Fatal(err)
+				}
+				awaitFacts(t, m, victim.Name(), f, 2*time.Minute)
+			})
+		})
+	}
 }
 
 func TestFactsAreCopied(t *testing.T) {

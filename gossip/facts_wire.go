@@ -21,8 +21,7 @@ const (
 	maxSection = 16 << 10
 	// maxFragments follows from maxMessage, maxSection and the longest name.
 	maxFragments = 32
-	// maxVersion is far beyond any clock. A higher version is refused, because no
-	// later version could replace it.
+	// maxVersion is far beyond any clock; a record with a higher version is malformed.
 	maxVersion = 1 << 60
 )
 

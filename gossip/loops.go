@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"time"
 )
@@ -161,47 +160,4 @@ func (g *Gossip) metaLoop() {
 			g.log.Debug("announcing metadata is slow", "err", err)
 		}
 	}
-}
-
-// reconnectLoop contacts a dead member now and then. memberlist forgets dead members,
-// so without this loop two halves of a mesh would never find each other again.
-func (g *Gossip) reconnectLoop() {
-	for {
-		// The pause is random, so that members do not all act at the same time.
-		pause := g.config.ReconnectInterval/2 + rand.N(g.config.ReconnectInterval)
-		select {
-		case <-g.stop:
-			return
-		case <-time.After(pause):
-		}
-		addr, ok := g.pickDead()
-		if !ok {
-			continue
-		}
-		if _, err := g.list.Join([]string{addr}); err != nil {
-			g.log.Debug("a dead member does not answer", "addr", addr)
-		}
-	}
-}
-
-// pickDead chooses a dead member to contact, or none. The more live members there
-// are, the less likely each of them is to choose one, so that the whole mesh contacts
-// each dead member about once per interval.
-func (g *Gossip) pickDead() (string, bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	dead, live := g.detector.count[Dead], max(1, g.detector.live())
-	if dead == 0 || rand.IntN(live) >= dead {
-		return "", false
-	}
-	n := rand.IntN(dead)
-	for _, p := range g.detector.peers {
-		if p.state != Dead {
-			continue
-		}
-		if n--; n < 0 {
-			return p.name + "/" + p.addr, true
-		}
-	}
-	return "", false
 }

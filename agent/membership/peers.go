@@ -49,6 +49,16 @@ func (p *Peers) seeds() []identity.Seed {
 	return p.identity.Info().Seeds
 }
 
+// gossipSeeds returns the other members in the form that gossip uses. Gossip contacts
+// those that it does not list as live, for as long as the mesh has a record of them.
+func (p *Peers) gossipSeeds() []gossip.Seed {
+	var seeds []gossip.Seed
+	for _, seed := range p.seeds() {
+		seeds = append(seeds, gossip.Seed{Name: seed.Host, Addr: seed.GossipAddress})
+	}
+	return seeds
+}
+
 // recordedSeeds returns the other members that the local copy of the store lists; ok is
 // false if the copy does not even have a record of this host.
 func (p *Peers) recordedSeeds() (others []identity.Seed, ok bool) {

@@ -23,6 +23,14 @@ func newMesh() *Mesh {
 	return &Mesh{Network: NewNetwork(), byName: make(map[string]*gossip.Gossip)}
 }
 
+// Adopt returns a mesh without members on a network. The caller appends to Members what
+// it starts itself, for example members that begin apart.
+func Adopt(n *Network) *Mesh {
+	m := newMesh()
+	m.Network = n
+	return m
+}
+
 // Name returns the name of member i of a mesh, counted from 0.
 func Name(i int) string { return fmt.Sprintf("host%d", i+1) }
 
