@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"runtime"
 	"time"
 
@@ -54,8 +55,19 @@ func (c TellerConfig) Validate() error {
 	return nil
 }
 
+// loadStep is the change of load below which the mesh is not told, and poolSteps the
+// number of parts of a pool's capacity of which one must be taken or freed. Without
+// them a host at rest would announce facts all the time.
+const (
+	loadStep  = 0.1
+	poolSteps = 100
+)
+
 // Teller keeps the mesh informed of what this host has free for guests.
-type Teller struct{ cfg TellerConfig }
+type Teller struct {
+	cfg  TellerConfig
+	told gossip.Facts // what Run told last
+}
 
 // NewTeller checks cfg and returns a Teller that is not yet running.
 func NewTeller(cfg TellerConfig) (*Teller, error) {
@@ -70,7 +82,8 @@ func (t *Teller) Run(ctx context.Context) error {
 	ticker := time.NewTicker(t.cfg.Interval)
 	defer ticker.Stop()
 	for {
-		if err := t.cfg.Tell(t.facts(ctx)); err != nil {
+		t.told = steady(t.told, t.facts(ctx))
+		if err := t.cfg.Tell(t.told); err != nil {
 			t.cfg.Logger.Warn("the facts of this host could not be gossiped", "err", err)
 		}
 		select {
@@ -79,6 +92,21 @@ func (t *Teller) Run(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// steady returns the facts now with the load and the free space of pools that were told
+// before, where they have hardly changed since.
+func steady(told, now gossip.Facts) gossip.Facts {
+	if math.Abs(now.Load-told.Load) < loadStep {
+		now.Load = told.Load
+	}
+	for name, pool := range now.Pools {
+		before, ok := told.Pools[name]
+		if ok && before.Capacity == pool.Capacity && max(before.Free-pool.Free, pool.Free-before.Free) < pool.Capacity/poolSteps {
+			now.Pools[name] = before
+		}
+	}
+	return now
 }
 
 // facts are those of this moment.

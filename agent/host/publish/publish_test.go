@@ -3,8 +3,10 @@ package publish
 import (
 	"context"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -272,4 +274,39 @@ func TestFactsFollowTheHost(t *testing.T) {
 		cancel()
 		done.Wait()
 	})
+}
+
+// TestHostAtRestTellsTheSame: a load and free space that wander a little around a value
+// must not be gossiped, but a slow drift must be.
+func TestHostAtRestTellsTheSame(t *testing.T) {
+	at := func(load float64, free int64) gossip.Facts {
+		return gossip.Facts{Load: load, Pools: map[string]gossip.Pool{"local": {Capacity: 1000, Free: free}}}
+	}
+	told, changes := at(0.5, 500), 0
+	tell := func(facts gossip.Facts) {
+		if next := steady(told, facts); !reflect.DeepEqual(next, told) {
+			told, changes = next, changes+1
+		}
+	}
+	for range 100 {
+		tell(at(0.45, 509))
+		tell(at(0.55, 491))
+	}
+	if changes != 0 {
+		t.Errorf("a host at rest told %d changes", changes)
+	}
+	for i := range 100 {
+		tell(at(0.5+float64(i)/100, 500-int64(i)))
+	}
+	if off := math.Abs(told.Load - 1.49); off > loadStep || told.Pools["local"].Free > 411 || changes > 25 {
+		t.Errorf("after a slow drift the mesh has %+v, after %d changes", told, changes)
+	}
+	if next := steady(told, at(told.Load, 1)); next.Pools["local"].Free != 1 {
+		t.Errorf("a full pool is not told: %+v", next)
+	}
+	grown := at(told.Load, told.Pools["local"].Free)
+	grown.Pools["local"] = gossip.Pool{Capacity: 1001, Free: told.Pools["local"].Free}
+	if next := steady(told, grown); next.Pools["local"].Capacity != 1001 {
+		t.Errorf("a grown pool is not told: %+v", next)
+	}
 }
