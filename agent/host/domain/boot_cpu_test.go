@@ -35,7 +35,7 @@ func TestCPUTimeTakesEffect(t *testing.T) {
 			if !cgroups {
 				return
 			}
-			seen := strings.Join(strings.Fields(h.virsh(t, "schedinfo", string(in.VMI.UID))), " ")
+			seen := strings.Join(strings.Fields(h.virsh(t, "schedinfo", UUID(in.VMI))), " ")
 			for _, want := range []string{"cpu_shares : 256", "global_period : 100000", "global_quota : 150000"} {
 				if !strings.Contains(seen, want) {
 					t.Errorf("%q is not in %q", want, seen)

@@ -173,7 +173,7 @@ func TestConvertedGuestsRun(t *testing.T) {
 				awaitText(t, console, hypervisortest.Ready)
 			}
 			got, err := h.driver.Get(ctx, Ref(in.VMI))
-			if err != nil || got.State != hypervisor.StateRunning || got.UUID != string(in.VMI.UID) {
+			if err != nil || got.State != hypervisor.StateRunning || got.UUID != UUID(in.VMI) {
 				t.Errorf("got %+v, %v", got, err)
 			}
 			if seen := h.virsh(t, "qemu-monitor-command", got.UUID, "--hmp", "info uuid"); !strings.Contains(seen, FirmwareUUID(in.VMI)) {
@@ -221,7 +221,7 @@ func (h *bootHost) smbiosUUID(t *testing.T, in Input) string {
 	if err := os.Chmod(path, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	h.virsh(t, "qemu-monitor-command", string(in.VMI.UID), fmt.Sprintf(
+	h.virsh(t, "qemu-monitor-command", UUID(in.VMI), fmt.Sprintf(
 		`{"execute":"pmemsave","arguments":{"val":%d,"size":%d,"filename":%q}}`, 0xf0000, 0x10000, path))
 	memory, err := os.ReadFile(path)
 	if err != nil {

@@ -1,22 +1,51 @@
 package domain
 
 import (
+	"github.com/google/uuid"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	v1 "kubevirt.io/api/core/v1"
 	"libvirt.org/go/libvirtxml"
 
 	"virtmesh/agent/host/hypervisor"
 )
 
+// machines is the UUID namespace of the UUIDs that UUID returns. It never changes:
+// libvirt keeps the state of a TPM under the UUID of the domain.
+var machines = uuid.MustParse("d3f1c1de-6a0f-4e0b-9a37-0c1f0c3f5c8e")
+
+// UUID returns the UUID of the domain that runs vmi. All instances of a VirtualMachine,
+// one after the other and on every host, have the same one, and an instance without a
+// VirtualMachine has its own. No two machines of the mesh have the same one: it is
+// derived from a UID, and also from namespace and name, because users may write any UID
+// into a reference to an owner.
+//
+// A domain that an earlier version started has its instance's UID for a UUID, and keeps
+// it until it ends.
+func UUID(vmi *v1.VirtualMachineInstance) string {
+	life := vmi.UID
+	if owner := metav1.GetControllerOf(vmi); owner != nil && isMachine(owner) && owner.Name == vmi.Name {
+		life = owner.UID
+	}
+	return uuid.NewSHA1(machines, []byte(vmi.Namespace+"/"+vmi.Name+"/"+string(life))).String()
+}
+
+// isMachine reports whether owner refers to a VirtualMachine, of any version of the API.
+func isMachine(owner *metav1.OwnerReference) bool {
+	kind := v1.VirtualMachineGroupVersionKind
+	group, err := schema.ParseGroupVersion(owner.APIVersion)
+	return err == nil && group.Group == kind.Group && owner.Kind == kind.Kind
+}
+
 // FirmwareUUID returns the machine UUID that the guest sees: the one in the spec, or
-// else the VMI's UID. Two guests of one host may have the same firmware UUID, because
+// else the domain's. Two guests of one host may have the same firmware UUID, because
 // KubeVirt derives it from the VMI's name without the namespace, and users may choose
-// any. libvirt requires the UUID of a domain to be unique, so the domain's UUID is the
-// VMI's UID instead.
+// any. libvirt requires the UUID of a domain to be unique, so the domain has another.
 func FirmwareUUID(vmi *v1.VirtualMachineInstance) string {
 	if f := vmi.Spec.Domain.Firmware; f != nil && f.UUID != "" {
 		return string(f.UUID)
 	}
-	return string(vmi.UID)
+	return UUID(vmi)
 }
 
 // Ref returns the name by which the hypervisor knows vmi.
@@ -32,7 +61,7 @@ func identity(c *conversion) {
 		c.out.Type = "kvm"
 	}
 	c.out.Name = ref.DomainName()
-	c.out.UUID = string(c.VMI.UID)
+	c.out.UUID = UUID(c.VMI)
 	owner := hypervisor.Owner{Ref: ref, Host: c.Host, Epoch: c.Epoch}
 	c.out.Metadata = &libvirtxml.DomainMetadata{XML: owner.Metadata()}
 	// libvirt must not restart a guest that has ended: whether it starts again is

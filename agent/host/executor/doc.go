@@ -30,6 +30,8 @@
 //     an older epoch than the claim's is stopped. A domain with a newer epoch means
 //     that this host's copy of the claim is old: the host reads the claim
 //     linearizably, and leaves the guest alone;
+//   - the instances of a VirtualMachine, one after the other, have one domain UUID. The
+//     domain of an earlier instance is removed before the next instance starts;
 //   - every write of an instance requires that the claim has not changed since it
 //     was read;
 //   - instance and claim are read linearizably right before a start, after

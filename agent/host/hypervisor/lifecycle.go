@@ -7,7 +7,8 @@ import "context"
 type Lifecycle interface {
 	// Start defines the domain and starts the guest. The definition must carry our
 	// metadata. A domain of the same Ref that already runs is returned as it is; one
-	// that is shut off is redefined, which drops its records. If Start fails, a domain
+	// that is shut off is redefined, which drops its records, under the UUID of the new
+	// definition. If Start fails, a domain
 	// that was not defined before is not left defined. Start waits until the guest's
 	// process is up, which may take a minute on a busy host. Only a few starts run at
 	// once; others wait.

@@ -96,6 +96,9 @@ func (m *Machine) start(xml string, opts hypervisor.StartOptions) (*fakeDomain, 
 		if d.state.Active() {
 			return d, nil
 		}
+		if def.UUID != d.uuid {
+			m.dropFirmwareState(def.Name, d.uuid, hypervisor.UndefineOptions{KeepNVRAM: true})
+		}
 	}
 	if def.UUID == "" {
 		def.UUID = rand.Text()

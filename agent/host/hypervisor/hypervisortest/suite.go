@@ -49,6 +49,7 @@ func Run(t *testing.T, h Harness) {
 		{"StartRunsTheGuestAndItCanBeFound", testStart},
 		{"StartOfARunningGuestChangesNothing", testStartTwice},
 		{"StartAfterShutoffRunsItAgain", testStartAgain},
+		{"StartGivesAShutoffDomainItsNewUUID", testNewUUID},
 		{"StartRefusesATakenName", testConflict},
 		{"StartOfBadDefinitionLeavesNothing", testInvalid},
 		{"AnotherIncarnationIsNotFound", testOtherIncarnation},

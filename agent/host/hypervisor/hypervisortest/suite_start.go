@@ -61,6 +61,24 @@ func testStartAgain(t *testing.T, w *world) {
 	w.awaitState(hypervisor.StateRunning, hypervisor.ReasonBooted)
 }
 
+// testNewUUID: a domain that was defined under another UUID does not keep its instance
+// from starting.
+func testNewUUID(t *testing.T, w *world) {
+	first := w.start()
+	w.must("destroy", w.hv.Destroy(w.ctx, w.owner.Ref))
+	w.must("record", w.hv.SetRecord(w.ctx, w.owner.Ref, "a", "b"))
+	other := "77777777" + first.UUID[8:]
+	xml := strings.Replace(w.xml(), "<uuid>"+first.UUID, "<uuid>"+other, 1)
+	got, err := w.hv.Start(w.ctx, xml, hypervisor.StartOptions{})
+	w.must("start", err)
+	if got.UUID != other || got.State != hypervisor.StateRunning || got.Owner != w.owner || len(got.Records) != 0 {
+		t.Errorf("started: %+v, want the uuid %s and no records", got, other)
+	}
+	if domains, err := w.hv.List(w.ctx); err != nil || find(domains, w.owner.Ref) == nil || find(domains, w.owner.Ref).UUID != other {
+		t.Errorf("listed: %+v, %v", domains, err)
+	}
+}
+
 func testConflict(t *testing.T, w *world) {
 	w.start()
 	usurper := w.owner

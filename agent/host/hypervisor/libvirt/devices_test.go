@@ -165,7 +165,13 @@ func TestDeviceNamesOfADefinition(t *testing.T) {
 		t.Errorf("name %q", got)
 	}
 	c := newNameCache()
-	c.names["u"] = names
+	c.names["u"] = cachedNames{instance: "i", names: names}
+	if _, ok := c.find("u", "i", []string{"vda"}); !ok {
+		t.Error("the names of an instance are not found")
+	}
+	if _, ok := c.find("u", "next", []string{"vda"}); ok {
+		t.Error("the machine's next instance is given the names of the one before")
+	}
 	c.forget("u")
 	if len(c.names) != 0 {
 		t.Error("names of a guest that has ended are kept")

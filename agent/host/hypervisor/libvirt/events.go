@@ -19,6 +19,9 @@ const rawBacklog = 4096
 type rawEvent struct {
 	uuid  string
 	event hypervisor.Event
+	// owner is whose domain it was when the event came, if that was known.
+	owner hypervisor.Owner
+	known bool
 	// redefined says that the metadata may have changed.
 	redefined bool
 	// disk is the target of the disk the event is about, whose volume is to be found.
@@ -61,10 +64,21 @@ func (d *Driver) enqueueRaw(dom *libvirt.Domain, raw rawEvent) {
 		return
 	}
 	raw.uuid, raw.event.Time = uuid, time.Now()
+	d.noteOwner(&raw)
 	select {
 	case d.raw <- raw:
 	default:
 		d.hub.Publish(hypervisor.Event{Kind: hypervisor.EventResync, Time: raw.event.Time, Detail: "events came too fast"})
+	}
+}
+
+// noteOwner notes whose domain it is, and forgets it when that has changed. The domains
+// of two instances of a machine, one after the other, have the same UUID, so when the
+// event is published the domain may already be the next one.
+func (d *Driver) noteOwner(raw *rawEvent) {
+	raw.owner, raw.known = d.owners.get(raw.uuid)
+	if raw.redefined || raw.event.Kind == hypervisor.EventUndefined {
+		d.owners.forget(raw.uuid)
 	}
 }
 
@@ -149,15 +163,9 @@ func (d *Driver) publish(ctx context.Context) {
 }
 
 func (d *Driver) publishOne(ctx context.Context, raw rawEvent) {
-	if raw.redefined {
-		d.owners.forget(raw.uuid)
-	}
-	owner, ok := d.owners.get(raw.uuid)
-	if !ok {
+	owner, ok := raw.owner, raw.known
+	if !ok || raw.redefined {
 		owner, ok = d.ownerByUUID(ctx, raw.uuid)
-	}
-	if raw.event.Kind == hypervisor.EventUndefined {
-		d.owners.forget(raw.uuid)
 	}
 	if raw.event.State == hypervisor.StateShutoff {
 		d.names.forget(raw.uuid)

@@ -27,7 +27,7 @@ func TestEventsFindTheirOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, owner := eventDriver()
 		events := d.hub.Subscribe(t.Context())
-		d.names.names["u1"] = deviceNames{"vda": "root"}
+		d.names.names["u1"] = cachedNames{instance: "u1", names: deviceNames{"vda": "root"}}
 		for _, raw := range []rawEvent{
 			{uuid: "foreign", event: hypervisor.Event{Kind: hypervisor.EventReboot}},
 			{uuid: "u1", event: hypervisor.Event{}},
@@ -35,6 +35,7 @@ func TestEventsFindTheirOwner(t *testing.T) {
 			{uuid: "u1", event: hypervisor.Event{Kind: hypervisor.EventUndefined}},
 			{uuid: "u1", event: hypervisor.Event{Kind: hypervisor.EventReboot}}, // whose, nobody knows any more
 		} {
+			d.noteOwner(&raw)
 			d.publishOne(t.Context(), raw)
 		}
 		for _, want := range []hypervisor.EventKind{hypervisor.EventState, hypervisor.EventUndefined} {
@@ -65,10 +66,40 @@ func TestEventsFindTheirOwner(t *testing.T) {
 // it cannot be read nobody is told a wrong one.
 func TestRedefinedDomainIsLookedUpAgain(t *testing.T) {
 	d, _ := eventDriver()
-	d.publishOne(t.Context(), rawEvent{uuid: "u1", redefined: true})
+	raw := rawEvent{uuid: "u1", redefined: true}
+	d.noteOwner(&raw)
+	d.publishOne(t.Context(), raw)
 	if owner, ok := d.owners.get("u1"); ok {
 		t.Errorf("a redefined domain still has owner %+v", owner)
 	}
+}
+
+// The domains of two instances of a machine have the same UUID. What happened to the
+// first is told of the first, although the second is there when it is told.
+func TestEventsOfAnEarlierInstanceKeepTheirOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, first := eventDriver()
+		events := d.hub.Subscribe(t.Context())
+		second := first
+		second.UID, second.Epoch = "u2", 2
+		raws := []rawEvent{
+			{uuid: "u1", event: hypervisor.Event{Kind: hypervisor.EventState, State: hypervisor.StateShutoff}},
+			{uuid: "u1", event: hypervisor.Event{Kind: hypervisor.EventUndefined}},
+			{uuid: "u1", event: hypervisor.Event{Kind: hypervisor.EventState, State: hypervisor.StateRunning}},
+		}
+		d.noteOwner(&raws[0])
+		d.noteOwner(&raws[1])
+		d.owners.put("u1", second)
+		d.noteOwner(&raws[2])
+		for i, want := range []hypervisor.Owner{first, first, second} {
+			d.publishOne(t.Context(), raws[i])
+			synctest.Wait()
+			if e := <-events; e.Kind != raws[i].event.Kind || e.Ref != want.Ref {
+				t.Errorf("event %d: got %+v, want one of %+v", i, e, want.Ref)
+			}
+		}
+		d.hub.Close()
+	})
 }
 
 // TestPublishEndsWithItsContext: a driver that closes leaves no goroutine.

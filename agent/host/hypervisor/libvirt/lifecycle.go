@@ -104,15 +104,32 @@ func (d *Driver) existing(conn *libvirt.Connect, ref hypervisor.Ref, xml string)
 		return false, nil, err
 	}
 	active, err := dom.IsActive()
-	if err != nil || !active {
-		_ = dom.Free()
-		return true, nil, err
+	if err == nil && active {
+		return true, dom, nil
 	}
-	return true, dom, nil
+	defer dom.Free()
+	if err == nil {
+		err = dropOtherUUID(dom, parsed.UUID)
+	}
+	return true, nil, err
 }
 
-// conflictingUUID finds another domain with the UUID, which the instance's own UID
-// never is but a domain that others defined may have. libvirt would redefine it.
+// dropOtherUUID undefines a shut-off domain whose UUID is not wanted: libvirt redefines
+// a domain only under the UUID that it has. The firmware's variables stay, as they do
+// when a domain is redefined. No later domain would find the state of its TPM.
+func dropOtherUUID(dom *libvirt.Domain, wanted string) error {
+	has, err := dom.GetUUIDString()
+	if err != nil || wanted == "" || has == wanted {
+		return err
+	}
+	if err := dom.UndefineFlags(undefineFlags(hypervisor.UndefineOptions{KeepNVRAM: true})); err != nil {
+		return fmt.Errorf("undefine it under its uuid %s: %w", has, err)
+	}
+	return nil
+}
+
+// conflictingUUID finds another domain with the UUID, such as one that others defined.
+// libvirt would redefine it.
 func conflictingUUID(conn *libvirt.Connect, wanted *libvirtxml.Domain) error {
 	other, err := conn.LookupDomainByUUIDString(wanted.UUID)
 	if is(err, libvirt.ERR_NO_DOMAIN) {

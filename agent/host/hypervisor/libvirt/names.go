@@ -18,10 +18,25 @@ type deviceNames map[string]string
 // no definition to be parsed each time.
 type nameCache struct {
 	mu    sync.Mutex
-	names map[string]deviceNames
+	names map[string]cachedNames
 }
 
-func newNameCache() *nameCache { return &nameCache{names: map[string]deviceNames{}} }
+// cachedNames are the names in the domain of one instance. The domain of the machine's
+// next instance has the same UUID and may have other devices.
+type cachedNames struct {
+	instance string
+	names    deviceNames
+}
+
+func newNameCache() *nameCache { return &nameCache{names: map[string]cachedNames{}} }
+
+// find returns the names known for the instance's domain, if they cover the shown ones.
+func (c *nameCache) find(uuid, instance string, shown []string) (deviceNames, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known, ok := c.names[uuid]
+	return known.names, ok && known.instance == instance && known.names.cover(shown)
+}
 
 func (c *nameCache) forget(uuid string) {
 	c.mu.Lock()
@@ -29,9 +44,9 @@ func (c *nameCache) forget(uuid string) {
 	delete(c.names, uuid)
 }
 
-// of returns the names for s. The definition is read when s shows a device that was
-// not there before, as after a plug.
-func (c *nameCache) of(s *libvirt.DomainStats, uuid string) (deviceNames, error) {
+// of returns the names for s, the domain of the instance with that UID. The definition
+// is read when s shows a device that was not there before, as after a plug.
+func (c *nameCache) of(s *libvirt.DomainStats, uuid, instance string) (deviceNames, error) {
 	shown := make([]string, 0, len(s.Block)+len(s.Net))
 	for _, b := range s.Block {
 		shown = append(shown, b.Name)
@@ -39,17 +54,14 @@ func (c *nameCache) of(s *libvirt.DomainStats, uuid string) (deviceNames, error)
 	for _, n := range s.Net {
 		shown = append(shown, n.Name)
 	}
-	c.mu.Lock()
-	known, ok := c.names[uuid]
-	c.mu.Unlock()
-	if ok && known.cover(shown) {
+	if known, ok := c.find(uuid, instance, shown); ok {
 		return known, nil
 	}
 	text, err := s.Domain.GetXMLDesc(0)
 	if err != nil {
 		return nil, err
 	}
-	known, err = parseDeviceNames(text)
+	known, err := parseDeviceNames(text)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +72,7 @@ func (c *nameCache) of(s *libvirt.DomainStats, uuid string) (deviceNames, error)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.names[uuid] = known
+	c.names[uuid] = cachedNames{instance: instance, names: known}
 	return known, nil
 }
 

@@ -134,7 +134,7 @@ func (d *Driver) stats(s *libvirt.DomainStats) (hypervisor.Stats, error) {
 			return hypervisor.Stats{}, err
 		}
 	}
-	names, err := d.names.of(s, uuid)
+	names, err := d.names.of(s, uuid, owner.UID)
 	if err != nil {
 		return hypervisor.Stats{}, err
 	}

@@ -1,0 +1,146 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/host/domain"
+	"virtmesh/agent/host/hypervisor"
+)
+
+// lifeOf returns a new instance of the VirtualMachine "web", placed on this host.
+func (w *world) lifeOf() *kubevirtv1.VirtualMachineInstance {
+	w.t.Helper()
+	vmi := scheduled("web")
+	machine := &metav1.ObjectMeta{Name: "web", UID: "0f7d8a1e-0000-4000-8000-0000000000a1"}
+	vmi.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(machine, kubevirtv1.VirtualMachineGroupVersionKind)}
+	return w.place(vmi)
+}
+
+// oneLife is a hypervisor that notices when a guest starts beside another domain of its
+// machine.
+type oneLife struct {
+	hypervisor.Hypervisor
+	t      *testing.T
+	starts int
+}
+
+func (h *oneLife) Start(ctx context.Context, xml string, opts hypervisor.StartOptions) (hypervisor.Domain, error) {
+	owner, _, _ := hypervisor.OwnerOf(xml)
+	domains, err := h.List(ctx)
+	if err != nil {
+		return hypervisor.Domain{}, err
+	}
+	for _, other := range domains {
+		if other.Owner.Ref != owner.Ref {
+			h.t.Errorf("%s of UID %s starts beside that of UID %s, which is %s", owner.Ref, owner.UID, other.Owner.UID, other.State)
+		}
+	}
+	h.starts++
+	return h.Hypervisor.Start(ctx, xml, opts)
+}
+
+// The instances of a VirtualMachine have one domain UUID, and the domain of the first
+// is gone before the second starts, wherever an agent dies.
+func TestTwoLivesOfAMachineDoNotMeet(t *testing.T) {
+	for death := 0; ; death++ {
+		w := newWorld(t)
+		h := &oneLife{Hypervisor: w.hv, t: t}
+		w.config.Hypervisor = h
+		w.restart()
+		first := w.lifeOf()
+		w.reconcile(first)
+		before, _ := w.domain(first)
+		// Nobody told this host that the instance and its claim are gone.
+		w.unclaim(first)
+		w.forget(first)
+		w.restart()
+		second := w.lifeOf()
+		taken := w.killBefore(death)
+		w.drive(second)
+		after, _ := w.domain(second)
+		if after.State != hypervisor.StateRunning || before.UUID == "" || after.UUID != before.UUID {
+			t.Errorf("killed before step %d: the domain of the second instance is %+v, that of the first was %+v", death, after, before)
+		}
+		if _, found := w.domain(first); found || h.starts != 2 {
+			t.Errorf("killed before step %d: %d starts, the first instance's domain is there: %v", death, h.starts, found)
+		}
+		if *taken <= death {
+			return
+		}
+	}
+}
+
+// A domain that cannot be removed holds up the machine's next start.
+func TestALifeWaitsForTheEndOfTheOneBefore(t *testing.T) {
+	for _, failing := range []string{"Destroy", "Undefine"} {
+		w := newWorld(t)
+		first := w.lifeOf()
+		w.reconcile(first)
+		w.unclaim(first)
+		w.forget(first)
+		w.restart()
+		second := w.lifeOf()
+		w.hv.Machine().Fail(failing, errors.New("the daemon is busy"))
+		if _, err := w.try(second); err == nil {
+			t.Errorf("%s fails, and there is no error", failing)
+		}
+		if _, found := w.domain(second); found {
+			t.Errorf("%s fails, and the second instance has a domain", failing)
+		}
+		w.reconcile(second)
+		if domain, _ := w.domain(second); domain.State != hypervisor.StateRunning {
+			t.Errorf("after %s has failed once, the second instance is %s", failing, domain.State)
+		}
+	}
+}
+
+// defineAsBefore starts the instance's domain as an earlier version did, with the UID of
+// the instance for its UUID.
+func (w *world) defineAsBefore(vmi *kubevirtv1.VirtualMachineInstance) {
+	w.t.Helper()
+	claim, _ := w.claim(vmi)
+	owner := hypervisor.Owner{Ref: refOf(vmi), Host: thisHost, Epoch: claim.Epoch}
+	_, err := w.hv.Start(w.t.Context(), fmt.Sprintf(
+		"<domain type='qemu'><name>%s</name><uuid>%s</uuid><metadata>%s</metadata><memory unit='MiB'>64</memory><vcpu>1</vcpu></domain>",
+		owner.DomainName(), owner.UID, owner.Metadata()), hypervisor.StartOptions{})
+	w.act(err)
+}
+
+// A guest that an earlier version started runs on under its UUID until it ends.
+func TestAGuestOfAnEarlierVersionKeepsItsUUID(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.lifeOf()
+	w.defineAsBefore(vmi)
+	w.adopt()
+	w.reconcile(vmi)
+	got, _ := w.domain(vmi)
+	if got.State != hypervisor.StateRunning || got.UUID != string(vmi.UID) {
+		t.Errorf("the domain is %+v, want it to run under %s", got, vmi.UID)
+	}
+	if stored := w.get(vmi); stored.Status.Phase != kubevirtv1.Running {
+		t.Errorf("the instance is %s", stored.Status.Phase)
+	}
+	w.act(w.hv.Machine().PowerOff(refOf(vmi)))
+	w.reconcile(vmi)
+	w.expectEnded(vmi, kubevirtv1.Succeeded)
+}
+
+// A domain that an earlier version defined and did not get to start does not hold up the
+// start.
+func TestADomainOfAnEarlierVersionStartsUnderItsMachinesUUID(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.lifeOf()
+	w.defineAsBefore(vmi)
+	w.hv.Machine().PowerLoss()
+	w.adopt()
+	w.reconcile(vmi)
+	if got, _ := w.domain(vmi); got.State != hypervisor.StateRunning || got.UUID != domain.UUID(w.get(vmi)) {
+		t.Errorf("the domain is %+v, want it to run under %s", got, domain.UUID(vmi))
+	}
+}
