@@ -41650,26 +41650,26 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_Capacity(ref common.ReferenceCallb
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "Capacity says how far hosts may be committed.\n\nA host never carries more than it has: the sum of what its machines are charged stays within its allocatable CPU, memory, huge pages and devices. These settings say how large the charge of one machine is. They are the same for every host.",
+				Description: "Capacity says how far hosts may be overcommitted.\n\nThe charges of a host's machines never add up to more than its allocatable CPU, memory, huge pages and devices. These settings say how large the charge of one machine is. They are the same for every host.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"cpuAllocationRatio": {
 						SchemaProps: spec.SchemaProps{
-							Description: "CPUAllocationRatio is how many virtual CPUs share one CPU of the host: from 1 to 100, 10 when not set. A machine is charged its virtual CPUs divided by it. spec.domain.resources.requests.cpu of a machine raises the charge where it is higher, and never lowers it. A machine with dedicated CPUs (dedicatedCpuPlacement) is charged them whole. Limits do not change the charge.",
+							Description: "CPUAllocationRatio is how many virtual CPUs may share one CPU of the host: from 1 to 100, default 10. A machine is charged the number of its virtual CPUs divided by this ratio. A machine whose spec.domain.resources.requests.cpu is higher is charged its request instead; a lower request changes nothing. A machine with dedicated CPUs (dedicatedCpuPlacement) is charged one CPU of the host for each. Limits do not change the charge.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
 					},
 					"memoryOvercommitPercent": {
 						SchemaProps: spec.SchemaProps{
-							Description: "MemoryOvercommitPercent is how much guest memory is promised for every 100 of the host's memory: from 10 to 1000, 100 when not set, which promises no more than there is. A machine is charged the memory its guest sees, times 100, divided by this, and the overhead of its QEMU process in full. spec.domain.resources.requests.memory of a machine raises the charge where it is higher than the guest's part, and never lowers it: a guest may use all the memory it sees, whatever was requested for it. Limits do not change the charge. Huge pages are charged in full whatever this says. With more than 100, hosts need enough swap for guests that use all their memory at once.",
+							Description: "MemoryOvercommitPercent is how much guest memory may be given out, in percent of the host's memory: from 10 to 1000, default 100, which means no overcommitment. A machine is charged its guest's memory times 100 divided by this percentage, and the overhead of its QEMU process in full. A machine whose spec.domain.resources.requests.memory is higher than the guest's part of the charge is charged its request instead of that part; a lower request changes nothing, because a guest may use all the memory it sees. Limits do not change the charge. Huge pages are charged in full. Above 100, hosts need enough swap for the time when all guests use all their memory.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
 					},
 					"strategy": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Strategy says which of the hosts with enough room is preferred: \"balance\", the default, takes the one with the most left, so that load spreads; \"pack\" the one with the least left, so that hosts stay empty for large machines.",
+							Description: "Strategy says which host placement prefers among those with enough room: \"balance\", the default, prefers the host with the most free capacity, so that the load spreads; \"pack\" prefers the host with the least, so that hosts stay empty for large machines.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -41684,7 +41684,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfig(ref common.ReferenceCal
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "MeshConfig holds the settings of the whole mesh. There is one, and its name is \"mesh\". Without it, every setting has its default.",
+				Description: "MeshConfig holds the settings of the whole mesh. A mesh has at most one MeshConfig, and its name is \"mesh\". Without one, every setting has its default value.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -41709,14 +41709,14 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfig(ref common.ReferenceCal
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Spec holds the settings. What it leaves out is filled in with the defaults when the object is stored.",
+							Description: "Spec holds the settings. When the object is stored, settings that are not given get their default values.",
 							Default:     map[string]interface{}{},
 							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.MeshConfigSpec"),
 						},
 					},
 					"status": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Status says what the mesh has made of the settings.",
+							Description: "Status says how the mesh applies the settings. This version writes nothing into it.",
 							Default:     map[string]interface{}{},
 							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.MeshConfigStatus"),
 						},
@@ -41758,7 +41758,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigList(ref common.Referenc
 					},
 					"items": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Items are the objects of the list: at most one.",
+							Description: "Items holds the objects of the list: at most one.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -41782,19 +41782,19 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigSpec(ref common.Referenc
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "MeshConfigSpec is the settings of the mesh.",
+				Description: "MeshConfigSpec holds the settings of the mesh.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"capacity": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Capacity says what a virtual machine is charged to its host, and which of the hosts with enough room is preferred. A change counts for machines that are placed after it: those that run keep what they were charged.",
+							Description: "Capacity says how much of its host's capacity a virtual machine is charged, and which host placement prefers among those with enough room. A change applies to machines that are placed after it; running machines keep their charge.",
 							Default:     map[string]interface{}{},
 							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.Capacity"),
 						},
 					},
 					"virtualMachine": {
 						SchemaProps: spec.SchemaProps{
-							Description: "VirtualMachine holds the settings of virtual machines that do not say otherwise themselves.",
+							Description: "VirtualMachine holds defaults for virtual machines. A machine's own specification takes precedence.",
 							Default:     map[string]interface{}{},
 							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.VirtualMachine"),
 						},
@@ -41811,12 +41811,12 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigStatus(ref common.Refere
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "MeshConfigStatus says what the mesh has made of the settings.",
+				Description: "MeshConfigStatus says how the mesh applies the settings. This version writes nothing into it.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"observedGeneration": {
 						SchemaProps: spec.SchemaProps{
-							Description: "ObservedGeneration is the metadata.generation of the settings that the conditions speak of.",
+							Description: "ObservedGeneration is the metadata.generation of the settings that the conditions describe.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
@@ -41854,7 +41854,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_Operation(ref common.ReferenceCall
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "Operation is a long act on the mesh, of several steps, that outlives the command and the host that began it. It is cluster-wide: most such acts concern hosts, which have no namespace; one on an object with a namespace names it in spec.target.\n\nOne host at a time carries an operation out. When that host dies, another goes on with the first step that is not done.",
+				Description: "Operation is a long task on the mesh, in several steps. It continues when the command that created it ends and when the host that carries it out dies. Operations are cluster-wide: most of them concern hosts, which have no namespace. An operation on an object in a namespace names the object in spec.target.\n\nOne host at a time carries out an operation. When that host dies, another host continues with the first step that is not done.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -41879,14 +41879,14 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_Operation(ref common.ReferenceCall
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Spec says what is to be done. Only cancel may change.",
+							Description: "Spec says what to do. Only its field cancel can be changed.",
 							Default:     map[string]interface{}{},
 							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.OperationSpec"),
 						},
 					},
 					"status": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Status says how far it is.",
+							Description: "Status says how far the operation has come.",
 							Default:     map[string]interface{}{},
 							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.OperationStatus"),
 						},
@@ -41928,7 +41928,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationList(ref common.Reference
 					},
 					"items": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Items are the objects of the list.",
+							Description: "Items holds the objects of the list.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -41952,7 +41952,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationOwner(ref common.Referenc
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "OperationOwner is the lease of the host that carries an operation out. Another host takes over when the lease is not renewed.",
+				Description: "OperationOwner is the lease of the host that carries out an operation. Another host takes the operation over when the lease is not renewed.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"host": {
@@ -41965,7 +41965,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationOwner(ref common.Referenc
 					},
 					"epoch": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Epoch grows with every host that takes the operation over.",
+							Description: "Epoch is one higher for each host that takes the operation over.",
 							Default:     0,
 							Type:        []string{"integer"},
 							Format:      "int64",
@@ -41973,7 +41973,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationOwner(ref common.Referenc
 					},
 					"renewed": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Renewed is when the host last said that it is at work.",
+							Description: "Renewed is when the host last renewed the lease.",
 							Ref:         ref(metav1.MicroTime{}.OpenAPIModelName()),
 						},
 					},
@@ -41990,12 +41990,12 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref common.Reference
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "OperationSpec says what is to be done.",
+				Description: "OperationSpec says what to do.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"type": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Type is the kind of act. RemoveHost takes a host out of the mesh that is dead and will not come back.",
+							Description: "Type says what the operation does. RemoveHost removes a host from the mesh that is dead and will not come back.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -42003,7 +42003,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref common.Reference
 					},
 					"target": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Target is what the act is done to: a host, or an object as namespace/name.",
+							Description: "Target names what the operation acts on: a host by its name, an object as namespace/name.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -42011,14 +42011,14 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref common.Reference
 					},
 					"requestedBy": {
 						SchemaProps: spec.SchemaProps{
-							Description: "RequestedBy names who asked for it.",
+							Description: "RequestedBy names who requested the operation.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"cancel": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Cancel asks for the operation to stop before its next step, and to undo the steps that can be undone. It cannot be taken back.",
+							Description: "Cancel asks the operation to stop before its next step, and to undo the steps that can be undone. Once true, it stays true.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
@@ -42034,32 +42034,32 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationStatus(ref common.Referen
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "OperationStatus says how far an operation is.",
+				Description: "OperationStatus says how far an operation has come.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"phase": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Phase is Running, Succeeded, Failed or Cancelled; empty before a host has begun.",
+							Description: "Phase is Running, Succeeded, Failed or Cancelled. It is empty before a host has begun the operation.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"message": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Message says why the operation failed, or what it waits for.",
+							Description: "Message says why the operation failed, or what it is waiting for.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"owner": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Owner is the host that carries it out.",
+							Description: "Owner is the host that carries out the operation.",
 							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.OperationOwner"),
 						},
 					},
 					"steps": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Steps are what the operation is made of, in order.",
+							Description: "Steps lists the steps of the operation in order.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -42072,13 +42072,14 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationStatus(ref common.Referen
 					},
 					"started": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Started and Ended are when the first host began it and when it reached its final phase.",
+							Description: "Started is when the first host began the operation.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
 					"ended": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref(metav1.Time{}.OpenAPIModelName()),
+							Description: "Ended is when the operation reached its final phase.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
 				},
@@ -42093,12 +42094,12 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationStep(ref common.Reference
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "OperationStep is one step of an operation. Doing it twice is the same as doing it once.",
+				Description: "OperationStep is one step of an operation. Carrying it out twice has the same effect as carrying it out once.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"name": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Name says what is done.",
+							Description: "Name says what the step does.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -42114,33 +42115,35 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationStep(ref common.Reference
 					},
 					"message": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Message says why the step is tried again or has failed.",
+							Description: "Message says why the step failed, or why it is being retried.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"done": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Done and Total are how much of the step is finished, where it can tell.",
+							Description: "Done is how many of the step's items are finished, if the step counts them.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
 					},
 					"total": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"integer"},
-							Format: "int64",
+							Description: "Total is how many items the step has, if it counts them.",
+							Type:        []string{"integer"},
+							Format:      "int64",
 						},
 					},
 					"started": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Started and Ended are when the step began and when it was finished.",
+							Description: "Started is when the step began.",
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
 					"ended": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref(metav1.Time{}.OpenAPIModelName()),
+							Description: "Ended is when the step was finished.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
 				},
@@ -42156,12 +42159,12 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_VirtualMachine(ref common.Referenc
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "VirtualMachine holds the settings of virtual machines that do not say otherwise themselves.",
+				Description: "VirtualMachine holds defaults for virtual machines. A machine's own specification takes precedence.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"maxHotplugRatio": {
 						SchemaProps: spec.SchemaProps{
-							Description: "MaxHotplugRatio is how many times its CPU sockets and memory a machine may grow to while it runs, where the machine sets no maxSockets or maxGuest of its own: from 1 to 16, 4 when not set; 1 makes no room to grow. It counts for machines that start after a change.",
+							Description: "MaxHotplugRatio limits how far a machine can grow while it runs: to its CPU sockets and its memory times this ratio. From 1 to 16, default 4; 1 leaves no room to grow. A machine's own maxSockets and maxGuest take precedence. A change applies to machines that start after it.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},

@@ -4,7 +4,11 @@
 // The types define the wire format. Effective is the only place that defines the
 // defaults of the settings. Package kinds registers, validates and prints the types.
 // This package imports no other package of the module, so that every package can read
-// the settings.
+// the settings. "make generate" writes the deep copies and the OpenAPI schemas, whose
+// descriptions are the comments of the fields.
 //
 // +k8s:openapi-gen=true
+// +k8s:deepcopy-gen=package
 package meshv1alpha1
+
+//go:generate go tool deepcopy-gen --output-file zz_generated.deepcopy.go --go-header-file /dev/null virtmesh/agent/kinds/meshv1alpha1

@@ -1,9 +1,10 @@
 package meshv1alpha1
 
 import (
+	"reflect"
 	"testing"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 func TestEffective(t *testing.T) {
@@ -36,33 +37,84 @@ func TestEffective(t *testing.T) {
 	}
 }
 
-// Objects of caches are shared: what a reader does to its copy must not show in
-// them.
+// Objects of caches are shared: a change of a copy must not appear in them. A field that
+// was added without "make generate" is found here.
 func TestCopiesShareNothing(t *testing.T) {
-	config := &MeshConfig{
-		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}},
-		Spec: MeshConfigSpec{
-			Capacity:       Capacity{CPUAllocationRatio: new(int64(2)), MemoryOvercommitPercent: new(int64(120))},
-			VirtualMachine: VirtualMachine{MaxHotplugRatio: new(int64(3))},
-		},
-		Status: MeshConfigStatus{Conditions: []metav1.Condition{{Type: "A"}}},
-	}
-	spec := Effective(config)
-	list := (&MeshConfigList{Items: []MeshConfig{*config}}).DeepCopyObject().(*MeshConfigList)
-	for _, edited := range []*MeshConfig{config.DeepCopy(), &list.Items[0], {Spec: spec}} {
-		*edited.Spec.Capacity.CPUAllocationRatio = 99
-		*edited.Spec.Capacity.MemoryOvercommitPercent = 99
-		*edited.Spec.VirtualMachine.MaxHotplugRatio = 99
-		if edited.Labels != nil {
-			edited.Labels["a"], edited.Status.Conditions[0].Type = "c", "B"
+	for _, object := range []runtime.Object{&MeshConfig{}, &MeshConfigList{}, &Operation{}, &OperationList{}} {
+		fill(reflect.ValueOf(object).Elem())
+		copied := object.DeepCopyObject()
+		if !reflect.DeepEqual(object, copied) {
+			t.Errorf("%T: the copy of %+v is %+v", object, object, copied)
+		}
+		if path := shared(reflect.ValueOf(object), reflect.ValueOf(copied)); path != "" {
+			t.Errorf("%T: object and copy share %s", object, path)
 		}
 	}
-	if *config.Spec.Capacity.CPUAllocationRatio != 2 || *config.Spec.Capacity.MemoryOvercommitPercent != 120 ||
-		*config.Spec.VirtualMachine.MaxHotplugRatio != 3 || config.Labels["a"] != "b" || config.Status.Conditions[0].Type != "A" {
-		t.Errorf("the object changed with its copies: %+v", config)
+	config := &MeshConfig{}
+	fill(reflect.ValueOf(config).Elem())
+	if path := shared(reflect.ValueOf(config.Spec), reflect.ValueOf(Effective(config))); path != "" {
+		t.Errorf("Effective shares %s with its argument", path)
 	}
 	var none *MeshConfig
 	if none.DeepCopy() != nil {
 		t.Error("a copy of nothing is something")
 	}
+}
+
+// fill sets every pointer, slice and map in v to something that is not empty.
+func fill(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem())
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		fill(v.Index(0))
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem())
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				fill(v.Field(i))
+			}
+		}
+	}
+}
+
+// shared returns the path of a pointer, slice or map that two values have in common. It is
+// empty when they share nothing.
+func shared(a, b reflect.Value) string {
+	switch a.Kind() {
+	case reflect.Pointer:
+		if a.IsNil() {
+			return ""
+		}
+		if a.Pointer() == b.Pointer() {
+			return "(pointer)"
+		}
+		return shared(a.Elem(), b.Elem())
+	case reflect.Slice:
+		if a.Len() == 0 {
+			return ""
+		}
+		if a.Pointer() == b.Pointer() {
+			return "(slice)"
+		}
+		return shared(a.Index(0), b.Index(0))
+	case reflect.Map:
+		if !a.IsNil() && a.Pointer() == b.Pointer() {
+			return "(map)"
+		}
+	case reflect.Struct:
+		for i := range a.NumField() {
+			if !a.Type().Field(i).IsExported() {
+				continue
+			}
+			if path := shared(a.Field(i), b.Field(i)); path != "" {
+				return a.Type().Field(i).Name + "." + path
+			}
+		}
+	}
+	return ""
 }

@@ -6,63 +6,68 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Operation is a long act on the mesh, of several steps, that outlives the
-// command and the host that began it. It is cluster-wide: most such acts concern
-// hosts, which have no namespace; one on an object with a namespace names it in
-// spec.target.
+// Operation is a long task on the mesh, in several steps. It continues when the command
+// that created it ends and when the host that carries it out dies. Operations are
+// cluster-wide: most of them concern hosts, which have no namespace. An operation on an
+// object in a namespace names the object in spec.target.
 //
-// One host at a time carries an operation out. When that host dies, another
-// goes on with the first step that is not done.
+// One host at a time carries out an operation. When that host dies, another host
+// continues with the first step that is not done.
+//
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 type Operation struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec says what is to be done. Only cancel may change.
+	// Spec says what to do. Only its field cancel can be changed.
 	// +optional
 	Spec OperationSpec `json:"spec,omitempty"`
-	// Status says how far it is.
+	// Status says how far the operation has come.
 	// +optional
 	Status OperationStatus `json:"status,omitempty"`
 }
 
 // OperationList is a list of Operation.
+//
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 type OperationList struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional
 	metav1.ListMeta `json:"metadata,omitempty"`
 
-	// Items are the objects of the list.
+	// Items holds the objects of the list.
 	Items []Operation `json:"items"`
 }
 
-// OperationSpec says what is to be done.
+// OperationSpec says what to do.
 type OperationSpec struct {
-	// Type is the kind of act. RemoveHost takes a host out of the mesh that is dead
-	// and will not come back.
+	// Type says what the operation does. RemoveHost removes a host from the mesh that is
+	// dead and will not come back.
 	Type OperationType `json:"type"`
-	// Target is what the act is done to: a host, or an object as namespace/name.
+	// Target names what the operation acts on: a host by its name, an object as
+	// namespace/name.
 	Target string `json:"target"`
-	// RequestedBy names who asked for it.
+	// RequestedBy names who requested the operation.
 	// +optional
 	RequestedBy string `json:"requestedBy,omitempty"`
-	// Cancel asks for the operation to stop before its next step, and to undo the
-	// steps that can be undone. It cannot be taken back.
+	// Cancel asks the operation to stop before its next step, and to undo the steps that
+	// can be undone. Once true, it stays true.
 	// +optional
 	Cancel bool `json:"cancel,omitempty"`
 }
 
-// OperationType is a kind of act.
+// OperationType says what an operation does.
 type OperationType string
 
-// RemoveHost takes a host out of the mesh that is dead and will not come back.
+// RemoveHost removes a host from the mesh that is dead and will not come back.
 const RemoveHost OperationType = "RemoveHost"
 
-// OperationPhase says in one word how far an operation is.
+// OperationPhase says in one word how far an operation has come.
 type OperationPhase string
 
-// The phases of an operation. The last three are final. The empty phase is that
-// of one which no host has begun.
+// The phases of an operation. The last three are final. The phase is empty before a host
+// has begun the operation.
 const (
 	OperationRunning   OperationPhase = "Running"
 	OperationSucceeded OperationPhase = "Succeeded"
@@ -75,41 +80,41 @@ func (p OperationPhase) Final() bool {
 	return p == OperationSucceeded || p == OperationFailed || p == OperationCancelled
 }
 
-// OperationStatus says how far an operation is.
+// OperationStatus says how far an operation has come.
 type OperationStatus struct {
-	// Phase is Running, Succeeded, Failed or Cancelled; empty before a host has
-	// begun.
+	// Phase is Running, Succeeded, Failed or Cancelled. It is empty before a host has
+	// begun the operation.
 	// +optional
 	Phase OperationPhase `json:"phase,omitempty"`
-	// Message says why the operation failed, or what it waits for.
+	// Message says why the operation failed, or what it is waiting for.
 	// +optional
 	Message string `json:"message,omitempty"`
-	// Owner is the host that carries it out.
+	// Owner is the host that carries out the operation.
 	// +optional
 	Owner *OperationOwner `json:"owner,omitempty"`
-	// Steps are what the operation is made of, in order.
+	// Steps lists the steps of the operation in order.
 	// +optional
 	Steps []OperationStep `json:"steps,omitempty"`
-	// Started and Ended are when the first host began it and when it reached its
-	// final phase.
+	// Started is when the first host began the operation.
 	// +optional
 	Started *metav1.Time `json:"started,omitempty"`
+	// Ended is when the operation reached its final phase.
 	// +optional
 	Ended *metav1.Time `json:"ended,omitempty"`
 }
 
-// OperationOwner is the lease of the host that carries an operation out. Another
-// host takes over when the lease is not renewed.
+// OperationOwner is the lease of the host that carries out an operation. Another host
+// takes the operation over when the lease is not renewed.
 type OperationOwner struct {
 	// Host is the name of the host.
 	Host string `json:"host"`
-	// Epoch grows with every host that takes the operation over.
+	// Epoch is one higher for each host that takes the operation over.
 	Epoch int64 `json:"epoch"`
-	// Renewed is when the host last said that it is at work.
+	// Renewed is when the host last renewed the lease.
 	Renewed metav1.MicroTime `json:"renewed"`
 }
 
-// OperationStepPhase says how far a step is.
+// OperationStepPhase says how far a step has come.
 type OperationStepPhase string
 
 // The phases of a step.
@@ -121,29 +126,31 @@ const (
 	StepUndone  OperationStepPhase = "Undone"
 )
 
-// OperationStep is one step of an operation. Doing it twice is the same as doing
-// it once.
+// OperationStep is one step of an operation. Carrying it out twice has the same effect
+// as carrying it out once.
 type OperationStep struct {
-	// Name says what is done.
+	// Name says what the step does.
 	Name string `json:"name"`
 	// Phase is Pending, Running, Done, Failed, or Undone after a cancellation.
 	Phase OperationStepPhase `json:"phase"`
-	// Message says why the step is tried again or has failed.
+	// Message says why the step failed, or why it is being retried.
 	// +optional
 	Message string `json:"message,omitempty"`
-	// Done and Total are how much of the step is finished, where it can tell.
+	// Done is how many of the step's items are finished, if the step counts them.
 	// +optional
 	Done int64 `json:"done,omitempty"`
+	// Total is how many items the step has, if it counts them.
 	// +optional
 	Total int64 `json:"total,omitempty"`
-	// Started and Ended are when the step began and when it was finished.
+	// Started is when the step began.
 	// +optional
 	Started *metav1.Time `json:"started,omitempty"`
+	// Ended is when the step was finished.
 	// +optional
 	Ended *metav1.Time `json:"ended,omitempty"`
 }
 
-// OperationSummary says in one word how far an operation is, for people.
+// OperationSummary says in one word, for people, how far an operation has come.
 func OperationSummary(o *Operation) string {
 	switch {
 	case o.Status.Phase.Final():
@@ -156,8 +163,8 @@ func OperationSummary(o *Operation) string {
 	return string(o.Status.Phase)
 }
 
-// OperationProgress names the step that an operation is at: "3/6 release
-// volumes". It is empty before a host has begun.
+// OperationProgress names the step that an operation has reached, such as "3/6 release
+// volumes". It is empty before a host has begun the operation.
 func OperationProgress(o *Operation) string {
 	steps := o.Status.Steps
 	done := 0
