@@ -33,6 +33,9 @@ func (s *Store) commit(ctx context.Context, t Txn) (TxnResult, error) {
 		return TxnResult{}, err
 	}
 	if t.RequestID == "" {
+		if err := s.refusedAlready(&t); err != nil {
+			return TxnResult{}, err
+		}
 		var id [16]byte
 		_, _ = rand.Read(id[:]) // never fails
 		t.RequestID = string(id[:])
@@ -49,6 +52,32 @@ func (s *Store) commit(ctx context.Context, t Txn) (TxnResult, error) {
 		return TxnResult{}, fmt.Errorf("%w: wait for the local replica: %w", ErrUnknownOutcome, err)
 	}
 	return out.result()
+}
+
+// refusedAlready returns why a new txn is refused, if the local replica shows that
+// it certainly will be: a key that a condition names has changed since the
+// condition's revision, and a key never gets an earlier revision back. Such a txn
+// needs no log entry. A control loop that acts on a cache behind the replica makes
+// many of them. A retry of an earlier request is not refused here, because the
+// change that the replica shows may be its own.
+func (s *Store) refusedAlready(t *Txn) error {
+	if err := s.Err(); err != nil {
+		return err
+	}
+	now := s.history.current()
+	for _, c := range t.If {
+		if c.ModRevision == 0 || c.ModRevision > now.revision {
+			continue // the key may be gone by now, or this replica lags
+		}
+		record, ok := now.tree.Get(&Record{Key: c.Key})
+		switch {
+		case !ok:
+			return &ConflictError{Key: c.Key, Want: c.ModRevision}
+		case record.ModRevision != c.ModRevision:
+			return &ConflictError{Key: c.Key, Want: c.ModRevision, Current: record}
+		}
+	}
+	return nil
 }
 
 // waitApplied waits until the local replica has applied the log up to index. It

@@ -2,25 +2,13 @@ package host
 
 import (
 	"context"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/host/executor"
 	"virtmesh/agent/host/publish"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 )
-
-// executorWorkers bounds how many instances are started, stopped and reported
-// at once. No worker waits for an image or for a guest's agent, and some are left
-// when starts hang.
-const executorWorkers = executor.MaxStarts + 4
-
-// executorTimeout bounds one look at an instance. The slowest part is the start
-// of a guest whose huge pages must be cleared first.
-const executorTimeout = 10 * time.Minute
 
 // addLoops assembles the loops of this host, in the order an instance meets
 // them.
@@ -49,20 +37,7 @@ func (d Deps) engine(part string) stewards.Deps {
 }
 
 func (h *Host) addExecutor(deps Deps) error {
-	c, err := stewards.New(deps.engine("executor"), stewards.Steward{
-		Name: "executor", Everywhere: true, Reconciler: h.executor, Workers: executorWorkers, Timeout: executorTimeout,
-		Inputs: []stewards.Input{
-			stewards.WatchFor(deps.Cache, "itself, if this host runs it", func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) []objects.Key {
-				for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.New, change.Old} {
-					if vmi != nil && vmi.Status.NodeName == deps.Self.Name {
-						return []objects.Key{objects.KeyOf(vmi)}
-					}
-				}
-				return nil
-			}),
-			{What: "domains of this host", Wakes: "the instance of the domain", Source: h.executor},
-		},
-	})
+	c, err := h.executor.Controller(deps.engine("executor"))
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,45 @@
+package executor
+
+import (
+	"fmt"
+	"time"
+
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+)
+
+// workers bounds how many instances are started, stopped and reported at once. No
+// worker waits for an image or for a guest's agent, and some are left when starts hang.
+const workers = MaxStarts + 4
+
+// reconcileTimeout bounds one look at an instance. The slowest part is the start of a
+// guest whose huge pages must be cleared first.
+const reconcileTimeout = 10 * time.Minute
+
+// Controller returns the control loop that calls the executor for each instance on
+// this host, whenever the instance or its domain changes.
+func (e *Executor) Controller(deps stewards.Deps) (*stewards.Controller, error) {
+	c, err := stewards.New(deps, stewards.Steward{
+		Name: "executor", Everywhere: true, Reconciler: e, Workers: workers, Timeout: reconcileTimeout,
+		Inputs: []stewards.Input{
+			stewards.WatchFor(deps.Cache, "itself, if this host runs it", e.keysHere),
+			{What: "domains of this host", Wakes: "the instance of the domain", Source: e},
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("instance executor: %w", err)
+	}
+	return c, nil
+}
+
+// keysHere returns the key of an instance that is, or was, on this host.
+func (e *Executor) keysHere(change objects.Change[*kubevirtv1.VirtualMachineInstance]) []objects.Key {
+	for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.New, change.Old} {
+		if vmi != nil && vmi.Status.NodeName == e.Host {
+			return []objects.Key{objects.KeyOf(vmi)}
+		}
+	}
+	return nil
+}
