@@ -11,6 +11,7 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/membership"
+	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/operation"
 )
@@ -40,6 +41,9 @@ func (a *Agent) acts() operation.Acts {
 func lasting(s membership.RemovalStep) func(context.Context, func(done, total int64)) error {
 	return func(ctx context.Context, report func(done, total int64)) error {
 		err := s.Do(ctx, report)
+		if objects.LostRace(err) {
+			return err
+		}
 		if errors.Is(err, fault.Conflict) || errors.Is(err, fault.NotFound) {
 			return operation.Permanent(err)
 		}

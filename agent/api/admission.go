@@ -12,6 +12,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 
 	"virtmesh/agent/api/store"
+	"virtmesh/agent/fault"
 	"virtmesh/agent/kinds"
 	stored "virtmesh/agent/objects"
 	"virtmesh/raftstore"
@@ -83,7 +84,7 @@ func (l *namespaceLifecycle) getNamespace(ctx context.Context, name string) (*co
 		return nil, apierrors.NewNotFound(namespaces, name)
 	}
 	if err != nil {
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("cannot read namespace %s: %v", name, err))
+		return nil, fault.Of(fmt.Errorf("read namespace %s: %w", name, err)).StatusError(namespaces, name)
 	}
 	return stored.Decode[*corev1.Namespace](rec)
 }

@@ -6,11 +6,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 
 	"virtmesh/agent/api/store"
+	"virtmesh/agent/fault"
 	"virtmesh/agent/kinds"
 	stored "virtmesh/agent/objects"
 	"virtmesh/raftstore"
@@ -44,7 +44,7 @@ func (d *defaultClass) Admit(ctx context.Context, a admission.Attributes, _ admi
 	}
 	class, err := d.findDefault(ctx)
 	if err != nil {
-		return apierrors.NewServiceUnavailable(fmt.Sprintf("cannot find the default StorageClass: %v", err))
+		return fault.Of(fmt.Errorf("find the default StorageClass: %w", err)).StatusError(claims, claim.Name)
 	}
 	if class != nil {
 		claim.Spec.StorageClassName = &class.Name

@@ -335,6 +335,43 @@ func TestConsoleRefused(t *testing.T) {
 	}
 }
 
+// What a guest's host says of a request arrives at the client with its code, its field
+// and its remedy, and in KubeVirt's words where it has some.
+func TestHostsFaultsReachClients(t *testing.T) {
+	h := start(t)
+	h.createVMI(t, "on", kubevirtv1.Running)
+	for code, words := range map[fault.Code]string{
+		fault.NotFound:       `virtualmachineinstance.kubevirt.io "on" not found`,
+		fault.NotRunning:     `Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io "on": VMI is not running`,
+		fault.NoGuestAgent:   `Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io "on": VMI does not have guest agent connected`,
+		fault.Conflict:       `Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io "on": it is so`,
+		fault.Invalid:        "it is so",
+		fault.Unreachable:    "host h2: it is so",
+		fault.Unavailable:    "it is so",
+		fault.UnknownOutcome: "it is so",
+		fault.Forbidden:      "it is so",
+		fault.Internal:       "it is so",
+	} {
+		said := fault.New(code, "it is so").About("default/on").WithRemedy("do this")
+		h.instances.err = said
+		if code == fault.Unreachable {
+			h.instances.err = fmt.Errorf("host h2: %w", said)
+		}
+		err := h.put(t, "virtualmachineinstances", "on", "pause", "{}")
+		got := fault.Of(err)
+		if got.Code != code || got.Object != said.Object || got.Remedy != said.Remedy || got.Sentence != words {
+			t.Errorf("%s: got %+v, want %q", code, got, words)
+		}
+		if text := words + "; do this"; err == nil || err.Error() != text {
+			t.Errorf("%s: kubectl shows %v, want %q", code, err, text)
+		}
+	}
+	h.createVMI(t, "off", kubevirtv1.Scheduled)
+	if err := h.put(t, "virtualmachineinstances", "off", "pause", "{}"); fault.CodeOf(err) != fault.NotRunning {
+		t.Errorf("this host says of a guest that does not run: %v", err)
+	}
+}
+
 // The end of the server ends consoles too, and promptly.
 func TestStopEndsConsoles(t *testing.T) {
 	h := start(t)

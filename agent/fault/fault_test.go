@@ -14,6 +14,7 @@ import (
 
 	"virtmesh/agent/fault"
 	"virtmesh/raftstore"
+	"virtmesh/storage"
 )
 
 // everyCode lists the codes.
@@ -47,6 +48,9 @@ func TestFaultsCrossTheWireUnchanged(t *testing.T) {
 			if got.Error() != sent.Error() || !errors.Is(got, code) || !errors.Is(got, sent) || status < 400 {
 				t.Errorf("%s: sent %q, got %q with status %d", code, sent, got, status)
 			}
+			if read := fault.Of(sent.StatusError(schema.GroupResource{Group: "g", Resource: "things"}, "name")); read.Code != code || read.Field != sent.Field || read.Remedy != sent.Remedy || read.Sentence != sent.Sentence {
+				t.Errorf("%s: the API tells %+v of %+v", code, read, sent)
+			}
 			again, _ := cross(t, got)
 			if again.Error() != sent.Error() {
 				t.Errorf("%s: twice across: %q", code, again)
@@ -75,11 +79,6 @@ func TestLayersAreKept(t *testing.T) {
 	}
 }
 
-// lostRace is what a transaction of objects says of a conflict.
-func lostRace(conflict *raftstore.ConflictError, status func(schema.GroupResource, string) *apierrors.StatusError) error {
-	return fmt.Errorf("%w (%w)", status(schema.GroupResource{Resource: "nodes"}, "host9"), conflict)
-}
-
 // People are not told of the machinery.
 func TestInnerPackagesSpeakPlainly(t *testing.T) {
 	refused := &raftstore.ConstraintError{Name: "volume-once", Version: 1, Reason: "volume ns/s1 is in use by virtual machine ns/a"}
@@ -90,16 +89,16 @@ func TestInnerPackagesSpeakPlainly(t *testing.T) {
 	}{
 		{fmt.Errorf("attach: %w", refused), fault.Conflict, "attach: volume ns/s1 is in use by virtual machine ns/a"},
 		{fmt.Errorf("commit: %w", raftstore.ErrNoLeader), fault.Unavailable, "commit: the mesh has no leader"},
-		{&raftstore.ConflictError{Key: "/k", Want: 3}, fault.Conflict, "another change was committed first"},
+		{&raftstore.ConflictError{Key: "/k", Want: 3, Current: &raftstore.Record{ModRevision: 4}}, fault.Conflict, "another change was committed first"},
 		{raftstore.ErrNotFound, fault.NotFound, "not found"},
 		{apierrors.NewNotFound(schema.GroupResource{Resource: "nodes"}, "host9"), fault.NotFound, `nodes "host9" not found`},
 		{context.DeadlineExceeded, fault.Unavailable, "the operation timed out"},
 		{errors.Join(errors.New("one"), errors.New("two")), fault.Internal, "one; two"},
-		{lostRace(&raftstore.ConflictError{Key: "/k", Current: &raftstore.Record{ModRevision: 3}}, apierrors.NewAlreadyExists), fault.AlreadyExists, `nodes "host9" already exists`},
-		{lostRace(&raftstore.ConflictError{Key: "/k", Want: 3}, apierrors.NewNotFound), fault.NotFound, `nodes "host9" not found`},
-		{lostRace(&raftstore.ConflictError{Key: "/k", Want: 3, Current: &raftstore.Record{ModRevision: 4}}, func(gr schema.GroupResource, name string) *apierrors.StatusError {
-			return apierrors.NewConflict(gr, name, &raftstore.ConflictError{Key: "/k", Want: 3, Current: &raftstore.Record{ModRevision: 4}})
-		}), fault.Conflict, `Operation cannot be fulfilled on nodes "host9": another change was committed first`},
+		{&raftstore.ConflictError{Key: "/k", Current: &raftstore.Record{ModRevision: 3}}, fault.AlreadyExists, "already exists"},
+		{&raftstore.ConflictError{Key: "/k", Want: 3}, fault.NotFound, "not found"},
+		{fmt.Errorf("volume ns-disk: %w", storage.ErrNotFound), fault.NotFound, "volume ns-disk: not found"},
+		{fmt.Errorf("create ns-disk: %w", storage.ErrNoSpace), fault.Unavailable, "create ns-disk: no space left in pool"},
+		{fmt.Errorf("delete ns-disk: %w", storage.ErrBusy), fault.Conflict, "delete ns-disk: volume is busy"},
 	} {
 		got := fault.Of(test.err)
 		if got.Code != test.code || !strings.HasPrefix(got.Sentence, test.sentence) || strings.Contains(got.Error(), "raftstore:") {

@@ -7,6 +7,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"virtmesh/raftstore"
+	"virtmesh/storage"
 )
 
 // leaf is the code and the sentence for an error of a package that does not use faults.
@@ -26,8 +27,30 @@ func leaves() []leaf {
 		{raftstore.ErrDiskFull, Unavailable, "this host's disk is full"},
 		{raftstore.ErrClosed, Unavailable, "this host's replica is stopped"},
 		{raftstore.ErrHalted, Unavailable, "this host's replica is stopped"},
+		{storage.ErrNotFound, NotFound, "not found"},
+		{storage.ErrExists, AlreadyExists, "exists already"},
+		{storage.ErrInvalid, Invalid, "invalid"},
+		{storage.ErrUnsafeSource, Invalid, "source is not a usable disk image"},
+		{storage.ErrUnsupported, Invalid, "not supported by this pool"},
+		{storage.ErrBusy, Conflict, "volume is busy"},
+		{storage.ErrNoSpace, Unavailable, "no space left in pool"},
+		{storage.ErrUnavailable, Unavailable, "pool is not there"},
+		{storage.ErrClosed, Unavailable, "pool is closed"},
 		{context.DeadlineExceeded, Unavailable, "the operation timed out"},
+		{context.Canceled, Unavailable, "the operation was stopped"},
 	}
+}
+
+// ofLostRace returns the fault for a transaction that another one preceded. An object
+// that was to be created exists; one that was to be changed is gone or has changed.
+func ofLostRace(conflict *raftstore.ConflictError) *Fault {
+	switch {
+	case conflict.Want == 0:
+		return &Fault{Code: AlreadyExists, Sentence: "already exists"}
+	case conflict.Current == nil:
+		return &Fault{Code: NotFound, Sentence: "not found"}
+	}
+	return &Fault{Code: Conflict, Sentence: "another change was committed first"}
 }
 
 // translateLeaf returns the fault for an error that holds none, and the part of its
@@ -38,16 +61,10 @@ func translateLeaf(err error) (f *Fault, text string) {
 		return &Fault{Code: Conflict, Sentence: refused.Reason}, refused.Error()
 	}
 	var conflict *raftstore.ConflictError
-	var status apierrors.APIStatus
 	if errors.As(err, &conflict) {
-		f := &Fault{Code: Conflict, Sentence: "another change was committed first"}
-		if errors.As(err, &status) {
-			// A transaction of objects knows more: that something exists already, or
-			// does not exist any more.
-			f.Code = codeOfReason(status.Status().Reason)
-		}
-		return f, conflict.Error()
+		return ofLostRace(conflict), conflict.Error()
 	}
+	var status apierrors.APIStatus
 	if errors.As(err, &status) {
 		inner := ofStatus(status.Status())
 		return inner, inner.Error()

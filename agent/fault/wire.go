@@ -7,7 +7,9 @@ import (
 	"io"
 	"net/http"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // maxAnswer bounds how many bytes of an answer Read reads.
@@ -42,6 +44,17 @@ func (f *Fault) Status() metav1.Status {
 		status.Details.RetryAfterSeconds = retryAfterSeconds
 	}
 	return status
+}
+
+// StatusError returns f as the API's error about an object of a resource. The code, the
+// field and the remedy are in its details, where Read finds them.
+func (f *Fault) StatusError(resource schema.GroupResource, name string) *apierrors.StatusError {
+	status := f.Status()
+	status.Details.Group, status.Details.Kind = resource.Group, resource.Resource
+	if status.Details.Name == "" {
+		status.Details.Name = name
+	}
+	return &apierrors.StatusError{ErrStatus: status}
 }
 
 // ofStatus is the inverse of Status. It takes what it can from a Status that another

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-
+	"virtmesh/agent/fault"
 	"virtmesh/raftstore"
 )
 
@@ -18,26 +16,30 @@ func Refused(err error) (*raftstore.ConstraintError, bool) {
 	return ce, ok
 }
 
-// apiError converts a lost race to the error class that the Kubernetes API has for it,
-// so that apierrors.IsConflict and similar functions work; errors.As still finds the
-// store's own error. It returns other errors unchanged.
-func apiError(err error) error {
+// LostRace reports whether err says that another transaction came first. The same act
+// can succeed once the objects are read again.
+func LostRace(err error) bool {
+	var conflict *raftstore.ConflictError
+	return errors.As(err, &conflict)
+}
+
+// nameConflict adds to the fault of a lost race which object it is about, so that it
+// can be shown to users. Functions such as apierrors.IsConflict recognise the fault, and
+// errors.As still finds the store's own error. It returns other errors unchanged.
+func nameConflict(err error) error {
 	var conflict *raftstore.ConflictError
 	if !errors.As(err, &conflict) {
 		return err
 	}
-	gr, name := schema.GroupResource{Resource: "claims"}, conflict.Key
+	named := *fault.Of(conflict)
+	about := "the record " + conflict.Key
 	if kind, key, ok := ParseStoreKey(conflict.Key); ok {
-		gr, name = kind.GroupResource(), key.Name
+		named.Object = key.String()
+		about = fmt.Sprintf("%s %q", kind.GroupResource(), key.Name)
 	}
-	var status *apierrors.StatusError
-	switch {
-	case conflict.Want == 0:
-		status = apierrors.NewAlreadyExists(gr, name)
-	case conflict.Current == nil:
-		status = apierrors.NewNotFound(gr, name)
-	default:
-		status = apierrors.NewConflict(gr, name, conflict)
+	if named.Code == fault.Conflict {
+		about += ":"
 	}
-	return fmt.Errorf("%w (%w)", status, conflict)
+	named.Sentence = about + " " + named.Sentence
+	return &named
 }

@@ -3,6 +3,7 @@ package objects_test
 import (
 	"errors"
 	"log/slog"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/raftstore"
@@ -76,6 +78,15 @@ func TestCreateCompletesAndStores(t *testing.T) {
 	})
 }
 
+// isFault reports whether err, here and where it is read, is a lost race with this code
+// about this object.
+func isFault(err error, code fault.Code, object, sentence string) bool {
+	recorder := httptest.NewRecorder()
+	fault.Write(recorder, err)
+	read := fault.Read(recorder.Result())
+	return objects.LostRace(err) && errors.Is(err, code) && read.Code == code && read.Object == object && read.Error() == sentence
+}
+
 func TestLostRacesAreKubernetesErrors(t *testing.T) {
 	eachStore(t, func(t *testing.T, s objects.Store) {
 		commit(t, s, func(tx *objects.Tx) { tx.Create(newVMI("a")) })
@@ -86,7 +97,7 @@ func TestLostRacesAreKubernetesErrors(t *testing.T) {
 			_, err := tx.Commit(t.Context(), s)
 			return err
 		}
-		if err := fail(func(tx *objects.Tx) { tx.Create(newVMI("a")) }); !apierrors.IsAlreadyExists(err) {
+		if err := fail(func(tx *objects.Tx) { tx.Create(newVMI("a")) }); !apierrors.IsAlreadyExists(err) || !isFault(err, fault.AlreadyExists, "ns/a", `virtualmachineinstances.kubevirt.io "a" already exists`) {
 			t.Errorf("create of what exists: %v", err)
 		}
 		newer := old.DeepCopy()
@@ -96,11 +107,11 @@ func TestLostRacesAreKubernetesErrors(t *testing.T) {
 		stale.Labels = map[string]string{"c": "d"}
 		err := fail(func(tx *objects.Tx) { tx.Update(old, stale) })
 		var conflict *raftstore.ConflictError
-		if !apierrors.IsConflict(err) || !errors.As(err, &conflict) {
+		if !apierrors.IsConflict(err) || !errors.As(err, &conflict) || !isFault(err, fault.Conflict, "ns/a", `virtualmachineinstances.kubevirt.io "a": another change was committed first`) {
 			t.Errorf("update of an old version: %v", err)
 		}
 		commit(t, s, func(tx *objects.Tx) { tx.Delete(newer, objects.DeleteOptions{}) })
-		if err := fail(func(tx *objects.Tx) { tx.Update(old, stale) }); !apierrors.IsNotFound(err) {
+		if err := fail(func(tx *objects.Tx) { tx.Update(old, stale) }); !apierrors.IsNotFound(err) || !isFault(err, fault.NotFound, "ns/a", `virtualmachineinstances.kubevirt.io "a" not found`) {
 			t.Errorf("update of what is gone: %v", err)
 		}
 		_, err = objects.Get[*kubevirtv1.VirtualMachineInstance](t.Context(), s, objects.KeyOf(old), raftstore.ReadOptions{})

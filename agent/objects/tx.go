@@ -199,7 +199,7 @@ func (t *Tx) Commit(ctx context.Context, s Store) (raftstore.TxnResult, error) {
 	}
 	res, err := s.Commit(ctx, txn)
 	if err != nil {
-		return raftstore.TxnResult{}, apiError(err)
+		return raftstore.TxnResult{}, nameConflict(err)
 	}
 	for i, rev := range res.OpRevisions {
 		for _, tell := range t.stored[i] {

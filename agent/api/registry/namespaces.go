@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -111,7 +110,7 @@ func (r *Namespaces) markTerminating(ctx context.Context, name string, validate 
 	}), len(opts.DryRun) > 0, nil)
 	if err != nil {
 		err = storeerr.InterpretDeleteError(err, r.kind.GroupResource(), name)
-		if status := (*apierrors.StatusError)(nil); !errors.As(err, &status) {
+		if apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
 			err = apierrors.NewInternalError(err)
 		}
 		return nil, false, err

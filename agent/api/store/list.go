@@ -54,7 +54,7 @@ func (s *Store) listOne(ctx context.Context, key string, opts storage.ListOption
 	// with it are dropped.
 	res, err := s.listRecords(ctx, raftstore.ListRequest{Prefix: key, Limit: 1, Revision: uint64(exact), ReadOptions: ro})
 	if err != nil {
-		return readError(err, max(ro.MinRevision, uint64(exact)), s.backend.Revision())
+		return s.readError(err, max(ro.MinRevision, uint64(exact)), s.backend.Revision())
 	}
 	p := page{store: s, items: items, pred: opts.Predicate, newItem: itemFunc(listObj, items)}
 	if len(res.Records) == 1 && res.Records[0].Key == key {
@@ -89,7 +89,7 @@ func (s *Store) listPrefix(ctx context.Context, prefix string, opts storage.List
 			if errors.Is(err, raftstore.ErrCompacted) && opts.Predicate.Continue != "" {
 				return expiredContinue(continueKey, prefix)
 			}
-			return readError(err, max(req.MinRevision, req.Revision), s.backend.Revision())
+			return s.readError(err, max(req.MinRevision, req.Revision), s.backend.Revision())
 		}
 		// Later pages of this list are read at the revision of the first.
 		if req.Revision == 0 {

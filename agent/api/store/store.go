@@ -111,7 +111,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 		}
 		return storage.NewKeyNotFoundError(key, 0)
 	case err != nil:
-		return readError(err, ro.MinRevision, max(rev, s.backend.Revision()))
+		return s.readError(err, ro.MinRevision, max(rev, s.backend.Revision()))
 	}
 	return s.decodeObject(rec.Value, out, rec.ModRevision)
 }
@@ -171,7 +171,7 @@ func (s *Store) RequestWatchProgress(context.Context) error { return nil }
 func (s *Store) GetCurrentResourceVersion(ctx context.Context) (uint64, error) {
 	_, rev, err := s.getRecord(ctx, s.prefix, raftstore.ReadOptions{})
 	if err != nil && !errors.Is(err, raftstore.ErrNotFound) {
-		return 0, readError(err, 0, rev)
+		return 0, s.readError(err, 0, rev)
 	}
 	return rev, nil
 }
@@ -240,11 +240,14 @@ const (
 )
 
 // commitTxn commits a transaction of one operation and returns its revision. The
-// request ID makes it safe to retry a commit with an unknown outcome.
+// request ID makes it safe to retry a commit with an unknown outcome. Once an outcome is
+// unknown, it stays unknown until an attempt is answered: that a later attempt finds no
+// leader does not say that the first one was not committed.
 func (s *Store) commitTxn(ctx context.Context, txn raftstore.Txn) (uint64, error) {
 	txn.RequestID = string(uuid.NewUUID())
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
+	var unknown error
 	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
 		res, err := s.backend.Commit(ctx, txn)
 		if err == nil {
@@ -253,9 +256,15 @@ func (s *Store) commitTxn(ctx context.Context, txn raftstore.Txn) (uint64, error
 		if !errors.Is(err, raftstore.ErrUnknownOutcome) && !errors.Is(err, raftstore.ErrNoLeader) {
 			return 0, writeError(s.resource, txn.Ops[0].Key, err)
 		}
+		if unknown == nil && errors.Is(err, raftstore.ErrUnknownOutcome) {
+			unknown = err
+		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
+			if unknown != nil {
+				err = unknown
+			}
 			return 0, writeError(s.resource, txn.Ops[0].Key, err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	apistorage "k8s.io/apiserver/pkg/storage"
 
 	"virtmesh/agent/api/store"
+	"virtmesh/agent/fault"
 	"virtmesh/agent/kinds"
 	"virtmesh/raftstore"
 )
@@ -94,6 +95,19 @@ func TestUnknownOutcomeIsRepeated(t *testing.T) {
 	}
 }
 
+// An outcome that is unknown is told as such, though the mesh has lost its leader since:
+// a client that is told to come back would write a second time.
+func TestUnknownOutcomeStaysUnknown(t *testing.T) {
+	f := &faulty{testBackend: newTestBackend(t), fail: []error{raftstore.ErrUnknownOutcome}}
+	for range 100 {
+		f.fail = append(f.fail, raftstore.ErrNoLeader)
+	}
+	err := newMaps(t, f).Create(t.Context(), key, newMap(), nil, 0)
+	if seconds, ok := apierrors.SuggestsClientDelay(err); fault.CodeOf(err) != fault.UnknownOutcome || ok && seconds > 0 {
+		t.Errorf("got %v, and come back in %d s", err, seconds)
+	}
+}
+
 func TestWriteErrors(t *testing.T) {
 	for _, c := range []struct {
 		err   error
@@ -113,6 +127,12 @@ func TestWriteErrors(t *testing.T) {
 		err := newMaps(t, f).Create(t.Context(), key, newMap(), nil, 0)
 		if !c.is(err) {
 			t.Errorf("%v becomes %v", c.err, err)
+		}
+		if got, want := fault.CodeOf(err), fault.CodeOf(c.err); got != want {
+			t.Errorf("%v is %s here, and %s to a host that reads the answer", c.err, want, got)
+		}
+		if text := err.Error(); strings.Contains(text, "raftstore:") || !strings.Contains(text, fault.Of(c.err).Sentence) {
+			t.Errorf("%v is told as %q", c.err, text)
 		}
 		if seconds, ok := apierrors.SuggestsClientDelay(err); ok && seconds > 0 != c.retry {
 			t.Errorf("%v asks the client to come back in %d s, want %v", c.err, seconds, c.retry)

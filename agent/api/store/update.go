@@ -80,7 +80,7 @@ func (c *change) readState(ctx context.Context, how raftstore.Consistency) error
 	case errors.Is(err, raftstore.ErrNotFound):
 		return c.setState(nil, how == raftstore.Linearizable)
 	case err != nil:
-		return readError(err, 0, rev)
+		return c.store.readError(err, 0, rev)
 	}
 	return c.setState(&rec, how == raftstore.Linearizable)
 }

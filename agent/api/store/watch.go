@@ -121,7 +121,7 @@ func (w *watcher) sendInitial(ctx context.Context) error {
 	req.ReadOptions = ro
 	res, err := w.store.listRecords(ctx, req)
 	if err != nil {
-		return readError(err, ro.MinRevision, w.store.backend.Revision())
+		return w.store.readError(err, ro.MinRevision, w.store.backend.Revision())
 	}
 	w.from = res.Revision
 	for i := range res.Records {

@@ -26,7 +26,7 @@ func (i instances) runningInstance(ctx context.Context, namespace, name string) 
 		return nil, err
 	}
 	if vmi.Status.Phase != kubevirtv1.Running {
-		return nil, conflictError(vmiResource, name, vmiNotRunning)
+		return nil, notRunning(name)
 	}
 	return vmi, nil
 }
@@ -76,7 +76,7 @@ func (i instances) checkAgent(ctx context.Context, namespace, name string) error
 		return err
 	}
 	if !machine.HasCondition(vmi, kubevirtv1.VirtualMachineInstanceAgentConnected) {
-		return conflictError(vmiResource, name, agentNotConnected)
+		return noAgent(name)
 	}
 	return nil
 }

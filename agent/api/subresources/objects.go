@@ -54,24 +54,49 @@ const (
 
 // conflictError refuses a request because of the state of an object.
 func conflictError(gr schema.GroupResource, name, reason string) error {
-	return apierrors.NewConflict(gr, name, errors.New(reason))
+	return statusError(fault.Of(fault.Conflict), gr, name, conflictText(gr, name, reason))
 }
 
-// hostError converts an error of an instance's host to an API status.
+// conflictText is the sentence in which KubeVirt tells why the state of an object does
+// not allow a request.
+func conflictText(gr schema.GroupResource, name, reason string) string {
+	return apierrors.NewConflict(gr, name, errors.New(reason)).Error()
+}
+
+// statusError returns the API's view of f, with another sentence. It has no Retry-After:
+// the request has waited for the host long enough, and clients would repeat an act on a
+// guest by themselves.
+func statusError(f *fault.Fault, gr schema.GroupResource, name, sentence string) error {
+	told := *f
+	told.Sentence = sentence
+	status := told.StatusError(gr, name)
+	status.ErrStatus.Details.RetryAfterSeconds = 0
+	return status
+}
+
+// notRunning refuses a request for an instance whose guest does not run.
+func notRunning(name string) error { return hostError(name, fault.NotRunning) }
+
+// noAgent refuses a request for an instance whose guest agent is not connected.
+func noAgent(name string) error { return hostError(name, fault.NoGuestAgent) }
+
+// hostError returns the API's view of an error of an instance's host. Clients of
+// KubeVirt read KubeVirt's words where it has some.
 func hostError(name string, err error) error {
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case errors.Is(err, fault.NotFound):
-		return apierrors.NewNotFound(vmiResource, name)
-	case errors.Is(err, fault.NotRunning):
-		return conflictError(vmiResource, name, vmiNotRunning)
-	case errors.Is(err, fault.NoGuestAgent):
-		return conflictError(vmiResource, name, agentNotConnected)
-	case errors.Is(err, fault.Conflict):
-		return conflictError(vmiResource, name, err.Error())
-	case errors.Is(err, fault.Unreachable):
-		return apierrors.NewServiceUnavailable(err.Error())
 	}
-	return apierrors.NewInternalError(err)
+	f := fault.Of(err)
+	sentence := f.Sentence
+	switch f.Code {
+	case fault.NotFound:
+		sentence = apierrors.NewNotFound(vmiResource, name).Error()
+	case fault.NotRunning:
+		sentence = conflictText(vmiResource, name, vmiNotRunning)
+	case fault.NoGuestAgent:
+		sentence = conflictText(vmiResource, name, agentNotConnected)
+	case fault.Conflict:
+		sentence = conflictText(vmiResource, name, sentence)
+	}
+	return statusError(f, vmiResource, name, sentence)
 }

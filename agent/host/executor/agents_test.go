@@ -3,6 +3,8 @@ package executor
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -14,6 +16,7 @@ import (
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/objects"
 )
 
 var guestAnswer = hypervisor.GuestInfo{
@@ -239,5 +242,30 @@ func TestAGuestInDoubtIsAskedSooner(t *testing.T) {
 	}
 	if n := q.count.Load(); n != 2 {
 		t.Errorf("asked %d times", n)
+	}
+}
+
+// Other hosts and users get a code for each error of the hypervisor, and its remedy.
+func TestHypervisorsErrorsHaveCodes(t *testing.T) {
+	key := objects.Key{Namespace: "ns", Name: "a"}
+	for err, want := range map[error]fault.Code{
+		hypervisor.ErrNotFound: fault.NotRunning, hypervisor.ErrNotRunning: fault.NotRunning, hypervisor.ErrNoAgent: fault.NoGuestAgent,
+		hypervisor.ErrNoDevice: fault.Invalid, hypervisor.ErrInvalid: fault.Invalid, hypervisor.ErrUnsupported: fault.Conflict,
+		hypervisor.ErrRefused: fault.Conflict, hypervisor.ErrConflict: fault.Conflict, hypervisor.ErrRunning: fault.Conflict,
+		hypervisor.ErrMigrationLost: fault.Internal, hypervisor.ErrUnavailable: fault.Unavailable,
+		context.DeadlineExceeded: fault.Unavailable, errors.New("other"): fault.Internal,
+	} {
+		said := &hypervisor.Fault{Sentence: "it is so", Remedy: "do this", Sentinel: err}
+		for _, err := range []error{fmt.Errorf("act: %w", err), said} {
+			recorder := httptest.NewRecorder()
+			fault.Write(recorder, translate(key, err))
+			got := fault.Read(recorder.Result())
+			if got.Code != want || got.Object != "ns/a" || !strings.HasPrefix(got.Sentence, "instance ns/a: ") {
+				t.Errorf("%v becomes %s %q, want %s", err, got.Code, got, want)
+			}
+			if stopped := want == fault.NotRunning || want == fault.NoGuestAgent; err == error(said) && !stopped && got.Error() != "instance ns/a: it is so; do this" {
+				t.Errorf("%v is told as %q", err, got)
+			}
+		}
 	}
 }

@@ -28,28 +28,59 @@ func (g Guests) find(ctx context.Context, namespace, name string) (hypervisor.Do
 	key := objects.Key{Namespace: namespace, Name: name}
 	vmi, ok := g.executor.Instances.Get(key)
 	if !ok {
-		return hypervisor.Domain{}, fmt.Errorf("instance %s: %w", key, fault.NotFound)
+		return hypervisor.Domain{}, fault.New(fault.NotFound, "instance %s: %w", key, fault.NotFound).About(key.String())
 	}
 	domain, err := g.executor.Hypervisor.Get(ctx, refOf(vmi))
 	if err != nil {
 		return hypervisor.Domain{}, translate(key, err)
 	}
 	if !domain.State.Active() {
-		return hypervisor.Domain{}, fmt.Errorf("%w: %s", fault.NotRunning, key)
+		return hypervisor.Domain{}, translate(key, hypervisor.ErrNotRunning)
 	}
 	return domain, nil
 }
 
-// translate turns errors of the hypervisor into the fault classes that callers on
-// other hosts act upon.
-func translate(key objects.Key, err error) error {
-	switch {
-	case errors.Is(err, hypervisor.ErrNotFound), errors.Is(err, hypervisor.ErrNotRunning):
-		return fmt.Errorf("%w: %s", fault.NotRunning, key)
-	case errors.Is(err, hypervisor.ErrNoAgent):
-		return fmt.Errorf("%w: %s", fault.NoGuestAgent, key)
+// codeOf returns the code by which other hosts and users know an error of the
+// hypervisor.
+func codeOf(err error) fault.Code {
+	for _, known := range []struct {
+		err  error
+		code fault.Code
+	}{
+		// The instance exists, so a domain that does not is a guest that does not run.
+		{hypervisor.ErrNotFound, fault.NotRunning},
+		{hypervisor.ErrNotRunning, fault.NotRunning},
+		{hypervisor.ErrNoAgent, fault.NoGuestAgent},
+		{hypervisor.ErrNoDevice, fault.Invalid},
+		{hypervisor.ErrInvalid, fault.Invalid},
+		{hypervisor.ErrUnsupported, fault.Conflict},
+		{hypervisor.ErrRefused, fault.Conflict},
+		{hypervisor.ErrConflict, fault.Conflict},
+		{hypervisor.ErrRunning, fault.Conflict},
+		{hypervisor.ErrMigrationLost, fault.Internal},
+		{hypervisor.ErrUnavailable, fault.Unavailable},
+	} {
+		if errors.Is(err, known.err) {
+			return known.code
+		}
 	}
-	return fmt.Errorf("%s: %w", key, err)
+	return fault.CodeOf(err)
+}
+
+// translate turns an error of the hypervisor about an instance into a fault.
+func translate(key objects.Key, err error) error {
+	code := codeOf(err)
+	switch code {
+	case fault.NotRunning, fault.NoGuestAgent:
+		return fault.New(code, "instance %s: %w", key, code).About(key.String())
+	}
+	var known *hypervisor.Fault
+	if errors.As(err, &known) {
+		told := fault.New(code, "instance %s: %w", key, err).About(key.String())
+		told.Sentence, told.Remedy = fmt.Sprintf("instance %s: %s", key, known.Sentence), known.Remedy
+		return told
+	}
+	return fault.New(code, "instance %s: %w", key, err).About(key.String())
 }
 
 // Stream implements guests.Instances.
@@ -67,7 +98,7 @@ func (g Guests) Stream(ctx context.Context, namespace, name string, kind guests.
 	case guests.VNC:
 		stream, err = g.executor.Hypervisor.VNC(ctx, domain.Owner.Ref)
 	default:
-		return nil, fmt.Errorf("unknown stream kind %q", kind)
+		return nil, fault.New(fault.Invalid, "unknown stream kind %q", kind)
 	}
 	if err != nil {
 		return nil, translate(objects.Key{Namespace: namespace, Name: name}, err)
@@ -82,7 +113,7 @@ func (g Guests) Pause(ctx context.Context, namespace, name string) error {
 		return err
 	}
 	if domain.State == hypervisor.StatePaused {
-		return fmt.Errorf("%w: %s/%s is already paused", fault.Conflict, namespace, name)
+		return fault.New(fault.Conflict, "instance %s/%s is already paused", namespace, name).About(namespace + "/" + name)
 	}
 	if err := g.executor.Hypervisor.Suspend(ctx, domain.Owner.Ref); err != nil {
 		return translate(objects.Key{Namespace: namespace, Name: name}, err)
@@ -97,7 +128,7 @@ func (g Guests) Unpause(ctx context.Context, namespace, name string) error {
 		return err
 	}
 	if domain.State != hypervisor.StatePaused {
-		return fmt.Errorf("%w: %s/%s is not paused", fault.Conflict, namespace, name)
+		return fault.New(fault.Conflict, "instance %s/%s is not paused", namespace, name).About(namespace + "/" + name)
 	}
 	if err := g.executor.Hypervisor.Resume(ctx, domain.Owner.Ref); err != nil {
 		return translate(objects.Key{Namespace: namespace, Name: name}, err)
