@@ -121,6 +121,7 @@ func TestAnIOErrorNamesItsDisk(t *testing.T) {
 		stale.UID = "another"
 		for _, event := range []hypervisor.Event{
 			{Ref: refOf(vmi), Device: "root", Detail: "enospc"}, {Ref: refOf(vmi), Device: "data"}, {Ref: stale, Device: "old"},
+			{Ref: refOf(vmi), Device: "full", Detail: "nospace"}, {Ref: refOf(vmi), Device: "wire", Detail: "cable"},
 		} {
 			event.Kind = hypervisor.EventIOError
 			daemon.events <- event
@@ -138,8 +139,10 @@ func TestAnIOErrorNamesItsDisk(t *testing.T) {
 			}
 		}
 		all := strings.Join(told, "; ")
-		if len(told) != 2 || !strings.Contains(all, "volume root: no space") || !strings.Contains(all, "volume data: ") {
-			t.Errorf("told %q", all)
+		for _, want := range []string{"volume root: no space", "volume data: the host could not", "volume full: no space", "volume wire: cable"} {
+			if len(told) != 4 || !strings.Contains(all, want) {
+				t.Errorf("told %q, want %q", all, want)
+			}
 		}
 	})
 }
