@@ -26,6 +26,8 @@ type autopilotState struct {
 	running *autopilot.Autopilot
 	seen    groupView
 	dead    map[raft.ServerID]time.Time // dead replicas, and since when
+	started time.Time                   // since when this replica has asked the others
+	heard   map[raft.ServerID]time.Time // when each replica last answered
 }
 
 // groupView is the state of the group that the leader last saw.
@@ -37,7 +39,7 @@ type groupView struct {
 var _ autopilot.ApplicationIntegration = (*autopilotState)(nil)
 
 func newAutopilot(s *Store) *autopilotState {
-	return &autopilotState{s: s, policy: s.cfg.Voters, dead: make(map[raft.ServerID]time.Time)}
+	return &autopilotState{s: s, policy: s.cfg.Voters, dead: make(map[raft.ServerID]time.Time), heard: make(map[raft.ServerID]time.Time)}
 }
 
 // start starts autopilot, which promotes, demotes and removes replicas.
@@ -51,6 +53,8 @@ func (a *autopilotState) start() {
 	a.mu.Lock()
 	a.running = p
 	clear(a.dead)
+	clear(a.heard)
+	a.started = time.Now()
 	a.mu.Unlock()
 	p.Start(a.s.base)
 }
@@ -112,7 +116,9 @@ func (a *autopilotState) NotifyState(s *autopilot.State) {
 
 // KnownServers implements autopilot.ApplicationIntegration. It returns every
 // replica of the group, so that autopilot does not remove a replica only because
-// the membership layer of a new leader does not know it yet.
+// the membership layer of a new leader does not know it yet. A replica is dead only if
+// two witnesses say so: the membership layer, and its silence towards the leader.
+// The membership layer alone may be split while the group is well.
 func (a *autopilotState) KnownServers() map[raft.ServerID]*autopilot.Server {
 	servers, err := a.s.servers()
 	if err != nil {
@@ -124,7 +130,7 @@ func (a *autopilotState) KnownServers() map[raft.ServerID]*autopilot.Server {
 		m := members[nodeOf(srv.ID)]
 		self := srv.ID == a.s.id
 		status := autopilot.NodeFailed
-		if m.Alive || self || a.s.cfg.Members == nil {
+		if m.Alive || self || a.s.cfg.Members == nil || a.silence(srv.ID) < a.silenceLimit() {
 			status = autopilot.NodeAlive
 		}
 		known[srv.ID] = &autopilot.Server{
@@ -144,9 +150,6 @@ func (a *autopilotState) FetchServerStats(ctx context.Context, servers map[raft.
 		failures = make(map[raft.ServerID]string)
 	)
 	for id, srv := range servers {
-		if srv.NodeStatus != autopilot.NodeAlive {
-			continue
-		}
 		wg.Go(func() {
 			st, err := a.fetch(ctx, srv)
 			mu.Lock()
@@ -157,6 +160,7 @@ func (a *autopilotState) FetchServerStats(ctx context.Context, servers map[raft.
 				failures[id] = err.Error()
 				return
 			}
+			a.noteAnswer(id)
 			if st.Failure != "" {
 				failures[id] = st.Failure
 				st.LastContact = -1

@@ -37,6 +37,7 @@ const (
 	opStatus
 	opCommitted // not answered
 	opTerm      // the current term of the replica named
+	opSilences  // for how long each host has not answered the leader
 )
 
 type status uint8

@@ -139,14 +139,21 @@ func (s *Store) rejoinLoop() {
 	}
 }
 
-// rejoinGroup asks the living members to add this replica again.
+// rejoinGroup asks the members to add this replica again, the living ones first. Those
+// that seem dead may be alive: the membership layer may be split, which is why this
+// replica was removed.
 func (s *Store) rejoinGroup(timeout time.Duration) {
-	var seeds []string
+	var seeds, others []string
 	for _, m := range s.cfg.Members() {
-		if m.Alive && m.ID != s.cfg.NodeID {
+		switch {
+		case m.ID == s.cfg.NodeID || m.Addr == "":
+		case m.Alive:
 			seeds = append(seeds, m.Addr)
+		default:
+			others = append(others, m.Addr)
 		}
 	}
+	seeds = append(seeds, others...)
 	if len(seeds) == 0 {
 		return
 	}
@@ -302,6 +309,12 @@ func (s *Store) serveLeaderRequest(op opcode, payload []byte) ([]byte, error) {
 	switch op {
 	case opStatus:
 		return json.Marshal(s.peerStatus())
+	case opSilences:
+		silences, err := s.silences()
+		if err != nil {
+			return nil, leaderError(err)
+		}
+		return json.Marshal(silences)
 	case opAddReplica, opRemoveReplica:
 	default:
 		return nil, fmt.Errorf("%w: request %d", ErrInvalidTxn, op)

@@ -172,6 +172,7 @@ func (c *Cluster) Kill(id string) {
 	if err := s.Close(); err != nil {
 		c.tb.Errorf("close %s: %v", id, err)
 	}
+	c.Net.Hangup(h.Addr)
 }
 
 // Restart opens a killed replica with the data it had. It does not wait until the

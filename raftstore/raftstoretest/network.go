@@ -169,6 +169,19 @@ func (n *Network) Heal() {
 	}
 }
 
+// Hangup closes all connections of a host, as an operating system does at the end of a
+// process.
+func (n *Network) Hangup(addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for p := range n.conns {
+		if p.a == addr || p.b == addr {
+			p.close()
+			delete(n.conns, p)
+		}
+	}
+}
+
 // lose reports whether data written to p now is lost.
 func (n *Network) lose(p *pipe) bool {
 	n.mu.Lock()

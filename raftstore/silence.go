@@ -1,0 +1,74 @@
+package raftstore
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// silentUpdates is the number of updates in a row that a replica must leave unanswered
+// before the leader is a witness of its death.
+const silentUpdates = 5
+
+// silenceLimit returns how long a replica must be silent before the leader is a witness
+// of its death.
+func (a *autopilotState) silenceLimit() time.Duration { return silentUpdates * a.policy.Update }
+
+// noteAnswer records that a replica has answered.
+func (a *autopilotState) noteAnswer(id raft.ServerID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.heard[id] = time.Now()
+}
+
+// silence returns for how long this leader has asked a replica in vain.
+func (a *autopilotState) silence(id raft.ServerID) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	since := a.started
+	if heard := a.heard[id]; heard.After(since) {
+		since = heard
+	}
+	return time.Since(since)
+}
+
+// silences returns the silence of the host of every replica. Only the leader calls it.
+func (s *Store) silences() (map[string]time.Duration, error) {
+	servers, err := s.servers()
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]time.Duration, len(servers))
+	for _, srv := range servers {
+		silence := time.Duration(0)
+		if srv.ID != s.id {
+			silence = s.autopilot.silence(srv.ID)
+		}
+		all[nodeOf(srv.ID)] = silence
+	}
+	return all, nil
+}
+
+// Silences returns for how long each host has left the leader's questions unanswered,
+// by node ID. It is a witness of death that does not depend on Config.Members: a host
+// whose silence is shorter than SilenceLimit runs. A new leader counts from the moment
+// it began to lead. Hosts without a replica are not in the map. Silences asks the
+// leader, and retries until ctx ends.
+func (s *Store) Silences(ctx context.Context) (map[string]time.Duration, error) {
+	answer, err := s.requestAtLeader(ctx, opSilences, nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask the leader which hosts answer it: %w", err)
+	}
+	var all map[string]time.Duration
+	if err := json.Unmarshal(answer, &all); err != nil {
+		return nil, fmt.Errorf("ask the leader which hosts answer it: %w", err)
+	}
+	return all, nil
+}
+
+// SilenceLimit returns how long a host must be silent towards the leader before that
+// counts as a witness of its death.
+func (s *Store) SilenceLimit() time.Duration { return s.autopilot.silenceLimit() }
