@@ -57,7 +57,9 @@ func (a *Agent) openView(context.Context) (err error) {
 		return part("prepare the view of the objects", err)
 	}
 	a.view.claims = claims.NewCache(a.view.cache, a.log.With("part", "claims"))
-	a.view.stewardship = stewards.NewStewardship(a.config.Name, a.member.Peers())
+	a.view.stewardship = stewards.NewStewardship(stewards.StewardshipConfig{
+		Self: a.config.Name, Members: a.member.Peers(), Witness: a.member.Witness(), Logger: a.log.With("part", "stewards"),
+	})
 	a.onStop(func(context.Context) { a.view.stewardship.Close() })
 	recorder := objects.DefaultRecorderConfig()
 	recorder.Store, recorder.Component, recorder.Host = a.view.store, "virtmesh", a.config.Name
@@ -117,7 +119,7 @@ func (a *Agent) addLoops(context.Context) error {
 	a.loops = append(a.loops, a.host.Loops()...)
 	loops, err := roster.Loops(roster.Deps{
 		Host: a.config.Name, Store: a.view.store, Cache: a.view.cache, Claims: a.view.claims,
-		Recorder: a.view.recorder, Stewardship: a.view.stewardship, Gossip: a.member.Gossip(), Members: a.member.Peers(),
+		Recorder: a.view.recorder, Stewardship: a.view.stewardship, Gossip: a.member.Gossip(), Members: a.member.Peers(), Witness: a.member.Witness(),
 		Offers: a.router, HasGuest: a.host.HasGuest, Acts: a.acts(), Logger: a.log, Metrics: a.metrics,
 	})
 	a.loops = append(a.loops, loops...)

@@ -49,6 +49,7 @@ type Member struct {
 	gossip    *gossip.Gossip
 	store     *raftstore.Store
 	renewals  renewals
+	witness   *Witness
 	signer    *identity.Signer
 	renewer   *identity.Renewer
 
@@ -87,7 +88,9 @@ func Start(ctx context.Context, config Config, options Options) (_ *Member, err 
 }
 
 func newMember(config Config, options Options) *Member {
-	return &Member{config: config, options: options, log: options.Logger, admission: &Admission{}, left: make(chan struct{})}
+	m := &Member{config: config, options: options, log: options.Logger, admission: &Admission{}, left: make(chan struct{})}
+	m.witness = newWitness(m)
+	return m
 }
 
 // openingSteps returns the steps that need no answer from another host.

@@ -135,7 +135,7 @@ func (c *Controller) attend(ctx context.Context) {
 // rehome enqueues the keys whose steward this host has become, or all of its
 // keys if before is nil.
 func (c *Controller) rehome(before, after *rendezvous) {
-	self := c.deps.Stewardship.self
+	self := c.deps.Stewardship.cfg.Self
 	n := 0
 	c.eachKey(func(key Key) {
 		h := hashKey(c.cfg.Scope, key)

@@ -302,7 +302,7 @@ func TestKeysAreHandledByTheirStewardOnly(t *testing.T) {
 				return Result{}, nil
 			})
 			deps := quiet()
-			deps.Stewardship = NewStewardship(name, m)
+			deps.Stewardship = NewStewardship(StewardshipConfig{Self: name, Members: m})
 			_, stop := start(t, deps, cfg)
 			stops = append(stops, stop)
 		}
@@ -330,7 +330,7 @@ func TestKeysAreHandledByTheirStewardOnly(t *testing.T) {
 func TestLosersDropKeysThatMovedAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &mesh{names: []string{"a"}}
-		s := NewStewardship("a", m)
+		s := NewStewardship(StewardshipConfig{Self: "a", Members: m})
 		var h handled
 		src := &keys{known: []Key{key(1)}}
 		cfg := testSteward(src, func(_ context.Context, k Key) (Result, error) {

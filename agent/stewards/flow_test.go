@@ -174,7 +174,7 @@ func startHost(t testing.TB, name string, store objects.Store, m *membership) *h
 	h.check(err)
 	deps := stewards.Deps{
 		Store: stewards.Guard(store), Cache: cache, Claims: cc, Recorder: rec,
-		Stewardship: stewards.NewStewardship(name, members{m}), Logger: log, Undeclared: func(err error) { t.Error(err) },
+		Stewardship: stewards.NewStewardship(stewards.StewardshipConfig{Self: name, Members: members{m}}), Logger: log, Undeclared: func(err error) { t.Error(err) },
 	}
 
 	vmCfg := vm.DefaultConfig()

@@ -1,7 +1,10 @@
 package nodes
 
 import (
+	"context"
+	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,9 +28,55 @@ func hasTaint(n *corev1.Node, key string) bool {
 	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == key })
 }
 
+// leader is the second witness. It hears the hosts named.
+type leader struct {
+	hears atomic.Pointer[[]string]
+	away  atomic.Bool // it does not answer
+}
+
+// Silent implements Witness.
+func (l *leader) Silent(_ context.Context, host string) (bool, error) {
+	hears := l.hears.Load()
+	if l.away.Load() {
+		return false, errors.New("no leader")
+	}
+	return hears == nil || !slices.Contains(*hears, host), nil
+}
+
+// TestHostThatTheLeaderHearsIsNotMarked: gossip is split, and both parts keep writing to
+// the store. The node of a host that runs must not flap.
+func TestHostThatTheLeaderHearsIsNotMarked(t *testing.T) {
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		witness := &leader{}
+		witness.hears.Store(&[]string{"h2"})
+		watcher, err := New(w.Host("h1").Deps, w.Members, witness)
+		w.Check(err)
+		w.Run(watcher.Run)
+		h2 := &corev1.Node{}
+		h2.Name = "h2"
+		objects.SetNodeCondition(h2, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue}, time.Now())
+		w.Create(h2)
+		if n := w.CommitsDuring(time.Hour); n != 0 || ready(node(w, "h2")) != corev1.ConditionTrue {
+			w.Errorf("%d transactions, h2 is ready: %s", n, ready(node(w, "h2")))
+		}
+		// Nobody knows whether it is dead while no leader answers.
+		witness.hears.Store(nil)
+		witness.away.Store(true)
+		if n := w.CommitsDuring(time.Hour); n != 0 || ready(node(w, "h2")) != corev1.ConditionTrue {
+			w.Errorf("without a leader: %d transactions, h2 is ready: %s", n, ready(node(w, "h2")))
+		}
+		// The leader comes back, and the host is dead: the watcher's back-off has grown.
+		witness.away.Store(false)
+		time.Sleep(10 * time.Minute)
+		if got := ready(node(w, "h2")); got != corev1.ConditionUnknown {
+			w.Errorf("dead to both witnesses, and ready is %s", got)
+		}
+	})
+}
+
 func TestDeadHostsAreMarked(t *testing.T) {
 	stewardstest.Run(t, func(w *stewardstest.World) {
-		watcher, err := New(w.Host("h1").Deps, w.Members)
+		watcher, err := New(w.Host("h1").Deps, w.Members, &leader{})
 		w.Check(err)
 		w.Run(watcher.Run)
 		// h2 has a Node, and is not among the live from the start.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -19,10 +20,20 @@ import (
 // does not know the other members yet.
 const settle = 5 * time.Second
 
-// Watcher marks the nodes of dead hosts.
+// Witness is asked whether a host is dead that Members does not list.
+type Witness interface {
+	// Silent reports whether the leader of the replicated store hears nothing from the
+	// host either.
+	Silent(ctx context.Context, host string) (bool, error)
+}
+
+// Watcher marks the nodes of dead hosts. A host that gossip has lost but that answers
+// the leader keeps its node up to date itself; two writers would contradict each other
+// for as long as gossip is split.
 type Watcher struct {
 	deps    stewards.Deps
 	members stewards.Members
+	witness Witness
 	nodes   *objects.Informer[*corev1.Node]
 	engine  *stewards.Controller
 
@@ -30,13 +41,17 @@ type Watcher struct {
 	missing map[string]time.Time // when each missing host was first missing
 }
 
-// New returns a watcher that is not yet running. members lists the live hosts.
-func New(d stewards.Deps, members stewards.Members) (*Watcher, error) {
+// askAgain is when the witness is asked again about a host that it still hears.
+const askAgain = 10 * time.Second
+
+// New returns a watcher that is not yet running. members lists the live hosts, and
+// witness must confirm that one is dead.
+func New(d stewards.Deps, members stewards.Members, witness Witness) (*Watcher, error) {
 	d, err := d.Complete()
 	if err != nil {
 		return nil, err
 	}
-	w := &Watcher{deps: d, members: members, nodes: objects.For[*corev1.Node](d.Cache), missing: map[string]time.Time{}}
+	w := &Watcher{deps: d, members: members, witness: witness, nodes: objects.For[*corev1.Node](d.Cache), missing: map[string]time.Time{}}
 	w.engine, err = stewards.New(d, stewards.Steward{
 		Name: "node-watcher", Scope: "nodes", Workers: 2,
 		Reconciler: stewards.ReconcilerFunc(w.reconcile),
@@ -128,6 +143,16 @@ func (w *Watcher) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 	}
 	next := node.DeepCopy()
 	markUnreachable(next, time.Now())
+	if equality.Semantic.DeepEqual(node, next) {
+		return stewards.Result{}, nil
+	}
+	silent, err := w.witness.Silent(ctx, key.Name)
+	if err != nil {
+		return stewards.Result{}, fmt.Errorf("mark node %s: %w", key.Name, err)
+	}
+	if !silent {
+		return stewards.Result{RequeueAfter: askAgain}, nil
+	}
 	var tx objects.Tx
 	tx.Update(node, next)
 	if !tx.Empty() {

@@ -62,7 +62,7 @@ func all(t *testing.T) []stewards.Steward {
 	placeConfig.Deps, placeConfig.Volumes = d, schedule.FromClaims(d.Cache)
 	placeConfig.View = schedule.NewView(d.Store, d.Cache, d.Claims, schedule.FromGossip(nil))
 	add(schedule.New(placeConfig))
-	add(nodes.New(d, &stewardstest.Members{}))
+	add(nodes.New(d, &stewardstest.Members{}, nil))
 	add(collect.New(d))
 	add(collect.NewExpirer(d))
 	add(collect.NewSweeper(d, "h1", func(context.Context, types.UID) (bool, error) { return false, nil }))

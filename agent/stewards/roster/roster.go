@@ -35,9 +35,11 @@ type Deps struct {
 	Claims      *claims.Cache
 	Recorder    *objects.Recorder
 	Stewardship *stewards.Stewardship
-	// Gossip holds the capacity of the hosts, Members which of them are alive.
+	// Gossip holds the capacity of the hosts, Members which of them are alive. Witness
+	// must confirm a death.
 	Gossip  *gossip.Gossip
 	Members stewards.Members
+	Witness nodes.Witness
 	// Offers asks a host whether it would take an instance. HasGuest reports
 	// whether this host has a domain of an instance.
 	Offers   schedule.Offers
@@ -130,7 +132,7 @@ func placement(deps Deps) ([]stewards.Loop, error) {
 }
 
 func otherNodes(deps Deps) ([]stewards.Loop, error) {
-	w, err := nodes.New(deps.engine("node"), deps.Members)
+	w, err := nodes.New(deps.engine("node"), deps.Members, deps.Witness)
 	return loopOf("other nodes", w, err)
 }
 

@@ -191,7 +191,7 @@ func (b *bench) start(ctx context.Context, wg *sync.WaitGroup, steward string) {
 	figures := prometheus.NewPedanticRegistry()
 	b.figures = append(b.figures, figures)
 	cfg.Registerer = figures
-	cfg.Stewardship = stewards.NewStewardship(steward, liveFacts{b.facts})
+	cfg.Stewardship = stewards.NewStewardship(stewards.StewardshipConfig{Self: steward, Members: liveFacts{b.facts}})
 	c, err := New(cfg)
 	if err != nil {
 		b.Fatal(err)

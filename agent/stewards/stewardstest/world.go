@@ -101,7 +101,7 @@ func (w *World) deps(host string) stewards.Deps {
 	w.Check(err)
 	return stewards.Deps{
 		Store: stewards.Guard(w.Store), Cache: cache, Claims: claims.NewCache(cache, log), Recorder: recorder,
-		Stewardship: stewards.NewStewardship(host, w.Members), Logger: log, Undeclared: w.noteUndeclared,
+		Stewardship: stewards.NewStewardship(stewards.StewardshipConfig{Self: host, Members: w.Members}), Logger: log, Undeclared: w.noteUndeclared,
 	}
 }
 
