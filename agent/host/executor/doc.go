@@ -44,8 +44,9 @@
 //     volumes and query guest agents. The end of an instance ends its preparation;
 //   - a guest cannot choose how often its agent is queried or its status is
 //     written. A start that fails is tried again with back-off, whatever event
-//     arrives meanwhile, and its failure is written again only when the reason
-//     changes;
+//     arrives meanwhile, and its failure is written again when the reason
+//     changes, which is one of a known set, and ever more seldom when only the
+//     text does;
 //   - the transaction that writes the final phase also removes the claim and the
 //     finalizer. It comes after the guest has ended and its volumes are released,
 //     so no other host can start the instance earlier;

@@ -19,8 +19,11 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// Reasons of conditions and events, as KubeVirt names them where it has one.
+// Reasons of conditions and events, as KubeVirt names them where it has one. A fault of
+// the hypervisor has its code as the reason, and a VolumeError has its own. The table
+// of docs/operate.md explains them all.
 const (
+	// reasonFailedCreate is the reason of failures that have no code.
 	reasonFailedCreate = "FailedCreate"
 	reasonInvalid      = "InvalidConfiguration"
 )
@@ -29,6 +32,13 @@ const (
 const (
 	minStartPause = 250 * time.Millisecond
 	maxStartPause = time.Minute
+)
+
+// Bounds of the pause before a text is written again that differs from the last one
+// while the reason is the same. It doubles with each time that the failure was told.
+const (
+	minTellPause = time.Second
+	maxTellPause = 10 * time.Minute
 )
 
 // failure is the last failure to start an instance.
@@ -42,76 +52,33 @@ type failure struct {
 	count   int
 	retryAt time.Time
 	err     error
+	// told is how often the failure was written with this reason, toldAt when last.
+	told   int
+	toldAt time.Time
 }
 
 // pauseLeft is the rest of the pause before the next start.
 func (f *failure) pauseLeft(now time.Time) time.Duration { return max(f.retryAt.Sub(now), 0) }
 
-// isNews reports whether the failure is not in the instance's conditions yet. A message
-// that differs only in numbers and times counts as the same, so that a start that
-// fails again and again is written once.
-func (f *failure) isNews(vmi *kubevirtv1.VirtualMachineInstance) bool {
+// isNews reports whether the failure must be written into the instance's conditions.
+// Another reason is written at once. Another text with the same reason may differ in no
+// more than numbers, such as amounts and addresses, so it is written ever more seldom,
+// right after the start that failed: what is written never depends on what a text says.
+func (f *failure) isNews(vmi *kubevirtv1.VirtualMachineInstance, now time.Time) bool {
+	sameText := true
 	for _, kind := range failureConditions {
 		c := machine.Condition(vmi, kind)
-		if c == nil || c.Status != corev1.ConditionFalse || c.Reason != f.reason || withoutNumbers(c.Message) != withoutNumbers(f.message) {
+		if c == nil || c.Status != corev1.ConditionFalse || c.Reason != f.reason {
 			return true
 		}
+		sameText = sameText && c.Message == f.message
 	}
-	return false
+	return !sameText && f.pauseLeft(now) > 0 && (f.told == 0 || !now.Before(f.toldAt.Add(doubledPause(f.told, minTellPause, maxTellPause))))
 }
 
 // failureConditions are the conditions that show why a guest does not start.
 var failureConditions = [...]kubevirtv1.VirtualMachineInstanceConditionType{
 	kubevirtv1.VirtualMachineInstanceSynchronized, kubevirtv1.VirtualMachineInstanceReady,
-}
-
-// longNumber is the number of digits in a row from which on a number counts as a
-// process ID, a temporary name or the like, and not as part of a name that a user chose.
-const longNumber = 4
-
-// withoutNumbers replaces by # the parts of a message that differ from one failure to
-// the next although the cause is the same: words that begin with a digit, such as
-// amounts and times; values after a = that begin with a digit; and long numbers.
-func withoutNumbers(text string) string {
-	words := strings.Fields(text)
-	for i, word := range words {
-		name, value, given := strings.Cut(word, "=")
-		if startsWithDigit(name) {
-			name = "#"
-		}
-		name = withoutLongNumbers(name)
-		if given {
-			if startsWithDigit(value) {
-				value = "#"
-			}
-			name += "=" + withoutLongNumbers(value)
-		}
-		words[i] = name
-	}
-	return strings.Join(words, " ")
-}
-
-func startsWithDigit(word string) bool {
-	word = strings.TrimLeft(word, `("'[`)
-	return word != "" && word[0] >= '0' && word[0] <= '9'
-}
-
-func withoutLongNumbers(word string) string {
-	var b strings.Builder
-	for word != "" {
-		digits := len(word) - len(strings.TrimLeft(word, "0123456789"))
-		switch {
-		case digits >= longNumber:
-			b.WriteByte('#')
-		case digits > 0:
-			b.WriteString(word[:digits])
-		default:
-			digits = 1
-			b.WriteByte(word[0])
-		}
-		word = word[digits:]
-	}
-	return b.String()
 }
 
 // failures holds the last failure to start of each instance, by the instance's UID.
@@ -142,9 +109,21 @@ func (f *failures) addFailure(uid string, err error, now time.Time) {
 	next.reason, next.final = classify(err)
 	if last := f.byUID[uid]; last != nil {
 		next.count = last.count + 1
+		if last.reason == next.reason {
+			next.told, next.toldAt = last.told, last.toldAt
+		}
 	}
 	next.retryAt = now.Add(startPause(next.count))
 	f.byUID[uid] = &next
+}
+
+// tellFailure notes that the instance's last failure was written.
+func (f *failures) tellFailure(uid string, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if last := f.byUID[uid]; last != nil {
+		last.told, last.toldAt = last.told+1, now
+	}
 }
 
 // dropFailure removes the failure of an instance that has started or is gone.
@@ -155,11 +134,14 @@ func (f *failures) dropFailure(uid string) {
 }
 
 // startPause returns the pause after count failures in a row.
-func startPause(count int) time.Duration {
-	pause := minStartPause
+func startPause(count int) time.Duration { return doubledPause(count, minStartPause, maxStartPause) }
+
+// doubledPause returns first, doubled count-1 times, and at most longest.
+func doubledPause(count int, first, longest time.Duration) time.Duration {
+	pause := first
 	for range count - 1 {
-		if pause *= 2; pause >= maxStartPause {
-			return maxStartPause
+		if pause *= 2; pause >= longest {
+			return longest
 		}
 	}
 	return pause
@@ -172,7 +154,15 @@ func classify(err error) (reason string, final bool) {
 		return volume.Reason, false
 	}
 	var field *domain.FieldError
-	if errors.As(err, &field) || errors.Is(err, hypervisor.ErrInvalid) {
+	if errors.As(err, &field) {
+		return reasonInvalid, true
+	}
+	final = errors.Is(err, hypervisor.ErrInvalid)
+	var known *hypervisor.Fault
+	switch {
+	case errors.As(err, &known) && known.Code != hypervisor.FaultOther && known.Code != "":
+		return string(known.Code), final
+	case final:
 		return reasonInvalid, true
 	}
 	return reasonFailedCreate, false

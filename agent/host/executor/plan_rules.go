@@ -146,8 +146,8 @@ func planStart(s situation) Plan {
 		switch {
 		case f.final:
 			return planEnd(s, end{Phase: kubevirtv1.Failed, Message: f.message})
-		case f.isNews(s.instance):
-			return Plan{{Act: ActReportFailure}, {Act: ActWait, After: f.pauseLeft(s.now)}}
+		case f.isNews(s.instance, s.now):
+			return Plan{{Act: ActReportFailure}, {Act: ActWait, After: max(f.pauseLeft(s.now), minStartPause)}}
 		case f.pauseLeft(s.now) > 0:
 			return Plan{{Act: ActWait, After: f.pauseLeft(s.now)}}
 		}

@@ -122,7 +122,9 @@ func (e *Executor) reportFailure(ctx context.Context, r *run) error {
 		}
 		// The caller needs r.failed more than this error; the next reconciliation writes
 		// the failure.
+		return nil
 	}
+	e.failures.tellFailure(r.ref.UID, r.now)
 	return nil
 }
 

@@ -49,6 +49,16 @@ const (
 	FaultOther FaultCode = "Other"
 )
 
+// FaultCodes returns every code. They are also the reasons of conditions and events of a
+// machine that does not start, except FaultOther.
+func FaultCodes() []FaultCode {
+	return []FaultCode{
+		FaultDiskLocked, FaultDiskMissing, FaultAccessDenied, FaultDiskFormat, FaultDiskAlignment, FaultNoSpace,
+		FaultNoHugepages, FaultNoMemory, FaultNoKVM, FaultCPUUnsupported, FaultMachineUnsupported, FaultNameInUse,
+		FaultAddressInUse, FaultNetworkDevice, FaultHostDevice, FaultTPM, FaultFirmware, FaultNoSlot, FaultBusy, FaultOther,
+	}
+}
+
 // Fault is an error of the hypervisor in words for users. The same fault has the same
 // text each time, without timestamps, process numbers or host paths, so that two faults
 // can be compared. The hypervisor's exact message is in the log.

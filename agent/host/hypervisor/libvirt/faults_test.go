@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -84,6 +85,15 @@ func messages() []said {
 var everySentinel = []error{
 	hypervisor.ErrNotFound, hypervisor.ErrConflict, hypervisor.ErrNotRunning, hypervisor.ErrNoAgent,
 	hypervisor.ErrUnavailable, hypervisor.ErrInvalid, hypervisor.ErrUnsupported,
+}
+
+// The list of codes is complete: reasons of events are made from it.
+func TestCodesAreListed(t *testing.T) {
+	for _, known := range knownFaults {
+		if !slices.Contains(hypervisor.FaultCodes(), known.code) {
+			t.Errorf("the code %s is not in FaultCodes", known.code)
+		}
+	}
 }
 
 // TestMessagesBecomeFaults: each message is told apart, wraps what callers act upon, and
