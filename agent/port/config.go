@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,10 +28,12 @@ const (
 	meshPrefix = "virtmesh-"
 	// protoAPI stands for the API in metrics and in the table of listeners.
 	protoAPI = "api"
-	// protoRefused is a name that no caller offers. A server configuration with it
-	// refuses the handshake.
-	protoRefused = "virtmesh-refused"
 )
+
+// unspeakable returns a protocol name that no caller can offer: it is longer than the 255
+// bytes that a name in a handshake may have. A server configuration with it alone
+// refuses the handshake.
+func unspeakable() string { return strings.Repeat("x", 256) }
 
 // Credentials returns the certificates of this host; identity.Identity implements it.
 // Every handshake calls its methods, from many goroutines, so they must not block.

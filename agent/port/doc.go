@@ -16,7 +16,8 @@
 // host (Conn.Peer) and was verified against the CAs trusted at that time. Every handshake
 // reads certificates and CAs again, so a rotation needs no restart. TLS sessions are not
 // resumed, so that every connection is verified with the current certificates. The
-// handshake fails for a protocol without a listener.
+// handshake fails for a protocol without a listener. A panic of the code that serves one
+// connection or one HTTP request ends that one alone; it is logged and counted.
 //
 // A caller that sends nothing costs one goroutine until the handshake timeout. The number
 // of concurrent handshakes is bounded, in total and per source address, so one slow or

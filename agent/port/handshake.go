@@ -26,12 +26,22 @@ func (p *Port) serveConn(ctx context.Context, raw net.Conn) {
 	setKeepAlive(raw)
 	counted := &countedConn{Conn: raw}
 	hs := &serverHandshake{port: p, proto: protoUnknown}
+	defer func() {
+		if cause := recover(); cause != nil {
+			p.reportPanic(hs.proto, raw.RemoteAddr().String(), cause)
+			_ = counted.Close()
+		}
+	}()
 	conn := tls.Server(counted, &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		GetCertificate:     p.cfg.Credentials.GetCertificate,
 		GetConfigForClient: hs.configFor,
 	})
-	if err := conn.HandshakeContext(ctx); err != nil {
+	err := conn.HandshakeContext(ctx)
+	if err == nil && hs.listener == nil {
+		err = errNoProtocol
+	}
+	if err != nil {
 		p.metrics.countHandshake(sideServer, hs.proto, resultOf(ctx, err), time.Since(start))
 		p.cfg.Logger.Debug("handshake refused", "from", raw.RemoteAddr().String(), "proto", hs.proto, "err", err)
 		_ = conn.Close()
@@ -87,9 +97,9 @@ func (h *serverHandshake) configFor(hello *tls.ClientHelloInfo) (*tls.Config, er
 		if len(hello.SupportedProtos) == 0 {
 			return nil, errNoProtocol
 		}
-		// No caller offers this name, so TLS itself refuses the handshake with the
+		// No caller can offer this name, so TLS itself refuses the handshake with the
 		// right alert.
-		return &tls.Config{GetCertificate: creds.GetCertificate, NextProtos: []string{protoRefused}}, nil
+		return &tls.Config{GetCertificate: creds.GetCertificate, NextProtos: []string{unspeakable()}}, nil
 	}
 	cfg := &tls.Config{
 		MinVersion:             tls.VersionTLS13,

@@ -42,7 +42,7 @@ type httpListener struct {
 
 // Add serves handler on listener once Run runs. Close closes the listener.
 func (s *HTTPServers) Add(listener net.Listener, handler http.Handler) {
-	s.listeners = append(s.listeners, httpListener{server: newHTTPServer(handler), listener: listener})
+	s.listeners = append(s.listeners, httpListener{server: newHTTPServer(guardRequests(listener, handler)), listener: listener})
 }
 
 // newHTTPServer returns a server for HTTP/1.1 and HTTP/2 that closes idle connections.

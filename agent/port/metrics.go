@@ -30,6 +30,7 @@ type metrics struct {
 	seconds    *prometheus.HistogramVec
 	conns      *prometheus.GaugeVec
 	dropped    *prometheus.CounterVec
+	panics     *prometheus.CounterVec
 	registered []prometheus.Collector
 }
 
@@ -53,11 +54,15 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "virtmesh_meshport_dropped_total",
 			Help: "Connections that were closed because nobody accepted them in time, by protocol.",
 		}, []string{"protocol"}),
+		panics: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "virtmesh_meshport_panics_total",
+			Help: "Connections and requests that were cut off because their handler panicked, by protocol.",
+		}, []string{"protocol"}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.handshakes, m.seconds, m.conns, m.dropped} {
+	for _, c := range []prometheus.Collector{m.handshakes, m.seconds, m.conns, m.dropped, m.panics} {
 		if err := reg.Register(c); err != nil {
 			m.unregister()
 			return nil, fmt.Errorf("register mesh port metrics: %w", err)

@@ -23,7 +23,7 @@ type RPCServer struct {
 // ServeRPC starts serving handler on a listener that Port.Listen returned.
 func ServeRPC(l net.Listener, handler http.Handler, logger *slog.Logger) *RPCServer {
 	s := &RPCServer{server: &http.Server{
-		Handler:           handler,
+		Handler:           guardRequests(l, handler),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
