@@ -100,6 +100,7 @@ func (m *Member) openingSteps() []step {
 		{"read identity", m.openIdentity},
 		{"renew an ended certificate", m.renewExpired},
 		{"open the mesh port", m.openPort},
+		{"ask whether this machine was removed", m.askBeforeGossip},
 		{"start gossip", m.startGossip},
 		{"open the replicated store", m.openStore},
 		{"find the other hosts", m.joinGossip},
@@ -172,9 +173,9 @@ func (m *Member) rememberPeers(ctx context.Context) {
 		if err != nil {
 			return // the store has stopped, and the agent stops with it
 		}
-		m.peers.saveSeeds()
+		m.peers.readRecords()
 		for range watch.Events() {
-			m.peers.saveSeeds()
+			m.peers.readRecords()
 		}
 	}
 }
@@ -199,7 +200,7 @@ func (m *Member) openIdentity(context.Context) (err error) {
 	if m.identity, err = identity.Open(m.config.StateDir); err != nil {
 		return err
 	}
-	m.peers = &Peers{self: m.config.Name, identity: m.identity, log: m.log}
+	m.peers = newPeers(m.config.Name, m.identity, m.log)
 	m.renewals = renewals{config: m.config, identity: m.identity, peers: m.peers}
 	return nil
 }

@@ -25,8 +25,19 @@ type Peers struct {
 	identity *identity.Identity
 	log      *slog.Logger
 
-	gossip atomic.Pointer[gossip.Gossip]
-	hosts  atomic.Pointer[identity.Hosts]
+	gossip  atomic.Pointer[gossip.Gossip]
+	hosts   atomic.Pointer[identity.Hosts]
+	records *records
+}
+
+func newPeers(self string, id *identity.Identity, log *slog.Logger) *Peers {
+	return &Peers{self: self, identity: id, log: log, records: &records{self: self, log: log}}
+}
+
+// openRecords makes the records in the store known to p.
+func (p *Peers) openRecords(hosts *identity.Hosts) {
+	p.hosts.Store(hosts)
+	p.records.open(hosts)
 }
 
 var _ stewards.Members = (*Peers)(nil)
@@ -62,27 +73,20 @@ func (p *Peers) gossipSeeds() []gossip.Seed {
 // recordedSeeds returns the other members that the local copy of the store lists; ok is
 // false if the copy does not even have a record of this host.
 func (p *Peers) recordedSeeds() (others []identity.Seed, ok bool) {
-	hosts := p.hosts.Load()
-	if hosts == nil {
-		return nil, false
-	}
-	records, err := hosts.List(context.Background(), raftstore.ReadOptions{Consistency: raftstore.Local})
-	if err != nil {
-		p.log.Warn("the records of the mesh's hosts cannot be read", "err", err)
-	}
+	records, ok := p.records.list()
 	for _, record := range records {
-		if record.Name == p.self {
-			ok = true
-			continue
+		if record.Name != p.self {
+			others = append(others, identity.Seed{Host: record.Name, MeshAddress: record.MeshAddress, GossipAddress: record.GossipAddress})
 		}
-		others = append(others, identity.Seed{Host: record.Name, MeshAddress: record.MeshAddress, GossipAddress: record.GossipAddress})
 	}
 	return others, ok
 }
 
-// saveSeeds saves the other hosts' addresses in the identity. If the copy of the store
+// readRecords reads the records again and saves the other hosts' addresses in the
+// identity. If the copy of the store
 // is lost, the host can find the mesh only by these addresses.
-func (p *Peers) saveSeeds() {
+func (p *Peers) readRecords() {
+	p.records.read()
 	others, ok := p.recordedSeeds()
 	if !ok {
 		return // this host is being removed, or has no copy yet
@@ -128,10 +132,18 @@ func (p *Peers) Resolve(ctx context.Context, name string) (string, error) {
 	return record.MeshAddress, nil
 }
 
-// hostAt returns the name of the host at a mesh address, or "" if there is none.
+// hostAt returns the name of the host at a mesh address, or "" if there is none. The
+// records come first: gossip remembers dead members for a day, and one of them may have
+// had the address before.
 func (p *Peers) hostAt(address string) string {
+	recorded, _ := p.records.list()
+	for _, record := range recorded {
+		if record.MeshAddress == address {
+			return record.Name
+		}
+	}
 	for _, member := range p.members() {
-		if member.Facts.MeshAddr == address {
+		if member.State.Live() && member.Facts.MeshAddr == address && p.records.has(member.Name) {
 			return member.Name
 		}
 	}
@@ -139,14 +151,25 @@ func (p *Peers) hostAt(address string) string {
 }
 
 // memberHealth returns the health of the members, by which raftstore chooses the
-// voters.
+// voters. A member that gossip does not know is not alive.
 func (p *Peers) memberHealth() []raftstore.MemberHealth {
 	var health []raftstore.MemberHealth
+	gossiped := map[string]bool{}
 	for _, member := range p.members() {
+		if !p.records.has(member.Name) {
+			continue
+		}
+		gossiped[member.Name] = true
 		health = append(health, raftstore.MemberHealth{
 			ID: member.Name, Addr: member.Facts.MeshAddr, Zone: member.Facts.Zone,
 			Alive: member.State.Live(), FeatureLevel: uint32(member.Facts.FeatureLevel),
 		})
+	}
+	recorded, _ := p.records.list()
+	for _, record := range recorded {
+		if !gossiped[record.Name] {
+			health = append(health, raftstore.MemberHealth{ID: record.Name, Addr: record.MeshAddress, FeatureLevel: record.FeatureLevel})
+		}
 	}
 	return health
 }
@@ -189,11 +212,12 @@ func (p *Peers) Removed(ctx context.Context, name string) (bool, error) {
 	return true, nil
 }
 
-// Members returns the names of the live members, including this host.
+// Members returns the names of the live members, including this host. A machine that
+// gossips and has no record, because it was removed, is not a member.
 func (p *Peers) Members() []string {
 	var names []string
 	for _, member := range p.members() {
-		if member.State.Live() {
+		if member.State.Live() && p.records.has(member.Name) {
 			names = append(names, member.Name)
 		}
 	}
@@ -218,7 +242,9 @@ func (p *Peers) Subscribe(fn func()) (cancel func()) {
 			}
 		}
 	}()
+	unsubscribe := p.records.onChange(fn)
 	return func() {
+		unsubscribe()
 		subscription.Close()
 		<-done
 	}

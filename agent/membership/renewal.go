@@ -48,6 +48,23 @@ func (r renewals) askWhetherExpelled(ctx context.Context) error {
 	return nil
 }
 
+// askTimeout bounds how long a start waits for the others to say whether this machine
+// was removed.
+const askTimeout = 3 * time.Second
+
+// askBeforeGossip returns an error if the other hosts say that this machine was removed.
+// Otherwise a removed machine that is switched on would appear among the live members,
+// and vanish again, at each attempt to start its agent. It is no error if no host
+// answers in time: they may be starting too.
+func (m *Member) askBeforeGossip(ctx context.Context) error {
+	if len(m.peers.seeds()) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return m.renewals.askWhetherExpelled(ctx)
+}
+
 // renewExpired renews a certificate that expired while the host was off. The renewal
 // must come first: without valid certificates there is no quorum, and without a quorum
 // the replica cannot return the CA that signs. A host whose whole mesh was off signs

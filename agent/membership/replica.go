@@ -57,7 +57,7 @@ func (m *Member) openStore(ctx context.Context) error {
 	m.store = store
 	hosts := identity.NewHosts(store)
 	m.admission.open(hosts)
-	m.peers.hosts.Store(hosts)
+	m.peers.openRecords(hosts)
 	m.onClose(func(ctx context.Context) {
 		if store.IsLeader() {
 			if err := store.TransferLeadership(ctx); err != nil {
@@ -73,6 +73,7 @@ func (m *Member) openStore(ctx context.Context) error {
 // already is one. A host with a copy of the store continues with the copy when no other
 // host answers; a host without a copy waits for one.
 func (m *Member) joinStore(parent context.Context) error {
+	defer m.peers.readRecords()
 	if m.identity.Founder() {
 		ctx, cancel := context.WithTimeout(parent, joinTimeout)
 		defer cancel()

@@ -12,10 +12,11 @@ import (
 	"virtmesh/raftstore"
 )
 
-// What a host is shown as that gossip has not heard of, and that is in no replica's
-// list.
+// What a host is shown as that gossip has not heard of, that gossips although the mesh
+// has no record of it, and that is in no replica's list.
 const (
 	stateUnknown = "unknown"
+	stateRemoved = "removed"
 	roleNone     = "none"
 )
 
@@ -41,6 +42,9 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	}
 	for _, member := range m.gossip.Members() {
 		addMember(members, member)
+		if !m.peers.records.has(member.Name) && members[member.Name] != nil {
+			members[member.Name].State = stateRemoved
+		}
 	}
 	addReplicas(members, replica)
 	for _, member := range members {
@@ -105,6 +109,8 @@ func warnings(status *admin.Status, replica raftstore.Status) []string {
 		switch {
 		case m.State == stateUnknown && m.Role == roleNone:
 			list = append(list, fmt.Sprintf("%s has joined, and its agent was never heard of: start it there (systemctl start virtmesh), or take the host out with 'virtmesh node remove %s'", m.Name, m.Name))
+		case m.State == stateRemoved:
+			list = append(list, fmt.Sprintf("%s was removed from the mesh, and its agent runs: stop it there (systemctl disable --now virtmesh)", m.Name))
 		case m.State != gossip.Alive.String():
 			list = append(list, fmt.Sprintf("%s is %s", m.Name, m.State))
 		}

@@ -185,7 +185,7 @@ func TestFounderFetchesCopy(t *testing.T) {
 	if err := second.joinStore(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	first.peers.saveSeeds()
+	first.peers.readRecords()
 	if seeds := first.identity.Info().Seeds; len(seeds) != 1 || seeds[0].MeshAddress != config2.MeshAddress() {
 		t.Fatalf("host1 remembers %+v", seeds)
 	}
