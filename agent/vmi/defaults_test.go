@@ -116,6 +116,7 @@ func TestHotplugRoom(t *testing.T) {
 			q := resource.MustParse("3Gi")
 			d.Memory.MaxGuest = &q
 		}, 4, 3, "3Gi"},
+		"twice":              {func(*kubevirtv1.DomainSpec) {}, 2, 4, "4Gi"},
 		"none":               {func(*kubevirtv1.DomainSpec) {}, 1, 0, ""},
 		"cores count":        {func(d *kubevirtv1.DomainSpec) { d.CPU.Cores, d.CPU.Threads = 20, 2 }, 4, 6, "8Gi"},
 		"as large as can be": {func(d *kubevirtv1.DomainSpec) { d.CPU.Sockets, d.CPU.Cores = 2, 128 }, 4, 2, "8Gi"},

@@ -27,19 +27,64 @@ import (
 var update = flag.Bool("update", false, "write the list of stewards into DESIGN.md")
 
 // declared is a control loop that says what it reads and writes.
-type declared interface{ Declaration() stewards.Steward }
+type declared interface {
+	Declaration() stewards.Steward
+	Run(ctx context.Context) error
+}
 
-// all makes every steward, as Loops does.
-func all(t *testing.T) []stewards.Steward {
+// construct makes every steward of a host, as Loops does.
+func construct(t testing.TB, d stewards.Deps, host string, view *schedule.View, members stewards.Members) []declared {
 	t.Helper()
-	var list []stewards.Steward
+	var list []declared
 	add := func(c declared, err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
-		list = append(list, c.Declaration())
+		list = append(list, c)
 	}
+	vmConfig := vm.DefaultConfig()
+	vmConfig.Deps, vmConfig.Defaults = d, Defaults(d.Cache)
+	add(vm.New(vmConfig))
+	placeConfig := schedule.DefaultConfig()
+	placeConfig.Deps, placeConfig.Volumes, placeConfig.View = d, schedule.FromClaims(d.Cache), view
+	add(schedule.New(placeConfig))
+	add(nodes.New(d, members, nil))
+	add(collect.New(d))
+	add(collect.NewExpirer(d))
+	add(collect.NewSweeper(d, host, func(context.Context, types.UID) (bool, error) { return false, nil }))
+	add(collect.NewEpochs(d))
+	add(namespace.New(d))
+	add(operation.New(d, host, nil))
+	return list
+}
+
+// startAll starts every steward of a host in a world, which only the host itself and h2
+// are members of.
+func startAll(w *stewardstest.World, name string) {
+	w.Helper()
+	host := w.Host(name)
+	view := schedule.NewView(w.Store, host.Deps.Cache, host.Deps.Claims, alive{name, "h2"})
+	ready := make(chan struct{})
+	host.Start(func(ctx context.Context) error {
+		view.Run(ctx, func() { close(ready) })
+		return nil
+	})
+	for _, c := range construct(w, host.Deps, name, view, w.Members) {
+		host.Start(func(ctx context.Context) error {
+			select {
+			case <-ready:
+				return c.Run(ctx)
+			case <-ctx.Done():
+				return nil
+			}
+		})
+	}
+}
+
+// deps are what stewards are made with in a mesh of nothing.
+func deps(t *testing.T) stewards.Deps {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	d := stewards.Deps{Store: objectstest.New(), Logger: log}
 	cacheConfig := objects.DefaultCacheConfig()
@@ -54,22 +99,7 @@ func all(t *testing.T) []stewards.Steward {
 		t.Fatal(err)
 	}
 	d.Claims = claims.NewCache(d.Cache, log)
-
-	vmConfig := vm.DefaultConfig()
-	vmConfig.Deps = d
-	add(vm.New(vmConfig))
-	placeConfig := schedule.DefaultConfig()
-	placeConfig.Deps, placeConfig.Volumes = d, schedule.FromClaims(d.Cache)
-	placeConfig.View = schedule.NewView(d.Store, d.Cache, d.Claims, schedule.FromGossip(nil))
-	add(schedule.New(placeConfig))
-	add(nodes.New(d, &stewardstest.Members{}, nil))
-	add(collect.New(d))
-	add(collect.NewExpirer(d))
-	add(collect.NewSweeper(d, "h1", func(context.Context, types.UID) (bool, error) { return false, nil }))
-	add(collect.NewEpochs(d))
-	add(namespace.New(d))
-	add(operation.New(d, "h1", nil))
-	return list
+	return d
 }
 
 const listBegin, listEnd = "<!-- stewards -->\n", "<!-- end of stewards -->\n"
@@ -78,7 +108,10 @@ const listBegin, listEnd = "<!-- stewards -->\n", "<!-- end of stewards -->\n"
 func TestListOfStewards(t *testing.T) {
 	const path = "../DESIGN.md"
 	var b strings.Builder
-	for _, s := range all(t) {
+	d := deps(t)
+	view := schedule.NewView(d.Store, d.Cache, d.Claims, schedule.FromGossip(nil))
+	for _, c := range construct(t, d, "h1", view, &stewardstest.Members{}) {
+		s := c.Declaration()
 		fmt.Fprintf(&b, "\n**%s**", s.Name)
 		if s.Everywhere {
 			b.WriteString(" (on every host, for what is this host's)")

@@ -172,6 +172,50 @@ func TestEverySpreadRuleHolds(t *testing.T) {
 	}
 }
 
+// Every rule of an instance holds, whichever others it has.
+func TestRulesHoldTogether(t *testing.T) {
+	affinity := func(s *vmiSpec) *corev1.Affinity {
+		if s.Affinity == nil {
+			s.Affinity = &corev1.Affinity{}
+		}
+		return s.Affinity
+	}
+	// Each rule alone leaves one of the hosts out: "old" is on a1, and others are on b1.
+	group := func(app, key string) corev1.PodAffinityTerm {
+		return corev1.PodAffinityTerm{LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}, TopologyKey: key}
+	}
+	rules := map[string]struct {
+		add  func(*vmiSpec)
+		lets []string
+	}{
+		"near db": {func(s *vmiSpec) {
+			affinity(s).PodAffinity = &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{group("db", zoneLabel)}}
+		}, []string{"b1", "b2"}},
+		"not with db": {func(s *vmiSpec) {
+			affinity(s).PodAntiAffinity = &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{group("db", corev1.LabelHostname)}}
+		}, []string{"a1", "a2", "b2"}},
+		"spread": {func(s *vmiSpec) {
+			s.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: zoneLabel, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: appSelector()}}
+		}, []string{"b1", "b2"}},
+	}
+	for first, a := range rules {
+		for second, b := range rules {
+			s := snapshot(host("a1", zone("a")), host("a2", zone("a")), host("b1", zone("b")), host("b2", zone("b")))
+			put(s, instance("old"), "a1")
+			put(s, instance("db", func(v *kubevirtv1.VirtualMachineInstance) { v.Labels = map[string]string{"app": "db"} }), "b1")
+			var want []string
+			for _, h := range s.HostNames() {
+				if slices.Contains(a.lets, h) && slices.Contains(b.lets, h) {
+					want = append(want, h)
+				}
+			}
+			if got := feasibleHosts(t, s, instance("new", spec(a.add), spec(b.add))); got != strings.Join(want, " ") {
+				t.Errorf("%s and %s: would go to %q, want %q", first, second, got, want)
+			}
+		}
+	}
+}
+
 // A required affinity to a group of which the newcomer is none needs the group, and a
 // host without the label is near to nothing.
 func TestAffinityNeedsTheLabel(t *testing.T) {
