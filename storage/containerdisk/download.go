@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"syscall"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"virtmesh/storage/qemuimg"
@@ -54,7 +53,7 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 
 // fillFolder downloads the image into dir and moves dir to its place.
 func (c *Cache) fillFolder(ctx context.Context, dir string, desc *remote.Descriptor, o PullOptions, f *flight) (*entry, error) {
-	layers, total, err := c.layers(desc)
+	layers, total, err := c.layers(ctx, desc)
 	if err != nil {
 		return nil, err
 	}
@@ -79,30 +78,6 @@ func (c *Cache) fillFolder(ctx context.Context, dir string, desc *remote.Descrip
 		return nil, err
 	}
 	return c.commitImage(dir, disk, s)
-}
-
-// layers returns the layers of the image for this machine, and their size.
-func (c *Cache) layers(desc *remote.Descriptor) ([]v1.Layer, int64, error) {
-	img, err := imageOf(desc)
-	if err != nil {
-		return nil, 0, err
-	}
-	layers, err := img.Layers()
-	if err != nil {
-		return nil, 0, fmt.Errorf("%w: %w", ErrNotAnImage, err)
-	}
-	var total int64
-	for _, l := range layers {
-		n, err := l.Size()
-		if err != nil {
-			return nil, 0, fmt.Errorf("%w: %w", ErrNotAnImage, err)
-		}
-		if n < 0 || n > c.cfg.MaxImageBytes-total {
-			return nil, 0, fmt.Errorf("%w: its layers have more than %d bytes", ErrTooLarge, c.cfg.MaxImageBytes)
-		}
-		total += n
-	}
-	return layers, total, nil
 }
 
 // inspect fills in what the file is, and refuses what must not be given to a guest.

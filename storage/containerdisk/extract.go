@@ -25,6 +25,8 @@ const (
 	// maxEntries bounds the files of one image: an archive of empty files costs
 	// the sender nothing.
 	maxEntries = 200_000
+	// maxHiddenBytes bounds the names of deleted files, which are kept in memory.
+	maxHiddenBytes = 8 << 20
 	// zstdMemory bounds the window a zstd stream may ask for.
 	zstdMemory = 128 << 20
 )
@@ -44,6 +46,8 @@ type extraction struct {
 	entries  int
 	found    string // path of the file that was written
 	hidden   map[string]bool
+	// hiddenBytes is the length of the names that layers deleted.
+	hiddenBytes int
 }
 
 // extractFile reads the layers from the top down, so that the first match is the one a
@@ -119,6 +123,9 @@ func (x *extraction) readArchive(r io.Reader) error {
 			continue
 		}
 		if dir, base := path.Split(name); strings.HasPrefix(base, ".wh.") {
+			if x.hiddenBytes += len(name); x.hiddenBytes > maxHiddenBytes {
+				return fmt.Errorf("%w: the names of files that it deletes have more than %d bytes", ErrTooLarge, maxHiddenBytes)
+			}
 			if base == ".wh..wh..opq" {
 				hide = append(hide, strings.TrimSuffix(dir, "/")+"/*")
 			} else if !strings.HasPrefix(base, ".wh..wh.") {

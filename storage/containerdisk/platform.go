@@ -52,6 +52,9 @@ func checkIndex(desc *remote.Descriptor) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotAnImage, err)
 	}
+	if len(m.Manifests) > maxIndexed {
+		return fmt.Errorf("%w: its index has %d images, more than %d", ErrTooLarge, len(m.Manifests), maxIndexed)
+	}
 	host := hostPlatform()
 	var others []string
 	for _, child := range m.Manifests {

@@ -35,14 +35,19 @@ func newRegistries(cfg Config) *registries {
 	if base == nil {
 		base = remote.DefaultTransport
 	}
-	r := &registries{insecure: cfg.InsecureRegistries, secure: stall.Transport(base, cfg.StallTimeout)}
+	r := &registries{insecure: cfg.InsecureRegistries, secure: boundedTransport(base, cfg.StallTimeout)}
 	r.unsafe = r.secure
 	if t, ok := base.(*http.Transport); ok {
 		t = t.Clone()
 		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // for registries the operator listed
-		r.unsafe = stall.Transport(t, cfg.StallTimeout)
+		r.unsafe = boundedTransport(t, cfg.StallTimeout)
 	}
 	return r
+}
+
+// boundedTransport bounds what a registry sends, in time and, but for blobs, in size.
+func boundedTransport(base http.RoundTripper, timeout time.Duration) http.RoundTripper {
+	return manifestBounds{next: stall.Transport(base, timeout)}
 }
 
 // parse reads a reference the way container tools do: no registry means Docker
