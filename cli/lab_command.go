@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -98,8 +100,23 @@ func labEnv(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "export KUBECONFIG=%s\n", l.Kubeconfig(h))
+	path := l.Kubeconfig(h)
+	if _, err := os.Stat(path); err != nil {
+		return fmt.Errorf("%s is not in the mesh yet: %w; 'virtmesh lab up' goes on with it", h.Name, err)
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "export KUBECONFIG=%s\n", shellWord(path))
 	return err
+}
+
+// plainWord matches what no shell changes.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
+
+// shellWord quotes a text so that a shell reads it as one word, itself.
+func shellWord(text string) string {
+	if plainWord.MatchString(text) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 func labExec(c *cli.Context) error {

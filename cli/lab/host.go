@@ -3,7 +3,9 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,6 +48,11 @@ func (l *Lab) initRecord(h Host) string { return filepath.Join(l.hostDir(h), "in
 // Start powers a host on and returns once its processes are being started.
 // A host that is on stays as it is.
 func (l *Lab) Start(ctx context.Context, h Host) error {
+	unlock, err := l.lockHost(h)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	pid, err := l.Running(h)
 	if err != nil || pid != 0 {
 		return err
@@ -134,6 +141,14 @@ func (l *Lab) connectHost(ctx context.Context, h Host, pid int, config interface
 // Kill cuts the host's power: every process in it ends at once, what it had
 // not written to disk is lost, and its state on disk stays.
 func (l *Lab) Kill(ctx context.Context, h Host) error {
+	if _, err := os.Stat(l.hostDir(h)); errors.Is(err, fs.ErrNotExist) {
+		return nil // it was never on
+	}
+	unlock, err := l.lockHost(h)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := killProcess(l.initRecord(h)); err != nil {
 		return err
 	}

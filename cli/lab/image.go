@@ -36,7 +36,7 @@ func (l *Lab) Image(ctx context.Context, what string, progress func(string, ...a
 
 func (l *Lab) findImage(ctx context.Context, what string, progress func(string, ...any)) (disk, name string, err error) {
 	options := guestimage.Options{
-		Dir: filepath.Join(l.dir, keptByDown), Progress: func(line string) { progress("%s", line) },
+		Dir: l.imagesDir(), Progress: func(line string) { progress("%s", line) },
 	}
 	if slices.Contains(guestimage.Names(), what) {
 		disk, err = guestimage.Build(ctx, what, options)

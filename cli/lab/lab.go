@@ -9,6 +9,7 @@
 // Invariants:
 //   - everything a lab owns is under its directory or carries its ID in its
 //     name, so two labs in different directories do not disturb each other;
+//   - Down removes what the lab made and nothing else, whatever the directory holds;
 //   - Up and Down are idempotent, and one of them at a time works on a lab;
 //   - the machine's own libvirt, network addresses and files are not touched:
 //     the hosts see private copies by bind mounts.
@@ -81,17 +82,30 @@ func Open(dir string) (*Lab, error) {
 		return nil, fmt.Errorf("find the running program: %w", err)
 	}
 	l := &Lab{dir: abs, executable: executable}
+	return l, l.readState()
+}
+
+// readState reads what the lab remembers; nothing if there is no lab.
+func (l *Lab) readState() error {
+	l.state = state{}
 	data, err := os.ReadFile(l.statePath())
 	if errors.Is(err, fs.ErrNotExist) {
-		return l, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the lab's state: %w", err)
+		return fmt.Errorf("read the lab's state: %w", err)
 	}
 	if err := json.Unmarshal(data, &l.state); err != nil {
-		return nil, fmt.Errorf("read the lab's state in %s: %w", l.statePath(), err)
+		return fmt.Errorf("read the lab's state in %s: %w", l.statePath(), err)
 	}
-	return l, nil
+	return nil
+}
+
+// madeEntries are the entries of the directory that a lab makes, with its state last:
+// while that is there, the others are known to be the lab's. The guest images and the
+// lock do not belong to one life of a lab.
+func madeEntries() []string {
+	return []string{"hosts", "shared", "registry", "registry.json", "registry.log", "registry.sock", "lab.json"}
 }
 
 // Dir is the lab's directory, absolute.
@@ -128,6 +142,7 @@ func (l *Lab) LogDir(h Host) string { return filepath.Join(l.hostDir(h), "log") 
 
 func (l *Lab) hostDir(h Host) string  { return filepath.Join(l.dir, "hosts", h.Name) }
 func (l *Lab) statePath() string      { return filepath.Join(l.dir, "lab.json") }
+func (l *Lab) imagesDir() string      { return filepath.Join(l.dir, "images") }
 func (l *Lab) sharedDir() string      { return filepath.Join(l.dir, "shared") }
 func (l *Lab) registrySocket() string { return filepath.Join(l.dir, "registry.sock") }
 func (l *Lab) bridge() string         { return "vml-" + l.state.ID }
@@ -146,24 +161,44 @@ func (l *Lab) saveState() error {
 }
 
 // lockLab makes this process the only one that changes the lab until the
-// returned function is called.
+// returned function is called. It reads the state again, which another command may
+// have changed since Open.
 func (l *Lab) lockLab() (func(), error) {
-	if err := os.MkdirAll(l.dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make the lab directory: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(l.dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	unlock, err := lockIn(l.dir, "the lab in "+l.dir)
 	if err != nil {
-		return nil, fmt.Errorf("lock the lab: %w", err)
+		return nil, err
+	}
+	if err := l.readState(); err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+// lockHost makes this process the only one that switches the host's power until the
+// returned function is called.
+func (l *Lab) lockHost(h Host) (func(), error) { return lockIn(l.hostDir(h), h.Name) }
+
+// lockIn takes the lock in a directory, which it makes. what names the thing that is
+// changed.
+func lockIn(dir, what string) (func(), error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", what, err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", what, err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("another virtmesh command is changing the lab in %s", l.dir)
+		return nil, fmt.Errorf("another virtmesh command is changing %s", what)
 	}
 	return func() { f.Close() }, nil
 }
 
-// labID derives a short name part from the directory.
+// labID derives a short name part from the directory. The longest name of an interface
+// that has it just fits into the kernel's 15 bytes.
 func labID(dir string) string {
 	sum := sha256.Sum256([]byte(dir))
-	return hex.EncodeToString(sum[:2])
+	return hex.EncodeToString(sum[:3])
 }

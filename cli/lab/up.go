@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -17,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"virtmesh/storage/durable"
 )
 
 // Timeouts of a start; generous because a lab may share a small machine.
@@ -48,6 +51,9 @@ func (l *Lab) Up(ctx context.Context, hosts int, progress func(format string, ar
 	if err := l.initialiseState(ctx); err != nil {
 		return err
 	}
+	if err := os.MkdirAll(l.sharedDir(), 0o755); err != nil {
+		return fmt.Errorf("make the shared directory: %w", err)
+	}
 	if err := l.ensureBridges(ctx); err != nil {
 		return err
 	}
@@ -77,6 +83,12 @@ func (l *Lab) initialiseState(ctx context.Context) error {
 	if l.Exists() {
 		return nil
 	}
+	for _, name := range madeEntries() {
+		path := filepath.Join(l.dir, name)
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is there but no lab is, so it is not a lab's; move it away, or choose another directory with --dir", path)
+		}
+	}
 	network, err := freeNetwork(ctx)
 	if err != nil {
 		return err
@@ -84,9 +96,6 @@ func (l *Lab) initialiseState(ctx context.Context) error {
 	port, err := freePort()
 	if err != nil {
 		return err
-	}
-	if err := os.MkdirAll(l.sharedDir(), 0o755); err != nil {
-		return fmt.Errorf("make the shared directory: %w", err)
 	}
 	l.state = state{ID: labID(l.dir), Network: network, RegistryPort: port}
 	return l.saveState()
@@ -234,7 +243,7 @@ func (l *Lab) writeKubeconfig(ctx context.Context, h Host) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(l.Kubeconfig(h), []byte(kubeconfig), 0o600); err != nil {
+	if err := durable.WriteFile(l.Kubeconfig(h), []byte(kubeconfig), 0o600); err != nil {
 		return fmt.Errorf("write the kubeconfig of %s: %w", h.Name, err)
 	}
 	return nil
@@ -305,10 +314,10 @@ func (l *Lab) ensureRegistry(ctx context.Context) error {
 	})
 }
 
-// Down ends the lab and removes everything it made. Without a lab it does
-// nothing.
+// Down ends the lab and removes everything it made except guest images, which take
+// minutes to build and do not depend on a lab's life. Without a lab it does nothing.
 func (l *Lab) Down(ctx context.Context) error {
-	if _, err := os.Stat(l.dir); errors.Is(err, os.ErrNotExist) {
+	if !l.Exists() {
 		return nil
 	}
 	unlock, err := l.lockLab()
@@ -324,28 +333,11 @@ func (l *Lab) Down(ctx context.Context) error {
 	if err := killProcess(filepath.Join(l.dir, "registry.json")); err != nil {
 		return err
 	}
-	if l.Exists() {
-		if err := l.removeBridges(ctx); err != nil {
-			return err
-		}
+	if err := l.removeBridges(ctx); err != nil {
+		return err
 	}
-	return l.clearDir()
-}
-
-// keptByDown survives Down: guest images take minutes to build and do not
-// depend on a lab's life.
-const keptByDown = "images"
-
-func (l *Lab) clearDir() error {
-	entries, err := os.ReadDir(l.dir)
-	if err != nil {
-		return fmt.Errorf("remove the lab: %w", err)
-	}
-	for _, entry := range entries {
-		if entry.Name() == keptByDown || entry.Name() == "lock" {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(l.dir, entry.Name())); err != nil {
+	for _, name := range madeEntries() {
+		if err := os.RemoveAll(filepath.Join(l.dir, name)); err != nil {
 			return fmt.Errorf("remove the lab: %w", err)
 		}
 	}

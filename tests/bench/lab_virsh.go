@@ -40,7 +40,7 @@ func (l *laboratory) prepareFloor(ctx context.Context, host *labHost) (*floor, e
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(l.dir, "floor")
+	dir := filepath.Join(l.dir, "shared", "floor")
 	text, disks, err := likeness(text, dir)
 	if err != nil {
 		return nil, err
