@@ -49,6 +49,15 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code)
 
 // explain turns an error into one line for a person.
 func explain(err error) string {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		if all := several.Unwrap(); len(all) > 1 && err.Error() == errors.Join(all...).Error() {
+			lines := make([]string, 0, len(all))
+			for _, one := range all {
+				lines = append(lines, explain(one))
+			}
+			return strings.Join(lines, "; ")
+		}
+	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) && status.Status().Message != "" {
 		return strings.ReplaceAll(status.Status().Message, "\n", " ")
@@ -82,8 +91,8 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 }
 
 // finishCommands adds to each command what urfave/cli does not inherit from the app:
-// usage errors of one line instead of a page of help, an error for a subcommand
-// that does not exist, and completion.
+// usage errors of one line instead of a page of help, errors for a subcommand that
+// does not exist and for arguments that nothing would read, and completion.
 func finishCommands(parent string, commands []*cli.Command) []*cli.Command {
 	for _, command := range commands {
 		name := parent + " " + command.Name
@@ -91,6 +100,7 @@ func finishCommands(parent string, commands []*cli.Command) []*cli.Command {
 		command.BashComplete = complete(command.BashComplete)
 		if len(command.Subcommands) == 0 {
 			command.HideHelpCommand = true
+			command.Action = limitArguments(name, command.ArgsUsage, command.Action)
 			continue
 		}
 		command.Action = groupAction(name, cli.ShowSubcommandHelp)
@@ -108,6 +118,25 @@ func groupAction(name string, help cli.ActionFunc) cli.ActionFunc {
 		}
 		fmt.Fprintf(c.App.ErrWriter, "virtmesh: there is no command %q; '%s --help' lists them\n", name+" "+c.Args().First(), name)
 		return exitError{code: 2}
+	}
+}
+
+// limitArguments makes a command refuse arguments beyond those that its usage lists: it
+// would leave them out without a word, and do less or other than what was meant.
+func limitArguments(name, usage string, act cli.ActionFunc) cli.ActionFunc {
+	if strings.Contains(usage, "...") {
+		return act
+	}
+	limit := len(strings.Fields(usage))
+	return func(c *cli.Context) error {
+		if c.NArg() <= limit {
+			return act(c)
+		}
+		takes := "no arguments"
+		if limit > 0 {
+			takes = "only " + usage
+		}
+		return fmt.Errorf("%s takes %s, and not %q; '%s --help' shows its flags", name, takes, c.Args().Get(limit), name)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"k8s.io/cli-runtime/pkg/resource"
 
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/port/admin"
 	"virtmesh/cli/lab"
 )
@@ -123,18 +124,49 @@ func offer(list func(*cli.Context) ([]string, error)) cli.BashCompleteFunc {
 	}
 }
 
-// commonTypes are the types that completion offers.
-var commonTypes = []string{"vm", "vmi", "vmim", "dv", "pvc", "storageclass", "net-attach-def", "node", "namespace", "secret", "configmap", "event"}
+// typeNames are the types of the catalogue; of those whose name is long, the short one.
+func typeNames() []string {
+	const long = len("storageclass")
+	var names []string
+	for _, kind := range kinds.All() {
+		name := kind.Singular
+		if len(name) > long && len(kind.ShortNames) > 0 {
+			name = kind.ShortNames[0]
+		}
+		names = append(names, name)
+	}
+	return names
+}
 
 // typesThenNames completes a type, and names of that type after it.
 func typesThenNames(c *cli.Context) ([]string, error) {
 	if !c.Args().Present() {
-		return commonTypes, nil
+		return typeNames(), nil
 	}
 	return namesOf(c, c.Args().First())
 }
 
 func vmNames(c *cli.Context) ([]string, error) { return namesOf(c, "virtualmachines.kubevirt.io") }
+
+func operationNames(c *cli.Context) ([]string, error) {
+	return namesOf(c, "operations.mesh.virtmesh.io")
+}
+
+func tokenIDs(c *cli.Context) ([]string, error) {
+	conn, err := connect(c)
+	if err != nil {
+		return nil, err
+	}
+	var tokens []admin.Token
+	if err := conn.mesh(c.Context, http.MethodGet, "/mesh/v1/tokens", nil, &tokens); err != nil {
+		return nil, err
+	}
+	ids := make([]string, 0, len(tokens))
+	for _, token := range tokens {
+		ids = append(ids, token.ID)
+	}
+	return ids, nil
+}
 
 func namesOf(c *cli.Context, kind string) ([]string, error) {
 	conn, err := connect(c)

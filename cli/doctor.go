@@ -48,7 +48,7 @@ func doctor(c *cli.Context) error {
 	checks := []func(context.Context) finding{
 		checkRoot, checkKVM, checkProgram("qemu-system-x86_64", "qemu-system-x86"), checkProgram("qemu-img", "qemu-utils"), checkProgram("nft", "nftables"),
 		checkLibvirt, checkKernelFeatures, checkDisk, checkPaths(c.String("config")), checkClock,
-		checkPort("mesh port", membership.DefaultMeshPort), checkPort("gossip port", membership.DefaultGossipPort),
+		checkPort("mesh port", membership.DefaultMeshPort, false), checkPort("gossip port", membership.DefaultGossipPort, true),
 	}
 	findings := make([]finding, 0, len(checks))
 	bad := false
@@ -120,6 +120,9 @@ func checkLibvirt(ctx context.Context) finding {
 	out, err := exec.CommandContext(ctx, "virsh", "--connect", "qemu:///system", "version", "--daemon").CombinedOutput()
 	if err != nil {
 		detail, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		if detail == "" {
+			detail = err.Error() // virsh itself is missing, or hangs
+		}
 		return finding{"libvirt", failed, detail, "apt-get install libvirt-daemon-system libvirt-clients, then systemctl enable --now libvirtd"}
 	}
 	for line := range strings.Lines(string(out)) {
@@ -193,16 +196,33 @@ func checkClock(context.Context) finding {
 	return finding{"clock", passed, "synchronised", ""}
 }
 
-func checkPort(what string, port int) func(context.Context) finding {
+// checkPort checks that a TCP port is free, and the UDP port of the same number too if
+// datagrams are used.
+func checkPort(what string, port int, datagrams bool) func(context.Context) finding {
 	return func(ctx context.Context) finding {
-		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", ":"+strconv.Itoa(port))
-		if err != nil {
+		if err := listenOnce(ctx, port, datagrams); err != nil {
 			if _, statErr := os.Stat(agent.DefaultConfigPath); statErr == nil {
 				return finding{what, passed, fmt.Sprintf("%d is in use, presumably by this host's agent", port), ""}
 			}
 			return finding{what, failed, fmt.Sprintf("%d is in use", port), "free the port, or choose another when the host joins"}
 		}
-		listener.Close()
 		return finding{what, passed, strconv.Itoa(port), ""}
 	}
+}
+
+func listenOnce(ctx context.Context, port int, datagrams bool) error {
+	address := ":" + strconv.Itoa(port)
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	if !datagrams {
+		return nil
+	}
+	packets, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", address)
+	if err != nil {
+		return err
+	}
+	return packets.Close()
 }

@@ -96,12 +96,10 @@ func printObjects(c *cli.Context, result *resource.Result) error {
 		_, err := printValue(c, infos[0].Object)
 		return err
 	}
-	list := map[string]any{"apiVersion": "v1", "kind": "List"}
-	items := make([]any, 0, len(infos))
+	list := &unstructured.UnstructuredList{Object: map[string]any{"apiVersion": "v1", "kind": "List"}}
 	for _, info := range infos {
-		items = append(items, info.Object)
+		list.Items = append(list.Items, *info.Object.(*unstructured.Unstructured))
 	}
-	list["items"] = items
 	_, err = printValue(c, list)
 	return err
 }
@@ -227,15 +225,18 @@ func deleteCommand() *cli.Command {
 }
 
 func deleteObjects(c *cli.Context) error {
+	switch named := len(c.StringSlice("filename")) > 0; {
+	case !named && !c.Args().Present():
+		return errors.New("name a type and names, or manifests with -f FILE")
+	case named && c.Args().Present():
+		return fmt.Errorf("name either objects or manifests: %q is no flag's value, each manifest needs its own -f", c.Args().First())
+	}
 	conn, err := connect(c)
 	if err != nil {
 		return err
 	}
 	b := fromFiles(c, conn)
 	if len(c.StringSlice("filename")) == 0 {
-		if !c.Args().Present() {
-			return errors.New("name a type and names, or manifests with -f FILE")
-		}
 		b = conn.builder().Unstructured().ContinueOnError().LabelSelectorParam(c.String("selector")).
 			SelectAllParam(c.Bool("all")).ResourceTypeOrNameArgs(false, c.Args().Slice()...).RequireObject(false).Flatten()
 	}
@@ -270,7 +271,7 @@ func deleteObjects(c *cli.Context) error {
 
 func describeCommand() *cli.Command {
 	return &cli.Command{
-		Name: "describe", Usage: "show an object with its events", ArgsUsage: "TYPE NAME",
+		Name: "describe", Usage: "show objects with their events", ArgsUsage: "TYPE NAME...",
 		Flags: []cli.Flag{namespaceFlag()}, Action: describe, BashComplete: offer(typesThenNames),
 	}
 }

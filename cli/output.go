@@ -4,15 +4,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/cli-runtime/pkg/printers"
+	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
 )
 
@@ -28,19 +31,63 @@ func outputFlag() cli.Flag {
 		}}
 }
 
+// presentable returns what a program expects to read: an object of the API has its kind
+// and no bookkeeping of field managers, as in kubectl, and a list without members is
+// empty and not null.
+func presentable(value any) (any, error) {
+	object, ok := value.(runtime.Object)
+	if !ok {
+		if v := reflect.ValueOf(value); v.Kind() == reflect.Slice && v.IsNil() {
+			return []any{}, nil
+		}
+		return value, nil
+	}
+	object = object.DeepCopyObject()
+	if meta.IsListType(object) {
+		err := meta.EachListItem(object, completeObject)
+		if err == nil && meta.LenList(object) == 0 {
+			err = meta.SetList(object, nil)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the list: %w", err)
+		}
+	}
+	return object, completeObject(object)
+}
+
+// completeObject gives an object of a Go type its kind, and removes its managed fields.
+func completeObject(object runtime.Object) error {
+	if object.GetObjectKind().GroupVersionKind().Empty() {
+		gvks, _, err := scheme.Scheme.ObjectKinds(object)
+		if err != nil {
+			return fmt.Errorf("find the kind of %T: %w", object, err)
+		}
+		object.GetObjectKind().SetGroupVersionKind(gvks[0])
+	}
+	if o, err := meta.Accessor(object); err == nil {
+		o.SetManagedFields(nil)
+	}
+	return nil
+}
+
 // printValue prints any value as JSON or YAML; it returns false when the user asked
 // for neither.
 func printValue(c *cli.Context, value any) (bool, error) {
+	format := c.String("output")
+	if format != "json" && format != "yaml" {
+		return false, nil
+	}
+	value, err := presentable(value)
+	if err != nil {
+		return true, err
+	}
 	var data []byte
-	var err error
-	switch c.String("output") {
+	switch format {
 	case "json":
 		data, err = json.MarshalIndent(value, "", "  ")
 		data = append(data, '\n')
 	case "yaml":
 		data, err = yaml.Marshal(value)
-	default:
-		return false, nil
 	}
 	if err != nil {
 		return true, fmt.Errorf("encode output: %w", err)

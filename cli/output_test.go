@@ -43,6 +43,9 @@ func TestExplain(t *testing.T) {
 	}{
 		{errors.New(" plain \n"), "plain"},
 		{errors.Join(errors.New("one"), errors.New("two")), "one; two"},
+		{errors.Join(notFound, errors.New("two")), `virtualmachines.kubevirt.io "web" not found; two`},
+		{errors.Join(nil, notFound), `virtualmachines.kubevirt.io "web" not found`},
+		{fmt.Errorf("%w: %w", errors.New("refused"), notFound), `virtualmachines.kubevirt.io "web" not found`},
 		{fmt.Errorf("while deleting: %w", notFound), `virtualmachines.kubevirt.io "web" not found`},
 	} {
 		if got := explain(test.err); got != test.want {

@@ -182,6 +182,11 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// tokenNamed is a token that can be used.
+func tokenNamed(id string) admin.Token {
+	return admin.Token{ID: id, Expires: time.Now().Add(time.Hour)}
+}
+
 func lineWith(text, word string) string {
 	for line := range strings.Lines(text) {
 		if strings.Contains(line, word) {

@@ -22,7 +22,7 @@ func tokenCommand() *cli.Command {
 					outputFlag(),
 				}},
 			{Name: "ls", Usage: "list tokens (never their secrets)", Flags: []cli.Flag{outputFlag()}, Action: tokenList},
-			{Name: "revoke", Usage: "make tokens useless", ArgsUsage: "ID...", Action: tokenRevoke},
+			{Name: "revoke", Usage: "make tokens useless", ArgsUsage: "ID...", Action: tokenRevoke, BashComplete: offer(tokenIDs)},
 		},
 	}
 }

@@ -240,18 +240,24 @@ func vmDelete(c *cli.Context) error {
 		return err
 	}
 	vms := client.Resource(vmResource).Namespace(conn.namespace)
+	// What one name does wrong is told, and does not hide what becomes of the others.
+	var faults []error
+	var going []string
 	for _, name := range c.Args().Slice() {
 		if err := vms.Delete(c.Context, name, metav1.DeleteOptions{}); err != nil {
-			return err
+			faults = append(faults, err)
+			continue
 		}
+		going = append(going, name)
 	}
-	for _, name := range c.Args().Slice() {
+	for _, name := range going {
 		if err := waitDeleted(c, vms, name); err != nil {
-			return err
+			faults = append(faults, err)
+			continue
 		}
 		fmt.Fprintf(c.App.Writer, "vm/%s deleted\n", name)
 	}
-	return nil
+	return errors.Join(faults...)
 }
 
 func vmWait(c *cli.Context) error {
