@@ -25,6 +25,7 @@ type metrics struct {
 	snapshots    *prometheus.CounterVec
 	logErrors    prometheus.Counter
 	slowWatchers prometheus.Counter
+	panics       prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -58,6 +59,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		slowWatchers: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: metricPrefix + "slow_watchers_total", Help: "Watches ended because their reader was too slow.",
 		}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: metricPrefix + "panics_total", Help: "Connections of peers that were closed because their handler panicked.",
+		}),
 	}
 }
 
@@ -67,7 +71,7 @@ func (m *metrics) register(s *Store) error {
 		return nil
 	}
 	all := []prometheus.Collector{
-		m.txns, m.retries, m.commit, m.batch, m.entries, m.readIndex, m.snapshots, m.logErrors, m.slowWatchers,
+		m.txns, m.retries, m.commit, m.batch, m.entries, m.readIndex, m.snapshots, m.logErrors, m.slowWatchers, m.panics,
 	}
 	gauge := func(name, help string, f func() float64) {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: metricPrefix + name, Help: help}, f))

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"time"
 )
 
@@ -21,7 +22,7 @@ func (s *Store) serveRPC() {
 		conn, err := s.cfg.RPC.Accept()
 		if err == nil {
 			n = 0
-			if !s.tasks.start(func() { s.serveConn(conn) }) {
+			if !s.startServing(conn, func() { s.serveConn(conn) }) {
 				_ = conn.Close()
 			}
 			continue
@@ -39,6 +40,22 @@ func (s *Store) serveRPC() {
 	}
 }
 
+// startServing runs serve, which serves a peer's connection, in a goroutine. If serve
+// panics, the connection ends, and its requests have an unknown outcome; the replica and
+// the other connections go on. It returns false if the store is closed.
+func (s *Store) startServing(conn net.Conn, serve func()) bool {
+	return s.tasks.start(func() {
+		defer func() {
+			if cause := recover(); cause != nil {
+				s.metrics.panics.Inc()
+				s.log.Error("the handler of a store connection panicked", "peer", conn.RemoteAddr(), "panic", cause, "stack", string(debug.Stack()))
+				_ = conn.Close()
+			}
+		}()
+		serve()
+	})
+}
+
 // serveConn reads requests from a connection and answers each when it is done.
 func (s *Store) serveConn(conn net.Conn) {
 	stop := context.AfterFunc(s.base, func() { _ = conn.Close() })
@@ -53,7 +70,7 @@ func (s *Store) serveConn(conn net.Conn) {
 	out := newOutbox()
 	slots := make(chan struct{}, maxRequestsPerConn)
 	gone := make(chan struct{}) // closed when the writer has ended and frees no more slots
-	if !s.tasks.start(func() {
+	if !s.startServing(conn, func() {
 		defer close(gone)
 		_ = out.writeLoop(conn, func() { <-slots })
 		_ = conn.Close()
@@ -84,13 +101,13 @@ func (s *Store) serveConn(conn net.Conn) {
 		case <-s.closing:
 			return
 		}
-		s.dispatchRequest(f, out)
+		s.dispatchRequest(conn, f, out)
 	}
 }
 
 // dispatchRequest starts a request. It blocks only when the proposal queue is full,
 // which slows the peer down.
-func (s *Store) dispatchRequest(f frame, out *outbox) {
+func (s *Store) dispatchRequest(conn net.Conn, f frame, out *outbox) {
 	answer := func(payload []byte, err error) {
 		if err != nil {
 			payload = []byte(err.Error())
@@ -105,7 +122,7 @@ func (s *Store) dispatchRequest(f frame, out *outbox) {
 		answer(s.serveTerm(f.payload)) // at once, because readers wait for it
 		return
 	}
-	if !s.tasks.start(func() { answer(s.serveRequest(opcode(f.code), f.payload)) }) {
+	if !s.startServing(conn, func() { answer(s.serveRequest(opcode(f.code), f.payload)) }) {
 		answer(nil, ErrClosed)
 	}
 }

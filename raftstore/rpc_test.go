@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -154,3 +155,66 @@ func metricValue(m *dto.Metric) float64 {
 }
 
 var _ net.Listener = (*raftstoretest.Layer)(nil)
+
+// spoiltListener gives its first connection a Read that panics.
+type spoiltListener struct {
+	raftstore.StreamLayer
+	used bool
+}
+
+func (l *spoiltListener) Accept() (net.Conn, error) {
+	conn, err := l.StreamLayer.Accept()
+	if err != nil || l.used {
+		return conn, err
+	}
+	l.used = true
+	return spoiltConn{conn}, nil
+}
+
+type spoiltConn struct{ net.Conn }
+
+func (spoiltConn) Read([]byte) (int, error) { panic("spoilt") }
+
+// TestPanicEndsOnePeerConnection lets the handler of one connection panic: the peer is
+// cut off, the panic is counted, and the next connection is served.
+func TestPanicEndsOnePeerConnection(t *testing.T) {
+	n := raftstoretest.NewNetwork()
+	reg := prometheus.NewRegistry()
+	cfg := raftstoretest.Config(n, "host1", raftstoretest.WithConfig(func(c *raftstore.Config) {
+		c.RPC, c.Registerer = &spoiltListener{StreamLayer: c.RPC}, reg
+	}))
+	cfg.Bootstrap = true
+	s, err := raftstore.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	raftstoretest.WaitServing(t, s)
+	hello := append([]byte("vmst\x02"), make([]byte, 16)...)
+	dial := n.Listen("rpc", "peer:1")
+	for _, spoilt := range []bool{true, false} {
+		conn, err := dial.Dial("host1:7000", time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		go func() { _, _ = conn.Write(append(bytes.Clone(hello), rawFrame(2, nil)...)) }()
+		_ = conn.SetReadDeadline(time.Now().Add(raftstoretest.ReadyTimeout))
+		_, err = io.ReadFull(conn, make([]byte, len(hello)+13))
+		if (err != nil) != spoilt || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a connection whose handler panics: %v; read %v", spoilt, err)
+		}
+	}
+	raftstoretest.Eventually(t, func() error {
+		families, err := reg.Gather()
+		if err != nil {
+			return err
+		}
+		for _, f := range families {
+			if f.GetName() == "virtmesh_store_panics_total" && f.GetMetric()[0].GetCounter().GetValue() == 1 {
+				return nil
+			}
+		}
+		return errors.New("the panic is not counted")
+	})
+}

@@ -61,21 +61,13 @@ type session struct {
 
 // copyStreams copies in both directions and returns when both have ended.
 func (s *session) copyStreams(cancel <-chan struct{}) {
-	var wg sync.WaitGroup
-	for _, work := range []func(){s.toGuest, s.toClient} {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			defer s.close()
-			work()
-		}()
-	}
-	select {
-	case <-cancel:
-	case <-s.done:
-	}
-	s.close()
-	wg.Wait()
+	guests.RunTogether(s.toGuest, s.toClient, func() {
+		select {
+		case <-cancel:
+		case <-s.done:
+		}
+		s.close()
+	})
 }
 
 // close closes both sides, so that pending reads and writes return.
@@ -88,6 +80,7 @@ func (s *session) close() {
 }
 
 func (s *session) toGuest() {
+	defer s.close()
 	for {
 		_, message, err := s.client.NextReader()
 		if err != nil {
@@ -100,6 +93,7 @@ func (s *session) toGuest() {
 }
 
 func (s *session) toClient() {
+	defer s.close()
 	buf := make([]byte, streamChunk)
 	for {
 		n, err := s.guest.Read(buf)

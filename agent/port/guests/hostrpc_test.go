@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http/httptest"
@@ -153,5 +154,57 @@ func TestAnswersAndOffersCross(t *testing.T) {
 	}
 	if _, err := router.Offer(t.Context(), "gone", claims.OfferRequest{Name: "vm"}); !errors.Is(err, fault.Unreachable) {
 		t.Errorf("offer of a host that is gone: %v, want fault.Unreachable", err)
+	}
+}
+
+// spoiltStream is a console whose first read panics.
+type spoiltStream struct{ closed chan struct{} }
+
+func (s spoiltStream) Read([]byte) (int, error)    { panic("spoilt") }
+func (s spoiltStream) Write(b []byte) (int, error) { return len(b), nil }
+func (s spoiltStream) Close() error {
+	select {
+	case s.closed <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+type spoiltGuests struct {
+	guests
+	console spoiltStream
+}
+
+func (g *spoiltGuests) Stream(context.Context, string, string, StreamKind) (io.ReadWriteCloser, error) {
+	return g.console, nil
+}
+
+// TestPanicEndsOneStream lets the copying of a console panic on its host: the user is cut
+// off, the console is closed, and the host serves on.
+func TestPanicEndsOneStream(t *testing.T) {
+	far := &spoiltGuests{guests{host: "far"}, spoiltStream{make(chan struct{}, 1)}}
+	server := httptest.NewUnstartedServer(NewHandler(far, far, slog.New(slog.DiscardHandler)))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Start()
+	t.Cleanup(server.Close)
+	router := NewRouter(Config{
+		Self: "near", Local: &guests{host: "near"}, Offerer: &guests{host: "near"},
+		HostOf: func(context.Context, string, string) (string, error) { return "far", nil },
+		Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", server.Listener.Addr().String())
+		},
+	})
+	t.Cleanup(router.Close)
+	stream, err := router.Stream(t.Context(), "default", "vm", Console)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	if rest, err := io.ReadAll(stream); len(rest) > 0 {
+		t.Errorf("read %q, %v from a console that panicked", rest, err)
+	}
+	<-far.console.closed
+	if _, err := router.GuestOSInfo(t.Context(), "default", "vm"); err != nil {
+		t.Errorf("guest info after the panic: %v", err)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"sync"
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/fault"
@@ -111,13 +110,10 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request) {
 // joinStreams copies in both directions until either side ends, then closes both, so
 // that the user's console ends with the guest and vice versa.
 func joinStreams(a, b io.ReadWriteCloser) {
-	var copies sync.WaitGroup
 	pump := func(to, from io.ReadWriteCloser) {
+		defer b.Close()
+		defer a.Close()
 		_, _ = io.Copy(to, from) // either side may end at any time
-		a.Close()
-		b.Close()
 	}
-	copies.Go(func() { pump(a, b) })
-	copies.Go(func() { pump(b, a) })
-	copies.Wait()
+	RunTogether(func() { pump(a, b) }, func() { pump(b, a) })
 }
