@@ -63,7 +63,7 @@ func (l *laboratory) measureMemory(ctx context.Context, r *report) error {
 		most.rss, most.anonymous = max(most.rss, m.rss), max(most.anonymous, m.anonymous)
 	}
 	name := fmt.Sprintf("agent_%d_vms_", haltedMachines)
-	r.add(figure{Name: name + "rss", Value: most.rss, Unit: "MB", Budget: atMost(200)})
+	r.add(figure{Name: name + "rss", Value: most.rss, Unit: "MB", Budget: atMost(180)})
 	r.add(figure{Name: name + "anonymous", Value: most.anonymous, Unit: "MB", Budget: atMost(120)})
 	return nil
 }

@@ -33,7 +33,7 @@ const (
 // another domain like it. The machine goes again; its image stays on the host.
 func (l *laboratory) prepareFloor(ctx context.Context, host *labHost) (*floor, error) {
 	const pattern = "pattern"
-	if _, err := l.startMachine(ctx, host, pattern); err != nil {
+	if _, _, err := l.startMachine(ctx, host, pattern); err != nil {
 		return nil, fmt.Errorf("start a machine: %w", err)
 	}
 	text, err := host.shell(ctx, "virsh dumpxml --inactive --security-info "+namespace+"_"+pattern)

@@ -40,8 +40,8 @@
 // answer to a create until a watch shows the instance Running is compared with
 // 'virsh create' of the same domain on the same host, as a whole command: that
 // includes the start of virsh, but not the making of the disk and the tap. Log
-// entries are what the leader had applied when Running was seen, and once
-// nothing more was written. Memory is the largest of the three agents' once 100
+// entries are what the leader has applied once nothing more is written, without
+// and with the machine's own status after its instance ran. Memory is the largest of the three agents' once 100
 // halted machines exist.
 package main
 
