@@ -85,16 +85,23 @@ type Host struct {
 
 // Open finds out what the host can run, and opens the hypervisor, storage and network
 // for it. Nothing runs before the loops do. ctx bounds Open; Close closes the Host.
-func Open(ctx context.Context, config Config, deps Deps) (_ *Host, err error) {
-	h := &Host{instances: objects.For[*kubevirtv1.VirtualMachineInstance](deps.Cache)}
+func Open(ctx context.Context, config Config, deps Deps) (*Host, error) {
+	m, err := openMachine(ctx, config, deps.Self.StateDir, deps.Logger)
+	if err != nil {
+		return nil, err
+	}
+	return assembleHost(config, deps, m)
+}
+
+// assembleHost opens what the host needs besides its machine. It closes the machine's
+// hypervisor if it returns an error.
+func assembleHost(config Config, deps Deps, m machine) (_ *Host, err error) {
+	h := &Host{machine: m, instances: objects.For[*kubevirtv1.VirtualMachineInstance](deps.Cache)}
 	defer func() {
 		if err != nil {
 			h.Close()
 		}
 	}()
-	if h.machine, err = openMachine(ctx, config, deps.Self.StateDir, deps.Logger); err != nil {
-		return nil, err
-	}
 	h.onClose(func() { h.machine.hypervisor.Close() })
 	h.judge = &offer.Judge{
 		Host: deps.Self.Name, Allocatable: h.machine.allocatable, CPUModels: h.machine.capabilities.CPUModels, OnHost: deps.Claims.OnHost, Emulator: h.machine.info().Emulates(),
