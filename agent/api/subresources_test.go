@@ -245,6 +245,22 @@ func TestRefusedRestartKeepsGrace(t *testing.T) {
 	}
 }
 
+func TestStopWithANegativeGracePeriodStopsNothing(t *testing.T) {
+	h := start(t)
+	h.createVM(t, "kept", "Always")
+	h.createVMI(t, "kept", kubevirtv1.Running)
+	if err := h.put(t, "virtualmachines", "kept", "stop", `{"gracePeriod":-1}`); !apierrors.IsBadRequest(err) || !strings.Contains(err.Error(), "gracePeriod") {
+		t.Fatalf("got %v, want a bad request", err)
+	}
+	vm, err := h.dynamic(t).Resource(vmResource).Namespace("default").Get(t.Context(), "kept", getOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strategy, _, _ := unstructured.NestedString(vm.Object, "spec", "runStrategy"); strategy != "Always" {
+		t.Errorf("the strategy became %s", strategy)
+	}
+}
+
 func TestPauseAndAgent(t *testing.T) {
 	h := start(t)
 	h.createVMI(t, "off", kubevirtv1.Scheduling)

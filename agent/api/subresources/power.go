@@ -91,6 +91,9 @@ func (p power) startVM(ctx context.Context, namespace, name string, opts *kubevi
 }
 
 func (p power) stopVM(ctx context.Context, namespace, name string, opts *kubevirtv1.StopOptions) error {
+	if g := opts.GracePeriod; g != nil && *g < 0 {
+		return apierrors.NewBadRequest("gracePeriod has to be greater or equal to 0")
+	}
 	s, err := p.readState(ctx, namespace, name)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -210,7 +211,7 @@ func guestUser(user hypervisor.GuestUser) kubevirtv1.VirtualMachineInstanceGuest
 func guestFilesystem(fs hypervisor.GuestFilesystem) kubevirtv1.VirtualMachineInstanceFileSystem {
 	out := kubevirtv1.VirtualMachineInstanceFileSystem{
 		DiskName: fs.Name, MountPoint: fs.Mountpoint, FileSystemType: fs.Type,
-		UsedBytes: int(fs.UsedBytes), TotalBytes: int(fs.TotalBytes),
+		UsedBytes: int(min(fs.UsedBytes, math.MaxInt)), TotalBytes: int(min(fs.TotalBytes, math.MaxInt)),
 	}
 	for _, disk := range fs.Disks {
 		out.Disk = append(out.Disk, kubevirtv1.VirtualMachineInstanceFileSystemDisk{Serial: disk.Serial, BusType: disk.BusType})

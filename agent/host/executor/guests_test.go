@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -369,5 +370,13 @@ func TestAPreparationThatDoesNotEnd(t *testing.T) {
 	defer w.volumes.mu.Unlock()
 	if w.volumes.released != w.volumes.prepared {
 		t.Errorf("%d prepared, %d released", w.volumes.prepared, w.volumes.released)
+	}
+}
+
+// A guest may claim sizes that do not fit into the answer.
+func TestSizesOfFilesystemsAreBounded(t *testing.T) {
+	got := guestFilesystem(hypervisor.GuestFilesystem{UsedBytes: math.MaxUint64, TotalBytes: 1 << 63})
+	if got.UsedBytes != math.MaxInt || got.TotalBytes != math.MaxInt {
+		t.Errorf("%+v", got)
 	}
 }

@@ -2,6 +2,7 @@ package executor
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -249,9 +250,12 @@ func planEnd(s situation, how end) Plan {
 	return append(p, planUndefine(s)...)
 }
 
+// gracePeriod is how long the guest may take to shut down. A number of seconds that no
+// Duration can hold stands for the longest one: the product would be negative.
 func gracePeriod(vmi *kubevirtv1.VirtualMachineInstance) time.Duration {
+	const most = int64(math.MaxInt64 / time.Second)
 	if seconds := vmi.Spec.TerminationGracePeriodSeconds; seconds != nil {
-		return time.Duration(*seconds) * time.Second
+		return time.Duration(min(*seconds, most)) * time.Second
 	}
 	return defaultGracePeriod
 }

@@ -2,12 +2,14 @@ package executor
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+	"pgregory.net/rapid"
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/host/hypervisor"
@@ -39,15 +41,20 @@ func confirmed(s *situation) { s.confirmed = true }
 func leftTraces(s *situation) {
 	s.traces = true
 }
-func leftLogs(s *situation)   { s.logs = true }
-func connected(s *situation)  { s.connected = true }
-func gone(s *situation)       { s.instance, s.claimed = nil, false }
-func elsewhere(s *situation)  { s.claim.Host = otherHost }
-func unclaimed(s *situation)  { s.claimed, s.claim = false, claims.Instance{} }
-func reserved(s *situation)   { s.claim.Host, s.claim.Target = otherHost, thisHost }
-func successor(s *situation)  { s.instance.UID = "uid-2"; s.claimed = false }
-func misnamed(s *situation)   { s.instance.Status.NodeName = otherHost }
-func noGrace(s *situation)    { s.instance.Spec.TerminationGracePeriodSeconds = new(int64) }
+func leftLogs(s *situation)  { s.logs = true }
+func connected(s *situation) { s.connected = true }
+func gone(s *situation)      { s.instance, s.claimed = nil, false }
+func elsewhere(s *situation) { s.claim.Host = otherHost }
+func unclaimed(s *situation) { s.claimed, s.claim = false, claims.Instance{} }
+func reserved(s *situation)  { s.claim.Host, s.claim.Target = otherHost, thisHost }
+func successor(s *situation) { s.instance.UID = "uid-2"; s.claimed = false }
+func misnamed(s *situation)  { s.instance.Status.NodeName = otherHost }
+func noGrace(s *situation)   { s.instance.Spec.TerminationGracePeriodSeconds = new(int64) }
+func endlessGrace(s *situation) {
+	seconds := int64(math.MaxInt64)
+	s.instance.Spec.TerminationGracePeriodSeconds = &seconds
+}
+
 func deletedNow(s *situation) { at := metav1.NewTime(s.now); s.instance.DeletionTimestamp = &at }
 
 func phase(p kubevirtv1.VirtualMachineInstancePhase) edit {
@@ -161,6 +168,7 @@ func TestPlans(t *testing.T) {
 			ending(succeeded, "record-end"+succeeded, "cut-power")},
 		{"the clock was set back", held(running, deletedNow, asked(-time.Hour)), "request-shutdown, record-shutdown, wait(5s)"},
 		{"it has no grace period", held(running, deletedNow, noGrace), ending(succeeded, "record-end"+succeeded, "cut-power")},
+		{"its grace period is longer than a clock can count", held(running, deletedNow, endlessGrace, asked(time.Hour)), "request-shutdown, wait(5s)"},
 		{"deleted while paused", held(running, domainIn(hypervisor.StatePaused, hypervisor.ReasonUser), deletedNow),
 			"resume, request-shutdown, record-shutdown, wait(5s)"},
 		{"it shut down when asked", held(shutoff(hypervisor.ReasonShutdown), deletedNow, asked(time.Second)), ending(succeeded, "record-end"+succeeded)},
@@ -198,4 +206,19 @@ func TestPlans(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A longer grace period never gives the guest less time, however long it is.
+func TestGracePeriodGrowsWithItsSeconds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		seconds := rapid.OneOf(rapid.Int64Min(0), rapid.Int64Range(math.MaxInt64/int64(time.Second)-2, math.MaxInt64/int64(time.Second)+2))
+		a, b := seconds.Draw(t, "a"), seconds.Draw(t, "b")
+		less, more := min(a, b), max(a, b)
+		grace := func(seconds int64) time.Duration {
+			return gracePeriod(&kubevirtv1.VirtualMachineInstance{Spec: kubevirtv1.VirtualMachineInstanceSpec{TerminationGracePeriodSeconds: &seconds}})
+		}
+		if grace(less) > grace(more) || grace(less) < min(time.Duration(less), time.Hour) {
+			t.Errorf("%d seconds give %s, and %d give %s", less, grace(less), more, grace(more))
+		}
+	})
 }

@@ -93,11 +93,12 @@ func percent(part, whole int64) int64 {
 	if whole <= 0 {
 		return 0
 	}
+	part = max(0, min(part, whole))
 	// Dividing first keeps bytes of large hosts from overflowing.
 	if whole > 1<<40 {
 		part, whole = part>>20, whole>>20
 	}
-	return max(0, min(100, 100*part/whole))
+	return 100 * part / whole
 }
 
 // together sums the weights of the preferred terms that the host satisfies.

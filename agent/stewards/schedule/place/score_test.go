@@ -16,6 +16,7 @@ func TestPercent(t *testing.T) {
 		{-1, 100, 0},    // overcommitted
 		{101, 100, 100}, // more free than there is
 		{1, 1, 100}, {0, 1, 0},
+		{-1 << 60, 1000, 0}, {1 << 60, 1000, 100}, // amounts that no host has
 		{5, 0, 0}, {5, -1, 0}, // a host that offers none of it
 		{1 << 39, 1 << 40, 50}, {3 << 60, 1 << 62, 75}, // bytes of large hosts
 	} {
