@@ -13,6 +13,7 @@ import (
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/host/executor"
+	"virtmesh/agent/host/firmware"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/host/metrics"
 	"virtmesh/agent/host/network"
@@ -74,6 +75,7 @@ type Host struct {
 	instances   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	provisioner *volumes.Provisioner
 	volumes     *volumes.Volumes
+	firmware    *firmware.Store
 	network     *network.Network
 	executor    *executor.Executor
 	judge       *offer.Judge
@@ -134,7 +136,7 @@ func (h *Host) openExecutor(config Config, deps Deps) error {
 	}
 	h.executor, err = executor.New(executor.Config{
 		Host: deps.Self.Name, Store: deps.Store, Instances: h.instances, Hypervisor: h.machine.hypervisor,
-		Volumes: h.volumes, Network: h.network, Events: deps.Recorder,
+		Volumes: h.volumes, Network: h.network, Firmware: h.firmware, Events: deps.Recorder,
 		Machine: h.machine.info(), LogDir: filepath.Join(deps.Self.StateDir, "consoles"), EmulatorLogDir: emulatorLogDir,
 		RuntimeUser: uint64(uid), Logger: deps.Logger.With("part", "executor"),
 	})

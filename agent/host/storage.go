@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"virtmesh/agent/host/firmware"
 	"virtmesh/agent/host/volumes"
 	"virtmesh/agent/objects"
 	"virtmesh/storage"
@@ -15,7 +16,8 @@ import (
 	"virtmesh/storage/ephemeral"
 )
 
-// openStorage opens the images, the pools and the disks of instances.
+// openStorage opens the images, the pools, the disks of instances, and what TPMs and
+// firmware keep.
 func (h *Host) openStorage(config Config, deps Deps) error {
 	owner, group, err := qemuUser(config.Hypervisor.User)
 	if err != nil {
@@ -39,8 +41,11 @@ func (h *Host) openStorage(config Config, deps Deps) error {
 	if err != nil {
 		return err
 	}
+	if h.firmware, err = firmware.Open(filepath.Join(deps.Self.StateDir, "machines"), h.machine.hypervisor); err != nil {
+		return err
+	}
 	h.provisioner = volumes.NewProvisioner(volumes.ProvisionerConfig{
-		Host: deps.Self.Name, Store: deps.Store, Cache: deps.Cache, Pools: pools, Unusable: unusable, Images: images,
+		Host: deps.Self.Name, Store: deps.Store, Cache: deps.Cache, Pools: pools, Unusable: unusable, Images: images, States: h.firmware,
 		Removed: deps.Mesh.Removed, Mine: func(key objects.Key) bool { return deps.Stewardship.Mine("claims", key) },
 		Events: deps.Recorder, Logger: log,
 	})

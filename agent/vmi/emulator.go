@@ -36,13 +36,22 @@ func NeedsOf(vmi *kubevirtv1.VirtualMachineInstance) Needs {
 	spec := &vmi.Spec
 	n := Needs{MachineType: MachineType(vmi), VCPUs: TopologyOf(spec).VCPUs()}
 	if f := spec.Domain.Firmware; f != nil && f.Bootloader != nil && f.Bootloader.EFI != nil {
-		secure := f.Bootloader.EFI.SecureBoot
-		n.EFI, n.SecureBoot = true, secure == nil || *secure
+		n.EFI, n.SecureBoot = true, SecureBoot(spec)
 	}
 	if t := spec.Domain.Devices.TPM; t != nil {
 		n.TPM = t.Enabled == nil || *t.Enabled
 	}
 	return n
+}
+
+// SecureBoot reports whether the machine's firmware verifies what it starts.
+func SecureBoot(spec *kubevirtv1.VirtualMachineInstanceSpec) bool {
+	f := spec.Domain.Firmware
+	if f == nil || f.Bootloader == nil || f.Bootloader.EFI == nil {
+		return false
+	}
+	secure := f.Bootloader.EFI.SecureBoot
+	return secure == nil || *secure
 }
 
 // MachineType returns the machine type that an instance starts with, empty if it names

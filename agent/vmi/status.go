@@ -70,6 +70,9 @@ func MigrationHindrance(vmi *kubevirtv1.VirtualMachineInstance) (reason, message
 			return kubevirtv1.VirtualMachineInstanceReasonInterfaceNotMigratable, fmt.Sprintf("interface %s is a device of its host", card.Name)
 		}
 	}
+	if StateClaim(vmi.Name, &vmi.Spec) != "" {
+		return kubevirtv1.VirtualMachineInstanceReasonDisksNotMigratable, "what its TPM or firmware keeps is on its host"
+	}
 	switch launch := vmi.Spec.Domain.LaunchSecurity; {
 	case len(devices.HostDevices)+len(devices.GPUs) > 0:
 		return kubevirtv1.VirtualMachineInstanceReasonHostDeviceNotMigratable, "the instance has devices of its host"

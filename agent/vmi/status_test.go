@@ -81,6 +81,7 @@ func TestMigrationHindrance(t *testing.T) {
 		}, ReasonMigrationNotAvailable, ""},
 		"host device": {devices(func(d *kubevirtv1.Devices) { d.HostDevices = make([]kubevirtv1.HostDevice, 1) }), "HostDeviceNotLiveMigratable", "devices"},
 		"virtiofs":    {devices(func(d *kubevirtv1.Devices) { d.Filesystems = make([]kubevirtv1.Filesystem, 1) }), "VirtIOFSNotLiveMigratable", "directories"},
+		"kept state":  {devices(func(d *kubevirtv1.Devices) { d.TPM = &kubevirtv1.TPMDevice{Persistent: new(true)} }), "DisksNotLiveMigratable", "TPM"},
 		"SEV": {func(v *kubevirtv1.VirtualMachineInstance) {
 			v.Spec.Domain.LaunchSecurity = &kubevirtv1.LaunchSecurity{SEV: &kubevirtv1.SEV{}}
 		}, "SEVNotLiveMigratable", "key"},

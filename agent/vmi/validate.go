@@ -131,6 +131,7 @@ func ValidateInstance(_ Defaults, vmi *kubevirtv1.VirtualMachineInstance) field.
 	errs := append(validateName(vmi.Name), validateSpec(path, &vmi.Spec)...)
 	errs = append(errs, validateReservedLabels(field.NewPath("metadata", "labels"), vmi.Labels)...)
 	errs = append(errs, validateEveryVolumeUsed(path, &vmi.Spec)...)
+	errs = append(errs, validateKeptState(path, &vmi.Spec)...)
 	if _, known := machineTypes[vmi.Spec.Architecture]; !known {
 		errs = append(errs, field.NotSupported(path.Child("architecture"), vmi.Spec.Architecture, architectures))
 	}

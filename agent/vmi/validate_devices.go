@@ -25,9 +25,6 @@ func validateDevices(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec
 			errs = append(errs, oneOf(at.Child("sound", "model"), s.Model, []string{"ich9", "ac97"})...)
 		}
 	}
-	if dev.TPM != nil && isTrue(dev.TPM.Persistent) && (dev.TPM.Enabled == nil || *dev.TPM.Enabled) {
-		errs = append(errs, field.Forbidden(at.Child("tpm", "persistent"), stateNotKept))
-	}
 	if dev.Video != nil && dev.AutoattachGraphicsDevice != nil && !*dev.AutoattachGraphicsDevice {
 		errs = append(errs, field.Forbidden(at.Child("video"), "Video configuration is not allowed when autoattachGraphicsDevice is set to false"))
 	}

@@ -85,21 +85,11 @@ func validateFirmware(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpe
 	if fw.Bootloader != nil && fw.Bootloader.EFI != nil && fw.Bootloader.BIOS != nil {
 		errs = append(errs, field.Invalid(at.Child("bootloader"), "efi and bios", "has both EFI and BIOS configured, but they are mutually exclusive"))
 	}
-	if fw.Bootloader != nil && fw.Bootloader.EFI != nil {
-		secure := fw.Bootloader.EFI.SecureBoot == nil || *fw.Bootloader.EFI.SecureBoot
-		if smm := featureSMM(spec); secure && (smm == nil || smm.Enabled != nil && !*smm.Enabled) {
-			errs = append(errs, field.Invalid(at.Child("bootloader", "efi", "secureBoot"), true, "SecureBoot needs spec.domain.features.smm enabled; set secureBoot to false to go without"))
-		}
-	}
-	if fw.Bootloader != nil && fw.Bootloader.EFI != nil && isTrue(fw.Bootloader.EFI.Persistent) {
-		errs = append(errs, field.Forbidden(at.Child("bootloader", "efi", "persistent"), stateNotKept))
+	if smm := featureSMM(spec); SecureBoot(spec) && (smm == nil || smm.Enabled != nil && !*smm.Enabled) {
+		errs = append(errs, field.Invalid(at.Child("bootloader", "efi", "secureBoot"), true, "SecureBoot needs spec.domain.features.smm enabled; set secureBoot to false to go without"))
 	}
 	return append(errs, validateKernelBoot(at.Child("kernelBoot"), fw.KernelBoot)...)
 }
-
-// stateNotKept is why persistent devices are refused: their content would be lost, and
-// a disk that is sealed to a lost TPM cannot be read again.
-const stateNotKept = "the state would be lost when the instance ends; persistent state is not supported in this version"
 
 // validateUUID accepts the canonical form only, because the value is passed to the
 // emulator as it is.

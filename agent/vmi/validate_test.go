@@ -286,7 +286,11 @@ func TestVirtualMachine(t *testing.T) {
 		edit  func(*kubevirtv1.VirtualMachine)
 		field string
 	}{
-		"good":     {func(*kubevirtv1.VirtualMachine) {}, ""},
+		"good": {func(*kubevirtv1.VirtualMachine) {}, ""},
+		"kept state": {func(vm *kubevirtv1.VirtualMachine) {
+			domain := &vm.Spec.Template.Spec.Domain
+			domain.Firmware.Bootloader.EFI.Persistent, domain.Devices.TPM = &yes, &kubevirtv1.TPMDevice{Persistent: &yes}
+		}, ""},
 		"running":  {func(vm *kubevirtv1.VirtualMachine) { vm.Spec.RunStrategy, vm.Spec.Running = nil, &yes }, ""},
 		"both":     {func(vm *kubevirtv1.VirtualMachine) { vm.Spec.Running = &yes }, "spec.running"},
 		"neither":  {func(vm *kubevirtv1.VirtualMachine) { vm.Spec.RunStrategy = nil }, "spec.runStrategy"},

@@ -28,7 +28,7 @@ func accepted(t *rapid.T) *v1.VirtualMachineInstance {
 
 // everything is the input of a host that has all that vmi asks for.
 func everything(vmi *v1.VirtualMachineInstance, host HostInfo) Input {
-	in := Input{VMI: vmi, Host: "host1", Machine: host, VSOCKCID: 3,
+	in := Input{VMI: vmi, Host: "host1", Machine: host, VSOCKCID: 3, Paths: Paths{Variables: "/kept/variables.fd"},
 		Disks: map[string]Disk{}, NICs: map[string]NIC{}, HostDevices: map[string]HostDevice{}, Filesystems: map[string]string{}}
 	for _, d := range vmi.Spec.Domain.Devices.Disks {
 		in.Disks[d.Name] = Disk{Type: DiskFile, Path: "/disks/" + d.Name, Format: "raw", DirectIO: true, LogicalBlockSize: 512}

@@ -225,9 +225,6 @@ func deviceFaults() []fault {
 		{"spec.domain.devices.tpm", true, func(in *Input) {
 			in.Machine.TPM, in.VMI.Spec.Domain.Devices.TPM = false, &v1.TPMDevice{}
 		}},
-		{"spec.domain.devices.tpm.persistent", true, func(in *Input) {
-			in.VMI.Spec.Domain.Devices.TPM = &v1.TPMDevice{Persistent: ptr(true)}
-		}},
 		{"spec.domain.devices.gpus[0].deviceName", true, func(in *Input) { in.VMI.Spec.Domain.Devices.GPUs = []v1.GPU{{Name: "g"}} }},
 		{"spec.domain.devices.watchdog", false, func(in *Input) { in.VMI.Spec.Domain.Devices.Watchdog = &v1.Watchdog{} }},
 		{"spec.domain.devices.clientPassthrough", true, func(in *Input) {

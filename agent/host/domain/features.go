@@ -3,6 +3,8 @@ package domain
 import (
 	v1 "kubevirt.io/api/core/v1"
 	"libvirt.org/go/libvirtxml"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // features switches the machine's features that are not devices.
@@ -41,10 +43,10 @@ func features(c *conversion) {
 func systemManagement(c *conversion, spec *v1.Features) {
 	wanted := spec.SMM != nil && enabled(spec.SMM.Enabled, true)
 	refused := spec.SMM != nil && !wanted
-	if c.secureBoot() && refused {
+	if machine.SecureBoot(&c.VMI.Spec) && refused {
 		c.invalid(c.root.Child("features", "smm", "enabled"), false, "secure boot needs it")
 	}
-	if wanted || c.secureBoot() {
+	if wanted || machine.SecureBoot(&c.VMI.Spec) {
 		c.out.Features.SMM = &libvirtxml.DomainFeatureSMM{State: "on"}
 	}
 }

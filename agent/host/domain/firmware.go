@@ -2,6 +2,8 @@ package domain
 
 import (
 	"libvirt.org/go/libvirtxml"
+
+	machine "virtmesh/agent/vmi"
 )
 
 // firmware chooses between BIOS and EFI. With EFI, libvirt finds the firmware image by
@@ -31,19 +33,16 @@ func firmware(c *conversion) {
 		return
 	}
 	path = path.Child("bootloader", "efi")
-	secure := enabled(f.Bootloader.EFI.SecureBoot, true)
-	if enabled(f.Bootloader.EFI.Persistent, false) {
-		c.unsupported(path.Child("persistent"), true, "the firmware's variables are not kept when the instance ends")
+	secure := machine.SecureBoot(&c.VMI.Spec)
+	if machine.KeepsVariables(&c.VMI.Spec) {
+		if c.Paths.Variables == "" {
+			c.unsupported(path.Child("persistent"), true, "this host has no place for the firmware's variables")
+		}
+		c.out.OS.NVRam = &libvirtxml.DomainNVRam{NVRam: c.Paths.Variables}
 	}
 	c.out.OS.Firmware = "efi"
 	c.out.OS.FirmwareInfo = &libvirtxml.DomainOSFirmwareInfo{Features: []libvirtxml.DomainOSFirmwareFeature{
 		{Name: "secure-boot", Enabled: yesNo(secure)},
 		{Name: "enrolled-keys", Enabled: yesNo(secure)},
 	}}
-}
-
-// secureBoot says whether the guest's firmware verifies what it starts.
-func (c *conversion) secureBoot() bool {
-	f := c.domain.Firmware
-	return f != nil && f.Bootloader != nil && f.Bootloader.EFI != nil && enabled(f.Bootloader.EFI.SecureBoot, true)
 }

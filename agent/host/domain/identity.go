@@ -8,21 +8,38 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"virtmesh/agent/host/hypervisor"
+	machine "virtmesh/agent/vmi"
 )
 
-// machines is the UUID namespace of the UUIDs that UUID returns. It never changes:
-// libvirt keeps the state of a TPM under the UUID of the domain.
+// machines is the UUID namespace of machines. It never changes: what TPMs and firmware
+// keep is found by the UUIDs of machines.
 var machines = uuid.MustParse("d3f1c1de-6a0f-4e0b-9a37-0c1f0c3f5c8e")
 
-// UUID returns the UUID of the domain that runs vmi. All instances of a VirtualMachine,
-// one after the other and on every host, have the same one, and an instance without a
-// VirtualMachine has its own. No two machines of the mesh have the same one: it is
-// derived from a UID, and also from namespace and name, because users may write any UID
-// into a reference to an owner.
+// UUID returns the UUID of the domain that runs vmi: that of its machine, or of the
+// machine's TPM if that keeps its state. libvirt finds the state of a TPM by the UUID of
+// the domain, so a TPM that does not keep its state must not have the UUID of one that
+// did: it would go on with that state, and remove it in the end.
 //
 // A domain that an earlier version started has its instance's UID for a UUID, and keeps
 // it until it ends.
 func UUID(vmi *v1.VirtualMachineInstance) string {
+	if machine.KeepsTPM(&vmi.Spec) {
+		return TPMUUID(Machine(vmi))
+	}
+	return Machine(vmi)
+}
+
+// TPMUUID returns the UUID of the domain of a machine whose TPM keeps its state.
+func TPMUUID(machine string) string {
+	return uuid.NewSHA1(machines, []byte(machine+"/tpm")).String()
+}
+
+// Machine returns the UUID of the machine that vmi is an instance of. All instances of a
+// VirtualMachine, one after the other and on every host, have the same one, and an
+// instance without a VirtualMachine has its own. No two machines of the mesh have the
+// same one: it is derived from a UID, and also from namespace and name, because users
+// may write any UID into a reference to an owner.
+func Machine(vmi *v1.VirtualMachineInstance) string {
 	life := vmi.UID
 	if owner := metav1.GetControllerOf(vmi); owner != nil && isMachine(owner) && owner.Name == vmi.Name {
 		life = owner.UID
@@ -62,7 +79,10 @@ func identity(c *conversion) {
 	}
 	c.out.Name = ref.DomainName()
 	c.out.UUID = UUID(c.VMI)
-	owner := hypervisor.Owner{Ref: ref, Host: c.Host, Epoch: c.Epoch}
+	owner := hypervisor.Owner{
+		Ref: ref, Host: c.Host, Epoch: c.Epoch,
+		KeepNVRAM: machine.KeepsVariables(&c.VMI.Spec), KeepTPM: machine.KeepsTPM(&c.VMI.Spec),
+	}
 	c.out.Metadata = &libvirtxml.DomainMetadata{XML: owner.Metadata()}
 	// libvirt must not restart a guest that has ended: whether it starts again is
 	// decided for the whole mesh, not by this host's libvirt.

@@ -29,12 +29,15 @@ func instanceOf(namespace, name string, uid, owner types.UID) *v1.VirtualMachine
 // libvirt keeps the state of TPMs under these UUIDs: were they others in a later
 // version, guests would lose it.
 func TestUUIDStaysTheSameInAllVersions(t *testing.T) {
+	yes, keptTPM := true, instanceOf("ns", "web", instanceUID, machineUID)
+	keptTPM.Spec.Domain.Devices.TPM = &v1.TPMDevice{Persistent: &yes}
 	for _, c := range []struct {
 		vmi  *v1.VirtualMachineInstance
 		want string
 	}{
 		{instanceOf("ns", "web", instanceUID, machineUID), "198f547c-b197-58aa-8db9-93d30584505c"},
 		{instanceOf("ns", "web", instanceUID, ""), "a1a8c516-77fd-5517-a3a3-d88348b23a14"},
+		{keptTPM, "709a3eb3-fd92-5213-9d84-b46eba49e330"},
 	} {
 		if got := UUID(c.vmi); got != c.want {
 			t.Errorf("the UUID of an instance with owners %v is %s, want %s", c.vmi.OwnerReferences, got, c.want)
@@ -42,8 +45,9 @@ func TestUUIDStaysTheSameInAllVersions(t *testing.T) {
 	}
 }
 
-// Instances that follow each other as one VirtualMachine have one UUID, and no others
-// have it, whatever firmware UUIDs and owners users write into their manifests.
+// Instances that follow each other as one VirtualMachine have one UUID as long as its TPM
+// keeps its state or does not, and no others have it, whatever firmware UUIDs and owners
+// users write into their manifests.
 func TestUUIDIsOneMachines(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		// Few values, so that parts of the identities often are the same.
@@ -65,7 +69,9 @@ func TestUUIDIsOneMachines(t *testing.T) {
 				vmi.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(owner, v1.VirtualMachineInstanceReplicaSetGroupVersionKind)}
 			}
 			vmi.Spec.Domain.Firmware = &v1.Firmware{UUID: machineUID}
-			machine, got := fmt.Sprintf("%s/%s of %s", vmi.Namespace, vmi.Name, life), UUID(vmi)
+			keeps := rapid.Bool().Draw(t, draw("the TPM keeps its state"))
+			vmi.Spec.Domain.Devices.TPM = &v1.TPMDevice{Persistent: &keeps}
+			machine, got := fmt.Sprintf("%s/%s of %s, TPM %v", vmi.Namespace, vmi.Name, life, keeps), UUID(vmi)
 			if parsed, err := uuid.Parse(got); err != nil || parsed.String() != got {
 				t.Fatalf("%q is no UUID: %v", got, err)
 			}

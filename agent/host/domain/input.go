@@ -149,4 +149,7 @@ type HostInfo struct {
 type Paths struct {
 	// SerialLog receives the guest's console output; empty logs nothing.
 	SerialLog string
+	// Variables keeps the variables of the firmware when the instance ends. It is only
+	// used for a VMI that keeps them, and is required for it.
+	Variables string
 }

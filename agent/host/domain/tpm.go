@@ -2,21 +2,23 @@ package domain
 
 import (
 	"libvirt.org/go/libvirtxml"
+
+	machine "virtmesh/agent/vmi"
 )
 
-// tpm adds an emulated TPM 2.0, whose secrets are lost when the instance ends. A
-// persistent TPM is refused: a disk that is sealed to it could not be read after the
-// next stop.
+// tpm adds an emulated TPM 2.0. Its secrets are lost when the instance ends, unless the
+// VMI keeps them: then libvirt finds them by the domain's UUID.
 func tpm(c *conversion) {
 	t := c.domain.Devices.TPM
 	if t == nil || !enabled(t.Enabled, true) {
 		return
 	}
-	if enabled(t.Persistent, false) {
-		c.unsupported(c.root.Child("devices", "tpm", "persistent"), true, "its state is not kept when the instance ends")
+	emulator := &libvirtxml.DomainTPMBackendEmulator{Version: "2.0"}
+	if machine.KeepsTPM(&c.VMI.Spec) {
+		emulator.PersistentState = "yes"
 	}
 	c.out.Devices.TPMs = []libvirtxml.DomainTPM{{
 		Model:   "tpm-tis",
-		Backend: &libvirtxml.DomainTPMBackend{Emulator: &libvirtxml.DomainTPMBackendEmulator{Version: "2.0"}},
+		Backend: &libvirtxml.DomainTPMBackend{Emulator: emulator},
 	}}
 }

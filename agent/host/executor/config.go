@@ -39,6 +39,13 @@ type Volumes interface {
 	Owners() ([]hypervisor.Ref, error)
 }
 
+// Firmware keeps what the firmware of machines keeps between instances.
+type Firmware interface {
+	// Variables returns the path of the file for the variables of a machine's firmware,
+	// which with secure boot is another.
+	Variables(machine string, secureBoot bool) string
+}
+
 // VolumeError is a failure to prepare a volume that the user can act on.
 type VolumeError struct {
 	// Volume is its name in the instance.
@@ -77,6 +84,7 @@ type Config struct {
 	Hypervisor hypervisor.Hypervisor
 	Volumes    Volumes
 	Network    Network
+	Firmware   Firmware
 	Events     *objects.Recorder
 	// Machine describes this host to the conversion of instances to domains.
 	Machine domain.HostInfo
@@ -97,7 +105,8 @@ func (c Config) Validate() error {
 		missing bool
 	}{
 		{"Host", c.Host == ""}, {"Store", c.Store == nil}, {"Instances", c.Instances == nil}, {"Hypervisor", c.Hypervisor == nil},
-		{"Volumes", c.Volumes == nil}, {"Network", c.Network == nil}, {"Events", c.Events == nil}, {"Logger", c.Logger == nil},
+		{"Volumes", c.Volumes == nil}, {"Network", c.Network == nil}, {"Firmware", c.Firmware == nil},
+		{"Events", c.Events == nil}, {"Logger", c.Logger == nil},
 	} {
 		if field.missing {
 			return fmt.Errorf("instance executor: %s is not set", field.name)

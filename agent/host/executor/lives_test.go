@@ -13,11 +13,11 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// lifeOf returns a new instance of the VirtualMachine "web", placed on this host.
-func (w *world) lifeOf() *kubevirtv1.VirtualMachineInstance {
+// lifeOf returns a new instance of the VirtualMachine name, placed on this host.
+func (w *world) lifeOf(name string) *kubevirtv1.VirtualMachineInstance {
 	w.t.Helper()
-	vmi := scheduled("web")
-	machine := &metav1.ObjectMeta{Name: "web", UID: "0f7d8a1e-0000-4000-8000-0000000000a1"}
+	vmi := scheduled(name)
+	machine := &metav1.ObjectMeta{Name: name, UID: "0f7d8a1e-0000-4000-8000-0000000000a1"}
 	vmi.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(machine, kubevirtv1.VirtualMachineGroupVersionKind)}
 	return w.place(vmi)
 }
@@ -53,14 +53,14 @@ func TestTwoLivesOfAMachineDoNotMeet(t *testing.T) {
 		h := &oneLife{Hypervisor: w.hv, t: t}
 		w.config.Hypervisor = h
 		w.restart()
-		first := w.lifeOf()
+		first := w.lifeOf("web")
 		w.reconcile(first)
 		before, _ := w.domain(first)
 		// Nobody told this host that the instance and its claim are gone.
 		w.unclaim(first)
 		w.forget(first)
 		w.restart()
-		second := w.lifeOf()
+		second := w.lifeOf("web")
 		taken := w.killBefore(death)
 		w.drive(second)
 		after, _ := w.domain(second)
@@ -80,12 +80,12 @@ func TestTwoLivesOfAMachineDoNotMeet(t *testing.T) {
 func TestALifeWaitsForTheEndOfTheOneBefore(t *testing.T) {
 	for _, failing := range []string{"Destroy", "Undefine"} {
 		w := newWorld(t)
-		first := w.lifeOf()
+		first := w.lifeOf("web")
 		w.reconcile(first)
 		w.unclaim(first)
 		w.forget(first)
 		w.restart()
-		second := w.lifeOf()
+		second := w.lifeOf("web")
 		w.hv.Machine().Fail(failing, errors.New("the daemon is busy"))
 		if _, err := w.try(second); err == nil {
 			t.Errorf("%s fails, and there is no error", failing)
@@ -115,7 +115,7 @@ func (w *world) defineAsBefore(vmi *kubevirtv1.VirtualMachineInstance) {
 // A guest that an earlier version started runs on under its UUID until it ends.
 func TestAGuestOfAnEarlierVersionKeepsItsUUID(t *testing.T) {
 	w := newWorld(t)
-	vmi := w.lifeOf()
+	vmi := w.lifeOf("web")
 	w.defineAsBefore(vmi)
 	w.adopt()
 	w.reconcile(vmi)
@@ -135,7 +135,7 @@ func TestAGuestOfAnEarlierVersionKeepsItsUUID(t *testing.T) {
 // start.
 func TestADomainOfAnEarlierVersionStartsUnderItsMachinesUUID(t *testing.T) {
 	w := newWorld(t)
-	vmi := w.lifeOf()
+	vmi := w.lifeOf("web")
 	w.defineAsBefore(vmi)
 	w.hv.Machine().PowerLoss()
 	w.adopt()
@@ -143,4 +143,92 @@ func TestADomainOfAnEarlierVersionStartsUnderItsMachinesUUID(t *testing.T) {
 	if got, _ := w.domain(vmi); got.State != hypervisor.StateRunning || got.UUID != domain.UUID(w.get(vmi)) {
 		t.Errorf("the domain is %+v, want it to run under %s", got, domain.UUID(vmi))
 	}
+}
+
+// keepingLife starts a new instance of the VirtualMachine name, whose TPM and firmware
+// keep their state if keeps is true.
+func (w *world) keepingLife(name string, keeps bool) *kubevirtv1.VirtualMachineInstance {
+	w.t.Helper()
+	vmi := w.lifeOf(name)
+	w.change(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) {
+		no := false
+		vmi.Spec.Domain.Firmware = &kubevirtv1.Firmware{Bootloader: &kubevirtv1.Bootloader{EFI: &kubevirtv1.EFI{SecureBoot: &no, Persistent: &keeps}}}
+		vmi.Spec.Domain.Devices.TPM = &kubevirtv1.TPMDevice{Persistent: &keeps}
+	})
+	w.reconcile(vmi)
+	return vmi
+}
+
+// What TPM and firmware keep stays on the host however the instance ends, and is there
+// when the next one starts.
+func TestKeptStateOutlivesTheInstance(t *testing.T) {
+	for name, end := range map[string]func(*world, *kubevirtv1.VirtualMachineInstance){
+		"shut down": func(w *world, vmi *kubevirtv1.VirtualMachineInstance) {
+			w.act(w.hv.Machine().PowerOff(refOf(vmi)))
+			w.reconcile(vmi)
+			w.expectEnded(vmi, kubevirtv1.Succeeded)
+		},
+		"the host loses power": func(w *world, vmi *kubevirtv1.VirtualMachineInstance) {
+			w.hv.Machine().PowerLoss()
+			w.restart()
+			w.reconcile(vmi)
+			w.expectEnded(vmi, kubevirtv1.Failed)
+		},
+		"fenced": func(w *world, vmi *kubevirtv1.VirtualMachineInstance) {
+			w.move(vmi)
+			w.reconcile(vmi)
+		},
+		"forgotten": func(w *world, vmi *kubevirtv1.VirtualMachineInstance) { w.unclaim(vmi) },
+	} {
+		w := newWorld(t)
+		w.config.Machine.EFI, w.config.Machine.TPM = true, true
+		w.restart()
+		first := w.keepingLife("web", true)
+		before, found := w.domain(first)
+		if !found {
+			t.Fatalf("%s: the guest did not start: %+v", name, w.get(first).Status.Conditions)
+		}
+		end(w, first)
+		w.unclaim(first)
+		w.forget(first)
+		w.reconcile(first)
+		if _, found := w.domain(first); found {
+			t.Errorf("%s: the domain is still there", name)
+		}
+		if nvram, tpm := w.hv.Machine().HasFirmwareState(refOf(first).DomainName(), before.UUID); !nvram || !tpm {
+			t.Errorf("%s: variables kept: %v, TPM kept: %v", name, nvram, tpm)
+		}
+		if after, _ := w.domain(w.keepingLife("web", true)); after.UUID != before.UUID || after.State != hypervisor.StateRunning {
+			t.Errorf("%s: the next instance runs as %+v, want the uuid %s", name, after, before.UUID)
+		}
+	}
+}
+
+// A start that fails does not take what was kept along.
+func TestKeptStateOutlivesAFailedStart(t *testing.T) {
+	w := newWorld(t)
+	w.config.Machine.EFI, w.config.Machine.TPM = true, true
+	w.restart()
+	h := &options{Hypervisor: w.hv}
+	w.config.Hypervisor = h
+	w.restart()
+	w.keepingLife("web", true)
+	if !h.start.KeepNVRAM || !h.start.KeepTPM {
+		t.Errorf("a guest that keeps state is started with %+v", h.start)
+	}
+	w.keepingLife("other", false)
+	if h.start.KeepNVRAM || h.start.KeepTPM {
+		t.Errorf("a guest that keeps nothing is started with %+v", h.start)
+	}
+}
+
+// options is a hypervisor that remembers how it was last asked to start a guest.
+type options struct {
+	hypervisor.Hypervisor
+	start hypervisor.StartOptions
+}
+
+func (h *options) Start(ctx context.Context, xml string, opts hypervisor.StartOptions) (hypervisor.Domain, error) {
+	h.start = opts
+	return h.Hypervisor.Start(ctx, xml, opts)
 }

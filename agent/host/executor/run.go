@@ -187,7 +187,9 @@ func (e *Executor) changeDomain(ctx context.Context, r *run, step Step) error {
 	case ActRemoveVolumes:
 		err = e.Volumes.Remove(ctx, r.ref)
 	case ActUndefine:
-		err = e.Hypervisor.Undefine(ctx, r.ref, hypervisor.UndefineOptions{})
+		// The domain itself says what outlives it: its instance may be gone.
+		owner := r.domain.Owner
+		err = e.Hypervisor.Undefine(ctx, r.ref, hypervisor.UndefineOptions{KeepNVRAM: owner.KeepNVRAM, KeepTPM: owner.KeepTPM})
 	default:
 		err = errors.New("no such step")
 	}

@@ -52,7 +52,9 @@ func (e *Executor) defineStart(ctx context.Context, r *run) error {
 		return e.startFailed(ctx, r, err)
 	}
 	paused := r.instance.Spec.StartStrategy != nil && *r.instance.Spec.StartStrategy == kubevirtv1.StartStrategyPaused
-	started, err := e.Hypervisor.Start(ctx, xml, hypervisor.StartOptions{Paused: paused})
+	started, err := e.Hypervisor.Start(ctx, xml, hypervisor.StartOptions{
+		Paused: paused, KeepNVRAM: machine.KeepsVariables(&r.instance.Spec), KeepTPM: machine.KeepsTPM(&r.instance.Spec),
+	})
 	if err != nil {
 		return e.startFailed(ctx, r, fmt.Errorf("start the guest: %w", err))
 	}
@@ -70,9 +72,11 @@ func (e *Executor) definition(r *run, work *preparation) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	variables := e.Firmware.Variables(domain.Machine(r.instance), machine.SecureBoot(&r.instance.Spec))
 	definition, warnings, err := domain.Convert(domain.Input{
 		VMI: r.instance, Host: e.Host, Epoch: work.epoch, Disks: work.disks, NICs: r.nics, Machine: e.Machine,
-		CPUMilli: r.claim.Resources.CPUMilli, Paths: domain.Paths{SerialLog: serialLog},
+		CPUMilli: r.claim.Resources.CPUMilli,
+		Paths:    domain.Paths{SerialLog: serialLog, Variables: variables},
 	})
 	if err != nil {
 		return "", err

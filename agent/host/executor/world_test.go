@@ -149,6 +149,11 @@ func (n *fakeNetwork) Release(ref hypervisor.Ref) error {
 	return nil
 }
 
+// keptFirmware is the folder of what machines keep.
+type keptFirmware string
+
+func (dir keptFirmware) Variables(machine string, _ bool) string { return string(dir) + "/" + machine }
+
 // claimKey is where the instance's claim is kept.
 func claimKey(vmi *kubevirtv1.VirtualMachineInstance) string {
 	return "/claims/vmi/" + string(vmi.UID)
@@ -214,7 +219,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.config = Config{
-		Host: thisHost, Store: w.store, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network,
+		Host: thisHost, Store: w.store, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network, Firmware: keptFirmware("/kept"),
 		Events: events, Machine: domain.HostInfo{KVM: true, Arch: "x86_64"},
 		LogDir: t.TempDir(), Logger: quiet, RuntimeUser: testUser,
 	}

@@ -29,6 +29,10 @@ type Lifecycle interface {
 	// Undefine removes a shut-off domain, with its firmware variables and TPM state
 	// unless opts keeps them. It succeeds if there is no such domain.
 	Undefine(ctx context.Context, ref Ref, opts UndefineOptions) error
+	// RemoveTPM removes the state that a TPM has left, after its domain with that UUID
+	// was undefined with UndefineOptions.KeepTPM. It fails with ErrConflict while a
+	// domain has the UUID, and succeeds if there is no such state.
+	RemoveTPM(ctx context.Context, uuid string) error
 	// Suspend stops the guest's CPUs; Resume starts them again.
 	Suspend(ctx context.Context, ref Ref) error
 	Resume(ctx context.Context, ref Ref) error

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -31,6 +32,27 @@ type Owner struct {
 	Host string
 	// Epoch is the fencing epoch of the claim under which it was started.
 	Epoch uint64
+	// KeepNVRAM and KeepTPM say that the firmware's variables and the TPM's state
+	// outlive the domain: Start and Undefine must be called with these options.
+	KeepNVRAM, KeepTPM bool
+}
+
+// What the elements <virtmesh:keep> name.
+const (
+	keepNVRAM = "nvram"
+	keepTPM   = "tpm"
+)
+
+// kept returns the words for what outlives the domain.
+func (o Owner) kept() []string {
+	var words []string
+	if o.KeepNVRAM {
+		words = append(words, keepNVRAM)
+	}
+	if o.KeepTPM {
+		words = append(words, keepTPM)
+	}
+	return words
 }
 
 // ownerXML is the element <virtmesh:instance> below <metadata>.
@@ -41,6 +63,7 @@ type ownerXML struct {
 	UID       string   `xml:"uid"`
 	Host      string   `xml:"host"`
 	Epoch     uint64   `xml:"epoch"`
+	Keep      []string `xml:"keep"`
 }
 
 // Metadata returns the content of the domain's <metadata> element.
@@ -58,6 +81,9 @@ func (o Owner) Metadata() string {
 	element("uid", o.UID)
 	element("host", o.Host)
 	element("epoch", fmt.Sprint(o.Epoch))
+	for _, word := range o.kept() {
+		element("keep", word)
+	}
 	fmt.Fprintf(&b, "</%s:instance>", MetadataPrefix)
 	return b.String()
 }
@@ -65,7 +91,7 @@ func (o Owner) Metadata() string {
 // Element returns the single element of the metadata without its name space, which the
 // hypervisor adds when it changes the metadata of a domain that is there.
 func (o Owner) Element() (string, error) {
-	text, err := xml.Marshal(ownerXML{Namespace: o.Namespace, Name: o.Name, UID: o.UID, Host: o.Host, Epoch: o.Epoch})
+	text, err := xml.Marshal(ownerXML{Namespace: o.Namespace, Name: o.Name, UID: o.UID, Host: o.Host, Epoch: o.Epoch, Keep: o.kept()})
 	if err != nil {
 		return "", fmt.Errorf("domain metadata: %w", err)
 	}
@@ -126,7 +152,10 @@ func isOwner(path []string, name xml.Name) bool {
 
 // owner checks what was read.
 func (e ownerXML) owner() (Owner, error) {
-	o := Owner{Ref: Ref{Namespace: e.Namespace, Name: e.Name, UID: e.UID}, Host: e.Host, Epoch: e.Epoch}
+	o := Owner{
+		Ref: Ref{Namespace: e.Namespace, Name: e.Name, UID: e.UID}, Host: e.Host, Epoch: e.Epoch,
+		KeepNVRAM: slices.Contains(e.Keep, keepNVRAM), KeepTPM: slices.Contains(e.Keep, keepTPM),
+	}
 	if o.Namespace == "" || o.Name == "" || o.UID == "" {
 		return Owner{}, errors.New("domain metadata: namespace, name and uid must be set")
 	}

@@ -10,6 +10,8 @@ var sample = Owner{Ref: Ref{Namespace: "shop", Name: "web", UID: "0f7d8a1e"}, Ho
 func TestMetadataRoundTrip(t *testing.T) {
 	for name, owner := range map[string]Owner{
 		"plain":        sample,
+		"with state":   {Ref: sample.Ref, Host: "host1", Epoch: 2, KeepNVRAM: true, KeepTPM: true},
+		"with TPM":     {Ref: sample.Ref, Host: "host1", Epoch: 2, KeepTPM: true},
 		"needs quotes": {Ref: Ref{Namespace: "a&b", Name: "<x>", UID: "\"'"}, Host: "h]]>"},
 	} {
 		text := owner.Metadata()

@@ -29,5 +29,9 @@
 //   - When the host that has the volume is removed from the mesh, another host
 //     removes the claim's finalizer.
 //
+// What the TPM and the firmware of a machine keep between its instances has a claim of
+// its own, which names the host that has it. The same holds of it: it is begun once, and
+// removed with its claim. It is not in a pool: package firmware keeps it.
+//
 // Failures are *executor.VolumeError, with the reasons KubeVirt uses.
 package volumes

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 
@@ -18,6 +19,7 @@ import (
 	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/raftstore"
 	"virtmesh/storage"
 	"virtmesh/storage/containerdisk"
@@ -57,6 +59,8 @@ type ProvisionerConfig struct {
 	// the reason why they cannot be used.
 	Unusable map[string]error
 	Images   Images
+	// States keeps what TPMs and firmware keep between instances.
+	States States
 	// Removed reports whether a host was removed from the mesh, by a linearizable read.
 	Removed func(ctx context.Context, host string) (bool, error)
 	// Mine reports whether this host, of all hosts that could act on a claim, is the
@@ -88,20 +92,9 @@ func NewProvisioner(config ProvisionerConfig) *Provisioner {
 
 // disk returns the disk of a claim's volume, and makes the volume at its first use.
 func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, volume kubevirtv1.Volume) (domain.Disk, error) {
-	name := volume.PersistentVolumeClaim.ClaimName
-	key := objects.Key{Namespace: vmi.Namespace, Name: name}
-	claim, err := objects.Get[*corev1.PersistentVolumeClaim](ctx, p.Store, key, raftstore.ReadOptions{})
-	if apierrors.IsNotFound(err) {
-		return domain.Disk{}, &executor.VolumeError{Volume: volume.Name, Reason: reasonPVCNotFound, Err: fmt.Errorf("PersistentVolumeClaim %s does not exist", name)}
-	}
+	claim, err := p.usableClaim(ctx, vmi.Namespace, volume.PersistentVolumeClaim.ClaimName, volume.Name)
 	if err != nil {
-		return domain.Disk{}, fmt.Errorf("read claim %s: %w", name, err)
-	}
-	if claim.DeletionTimestamp != nil {
-		return domain.Disk{}, fmt.Errorf("claim %s is being deleted", name)
-	}
-	if home := claim.Annotations[SelectedNode]; home != "" && home != p.Host {
-		return domain.Disk{}, fmt.Errorf("the volume of claim %s is on %s", name, home)
+		return domain.Disk{}, err
 	}
 	place, err := p.placeOf(ctx, claim)
 	if err != nil {
@@ -119,6 +112,25 @@ func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	return disk, nil
 }
 
+// usableClaim reads the claim that the volume uses, if it can be used on this host.
+func (p *Provisioner) usableClaim(ctx context.Context, namespace, name, volume string) (*corev1.PersistentVolumeClaim, error) {
+	key := objects.Key{Namespace: namespace, Name: name}
+	claim, err := objects.Get[*corev1.PersistentVolumeClaim](ctx, p.Store, key, raftstore.ReadOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, &executor.VolumeError{Volume: volume, Reason: reasonPVCNotFound, Err: fmt.Errorf("PersistentVolumeClaim %s does not exist", name)}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read claim %s: %w", name, err)
+	}
+	if claim.DeletionTimestamp != nil {
+		return nil, fmt.Errorf("claim %s is being deleted", name)
+	}
+	if home := claim.Annotations[SelectedNode]; home != "" && home != p.Host {
+		return nil, fmt.Errorf("the volume of claim %s is on %s", name, home)
+	}
+	return claim, nil
+}
+
 // attachClaim attaches the claim to the instance and, at its first use, records where
 // its volume will be, in one transaction. Both are written before the volume is
 // made: a volume without the record would never be deleted, and a volume without a
@@ -126,13 +138,19 @@ func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 // instance holds a volume that only one may write, and when the claim has changed,
 // for example because its deletion has begun.
 func (p *Provisioner) attachClaim(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, claim *corev1.PersistentVolumeClaim, place place) (*corev1.PersistentVolumeClaim, error) {
-	held, err := claims.GetVolume(ctx, p.Store, objects.KeyOf(claim), raftstore.ReadOptions{})
-	if err != nil {
-		return nil, err
-	}
 	taken := claim.DeepCopy()
 	p.record(taken, place)
 	objects.AddFinalizer(taken, claimFinalizer)
+	return taken, p.attach(ctx, vmi, claim, taken)
+}
+
+// attach writes taken in place of claim and attaches it to the instance, in one
+// transaction, on condition that nobody has changed the claim since it was read.
+func (p *Provisioner) attach(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, claim, taken *corev1.PersistentVolumeClaim) error {
+	held, err := claims.GetVolume(ctx, p.Store, objects.KeyOf(claim), raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
 	var tx objects.Tx
 	tx.Unchanged(claim)
 	tx.Update(claim, taken)
@@ -141,21 +159,16 @@ func (p *Provisioner) attachClaim(ctx context.Context, vmi *kubevirtv1.VirtualMa
 		claims.Attach(&tx, held, vmi.UID)
 	}
 	if _, err := tx.Commit(ctx, p.Store); err != nil {
-		return nil, fmt.Errorf("attach claim %s: %w", claim.Name, err)
+		return fmt.Errorf("attach claim %s: %w", claim.Name, err)
 	}
-	return taken, nil
+	return nil
 }
 
 // Detach adds to tx the writes that detach the instance's volumes. It works also for
 // an instance that names one claim in several volumes.
 func (p *Provisioner) Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance) error {
-	detached := map[string]bool{}
-	for _, volume := range vmi.Spec.Volumes {
-		if volume.PersistentVolumeClaim == nil || detached[volume.PersistentVolumeClaim.ClaimName] {
-			continue
-		}
-		detached[volume.PersistentVolumeClaim.ClaimName] = true
-		key := objects.Key{Namespace: vmi.Namespace, Name: volume.PersistentVolumeClaim.ClaimName}
+	for _, name := range slices.Sorted(maps.Keys(attachedClaims(vmi))) {
+		key := objects.Key{Namespace: vmi.Namespace, Name: name}
 		held, err := claims.GetVolume(ctx, p.Store, key, raftstore.ReadOptions{})
 		if err != nil {
 			return err
@@ -163,6 +176,21 @@ func (p *Provisioner) Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv
 		claims.Detach(tx, held, vmi.UID)
 	}
 	return nil
+}
+
+// attachedClaims returns the claims that an instance has attached while it runs: those of
+// its volumes, and the one for what its TPM and firmware keep.
+func attachedClaims(vmi *kubevirtv1.VirtualMachineInstance) map[string]bool {
+	names := map[string]bool{}
+	for _, volume := range vmi.Spec.Volumes {
+		if volume.PersistentVolumeClaim != nil {
+			names[volume.PersistentVolumeClaim.ClaimName] = true
+		}
+	}
+	if name := machine.StateClaim(vmi.Name, &vmi.Spec); name != "" {
+		names[name] = true
+	}
+	return names
 }
 
 // ensureVolume returns the claim's volume. For a claim that is not bound, it makes the

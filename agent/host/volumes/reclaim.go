@@ -41,6 +41,9 @@ func (p *Provisioner) Reconcile(ctx context.Context, key stewards.Key) (stewards
 	if !ok || !objects.HasFinalizer(claim, claimFinalizer) {
 		return stewards.Result{}, nil
 	}
+	if isStateClaim(claim) {
+		return p.reconcileState(ctx, claim)
+	}
 	if adopted, err := p.restoreAnnotations(ctx, claim); adopted || err != nil {
 		return stewards.Result{}, err
 	}
@@ -218,9 +221,7 @@ func (p *Provisioner) inUse(ctx context.Context, claim *corev1.PersistentVolumeC
 		return true, fmt.Errorf("wait for the list of instances: %w", err)
 	}
 	used := slices.ContainsFunc(p.vmis.List(claim.Namespace), func(vmi *kubevirtv1.VirtualMachineInstance) bool {
-		return !vmi.IsFinal() && slices.ContainsFunc(vmi.Spec.Volumes, func(v kubevirtv1.Volume) bool {
-			return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name
-		})
+		return !vmi.IsFinal() && attachedClaims(vmi)[claim.Name]
 	})
 	if used {
 		return true, nil

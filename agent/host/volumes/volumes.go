@@ -65,6 +65,9 @@ func New(config Config) *Volumes { return &Volumes{Config: config} }
 // Prepare implements executor.Volumes. release ends the hold on the images once QEMU
 // uses their overlays: from then on the cache detects which files QEMU has open.
 func (v *Volumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (map[string]domain.Disk, func(), error) {
+	if err := v.Claims.holdState(ctx, vmi); err != nil {
+		return nil, nil, err
+	}
 	p := preparation{Volumes: v, vmi: vmi, disks: map[string]domain.Disk{}}
 	for _, volume := range vmi.Spec.Volumes {
 		if err := p.addVolume(ctx, volume); err != nil {

@@ -61,6 +61,8 @@ type world struct {
 	claims, other *Provisioner
 	removed       map[string]bool
 	volumes       *Volumes
+	// states is what host1 keeps for TPMs and firmware.
+	states *states
 }
 
 func newWorld(t *testing.T) *world {
@@ -83,14 +85,15 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	provisioner := func(host string, local storage.Pool) *Provisioner {
-		return NewProvisioner(ProvisionerConfig{Host: host, Store: w.store, Cache: cache, Images: w.images, Logger: quiet, Events: events,
+	w.states = newStates()
+	provisioner := func(host string, local storage.Pool, states *states) *Provisioner {
+		return NewProvisioner(ProvisionerConfig{Host: host, Store: w.store, Cache: cache, Images: w.images, Logger: quiet, Events: events, States: states,
 			Removed: func(_ context.Context, host string) (bool, error) { return w.removed[host], nil },
 			Mine:    func(objects.Key) bool { return true },
 			Pools:   map[string]storage.Pool{"local": local, "nfs": w.shared}})
 	}
-	w.claims = provisioner("host1", w.local)
-	w.other = provisioner("host2", storagetest.NewFake("local", storage.Capabilities{}))
+	w.claims = provisioner("host1", w.local, w.states)
+	w.other = provisioner("host2", storagetest.NewFake("local", storage.Capabilities{}), newStates())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {

@@ -511,6 +511,25 @@ func TestVolumesComeFirstAndDecide(t *testing.T) {
 	})
 }
 
+// What TPM and firmware keep is on one host: the machine starts there or says why not.
+func TestKeptStateDecides(t *testing.T) {
+	run(t, func(b *bench) {
+		b.host("h1", 8*gib)
+		keeps := func(vmi *kubevirtv1.VirtualMachineInstance) {
+			yes := true
+			vmi.Spec.Domain.Devices.TPM = &kubevirtv1.TPMDevice{Persistent: &yes}
+		}
+		b.commit(func(tx *objects.Tx) {
+			tx.Create(&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "persistent-state-for-a", Annotations: map[string]string{AnnotationSelectedNode: "h2"}}})
+		})
+		b.create("a", keeps)
+		b.expectWaiting("a", "did not have the state of its TPM and firmware, see PersistentVolumeClaim persistent-state-for-a")
+		b.host("h2", 4*gib)
+		time.Sleep(time.Minute)
+		b.expectHost("a", "h2")
+	})
+}
+
 func TestBadInstancesSayWhichField(t *testing.T) {
 	run(t, func(b *bench) {
 		b.host("h1", 4*gib)

@@ -198,7 +198,15 @@ func (c *Controller) restrictToVolumes(vmi *kubevirtv1.VirtualMachineInstance, r
 			request.KeepTo(hosts, "could not reach volume "+name)
 		}
 	}
-	return nil
+	name := machine.StateClaim(vmi.Name, &vmi.Spec)
+	if name == "" {
+		return nil
+	}
+	hosts, err := c.cfg.Volumes.Locate(vmi.Namespace, name)
+	if hosts != nil {
+		request.KeepTo(hosts, "did not have the state of its TPM and firmware, see PersistentVolumeClaim "+name)
+	}
+	return err
 }
 
 // claim writes claim and status together.

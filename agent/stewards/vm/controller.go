@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
@@ -60,6 +61,7 @@ type Controller struct {
 	vms    *objects.Informer[*kubevirtv1.VirtualMachine]
 	vmis   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	dvs    *objects.Informer[*cdiv1.DataVolume]
+	claims *objects.Informer[*corev1.PersistentVolumeClaim]
 	engine *stewards.Controller
 }
 
@@ -73,10 +75,11 @@ func New(cfg Config) (*Controller, error) {
 		return nil, err
 	}
 	c := &Controller{
-		cfg:  cfg,
-		vms:  objects.For[*kubevirtv1.VirtualMachine](cfg.Cache),
-		vmis: objects.For[*kubevirtv1.VirtualMachineInstance](cfg.Cache),
-		dvs:  objects.For[*cdiv1.DataVolume](cfg.Cache),
+		cfg:    cfg,
+		vms:    objects.For[*kubevirtv1.VirtualMachine](cfg.Cache),
+		vmis:   objects.For[*kubevirtv1.VirtualMachineInstance](cfg.Cache),
+		dvs:    objects.For[*cdiv1.DataVolume](cfg.Cache),
+		claims: objects.For[*corev1.PersistentVolumeClaim](cfg.Cache),
 	}
 	c.engine, err = stewards.New(cfg.Deps, stewards.Steward{
 		Name: "virtualmachine", Scope: "virtualmachines", Workers: cfg.Workers,
@@ -85,11 +88,13 @@ func New(cfg Config) (*Controller, error) {
 			stewards.Watch[*kubevirtv1.VirtualMachine](cfg.Cache),
 			stewards.WatchFor(cfg.Cache, "the machine that owns it", keysOfOwner[*kubevirtv1.VirtualMachineInstance]),
 			stewards.WatchFor(cfg.Cache, "the machine that owns it", keysOfOwner[*cdiv1.DataVolume]),
+			stewards.WatchFor(cfg.Cache, "the machine that owns it", keysOfOwner[*corev1.PersistentVolumeClaim]),
 		},
 		Outputs: []stewards.Output{
 			stewards.Writes[*kubevirtv1.VirtualMachine](stewards.Update | stewards.Delete),
 			stewards.Writes[*kubevirtv1.VirtualMachineInstance](stewards.Create | stewards.Update | stewards.Delete),
 			stewards.Writes[*cdiv1.DataVolume](stewards.Create | stewards.Update | stewards.Delete),
+			stewards.Writes[*corev1.PersistentVolumeClaim](stewards.Create),
 			stewards.WritesEvents(),
 		},
 	})

@@ -127,6 +127,7 @@ func (c *Controller) driveInstance(ctx context.Context, t *turn) stewards.Result
 	noteFailures(t, c.cfg.BackoffMin, c.cfg.BackoffMax)
 	dropDoneRequests(t)
 	c.ensureDataVolumes(t)
+	c.ensureStateClaim(t)
 	plan, err := decide(t.vm, t.was, t.now)
 	if err != nil {
 		t.failure = err

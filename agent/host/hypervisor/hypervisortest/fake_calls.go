@@ -97,7 +97,7 @@ func (m *Machine) start(xml string, opts hypervisor.StartOptions) (*fakeDomain, 
 			return d, nil
 		}
 		if def.UUID != d.uuid {
-			m.dropFirmwareState(def.Name, d.uuid, hypervisor.UndefineOptions{KeepNVRAM: true})
+			m.dropFirmwareState(def.Name, d.uuid, hypervisor.UndefineOptions{KeepNVRAM: true, KeepTPM: d.owner.KeepTPM})
 		}
 	}
 	if def.UUID == "" {
@@ -215,6 +215,21 @@ func (f *Fake) Destroy(ctx context.Context, ref hypervisor.Ref) error {
 		}
 		return nil
 	})
+}
+
+// RemoveTPM implements hypervisor.Lifecycle.
+func (f *Fake) RemoveTPM(ctx context.Context, uuid string) error {
+	if err := f.enter(ctx, "RemoveTPM"); err != nil {
+		return fmt.Errorf("RemoveTPM %s: %w", uuid, err)
+	}
+	defer f.machine.mu.Unlock()
+	for name, d := range f.machine.domains {
+		if d.uuid == uuid {
+			return fmt.Errorf("RemoveTPM %s: %w: %s has the uuid", uuid, hypervisor.ErrConflict, name)
+		}
+	}
+	delete(f.machine.tpm, uuid)
+	return nil
 }
 
 // Suspend implements hypervisor.Lifecycle.

@@ -78,6 +78,7 @@ func Run(t *testing.T, h Harness) {
 		{"OffGuestsAreNotChanged", testChangesWhenOff},
 		{"JobsAreFoundAndAborted", testJobs},
 		{"FirmwareStateIsKeptWhenAsked", testFirmwareState},
+		{"TPMStateIsRemovedOnItsOwn", testRemoveTPM},
 		{"FaultsReadTheSameEachTime", testFaults},
 		{"AnotherConnectionAdopts", testAdopt},
 		{"EndedContextEndsCalls", testContext},

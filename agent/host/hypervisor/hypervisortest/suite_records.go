@@ -135,6 +135,36 @@ func testFirmwareState(t *testing.T, w *world) {
 	want("undefined for good", false)
 }
 
+// testRemoveTPM: the state of a TPM can be removed once its domain is gone, and only
+// then.
+func testRemoveTPM(t *testing.T, w *world) {
+	started, err := w.hv.Start(w.ctx, w.harness.Firmware(t, w.owner), hypervisor.StartOptions{KeepTPM: true})
+	w.must("start", err)
+	there := func() bool {
+		_, tpm := w.harness.FirmwareState(t, w.owner)
+		return tpm
+	}
+	for _, when := range []string{"running", "shut off"} {
+		if err := w.hv.RemoveTPM(w.ctx, started.UUID); !errorIs(err, hypervisor.ErrConflict) || !there() {
+			t.Errorf("removed while the domain is %s: %v, still there: %v", when, err, there())
+		}
+		w.must("destroy", w.hv.Destroy(w.ctx, w.owner.Ref))
+	}
+	w.must("undefine", w.hv.Undefine(w.ctx, w.owner.Ref, hypervisor.UndefineOptions{KeepTPM: true}))
+	if !there() {
+		t.Fatal("the state is not kept")
+	}
+	for range 2 {
+		w.must("remove", w.hv.RemoveTPM(w.ctx, started.UUID))
+		if there() {
+			t.Error("the state is not removed")
+		}
+	}
+	if domains, err := w.hv.List(w.ctx); err != nil || find(domains, w.owner.Ref) != nil {
+		t.Errorf("listed: %+v, %v", domains, err)
+	}
+}
+
 // testFaults: a start that fails again and again says the same, and no paths.
 func testFaults(t *testing.T, w *world) {
 	missing := strings.ReplaceAll(w.xml(), DiskSuffix, MissingSuffix)

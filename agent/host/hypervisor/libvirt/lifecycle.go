@@ -109,20 +109,24 @@ func (d *Driver) existing(conn *libvirt.Connect, ref hypervisor.Ref, xml string)
 	}
 	defer dom.Free()
 	if err == nil {
-		err = dropOtherUUID(dom, parsed.UUID)
+		err = d.dropOtherUUID(dom, parsed.UUID)
 	}
 	return true, nil, err
 }
 
 // dropOtherUUID undefines a shut-off domain whose UUID is not wanted: libvirt redefines
 // a domain only under the UUID that it has. The firmware's variables stay, as they do
-// when a domain is redefined. No later domain would find the state of its TPM.
-func dropOtherUUID(dom *libvirt.Domain, wanted string) error {
+// when a domain is redefined.
+func (d *Driver) dropOtherUUID(dom *libvirt.Domain, wanted string) error {
 	has, err := dom.GetUUIDString()
 	if err != nil || wanted == "" || has == wanted {
 		return err
 	}
-	if err := dom.UndefineFlags(undefineFlags(hypervisor.UndefineOptions{KeepNVRAM: true})); err != nil {
+	owner, err := d.ownerOf(dom)
+	if err != nil {
+		return err
+	}
+	if err := dom.UndefineFlags(undefineFlags(hypervisor.UndefineOptions{KeepNVRAM: true, KeepTPM: owner.KeepTPM})); err != nil {
 		return fmt.Errorf("undefine it under its uuid %s: %w", has, err)
 	}
 	return nil

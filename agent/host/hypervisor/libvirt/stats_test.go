@@ -33,7 +33,7 @@ func TestOneHungGuestHidesNoOther(t *testing.T) {
 	driver := d.open(t)
 	var owners []hypervisor.Owner
 	for i := range 3 {
-		owner := hypervisor.Owner{Ref: hypervisor.Ref{Namespace: "hung", Name: fmt.Sprintf("vm%d", i), UID: uuid()}, Host: "h", Epoch: 1}
+		owner := hypervisor.Owner{Ref: hypervisor.Ref{Namespace: "hung", Name: fmt.Sprintf("vm%d", i), UID: randomUUID()}, Host: "h", Epoch: 1}
 		if _, err := driver.Start(t.Context(), d.guestXML(t, owner), hypervisor.StartOptions{Paused: true}); err != nil {
 			t.Fatal(err)
 		}

@@ -63,7 +63,7 @@ func startDaemon(t *testing.T) *daemon {
 		t.Fatal(err)
 	}
 	cfg.Dir, cfg.Isolate = filepath.Join(dir, "l"), true
-	cfg.HostUUID, cfg.CacheDir = uuid(), probeCache
+	cfg.HostUUID, cfg.CacheDir = randomUUID(), probeCache
 	in, err := privatelibvirtd.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -86,8 +86,8 @@ func startDaemon(t *testing.T) *daemon {
 	return d
 }
 
-// uuid returns a random one: daemons that migrate to each other must differ.
-func uuid() string {
+// randomUUID returns one: daemons that migrate to each other must differ.
+func randomUUID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // does not fail
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80

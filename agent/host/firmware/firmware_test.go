@@ -1,0 +1,136 @@
+package firmware
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"virtmesh/agent/host/domain"
+)
+
+const (
+	machine                = "198f547c-b197-58aa-8db9-93d30584505c"
+	neighbour              = "a1a8c516-77fd-5517-a3a3-d88348b23a14"
+	claim        types.UID = "0f7d8a1e-0000-4000-8000-0000000000c1"
+	ofNeighbours types.UID = "0f7d8a1e-0000-4000-8000-0000000000c2"
+)
+
+// tpms remembers whose state was removed, unless it fails.
+type tpms struct {
+	removed []string
+	fail    error
+}
+
+func (t *tpms) RemoveTPM(_ context.Context, uuid string) error {
+	if t.fail != nil {
+		return t.fail
+	}
+	t.removed = append(t.removed, uuid)
+	return nil
+}
+
+func open(t *testing.T) (*Store, *tpms) {
+	t.Helper()
+	tpms := &tpms{}
+	s, err := Open(filepath.Join(t.TempDir(), "machines"), tpms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, tpms
+}
+
+// keep makes room for a machine's state and writes variables there.
+func keep(t *testing.T, s *Store, machine string, claim types.UID) {
+	t.Helper()
+	if err := s.Keep(machine, claim); err != nil {
+		t.Fatal(err)
+	}
+	for _, secure := range []bool{false, true} {
+		if err := os.WriteFile(s.Variables(machine, secure), []byte("boot order"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (s *Store) expectKeptFor(t *testing.T, claim types.UID, want string) {
+	t.Helper()
+	if got, err := s.KeptFor(claim); err != nil || got != want {
+		t.Errorf("for claim %s the state of %q is kept, want %q; %v", claim, got, want, err)
+	}
+}
+
+func TestStateIsRemovedWithItsClaim(t *testing.T) {
+	s, tpms := open(t)
+	keep(t, s, machine, claim)
+	keep(t, s, neighbour, ofNeighbours)
+	s.expectKeptFor(t, claim, machine)
+	for range 2 {
+		if err := s.Remove(t.Context(), claim); err != nil {
+			t.Fatal(err)
+		}
+		s.expectKeptFor(t, claim, "")
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, machine)); err == nil || !slices.Equal(tpms.removed, []string{domain.TPMUUID(machine)}) {
+		t.Errorf("TPMs removed: %v; the machine's folder: %v", tpms.removed, err)
+	}
+	s.expectKeptFor(t, ofNeighbours, neighbour)
+	if _, err := os.Stat(s.Variables(neighbour, false)); err != nil {
+		t.Errorf("the neighbour's variables: %v", err)
+	}
+}
+
+// While the domain is defined nothing is removed.
+func TestNothingIsRemovedBeforeTheTPM(t *testing.T) {
+	s, tpms := open(t)
+	keep(t, s, machine, claim)
+	tpms.fail = errors.New("a domain has the uuid")
+	if err := s.Remove(t.Context(), claim); !errors.Is(err, tpms.fail) {
+		t.Errorf("error %v", err)
+	}
+	s.expectKeptFor(t, claim, machine)
+	if _, err := os.Stat(s.Variables(machine, true)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A claim that was removed by force and made again finds its machine's state.
+func TestStateStaysForTheNextClaim(t *testing.T) {
+	s, _ := open(t)
+	keep(t, s, machine, claim)
+	if err := s.Keep(machine, "next"); err != nil {
+		t.Fatal(err)
+	}
+	s.expectKeptFor(t, claim, "")
+	s.expectKeptFor(t, "next", machine)
+	if text, err := os.ReadFile(s.Variables(machine, true)); err != nil || string(text) != "boot order" {
+		t.Errorf("the variables are %q, %v", text, err)
+	}
+}
+
+// A power failure may leave a folder without the name of its claim.
+func TestAFolderThatWasHardlyBegunIsInNobodysWay(t *testing.T) {
+	s, _ := open(t)
+	if err := os.Mkdir(filepath.Join(s.dir, neighbour), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.expectKeptFor(t, claim, "")
+	keep(t, s, neighbour, ofNeighbours)
+	info, err := os.Stat(filepath.Join(s.dir, neighbour))
+	if err != nil || info.Mode().Perm() != 0o711 {
+		t.Errorf("the emulator cannot pass through the folder: %v, %v", info.Mode(), err)
+	}
+}
+
+func TestOnlyAUUIDNamesAMachine(t *testing.T) {
+	s, _ := open(t)
+	for _, bad := range []string{"", "..", "../../etc", "web"} {
+		if err := s.Keep(bad, claim); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}
