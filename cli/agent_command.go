@@ -17,6 +17,7 @@ import (
 	"virtmesh/agent/host"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/membership"
+	"virtmesh/agent/port/admin"
 )
 
 func agentCommand() *cli.Command {
@@ -216,15 +217,21 @@ func agentRun(c *cli.Context) error {
 	return a.Run(c.Context)
 }
 
+// agentLeave asks the local agent, whatever kubeconfig is set: a kubeconfig names any
+// host of any mesh, and leaving cannot be undone without a token.
 func agentLeave(c *cli.Context) error {
-	conn, err := connect(c)
+	conn, err := connectLocal(c)
 	if err != nil {
+		return err
+	}
+	var status admin.Status
+	if err := conn.mesh(c.Context, http.MethodGet, "/mesh/v1/status", nil, &status); err != nil {
 		return err
 	}
 	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/leave", nil, nil); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(c.App.Writer, "this host has left the mesh")
+	_, err = fmt.Fprintf(c.App.Writer, "%s, this host, has left the mesh\n", status.Host)
 	return err
 }
 

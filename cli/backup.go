@@ -25,9 +25,12 @@ func agentBackup(c *cli.Context) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("%s exists already; backups never overwrite", path)
 	}
-	conn := socketConnection(c.String("socket"))
+	conn, err := connectLocal(c)
+	if err != nil {
+		return fmt.Errorf("back up: %w", err)
+	}
 	var size int64
-	err := writeNew(path, func(f io.Writer) (err error) {
+	err = writeNew(path, func(f io.Writer) (err error) {
 		size, err = conn.download(c.Context, admin.BackupPath, f)
 		return err
 	})

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"virtmesh/agent/identity"
 	"virtmesh/agent/membership"
 	"virtmesh/agent/port/admin"
 )
@@ -91,7 +92,7 @@ func baseConnection(c *cli.Context) (*connection, error) {
 		return nil, fmt.Errorf("there is no kubeconfig at %s, which --kubeconfig names; 'virtmesh kubeconfig' on a host prints one", rules.ExplicitPath)
 	}
 	if clientcmd.IsEmptyConfig(err) || errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no agent runs on this host (%s) and no kubeconfig is set; use --kubeconfig, or 'virtmesh agent init' to make a mesh", c.String("socket"))
+		return nil, fmt.Errorf("%s, and no kubeconfig is set; use --kubeconfig, or make a mesh with 'virtmesh agent init'", noLocalAgent(c.String("socket")))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
@@ -101,6 +102,31 @@ func baseConnection(c *cli.Context) (*connection, error) {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
 	return &connection{rest: config, namespace: namespace}, nil
+}
+
+// connectLocal connects to the local agent for what concerns this host alone. It fails
+// if no agent answers there, or if the command names another host.
+func connectLocal(c *cli.Context) (*connection, error) {
+	for _, flag := range []string{"kubeconfig", "context", "host"} {
+		if c.String(flag) != "" {
+			return nil, fmt.Errorf("--%s has no effect here: the command is about this host and asks its agent (--socket)", flag)
+		}
+	}
+	path := c.String("socket")
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", noLocalAgent(path), err)
+	}
+	conn.Close()
+	return socketConnection(path), nil
+}
+
+// noLocalAgent says, and what to do, that no agent answers at the socket.
+func noLocalAgent(socket string) string {
+	if member, err := identity.Initialised(membership.DefaultStateDir); err == nil && member {
+		return fmt.Sprintf("this host is in a mesh, but its agent does not answer at %s; 'systemctl status virtmesh' and its log say why", socket)
+	}
+	return fmt.Sprintf("no agent runs on this host (%s)", socket)
 }
 
 func socketConnection(path string) *connection {

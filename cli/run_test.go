@@ -44,6 +44,9 @@ type fakeMesh struct {
 	removed []string
 	ttl     time.Duration
 	csr     []byte
+	// mayLeave says that no instances run on the host; left counts its departures.
+	mayLeave bool
+	left     int
 }
 
 var _ admin.Mesh = (*fakeMesh)(nil)
@@ -71,6 +74,10 @@ func (m *fakeMesh) IssueCredentials(_ context.Context, csr []byte) (*admin.Crede
 }
 
 func (m *fakeMesh) Leave(context.Context) error {
+	if m.mayLeave {
+		m.left++
+		return nil
+	}
 	return fault.New(fault.Conflict, "2 instances run on host1").WithRemedy("stop them first")
 }
 
@@ -85,6 +92,20 @@ func serve(t *testing.T, mesh admin.Mesh) []string {
 	server := httptest.NewServer(admin.NewHandler(mesh, func(*http.Request) bool { return true }))
 	t.Cleanup(server.Close)
 	return []string{"--kubeconfig", writeKubeconfig(t, server.URL)}
+}
+
+// serveLocally serves mesh as a local agent does, and returns the flags that reach it.
+func serveLocally(t *testing.T, mesh admin.Mesh) []string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "agent.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: admin.NewHandler(mesh, func(*http.Request) bool { return true })}
+	go server.Serve(listener)
+	t.Cleanup(func() { server.Close() })
+	return []string{"--socket", socket}
 }
 
 func writeKubeconfig(t *testing.T, url string) string {
@@ -233,8 +254,30 @@ func TestNodeRemoveAndLeave(t *testing.T) {
 	if code, _, stderr := run(t, append(connection, "node", "remove", "host2")...); code != 0 || strings.Join(mesh.removed, " ") != "host2" {
 		t.Errorf("remove: exit code %d, removed %q, stderr %q", code, mesh.removed, stderr)
 	}
-	if code, _, stderr := run(t, append(connection, "agent", "leave")...); code != 1 || !strings.Contains(stderr, "stop them first") {
-		t.Errorf("leave: exit code %d, stderr %q", code, stderr)
+}
+
+// TestLeaveIsAboutThisHost: a shell whose KUBECONFIG names another host, or another mesh,
+// must not take that host out.
+func TestLeaveIsAboutThisHost(t *testing.T) {
+	other, own := wellMesh(), wellMesh()
+	kubeconfig := serve(t, other)
+	local := serveLocally(t, own)
+	if code, _, stderr := runWith(t, kubeconfig[1], append(local, "agent", "leave")...); code != 1 || !strings.Contains(stderr, "stop them first") {
+		t.Errorf("leave with instances: exit code %d, stderr %q", code, stderr)
+	}
+	own.mayLeave, other.mayLeave = true, true
+	code, stdout, stderr := runWith(t, kubeconfig[1], append(local, "agent", "leave")...)
+	if code != 0 || !strings.Contains(stdout, "host1, this host, has left the mesh") || own.left != 1 || other.left != 0 {
+		t.Errorf("leave: exit code %d, %q %q; %d left here, %d elsewhere", code, stdout, stderr, own.left, other.left)
+	}
+	if code, _, stderr := run(t, append(kubeconfig, "agent", "leave")...); code != 1 || !strings.Contains(stderr, "--kubeconfig has no effect here") {
+		t.Errorf("leave by a kubeconfig: exit code %d, stderr %q", code, stderr)
+	}
+	if code, _, stderr := runWith(t, kubeconfig[1], "--socket", filepath.Join(t.TempDir(), "none"), "agent", "leave"); code != 1 || !strings.Contains(stderr, "no agent runs on this host") {
+		t.Errorf("leave without an agent: exit code %d, stderr %q", code, stderr)
+	}
+	if other.left != 0 {
+		t.Error("another host was taken out")
 	}
 }
 
