@@ -43,6 +43,8 @@ type fakeVolumes struct {
 	// claims are those of the volumes, and unreadable why they cannot be told.
 	claims     map[string]*kubevirtv1.PersistentVolumeClaimInfo
 	unreadable error
+	// stuck is why volumes can neither be detached nor listed.
+	stuck error
 
 	mu       sync.Mutex
 	prepared int
@@ -96,10 +98,13 @@ func (v *fakeVolumes) ClaimInfo(_ context.Context, vmi *kubevirtv1.VirtualMachin
 }
 
 func (v *fakeVolumes) Detach(context.Context, *objects.Tx, *kubevirtv1.VirtualMachineInstance) error {
-	return nil
+	return v.stuck
 }
 
 func (v *fakeVolumes) Owners() ([]hypervisor.Ref, error) {
+	if v.stuck != nil {
+		return nil, v.stuck
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return slices.Clone(v.left), nil
