@@ -34,6 +34,7 @@ var (
 
 // disk is everything that a replica stores: its log, its vote and its snapshots.
 type disk struct {
+	dir       string // empty if everything is in memory
 	logs      *logStore
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
@@ -73,40 +74,38 @@ func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 	if open == nil {
 		open = func(dir string) (diskLog, error) { return openWAL(dir, cfg.Limits.SegmentBytes, log) }
 	}
-	w, err := open(dir)
+	w, err := openLog(dir, open)
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	snapshots, err := raft.NewFileSnapshotStoreWithLogger(cfg.DataDir, keepSnapshots, newHclog(log, "snapshot"))
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open snapshots in %s: %w", cfg.DataDir, err), w.Close(), lock.Close())
+		return nil, errors.Join(diskError(err, "open snapshots in %s", cfg.DataDir), w.Close(), lock.Close())
 	}
 	d.logs = newLogStore(w, committed, m)
 	d.stable = w
 	d.snapshots = snapshots
 	d.closers = []io.Closer{w, lock}
+	d.dir = cfg.DataDir
 	return d, nil
 }
 
-// openWAL opens the log. The library panics on some kinds of damage; openWAL
-// returns ErrCorruptLog for them.
-func openWAL(dir string, segment int, log *slog.Logger) (w *wal.WAL, err error) {
+// openLog opens the log. The library panics on some kinds of damage.
+func openLog(dir string, open func(dir string) (diskLog, error)) (w diskLog, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: open log in %s: %v", ErrCorruptLog, dir, p)
+			w, err = nil, fmt.Errorf("%w: %v", errPanic, p)
+		}
+		if err != nil {
+			err = diskError(err, "open log in %s", dir)
 		}
 	}()
-	w, err = wal.Open(dir, wal.WithSegmentSize(segment), wal.WithLogger(newHclog(log, "wal")))
-	switch {
-	case err == nil:
-		return w, nil
-	case errors.Is(err, syscall.ENOSPC):
-		return nil, fmt.Errorf("%w: open log in %s: %w", ErrDiskFull, dir, err)
-	case errors.Is(err, os.ErrPermission):
-		return nil, fmt.Errorf("open log in %s: %w", dir, err)
-	default:
-		return nil, fmt.Errorf("%w: open log in %s: %w", ErrCorruptLog, dir, err)
-	}
+	return open(dir)
+}
+
+// openWAL opens the log with the library that stores it.
+func openWAL(dir string, segment int, log *slog.Logger) (*wal.WAL, error) {
+	return wal.Open(dir, wal.WithSegmentSize(segment), wal.WithLogger(newHclog(log, "wal")))
 }
 
 // dirLock is held while a process has a data directory open.
@@ -152,11 +151,11 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 	}
 	first, err := d.logs.FirstIndex()
 	if err != nil {
-		return fmt.Errorf("%w: read first index: %w", ErrCorruptLog, err)
+		return diskError(err, "read first index")
 	}
 	last, err := d.logs.LastIndex()
 	if err != nil {
-		return fmt.Errorf("%w: read last index: %w", ErrCorruptLog, err)
+		return diskError(err, "read last index")
 	}
 	if last < base && last > 0 {
 		// The replica stopped after it installed a snapshot and before it dropped
@@ -184,7 +183,7 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 		// cannot read.
 		l := new(raft.Log)
 		if err := d.logs.GetLog(i, l); err != nil {
-			return fmt.Errorf("%w: read log index %d: %w", ErrCorruptLog, i, err)
+			return diskError(err, "read log index %d", i)
 		}
 		if i > committed {
 			continue
@@ -199,9 +198,9 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 // restoreSnapshot restores the newest snapshot and returns its log index, or zero
 // if there is none.
 func (d *disk) restoreSnapshot(f *fsm) (uint64, error) {
-	list, err := d.snapshots.List()
+	list, err := d.listSnapshots()
 	if err != nil {
-		return 0, fmt.Errorf("%w: list snapshots: %w", ErrCorruptLog, err)
+		return 0, err
 	}
 	if len(list) == 0 {
 		return 0, nil
@@ -210,7 +209,7 @@ func (d *disk) restoreSnapshot(f *fsm) (uint64, error) {
 	meta := list[0]
 	_, r, err := d.snapshots.Open(meta.ID)
 	if err != nil {
-		return 0, fmt.Errorf("%w: open snapshot %s: %w", ErrCorruptLog, meta.ID, err)
+		return 0, diskError(err, "open snapshot %s", meta.ID)
 	}
 	defer func() { _ = r.Close() }()
 	if err := f.Restore(r); err != nil {
@@ -224,7 +223,7 @@ func (d *disk) restoreSnapshot(f *fsm) (uint64, error) {
 func (d *disk) committedIndex(last uint64) (uint64, error) {
 	committed, err := d.logs.committedAt(last)
 	if err != nil {
-		return 0, fmt.Errorf("%w: read log index %d: %w", ErrCorruptLog, last, err)
+		return 0, diskError(err, "read log index %d", last)
 	}
 	atClose, err := d.stable.GetUint64(keyApplied)
 	if err == nil {

@@ -37,7 +37,8 @@ var (
 	ErrUnknownConstraint = errors.New("raftstore: unknown constraint")
 	// ErrRequestIDReused: another txn was committed under the same RequestID.
 	ErrRequestIDReused = errors.New("raftstore: request ID was used for another transaction")
-	// ErrCorruptLog: the log or a snapshot on disk is damaged. Empty the data
+	// ErrCorruptLog: the log or a snapshot on disk is damaged. A disk that cannot be
+	// read or written for another reason is never reported so. Empty the data
 	// directory, see Empty, and join again; the other replicas have the data.
 	ErrCorruptLog = errors.New("raftstore: data on disk is corrupt")
 	// ErrReplaced: a recovery or a restored backup replaced the group that this

@@ -20,7 +20,20 @@ func WrapLog(cfg *Config, fail func() error) {
 	segment, log := cfg.Limits.SegmentBytes, cfg.Logger
 	cfg.openLog = func(dir string) (diskLog, error) {
 		w, err := openWAL(dir, segment, log)
-		return failingLog{w, fail}, err
+		return failingLog{WAL: w, fail: fail}, err
+	}
+}
+
+// WrapReads makes the opening of the log ("Open") and its reads call fail first, and fail
+// if it returns an error.
+func WrapReads(cfg *Config, fail func(act string) error) {
+	segment, log := cfg.Limits.SegmentBytes, cfg.Logger
+	cfg.openLog = func(dir string) (diskLog, error) {
+		if err := fail("Open"); err != nil {
+			return nil, err
+		}
+		w, err := openWAL(dir, segment, log)
+		return failingLog{w, func() error { return nil }, fail}, err
 	}
 }
 

@@ -5,10 +5,12 @@ import (
 	wal "github.com/hashicorp/raft-wal"
 )
 
-// failingLog calls a function before each write, which may make the write fail.
+// failingLog calls a function before each write, which may make the write fail. read, if
+// set, is called before each read.
 type failingLog struct {
 	*wal.WAL
 	fail func() error
+	read func(act string) error
 }
 
 // StoreLogs implements raft.LogStore.
@@ -17,4 +19,35 @@ func (l failingLog) StoreLogs(logs []*raft.Log) error {
 		return err
 	}
 	return l.WAL.StoreLogs(logs)
+}
+
+// FirstIndex implements raft.LogStore.
+func (l failingLog) FirstIndex() (uint64, error) {
+	if err := l.failRead("FirstIndex"); err != nil {
+		return 0, err
+	}
+	return l.WAL.FirstIndex()
+}
+
+// GetLog implements raft.LogStore.
+func (l failingLog) GetLog(index uint64, log *raft.Log) error {
+	if err := l.failRead("GetLog"); err != nil {
+		return err
+	}
+	return l.WAL.GetLog(index, log)
+}
+
+// Get implements raft.StableStore.
+func (l failingLog) Get(key []byte) ([]byte, error) {
+	if err := l.failRead("Get"); err != nil {
+		return nil, err
+	}
+	return l.WAL.Get(key)
+}
+
+func (l failingLog) failRead(act string) error {
+	if l.read == nil {
+		return nil
+	}
+	return l.read(act)
 }

@@ -260,16 +260,13 @@ func (g *group) greet(conn net.Conn, r *bufio.Reader) (incarnation, error) {
 func (d *disk) empty() (bool, error) {
 	last, err := d.logs.LastIndex()
 	if err != nil {
-		return false, fmt.Errorf("%w: read last index: %w", ErrCorruptLog, err)
+		return false, diskError(err, "read last index")
 	}
 	if last > 0 {
 		return false, nil
 	}
-	list, err := d.snapshots.List()
-	if err != nil {
-		return false, fmt.Errorf("%w: list snapshots: %w", ErrCorruptLog, err)
-	}
-	return len(list) == 0, nil
+	list, err := d.listSnapshots()
+	return err == nil && len(list) == 0, err
 }
 
 // get reads a key of the stable store. It returns nothing and no error if the key
@@ -277,7 +274,7 @@ func (d *disk) empty() (bool, error) {
 func (d *disk) get(key []byte) ([]byte, error) {
 	b, err := d.stable.Get(key)
 	if err != nil && err.Error() != "not found" { // hashicorp/raft compares this text too
-		return nil, fmt.Errorf("%w: read %s: %w", ErrCorruptLog, key, err)
+		return nil, diskError(err, "read %s", key)
 	}
 	return b, nil
 }
@@ -289,7 +286,7 @@ func (d *disk) incarnation(key []byte) (incarnation, error) {
 	}
 	i, err := parseIncarnation(b)
 	if err != nil {
-		return i, fmt.Errorf("%w: %s: %w", ErrCorruptLog, key, err)
+		return i, diskError(err, "read %s", key)
 	}
 	return i, nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/hashicorp/raft"
 )
@@ -65,7 +64,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	last.Extensions = binary.LittleEndian.AppendUint64(nil, s.committed())
 	stamped[len(logs)-1] = &last
 	if err := s.LogStore.StoreLogs(stamped); err != nil {
-		if errors.Is(err, syscall.ENOSPC) {
+		if isFull(err) {
 			err = fmt.Errorf("%w: %w", ErrDiskFull, err)
 		}
 		s.failure.Store(&err)

@@ -267,6 +267,71 @@ func TestCorruptMetaIsRefused(t *testing.T) {
 	}
 }
 
+// TestDiskTroubleIsNoDamage opens a good copy while the system refuses to open or read it.
+// The error must not say that the copy is damaged, because the remedy for damage is to
+// delete it; and the copy is usable once the trouble is over.
+func TestDiskTroubleIsNoDamage(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpenSingle(t, dir)
+	mustCommit(t, s, put("/k", "v"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, act := range []string{"Open", "FirstIndex", "GetLog", "Get"} {
+		for _, errno := range []syscall.Errno{
+			syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EBUSY, syscall.EACCES, syscall.ESTALE, syscall.ENOSPC, syscall.EDQUOT,
+		} {
+			_, err := openSingle(t, dir, raftstoretest.WithConfig(func(c *raftstore.Config) {
+				raftstore.WrapReads(c, func(which string) error {
+					if which != act {
+						return nil
+					}
+					return &os.PathError{Op: "read", Path: "wal", Err: errno}
+				})
+			}))
+			if !errors.Is(err, errno) || errors.Is(err, raftstore.ErrCorruptLog) {
+				t.Errorf("%s fails with %v: %v", act, errno, err)
+			}
+			if full := errno == syscall.ENOSPC || errno == syscall.EDQUOT; errors.Is(err, raftstore.ErrDiskFull) != full {
+				t.Errorf("%s fails with %v, reported as a full disk: %v", act, errno, !full)
+			}
+		}
+	}
+	mustOpenSingle(t, dir)
+}
+
+// TestUnreadableSnapshotIsNoDamage: a snapshot whose description cannot be read for a
+// while is not taken for one that never was, which would look like a gap in the log.
+func TestUnreadableSnapshotIsNoDamage(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpenSingle(t, dir)
+	mustCommit(t, s, put("/k", "v"))
+	if err := s.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	metas, err := filepath.Glob(filepath.Join(dir, "snapshots", "*", "meta.json"))
+	if err != nil || len(metas) != 1 {
+		t.Fatalf("descriptions: %v, %v", metas, err)
+	}
+	away := metas[0] + ".away"
+	if err := os.Rename(metas[0], away); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("meta.json", metas[0]); err != nil { // reading it fails with ELOOP
+		t.Fatal(err)
+	}
+	if _, err := openSingle(t, dir); !errors.Is(err, syscall.ELOOP) || errors.Is(err, raftstore.ErrCorruptLog) {
+		t.Errorf("open with a description that cannot be read: %v", err)
+	}
+	if err := os.Rename(away, metas[0]); err != nil {
+		t.Fatal(err)
+	}
+	mustOpenSingle(t, dir)
+}
+
 func TestRecoverCluster(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 3)
 	var last raftstore.TxnResult

@@ -133,7 +133,7 @@ func readSnapshot(from io.Reader, constraints constraintSet) (*machine, uint64, 
 		m.bytes += recordBytes(rec)
 	}
 	if err := r.verify(); err != nil {
-		return nil, 0, fmt.Errorf("%w: %w", ErrCorruptLog, err)
+		return nil, 0, diskError(err, "read snapshot")
 	}
 	m.requests = restoreRequests(seq, requests)
 	return m, index, nil
@@ -162,6 +162,8 @@ func (r *snapshotReader) ReadByte() (byte, error) {
 	if err == nil {
 		r.one[0] = b
 		r.sum.Write(r.one[:])
+	} else {
+		r.fail(err)
 	}
 	return b, err
 }
@@ -172,7 +174,7 @@ func (r *snapshotReader) uvarint() uint64 {
 	}
 	v, err := binary.ReadUvarint(r)
 	if err != nil {
-		r.fail(err)
+		r.fail(errDecode) // unless ReadByte has failed
 		return 0
 	}
 	return v
@@ -213,7 +215,7 @@ func (r *snapshotReader) verify() error {
 		return fmt.Errorf("snapshot is truncated or damaged: %w", r.err)
 	}
 	if binary.LittleEndian.Uint32(tail[:]) != want {
-		return errors.New("snapshot has a wrong checksum")
+		return errChecksum
 	}
 	return nil
 }
