@@ -120,7 +120,7 @@ func (a *Agent) addLoops(context.Context) error {
 	loops, err := roster.Loops(roster.Deps{
 		Host: a.config.Name, Store: a.view.store, Cache: a.view.cache, Claims: a.view.claims,
 		Recorder: a.view.recorder, Stewardship: a.view.stewardship, Gossip: a.member.Gossip(), Members: a.member.Peers(), Witness: a.member.Witness(),
-		Offers: a.router, HasGuest: a.host.HasGuest, Acts: a.acts(), Logger: a.log, Metrics: a.metrics,
+		Offers: a.router, Acts: a.acts(), Logger: a.log, Metrics: a.metrics,
 	})
 	a.loops = append(a.loops, loops...)
 	return part("assemble the stewards", err)

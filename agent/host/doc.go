@@ -7,6 +7,7 @@
 //	network  the guests' networks
 //	executor starts, stops and reports instances
 //	publish  writes the host's Node and gossips what is free
+//	sweep    gives up the claims of instances that no longer exist
 //	offer    answers whether the host would take an instance
 //
 // Most parts have a package of their own below this one, and no part knows how the

@@ -8,13 +8,11 @@ import (
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/host/executor"
 	"virtmesh/agent/host/firmware"
-	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/host/metrics"
 	"virtmesh/agent/host/network"
 	"virtmesh/agent/host/offer"
@@ -190,12 +188,3 @@ func (h *Host) Resume() { h.publisher.Resume() }
 // Bury ends the claims under deletion whose volumes were on the disks of a host
 // that is gone for good.
 func (h *Host) Bury(ctx context.Context, host string) error { return h.provisioner.Bury(ctx, host) }
-
-// HasGuest reports whether this host has a domain of an instance, running or not.
-func (h *Host) HasGuest(ctx context.Context, uid types.UID) (bool, error) {
-	domains, err := h.machine.hypervisor.List(ctx)
-	if err != nil {
-		return false, err
-	}
-	return slices.ContainsFunc(domains, func(d hypervisor.Domain) bool { return d.Owner.UID == string(uid) }), nil
-}

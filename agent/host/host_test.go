@@ -104,17 +104,17 @@ func TestAHostLooksAfterItsGuests(t *testing.T) {
 	for _, loop := range h.Loops() {
 		loops = append(loops, loop.Name)
 	}
-	if want := []string{"network", "hypervisor", "executor", "volumes", "node", "facts"}; !slices.Equal(loops, want) {
+	if want := []string{"network", "hypervisor", "executor", "stale claims", "volumes", "node", "facts"}; !slices.Equal(loops, want) {
 		t.Errorf("loops %q, want %q", loops, want)
 	}
 	if h.Guests() == nil || h.Offerer() == nil {
 		t.Error("the host answers nobody")
 	}
-	if has, err := h.HasGuest(t.Context(), "nobody"); has || err != nil {
+	if has, err := h.hasGuest(t.Context(), "nobody"); has || err != nil {
 		t.Errorf("a guest that is not there: %v, %v", has, err)
 	}
 	hv.Machine().SetAway(true)
-	if _, err := h.HasGuest(t.Context(), "nobody"); !errors.Is(err, hypervisor.ErrUnavailable) {
+	if _, err := h.hasGuest(t.Context(), "nobody"); !errors.Is(err, hypervisor.ErrUnavailable) {
 		t.Errorf("a hypervisor that does not answer has no guest: %v", err)
 	}
 	h.Close()

@@ -2,19 +2,23 @@ package host
 
 import (
 	"context"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/host/publish"
+	"virtmesh/agent/host/sweep"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 )
 
-// addLoops assembles the loops of this host, in the order an instance meets
-// them.
+// addLoops assembles the loops of this host, in the order in which they act on an
+// instance.
 func (h *Host) addLoops(deps Deps) error {
 	h.loops = append(h.loops, stewards.Loop{Name: "network", Run: h.network.Run}, stewards.Loop{Name: "hypervisor", Run: h.executor.Observe})
-	for _, add := range []func(Deps) error{h.addExecutor, h.addProvisioner, h.addPublisher, h.addTeller} {
+	for _, add := range []func(Deps) error{h.addExecutor, h.addSweeper, h.addProvisioner, h.addPublisher, h.addTeller} {
 		if err := add(deps); err != nil {
 			return err
 		}
@@ -27,8 +31,8 @@ func (h *Host) addLoop(name string, run func(context.Context) error) {
 	h.loops = append(h.loops, stewards.Loop{Name: name, Run: run})
 }
 
-// engine is the configuration that all loops of this host share; part names the loop
-// in the log.
+// engine returns the dependencies that all loops of this host share; part names the
+// loop in the log.
 func (d Deps) engine(part string) stewards.Deps {
 	return stewards.Deps{
 		Store: d.Store, Cache: d.Cache, Claims: d.Claims, Recorder: d.Recorder, Stewardship: d.Stewardship,
@@ -43,6 +47,24 @@ func (h *Host) addExecutor(deps Deps) error {
 	}
 	h.addLoop("executor", c.Run)
 	return nil
+}
+
+func (h *Host) addSweeper(deps Deps) error {
+	s, err := sweep.New(deps.engine("sweep"), deps.Self.Name, h.hasGuest)
+	if err != nil {
+		return err
+	}
+	h.addLoop("stale claims", s.Run)
+	return nil
+}
+
+// hasGuest reports whether this host has a domain of an instance, running or not.
+func (h *Host) hasGuest(ctx context.Context, uid types.UID) (bool, error) {
+	domains, err := h.machine.hypervisor.List(ctx)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(domains, func(d hypervisor.Domain) bool { return d.Owner.UID == string(uid) }), nil
 }
 
 func (h *Host) addProvisioner(deps Deps) error {

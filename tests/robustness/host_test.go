@@ -19,6 +19,7 @@ import (
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/host/hypervisor/hypervisortest"
 	"virtmesh/agent/host/publish"
+	"virtmesh/agent/host/sweep"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/collect"
@@ -139,7 +140,7 @@ func (h *host) startCollectors(deps stewards.Deps) {
 	epochs, err := collect.NewEpochs(deps)
 	h.Check(err)
 	h.Run(epochs.Run)
-	sweeper, err := collect.NewSweeper(deps, hostName, func(context.Context, types.UID) (bool, error) { return true, nil })
+	sweeper, err := sweep.New(deps, hostName, func(context.Context, types.UID) (bool, error) { return true, nil })
 	h.Check(err)
 	h.Run(sweeper.Run)
 }

@@ -30,10 +30,10 @@ func New(d stewards.Deps) (*Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Collector{store: d.Store, graph: newGraph(d.Logger.With("controller", "gc"))}
+	c := &Collector{store: d.Store, graph: newGraph(d.Logger.With("controller", "garbage-collector"))}
 	d.Cache.Records(kinds.Root, c.graph)
 	c.engine, err = stewards.New(d, stewards.Steward{
-		Name: "gc", Reconciler: stewards.ReconcilerFunc(c.reconcile),
+		Name: "garbage-collector", Reconciler: stewards.ReconcilerFunc(c.reconcile),
 		Inputs: []stewards.Input{{What: "metadata of all objects", Wakes: "itself, its dependents, and its owners under deletion", Source: c.graph}},
 		Outputs: []stewards.Output{{
 			What: "all objects", Prefix: kinds.Root, Acts: stewards.Delete,

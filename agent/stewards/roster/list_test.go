@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
@@ -52,7 +50,6 @@ func construct(t testing.TB, d stewards.Deps, host string, view *schedule.View, 
 	add(nodes.New(d, members, nil))
 	add(collect.New(d))
 	add(collect.NewExpirer(d))
-	add(collect.NewSweeper(d, host, func(context.Context, types.UID) (bool, error) { return false, nil }))
 	add(collect.NewEpochs(d))
 	add(namespace.New(d))
 	add(operation.New(d, host, nil))

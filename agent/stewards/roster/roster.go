@@ -9,7 +9,6 @@ import (
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/kinds"
@@ -40,10 +39,8 @@ type Deps struct {
 	Gossip  *gossip.Gossip
 	Members stewards.Members
 	Witness nodes.Witness
-	// Offers asks a host whether it would take an instance. HasGuest reports
-	// whether this host has a domain of an instance.
-	Offers   schedule.Offers
-	HasGuest func(ctx context.Context, uid types.UID) (bool, error)
+	// Offers asks a host whether it would take an instance.
+	Offers schedule.Offers
 	// Acts are the types of operation that this host can carry out.
 	Acts    operation.Acts
 	Logger  *slog.Logger
@@ -55,7 +52,7 @@ type Deps struct {
 func Loops(deps Deps) ([]stewards.Loop, error) {
 	var loops []stewards.Loop
 	for _, add := range []func(Deps) ([]stewards.Loop, error){
-		virtualMachines, placement, otherNodes, garbage, oldEvents, staleClaims, unusedEpochs, namespaces, operations,
+		virtualMachines, placement, otherNodes, garbage, oldEvents, unusedEpochs, namespaces, operations,
 	} {
 		more, err := add(deps)
 		if err != nil {
@@ -137,22 +134,17 @@ func otherNodes(deps Deps) ([]stewards.Loop, error) {
 }
 
 func garbage(deps Deps) ([]stewards.Loop, error) {
-	c, err := collect.New(deps.engine("gc"))
+	c, err := collect.New(deps.engine("collect"))
 	return loopOf("garbage collector", c, err)
 }
 
 func oldEvents(deps Deps) ([]stewards.Loop, error) {
-	e, err := collect.NewExpirer(deps.engine("gc"))
+	e, err := collect.NewExpirer(deps.engine("collect"))
 	return loopOf("old events", e, err)
 }
 
-func staleClaims(deps Deps) ([]stewards.Loop, error) {
-	s, err := collect.NewSweeper(deps.engine("gc"), deps.Host, deps.HasGuest)
-	return loopOf("stale claims", s, err)
-}
-
 func unusedEpochs(deps Deps) ([]stewards.Loop, error) {
-	e, err := collect.NewEpochs(deps.engine("gc"))
+	e, err := collect.NewEpochs(deps.engine("collect"))
 	return loopOf("unused epochs", e, err)
 }
 

@@ -8,7 +8,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects"
@@ -20,8 +19,7 @@ func rosterDeps(t *testing.T) Deps {
 	d := deps(t)
 	return Deps{
 		Host: "h1", Store: d.Store, Cache: d.Cache, Claims: d.Claims, Recorder: d.Recorder, Members: &stewardstest.Members{},
-		HasGuest: func(context.Context, types.UID) (bool, error) { return false, nil },
-		Logger:   d.Logger, Metrics: prometheus.NewPedanticRegistry(),
+		Logger: d.Logger, Metrics: prometheus.NewPedanticRegistry(),
 	}
 }
 

@@ -1,4 +1,11 @@
-package collect
+// Package sweep gives up the claims on this host whose instances no longer exist.
+//
+// Normally the transaction that removes the last finalizer of an instance also deletes
+// its claim. If somebody removes the finalizers by force, the claim remains, and keeps
+// room on the host and the name of the instance occupied. Only the host that the claim
+// names can know whether it still has a guest of the instance. So only that host gives
+// the claim up, after the guest is gone.
+package sweep
 
 import (
 	"context"
@@ -16,21 +23,14 @@ import (
 	"virtmesh/raftstore"
 )
 
-// sweepRetry is how long to wait for a guest to be removed.
-const sweepRetry = 5 * time.Second
+// retryPause is the time between two checks whether the guest is gone.
+const retryPause = 5 * time.Second
 
 // HasGuest reports whether this host still has a guest of the instance, running
 // or not.
 type HasGuest func(ctx context.Context, uid types.UID) (bool, error)
 
 // Sweeper gives up the claims on this host whose instances no longer exist.
-// Normally the transaction that removes the last finalizer of an instance also
-// deletes its claim. An instance whose finalizers were removed by force leaves
-// its claim behind, which keeps room on the host, and the name of the instance,
-// occupied.
-//
-// Only the host that a claim names gives it up, after the guest is gone,
-// because no other host can know whether the guest is gone.
 type Sweeper struct {
 	host     string
 	hasGuest HasGuest
@@ -41,9 +41,9 @@ type Sweeper struct {
 	engine   *stewards.Controller
 }
 
-// NewSweeper returns a sweeper of the claims on host that is not yet running.
-// While hasGuest finds a guest, its claim is kept.
-func NewSweeper(d stewards.Deps, host string, hasGuest HasGuest) (*Sweeper, error) {
+// New returns a sweeper of the claims on host, which Run starts. It keeps a claim as
+// long as hasGuest finds a guest of the instance.
+func New(d stewards.Deps, host string, hasGuest HasGuest) (*Sweeper, error) {
 	d, err := d.Complete()
 	if err != nil {
 		return nil, err
@@ -66,10 +66,10 @@ func NewSweeper(d stewards.Deps, host string, hasGuest HasGuest) (*Sweeper, erro
 // Declaration returns the steward with its inputs and outputs.
 func (s *Sweeper) Declaration() stewards.Steward { return s.engine.Declaration() }
 
-// Run sweeps until ctx ends.
+// Run sweeps claims until ctx ends.
 func (s *Sweeper) Run(ctx context.Context) error { return s.engine.Run(ctx) }
 
-// ownClaims is a Source that names the claims on this host by uid, when a claim
+// ownClaims is a Source of the UIDs of this host's claims. It names a UID when its claim
 // appears and when its instance disappears.
 type ownClaims struct{ *Sweeper }
 
@@ -110,7 +110,7 @@ func (o ownClaims) WaitForSync(ctx context.Context) error {
 	return o.claims.WaitForSync(ctx)
 }
 
-// reconcile handles the claim of one uid.
+// reconcile gives up the claim of one UID if its instance and its guest are gone.
 func (s *Sweeper) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
 	uid := types.UID(key.Name)
 	in, ok := s.claims.Instance(uid)
@@ -120,7 +120,7 @@ func (s *Sweeper) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 	if vmi, ok := s.vmis.Get(in.Key()); ok && vmi.UID == uid {
 		return stewards.Result{}, nil
 	}
-	// This replica may be behind, so read from the mesh.
+	// This replica may lag, so the instance is read linearizably.
 	vmi, err := objects.Get[*kubevirtv1.VirtualMachineInstance](ctx, s.store, in.Key(), raftstore.ReadOptions{})
 	switch {
 	case err == nil && vmi.UID == uid:
@@ -133,7 +133,7 @@ func (s *Sweeper) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 		return stewards.Result{}, fmt.Errorf("look for the guest of %s: %w", in.Key(), err)
 	}
 	if has {
-		return stewards.Result{RequeueAfter: sweepRetry}, nil
+		return stewards.Result{RequeueAfter: retryPause}, nil
 	}
 	var tx objects.Tx
 	for _, vol := range s.claims.VolumesOf(uid) {
@@ -141,8 +141,8 @@ func (s *Sweeper) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 	}
 	claims.Release(&tx, in)
 	if _, err := tx.Commit(ctx, s.store); err != nil {
-		return stewards.Result{}, fmt.Errorf("give up the claim of %s, which does not exist: %w", in.Key(), err)
+		return stewards.Result{}, fmt.Errorf("give up the claim of %s, which no longer exists: %w", in.Key(), err)
 	}
-	s.log.Info("gave up the claim of an instance that does not exist", "instance", in.Key().String(), "uid", uid)
+	s.log.Info("gave up the claim of an instance that no longer exists", "instance", in.Key().String(), "uid", uid)
 	return stewards.Result{}, nil
 }

@@ -1,4 +1,4 @@
-package collect
+package sweep
 
 import (
 	"context"
@@ -20,7 +20,7 @@ func TestClaimsOfLostInstancesAreSwept(t *testing.T) {
 	stewardstest.Run(t, func(w *stewardstest.World) {
 		cc := w.Host("h1").Deps.Claims
 		var guest atomic.Bool
-		sweeper, err := NewSweeper(w.Host("h1").Deps, "h1", func(_ context.Context, uid types.UID) (bool, error) { return uid == "lost" && guest.Load(), nil })
+		sweeper, err := New(w.Host("h1").Deps, "h1", func(_ context.Context, uid types.UID) (bool, error) { return uid == "lost" && guest.Load(), nil })
 		w.Check(err)
 		guest.Store(true)
 		for _, host := range []string{"h1", "h2"} {
