@@ -18,8 +18,8 @@ func persistentVolumeClaimKind() *Kind {
 		GVK: core("PersistentVolumeClaim"), Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim",
 		ShortNames: []string{"pvc"}, Namespaced: true, Status: true,
 		Object: &pvc{}, List: &corev1.PersistentVolumeClaimList{},
-		Support: "works, on directory pools. It is Bound once its volume is there. There is no PersistentVolume kind, so a retained volume is not shown. Growing a claim is not acted on",
-		Writers: Writers{Spec: "users; a class that is not named by the API", Status: "host/volumes"},
+		Support: "works, on directory pools. It is Bound once its volume is there. There is no PersistentVolume kind, so a retained volume is not shown. Growing a claim is not acted on. A claim `persistent-state-for-NAME` has no volume: it says which host has what a TPM and firmware keep",
+		Writers: Writers{Spec: "users; stewards/vm; a class that is not named by the API", Status: "host/volumes"},
 		Finalizers: map[string]string{
 			VolumeFinalizer: "host/volumes",
 		},

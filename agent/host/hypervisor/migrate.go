@@ -39,8 +39,8 @@ type MigrateOptions struct {
 	// MemoryURI and DisksURI are where the emulators meet, as unix:///path. The path is
 	// the same on both hosts: a listener of the agent here, the emulator's there.
 	MemoryURI, DisksURI string
-	// Owner is the domain's metadata on the destination: the same Ref, the new host and
-	// the claim's epoch.
+	// Owner is the domain's metadata on the destination: the same Ref and state to keep,
+	// the new host and the claim's epoch.
 	Owner Owner
 	// CopyVolumes names the volumes whose data is copied along. The others must be the
 	// same storage on both hosts. Their disks must exist on the destination, as large

@@ -216,6 +216,9 @@ func (p *Provisioner) commit(ctx context.Context, tx *objects.Tx, claim *corev1.
 // checked. An instance whose volumes are not prepared yet has nothing attached. And
 // the replica may lag behind: in an agent that has just started, claims arrive
 // before instances.
+//
+// A claim that stands for state is only used while it is attached: an instance that
+// waits for it cannot attach it any more, and starts with the claim that follows.
 func (p *Provisioner) inUse(ctx context.Context, claim *corev1.PersistentVolumeClaim) (bool, error) {
 	if err := p.vmis.WaitForSync(ctx); err != nil {
 		return true, fmt.Errorf("wait for the list of instances: %w", err)
@@ -223,7 +226,7 @@ func (p *Provisioner) inUse(ctx context.Context, claim *corev1.PersistentVolumeC
 	used := slices.ContainsFunc(p.vmis.List(claim.Namespace), func(vmi *kubevirtv1.VirtualMachineInstance) bool {
 		return !vmi.IsFinal() && attachedClaims(vmi)[claim.Name]
 	})
-	if used {
+	if used && !isStateClaim(claim) {
 		return true, nil
 	}
 	held, err := claims.GetVolume(ctx, p.Store, objects.KeyOf(claim), raftstore.ReadOptions{})

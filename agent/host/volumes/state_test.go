@@ -169,6 +169,31 @@ func TestStateIsRemovedWithItsClaimOnceUnused(t *testing.T) {
 	}
 }
 
+// Whoever deletes the claim of a machine that waits for it wants it to start without the
+// state: the instance that waits does not keep the claim.
+func TestAnInstanceThatWaitsForItsStateDoesNotKeepTheClaim(t *testing.T) {
+	w := newWorld(t)
+	claim := w.claim(stateClaim, "", nil)
+	first := w.create(keeper("m1"))
+	w.prepare(first)
+	delete(w.states.kept, claim.UID)
+	waiting := w.next(first, "m1")
+	w.refusal(waiting)
+	w.remove(stateClaim)
+	if got := w.refusal(waiting); !strings.Contains(got.Error(), "being deleted") {
+		t.Error(got)
+	}
+	w.reconcile(w.claims, stateClaim)
+	if w.stored(stateClaim) != nil {
+		t.Fatal("the claim is still there")
+	}
+	again := w.claim(stateClaim, "", nil)
+	w.prepare(waiting)
+	if w.states.kept[again.UID] == "" {
+		t.Error("the instance did not get a new TPM")
+	}
+}
+
 // A manifest without the annotation may replace the claim.
 func TestTheHomeOfStateIsRecordedAgain(t *testing.T) {
 	w := newWorld(t)
