@@ -120,7 +120,7 @@ func (h *host) startPlacement(deps stewards.Deps) {
 func (h *host) startExecutor(deps stewards.Deps) {
 	e, err := executor.New(executor.Config{
 		Host: hostName, Store: deps.Store, Instances: objects.For[*kubevirtv1.VirtualMachineInstance](deps.Cache),
-		Hypervisor: hypervisortest.NewFake(), Volumes: volumes{}, Network: network{}, Events: deps.Recorder,
+		Hypervisor: hypervisortest.NewFake(), Volumes: volumes{}, Network: network{}, Firmware: firmware{}, Events: deps.Recorder,
 		Machine: domain.HostInfo{KVM: true, Arch: "x86_64"}, LogDir: h.TempDir(), Logger: deps.Logger,
 	})
 	h.Check(err)
@@ -221,6 +221,14 @@ func (network) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv1.V
 
 // Release implements executor.Network.
 func (network) Release(hypervisor.Ref) error { return nil }
+
+// firmware keeps nothing.
+type firmware struct{}
+
+var _ executor.Firmware = firmware{}
+
+// Variables implements executor.Firmware.
+func (firmware) Variables(string, bool) string { return "" }
 
 // newMachine returns a machine as the API stores it.
 func newMachine(name string) *kubevirtv1.VirtualMachine {

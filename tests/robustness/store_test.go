@@ -22,12 +22,6 @@ type journal struct {
 	entries []string
 }
 
-func (j *journal) add(entry string) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.entries = append(j.entries, entry)
-}
-
 // since returns the entries after the first n.
 func (j *journal) since(n int) []string {
 	j.mu.Lock()
@@ -44,16 +38,19 @@ type recorded struct {
 
 // Commit implements objects.Store.
 func (r recorded) Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResult, error) {
+	// Held over the commit, so that entries are noted in their order.
+	r.journal.mu.Lock()
+	defer r.journal.mu.Unlock()
 	result, err := r.Store.Commit(ctx, t)
 	var conflict *raftstore.ConflictError
 	switch {
 	case err == nil:
-		r.journal.add(r.writer + ": " + writtenKinds(t))
+		r.journal.entries = append(r.journal.entries, r.writer+": "+writtenKinds(t))
 	case errors.As(err, &conflict) && conflict.Want != 0:
 		// On an old revision: raftstore refuses it without an entry, as its test
 		// TestTxnOnOldRevisionTakesNoEntry holds.
 	default:
-		r.journal.add(fmt.Sprintf("%s, refused: %v", r.writer, err))
+		r.journal.entries = append(r.journal.entries, fmt.Sprintf("%s, refused: %v", r.writer, err))
 	}
 	return result, err
 }
