@@ -21,8 +21,12 @@ import (
 
 // newCache returns a cache that the test feeds itself.
 func newCache(t interface{ Fatal(...any) }, s objects.Store) *Cache {
+	return newCacheThatLogs(t, s, slog.New(slog.DiscardHandler))
+}
+
+func newCacheThatLogs(t interface{ Fatal(...any) }, s objects.Store, log *slog.Logger) *Cache {
 	cfg := objects.DefaultCacheConfig()
-	cfg.Store, cfg.Logger = s, slog.New(slog.DiscardHandler)
+	cfg.Store, cfg.Logger = s, log
 	oc, err := objects.NewCache(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -340,17 +344,27 @@ func TestAHandlerEnds(t *testing.T) {
 	}
 }
 
-// A record that cannot be read costs the cache that record only.
+// A record that cannot be read costs the cache that record only, and the log names it.
 func TestARecordThatCannotBeReadIsSkipped(t *testing.T) {
 	s := mesh(t, "h1")
 	must(t, s, func(tx *objects.Tx) { Place(tx, inst("a", "h1", 1), Epoch{}) })
+	broken := []string{floorKey, instancePrefix + "x", epochPrefix + "ns/x", capacityPrefix + "x", volumePrefix + "ns/x", migrationPrefix + "x"}
 	must(t, s, func(tx *objects.Tx) {
-		for _, prefix := range []string{instancePrefix, epochPrefix + "ns/", capacityPrefix, volumePrefix + "ns/", migrationPrefix} {
-			tx.Put(prefix+"broken", []byte("{"))
+		for _, key := range broken {
+			tx.Put(key, []byte("{"))
 		}
 	})
-	c := newCache(t, s)
+	var log strings.Builder
+	c := newCacheThatLogs(t, s, slog.New(slog.NewTextHandler(&log, nil)))
 	refill(t, s, c)
+	for _, key := range broken {
+		if !strings.Contains(log.String(), "key="+key+" ") {
+			t.Errorf("the log does not name %s", key)
+		}
+	}
+	if n := strings.Count(log.String(), "\n"); n != len(broken) {
+		t.Errorf("%d lines are logged, want %d: %s", n, len(broken), log.String())
+	}
 	if in := c.Instances(); len(in) != 1 || in[0].Name != "a" {
 		t.Errorf("instances %+v", in)
 	}

@@ -113,6 +113,28 @@ func TestMigrationMethod(t *testing.T) {
 	}
 }
 
+// What is known of one volume says nothing of another.
+func TestAccessIsThatOfTheVolumeItself(t *testing.T) {
+	info := func(modes ...corev1.PersistentVolumeAccessMode) *kubevirtv1.PersistentVolumeClaimInfo {
+		return &kubevirtv1.PersistentVolumeClaimInfo{AccessModes: modes}
+	}
+	for name, c := range map[string]struct {
+		status []kubevirtv1.VolumeStatus
+		want   kubevirtv1.VirtualMachineInstanceMigrationMethod
+	}{
+		"another is shared":      {[]kubevirtv1.VolumeStatus{{Name: "other", PersistentVolumeClaimInfo: info(corev1.ReadWriteMany)}, {Name: "disk", PersistentVolumeClaimInfo: info(corev1.ReadWriteOnce)}}, kubevirtv1.BlockMigration},
+		"another is not":         {[]kubevirtv1.VolumeStatus{{Name: "other", PersistentVolumeClaimInfo: info(corev1.ReadWriteOnce)}, {Name: "disk", PersistentVolumeClaimInfo: info(corev1.ReadWriteOnce, corev1.ReadWriteMany)}}, kubevirtv1.LiveMigration},
+		"nothing is known of it": {[]kubevirtv1.VolumeStatus{{Name: "disk"}, {Name: "other", PersistentVolumeClaimInfo: info(corev1.ReadWriteMany)}}, kubevirtv1.BlockMigration},
+	} {
+		vmi := bare()
+		claimed(vmi, corev1.ReadWriteMany)
+		vmi.Status.VolumeStatus = c.status
+		if got := MigrationMethod(vmi); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
 func TestMissingAgentCommands(t *testing.T) {
 	if got := MissingAgentCommands(agentCommands[:]); got != "" {
 		t.Errorf("missing %s", got)

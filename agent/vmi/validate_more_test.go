@@ -143,6 +143,9 @@ var accepted = map[string]func(*spec){
 	"limits of zero": func(s *spec) {
 		s.Domain.Resources = kubevirtv1.ResourceRequirements{Limits: corev1.ResourceList{"cpu": resource.MustParse("0"), "memory": resource.MustParse("0")}}
 	},
+	"CPUs of its own, no amounts": func(s *spec) {
+		s.Domain.CPU.DedicatedCPUPlacement, s.Domain.Resources = true, kubevirtv1.ResourceRequirements{}
+	},
 	"no CPU":            func(s *spec) { s.Domain.CPU = nil },
 	"threads for disks": func(s *spec) { s.Domain.IOThreadsPolicy = new(kubevirtv1.IOThreadsPolicyShared) },
 	"an end at reboot":  func(s *spec) { s.Domain.RebootPolicy = new(kubevirtv1.RebootPolicyTerminate) },

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -82,6 +83,15 @@ func TestALogThatCannotBeRemovedIsTriedAgain(t *testing.T) {
 	log := filepath.Join(w.config.EmulatorLogDir, refOf(vmi).DomainName()+".log")
 	other, err := w.executor.logs.makeSerialLog(stewards.Key{Namespace: "ns", Name: "other"})
 	w.act(err)
+	// A guest's output is for its owner: others of the host may pass, and not look.
+	umask := syscall.Umask(0)
+	syscall.Umask(umask)
+	for path, mode := range map[string]os.FileMode{filepath.Dir(other): 0o711, other: 0o600} {
+		want := mode &^ os.FileMode(umask)
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v; want %v", path, info.Mode(), err, want)
+		}
+	}
 	for _, stuck := range []string{log, log + ".0"} {
 		w.act(os.MkdirAll(filepath.Join(stuck, "content"), 0o755))
 		if err := w.executor.logs.removeLogs(objects.KeyOf(vmi)); err == nil || !strings.Contains(err.Error(), "emulator's log") {
