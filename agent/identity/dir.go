@@ -100,9 +100,9 @@ func Initialised(dir string) (bool, error) {
 const stateDirMode fs.FileMode = 0o711
 
 // MakeStateDir creates the state directory and sets its mode so that other users can
-// traverse it, even if it exists already. Guests cannot start where QEMU's user cannot
-// traverse the directory, so neither its creator nor the umask may decide the mode. It
-// may be called again; the agent calls it at every start.
+// traverse it and not list it, even if it exists already. Guests cannot start where
+// QEMU's user cannot traverse the directory, so neither its creator nor the umask may
+// decide the mode. It may be called again; the agent calls it at every start.
 func MakeStateDir(dir string) error {
 	if err := os.MkdirAll(dir, stateDirMode); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
@@ -111,10 +111,11 @@ func MakeStateDir(dir string) error {
 	if err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
-	if mode := info.Mode().Perm(); mode&stateDirMode != stateDirMode {
-		if err := os.Chmod(dir, mode|stateDirMode); err != nil {
-			return fmt.Errorf("let QEMU pass through the state directory: %w", err)
-		}
+	if info.Mode() == fs.ModeDir|stateDirMode {
+		return nil
+	}
+	if err := os.Chmod(dir, stateDirMode); err != nil {
+		return fmt.Errorf("set the mode of the state directory: %w", err)
 	}
 	return nil
 }
