@@ -2,6 +2,7 @@ package ephemeral
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 
 	"virtmesh/storage"
+	"virtmesh/storage/durable"
 	"virtmesh/storage/qemuimg"
 )
 
@@ -30,7 +32,7 @@ func (d *Disks) prepareDisk(vm VM, k Disk) (Prepared, error) {
 	if k.Content != nil {
 		return d.prepareContent(path, k)
 	}
-	p, err := readDisk(path, k)
+	p, err := d.readDisk(vm, k)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return p, err
 	}
@@ -44,8 +46,8 @@ func (d *Disks) prepareDisk(vm VM, k Disk) (Prepared, error) {
 		if !filepath.IsAbs(o.Backing) {
 			return Prepared{}, fmt.Errorf("%w: backing image %q is not an absolute path", storage.ErrInvalid, o.Backing)
 		}
-		if err = d.keepOrigin(vm, k); err == nil {
-			err = qemuimg.CreateOverlay(made, o.Backing, o.BackingFormat, o.Size)
+		if err = qemuimg.CreateOverlay(made, o.Backing, o.BackingFormat, o.Size); err == nil {
+			err = d.keepOrigin(vm, k)
 		}
 	} else {
 		err = qemuimg.Create(made, k.Empty.Format, k.Empty.Size)
@@ -56,20 +58,54 @@ func (d *Disks) prepareDisk(vm VM, k Disk) (Prepared, error) {
 	if err := d.publishDisk(made, path); err != nil {
 		return Prepared{}, err
 	}
-	return readDisk(path, k)
+	return d.readDisk(vm, k)
 }
 
-// keepOrigin writes down what an overlay is about to be made on.
+// below is the record of the image that an overlay was made on.
+type below struct {
+	Path   string         `json:"path"`
+	Format qemuimg.Format `json:"format"`
+}
+
+// keepOrigin writes down what an overlay was made on, before the overlay gets its place. Unlike the disks, the
+// files belong to this process, so QEMU's user cannot change them.
 func (d *Disks) keepOrigin(vm VM, k Disk) error {
+	raw, err := json.Marshal(below{Path: k.Overlay.Backing, Format: k.Overlay.BackingFormat})
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(d.recordPath(vm, k, belowSuffix), raw, 0o600); err != nil {
+		return classifyNoSpace(err)
+	}
 	if k.Overlay.Origin == "" {
 		return nil
 	}
-	return d.writeDisk([]byte(k.Overlay.Origin), filepath.Join(d.folder(vm.UID), k.Name+originSuffix))
+	return classifyNoSpace(durable.WriteFile(d.recordPath(vm, k, originSuffix), []byte(k.Overlay.Origin), 0o600))
 }
 
-// readDisk describes a disk that is there. Headers are trusted here: a guest writes
-// into a qcow2 image, not onto it.
-func readDisk(path string, k Disk) (Prepared, error) {
+func (d *Disks) recordPath(vm VM, k Disk, suffix string) string {
+	return filepath.Join(d.folder(vm.UID), k.Name+suffix)
+}
+
+// madeOn returns the image that an overlay was made on. One without a record was made by
+// an agent that kept none; it can only be on the image that is asked for.
+func (d *Disks) madeOn(vm VM, k Disk) (below, error) {
+	raw, err := os.ReadFile(d.recordPath(vm, k, belowSuffix))
+	if errors.Is(err, fs.ErrNotExist) {
+		return below{Path: k.Overlay.Backing, Format: k.Overlay.BackingFormat}, nil
+	}
+	var on below
+	if err == nil {
+		err = json.Unmarshal(raw, &on)
+	}
+	return on, err
+}
+
+// readDisk describes a disk that is there. A guest that broke out into its QEMU can
+// write onto the image, and so rewrite its header: the header says nothing of the disk
+// but its size, and must agree with what was written down when the disk was made.
+func (d *Disks) readDisk(vm VM, k Disk) (Prepared, error) {
+	path := d.path(vm, k)
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return Prepared{}, err
@@ -87,12 +123,24 @@ func readDisk(path string, k Disk) (Prepared, error) {
 	if err != nil {
 		return Prepared{}, err
 	}
-	p.Format, p.Size, p.Backing = qemuimg.QCOW2, info.VirtualSize, info.BackingFile
-	if (k.Overlay != nil) != (p.Backing != "") {
+	p.Format, p.Size = qemuimg.QCOW2, info.VirtualSize
+	if (k.Overlay != nil) != (info.BackingFile != "") {
 		return Prepared{}, fmt.Errorf("%w as a disk of another kind", storage.ErrExists)
 	}
 	if k.Overlay != nil {
-		p.BackingFormat = info.BackingFormat
+		on, err := d.madeOn(vm, k)
+		if err != nil {
+			return Prepared{}, err
+		}
+		if info.BackingFile != on.Path || info.BackingFormat != on.Format {
+			return Prepared{}, fmt.Errorf("%w: it was made on %s image %q and now names %s image %q: delete the instance to discard the disk",
+				qemuimg.ErrUnsafe, on.Format, on.Path, info.BackingFormat, info.BackingFile)
+		}
+		p.Backing, p.BackingFormat = on.Path, on.Format
+		info.BackingFile = ""
+	}
+	if err := info.Check(qemuimg.Limits{}); err != nil {
+		return Prepared{}, err
 	}
 	return p, nil
 }

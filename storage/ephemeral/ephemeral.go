@@ -6,6 +6,7 @@
 //	<dir>/<uid>/vm.json        the virtual machine that the folder belongs to
 //	<dir>/<uid>/<disk>.qcow2   an overlay, or an empty qcow2 disk
 //	<dir>/<uid>/<disk>.origin  a description of the image below an overlay
+//	<dir>/<uid>/<disk>.below   the image below an overlay: its path and format
 //	<dir>/<uid>/<disk>.img     an empty raw disk
 //	<dir>/<uid>/<disk>.iso     a disk with given content
 //	<dir>/.tmp/                files and folders that are being made or removed
@@ -15,7 +16,8 @@
 // written. Prepare makes a missing disk whole or not at all.
 //
 // Disks belong to the user that QEMU runs as, and no one else can read them, because
-// a seed contains passwords. QEMU's group can pass through the folders but not list
+// a seed contains passwords. The other files belong to this process: QEMU may rewrite the
+// header of its disk, and what was written down tells. QEMU's group can pass through the folders but not list
 // them.
 //
 // The package does not know whether the virtual machine runs, and does not hold
@@ -149,11 +151,12 @@ func New(cfg Config) (*Disks, error) {
 	return d, nil
 }
 
-// note is the file in a folder that says whose it is. originSuffix ends the name of
-// one that says what an overlay was made on.
+// note is the file in a folder that says whose it is. originSuffix and belowSuffix end the
+// names of files that say what an overlay was made on: for people, and for readDisk.
 const (
 	note         = "vm.json"
 	originSuffix = ".origin"
+	belowSuffix  = ".below"
 )
 
 func (d *Disks) tmp() string              { return filepath.Join(d.cfg.Dir, ".tmp") }

@@ -223,9 +223,16 @@ func TestOwner(t *testing.T) {
 		t.Skip("needs root")
 	}
 	d := open(t, func(c *Config) { c.UID, c.GID = 12345, 23456 })
-	got, err := d.Prepare(context.Background(), vm, standard(t))
+	disks := standard(t)
+	disks[0].Overlay.Origin = "sha256:1234"
+	got, err := d.Prepare(context.Background(), vm, disks)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, suffix := range []string{originSuffix, belowSuffix} {
+		if st := stat(t, filepath.Join(d.folder(vm.UID), "root"+suffix)); st.Uid != 0 || st.Mode&0o077 != 0 {
+			t.Errorf("QEMU's user can rewrite what its disk was made on: %s belongs to %d, mode %o", suffix, st.Uid, st.Mode)
+		}
 	}
 	for _, p := range got {
 		st := stat(t, p.Path)
@@ -390,5 +397,67 @@ func TestOriginsAreKeptWithTheirOverlays(t *testing.T) {
 	}
 	if _, err := d.Origins("../etc"); !errors.Is(err, storage.ErrInvalid) {
 		t.Errorf("a UID that is a path: %v", err)
+	}
+}
+
+// The user that QEMU runs as may rewrite the header of a disk. A disk whose header names
+// another file than it was made on, or data elsewhere, is not given out.
+func TestRewrittenHeadersAreRefused(t *testing.T) {
+	overlay := func(backing string, format qemuimg.Format) func(t *testing.T, path string) {
+		return func(t *testing.T, path string) {
+			if err := qemuimg.CreateOverlay(path, backing, format, 16<<20); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	external := func(t *testing.T, path string) {
+		if err := qemuimg.Create(path, qemuimg.QCOW2, 4<<20); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteAt([]byte{1 << 2}, 79); err != nil { // the data is in another file
+			t.Fatal(err)
+		}
+	}
+	secret := image(t, 8<<20)
+	for name, test := range map[string]struct {
+		disk    int
+		rewrite func(t *testing.T, path string)
+		noted   bool
+		want    error
+	}{
+		"another file":                 {0, overlay(secret, qemuimg.QCOW2), true, qemuimg.ErrUnsafe},
+		"another file as raw":          {0, overlay(secret, qemuimg.Raw), true, qemuimg.ErrUnsafe},
+		"another file, nothing noted":  {0, overlay(secret, qemuimg.QCOW2), false, qemuimg.ErrUnsafe},
+		"the same file, nothing noted": {0, nil, false, nil},
+		"no backing file":              {0, external, true, storage.ErrExists},
+		"an empty disk above a file":   {2, overlay(secret, qemuimg.QCOW2), true, storage.ErrExists},
+		"an empty disk without data":   {2, external, true, qemuimg.ErrUnsafe},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, disks := open(t, nil), standard(t)
+			made, err := d.Prepare(context.Background(), vm, disks)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.rewrite != nil {
+				if err := os.Remove(made[test.disk].Path); err != nil {
+					t.Fatal(err)
+				}
+				test.rewrite(t, made[test.disk].Path)
+			}
+			if !test.noted {
+				if err := os.Remove(filepath.Join(d.folder(vm.UID), "root"+belowSuffix)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if again, err := d.Prepare(context.Background(), vm, disks); !errors.Is(err, test.want) {
+				t.Errorf("got %+v, %v; want %v", again, err, test.want)
+			}
+		})
 	}
 }
