@@ -94,7 +94,7 @@ func (a *Agent) openHost(ctx context.Context) error {
 func (a *Agent) openRouter(context.Context) error {
 	a.router = guests.NewRouter(guests.Config{
 		Self: a.config.Name, Local: a.host.Guests(), Offerer: a.host.Offerer(),
-		HostOf: guests.HostOf(objects.For[*kubevirtv1.VirtualMachineInstance](a.view.cache)),
+		HostOf: guests.HostOf(objects.For[*kubevirtv1.VirtualMachineInstance](a.view.cache), a.view.claims),
 		Dial: func(ctx context.Context, name string) (net.Conn, error) {
 			address, err := a.member.Peers().Resolve(ctx, name)
 			if err != nil {

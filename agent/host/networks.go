@@ -34,7 +34,7 @@ func (h *Host) openNetwork(config NetworkConfig, deps Deps) error {
 		LeaseFile:      filepath.Join(deps.Self.StateDir, "leases.json"),
 		AttachmentFile: filepath.Join(deps.Self.StateDir, "attachments.json"), Bridges: bridges,
 		Protected: deps.Mesh.ProtectedAddresses, Subscribe: deps.Mesh.Subscribe,
-		Instances: h.instances, Networks: objects.For[*k8scni.NetworkAttachmentDefinition](deps.Cache),
+		Instances: h.instances, Claims: deps.Claims, Networks: objects.For[*k8scni.NetworkAttachmentDefinition](deps.Cache),
 		Plug: plug, Logger: deps.Logger.With("part", "hostnet"),
 	})
 	return err

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
@@ -62,9 +63,11 @@ type Config struct {
 	// function that it returns is called.
 	Subscribe func(func()) (cancel func())
 	Instances *objects.Informer[*kubevirtv1.VirtualMachineInstance]
-	Networks  *objects.Informer[*k8scni.NetworkAttachmentDefinition]
-	Plug      Plug
-	Logger    *slog.Logger
+	// Claims say which instances this host runs.
+	Claims   *claims.Cache
+	Networks *objects.Informer[*k8scni.NetworkAttachmentDefinition]
+	Plug     Plug
+	Logger   *slog.Logger
 }
 
 // Network connects instances. Its methods may be called at once.
@@ -78,11 +81,13 @@ type Network struct {
 	// setting serialises calls of Plug's Set, so that the last call has the newest
 	// instances.
 	setting sync.Mutex
+	// tapName is netplug.TapName, except in tests.
+	tapName func(namespace, vm, card string) string
 }
 
 // New makes a Network, and reads the files of addresses and attachments.
 func New(config Config) (*Network, error) {
-	if config.Host == "" || config.Instances == nil || config.Networks == nil || config.Plug == nil || config.Logger == nil {
+	if config.Host == "" || config.Instances == nil || config.Claims == nil || config.Networks == nil || config.Plug == nil || config.Logger == nil {
 		return nil, errors.New("host network: a required field of its configuration is missing")
 	}
 	leases, err := netplug.OpenAllocator(config.LeaseFile, durable.WriteFile, config.Subnet, gateway(config.Subnet))
@@ -93,24 +98,26 @@ func New(config Config) (*Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("host network: %w", err)
 	}
-	return &Network{Config: config, leases: leases, attached: attached, changed: make(chan struct{}, 1)}, nil
+	return &Network{Config: config, leases: leases, attached: attached, changed: make(chan struct{}, 1), tapName: netplug.TapName}, nil
 }
 
 // gateway is the host's own address in its subnet: the first one.
 func gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }
 
-// isOnThisHost reports whether an instance has, or is about to have, a guest on this
-// host.
+// isOnThisHost reports whether the instance's claim names this host. What the status
+// says of its host gives no right to a tap or an address.
 func (n *Network) isOnThisHost(vmi *kubevirtv1.VirtualMachineInstance) bool {
-	return vmi != nil && vmi.Status.NodeName == n.Host
+	claim, claimed := n.Claims.Instance(vmi.UID)
+	return claimed && claim.Host == n.Host
 }
 
-// setNetwork builds the wanted network and applies it to the host. refused holds the
-// taps that cannot be part of it, by name, with the reasons.
-func (n *Network) setNetwork(ctx context.Context) (result netplug.Result, refused map[string]error, err error) {
+// setNetwork builds the wanted network and applies it to the host. connecting, if not nil,
+// is an instance of this host whose claim the cache may not have yet. refused holds the
+// taps that cannot be part of it, by Key, with the reasons.
+func (n *Network) setNetwork(ctx context.Context, connecting *kubevirtv1.VirtualMachineInstance) (result netplug.Result, refused map[string]error, err error) {
 	n.setting.Lock()
 	defer n.setting.Unlock()
-	b := n.buildWant()
+	b := n.buildWant(connecting)
 	result, err = n.Plug.Set(ctx, b.want)
 	if err != nil {
 		return result, b.refused, fmt.Errorf("set the host's network: %w", err)
@@ -133,14 +140,14 @@ func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 		}
 	}
 	// A Set that fails because of another instance does not matter to this one.
-	result, refused, err := n.setNetwork(ctx)
+	result, refused, err := n.setNetwork(ctx, vmi)
 	nics := map[string]domain.NIC{}
 	for _, nic := range cardsOf(vmi) {
-		tap := netplug.TapName(vmi.Namespace, vmi.Name, nic.Name)
-		if tapErr := cmp.Or(refused[tap], result.Tap(tap)); tapErr != nil {
+		tap := n.newTap(vmi, nic)
+		if tapErr := cmp.Or(refused[tap.Key()], result.Tap(tap.Name)); tapErr != nil {
 			return nil, fmt.Errorf("interface %s: %w", nic.Name, tapErr)
 		}
-		nics[nic.Name] = domain.NIC{TapDevice: tap, MAC: macOf(vmi, nic).String()}
+		nics[nic.Name] = domain.NIC{TapDevice: tap.Name, MAC: tap.MAC.String()}
 	}
 	if err != nil && len(result.Failed) == 0 {
 		return nil, err
@@ -155,7 +162,7 @@ func (n *Network) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv
 	for _, nic := range cardsOf(vmi) {
 		status := kubevirtv1.VirtualMachineInstanceNetworkInterface{
 			Name: nic.Name, MAC: macOf(vmi, nic).String(), InfoSource: "domain", QueueCount: 1, LinkState: linkState(nic),
-			PodInterfaceName: netplug.TapName(vmi.Namespace, vmi.Name, nic.Name),
+			PodInterfaceName: n.newTap(vmi, nic).Name,
 		}
 		if address, ok := addresses[leaseKey(refOf(vmi), nic.Name)]; ok {
 			status.IP = address.String()

@@ -189,6 +189,59 @@ func TestMACAddressOfAnotherGuestIsRefused(t *testing.T) {
 	w.connect(w.create(instance("third")))
 }
 
+// Two machines whose taps would have one name: the later one gets no network and an
+// error that says why, and all others keep theirs.
+func TestTapsOfOneNameRefuseTheLaterMachine(t *testing.T) {
+	w := newWorld(t)
+	w.network.tapName = func(namespace, vm, card string) string {
+		if strings.HasPrefix(vm, "twin") {
+			vm = "twin"
+		}
+		return netplug.TapName(namespace, vm, card)
+	}
+	other, first := w.create(instance("other")), w.create(instance("twin-of-a"))
+	w.connect(other)
+	w.connect(first)
+	first = w.update(first, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Status.Phase = kubevirtv1.Running })
+	later := w.create(instance("twin"))
+	_, err := w.network.Connect(t.Context(), later)
+	if err == nil || !strings.Contains(err.Error(), "ns/twin-of-a/default") || !strings.Contains(err.Error(), "another name") {
+		t.Errorf("error %v, want one that names the other machine and the remedy", err)
+	}
+	if tap, ok := w.tap(first, "default"); !ok || tap.VM != first.Name {
+		t.Errorf("the tap is now of %+v", tap)
+	}
+	w.connect(first)
+	w.connect(other)
+	w.connect(w.create(instance("third")))
+}
+
+// The claim alone says whose network this host serves. A status that names the host
+// gives no tap, no name and no address, and one that names another host takes none.
+func TestTheClaimDecidesNotTheStatus(t *testing.T) {
+	w := newWorld(t)
+	liar, honest := instance("liar"), instance("honest")
+	w.createOn(liar, "host2")
+	honest.Status.NodeName = "host2"
+	w.createOn(honest, thisHost)
+	for _, vmi := range []*kubevirtv1.VirtualMachineInstance{liar, honest} {
+		if _, err := w.network.leases.Allocate(leaseKey(refOf(vmi), "default"), macOf(vmi, vmi.Spec.Domain.Devices.Interfaces[0])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := w.want(); len(want.Taps) != 1 || want.Taps[0].VM != "honest" || len(want.DNS.Records) != 1 {
+		t.Errorf("wanted is %+v, %v", want.Taps, want.DNS.Records)
+	}
+	w.network.matchInstances()
+	if leases := w.network.leases.Leases(); len(leases) != 1 || !strings.Contains(leases[0].Key, "honest") {
+		t.Errorf("addresses are kept for %+v", leases)
+	}
+	w.release(honest)
+	if want := w.want(); len(want.Taps) != 0 {
+		t.Errorf("without a claim wanted is %+v", want.Taps)
+	}
+}
+
 func TestMACFollowsTheVirtualMachine(t *testing.T) {
 	nic := kubevirtv1.Interface{Name: "default"}
 	life := func(vm, uid types.UID) string {

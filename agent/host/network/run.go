@@ -9,6 +9,7 @@ import (
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
 )
 
@@ -26,13 +27,25 @@ const firstRetry = time.Second
 // instances or the members of the mesh change, and at least every repairEvery, until
 // ctx ends.
 func (n *Network) Run(ctx context.Context) error {
-	if err := errors.Join(n.Instances.WaitForSync(ctx), n.Networks.WaitForSync(ctx)); err != nil {
+	if err := errors.Join(n.Instances.WaitForSync(ctx), n.Claims.WaitForSync(ctx), n.Networks.WaitForSync(ctx)); err != nil {
 		return fmt.Errorf("host network: %w", err)
 	}
 	n.matchInstances()
 	defer n.Instances.AddHandler(func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) {
-		if n.isOnThisHost(change.Old) || n.isOnThisHost(change.New) {
-			n.wake()
+		for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.Old, change.New} {
+			if vmi != nil && n.isOnThisHost(vmi) {
+				n.wake()
+			}
+		}
+	})()
+	defer n.Claims.AddHandler(func(ev claims.Event) {
+		if ev.Instance == nil {
+			return
+		}
+		for _, claim := range []*claims.Instance{ev.Instance.Old, ev.Instance.New} {
+			if claim != nil && claim.Host == n.Host {
+				n.wake()
+			}
 		}
 	})()
 	if n.Subscribe != nil {
@@ -49,7 +62,7 @@ func (n *Network) Run(ctx context.Context) error {
 		case <-n.changed:
 		case <-repair.C:
 		}
-		_, _, err := n.setNetwork(ctx)
+		_, _, err := n.setNetwork(ctx, nil)
 		err = errors.Join(err, n.leases.Flush(), n.attached.flush())
 		if ctx.Err() != nil {
 			return nil

@@ -79,6 +79,30 @@ func TestNewMembersAreProtectedAtOnce(t *testing.T) {
 	})
 }
 
+// The network follows a claim that ends without any change of the instance.
+func TestNetworkFollowsTheClaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		vmi := w.create(instance("a"))
+		w.connect(vmi)
+		w.start()
+		synctest.Wait()
+		taps := func() int {
+			w.plug.mu.Lock()
+			defer w.plug.mu.Unlock()
+			return len(w.plug.last.Taps)
+		}
+		if n := taps(); n != 1 {
+			t.Fatalf("%d taps with a claim", n)
+		}
+		w.release(vmi)
+		synctest.Wait()
+		if n := taps(); n != 0 {
+			t.Errorf("%d taps without a claim", n)
+		}
+	})
+}
+
 // A disk that is full when an instance ends does not hold up its end.
 func TestReleaseOnAFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -16,22 +16,23 @@ import (
 )
 
 // buildWant returns the whole network that the instances of this host need now, with the
-// taps that cannot be part of it.
-func (n *Network) buildWant() *builder {
+// taps that cannot be part of it. connecting, if not nil, is one of these instances.
+func (n *Network) buildWant(connecting *kubevirtv1.VirtualMachineInstance) *builder {
 	b := &builder{
 		network: n, addresses: n.addresses(), bridges: map[string]netplug.Bridge{},
-		cards: map[string]string{}, refused: map[string]error{},
+		names: map[string]string{}, cards: map[string]string{}, refused: map[string]error{},
 	}
 	b.want.DNS = netplug.DNS{Domain: n.Domain, Records: map[string][]netip.Addr{}}
 	b.want.Bridges = []netplug.Bridge{n.podBridge()}
 	// Guests that run come first: an instance that starts must not take the MAC address
-	// of one of them.
+	// or the tap of one of them.
 	instances := n.Instances.List("")
 	slices.SortStableFunc(instances, func(x, y *kubevirtv1.VirtualMachineInstance) int {
 		return cmp.Compare(starting(x), starting(y))
 	})
 	for _, vmi := range instances {
-		if n.isOnThisHost(vmi) && !vmi.IsFinal() {
+		here := n.isOnThisHost(vmi) || connecting != nil && vmi.UID == connecting.UID
+		if here && !vmi.IsFinal() {
 			b.addInstance(vmi)
 		}
 	}
@@ -64,8 +65,10 @@ type builder struct {
 	network   *Network
 	addresses map[string]netip.Addr
 	bridges   map[string]netplug.Bridge
-	// cards are the taps by bridge and MAC. refused holds the reasons of the taps left
-	// out, by name: one invalid tap in the Want would leave all guests without network.
+	// names and cards are the Keys of the taps, by name and by bridge and MAC. refused
+	// holds the reasons of the taps left out, by Key: one invalid tap in the Want would
+	// leave all guests without network.
+	names   map[string]string
 	cards   map[string]string
 	refused map[string]error
 	want    netplug.Want
@@ -73,30 +76,47 @@ type builder struct {
 
 // addTap adds a tap to the Want, and reports whether the tap can be part of it.
 func (b *builder) addTap(tap netplug.Tap) bool {
-	if err := tap.Validate(); err != nil {
-		b.refused[tap.Name] = err
-		return false
-	}
 	card := tap.Bridge + " " + tap.MAC.String()
-	if holder, taken := b.cards[card]; taken {
-		b.refused[tap.Name] = fmt.Errorf("MAC address %s is already that of %s on this network", tap.MAC, holder)
+	if err := b.checkTap(tap, card); err != nil {
+		b.refused[tap.Key()] = err
 		return false
 	}
-	b.cards[card] = tap.Key()
+	b.names[tap.Name], b.cards[card] = tap.Key(), tap.Key()
 	b.want.Taps = append(b.want.Taps, tap)
 	return true
+}
+
+// checkTap says why a tap cannot be part of the Want. card is its bridge and MAC.
+func (b *builder) checkTap(tap netplug.Tap, card string) error {
+	if err := tap.Validate(); err != nil {
+		return err
+	}
+	// The name is a hash of 60 bits: whoever chooses the names of many machines can find
+	// two with one tap.
+	if holder, taken := b.names[tap.Name]; taken {
+		return fmt.Errorf("its tap would have the name %s, as that of %s: give the virtual machine or the interface another name", tap.Name, holder)
+	}
+	if holder, taken := b.cards[card]; taken {
+		return fmt.Errorf("MAC address %s is already that of %s on this network", tap.MAC, holder)
+	}
+	return nil
+}
+
+// newTap returns the tap of a card, which is in no network yet.
+func (n *Network) newTap(vmi *kubevirtv1.VirtualMachineInstance, nic kubevirtv1.Interface) netplug.Tap {
+	return netplug.Tap{
+		Name:      n.tapName(vmi.Namespace, vmi.Name, nic.Name),
+		Namespace: vmi.Namespace, VM: vmi.Name, Interface: nic.Name,
+		MAC: macOf(vmi, nic), Queues: 1, MACSpoofCheck: true,
+		LinkDown: nic.State == kubevirtv1.InterfaceStateLinkDown,
+	}
 }
 
 // addInstance adds the taps of the instance.
 func (b *builder) addInstance(vmi *kubevirtv1.VirtualMachineInstance) {
 	networks := networksByName(vmi)
 	for _, nic := range cardsOf(vmi) {
-		tap := netplug.Tap{
-			Name:      netplug.TapName(vmi.Namespace, vmi.Name, nic.Name),
-			Namespace: vmi.Namespace, VM: vmi.Name, Interface: nic.Name,
-			MAC: macOf(vmi, nic), Queues: 1, MACSpoofCheck: true,
-			LinkDown: nic.State == kubevirtv1.InterfaceStateLinkDown,
-		}
+		tap := b.network.newTap(vmi, nic)
 		network := networks[nic.Name]
 		switch {
 		case network.Pod != nil:

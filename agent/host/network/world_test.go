@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/netplug"
@@ -83,7 +84,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, store: objectstest.New(), plug: &plug{set: make(chan struct{}, 1)}}
+	w := &world{t: t, store: objectstest.New(claims.Rules()...), plug: &plug{set: make(chan struct{}, 1)}}
 	cacheConfig := objects.DefaultCacheConfig()
 	cacheConfig.Store, cacheConfig.Logger = w.store, slog.New(slog.DiscardHandler)
 	cache, err := objects.NewCache(cacheConfig)
@@ -97,6 +98,7 @@ func newWorld(t *testing.T) *world {
 		Bridges:   []HostBridge{{Name: "br-lan", Uplink: "eth1"}},
 		Protected: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} },
 		Instances: objects.For[*kubevirtv1.VirtualMachineInstance](cache),
+		Claims:    claims.NewCache(cache, slog.New(slog.DiscardHandler)),
 		Networks:  objects.For[*k8scni.NetworkAttachmentDefinition](cache),
 		Plug:      w.plug, Logger: slog.New(slog.DiscardHandler),
 	}
@@ -104,8 +106,11 @@ func newWorld(t *testing.T) *world {
 	done := make(chan struct{})
 	go func() { defer close(done); cache.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
-	if err := errors.Join(w.config.Instances.WaitForSync(ctx), w.config.Networks.WaitForSync(ctx)); err != nil {
+	if err := errors.Join(w.config.Instances.WaitForSync(ctx), w.config.Claims.WaitForSync(ctx), w.config.Networks.WaitForSync(ctx)); err != nil {
 		t.Fatal(err)
+	}
+	for _, host := range []string{thisHost, "host2"} {
+		w.commit(func(tx *objects.Tx) { claims.Publish(tx, claims.Capacity{Host: host}) })
 	}
 	w.restart()
 	return w
@@ -164,11 +169,33 @@ func (w *world) shown(cond func() bool) {
 	}
 }
 
+// create stores the instance with a claim on the host that its status names.
 func (w *world) create(vmi *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
 	w.t.Helper()
+	return w.createOn(vmi, vmi.Status.NodeName)
+}
+
+// createOn stores the instance with a claim on a host.
+func (w *world) createOn(vmi *kubevirtv1.VirtualMachineInstance, host string) *kubevirtv1.VirtualMachineInstance {
+	w.t.Helper()
 	w.commit(func(tx *objects.Tx) { tx.Create(vmi) })
-	w.shown(func() bool { got, ok := w.config.Instances.Get(objects.KeyOf(vmi)); return ok && got.UID == vmi.UID })
+	w.commit(func(tx *objects.Tx) {
+		claims.Place(tx, claims.Instance{UID: vmi.UID, Namespace: vmi.Namespace, Name: vmi.Name, Host: host}, claims.Epoch{})
+	})
+	w.shown(func() bool {
+		got, ok := w.config.Instances.Get(objects.KeyOf(vmi))
+		_, claimed := w.config.Claims.Instance(vmi.UID)
+		return ok && got.UID == vmi.UID && claimed
+	})
 	return vmi
+}
+
+// release ends the claim of an instance.
+func (w *world) release(vmi *kubevirtv1.VirtualMachineInstance) {
+	w.t.Helper()
+	claim, _ := w.config.Claims.Instance(vmi.UID)
+	w.commit(func(tx *objects.Tx) { claims.Release(tx, claim) })
+	w.shown(func() bool { _, claimed := w.config.Claims.Instance(vmi.UID); return !claimed })
 }
 
 func (w *world) update(vmi *kubevirtv1.VirtualMachineInstance, edit func(*kubevirtv1.VirtualMachineInstance)) *kubevirtv1.VirtualMachineInstance {
@@ -201,7 +228,7 @@ func (w *world) connect(vmi *kubevirtv1.VirtualMachineInstance) {
 // want returns what is wanted now, which must be valid.
 func (w *world) want() netplug.Want {
 	w.t.Helper()
-	want := w.network.buildWant().want
+	want := w.network.buildWant(nil).want
 	if err := want.Validate(); err != nil {
 		w.t.Errorf("wanted is what cannot be: %v", err)
 	}
@@ -212,7 +239,7 @@ func (w *world) want() netplug.Want {
 func (w *world) tap(vmi *kubevirtv1.VirtualMachineInstance, card string) (netplug.Tap, bool) {
 	w.t.Helper()
 	taps := w.want().Taps
-	i := slices.IndexFunc(taps, func(tap netplug.Tap) bool { return tap.Name == netplug.TapName(vmi.Namespace, vmi.Name, card) })
+	i := slices.IndexFunc(taps, func(tap netplug.Tap) bool { return tap.Name == w.network.tapName(vmi.Namespace, vmi.Name, card) })
 	if i < 0 {
 		return netplug.Tap{}, false
 	}
