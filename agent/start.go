@@ -184,7 +184,7 @@ func (a *Agent) serveUsers(context.Context) error {
 	if listener, err = admin.OpenSocket(a.config.Socket()); err != nil {
 		return err
 	}
-	root := admin.NewHandler(mesh, func(*http.Request) bool { return true })
+	root := admin.NewHandler(mesh, admin.AsRoot)
 	a.http.Add(listener, admin.WithBackup(a.member.Store().Backup, admin.Beside(root, local)))
 
 	if a.config.MetricsListen == "" {

@@ -17,6 +17,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"virtmesh/agent/fault"
 )
 
 // Version is the product's version, set when it is built.
@@ -37,7 +39,7 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			return exit.code
 		}
 		fmt.Fprintln(stderr, "virtmesh: "+explain(err))
-		return 1
+		return exitCode(err)
 	}
 	return 0
 }
@@ -46,6 +48,27 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 type exitError struct{ code int }
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+// exitCode returns the program's exit code for an error. The codes tell scripts what to
+// do next; docs/operate.md lists them.
+func exitCode(err error) int {
+	if errors.Is(err, context.Canceled) {
+		return 1
+	}
+	switch fault.CodeOf(err) {
+	case fault.NotFound, fault.NoHost:
+		return 4
+	case fault.Conflict, fault.AlreadyExists, fault.HostTaken, fault.NotRunning, fault.NoGuestAgent:
+		return 5
+	case fault.Unauthorized, fault.Forbidden, fault.Expelled:
+		return 6
+	case fault.Unavailable, fault.Unreachable:
+		return 7
+	case fault.UnknownOutcome:
+		return 8
+	}
+	return 1
+}
 
 // explain turns an error into one line for a person.
 func explain(err error) string {

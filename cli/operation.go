@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/kinds/meshv1alpha1"
 )
 
@@ -133,11 +134,8 @@ func operationWatch(c *cli.Context) error {
 			return err
 		}
 		progress.print(op)
-		switch {
-		case op.Status.Phase == meshv1alpha1.OperationSucceeded:
-			return nil
-		case op.Status.Phase.Final():
-			return fmt.Errorf("operation %s: %s: %s", op.Name, op.Status.Phase, op.Status.Message)
+		if op.Status.Phase.Final() {
+			return kinds.OperationError(op)
 		}
 		select {
 		case <-c.Context.Done():

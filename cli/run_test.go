@@ -47,6 +47,9 @@ type fakeMesh struct {
 	// mayLeave says that no instances run on the host; left counts its departures.
 	mayLeave bool
 	left     int
+
+	removedBy string
+	removeErr error
 }
 
 var _ admin.Mesh = (*fakeMesh)(nil)
@@ -81,15 +84,16 @@ func (m *fakeMesh) Leave(context.Context) error {
 	return fault.New(fault.Conflict, "2 instances run on host1").WithRemedy("stop them first")
 }
 
-func (m *fakeMesh) RemoveHost(_ context.Context, name string) error {
+func (m *fakeMesh) RemoveHost(_ context.Context, name, by string) error {
 	m.removed = append(m.removed, name)
-	return nil
+	m.removedBy = by
+	return m.removeErr
 }
 
 // serve makes a mesh reachable and returns the flags that reach it.
 func serve(t *testing.T, mesh admin.Mesh) []string {
 	t.Helper()
-	server := httptest.NewServer(admin.NewHandler(mesh, func(*http.Request) bool { return true }))
+	server := httptest.NewServer(admin.NewHandler(mesh, admin.AsRoot))
 	t.Cleanup(server.Close)
 	return []string{"--kubeconfig", writeKubeconfig(t, server.URL)}
 }
@@ -102,7 +106,7 @@ func serveLocally(t *testing.T, mesh admin.Mesh) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: admin.NewHandler(mesh, func(*http.Request) bool { return true })}
+	server := &http.Server{Handler: admin.NewHandler(mesh, admin.AsRoot)}
 	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
 	return []string{"--socket", socket}
@@ -198,7 +202,7 @@ func TestTokens(t *testing.T) {
 		t.Errorf("revoke: exit code %d, revoked %q, output %q", code, mesh.revoked, stdout)
 	}
 	code, _, stderr = run(t, append(connection, "token", "revoke", "gone")...)
-	if code != 1 || stderr != "virtmesh: token gone: not found\n" {
+	if code != 4 || stderr != "virtmesh: token gone: not found\n" {
 		t.Errorf("revoke what is not there: exit code %d, stderr %q", code, stderr)
 	}
 }
@@ -254,6 +258,9 @@ func TestNodeRemoveAndLeave(t *testing.T) {
 	if code, _, stderr := run(t, append(connection, "node", "remove", "host2")...); code != 0 || strings.Join(mesh.removed, " ") != "host2" {
 		t.Errorf("remove: exit code %d, removed %q, stderr %q", code, mesh.removed, stderr)
 	}
+	if mesh.removedBy != "root" {
+		t.Errorf("removed by %q", mesh.removedBy)
+	}
 }
 
 // TestLeaveIsAboutThisHost: a shell whose KUBECONFIG names another host, or another mesh,
@@ -262,7 +269,7 @@ func TestLeaveIsAboutThisHost(t *testing.T) {
 	other, own := wellMesh(), wellMesh()
 	kubeconfig := serve(t, other)
 	local := serveLocally(t, own)
-	if code, _, stderr := runWith(t, kubeconfig[1], append(local, "agent", "leave")...); code != 1 || !strings.Contains(stderr, "stop them first") {
+	if code, _, stderr := runWith(t, kubeconfig[1], append(local, "agent", "leave")...); code != 5 || !strings.Contains(stderr, "stop them first") {
 		t.Errorf("leave with instances: exit code %d, stderr %q", code, stderr)
 	}
 	own.mayLeave, other.mayLeave = true, true
@@ -278,6 +285,21 @@ func TestLeaveIsAboutThisHost(t *testing.T) {
 	}
 	if other.left != 0 {
 		t.Error("another host was taken out")
+	}
+}
+
+// The line names what to do, and the exit code tells a script.
+func TestFaultsReachTheExitCode(t *testing.T) {
+	for code, want := range map[fault.Code]int{
+		fault.Invalid: 1, fault.Internal: 1, fault.NotFound: 4, fault.NoHost: 4, fault.Conflict: 5, fault.Forbidden: 6,
+		fault.Unavailable: 7, fault.Unreachable: 7, fault.UnknownOutcome: 8,
+	} {
+		mesh := wellMesh()
+		mesh.removeErr = fmt.Errorf("remove host2: %w", fault.New(code, "it is so").About("host2").WithRemedy("do this"))
+		got, _, stderr := run(t, append(serve(t, mesh), "node", "remove", "host2")...)
+		if got != want || stderr != "virtmesh: remove host2: it is so; do this\n" {
+			t.Errorf("%s: exit code %d, stderr %q, want %d", code, got, stderr, want)
+		}
 	}
 }
 
@@ -297,7 +319,7 @@ func TestSocketIsUsedWithoutKubeconfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: admin.NewHandler(wellMesh(), func(*http.Request) bool { return true })}
+	server := &http.Server{Handler: admin.NewHandler(wellMesh(), admin.AsRoot)}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	t.Cleanup(func() {
@@ -354,7 +376,7 @@ func TestMistakes(t *testing.T) {
 }
 
 func TestRedirect(t *testing.T) {
-	server := httptest.NewTLSServer(admin.NewHandler(wellMesh(), func(*http.Request) bool { return true }))
+	server := httptest.NewTLSServer(admin.NewHandler(wellMesh(), admin.AsRoot))
 	defer server.Close()
 	for host, want := range map[string]string{
 		"192.0.2.9":      "https://192.0.2.9:7443",

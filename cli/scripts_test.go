@@ -176,7 +176,7 @@ func (m *scriptMesh) setUp(env *testscript.Env) error {
 	fake := wellMesh()
 	fake.tokens = []admin.Token{{ID: "t1", Expires: time.Now().Add(time.Hour)}, {ID: "t0", Expires: time.Now().Add(-time.Hour), UsedBy: "host2"}}
 	mux := http.NewServeMux()
-	mux.Handle("/mesh/", admin.NewHandler(fake, func(*http.Request) bool { return true }))
+	mux.Handle("/mesh/", admin.NewHandler(fake, admin.AsRoot))
 	mux.Handle("/", m.handler)
 	web := serveTLS(mux)
 	env.Defer(func() {

@@ -139,3 +139,17 @@ func want(t testing.TB, w watch.Interface, typ watch.EventType, name string) *un
 	}
 	return nil
 }
+
+// A client cannot say that somebody else asked for an operation.
+func TestOperationsNameTheUser(t *testing.T) {
+	h := start(t)
+	op := parse(t, `{apiVersion: mesh.virtmesh.io/v1alpha1, kind: Operation, metadata: {name: op}, spec: {type: RemoveHost, target: host9, requestedBy: somebody else}}`)
+	client := h.dynamic(t).Resource(schema.GroupVersionResource{Group: "mesh.virtmesh.io", Version: "v1alpha1", Resource: "operations"})
+	made, err := client.Create(t.Context(), op, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if by, _, _ := unstructured.NestedString(made.Object, "spec", "requestedBy"); by != "virtmesh:admin" {
+		t.Errorf("requested by %q", by)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/vmi"
 )
@@ -72,5 +73,30 @@ func TestOperationColumns(t *testing.T) {
 		if got := meshv1alpha1.OperationProgress(&c.o); got != c.step {
 			t.Errorf("step %q, want %q", got, c.step)
 		}
+	}
+}
+
+// The fault of an operation is the same after it was stored.
+func TestFaultsOfOperations(t *testing.T) {
+	said := &fault.Fault{Code: fault.Conflict, Object: "host9", Field: "spec.target", Sentence: "host9 is alive", Remedy: "stop it"}
+	o := &meshv1alpha1.Operation{Status: meshv1alpha1.OperationStatus{Phase: meshv1alpha1.OperationFailed, Message: said.Error(), Fault: OperationFault(said)}}
+	o.Name = "op"
+	got := fault.Of(OperationError(o))
+	if got.Code != said.Code || got.Object != said.Object || got.Field != said.Field || got.Error() != "operation op failed: host9 is alive; stop it" {
+		t.Errorf("got %+v", got)
+	}
+	o.Status.Fault = nil
+	if got := fault.Of(OperationError(o)); got.Code != fault.Internal || !strings.Contains(got.Error(), said.Error()) {
+		t.Errorf("of an earlier version: %+v", got)
+	}
+	for _, phase := range []meshv1alpha1.OperationPhase{"", meshv1alpha1.OperationRunning, meshv1alpha1.OperationSucceeded} {
+		o.Status.Phase = phase
+		if err := OperationError(o); err != nil {
+			t.Errorf("%q: %v", phase, err)
+		}
+	}
+	o.Status.Phase = meshv1alpha1.OperationCancelled
+	if err := OperationError(o); fault.CodeOf(err) != fault.Conflict || !strings.Contains(err.Error(), "cancelled") {
+		t.Errorf("cancelled: %v", err)
 	}
 }

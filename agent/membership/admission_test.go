@@ -23,7 +23,7 @@ func TestCertificatesAreJudgedPerRequest(t *testing.T) {
 		var a Admission
 		a.open(identity.NewHosts(m.Store))
 		handler := port.JudgeClients(a.Judge, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !port.FromAdministrator(r) {
+			if _, allowed := port.FromAdministrator(r); !allowed {
 				w.WriteHeader(http.StatusForbidden)
 			}
 		}))

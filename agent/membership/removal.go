@@ -292,8 +292,7 @@ const conflictAttempts = 10
 func retryConflicts(act func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := act()
-		var conflict *raftstore.ConflictError
-		if !errors.As(err, &conflict) || attempt == conflictAttempts {
+		if !objects.LostRace(err) || attempt == conflictAttempts {
 			return err
 		}
 	}

@@ -3,6 +3,8 @@ package membership
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -10,6 +12,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
@@ -67,11 +70,11 @@ func (a administration) mustBeDead(name string) error {
 
 // RemoveHost implements admin.Mesh. It creates a removal operation, or finds the one in
 // progress, and waits for its end. The operation continues if the caller stops waiting.
-func (a administration) RemoveHost(ctx context.Context, name string) error {
+func (a administration) RemoveHost(ctx context.Context, name, by string) error {
 	if err := a.mustBeRemovable(ctx, name); err != nil {
 		return err
 	}
-	key, err := requestRemoval(ctx, a.store, name, a.config.Name)
+	key, err := requestRemoval(ctx, a.store, name, by+" through "+a.config.Name)
 	if err != nil {
 		return fmt.Errorf("ask for the removal of %s: %w", name, err)
 	}
@@ -79,33 +82,43 @@ func (a administration) RemoveHost(ctx context.Context, name string) error {
 }
 
 // requestRemoval returns the operation that removes the host: the one in progress, or a
-// new one. by is the host that received the request.
+// new one. by says who asks. Requests that arrive at the same time get the same
+// operation: its name is the next one that is free, and only one of them can create it.
 func requestRemoval(ctx context.Context, store objects.Store, host, by string) (objects.Key, error) {
-	all, _, err := objects.List[*meshv1alpha1.Operation](ctx, store, "", raftstore.ReadOptions{})
-	if err != nil {
-		return objects.Key{}, err
-	}
-	for _, op := range all {
-		if op.Spec.Type == meshv1alpha1.RemoveHost && op.Spec.Target == host && !op.Status.Phase.Final() && !op.Spec.Cancel {
+	for {
+		all, _, err := objects.List[*meshv1alpha1.Operation](ctx, store, "", raftstore.ReadOptions{})
+		if err != nil {
+			return objects.Key{}, err
+		}
+		prefix, next := "remove-"+host+"-", 1
+		for _, op := range all {
+			if op.Spec.Type == meshv1alpha1.RemoveHost && op.Spec.Target == host && !op.Status.Phase.Final() && !op.Spec.Cancel {
+				return objects.KeyOf(op), nil
+			}
+			if number, numbered := strings.CutPrefix(op.Name, prefix); numbered {
+				if n, err := strconv.Atoi(number); err == nil && n >= next {
+					next = n + 1
+				}
+			}
+		}
+		op := &meshv1alpha1.Operation{
+			ObjectMeta: metav1.ObjectMeta{Name: prefix + strconv.Itoa(next)},
+			Spec:       meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: host, RequestedBy: by},
+		}
+		var tx objects.Tx
+		tx.Create(op)
+		if _, err := tx.Commit(ctx, store); err == nil {
 			return objects.KeyOf(op), nil
+		} else if !objects.LostRace(err) {
+			return objects.Key{}, err
 		}
 	}
-	op := &meshv1alpha1.Operation{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "remove-" + host + "-"},
-		Spec:       meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: host, RequestedBy: "an administrator, on host " + by},
-	}
-	var tx objects.Tx
-	tx.Create(op)
-	if _, err := tx.Commit(ctx, store); err != nil {
-		return objects.Key{}, err
-	}
-	return objects.KeyOf(op), nil
 }
 
 // operationPoll is how often awaitOperation reads the operation.
 const operationPoll = 200 * time.Millisecond
 
-// awaitOperation waits until the operation has ended. It returns an error that says why
+// awaitOperation waits until the operation has ended. It returns a fault that says why
 // the operation did not succeed.
 func awaitOperation(ctx context.Context, store objects.Store, key objects.Key) error {
 	ticker := time.NewTicker(operationPoll)
@@ -115,17 +128,16 @@ func awaitOperation(ctx context.Context, store objects.Store, key objects.Key) e
 		op, err := objects.Get[*meshv1alpha1.Operation](ctx, store, key, raftstore.ReadOptions{Consistency: raftstore.Local})
 		switch {
 		case apierrors.IsNotFound(err):
-			return fmt.Errorf("operation %s was deleted before it ended; give the command again", key.Name)
-		case err == nil && op.Status.Phase == meshv1alpha1.OperationSucceeded:
-			return nil
+			return fault.New(fault.Conflict, "operation %s was deleted before it ended", key.Name).About(key.Name).WithRemedy("give the command again")
 		case err == nil && op.Status.Phase.Final():
-			return fmt.Errorf("operation %s %s: %s", key.Name, op.Status.Phase, op.Status.Message)
+			return kinds.OperationError(op)
 		case err == nil:
 			message = op.Status.Message
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("operation %s continues (%s); 'virtmesh operation watch %s' follows it: %w", key.Name, message, key.Name, context.Cause(ctx))
+			return fault.New(fault.UnknownOutcome, "operation %s continues (%s): %w", key.Name, message, context.Cause(ctx)).About(key.Name).
+				WithRemedy("'virtmesh operation watch " + key.Name + "' follows it")
 		case <-ticker.C:
 		}
 	}

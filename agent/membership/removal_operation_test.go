@@ -3,11 +3,17 @@ package membership
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"virtmesh/agent/fault"
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
@@ -55,11 +61,83 @@ func TestOneRemovalAtATime(t *testing.T) {
 	}
 }
 
+// together is a store in which lists wait for each other the first time, so that several
+// callers see the same state before one of them writes.
+type together struct {
+	*objectstest.Store
+	lists sync.WaitGroup
+	first atomic.Int32 // lists that still wait
+}
+
+func (s *together) List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error) {
+	result, err := s.Store.List(ctx, req)
+	if s.first.Add(-1) >= 0 {
+		s.lists.Done()
+		s.lists.Wait()
+	}
+	return result, err
+}
+
+// Commands on several hosts at the same time make one operation.
+func TestRemovalsAtTheSameTimeAreOne(t *testing.T) {
+	const commands = 8
+	store := &together{Store: objectstest.New()}
+	store.first.Store(commands)
+	store.lists.Add(commands)
+	keys := make([]objects.Key, commands)
+	var wg sync.WaitGroup
+	for i := range keys {
+		wg.Go(func() {
+			var err error
+			if keys[i], err = requestRemoval(t.Context(), store, "host9", "someone"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, key := range keys {
+		if key != keys[0] {
+			t.Errorf("operations %v", keys)
+		}
+	}
+	all, _, err := objects.List[*meshv1alpha1.Operation](t.Context(), store.Store, "", raftstore.ReadOptions{})
+	if err != nil || len(all) != 1 {
+		t.Errorf("%d operations, %v", len(all), err)
+	}
+}
+
+// What ended a step reaches the command with its code, its object and its remedy.
+func TestTheCommandHearsTheFault(t *testing.T) {
+	store := objectstest.New()
+	key, err := requestRemoval(t.Context(), store, "host9", "someone through host1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	op, err := objects.Get[*meshv1alpha1.Operation](t.Context(), store, key, raftstore.ReadOptions{})
+	if err != nil || op.Spec.RequestedBy != "someone through host1" {
+		t.Errorf("requested by %q, %v", op.Spec.RequestedBy, err)
+	}
+	said := fault.New(fault.Conflict, "host9 is alive").About("host9").WithRemedy("run 'virtmesh agent leave' on it")
+	next := op.DeepCopy()
+	next.Status.Phase, next.Status.Message, next.Status.Fault = meshv1alpha1.OperationFailed, said.Error(), kinds.OperationFault(fmt.Errorf("check: %w", said))
+	var tx objects.Tx
+	tx.UpdateStatus(op, next)
+	if _, err := tx.Commit(t.Context(), store); err != nil {
+		t.Fatal(err)
+	}
+	recorder := httptest.NewRecorder()
+	fault.Write(recorder, awaitOperation(t.Context(), store, key))
+	got := fault.Read(recorder.Result())
+	if want := "operation " + key.Name + " failed: check: host9 is alive"; got.Code != fault.Conflict || got.Object != "host9" || got.Remedy != said.Remedy || got.Sentence != want {
+		t.Errorf("got %+v, want %q", got, want)
+	}
+}
+
 func TestTheCommandHearsHowItEnds(t *testing.T) {
 	for phase, want := range map[meshv1alpha1.OperationPhase]string{
 		meshv1alpha1.OperationSucceeded: "",
 		meshv1alpha1.OperationFailed:    "host9 is alive",
-		meshv1alpha1.OperationCancelled: "Cancelled",
+		meshv1alpha1.OperationCancelled: "cancelled",
 		meshv1alpha1.OperationRunning:   "continues (host9 is alive)",
 	} {
 		t.Run(string(phase), func(t *testing.T) {
@@ -79,7 +157,7 @@ func TestTheCommandHearsHowItEnds(t *testing.T) {
 				if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 					t.Errorf("got %v, want %q", err, want)
 				}
-				if phase == meshv1alpha1.OperationRunning && !errors.Is(err, context.DeadlineExceeded) {
+				if phase == meshv1alpha1.OperationRunning && (!errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, fault.UnknownOutcome)) {
 					t.Errorf("got %v, want why it was given up", err)
 				}
 			})

@@ -106,7 +106,7 @@ func (w *waitingRoom) close() {
 
 // socketHandler serves the administration socket, which only root may open.
 func (w *waitingRoom) socketHandler() http.Handler {
-	mesh := admin.NewHandler(waitingMesh{w}, func(*http.Request) bool { return true })
+	mesh := admin.NewHandler(waitingMesh{w}, admin.AsRoot)
 	return admin.Beside(mesh, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		fault.Write(rw, fault.New(fault.Unavailable, "%s", w.reason()))
 	}))
@@ -163,4 +163,4 @@ func (m waitingMesh) IssueCredentials(context.Context, []byte) (*admin.Credentia
 func (m waitingMesh) Leave(context.Context) error { return m.refuse() }
 
 // RemoveHost implements admin.Mesh.
-func (m waitingMesh) RemoveHost(context.Context, string) error { return m.refuse() }
+func (m waitingMesh) RemoveHost(context.Context, string, string) error { return m.refuse() }

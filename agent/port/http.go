@@ -125,11 +125,14 @@ func refuseClient(w http.ResponseWriter, err error) {
 	fault.Write(w, fault.New(fault.Unauthorized, "%w", err))
 }
 
-// FromAdministrator reports whether the client's certificate, which the mesh port has
-// verified, names an administrator.
-func FromAdministrator(r *http.Request) bool {
-	return r.TLS != nil && len(r.TLS.PeerCertificates) > 0 &&
-		slices.Contains(r.TLS.PeerCertificates[0].Subject.Organization, identity.AdminOrganization)
+// FromAdministrator returns the user whom the client's certificate names, which the mesh
+// port has verified, and whether the user is an administrator.
+func FromAdministrator(r *http.Request) (user string, allowed bool) {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return "", false
+	}
+	subject := r.TLS.PeerCertificates[0].Subject
+	return subject.CommonName, slices.Contains(subject.Organization, identity.AdminOrganization)
 }
 
 // AsHost serves requests with the identity of the host whose certificate leaf returns.

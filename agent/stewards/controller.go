@@ -58,6 +58,14 @@ func (c *Controller) Declaration() Steward { return c.cfg }
 // be called at any time.
 func (c *Controller) Enqueue(key Key) { c.named(key, 0) }
 
+// lookAgain asks for key to be handled although nothing is known to have changed. That
+// time has passed is no news: a failing key waits on for the end of its back-off.
+func (c *Controller) lookAgain(key Key) {
+	if !c.wakes.isFailing(key) {
+		c.Enqueue(key)
+	}
+}
+
 // named reports that a change concerns key. The revision is zero if it is not
 // known.
 func (c *Controller) named(key Key, revision uint64) {
@@ -127,7 +135,7 @@ func (c *Controller) attend(ctx context.Context) {
 		case change := <-c.changes:
 			c.rehome(change[0], change[1])
 		case <-resync:
-			c.eachKey(c.Enqueue)
+			c.eachKey(c.lookAgain)
 		}
 	}
 }

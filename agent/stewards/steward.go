@@ -75,8 +75,8 @@ type Steward struct {
 	// Timeout ends the context of one reconciliation. Zero means one minute.
 	Timeout time.Duration
 	// Resync is how often every key of this host is handled without a
-	// notification, in case one was missed. Zero means ten minutes; less than
-	// zero means never.
+	// notification, in case one was missed. A key that fails is handled at the end
+	// of its back-off instead. Zero means ten minutes; less than zero means never.
 	Resync time.Duration
 }
 

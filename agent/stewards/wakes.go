@@ -103,6 +103,14 @@ func (w *wakes) nameKey(key Key, revision uint64) {
 	st.heard = append(st.heard, revision)
 }
 
+// isFailing reports whether the last attempt at key failed.
+func (w *wakes) isFailing(key Key) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	st := w.states[key]
+	return st != nil && st.failing
+}
+
 // queueNamed queues a key that was named. st may be nil. The caller holds w.mu.
 func (w *wakes) queueNamed(key Key, st *wakeState, revision uint64) {
 	if st == nil {

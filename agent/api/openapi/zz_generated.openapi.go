@@ -858,6 +858,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigSpec":                                                schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigSpec(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigStatus":                                              schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigStatus(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.Operation":                                                     schema_virtmesh_agent_kinds_meshv1alpha1_Operation(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.OperationFault":                                                schema_virtmesh_agent_kinds_meshv1alpha1_OperationFault(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.OperationList":                                                 schema_virtmesh_agent_kinds_meshv1alpha1_OperationList(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.OperationOwner":                                                schema_virtmesh_agent_kinds_meshv1alpha1_OperationOwner(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.OperationSpec":                                                 schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref),
@@ -41899,6 +41900,57 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_Operation(ref common.ReferenceCall
 	}
 }
 
+func schema_virtmesh_agent_kinds_meshv1alpha1_OperationFault(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "OperationFault is an error of an operation in a form for programs.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"code": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Code is the kind of error, such as Conflict or NotFound.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"object": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Object names the object that the error is about.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"field": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Field is the path of the field that must be corrected.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"sentence": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Sentence says what is wrong.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"remedy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Remedy says what to do.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"code", "sentence"},
+			},
+		},
+	}
+}
+
 func schema_virtmesh_agent_kinds_meshv1alpha1_OperationList(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -42011,7 +42063,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref common.Reference
 					},
 					"requestedBy": {
 						SchemaProps: spec.SchemaProps{
-							Description: "RequestedBy names who requested the operation.",
+							Description: "RequestedBy is the user who created the operation, as the mesh authenticated the user; what a client writes here is replaced. Everyone who uses an administrator's certificate of the mesh is virtmesh:admin, and root who uses the API on a host is system:node: and the name of the host: then nobody but the host is known.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -42051,6 +42103,12 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationStatus(ref common.Referen
 							Format:      "",
 						},
 					},
+					"fault": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Fault is the error that the message tells of.",
+							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.OperationFault"),
+						},
+					},
 					"owner": {
 						SchemaProps: spec.SchemaProps{
 							Description: "Owner is the host that carries out the operation.",
@@ -42086,7 +42144,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationStatus(ref common.Referen
 			},
 		},
 		Dependencies: []string{
-			metav1.Time{}.OpenAPIModelName(), "virtmesh/agent/kinds/meshv1alpha1.OperationOwner", "virtmesh/agent/kinds/meshv1alpha1.OperationStep"},
+			metav1.Time{}.OpenAPIModelName(), "virtmesh/agent/kinds/meshv1alpha1.OperationFault", "virtmesh/agent/kinds/meshv1alpha1.OperationOwner", "virtmesh/agent/kinds/meshv1alpha1.OperationStep"},
 	}
 }
 

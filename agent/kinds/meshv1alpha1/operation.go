@@ -48,7 +48,10 @@ type OperationSpec struct {
 	// Target names what the operation acts on: a host by its name, an object as
 	// namespace/name.
 	Target string `json:"target"`
-	// RequestedBy names who requested the operation.
+	// RequestedBy is the user who created the operation, as the mesh authenticated the
+	// user; what a client writes here is replaced. Everyone who uses an administrator's
+	// certificate of the mesh is virtmesh:admin, and root who uses the API on a host is
+	// system:node: and the name of the host: then nobody but the host is known.
 	// +optional
 	RequestedBy string `json:"requestedBy,omitempty"`
 	// Cancel asks the operation to stop before its next step, and to undo the steps that
@@ -89,6 +92,9 @@ type OperationStatus struct {
 	// Message says why the operation failed, or what it is waiting for.
 	// +optional
 	Message string `json:"message,omitempty"`
+	// Fault is the error that the message tells of.
+	// +optional
+	Fault *OperationFault `json:"fault,omitempty"`
 	// Owner is the host that carries out the operation.
 	// +optional
 	Owner *OperationOwner `json:"owner,omitempty"`
@@ -101,6 +107,23 @@ type OperationStatus struct {
 	// Ended is when the operation reached its final phase.
 	// +optional
 	Ended *metav1.Time `json:"ended,omitempty"`
+}
+
+// OperationFault is an error of an operation in a form for programs.
+type OperationFault struct {
+	// Code is the kind of error, such as Conflict or NotFound.
+	Code string `json:"code"`
+	// Object names the object that the error is about.
+	// +optional
+	Object string `json:"object,omitempty"`
+	// Field is the path of the field that must be corrected.
+	// +optional
+	Field string `json:"field,omitempty"`
+	// Sentence says what is wrong.
+	Sentence string `json:"sentence"`
+	// Remedy says what to do.
+	// +optional
+	Remedy string `json:"remedy,omitempty"`
 }
 
 // OperationOwner is the lease of the host that carries out an operation. Another host

@@ -22,16 +22,20 @@ type Mesh interface {
 	IssueCredentials(ctx context.Context, csrPEM []byte) (*Credentials, error)
 	// Leave hands over this host's duties and stops its agent for good.
 	Leave(ctx context.Context) error
-	// RemoveHost removes a dead host from the mesh.
-	RemoveHost(ctx context.Context, name string) error
+	// RemoveHost removes a dead host from the mesh. by is the user who asks for it.
+	RemoveHost(ctx context.Context, name, by string) error
 }
 
 // maxBody bounds a request body; the largest legitimate one is a certificate request.
 const maxBody = 64 << 10
 
-// NewHandler serves the API. allowed decides, by the connection of a request, whether
-// the request may use it.
-func NewHandler(mesh Mesh, allowed func(*http.Request) bool) http.Handler {
+// AsRoot authenticates the requests on the administration socket, which only root may
+// open. Which person acts as root is not known.
+func AsRoot(*http.Request) (user string, allowed bool) { return "root", true }
+
+// NewHandler serves the API. authenticate decides, by the connection of a request,
+// which user sent it and whether the user may use the API.
+func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowed bool)) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /mesh/v1/status", replyJSON(func(r *http.Request) (any, error) {
 		return mesh.Status(r.Context())
@@ -63,13 +67,14 @@ func NewHandler(mesh Mesh, allowed func(*http.Request) bool) http.Handler {
 		return nil, mesh.Leave(r.Context())
 	}))
 	mux.HandleFunc("DELETE /mesh/v1/hosts/{name}", replyJSON(func(r *http.Request) (any, error) {
-		return nil, mesh.RemoveHost(r.Context(), r.PathValue("name"))
+		user, _ := authenticate(r)
+		return nil, mesh.RemoveHost(r.Context(), r.PathValue("name"), user)
 	}))
 	mux.HandleFunc("/", replyJSON(func(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, fault.NotFound)
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !allowed(r) {
+		if _, allowed := authenticate(r); !allowed {
 			fault.Write(w, fault.New(fault.Forbidden, "only administrators may use the mesh's administration API"))
 			return
 		}

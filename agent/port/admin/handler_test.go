@@ -64,8 +64,8 @@ func (m *fakeMesh) Leave(context.Context) error {
 	return errors.New("leave the replicated store: no leader")
 }
 
-func (m *fakeMesh) RemoveHost(_ context.Context, name string) error {
-	m.note("remove %s", name)
+func (m *fakeMesh) RemoveHost(_ context.Context, name, by string) error {
+	m.note("remove %s for %s", name, by)
 	return fmt.Errorf("%w: %s is alive", fault.Invalid, name)
 }
 
@@ -95,13 +95,13 @@ func TestHandler(t *testing.T) {
 		{"revoke what is not there", "DELETE /mesh/v1/tokens/nope", "", 404, "token nope: not found", "revoke nope"},
 		{"credentials", "POST /mesh/v1/credentials", `{"csr":"pem"}`, 200, `"server":"https://192.0.2.1:7443"`, "credentials pem"},
 		{"a failure", "POST /mesh/v1/leave", "", 500, "no leader", "leave"},
-		{"a refusal", "DELETE /mesh/v1/hosts/host2", "", 400, "host2 is alive", "remove host2"},
+		{"a refusal", "DELETE /mesh/v1/hosts/host2", "", 400, "host2 is alive", "remove host2 for root"},
 		{"an unknown path", "GET /mesh/v1/nothing", "", 404, "GET /mesh/v1/nothing: not found", ""},
 		{"an unknown method", "PUT /mesh/v1/status", "", 404, "PUT /mesh/v1/status: not found", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			mesh := &fakeMesh{}
-			response := ask(t, admin.NewHandler(mesh, func(*http.Request) bool { return true }), test.request, test.body)
+			response := ask(t, admin.NewHandler(mesh, admin.AsRoot), test.request, test.body)
 			body, _ := io.ReadAll(response.Body)
 			if response.StatusCode != test.status || !strings.Contains(string(body), test.answer) {
 				t.Errorf("got %d %q, want %d with %q", response.StatusCode, body, test.status, test.answer)
@@ -119,7 +119,7 @@ func TestHandler(t *testing.T) {
 
 func TestForbiddenReachesNothing(t *testing.T) {
 	mesh := &fakeMesh{}
-	handler := admin.NewHandler(mesh, func(*http.Request) bool { return false })
+	handler := admin.NewHandler(mesh, func(*http.Request) (string, bool) { return "someone", false })
 	for _, request := range []string{"GET /mesh/v1/status", "POST /mesh/v1/leave", "DELETE /mesh/v1/hosts/host1", "GET /mesh/v1/nothing"} {
 		response := ask(t, handler, request, "")
 		if response.StatusCode != http.StatusForbidden {
@@ -137,7 +137,7 @@ func TestTTLArrives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ask(t, admin.NewHandler(mesh, func(*http.Request) bool { return true }), "POST /mesh/v1/tokens", string(body))
+	ask(t, admin.NewHandler(mesh, admin.AsRoot), "POST /mesh/v1/tokens", string(body))
 	if mesh.ttl != 90*time.Minute {
 		t.Errorf("the mesh got %s, want 1h30m", mesh.ttl)
 	}

@@ -64,6 +64,11 @@ const (
 	// timeout ends one attempt at an operation. The next attempt continues with
 	// the first step that is not done.
 	timeout = time.Hour
+	// maxBackoff is the longest pause between two attempts. An attempt that fails
+	// writes the owner, and the error if it is another one. So an operation that
+	// never succeeds costs at most twelve writes an hour. A change of its spec, such
+	// as a cancellation, ends the pause.
+	maxBackoff = 10 * time.Minute
 	// keep is how long an operation that has ended is kept.
 	keep = 24 * time.Hour
 )
@@ -101,7 +106,7 @@ func New(d stewards.Deps, host string, acts Acts) (*Controller, error) {
 		ops: objects.For[*Object](d.Cache), sightings: map[types.UID]sighting{},
 	}
 	c.engine, err = stewards.New(d, stewards.Steward{
-		Name: "operation", Scope: "operations", Workers: 8, Timeout: timeout, MinBackoff: time.Second,
+		Name: "operation", Scope: "operations", Workers: 8, Timeout: timeout, MinBackoff: time.Second, MaxBackoff: maxBackoff,
 		Reconciler: stewards.ReconcilerFunc(c.reconcile),
 		Inputs:     []stewards.Input{stewards.Watch[*Object](d.Cache)},
 		Outputs:    acts.outputs(),
@@ -142,7 +147,10 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 		return stewards.Result{RequeueAfter: wait}, nil
 	}
 	act, ok := c.acts[op.Spec.Type]
-	if !ok {
+	switch {
+	case !ok && op.Spec.Cancel:
+		return c.cancelUnknown(ctx, op)
+	case !ok:
 		// A host of a later version made this operation. A host that knows its
 		// type may become the steward.
 		return stewards.Result{RequeueAfter: time.Minute}, nil
@@ -155,6 +163,23 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 	}
 	if err != nil {
 		return stewards.Result{}, fmt.Errorf("operation %s: %w", key.Name, err)
+	}
+	return stewards.Result{RequeueAfter: keep}, nil
+}
+
+// cancelUnknown ends an operation of a type that this host does not know. No host
+// carries it out now, and this host cannot undo what another may have done.
+func (c *Controller) cancelUnknown(ctx context.Context, op *Object) (stewards.Result, error) {
+	next := op.DeepCopy()
+	next.Status.Phase, next.Status.Fault, next.Status.Ended = meshv1alpha1.OperationCancelled, nil, now()
+	next.Status.Message = ""
+	if op.Status.Owner != nil {
+		next.Status.Message = fmt.Sprintf("%s does not know operations of the type %s: the steps that were done are not undone", c.host, op.Spec.Type)
+	}
+	var tx objects.Tx
+	tx.UpdateStatus(op, next)
+	if _, err := tx.Commit(ctx, c.store); err != nil {
+		return stewards.Result{}, fmt.Errorf("cancel operation %s: %w", op.Name, err)
 	}
 	return stewards.Result{RequeueAfter: keep}, nil
 }
@@ -179,7 +204,10 @@ func (c *Controller) othersLease(op *Object) time.Duration {
 	return max(0, lease-time.Since(seen.since))
 }
 
-// expireOperation deletes an operation that ended long ago.
+// expireOperation deletes an operation that ended long ago. The time of the end was
+// read from the clock of the host that wrote it, and is compared with this host's
+// clock. Clocks that differ make the record disappear that much earlier or later, and
+// nothing depends on the record of an operation that has ended.
 func (c *Controller) expireOperation(ctx context.Context, op *Object) (stewards.Result, error) {
 	c.mu.Lock()
 	delete(c.sightings, op.UID)

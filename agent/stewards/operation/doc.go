@@ -16,8 +16,10 @@
 // the plans must tolerate it.
 //
 // A step that fails is tried again with a back-off, without end, unless its
-// error is Permanent. A cancellation takes effect before the next step: the
-// steps that are done and have an Undo are undone, the last one first.
+// error is Permanent. The status holds the error's fault, with its code, object
+// and remedy. A cancellation takes effect before the next step: the steps that
+// are done and have an Undo are undone, the last one first. An operation whose
+// type the steward does not know is cancelled without that, and says so.
 //
 // The owner writes when a step changes, and otherwise at most once in
 // progressInterval: the progress if there is any, or else only the lease.

@@ -2,16 +2,18 @@ package operation
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards/stewardstest"
@@ -274,7 +276,7 @@ func TestFailures(t *testing.T) {
 				}
 			}
 			if step == "three" {
-				return Permanent(errors.New("it can never work"))
+				return Permanent(fault.New(fault.Conflict, "it can never work"))
 			}
 			return nil
 		}
@@ -285,7 +287,7 @@ func TestFailures(t *testing.T) {
 		}
 		time.Sleep(5 * time.Minute)
 		op := get(w)
-		if op.Status.Phase != meshv1alpha1.OperationFailed || op.Status.Message != "it can never work" || op.Status.Steps[1].Message != "" {
+		if op.Status.Phase != meshv1alpha1.OperationFailed || op.Status.Message != "it can never work" || op.Status.Fault == nil || op.Status.Fault.Code != string(fault.Conflict) || op.Status.Steps[1].Message != "" {
 			t.Errorf("%+v", op.Status)
 		}
 		if n := w.Store.Commits(); n > 30 {
@@ -293,6 +295,71 @@ func TestFailures(t *testing.T) {
 		}
 		if n := w.CommitsDuring(time.Hour); n != 0 {
 			t.Errorf("%d transactions after the end", n)
+		}
+	})
+}
+
+// An operation that cannot succeed writes little, and is cancelled at once.
+func TestOneThatNeverSucceeds(t *testing.T) {
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		var s site
+		var attempts atomic.Int64
+		fail := func(_ context.Context, _, step string, _ func(done, total int64)) error {
+			if step == "two" {
+				return fmt.Errorf("attempt %d failed", attempts.Add(1))
+			}
+			return nil
+		}
+		startHosts(w, &s, steps, fail, nil)
+		if n := w.CommitsDuring(time.Hour); n > 40 {
+			t.Errorf("%d transactions in the first hour", n)
+		}
+		before := attempts.Load()
+		if n := w.CommitsDuring(5 * time.Hour); n > 5*12 {
+			t.Errorf("%d transactions in five hours, %d attempts", n, attempts.Load()-before)
+		}
+		if n := attempts.Load() - before; n < 20 {
+			t.Errorf("%d attempts in five hours", n)
+		}
+		if op := get(w); op.Status.Fault == nil || op.Status.Fault.Code != string(fault.Internal) {
+			t.Errorf("the fault is not told: %+v", op.Status.Fault)
+		}
+		time.Sleep(2 * time.Minute) // into a pause
+		stewardstest.Edit(w, opKey, func(op *Object) { op.Spec.Cancel = true })
+		time.Sleep(time.Second)
+		if op := get(w); op.Status.Phase != meshv1alpha1.OperationCancelled || op.Status.Fault != nil || len(s.effects()) != 0 {
+			t.Errorf("%+v, effects %v", op.Status, s.effects())
+		}
+	})
+}
+
+// An operation of a type that no host knows waits for one that does, and can be
+// cancelled: at once if nobody has begun it, otherwise when its owner is silent.
+func TestCancelOfAnUnknownType(t *testing.T) {
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		var s site
+		startHosts(w, &s, steps, nil, nil)
+		begun := &meshv1alpha1.OperationOwner{Host: "h9", Epoch: 4, Renewed: metav1.NowMicro()}
+		for name, owner := range map[string]*meshv1alpha1.OperationOwner{"fresh": nil, "begun": begun} {
+			w.Create(&Object{
+				ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: meshv1alpha1.OperationSpec{Type: "Later", Target: "x"},
+				Status: meshv1alpha1.OperationStatus{Owner: owner},
+			})
+		}
+		time.Sleep(10 * time.Second)
+		for _, name := range []string{"fresh", "begun"} {
+			stewardstest.Edit(w, objects.Key{Name: name}, func(op *Object) { op.Spec.Cancel = true })
+		}
+		phases := func() (fresh, begun meshv1alpha1.OperationStatus) {
+			return stewardstest.Get[*Object](w, objects.Key{Name: "fresh"}).Status, stewardstest.Get[*Object](w, objects.Key{Name: "begun"}).Status
+		}
+		time.Sleep(time.Second)
+		if a, b := phases(); a.Phase != meshv1alpha1.OperationCancelled || a.Message != "" || b.Phase.Final() {
+			t.Errorf("%+v and %+v", a, b)
+		}
+		time.Sleep(lease)
+		if _, b := phases(); b.Phase != meshv1alpha1.OperationCancelled || !strings.Contains(b.Message, "not undone") {
+			t.Errorf("%+v", b)
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
@@ -107,11 +108,12 @@ func (r *run) doSteps(ctx context.Context) error {
 			return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
 				s.Steps[i].Phase, s.Steps[i].Message, s.Steps[i].Ended = meshv1alpha1.StepFailed, err.Error(), now()
 				s.Phase, s.Message, s.Ended = meshv1alpha1.OperationFailed, err.Error(), now()
+				s.Fault = kinds.OperationFault(err)
 			})
 		case err != nil:
 			told := r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
 				s.Steps[i].Message = err.Error()
-				s.Message = fmt.Sprintf("%s: %v", step.Name, err)
+				s.Message, s.Fault = fmt.Sprintf("%s: %v", step.Name, err), kinds.OperationFault(err)
 			})
 			if told != nil {
 				return told
@@ -121,7 +123,7 @@ func (r *run) doSteps(ctx context.Context) error {
 		r.finishStep(i)
 	}
 	return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
-		s.Phase, s.Message, s.Ended = meshv1alpha1.OperationSucceeded, "", now()
+		s.Phase, s.Message, s.Fault, s.Ended = meshv1alpha1.OperationSucceeded, "", nil, now()
 	})
 }
 
@@ -147,7 +149,7 @@ func (r *run) finishStep(i int) {
 	defer r.mu.Unlock()
 	s := &r.status.Steps[i]
 	s.Phase, s.Message, s.Ended = meshv1alpha1.StepDone, "", now()
-	r.status.Message = ""
+	r.status.Message, r.status.Fault = "", nil
 }
 
 func (r *run) phase(i int) meshv1alpha1.OperationStepPhase {
@@ -186,7 +188,7 @@ func (r *run) undoSteps(ctx context.Context) error {
 		}
 	}
 	return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
-		s.Phase, s.Message, s.Ended = meshv1alpha1.OperationCancelled, "", now()
+		s.Phase, s.Message, s.Fault, s.Ended = meshv1alpha1.OperationCancelled, "", nil, now()
 	})
 }
 
