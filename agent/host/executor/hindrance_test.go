@@ -50,6 +50,25 @@ func TestAGuestThatEndsByItselfBetweenTwoSteps(t *testing.T) {
 	}
 }
 
+// A guest without disks, whose domain somebody else removes, still has addresses here:
+// an agent that has seen the domain gives them back.
+func TestADomainThatVanishesLeavesNoAddresses(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	w.volumes.left = nil
+	w.restart()
+	w.reconcile(vmi)
+	w.act(w.hv.Destroy(t.Context(), refOf(vmi)))
+	w.act(w.hv.Undefine(t.Context(), refOf(vmi), hypervisor.UndefineOptions{}))
+	w.unclaim(vmi)
+	w.change(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Finalizers = nil })
+	w.commit(func(tx *objects.Tx) { tx.Delete(w.get(vmi), objects.DeleteOptions{}) })
+	w.reconcile(vmi)
+	if !slices.Contains(w.network.released, refOf(vmi)) {
+		t.Error("its addresses are still taken")
+	}
+}
+
 // While its volumes cannot be detached, an instance is not said to have ended: another
 // host could attach them.
 func TestAnInstanceWhoseVolumesStayHasNotEnded(t *testing.T) {

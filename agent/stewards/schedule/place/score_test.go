@@ -12,7 +12,7 @@ import (
 
 func TestPercent(t *testing.T) {
 	for _, tc := range []struct{ part, whole, want int64 }{
-		{0, 100, 0}, {1, 3, 33}, {3, 4, 75}, {100, 100, 100},
+		{0, 100, 0}, {1, 3, 33}, {199, 200, 99}, {3, 4, 75}, {100, 100, 100},
 		{-1, 100, 0},    // overcommitted
 		{101, 100, 100}, // more free than there is
 		{1, 1, 100}, {0, 1, 0},
