@@ -22,47 +22,41 @@ func (c *Cache) deliverEvents(events ...Event) {
 	}
 }
 
-func diffInstances(old, now map[types.UID]Instance) []Event {
+// diff returns an event for each key that was added, changed or removed from old to now.
+// event makes it from the key and its values, of which the missing one is nil.
+func diff[K comparable, V any](old, now map[K]V, same func(a, b V) bool, event func(key K, before, after *V) Event) []Event {
 	var out []Event
-	for uid, v := range now {
-		if o, ok := old[uid]; !ok || o.Revision != v.Revision {
-			out = append(out, Event{Instance: &InstanceChange{Old: lookup(old, uid), New: &v}})
+	for key, v := range now {
+		if before := lookup(old, key); before == nil || !same(*before, v) {
+			out = append(out, event(key, before, &v))
 		}
 	}
-	for uid, v := range old {
-		if _, ok := now[uid]; !ok {
-			out = append(out, Event{Instance: &InstanceChange{Old: &v}})
+	for key, v := range old {
+		if _, ok := now[key]; !ok {
+			out = append(out, event(key, &v, nil))
 		}
 	}
 	return out
+}
+
+func diffInstances(old, now map[types.UID]Instance) []Event {
+	return diff(old, now, func(a, b Instance) bool { return a.Revision == b.Revision }, func(_ types.UID, before, after *Instance) Event {
+		return Event{Instance: &InstanceChange{Old: before, New: after}}
+	})
 }
 
 func diffCapacities(old, now map[string]Capacity) []Event {
-	var out []Event
-	for host, v := range now {
-		if o, ok := old[host]; !ok || o.Revision != v.Revision {
-			out = append(out, Event{Capacity: &CapacityChange{Old: lookup(old, host), New: &v}})
-		}
-	}
-	for host, v := range old {
-		if _, ok := now[host]; !ok {
-			out = append(out, Event{Capacity: &CapacityChange{Old: &v}})
-		}
-	}
-	return out
+	return diff(old, now, func(a, b Capacity) bool { return a.Revision == b.Revision }, func(_ string, before, after *Capacity) Event {
+		return Event{Capacity: &CapacityChange{Old: before, New: after}}
+	})
 }
 
 func diffGuards(old, now map[string]uint64) []Event {
-	var out []Event
-	for ns, rev := range now {
-		if old[ns] != rev {
-			out = append(out, Event{Guard: &GuardChange{ns, rev}})
+	return diff(old, now, func(a, b uint64) bool { return a == b }, func(namespace string, _, after *uint64) Event {
+		change := &GuardChange{Namespace: namespace}
+		if after != nil {
+			change.Revision = *after
 		}
-	}
-	for ns := range old {
-		if _, ok := now[ns]; !ok {
-			out = append(out, Event{Guard: &GuardChange{Namespace: ns}})
-		}
-	}
-	return out
+		return Event{Guard: change}
+	})
 }

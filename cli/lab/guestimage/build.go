@@ -19,14 +19,13 @@ import (
 // ErrUnknownImage is returned for a name that no recipe has.
 var ErrUnknownImage = errors.New("unknown guest image")
 
-// Options says where images are kept and who hears how a build goes.
+// Options says where images are kept, and how a build reports its progress.
 type Options struct {
 	// Dir keeps finished images; builds work in folders below it.
 	Dir string
 	// Progress, if set, is called with one line for each step.
 	Progress func(step string)
-	// Refresh builds anew although an image of this recipe is there, to pick up
-	// newer packages.
+	// Refresh builds the image again even if it exists, to pick up newer packages.
 	Refresh bool
 }
 
@@ -88,7 +87,8 @@ func build(ctx context.Context, name string, r recipe, o Options) (string, error
 	if isFile(final) && !o.Refresh {
 		return final, nil
 	}
-	// The lock is ours, so what an interrupted build left behind is nobody's.
+	// This process has the lock, so no other build uses what an interrupted build left
+	// behind.
 	stale, err := filepath.Glob(filepath.Join(o.Dir, ".build-"+name+"-*"))
 	if err != nil {
 		return "", err

@@ -42,7 +42,8 @@ func buildDebian(ctx context.Context, o Options, work, out string) error {
 	}
 	root := filepath.Join(work, "root")
 	o.step("debian: unpacking %s from %s", site.Release, site.URI)
-	// In a mount namespace of its own: what a killed debootstrap has mounted goes with it.
+	// debootstrap runs in a mount namespace of its own, so that its mounts end with it
+	// even if it is killed.
 	_, err = runCommand(ctx, command{Name: "unshare", Args: []string{"--mount", "debootstrap", "--arch=amd64",
 		"--variant=minbase", "--merged-usr", site.Release, root, site.URI}})
 	if err != nil {
@@ -55,7 +56,7 @@ func buildDebian(ctx context.Context, o Options, work, out string) error {
 		return err
 	}
 	o.step("debian: installing packages")
-	// The rest by apt and not by debootstrap, which knows no virtual packages.
+	// apt installs the other packages, because debootstrap knows no virtual packages.
 	const inRoot = `mount -t proc proc "$1/proc" && mount -t devtmpfs dev "$1/dev" && exec chroot "$@"`
 	args := append([]string{"--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inRoot, "sh", root, "/tmp/setup.sh"}, debianPackages...)
 	if _, err := runCommand(ctx, command{Name: "unshare", Args: args}); err != nil {
@@ -92,8 +93,8 @@ func debianDiskImage(ctx context.Context, root, disk string) error {
 	if err != nil {
 		return err
 	}
-	// boot.img looks for the core in the next sector, and the core for its own
-	// rest behind it, so both work without being told where they are.
+	// boot.img expects the core in the next sector, and the core expects the rest of
+	// itself behind that, so neither needs to be changed.
 	if err := os.WriteFile(disk, append(head, core...), 0o644); err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func debianDiskImage(ctx context.Context, root, disk string) error {
 	return err
 }
 
-// archive is a Debian archive this machine is configured to use.
+// archive is a Debian archive that this machine is configured to use.
 type archive struct {
 	URI, Release string
 	// Sources are lines for sources.list: the release, its updates and its

@@ -17,10 +17,9 @@ const (
 	maxFetchedVirtual = 16 << 40
 )
 
-// Fetch returns the path of a disk image that is not built here: of source itself
-// if it is a file, or of its content in o.Dir if it is an http or https URL,
-// downloaded and unpacked the first time. Either is checked to be an image that
-// stands for itself.
+// Fetch returns the path of a disk image that is not built here: of source itself if it
+// is a file, or of its content in o.Dir if it is an http or https URL, downloaded and
+// unpacked the first time. Fetch checks that the image refers to no other file.
 func Fetch(ctx context.Context, source string, o Options) (string, error) {
 	if !strings.HasPrefix(source, "http://") && !strings.HasPrefix(source, "https://") {
 		path, err := filepath.Abs(source)
@@ -47,7 +46,8 @@ func Fetch(ctx context.Context, source string, o Options) (string, error) {
 		return final, nil
 	}
 	part := final + ".part"
-	// The lock is ours: what is there was interrupted.
+	// This process has the lock, so an unfinished file is left over from an interrupted
+	// download.
 	if err := os.RemoveAll(part); err != nil {
 		return "", err
 	}

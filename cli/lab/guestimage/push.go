@@ -35,7 +35,7 @@ func Push(ctx context.Context, path, ref string, insecure bool) (string, error) 
 	if insecure {
 		nameOpts = append(nameOpts, name.Insecure)
 		t := remote.DefaultTransport.(*http.Transport).Clone()
-		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // asked for by the caller
+		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // the caller requested it
 		remoteOpts = append(remoteOpts, remote.WithTransport(t))
 	}
 	r, err := name.ParseReference(ref, nameOpts...)
@@ -56,8 +56,8 @@ func Push(ctx context.Context, path, ref string, insecure bool) (string, error) 
 	return d.String(), nil
 }
 
-// ContainerDisk returns the container image that carries the disk image at path
-// as its only file, /disk/<file name>. The file is read when the image is, and
+// ContainerDisk returns the container image that carries the disk image at path as its
+// only file, /disk/<file name>. The file is read when the container image is read, and
 // must not change until then.
 func ContainerDisk(path string) (v1.Image, error) {
 	layer, err := newDiskLayer(path)

@@ -16,10 +16,10 @@ import (
 //go:embed tiny
 var tinyFiles embed.FS
 
-// tinyKernel is the kernel that boots fastest without KVM of those Debian has:
-// it unpacks with LZ4 where the ordinary one takes seconds for XZ. It has no
-// AHCI and no e1000 driver, so the guest sees virtio disks and NICs only; the
-// disk it boots from may be on any bus, since the firmware reads that one.
+// tinyKernel is the one of Debian's kernels that boots fastest without KVM: it is
+// packed with LZ4, while the ordinary one takes seconds to unpack XZ. It has no AHCI
+// and no e1000 driver, so the guest sees virtio disks and NICs only; the disk it boots
+// from may be on any bus, since the firmware reads that one.
 const tinyKernel = "linux-image-cloud-amd64"
 
 // tinyModules are the drivers loaded at boot, without what they depend on.
@@ -89,7 +89,8 @@ func buildTiny(ctx context.Context, o Options, work, out string) error {
 	if err := tinyDisk(ctx, root, disk, boot); err != nil {
 		return err
 	}
-	// Not compressed: that would save 4 MB and cost a second of each boot under TCG.
+	// It is not compressed. Compression would save 4 MB and cost a second at each boot
+	// under TCG.
 	_, err = runCommand(ctx, command{Name: "qemu-img", Args: []string{"convert", "-f", "raw", "-O", "qcow2", disk, out}})
 	return err
 }
@@ -213,7 +214,8 @@ func bootRecord(code []byte, parts []partition) ([]byte, error) {
 		if p.Active {
 			e[0] = 0x80
 		}
-		// Cylinders and heads are out of use: 0xfeffff says "see the sector numbers".
+		// Cylinders and heads are no longer used: 0xfeffff means that the sector
+		// numbers count.
 		copy(e[1:4], []byte{0xfe, 0xff, 0xff})
 		e[4] = p.Type
 		copy(e[5:8], []byte{0xfe, 0xff, 0xff})

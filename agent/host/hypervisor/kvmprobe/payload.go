@@ -10,7 +10,8 @@ const (
 	exitCode  = exitValue<<1 | 1
 )
 
-// stages are the letters the payload prints as it goes, with what it does next.
+// stages are the letters that the payload prints, each with the name of the stage that
+// follows it.
 var stages = []stage{
 	{'R', "real mode"},
 	{'P', "protected mode"},   // 1 million instructions, then page tables for 4 GiB

@@ -17,28 +17,28 @@ import (
 	"time"
 )
 
-// Mode says who decides.
+// Mode says how the host chooses between KVM and emulation.
 type Mode string
 
 // The modes.
 const (
 	// Auto lets the probe decide.
 	Auto Mode = "auto"
-	// KVM uses hardware virtualization without asking.
+	// KVM uses hardware virtualization without a probe.
 	KVM Mode = "kvm"
-	// TCG never uses it: QEMU emulates.
+	// TCG never uses hardware virtualization: QEMU emulates the processors.
 	TCG Mode = "tcg"
 )
 
-// Config says how to probe.
+// Config describes a probe.
 type Config struct {
 	Mode Mode
 	// Emulator is the QEMU binary.
 	Emulator string
 	// Device is KVM's device node.
 	Device string
-	// User and Group run the probe, and should be those that run guests: what root may
-	// open they perhaps may not. Without User it runs as the caller.
+	// User and Group run the probe. They should be those that run guests, which may
+	// lack permissions that root has. Without User the probe runs as the caller.
 	User, Group string
 	// StageTimeout bounds each stage of the payload, and the start of the emulator.
 	StageTimeout time.Duration
@@ -56,7 +56,7 @@ func DefaultConfig() Config {
 	}
 }
 
-// Validate reports every fault of c.
+// Validate returns an error that names every invalid field of c.
 func (c Config) Validate() error {
 	var errs []error
 	switch c.Mode {
@@ -76,18 +76,18 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Result is the answer.
+// Result is the result of a probe.
 type Result struct {
 	// Usable says whether guests should run with KVM.
 	Usable bool
-	// Reason says why, for a node's condition.
+	// Reason says why, for a condition of the Node.
 	Reason string
-	// Took is how long the answer took.
+	// Took is how long the probe took.
 	Took time.Duration
 }
 
-// Probe answers within seconds. An error means that c is invalid or ctx ended; that
-// KVM does not work is an answer.
+// Probe finds out within seconds whether KVM works. An error means that c is invalid or
+// that ctx has ended; KVM that does not work is a result, not an error.
 func Probe(ctx context.Context, c Config) (Result, error) {
 	if err := c.Validate(); err != nil {
 		return Result{}, fmt.Errorf("probe KVM: %w", err)
@@ -117,8 +117,8 @@ func probe(ctx context.Context, c Config) error {
 	return run(ctx, c, "kvm", "host")
 }
 
-// run boots the payload with the given accelerator and CPU model. The error says where
-// it got stuck.
+// run boots the payload with the given accelerator and CPU model. The error says at
+// which stage it stopped.
 func run(ctx context.Context, c Config, accelerator, cpu string) error {
 	dir, err := os.MkdirTemp("", "kvmprobe")
 	if err != nil {
@@ -144,8 +144,8 @@ func run(ctx context.Context, c Config, accelerator, cpu string) error {
 	}
 	complaints := &limited{}
 	cmd.Stderr = complaints
-	// The emulator is to die with us, which the kernel takes to mean: with the thread
-	// that started it.
+	// The emulator must end with this process. The kernel ends it with the thread that
+	// started it, so the goroutine keeps its thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	stdout, err := cmd.StdoutPipe()
@@ -213,7 +213,7 @@ func verdict(err error, reached int, patience time.Duration, complaints string) 
 	return fmt.Errorf("the test guest stuck %s for %v: KVM is there but does not run guests at speed", where, patience)
 }
 
-// killed says whether it was us who ended it.
+// killed reports whether this process ended the emulator.
 func killed(exit *exec.ExitError) bool {
 	status, ok := exit.Sys().(syscall.WaitStatus)
 	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
@@ -226,7 +226,8 @@ func orNothing(complaints string) string {
 	return complaints
 }
 
-// credentials makes the emulator run as the guests' user, if we can.
+// credentials makes the emulator run as the guests' user, if this process may change
+// its user.
 func credentials(c Config) (*syscall.SysProcAttr, error) {
 	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if c.User == "" || os.Geteuid() != 0 {
@@ -252,7 +253,7 @@ func credentials(c Config) (*syscall.SysProcAttr, error) {
 	return attr, nil
 }
 
-// limited keeps the first part of what is written to it.
+// limited keeps the first bytes of what is written to it.
 type limited struct{ buf bytes.Buffer }
 
 // Write implements io.Writer.
@@ -264,5 +265,5 @@ func (l *limited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String returns what was kept.
+// String returns the bytes that were kept.
 func (l *limited) String() string { return l.buf.String() }

@@ -14,25 +14,26 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// guestMachine is the family of machines that guests are given.
+// guestMachine is the machine type of guests.
 const guestMachine = "q35"
 
-// capabilitiesAge is how long what was read of the host is believed: the number of
-// huge pages may be changed while it runs.
+// capabilitiesAge is how long the capabilities that were read stay valid. Somebody may
+// change the number of huge pages while the host runs.
 const capabilitiesAge = time.Minute
 
-// capabilityCache keeps what was read of the host.
+// capabilityCache keeps the capabilities of the host that were read last.
 type capabilityCache struct {
 	mu    sync.Mutex
 	value hypervisor.Capabilities
-	// read is when it was read, over which connection, and with which emulator.
+	// read is when the capabilities were read, connects counts the connections until
+	// then, and emulator is the emulator's file at that time.
 	read     time.Time
 	connects uint64
 	emulator os.FileInfo
 }
 
-// lookUp returns the capabilities that were read last, if it is still so: the daemon
-// was not restarted, and the emulator is the same file.
+// lookUp returns the capabilities that were read last. ok is false when they are too
+// old, or when the daemon was restarted or the emulator's file replaced since.
 func (c *capabilityCache) lookUp(connects uint64, now time.Time) (hypervisor.Capabilities, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -48,7 +49,7 @@ func (c *capabilityCache) store(value hypervisor.Capabilities, connects uint64, 
 	c.value, c.read, c.connects, c.emulator = value, now, connects, fileInfo(value.Emulator)
 }
 
-// fileInfo returns nil for what is not there.
+// fileInfo returns nil for a file that does not exist.
 func fileInfo(path string) os.FileInfo {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -122,12 +123,12 @@ func versions(conn *libvirt.Connect, out *hypervisor.Capabilities) error {
 	return nil
 }
 
-// dotted writes libvirt's 9000002 as 9.0.2.
+// dotted formats a version of libvirt, such as 9000002, as 9.0.2.
 func dotted(v uint32) string {
 	return fmt.Sprintf("%d.%d.%d", v/1_000_000, v/1_000%1_000, v%1_000)
 }
 
-// hostCapabilities takes what the host as such can do.
+// hostCapabilities fills in what the host has, whatever its guests are given.
 func hostCapabilities(caps *libvirtxml.Caps, out *hypervisor.Capabilities) {
 	out.HostUUID = caps.Host.UUID
 	if cpu := caps.Host.CPU; cpu != nil {
@@ -190,7 +191,7 @@ func numaNode(cell libvirtxml.CapsHostNUMACell) hypervisor.NUMANode {
 	return node
 }
 
-// guestCapabilities takes what a guest on the host can be given.
+// guestCapabilities fills in what guests on the host can be given.
 func guestCapabilities(caps *libvirtxml.DomainCaps, out *hypervisor.Capabilities) {
 	if caps.VCPU != nil {
 		out.MaxVCPUs = int(caps.VCPU.Max)

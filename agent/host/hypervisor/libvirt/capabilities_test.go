@@ -178,8 +178,10 @@ func TestRealCapabilities(t *testing.T) {
 	if err := d.StopLibvirtd(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for driver.available() {
-		time.Sleep(10 * time.Millisecond)
+	for deadline := time.Now().Add(time.Minute); driver.available(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the driver does not notice that its daemon has ended")
+		}
 	}
 	if _, err := driver.Capabilities(t.Context()); err == nil {
 		t.Error("a daemon that is gone still has capabilities")

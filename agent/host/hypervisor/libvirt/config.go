@@ -7,27 +7,29 @@ import (
 	"time"
 )
 
-// Config says which libvirt to use and for how long to wait for what.
+// Config says which libvirt daemon to use, and bounds the waits for it.
 type Config struct {
-	// URI of the daemon: qemu:///system, or with ?socket=/path another's socket.
+	// URI is the daemon's: qemu:///system, or qemu+unix:///system?socket=/path for
+	// another daemon.
 	URI string
 	// ConnectTimeout bounds how long New waits for the first connection. The driver
 	// goes on trying afterwards.
 	ConnectTimeout time.Duration
 	// RetryMin and RetryMax bound the pause between attempts to connect.
 	RetryMin, RetryMax time.Duration
-	// KeepAlive is the interval of the messages that find a dead daemon; after
-	// three without answer the connection counts as lost.
+	// KeepAlive is the interval between keep-alive messages. After three messages
+	// without an answer the connection counts as lost.
 	KeepAlive time.Duration
-	// CloseTimeout bounds how long Close waits for calls that libvirt does not end. An
-	// agent must be able to stop, and be upgraded, beside a daemon that hangs.
+	// CloseTimeout bounds how long Close waits for calls that are under way. An agent
+	// must be able to stop, and be upgraded, while its daemon hangs.
 	CloseTimeout time.Duration
 	// AgentTimeout bounds each command to a guest's agent.
 	AgentTimeout time.Duration
-	// Emulated makes Capabilities tell what guests can be given without KVM, for hosts
-	// that offer it and where it does not work.
+	// Emulated makes Capabilities describe guests without KVM. It is for hosts that
+	// have KVM, but where KVM does not work.
 	Emulated bool
-	// Logger receives connects, losses and unreadable metadata; nil discards them.
+	// Logger logs new and lost connections and metadata that cannot be read; nil
+	// discards them.
 	Logger *slog.Logger
 }
 
@@ -44,7 +46,7 @@ func DefaultConfig() Config {
 	}
 }
 
-// Validate reports every fault of c.
+// Validate returns an error that names every invalid field of c.
 func (c Config) Validate() error {
 	var errs []error
 	if c.URI == "" {
@@ -63,7 +65,7 @@ func (c Config) Validate() error {
 	if c.RetryMax < c.RetryMin {
 		errs = append(errs, errors.New("RetryMax must not be less than RetryMin"))
 	}
-	// libvirt counts these in whole seconds.
+	// libvirt takes these in whole seconds.
 	if c.KeepAlive < time.Second {
 		errs = append(errs, errors.New("KeepAlive must be at least 1s"))
 	}

@@ -34,8 +34,9 @@ func orNotRunning(err error) error {
 	return hypervisor.ErrNotRunning
 }
 
-// console is a stream of libvirt as an io.ReadWriteCloser. A blocking stream cannot be
-// closed under a reader, so it is a non-blocking one whose readiness comes as events.
+// console makes an io.ReadWriteCloser of a stream of libvirt. The stream is
+// non-blocking, and events report when it is ready, because a blocking stream cannot be
+// closed while somebody reads from it.
 type console struct {
 	stream *libvirt.Stream
 
@@ -71,8 +72,9 @@ func openConsole(conn *libvirt.Connect, dom *libvirt.Domain) (*console, error) {
 	return c, nil
 }
 
-// onEvent runs in the event loop. A condition that lasts would be raised again at
-// once, for ever; so what has been raised is not asked for until it is used up.
+// onEvent runs in the event loop. The loop reports a condition again and again as long
+// as it lasts. So once a condition was reported, the console subscribes to it again
+// only after it has used up what was ready.
 func (c *console) onEvent(_ *libvirt.Stream, events libvirt.StreamEventType) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -83,12 +85,12 @@ func (c *console) onEvent(_ *libvirt.Stream, events libvirt.StreamEventType) {
 	}
 	c.changed.Broadcast()
 	if !c.closed {
-		// An error means that the stream is gone; the next call finds out.
+		// An error means that the stream is gone; the next call will fail.
 		_ = c.stream.EventUpdateCallback(c.wanted())
 	}
 }
 
-// wanted lists the events worth waking up for. Its caller holds the lock.
+// wanted returns the events to subscribe to. The caller holds the lock.
 func (c *console) wanted() libvirt.StreamEventType {
 	if c.ended {
 		return 0
@@ -103,7 +105,7 @@ func (c *console) wanted() libvirt.StreamEventType {
 	return events
 }
 
-// wouldBlock is what the bindings return as a count when a call would have to wait.
+// wouldBlock is the count that the bindings return when a call would have to wait.
 const wouldBlock = -2
 
 // Read implements io.Reader. It returns io.EOF when the guest ends or another session
@@ -157,7 +159,8 @@ func (c *console) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// await blocks until *ready and takes part in the stream, which release ends.
+// await blocks until *ready, and counts a call into the stream as under way until
+// release is called.
 func (c *console) await(ready *bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -179,7 +182,8 @@ func (c *console) release() (ended bool) {
 	return c.ended
 }
 
-// spent notes that a call would have blocked, and asks to be told when it would not.
+// spent notes that a call would have blocked, and subscribes to the event that reports
+// when it would not.
 func (c *console) spent(ready *bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -204,7 +208,7 @@ func (c *console) Close() error {
 	}
 	c.mu.Unlock()
 	_ = c.stream.EventRemoveCallback()
-	// A stream whose other end is gone cannot be finished properly.
+	// A stream whose other end is gone cannot be finished; it is aborted.
 	_ = c.stream.Abort()
 	return c.stream.Free()
 }
@@ -216,7 +220,8 @@ func (d *Driver) VNC(ctx context.Context, ref hypervisor.Ref) (net.Conn, error) 
 		if active, err := dom.IsActive(); err != nil || !active {
 			return nil, orNotRunning(err)
 		}
-		// Who may see the display has been decided before; QEMU asks no more.
+		// The caller has checked who may see the display, so QEMU need not
+		// authenticate.
 		file, err := dom.OpenGraphicsFD(0, libvirt.DOMAIN_OPEN_GRAPHICS_SKIPAUTH)
 		if err != nil {
 			if is(err, libvirt.ERR_INTERNAL_ERROR) || is(err, libvirt.ERR_INVALID_ARG) || is(err, libvirt.ERR_CONFIG_UNSUPPORTED) {

@@ -10,16 +10,16 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// noCPUController is what libvirt says where the cgroup controller for CPU time is not
-// there or not its own to use. Nothing tells before a start.
+// noCPUController is libvirt's message when the cgroup controller for CPU time is
+// missing, or libvirt may not use it. Only a start shows that.
 var noCPUController = regexp.MustCompile(`(?i)cgroup cpu is required|CPU tuning is not available`)
 
 func lacksCPUController(err error) bool {
 	return is(err, libvirt.ERR_CONFIG_UNSUPPORTED) && noCPUController.MatchString(err.Error())
 }
 
-// withoutCPUTime takes the weight and the limits of CPU time out of a definition. had
-// is false if there are none. What threads run on which CPUs stays.
+// withoutCPUTime removes the weight and the limits of CPU time from a definition. had
+// is false if the definition has none. The pinning of threads to CPUs stays.
 func withoutCPUTime(xml string) (plain string, had bool, err error) {
 	definition := &libvirtxml.Domain{}
 	if err := definition.Unmarshal(xml); err != nil {

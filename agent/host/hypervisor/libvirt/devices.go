@@ -13,8 +13,8 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// deviceXML is what must be known of a device to plug, find and size it. Sizes are in
-// KiB, as libvirt writes them.
+// deviceXML holds the parts of a device that plugging, finding and resizing it need.
+// Sizes are in KiB, as libvirt writes them.
 type deviceXML struct {
 	XMLName xml.Name
 	Model   string `xml:"model,attr"`
@@ -34,7 +34,7 @@ type sizeXML struct {
 	Unit string `xml:"unit,attr"`
 }
 
-// name returns the device's name in the instance, or nothing when it has none.
+// name returns the device's name in the instance, empty when it has none.
 func (v deviceXML) name() string {
 	name, ok := strings.CutPrefix(v.Alias.Name, hypervisor.AliasPrefix)
 	if !ok {
@@ -43,10 +43,10 @@ func (v deviceXML) name() string {
 	return name
 }
 
-// deviceList is the devices of one definition.
+// deviceList holds the devices of one definition.
 type deviceList []deviceXML
 
-// named returns the device of that name in the instance.
+// named returns the device that has the name in the instance.
 func (l deviceList) named(name string) (deviceXML, bool) {
 	i := slices.IndexFunc(l, func(v deviceXML) bool { return v.name() == name })
 	if i < 0 {
@@ -55,7 +55,7 @@ func (l deviceList) named(name string) (deviceXML, bool) {
 	return l[i], true
 }
 
-// parseDeviceList reads the devices of a whole definition.
+// parseDeviceList parses the devices of a whole definition.
 func parseDeviceList(text string) (deviceList, error) {
 	var domain struct {
 		XMLName xml.Name `xml:"domain"`
@@ -69,7 +69,7 @@ func parseDeviceList(text string) (deviceList, error) {
 	return domain.Devices.All, nil
 }
 
-// parseDevice reads the one device that a caller wants to plug or change.
+// parseDevice parses the device that a caller wants to plug or change.
 func parseDevice(text string) (deviceXML, error) {
 	var v deviceXML
 	err := xml.Unmarshal([]byte(text), &v)
@@ -82,12 +82,14 @@ func parseDevice(text string) (deviceXML, error) {
 	return v, nil
 }
 
-// definitions are the devices of a running domain and of what it would start as.
+// definitions holds the devices that a running domain has now, and those with which it
+// would start again.
 type definitions struct {
 	live, config deviceList
 }
 
-// readDefinitions fails with ErrNotRunning when the guest does not run.
+// readDefinitions reads both definitions of a domain. It returns ErrNotRunning when the
+// guest does not run.
 func readDefinitions(dom *libvirt.Domain) (definitions, error) {
 	var out definitions
 	if active, err := dom.IsActive(); err != nil || !active {
@@ -108,8 +110,9 @@ func readDefinitions(dom *libvirt.Domain) (definitions, error) {
 	return out, nil
 }
 
-// where says which of the two definitions has, or lacks, the device. libvirt fails, and
-// changes nothing, when it is told to change one where there is nothing to do.
+// where returns the flags of the definitions that have, or lack, the device. libvirt
+// fails and changes nothing if a flag names a definition in which there is nothing to
+// change.
 func (d definitions) where(name string, has bool) libvirt.DomainDeviceModifyFlags {
 	var flags libvirt.DomainDeviceModifyFlags
 	if _, ok := d.live.named(name); ok == has {
@@ -151,7 +154,7 @@ func (d *Driver) DetachDevice(ctx context.Context, ref hypervisor.Ref, name stri
 		if flags == 0 {
 			return nil
 		}
-		// Only this call returns without waiting for the guest.
+		// Of the calls that unplug a device, only this one does not wait for the guest.
 		err = dom.DetachDeviceAlias(hypervisor.AliasPrefix+name, flags)
 		if err != nil && (is(err, libvirt.ERR_DEVICE_MISSING) || asksAlready(err)) {
 			return nil
@@ -160,8 +163,8 @@ func (d *Driver) DetachDevice(ctx context.Context, ref hypervisor.Ref, name stri
 	})
 }
 
-// asksAlready says whether the guest has been asked for the device before and has not
-// answered, which QEMU tells in words only.
+// asksAlready reports whether the guest was asked for the device before and has not
+// answered yet. QEMU says so only in the text of its error.
 func asksAlready(err error) bool {
 	return strings.Contains(err.Error(), "already in the process of unplug")
 }
@@ -188,8 +191,8 @@ func (d *Driver) UpdateDevice(ctx context.Context, ref hypervisor.Ref, device st
 	})
 }
 
-// updateDevice changes the device in the running domain, and then in the definition
-// where libvirt can: some devices it changes only in one of them.
+// updateDevice changes the device in the running domain, and then in the stored
+// definition if libvirt can: it changes some devices in only one of them.
 func updateDevice(dom *libvirt.Domain, device string, flags libvirt.DomainDeviceModifyFlags) error {
 	err := dom.UpdateDeviceFlags(device, flags)
 	if flags&libvirt.DOMAIN_DEVICE_MODIFY_CONFIG != 0 && (is(err, libvirt.ERR_OPERATION_UNSUPPORTED) || is(err, libvirt.ERR_CONFIG_UNSUPPORTED)) {
@@ -209,7 +212,7 @@ func (d *Driver) LiveDefinition(ctx context.Context, ref hypervisor.Ref) (string
 			return "", err
 		}
 		if len(text) > hypervisor.MaxDefinition {
-			return "", errors.New("it is larger than any definition of ours")
+			return "", errors.New("it is larger than any definition that virtmesh makes")
 		}
 		return text, nil
 	})

@@ -19,7 +19,7 @@ import (
 
 var _ hypervisor.Hypervisor = (*Driver)(nil)
 
-// Driver is a hypervisor.Hypervisor on one libvirt daemon.
+// Driver implements hypervisor.Hypervisor with one libvirt daemon.
 type Driver struct {
 	cfg    Config
 	log    *slog.Logger
@@ -32,27 +32,28 @@ type Driver struct {
 	stopped <-chan struct{}
 	wg      sync.WaitGroup
 
-	// Calls of each lane wait for each other alone.
+	// Calls wait only for other calls of their own lane.
 	queries, acts, ends, starts, agents, moves, counters *lane
-	// counted are the UUIDs of the domains whose counters are being read.
+	// counted holds the UUIDs of the domains whose counters are being read.
 	counted sync.Map
-	// recording is held from the reading of a domain's records to the writing. A domain
-	// that is busy holds up those few that share its lock.
+	// recording has locks that are held while a domain's records are read, changed and
+	// written. A domain that is busy delays only the few others that share its lock.
 	recording [16]sync.Mutex
 	caps      capabilityCache
 
 	mu     sync.Mutex
 	conn   *libvirt.Connect // nil while there is none
 	closed bool
-	// connects counts the connections there have been.
+	// connects counts the connections that were made.
 	connects uint64
-	// calls counts the acts under way.
+	// calls counts the calls under way, by what they do.
 	calls map[string]int
 }
 
-// New returns a Driver that connects, and keeps connecting, to cfg.URI. It waits for
-// the first connection, but a daemon that is not there yet is no error: calls fail
-// with hypervisor.ErrUnavailable until it is.
+// New returns a Driver that connects to cfg.URI, and connects again whenever the
+// connection is lost. New waits for the first connection, at most cfg.ConnectTimeout. A
+// daemon that does not answer by then is no error: calls fail with
+// hypervisor.ErrUnavailable until it does.
 func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("libvirt driver: %w", err)
@@ -98,9 +99,10 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	return d, nil
 }
 
-// Close implements hypervisor.Hypervisor. Calls under way end first, but libvirt's
-// cannot be interrupted, and a daemon that hangs never answers them: after
-// Config.CloseTimeout they are left to the end of the process. The error names them.
+// Close implements hypervisor.Hypervisor. It waits for the calls under way. Calls into
+// libvirt cannot be interrupted, and a daemon that hangs never answers them. So after
+// Config.CloseTimeout, Close returns an error that names the calls that have not ended;
+// they last until the process ends.
 func (d *Driver) Close() error {
 	d.mu.Lock()
 	d.closed = true
@@ -128,8 +130,8 @@ func (d *Driver) Close() error {
 	if len(left) == 0 {
 		left = []string{"the connection"}
 	}
-	d.log.Warn("libvirt does not end what is under way; leaving it behind", "uri", d.cfg.URI, "waited", d.cfg.CloseTimeout, "left", left)
-	return fmt.Errorf("close libvirt driver: not ended after %s: %s", d.cfg.CloseTimeout, strings.Join(left, ", "))
+	d.log.Warn("calls into libvirt have not ended and are abandoned", "uri", d.cfg.URI, "waited", d.cfg.CloseTimeout, "left", left)
+	return fmt.Errorf("close libvirt driver: these calls have not ended after %s: %s", d.cfg.CloseTimeout, strings.Join(left, ", "))
 }
 
 // Subscribe implements hypervisor.Inventory.
@@ -137,7 +139,8 @@ func (d *Driver) Subscribe(ctx context.Context) <-chan hypervisor.Event {
 	return d.hub.Subscribe(ctx)
 }
 
-// keepConnected holds a connection until ctx ends. It closes first once it has one.
+// keepConnected keeps the driver connected until ctx ends. It closes first when the
+// first connection is made.
 func (d *Driver) keepConnected(ctx context.Context, first chan<- struct{}) {
 	pause, level := d.cfg.RetryMin, slog.LevelWarn
 	for ctx.Err() == nil {
@@ -159,8 +162,8 @@ func (d *Driver) keepConnected(ctx context.Context, first chan<- struct{}) {
 			close(first)
 			first = nil
 		}
-		// Before the first connection nobody can have missed anything, but somebody may
-		// be waiting for it.
+		// No event was lost before the first connection, but a subscriber may wait for
+		// the resync to list domains.
 		d.hub.Publish(hypervisor.Event{Kind: hypervisor.EventResync, Time: time.Now(), Detail: "connected"})
 		select {
 		case <-session.lost:

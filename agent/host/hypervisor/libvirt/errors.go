@@ -11,9 +11,9 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// translate turns an error of libvirt into a hypervisor.Fault, in words for people and
-// with the sentinel of the contract that fits. What libvirt said goes to the log. Other
-// errors stay as they are.
+// translate turns an error of libvirt into a hypervisor.Fault: a sentence for people
+// that wraps the matching sentinel of the contract. libvirt's own message goes to the
+// log. Other errors are returned unchanged.
 func (d *Driver) translate(act string, err error) error {
 	var e libvirt.Error
 	if !errors.As(err, &e) {
@@ -31,16 +31,17 @@ func (d *Driver) translate(act string, err error) error {
 	if fault.Code == hypervisor.FaultOther && fault.Sentinel != nil {
 		level = slog.LevelDebug // the caller expects it
 	}
-	d.log.Log(context.Background(), level, "libvirt refuses", "act", act, "fault", fault.Code, "err", err)
+	d.log.Log(context.Background(), level, "libvirt refused a call", "call", act, "fault", fault.Code, "err", err)
 	return fault
 }
 
-// contractErrors are those that the driver wraps around libvirt's itself.
+// contractErrors are the sentinels that the driver itself wraps around errors of
+// libvirt.
 var contractErrors = []error{
 	hypervisor.ErrMigrationLost, hypervisor.ErrNoDevice, hypervisor.ErrRefused, hypervisor.ErrUnavailable, hypervisor.ErrInvalid,
 }
 
-// faultOf finds the words for libvirt's error e.
+// faultOf returns the fault that libvirt's error e stands for.
 func faultOf(e libvirt.Error) *hypervisor.Fault {
 	sentinel := sentinelFor(e)
 	if aboutState(sentinel) {
@@ -61,8 +62,8 @@ func faultOf(e libvirt.Error) *hypervisor.Fault {
 	return fault
 }
 
-// aboutState says whether the sentinel tells all there is to say: what libvirt adds is
-// a name that the caller has given.
+// aboutState reports whether the sentinel says everything: libvirt's message would only
+// add a name that the caller gave.
 func aboutState(sentinel error) bool {
 	for _, s := range []error{hypervisor.ErrNotFound, hypervisor.ErrNotRunning, hypervisor.ErrNoAgent, hypervisor.ErrUnavailable} {
 		if errors.Is(sentinel, s) {
@@ -89,8 +90,8 @@ func sentinelFor(e libvirt.Error) error {
 	case libvirt.ERR_NO_CONNECT, libvirt.ERR_INVALID_CONN, libvirt.ERR_RPC:
 		return hypervisor.ErrUnavailable
 	case libvirt.ERR_INTERNAL_ERROR, libvirt.ERR_SYSTEM_ERROR:
-		// A connection that breaks under a call shows as one of these, from the RPC
-		// or the socket layer.
+		// When a connection breaks during a call, the call ends with one of these
+		// errors of the RPC or the socket layer.
 		if e.Domain == libvirt.FROM_RPC || e.Domain == libvirt.FROM_REMOTE || e.Domain == libvirt.FROM_STREAMS {
 			return hypervisor.ErrUnavailable
 		}
@@ -98,7 +99,7 @@ func sentinelFor(e libvirt.Error) error {
 	return nil
 }
 
-// is says whether err is libvirt's error code.
+// is reports whether err has libvirt's error code.
 func is(err error, code libvirt.ErrorNumber) bool {
 	var e libvirt.Error
 	return errors.As(err, &e) && e.Code == code

@@ -11,24 +11,26 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// rawBacklog is how many events may wait for their owner to be looked up.
+// rawBacklog is how many events may wait until their owners are looked up.
 const rawBacklog = 4096
 
-// rawEvent is an event before it is known whose domain it is about. The callbacks of
-// libvirt must not call libvirt, so the metadata is read elsewhere.
+// rawEvent is an event of a domain whose owner is not known yet. The owner is in the
+// domain's metadata, and another goroutine reads that, because callbacks of libvirt
+// must not call libvirt.
 type rawEvent struct {
 	uuid  string
 	event hypervisor.Event
-	// owner is whose domain it was when the event came, if that was known.
+	// owner is the owner that the domain had when the event came, if that was known.
 	owner hypervisor.Owner
 	known bool
 	// redefined says that the metadata may have changed.
 	redefined bool
-	// disk is the target of the disk the event is about, whose volume is to be found.
+	// disk is the target of the disk that the event is about; its volume is looked up
+	// later.
 	disk string
 }
 
-// registerEvents asks for all events that become hypervisor.Events.
+// registerEvents subscribes to all events of libvirt that become hypervisor.Events.
 func (d *Driver) registerEvents(s *session) error {
 	for _, register := range []func() (int, error){
 		func() (int, error) { return s.conn.DomainEventLifecycleRegister(nil, d.onLifecycle) },
@@ -52,8 +54,8 @@ func (d *Driver) registerEvents(s *session) error {
 	return nil
 }
 
-// enqueue passes an event on. It runs in the event loop and never waits; when nobody
-// keeps up, subscribers are told to resync.
+// enqueue queues an event for publish. It runs in the event loop and never waits. When
+// the queue is full, the event is lost, and subscribers are told to resync.
 func (d *Driver) enqueue(dom *libvirt.Domain, e hypervisor.Event, redefined bool) {
 	d.enqueueRaw(dom, rawEvent{event: e, redefined: redefined})
 }
@@ -72,9 +74,10 @@ func (d *Driver) enqueueRaw(dom *libvirt.Domain, raw rawEvent) {
 	}
 }
 
-// noteOwner notes whose domain it is, and forgets it when that has changed. The domains
-// of two instances of a machine, one after the other, have the same UUID, so when the
-// event is published the domain may already be the next one.
+// noteOwner sets the event's owner from the cache, and removes it from the cache when
+// it may have changed. The domains of two successive instances of a machine have the
+// same UUID, so when the event is published the domain may already be that of the next
+// instance.
 func (d *Driver) noteOwner(raw *rawEvent) {
 	raw.owner, raw.known = d.owners.get(raw.uuid)
 	if raw.redefined || raw.event.Kind == hypervisor.EventUndefined {
@@ -136,21 +139,21 @@ func (d *Driver) onDeviceKept(_ *libvirt.Connect, dom *libvirt.Domain, e *libvir
 	d.onDevice(dom, hypervisor.EventDeviceKept, e.DevAlias)
 }
 
-// onDevice passes on what happened to a device that has a name in the instance.
+// onDevice queues an event of a device, if the device has a name in the instance.
 func (d *Driver) onDevice(dom *libvirt.Domain, kind hypervisor.EventKind, alias string) {
 	if name, ok := strings.CutPrefix(alias, hypervisor.AliasPrefix); ok {
 		d.enqueue(dom, hypervisor.Event{Kind: kind, Device: name}, false)
 	}
 }
 
-// onMetadata notes that the owner may be another, as set by an agent before this one.
+// onMetadata queues an event that says that the owner may have changed.
 func (d *Driver) onMetadata(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt.DomainEventMetadataChange) {
 	if e.NSURI == hypervisor.MetadataURI {
 		d.enqueue(dom, hypervisor.Event{}, true)
 	}
 }
 
-// publish finds each event's owner and hands it to the subscribers.
+// publish finds each event's owner and passes the event to the subscribers.
 func (d *Driver) publish(ctx context.Context) {
 	for {
 		select {
@@ -195,7 +198,8 @@ func (d *Driver) ownerByUUID(ctx context.Context, uuid string) (hypervisor.Owner
 	return owner, err == nil
 }
 
-// volumeOf returns the name of the volume whose disk has the target, or nothing.
+// volumeOf returns the name of the volume whose disk has the target, empty when there
+// is none.
 func (d *Driver) volumeOf(ctx context.Context, ref hypervisor.Ref, target string) string {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.ConnectTimeout)
 	defer cancel()
@@ -215,8 +219,8 @@ func (d *Driver) volumeOf(ctx context.Context, ref hypervisor.Ref, target string
 	return ""
 }
 
-// lifecycleState translates what happened to a domain. Events that change nothing we
-// report give ok false.
+// lifecycleState translates an event of libvirt to the state that the domain is in now.
+// ok is false when the event changes nothing that is reported.
 func lifecycleState(e *libvirt.DomainEventLifecycle) (state hypervisor.State, reason hypervisor.Reason, ok bool) {
 	switch e.Event {
 	case libvirt.DOMAIN_EVENT_STARTED:

@@ -8,12 +8,12 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// knownFault is a message of libvirt or QEMU and what it means.
+// knownFault pairs a message of libvirt or QEMU with its meaning.
 type knownFault struct {
 	says             *regexp.Regexp
 	code             hypervisor.FaultCode
 	sentence, remedy string
-	// sentinel is what the fault wraps; nil when trying again may help.
+	// sentinel is the error that the fault wraps; nil when a retry may help.
 	sentinel error
 }
 
@@ -22,13 +22,13 @@ func fault(code hypervisor.FaultCode, says, sentence, remedy string) knownFault 
 	return knownFault{says: regexp.MustCompile(says), code: code, sentence: sentence, remedy: remedy}
 }
 
-// final marks a fault that trying again does not mend.
+// final marks a fault that a retry cannot mend.
 func (k knownFault) final() knownFault {
 	k.sentinel = hypervisor.ErrInvalid
 	return k
 }
 
-// unplugged marks what only a start anew can do.
+// unplugged marks a change that needs a restart of the guest.
 func (k knownFault) unplugged() knownFault {
 	k.sentinel = hypervisor.ErrUnsupported
 	return k
@@ -40,9 +40,9 @@ func (k knownFault) taken() knownFault {
 	return k
 }
 
-// knownFaults is asked from top to bottom: what says more stands before what says less.
-// The messages are those of libvirt 9.0 and QEMU 7.2, and of newer ones where they are
-// known to differ.
+// knownFaults is searched from top to bottom, so specific messages stand before general
+// ones. The messages are those of libvirt 9.0 and QEMU 7.2, and those of newer versions
+// where they are known to differ.
 var knownFaults = []knownFault{
 	fault(hypervisor.FaultDiskLocked,
 		`(?i)Failed to get "(write|consistent read|shared write|resize)" lock|Is another process using the image|Failed to acquire lock|resource busy.*lock`,
@@ -126,7 +126,8 @@ var knownFaults = []knownFault{
 		"wait for it, or see what it is in the host's libvirt log"),
 }
 
-// What varies from one time to the next in messages, and what to write instead.
+// Parts of messages that differ from one occurrence to the next, and their
+// replacements.
 var varying = []struct {
 	is  *regexp.Regexp
 	now string
@@ -145,8 +146,8 @@ var varying = []struct {
 // maxPlainText bounds plainText in bytes. QEMU quotes whole command lines.
 const maxPlainText = 300
 
-// plainText makes one line of what libvirt or QEMU said, without what varies from one
-// time to the next.
+// plainText makes one line of a message of libvirt or QEMU, and removes the parts that
+// differ from one occurrence to the next.
 func plainText(message string) string {
 	const most = 8 << 10
 	if len(message) > most {

@@ -13,7 +13,7 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// Bounds on what a guest can make us hold.
+// Bounds of what is kept of the answers of a guest agent.
 const (
 	maxGuestString    = 256
 	maxGuestUsers     = 100
@@ -25,7 +25,7 @@ const (
 	maxAgentAnswer    = 128 << 10
 )
 
-// guestInfoTypes are asked for one by one, so that an agent without one of the
+// guestInfoTypes are queried one by one, so that an agent that lacks one of the
 // commands still answers the others.
 var guestInfoTypes = []libvirt.DomainGuestInfoTypes{
 	libvirt.DOMAIN_GUEST_INFO_OS,
@@ -39,7 +39,8 @@ var guestInfoTypes = []libvirt.DomainGuestInfoTypes{
 // GuestInfo implements hypervisor.Observer.
 func (d *Driver) GuestInfo(ctx context.Context, ref hypervisor.Ref) (hypervisor.GuestInfo, error) {
 	return onDomain(ctx, d, d.agents, "ask guest agent of", ref, nil, func(_ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.GuestInfo, error) {
-		// libvirt waits for ever by default, and holds the domain's job meanwhile.
+		// By default libvirt waits without a limit, and blocks other changes of the
+		// domain meanwhile.
 		if err := dom.AgentSetResponseTimeout(int(d.cfg.AgentTimeout.Seconds()), 0); err != nil {
 			return hypervisor.GuestInfo{}, err
 		}
@@ -55,13 +56,13 @@ func (d *Driver) GuestInfo(ctx context.Context, ref hypervisor.Ref) (hypervisor.
 				answered = true
 				mergeGuestInfo(&out, kind, info)
 			case is(err, libvirt.ERR_AGENT_UNRESPONSIVE), is(err, libvirt.ERR_OPERATION_INVALID), is(err, libvirt.ERR_AGENT_COMMAND_TIMEOUT):
-				// There is no use in asking for more.
+				// The other questions would fail too.
 				if !answered {
 					return out, err
 				}
 				return out, nil
 			default:
-				d.log.Debug("guest agent refuses a question", "instance", ref.String(), "question", kind, "err", err)
+				d.log.Debug("a guest agent refused a question", "instance", ref.String(), "question", kind, "err", err)
 			}
 		}
 		if answered {
@@ -74,8 +75,8 @@ func (d *Driver) GuestInfo(ctx context.Context, ref hypervisor.Ref) (hypervisor.
 	})
 }
 
-// askAgentItself adds what the agent says of itself. libvirt has no call of its own
-// for it. An agent that does not tell has told the rest all the same.
+// askAgentItself adds the agent's version and commands, for which libvirt has no call
+// of its own. If the agent does not answer, its other answers still count.
 func (d *Driver) askAgentItself(ref hypervisor.Ref, dom *libvirt.Domain, out *hypervisor.GuestInfo) {
 	timeout := libvirt.DomainQemuAgentCommandTimeout(d.cfg.AgentTimeout.Seconds())
 	answer, err := dom.QemuAgentCommand(`{"execute":"guest-info"}`, timeout, 0)
@@ -83,11 +84,12 @@ func (d *Driver) askAgentItself(ref hypervisor.Ref, dom *libvirt.Domain, out *hy
 		err = mergeAgentInfo(out, answer)
 	}
 	if err != nil {
-		d.log.Debug("guest agent does not describe itself", "instance", ref.String(), "err", err)
+		d.log.Debug("a guest agent did not say its version and commands", "instance", ref.String(), "err", err)
 	}
 }
 
-// mergeAgentInfo adds the agent's answer to guest-info to out, within bounds.
+// mergeAgentInfo adds the agent's answer to the command guest-info to out, within the
+// bounds.
 func mergeAgentInfo(out *hypervisor.GuestInfo, answer string) error {
 	if len(answer) > maxAgentAnswer {
 		out.Truncated = true
@@ -112,8 +114,8 @@ func mergeAgentInfo(out *hypervisor.GuestInfo, answer string) error {
 	return nil
 }
 
-// mergeGuestInfo adds the answer to the question kind to out, within bounds. The
-// bindings fill in the other parts too, with nothing.
+// mergeGuestInfo adds the answer to the question kind to out, within the bounds. The
+// bindings leave the parts of other questions empty.
 func mergeGuestInfo(out *hypervisor.GuestInfo, kind libvirt.DomainGuestInfoTypes, info *libvirt.DomainGuestInfo) {
 	switch kind {
 	case libvirt.DOMAIN_GUEST_INFO_OS:
@@ -160,8 +162,8 @@ func guestFilesystem(out *hypervisor.GuestInfo, f libvirt.DomainGuestInfoFileSys
 	return fs
 }
 
-// busType tells the bus from the name of the disk in the domain, which is ours and
-// not the guest's word.
+// busType derives the bus from the disk's name in the domain. The agent's own answer
+// cannot be trusted.
 func busType(target string) string {
 	switch {
 	case strings.HasPrefix(target, "vd"):
@@ -185,8 +187,8 @@ func guestInterface(out *hypervisor.GuestInfo, n libvirt.DomainGuestInfoInterfac
 	return nic
 }
 
-// bounded makes a guest's string safe to store and to show: valid UTF-8, without
-// control characters, of limited length.
+// bounded makes a string of a guest safe to store and to show: valid UTF-8 of limited
+// length without control characters.
 func bounded(out *hypervisor.GuestInfo, s string) string {
 	if len(s) > maxGuestString {
 		s = s[:maxGuestString]

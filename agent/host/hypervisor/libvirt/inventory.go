@@ -25,7 +25,7 @@ func (d *Driver) List(ctx context.Context) ([]hypervisor.Domain, error) {
 			case err == nil:
 				ours = append(ours, domain)
 			case errors.Is(err, hypervisor.ErrNotFound), is(err, libvirt.ERR_NO_DOMAIN):
-				// Not ours, or undefined since it was listed.
+				// It does not belong to virtmesh, or was undefined after it was listed.
 			default:
 				freeAll(all[i+1:])
 				return nil, err
@@ -48,7 +48,7 @@ func (d *Driver) Get(ctx context.Context, ref hypervisor.Ref) (hypervisor.Domain
 	})
 }
 
-// describe reads what the contract tells of a domain.
+// describe reads what the contract says about a domain.
 func (d *Driver) describe(dom *libvirt.Domain) (hypervisor.Domain, error) {
 	owner, err := d.ownerOf(dom)
 	if err != nil {
@@ -85,7 +85,7 @@ func (d *Driver) describe(dom *libvirt.Domain) (hypervisor.Domain, error) {
 	return out, nil
 }
 
-// diskTargets names the domain's disks by volume.
+// diskTargets returns the targets of the domain's disks by volume.
 func diskTargets(domain *libvirtxml.Domain) map[string]string {
 	if domain.Devices == nil {
 		return nil
@@ -104,8 +104,8 @@ func diskTargets(domain *libvirtxml.Domain) map[string]string {
 	return targets
 }
 
-// currentMemory is what the balloon leaves the guest, in bytes. libvirt writes KiB,
-// whatever the definition said.
+// currentMemory is the memory that the balloon leaves to the guest, in bytes. libvirt
+// always writes it in KiB.
 func currentMemory(domain *libvirtxml.Domain) int64 {
 	if domain.CurrentMemory == nil {
 		return 0
@@ -113,7 +113,7 @@ func currentMemory(domain *libvirtxml.Domain) int64 {
 	return int64(domain.CurrentMemory.Value) << 10
 }
 
-// agentConnected looks whether the guest holds the agent's channel open.
+// agentConnected reports whether the guest has the agent's channel open.
 func agentConnected(domain *libvirtxml.Domain) bool {
 	if domain.Devices == nil {
 		return false

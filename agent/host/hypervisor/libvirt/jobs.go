@@ -11,7 +11,7 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// The kinds of libvirt's jobs in the words of the contract.
+// The kinds of libvirt's jobs, and the contract's names for them.
 var (
 	domainJobKinds = map[libvirt.DomainJobOperationType]hypervisor.JobKind{
 		libvirt.DOMAIN_JOB_OPERATION_MIGRATION_OUT: hypervisor.JobMigrationOut,
@@ -35,7 +35,7 @@ var (
 	}
 )
 
-// kindOf looks a kind up. libvirt may have learnt new ones.
+// kindOf looks up a kind. A newer libvirt may have kinds that are not in the table.
 func kindOf[K comparable](table map[K]hypervisor.JobKind, key K) hypervisor.JobKind {
 	if kind, ok := table[key]; ok {
 		return kind
@@ -43,7 +43,7 @@ func kindOf[K comparable](table map[K]hypervisor.JobKind, key K) hypervisor.JobK
 	return hypervisor.JobOther
 }
 
-// jobResult tells how the job of a completed-event ended.
+// jobResult says how the job that an event reports as completed has ended.
 func jobResult(info libvirt.DomainJobInfo) hypervisor.JobResult {
 	switch {
 	case info.Type == libvirt.DOMAIN_JOB_CANCELLED:
@@ -92,7 +92,7 @@ func domainJob(dom *libvirt.Domain) (hypervisor.Job, bool, error) {
 	return job, true, nil
 }
 
-// blockJobs asks each disk for its job.
+// blockJobs reads the job of each disk.
 func blockJobs(dom *libvirt.Domain) ([]hypervisor.Job, error) {
 	text, err := dom.GetXMLDesc(0)
 	if err != nil {
@@ -132,7 +132,7 @@ func (d *Driver) AbortJob(ctx context.Context, ref hypervisor.Ref, volume string
 		if volume == "" {
 			err := dom.AbortJob()
 			if is(err, libvirt.ERR_OPERATION_INVALID) {
-				return nil // there is none
+				return nil // there is no job
 			}
 			return err
 		}
@@ -142,7 +142,7 @@ func (d *Driver) AbortJob(ctx context.Context, ref hypervisor.Ref, volume string
 		}
 		err = dom.BlockJobAbort(disk, libvirt.DOMAIN_BLOCK_JOB_ABORT_ASYNC)
 		if is(err, libvirt.ERR_OPERATION_INVALID) || is(err, libvirt.ERR_INVALID_ARG) {
-			return nil // there is none
+			return nil // there is no job
 		}
 		return err
 	})
@@ -189,7 +189,7 @@ func (d *Driver) ResizeBlock(ctx context.Context, ref hypervisor.Ref, volume str
 	})
 }
 
-// awaitPoll is how often a migration is looked at while no event comes.
+// awaitPoll is how often the state of a migration is read while no event comes.
 const awaitPoll = time.Second
 
 // AwaitMigration implements hypervisor.Migrator.
@@ -223,8 +223,8 @@ func (d *Driver) AwaitMigration(ctx context.Context, ref hypervisor.Ref) (hyperv
 	}
 }
 
-// migrationOutcome tells from the state of the domain how its migration has ended.
-// said is what the hypervisor said of it.
+// migrationOutcome derives from the state of the domain how its migration has ended.
+// said is the hypervisor's message about it.
 func (d *Driver) migrationOutcome(ctx context.Context, ref hypervisor.Ref, said string) error {
 	domain, err := d.Get(ctx, ref)
 	switch {

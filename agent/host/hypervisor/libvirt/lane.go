@@ -10,12 +10,12 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// lane is a connection of its own for one sort of calls, with a bound on how many of
-// them are under way. The daemon reads no more from a connection that has
-// max_client_requests calls open, 5 where nobody has changed it: short calls would wait
-// behind long ones, and as its keep-alive messages are not read either, the connection
-// would be dropped. All lanes together stay within the daemon's max_workers, 20 where
-// nobody has changed it.
+// lane is a connection for one sort of calls, and bounds how many of them are under
+// way. The daemon stops reading from a connection that has max_client_requests open
+// calls, by default 5. Short calls would then wait for long ones. And because the
+// daemon does not read the keep-alive messages either, the connection would be dropped.
+// All lanes together have at most as many calls under way as the daemon has workers,
+// max_workers, by default 20.
 //
 //	queries  what is answered from the daemon's memory, and events
 //	acts     changes of a domain
@@ -38,7 +38,7 @@ func newLane(name string, width int) *lane {
 	return &lane{name: name, slots: make(chan struct{}, width)}
 }
 
-// connection returns the lane's connection, which is made when there is none. It may
+// connection returns the lane's connection, and makes one when there is none. It may
 // hang as long as the daemon does.
 func (l *lane) connection(connect func() (*session, error)) (*libvirt.Connect, error) {
 	l.mu.Lock()
@@ -71,7 +71,8 @@ func (l *lane) close() {
 	}
 }
 
-// referTo adds a reference to conn, so that it stays valid when it is lost meanwhile.
+// referTo adds a reference to conn, so that conn stays valid when the connection is
+// lost meanwhile.
 func referTo(conn *libvirt.Connect) (*libvirt.Connect, error) {
 	if err := conn.Ref(); err != nil {
 		return nil, fmt.Errorf("%w: %w", hypervisor.ErrUnavailable, err)
@@ -79,7 +80,8 @@ func referTo(conn *libvirt.Connect) (*libvirt.Connect, error) {
 	return conn, nil
 }
 
-// begin enters an act, for which it waits until l has room. end leaves it.
+// begin waits until the lane has room, and counts the call as under way until end is
+// called.
 func (d *Driver) begin(ctx context.Context, l *lane, act string) error {
 	if !d.available() {
 		return hypervisor.ErrUnavailable
@@ -135,9 +137,9 @@ func (d *Driver) connectionOf(l *lane) (*libvirt.Connect, error) {
 	return referTo(d.conn)
 }
 
-// call runs fn with a connection and returns its result, or as soon as ctx ends the
-// context's error. libvirt's calls cannot be interrupted: fn then runs on, and its
-// result goes to discard, which frees what it holds.
+// call runs fn with a connection and returns its result. If ctx ends first, call
+// returns the context's error. Calls into libvirt cannot be interrupted, so fn then
+// continues, and discard gets its result and frees what that holds.
 func call[T any](ctx context.Context, d *Driver, l *lane, act string, discard func(T), fn func(*libvirt.Connect) (T, error)) (T, error) {
 	var zero T
 	if err := ctx.Err(); err != nil {
@@ -157,7 +159,8 @@ func call[T any](ctx context.Context, d *Driver, l *lane, act string, discard fu
 		var value T
 		conn, err := d.connectionOf(l)
 		if err == nil {
-			// The reference goes before the slot does; errors mean a dead daemon.
+			// The reference is released before the slot. An error means that the daemon
+			// is gone.
 			defer func() { _, _ = conn.Close() }()
 			value, err = fn(conn)
 		}
@@ -180,7 +183,8 @@ func call[T any](ctx context.Context, d *Driver, l *lane, act string, discard fu
 	}
 }
 
-// onDomain runs fn with the domain of ref, once it is known to be ours.
+// onDomain runs fn with the domain of ref, after its metadata has shown that it is this
+// very domain.
 func onDomain[T any](ctx context.Context, d *Driver, l *lane, act string, ref hypervisor.Ref, discard func(T), fn func(*libvirt.Connect, *libvirt.Domain) (T, error)) (T, error) {
 	return call(ctx, d, l, act+" "+ref.String(), discard, func(conn *libvirt.Connect) (T, error) {
 		var zero T
@@ -193,7 +197,7 @@ func onDomain[T any](ctx context.Context, d *Driver, l *lane, act string, ref hy
 	})
 }
 
-// act is onDomain without a result.
+// act is onDomain for calls without a result.
 func (d *Driver) act(ctx context.Context, l *lane, what string, ref hypervisor.Ref, fn func(*libvirt.Domain) error) error {
 	_, err := onDomain(ctx, d, l, what, ref, nil, func(_ *libvirt.Connect, dom *libvirt.Domain) (struct{}, error) {
 		return struct{}{}, fn(dom)

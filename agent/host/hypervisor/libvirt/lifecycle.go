@@ -15,7 +15,7 @@ import (
 func (d *Driver) Start(ctx context.Context, xml string, opts hypervisor.StartOptions) (hypervisor.Domain, error) {
 	owner, ours, err := hypervisor.OwnerOf(xml)
 	if err == nil && !ours {
-		err = errors.New("it carries no metadata of ours")
+		err = errors.New("it carries no metadata of virtmesh")
 	}
 	if err != nil {
 		return hypervisor.Domain{}, fmt.Errorf("start domain: %w: %w", hypervisor.ErrInvalid, err)
@@ -48,8 +48,8 @@ func (d *Driver) start(conn *libvirt.Connect, ref hypervisor.Ref, xml string, op
 	return domain, err
 }
 
-// defineAndCreate starts the domain in xml. existed says that it was defined before:
-// then it stays so when it does not start.
+// defineAndCreate defines the domain in xml and starts it. existed says that it was
+// defined before; then it stays defined when the start fails.
 func (d *Driver) defineAndCreate(conn *libvirt.Connect, xml string, existed bool, opts hypervisor.StartOptions) (hypervisor.Domain, error) {
 	dom, err := conn.DomainDefineXMLFlags(xml, 0)
 	if err != nil {
@@ -61,14 +61,14 @@ func (d *Driver) defineAndCreate(conn *libvirt.Connect, xml string, existed bool
 		flags = libvirt.DOMAIN_START_PAUSED
 	}
 	if err := dom.CreateWithFlags(flags); err != nil {
-		// Another Start may have been faster; then there is nothing to complain of and
-		// certainly nothing to undefine.
+		// Another Start may have been faster. That is no failure, and the domain must
+		// stay defined.
 		if active, activeErr := dom.IsActive(); activeErr == nil && active {
 			return d.describe(dom)
 		}
 		if !existed {
-			// What libvirt made for it goes too, unless there may have been something to
-			// keep before.
+			// The files that libvirt made for it are removed too, unless they may be
+			// older than this start.
 			keep := hypervisor.UndefineOptions{KeepNVRAM: opts.KeepNVRAM, KeepTPM: opts.KeepTPM}
 			if undefineErr := dom.UndefineFlags(undefineFlags(keep)); undefineErr != nil {
 				err = errors.Join(err, fmt.Errorf("undefine it again: %w", undefineErr))
@@ -79,8 +79,8 @@ func (d *Driver) defineAndCreate(conn *libvirt.Connect, xml string, existed bool
 	return d.describe(dom)
 }
 
-// existing looks for what already has the name or the UUID of the domain in xml.
-// running is the domain itself when it runs; existed says that it is defined.
+// existing looks for domains that already have the name or the UUID of the domain in
+// xml. running is the domain itself if it runs; existed says that it is defined.
 func (d *Driver) existing(conn *libvirt.Connect, ref hypervisor.Ref, xml string) (existed bool, running *libvirt.Domain, err error) {
 	parsed := &libvirtxml.Domain{}
 	if err := parsed.Unmarshal(xml); err != nil {
@@ -153,10 +153,10 @@ func conflictingUUID(conn *libvirt.Connect, wanted *libvirtxml.Domain) error {
 	return nil
 }
 
-// Shutdown implements hypervisor.Lifecycle. A connected agent is asked first, as it
-// ends the guest in order where nobody listens to the power button. But the agent
-// belongs to the guest and may be broken or lie: the button is pressed when the agent
-// has not taken the request within Config.AgentTimeout.
+// Shutdown implements hypervisor.Lifecycle. It asks a connected guest agent first: the
+// agent shuts the guest down in order even if the guest ignores the power button. But
+// the agent belongs to the guest and may be broken or lie. So if the agent has not
+// taken the request within Config.AgentTimeout, Shutdown presses the power button.
 func (d *Driver) Shutdown(ctx context.Context, ref hypervisor.Ref) error {
 	domain, err := d.Get(ctx, ref)
 	if err != nil {
@@ -171,13 +171,13 @@ func (d *Driver) Shutdown(ctx context.Context, ref hypervisor.Ref) error {
 	}
 	refused, err := shutDown(domain, agent, button)
 	if refused != nil {
-		d.log.Info("guest agent does not take the request to shut down; the power button was pressed", "instance", ref.String(), "err", refused)
+		d.log.Info("a guest agent did not take the request to shut down; the power button was pressed", "instance", ref.String(), "err", refused)
 	}
 	return err
 }
 
-// shutDown asks a running guest by its agent, and by the power button when there is no
-// agent or it does not take the request, which refused says.
+// shutDown asks a running guest to shut down: through its agent, or by the power button
+// if there is no agent or it does not take the request. refused is the agent's error.
 func shutDown(domain hypervisor.Domain, agent, button func() error) (refused, err error) {
 	if domain.State == hypervisor.StateShutoff {
 		return nil, nil
@@ -190,7 +190,8 @@ func shutDown(domain hypervisor.Domain, agent, button func() error) (refused, er
 	return refused, button()
 }
 
-// shutDownByAgent returns nil when the guest's agent has taken the request.
+// shutDownByAgent asks the guest's agent to shut the guest down. It returns nil if the
+// agent has taken the request.
 func (d *Driver) shutDownByAgent(ctx context.Context, ref hypervisor.Ref) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.AgentTimeout)
 	defer cancel()
@@ -214,8 +215,8 @@ func (d *Driver) Reset(ctx context.Context, ref hypervisor.Ref) error {
 	return d.act(ctx, d.acts, "reset", ref, func(dom *libvirt.Domain) error { return dom.Reset(0) })
 }
 
-// Destroy implements hypervisor.Lifecycle. libvirt returns when the process is gone,
-// or fails.
+// Destroy implements hypervisor.Lifecycle. libvirt returns after the process is gone,
+// or with an error.
 func (d *Driver) Destroy(ctx context.Context, ref hypervisor.Ref) error {
 	return d.act(ctx, d.ends, "destroy", ref, func(dom *libvirt.Domain) error {
 		return unless(dom, dom.DestroyFlags(libvirt.DOMAIN_DESTROY_DEFAULT), hypervisor.StateShutoff)
@@ -236,7 +237,7 @@ func (d *Driver) Resume(ctx context.Context, ref hypervisor.Ref) error {
 	})
 }
 
-// unless forgives err when the domain is in the wanted state anyway.
+// unless returns nil instead of err if the domain is in the wanted state anyway.
 func unless(dom *libvirt.Domain, err error, wanted hypervisor.State) error {
 	if err == nil || !is(err, libvirt.ERR_OPERATION_INVALID) {
 		return err
@@ -259,7 +260,7 @@ func (d *Driver) Undefine(ctx context.Context, ref hypervisor.Ref, opts hypervis
 			return err
 		}
 		if active {
-			// libvirt would make it transient, and we would lose how it ends.
+			// libvirt would make the domain transient, and how it ends would be lost.
 			return hypervisor.ErrRunning
 		}
 		return dom.UndefineFlags(undefineFlags(opts))
@@ -270,8 +271,8 @@ func (d *Driver) Undefine(ctx context.Context, ref hypervisor.Ref, opts hypervis
 	return err
 }
 
-// undefineFlags names what goes with the domain. There is a flag for keeping the TPM's
-// state too, but libvirt 9.0 refuses it; without either, a persistent state is kept.
+// undefineFlags says what is removed with the domain. libvirt 9.0 refuses the flag that
+// keeps the TPM's state; without a flag, libvirt keeps a persistent state.
 func undefineFlags(opts hypervisor.UndefineOptions) libvirt.DomainUndefineFlagsValues {
 	flags := libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
 	if opts.KeepNVRAM {

@@ -7,22 +7,23 @@ import (
 	"libvirt.org/go/libvirt"
 )
 
-// startLoop runs the client library's event loop. The library has one for the whole
-// process, must be told of it before the first connection, and cannot be rid of it;
-// hence the one variable of this package.
+// startLoop runs the event loop of libvirt's client library. The library has one event
+// loop for the whole process. It must be registered before the first connection and
+// cannot be removed, so it is in a variable of the package, the only one.
 var startLoop = sync.OnceValue(func() error {
 	if err := libvirt.EventRegisterDefaultImpl(); err != nil {
 		return fmt.Errorf("register libvirt's event loop: %w", err)
 	}
-	// The loop sleeps while nothing is registered; a timer that never matters keeps
-	// it from spinning on a loop that has nothing to wait for.
+	// The timer does nothing. It keeps the loop from spinning while nothing else is
+	// registered.
 	const hour = 3_600_000
 	if _, err := libvirt.EventAddTimeout(hour, func(int) {}); err != nil {
 		return fmt.Errorf("register libvirt's event loop: %w", err)
 	}
 	go func() {
 		for {
-			// An error here is of one handle or one turn; the next turn goes on.
+			// An error concerns one handle or one turn of the loop; the next turn
+			// continues.
 			_ = libvirt.EventRunDefaultImpl()
 		}
 	}()

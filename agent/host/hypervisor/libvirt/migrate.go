@@ -15,8 +15,8 @@ import (
 
 var _ hypervisor.Migrator = (*Driver)(nil)
 
-// Migrate implements hypervisor.Migrator. The two daemons speak to each other; nothing
-// of the guest passes through this process.
+// Migrate implements hypervisor.Migrator. The two daemons exchange the data; none of it
+// passes through this process.
 func (d *Driver) Migrate(ctx context.Context, ref hypervisor.Ref, opts hypervisor.MigrateOptions) (hypervisor.MigrationStats, error) {
 	if opts.Owner.Ref != ref {
 		return hypervisor.MigrationStats{}, fmt.Errorf("migrate %s: %w: the owner there is %s", ref, hypervisor.ErrInvalid, opts.Owner.Ref)
@@ -24,8 +24,8 @@ func (d *Driver) Migrate(ctx context.Context, ref hypervisor.Ref, opts hyperviso
 	if err := ctx.Err(); err != nil {
 		return hypervisor.MigrationStats{}, fmt.Errorf("migrate %s: %w", ref, err)
 	}
-	// The call runs to its end whatever becomes of ctx: only its result tells where the
-	// guest is. ctx aborts the job instead.
+	// The call always runs to its end, because only its result says where the guest is.
+	// The end of ctx aborts the job instead.
 	return onDomain(context.WithoutCancel(ctx), d, d.moves, "migrate", ref, nil,
 		func(_ *libvirt.Connect, dom *libvirt.Domain) (hypervisor.MigrationStats, error) {
 			params, flags, err := migration(dom, opts)
@@ -38,8 +38,8 @@ func (d *Driver) Migrate(ctx context.Context, ref hypervisor.Ref, opts hyperviso
 			}
 			info, err := dom.GetJobStats(libvirt.DOMAIN_JOB_STATS_COMPLETED)
 			if err != nil {
-				// It has arrived; that nobody counted is no failure.
-				d.log.Warn("no statistics of a completed migration", "instance", ref.String(), "err", err)
+				// The guest has arrived; missing statistics are no failure.
+				d.log.Warn("a completed migration has no statistics", "instance", ref.String(), "err", err)
 				return hypervisor.MigrationStats{}, nil
 			}
 			return migrationStats(info), nil
@@ -59,7 +59,7 @@ func (d *Driver) abortWith(ctx context.Context, dom *libvirt.Domain) (done func(
 			return
 		}
 		for {
-			// An error means that there is no job yet, or no more.
+			// An error means that there is no job yet, or that it has ended.
 			_ = dom.AbortJob()
 			select {
 			case <-over:
@@ -71,7 +71,8 @@ func (d *Driver) abortWith(ctx context.Context, dom *libvirt.Domain) (done func(
 	return func() { close(over); <-ended }
 }
 
-// migrationError says what a failed migration left behind.
+// migrationError returns the error of a failed migration, which says in which state the
+// guest was left.
 func (d *Driver) migrationError(ctx context.Context, dom *libvirt.Domain, err error) error {
 	if ctx.Err() != nil {
 		err = errors.Join(ctx.Err(), err)
@@ -87,7 +88,7 @@ func (d *Driver) migrationError(ctx context.Context, dom *libvirt.Domain, err er
 	return err
 }
 
-// migration translates opts for a running domain.
+// migration translates opts to libvirt's parameters for a running domain.
 func migration(dom *libvirt.Domain, opts hypervisor.MigrateOptions) (*libvirt.DomainMigrateParameters, libvirt.DomainMigrateFlags, error) {
 	text, err := dom.GetXMLDesc(libvirt.DOMAIN_XML_MIGRATABLE | libvirt.DOMAIN_XML_SECURE)
 	if err != nil {
@@ -129,8 +130,9 @@ func migration(dom *libvirt.Domain, opts hypervisor.MigrateOptions) (*libvirt.Do
 	return params, flags, nil
 }
 
-// rewrite changes a running domain's definition to what it is to be there, and returns
-// the targets of the disks to copy. All else must stay: the guest sees it.
+// rewrite changes the definition of a running domain to the one on the other host, and
+// returns the targets of the disks to copy. Everything that the guest can see must stay
+// the same.
 func rewrite(domain *libvirtxml.Domain, opts hypervisor.MigrateOptions) (copied []string, err error) {
 	domain.Metadata = &libvirtxml.DomainMetadata{XML: opts.Owner.Metadata()}
 	if opts.NVRAM != "" && domain.OS != nil && domain.OS.NVRam != nil {

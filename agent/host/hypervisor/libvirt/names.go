@@ -10,12 +10,12 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// deviceNames maps a device's name in the domain (vda, or the tap) to the one it has
-// in the instance, or to nothing when it has none.
+// deviceNames maps a device's name in the domain (vda, or the tap) to its name in the
+// instance, empty when it has none.
 type deviceNames map[string]string
 
 // nameCache keeps the deviceNames of running domains by UUID, so that statistics need
-// no definition to be parsed each time.
+// not parse a definition each time.
 type nameCache struct {
 	mu    sync.Mutex
 	names map[string]cachedNames
@@ -44,8 +44,9 @@ func (c *nameCache) forget(uuid string) {
 	delete(c.names, uuid)
 }
 
-// of returns the names for s, the domain of the instance with that UID. The definition
-// is read when s shows a device that was not there before, as after a plug.
+// of returns the names for s, the domain of the instance with that UID. It reads the
+// definition when s has a device that it does not know yet, for example after a
+// hotplug.
 func (c *nameCache) of(s *libvirt.DomainStats, uuid, instance string) (deviceNames, error) {
 	shown := make([]string, 0, len(s.Block)+len(s.Net))
 	for _, b := range s.Block {
@@ -107,7 +108,7 @@ func parseDeviceNames(text string) (deviceNames, error) {
 	return names, nil
 }
 
-// instanceName undoes the alias under which a named device was defined.
+// instanceName derives a device's name in the instance from its alias.
 func instanceName(alias *libvirtxml.DomainAlias) string {
 	if alias == nil {
 		return ""

@@ -9,8 +9,8 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// ownerCache remembers whose domains there are, by UUID: when a domain is undefined,
-// its metadata can no longer be read.
+// ownerCache keeps the owners of domains by UUID: after a domain was undefined, its
+// metadata cannot be read any more.
 type ownerCache struct {
 	mu     sync.Mutex
 	owners map[string]hypervisor.Owner
@@ -37,7 +37,8 @@ func (c *ownerCache) forget(uuid string) {
 	delete(c.owners, uuid)
 }
 
-// ownerOf reads a domain's metadata. hypervisor.ErrNotFound means that it is not ours.
+// ownerOf reads a domain's metadata. hypervisor.ErrNotFound means that the domain does
+// not belong to virtmesh.
 func (d *Driver) ownerOf(dom *libvirt.Domain) (hypervisor.Owner, error) {
 	uuid, err := dom.GetUUIDString()
 	if err != nil {
@@ -53,16 +54,16 @@ func (d *Driver) ownerOf(dom *libvirt.Domain) (hypervisor.Owner, error) {
 	}
 	owner, err := hypervisor.ParseMetadata(text)
 	if err != nil {
-		// Written by something that is not us, or by a version to come: hands off.
-		d.log.Warn("domain has metadata that cannot be read; leaving it alone", "uuid", uuid, "err", err)
+		// Another program or a later version wrote it, so the domain is left alone.
+		d.log.Warn("a domain has metadata that cannot be read and is left alone", "uuid", uuid, "err", err)
 		return hypervisor.Owner{}, hypervisor.ErrNotFound
 	}
 	d.owners.put(uuid, owner)
 	return owner, nil
 }
 
-// lookup finds the domain of ref, if it is ours and this very incarnation's. The
-// caller frees it.
+// lookup finds the domain of ref, if its metadata names the same instance, by UID too.
+// The caller frees it.
 func (d *Driver) lookup(conn *libvirt.Connect, ref hypervisor.Ref) (*libvirt.Domain, error) {
 	dom, err := conn.LookupDomainByName(ref.DomainName())
 	if err != nil {

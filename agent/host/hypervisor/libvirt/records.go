@@ -24,7 +24,7 @@ func (d *Driver) SetRecord(ctx context.Context, ref hypervisor.Ref, name, value 
 		if err != nil {
 			return err
 		}
-		text := "" // takes the element away
+		text := "" // removes the element
 		if len(records) > 0 {
 			if text, err = hypervisor.FormatRecords(records); err != nil {
 				return err
@@ -60,8 +60,9 @@ func (d *Driver) SetOwner(ctx context.Context, owner hypervisor.Owner) error {
 	})
 }
 
-// setMetadata writes an element of metadata, or takes it away, where it is read from
-// now and where it will be read from when the guest has ended.
+// setMetadata writes an element of metadata, or removes it: in the running domain, from
+// which it is read now, and in the stored definition, from which it is read after the
+// guest has ended.
 func setMetadata(dom *libvirt.Domain, text, prefix, uri string) error {
 	set := func(impact libvirt.DomainModificationImpact) error {
 		return dom.SetMetadata(libvirt.DOMAIN_METADATA_ELEMENT, text, prefix, uri, impact)
@@ -75,12 +76,13 @@ func setMetadata(dom *libvirt.Domain, text, prefix, uri string) error {
 		if !is(err, libvirt.ERR_OPERATION_INVALID) {
 			return err
 		}
-		// It has ended meanwhile.
+		// The guest has ended meanwhile.
 	}
 	return set(libvirt.DOMAIN_AFFECT_CONFIG)
 }
 
-// recordsOf reads a domain's records. What cannot be read was not written by us.
+// recordsOf reads a domain's records. Records that cannot be read were not written by
+// virtmesh, and are ignored.
 func (d *Driver) recordsOf(dom *libvirt.Domain) (map[string]string, error) {
 	text, err := dom.GetMetadata(libvirt.DOMAIN_METADATA_ELEMENT, hypervisor.RecordsURI, libvirt.DOMAIN_AFFECT_CURRENT)
 	if is(err, libvirt.ERR_NO_DOMAIN_METADATA) {

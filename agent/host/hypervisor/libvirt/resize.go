@@ -45,7 +45,7 @@ func (d *Driver) SetVCPUs(ctx context.Context, ref hypervisor.Ref, count int) er
 	})
 }
 
-// memoryXML is what a definition says of a guest's memory.
+// memoryXML holds the parts of a definition that concern the guest's memory.
 type memoryXML struct {
 	XMLName xml.Name `xml:"domain"`
 	Total   sizeXML  `xml:"memory"`
@@ -54,7 +54,7 @@ type memoryXML struct {
 	} `xml:"devices"`
 }
 
-// booted returns what the guest has without its memory devices, in KiB.
+// booted returns the memory that the guest has without its memory devices, in KiB.
 func (m memoryXML) booted() int64 {
 	out := m.Total.KiB
 	for _, device := range m.Devices.Memory {
@@ -105,12 +105,13 @@ func (d *Driver) SetMemory(ctx context.Context, ref hypervisor.Ref, bytes int64)
 	})
 }
 
-// inflate sets the balloon so that the guest has want KiB.
+// inflate sets the balloon so that the guest has want KiB of memory.
 func inflate(dom *libvirt.Domain, want int64) error {
 	return dom.SetMemoryFlags(uint64(want), libvirt.DOMAIN_MEM_LIVE|libvirt.DOMAIN_MEM_CONFIG)
 }
 
-// pluggedMemory rounds what a memory device is to give to its blocks, in KiB.
+// pluggedMemory rounds the size that a memory device is to provide to whole blocks, in
+// KiB.
 func pluggedMemory(want int64, device deviceXML) (int64, error) {
 	block := max(1, device.Target.Block.KiB)
 	out := (max(0, want) + block - 1) / block * block
@@ -120,8 +121,8 @@ func pluggedMemory(want int64, device deviceXML) (int64, error) {
 	return out, nil
 }
 
-// requestMemory asks a memory device to give the guest requested KiB. text is the live
-// definition, alias the device's.
+// requestMemory asks a memory device to provide requested KiB to the guest. text is the
+// live definition, alias names the device.
 func requestMemory(dom *libvirt.Domain, text, alias string, requested int64) error {
 	domain := &libvirtxml.Domain{}
 	if err := domain.Unmarshal(text); err != nil {

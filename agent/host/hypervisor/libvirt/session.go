@@ -46,8 +46,8 @@ func (d *Driver) connect(register func(*session) error) (*session, error) {
 	return s, nil
 }
 
-// close drops the callbacks and this session's reference. Errors mean that the daemon
-// is gone, which is why sessions are closed.
+// close removes the callbacks and the reference to the connection. It ignores errors:
+// they mean that the daemon is gone, which is the usual reason to close a session.
 func (s *session) close() {
 	for _, id := range s.callbacks {
 		_ = s.conn.DomainEventDeregister(id)

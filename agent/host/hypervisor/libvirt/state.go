@@ -6,7 +6,7 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// pick looks a reason up. libvirt may have learnt new ones.
+// pick looks up a reason. A newer libvirt may have reasons that are not in the table.
 func pick[K comparable](table map[K]hypervisor.Reason, key K) hypervisor.Reason {
 	if r, ok := table[key]; ok {
 		return r
@@ -50,7 +50,7 @@ var (
 	}
 )
 
-// The reasons that come with a state that is asked for.
+// The reasons that come with the state of a domain.
 var (
 	runningReasons = map[libvirt.DomainRunningReason]hypervisor.Reason{
 		libvirt.DOMAIN_RUNNING_BOOTED:             hypervisor.ReasonBooted,
@@ -88,7 +88,7 @@ var (
 	}
 )
 
-// domainState translates the answer to "what does it do".
+// domainState translates the state and reason of a domain.
 func domainState(state libvirt.DomainState, reason int) (hypervisor.State, hypervisor.Reason) {
 	switch state {
 	case libvirt.DOMAIN_RUNNING, libvirt.DOMAIN_BLOCKED:

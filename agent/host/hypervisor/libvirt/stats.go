@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// statsPatience is how long one guest's counters may take. An emulator that hangs
-	// never answers, and must not hide the other guests' counters.
+	// statsPatience bounds the reading of one guest's counters. An emulator that hangs
+	// never answers, and must not delay the counters of other guests.
 	statsPatience = 2 * time.Second
 	statsTypes    = libvirt.DOMAIN_STATS_STATE | libvirt.DOMAIN_STATS_CPU_TOTAL | libvirt.DOMAIN_STATS_BALLOON |
 		libvirt.DOMAIN_STATS_VCPU | libvirt.DOMAIN_STATS_INTERFACE | libvirt.DOMAIN_STATS_BLOCK
 )
 
-// Stats implements hypervisor.Observer. Each guest is a call of its own: one that
-// takes too long is left out, and not asked again before that call has ended. A
-// domain that is busy gives what can be told without waiting for it.
+// Stats implements hypervisor.Observer. Each guest is a call of its own. A guest whose
+// call takes too long is left out, and is not queried again before that call has ended.
+// For a domain that is busy, only the counters that need no waiting are returned.
 func (d *Driver) Stats(ctx context.Context) ([]hypervisor.Stats, error) {
 	uuids, err := d.activeUUIDs(ctx)
 	if err != nil {
@@ -55,7 +55,8 @@ func (d *Driver) Stats(ctx context.Context) ([]hypervisor.Stats, error) {
 	return ours, nil
 }
 
-// activeUUIDs lists the running domains, ours or not, from the daemon's memory.
+// activeUUIDs lists all running domains, also those of other programs, from the
+// daemon's memory.
 func (d *Driver) activeUUIDs(ctx context.Context) ([]string, error) {
 	return call(ctx, d, d.queries, "list running domains", nil, func(conn *libvirt.Connect) ([]string, error) {
 		all, err := conn.ListAllDomains(libvirt.CONNECT_LIST_DOMAINS_ACTIVE)
@@ -73,8 +74,8 @@ func (d *Driver) activeUUIDs(ctx context.Context) ([]string, error) {
 	})
 }
 
-// statsOf reads the counters of one domain; none when it is not ours, or when an
-// earlier call for it is still under way.
+// statsOf reads the counters of one domain. It returns none if the domain does not
+// belong to virtmesh, or if an earlier call for it is still under way.
 func (d *Driver) statsOf(ctx context.Context, uuid string) ([]hypervisor.Stats, error) {
 	if _, hangs := d.counted.LoadOrStore(uuid, true); hangs {
 		return nil, nil
@@ -93,7 +94,7 @@ func (d *Driver) statsOf(ctx context.Context, uuid string) ([]hypervisor.Stats, 
 	return stats, err
 }
 
-// readStats asks the daemon for one domain's counters.
+// readStats reads one domain's counters from the daemon.
 func (d *Driver) readStats(conn *libvirt.Connect, uuid string) ([]hypervisor.Stats, error) {
 	dom, err := conn.LookupDomainByUUIDString(uuid)
 	if is(err, libvirt.ERR_NO_DOMAIN) {
@@ -121,8 +122,8 @@ func (d *Driver) readStats(conn *libvirt.Connect, uuid string) ([]hypervisor.Sta
 	return ours, nil
 }
 
-// stats translates the counters of one domain. An error means that the domain is not
-// ours or gone.
+// stats translates the counters of one domain. An error means that the domain is gone
+// or does not belong to virtmesh.
 func (d *Driver) stats(s *libvirt.DomainStats) (hypervisor.Stats, error) {
 	uuid, err := s.Domain.GetUUIDString()
 	if err != nil {
@@ -187,7 +188,8 @@ func diskStats(b libvirt.DomainStatsBlock, names deviceNames) hypervisor.DiskSta
 	}
 }
 
-// nicStats takes the directions as they are: libvirt has turned them to the guest's.
+// nicStats keeps the directions as they are: libvirt reports them from the guest's
+// point of view.
 func nicStats(n libvirt.DomainStatsNet, names deviceNames) hypervisor.NICStats {
 	return hypervisor.NICStats{
 		Name: n.Name, Alias: names[n.Name],

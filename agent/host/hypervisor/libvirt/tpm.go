@@ -22,9 +22,10 @@ func (d *Driver) RemoveTPM(ctx context.Context, id string) error {
 	return err
 }
 
-// removeTPM lets libvirt remove the state, as only libvirt knows where it is. libvirt
-// does so when it undefines a domain, so one is defined for the purpose. An agent that
-// dies in between leaves it, for the next call to redefine.
+// removeTPM lets libvirt remove the state, because only libvirt knows where it is.
+// libvirt removes it when it undefines a domain, so removeTPM defines one for that
+// purpose. If the agent dies in between, that domain remains, and the next call
+// redefines it.
 func removeTPM(conn *libvirt.Connect, id string) error {
 	stub := &libvirtxml.Domain{
 		Type: "qemu", Name: "virtmesh-tpm-" + id, UUID: id,

@@ -13,7 +13,7 @@ import (
 // maxSocketPath is what a sockaddr_un holds, less the final NUL.
 const maxSocketPath = 107
 
-// Config says where a private libvirt lives and as whom its guests run.
+// Config describes a private libvirt: its directory, and the user that runs its guests.
 type Config struct {
 	// Dir holds everything: etc, run, lib, cache and log. It is created, and kept
 	// by Stop, so that a later Start finds the same domains. Keep it short: UNIX
@@ -30,8 +30,8 @@ type Config struct {
 	// share the cgroup tree, where domains of the same name and id collide, so it is
 	// for callers that run each libvirt in a cgroup namespace of its own.
 	Cgroups bool
-	// CacheDir holds what libvirt learns of each QEMU binary, which takes it several
-	// seconds of CPU the first time. Several libvirts may share one. Empty means a
+	// CacheDir holds libvirt's cache of the capabilities of QEMU binaries. To fill it
+	// takes several seconds of CPU. Several libvirts may share one. Empty means a
 	// directory below Dir.
 	CacheDir string
 	// Libvirtd and Virtlogd are the daemons' binaries.
@@ -40,7 +40,7 @@ type Config struct {
 	StartTimeout time.Duration
 	// LogLevel is libvirt's: 1 debug, 2 information, 3 warnings, 4 errors.
 	LogLevel int
-	// Logger receives starts and stops; nil discards them.
+	// Logger logs starts and stops of the daemons; nil discards them.
 	Logger *slog.Logger
 }
 
@@ -62,7 +62,7 @@ var (
 	userPattern = regexp.MustCompile(`^\+?[a-zA-Z0-9_.-]+$`)
 )
 
-// Validate reports every fault of c.
+// Validate returns an error that names every invalid field of c.
 func (c Config) Validate() error {
 	var errs []error
 	if !filepath.IsAbs(c.Dir) || strings.ContainsAny(c.Dir, "'\"\n") {
@@ -117,10 +117,10 @@ func Binds(c Config) []Bind {
 	}
 }
 
-// kvmNode is a copy of /dev/kvm that the guests' group may open. Where no udev has
-// set the group of the real one, libvirt finds KVM when it probes QEMU (as root) and
-// misses it when it checks the answer (as the guests' user), and so probes QEMU
-// again, for seconds, at every call.
+// kvmNode is a copy of /dev/kvm that the guests' group may open. Without udev, nothing
+// sets the group of the original. libvirt then finds KVM when it probes QEMU as root,
+// does not find it when it checks the result as the guests' user, and so probes QEMU
+// again at every call, for seconds.
 func kvmNode(c Config) Bind { return Bind{filepath.Join(c.Dir, "kvm"), "/dev/kvm"} }
 
 // MountScript returns shell commands that make the Binds of c in the mount namespace

@@ -76,7 +76,7 @@ func libvirtdConf(c Config) string {
 		"max_clients = 500",
 		"max_anonymous_clients = 50",
 		// max_workers and max_client_requests stay at libvirt's defaults, which real
-		// hosts have: what works here must work there.
+		// hosts have: what works with a private libvirt must work there.
 		fmt.Sprintf("log_level = %d", c.LogLevel),
 		fmt.Sprintf(`log_outputs = "%d:file:/var/log/libvirt/libvirtd.log"`, c.LogLevel),
 	)
@@ -92,7 +92,7 @@ func qemuConf(c Config) string {
 		// between two of them would work.
 		"dynamic_ownership = 1",
 		"remember_owner = 0",
-		// AppArmor's profiles know only the packaged paths.
+		// AppArmor's profiles allow only the paths of the packages.
 		`security_driver = "none"`,
 		"seccomp_sandbox = 1",
 		`stdio_handler = "logd"`,

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// pollInterval is how often a daemon's socket or end is looked for. Neither can be
-// waited for: the daemons notify only systemd.
+// pollInterval is how often to check whether a daemon has opened its socket or ended.
+// The daemons notify only systemd of that.
 const pollInterval = 20 * time.Millisecond
 
 // Instance is a running private libvirt.
@@ -81,16 +81,16 @@ func Start(ctx context.Context, c Config) (*Instance, error) {
 	return in, nil
 }
 
-// Stop ends libvirtd, then virtlogd, and waits for both. Guests go on running and
-// are found again by the next Start with the same Dir; what they print meanwhile is
-// lost, as virtlogd holds the other end.
+// Stop ends libvirtd, then virtlogd, and waits for both. Guests keep running, and the
+// next Start with the same Dir finds them again. What they print meanwhile is lost,
+// because virtlogd reads it.
 func (in *Instance) Stop(ctx context.Context) error {
 	virtlogd, libvirtd := daemons(in.cfg)
 	return errors.Join(in.end(ctx, libvirtd, syscall.SIGTERM), in.end(ctx, virtlogd, syscall.SIGTERM))
 }
 
-// StopLibvirtd ends libvirtd alone, as an upgrade of the package does. virtlogd and
-// the guests go on. Start brings it back.
+// StopLibvirtd ends libvirtd alone, as an upgrade of the package does. virtlogd and the
+// guests keep running. Start starts it again.
 func (in *Instance) StopLibvirtd(ctx context.Context) error {
 	_, libvirtd := daemons(in.cfg)
 	return in.end(ctx, libvirtd, syscall.SIGTERM)
@@ -102,7 +102,7 @@ func (in *Instance) KillLibvirtd(ctx context.Context) error {
 	return in.end(ctx, libvirtd, syscall.SIGKILL)
 }
 
-// ensure starts d unless it already answers.
+// ensure starts d unless it runs already.
 func (in *Instance) ensure(ctx context.Context, d daemon) error {
 	if pid := d.pid(); pid != 0 && answers(d.socket) {
 		in.log.Debug("daemon already running", "daemon", d.name, "pid", pid)
@@ -129,12 +129,12 @@ func (in *Instance) ensure(ctx context.Context, d daemon) error {
 		return err
 	}
 	exited := make(chan error, 1)
-	// The goroutine ends with the daemon, which may outlive every caller: it holds
-	// nothing and only keeps the ended process from staying a zombie.
+	// The goroutine reaps the daemon, so that it does not stay a zombie. It ends with
+	// the daemon, which may outlive every caller.
 	go func() { exited <- cmd.Wait() }()
 	if err := in.awaitSocket(ctx, d, exited); err != nil {
 		_ = cmd.Process.Kill()
-		return fmt.Errorf("%w; it said: %s", err, lastWords(stderr.Name()))
+		return fmt.Errorf("%w; its error output ends with: %s", err, lastWords(stderr.Name()))
 	}
 	in.log.Info("daemon started", "daemon", d.name, "pid", cmd.Process.Pid)
 	return nil
@@ -171,7 +171,7 @@ func (in *Instance) awaitSocket(ctx context.Context, d daemon, exited <-chan err
 	return nil
 }
 
-// end signals d, if it runs, and waits until it is gone.
+// end sends d a signal, if it runs, and waits until it has ended.
 func (in *Instance) end(ctx context.Context, d daemon, sig syscall.Signal) error {
 	pid := d.pid()
 	if pid == 0 {
