@@ -18,14 +18,14 @@ func (w *world) redefine(namespace, name, config string) {
 	}
 	after := before.DeepCopy()
 	after.Spec.Config = config
-	w.commit(func(tx *objects.Tx) {
+	w.Commit(func(tx *objects.Tx) {
 		if config == "" {
 			tx.Delete(before, objects.DeleteOptions{})
 			return
 		}
 		tx.Update(before, after)
 	})
-	w.shown(func() bool {
+	w.AwaitShown(func() bool {
 		now, ok := w.config.Networks.Get(objects.KeyOf(before))
 		return !ok && config == "" || ok && now.Spec.Config == config
 	})

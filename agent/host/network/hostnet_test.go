@@ -325,7 +325,7 @@ func TestRunFollowsTheInstancesAndDropsOldLeases(t *testing.T) {
 	vmi := w.create(instance("a"))
 	w.connect(vmi)
 	w.update(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Status.Phase = kubevirtv1.Failed })
-	w.shown(func() bool {
+	w.AwaitShown(func() bool {
 		w.plug.mu.Lock()
 		defer w.plug.mu.Unlock()
 		return len(w.plug.last.Taps) == 0

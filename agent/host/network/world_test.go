@@ -3,7 +3,6 @@ package network
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/host/hosttest"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/netplug"
@@ -75,8 +75,8 @@ func (p *plug) Set(_ context.Context, want netplug.Want) (netplug.Result, error)
 }
 
 type world struct {
+	*hosttest.World
 	t       *testing.T
-	store   *objectstest.Store
 	plug    *plug
 	config  Config
 	network *Network
@@ -84,33 +84,25 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, store: objectstest.New(claims.Rules()...), plug: &plug{set: make(chan struct{}, 1)}}
-	cacheConfig := objects.DefaultCacheConfig()
-	cacheConfig.Store, cacheConfig.Logger = w.store, slog.New(slog.DiscardHandler)
-	cache, err := objects.NewCache(cacheConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := &world{World: hosttest.New(t, objectstest.New(claims.Rules()...)), t: t, plug: &plug{set: make(chan struct{}, 1)}}
 	dir := t.TempDir()
 	w.config = Config{
 		Host: thisHost, Subnet: subnet, Domain: "mesh.test",
 		LeaseFile: filepath.Join(dir, "leases.json"), AttachmentFile: filepath.Join(dir, "attachments.json"),
 		Bridges:   []HostBridge{{Name: "br-lan", Uplink: "eth1"}},
 		Protected: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} },
-		Instances: objects.For[*kubevirtv1.VirtualMachineInstance](cache),
-		Claims:    claims.NewCache(cache, slog.New(slog.DiscardHandler)),
-		Networks:  objects.For[*k8scni.NetworkAttachmentDefinition](cache),
-		Plug:      w.plug, Logger: slog.New(slog.DiscardHandler),
+		Instances: objects.For[*kubevirtv1.VirtualMachineInstance](w.Cache),
+		Claims:    claims.NewCache(w.Cache, w.Logger),
+		Networks:  objects.For[*k8scni.NetworkAttachmentDefinition](w.Cache),
+		Plug:      w.plug, Logger: w.Logger,
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); cache.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
+	w.Start()
+	ctx := t.Context()
 	if err := errors.Join(w.config.Instances.WaitForSync(ctx), w.config.Claims.WaitForSync(ctx), w.config.Networks.WaitForSync(ctx)); err != nil {
 		t.Fatal(err)
 	}
 	for _, host := range []string{thisHost, "host2"} {
-		w.commit(func(tx *objects.Tx) { claims.Publish(tx, claims.Capacity{Host: host}) })
+		w.Commit(func(tx *objects.Tx) { claims.Publish(tx, claims.Capacity{Host: host}) })
 	}
 	w.restart()
 	return w
@@ -150,25 +142,6 @@ func attach(vmi *kubevirtv1.VirtualMachineInstance, card, definition string) *ku
 	return vmi
 }
 
-func (w *world) commit(build func(tx *objects.Tx)) {
-	w.t.Helper()
-	var tx objects.Tx
-	build(&tx)
-	if _, err := tx.Commit(w.t.Context(), w.store); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
-// shown waits until cond holds of what the informers show.
-func (w *world) shown(cond func() bool) {
-	w.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatal("the informers do not show it")
-		}
-	}
-}
-
 // create stores the instance with a claim on the host that its status names.
 func (w *world) create(vmi *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
 	w.t.Helper()
@@ -178,11 +151,11 @@ func (w *world) create(vmi *kubevirtv1.VirtualMachineInstance) *kubevirtv1.Virtu
 // createOn stores the instance with a claim on a host.
 func (w *world) createOn(vmi *kubevirtv1.VirtualMachineInstance, host string) *kubevirtv1.VirtualMachineInstance {
 	w.t.Helper()
-	w.commit(func(tx *objects.Tx) { tx.Create(vmi) })
-	w.commit(func(tx *objects.Tx) {
+	w.Commit(func(tx *objects.Tx) { tx.Create(vmi) })
+	w.Commit(func(tx *objects.Tx) {
 		claims.Place(tx, claims.Instance{UID: vmi.UID, Namespace: vmi.Namespace, Name: vmi.Name, Host: host}, claims.Epoch{})
 	})
-	w.shown(func() bool {
+	w.AwaitShown(func() bool {
 		got, ok := w.config.Instances.Get(objects.KeyOf(vmi))
 		_, claimed := w.config.Claims.Instance(vmi.UID)
 		return ok && got.UID == vmi.UID && claimed
@@ -194,16 +167,16 @@ func (w *world) createOn(vmi *kubevirtv1.VirtualMachineInstance, host string) *k
 func (w *world) release(vmi *kubevirtv1.VirtualMachineInstance) {
 	w.t.Helper()
 	claim, _ := w.config.Claims.Instance(vmi.UID)
-	w.commit(func(tx *objects.Tx) { claims.Release(tx, claim) })
-	w.shown(func() bool { _, claimed := w.config.Claims.Instance(vmi.UID); return !claimed })
+	w.Commit(func(tx *objects.Tx) { claims.Release(tx, claim) })
+	w.AwaitShown(func() bool { _, claimed := w.config.Claims.Instance(vmi.UID); return !claimed })
 }
 
 func (w *world) update(vmi *kubevirtv1.VirtualMachineInstance, edit func(*kubevirtv1.VirtualMachineInstance)) *kubevirtv1.VirtualMachineInstance {
 	w.t.Helper()
 	next := vmi.DeepCopy()
 	edit(next)
-	w.commit(func(tx *objects.Tx) { tx.Update(vmi, next) })
-	w.shown(func() bool {
+	w.Commit(func(tx *objects.Tx) { tx.Update(vmi, next) })
+	w.AwaitShown(func() bool {
 		got, ok := w.config.Instances.Get(objects.KeyOf(vmi))
 		return ok && got.ResourceVersion == next.ResourceVersion
 	})
@@ -214,8 +187,8 @@ func (w *world) define(namespace, name, config string) {
 	w.t.Helper()
 	definition := &k8scni.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	definition.Spec.Config = config
-	w.commit(func(tx *objects.Tx) { tx.Create(definition) })
-	w.shown(func() bool { _, ok := w.config.Networks.Get(objects.KeyOf(definition)); return ok })
+	w.Commit(func(tx *objects.Tx) { tx.Create(definition) })
+	w.AwaitShown(func() bool { _, ok := w.config.Networks.Get(objects.KeyOf(definition)); return ok })
 }
 
 func (w *world) connect(vmi *kubevirtv1.VirtualMachineInstance) {

@@ -33,9 +33,9 @@ func TestClaimOfALocalPoolIsBoundToTheHost(t *testing.T) {
 	if err != nil || made.Size != 1<<30 || disks["vol0"].Path != made.Path || disks["vol0"].Format != string(made.Format) {
 		t.Errorf("volume %+v, %v; disk %+v", made, err, disks["vol0"])
 	}
-	before := w.store.Commits()
+	before := w.Store.Commits()
 	w.prepare(vmi)
-	if n := w.store.Commits() - before; n != 0 {
+	if n := w.Store.Commits() - before; n != 0 {
 		t.Errorf("preparing again wrote %d times", n)
 	}
 	if _, err := w.other.disk(t.Context(), vmi, vmi.Spec.Volumes[0]); err == nil || !strings.Contains(err.Error(), "host1") {
@@ -66,7 +66,7 @@ func TestSecondWriterIsRefused(t *testing.T) {
 	first, second := w.create(vmiWith("a", usesClaim("data"))), w.create(vmiWith("b", usesClaim("data")))
 	w.prepare(first)
 	w.refusal(second)
-	w.commit(func(tx *objects.Tx) {
+	w.Commit(func(tx *objects.Tx) {
 		if err := w.claims.Detach(t.Context(), tx, first); err != nil {
 			t.Fatal(err)
 		}
@@ -93,8 +93,8 @@ func TestReadWriteManyHasManyWriters(t *testing.T) {
 func TestPoolOfAClaim(t *testing.T) {
 	w := newWorld(t)
 	named := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "fast"}, Parameters: map[string]string{parameterPool: "nfs"}}
-	w.commit(func(tx *objects.Tx) { tx.Create(named) })
-	w.commit(func(tx *objects.Tx) {
+	w.Commit(func(tx *objects.Tx) { tx.Create(named) })
+	w.Commit(func(tx *objects.Tx) {
 		tx.Create(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}})
 	})
 	for class, want := range map[string]string{"local": "local", "fast": "nfs", "": DefaultPool} {
@@ -113,7 +113,7 @@ func TestPoolOfAClaim(t *testing.T) {
 	}
 	isDefault := named.DeepCopy()
 	isDefault.Annotations = map[string]string{defaultClass: "true"}
-	w.commit(func(tx *objects.Tx) { tx.Update(named, isDefault) })
+	w.Commit(func(tx *objects.Tx) { tx.Update(named, isDefault) })
 	if got, err := w.claims.placeOf(t.Context(), w.stored("of--class")); err != nil || got.pool.Info().Name != "nfs" {
 		t.Errorf("default class: %+v, %v", got, err)
 	}
@@ -230,7 +230,7 @@ func TestBoundClaimKeepsItsPool(t *testing.T) {
 	w.claim("data", "", nil)
 	vmi := w.create(vmiWith("a", usesClaim("data")))
 	before, _ := w.prepare(vmi)
-	w.commit(func(tx *objects.Tx) {
+	w.Commit(func(tx *objects.Tx) {
 		tx.Create(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "new", Annotations: map[string]string{defaultClass: "true"}},
 			Parameters: map[string]string{parameterPool: "nfs"}})
 	})
@@ -280,7 +280,7 @@ func TestAnInstanceThatNamesAClaimTwiceGivesItUp(t *testing.T) {
 	vmi := w.create(vmiWith("a", usesClaim("data"), usesClaim("data")))
 	w.prepare(vmi)
 	w.end(vmi)
-	held, err := claims.GetVolume(t.Context(), w.store, objects.Key{Namespace: "ns", Name: "data"}, raftstore.ReadOptions{})
+	held, err := claims.GetVolume(t.Context(), w.Store, objects.Key{Namespace: "ns", Name: "data"}, raftstore.ReadOptions{})
 	if err != nil || len(held.Holders) != 0 {
 		t.Errorf("held by %v, %v", held.Holders, err)
 	}

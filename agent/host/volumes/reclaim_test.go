@@ -18,8 +18,8 @@ import (
 // remove asks for the claim's deletion and waits until the informers show it.
 func (w *world) remove(name string) {
 	w.t.Helper()
-	w.commit(func(tx *objects.Tx) { tx.Delete(w.stored(name), objects.DeleteOptions{}) })
-	w.shown(func() bool {
+	w.Commit(func(tx *objects.Tx) { tx.Delete(w.stored(name), objects.DeleteOptions{}) })
+	w.AwaitShown(func() bool {
 		claim, ok := w.claims.claims.Get(objects.Key{Namespace: "ns", Name: name})
 		return !ok || claim.DeletionTimestamp != nil
 	})
@@ -31,7 +31,7 @@ func TestVolumeIsDeletedWithItsClaimOnceUnused(t *testing.T) {
 	key := objects.KeyOf(claim)
 	vmi := w.create(vmiWith("a", usesClaim("data")))
 	w.prepare(vmi)
-	w.shown(func() bool {
+	w.AwaitShown(func() bool {
 		got, ok := w.claims.claims.Get(key)
 		return ok && got.Status.Phase == corev1.ClaimBound
 	})
@@ -92,7 +92,7 @@ func TestVolumeIsKeptForAHolderThatIsNotShown(t *testing.T) {
 
 	t.Run("not listed yet", func(t *testing.T) {
 		cfg := objects.DefaultCacheConfig()
-		cfg.Store, cfg.Logger = w.store, w.claims.Logger
+		cfg.Store, cfg.Logger = w.Store, w.claims.Logger
 		empty, err := objects.NewCache(cfg) // it never runs
 		if err != nil {
 			t.Fatal(err)
@@ -106,8 +106,8 @@ func TestVolumeIsKeptForAHolderThatIsNotShown(t *testing.T) {
 		}
 	})
 	t.Run("listed, but old", func(t *testing.T) {
-		w.commit(func(tx *objects.Tx) { tx.Delete(vmi, objects.DeleteOptions{}) })
-		w.shown(func() bool { _, ok := w.claims.vmis.Get(objects.KeyOf(vmi)); return !ok })
+		w.Commit(func(tx *objects.Tx) { tx.Delete(vmi, objects.DeleteOptions{}) })
+		w.AwaitShown(func() bool { _, ok := w.claims.vmis.Get(objects.KeyOf(vmi)); return !ok })
 		if got := w.reconcile(w.claims, "data"); got.RequeueAfter != instanceGoneInterval {
 			t.Errorf("%+v", got)
 		}
@@ -149,11 +149,11 @@ func TestClaimGoesWithoutItsClass(t *testing.T) {
 	for _, pool := range []string{"local", "nfs"} {
 		w := newWorld(t)
 		claim := w.abandonedClaim("data", pool)
-		class, err := objects.Get[*storagev1.StorageClass](t.Context(), w.store, objects.Key{Name: pool}, localRead)
+		class, err := objects.Get[*storagev1.StorageClass](t.Context(), w.Store, objects.Key{Name: pool}, localRead)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.commit(func(tx *objects.Tx) { tx.Delete(class, objects.DeleteOptions{}) })
+		w.Commit(func(tx *objects.Tx) { tx.Delete(class, objects.DeleteOptions{}) })
 		w.reconcile(w.claims, "data")
 		if w.stored("data") != nil || w.has(w.claims.Pools[pool], volumeName(claim)) {
 			t.Errorf("%s: claim %v, volume %v", pool, w.stored("data"), w.has(w.claims.Pools[pool], volumeName(claim)))
@@ -173,7 +173,7 @@ func TestHostThatHasTheVolumeTakesUpALostClaim(t *testing.T) {
 	if got := w.stored("data"); got == nil || got.Annotations[SelectedNode] != "host1" {
 		t.Fatalf("%v", got)
 	}
-	w.shown(func() bool {
+	w.AwaitShown(func() bool {
 		got, _ := w.claims.claims.Get(objects.KeyOf(claim))
 		return got.Annotations[SelectedNode] == "host1"
 	})
@@ -222,9 +222,9 @@ func TestRetainedVolumeStays(t *testing.T) {
 	w := newWorld(t)
 	retain := corev1.PersistentVolumeReclaimRetain
 	class := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "keep"}, Parameters: map[string]string{parameterPool: "local"}, ReclaimPolicy: &retain}
-	w.commit(func(tx *objects.Tx) { tx.Create(class) })
+	w.Commit(func(tx *objects.Tx) { tx.Create(class) })
 	claim := w.abandonedClaim("data", "keep")
-	w.commit(func(tx *objects.Tx) { tx.Delete(class, objects.DeleteOptions{}) })
+	w.Commit(func(tx *objects.Tx) { tx.Delete(class, objects.DeleteOptions{}) })
 	w.reconcile(w.claims, "data")
 	if w.stored("data") != nil || !w.has(w.local, volumeName(claim)) {
 		t.Errorf("claim %v, volume there: %v", w.stored("data"), w.has(w.local, volumeName(claim)))

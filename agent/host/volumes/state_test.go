@@ -58,23 +58,23 @@ func (w *world) next(vmi *kubevirtv1.VirtualMachineInstance, machine types.UID) 
 	w.t.Helper()
 	w.end(vmi)
 	ended, _ := w.claims.vmis.Get(objects.KeyOf(vmi))
-	w.commit(func(tx *objects.Tx) { tx.Delete(ended, objects.DeleteOptions{}) })
-	claim, _, err := claims.GetInstance(w.t.Context(), w.store, vmi.UID, raftstore.ReadOptions{})
+	w.Commit(func(tx *objects.Tx) { tx.Delete(ended, objects.DeleteOptions{}) })
+	claim, _, err := claims.GetInstance(w.t.Context(), w.Store, vmi.UID, raftstore.ReadOptions{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.commit(func(tx *objects.Tx) { claims.Release(tx, claim) })
-	w.shown(func() bool { _, ok := w.claims.vmis.Get(objects.KeyOf(vmi)); return !ok })
+	w.Commit(func(tx *objects.Tx) { claims.Release(tx, claim) })
+	w.AwaitShown(func() bool { _, ok := w.claims.vmis.Get(objects.KeyOf(vmi)); return !ok })
 	created := keeper(machine)
-	w.commit(func(tx *objects.Tx) { tx.Create(created) })
-	last, err := claims.GetEpoch(w.t.Context(), w.store, objects.KeyOf(created), raftstore.ReadOptions{})
+	w.Commit(func(tx *objects.Tx) { tx.Create(created) })
+	last, err := claims.GetEpoch(w.t.Context(), w.Store, objects.KeyOf(created), raftstore.ReadOptions{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.commit(func(tx *objects.Tx) {
+	w.Commit(func(tx *objects.Tx) {
 		claims.Place(tx, claims.Instance{UID: created.UID, Namespace: created.Namespace, Name: created.Name, Host: "host1"}, last)
 	})
-	w.shown(func() bool {
+	w.AwaitShown(func() bool {
 		got, ok := w.claims.vmis.Get(objects.KeyOf(created))
 		return ok && got.UID == created.UID
 	})
@@ -199,7 +199,7 @@ func TestTheHomeOfStateIsRecordedAgain(t *testing.T) {
 	w := newWorld(t)
 	w.claim(stateClaim, "", nil)
 	w.prepare(w.create(keeper("m1")))
-	w.shown(func() bool {
+	w.AwaitShown(func() bool {
 		got, ok := w.claims.claims.Get(objects.Key{Namespace: "ns", Name: stateClaim})
 		return ok && got.Status.Phase == corev1.ClaimBound
 	})

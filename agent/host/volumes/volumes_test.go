@@ -50,7 +50,7 @@ func TestContainerDiskIsAnOverlay(t *testing.T) {
 	w := newWorld(t)
 	path := w.withImage()
 	w.images.image.Digest = "sha256:1234"
-	w.commit(func(tx *objects.Tx) {
+	w.Commit(func(tx *objects.Tx) {
 		tx.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "registry"},
 			Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte("{}")}})
 	})
@@ -177,7 +177,7 @@ func TestCloudInitSeeds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.commit(func(tx *objects.Tx) {
+			w.Commit(func(tx *objects.Tx) {
 				tx.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "seed"},
 					Data: map[string][]byte{"userdata": []byte(user), "networkdata": []byte(network)}})
 				tx.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "seed2"},
@@ -216,7 +216,7 @@ func TestCloudInitFaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.commit(func(tx *objects.Tx) {
+			w.Commit(func(tx *objects.Tx) {
 				tx.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "empty"}})
 			})
 			vmi := vmiWith("a", cloudInit(test.source))

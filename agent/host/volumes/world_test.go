@@ -3,12 +3,9 @@ package volumes
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -19,6 +16,7 @@ import (
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/host/executor"
+	"virtmesh/agent/host/hosttest"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/agent/stewards"
@@ -51,8 +49,8 @@ func (i *images) Pull(_ context.Context, ref string, o containerdisk.PullOptions
 // world is a mesh of one store with two hosts that both have a pool of their
 // own, and one they share.
 type world struct {
+	*hosttest.World
 	t      *testing.T
-	store  *objectstest.Store
 	images *images
 	local  *storagetest.Fake
 	shared *storagetest.Fake
@@ -68,74 +66,39 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
-		t: t, store: objectstest.New(claims.Rules()...), images: &images{}, removed: map[string]bool{},
+		World: hosttest.New(t, objectstest.New(claims.Rules()...)), t: t, images: &images{}, removed: map[string]bool{},
 		local:  storagetest.NewFake("local", storage.Capabilities{}),
 		shared: storagetest.NewFake("nfs", storage.Capabilities{Shared: true}),
 	}
-	quiet := slog.New(slog.DiscardHandler)
-	cacheConfig := objects.DefaultCacheConfig()
-	cacheConfig.Store, cacheConfig.Logger = w.store, quiet
-	cache, err := objects.NewCache(cacheConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
 	recorder := objects.DefaultRecorderConfig()
-	recorder.Store, recorder.Logger, recorder.Component, recorder.Host = w.store, quiet, "test", "host1"
+	recorder.Store, recorder.Logger, recorder.Component, recorder.Host = w.Store, w.Logger, "test", "host1"
 	events, err := objects.NewRecorder(recorder)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.states = newStates()
 	provisioner := func(host string, local storage.Pool, states *states) *Provisioner {
-		return NewProvisioner(ProvisionerConfig{Host: host, Store: w.store, Cache: cache, Images: w.images, Logger: quiet, Events: events, States: states,
+		return NewProvisioner(ProvisionerConfig{Host: host, Store: w.Store, Cache: w.Cache, Images: w.images, Logger: w.Logger, Events: events, States: states,
 			Removed: func(_ context.Context, host string) (bool, error) { return w.removed[host], nil },
 			Mine:    func(objects.Key) bool { return true },
 			Pools:   map[string]storage.Pool{"local": local, "nfs": w.shared}})
 	}
 	w.claims = provisioner("host1", w.local, w.states)
 	w.other = provisioner("host2", storagetest.NewFake("local", storage.Capabilities{}), newStates())
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		var wg sync.WaitGroup
-		wg.Go(func() { events.Run(ctx) })
-		cache.Run(ctx)
-		wg.Wait()
-	}()
-	t.Cleanup(func() { cancel(); <-done })
-	if err := errors.Join(w.claims.claims.WaitForSync(ctx), w.claims.vmis.WaitForSync(ctx)); err != nil {
+	w.Start(events.Run)
+	if err := errors.Join(w.claims.claims.WaitForSync(t.Context()), w.claims.vmis.WaitForSync(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	disks, err := ephemeral.New(ephemeral.DefaultConfig(t.TempDir()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.volumes = New(Config{Store: w.store, Images: w.images, Disks: disks, Claims: w.claims, Events: events})
-	w.commit(func(tx *objects.Tx) { claims.Publish(tx, claims.Capacity{Host: "host1"}) })
+	w.volumes = New(Config{Store: w.Store, Images: w.images, Disks: disks, Claims: w.claims, Events: events})
+	w.Commit(func(tx *objects.Tx) { claims.Publish(tx, claims.Capacity{Host: "host1"}) })
 	for _, pool := range []string{"local", "nfs"} {
-		w.commit(func(tx *objects.Tx) { tx.Create(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: pool}}) })
+		w.Commit(func(tx *objects.Tx) { tx.Create(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: pool}}) })
 	}
 	return w
-}
-
-func (w *world) commit(build func(tx *objects.Tx)) {
-	w.t.Helper()
-	var tx objects.Tx
-	build(&tx)
-	if _, err := tx.Commit(w.t.Context(), w.store); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
-// shown waits until cond holds of what the informers show.
-func (w *world) shown(cond func() bool) {
-	w.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatal("the informers do not show it")
-		}
-	}
 }
 
 func vmiWith(name string, sources ...kubevirtv1.VolumeSource) *kubevirtv1.VirtualMachineInstance {
@@ -150,11 +113,11 @@ func vmiWith(name string, sources ...kubevirtv1.VolumeSource) *kubevirtv1.Virtua
 // informers show it.
 func (w *world) create(vmi *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
 	w.t.Helper()
-	w.commit(func(tx *objects.Tx) { tx.Create(vmi) })
-	w.commit(func(tx *objects.Tx) {
+	w.Commit(func(tx *objects.Tx) { tx.Create(vmi) })
+	w.Commit(func(tx *objects.Tx) {
 		claims.Place(tx, claims.Instance{UID: vmi.UID, Namespace: vmi.Namespace, Name: vmi.Name, Host: "host1"}, claims.Epoch{})
 	})
-	w.shown(func() bool { _, ok := w.claims.vmis.Get(objects.KeyOf(vmi)); return ok })
+	w.AwaitShown(func() bool { _, ok := w.claims.vmis.Get(objects.KeyOf(vmi)); return ok })
 	return vmi
 }
 
@@ -175,14 +138,14 @@ func (w *world) claim(name, class string, edit func(*corev1.PersistentVolumeClai
 	if edit != nil {
 		edit(claim)
 	}
-	w.commit(func(tx *objects.Tx) { tx.Create(claim) })
+	w.Commit(func(tx *objects.Tx) { tx.Create(claim) })
 	return claim
 }
 
 // stored reads the claim; nil when it is gone.
 func (w *world) stored(name string) *corev1.PersistentVolumeClaim {
 	w.t.Helper()
-	got, err := objects.Get[*corev1.PersistentVolumeClaim](w.t.Context(), w.store, objects.Key{Namespace: "ns", Name: name}, raftstore.ReadOptions{})
+	got, err := objects.Get[*corev1.PersistentVolumeClaim](w.t.Context(), w.Store, objects.Key{Namespace: "ns", Name: name}, raftstore.ReadOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -215,8 +178,8 @@ func (w *world) refusal(vmi *kubevirtv1.VirtualMachineInstance) *executor.Volume
 // told waits for an event of that reason whose message holds text.
 func (w *world) told(reason, text string) {
 	w.t.Helper()
-	w.shown(func() bool {
-		events, _, err := objects.List[*corev1.Event](w.t.Context(), w.store, "", localRead)
+	w.AwaitShown(func() bool {
+		events, _, err := objects.List[*corev1.Event](w.t.Context(), w.Store, "", localRead)
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -230,13 +193,13 @@ func (w *world) end(vmi *kubevirtv1.VirtualMachineInstance) {
 	now, _ := w.claims.vmis.Get(objects.KeyOf(vmi))
 	ended := now.DeepCopy()
 	ended.Status.Phase = kubevirtv1.Succeeded
-	w.commit(func(tx *objects.Tx) {
+	w.Commit(func(tx *objects.Tx) {
 		if err := w.claims.Detach(w.t.Context(), tx, now); err != nil {
 			w.t.Fatal(err)
 		}
 		tx.Update(now, ended)
 	})
-	w.shown(func() bool { got, _ := w.claims.vmis.Get(objects.KeyOf(vmi)); return got.IsFinal() })
+	w.AwaitShown(func() bool { got, _ := w.claims.vmis.Get(objects.KeyOf(vmi)); return got.IsFinal() })
 }
 
 // edit changes a claim as a user would, and waits until the informers show it.
@@ -245,8 +208,8 @@ func (w *world) edit(name string, change func(*corev1.PersistentVolumeClaim)) {
 	now := w.stored(name)
 	next := now.DeepCopy()
 	change(next)
-	w.commit(func(tx *objects.Tx) { tx.Update(now, next) })
-	w.shown(func() bool {
+	w.Commit(func(tx *objects.Tx) { tx.Update(now, next) })
+	w.AwaitShown(func() bool {
 		got, ok := w.claims.claims.Get(objects.KeyOf(next))
 		return ok && got.ResourceVersion == next.ResourceVersion
 	})
