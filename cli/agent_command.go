@@ -15,7 +15,7 @@ import (
 
 	"virtmesh/agent"
 	"virtmesh/agent/host"
-	"virtmesh/agent/identity"
+	"virtmesh/agent/hostname"
 	"virtmesh/agent/membership"
 	"virtmesh/agent/port/admin"
 )
@@ -120,7 +120,7 @@ func hostName(given string, machine func() (string, error)) (string, error) {
 		}
 		name, _, _ = strings.Cut(strings.ToLower(full), ".")
 	}
-	if err := identity.ValidateHostName(name); err != nil {
+	if err := hostname.Validate(name); err != nil {
 		return "", fmt.Errorf("%w; choose another with --name", err)
 	}
 	return name, nil

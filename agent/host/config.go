@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 
-	"virtmesh/agent/identity"
+	"virtmesh/agent/hostname"
 )
 
 // Config is what an operator can set for the guests of one host. It is a part
@@ -101,7 +101,7 @@ func (c Config) Validate() error {
 func (c Config) validatePools() error {
 	seen := map[string]bool{}
 	for i, pool := range c.Pools {
-		if !identity.ValidLabel(pool.Name) || seen[pool.Name] {
+		if !hostname.IsLabel(pool.Name) || seen[pool.Name] {
 			return fmt.Errorf("pools[%d].name: %q is not a DNS label or is used twice", i, pool.Name)
 		}
 		seen[pool.Name] = true

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/hostname"
 	"virtmesh/raftstore"
 )
 
@@ -39,7 +40,7 @@ func (h *Hosts) Get(ctx context.Context, host string, opts raftstore.ReadOptions
 }
 
 func (h *Hosts) get(ctx context.Context, host string, opts raftstore.ReadOptions) (HostRecord, uint64, error) {
-	if err := ValidateHostName(host); err != nil {
+	if err := hostname.Validate(host); err != nil {
 		return HostRecord{}, 0, err
 	}
 	var rec HostRecord

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"virtmesh/agent/hostname"
 	"virtmesh/raftstore"
 	"virtmesh/storage/durable"
 )
@@ -35,14 +36,14 @@ type InitOptions struct {
 func ValidateAddress(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return fmt.Errorf("address %q: want host:port", clip(addr))
+		return fmt.Errorf("address %q: want host:port", hostname.Clip(addr))
 	}
 	n, err := net.LookupPort("tcp", port)
 	if err != nil || n == 0 {
-		return fmt.Errorf("address %q: bad port", clip(addr))
+		return fmt.Errorf("address %q: bad port", hostname.Clip(addr))
 	}
 	if err := ValidateSAN(host); err != nil {
-		return fmt.Errorf("address %q: others cannot dial it: %w", clip(addr), err)
+		return fmt.Errorf("address %q: others cannot dial it: %w", hostname.Clip(addr), err)
 	}
 	return nil
 }

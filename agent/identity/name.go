@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"virtmesh/agent/hostname"
 )
 
 // Subjects of the certificates that the mesh CA signs.
@@ -23,12 +25,8 @@ const (
 	AdminOrganization = "system:masters"
 	// ServerName is a DNS name that every host's certificate carries, so that an API
 	// client can verify any host without knowing its name.
-	ServerName = "virtmesh"
+	ServerName = hostname.Server
 )
-
-// maxHostName is the longest host name. A host name is a DNS label, because it is also
-// the value of the label kubernetes.io/hostname and the host name that guests see.
-const maxHostName = 63
 
 // hostIDLen is how many random bytes a host ID has.
 const hostIDLen = 16
@@ -39,29 +37,6 @@ const maxSANs = 32
 // ErrNotNode is returned for a certificate that does not name a host of the mesh.
 var ErrNotNode = errors.New("certificate does not name a mesh host")
 
-// ValidateHostName returns an error if name cannot be a host name. Host names are
-// lower-case DNS labels of at most 63 characters; some names are reserved.
-func ValidateHostName(name string) error {
-	switch {
-	case name == "":
-		return errors.New("host name is empty")
-	case len(name) > maxHostName:
-		return fmt.Errorf("host name %q has %d characters, at most %d are allowed", clip(name), len(name), maxHostName)
-	case name == "localhost" || name == ServerName:
-		return fmt.Errorf("host name %q is reserved", name)
-	}
-	if _, err := netip.ParseAddr(name); err == nil {
-		return fmt.Errorf("host name %q is an address", name)
-	}
-	if !ValidLabel(name) {
-		return fmt.Errorf("host name %q: only lower-case letters, digits and '-' are allowed, and it must begin and end with a letter or digit", clip(name))
-	}
-	return nil
-}
-
-// ValidLabel reports whether s is a DNS label in lower case.
-func ValidLabel(s string) bool { return validDNSName(s) && !strings.Contains(s, ".") }
-
 // ValidateSAN returns an error if san cannot be in a host certificate, because it is
 // neither an address nor a DNS name.
 func ValidateSAN(san string) error {
@@ -71,8 +46,8 @@ func ValidateSAN(san string) error {
 		}
 		return nil
 	}
-	if len(san) > 253 || !validDNSName(san) {
-		return fmt.Errorf("%q is neither an address nor a DNS name", clip(san))
+	if len(san) > 253 || !hostname.IsDNSName(san) {
+		return fmt.Errorf("%q is neither an address nor a DNS name", hostname.Clip(san))
 	}
 	return nil
 }
@@ -94,11 +69,11 @@ func (n Node) String() string { return n.Name + " (host ID " + n.ID + ")" }
 
 // Validate says what is missing or malformed.
 func (n Node) Validate() error {
-	if err := ValidateHostName(n.Name); err != nil {
+	if err := hostname.Validate(n.Name); err != nil {
 		return err
 	}
 	if raw, err := hex.DecodeString(n.ID); err != nil || len(raw) != hostIDLen || strings.ToLower(n.ID) != n.ID {
-		return fmt.Errorf("host ID %q: want %d bytes in lower-case hexadecimal", clip(n.ID), hostIDLen)
+		return fmt.Errorf("host ID %q: want %d bytes in lower-case hexadecimal", hostname.Clip(n.ID), hostIDLen)
 	}
 	return nil
 }
@@ -130,28 +105,4 @@ func NodeOf(cert *x509.Certificate) (Node, error) {
 func ClaimsNode(cert *x509.Certificate) bool {
 	return strings.HasPrefix(cert.Subject.CommonName, NodePrefix) ||
 		slices.Contains(cert.Subject.Organization, NodeOrganization)
-}
-
-// validDNSName reports whether s is a sequence of lower-case DNS labels.
-func validDNSName(s string) bool {
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return false
-		}
-		for _, c := range []byte(label) {
-			if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-				return false
-			}
-		}
-	}
-	return s != ""
-}
-
-// clip shortens hostile input before it is quoted in a message.
-func clip(s string) string {
-	const most = 80
-	if len(s) <= most {
-		return s
-	}
-	return s[:most] + "..."
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"virtmesh/agent/hostname"
 	"virtmesh/raftstore"
 )
 
@@ -77,7 +78,7 @@ type HostRecord struct {
 
 // Validate says which field of a record is missing or malformed.
 func (r HostRecord) Validate() error {
-	if err := ValidateHostName(r.Name); err != nil {
+	if err := hostname.Validate(r.Name); err != nil {
 		return err
 	}
 	if err := ValidateAddress(r.MeshAddress); err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/hostname"
 	"virtmesh/raftstore"
 )
 
@@ -107,7 +108,7 @@ func (t *Tokens) list(ctx context.Context) ([]TokenRecord, []uint64, error) {
 // it stays a member.
 func (t *Tokens) Revoke(ctx context.Context, id string) error {
 	if !ValidTokenID(id) {
-		return fmt.Errorf("revoke token %q: %w", clip(id), fault.TokenInvalid)
+		return fmt.Errorf("revoke token %q: %w", hostname.Clip(id), fault.TokenInvalid)
 	}
 	rec, _, err := t.store.Get(ctx, TokenKey(id), raftstore.ReadOptions{})
 	if errors.Is(err, raftstore.ErrNotFound) {

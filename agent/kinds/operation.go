@@ -5,6 +5,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"virtmesh/agent/hostname"
 	"virtmesh/agent/kinds/meshv1alpha1"
 )
 
@@ -38,8 +39,14 @@ func operationKind() *Kind {
 func validateOperation(o *meshv1alpha1.Operation) field.ErrorList {
 	spec := field.NewPath("spec")
 	errs := checkOneOf(spec.Child("type"), o.Spec.Type, []meshv1alpha1.OperationType{meshv1alpha1.RemoveHost})
-	if o.Spec.Target == "" {
-		errs = append(errs, field.Required(spec.Child("target"), "name what the operation is done to"))
+	target := spec.Child("target")
+	switch {
+	case o.Spec.Target == "":
+		errs = append(errs, field.Required(target, "name what the operation is done to"))
+	case o.Spec.Type == meshv1alpha1.RemoveHost:
+		if err := hostname.Validate(o.Spec.Target); err != nil {
+			errs = append(errs, field.Invalid(target, hostname.Clip(o.Spec.Target), err.Error()))
+		}
 	}
 	return errs
 }

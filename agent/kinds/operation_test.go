@@ -21,7 +21,11 @@ func TestOperationsAreChecked(t *testing.T) {
 		"good":         {func(*meshv1alpha1.Operation) {}, ""},
 		"unknown type": {func(o *meshv1alpha1.Operation) { o.Spec.Type = "Explode" }, "spec.type"},
 		"no type":      {func(o *meshv1alpha1.Operation) { o.Spec.Type = "" }, "spec.type"},
-		"no target":    {func(o *meshv1alpha1.Operation) { o.Spec.Target = "" }, "spec.target"},
+		"no target":    {func(o *meshv1alpha1.Operation) { o.Spec.Target = "" }, "spec.target: Required"},
+		// No host can have these names, so nothing could ever be done.
+		"a target that no host can have": {func(o *meshv1alpha1.Operation) { o.Spec.Target = "Host_2" }, `spec.target: Invalid value: "Host_2"`},
+		"a reserved target":              {func(o *meshv1alpha1.Operation) { o.Spec.Target = "localhost" }, "reserved"},
+		"a target of any length":         {func(o *meshv1alpha1.Operation) { o.Spec.Target = strings.Repeat("h", 1<<20) }, "spec.target: Invalid"},
 	} {
 		o := good()
 		c.edit(o)

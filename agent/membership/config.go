@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/hostname"
 	"virtmesh/agent/identity"
 	"virtmesh/raftstore"
 )
@@ -98,7 +99,7 @@ func (c Config) Validate() error {
 	invalid := func(field, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: "+format, append([]any{field}, args...)...))
 	}
-	if err := identity.ValidateHostName(c.Name); err != nil {
+	if err := hostname.Validate(c.Name); err != nil {
 		invalid("name", "%w", err)
 	}
 	if _, err := netip.ParseAddr(c.Advertise); err != nil {

@@ -13,9 +13,10 @@ import (
 // or with "=" before it that package alone. A new room takes its place here.
 var floors = [][]string{
 	{"raftstore", "gossip", "netplug", "storage"}, // each could be a module of its own
-	{"agent/fault"}, // how errors cross between hosts and reach users
-	{"agent/vmi"},   // pure: a machine as it is read from its object
-	{"agent/kinds"}, // the catalogue of kinds
+	{"agent/fault"},    // how errors cross between hosts and reach users
+	{"agent/hostname"}, // pure: which names hosts can have
+	{"agent/vmi"},      // pure: a machine as it is read from its object
+	{"agent/kinds"},    // the catalogue of kinds
 	{"agent/objects"},
 	{"agent/claims", "agent/identity"},
 	{"=agent/stewards"}, // the engine, which turns the loops of stewards and hosts

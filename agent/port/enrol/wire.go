@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"virtmesh/agent/hostname"
 	"virtmesh/agent/identity"
 )
 
@@ -69,7 +70,7 @@ func decodeRequest(body []byte) (Request, error) {
 		field string
 		err   error
 	}{
-		{"host", identity.ValidateHostName(req.Host)},
+		{"host", hostname.Validate(req.Host)},
 		{"meshAddress", identity.ValidateAddress(req.MeshAddress)},
 		{"gossipAddress", identity.ValidateAddress(req.GossipAddress)},
 		{"sans", record.Validate()},
