@@ -94,11 +94,14 @@ func errorOf(s status, payload []byte) error {
 	classes := map[status]error{
 		statusUnsettled: errUnsettled, statusInvalid: ErrInvalidTxn, statusTooLarge: ErrTooLarge,
 		statusUnknownConstraint: ErrUnknownConstraint,
+		// The replica is halted or failing; a retry may reach another one.
+		statusNotLeader: errNotLeader, statusFailed: errNotLeader,
 	}
 	class, ok := classes[s]
 	if !ok {
-		// The replica is halted or failing; a retry may reach another one.
-		class = errNotLeader
+		// A later version may answer so. Only this is safe to conclude: a retry must not
+		// take the request for one that was not carried out.
+		class = errUnsettled
 	}
 	return &remoteError{class: class, text: string(payload)}
 }

@@ -239,32 +239,26 @@ const (
 	lastRetry  = time.Second
 )
 
-// commitTxn commits a transaction of one operation and returns its revision. The
-// request ID makes it safe to retry a commit with an unknown outcome. Once an outcome is
-// unknown, it stays unknown until an attempt is answered: that a later attempt finds no
-// leader does not say that the first one was not committed.
+// commitTxn commits a transaction of one operation and returns its revision. It is
+// repeated while no leader answers. The store itself repeats attempts whose outcome it
+// does not know; what it gives up is not repeated here. The store may have forgotten the
+// request by then and would carry it out a second time, and a create would answer that
+// the object exists already.
 func (s *Store) commitTxn(ctx context.Context, txn raftstore.Txn) (uint64, error) {
 	txn.RequestID = string(uuid.NewUUID())
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
-	var unknown error
 	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
 		res, err := s.backend.Commit(ctx, txn)
 		if err == nil {
 			return res.OpRevisions[0], nil
 		}
-		if !errors.Is(err, raftstore.ErrUnknownOutcome) && !errors.Is(err, raftstore.ErrNoLeader) {
+		if errors.Is(err, raftstore.ErrUnknownOutcome) || !errors.Is(err, raftstore.ErrNoLeader) {
 			return 0, writeError(s.resource, txn.Ops[0].Key, err)
-		}
-		if unknown == nil && errors.Is(err, raftstore.ErrUnknownOutcome) {
-			unknown = err
 		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			if unknown != nil {
-				err = unknown
-			}
 			return 0, writeError(s.resource, txn.Ops[0].Key, err)
 		}
 	}

@@ -82,10 +82,10 @@ func TestEncoding(t *testing.T) {
 	}
 }
 
-// A write whose outcome is unknown is repeated under its request id, so it
-// happens once and is reported as what it was.
-func TestUnknownOutcomeIsRepeated(t *testing.T) {
-	f := &faulty{testBackend: newTestBackend(t), fail: []error{raftstore.ErrUnknownOutcome, raftstore.ErrNoLeader}, apply: true}
+// A write is repeated under its request ID while there is no leader, so it happens once
+// and is reported as what it was.
+func TestWriteWaitsForALeader(t *testing.T) {
+	f := &faulty{testBackend: newTestBackend(t), fail: []error{raftstore.ErrNoLeader, raftstore.ErrNoLeader}, apply: true}
 	s := newMaps(t, f)
 	if err := s.Create(t.Context(), key, newMap(), nil, 0); err != nil {
 		t.Fatal(err)
@@ -95,16 +95,16 @@ func TestUnknownOutcomeIsRepeated(t *testing.T) {
 	}
 }
 
-// An outcome that is unknown is told as such, though the mesh has lost its leader since:
-// a client that is told to come back would write a second time.
-func TestUnknownOutcomeStaysUnknown(t *testing.T) {
-	f := &faulty{testBackend: newTestBackend(t), fail: []error{raftstore.ErrUnknownOutcome}}
-	for range 100 {
-		f.fail = append(f.fail, raftstore.ErrNoLeader)
-	}
+// An outcome that the store gave up on is told as unknown, and the write is not repeated:
+// the store may have forgotten the request, and would carry it out a second time.
+func TestUnknownOutcomeIsTold(t *testing.T) {
+	f := &faulty{testBackend: newTestBackend(t), fail: []error{raftstore.ErrNoLeader, raftstore.ErrUnknownOutcome}, apply: true}
 	err := newMaps(t, f).Create(t.Context(), key, newMap(), nil, 0)
 	if seconds, ok := apierrors.SuggestsClientDelay(err); fault.CodeOf(err) != fault.UnknownOutcome || ok && seconds > 0 {
 		t.Errorf("got %v, and come back in %d s", err, seconds)
+	}
+	if len(f.requests) != 2 {
+		t.Errorf("sent %d times", len(f.requests))
 	}
 }
 

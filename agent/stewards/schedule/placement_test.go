@@ -441,6 +441,20 @@ func TestTheNextBestIsAskedAfterARefusal(t *testing.T) {
 	})
 }
 
+// TestHostsThatWereNotAskedAreCounted: five refusals in a mesh of eight hosts must not
+// read as if the mesh had five.
+func TestHostsThatWereNotAskedAreCounted(t *testing.T) {
+	run(t, func(b *bench) {
+		for i := range 8 {
+			name := fmt.Sprintf("h%d", i+1)
+			b.host(name, 8*gib)
+			b.offers.set(func() { b.offers.by[name] = claims.Offer{} })
+		}
+		b.create("a")
+		b.expectWaiting("a", "0/8 hosts are available: 3 not asked yet, 5 refused")
+	})
+}
+
 func TestUnclaimedInstancesAreLetGo(t *testing.T) {
 	run(t, func(b *bench) {
 		b.create("a")

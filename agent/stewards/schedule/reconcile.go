@@ -134,9 +134,12 @@ func (c *Controller) claimHost(ctx context.Context, vmi *kubevirtv1.VirtualMachi
 			request.Avoid(choice.Host, refused.Reason)
 		}
 	}
-	return c.unschedulable(ctx, vmi, (&place.Unschedulable{
-		Hosts: len(request.Exclude), Reasons: countReasons(request.Exclude),
-	}).Error())
+	hosts := max(c.cfg.View.CountHosts(), len(request.Exclude))
+	reasons := countReasons(request.Exclude)
+	if others := hosts - len(request.Exclude); others > 0 {
+		reasons["not asked yet"] = others
+	}
+	return c.unschedulable(ctx, vmi, (&place.Unschedulable{Hosts: hosts, Reasons: reasons}).Error())
 }
 
 // instances names the resource in errors.

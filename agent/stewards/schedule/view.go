@@ -131,6 +131,14 @@ func (v *View) OnRoom(fn func()) (cancel func()) {
 	}
 }
 
+// CountHosts returns how many hosts the view knows, whether they can take an instance
+// or not.
+func (v *View) CountHosts() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.snapshot.HostNames())
+}
+
 // tellRoom calls the functions that were passed to OnRoom. The caller holds
 // v.mu.
 func (v *View) tellRoom() {
