@@ -4,9 +4,11 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -81,6 +83,83 @@ func TestKeptStateGoesWithItsMachineOnly(t *testing.T) {
 	if left := append(keptFiles(t, host, "swtpm/"+uuid), keptFiles(t, host, "variables.fd")...); len(left) > 0 {
 		t.Errorf("left on %s: %v", host, left)
 	}
+}
+
+// A machine waits for the host that has what its TPM keeps, and says so. A host that is
+// down when the machine is deleted removes it when it is back.
+func TestKeptStateWaitsForItsHost(t *testing.T) {
+	const home, claim = "host3", "persistent-state-for-homed"
+	waitWhole(t)
+	ns := namespace(t, "host1")
+	a := connect(t, "host1")
+	command := func(args ...string) {
+		t.Helper()
+		if _, err := virtmesh(t, "host1", "", args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	command("node", "cordon", "host1", "host2")
+	t.Cleanup(func() {
+		if _, err := program(context.Background(), nil, "--kubeconfig", kubeconfig("host1"), "node", "uncordon", "host1", "host2"); err != nil {
+			t.Error(err)
+		}
+	})
+	apply(t, "host1", machine(ns, "homed", withKeptState))
+	waitRunning(t, a, ns, "homed", 3*time.Minute)
+	command("node", "uncordon", "host1", "host2")
+	stop := func() {
+		t.Helper()
+		command("vm", "stop", "homed", "-n", ns)
+		waitStatus(t, a, ns, "homed", kubevirtv1.VirtualMachineStatusStopped)
+		mustLab(t, "kill", home)
+	}
+
+	stop()
+	command("vm", "start", "homed", "-n", ns)
+	eventually(t, 2*time.Minute, "the reason why it does not start", func(ctx context.Context) error {
+		vmi, err := a.instance(ctx, ns, "homed")
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(vmi.Status.Conditions, func(c kubevirtv1.VirtualMachineInstanceCondition) bool {
+			return c.Status == corev1.ConditionFalse && strings.Contains(c.Message, claim)
+		}) {
+			return fmt.Errorf("conditions %+v", vmi.Status.Conditions)
+		}
+		return nil
+	})
+	mustLab(t, "start", home)
+	if vmi := waitRunning(t, a, ns, "homed", 3*time.Minute); vmi.Status.NodeName != home {
+		t.Errorf("it runs on %s", vmi.Status.NodeName)
+	}
+
+	stop()
+	command("delete", "vm", "homed", "-n", ns)
+	eventually(t, time.Minute, "the deletion of the claim to begin", func(ctx context.Context) error {
+		claim, err := a.CoreV1().PersistentVolumeClaims(ns).Get(ctx, claim, metav1.GetOptions{})
+		if err != nil {
+			t.Fatalf("the claim is gone before its host is back: %v", err)
+		}
+		if claim.DeletionTimestamp == nil {
+			return errors.New("it is not being deleted")
+		}
+		return nil
+	})
+	if len(keptFiles(t, home, "variables.fd")) != 1 {
+		t.Error("a host that is down has lost the variables")
+	}
+	mustLab(t, "start", home)
+	eventually(t, 3*time.Minute, "the end of the claim", func(ctx context.Context) error {
+		_, err := a.CoreV1().PersistentVolumeClaims(ns).Get(ctx, claim, metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("it is there: %w", err)
+		}
+		return nil
+	})
+	if left := append(keptFiles(t, home, "variables.fd"), keptFiles(t, home, "tpm2-00.permall")...); len(left) > 0 {
+		t.Errorf("left on %s: %v", home, left)
+	}
+	waitWhole(t)
 }
 
 // keptFiles returns the paths in the host's directory that end in suffix.
