@@ -24,7 +24,17 @@ var bounds = []struct {
 	{"guest and limit", "spec.domain.memory.guest", guest("256Mi"), guest("268435457")},
 	{"guest and room", "spec.domain.memory.guest", room("128Mi"), room("134217727")},
 	{"CPU request and limit", "spec.domain.resources.requests.cpu", request(corev1.ResourceCPU, "2"), request(corev1.ResourceCPU, "2001m")},
-	{"CPUs", "spec.domain.cpu", cpus(512, 1), cpus(171, 3)},
+	{"CPUs", "spec.domain.cpu", cpus(85, 3), cpus(86, 3)},
+	{"sockets", "spec.domain.cpu.sockets", cpus(255, 1), cpus(256, 1)},
+	{"cores", "spec.domain.cpu.cores", cpus(1, 255), cpus(1, 256)},
+	{"threads", "spec.domain.cpu.threads", func(s *spec) { s.Domain.CPU = &kubevirtv1.CPU{Threads: 255} }, func(s *spec) { s.Domain.CPU = &kubevirtv1.CPU{Threads: 256} }},
+	{"CPUs by request", "spec.domain.cpu.sockets", onlyCPURequest("255"), onlyCPURequest("255001m")},
+	{"CPUs by limit", "spec.domain.cpu.sockets", onlyCPULimit("255"), onlyCPULimit("256")},
+	{"addressable room", "spec.domain.memory.maxGuest", room("4503599627370495"), room("4Pi")},
+	{"addressable guest", "spec.domain.memory.guest", onlyGuest("4503599627370495"), onlyGuest("4Pi")},
+	{"addressable request", "spec.domain.resources.requests.memory", onlyMemoryRequest("4503599627370495"), onlyMemoryRequest("8Ei")},
+	{"device", "spec.domain.devices.hostDevices[0].deviceName", device("nvidia.com/T4"), device("nvidia.com/T 4")},
+	{"device of a domain", "spec.domain.devices.hostDevices[0].deviceName", device("intel.com/qat"), device("qat")},
 	{"sockets and room", "spec.domain.cpu.sockets",
 		func(s *spec) { s.Domain.CPU.Sockets, s.Domain.CPU.MaxSockets = 3, 3 }, func(s *spec) { s.Domain.CPU.Sockets, s.Domain.CPU.MaxSockets = 4, 3 }},
 	{"pages in the guest", "spec.domain.memory.hugepages.pageSize", pages("128Mi"), pages("256Mi")},
@@ -57,6 +67,34 @@ func room(q string) func(*spec)  { return func(s *spec) { s.Domain.Memory.MaxGue
 
 func request(name corev1.ResourceName, q string) func(*spec) {
 	return func(s *spec) { s.Domain.Resources.Requests[name] = resource.MustParse(q) }
+}
+
+func onlyCPURequest(q string) func(*spec) {
+	return func(s *spec) {
+		s.Domain.CPU, s.Domain.Resources = nil, kubevirtv1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(q)}}
+	}
+}
+
+func onlyCPULimit(q string) func(*spec) {
+	return func(s *spec) {
+		s.Domain.CPU, s.Domain.Resources = nil, kubevirtv1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(q)}}
+	}
+}
+
+func onlyGuest(q string) func(*spec) {
+	return func(s *spec) {
+		s.Domain.Memory, s.Domain.Resources = &kubevirtv1.Memory{Guest: quantityOf(q)}, kubevirtv1.ResourceRequirements{}
+	}
+}
+
+func onlyMemoryRequest(q string) func(*spec) {
+	return func(s *spec) {
+		s.Domain.Memory, s.Domain.Resources = nil, kubevirtv1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(q)}}
+	}
+}
+
+func device(name string) func(*spec) {
+	return func(s *spec) { s.Domain.Devices.HostDevices[0].DeviceName = name }
 }
 
 func cpus(sockets, cores uint32) func(*spec) {

@@ -119,7 +119,7 @@ func TestHotplugRoom(t *testing.T) {
 		"twice":              {func(*kubevirtv1.DomainSpec) {}, 2, 4, "4Gi"},
 		"none":               {func(*kubevirtv1.DomainSpec) {}, 1, 0, ""},
 		"cores count":        {func(d *kubevirtv1.DomainSpec) { d.CPU.Cores, d.CPU.Threads = 20, 2 }, 4, 6, "8Gi"},
-		"as large as can be": {func(d *kubevirtv1.DomainSpec) { d.CPU.Sockets, d.CPU.Cores = 2, 128 }, 4, 2, "8Gi"},
+		"as large as can be": {func(d *kubevirtv1.DomainSpec) { d.CPU.Sockets, d.CPU.Cores = 2, 127 }, 4, 2, "8Gi"},
 		"dedicated CPUs":     {func(d *kubevirtv1.DomainSpec) { d.CPU.DedicatedCPUPlacement = true }, 4, 0, "8Gi"},
 		"much memory":        {func(d *kubevirtv1.DomainSpec) { *d.Memory.Guest = resource.MustParse("200Gi") }, 4, 8, "512Gi"},
 		"more than the room": {func(d *kubevirtv1.DomainSpec) { *d.Memory.Guest = resource.MustParse("1Ti") }, 4, 8, ""},

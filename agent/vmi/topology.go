@@ -8,11 +8,8 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
-// maxVCPUs is the most CPUs that a guest may ask for.
-const maxVCPUs = 512
-
 // MaxVCPUsWithoutIOMMU is the most CPUs of a guest whose machine has no IOMMU to remap
-// interrupts. Guests of virtmesh have no IOMMU.
+// interrupts. Guests of virtmesh have no IOMMU, so no guest can have more.
 const MaxVCPUsWithoutIOMMU = 255
 
 // Topology is the shape of a guest's CPUs.

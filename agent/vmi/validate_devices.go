@@ -1,6 +1,9 @@
 package vmi
 
 import (
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
@@ -72,8 +75,9 @@ func validateInputs(at *field.Path, inputs []kubevirtv1.Input) field.ErrorList {
 	return errs
 }
 
-// validateHostDevice checks that a host device has a deviceName and a name that no
-// other host device has.
+// validateHostDevice checks that a host device has a deviceName, which is the name of a
+// resource with its domain, such as nvidia.com/T4, and a name that no other host device
+// has.
 func validateHostDevice(at *field.Path, name, device string, taken map[string]bool) field.ErrorList {
 	var errs field.ErrorList
 	switch {
@@ -83,8 +87,15 @@ func validateHostDevice(at *field.Path, name, device string, taken map[string]bo
 		errs = append(errs, field.Duplicate(at.Child("name"), name))
 	}
 	taken[name] = true
+	at = at.Child("deviceName")
 	if device == "" {
-		errs = append(errs, field.Required(at.Child("deviceName"), ""))
+		return append(errs, field.Required(at, ""))
+	}
+	for _, problem := range validation.IsQualifiedName(device) {
+		errs = append(errs, field.Invalid(at, device, problem))
+	}
+	if !strings.Contains(device, "/") {
+		errs = append(errs, field.Invalid(at, device, "must be the name of a resource with its domain, such as nvidia.com/T4"))
 	}
 	return errs
 }

@@ -12,6 +12,18 @@ import (
 // user has most likely forgotten the unit.
 var leastMemory = resource.MustParse("1M")
 
+// addressSpace is what a processor with the most address bits of its architecture, 52,
+// can address. Devices take a part of it, so memory is always less.
+var addressSpace = resource.MustParse("4Pi")
+
+// validateAddressable refuses memory that no processor can address.
+func validateAddressable(at *field.Path, q *resource.Quantity) field.ErrorList {
+	if q == nil || q.Cmp(addressSpace) < 0 {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(at, q.String(), fmt.Sprintf("must be less than %s, which no processor can address", &addressSpace))}
+}
+
 func validateMemory(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
 	at = at.Child("domain")
 	res := at.Child("resources")
@@ -27,10 +39,16 @@ func validateMemory(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec)
 		errs = append(errs, field.Invalid(res.Child("requests", "memory"), request.String(),
 			fmt.Sprintf("is greater than %s '%s'", res.Child("limits", "memory"), limit)))
 	}
+	errs = append(errs, validateAddressable(res.Child("requests", "memory"), request)...)
 	mem := spec.Domain.Memory
+	if request.IsZero() && (mem == nil || mem.Guest == nil) {
+		errs = append(errs, validateAddressable(res.Child("limits", "memory"), limit)...)
+	}
 	if mem == nil {
 		return errs
 	}
+	errs = append(errs, validateAddressable(at.Child("memory", "guest"), mem.Guest)...)
+	errs = append(errs, validateAddressable(at.Child("memory", "maxGuest"), mem.MaxGuest)...)
 	guest := at.Child("memory", "guest")
 	if q := guestQuantity(spec); q != nil && q.Value() < mib {
 		errs = append(errs, field.Invalid(guest, q.String(), "must be greater than or equal to 1Mi"))
@@ -83,6 +101,7 @@ func validateCPU(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) fi
 		errs = append(errs, field.Invalid(res.Child("requests", "cpu"), request.String(),
 			fmt.Sprintf("is greater than %s '%s'", res.Child("limits", "cpu"), limit)))
 	}
+	errs = append(errs, validateVCPUs(at, spec)...)
 	cpu := spec.Domain.CPU
 	if cpu == nil {
 		return errs
@@ -97,10 +116,28 @@ func validateCPU(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) fi
 	if cpu.MaxSockets != 0 && cpu.Sockets > cpu.MaxSockets {
 		errs = append(errs, field.Invalid(at.Child("sockets"), cpu.Sockets, "Number of sockets in CPU topology is greater than the maximum sockets allowed"))
 	}
-	if n := TopologyOf(spec).VCPUs(); n > maxVCPUs {
-		errs = append(errs, field.Invalid(at, n, fmt.Sprintf("a guest has at most %d CPUs", maxVCPUs)))
-	}
 	return errs
+}
+
+// validateVCPUs refuses more CPUs than a guest can have, and names the field that asks
+// for them: the only part of the topology that is more than one, or else the topology.
+// The defaults have written a number of CPUs that only the resources name into sockets.
+func validateVCPUs(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSpec) field.ErrorList {
+	t := TopologyOf(spec)
+	n := t.VCPUs()
+	if n <= MaxVCPUsWithoutIOMMU {
+		return nil
+	}
+	at = at.Child("cpu")
+	switch n {
+	case t.Sockets:
+		at = at.Child("sockets")
+	case t.Cores:
+		at = at.Child("cores")
+	case t.Threads:
+		at = at.Child("threads")
+	}
+	return field.ErrorList{field.Invalid(at, n, fmt.Sprintf("a guest has at most %d CPUs", MaxVCPUsWithoutIOMMU))}
 }
 
 // validatePinning checks guests with dedicated CPUs, and the fields that only such
