@@ -25,8 +25,8 @@ const (
 
 // Seed is the data that a guest gets.
 type Seed struct {
-	// InstanceID tells one guest from another; cloud-init does its first-boot
-	// work again when it changes. Required.
+	// InstanceID identifies the guest. When it changes, cloud-init repeats the work of
+	// a first boot. Required.
 	InstanceID string
 	// Hostname is the guest's host name. Required.
 	Hostname string
@@ -34,14 +34,14 @@ type Seed struct {
 	InstanceType string
 	// PublicKeys are SSH keys for the guest's default user.
 	PublicKeys []string
-	// UserData is a script or a cloud-config; NetworkData is a network
-	// configuration in a form the guest's cloud-init knows. nil is none.
+	// UserData is a script or a cloud-config; NetworkData is a network configuration in
+	// a format that the guest's cloud-init knows. nil means none.
 	UserData, NetworkData []byte
 }
 
 func (s Seed) validate() error {
 	if s.InstanceID == "" {
-		return errors.New("cloud-init seed: no instance id")
+		return errors.New("cloud-init seed: no instance ID")
 	}
 	if s.Hostname == "" {
 		return errors.New("cloud-init seed: no host name")
@@ -54,7 +54,8 @@ func NoCloud(s Seed) ([]byte, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
 	}
-	// JSON is YAML, and needs no care for what a name may contain.
+	// The metadata is written as JSON, which is valid YAML and quotes every character
+	// that a name may contain.
 	meta, err := json.Marshal(struct {
 		InstanceID   string            `json:"instance-id"`
 		Hostname     string            `json:"local-hostname"`
@@ -110,9 +111,9 @@ func numbered(keys []string) map[string]string {
 	return m
 }
 
-// Pick returns the content a manifest gives in one of three ways: as text, in
-// base64, or in a secret. None gives nil; more than one is an error, which like
-// all of Pick's errors begins with field and quotes no content.
+// Pick returns the content that a manifest gives in one of three ways: as text, in
+// base64, or in a secret. It returns nil if there is none, and an error if there is
+// more than one. Errors begin with field and never quote the content.
 func Pick(field, text, encoded string, secret []byte) ([]byte, error) {
 	given := 0
 	for _, there := range []bool{text != "", encoded != "", secret != nil} {

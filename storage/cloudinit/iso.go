@@ -11,11 +11,11 @@ import (
 	"unicode/utf8"
 )
 
-// An image has two trees over the same file content: the ISO 9660 one, whose
-// short names carry Rock Ridge entries with the real name and mode for Linux and
-// BSD, and Joliet's in UCS-2 for Windows. Multi-byte numbers stand in both byte
-// orders. Layout, in sectors: 16 reserved, 3 descriptors, 4 path tables, the
-// folders of both trees, the files.
+// An image has two trees of names for the same file contents. The ISO 9660 tree has
+// short names, and Rock Ridge entries with the real name and mode for Linux and BSD.
+// The Joliet tree has names in UCS-2 for Windows. Numbers of several bytes are stored
+// in both byte orders. Layout, in sectors: 16 reserved, 3 descriptors, 4 path tables,
+// the folders of both trees, the files.
 const (
 	isoSector    = 2048
 	isoReserved  = 16
@@ -23,7 +23,8 @@ const (
 	maxNameUnits = 64  // of a Joliet name
 	maxNameBytes = 128
 	maxISOBytes  = 1 << 30
-	// Every date in the image: the time of making would make equal input differ.
+	// Every date in the image. With the present time, equal input would give different
+	// images.
 	isoVolumeDate = "2000010100000000\x00"
 	noVolumeDate  = "0000000000000000\x00"
 )
@@ -117,7 +118,7 @@ func sortedKeys(m map[string][]byte) []string {
 	return keys
 }
 
-// isoWrite lays the image out and writes it.
+// isoWrite computes the layout of the image and writes it.
 func isoWrite(label string, root *node) []byte {
 	folders, regular := isoNames(root)
 	tables := [2][]*node{pathOrder(root, 0), pathOrder(root, 1)}
@@ -182,7 +183,7 @@ func isoNames(root *node) (folders, regular []*node) {
 		folders = append(folders, n)
 		for _, c := range n.children {
 			count++
-			// Linux and Windows show the other name; this one needs only be allowed.
+			// Linux and Windows show the other name; this one only has to be valid.
 			c.id[0] = fmt.Appendf(nil, "F%07d", count)
 			units := utf16.Encode([]rune(c.name))
 			if !c.dir {
@@ -200,7 +201,7 @@ func isoNames(root *node) (folders, regular []*node) {
 	return folders, regular
 }
 
-// sorted returns a folder's children in the order a tree demands.
+// sorted returns a folder's children in the order that the tree requires.
 func sorted(d *node, tree int) []*node {
 	c := slices.Clone(d.children)
 	slices.SortFunc(c, func(a, b *node) int { return bytes.Compare(a.id[tree], b.id[tree]) })
@@ -235,7 +236,7 @@ func pathTable(list []*node, tree int, order binary.AppendByteOrder) []byte {
 	return b
 }
 
-// folder returns a folder's records; none crosses a sector's border.
+// folder returns a folder's records. No record crosses the border of a sector.
 func folder(d *node, tree int) []byte {
 	var b []byte
 	add := func(rec []byte) {
@@ -280,8 +281,8 @@ func record(n *node, id []byte, tree int, systemUse []byte) []byte {
 	return b
 }
 
-// dotEntries are the Rock Ridge entries of "." and "..": the root's own says
-// that the tree has such entries at all.
+// dotEntries returns the Rock Ridge entries of "." and "..". That of the root says that
+// the tree has Rock Ridge entries.
 func dotEntries(d *node, tree int, first bool) []byte {
 	if tree != 0 {
 		return nil
@@ -312,7 +313,7 @@ func nameEntry(name string) []byte {
 	return append([]byte{'N', 'M', byte(5 + len(name)), 1, 0}, name...)
 }
 
-// descriptor is the head of a tree.
+// descriptor returns the volume descriptor of a tree.
 func descriptor(label string, root *node, tree int, total uint32, tableLen int, tables [2]uint32) []byte {
 	text := func(s string, n int) []byte { return append([]byte(s), bytes.Repeat([]byte{' '}, n-len(s))...) }
 	if tree == 1 {

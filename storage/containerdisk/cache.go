@@ -38,8 +38,8 @@ type entry struct {
 	holders  int
 }
 
-// New opens the cache in cfg.Dir, making the folder if need be, and removes what
-// an interrupted pull left there. A host whose virtual machines already run on
+// New opens the cache in cfg.Dir. It makes the folder if it is missing, and removes
+// what an interrupted pull left there. A host whose virtual machines already run on
 // images of the cache must Hold those images before it pulls others.
 func New(cfg Config) (*Cache, error) {
 	if err := cfg.Validate(); err != nil {
@@ -80,9 +80,9 @@ func (c *Cache) Close() error {
 }
 
 // Pull returns the disk image that ref names, from the cache or its registry as
-// o.Policy says, and holds it until release is called. It blocks for the length
-// of a download, which goes on while any caller waits for it and ends with the
-// last one's context. release may be called more than once.
+// o.Policy says, and holds it until release is called. It blocks until the image is
+// downloaded. A download continues as long as any caller waits for it. release may be
+// called more than once.
 func (c *Cache) Pull(ctx context.Context, ref string, o PullOptions) (img Image, release func(), err error) {
 	img, release, err = c.pull(ctx, ref, o)
 	c.met.pulled(err)
@@ -175,13 +175,13 @@ func (c *Cache) releaser(e *entry) func() {
 		defer c.mu.Unlock()
 		e.holders--
 		e.lastUsed = time.Now()
-		// Kept in the file's time, so that the order of use survives a restart. A
-		// failure costs only that order.
+		// The time of the last use is the file's modification time, so that the order
+		// of use survives a restart. If it cannot be set, only that order is lost.
 		_ = os.Chtimes(c.metaPath(e.key()), e.lastUsed, e.lastUsed)
 	})
 }
 
-// Images lists what is in the cache, by path. Ref is empty.
+// Images lists the images in the cache, by path. Ref is empty.
 func (c *Cache) Images() []Image {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -193,7 +193,7 @@ func (c *Cache) Images() []Image {
 	return out
 }
 
-// Used is the number of bytes the cache's images occupy.
+// Used returns the number of bytes that the cache's images occupy.
 func (c *Cache) Used() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -249,7 +249,8 @@ func (c *Cache) fetchImage(ctx context.Context, key string, desc *remote.Descrip
 	defer c.mu.Unlock()
 	select {
 	case <-f.done:
-		// Also if the context ended at the same moment: this caller was counted.
+		// This happens even if the context ended at the same moment, because the
+		// download counts this caller.
 		if f.err == nil {
 			c.rememberRef(ref, f.entry.Digest)
 		}
@@ -258,14 +259,14 @@ func (c *Cache) fetchImage(ctx context.Context, key string, desc *remote.Descrip
 	}
 	if f.waiters--; f.waiters == 0 {
 		f.cancel(context.Cause(ctx))
-		// The next caller shall not wait for a download that is being given up.
+		// The next caller must not wait for a download that is being cancelled.
 		delete(c.flights, key)
 	}
 	return nil, context.Cause(ctx)
 }
 
-// startDownload begins a download that outlives its first caller's context, since others
-// may come to wait for it; the caller holds the lock.
+// startDownload begins a download that may outlive its first caller's context, because
+// others may wait for it too. The caller holds the lock.
 func (c *Cache) startDownload(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions) *flight {
 	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	f := &flight{done: make(chan struct{}), cancel: cancel}

@@ -69,10 +69,10 @@ var (
 // Policy says when a registry is asked. The names are Kubernetes'.
 type Policy string
 
-// Always asks the registry which image the reference names now, and downloads
-// it only if it is not there. IfNotPresent takes the image last pulled by that
-// reference. Never does so and fails if there is none. The empty policy is
-// Always for the tag latest and IfNotPresent for everything else.
+// Always asks the registry which image the reference names now, and downloads it only
+// if it is not there. IfNotPresent takes the image last pulled by that reference. Never
+// does the same, and fails if there is none. The empty policy is Always for the tag
+// latest and IfNotPresent for everything else.
 const (
 	Always       Policy = "Always"
 	IfNotPresent Policy = "IfNotPresent"
@@ -112,7 +112,7 @@ type PullOptions struct {
 	Progress func(done, total int64)
 }
 
-// Config is what a cache is made from.
+// Config describes a cache.
 type Config struct {
 	// Dir is the cache's own folder.
 	Dir string
@@ -131,8 +131,8 @@ type Config struct {
 	// StallTimeout is how long a registry may take to send 16 KiB; a slower transfer
 	// is cancelled.
 	StallTimeout time.Duration
-	// GID owns the files, so that an unprivileged QEMU in that group reads them
-	// and others do not; -1 leaves them to everyone.
+	// GID is the group of the files, so that an unprivileged QEMU in that group can
+	// read them and others cannot; with -1 everybody can.
 	GID int
 	// Transport sends requests to registries; nil is the library's default.
 	Transport http.RoundTripper
@@ -141,7 +141,7 @@ type Config struct {
 	Registerer prometheus.Registerer
 }
 
-// DefaultConfig is a cache in dir of at most 100 GiB.
+// DefaultConfig returns the settings of a cache in dir of at most 100 GiB.
 func DefaultConfig(dir string) Config {
 	return Config{
 		Dir:            dir,
@@ -155,7 +155,7 @@ func DefaultConfig(dir string) Config {
 	}
 }
 
-// Validate says what is wrong with c, by field.
+// Validate returns an error that names an invalid field of c.
 func (c Config) Validate() error {
 	switch {
 	case !filepath.IsAbs(c.Dir):

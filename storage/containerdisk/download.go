@@ -14,11 +14,12 @@ import (
 	"virtmesh/storage/qemuimg"
 )
 
-// download fetches the image into the cache under key. Whatever goes wrong,
-// nothing of it stays on the disk. The image it returns is held once.
+// download downloads the image into the cache under key. If it fails, nothing of the
+// image stays on the disk. The image that it returns has one holder.
 func (c *Cache) download(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions, f *flight) (*entry, error) {
-	// The descriptor was made with its caller's context, which may end before
-	// this download: resolve again, by digest, so that it cannot have moved.
+	// The descriptor was made with its caller's context, which may end before this
+	// download. So the reference is resolved again, by digest, and names the same
+	// image.
 	parsed, err := c.reg.parse(ref)
 	if err != nil {
 		return nil, err
@@ -31,14 +32,14 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir) // it has another name when all went well
+	defer os.RemoveAll(dir) // it was renamed if the download succeeded
 	e, err := c.fillFolder(ctx, dir, desc, o, f)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reserved -= f.promised
 	f.promised = 0
 	if there := c.entries[key]; there != nil && errors.Is(err, fs.ErrExist) {
-		// A download that everyone had given up came through after all.
+		// The download succeeded although no caller waits for it any more.
 		there.holders++
 		return there, nil
 	}
@@ -80,7 +81,8 @@ func (c *Cache) fillFolder(ctx context.Context, dir string, desc *remote.Descrip
 	return c.commitImage(dir, disk, s)
 }
 
-// inspect fills in what the file is, and refuses what must not be given to a guest.
+// inspect fills in the properties of the file, and refuses a file that must not be
+// given to a guest.
 func (c *Cache) inspect(disk *os.File, s *stored) error {
 	fi, err := disk.Stat()
 	if err != nil {
@@ -125,8 +127,8 @@ func (c *Cache) reporter(f *flight, total int64) func(int64) {
 	}
 }
 
-// reserveBytes promises size bytes of the cache and the disk to a download, evicting
-// what has not been used for longest if need be.
+// reserveBytes reserves size bytes of the cache and of the disk for a download. If they
+// are not free, it evicts the images that have been unused for longest.
 func (c *Cache) reserveBytes(f *flight, size int64) error {
 	if size > c.cfg.MaxBytes {
 		return fmt.Errorf("%w: %d bytes, the cache holds %d", ErrTooLarge, size, c.cfg.MaxBytes)
@@ -159,8 +161,8 @@ func (c *Cache) reserveBytes(f *flight, size int64) error {
 	}
 }
 
-// evictOldest removes the image that has been unused for longest and says
-// whether there was one; the caller holds the lock.
+// evictOldest removes the image that has been unused for longest, and reports whether
+// there was one. The caller holds the lock.
 func (c *Cache) evictOldest() bool {
 	inUse := map[string]bool{}
 	for {
@@ -178,23 +180,23 @@ func (c *Cache) evictOldest() bool {
 		}
 		if c.openedByQEMU(oldest) {
 			inUse[oldest] = true
-			c.cfg.Log.Warn("image is in use but no caller holds it", "path", c.diskPath(oldest))
+			c.cfg.Log.Warn("an image is not evicted: a process has it open although no caller holds it", "path", c.diskPath(oldest))
 			continue
 		}
-		// First out of images/: an image there is whole.
+		// The folder is renamed first, because an image in images/ is always whole.
 		grave := filepath.Join(c.tmpDir(), "evicted-"+oldest)
 		err := os.Rename(c.imageDir(oldest), grave)
 		if err == nil {
 			err = os.RemoveAll(grave)
 		}
 		if err != nil {
-			c.cfg.Log.Error("image not evicted", "path", c.diskPath(oldest), "err", err)
+			c.cfg.Log.Error("an image could not be evicted", "path", c.diskPath(oldest), "err", err)
 			return false
 		}
 		delete(c.entries, oldest)
 		c.used -= found.bytes
 		c.met.evicted.Inc()
-		c.cfg.Log.Info("image evicted", "digest", found.Digest, "bytes", found.bytes, "lastUsed", found.lastUsed)
+		c.cfg.Log.Info("evicted an image", "digest", found.Digest, "bytes", found.bytes, "lastUsed", found.lastUsed)
 		return true
 	}
 }

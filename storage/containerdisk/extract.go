@@ -22,24 +22,24 @@ import (
 
 const (
 	diskFolder = "/disk"
-	// maxEntries bounds the files of one image: an archive of empty files costs
-	// the sender nothing.
+	// maxEntries bounds the number of files in one image: empty files cost the sender
+	// nothing.
 	maxEntries = 200_000
 	// maxHiddenBytes bounds the names of deleted files, which are kept in memory.
 	maxHiddenBytes = 8 << 20
-	// zstdMemory bounds the window a zstd stream may ask for.
+	// zstdMemory bounds the window that a zstd stream may request.
 	zstdMemory = 128 << 20
 )
 
-// extraction takes one file out of an image's layers into out.
+// extraction copies one file out of an image's layers to out.
 type extraction struct {
 	file string // wanted path, or empty for the only one in /disk
 	out  *os.File
-	// limit bounds the bytes that layers unpack to, all together.
+	// limit bounds the unpacked bytes of all layers together.
 	limit int64
-	// reserve is asked before a file of that size is written.
+	// reserve is called before a file of that size is written.
 	reserve func(size int64) error
-	// received hears of compressed bytes as they arrive.
+	// received is called with the number of compressed bytes that have arrived.
 	received func(n int64)
 
 	unpacked int64
@@ -50,8 +50,9 @@ type extraction struct {
 	hiddenBytes int
 }
 
-// extractFile reads the layers from the top down, so that the first match is the one a
-// container would see; what an upper layer deletes is hidden in those below.
+// extractFile reads the layers from the top down, so that the first match is the file
+// that a container would see. Files that an upper layer deletes are hidden in those
+// below.
 func (x *extraction) extractFile(ctx context.Context, layers []v1.Layer) error {
 	x.hidden = map[string]bool{}
 	for i := len(layers) - 1; i >= 0; i-- {
@@ -80,8 +81,8 @@ func (x *extraction) readLayer(ctx context.Context, l v1.Layer) error {
 		return err
 	}
 	defer rc.Close()
-	// Reading to the end is what checks the digest: also after the archive ends,
-	// and before anything found in it counts.
+	// The digest is checked only when the layer is read to its end. So it is read
+	// beyond the end of the archive, and before a file that was found counts.
 	src := &countingReader{r: rc, add: x.received}
 	plain, stop, err := decompress(src)
 	if err == nil {
@@ -92,8 +93,8 @@ func (x *extraction) readLayer(ctx context.Context, l v1.Layer) error {
 	if errors.Is(err, ErrTooLarge) || errors.Is(err, ErrNoSpace) || errors.As(err, &local) || ctx.Err() != nil {
 		return err
 	}
-	// What does not look like an archive may be a broken download, and what does
-	// may be a forged one. The digest decides, before the content has a say.
+	// A layer that is no archive may be a broken download, and one that is may be
+	// forged. So a wrong digest is reported before an error of the content.
 	if _, serr := io.Copy(io.Discard, src); serr != nil {
 		return serr
 	}
@@ -143,7 +144,7 @@ func (x *extraction) readArchive(r io.Reader) error {
 	return nil
 }
 
-// entryName makes a name in an archive absolute. Names with ".." are not looked at.
+// entryName makes a name in an archive absolute. Names with ".." are ignored.
 func entryName(n string) (string, bool) {
 	for _, part := range strings.Split(n, "/") {
 		if part == ".." {
@@ -191,7 +192,7 @@ func (x *extraction) isWanted(name string) bool {
 	return path.Dir(name) == diskFolder && !strings.HasPrefix(path.Base(name), ".")
 }
 
-// isHidden says whether an upper layer deleted name or a folder above it.
+// isHidden reports whether an upper layer deleted name or a folder above it.
 func (x *extraction) isHidden(name string) bool {
 	for p := name; p != "/"; p = path.Dir(p) {
 		if x.hidden[p] || x.hidden[strings.TrimSuffix(path.Dir(p), "/")+"/*"] {
@@ -201,7 +202,8 @@ func (x *extraction) isHidden(name string) bool {
 	return false
 }
 
-// decompress tells the compression by the first bytes: media types are often wrong.
+// decompress finds out the compression from the first bytes, because media types are
+// often wrong.
 func decompress(r io.Reader) (io.Reader, func(), error) {
 	br := bufio.NewReaderSize(r, 256<<10)
 	head, err := br.Peek(4)
@@ -225,7 +227,7 @@ func decompress(r io.Reader) (io.Reader, func(), error) {
 	return br, func() {}, nil
 }
 
-// countingReader tells of the bytes that pass.
+// countingReader reports the number of bytes that were read through it.
 type countingReader struct {
 	r   io.Reader
 	add func(int64)
@@ -238,9 +240,9 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// boundedReader fails, rather than ends, when too much comes out of it.
+// boundedReader returns an error, not io.EOF, when more than its limit is read.
 type boundedReader struct {
-	ctx  context.Context // of the pull: a bomb unpacks for long without reading
+	ctx  context.Context // of the pull; a decompression bomb unpacks for long without reading
 	r    io.Reader
 	left int64
 	read *int64

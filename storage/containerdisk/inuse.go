@@ -16,10 +16,10 @@ func (c *Cache) openedByQEMU(key string) bool {
 		return false
 	}
 	defer f.Close()
-	// Asking for a write lock on all bytes finds read locks too, and takes nothing.
+	// A query for a write lock on all bytes finds read locks too, and takes no lock.
 	l := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
 	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l); err != nil {
-		return true // unknown, so not safe to remove
+		return true // unknown, so the image must not be removed
 	}
 	return l.Type != unix.F_UNLCK
 }

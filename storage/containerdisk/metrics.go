@@ -33,7 +33,7 @@ func newMetrics(r prometheus.Registerer, c *Cache) *metrics {
 
 func (m *metrics) pulled(err error) { m.pulls.WithLabelValues(resultLabel(err)).Inc() }
 
-// resultLabel is a label of few values for an error.
+// resultLabel returns the label for the result of a pull. It has few values.
 func resultLabel(err error) string {
 	for _, r := range []struct {
 		class error

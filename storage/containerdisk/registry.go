@@ -24,7 +24,7 @@ import (
 	"virtmesh/storage/stall"
 )
 
-// registries speaks to registries on the cache's terms.
+// registries sends requests to registries, with the cache's limits and settings.
 type registries struct {
 	insecure       []string
 	secure, unsafe http.RoundTripper
@@ -45,7 +45,8 @@ func newRegistries(cfg Config) *registries {
 	return r
 }
 
-// boundedTransport bounds what a registry sends, in time and, but for blobs, in size.
+// boundedTransport bounds the time in which a registry sends its answers, and the size
+// of all answers but blobs.
 func boundedTransport(base http.RoundTripper, timeout time.Duration) http.RoundTripper {
 	return manifestBounds{next: stall.Transport(base, timeout)}
 }
@@ -64,7 +65,7 @@ func (r *registries) parse(ref string) (name.Reference, error) {
 	return parsed, nil
 }
 
-// resolve asks the registry what ref names now.
+// resolve asks the registry which image ref names now.
 func (r *registries) resolve(ctx context.Context, ref name.Reference, secrets [][]byte) (*remote.Descriptor, error) {
 	auth, err := credentials(secrets, ref.Context())
 	if err != nil {
@@ -99,7 +100,8 @@ func credentials(secrets [][]byte, repo name.Repository) (authn.Authenticator, e
 	for i, raw := range secrets {
 		var c dockerConfig
 		if err := json.Unmarshal(raw, &c); err != nil {
-			// Not the parser's message: it quotes what it read, and that is a secret.
+			// The parser's message is left out, because it quotes the content, which is
+			// a secret.
 			return nil, fmt.Errorf("%w: pull secret %d is not a docker config", ErrUnauthorized, i)
 		}
 		best, found := "", false
@@ -145,7 +147,7 @@ func coversRepository(key string, repo name.Repository) bool {
 	return repo.RepositoryStr() == path || strings.HasPrefix(repo.RepositoryStr(), path+"/")
 }
 
-// classify gives an error of the registry library one of this package's classes.
+// classify wraps an error of the registry library in one of this package's classes.
 func classify(ctx context.Context, err error) error {
 	if err == nil || isClassified(err) {
 		return err

@@ -39,8 +39,9 @@ type stored struct {
 
 func (s stored) key() string { return imageKey(s.Digest, s.File, s.AnyFile) }
 
-// imageKey names an image's folder. A kernel and a disk under one path are
-// different things: only one of them was checked for being a disk.
+// imageKey returns the name of an image's folder. A file that was pulled with AnyFile
+// has another name than the same file pulled as a disk: only the latter was checked to
+// be a disk.
 func imageKey(digest, file string, anyFile bool) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%t", digest, file, anyFile))
 	return hex.EncodeToString(h[:16])
@@ -80,7 +81,7 @@ func (c *Cache) openFolder() error {
 	return c.loadRefs()
 }
 
-// mkdir makes a folder that QEMU's group may pass through, and no one else.
+// mkdir makes a folder through which only its owner and QEMU's group may pass.
 func (c *Cache) mkdir(path string) error {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return err
@@ -103,7 +104,7 @@ func (c *Cache) loadImages() error {
 		key := d.Name()
 		e, err := c.loadImage(key)
 		if err != nil {
-			c.cfg.Log.Warn("removing a broken image from the cache", "image", key, "err", err)
+			c.cfg.Log.Warn("removing a damaged image from the cache", "image", key, "err", err)
 			if err := os.RemoveAll(c.imageDir(key)); err != nil {
 				return err
 			}
@@ -141,7 +142,7 @@ func (c *Cache) loadImage(key string) (*entry, error) {
 	return &entry{stored: s, bytes: allocated(disk), lastUsed: meta.ModTime()}, nil
 }
 
-// allocated is what a file occupies, holes left out.
+// allocated returns the number of bytes that a file occupies, without its holes.
 func allocated(fi fs.FileInfo) int64 {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		return st.Blocks * 512
@@ -186,8 +187,8 @@ func (c *Cache) loadRefs() error {
 		err = json.Unmarshal(raw, &c.refs)
 	}
 	if err != nil {
-		// References are a convenience: without them the registry is asked again.
-		c.cfg.Log.Warn("dropping unreadable image references", "err", err)
+		// Without the references, the registry is asked again.
+		c.cfg.Log.Warn("image references cannot be read and are dropped", "err", err)
 		c.refs = map[string]string{}
 	}
 	return nil
@@ -209,7 +210,7 @@ func (c *Cache) rememberRef(ref, digest string) {
 		}
 	}
 	if err := writeJSON(filepath.Join(c.cfg.Dir, "refs.json"), c.refs); err != nil {
-		c.cfg.Log.Warn("image references not stored", "err", err)
+		c.cfg.Log.Warn("image references could not be stored", "err", err)
 	}
 }
 

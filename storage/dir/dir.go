@@ -46,7 +46,7 @@ import (
 	"virtmesh/storage/sparse"
 )
 
-// Config says what pool to open.
+// Config describes a pool.
 type Config struct {
 	// Name is the pool's name.
 	Name string
@@ -72,7 +72,7 @@ type Config struct {
 	Log  *slog.Logger
 }
 
-// DefaultConfig is a host-local pool of raw volumes in dir.
+// DefaultConfig returns the settings of a host-local pool of raw volumes in dir.
 func DefaultConfig(name, dir string) Config {
 	host, err := os.Hostname()
 	if err != nil {
@@ -82,7 +82,7 @@ func DefaultConfig(name, dir string) Config {
 		Tool: qemuimg.DefaultTool(), Log: slog.New(slog.DiscardHandler)}
 }
 
-// Validate says what is wrong with c, by field.
+// Validate returns an error that names an invalid field of c.
 func (c Config) Validate() error {
 	if err := storage.ValidateName(c.Name); err != nil {
 		return fmt.Errorf("dir pool: Name: %w", err)

@@ -61,14 +61,15 @@ func (d *Disks) prepareDisk(vm VM, k Disk) (Prepared, error) {
 	return d.readDisk(vm, k)
 }
 
-// below is the record of the image that an overlay was made on.
+// below records the image below an overlay.
 type below struct {
 	Path   string         `json:"path"`
 	Format qemuimg.Format `json:"format"`
 }
 
-// keepOrigin writes down what an overlay was made on, before the overlay gets its place. Unlike the disks, the
-// files belong to this process, so QEMU's user cannot change them.
+// keepOrigin stores the record and the description of the image below an overlay,
+// before the overlay gets its final name. Unlike the disks, these files belong to this
+// process, so QEMU's user cannot change them.
 func (d *Disks) keepOrigin(vm VM, k Disk) error {
 	raw, err := json.Marshal(below{Path: k.Overlay.Backing, Format: k.Overlay.BackingFormat})
 	if err != nil {
@@ -87,8 +88,8 @@ func (d *Disks) recordPath(vm VM, k Disk, suffix string) string {
 	return filepath.Join(d.folder(vm.UID), k.Name+suffix)
 }
 
-// madeOn returns the image that an overlay was made on. One without a record was made by
-// an agent that kept none; it can only be on the image that is asked for.
+// madeOn returns the record of the image below an overlay. An overlay without a record
+// was made by an agent that kept none; then only the requested image can be below it.
 func (d *Disks) madeOn(vm VM, k Disk) (below, error) {
 	raw, err := os.ReadFile(d.recordPath(vm, k, belowSuffix))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -101,9 +102,9 @@ func (d *Disks) madeOn(vm VM, k Disk) (below, error) {
 	return on, err
 }
 
-// readDisk describes a disk that is there. A guest that broke out into its QEMU can
-// write onto the image, and so rewrite its header: the header says nothing of the disk
-// but its size, and must agree with what was written down when the disk was made.
+// readDisk describes a disk that exists. A guest that has taken over its QEMU can write
+// to the file, and so change the header of the image. So only the size is taken from
+// the header, and the rest must agree with what was recorded when the disk was made.
 func (d *Disks) readDisk(vm VM, k Disk) (Prepared, error) {
 	path := d.path(vm, k)
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
@@ -154,18 +155,19 @@ func (d *Disks) prepareContent(path string, k Disk) (Prepared, error) {
 	if hasContent(path, want) {
 		return p, nil
 	}
-	// Not 0400: on a bus without write protection, as SATA is, QEMU opens it for
-	// writing. It is this VM's alone, and what it spoils is made anew.
+	// The mode is not 0400, because on a bus without write protection, such as SATA,
+	// QEMU opens the disk for writing. The disk belongs to this VM alone, and Prepare
+	// replaces it if its content was changed.
 	return p, d.writeDisk(want, path)
 }
 
-// writeDisk makes a file of these bytes, in place of what has its name.
+// writeDisk writes a file of these bytes and replaces the file of that name.
 func (d *Disks) writeDisk(content []byte, path string) error {
 	f, err := os.CreateTemp(d.tmp(), "content-")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // gone already when all went well
+	defer os.Remove(f.Name()) // it was renamed if all went well
 	_, err = f.Write(content)
 	if cerr := f.Close(); err == nil {
 		err = cerr
@@ -186,9 +188,9 @@ func hasContent(path string, want []byte) bool {
 	return err == nil && bytes.Equal(got, want)
 }
 
-// publishDisk gives a finished disk its owner and its place. The disk is synced
-// before it gets its name, and the folder after: a disk that is found after a loss
-// of power is whole. One that is found is used as it is, without another look.
+// publishDisk sets the owner of a finished disk and renames it to its final name. It
+// syncs the disk before and the folder afterwards, so a disk that exists after a loss
+// of power is whole.
 func (d *Disks) publishDisk(made, path string) error {
 	if d.cfg.UID >= 0 {
 		if err := os.Chown(made, d.cfg.UID, d.cfg.GID); err != nil {
@@ -201,8 +203,9 @@ func (d *Disks) publishDisk(made, path string) error {
 	return d.renameDurably(made, path)
 }
 
-// renameDurably moves a file or a folder to its place so that the move survives a loss of
-// power: what is moved is synced before, and the folder it comes into after.
+// renameDurably renames a file or a folder so that the new name survives a loss of
+// power: it syncs the file or folder before, and the folder that has the new name
+// afterwards.
 func (d *Disks) renameDurably(made, path string) error {
 	if err := d.sync(made); err != nil {
 		return err

@@ -43,7 +43,7 @@ import (
 	"virtmesh/storage/qemuimg"
 )
 
-// Config says where disks are kept and which user owns them.
+// Config says where disks are kept, and which user owns them.
 type Config struct {
 	Dir string
 	// UID and GID are QEMU's; -1 leaves the disks to this process's user.
@@ -51,12 +51,13 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// DefaultConfig keeps disks in dir for the user that runs this process.
+// DefaultConfig returns the settings for disks in dir that belong to the user of this
+// process.
 func DefaultConfig(dir string) Config {
 	return Config{Dir: dir, UID: -1, GID: -1, Log: slog.New(slog.DiscardHandler)}
 }
 
-// Validate says what is wrong with c, by field.
+// Validate returns an error that names an invalid field of c.
 func (c Config) Validate() error {
 	switch {
 	case !filepath.IsAbs(c.Dir):
@@ -83,9 +84,9 @@ type Disk struct {
 	Name    string
 	Overlay *Overlay
 	Empty   *Empty
-	// Content is a raw disk of these bytes, zeros added to whole sectors, which
-	// is not meant to be written. Bytes that differ from those on the disk
-	// replace them.
+	// Content is the content of a raw disk that the guest should not write to. It is
+	// padded with zeros to whole sectors. If the disk exists and has other content, it
+	// is replaced.
 	Content []byte
 }
 
@@ -94,7 +95,7 @@ type Overlay struct {
 	// Backing is the absolute path of an image that does not change.
 	Backing       string
 	BackingFormat qemuimg.Format
-	// Size is the overlay's in bytes; 0 takes the backing image's.
+	// Size is the size of the overlay in bytes; 0 takes that of the backing image.
 	Size int64
 	// Origin is a line in which the caller describes the backing image. It is stored
 	// beside the overlay; Origins returns it.
@@ -113,10 +114,11 @@ type Prepared struct {
 	Path   string
 	Format qemuimg.Format
 	Size   int64
-	// ReadOnly asks that the guest be shown the disk as such, where its bus can.
+	// ReadOnly says that the disk should be read-only for the guest, if its bus
+	// supports that.
 	ReadOnly bool
-	// Backing is the image below an overlay: the one it was made on, which may
-	// not be the one asked for if the overlay was there before.
+	// Backing is the image below an overlay. If the overlay existed before, this may be
+	// another image than the requested one.
 	Backing       string
 	BackingFormat qemuimg.Format
 }
@@ -133,8 +135,8 @@ type Disks struct {
 	busy map[string]chan struct{} // closed when the VM's operation ends
 }
 
-// New opens the folder, making it if need be, and removes what was unfinished.
-// One process at a time may use it.
+// New opens the folder, makes it if it is missing, and removes unfinished disks. One
+// process at a time may use it.
 func New(cfg Config) (*Disks, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -151,8 +153,9 @@ func New(cfg Config) (*Disks, error) {
 	return d, nil
 }
 
-// note is the file in a folder that says whose it is. originSuffix and belowSuffix end the
-// names of files that say what an overlay was made on: for people, and for readDisk.
+// note is the name of the file that says which VM a folder belongs to. originSuffix and
+// belowSuffix end the names of the files that describe the image below an overlay: the
+// former for people, the latter for readDisk.
 const (
 	note         = "vm.json"
 	originSuffix = ".origin"
@@ -162,7 +165,7 @@ const (
 func (d *Disks) tmp() string              { return filepath.Join(d.cfg.Dir, ".tmp") }
 func (d *Disks) folder(uid string) string { return filepath.Join(d.cfg.Dir, uid) }
 
-// waitTurn waits for other operations on the same VM.
+// waitTurn waits until no other operation on the same VM is under way.
 func (d *Disks) waitTurn(ctx context.Context, uid string) (end func(), err error) {
 	if err := storage.ValidateName(uid); err != nil {
 		return nil, fmt.Errorf("UID: %w", err)
@@ -193,8 +196,8 @@ func (d *Disks) waitTurn(ctx context.Context, uid string) (end func(), err error
 	}
 }
 
-// Prepare makes the disks of vm that are not there yet and returns all of them in
-// the order asked for. Disks of vm that are not asked for stay.
+// Prepare makes the wanted disks of vm that do not exist yet, and returns all wanted
+// disks in the same order. Other disks of vm stay.
 func (d *Disks) Prepare(ctx context.Context, vm VM, disks []Disk) ([]Prepared, error) {
 	end, err := d.waitTurn(ctx, vm.UID)
 	if err != nil {
@@ -240,7 +243,7 @@ func (k Disk) validate() error {
 	return nil
 }
 
-// makeFolder makes a VM's folder with the note of whose it is in one step.
+// makeFolder makes a VM's folder, with its note, in one step.
 func (d *Disks) makeFolder(vm VM) error {
 	if _, err := os.Lstat(d.folder(vm.UID)); err == nil {
 		return nil
@@ -249,7 +252,7 @@ func (d *Disks) makeFolder(vm VM) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(work) // it has another name when all went well
+	defer os.RemoveAll(work) // it was renamed if all went well
 	raw, err := json.Marshal(vm)
 	if err != nil {
 		return err
@@ -278,8 +281,8 @@ func (d *Disks) Remove(ctx context.Context, uid string) error {
 		return fmt.Errorf("remove ephemeral disks: %w", err)
 	}
 	defer end()
-	// Out of sight first: a folder that can be seen is whole. Nothing new is
-	// made for it, so that it also works where there is no space left.
+	// The folder is renamed into .tmp first, so that every other folder is whole. That
+	// makes no new file, so it works on a full disk too.
 	folder := d.folder(uid)
 	gone := filepath.Join(d.tmp(), fmt.Sprintf("gone-%s-%d", uid, rand.Uint64()))
 	err = os.Rename(folder, gone)
@@ -297,8 +300,8 @@ func (d *Disks) Remove(ctx context.Context, uid string) error {
 	return nil
 }
 
-// removeInPlace removes a folder where it stands, for want of room for another name.
-// The note of whose it is goes last: until then List shows it.
+// removeInPlace removes a folder without renaming it, when there is no space for
+// another name. It removes the note last: until then List shows the folder.
 func removeInPlace(folder string) error {
 	parts, err := os.ReadDir(folder)
 	if err != nil {
@@ -315,8 +318,8 @@ func removeInPlace(folder string) error {
 	return os.RemoveAll(folder)
 }
 
-// Origins returns what the overlays of the VM with that UID were made on, by disk.
-// Overlays of which that was not said are left out.
+// Origins returns the descriptions of the images below the overlays of the VM with that
+// UID, by disk. It leaves out overlays without a description.
 func (d *Disks) Origins(uid string) (map[string]string, error) {
 	if err := storage.ValidateName(uid); err != nil {
 		return nil, fmt.Errorf("origins of ephemeral disks: UID: %w", err)
@@ -361,7 +364,7 @@ func (d *Disks) List() ([]VM, error) {
 			err = fmt.Errorf("it says it is %q", vm.UID)
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile, or not ours
+			continue // removed meanwhile, or not the folder of a VM
 		}
 		if err != nil {
 			d.cfg.Log.Warn("skipping a folder that has no ephemeral disks", "path", d.folder(e.Name()), "err", err)

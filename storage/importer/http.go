@@ -19,15 +19,17 @@ type Request struct {
 	URL string
 	// Header is added to the request.
 	Header http.Header
-	// Username and Password are sent if Username is not empty, and not sent on
-	// to another host that the server redirects to.
+	// Username and Password are sent if Username is not empty. They are not sent to
+	// another host to which the server redirects.
 	Username, Password string
-	// CA, in PEM, is trusted instead of the system's authorities.
+	// CA holds the certificates, in PEM, of the authorities that are trusted instead of
+	// the system's.
 	CA []byte
 	// StallTimeout is how long the server may take to send 16 KiB; a slower transfer
 	// is cancelled.
 	StallTimeout time.Duration
-	// Transport replaces the one made from CA and the environment's proxy.
+	// Transport replaces the transport that is made from CA and the environment's proxy
+	// settings.
 	Transport http.RoundTripper
 }
 
@@ -74,7 +76,8 @@ func (r Request) prepare(ctx context.Context) (*http.Client, *http.Request, erro
 	rt := r.Transport
 	if rt == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
-		// Asked for or not: a body the transport unpacks would not match its checksum.
+		// The body is never unpacked by the transport: its content would then not match
+		// the checksum.
 		t.DisableCompression = true
 		t.DisableKeepAlives = true
 		if len(r.CA) > 0 {
@@ -102,8 +105,8 @@ func (r Request) prepare(ctx context.Context) (*http.Client, *http.Request, erro
 	return &http.Client{Transport: stall.Transport(rt, r.StallTimeout)}, req, nil
 }
 
-// withoutURL drops the URL that the HTTP client puts into its errors: it may
-// carry a signature or a password.
+// withoutURL removes the URL that the HTTP client puts into its errors, because it may
+// contain a signature or a password.
 func withoutURL(err error) error {
 	var ue *url.Error
 	if errors.As(err, &ue) {
@@ -112,7 +115,7 @@ func withoutURL(err error) error {
 	return err
 }
 
-// redacted is the URL without what may be secret in it.
+// redacted returns the URL without the parts that may be secret.
 func redacted(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {

@@ -69,18 +69,18 @@ func (o Options) validate() error {
 	return err
 }
 
-// Result is what was imported.
+// Result describes an imported image.
 type Result struct {
 	Path        string
 	Format      qemuimg.Format
 	VirtualSize int64
-	// SHA256 is of the content as it was sent.
+	// SHA256 is the digest of the content as it was sent.
 	SHA256 string
 }
 
-// Stream imports the disk image that r carries into a new file at path. size is
-// how many bytes r will give, -1 if that is not known. It reads r to its end and
-// does not close it; cancelling ctx takes effect when r returns.
+// Stream imports the disk image in r into a new file at path. size is the number of
+// bytes that r will return, -1 if it is not known. Stream reads r to its end and does
+// not close it. When ctx ends, Stream returns after the current call of r.
 func Stream(ctx context.Context, r io.Reader, size int64, path string, o Options) (Result, error) {
 	res, err := stream(ctx, r, size, path, o)
 	if err != nil {
@@ -115,7 +115,8 @@ func stream(ctx context.Context, r io.Reader, size int64, path string, o Options
 	if err := unpackInto(ctx, f, src, o.MaxBytes); err != nil {
 		return Result{}, err
 	}
-	// The checksum is over all that was sent, also behind the end of what unpacks.
+	// The checksum covers everything that was sent, also what follows the end of the
+	// compressed stream.
 	if _, err := io.Copy(io.Discard, src); err != nil {
 		return Result{}, err
 	}
@@ -147,7 +148,8 @@ func unpackInto(ctx context.Context, f *os.File, src io.Reader, limit int64) err
 	return err
 }
 
-// source is the content as it is sent: counted, summed, and ended with ctx.
+// source reads the content as it is sent. It counts the bytes, computes the checksum,
+// and ends with ctx.
 type source struct {
 	ctx      context.Context // of the import
 	r        io.Reader
@@ -161,13 +163,14 @@ type source struct {
 // progressEvery is how many bytes pass between calls of Progress.
 const progressEvery = 1 << 20
 
-// sourceError marks errors of the source among those of writing and unpacking.
+// sourceError marks an error of the source, to tell it from errors of writing and
+// unpacking.
 type sourceError struct{ err error }
 
 // Error implements error.
 func (e *sourceError) Error() string { return e.err.Error() }
 
-// Unwrap gives errors.Is the cause.
+// Unwrap returns the cause.
 func (e *sourceError) Unwrap() error { return e.err }
 
 // Read implements io.Reader.
@@ -190,7 +193,7 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// limited fails, rather than ends, when too much comes out of it.
+// limited returns an error, not io.EOF, when more than its limit is read.
 type limited struct {
 	r    io.Reader
 	left int64

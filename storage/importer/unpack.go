@@ -25,8 +25,8 @@ const (
 	xzMemory   = "192MiB" // more than xz -9 needs
 )
 
-// unpack returns the plain content of src. stop is to be called when no more is
-// read, and says whether the compressed stream was whole.
+// unpack returns the unpacked content of src. The caller calls stop when it reads no
+// more; stop returns an error if the compressed stream was not whole.
 func unpack(ctx context.Context, src io.Reader) (plain io.Reader, stop func() error, err error) {
 	br := bufio.NewReaderSize(src, 256<<10)
 	head, err := br.Peek(6)
@@ -71,7 +71,7 @@ func unpackXZ(ctx context.Context, src io.Reader) (io.Reader, func() error, erro
 	end := &atEOF{r: out}
 	return end, func() error {
 		if !end.reached {
-			cancel() // the reader gave up: xz need not go on
+			cancel() // the reader has stopped, so xz need not continue
 		}
 		err := cmd.Wait()
 		cancel()
@@ -87,8 +87,8 @@ func unpackXZ(ctx context.Context, src io.Reader) (io.Reader, func() error, erro
 	}, nil
 }
 
-// remember keeps the error that ended the source, which the program in between
-// would turn into one of its own. It is read after the program has ended.
+// remember keeps the source's error, because xz, which reads the source, reports only
+// an error of its own. It is read after xz has ended.
 type remember struct {
 	r   io.Reader
 	err error
@@ -103,7 +103,7 @@ func (r *remember) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// atEOF notes that all was read.
+// atEOF notes that everything was read.
 type atEOF struct {
 	r       io.Reader
 	reached bool
@@ -116,8 +116,8 @@ func (r *atEOF) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// classify gives an error its class. What is neither the source's nor this
-// host's fault came out of unpacking, and is the content's.
+// classify wraps an error in its class. An error that is neither of the source nor of
+// this host arose from unpacking, and is a fault of the content.
 func classify(err error) error {
 	var src *sourceError
 	var path *os.PathError

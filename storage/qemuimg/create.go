@@ -12,8 +12,8 @@ import (
 	"virtmesh/storage"
 )
 
-// New images are written here rather than by qemu-img: starting a program twice
-// for every virtual machine costs more than all else about its disks.
+// New images are written by this package and not by qemu-img: to start a program twice
+// for each virtual machine would cost more than everything else about its disks.
 
 // The shape of a new qcow2 image: version 3, clusters of 64 KiB, reference counts
 // of 16 bits, as qemu-img makes it. Its clusters are, in order, the header, the
@@ -60,7 +60,7 @@ func CreateOverlay(path, backing string, bf Format, size int64) error {
 	at := backing
 	if !filepath.IsAbs(backing) {
 		if strings.ContainsRune(backing, ':') {
-			// QEMU takes what stands before a colon for a protocol.
+			// QEMU takes the text before a colon for a protocol.
 			return fmt.Errorf("create overlay %s: backing file %q has a colon and is relative", path, backing)
 		}
 		at = filepath.Join(filepath.Dir(path), backing)
@@ -78,7 +78,7 @@ func CreateOverlay(path, backing string, bf Format, size int64) error {
 	return createQCOW2(path, size, backing, bf)
 }
 
-// diskSize is the size of the disk in a trusted image.
+// diskSize returns the size of the disk in a trusted image.
 func diskSize(path string, f Format) (int64, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -138,7 +138,7 @@ func createQCOW2(path string, size int64, backing string, bf Format) error {
 	return writeImage(path, b, (newL1Cluster+l1)*newCluster)
 }
 
-// writeImage makes a file that begins with head and is size bytes long.
+// writeImage makes a file of size bytes that begins with head.
 func writeImage(path string, head []byte, size int64) (err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|syscall.O_CLOEXEC, 0o600)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"virtmesh/storage"
 )
 
-// Tool runs qemu-img. The zero value is not usable; take DefaultTool.
+// Tool runs qemu-img. The zero value is not usable; call DefaultTool.
 type Tool struct {
 	// Path is the program, looked up in PATH if it has no slash.
 	Path string
@@ -32,13 +32,15 @@ type Tool struct {
 	Credential *syscall.Credential
 }
 
-// DefaultTool is qemu-img from PATH, limited to a minute and 4 GiB of address space.
+// DefaultTool returns a Tool that runs qemu-img from PATH, limited to a minute and 4
+// GiB of address space.
 func DefaultTool() Tool {
 	return Tool{Path: "qemu-img", Timeout: time.Minute, MemoryBytes: 4 << 30}
 }
 
-// Resize grows the disk in the image at path to storage.AlignSize(size) bytes. It
-// never shrinks: QEMU refuses that without a flag that is not given. The image must not be in use.
+// Resize grows the disk in the image at path to storage.AlignSize(size) bytes. It never
+// shrinks the disk: QEMU refuses that without a flag that Resize does not pass. The
+// image must not be in use.
 func (t Tool) Resize(ctx context.Context, path string, f Format, size int64) error {
 	if err := checkPath(path); err != nil {
 		return fmt.Errorf("resize disk image: %w", err)
@@ -65,7 +67,7 @@ func (t Tool) resize(ctx context.Context, path string, f Format, size int64) err
 	return t.runTool(ctx, []*os.File{file}, args...)
 }
 
-// Files that are handed to the program, as it finds them.
+// The paths at which the program finds the files that it inherits.
 const (
 	firstFile  = "/proc/self/fd/3"
 	secondFile = "/proc/self/fd/4"

@@ -19,7 +19,7 @@ import (
 
 const (
 	copyBlock = 1 << 20
-	holeBlock = 64 << 10 // the grain at which zeros are found
+	holeBlock = 64 << 10 // zeros are found in blocks of this size
 )
 
 // Write copies r to the empty file f, gives f the length of r, and returns that
@@ -130,7 +130,7 @@ func nextData(f *os.File, off, size int64) (start, end int64, err error) {
 		return size, size, nil
 	}
 	if errors.Is(err, syscall.EINVAL) {
-		return off, size, nil // a file system that does not tell of holes
+		return off, size, nil // the file system does not report holes
 	}
 	if err != nil {
 		return 0, 0, err

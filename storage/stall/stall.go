@@ -54,7 +54,7 @@ func explainStall(ctx context.Context, err error, timeout time.Duration) error {
 	return err
 }
 
-// body is read by one goroutine at a time, as bodies are.
+// body is the body of an answer. One goroutine at a time reads it.
 type body struct {
 	io.ReadCloser
 	ctx     context.Context // of the request, which ends with the body
@@ -83,10 +83,10 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// endError returns what the end of the body means. An end that looks regular is not
-// when the request was given up first: closing a TLS connection tells the server
-// before it stops this side from reading, so the server's orderly end may still
-// arrive, behind a part of the body only.
+// endError returns the error that the end of the body stands for. After the request was
+// cancelled, an orderly end does not mean that the body is complete: closing a TLS
+// connection informs the server before this side stops reading, so the server's orderly
+// end may still arrive after only a part of the body.
 func (b *body) endError(err error) error {
 	if !errors.Is(err, io.EOF) {
 		return explainStall(b.ctx, err, b.timeout)

@@ -17,8 +17,8 @@ import (
 	"virtmesh/storage"
 )
 
-// Fake is a pool in memory: it keeps what is written and nothing for what is not,
-// so volumes may be as large as they like. Paths of its volumes lead nowhere.
+// Fake is a pool in memory. It stores only the bytes that were written, so volumes may
+// be of any size. The paths of its volumes do not exist.
 type Fake struct {
 	info storage.Info
 
@@ -34,7 +34,7 @@ var (
 	_ Access              = (*Fake)(nil)
 )
 
-// fakeCapacity is what a Fake says it can hold.
+// fakeCapacity is the capacity that a Fake reports.
 const fakeCapacity = 1 << 40
 
 const chunk = 64 << 10
@@ -90,9 +90,8 @@ type fakeSnapshot struct {
 	created time.Time
 }
 
-// NewFake returns an empty pool of that name with the capabilities given, of
-// which Expand, Snapshots and Thin are set, and Formats are raw and qcow2 if none
-// are named.
+// NewFake returns an empty pool with the name and the capabilities. It always sets
+// Expand, Snapshots and Thin, and sets Formats to raw and qcow2 if they are empty.
 func NewFake(name string, c storage.Capabilities) *Fake {
 	c.Expand, c.Snapshots, c.Thin = true, true, true
 	if len(c.Formats) == 0 {
@@ -101,15 +100,15 @@ func NewFake(name string, c storage.Capabilities) *Fake {
 	return &Fake{info: storage.Info{Name: name, Driver: "fake", Capabilities: c}, vols: map[string]*fakeVolume{}}
 }
 
-// FailWith makes f decide, before each operation, whether it fails and how. op is
-// the method's name. nil ends that.
+// FailWith makes every operation call f first, with the name of the method. If f
+// returns an error, the operation fails with it. A nil f ends that.
 func (p *Fake) FailWith(f func(op, volume string) error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.fail = f
 }
 
-// begin takes the lock; the caller gives it back if there is no error.
+// begin takes the lock. If it returns no error, the caller releases the lock.
 func (p *Fake) begin(ctx context.Context, op, volume string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -179,7 +178,7 @@ func (p *Fake) Create(ctx context.Context, spec storage.VolumeSpec) (storage.Vol
 	return p.volume(spec.Name, v), nil
 }
 
-// first is a new volume's content.
+// first returns the first content of a new volume.
 func (p *Fake) first(spec storage.VolumeSpec) (content, error) {
 	size := storage.AlignSize(spec.Size)
 	c := content{size: size, chunks: map[int64][]byte{}}
@@ -205,7 +204,8 @@ func (p *Fake) first(spec storage.VolumeSpec) (content, error) {
 	return c, nil
 }
 
-// fromFile reads raw images, and refuses others: it has no qemu-img.
+// fromFile reads raw images. It refuses other formats, because it does not use
+// qemu-img.
 func fromFile(src storage.Source) (content, error) {
 	f, err := os.Open(src.File)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -23,7 +23,7 @@ func (Files) WriteAt(t *testing.T, v storage.Volume, b []byte, off int64) {
 		writeFileAt(t, v.Path, b, off)
 		return
 	}
-	// By way of a raw copy: qemu-io writes patterns only.
+	// The content is written into a raw copy, because qemu-io writes only patterns.
 	raw := filepath.Join(t.TempDir(), "raw")
 	command(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", v.Path, raw)
 	writeFileAt(t, raw, b, off)

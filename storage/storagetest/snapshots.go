@@ -51,7 +51,8 @@ func testSnapshots(t *testing.T, s *suite) {
 	want(t, "bad name", err, storage.ErrInvalid)
 }
 
-// restoreAndDelete goes back to s1 ("one", 2 MiB) of a volume that has s2 too.
+// restoreAndDelete restores a volume with snapshots s1 and s2 to s1 ("one", 2 MiB),
+// deletes s1, and then the volume, which still has s2.
 func (s *suite) restoreAndDelete(t *testing.T, snap storage.Snapshotter, v storage.Volume) {
 	t.Helper()
 	r, err := snap.Restore(s.ctx, v.Name, "s1")

@@ -14,16 +14,16 @@ import (
 	"virtmesh/storage"
 )
 
-// Access reads and writes the disk behind a volume or a source file, as the
-// virtual machine would. Files is for drivers whose volumes are files.
+// Access reads and writes the disk in a volume or a source file, as a virtual machine
+// does. Files implements it for drivers whose volumes are files.
 type Access interface {
-	// WriteAt writes b at off of the raw disk in the volume.
+	// WriteAt writes b to the disk at offset off.
 	WriteAt(t *testing.T, v storage.Volume, b []byte, off int64)
-	// ReadAt reads n bytes at off of the raw disk in the volume.
+	// ReadAt reads n bytes of the disk at offset off.
 	ReadAt(t *testing.T, v storage.Volume, n int, off int64) []byte
 }
 
-// Run runs the suite. open makes a new, empty pool, to be closed by the suite.
+// Run runs the suite. open makes a new, empty pool, which the suite closes.
 func Run(t *testing.T, open func(t *testing.T) (storage.Pool, Access)) {
 	for name, test := range map[string]func(t *testing.T, s *suite){
 		"Info":                   testInfo,
@@ -130,7 +130,7 @@ func testLife(t *testing.T, s *suite) {
 	}
 	_, err = s.Get(s.ctx, "a")
 	want(t, "get after delete", err, storage.ErrNotFound)
-	// The name is free again, and what was there is gone.
+	// The name can be used again, and the old content is gone.
 	v := s.make(t, storage.VolumeSpec{Name: "a", Size: mib})
 	if v.Size != mib {
 		t.Errorf("made anew: %+v", v)
@@ -152,7 +152,7 @@ func testFormats(t *testing.T, s *suite) {
 			t.Errorf("%s: a new volume does not begin with zeros", f)
 		}
 	}
-	// A guest's data is never taken for a description of the volume.
+	// The pool never derives a volume's format from what a guest has written.
 	if slices.Contains(s.formats(), storage.Raw) {
 		v := s.make(t, storage.VolumeSpec{Name: "trick", Size: 2 * mib, Format: storage.Raw})
 		s.WriteAt(t, v, []byte("QFI\xfb\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00\x68\x00\x00\x00\x0b"), 0)
@@ -205,12 +205,12 @@ func testBadNames(t *testing.T, s *suite) {
 	}
 }
 
-// oddSizes are sizes as users write them: 1, 5k, 100M, 1G and 3G in powers of ten, and
-// a disk of one sector more than a block.
+// oddSizes are sizes as users write them (1, 5k, 100M, 1G and 3G in powers of ten), and
+// a disk that is one sector larger than a block.
 var oddSizes = []int64{1, 5_000, 4096 + 512, 100_000_000, 1_000_000_000, 3_000_000_000}
 
-// testOddSizes makes disks of such sizes in every way there is: QEMU could not write
-// to any of them if the size stayed as it is.
+// testOddSizes makes disks of such sizes in every way that a pool has. QEMU could not
+// write to a disk whose size were not rounded up.
 func testOddSizes(t *testing.T, s *suite) {
 	for i, size := range oddSizes {
 		up := storage.AlignSize(size)
