@@ -318,6 +318,22 @@ func TestMoreFaults(t *testing.T) {
 	}
 }
 
+// Who reads the error finds the value in the manifest, also where a default stands for it.
+func TestFaultsNameTheValue(t *testing.T) {
+	for name, edit := range map[string]func(*spec){
+		"secureBoot: Invalid value: true":            efi(kubevirtv1.EFI{}),
+		"dedicatedIOThread: Invalid value: true":     sata(func(d *kubevirtv1.Disk) { d.DedicatedIOThread = new(true) }),
+		"isolateEmulatorThread: Invalid value: true": func(s *spec) { s.Domain.CPU.IsolateEmulatorThread = true },
+	} {
+		vmi := instance(t)
+		edit(&vmi.Spec)
+		SetNewInstance(defaults(), vmi, time.Now())
+		if err := ValidateInstance(defaults(), vmi).ToAggregate(); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%v does not say %s", err, name)
+		}
+	}
+}
+
 // A volume that no device shows is of no use; an instance that was never defaulted,
 // such as one in a backup, is told so.
 func TestVolumesNeedADevice(t *testing.T) {
