@@ -26,14 +26,20 @@ func (a *Agent) acts() operation.Acts {
 			}
 			return steps
 		},
-		Outputs: []stewards.Output{
-			stewards.Writes[*kubevirtv1.VirtualMachineInstance](stewards.Update | stewards.Delete),
-			stewards.Writes[*corev1.PersistentVolumeClaim](stewards.Update | stewards.Delete),
-			stewards.Writes[*corev1.Node](stewards.Update | stewards.Delete),
-			stewards.WritesRecords("claims on the host", claims.Prefix),
-			stewards.WritesRecords("subnets of hosts", membership.SubnetPrefix),
-		},
+		Outputs: removalOutputs(),
 	}}
+}
+
+// removalOutputs are what the removal of a host writes.
+func removalOutputs() []stewards.Output {
+	return []stewards.Output{
+		stewards.WritesFields[*kubevirtv1.VirtualMachineInstance]("status", "metadata.finalizers"),
+		stewards.WritesFields[*corev1.PersistentVolumeClaim]("metadata.finalizers"),
+		stewards.Writes[*corev1.Node](stewards.Delete),
+		stewards.WritesFields[*corev1.Node]("metadata"),
+		stewards.WritesRecords("claims on the host", claims.Prefix),
+		stewards.WritesRecords("subnets of hosts", membership.SubnetPrefix),
+	}
 }
 
 // lasting marks errors that another attempt would return again as permanent, so

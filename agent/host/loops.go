@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"virtmesh/agent/host/executor"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/host/publish"
 	"virtmesh/agent/host/sweep"
@@ -70,7 +71,8 @@ func (h *Host) hasGuest(ctx context.Context, uid types.UID) (bool, error) {
 func (h *Host) addProvisioner(deps Deps) error {
 	c, err := stewards.New(deps.engine("volumes"), stewards.Steward{
 		Name: "volumes", Everywhere: true, Reconciler: h.provisioner,
-		Inputs: []stewards.Input{stewards.Watch[*corev1.PersistentVolumeClaim](deps.Cache)},
+		Inputs:  []stewards.Input{stewards.Watch[*corev1.PersistentVolumeClaim](deps.Cache)},
+		Outputs: executor.VolumeOutputs(),
 	})
 	if err != nil {
 		return err

@@ -77,7 +77,8 @@ type Kind struct {
 }
 
 // Writers says who writes the parts of an object: users, or the packages below agent
-// whose loops write them. Spec stands for everything but metadata and status.
+// whose loops write them. Spec stands for everything but metadata and status. A test in
+// package agent compares the packages with what their loops declare as outputs.
 type Writers struct {
 	Spec, Status string
 }

@@ -16,7 +16,7 @@ func nodeKind() *Kind {
 		GVK: core("Node"), Resource: "nodes", Singular: "node", ShortNames: []string{"no"}, Status: true,
 		Object: &node{}, List: &corev1.NodeList{},
 		Support:        "works: capacity, conditions, labels, taints, `spec.unschedulable`",
-		Writers:        Writers{Spec: "host/publish; labels, taints and `unschedulable` by users", Status: "host/publish, stewards/nodes"},
+		Writers:        Writers{Spec: "host/publish; labels, taints and `unschedulable` by users; taints of lost hosts by stewards/nodes", Status: "host/publish, stewards/nodes"},
 		Validate:       validateWith(validateNode),
 		ValidateUpdate: validateUpdateWith(func(n, _ *node) field.ErrorList { return validateNode(n) }),
 		Columns: []Column{

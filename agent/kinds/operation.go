@@ -16,7 +16,7 @@ func operationKind() *Kind {
 		ShortNames: []string{"op", "ops"}, Status: true, Generation: true,
 		Object: &operation{}, List: &meshv1alpha1.OperationList{},
 		Support:        "works: long acts on the mesh and how far they are; `RemoveHost` is the one type so far. See [operate.md](operate.md)",
-		Writers:        Writers{Spec: users, Status: "stewards/operation"},
+		Writers:        Writers{Spec: "users; the API for `virtmesh node remove`", Status: "stewards/operation"},
 		Validate:       validateWith(validateOperation),
 		ValidateUpdate: validateUpdateWith(validateOperationUpdate),
 		Columns: []Column{

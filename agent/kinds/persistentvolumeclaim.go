@@ -19,7 +19,7 @@ func persistentVolumeClaimKind() *Kind {
 		ShortNames: []string{"pvc"}, Namespaced: true, Status: true,
 		Object: &pvc{}, List: &corev1.PersistentVolumeClaimList{},
 		Support: "works, on directory pools. It is Bound once its volume is there. There is no PersistentVolume kind, so a retained volume is not shown. Growing a claim is not acted on. A claim `persistent-state-for-NAME` has no volume: it says which host has what a TPM and firmware keep",
-		Writers: Writers{Spec: "users; stewards/vm; a class that is not named by the API", Status: "host/volumes"},
+		Writers: Writers{Spec: "users; stewards/vm; a class that is not named by the API; the volume's name by host/volumes, also for host/executor", Status: "host/volumes, also for host/executor"},
 		Finalizers: map[string]string{
 			VolumeFinalizer: "host/volumes",
 		},

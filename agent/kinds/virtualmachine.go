@@ -18,7 +18,7 @@ func virtualMachineKind() *Kind {
 		ShortNames: []string{"vm", "vms"}, Categories: everything, Namespaced: true, Status: true, Generation: true,
 		Object: &vm{}, List: &kubevirtv1.VirtualMachineList{},
 		Support: "works",
-		Writers: Writers{Spec: users, Status: "stewards/vm; powering on and off (subresources) through the API"},
+		Writers: Writers{Spec: "users; the run strategy by stewards/vm when the guest ends", Status: "stewards/vm; powering on and off (subresources) through the API"},
 		Finalizers: map[string]string{
 			kubevirtv1.VirtualMachineControllerFinalizer: "stewards/vm",
 		},

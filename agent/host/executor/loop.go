@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 )
@@ -27,11 +29,29 @@ func (e *Executor) Controller(deps stewards.Deps) (*stewards.Controller, error) 
 			stewards.WatchFor(deps.Cache, "itself, if this host runs it", e.keysHere),
 			{What: "domains of this host", Wakes: "the instance of the domain", Source: e},
 		},
+		Outputs: Outputs(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("instance executor: %w", err)
 	}
 	return c, nil
+}
+
+// Outputs are what the executor writes, itself and when it prepares and detaches the
+// volumes of an instance.
+func Outputs() []stewards.Output {
+	return append(VolumeOutputs(), stewards.WritesFields[*kubevirtv1.VirtualMachineInstance](
+		"status", "metadata.annotations", "metadata.finalizers"))
+}
+
+// VolumeOutputs are what is written to provide volumes, by whichever loop of the host:
+// the claims, and who holds their volumes.
+func VolumeOutputs() []stewards.Output {
+	return []stewards.Output{
+		stewards.WritesFields[*corev1.PersistentVolumeClaim]("spec.volumeName", "status", "metadata.annotations", "metadata.finalizers"),
+		stewards.WritesRecords("claims: instances and volumes", claims.Prefix),
+		stewards.WritesEvents(),
+	}
 }
 
 // keysHere returns the key of an instance that is, or was, on this host.

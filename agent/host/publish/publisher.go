@@ -88,12 +88,17 @@ func New(cfg Config) (*Publisher, error) {
 				stewards.ReadsClaims(cfg.Claims),
 				{What: "this host"},
 			},
-			Outputs: []stewards.Output{
-				stewards.Writes[*corev1.Node](stewards.Create | stewards.Update),
-				stewards.WritesRecords("claims: capacity of this host", claims.Prefix),
-			},
+			Outputs: Outputs(),
 		})
 	return p, err
+}
+
+// Outputs are what the publisher writes.
+func Outputs() []stewards.Output {
+	return []stewards.Output{
+		stewards.Writes[*corev1.Node](stewards.Create | stewards.Update),
+		stewards.WritesRecords("claims: capacity of this host", claims.Prefix),
+	}
 }
 
 // Run publishes until ctx ends.

@@ -92,8 +92,9 @@ func New(cfg Config) (*Controller, error) {
 		},
 		Outputs: []stewards.Output{
 			stewards.Writes[*kubevirtv1.VirtualMachine](stewards.Update | stewards.Delete),
-			stewards.Writes[*kubevirtv1.VirtualMachineInstance](stewards.Create | stewards.Update | stewards.Delete),
-			stewards.Writes[*cdiv1.DataVolume](stewards.Create | stewards.Update | stewards.Delete),
+			stewards.Writes[*kubevirtv1.VirtualMachineInstance](stewards.Create | stewards.Delete),
+			stewards.WritesFields[*kubevirtv1.VirtualMachineInstance]("spec", "metadata"),
+			stewards.Writes[*cdiv1.DataVolume](stewards.Create),
 			stewards.Writes[*corev1.PersistentVolumeClaim](stewards.Create),
 			stewards.WritesEvents(),
 		},
