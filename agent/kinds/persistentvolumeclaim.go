@@ -24,6 +24,7 @@ func persistentVolumeClaimKind() *Kind {
 			VolumeFinalizer: "host/volumes",
 		},
 		Default:        defaultWith(defaultPVC),
+		DefaultUpdate:  defaultUpdateWith(func(p, _ *pvc) { defaultVolumeMode(p) }),
 		Validate:       validateWith(validatePVC),
 		ValidateUpdate: validateUpdateWith(validatePVCUpdate),
 		Columns: []Column{
@@ -50,6 +51,12 @@ func persistentVolumeClaimKind() *Kind {
 
 func defaultPVC(p *corev1.PersistentVolumeClaim) {
 	p.Status.Phase = corev1.ClaimPending
+	defaultVolumeMode(p)
+}
+
+// defaultVolumeMode fills in the mode, also of a claim that is replaced by the manifest
+// that made it.
+func defaultVolumeMode(p *corev1.PersistentVolumeClaim) {
 	if p.Spec.VolumeMode == nil {
 		mode := corev1.PersistentVolumeFilesystem
 		p.Spec.VolumeMode = &mode

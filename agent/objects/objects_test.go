@@ -2,6 +2,7 @@ package objects_test
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http/httptest"
 	"reflect"
@@ -323,8 +324,8 @@ func TestListPages(t *testing.T) {
 		for i := 0; i < n; i += 401 {
 			var tx objects.Tx
 			for j := range 401 {
-				vmi := newVMI("")
-				vmi.GenerateName = "vm-"
+				// Not generated names: of so many, two are the same now and then.
+				vmi := newVMI(fmt.Sprintf("vm-%d", i+j))
 				vmi.Namespace = []string{"ns", "other"}[j%2]
 				tx.Create(vmi)
 			}
