@@ -1,6 +1,9 @@
 package executor
 
 import (
+	"encoding/json"
+	"fmt"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -149,11 +152,92 @@ func TestWhatAGuestChangesIsToldSeldom(t *testing.T) {
 	if cards := w.get(vmi).Status.Interfaces; len(cards) != 4 || cards[3].InterfaceName != "veth2" {
 		t.Errorf("cards: %+v", cards)
 	}
-	for range 2 * maxGuestCards {
-		info.Interfaces = append(info.Interfaces, hypervisor.GuestInterface{Name: "x", MAC: "02:42:00:00:01:00"})
+}
+
+// A guest that says as much as its agent's answer can hold, of its cards and of others,
+// fills no more than a few kilobytes of a status that every host keeps.
+func TestWhatAGuestSaysIsBounded(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	info := fullAnswer
+	info.Interfaces = nil
+	for i := range 64 {
+		nic := hypervisor.GuestInterface{Name: fmt.Sprintf("eth%02d", i), MAC: testMAC}
+		if i%2 == 1 {
+			nic.MAC = fmt.Sprintf("02:42:00:00:00:%02x", i)
+		}
+		for j := range 32 {
+			nic.Addresses = append(nic.Addresses, fmt.Sprintf("2001:db8:%x:%x::ffff:ffff:ffff/64", i, j))
+		}
+		info.Interfaces = append(info.Interfaces, nic)
 	}
-	if cards := newGuestCards(nil, info.Interfaces); len(cards) != maxGuestCards {
-		t.Errorf("%d cards", len(cards))
+	w.act(w.hv.Machine().SetAgent(refOf(vmi), &info))
+	w.hear(vmi)
+	cards, addresses := w.get(vmi).Status.Interfaces, 0
+	for _, card := range cards {
+		if len(card.IPs) > maxCardAddresses+1 {
+			t.Errorf("%s has %d addresses", card.InterfaceName, len(card.IPs))
+		}
+		addresses += len(card.IPs)
+	}
+	if len(cards) != 1+maxGuestCards || addresses > maxGuestAddresses+1 {
+		t.Errorf("%d cards with %d addresses", len(cards), addresses)
+	}
+	if raw, err := json.Marshal(cards); err != nil || len(raw) > 8<<10 {
+		t.Errorf("%d bytes, %v", len(raw), err)
+	}
+}
+
+// The order in which a guest lists its addresses and cards, and what it lists twice, is no
+// news. What is news is told, however fast the guest changes it, once in five minutes.
+func TestWhatAGuestSaysIsToldSeldom(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	say := func(info hypervisor.GuestInfo) {
+		w.act(w.hv.Machine().SetAgent(refOf(vmi), &info))
+		w.pass(guestInfoInterval)
+		w.hear(vmi)
+	}
+	info := fullAnswer
+	info.Interfaces = []hypervisor.GuestInterface{
+		{Name: "enp1s0", MAC: testMAC, Addresses: []string{"fe80::1/64", "192.0.2.7/24", "2001:db8::7/64", "192.0.2.6/24"}},
+		{Name: "br0", MAC: "02:42:00:00:00:01"}, {Name: "br0", MAC: "02:42:00:00:00:02"},
+	}
+	say(info)
+	if got := w.get(vmi).Status.Interfaces[0].IPs; !slices.Equal(got[len(got)-4:], []string{"192.0.2.6", "192.0.2.7", "2001:db8::7", "fe80::1"}) {
+		t.Errorf("addresses %v", got)
+	}
+	before := w.get(vmi).ResourceVersion
+	again := info
+	again.Interfaces = slices.Clone(info.Interfaces)
+	again.Interfaces[0].Addresses = append(slices.Clone(info.Interfaces[0].Addresses), info.Interfaces[0].Addresses...)
+	slices.Reverse(again.Interfaces[0].Addresses)
+	slices.Reverse(again.Interfaces[1:])
+	w.pass(flipQuiet)
+	say(again)
+	if got := w.get(vmi); got.ResourceVersion != before {
+		t.Errorf("another order was written: %+v", got.Status.Interfaces)
+	}
+	for what, change := range map[string]func(i int){
+		"system":    func(i int) { info.OS.PrettyName = fmt.Sprint("Linux ", i) },
+		"addresses": func(i int) { info.Interfaces[0].Addresses = []string{fmt.Sprintf("192.0.2.%d/24", i%200)} },
+		"names":     func(i int) { info.Interfaces[0].Name = fmt.Sprint("eth", i) },
+	} {
+		w.pass(flipQuiet)
+		commits := w.store.Commits()
+		const minutes = 120
+		for i := range minutes {
+			change(i)
+			say(info)
+		}
+		if n := w.store.Commits() - commits; n > minutes/5+10 {
+			t.Errorf("%s: %d writes in %d minutes", what, n, minutes)
+		}
+	}
+	w.pass(maxFlipPause)
+	say(info)
+	if got := w.get(vmi).Status; got.GuestOSInfo.PrettyName != info.OS.PrettyName || got.Interfaces[0].InterfaceName != info.Interfaces[0].Name {
+		t.Errorf("the last is not told: %+v, %+v", got.GuestOSInfo, got.Interfaces)
 	}
 }
 

@@ -1,6 +1,10 @@
 package executor
 
 import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -19,13 +23,19 @@ const (
 	infoSourceGuestOnly = "guest-agent"
 )
 
-// kindGuestCards is the key in flips for changes of the cards that only the guest
-// knows. There is no condition of that name.
-const kindGuestCards = kubevirtv1.VirtualMachineInstanceConditionType("interfaces")
+// kindGuestWords is the key in flips for changes of what the guest says of itself: its
+// system, its addresses and cards of its own. There is no condition of that name.
+const kindGuestWords = kubevirtv1.VirtualMachineInstanceConditionType("guest")
 
-// maxGuestCards bounds how many cards that only the guest knows the status shows: a
-// guest can make any number of them, and the status is stored on every host.
-const maxGuestCards = 16
+// Bounds of what the status shows of the guest's own words. A guest can make any number
+// of cards and addresses, and the status is stored on every host.
+const (
+	maxGuestCards = 16
+	// maxCardAddresses bounds the guest's addresses on one card, and maxGuestAddresses
+	// those on all cards.
+	maxCardAddresses  = 16
+	maxGuestAddresses = 64
+)
 
 // describeAgent sets condition AgentConnected and what the guest agent reports. When
 // the guest agent does not answer, the status keeps its last answer, also over a
@@ -42,22 +52,50 @@ func (e *Executor) describeAgent(before, updated *kubevirtv1.VirtualMachineInsta
 	info, known, next := e.agents.lastAnswer(r.ref)
 	wait = sooner(wait, next)
 	if !known {
-		keepGuestInterfaces(updated, before.Status.Interfaces)
-		updated.Status.Interfaces = append(updated.Status.Interfaces, guestOnlyCards(before)...)
+		updated.Status.Interfaces = shownWords(before, updated.Status.Interfaces).cards
 		return wait
 	}
-	updated.Status.GuestOSInfo = guestOS(info.OS)
 	wait = sooner(wait, e.describeSupport(updated, info, r))
-	for i := range updated.Status.Interfaces {
-		addGuestInterface(&updated.Status.Interfaces[i], info.Interfaces)
-	}
-	shown, now := guestOnlyCards(before), newGuestCards(updated.Status.Interfaces, info.Interfaces)
-	changed, later := e.flips.limitChange(r.ref.UID, kindGuestCards, false, !slices.EqualFunc(shown, now, sameCard))
+	shown, now := shownWords(before, updated.Status.Interfaces), newWords(updated.Status.Interfaces, info)
+	changed, later := e.flips.limitChange(r.ref.UID, kindGuestWords, false, !reflect.DeepEqual(shown, now))
 	if changed {
 		shown = now
 	}
-	updated.Status.Interfaces = append(updated.Status.Interfaces, shown...)
+	updated.Status.GuestOSInfo, updated.Status.Interfaces = shown.os, shown.cards
 	return sooner(wait, later)
+}
+
+// guestWords is what a status shows of the guest's own words.
+type guestWords struct {
+	os kubevirtv1.VirtualMachineInstanceGuestOSInfo
+	// cards are all cards of the status: those that the host knows, with what the guest
+	// says of them, and those that only the guest knows.
+	cards []kubevirtv1.VirtualMachineInstanceNetworkInterface
+}
+
+// shownWords is what the status before shows, on the cards as the host knows them now.
+func shownWords(before *kubevirtv1.VirtualMachineInstance, known []kubevirtv1.VirtualMachineInstanceNetworkInterface) guestWords {
+	cards := cloneCards(known)
+	keepGuestInterfaces(cards, before.Status.Interfaces)
+	return guestWords{os: before.Status.GuestOSInfo, cards: append(cards, guestOnlyCards(before)...)}
+}
+
+// newWords is what the guest's answer says, on the cards as the host knows them, within
+// bounds and in an order of ours.
+func newWords(known []kubevirtv1.VirtualMachineInstanceNetworkInterface, info hypervisor.GuestInfo) guestWords {
+	cards, left := cloneCards(known), maxGuestAddresses
+	for i := range cards {
+		left -= addGuestInterface(&cards[i], info.Interfaces, left)
+	}
+	return guestWords{os: guestOS(info.OS), cards: append(cards, newGuestCards(known, info.Interfaces, left)...)}
+}
+
+func cloneCards(cards []kubevirtv1.VirtualMachineInstanceNetworkInterface) []kubevirtv1.VirtualMachineInstanceNetworkInterface {
+	var clones []kubevirtv1.VirtualMachineInstanceNetworkInterface
+	for i := range cards {
+		clones = append(clones, *cards[i].DeepCopy())
+	}
+	return clones
 }
 
 // describeSupport sets condition UnsupportedAgent when the guest agent lacks commands
@@ -105,14 +143,12 @@ func guestOnlyCards(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv1.Virtual
 	return cards
 }
 
-func sameCard(a, b kubevirtv1.VirtualMachineInstanceNetworkInterface) bool {
-	return a.InterfaceName == b.InterfaceName && a.MAC == b.MAC && slices.Equal(a.IPs, b.IPs)
-}
-
-// newGuestCards returns the cards that only the guest knows, sorted by name: its own
-// bridges, or interfaces that it made for containers. Its loopback is left out.
-func newGuestCards(known []kubevirtv1.VirtualMachineInstanceNetworkInterface, guest []hypervisor.GuestInterface) []kubevirtv1.VirtualMachineInstanceNetworkInterface {
-	var cards []kubevirtv1.VirtualMachineInstanceNetworkInterface
+// newGuestCards returns the cards that only the guest knows, sorted by name, with at most
+// so many addresses: its own bridges, or interfaces that it made for containers. Its
+// loopback is left out.
+func newGuestCards(known []kubevirtv1.VirtualMachineInstanceNetworkInterface, guest []hypervisor.GuestInterface, most int) []kubevirtv1.VirtualMachineInstanceNetworkInterface {
+	type id struct{ name, mac string }
+	addresses := map[id][]string{}
 	for _, nic := range guest {
 		hosts := slices.ContainsFunc(known, func(card kubevirtv1.VirtualMachineInstanceNetworkInterface) bool {
 			return card.MAC != "" && strings.EqualFold(card.MAC, nic.MAC)
@@ -120,32 +156,55 @@ func newGuestCards(known []kubevirtv1.VirtualMachineInstanceNetworkInterface, gu
 		if hosts || nic.MAC == "" || nic.Name == "lo" {
 			continue
 		}
-		card := kubevirtv1.VirtualMachineInstanceNetworkInterface{InterfaceName: nic.Name, MAC: nic.MAC, InfoSource: infoSourceGuestOnly}
-		addAddresses(&card, bareAddresses(nic.Addresses))
+		card := id{nic.Name, nic.MAC}
+		addresses[card] = append(addresses[card], nic.Addresses...)
+	}
+	ids := slices.SortedFunc(maps.Keys(addresses), func(a, b id) int {
+		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.mac, b.mac))
+	})
+	var cards []kubevirtv1.VirtualMachineInstanceNetworkInterface
+	for _, id := range ids[:min(len(ids), maxGuestCards)] {
+		card := kubevirtv1.VirtualMachineInstanceNetworkInterface{InterfaceName: id.name, MAC: id.mac, InfoSource: infoSourceGuestOnly}
+		most -= addAddresses(&card, sortedAddresses(addresses[id]), most)
 		cards = append(cards, card)
 	}
-	slices.SortStableFunc(cards, func(a, b kubevirtv1.VirtualMachineInstanceNetworkInterface) int {
-		return strings.Compare(a.InterfaceName, b.InterfaceName)
-	})
-	return cards[:min(len(cards), maxGuestCards)]
+	return cards
 }
 
-// bareAddresses returns the addresses without their prefix lengths.
-func bareAddresses(prefixes []string) []string {
-	var addresses []string
+// sortedAddresses returns the addresses without their prefix lengths, each once: IPv4
+// first, then IPv6, and those that are valid on one link only last. The order in which a
+// guest lists them means nothing.
+func sortedAddresses(prefixes []string) []string {
+	var addresses []netip.Addr
 	for _, prefix := range prefixes {
-		address, _, _ := strings.Cut(prefix, "/")
-		addresses = append(addresses, address)
+		bare, _, _ := strings.Cut(prefix, "/")
+		if address, err := netip.ParseAddr(bare); err == nil {
+			addresses = append(addresses, address)
+		}
 	}
-	return addresses
+	slices.SortFunc(addresses, func(a, b netip.Addr) int {
+		if local := a.IsLinkLocalUnicast(); local != b.IsLinkLocalUnicast() {
+			if local {
+				return 1
+			}
+			return -1
+		}
+		return a.Compare(b)
+	})
+	var sorted []string
+	for _, address := range slices.Compact(addresses) {
+		sorted = append(sorted, address.String())
+	}
+	return sorted
 }
 
-// addGuestInterface adds what the guest agent reports of a card to what the host knows.
+// addGuestInterface adds what the guest agent reports of a card to what the host knows,
+// and returns how many addresses that added, at most most.
 // The guest's bridges and VLANs on the card have the same MAC. The first interface
 // with the MAC is the card itself, because the guest numbers the card before it puts
 // others on it. The address that the host gave stays first; the guest's follow.
-func addGuestInterface(known *kubevirtv1.VirtualMachineInstanceNetworkInterface, guest []hypervisor.GuestInterface) {
-	var addresses []string
+func addGuestInterface(known *kubevirtv1.VirtualMachineInstanceNetworkInterface, guest []hypervisor.GuestInterface, most int) int {
+	var prefixes []string
 	for _, nic := range guest {
 		if known.MAC == "" || !strings.EqualFold(known.MAC, nic.MAC) {
 			continue
@@ -153,35 +212,38 @@ func addGuestInterface(known *kubevirtv1.VirtualMachineInstanceNetworkInterface,
 		if known.InfoSource != infoSourceGuest {
 			known.InfoSource, known.InterfaceName = infoSourceGuest, nic.Name
 		}
-		addresses = append(addresses, bareAddresses(nic.Addresses)...)
+		prefixes = append(prefixes, nic.Addresses...)
 	}
-	addAddresses(known, addresses)
+	return addAddresses(known, sortedAddresses(prefixes), most)
 }
 
-// addAddresses appends addresses that the card does not have yet.
-func addAddresses(known *kubevirtv1.VirtualMachineInstanceNetworkInterface, addresses []string) {
+// addAddresses appends addresses that the card does not have yet, at most most and
+// maxCardAddresses of them, and returns how many.
+func addAddresses(known *kubevirtv1.VirtualMachineInstanceNetworkInterface, addresses []string, most int) (added int) {
 	if known.IP != "" && !slices.Contains(known.IPs, known.IP) {
 		known.IPs = append([]string{known.IP}, known.IPs...)
 	}
 	for _, address := range addresses {
-		if !slices.Contains(known.IPs, address) {
+		if added < min(most, maxCardAddresses) && !slices.Contains(known.IPs, address) {
 			known.IPs = append(known.IPs, address)
+			added++
 		}
 	}
 	if known.IP == "" && len(known.IPs) > 0 {
 		known.IP = known.IPs[0]
 	}
+	return added
 }
 
-// keepGuestInterfaces copies what the guest agent reported of its cards from the status
-// before: the agent has not answered since this process began.
-func keepGuestInterfaces(vmi *kubevirtv1.VirtualMachineInstance, before []kubevirtv1.VirtualMachineInstanceNetworkInterface) {
-	for i := range vmi.Status.Interfaces {
-		known := &vmi.Status.Interfaces[i]
+// keepGuestInterfaces copies to the cards what the guest agent reported of them in the
+// status before.
+func keepGuestInterfaces(cards, before []kubevirtv1.VirtualMachineInstanceNetworkInterface) {
+	for i := range cards {
+		known := &cards[i]
 		for _, old := range before {
 			if old.Name == known.Name && strings.EqualFold(old.MAC, known.MAC) && old.InfoSource == infoSourceGuest {
 				known.InfoSource, known.InterfaceName = old.InfoSource, old.InterfaceName
-				addAddresses(known, old.IPs)
+				addAddresses(known, old.IPs, maxGuestAddresses)
 			}
 		}
 	}
