@@ -71,6 +71,7 @@ type Deps struct {
 type Host struct {
 	machine     machine
 	instances   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	pools       *poolSet
 	provisioner *volumes.Provisioner
 	volumes     *volumes.Volumes
 	firmware    *firmware.Store

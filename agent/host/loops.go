@@ -78,13 +78,18 @@ func (h *Host) addProvisioner(deps Deps) error {
 		return err
 	}
 	h.addLoop("volumes", c.Run)
+	h.addLoop("pools", h.pools.Run)
 	return nil
 }
 
 func (h *Host) addPublisher(deps Deps) (err error) {
 	cfg := publish.DefaultConfig()
 	cfg.Host, cfg.Store, cfg.Cache, cfg.Claims = deps.Self.Name, deps.Store, deps.Cache, deps.Claims
-	cfg.Describe = func() publish.Description { return h.machine.describe(deps.Self, deps.Subnet.String()) }
+	cfg.Describe = func() publish.Description {
+		description := h.machine.describe(deps.Self, deps.Subnet.String())
+		description.Conditions = append(description.Conditions, h.pools.condition())
+		return description
+	}
 	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "node"), deps.Metrics
 	if h.publisher, err = publish.New(cfg); err != nil {
 		return err

@@ -5,42 +5,145 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"virtmesh/storage"
 )
 
-// A file system that is not mounted costs the host its pool, not its agent.
-func TestPoolThatIsNotThereIsLeftOut(t *testing.T) {
-	state := t.TempDir()
-	configured := []PoolConfig{{Name: "a", Path: filepath.Join(state, "a")}, {Name: "b", Path: filepath.Join(state, "b")}}
-	start := func() (map[string]storage.Pool, map[string]error) {
-		t.Helper()
-		pools, unusable, err := openPools(poolOptions{
-			pools: configured, host: "host1", stateDir: state, uid: -1, gid: -1, log: slog.New(slog.DiscardHandler),
-		})
-		for _, pool := range pools {
-			defer pool.Close()
+// sickPools are ways in which a pool's directory, which holds a pool that the host has
+// used, becomes unusable; the returned function makes it well again.
+var sickPools = map[string]func(t *testing.T, dir string) (heal func() error){
+	"not mounted": func(t *testing.T, dir string) func() error {
+		if err := errors.Join(os.Rename(dir, dir+".away"), os.Mkdir(dir, 0o755)); err != nil {
+			t.Fatal(err)
 		}
+		return func() error { return errors.Join(os.Remove(dir), os.Rename(dir+".away", dir)) }
+	},
+	"pool.json is empty": func(t *testing.T, dir string) func() error {
+		marker := filepath.Join(dir, "pool.json")
+		content, err := os.ReadFile(marker)
+		if err := errors.Join(err, os.Truncate(marker, 0)); err != nil {
+			t.Fatal(err)
+		}
+		return func() error { return os.WriteFile(marker, content, 0o644) }
+	},
+	"a file in place of a folder": func(t *testing.T, dir string) func() error {
+		tmp := filepath.Join(dir, "tmp")
+		if err := errors.Join(os.RemoveAll(tmp), os.WriteFile(tmp, nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		return func() error { return os.Remove(tmp) }
+	},
+	"read-only": func(t *testing.T, dir string) func() error {
+		if os.Geteuid() != 0 {
+			t.Skip("needs root to mount")
+		}
+		if err := errors.Join(
+			syscall.Mount(dir, dir, "", syscall.MS_BIND, ""),
+			syscall.Mount("", dir, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""),
+		); err != nil {
+			t.Fatal(err)
+		}
+		heal := func() error { return syscall.Unmount(dir, syscall.MNT_DETACH) }
+		t.Cleanup(func() { _ = heal() })
+		return heal
+	},
+}
+
+// A pool that cannot be opened costs the host that pool, not its agent; the Node says
+// why, and the pool is used again once it is well.
+func TestSickPoolIsUnavailable(t *testing.T) {
+	for name, spoil := range sickPools {
+		t.Run(name, func(t *testing.T) {
+			state := t.TempDir()
+			configured := []PoolConfig{{Name: "a", Path: filepath.Join(state, "a")}, {Name: "b", Path: filepath.Join(state, "b")}}
+			start := func() *poolSet {
+				t.Helper()
+				set, err := openPools(poolOptions{
+					pools: configured, host: "host1", stateDir: state, uid: -1, gid: -1, log: slog.New(slog.DiscardHandler),
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(set.Close)
+				return set
+			}
+			if set := start(); len(set.Pools()) != 2 || set.condition().Status != corev1.ConditionTrue {
+				t.Fatalf("opened %v: %+v", set.Pools(), set.condition())
+			}
+			heal := spoil(t, configured[0].Path)
+			set := start()
+			if pools := set.Pools(); len(pools) != 1 || pools["b"] == nil || set.Unusable("a") == nil || set.Unusable("b") != nil {
+				t.Fatalf("opened %v, not a: %v, not b: %v", pools, set.Unusable("a"), set.Unusable("b"))
+			}
+			told := set.condition()
+			if told.Status != corev1.ConditionFalse || !strings.Contains(told.Message, "pool a") || strings.Contains(told.Message, "pool b") {
+				t.Errorf("the Node says %+v", told)
+			}
+			set.openMissing()
+			if again := set.condition(); again != told {
+				t.Errorf("the same trouble is told anew: %q, before %q", again.Message, told.Message)
+			}
+			if name != "a file in place of a folder" && CheckPool(configured[0], "host1", state) == nil {
+				t.Error("doctor sees nothing")
+			}
+			if err := heal(); err != nil {
+				t.Fatal(err)
+			}
+			if err := CheckPool(configured[0], "host1", state); err != nil {
+				t.Errorf("doctor about a pool that is well: %v", err)
+			}
+			set.openMissing()
+			if len(set.Pools()) != 2 || set.Unusable("a") != nil || set.condition().Status != corev1.ConditionTrue {
+				t.Errorf("well again: opened %v, %v", set.Pools(), set.condition())
+			}
+		})
+	}
+}
+
+// On a full disk the host must be able to delete volumes, also after a restart.
+func TestVolumesOnAFullDiskCanBeDeleted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mount")
+	}
+	state, mount := t.TempDir(), filepath.Join(t.TempDir(), "mount")
+	if err := errors.Join(os.Mkdir(mount, 0o755), syscall.Mount("tmpfs", mount, "tmpfs", 0, "size=4m,nr_inodes=64")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(mount, syscall.MNT_DETACH) })
+	start := func() storage.Pool {
+		t.Helper()
+		set, err := openPools(poolOptions{
+			pools: []PoolConfig{{Name: "a", Path: filepath.Join(mount, "a")}}, host: "host1", stateDir: state, uid: -1, gid: -1, log: slog.New(slog.DiscardHandler),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return pools, unusable
+		t.Cleanup(set.Close)
+		if set.Pools()["a"] == nil {
+			t.Fatal(set.Unusable("a"))
+		}
+		return set.Pools()["a"]
 	}
-	if pools, unusable := start(); len(pools) != 2 || len(unusable) != 0 {
-		t.Fatalf("opened %v, not %v", pools, unusable)
-	}
-	mounted := filepath.Join(state, "mounted")
-	if err := errors.Join(os.Rename(configured[0].Path, mounted), os.Mkdir(configured[0].Path, 0o755)); err != nil {
+	if _, err := start().Create(t.Context(), storage.VolumeSpec{Name: "v", Size: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	if pools, unusable := start(); len(pools) != 1 || pools["b"] == nil || !errors.Is(unusable["a"], storage.ErrUnavailable) {
-		t.Errorf("opened %v, not %v", pools, unusable)
+	var err error
+	for ballast := filepath.Join(mount, "ballast"); err == nil; ballast = filepath.Join(ballast, "x") {
+		err = os.Mkdir(ballast, 0o755)
 	}
-	if err := errors.Join(os.Remove(configured[0].Path), os.Rename(mounted, configured[0].Path)); err != nil {
+	if !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
-	if pools, unusable := start(); len(pools) != 2 || len(unusable) != 0 {
-		t.Errorf("mounted again: opened %v, not %v", pools, unusable)
+	pool := start()
+	if err := pool.Delete(t.Context(), "v"); err != nil {
+		t.Errorf("delete on a full disk: %v", err)
+	}
+	if _, err := pool.Get(t.Context(), "v"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("the volume is still there: %v", err)
 	}
 }

@@ -147,8 +147,8 @@ func Open(cfg Config) (*Pool, error) {
 			continue
 		}
 		cfg.Log.Info("removing an unfinished volume", "pool", cfg.Name, "path", s)
-		if err := os.RemoveAll(s); err != nil {
-			return nil, fmt.Errorf("open pool %s: %w", cfg.Name, err)
+		if err := os.RemoveAll(s); err != nil { // it is only in the way; the next Open tries again
+			cfg.Log.Warn("an unfinished volume stays", "pool", cfg.Name, "path", s, "err", err)
 		}
 	}
 	clone, err := p.canClone()
@@ -164,8 +164,17 @@ func Open(cfg Config) (*Pool, error) {
 	return p, nil
 }
 
-// canClone tests whether the file system can share content between files.
+// canClone tests whether the file system can share content between files. A full one
+// counts as one that cannot: the pool must open, so that its volumes can be deleted.
 func (p *Pool) canClone() (bool, error) {
+	clone, err := p.tryClone()
+	if errors.Is(classify(err), storage.ErrNoSpace) {
+		return false, nil
+	}
+	return clone, err
+}
+
+func (p *Pool) tryClone() (bool, error) {
 	dir, err := p.workDir()
 	if err != nil {
 		return false, err

@@ -62,22 +62,26 @@ func (p *Provisioner) placeOf(ctx context.Context, claim *corev1.PersistentVolum
 
 // pool returns a pool of this host.
 func (p *Provisioner) pool(name string) (storage.Pool, error) {
-	if pool, ok := p.Pools[name]; ok {
+	pools := p.Pools()
+	if pool, ok := pools[name]; ok {
 		return pool, nil
 	}
-	if err := p.Unusable[name]; err != nil {
-		return nil, fmt.Errorf("host %s cannot use pool %q: %w", p.Host, name, err)
+	if p.Unusable != nil {
+		if err := p.Unusable(name); err != nil {
+			return nil, fmt.Errorf("host %s cannot use pool %q: %w", p.Host, name, err)
+		}
 	}
-	return nil, fmt.Errorf("host %s has no pool %q; its configuration has %v", p.Host, name, slices.Sorted(maps.Keys(p.Pools)))
+	return nil, fmt.Errorf("host %s has no pool %q; its configuration has %v", p.Host, name, slices.Sorted(maps.Keys(pools)))
 }
 
 // holding returns the pool of this host that holds the claim's volume, nil if
 // none does. It is for claims that have lost their annotations.
 func (p *Provisioner) holding(ctx context.Context, claim *corev1.PersistentVolumeClaim) (storage.Pool, error) {
-	for _, name := range slices.Sorted(maps.Keys(p.Pools)) {
-		_, err := p.Pools[name].Get(ctx, volumeName(claim))
+	pools := p.Pools()
+	for _, name := range slices.Sorted(maps.Keys(pools)) {
+		_, err := pools[name].Get(ctx, volumeName(claim))
 		if err == nil {
-			return p.Pools[name], nil
+			return pools[name], nil
 		}
 		if !errors.Is(err, storage.ErrNotFound) {
 			return nil, err

@@ -54,10 +54,10 @@ type ProvisionerConfig struct {
 	Host  string
 	Store objects.Store
 	Cache *objects.Cache
-	Pools map[string]storage.Pool
-	// Unusable holds the pools of the host's configuration that are not in Pools, with
-	// the reason why they cannot be used.
-	Unusable map[string]error
+	// Pools returns the pools of this host that can be used, by name. Unusable returns
+	// why a pool of the host's configuration is not among them.
+	Pools    func() map[string]storage.Pool
+	Unusable func(name string) error
 	Images   Images
 	// States keeps what TPMs and firmware keep between instances.
 	States States
@@ -275,7 +275,7 @@ func (p *Provisioner) source(ctx context.Context, claim *corev1.PersistentVolume
 // measured is left out.
 func (p *Provisioner) Usage(ctx context.Context) map[string]storage.Usage {
 	usage := map[string]storage.Usage{}
-	for name, pool := range p.Pools {
+	for name, pool := range p.Pools() {
 		u, err := pool.Usage(ctx)
 		if err != nil {
 			p.Logger.Warn("a pool cannot be measured", "pool", name, "err", err)

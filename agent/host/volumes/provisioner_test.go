@@ -201,8 +201,8 @@ func TestBoundClaimGetsNoSecondVolume(t *testing.T) {
 			w.edit("data", func(claim *corev1.PersistentVolumeClaim) { claim.Annotations = nil })
 		}, func(w *world) *Provisioner { return w.other }, poolAnnotation},
 		"pool unusable": {"nfs", func(w *world) {
-			delete(w.claims.Pools, "nfs")
-			w.claims.Unusable = map[string]error{"nfs": storage.ErrUnavailable}
+			delete(w.claims.Pools(), "nfs")
+			w.claims.Unusable = func(string) error { return storage.ErrUnavailable }
 		}, func(w *world) *Provisioner { return w.claims }, storage.ErrUnavailable.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -216,7 +216,7 @@ func TestBoundClaimGetsNoSecondVolume(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "data") {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
-			for _, pool := range p.Pools {
+			for _, pool := range p.Pools() {
 				if p == w.other && w.has(pool, volumeName(claim)) {
 					t.Errorf("a second volume was made in %s", pool.Info().Name)
 				}

@@ -86,7 +86,7 @@ func (p *Provisioner) restoreAnnotations(ctx context.Context, claim *corev1.Pers
 	if claim.Status.Phase != corev1.ClaimBound || recorded != "" && home != "" {
 		return false, nil
 	}
-	if pool, ok := p.Pools[recorded]; recorded != "" && (!ok || pool.Info().Capabilities.Shared) {
+	if pool, ok := p.Pools()[recorded]; recorded != "" && (!ok || pool.Info().Capabilities.Shared) {
 		return false, nil
 	}
 	pool, err := p.holding(ctx, claim)
@@ -114,7 +114,7 @@ func (p *Provisioner) reclaimable(claim *corev1.PersistentVolumeClaim) ([]storag
 		return nil, nil // the host that has it takes it up again
 	case recorded == "":
 		var all []storage.Pool
-		for _, pool := range p.Pools {
+		for _, pool := range p.Pools() {
 			all = append(all, pool)
 		}
 		return all, nil

@@ -155,8 +155,8 @@ func TestClaimGoesWithoutItsClass(t *testing.T) {
 		}
 		w.Commit(func(tx *objects.Tx) { tx.Delete(class, objects.DeleteOptions{}) })
 		w.reconcile(w.claims, "data")
-		if w.stored("data") != nil || w.has(w.claims.Pools[pool], volumeName(claim)) {
-			t.Errorf("%s: claim %v, volume %v", pool, w.stored("data"), w.has(w.claims.Pools[pool], volumeName(claim)))
+		if w.stored("data") != nil || w.has(w.claims.Pools()[pool], volumeName(claim)) {
+			t.Errorf("%s: claim %v, volume %v", pool, w.stored("data"), w.has(w.claims.Pools()[pool], volumeName(claim)))
 		}
 	}
 }
@@ -235,7 +235,7 @@ func TestRetainedVolumeStays(t *testing.T) {
 func TestFailureToDeleteIsTold(t *testing.T) {
 	w := newWorld(t)
 	w.abandonedClaim("data", "local")
-	delete(w.claims.Pools, "local")
+	delete(w.claims.Pools(), "local")
 	if _, err := w.claims.Reconcile(t.Context(), objects.Key{Namespace: "ns", Name: "data"}); err == nil || !strings.Contains(err.Error(), `no pool "local"`) {
 		t.Errorf("got %v", err)
 	}

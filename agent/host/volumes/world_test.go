@@ -78,10 +78,11 @@ func newWorld(t *testing.T) *world {
 	}
 	w.states = newStates()
 	provisioner := func(host string, local storage.Pool, states *states) *Provisioner {
+		pools := map[string]storage.Pool{"local": local, "nfs": w.shared}
 		return NewProvisioner(ProvisionerConfig{Host: host, Store: w.Store, Cache: w.Cache, Images: w.images, Logger: w.Logger, Events: events, States: states,
 			Removed: func(_ context.Context, host string) (bool, error) { return w.removed[host], nil },
 			Mine:    func(objects.Key) bool { return true },
-			Pools:   map[string]storage.Pool{"local": local, "nfs": w.shared}})
+			Pools:   func() map[string]storage.Pool { return pools }})
 	}
 	w.claims = provisioner("host1", w.local, w.states)
 	w.other = provisioner("host2", storagetest.NewFake("local", storage.Capabilities{}), newStates())
