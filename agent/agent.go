@@ -72,7 +72,7 @@ func New(ctx context.Context, config Config, options Options) (_ *Agent, err err
 			return nil, err
 		}
 	}
-	a.log.Info("agent started", "host", config.Name, "mesh", a.member.Identity().MeshID(), "address", config.MeshAddress(), "version", options.Version)
+	a.log.Info("agent started", "host", config.Name, "mesh", a.member.Identity().MeshID(), "addr", config.MeshAddress(), "version", options.Version)
 	return a, nil
 }
 

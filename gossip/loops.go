@@ -85,7 +85,7 @@ func (g *Gossip) tickLoop() {
 		late := max(0, now.Sub(last)-tickInterval)
 		last = now
 		if late > stallAfter {
-			g.log.Debug("this process was stalled", "duration", late)
+			g.log.Debug("this process was stalled", "late", late)
 		}
 		health := g.list.GetHealthScore()
 		g.mu.Lock()

@@ -100,7 +100,7 @@ func (r record) updateOnce(ctx context.Context) error {
 		if err := r.hosts.Update(ctx, r.identity.Node(), func(rec *identity.HostRecord) { *rec = r.withConfig(*rec) }); err != nil {
 			return err
 		}
-		r.log.Info("this host's record was changed", "address", want.MeshAddress, "before", have.MeshAddress, "version", want.Version)
+		r.log.Info("this host's record was changed", "addr", want.MeshAddress, "before", have.MeshAddress, "version", want.Version)
 	}
 	for _, name := range r.config.certificateNames() {
 		if r.identity.Leaf().VerifyHostname(name) != nil {

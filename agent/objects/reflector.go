@@ -42,7 +42,7 @@ func (r *reflector) run(ctx context.Context) {
 		if errors.Is(err, raftstore.ErrCompacted) || errors.Is(err, raftstore.ErrSlowWatcher) {
 			r.log.Debug("watch fell behind, listing again", "prefix", r.prefix, "err", err)
 		} else {
-			r.log.Warn("watch ended, trying again", "prefix", r.prefix, "delay", delay, "err", err)
+			r.log.Warn("watch ended, trying again", "prefix", r.prefix, "retryIn", delay, "err", err)
 		}
 		if time.Since(start) > r.retryMax {
 			delay = r.retryMin

@@ -109,7 +109,7 @@ func Start(ctx context.Context, cfg Config, zone Zone) (*Server, error) {
 		srv.NotifyStartedFunc = func() { started <- struct{}{} }
 		s.wg.Go(func() {
 			if err := srv.ActivateAndServe(); err != nil {
-				cfg.Logger.Error("DNS server has ended", "address", s.addr, "err", err)
+				cfg.Logger.Error("DNS server has ended", "addr", s.addr, "err", err)
 				started <- struct{}{}
 			}
 		})

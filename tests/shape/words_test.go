@@ -140,13 +140,20 @@ func faultsOfLog(call *ast.CallExpr, keys int) []string {
 }
 
 func faultsOfKey(key string) []string {
-	switch {
-	case key == "error":
-		return []string{`key "error": errors are logged as "err"`}
-	case !logKey.MatchString(key):
+	if other := loggedAs[key]; other != "" {
+		return []string{"key " + strconv.Quote(key) + ": it is logged as " + strconv.Quote(other)}
+	}
+	if !logKey.MatchString(key) {
 		return []string{"key " + strconv.Quote(key) + " is not lowerCamelCase"}
 	}
 	return nil
+}
+
+// loggedAs is the one key for what other keys could name as well, so that a search of the
+// log finds all lines.
+var loggedAs = map[string]string{
+	"error": "err", "address": "addr", "file": "path", "filename": "path", "duration": "took", "elapsed": "took",
+	"delay": "retryIn", "again": "retryIn", "backoff": "retryIn", "vmi": "instance", "ns": "namespace",
 }
 
 // beginsLikeASentence says whether a text begins with a capital that belongs
@@ -165,7 +172,7 @@ func TestLogScanFindsFaults(t *testing.T) {
 			t.Errorf("%q: want %v", text, want)
 		}
 	}
-	for key, want := range map[string]int{"err": 0, "tookMs": 0, "error": 1, "took_ms": 1, "Host": 1} {
+	for key, want := range map[string]int{"err": 0, "tookMs": 0, "error": 1, "address": 1, "took_ms": 1, "Host": 1} {
 		if got := len(faultsOfKey(key)); got != want {
 			t.Errorf("%q has %d faults, want %d", key, got, want)
 		}

@@ -35,7 +35,7 @@ func (e *Executor) Observe(ctx context.Context) error {
 			again, pause = nil, minListPause
 			return
 		}
-		e.Logger.Warn("domains could not be listed after events were lost", "err", err, "again", pause.String())
+		e.Logger.Warn("domains could not be listed after events were lost", "err", err, "retryIn", pause)
 		again, pause = time.After(pause), min(2*pause, maxListPause)
 	}
 	for {

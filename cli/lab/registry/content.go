@@ -91,7 +91,7 @@ func newManifestKeeper(dir string, next http.Handler, log *slog.Logger) (*manife
 		var refused []string
 		for _, f := range files {
 			if err := replayManifest(f, next); err != nil {
-				log.Warn("stored manifest not accepted", "file", f, "err", err)
+				log.Warn("a stored manifest was not accepted", "path", f, "err", err)
 				refused = append(refused, f)
 			}
 		}
