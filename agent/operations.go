@@ -21,7 +21,7 @@ func (a *Agent) acts() operation.Acts {
 	return operation.Acts{meshv1alpha1.RemoveHost: {
 		Plan: func(op *operation.Object) []operation.Step {
 			var steps []operation.Step
-			for _, s := range a.member.RemovalSteps(op.Spec.Target, a.view.store, a.host.Bury, a.tellEnd) {
+			for _, s := range a.member.RemovalSteps(op, a.view.store, a.host.Bury, a.tellEnd) {
 				steps = append(steps, operation.Step{Name: s.Name, Do: lasting(s)})
 			}
 			return steps

@@ -24,7 +24,10 @@ func nodeCommand() *cli.Command {
 				BashComplete: offer(memberNames), Action: func(c *cli.Context) error { return setUnschedulable(c, true) }},
 			{Name: "uncordon", Usage: "place instances on the hosts again", ArgsUsage: "NAME...",
 				BashComplete: offer(memberNames), Action: func(c *cli.Context) error { return setUnschedulable(c, false) }},
-			{Name: "remove", Usage: "remove hosts from the mesh that are dead and will not come back", ArgsUsage: "NAME...", Action: nodeRemove, BashComplete: offer(memberNames)},
+			{Name: "remove", Usage: "remove hosts from the mesh that are dead and will not come back", ArgsUsage: "NAME...", Action: nodeRemove, BashComplete: offer(memberNames),
+				Description: "A host that gossip or the leader still hears is refused: run 'virtmesh agent leave' on it instead.",
+				Flags: []cli.Flag{yesFlag(),
+					&cli.BoolFlag{Name: "force", Usage: "remove the hosts even if the mesh still hears them; needs --yes"}}},
 		},
 	}
 }
@@ -149,9 +152,16 @@ func nodeRemove(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	query := ""
+	if c.Bool("force") {
+		if !c.Bool("yes") {
+			return fmt.Errorf("if %s still runs, its virtual machines run twice once the mesh starts them elsewhere, and can destroy their disks; switch it off first, then repeat with --force --yes", strings.Join(c.Args().Slice(), ", "))
+		}
+		query = "?force=true"
+	}
 	for _, name := range c.Args().Slice() {
 		err := withProgress(c.Context, c.App.ErrWriter, conn, name, func() error {
-			return conn.mesh(c.Context, http.MethodDelete, "/mesh/v1/hosts/"+url.PathEscape(name), nil, nil)
+			return conn.mesh(c.Context, http.MethodDelete, "/mesh/v1/hosts/"+url.PathEscape(name)+query, nil, nil)
 		})
 		if err != nil {
 			return err

@@ -44,6 +44,8 @@ type fakeMesh struct {
 	removed []string
 	ttl     time.Duration
 	csr     []byte
+	// removedByForce is the force of the last removal.
+	removedByForce bool
 	// mayLeave says that no instances run on the host; left counts its departures.
 	mayLeave bool
 	left     int
@@ -84,9 +86,9 @@ func (m *fakeMesh) Leave(context.Context) error {
 	return fault.New(fault.Conflict, "2 instances run on host1").WithRemedy("stop them first")
 }
 
-func (m *fakeMesh) RemoveHost(_ context.Context, name, by string) error {
-	m.removed = append(m.removed, name)
-	m.removedBy = by
+func (m *fakeMesh) RemoveHost(_ context.Context, r admin.Removal) error {
+	m.removed = append(m.removed, r.Host)
+	m.removedBy, m.removedByForce = r.By, r.Force
 	return m.removeErr
 }
 
@@ -260,6 +262,28 @@ func TestNodeRemoveAndLeave(t *testing.T) {
 	}
 	if mesh.removedBy != "root" {
 		t.Errorf("removed by %q", mesh.removedBy)
+	}
+}
+
+// TestForceSaysWhatItRisks: nobody removes a host that may still run its guests without
+// having read what that can do to them.
+func TestForceSaysWhatItRisks(t *testing.T) {
+	mesh := wellMesh()
+	connection := serve(t, mesh)
+	code, _, stderr := run(t, append(connection, "node", "remove", "--force", "host2")...)
+	for _, want := range []string{"host2", "run twice", "switch it off", "--force --yes"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("the risk is told without %q: %s", want, stderr)
+		}
+	}
+	if code != 1 || len(mesh.removed) != 0 {
+		t.Errorf("exit code %d, removed %v", code, mesh.removed)
+	}
+	if code, _, stderr := run(t, append(connection, "node", "remove", "--force", "--yes", "host2")...); code != 0 || !mesh.removedByForce {
+		t.Errorf("with --yes: exit code %d, force %v, %q", code, mesh.removedByForce, stderr)
+	}
+	if code, _, stderr := run(t, append(connection, "node", "remove", "host2")...); code != 0 || mesh.removedByForce {
+		t.Errorf("without --force: exit code %d, force %v, %q", code, mesh.removedByForce, stderr)
 	}
 }
 

@@ -113,7 +113,7 @@ func (h *Hosts) updateOnce(ctx context.Context, node Node, change func(*HostReco
 // Other hosts may still talk to it while it finishes leaving, until another machine
 // takes its name.
 func (h *Hosts) Remove(ctx context.Context, host string) error {
-	return h.removeHost(ctx, host, departure{})
+	return h.removeHost(ctx, host, "", departure{})
 }
 
 // Expel removes a host that cannot be asked to leave, and bars the machine for good: if
@@ -121,15 +121,25 @@ func (h *Hosts) Remove(ctx context.Context, host string) error {
 // valid. Another machine, or the same one after its state was deleted, may join under
 // the name.
 func (h *Hosts) Expel(ctx context.Context, host string) error {
-	return h.removeHost(ctx, host, departure{Expelled: true})
+	return h.removeHost(ctx, host, "", departure{Expelled: true})
+}
+
+// ExpelMachine is Expel for the machine with the ID. It returns a fault.Conflict if
+// another machine has the name now.
+func (h *Hosts) ExpelMachine(ctx context.Context, host, id string) error {
+	return h.removeHost(ctx, host, id, departure{Expelled: true})
 }
 
 // removeHost deletes the record of a host and marks its ID in the same transaction. So
-// a replica that has a record with a new ID also has the mark of the old one.
-func (h *Hosts) removeHost(ctx context.Context, host string, mark departure) error {
+// a replica that has a record with a new ID also has the mark of the old one. If id is
+// not empty, the host must still be the machine with that ID.
+func (h *Hosts) removeHost(ctx context.Context, host, id string, mark departure) error {
 	rec, rev, err := h.get(ctx, host, raftstore.ReadOptions{})
 	if err != nil {
 		return err
+	}
+	if id != "" && rec.ID != id {
+		return fault.New(fault.Conflict, "another machine has joined as %s", host).About(host)
 	}
 	mark.Host, mark.At = host, time.Now().UTC()
 	departed, err := putOp(departedKey(rec.ID), mark)

@@ -25,7 +25,7 @@ func writeRecord(t *testing.T, store *identitytest.Store, name, at string) {
 	if at == "" {
 		op.Delete = true
 	} else {
-		data, err := json.Marshal(identity.HostRecord{Name: name, MeshAddress: at, GossipAddress: at})
+		data, err := json.Marshal(identity.HostRecord{Name: name, ID: "machine at " + at, MeshAddress: at, GossipAddress: at})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,7 +26,9 @@ import (
 // the operator interrupts the command. So every step reads the store linearizably and
 // does nothing if its work is already done. Running the removal again completes it.
 type removal struct {
-	host     string
+	host string
+	// machine is the ID of the machine to remove; empty means whichever has the name.
+	machine  string
 	store    objects.Store
 	hosts    *identity.Hosts
 	replicas replicas
@@ -128,7 +130,7 @@ func (r removal) mustBeKnown(ctx context.Context) error {
 
 // expelHost bars the machine from the mesh and removes its record.
 func (r removal) expelHost(ctx context.Context) error {
-	err := retryConflicts(func() error { return r.hosts.Expel(ctx, r.host) })
+	err := retryConflicts(func() error { return r.hosts.ExpelMachine(ctx, r.host, r.machine) })
 	if err != nil && !errors.Is(err, fault.NoHost) {
 		return fmt.Errorf("remove the record of %s: %w", r.host, err)
 	}

@@ -2,6 +2,7 @@ package membership
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -12,29 +13,34 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
 	"virtmesh/agent/kinds"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects"
+	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 )
 
-// RemovalSteps returns the steps that remove from the mesh a host that is dead and will
-// not come back. The first step checks that the host is dead. store holds the mesh's
+// RemovalSteps returns the steps of an operation that removes from the mesh a host that
+// is dead and will not come back. The first step checks that the host is dead. store holds the mesh's
 // objects. bury finishes the deletion of volume claims whose volumes were on the host's
 // disks. tell writes an event about an instance that ends with the host.
 func (m *Member) RemovalSteps(
-	host string, store objects.Store, bury func(ctx context.Context, host string) error,
+	op *meshv1alpha1.Operation, store objects.Store, bury func(ctx context.Context, host string) error,
 	tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string),
 ) []RemovalStep {
 	a := administration{Member: m, store: store, duties: burial{bury: bury}, tell: tell}
+	host, force := op.Spec.Target, op.Spec.Force
 	check := RemovalStep{Name: "check that the host is dead", Do: func(ctx context.Context, _ func(done, total int64)) error {
-		return a.mustBeRemovable(ctx, host)
+		return a.mustBeRemovable(ctx, host, force)
 	}}
-	steps := a.newRemoval(host).steps()
+	r := a.newRemoval(host)
+	r.machine = op.Spec.Machine
+	steps := r.steps()
 	bar := steps[0].Do
 	steps[0].Do = func(ctx context.Context, report func(done, total int64)) error {
 		// The check may be out of date: another host may have continued the removal later.
-		if err := a.mustBeDead(host); err != nil {
+		if err := a.mustBeDead(ctx, host, force); err != nil {
 			return err
 		}
 		return bar(ctx, report)
@@ -52,47 +58,72 @@ type burial struct {
 // Bury implements Duties.
 func (b burial) Bury(ctx context.Context, host string) error { return b.bury(ctx, host) }
 
-// mustBeRemovable returns an error for a host that is alive and for an unknown host.
-func (a administration) mustBeRemovable(ctx context.Context, name string) error {
-	if err := a.mustBeDead(name); err != nil {
+// mustBeRemovable returns an error for a host that is alive, unless it is removed by
+// force, and for an unknown host.
+func (a administration) mustBeRemovable(ctx context.Context, name string, force bool) error {
+	if err := a.mustBeDead(ctx, name, force); err != nil {
 		return err
 	}
 	return a.newRemoval(name).mustBeKnown(ctx)
 }
 
-// mustBeDead refuses hosts that live.
-func (a administration) mustBeDead(name string) error {
-	if member, ok := a.gossip.Member(name); ok && member.State.Live() {
+// mustBeDead returns an error for a host that one of two witnesses hears: gossip, and
+// the leader of the replicated store. The guests of a removed host are started elsewhere,
+// so they would run twice.
+func (a administration) mustBeDead(ctx context.Context, name string, force bool) error {
+	if force {
+		return nil
+	}
+	if member, ok := a.gossip.Member(name); ok && member.State.Live() && a.peers.records.has(name) {
 		return fault.New(fault.Conflict, "%s is alive", name).About(name).WithRemedy("run 'virtmesh agent leave' on it")
+	}
+	silent, err := a.witness.Silent(ctx, name)
+	if err != nil {
+		return fault.New(fault.Unavailable, "nobody can tell whether %s is dead: %w", name, err).About(name)
+	}
+	if !silent {
+		return fault.New(fault.Conflict, "%s does not gossip with %s, but it answers the leader: its agent runs", name, a.config.Name).About(name).
+			WithRemedy("run 'virtmesh agent leave' on it; if it has just been switched off, wait half a minute")
 	}
 	return nil
 }
 
 // RemoveHost implements admin.Mesh. It creates a removal operation, or finds the one in
 // progress, and waits for its end. The operation continues if the caller stops waiting.
-func (a administration) RemoveHost(ctx context.Context, name, by string) error {
-	if err := a.mustBeRemovable(ctx, name); err != nil {
+func (a administration) RemoveHost(ctx context.Context, request admin.Removal) error {
+	if err := a.mustBeRemovable(ctx, request.Host, request.Force); err != nil {
 		return err
 	}
-	key, err := requestRemoval(ctx, a.store, name, by+" through "+a.config.Name)
+	spec := meshv1alpha1.OperationSpec{
+		Type: meshv1alpha1.RemoveHost, Target: request.Host, Force: request.Force, RequestedBy: request.By + " through " + a.config.Name,
+	}
+	record, err := identity.NewHosts(a.Member.store).Get(ctx, request.Host, raftstore.ReadOptions{})
+	switch {
+	case err == nil:
+		spec.Machine = record.ID
+	case !errors.Is(err, fault.NoHost): // else an earlier removal got at least that far
+		return fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
+	}
+	key, err := requestRemoval(ctx, a.store, spec)
 	if err != nil {
-		return fmt.Errorf("ask for the removal of %s: %w", name, err)
+		return fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
 	}
 	return awaitOperation(ctx, a.store, key)
 }
 
-// requestRemoval returns the operation that removes the host: the one in progress, or a
-// new one. by says who asks. Requests that arrive at the same time get the same
+// requestRemoval returns the operation that does what spec says: the one in progress, or
+// a new one. Requests that arrive at the same time get the same
 // operation: its name is the next one that is free, and only one of them can create it.
-func requestRemoval(ctx context.Context, store objects.Store, host, by string) (objects.Key, error) {
+func requestRemoval(ctx context.Context, store objects.Store, spec meshv1alpha1.OperationSpec) (objects.Key, error) {
 	for {
 		all, _, err := objects.List[*meshv1alpha1.Operation](ctx, store, "", raftstore.ReadOptions{})
 		if err != nil {
 			return objects.Key{}, err
 		}
-		prefix, next := "remove-"+host+"-", 1
+		prefix, next := "remove-"+spec.Target+"-", 1
 		for _, op := range all {
-			if op.Spec.Type == meshv1alpha1.RemoveHost && op.Spec.Target == host && !op.Status.Phase.Final() && !op.Spec.Cancel {
+			same := op.Spec.Type == spec.Type && op.Spec.Target == spec.Target && op.Spec.Machine == spec.Machine && op.Spec.Force == spec.Force
+			if same && !op.Status.Phase.Final() && !op.Spec.Cancel {
 				return objects.KeyOf(op), nil
 			}
 			if number, numbered := strings.CutPrefix(op.Name, prefix); numbered {
@@ -103,7 +134,7 @@ func requestRemoval(ctx context.Context, store objects.Store, host, by string) (
 		}
 		op := &meshv1alpha1.Operation{
 			ObjectMeta: metav1.ObjectMeta{Name: prefix + strconv.Itoa(next)},
-			Spec:       meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: host, RequestedBy: by},
+			Spec:       spec,
 		}
 		var tx objects.Tx
 		tx.Create(op)

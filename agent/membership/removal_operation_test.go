@@ -36,13 +36,18 @@ func setPhase(t *testing.T, store objects.Store, key objects.Key, phase meshv1al
 	}
 }
 
+// removalOf asks for the removal of a host.
+func removalOf(host string) meshv1alpha1.OperationSpec {
+	return meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: host, RequestedBy: "someone through host1"}
+}
+
 // A second command joins the removal that is under way; after its end, there is
 // a new one.
 func TestOneRemovalAtATime(t *testing.T) {
 	store := objectstest.New()
 	request := func(host string) objects.Key {
 		t.Helper()
-		key, err := requestRemoval(t.Context(), store, host, "host1")
+		key, err := requestRemoval(t.Context(), store, removalOf(host))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,6 +56,16 @@ func TestOneRemovalAtATime(t *testing.T) {
 	first := request("host9")
 	if again := request("host9"); again != first {
 		t.Errorf("a second operation %s beside %s", again, first)
+	}
+	forced := removalOf("host9")
+	forced.Force = true
+	if key, err := requestRemoval(t.Context(), store, forced); err != nil || key == first {
+		t.Errorf("a removal by force waits for one that checks: %v, %v", key, err)
+	}
+	successor := removalOf("host9")
+	successor.Machine = "the-next-machine"
+	if key, err := requestRemoval(t.Context(), store, successor); err != nil || key == first {
+		t.Errorf("the removal of the next machine is that of the one before: %v, %v", key, err)
 	}
 	if other := request("host8"); other == first {
 		t.Errorf("the removal of host8 is that of host9")
@@ -89,7 +104,7 @@ func TestRemovalsAtTheSameTimeAreOne(t *testing.T) {
 	for i := range keys {
 		wg.Go(func() {
 			var err error
-			if keys[i], err = requestRemoval(t.Context(), store, "host9", "someone"); err != nil {
+			if keys[i], err = requestRemoval(t.Context(), store, removalOf("host9")); err != nil {
 				t.Error(err)
 			}
 		})
@@ -109,7 +124,7 @@ func TestRemovalsAtTheSameTimeAreOne(t *testing.T) {
 // What ended a step reaches the command with its code, its object and its remedy.
 func TestTheCommandHearsTheFault(t *testing.T) {
 	store := objectstest.New()
-	key, err := requestRemoval(t.Context(), store, "host9", "someone through host1")
+	key, err := requestRemoval(t.Context(), store, removalOf("host9"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +158,7 @@ func TestTheCommandHearsHowItEnds(t *testing.T) {
 		t.Run(string(phase), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				store := objectstest.New()
-				key, err := requestRemoval(t.Context(), store, "host9", "host1")
+				key, err := requestRemoval(t.Context(), store, removalOf("host9"))
 				if err != nil {
 					t.Fatal(err)
 				}

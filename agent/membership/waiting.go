@@ -163,4 +163,4 @@ func (m waitingMesh) IssueCredentials(context.Context, []byte) (*admin.Credentia
 func (m waitingMesh) Leave(context.Context) error { return m.refuse() }
 
 // RemoveHost implements admin.Mesh.
-func (m waitingMesh) RemoveHost(context.Context, string, string) error { return m.refuse() }
+func (m waitingMesh) RemoveHost(context.Context, admin.Removal) error { return m.refuse() }

@@ -42068,6 +42068,20 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref common.Reference
 							Format:      "",
 						},
 					},
+					"machine": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Machine is the ID of the machine that had the name in target when a host's removal was requested. If another machine has joined under the name since, the operation fails and does not touch it. If empty, the machine that has the name is removed.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"force": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Force removes the host even if the mesh still hears it, or cannot tell. Its guests may still run then; those that the mesh starts again elsewhere run twice and can destroy their shared disks. Switch the machine off before.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
 					"cancel": {
 						SchemaProps: spec.SchemaProps{
 							Description: "Cancel asks the operation to stop before its next step, and to undo the steps that can be undone. Once true, it stays true.",

@@ -54,6 +54,16 @@ type OperationSpec struct {
 	// system:node: and the name of the host: then nobody but the host is known.
 	// +optional
 	RequestedBy string `json:"requestedBy,omitempty"`
+	// Machine is the ID of the machine that had the name in target when a host's removal
+	// was requested. If another machine has joined under the name since, the operation
+	// fails and does not touch it. If empty, the machine that has the name is removed.
+	// +optional
+	Machine string `json:"machine,omitempty"`
+	// Force removes the host even if the mesh still hears it, or cannot tell. Its guests
+	// may still run then; those that the mesh starts again elsewhere run twice and can
+	// destroy their shared disks. Switch the machine off before.
+	// +optional
+	Force bool `json:"force,omitempty"`
 	// Cancel asks the operation to stop before its next step, and to undo the steps that
 	// can be undone. Once true, it stays true.
 	// +optional

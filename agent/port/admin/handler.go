@@ -1,12 +1,14 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 
 	"virtmesh/agent/fault"
@@ -22,8 +24,16 @@ type Mesh interface {
 	IssueCredentials(ctx context.Context, csrPEM []byte) (*Credentials, error)
 	// Leave hands over this host's duties and stops its agent for good.
 	Leave(ctx context.Context) error
-	// RemoveHost removes a dead host from the mesh. by is the user who asks for it.
-	RemoveHost(ctx context.Context, name, by string) error
+	// RemoveHost removes a dead host from the mesh.
+	RemoveHost(ctx context.Context, removal Removal) error
+}
+
+// Removal is a request to remove a host from the mesh.
+type Removal struct {
+	// Host is the name of the host, By the user who asks.
+	Host, By string
+	// Force removes the host even if the mesh still hears it.
+	Force bool
 }
 
 // maxBody bounds a request body; the largest legitimate one is a certificate request.
@@ -68,7 +78,11 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 	}))
 	mux.HandleFunc("DELETE /mesh/v1/hosts/{name}", replyJSON(func(r *http.Request) (any, error) {
 		user, _ := authenticate(r)
-		return nil, mesh.RemoveHost(r.Context(), r.PathValue("name"), user)
+		force, err := strconv.ParseBool(cmp.Or(r.URL.Query().Get("force"), "false"))
+		if err != nil {
+			return nil, fault.InField("force", "must be true or false")
+		}
+		return nil, mesh.RemoveHost(r.Context(), Removal{Host: r.PathValue("name"), By: user, Force: force})
 	}))
 	mux.HandleFunc("/", replyJSON(func(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, fault.NotFound)

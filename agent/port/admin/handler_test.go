@@ -64,9 +64,9 @@ func (m *fakeMesh) Leave(context.Context) error {
 	return errors.New("leave the replicated store: no leader")
 }
 
-func (m *fakeMesh) RemoveHost(_ context.Context, name, by string) error {
-	m.note("remove %s for %s", name, by)
-	return fmt.Errorf("%w: %s is alive", fault.Invalid, name)
+func (m *fakeMesh) RemoveHost(_ context.Context, r admin.Removal) error {
+	m.note("remove %s for %s, force %v", r.Host, r.By, r.Force)
+	return fmt.Errorf("%w: %s is alive", fault.Invalid, r.Host)
 }
 
 func TestHandler(t *testing.T) {
@@ -95,7 +95,9 @@ func TestHandler(t *testing.T) {
 		{"revoke what is not there", "DELETE /mesh/v1/tokens/nope", "", 404, "token nope: not found", "revoke nope"},
 		{"credentials", "POST /mesh/v1/credentials", `{"csr":"pem"}`, 200, `"server":"https://192.0.2.1:7443"`, "credentials pem"},
 		{"a failure", "POST /mesh/v1/leave", "", 500, "no leader", "leave"},
-		{"a refusal", "DELETE /mesh/v1/hosts/host2", "", 400, "host2 is alive", "remove host2 for root"},
+		{"a refusal", "DELETE /mesh/v1/hosts/host2", "", 400, "host2 is alive", "remove host2 for root, force false"},
+		{"by force", "DELETE /mesh/v1/hosts/host2?force=true", "", 400, "host2 is alive", "remove host2 for root, force true"},
+		{"by what is no answer", "DELETE /mesh/v1/hosts/host2?force=maybe", "", 400, "force", ""},
 		{"an unknown path", "GET /mesh/v1/nothing", "", 404, "GET /mesh/v1/nothing: not found", ""},
 		{"an unknown method", "PUT /mesh/v1/status", "", 404, "PUT /mesh/v1/status: not found", ""},
 	} {
