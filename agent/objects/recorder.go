@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"virtmesh/agent/plain"
 	"virtmesh/raftstore"
 )
 
@@ -191,6 +192,7 @@ func (r *Recorder) nextEvent(o Object, eventType, reason, message string) (strin
 	if ns == "" {
 		ns = metav1.NamespaceDefault
 	}
+	message = plain.Message(message) // others may have chosen some of the words
 	name := o.GetName() + "." + r.nameHash(o, eventType, reason, message)
 	key := KindFor[*corev1.Event]().StoreKey(Key{Namespace: ns, Name: name})
 	now := metav1.NewTime(time.Now().Truncate(time.Second))

@@ -3,6 +3,7 @@ package objects_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,6 +90,22 @@ func TestEventsRideWithATransaction(t *testing.T) {
 	})
 	if s.Commits() != before+1 || len(events(t, s)) != 1 {
 		t.Errorf("%d transactions and %d events, want one of each", s.Commits()-before, len(events(t, s)))
+	}
+}
+
+// Words of a registry or of an image's tool get into messages.
+func TestMessagesOfEventsAreShortPlainText(t *testing.T) {
+	s := objectstest.New()
+	vmi := newVMI("a")
+	commit(t, s, func(tx *objects.Tx) { tx.Create(vmi) })
+	r := newRecorder(t, s)
+	commit(t, s, func(tx *objects.Tx) {
+		r.AddTo(tx, vmi, corev1.EventTypeWarning, "Failed", "said\u202e\x1b[2J:\n"+strings.Repeat("no", 1<<20))
+	})
+	for _, ev := range events(t, s) {
+		if len(ev.Message) > 1024 || !strings.HasPrefix(ev.Message, "said[2J: nono") || !strings.HasSuffix(ev.Message, "…") {
+			t.Errorf("%d bytes: %.40q", len(ev.Message), ev.Message)
+		}
 	}
 }
 

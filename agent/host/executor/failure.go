@@ -16,6 +16,7 @@ import (
 	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
+	"virtmesh/agent/plain"
 	machine "virtmesh/agent/vmi"
 )
 
@@ -105,7 +106,8 @@ func (f *failures) of(uid string) *failure {
 func (f *failures) addFailure(uid string, err error, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	next := failure{err: err, message: err.Error(), count: 1}
+	// A registry or an image may have chosen some of the words.
+	next := failure{err: err, message: plain.Message(err.Error()), count: 1}
 	next.reason, next.final = classify(err)
 	if last := f.byUID[uid]; last != nil {
 		next.count = last.count + 1

@@ -65,6 +65,23 @@ func TestPausesAfterFailuresDoubleUpToABound(t *testing.T) {
 	}
 }
 
+// Words of a registry get into the failure of a start, and so into a status that every
+// host keeps.
+func TestFailuresAreShortPlainText(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.place(scheduled("a"))
+	w.volumes.fail = errors.New("the registry says\u202e\x1b[2J:\n" + strings.Repeat("no", 1<<20))
+	for range 3 {
+		_, _ = w.try(vmi) // prepares, fails and tells
+	}
+	for _, kind := range failureConditions {
+		c := condition(w.get(vmi), kind)
+		if c == nil || len(c.Message) > 1024 || !strings.Contains(c.Message, "says[2J: nono") {
+			t.Errorf("%s: %.80q", kind, c)
+		}
+	}
+}
+
 // told counts the events of a reason.
 func (w *world) told(reason string) (n int32) {
 	w.t.Helper()

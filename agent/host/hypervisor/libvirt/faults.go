@@ -3,9 +3,9 @@ package libvirt
 import (
 	"regexp"
 	"strings"
-	"unicode/utf8"
 
 	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/plain"
 )
 
 // knownFault pairs a message of libvirt or QEMU with its meaning.
@@ -153,23 +153,9 @@ func plainText(message string) string {
 	if len(message) > most {
 		message = message[:most]
 	}
-	text := strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(message, ""))
+	text := plain.Text(message)
 	for _, v := range varying {
 		text = v.is.ReplaceAllString(text, v.now)
 	}
-	text = strings.TrimSpace(text)
-	if len(text) <= maxPlainText {
-		return text
-	}
-	const more = "…"
-	text = text[:maxPlainText-len(more)]
-	for !utf8.ValidString(text) {
-		text = text[:len(text)-1]
-	}
-	return text + more
+	return plain.Shorten(strings.TrimSpace(text), maxPlainText)
 }

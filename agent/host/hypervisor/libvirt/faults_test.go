@@ -170,7 +170,8 @@ func TestPlainText(t *testing.T) {
 		"2024-11-26T04:14:37.228117Z qemu-system-x86_64: -foo: invalid option": "-foo: invalid option",
 		"2024-11-26 04:14:37.228+0000: it":                                     "it",
 		"bytes \xff\xfe and \x1b[31mcolour":                                    "bytes and [31mcolour",
-		"":                                                                     "",
+		"from the left \u202eand \u009b31mcolour":                              "from the left and 31mcolour",
+		"": "",
 	} {
 		if got := plainText(message); got != want {
 			t.Errorf("%q becomes %q, want %q", message, got, want)

@@ -11,6 +11,7 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"virtmesh/agent/host/hypervisor"
+	"virtmesh/agent/plain"
 )
 
 // Bounds of what is kept of the answers of a guest agent.
@@ -187,20 +188,13 @@ func guestInterface(out *hypervisor.GuestInfo, n libvirt.DomainGuestInfoInterfac
 	return nic
 }
 
-// bounded makes a string of a guest safe to store and to show: valid UTF-8 of limited
-// length without control characters.
+// bounded makes a string of a guest safe to store and to show, and limits its length.
 func bounded(out *hypervisor.GuestInfo, s string) string {
 	if len(s) > maxGuestString {
 		s = s[:maxGuestString]
 		out.Truncated = true
 	}
-	return strings.Map(func(r rune) rune {
-		const del = 0x7f
-		if r < ' ' || r == del {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, ""))
+	return plain.Text(s)
 }
 
 func limit[T any](out *hypervisor.GuestInfo, items []T, most int) []T {

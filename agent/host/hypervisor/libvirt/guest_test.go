@@ -18,7 +18,7 @@ func TestHostileGuestIsBounded(t *testing.T) {
 	long := strings.Repeat("x", 1<<20)
 	var out hypervisor.GuestInfo
 	mergeGuestInfo(&out, libvirt.DOMAIN_GUEST_INFO_OS, &libvirt.DomainGuestInfo{
-		OS: &libvirt.DomainGuestInfoOS{PrettyName: long, Name: "a\x00\x1b[31m\xff\xfe\nb"},
+		OS: &libvirt.DomainGuestInfoOS{PrettyName: long, Name: "a\x00\x1b[31m\xff\xfe\nb\u009b\u202e"},
 	})
 	mergeGuestInfo(&out, libvirt.DOMAIN_GUEST_INFO_HOSTNAME, &libvirt.DomainGuestInfo{Hostname: long, OS: &libvirt.DomainGuestInfoOS{}})
 	users := make([]libvirt.DomainGuestInfoUser, 5000)
@@ -37,7 +37,7 @@ func TestHostileGuestIsBounded(t *testing.T) {
 	if len(out.Hostname) != maxGuestString || len(out.OS.PrettyName) != maxGuestString || len(out.Users) != maxGuestUsers {
 		t.Errorf("lengths %d, %d, %d", len(out.Hostname), len(out.OS.PrettyName), len(out.Users))
 	}
-	if out.OS.Name != "a[31mb" {
+	if out.OS.Name != "a[31m b" {
 		t.Errorf("control characters pass: %q", out.OS.Name)
 	}
 	nic := out.Interfaces[0]
