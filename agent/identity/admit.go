@@ -115,6 +115,22 @@ func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, r
 	return rec, err
 }
 
+// KnowsToken reports whether this host's copy of the state has the token with that
+// secret. It returns fault.TokenInvalid for a token that cannot be valid anywhere, and
+// asks no other host, so that strangers who guess cost little. A token that the copy
+// does not have may be new: only Admit can tell.
+func (s *Signer) KnowsToken(ctx context.Context, id string, secret []byte) (bool, error) {
+	if !ValidTokenID(id) {
+		return false, fault.TokenInvalid
+	}
+	var rec TokenRecord
+	_, err := readJSON(ctx, s.store, TokenKey(id), raftstore.ReadOptions{Consistency: raftstore.Local}, &rec)
+	if err == nil && !sameSecret(rec.SecretSHA256, secret) {
+		return false, fault.TokenInvalid // no token ever gets another secret
+	}
+	return err == nil, nil
+}
+
 // checkToken returns the token of a candidate that may use it, or may repeat its
 // request. Only a caller that knows the secret learns what is wrong with a token.
 func (s *Signer) checkToken(ctx context.Context, c Candidate, pin Pin) (TokenRecord, uint64, error) {

@@ -51,7 +51,7 @@ func TestReplacedMachineStaysOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _, renewed := m.signer.RenewByProof(t.Context(), proof)
+	_, _, renewed := renewByProof(t, m.signer, proof)
 	_, signed := m.signer.RenewHost(t.Context(), old.Node(), csr)
 	for door, err := range map[string]error{
 		"connection": m.hosts.Admit(old.Node()), "renewal by proof": renewed, "renewal": signed,

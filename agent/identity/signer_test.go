@@ -51,7 +51,7 @@ func TestRenewByProof(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, issued, err := m.signer.RenewByProof(t.Context(), proof)
+	host, issued, err := renewByProof(t, m.signer, proof)
 	if host != "host2" || err != nil {
 		t.Fatalf("host %q, %v", host, err)
 	}
@@ -73,7 +73,7 @@ func TestRenewByProof(t *testing.T) {
 	} {
 		bad := proof
 		spoil(&bad)
-		if _, _, err := m.signer.RenewByProof(t.Context(), bad); !errors.Is(err, fault.BadProof) {
+		if _, _, err := renewByProof(t, m.signer, bad); !errors.Is(err, fault.BadProof) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -88,11 +88,11 @@ func TestRenewByExpiredProof(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := m.signer.RenewByProof(t.Context(), proof); err != nil {
+		if _, _, err := renewByProof(t, m.signer, proof); err != nil {
 			t.Errorf("within the grace: %v", err)
 		}
 		time.Sleep(2 * time.Minute)
-		if _, _, err := m.signer.RenewByProof(t.Context(), proof); !errors.Is(err, fault.BadProof) {
+		if _, _, err := renewByProof(t, m.signer, proof); !errors.Is(err, fault.BadProof) {
 			t.Errorf("after the grace: %v", err)
 		}
 	})
@@ -144,4 +144,16 @@ func TestRemovedHostDoesNotSignForItself(t *testing.T) {
 	if err := r.Renew(t.Context()); err != nil || m.First.Leaf() == before {
 		t.Errorf("renew while nobody answers: %v", err)
 	}
+}
+
+// renewByProof verifies a proof and signs its request, as the server of the join protocol
+// does.
+func renewByProof(t *testing.T, signer *identity.Signer, proof identity.RenewalProof) (string, identity.Issued, error) {
+	t.Helper()
+	node, err := signer.VerifyProof(t.Context(), proof)
+	if err != nil {
+		return "", identity.Issued{}, err
+	}
+	issued, err := signer.RenewHost(t.Context(), node, proof.CSR)
+	return node.Name, issued, err
 }

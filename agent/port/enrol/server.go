@@ -2,6 +2,7 @@ package enrol
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,11 +37,15 @@ type ServerConfig struct {
 	Timeout time.Duration
 	// BodyTimeout bounds how long a caller may take to send the body of a request.
 	BodyTimeout time.Duration
-	// MaxRequests bounds the requests that run at the same time; the server answers
-	// further ones with "unavailable". A request counts only once its body has been
-	// read, so a slow caller blocks nobody.
+	// MaxRequests bounds the requests of each sort that run at the same time; the server
+	// answers further ones with "unavailable". The sorts are renewals by hosts that have
+	// proved who they are, machines with a token that this host knows, and machines with
+	// a token that it does not know, which get an eighth of the places: a stranger can
+	// only fill these. A request counts only once its body has been read and checked, so
+	// a slow caller blocks nobody.
 	MaxRequests int
-	// Logger receives a line for every host that is admitted or refused.
+	// Logger receives a line for every host that is admitted, and for a bounded number of
+	// those that are refused.
 	Logger *slog.Logger
 	// Registerer receives the metrics; nil registers none.
 	Registerer prometheus.Registerer
@@ -81,8 +86,16 @@ func (c ServerConfig) Validate() error {
 type Server struct {
 	cfg      ServerConfig
 	mux      *http.ServeMux
-	slots    chan struct{}
 	requests *prometheus.CounterVec
+	refusals refusalLog
+	// renewals, known and unknown are the places of each sort of request.
+	renewals, known, unknown chan struct{}
+}
+
+// request is a request that has passed the checks that cost little.
+type request struct {
+	places chan struct{}
+	run    func(ctx context.Context) (any, error)
 }
 
 var _ http.Handler = (*Server)(nil)
@@ -93,7 +106,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, mux: http.NewServeMux(), slots: make(chan struct{}, cfg.MaxRequests),
+		cfg: cfg, mux: http.NewServeMux(), refusals: newRefusalLog(cfg.Logger),
+		renewals: make(chan struct{}, cfg.MaxRequests), known: make(chan struct{}, cfg.MaxRequests),
+		unknown: make(chan struct{}, max(1, cfg.MaxRequests/8)),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "virtmesh_join_requests_total",
 			Help: "Requests of the join protocol, by operation and result.",
@@ -104,8 +119,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 			return nil, fmt.Errorf("register join metrics: %w", err)
 		}
 	}
-	s.mux.HandleFunc("POST "+pathJoin, s.boundedHandler("join", s.serveJoin))
-	s.mux.HandleFunc("POST "+pathRenew, s.boundedHandler("renew", s.serveRenew))
+	s.mux.HandleFunc("POST "+pathJoin, s.boundedHandler("join", s.checkJoin))
+	s.mux.HandleFunc("POST "+pathRenew, s.boundedHandler("renew", s.checkRenewal))
 	s.mux.HandleFunc("GET "+pathClock, s.serveClock)
 	return s, nil
 }
@@ -122,9 +137,9 @@ func (s *Server) Close() {
 
 // boundedHandler runs an operation within the limits on time and number of requests,
 // and writes its answer.
-func (s *Server) boundedHandler(operation string, do func(ctx context.Context, body []byte, from string) (any, error)) http.HandlerFunc {
+func (s *Server) boundedHandler(operation string, check func(ctx context.Context, body []byte, from string) (request, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		answer, err := s.runOperation(w, r, do)
+		answer, err := s.runOperation(w, r, check)
 		if err == nil {
 			s.requests.WithLabelValues(operation, "ok").Inc()
 			s.writeAnswer(w, http.StatusOK, answer)
@@ -132,13 +147,13 @@ func (s *Server) boundedHandler(operation string, do func(ctx context.Context, b
 		}
 		told := publicFault(err)
 		s.requests.WithLabelValues(operation, string(told.Code)).Inc()
-		s.cfg.Logger.Warn(operation+" refused", "from", r.RemoteAddr, "code", told.Code, "err", err)
+		s.refusals.record(operation+" refused", "from", r.RemoteAddr, "code", told.Code, "err", err)
 		fault.Write(w, told)
 	}
 }
 
-// runOperation reads the body, takes a slot and runs an operation.
-func (s *Server) runOperation(w http.ResponseWriter, r *http.Request, do func(context.Context, []byte, string) (any, error)) (any, error) {
+// runOperation reads and checks a request, takes a place and runs it.
+func (s *Server) runOperation(w http.ResponseWriter, r *http.Request, check func(context.Context, []byte, string) (request, error)) (any, error) {
 	// Callers are not authenticated, so one that sends or reads slowly is cut off.
 	// Ignore the error: a recorder in a test has no deadlines.
 	conn := http.NewResponseController(w)
@@ -153,10 +168,14 @@ func (s *Server) runOperation(w http.ResponseWriter, r *http.Request, do func(co
 	_ = conn.SetWriteDeadline(end.Add(s.cfg.Timeout))
 	ctx, cancel := context.WithDeadline(r.Context(), end)
 	defer cancel()
+	req, err := check(ctx, body, r.RemoteAddr)
+	if err != nil {
+		return nil, err
+	}
 	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-		return do(ctx, body, r.RemoteAddr)
+	case req.places <- struct{}{}:
+		defer func() { <-req.places }()
+		return req.run(ctx)
 	default:
 		w.Header().Set("Retry-After", "1")
 		return nil, ErrUnavailable
@@ -172,24 +191,37 @@ func (s *Server) writeAnswer(w http.ResponseWriter, status int, answer any) {
 	}
 }
 
-func (s *Server) serveJoin(ctx context.Context, body []byte, from string) (any, error) {
+// checkJoin checks what can be checked without another host.
+func (s *Server) checkJoin(ctx context.Context, body []byte, from string) (request, error) {
 	req, err := decodeRequest(body)
 	if err != nil {
-		return nil, err
+		return request{}, err
 	}
 	now := time.Now()
 	if skew := req.Clock.Sub(now).Abs(); skew > s.cfg.MaxSkew {
-		return nil, clockSkewFault(req.Clock, now, s.cfg.MaxSkew)
+		return request{}, clockSkewFault(req.Clock, now, s.cfg.MaxSkew)
 	}
 	if s.cfg.MinFeatureLevel != nil {
 		if want := s.cfg.MinFeatureLevel(); req.FeatureLevel < want {
-			return nil, tooOldFault(req, want, s.cfg.Version)
+			return request{}, tooOldFault(req, want, s.cfg.Version)
 		}
 	}
 	key, err := identity.ParseCSR(req.CSR)
 	if err != nil {
-		return nil, badFieldFault("csr", err)
+		return request{}, badFieldFault("csr", err)
 	}
+	known, err := s.cfg.Signer.KnowsToken(ctx, req.TokenID, req.Secret)
+	if err != nil {
+		return request{}, err
+	}
+	places := s.unknown
+	if known {
+		places = s.known
+	}
+	return request{places, func(ctx context.Context) (any, error) { return s.admitHost(ctx, req, key, from) }}, nil
+}
+
+func (s *Server) admitHost(ctx context.Context, req Request, key *ecdsa.PublicKey, from string) (any, error) {
 	admission, err := s.cfg.Signer.Admit(ctx, identity.Candidate{
 		TokenID: req.TokenID, Secret: req.Secret, Key: key,
 		Host: identity.HostRecord{
@@ -212,17 +244,24 @@ func (s *Server) serveJoin(ctx context.Context, body []byte, from string) (any, 
 	return answer, nil
 }
 
-func (s *Server) serveRenew(ctx context.Context, body []byte, from string) (any, error) {
+// checkRenewal checks which host asks.
+func (s *Server) checkRenewal(ctx context.Context, body []byte, from string) (request, error) {
 	var proof identity.RenewalProof
 	if err := unmarshalJSON(body, &proof); err != nil {
-		return nil, badFieldFault("body", err)
+		return request{}, badFieldFault("body", err)
 	}
-	host, issued, err := s.cfg.Signer.RenewByProof(ctx, proof)
+	node, err := s.cfg.Signer.VerifyProof(ctx, proof)
 	if err != nil {
-		return nil, err
+		return request{}, err
 	}
-	s.cfg.Logger.Info("certificate signed", "host", host, "from", from)
-	return issued, nil
+	return request{s.renewals, func(ctx context.Context) (any, error) {
+		issued, err := s.cfg.Signer.RenewHost(ctx, node, proof.CSR)
+		if err != nil {
+			return nil, err
+		}
+		s.cfg.Logger.Info("certificate signed", "host", node.Name, "from", from)
+		return issued, nil
+	}}, nil
 }
 
 func (s *Server) serveClock(w http.ResponseWriter, _ *http.Request) {

@@ -2,11 +2,13 @@ package enrol_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -79,8 +81,8 @@ func TestServerIsBounded(t *testing.T) {
 	m := newMember(t, func(c *enrol.ServerConfig) { c.MaxRequests = 1 })
 	o, second := m.options(t), m.options(t)
 	var once atomic.Bool
-	m.Store.BeforeRead = func(raftstore.ReadOptions) error {
-		if once.CompareAndSwap(false, true) {
+	m.Store.BeforeRead = func(o raftstore.ReadOptions) error {
+		if o.Consistency == raftstore.Linearizable && once.CompareAndSwap(false, true) {
 			close(entered)
 			<-release
 		}
@@ -225,5 +227,78 @@ func TestServerConfig(t *testing.T) {
 		if _, err := enrol.NewServer(bad); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
+	}
+}
+
+// TestStrangersTakeNoPlaceOfOthers lets a stranger's token wait for the mesh, as without a
+// quorum: renewals and machines with a token that this host knows are served meanwhile.
+func TestStrangersTakeNoPlaceOfOthers(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	m := newMember(t, func(c *enrol.ServerConfig) { c.MaxRequests = 1 })
+	stranger, another, guest := m.options(t), m.options(t), m.options(t)
+	var once atomic.Bool
+	m.Store.BeforeRead = func(o raftstore.ReadOptions) error {
+		if o.Consistency == raftstore.Linearizable && once.CompareAndSwap(false, true) {
+			close(entered)
+			<-release
+		}
+		return nil
+	}
+	stranger.Token.ID, stranger.Rounds, stranger.Host = "aaaaaaaa", 1, "host3"
+	done := make(chan error)
+	go func() { done <- enrol.Join(context.Background(), stranger) }()
+	<-entered
+	another.Token.ID, another.Rounds, another.Host = "bbbbbbbb", 1, "host4"
+	if err := enrol.Join(t.Context(), another); !errors.Is(err, enrol.ErrUnavailable) {
+		t.Errorf("a second stranger: %v", err)
+	}
+	if err := enrol.Join(t.Context(), guest); err != nil {
+		t.Errorf("a machine with a token: %v", err)
+	}
+	issuer := enrol.Renewal(enrol.RenewalConfig{Identity: mustOpen(t, guest.Dir), Members: func() []string { return []string{m.port.Addr().String()} }})
+	key, _ := identity.NewKey()
+	csr, _ := identity.NewCSR(key, guest.Host)
+	if _, err := issuer.IssueNode(t.Context(), csr); err != nil {
+		t.Errorf("a host renews: %v", err)
+	}
+	close(release)
+	if err := <-done; !errors.Is(err, fault.TokenInvalid) {
+		t.Errorf("the stranger: %v", err)
+	}
+}
+
+// TestWrongSecretCostsNoRead: guessing the secret of a token that exists makes the host
+// ask no other host.
+func TestWrongSecretCostsNoRead(t *testing.T) {
+	m := newMember(t)
+	o := m.options(t)
+	var asked atomic.Int64
+	m.Store.BeforeRead = func(o raftstore.ReadOptions) error {
+		if o.Consistency == raftstore.Linearizable {
+			asked.Add(1)
+		}
+		return nil
+	}
+	o.Token.Secret[0] ^= 1
+	if err := enrol.Join(t.Context(), o); !errors.Is(err, fault.TokenInvalid) || asked.Load() != 0 {
+		t.Errorf("error %v after %d linearizable reads", err, asked.Load())
+	}
+}
+
+// TestRefusalsDoNotFillTheLog lets a stranger ask a hundred times.
+func TestRefusalsDoNotFillTheLog(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	var log bytes.Buffer
+	cfg := enrol.DefaultServerConfig()
+	cfg.Signer, cfg.Host, cfg.Logger = identity.NewSigner(m.Store, 0), "host1", slog.New(slog.NewTextHandler(&log, nil))
+	server, err := enrol.NewServer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		server.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/mesh/v1/join", strings.NewReader("{}")))
+	}
+	if n := strings.Count(log.String(), "join refused"); n < 1 || n > 20 {
+		t.Errorf("%d lines for 100 refusals", n)
 	}
 }
