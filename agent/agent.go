@@ -15,6 +15,7 @@ import (
 	"virtmesh/agent/api"
 	"virtmesh/agent/host"
 	"virtmesh/agent/membership"
+	"virtmesh/agent/objects"
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/guests"
 	"virtmesh/agent/stewards"
@@ -41,6 +42,7 @@ type Agent struct {
 	options Options
 	log     *slog.Logger
 	metrics *prometheus.Registry
+	meter   *objects.Meter
 
 	member *membership.Member
 	view   view
@@ -65,6 +67,9 @@ func New(ctx context.Context, config Config, options Options) (_ *Agent, err err
 		}
 	}()
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if a.meter, err = objects.NewMeter(a.metrics); err != nil {
+		return nil, part("count writes", err)
+	}
 	for _, step := range []func(context.Context) error{
 		a.joinMesh, a.openView, a.openHost, a.openRouter, a.addLoops, a.serveHosts, a.openAPI, a.serveUsers,
 	} {

@@ -25,7 +25,7 @@ import (
 // joinMesh makes this host take part in its mesh.
 func (a *Agent) joinMesh(ctx context.Context) (err error) {
 	a.member, err = membership.Start(ctx, a.config.MembershipConfig, membership.Options{
-		Version: a.options.Version, ConfigPath: a.options.ConfigPath, Logger: a.log, Metrics: a.metrics, NotifyAlive: notifyAlive,
+		Version: a.options.Version, ConfigPath: a.options.ConfigPath, Logger: a.log, Metrics: a.metrics, Meter: a.meter, NotifyAlive: notifyAlive,
 	})
 	if err != nil {
 		return err
@@ -38,7 +38,7 @@ func (a *Agent) joinMesh(ctx context.Context) (err error) {
 type view struct {
 	// replica is the replicated store as the API uses it. store is the same
 	// store, but refuses writes of the loops outside the outputs that they
-	// declare.
+	// declare. Both count what is written.
 	replica     *objects.Replica
 	store       objects.Store
 	cache       *objects.Cache
@@ -49,8 +49,8 @@ type view struct {
 
 // openView prepares the view; the loops fill it.
 func (a *Agent) openView(context.Context) (err error) {
-	a.view.replica = objects.FromRaft(a.member.Store(), nil)
-	a.view.store = stewards.Guard(a.view.replica)
+	a.view.replica = objects.FromRaft(a.meter.Raft(a.member.Store(), "api"), nil)
+	a.view.store = stewards.Guard(objects.FromRaft(a.meter.Raft(a.member.Store(), "agent"), nil))
 	cfg := objects.DefaultCacheConfig()
 	cfg.Store, cfg.Logger = a.view.store, a.log.With("part", "objects")
 	if a.view.cache, err = objects.NewCache(cfg); err != nil {
@@ -173,7 +173,7 @@ func (a *Agent) serveUsers(context.Context) error {
 	a.onStop(func(context.Context) { a.http.Close() })
 	kubernetes := a.api.Handler()
 	local := port.AsHost(a.member.Identity().Leaf, kubernetes)
-	mesh := a.member.Administration(a.view.replica, a.host, a.tellEnd)
+	mesh := a.member.Administration(objects.FromRaft(a.meter.Raft(a.member.Store(), "membership"), nil), a.host, a.tellEnd)
 
 	listener, err := a.member.Port().API()
 	if err != nil {

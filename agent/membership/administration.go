@@ -46,7 +46,7 @@ func (m *Member) Administration(store objects.Store, duties Duties, tell func(vm
 
 // CreateToken implements admin.Mesh.
 func (a administration) CreateToken(ctx context.Context, ttl time.Duration) (*admin.Token, error) {
-	token, record, err := identity.NewTokens(a.Member.store).Create(ctx, ttl)
+	token, record, err := identity.NewTokens(a.records).Create(ctx, ttl)
 	if err != nil {
 		return nil, fmt.Errorf("create a token: %w", err)
 	}
@@ -55,7 +55,7 @@ func (a administration) CreateToken(ctx context.Context, ttl time.Duration) (*ad
 
 // ListTokens implements admin.Mesh.
 func (a administration) ListTokens(ctx context.Context) ([]admin.Token, error) {
-	records, err := identity.NewTokens(a.Member.store).List(ctx)
+	records, err := identity.NewTokens(a.records).List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list tokens: %w", err)
 	}
@@ -72,7 +72,7 @@ func (a administration) ListTokens(ctx context.Context) ([]admin.Token, error) {
 
 // RevokeToken implements admin.Mesh.
 func (a administration) RevokeToken(ctx context.Context, id string) error {
-	err := identity.NewTokens(a.Member.store).Revoke(ctx, id)
+	err := identity.NewTokens(a.records).Revoke(ctx, id)
 	if errors.Is(err, fault.TokenInvalid) {
 		return fmt.Errorf("token %s: %w", id, fault.NotFound)
 	}
@@ -109,7 +109,7 @@ func (a administration) Leave(ctx context.Context) error {
 	if err := retireHost(ctx, a.store, a.duties, a.newRemoval(a.config.Name)); err != nil {
 		return err
 	}
-	if err := identity.NewHosts(a.Member.store).Remove(ctx, a.config.Name); err != nil && !errors.Is(err, fault.NoHost) {
+	if err := identity.NewHosts(a.records).Remove(ctx, a.config.Name); err != nil && !errors.Is(err, fault.NoHost) {
 		return fmt.Errorf("remove the record of this host: %w", err)
 	}
 	if err := a.Member.store.Leave(ctx); err != nil {
@@ -125,7 +125,7 @@ func (a administration) Leave(ctx context.Context) error {
 // newRemoval returns the removal of a host.
 func (a administration) newRemoval(name string) removal {
 	return removal{
-		host: name, store: a.store, hosts: identity.NewHosts(a.Member.store), replicas: a.Member.store,
+		host: name, store: a.store, hosts: identity.NewHosts(a.records), replicas: a.Member.store,
 		letGo: a.duties.Bury, tell: a.tell,
 	}
 }

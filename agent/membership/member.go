@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"virtmesh/agent/identity"
+	"virtmesh/agent/objects"
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/enrol"
 	"virtmesh/gossip"
@@ -30,6 +31,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Metrics registers and serves the member's metrics.
 	Metrics *prometheus.Registry
+	// Meter counts what the member writes. Nil: nothing is counted.
+	Meter *objects.Meter
 	// NotifyAlive tells the service manager that the agent is alive while it waits for
 	// a copy of the mesh's state, as long as healthy returns nil.
 	NotifyAlive func(ctx context.Context, healthy func() error) error
@@ -48,6 +51,7 @@ type Member struct {
 	port      *port.Port
 	gossip    *gossip.Gossip
 	store     *raftstore.Store
+	records   objects.Raft // the same store, which counts what this package writes
 	renewals  renewals
 	witness   *Witness
 	signer    *identity.Signer

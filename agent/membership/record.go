@@ -45,7 +45,7 @@ type record struct {
 // restart changes the configuration. It waits for the mesh in the background.
 func (m *Member) startRecord(context.Context) error {
 	r := record{
-		hosts: identity.NewHosts(m.store), identity: m.identity, config: m.config,
+		hosts: identity.NewHosts(m.records), identity: m.identity, config: m.config,
 		version: m.options.Version, level: FeatureLevel, renew: m.renewer.Renew,
 		askOthers: m.renewals.askWhetherExpelled, log: m.log,
 	}

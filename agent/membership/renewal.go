@@ -83,7 +83,7 @@ func (m *Member) renewExpired(ctx context.Context) error {
 
 // startRenewal starts the Renewer, which keeps this host's certificate valid.
 func (m *Member) startRenewal(context.Context) error {
-	m.signer = identity.NewSigner(m.store, time.Duration(m.config.CertificateLifetime))
+	m.signer = identity.NewSigner(m.records, time.Duration(m.config.CertificateLifetime))
 	renewer, err := m.newRenewer(m.signer.For(m.identity.Node()), m.renewals.byOthers(), m.renewals.byItself())
 	if err != nil {
 		return err

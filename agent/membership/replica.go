@@ -54,7 +54,7 @@ func (m *Member) openStore(ctx context.Context) error {
 	if err != nil {
 		return withRemedy(err)
 	}
-	m.store = store
+	m.store, m.records = store, m.options.Meter.Raft(store, "membership")
 	hosts := identity.NewHosts(store)
 	m.admission.open(hosts)
 	m.peers.openRecords(hosts)
@@ -77,7 +77,7 @@ func (m *Member) joinStore(parent context.Context) error {
 	if m.identity.Founder() {
 		ctx, cancel := context.WithTimeout(parent, joinTimeout)
 		defer cancel()
-		return m.identity.Seed(ctx, m.store, m.options.Version, FeatureLevel)
+		return m.identity.Seed(ctx, m.records, m.options.Version, FeatureLevel)
 	}
 	if !m.store.Joined() {
 		return m.awaitCopy(parent)

@@ -26,7 +26,7 @@ const subnetBits = 24
 func (m *Member) ClaimSubnet(ctx context.Context, podCIDR string) (netip.Prefix, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	return claimSubnet(ctx, m.store, m.config.Name, podCIDR)
+	return claimSubnet(ctx, m.records, m.config.Name, podCIDR)
 }
 
 func claimSubnet(ctx context.Context, store subnetStore, host, podCIDR string) (netip.Prefix, error) {

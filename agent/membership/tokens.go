@@ -24,7 +24,7 @@ func (m *Member) PruneTokens(ctx context.Context, myTurn func() bool) error {
 			if !myTurn() {
 				continue
 			}
-			if _, err := identity.NewTokens(m.store).Prune(ctx); err != nil {
+			if _, err := identity.NewTokens(m.records).Prune(ctx); err != nil {
 				m.log.Warn("old tokens could not be removed", "err", err)
 			}
 		}

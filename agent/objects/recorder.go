@@ -136,6 +136,7 @@ func (r *Recorder) Event(o Object, eventType, reason, message string) {
 
 // Run writes the queued events until ctx ends, and then writes the remaining ones once.
 func (r *Recorder) Run(ctx context.Context) {
+	ctx = WithWriter(ctx, "events")
 	for {
 		select {
 		case <-ctx.Done():

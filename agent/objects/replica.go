@@ -27,7 +27,7 @@ type Transformer interface {
 // Replica is a replicated store that holds objects. Controllers and the API read and
 // write all objects through it. It is safe for concurrent use.
 type Replica struct {
-	store *raftstore.Store
+	store Raft
 	by    Transformer
 }
 
@@ -35,7 +35,7 @@ var _ Store = (*Replica)(nil)
 
 // FromRaft returns s as a Store. The Transformer by seals and opens the values; if it
 // is nil, values are stored as they are.
-func FromRaft(s *raftstore.Store, by Transformer) *Replica { return &Replica{store: s, by: by} }
+func FromRaft(s Raft, by Transformer) *Replica { return &Replica{store: s, by: by} }
 
 // Revision returns the newest revision that the local replica has applied.
 func (r *Replica) Revision() uint64 { return r.store.Revision() }

@@ -69,7 +69,7 @@ type attempt struct {
 type attemptKey struct{}
 
 func (a *attempt) in(ctx context.Context) context.Context {
-	return context.WithValue(ctx, attemptKey{}, a)
+	return context.WithValue(objects.WithWriter(ctx, a.loop.cfg.Name), attemptKey{}, a)
 }
 
 // checkWrites refuses a transaction that writes outside the declared outputs.
