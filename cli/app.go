@@ -11,13 +11,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net/url"
 	"os/signal"
 	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 
+	"virtmesh/agent"
 	"virtmesh/agent/fault"
 )
 
@@ -29,6 +33,8 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	app := newApp(stdin, stdout, stderr)
+	// What libraries log repeats an error that the command prints itself.
+	agent.SetLibraryLogger(slog.New(slog.DiscardHandler))
 	args, answerable := forCompletion(app, args)
 	if !answerable {
 		return 0
@@ -38,10 +44,24 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		if errors.As(err, &exit) {
 			return exit.code
 		}
+		err = joined(err)
 		fmt.Fprintln(stderr, "virtmesh: "+explain(err))
 		return exitCode(err)
 	}
 	return 0
+}
+
+// joined makes of an aggregate, which the library for manifests returns and whose parts
+// errors.As does not see, errors that it sees.
+func joined(err error) error {
+	aggregate, ok := err.(utilerrors.Aggregate)
+	switch {
+	case !ok:
+		return err
+	case len(aggregate.Errors()) == 1:
+		return joined(aggregate.Errors()[0])
+	}
+	return errors.Join(utilerrors.Flatten(aggregate).Errors()...)
 }
 
 // exitError ends the program with a code and without a further message.
@@ -80,6 +100,10 @@ func explain(err error) string {
 			}
 			return strings.Join(lines, "; ")
 		}
+	}
+	var request *url.Error
+	if errors.As(err, &request) && fault.Known(request.Err) {
+		err = request.Err // the URL of a request tells users nothing
 	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) && status.Status().Message != "" {

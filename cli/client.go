@@ -35,6 +35,7 @@ func connectionFlags() []cli.Flag {
 		&cli.StringFlag{Name: "context", Usage: "the kubeconfig's context to use"},
 		&cli.StringFlag{Name: "host", Usage: "talk to this host (name of a node, or address) instead of the kubeconfig's"},
 		&cli.StringFlag{Name: "socket", Usage: "the local agent's administration socket", Value: membership.DefaultSocket},
+		timeoutFlag(),
 	}
 }
 
@@ -47,6 +48,7 @@ func namespaceFlag() cli.Flag {
 type connection struct {
 	rest      *rest.Config
 	namespace string
+	patience  *patience
 }
 
 // connect works out how to reach the API: a kubeconfig if one is given, else
@@ -58,6 +60,9 @@ func connect(c *cli.Context) (*connection, error) {
 	}
 	conn.rest.UserAgent = "virtmesh/" + Version
 	conn.rest.QPS, conn.rest.Burst = 200, 400
+	conn.rest.WarningHandler = rest.NewWarningWriter(c.App.ErrWriter, rest.WarningWriterOptions{Deduplicate: true})
+	conn.patience = newPatience(c)
+	conn.rest.Wrap(conn.patience.wrap)
 	if ns := c.String("namespace"); ns != "" {
 		conn.namespace = ns
 	}

@@ -22,7 +22,7 @@ func eventsCommand() *cli.Command {
 	return &cli.Command{
 		Name: "events", Usage: "show what happened, oldest first",
 		Flags: []cli.Flag{
-			namespaceFlag(), outputFlag(),
+			namespaceFlag(), outputFlag(), localFlag(),
 			&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "show every namespace"},
 			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "keep printing new events"},
 			&cli.StringFlag{Name: "for", Usage: "show only events of this object's `NAME`"},

@@ -19,8 +19,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// patience bounds what waits for another goroutine; the machine may be busy.
-const patience = time.Minute
+// testPatience bounds what waits for another goroutine; the machine may be busy.
+const testPatience = time.Minute
 
 // screen is output that a test can wait for.
 type screen struct {
@@ -51,7 +51,7 @@ func (s *screen) String() string {
 
 func (s *screen) await(t *testing.T, want string) {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(testPatience)
 	for !strings.Contains(s.String(), want) {
 		select {
 		case <-s.changed:
@@ -83,7 +83,7 @@ func (s *session) end(t *testing.T) error {
 	select {
 	case err := <-s.ended:
 		return err
-	case <-time.After(patience):
+	case <-time.After(testPatience):
 		t.Fatal("the command does not end")
 		return nil
 	}
@@ -140,7 +140,7 @@ func TestFollowing(t *testing.T) {
 		if err := mesh.client().CoreV1().ConfigMaps("default").Delete(t.Context(), "first", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		deadline := time.After(patience)
+		deadline := time.After(testPatience)
 		for strings.Count(s.out.String(), "first") < 2 {
 			select {
 			case <-s.out.changed:
@@ -302,11 +302,11 @@ func TestDisplayServesViewers(t *testing.T) {
 	s.out.await(t, "remote-viewer vnc://")
 	_, address, _ := strings.Cut(strings.TrimSpace(s.out.String()), "vnc://")
 	for range 2 { // one viewer after the other
-		viewer, err := net.DialTimeout("tcp", address, patience)
+		viewer, err := net.DialTimeout("tcp", address, testPatience)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := viewer.SetDeadline(time.Now().Add(patience)); err != nil {
+		if err := viewer.SetDeadline(time.Now().Add(testPatience)); err != nil {
 			t.Fatal(err)
 		}
 		greeting := make([]byte, len("RFB 003.008\n"))

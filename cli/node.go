@@ -18,8 +18,8 @@ func nodeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "node", Usage: "list, show, cordon and remove hosts",
 		Subcommands: []*cli.Command{
-			{Name: "ls", Usage: "list the hosts", Flags: []cli.Flag{outputFlag()}, Action: nodeList},
-			{Name: "show", Usage: "show one host", ArgsUsage: "NAME", Flags: []cli.Flag{outputFlag()}, Action: nodeShow, BashComplete: offer(memberNames)},
+			{Name: "ls", Usage: "list the hosts", Flags: []cli.Flag{outputFlag(), localFlag()}, Action: nodeList},
+			{Name: "show", Usage: "show one host", ArgsUsage: "NAME", Flags: []cli.Flag{outputFlag(), localFlag()}, Action: nodeShow, BashComplete: offer(memberNames)},
 			{Name: "cordon", Usage: "place no new instances on the hosts", ArgsUsage: "NAME...",
 				BashComplete: offer(memberNames), Action: func(c *cli.Context) error { return setUnschedulable(c, true) }},
 			{Name: "uncordon", Usage: "place instances on the hosts again", ArgsUsage: "NAME...",

@@ -23,7 +23,7 @@ func getCommand() *cli.Command {
 		Name: "get", Usage: "list objects, or show some of them", ArgsUsage: "TYPE[,TYPE...] [NAME...]",
 		Description: "Examples: 'virtmesh get vm,vmi -A', 'virtmesh get vm web -o yaml', 'virtmesh get vmi -w'.",
 		Flags: []cli.Flag{
-			namespaceFlag(), outputFlag(),
+			namespaceFlag(), outputFlag(), localFlag(),
 			&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "list in every namespace"},
 			&cli.StringFlag{Name: "selector", Aliases: []string{"l"}, Usage: "list only objects with these labels"},
 			&cli.StringFlag{Name: "field-selector", Usage: "list only objects with these field values"},
@@ -272,7 +272,7 @@ func deleteObjects(c *cli.Context) error {
 func describeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "describe", Usage: "show objects with their events", ArgsUsage: "TYPE NAME...",
-		Flags: []cli.Flag{namespaceFlag()}, Action: describe, BashComplete: offer(typesThenNames),
+		Flags: []cli.Flag{namespaceFlag(), localFlag()}, Action: describe, BashComplete: offer(typesThenNames),
 	}
 }
 

@@ -22,8 +22,8 @@ func operationCommand() *cli.Command {
 	return &cli.Command{
 		Name: "operation", Aliases: []string{"op"}, Usage: "look at long acts on the mesh, such as the removal of a host",
 		Subcommands: []*cli.Command{
-			{Name: "ls", Usage: "list the operations", Flags: []cli.Flag{outputFlag()}, Action: operationList},
-			{Name: "show", Usage: "show one operation and its steps", ArgsUsage: "NAME", Flags: []cli.Flag{outputFlag()}, Action: operationShow, BashComplete: offer(operationNames)},
+			{Name: "ls", Usage: "list the operations", Flags: []cli.Flag{outputFlag(), localFlag()}, Action: operationList},
+			{Name: "show", Usage: "show one operation and its steps", ArgsUsage: "NAME", Flags: []cli.Flag{outputFlag(), localFlag()}, Action: operationShow, BashComplete: offer(operationNames)},
 			{Name: "watch", Usage: "print the steps of an operation until it has ended", ArgsUsage: "NAME", Action: operationWatch, BashComplete: offer(operationNames)},
 			{Name: "cancel", Usage: "stop an operation before its next step, and undo the steps that can be undone", ArgsUsage: "NAME", Action: operationCancel, BashComplete: offer(operationNames)},
 		},

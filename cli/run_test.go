@@ -27,13 +27,18 @@ func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return runWith(t, "", args...)
 }
 
+// runPlain is run in the environment as it is, so that tests can be parallel.
+func runPlain(args ...string) (code int, stdout, stderr string) {
+	var out, err bytes.Buffer
+	code = Run(append([]string{"virtmesh"}, args...), strings.NewReader(""), &out, &err)
+	return code, out.String(), err.String()
+}
+
 // runWith is run with a KUBECONFIG.
 func runWith(t *testing.T, kubeconfig string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	t.Setenv("KUBECONFIG", kubeconfig)
-	var out, err bytes.Buffer
-	code = Run(append([]string{"virtmesh"}, args...), strings.NewReader(""), &out, &err)
-	return code, out.String(), err.String()
+	return runPlain(args...)
 }
 
 // fakeMesh is a mesh of one moment.

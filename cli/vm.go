@@ -36,11 +36,11 @@ func vmCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			vmCreateCommand(),
 			{Name: "ls", Usage: "list virtual machines", Action: vmList, Flags: []cli.Flag{
-				namespaceFlag(), outputFlag(),
+				namespaceFlag(), outputFlag(), localFlag(),
 				&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "list in every namespace"},
 			}},
 			{Name: "show", Usage: "show a virtual machine, its instance and its events", ArgsUsage: "NAME",
-				Flags: []cli.Flag{namespaceFlag(), outputFlag()}, Action: vmShow, BashComplete: offer(vmNames)},
+				Flags: []cli.Flag{namespaceFlag(), outputFlag(), localFlag()}, Action: vmShow, BashComplete: offer(vmNames)},
 			vmStartCommand(), vmStopCommand(),
 			act("restart", "stop and start virtual machines", "virtualmachines", "restarted"),
 			act("pause", "stop the CPUs of running guests; their memory stays", "virtualmachineinstances", "paused"),
@@ -51,7 +51,7 @@ func vmCommand() *cli.Command {
 				Flags:  []cli.Flag{namespaceFlag(), &cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "where the viewer connects to"}},
 				Action: vmVNC, BashComplete: offer(vmNames)},
 			{Name: "wait", Usage: "wait until virtual machines are Running", ArgsUsage: "NAME...", Action: vmWait, BashComplete: offer(vmNames),
-				Flags: []cli.Flag{namespaceFlag(), &cli.DurationFlag{Name: "timeout", Value: 5 * time.Minute, Usage: "how long to wait"}}},
+				Flags: []cli.Flag{namespaceFlag(), &cli.DurationFlag{Name: "timeout", Value: 5 * time.Minute, Action: mustBePositive("timeout"), Usage: "how long to wait"}}},
 			{Name: "delete", Usage: "delete virtual machines and wait until they are gone", ArgsUsage: "NAME...",
 				Flags: []cli.Flag{namespaceFlag()}, Action: vmDelete, BashComplete: offer(vmNames)},
 		},
@@ -269,9 +269,8 @@ func vmWait(c *cli.Context) error {
 		return err
 	}
 	vms := client.Resource(vmResource).Namespace(conn.namespace)
-	deadline := time.Now().Add(c.Duration("timeout"))
 	for _, name := range c.Args().Slice() {
-		if err := waitRunning(c, vms, name, time.Until(deadline)); err != nil {
+		if err := waitRunning(c, vms, name, time.Until(conn.patience.until)); err != nil {
 			return err
 		}
 	}
@@ -289,7 +288,7 @@ func vmCreateCommand() *cli.Command {
 			&cli.StringFlag{Name: "run-strategy", Value: "Always", Usage: "Always, RerunOnFailure, Manual, Once or Halted"},
 			&cli.StringFlag{Name: "cloud-init", Usage: "file with cloud-init user data"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "print the manifest and create nothing"},
-			&cli.DurationFlag{Name: "wait", Usage: "wait this long until it is Running"},
+			&cli.DurationFlag{Name: "wait", Action: mustBePositive("wait"), Usage: "wait this long until it is Running"},
 		},
 		Action: vmCreate,
 	}
@@ -330,8 +329,8 @@ func vmCreate(c *cli.Context) error {
 	if !printed {
 		fmt.Fprintf(c.App.Writer, "vm/%s created\n", vm.Name)
 	}
-	if timeout := c.Duration("wait"); timeout > 0 {
-		return waitRunning(c, vms, vm.Name, timeout)
+	if c.IsSet("wait") {
+		return waitRunning(c, vms, vm.Name, time.Until(conn.patience.until))
 	}
 	return nil
 }

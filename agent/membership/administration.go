@@ -106,10 +106,12 @@ func (a administration) IssueCredentials(ctx context.Context, csrPEM []byte) (*a
 // Leave implements admin.Mesh. It refuses while guests run on this host, because no
 // host would manage them afterwards. It may be repeated after a failure.
 func (a administration) Leave(ctx context.Context) error {
-	if err := retireHost(ctx, a.store, a.duties, a.newRemoval(a.config.Name)); err != nil {
+	retiring, cancel := context.WithTimeout(ctx, admin.Patience)
+	defer cancel()
+	if err := retireHost(retiring, a.store, a.duties, a.newRemoval(a.config.Name)); err != nil {
 		return err
 	}
-	if err := identity.NewHosts(a.records).Remove(ctx, a.config.Name); err != nil && !errors.Is(err, fault.NoHost) {
+	if err := identity.NewHosts(a.records).Remove(retiring, a.config.Name); err != nil && !errors.Is(err, fault.NoHost) {
 		return fmt.Errorf("remove the record of this host: %w", err)
 	}
 	if err := a.Member.store.Leave(ctx); err != nil {

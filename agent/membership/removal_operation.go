@@ -91,20 +91,22 @@ func (a administration) mustBeDead(ctx context.Context, name string, force bool)
 // RemoveHost implements admin.Mesh. It creates a removal operation, or finds the one in
 // progress, and waits for its end. The operation continues if the caller stops waiting.
 func (a administration) RemoveHost(ctx context.Context, request admin.Removal) error {
-	if err := a.mustBeRemovable(ctx, request.Host, request.Force); err != nil {
+	asking, cancel := context.WithTimeout(ctx, admin.Patience)
+	defer cancel()
+	if err := a.mustBeRemovable(asking, request.Host, request.Force); err != nil {
 		return err
 	}
 	spec := meshv1alpha1.OperationSpec{
 		Type: meshv1alpha1.RemoveHost, Target: request.Host, Force: request.Force, RequestedBy: request.By + " through " + a.config.Name,
 	}
-	record, err := identity.NewHosts(a.Member.store).Get(ctx, request.Host, raftstore.ReadOptions{})
+	record, err := identity.NewHosts(a.Member.store).Get(asking, request.Host, raftstore.ReadOptions{})
 	switch {
 	case err == nil:
 		spec.Machine = record.ID
 	case !errors.Is(err, fault.NoHost): // else an earlier removal got at least that far
 		return fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
 	}
-	key, err := requestRemoval(ctx, a.store, spec)
+	key, err := requestRemoval(asking, a.store, spec)
 	if err != nil {
 		return fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
 	}

@@ -36,6 +36,10 @@ type Removal struct {
 	Force bool
 }
 
+// Patience is how long a request waits for the mesh to have a leader before the client
+// is told that there is none. It is longer than an election takes.
+const Patience = 10 * time.Second
+
 // maxBody bounds a request body; the largest legitimate one is a certificate request.
 const maxBody = 64 << 10
 
@@ -50,7 +54,7 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 	mux.HandleFunc("GET /mesh/v1/status", replyJSON(func(r *http.Request) (any, error) {
 		return mesh.Status(r.Context())
 	}))
-	mux.HandleFunc("POST /mesh/v1/tokens", replyJSON(func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST /mesh/v1/tokens", replySoon(func(r *http.Request) (any, error) {
 		var request TokenRequest
 		if err := decodeBody(r, &request); err != nil {
 			return nil, err
@@ -60,13 +64,13 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 		}
 		return mesh.CreateToken(r.Context(), request.TTL)
 	}))
-	mux.HandleFunc("GET /mesh/v1/tokens", replyJSON(func(r *http.Request) (any, error) {
+	mux.HandleFunc("GET /mesh/v1/tokens", replySoon(func(r *http.Request) (any, error) {
 		return mesh.ListTokens(r.Context())
 	}))
-	mux.HandleFunc("DELETE /mesh/v1/tokens/{id}", replyJSON(func(r *http.Request) (any, error) {
+	mux.HandleFunc("DELETE /mesh/v1/tokens/{id}", replySoon(func(r *http.Request) (any, error) {
 		return nil, mesh.RevokeToken(r.Context(), r.PathValue("id"))
 	}))
-	mux.HandleFunc("POST /mesh/v1/credentials", replyJSON(func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST /mesh/v1/credentials", replySoon(func(r *http.Request) (any, error) {
 		var request CredentialsRequest
 		if err := decodeBody(r, &request); err != nil {
 			return nil, err
@@ -108,6 +112,16 @@ func decodeBody(r *http.Request, into any) error {
 		return fmt.Errorf("%w: more data follows the JSON object", fault.Invalid)
 	}
 	return nil
+}
+
+// replySoon is replyJSON for a request that is one act on the mesh's state: it waits no
+// longer than Patience.
+func replySoon(do func(*http.Request) (any, error)) http.HandlerFunc {
+	return replyJSON(func(r *http.Request) (any, error) {
+		ctx, cancel := context.WithTimeout(r.Context(), Patience)
+		defer cancel()
+		return do(r.WithContext(ctx))
+	})
 }
 
 func replyJSON(do func(*http.Request) (any, error)) http.HandlerFunc {

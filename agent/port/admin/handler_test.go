@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -152,4 +153,41 @@ func ask(t *testing.T, handler http.Handler, request, body string) *http.Respons
 	recorder := httptest.NewRecorder()
 	handler.ServeHTTP(recorder, httptest.NewRequest(method, path, strings.NewReader(body)))
 	return recorder.Result()
+}
+
+// leaderless is a mesh whose acts wait until their time is over.
+type leaderless struct{ fakeMesh }
+
+func wait(ctx context.Context) error {
+	<-ctx.Done()
+	return fault.New(fault.Unavailable, "the mesh has no leader")
+}
+
+func (*leaderless) CreateToken(ctx context.Context, _ time.Duration) (*admin.Token, error) {
+	return nil, wait(ctx)
+}
+
+func (*leaderless) ListTokens(ctx context.Context) ([]admin.Token, error) { return nil, wait(ctx) }
+
+func (*leaderless) RevokeToken(ctx context.Context, _ string) error { return wait(ctx) }
+
+func (*leaderless) IssueCredentials(ctx context.Context, _ []byte) (*admin.Credentials, error) {
+	return nil, wait(ctx)
+}
+
+func TestRequestsEndWithoutALeader(t *testing.T) {
+	for _, tc := range []struct{ method, path, body string }{
+		{"POST", "/mesh/v1/tokens", `{"ttl":1000}`}, {"GET", "/mesh/v1/tokens", ""}, {"DELETE", "/mesh/v1/tokens/abc", ""},
+		{"POST", "/mesh/v1/credentials", `{"csr":"x"}`},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			answer := httptest.NewRecorder()
+			request := httptest.NewRequestWithContext(t.Context(), tc.method, tc.path, strings.NewReader(tc.body))
+			admin.NewHandler(&leaderless{}, admin.AsRoot).ServeHTTP(answer, request)
+			if took := time.Since(began); answer.Code != http.StatusServiceUnavailable || took != admin.Patience {
+				t.Errorf("%s %s: status %d after %s", tc.method, tc.path, answer.Code, took)
+			}
+		})
+	}
 }

@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"virtmesh/agent/fault"
+	"virtmesh/raftstore"
+)
+
+// servedTypes is what a host tells of its API, with or without a leader.
+var servedTypes = map[string]string{
+	"/api":  `{"kind":"APIVersions","versions":[]}`,
+	"/apis": `{"kind":"APIGroupList","apiVersion":"v1","groups":[{"name":"kubevirt.io","versions":[{"groupVersion":"kubevirt.io/v1","version":"v1"}]}]}`,
+	"/apis/kubevirt.io/v1": `{"kind":"APIResourceList","groupVersion":"kubevirt.io/v1","resources":[
+		{"name":"virtualmachines","singularName":"virtualmachine","shortNames":["vm"],"namespaced":true,"kind":"VirtualMachine","verbs":["get","list"]}]}`,
+}
+
+// serveLeaderless serves the API of a host without a leader, which answers local reads
+// alone, and returns the flags that reach it.
+func serveLeaderless(t *testing.T) (connection []string, requests *atomic.Int64) {
+	t.Helper()
+	requests = new(atomic.Int64)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if answer, ok := servedTypes[r.URL.Path]; ok {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write([]byte(answer))
+			return
+		}
+		requests.Add(1)
+		if r.URL.Query().Get("resourceVersion") != "0" {
+			fault.Write(w, raftstore.ErrNoLeader)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"apiVersion":"kubevirt.io/v1","kind":"VirtualMachineList","metadata":{},"items":[
+			{"apiVersion":"kubevirt.io/v1","kind":"VirtualMachine","metadata":{"name":"known"}}]}`))
+	}))
+	t.Cleanup(web.Close)
+	return []string{"--kubeconfig", writeKubeconfig(t, web.URL)}, requests
+}
+
+func TestCommandsSayAtOnceThatThereIsNoLeader(t *testing.T) {
+	const limit = 1500 * time.Millisecond
+	for _, command := range []string{
+		"vm ls", "vm show web", "vm stop web", "vm delete web", "vm wait web", "node ls", "node show host1", "node cordon host1",
+		"operation ls", "operation cancel x", "events", "get vm", "vm create web --image i --wait 1500ms",
+	} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			connection, requests := serveLeaderless(t)
+			args := append(connection, strings.Fields(command)...)
+			if !strings.Contains(command, "--wait") {
+				args = append(args, "--timeout", limit.String())
+			}
+			began := time.Now()
+			code, stdout, stderr := runPlain(args...)
+			took := time.Since(began)
+			if code != 7 || stdout != "" {
+				t.Errorf("exit code %d, output %q; want 7 and none", code, stdout)
+			}
+			lines := strings.SplitN(stderr, "\n", 2)
+			if !strings.HasPrefix(lines[0], "the mesh has no leader") || !strings.HasSuffix(lines[0], "; waiting up to 1.5s, Ctrl+C stops") {
+				t.Errorf("the first line is %q", lines[0])
+			}
+			if last := lines[1]; !strings.Contains(last, "the mesh has no leader") || strings.Count(last, "\n") != 1 || !strings.Contains(last, "'virtmesh status'") {
+				t.Errorf("the last line is %q", last)
+			}
+			if n := requests.Load(); n < 2 || took > limit+time.Second {
+				t.Errorf("%d attempts in %s, want several within %s", n, took, limit)
+			}
+		})
+	}
+}
+
+func TestLocalReadsWithoutALeader(t *testing.T) {
+	connection, _ := serveLeaderless(t)
+	_, _, stderr := runPlain(append(connection, "vm", "ls", "--timeout", "100ms")...)
+	if !strings.Contains(stderr, "--local") {
+		t.Errorf("nothing tells of --local: %q", stderr)
+	}
+	code, stdout, stderr := runPlain(append(connection, "vm", "ls", "--local")...)
+	if code != 0 || stderr != "" || !strings.Contains(stdout, "known") {
+		t.Errorf("exit code %d, %q, %q; want the machine that the host knows", code, stdout, stderr)
+	}
+}
+
+func TestAHostThatDoesNotAnswer(t *testing.T) {
+	web := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	t.Cleanup(web.Close)
+	connection := []string{"--kubeconfig", writeKubeconfig(t, web.URL), "--timeout", "200ms"}
+	for _, command := range []string{"vm ls", "status", "token ls", "get vm"} {
+		code, _, stderr := runPlain(append(connection, strings.Fields(command)...)...)
+		if code != 7 || !strings.Contains(stderr, "has not answered within 200ms; 'virtmesh status'") || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%s: exit code %d, %q", command, code, stderr)
+		}
+	}
+}
+
+func TestTimeoutMustLeaveTime(t *testing.T) {
+	for _, args := range []string{"--timeout 0s vm ls", "vm wait web --timeout -5s", "vm create web --image i --wait -5s"} {
+		if code, _, stderr := runPlain(strings.Fields(args)...); code != 1 || !strings.Contains(stderr, "must be more than 0") {
+			t.Errorf("%s: exit code %d, %q", args, code, stderr)
+		}
+	}
+}
