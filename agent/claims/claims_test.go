@@ -159,7 +159,7 @@ func TestRefusals(t *testing.T) {
 			func(tx *objects.Tx) {
 				tx.Require(instanceKey(a.UID), a.Revision)
 				tx.Remove(instanceKey(a.UID))
-				tx.Demand(demandRule(RuleVMIOnce, vmiArgs{[]types.UID{a.UID}}))
+				tx.Demand(demandOnce(a.UID))
 			},
 			func(err error) bool { return refusedBy(err, RuleVMIOnce, "h1") },
 		},

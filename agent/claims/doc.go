@@ -36,6 +36,9 @@
 // of a name that is no longer used is deleted; this raises the floor, and the first
 // epoch of a name without a record is above the floor.
 //
-// Rules are versioned. A changed rule is added as a new version; the old version
-// stays, for the log entries that name it.
+// Rules are versioned, and a version never changes, because every replica must judge a
+// log entry as every other one does, whatever release it runs. The rules are in packages
+// of their own (rulesv1), which depend on no other code of virtmesh but the store's view.
+// A changed rule is added as a new version in a new package; the old one stays, for the
+// log entries that name it.
 package claims

@@ -1,14 +1,12 @@
 package claims
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"virtmesh/agent/claims/rulesv1"
 	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
 )
@@ -28,11 +26,7 @@ import (
 // again.
 
 // AllNamespaces stands for every namespace in a Regard.
-const AllNamespaces = "*"
-
-// RulePlacedSince refuses a decision that has not seen every instance of the namespaces
-// whose instances it counted.
-const RulePlacedSince = "placed-since"
+const AllNamespaces = rulesv1.AllNamespaces
 
 // Sight says which claims a decision has seen.
 type Sight struct {
@@ -72,8 +66,11 @@ func Depend(tx *objects.Tx, in Instance, r Regard, s Sight) {
 		tx.Put(guardKey(ns), encodeValue(guard{UID: in.UID}))
 	}
 	if len(r.Counted) > 0 {
-		known := append(slices.Clone(s.Known), Known{in.UID, in.Host})
-		tx.Demand(demandRule(RulePlacedSince, sinceArgs{r.Counted, s.Revision, known}))
+		known := []rulesv1.Known{{UID: string(in.UID), Host: in.Host}}
+		for _, k := range s.Known {
+			known = append(known, rulesv1.Known{UID: string(k.UID), Host: k.Host})
+		}
+		tx.Demand(rulesv1.CallPlacedSince(r.Counted, s.Revision, known))
 	}
 }
 
@@ -99,54 +96,3 @@ type guard struct {
 }
 
 func guardKey(namespace string) string { return guardPrefix + namespace }
-
-type sinceArgs struct {
-	Namespaces []string
-	Revision   uint64
-	Known      []Known
-}
-
-// checkPlacedSince requires that every instance with a claim in the namespaces was
-// placed at or before the revision, or is known. It checks the epoch records, which are
-// written exactly when an instance gets a host. So it does not see the room that a
-// migration reserves until the switch.
-func checkPlacedSince(v raftstore.View, _ *raftstore.Txn, raw []byte) error {
-	var args sinceArgs
-	if err := json.Unmarshal(raw, &args); err != nil {
-		return fmt.Errorf("arguments: %w", err)
-	}
-	for _, ns := range args.Namespaces {
-		prefix := epochPrefix
-		if ns != AllNamespaces {
-			prefix += ns + "/"
-		}
-		var err error
-		v.Ascend(prefix, func(rec raftstore.Record) bool {
-			if rec.ModRevision > args.Revision {
-				err = args.checkEpoch(v, rec)
-			}
-			return err == nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkEpoch refuses an epoch that is newer than what the decision has seen.
-func (a sinceArgs) checkEpoch(v raftstore.View, rec raftstore.Record) error {
-	epoch, err := decodeValue[Epoch](rec)
-	if err != nil {
-		return err
-	}
-	claim, runs := v.Get(instanceKey(epoch.UID))
-	if !runs {
-		return nil
-	}
-	in, err := decodeValue[Instance](claim)
-	if err != nil || slices.Contains(a.Known, Known{in.UID, in.Host}) {
-		return err
-	}
-	return fmt.Errorf("instance %s was placed meanwhile", strings.TrimPrefix(rec.Key, epochPrefix))
-}

@@ -8,6 +8,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"virtmesh/agent/claims/rulesv1"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
 	machine "virtmesh/agent/vmi"
@@ -256,9 +257,9 @@ func TestRulesRefuseWhatContradictsItself(t *testing.T) {
 	nowhere := in
 	nowhere.Host = ""
 	entry := string(Entry{Namespace: "ns", Name: "a", Epoch: 1, Resources: size(1)}.encodeText())
-	once, capacity, volume, slots := demandVMIOnce(in.UID), demandRule(RuleHostCapacity, hostArgs{[]string{"h1"}}),
-		demandRule(RuleVolumeOnce, volumeArgs{[]string{volumeKey("ns", "disk")}}), demandRule(RuleMigrationSlots, slotArgs{9, 9})
-	since := demandRule(RulePlacedSince, sinceArgs{Namespaces: []string{"ns"}})
+	once, capacity := demandOnce(in.UID), rulesv1.CallHostCapacity("h1")
+	volume, slots := rulesv1.CallVolumeOnce(volumeKey("ns", "disk")), rulesv1.CallMigrationSlots(9, 9)
+	since := rulesv1.CallPlacedSince([]string{"ns"}, 0, nil)
 	for name, tc := range map[string]struct {
 		call raftstore.ConstraintCall
 		part string

@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"virtmesh/agent/claims/rulesv1"
 	"virtmesh/agent/objects"
 )
 
@@ -73,7 +74,7 @@ func Release(tx *objects.Tx, in Instance) {
 	for _, host := range in.Hosts() {
 		tx.Remove(hostKey(host, in.UID))
 	}
-	tx.Demand(demandVMIOnce(in.UID))
+	tx.Demand(demandOnce(in.UID))
 }
 
 // ForgetEpochs deletes the epoch records of names under which nothing runs, and raises
@@ -116,7 +117,7 @@ func Attach(tx *objects.Tx, vol Volume, uid types.UID) Volume {
 		slices.Sort(vol.Holders)
 	}
 	tx.Put(key, encodeValue(vol))
-	tx.Demand(demandRule(RuleVolumeOnce, volumeArgs{[]string{key}}))
+	tx.Demand(rulesv1.CallVolumeOnce(key))
 	return vol
 }
 
@@ -146,7 +147,7 @@ type Limits struct {
 func TakeSlot(tx *objects.Tx, m Migration, limits Limits) {
 	tx.Require(migrationKey(m.UID), 0)
 	tx.Put(migrationKey(m.UID), encodeValue(m))
-	tx.Demand(demandRule(RuleMigrationSlots, slotArgs(limits)))
+	tx.Demand(rulesv1.CallMigrationSlots(limits.Total, limits.PerSource))
 }
 
 // FreeSlot removes a migration that has ended.
@@ -160,7 +161,7 @@ func FreeSlot(tx *objects.Tx, m Migration) {
 func putInstance(tx *objects.Tx, in Instance, hosts ...string) {
 	putRecords(tx, in, hosts)
 	if len(hosts) > 0 {
-		tx.Demand(demandRule(RuleHostCapacity, hostArgs{hosts}))
+		tx.Demand(rulesv1.CallHostCapacity(hosts...))
 	}
 }
 
@@ -170,7 +171,7 @@ func putRecords(tx *objects.Tx, in Instance, hosts []string) {
 	for _, host := range hosts {
 		tx.Put(hostKey(host, in.UID), entry)
 	}
-	tx.Demand(demandVMIOnce(in.UID))
+	tx.Demand(demandOnce(in.UID))
 }
 
 // putEpoch writes the epoch of the instance. It must come after the instance's record

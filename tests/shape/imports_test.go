@@ -92,6 +92,29 @@ func TestPureRoomsStayPure(t *testing.T) {
 	}
 }
 
+// The frozen rules judge log entries of every age, so they depend on nothing that
+// another change could alter: on the standard library, and on the view they judge.
+func TestFrozenRulesDependOnNothingThatChanges(t *testing.T) {
+	_, packages := load(t)
+	frozen := 0
+	for _, p := range packages {
+		if !within(path.Dir(p.path), "agent/claims") || !strings.HasPrefix(path.Base(p.path), "rulesv") {
+			continue
+		}
+		frozen++
+		for _, imported := range imports(p) {
+			first, _, _ := strings.Cut(imported, "/")
+			standard := !strings.Contains(first, ".") && first+"/" != module
+			if !standard && imported != module+"raftstore" {
+				t.Errorf("%s imports %s: a change there could change a verdict on an entry of an old log", p.path, imported)
+			}
+		}
+	}
+	if frozen == 0 {
+		t.Error("found no frozen rules")
+	}
+}
+
 func TestSiblingStewardsMeetInStoredObjectsOnly(t *testing.T) {
 	_, packages := load(t)
 	const siblings = "agent/stewards"
