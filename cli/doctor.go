@@ -4,17 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"strconv"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"virtmesh/agent"
+	"virtmesh/agent/host"
 	"virtmesh/agent/host/hypervisor/kvmprobe"
 	"virtmesh/agent/membership"
 )
@@ -47,9 +46,10 @@ func doctorCommand() *cli.Command {
 func doctor(c *cli.Context) error {
 	checks := []func(context.Context) finding{
 		checkRoot, checkKVM, checkProgram("qemu-system-x86_64", "qemu-system-x86"), checkProgram("qemu-img", "qemu-utils"), checkProgram("nft", "nftables"),
-		checkLibvirt, checkKernelFeatures, checkDisk, checkPaths(c.String("config")), checkClock,
-		checkPort("mesh port", membership.DefaultMeshPort, false), checkPort("gossip port", membership.DefaultGossipPort, true),
+		optional(checkProgram("swtpm", "swtpm")), optional(checkProgram("swtpm_setup", "swtpm-tools")), optional(checkProgram("ip", "iproute2")), checkFirmware,
+		checkLibvirt, checkKernelFeatures, checkDisk(c.String("config")), checkPaths(c.String("config")), checkPools(c.String("config")), checkClock, checkNeighbours,
 	}
+	checks = append(checks, portChecks(c.String("config"))...)
 	findings := make([]finding, 0, len(checks))
 	bad := false
 	for _, check := range checks {
@@ -169,11 +169,50 @@ func kernelHas(ctx context.Context, module string) bool {
 
 const wantedDisk = 10 << 30
 
-func checkDisk(context.Context) finding {
-	dir := membership.DefaultStateDir
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		dir = "/var/lib"
+// optional makes a failure of a check a warning.
+func optional(check func(context.Context) finding) func(context.Context) finding {
+	return func(ctx context.Context) finding {
+		f := check(ctx)
+		if f.Result == failed {
+			f.Result = warning
+		}
+		return f
 	}
+}
+
+// checkDisk checks the disk of the state directory, or of the directory in which it will
+// be made.
+func checkDisk(configPath string) func(context.Context) finding {
+	return func(context.Context) finding {
+		dir := membership.DefaultStateDir
+		if config, err := loadHostConfig(configPath); err == nil {
+			dir = config.StateDir
+		}
+		for _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) && dir != filepath.Dir(dir); _, err = os.Stat(dir) {
+			dir = filepath.Dir(dir)
+		}
+		return checkSpace(dir)
+	}
+}
+
+// checkPools checks the pools of the configuration.
+func checkPools(configPath string) func(context.Context) finding {
+	const check = "pools"
+	return func(context.Context) finding {
+		config, err := loadHostConfig(configPath)
+		if err != nil {
+			return finding{check, failed, err.Error(), "correct " + configPath}
+		}
+		for _, pool := range config.Pools {
+			if err := host.CheckPool(pool, config.Name, config.StateDir); err != nil {
+				return finding{check, warning, err.Error(), "machines that need the pool wait until it can be used; the agent tries again by itself"}
+			}
+		}
+		return finding{check, passed, fmt.Sprint(len(config.Pools)), ""}
+	}
+}
+
+func checkSpace(dir string) finding {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(dir, &fs); err != nil {
 		return finding{"disk", failed, err.Error(), "make " + dir + " a directory on a local disk"}
@@ -194,35 +233,4 @@ func checkClock(context.Context) finding {
 		return finding{"clock", warning, "not synchronised", "run a time service, such as systemd-timesyncd or chrony: a host whose clock is off by more than 30 s cannot join"}
 	}
 	return finding{"clock", passed, "synchronised", ""}
-}
-
-// checkPort checks that a TCP port is free, and the UDP port of the same number too if
-// datagrams are used.
-func checkPort(what string, port int, datagrams bool) func(context.Context) finding {
-	return func(ctx context.Context) finding {
-		if err := listenOnce(ctx, port, datagrams); err != nil {
-			if _, statErr := os.Stat(agent.DefaultConfigPath); statErr == nil {
-				return finding{what, passed, fmt.Sprintf("%d is in use, presumably by this host's agent", port), ""}
-			}
-			return finding{what, failed, fmt.Sprintf("%d is in use", port), "free the port, or choose another when the host joins"}
-		}
-		return finding{what, passed, strconv.Itoa(port), ""}
-	}
-}
-
-func listenOnce(ctx context.Context, port int, datagrams bool) error {
-	address := ":" + strconv.Itoa(port)
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	if err != nil {
-		return err
-	}
-	defer listener.Close()
-	if !datagrams {
-		return nil
-	}
-	packets, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", address)
-	if err != nil {
-		return err
-	}
-	return packets.Close()
 }

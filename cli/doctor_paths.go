@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
-
-	"virtmesh/agent"
 )
 
 // checkPaths checks that QEMU's user can reach the disks of guests: it must have the
@@ -21,10 +19,8 @@ import (
 func checkPaths(configPath string) func(context.Context) finding {
 	const check = "paths to disks"
 	return func(context.Context) finding {
-		config, err := agent.LoadConfig(configPath)
-		if errors.Is(err, fs.ErrNotExist) {
-			config = agent.DefaultConfig()
-		} else if err != nil {
+		config, err := loadHostConfig(configPath)
+		if err != nil {
 			return finding{check, failed, err.Error(), "correct " + configPath}
 		}
 		qemu, err := lookupUser(config.Hypervisor.User)

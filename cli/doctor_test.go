@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"virtmesh/agent"
 )
 
 // programs makes a directory of shell scripts the only place where programs are found.
@@ -84,16 +82,14 @@ func TestDoctorLooksForKernelFeatures(t *testing.T) {
 }
 
 func TestDoctorLooksForFreePorts(t *testing.T) {
-	if _, err := os.Stat(agent.DefaultConfigPath); err == nil {
-		t.Skip("this machine is a host, whose agent may have the ports")
-	}
 	listener, err := net.Listen("tcp", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	port := listener.Addr().(*net.TCPAddr).Port
-	if f := checkPort("mesh port", port, false)(t.Context()); f.Result != failed || !strings.Contains(f.Detail, fmt.Sprint(port)) || f.Fix == "" {
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	own := fmt.Sprintf("(pid %d)", os.Getpid())
+	if f := checkPort("mesh port", ":"+port, false)(t.Context()); f.Result != failed || !strings.Contains(f.Detail, port) || !strings.Contains(f.Detail, own) || f.Fix == "" {
 		t.Errorf("a port in use: %+v", f)
 	}
 	packets, err := net.ListenPacket("udp", ":0")
@@ -101,12 +97,84 @@ func TestDoctorLooksForFreePorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer packets.Close()
-	port = packets.LocalAddr().(*net.UDPAddr).Port
-	if f := checkPort("gossip port", port, true)(t.Context()); f.Result != failed || f.Fix == "" {
+	_, port, _ = net.SplitHostPort(packets.LocalAddr().String())
+	if f := checkPort("gossip port", ":"+port, true)(t.Context()); f.Result != failed || !strings.Contains(f.Detail, own) || f.Fix == "" {
 		t.Errorf("a port that another program takes datagrams at: %+v", f)
 	}
-	if f := checkPort("mesh port", port, false)(t.Context()); f.Result != passed {
+	if f := checkPort("mesh port", ":"+port, false)(t.Context()); f.Result != passed {
 		t.Errorf("a port that is only used for datagrams: %+v", f)
+	}
+	for line, want := range map[string]bool{
+		"/usr/local/bin/virtmesh agent run": true, "virtmesh --debug agent run --config x": true,
+		"virtmesh doctor": false, "nginx agent run": false, "virtmesh agent": false,
+	} {
+		if isAgent(strings.Fields(line)) != want {
+			t.Errorf("%q counts as an agent: %v", line, !want)
+		}
+	}
+}
+
+// TestDoctorReadsTheConfiguration: ports, disk and pools are those of agent.yaml.
+func TestDoctorReadsTheConfiguration(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	state := t.TempDir()
+	pool := filepath.Join(state, "pool")
+	if err := os.Mkdir(pool, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(pool, "pool.json"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	path := writeFile(t, "agent.yaml", fmt.Sprintf("name: host1\nadvertise: 192.0.2.1\nstateDir: %s/not/yet\nmeshListen: %s\npools: [{name: sick, path: %s}]\n", state, listener.Addr(), pool))
+	if f := portChecks(path)[0](t.Context()); f.Result != failed {
+		t.Errorf("the configured port is in use: %+v", f)
+	}
+	if f := checkDisk(path)(t.Context()); !strings.HasSuffix(f.Detail, " in "+state) {
+		t.Errorf("the disk of the configured state directory: %+v", f)
+	}
+	if f := checkPools(path)(t.Context()); f.Result != warning || !strings.Contains(f.Detail, "sick") {
+		t.Errorf("a pool that cannot be opened: %+v", f)
+	}
+}
+
+func TestDoctorWarnsOfOtherFirewalls(t *testing.T) {
+	for name, test := range map[string]struct {
+		scripts map[string]string
+		want    string // "" if nothing is in the way
+	}{
+		"none":                   {nil, ""},
+		"ufw":                    {map[string]string{"ufw": "echo 'Status: active'\n"}, "ufw"},
+		"ufw switched off":       {map[string]string{"ufw": "echo 'Status: inactive'\n"}, ""},
+		"ufw that knows":         {map[string]string{"ufw": "echo 'Status: active'\necho 'Anywhere on virtmesh0 ALLOW FWD Anywhere'\n"}, ""},
+		"firewalld":              {map[string]string{"firewall-cmd": "[ $1 = --state ] && echo running\n"}, "firewalld"},
+		"firewalld that knows":   {map[string]string{"firewall-cmd": "[ $1 = --state ] && echo running || echo trusted\n"}, ""},
+		"firewalld, not running": {map[string]string{"firewall-cmd": "echo 'not running'\nexit 252\n"}, ""},
+		"Docker":                 {map[string]string{"iptables": "echo '-P FORWARD DROP'\n"}, "Docker"},
+		"Docker that knows":      {map[string]string{"iptables": "echo '-P FORWARD DROP'\necho '-A DOCKER-USER -i virtmesh0 -j ACCEPT'\n"}, ""},
+		"no Docker":              {map[string]string{"iptables": "echo '-P FORWARD ACCEPT'\n"}, ""},
+		"NetworkManager":         {map[string]string{"nmcli": "echo running\n"}, "NetworkManager"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			programs(t, test.scripts)
+			f := checkNeighbours(t.Context())
+			if test.want == "" && f.Result != passed || test.want != "" && (f.Result != warning || !strings.Contains(f.Detail, test.want) || f.Fix == "") {
+				t.Errorf("got %+v, want a warning of %q", f, test.want)
+			}
+		})
+	}
+	dir := t.TempDir()
+	if leftAlone(dir) {
+		t.Error("an empty configuration of NetworkManager names the bridge")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "virtmesh.conf"), []byte("[keyfile]\nunmanaged-devices=interface-name:virtmesh0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if !leftAlone(dir) {
+		t.Error("NetworkManager is told to leave the bridge alone, and doctor does not see it")
 	}
 }
 
@@ -124,7 +192,7 @@ func TestDoctorPrintsEveryRemedy(t *testing.T) {
 		}
 		results[f.Check] = f.Result
 	}
-	for check, want := range map[string]string{"qemu-system-x86_64": failed, "qemu-img": failed, "nft": failed, "libvirt": failed} {
+	for check, want := range map[string]string{"qemu-system-x86_64": failed, "qemu-img": failed, "nft": failed, "libvirt": failed, "swtpm": warning, "swtpm_setup": warning, "ip": warning} {
 		if results[check] != want {
 			t.Errorf("%s is %q on a machine without programs, want %q", check, results[check], want)
 		}
