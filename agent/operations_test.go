@@ -48,7 +48,7 @@ func TestALostRaceDoesNotEndAnOperation(t *testing.T) {
 		fault.New(fault.NotFound, "no host9"):       true,
 	} {
 		got := lasting(membership.RemovalStep{Do: func(context.Context, func(done, total int64)) error { return err }})(t.Context(), nil)
-		if (got != err) != permanent { //nolint:errorlint // whether a layer is around the error is the question
+		if (got != err) != permanent {
 			t.Errorf("%v: permanent %v, want %v", err, !permanent, permanent)
 		}
 	}

@@ -1,6 +1,7 @@
 package port
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -25,7 +26,7 @@ func guardRequests(l net.Listener, next http.Handler) http.Handler {
 			if cause == nil {
 				return
 			}
-			if cause != http.ErrAbortHandler { // with it, a handler cuts off a request on purpose
+			if err, ok := cause.(error); !ok || !errors.Is(err, http.ErrAbortHandler) { // with it, a handler cuts off a request on purpose
 				own.port.reportPanic(own.proto, r.RemoteAddr, cause)
 			}
 			panic(http.ErrAbortHandler)
