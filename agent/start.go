@@ -63,7 +63,7 @@ func (a *Agent) openView(context.Context) (err error) {
 	a.onStop(func(context.Context) { a.view.stewardship.Close() })
 	recorder := objects.DefaultRecorderConfig()
 	recorder.Store, recorder.Component, recorder.Host = a.view.store, "virtmesh", a.config.Name
-	recorder.Logger = a.log.With("part", "events")
+	recorder.Logger, recorder.Registerer = a.log.With("part", "events"), a.metrics
 	a.view.recorder, err = objects.NewRecorder(recorder)
 	return part("prepare events", err)
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2/simplelru"
-	"golang.org/x/time/rate"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -33,15 +33,22 @@ type RecorderConfig struct {
 	// per Refill. Further events are dropped.
 	Burst  int
 	Refill time.Duration
+	// HostBurst and HostRefill bound all events of the recorder in the same way.
+	HostBurst  int
+	HostRefill time.Duration
 	// Remember is how many events, and how many objects, the recorder keeps in memory.
 	Remember int
 	// Logger receives failures. Required.
 	Logger *slog.Logger
+	// Registerer receives the metrics. May be nil.
+	Registerer prometheus.Registerer
 }
 
 // DefaultRecorderConfig returns the default settings, without the required fields.
 func DefaultRecorderConfig() RecorderConfig {
-	return RecorderConfig{Flush: time.Second, Burst: 25, Refill: 5 * time.Minute, Remember: 4096}
+	return RecorderConfig{
+		Flush: time.Second, Burst: 25, Refill: 5 * time.Minute, HostBurst: 500, HostRefill: time.Second, Remember: 4096,
+	}
 }
 
 // Validate reports what is missing or contradicts itself.
@@ -51,15 +58,16 @@ func (c RecorderConfig) Validate() error {
 		return errors.New("objects: RecorderConfig needs a Store and a Logger")
 	case c.Component == "" || c.Host == "":
 		return errors.New("objects: RecorderConfig needs Component and Host")
-	case c.Flush <= 0 || c.Refill <= 0 || c.Burst < 1 || c.Remember < 1:
-		return errors.New("objects: RecorderConfig wants positive Flush, Refill, Burst and Remember")
+	case c.Flush <= 0 || c.Refill <= 0 || c.HostRefill <= 0 || c.Burst < 1 || c.HostBurst < 1 || c.Remember < 1:
+		return errors.New("objects: RecorderConfig wants positive Flush, Refill, Burst, HostRefill, HostBurst and Remember")
 	}
 	return nil
 }
 
 // Recorder writes events, which tell users what happened to an object. If the same
 // thing happens again, it increments the count of the existing event instead of adding
-// a new one.
+// a new one. Texts that keep changing while object and reason are the same are counted
+// in one event.
 //
 // Events are best effort. They are written without conditions: an event's name contains
 // the host and the component, so each event has only one writer.
@@ -68,8 +76,8 @@ type Recorder struct {
 
 	mu      sync.Mutex
 	known   *lru.LRU[string, *corev1.Event] // by store key
-	budgets *lru.LRU[string, *rate.Limiter] // by uid of the object
-	pending map[string]*corev1.Event        // by store key
+	limits  *limits
+	pending map[string]*corev1.Event // by store key
 	order   []string
 	wake    chan struct{} // holds one token
 }
@@ -83,12 +91,12 @@ func NewRecorder(cfg RecorderConfig) (*Recorder, error) {
 	if err != nil {
 		return nil, err
 	}
-	budgets, err := lru.NewLRU[string, *rate.Limiter](cfg.Remember, nil)
+	limits, err := newLimits(cfg)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("objects: bound events: %w", err)
 	}
 	return &Recorder{
-		cfg: cfg, known: known, budgets: budgets,
+		cfg: cfg, known: known, limits: limits,
 		pending: map[string]*corev1.Event{}, wake: make(chan struct{}, 1),
 	}, nil
 }
@@ -123,10 +131,14 @@ func (r *Recorder) Event(o Object, eventType, reason, message string) {
 	if ev == nil {
 		return
 	}
-	r.known.Add(key, ev)
 	if _, waiting := r.pending[key]; !waiting {
+		if len(r.order) >= r.cfg.Remember {
+			r.limits.drop(droppedByStore, 1) // the mesh has taken no writes for long
+			return
+		}
 		r.order = append(r.order, key)
 	}
+	r.known.Add(key, ev)
 	r.pending[key] = ev
 	select {
 	case r.wake <- struct{}{}:
@@ -177,6 +189,7 @@ func (r *Recorder) writePending(ctx context.Context) {
 			return
 		}
 		if _, err := tx.Commit(ctx, r.cfg.Store); err != nil {
+			r.limits.drop(droppedByStore, n)
 			r.cfg.Logger.Warn("dropping events that cannot be written", "events", n, "err", err)
 		}
 	}
@@ -186,7 +199,7 @@ func (r *Recorder) writePending(ctx context.Context) {
 // budget is used up. The caller holds r.mu.
 func (r *Recorder) nextEvent(o Object, eventType, reason, message string) (string, *corev1.Event) {
 	kind, err := KindOf(o)
-	if err != nil || !r.takeFromBudget(string(o.GetUID())) {
+	if err != nil || !r.limits.take(string(o.GetUID())) {
 		return "", nil
 	}
 	ns := o.GetNamespace()
@@ -194,9 +207,10 @@ func (r *Recorder) nextEvent(o Object, eventType, reason, message string) (strin
 		ns = metav1.NamespaceDefault
 	}
 	message = plain.Message(message) // others may have chosen some of the words
-	name := o.GetName() + "." + r.nameHash(o, eventType, reason, message)
-	key := KindFor[*corev1.Event]().StoreKey(Key{Namespace: ns, Name: name})
 	now := metav1.NewTime(time.Now().Truncate(time.Second))
+	tell, message := r.limits.combine(r.nameHash(o, eventType, reason), message, now.Time)
+	name := o.GetName() + "." + r.nameHash(o, eventType, reason, tell)
+	key := KindFor[*corev1.Event]().StoreKey(Key{Namespace: ns, Name: name})
 	ev := r.lastWritten(key)
 	if ev == nil {
 		var tx Tx // only to complete the object
@@ -214,7 +228,7 @@ func (r *Recorder) nextEvent(o Object, eventType, reason, message string) (strin
 	}
 	ev = ev.DeepCopy()
 	ev.Count++
-	ev.LastTimestamp = now
+	ev.Message, ev.LastTimestamp = message, now
 	return key, ev
 }
 
@@ -233,15 +247,6 @@ func (r *Recorder) lastWritten(key string) *corev1.Event {
 		return nil
 	}
 	return ev
-}
-
-func (r *Recorder) takeFromBudget(uid string) bool {
-	l, ok := r.budgets.Get(uid)
-	if !ok {
-		l = rate.NewLimiter(rate.Every(r.cfg.Refill), r.cfg.Burst)
-		r.budgets.Add(uid, l)
-	}
-	return l.Allow()
 }
 
 func (r *Recorder) nameHash(o Object, parts ...string) string {

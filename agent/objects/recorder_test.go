@@ -8,7 +8,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
@@ -119,7 +121,7 @@ func TestChattyObjectsAreHeldBack(t *testing.T) {
 		chatty, calm := newVMI("chatty"), newVMI("calm")
 		chatty.UID, calm.UID = "1", "2"
 		for i := range 100 {
-			r.Event(chatty, corev1.EventTypeNormal, "Noise", fmt.Sprint("noise ", i))
+			r.Event(chatty, corev1.EventTypeNormal, fmt.Sprint("Noise", i), "noise")
 		}
 		r.Event(calm, corev1.EventTypeNormal, "Word", "a word")
 		time.Sleep(3 * time.Second)
@@ -129,4 +131,96 @@ func TestChattyObjectsAreHeldBack(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// A text in which a number changes each time makes a few events, and then one that says
+// how often and what it said last.
+func TestChangingTextsAreCountedTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := objectstest.New()
+		r := newRecorder(t, s)
+		vmi := newVMI("a")
+		for i := range 20 {
+			commit(t, s, func(tx *objects.Tx) {
+				r.AddTo(tx, vmi, corev1.EventTypeWarning, "FailedCreate", fmt.Sprint("no room at ", i))
+			})
+		}
+		commit(t, s, func(tx *objects.Tx) { r.AddTo(tx, vmi, corev1.EventTypeWarning, "FailedCreate", "no room at 0") })
+		counts := map[string]int32{}
+		for _, ev := range events(t, s) {
+			counts[ev.Message] = ev.Count
+		}
+		if len(counts) != 6 || counts["no room at 0"] != 2 || counts["(combined from similar events): no room at 19"] != 15 {
+			t.Errorf("the events are %v", counts)
+		}
+		time.Sleep(time.Hour)
+		commit(t, s, func(tx *objects.Tx) { r.AddTo(tx, vmi, corev1.EventTypeWarning, "FailedCreate", "no room at all") })
+		if n := len(events(t, s)); n != 7 {
+			t.Errorf("%d events, want a new text after a quiet hour to have its own", n)
+		}
+	})
+}
+
+// However many objects fail, a host writes a bounded number of events, and tells how
+// many it dropped.
+func TestAHostWritesBoundedEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := objectstest.New()
+		cfg := objects.DefaultRecorderConfig()
+		cfg.Store, cfg.Component, cfg.Host, cfg.Logger = s, "test", "h1", quiet()
+		registry := prometheus.NewRegistry()
+		cfg.Registerer = registry
+		r, err := objects.NewRecorder(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); r.Run(ctx) }()
+		before := s.Commits()
+		const objectsOfHost, minutes = 1000, 10
+		for range minutes * 60 {
+			for i := range objectsOfHost {
+				vmi := newVMI(fmt.Sprint("a", i))
+				vmi.UID = types.UID(vmi.Name)
+				r.Event(vmi, corev1.EventTypeWarning, "FailedCreate", "it failed")
+			}
+			time.Sleep(time.Second)
+		}
+		cancel()
+		<-done
+		total := int32(0)
+		for _, ev := range events(t, s) {
+			total += ev.Count
+		}
+		if want := int32(cfg.HostBurst + minutes*60); total > want || total < want-2 {
+			t.Errorf("%d events of %d objects in %d minutes, want %d", total, objectsOfHost, minutes, want)
+		}
+		if n := s.Commits() - before; n > minutes*60+10 {
+			t.Errorf("%d transactions", n)
+		}
+		for _, reason := range []string{"object", "host"} {
+			if metric(t, registry, "virtmesh_events_dropped_total", reason) == 0 {
+				t.Errorf("no event was counted as dropped for the %s", reason)
+			}
+		}
+	})
+}
+
+// metric returns the value of a counter with one label.
+func metric(t *testing.T, registry *prometheus.Registry, name, label string) float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == name && m.GetLabel()[0].GetValue() == label {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	t.Fatalf("no metric %s of %s", name, label)
+	return 0
 }
