@@ -204,7 +204,7 @@ func checkPools(configPath string) func(context.Context) finding {
 			return finding{check, failed, err.Error(), "correct " + configPath}
 		}
 		for _, pool := range config.Pools {
-			if err := host.CheckPool(pool, config.Name, config.StateDir); err != nil {
+			if err := host.CheckPool(pool, config.StateDir); err != nil {
 				return finding{check, warning, err.Error(), "machines that need the pool wait until it can be used; the agent tries again by itself"}
 			}
 		}

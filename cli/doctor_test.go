@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"virtmesh/agent"
+	"virtmesh/agent/host"
 )
 
 // programs makes a directory of shell scripts the only place where programs are found.
@@ -138,6 +141,13 @@ func TestDoctorReadsTheConfiguration(t *testing.T) {
 	}
 	if f := checkPools(path)(t.Context()); f.Result != warning || !strings.Contains(f.Detail, "sick") {
 		t.Errorf("a pool that cannot be opened: %+v", f)
+	}
+	path = writeFile(t, "well.yaml", fmt.Sprintf("name: host1\nadvertise: 192.0.2.1\nstateDir: %s/not/yet\n", state))
+	if f := checkPools(path)(t.Context()); f.Result != passed {
+		t.Errorf("a pool that is not made yet: %+v", f)
+	}
+	if config := agent.DefaultConfig(); len(config.Pools) == 0 || host.CheckPool(config.Pools[0], state) != nil {
+		t.Error("the default pool of a machine that is not in a mesh cannot be used")
 	}
 }
 

@@ -165,6 +165,8 @@ func (s *poolSet) Close() {
 
 // CheckPool returns why a host whose agent is not asked could not use a pool of its
 // configuration, nil if nothing is in the way. It changes nothing.
-func CheckPool(pool PoolConfig, hostName, stateDir string) error {
-	return dir.Check(poolOptions{host: hostName, stateDir: stateDir, uid: -1, gid: -1, log: slog.New(slog.DiscardHandler)}.configOf(pool))
+func CheckPool(pool PoolConfig, stateDir string) error {
+	// A machine that is not in a mesh has no name yet; it only marks unfinished work.
+	const anyName = "host"
+	return dir.Check(poolOptions{host: anyName, stateDir: stateDir, uid: -1, gid: -1, log: slog.New(slog.DiscardHandler)}.configOf(pool))
 }

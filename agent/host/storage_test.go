@@ -88,13 +88,13 @@ func TestSickPoolIsUnavailable(t *testing.T) {
 			if again := set.condition(); again != told {
 				t.Errorf("the same trouble is told anew: %q, before %q", again.Message, told.Message)
 			}
-			if name != "a file in place of a folder" && CheckPool(configured[0], "host1", state) == nil {
+			if name != "a file in place of a folder" && CheckPool(configured[0], state) == nil {
 				t.Error("doctor sees nothing")
 			}
 			if err := heal(); err != nil {
 				t.Fatal(err)
 			}
-			if err := CheckPool(configured[0], "host1", state); err != nil {
+			if err := CheckPool(configured[0], state); err != nil {
 				t.Errorf("doctor about a pool that is well: %v", err)
 			}
 			set.openMissing()
