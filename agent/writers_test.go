@@ -72,6 +72,8 @@ func declaredOutputs(t *testing.T) map[string][]stewards.Output {
 	add("stewards/schedule", c2, err)
 	c3, err := nodes.New(d, &stewardstest.Members{}, nil)
 	add("stewards/nodes", c3, err)
+	c10, err := nodes.NewInstances(d)
+	add("stewards/nodes", c10, err)
 	c4, err := namespace.New(d)
 	add("stewards/namespace", c4, err)
 	c5, err := operation.New(d, "h1", operation.Acts{meshv1alpha1.RemoveHost: {Outputs: removalOutputs()}})

@@ -17,7 +17,7 @@ func virtualMachineInstanceKind() *Kind {
 		ShortNames: []string{"vmi", "vmis"}, Categories: everything, Namespaced: true, Generation: true,
 		Object: &instance{}, List: &kubevirtv1.VirtualMachineInstanceList{},
 		Support: "works. Only its labels, annotations and finalizers can be changed, as in KubeVirt",
-		Writers: Writers{Spec: "users, stewards/vm", Status: "stewards/schedule until it has a host, then host/executor; stewards/operation when its host is removed"},
+		Writers: Writers{Spec: "users, stewards/vm", Status: "stewards/schedule until it has a host, then host/executor; stewards/nodes while its host is dead; stewards/operation when its host is removed"},
 		Finalizers: map[string]string{
 			kubevirtv1.VirtualMachineInstanceFinalizer:   "host/executor; stewards/schedule if it never had a host",
 			kubevirtv1.VirtualMachineControllerFinalizer: "stewards/vm",

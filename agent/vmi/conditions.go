@@ -96,3 +96,25 @@ func NewCondition(kind kubevirtv1.VirtualMachineInstanceConditionType, on bool, 
 	}
 	return kubevirtv1.VirtualMachineInstanceCondition{Type: kind, Status: status, Reason: reason, Message: message}
 }
+
+// ReasonNodeUnresponsive is the reason of condition Ready while the host of an instance
+// does not answer. KubeVirt has the name.
+const ReasonNodeUnresponsive = "NodeUnresponsive"
+
+// MarkOutOfReach sets condition Ready of an instance whose host does not answer: nobody
+// knows whether its guest runs.
+func MarkOutOfReach(vmi *kubevirtv1.VirtualMachineInstance, host string, now time.Time) {
+	SetCondition(vmi, NewCondition(kubevirtv1.VirtualMachineInstanceReady, false, ReasonNodeUnresponsive,
+		"host "+host+" does not answer: it is not known whether the guest runs"), now)
+}
+
+// IsOutOfReach reports whether MarkOutOfReach was the last to set condition Ready.
+func IsOutOfReach(vmi *kubevirtv1.VirtualMachineInstance) bool {
+	c := Condition(vmi, kubevirtv1.VirtualMachineInstanceReady)
+	return c != nil && c.Status == corev1.ConditionFalse && c.Reason == ReasonNodeUnresponsive
+}
+
+// NotRunningYet returns condition Ready of an instance whose guest was not started yet.
+func NotRunningYet() kubevirtv1.VirtualMachineInstanceCondition {
+	return NewCondition(kubevirtv1.VirtualMachineInstanceReady, false, kubevirtv1.GuestNotRunningReason, "the guest does not run yet")
+}

@@ -20,7 +20,7 @@ func SetNewInstance(d Defaults, vmi *kubevirtv1.VirtualMachineInstance, now time
 	}
 	vmi.Status.RuntimeUser = UnprivilegedUser
 	SetPhase(vmi, kubevirtv1.Pending, now)
-	SetCondition(vmi, NewCondition(kubevirtv1.VirtualMachineInstanceReady, false, kubevirtv1.GuestNotRunningReason, "the guest does not run yet"), now)
+	SetCondition(vmi, NotRunningYet(), now)
 }
 
 // SetNewMigration adds the label by which migrations of an instance are found. It

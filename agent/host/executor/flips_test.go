@@ -9,6 +9,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/host/hypervisor"
+	machine "virtmesh/agent/vmi"
 )
 
 // sleeper is a hypervisor whose guests sleep when told to.
@@ -64,6 +65,30 @@ func TestAGuestThatFallsAsleepAndWakesIsWrittenSeldom(t *testing.T) {
 		t.Errorf("looks again after %v", result.RequeueAfter)
 	}
 	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionFalse, reasonNotRunning)
+}
+
+// A host that was taken for dead says that its guest runs, once, and the mark of the
+// others stays as it is until then.
+func TestAHostThatReturnsReportsItsGuests(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	w.pass(flipQuiet)
+	mark := func() {
+		w.change(vmi, func(next *kubevirtv1.VirtualMachineInstance) { machine.MarkOutOfReach(next, thisHost, time.Now()) })
+	}
+	mark()
+	w.reconcile(vmi)
+	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionTrue, "")
+	mark()
+	before := w.store.Commits()
+	result := w.reconcile(vmi)
+	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionFalse, machine.ReasonNodeUnresponsive)
+	if n := w.store.Commits() - before; n != 0 || result.RequeueAfter <= 0 {
+		t.Errorf("%d writes, looks again after %v", n, result.RequeueAfter)
+	}
+	w.pass(result.RequeueAfter)
+	w.reconcile(vmi)
+	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionTrue, "")
 }
 
 // A pause is a user's doing or the host's, and told at once.

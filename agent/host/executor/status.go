@@ -63,14 +63,18 @@ func (e *Executor) describeState(updated *kubevirtv1.VirtualMachineInstance, r *
 	paused := r.domain.State == hypervisor.StatePaused && r.domain.Reason != hypervisor.ReasonStarting
 	wasPaused := machine.HasCondition(r.instance, kubevirtv1.VirtualMachineInstancePaused)
 	running, wait := r.domain.State == hypervisor.StateRunning, time.Duration(0)
-	if shown := machine.Condition(r.instance, kubevirtv1.VirtualMachineInstanceReady); shown != nil && !paused && !wasPaused && r.instance.Status.Phase == kubevirtv1.Running {
+	shown := machine.Condition(r.instance, kubevirtv1.VirtualMachineInstanceReady)
+	if shown != nil && !paused && !wasPaused && r.instance.Status.Phase == kubevirtv1.Running {
 		running, wait = e.flips.limitChange(r.ref.UID, kubevirtv1.VirtualMachineInstanceReady, shown.Status == corev1.ConditionTrue, running)
 	}
 	reason := reasonNotRunning
 	if running {
 		reason = ""
 	}
-	machine.SetCondition(updated, machine.NewCondition(kubevirtv1.VirtualMachineInstanceReady, running, reason, ""), r.now)
+	// While a change has to wait, the condition stays as it is, with the reason that it has.
+	if wait == 0 {
+		machine.SetCondition(updated, machine.NewCondition(kubevirtv1.VirtualMachineInstanceReady, running, reason, ""), r.now)
+	}
 	if !paused {
 		machine.DropConditions(updated, kubevirtv1.VirtualMachineInstancePaused)
 		return wait

@@ -48,6 +48,7 @@ func construct(t testing.TB, d stewards.Deps, host string, view *schedule.View, 
 	placeConfig.Deps, placeConfig.Volumes, placeConfig.View = d, schedule.FromClaims(d.Cache), view
 	add(schedule.New(placeConfig))
 	add(nodes.New(d, members, nil))
+	add(nodes.NewInstances(d))
 	add(collect.New(d))
 	add(collect.NewExpirer(d))
 	add(collect.NewEpochs(d))

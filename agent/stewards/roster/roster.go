@@ -52,7 +52,7 @@ type Deps struct {
 func Loops(deps Deps) ([]stewards.Loop, error) {
 	var loops []stewards.Loop
 	for _, add := range []func(Deps) ([]stewards.Loop, error){
-		virtualMachines, placement, otherNodes, garbage, oldEvents, unusedEpochs, namespaces, operations,
+		virtualMachines, placement, otherNodes, lostInstances, garbage, oldEvents, unusedEpochs, namespaces, operations,
 	} {
 		more, err := add(deps)
 		if err != nil {
@@ -131,6 +131,11 @@ func placement(deps Deps) ([]stewards.Loop, error) {
 func otherNodes(deps Deps) ([]stewards.Loop, error) {
 	w, err := nodes.New(deps.engine("node"), deps.Members, deps.Witness)
 	return loopOf("other nodes", w, err)
+}
+
+func lostInstances(deps Deps) ([]stewards.Loop, error) {
+	i, err := nodes.NewInstances(deps.engine("node"))
+	return loopOf("instances of other nodes", i, err)
 }
 
 func garbage(deps Deps) ([]stewards.Loop, error) {

@@ -53,7 +53,7 @@ var ownConditions = []kubevirtv1.VirtualMachineConditionType{
 	kubevirtv1.VirtualMachineFailure,
 	kubevirtv1.VirtualMachineRestartRequired,
 	kubevirtv1.VirtualMachineManualRecoveryRequired,
-	"Initialized", "Synchronized",
+	"Initialized",
 }
 
 // syncConditions copies the conditions of the instance to its machine, and
@@ -129,6 +129,9 @@ func printableStatus(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachi
 	if vmi != nil && !vmi.IsFinal() {
 		if vmi.DeletionTimestamp != nil || asksToStop(vm, vmi.UID) {
 			return kubevirtv1.VirtualMachineStatusStopping
+		}
+		if machine.IsOutOfReach(vmi) {
+			return kubevirtv1.VirtualMachineStatusUnknown
 		}
 		if s := runningStatus(vmi); s != "" {
 			return s

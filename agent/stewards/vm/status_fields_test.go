@@ -3,12 +3,14 @@ package vm
 import (
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/objects"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/agent/vmi/vmitest"
 )
 
@@ -147,5 +149,21 @@ func TestOtherRoomNeedsNoRestart(t *testing.T) {
 		if c := condition(b.vm(), kubevirtv1.VirtualMachineRestartRequired); c == nil {
 			b.Error("room that the template names needs no restart")
 		}
+	})
+}
+
+// Nobody knows what a guest does whose host does not answer.
+func TestAMachineOfADeadHostIsUnknown(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		b.phase(kubevirtv1.Running)
+		b.expect(kubevirtv1.VirtualMachineStatusRunning)
+		b.phase(kubevirtv1.Running, func(vmi *kubevirtv1.VirtualMachineInstance) { machine.MarkOutOfReach(vmi, "h2", time.Now()) })
+		b.expect(kubevirtv1.VirtualMachineStatusUnknown)
+		if vm := b.vm(); vm.Status.Ready || !strings.Contains(condition(vm, kubevirtv1.VirtualMachineReady).Message, "host h2") {
+			b.Errorf("%+v", vm.Status)
+		}
+		b.ask(stopReq(b.must().UID))
+		b.expect(kubevirtv1.VirtualMachineStatusStopping)
 	})
 }

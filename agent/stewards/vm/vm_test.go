@@ -654,7 +654,7 @@ func TestBlockedInstances(t *testing.T) {
 	for want, c := range map[kubevirtv1.VirtualMachinePrintableStatus]kubevirtv1.VirtualMachineInstanceCondition{
 		kubevirtv1.VirtualMachineStatusUnschedulable: {Type: podScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: "0/1 hosts are available"},
 		kubevirtv1.VirtualMachineStatusPvcNotFound:   {Type: kubevirtv1.VirtualMachineInstanceSynchronized, Status: corev1.ConditionFalse, Reason: reasonPVCNotFound},
-		kubevirtv1.VirtualMachineStatusErrImagePull:  {Type: kubevirtv1.VirtualMachineInstanceSynchronized, Status: corev1.ConditionFalse, Reason: reasonErrImagePull},
+		kubevirtv1.VirtualMachineStatusErrImagePull:  {Type: kubevirtv1.VirtualMachineInstanceSynchronized, Status: corev1.ConditionFalse, Reason: reasonErrImagePull, Message: "no such image"},
 	} {
 		run(t, func(b *bench) {
 			b.create(kubevirtv1.RunStrategyAlways)
@@ -662,10 +662,8 @@ func TestBlockedInstances(t *testing.T) {
 				vmi.Status.Conditions = append(vmi.Status.Conditions, c)
 			})
 			b.expect(want)
-			if c.Type == podScheduled {
-				if got := condition(b.vm(), "PodScheduled"); got == nil || got.Message != c.Message {
-					b.Errorf("PodScheduled: %+v", got)
-				}
+			if got := condition(b.vm(), kubevirtv1.VirtualMachineConditionType(c.Type)); got == nil || got.Reason != c.Reason || got.Message != c.Message {
+				b.Errorf("%s is not copied: %+v", c.Type, got)
 			}
 		})
 	}
