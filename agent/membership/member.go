@@ -92,9 +92,7 @@ func Start(ctx context.Context, config Config, options Options) (_ *Member, err 
 }
 
 func newMember(config Config, options Options) *Member {
-	m := &Member{config: config, options: options, log: options.Logger, admission: &Admission{}, left: make(chan struct{})}
-	m.witness = newWitness(m)
-	return m
+	return &Member{config: config, options: options, log: options.Logger, admission: &Admission{}, left: make(chan struct{})}
 }
 
 // openingSteps returns the steps that need no answer from another host.
@@ -154,7 +152,7 @@ func (m *Member) Run(ctx context.Context) error {
 	remembering := make(chan struct{})
 	go func() {
 		defer close(remembering)
-		m.rememberPeers(ctx)
+		m.peers.FollowRecords(ctx, m.store)
 	}()
 	defer func() {
 		cancel()
@@ -167,20 +165,6 @@ func (m *Member) Run(ctx context.Context) error {
 		return ErrLeft
 	case <-m.store.Failed():
 		return fmt.Errorf("the replicated store stopped: %w", m.Err())
-	}
-}
-
-// rememberPeers saves the other hosts' addresses in the identity until ctx ends.
-func (m *Member) rememberPeers(ctx context.Context) {
-	for ctx.Err() == nil {
-		watch, err := m.store.Watch(ctx, raftstore.WatchRequest{Prefix: identity.HostsPrefix})
-		if err != nil {
-			return // the store has stopped, and the agent stops with it
-		}
-		m.peers.readRecords()
-		for range watch.Events() {
-			m.peers.readRecords()
-		}
 	}
 }
 
@@ -204,7 +188,7 @@ func (m *Member) openIdentity(context.Context) (err error) {
 	if m.identity, err = identity.Open(m.config.StateDir); err != nil {
 		return err
 	}
-	m.peers = newPeers(m.config.Name, m.identity, m.log)
+	m.peers = NewPeers(m.config.Name, m.identity, m.log)
 	m.renewals = renewals{config: m.config, identity: m.identity, peers: m.peers}
 	return nil
 }
@@ -237,7 +221,7 @@ func (m *Member) startGossip(context.Context) error {
 	cfg.BindAddr, cfg.BindPort = "0.0.0.0", m.config.GossipPort
 	cfg.AdvertiseAddr, cfg.AdvertisePort = m.config.Advertise, m.config.GossipPort
 	cfg.Keys = m.identity.GossipKeys()
-	cfg.Seeds = m.peers.gossipSeeds
+	cfg.Seeds = m.peers.GossipSeeds
 	cfg.Facts = m.initialFacts()
 	cfg.Logger, cfg.Registerer = m.log.With("part", "gossip"), m.options.Metrics
 	g, err := gossip.New(cfg)
@@ -245,7 +229,7 @@ func (m *Member) startGossip(context.Context) error {
 		return err
 	}
 	m.gossip = g
-	m.peers.gossip.Store(g)
+	m.peers.OpenGossip(g)
 	m.onClose(func(context.Context) { g.Shutdown() })
 	return nil
 }

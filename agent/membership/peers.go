@@ -21,21 +21,37 @@ import (
 // so it can be used at any time during the start. Its methods may be called
 // concurrently.
 type Peers struct {
-	self     string
-	identity *identity.Identity
-	log      *slog.Logger
+	self  string
+	seeds SeedBook
+	log   *slog.Logger
 
 	gossip  atomic.Pointer[gossip.Gossip]
 	hosts   atomic.Pointer[identity.Hosts]
 	records *records
 }
 
-func newPeers(self string, id *identity.Identity, log *slog.Logger) *Peers {
-	return &Peers{self: self, identity: id, log: log, records: &records{self: self, log: log}}
+// SeedBook keeps the addresses by which a host finds its mesh when it has lost its copy
+// of the store. *identity.Identity is one.
+type SeedBook interface {
+	// Info returns what is saved, the seeds among it.
+	Info() identity.Info
+	// SetSeeds replaces the seeds.
+	SetSeeds(seeds []identity.Seed) error
 }
 
-// openRecords makes the records in the store known to p.
-func (p *Peers) openRecords(hosts *identity.Hosts) {
+var _ SeedBook = (*identity.Identity)(nil)
+
+// NewPeers returns the list of the other hosts of the host self. It knows the saved
+// seeds; OpenGossip and OpenRecords add what they know.
+func NewPeers(self string, seeds SeedBook, log *slog.Logger) *Peers {
+	return &Peers{self: self, seeds: seeds, log: log, records: &records{self: self, log: log}}
+}
+
+// OpenGossip makes the hosts that g lists known to p.
+func (p *Peers) OpenGossip(g *gossip.Gossip) { p.gossip.Store(g) }
+
+// OpenRecords makes the records in the store known to p.
+func (p *Peers) OpenRecords(hosts *identity.Hosts) {
 	p.hosts.Store(hosts)
 	p.records.open(hosts)
 }
@@ -51,20 +67,20 @@ func (p *Peers) members() []gossip.Member {
 	return g.Members()
 }
 
-// seeds returns the members by which to find the mesh: first those in the local copy of
-// the store, then those saved in the identity earlier.
-func (p *Peers) seeds() []identity.Seed {
+// Seeds returns the members by which to find the mesh: first those in the local copy of
+// the store, then those saved earlier.
+func (p *Peers) Seeds() []identity.Seed {
 	if others, _ := p.recordedSeeds(); len(others) > 0 {
 		return others
 	}
-	return p.identity.Info().Seeds
+	return p.seeds.Info().Seeds
 }
 
-// gossipSeeds returns the other members in the form that gossip uses. Gossip contacts
+// GossipSeeds returns the other members in the form that gossip uses. Gossip contacts
 // those that it does not list as live, for as long as the mesh has a record of them.
-func (p *Peers) gossipSeeds() []gossip.Seed {
+func (p *Peers) GossipSeeds() []gossip.Seed {
 	var seeds []gossip.Seed
-	for _, seed := range p.seeds() {
+	for _, seed := range p.Seeds() {
 		seeds = append(seeds, gossip.Seed{Name: seed.Host, Addr: seed.GossipAddress})
 	}
 	return seeds
@@ -82,22 +98,36 @@ func (p *Peers) recordedSeeds() (others []identity.Seed, ok bool) {
 	return others, ok
 }
 
-// readRecords reads the records again and saves the other hosts' addresses in the
-// identity. If the copy of the store
-// is lost, the host can find the mesh only by these addresses.
+// FollowRecords reads the records again whenever one changes, until ctx ends or the store
+// stops, and saves the other hosts' addresses.
+func (p *Peers) FollowRecords(ctx context.Context, store *raftstore.Store) {
+	for ctx.Err() == nil {
+		watch, err := store.Watch(ctx, raftstore.WatchRequest{Prefix: identity.HostsPrefix})
+		if err != nil {
+			return // the store has stopped, and the agent stops with it
+		}
+		p.readRecords()
+		for range watch.Events() {
+			p.readRecords()
+		}
+	}
+}
+
+// readRecords reads the records again and saves the other hosts' addresses. If the copy
+// of the store is lost, the host can find the mesh only by these addresses.
 func (p *Peers) readRecords() {
 	p.records.read()
 	others, ok := p.recordedSeeds()
 	if !ok {
 		return // this host is being removed, or has no copy yet
 	}
-	if err := p.identity.SetSeeds(others); err != nil {
+	if err := p.seeds.SetSeeds(others); err != nil {
 		p.log.Warn("the other hosts' addresses could not be saved", "err", err)
 	}
 }
 
-// meshAddresses returns the mesh addresses of the other hosts, live hosts first.
-func (p *Peers) meshAddresses() []string {
+// MeshAddresses returns the mesh addresses of the other hosts, live hosts first.
+func (p *Peers) MeshAddresses() []string {
 	var live, other []string
 	for _, member := range p.members() {
 		switch {
@@ -108,7 +138,7 @@ func (p *Peers) meshAddresses() []string {
 			other = append(other, member.Facts.MeshAddr)
 		}
 	}
-	for _, seed := range p.seeds() {
+	for _, seed := range p.Seeds() {
 		other = append(other, seed.MeshAddress)
 	}
 	return append(live, other...)
@@ -150,9 +180,9 @@ func (p *Peers) hostAt(address string) string {
 	return ""
 }
 
-// memberHealth returns the health of the members, by which raftstore chooses the
+// MemberHealth returns the health of the members, by which raftstore chooses the
 // voters. A member that gossip does not know is not alive.
-func (p *Peers) memberHealth() []raftstore.MemberHealth {
+func (p *Peers) MemberHealth() []raftstore.MemberHealth {
 	var health []raftstore.MemberHealth
 	gossiped := map[string]bool{}
 	for _, member := range p.members() {

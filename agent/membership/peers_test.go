@@ -46,7 +46,7 @@ func TestRemovedMachineLearnsWhy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := renewals{config: Config{Name: "host2"}, identity: id, peers: newPeers("host2", id, slog.New(slog.DiscardHandler))}
+	r := renewals{config: Config{Name: "host2"}, identity: id, peers: NewPeers("host2", id, slog.New(slog.DiscardHandler))}
 	if err := r.askWhetherExpelled(t.Context()); err != nil {
 		t.Errorf("a member: %v", err)
 	}
@@ -144,7 +144,7 @@ func joinHost(t *testing.T, m *identitytest.Mesh, serverCfg enrol.ServerConfig, 
 
 func TestRemovedHost(t *testing.T) {
 	store := raftstoretest.New(t)
-	h := newPeers("host1", nil, slog.New(slog.DiscardHandler))
+	h := NewPeers("host1", nil, slog.New(slog.DiscardHandler))
 	h.hosts.Store(identity.NewHosts(store))
 	if _, err := store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: identity.HostKey("host2"), Value: []byte(`{"name": "host2"}`)}}}); err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func TestWhoGossipsIsNotYetAHost(t *testing.T) {
 		if !m.AwaitAlive(10 * time.Second) {
 			t.Fatal("no mesh")
 		}
-		p := newPeers("host1", nil, slog.New(slog.DiscardHandler))
+		p := NewPeers("host1", nil, slog.New(slog.DiscardHandler))
 		p.gossip.Store(m.Member("host1"))
 		// Only the changes of the records are counted; gossip has events of its own.
 		var told atomic.Int32
@@ -61,7 +61,7 @@ func TestWhoGossipsIsNotYetAHost(t *testing.T) {
 		for _, name := range []string{"host1", "host2", "host3"} {
 			writeRecord(t, store, name, name+":7443")
 		}
-		p.openRecords(identity.NewHosts(store))
+		p.OpenRecords(identity.NewHosts(store))
 		if got := p.Members(); len(got) != 3 {
 			t.Errorf("all have records: %v", got)
 		}
@@ -74,7 +74,7 @@ func TestWhoGossipsIsNotYetAHost(t *testing.T) {
 		if got := p.Members(); !slices.Equal(got, []string{"host1", "host2"}) {
 			t.Errorf("host3 was removed: %v", got)
 		}
-		if slices.ContainsFunc(p.memberHealth(), func(h raftstore.MemberHealth) bool { return h.ID == "host3" }) {
+		if slices.ContainsFunc(p.MemberHealth(), func(h raftstore.MemberHealth) bool { return h.ID == "host3" }) {
 			t.Error("the store takes a removed machine for a member")
 		}
 		p.records.read()
@@ -93,13 +93,13 @@ func TestWhoGossipsIsNotYetAHost(t *testing.T) {
 // TestRecordedHostsAreKnownToTheStore: replicas that gossip has lost can be asked to
 // take a replica back.
 func TestRecordedHostsAreKnownToTheStore(t *testing.T) {
-	p := newPeers("host1", nil, slog.New(slog.DiscardHandler))
+	p := NewPeers("host1", nil, slog.New(slog.DiscardHandler))
 	store := identitytest.NewStore()
 	for _, name := range []string{"host1", "host2"} {
 		writeRecord(t, store, name, name+":7443")
 	}
-	p.openRecords(identity.NewHosts(store))
-	health := p.memberHealth()
+	p.OpenRecords(identity.NewHosts(store))
+	health := p.MemberHealth()
 	if len(health) != 2 || health[1].ID != "host2" || health[1].Addr != "host2:7443" || health[1].Alive {
 		t.Errorf("%+v", health)
 	}
@@ -119,7 +119,7 @@ func TestAddressOfADeadHostIsTakenOver(t *testing.T) {
 		if !m.AwaitAlive(10 * time.Second) {
 			t.Fatal("no mesh")
 		}
-		p := newPeers("host1", nil, slog.New(slog.DiscardHandler))
+		p := NewPeers("host1", nil, slog.New(slog.DiscardHandler))
 		p.gossip.Store(m.Member("host1"))
 		if got := p.hostAt("10.0.0.3:7443"); got != "host3" {
 			t.Errorf("by gossip: %q", got)
@@ -133,7 +133,7 @@ func TestAddressOfADeadHostIsTakenOver(t *testing.T) {
 		store := identitytest.NewStore()
 		writeRecord(t, store, "host1", "10.0.0.1:7443")
 		writeRecord(t, store, "host4", "10.0.0.3:7443")
-		p.openRecords(identity.NewHosts(store))
+		p.OpenRecords(identity.NewHosts(store))
 		if got := p.hostAt("10.0.0.3:7443"); got != "host4" {
 			t.Errorf("the new machine: %q", got)
 		}

@@ -29,7 +29,8 @@ func TestOnlyTheDeadAreRemoved(t *testing.T) {
 		}
 		silence, noLeader := time.Hour, error(nil)
 		m := newMember(Config{Name: "host1"}, Options{Logger: slog.New(slog.DiscardHandler)})
-		m.gossip, m.peers = mesh.Member("host1"), newPeers("host1", nil, m.log)
+		m.gossip, m.peers = mesh.Member("host1"), NewPeers("host1", nil, m.log)
+		m.witness = NewWitness(m.peers, nil)
 		m.witness.limit = func() time.Duration { return 10 * time.Second }
 		m.witness.silencesOf = func(context.Context) (map[string]time.Duration, error) {
 			return map[string]time.Duration{"host1": 0, "host2": silence, "host3": silence}, noLeader
@@ -38,7 +39,7 @@ func TestOnlyTheDeadAreRemoved(t *testing.T) {
 		for _, name := range []string{"host1", "host2", "host3"} {
 			writeRecord(t, store, name, name+":7443")
 		}
-		m.peers.openRecords(identity.NewHosts(store))
+		m.peers.OpenRecords(identity.NewHosts(store))
 		a := administration{Member: m}
 		for _, c := range []struct {
 			name, host string

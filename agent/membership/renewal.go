@@ -19,7 +19,7 @@ type renewals struct {
 
 // byOthers returns the issuer that asks the other hosts to sign.
 func (r renewals) byOthers() identity.Issuer {
-	return enrol.Renewal(enrol.RenewalConfig{Identity: r.identity, Members: r.peers.meshAddresses, Attempt: 5 * time.Second})
+	return enrol.Renewal(enrol.RenewalConfig{Identity: r.identity, Members: r.peers.MeshAddresses, Attempt: 5 * time.Second})
 }
 
 // byItself returns the issuer that signs with this host's copy of the CA key.
@@ -57,7 +57,7 @@ const askTimeout = 3 * time.Second
 // and vanish again, at each attempt to start its agent. It is no error if no host
 // answers in time: they may be starting too.
 func (m *Member) askBeforeGossip(ctx context.Context) error {
-	if len(m.peers.seeds()) == 0 {
+	if len(m.peers.Seeds()) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)

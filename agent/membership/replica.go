@@ -22,7 +22,7 @@ const rejoinTimeout = 5 * time.Second
 // when a whole mesh was switched off, one host starts first.
 func (m *Member) joinGossip(ctx context.Context) error {
 	var addresses []string
-	for _, seed := range m.peers.seeds() {
+	for _, seed := range m.peers.Seeds() {
 		addresses = append(addresses, seed.GossipAddress)
 	}
 	if len(addresses) == 0 {
@@ -48,7 +48,7 @@ func (m *Member) openStore(ctx context.Context) error {
 	cfg := m.config.storeConfig(m.log.With("part", "raftstore"))
 	cfg.Bootstrap = m.identity.Founder()
 	cfg.Raft, cfg.RPC = raft, rpc
-	cfg.Members = m.peers.memberHealth
+	cfg.Members = m.peers.MemberHealth
 	cfg.Registerer = m.options.Metrics
 	store, err := raftstore.Open(ctx, cfg)
 	if err != nil {
@@ -57,7 +57,8 @@ func (m *Member) openStore(ctx context.Context) error {
 	m.store, m.records = store, m.options.Meter.Raft(store, "membership")
 	hosts := identity.NewHosts(store)
 	m.admission.open(hosts)
-	m.peers.openRecords(hosts)
+	m.peers.OpenRecords(hosts)
+	m.witness = NewWitness(m.peers, store)
 	m.onClose(func(ctx context.Context) {
 		if store.IsLeader() {
 			if err := store.TransferLeadership(ctx); err != nil {
@@ -83,7 +84,7 @@ func (m *Member) joinStore(parent context.Context) error {
 		return m.awaitCopy(parent)
 	}
 	var addresses []string
-	for _, seed := range m.peers.seeds() {
+	for _, seed := range m.peers.Seeds() {
 		addresses = append(addresses, seed.MeshAddress)
 	}
 	if len(addresses) == 0 {
@@ -142,7 +143,7 @@ func (m *Member) awaitCopy(ctx context.Context) error {
 }
 
 func (m *Member) askForCopy(ctx context.Context) error {
-	addresses := m.peers.meshAddresses()
+	addresses := m.peers.MeshAddresses()
 	if len(addresses) == 0 {
 		return errNoOther
 	}

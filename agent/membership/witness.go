@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"virtmesh/agent/stewards"
+	"virtmesh/raftstore"
 )
 
 // farFewerOf / farFewerParts, two thirds, is the share of the recorded hosts below which
@@ -40,17 +41,19 @@ type Witness struct {
 
 var _ stewards.Witness = (*Witness)(nil)
 
-func newWitness(m *Member) *Witness {
+// NewWitness returns a witness that knows the hosts of the mesh by peers and asks the
+// leader through store.
+func NewWitness(peers *Peers, store *raftstore.Store) *Witness {
 	return &Witness{
 		recorded: func() (names []string) {
-			others, _ := m.peers.recordedSeeds()
+			others, _ := peers.recordedSeeds()
 			for _, other := range others {
 				names = append(names, other.Host)
 			}
 			return names
 		},
-		silencesOf: func(ctx context.Context) (map[string]time.Duration, error) { return m.store.Silences(ctx) },
-		limit:      func() time.Duration { return m.store.SilenceLimit() },
+		silencesOf: func(ctx context.Context) (map[string]time.Duration, error) { return store.Silences(ctx) },
+		limit:      func() time.Duration { return store.SilenceLimit() },
 	}
 }
 

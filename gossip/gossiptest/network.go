@@ -32,6 +32,7 @@ type Network struct {
 	hosts map[string]*Host // by address
 	names map[string]*Host
 	parts map[*Host]int
+	cuts  map[[2]string]bool // directed, by the names of sender and receiver
 
 	loss  atomic.Uint64 // lost packets per million
 	quiet atomic.Bool   // see quiet.go
@@ -51,6 +52,7 @@ func NewNetwork() *Network {
 		hosts: make(map[string]*Host),
 		names: make(map[string]*Host),
 		parts: make(map[*Host]int),
+		cuts:  make(map[[2]string]bool),
 	}
 }
 
@@ -69,9 +71,25 @@ func (n *Network) Host(name string) *Host {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	i := len(n.hosts) + 1
+	return n.add(name, net.IPv4(10, byte(i>>16), byte(i>>8), byte(i)))
+}
+
+// Restart adds a host at the address of an earlier one of the name, which must have been
+// killed or shut down.
+func (n *Network) Restart(name string) *Host {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	old := n.names[name]
+	h := n.add(name, old.ip)
+	n.parts[h] = n.parts[old]
+	delete(n.parts, old)
+	return h
+}
+
+// add adds a host at an address. The caller holds n.mu.
+func (n *Network) add(name string, ip net.IP) *Host {
 	h := &Host{
-		net: n, name: name,
-		ip:      net.IPv4(10, byte(i>>16), byte(i>>8), byte(i)),
+		net: n, name: name, ip: ip,
 		packets: make(chan *memberlist.Packet, socketBuffer),
 		streams: make(chan net.Conn),
 		down:    make(chan struct{}),
@@ -95,6 +113,18 @@ func (n *Network) Partition(p int, names ...string) {
 	}
 }
 
+// Cut loses, or no longer loses, everything that one host sends to another. What comes
+// the other way still arrives.
+func (n *Network) Cut(from, to string, cut bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if cut {
+		n.cuts[[2]string{from, to}] = true
+	} else {
+		delete(n.cuts, [2]string{from, to})
+	}
+}
+
 // Starve takes the CPU away from a host, or gives it back. A starved host neither reads
 // nor sends. Its timers still fire, which is worse than in reality, where they would be
 // late as well.
@@ -111,7 +141,7 @@ func (n *Network) reach(h *Host, addr string) *Host {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	to := n.hosts[addr]
-	if to == nil || h.dead.Load() || to.dead.Load() || n.parts[h] != n.parts[to] {
+	if to == nil || h.dead.Load() || to.dead.Load() || n.parts[h] != n.parts[to] || n.cuts[[2]string{h.name, to.name}] {
 		return nil
 	}
 	return to
@@ -239,6 +269,9 @@ func (h *Host) DialTimeout(addr string, timeout time.Duration) (net.Conn, error)
 	giveUp := time.NewTimer(timeout)
 	defer giveUp.Stop()
 	to := h.net.reach(h, addr)
+	if to != nil && h.net.reach(to, h.addr) == nil {
+		to = nil // the answer is lost
+	}
 	if asked, answered := !h.net.lost(), !h.net.lost(); !asked || !answered { // SYN, or its answer
 		select {
 		case <-time.After(time.Second):

@@ -17,11 +17,12 @@ var ErrUnreachable = errors.New("raftstoretest: host is unreachable")
 // healed. A cut or a partition breaks the connections across it; Silence breaks none.
 type Network struct {
 	mu        sync.Mutex
-	silent    map[string]bool   // hosts whose traffic is lost in both directions
-	healed    chan struct{}     // closed by the next Heal
-	listeners map[string]*Layer // by kind and address
-	cut       map[string]bool   // hosts that reach no other host
-	groups    map[string]int    // partition that a host is in
+	silent    map[string]bool    // hosts whose traffic is lost in both directions
+	healed    chan struct{}      // closed by the next Heal
+	listeners map[string]*Layer  // by kind and address
+	cut       map[string]bool    // hosts that reach no other host
+	groups    map[string]int     // partition that a host is in
+	lost      map[[2]string]bool // directed, by the addresses of sender and receiver
 	conns     map[*pipe]struct{}
 }
 
@@ -33,6 +34,7 @@ func NewNetwork() *Network {
 		listeners: make(map[string]*Layer),
 		cut:       make(map[string]bool),
 		groups:    make(map[string]int),
+		lost:      make(map[[2]string]bool),
 		conns:     make(map[*pipe]struct{}),
 	}
 }
@@ -83,7 +85,7 @@ func (l *Layer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 	l.n.mu.Lock()
 	peer := l.n.listeners[l.kind+" "+addr]
 	ok := peer != nil && l.n.linked(l.addr, addr)
-	silent, healed := l.n.silent[l.addr] || l.n.silent[addr], l.n.healed
+	silent, healed := l.n.loses(l.addr, addr) || l.n.loses(addr, l.addr), l.n.healed
 	l.n.mu.Unlock()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
@@ -101,7 +103,7 @@ func (l *Layer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 	near, far := net.Pipe()
 	p := &pipe{n: l.n, a: l.addr, b: addr, near: near, far: far}
 	select {
-	case peer.incoming <- &end{far, p}:
+	case peer.incoming <- &end{far, p, addr, l.addr}:
 	case <-peer.closed:
 		return nil, fmt.Errorf("dial %s: %w", addr, ErrUnreachable)
 	case <-timer.C:
@@ -114,7 +116,7 @@ func (l *Layer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 		return nil, fmt.Errorf("dial %s: %w", addr, ErrUnreachable)
 	}
 	l.n.conns[p] = struct{}{}
-	return &end{near, p}, nil
+	return &end{near, p, l.addr, addr}, nil
 }
 
 func (n *Network) linked(a, b string) bool {
@@ -151,22 +153,48 @@ func (n *Network) Silence(addr string) {
 	n.silent[addr] = true
 }
 
-// Heal undoes every cut, partition and silence. It breaks the connections that lost
-// data while a host was silent.
+// Lose loses, or no longer loses, everything that one host sends to another. What comes
+// the other way still arrives, but no connection can be opened. Connections that have
+// lost data break when it ends.
+func (n *Network) Lose(from, to string, lost bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if lost {
+		n.lost[[2]string{from, to}] = true
+		return
+	}
+	delete(n.lost, [2]string{from, to})
+	n.breakLossy(func(p *pipe) bool { return !n.loses(p.a, p.b) && !n.loses(p.b, p.a) })
+}
+
+// loses reports whether what one host sends to another is lost. The caller holds n.mu.
+func (n *Network) loses(from, to string) bool {
+	return n.silent[from] || n.silent[to] || n.lost[[2]string{from, to}]
+}
+
+// breakLossy breaks the connections that have lost data and that ok holds for. The caller
+// holds n.mu.
+func (n *Network) breakLossy(ok func(*pipe) bool) {
+	for p := range n.conns {
+		if p.lossy && ok(p) {
+			p.close()
+			delete(n.conns, p)
+		}
+	}
+}
+
+// Heal undoes every cut, partition, loss and silence. It breaks the connections that lost
+// data meanwhile.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.cut)
 	clear(n.groups)
 	clear(n.silent)
+	clear(n.lost)
 	close(n.healed)
 	n.healed = make(chan struct{})
-	for p := range n.conns {
-		if p.lossy {
-			p.close()
-			delete(n.conns, p)
-		}
-	}
+	n.breakLossy(func(*pipe) bool { return true })
 }
 
 // Hangup closes all connections of a host, as an operating system does at the end of a
@@ -182,11 +210,11 @@ func (n *Network) Hangup(addr string) {
 	}
 }
 
-// lose reports whether data written to p now is lost.
-func (n *Network) lose(p *pipe) bool {
+// lose reports whether data that one end of p writes to the other now is lost.
+func (n *Network) lose(p *pipe, from, to string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	lost := n.silent[p.a] || n.silent[p.b]
+	lost := n.loses(from, to)
 	p.lossy = p.lossy || lost
 	return lost
 }
@@ -218,12 +246,13 @@ func (p *pipe) close() {
 // end is one side of a pipe.
 type end struct {
 	net.Conn
-	p *pipe
+	p        *pipe
+	from, to string
 }
 
 // Write implements net.Conn.
 func (e *end) Write(b []byte) (int, error) {
-	if e.p.n.lose(e.p) {
+	if e.p.n.lose(e.p, e.from, e.to) {
 		return len(b), nil
 	}
 	return e.Conn.Write(b)

@@ -1,69 +1,92 @@
 package robustness
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/objects"
-	"virtmesh/agent/stewards/stewardstest"
+	"virtmesh/raftstore"
+	"virtmesh/tests/robustness/mesh"
 )
 
-// expectEntries checks which entries follow when a user commits a transaction,
-// within the hour after it.
-func (h *host) expectEntries(build func(tx *objects.Tx), want ...string) {
-	h.Helper()
-	before := len(h.journal.since(0))
-	var tx objects.Tx
-	build(&tx)
-	_, err := tx.Commit(h.Context(), h.store("user"))
-	h.Check(err)
-	time.Sleep(time.Hour)
-	synctest.Wait()
-	if got := h.journal.since(before); !slices.Equal(got, want) {
-		h.Errorf("the entries are\n%q, want\n%q", got, want)
+// expectEntries checks which entries follow a user's act, before its events are so old
+// that they are deleted.
+func (s story) expectEntries(act func(), want ...string) {
+	s.t.Helper()
+	before := len(s.History.Writes())
+	act()
+	time.Sleep(50 * time.Minute)
+	writes := s.History.Writes()[before:]
+	slices.SortStableFunc(writes, func(a, b mesh.Write) int { return cmp.Compare(a.Revision, b.Revision) })
+	var got []string
+	for _, w := range writes {
+		line := w.Writer + ": " + w.Kinds
+		if w.Err != nil {
+			line += ", refused: " + w.Err.Error()
+		}
+		got = append(got, line)
+	}
+	if !slices.Equal(got, want) {
+		s.t.Errorf("the entries are\n%q, want\n%q", got, want)
 	}
 }
 
 // A machine costs four log entries until its guest runs, one more for its own
 // status, and nothing from then on, however far the caches are behind. Its end
-// costs four, and a fifth that is shared by all machines that end in one minute.
+// costs four, and a fifth that is shared by all machines that end in one minute. The events
+// are deleted an hour later, all those of five minutes by one entry.
 func TestLifeOfMachineWritesFewEntries(t *testing.T) {
 	for _, lag := range []time.Duration{0, 2 * time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond} {
 		t.Run(fmt.Sprint("lag ", lag), func(t *testing.T) {
-			runHost(t, lag, func(h *host) {
-				vm := newMachine("web")
-				key := objects.KeyOf(vm)
-				h.expectEntries(func(tx *objects.Tx) { tx.Create(vm) },
+			config := mesh.DefaultConfig()
+			config.Lag = lag
+			tellWith(t, config, 1, func(s story) {
+				time.Sleep(time.Minute)
+				s.expectEntries(func() { s.create("web") },
 					"user: virtualmachines",
-					"vm: virtualmachineinstances events virtualmachines",
-					"placement: claims virtualmachineinstances events",
+					"stewards: virtualmachineinstances events virtualmachines",
+					"stewards: claims virtualmachineinstances events",
 					"executor: virtualmachineinstances events", // the guest runs
-					"vm: virtualmachines",
+					"stewards: virtualmachines",
 				)
-				if got := stewardstest.Get[*kubevirtv1.VirtualMachine](h.World, key); got.Status.PrintableStatus != kubevirtv1.VirtualMachineStatusRunning || !got.Status.Ready {
-					t.Errorf("the machine is %s, ready %v", got.Status.PrintableStatus, got.Status.Ready)
+				vm := get[*kubevirtv1.VirtualMachine](s, "web")
+				if vm == nil || vm.Status.PrintableStatus != kubevirtv1.VirtualMachineStatusRunning || !vm.Status.Ready {
+					t.Fatalf("the machine is %+v", vm)
 				}
-				if got := stewardstest.Get[*kubevirtv1.VirtualMachineInstance](h.World, key); got == nil || got.Status.Phase != kubevirtv1.Running {
-					t.Errorf("the instance is %+v", got)
+				if phase := s.phase("web"); phase != kubevirtv1.Running {
+					t.Errorf("the instance is %q", phase)
 				}
-				h.expectEntries(func(tx *objects.Tx) {
-					tx.Delete(stewardstest.Get[*kubevirtv1.VirtualMachine](h.World, key), objects.DeleteOptions{})
-				},
+				time.Sleep(20 * time.Minute)
+				s.expectEntries(func() { s.remove("web") },
 					"user: virtualmachines",
-					"vm: virtualmachineinstances events virtualmachines",
+					"stewards: virtualmachineinstances events virtualmachines",
 					"executor: virtualmachineinstances claims events",
-					"vm: virtualmachineinstances virtualmachines",
-					"collector: claims", // the epochs of the names that are free again
+					"stewards: virtualmachineinstances virtualmachines",
+					"stewards: claims", // the epochs of the names that are free again
 				)
-				if left := h.Names("/registry/kubevirt.io/"); len(left) > 0 {
+				if left := s.list("/registry/kubevirt.io/"); len(left) > 0 {
 					t.Errorf("left are %v", left)
 				}
 			})
 		})
 	}
+}
+
+// list returns the keys below a prefix.
+func (s story) list(prefix string) (keys []string) {
+	s.check(s.Commit(s.t.Context(), func(ctx context.Context, store objects.Store, _ *objects.Tx) error {
+		result, err := store.List(ctx, raftstore.ListRequest{Prefix: prefix})
+		keys = nil
+		for _, rec := range result.Records {
+			keys = append(keys, rec.Key)
+		}
+		return err
+	}))
+	return keys
 }

@@ -1,0 +1,330 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/fault"
+	"virtmesh/agent/host/offer"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/membership"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
+	"virtmesh/gossip"
+	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
+)
+
+// agent is one run of a host's agent.
+type agent struct {
+	host *Host
+	log  *slog.Logger
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	// dead is set when the process is killed. From then on it acts on nothing. steps is
+	// at which step from now that happens; zero for never.
+	dead  atomic.Bool
+	steps atomic.Int64
+
+	member chan struct{} // closed when the host has a copy of the state, and its loops run
+	ended  chan struct{} // closed when nothing is left of the process
+
+	gossip      *gossip.Gossip
+	peers       *membership.Peers
+	store       *raftstore.Store
+	hosts       atomic.Pointer[identity.Hosts]
+	witness     *membership.Witness
+	cache       *objects.Cache
+	claims      *claims.Cache
+	stewardship *stewards.Stewardship
+	judge       *offer.Judge
+
+	mu      sync.Mutex
+	err     error
+	closers []func() // undo the start, last first
+}
+
+// errKilled is the error of every act of a process that was killed.
+var errKilled = errors.New("the agent was killed")
+
+// newAgent opens the parts of an agent that need no other host.
+func newAgent(h *Host, steps int) (_ *agent, err error) {
+	a := &agent{host: h, log: h.mesh.cfg.Logger.With("host", h.Name), member: make(chan struct{}), ended: make(chan struct{})}
+	a.steps.Store(int64(steps))
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	a.peers = membership.NewPeers(h.Name, &h.book, a.log)
+	if err := a.openGossip(); err != nil {
+		return nil, err
+	}
+	if err := a.openStore(); err != nil {
+		return nil, err
+	}
+	a.witness = membership.NewWitness(a.peers, a.store)
+	return a, a.openView()
+}
+
+func (a *agent) onClose(undo func()) { a.closers = append(a.closers, undo) }
+
+func (a *agent) close() {
+	a.cancel()
+	for _, undo := range slices.Backward(a.closers) {
+		undo()
+	}
+}
+
+func (a *agent) openGossip() error {
+	network, cfg := a.host.mesh.links.gossip, gossip.DefaultConfig()
+	cfg.Name, cfg.Mesh, cfg.Logger = a.host.Name, "mesh", a.log
+	cfg.Seeds = a.peers.GossipSeeds
+	cfg.Facts = gossip.Facts{MeshAddr: a.host.address, Version: "v1", FeatureLevel: membership.FeatureLevel}
+	cfg.Transport = network.Restart(a.host.Name)
+	g, err := gossip.New(cfg)
+	if err != nil {
+		return err
+	}
+	a.gossip = g
+	a.peers.OpenGossip(g)
+	a.onClose(g.Shutdown)
+	return nil
+}
+
+func (a *agent) openStore() error {
+	calls, cfg := a.host.mesh.links.calls, raftstore.DefaultConfig()
+	cfg.NodeID, cfg.Addr, cfg.DataDir = a.host.Name, a.host.address, a.host.dataDir()
+	cfg.Constraints, cfg.Members, cfg.Logger = claims.Rules(), a.peers.MemberHealth, a.log
+	cfg.Bootstrap = a.host.founder
+	cfg.Raft, cfg.RPC = a.layer(calls, "raft"), a.layer(calls, "rpc")
+	store, err := raftstore.Open(a.ctx, cfg)
+	if err != nil {
+		return err
+	}
+	a.store = store
+	hosts := identity.NewHosts(store)
+	a.hosts.Store(hosts)
+	a.peers.OpenRecords(hosts)
+	a.onClose(func() {
+		if err := store.Close(); err != nil {
+			a.host.mesh.History.fail("close the store of %s: %v", a.host.Name, err)
+		}
+	})
+	return nil
+}
+
+func (a *agent) layer(calls *raftstoretest.Network, kind string) layer {
+	return layer{calls.Listen(kind, a.host.address), a}
+}
+
+func (a *agent) openView() error {
+	cfg := objects.DefaultCacheConfig()
+	cfg.Store, cfg.Logger = lagging{a.writer("cache"), a.host.mesh.cfg.Lag}, a.log
+	var err error
+	if a.cache, err = objects.NewCache(cfg); err != nil {
+		return err
+	}
+	a.claims = claims.NewCache(a.cache, a.log)
+	a.stewardship = stewards.NewStewardship(stewards.StewardshipConfig{
+		Self: a.host.Name, Members: a.peers, Witness: a.witness, Logger: a.log,
+	})
+	a.onClose(a.stewardship.Close)
+	return nil
+}
+
+// writer returns the store as a part of the agent writes it.
+func (a *agent) writer(name string) objects.Store {
+	return stewards.Guard(written{objects.FromRaft(a.store, nil), a, name})
+}
+
+// admits returns an error if the host does not admit another machine.
+func (a *agent) admits(other *Host) error {
+	hosts := a.hosts.Load()
+	if hosts == nil {
+		return errors.New("the replica is not open yet")
+	}
+	return hosts.Admit(other.node)
+}
+
+// isMember reports whether the host has a copy of the state and runs its loops.
+func (a *agent) isMember() bool {
+	select {
+	case <-a.member:
+		return !a.dead.Load()
+	default:
+		return false
+	}
+}
+
+// step is called before each act that others notice. Its error says that the process was
+// killed.
+func (a *agent) step() error {
+	if a.steps.Load() > 0 && a.steps.Add(-1) == 0 {
+		a.kill()
+	}
+	if a.dead.Load() {
+		return errKilled
+	}
+	return nil
+}
+
+// kill ends the process. It does not wait until nothing is left of it.
+func (a *agent) kill() {
+	if a.dead.Swap(true) {
+		return
+	}
+	a.host.mesh.History.note(a.host.Name, "the agent is killed")
+	a.host.mesh.links.setOff(a.host.Name, true)
+	a.host.mesh.links.calls.Hangup(a.host.address)
+	a.cancel()
+}
+
+// run lets the agent live, in the background.
+func (a *agent) run() {
+	go func() {
+		err := a.live(a.ctx)
+		if err == nil {
+			err = errKilled
+		}
+		a.mu.Lock()
+		a.err = err
+		a.mu.Unlock()
+		if !a.dead.Load() {
+			a.host.mesh.links.setOff(a.host.Name, true)
+			a.host.mesh.History.noteEnd(a.host.Name, err)
+		}
+		a.close()
+		a.host.mu.Lock()
+		a.host.agent = nil
+		a.host.mu.Unlock()
+		close(a.ended)
+	}()
+}
+
+// failure returns why the agent has ended.
+func (a *agent) failure() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
+}
+
+// live is the life of the agent, from the search for the mesh to its end.
+func (a *agent) live(ctx context.Context) error {
+	if err := a.join(ctx); err != nil {
+		return err
+	}
+	loops, err := a.loops()
+	if err != nil {
+		return err
+	}
+	var background sync.WaitGroup
+	defer background.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	background.Go(func() { a.peers.FollowRecords(ctx, a.store) })
+	background.Go(func() { a.host.mesh.History.follow(ctx, a.host.Name, a.store) })
+	background.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-a.store.Failed():
+			cancel()
+		}
+	})
+	a.host.mesh.History.note(a.host.Name, "the host is a member")
+	close(a.member)
+	err = stewards.RunLoops(ctx, loops)
+	if failed := a.store.Err(); failed != nil {
+		return failed
+	}
+	return err
+}
+
+// Times of a start, as package membership has them.
+const (
+	joinTimeout   = 30 * time.Second
+	rejoinTimeout = 5 * time.Second
+	joinPause     = 5 * time.Second
+)
+
+// join finds the mesh and makes the host a replica. A host with a copy of the state goes
+// on with it when nobody answers.
+func (a *agent) join(ctx context.Context) error {
+	a.joinGossip(ctx)
+	if a.host.founder && len(a.peers.Seeds()) == 0 {
+		return a.found(ctx)
+	}
+	timeout := rejoinTimeout
+	for {
+		if !a.store.Joined() {
+			timeout = joinTimeout
+		}
+		attempt, cancel := context.WithTimeout(ctx, timeout)
+		err := a.store.Join(attempt, a.peers.MeshAddresses())
+		cancel()
+		if err == nil || a.store.IsLeader() {
+			return nil
+		}
+		if gone := a.askWhetherExpelled(); gone != nil {
+			return gone
+		}
+		if a.store.Joined() || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(joinPause):
+		}
+		a.joinGossip(ctx)
+	}
+}
+
+func (a *agent) joinGossip(ctx context.Context) {
+	var addresses []string
+	for _, seed := range a.peers.Seeds() {
+		addresses = append(addresses, seed.GossipAddress)
+	}
+	if len(addresses) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	if _, err := a.gossip.Join(ctx, addresses); err != nil {
+		a.log.Warn("no other host answers yet", "err", err)
+	}
+}
+
+// found writes the record of the first host.
+func (a *agent) found(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	if _, err := identity.NewHosts(a.store).Get(ctx, a.host.Name, raftstore.ReadOptions{}); !errors.Is(err, fault.NoHost) {
+		return err
+	}
+	return a.host.enrol(ctx, a.store)
+}
+
+// askWhetherExpelled returns an error if a host that can be reached no longer admits
+// this one.
+func (a *agent) askWhetherExpelled() error {
+	for _, other := range a.host.mesh.links.all() {
+		peer := other.running()
+		if other == a.host || peer == nil || !peer.isMember() || !a.host.mesh.links.reach(a.host, other) {
+			continue
+		}
+		if err := peer.admits(a.host); errors.Is(err, fault.Expelled) {
+			return fmt.Errorf("%s was told by %s: %w", a.host.Name, other.Name, err)
+		}
+	}
+	return nil
+}

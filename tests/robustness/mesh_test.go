@@ -1,0 +1,124 @@
+package robustness
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/objects"
+	"virtmesh/raftstore"
+	"virtmesh/tests/robustness/mesh"
+)
+
+// story is a mesh in the course of a test.
+type story struct {
+	*mesh.Mesh
+	t *testing.T
+}
+
+// tell calls scenario with a mesh of n hosts in fake time, and checks at the end what a
+// mesh promises never to do.
+func tell(t *testing.T, n int, scenario func(s story)) {
+	t.Helper()
+	tellWith(t, mesh.DefaultConfig(), n, scenario)
+}
+
+// perMinute is the most entries that a mesh of these tests may write in a minute.
+const perMinute = 120
+
+// tellWith is tell with a configuration of the mesh.
+func tellWith(t *testing.T, config mesh.Config, n int, scenario func(s story)) {
+	t.Helper()
+	config.Dir = t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s := story{mesh.New(config), t}
+		defer func() {
+			s.Close()
+			for _, wrong := range s.History.Check(mesh.Limits{PerMinute: perMinute}) {
+				t.Error(wrong)
+			}
+			if t.Failed() {
+				t.Log(s.History)
+			}
+		}()
+		s.check(s.Start(t.Context(), n))
+		scenario(s)
+	})
+}
+
+func (s story) check(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// create creates a machine.
+func (s story) create(name string) {
+	s.t.Helper()
+	s.check(s.Commit(s.t.Context(), func(_ context.Context, _ objects.Store, tx *objects.Tx) error {
+		tx.Create(newMachine(name))
+		return nil
+	}))
+}
+
+// remove deletes a machine.
+func (s story) remove(name string) {
+	s.t.Helper()
+	s.check(s.Commit(s.t.Context(), func(ctx context.Context, store objects.Store, tx *objects.Tx) error {
+		vm, err := objects.Get[*kubevirtv1.VirtualMachine](ctx, store, objects.Key{Namespace: "default", Name: name}, raftstore.ReadOptions{})
+		if err == nil {
+			tx.Delete(vm, objects.DeleteOptions{})
+		}
+		return err
+	}))
+}
+
+// get returns an object in the default namespace, nil if there is none.
+func get[T objects.Object](s story, name string) (object T) {
+	s.t.Helper()
+	s.check(s.Commit(s.t.Context(), func(ctx context.Context, store objects.Store, _ *objects.Tx) (err error) {
+		object, err = objects.Get[T](ctx, store, objects.Key{Namespace: "default", Name: name}, raftstore.ReadOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	}))
+	return object
+}
+
+// phase returns the phase of an instance; empty if there is none.
+func (s story) phase(name string) kubevirtv1.VirtualMachineInstancePhase {
+	s.t.Helper()
+	if vmi := get[*kubevirtv1.VirtualMachineInstance](s, name); vmi != nil {
+		return vmi.Status.Phase
+	}
+	return ""
+}
+
+// awaitAgreement waits until all members agree.
+func (s story) awaitAgreement(limit time.Duration) {
+	s.t.Helper()
+	var wrong []string
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(time.Second) {
+		if wrong = s.Disagreement(s.t.Context()); len(wrong) == 0 {
+			return
+		}
+	}
+	s.t.Errorf("still after %s: %v", limit, wrong)
+}
+
+func TestMachineRuns(t *testing.T) {
+	tell(t, 3, func(s story) {
+		s.create("web")
+		time.Sleep(time.Minute)
+		if phase := s.phase("web"); phase != kubevirtv1.Running {
+			t.Errorf("the machine is %q", phase)
+		}
+		s.awaitAgreement(time.Minute)
+	})
+}
