@@ -32,8 +32,9 @@ type Config struct {
 	Prepare []Prepare
 	// Workers is the number of machines handled at the same time.
 	Workers int
-	// BackoffMin is the delay before a machine whose instance failed before
-	// it ran is started again; it doubles up to BackoffMax.
+	// BackoffMin is the delay before a machine is started again whose instance
+	// failed before it ran, or ended by itself within BackoffMax after it had
+	// started; it doubles up to BackoffMax.
 	BackoffMin, BackoffMax time.Duration
 }
 

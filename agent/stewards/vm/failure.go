@@ -9,16 +9,27 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// noteFailures counts the instances that failed before they ran. It clears the
-// count when an instance has run, or when the run strategy does not restart the
-// machine by itself.
-func noteFailures(t *turn, backoffMin, backoffMax time.Duration) {
+// noteFailures counts the instances that failed before they ran, and those that ended
+// by themselves so soon that starting them again at once would be a loop: a guest that
+// powers off while it boots, for example. It clears the count when an instance has run
+// for longer than the longest pause, or when the run strategy does not restart the
+// machine by itself. It returns when the count is to be cleared; zero for never.
+func noteFailures(t *turn, backoffMin, backoffMax time.Duration) (again time.Duration) {
+	last := t.vm.Status.StartFailure
 	switch {
-	case t.was != nil && failedEarly(t.was):
+	case t.was != nil && (failedEarly(t.was) || endedSoon(t.vm, t.was, backoffMax)):
 		noteStartFailure(t.vm, t.was, t.now, backoffMin, backoffMax)
-	case t.was != nil && everRan(t.was), !restartsByItself(t.vm):
+	case !restartsByItself(t.vm):
 		t.vm.Status.StartFailure = nil
+	case last == nil || t.was == nil || !everRan(t.was) || last.LastFailedVMIUID == t.was.UID:
+	case t.was.IsFinal():
+		t.vm.Status.StartFailure = nil
+	default:
+		if again = backoffMax - ranFor(t.was, t.now); again <= 0 {
+			t.vm.Status.StartFailure, again = nil, 0
+		}
 	}
+	return again
 }
 
 func noteStartFailure(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance, now time.Time, backoffMin, backoffMax time.Duration) {
@@ -70,6 +81,40 @@ func everRan(vmi *kubevirtv1.VirtualMachineInstance) bool {
 		}
 	}
 	return false
+}
+
+// endedSoon reports whether the instance ended by itself within soon after its guest
+// had started, and its machine will be started again because of that.
+func endedSoon(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance, soon time.Duration) bool {
+	if !vmi.IsFinal() || vmi.DeletionTimestamp != nil || asksToStop(vm, vmi.UID) || !everRan(vmi) {
+		return false
+	}
+	ended := phaseBegan(vmi, vmi.Status.Phase)
+	if ended.IsZero() || ranFor(vmi, ended) >= soon {
+		return false
+	}
+	switch strategy, _ := vm.RunStrategy(); strategy {
+	case kubevirtv1.RunStrategyAlways:
+		return true
+	case kubevirtv1.RunStrategyRerunOnFailure:
+		return vmi.Status.Phase == kubevirtv1.Failed
+	}
+	return false
+}
+
+// ranFor is how long the guest had run at the time now.
+func ranFor(vmi *kubevirtv1.VirtualMachineInstance, now time.Time) time.Duration {
+	return now.Sub(phaseBegan(vmi, kubevirtv1.Running))
+}
+
+// phaseBegan is when the instance entered a phase; zero if that is not known.
+func phaseBegan(vmi *kubevirtv1.VirtualMachineInstance, phase kubevirtv1.VirtualMachineInstancePhase) time.Time {
+	for _, t := range vmi.Status.PhaseTransitionTimestamps {
+		if t.Phase == phase {
+			return t.PhaseTransitionTimestamp.Time
+		}
+	}
+	return time.Time{}
 }
 
 // restartsByItself reports whether the run strategy starts the machine again

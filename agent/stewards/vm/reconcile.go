@@ -124,7 +124,7 @@ func (c *Controller) ownsInstance(t *turn) bool {
 
 // driveInstance brings the instance in line with the run strategy.
 func (c *Controller) driveInstance(ctx context.Context, t *turn) stewards.Result {
-	noteFailures(t, c.cfg.BackoffMin, c.cfg.BackoffMax)
+	again := noteFailures(t, c.cfg.BackoffMin, c.cfg.BackoffMax)
 	dropDoneRequests(t)
 	c.ensureDataVolumes(t)
 	c.ensureStateClaim(t)
@@ -149,7 +149,7 @@ func (c *Controller) driveInstance(ctx context.Context, t *turn) stewards.Result
 	default:
 		c.keepInstance(ctx, t)
 	}
-	return stewards.Result{RequeueAfter: plan.retryAfter}
+	return stewards.Result{RequeueAfter: max(plan.retryAfter, again)}
 }
 
 // startInstance creates the instance.

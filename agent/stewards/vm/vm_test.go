@@ -21,6 +21,7 @@ import (
 	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/raftstore"
 )
 
@@ -144,8 +145,7 @@ func (b *bench) phase(p kubevirtv1.VirtualMachineInstancePhase, edit ...func(*ku
 	b.Helper()
 	old := b.must()
 	next := old.DeepCopy()
-	next.Status.Phase = p
-	next.Status.PhaseTransitionTimestamps = append(next.Status.PhaseTransitionTimestamps, kubevirtv1.VirtualMachineInstancePhaseTransitionTimestamp{Phase: p})
+	machine.SetPhase(next, p, time.Now())
 	if p == kubevirtv1.Running {
 		next.Status.Conditions = []kubevirtv1.VirtualMachineInstanceCondition{{Type: kubevirtv1.VirtualMachineInstanceReady, Status: corev1.ConditionTrue}}
 	}
@@ -431,39 +431,6 @@ func TestAnOldViewOfTheInstanceDropsNoRequest(t *testing.T) {
 			t.Errorf("%s: dropped for an instance that is not so any more: %v", name, err)
 		}
 	}
-}
-
-func TestFailingStartsAreBackedOff(t *testing.T) {
-	run(t, func(b *bench) {
-		b.create(kubevirtv1.RunStrategyAlways)
-		for i, wait := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
-			last := b.must().UID
-			b.phase(kubevirtv1.Failed)
-			f := b.vm().Status.StartFailure
-			if f == nil || f.ConsecutiveFailCount != i+1 || f.LastFailedVMIUID != last {
-				b.Fatalf("failure %d: %+v", i+1, f)
-			}
-			b.expect(kubevirtv1.VirtualMachineStatusCrashLoopBackOff)
-			time.Sleep(wait*time.Second - 2*time.Second)
-			if b.vmi() != nil {
-				b.Fatalf("failure %d: started again before %s", i+1, wait*time.Second)
-			}
-			time.Sleep(3 * time.Second)
-			if b.must().UID == last {
-				b.Fatalf("failure %d: not started again", i+1)
-			}
-			b.expect(kubevirtv1.VirtualMachineStatusStarting)
-		}
-		b.phase(kubevirtv1.Running)
-		if f := b.vm().Status.StartFailure; f != nil {
-			b.Errorf("after a success: %+v", f)
-		}
-		// One that has run is replaced at once.
-		b.phase(kubevirtv1.Failed)
-		if b.must().IsFinal() {
-			b.Error("not replaced")
-		}
-	})
 }
 
 func TestDeletionEndsTheInstanceFirst(t *testing.T) {
