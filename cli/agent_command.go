@@ -247,6 +247,6 @@ func agentRecover(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "this host is the only voter now, with %d records at revision %d.\nStart its agent. On every other host stop the agent, run 'virtmesh agent resync --yes' and start it again.\n", recovered.Keys, recovered.Revision)
+	_, err = fmt.Fprintf(c.App.Writer, "this host is the only voter now, with %d records of revision %d, which have revision %d from now on.\nStart its agent. On every other host stop the agent, run 'virtmesh agent resync --yes' and start it again.\n", recovered.Keys, recovered.Copy, recovered.Revision)
 	return err
 }

@@ -24,13 +24,14 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) (revision uint64, err e
 	return now.revision, nil
 }
 
-// RestoreBackup founds a new group from a backup. It writes the backup's records
-// with their revisions to cfg.DataDir, which must hold no state yet, and makes
-// cfg.NodeID the only voter. Open then starts the replica, and other hosts can join
-// it. The new group refuses replicas of other groups, see ErrReplaced.
+// RestoreBackup founds a new group from a backup. It writes the backup's records to
+// cfg.DataDir, which must hold no state yet, and makes cfg.NodeID the only voter. Open
+// then starts the replica, and other hosts can join it. The new group refuses replicas
+// of other groups, see ErrReplaced. Its revisions begin above those of before, and
+// found returns its first writes, as for RecoverCluster.
 //
 // Of cfg, RestoreBackup uses NodeID, Addr, DataDir, Limits and Logger.
-func RestoreBackup(ctx context.Context, cfg Config, r io.Reader) (Recovered, error) {
+func RestoreBackup(ctx context.Context, cfg Config, r io.Reader, found Founding) (Recovered, error) {
 	if cfg.NodeID == "" || cfg.Addr == "" || cfg.DataDir == "" || cfg.Logger == nil {
 		return Recovered{}, errors.New("restore backup: NodeID, Addr, DataDir and Logger are needed")
 	}
@@ -45,14 +46,15 @@ func RestoreBackup(ctx context.Context, cfg Config, r io.Reader) (Recovered, err
 	if err != nil {
 		return Recovered{}, fmt.Errorf("restore backup: %w", err)
 	}
-	if err := errors.Join(d.foundGroup(cfg, m), d.close(0)); err != nil {
+	copied := m.revision
+	if err := errors.Join(d.foundGroup(cfg, m, found), d.close(0)); err != nil {
 		return Recovered{}, fmt.Errorf("restore backup: %w", err)
 	}
-	return Recovered{Revision: m.revision, Keys: m.tree.Len(), Index: 1}, nil
+	return Recovered{Copy: copied, Revision: m.revision, Keys: m.tree.Len(), Index: 1}, nil
 }
 
-// foundGroup founds a group of one replica whose first state is that of m.
-func (d *disk) foundGroup(cfg Config, m *machine) error {
+// foundGroup founds a group of one replica that continues from the state of m.
+func (d *disk) foundGroup(cfg Config, m *machine, found Founding) error {
 	used, err := raft.HasExistingState(d.logs, d.stable, d.snapshots)
 	if err != nil {
 		return fmt.Errorf("look for state: %w", err)
@@ -64,7 +66,11 @@ func (d *disk) foundGroup(cfg Config, m *machine) error {
 	if err != nil {
 		return err
 	}
-	if err := d.setGroup(newIncarnation(), true); err != nil {
+	fresh := newIncarnation()
+	if err := m.beginTimeline(fresh, found); err != nil {
+		return err
+	}
+	if err := d.setGroup(fresh, true); err != nil {
 		return err
 	}
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Addr))

@@ -19,6 +19,8 @@
 //     is recognised among the last 32,768 requests of the group.
 //   - A read at the zero Consistency sees every write acknowledged before it,
 //     on any replica.
+//   - Revisions never go back, not even when a group continues from a copy that
+//     lacks the last writes: no revision is given out twice.
 //   - The store never waits for a slow watcher; it ends the watch with
 //     ErrSlowWatcher.
 //   - Snapshots never stop writes: state is shared copy-on-write.

@@ -23,12 +23,42 @@ func recoverOn(t *testing.T, c *raftstoretest.Cluster, host string) *raftstore.S
 	for _, id := range []string{"host1", "host2", "host3"} {
 		c.Kill(id)
 	}
-	if _, err := raftstore.RecoverCluster(t.Context(), c.Config(host)); err != nil {
+	if _, err := raftstore.RecoverCluster(t.Context(), c.Config(host), nil); err != nil {
 		t.Fatal(err)
 	}
 	s := c.Restart(host)
 	raftstoretest.WaitServing(t, s)
 	return s
+}
+
+// TestRecoveryEndsThePast: what clients read before a recovery holds no more, on the
+// recovered replica and on those that join it again.
+func TestRecoveryEndsThePast(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3)
+	before := mustCommit(t, c.Live()[0], put("/kept", "v"))
+	present := recoverOn(t, c, "host2")
+	old := c.Config("host1").DataDir
+	if err := raftstore.Empty(old); err != nil {
+		t.Fatal(err)
+	}
+	back := c.Restart("host1")
+	if err := back.Join(t.Context(), []string{c.Addr("host2")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*raftstore.Store{present, back} {
+		stale := put("/kept", "by a client of before")
+		stale.If = []raftstore.Condition{{Key: "/kept", ModRevision: before.Revision}}
+		var conflict *raftstore.ConflictError
+		if _, err := s.Commit(t.Context(), stale); !errors.As(err, &conflict) {
+			t.Errorf("a write on condition of a revision of before: %v", err)
+		}
+		if _, err := s.Watch(t.Context(), raftstore.WatchRequest{Prefix: "/", Revision: before.Revision}); !errors.Is(err, raftstore.ErrCompacted) {
+			t.Errorf("a watch continued across the recovery: %v", err)
+		}
+		if _, err := s.List(t.Context(), raftstore.ListRequest{Prefix: "/", Revision: before.Revision}); !errors.Is(err, raftstore.ErrCompacted) {
+			t.Errorf("a list continued across the recovery: %v", err)
+		}
+	}
 }
 
 // waitReplaced waits until the replicas know that their group was replaced.
@@ -117,7 +147,7 @@ func TestRestoredGroupReplacesOld(t *testing.T) {
 	if err := raftstore.Empty(dir); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := raftstore.RestoreBackup(t.Context(), c.Config("host1"), strings.NewReader(backup.String())); err != nil {
+	if _, err := raftstore.RestoreBackup(t.Context(), c.Config("host1"), strings.NewReader(backup.String()), nil); err != nil {
 		t.Fatal(err)
 	}
 	s := c.Restart("host1")
@@ -139,8 +169,8 @@ func TestInterruptedRecoveryIsRepeated(t *testing.T) {
 	if _, err := raftstore.Open(t.Context(), c.Config("host1")); err == nil || !strings.Contains(err.Error(), "repeat it") {
 		t.Errorf("opened in the middle of a recovery: %v", err)
 	}
-	got, err := raftstore.RecoverCluster(t.Context(), c.Config("host1"))
-	if err != nil || got.Revision != last.Revision {
+	got, err := raftstore.RecoverCluster(t.Context(), c.Config("host1"), nil)
+	if err != nil || got.Copy != last.Revision {
 		t.Fatalf("recovered %+v, %v", got, err)
 	}
 	mustCommit(t, c.Restart("host1"), put("/k", "w"))
@@ -149,7 +179,7 @@ func TestInterruptedRecoveryIsRepeated(t *testing.T) {
 func TestRecoverNeedsState(t *testing.T) {
 	cfg := raftstoretest.Config(raftstoretest.NewNetwork(), "host1")
 	cfg.DataDir = t.TempDir()
-	if _, err := raftstore.RecoverCluster(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "holds no state") {
+	if _, err := raftstore.RecoverCluster(t.Context(), cfg, nil); err == nil || !strings.Contains(err.Error(), "holds no state") {
 		t.Errorf("recovered nothing: %v", err)
 	}
 }

@@ -37,11 +37,15 @@ var (
 // orders incarnations, and random bytes. The zero value stands for no group.
 type incarnation [16]byte
 
-// newIncarnation returns an incarnation that is later than all those in old.
+// newIncarnation returns an incarnation that is later than all those in old. If the
+// clock is behind one of them, it leaves room for the revisions that its group has
+// given out since, see timelineStart.
 func newIncarnation(old ...incarnation) incarnation {
 	at := uint64(time.Now().UnixNano())
 	for _, o := range old {
-		at = max(at, binary.BigEndian.Uint64(o[:])+1)
+		if began := binary.BigEndian.Uint64(o[:]); at <= began {
+			at = began + leastLeap*uint64(time.Microsecond)
+		}
 	}
 	var fresh incarnation
 	binary.BigEndian.PutUint64(fresh[:], at)

@@ -344,8 +344,8 @@ func TestRecoverCluster(t *testing.T) {
 		c.Kill(id)
 	}
 	cfg = c.Config("host2")
-	got, err := raftstore.RecoverCluster(t.Context(), cfg)
-	if err != nil || got.Keys != 30 || got.Revision != last.Revision {
+	got, err := raftstore.RecoverCluster(t.Context(), cfg, nil)
+	if err != nil || got.Keys != 30 || got.Copy != last.Revision {
 		t.Fatalf("recovered %+v, %v", got, err)
 	}
 	s := c.Restart("host2")
@@ -372,7 +372,7 @@ func TestRecoverRefusesRunningReplica(t *testing.T) {
 	mustOpenSingle(t, dir)
 	cfg := raftstoretest.Config(raftstoretest.NewNetwork(), "host1")
 	cfg.DataDir = dir
-	if _, err := raftstore.RecoverCluster(t.Context(), cfg); !errors.Is(err, raftstore.ErrLocked) {
+	if _, err := raftstore.RecoverCluster(t.Context(), cfg, nil); !errors.Is(err, raftstore.ErrLocked) {
 		t.Errorf("recover of a running replica: %v", err)
 	}
 }
@@ -453,14 +453,14 @@ func TestBackupAndRestore(t *testing.T) {
 	cfg.DataDir = t.TempDir()
 	damaged := bytes.Clone(backup.Bytes())
 	damaged[len(damaged)/2] ^= 1
-	if _, err := raftstore.RestoreBackup(t.Context(), cfg, bytes.NewReader(damaged)); !errors.Is(err, raftstore.ErrCorruptLog) {
+	if _, err := raftstore.RestoreBackup(t.Context(), cfg, bytes.NewReader(damaged), nil); !errors.Is(err, raftstore.ErrCorruptLog) {
 		t.Errorf("restore of a damaged backup: %v", err)
 	}
-	got, err := raftstore.RestoreBackup(t.Context(), cfg, bytes.NewReader(backup.Bytes()))
-	if err != nil || got.Revision != last.Revision || got.Keys != 25 {
+	got, err := raftstore.RestoreBackup(t.Context(), cfg, bytes.NewReader(backup.Bytes()), nil)
+	if err != nil || got.Copy != last.Revision || got.Revision <= last.Revision || got.Keys != 25 {
 		t.Fatalf("restored %+v, %v", got, err)
 	}
-	if _, err := raftstore.RestoreBackup(t.Context(), cfg, bytes.NewReader(backup.Bytes())); err == nil {
+	if _, err := raftstore.RestoreBackup(t.Context(), cfg, bytes.NewReader(backup.Bytes()), nil); err == nil {
 		t.Error("restored over existing state")
 	}
 	s, err := raftstore.Open(t.Context(), cfg)
@@ -470,10 +470,13 @@ func TestBackupAndRestore(t *testing.T) {
 	t.Cleanup(func() { _ = s.Close() })
 	raftstoretest.WaitServing(t, s)
 	l, err := s.List(t.Context(), raftstore.ListRequest{Prefix: "/"})
+	for i := range want.Records {
+		want.Records[i].ModRevision = got.Revision
+	}
 	if err != nil || !reflect.DeepEqual(l.Records, want.Records) {
 		t.Errorf("restored %d records at %d, want %d, %v", len(l.Records), l.Revision, len(want.Records), err)
 	}
-	if next := mustCommit(t, s, put("/k/next", "v")); next.Revision != last.Revision+1 {
-		t.Errorf("revision %d follows %d", next.Revision, last.Revision)
+	if next := mustCommit(t, s, put("/k/next", "v")); next.Revision != got.Revision+1 {
+		t.Errorf("revision %d follows %d", next.Revision, got.Revision)
 	}
 }

@@ -12,8 +12,10 @@ import (
 
 // Recovered describes the state that RecoverCluster kept or RestoreBackup wrote.
 type Recovered struct {
-	Revision uint64
-	Keys     int
+	// Copy is the revision of the copy that the new group continues from. Revision is
+	// where its own timeline begins, and is above every revision of before.
+	Copy, Revision uint64
+	Keys           int
 	// Index is the last log index of the recovered state.
 	Index uint64
 }
@@ -25,8 +27,13 @@ type Recovered struct {
 // directories are emptied and they join again. An interrupted recovery must be
 // repeated.
 //
+// The new group never goes back in time: its revisions begin above all that the old
+// group can have given out. Watches and lists at a revision of before end with
+// ErrCompacted, and conditions on one conflict. found, if not nil, returns the first
+// writes of the new group.
+//
 // Of cfg, RecoverCluster uses NodeID, Addr, DataDir, Constraints, Limits and Logger.
-func RecoverCluster(ctx context.Context, cfg Config) (Recovered, error) {
+func RecoverCluster(ctx context.Context, cfg Config, found Founding) (Recovered, error) {
 	if cfg.NodeID == "" || cfg.Addr == "" || cfg.DataDir == "" || cfg.Logger == nil {
 		return Recovered{}, errors.New("recover: NodeID, Addr, DataDir and Logger are needed")
 	}
@@ -42,54 +49,67 @@ func RecoverCluster(ctx context.Context, cfg Config) (Recovered, error) {
 	if err != nil {
 		return Recovered{}, fmt.Errorf("recover: %w", err)
 	}
-	f, err := d.recoverGroup(&cfg, constraints, m)
+	f, copied, err := d.recoverGroup(&cfg, constraints, m, found)
 	if err = errors.Join(err, d.close(f.applied.get())); err != nil {
 		return Recovered{}, fmt.Errorf("recover: %w", err)
 	}
-	now := f.history.current()
-	return Recovered{Revision: now.revision, Keys: now.tree.Len(), Index: f.applied.get()}, nil
+	return Recovered{Copy: copied, Revision: f.machine.revision, Keys: f.machine.tree.Len(), Index: f.applied.get()}, nil
 }
 
 // recoverGroup makes the disk the only voter of a new group. It stores the new
 // incarnation under keyRecovering before the change and under keyGroup after it. A
 // replica that stopped in between must neither act for the old group nor claim to
-// have replaced it.
-func (d *disk) recoverGroup(cfg *Config, constraints constraintSet, m *metrics) (*fsm, error) {
+// have replaced it. copied is the revision before the new timeline began.
+func (d *disk) recoverGroup(cfg *Config, constraints constraintSet, m *metrics, found Founding) (f *fsm, copied uint64, err error) {
 	var halted error
-	f := &fsm{
+	f = &fsm{
 		machine: newMachine(constraints), history: newHistory(cfg.Limits),
 		applied: &appliedIndex{}, metrics: m, halt: func(err error) { halted = err },
 		announce: func(announcement) {},
 	}
 	id, err := d.replicaID(cfg.NodeID)
 	if err != nil {
-		return f, err
+		return f, 0, err
 	}
 	if empty, err := d.empty(); err != nil || empty {
-		return f, errors.Join(err, fmt.Errorf("%s holds no state", cfg.DataDir))
+		return f, 0, errors.Join(err, fmt.Errorf("%s holds no state", cfg.DataDir))
 	}
-	var old [3]incarnation
-	for i, key := range [][]byte{keyGroup, keyReplaced, keyRecovering} {
-		if old[i], err = d.incarnation(key); err != nil {
-			return f, err
-		}
+	fresh, err := d.nextIncarnation()
+	if err != nil {
+		return f, 0, err
 	}
-	fresh := newIncarnation(old[:]...)
 	if err := d.stable.Set(keyRecovering, fresh[:]); err != nil {
-		return f, fmt.Errorf("store %s: %w", keyRecovering, err)
+		return f, 0, fmt.Errorf("store %s: %w", keyRecovering, err)
 	}
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Addr))
 	voters := raft.Configuration{Servers: []raft.Server{{
 		Suffrage: raft.Voter, ID: id, Address: raft.ServerAddress(cfg.Addr),
 	}}}
-	err = raft.RecoverCluster(raftConfig(cfg, id, cfg.Logger), f, d.logs, d.stable, d.snapshots, transport, voters)
+	recovering := recoveringFSM{f, func() error {
+		copied = f.machine.revision
+		return f.machine.beginTimeline(fresh, found)
+	}}
+	err = raft.RecoverCluster(raftConfig(cfg, id, cfg.Logger), recovering, d.logs, d.stable, d.snapshots, transport, voters)
 	if halted != nil {
 		err = halted
 	}
 	if err != nil {
-		return f, err
+		return f, copied, err
 	}
-	return f, d.setGroup(fresh, true)
+	return f, copied, d.setGroup(fresh, true)
+}
+
+// nextIncarnation returns an incarnation that is later than all those that the disk has
+// heard of.
+func (d *disk) nextIncarnation() (incarnation, error) {
+	var old [3]incarnation
+	for i, key := range [][]byte{keyGroup, keyReplaced, keyRecovering} {
+		var err error
+		if old[i], err = d.incarnation(key); err != nil {
+			return incarnation{}, err
+		}
+	}
+	return newIncarnation(old[:]...), nil
 }
 
 // Empty deletes the state in a data directory, so that the replica can join again.

@@ -116,7 +116,7 @@ func forgetMembership(config Config, configPath string) error {
 // Recover makes this host the only voter after a quorum was lost for good. The agent
 // must not be running.
 func Recover(ctx context.Context, config Config) (raftstore.Recovered, error) {
-	recovered, err := raftstore.RecoverCluster(ctx, config.storeConfig(slog.New(slog.DiscardHandler)))
+	recovered, err := raftstore.RecoverCluster(ctx, config.storeConfig(slog.New(slog.DiscardHandler)), nil)
 	if err != nil {
 		return recovered, fmt.Errorf("recover the mesh from this host: %w", err)
 	}
@@ -131,7 +131,7 @@ func Restore(ctx context.Context, config Config, backup io.Reader) (raftstore.Re
 		return raftstore.Recovered{}, errors.Join(errors.New("the agent is running; stop it first"), conn.Close())
 	}
 	cfg := config.storeConfig(slog.New(slog.DiscardHandler))
-	restored, err := raftstore.RestoreBackup(ctx, cfg, backup)
+	restored, err := raftstore.RestoreBackup(ctx, cfg, backup, nil)
 	if errors.Is(err, raftstore.ErrHasState) {
 		return restored, fmt.Errorf("%w; move it away first: mv %s %[2]s.old", err, cfg.DataDir)
 	}
