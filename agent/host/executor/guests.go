@@ -10,6 +10,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/port/guests"
@@ -31,7 +32,7 @@ func (g Guests) find(ctx context.Context, namespace, name string) (hypervisor.Do
 	if !ok {
 		return hypervisor.Domain{}, fault.New(fault.NotFound, "instance %s: %w", key, fault.NotFound).About(key.String())
 	}
-	domain, err := g.executor.Hypervisor.Get(ctx, refOf(vmi))
+	domain, err := g.executor.Hypervisor.Get(ctx, domain.Ref(vmi))
 	if err != nil {
 		return hypervisor.Domain{}, translate(key, err)
 	}

@@ -101,7 +101,7 @@ func (p *preparations) progress(uid string, failed func(error)) (work, uint64) {
 
 // beginPreparation starts a preparation for an instance that has none.
 func (p *preparations) beginPreparation(vmi *kubevirtv1.VirtualMachineInstance, epoch uint64) error {
-	ref := refOf(vmi)
+	ref := domain.Ref(vmi)
 	// The end of the task's context ends the preparation too; cancel ends only this one.
 	own, cancel := context.WithTimeout(context.Background(), prepareTimeout)
 	work := &preparation{epoch: epoch, cancel: cancel, done: make(chan struct{})}
@@ -127,7 +127,7 @@ func (p *preparations) beginPreparation(vmi *kubevirtv1.VirtualMachineInstance, 
 func (p *preparations) prepareVolumes(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, work *preparation) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			p.log.Error("preparing volumes panicked", "instance", refOf(vmi).String(), "panic", cause, "stack", string(debug.Stack()))
+			p.log.Error("preparing volumes panicked", "instance", domain.Ref(vmi).String(), "panic", cause, "stack", string(debug.Stack()))
 			work.err = fmt.Errorf("prepare volumes: panic: %v", cause)
 		}
 	}()

@@ -10,6 +10,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
@@ -41,7 +42,7 @@ func (e *Executor) Reconcile(ctx context.Context, key stewards.Key) (stewards.Re
 	vmi, exists := e.Instances.Get(key)
 	current := hypervisor.Ref{Namespace: key.Namespace, Name: key.Name}
 	if exists {
-		current = refOf(vmi)
+		current = domain.Ref(vmi)
 	} else {
 		vmi = nil
 	}

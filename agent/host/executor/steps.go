@@ -198,9 +198,4 @@ func (e *Executor) forgetInstance(ref hypervisor.Ref) {
 	e.traces.removeInstance(ref)
 }
 
-// refOf names the instance's domain.
-func refOf(vmi *kubevirtv1.VirtualMachineInstance) hypervisor.Ref {
-	return hypervisor.Ref{Namespace: vmi.Namespace, Name: vmi.Name, UID: string(vmi.UID)}
-}
-
 func uidOf(ref hypervisor.Ref) types.UID { return types.UID(ref.UID) }

@@ -509,3 +509,5 @@ func (w *world) expectNothingLeft(vmi *kubevirtv1.VirtualMachineInstance) {
 		w.t.Error("its addresses were not released")
 	}
 }
+
+var refOf = domain.Ref

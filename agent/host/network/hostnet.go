@@ -14,7 +14,6 @@ import (
 	"sync"
 
 	k8scni "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
@@ -135,7 +134,7 @@ func (n *Network) Connect(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 			}
 			continue
 		}
-		if _, err := n.leases.Allocate(leaseKey(refOf(vmi), nic.Name), macOf(vmi, nic)); err != nil {
+		if _, err := n.leases.Allocate(leaseKey(domain.Ref(vmi), nic.Name), macOf(vmi, nic)); err != nil {
 			return nil, fmt.Errorf("address for interface %s: %w", nic.Name, err)
 		}
 	}
@@ -164,7 +163,7 @@ func (n *Network) Interfaces(vmi *kubevirtv1.VirtualMachineInstance) []kubevirtv
 			Name: nic.Name, MAC: macOf(vmi, nic).String(), InfoSource: "domain", QueueCount: 1, LinkState: linkState(nic),
 			PodInterfaceName: n.newTap(vmi, nic).Name,
 		}
-		if address, ok := addresses[leaseKey(refOf(vmi), nic.Name)]; ok {
+		if address, ok := addresses[leaseKey(domain.Ref(vmi), nic.Name)]; ok {
 			status.IP = address.String()
 			status.IPs = []string{status.IP}
 		}
@@ -206,7 +205,7 @@ func (n *Network) storeAttachment(vmi *kubevirtv1.VirtualMachineInstance, networ
 	if err != nil {
 		return err
 	}
-	return n.attached.putAttachment(leaseKey(refOf(vmi), network.Name), attachment)
+	return n.attached.putAttachment(leaseKey(domain.Ref(vmi), network.Name), attachment)
 }
 
 // cardsOf lists the network cards that the guest has. A card in the state "absent" was
@@ -228,22 +227,21 @@ func leaseKey(ref hypervisor.Ref, card string) string {
 	return ref.Namespace + "/" + ref.Name + "/" + ref.UID + "/" + card
 }
 
-func refOf(vmi *kubevirtv1.VirtualMachineInstance) hypervisor.Ref {
-	return hypervisor.Ref{Namespace: vmi.Namespace, Name: vmi.Name, UID: string(vmi.UID)}
-}
-
-// macOf is the card's address: the one asked for, or one in the range for
-// locally administered addresses that follows from the virtual machine, so that
-// it survives restarts, or from the instance when nothing owns it.
+// macOf is the card's address: the one asked for, or the one that it started with, or one
+// in the range for locally administered addresses that follows from the machine. So it
+// survives restarts, and no reference to an owner that a user writes gives an instance
+// the address of another.
 func macOf(vmi *kubevirtv1.VirtualMachineInstance, nic kubevirtv1.Interface) net.HardwareAddr {
 	if mac, err := net.ParseMAC(nic.MacAddress); err == nil {
 		return mac
 	}
-	uid := vmi.UID
-	if owner := metav1.GetControllerOf(vmi); owner != nil {
-		uid = owner.UID
+	// An earlier version derived it in another way. A guest that runs keeps its card.
+	for _, card := range vmi.Status.Interfaces {
+		if mac, err := net.ParseMAC(card.MAC); err == nil && card.Name == nic.Name {
+			return mac
+		}
 	}
-	sum := sha256.Sum256([]byte(string(uid) + "/" + nic.Name))
+	sum := sha256.Sum256([]byte(domain.Machine(vmi) + "/" + nic.Name))
 	return append(net.HardwareAddr{0x02}, sum[:5]...)
 }
 

@@ -244,26 +244,39 @@ func TestTheClaimDecidesNotTheStatus(t *testing.T) {
 
 func TestMACFollowsTheVirtualMachine(t *testing.T) {
 	nic := kubevirtv1.Interface{Name: "default"}
-	life := func(vm, uid types.UID) string {
-		vmi := instance("a")
-		vmi.UID = uid
-		if vm != "" {
-			controller := true
-			vmi.OwnerReferences = []metav1.OwnerReference{{Kind: "VirtualMachine", Name: "a", UID: vm, Controller: &controller}}
-		}
+	owned := func(vmi *kubevirtv1.VirtualMachineInstance, kind, name string, uid types.UID) string {
+		controller := true
+		vmi.OwnerReferences = []metav1.OwnerReference{{APIVersion: "kubevirt.io/v1", Kind: kind, Name: name, UID: uid, Controller: &controller}}
 		return macOf(vmi, nic).String()
 	}
-	if life("vm", "1") != life("vm", "2") {
+	named := func(name string, uid types.UID) *kubevirtv1.VirtualMachineInstance {
+		vmi := instance(name)
+		vmi.UID = uid
+		return vmi
+	}
+	if owned(named("a", "1"), "VirtualMachine", "a", "vm") != owned(named("a", "2"), "VirtualMachine", "a", "vm") {
 		t.Error("a restart of the virtual machine changes its card")
 	}
-	if life("vm", "1") == life("other", "1") || life("", "1") == life("", "2") {
+	if owned(named("a", "1"), "VirtualMachine", "a", "vm") == owned(named("a", "1"), "VirtualMachine", "a", "other") ||
+		macOf(named("a", "1"), nic).String() == macOf(named("a", "2"), nic).String() {
 		t.Error("two machines have one address")
+	}
+	// A user may write any owner into an instance, and one set owns many instances.
+	for _, kind := range []string{"VirtualMachine", "VirtualMachineInstanceReplicaSet"} {
+		if first, second := owned(named("a", "1"), kind, "a", "one"), owned(named("b", "2"), kind, "a", "one"); first == second {
+			t.Errorf("two instances that name one %s have one address", kind)
+		}
 	}
 	if vmi := instance("a"); macOf(vmi, kubevirtv1.Interface{Name: "default"}).String() == macOf(vmi, kubevirtv1.Interface{Name: "other"}).String() {
 		t.Error("two cards have one address")
 	}
+	running := instance("a")
+	running.Status.Interfaces = []kubevirtv1.VirtualMachineInstanceNetworkInterface{{MAC: "02:00:00:00:00:07"}, {Name: "default", MAC: "02:00:00:00:00:08"}}
+	if got := macOf(running, nic).String(); got != "02:00:00:00:00:08" {
+		t.Errorf("the card of a guest that runs became %s", got)
+	}
 	nic.MacAddress = "02-00-00-00-00-09"
-	if got := life("vm", "1"); got != "02:00:00:00:00:09" {
+	if got := owned(running, "VirtualMachine", "a", "vm"); got != "02:00:00:00:00:09" {
 		t.Errorf("the address asked for became %s", got)
 	}
 }

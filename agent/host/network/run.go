@@ -10,6 +10,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/host/domain"
 	"virtmesh/agent/objects"
 )
 
@@ -116,7 +117,7 @@ func (n *Network) storeMissingAttachments() {
 			continue
 		}
 		for name, network := range networksByName(vmi) {
-			if _, known := n.attached.of(leaseKey(refOf(vmi), name)); known || network.Multus == nil {
+			if _, known := n.attached.of(leaseKey(domain.Ref(vmi), name)); known || network.Multus == nil {
 				continue
 			}
 			if err := n.storeAttachment(vmi, network); err != nil {

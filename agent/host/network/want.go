@@ -9,6 +9,7 @@ import (
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/host/domain"
 	"virtmesh/agent/objects"
 	machine "virtmesh/agent/vmi"
 	"virtmesh/netplug"
@@ -128,7 +129,7 @@ func (b *builder) addInstance(vmi *kubevirtv1.VirtualMachineInstance) {
 }
 
 func (b *builder) addPodTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.Tap) {
-	address, ok := b.addresses[leaseKey(refOf(vmi), tap.Interface)]
+	address, ok := b.addresses[leaseKey(domain.Ref(vmi), tap.Interface)]
 	if !ok {
 		// The instance is not being started yet.
 		return
@@ -142,7 +143,7 @@ func (b *builder) addPodTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.
 }
 
 func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, tap netplug.Tap) {
-	attachment, ok := b.network.attached.of(leaseKey(refOf(vmi), tap.Interface))
+	attachment, ok := b.network.attached.of(leaseKey(domain.Ref(vmi), tap.Interface))
 	if !ok {
 		// The instance is not being started yet, or Connect told the user why not.
 		return

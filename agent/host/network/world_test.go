@@ -15,6 +15,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/hosttest"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
@@ -218,3 +219,5 @@ func (w *world) tap(vmi *kubevirtv1.VirtualMachineInstance, card string) (netplu
 	}
 	return taps[i], true
 }
+
+var refOf = domain.Ref
