@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
+
+	"virtmesh/agent/vmi"
 )
 
 func dataVolumeKind() *Kind {
@@ -122,6 +124,9 @@ func validateRegistry(path *field.Path, r *cdiv1.DataVolumeSourceRegistry) field
 		return field.ErrorList{field.Invalid(path, deref(r.URL), "must have exactly one of url and imageStream")}
 	case r.URL != nil:
 		errs := validateURL(path.Child("url"), *r.URL, "docker", "oci-archive")
+		if len(errs) == 0 && strings.HasPrefix(*r.URL, ImportScheme) {
+			errs = vmi.ValidateImage(path.Child("url"), *r.URL)
+		}
 		if r.PullMethod != nil {
 			errs = append(errs, checkOneOf(path.Child("pullMethod"), *r.PullMethod, []cdiv1.RegistryPullMethod{cdiv1.RegistryPullPod, cdiv1.RegistryPullNode})...)
 		}

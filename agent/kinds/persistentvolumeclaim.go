@@ -7,10 +7,22 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"virtmesh/agent/vmi"
 )
 
 // VolumeFinalizer prevents the deletion of a claim until its volume is deleted.
 const VolumeFinalizer = "virtmesh.io/volume"
+
+// Annotations that fill a new volume from a container disk, as CDI's do: "registry" and
+// "docker://image".
+const (
+	ImportSource   = "cdi.kubevirt.io/storage.import.source"
+	ImportEndpoint = "cdi.kubevirt.io/storage.import.endpoint"
+)
+
+// ImportScheme begins the endpoint of an import from a registry.
+const ImportScheme = "docker://"
 
 func persistentVolumeClaimKind() *Kind {
 	type pvc = corev1.PersistentVolumeClaim
@@ -63,6 +75,19 @@ func defaultVolumeMode(p *corev1.PersistentVolumeClaim) {
 	}
 }
 
+// validateImport checks the image that a new volume is to be filled with.
+func validateImport(p *corev1.PersistentVolumeClaim) field.ErrorList {
+	at := field.NewPath("metadata", "annotations").Key(ImportEndpoint)
+	endpoint := p.Annotations[ImportEndpoint]
+	switch {
+	case p.Annotations[ImportSource] != "registry" || endpoint == "":
+		return nil
+	case !strings.HasPrefix(endpoint, ImportScheme):
+		return field.ErrorList{field.Invalid(at, endpoint, "must begin with "+ImportScheme)}
+	}
+	return vmi.ValidateImage(at, endpoint)
+}
+
 func validatePVC(p *corev1.PersistentVolumeClaim) field.ErrorList {
 	path := field.NewPath("spec")
 	var errs field.ErrorList
@@ -73,6 +98,7 @@ func validatePVC(p *corev1.PersistentVolumeClaim) field.ErrorList {
 	for i, m := range p.Spec.AccessModes {
 		errs = append(errs, checkOneOf(path.Child("accessModes").Index(i), m, known)...)
 	}
+	errs = append(errs, validateImport(p)...)
 	req := path.Child("resources", "requests").Key(string(corev1.ResourceStorage))
 	switch q, ok := p.Spec.Resources.Requests[corev1.ResourceStorage]; {
 	case !ok:

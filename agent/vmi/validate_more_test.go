@@ -83,13 +83,16 @@ var (
 // accepted are changes that make another good instance of the good one: whoever asks
 // for them must get them.
 var accepted = map[string]func(*spec){
-	"no names":                     func(s *spec) { s.Hostname, s.Subdomain = "", "" },
-	"a UUID in capitals":           firmware(kubevirtv1.Firmware{UUID: "5D307CA9-B3EF-428C-8861-06E72D69F223"}),
-	"no bootloader":                firmware(kubevirtv1.Firmware{}),
-	"BIOS":                         firmware(kubevirtv1.Firmware{Bootloader: &kubevirtv1.Bootloader{BIOS: &kubevirtv1.BIOS{}}}),
-	"secure boot by default":       smm(nil, efi(kubevirtv1.EFI{})),
-	"secure boot with SMM":         smm(new(true), efi(kubevirtv1.EFI{SecureBoot: new(true)})),
-	"EFI without persistence":      efi(kubevirtv1.EFI{SecureBoot: new(false), Persistent: new(false)}),
+	"no names":                func(s *spec) { s.Hostname, s.Subdomain = "", "" },
+	"a UUID in capitals":      firmware(kubevirtv1.Firmware{UUID: "5D307CA9-B3EF-428C-8861-06E72D69F223"}),
+	"no bootloader":           firmware(kubevirtv1.Firmware{}),
+	"BIOS":                    firmware(kubevirtv1.Firmware{Bootloader: &kubevirtv1.Bootloader{BIOS: &kubevirtv1.BIOS{}}}),
+	"secure boot by default":  smm(nil, efi(kubevirtv1.EFI{})),
+	"secure boot with SMM":    smm(new(true), efi(kubevirtv1.EFI{SecureBoot: new(true)})),
+	"EFI without persistence": efi(kubevirtv1.EFI{SecureBoot: new(false), Persistent: new(false)}),
+	"an image as KubeVirt takes it": func(s *spec) {
+		s.Volumes[0].ContainerDisk.Image = "docker://[fd00::1]:5000/a/b@sha256:" + strings.Repeat("0", 64)
+	},
 	"a kernel":                     kernel(kubevirtv1.KernelBootContainer{Image: "i", KernelPath: "/boot/vmlinuz"}),
 	"an initrd":                    kernel(kubevirtv1.KernelBootContainer{Image: "i", InitrdPath: "/boot/initrd"}),
 	"a paused start":               func(s *spec) { s.StartStrategy = new(kubevirtv1.StartStrategyPaused) },
@@ -202,6 +205,7 @@ var moreFaults = map[string]struct {
 	"secure boot, SMM off":  {smm(new(false), efi(kubevirtv1.EFI{})), "spec.domain.firmware.bootloader.efi.secureBoot"},
 	"a UUID without dashes": {firmware(kubevirtv1.Firmware{UUID: "5d307ca9b3ef428c886106e72d69f223"}), "spec.domain.firmware.uuid"},
 	"a kernel of no image":  {kernel(kubevirtv1.KernelBootContainer{KernelPath: "/k"}), "spec.domain.firmware.kernelBoot.container.image"},
+	"a kernel of a URL":     {kernel(kubevirtv1.KernelBootContainer{Image: "http://x/y", KernelPath: "/k"}), "spec.domain.firmware.kernelBoot.container.image"},
 	"an image of no kernel": {kernel(kubevirtv1.KernelBootContainer{Image: "i"}), "spec.domain.firmware.kernelBoot.container"},
 	"a kernel elsewhere":    {kernel(kubevirtv1.KernelBootContainer{Image: "i", KernelPath: "../k"}), "spec.domain.firmware.kernelBoot.container.kernelPath"},
 	"an initrd elsewhere":   {kernel(kubevirtv1.KernelBootContainer{Image: "i", InitrdPath: "/"}), "spec.domain.firmware.kernelBoot.container.initrdPath"},

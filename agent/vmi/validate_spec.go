@@ -125,9 +125,7 @@ func validateKernelBoot(at *field.Path, boot *kubevirtv1.KernelBoot) field.Error
 	var errs field.ErrorList
 	c := boot.Container
 	at = at.Child("container")
-	if c.Image == "" {
-		errs = append(errs, field.Required(at.Child("image"), ""))
-	}
+	errs = append(errs, ValidateImage(at.Child("image"), c.Image)...)
 	if c.KernelPath == "" && c.InitrdPath == "" {
 		errs = append(errs, field.Required(at, "at least one of kernelPath and initrdPath is required"))
 	}

@@ -169,6 +169,8 @@ var faults = map[string]struct {
 		s.Volumes[0].EmptyDisk = &kubevirtv1.EmptyDiskSource{Capacity: resource.MustParse("1Gi")}
 	}, "spec.volumes[0]"},
 	"image":                {func(s *spec) { s.Volumes[0].ContainerDisk.Image = "" }, "spec.volumes[0].containerDisk.image"},
+	"image of a URL":       {func(s *spec) { s.Volumes[0].ContainerDisk.Image = "http://x y" }, "spec.volumes[0].containerDisk.image"},
+	"image of two tags":    {func(s *spec) { s.Volumes[0].ContainerDisk.Image = "foo:bar:baz" }, "spec.volumes[0].containerDisk.image"},
 	"image path":           {func(s *spec) { s.Volumes[0].ContainerDisk.Path = "/disk/../../etc/passwd" }, "spec.volumes[0].containerDisk.path"},
 	"claim":                {func(s *spec) { s.Volumes[2].PersistentVolumeClaim.ClaimName = "" }, "spec.volumes[2].persistentVolumeClaim.claimName"},
 	"config map":           {func(s *spec) { s.Volumes[3].ConfigMap.Name = "" }, "spec.volumes[3].configMap.name"},

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -59,8 +60,8 @@ func sourcesOf(v *kubevirtv1.Volume) []string {
 	value := reflect.ValueOf(v.VolumeSource)
 	for i := range value.NumField() {
 		if !value.Field(i).IsNil() {
-			name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
-			set = append(set, name)
+			key, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
+			set = append(set, key)
 		}
 	}
 	return set
@@ -75,7 +76,7 @@ func validateSource(at *field.Path, v *kubevirtv1.Volume) field.ErrorList {
 		}
 	}
 	if s := v.ContainerDisk; s != nil {
-		named(true, s.Image, "containerDisk", "image")
+		errs = append(errs, ValidateImage(at.Child("containerDisk", "image"), s.Image)...)
 		errs = append(errs, validateImagePath(at.Child("containerDisk", "path"), s.Path)...)
 		if s.ImagePullPolicy != "" {
 			errs = append(errs, oneOf(at.Child("containerDisk", "imagePullPolicy"), s.ImagePullPolicy,
@@ -204,4 +205,17 @@ func validateEveryVolumeUsed(at *field.Path, spec *kubevirtv1.VirtualMachineInst
 		}
 	}
 	return errs
+}
+
+// ValidateImage checks that image is the name of a container image, as a registry would
+// understand it. KubeVirt also takes one that begins with docker://.
+func ValidateImage(at *field.Path, image string) field.ErrorList {
+	if image == "" {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	// What the library says is advice to who calls it.
+	if _, err := name.ParseReference(strings.TrimPrefix(image, "docker://")); err != nil {
+		return field.ErrorList{field.Invalid(at, image, "must be the name of a container image, such as registry.example.org/disks/debian:12")}
+	}
+	return nil
 }

@@ -60,7 +60,8 @@ func (r *registries) parse(ref string) (name.Reference, error) {
 		parsed, err = name.ParseReference(ref, name.Insecure)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBadReference, err)
+		// What the library says is advice to who calls it.
+		return nil, fmt.Errorf("%w: %q", ErrBadReference, ref)
 	}
 	return parsed, nil
 }

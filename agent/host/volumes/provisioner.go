@@ -30,10 +30,6 @@ const (
 	// SelectedNode names the host that holds the volume of a claim. The annotation is
 	// Kubernetes' own. A claim in a shared pool does not have it.
 	SelectedNode = "volume.kubernetes.io/selected-node"
-	// importSource and importEndpoint fill a new volume from a container disk,
-	// as CDI's annotations do: "registry" and "docker://image".
-	importSource   = "cdi.kubevirt.io/storage.import.source"
-	importEndpoint = "cdi.kubevirt.io/storage.import.endpoint"
 	// poolAnnotation is the pool that holds the claim's volume, and
 	// policyAnnotation the reclaim policy of its class, unless that is Delete. Both
 	// are recorded at the first use, because the class may change or be deleted.
@@ -42,9 +38,6 @@ const (
 	// defaultClass marks the StorageClass of claims that name none.
 	defaultClass = "storageclass.kubernetes.io/is-default-class"
 )
-
-// scheme begins the endpoint of an import from a registry.
-const scheme = "docker://"
 
 const claimFinalizer = kinds.VolumeFinalizer
 
@@ -253,16 +246,16 @@ func (p *Provisioner) bindClaim(ctx context.Context, claim *corev1.PersistentVol
 // source returns the first content of a claim's volume, nil for none. release
 // must be called when the content has been copied.
 func (p *Provisioner) source(ctx context.Context, claim *corev1.PersistentVolumeClaim) (source *storage.Source, release func(), err error) {
-	endpoint := claim.Annotations[importEndpoint]
+	endpoint := claim.Annotations[kinds.ImportEndpoint]
 	if endpoint == "" {
 		return nil, func() {}, nil
 	}
-	if from := claim.Annotations[importSource]; from != "registry" {
-		return nil, nil, fmt.Errorf("annotation %s: only registry is supported, not %q", importSource, from)
+	if from := claim.Annotations[kinds.ImportSource]; from != "registry" {
+		return nil, nil, fmt.Errorf("annotation %s: only registry is supported, not %q", kinds.ImportSource, from)
 	}
-	reference, ok := strings.CutPrefix(endpoint, scheme)
+	reference, ok := strings.CutPrefix(endpoint, kinds.ImportScheme)
 	if !ok {
-		return nil, nil, fmt.Errorf("annotation %s: %q does not begin with %s", importEndpoint, endpoint, scheme)
+		return nil, nil, fmt.Errorf("annotation %s: %q does not begin with %s", kinds.ImportEndpoint, endpoint, kinds.ImportScheme)
 	}
 	image, release, err := p.Images.Pull(ctx, reference, containerdisk.PullOptions{})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
 	"virtmesh/storage"
@@ -122,7 +123,7 @@ func TestPoolOfAClaim(t *testing.T) {
 func TestImport(t *testing.T) {
 	annotate := func(source, endpoint string) func(*corev1.PersistentVolumeClaim) {
 		return func(claim *corev1.PersistentVolumeClaim) {
-			claim.Annotations = map[string]string{importSource: source, importEndpoint: endpoint}
+			claim.Annotations = map[string]string{kinds.ImportSource: source, kinds.ImportEndpoint: endpoint}
 		}
 	}
 	w := newWorld(t)
@@ -140,8 +141,8 @@ func TestImport(t *testing.T) {
 		t.Errorf("%+v", w.images)
 	}
 	for name, test := range map[string]struct{ source, endpoint, want string }{
-		"http":      {"http", "https://example.test/disk.img", importSource},
-		"no-scheme": {"registry", "example/disk", importEndpoint},
+		"http":      {"http", "https://example.test/disk.img", kinds.ImportSource},
+		"no-scheme": {"registry", "example/disk", kinds.ImportEndpoint},
 	} {
 		claim := w.claim(name, "local", annotate(test.source, test.endpoint))
 		if got := w.refusal(w.create(vmiWith(name, usesClaim(name)))); !strings.Contains(got.Error(), test.want) {
