@@ -111,12 +111,11 @@ func (e *factEntry) assemble(rec record) (whole []byte, fresh bool) {
 	return whole, true
 }
 
-// facts returns the decoded facts of a member and when they arrived, or nil if there
-// are none.
-func (s *factStore) facts(name string) (*Facts, time.Time) {
+// facts returns the decoded facts of a member, or nil if there are none.
+func (s *factStore) facts(name string) *Facts {
 	e := s.entries[name]
 	if e == nil || (s.versions(name) == versions{}) {
-		return nil, time.Time{}
+		return nil
 	}
 	if e.decoded == nil {
 		f := new(Facts)
@@ -126,7 +125,7 @@ func (s *factStore) facts(name string) (*Facts, time.Time) {
 		}
 		e.decoded = f
 	}
-	return e.decoded, e.at
+	return e.decoded
 }
 
 // versions returns the known versions of a member's sections.

@@ -26,11 +26,6 @@ const (
 	// second once it has 50 members.
 	factsEvery     = time.Second
 	factsPerMember = 20 * time.Millisecond
-	// refreshEvery and refreshPerMember set how often unchanged facts are announced
-	// again: every max(refreshEvery, n*refreshPerMember). The age of facts then
-	// shows that the member still updates them.
-	refreshEvery     = time.Minute
-	refreshPerMember = 600 * time.Millisecond
 	// relayLimit is the most new records of one push-pull that are also gossiped.
 	// More than that means that two parts of a mesh have met again; further
 	// push-pulls then spread the records without a flood of messages.
@@ -84,7 +79,6 @@ func (g *Gossip) SetFacts(f Facts) error {
 	if !changed {
 		return nil
 	}
-	g.own.at = now
 	if p := g.detector.peers[g.name]; p != nil {
 		g.emitEvent(EventFacts, p)
 	}
@@ -111,23 +105,17 @@ func encodeFacts(f *Facts) (secs [sectionCount][]byte, err error) {
 // ownFacts holds the facts of this member and the state of their announcements.
 type ownFacts struct {
 	facts     Facts
-	at        time.Time
 	meta      nodeMeta
 	secs      [sectionCount][]byte
 	dirty     [sectionCount]bool // the section must be announced
 	floor     versions           // highest versions of these facts seen anywhere in the mesh
 	announced time.Time
-	refreshed time.Time
 }
 
 // announceFacts gossips the changed sections, unless the last announcement was too
 // recent; tickLoop then calls it again. The caller holds the lock.
 func (g *Gossip) announceFacts(now time.Time) {
 	n := time.Duration(g.detector.live())
-	if now.Sub(g.own.refreshed) >= max(refreshEvery, n*refreshPerMember) {
-		g.own.dirty[sectionLoad] = true
-		g.own.refreshed = now
-	}
 	if now.Sub(g.own.announced) < max(factsEvery, n*factsPerMember) {
 		return
 	}

@@ -146,6 +146,33 @@ func TestSetFactsRefusesWhatCannotBeGossiped(t *testing.T) {
 	})
 }
 
+// TestUnchangedFactsAreNotSent: a host that says the same again and again costs the mesh
+// nothing.
+func TestUnchangedFactsAreNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startMesh(t, 3)
+		f := bigFacts()
+		if err := m.Members[0].SetFacts(f); err != nil {
+			t.Fatal(err)
+		}
+		awaitFacts(t, m, m.Members[0].Name(), f, 10*time.Second)
+		sub := m.Members[1].Subscribe()
+		defer sub.Close()
+		<-sub.Events() // the first event says that the reader must read everything
+		for range 180 {
+			time.Sleep(5 * time.Second)
+			if err := m.Members[0].SetFacts(f.Clone()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case ev := <-sub.Events():
+			t.Errorf("a quarter of an hour without a change: %+v", ev)
+		default:
+		}
+	})
+}
+
 // TestLargeFactsAreGossipedInPart: capacity, load and the cordon of a host must not
 // freeze because the host has more images or labels than fit.
 func TestLargeFactsAreGossipedInPart(t *testing.T) {

@@ -90,7 +90,6 @@ func New(cfg Config) (*Gossip, error) {
 
 func (g *Gossip) setFirstFacts(f Facts) error {
 	now := time.Now()
-	g.own.refreshed = now
 	if err := g.SetFacts(f); err != nil {
 		return err
 	}
@@ -102,7 +101,7 @@ func (g *Gossip) setFirstFacts(f Facts) error {
 	// Even empty facts are announced, so that every member has a version of ours.
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.own.at, g.own.announced = now, time.Time{}
+	g.own.announced = time.Time{}
 	g.own.dirty = [sectionCount]bool{true, true}
 	g.announceFacts(now)
 	return nil
@@ -221,11 +220,11 @@ func (g *Gossip) Count(s State) int {
 func (g *Gossip) member(p *peer) Member {
 	m := Member{Name: p.name, Addr: p.addr, State: p.state, Since: p.since}
 	if p.name == g.name {
-		m.Facts, m.FactsAt = g.own.facts, g.own.at
+		m.Facts = g.own.facts
 		return m
 	}
-	if f, at := g.facts.facts(p.name); f != nil {
-		m.Facts, m.FactsAt = *f, at
+	if f := g.facts.facts(p.name); f != nil {
+		m.Facts = *f
 	}
 	if m.Facts.MeshAddr == "" {
 		m.Facts.MeshAddr, m.Facts.FeatureLevel = p.meta.MeshAddr, p.meta.FeatureLevel

@@ -59,8 +59,6 @@ type Member struct {
 	// Facts are the newest known facts. Until the first ones arrive they hold only
 	// MeshAddr and FeatureLevel. They are shared and must not be modified.
 	Facts Facts
-	// FactsAt is when those facts arrived; zero if none have.
-	FactsAt time.Time
 }
 
 // EventType says what happened to a member.
