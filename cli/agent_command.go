@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -87,6 +88,11 @@ func hostConfig(c *cli.Context) (agent.Config, error) {
 	}
 	config.StateDir = c.String("state-dir")
 	config.Pools[0].Path = filepath.Join(config.StateDir, "pools", config.Pools[0].Name)
+	for _, flag := range []string{"port", "gossip-port"} {
+		if n := c.Int(flag); n < 1 || n > math.MaxUint16 {
+			return config, fmt.Errorf("--%s must be at least 1 and at most %d, and not %d", flag, math.MaxUint16, n)
+		}
+	}
 	config.MeshListen = fmt.Sprintf(":%d", c.Int("port"))
 	config.GossipPort = c.Int("gossip-port")
 	config.Zone = c.String("zone")

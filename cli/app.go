@@ -105,6 +105,9 @@ func explain(err error) string {
 	if errors.As(err, &request) && fault.Known(request.Err) {
 		err = request.Err // the URL of a request tells users nothing
 	}
+	if strings.Contains(err.Error(), "no application protocol") {
+		return "the host does not serve its API yet: its agent is starting; try again in a few seconds"
+	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) && status.Status().Message != "" {
 		return strings.ReplaceAll(status.Status().Message, "\n", " ")
@@ -188,7 +191,27 @@ func limitArguments(name, usage string, act cli.ActionFunc) cli.ActionFunc {
 }
 
 func usageError(command string) cli.OnUsageErrorFunc {
-	return func(_ *cli.Context, err error, _ bool) error {
+	return func(c *cli.Context, err error, _ bool) error {
+		var flag, value string
+		if n, _ := fmt.Sscanf(err.Error(), "invalid value %q for flag -%s", &value, &flag); n == 2 {
+			flag = strings.TrimSuffix(flag, ":")
+			return fmt.Errorf("--%s %q is not %s; '%s --help' explains it", flag, value, valueOf(c, flag), command)
+		}
 		return fmt.Errorf("%w; '%s --help' lists what there is", err, command)
 	}
+}
+
+// valueOf says what a flag takes.
+func valueOf(c *cli.Context, flag string) string {
+	known := findFlag(c.App.Flags, flag)
+	if c.Command != nil && findFlag(c.Command.Flags, flag) != nil {
+		known = findFlag(c.Command.Flags, flag)
+	}
+	switch known.(type) {
+	case *cli.DurationFlag:
+		return "a time, such as 30s or 2m"
+	case *cli.IntFlag, *cli.Int64Flag, *cli.UintFlag:
+		return "a whole number"
+	}
+	return "a value that it takes"
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -49,6 +50,8 @@ type connection struct {
 	rest      *rest.Config
 	namespace string
 	patience  *patience
+	// bare is rest without patience, for what a command asks after its time is over.
+	bare *rest.Config
 }
 
 // connect works out how to reach the API: a kubeconfig if one is given, else
@@ -62,26 +65,33 @@ func connect(c *cli.Context) (*connection, error) {
 	conn.rest.QPS, conn.rest.Burst = 200, 400
 	conn.rest.WarningHandler = rest.NewWarningWriter(c.App.ErrWriter, rest.WarningWriterOptions{Deduplicate: true})
 	conn.patience = newPatience(c)
-	conn.rest.Wrap(conn.patience.wrap)
 	if ns := c.String("namespace"); ns != "" {
 		conn.namespace = ns
 	}
 	if host := c.String("host"); host != "" {
-		if err := conn.redirect(c.Context, host); err != nil {
+		ctx, cancel := context.WithDeadline(c.Context, conn.patience.until)
+		defer cancel()
+		if err := conn.redirect(ctx, host); err != nil {
 			return nil, err
 		}
 	}
+	conn.bare = rest.CopyConfig(conn.rest)
+	conn.rest.Wrap(conn.patience.wrap)
 	return conn, nil
 }
 
 func baseConnection(c *cli.Context) (*connection, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	switch path := c.String("kubeconfig"); {
+	case c.IsSet("socket"):
+		return explicitSocket(c)
 	case path != "":
 		rules.ExplicitPath = path
 		rules.Precedence = nil
 	case os.Getenv(clientcmd.RecommendedConfigPathEnvVar) != "":
 		// It may name several files, which the rules merge.
+	case c.String("context") != "":
+		// It is one of the default kubeconfig.
 	default:
 		if _, err := os.Stat(c.String("socket")); err == nil {
 			return socketConnection(c.String("socket")), nil
@@ -107,6 +117,20 @@ func baseConnection(c *cli.Context) (*connection, error) {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
 	return &connection{rest: config, namespace: namespace}, nil
+}
+
+// explicitSocket connects to the agent that --socket names, whatever KUBECONFIG says.
+func explicitSocket(c *cli.Context) (*connection, error) {
+	for _, flag := range []string{"kubeconfig", "context"} {
+		if c.String(flag) != "" {
+			return nil, fmt.Errorf("--socket and --%s name two ways to the mesh; use one of them", flag)
+		}
+	}
+	path := c.String("socket")
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("%s; without --socket the command uses a kubeconfig", noLocalAgent(path))
+	}
+	return socketConnection(path), nil
 }
 
 // connectLocal connects to the local agent for what concerns this host alone. It fails
@@ -166,7 +190,7 @@ func (c *connection) redirect(ctx context.Context, host string) error {
 func (c *connection) nodeAddress(ctx context.Context, name string) (string, error) {
 	var status admin.Status
 	if err := c.mesh(ctx, http.MethodGet, "/mesh/v1/status", nil, &status); err != nil {
-		return "", fmt.Errorf("look up host %s: %w", name, err)
+		return "", fmt.Errorf("ask %s, the kubeconfig's host, for the address of %s: %w; give --host an address instead of a name", strings.TrimPrefix(c.rest.Host, "https://"), name, err)
 	}
 	for _, member := range status.Members {
 		if member.Name == name {

@@ -17,7 +17,11 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/fault"
 )
 
 // streamSubprotocol is KubeVirt's: binary frames of plain bytes.
@@ -153,6 +157,17 @@ func vmVNC(c *cli.Context) error {
 	conn, err := connect(c)
 	if err != nil {
 		return err
+	}
+	client, err := conn.dynamic()
+	if err != nil {
+		return fmt.Errorf("connect to the mesh: %w", err)
+	}
+	instance, err := client.Resource(vmiResource).Namespace(conn.namespace).Get(c.Context, c.Args().First(), metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if phase, _, _ := unstructured.NestedString(instance.Object, "status", "phase"); phase != string(kubevirtv1.Running) {
+		return fmt.Errorf("%s has no display yet: %w", c.Args().First(), fault.NotRunning)
 	}
 	listener, err := (&net.ListenConfig{}).Listen(c.Context, "tcp", c.String("listen"))
 	if err != nil {

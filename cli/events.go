@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 
 	"github.com/urfave/cli/v2"
@@ -16,6 +17,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/yaml"
+
+	"virtmesh/agent/plain"
 )
 
 func eventsCommand() *cli.Command {
@@ -101,7 +104,7 @@ func printEvent(w io.Writer, event *corev1.Event) {
 		times = fmt.Sprintf(" (x%d)", event.Count)
 	}
 	fmt.Fprintf(w, "%-6s %-8s %-24s %s/%s: %s%s\n", age(event.LastTimestamp.Time), event.Type, event.Reason,
-		event.InvolvedObject.Kind, event.InvolvedObject.Name, event.Message, times)
+		event.InvolvedObject.Kind, event.InvolvedObject.Name, plain.Text(event.Message), times)
 }
 
 func printEventsOf(c *cli.Context, conn *connection, object *unstructured.Unstructured) error {
@@ -113,18 +116,26 @@ func printEventsOf(c *cli.Context, conn *connection, object *unstructured.Unstru
 	if namespace == "" {
 		namespace = metav1.NamespaceDefault
 	}
-	list, err := client.CoreV1().Events(namespace).List(c.Context, metav1.ListOptions{FieldSelector: fields.AndSelectors(
-		fields.OneTermEqualSelector("involvedObject.name", object.GetName()),
-		fields.OneTermEqualSelector("involvedObject.kind", object.GetKind()),
-	).String()})
+	list, err := client.CoreV1().Events(namespace).List(c.Context, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("involvedObject.name", object.GetName()).String(),
+	})
 	if err != nil {
 		return err
 	}
-	if len(list.Items) == 0 {
+	told := slices.DeleteFunc(list.Items, func(event corev1.Event) bool {
+		return !tellsOf(event.InvolvedObject.Kind, object.GetKind())
+	})
+	if len(told) == 0 {
 		fmt.Fprintln(c.App.Writer, "none")
 		return nil
 	}
-	return printEvents(c.App.Writer, list.Items)
+	return printEvents(c.App.Writer, told)
+}
+
+// tellsOf reports whether events of one kind of object tell of another that has the same
+// name: what keeps a virtual machine from running happens to its instance.
+func tellsOf(kind, of string) bool {
+	return kind == of || of == "VirtualMachine" && kind == "VirtualMachineInstance"
 }
 
 func printYAML(w io.Writer, value any) error {

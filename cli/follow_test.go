@@ -223,6 +223,11 @@ func guest(t *testing.T, serve func(*websocket.Conn)) string {
 	upgrader := websocket.Upgrader{Subprotocols: []string{streamSubprotocol}}
 	var serving sync.WaitGroup
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/apis/kubevirt.io/") && strings.HasSuffix(r.URL.Path, "/virtualmachineinstances/web") {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"apiVersion":"kubevirt.io/v1","kind":"VirtualMachineInstance","metadata":{"name":"web"},"status":{"phase":"Running"}}`)
+			return
+		}
 		if !strings.Contains(r.URL.Path, "/virtualmachineinstances/web/") {
 			http.Error(w, "there is no such guest", http.StatusNotFound)
 			return

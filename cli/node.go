@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+
+	"virtmesh/agent/plain"
 )
 
 func nodeCommand() *cli.Command {
@@ -122,7 +124,7 @@ func nodeShow(c *cli.Context) error {
 	fmt.Fprintf(w, "Allocatable: cpu %s, memory %s\n", node.Status.Allocatable.Cpu(), node.Status.Allocatable.Memory())
 	fmt.Fprintln(w, "Conditions:")
 	for _, condition := range node.Status.Conditions {
-		fmt.Fprintf(w, "  %-16s %-8s %s: %s\n", condition.Type, condition.Status, condition.Reason, condition.Message)
+		fmt.Fprintf(w, "  %-16s %-8s %s: %s\n", condition.Type, condition.Status, condition.Reason, plain.Text(condition.Message))
 	}
 	return printInstancesOn(c, conn, node.Name)
 }

@@ -161,12 +161,23 @@ func apply(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return fromFiles(c, conn).Do().Visit(func(info *resource.Info, err error) error {
+	found := false
+	err = fromFiles(c, conn).Do().Visit(func(info *resource.Info, err error) error {
 		if err != nil {
 			return err
 		}
+		found = true
 		return applyOne(c, info)
 	})
+	if err == nil && !found {
+		return errNoObjects(c)
+	}
+	return err
+}
+
+// errNoObjects says that manifests contain nothing.
+func errNoObjects(c *cli.Context) error {
+	return fmt.Errorf("there is no object in %s", strings.Join(c.StringSlice("filename"), ", "))
 }
 
 func applyOne(c *cli.Context, info *resource.Info) error {
@@ -225,7 +236,8 @@ func deleteCommand() *cli.Command {
 }
 
 func deleteObjects(c *cli.Context) error {
-	switch named := len(c.StringSlice("filename")) > 0; {
+	named := len(c.StringSlice("filename")) > 0
+	switch {
 	case !named && !c.Args().Present():
 		return errors.New("name a type and names, or manifests with -f FILE")
 	case named && c.Args().Present():
@@ -236,15 +248,17 @@ func deleteObjects(c *cli.Context) error {
 		return err
 	}
 	b := fromFiles(c, conn)
-	if len(c.StringSlice("filename")) == 0 {
+	if !named {
 		b = conn.builder().Unstructured().ContinueOnError().LabelSelectorParam(c.String("selector")).
 			SelectAllParam(c.Bool("all")).ResourceTypeOrNameArgs(false, c.Args().Slice()...).RequireObject(false).Flatten()
 	}
 	var deleted []*resource.Info
+	found := false
 	err = b.Do().Visit(func(info *resource.Info, err error) error {
 		if err != nil {
 			return err
 		}
+		found = true
 		policy := metav1.DeletePropagationBackground
 		_, err = resource.NewHelper(info.Client, info.Mapping).
 			DeleteWithOptions(info.Namespace, info.Name, &metav1.DeleteOptions{PropagationPolicy: &policy})
@@ -258,6 +272,9 @@ func deleteObjects(c *cli.Context) error {
 		fmt.Fprintf(c.App.Writer, "%s deleted\n", info.ObjectName())
 		return nil
 	})
+	if err == nil && !found && named {
+		return errNoObjects(c)
+	}
 	if err != nil || !c.Bool("wait") {
 		return err
 	}

@@ -188,18 +188,27 @@ func operationCancel(c *cli.Context) error {
 	return err
 }
 
-// withProgress runs act, and meanwhile prints the steps of the unfinished
-// operations on target.
+// withProgress runs act, and meanwhile prints the steps of the operations on target that
+// have not ended before.
 func withProgress(ctx context.Context, w io.Writer, conn *connection, target string, act func() error) error {
 	client, err := operationClient(conn)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	follower := &follower{client: client, target: target, ended: map[string]bool{}, told: map[string]int{}, steps: w}
+	follower.look(ctx, false)
+	following, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		followTarget(ctx, w, client, target)
+		for {
+			select {
+			case <-following.Done():
+				return
+			case <-time.After(operationPoll):
+				follower.look(following, true)
+			}
+		}
 	}()
 	err = act()
 	cancel()
@@ -207,28 +216,60 @@ func withProgress(ctx context.Context, w io.Writer, conn *connection, target str
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%w; 'virtmesh operation ls' shows how far it is", err)
 	}
+	// A short operation ends between two looks.
+	follower.look(ctx, true)
 	return err
 }
 
-// followTarget prints the steps of operations on target until ctx ends. It ignores
-// read errors: the caller reports how the operation itself ends.
-func followTarget(ctx context.Context, w io.Writer, client dynamic.ResourceInterface, target string) {
-	progress := stepPrinter{w: w}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(operationPoll):
+// follower prints the steps of operations on a target. It ignores read errors: the
+// caller reports how the operation itself ends.
+type follower struct {
+	client dynamic.ResourceInterface
+	target string
+	steps  io.Writer
+	// ended are the operations that had ended before, and told counts the steps of the
+	// others that were printed as done.
+	ended map[string]bool
+	told  map[string]int
+	last  string
+}
+
+// look reads the operations and prints what is new, or, before the act, only notes which
+// have ended. It asks the host alone, which may lag behind a little.
+func (f *follower) look(ctx context.Context, tell bool) {
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	list, err := f.client.List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	if err != nil {
+		return
+	}
+	for i := range list.Items {
+		op, err := toOperation(&list.Items[i])
+		switch {
+		case err != nil || op.Spec.Target != f.target || f.ended[op.Name]:
+		case !tell && op.Status.Phase.Final():
+			f.ended[op.Name] = true
+		case tell:
+			f.print(op)
 		}
-		list, err := client.List(ctx, metav1.ListOptions{})
-		if err != nil {
-			continue
-		}
-		for i := range list.Items {
-			op, err := toOperation(&list.Items[i])
-			if err == nil && op.Spec.Target == target && !op.Status.Phase.Final() {
-				progress.print(op)
-			}
-		}
+	}
+}
+
+// print prints each step that is done once, and the present one when it changes.
+func (f *follower) print(op *meshv1alpha1.Operation) {
+	for i := f.told[op.Name]; i < len(op.Status.Steps) && op.Status.Steps[i].Phase == meshv1alpha1.StepDone; i++ {
+		fmt.Fprintf(f.steps, "%s: %d/%d %s: done\n", op.Name, i+1, len(op.Status.Steps), op.Status.Steps[i].Name)
+		f.told[op.Name] = i + 1
+	}
+	if op.Status.Phase.Final() {
+		return
+	}
+	line := fmt.Sprintf("%s: %s %s", op.Name, meshv1alpha1.OperationSummary(op), meshv1alpha1.OperationProgress(op))
+	if op.Status.Message != "" {
+		line += ": " + op.Status.Message
+	}
+	if line != f.last {
+		f.last = line
+		fmt.Fprintln(f.steps, line)
 	}
 }

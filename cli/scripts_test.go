@@ -55,7 +55,8 @@ func TestMain(m *testing.M) {
 //
 //	instance NAME HOST IP     the virtual machine NAME runs on HOST
 //	status RESOURCE NAME JSON merge JSON into the status of an object
-//	event NAME REASON TEXT    something happened to the virtual machine NAME
+//	event NAME REASON TEXT [KIND] something happened to NAME, a VirtualMachine by default
+//	finalizer RESOURCE NAME   something holds the deletion of an object up
 //	node NAME                 a host has joined as NAME
 //
 // Each script has a namespace of its own, $NS, and its own tokens and members.
@@ -68,6 +69,7 @@ func TestScripts(t *testing.T) {
 		Setup:               mesh.setUp,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"instance": mesh.instance, "status": mesh.status, "event": mesh.event, "node": mesh.node,
+			"finalizer": mesh.finalizer,
 		},
 		Condition: func(condition string) (bool, error) {
 			if condition == "root" {
@@ -221,6 +223,16 @@ func (m *scriptMesh) instance(ts *testscript.TestScript, _ bool, args []string) 
 	ts.Check(err)
 }
 
+// finalizer holds the deletion of an object up.
+func (m *scriptMesh) finalizer(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 || args[0] != "vm" {
+		ts.Fatalf("usage: finalizer vm NAME")
+	}
+	client := dynamic.NewForConfigOrDie(m.config).Resource(vmResource).Namespace(ts.Getenv("NS"))
+	_, err := client.Patch(context.Background(), args[1], types.MergePatchType, []byte(`{"metadata":{"finalizers":["example.org/held"]}}`), metav1.PatchOptions{})
+	ts.Check(err)
+}
+
 // status merges JSON into an object's status.
 func (m *scriptMesh) status(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 3 {
@@ -240,12 +252,17 @@ func (m *scriptMesh) status(ts *testscript.TestScript, _ bool, args []string) {
 
 // event records that something happened to a virtual machine.
 func (m *scriptMesh) event(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) != 3 {
-		ts.Fatalf("usage: event NAME REASON TEXT")
+	kind := "VirtualMachine"
+	switch len(args) {
+	case 3:
+	case 4:
+		kind = args[3]
+	default:
+		ts.Fatalf("usage: event NAME REASON TEXT [KIND]")
 	}
 	_, err := m.client().CoreV1().Events(ts.Getenv("NS")).Create(context.Background(), &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{GenerateName: args[0] + "-"},
-		InvolvedObject: corev1.ObjectReference{Kind: "VirtualMachine", Namespace: ts.Getenv("NS"), Name: args[0]},
+		InvolvedObject: corev1.ObjectReference{Kind: kind, Namespace: ts.Getenv("NS"), Name: args[0]},
 		Type:           corev1.EventTypeNormal, Reason: args[1], Message: args[2], Count: 1, LastTimestamp: metav1.Now(),
 	}, metav1.CreateOptions{})
 	ts.Check(err)

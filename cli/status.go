@@ -37,6 +37,14 @@ func status(c *cli.Context) error {
 	return err
 }
 
+// counted is a number of things, with an s where there is not one.
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 func printStatus(c *cli.Context, s *admin.Status) error {
 	alive, voters := 0, 0
 	rows := make([][]string, 0, len(s.Members))
@@ -62,8 +70,8 @@ func printStatus(c *cli.Context, s *admin.Status) error {
 		leader = "none (no quorum: VMs keep running, nothing can be changed)"
 	}
 	w := c.App.Writer
-	fmt.Fprintf(w, "Mesh:     %s, seen from %s\nMembers:  %d of %d alive, %d voters\nLeader:   %s (term %d)\nRevision: %d\n\n",
-		s.MeshID, s.Host, alive, len(s.Members), voters, leader, s.Term, s.Revision)
+	fmt.Fprintf(w, "Mesh:     %s, seen from %s\nMembers:  %d of %d alive, %s\nLeader:   %s (term %d)\nRevision: %d\n\n",
+		s.MeshID, s.Host, alive, len(s.Members), counted(voters, "voter"), leader, s.Term, s.Revision)
 	if err := printColumns(w, []string{"NAME", "STATE", "ROLE", "ADDRESS", "ZONE", "GUESTS BY", "LAG", "VERSION"}, rows); err != nil {
 		return err
 	}

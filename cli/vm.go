@@ -3,24 +3,26 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/plain"
 )
 
 var (
 	vmResource  = kubevirtv1.SchemeGroupVersion.WithResource("virtualmachines")
 	vmiResource = kubevirtv1.SchemeGroupVersion.WithResource("virtualmachineinstances")
+	// nodeResource is the hosts.
+	nodeResource = corev1.SchemeGroupVersion.WithResource("nodes")
 	// subresources is KubeVirt's API group of actions on a VM (start, stop, console).
 	subresources = schema.GroupVersion{Group: "subresources.kubevirt.io", Version: "v1"}
 )
@@ -42,7 +44,7 @@ func vmCommand() *cli.Command {
 			{Name: "show", Usage: "show a virtual machine, its instance and its events", ArgsUsage: "NAME",
 				Flags: []cli.Flag{namespaceFlag(), outputFlag(), localFlag()}, Action: vmShow, BashComplete: offer(vmNames)},
 			vmStartCommand(), vmStopCommand(),
-			act("restart", "stop and start virtual machines", "virtualmachines", "restarted"),
+			act("restart", "stop and start virtual machines", "virtualmachines", "asked to restart"),
 			act("pause", "stop the CPUs of running guests; their memory stays", "virtualmachineinstances", "paused"),
 			act("unpause", "continue paused guests", "virtualmachineinstances", "unpaused"),
 			{Name: "console", Usage: "attach to the guest's serial console; Ctrl+] leaves it", ArgsUsage: "NAME",
@@ -52,8 +54,7 @@ func vmCommand() *cli.Command {
 				Action: vmVNC, BashComplete: offer(vmNames)},
 			{Name: "wait", Usage: "wait until virtual machines are Running", ArgsUsage: "NAME...", Action: vmWait, BashComplete: offer(vmNames),
 				Flags: []cli.Flag{namespaceFlag(), &cli.DurationFlag{Name: "timeout", Value: 5 * time.Minute, Action: mustBePositive("timeout"), Usage: "how long to wait"}}},
-			{Name: "delete", Usage: "delete virtual machines and wait until they are gone", ArgsUsage: "NAME...",
-				Flags: []cli.Flag{namespaceFlag()}, Action: vmDelete, BashComplete: offer(vmNames)},
+			vmDeleteCommand(),
 		},
 	}
 }
@@ -62,7 +63,7 @@ func vmStartCommand() *cli.Command {
 	return &cli.Command{Name: "start", Usage: "start virtual machines", ArgsUsage: "NAME...", BashComplete: offer(vmNames),
 		Flags: []cli.Flag{namespaceFlag(), &cli.BoolFlag{Name: "paused", Usage: "start with the guest frozen before its first instruction"}},
 		Action: func(c *cli.Context) error {
-			return actOnVMs(c, "virtualmachines", "start", "started", &kubevirtv1.StartOptions{Paused: c.Bool("paused")})
+			return actOnVMs(c, "virtualmachines", "start", "asked to start", &kubevirtv1.StartOptions{Paused: c.Bool("paused")})
 		}}
 }
 
@@ -73,14 +74,21 @@ func vmStopCommand() *cli.Command {
 			&cli.BoolFlag{Name: "force", Usage: "cut the power at once"}},
 		Action: func(c *cli.Context) error {
 			options := &kubevirtv1.StopOptions{}
-			if grace := c.Int64("grace-period"); grace >= 0 {
+			if c.IsSet("grace-period") {
+				grace := c.Int64("grace-period")
+				if grace < 0 {
+					return fmt.Errorf("--grace-period must be 0 or more seconds, and not %d", grace)
+				}
 				options.GracePeriod = &grace
 			}
 			if c.Bool("force") {
+				if c.Int64("grace-period") > 0 {
+					return errors.New("--force gives the guest no time, and --grace-period some; use one of them")
+				}
 				none := int64(0)
 				options.GracePeriod = &none
 			}
-			return actOnVMs(c, "virtualmachines", "stop", "stopped", options)
+			return actOnVMs(c, "virtualmachines", "stop", "asked to stop", options)
 		}}
 }
 
@@ -226,38 +234,9 @@ func printInstance(c *cli.Context, object *unstructured.Unstructured) error {
 		fmt.Fprintf(w, "Interface: %s %s %s\n", name, nic.MAC, strings.Join(nic.IPs, ","))
 	}
 	for _, condition := range vmi.Status.Conditions {
-		fmt.Fprintf(w, "Condition: %s=%s %s %s\n", condition.Type, condition.Status, condition.Reason, condition.Message)
+		fmt.Fprintf(w, "Condition: %s=%s %s %s\n", condition.Type, condition.Status, condition.Reason, plain.Text(condition.Message))
 	}
 	return nil
-}
-
-func vmDelete(c *cli.Context) error {
-	if !c.Args().Present() {
-		return errors.New("name at least one virtual machine")
-	}
-	conn, client, err := connectDynamic(c)
-	if err != nil {
-		return err
-	}
-	vms := client.Resource(vmResource).Namespace(conn.namespace)
-	// What one name does wrong is told, and does not hide what becomes of the others.
-	var faults []error
-	var going []string
-	for _, name := range c.Args().Slice() {
-		if err := vms.Delete(c.Context, name, metav1.DeleteOptions{}); err != nil {
-			faults = append(faults, err)
-			continue
-		}
-		going = append(going, name)
-	}
-	for _, name := range going {
-		if err := waitDeleted(c, vms, name); err != nil {
-			faults = append(faults, err)
-			continue
-		}
-		fmt.Fprintf(c.App.Writer, "vm/%s deleted\n", name)
-	}
-	return errors.Join(faults...)
 }
 
 func vmWait(c *cli.Context) error {
@@ -276,102 +255,3 @@ func vmWait(c *cli.Context) error {
 	}
 	return nil
 }
-
-func vmCreateCommand() *cli.Command {
-	return &cli.Command{
-		Name: "create", Usage: "create a virtual machine from a container disk, and start it", ArgsUsage: "NAME",
-		Flags: []cli.Flag{
-			namespaceFlag(), outputFlag(),
-			&cli.StringFlag{Name: "image", Usage: "container disk image to boot from (required)"},
-			&cli.UintFlag{Name: "cpu", Value: 1, Usage: "virtual CPUs"},
-			&cli.StringFlag{Name: "memory", Value: "256Mi", Usage: "guest memory"},
-			&cli.StringFlag{Name: "run-strategy", Value: "Always", Usage: "Always, RerunOnFailure, Manual, Once or Halted"},
-			&cli.StringFlag{Name: "cloud-init", Usage: "file with cloud-init user data"},
-			&cli.BoolFlag{Name: "dry-run", Usage: "print the manifest and create nothing"},
-			&cli.DurationFlag{Name: "wait", Action: mustBePositive("wait"), Usage: "wait this long until it is Running"},
-		},
-		Action: vmCreate,
-	}
-}
-
-func vmCreate(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return errors.New("name the new virtual machine")
-	}
-	if c.String("image") == "" {
-		return errors.New("name the container disk to boot from with --image")
-	}
-	vm, err := newVM(c)
-	if err != nil {
-		return err
-	}
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(vm)
-	if err != nil {
-		return fmt.Errorf("encode the virtual machine: %w", err)
-	}
-	delete(content, "status")
-	if c.Bool("dry-run") {
-		return printYAML(c.App.Writer, content)
-	}
-	conn, client, err := connectDynamic(c)
-	if err != nil {
-		return err
-	}
-	vms := client.Resource(vmResource).Namespace(conn.namespace)
-	created, err := vms.Create(c.Context, &unstructured.Unstructured{Object: content}, metav1.CreateOptions{FieldManager: fieldManager})
-	if err != nil {
-		return err
-	}
-	printed, err := printValue(c, created)
-	if err != nil {
-		return err
-	}
-	if !printed {
-		fmt.Fprintf(c.App.Writer, "vm/%s created\n", vm.Name)
-	}
-	if c.IsSet("wait") {
-		return waitRunning(c, vms, vm.Name, time.Until(conn.patience.until))
-	}
-	return nil
-}
-
-func newVM(c *cli.Context) (*kubevirtv1.VirtualMachine, error) {
-	memory, err := resource.ParseQuantity(c.String("memory"))
-	if err != nil {
-		return nil, fmt.Errorf("--memory %q: %w", c.String("memory"), err)
-	}
-	strategy := kubevirtv1.VirtualMachineRunStrategy(c.String("run-strategy"))
-	name := c.Args().First()
-	vm := &kubevirtv1.VirtualMachine{}
-	vm.APIVersion, vm.Kind = kubevirtv1.SchemeGroupVersion.String(), "VirtualMachine"
-	vm.Name = name
-	vm.Spec.RunStrategy = &strategy
-	vm.Spec.Template = &kubevirtv1.VirtualMachineInstanceTemplateSpec{}
-	vm.Spec.Template.ObjectMeta.Labels = map[string]string{"kubevirt.io/vm": name}
-	spec := &vm.Spec.Template.Spec
-	spec.Domain.CPU = &kubevirtv1.CPU{Cores: uint32(c.Uint("cpu"))}
-	spec.Domain.Resources.Requests = corev1.ResourceList{corev1.ResourceMemory: memory}
-	spec.Domain.Devices.Disks = []kubevirtv1.Disk{virtioDisk("root")}
-	spec.Volumes = []kubevirtv1.Volume{{Name: "root", VolumeSource: kubevirtv1.VolumeSource{
-		ContainerDisk: &kubevirtv1.ContainerDiskSource{Image: c.String("image")}}}}
-	spec.Networks = []kubevirtv1.Network{*kubevirtv1.DefaultPodNetwork()}
-	spec.Domain.Devices.Interfaces = []kubevirtv1.Interface{*kubevirtv1.DefaultMasqueradeNetworkInterface()}
-	if file := c.String("cloud-init"); file != "" {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("read cloud-init user data: %w", err)
-		}
-		spec.Domain.Devices.Disks = append(spec.Domain.Devices.Disks, virtioDisk("cloudinit"))
-		spec.Volumes = append(spec.Volumes, kubevirtv1.Volume{Name: "cloudinit", VolumeSource: kubevirtv1.VolumeSource{
-			CloudInitNoCloud: &kubevirtv1.CloudInitNoCloudSource{UserData: string(data)}}})
-	}
-	return vm, nil
-}
-
-func virtioDisk(name string) kubevirtv1.Disk {
-	return kubevirtv1.Disk{Name: name, DiskDevice: kubevirtv1.DiskDevice{Disk: &kubevirtv1.DiskTarget{Bus: kubevirtv1.DiskBusVirtio}}}
-}
-
-// minimumPatience is how long a command waits for something that has no
-// timeout flag, such as a deletion with a grace period.
-const minimumPatience = 5 * time.Minute

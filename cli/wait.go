@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/cli-runtime/pkg/resource"
 	"k8s.io/client-go/dynamic"
@@ -40,8 +41,20 @@ func jsonBody(options any) ([]byte, error) {
 // true or an error. done gets nil when the object does not exist.
 func waitFor(ctx context.Context, client dynamic.ResourceInterface, name string, timeout time.Duration,
 	done func(*unstructured.Unstructured) (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	err := follow(waiting, client, name, done)
+	switch {
+	case !wait.Interrupted(err):
+		return err
+	case ctx.Err() != nil:
+		return fmt.Errorf("the command was interrupted: %w", ctx.Err())
+	}
+	return fmt.Errorf("%w of %s", errTimeOver, timeout.Round(100*time.Millisecond))
+}
+
+// follow is waitFor without a limit.
+func follow(ctx context.Context, client dynamic.ResourceInterface, name string, done func(*unstructured.Unstructured) (bool, error)) error {
 	object, err := client.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		object, err = nil, nil
@@ -69,6 +82,9 @@ func waitFor(ctx context.Context, client dynamic.ResourceInterface, name string,
 	return err
 }
 
+// errTimeOver says that a command waited as long as it was told.
+var errTimeOver = errors.New("waited the whole time")
+
 // singleWatcher watches one object by name.
 type singleWatcher struct {
 	client dynamic.ResourceInterface
@@ -85,24 +101,18 @@ func (w *singleWatcher) WatchWithContext(ctx context.Context, options metav1.Lis
 	return w.client.Watch(ctx, options)
 }
 
-func waitDeleted(c *cli.Context, client dynamic.ResourceInterface, name string) error {
-	err := waitFor(c.Context, client, name, minimumPatience, func(object *unstructured.Unstructured) (bool, error) {
-		return object == nil, nil
-	})
-	if err != nil {
-		return fmt.Errorf("wait until %s is gone: %w", name, err)
-	}
-	return nil
-}
-
 // waitRunning waits until a VirtualMachine runs, and prints each state on the way.
 // When it gives up it says why the machine does not run, as its conditions tell.
 func waitRunning(c *cli.Context, client dynamic.ResourceInterface, name string, timeout time.Duration) error {
-	last, reason := "", ""
+	last, reason, seen := "", "", false
 	err := waitFor(c.Context, client, name, timeout, func(vm *unstructured.Unstructured) (bool, error) {
-		if vm == nil {
+		switch {
+		case vm == nil && !seen:
+			return false, apierrors.NewNotFound(vmResource.GroupResource(), name)
+		case vm == nil:
 			return false, errors.New("it was deleted")
 		}
+		seen = true
 		status, _, _ := unstructured.NestedString(vm.Object, "status", "printableStatus")
 		reason = obstacle(vm)
 		if status != last && status != "" {
@@ -114,6 +124,8 @@ func waitRunning(c *cli.Context, client dynamic.ResourceInterface, name string, 
 	switch {
 	case err == nil:
 		return nil
+	case !seen:
+		return err
 	case reason != "":
 		return fmt.Errorf("%s is not Running but %q: %s (%w); 'virtmesh vm show %s' says more", name, last, reason, err, name)
 	}
