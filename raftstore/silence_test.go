@@ -81,6 +81,11 @@ func TestSilences(t *testing.T) {
 		if all := ask(leader); all[lost] < time.Minute/2 || len(all) != 3 {
 			t.Errorf("after a minute of silence: %v", all)
 		}
+		for _, p := range leader.Status(t.Context()).Peers {
+			if silent := p.Silence >= limit; silent != (p.ID == lost) {
+				t.Errorf("status shows %s silent for %v", p.ID, p.Silence)
+			}
+		}
 		if err := leader.TransferLeadership(t.Context()); err != nil {
 			t.Fatal(err)
 		}

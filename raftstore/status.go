@@ -59,7 +59,9 @@ type PeerStatus struct {
 	// Lag is how many log entries the replica is behind.
 	Lag         uint64
 	LastContact time.Duration
-	Failure     string
+	// Silence is for how long the host has not answered the leader, see Silences.
+	Silence time.Duration
+	Failure string
 }
 
 // Status reports on this replica, and on the others if the leader answers before ctx
@@ -164,6 +166,8 @@ func (s *Store) peerStatus() []PeerStatus {
 		p.Failure = seen.failures[srv.ID]
 		if p.Leader {
 			p.LastIndex, p.Alive = last, true
+		} else {
+			p.Silence = s.autopilot.silence(srv.ID)
 		}
 		p.Lag = last - min(p.LastIndex, last)
 		list = append(list, p)

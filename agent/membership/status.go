@@ -51,7 +51,7 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 		status.Members = append(status.Members, *member)
 	}
 	sort.Slice(status.Members, func(i, j int) bool { return status.Members[i].Name < status.Members[j].Name })
-	status.Warnings = warnings(status, replica)
+	status.Warnings = append(warnings(status, replica), contradictions(status, replica, m.store.SilenceLimit(), m.config.GossipPort)...)
 	return status, nil
 }
 
@@ -93,6 +93,22 @@ func addReplicas(members map[string]*admin.Member, replica raftstore.Status) {
 	if m := members[replica.Leader]; m != nil {
 		m.Role = "leader"
 	}
+}
+
+// contradictions returns the hosts that gossip has lost and that answer the leader: their
+// agents run, and something blocks gossip. Where that concerns many hosts, the stewards
+// hold still.
+func contradictions(status *admin.Status, replica raftstore.Status, limit time.Duration, port int) (list []string) {
+	lost := map[string]bool{}
+	for _, member := range status.Members {
+		lost[member.Name] = member.State == gossip.Dead.String() || member.State == stateUnknown
+	}
+	for _, peer := range replica.Peers {
+		if lost[peer.ID] && peer.Silence < limit {
+			list = append(list, fmt.Sprintf("%s answers the leader, and does not gossip with %s: is port %d (TCP and UDP) blocked between them?", peer.ID, status.Host, port))
+		}
+	}
+	return list
 }
 
 // warnings returns what needs an operator's attention.
