@@ -3,12 +3,16 @@ package api_test
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 
 	"virtmesh/agent/kinds"
 )
@@ -99,5 +103,49 @@ func removeFinalizers(t *testing.T, objs dynamic.ResourceInterface, obj *unstruc
 	}
 	if _, err := objs.Update(t.Context(), obj, metav1.UpdateOptions{}, at...); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// warnings keeps the warnings that the server sends.
+type warnings struct{ texts []string }
+
+func (w *warnings) HandleWarningHeader(_ int, _, text string) { w.texts = append(w.texts, text) }
+
+// Nobody is left to wait for what this version does not do.
+func TestWhatIsOnlyStoredSaysSo(t *testing.T) {
+	h := start(t)
+	for _, c := range []struct {
+		resource       schema.GroupVersionResource
+		manifest, tell string
+		check          func(obj *unstructured.Unstructured) bool
+	}{
+		{cdiv1.SchemeGroupVersion.WithResource("datavolumes"), `{apiVersion: cdi.kubevirt.io/v1beta1, kind: DataVolume, metadata: {name: a},
+			spec: {source: {blank: {}}, storage: {resources: {requests: {storage: 1Gi}}}}}`, "nothing fills DataVolumes",
+			func(obj *unstructured.Unstructured) bool {
+				conditions, _, _ := unstructured.NestedSlice(obj.Object, "status", "conditions")
+				return field(t, obj, "status", "phase") == "Pending" && len(conditions) == 1 && conditions[0].(map[string]any)["reason"] == "NotSupported"
+			}},
+		{kubevirtv1.GroupVersion.WithResource("virtualmachineinstancemigrations"), `{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstanceMigration,
+			metadata: {name: a}, spec: {vmiName: x}}`, "does not migrate",
+			func(obj *unstructured.Unstructured) bool {
+				return field(t, obj, "status", "phase") == "Failed" && field(t, obj, "status", "migrationState", "failureReason") != ""
+			}},
+	} {
+		told, config := &warnings{}, h.adminConfig(t)
+		config.WarningHandler = told
+		client, err := dynamic.NewForConfig(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		obj, err := client.Resource(c.resource).Namespace("default").Create(t.Context(), parse(t, c.manifest), metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(told.texts) != 1 || !strings.Contains(told.texts[0], c.tell) {
+			t.Errorf("%s: warned of %q", c.resource.Resource, told.texts)
+		}
+		if !c.check(obj) {
+			t.Errorf("%s: %v", c.resource.Resource, obj.Object["status"])
+		}
 	}
 }

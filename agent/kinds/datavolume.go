@@ -4,8 +4,10 @@ import (
 	"net/url"
 	"reflect"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 
@@ -18,9 +20,10 @@ func dataVolumeKind() *Kind {
 		GVK: cdiv1.SchemeGroupVersion.WithKind("DataVolume"), Resource: "datavolumes", Singular: "datavolume",
 		ShortNames: []string{"dv", "dvs"}, Categories: everything, Namespaced: true, Status: true, Generation: true,
 		Object: &dv{}, List: &cdiv1.DataVolumeList{},
-		Support:        "accepted: validated and stored, also those made from `dataVolumeTemplates`, and nothing fills them. An instance that uses one waits. Use a PersistentVolumeClaim, if needed with the import annotations",
-		Writers:        Writers{Spec: "users, stewards/vm", Status: "nobody yet"},
+		Support:        "accepted: validated and stored, also those made from `dataVolumeTemplates`, and nothing fills them, which a warning and their condition `Ready` say. An instance that uses one waits. Use a PersistentVolumeClaim, if needed with the import annotations",
+		Writers:        Writers{Spec: "users, stewards/vm", Status: "the API, when it is created"},
 		Default:        defaultWith(defaultDataVolume),
+		Warnings:       forType(func(*dv) []string { return []string{dataVolumesAreNotFilled} }),
 		Validate:       validateWith(validateDataVolume),
 		ValidateUpdate: validateUpdateWith(validateDataVolumeUpdate),
 		Columns: []Column{
@@ -32,9 +35,24 @@ func dataVolumeKind() *Kind {
 	}
 }
 
-// defaultDataVolume clears the namespace of a clone's source if it is the DataVolume's
+// dataVolumesAreNotFilled is what users are told of every DataVolume.
+const dataVolumesAreNotFilled = "nothing fills DataVolumes in this version: use a PersistentVolumeClaim, " +
+	"if needed with the annotations " + ImportSource + " and " + ImportEndpoint
+
+// SetNewDataVolume gives a new DataVolume its phase, and the condition that says that it
+// stays as it is.
+func SetNewDataVolume(d *cdiv1.DataVolume, now time.Time) {
+	stamp := metav1.NewTime(now.Truncate(time.Second))
+	d.Status = cdiv1.DataVolumeStatus{Phase: cdiv1.Pending, Conditions: []cdiv1.DataVolumeCondition{{
+		Type: cdiv1.DataVolumeReady, Status: corev1.ConditionFalse, Reason: "NotSupported", Message: dataVolumesAreNotFilled,
+		LastTransitionTime: stamp, LastHeartbeatTime: stamp,
+	}}}
+}
+
+// defaultDataVolume sets the status of a new DataVolume, and clears the namespace of a clone's source if it is the DataVolume's
 // own.
 func defaultDataVolume(d *cdiv1.DataVolume) {
+	SetNewDataVolume(d, time.Now())
 	if d.Spec.Source == nil {
 		return
 	}

@@ -13,9 +13,10 @@ func migrationKind() *Kind {
 		Resource: "virtualmachineinstancemigrations", Singular: "virtualmachineinstancemigration",
 		ShortNames: []string{"vmim", "vmims"}, Categories: everything, Namespaced: true, Status: true, Generation: true,
 		Object: &vmim{}, List: &kubevirtv1.VirtualMachineInstanceMigrationList{},
-		Support:        "accepted: it can be created and read, and nothing migrates. Instances say so in their condition `LiveMigratable`",
-		Writers:        Writers{Spec: users, Status: "nobody yet"},
+		Support:        "accepted: it can be created and read, and nothing migrates. A warning says so, its phase is `Failed` from the start, and instances have the condition `LiveMigratable` False",
+		Writers:        Writers{Spec: users, Status: "the API, when it is created"},
 		Default:        defaultWith(vmi.SetNewMigration),
+		Warnings:       forType(func(*vmim) []string { return []string{vmi.NothingMigrates} }),
 		Validate:       validateWith(vmi.ValidateMigration),
 		ValidateUpdate: validateUpdateWith(vmi.ValidateMigrationUpdate),
 		Columns: []Column{

@@ -23,9 +23,15 @@ func SetNewInstance(d Defaults, vmi *kubevirtv1.VirtualMachineInstance, now time
 	SetCondition(vmi, NotRunningYet(), now)
 }
 
+// NothingMigrates is what users are told of every migration.
+const NothingMigrates = "this version does not migrate running machines: the migration fails at once, and the machine stays where it is"
+
 // SetNewMigration adds the label by which migrations of an instance are found. It
-// adds no finalizer: nothing carries migrations out yet, so nothing would remove it.
+// adds no finalizer: nothing carries migrations out yet, so nothing would remove it. So
+// that nobody waits for it either, the migration has failed.
 func SetNewMigration(m *kubevirtv1.VirtualMachineInstanceMigration) {
+	m.Status.Phase = kubevirtv1.MigrationFailed
+	m.Status.MigrationState = &kubevirtv1.VirtualMachineInstanceMigrationState{Failed: true, FailureReason: NothingMigrates}
 	if m.Labels == nil {
 		m.Labels = map[string]string{}
 	}

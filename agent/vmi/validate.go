@@ -58,12 +58,17 @@ func ValidateVirtualMachineUpdate(d Defaults, vm, _ *kubevirtv1.VirtualMachine) 
 	return ValidateVirtualMachine(d, vm)
 }
 
-// VirtualMachineWarnings returns warnings about deprecated fields.
+// VirtualMachineWarnings returns warnings about deprecated fields, and those that keep
+// the machine from ever starting.
 func VirtualMachineWarnings(vm *kubevirtv1.VirtualMachine) []string {
-	if vm.Spec.Running == nil {
-		return nil
+	var warnings []string
+	if vm.Spec.Running != nil {
+		warnings = append(warnings, "spec.running is deprecated, please use spec.runStrategy instead.")
 	}
-	return []string{"spec.running is deprecated, please use spec.runStrategy instead."}
+	if len(vm.Spec.DataVolumeTemplates) > 0 {
+		warnings = append(warnings, "spec.dataVolumeTemplates: the DataVolumes are created, but nothing fills them in this version, so the machine does not start.")
+	}
+	return warnings
 }
 
 func validateRunStrategy(path *field.Path, spec *kubevirtv1.VirtualMachineSpec) field.ErrorList {

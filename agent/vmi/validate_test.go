@@ -352,6 +352,10 @@ func TestMigration(t *testing.T) {
 	if errs := ValidateMigration(m); len(errs) > 0 {
 		t.Errorf("refused: %v", errs.ToAggregate())
 	}
+	if !m.IsFinal() || m.Status.MigrationState.FailureReason == "" {
+		t.Errorf("somebody waits for it: %+v", m.Status)
+	}
+	m.Status.Phase = kubevirtv1.MigrationRunning
 	other := m.DeepCopy()
 	other.Spec.VMIName = "other"
 	other.Labels[kubevirtv1.MigrationSelectorLabel] = "other"

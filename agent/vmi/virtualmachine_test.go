@@ -1,6 +1,7 @@
 package vmi
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -63,7 +64,7 @@ func TestDyingMachinesAreNotJudged(t *testing.T) {
 	}
 }
 
-func TestRunningIsOnItsWayOut(t *testing.T) {
+func TestWarningsAboutMachines(t *testing.T) {
 	vm := machine(t)
 	if got := VirtualMachineWarnings(vm); len(got) != 0 {
 		t.Errorf("warned: %v", got)
@@ -71,6 +72,10 @@ func TestRunningIsOnItsWayOut(t *testing.T) {
 	yes := true
 	vm.Spec.Running = &yes
 	if got := VirtualMachineWarnings(vm); len(got) != 1 {
+		t.Errorf("warned: %v", got)
+	}
+	vm.Spec.DataVolumeTemplates = make([]kubevirtv1.DataVolumeTemplateSpec, 2)
+	if got := VirtualMachineWarnings(vm); len(got) != 2 || !strings.Contains(got[1], "spec.dataVolumeTemplates") {
 		t.Errorf("warned: %v", got)
 	}
 }

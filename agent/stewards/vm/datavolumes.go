@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"fmt"
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
@@ -8,6 +9,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
 )
 
@@ -20,6 +22,7 @@ func (c *Controller) ensureDataVolumes(t *turn) {
 			continue
 		}
 		dv := newDataVolume(t.vm, template)
+		kinds.SetNewDataVolume(dv, t.now)
 		t.tx.Create(dv)
 		c.cfg.Recorder.AddTo(&t.tx, t.old, corev1.EventTypeNormal, "DataVolumeCreated", "Created DataVolume "+dv.Name)
 	}
@@ -73,11 +76,25 @@ func (c *Controller) dataVolumesReady(vm *kubevirtv1.VirtualMachine) bool {
 // volumeState sums up the data volumes for the printable status.
 type volumeState struct {
 	provisioning, failed, waiting bool
+	// message says what the first of those that are not filled says of itself.
+	message string
+}
+
+// dataVolumesCondition is the condition of a machine that has no instance because its
+// data volumes are not filled; false if it has no reason to wait for them.
+func dataVolumesCondition(state volumeState) (kubevirtv1.VirtualMachineCondition, bool) {
+	return kubevirtv1.VirtualMachineCondition{
+		Type: kubevirtv1.VirtualMachineConditionType(kubevirtv1.VirtualMachineInstanceDataVolumesReady), Status: corev1.ConditionFalse,
+		Reason: kubevirtv1.VirtualMachineInstanceReasonNotAllDVsReady, Message: state.message,
+	}, state.provisioning || state.failed
 }
 
 func (c *Controller) volumeState(vm *kubevirtv1.VirtualMachine) volumeState {
 	var s volumeState
 	c.dataVolumes(vm, func(dv *cdiv1.DataVolume) {
+		if s.message == "" {
+			s.message = unfilled(dv)
+		}
 		switch {
 		case dv == nil:
 			s.provisioning = true
@@ -91,6 +108,20 @@ func (c *Controller) volumeState(vm *kubevirtv1.VirtualMachine) volumeState {
 		}
 	})
 	return s
+}
+
+// unfilled says why a data volume is not filled; empty if it is, or does not exist yet.
+func unfilled(dv *cdiv1.DataVolume) string {
+	if dv == nil || dv.Status.Phase == cdiv1.Succeeded {
+		return ""
+	}
+	message := fmt.Sprintf("DataVolume %s is not filled", dv.Name)
+	for _, c := range dv.Status.Conditions {
+		if c.Type == cdiv1.DataVolumeReady && c.Message != "" {
+			return message + ": " + c.Message
+		}
+	}
+	return message
 }
 
 // stuck reports whether a data volume's transfer keeps failing.

@@ -28,11 +28,13 @@ func (c *Controller) syncStatus(ctx context.Context, t *turn) {
 	}
 	s.Created = t.vmi != nil
 	s.Ready = t.vmi != nil && machine.HasCondition(t.vmi, kubevirtv1.VirtualMachineInstanceReady)
-	syncConditions(t.vm, t.vmi, c.restartRequired(ctx, t.vm, t.vmi), t.now)
+	volumes := c.volumeState(t.vm)
+	syncConditions(t.vm, t.vmi, volumes, t.now)
+	syncRestartRequired(t.vm, c.restartRequired(ctx, t.vm, t.vmi), t.now)
 	s.VolumeSnapshotStatuses = snapshotStatuses(t.vm)
 	s.DesiredGeneration = t.vm.Generation
 	s.ObservedGeneration = observedGeneration(t.vmi, s.ObservedGeneration)
-	s.PrintableStatus = printableStatus(t.vm, t.vmi, c.volumeState(t.vm))
+	s.PrintableStatus = printableStatus(t.vm, t.vmi, volumes)
 }
 
 // observedGeneration is the generation of the machine from which its instance
@@ -57,8 +59,9 @@ var ownConditions = []kubevirtv1.VirtualMachineConditionType{
 }
 
 // syncConditions copies the conditions of the instance to its machine, and
-// drops those that the instance no longer has.
-func syncConditions(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance, restart bool, now time.Time) {
+// drops those that the instance no longer has. A machine without one may wait for
+// its data volumes.
+func syncConditions(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance, volumes volumeState, now time.Time) {
 	machine.SetMachineCondition(vm, readyCondition(vmi), now)
 	copied := map[kubevirtv1.VirtualMachineConditionType]bool{}
 	if vmi != nil {
@@ -70,18 +73,24 @@ func syncConditions(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachin
 			copied[kind] = true
 			machine.SetMachineCondition(vm, kubevirtv1.VirtualMachineCondition{Type: kind, Status: c.Status, Reason: c.Reason, Message: c.Message}, now)
 		}
+	} else if c, waits := dataVolumesCondition(volumes); waits {
+		copied[c.Type] = true
+		machine.SetMachineCondition(vm, c, now)
 	}
 	vm.Status.Conditions = slices.DeleteFunc(vm.Status.Conditions, func(c kubevirtv1.VirtualMachineCondition) bool {
 		return !copied[c.Type] && !slices.Contains(ownConditions, c.Type)
 	})
-	if restart {
-		machine.SetMachineCondition(vm, kubevirtv1.VirtualMachineCondition{
-			Type: kubevirtv1.VirtualMachineRestartRequired, Status: corev1.ConditionTrue, Reason: "RestartRequired",
-			Message: "a non-live-updatable field was changed in the template spec",
-		}, now)
-	} else {
+}
+
+func syncRestartRequired(vm *kubevirtv1.VirtualMachine, restart bool, now time.Time) {
+	if !restart {
 		machine.DropMachineConditions(vm, kubevirtv1.VirtualMachineRestartRequired)
+		return
 	}
+	machine.SetMachineCondition(vm, kubevirtv1.VirtualMachineCondition{
+		Type: kubevirtv1.VirtualMachineRestartRequired, Status: corev1.ConditionTrue, Reason: "RestartRequired",
+		Message: "a non-live-updatable field was changed in the template spec",
+	}, now)
 }
 
 func readyCondition(vmi *kubevirtv1.VirtualMachineInstance) kubevirtv1.VirtualMachineCondition {

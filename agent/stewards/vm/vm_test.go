@@ -601,6 +601,10 @@ func TestDataVolumesComeFirst(t *testing.T) {
 			b.Fatalf("data volume %v, instance %v", dv, b.vmi())
 		}
 		b.expect(kubevirtv1.VirtualMachineStatusProvisioning)
+		// Nothing fills it, and whoever waits for the machine learns that.
+		if c := condition(b.vm(), "DataVolumesReady"); c == nil || c.Status != corev1.ConditionFalse || !strings.Contains(c.Message, "DataVolume "+dv.Name+" is not filled: nothing fills") {
+			b.Errorf("the machine waits, and says %+v", c)
+		}
 		set(cdiv1.ImportInProgress)
 		b.expect(kubevirtv1.VirtualMachineStatusProvisioning)
 		set(cdiv1.Failed)
@@ -608,6 +612,9 @@ func TestDataVolumesComeFirst(t *testing.T) {
 		set(cdiv1.Succeeded)
 		b.must()
 		b.expect(kubevirtv1.VirtualMachineStatusStarting)
+		if c := condition(b.vm(), "DataVolumesReady"); c != nil {
+			b.Errorf("the volume is filled, and the machine says %+v", c)
+		}
 	})
 	run(t, func(b *bench) {
 		b.create(kubevirtv1.RunStrategyHalted, withTemplate)
