@@ -49,21 +49,18 @@ func decodeAnnouncement(b []byte) (announcement, error) {
 	return announcement{r.uint64(), r.uint64(), r.uint64()}, nil
 }
 
-// latestAnnouncement holds the newest announcement and wakes the goroutine that
-// handles it.
-type latestAnnouncement struct {
-	mu   sync.Mutex
-	a    announcement
-	wake chan struct{} // holds one token
+// latest holds the newest message of a kind and wakes the goroutine that handles it.
+type latest[T any] struct {
+	mu      sync.Mutex
+	message T
+	wake    chan struct{} // holds one token
 }
 
-func newLatestAnnouncement() *latestAnnouncement {
-	return &latestAnnouncement{wake: make(chan struct{}, 1)}
-}
+func newLatest[T any]() *latest[T] { return &latest[T]{wake: make(chan struct{}, 1)} }
 
-func (l *latestAnnouncement) put(a announcement) {
+func (l *latest[T]) put(message T) {
 	l.mu.Lock()
-	l.a = a
+	l.message = message
 	l.mu.Unlock()
 	select {
 	case l.wake <- struct{}{}:
@@ -71,10 +68,10 @@ func (l *latestAnnouncement) put(a announcement) {
 	}
 }
 
-func (l *latestAnnouncement) newest() announcement {
+func (l *latest[T]) newest() T {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.a
+	return l.message
 }
 
 // announceCommits sends the other replicas what this replica has applied, while it

@@ -16,7 +16,8 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) (revision uint64, err e
 		return 0, fmt.Errorf("back up: %w", err)
 	}
 	now := s.history.current()
-	// Remembered requests are left out: no retry continues in a restored mesh.
+	// Remembered requests are left out, since no retry continues in a restored mesh, and
+	// so is the digest: a restored mesh begins anew with it.
 	b := &snapshot{tree: now.tree, index: 1, revision: now.revision}
 	if err := b.write(w); err != nil {
 		return 0, fmt.Errorf("back up: %w", err)
@@ -81,6 +82,5 @@ func (d *disk) foundGroup(cfg Config, m *machine, found Founding) error {
 	if err != nil {
 		return fmt.Errorf("create snapshot: %w", err)
 	}
-	s := &snapshot{tree: m.tree, index: 1, revision: m.revision, seq: m.requests.seq, requests: m.requests.oldestFirst()}
-	return s.Persist(sink)
+	return m.snapshot(1).Persist(sink)
 }

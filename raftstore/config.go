@@ -79,6 +79,9 @@ type Timing struct {
 	// asks the living members to add it again: the group may have removed it while
 	// it was cut off. Zero means never.
 	Rejoin time.Duration
+	// Compare is how often the replicas compare digests of their state. Zero means
+	// never.
+	Compare time.Duration
 }
 
 // Limits bounds memory, disk and entries.
@@ -129,6 +132,7 @@ func DefaultConfig() Config {
 			RPC:           10 * time.Second,
 			SnapshotCheck: 5 * time.Second,
 			Rejoin:        30 * time.Second,
+			Compare:       5 * time.Second,
 		},
 		Limits: Limits{
 			MaxTxnBytes:     4 << 20,
@@ -186,8 +190,8 @@ func (t *Timing) validate() (errs []error) {
 	if t.Dial <= 0 || t.RPC <= 0 || t.SnapshotCheck <= 0 {
 		errs = append(errs, errors.New("Timing.Dial, RPC and SnapshotCheck must be positive"))
 	}
-	if t.Rejoin < 0 {
-		errs = append(errs, fmt.Errorf("Timing.Rejoin %s is negative", t.Rejoin))
+	if t.Rejoin < 0 || t.Compare < 0 {
+		errs = append(errs, fmt.Errorf("Timing.Rejoin %s or Compare %s is negative", t.Rejoin, t.Compare))
 	}
 	return errs
 }

@@ -28,7 +28,7 @@ const (
 
 // Keys of the stable store beside raft's own.
 var (
-	keyApplied = []byte("VirtmeshApplied") // log index applied at Close
+	keyApplied = []byte("VirtmeshApplied") // log index known to be committed at Close
 	keyReplica = []byte("VirtmeshReplica") // random ID of this data directory
 )
 
@@ -251,15 +251,16 @@ func (d *disk) replicaID(node string) (raft.ServerID, error) {
 	return raft.ServerID(node + "/" + string(own)), nil
 }
 
-// close stores the applied index and closes everything.
-func (d *disk) close(applied uint64) error {
+// close stores the index up to which the log is known to be committed, and closes
+// everything.
+func (d *disk) close(committed uint64) error {
 	if d == nil {
 		return nil
 	}
 	var errs []error
-	if applied > 0 {
-		if err := d.stable.SetUint64(keyApplied, applied); err != nil {
-			errs = append(errs, fmt.Errorf("store applied index: %w", err))
+	if committed > 0 {
+		if err := d.stable.SetUint64(keyApplied, committed); err != nil {
+			errs = append(errs, fmt.Errorf("store committed index: %w", err))
 		}
 	}
 	for _, c := range d.closers {

@@ -28,6 +28,9 @@ var (
 	// ErrHalted: the replica read an entry it cannot judge, or its group was
 	// replaced, and it stopped rather than diverge. Store.Err says why.
 	ErrHalted = errors.New("raftstore: replica is halted")
+	// ErrApplyPanicked: a constraint, or the state machine itself, panicked over an entry. The
+	// replica halts at that entry until a version runs that can judge it.
+	ErrApplyPanicked = errors.New("raftstore: panic while applying an entry")
 	// ErrInvalidTxn: the txn is malformed; no retry of it can succeed.
 	ErrInvalidTxn = errors.New("raftstore: invalid transaction")
 	// ErrTooLarge: the txn exceeds Limits.MaxTxnBytes or MaxTxnOps.
@@ -44,6 +47,9 @@ var (
 	// ErrReplaced: a recovery or a restored backup replaced the group that this
 	// replica belongs to. Empty the data directory, see Empty, and join again.
 	ErrReplaced = errors.New("raftstore: this host's replica belongs to a group that was replaced by a recovery")
+	// ErrDiverged: the state of this replica is not the one that a majority of the voters
+	// has. Empty the data directory, see Empty, and join again.
+	ErrDiverged = errors.New("raftstore: this replica's state differs from that of the voters")
 	// ErrHasState: the data directory holds state, and a backup is never restored
 	// over existing state.
 	ErrHasState = errors.New("raftstore: data directory holds state already")
@@ -88,7 +94,27 @@ func (e *ConstraintError) Error() string {
 	return fmt.Sprintf("raftstore: constraint %s/v%d: %s", e.Name, e.Version, e.Reason)
 }
 
+// panicError is a panic of the state machine.
+type panicError struct {
+	cause any
+	asked *ConstraintCall // the constraint that panicked, nil if none did
+	stack []byte
+}
+
+// Error implements error.
+func (e *panicError) Error() string {
+	culprit := "the state machine"
+	if e.asked != nil {
+		culprit = fmt.Sprintf("constraint %s/v%d", e.asked.Name, e.asked.Version)
+	}
+	return fmt.Sprintf("%s panicked: %v; install a version in which this is mended", culprit, e.cause)
+}
+
+// Unwrap returns ErrApplyPanicked.
+func (e *panicError) Unwrap() error { return ErrApplyPanicked }
+
 var (
+	_ error = (*panicError)(nil)
 	_ error = (*ConflictError)(nil)
 	_ error = (*ConstraintError)(nil)
 )

@@ -1,11 +1,37 @@
 package raftstore
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
+	"time"
 
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
+
+// AgreesWithVoters reports whether a majority of the voters has the digest that s has
+// at its latest log index.
+func AgreesWithVoters(s *Store) bool {
+	index := s.applied.get()
+	d, ok := s.digests.at(index)
+	servers, err := s.servers()
+	return ok && err == nil && s.agreeWithVoters(publishedDigest{index, d}, servers)
+}
+
+// PublishWrongDigest lets s tell the replica at addr a digest that nobody has, and returns
+// when the replica has received it.
+func PublishWrongDigest(ctx context.Context, s *Store, addr string) error {
+	wrong := publishedDigest{s.applied.get(), digest{1}}
+	conn, err := s.peers.conn(ctx, nil, addr)
+	if err != nil {
+		return err
+	}
+	conn.out.send(frame{code: uint8(opPublishDigest), payload: wrong.encode()})
+	// Frames of a connection are taken in order, so an answer shows that the digest was.
+	timeout := make(chan time.Time)
+	_, err = conn.request(ctx, nil, timeout, opDigest, wrong.encode()[:9])
+	return err
+}
 
 // UseBolt makes cfg keep its log in a bolt file, for benchmarks.
 func UseBolt(cfg *Config) {

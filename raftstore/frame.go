@@ -35,9 +35,11 @@ const (
 	opRemoveReplica
 	opStats
 	opStatus
-	opCommitted // not answered
-	opTerm      // the current term of the replica named
-	opSilences  // for how long each host has not answered the leader
+	opCommitted     // not answered
+	opTerm          // the current term of the replica named
+	opSilences      // for how long each host has not answered the leader
+	opDigest        // the digest of the replica's state at a log index
+	opPublishDigest // not answered
 )
 
 type status uint8

@@ -14,12 +14,16 @@ type fsm struct {
 	machine *machine
 	history *history
 	applied *appliedIndex
+	digests *digestLog
 	metrics *metrics
 	// halt is called at most once, when an entry cannot be judged.
 	halt func(error)
 	// announce is called for every applied batch.
 	announce func(announcement)
 	halted   bool
+	// haltedAt is the index of the entry that cannot be judged. It is committed, so the
+	// next start replays it and fails if it still cannot be judged.
+	haltedAt atomic.Uint64
 	// Log applied since the last snapshot was taken.
 	logBytes   atomic.Uint64
 	logEntries atomic.Uint64
@@ -52,7 +56,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		}
 		outcomes, more, err := f.machine.apply(l.Data)
 		if err != nil {
-			f.fail(fmt.Errorf("%w: apply log index %d: %w", ErrHalted, l.Index, err))
+			f.fail(l.Index, err)
 			answers[i] = ErrHalted
 			continue
 		}
@@ -60,6 +64,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		for j := range outcomes {
 			outcomes[j].index = l.Index
 		}
+		f.digests.add(l.Index, f.machine.digest)
 		f.logBytes.Add(uint64(len(l.Data)))
 		f.logEntries.Add(1)
 		f.metrics.entries.Inc()
@@ -75,10 +80,18 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 }
 
 // fail halts the replica before it can diverge.
-func (f *fsm) fail(err error) {
+func (f *fsm) fail(index uint64, err error) {
 	f.halted = true
-	f.halt(err)
+	f.haltedAt.Store(index)
+	f.halt(haltedError(index, err))
 }
+
+func haltedError(index uint64, err error) error {
+	return fmt.Errorf("%w: apply log index %d: %w", ErrHalted, index, err)
+}
+
+// committed returns the index up to which the log is known to be committed.
+func (f *fsm) committed() uint64 { return max(f.applied.get(), f.haltedAt.Load()) }
 
 // Snapshot implements raft.FSM. It only takes references.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
@@ -86,13 +99,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 		// The entry that cannot be judged must stay in the log.
 		return nil, ErrHalted
 	}
-	return &snapshot{
-		tree:     f.machine.tree.Clone(),
-		index:    f.applied.get(),
-		revision: f.machine.revision,
-		seq:      f.machine.requests.seq,
-		requests: f.machine.requests.oldestFirst(),
-	}, nil
+	return f.machine.snapshot(f.applied.get()), nil
 }
 
 // Restore implements raft.FSM.
@@ -102,6 +109,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
 	f.machine = m
+	f.digests.reset(index, m.digest)
 	f.history.reset(m)
 	f.applied.set(index)
 	return nil
@@ -112,8 +120,10 @@ func (f *fsm) replay(l *raft.Log) error {
 	if l.Type == raft.LogCommand {
 		_, changes, err := f.machine.apply(l.Data)
 		if err != nil {
-			return fmt.Errorf("%w: apply log index %d: %w", ErrHalted, l.Index, err)
+			f.haltedAt.Store(l.Index)
+			return haltedError(l.Index, err)
 		}
+		f.digests.add(l.Index, f.machine.digest)
 		f.logBytes.Add(uint64(len(l.Data)))
 		f.logEntries.Add(1)
 		f.history.publish(f.machine, changes)

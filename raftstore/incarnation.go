@@ -139,6 +139,9 @@ func openGroup(d *disk, log *slog.Logger, dir string, halt func(error)) (*group,
 	case own == none:
 		return nil, fmt.Errorf("%w: %s does not say which group its state belongs to", ErrCorruptLog, dir)
 	}
+	if err := d.divergence(); err != nil {
+		return nil, err
+	}
 	joined, err := d.get(keyJoined)
 	if err != nil {
 		return nil, err
@@ -304,7 +307,7 @@ func (d *disk) setGroup(i incarnation, joined bool) error {
 		whole = []byte{1}
 	}
 	for _, v := range []struct{ key, value []byte }{
-		{keyReplaced, nil}, {keyJoined, whole}, {keyGroup, i[:]}, {keyRecovering, nil},
+		{keyReplaced, nil}, {keyDiverged, nil}, {keyJoined, whole}, {keyGroup, i[:]}, {keyRecovering, nil},
 	} {
 		if err := d.stable.Set(v.key, v.value); err != nil {
 			return fmt.Errorf("store %s: %w", v.key, err)

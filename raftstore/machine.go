@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"runtime/debug"
 	"strings"
 
 	"github.com/google/btree"
@@ -84,7 +85,9 @@ type machine struct {
 	bytes       int64 // of keys and values
 	revision    uint64
 	requests    *requestTable
+	digest      digest // of everything that was applied
 	constraints constraintSet
+	asked       *ConstraintCall // the constraint that is judging, nil if none is
 }
 
 func newMachine(constraints constraintSet) *machine {
@@ -98,8 +101,14 @@ func newMachine(constraints constraintSet) *machine {
 
 // apply judges the txns of one entry in order. An error means that this replica
 // cannot judge the entry and must halt. Nothing has changed in that case, because
-// the whole entry is checked first.
-func (m *machine) apply(entry []byte) ([]outcome, []change, error) {
+// the whole entry is checked first; except after a panic, which may leave a part of the
+// entry behind, so that the machine must not be used any more.
+func (m *machine) apply(entry []byte) (outcomes []outcome, changes []change, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			outcomes, changes, err = nil, nil, &panicError{cause: cause, asked: m.asked, stack: debug.Stack()}
+		}
+	}()
 	envelopes, err := decodeEntry(entry)
 	if err != nil {
 		return nil, nil, err
@@ -122,12 +131,17 @@ func (m *machine) apply(entry []byte) ([]outcome, []change, error) {
 		}
 		txns[i] = judged{t, since, crc32.Checksum(e[envelopeHeader:], castagnoli)}
 	}
-	outcomes := make([]outcome, len(txns))
-	var changes []change
+	outcomes = make([]outcome, len(txns))
+	next := m.digest.extend()
 	for i, j := range txns {
 		outcomes[i], changes = m.judgeTxn(j.txn, j.since, j.sum, changes)
 		outcomes[i].seq = m.requests.seq
+		next.addVerdict(j.sum, &outcomes[i])
 	}
+	for i := range changes {
+		next.addChange(&changes[i])
+	}
+	m.digest = next.sum()
 	return outcomes, changes, nil
 }
 
@@ -184,8 +198,7 @@ func (m *machine) executeTxn(t *Txn, changes []change) (outcome, []change) {
 	first, before := len(changes), m.revision
 	changes = m.writeOps(t, changes)
 	for i, c := range t.Constraints {
-		check := m.constraints[constraintKey{c.Name, c.Version}].Check
-		if err := check(view{m.tree}, t, c.Args); err != nil {
+		if err := m.askConstraint(t, &t.Constraints[i]); err != nil {
 			m.undoChanges(changes[first:])
 			m.revision = before
 			reason := err.Error()
@@ -199,6 +212,14 @@ func (m *machine) executeTxn(t *Txn, changes []change) (outcome, []change) {
 		}
 	}
 	return outcome{kind: outcomeApplied, ops: uint32(len(t.Ops)), revision: m.revision}, changes
+}
+
+// askConstraint returns why a constraint refuses t, nil if it does not.
+func (m *machine) askConstraint(t *Txn, c *ConstraintCall) error {
+	m.asked = c
+	err := m.constraints[constraintKey{c.Name, c.Version}].Check(view{m.tree}, t, c.Args)
+	m.asked = nil
+	return err
 }
 
 // writeOps carries out the ops and appends their changes to changes.

@@ -183,13 +183,15 @@ func checkPast(t *rapid.T, h *history, past map[uint64]map[string]Record) {
 // snapshotAndRestore writes m as a snapshot and reads it back.
 func snapshotAndRestore(t *rapid.T, m *machine) *machine {
 	var buf bytes.Buffer
-	s := &snapshot{tree: m.tree.Clone(), index: 7, revision: m.revision, seq: m.requests.seq, requests: m.requests.oldestFirst()}
-	if err := s.write(&buf); err != nil {
+	if err := m.snapshot(7).write(&buf); err != nil {
 		t.Fatal(err)
 	}
 	restored, index, err := readSnapshot(&buf, m.constraints)
 	if err != nil || index != 7 {
 		t.Fatal(index, err)
+	}
+	if restored.digest != m.digest {
+		t.Fatalf("restored digest %s, had %s", restored.digest, m.digest)
 	}
 	if restored.bytes != m.bytes || restored.requests.floor() != m.requests.floor() {
 		t.Fatalf("restored %d bytes, floor %d; had %d, %d", restored.bytes, restored.requests.floor(), m.bytes, m.requests.floor())

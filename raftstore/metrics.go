@@ -26,6 +26,7 @@ type metrics struct {
 	logErrors    prometheus.Counter
 	slowWatchers prometheus.Counter
 	panics       prometheus.Counter
+	mismatches   prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -62,6 +63,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: metricPrefix + "panics_total", Help: "Connections of peers that were closed because their handler panicked.",
 		}),
+		mismatches: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: metricPrefix + "digest_mismatches_total", Help: "Comparisons that found replicas whose states differ.",
+		}),
 	}
 }
 
@@ -71,7 +75,7 @@ func (m *metrics) register(s *Store) error {
 		return nil
 	}
 	all := []prometheus.Collector{
-		m.txns, m.retries, m.commit, m.batch, m.entries, m.readIndex, m.snapshots, m.logErrors, m.slowWatchers, m.panics,
+		m.txns, m.retries, m.commit, m.batch, m.entries, m.readIndex, m.snapshots, m.logErrors, m.slowWatchers, m.panics, m.mismatches,
 	}
 	gauge := func(name, help string, f func() float64) {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: metricPrefix + name, Help: help}, f))

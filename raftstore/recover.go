@@ -50,7 +50,7 @@ func RecoverCluster(ctx context.Context, cfg Config, found Founding) (Recovered,
 		return Recovered{}, fmt.Errorf("recover: %w", err)
 	}
 	f, copied, err := d.recoverGroup(&cfg, constraints, m, found)
-	if err = errors.Join(err, d.close(f.applied.get())); err != nil {
+	if err = errors.Join(err, d.close(f.committed())); err != nil {
 		return Recovered{}, fmt.Errorf("recover: %w", err)
 	}
 	return Recovered{Copy: copied, Revision: f.machine.revision, Keys: f.machine.tree.Len(), Index: f.applied.get()}, nil
@@ -64,7 +64,7 @@ func (d *disk) recoverGroup(cfg *Config, constraints constraintSet, m *metrics, 
 	var halted error
 	f = &fsm{
 		machine: newMachine(constraints), history: newHistory(cfg.Limits),
-		applied: &appliedIndex{}, metrics: m, halt: func(err error) { halted = err },
+		applied: &appliedIndex{}, digests: newDigestLog(), metrics: m, halt: func(err error) { halted = err },
 		announce: func(announcement) {},
 	}
 	id, err := d.replicaID(cfg.NodeID)

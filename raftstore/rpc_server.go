@@ -88,10 +88,7 @@ func (s *Store) serveConn(conn net.Conn) {
 			_ = conn.Close()
 			return
 		}
-		if opcode(f.code) == opCommitted {
-			if a, err := decodeAnnouncement(f.payload); err == nil {
-				s.announced.put(a)
-			}
+		if s.takeMessage(f) {
 			continue
 		}
 		select {
@@ -103,6 +100,23 @@ func (s *Store) serveConn(conn net.Conn) {
 		}
 		s.dispatchRequest(conn, f, out)
 	}
+}
+
+// takeMessage takes a frame that is not answered. It returns false for a request.
+func (s *Store) takeMessage(f frame) bool {
+	switch opcode(f.code) {
+	case opCommitted:
+		if a, err := decodeAnnouncement(f.payload); err == nil {
+			s.announced.put(a)
+		}
+	case opPublishDigest:
+		if p, err := decodePublished(f.payload); err == nil {
+			s.published.put(p)
+		}
+	default:
+		return false
+	}
+	return true
 }
 
 // dispatchRequest starts a request. It blocks only when the proposal queue is full,
@@ -175,6 +189,8 @@ func (s *Store) serveRequest(op opcode, payload []byte) ([]byte, error) {
 			return nil, err
 		}
 		return json.Marshal(st)
+	case opDigest:
+		return s.serveDigest(ctx, payload)
 	case opJoin:
 		return s.requestAtLeader(ctx, opAddReplica, payload)
 	default:

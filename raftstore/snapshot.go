@@ -12,11 +12,11 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// A snapshot consists of a header, the remembered requests, the records and a
+// A snapshot consists of a header with the digest, the remembered requests, the records and a
 // checksum of everything before it. Each list is preceded by its length. Fixed-width
 // integers are little endian, all others are uvarint.
 const (
-	snapshotMagic   = "vmrsnap1"
+	snapshotMagic   = "vmrsnap2"
 	snapshotMaxItem = 256 << 20 // no string in a snapshot is longer
 )
 
@@ -28,9 +28,18 @@ type snapshot struct {
 	revision uint64
 	seq      uint64
 	requests []remembered
+	digest   digest
 }
 
 var _ raft.FSMSnapshot = (*snapshot)(nil)
+
+// snapshot returns the state of m, which has applied the log up to index.
+func (m *machine) snapshot(index uint64) *snapshot {
+	return &snapshot{
+		tree: m.tree.Clone(), index: index, revision: m.revision,
+		seq: m.requests.seq, requests: m.requests.oldestFirst(), digest: m.digest,
+	}
+}
 
 // Persist implements raft.FSMSnapshot.
 func (s *snapshot) Persist(sink raft.SnapshotSink) error {
@@ -51,6 +60,7 @@ func (s *snapshot) write(to io.Writer) error {
 	w.uvarint(s.index)
 	w.uvarint(s.revision)
 	w.uvarint(s.seq)
+	w.raw(s.digest[:])
 	w.uvarint(uint64(len(s.requests)))
 	for i := range s.requests {
 		r := &s.requests[i]
@@ -114,6 +124,7 @@ func readSnapshot(from io.Reader, constraints constraintSet) (*machine, uint64, 
 	m := newMachine(constraints)
 	m.revision = r.uvarint()
 	seq := r.uvarint()
+	copy(m.digest[:], r.raw(uint64(len(m.digest))))
 	n := r.uvarint()
 	if n > maxRequests || n > seq {
 		r.fail(errDecode)

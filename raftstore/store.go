@@ -24,6 +24,7 @@ type Store struct {
 	group     *group
 	history   *history
 	applied   *appliedIndex
+	digests   *digestLog
 	fsm       *fsm
 	raft      *guardedRaft
 	stopped   chan struct{} // closed when raft has shut down
@@ -35,8 +36,9 @@ type Store struct {
 	peers     *peers
 	autopilot *autopilotState
 
-	toAnnounce *latestAnnouncement // applied here, to be sent to the others by a leader
-	announced  *latestAnnouncement // received from the leader
+	toAnnounce *latest[announcement]    // applied here, to be sent to the others by a leader
+	announced  *latest[announcement]    // received from the leader
+	published  *latest[publishedDigest] // received from the leader
 
 	readyTerm    atomic.Uint64 // term in which this leader may serve reads
 	leaderChange broadcast
@@ -78,9 +80,11 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		metrics:     newMetrics(cfg.Registerer),
 		history:     newHistory(cfg.Limits),
 		applied:     &appliedIndex{},
+		digests:     newDigestLog(),
 		stopped:     make(chan struct{}),
-		toAnnounce:  newLatestAnnouncement(),
-		announced:   newLatestAnnouncement(),
+		toAnnounce:  newLatest[announcement](),
+		announced:   newLatest[announcement](),
+		published:   newLatest[publishedDigest](),
 	}
 	s.failure.failed = make(chan struct{})
 	s.history.slow = s.metrics.slowWatchers.Inc
@@ -88,7 +92,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.closing = s.base.Done()
 	s.fsm = &fsm{
 		machine: newMachine(constraints), history: s.history,
-		applied: s.applied, metrics: s.metrics, halt: s.haltReplica, announce: s.toAnnounce.put,
+		applied: s.applied, digests: s.digests, metrics: s.metrics, halt: s.haltReplica, announce: s.toAnnounce.put,
 	}
 	if err := s.start(ctx); err != nil {
 		s.cancel()
@@ -114,6 +118,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 		return err
 	}
 	if err = s.disk.replay(ctx, s.fsm); err != nil {
+		s.logStack(err)
 		return err
 	}
 	s.disk.committed = s.applied.get
@@ -129,7 +134,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if err = s.metrics.register(s); err != nil {
 		return err
 	}
-	for _, task := range []func(){s.proposer.batchLoop, s.observeLeader, func() { s.leadLoop(notify) }, s.snapshotLoop, s.serveRPC, s.stopWhenFailed, s.announceCommits, s.deliverAnnouncements, s.rejoinLoop} {
+	for _, task := range []func(){s.proposer.batchLoop, s.observeLeader, func() { s.leadLoop(notify) }, s.snapshotLoop, s.serveRPC, s.stopWhenFailed, s.announceCommits, s.deliverAnnouncements, s.compareLoop, s.rejoinLoop} {
 		s.tasks.start(task)
 	}
 	return nil
@@ -195,8 +200,17 @@ func (s *Store) haltReplica(err error) {
 	s.failure.err = err
 	close(s.failure.failed)
 	s.log.Error("store halted", "err", err)
+	s.logStack(err)
 	s.history.close(err)
 	s.applied.fail(err)
+}
+
+// logStack logs where the state machine panicked, if err says that it did.
+func (s *Store) logStack(err error) {
+	var panicked *panicError
+	if errors.As(err, &panicked) {
+		s.log.Error("the state machine panicked", "err", err, "stack", string(panicked.stack))
+	}
 }
 
 // stopWhenFailed shuts Raft down after a failure. It runs in its own goroutine,
@@ -262,6 +276,6 @@ func (s *Store) shutdown() error {
 	if s.group != nil {
 		s.group.close()
 	}
-	errs = append(errs, s.disk.close(s.applied.get()))
+	errs = append(errs, s.disk.close(s.fsm.committed()))
 	return errors.Join(errs...)
 }

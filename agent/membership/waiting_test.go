@@ -238,7 +238,7 @@ func TestResyncKeepsTheOnlyCopy(t *testing.T) {
 
 // TestRemedyIsNamed: who meets such an error in a log must not have to look it up.
 func TestRemedyIsNamed(t *testing.T) {
-	for _, err := range []error{raftstore.ErrReplaced, raftstore.ErrCorruptLog} {
+	for _, err := range []error{raftstore.ErrReplaced, raftstore.ErrDiverged, raftstore.ErrCorruptLog} {
 		if got := withRemedy(fmt.Errorf("open: %w", err)); !errors.Is(got, err) || !strings.Contains(got.Error(), "virtmesh agent resync --yes") {
 			t.Errorf("%v", got)
 		}

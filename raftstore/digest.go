@@ -1,0 +1,102 @@
+package raftstore
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"hash/crc32"
+	"sort"
+	"sync"
+)
+
+// digest is the hash of everything that a machine has applied. Each entry extends it by
+// the verdicts and by what they changed, so two replicas that ever judged or stored
+// something differently have different digests from then on. The text of a refusal is
+// not part of it: it comes partly from libraries, and may differ between versions.
+type digest [sha256.Size]byte
+
+// digestVersion is the version of what a digest covers. Digests of different versions
+// cannot be compared.
+const digestVersion = 1
+
+// String returns the beginning of the digest, for messages.
+func (d digest) String() string { return hex.EncodeToString(d[:6]) }
+
+// digestInput collects what an entry adds to a digest.
+type digestInput struct{ b []byte }
+
+// extend begins the input for the digest that follows d.
+func (d digest) extend() digestInput { return digestInput{append(make([]byte, 0, 512), d[:]...)} }
+
+// addVerdict adds the verdict on the txn whose checksum is sum.
+func (in *digestInput) addVerdict(sum uint32, o *outcome) {
+	in.b = binary.LittleEndian.AppendUint32(append(in.b, byte(o.kind)), sum)
+	in.b = binary.LittleEndian.AppendUint32(in.b, o.ops)
+	in.b = binary.LittleEndian.AppendUint64(in.b, o.revision)
+}
+
+// addChange adds a change of a record. A checksum stands for its key and for its value:
+// it need not withstand an attack, and costs a twentieth of a hash.
+func (in *digestInput) addChange(c *change) {
+	in.b = binary.LittleEndian.AppendUint32(append(in.b, byte(c.typ)), crc32.Checksum([]byte(c.record.Key), castagnoli))
+	in.b = binary.LittleEndian.AppendUint32(in.b, crc32.Checksum(c.record.Value, castagnoli))
+	in.b = binary.LittleEndian.AppendUint64(in.b, c.record.CreateRevision)
+	in.b = binary.LittleEndian.AppendUint64(in.b, c.record.ModRevision)
+}
+
+func (in *digestInput) sum() digest { return sha256.Sum256(in.b) }
+
+// digestWindow is how many digests a replica keeps: replicas that are up to date differ
+// by a few entries.
+const digestWindow = 4096
+
+// digestLog holds the digests after the latest entries. The applying goroutine adds to
+// it.
+type digestLog struct {
+	mu   sync.Mutex
+	ring []indexedDigest // in the order of the index, from position next on
+	next int
+}
+
+// indexedDigest is the digest of a machine that has applied the log up to index, and
+// beyond it up to the next entry that holds txns.
+type indexedDigest struct {
+	index  uint64
+	digest digest
+}
+
+// newDigestLog begins with the digest of an empty log.
+func newDigestLog() *digestLog { return &digestLog{ring: make([]indexedDigest, 1)} }
+
+// add adds the digest after the entry at index.
+func (l *digestLog) add(index uint64, d digest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.ring) < digestWindow {
+		l.ring = append(l.ring, indexedDigest{index, d})
+		return
+	}
+	l.ring[l.next] = indexedDigest{index, d}
+	l.next = (l.next + 1) % digestWindow
+}
+
+// reset forgets all digests and begins with that of a snapshot.
+func (l *digestLog) reset(index uint64, d digest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ring, l.next = append(l.ring[:0], indexedDigest{index, d}), 0
+}
+
+// at returns the digest at index, which must have been applied. ok is false if it is no
+// longer kept.
+func (l *digestLog) at(index uint64) (d digest, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.ring)
+	get := func(i int) indexedDigest { return l.ring[(l.next+i)%n] }
+	i := sort.Search(n, func(i int) bool { return get(i).index > index })
+	if i == 0 {
+		return digest{}, false
+	}
+	return get(i - 1).digest, true
+}
