@@ -14,6 +14,7 @@ import (
 	"virtmesh/agent/claims"
 	"virtmesh/agent/host/executor"
 	"virtmesh/agent/host/publish"
+	"virtmesh/agent/host/quarantine"
 	"virtmesh/agent/host/sweep"
 	"virtmesh/agent/kinds"
 	"virtmesh/agent/kinds/meshv1alpha1"
@@ -84,6 +85,8 @@ func declaredOutputs(t *testing.T) map[string][]stewards.Output {
 	add("stewards/collect", c7, err)
 	c8, err := sweep.New(d, "h1", func(context.Context, types.UID) (bool, error) { return false, nil })
 	add("host/sweep", c8, err)
+	c11, err := quarantine.New(d, "h1", func(context.Context) ([]types.UID, error) { return nil, nil })
+	add("host/quarantine", c11, err)
 	c9, err := collect.NewEpochs(d)
 	add("stewards/collect", c9, err)
 	return outputs

@@ -27,6 +27,7 @@ type Cache struct {
 	capacities map[string]Capacity
 	volumes    map[objects.Key]Volume
 	migrations map[types.UID]Migration
+	quarantine map[string]Quarantine
 	handlers   map[int]func(Event)
 	nextID     int
 	synced     chan struct{}
@@ -42,6 +43,8 @@ type Event struct {
 	Volume    *objects.Key
 	Migration *types.UID
 	Guard     *GuardChange
+	// Quarantine is a host that went into quarantine or left it.
+	Quarantine *string
 	// Revision, if not zero, says that the handler has received every change up to it.
 	Revision uint64
 }
@@ -74,6 +77,7 @@ func (c *Cache) clear() {
 	c.volumes = map[objects.Key]Volume{}
 	c.migrations = map[types.UID]Migration{}
 	c.guards = map[string]uint64{}
+	c.quarantine = map[string]Quarantine{}
 }
 
 // WaitForSync waits until the cache has been filled once.
@@ -118,10 +122,9 @@ func (c *Cache) OnHost(host string) []Instance {
 func (c *Cache) Epoch(key objects.Key) Epoch {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if e, ok := c.epochs[key]; ok {
-		return e
-	}
-	return Epoch{floor: c.floor}
+	e := c.epochs[key]
+	e.floor = c.floor
+	return e
 }
 
 // Epochs returns the last epochs of all names.
@@ -131,7 +134,7 @@ func (c *Cache) Epochs() map[objects.Key]Epoch {
 	return maps.Clone(c.epochs)
 }
 
-// Floor returns the highest epoch whose record was deleted.
+// Floor returns the epoch that every new epoch is above.
 func (c *Cache) Floor() Floor {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -191,8 +194,8 @@ func (c *Cache) Migrations() []Migration {
 	return slices.Collect(maps.Values(c.migrations))
 }
 
-// AddHandler calls fn for every capacity, every claim of an instance and every guard
-// that exists now, and then for every change, one call at a time, until cancel is
+// AddHandler calls fn for every capacity, every claim of an instance, every guard and
+// every host in quarantine that exists now, and then for every change, one call at a time, until cancel is
 // called. fn must return quickly and must not call AddHandler or cancel.
 func (c *Cache) AddHandler(fn func(Event)) (cancel func()) {
 	c.delivery.Lock()
@@ -204,6 +207,7 @@ func (c *Cache) AddHandler(fn func(Event)) (cancel func()) {
 	events := diffCapacities(nil, c.capacities)
 	events = append(events, diffInstances(nil, c.instances)...)
 	events = append(events, diffGuards(nil, c.guards)...)
+	events = append(events, diffQuarantine(nil, c.quarantine)...)
 	events = append(events, Event{Revision: c.revision})
 	c.mu.Unlock()
 	for _, ev := range events {
@@ -221,7 +225,7 @@ func (c *Cache) Reset(recs []raftstore.Record, revision uint64) {
 	c.delivery.Lock()
 	defer c.delivery.Unlock()
 	c.mu.Lock()
-	oldInstances, oldCapacities, oldGuards := c.instances, c.capacities, c.guards
+	oldInstances, oldCapacities, oldGuards, oldQuarantine := c.instances, c.capacities, c.guards, c.quarantine
 	c.clear()
 	c.revision = revision
 	for _, rec := range recs {
@@ -231,6 +235,7 @@ func (c *Cache) Reset(recs []raftstore.Record, revision uint64) {
 	events = append(events, diffCapacities(oldCapacities, c.capacities)...)
 	// Report guards after the claims that they may concern.
 	events = append(events, diffGuards(oldGuards, c.guards)...)
+	events = append(events, diffQuarantine(oldQuarantine, c.quarantine)...)
 	events = append(events, Event{Revision: revision})
 	c.mu.Unlock()
 	c.deliverEvents(events...)
@@ -307,6 +312,11 @@ func (c *Cache) setRecord(rec raftstore.Record) (ev Event, ok bool) {
 			v.Revision = rec.ModRevision
 			c.migrations[v.UID], ev.Migration, ok = v, &v.UID, true
 		}
+	case strings.HasPrefix(rec.Key, quarantinePrefix):
+		var v Quarantine
+		if v, err = decodeQuarantine(rec); err == nil {
+			c.quarantine[v.Host], ev.Quarantine, ok = v, &v.Host, true
+		}
 	case strings.HasPrefix(rec.Key, guardPrefix):
 		ns := strings.TrimPrefix(rec.Key, guardPrefix)
 		c.guards[ns], ok = rec.ModRevision, true
@@ -341,6 +351,10 @@ func (c *Cache) unsetRecord(storeKey string) (ev Event, ok bool) {
 		uid := types.UID(strings.TrimPrefix(storeKey, migrationPrefix))
 		delete(c.migrations, uid)
 		return Event{Migration: &uid}, true
+	case strings.HasPrefix(storeKey, quarantinePrefix):
+		host := strings.TrimPrefix(storeKey, quarantinePrefix)
+		delete(c.quarantine, host)
+		return Event{Quarantine: &host}, true
 	case strings.HasPrefix(storeKey, guardPrefix):
 		ns := strings.TrimPrefix(storeKey, guardPrefix)
 		delete(c.guards, ns)

@@ -60,3 +60,9 @@ func diffGuards(old, now map[string]uint64) []Event {
 		return Event{Guard: change}
 	})
 }
+
+func diffQuarantine(old, now map[string]Quarantine) []Event {
+	return diff(old, now, func(a, b Quarantine) bool { return a.Revision == b.Revision }, func(host string, _, _ *Quarantine) Event {
+		return Event{Quarantine: &host}
+	})
+}

@@ -8,10 +8,11 @@
 //	/claims/vmi/<uid>             Instance: where an instance runs, and its resources
 //	/claims/host/<host>/<uid>     Entry: the same by host, for the sum of a host
 //	/claims/epoch/<ns>/<name>     Epoch: the last fencing epoch of a name
-//	/claims/floor                 Floor: the highest epoch whose record was deleted
+//	/claims/floor                 Floor: every new epoch is above it
 //	/claims/capacity/<host>       Capacity: the limit for the sum of claims on a host
 //	/claims/volume/<ns>/<claim>   Volume: the instances that have it attached
 //	/claims/migration/<uid>       Migration: one running migration
+//	/claims/quarantine/<host>     Quarantine: the host may run what a recovery forgot
 //	/claims/guard/<ns>            the instance placed last that keeps others away there
 //	/claims/unique/<class>/<name> Unique: the object that holds a MAC or an IP address
 //
@@ -33,8 +34,8 @@
 //
 // An epoch never decreases and is never used twice under one name. Whoever acts
 // for an instance uses its epoch, and stops on seeing a higher one. The epoch record
-// of a name that is no longer used is deleted; this raises the floor, and the first
-// epoch of a name without a record is above the floor.
+// of a name that is no longer used is deleted; this raises the floor, and every new
+// epoch is above the floor. A recovery raises it far above all epochs of before.
 //
 // Rules are versioned, and a version never changes, because every replica must judge a
 // log entry as every other one does, whatever release it runs. The rules are in packages

@@ -30,16 +30,16 @@ func GetEpoch(ctx context.Context, s objects.Store, key objects.Key, opts raftst
 	if err != nil {
 		return Epoch{}, err
 	}
-	if !ok {
-		floor, err := GetFloor(ctx, s, opts)
+	floor, err := GetFloor(ctx, s, opts)
+	if !ok || err != nil {
 		return Epoch{floor: floor}, err
 	}
 	e, err := decodeValue[Epoch](rec)
-	e.Revision = rec.ModRevision
+	e.Revision, e.floor = rec.ModRevision, floor
 	return e, err
 }
 
-// GetFloor reads the floor; it is the zero Floor if no epoch record was deleted yet.
+// GetFloor reads the floor; it is the zero Floor if nothing has raised it yet.
 func GetFloor(ctx context.Context, s objects.Store, opts raftstore.ReadOptions) (Floor, error) {
 	rec, ok, err := getRecord(ctx, s, floorKey, opts)
 	if !ok || err != nil {

@@ -25,6 +25,8 @@ const (
 
 	guardPrefix = Prefix + "guard/"
 
+	quarantinePrefix = Prefix + "quarantine/"
+
 	floorKey = Prefix + "floor"
 )
 
@@ -69,21 +71,18 @@ type Epoch struct {
 	// Revision is the revision of the stored record, zero if there is none.
 	Revision uint64 `json:"-"`
 
-	// floor is the floor at the time of the read; the first epoch of a name without a
-	// record is above it.
+	// floor is the floor at the time of the read; the next epoch is above it, too.
 	floor Floor
 }
 
 // nextEpoch returns the epoch for the next instance or host that takes over.
 func (e Epoch) nextEpoch() uint64 {
-	if e.Revision == 0 {
-		return e.floor.Epoch + 1
-	}
-	return e.Epoch + 1
+	return max(e.Epoch, e.floor.Epoch) + 1
 }
 
-// Floor is the highest epoch of all names whose records were deleted. The first epoch
-// of a name without a record is above the floor, so no epoch is used twice.
+// Floor is the highest epoch of all names whose records were deleted, or the one that a
+// recovery has raised it to. Every new epoch is above the floor, so no epoch is used
+// twice.
 type Floor struct {
 	Epoch uint64 `json:"epoch"`
 

@@ -10,6 +10,7 @@ import (
 	"virtmesh/agent/host/executor"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/host/publish"
+	"virtmesh/agent/host/quarantine"
 	"virtmesh/agent/host/sweep"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
@@ -19,7 +20,7 @@ import (
 // instance.
 func (h *Host) addLoops(deps Deps) error {
 	h.loops = append(h.loops, stewards.Loop{Name: "network", Run: h.network.Run}, stewards.Loop{Name: "hypervisor", Run: h.executor.Observe})
-	for _, add := range []func(Deps) error{h.addExecutor, h.addSweeper, h.addProvisioner, h.addPublisher, h.addTeller} {
+	for _, add := range []func(Deps) error{h.addExecutor, h.addSweeper, h.addQuarantine, h.addProvisioner, h.addPublisher, h.addTeller} {
 		if err := add(deps); err != nil {
 			return err
 		}
@@ -57,6 +58,30 @@ func (h *Host) addSweeper(deps Deps) error {
 	}
 	h.addLoop("stale claims", s.Run)
 	return nil
+}
+
+func (h *Host) addQuarantine(deps Deps) error {
+	k, err := quarantine.New(deps.engine("quarantine"), deps.Self.Name, h.runningGuests)
+	if err != nil {
+		return err
+	}
+	h.addLoop("quarantine", k.Run)
+	return nil
+}
+
+// runningGuests returns the instances of which this host has a domain that runs.
+func (h *Host) runningGuests(ctx context.Context) ([]types.UID, error) {
+	domains, err := h.machine.hypervisor.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var running []types.UID
+	for _, d := range domains {
+		if d.State.Active() {
+			running = append(running, types.UID(d.Owner.UID))
+		}
+	}
+	return running, nil
 }
 
 // hasGuest reports whether this host has a domain of an instance, running or not.

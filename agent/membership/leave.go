@@ -36,5 +36,13 @@ func withdrawHost(ctx context.Context, store objects.Store, self removal) error 
 	if n := len(held); n > 0 {
 		return fault.New(fault.Conflict, "%d instances run on %s", n, self.host).About(self.host).WithRemedy("stop them first")
 	}
+	_, quarantined, err := self.quarantine(ctx)
+	if err != nil {
+		return err
+	}
+	if quarantined {
+		return fault.New(fault.Conflict, "the mesh was recovered, and %s may still run instances that it does not know", self.host).
+			About(self.host).WithRemedy("wait until 'virtmesh status' does not name the host any more")
+	}
 	return self.forgetHost(ctx)
 }

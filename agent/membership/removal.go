@@ -258,8 +258,12 @@ func (r removal) withdrawCapacity(ctx context.Context) error {
 	return nil
 }
 
-// forgetHost deletes the Node and the subnet of a host that runs nothing.
+// forgetHost deletes the Node and the subnet of a host that runs nothing, and ends its
+// quarantine.
 func (r removal) forgetHost(ctx context.Context) error {
+	if err := retryConflicts(func() error { return r.endQuarantine(ctx) }); err != nil {
+		return fmt.Errorf("end the quarantine of %s: %w", r.host, err)
+	}
 	err := retryConflicts(func() error {
 		node, err := r.getNode(ctx)
 		if err != nil || node == nil {
@@ -274,6 +278,30 @@ func (r removal) forgetHost(ctx context.Context) error {
 		return fmt.Errorf("delete node %s: %w", r.host, err)
 	}
 	return retryConflicts(func() error { return releaseSubnet(ctx, r.store, r.host) })
+}
+
+func (r removal) endQuarantine(ctx context.Context) error {
+	record, ok, err := r.quarantine(ctx)
+	if err != nil || !ok {
+		return err
+	}
+	var tx objects.Tx
+	claims.EndQuarantine(&tx, record)
+	_, err = tx.Commit(ctx, r.store)
+	return err
+}
+
+// quarantine reads the record of a host that is in quarantine.
+func (r removal) quarantine(ctx context.Context) (record claims.Quarantine, ok bool, err error) {
+	list, err := claims.ListQuarantine(ctx, r.store, raftstore.ReadOptions{})
+	if err != nil {
+		return record, false, fmt.Errorf("list the hosts in quarantine: %w", err)
+	}
+	i := slices.IndexFunc(list, func(q claims.Quarantine) bool { return q.Host == r.host })
+	if i < 0 {
+		return record, false, nil
+	}
+	return list[i], true, nil
 }
 
 // getNode reads the host's Node; it returns nil if there is none.

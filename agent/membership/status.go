@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"sort"
+	"strings"
 	"time"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/objects"
 	"virtmesh/agent/port/admin"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
@@ -52,6 +55,11 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	}
 	sort.Slice(status.Members, func(i, j int) bool { return status.Members[i].Name < status.Members[j].Name })
 	status.Warnings = append(warnings(status, replica), contradictions(status, replica, m.store.SilenceLimit(), m.config.GossipPort)...)
+	quarantined, err := claims.ListQuarantine(ctx, objects.FromRaft(m.store, nil), raftstore.ReadOptions{Consistency: raftstore.Local})
+	if err != nil {
+		return nil, fmt.Errorf("read which hosts are in quarantine: %w", err)
+	}
+	status.Warnings = append(status.Warnings, quarantineWarnings(quarantined)...)
 	return status, nil
 }
 
@@ -109,6 +117,20 @@ func contradictions(status *admin.Status, replica raftstore.Status, limit time.D
 		}
 	}
 	return list
+}
+
+// quarantineWarnings says which hosts keep machines from starting after a recovery.
+func quarantineWarnings(quarantined []claims.Quarantine) []string {
+	if len(quarantined) == 0 {
+		return nil
+	}
+	names := make([]string, len(quarantined))
+	for i, q := range quarantined {
+		names[i] = q.Host
+	}
+	return []string{fmt.Sprintf("the mesh was recovered from a copy, and %s may still run machines that the copy shows elsewhere or does not know: "+
+		"machines that existed before are not started until each of these hosts has the recovered state "+
+		"(stop its agent, run 'virtmesh agent resync --yes' there and start it), or was removed ('virtmesh node remove NAME')", strings.Join(names, ", "))}
 }
 
 // warnings returns what needs an operator's attention.

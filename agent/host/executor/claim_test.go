@@ -154,3 +154,48 @@ func TestADomainOfANewerClaimIsLeftAlone(t *testing.T) {
 		t.Errorf("the guest is %s", domain.State)
 	}
 }
+
+// TestOldClaimWaitsForQuarantine: after a recovery of the mesh, a host does not start an
+// instance by a claim of before while another host may run what the instance has become
+// since. A guest that runs goes on, and a claim made since is as good as any.
+func TestOldClaimWaitsForQuarantine(t *testing.T) {
+	w := newWorld(t)
+	runs, old := w.running("runs"), w.place(scheduled("old"))
+	_, now, _ := w.store.Get(t.Context(), "/nothing", raftstore.ReadOptions{})
+	recovery := raftstore.Txn{RequestID: "recovery", Ops: claims.BeginTimeline(noRecords{}, now, []string{thisHost, otherHost})}
+	if _, err := w.store.Commit(t.Context(), recovery); err != nil {
+		t.Fatal(err)
+	}
+	placed := w.place(scheduled("placed"))
+	for _, vmi := range []*kubevirtv1.VirtualMachineInstance{runs, placed} {
+		w.reconcile(vmi)
+		if domain, found := w.domain(vmi); !found || domain.State != hypervisor.StateRunning {
+			t.Errorf("%s: domain %+v, found %v", vmi.Name, domain, found)
+		}
+	}
+	if result := w.reconcile(old); result.RequeueAfter == 0 {
+		t.Error("the instance is not tried again")
+	}
+	if _, found := w.domain(old); found || w.volumes.prepared != 2 {
+		t.Errorf("domain %v, volumes prepared %d times: it may run on %s", found, w.volumes.prepared, otherHost)
+	}
+	list, err := claims.ListQuarantine(t.Context(), w.store, raftstore.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range list {
+		if q.Host == otherHost {
+			w.commit(func(tx *objects.Tx) { claims.EndQuarantine(tx, q) })
+		}
+	}
+	w.reconcile(old)
+	if domain, found := w.domain(old); !found || domain.State != hypervisor.StateRunning {
+		t.Errorf("after the quarantine: domain %+v, found %v", domain, found)
+	}
+}
+
+// noRecords is a state without hosts in quarantine.
+type noRecords struct{}
+
+func (noRecords) Get(string) (raftstore.Record, bool)        { return raftstore.Record{}, false }
+func (noRecords) Ascend(string, func(raftstore.Record) bool) {}

@@ -153,6 +153,9 @@ type situation struct {
 	work      work
 	workEpoch uint64
 	connected bool
+	// withheld says that the claim is older than a recovery of the mesh, and another
+	// host may still run what the instance has become since.
+	withheld bool
 	// busy says that MaxStarts starts are under way.
 	busy bool
 	// failure is the last failure to start, or nil.

@@ -44,6 +44,7 @@ func anySituation(t *rapid.T) situation {
 	s.work = rapid.SampledFrom([]work{workNone, workUnderWay, workReady}).Draw(t, "work")
 	s.workEpoch = rapid.Uint64Range(planEpoch-1, planEpoch).Draw(t, "work's epoch")
 	s.confirmed, s.connected = chance("confirmed"), chance("connected")
+	s.withheld = chance("withheld")
 	s.traces, s.logs = chance("traces"), chance("logs")
 	if s.instance != nil && chance("failed before") {
 		failed(time.Duration(rapid.Int64Range(0, 60).Draw(t, "pause"))*time.Second, chance("told"), chance("final"))(&s)
@@ -74,6 +75,7 @@ func TestNoPlanDoesWhatMustNotBe(t *testing.T) {
 		if has(ActDefineStart) {
 			must(isHeld && s.confirmed && s.connected && s.work == workReady && s.workEpoch == s.claim.Epoch, "a start that is not ready")
 			must(!s.deleted() && !s.instance.IsFinal() && !s.active(), "a start of what is not to start")
+			must(!s.withheld, "a start of what may run on a host in quarantine")
 			must(s.failure == nil || s.failure.pauseLeft(s.now) == 0, "a start within the pause after a failure")
 		}
 		if s.found && isHeld && s.domain.Owner.Epoch > s.claim.Epoch {

@@ -20,6 +20,9 @@ const (
 	// startInterval is how often an instance that waits because MaxStarts starts are
 	// under way tries again.
 	startInterval = 500 * time.Millisecond
+	// quarantineInterval is how often an instance that waits for hosts in quarantine
+	// tries again.
+	quarantineInterval = 5 * time.Second
 	// arrivalInterval is how often the source host of a migration checks whether the
 	// claim has moved to the target host.
 	arrivalInterval = 5 * time.Second
@@ -106,6 +109,8 @@ func planHeld(s situation) Plan {
 		return planEnd(s, *s.recorded)
 	case !s.found && s.instance.Status.Phase == kubevirtv1.Running:
 		return planEnd(s, end{Phase: kubevirtv1.Failed, Message: "the guest is gone: its host was switched off or its process was lost"})
+	case (!s.found || s.neverStarted()) && s.withheld:
+		return Plan{{Act: ActWait, After: quarantineInterval}}
 	case !s.found || s.neverStarted():
 		return planStart(s)
 	case !s.active():

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -231,7 +232,23 @@ func (e *Executor) readSituation(ctx context.Context, r *run) (err error) {
 	r.failure = e.failures.of(uid)
 	r.busy = len(e.starting) == cap(e.starting)
 	r.traces = e.traces.has(r.ref)
-	return nil
+	r.withheld = false
+	if r.claimed && !r.active() {
+		r.withheld, err = e.isWithheld(ctx, r.claim)
+	}
+	return err
+}
+
+// isWithheld reports whether an instance must not start because of a recovery of the
+// mesh: its claim is as the recovered copy had it, and another host is in quarantine. The
+// instance may have ended here since, and may run there under another claim. The local
+// replica is enough: no host is put into quarantine while agents run.
+func (e *Executor) isWithheld(ctx context.Context, claim claims.Instance) (bool, error) {
+	list, err := claims.ListQuarantine(ctx, e.Store, localRead)
+	if err != nil {
+		return false, fmt.Errorf("list the hosts in quarantine: %w", err)
+	}
+	return slices.ContainsFunc(list, func(q claims.Quarantine) bool { return q.Host != e.Host && claim.Revision <= q.Began }), nil
 }
 
 // domainOf returns the instance's domain, nil if it has none.

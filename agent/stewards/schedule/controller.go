@@ -134,6 +134,11 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer pvcs.AddHandler(func(objects.Change[*corev1.PersistentVolumeClaim]) { c.noteRoom() })()
 	dvs := objects.For[*cdiv1.DataVolume](c.cfg.Cache)
 	defer dvs.AddHandler(func(objects.Change[*cdiv1.DataVolume]) { c.noteRoom() })()
+	defer c.cfg.Claims.AddHandler(func(ev claims.Event) {
+		if ev.Quarantine != nil {
+			c.noteRoom()
+		}
+	})()
 	defer c.mesh.AddHandler(func(objects.Change[*meshv1alpha1.MeshConfig]) { c.noteRoom() })()
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup

@@ -80,6 +80,12 @@ func (c *Controller) place(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	if last, ok := c.predecessor(vmi); ok {
 		return c.unschedulable(ctx, vmi, fmt.Sprintf("host %s has not let go of the previous instance of this name yet", last.Host))
 	}
+	if message, err := c.quarantined(ctx, vmi); err != nil || message != "" {
+		if err != nil {
+			return stewards.Result{}, err
+		}
+		return c.unschedulable(ctx, vmi, message)
+	}
 	request, err := c.prepareRequest(vmi)
 	var problem *VolumeProblem
 	switch {
