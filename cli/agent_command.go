@@ -32,7 +32,10 @@ func agentCommand() *cli.Command {
 				Action:      agentJoin},
 			{Name: "run", Usage: "run the agent until it is stopped; the systemd unit does this", Action: agentRun,
 				Flags: []cli.Flag{configFlag(), &cli.StringFlag{Name: "log-level", Value: "info", Usage: "debug, info, warn or error"}}},
-			{Name: "leave", Usage: "hand this host's duties over and take it out of the mesh", Action: agentLeave},
+			{Name: "leave", Usage: "hand this host's duties over and take it out of the mesh", Action: agentLeave,
+				Description: "With --local, for a host that the mesh has removed: stop its agent first. Images and volumes stay; guests that still run go on.",
+				Flags: []cli.Flag{configFlag(), yesFlag(),
+					&cli.BoolFlag{Name: "local", Usage: "only delete this machine's identity, copy of the state and configuration, and tell nobody"}}},
 			{Name: "resync", Usage: "delete this host's copy of the mesh's state, to fetch a new one from the other hosts",
 				Description: "For a copy that is damaged, or that belongs to a group that a recovery has replaced. Stop the agent first.",
 				Flags:       []cli.Flag{configFlag(), yesFlag()}, Action: agentResync},
@@ -177,6 +180,7 @@ func agentJoin(c *cli.Context) error {
 		}
 		token = strings.TrimSpace(string(data))
 	}
+	fmt.Fprintf(c.App.ErrWriter, "asking %s to admit this machine\n", address)
 	if err := membership.Join(c.Context, config.MembershipConfig, config.File(c.String("config")),
 		membership.Invitation{Address: address, Token: token, Version: Version}); err != nil {
 		return err
@@ -226,6 +230,9 @@ func agentRun(c *cli.Context) error {
 // agentLeave asks the local agent, whatever kubeconfig is set: a kubeconfig names any
 // host of any mesh, and leaving cannot be undone without a token.
 func agentLeave(c *cli.Context) error {
+	if c.Bool("local") {
+		return forgetMesh(c)
+	}
 	conn, err := connectLocal(c)
 	if err != nil {
 		return err
@@ -238,6 +245,25 @@ func agentLeave(c *cli.Context) error {
 		return err
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "%s, this host, has left the mesh\n", status.Host)
+	return err
+}
+
+// forgetMesh makes a machine that the mesh has removed one that can join again.
+func forgetMesh(c *cli.Context) error {
+	if !c.Bool("yes") {
+		return errors.New("this deletes the host's identity, its copy of the mesh's state and its configuration, and the mesh is not told; repeat with --yes if the mesh has removed this host")
+	}
+	config, err := agent.LoadConfig(c.String("config"))
+	if errors.Is(err, os.ErrNotExist) {
+		config, err = agent.DefaultConfig(), nil // what an interrupted 'agent init' leaves
+	}
+	if err != nil {
+		return err
+	}
+	if err := membership.Forget(config.MembershipConfig, c.String("config")); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(c.App.Writer, "this machine belongs to no mesh any more; end guests that still run here ('virsh list') before it joins one")
 	return err
 }
 

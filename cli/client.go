@@ -153,7 +153,7 @@ func connectLocal(c *cli.Context) (*connection, error) {
 // noLocalAgent says, and what to do, that no agent answers at the socket.
 func noLocalAgent(socket string) string {
 	if member, err := identity.Initialised(membership.DefaultStateDir); err == nil && member {
-		return fmt.Sprintf("this host is in a mesh, but its agent does not answer at %s; 'systemctl status virtmesh' and its log say why", socket)
+		return fmt.Sprintf("this host is in a mesh, but its agent does not answer at %s; 'systemctl status virtmesh' and its log say why; if the mesh has removed this host, 'virtmesh agent leave --local --yes' makes it a machine that can join", socket)
 	}
 	return fmt.Sprintf("no agent runs on this host (%s)", socket)
 }

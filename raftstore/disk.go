@@ -126,7 +126,10 @@ func lockDir(dir string, wait time.Duration) (*dirLock, error) {
 		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(deadline) {
 			owner, _ := io.ReadAll(io.LimitReader(f, 32))
-			return nil, errors.Join(fmt.Errorf("%w: %s, held by pid %s: %w", ErrLocked, path, strings.TrimSpace(string(owner)), err), f.Close())
+			if errors.Is(err, syscall.EWOULDBLOCK) { // which says less than ErrLocked
+				err = nil
+			}
+			return nil, errors.Join(fmt.Errorf("%w: %s, held by pid %s", ErrLocked, path, strings.TrimSpace(string(owner))), err, f.Close())
 		}
 	}
 	// The pid in the file is only for people to read; the lock itself is the flock.

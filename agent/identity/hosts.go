@@ -16,7 +16,7 @@ import (
 // removed by force, or it left and another machine has its name now.
 func expelledFault(node Node) error {
 	return fault.New(fault.Expelled, "%w: it was %s", fault.Expelled, node).About(node.Name).
-		WithRemedy("to use it again, stop its agent, delete 'identity' and 'raft' from its state directory and its agent.yaml, and join it with a new token")
+		WithRemedy("to use it again, stop its agent, run 'virtmesh agent leave --local --yes' on it, and join it with a new token")
 }
 
 // departure is the stored mark of a membership that has ended.

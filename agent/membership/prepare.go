@@ -86,7 +86,7 @@ func checkUnused(config Config, configPath string) error {
 		return fmt.Errorf("check %s: %w", config.StateDir, err)
 	}
 	if _, err := os.Stat(configPath); initialised || err == nil {
-		return fmt.Errorf("%w: %s; 'virtmesh agent leave' takes it out", identity.ErrInitialised, config.Name)
+		return fmt.Errorf("%w: %s; 'virtmesh agent leave' takes it out, and if the mesh has removed it already, 'virtmesh agent leave --local --yes'", identity.ErrInitialised, config.Name)
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("check %s: %w", configPath, err)
 	}
@@ -115,12 +115,38 @@ func forgetMembership(config Config, configPath string) error {
 	return nil
 }
 
+// Forget deletes what makes this machine a host without telling the mesh, for a machine
+// that the mesh has removed. The agent must not be running.
+func Forget(config Config, configPath string) error {
+	member, err := identity.Initialised(config.StateDir)
+	if err != nil {
+		return fmt.Errorf("check %s: %w", config.StateDir, err)
+	}
+	if _, err := os.Stat(configPath); !member && errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("this machine belongs to no mesh: there is neither an identity in %s nor %s", config.StateDir, configPath)
+	}
+	// This fails if an agent uses the copy.
+	if err := raftstore.Empty(config.raftDir()); err != nil {
+		return stopFirst(err)
+	}
+	return forgetMembership(config, configPath)
+}
+
+// stopFirst adds to the error of an act that needs the agent's files that the agent must
+// be stopped, if it runs.
+func stopFirst(err error) error {
+	if errors.Is(err, raftstore.ErrLocked) {
+		return fmt.Errorf("%w; this host's agent runs: stop it first ('systemctl stop virtmesh')", err)
+	}
+	return err
+}
+
 // Recover makes this host the only voter after a quorum was lost for good. The agent
 // must not be running.
 func Recover(ctx context.Context, config Config) (raftstore.Recovered, error) {
 	recovered, err := raftstore.RecoverCluster(ctx, config.storeConfig(slog.New(slog.DiscardHandler)), beginTimeline)
 	if err != nil {
-		return recovered, fmt.Errorf("recover the mesh from this host: %w", err)
+		return recovered, fmt.Errorf("recover the mesh from this host: %w", stopFirst(err))
 	}
 	return recovered, nil
 }
@@ -138,7 +164,7 @@ func Restore(ctx context.Context, config Config, backup io.Reader) (raftstore.Re
 		return restored, fmt.Errorf("%w; move it away first: mv %s %[2]s.old", err, cfg.DataDir)
 	}
 	if err != nil {
-		return restored, fmt.Errorf("restore the mesh on this host: %w", err)
+		return restored, fmt.Errorf("restore the mesh on this host: %w", stopFirst(err))
 	}
 	return restored, nil
 }
@@ -166,7 +192,7 @@ func Resync(config Config) error {
 		return fmt.Errorf("%s knows no other host that has the mesh's state, so its own copy stays; 'virtmesh agent recover --backup FILE' restores a backup", config.Name)
 	}
 	if err := raftstore.Empty(config.raftDir()); err != nil {
-		return fmt.Errorf("delete this host's copy: %w", err)
+		return fmt.Errorf("delete this host's copy: %w", stopFirst(err))
 	}
 	return nil
 }

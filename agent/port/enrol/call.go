@@ -46,14 +46,17 @@ func newCaller(addr string, verify verifier) *caller {
 
 func (c *caller) close() { c.client.CloseIdleConnections() }
 
+// dialTimeout is how long a host has to accept a connection.
+const dialTimeout = 5 * time.Second
+
 // plainConn hides from net/http that the connection is TLS, so that net/http ignores
 // the ALPN protocol.
 type plainConn struct{ net.Conn }
 
 func dialJoin(ctx context.Context, addr string, verify verifier) (net.Conn, error) {
-	raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	raw, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return nil, err
+		return nil, &unreachedError{err}
 	}
 	conn := tls.Client(raw, &tls.Config{
 		MinVersion: tls.VersionTLS13,

@@ -13,6 +13,21 @@ import (
 // has no quorum. A later attempt can succeed.
 var ErrUnavailable = errors.New("the mesh cannot admit hosts now")
 
+// unreachedError is returned when no connection to a member could be made. It is
+// ErrUnavailable, in other words: the mesh did not refuse anything.
+type unreachedError struct{ cause error }
+
+// Error says that the host does not answer.
+func (e *unreachedError) Error() string {
+	return fmt.Sprintf("no host answers there (%s); check the address and that its agent runs", e.cause)
+}
+
+// Unwrap returns why there is no connection.
+func (e *unreachedError) Unwrap() error { return e.cause }
+
+// Is makes the error ErrUnavailable.
+func (e *unreachedError) Is(target error) bool { return target == ErrUnavailable }
+
 // ErrServerCertificate is returned when the server's certificate has expired although
 // the clocks agree.
 var ErrServerCertificate = errors.New("the certificate of the host that was asked has expired")

@@ -107,13 +107,15 @@ func Join(ctx context.Context, opts Options) error {
 		return fmt.Errorf("join: %w", err)
 	}
 	pending := pendingKey{path: filepath.Join(opts.Dir, ".join-"+opts.Token.ID+".key")}
+	_, known := os.Stat(pending.path)
 	key, err := pending.loadOrCreate()
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
 	answer, err := askMembers(ctx, opts, key)
 	if err != nil {
-		if tokenGone(err) {
+		var unreached *unreachedError
+		if tokenGone(err) || known != nil && errors.As(err, &unreached) {
 			err = errors.Join(err, pending.remove())
 		}
 		return fmt.Errorf("join: %w", err)

@@ -215,6 +215,12 @@ func TestOtherMembersAreTried(t *testing.T) {
 	if !errors.Is(err, enrol.ErrUnavailable) || !strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), "http:") {
 		t.Errorf("no member: %v", err)
 	}
+	if err != nil && (!strings.Contains(err.Error(), "no host answers there") || strings.Contains(err.Error(), "cannot admit")) {
+		t.Errorf("the mesh is blamed for an address: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(o.Dir, ".join-*")); err != nil || len(left) != 0 {
+		t.Errorf("the state directory has %q, %v; no host was asked", left, err)
+	}
 }
 
 // TestAnswerIsChecked: whatever a member answers, nothing is written that does not fit
