@@ -52,13 +52,16 @@ func New(cfg Config) (*Cache, error) {
 		flights: map[string]*flight{},
 		refs:    map[string]string{},
 	}
-	if err := c.openFolder(); err != nil {
+	err := c.openFolder()
+	if err == nil {
+		c.met, err = newMetrics(cfg.Registerer, c)
+	}
+	if err != nil {
 		if c.lock != nil {
 			c.lock.Close()
 		}
 		return nil, fmt.Errorf("open image cache: %w", err)
 	}
-	c.met = newMetrics(cfg.Registerer, c)
 	return c, nil
 }
 

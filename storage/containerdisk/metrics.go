@@ -13,7 +13,7 @@ type metrics struct {
 	evicted  prometheus.Counter
 }
 
-func newMetrics(r prometheus.Registerer, c *Cache) *metrics {
+func newMetrics(r prometheus.Registerer, c *Cache) (*metrics, error) {
 	m := &metrics{
 		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "virtmesh_image_pulls_total",
 			Help: "Requests for images, by how they ended."}, []string{"result"}),
@@ -23,12 +23,15 @@ func newMetrics(r prometheus.Registerer, c *Cache) *metrics {
 			Help: "Images removed from the cache to make room."}),
 	}
 	if r == nil {
-		return m
+		return m, nil
 	}
-	r.MustRegister(m.pulls, m.received, m.evicted,
+	var errs []error
+	for _, collector := range []prometheus.Collector{m.pulls, m.received, m.evicted,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "virtmesh_image_cache_bytes",
-			Help: "Bytes the cached images occupy."}, func() float64 { return float64(c.Used()) }))
-	return m
+			Help: "Bytes the cached images occupy."}, func() float64 { return float64(c.Used()) })} {
+		errs = append(errs, r.Register(collector))
+	}
+	return m, errors.Join(errs...)
 }
 
 func (m *metrics) pulled(err error) { m.pulls.WithLabelValues(resultLabel(err)).Inc() }

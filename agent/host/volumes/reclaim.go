@@ -211,20 +211,18 @@ func (p *Provisioner) commit(ctx context.Context, tx *objects.Tx, claim *corev1.
 	return nil
 }
 
-// inUse reports whether an instance uses the claim: an instance that has not ended,
-// as this host's replica shows it, or one to which the volume is attached. Both are
-// checked. An instance whose volumes are not prepared yet has nothing attached. And
-// the replica may lag behind: in an agent that has just started, claims arrive
-// before instances.
+// inUse reports whether an instance uses a claim under deletion: one that runs, as this
+// host's replica shows it, or one to which the volume is attached. Both are checked: the
+// replica may lag behind, and an instance is Running only after its volumes are attached.
 //
-// A claim that stands for state is only used while it is attached: an instance that
-// waits for it cannot attach it any more, and starts with the claim that follows.
+// An instance that waits for the claim does not use it. It cannot attach the claim any
+// more, and would wait for ever if the claim waited for it.
 func (p *Provisioner) inUse(ctx context.Context, claim *corev1.PersistentVolumeClaim) (bool, error) {
 	if err := p.vmis.WaitForSync(ctx); err != nil {
 		return true, fmt.Errorf("wait for the list of instances: %w", err)
 	}
 	used := slices.ContainsFunc(p.vmis.List(claim.Namespace), func(vmi *kubevirtv1.VirtualMachineInstance) bool {
-		return !vmi.IsFinal() && attachedClaims(vmi)[claim.Name]
+		return vmi.IsRunning() && attachedClaims(vmi)[claim.Name]
 	})
 	if used && !isStateClaim(claim) {
 		return true, nil

@@ -71,6 +71,24 @@ func TestVolumeIsDeletedWithItsClaimOnceUnused(t *testing.T) {
 	}
 }
 
+// An instance that has not attached a claim under deletion never will. Neither waits for
+// the other.
+func TestAnInstanceThatWaitsDoesNotKeepItsClaim(t *testing.T) {
+	w := newWorld(t)
+	claim := w.abandonedClaim("data", "local")
+	waiting := w.create(vmiWith("waits", usesClaim("data")))
+	if got := w.refusal(waiting); !strings.Contains(got.Error(), "being deleted") {
+		t.Fatal(got)
+	}
+	w.AwaitShown(func() bool { _, ok := w.claims.vmis.Get(objects.KeyOf(waiting)); return ok })
+	if _, err := w.claims.Reconcile(t.Context(), objects.KeyOf(claim)); err != nil {
+		t.Fatal(err)
+	}
+	if w.stored("data") != nil || w.has(w.local, volumeName(claim)) {
+		t.Error("the claim waits for an instance that waits for the claim")
+	}
+}
+
 // abandonedClaim is a bound claim under deletion that no instance uses.
 func (w *world) abandonedClaim(name, class string) *corev1.PersistentVolumeClaim {
 	w.t.Helper()
