@@ -29,8 +29,8 @@ var immortal = map[string]bool{metav1.NamespaceDefault: true, metav1.NamespaceSy
 // namespaceLifecycle refuses new objects in namespaces that do not exist or are being
 // deleted, and refuses the deletion of the namespaces in immortal.
 //
-// It reads the local replica, which may learn of a deletion a moment late. An object
-// that is created in that moment is found by the controller that empties the namespace.
+// It reads the local replica, which may learn of a deletion a moment late. The store
+// checks the namespace again when it writes the object.
 type namespaceLifecycle struct {
 	*admission.Handler
 	store store.Backend
@@ -58,18 +58,7 @@ func (l *namespaceLifecycle) Admit(ctx context.Context, a admission.Attributes, 
 	if err != nil {
 		return err
 	}
-	if ns.Status.Phase != corev1.NamespaceTerminating {
-		return nil
-	}
-	status := admission.NewForbidden(a, fmt.Errorf("unable to create new content in namespace %s because it is being terminated", ns.Name))
-	if s := (*apierrors.StatusError)(nil); errors.As(status, &s) {
-		s.ErrStatus.Details.Causes = append(s.ErrStatus.Details.Causes, metav1.StatusCause{
-			Type:    corev1.NamespaceTerminatingCause,
-			Message: fmt.Sprintf("namespace %s is being terminated", ns.Name),
-			Field:   "metadata.namespace",
-		})
-	}
-	return status
+	return store.RefuseTerminating(a.GetResource().GroupResource(), a.GetName(), ns)
 }
 
 // getNamespace reads a namespace. It reports a namespace as missing only after a

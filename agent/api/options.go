@@ -53,12 +53,13 @@ func (o *restOptions) storageDecorator(k *kinds.Kind, codec runtime.Codec) gener
 	return func(_ *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
 		newFunc, _ func() runtime.Object, _ apistorage.AttrFunc, _ apistorage.IndexerFuncs, _ *cache.Indexers) (apistorage.Interface, factory.DestroyFunc, error) {
 		s := store.New(store.Config{
-			Backend:  o.backend,
-			Codec:    codec,
-			Resource: k.GroupResource(),
-			Prefix:   prefix,
-			New:      newFunc,
-			Patience: o.patience,
+			Backend:      o.backend,
+			Codec:        codec,
+			Resource:     k.GroupResource(),
+			Prefix:       prefix,
+			New:          newFunc,
+			InNamespaces: k.Namespaced,
+			Patience:     o.patience,
 		})
 		return s, func() {}, nil
 	}

@@ -41,6 +41,8 @@ type Config struct {
 	Prefix string
 	// New returns an empty object.
 	New func() runtime.Object
+	// InNamespaces makes a creation fail unless the object's Namespace is there.
+	InNamespaces bool
 	// Patience is how long a request waits for the mesh to have a leader before the
 	// client is told to retry. Zero means DefaultPatience.
 	Patience time.Duration
@@ -58,14 +60,15 @@ const DefaultBookmarkInterval = time.Minute
 
 // Store keeps the objects of one resource. It is safe for concurrent use.
 type Store struct {
-	backend   Backend
-	codec     runtime.Codec
-	resource  schema.GroupResource
-	prefix    string
-	newFunc   func() runtime.Object
-	patience  time.Duration
-	bookmarks time.Duration
-	versioner storage.Versioner
+	backend      Backend
+	codec        runtime.Codec
+	resource     schema.GroupResource
+	prefix       string
+	newFunc      func() runtime.Object
+	inNamespaces bool
+	patience     time.Duration
+	bookmarks    time.Duration
+	versioner    storage.Versioner
 }
 
 var _ storage.Interface = (*Store)(nil)
@@ -79,14 +82,15 @@ func New(c Config) *Store {
 		c.Patience = DefaultPatience
 	}
 	return &Store{
-		backend:   c.Backend,
-		codec:     c.Codec,
-		resource:  c.Resource,
-		prefix:    c.Prefix,
-		newFunc:   c.New,
-		patience:  c.Patience,
-		bookmarks: c.BookmarkInterval,
-		versioner: storage.APIObjectVersioner{},
+		backend:      c.Backend,
+		codec:        c.Codec,
+		resource:     c.Resource,
+		prefix:       c.Prefix,
+		newFunc:      c.New,
+		inNamespaces: c.InNamespaces,
+		patience:     c.Patience,
+		bookmarks:    c.BookmarkInterval,
+		versioner:    storage.APIObjectVersioner{},
 	}
 }
 
@@ -132,7 +136,7 @@ func (s *Store) Create(ctx context.Context, key string, obj, out runtime.Object,
 	if err != nil {
 		return err
 	}
-	rev, err := s.putRecord(ctx, key, data, 0)
+	rev, err := s.createRecord(ctx, key, data)
 	var conflict *raftstore.ConflictError
 	if errors.As(err, &conflict) {
 		return storage.NewKeyExistsError(key, 0)
