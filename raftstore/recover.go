@@ -133,3 +133,14 @@ func Empty(dir string) error {
 	}
 	return nil
 }
+
+// IsEmpty reports whether a data directory holds no state, for example because Empty has
+// deleted it.
+func IsEmpty(dir string) bool {
+	for _, name := range []string{"wal", "snapshots"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}

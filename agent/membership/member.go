@@ -139,8 +139,13 @@ func (m *Member) Gossip() *gossip.Gossip { return m.gossip }
 func (m *Member) Store() *raftstore.Store { return m.store }
 
 // Err returns why this host can no longer work: its replica has failed. It is nil while
-// the replica works.
-func (m *Member) Err() error { return withRemedy(m.store.Err()) }
+// the replica works, and while the agent waits for a replica that can be opened.
+func (m *Member) Err() error {
+	if m.store == nil {
+		return nil
+	}
+	return withRemedy(m.store.Err())
+}
 
 // ErrLeft is returned by Run when the host has left the mesh.
 var ErrLeft = errors.New("this host left the mesh")

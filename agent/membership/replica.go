@@ -51,8 +51,11 @@ func (m *Member) openStore(ctx context.Context) error {
 	cfg.Members = m.peers.MemberHealth
 	cfg.Registerer = m.options.Metrics
 	store, err := raftstore.Open(ctx, cfg)
+	if isUnusable(err) {
+		return m.awaitHelp(ctx, withRemedy(err))
+	}
 	if err != nil {
-		return withRemedy(err)
+		return err
 	}
 	m.store, m.records = store, m.options.Meter.Raft(store, "membership")
 	hosts := identity.NewHosts(store)
@@ -115,7 +118,7 @@ func (m *Member) joinStore(parent context.Context) error {
 // deleted; in both cases other hosts have the state. So the host asks them, and
 // meanwhile its waiting room reports what it waits for. Guests continue to run.
 func (m *Member) awaitCopy(ctx context.Context) error {
-	w := m.newWaitingRoom()
+	w := m.newWaitingRoom("has no copy of the mesh's state and waits for another host to send one")
 	defer w.close()
 	for {
 		err := m.askForCopy(ctx)

@@ -26,6 +26,9 @@ const (
 // Status returns the mesh as this host sees it: its members according to the records,
 // gossip and the replica, and warnings for the operator.
 func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
+	if m.store == nil {
+		return m.gossipStatus(), nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	replica := m.store.Status(ctx)
@@ -50,10 +53,7 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 		}
 	}
 	addReplicas(members, replica)
-	for _, member := range members {
-		status.Members = append(status.Members, *member)
-	}
-	sort.Slice(status.Members, func(i, j int) bool { return status.Members[i].Name < status.Members[j].Name })
+	status.Members = sortMembers(members)
 	status.Warnings = append(warnings(status, replica), contradictions(status, replica, m.store.SilenceLimit(), m.config.GossipPort)...)
 	quarantined, err := claims.ListQuarantine(ctx, objects.FromRaft(m.store, nil), raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil {
@@ -61,6 +61,24 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	}
 	status.Warnings = append(status.Warnings, quarantineWarnings(quarantined)...)
 	return status, nil
+}
+
+// gossipStatus returns what this host knows of the mesh without a replica.
+func (m *Member) gossipStatus() *admin.Status {
+	members := map[string]*admin.Member{}
+	for _, member := range m.gossip.Members() {
+		addMember(members, member)
+	}
+	return &admin.Status{Host: m.config.Name, MeshID: m.identity.MeshID(), Version: m.options.Version, Members: sortMembers(members)}
+}
+
+func sortMembers(members map[string]*admin.Member) []admin.Member {
+	list := make([]admin.Member, 0, len(members))
+	for _, member := range members {
+		list = append(list, *member)
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })
+	return list
 }
 
 func addMember(members map[string]*admin.Member, member gossip.Member) {

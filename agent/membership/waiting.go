@@ -19,11 +19,13 @@ import (
 // joinPause is the minimum time between two rounds of asking for a copy.
 const joinPause = 5 * time.Second
 
-// waitingRoom serves status and health while the agent waits for a copy of the mesh's
+// waitingRoom serves status and health while the agent has no usable copy of the mesh's
 // state, so that operators and monitoring can see why the agent does nothing yet.
 type waitingRoom struct {
 	member *Member
 	pause  time.Duration
+	// lack says, after the host's name, what it lacks and what it waits for.
+	lack string
 
 	mu  sync.Mutex
 	why error
@@ -32,13 +34,13 @@ type waitingRoom struct {
 	done sync.WaitGroup
 }
 
-func (m *Member) newWaitingRoom() *waitingRoom { return &waitingRoom{member: m, pause: joinPause} }
+func (m *Member) newWaitingRoom(lack string) *waitingRoom {
+	return &waitingRoom{member: m, pause: joinPause, lack: lack}
+}
 
 // waitFor publishes why the agent still waits, and returns after a pause.
 func (w *waitingRoom) waitFor(ctx context.Context, why error) error {
-	w.mu.Lock()
-	w.why = why
-	w.mu.Unlock()
+	w.setReason(why)
 	w.member.log.Warn("this host has no copy of the mesh's state and waits for another host to send one; running guests continue", "err", why)
 	if w.stop == nil {
 		if err := w.open(ctx); err != nil {
@@ -55,11 +57,17 @@ func (w *waitingRoom) waitFor(ctx context.Context, why error) error {
 	}
 }
 
+func (w *waitingRoom) setReason(why error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.why = why
+}
+
 // reason returns, as a sentence, why the agent waits.
 func (w *waitingRoom) reason() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return fmt.Sprintf("%s has no copy of the mesh's state and waits for another host to send one: running VMs continue, and this host does nothing else (%v)", w.member.config.Name, w.why)
+	return fmt.Sprintf("%s %s: running VMs continue, and this host does nothing else (%v)", w.member.config.Name, w.lack, w.why)
 }
 
 // open starts the servers on the addresses that the agent's own servers will use later.

@@ -59,17 +59,36 @@ func configFile(path string) ConfigFile {
 // boot does what Start does up to becoming a replica.
 func boot(t *testing.T, config Config) *Member {
 	t.Helper()
-	m := newMember(config, Options{
-		Version: "test", Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
-		NotifyAlive: func(ctx context.Context, _ func() error) error { <-ctx.Done(); return nil },
-	})
+	m := newMember(config, testOptions())
 	t.Cleanup(func() { shutdown(m) })
-	for _, step := range m.openingSteps() {
-		if err := step.run(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+	if err := m.open(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	return m
+}
+
+func testOptions() Options {
+	return Options{
+		Version: "test", Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		NotifyAlive: func(ctx context.Context, _ func() error) error { <-ctx.Done(); return nil },
+	}
+}
+
+// open takes the steps of a start that need no other host.
+func (m *Member) open(ctx context.Context) error {
+	for _, step := range m.openingSteps() {
+		if err := step.run(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// socketOf returns a client of a host's administration socket.
+func socketOf(config Config) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", config.Socket())
+	}}}
 }
 
 // shutdown stops a member.
@@ -123,9 +142,7 @@ func TestFounderWithoutCopyWaits(t *testing.T) {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- a.joinStore(ctx) }()
-	socket := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", config.Socket())
-	}}}
+	socket := socketOf(config)
 	raftstoretest.Eventually(t, func() error {
 		code, body, err := ask(socket, "http://host1/mesh/v1/status")
 		var status admin.Status

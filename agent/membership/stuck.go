@@ -1,0 +1,48 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"virtmesh/raftstore"
+)
+
+// errCopyDeleted ends the wait of awaitHelp. The service manager starts the agent again.
+var errCopyDeleted = errors.New("the unusable copy of the mesh's state was deleted; the next start fetches a new one")
+
+// isUnusable reports whether a replica that cannot be opened fails in the same way at every
+// start, until somebody installs another version or deletes the copy.
+func isUnusable(err error) bool {
+	for _, lasting := range []error{raftstore.ErrHalted, raftstore.ErrReplaced, raftstore.ErrDiverged, raftstore.ErrCorruptLog} {
+		if errors.Is(err, lasting) {
+			return true
+		}
+	}
+	return false
+}
+
+// awaitHelp keeps the agent alive, and not ready, while this host's copy of the mesh's
+// state cannot be used: if the agent ended, it would be started again for ever, and nobody
+// could ask it why. It returns when the copy was deleted or ctx ends.
+func (m *Member) awaitHelp(ctx context.Context, why error) error {
+	m.log.Error("this host cannot use its copy of the mesh's state and waits for help; running guests continue", "err", why)
+	w := m.newWaitingRoom("cannot use its copy of the mesh's state")
+	defer w.close()
+	w.setReason(why)
+	if err := w.open(ctx); err != nil {
+		return err
+	}
+	again := time.NewTicker(w.pause)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-again.C:
+			if raftstore.IsEmpty(m.config.raftDir()) {
+				return errCopyDeleted
+			}
+		}
+	}
+}
