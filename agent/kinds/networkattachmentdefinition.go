@@ -5,21 +5,36 @@ import (
 
 	k8scni "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"virtmesh/netplug/nad"
 )
 
 func networkAttachmentDefinitionKind() *Kind {
-	type nad = k8scni.NetworkAttachmentDefinition
+	type definition = k8scni.NetworkAttachmentDefinition
 	return &Kind{
 		GVK:      k8scni.SchemeGroupVersion.WithKind("NetworkAttachmentDefinition"),
 		Resource: "network-attachment-definitions", Singular: "network-attachment-definition",
 		ShortNames: []string{"net-attach-def"}, Namespaced: true, Generation: true,
-		Object: &nad{}, List: &k8scni.NetworkAttachmentDefinitionList{},
+		Object: &definition{}, List: &k8scni.NetworkAttachmentDefinitionList{},
 		Support:        "works for the plugin types `bridge` and `cnv-bridge`",
 		Writers:        Writers{Spec: users},
 		Columns:        []Column{age},
+		Warnings:       forType(warnOfNetwork),
 		Validate:       validateWith(validateNAD),
-		ValidateUpdate: validateUpdateWith(func(n, _ *nad) field.ErrorList { return validateNAD(n) }),
+		ValidateUpdate: validateUpdateWith(func(n, _ *definition) field.ErrorList { return validateNAD(n) }),
 	}
+}
+
+// warnOfNetwork says why no guest can use a network: what other plugins understand may be
+// stored, as in Kubernetes, and only the start of a guest would say it.
+func warnOfNetwork(n *k8scni.NetworkAttachmentDefinition) []string {
+	if n.Spec.Config == "" {
+		return nil
+	}
+	if _, err := nad.Parse(n.Spec.Config); err != nil {
+		return []string{"spec.config: guests cannot use this network: " + err.Error()}
+	}
+	return nil
 }
 
 // validateNAD requires that spec.config is a JSON object that names a plugin or a list

@@ -29,8 +29,7 @@ func Fetch(ctx context.Context, source string, o Options) (string, error) {
 		if path, err = filepath.EvalSymlinks(path); err != nil {
 			return "", fmt.Errorf("disk image: %w", err)
 		}
-		_, err = qemuimg.Inspect(path, qemuimg.Limits{MaxVirtualSize: maxFetchedVirtual})
-		return path, err
+		return path, inspectFile(path)
 	}
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return "", fmt.Errorf("guest image folder: %w", err)
@@ -58,4 +57,17 @@ func Fetch(ctx context.Context, source string, o Options) (string, error) {
 		return "", err
 	}
 	return final, publishFile(part, final)
+}
+
+// inspectFile refuses a file that is no disk image. Any bytes can be a raw image, but no
+// disk ends in the middle of a sector.
+func inspectFile(path string) error {
+	info, err := qemuimg.Inspect(path, qemuimg.Limits{MaxVirtualSize: maxFetchedVirtual})
+	if err != nil {
+		return err
+	}
+	if info.FileSize == 0 || info.Format == qemuimg.Raw && info.FileSize%sector != 0 {
+		return fmt.Errorf("%s is no disk image: its %d bytes are not whole sectors of %d", path, info.FileSize, sector)
+	}
+	return nil
 }

@@ -197,6 +197,12 @@ func TestFetch(t *testing.T) {
 	if err := os.WriteFile(file, want, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := Fetch(context.Background(), file, o); err == nil || !strings.Contains(err.Error(), "is no disk image") {
+		t.Errorf("a file that is no disk: %v", err)
+	}
+	if err := os.Truncate(file, 512*200); err != nil {
+		t.Fatal(err)
+	}
 	if p, err := Fetch(context.Background(), file, o); err != nil || p != file {
 		t.Errorf("a file: %q, %v", p, err)
 	}
