@@ -19,6 +19,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 
 	"virtmesh/agent"
@@ -90,6 +91,9 @@ func exitCode(err error) int {
 	return 1
 }
 
+// listOfKinds says where users find what this version can do.
+const listOfKinds = "docs/api-coverage.md lists the kinds that this version serves"
+
 // explain turns an error into one line for a person.
 func explain(err error) string {
 	if several, ok := err.(interface{ Unwrap() []error }); ok {
@@ -107,6 +111,10 @@ func explain(err error) string {
 	}
 	if strings.Contains(err.Error(), "no application protocol") {
 		return "the host does not serve its API yet: its agent is starting; try again in a few seconds"
+	}
+	var kind *meta.NoKindMatchError
+	if errors.As(err, &kind) {
+		return fmt.Sprintf("this mesh does not serve the kind %s of %s; %s", kind.GroupKind.Kind, kind.GroupKind.Group, listOfKinds)
 	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) && status.Status().Message != "" {

@@ -195,6 +195,9 @@ func applyOne(c *cli.Context, info *resource.Info) error {
 	force := c.Bool("force-conflicts")
 	helper = helper.DryRun(c.Bool("dry-run")).WithFieldManager(fieldManager).WithFieldValidation(c.String("validate"))
 	object, err := helper.Patch(info.Namespace, info.Name, types.ApplyPatchType, data, &metav1.PatchOptions{Force: &force})
+	if apierrors.IsMethodNotSupported(err) {
+		return fmt.Errorf("%s: this mesh stores no %s; %s", info.ObjectName(), info.Mapping.Resource.Resource, listOfKinds)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", info.ObjectName(), err)
 	}

@@ -30,6 +30,7 @@ var (
 	_ rest.Scoper               = Pods{}
 	_ rest.Getter               = Pods{}
 	_ rest.Lister               = Pods{}
+	_ rest.Creater              = Pods{}
 	_ rest.SingularNameProvider = Pods{}
 )
 
@@ -68,6 +69,15 @@ func (Pods) GetSingularName() string { return "pod" }
 // Get implements rest.Getter.
 func (Pods) Get(_ context.Context, name string, _ *metav1.GetOptions) (runtime.Object, error) {
 	return nil, apierrors.NewNotFound(podResource, name)
+}
+
+// Create implements rest.Creater. Who makes a pod is told why there are none.
+func (Pods) Create(_ context.Context, obj runtime.Object, _ rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
+	name := ""
+	if pod, ok := obj.(*corev1.Pod); ok {
+		name = pod.Name + pod.GenerateName
+	}
+	return nil, apierrors.NewForbidden(podResource, name, errNoPods)
 }
 
 // List implements rest.Lister.
