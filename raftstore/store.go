@@ -149,7 +149,11 @@ func (s *Store) startRaft(notify chan bool) error {
 			Stream:  raftStream{s.cfg.Raft, s.cfg.Addr, s.id, s.group, s.base},
 			MaxPool: 4,
 			Timeout: s.cfg.Timing.RPC,
-			Logger:  newHclog(s.log, "raft-net"),
+			// One at a time: in v1.8.0 of hashicorp/raft, a pipeline of two that breaks while
+			// both are under way never ends. Its follower then hears heartbeats and gets no
+			// entries until another replica leads, and the leader cannot be closed.
+			MaxRPCsInFlight: 1,
+			Logger:          newHclog(s.log, "raft-net"),
 		}),
 		rpcs: make(chan raft.RPC),
 	}
