@@ -44,9 +44,9 @@ func (s story) expectEntries(act func(), want ...string) {
 func TestLifeOfMachineWritesFewEntries(t *testing.T) {
 	for _, lag := range []time.Duration{0, 2 * time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond} {
 		t.Run(fmt.Sprint("lag ", lag), func(t *testing.T) {
-			config := mesh.DefaultConfig()
+			config := newConfig()
 			config.Lag = lag
-			tellWith(t, config, 1, func(s story) {
+			tell(t, config, 1, func(s story) {
 				time.Sleep(time.Minute)
 				s.expectEntries(func() { s.create("web") },
 					"user: virtualmachines",
@@ -80,7 +80,7 @@ func TestLifeOfMachineWritesFewEntries(t *testing.T) {
 
 // list returns the keys below a prefix.
 func (s story) list(prefix string) (keys []string) {
-	s.check(s.Commit(s.t.Context(), func(ctx context.Context, store objects.Store, _ *objects.Tx) error {
+	s.check(s.act(func(ctx context.Context, store objects.Store, _ *objects.Tx) error {
 		result, err := store.List(ctx, raftstore.ListRequest{Prefix: prefix})
 		keys = nil
 		for _, rec := range result.Records {

@@ -88,7 +88,7 @@ func (a *agent) close() {
 func (a *agent) openGossip() error {
 	network, cfg := a.host.mesh.links.gossip, gossip.DefaultConfig()
 	cfg.Name, cfg.Mesh, cfg.Logger = a.host.Name, "mesh", a.log
-	cfg.Seeds = a.peers.GossipSeeds
+	cfg.Seeds, cfg.Profile = a.peers.GossipSeeds, a.host.mesh.cfg.Gossip
 	cfg.Facts = gossip.Facts{MeshAddr: a.host.address, Version: "v1", FeatureLevel: membership.FeatureLevel}
 	cfg.Transport = network.Restart(a.host.Name)
 	g, err := gossip.New(cfg)
@@ -105,7 +105,7 @@ func (a *agent) openStore() error {
 	calls, cfg := a.host.mesh.links.calls, raftstore.DefaultConfig()
 	cfg.NodeID, cfg.Addr, cfg.DataDir = a.host.Name, a.host.address, a.host.dataDir()
 	cfg.Constraints, cfg.Members, cfg.Logger = claims.Rules(), a.peers.MemberHealth, a.log
-	cfg.Bootstrap = a.host.founder
+	cfg.Bootstrap, cfg.Voters.ForgetAfter = a.host.founder, a.host.mesh.cfg.ForgetAfter
 	cfg.Raft, cfg.RPC = a.layer(calls, "raft"), a.layer(calls, "rpc")
 	store, err := raftstore.Open(a.ctx, cfg)
 	if err != nil {

@@ -170,6 +170,8 @@ func (m *Mesh) Disagreement(ctx context.Context) []string {
 	if len(members) == 0 {
 		return []string{errNobody.Error()}
 	}
+	ctx, cancel := context.WithTimeout(ctx, userTimeout)
+	defer cancel()
 	var wrong []string
 	want, err := members[0].running().store.List(ctx, raftstore.ListRequest{Prefix: "/"})
 	if err != nil {

@@ -27,6 +27,9 @@ func (s *stepped) Start(ctx context.Context, xml string, opts hypervisor.StartOp
 	if err := s.agent.step(); err != nil {
 		return hypervisor.Domain{}, err
 	}
+	if err := s.agent.host.startFault(); err != nil {
+		return hypervisor.Domain{}, err
+	}
 	d, err := s.Fake.Start(ctx, xml, opts)
 	if err == nil {
 		h := s.agent.host

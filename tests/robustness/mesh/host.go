@@ -29,8 +29,45 @@ type Host struct {
 	eyes                   *hypervisortest.Fake // by which the mesh looks at the guests
 	book                   seedBook
 
-	mu    sync.Mutex
-	agent *agent // nil while none runs
+	mu     sync.Mutex
+	agent  *agent // nil while none runs
+	faults Faults
+}
+
+// Faults are what a host refuses, for reasons of its own. A function that is nil refuses
+// nothing.
+type Faults struct {
+	// Offer returns why the host refuses to take an instance, empty if it takes it.
+	Offer func() string
+	// Start returns the error of a guest's start.
+	Start func() error
+}
+
+// SetFaults replaces what the host refuses.
+func (h *Host) SetFaults(faults Faults) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.faults = faults
+}
+
+// refusal returns why the host refuses to take an instance, empty if it takes it.
+func (h *Host) refusal() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.faults.Offer == nil {
+		return ""
+	}
+	return h.faults.Offer()
+}
+
+// startFault returns the error of a guest's start.
+func (h *Host) startFault() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.faults.Start == nil {
+		return nil
+	}
+	return h.faults.Start()
 }
 
 // Machine returns the host's hypervisor, on which outside events can be played.

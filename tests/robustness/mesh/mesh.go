@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
 	machine "virtmesh/agent/vmi"
+	"virtmesh/gossip"
 	"virtmesh/raftstore"
 )
 
@@ -21,6 +23,10 @@ type Config struct {
 	Dir string
 	// Allocatable is what guests may use of each host.
 	Allocatable machine.Resources
+	// Gossip is the timing of gossip. A slower one makes long stories cheaper.
+	Gossip gossip.Profile
+	// ForgetAfter is how long a replica must be dead before it is removed from its group.
+	ForgetAfter time.Duration
 	// Lag is how long after a change the caches of all hosts show it, besides what the
 	// replicas need.
 	Lag time.Duration
@@ -32,6 +38,8 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Allocatable: machine.Resources{CPUMilli: 8000, MemoryBytes: 8 << 30, EphemeralBytes: 100 << 30},
+		Gossip:      gossip.DefaultProfile(),
+		ForgetAfter: raftstore.DefaultConfig().Voters.ForgetAfter,
 		Logger:      slog.New(slog.DiscardHandler),
 	}
 }
@@ -165,6 +173,22 @@ func (m *Mesh) commitAt(ctx context.Context, a *agent, build func(context.Contex
 	}
 	_, err := tx.Commit(ctx, store)
 	return err
+}
+
+// Replicas returns the names of the hosts that have a replica in the group, as the leader
+// knows them, in order; nil if no leader answers.
+func (m *Mesh) Replicas(ctx context.Context) []string {
+	for _, h := range m.members() {
+		var names []string
+		for _, peer := range h.running().store.Status(ctx).Peers {
+			names = append(names, peer.ID)
+		}
+		if len(names) > 0 {
+			slices.Sort(names)
+			return names
+		}
+	}
+	return nil
 }
 
 // Close kills every agent and waits for all.
