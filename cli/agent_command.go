@@ -42,8 +42,9 @@ func agentCommand() *cli.Command {
 			{Name: "backup", Usage: "write the mesh's state to a new file", ArgsUsage: "FILE",
 				Description: "The state comes from the local agent. The file contains the key of the mesh's CA and all Secrets.", Action: agentBackup},
 			{Name: "recover", Usage: "make this host the only voter after a quorum was lost for good",
-				Description: "Stop the agents first. Changes that the lost hosts had accepted and this host had not received are gone.",
+				Description: "Stop the agents first. Changes that the lost hosts had accepted and this host had not received are gone. The command refuses while another host reports a leader.",
 				Flags: []cli.Flag{configFlag(), yesFlag(),
+					&cli.BoolFlag{Name: "force", Usage: "do not ask the other hosts for a leader: if they have one, their agents stop when they meet this host, and what they changed meanwhile is lost"},
 					&cli.StringFlag{Name: "backup", Usage: "take the state from `FILE`, when no copy is left"}},
 				Action: agentRecover},
 		},
@@ -275,7 +276,7 @@ func agentRecover(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	recovered, err := recoverOrRestore(c.Context, config, c.String("backup"))
+	recovered, err := recoverOrRestore(c.Context, config, c.String("backup"), c.Bool("force"))
 	if err != nil {
 		return err
 	}

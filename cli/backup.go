@@ -77,16 +77,16 @@ func writeNew(path string, write func(io.Writer) error) error {
 
 // recoverOrRestore makes this host the only voter, with its own copy or with that
 // of a backup.
-func recoverOrRestore(ctx context.Context, config agent.Config, backup string) (raftstore.Recovered, error) {
+func recoverOrRestore(ctx context.Context, config agent.Config, backup string, force bool) (raftstore.Recovered, error) {
 	if backup == "" {
-		return membership.Recover(ctx, config.MembershipConfig)
+		return membership.Recover(ctx, config.MembershipConfig, force)
 	}
 	f, err := os.Open(backup)
 	if err != nil {
 		return raftstore.Recovered{}, fmt.Errorf("read the backup: %w", err)
 	}
 	defer f.Close()
-	return membership.Restore(ctx, config.MembershipConfig, f)
+	return membership.Restore(ctx, config.MembershipConfig, f, force)
 }
 
 func agentResync(c *cli.Context) error {

@@ -4,14 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"net"
 	"os"
-	"strings"
 	"time"
 
-	"virtmesh/agent/claims"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port/enrol"
 	"virtmesh/raftstore"
@@ -139,45 +134,6 @@ func stopFirst(err error) error {
 		return fmt.Errorf("%w; this host's agent runs: stop it first ('systemctl stop virtmesh')", err)
 	}
 	return err
-}
-
-// Recover makes this host the only voter after a quorum was lost for good. The agent
-// must not be running.
-func Recover(ctx context.Context, config Config) (raftstore.Recovered, error) {
-	recovered, err := raftstore.RecoverCluster(ctx, config.storeConfig(slog.New(slog.DiscardHandler)), beginTimeline)
-	if err != nil {
-		return recovered, fmt.Errorf("recover the mesh from this host: %w", stopFirst(err))
-	}
-	return recovered, nil
-}
-
-// Restore makes this host the only voter of a mesh with the state from a backup. It is
-// for a mesh of which no usable copy is left. The agent must not be running, and this
-// host must have no copy of the state.
-func Restore(ctx context.Context, config Config, backup io.Reader) (raftstore.Recovered, error) {
-	if conn, err := net.Dial("unix", config.Socket()); err == nil {
-		return raftstore.Recovered{}, errors.Join(errors.New("the agent is running; stop it first"), conn.Close())
-	}
-	cfg := config.storeConfig(slog.New(slog.DiscardHandler))
-	restored, err := raftstore.RestoreBackup(ctx, cfg, backup, beginTimeline)
-	if errors.Is(err, raftstore.ErrHasState) {
-		return restored, fmt.Errorf("%w; move it away first: mv %s %[2]s.old", err, cfg.DataDir)
-	}
-	if err != nil {
-		return restored, fmt.Errorf("restore the mesh on this host: %w", stopFirst(err))
-	}
-	return restored, nil
-}
-
-// beginTimeline returns the first writes of a recovered mesh. All hosts that its copy
-// records are put into quarantine, this one too.
-func beginTimeline(state raftstore.View, began uint64) ([]raftstore.Op, error) {
-	var hosts []string
-	state.Ascend(identity.HostsPrefix, func(rec raftstore.Record) bool {
-		hosts = append(hosts, strings.TrimPrefix(rec.Key, identity.HostsPrefix))
-		return true
-	})
-	return claims.BeginTimeline(state, began, hosts), nil
 }
 
 // Resync deletes this host's copy of the mesh's state, so that its agent fetches a new

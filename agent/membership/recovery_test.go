@@ -2,6 +2,7 @@ package membership
 
 import (
 	"context"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -27,28 +28,93 @@ func warned(t *testing.T, m *Member, words string) []string {
 	return found
 }
 
+// pair founds a mesh of host1 and makes host2 a member of it, with a copy of the state.
+func pair(t *testing.T) (first, second *Member) {
+	t.Helper()
+	path, config := machine(t, "host1")
+	path2, config2 := machine(t, "host2")
+	first = found(t, path, config)
+	invite(t, first, path2, config2)
+	second = boot(t, config2)
+	if err := second.joinStore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return first, second
+}
+
+// invite makes a machine a member of the mesh of m.
+func invite(t *testing.T, m *Member, path string, config Config) {
+	t.Helper()
+	if err := m.serveJoin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	token, _, err := identity.NewTokens(m.store).Create(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	invitation := Invitation{Address: m.config.MeshAddress(), Token: token.Encode(), Version: "test"}
+	if err := Join(t.Context(), config, configFile(path), invitation); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRecoverRefusesWhileThereIsALeader: a new group would replace that of the leader, and
+// every host of it would stop.
+func TestRecoverRefusesWhileThereIsALeader(t *testing.T) {
+	first, second := pair(t)
+	shutdown(second)
+	_, err := Recover(t.Context(), second.config, false)
+	if err == nil || !strings.Contains(err.Error(), "host1, at "+first.config.MeshAddress()+", has a leader") || !strings.Contains(err.Error(), "agent resync") {
+		t.Errorf("recovered beside a leader: %v", err)
+	}
+	if _, err := Restore(t.Context(), second.config, strings.NewReader(""), false); err == nil || !strings.Contains(err.Error(), "has a leader") {
+		t.Errorf("restored beside a leader: %v", err)
+	}
+	if again := boot(t, second.config); again.store.Err() != nil {
+		t.Errorf("the refused recovery changed the copy: %v", again.store.Err())
+	} else {
+		shutdown(again)
+	}
+	shutdown(first)
+	// Something answers at the address and does not say who it is.
+	mute, err := net.Listen("tcp", first.config.MeshAddress())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := Recover(ctx, second.config, false); err == nil || !strings.Contains(err.Error(), "does not say whether it has a leader") {
+		t.Errorf("recovered although host1 may have a leader: %v", err)
+	}
+	if err := mute.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Recover(t.Context(), second.config, false); err != nil {
+		t.Errorf("the other host is lost: %v", err)
+	}
+}
+
+// TestRecoverByForce: the operator may know better than the host that answers.
+func TestRecoverByForce(t *testing.T) {
+	_, second := pair(t)
+	shutdown(second)
+	if _, err := Recover(t.Context(), second.config, true); err != nil {
+		t.Errorf("recovered by force: %v", err)
+	}
+}
+
 // TestRecoveryPutsHostsIntoQuarantine: the status names the hosts that keep machines from
 // starting, and what to do about them; a host that was removed is named no more.
 func TestRecoveryPutsHostsIntoQuarantine(t *testing.T) {
 	path, config := machine(t, "host1")
 	path2, config2 := machine(t, "host2")
 	first := found(t, path, config)
-	if err := first.serveJoin(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	token, _, err := identity.NewTokens(first.store).Create(t.Context(), time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	invitation := Invitation{Address: config.MeshAddress(), Token: token.Encode(), Version: "test"}
-	if err := Join(t.Context(), config2, configFile(path2), invitation); err != nil {
-		t.Fatal(err)
-	}
+	invite(t, first, path2, config2)
 	if list := warned(t, first, "recovered"); len(list) > 0 {
 		t.Errorf("before the recovery: %q", list)
 	}
 	shutdown(first)
-	if _, err := Recover(t.Context(), config); err != nil {
+	if _, err := Recover(t.Context(), config, false); err != nil {
 		t.Fatal(err)
 	}
 	back := boot(t, config)

@@ -1,0 +1,41 @@
+package raftstore
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+// HearsLeader asks the replica at the other end of a connection whether its group has a
+// leader: the replica leads, or has heard its leader within limit. It is for a host that
+// has no replica running, before it founds a new group. The connection, which is one of
+// the RPC layer, can be used for nothing else afterwards.
+func HearsLeader(conn net.Conn, limit time.Duration) (bool, error) {
+	r := bufio.NewReader(conn)
+	// A replica talks to a peer without a group, whatever its own group is.
+	if _, err := greet(conn, r, incarnation{}); err != nil {
+		return false, err
+	}
+	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return false, err
+	}
+	w := bufio.NewWriter(conn)
+	if err := errors.Join(writeFrame(w, frame{id: 1, code: uint8(opStats)}), w.Flush()); err != nil {
+		return false, fmt.Errorf("ask for a leader: %w", err)
+	}
+	answer, err := readFrame(r)
+	if err != nil {
+		return false, fmt.Errorf("ask for a leader: %w", err)
+	}
+	if s := status(answer.code); s != statusOK {
+		return false, fmt.Errorf("ask for a leader: %w", errorOf(s, answer.payload))
+	}
+	var st stats
+	if err := json.Unmarshal(answer.payload, &st); err != nil {
+		return false, fmt.Errorf("ask for a leader: %w: %w", errDecode, err)
+	}
+	return st.LastContact >= 0 && st.LastContact < limit, nil
+}
