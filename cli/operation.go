@@ -25,7 +25,7 @@ func operationCommand() *cli.Command {
 			{Name: "ls", Usage: "list the operations", Flags: []cli.Flag{outputFlag(), localFlag()}, Action: operationList},
 			{Name: "show", Usage: "show one operation and its steps", ArgsUsage: "NAME", Flags: []cli.Flag{outputFlag(), localFlag()}, Action: operationShow, BashComplete: offer(operationNames)},
 			{Name: "watch", Usage: "print the steps of an operation until it has ended", ArgsUsage: "NAME", Action: operationWatch, BashComplete: offer(operationNames)},
-			{Name: "cancel", Usage: "stop an operation before its next step, and undo the steps that can be undone", ArgsUsage: "NAME", Action: operationCancel, BashComplete: offer(operationNames)},
+			{Name: "cancel", Usage: "stop an operation before its next step; what is done stays done", ArgsUsage: "NAME", Action: operationCancel, BashComplete: offer(operationNames)},
 		},
 	}
 }

@@ -14,7 +14,7 @@
 //	/claims/migration/<uid>       Migration: one running migration
 //	/claims/quarantine/<host>     Quarantine: the host may run what a recovery forgot
 //	/claims/guard/<ns>            the instance placed last that keeps others away there
-//	/claims/unique/<class>/<name> Unique: the object that holds a MAC or an IP address
+//	/claims/unique/<class>/<name> Unique: the object that holds a MAC or an IP address (none is made yet)
 //
 // Functions of this package add a change of claims to an objects.Tx, with the
 // conditions and constraints that make it safe. The caller adds whatever else

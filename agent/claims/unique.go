@@ -13,7 +13,8 @@ import (
 // hold.
 type Class string
 
-// The classes in use.
+// The classes. Nothing claims a name of them yet: each host chooses the addresses of its
+// guests.
 const (
 	// ClassMAC is the class of the MAC addresses of interfaces.
 	ClassMAC Class = "mac"

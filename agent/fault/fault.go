@@ -109,10 +109,6 @@ func Known(err error) bool {
 	return ok
 }
 
-// Sentence returns the text of err for users, without internal details from inner
-// packages.
-func Sentence(err error) string { return Of(err).Error() }
-
 // findFault finds the fault in the chain of err, and adds the text of the errors that
 // wrap it.
 func findFault(err error) (*Fault, bool) {

@@ -74,7 +74,7 @@ func TestLayersAreKept(t *testing.T) {
 	if err := fault.New(fault.Internal, "write: %w", cause); !errors.Is(err, cause) || err.Error() != "write: disk on fire" {
 		t.Errorf("got %v", err)
 	}
-	if err := fmt.Errorf("instance ns/vm: %w", fault.NotFound); fault.Of(err).Code != fault.NotFound || fault.Sentence(err) != "instance ns/vm: not found" {
+	if err := fmt.Errorf("instance ns/vm: %w", fault.NotFound); fault.Of(err).Code != fault.NotFound || fault.Of(err).Error() != "instance ns/vm: not found" {
 		t.Errorf("a bare code becomes %+v", fault.Of(err))
 	}
 }

@@ -55,16 +55,6 @@ func guestQuantity(spec *kubevirtv1.VirtualMachineInstanceSpec) *resource.Quanti
 	return nil
 }
 
-// MaxGuestMemory returns the bytes of memory that the guest can have without a
-// restart, at least GuestMemory.
-func MaxGuestMemory(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
-	guest := GuestMemory(spec)
-	if mem := spec.Domain.Memory; mem != nil && mem.MaxGuest != nil {
-		return max(guest, mem.MaxGuest.Value())
-	}
-	return guest
-}
-
 // PageSize returns the size in bytes of the huge pages that hold the guest's
 // memory, 0 if ordinary pages do. An error says what a page size looks like.
 func PageSize(spec *kubevirtv1.VirtualMachineInstanceSpec) (int64, error) {

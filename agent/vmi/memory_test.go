@@ -16,29 +16,24 @@ func memoryList(s string) corev1.ResourceList {
 
 func TestGuestMemory(t *testing.T) {
 	for name, tc := range map[string]struct {
-		domain    kubevirtv1.DomainSpec
-		want, max int64
+		domain kubevirtv1.DomainSpec
+		want   int64
 	}{
-		"nothing": {kubevirtv1.DomainSpec{}, 0, 0},
+		"nothing": {kubevirtv1.DomainSpec{}, 0},
 		"guest first": {kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Guest: quantityOf("64Mi"), Hugepages: &kubevirtv1.Hugepages{PageSize: "2Mi"}},
-			Resources: kubevirtv1.ResourceRequirements{Requests: memoryList("1Gi"), Limits: memoryList("2Gi")}}, 64 * mib, 64 * mib},
+			Resources: kubevirtv1.ResourceRequirements{Requests: memoryList("1Gi"), Limits: memoryList("2Gi")}}, 64 * mib},
 		"then the request": {kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Hugepages: &kubevirtv1.Hugepages{PageSize: "2Mi"}},
-			Resources: kubevirtv1.ResourceRequirements{Requests: memoryList("1Gi"), Limits: memoryList("2Gi")}}, gib, gib},
+			Resources: kubevirtv1.ResourceRequirements{Requests: memoryList("1Gi"), Limits: memoryList("2Gi")}}, gib},
 		"then the limit": {kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Hugepages: &kubevirtv1.Hugepages{PageSize: "2Mi"}},
-			Resources: kubevirtv1.ResourceRequirements{Limits: memoryList("2Gi")}}, 2 * gib, 2 * gib},
-		"a request of nothing": {kubevirtv1.DomainSpec{Resources: kubevirtv1.ResourceRequirements{Requests: memoryList("0"), Limits: memoryList("2Gi")}}, 2 * gib, 2 * gib},
-		"then a page":          {kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Hugepages: &kubevirtv1.Hugepages{PageSize: "1Gi"}}}, gib, gib},
-		"no page":              {kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Hugepages: &kubevirtv1.Hugepages{PageSize: "x"}}}, 0, 0},
-		"room":                 {kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Guest: quantityOf("1Gi"), MaxGuest: quantityOf("4Gi")}}, gib, 4 * gib},
-		"room below the guest": {kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Guest: quantityOf("1Gi"), MaxGuest: quantityOf("1Mi")}}, gib, gib},
+			Resources: kubevirtv1.ResourceRequirements{Limits: memoryList("2Gi")}}, 2 * gib},
+		"a request of nothing": {kubevirtv1.DomainSpec{Resources: kubevirtv1.ResourceRequirements{Requests: memoryList("0"), Limits: memoryList("2Gi")}}, 2 * gib},
+		"then a page":          {kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Hugepages: &kubevirtv1.Hugepages{PageSize: "1Gi"}}}, gib},
+		"no page":              {kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Hugepages: &kubevirtv1.Hugepages{PageSize: "x"}}}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := &kubevirtv1.VirtualMachineInstanceSpec{Domain: tc.domain}
 			if got := GuestMemory(spec); got != tc.want {
 				t.Errorf("%d bytes, want %d", got, tc.want)
-			}
-			if got := MaxGuestMemory(spec); got != tc.max {
-				t.Errorf("at most %d bytes, want %d", got, tc.max)
 			}
 			// The default is what is read.
 			setGuestMemory(spec)

@@ -108,9 +108,6 @@ func madeEntries() []string {
 	return []string{"hosts", "shared", "registry", "registry.json", "registry.log", "registry.sock", "lab.json"}
 }
 
-// Dir is the lab's directory, absolute.
-func (l *Lab) Dir() string { return l.dir }
-
 // Exists reports whether the lab was started and not taken down.
 func (l *Lab) Exists() bool { return l.state.ID != "" }
 

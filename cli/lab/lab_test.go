@@ -59,7 +59,7 @@ func testLab(t *testing.T) *Lab {
 
 func TestStateComesBack(t *testing.T) {
 	l := testLab(t)
-	again, err := Open(l.Dir())
+	again, err := Open(l.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestStateComesBack(t *testing.T) {
 	if again.gateway() != "10.201.7.1" || again.Registry() != "127.0.0.1:5000" {
 		t.Errorf("got gateway %s and registry %s", again.gateway(), again.Registry())
 	}
-	if left, _ := filepath.Glob(filepath.Join(l.Dir(), ".*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(l.dir, ".*")); len(left) > 0 {
 		t.Errorf("saving left %q behind", left)
 	}
 	hosts := again.Hosts()
@@ -137,7 +137,7 @@ func TestOneChangeAtATime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.lockLab(); err == nil || !strings.Contains(err.Error(), l.Dir()) {
+	if _, err := l.lockLab(); err == nil || !strings.Contains(err.Error(), l.dir) {
 		t.Errorf("a second change: %v", err)
 	}
 	unlock()

@@ -72,7 +72,7 @@ func up(t *testing.T, l *Lab, hosts int) string {
 	t.Helper()
 	steps, err := tryUp(t, l, hosts)
 	if err != nil {
-		logs, _ := filepath.Glob(filepath.Join(l.Dir(), "hosts", "*", "log", "*.log"))
+		logs, _ := filepath.Glob(filepath.Join(l.dir, "hosts", "*", "log", "*.log"))
 		for _, log := range logs {
 			text, _ := os.ReadFile(log)
 			t.Logf("%s:\n%s", log, text)
@@ -175,7 +175,7 @@ func TestLifeOfALab(t *testing.T) {
 	first := pids(t, l)
 
 	t.Run("up again changes nothing", func(t *testing.T) {
-		again := reopen(t, l.Dir())
+		again := reopen(t, l.dir)
 		if steps := up(t, again, 2); steps != "waiting until 2 hosts are Ready\n" {
 			t.Errorf("steps:\n%s", steps)
 		}
@@ -284,7 +284,7 @@ func testPowerLoss(t *testing.T, l *Lab) {
 	var starts sync.WaitGroup
 	for range 4 {
 		starts.Go(func() {
-			if err := reopen(t, l.Dir()).Start(t.Context(), h); err != nil && !strings.Contains(err.Error(), "is changing host2") {
+			if err := reopen(t, l.dir).Start(t.Context(), h); err != nil && !strings.Contains(err.Error(), "is changing host2") {
 				t.Error(err)
 			}
 		})
@@ -313,13 +313,13 @@ func testNeighbours(t *testing.T, l *Lab) {
 }
 
 func testDown(t *testing.T, l *Lab) {
-	write(t, filepath.Join(l.Dir(), "notes.txt"), []byte("mine"))
+	write(t, filepath.Join(l.dir, "notes.txt"), []byte("mine"))
 	if err := os.MkdirAll(l.imagesDir(), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	ids, hosts := pids(t, l), l.Hosts()
 	bridges := []string{l.bridge(), l.guestBridge(), l.cables(hosts[0])[0].outside}
-	if err := reopen(t, l.Dir()).Down(t.Context()); err != nil {
+	if err := reopen(t, l.dir).Down(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range bridges {
@@ -332,10 +332,10 @@ func testDown(t *testing.T, l *Lab) {
 			t.Errorf("process %d is left", pid)
 		}
 	}
-	if got, want := entries(t, l.Dir()), "images lock notes.txt"; got != want {
+	if got, want := entries(t, l.dir), "images lock notes.txt"; got != want {
 		t.Errorf("the directory has %s, want %s", got, want)
 	}
-	gone := reopen(t, l.Dir())
+	gone := reopen(t, l.dir)
 	if gone.Exists() {
 		t.Error("there is still a lab")
 	}
@@ -364,7 +364,7 @@ func TestHalfMadeLab(t *testing.T) {
 			if err := l.Down(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if got := entries(t, l.Dir()); got != "lock" {
+			if got := entries(t, l.dir); got != "lock" {
 				t.Errorf("left: %s", got)
 			}
 		},
@@ -376,7 +376,7 @@ func TestHalfMadeLab(t *testing.T) {
 				t.Fatalf("a host that cannot join: %v", err)
 			}
 			t.Setenv(tokenEnv, testToken)
-			next(t, reopen(t, l.Dir()))
+			next(t, reopen(t, l.dir))
 		})
 	}
 }
@@ -406,7 +406,7 @@ func TestDownLeavesOtherFiles(t *testing.T) {
 
 func TestStateIsReadAgainUnderTheLock(t *testing.T) {
 	early := reopen(t, t.TempDir())
-	other := reopen(t, early.Dir())
+	other := reopen(t, early.dir)
 	other.state = state{ID: "abcdef", Network: 9}
 	if err := other.saveState(); err != nil {
 		t.Fatal(err)

@@ -187,3 +187,24 @@ func TestCommentsNamePackagesThatExist(t *testing.T) {
 	})
 	rule.done()
 }
+
+// Who begins to work here is told of every document about the design of a part.
+func TestDesignsAreNamed(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "CONTRIBUTING.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(text), "\n## ")
+	found := 0
+	for _, page := range documents(t) {
+		if dir := path.Dir(page); path.Base(page) == "DESIGN.md" && dir != "." {
+			found++
+			if !strings.Contains(first, "`"+dir+"`") {
+				t.Errorf("CONTRIBUTING.md does not name %s", page)
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("found no DESIGN.md below the top: this test looks for the wrong thing")
+	}
+}
