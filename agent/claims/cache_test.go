@@ -205,9 +205,9 @@ func (f *follower) step() {
 			placed := Place(tx, inst(name, host, 1), last)
 			Depend(tx, placed, Regard{KeptOut: []string{"ns"}}, sight)
 		case 2:
-			Reserve(tx, in, host)
+			Reserve(tx, in, host, last)
 		case 3:
-			Switch(tx, in, last)
+			Switch(tx, in)
 		case 4:
 			CancelReservation(tx, in)
 		case 5:
@@ -221,7 +221,7 @@ func (f *follower) step() {
 			if running {
 				FreeSlot(tx, slot)
 			} else {
-				TakeSlot(tx, Migration{UID: uid, VMI: uid, Source: host}, Limits{2, 2})
+				TakeSlot(tx, Migration{UID: uid, VMI: uid, Source: host})
 			}
 		case 8:
 			if capacity.Revision != 0 {
@@ -308,6 +308,7 @@ func (f *follower) checkReads() {
 func TestTheCacheKnowsWhatIsStored(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := mesh(t, cacheHosts...)
+		setLimits(t, s, Limits{Total: 2, PerSource: 2, PerTarget: 2})
 		watch, err := s.Watch(context.Background(), raftstore.WatchRequest{Prefix: Prefix})
 		if err != nil {
 			t.Fatal(err)

@@ -83,12 +83,12 @@ func TestLifeOfAnInstance(t *testing.T) {
 	if in.Epoch != 1 || in.Host != "h1" || in.Since.IsZero() {
 		t.Fatalf("placed as %+v", in)
 	}
-	must(t, s, func(tx *objects.Tx) { Reserve(tx, in, "h2") })
+	must(t, s, func(tx *objects.Tx) { Reserve(tx, in, "h2", epoch(t, s, "a")) })
 	if err := try(s, func(tx *objects.Tx) { Place(tx, inst("b", "h2", 2), Epoch{}) }); !refusedBy(err, RuleHostCapacity, "h2 has not enough memory") {
 		t.Errorf("a reservation does not count: %v", err)
 	}
 	in = read(t, s, "a-uid")
-	must(t, s, func(tx *objects.Tx) { Switch(tx, in, epoch(t, s, "a")) })
+	must(t, s, func(tx *objects.Tx) { Switch(tx, in) })
 	in = read(t, s, "a-uid")
 	if in.Host != "h2" || in.Target != "" || in.Epoch != 2 {
 		t.Errorf("after the migration %+v", in)
@@ -134,7 +134,7 @@ func TestRefusals(t *testing.T) {
 			func(tx *objects.Tx) { in := inst("a", "h2", 1); in.UID = "other"; Place(tx, in, Epoch{}) }, conflict,
 		},
 		"a switch without a target": {
-			func(tx *objects.Tx) { Switch(tx, a, e) },
+			func(tx *objects.Tx) { Switch(tx, a) },
 			func(err error) bool { return err != nil && strings.Contains(err.Error(), "no migration target") },
 		},
 		"a stale claim": {
@@ -149,7 +149,8 @@ func TestRefusals(t *testing.T) {
 				tx.Require(instanceKey(a.UID), a.Revision)
 				moved := a
 				moved.Host = "h2"
-				putInstance(tx, moved, "h2")
+				putInstance(tx, moved)
+				putEntry(tx, moved, "h2", moved.Epoch)
 			},
 			func(err error) bool {
 				return refusedBy(err, RuleVMIOnce, "claim on host h1 that its record does not name")
@@ -223,23 +224,6 @@ func TestVolumes(t *testing.T) {
 	}
 }
 
-func TestMigrationSlots(t *testing.T) {
-	s := mesh(t)
-	limits := Limits{Total: 3, PerSource: 2}
-	take := func(uid, vmi, source string) error {
-		return try(s, func(tx *objects.Tx) {
-			TakeSlot(tx, Migration{UID: types.UID(uid), VMI: types.UID(vmi), Source: source}, limits)
-		})
-	}
-	for i, want := range []string{"", "", "outgoing", "migrating already", "", "limit"} {
-		args := [][3]string{{"m1", "v1", "h1"}, {"m2", "v2", "h1"}, {"m3", "v3", "h1"}, {"m4", "v1", "h2"}, {"m5", "v5", "h2"}, {"m6", "v6", "h3"}}[i]
-		err := take(args[0], args[1], args[2])
-		if want == "" && err != nil || want != "" && !refusedBy(err, RuleMigrationSlots, want) {
-			t.Errorf("%v: got %v, want %q", args, err, want)
-		}
-	}
-}
-
 func TestForgottenEpochsDoNotComeBack(t *testing.T) {
 	s := mesh(t, "h1")
 	key := objects.Key{Namespace: "ns", Name: "a"}
@@ -288,7 +272,7 @@ func TestNoInterleavingBreaksTheRules(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		hosts := []string{"h1", "h2", "h3"}
 		s := mesh(t, hosts...)
-		w := &world{t: t, s: s, hosts: hosts, epochs: map[string]uint64{}}
+		w := &world{t: t, s: s, hosts: hosts, epochs: map[string]uint64{}, tenures: map[string]string{}}
 		w.views = []view{w.look(), w.look(), w.look()}
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			w.step()
@@ -312,6 +296,8 @@ type world struct {
 	views  []view
 	serial int
 	epochs map[string]uint64
+	// tenures are who had which epoch of a name.
+	tenures map[string]string
 }
 
 var names = []string{"a", "b", "c"}
@@ -363,9 +349,9 @@ func (w *world) step() {
 	w.attempt(func(tx *objects.Tx) {
 		switch act {
 		case 3:
-			Reserve(tx, in, host)
+			Reserve(tx, in, host, v.epochs[in.Name])
 		case 4:
-			Switch(tx, in, v.epochs[in.Name])
+			Switch(tx, in)
 		case 5:
 			CancelReservation(tx, in)
 		case 6:
@@ -384,10 +370,19 @@ func (w *world) attempt(build func(tx *objects.Tx)) {
 	if err == nil || refused || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
 		return
 	}
-	if strings.Contains(err.Error(), "no migration target") {
+	if strings.Contains(err.Error(), "no migration target") || strings.Contains(err.Error(), "cannot be its migration target") {
 		return
 	}
 	w.t.Fatal(err)
+}
+
+// checkTenure checks that nobody else ever had an epoch.
+func (w *world) checkTenure(name string, epoch uint64, who string) {
+	tenure := fmt.Sprint(name, " ", epoch)
+	if other, taken := w.tenures[tenure]; taken && other != who {
+		w.t.Fatalf("epoch %d of %s belongs to %s and to %s", epoch, name, other, who)
+	}
+	w.tenures[tenure] = who
 }
 
 func (w *world) check() {
@@ -399,8 +394,12 @@ func (w *world) check() {
 			w.t.Fatalf("%s runs as %s and as %s", in.Name, other, in.UID)
 		}
 		byName[in.Name] = in.UID
-		if v.epochs[in.Name].Epoch != in.Epoch || v.epochs[in.Name].UID != in.UID {
+		if v.epochs[in.Name].Epoch < max(in.Epoch, in.TargetEpoch) || v.epochs[in.Name].UID != in.UID {
 			w.t.Fatalf("%+v does not have the epoch of its name, %+v", in, v.epochs[in.Name])
+		}
+		w.checkTenure(in.Name, in.Epoch, string(in.UID)+" on "+in.Host)
+		if in.Target != "" {
+			w.checkTenure(in.Name, in.TargetEpoch, string(in.UID)+" on "+in.Target)
 		}
 		for _, h := range in.Hosts() {
 			entries[hostKey(h, in.UID)] = true
@@ -473,12 +472,12 @@ func TestCacheFollowsTheClaims(t *testing.T) {
 		})
 		in, _ := c.Instance("a-uid")
 		must(t, s, func(tx *objects.Tx) { Attach(tx, c.Volume(objects.Key{Namespace: "ns", Name: "disk"}), in.UID) })
-		must(t, s, func(tx *objects.Tx) { Reserve(tx, in, "h2") })
+		must(t, s, func(tx *objects.Tx) { Reserve(tx, in, "h2", epoch(t, s, "a")) })
 		synctest.Wait()
 		if on := c.OnHost("h2"); len(on) != 1 || on[0].Target != "h2" {
 			t.Errorf("on h2: %+v", on)
 		}
-		if e := c.Epoch(in.Key()); e.Epoch != 1 || e.Revision == 0 {
+		if e := c.Epoch(in.Key()); e.Epoch != 2 || e.Revision == 0 {
 			t.Errorf("epoch %+v", e)
 		}
 		if v := c.VolumesOf("a-uid"); len(v) != 1 {

@@ -12,6 +12,7 @@
 //	/claims/capacity/<host>       Capacity: the limit for the sum of claims on a host
 //	/claims/volume/<ns>/<claim>   Volume: the instances that have it attached
 //	/claims/migration/<uid>       Migration: one running migration
+//	/claims/limits                Limits: how many migrations may run
 //	/claims/quarantine/<host>     Quarantine: the host may run what a recovery forgot
 //	/claims/guard/<ns>            the instance placed last that keeps others away there
 //	/claims/unique/<class>/<name> Unique: the object that holds a MAC or an IP address (none is made yet)
@@ -27,10 +28,11 @@
 //     host is within its capacity.
 //   - vmi-once: an instance has claims on exactly the hosts that its record
 //     names: one, or two while it migrates. Of all instances that ever had one
-//     name, only the last has a claim.
+//     name, only the last has a claim. Host and target have different epochs.
 //   - volume-once: a volume that is not shared is attached to at most one instance.
-//   - placed-since: a decision that counted instances has seen all of them.
-//   - migration-slots: no more migrations run than the limits allow.
+//   - placed-since: a decision that counted instances has seen all of them, and the
+//     room reserved for migrations.
+//   - migration-slots: no more migrations run than the stored limits allow.
 //
 // An epoch never decreases and is never used twice under one name. Whoever acts
 // for an instance uses its epoch, and stops on seeing a higher one. The epoch record
@@ -39,7 +41,7 @@
 //
 // Rules are versioned, and a version never changes, because every replica must judge a
 // log entry as every other one does, whatever release it runs. The rules are in packages
-// of their own (rulesv1), which depend on no other code of virtmesh but the store's view.
+// of their own (rulesv1, rulesv2), which depend on no other code of virtmesh but the store's view.
 // A changed rule is added as a new version in a new package; the old one stays, for the
 // log entries that name it.
 package claims

@@ -40,7 +40,7 @@ func malformed() []string {
 // txn draws a transaction that calls a rule.
 func (d *drawing) txn() raftstore.Txn {
 	d.serial++
-	build := pick(d, d.place, d.place, d.place, d.move, d.release, d.publish, d.attach, d.migrate, d.migrate, d.since, d.since, d.raiseFloor, d.tidy)
+	build := pick(d, d.place, d.place, d.place, d.move, d.reserve, d.reserve, d.arrive, d.release, d.publish, d.attach, d.migrate, d.migrate, d.since, d.since, d.raiseFloor, d.tidy)
 	t := build()
 	t.RequestID = fmt.Sprint("r", d.serial)
 	for range d.IntN(3) {
@@ -83,7 +83,7 @@ func (d *drawing) uid() string  { return fmt.Sprintf("%s-%d", d.name(), d.IntN(4
 
 func (d *drawing) anyKey() string {
 	return pick(d, instancePrefix+d.uid(), hostPrefix+d.host()+"/"+d.uid(), epochPrefix+d.ns()+"/"+d.name(),
-		capacityPrefix+d.host(), volumePrefix+"ns/disk", migrationPrefix+"m1", floorKey)
+		capacityPrefix+d.host(), volumePrefix+"ns/disk", migrationPrefix+"m1", floorKey, limitsKey)
 }
 
 // entry is the text of an entry of a size that hosts have room for, or more than that.
@@ -111,7 +111,7 @@ func put(key, format string, args ...any) raftstore.Op {
 
 // read reads a record, if there is one that can be read.
 func (d *drawing) read(key string) (rec struct {
-	Epoch                        uint64
+	Epoch, TargetEpoch           uint64
 	UID, Host, Target, Namespace string
 	Name                         string
 }, revision uint64) {
@@ -131,7 +131,7 @@ func (d *drawing) require(key string) raftstore.Condition {
 // once is a call of one of the versions of vmi-once.
 func (d *drawing) once(uids ...string) raftstore.ConstraintCall {
 	list, _ := json.Marshal(uids) // strings can be encoded
-	return call(RuleVMIOnce, pick[uint32](d, 1, 2, 2), `{"UIDs":%s}`, list)
+	return call(RuleVMIOnce, pick[uint32](d, 1, 2, 3, 3, 3), `{"UIDs":%s}`, list)
 }
 
 // place gives an instance a host, sometimes a target too.
@@ -144,7 +144,7 @@ func (d *drawing) place() raftstore.Txn {
 		epoch = lowest.Epoch + 1
 	}
 	t := raftstore.Txn{If: []raftstore.Condition{d.require(epochKey)}, Ops: []raftstore.Op{
-		put(instancePrefix+uid, `{"namespace":%q,"name":%q,"uid":%q,"host":%q,"target":%q,"epoch":%d}`, ns, name, uid, host, pick(d, "", "", "", host, "h2"), epoch),
+		put(instancePrefix+uid, `{"namespace":%q,"name":%q,"uid":%q,"host":%q,"target":%q,"epoch":%d}`, ns, name, uid, host, pick(d, "", "", "", "", "", host, "h2"), epoch),
 		put(hostPrefix+host+"/"+uid, "%s", d.entry(ns, name, epoch)),
 		put(epochKey, `{"epoch":%d,"uid":%q}`, epoch, uid),
 	}}
@@ -188,11 +188,39 @@ func (d *drawing) move() raftstore.Txn {
 	}, Constraints: []raftstore.ConstraintCall{d.once(uid), call(RuleHostCapacity, 1, `{"Hosts":[%q]}`, to)}}
 }
 
+// reserve gives an instance a target with an epoch, the next one or another.
+func (d *drawing) reserve() raftstore.Txn {
+	uid, ns, name, host, epoch := d.claimed()
+	target := d.host()
+	last, _ := d.read(epochPrefix + ns + "/" + name)
+	next := last.Epoch + pick[uint64](d, 1, 1, 1, 0, 2)
+	return raftstore.Txn{If: []raftstore.Condition{d.require(instancePrefix + uid), d.require(epochPrefix + ns + "/" + name)}, Ops: []raftstore.Op{
+		put(instancePrefix+uid, `{"namespace":%q,"name":%q,"uid":%q,"host":%q,"target":%q,"epoch":%d,"targetEpoch":%d}`, ns, name, uid, host, target, epoch, next),
+		put(hostPrefix+target+"/"+uid, "%s", d.entry(ns, name, next)),
+		put(epochPrefix+ns+"/"+name, `{"epoch":%d,"uid":%q}`, last.Epoch+1, uid),
+	}, Constraints: []raftstore.ConstraintCall{d.once(uid), call(RuleHostCapacity, 1, `{"Hosts":[%q]}`, target)}}
+}
+
+// arrive makes the target of an instance its host, or gives the target up.
+func (d *drawing) arrive() raftstore.Txn {
+	uid, ns, name, _, _ := d.claimed()
+	in, _ := d.read(instancePrefix + uid)
+	gone, stays, epoch := in.Host, in.Target, in.TargetEpoch
+	if stays == "" || d.IntN(2) == 0 {
+		gone, stays, epoch = in.Target, in.Host, in.Epoch
+	}
+	return raftstore.Txn{If: []raftstore.Condition{d.require(instancePrefix + uid)}, Ops: []raftstore.Op{
+		{Key: hostPrefix + gone + "/" + uid, Delete: true},
+		put(instancePrefix+uid, `{"namespace":%q,"name":%q,"uid":%q,"host":%q,"epoch":%d,"targetEpoch":%d}`, ns, name, uid, stays, epoch, pick[uint64](d, 0, 0, 0, 0, epoch)),
+	}, Constraints: []raftstore.ConstraintCall{d.once(uid)}}
+}
+
 // release ends the claim of an instance.
 func (d *drawing) release() raftstore.Txn {
 	uid, _, _, host, _ := d.claimed()
+	in, _ := d.read(instancePrefix + uid)
 	return raftstore.Txn{If: []raftstore.Condition{d.require(instancePrefix + uid)}, Ops: []raftstore.Op{
-		{Key: instancePrefix + uid, Delete: true}, {Key: hostPrefix + host + "/" + uid, Delete: true}, {Key: hostPrefix + "h2/" + uid, Delete: true},
+		{Key: instancePrefix + uid, Delete: true}, {Key: hostPrefix + host + "/" + uid, Delete: true}, {Key: hostPrefix + in.Target + "/" + uid, Delete: true},
 	}, Constraints: []raftstore.ConstraintCall{d.once(uid, d.uid())}}
 }
 
@@ -224,7 +252,13 @@ func (d *drawing) migrate() raftstore.Txn {
 		Constraints: []raftstore.ConstraintCall{call(RuleMigrationSlots, 1, `{"Total":%d,"PerSource":%d}`, 1+d.IntN(4), 1+d.IntN(3))},
 	}
 	if d.IntN(2) == 0 {
+		t.Constraints[0] = call(RuleMigrationSlots, 2, "{}")
+	}
+	switch d.IntN(6) {
+	case 0, 1:
 		t.Ops = []raftstore.Op{{Key: m, Delete: true}}
+	case 2, 3:
+		t.Ops = append(t.Ops, put(limitsKey, `{"total":%d,"perSource":%d,"perTarget":%d}`, 1+d.IntN(4), 1+d.IntN(3), 1+d.IntN(3)))
 	}
 	return t
 }
@@ -236,7 +270,8 @@ func (d *drawing) since() raftstore.Txn {
 	d.state.Ascend(Prefix, func(rec raftstore.Record) bool { newest = max(newest, rec.ModRevision); return true })
 	revision := newest - min(newest, uint64(d.IntN(40)))
 	return raftstore.Txn{Ops: []raftstore.Op{put(guardPrefix+"ns", `{"uid":%q}`, uid)}, Constraints: []raftstore.ConstraintCall{
-		call(RulePlacedSince, 1, `{"Namespaces":[%q],"Revision":%d,"Known":[{"UID":%q,"Host":%q}]}`, pick(d, "ns", "other", AllNamespaces), revision, uid, host)}}
+		call(RulePlacedSince, pick[uint32](d, 1, 2, 2), `{"Namespaces":[%q],"Revision":%d,"Known":[{"UID":%q,"Host":%q},{"UID":%q,"Host":%q}]}`,
+			pick(d, "ns", "other", AllNamespaces), revision, uid, host, uid, d.host())}}
 }
 
 // raiseFloor forgets the epoch of a name.

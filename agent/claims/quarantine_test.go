@@ -50,7 +50,7 @@ func TestRecoveryRaisesAllEpochs(t *testing.T) {
 	next.UID = "next"
 	must(t, s, func(tx *objects.Tx) { Place(tx, next, epoch(t, s, "known")) })
 	must(t, s, func(tx *objects.Tx) { Place(tx, inst("new", "h2", 1), epoch(t, s, "new")) })
-	must(t, s, func(tx *objects.Tx) { Switch(tx, reserved(t, s, "moving-uid", "h2"), epoch(t, s, "moving")) })
+	must(t, s, func(tx *objects.Tx) { Switch(tx, reserved(t, s, "moving-uid", "h2")) })
 	for uid, in := range map[string]Instance{"known": read(t, s, "next"), "new": read(t, s, "new-uid"), "moving": read(t, s, "moving-uid")} {
 		if in.Epoch <= began {
 			t.Errorf("%s got epoch %d, which the lost part may have given out", uid, in.Epoch)
@@ -60,7 +60,7 @@ func TestRecoveryRaisesAllEpochs(t *testing.T) {
 
 func reserved(t *testing.T, s *objectstest.Store, uid, target string) Instance {
 	t.Helper()
-	must(t, s, func(tx *objects.Tx) { Reserve(tx, read(t, s, "moving-uid"), target) })
+	must(t, s, func(tx *objects.Tx) { Reserve(tx, read(t, s, "moving-uid"), target, epoch(t, s, "moving")) })
 	return read(t, s, "moving-uid")
 }
 

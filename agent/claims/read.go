@@ -50,6 +50,18 @@ func GetFloor(ctx context.Context, s objects.Store, opts raftstore.ReadOptions) 
 	return f, err
 }
 
+// GetLimits reads the limits on migrations. If none are stored, the result is empty and
+// its Revision is zero.
+func GetLimits(ctx context.Context, s objects.Store, opts raftstore.ReadOptions) (Limits, error) {
+	rec, ok, err := getRecord(ctx, s, limitsKey, opts)
+	if !ok || err != nil {
+		return Limits{}, err
+	}
+	l, err := decodeValue[Limits](rec)
+	l.Revision = rec.ModRevision
+	return l, err
+}
+
 // GetCapacity reads the capacity of a host. If the host published none, the result is
 // empty and its Revision is zero.
 func GetCapacity(ctx context.Context, s objects.Store, host string, opts raftstore.ReadOptions) (Capacity, error) {

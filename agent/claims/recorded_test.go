@@ -129,7 +129,7 @@ func record(t *testing.T, name string) {
 	}
 	defer f.Close()
 	draw := newDrawing(replay.View(), name)
-	const entries = 800
+	const entries = 1000
 	for n := range entries {
 		var txns []raftstore.Txn
 		for range 1 + draw.IntN(2) {

@@ -4,6 +4,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/claims/rulesv1"
+	"virtmesh/agent/claims/rulesv2"
 	"virtmesh/raftstore"
 )
 
@@ -22,7 +23,7 @@ const (
 // rules. A version that was ever demanded must stay: without it, a log that names it
 // could not be replayed. All of them are in the first release, so none needs a feature
 // level.
-func Rules() []raftstore.Constraint { return rulesv1.Rules() }
+func Rules() []raftstore.Constraint { return append(rulesv1.Rules(), rulesv2.Rules()...) }
 
 // demandOnce returns the call of the newest version of RuleVMIOnce.
-func demandOnce(uid types.UID) raftstore.ConstraintCall { return rulesv1.CallVMIOnce(string(uid)) }
+func demandOnce(uid types.UID) raftstore.ConstraintCall { return rulesv2.CallVMIOnce(string(uid)) }

@@ -6,7 +6,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
-	"virtmesh/agent/claims/rulesv1"
+	"virtmesh/agent/claims/rulesv2"
 	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
 )
@@ -26,7 +26,7 @@ import (
 // again.
 
 // AllNamespaces stands for every namespace in a Regard.
-const AllNamespaces = rulesv1.AllNamespaces
+const AllNamespaces = rulesv2.AllNamespaces
 
 // Sight says which claims a decision has seen.
 type Sight struct {
@@ -54,8 +54,9 @@ type Regard struct {
 	KeptOut []string
 }
 
-// Depend makes the placement of an instance conditional on what its decision saw. It
-// must come after Place in the transaction, so that a watcher that has seen the guard
+// Depend makes the placement of an instance, or the reservation for its migration,
+// conditional on what its decision saw. It must come after Place or Reserve in the
+// transaction, so that a watcher that has seen the guard
 // has also seen the claim.
 func Depend(tx *objects.Tx, in Instance, r Regard, s Sight) {
 	for _, ns := range []string{in.Namespace, AllNamespaces} {
@@ -66,11 +67,14 @@ func Depend(tx *objects.Tx, in Instance, r Regard, s Sight) {
 		tx.Put(guardKey(ns), encodeValue(guard{UID: in.UID}))
 	}
 	if len(r.Counted) > 0 {
-		known := []rulesv1.Known{{UID: string(in.UID), Host: in.Host}}
-		for _, k := range s.Known {
-			known = append(known, rulesv1.Known{UID: string(k.UID), Host: k.Host})
+		var known []rulesv2.Known
+		for _, host := range in.Hosts() {
+			known = append(known, rulesv2.Known{UID: string(in.UID), Host: host})
 		}
-		tx.Demand(rulesv1.CallPlacedSince(r.Counted, s.Revision, known))
+		for _, k := range s.Known {
+			known = append(known, rulesv2.Known{UID: string(k.UID), Host: k.Host})
+		}
+		tx.Demand(rulesv2.CallPlacedSince(r.Counted, s.Revision, known))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"virtmesh/agent/claims/rulesv1"
+	"virtmesh/agent/claims/rulesv2"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
 	machine "virtmesh/agent/vmi"
@@ -18,20 +19,19 @@ import (
 // What was read is acted upon only if it is still so: a second steward that read the
 // same must not undo what the first has done since.
 func TestWhatHasChangedSinceItWasReadIsNotWritten(t *testing.T) {
-	roomy := Limits{Total: 9, PerSource: 9}
 	slot := Migration{UID: "m", VMI: "a-uid", Source: "h1"}
 	mac := Unique{Class: ClassMAC, Name: "02:00:00:00:00:01", Owner: "a", UID: "a-uid"}
 	// Each makes a change that has read the present state, and then changes that state.
 	for name, prepare := range map[string]func(t *testing.T, s *objectstest.Store) func(tx *objects.Tx){
 		"the room on a target": func(t *testing.T, s *objectstest.Store) func(tx *objects.Tx) {
 			in := read(t, s, "a-uid")
-			must(t, s, func(tx *objects.Tx) { Reserve(tx, in, "h2") })
-			return func(tx *objects.Tx) { Reserve(tx, in, "h2") }
+			must(t, s, func(tx *objects.Tx) { Reserve(tx, in, "h2", epoch(t, s, "a")) })
+			return func(tx *objects.Tx) { Reserve(tx, in, "h2", epoch(t, s, "a")) }
 		},
 		"a reservation to cancel": func(t *testing.T, s *objectstest.Store) func(tx *objects.Tx) {
-			must(t, s, func(tx *objects.Tx) { Reserve(tx, read(t, s, "a-uid"), "h2") })
+			must(t, s, func(tx *objects.Tx) { Reserve(tx, read(t, s, "a-uid"), "h2", epoch(t, s, "a")) })
 			in := read(t, s, "a-uid")
-			must(t, s, func(tx *objects.Tx) { Switch(tx, in, epoch(t, s, "a")) })
+			must(t, s, func(tx *objects.Tx) { Switch(tx, in) })
 			return func(tx *objects.Tx) { CancelReservation(tx, in) }
 		},
 		"a claim to hold on to": func(t *testing.T, s *objectstest.Store) func(tx *objects.Tx) {
@@ -66,11 +66,11 @@ func TestWhatHasChangedSinceItWasReadIsNotWritten(t *testing.T) {
 			return func(tx *objects.Tx) { Detach(tx, vol, "a-uid") }
 		},
 		"a slot to take": func(t *testing.T, s *objectstest.Store) func(tx *objects.Tx) {
-			must(t, s, func(tx *objects.Tx) { TakeSlot(tx, slot, roomy) })
-			return func(tx *objects.Tx) { TakeSlot(tx, slot, roomy) }
+			must(t, s, func(tx *objects.Tx) { TakeSlot(tx, slot) })
+			return func(tx *objects.Tx) { TakeSlot(tx, slot) }
 		},
 		"a slot to free": func(t *testing.T, s *objectstest.Store) func(tx *objects.Tx) {
-			must(t, s, func(tx *objects.Tx) { TakeSlot(tx, slot, roomy) })
+			must(t, s, func(tx *objects.Tx) { TakeSlot(tx, slot) })
 			return func(tx *objects.Tx) { FreeSlot(tx, slot) }
 		},
 		"a name to drop": func(t *testing.T, s *objectstest.Store) func(tx *objects.Tx) {
@@ -101,6 +101,7 @@ func TestWhatHasChangedSinceItWasReadIsNotWritten(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := mesh(t, "h1", "h2")
+			setLimits(t, s, Limits{Total: 9, PerSource: 9, PerTarget: 9})
 			must(t, s, func(tx *objects.Tx) { Place(tx, inst("a", "h1", 1), Epoch{}) })
 			late := prepare(t, s)
 			before := s.Commits()
@@ -128,7 +129,7 @@ func TestWhatEndsGivesBackWhatItTook(t *testing.T) {
 	s := mesh(t, "h1", "h2")
 	must(t, s, func(tx *objects.Tx) { Place(tx, inst("a", "h1", 3), Epoch{}) })
 	placeB := func() error { return try(s, func(tx *objects.Tx) { Place(tx, inst("b", "h2", 2), Epoch{}) }) }
-	must(t, s, func(tx *objects.Tx) { Reserve(tx, read(t, s, "a-uid"), "h2") })
+	must(t, s, func(tx *objects.Tx) { Reserve(tx, read(t, s, "a-uid"), "h2", epoch(t, s, "a")) })
 	if err := placeB(); !refusedBy(err, RuleHostCapacity, "h2") {
 		t.Fatalf("with a reservation: %v", err)
 	}
@@ -136,11 +137,7 @@ func TestWhatEndsGivesBackWhatItTook(t *testing.T) {
 	if err := placeB(); err != nil {
 		t.Errorf("the reservation was cancelled: %v", err)
 	}
-	// One that names no other host took nothing.
-	for range 2 {
-		must(t, s, func(tx *objects.Tx) { CancelReservation(tx, read(t, s, "a-uid")) })
-		must(t, s, func(tx *objects.Tx) { Reserve(tx, read(t, s, "a-uid"), "h1") })
-	}
+	// One that is cancelled already stays so.
 	must(t, s, func(tx *objects.Tx) { CancelReservation(tx, read(t, s, "a-uid")) })
 	if in := read(t, s, "a-uid"); in.Host != "h1" || in.Target != "" {
 		t.Errorf("claimed on %+v", in)
@@ -149,10 +146,10 @@ func TestWhatEndsGivesBackWhatItTook(t *testing.T) {
 	if c := capacityOf(t, s, "h2"); c.Revision != 0 || c.Host != "h2" {
 		t.Errorf("capacity of a host that left: %+v", c)
 	}
-	limits := Limits{Total: 1, PerSource: 1}
+	setLimits(t, s, Limits{Total: 1, PerSource: 1, PerTarget: 1})
 	take := func(uid string) error {
 		return try(s, func(tx *objects.Tx) {
-			TakeSlot(tx, Migration{UID: "m" + read(t, s, "a-uid").UID, VMI: "v", Source: uid}, limits)
+			TakeSlot(tx, Migration{UID: "m" + read(t, s, "a-uid").UID, VMI: "v", Source: uid})
 		})
 	}
 	if err := take("h1"); err != nil {
@@ -258,8 +255,9 @@ func TestRulesRefuseWhatContradictsItself(t *testing.T) {
 	nowhere.Host = ""
 	entry := string(Entry{Namespace: "ns", Name: "a", Epoch: 1, Resources: size(1)}.encodeText())
 	once, capacity := demandOnce(in.UID), rulesv1.CallHostCapacity("h1")
-	volume, slots := rulesv1.CallVolumeOnce(volumeKey("ns", "disk")), rulesv1.CallMigrationSlots(9, 9)
-	since := rulesv1.CallPlacedSince([]string{"ns"}, 0, nil)
+	volume, slots := rulesv1.CallVolumeOnce(volumeKey("ns", "disk")), rulesv2.CallMigrationSlots()
+	since := rulesv2.CallPlacedSince([]string{"ns"}, 0, nil)
+	room := Limits{Total: 9, PerSource: 9, PerTarget: 9}
 	for name, tc := range map[string]struct {
 		call raftstore.ConstraintCall
 		part string
@@ -284,7 +282,8 @@ func TestRulesRefuseWhatContradictsItself(t *testing.T) {
 		"a capacity that is broken":  {capacity, "decode", []func(*objects.Tx){text(capacityKey("h1"), "{")}},
 		"an entry that is broken":    {capacity, "unknown word", []func(*objects.Tx){text(hostKey("h1", in.UID), entry+" gold=1")}},
 		"a volume that is broken":    {volume, "decode", []func(*objects.Tx){text(volumeKey("ns", "disk"), "{")}},
-		"a migration that is broken": {slots, "decode", []func(*objects.Tx){text(migrationKey("m"), "{")}},
+		"a migration that is broken": {slots, "decode", []func(*objects.Tx){write(limitsKey, room), text(migrationKey("m"), "{")}},
+		"limits that are broken":     {slots, "decode", []func(*objects.Tx){text(limitsKey, "{")}},
 		"a new epoch that is broken": {since, "decode", []func(*objects.Tx){text(epochKey("ns", "a"), "{")}},
 		"a new claim that is broken": {since, "decode", []func(*objects.Tx){write(epochKey("ns", "a"), Epoch{Epoch: 1, UID: in.UID}), text(instanceKey(in.UID), "{")}},
 	} {

@@ -27,7 +27,8 @@ const (
 
 	quarantinePrefix = Prefix + "quarantine/"
 
-	floorKey = Prefix + "floor"
+	floorKey  = Prefix + "floor"
+	limitsKey = Prefix + "limits"
 )
 
 // Instance is the claim of an instance: where it runs and what it needs there.
@@ -40,9 +41,12 @@ type Instance struct {
 	// Target, if set, is the host that the instance is migrating to, where room is
 	// reserved for it.
 	Target string `json:"target,omitempty"`
-	// Epoch is the fencing epoch. It increases whenever another host, or another
+	// Epoch is the fencing epoch of Host. It increases whenever another host, or another
 	// instance of the same name, takes over.
 	Epoch uint64 `json:"epoch"`
+	// TargetEpoch is the fencing epoch of Target. It becomes Epoch when Target becomes
+	// Host.
+	TargetEpoch uint64 `json:"targetEpoch,omitempty"`
 	// Resources is what the instance uses on every host where it has a claim.
 	Resources machine.Resources `json:"resources"`
 	// Since is when the instance was placed on or moved to Host.

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/claims/rulesv1"
+	"virtmesh/agent/claims/rulesv2"
 	"virtmesh/agent/objects"
 )
 
@@ -17,52 +18,61 @@ import (
 // revision.
 func Place(tx *objects.Tx, in Instance, last Epoch) Instance {
 	in.Epoch = last.nextEpoch()
-	in.Target = ""
+	in.Target, in.TargetEpoch = "", 0
 	in.Since = time.Now().UTC().Truncate(time.Second)
 	tx.Require(instanceKey(in.UID), 0)
 	if last.UID != "" && last.UID != in.UID {
 		tx.Require(instanceKey(last.UID), 0)
 	}
-	putInstance(tx, in, in.Host)
-	putEpoch(tx, in, last)
+	putInstance(tx, in)
+	putEntry(tx, in, in.Host, in.Epoch)
+	putEpoch(tx, in, last, in.Epoch)
 	return in
 }
 
-// Reserve claims room for the instance on the target host of its migration.
-func Reserve(tx *objects.Tx, in Instance, target string) Instance {
+// Reserve claims room for the instance on the target host of its migration, and gives the
+// target the next epoch of the name: the guest is started there under it before the source
+// has let go. last is the last epoch under the name. Depend may follow, as after Place.
+func Reserve(tx *objects.Tx, in Instance, target string, last Epoch) Instance {
 	requireStored(tx, in)
-	in.Target = target
-	putInstance(tx, in, target)
+	if target == in.Host {
+		tx.Fail(fmt.Errorf("instance %s runs on host %s, which cannot be its migration target", in.Key(), target))
+		return in
+	}
+	in.Target, in.TargetEpoch = target, last.nextEpoch()
+	putInstance(tx, in)
+	putEntry(tx, in, target, in.TargetEpoch)
+	putEpoch(tx, in, last, in.TargetEpoch)
 	return in
 }
 
-// CancelReservation releases the room on the migration's target.
+// CancelReservation releases the room on the migration's target. The target's epoch is not
+// given out again.
 func CancelReservation(tx *objects.Tx, in Instance) Instance {
 	requireStored(tx, in)
-	if in.Target != "" && in.Target != in.Host {
+	if in.Target != "" {
 		tx.Remove(hostKey(in.Target, in.UID))
 	}
-	in.Target = ""
+	in.Target, in.TargetEpoch = "", 0
 	putInstance(tx, in)
 	return in
 }
 
-// Switch makes the migration's target the host of the instance, with a new epoch, and
-// releases the claim on the source.
-func Switch(tx *objects.Tx, in Instance, last Epoch) Instance {
+// Switch makes the migration's target the host of the instance, under the epoch that it
+// got with the reservation, and releases the claim on the source. It demands no capacity,
+// since the room is claimed already: a target that has less to offer than before must not
+// refuse a guest that has arrived.
+func Switch(tx *objects.Tx, in Instance) Instance {
 	requireStored(tx, in)
 	if in.Target == "" {
 		tx.Fail(fmt.Errorf("instance %s has no migration target to switch to", in.Key()))
 		return in
 	}
-	if in.Target != in.Host {
-		tx.Remove(hostKey(in.Host, in.UID))
-	}
-	in.Host, in.Target = in.Target, ""
-	in.Epoch = last.nextEpoch()
+	tx.Remove(hostKey(in.Host, in.UID))
+	in.Host, in.Epoch = in.Target, in.TargetEpoch
+	in.Target, in.TargetEpoch = "", 0
 	in.Since = time.Now().UTC().Truncate(time.Second)
-	putInstance(tx, in, in.Host)
-	putEpoch(tx, in, last)
+	putInstance(tx, in)
 	return in
 }
 
@@ -137,17 +147,31 @@ func Detach(tx *objects.Tx, vol Volume, uid types.UID) {
 	tx.Put(key, encodeValue(vol))
 }
 
-// Limits bound the migrations that run at the same time.
+// Limits bound the migrations that run at the same time. They are stored, so that every
+// host that starts a migration is held to the same ones.
 type Limits struct {
-	// Total limits the migrations of the whole mesh, PerSource those from one host.
-	Total, PerSource int
+	// Total limits the migrations of the whole mesh, PerSource those from one host, and
+	// PerTarget those to one host.
+	Total     int `json:"total"`
+	PerSource int `json:"perSource"`
+	PerTarget int `json:"perTarget"`
+
+	// Revision is the revision of the stored record, zero if there is none.
+	Revision uint64 `json:"-"`
 }
 
-// TakeSlot records a running migration, subject to the limits.
-func TakeSlot(tx *objects.Tx, m Migration, limits Limits) {
+// SetLimits stores the limits on migrations. Migrations that run already go on.
+func SetLimits(tx *objects.Tx, limits Limits) {
+	tx.Require(limitsKey, limits.Revision)
+	tx.Put(limitsKey, encodeValue(limits))
+}
+
+// TakeSlot records a running migration. It is refused beyond the stored limits, and if
+// none are stored.
+func TakeSlot(tx *objects.Tx, m Migration) {
 	tx.Require(migrationKey(m.UID), 0)
 	tx.Put(migrationKey(m.UID), encodeValue(m))
-	tx.Demand(rulesv1.CallMigrationSlots(limits.Total, limits.PerSource))
+	tx.Demand(rulesv2.CallMigrationSlots())
 }
 
 // FreeSlot removes a migration that has ended.
@@ -156,34 +180,29 @@ func FreeSlot(tx *objects.Tx, m Migration) {
 	tx.Remove(migrationKey(m.UID))
 }
 
-// putInstance writes the instance's record and its entries on hosts, which must have
-// room for it.
-func putInstance(tx *objects.Tx, in Instance, hosts ...string) {
-	putRecords(tx, in, hosts)
-	if len(hosts) > 0 {
-		tx.Demand(rulesv1.CallHostCapacity(hosts...))
-	}
-}
-
-func putRecords(tx *objects.Tx, in Instance, hosts []string) {
+// putInstance writes the instance's record.
+func putInstance(tx *objects.Tx, in Instance) {
 	tx.Put(instanceKey(in.UID), encodeValue(in))
-	entry := Entry{Namespace: in.Namespace, Name: in.Name, Epoch: in.Epoch, Resources: in.Resources}.encodeText()
-	for _, host := range hosts {
-		tx.Put(hostKey(host, in.UID), entry)
-	}
 	tx.Demand(demandOnce(in.UID))
 }
 
-// putEpoch writes the epoch of the instance. It must come after the instance's record
-// in the transaction, so that a watcher that has seen the epoch has also seen the claim
-// (see Sight).
-func putEpoch(tx *objects.Tx, in Instance, last Epoch) {
+// putEntry writes the instance's entry on a host, which must have room for it.
+func putEntry(tx *objects.Tx, in Instance, host string, epoch uint64) {
+	entry := Entry{Namespace: in.Namespace, Name: in.Name, Epoch: epoch, Resources: in.Resources}
+	tx.Put(hostKey(host, in.UID), entry.encodeText())
+	tx.Demand(rulesv1.CallHostCapacity(host))
+}
+
+// putEpoch writes the epoch that the instance takes under its name. It must come after the
+// instance's record in the transaction, so that a watcher that has seen the epoch has also
+// seen the claim (see Sight).
+func putEpoch(tx *objects.Tx, in Instance, last Epoch, taken uint64) {
 	key := epochKey(in.Namespace, in.Name)
 	tx.Require(key, last.Revision)
 	if last.Revision == 0 {
 		tx.Require(floorKey, last.floor.Revision)
 	}
-	tx.Put(key, encodeValue(Epoch{Epoch: in.Epoch, UID: in.UID}))
+	tx.Put(key, encodeValue(Epoch{Epoch: taken, UID: in.UID}))
 }
 
 func requireStored(tx *objects.Tx, in Instance) {

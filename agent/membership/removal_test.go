@@ -140,7 +140,11 @@ func dig(t *testing.T) *grave {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.write(func(tx *objects.Tx) { claims.Reserve(tx, moving, "host2") })
+	last, err := claims.GetEpoch(t.Context(), g.Store, moving.Key(), raftstore.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.write(func(tx *objects.Tx) { claims.Reserve(tx, moving, "host2", last) })
 	return g
 }
 

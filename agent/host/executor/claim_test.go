@@ -92,7 +92,11 @@ func TestAGuestThatArrivesIsLeftAloneUntilItsClaimFollows(t *testing.T) {
 	w.commit(func(tx *objects.Tx) { tx.Create(vmi) })
 	w.claimFor(vmi, otherHost)
 	claim, _ := w.claim(vmi)
-	w.commit(func(tx *objects.Tx) { claims.Reserve(tx, claim, thisHost) })
+	last, err := claims.GetEpoch(t.Context(), w.store, objects.KeyOf(vmi), raftstore.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.commit(func(tx *objects.Tx) { claims.Reserve(tx, claim, thisHost, last) })
 	w.arrive(vmi, testEpoch+1)
 	before := w.get(vmi)
 	w.restart()
@@ -102,11 +106,7 @@ func TestAGuestThatArrivesIsLeftAloneUntilItsClaimFollows(t *testing.T) {
 		t.Fatalf("domain %+v, found %v, status %+v", domain, found, got.Status)
 	}
 	claim, _ = w.claim(vmi)
-	last, err := claims.GetEpoch(t.Context(), w.store, objects.KeyOf(vmi), raftstore.ReadOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.commit(func(tx *objects.Tx) { claims.Switch(tx, claim, last) })
+	w.commit(func(tx *objects.Tx) { claims.Switch(tx, claim) })
 	w.reconcile(vmi)
 	got := w.get(vmi)
 	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionTrue, "")
