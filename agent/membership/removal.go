@@ -234,7 +234,7 @@ func (r removal) releaseInstance(ctx context.Context, uid types.UID) error {
 func failedInstance(instance *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
 	next := instance.DeepCopy()
 	if !next.IsFinal() {
-		vmi.SetPhase(next, kubevirtv1.Failed, time.Now())
+		vmi.EndWithHost(next, time.Now())
 	}
 	objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineInstanceFinalizer)
 	return next

@@ -162,7 +162,7 @@ func (g *grave) expectBuried() {
 	if keys := g.Keys("/claims/volume/"); len(keys) != 0 {
 		g.Errorf("volumes are still attached: %v", keys)
 	}
-	if vmi := g.instance("runs"); vmi.Status.Phase != kubevirtv1.Failed || len(vmi.Finalizers) != 0 {
+	if vmi := g.instance("runs"); vmi.Status.Phase != kubevirtv1.Failed || vmi.Status.Reason != "NodeUnresponsive" || len(vmi.Finalizers) != 0 {
 		g.Errorf("the instance of host2: %s, %v", vmi.Status.Phase, vmi.Finalizers)
 	}
 	for _, name := range []string{"replaced", "moves"} {

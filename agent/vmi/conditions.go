@@ -118,3 +118,15 @@ func IsOutOfReach(vmi *kubevirtv1.VirtualMachineInstance) bool {
 func NotRunningYet() kubevirtv1.VirtualMachineInstanceCondition {
 	return NewCondition(kubevirtv1.VirtualMachineInstanceReady, false, kubevirtv1.GuestNotRunningReason, "the guest does not run yet")
 }
+
+// EndWithHost sets the status of an instance whose host was removed from the mesh.
+func EndWithHost(vmi *kubevirtv1.VirtualMachineInstance, now time.Time) {
+	SetPhase(vmi, kubevirtv1.Failed, now)
+	vmi.Status.Reason = ReasonNodeUnresponsive
+}
+
+// EndedWithHost reports whether the instance failed because its host was removed, which
+// says nothing about the next start of its machine.
+func EndedWithHost(vmi *kubevirtv1.VirtualMachineInstance) bool {
+	return vmi.Status.Reason == ReasonNodeUnresponsive
+}

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/host/hypervisor"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/agent/vmi/vmitest"
 )
 
@@ -63,7 +65,9 @@ func TestEveryFieldOfTheStatusIsAccountedFor(t *testing.T) {
 	w := newWorld(t)
 	vmi := w.full()
 	got := w.get(vmi)
-	vmitest.ReadStatusTable(t, statusDocument, "VirtualMachineInstance").Check(t, &got.Status)
+	removed := vmi.DeepCopy()
+	machine.EndWithHost(removed, time.Now())
+	vmitest.ReadStatusTable(t, statusDocument, "VirtualMachineInstance").Check(t, &got.Status, &removed.Status)
 	info, err := w.executor.Guests().GuestOSInfo(t.Context(), vmi.Namespace, vmi.Name)
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 func noteFailures(t *turn, backoffMin, backoffMax time.Duration) (again time.Duration) {
 	last := t.vm.Status.StartFailure
 	switch {
-	case t.was != nil && (failedEarly(t.was) || endedSoon(t.vm, t.was, backoffMax)):
+	case t.was != nil && !machine.EndedWithHost(t.was) && (failedEarly(t.was) || endedSoon(t.vm, t.was, backoffMax)):
 		noteStartFailure(t.vm, t.was, t.now, backoffMin, backoffMax)
 	case !restartsByItself(t.vm):
 		t.vm.Status.StartFailure = nil

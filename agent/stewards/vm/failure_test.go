@@ -5,6 +5,8 @@ import (
 	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	machine "virtmesh/agent/vmi"
 )
 
 func TestFailingStartsAreBackedOff(t *testing.T) {
@@ -83,4 +85,22 @@ func TestGuestsThatEndSoonAreBackedOff(t *testing.T) {
 		b.phase(kubevirtv1.Succeeded)
 		b.expect(kubevirtv1.VirtualMachineStatusStopped)
 	})
+}
+
+// The loss of a host is no failure of the machine: it starts elsewhere at once.
+func TestLossOfAHostIsNoCrash(t *testing.T) {
+	for _, ran := range []bool{false, true} {
+		run(t, func(b *bench) {
+			b.create(kubevirtv1.RunStrategyAlways)
+			if ran {
+				b.phase(kubevirtv1.Running)
+				time.Sleep(20 * time.Second)
+			}
+			last := b.must().UID
+			b.phase(kubevirtv1.Failed, func(vmi *kubevirtv1.VirtualMachineInstance) { machine.EndWithHost(vmi, time.Now()) })
+			if b.must().UID == last || b.vm().Status.StartFailure != nil {
+				b.Errorf("ran %v: not replaced at once, %+v", ran, b.vm().Status.StartFailure)
+			}
+		})
+	}
 }
