@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -75,12 +76,13 @@ const (
 
 // Controller is the control loop of operations.
 type Controller struct {
-	host   string
-	store  objects.Store
-	log    *slog.Logger
-	acts   Acts
-	ops    *objects.Informer[*Object]
-	engine *stewards.Controller
+	host     string
+	store    objects.Store
+	log      *slog.Logger
+	recorder *objects.Recorder
+	acts     Acts
+	ops      *objects.Informer[*Object]
+	engine   *stewards.Controller
 
 	mu sync.Mutex
 	// sightings are the leases of others, by uid.
@@ -102,7 +104,7 @@ func New(d stewards.Deps, host string, acts Acts) (*Controller, error) {
 		return nil, err
 	}
 	c := &Controller{
-		host: host, store: d.Store, log: d.Logger, acts: acts,
+		host: host, store: d.Store, log: d.Logger, recorder: d.Recorder, acts: acts,
 		ops: objects.For[*Object](d.Cache), sightings: map[types.UID]sighting{},
 	}
 	c.engine, err = stewards.New(d, stewards.Steward{
@@ -120,6 +122,7 @@ func (a Acts) outputs() []stewards.Output {
 	all := []stewards.Output{
 		stewards.WritesStatus[*Object](),
 		stewards.Writes[*Object](stewards.Delete),
+		stewards.WritesEvents(),
 	}
 	for _, name := range slices.Sorted(maps.Keys(a)) {
 		all = append(all, a[name].Outputs...)
@@ -176,12 +179,39 @@ func (c *Controller) cancelUnknown(ctx context.Context, op *Object) (stewards.Re
 	if op.Status.Owner != nil {
 		next.Status.Message = fmt.Sprintf("%s does not know operations of the type %s: the steps that were done are not undone", c.host, op.Spec.Type)
 	}
-	var tx objects.Tx
-	tx.UpdateStatus(op, next)
-	if _, err := tx.Commit(ctx, c.store); err != nil {
+	if err := c.storeStatus(ctx, op, next); err != nil {
 		return stewards.Result{}, fmt.Errorf("cancel operation %s: %w", op.Name, err)
 	}
 	return stewards.Result{RequeueAfter: keep}, nil
+}
+
+// storeStatus writes the status of next in place of that of op, with an event if the
+// operation begins or ends with it.
+func (c *Controller) storeStatus(ctx context.Context, op, next *Object) error {
+	var tx objects.Tx
+	tx.UpdateStatus(op, next)
+	if tx.Empty() {
+		return nil
+	}
+	if op.Status.Started == nil && next.Status.Started != nil {
+		message := fmt.Sprintf("host %s begins %s of %s", c.host, op.Spec.Type, op.Spec.Target)
+		if op.Spec.RequestedBy != "" {
+			message += ", requested by " + op.Spec.RequestedBy
+		}
+		c.recorder.AddTo(&tx, op, corev1.EventTypeNormal, "Started", message)
+	}
+	if op.Status.Ended == nil && next.Status.Ended != nil {
+		kind, message := corev1.EventTypeNormal, fmt.Sprintf("%s of %s has ended", op.Spec.Type, op.Spec.Target)
+		if next.Status.Phase == meshv1alpha1.OperationFailed {
+			kind = corev1.EventTypeWarning
+		}
+		if next.Status.Message != "" {
+			message += ": " + next.Status.Message
+		}
+		c.recorder.AddTo(&tx, op, kind, string(next.Status.Phase), message)
+	}
+	_, err := tx.Commit(ctx, c.store)
+	return err
 }
 
 // othersLease returns how long to wait for another host to renew its lease on

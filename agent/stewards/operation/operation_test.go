@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"virtmesh/agent/fault"
@@ -292,6 +293,14 @@ func TestFailures(t *testing.T) {
 		}
 		if n := w.Store.Commits(); n > 30 {
 			t.Errorf("%d transactions for four failures", n)
+		}
+		var told []string
+		for _, event := range stewardstest.List[*corev1.Event](w) {
+			told = append(told, event.Type+" "+event.Reason+" "+event.InvolvedObject.Kind)
+		}
+		slices.Sort(told)
+		if want := []string{"Normal Started Operation", "Warning Failed Operation"}; !slices.Equal(told, want) {
+			t.Errorf("events %q, want %q", told, want)
 		}
 		if n := w.CommitsDuring(time.Hour); n != 0 {
 			t.Errorf("%d transactions after the end", n)

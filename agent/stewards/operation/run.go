@@ -77,9 +77,7 @@ func (r *run) takeOver(ctx context.Context, op *Object) error {
 			next.Status.Steps[i] = have
 		}
 	}
-	var tx objects.Tx
-	tx.UpdateStatus(op, next)
-	if _, err := tx.Commit(ctx, r.controller.store); err != nil {
+	if err := r.controller.storeStatus(ctx, op, next); err != nil {
 		return fmt.Errorf("take the operation over: %w", err)
 	}
 	r.status, r.cancel = next.Status, next.Spec.Cancel
@@ -212,9 +210,7 @@ func (r *run) writeStatus(ctx context.Context, change func(*meshv1alpha1.Operati
 		change(&r.status)
 		next := op.DeepCopy()
 		r.status.DeepCopyInto(&next.Status)
-		var tx objects.Tx
-		tx.UpdateStatus(op, next)
-		_, err = tx.Commit(ctx, r.controller.store)
+		err = r.controller.storeStatus(ctx, op, next)
 		if err == nil {
 			r.dirty = false
 			return nil
