@@ -73,15 +73,6 @@ func (s story) writesDuring(d time.Duration) int {
 	return len(s.History.Writes()) - before
 }
 
-// expectRest checks that a mesh at rest writes nothing.
-func (s story) expectRest(d time.Duration) {
-	s.t.Helper()
-	before := len(s.History.Writes())
-	if n := s.writesDuring(d); n > 0 {
-		s.t.Errorf("at rest the mesh writes %v", s.History.Writes()[before:])
-	}
-}
-
 func aMachineRuns(s story) {
 	s.create("web")
 	s.awaitPhase("web", kubevirtv1.Running, time.Minute)

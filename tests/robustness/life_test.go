@@ -50,10 +50,10 @@ func TestLifeOfMachineWritesFewEntries(t *testing.T) {
 				time.Sleep(time.Minute)
 				s.expectEntries(func() { s.create("web") },
 					"user: virtualmachines",
-					"stewards: virtualmachineinstances events virtualmachines",
-					"stewards: claims virtualmachineinstances events",
+					"virtualmachine: virtualmachineinstances events virtualmachines",
+					"placement: claims virtualmachineinstances events",
 					"executor: virtualmachineinstances events", // the guest runs
-					"stewards: virtualmachines",
+					"virtualmachine: virtualmachines",
 				)
 				vm := get[*kubevirtv1.VirtualMachine](s, "web")
 				if vm == nil || vm.Status.PrintableStatus != kubevirtv1.VirtualMachineStatusRunning || !vm.Status.Ready {
@@ -65,10 +65,10 @@ func TestLifeOfMachineWritesFewEntries(t *testing.T) {
 				time.Sleep(20 * time.Minute)
 				s.expectEntries(func() { s.remove("web") },
 					"user: virtualmachines",
-					"stewards: virtualmachineinstances events virtualmachines",
+					"virtualmachine: virtualmachineinstances events virtualmachines",
 					"executor: virtualmachineinstances claims events",
-					"stewards: virtualmachineinstances virtualmachines",
-					"stewards: claims", // the epochs of the names that are free again
+					"virtualmachine: virtualmachineinstances virtualmachines",
+					"epochs: claims", // the epochs of the names that are free again
 				)
 				if left := s.list("/registry/kubevirt.io/"); len(left) > 0 {
 					t.Errorf("left are %v", left)

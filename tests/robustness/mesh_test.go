@@ -18,6 +18,8 @@ import (
 type story struct {
 	*mesh.Mesh
 	t *testing.T
+	// turns counts how often guests have played, by UID.
+	turns map[string]int
 }
 
 // newConfig returns the configuration of the meshes of these tests, whose gossip is four
@@ -37,12 +39,18 @@ const perMinute = 120
 // mesh promises never to do.
 func tell(t *testing.T, config mesh.Config, n int, scenario func(s story)) {
 	t.Helper()
+	tellWithin(t, mesh.Limits{PerMinute: perMinute}, config, n, scenario)
+}
+
+// tellWithin is tellWith with other limits.
+func tellWithin(t *testing.T, limits mesh.Limits, config mesh.Config, n int, scenario func(s story)) {
+	t.Helper()
 	config.Dir = t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		s := story{mesh.New(config), t}
+		s := story{mesh.New(config), t, map[string]int{}}
 		defer func() {
 			s.Close()
-			for _, wrong := range s.History.Check(mesh.Limits{PerMinute: perMinute}) {
+			for _, wrong := range s.History.Check(limits) {
 				t.Error(wrong)
 			}
 			if t.Failed() {

@@ -91,7 +91,42 @@ func TestAHostThatReturnsReportsItsGuests(t *testing.T) {
 	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionTrue, "")
 }
 
-// A pause is a user's doing or the host's, and told at once.
+// A guest whose disk fails and works again, without end, is written seldom. While a
+// change waits to be shown, nothing is written for it, and a pause by a user is shown.
+func TestAGuestThatIsStoppedAndGoesOnIsWrittenSeldom(t *testing.T) {
+	w := newWorld(t)
+	vmi := w.running("a")
+	before := w.store.Commits()
+	const long = time.Hour
+	for i := range int(long / (5 * time.Second)) {
+		if i%2 == 0 {
+			w.act(w.hv.Machine().Pause(refOf(vmi), hypervisor.ReasonIOError))
+		} else {
+			w.act(w.hv.Machine().Wake(refOf(vmi)))
+		}
+		if result := w.reconcile(vmi); result.RequeueAfter > maxFlipPause {
+			t.Fatalf("looks again after %v", result.RequeueAfter)
+		}
+		w.pass(5 * time.Second)
+	}
+	if n := w.store.Commits() - before; n > uint64(long/maxFlipPause)+10 {
+		t.Errorf("%d writes in %v", n, long)
+	}
+	w.pass(maxFlipPause)
+	w.reconcile(vmi)
+	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionTrue, "")
+	w.act(w.hv.Machine().Pause(refOf(vmi), hypervisor.ReasonIOError))
+	w.reconcile(vmi)
+	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstancePaused, corev1.ConditionTrue, "PausedIOError")
+	w.act(w.hv.Machine().Wake(refOf(vmi)))
+	w.reconcile(vmi)
+	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionFalse, reasonNotRunning)
+	w.act(w.hv.Suspend(t.Context(), refOf(vmi)))
+	w.reconcile(vmi)
+	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstancePaused, corev1.ConditionTrue, "PausedByUser")
+}
+
+// A pause by a user is told at once, and so is the first by the host.
 func TestPausesAreToldAtOnce(t *testing.T) {
 	w := newWorld(t)
 	vmi := w.running("a")

@@ -54,14 +54,19 @@ func sooner(a, b time.Duration) time.Duration {
 	return a
 }
 
-// describeState sets the conditions Ready and Paused. A pause, which the host or a
-// user causes, is shown at once. Changes that the guest itself causes, such as going
-// to sleep, are limited by flips. It returns the time until the next look; zero for
-// never.
+// describeState sets the conditions Ready and Paused. A pause by a user, and its end, is
+// shown at once. Other changes, such as going to sleep or I/O errors that come and go,
+// are limited by flips. It returns the time until the next look; zero for never.
 func (e *Executor) describeState(updated *kubevirtv1.VirtualMachineInstance, r *run) time.Duration {
 	// A guest that is being started is not paused, though its CPUs do not run yet.
 	paused := r.domain.State == hypervisor.StatePaused && r.domain.Reason != hypervisor.ReasonStarting
 	wasPaused := machine.HasCondition(r.instance, kubevirtv1.VirtualMachineInstancePaused)
+	if r.instance.Status.Phase == kubevirtv1.Running && paused != wasPaused && !byUser(r, paused) {
+		show, wait := e.flips.limitChange(r.ref.UID, kubevirtv1.VirtualMachineInstancePaused, wasPaused, paused)
+		if show != paused {
+			return wait
+		}
+	}
 	running, wait := r.domain.State == hypervisor.StateRunning, time.Duration(0)
 	shown := machine.Condition(r.instance, kubevirtv1.VirtualMachineInstanceReady)
 	if shown != nil && !paused && !wasPaused && r.instance.Status.Phase == kubevirtv1.Running {
@@ -84,6 +89,18 @@ func (e *Executor) describeState(updated *kubevirtv1.VirtualMachineInstance, r *
 	return wait
 }
 
+// byUser reports whether a user has paused the guest, or has ended such a pause.
+func byUser(r *run, paused bool) bool {
+	if paused {
+		return pausedReason(r.domain.Reason) == reasonPausedByUser
+	}
+	shown := machine.Condition(r.instance, kubevirtv1.VirtualMachineInstancePaused)
+	return shown != nil && shown.Reason == reasonPausedByUser
+}
+
+// reasonPausedByUser is the reason of condition Paused when no other is known.
+const reasonPausedByUser = "PausedByUser"
+
 // pausedReason returns the reason of condition Paused, by KubeVirt's names where
 // KubeVirt has one.
 func pausedReason(reason hypervisor.Reason) string {
@@ -97,5 +114,5 @@ func pausedReason(reason hypervisor.Reason) string {
 	case hypervisor.ReasonPostcopyFailed:
 		return "PausedPostcopyFailed"
 	}
-	return "PausedByUser"
+	return reasonPausedByUser
 }

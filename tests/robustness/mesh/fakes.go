@@ -30,6 +30,11 @@ func (s *stepped) Start(ctx context.Context, xml string, opts hypervisor.StartOp
 	if err := s.agent.host.startFault(); err != nil {
 		return hypervisor.Domain{}, err
 	}
+	if fail := s.agent.host.mesh.cfg.FailStart; fail != nil {
+		if err := fail(xml); err != nil {
+			return hypervisor.Domain{}, err
+		}
+	}
 	d, err := s.Fake.Start(ctx, xml, opts)
 	if err == nil {
 		h := s.agent.host
@@ -86,6 +91,11 @@ func (v volumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInst
 	case <-time.After(30 * time.Millisecond):
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
+	}
+	if fail := v.agent.host.mesh.cfg.FailPrepare; fail != nil {
+		if err := fail(vmi); err != nil {
+			return nil, nil, err
+		}
 	}
 	disks := map[string]domain.Disk{}
 	for _, volume := range vmi.Spec.Volumes {

@@ -123,7 +123,7 @@ func (h *History) noteEnd(host string, err error) {
 func (h *History) noteGuests(hosts []*Host) {
 	runs := map[string]string{}
 	for _, host := range hosts {
-		for _, guest := range host.guests() {
+		for _, guest := range host.Guests() {
 			name := guest.Owner.Ref.String()
 			other, elsewhere := runs[name]
 			runs[name] = host.Name
@@ -199,7 +199,7 @@ func (w written) Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResu
 	h := w.agent.host.mesh.History
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.writes = append(h.writes, Write{time.Now(), w.agent.host.Name, w.writer, writtenKinds(t), result.Revision, err})
+	h.writes = append(h.writes, Write{time.Now(), w.agent.host.Name, objects.WriterOf(ctx, w.writer), writtenKinds(t), result.Revision, err})
 	return result, err
 }
 

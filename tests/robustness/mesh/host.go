@@ -176,8 +176,8 @@ func (h *Host) LosePower() {
 	h.machine.PowerLoss() // what the dying agent started meanwhile
 }
 
-// guests returns the guests that run on the host.
-func (h *Host) guests() []hypervisor.Domain {
+// Guests returns the guests that run on the host.
+func (h *Host) Guests() []hypervisor.Domain {
 	domains, err := h.eyes.List(context.Background())
 	if err != nil {
 		return nil

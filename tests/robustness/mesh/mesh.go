@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
 	"virtmesh/agent/host/hypervisor/hypervisortest"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
@@ -30,6 +32,10 @@ type Config struct {
 	// Lag is how long after a change the caches of all hosts show it, besides what the
 	// replicas need.
 	Lag time.Duration
+	// FailPrepare and FailStart, if set, return why the volumes of an instance cannot be
+	// prepared, and why the emulator does not start a domain. They are called at once.
+	FailPrepare func(vmi *kubevirtv1.VirtualMachineInstance) error
+	FailStart   func(xml string) error
 	// Logger receives the log of all agents; each line names its host.
 	Logger *slog.Logger
 }

@@ -176,6 +176,16 @@ func (m *Machine) Pause(ref hypervisor.Ref, reason hypervisor.Reason) error {
 	return m.do(ref, func(d *fakeDomain) { m.setState(d, hypervisor.StatePaused, reason) })
 }
 
+// Sleep lets a guest go to sleep.
+func (m *Machine) Sleep(ref hypervisor.Ref) error {
+	return m.do(ref, func(d *fakeDomain) { m.setState(d, hypervisor.StateSuspended, hypervisor.ReasonUnknown) })
+}
+
+// Wake lets a guest run on that sleeps or whose CPUs are stopped.
+func (m *Machine) Wake(ref hypervisor.Ref) error {
+	return m.do(ref, func(d *fakeDomain) { m.setState(d, hypervisor.StateRunning, hypervisor.ReasonWakeup) })
+}
+
 // SetDeaf makes a guest ignore requests to shut down, or listen to them again.
 func (m *Machine) SetDeaf(ref hypervisor.Ref, deaf bool) error {
 	return m.do(ref, func(d *fakeDomain) { d.deaf = deaf })
