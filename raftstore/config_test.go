@@ -26,6 +26,7 @@ func TestConfigValidate(t *testing.T) {
 		{"Heartbeat", func(c *raftstore.Config) { c.Timing.Heartbeat = time.Millisecond }},
 		{"Dial", func(c *raftstore.Config) { c.Timing.Dial = 0 }},
 		{"Rejoin", func(c *raftstore.Config) { c.Timing.Rejoin = -1 }},
+		{"Compare", func(c *raftstore.Config) { c.Timing.Compare = -1 }},
 		{"MaxTxnBytes", func(c *raftstore.Config) { c.Limits.MaxTxnBytes = 1 << 30 }},
 		{"BatchTxns", func(c *raftstore.Config) { c.Limits.BatchTxns = 0 }},
 		{"HistoryEvents", func(c *raftstore.Config) { c.Limits.HistoryEvents = 0 }},

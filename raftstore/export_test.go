@@ -1,10 +1,8 @@
 package raftstore
 
 import (
-	"context"
 	"errors"
 	"path/filepath"
-	"time"
 
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
@@ -18,20 +16,8 @@ func AgreesWithVoters(s *Store) bool {
 	return ok && err == nil && s.agreeWithVoters(publishedDigest{index, d}, servers)
 }
 
-// PublishWrongDigest lets s tell the replica at addr a digest that nobody has, and returns
-// when the replica has received it.
-func PublishWrongDigest(ctx context.Context, s *Store, addr string) error {
-	wrong := publishedDigest{s.applied.get(), digest{1}}
-	conn, err := s.peers.conn(ctx, nil, addr)
-	if err != nil {
-		return err
-	}
-	conn.out.send(frame{code: uint8(opPublishDigest), payload: wrong.encode()})
-	// Frames of a connection are taken in order, so an answer shows that the digest was.
-	timeout := make(chan time.Time)
-	_, err = conn.request(ctx, nil, timeout, opDigest, wrong.encode()[:9])
-	return err
-}
+// TakeWrongDigest does what s does when a replica publishes a digest that nobody has.
+func TakeWrongDigest(s *Store) { s.comparePublished(publishedDigest{s.applied.get(), digest{1}}) }
 
 // UseBolt makes cfg keep its log in a bolt file, for benchmarks.
 func UseBolt(cfg *Config) {

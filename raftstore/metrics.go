@@ -92,12 +92,7 @@ func (m *metrics) register(s *Store) error {
 		}
 		return 0
 	})
-	gauge("halted", "1 if this replica has halted.", func() float64 {
-		if s.Err() != nil {
-			return 1
-		}
-		return 0
-	})
+	all = append(all, haltedGauge(func() bool { return s.Err() != nil }))
 	gauge("term", "Current term.", func() float64 { return float64(s.raft.CurrentTerm()) })
 	gauge("commit_index", "Last log index known to be committed.", func() float64 { return float64(s.raft.CommitIndex()) })
 	gauge("last_index", "Last log index stored.", func() float64 { return float64(s.raft.LastIndex()) })
@@ -117,6 +112,25 @@ func (m *metrics) register(s *Store) error {
 			return fmt.Errorf("register store metrics: %w", err)
 		}
 		m.registered = append(m.registered, c)
+	}
+	return nil
+}
+
+// haltedGauge shows whether a replica has halted.
+func haltedGauge(halted func() bool) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: metricPrefix + "halted", Help: "1 if this replica has halted."}, func() float64 {
+		if halted() {
+			return 1
+		}
+		return 0
+	})
+}
+
+// ReportHalted registers the metric of a halted replica, for one that could not be opened
+// and so shows no metrics itself.
+func ReportHalted(r prometheus.Registerer) error {
+	if err := r.Register(haltedGauge(func() bool { return true })); err != nil {
+		return fmt.Errorf("register store metrics: %w", err)
 	}
 	return nil
 }

@@ -27,6 +27,9 @@ func isUnusable(err error) bool {
 // could ask it why. It returns when the copy was deleted or ctx ends.
 func (m *Member) awaitHelp(ctx context.Context, why error) error {
 	m.log.Error("this host cannot use its copy of the mesh's state and waits for help; running guests continue", "err", why)
+	if err := raftstore.ReportHalted(m.options.Metrics); err != nil {
+		m.log.Warn("the metrics do not show that the replica is halted", "err", err)
+	}
 	w := m.newWaitingRoom("cannot use its copy of the mesh's state")
 	defer w.close()
 	w.setReason(why)

@@ -67,6 +67,9 @@ func TestAnUnusableCopyKeepsTheAgentWaiting(t *testing.T) {
 			t.Errorf("%s answers %d %q, %v; want %d", url, code, body, err, want)
 		}
 	}
+	if code, body, err := ask(http.DefaultClient, "http://"+config.MetricsListen+"/metrics"); err != nil || code != 200 || !strings.Contains(body, "\nvirtmesh_store_halted 1\n") {
+		t.Errorf("the metrics do not show it: %d %v", code, err)
+	}
 	select {
 	case err := <-started:
 		t.Fatalf("the agent ends: %v", err)
