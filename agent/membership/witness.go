@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"virtmesh/agent/stewards"
@@ -34,7 +33,9 @@ type Witness struct {
 	// limit is raftstore.Store.SilenceLimit.
 	limit func() time.Duration
 
-	mu       sync.Mutex
+	// turn holds a token: who has it may ask the leader, and use the fields below. A
+	// mutex would make the others wait for longer than their contexts allow.
+	turn     chan struct{}
 	asked    time.Time
 	silences map[string]time.Duration
 }
@@ -44,7 +45,7 @@ var _ stewards.Witness = (*Witness)(nil)
 // NewWitness returns a witness that knows the hosts of the mesh by peers and asks the
 // leader through store.
 func NewWitness(peers *Peers, store *raftstore.Store) *Witness {
-	return &Witness{
+	w := &Witness{
 		recorded: func() (names []string) {
 			others, _ := peers.recordedSeeds()
 			for _, other := range others {
@@ -54,7 +55,10 @@ func NewWitness(peers *Peers, store *raftstore.Store) *Witness {
 		},
 		silencesOf: func(ctx context.Context) (map[string]time.Duration, error) { return store.Silences(ctx) },
 		limit:      func() time.Duration { return store.SilenceLimit() },
+		turn:       make(chan struct{}, 1),
 	}
+	w.turn <- struct{}{}
+	return w
 }
 
 // Witness returns the second witness. It may be asked once Start has returned.
@@ -91,8 +95,12 @@ func (w *Witness) Confirm(ctx context.Context, live []string) (bool, error) {
 
 // askLeader returns for how long each host has been silent towards the leader.
 func (w *Witness) askLeader(ctx context.Context) (map[string]time.Duration, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	select {
+	case <-w.turn:
+		defer func() { w.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	if w.silences != nil && time.Since(w.asked) < witnessAge {
 		return w.silences, nil
 	}

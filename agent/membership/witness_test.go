@@ -15,14 +15,13 @@ func TestWitness(t *testing.T) {
 		silences := map[string]time.Duration{"a": 0, "b": time.Second, "c": time.Minute}
 		var fail error
 		asked := 0
-		w := &Witness{
-			recorded: func() []string { return recorded },
-			silencesOf: func(context.Context) (map[string]time.Duration, error) {
-				asked++
-				return silences, fail
-			},
-			limit: func() time.Duration { return 10 * time.Second },
+		w := NewWitness(nil, nil)
+		w.recorded = func() []string { return recorded }
+		w.silencesOf = func(context.Context) (map[string]time.Duration, error) {
+			asked++
+			return silences, fail
 		}
+		w.limit = func() time.Duration { return 10 * time.Second }
 		for host, want := range map[string]bool{"b": false, "c": true, "d without a replica": true} {
 			if got, err := w.Silent(t.Context(), host); err != nil || got != want {
 				t.Errorf("%s is silent: %v, %v; want %v", host, got, err, want)
