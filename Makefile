@@ -20,7 +20,7 @@ PACKAGES := qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients ovm
             isc-dhcp-client systemd busybox-static cpio syslinux syslinux-common extlinux mtools dosfstools e2fsprogs debootstrap util-linux \
             gcc libc6-dev git ca-certificates jq libxml2-utils etcd-server etcd-client iputils-ping xz-utils genisoimage
 
-.PHONY: help up down test bench build packages go lint unit cover race e2e fuzz mutants vuln generate clean
+.PHONY: help up down test bench build packages go lint unit cover race e2e fuzz soak mutants vuln generate clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -72,6 +72,10 @@ fuzz: go ## each fuzz target for a while (FUZZTIME)
 	@for p in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | sed 's/func //'); do \
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-20s} $$p || exit 1; done; done
+
+SOAK ?= 10
+soak: go ## random faults through whole meshes in one process for SOAK minutes; SEED repeats one walk
+	$(GO) test ./tests/robustness -count 1 -run TestRandomWalk -timeout 0 $(if $(SEED),-robust.seed $(SEED),-robust.soak $(SOAK)m)
 
 mutants: go ## how many of N small faults (default 100) the unit tests notice
 	@$(GO) run ./tests/mutation -n $${N:-100} -seed $${SEED:-1}

@@ -119,11 +119,10 @@ func placement(deps Deps) ([]stewards.Loop, error) {
 		}},
 		{Name: "placement", Run: func(ctx context.Context) error {
 			select {
-			case <-ctx.Done():
-				return nil
+			case <-ctx.Done(): // Run then only closes what New has opened
 			case <-ready:
-				return c.Run(ctx)
 			}
+			return c.Run(ctx)
 		}},
 	}, nil
 }

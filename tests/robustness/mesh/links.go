@@ -25,6 +25,9 @@ const (
 	kindsOfTraffic
 )
 
+// String returns the kind's name.
+func (t Traffic) String() string { return [...]string{"gossip", "calls"}[t] }
+
 // AllTraffic names both kinds.
 func AllTraffic() []Traffic { return []Traffic{Gossip, Calls} }
 
@@ -148,6 +151,9 @@ func (m *Mesh) Cut(name string, traffic ...Traffic) {
 
 // CutOneWay loses what one host sends to another. The other way stays open.
 func (m *Mesh) CutOneWay(from, to string, traffic ...Traffic) {
+	if from == to {
+		return
+	}
 	m.links.set(from, to, true, traffic...)
 }
 
