@@ -74,8 +74,9 @@ fuzz: go ## each fuzz target for a while (FUZZTIME)
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-20s} $$p || exit 1; done; done
 
 SOAK ?= 10
-soak: go ## random faults through whole meshes in one process for SOAK minutes; SEED repeats one walk
+soak: build ## for SOAK minutes each: random faults through whole meshes (SEED repeats one walk), then 30 guests at rest
 	$(GO) test ./tests/robustness -count 1 -run TestRandomWalk -timeout 0 $(if $(SEED),-robust.seed $(SEED),-robust.soak $(SOAK)m)
+	$(if $(SEED),,SOAK=$(SOAK) $(GO) test -tags '$(TAGS) e2e' -count 1 -timeout 0 -v -run TestMeshAtRestWritesNothing ./tests/e2e/)
 
 mutants: go ## how many of N small faults (default 100) the unit tests notice
 	@$(GO) run ./tests/mutation -n $${N:-100} -seed $${SEED:-1}
