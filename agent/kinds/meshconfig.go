@@ -14,10 +14,10 @@ func meshConfigKind() *Kind {
 	setDefaults := func(c *config) { c.Spec = meshv1alpha1.Effective(c) }
 	return &Kind{
 		GVK: meshv1alpha1.SchemeGroupVersion.WithKind("MeshConfig"), Resource: "meshconfigs", Singular: "meshconfig",
-		ShortNames: []string{"mc"}, Status: true, Generation: true,
+		ShortNames: []string{"mc"}, Generation: true,
 		Object: &config{}, List: &meshv1alpha1.MeshConfigList{},
 		Support:        "works: the settings of the whole mesh, in one object named `mesh`; [operate.md](operate.md) says what they do, and so does `kubectl explain meshconfig.spec`",
-		Writers:        Writers{Spec: users, Status: "nobody yet"},
+		Writers:        Writers{Spec: users},
 		ValidateName:   validateMeshConfigName,
 		Default:        defaultWith(setDefaults),
 		DefaultUpdate:  defaultUpdateWith(func(c, _ *config) { setDefaults(c) }),

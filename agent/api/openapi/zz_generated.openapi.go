@@ -856,7 +856,6 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		"virtmesh/agent/kinds/meshv1alpha1.MeshConfig":                                                    schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfig(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigList":                                                schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigList(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigSpec":                                                schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigSpec(ref),
-		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigStatus":                                              schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigStatus(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.Operation":                                                     schema_virtmesh_agent_kinds_meshv1alpha1_Operation(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.OperationFault":                                                schema_virtmesh_agent_kinds_meshv1alpha1_OperationFault(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.OperationList":                                                 schema_virtmesh_agent_kinds_meshv1alpha1_OperationList(ref),
@@ -41715,18 +41714,11 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfig(ref common.ReferenceCal
 							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.MeshConfigSpec"),
 						},
 					},
-					"status": {
-						SchemaProps: spec.SchemaProps{
-							Description: "Status says how the mesh applies the settings. This version writes nothing into it.",
-							Default:     map[string]interface{}{},
-							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.MeshConfigStatus"),
-						},
-					},
 				},
 			},
 		},
 		Dependencies: []string{
-			metav1.ObjectMeta{}.OpenAPIModelName(), "virtmesh/agent/kinds/meshv1alpha1.MeshConfigSpec", "virtmesh/agent/kinds/meshv1alpha1.MeshConfigStatus"},
+			metav1.ObjectMeta{}.OpenAPIModelName(), "virtmesh/agent/kinds/meshv1alpha1.MeshConfigSpec"},
 	}
 }
 
@@ -41805,49 +41797,6 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigSpec(ref common.Referenc
 		},
 		Dependencies: []string{
 			"virtmesh/agent/kinds/meshv1alpha1.Capacity", "virtmesh/agent/kinds/meshv1alpha1.VirtualMachine"},
-	}
-}
-
-func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
-	return common.OpenAPIDefinition{
-		Schema: spec.Schema{
-			SchemaProps: spec.SchemaProps{
-				Description: "MeshConfigStatus says how the mesh applies the settings. This version writes nothing into it.",
-				Type:        []string{"object"},
-				Properties: map[string]spec.Schema{
-					"observedGeneration": {
-						SchemaProps: spec.SchemaProps{
-							Description: "ObservedGeneration is the metadata.generation of the settings that the conditions describe.",
-							Type:        []string{"integer"},
-							Format:      "int64",
-						},
-					},
-					"conditions": {
-						VendorExtensible: spec.VendorExtensible{
-							Extensions: spec.Extensions{
-								"x-kubernetes-list-map-keys": []interface{}{
-									"type",
-								},
-								"x-kubernetes-list-type": "map",
-							},
-						},
-						SchemaProps: spec.SchemaProps{
-							Description: "Conditions describe the state of the settings.",
-							Type:        []string{"array"},
-							Items: &spec.SchemaOrArray{
-								Schema: &spec.Schema{
-									SchemaProps: spec.SchemaProps{
-										Ref: ref(metav1.Condition{}.OpenAPIModelName()),
-									},
-								},
-							},
-						},
-					},
-				},
-			},
-		},
-		Dependencies: []string{
-			metav1.Condition{}.OpenAPIModelName()},
 	}
 }
 

@@ -28,10 +28,6 @@ type MeshConfig struct {
 	// get their default values.
 	// +optional
 	Spec MeshConfigSpec `json:"spec,omitempty"`
-	// Status says how the mesh applies the settings. This version writes nothing
-	// into it.
-	// +optional
-	Status MeshConfigStatus `json:"status,omitempty"`
 }
 
 // MeshConfigList is a list of MeshConfig.
@@ -112,20 +108,6 @@ type VirtualMachine struct {
 	// to machines that start after it.
 	// +optional
 	MaxHotplugRatio *int64 `json:"maxHotplugRatio,omitempty"`
-}
-
-// MeshConfigStatus says how the mesh applies the settings. This version writes nothing
-// into it.
-type MeshConfigStatus struct {
-	// ObservedGeneration is the metadata.generation of the settings that the
-	// conditions describe.
-	// +optional
-	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Conditions describe the state of the settings.
-	// +optional
-	// +listType=map
-	// +listMapKey=type
-	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
 var (
