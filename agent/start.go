@@ -58,7 +58,7 @@ func (a *Agent) openView(context.Context) (err error) {
 	}
 	a.view.claims = claims.NewCache(a.view.cache, a.log.With("part", "claims"))
 	a.view.stewardship = stewards.NewStewardship(stewards.StewardshipConfig{
-		Self: a.config.Name, Members: a.member.Peers(), Witness: a.member.Witness(), Logger: a.log.With("part", "stewards"),
+		Self: a.config.Name, Members: a.member.Peers().Deciders(), Witness: a.member.Witness(), Logger: a.log.With("part", "stewards"),
 	})
 	a.onStop(func(context.Context) { a.view.stewardship.Close() })
 	recorder := objects.DefaultRecorderConfig()

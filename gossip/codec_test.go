@@ -32,6 +32,7 @@ func genFacts(t *rapid.T) Facts {
 		Allocatable: genResources(t, "allocatable"), Free: genResources(t, "free"),
 		Load:          float64(rapid.Float32().Draw(t, "load")),
 		Unschedulable: rapid.Bool().Draw(t, "unschedulable"),
+		Idle:          rapid.Bool().Draw(t, "idle"),
 	}
 	if rapid.Bool().Draw(t, "more") {
 		f.CPUModels, f.Images = list.Draw(t, "models"), list.Draw(t, "images")

@@ -35,6 +35,8 @@ type Facts struct {
 	Labels map[string]string
 	// Unschedulable is true if no new guests may be placed on the member.
 	Unschedulable bool
+	// Idle is true if the member runs, and cannot take any decision.
+	Idle bool
 }
 
 // Resources is an amount of each resource that a guest can consume.

@@ -19,7 +19,7 @@ import (
 type section uint8
 
 const (
-	sectionLoad section = iota // Free, Pools, Load, Unschedulable
+	sectionLoad section = iota // Free, Pools, Load, Unschedulable, Idle
 	sectionHost                // everything else
 	sectionCount
 )
@@ -38,6 +38,7 @@ const (
 	tagImages        = 11
 	tagLabels        = 12
 	tagUnschedulable = 13
+	tagIdle          = 14
 )
 
 // errMalformed is returned by every decoder of this package for bytes that no
@@ -55,6 +56,7 @@ func encodeSection(s section, f *Facts) []byte {
 			w.field(tagLoad, binary.BigEndian.AppendUint32(nil, math.Float32bits(float32(f.Load))))
 		}
 		w.flag(tagUnschedulable, f.Unschedulable)
+		w.flag(tagIdle, f.Idle)
 	case sectionHost:
 		w.str(tagMeshAddr, f.MeshAddr)
 		w.str(tagZone, f.Zone)
@@ -120,6 +122,8 @@ func decodeField(tag uint64, v *reader, f *Facts) {
 		f.Labels = v.labels()
 	case tagUnschedulable:
 		f.Unschedulable = true
+	case tagIdle:
+		f.Idle = true
 	}
 }
 

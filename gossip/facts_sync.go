@@ -66,7 +66,7 @@ func (g *Gossip) SetFacts(f Facts) error {
 	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	urgent := f.Unschedulable != g.own.facts.Unschedulable
+	urgent := f.Unschedulable != g.own.facts.Unschedulable || f.Idle != g.own.facts.Idle
 	changed := false
 	for i := range secs {
 		if string(secs[i]) != string(g.own.secs[i]) {

@@ -254,6 +254,46 @@ func (p *Peers) Members() []string {
 	return names
 }
 
+// Deciders returns the members that can decide about objects. A host that has no usable
+// copy of the mesh's state gossips while it waits for one, and decides nothing: as a
+// steward it would leave its share of the objects to nobody.
+func (p *Peers) Deciders() stewards.Members { return deciders{p} }
+
+type deciders struct{ *Peers }
+
+var _ stewards.Members = deciders{}
+
+// Members returns the names of the live members that are not idle.
+func (d deciders) Members() []string {
+	var names []string
+	for _, member := range d.members() {
+		if member.State.Live() && !member.Facts.Idle && d.records.has(member.Name) {
+			names = append(names, member.Name)
+		}
+	}
+	return names
+}
+
+// Subscribe calls fn after the members that can decide may have changed, until cancel.
+func (d deciders) Subscribe(fn func()) (cancel func()) {
+	idle := map[string]bool{}
+	return d.subscribe(func(event gossip.Event) {
+		if event.Type == gossip.EventResync {
+			clear(idle)
+			for _, member := range d.members() {
+				idle[member.Name] = member.Facts.Idle
+			}
+			fn()
+			return
+		}
+		name, now := event.Member.Name, event.Member.Facts.Idle
+		if event.Type != gossip.EventFacts || idle[name] != now {
+			fn()
+		}
+		idle[name] = now
+	}, fn)
+}
+
 // otherLive returns the names of the other members that gossip considers alive.
 func (p *Peers) otherLive() []string {
 	return slices.DeleteFunc(p.Members(), func(name string) bool { return name == p.self })
@@ -262,17 +302,25 @@ func (p *Peers) otherLive() []string {
 // Subscribe calls fn after the membership may have changed, until cancel is called. It
 // must not be called before gossip has started.
 func (p *Peers) Subscribe(fn func()) (cancel func()) {
+	return p.subscribe(func(event gossip.Event) {
+		if event.Type != gossip.EventFacts {
+			fn()
+		}
+	}, fn)
+}
+
+// subscribe calls onEvent for each event of gossip, one at a time, and onRecords after a
+// host came or went according to the records.
+func (p *Peers) subscribe(onEvent func(gossip.Event), onRecords func()) (cancel func()) {
 	subscription := p.gossip.Load().Subscribe()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for event := range subscription.Events() {
-			if event.Type != gossip.EventFacts {
-				fn()
-			}
+			onEvent(event)
 		}
 	}()
-	unsubscribe := p.records.onChange(fn)
+	unsubscribe := p.records.onChange(onRecords)
 	return func() {
 		unsubscribe()
 		subscription.Close()

@@ -2,14 +2,19 @@ package membership
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
 )
 
 // warned returns the warnings of a status that contain words.
@@ -143,4 +148,49 @@ func TestRecoveryPutsHostsIntoQuarantine(t *testing.T) {
 	if _, _, err := back.store.Get(t.Context(), "/claims/quarantine/host1", raftstore.ReadOptions{}); err != nil {
 		t.Errorf("the record of host1: %v", err)
 	}
+}
+
+// TestWaitingHostDecidesNothing: a host that waits for a usable copy gossips, so that its
+// status can be asked for. As a steward it would leave its share of the objects to nobody.
+func TestWaitingHostDecidesNothing(t *testing.T) {
+	first, second := pair(t)
+	var changes atomic.Int32
+	defer first.peers.Deciders().Subscribe(func() { changes.Add(1) })()
+	decide := func(want ...string) {
+		t.Helper()
+		raftstoretest.Eventually(t, func() error {
+			first.peers.readRecords()
+			if got := slices.Sorted(slices.Values(first.peers.Deciders().Members())); !slices.Equal(got, want) {
+				return fmt.Errorf("%v decide, want %v", got, want)
+			}
+			return nil
+		})
+	}
+	told := func(before int32) {
+		t.Helper()
+		raftstoretest.Eventually(t, func() error {
+			if changes.Load() == before {
+				return errors.New("nobody was told of the change")
+			}
+			return nil
+		})
+	}
+	decide("host1", "host2")
+	before := changes.Load()
+	room := second.newWaitingRoom("waits")
+	if err := room.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	decide("host1")
+	told(before)
+	if members := first.peers.Members(); !slices.Contains(members, "host2") {
+		t.Errorf("host2 gossips, and the members are %v", members)
+	}
+	before = changes.Load()
+	room.close()
+	if err := second.peers.SetFacts(second.initialFacts()); err != nil {
+		t.Fatal(err)
+	}
+	decide("host1", "host2")
+	told(before)
 }

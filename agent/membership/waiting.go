@@ -72,6 +72,12 @@ func (w *waitingRoom) reason() string {
 
 // open starts the servers on the addresses that the agent's own servers will use later.
 func (w *waitingRoom) open(ctx context.Context) error {
+	// The loops of the agent publish other facts when they run.
+	facts := w.member.initialFacts()
+	facts.Idle = true
+	if err := w.member.peers.SetFacts(facts); err != nil {
+		return fmt.Errorf("tell the other hosts that this one waits: %w", err)
+	}
 	ctx, w.stop = context.WithCancel(ctx)
 	if w.member.config.MetricsListen != "" {
 		listener, err := net.Listen("tcp", w.member.config.MetricsListen)

@@ -31,9 +31,23 @@ func startAgent(t *testing.T, host string) {
 	inside(t, host, "mv", stoppedConfig, "/etc/virtmesh/agent.yaml")
 }
 
-// resyncHost gives a host whose agent is stopped the state of the mesh that was recovered.
+// waitReplaced waits until the agent of a host knows that the mesh was recovered without
+// it.
+func waitReplaced(t *testing.T, host string) {
+	t.Helper()
+	eventually(t, 2*time.Minute, host+" to know that its state was replaced", func(ctx context.Context) error {
+		out, err := lab(ctx, "exec", host, "--", binary, "--socket", "/run/virtmesh/agent.sock", "status", "-o", "json")
+		if !strings.Contains(out, "replaced by a recovery") {
+			return fmt.Errorf("status: %s: %w", out, err)
+		}
+		return nil
+	})
+}
+
+// resyncHost gives a host the state of the mesh that was recovered.
 func resyncHost(t *testing.T, host string) {
 	t.Helper()
+	stopAgent(t, host)
 	inside(t, host, binary, "agent", "resync", "--yes", "--config", stoppedConfig)
 	startAgent(t, host)
 }
@@ -103,9 +117,9 @@ func TestRecoveryNeverRunsAMachineTwice(t *testing.T) {
 	apply(t, last, machine(ns, "fresh", on(last, kubevirtv1.RunStrategyAlways)))
 	waitRunning(t, a, ns, "fresh", 3*time.Minute)
 	waitFault(t, a, ns, "moved", "may still run on host1, host2")
-	stopAgent(t, "host1")
-	stopAgent(t, "host2")
 	join()
+	waitReplaced(t, "host1")
+	waitReplaced(t, "host2")
 	resyncHost(t, "host2")
 	waitNamed(t, last, []string{"host1"}, []string{"host2", last})
 	waitFault(t, a, ns, "moved", "may still run on host1:")

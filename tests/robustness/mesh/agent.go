@@ -136,7 +136,7 @@ func (a *agent) openView() error {
 	}
 	a.claims = claims.NewCache(a.cache, a.log)
 	a.stewardship = stewards.NewStewardship(stewards.StewardshipConfig{
-		Self: a.host.Name, Members: a.peers, Witness: a.witness, Logger: a.log,
+		Self: a.host.Name, Members: a.peers.Deciders(), Witness: a.witness, Logger: a.log,
 	})
 	a.onClose(a.stewardship.Close)
 	return nil
