@@ -160,6 +160,13 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 	if err != nil {
 		return diskError(err, "read last index")
 	}
+	atClose, err := d.committedAtClose()
+	if err != nil {
+		return err
+	}
+	if end := max(base, last); atClose > end {
+		return fmt.Errorf("%w: the state ends at log index %d, and was committed up to %d", ErrCorruptLog, end, atClose)
+	}
 	if last < base && last > 0 {
 		// The replica stopped after it installed a snapshot and before it dropped
 		// the log, which ends before the snapshot. No entry could be appended to
@@ -174,10 +181,11 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 	if first > base+1 {
 		return fmt.Errorf("%w: log begins at %d, the state ends at %d", ErrCorruptLog, first, base)
 	}
-	committed, err := d.committedIndex(last)
+	committed, err := d.logs.committedAt(last)
 	if err != nil {
-		return err
+		return diskError(err, "read log index %d", last)
 	}
+	committed = max(committed, atClose)
 	for i := base + 1; i <= last; i++ {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -221,18 +229,14 @@ func (d *disk) restoreSnapshot(f *fsm) (uint64, error) {
 	return meta.Index, nil
 }
 
-// committedIndex returns the index up to which the log is known to be committed;
-// last is the last index of the log.
-func (d *disk) committedIndex(last uint64) (uint64, error) {
-	committed, err := d.logs.committedAt(last)
-	if err != nil {
-		return 0, diskError(err, "read log index %d", last)
+// committedAtClose returns the index up to which the log was known to be committed when
+// the replica was last closed, zero if it never was.
+func (d *disk) committedAtClose() (uint64, error) {
+	index, err := d.stable.GetUint64(keyApplied)
+	if err != nil && err.Error() != "not found" { // as in get
+		return 0, diskError(err, "read %s", keyApplied)
 	}
-	atClose, err := d.stable.GetUint64(keyApplied)
-	if err == nil {
-		committed = max(committed, atClose)
-	}
-	return min(committed, last), nil
+	return index, nil
 }
 
 // replicaID returns the Raft ID of the replica: the node's name and a random ID

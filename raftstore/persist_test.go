@@ -207,9 +207,31 @@ func TestTornTailIsDropped(t *testing.T) {
 		keep = mustCommit(t, s, put(fmt.Sprint("/k/", i), "v"))
 	}
 	mustCommit(t, s, put("/torn", "the-last-write"))
+	// What the disk would hold if the host had lost power during the last write.
+	crashed := t.TempDir()
+	if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	tearLastWrite(t, crashed)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	// After an orderly end the same is damage: the write was acknowledged.
+	tearLastWrite(t, dir)
+	if _, err := openSingle(t, dir); !errors.Is(err, raftstore.ErrCorruptLog) || !strings.Contains(err.Error(), "was committed up to") {
+		t.Errorf("opened without a write that was acknowledged: %v", err)
+	}
+	s = mustOpenSingle(t, crashed)
+	l, err := s.List(t.Context(), raftstore.ListRequest{Prefix: "/k/"})
+	if err != nil || len(l.Records) != 20 || l.Revision != keep.Revision {
+		t.Errorf("after a torn write: %d records at %d, want 20 at %d, %v", len(l.Records), l.Revision, keep.Revision, err)
+	}
+	mustCommit(t, s, put("/k/more", "v"))
+}
+
+// tearLastWrite damages the log from within the value "the-last-write" on.
+func tearLastWrite(t *testing.T, dir string) {
+	t.Helper()
 	path := walFiles(t, dir)[0]
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -220,12 +242,6 @@ func TestTornTailIsDropped(t *testing.T) {
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s = mustOpenSingle(t, dir)
-	l, err := s.List(t.Context(), raftstore.ListRequest{Prefix: "/k/"})
-	if err != nil || len(l.Records) != 20 || l.Revision != keep.Revision {
-		t.Errorf("after a torn write: %d records at %d, want 20 at %d, %v", len(l.Records), l.Revision, keep.Revision, err)
-	}
-	mustCommit(t, s, put("/k/more", "v"))
 }
 
 func TestCorruptSnapshotIsRefused(t *testing.T) {
