@@ -215,3 +215,31 @@ func TestMachinesThatNeverRunCostLittle(t *testing.T) {
 		})
 	}
 }
+
+// A host that is out of reach for a while, again and again, as a starved one is, costs
+// the mesh little, and when it stays the mesh writes nothing.
+func TestAHostThatComesAndGoesCostsLittle(t *testing.T) {
+	tell(t, mesh.DefaultConfig(), 3, func(s story) {
+		for i := range 6 {
+			s.create(fmt.Sprint("well", i))
+		}
+		time.Sleep(3 * time.Minute)
+		before := len(s.History.Writes())
+		for range 30 {
+			s.Cut("host3", mesh.AllTraffic()...)
+			time.Sleep(30 * time.Second)
+			s.Heal()
+			time.Sleep(20 * time.Second)
+		}
+		writes := s.History.Writes()[before:]
+		if len(writes) == 0 {
+			s.t.Error("nobody noticed")
+		}
+		if len(writes) > 12 {
+			s.t.Errorf("%d entries in 25 minutes:%s", len(writes), byWriter(writes))
+		}
+		time.Sleep(5 * time.Minute)
+		s.expectRest(10 * time.Minute)
+		s.awaitAgreement(time.Minute)
+	})
+}

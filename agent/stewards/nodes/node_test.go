@@ -104,3 +104,40 @@ func TestDeadHostsAreMarked(t *testing.T) {
 		}
 	})
 }
+
+// A host that has just come back must be missing for longer before it is marked again,
+// so that one that comes and goes costs few writes. A host that stays away is marked.
+func TestAHostThatComesAndGoesIsMarkedSeldom(t *testing.T) {
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		watcher, err := New(w.Host("h1").Deps, w.Members, &leader{})
+		w.Check(err)
+		w.Run(watcher.Run)
+		h2 := &corev1.Node{}
+		h2.Name = "h2"
+		objects.SetNodeCondition(h2, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue}, time.Now())
+		w.Create(h2)
+		marks := 0
+		for range 60 { // half an hour
+			w.Members.Set("h1")
+			time.Sleep(20 * time.Second)
+			marked := ready(node(w, "h2")) == corev1.ConditionUnknown
+			w.Members.Set("h1", "h2")
+			time.Sleep(5 * time.Second)
+			if marked {
+				marks++
+				stewardstest.Edit(w, objects.Key{Name: "h2"}, func(n *corev1.Node) {
+					objects.SetNodeCondition(n, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue}, time.Now())
+				})
+			}
+			time.Sleep(5 * time.Second)
+		}
+		if marks < 1 || marks > 4 {
+			w.Errorf("marked %d times in half an hour", marks)
+		}
+		w.Members.Set("h1")
+		time.Sleep(unsteadyPatience + settle)
+		if got := ready(node(w, "h2")); got != corev1.ConditionUnknown {
+			w.Errorf("a host that stays away is %s", got)
+		}
+	})
+}

@@ -138,8 +138,8 @@ func (w *Watcher) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 	if !missing {
 		return stewards.Result{}, nil
 	}
-	if gone < settle {
-		return stewards.Result{RequeueAfter: settle - gone}, nil
+	if wait := markAfter(node, time.Now()) - gone; wait > 0 {
+		return stewards.Result{RequeueAfter: wait}, nil
 	}
 	next := node.DeepCopy()
 	markUnreachable(next, time.Now())
@@ -162,6 +162,25 @@ func (w *Watcher) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 		return stewards.Result{}, fmt.Errorf("mark node %s: %w", key.Name, err)
 	}
 	return stewards.Result{}, nil
+}
+
+// A host that comes and goes, because it has too little CPU time or a bad link, must not
+// cost the mesh two writes each time: for unsteadyFor after its return it must be missing
+// for unsteadyPatience before it is marked again.
+const (
+	unsteadyFor      = 10 * time.Minute
+	unsteadyPatience = time.Minute
+)
+
+// markAfter returns how long the host of a Node must be missing before it is marked.
+func markAfter(n *corev1.Node, now time.Time) time.Duration {
+	ready := objects.NodeCondition(n, corev1.NodeReady)
+	since := ready.LastTransitionTime.Time
+	isNew := since.Sub(n.CreationTimestamp.Time) < settle
+	if ready.Status == corev1.ConditionTrue && !isNew && now.Sub(since) < unsteadyFor {
+		return unsteadyPatience
+	}
+	return settle
 }
 
 // reasonUnknown is the reason of conditions whose state is not known.
