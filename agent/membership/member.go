@@ -95,6 +95,14 @@ func newMember(config Config, options Options) *Member {
 	return &Member{config: config, options: options, log: options.Logger, admission: &Admission{}, left: make(chan struct{})}
 }
 
+// FromParts returns a member whose parts the caller has opened, and closes. It has no
+// port and no identity: it can remove other hosts, and cannot admit any.
+func FromParts(config Config, options Options, peers *Peers, g *gossip.Gossip, store *raftstore.Store, witness *Witness) *Member {
+	m := newMember(config, options)
+	m.peers, m.gossip, m.store, m.records, m.witness = peers, g, store, store, witness
+	return m
+}
+
 // openingSteps returns the steps that need no answer from another host.
 func (m *Member) openingSteps() []step {
 	return []step{

@@ -1,6 +1,7 @@
 package robustness
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 	"virtmesh/tests/robustness/mesh"
@@ -32,6 +34,9 @@ var scenarios = []struct {
 	},
 	{"a host dies and returns: stewards: a host acts on deaths that two witnesses report", 3, nil, aHostDiesAndReturns},
 	{"half the hosts die and return: stewards: a host acts on deaths that two witnesses report", 4, nil, halfTheHostsDie},
+	{"a removed host comes back: membership: who gossips is a host only if the mesh has its record", 4, nil, aRemovedHostComesBack},
+	{"a live host is not removed: membership: a host is removed only if two witnesses hear nothing of it", 3, nil, aLiveHostIsNotRemoved},
+	{"a follower falls silent under load: raftstore: a follower that fell silent gets its entries again", 3, nil, aFollowerFallsSilent},
 	{"a link is cut one way", 3, nil, aLinkIsCutOneWay},
 	{"an agent is killed at each step", 3, nil, anAgentIsKilled},
 }
@@ -223,6 +228,65 @@ func halfTheHostsDie(s story) {
 	s.check(s.Host("host4").Start())
 	s.awaitAgreement(settled)
 	s.awaitReady("host1", "host2", "host3", "host4")
+}
+
+func aRemovedHostComesBack(s story) {
+	for i := range 8 {
+		s.create(fmt.Sprint("web", i))
+		s.awaitPhase(fmt.Sprint("web", i), kubevirtv1.Running, time.Minute)
+	}
+	s.Host("host4").LosePower()
+	time.Sleep(time.Minute)
+	s.check(s.Remove(s.t.Context(), "host4"))
+	for i := range 8 {
+		s.awaitPhase(fmt.Sprint("web", i), kubevirtv1.Running, settled)
+	}
+	s.check(s.Host("host4").Start())
+	if err := s.Host("host4").AwaitMember(s.t.Context()); !errors.Is(err, fault.Expelled) {
+		s.t.Errorf("a removed host comes back: %v", err)
+	}
+	s.awaitAgreement(settled)
+	if n := s.writesDuring(half); n > 20 {
+		s.t.Errorf("a removed host that came back costs %d entries", n)
+	}
+	if node := s.node("host4"); node != nil {
+		s.t.Error("a removed host has a Node")
+	}
+	if now := s.Replicas(s.t.Context()); !slices.Equal(now, []string{"host1", "host2", "host3"}) {
+		s.t.Errorf("the replicas are %v", now)
+	}
+}
+
+func aLiveHostIsNotRemoved(s story) {
+	s.create("web")
+	s.awaitPhase("web", kubevirtv1.Running, time.Minute)
+	for _, traffic := range [][]mesh.Traffic{nil, {mesh.Gossip}} {
+		s.Cut("host3", traffic...)
+		time.Sleep(5 * time.Minute)
+		if err := s.Remove(s.t.Context(), "host3"); !errors.Is(err, fault.Conflict) {
+			s.t.Errorf("a live host is removed while its %v is cut: %v", traffic, err)
+		}
+	}
+	s.Heal()
+	s.awaitAgreement(settled)
+}
+
+func aFollowerFallsSilent(s story) {
+	leader := s.Leader()
+	for round := range 5 {
+		for _, h := range s.Hosts() {
+			if h.Name != leader {
+				s.Cut(h.Name, mesh.Calls)
+				break
+			}
+		}
+		for i := range 8 { // beyond the timeout of a call
+			s.create(fmt.Sprintf("web%d-%d", round, i))
+			time.Sleep(4 * time.Second)
+		}
+		s.Heal()
+		s.awaitAgreement(settled)
+	}
 }
 
 func aLinkIsCutOneWay(s story) {

@@ -156,6 +156,11 @@ func (a *agent) admits(other *Host) error {
 	return hosts.Admit(other.node)
 }
 
+// asMember returns the agent as package membership knows it.
+func (a *agent) asMember() *membership.Member {
+	return membership.FromParts(membership.Config{Name: a.host.Name}, membership.Options{Logger: a.log}, a.peers, a.gossip, a.store, a.witness)
+}
+
 // isMember reports whether the host has a copy of the state and runs its loops.
 func (a *agent) isMember() bool {
 	select {

@@ -197,6 +197,16 @@ func (m *Mesh) Replicas(ctx context.Context) []string {
 	return nil
 }
 
+// Leader returns the name of the host whose replica leads; empty if none does.
+func (m *Mesh) Leader() string {
+	for _, h := range m.members() {
+		if h.running().store.IsLeader() {
+			return h.Name
+		}
+	}
+	return ""
+}
+
 // Close kills every agent and waits for all.
 func (m *Mesh) Close() {
 	m.Heal()
