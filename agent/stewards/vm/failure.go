@@ -16,6 +16,11 @@ import (
 // machine by itself. It returns when the count is to be cleared; zero for never.
 func noteFailures(t *turn, backoffMin, backoffMax time.Duration) (again time.Duration) {
 	last := t.vm.Status.StartFailure
+	if latest := t.now.Add(backoffMax); last != nil && last.RetryAfterTimestamp != nil && last.RetryAfterTimestamp.After(latest) {
+		// Another steward's clock was ahead, or this one's was set back.
+		retry := metav1.NewTime(latest.Truncate(time.Second))
+		last.RetryAfterTimestamp = &retry
+	}
 	switch {
 	case t.was != nil && !machine.EndedWithHost(t.was) && (failedEarly(t.was) || endedSoon(t.vm, t.was, backoffMax)):
 		noteStartFailure(t.vm, t.was, t.now, backoffMin, backoffMax)

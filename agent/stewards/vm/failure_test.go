@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	machine "virtmesh/agent/vmi"
@@ -103,4 +104,24 @@ func TestLossOfAHostIsNoCrash(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A steward whose clock was a day ahead does not keep a machine from starting for a day.
+func TestAClockThatJumpedDelaysNoStartForLong(t *testing.T) {
+	run(t, func(b *bench) {
+		b.create(kubevirtv1.RunStrategyAlways)
+		b.phase(kubevirtv1.Failed)
+		b.edit(func(vm *kubevirtv1.VirtualMachine) {
+			late := metav1.NewTime(time.Now().Add(24 * time.Hour).Truncate(time.Second))
+			vm.Status.StartFailure.RetryAfterTimestamp = &late
+		})
+		time.Sleep(time.Minute)
+		if b.vmi() != nil {
+			b.Fatal("started without a pause")
+		}
+		time.Sleep(5 * time.Minute)
+		if b.vmi() == nil {
+			b.Errorf("not started after the longest pause: %+v", b.vm().Status.StartFailure)
+		}
+	})
 }
