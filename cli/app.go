@@ -55,6 +55,7 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 // joined makes of an aggregate, which the library for manifests returns and whose parts
 // errors.As does not see, errors that it sees.
 func joined(err error) error {
+	//nolint:errorlint // what is wrapped around an aggregate must not get lost
 	aggregate, ok := err.(utilerrors.Aggregate)
 	switch {
 	case !ok:

@@ -3,6 +3,7 @@ package cli
 import (
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -53,7 +54,7 @@ func TestCommandsSayAtOnceThatThereIsNoLeader(t *testing.T) {
 		t.Run(command, func(t *testing.T) {
 			t.Parallel()
 			connection, requests := serveLeaderless(t)
-			args := append(connection, strings.Fields(command)...)
+			args := slices.Concat(connection, strings.Fields(command))
 			if !strings.Contains(command, "--wait") {
 				args = append(args, "--timeout", limit.String())
 			}

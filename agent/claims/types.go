@@ -130,13 +130,12 @@ type Migration struct {
 }
 
 // Store keys.
-func instanceKey(uid types.UID) string           { return instancePrefix + string(uid) }
-func hostKey(host string, uid types.UID) string  { return hostPrefix + host + "/" + string(uid) }
-func epochKey(namespace, name string) string     { return epochPrefix + namespace + "/" + name }
-func capacityKey(host string) string             { return capacityPrefix + host }
-func volumeKey(namespace, claim string) string   { return volumePrefix + namespace + "/" + claim }
-func migrationKey(uid types.UID) string          { return migrationPrefix + string(uid) }
-func hostEntries(host string) (keyPrefix string) { return hostPrefix + host + "/" }
+func instanceKey(uid types.UID) string          { return instancePrefix + string(uid) }
+func hostKey(host string, uid types.UID) string { return hostPrefix + host + "/" + string(uid) }
+func epochKey(namespace, name string) string    { return epochPrefix + namespace + "/" + name }
+func capacityKey(host string) string            { return capacityPrefix + host }
+func volumeKey(namespace, claim string) string  { return volumePrefix + namespace + "/" + claim }
+func migrationKey(uid types.UID) string         { return migrationPrefix + string(uid) }
 
 // decodeValue reads the JSON value of a record.
 func decodeValue[T any](rec raftstore.Record) (T, error) {

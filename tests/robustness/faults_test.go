@@ -86,10 +86,10 @@ func aMachineRuns(s story) {
 	s.expectRest(half)
 }
 
-// varying calls make with a number that differs at each call.
-func varying[T any](make func(n int) T) func() T {
+// varying calls build with a number that differs at each call.
+func varying[T any](build func(n int) T) func() T {
 	n := 0
-	return func() T { n++; return make(n) }
+	return func() T { n++; return build(n) }
 }
 
 func noHostTakesIt(s story) {

@@ -95,12 +95,12 @@ func (l *links) setOff(name string, off bool) {
 	l.apply()
 }
 
-// set cuts or mends what from sends to to.
-func (l *links) set(from, to string, cut bool, traffic ...Traffic) {
+// cutLink cuts what from sends to to.
+func (l *links) cutLink(from, to string, traffic ...Traffic) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, kind := range traffic {
-		l.cut[kind][[2]string{from, to}] = cut
+		l.cut[kind][[2]string{from, to}] = true
 	}
 	l.apply()
 }
@@ -143,8 +143,8 @@ func (l *links) reach(a, b *Host) bool {
 func (m *Mesh) Cut(name string, traffic ...Traffic) {
 	for _, other := range m.names {
 		if other != name {
-			m.links.set(name, other, true, traffic...)
-			m.links.set(other, name, true, traffic...)
+			m.links.cutLink(name, other, traffic...)
+			m.links.cutLink(other, name, traffic...)
 		}
 	}
 }
@@ -154,7 +154,7 @@ func (m *Mesh) CutOneWay(from, to string, traffic ...Traffic) {
 	if from == to {
 		return
 	}
-	m.links.set(from, to, true, traffic...)
+	m.links.cutLink(from, to, traffic...)
 }
 
 // Split cuts the links between hosts of different groups. A host that is in no group
@@ -165,7 +165,7 @@ func (m *Mesh) Split(groups [][]string, traffic ...Traffic) {
 			for _, a := range group {
 				for _, b := range other {
 					if i != j {
-						m.links.set(a, b, true, traffic...)
+						m.links.cutLink(a, b, traffic...)
 					}
 				}
 			}
