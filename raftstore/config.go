@@ -52,6 +52,10 @@ type Config struct {
 	// nil, a replica's health is judged by Raft's contact with it alone.
 	Members func() []MemberHealth
 
+	// BootTime reads the clock of leases, see RenewLease. It must go on while the host is
+	// suspended, and nobody may set it. Only its differences count.
+	BootTime func() time.Duration
+
 	// Timing holds the timeouts of the group, Limits the bounds on memory and
 	// entries, Voters the choice of voters.
 	Timing Timing
@@ -126,6 +130,7 @@ type VoterPolicy struct {
 // DefaultConfig returns a Config that needs NodeID, Addr, DataDir, Raft and RPC.
 func DefaultConfig() Config {
 	return Config{
+		BootTime: BootTime,
 		Timing: Timing{
 			Heartbeat:     1500 * time.Millisecond,
 			Dial:          3 * time.Second,
@@ -170,6 +175,7 @@ func (c *Config) Validate() error {
 	check(c.Addr != "", "Addr is empty")
 	check(c.Raft != nil, "Raft stream layer is missing")
 	check(c.RPC != nil, "RPC stream layer is missing")
+	check(c.BootTime != nil, "BootTime is missing")
 	check(c.Logger != nil, "Logger is missing")
 	errs = append(errs, c.Timing.validate()...)
 	errs = append(errs, c.Limits.validate()...)

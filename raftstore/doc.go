@@ -25,9 +25,12 @@
 //     ErrSlowWatcher.
 //   - Snapshots never stop writes: state is shared copy-on-write.
 //
-// The package does not interpret the objects stored in it, has no leases or
-// expiry, and keeps only a bounded window of recent events. It does not
-// authenticate peers: the StreamLayers given to it do.
+// A host can hold a Lease, renewed at the leader without a log entry. When the lease
+// has run out, a Fence records that, and the host gets none again before it boots.
+//
+// The package does not interpret the objects stored in it, lets none of them expire,
+// and keeps only a bounded window of recent events. It does not authenticate peers:
+// the StreamLayers given to it do. Keys below /leases/ are its own.
 //
 // Record values and everything else that a Store returns are shared with the
 // store. Callers must not change them.

@@ -40,6 +40,9 @@ const (
 	opSilences      // for how long each host has not answered the leader
 	opDigest        // the digest of the replica's state at a log index
 	opPublishDigest // not answered
+	opRenewLease
+	opFence
+	opLeases
 )
 
 type status uint8

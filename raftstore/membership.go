@@ -271,38 +271,8 @@ func (s *Store) servers() ([]raft.Server, error) {
 	return f.Configuration().Servers, nil
 }
 
-// requestAtLeader sends a request to the leader, or serves it if this replica leads.
-// It retries until ctx ends. The request must be safe to repeat.
-func (s *Store) requestAtLeader(ctx context.Context, op opcode, payload []byte) ([]byte, error) {
-	for n := 0; ; n++ {
-		changed := s.leaderChange.wait()
-		answer, err := s.tryAtLeader(ctx, op, payload)
-		if err == nil {
-			return answer, nil
-		}
-		if isPermanent(err) || !(errors.Is(err, errNotLeader) || errors.Is(err, errUnsettled)) {
-			return nil, err
-		}
-		if werr := s.pauseBeforeRetry(ctx, n, changed); werr != nil {
-			return nil, fmt.Errorf("%w: %w: last attempt: %w", ErrNoLeader, werr, err)
-		}
-	}
-}
-
-func (s *Store) tryAtLeader(ctx context.Context, op opcode, payload []byte) ([]byte, error) {
-	addr, id := s.raft.LeaderWithID()
-	switch id {
-	case "":
-		return nil, errNotLeader
-	case s.id:
-		return s.serveLeaderRequest(op, payload)
-	default:
-		return s.peers.call(ctx, string(addr), op, payload)
-	}
-}
-
 // serveLeaderRequest carries out a request that only a leader can carry out.
-func (s *Store) serveLeaderRequest(op opcode, payload []byte) ([]byte, error) {
+func (s *Store) serveLeaderRequest(ctx context.Context, op opcode, payload []byte) ([]byte, error) {
 	if !s.IsLeader() {
 		return nil, errNotLeader
 	}
@@ -315,6 +285,8 @@ func (s *Store) serveLeaderRequest(op opcode, payload []byte) ([]byte, error) {
 			return nil, leaderError(err)
 		}
 		return json.Marshal(silences)
+	case opRenewLease, opFence, opLeases:
+		return s.serveLeases(ctx, op, payload)
 	case opAddReplica, opRemoveReplica:
 	default:
 		return nil, fmt.Errorf("%w: request %d", ErrInvalidTxn, op)

@@ -194,6 +194,6 @@ func (s *Store) serveRequest(op opcode, payload []byte) ([]byte, error) {
 	case opJoin:
 		return s.requestAtLeader(ctx, opAddReplica, payload)
 	default:
-		return s.serveLeaderRequest(op, payload)
+		return s.serveLeaderRequest(ctx, op, payload)
 	}
 }

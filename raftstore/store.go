@@ -35,6 +35,7 @@ type Store struct {
 	served    *readIndexer // for reads that other replicas ask for; never forwarded
 	peers     *peers
 	autopilot *autopilotState
+	leases    *leases
 
 	toAnnounce *latest[announcement]    // applied here, to be sent to the others by a leader
 	announced  *latest[announcement]    // received from the leader
@@ -85,6 +86,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		toAnnounce:  newLatest[announcement](),
 		announced:   newLatest[announcement](),
 		published:   newLatest[publishedDigest](),
+		leases:      newLeases(),
 	}
 	s.failure.failed = make(chan struct{})
 	s.history.slow = s.metrics.slowWatchers.Inc

@@ -44,6 +44,8 @@ func Config(n *Network, id string, options ...Option) raftstore.Config {
 	cfg.Voters.Update = 50 * time.Millisecond
 	cfg.Voters.Reconcile = 100 * time.Millisecond
 	cfg.Logger = slog.New(slog.DiscardHandler)
+	start := time.Now()
+	cfg.BootTime = func() time.Duration { return time.Since(start) }
 	cfg.Raft = n.Listen("raft", cfg.Addr)
 	cfg.RPC = n.Listen("rpc", cfg.Addr)
 	for _, o := range options {
