@@ -35,6 +35,7 @@ var scenarios = []struct {
 	{"a host dies and returns: stewards: a host acts on deaths that two witnesses report", 3, nil, aHostDiesAndReturns},
 	{"half the hosts die and return: stewards: a host acts on deaths that two witnesses report", 4, nil, halfTheHostsDie},
 	{"a removed host comes back: membership: who gossips is a host only if the mesh has its record", 4, nil, aRemovedHostComesBack},
+	{"a removed host was only cut off: membership: who gossips is a host only if the mesh has its record", 4, nil, aRemovedHostWasCutOff},
 	{"a live host is not removed: membership: a host is removed only if two witnesses hear nothing of it", 3, nil, aLiveHostIsNotRemoved},
 	{"a follower falls silent under load: raftstore: a follower that fell silent gets its entries again", 3, nil, aFollowerFallsSilent},
 	{"a link is cut one way", 3, nil, aLinkIsCutOneWay},
@@ -254,6 +255,26 @@ func aRemovedHostComesBack(s story) {
 	}
 	if now := s.Replicas(s.t.Context()); !slices.Equal(now, []string{"host1", "host2", "host3"}) {
 		s.t.Errorf("the replicas are %v", now)
+	}
+}
+
+func aRemovedHostWasCutOff(s story) {
+	s.Cut("host4", mesh.AllTraffic()...)
+	time.Sleep(time.Minute)
+	s.check(s.Remove(s.t.Context(), "host4"))
+	s.Heal()
+	if n := s.writesDuring(half); n > 60 { // its own attempts, which nobody takes, among them
+		s.t.Errorf("a removed host that gossips costs %d entries", n)
+	}
+	for i := range 8 { // each has another steward
+		s.create(fmt.Sprint("web", i))
+	}
+	for i := range 8 {
+		s.awaitPhase(fmt.Sprint("web", i), kubevirtv1.Running, settled)
+	}
+	s.awaitAgreement(settled)
+	if guests := s.Host("host4").Guests(); len(guests) > 0 || s.node("host4") != nil {
+		s.t.Errorf("a removed host has a Node, or guests: %v", guests)
 	}
 }
 

@@ -24,7 +24,7 @@ type Host struct {
 	mesh                   *Mesh
 	node                   identity.Node
 	address, gossipAddress string
-	founder                bool
+	founder, removed       bool
 	machine                *hypervisortest.Machine
 	eyes                   *hypervisortest.Fake // by which the mesh looks at the guests
 	book                   seedBook

@@ -126,11 +126,12 @@ func (m *Mesh) Hosts() []*Host {
 	return list
 }
 
-// members returns the hosts whose agent runs as a member.
+// members returns the hosts whose agent runs as a member. One that was removed is none,
+// even if its agent does not know it.
 func (m *Mesh) members() []*Host {
 	var list []*Host
 	for _, h := range m.Hosts() {
-		if a := h.running(); a != nil && a.isMember() {
+		if a := h.running(); a != nil && a.isMember() && !h.removed {
 			list = append(list, h)
 		}
 	}

@@ -33,6 +33,7 @@ func (h *Host) remove(ctx context.Context, other *Host) error {
 			return fmt.Errorf("remove %s: %s: %w", other.Name, step.Name, err)
 		}
 	}
+	other.removed = true
 	h.mesh.History.note(h.Name, "has removed %s", other.Name)
 	return nil
 }
