@@ -181,8 +181,8 @@ func (s *Store) askLeases(ctx context.Context, op opcode, r LeaseRequest, answer
 	return nil
 }
 
-// LeaseHeldError: the holder cannot be fenced yet, because its lease may still run. Find
-// it with errors.As.
+// LeaseHeldError says that the holder cannot be fenced yet, because its lease may still
+// run. Find it with errors.As.
 type LeaseHeldError struct {
 	LeaseHolder
 	// Left is how long that will be so if the lease is not renewed and the leader stays.

@@ -79,6 +79,9 @@ func startDaemon(t *testing.T) *daemon {
 		if err := in.Stop(ctx); err != nil {
 			t.Error(err)
 		}
+		// Guests outlive their daemon, also those of a test that has failed. Without one,
+		// pkill ends with an error.
+		_ = exec.Command("pkill", "-KILL", "-f", "qemu-system.*"+dir+"/").Run()
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
