@@ -39,11 +39,14 @@ type Volumes interface {
 	Owners() ([]hypervisor.Ref, error)
 }
 
-// Firmware keeps what the firmware of machines keeps between instances.
+// Firmware keeps what the firmware and the TPMs of machines keep between instances.
 type Firmware interface {
 	// Variables returns the path of the file for the variables of a machine's firmware,
 	// which with secure boot is another.
 	Variables(machine string, secureBoot bool) string
+	// TPMStarted records that the machine's TPM, which keeps its state, has run. It may be
+	// called again.
+	TPMStarted(ctx context.Context, machine string) error
 }
 
 // VolumeError is a failure to prepare a volume that the user can act on.

@@ -150,13 +150,19 @@ func TestADomainOfAnEarlierVersionStartsUnderItsMachinesUUID(t *testing.T) {
 func (w *world) keepingLife(name string, keeps bool) *kubevirtv1.VirtualMachineInstance {
 	w.t.Helper()
 	vmi := w.lifeOf(name)
+	w.keep(vmi, keeps)
+	w.reconcile(vmi)
+	return vmi
+}
+
+// keep says whether TPM and firmware of the instance keep their state.
+func (w *world) keep(vmi *kubevirtv1.VirtualMachineInstance, keeps bool) {
+	w.t.Helper()
 	w.change(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) {
 		no := false
 		vmi.Spec.Domain.Firmware = &kubevirtv1.Firmware{Bootloader: &kubevirtv1.Bootloader{EFI: &kubevirtv1.EFI{SecureBoot: &no, Persistent: &keeps}}}
 		vmi.Spec.Domain.Devices.TPM = &kubevirtv1.TPMDevice{Persistent: &keeps}
 	})
-	w.reconcile(vmi)
-	return vmi
 }
 
 // What TPM and firmware keep stays on the host however the instance ends, and is there
@@ -201,6 +207,47 @@ func TestKeptStateOutlivesTheInstance(t *testing.T) {
 		if after, _ := w.domain(w.keepingLife("web", true)); after.UUID != before.UUID || after.State != hypervisor.StateRunning {
 			t.Errorf("%s: the next instance runs as %+v, want the uuid %s", name, after, before.UUID)
 		}
+	}
+}
+
+// Wherever an agent dies, it is recorded that the TPM of a guest that runs has started,
+// and of no other guest.
+func TestAStartedTPMIsRecorded(t *testing.T) {
+	for death := 0; ; death++ {
+		w := newWorld(t)
+		w.config.Machine.EFI, w.config.Machine.TPM = true, true
+		w.restart()
+		w.keepingLife("other", false)
+		vmi := w.lifeOf("web")
+		w.keep(vmi, true)
+		taken := w.killBefore(death)
+		w.drive(vmi)
+		if len(w.firmware.started) != 1 || !w.firmware.started[domain.Machine(vmi)] {
+			t.Errorf("killed before step %d: recorded are %v, want %s", death, w.firmware.started, domain.Machine(vmi))
+		}
+		if *taken <= death {
+			return
+		}
+	}
+}
+
+// A record that cannot be written does not hide that the guest runs, and is tried again.
+func TestTheRecordOfATPMIsTriedAgain(t *testing.T) {
+	w := newWorld(t)
+	w.config.Machine.EFI, w.config.Machine.TPM = true, true
+	w.restart()
+	w.firmware.full = errors.New("no space left on device")
+	vmi := w.keepingLife("web", true)
+	if got := w.get(vmi); got.Status.Phase != kubevirtv1.Running {
+		t.Errorf("the instance is %s", got.Status.Phase)
+	}
+	if again := w.reconcile(vmi).RequeueAfter; again == 0 || again > recordTPMInterval {
+		t.Errorf("it is tried again after %v", again)
+	}
+	w.firmware.full = nil
+	w.reconcile(vmi)
+	if !w.firmware.started[domain.Machine(vmi)] {
+		t.Error("it is not recorded")
 	}
 }
 

@@ -8,12 +8,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/hypervisor"
 	machine "virtmesh/agent/vmi"
 )
 
 // reasonNotRunning is the reason of condition Ready while the guest's CPUs do not run.
 const reasonNotRunning = kubevirtv1.GuestNotRunningReason
+
+// recordTPMInterval is the time until the next attempt to record that a TPM has run.
+const recordTPMInterval = time.Minute
 
 // report writes the status of an instance whose guest exists. It writes nothing when
 // nothing changed. The events of a start, warnings among them, go in the same
@@ -28,7 +32,7 @@ func (e *Executor) report(ctx context.Context, r *run) error {
 	e.describeMachine(ctx, updated, r)
 	wait := e.describeState(updated, r)
 	updated.Status.Interfaces = e.Network.Interfaces(vmi)
-	r.result.RequeueAfter = sooner(wait, e.describeAgent(vmi, updated, r))
+	r.result.RequeueAfter = sooner(sooner(wait, e.recordTPM(ctx, r)), e.describeAgent(vmi, updated, r))
 	tx := e.holding(r)
 	tx.Update(vmi, updated)
 	if tx.Empty() {
@@ -44,6 +48,21 @@ func (e *Executor) report(ctx context.Context, r *run) error {
 		return fmt.Errorf("report %s: %w", r.ref, err)
 	}
 	return nil
+}
+
+// recordTPM records that the guest's TPM has run, if it keeps its state. That happens at
+// every report and not at the start, so that an agent that died right after the start
+// makes up for it. A failure does not hide the guest's status: recordTPM returns the time
+// until the next attempt, zero for never.
+func (e *Executor) recordTPM(ctx context.Context, r *run) time.Duration {
+	if !r.domain.Owner.KeepTPM || !r.active() {
+		return 0
+	}
+	if err := e.Firmware.TPMStarted(ctx, domain.Machine(r.instance)); err != nil {
+		e.Logger.Warn("a loss of the state of a guest's TPM would go unnoticed", "instance", r.ref.String(), "err", err)
+		return recordTPMInterval
+	}
+	return 0
 }
 
 // sooner returns the shorter of two times to wait, where zero means for ever.

@@ -155,9 +155,22 @@ func (n *fakeNetwork) Release(ref hypervisor.Ref) error {
 }
 
 // keptFirmware is the folder of what machines keep.
-type keptFirmware string
+type keptFirmware struct {
+	dir string
+	// started are the machines whose TPM is known to have run, and full why no more can
+	// be recorded.
+	started map[string]bool
+	full    error
+}
 
-func (dir keptFirmware) Variables(machine string, _ bool) string { return string(dir) + "/" + machine }
+func (f *keptFirmware) Variables(machine string, _ bool) string { return f.dir + "/" + machine }
+
+func (f *keptFirmware) TPMStarted(_ context.Context, machine string) error {
+	if f.full == nil {
+		f.started[machine] = true
+	}
+	return f.full
+}
 
 // claimKey is where the instance's claim is kept.
 func claimKey(vmi *kubevirtv1.VirtualMachineInstance) string {
@@ -192,6 +205,7 @@ type world struct {
 	hv       *hypervisortest.Fake
 	volumes  *fakeVolumes
 	network  *fakeNetwork
+	firmware *keptFirmware
 	config   Config
 	executor *Executor
 	// passed is how far the executor's clock is ahead.
@@ -200,7 +214,8 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, store: &unreadable{Store: objectstest.New(claims.Rules()...)}, hv: hypervisortest.NewFake(), volumes: &fakeVolumes{}, network: &fakeNetwork{}}
+	w := &world{t: t, store: &unreadable{Store: objectstest.New(claims.Rules()...)}, hv: hypervisortest.NewFake(), volumes: &fakeVolumes{}, network: &fakeNetwork{},
+		firmware: &keptFirmware{dir: "/kept", started: map[string]bool{}}}
 	t.Cleanup(func() { _ = w.hv.Close() })
 	quiet := slog.New(slog.DiscardHandler)
 	cacheConfig := objects.DefaultCacheConfig()
@@ -224,7 +239,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.config = Config{
-		Host: thisHost, Store: w.store, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network, Firmware: keptFirmware("/kept"),
+		Host: thisHost, Store: w.store, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network, Firmware: w.firmware,
 		Events: events, Machine: domain.HostInfo{KVM: true, Arch: "x86_64"},
 		LogDir: t.TempDir(), Logger: quiet, RuntimeUser: testUser,
 	}

@@ -5,10 +5,12 @@
 // the firmware and a file that names the PersistentVolumeClaim for which they are kept.
 // The state of a TPM is where the hypervisor keeps it, under a UUID that follows from
 // that of the machine. The folder is there as long as the claim is, so a claim whose
-// folder is missing shows that its state is lost.
+// folder is missing shows that its state is lost. Once the TPM has run, the folder says
+// so, and a TPM whose state is missing then is lost too.
 package firmware
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,16 +28,20 @@ import (
 const (
 	// variablesFile and secureFile are the files in a machine's folder with the variables
 	// of its firmware without and with secure boot, claimFile is that with the UID of the
-	// claim.
+	// claim. tpmFile is there once the machine's TPM has run, with the UID of the claim
+	// that it ran for: the next claim stands for whatever is here when it is made.
 	variablesFile = "variables.fd"
 	secureFile    = "secure-variables.fd"
 	claimFile     = "claim"
+	tpmFile       = "tpm"
 )
 
 // TPMs is the part of a hypervisor that this package uses.
 type TPMs interface {
 	// RemoveTPM removes the state that the TPM of the domain with that UUID has left.
 	RemoveTPM(ctx context.Context, uuid string) error
+	// HasTPM reports whether there is such state.
+	HasTPM(ctx context.Context, uuid string) (bool, error)
 }
 
 // Store is the folder of all machines of this host that keep state. Its methods may be
@@ -114,6 +120,58 @@ func (s *Store) KeptFor(claim types.UID) (machine string, err error) {
 	return "", nil
 }
 
+// TPMStarted records that the TPM of the machine has run, so that LostTPM finds out when
+// its state is gone. It may be called again. It fails if the TPM has left no state where
+// it would be looked for: later that would be taken for a loss.
+//
+// The record is made after the start, because before it nobody can tell a TPM that has
+// not run from one whose state is gone. If the agent ends in between, the caller calls
+// TPMStarted when it finds the guest, or after the next start.
+func (s *Store) TPMStarted(ctx context.Context, machine string) error {
+	ran, claim, err := s.tpmRan(machine)
+	if ran || err != nil {
+		return err
+	}
+	has, err := s.tpms.HasTPM(ctx, domain.TPMUUID(machine))
+	if err == nil && !has {
+		err = fmt.Errorf("the hypervisor keeps no state with the uuid %s", domain.TPMUUID(machine))
+	}
+	if err == nil {
+		err = durable.WriteFile(filepath.Join(s.dir, machine, tpmFile), claim, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("record that the TPM of machine %s has run: %w", machine, err)
+	}
+	return nil
+}
+
+// LostTPM reports whether the TPM of the machine has run for its claim and its state is
+// gone. A start would then make a new TPM in its place.
+func (s *Store) LostTPM(ctx context.Context, machine string) (bool, error) {
+	ran, _, err := s.tpmRan(machine)
+	if !ran || err != nil {
+		return false, err
+	}
+	has, err := s.tpms.HasTPM(ctx, domain.TPMUUID(machine))
+	if err != nil {
+		return false, fmt.Errorf("look for the TPM of machine %s: %w", machine, err)
+	}
+	return !has, nil
+}
+
+// tpmRan reads whether the machine's TPM has run for the claim that the state is kept for.
+func (s *Store) tpmRan(machine string) (ran bool, claim []byte, err error) {
+	claim, err = os.ReadFile(filepath.Join(s.dir, machine, claimFile))
+	if err != nil {
+		return false, nil, fmt.Errorf("read what is kept for machine %s: %w", machine, err)
+	}
+	of, err := os.ReadFile(filepath.Join(s.dir, machine, tpmFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, nil, fmt.Errorf("read what is kept for machine %s: %w", machine, err)
+	}
+	return err == nil && bytes.Equal(of, claim), claim, nil
+}
+
 // Remove removes the state that is kept for the claim with that UID, if there is any. It
 // fails while the domain of the machine is defined.
 func (s *Store) Remove(ctx context.Context, claim types.UID) error {
@@ -126,7 +184,8 @@ func (s *Store) Remove(ctx context.Context, claim types.UID) error {
 	}
 	// The file that names the claim goes last: without it the rest would not be found.
 	folder := filepath.Join(s.dir, machine)
-	for _, path := range []string{s.Variables(machine, false), s.Variables(machine, true), filepath.Join(folder, claimFile), folder} {
+	for _, path := range []string{s.Variables(machine, false), s.Variables(machine, true),
+		filepath.Join(folder, tpmFile), filepath.Join(folder, claimFile), folder} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove the state of machine %s: %w", machine, err)
 		}

@@ -20,9 +20,11 @@ const (
 	ofNeighbours types.UID = "0f7d8a1e-0000-4000-8000-0000000000c2"
 )
 
-// tpms remembers whose state was removed, unless it fails.
+// tpms remembers whose state was removed, unless it fails. there is the state that it
+// has, by UUID.
 type tpms struct {
 	removed []string
+	there   map[string]bool
 	fail    error
 }
 
@@ -31,12 +33,15 @@ func (t *tpms) RemoveTPM(_ context.Context, uuid string) error {
 		return t.fail
 	}
 	t.removed = append(t.removed, uuid)
+	delete(t.there, uuid)
 	return nil
 }
 
+func (t *tpms) HasTPM(_ context.Context, uuid string) (bool, error) { return t.there[uuid], t.fail }
+
 func open(t *testing.T) (*Store, *tpms) {
 	t.Helper()
-	tpms := &tpms{}
+	tpms := &tpms{there: map[string]bool{}}
 	s, err := Open(filepath.Join(t.TempDir(), "machines"), tpms)
 	if err != nil {
 		t.Fatal(err)
@@ -110,6 +115,69 @@ func TestStateStaysForTheNextClaim(t *testing.T) {
 	if text, err := os.ReadFile(s.Variables(machine, true)); err != nil || string(text) != "boot order" {
 		t.Errorf("the variables are %q, %v", text, err)
 	}
+}
+
+func (s *Store) expectLost(t *testing.T, when string, want bool) {
+	t.Helper()
+	if lost, err := s.LostTPM(t.Context(), machine); err != nil || lost != want {
+		t.Errorf("%s: the TPM is lost: %v, %v, want %v", when, lost, err, want)
+	}
+}
+
+// Only a TPM that has run can be lost, and the record of that goes with the claim.
+func TestALostTPMIsFound(t *testing.T) {
+	s, tpms := open(t)
+	uuid := domain.TPMUUID(machine)
+	keep(t, s, machine, claim)
+	s.expectLost(t, "before the first start", false)
+	if err := s.TPMStarted(t.Context(), machine); err == nil {
+		t.Error("a TPM whose state nobody finds is recorded, and would be taken for lost")
+	}
+	s.expectLost(t, "after a start that left nothing", false)
+	tpms.there[uuid] = true
+	for range 2 {
+		if err := s.TPMStarted(t.Context(), machine); err != nil {
+			t.Fatal(err)
+		}
+		s.expectLost(t, "after the start", false)
+	}
+	again, err := Open(s.dir, tpms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(tpms.there, uuid)
+	again.expectLost(t, "without its state", true)
+	tpms.fail = errors.New("the disk cannot be read")
+	if _, err := s.LostTPM(t.Context(), machine); !errors.Is(err, tpms.fail) {
+		t.Errorf("error %v", err)
+	}
+	tpms.fail = nil
+	if err := s.Remove(t.Context(), claim); err != nil {
+		t.Fatal(err)
+	}
+	keep(t, s, machine, claim)
+	s.expectLost(t, "after the claim was deleted", false)
+}
+
+// A claim that was made again after its predecessor was removed by force begins with what
+// is there.
+func TestANewClaimDoesNotMissTheTPMOfTheOneBefore(t *testing.T) {
+	s, tpms := open(t)
+	uuid := domain.TPMUUID(machine)
+	keep(t, s, machine, claim)
+	tpms.there[uuid] = true
+	if err := s.TPMStarted(t.Context(), machine); err != nil {
+		t.Fatal(err)
+	}
+	delete(tpms.there, uuid)
+	keep(t, s, machine, "next")
+	s.expectLost(t, "with a new claim", false)
+	tpms.there[uuid] = true
+	if err := s.TPMStarted(t.Context(), machine); err != nil {
+		t.Fatal(err)
+	}
+	delete(tpms.there, uuid)
+	s.expectLost(t, "after a start for the new claim", true)
 }
 
 // A power failure may leave a folder without the name of its claim.

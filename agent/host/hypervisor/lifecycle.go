@@ -33,6 +33,9 @@ type Lifecycle interface {
 	// was undefined with UndefineOptions.KeepTPM. It fails with ErrConflict while a
 	// domain has the UUID, and succeeds if there is no such state.
 	RemoveTPM(ctx context.Context, uuid string) error
+	// HasTPM reports whether there is state of a TPM for a domain with that UUID. If there
+	// is none, the next start of such a domain makes a TPM that knows nothing.
+	HasTPM(ctx context.Context, uuid string) (bool, error)
 	// Suspend stops the guest's CPUs; Resume starts them again.
 	Suspend(ctx context.Context, ref Ref) error
 	Resume(ctx context.Context, ref Ref) error

@@ -25,6 +25,8 @@ type States interface {
 	// KeptFor returns the machine whose state is kept here for the claim; empty if
 	// there is none.
 	KeptFor(claim types.UID) (machine string, err error)
+	// LostTPM reports whether the machine's TPM has run for its claim and its state is gone.
+	LostTPM(ctx context.Context, machine string) (bool, error)
 	// Remove removes what is kept for the claim. It fails with hypervisor.ErrConflict
 	// while the domain of the machine is defined.
 	Remove(ctx context.Context, claim types.UID) error
@@ -67,6 +69,14 @@ func (p *Provisioner) holdStateFor(ctx context.Context, vmi *kubevirtv1.VirtualM
 			"no new one is made in its place: delete the claim to start without the state", claim.Name, p.Host)
 	case kept != "" && kept != owner:
 		return fmt.Errorf("claim %s stands for the state of TPM and firmware of another machine; delete the claim, and the state with it, to start without it", claim.Name)
+	}
+	if bound && machine.KeepsTPM(&vmi.Spec) {
+		if lost, err := p.States.LostTPM(ctx, owner); err != nil {
+			return err
+		} else if lost {
+			return fmt.Errorf("claim %s is bound, but host %s has lost the state of the TPM that it stands for; "+
+				"no new one is made in its place: put the state back, or delete the claim to start without it", claim.Name, p.Host)
+		}
 	}
 	taken := claim.DeepCopy()
 	p.recordState(taken)

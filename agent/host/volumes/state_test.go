@@ -21,11 +21,13 @@ import (
 // states is what one host keeps: machines by the UID of their claim.
 type states struct {
 	kept map[types.UID]string
+	// lost are the machines whose TPM has run and left nothing.
+	lost map[string]bool
 	// fail is why nothing can be removed.
 	fail error
 }
 
-func newStates() *states { return &states{kept: map[types.UID]string{}} }
+func newStates() *states { return &states{kept: map[types.UID]string{}, lost: map[string]bool{}} }
 
 func (s *states) Keep(machine string, claim types.UID) error {
 	s.kept[claim] = machine
@@ -33,6 +35,10 @@ func (s *states) Keep(machine string, claim types.UID) error {
 }
 
 func (s *states) KeptFor(claim types.UID) (string, error) { return s.kept[claim], nil }
+
+func (s *states) LostTPM(_ context.Context, machine string) (bool, error) {
+	return s.lost[machine], nil
+}
 
 func (s *states) Remove(_ context.Context, claim types.UID) error {
 	if s.fail == nil {
@@ -56,6 +62,12 @@ func keeper(machine types.UID) *kubevirtv1.VirtualMachineInstance {
 // next ends the instance and creates one of the machine with that UID.
 func (w *world) next(vmi *kubevirtv1.VirtualMachineInstance, machine types.UID) *kubevirtv1.VirtualMachineInstance {
 	w.t.Helper()
+	return w.nextAs(vmi, machine, func(*kubevirtv1.VirtualMachineInstance) {})
+}
+
+// nextAs is next with a changed specification.
+func (w *world) nextAs(vmi *kubevirtv1.VirtualMachineInstance, machine types.UID, edit func(*kubevirtv1.VirtualMachineInstance)) *kubevirtv1.VirtualMachineInstance {
+	w.t.Helper()
 	w.end(vmi)
 	ended, _ := w.claims.vmis.Get(objects.KeyOf(vmi))
 	w.Commit(func(tx *objects.Tx) { tx.Delete(ended, objects.DeleteOptions{}) })
@@ -66,6 +78,7 @@ func (w *world) next(vmi *kubevirtv1.VirtualMachineInstance, machine types.UID) 
 	w.Commit(func(tx *objects.Tx) { claims.Release(tx, claim) })
 	w.AwaitShown(func() bool { _, ok := w.claims.vmis.Get(objects.KeyOf(vmi)); return !ok })
 	created := keeper(machine)
+	edit(created)
 	w.Commit(func(tx *objects.Tx) { tx.Create(created) })
 	last, err := claims.GetEpoch(w.t.Context(), w.Store, objects.KeyOf(created), raftstore.ReadOptions{})
 	if err != nil {
@@ -120,12 +133,36 @@ func TestLostStateIsNotReplaced(t *testing.T) {
 	if got := w.refusal(second); !strings.Contains(got.Error(), "does not hold the state") || len(w.states.kept) != 0 {
 		t.Errorf("%v; kept %v", got, w.states.kept)
 	}
+	// The folder is back, without what the hypervisor kept.
+	w.states.kept[claim.UID], w.states.lost[kept] = kept, true
+	got := w.refusal(second)
+	for _, want := range []string{stateClaim, "host1 has lost the state of the TPM", "delete the claim"} {
+		if got.Volume != stateClaim || got.Reason != reasonVolume || !strings.Contains(got.Error(), want) {
+			t.Errorf("volume %s, reason %s: %v, want %q", got.Volume, got.Reason, got, want)
+		}
+	}
+	delete(w.states.lost, kept)
+	w.prepare(second)
 	// The claim of a machine that was deleted and made again stands for the first one's.
 	w.states.kept[claim.UID] = kept
 	third := w.next(second, "m2")
 	if got := w.refusal(third); !strings.Contains(got.Error(), "of another machine") || w.states.kept[claim.UID] != kept {
 		t.Errorf("%v; kept %v", got, w.states.kept)
 	}
+}
+
+// Firmware goes on without the TPM that its machine no longer keeps.
+func TestATPMThatIsNotKeptCannotBeLost(t *testing.T) {
+	w := newWorld(t)
+	claim := w.claim(stateClaim, "", nil)
+	first := w.create(keeper("m1"))
+	w.prepare(first)
+	w.states.lost[w.states.kept[claim.UID]] = true
+	yes := true
+	w.prepare(w.nextAs(first, "m1", func(vmi *kubevirtv1.VirtualMachineInstance) {
+		vmi.Spec.Domain.Devices.TPM = nil
+		vmi.Spec.Domain.Firmware = &kubevirtv1.Firmware{Bootloader: &kubevirtv1.Bootloader{EFI: &kubevirtv1.EFI{Persistent: &yes}}}
+	}))
 }
 
 // A claim that somebody has used for a volume says nothing about state.

@@ -160,3 +160,6 @@ var _ executor.Firmware = firmware{}
 
 // Variables implements executor.Firmware.
 func (firmware) Variables(string, bool) string { return "" }
+
+// TPMStarted implements executor.Firmware.
+func (firmware) TPMStarted(context.Context, string) error { return nil }

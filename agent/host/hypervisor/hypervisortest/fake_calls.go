@@ -232,6 +232,15 @@ func (f *Fake) RemoveTPM(ctx context.Context, uuid string) error {
 	return nil
 }
 
+// HasTPM implements hypervisor.Lifecycle.
+func (f *Fake) HasTPM(ctx context.Context, uuid string) (bool, error) {
+	if err := f.enter(ctx, "HasTPM"); err != nil {
+		return false, fmt.Errorf("HasTPM %s: %w", uuid, err)
+	}
+	defer f.machine.mu.Unlock()
+	return f.machine.tpm[uuid], nil
+}
+
 // Suspend implements hypervisor.Lifecycle.
 func (f *Fake) Suspend(ctx context.Context, ref hypervisor.Ref) error {
 	return f.on(ctx, "Suspend", ref, func(m *Machine, d *fakeDomain) error {

@@ -113,6 +113,10 @@ func testFirmwareState(t *testing.T, w *world) {
 		if nvram, tpm := w.harness.FirmwareState(t, w.owner); nvram != kept || tpm != kept {
 			t.Errorf("%s: variables there %v, TPM there %v, want %v", when, nvram, tpm, kept)
 		}
+		// The harness gives the domain the UID of its owner for a UUID.
+		if has, err := w.hv.HasTPM(w.ctx, w.owner.UID); err != nil || has != kept {
+			t.Errorf("%s: it says that the TPM's state is there: %v, %v, want %v", when, has, err, kept)
+		}
 	}
 	keep := hypervisor.StartOptions{KeepNVRAM: true, KeepTPM: true}
 	run := func() {
@@ -122,6 +126,7 @@ func testFirmwareState(t *testing.T, w *world) {
 		want("running", true)
 		w.must("destroy", w.hv.Destroy(w.ctx, w.owner.Ref))
 	}
+	want("before the first start", false)
 	run()
 	w.must("undefine", w.hv.Undefine(w.ctx, w.owner.Ref, hypervisor.UndefineOptions{KeepNVRAM: true, KeepTPM: true}))
 	want("undefined", true)

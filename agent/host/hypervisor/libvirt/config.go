@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"time"
 )
 
@@ -12,6 +13,8 @@ type Config struct {
 	// URI is the daemon's: qemu:///system, or qemu+unix:///system?socket=/path for
 	// another daemon.
 	URI string
+	// TPMDir is where the daemon keeps the state of TPMs. libvirt 9.0 does not tell.
+	TPMDir string
 	// ConnectTimeout bounds how long New waits for the first connection. The driver
 	// goes on trying afterwards.
 	ConnectTimeout time.Duration
@@ -37,6 +40,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		URI:            "qemu:///system",
+		TPMDir:         "/var/lib/libvirt/swtpm",
 		ConnectTimeout: 10 * time.Second,
 		RetryMin:       100 * time.Millisecond,
 		RetryMax:       5 * time.Second,
@@ -51,6 +55,9 @@ func (c Config) Validate() error {
 	var errs []error
 	if c.URI == "" {
 		errs = append(errs, errors.New("URI must be set"))
+	}
+	if !filepath.IsAbs(c.TPMDir) {
+		errs = append(errs, fmt.Errorf("TPMDir %q must be an absolute path", c.TPMDir))
 	}
 	for _, d := range []struct {
 		field string

@@ -13,6 +13,7 @@ func TestConfigNamesTheField(t *testing.T) {
 	}
 	for field, spoil := range map[string]func(*Config){
 		"URI":            func(c *Config) { c.URI = "" },
+		"TPMDir":         func(c *Config) { c.TPMDir = "swtpm" },
 		"ConnectTimeout": func(c *Config) { c.ConnectTimeout = 0 },
 		"RetryMin":       func(c *Config) { c.RetryMin = -time.Second },
 		"RetryMax":       func(c *Config) { c.RetryMax = c.RetryMin - 1 },

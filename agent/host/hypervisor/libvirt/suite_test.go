@@ -101,7 +101,7 @@ func randomUUID() string {
 func (d *daemon) open(t *testing.T) *Driver {
 	t.Helper()
 	cfg := DefaultConfig()
-	cfg.URI = d.URI
+	cfg.URI, cfg.TPMDir = d.URI, filepath.Join(d.cfg.Dir, "lib", "swtpm")
 	cfg.AgentTimeout = time.Second
 	cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	driver, err := New(t.Context(), cfg)

@@ -2,7 +2,11 @@ package libvirt
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 
 	"github.com/google/uuid"
 	"libvirt.org/go/libvirt"
@@ -13,13 +17,42 @@ import (
 
 // RemoveTPM implements hypervisor.Lifecycle.
 func (d *Driver) RemoveTPM(ctx context.Context, id string) error {
-	if parsed, err := uuid.Parse(id); err != nil || parsed.String() != id {
-		return fmt.Errorf("remove the state of a TPM: %w: %q is not a uuid", hypervisor.ErrInvalid, id)
+	if err := validateUUID(id); err != nil {
+		return fmt.Errorf("remove the state of a TPM: %w", err)
 	}
 	_, err := call(ctx, d, d.acts, "remove the state of TPM "+id, nil, func(conn *libvirt.Connect) (struct{}, error) {
 		return struct{}{}, removeTPM(conn, id)
 	})
 	return err
+}
+
+// validateUUID returns an error unless id is a UUID as libvirt writes it.
+func validateUUID(id string) error {
+	if parsed, err := uuid.Parse(id); err != nil || parsed.String() != id {
+		return fmt.Errorf("%w: %q is not a uuid", hypervisor.ErrInvalid, id)
+	}
+	return nil
+}
+
+// HasTPM implements hypervisor.Lifecycle. It looks for the file of swtpm, and not for the
+// directory that libvirt makes around it: in a directory without that file, swtpm begins
+// anew.
+func (d *Driver) HasTPM(ctx context.Context, id string) (bool, error) {
+	err := ctx.Err()
+	if err == nil {
+		err = validateUUID(id)
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for the state of a TPM: %w", err)
+	}
+	info, err := os.Stat(filepath.Join(d.cfg.TPMDir, id, "tpm2", "tpm2-00.permall"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for the state of TPM %s: %w", id, err)
+	}
+	return info.Size() > 0, nil
 }
 
 // removeTPM lets libvirt remove the state, because only libvirt knows where it is.
