@@ -318,7 +318,8 @@ func aLinkIsCutOneWay(s story) {
 		s.t.Errorf("while a link is cut, the mesh writes %d entries in half an hour", n)
 	}
 	s.create("late")
-	s.awaitPhase("late", kubevirtv1.Running, 2*time.Minute)
+	// Each attempt through the cut link ends by a timeout, and the next one waits longer.
+	s.awaitPhase("late", kubevirtv1.Running, 10*time.Minute)
 	s.Heal()
 	s.awaitAgreement(settled)
 	s.awaitReady("host1", "host2", "host3")
