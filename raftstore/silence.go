@@ -69,6 +69,14 @@ func (s *Store) Silences(ctx context.Context) (map[string]time.Duration, error) 
 	return all, nil
 }
 
+// HearsLeader reports whether the leader's entries reach this replica: it leads, or it
+// has heard from the leader within SilenceLimit. A link that is cut in one direction can
+// keep a replica from hearing the leader while all others hear its host.
+func (s *Store) HearsLeader() bool {
+	contact := s.lastContact()
+	return contact >= 0 && contact < s.SilenceLimit()
+}
+
 // SilenceLimit returns how long a host must be silent towards the leader before that
 // counts as a witness of its death.
 func (s *Store) SilenceLimit() time.Duration { return s.autopilot.silenceLimit() }

@@ -86,6 +86,11 @@ func TestSilences(t *testing.T) {
 				t.Errorf("status shows %s silent for %v", p.ID, p.Silence)
 			}
 		}
+		for _, s := range c.Live() {
+			if hears := s.HearsLeader(); hears != (s != c.Node(lost)) {
+				t.Errorf("%s hears the leader: %v", s.Status(t.Context()).NodeID, hears)
+			}
+		}
 		if err := leader.TransferLeadership(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -60,6 +60,9 @@ type Deps struct {
 	Recorder    *objects.Recorder
 	Stewardship *stewards.Stewardship
 	Mesh        Mesh
+	// HearsLeader reports whether this host learns of new claims, see
+	// raftstore.Store.HearsLeader.
+	HearsLeader func() bool
 	// Subnet is this host's part of the default guest network.
 	Subnet  netip.Prefix
 	Logger  *slog.Logger
@@ -105,7 +108,8 @@ func assembleHost(config Config, deps Deps, m machine) (_ *Host, err error) {
 	}()
 	h.onClose(func() { h.machine.hypervisor.Close() })
 	h.judge = &offer.Judge{
-		Host: deps.Self.Name, Allocatable: h.machine.allocatable, CPUModels: h.machine.capabilities.CPUModels, OnHost: deps.Claims.OnHost, Emulator: h.machine.info().Emulates(),
+		Host: deps.Self.Name, Allocatable: h.machine.allocatable, CPUModels: h.machine.capabilities.CPUModels,
+		Emulator: h.machine.info().Emulates(), OnHost: deps.Claims.OnHost, HearsLeader: deps.HearsLeader,
 	}
 	if err := h.openStorage(config, deps); err != nil {
 		return nil, err

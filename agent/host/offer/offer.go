@@ -33,6 +33,8 @@ type Judge struct {
 	// OnHost lists the claims on a host, as this host's copy of the store has
 	// them.
 	OnHost func(host string) []claims.Instance
+	// HearsLeader reports whether this host learns of new claims.
+	HearsLeader func() bool
 }
 
 // Free returns what is left for further guests after the claims on this host.
@@ -54,6 +56,9 @@ func (j *Judge) freeWithout(uid types.UID) machine.Resources {
 func (j *Judge) Offer(_ context.Context, r claims.OfferRequest) (claims.Offer, error) {
 	refuse := func(format string, args ...any) (claims.Offer, error) {
 		return claims.Offer{Reason: fmt.Sprintf(format, args...)}, nil
+	}
+	if !j.HearsLeader() {
+		return refuse("the host does not hear the leader, and would not learn of the claim")
 	}
 	if lacking := j.freeWithout(r.UID).Lacking(r.Resources); len(lacking) > 0 {
 		return refuse("Insufficient %s", strings.Join(lacking, ", "))

@@ -10,8 +10,10 @@ import (
 
 func TestOffer(t *testing.T) {
 	const mib = int64(1) << 20
+	hears := true
 	judge := &Judge{
-		Host: "h1", Allocatable: machine.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}, CPUModels: []string{"Haswell"},
+		HearsLeader: func() bool { return hears },
+		Host:        "h1", Allocatable: machine.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}, CPUModels: []string{"Haswell"},
 		Emulator: machine.Emulator{MachineTypes: []string{"q35"}, TPM: true},
 		OnHost: func(host string) []claims.Instance {
 			if host != "h1" {
@@ -41,13 +43,18 @@ func TestOffer(t *testing.T) {
 			}
 		})
 	}
+	// The claim would wait on a host that does not learn of it, while others could take it.
+	hears = false
+	if got, err := judge.Offer(t.Context(), claims.OfferRequest{UID: "b"}); err != nil || got.Accepted || !strings.Contains(got.Reason, "does not hear the leader") {
+		t.Errorf("a host that hears no leader: %+v, %v", got, err)
+	}
 	if free := judge.Free(); free.CPUMilli != 3000 || free.MemoryBytes != 32*mib {
 		t.Errorf("free is %+v", free)
 	}
 }
 
 func TestNobodyIsPromisedMoreThanTheMachineHas(t *testing.T) {
-	judge := &Judge{Allocatable: machine.Resources{MemoryBytes: 1 << 60}, OnHost: func(string) []claims.Instance { return nil }}
+	judge := &Judge{Allocatable: machine.Resources{MemoryBytes: 1 << 60}, OnHost: func(string) []claims.Instance { return nil }, HearsLeader: func() bool { return true }}
 	got, err := judge.Offer(t.Context(), claims.OfferRequest{Resources: machine.Resources{MemoryBytes: 1 << 59}})
 	if err != nil || got.Accepted || !strings.Contains(got.Reason, "really free") {
 		t.Errorf("got %+v, %v", got, err)
