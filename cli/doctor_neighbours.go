@@ -28,7 +28,7 @@ func neighbours() []struct {
 			return strings.Contains(answer, "Status: active") && !allowsGuests(answer)
 		}},
 		{"firewalld", []string{"firewall-cmd", "--state"}, func(ctx context.Context, answer string) bool {
-			zone := ask(ctx, "firewall-cmd", "--get-zone-of-interface="+network.PodBridge)
+			zone := runProgram(ctx, "firewall-cmd", "--get-zone-of-interface="+network.PodBridge)
 			return strings.Contains(answer, "running") && !strings.Contains(answer, "not running") && !strings.Contains(zone, "trusted")
 		}},
 		{"a FORWARD policy of DROP, as Docker sets it", []string{"iptables", "-S"}, func(_ context.Context, answer string) bool {
@@ -45,7 +45,7 @@ func checkNeighbours(ctx context.Context) finding {
 	const check = "other firewalls"
 	var found []string
 	for _, n := range neighbours() {
-		if n.matters(ctx, ask(ctx, n.act[0], n.act[1:]...)) {
+		if n.matters(ctx, runProgram(ctx, n.act[0], n.act[1:]...)) {
 			found = append(found, n.name)
 		}
 	}
@@ -56,8 +56,8 @@ func checkNeighbours(ctx context.Context) finding {
 		"they can cut off guests on " + network.PodBridge + " and other hosts: section \"Other firewalls\" of docs/install.md has the rules to add"}
 }
 
-// ask returns the standard output of a program, "" if it is missing or fails.
-func ask(ctx context.Context, program string, args ...string) string {
+// runProgram returns the standard output of a program, "" if it is missing or fails.
+func runProgram(ctx context.Context, program string, args ...string) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, program, args...).Output()

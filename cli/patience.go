@@ -100,7 +100,7 @@ func (t patientTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil || response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" {
 		return response, err
 	}
-	return response, t.judge(response, r, time.Since(began))
+	return response, t.judgeAnswer(response, r, time.Since(began))
 }
 
 // send sends a request. A read ends when the time is over and no answer has come; a
@@ -143,9 +143,9 @@ func (b endingBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// judge decides whether a request that the mesh could not answer may be repeated. An
+// judgeAnswer decides whether a request that the mesh could not answer may be repeated. An
 // attempt is made only if there is time for one that takes as long as the last.
-func (t patientTransport) judge(response *http.Response, r *http.Request, took time.Duration) error {
+func (t patientTransport) judgeAnswer(response *http.Response, r *http.Request, took time.Duration) error {
 	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	if err != nil {
 		return fmt.Errorf("read why the mesh cannot answer: %w", err)

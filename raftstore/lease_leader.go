@@ -54,8 +54,8 @@ func (l *leases) end(t *leaseTable) {
 	}
 }
 
-// set begins a reign, or none.
-func (l *leases) set(t *leaseTable) {
+// setTable begins a reign, or none.
+func (l *leases) setTable(t *leaseTable) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.table = t
@@ -113,7 +113,7 @@ func (s *Store) reign(ctx context.Context, ttl time.Duration) (*leaseTable, erro
 // beginReign records a reign. A leader that is ready has applied what earlier leaders
 // committed, so it knows their last record, and their fences.
 func (s *Store) beginReign(ctx context.Context, term uint64, ttl time.Duration) (*leaseTable, error) {
-	s.leases.set(nil) // what it does not know must have been received before began
+	s.leases.setTable(nil) // what it does not know must have been received before began
 	var before reignRecord
 	last, ok := s.history.current().tree.Get(&Record{Key: reignKey})
 	if !ok {
@@ -137,7 +137,7 @@ func (s *Store) beginReign(ctx context.Context, term uint64, ttl time.Duration) 
 		term: term, revision: result.Revision, longest: longest, began: s.cfg.BootTime(),
 		held: make(map[LeaseHolder]heldLease), fencing: make(map[LeaseHolder]int),
 	}
-	s.leases.set(t)
+	s.leases.setTable(t)
 	return t, nil
 }
 

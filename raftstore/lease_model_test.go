@@ -267,13 +267,13 @@ func runLeases(t *testing.T, plan leasePlan) []string {
 	for _, step := range plan.steps {
 		r.carryOut(t, step)
 	}
-	r.settle()
+	r.settleLeases()
 	return r.broken
 }
 
-// settle checks, when nothing fails any more, that hosts which renew hold leases, and that
+// settleLeases checks, when nothing fails any more, that hosts which renew hold leases, and that
 // hosts which do not are fenced.
-func (r *leaseRun) settle() {
+func (r *leaseRun) settleLeases() {
 	r.c.Net.Heal()
 	time.Sleep(time.Minute)
 	for i := range r.hosts {

@@ -133,7 +133,7 @@ func (r *Recorder) Event(o Object, eventType, reason, message string) {
 	}
 	if _, waiting := r.pending[key]; !waiting {
 		if len(r.order) >= r.cfg.Remember {
-			r.limits.drop(droppedByStore, 1) // the mesh has taken no writes for long
+			r.limits.countDropped(droppedByStore, 1) // the mesh has taken no writes for long
 			return
 		}
 		r.order = append(r.order, key)
@@ -189,7 +189,7 @@ func (r *Recorder) writePending(ctx context.Context) {
 			return
 		}
 		if _, err := tx.Commit(ctx, r.cfg.Store); err != nil {
-			r.limits.drop(droppedByStore, n)
+			r.limits.countDropped(droppedByStore, n)
 			r.cfg.Logger.Warn("dropping events that cannot be written", "events", n, "err", err)
 		}
 	}
@@ -199,7 +199,7 @@ func (r *Recorder) writePending(ctx context.Context) {
 // budget is used up. The caller holds r.mu.
 func (r *Recorder) nextEvent(o Object, eventType, reason, message string) (string, *corev1.Event) {
 	kind, err := KindOf(o)
-	if err != nil || !r.limits.take(string(o.GetUID())) {
+	if err != nil || !r.limits.takeEvent(string(o.GetUID())) {
 		return "", nil
 	}
 	ns := o.GetNamespace()

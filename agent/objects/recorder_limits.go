@@ -67,8 +67,8 @@ func newLimits(cfg RecorderConfig) (*limits, error) {
 	return l, cfg.Registerer.Register(l.dropped)
 }
 
-// take reports whether one more event about the object may be written now.
-func (l *limits) take(uid string) bool {
+// takeEvent reports whether one more event about the object may be written now.
+func (l *limits) takeEvent(uid string) bool {
 	object, ok := l.objects.Get(uid)
 	if !ok {
 		object = rate.NewLimiter(rate.Every(l.refill), l.burst)
@@ -76,17 +76,19 @@ func (l *limits) take(uid string) bool {
 	}
 	switch {
 	case object.Tokens() < 1:
-		l.drop(droppedForObject, 1)
+		l.countDropped(droppedForObject, 1)
 	case !l.host.Allow():
-		l.drop(droppedForHost, 1)
+		l.countDropped(droppedForHost, 1)
 	default:
 		return object.Allow()
 	}
 	return false
 }
 
-// drop counts n events that are not written.
-func (l *limits) drop(reason string, n int) { l.dropped.WithLabelValues(reason).Add(float64(n)) }
+// countDropped counts n events that are not written.
+func (l *limits) countDropped(reason string, n int) {
+	l.dropped.WithLabelValues(reason).Add(float64(n))
+}
 
 // combine returns the text by which the event is told from others with its reason, and
 // the text to write. group names object, type and reason.

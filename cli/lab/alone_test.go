@@ -76,7 +76,7 @@ func play(args []string) error {
 	case strings.HasPrefix(line, "kubeconfig"):
 		return playKubeconfig(args[2])
 	case args[0] == "get":
-		return get(args[1], os.Stdout)
+		return fetchURL(args[1], os.Stdout)
 	}
 	return fmt.Errorf("a lab does not start %q", line)
 }
@@ -129,8 +129,8 @@ func playKubeconfig(name string) error {
 	return err
 }
 
-// get prints what a web server says; one that does not answer soon is not reachable.
-func get(url string, to io.Writer) error {
+// fetchURL prints what a web server says; one that does not answer soon is not reachable.
+func fetchURL(url string, to io.Writer) error {
 	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Get(url)
 	if err != nil {

@@ -49,7 +49,7 @@ func TestFaults(t *testing.T) {
 			if scenario.config != nil {
 				scenario.config(&config)
 			}
-			tell(t, config, scenario.hosts, scenario.story)
+			tellStory(t, config, scenario.hosts, scenario.story)
 		})
 	}
 }

@@ -46,7 +46,7 @@ func TestLifeOfMachineWritesFewEntries(t *testing.T) {
 		t.Run(fmt.Sprint("lag ", lag), func(t *testing.T) {
 			config := newConfig()
 			config.Lag = lag
-			tell(t, config, 1, func(s story) {
+			tellStory(t, config, 1, func(s story) {
 				time.Sleep(time.Minute)
 				s.expectEntries(func() { s.create("web") },
 					"user: virtualmachines",

@@ -35,9 +35,9 @@ func newConfig() mesh.Config {
 // perMinute is the most entries that a mesh of these tests may write in a minute.
 const perMinute = 120
 
-// tell calls scenario with a mesh of n hosts in fake time, and checks at the end what a
+// tellStory calls scenario with a mesh of n hosts in fake time, and checks at the end what a
 // mesh promises never to do.
-func tell(t *testing.T, config mesh.Config, n int, scenario func(s story)) {
+func tellStory(t *testing.T, config mesh.Config, n int, scenario func(s story)) {
 	t.Helper()
 	tellWithin(t, mesh.Limits{PerMinute: perMinute}, config, n, scenario)
 }

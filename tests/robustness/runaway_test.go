@@ -218,7 +218,7 @@ func TestMachinesThatNeverRunCostLittle(t *testing.T) {
 // A host that is out of reach for a while, again and again, as a starved one is, costs
 // the mesh little, and when it stays the mesh writes nothing.
 func TestAHostThatComesAndGoesCostsLittle(t *testing.T) {
-	tell(t, mesh.DefaultConfig(), 3, func(s story) {
+	tellStory(t, mesh.DefaultConfig(), 3, func(s story) {
 		for i := range 6 {
 			s.create(fmt.Sprint("well", i))
 		}

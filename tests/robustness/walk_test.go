@@ -47,7 +47,7 @@ func TestRandomWalk(t *testing.T) {
 
 func walk(t *testing.T, seed uint64) {
 	t.Run(fmt.Sprint("robust.seed=", seed), func(t *testing.T) {
-		tell(t, newConfig(), walkHosts, func(s story) {
+		tellStory(t, newConfig(), walkHosts, func(s story) {
 			w := mesh.NewWalk(s.Mesh, seed)
 			w.Create, w.Delete = s.tryCreate, s.tryRemove
 			for range walkSteps {

@@ -146,17 +146,17 @@ func TestADomainOfAnEarlierVersionStartsUnderItsMachinesUUID(t *testing.T) {
 }
 
 // keepingLife starts a new instance of the VirtualMachine name, whose TPM and firmware
-// keep their state if keeps is true.
+// keepState their state if keeps is true.
 func (w *world) keepingLife(name string, keeps bool) *kubevirtv1.VirtualMachineInstance {
 	w.t.Helper()
 	vmi := w.lifeOf(name)
-	w.keep(vmi, keeps)
+	w.keepState(vmi, keeps)
 	w.reconcile(vmi)
 	return vmi
 }
 
-// keep says whether TPM and firmware of the instance keep their state.
-func (w *world) keep(vmi *kubevirtv1.VirtualMachineInstance, keeps bool) {
+// keepState says whether TPM and firmware of the instance keep their state.
+func (w *world) keepState(vmi *kubevirtv1.VirtualMachineInstance, keeps bool) {
 	w.t.Helper()
 	w.change(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) {
 		no := false
@@ -219,7 +219,7 @@ func TestAStartedTPMIsRecorded(t *testing.T) {
 		w.restart()
 		w.keepingLife("other", false)
 		vmi := w.lifeOf("web")
-		w.keep(vmi, true)
+		w.keepState(vmi, true)
 		taken := w.killBefore(death)
 		w.drive(vmi)
 		if len(w.firmware.started) != 1 || !w.firmware.started[domain.Machine(vmi)] {

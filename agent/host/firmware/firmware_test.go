@@ -49,8 +49,8 @@ func open(t *testing.T) (*Store, *tpms) {
 	return s, tpms
 }
 
-// keep makes room for a machine's state and writes variables there.
-func keep(t *testing.T, s *Store, machine string, claim types.UID) {
+// keepState makes room for a machine's state and writes variables there.
+func keepState(t *testing.T, s *Store, machine string, claim types.UID) {
 	t.Helper()
 	if err := s.Keep(machine, claim); err != nil {
 		t.Fatal(err)
@@ -71,8 +71,8 @@ func (s *Store) expectKeptFor(t *testing.T, claim types.UID, want string) {
 
 func TestStateIsRemovedWithItsClaim(t *testing.T) {
 	s, tpms := open(t)
-	keep(t, s, machine, claim)
-	keep(t, s, neighbour, ofNeighbours)
+	keepState(t, s, machine, claim)
+	keepState(t, s, neighbour, ofNeighbours)
 	s.expectKeptFor(t, claim, machine)
 	for range 2 {
 		if err := s.Remove(t.Context(), claim); err != nil {
@@ -92,7 +92,7 @@ func TestStateIsRemovedWithItsClaim(t *testing.T) {
 // While the domain is defined nothing is removed.
 func TestNothingIsRemovedBeforeTheTPM(t *testing.T) {
 	s, tpms := open(t)
-	keep(t, s, machine, claim)
+	keepState(t, s, machine, claim)
 	tpms.fail = errors.New("a domain has the uuid")
 	if err := s.Remove(t.Context(), claim); !errors.Is(err, tpms.fail) {
 		t.Errorf("error %v", err)
@@ -106,7 +106,7 @@ func TestNothingIsRemovedBeforeTheTPM(t *testing.T) {
 // A claim that was removed by force and made again finds its machine's state.
 func TestStateStaysForTheNextClaim(t *testing.T) {
 	s, _ := open(t)
-	keep(t, s, machine, claim)
+	keepState(t, s, machine, claim)
 	if err := s.Keep(machine, "next"); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func (s *Store) expectLost(t *testing.T, when string, want bool) {
 func TestALostTPMIsFound(t *testing.T) {
 	s, tpms := open(t)
 	uuid := domain.TPMUUID(machine)
-	keep(t, s, machine, claim)
+	keepState(t, s, machine, claim)
 	s.expectLost(t, "before the first start", false)
 	if err := s.TPMStarted(t.Context(), machine); err == nil {
 		t.Error("a TPM whose state nobody finds is recorded, and would be taken for lost")
@@ -155,7 +155,7 @@ func TestALostTPMIsFound(t *testing.T) {
 	if err := s.Remove(t.Context(), claim); err != nil {
 		t.Fatal(err)
 	}
-	keep(t, s, machine, claim)
+	keepState(t, s, machine, claim)
 	s.expectLost(t, "after the claim was deleted", false)
 }
 
@@ -164,13 +164,13 @@ func TestALostTPMIsFound(t *testing.T) {
 func TestANewClaimDoesNotMissTheTPMOfTheOneBefore(t *testing.T) {
 	s, tpms := open(t)
 	uuid := domain.TPMUUID(machine)
-	keep(t, s, machine, claim)
+	keepState(t, s, machine, claim)
 	tpms.there[uuid] = true
 	if err := s.TPMStarted(t.Context(), machine); err != nil {
 		t.Fatal(err)
 	}
 	delete(tpms.there, uuid)
-	keep(t, s, machine, "next")
+	keepState(t, s, machine, "next")
 	s.expectLost(t, "with a new claim", false)
 	tpms.there[uuid] = true
 	if err := s.TPMStarted(t.Context(), machine); err != nil {
@@ -187,7 +187,7 @@ func TestAFolderThatWasHardlyBegunIsInNobodysWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.expectKeptFor(t, claim, "")
-	keep(t, s, neighbour, ofNeighbours)
+	keepState(t, s, neighbour, ofNeighbours)
 	info, err := os.Stat(filepath.Join(s.dir, neighbour))
 	if err != nil || info.Mode().Perm() != 0o711 {
 		t.Errorf("the emulator cannot pass through the folder: %v, %v", info.Mode(), err)

@@ -194,8 +194,8 @@ func (a *agent) kill() {
 	a.cancel()
 }
 
-// run lets the agent live, in the background.
-func (a *agent) run() {
+// startLiving lets the agent live, in the background.
+func (a *agent) startLiving() {
 	go func() {
 		err := a.live(a.ctx)
 		if err == nil {

@@ -137,7 +137,7 @@ func (h *Host) start(steps int) error {
 	h.mu.Unlock()
 	h.mesh.links.setOff(h.Name, false)
 	h.mesh.History.note(h.Name, "the agent starts")
-	a.run()
+	a.startLiving()
 	return nil
 }
 
