@@ -146,27 +146,14 @@ func TestRemovedMachineDoesNotGossip(t *testing.T) {
 	path1, config1 := machine(t, "host1")
 	path2, config2 := machine(t, "host2")
 	first := found(t, path1, config1)
-	if err := first.serveJoin(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	token, _, err := identity.NewTokens(first.store).Create(t.Context(), time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := Join(t.Context(), config2, configFile(path2), Invitation{Address: config1.MeshAddress(), Token: token.Encode(), Version: "test"}); err != nil {
-		t.Fatal(err)
-	}
-	second := boot(t, config2)
-	if err := second.joinStore(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	second := joinFirst(t, first, path2, config2)
 	shutdown(second)
 	if err := identity.NewHosts(first.store).Expel(t.Context(), "host2"); err != nil {
 		t.Fatal(err)
 	}
 	again := newMember(config2, second.options)
 	t.Cleanup(func() { shutdown(again) })
-	err = nil
+	var err error
 	for _, step := range again.openingSteps() {
 		if err = step.run(t.Context()); err != nil {
 			break

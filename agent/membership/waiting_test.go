@@ -111,6 +111,27 @@ func found(t *testing.T, path string, config Config) *Member {
 	return m
 }
 
+// joinFirst joins a machine to the mesh of its first host and boots it there.
+func joinFirst(t *testing.T, first *Member, path string, config Config) *Member {
+	t.Helper()
+	if err := first.serveJoin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	token, _, err := identity.NewTokens(first.store).Create(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	invitation := Invitation{Address: first.config.MeshAddress(), Token: token.Encode(), Version: "test"}
+	if err := Join(t.Context(), config, configFile(path), invitation); err != nil {
+		t.Fatal(err)
+	}
+	second := boot(t, config)
+	if err := second.joinStore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return second
+}
+
 // loseCopy stops a member and removes its replica from the disk.
 func loseCopy(t *testing.T, m *Member) {
 	t.Helper()
@@ -188,20 +209,7 @@ func TestFounderFetchesCopy(t *testing.T) {
 	path1, config1 := machine(t, "host1")
 	path2, config2 := machine(t, "host2")
 	first := found(t, path1, config1)
-	if err := first.serveJoin(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	token, _, err := identity.NewTokens(first.store).Create(t.Context(), time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := Join(t.Context(), config2, configFile(path2), Invitation{Address: config1.MeshAddress(), Token: token.Encode(), Version: "test"}); err != nil {
-		t.Fatal(err)
-	}
-	second := boot(t, config2)
-	if err := second.joinStore(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	second := joinFirst(t, first, path2, config2)
 	first.peers.readRecords()
 	if seeds := first.identity.Info().Seeds; len(seeds) != 1 || seeds[0].MeshAddress != config2.MeshAddress() {
 		t.Fatalf("host1 remembers %+v", seeds)
