@@ -16,6 +16,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/segment"
 )
 
 const (
@@ -103,9 +105,10 @@ func openLog(dir string, open func(dir string) (diskLog, error)) (w diskLog, err
 	return open(dir)
 }
 
-// openWAL opens the log with the library that stores it.
-func openWAL(dir string, segment int, log *slog.Logger) (*wal.WAL, error) {
-	return wal.Open(dir, wal.WithSegmentSize(segment), wal.WithLogger(newHclog(log, "wal")))
+// openWAL opens the log with the library that stores it, in files of the given size.
+func openWAL(dir string, bytes int, log *slog.Logger) (*wal.WAL, error) {
+	filer := segment.NewFiler(dir, walFS{fs.New()})
+	return wal.Open(dir, wal.WithSegmentSize(bytes), wal.WithSegmentFiler(filer), wal.WithLogger(newHclog(log, "wal")))
 }
 
 // dirLock is held while a process has a data directory open.

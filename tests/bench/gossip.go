@@ -38,9 +38,9 @@ func runGossip(ctx context.Context, _ *options, r *report) error {
 		simulation
 		budget float64
 	}{
-		{simulation{Members: 100, Loss: 0.05, Kills: 5}, 3},
+		{simulation{Members: 100, Loss: 0.05, Kills: 5}, 2.5},
 		// One, because each takes most of a minute of CPU.
-		{simulation{Members: 1000, Loss: 0.05, Kills: 1}, 15},
+		{simulation{Members: 1000, Loss: 0.05, Kills: 1}, 8},
 	} {
 		s, err := c.inChild(ctx)
 		if err != nil {

@@ -56,7 +56,7 @@ func (l *laboratory) measureCreates(ctx context.Context, n int, r *report) error
 		name   string
 		share  float64
 		budget float64
-	}{{"p50", 0.5, 300}, {"p95", 0.95, 600}} {
+	}{{"p50", 0.5, 60}, {"p95", 0.95, 150}} {
 		v, b := quantile(ours, q.share), quantile(bare, q.share)
 		r.add(figure{Name: "vm_create_to_running_" + q.name, Value: v, Unit: "ms", Beside: &beside{"virsh create", b}})
 		r.add(figure{Name: "vm_create_over_virsh_" + q.name, Value: v - b, Unit: "ms", Budget: atMost(q.budget)})

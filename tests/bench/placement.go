@@ -24,16 +24,15 @@ const (
 	placementBatch = 2000
 )
 
-// wishes are kinds of instances whose placement costs differently. There is no
-// budget for instances that look at others: what that costs grows with those.
+// wishes are kinds of instances whose placement costs differently.
 var wishes = []struct {
 	name   string
 	edit   func(*kubevirtv1.VirtualMachineInstanceSpec)
 	budget *bound
 }{
-	{"plain", func(*kubevirtv1.VirtualMachineInstanceSpec) {}, atLeast(5000)},
-	{"selector", func(s *kubevirtv1.VirtualMachineInstanceSpec) { s.NodeSelector = map[string]string{"disk": "ssd"} }, atLeast(5000)},
-	{"antiaffinity", keepApart, nil},
+	{"plain", func(*kubevirtv1.VirtualMachineInstanceSpec) {}, atLeast(50000)},
+	{"selector", func(s *kubevirtv1.VirtualMachineInstanceSpec) { s.NodeSelector = map[string]string{"disk": "ssd"} }, atLeast(50000)},
+	{"antiaffinity", keepApart, atLeast(15000)},
 }
 
 // keepApart lets no two instances of an application share a host.

@@ -22,11 +22,11 @@ type load struct {
 
 var loads = []load{
 	{"writes", 1, put, parity},
-	{"writes", 100, put, 1.2},
-	{"writes", 500, put, 1.5},
+	{"writes", 100, put, 1.5},
+	{"writes", 500, put, 1.6},
 	{"reads", 1, get, 1.5},
-	{"reads", 100, get, 1.5},
-	{"reads", 500, get, 1.5},
+	{"reads", 100, get, 2.0},
+	{"reads", 500, get, 2.0},
 }
 
 // systems are what is compared; the first is ours.
