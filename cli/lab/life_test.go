@@ -478,3 +478,18 @@ func TestPollTellsWhatItWaitedFor(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A host that was removed from the mesh never gets Ready. Who waits for it must learn
+// what to do.
+func TestUpTellsARemovedHostFromASlowOne(t *testing.T) {
+	slow := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "host2"}}
+	ready := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "host1"}}
+	ready.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	err := unready([]Host{{Name: "host1"}, {Name: "host2"}, {Name: "host3"}}, []corev1.Node{ready, slow})
+	if err == nil || !strings.HasPrefix(err.Error(), "host2 is not Ready, host3 has no node (") {
+		t.Errorf("got %v", err)
+	}
+	if err := unready([]Host{{Name: "host1"}}, []corev1.Node{ready, slow}); err != nil {
+		t.Errorf("all hosts are Ready: %v", err)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -263,25 +264,31 @@ func (l *Lab) waitReady(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		ready := map[string]bool{}
-		for _, node := range nodes.Items {
-			for _, condition := range node.Status.Conditions {
-				if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue {
-					ready[node.Name] = true
-				}
-			}
-		}
-		var missing []string
-		for _, h := range l.state.Hosts {
-			if !ready[h.Name] {
-				missing = append(missing, h.Name)
-			}
-		}
-		if len(missing) > 0 {
-			return fmt.Errorf("not Ready: %s", strings.Join(missing, ", "))
-		}
-		return nil
+		return unready(l.state.Hosts, nodes.Items)
 	})
+}
+
+// unready says which hosts are not Ready, and which have no node at all.
+func unready(hosts []Host, nodes []corev1.Node) error {
+	ready := map[string]bool{}
+	for _, node := range nodes {
+		ready[node.Name] = slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		})
+	}
+	var missing []string
+	for _, h := range hosts {
+		switch now, known := ready[h.Name]; {
+		case !known:
+			missing = append(missing, h.Name+" has no node (if 'virtmesh node remove' took the host out, docs/lab.md says how it joins again)")
+		case !now:
+			missing = append(missing, h.Name+" is not Ready")
+		}
+	}
+	if len(missing) > 0 {
+		return errors.New(strings.Join(missing, ", "))
+	}
+	return nil
 }
 
 // ensureRegistry starts the lab's image registry unless it runs.
