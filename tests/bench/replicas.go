@@ -29,10 +29,17 @@ const (
 // groupSizes are the sizes of a group whose leader is measured.
 var groupSizes = []int{3, 9, 33, 500}
 
-// replicaUse is what the leader used while it was measured.
+// leaseHosts is how many hosts renew leases. With leases of 9 seconds, renewed three times
+// in that time, they need leaseRenewals a second; the budget is ten times that.
+const (
+	leaseHosts    = 500
+	leaseRenewals = leaseHosts * 3 / 9
+)
+
+// replicaUse is what was done in a task, and what the process used for it.
 type replicaUse struct {
 	Seconds float64 `json:"seconds"`
-	Entries int     `json:"entries"`
+	Done    int     `json:"done"`
 	// CPU is in seconds, Sent in bytes.
 	CPU  float64 `json:"cpu"`
 	Sent float64 `json:"sent"`
@@ -44,7 +51,7 @@ type leaderCost struct {
 }
 
 func costOf(load, rest replicaUse) leaderCost {
-	n := max(float64(load.Entries), 1)
+	n := max(float64(load.Done), 1)
 	return leaderCost{
 		rate:    n / load.Seconds,
 		cpu:     (load.CPU - rest.CPU/rest.Seconds*load.Seconds) / n,
@@ -57,7 +64,7 @@ func costOf(load, rest replicaUse) leaderCost {
 func runReplicas(ctx context.Context, o *options, r *report) error {
 	cpu := map[int]float64{}
 	for _, n := range groupSizes {
-		cost, err := measureLeader(ctx, o, n)
+		cost, err := measureLeader(ctx, o, r, n)
 		if err != nil {
 			return fmt.Errorf("%d replicas: %w", n, err)
 		}
@@ -74,7 +81,7 @@ func runReplicas(ctx context.Context, o *options, r *report) error {
 
 // measureLeader measures the leader of a group of n replicas, which is a process of its
 // own; another process is all the other replicas.
-func measureLeader(ctx context.Context, o *options, n int) (leaderCost, error) {
+func measureLeader(ctx context.Context, o *options, r *report, n int) (leaderCost, error) {
 	dir, err := os.MkdirTemp(memoryDir(o), "virtmesh-bench-")
 	if err != nil {
 		return leaderCost{}, fmt.Errorf("make a directory for the replicas: %w", err)
@@ -105,8 +112,23 @@ func measureLeader(ctx context.Context, o *options, n int) (leaderCost, error) {
 	if err := leader.do(replicasTask{Load: replicasLoad}, &load); err != nil {
 		return leaderCost{}, err
 	}
-	progressf("  %d replicas: %d entries in %.1f s", n, load.Entries, load.Seconds)
+	if n == members {
+		if err := measureLeases(others, r); err != nil {
+			return leaderCost{}, err
+		}
+	}
+	progressf("  %d replicas: %d entries in %.1f s", n, load.Done, load.Seconds)
 	return costOf(load, rest), nil
+}
+
+// measureLeases measures renewals at a follower, as most hosts are.
+func measureLeases(follower *replicasProcess, r *report) error {
+	var use replicaUse
+	if err := follower.do(replicasTask{Renew: replicasRest}, &use); err != nil {
+		return err
+	}
+	r.add(figure{Name: "leases_500_hosts_renewals", Value: float64(use.Done) / use.Seconds, Unit: "renewals/s", Budget: atLeast(10 * leaseRenewals)})
+	return nil
 }
 
 // memoryDir is where the replicas keep their logs: in memory, because 500 logs on one

@@ -25,12 +25,13 @@ type replicasSpec struct {
 	Peers []memberPlaces `json:"peers"`
 }
 
-// replicasTask is one thing to do: wait for a number of voters, rest, or write for a
-// while.
+// replicasTask is one thing to do: wait for a number of voters, rest, write entries for a
+// while, or renew leases for a while.
 type replicasTask struct {
 	Voters int           `json:"voters,omitempty"`
 	Rest   time.Duration `json:"rest,omitempty"`
 	Load   time.Duration `json:"load,omitempty"`
+	Renew  time.Duration `json:"renew,omitempty"`
 }
 
 // replicas are those of one process.
@@ -109,32 +110,71 @@ func (r *replicas) open(ctx context.Context, spec replicasSpec) error {
 
 // measure carries out a task at the first replica, and says what it used.
 func (r *replicas) measure(ctx context.Context, task replicasTask) (replicaUse, error) {
-	leader := r.stores[0]
+	first := r.stores[0]
 	began, cpu, sent := time.Now(), usedCPU(), r.sent.Load()
-	entries := 0
+	var done int
+	var err error
 	switch {
 	case task.Voters > 0:
-		for len(leader.Status(ctx).Voters) < task.Voters {
-			if time.Since(began) > startTimeout {
-				return replicaUse{}, fmt.Errorf("after %s %v vote, wanted %d", startTimeout, leader.Status(ctx).Voters, task.Voters)
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
+		err = awaitVoters(ctx, first, task.Voters)
 	case task.Rest > 0:
 		time.Sleep(task.Rest)
+	case task.Renew > 0:
+		done, err = renewLeases(ctx, first, task.Renew)
 	default:
-		value := make([]byte, replicasEntry)
-		for ; time.Since(began) < task.Load; entries++ {
-			op := raftstore.Op{Key: fmt.Sprint("/bench/", entries%1000), Value: value}
-			if _, err := leader.Commit(ctx, raftstore.Txn{Ops: []raftstore.Op{op}}); err != nil {
-				return replicaUse{}, fmt.Errorf("write entry %d: %w", entries, err)
-			}
-		}
+		done, err = writeEntries(ctx, first, task.Load)
 	}
 	return replicaUse{
-		Seconds: time.Since(began).Seconds(), Entries: entries,
+		Seconds: time.Since(began).Seconds(), Done: done,
 		CPU: usedCPU() - cpu, Sent: float64(r.sent.Load() - sent),
-	}, nil
+	}, err
+}
+
+// awaitVoters waits until n replicas vote.
+func awaitVoters(ctx context.Context, s *raftstore.Store, n int) error {
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		voters := s.Status(ctx).Voters
+		if len(voters) >= n {
+			return nil
+		}
+		if time.Since(began) > startTimeout {
+			return fmt.Errorf("after %s %v vote, wanted %d", startTimeout, voters, n)
+		}
+	}
+}
+
+// writeEntries writes one entry after the other for a while, and returns how many.
+func writeEntries(ctx context.Context, s *raftstore.Store, length time.Duration) (n int, err error) {
+	value := make([]byte, replicasEntry)
+	for began := time.Now(); time.Since(began) < length; n++ {
+		op := raftstore.Op{Key: fmt.Sprint("/bench/", n%1000), Value: value}
+		if _, err := s.Commit(ctx, raftstore.Txn{Ops: []raftstore.Op{op}}); err != nil {
+			return n, fmt.Errorf("write entry %d: %w", n, err)
+		}
+	}
+	return n, nil
+}
+
+// renewLeases renews the leases of some hosts for a while, each one after the other, and
+// returns how often.
+func renewLeases(ctx context.Context, s *raftstore.Store, length time.Duration) (int, error) {
+	var renewed atomic.Int64
+	renewing, ctx := errgroup.WithContext(ctx)
+	began := time.Now()
+	for i := range leaseHosts {
+		renewing.Go(func() error {
+			request := raftstore.LeaseRequest{LeaseHolder: raftstore.LeaseHolder{Host: memberName(i), BootID: "boot"}, TTL: 9 * time.Second}
+			for time.Since(began) < length {
+				if _, err := s.RenewLease(ctx, request); err != nil {
+					return fmt.Errorf("renew the lease of host %d: %w", i, err)
+				}
+				renewed.Add(1)
+			}
+			return nil
+		})
+	}
+	err := renewing.Wait()
+	return int(renewed.Load()), err
 }
 
 // usedCPU returns the CPU time of this process in seconds.
