@@ -74,6 +74,16 @@ func (l *latest[T]) newest() T {
 	return l.message
 }
 
+// take returns the newest message and forgets it.
+func (l *latest[T]) take() T {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var none T
+	message := l.message
+	l.message = none
+	return message
+}
+
 // announceCommits sends the other replicas what this replica has applied, while it
 // leads.
 func (s *Store) announceCommits() {

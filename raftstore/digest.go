@@ -10,14 +10,15 @@ import (
 )
 
 // digest is the hash of everything that a machine has applied. Each entry extends it by
-// the verdicts and by what they changed, so two replicas that ever judged or stored
-// something differently have different digests from then on. The text of a refusal is
-// not part of it: it comes partly from libraries, and may differ between versions.
+// the hash of its bytes, by the verdicts and by what they changed. So two replicas that
+// ever got, judged or stored something differently have different digests from then on,
+// and nobody can make other entries that lead to the same digest. The text of a refusal
+// is not part of it: it comes partly from libraries, and may differ between versions.
 type digest [sha256.Size]byte
 
 // digestVersion is the version of what a digest covers. Digests of different versions
-// cannot be compared.
-const digestVersion = 1
+// cannot be compared. Version 1 did not cover the bytes of the entries.
+const digestVersion = 2
 
 // String returns the beginning of the digest, for messages.
 func (d digest) String() string { return hex.EncodeToString(d[:6]) }
@@ -25,18 +26,21 @@ func (d digest) String() string { return hex.EncodeToString(d[:6]) }
 // digestInput collects what an entry adds to a digest.
 type digestInput struct{ b []byte }
 
-// extend begins the input for the digest that follows d.
-func (d digest) extend() digestInput { return digestInput{append(make([]byte, 0, 512), d[:]...)} }
+// extend begins the input for the digest that follows d when entry is applied.
+func (d digest) extend(entry []byte) digestInput {
+	sum := sha256.Sum256(entry)
+	return digestInput{append(append(make([]byte, 0, 512), d[:]...), sum[:]...)}
+}
 
-// addVerdict adds the verdict on the txn whose checksum is sum.
-func (in *digestInput) addVerdict(sum uint32, o *outcome) {
-	in.b = binary.LittleEndian.AppendUint32(append(in.b, byte(o.kind)), sum)
-	in.b = binary.LittleEndian.AppendUint32(in.b, o.ops)
+// addVerdict adds the verdict on the next txn of the entry.
+func (in *digestInput) addVerdict(o *outcome) {
+	in.b = binary.LittleEndian.AppendUint32(append(in.b, byte(o.kind)), o.ops)
 	in.b = binary.LittleEndian.AppendUint64(in.b, o.revision)
 }
 
 // addChange adds a change of a record. A checksum stands for its key and for its value:
-// it need not withstand an attack, and costs a twentieth of a hash.
+// the hash of the entry withstands an attack, and this only shows a version that decodes
+// or stores the entry otherwise.
 func (in *digestInput) addChange(c *change) {
 	in.b = binary.LittleEndian.AppendUint32(append(in.b, byte(c.typ)), crc32.Checksum([]byte(c.record.Key), castagnoli))
 	in.b = binary.LittleEndian.AppendUint32(in.b, crc32.Checksum(c.record.Value, castagnoli))

@@ -9,14 +9,15 @@ import (
 // BenchmarkApply is the whole.
 func BenchmarkDigest(b *testing.B) {
 	m, entry := benchEntry(b)
-	outcomes, changes, err := m.apply(entry(0))
+	first := entry(0)
+	outcomes, changes, err := m.apply(first)
 	if err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		next := m.digest.extend()
+		next := m.digest.extend(first)
 		for i := range outcomes {
-			next.addVerdict(0, &outcomes[i])
+			next.addVerdict(&outcomes[i])
 		}
 		for i := range changes {
 			next.addChange(&changes[i])
@@ -58,4 +59,29 @@ func benchEntry(b *testing.B) (*machine, func(n int) []byte) {
 		t := txn(n)
 		return encodeEntry([][]byte{encodeTxn(&t, m.requests.seq)})
 	}
+}
+
+// BenchmarkStateHash measures the hash of a state of 100,000 records of 1 KiB, with as many
+// remembered requests as there can be.
+func BenchmarkStateHash(b *testing.B) {
+	m := newMachine(nil)
+	value := make([]byte, 1024)
+	for n := range 100_000 {
+		txn := Txn{RequestID: fmt.Sprint("request-of-a-usual-length-", n), Ops: []Op{{Key: fmt.Sprint("/registry/virtualmachineinstances/ns/", n), Value: value}}}
+		if _, _, err := applyTxns(m, txn); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.Run("capture", func(b *testing.B) {
+		for b.Loop() {
+			m.snapshot(1)
+		}
+	})
+	b.Run("hash", func(b *testing.B) {
+		captured := m.snapshot(1)
+		b.SetBytes(m.bytes)
+		for b.Loop() {
+			captured.hash()
+		}
+	})
 }

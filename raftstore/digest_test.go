@@ -30,6 +30,17 @@ func TestWhatADigestShows(t *testing.T) {
 	if judge(errors.New("no"), "a") != judge(errors.New("this cannot be"), "a") {
 		t.Error("the words of a refusal change the digest")
 	}
+	// These entries have the same txn, verdict and changes. Only their bytes differ.
+	txn := Txn{RequestID: "1", Ops: []Op{{Key: "/k", Value: []byte("v")}}}
+	one, other := newMachine(nil), newMachine(nil)
+	for m, since := range map[*machine]uint64{one: 0, other: 7} {
+		if _, _, err := m.apply(encodeEntry([][]byte{encodeTxn(&txn, since)})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if one.digest == other.digest {
+		t.Error("another entry has the same digest")
+	}
 	for what, other := range map[string]digest{
 		"another verdict": judge(errors.New("no"), "a", "b"), "another order": judge(nil, "b", "a"),
 		"a txn less": judge(nil, "a"), "another value": judge(nil, "a", "c"),

@@ -19,6 +19,24 @@ func AgreesWithVoters(s *Store) bool {
 // TakeWrongDigest does what s does when a replica publishes a digest that nobody has.
 func TakeWrongDigest(s *Store) { s.comparePublished(publishedDigest{s.applied.get(), digest{1}}) }
 
+// MakeCheckpoint makes the leader s write a checkpoint, and returns its log index.
+func MakeCheckpoint(t interface{ Fatal(...any) }, s *Store) uint64 {
+	if err := s.raft.Barrier(0).Error(); err != nil {
+		t.Fatal(err)
+	}
+	f := s.raft.Apply(encodeEntry(nil), 0)
+	if err := f.Error(); err != nil {
+		t.Fatal(err)
+	}
+	return f.Index()
+}
+
+// CheckpointHash returns the hash of the state of s after the checkpoint at index.
+func CheckpointHash(s *Store, index uint64) (string, bool) {
+	h, ok := s.checkpoints.at(index)
+	return h.String(), ok
+}
+
 // UseBolt makes cfg keep its log in a bolt file, for benchmarks.
 func UseBolt(cfg *Config) {
 	cfg.openLog = func(dir string) (diskLog, error) {

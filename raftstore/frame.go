@@ -43,6 +43,7 @@ const (
 	opRenewLease
 	opFence
 	opLeases
+	opCheckpoint // asks the leader for a checkpoint
 )
 
 type status uint8

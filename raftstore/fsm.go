@@ -15,7 +15,9 @@ type fsm struct {
 	history *history
 	applied *appliedIndex
 	digests *digestLog
-	metrics *metrics
+	// checkpoints gets the state after each checkpoint.
+	checkpoints *checkpoints
+	metrics     *metrics
 	// halt is called at most once, when an entry cannot be judged.
 	halt func(error)
 	// announce is called for every applied batch.
@@ -65,6 +67,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			outcomes[j].index = l.Index
 		}
 		f.digests.add(l.Index, f.machine.digest)
+		if len(outcomes) == 0 {
+			f.checkpoints.capture(f.machine.snapshot(l.Index))
+		}
 		f.logBytes.Add(uint64(len(l.Data)))
 		f.logEntries.Add(1)
 		f.metrics.entries.Inc()
@@ -110,12 +115,14 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	}
 	f.machine = m
 	f.digests.reset(index, m.digest)
+	f.checkpoints.reset()
 	f.history.reset(m)
 	f.applied.set(index)
 	return nil
 }
 
-// replay applies an entry read back from disk before raft starts.
+// replay applies an entry read back from disk before raft starts. It hashes no state:
+// whoever still needs a checkpoint asks for a new one.
 func (f *fsm) replay(l *raft.Log) error {
 	if l.Type == raft.LogCommand {
 		_, changes, err := f.machine.apply(l.Data)

@@ -99,7 +99,7 @@ func newMachine(constraints constraintSet) *machine {
 	}
 }
 
-// apply judges the txns of one entry in order. An error means that this replica
+// apply judges the txns of one entry in order; a checkpoint has none. An error means that this replica
 // cannot judge the entry and must halt. Nothing has changed in that case, because
 // the whole entry is checked first; except after a panic, which may leave a part of the
 // entry behind, so that the machine must not be used any more.
@@ -132,11 +132,11 @@ func (m *machine) apply(entry []byte) (outcomes []outcome, changes []change, err
 		txns[i] = judged{t, since, crc32.Checksum(e[envelopeHeader:], castagnoli)}
 	}
 	outcomes = make([]outcome, len(txns))
-	next := m.digest.extend()
+	next := m.digest.extend(entry)
 	for i, j := range txns {
 		outcomes[i], changes = m.judgeTxn(j.txn, j.since, j.sum, changes)
 		outcomes[i].seq = m.requests.seq
-		next.addVerdict(j.sum, &outcomes[i])
+		next.addVerdict(&outcomes[i])
 	}
 	for i := range changes {
 		next.addChange(&changes[i])

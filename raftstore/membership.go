@@ -287,6 +287,8 @@ func (s *Store) serveLeaderRequest(ctx context.Context, op opcode, payload []byt
 		return json.Marshal(silences)
 	case opRenewLease, opFence, opLeases:
 		return s.serveLeases(ctx, op, payload)
+	case opCheckpoint:
+		return nil, s.makeCheckpoint()
 	case opAddReplica, opRemoveReplica:
 	default:
 		return nil, fmt.Errorf("%w: request %d", ErrInvalidTxn, op)

@@ -64,7 +64,7 @@ func (d *disk) recoverGroup(cfg *Config, constraints constraintSet, m *metrics, 
 	var halted error
 	f = &fsm{
 		machine: newMachine(constraints), history: newHistory(cfg.Limits),
-		applied: &appliedIndex{}, digests: newDigestLog(), metrics: m, halt: func(err error) { halted = err },
+		applied: &appliedIndex{}, digests: newDigestLog(), checkpoints: newCheckpoints(), metrics: m, halt: func(err error) { halted = err },
 		announce: func(announcement) {},
 	}
 	id, err := d.replicaID(cfg.NodeID)

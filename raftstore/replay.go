@@ -62,5 +62,6 @@ func (r *Replay) Judge(entry []byte) ([]Verdict, error) {
 // View returns the state that the entries have left.
 func (r *Replay) View() View { return view{r.machine.tree} }
 
-// Digest returns the digest of everything that was judged, as replicas compare it.
-func (r *Replay) Digest() string { return fmt.Sprintf("%x", r.machine.digest[:]) }
+// Digest returns the digest of everything that was judged, as replicas compare it, after
+// its version: "v2:" and hexadecimal digits.
+func (r *Replay) Digest() string { return fmt.Sprintf("v%d:%x", digestVersion, r.machine.digest[:]) }

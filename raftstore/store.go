@@ -37,6 +37,9 @@ type Store struct {
 	autopilot *autopilotState
 	leases    *leases
 
+	checkpoints    *checkpoints
+	checkpointGate checkpointGate
+
 	toAnnounce *latest[announcement]    // applied here, to be sent to the others by a leader
 	announced  *latest[announcement]    // received from the leader
 	published  *latest[publishedDigest] // received from the leader
@@ -82,6 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		history:     newHistory(cfg.Limits),
 		applied:     &appliedIndex{},
 		digests:     newDigestLog(),
+		checkpoints: newCheckpoints(),
 		stopped:     make(chan struct{}),
 		toAnnounce:  newLatest[announcement](),
 		announced:   newLatest[announcement](),
@@ -94,7 +98,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.closing = s.base.Done()
 	s.fsm = &fsm{
 		machine: newMachine(constraints), history: s.history,
-		applied: s.applied, digests: s.digests, metrics: s.metrics, halt: s.haltReplica, announce: s.toAnnounce.put,
+		applied: s.applied, digests: s.digests, checkpoints: s.checkpoints, metrics: s.metrics, halt: s.haltReplica, announce: s.toAnnounce.put,
 	}
 	if err := s.start(ctx); err != nil {
 		s.cancel()
@@ -136,7 +140,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if err = s.metrics.register(s); err != nil {
 		return err
 	}
-	for _, task := range []func(){s.proposer.batchLoop, s.observeLeader, func() { s.leadLoop(notify) }, s.snapshotLoop, s.serveRPC, s.stopWhenFailed, s.announceCommits, s.deliverAnnouncements, s.compareLoop, s.rejoinLoop} {
+	for _, task := range []func(){s.proposer.batchLoop, s.observeLeader, func() { s.leadLoop(notify) }, s.snapshotLoop, s.serveRPC, s.stopWhenFailed, s.announceCommits, s.deliverAnnouncements, s.compareLoop, func() { s.checkpoints.hashLoop(s.closing) }, s.rejoinLoop} {
 		s.tasks.start(task)
 	}
 	return nil
