@@ -70,18 +70,27 @@ func (m *membership) kill(host string) {
 }
 
 func (f facts) Members() []gossip.Member {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	var out []gossip.Member
-	for name, live := range f.live {
-		state := gossip.Alive
-		if !live {
-			state = gossip.Dead
+	for _, name := range []string{"h1", "h2", "h3"} {
+		if m, ok := f.Member(name); ok {
+			out = append(out, m)
 		}
-		out = append(out, gossip.Member{Name: name, State: state, Facts: gossip.Facts{KVM: true}})
 	}
 	return out
 }
+
+func (f facts) Member(name string) (gossip.Member, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	live, ok := f.live[name]
+	state := gossip.Alive
+	if !live {
+		state = gossip.Dead
+	}
+	return gossip.Member{Name: name, State: state, Facts: gossip.Facts{KVM: true}}, ok
+}
+
+func (f facts) Subscribe(fn func(string)) func() { return f.membership.Subscribe(func() { fn("") }) }
 
 func (m members) Members() []string {
 	m.mu.Lock()

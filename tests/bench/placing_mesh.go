@@ -225,7 +225,8 @@ func (o placingOffers) Offer(ctx context.Context, host string, r claims.OfferReq
 type placingFacts struct {
 	mu      sync.Mutex
 	members []gossip.Member
-	subs    []func()
+	index   map[string]int
+	subs    []func(host string)
 }
 
 var _ schedule.Facts = (*placingFacts)(nil)
@@ -233,7 +234,7 @@ var _ schedule.Facts = (*placingFacts)(nil)
 // newPlacingFacts describes hosts with as many labels as a host has whose machine types
 // and CPU models are published.
 func newPlacingFacts() *placingFacts {
-	f := &placingFacts{}
+	f := &placingFacts{index: map[string]int{}}
 	for i := range placingHosts {
 		labels := map[string]string{corev1.LabelHostname: hostName(i), "disk": []string{"ssd", "hdd"}[i%2]}
 		emulator := machine.Emulator{MaxVCPUs: 255, EFI: true, TPM: true}
@@ -242,6 +243,7 @@ func newPlacingFacts() *placingFacts {
 			labels[fmt.Sprintf("cpu-model.node.kubevirt.io/model%d", n)] = "true"
 		}
 		emulator.SetLabels(labels)
+		f.index[hostName(i)] = i
 		f.members = append(f.members, gossip.Member{
 			Name: hostName(i), State: gossip.Alive, Facts: gossip.Facts{KVM: true, Zone: fmt.Sprint("zone", i%5), Labels: labels},
 		})
@@ -259,15 +261,15 @@ func (f *placingFacts) change(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		f.mu.Lock()
 		for range placingHosts / 100 {
-			m := &f.members[rand.N(placingHosts)]
-			m.Facts.Load = rand.Float64()
-		}
-		subs := f.subs
-		f.mu.Unlock()
-		for _, fn := range subs {
-			fn()
+			i := rand.N(placingHosts)
+			f.mu.Lock()
+			f.members[i].Facts.Load = rand.Float64()
+			subs := f.subs
+			f.mu.Unlock()
+			for _, fn := range subs {
+				fn(hostName(i))
+			}
 		}
 	}
 }
@@ -279,8 +281,19 @@ func (f *placingFacts) Members() []gossip.Member {
 	return append([]gossip.Member(nil), f.members...)
 }
 
+// Member implements schedule.Facts.
+func (f *placingFacts) Member(name string) (gossip.Member, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i, ok := f.index[name]
+	if !ok {
+		return gossip.Member{}, false
+	}
+	return f.members[i], true
+}
+
 // Subscribe implements schedule.Facts.
-func (f *placingFacts) Subscribe(fn func()) (cancel func()) {
+func (f *placingFacts) Subscribe(fn func(host string)) (cancel func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.subs = append(f.subs, fn)

@@ -32,13 +32,19 @@ type alive []string
 func (a alive) Members() []gossip.Member {
 	var members []gossip.Member
 	for _, name := range a {
-		members = append(members, gossip.Member{Name: name, State: gossip.Alive, Facts: gossip.Facts{KVM: true}})
+		m, _ := a.Member(name)
+		members = append(members, m)
 	}
 	return members
 }
 
+// Member implements schedule.Facts.
+func (a alive) Member(name string) (gossip.Member, bool) {
+	return gossip.Member{Name: name, State: gossip.Alive, Facts: gossip.Facts{KVM: true}}, slices.Contains(a, name)
+}
+
 // Subscribe implements schedule.Facts.
-func (a alive) Subscribe(func()) (cancel func()) { return func() {} }
+func (a alive) Subscribe(func(string)) (cancel func()) { return func() {} }
 
 const foreign = "example.com/hold"
 

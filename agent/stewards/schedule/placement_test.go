@@ -38,7 +38,7 @@ type facts struct {
 	// stewards are the members that take part in stewardship; the others are
 	// only hosts, so that a test of one steward has all instances.
 	stewards []string
-	subs     []func()
+	subs     []func(string)
 }
 
 var (
@@ -56,7 +56,14 @@ func (f *facts) Members() []gossip.Member {
 	return out
 }
 
-func (f *facts) Subscribe(fn func()) func() {
+func (f *facts) Member(name string) (gossip.Member, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m, ok := f.members[name]
+	return m, ok
+}
+
+func (f *facts) Subscribe(fn func(string)) func() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.subs = append(f.subs, fn)
@@ -73,15 +80,31 @@ func (f *facts) set(name string, edit func(*gossip.Member)) {
 		edit(&m)
 	}
 	f.members[name] = m
+	f.mu.Unlock()
+	f.tell(name)
+}
+
+// forget removes a member that gossip no longer remembers.
+func (f *facts) forget(name string) {
+	f.mu.Lock()
+	delete(f.members, name)
+	f.mu.Unlock()
+	f.tell(name)
+}
+
+func (f *facts) tell(name string) {
+	f.mu.Lock()
 	subs := slices.Clone(f.subs)
 	f.mu.Unlock()
 	for _, fn := range subs {
-		fn()
+		fn(name)
 	}
 }
 
 // liveFacts is the membership that stewardship follows.
 type liveFacts struct{ *facts }
+
+func (l liveFacts) Subscribe(fn func()) func() { return l.facts.Subscribe(func(string) { fn() }) }
 
 func (l liveFacts) Members() []string {
 	var names []string
@@ -136,6 +159,7 @@ type bench struct {
 	facts  *facts
 	offers *answers
 	views  []*View
+	caches []*objects.Cache
 	// controllers are in the order of the stewards.
 	controllers []*Controller
 	// figures are the metrics, one registry for each steward.
@@ -183,7 +207,7 @@ func (b *bench) start(ctx context.Context, wg *sync.WaitGroup, steward string) {
 	}
 	cc := claims.NewCache(cache, log)
 	view := NewView(b.store, cache, cc, b.facts)
-	b.views = append(b.views, view)
+	b.views, b.caches = append(b.views, view), append(b.caches, cache)
 	cfg := DefaultConfig()
 	cfg.Store, cfg.Cache, cfg.Claims, cfg.View = b.store, cache, cc, view
 	cfg.Volumes, cfg.Recorder, cfg.Logger = FromClaims(cache), rec, log

@@ -27,7 +27,7 @@ func TestHostsWithoutNewsCostLittle(t *testing.T) {
 			tx.Create(node)
 		})
 		view := b.views[0]
-		if h := view.hosts["h1"]; h.Emulator == nil || len(h.Emulator.MachineTypes) != 100 {
+		if h := view.lines["h1"].host; h.Emulator == nil || len(h.Emulator.MachineTypes) != 100 {
 			b.Fatalf("described as %+v", h)
 		}
 		const most = 50

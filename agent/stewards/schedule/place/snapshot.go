@@ -57,6 +57,7 @@ type Instance struct {
 type Snapshot struct {
 	hosts     []*hostState // sorted by name
 	byName    map[string]*hostState
+	uses      map[string]*use // by host, for known hosts and those with instances
 	instances map[string]*instanceState
 	byNS      map[string]map[string]*instanceState // namespace, uid
 	// guarded are the instances with required anti-affinity, by the namespaces
@@ -67,14 +68,48 @@ type Snapshot struct {
 	scratch    []candidate
 }
 
-type hostState struct {
+// Prepared is a host in the form in which decisions read it. It never changes.
+type Prepared struct {
 	Host
 	node      *corev1.Node // for the node affinity library
 	cpuModels map[string]struct{}
 	images    map[string]struct{}
 	seed      uint64
+}
+
+// Prepare brings a host into the form in which decisions read it. That is most of the
+// work of SetHost, and needs no Snapshot.
+func Prepare(h Host) *Prepared {
+	p := &Prepared{Host: h, seed: hashString(h.Name)}
+	lbls := maps.Clone(h.Labels)
+	if lbls == nil {
+		lbls = map[string]string{}
+	}
+	if lbls[corev1.LabelHostname] == "" {
+		lbls[corev1.LabelHostname] = h.Name
+	}
+	p.Labels = lbls
+	p.node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: h.Name, Labels: lbls}}
+	p.cpuModels, p.images = set(h.CPUModels), set(h.Images)
+	return p
+}
+
+// WithLoad returns the host with another load.
+func (p *Prepared) WithLoad(load float64) *Prepared {
+	next := *p
+	next.Load = load
+	return &next
+}
+
+type hostState struct {
+	*Prepared
+	*use
+	free machine.Resources
+}
+
+// use is what instances use of a host.
+type use struct {
 	used      machine.Resources
-	free      machine.Resources
 	instances int
 }
 
@@ -104,6 +139,7 @@ func (is *instanceState) eachGuarded(fn func(namespace string)) {
 func NewSnapshot() *Snapshot {
 	return &Snapshot{
 		byName:     map[string]*hostState{},
+		uses:       map[string]*use{},
 		instances:  map[string]*instanceState{},
 		byNS:       map[string]map[string]*instanceState{},
 		guarded:    map[string]map[string]*instanceState{},
@@ -112,51 +148,49 @@ func NewSnapshot() *Snapshot {
 }
 
 // SetHost adds or replaces a host. What instances use of it is kept.
-func (s *Snapshot) SetHost(h Host) {
-	hs := &hostState{Host: h, seed: hashString(h.Name)}
-	lbls := maps.Clone(h.Labels)
-	if lbls == nil {
-		lbls = map[string]string{}
-	}
-	if lbls[corev1.LabelHostname] == "" {
-		lbls[corev1.LabelHostname] = h.Name
-	}
-	hs.Labels = lbls
-	hs.node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: h.Name, Labels: lbls}}
-	hs.cpuModels, hs.images = set(h.CPUModels), set(h.Images)
-	i, found := slices.BinarySearchFunc(s.hosts, h.Name, func(a *hostState, name string) int {
+func (s *Snapshot) SetHost(h Host) { s.SetPrepared(Prepare(h)) }
+
+// SetPrepared is SetHost for a host that is prepared already.
+func (s *Snapshot) SetPrepared(p *Prepared) {
+	hs := &hostState{Prepared: p, use: s.useOf(p.Name)}
+	hs.free = p.Allocatable.Sub(hs.used)
+	i, found := slices.BinarySearchFunc(s.hosts, p.Name, func(a *hostState, name string) int {
 		return compare(a.Name, name)
 	})
 	if found {
-		hs.used, hs.instances = s.hosts[i].used, s.hosts[i].instances
 		s.hosts[i] = hs
 	} else {
 		s.hosts = slices.Insert(s.hosts, i, hs)
-		for _, in := range s.instances {
-			if slices.Contains(in.Hosts, h.Name) {
-				hs.used = hs.used.Add(in.Resources)
-				hs.instances++
-			}
-		}
 	}
-	hs.free = h.Allocatable.Sub(hs.used)
-	s.byName[h.Name] = hs
+	s.byName[p.Name] = hs
+}
+
+// useOf returns what instances use of a host, whether the host is known or not.
+func (s *Snapshot) useOf(host string) *use {
+	u := s.uses[host]
+	if u == nil {
+		u = &use{}
+		s.uses[host] = u
+	}
+	return u
 }
 
 // RemoveHost removes a host. The snapshot keeps its instances.
 func (s *Snapshot) RemoveHost(name string) {
 	delete(s.byName, name)
 	s.hosts = slices.DeleteFunc(s.hosts, func(h *hostState) bool { return h.Name == name })
+	s.dropUse(name)
 }
 
-// HostNames returns the names of the known hosts, sorted.
-func (s *Snapshot) HostNames() []string {
-	names := make([]string, len(s.hosts))
-	for i, h := range s.hosts {
-		names[i] = h.Name
+// dropUse forgets the use of a host that is not known and has no instances.
+func (s *Snapshot) dropUse(host string) {
+	if u := s.uses[host]; u != nil && u.instances == 0 && s.byName[host] == nil {
+		delete(s.uses, host)
 	}
-	return names
 }
+
+// CountHosts returns how many hosts are known.
+func (s *Snapshot) CountHosts() int { return len(s.hosts) }
 
 // SetInstance adds or replaces a placed instance.
 func (s *Snapshot) SetInstance(in Instance) {
@@ -199,11 +233,13 @@ func (s *Snapshot) RemoveInstance(uid string) {
 
 func (s *Snapshot) charge(is *instanceState, op func(machine.Resources, machine.Resources) machine.Resources, n int) {
 	for _, name := range is.Hosts {
+		u := s.useOf(name)
+		u.used = op(u.used, is.Resources)
+		u.instances += n
 		if h := s.byName[name]; h != nil {
-			h.used = op(h.used, is.Resources)
-			h.free = h.Allocatable.Sub(h.used)
-			h.instances += n
+			h.free = h.Allocatable.Sub(u.used)
 		}
+		s.dropUse(name)
 	}
 }
 

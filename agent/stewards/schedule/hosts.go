@@ -1,0 +1,234 @@
+package schedule
+
+import (
+	"context"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards/schedule/place"
+	machine "virtmesh/agent/vmi"
+	"virtmesh/gossip"
+)
+
+// stale are the hosts whose line in the snapshot may be out of date.
+type stale struct {
+	mu    sync.Mutex
+	names map[string]struct{}
+	all   bool
+	// wake and hurry hold one token each: there is something to read, and it should
+	// be read without waiting for more.
+	wake, hurry chan struct{}
+}
+
+func newStale() *stale {
+	return &stale{names: map[string]struct{}{}, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}
+}
+
+// noteFacts notes that the facts of a host have changed, or any facts if name is empty.
+func (s *stale) noteFacts(name string) {
+	s.mu.Lock()
+	if name == "" {
+		s.all = true
+	} else {
+		s.names[name] = struct{}{}
+	}
+	s.mu.Unlock()
+	signal(s.wake)
+}
+
+// noteRecord notes that the Node or the capacity of a host has changed.
+func (s *stale) noteRecord(name string) {
+	s.noteFacts(name)
+	signal(s.hurry)
+}
+
+func signal(token chan struct{}) {
+	select {
+	case token <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the names noted so far and begins anew.
+func (s *stale) take() (names map[string]struct{}, all bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names, all = s.names, s.all
+	s.names, s.all = map[string]struct{}{}, false
+	return names, all
+}
+
+// factsDelay is how long facts are gathered before they are read: a host under load
+// sends several in a row. Nodes and capacities are not waited for.
+const factsDelay = 200 * time.Millisecond
+
+// followHosts reads again what has changed about hosts, until ctx ends.
+func (v *View) followHosts(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-v.stale.hurry:
+		case <-v.stale.wake:
+			select {
+			case <-ctx.Done():
+				return
+			case <-v.stale.hurry:
+			case <-time.After(factsDelay):
+			}
+		}
+		v.refreshHosts()
+	}
+}
+
+// refreshHosts makes the lines of the stale hosts up to date. One goroutine at a time
+// calls it, and it holds no lock while it reads and describes hosts: decisions go on.
+func (v *View) refreshHosts() {
+	names, all := v.stale.take()
+	if all {
+		for _, m := range v.facts.Members() {
+			names[m.Name] = struct{}{}
+		}
+		for name := range v.lines {
+			names[name] = struct{}{}
+		}
+	}
+	for name := range names {
+		v.refreshHost(name)
+	}
+}
+
+// line is a host as the snapshot has it, and the data from which it was described. A
+// description reads a hundred labels and more, while comparing the data costs a
+// fraction of that.
+type line struct {
+	from source
+	host *place.Prepared
+}
+
+// refreshHost makes the line of one host up to date.
+func (v *View) refreshHost(name string) {
+	from, exists := v.sourceOf(name)
+	last, known := v.lines[name]
+	if !exists {
+		if known {
+			delete(v.lines, name)
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			v.snapshot.RemoveHost(name)
+		}
+		return
+	}
+	now := &line{from: from}
+	switch described := known && last.from.same(&from); {
+	case described && last.host.Load == from.facts.Load:
+		return
+	case described: // the load alone changes all the time
+		now.host = last.host.WithLoad(from.facts.Load)
+	default:
+		now.host = place.Prepare(describe(name, from))
+	}
+	v.lines[name] = now
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.snapshot.SetPrepared(now.host)
+	if !known || admitsMore(&last.host.Host, &now.host.Host) {
+		v.tellRoom()
+	}
+}
+
+// source is the data from which a host is described.
+type source struct {
+	known     bool // gossip knows the member
+	state     gossip.State
+	facts     gossip.Facts
+	node      *corev1.Node // nil if there is none
+	capacity  claims.Capacity
+	published bool
+}
+
+// sourceOf reads what is known of a host now; false if that is nothing.
+func (v *View) sourceOf(name string) (source, bool) {
+	var s source
+	if m, ok := v.facts.Member(name); ok {
+		s.known, s.state, s.facts = true, m.State, m.Facts
+	}
+	s.node, _ = v.nodes.Get(objects.Key{Name: name})
+	s.capacity, s.published = v.claims.Capacity(name)
+	return s, s.known || s.published || s.node != nil
+}
+
+// same reports whether both describe a host alike, apart from its load. Every change of a Node or a capacity
+// has a new revision; facts have none.
+func (s *source) same(o *source) bool {
+	return s.known == o.known && s.state == o.state && s.published == o.published &&
+		s.capacity.Revision == o.capacity.Revision && sameNode(s.node, o.node) && sameFacts(&s.facts, &o.facts)
+}
+
+func sameNode(a, b *corev1.Node) bool {
+	return a == b || a != nil && b != nil && a.UID == b.UID && a.ResourceVersion == b.ResourceVersion
+}
+
+// sameFacts compares the facts that describe reads, but not the load.
+func sameFacts(a, b *gossip.Facts) bool {
+	return a.KVM == b.KVM && a.Unschedulable == b.Unschedulable && a.Zone == b.Zone &&
+		slices.Equal(a.CPUModels, b.CPUModels) && slices.Equal(a.Images, b.Images) && maps.Equal(a.Labels, b.Labels)
+}
+
+// describe builds the description of a host from its facts, Node object and
+// capacity.
+func describe(name string, s source) place.Host {
+	h := place.Host{Name: name, Allocatable: s.capacity.Allocatable, Labels: map[string]string{}}
+	if s.known {
+		f := s.facts
+		h.KVM, h.CPUModels, h.Images, h.Load = f.KVM, f.CPUModels, f.Images, f.Load
+		h.Cordoned = f.Unschedulable
+		if f.Zone != "" {
+			h.Labels[corev1.LabelTopologyZone] = f.Zone
+		}
+		maps.Copy(h.Labels, f.Labels)
+	}
+	if s.node != nil {
+		maps.Copy(h.Labels, s.node.Labels)
+		h.Taints = slices.DeleteFunc(slices.Clone(s.node.Spec.Taints), func(t corev1.Taint) bool {
+			return t.Key == corev1.TaintNodeUnschedulable // Cordoned covers it
+		})
+		h.Cordoned = s.node.Spec.Unschedulable
+	}
+	if emulator, known := machine.EmulatorOf(h.Labels); known {
+		h.Emulator = &emulator
+	}
+	switch {
+	case !s.known || !s.state.Live():
+		h.Problem = "not alive"
+	case s.state == gossip.Suspect:
+		h.Problem = "not answering"
+	case !s.published:
+		h.Problem = "without published capacity"
+	case s.node != nil && s.node.DeletionTimestamp != nil:
+		h.Problem = "leaving"
+	case h.Labels[kubevirtv1.NodeSchedulable] == "false":
+		h.Problem = "not schedulable"
+	}
+	return h
+}
+
+// admitsMore reports whether a host may now take an instance that it did not
+// take before. A change of load or images, or a loss of capacity, never has
+// this effect.
+func admitsMore(old, now *place.Host) bool {
+	if now.Problem != "" {
+		return false
+	}
+	return old.Problem != "" || old.Cordoned && !now.Cordoned || !old.KVM && now.KVM ||
+		!maps.Equal(old.Labels, now.Labels) || !reflect.DeepEqual(old.Taints, now.Taints) ||
+		!slices.Equal(old.CPUModels, now.CPUModels) || len(old.Allocatable.Lacking(now.Allocatable)) > 0
+}
