@@ -84,6 +84,12 @@ func (l *latest[T]) take() T {
 	return message
 }
 
+// noteApplied is called when the state machine has applied entries.
+func (s *Store) noteApplied(a announcement) {
+	s.toAnnounce.put(a)
+	s.source.news.notify()
+}
+
 // announceCommits sends the other replicas what this replica has applied, while it
 // leads.
 func (s *Store) announceCommits() {
@@ -150,21 +156,11 @@ func (s *Store) deliverToRaft(a announcement) {
 	if id == "" {
 		return
 	}
-	answer := make(chan raft.RPCResponse, 1)
-	rpc := raft.RPC{RespChan: answer, Command: &raft.AppendEntriesRequest{
+	// Whether Raft takes it does not matter: the same will come from the leader.
+	_ = s.passToRaft(raft.RPC{Command: &raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{
 			ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: []byte(addr),
 		},
 		Term: a.term, PrevLogEntry: a.index, PrevLogTerm: a.entryTerm, LeaderCommitIndex: a.index,
-	}}
-	select {
-	case s.transport.rpcs <- rpc:
-	case <-s.closing:
-		return
-	}
-	select {
-	case <-answer:
-	case <-s.closing:
-	case <-s.stopped:
-	}
+	}})
 }

@@ -28,6 +28,8 @@ type autopilotState struct {
 	dead    map[raft.ServerID]time.Time // dead replicas, and since when
 	started time.Time                   // since when this replica has asked the others
 	heard   map[raft.ServerID]time.Time // when each replica last answered
+
+	recruits recruits
 }
 
 // groupView is the state of the group that the leader last saw.
@@ -39,7 +41,9 @@ type groupView struct {
 var _ autopilot.ApplicationIntegration = (*autopilotState)(nil)
 
 func newAutopilot(s *Store) *autopilotState {
-	return &autopilotState{s: s, policy: s.cfg.Voters, dead: make(map[raft.ServerID]time.Time), heard: make(map[raft.ServerID]time.Time)}
+	return &autopilotState{
+		s: s, policy: s.cfg.Voters, dead: make(map[raft.ServerID]time.Time), heard: make(map[raft.ServerID]time.Time), recruits: newRecruits(),
+	}
 }
 
 // start starts autopilot, which promotes, demotes and removes replicas.
@@ -55,7 +59,11 @@ func (a *autopilotState) start() {
 	clear(a.dead)
 	clear(a.heard)
 	a.started = time.Now()
+	busy := a.recruits.busy
+	a.recruits = newRecruits()
+	a.recruits.busy = busy
 	a.mu.Unlock()
+	a.s.followers.reset()
 	p.Start(a.s.base)
 }
 

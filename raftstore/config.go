@@ -65,6 +65,9 @@ type Config struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 
+	// followers allows replicas outside the Raft configuration. It is off by default.
+	followers bool
+
 	// openLog replaces the log store. Tests and benchmarks set it.
 	openLog func(dir string) (diskLog, error)
 }
@@ -110,6 +113,9 @@ type Limits struct {
 	// TrailingBytes is roughly how much log is kept after a snapshot, so that a
 	// replica that was away for a moment can catch up without a snapshot.
 	TrailingBytes uint64
+	// SnapshotFeedBytes is how many bytes a second a replica sends of its snapshots, to all
+	// followers that ask it for one.
+	SnapshotFeedBytes int
 }
 
 // VoterPolicy says how voters are chosen and when dead replicas are removed.
@@ -150,6 +156,8 @@ func DefaultConfig() Config {
 			SnapshotBytes:   64 << 20,
 			SegmentBytes:    16 << 20,
 			TrailingBytes:   16 << 20,
+
+			SnapshotFeedBytes: 32 << 20,
 		},
 		Voters: VoterPolicy{
 			Max:           5,
@@ -217,6 +225,9 @@ func (l *Limits) validate() (errs []error) {
 	}
 	if l.SnapshotEntries < 1 || l.SnapshotBytes < 1 || l.TrailingBytes < 1 {
 		errs = append(errs, errors.New("Limits.SnapshotEntries, SnapshotBytes and TrailingBytes must be positive"))
+	}
+	if l.SnapshotFeedBytes < snapshotPiece {
+		errs = append(errs, fmt.Errorf("Limits.SnapshotFeedBytes %d is below %d", l.SnapshotFeedBytes, snapshotPiece))
 	}
 	return errs
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -42,6 +43,8 @@ type disk struct {
 	snapshots raft.SnapshotStore
 	committed func() uint64
 	closers   []io.Closer
+	// installed is the index of the snapshot that the state was last restored from.
+	installed atomic.Uint64
 }
 
 // diskLog stores both the log and the vote.
@@ -229,6 +232,7 @@ func (d *disk) restoreSnapshot(f *fsm) (uint64, error) {
 	if err := f.Restore(r); err != nil {
 		return 0, fmt.Errorf("snapshot %s: %w", meta.ID, err)
 	}
+	d.installed.Store(meta.Index)
 	return meta.Index, nil
 }
 

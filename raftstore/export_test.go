@@ -89,3 +89,15 @@ func onDisk(cfg Config, do func(*disk) error) error {
 	}
 	return errors.Join(do(d), d.close(0))
 }
+
+// AllowFollowers lets replicas follow outside the Raft configuration.
+func AllowFollowers(cfg *Config) { cfg.followers = true }
+
+// Configuration returns the nodes in the latest Raft configuration that s knows.
+func Configuration(s *Store) (nodes []string) {
+	servers, _ := s.servers()
+	for _, srv := range servers {
+		nodes = append(nodes, nodeOf(srv.ID))
+	}
+	return nodes
+}

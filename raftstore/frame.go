@@ -43,7 +43,10 @@ const (
 	opRenewLease
 	opFence
 	opLeases
-	opCheckpoint // asks the leader for a checkpoint
+	opCheckpoint   // asks the leader for a checkpoint
+	opPull         // a follower asks for entries
+	opPullSnapshot // and for a piece of a snapshot
+	opReport       // a voter tells the leader who is fed below it
 )
 
 type status uint8

@@ -79,11 +79,17 @@ func (s *Store) askToJoin(ctx context.Context, addr string, payload []byte) erro
 	if err != nil {
 		return err
 	}
-	i, err := parseIncarnation(answer)
+	a, err := decodeJoined(answer)
 	if err != nil {
 		return err
 	}
-	return s.group.adopt(i)
+	if err := s.group.adopt(a.group); err != nil {
+		return err
+	}
+	if a.Follow {
+		s.feed.tell(a.Index, a.Voters)
+	}
+	return nil
 }
 
 // Leave removes this replica from the group; the caller should then call Close. A
@@ -94,7 +100,7 @@ func (s *Store) Leave(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("leave: %w", err)
 	}
-	if len(servers) == 1 && servers[0].ID == s.id {
+	if len(servers) == 1 && servers[0].ID == s.id && len(s.heirs()) == 0 {
 		return nil
 	}
 	if s.IsLeader() {
@@ -178,6 +184,9 @@ func (s *Store) greetNonReplicas() {
 	for _, srv := range servers {
 		ours[nodeOf(srv.ID)] = true
 	}
+	for node := range s.followers.judge(s.SilenceLimit(), 0) {
+		ours[node] = true
+	}
 	for _, m := range s.cfg.Members() {
 		if !m.Alive || ours[m.ID] || m.Addr == "" {
 			continue
@@ -244,6 +253,7 @@ func (s *Store) handOver(ctx context.Context) error {
 // promoteHeir promotes a replica that answers to voter and transfers leadership to
 // it. It is used when the leader is the only voter.
 func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
+	servers = append(servers, s.heirs()...)
 	for _, srv := range servers {
 		if srv.ID == s.id {
 			continue
@@ -285,6 +295,8 @@ func (s *Store) serveLeaderRequest(ctx context.Context, op opcode, payload []byt
 			return nil, leaderError(err)
 		}
 		return json.Marshal(silences)
+	case opReport:
+		return s.serveReport(payload)
 	case opRenewLease, opFence, opLeases:
 		return s.serveLeases(ctx, op, payload)
 	case opCheckpoint:
@@ -301,8 +313,7 @@ func (s *Store) serveLeaderRequest(ctx context.Context, op opcode, payload []byt
 		if err := s.group.checkPeer(r.Group); err != nil {
 			return nil, fmt.Errorf("%w: replica %s: %w", ErrInvalidTxn, r.ID, err)
 		}
-		own := s.group.current()
-		return own[:], s.addReplica(r)
+		return s.addReplica(r)
 	}
 	return nil, s.removeNode(r.ID, "")
 }
@@ -312,6 +323,9 @@ func (s *Store) removeNode(node string, except raft.ServerID) error {
 	servers, err := s.servers()
 	if err != nil {
 		return err
+	}
+	if except == "" {
+		s.followers.forget(node, s.silentFeed())
 	}
 	for _, srv := range servers {
 		if nodeOf(srv.ID) != node || srv.ID == except {
@@ -325,33 +339,43 @@ func (s *Store) removeNode(node string, except raft.ServerID) error {
 	return nil
 }
 
-// addReplica adds r or updates its address. A replica of the same node with another
-// ID has lost its data, so it is removed first.
-func (s *Store) addReplica(r replica) error {
+// addReplica adds r or updates its address, and returns the answer to it. A replica of the
+// same node with another ID has lost its data, so it is removed first. Where replicas may
+// follow, a new one does.
+func (s *Store) addReplica(r replica) ([]byte, error) {
 	if r.ID == "" || r.Addr == "" {
-		return fmt.Errorf("%w: replica has no ID or no address", ErrInvalidTxn)
+		return nil, fmt.Errorf("%w: replica has no ID or no address", ErrInvalidTxn)
 	}
 	servers, err := s.servers()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	here := false
 	for _, srv := range servers {
 		sameID, sameAddr := string(srv.ID) == r.ID, string(srv.Address) == r.Addr
 		switch {
 		case sameID && sameAddr:
-			return nil
+			return s.joined(nil)
+		case sameID:
+			here = true
 		case sameAddr:
 			if nodeOf(srv.ID) != nodeOf(raft.ServerID(r.ID)) {
-				return fmt.Errorf("%w: address %s belongs to replica %s; remove that replica first", ErrInvalidTxn, r.Addr, srv.ID)
+				return nil, fmt.Errorf("%w: address %s belongs to replica %s; remove that replica first", ErrInvalidTxn, r.Addr, srv.ID)
 			}
 		}
 	}
 	if err := s.removeNode(nodeOf(raft.ServerID(r.ID)), raft.ServerID(r.ID)); err != nil {
-		return err
+		return nil, err
+	}
+	if !here && s.followersAllowed() {
+		return s.joined(servers)
 	}
 	s.log.Info("adding replica", "id", r.ID, "addr", r.Addr)
 	f := s.raft.AddNonvoter(raft.ServerID(r.ID), raft.ServerAddress(r.Addr), 0, s.cfg.Timing.RPC)
-	return leaderError(f.Error())
+	if err := f.Error(); err != nil {
+		return nil, leaderError(err)
+	}
+	return s.joined(nil)
 }
 
 // leaderError classifies the error of a failed membership change, so that the

@@ -191,6 +191,10 @@ func (s *Store) serveRequest(op opcode, payload []byte) ([]byte, error) {
 		return json.Marshal(st)
 	case opDigest:
 		return s.serveDigest(ctx, payload)
+	case opPull:
+		return s.servePull(ctx, payload)
+	case opPullSnapshot:
+		return s.serveSnapshot(ctx, payload)
 	case opJoin:
 		return s.requestAtLeader(ctx, opAddReplica, payload)
 	default:

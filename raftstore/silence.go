@@ -49,13 +49,22 @@ func (s *Store) silences() (map[string]time.Duration, error) {
 		}
 		all[nodeOf(srv.ID)] = silence
 	}
+	if !s.followersAllowed() {
+		return all, nil
+	}
+	for node := range s.members() {
+		if _, ok := all[node]; !ok {
+			all[node] = s.followers.silence(node)
+		}
+	}
 	return all, nil
 }
 
 // Silences returns for how long each host has left the leader's questions unanswered,
 // by node ID. It is a witness of death that does not depend on Config.Members: a host
 // whose silence is shorter than SilenceLimit runs. A new leader counts from the moment
-// it began to lead. Hosts without a replica are not in the map. Silences asks the
+// it began to lead. Hosts without a replica are not in the map, or have been
+// silent for as long as the leader leads. Silences asks the
 // leader, and retries until ctx ends.
 func (s *Store) Silences(ctx context.Context) (map[string]time.Duration, error) {
 	answer, err := s.requestAtLeader(ctx, opSilences, nil)

@@ -49,6 +49,10 @@ type PeerStatus struct {
 	Zone   string
 	Voter  bool
 	Leader bool
+	// Follower says that the replica is outside the Raft configuration and is fed by the
+	// node Source.
+	Follower bool
+	Source   string
 	// Alive says whether Config.Members reports the host alive. Healthy says whether
 	// the replica also keeps up with the leader; once it has been healthy for long
 	// enough, it may become a voter. StableSince is when Healthy last changed.
@@ -112,6 +116,10 @@ func (s *Store) lastContact() time.Duration {
 	if s.IsLeader() {
 		return 0
 	}
+	if s.position() == follows {
+		l, _ := s.feed.leaderNow()
+		return l.Age
+	}
 	t := s.raft.LastContact()
 	if t.IsZero() {
 		return -1
@@ -171,6 +179,9 @@ func (s *Store) peerStatus() []PeerStatus {
 		}
 		p.Lag = last - min(p.LastIndex, last)
 		list = append(list, p)
+	}
+	if s.followersAllowed() {
+		list = append(list, s.followerStatus(list, members, last)...)
 	}
 	return list
 }

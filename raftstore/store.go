@@ -36,6 +36,9 @@ type Store struct {
 	peers     *peers
 	autopilot *autopilotState
 	leases    *leases
+	source    *source    // feeds others
+	feed      *feed      // feeds this replica
+	followers *followers // those that the leader has heard of
 
 	checkpoints    *checkpoints
 	checkpointGate checkpointGate
@@ -91,6 +94,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		announced:   newLatest[announcement](),
 		published:   newLatest[publishedDigest](),
 		leases:      newLeases(),
+		source:      newSource(cfg.Limits.SnapshotFeedBytes),
+		feed:        newFeed(),
+		followers:   newFollowers(),
 	}
 	s.failure.failed = make(chan struct{})
 	s.history.slow = s.metrics.slowWatchers.Inc
@@ -98,7 +104,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.closing = s.base.Done()
 	s.fsm = &fsm{
 		machine: newMachine(constraints), history: s.history,
-		applied: s.applied, digests: s.digests, checkpoints: s.checkpoints, metrics: s.metrics, halt: s.haltReplica, announce: s.toAnnounce.put,
+		applied: s.applied, digests: s.digests, checkpoints: s.checkpoints, metrics: s.metrics, halt: s.haltReplica, announce: s.noteApplied,
 	}
 	if err := s.start(ctx); err != nil {
 		s.cancel()
@@ -140,7 +146,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if err = s.metrics.register(s); err != nil {
 		return err
 	}
-	for _, task := range []func(){s.proposer.batchLoop, s.observeLeader, func() { s.leadLoop(notify) }, s.snapshotLoop, s.serveRPC, s.stopWhenFailed, s.announceCommits, s.deliverAnnouncements, s.compareLoop, func() { s.checkpoints.hashLoop(s.closing) }, s.rejoinLoop} {
+	for _, task := range []func(){s.proposer.batchLoop, s.observeLeader, func() { s.leadLoop(notify) }, s.snapshotLoop, s.serveRPC, s.stopWhenFailed, s.announceCommits, s.deliverAnnouncements, s.compareLoop, func() { s.checkpoints.hashLoop(s.closing) }, s.rejoinLoop, s.feedLoop, s.reportLoop} {
 		s.tasks.start(task)
 	}
 	return nil
@@ -283,6 +289,7 @@ func (s *Store) shutdown() error {
 		errs = append(errs, s.cfg.Raft.Close())
 	}
 	s.tasks.stop()
+	s.source.snapshots.closeAll()
 	if s.group != nil {
 		s.group.close()
 	}

@@ -14,6 +14,7 @@ type candidate struct {
 	zone    string
 	voter   bool // votes now
 	leader  bool
+	follows bool      // it is not in the configuration
 	healthy bool      // it is alive and keeps up; a nonvoter must also have done so for long enough
 	since   time.Time // stable since then
 }
@@ -35,7 +36,11 @@ func wantVoters(n, limit int) int {
 // because of this choice. An unhealthy voter loses its place only to a healthy
 // replica, so failures never reduce the number of voters.
 func chooseVoters(list []candidate, limit int) []string {
-	want := wantVoters(len(list), limit)
+	return pickVoters(list, wantVoters(len(list), limit))
+}
+
+// pickVoters is chooseVoters for a number of voters.
+func pickVoters(list []candidate, want int) []string {
 	list = slices.Clone(list)
 	slices.SortFunc(list, func(a, b candidate) int {
 		switch {
@@ -45,6 +50,8 @@ func chooseVoters(list []candidate, limit int) []string {
 			return order(a.healthy)
 		case a.voter != b.voter:
 			return order(a.voter)
+		case a.follows != b.follows:
+			return order(b.follows)
 		case !a.since.Equal(b.since):
 			return a.since.Compare(b.since)
 		case a.id < b.id:
@@ -100,20 +107,29 @@ func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, s *autopi
 		voter := srv.HasVotingRights()
 		list = append(list, candidate{
 			id: string(id), zone: srv.Server.Meta["zone"], voter: voter, leader: id == s.Leader,
-			healthy: srv.Health.Healthy && (voter || srv.Health.IsStable(now, stable)),
+			healthy: srv.Health.Healthy && (voter || srv.Health.IsStable(now, stable)) || !voter && p.a.isRecruit(id),
 			since:   srv.Health.StableSince,
 		})
 	}
+	list = append(list, p.a.followingCandidates(s.Servers)...)
 	chosen := chooseVoters(list, p.a.policy.Max)
+	p.a.recruit(list, chosen)
 	var changes autopilot.RaftChanges
+	voters := 0 // of the chosen ones
 	for id, srv := range s.Servers {
 		want := slices.Contains(chosen, string(id))
 		switch {
-		case want && !srv.HasVotingRights():
+		case want && srv.HasVotingRights():
+			voters++
+		case want && srv.Health.Healthy:
 			changes.Promotions = append(changes.Promotions, id)
 		case !want && srv.HasVotingRights():
 			changes.Demotions = append(changes.Demotions, id)
 		}
+	}
+	if voters+len(changes.Promotions) < len(chosen) {
+		// A voter keeps its vote until the one that takes its place can vote.
+		changes.Demotions = nil
 	}
 	slices.Sort(changes.Promotions)
 	slices.Sort(changes.Demotions)

@@ -1,0 +1,76 @@
+package raftstore
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/raft"
+)
+
+// joinedAnswer is the leader's answer to a replica that asks to be added: the incarnation
+// of the group, and whether it follows.
+type joinedAnswer struct {
+	group  incarnation
+	Follow bool `json:"follow"`
+	// Index is the leader's commit index: in the log up to it, the replica is in no
+	// configuration any more.
+	Index  uint64  `json:"index"`
+	Voters []offer `json:"voters"`
+}
+
+// decodeJoined reads the answer to a join. Leaders of a group in which nobody follows send
+// the incarnation alone.
+func decodeJoined(b []byte) (joinedAnswer, error) {
+	var a joinedAnswer
+	head := b[:min(len(b), len(a.group))]
+	var err error
+	if a.group, err = parseIncarnation(head); err != nil || len(b) == len(head) {
+		return a, err
+	}
+	if err := json.Unmarshal(b[len(head):], &a); err != nil || len(a.Voters) > maxOffers {
+		return joinedAnswer{}, fmt.Errorf("answer to a join: %w", errDecode)
+	}
+	return a, nil
+}
+
+// joined answers a replica that has asked to be added to the group. If it follows, its
+// sources are the voters among servers; nil means that it is in the configuration.
+func (s *Store) joined(servers []raft.Server) ([]byte, error) {
+	own := s.group.current()
+	if servers == nil {
+		return own[:], nil
+	}
+	members := s.members()
+	a := joinedAnswer{Follow: true, Index: s.raft.CommitIndex()}
+	for _, srv := range servers {
+		if srv.Suffrage == raft.Voter && len(a.Voters) < maxOffers {
+			node := nodeOf(srv.ID)
+			a.Voters = append(a.Voters, offer{Node: node, Addr: string(srv.Address), Zone: members[node].Zone, Room: 1})
+		}
+	}
+	b, err := json.Marshal(a)
+	if err != nil {
+		return nil, fmt.Errorf("answer a join: %w", err)
+	}
+	return append(own[:], b...), nil
+}
+
+// heirs returns the healthy followers as servers, longest healthy first, for a leader that
+// has no other voter.
+func (s *Store) heirs() (list []raft.Server) {
+	var healthy []knownFollower
+	for _, k := range s.followers.judge(s.SilenceLimit(), s.raft.LastIndex()) {
+		if k.healthy {
+			healthy = append(healthy, k)
+		}
+	}
+	slices.SortFunc(healthy, func(a, b knownFollower) int { return a.since.Compare(b.since) })
+	for _, k := range healthy {
+		list = append(list, raft.Server{Suffrage: raft.Nonvoter, ID: raft.ServerID(k.ID), Address: raft.ServerAddress(k.Addr)})
+	}
+	return list
+}
+
+// followersAllowed reports whether replicas may be outside the Raft configuration.
+func (s *Store) followersAllowed() bool { return s.cfg.followers }

@@ -1,0 +1,154 @@
+package raftstore
+
+import (
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+	autopilot "github.com/hashicorp/raft-autopilot"
+)
+
+// Where replicas may follow, the configuration holds the voters, and for moments the
+// nonvoters that are about to vote. The leader adds a follower that should vote, which
+// autopilot promotes once it keeps up, and removes a nonvoter that should not.
+
+const (
+	// sparesWanted is how many followers are kept close to the voters, to be promoted next.
+	sparesWanted = 2
+	// recruitUpdates is how many updates a replica that was added to vote may take to keep up
+	// before another one is chosen.
+	recruitUpdates = 15
+	// dismissals is how many nonvoters are removed from the configuration at once.
+	dismissals = 8
+)
+
+// recruits is what the leader remembers of the configuration's nonvoters.
+type recruits struct {
+	spares   []string                    // the followers that are promoted next, by node
+	added    map[raft.ServerID]time.Time // when a nonvoter was added in order to vote
+	unwanted map[raft.ServerID]time.Time // since when a nonvoter has not been wanted
+	busy     bool                        // the configuration is being changed
+}
+
+func newRecruits() recruits {
+	return recruits{added: map[raft.ServerID]time.Time{}, unwanted: map[raft.ServerID]time.Time{}}
+}
+
+// nextVoters returns the nodes of the followers that are promoted next.
+func (a *autopilotState) nextVoters() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.recruits.spares)
+}
+
+// isRecruit reports whether a nonvoter was added lately in order to vote.
+func (a *autopilotState) isRecruit(id raft.ServerID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at, ok := a.recruits.added[id]
+	return ok && time.Since(at) < recruitUpdates*a.policy.Update
+}
+
+// followingCandidates returns the followers that may become voters, except those of nodes
+// that are in the configuration.
+func (a *autopilotState) followingCandidates(servers map[raft.ServerID]*autopilot.ServerState) (list []candidate) {
+	if !a.s.followersAllowed() {
+		return nil
+	}
+	members := a.s.members()
+	taken := map[string]bool{}
+	for id := range servers {
+		taken[nodeOf(id)] = true
+	}
+	for node, k := range a.s.followers.judge(a.silenceLimit(), a.s.raft.LastIndex()) {
+		if taken[node] {
+			continue
+		}
+		m := members[node]
+		list = append(list, candidate{
+			id: k.ID, zone: m.Zone, follows: true, since: k.since,
+			healthy: k.healthy && (m.Alive || a.s.cfg.Members == nil) && time.Since(k.since) >= a.policy.Stabilization,
+		})
+	}
+	return list
+}
+
+// recruit makes the configuration hold the chosen voters and, after a while, nobody else.
+// It returns at once.
+func (a *autopilotState) recruit(list []candidate, chosen []string) {
+	if !a.s.followersAllowed() {
+		return
+	}
+	if a.policy.ForgetAfter > 0 && a.s.cfg.Members != nil {
+		a.s.followers.forgetDead(a.policy.ForgetAfter, a.s.members())
+	}
+	now := time.Now()
+	var add, remove []raft.ServerID
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := &a.recruits
+	r.spares = nil
+	for _, id := range pickVoters(list, len(chosen)+sparesWanted) {
+		i := slices.IndexFunc(list, func(c candidate) bool { return c.id == id })
+		if !slices.Contains(chosen, id) && list[i].follows {
+			r.spares = append(r.spares, nodeOf(raft.ServerID(id)))
+		}
+	}
+	for _, c := range list {
+		id := raft.ServerID(c.id)
+		wanted := slices.Contains(chosen, c.id)
+		switch {
+		case c.follows && wanted:
+			add = append(add, id)
+		case c.follows || c.voter || wanted:
+			delete(r.unwanted, id)
+		case r.unwanted[id].IsZero():
+			r.unwanted[id] = now
+		case now.Sub(r.unwanted[id]) > max(a.policy.Stabilization, 2*a.policy.Reconcile) && len(remove) < dismissals:
+			remove = append(remove, id)
+		}
+	}
+	if r.busy || len(add)+len(remove) == 0 {
+		return
+	}
+	r.busy = a.s.tasks.start(func() { a.changeConfiguration(add, remove) })
+}
+
+// changeConfiguration adds followers as nonvoters and removes nonvoters.
+func (a *autopilotState) changeConfiguration(add, remove []raft.ServerID) {
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.recruits.busy = false
+	}()
+	s := a.s
+	for _, id := range add {
+		addr, ok := s.followers.addressOf(id)
+		if !ok {
+			continue
+		}
+		a.mu.Lock()
+		a.recruits.added[id] = time.Now()
+		a.mu.Unlock()
+		s.log.Info("a follower is to vote", "id", id, "addr", addr)
+		if err := s.raft.AddNonvoter(id, raft.ServerAddress(addr), 0, s.cfg.Timing.RPC).Error(); err != nil {
+			s.log.Warn("add a follower to the configuration", "id", id, "err", err)
+			return
+		}
+	}
+	servers, err := s.servers()
+	if err != nil {
+		return
+	}
+	for _, srv := range servers {
+		if srv.Suffrage == raft.Voter || !slices.Contains(remove, srv.ID) {
+			continue
+		}
+		s.followers.keep(srv.ID, string(srv.Address), time.Now().Add(-a.silence(srv.ID)))
+		s.log.Info("a replica that does not vote follows from now on", "id", srv.ID, "addr", srv.Address)
+		if err := s.raft.RemoveServer(srv.ID, 0, s.cfg.Timing.RPC).Error(); err != nil {
+			s.log.Warn("remove a replica that does not vote from the configuration", "id", srv.ID, "err", err)
+			return
+		}
+	}
+}
