@@ -45,12 +45,13 @@ func (s *snapshot) hash() stateHash {
 		w.uvarint(r.revision)
 	}
 	w.uvarint(uint64(s.tree.Len()))
-	s.tree.Ascend(func(r *Record) bool {
-		w.string(r.Key)
-		w.uvarint(r.CreateRevision)
-		w.uvarint(r.ModRevision)
-		w.uvarint(uint64(len(r.Value)))
-		w.raw(r.Value)
+	s.tree.Ascend(func(r *stored) bool {
+		value := r.value.value()
+		w.string(r.key)
+		w.uvarint(r.createRevision)
+		w.uvarint(r.modRevision)
+		w.uvarint(uint64(len(value)))
+		w.raw(value)
 		return true
 	})
 	_ = w.w.Flush() // a hash takes everything

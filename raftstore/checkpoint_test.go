@@ -80,19 +80,19 @@ func TestWhatAStateHashShows(t *testing.T) {
 
 // damage changes one detail of a state.
 func damage(m *machine, detail string) {
-	var first *Record
-	m.tree.Ascend(func(r *Record) bool { first = r; return false })
+	var first *stored
+	m.tree.Ascend(func(r *stored) bool { first = r; return false })
 	if first == nil && (detail == "value" || detail == "revision" || detail == "lost record") {
 		detail = "digest" // all txns were refused
 	}
 	switch detail {
 	case "value":
 		changed := *first
-		changed.Value = bytes.Repeat([]byte{255}, len(first.Value))
+		changed.value = packed{bytes: bytes.Repeat([]byte{255}, first.value.size())}
 		m.tree.ReplaceOrInsert(&changed)
 	case "revision":
 		changed := *first
-		changed.ModRevision++
+		changed.modRevision++
 		m.tree.ReplaceOrInsert(&changed)
 	case "lost record":
 		m.tree.Delete(first)

@@ -69,12 +69,12 @@ func (s *Store) refusedAlready(t *Txn) error {
 		if c.ModRevision == 0 || c.ModRevision > now.revision {
 			continue // the key may be gone by now, or this replica lags
 		}
-		record, ok := now.tree.Get(&Record{Key: c.Key})
+		record, ok := now.tree.Get(&stored{key: c.Key})
 		switch {
 		case !ok:
 			return &ConflictError{Key: c.Key, Want: c.ModRevision}
-		case record.ModRevision != c.ModRevision:
-			return &ConflictError{Key: c.Key, Want: c.ModRevision, Current: record}
+		case record.modRevision != c.ModRevision:
+			return &ConflictError{Key: c.Key, Want: c.ModRevision, Current: recordOf(record)}
 		}
 	}
 	return nil

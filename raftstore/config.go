@@ -101,7 +101,8 @@ type Limits struct {
 	BatchBytes int
 	InFlight   int
 	// HistoryEvents and HistoryBytes bound the window of recent events, which serves
-	// watches and lists at an earlier revision.
+	// watches and lists at an earlier revision. The bytes are those that the window takes
+	// in memory, see packed.go.
 	HistoryEvents int
 	HistoryBytes  int
 	// SnapshotEntries and SnapshotBytes are the amounts of log after which a

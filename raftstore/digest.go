@@ -38,14 +38,14 @@ func (in *digestInput) addVerdict(o *outcome) {
 	in.b = binary.LittleEndian.AppendUint64(in.b, o.revision)
 }
 
-// addChange adds a change of a record. A checksum stands for its key and for its value:
+// addChange adds a change of a record that is not packed yet. A checksum stands for its key and for its value:
 // the hash of the entry withstands an attack, and this only shows a version that decodes
 // or stores the entry otherwise.
 func (in *digestInput) addChange(c *change) {
-	in.b = binary.LittleEndian.AppendUint32(append(in.b, byte(c.typ)), crc32.Checksum([]byte(c.record.Key), castagnoli))
-	in.b = binary.LittleEndian.AppendUint32(in.b, crc32.Checksum(c.record.Value, castagnoli))
-	in.b = binary.LittleEndian.AppendUint64(in.b, c.record.CreateRevision)
-	in.b = binary.LittleEndian.AppendUint64(in.b, c.record.ModRevision)
+	in.b = binary.LittleEndian.AppendUint32(append(in.b, byte(c.typ)), crc32.Checksum([]byte(c.record.key), castagnoli))
+	in.b = binary.LittleEndian.AppendUint32(in.b, crc32.Checksum(c.record.value.bytes, castagnoli))
+	in.b = binary.LittleEndian.AppendUint64(in.b, c.record.createRevision)
+	in.b = binary.LittleEndian.AppendUint64(in.b, c.record.modRevision)
 }
 
 func (in *digestInput) sum() digest { return sha256.Sum256(in.b) }

@@ -56,7 +56,7 @@ func TestWhatADigestShows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	flipped.get("/k").CreateRevision++
+	flipped.get("/k").createRevision++
 	for _, one := range []*machine{m, flipped} {
 		if _, _, err := applyTxns(one, Txn{RequestID: "2", Ops: []Op{{Key: "/k"}}}); err != nil {
 			t.Fatal(err)

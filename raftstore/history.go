@@ -50,9 +50,9 @@ func newHistory(l Limits) *history {
 }
 
 func changeBytes(c *change) int {
-	n := eventOverhead + len(c.record.Key) + len(c.record.Value)
+	n := eventOverhead + len(c.record.key) + len(c.record.value.bytes)
 	if c.prev != nil {
-		n += len(c.prev.Value)
+		n += len(c.prev.value.bytes)
 	}
 	return n
 }
@@ -117,7 +117,7 @@ func (h *history) notifyWatcher(w *Watcher, changes []change) {
 		return
 	}
 	for i := range changes {
-		if strings.HasPrefix(changes[i].record.Key, w.prefix) {
+		if strings.HasPrefix(changes[i].record.key, w.prefix) {
 			w.idle = false
 			w.signal()
 			return
@@ -156,7 +156,7 @@ func (h *history) close(err error) {
 func (h *history) position(revision uint64) uint64 {
 	n := int(h.end - h.start)
 	i := sort.Search(n, func(i int) bool {
-		return h.at(h.start+uint64(i)).record.ModRevision > revision
+		return h.at(h.start+uint64(i)).record.modRevision > revision
 	})
 	return h.start + uint64(i)
 }
@@ -165,7 +165,7 @@ func (h *history) position(revision uint64) uint64 {
 // changed since, the earlier records.
 type past struct {
 	state
-	changed map[string]*Record // a nil record: the key did not exist
+	changed map[string]*stored // a nil record: the key did not exist
 }
 
 // asOf returns the state below prefix at a revision. If the revision is in the
@@ -190,14 +190,14 @@ func (h *history) asOf(prefix string, revision uint64) (past, error) {
 		}
 	}
 	p.revision = revision
-	p.changed = make(map[string]*Record)
+	p.changed = make(map[string]*stored)
 	for ; pos < h.end; pos++ {
 		c := h.at(pos)
-		if !strings.HasPrefix(c.record.Key, prefix) {
+		if !strings.HasPrefix(c.record.key, prefix) {
 			continue
 		}
-		if _, seen := p.changed[c.record.Key]; !seen {
-			p.changed[c.record.Key] = c.prev
+		if _, seen := p.changed[c.record.key]; !seen {
+			p.changed[c.record.key] = c.prev
 		}
 	}
 	return p, nil
@@ -205,7 +205,7 @@ func (h *history) asOf(prefix string, revision uint64) (past, error) {
 
 // ascend calls fn for the records below prefix that come after the key after, in
 // key order.
-func (p *past) ascend(prefix, after string, fn func(*Record) bool) {
+func (p *past) ascend(prefix, after string, fn func(*stored) bool) {
 	from := ""
 	if after != "" {
 		from = after + "\x00"
@@ -214,20 +214,20 @@ func (p *past) ascend(prefix, after string, fn func(*Record) bool) {
 		ascendPrefix(p.tree, prefix, from, fn)
 		return
 	}
-	old := make([]*Record, 0, len(p.changed))
+	old := make([]*stored, 0, len(p.changed))
 	for _, r := range p.changed {
-		if r != nil && r.Key >= from {
+		if r != nil && r.key >= from {
 			old = append(old, r)
 		}
 	}
-	sort.Slice(old, func(i, j int) bool { return old[i].Key < old[j].Key })
+	sort.Slice(old, func(i, j int) bool { return old[i].key < old[j].key })
 	more := true
-	ascendPrefix(p.tree, prefix, from, func(r *Record) bool {
-		for len(old) > 0 && old[0].Key < r.Key && more {
+	ascendPrefix(p.tree, prefix, from, func(r *stored) bool {
+		for len(old) > 0 && old[0].key < r.key && more {
 			more = fn(old[0])
 			old = old[1:]
 		}
-		if _, ok := p.changed[r.Key]; more && !ok {
+		if _, ok := p.changed[r.key]; more && !ok {
 			more = fn(r)
 		}
 		return more

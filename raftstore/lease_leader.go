@@ -115,10 +115,10 @@ func (s *Store) reign(ctx context.Context, ttl time.Duration) (*leaseTable, erro
 func (s *Store) beginReign(ctx context.Context, term uint64, ttl time.Duration) (*leaseTable, error) {
 	s.leases.setTable(nil) // what it does not know must have been received before began
 	var before reignRecord
-	last, ok := s.history.current().tree.Get(&Record{Key: reignKey})
+	last, ok := s.history.current().tree.Get(&stored{key: reignKey})
 	if !ok {
-		last = &Record{}
-	} else if err := json.Unmarshal(last.Value, &before); err != nil {
+		last = &stored{}
+	} else if err := json.Unmarshal(last.value.value(), &before); err != nil {
 		return nil, fmt.Errorf("decode the record of the last reign: %w", err)
 	}
 	longest := max(ttl, before.Longest)
@@ -127,7 +127,7 @@ func (s *Store) beginReign(ctx context.Context, term uint64, ttl time.Duration) 
 		return nil, fmt.Errorf("encode the record of a reign: %w", err)
 	}
 	result, err := s.Commit(ctx, Txn{
-		If:  []Condition{{reignKey, last.ModRevision}},
+		If:  []Condition{{reignKey, last.modRevision}},
 		Ops: []Op{{Key: reignKey, Value: value}},
 	})
 	if err != nil {
@@ -183,8 +183,8 @@ func (s *Store) noteRenewal(t *leaseTable, r LeaseRequest, received time.Duratio
 }
 
 // fenceOf returns the record of the holder's fence, nil if it is not fenced.
-func (s *Store) fenceOf(h LeaseHolder) *Record {
-	r, _ := s.history.current().tree.Get(&Record{Key: h.fenceKey()})
+func (s *Store) fenceOf(h LeaseHolder) *stored {
+	r, _ := s.history.current().tree.Get(&stored{key: h.fenceKey()})
 	return r
 }
 
@@ -228,7 +228,7 @@ func (s *Store) beginFence(t *leaseTable, h LeaseHolder, now time.Duration) (fen
 		return fenceAnswer{}, errReignOver
 	}
 	if r := s.fenceOf(h); r != nil {
-		return fenceAnswer{Revision: r.ModRevision}, nil
+		return fenceAnswer{Revision: r.modRevision}, nil
 	}
 	if left := t.left(h, now); left > 0 {
 		return fenceAnswer{Left: left}, nil

@@ -18,17 +18,41 @@ const treeDegree = 32
 // "from now on".
 const firstRevision = 1
 
-type tree = btree.BTreeG[*Record]
+type tree = btree.BTreeG[*stored]
 
-func lessRecord(a, b *Record) bool { return a.Key < b.Key }
+// stored is a record as the tree and the history keep it. It is not changed once it is
+// published.
+type stored struct {
+	key                         string
+	value                       packed
+	createRevision, modRevision uint64
+}
+
+// record returns the record with its value.
+func (s *stored) record() Record {
+	return Record{
+		Key: s.key, Value: s.value.value(), CreateRevision: s.createRevision, ModRevision: s.modRevision, kept: s.value,
+	}
+}
+
+// recordOf returns the record of s, nil if s is nil.
+func recordOf(s *stored) *Record {
+	if s == nil {
+		return nil
+	}
+	r := s.record()
+	return &r
+}
+
+func lessRecord(a, b *stored) bool { return a.key < b.key }
 
 func newTree() *tree { return btree.NewG(treeDegree, lessRecord) }
 
 // ascendPrefix calls fn for the records below prefix whose key is at least from.
-func ascendPrefix(t *tree, prefix, from string, fn func(*Record) bool) {
-	pivot := &Record{Key: max(prefix, from)}
-	t.AscendGreaterOrEqual(pivot, func(r *Record) bool {
-		return strings.HasPrefix(r.Key, prefix) && fn(r)
+func ascendPrefix(t *tree, prefix, from string, fn func(*stored) bool) {
+	pivot := &stored{key: max(prefix, from)}
+	t.AscendGreaterOrEqual(pivot, func(r *stored) bool {
+		return strings.HasPrefix(r.key, prefix) && fn(r)
 	})
 }
 
@@ -60,8 +84,8 @@ func newConstraintSet(list []Constraint) (constraintSet, error) {
 // change is one key changed by an applied txn.
 type change struct {
 	typ    EventType
-	record *Record // for a Delete, a tombstone: key and revision
-	prev   *Record
+	record *stored // for a Delete, a tombstone: key and revision
+	prev   *stored
 	txnEnd uint64 // last revision of the txn
 }
 
@@ -87,6 +111,7 @@ type machine struct {
 	requests    *requestTable
 	digest      digest // of everything that was applied
 	constraints constraintSet
+	packer      *packer
 	asked       *ConstraintCall // the constraint that is judging, nil if none is
 }
 
@@ -96,6 +121,7 @@ func newMachine(constraints constraintSet) *machine {
 		revision:    firstRevision,
 		requests:    newRequestTable(),
 		constraints: constraints,
+		packer:      newPacker(),
 	}
 }
 
@@ -140,6 +166,7 @@ func (m *machine) apply(entry []byte) (outcomes []outcome, changes []change, err
 	}
 	for i := range changes {
 		next.addChange(&changes[i])
+		changes[i].record.value = m.packer.pack(changes[i].record.key, changes[i].record.value.bytes)
 	}
 	m.digest = next.sum()
 	return outcomes, changes, nil
@@ -171,7 +198,7 @@ func (m *machine) recallOutcome(t *Txn, r remembered) outcome {
 	switch r.kind {
 	case outcomeConflict:
 		c := t.If[r.ops]
-		out.conflict = &ConflictError{Key: c.Key, Want: c.ModRevision, Current: m.get(c.Key)}
+		out.conflict = &ConflictError{Key: c.Key, Want: c.ModRevision, Current: recordOf(m.get(c.Key))}
 	case outcomeRefused:
 		c := t.Constraints[r.ops]
 		out.constraint = &ConstraintError{Name: c.Name, Version: c.Version, Reason: r.reason}
@@ -179,8 +206,8 @@ func (m *machine) recallOutcome(t *Txn, r remembered) outcome {
 	return out
 }
 
-func (m *machine) get(key string) *Record {
-	r, _ := m.tree.Get(&Record{Key: key})
+func (m *machine) get(key string) *stored {
+	r, _ := m.tree.Get(&stored{key: key})
 	return r
 }
 
@@ -188,10 +215,10 @@ func (m *machine) get(key string) *Record {
 func (m *machine) executeTxn(t *Txn, changes []change) (outcome, []change) {
 	for i, c := range t.If {
 		cur := m.get(c.Key)
-		if (cur == nil && c.ModRevision != 0) || (cur != nil && cur.ModRevision != c.ModRevision) {
+		if (cur == nil && c.ModRevision != 0) || (cur != nil && cur.modRevision != c.ModRevision) {
 			return outcome{
 				kind: outcomeConflict, ops: uint32(i), revision: m.revision,
-				conflict: &ConflictError{Key: c.Key, Want: c.ModRevision, Current: cur},
+				conflict: &ConflictError{Key: c.Key, Want: c.ModRevision, Current: recordOf(cur)},
 			}, changes
 		}
 	}
@@ -228,21 +255,21 @@ func (m *machine) writeOps(t *Txn, changes []change) []change {
 	for i := range t.Ops {
 		op := &t.Ops[i]
 		m.revision++
-		next := &Record{Key: op.Key, Value: op.Value, CreateRevision: m.revision, ModRevision: m.revision}
+		next := &stored{key: op.Key, value: packed{bytes: op.Value}, createRevision: m.revision, modRevision: m.revision}
 		if op.Delete {
 			prev, ok := m.tree.Delete(next)
 			if !ok {
 				continue
 			}
 			m.bytes -= recordBytes(prev)
-			next.CreateRevision = prev.CreateRevision
+			next.createRevision = prev.createRevision
 			changes = append(changes, change{Delete, next, prev, end})
 			continue
 		}
 		prev, ok := m.tree.ReplaceOrInsert(next)
 		if ok {
 			// next is in the tree, but no reader can see it yet.
-			next.CreateRevision = prev.CreateRevision
+			next.createRevision = prev.createRevision
 			m.bytes -= recordBytes(prev)
 		}
 		m.bytes += recordBytes(next)
@@ -267,7 +294,7 @@ func (m *machine) undoChanges(changes []change) {
 	}
 }
 
-func recordBytes(r *Record) int64 { return int64(len(r.Key) + len(r.Value)) }
+func recordBytes(r *stored) int64 { return int64(len(r.key) + r.value.size()) }
 
 // view is the state after the ops, as a constraint sees it.
 type view struct{ t *tree }
@@ -276,14 +303,14 @@ var _ View = view{}
 
 // Get implements View.
 func (v view) Get(key string) (Record, bool) {
-	r, ok := v.t.Get(&Record{Key: key})
+	r, ok := v.t.Get(&stored{key: key})
 	if !ok {
 		return Record{}, false
 	}
-	return *r, true
+	return r.record(), true
 }
 
 // Ascend implements View.
 func (v view) Ascend(prefix string, fn func(Record) bool) {
-	ascendPrefix(v.t, prefix, "", func(r *Record) bool { return fn(*r) })
+	ascendPrefix(v.t, prefix, "", func(r *stored) bool { return fn(r.record()) })
 }

@@ -17,11 +17,11 @@ func (s *Store) Get(ctx context.Context, key string, o ReadOptions) (Record, uin
 		return Record{}, 0, fmt.Errorf("get %q: %w", key, err)
 	}
 	now := s.history.current()
-	r, ok := now.tree.Get(&Record{Key: key})
+	r, ok := now.tree.Get(&stored{key: key})
 	if !ok {
 		return Record{}, now.revision, ErrNotFound
 	}
-	return *r, now.revision, nil
+	return r.record(), now.revision, nil
 }
 
 // List returns the records below a prefix, all from the same state.
@@ -42,12 +42,12 @@ func (s *Store) List(ctx context.Context, req ListRequest) (ListResult, error) {
 		}
 	}
 	result := ListResult{Revision: at.revision}
-	at.ascend(req.Prefix, req.After, func(r *Record) bool {
+	at.ascend(req.Prefix, req.After, func(r *stored) bool {
 		if req.Limit > 0 && len(result.Records) == req.Limit {
 			result.Remaining++
 			return true
 		}
-		result.Records = append(result.Records, *r)
+		result.Records = append(result.Records, r.record())
 		return true
 	})
 	result.More = result.Remaining > 0

@@ -72,12 +72,13 @@ func (s *snapshot) write(to io.Writer) error {
 		w.string(r.reason)
 	}
 	w.uvarint(uint64(s.tree.Len()))
-	s.tree.Ascend(func(r *Record) bool {
-		w.string(r.Key)
-		w.uvarint(r.CreateRevision)
-		w.uvarint(r.ModRevision)
-		w.uvarint(uint64(len(r.Value)))
-		w.raw(r.Value)
+	s.tree.Ascend(func(r *stored) bool {
+		value := r.value.value()
+		w.string(r.key)
+		w.uvarint(r.createRevision)
+		w.uvarint(r.modRevision)
+		w.uvarint(uint64(len(value)))
+		w.raw(value)
 		return w.err == nil
 	})
 	if w.err == nil {
@@ -139,7 +140,8 @@ func readSnapshot(from io.Reader, constraints constraintSet) (*machine, uint64, 
 	}
 	n = r.uvarint()
 	for ; n > 0 && r.err == nil; n-- {
-		rec := &Record{Key: string(r.bytes()), CreateRevision: r.uvarint(), ModRevision: r.uvarint(), Value: r.bytes()}
+		rec := &stored{key: string(r.bytes()), createRevision: r.uvarint(), modRevision: r.uvarint()}
+		rec.value = m.packer.pack(rec.key, r.bytes())
 		m.tree.ReplaceOrInsert(rec)
 		m.bytes += recordBytes(rec)
 	}

@@ -40,9 +40,9 @@ func (i incarnation) timelineStart(revision uint64) uint64 {
 func (m *machine) beginTimeline(group incarnation, found Founding) error {
 	at := group.timelineStart(m.revision)
 	next := newTree()
-	m.tree.Ascend(func(r *Record) bool {
+	m.tree.Ascend(func(r *stored) bool {
 		moved := *r
-		moved.ModRevision = at
+		moved.modRevision = at
 		next.ReplaceOrInsert(&moved)
 		return true
 	})

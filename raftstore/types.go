@@ -12,6 +12,33 @@ type Record struct {
 	Value          []byte
 	CreateRevision uint64
 	ModRevision    uint64
+	// kept is the value as the store keeps it, if the record comes from a store.
+	kept packed
+}
+
+// Compact returns the record in the form in which a cache should keep it: if the store
+// holds its value packed, Value is nil, and the record shares the store's memory. Expand
+// returns the whole record.
+func (r Record) Compact() Record {
+	if r.kept.model != nil {
+		r.Value = nil
+	}
+	return r
+}
+
+// Expand is the inverse of Compact.
+func (r Record) Expand() Record {
+	if r.kept.model != nil && r.Value == nil {
+		r.Value = r.kept.value()
+	}
+	return r
+}
+
+// WithValue returns the record with another value, for whoever transforms values on
+// their way from the store.
+func (r Record) WithValue(value []byte) Record {
+	r.Value, r.kept = value, packed{}
+	return r
 }
 
 // Condition requires that, when the txn is judged, Key was last changed at

@@ -198,8 +198,8 @@ func (w *Watcher) next(buf []Event) (events []Event, revision uint64) {
 	for n := 0; n < watchScan && w.cursor < h.end && len(buf) < cap(buf); n++ {
 		c := h.at(w.cursor)
 		w.cursor++
-		if c.record.ModRevision > w.after && strings.HasPrefix(c.record.Key, w.prefix) {
-			buf = append(buf, Event{Type: c.typ, Record: *c.record, Prev: c.prev, Revision: c.record.ModRevision})
+		if c.record.modRevision > w.after && strings.HasPrefix(c.record.key, w.prefix) {
+			buf = append(buf, Event{Type: c.typ, Record: c.record.record(), Prev: recordOf(c.prev), Revision: c.record.modRevision})
 		}
 	}
 	if len(buf) > 0 || w.cursor < h.end {
