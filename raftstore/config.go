@@ -68,6 +68,10 @@ type Config struct {
 	// followers allows replicas outside the Raft configuration. It is off by default.
 	followers bool
 
+	// LogFiles, if set, returns where the log in a directory is kept in place of the
+	// operating system's files. Only tests set it.
+	LogFiles func(dir string) LogFiles
+
 	// openLog replaces the log store. Tests and benchmarks set it.
 	openLog func(dir string) (diskLog, error)
 }

@@ -16,9 +16,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
-	"github.com/hashicorp/raft-wal/fs"
-	"github.com/hashicorp/raft-wal/segment"
 )
 
 const (
@@ -54,7 +51,7 @@ type diskLog interface {
 	io.Closer
 }
 
-var _ diskLog = (*wal.WAL)(nil)
+var _ diskLog = (*walLog)(nil)
 
 // openDisk opens the state in cfg.DataDir and creates it if there is none.
 func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
@@ -77,7 +74,7 @@ func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 	}
 	open := cfg.openLog
 	if open == nil {
-		open = func(dir string) (diskLog, error) { return openWAL(dir, cfg.Limits.SegmentBytes, log) }
+		open = func(dir string) (diskLog, error) { return openWAL(cfg, dir, log) }
 	}
 	w, err := openLog(dir, open)
 	if err != nil {
@@ -106,12 +103,6 @@ func openLog(dir string, open func(dir string) (diskLog, error)) (w diskLog, err
 		}
 	}()
 	return open(dir)
-}
-
-// openWAL opens the log with the library that stores it, in files of the given size.
-func openWAL(dir string, bytes int, log *slog.Logger) (*wal.WAL, error) {
-	filer := segment.NewFiler(dir, walFS{fs.New()})
-	return wal.Open(dir, wal.WithSegmentSize(bytes), wal.WithSegmentFiler(filer), wal.WithLogger(newHclog(log, "wal")))
 }
 
 // dirLock is held while a process has a data directory open.

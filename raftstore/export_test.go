@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 
+	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
@@ -47,24 +48,30 @@ func UseBolt(cfg *Config) {
 // WrapLog makes every write to the log call fail first, and fail if it returns an
 // error. It simulates a failing or slow disk.
 func WrapLog(cfg *Config, fail func() error) {
-	segment, log := cfg.Limits.SegmentBytes, cfg.Logger
 	cfg.openLog = func(dir string) (diskLog, error) {
-		w, err := openWAL(dir, segment, log)
-		return failingLog{WAL: w, fail: fail}, err
+		w, err := openWAL(cfg, dir, cfg.Logger)
+		return failingLog{walLog: w, fail: fail}, err
 	}
 }
 
 // WrapReads makes the opening of the log ("Open") and its reads call fail first, and fail
 // if it returns an error.
 func WrapReads(cfg *Config, fail func(act string) error) {
-	segment, log := cfg.Limits.SegmentBytes, cfg.Logger
 	cfg.openLog = func(dir string) (diskLog, error) {
 		if err := fail("Open"); err != nil {
 			return nil, err
 		}
-		w, err := openWAL(dir, segment, log)
+		w, err := openWAL(cfg, dir, cfg.Logger)
 		return failingLog{w, func() error { return nil }, fail}, err
 	}
+}
+
+// OpenLog opens a log as a replica with cfg does.
+func OpenLog(cfg *Config, dir string) (interface {
+	raft.LogStore
+	Close() error
+}, error) {
+	return openWAL(cfg, dir, cfg.Logger)
 }
 
 // InterruptRecovery leaves cfg.DataDir as an interrupted recovery leaves it.

@@ -1,14 +1,11 @@
 package raftstore
 
-import (
-	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
-)
+import "github.com/hashicorp/raft"
 
 // failingLog calls a function before each write, which may make the write fail. read, if
 // set, is called before each read.
 type failingLog struct {
-	*wal.WAL
+	*walLog
 	fail func() error
 	read func(act string) error
 }
@@ -18,7 +15,7 @@ func (l failingLog) StoreLogs(logs []*raft.Log) error {
 	if err := l.fail(); err != nil {
 		return err
 	}
-	return l.WAL.StoreLogs(logs)
+	return l.walLog.StoreLogs(logs)
 }
 
 // FirstIndex implements raft.LogStore.
@@ -26,7 +23,7 @@ func (l failingLog) FirstIndex() (uint64, error) {
 	if err := l.failRead("FirstIndex"); err != nil {
 		return 0, err
 	}
-	return l.WAL.FirstIndex()
+	return l.walLog.FirstIndex()
 }
 
 // GetLog implements raft.LogStore.
@@ -34,7 +31,7 @@ func (l failingLog) GetLog(index uint64, log *raft.Log) error {
 	if err := l.failRead("GetLog"); err != nil {
 		return err
 	}
-	return l.WAL.GetLog(index, log)
+	return l.walLog.GetLog(index, log)
 }
 
 // Get implements raft.StableStore.
@@ -42,7 +39,7 @@ func (l failingLog) Get(key []byte) ([]byte, error) {
 	if err := l.failRead("Get"); err != nil {
 		return nil, err
 	}
-	return l.WAL.Get(key)
+	return l.walLog.Get(key)
 }
 
 func (l failingLog) failRead(act string) error {

@@ -180,7 +180,7 @@ func (s *Store) startRaft(notify chan bool) error {
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
-	s.raft = &guardedRaft{r, s.stopped}
+	s.raft = &guardedRaft{Raft: r, stopped: s.stopped}
 	return nil
 }
 
@@ -281,6 +281,9 @@ func (s *Store) shutdown() error {
 		s.peers.close()
 	}
 	if s.raft != nil {
+		if s.Err() == nil { // a replica that has failed is stopped already, or is at once
+			s.raft.drain(2 * s.cfg.Timing.Heartbeat)
+		}
 		errs = append(errs, s.stopRaft())
 	}
 	if s.transport != nil {
