@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,29 +71,28 @@ func more(before, after map[string]float64) string {
 	return b.String()
 }
 
-// A mesh whose guests run and whose users are silent writes nothing.
-func TestMeshAtRestWritesNothing(t *testing.T) {
-	period, guests := restPeriod(t)
-	ns := namespace(t, "host1")
-	var clients []api
+// resting is a mesh with guests that writes nothing.
+type resting struct {
+	t       *testing.T
+	clients []api
+}
+
+// startResting lets guests run and waits until the mesh is at rest.
+func startResting(t *testing.T, guests int) resting {
+	t.Helper()
+	r := resting{t: t}
 	for i := range hosts {
-		clients = append(clients, connect(t, fmt.Sprintf("host%d", i+1)))
+		r.clients = append(r.clients, connect(t, fmt.Sprintf("host%d", i+1)))
 	}
-	read := func() map[string]float64 {
-		counts, err := written(t.Context(), clients)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return counts
-	}
-	start := read()
+	ns := namespace(t, "host1")
+	start := r.written()
 	for i := range guests {
 		apply(t, "host1", machine(ns, fmt.Sprintf("rest-%d", i)))
 	}
 	for i := range guests {
-		waitRunning(t, clients[0], ns, fmt.Sprintf("rest-%d", i), 6*time.Minute)
+		waitRunning(t, r.clients[0], ns, fmt.Sprintf("rest-%d", i), 6*time.Minute)
 	}
-	before := read()
+	before := r.written()
 	t.Logf("%d guests run; written so far:%s", guests, more(start, before))
 	// What other tests left behind is cleaned up by loops that look once a minute, so a
 	// shorter silence is no rest yet.
@@ -102,17 +103,56 @@ func TestMeshAtRestWritesNothing(t *testing.T) {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		before = read()
+		before = r.written()
 		if text := more(last, before); text != "" {
 			return fmt.Errorf("still written:%s", text)
 		}
 		return nil
 	})
+	return r
+}
+
+// written reads what was written so far.
+func (r resting) written() map[string]float64 {
+	r.t.Helper()
+	counts, err := written(r.t.Context(), r.clients)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return counts
+}
+
+// expectSilence checks that nothing is written for a time.
+func (r resting) expectSilence(period time.Duration, when string) {
+	r.t.Helper()
+	before := r.written()
 	select {
 	case <-time.After(period):
-	case <-t.Context().Done():
+	case <-r.t.Context().Done():
 	}
-	if text := more(before, read()); text != "" {
-		t.Errorf("in %s at rest the mesh wrote:%s", period, text)
+	if text := more(before, r.written()); text != "" {
+		r.t.Errorf("in %s %s the mesh wrote:%s", period, when, text)
 	}
+}
+
+// A mesh whose guests run and whose users are silent writes nothing.
+func TestMeshAtRestWritesNothing(t *testing.T) {
+	period, guests := restPeriod(t)
+	startResting(t, guests).expectSilence(period, "at rest")
+}
+
+// A mesh at rest writes nothing either while other programs take the CPUs.
+func TestStarvedMeshWritesNothing(t *testing.T) {
+	r := startResting(t, 3)
+	for range 2 * runtime.NumCPU() {
+		busy := exec.CommandContext(t.Context(), "sh", "-c", "while :; do :; done")
+		if err := busy.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			_ = busy.Process.Kill()
+			_ = busy.Wait() // it was killed
+		}()
+	}
+	r.expectSilence(90*time.Second, "without CPU")
 }
