@@ -4,16 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
 
-// minTrailing and maxTrailing bound how many log entries are kept behind a
-// snapshot.
-const (
-	minTrailing = 64
-	maxTrailing = 16384
-)
+// minTrailing is how many log entries are kept behind a snapshot in any case: a replica
+// that is a moment behind, as each is while entries are on their way, needs no snapshot.
+const minTrailing = 64
 
 // snapshotIfDue takes a snapshot if the log applied since the last one exceeds one
 // of the limits.
@@ -35,19 +33,20 @@ func (s *Store) snapshotDue(limit uint64) uint64 {
 	return limit + limit/1024*spread
 }
 
-// Snapshot writes a snapshot and drops the log that it replaces, apart from about
-// Limits.TrailingBytes. Writes continue meanwhile.
+// Snapshot writes a snapshot and drops the log that it replaces, apart from what the
+// limits let stay (see Limits.TrailingTime). Writes continue meanwhile.
 func (s *Store) Snapshot() error {
 	s.snapshotting.Lock()
 	defer s.snapshotting.Unlock()
 	entries, bytes := s.fsm.logEntries.Load(), s.fsm.logBytes.Load()
-	// Raft keeps a number of entries, but the limit is in bytes.
-	if entries > 0 {
-		conf := s.raft.ReloadableConfig()
-		conf.TrailingLogs = min(max(s.cfg.Limits.TrailingBytes/max(bytes/entries, 1), minTrailing), maxTrailing)
-		if err := s.raft.ReloadConfig(conf); err != nil {
-			return fmt.Errorf("take snapshot: %w", err)
-		}
+	// Raft counts the entries to keep from the end of the log.
+	conf := s.raft.ReloadableConfig()
+	conf.TrailingLogs = minTrailing
+	if last, drop := s.raft.LastIndex(), s.disk.logs.ages.dropTo(time.Now()); last > drop+minTrailing {
+		conf.TrailingLogs = last - drop
+	}
+	if err := s.raft.ReloadConfig(conf); err != nil {
+		return fmt.Errorf("take snapshot: %w", err)
 	}
 	err := s.raft.Snapshot().Error()
 	switch {

@@ -104,20 +104,28 @@ type Limits struct {
 	BatchTxns  int
 	BatchBytes int
 	InFlight   int
-	// HistoryEvents and HistoryBytes bound the window of recent events, which serves
-	// watches and lists at an earlier revision. The bytes are those that the window takes
-	// in memory, see packed.go.
+	// The history is the window of recent events that serves watches and lists at an
+	// earlier revision. HistoryEvents and HistoryBytes bound it, the bytes counting what
+	// it keeps in memory: the values that were replaced, see packed.go. Events older than HistoryTime
+	// are dropped before that, apart from the newest HistoryFloor bytes.
 	HistoryEvents int
 	HistoryBytes  int
+	HistoryTime   time.Duration
+	HistoryFloor  int
 	// SnapshotEntries and SnapshotBytes are the amounts of log after which a
 	// snapshot is due.
 	SnapshotEntries uint64
 	SnapshotBytes   uint64
 	// SegmentBytes is the size of a log file; files are allocated in full.
 	SegmentBytes int
-	// TrailingBytes is roughly how much log is kept after a snapshot, so that a
-	// replica that was away for a moment can catch up without a snapshot.
-	TrailingBytes uint64
+	// After a snapshot, the part of the log stays on disk by which a replica that was
+	// away can catch up without a snapshot: what is younger than TrailingTime, and the
+	// newest TrailingFloor bytes whatever their age; but not more than TrailingEntries
+	// or TrailingBytes.
+	TrailingEntries uint64
+	TrailingBytes   uint64
+	TrailingTime    time.Duration
+	TrailingFloor   uint64
 	// SnapshotFeedBytes is how many bytes a second a replica sends of its snapshots, to all
 	// followers that ask it for one.
 	SnapshotFeedBytes int
@@ -155,12 +163,17 @@ func DefaultConfig() Config {
 			BatchTxns:       256,
 			BatchBytes:      512 << 10,
 			InFlight:        2,
-			HistoryEvents:   16384,
-			HistoryBytes:    24 << 20,
+			HistoryEvents:   256 << 10,
+			HistoryBytes:    48 << 20,
+			HistoryTime:     10 * time.Minute,
+			HistoryFloor:    4 << 20,
 			SnapshotEntries: 16384,
 			SnapshotBytes:   64 << 20,
 			SegmentBytes:    16 << 20,
-			TrailingBytes:   16 << 20,
+			TrailingEntries: 1 << 20,
+			TrailingBytes:   256 << 20,
+			TrailingTime:    15 * time.Minute,
+			TrailingFloor:   16 << 20,
 
 			SnapshotFeedBytes: 32 << 20,
 		},
@@ -222,14 +235,17 @@ func (l *Limits) validate() (errs []error) {
 	if l.BatchTxns < 1 || l.BatchBytes < 1 || l.InFlight < 1 {
 		errs = append(errs, errors.New("Limits.BatchTxns, BatchBytes and InFlight must be positive"))
 	}
-	if l.HistoryEvents < 1 || l.HistoryBytes < 1 {
-		errs = append(errs, errors.New("Limits.HistoryEvents and HistoryBytes must be positive"))
+	if l.HistoryEvents < 1 || l.HistoryBytes < 1 || l.HistoryTime <= 0 || l.HistoryFloor < 0 {
+		errs = append(errs, errors.New("Limits.HistoryEvents, HistoryBytes and HistoryTime must be positive, HistoryFloor not negative"))
 	}
 	if l.SegmentBytes < 4096 {
 		errs = append(errs, fmt.Errorf("Limits.SegmentBytes %d is below 4096", l.SegmentBytes))
 	}
-	if l.SnapshotEntries < 1 || l.SnapshotBytes < 1 || l.TrailingBytes < 1 {
-		errs = append(errs, errors.New("Limits.SnapshotEntries, SnapshotBytes and TrailingBytes must be positive"))
+	if l.SnapshotEntries < 1 || l.SnapshotBytes < 1 {
+		errs = append(errs, errors.New("Limits.SnapshotEntries and SnapshotBytes must be positive"))
+	}
+	if l.TrailingEntries < 1 || l.TrailingBytes < 1 || l.TrailingTime <= 0 {
+		errs = append(errs, errors.New("Limits.TrailingEntries, TrailingBytes and TrailingTime must be positive"))
 	}
 	if l.SnapshotFeedBytes < snapshotPiece {
 		errs = append(errs, fmt.Errorf("Limits.SnapshotFeedBytes %d is below %d", l.SnapshotFeedBytes, snapshotPiece))

@@ -36,7 +36,7 @@ func TestCommandIndex(t *testing.T) {
 		}
 	}
 	s := &Store{applied: &appliedIndex{}}
-	s.disk = &disk{logs: newLogStore(log, s.applied.get, newMetrics(nil))}
+	s.disk = &disk{logs: newLogStore(log, s.applied.get, &s.cfg.Limits, newMetrics(nil))}
 	if got, err := s.commandIndex(4); got != 2 || err != nil {
 		t.Errorf("index of the last entry that can be waited for: %d, %v", got, err)
 	}

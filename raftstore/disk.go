@@ -59,7 +59,7 @@ func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 	committed := func() uint64 { return d.committed() }
 	if cfg.DataDir == "" {
 		mem := raft.NewInmemStore()
-		d.logs = newLogStore(mem, committed, m)
+		d.logs = newLogStore(mem, committed, &cfg.Limits, m)
 		d.stable = mem
 		d.snapshots = raft.NewInmemSnapshotStore()
 		return d, nil
@@ -84,12 +84,26 @@ func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 	if err != nil {
 		return nil, errors.Join(diskError(err, "open snapshots in %s", cfg.DataDir), w.Close(), lock.Close())
 	}
-	d.logs = newLogStore(w, committed, m)
+	d.logs = newLogStore(w, committed, &cfg.Limits, m)
 	d.stable = w
 	d.snapshots = snapshots
 	d.closers = []io.Closer{w, lock}
 	d.dir = cfg.DataDir
+	if err := d.logs.noteStored(bytesIn(dir)); err != nil {
+		return nil, errors.Join(diskError(err, "open log in %s", dir), w.Close(), lock.Close())
+	}
 	return d, nil
+}
+
+// bytesIn returns what the files in a directory take.
+func bytesIn(dir string) (sum uint64) {
+	files, _ := os.ReadDir(dir) // what cannot be read counts as nothing
+	for _, f := range files {
+		if info, err := f.Info(); err == nil {
+			sum += uint64(info.Size())
+		}
+	}
+	return sum
 }
 
 // openLog opens the log. The library panics on some kinds of damage.

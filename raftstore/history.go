@@ -1,13 +1,19 @@
 package raftstore
 
 import (
+	"math"
 	"sort"
 	"strings"
 	"sync"
+	"time"
 )
 
-// eventOverhead is roughly how many bytes an event costs besides its record.
+// eventOverhead is roughly how many bytes an event costs besides its key and the value
+// that it replaced.
 const eventOverhead = 160
+
+// minRing is the least number of events that the ring has room for.
+const minRing = 64
 
 // state is what readers see: an immutable tree and its revision.
 type state struct {
@@ -18,14 +24,15 @@ type state struct {
 }
 
 // history publishes the state of the machine and keeps the latest changes in a
-// bounded window. Each watcher reads the window at its own pace; a watcher whose
+// window that is bounded in events, bytes and time. Each watcher reads the window at its own pace; a watcher whose
 // next change has left the window is too slow. A list at an earlier revision takes
 // the current state and undoes the changes made since.
 //
 // Only the applying goroutine calls publish and reset; all others only read.
 type history struct {
-	maxEvents, maxBytes int
-	slow                func() // called when a watcher was too slow; may be nil
+	maxEvents, maxBytes, floor int
+	slow                       func() // called when a watcher was too slow; may be nil
+	ages                       *ages  // of positions
 
 	mu        sync.Mutex
 	now       state
@@ -42,6 +49,8 @@ func newHistory(l Limits) *history {
 	h := &history{
 		maxEvents: l.HistoryEvents,
 		maxBytes:  l.HistoryBytes,
+		floor:     l.HistoryFloor,
+		ages:      newAges(retention{age: l.HistoryTime, floor: uint64(l.HistoryFloor), ceiling: math.MaxUint64, most: math.MaxUint64}),
 		watchers:  make(map[*Watcher]struct{}),
 	}
 	h.now = state{tree: newTree(), revision: firstRevision}
@@ -49,8 +58,10 @@ func newHistory(l Limits) *history {
 	return h
 }
 
+// changeBytes is what keeping a change costs: the value that it replaced. The new value
+// is part of the state, or was replaced by a later change, to which it is charged.
 func changeBytes(c *change) int {
-	n := eventOverhead + len(c.record.key) + len(c.record.value.bytes)
+	n := eventOverhead + len(c.record.key)
 	if c.prev != nil {
 		n += len(c.prev.value.bytes)
 	}
@@ -74,8 +85,13 @@ func (h *history) publish(m *machine, changes []change) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.now = next
+	grown := 0
 	for i := range changes {
 		h.pushChange(changes[i])
+		grown += changeBytes(&changes[i])
+	}
+	if grown > 0 {
+		h.ages.add(time.Now(), h.end, uint64(grown))
 	}
 	for w := range h.watchers {
 		h.notifyWatcher(w, changes)
@@ -89,20 +105,40 @@ func (h *history) pushChange(c change) {
 		h.grow()
 	}
 	for h.end > h.start && (int(h.end-h.start) >= h.maxEvents || h.bytes+changeBytes(&c) > h.maxBytes) {
-		old := h.at(h.start)
-		h.bytes -= changeBytes(old)
-		h.compacted = old.txnEnd // the window holds a txn as a whole or not at all
-		*old = change{}
-		h.start++
+		h.dropOldest()
 	}
 	*h.at(h.end) = c
 	h.bytes += changeBytes(&c)
 	h.end++
 }
 
+func (h *history) dropOldest() {
+	old := h.at(h.start)
+	h.bytes -= changeBytes(old)
+	h.compacted = old.txnEnd // the window holds a txn as a whole or not at all
+	*old = change{}
+	h.start++
+}
+
+// dropOld drops the changes that are older than the limits let stay, so that the memory
+// of a busy hour is not kept for a quiet day.
+func (h *history) dropOld(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for to := h.ages.dropTo(now); h.start < min(to, h.end) && h.bytes > h.floor; {
+		h.dropOldest()
+	}
+	if size := len(h.ring) / 2; size >= minRing && int(h.end-h.start) < size/2 {
+		h.resize(size)
+	}
+}
+
 // grow doubles the ring, so that a small store does not allocate a large window.
-func (h *history) grow() {
-	ring := make([]change, min(max(64, 2*len(h.ring)), h.maxEvents))
+func (h *history) grow() { h.resize(min(max(minRing, 2*len(h.ring)), h.maxEvents)) }
+
+// resize moves the changes to a ring with room for size.
+func (h *history) resize(size int) {
+	ring := make([]change, size)
 	for pos := h.start; pos < h.end; pos++ {
 		ring[pos%uint64(len(ring))] = *h.at(pos)
 	}
@@ -134,6 +170,7 @@ func (h *history) reset(m *machine) {
 	defer h.mu.Unlock()
 	h.now = next
 	h.ring, h.start, h.end, h.bytes = nil, 0, 0, 0
+	h.ages.reset(time.Now(), 0)
 	h.compacted = m.revision
 	for w := range h.watchers {
 		w.endLocked(ErrCompacted)

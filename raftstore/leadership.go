@@ -153,7 +153,8 @@ func (s *Store) Leader() (id, addr string) {
 }
 
 // snapshotLoop takes a snapshot whenever enough log has been applied since the last
-// one. Raft's own trigger only counts entries, whose size varies a thousandfold.
+// one. Raft's own trigger only counts entries, whose size varies a thousandfold. It also
+// drops history that has become old.
 func (s *Store) snapshotLoop() {
 	tick := time.NewTicker(s.cfg.Timing.SnapshotCheck)
 	defer tick.Stop()
@@ -161,6 +162,7 @@ func (s *Store) snapshotLoop() {
 		select {
 		case <-tick.C:
 			s.snapshotIfDue()
+			s.history.dropOld(time.Now())
 		case <-s.closing:
 			return
 		}

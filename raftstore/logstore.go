@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -16,16 +17,21 @@ const (
 	cacheBytes = 8 << 20
 )
 
-// logStore adds three things to Raft's log. It stamps stored entries with the index
+// entryOverhead is roughly what an entry takes on disk besides its data.
+const entryOverhead = 48
+
+// logStore adds four things to Raft's log. It stamps stored entries with the index
 // up to which the state machine has applied, so that a restarted replica knows what
 // is committed without asking another one. It caches the newest entries, because
-// replication reads them back at once. It remembers why the last write failed.
+// replication reads them back at once. It remembers why the last write failed, and how
+// old and how large the log is.
 type logStore struct {
 	raft.LogStore
 	// committed returns an index that is certainly committed.
 	committed func() uint64
 	metrics   *metrics
 	failure   atomic.Pointer[error] // error of the last write, nil if it succeeded
+	ages      *ages                 // of log indexes
 
 	mu    sync.Mutex
 	cache [cacheSlots]*raft.Log // by index
@@ -39,8 +45,26 @@ var (
 	_ raft.MonotonicLogStore = (*logStore)(nil)
 )
 
-func newLogStore(under raft.LogStore, committed func() uint64, m *metrics) *logStore {
-	return &logStore{LogStore: under, committed: committed, metrics: m}
+func newLogStore(under raft.LogStore, committed func() uint64, limits *Limits, m *metrics) *logStore {
+	return &logStore{LogStore: under, committed: committed, metrics: m, ages: newAges(retention{
+		age: limits.TrailingTime, floor: limits.TrailingFloor, ceiling: limits.TrailingBytes, most: limits.TrailingEntries,
+	})}
+}
+
+// noteStored tells the ages of a log that was there before: all of it counts as new.
+// bytes is what it takes on disk.
+func (s *logStore) noteStored(bytes uint64) error {
+	first, err := s.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("read first index: %w", err)
+	}
+	last, err := s.LastIndex()
+	if err != nil || last == 0 {
+		return err
+	}
+	s.ages.reset(time.Now(), first-1)
+	s.ages.add(time.Now(), last, bytes)
+	return nil
 }
 
 // IsMonotonic implements raft.MonotonicLogStore.
@@ -72,6 +96,11 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		return err
 	}
 	s.failure.Store(nil)
+	bytes := 0
+	for _, l := range logs {
+		bytes += entryOverhead + len(l.Data)
+	}
+	s.ages.add(time.Now(), last.Index, uint64(bytes))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range logs {
@@ -103,7 +132,13 @@ func (s *logStore) DeleteRange(lo, hi uint64) error {
 	s.cache = [cacheSlots]*raft.Log{}
 	s.first, s.last, s.bytes = 0, 0, 0
 	s.mu.Unlock()
-	return s.LogStore.DeleteRange(lo, hi)
+	if err := s.LogStore.DeleteRange(lo, hi); err != nil {
+		return err
+	}
+	if last, err := s.LogStore.LastIndex(); err == nil && last == 0 {
+		s.ages.reset(time.Now(), hi) // a snapshot has replaced the whole log
+	}
+	return nil
 }
 
 // committedAt returns the stamp of the entry at index, zero if it has none.
