@@ -71,7 +71,7 @@ func (m *membership) kill(host string) {
 
 func (f facts) Members() []gossip.Member {
 	var out []gossip.Member
-	for _, name := range []string{"h1", "h2", "h3"} {
+	for _, name := range []string{"host1", "host2", "host3"} {
 		if m, ok := f.Member(name); ok {
 			out = append(out, m)
 		}

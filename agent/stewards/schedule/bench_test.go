@@ -33,13 +33,13 @@ func BenchmarkRefresh(b *testing.B) {
 		b.Fatal(err)
 	}
 	view := NewView(cfg.Store, cache, claims.NewCache(cache, cfg.Logger), f)
-	view.stale.noteFacts("")
+	view.stale.note("")
 	view.refreshHosts()
 	for _, bc := range []struct{ name, of string }{{"one", "h7"}, {"all", ""}} {
 		b.Run(bc.name, func(b *testing.B) {
 			for i := 0; b.Loop(); i++ {
 				f.set("h7", func(m *gossip.Member) { m.Facts.Load = float64(i) })
-				view.stale.noteFacts(bc.of)
+				view.stale.note(bc.of)
 				view.refreshHosts()
 			}
 		})

@@ -93,9 +93,9 @@ func (v *View) Forget(uid string) {
 func (v *View) onClaim(ev claims.Event) {
 	switch {
 	case ev.Capacity != nil && ev.Capacity.New != nil:
-		v.stale.noteRecord(ev.Capacity.New.Host)
+		v.stale.note(ev.Capacity.New.Host)
 	case ev.Capacity != nil:
-		v.stale.noteRecord(ev.Capacity.Old.Host)
+		v.stale.note(ev.Capacity.Old.Host)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"slices"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -23,17 +22,13 @@ type stale struct {
 	mu    sync.Mutex
 	names map[string]struct{}
 	all   bool
-	// wake and hurry hold one token each: there is something to read, and it should
-	// be read without waiting for more.
-	wake, hurry chan struct{}
+	wake  chan struct{} // holds a token while there is something to read
 }
 
-func newStale() *stale {
-	return &stale{names: map[string]struct{}{}, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}
-}
+func newStale() *stale { return &stale{names: map[string]struct{}{}, wake: make(chan struct{}, 1)} }
 
-// noteFacts notes that the facts of a host have changed, or any facts if name is empty.
-func (s *stale) noteFacts(name string) {
+// note notes that something about a host has changed, or about any if name is empty.
+func (s *stale) note(name string) {
 	s.mu.Lock()
 	if name == "" {
 		s.all = true
@@ -41,18 +36,8 @@ func (s *stale) noteFacts(name string) {
 		s.names[name] = struct{}{}
 	}
 	s.mu.Unlock()
-	signal(s.wake)
-}
-
-// noteRecord notes that the Node or the capacity of a host has changed.
-func (s *stale) noteRecord(name string) {
-	s.noteFacts(name)
-	signal(s.hurry)
-}
-
-func signal(token chan struct{}) {
 	select {
-	case token <- struct{}{}:
+	case s.wake <- struct{}{}:
 	default:
 	}
 }
@@ -66,26 +51,16 @@ func (s *stale) take() (names map[string]struct{}, all bool) {
 	return names, all
 }
 
-// factsDelay is how long facts are gathered before they are read: a host under load
-// sends several in a row. Nodes and capacities are not waited for.
-const factsDelay = 200 * time.Millisecond
-
-// followHosts reads again what has changed about hosts, until ctx ends.
+// followHosts reads again what has changed about hosts, until ctx ends. It does not wait
+// for more to come: a host may have died.
 func (v *View) followHosts(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-v.stale.hurry:
 		case <-v.stale.wake:
-			select {
-			case <-ctx.Done():
-				return
-			case <-v.stale.hurry:
-			case <-time.After(factsDelay):
-			}
+			v.refreshHosts()
 		}
-		v.refreshHosts()
 	}
 }
 

@@ -304,3 +304,21 @@ func TestDecisionsDoNotWaitForFacts(t *testing.T) {
 		close(slow.going)
 	})
 }
+
+// No decision follows the news of a death that does not count it, however busy the host
+// was before.
+func TestDeathCountsAtOnce(t *testing.T) {
+	run(t, func(b *bench) {
+		b.host("h1", 4*gib)
+		b.host("h2", 8*gib) // the better one
+		for load := range 5 {
+			b.facts.set("h2", func(m *gossip.Member) { m.Facts.Load = float64(load) / 100 })
+			synctest.Wait()
+		}
+		b.facts.set("h2", func(m *gossip.Member) { m.State = gossip.Dead })
+		synctest.Wait()
+		if got := b.views[0].probe(1, labelled); got != "h1<nil>" {
+			b.Errorf("an instance goes to %s, want h1", got)
+		}
+	})
+}

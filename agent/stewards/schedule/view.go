@@ -72,15 +72,15 @@ func (v *View) Run(ctx context.Context, ready func()) {
 	defer v.claims.AddHandler(v.onClaim)()
 	defer v.nodes.AddHandler(func(c objects.Change[*corev1.Node]) {
 		if c.New != nil {
-			v.stale.noteRecord(c.New.Name)
+			v.stale.note(c.New.Name)
 		} else {
-			v.stale.noteRecord(c.Old.Name)
+			v.stale.note(c.Old.Name)
 		}
 	})()
 	defer v.namespaces.AddHandler(v.onNamespace)()
 	defer v.vmis.AddHandler(v.onInstance)()
-	defer v.facts.Subscribe(v.stale.noteFacts)()
-	v.stale.noteFacts("")
+	defer v.facts.Subscribe(v.stale.note)()
+	v.stale.note("")
 	v.refreshHosts()
 	ready()
 	v.followHosts(ctx)
