@@ -108,3 +108,6 @@ func Configuration(s *Store) (nodes []string) {
 	}
 	return nodes
 }
+
+// Spares returns the nodes that the leader s would promote next.
+func Spares(s *Store) []string { return s.autopilot.nextVoters() }

@@ -137,20 +137,24 @@ func (s *Store) feedLoop() {
 		case <-ctx.Done():
 		}
 	}()
-	for ctx.Err() == nil {
-		if s.position() == follows {
-			s.follow(ctx)
-		} else {
+	for failures := 0; ctx.Err() == nil; {
+		switch {
+		case s.position() != follows:
+			failures = 0
 			s.askWhetherToFollow(ctx)
+		case s.follow(ctx):
+			failures = 0
+		default:
+			failures++
 		}
-		s.pauseFeed(ctx)
+		s.pauseFeed(ctx, failures)
 	}
 }
 
-// pauseFeed waits for about a beat, and not as long as all others.
-func (s *Store) pauseFeed(ctx context.Context) {
-	beat := s.feedBeat()
-	timer := time.NewTimer(beat/2 + rand.N(beat))
+// pauseFeed waits for about a beat, longer after failures, and not as long as all others.
+func (s *Store) pauseFeed(ctx context.Context, failures int) {
+	pause := s.feedBeat() << min(failures, 3)
+	timer := time.NewTimer(pause/2 + rand.N(pause))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -177,12 +181,13 @@ func (s *Store) askWhetherToFollow(ctx context.Context) {
 	}
 }
 
-// follow looks for a source and pulls from it until it needs another one.
-func (s *Store) follow(ctx context.Context) {
+// follow looks for a source and pulls from it until it needs another one. It returns false
+// if it found none.
+func (s *Store) follow(ctx context.Context) bool {
 	src, err := s.findSource(ctx, s.knownSources(), "")
 	if err != nil {
 		s.log.Debug("no source feeds this replica yet", "err", err)
-		return
+		return false
 	}
 	for src.Node != "" {
 		s.log.Info("following", "source", src.Node, "depth", src.Depth)
@@ -196,6 +201,7 @@ func (s *Store) follow(ctx context.Context) {
 		}
 		src = next
 	}
+	return true
 }
 
 // pull asks a source once. With errRefused it returns the answer too, which names others.
@@ -220,7 +226,11 @@ func (s *Store) askSource(ctx context.Context, src offer, q *pullRequest) (*pull
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, s.silentFeed(), errSilent)
+	patience := s.silentFeed()
+	if q.Fresh || q.Probe { // which are answered at once
+		patience = max(patience/2, leastPatience)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errSilent)
 	defer cancel()
 	answer, err := s.peers.call(ctx, src.Addr, opPull, payload)
 	if err != nil {
@@ -239,7 +249,7 @@ func (s *Store) askSource(ctx context.Context, src offer, q *pullRequest) (*pull
 // pullFrom pulls from a source. It returns the source to go on with: none if this replica
 // no longer follows, or another one that is better.
 func (s *Store) pullFrom(ctx context.Context, src offer) (offer, error) {
-	look := s.nextLook()
+	look, stales := s.nextLook(), 0
 	for s.position() == follows && ctx.Err() == nil {
 		a, err := s.pull(ctx, src, false)
 		if err != nil {
@@ -253,8 +263,16 @@ func (s *Store) pullFrom(ctx context.Context, src offer) (offer, error) {
 			look = minTime(look, time.Now().Add(rand.N(lookBeats/4*s.feedBeat())))
 		}
 		age := s.lastContact()
-		if stale := age < 0 || age > s.staleFeed(); stale || time.Now().After(look) {
-			look = s.nextLook()
+		stale := age < 0 || age > s.staleFeed()
+		if !stale {
+			stales = 0
+		}
+		if now := time.Now(); stale && stales == 0 || now.After(look) {
+			if look = s.nextLook(); stale {
+				// While nobody leads, nobody is better.
+				look = minTime(look, now.Add(rand.N(s.feedBeat()<<min(stales, 5))))
+				stales++
+			}
 			if next, ok := s.lookAround(ctx, src, a, stale); ok {
 				return next, nil
 			}

@@ -3,7 +3,7 @@ package raftstore
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -36,11 +36,12 @@ func decodeJoined(b []byte) (joinedAnswer, error) {
 
 // joined answers a replica that has asked to be added to the group. If it follows, its
 // sources are the voters among servers; nil means that it is in the configuration.
-func (s *Store) joined(servers []raft.Server) ([]byte, error) {
+func (s *Store) joined(id raft.ServerID, addr string, servers []raft.Server) ([]byte, error) {
 	own := s.group.current()
 	if servers == nil {
 		return own[:], nil
 	}
+	s.followers.keep(id, addr, time.Now())
 	members := s.members()
 	a := joinedAnswer{Follow: true, Index: s.raft.CommitIndex()}
 	for _, srv := range servers {
@@ -54,22 +55,6 @@ func (s *Store) joined(servers []raft.Server) ([]byte, error) {
 		return nil, fmt.Errorf("answer a join: %w", err)
 	}
 	return append(own[:], b...), nil
-}
-
-// heirs returns the healthy followers as servers, longest healthy first, for a leader that
-// has no other voter.
-func (s *Store) heirs() (list []raft.Server) {
-	var healthy []knownFollower
-	for _, k := range s.followers.judge(s.SilenceLimit(), s.raft.LastIndex()) {
-		if k.healthy {
-			healthy = append(healthy, k)
-		}
-	}
-	slices.SortFunc(healthy, func(a, b knownFollower) int { return a.since.Compare(b.since) })
-	for _, k := range healthy {
-		list = append(list, raft.Server{Suffrage: raft.Nonvoter, ID: raft.ServerID(k.ID), Address: raft.ServerAddress(k.Addr)})
-	}
-	return list
 }
 
 // followersAllowed reports whether replicas may be outside the Raft configuration.

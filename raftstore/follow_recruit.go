@@ -49,6 +49,14 @@ func (a *autopilotState) isRecruit(id raft.ServerID) bool {
 	return ok && time.Since(at) < recruitUpdates*a.policy.Update
 }
 
+// isNew reports whether this replica has led for so short that it may not have heard of all
+// followers.
+func (a *autopilotState) isNew() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.s.followersAllowed() && time.Since(a.started) < a.s.staleFeed()
+}
+
 // followingCandidates returns the followers that may become voters, except those of nodes
 // that are in the configuration.
 func (a *autopilotState) followingCandidates(servers map[raft.ServerID]*autopilot.ServerState) (list []candidate) {

@@ -74,7 +74,9 @@ func (f *followers) take(report []reportLine, isMember func(node string) bool) {
 func (f *followers) keep(id raft.ServerID, addr string, heard time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if node := nodeOf(id); f.known[node] == nil {
+	node := nodeOf(id)
+	delete(f.left, node)
+	if k := f.known[node]; k == nil || k.ID != string(id) {
 		f.known[node] = &knownFollower{reportLine: reportLine{ID: string(id), Addr: addr}, heard: heard, since: time.Now()}
 	}
 }
@@ -214,11 +216,7 @@ func (s *Store) serveReport(payload []byte) ([]byte, error) {
 	if len(lines) > maxReport {
 		return nil, fmt.Errorf("%w: report of %d lines", ErrInvalidTxn, len(lines))
 	}
-	members := s.members()
-	s.followers.take(lines, func(node string) bool {
-		_, ok := members[node]
-		return ok || s.cfg.Members == nil
-	})
+	s.followers.take(lines, s.isMember)
 	return json.Marshal(s.autopilot.nextVoters())
 }
 

@@ -13,12 +13,15 @@ import (
 // lookBeats is about how many beats pass before a follower looks for a better source.
 const lookBeats = 60
 
+// leastPatience is the least time that a replica has for an answer that needs no waiting.
+const leastPatience = 500 * time.Millisecond
+
 // errRefused: a replica does not feed this one.
 var errRefused = errors.New("it refuses")
 
 // knownSources returns the voters, which a search for a source begins with.
 func (s *Store) knownSources() []offer {
-	members := s.members()
+	members := s.recentMembers()
 	s.feed.mu.Lock()
 	known := slices.Clone(s.feed.known)
 	s.feed.mu.Unlock()
@@ -36,6 +39,9 @@ func (s *Store) knownSources() []offer {
 		if m.Addr != "" {
 			o.Addr = m.Addr
 		}
+		if !m.Alive && s.cfg.Members != nil {
+			o.Room = 0 // asked last: it may be wrong
+		}
 		list = append(list, o)
 	}
 	// What the leader said in its answer to a join is newer than an old log, but after
@@ -46,7 +52,7 @@ func (s *Store) knownSources() []offer {
 }
 
 // zone returns the zone of this host.
-func (s *Store) zone() string { return s.members()[s.cfg.NodeID].Zone }
+func (s *Store) zone() string { return s.recentMembers()[s.cfg.NodeID].Zone }
 
 // findSource asks one replica after the other to feed this one, and returns the first that
 // does. except is not asked.

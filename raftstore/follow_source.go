@@ -19,7 +19,8 @@ type source struct {
 	snapshots snapshotFeeds
 	// news is notified when there may be entries to send, or the feed of this replica has
 	// brought word of the leader.
-	news broadcast
+	news    broadcast
+	members memberCache
 }
 
 func newSource(bytesPerSecond int) *source {
@@ -59,6 +60,9 @@ func (s *Store) servePull(ctx context.Context, payload []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !s.isMember(nodeOf(raft.ServerID(q.ID))) {
+		a = &pullAnswer{Refused: "it is no member of the mesh any more"}
+	}
 	s.source.touch(q.ID)
 	return a.encode()
 }
@@ -80,13 +84,35 @@ func (s *Store) feedPath() []string {
 	}
 }
 
+// memberCache holds what Config.Members last reported, by node ID. Every pull needs it.
+type memberCache struct {
+	mu    sync.Mutex
+	known map[string]MemberHealth
+	read  time.Time
+}
+
+// recentMembers returns what Config.Members reported not longer than a beat ago.
+func (s *Store) recentMembers() map[string]MemberHealth {
+	c := &s.source.members
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known == nil || time.Since(c.read) > s.feedBeat() {
+		c.known, c.read = s.members(), time.Now()
+	}
+	return c.known
+}
+
+// isMember reports whether a node is a member of the mesh.
+func (s *Store) isMember(node string) bool {
+	_, ok := s.recentMembers()[node]
+	return ok || s.cfg.Members == nil
+}
+
 // refusePull says why this replica must not feed a follower, whether it has room or not.
 func (s *Store) refusePull(q *pullRequest, path []string) string {
 	node := nodeOf(raft.ServerID(q.ID))
-	if members := s.members(); s.cfg.Members != nil {
-		if _, ok := members[node]; !ok {
-			return fmt.Sprintf("%s is no member of the mesh", node)
-		}
+	if !s.isMember(node) {
+		return fmt.Sprintf("%s is no member of the mesh", node)
 	}
 	if !s.followersAllowed() {
 		return "the mesh's feature level knows no followers"

@@ -208,6 +208,7 @@ func TestInterruptedBootstrap(t *testing.T) {
 func TestJoinedOnlyOnceWhole(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 1)
 	cfg := c.Config("host2")
+	c.SetHealth("host2", func(m *raftstore.MemberHealth) { m.Addr, m.Alive = cfg.Addr, true })
 	s, err := raftstore.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -201,16 +201,30 @@ func disturb(ctx context.Context, c *raftstoretest.Cluster, hosts []string, rng 
 	}
 }
 
+// shortLog makes replicas that were away for a moment need a snapshot.
+func shortLog(cfg *raftstore.Config) {
+	cfg.Limits.SegmentBytes = 8192
+	cfg.Limits.TrailingBytes = 1
+}
+
 func TestLinearizableUnderFaults(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 4, raftstoretest.WithConfig(shortLog))
+	checkLinearizable(t, c, []string{"host1", "host2", "host3", "host4"})
+}
+
+// TestLinearizableThroughFollowers: most replicas follow. They are promoted, demoted, fed
+// by each other and need other sources all the time.
+func TestLinearizableThroughFollowers(t *testing.T) {
+	c := following(t, 9, raftstoretest.WithConfig(shortLog))
+	checkLinearizable(t, c, []string{"host1", "host2", "host3", "host4", "host5", "host6", "host7", "host8", "host9"})
+}
+
+// checkLinearizable disturbs the hosts while clients read and write at all of them.
+func checkLinearizable(t *testing.T, c *raftstoretest.Cluster, hosts []string) {
 	length := 8 * time.Second
 	if testing.Short() {
 		length = 3 * time.Second
 	}
-	c := raftstoretest.NewCluster(t, 4, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
-		cfg.Limits.SegmentBytes = 8192
-		cfg.Limits.TrailingBytes = 1
-	}))
-	hosts := []string{"host1", "host2", "host3", "host4"}
 	ctx, cancel := context.WithTimeout(t.Context(), length)
 	defer cancel()
 	r := &recorder{began: time.Now()}

@@ -100,8 +100,13 @@ func (s *Store) Leave(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("leave: %w", err)
 	}
-	if len(servers) == 1 && servers[0].ID == s.id && len(s.heirs()) == 0 {
-		return nil
+	if len(servers) == 1 && servers[0].ID == s.id {
+		if err := s.awaitReports(ctx); err != nil {
+			return fmt.Errorf("leave: %w", err)
+		}
+		if len(s.heirs()) == 0 {
+			return nil
+		}
 	}
 	if s.IsLeader() {
 		if err := s.TransferLeadership(ctx); err != nil {
@@ -210,68 +215,6 @@ func (s *Store) RemoveReplica(ctx context.Context, id string) error {
 	return nil
 }
 
-// TransferLeadership transfers leadership to the voter with the most complete log.
-// A leader that is the only voter first promotes another replica. It returns nil if
-// this replica does not lead, or is the only replica of its group.
-func (s *Store) TransferLeadership(ctx context.Context) error {
-	if !s.IsLeader() {
-		return nil
-	}
-	servers, err := s.servers()
-	if err != nil {
-		return fmt.Errorf("transfer leadership: %w", err)
-	}
-	voters := 0
-	for _, srv := range servers {
-		if srv.Suffrage == raft.Voter {
-			voters++
-		}
-	}
-	if voters < 2 {
-		return s.promoteHeir(ctx, servers)
-	}
-	return s.handOver(ctx)
-}
-
-// handOver transfers leadership and waits until the transfer has ended.
-func (s *Store) handOver(ctx context.Context) error {
-	done := make(chan error, 1)
-	if !s.tasks.start(func() { done <- s.raft.LeadershipTransfer().Error() }) {
-		return ErrClosed
-	}
-	select {
-	case err := <-done:
-		if err != nil && s.IsLeader() {
-			return fmt.Errorf("transfer leadership: %w", err)
-		}
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("transfer leadership: %w", ctx.Err())
-	}
-}
-
-// promoteHeir promotes a replica that answers to voter and transfers leadership to
-// it. It is used when the leader is the only voter.
-func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
-	servers = append(servers, s.heirs()...)
-	for _, srv := range servers {
-		if srv.ID == s.id {
-			continue
-		}
-		if _, err := s.peers.call(ctx, string(srv.Address), opStats, nil); err != nil {
-			continue
-		}
-		if err := s.raft.AddVoter(srv.ID, srv.Address, 0, s.cfg.Timing.RPC).Error(); err != nil {
-			return fmt.Errorf("transfer leadership: promote %s: %w", srv.ID, err)
-		}
-		return s.handOver(ctx)
-	}
-	if len(servers) > 1 {
-		return errors.New("transfer leadership: no other replica answers")
-	}
-	return nil
-}
-
 // servers returns the latest configuration of the group that this replica knows.
 func (s *Store) servers() ([]raft.Server, error) {
 	f := s.raft.GetConfiguration()
@@ -292,7 +235,7 @@ func (s *Store) serveLeaderRequest(ctx context.Context, op opcode, payload []byt
 	case opSilences:
 		silences, err := s.silences()
 		if err != nil {
-			return nil, leaderError(err)
+			return nil, err
 		}
 		return json.Marshal(silences)
 	case opReport:
@@ -355,7 +298,7 @@ func (s *Store) addReplica(r replica) ([]byte, error) {
 		sameID, sameAddr := string(srv.ID) == r.ID, string(srv.Address) == r.Addr
 		switch {
 		case sameID && sameAddr:
-			return s.joined(nil)
+			return s.joined("", "", nil)
 		case sameID:
 			here = true
 		case sameAddr:
@@ -368,14 +311,18 @@ func (s *Store) addReplica(r replica) ([]byte, error) {
 		return nil, err
 	}
 	if !here && s.followersAllowed() {
-		return s.joined(servers)
+		if node := nodeOf(raft.ServerID(r.ID)); !s.isMember(node) {
+			// The leader may not have heard of a new one yet.
+			return nil, fmt.Errorf("%w: %s is no member of the mesh", errNotLeader, node)
+		}
+		return s.joined(raft.ServerID(r.ID), r.Addr, servers)
 	}
 	s.log.Info("adding replica", "id", r.ID, "addr", r.Addr)
 	f := s.raft.AddNonvoter(raft.ServerID(r.ID), raft.ServerAddress(r.Addr), 0, s.cfg.Timing.RPC)
 	if err := f.Error(); err != nil {
 		return nil, leaderError(err)
 	}
-	return s.joined(nil)
+	return s.joined("", "", nil)
 }
 
 // leaderError classifies the error of a failed membership change, so that the

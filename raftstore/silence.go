@@ -14,14 +14,23 @@ import (
 const silentUpdates = 5
 
 // silenceLimit returns how long a replica must be silent before the leader is a witness
-// of its death.
-func (a *autopilotState) silenceLimit() time.Duration { return silentUpdates * a.policy.Update }
+// of its death. It is also long enough for the report of a follower whose source was lost.
+func (a *autopilotState) silenceLimit() time.Duration {
+	return max(silentUpdates*a.policy.Update, 2*a.s.silentFeed())
+}
 
 // noteAnswer records that a replica has answered.
 func (a *autopilotState) noteAnswer(id raft.ServerID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.heard[id] = time.Now()
+}
+
+// isRunning reports whether this replica leads and asks the others.
+func (a *autopilotState) isRunning() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.running != nil
 }
 
 // silence returns for how long this leader has asked a replica in vain.
@@ -37,9 +46,13 @@ func (a *autopilotState) silence(id raft.ServerID) time.Duration {
 
 // silences returns the silence of the host of every replica. Only the leader calls it.
 func (s *Store) silences() (map[string]time.Duration, error) {
+	if !s.autopilot.isRunning() {
+		// From an earlier reign it would know silences that may have ended.
+		return nil, fmt.Errorf("%w: it does not ask the others yet", errNotLeader)
+	}
 	servers, err := s.servers()
 	if err != nil {
-		return nil, err
+		return nil, leaderError(err)
 	}
 	all := make(map[string]time.Duration, len(servers))
 	for _, srv := range servers {

@@ -127,8 +127,9 @@ func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, s *autopi
 			changes.Demotions = append(changes.Demotions, id)
 		}
 	}
-	if voters+len(changes.Promotions) < len(chosen) {
-		// A voter keeps its vote until the one that takes its place can vote.
+	if voters+len(changes.Promotions) < len(chosen) || p.a.isNew() {
+		// A voter keeps its vote until the one that takes its place can vote, and until the
+		// leader can know the followers.
 		changes.Demotions = nil
 	}
 	slices.Sort(changes.Promotions)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -119,10 +120,14 @@ func (c *Cluster) Members() []raftstore.MemberHealth {
 	return list
 }
 
-// SetHealth changes the health that Members reports for a host.
+// SetHealth changes the health that Members reports for a host. A host that was not added
+// becomes a member.
 func (c *Cluster) SetHealth(id string, change func(*raftstore.MemberHealth)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !slices.Contains(c.hosts, id) {
+		c.hosts = append(c.hosts, id)
+	}
 	h := c.health[id]
 	h.ID = id
 	change(&h)

@@ -24,6 +24,7 @@ type Network struct {
 	groups    map[string]int     // partition that a host is in
 	lost      map[[2]string]bool // directed, by the addresses of sender and receiver
 	conns     map[*pipe]struct{}
+	sent      map[string]int64 // bytes, by the address of the sender
 }
 
 // NewNetwork returns a network without hosts.
@@ -36,7 +37,15 @@ func NewNetwork() *Network {
 		groups:    make(map[string]int),
 		lost:      make(map[[2]string]bool),
 		conns:     make(map[*pipe]struct{}),
+		sent:      make(map[string]int64),
 	}
+}
+
+// Sent returns how many bytes a host has sent.
+func (n *Network) Sent(addr string) int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.sent[addr]
 }
 
 // Layer is a StreamLayer of one host. Its kind separates the protocols of a host.
@@ -210,10 +219,12 @@ func (n *Network) Hangup(addr string) {
 	}
 }
 
-// lose reports whether data that one end of p writes to the other now is lost.
-func (n *Network) lose(p *pipe, from, to string) bool {
+// lose counts data that one end of p writes to the other now, and reports whether it is
+// lost.
+func (n *Network) lose(p *pipe, from, to string, size int) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.sent[from] += int64(size)
 	lost := n.loses(from, to)
 	p.lossy = p.lossy || lost
 	return lost
@@ -252,7 +263,7 @@ type end struct {
 
 // Write implements net.Conn.
 func (e *end) Write(b []byte) (int, error) {
-	if e.p.n.lose(e.p, e.from, e.to) {
+	if e.p.n.lose(e.p, e.from, e.to, len(b)) {
 		return len(b), nil
 	}
 	return e.Conn.Write(b)

@@ -1,0 +1,97 @@
+package raftstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/hashicorp/raft"
+)
+
+// TransferLeadership transfers leadership to the voter with the most complete log.
+// A leader that is the only voter first promotes another replica. It returns nil if
+// this replica does not lead, or is the only replica of its group.
+func (s *Store) TransferLeadership(ctx context.Context) error {
+	if !s.IsLeader() {
+		return nil
+	}
+	servers, err := s.servers()
+	if err != nil {
+		return fmt.Errorf("transfer leadership: %w", err)
+	}
+	voters := 0
+	for _, srv := range servers {
+		if srv.Suffrage == raft.Voter {
+			voters++
+		}
+	}
+	if voters < 2 {
+		return s.promoteHeir(ctx, servers)
+	}
+	return s.handOver(ctx)
+}
+
+// handOver transfers leadership and waits until the transfer has ended.
+func (s *Store) handOver(ctx context.Context) error {
+	done := make(chan error, 1)
+	if !s.tasks.start(func() { done <- s.raft.LeadershipTransfer().Error() }) {
+		return ErrClosed
+	}
+	select {
+	case err := <-done:
+		if err != nil && s.IsLeader() {
+			return fmt.Errorf("transfer leadership: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("transfer leadership: %w", ctx.Err())
+	}
+}
+
+// promoteHeir promotes a replica that answers to voter and transfers leadership to
+// it. It is used when the leader is the only voter.
+func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
+	servers = append(servers, s.heirs()...)
+	for _, srv := range servers {
+		if srv.ID == s.id {
+			continue
+		}
+		if _, err := s.peers.call(ctx, string(srv.Address), opStats, nil); err != nil {
+			continue
+		}
+		if err := s.raft.AddVoter(srv.ID, srv.Address, 0, s.cfg.Timing.RPC).Error(); err != nil {
+			return fmt.Errorf("transfer leadership: promote %s: %w", srv.ID, err)
+		}
+		return s.handOver(ctx)
+	}
+	if len(servers) > 1 {
+		return errors.New("transfer leadership: no other replica answers")
+	}
+	return nil
+}
+
+// heirs returns the known followers as servers, those first that have been healthy for
+// longest, for a leader that has no other voter.
+func (s *Store) heirs() (list []raft.Server) {
+	known := slices.Collect(maps.Values(s.followers.judge(s.SilenceLimit(), s.raft.LastIndex())))
+	slices.SortFunc(known, func(a, b knownFollower) int {
+		return cmp.Or(order(a.healthy)-order(b.healthy), a.since.Compare(b.since))
+	})
+	for _, k := range known {
+		list = append(list, raft.Server{Suffrage: raft.Nonvoter, ID: raft.ServerID(k.ID), Address: raft.ServerAddress(k.Addr)})
+	}
+	return list
+}
+
+// awaitReports waits until a leader can have heard of all followers.
+func (s *Store) awaitReports(ctx context.Context) error {
+	for s.IsLeader() && s.autopilot.isNew() {
+		if err := s.pauseBeforeRetry(ctx, 5, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
