@@ -39,10 +39,18 @@ func (s *Store) tryAtLeader(ctx context.Context, op opcode, payload []byte) ([]b
 	leader := s.leader()
 	switch leader.id {
 	case "":
-		return nil, errNotLeader
+		return nil, s.noLeader()
 	case s.id:
 		return s.serveLeaderRequest(ctx, op, payload)
 	default:
 		return s.peers.callUntil(ctx, leader.over, leader.addr, op, payload)
 	}
+}
+
+// noLeader returns why no request can be sent: this replica knows no leader.
+func (s *Store) noLeader() error {
+	if err := s.group.versionTooOld(); err != nil {
+		return fmt.Errorf("%w: %w", errNotLeader, err)
+	}
+	return errNotLeader
 }

@@ -18,7 +18,7 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) (revision uint64, err e
 	now := s.history.current()
 	// Remembered requests are left out, since no retry continues in a restored mesh, and
 	// so is the digest: a restored mesh begins anew with it.
-	b := &snapshot{tree: now.tree, index: 1, revision: now.revision}
+	b := &snapshot{tree: now.tree, index: 1, revision: now.revision, madeBy: s.cfg.Version}
 	if err := b.write(w); err != nil {
 		return 0, fmt.Errorf("back up: %w", err)
 	}
@@ -31,12 +31,15 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) (revision uint64, err e
 // of other groups, see ErrReplaced. Its revisions begin above those of before, and
 // found returns its first writes, as for RecoverCluster.
 //
-// Of cfg, RestoreBackup uses NodeID, Addr, DataDir, Limits and Logger.
+// A backup that was made at a feature level that cfg does not know is refused with
+// ErrFeatureLevel.
+//
+// Of cfg, RestoreBackup uses NodeID, Addr, DataDir, FeatureLevel, Limits and Logger.
 func RestoreBackup(ctx context.Context, cfg Config, r io.Reader, found Founding) (Recovered, error) {
 	if cfg.NodeID == "" || cfg.Addr == "" || cfg.DataDir == "" || cfg.Logger == nil {
 		return Recovered{}, errors.New("restore backup: NodeID, Addr, DataDir and Logger are needed")
 	}
-	m, _, err := readSnapshot(r, nil)
+	m, _, err := readSnapshot(r, nil, cfg.FeatureLevel)
 	if err != nil {
 		return Recovered{}, fmt.Errorf("restore backup: %w", err)
 	}

@@ -167,7 +167,7 @@ func (s *Store) makeCheckpoint() error {
 	if !s.checkpointGate.pass() {
 		return nil
 	}
-	if err := s.raft.Apply(encodeEntry(nil), s.cfg.Timing.RPC).Error(); err != nil {
+	if err := s.raft.Apply(encodeEntry(s.FeatureLevel(), nil), s.cfg.Timing.RPC).Error(); err != nil {
 		return fmt.Errorf("make checkpoint: %w", classify(err))
 	}
 	return nil

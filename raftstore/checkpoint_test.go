@@ -14,7 +14,7 @@ import (
 
 // A checkpoint changes the digest, and nothing that a reader, a watcher or a retry sees.
 func TestACheckpointChangesNothing(t *testing.T) {
-	m, h := newMachine(nil), newHistory(DefaultConfig().Limits)
+	m, h := newMachine(nil, KnownLevels()), newHistory(DefaultConfig().Limits)
 	txn := Txn{RequestID: "1", Ops: []Op{{Key: "/k", Value: []byte("v")}}}
 	_, changes, err := applyTxns(m, txn)
 	if err != nil {
@@ -48,7 +48,7 @@ func TestWhatAStateHashShows(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return newMachine(set)
+		return newMachine(set, KnownLevels())
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		m, twin := build(t, "no"), build(t, "this cannot be")

@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 )
 
-// entryVersion is the version of the log entry format. A replica that reads an
-// entry of another version halts, because it could only guess the meaning.
-const entryVersion = 1
-
-// entryHeader is the version, the checksum of the rest, and the number of txns.
+// entryHeader is the format, see entryFormats, the checksum of the rest, and the number of txns.
 const entryHeader = 1 + 4 + 4
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -117,6 +114,26 @@ func (r *reader) uvarint() uint64 {
 	return v
 }
 
+func (r *reader) uint32() uint32 {
+	v := r.uvarint()
+	if v > math.MaxUint32 {
+		r.fail()
+		return 0
+	}
+	return uint32(v)
+}
+
+// raw returns the next n bytes without copying them.
+func (r *reader) raw(n int) []byte {
+	if len(r.b) < n {
+		r.fail()
+		return nil
+	}
+	v := r.b[:n:n]
+	r.b = r.b[n:]
+	return v
+}
+
 // alias returns the next length-prefixed bytes without copying them.
 func (r *reader) alias() []byte {
 	n := r.uvarint()
@@ -217,14 +234,14 @@ func decodeCalls(b []byte) ([]ConstraintCall, error) {
 	return calls, nil
 }
 
-// encodeEntry packs envelopes into one log entry.
-func encodeEntry(envelopes [][]byte) []byte {
+// encodeEntry packs envelopes into one log entry, in the format of a feature level.
+func encodeEntry(level uint32, envelopes [][]byte) []byte {
 	size := entryHeader
 	for _, e := range envelopes {
 		size += len(e) + binary.MaxVarintLen32
 	}
 	b := make([]byte, entryHeader, size)
-	b[0] = entryVersion
+	b[0] = entryFormats().at(level)
 	binary.LittleEndian.PutUint32(b[5:], uint32(len(envelopes)))
 	for _, e := range envelopes {
 		b = appendBytes(b, e)
@@ -238,8 +255,8 @@ func decodeEntry(b []byte) ([][]byte, error) {
 	if len(b) < entryHeader {
 		return nil, fmt.Errorf("%w: entry of %d bytes", ErrCorruptLog, len(b))
 	}
-	if b[0] != entryVersion {
-		return nil, fmt.Errorf("entry has format %d, this version knows %d", b[0], entryVersion)
+	if err := entryFormats().check(b[0]); err != nil {
+		return nil, err
 	}
 	if sum := crc32.Checksum(b[5:], castagnoli); sum != binary.LittleEndian.Uint32(b[1:]) {
 		return nil, fmt.Errorf("%w: entry has a wrong checksum", ErrCorruptLog)

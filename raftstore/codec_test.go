@@ -53,18 +53,18 @@ func FuzzDecodeTxn(f *testing.F) {
 
 func FuzzDecodeEntry(f *testing.F) {
 	f.Add([]byte{})
-	f.Add(encodeEntry([][]byte{encodeTxn(&Txn{RequestID: "1"}, 0), {}}))
+	f.Add(encodeEntry(BaseLevel, [][]byte{encodeTxn(&Txn{RequestID: "1"}, 0), {}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		envelopes, err := decodeEntry(b)
 		if err != nil {
 			return
 		}
-		again, err := decodeEntry(encodeEntry(envelopes))
+		again, err := decodeEntry(encodeEntry(BaseLevel, envelopes))
 		if err != nil || len(again) != len(envelopes) {
 			t.Fatalf("%d envelopes became %d, %v", len(envelopes), len(again), err)
 		}
 		// The machine must take anything that passes the checksum, or refuse it.
-		_, _, _ = newMachine(nil).apply(b)
+		_, _, _ = newMachine(nil, KnownLevels()).apply(b)
 	})
 }
 
@@ -83,12 +83,12 @@ func FuzzDecodeOutcome(f *testing.F) {
 }
 
 func FuzzReadSnapshot(f *testing.F) {
-	m := newMachine(nil)
+	m := newMachine(nil, KnownLevels())
 	var buf bytes.Buffer
 	s := &snapshot{tree: m.tree, index: 1, revision: 1}
 	if err := s.write(&buf); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(buf.Bytes())
-	f.Fuzz(func(_ *testing.T, b []byte) { _, _, _ = readSnapshot(bytes.NewReader(b), nil) })
+	f.Fuzz(func(_ *testing.T, b []byte) { _, _, _ = readSnapshot(bytes.NewReader(b), nil, KnownLevels()) })
 }

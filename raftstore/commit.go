@@ -23,6 +23,9 @@ const followCheck = time.Second
 // happened.
 func (s *Store) Commit(ctx context.Context, t Txn) (TxnResult, error) {
 	begin := time.Now()
+	if err := t.refuseReserved(); err != nil {
+		return TxnResult{}, err
+	}
 	result, err := s.commit(ctx, t)
 	s.metrics.observeTxn(begin, err)
 	return result, err
@@ -138,7 +141,7 @@ func (s *Store) attemptCommit(ctx context.Context, envelope []byte) (outcome, er
 	leader := s.leader()
 	switch leader.id {
 	case "":
-		return outcome{}, errNotLeader
+		return outcome{}, s.noLeader()
 	case s.id:
 		if err := s.checkConstraints(envelope); err != nil {
 			return outcome{}, err
@@ -150,8 +153,8 @@ func (s *Store) attemptCommit(ctx context.Context, envelope []byte) (outcome, er
 }
 
 // checkConstraints refuses a txn that would halt a replica. Before it proposes
-// the txn, the leader checks that it and every living member know the constraints
-// that the txn calls.
+// the txn, the leader checks that it knows the constraints that the txn calls, and that
+// the feature level says that every replica does.
 func (s *Store) checkConstraints(envelope []byte) error {
 	calls, err := decodeCalls(envelope)
 	if err != nil {
@@ -162,14 +165,8 @@ func (s *Store) checkConstraints(envelope []byte) error {
 		if known == nil {
 			return fmt.Errorf("%w: %s/v%d at the leader", ErrUnknownConstraint, c.Name, c.Version)
 		}
-		if known.FeatureLevel == 0 || s.cfg.Members == nil {
-			continue
-		}
-		for _, m := range s.cfg.Members() {
-			if m.Alive && m.FeatureLevel < known.FeatureLevel {
-				return fmt.Errorf("%w: %s/v%d needs feature level %d, member %s has %d",
-					ErrUnknownConstraint, c.Name, c.Version, known.FeatureLevel, m.ID, m.FeatureLevel)
-			}
+		if level := s.FeatureLevel(); level < known.FeatureLevel {
+			return fmt.Errorf("%w: %s/v%d needs feature level %d, and the mesh is at level %d", ErrUnknownConstraint, c.Name, c.Version, known.FeatureLevel, level)
 		}
 	}
 	return nil
@@ -178,7 +175,7 @@ func (s *Store) checkConstraints(envelope []byte) error {
 // isPermanent reports whether a retry cannot help. A context error does not count
 // as permanent, because the timeout of a dial looks the same.
 func isPermanent(err error) bool {
-	for _, e := range []error{ErrInvalidTxn, ErrTooLarge, ErrUnknownConstraint, ErrHalted, ErrReplaced, ErrClosed} {
+	for _, e := range []error{ErrInvalidTxn, ErrTooLarge, ErrUnknownConstraint, ErrFeatureLevel, ErrHeldUp, ErrHalted, ErrReplaced, ErrClosed} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -255,6 +252,14 @@ func (t *Txn) validate() error {
 		if err := validKey(t.Ops[i].Key); err != nil {
 			return fmt.Errorf("%w: Ops[%d]: %w", ErrInvalidTxn, i, err)
 		}
+	}
+	return nil
+}
+
+// refuseReserved refuses a txn of a caller that writes the feature level.
+func (t *Txn) refuseReserved() error {
+	if _, ok := t.raises(); ok {
+		return fmt.Errorf("%w: key %s is written by RaiseFeatureLevel only", ErrInvalidTxn, levelKey)
 	}
 	return nil
 }

@@ -34,6 +34,11 @@ type Config struct {
 	// reach it, both for Raft and for RPC.
 	NodeID string
 	Addr   string
+	// Version names the version of the program, for messages. It has no spaces.
+	Version string
+	// FeatureLevel is the feature levels that this version knows. A group that is founded
+	// begins at the highest.
+	FeatureLevel LevelRange
 	// DataDir holds the log and the snapshots. If it is empty, everything is kept
 	// in memory and lost at Close: for tests and benchmarks only.
 	DataDir string
@@ -149,7 +154,8 @@ type VoterPolicy struct {
 // DefaultConfig returns a Config that needs NodeID, Addr, DataDir, Raft and RPC.
 func DefaultConfig() Config {
 	return Config{
-		BootTime: BootTime,
+		FeatureLevel: KnownLevels(),
+		BootTime:     BootTime,
 		Timing: Timing{
 			Heartbeat:     1500 * time.Millisecond,
 			Dial:          3 * time.Second,
@@ -199,10 +205,14 @@ func (c *Config) Validate() error {
 	check(c.NodeID != "", "NodeID is empty")
 	check(len(c.NodeID) <= 200 && !strings.ContainsAny(c.NodeID, "/|"), "NodeID %q is longer than 200 bytes or contains / or |", c.NodeID)
 	check(c.Addr != "", "Addr is empty")
+	check(len(c.Version) <= maxVersionLen && !strings.Contains(c.Version, " "), "Version %q is longer than %d bytes or contains a space", c.Version, maxVersionLen)
 	check(c.Raft != nil, "Raft stream layer is missing")
 	check(c.RPC != nil, "RPC stream layer is missing")
 	check(c.BootTime != nil, "BootTime is missing")
 	check(c.Logger != nil, "Logger is missing")
+	if err := c.FeatureLevel.validate(); err != nil {
+		errs = append(errs, err)
+	}
 	errs = append(errs, c.Timing.validate()...)
 	errs = append(errs, c.Limits.validate()...)
 	errs = append(errs, c.Voters.validate()...)

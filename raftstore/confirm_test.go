@@ -74,8 +74,10 @@ func TestSilentConnectionIsReplaced(t *testing.T) {
 		silent := dials == 1
 		near, far := net.Pipe()
 		work.start(func() {
+			_, err := receive(far, rpcMagic)
+			err = errors.Join(err, answer(far, verdictWelcome, selfGreeting(&cfg), nil))
 			r := bufio.NewReader(far)
-			if _, err := greet(far, r, incarnation{}); err != nil || silent {
+			if err != nil || silent {
 				_, _ = io.Copy(io.Discard, r)
 				return
 			}
@@ -90,7 +92,7 @@ func TestSilentConnectionIsReplaced(t *testing.T) {
 		})
 		return near, nil
 	}}
-	p := newPeers(&cfg, &group{known: make(chan struct{})}, cfg.Logger, &work)
+	p := newPeers(&cfg, &group{known: make(chan struct{}), self: selfGreeting(&cfg), levels: newLevelState(cfg.FeatureLevel)}, cfg.Logger, &work)
 	defer work.stop()
 	defer p.close()
 	answered := make(chan frame, 2*askLimit)

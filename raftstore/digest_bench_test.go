@@ -41,7 +41,7 @@ func BenchmarkApply(b *testing.B) {
 
 // benchEntry returns a machine with 20,000 records, and entries for it.
 func benchEntry(b *testing.B) (*machine, func(n int) []byte) {
-	m := newMachine(nil)
+	m := newMachine(nil, KnownLevels())
 	value := make([]byte, 4096)
 	txn := func(n int) Txn {
 		return Txn{RequestID: fmt.Sprint("request-of-a-usual-length-", n), Ops: []Op{
@@ -57,14 +57,14 @@ func benchEntry(b *testing.B) (*machine, func(n int) []byte) {
 	}
 	return m, func(n int) []byte {
 		t := txn(n)
-		return encodeEntry([][]byte{encodeTxn(&t, m.requests.seq)})
+		return encodeEntry(BaseLevel, [][]byte{encodeTxn(&t, m.requests.seq)})
 	}
 }
 
 // BenchmarkStateHash measures the hash of a state of 100,000 records of 1 KiB, with as many
 // remembered requests as there can be.
 func BenchmarkStateHash(b *testing.B) {
-	m := newMachine(nil)
+	m := newMachine(nil, KnownLevels())
 	value := make([]byte, 1024)
 	for n := range 100_000 {
 		txn := Txn{RequestID: fmt.Sprint("request-of-a-usual-length-", n), Ops: []Op{{Key: fmt.Sprint("/registry/virtualmachineinstances/ns/", n), Value: value}}}

@@ -15,7 +15,7 @@ func TestWhatADigestShows(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := newMachine(set)
+		m := newMachine(set, KnownLevels())
 		for _, value := range values {
 			txn := Txn{RequestID: value, Ops: []Op{{Key: "/k", Value: []byte(value)}}, Constraints: []ConstraintCall{{Name: "rule", Version: 1}}}
 			if _, _, err := applyTxns(m, txn); err != nil {
@@ -32,9 +32,9 @@ func TestWhatADigestShows(t *testing.T) {
 	}
 	// These entries have the same txn, verdict and changes. Only their bytes differ.
 	txn := Txn{RequestID: "1", Ops: []Op{{Key: "/k", Value: []byte("v")}}}
-	one, other := newMachine(nil), newMachine(nil)
+	one, other := newMachine(nil, KnownLevels()), newMachine(nil, KnownLevels())
 	for m, since := range map[*machine]uint64{one: 0, other: 7} {
-		if _, _, err := m.apply(encodeEntry([][]byte{encodeTxn(&txn, since)})); err != nil {
+		if _, _, err := m.apply(encodeEntry(BaseLevel, [][]byte{encodeTxn(&txn, since)})); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -50,7 +50,7 @@ func TestWhatADigestShows(t *testing.T) {
 		}
 	}
 	// The same log, kept otherwise: with one bit of the state changed, it goes on differently.
-	m, flipped := newMachine(nil), newMachine(nil)
+	m, flipped := newMachine(nil, KnownLevels()), newMachine(nil, KnownLevels())
 	for _, one := range []*machine{m, flipped} {
 		if _, _, err := applyTxns(one, Txn{RequestID: "1", Ops: []Op{{Key: "/k"}}}); err != nil {
 			t.Fatal(err)

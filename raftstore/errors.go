@@ -50,6 +50,12 @@ var (
 	// ErrDiverged: the state of this replica is not the one that a majority of the voters
 	// has. Empty the data directory, see Empty, and join again.
 	ErrDiverged = errors.New("raftstore: this replica's state differs from that of the voters")
+	// ErrFeatureLevel: this version does not know the feature level of the group, or a
+	// format in which data was written. The error names what to install.
+	ErrFeatureLevel = errors.New("raftstore: this version does not fit the mesh")
+	// ErrHeldUp: a host does not know the feature level to which the group is to be raised,
+	// or did not say whether it does.
+	ErrHeldUp = errors.New("raftstore: hosts hold up the feature level")
 	// ErrHasState: the data directory holds state, and a backup is never restored
 	// over existing state.
 	ErrHasState = errors.New("raftstore: data directory holds state already")

@@ -25,7 +25,7 @@ func MakeCheckpoint(t interface{ Fatal(...any) }, s *Store) uint64 {
 	if err := s.raft.Barrier(0).Error(); err != nil {
 		t.Fatal(err)
 	}
-	f := s.raft.Apply(encodeEntry(nil), 0)
+	f := s.raft.Apply(encodeEntry(BaseLevel, nil), 0)
 	if err := f.Error(); err != nil {
 		t.Fatal(err)
 	}

@@ -165,7 +165,7 @@ func (s *Store) installFedSnapshot(ctx context.Context, from offer, o *snapshotO
 	if err := file.rewind(); err != nil {
 		return err
 	}
-	if _, index, err := readSnapshot(file, s.constraints); err != nil || index > o.Index {
+	if _, index, err := readSnapshot(file, s.constraints, s.levels.known); err != nil || index > o.Index {
 		return fmt.Errorf("snapshot at log index %d from %s holds the state at %d: %w", o.Index, from.Node, index, errors.Join(err, errDecode))
 	}
 	if err := file.rewind(); err != nil {

@@ -8,7 +8,7 @@ import (
 )
 
 func command(index, term uint64) *raft.Log {
-	return &raft.Log{Index: index, Term: term, Type: raft.LogCommand, Data: encodeEntry(nil)}
+	return &raft.Log{Index: index, Term: term, Type: raft.LogCommand, Data: encodeEntry(BaseLevel, nil)}
 }
 
 // TestHostileAnswers: what a source sends is checked before the local Raft sees it, since

@@ -3,23 +3,16 @@ package raftstore
 import (
 	"bufio"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
-	"time"
 )
 
-// The RPC protocol: both sides begin with a hello, which is helloMagic, a version
-// and the incarnation of the sender's group. Frames follow. A frame is its length,
-// the ID of the request it belongs to, an op or a status, and a payload. Requests
+// The RPC protocol: after the introduction (greeting.go) follow frames. A frame is its
+// length, the ID of the request it belongs to, an op or a status, and a payload. Requests
 // are answered in any order.
 const (
-	helloMagic   = "vmst"
-	helloVersion = 2
-	helloTimeout = 5 * time.Second
-
 	frameHeader = 4 + 8 + 1
 	maxFrame    = 32 << 20
 	offerLimit  = 64
@@ -47,6 +40,7 @@ const (
 	opPull         // a follower asks for entries
 	opPullSnapshot // and for a piece of a snapshot
 	opReport       // a voter tells the leader who is fed below it
+	opRaiseLevel
 )
 
 type status uint8
@@ -59,6 +53,8 @@ const (
 	statusTooLarge
 	statusUnknownConstraint
 	statusFailed
+	statusFeatureLevel
+	statusHeldUp
 )
 
 // frame is one message.
@@ -92,37 +88,6 @@ func readFrame(r *bufio.Reader) (frame, error) {
 	f := frame{id: binary.LittleEndian.Uint64(head[4:]), code: head[12], payload: make([]byte, n-9)}
 	_, err := io.ReadFull(r, f.payload)
 	return f, err
-}
-
-// greet exchanges hellos and returns the incarnation of the peer's group.
-func greet(conn net.Conn, r *bufio.Reader, own incarnation) (theirs incarnation, err error) {
-	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
-		return theirs, err
-	}
-	// Write and read concurrently: both sides send their hello first.
-	sent := make(chan error, 1)
-	go func() {
-		_, err := conn.Write(append(append([]byte(helloMagic), helloVersion), own[:]...))
-		sent <- err
-	}()
-	var hello [len(helloMagic) + 1]byte
-	_, err = io.ReadFull(r, hello[:])
-	if err == nil && string(hello[:len(helloMagic)]) == helloMagic && hello[len(helloMagic)] == helloVersion {
-		_, err = io.ReadFull(r, theirs[:])
-	}
-	if err != nil {
-		_ = conn.Close() // ends the write
-	}
-	if err = errors.Join(err, <-sent); err != nil {
-		return theirs, fmt.Errorf("greet: %w", err)
-	}
-	if string(hello[:len(helloMagic)]) != helloMagic {
-		return theirs, errors.New("greet: peer speaks another protocol")
-	}
-	if v := hello[len(helloMagic)]; v != helloVersion {
-		return theirs, fmt.Errorf("greet: peer speaks version %d, this one %d", v, helloVersion)
-	}
-	return theirs, conn.SetDeadline(time.Time{})
 }
 
 // outbox queues frames for a connection. Queueing never blocks. The length of the

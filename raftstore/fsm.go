@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -18,7 +19,8 @@ type fsm struct {
 	// checkpoints gets the state after each checkpoint.
 	checkpoints *checkpoints
 	metrics     *metrics
-	// halt is called at most once, when an entry cannot be judged.
+	levels      *levelState
+	// halt is called when an entry cannot be judged.
 	halt func(error)
 	// announce is called for every applied batch.
 	announce func(announcement)
@@ -77,11 +79,33 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		changes = append(changes, more...)
 	}
 	if last > 0 {
-		f.history.publish(f.machine, changes)
+		f.publish(changes)
 		f.applied.set(last)
 		f.announce(announcement{index: last, entryTerm: term})
 	}
 	return answers
+}
+
+// publish makes the state of the machine visible, with the changes that led to it.
+func (f *fsm) publish(changes []change) {
+	f.history.publish(f.machine, changes)
+	f.setLevel()
+}
+
+// setLevel tells the replica the feature level of the machine's state.
+func (f *fsm) setLevel() {
+	if l, err := levelOf(f.machine.tree); err == nil { // no other record gets into the tree
+		f.levels.now.Store(l.level)
+	}
+}
+
+// checkLevel returns why this version cannot work with the state.
+func (f *fsm) checkLevel() error {
+	level, err := levelOf(f.machine.tree)
+	if err != nil {
+		return err
+	}
+	return level.checkKnown(f.levels.known)
 }
 
 // fail halts the replica before it can diverge.
@@ -109,7 +133,11 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 
 // Restore implements raft.FSM.
 func (f *fsm) Restore(r io.ReadCloser) error {
-	m, index, err := readSnapshot(r, f.machine.constraints)
+	m, index, err := readSnapshot(r, f.machine.constraints, f.levels.known)
+	if errors.Is(err, ErrFeatureLevel) {
+		f.halted = true
+		f.halt(fmt.Errorf("%w: restore snapshot: %w", ErrHalted, err))
+	}
 	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
@@ -117,6 +145,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	f.digests.reset(index, m.digest)
 	f.checkpoints.reset()
 	f.history.reset(m)
+	f.setLevel()
 	f.applied.set(index)
 	return nil
 }
@@ -133,7 +162,7 @@ func (f *fsm) replay(l *raft.Log) error {
 		f.digests.add(l.Index, f.machine.digest)
 		f.logBytes.Add(uint64(len(l.Data)))
 		f.logEntries.Add(1)
-		f.history.publish(f.machine, changes)
+		f.publish(changes)
 	}
 	if l.Type == raft.LogCommand || l.Type == raft.LogConfiguration {
 		f.applied.set(l.Index)

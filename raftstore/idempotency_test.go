@@ -104,23 +104,6 @@ func TestConstraintRefuses(t *testing.T) {
 	mustCommit(t, c.Live()[1], claim("/mac/b", "02:01"))
 }
 
-// TestUpgradeWaitsForEveryMember: a constraint that a living member does not
-// know yet is refused at the leader instead of halting that member.
-func TestUpgradeWaitsForEveryMember(t *testing.T) {
-	newer := unique
-	newer.Version, newer.FeatureLevel = 2, 2
-	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConstraints(newer))
-	txn := put("/mac/a", "02:00")
-	txn.Constraints = []raftstore.ConstraintCall{{Name: "unique", Version: 2, Args: []byte("/mac/")}}
-	if _, err := c.Live()[0].Commit(t.Context(), txn); !errors.Is(err, raftstore.ErrUnknownConstraint) {
-		t.Errorf("with members at level 1: %v", err)
-	}
-	for _, id := range []string{"host1", "host2", "host3"} {
-		c.SetHealth(id, func(m *raftstore.MemberHealth) { m.FeatureLevel = 2 })
-	}
-	mustCommit(t, c.Live()[0], txn)
-}
-
 // TestReplicaWithoutConstraintHalts: a replica that cannot judge an entry stops
 // instead of diverging, and goes on once it can.
 func TestReplicaWithoutConstraintHalts(t *testing.T) {

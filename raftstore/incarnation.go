@@ -1,7 +1,6 @@
 package raftstore
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
@@ -9,12 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/hashicorp/raft"
 )
 
 // A recovery makes one replica the whole group. The other replicas still know the
@@ -95,10 +91,15 @@ type group struct {
 	disk *disk
 	log  *slog.Logger
 	dir  string
+	self greeting // without what changes: the group and its level
 	halt func(error)
 	own  atomic.Pointer[incarnation] // nil before the replica belongs to a group
 	// known is closed once own is set.
 	known chan struct{}
+	// levels is the feature level of the group. tooOld is why this version cannot work with
+	// a peer of the same group.
+	levels *levelState
+	tooOld atomic.Pointer[error]
 
 	mu     sync.Mutex // guards joined and serialises adopt
 	joined bool
@@ -109,8 +110,9 @@ type group struct {
 
 // openGroup reads the group of a replica from its disk. A disk without a log and
 // without snapshots belongs to no group, whatever an interrupted start left there.
-func openGroup(d *disk, log *slog.Logger, dir string, halt func(error)) (*group, error) {
-	g := &group{disk: d, log: log, dir: dir, halt: halt, known: make(chan struct{})}
+func openGroup(d *disk, log *slog.Logger, cfg *Config, levels *levelState, halt func(error)) (*group, error) {
+	dir := cfg.DataDir
+	g := &group{disk: d, log: log, dir: dir, self: selfGreeting(cfg), halt: halt, known: make(chan struct{}), levels: levels}
 	empty, err := d.empty()
 	if err != nil || empty {
 		return g, err
@@ -254,15 +256,6 @@ func (g *group) replacedError(by incarnation) error {
 	return fmt.Errorf("%w: empty %s and join again (its group is %s, the current group %s)", ErrReplaced, g.dir, g.current(), by)
 }
 
-// greet exchanges hellos and refuses a replica of another group.
-func (g *group) greet(conn net.Conn, r *bufio.Reader) (incarnation, error) {
-	theirs, err := greet(conn, r, g.current())
-	if err == nil {
-		err = g.checkPeer(theirs)
-	}
-	return theirs, err
-}
-
 // empty reports whether the disk holds neither log entries nor snapshots.
 func (d *disk) empty() (bool, error) {
 	last, err := d.logs.LastIndex()
@@ -313,30 +306,5 @@ func (d *disk) setGroup(i incarnation, joined bool) error {
 			return fmt.Errorf("store %s: %w", v.key, err)
 		}
 	}
-	return nil
-}
-
-// bootstrap makes an empty disk the first voter of a new group. It leaves a disk
-// that holds state as it is, so it may be repeated.
-func (d *disk) bootstrap(conf *raft.Config, g *group, trans raft.Transport, first raft.Server) error {
-	if empty, err := d.empty(); err != nil || !empty {
-		return err
-	}
-	fresh := newIncarnation()
-	if err := d.setGroup(fresh, true); err != nil {
-		return err
-	}
-	// Raft stores the term before the first entry. If an earlier attempt stopped in
-	// between, Raft would take the term for existing state and refuse to bootstrap.
-	if err := d.stable.SetUint64(keyTerm, 0); err != nil {
-		return fmt.Errorf("reset the term: %w", err)
-	}
-	if err := raft.BootstrapCluster(conf, d.logs, d.stable, d.snapshots, trans, raft.Configuration{Servers: []raft.Server{first}}); err != nil {
-		return err
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.joined = true
-	g.setOwn(fresh)
 	return nil
 }

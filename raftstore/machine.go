@@ -112,11 +112,13 @@ type machine struct {
 	digest      digest // of everything that was applied
 	constraints constraintSet
 	packer      *packer
+	levels      LevelRange      // that this version knows
 	asked       *ConstraintCall // the constraint that is judging, nil if none is
 }
 
-func newMachine(constraints constraintSet) *machine {
+func newMachine(constraints constraintSet, levels LevelRange) *machine {
 	return &machine{
+		levels:      levels,
 		tree:        newTree(),
 		revision:    firstRevision,
 		requests:    newRequestTable(),
@@ -154,6 +156,9 @@ func (m *machine) apply(entry []byte) (outcomes []outcome, changes []change, err
 			if m.constraints[constraintKey{c.Name, c.Version}] == nil {
 				return nil, nil, fmt.Errorf("%w: an entry calls %s/v%d; run a version that knows it", ErrUnknownConstraint, c.Name, c.Version)
 			}
+		}
+		if raised, ok := t.raises(); ok && raised.level > m.levels.Highest {
+			return nil, nil, raised.checkKnown(m.levels)
 		}
 		txns[i] = judged{t, since, crc32.Checksum(e[envelopeHeader:], castagnoli)}
 	}
@@ -200,10 +205,19 @@ func (m *machine) recallOutcome(t *Txn, r remembered) outcome {
 		c := t.If[r.ops]
 		out.conflict = &ConflictError{Key: c.Key, Want: c.ModRevision, Current: recordOf(m.get(c.Key))}
 	case outcomeRefused:
-		c := t.Constraints[r.ops]
-		out.constraint = &ConstraintError{Name: c.Name, Version: c.Version, Reason: r.reason}
+		out.constraint = t.refusedBy(int(r.ops), r.reason)
 	}
 	return out
+}
+
+// refusedBy returns the error of the constraint at a position of the txn, or, behind the
+// last one, of the machine's own rule on the feature level.
+func (t *Txn) refusedBy(position int, reason string) *ConstraintError {
+	if position >= len(t.Constraints) {
+		return &ConstraintError{Name: levelConstraint, Version: 1, Reason: reason}
+	}
+	c := t.Constraints[position]
+	return &ConstraintError{Name: c.Name, Version: c.Version, Reason: reason}
 }
 
 func (m *machine) get(key string) *stored {
@@ -223,22 +237,32 @@ func (m *machine) executeTxn(t *Txn, changes []change) (outcome, []change) {
 		}
 	}
 	first, before := len(changes), m.revision
+	check := m.raiseCheck(t)
 	changes = m.writeOps(t, changes)
-	for i, c := range t.Constraints {
-		if err := m.askConstraint(t, &t.Constraints[i]); err != nil {
-			m.undoChanges(changes[first:])
-			m.revision = before
-			reason := err.Error()
-			if len(reason) > maxReason {
-				reason = strings.ToValidUTF8(reason[:maxReason], "")
-			}
-			return outcome{
-				kind: outcomeRefused, ops: uint32(i), revision: m.revision,
-				constraint: &ConstraintError{Name: c.Name, Version: c.Version, Reason: reason},
-			}, changes[:first]
+	if position, err := m.askConstraints(t, check); err != nil {
+		m.undoChanges(changes[first:])
+		m.revision = before
+		reason := err.Error()
+		if len(reason) > maxReason {
+			reason = strings.ToValidUTF8(reason[:maxReason], "")
 		}
+		return outcome{
+			kind: outcomeRefused, ops: uint32(position), revision: m.revision,
+			constraint: t.refusedBy(position, reason),
+		}, changes[:first]
 	}
 	return outcome{kind: outcomeApplied, ops: uint32(len(t.Ops)), revision: m.revision}, changes
+}
+
+// askConstraints returns why t is refused, and the position of the constraint that does
+// so. The machine's own rule, raiseCheck, comes last.
+func (m *machine) askConstraints(t *Txn, raiseCheck func() error) (int, error) {
+	for i := range t.Constraints {
+		if err := m.askConstraint(t, &t.Constraints[i]); err != nil {
+			return i, err
+		}
+	}
+	return len(t.Constraints), raiseCheck()
 }
 
 // askConstraint returns why a constraint refuses t, nil if it does not.

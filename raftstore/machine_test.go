@@ -28,7 +28,7 @@ func testMachine(t interface{ Fatal(...any) }) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newMachine(set)
+	return newMachine(set, KnownLevels())
 }
 
 // applyTxns applies txns as one entry, as if their proposer's replica were up to date.
@@ -37,7 +37,7 @@ func applyTxns(m *machine, txns ...Txn) ([]outcome, []change, error) {
 	for i := range txns {
 		envelopes = append(envelopes, encodeTxn(&txns[i], m.requests.seq))
 	}
-	return m.apply(encodeEntry(envelopes))
+	return m.apply(encodeEntry(BaseLevel, envelopes))
 }
 
 // model is a simple and slow implementation of the state machine.
@@ -188,7 +188,7 @@ func snapshotAndRestore(t *rapid.T, m *machine) *machine {
 	if err := m.snapshot(7).write(&buf); err != nil {
 		t.Fatal(err)
 	}
-	restored, index, err := readSnapshot(&buf, m.constraints)
+	restored, index, err := readSnapshot(&buf, m.constraints, KnownLevels())
 	if err != nil || index != 7 {
 		t.Fatal(index, err)
 	}
@@ -251,7 +251,7 @@ func TestForgottenRequestIsNotRepeated(t *testing.T) {
 	m := testMachine(t)
 	first := Txn{RequestID: "first", Ops: []Op{{Key: "/a", Value: []byte("v")}}}
 	envelope := encodeTxn(&first, 0)
-	if _, _, err := m.apply(encodeEntry([][]byte{envelope})); err != nil {
+	if _, _, err := m.apply(encodeEntry(BaseLevel, [][]byte{envelope})); err != nil {
 		t.Fatal(err)
 	}
 	for i := range maxRequests {
@@ -259,7 +259,7 @@ func TestForgottenRequestIsNotRepeated(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out, changes, err := m.apply(encodeEntry([][]byte{envelope}))
+	out, changes, err := m.apply(encodeEntry(BaseLevel, [][]byte{envelope}))
 	if err != nil || out[0].kind != outcomeTooOld || len(changes) != 0 {
 		t.Fatalf("outcome %+v, %v, %v", out, changes, err)
 	}
@@ -279,7 +279,7 @@ func TestForgottenRequestIsNotRepeated(t *testing.T) {
 func TestDamagedEntryIsNotApplied(t *testing.T) {
 	m := testMachine(t)
 	txn := Txn{RequestID: "1", Ops: []Op{{Key: "/a", Value: []byte("v")}}}
-	entry := encodeEntry([][]byte{encodeTxn(&txn, 0)})
+	entry := encodeEntry(BaseLevel, [][]byte{encodeTxn(&txn, 0)})
 	for i := range entry {
 		damaged := bytes.Clone(entry)
 		damaged[i] ^= 0x40
@@ -311,10 +311,10 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 	for i := range whole {
 		damaged := bytes.Clone(whole)
 		damaged[i] ^= 0x01
-		if _, _, err := readSnapshot(bytes.NewReader(damaged), nil); err == nil {
+		if _, _, err := readSnapshot(bytes.NewReader(damaged), nil, KnownLevels()); err == nil {
 			t.Errorf("snapshot with byte %d flipped was read", i)
 		}
-		if _, _, err := readSnapshot(bytes.NewReader(whole[:i]), nil); err == nil {
+		if _, _, err := readSnapshot(bytes.NewReader(whole[:i]), nil, KnownLevels()); err == nil {
 			t.Errorf("snapshot cut to %d bytes was read", i)
 		}
 	}

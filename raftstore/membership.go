@@ -12,11 +12,13 @@ import (
 
 // replica names a replica in a request. ID is the Raft ID in a request to add a
 // replica, and the node ID in a request to remove one. Group is the incarnation that
-// its data belongs to.
+// its data belongs to. Levels are the feature levels that its version knows.
 type replica struct {
-	ID    string      `json:"id"`
-	Addr  string      `json:"addr"`
-	Group incarnation `json:"group,omitzero"`
+	ID      string      `json:"id"`
+	Addr    string      `json:"addr"`
+	Group   incarnation `json:"group,omitzero"`
+	Version string      `json:"version,omitempty"`
+	Levels  LevelRange  `json:"levels,omitzero"`
 }
 
 // Join adds this replica to the group of the seeds as a nonvoter and returns once it
@@ -48,7 +50,7 @@ func (s *Store) joinAny(ctx context.Context, seeds []string) error {
 	if len(seeds) == 0 {
 		return errors.New("no seeds")
 	}
-	payload, err := json.Marshal(replica{string(s.id), s.cfg.Addr, s.group.current()})
+	payload, err := json.Marshal(replica{string(s.id), s.cfg.Addr, s.group.current(), s.cfg.Version, s.levels.known})
 	if err != nil {
 		return err
 	}
@@ -177,7 +179,7 @@ func (s *Store) rejoinGroup(timeout time.Duration) {
 
 // greetNonReplicas connects to the living members that are no replicas of the group
 // that this replica leads. Most of them are about to join. A member may however
-// belong to a group that replaced this one, or that this one replaced. The hello of
+// belong to a group that replaced this one, or that this one replaced. The greeting of
 // the connection then tells the older group. That group may have a majority of its
 // own, so nothing else would make it talk to the other group.
 func (s *Store) greetNonReplicas() {
@@ -240,6 +242,8 @@ func (s *Store) serveLeaderRequest(ctx context.Context, op opcode, payload []byt
 		return json.Marshal(silences)
 	case opReport:
 		return s.serveReport(payload)
+	case opRaiseLevel:
+		return nil, s.serveRaise(ctx, payload)
 	case opRenewLease, opFence, opLeases:
 		return s.serveLeases(ctx, op, payload)
 	case opCheckpoint:
@@ -256,7 +260,7 @@ func (s *Store) serveLeaderRequest(ctx context.Context, op opcode, payload []byt
 		if err := s.group.checkPeer(r.Group); err != nil {
 			return nil, fmt.Errorf("%w: replica %s: %w", ErrInvalidTxn, r.ID, err)
 		}
-		return s.addReplica(r)
+		return s.addReplica(ctx, r)
 	}
 	return nil, s.removeNode(r.ID, "")
 }
@@ -285,9 +289,17 @@ func (s *Store) removeNode(node string, except raft.ServerID) error {
 // addReplica adds r or updates its address, and returns the answer to it. A replica of the
 // same node with another ID has lost its data, so it is removed first. Where replicas may
 // follow, a new one does.
-func (s *Store) addReplica(r replica) ([]byte, error) {
+func (s *Store) addReplica(ctx context.Context, r replica) ([]byte, error) {
 	if r.ID == "" || r.Addr == "" {
 		return nil, fmt.Errorf("%w: replica has no ID or no address", ErrInvalidTxn)
+	}
+	release, err := s.holdLevel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := s.group.checkLevels(greeting{node: nodeOf(raft.ServerID(r.ID)), version: r.Version, levels: r.Levels}); err != nil {
+		return nil, err
 	}
 	servers, err := s.servers()
 	if err != nil {
@@ -332,13 +344,4 @@ func leaderError(err error) error {
 		return nil
 	}
 	return classify(err)
-}
-
-// stats are the figures that the leader reads from every replica.
-type stats struct {
-	LastIndex   uint64        `json:"lastIndex"`
-	LastTerm    uint64        `json:"lastTerm"`
-	Applied     uint64        `json:"applied"`
-	LastContact time.Duration `json:"lastContact"`
-	Failure     string        `json:"failure,omitempty"`
 }

@@ -14,14 +14,22 @@ import (
 // has no replica running, before it founds a new group. The connection, which is one of
 // the RPC layer, can be used for nothing else afterwards.
 func HearsLeader(conn net.Conn, limit time.Duration) (bool, error) {
+	// A replica talks to a peer without a group, whatever its own group is, and tells its
+	// figures to a peer of any feature level.
+	stranger := greeting{protocol: protocolRange{lowestProtocol, highestProtocol}}
+	theirs, err := introduce(conn, rpcMagic, stranger, introductionTimeout)
+	if theirs != (greeting{}) {
+		if _, err := negotiate(stranger, theirs); err != nil {
+			return false, fmt.Errorf("ask for a leader: %w", err)
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask for a leader: %w", err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(introductionTimeout)); err != nil {
+		return false, err
+	}
 	r := bufio.NewReader(conn)
-	// A replica talks to a peer without a group, whatever its own group is.
-	if _, err := greet(conn, r, incarnation{}); err != nil {
-		return false, err
-	}
-	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
-		return false, err
-	}
 	w := bufio.NewWriter(conn)
 	if err := errors.Join(writeFrame(w, frame{id: 1, code: uint8(opStats)}), w.Flush()); err != nil {
 		return false, fmt.Errorf("ask for a leader: %w", err)

@@ -31,6 +31,7 @@ type proposal struct {
 // therefore grow with the load, and an idle store adds no delay.
 type proposer struct {
 	raft    *guardedRaft
+	level   func() uint32 // feature level whose formats are written
 	limits  Limits
 	metrics *metrics
 	tasks   *tasks
@@ -40,9 +41,9 @@ type proposer struct {
 	slots chan struct{}
 }
 
-func newProposer(r *guardedRaft, l Limits, m *metrics, t *tasks, closing <-chan struct{}) *proposer {
+func newProposer(r *guardedRaft, level func() uint32, l Limits, m *metrics, t *tasks, closing <-chan struct{}) *proposer {
 	return &proposer{
-		raft: r, limits: l, metrics: m, tasks: t, closing: closing,
+		raft: r, level: level, limits: l, metrics: m, tasks: t, closing: closing,
 		queue: make(chan *proposal, 4*l.BatchTxns),
 		slots: make(chan struct{}, l.InFlight),
 	}
@@ -137,7 +138,7 @@ func (p *proposer) commitBatch(batch []*proposal) {
 		envelopes[i] = q.envelope
 	}
 	p.metrics.batch.Observe(float64(len(batch)))
-	future := p.raft.Apply(encodeEntry(envelopes), time.Second)
+	future := p.raft.Apply(encodeEntry(p.level(), envelopes), time.Second)
 	err := future.Error()
 	if err == nil {
 		if outcomes, ok := future.Response().([]outcome); ok && len(outcomes) == len(batch) {

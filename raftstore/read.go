@@ -221,7 +221,7 @@ func (s *Store) readIndex(ctx context.Context) (uint64, error) {
 	leader := s.leader()
 	switch leader.id {
 	case "":
-		return 0, errNotLeader
+		return 0, s.noLeader()
 	case s.id:
 		return s.leaderReadIndex(ctx)
 	default:

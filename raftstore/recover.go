@@ -32,7 +32,8 @@ type Recovered struct {
 // ErrCompacted, and conditions on one conflict. found, if not nil, returns the first
 // writes of the new group.
 //
-// Of cfg, RecoverCluster uses NodeID, Addr, DataDir, Constraints, Limits and Logger.
+// Of cfg, RecoverCluster uses NodeID, Addr, DataDir, Constraints, FeatureLevel, Limits and
+// Logger.
 func RecoverCluster(ctx context.Context, cfg Config, found Founding) (Recovered, error) {
 	if cfg.NodeID == "" || cfg.Addr == "" || cfg.DataDir == "" || cfg.Logger == nil {
 		return Recovered{}, errors.New("recover: NodeID, Addr, DataDir and Logger are needed")
@@ -63,8 +64,9 @@ func RecoverCluster(ctx context.Context, cfg Config, found Founding) (Recovered,
 func (d *disk) recoverGroup(cfg *Config, constraints constraintSet, m *metrics, found Founding) (f *fsm, copied uint64, err error) {
 	var halted error
 	f = &fsm{
-		machine: newMachine(constraints), history: newHistory(cfg.Limits),
-		applied: &appliedIndex{}, digests: newDigestLog(), checkpoints: newCheckpoints(), metrics: m, halt: func(err error) { halted = err },
+		machine: newMachine(constraints, cfg.FeatureLevel), history: newHistory(cfg.Limits),
+		applied: &appliedIndex{}, digests: newDigestLog(), checkpoints: newCheckpoints(), metrics: m,
+		levels: newLevelState(cfg.FeatureLevel), halt: func(err error) { halted = err },
 		announce: func(announcement) {},
 	}
 	id, err := d.replicaID(cfg.NodeID)
@@ -78,6 +80,10 @@ func (d *disk) recoverGroup(cfg *Config, constraints constraintSet, m *metrics, 
 	if err != nil {
 		return f, 0, err
 	}
+	earlier, err := d.get(keyRecovering)
+	if err != nil {
+		return f, 0, err
+	}
 	if err := d.stable.Set(keyRecovering, fresh[:]); err != nil {
 		return f, 0, fmt.Errorf("store %s: %w", keyRecovering, err)
 	}
@@ -87,11 +93,14 @@ func (d *disk) recoverGroup(cfg *Config, constraints constraintSet, m *metrics, 
 	}}}
 	recovering := recoveringFSM{f, func() error {
 		copied = f.machine.revision
+		if halted = f.checkLevel(); halted != nil {
+			return halted
+		}
 		return f.machine.beginTimeline(fresh, found)
 	}}
 	err = raft.RecoverCluster(raftConfig(cfg, id, cfg.Logger), recovering, d.logs, d.stable, d.snapshots, transport, voters)
-	if halted != nil {
-		err = halted
+	if halted != nil { // this version cannot judge the copy, which is as it was
+		return f, copied, errors.Join(halted, d.stable.Set(keyRecovering, earlier))
 	}
 	if err != nil {
 		return f, copied, err

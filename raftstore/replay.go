@@ -26,7 +26,7 @@ func NewReplay(constraints []Constraint) (*Replay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("replay: %w", err)
 	}
-	return &Replay{newMachine(set)}, nil
+	return &Replay{newMachine(set, KnownLevels())}, nil
 }
 
 // EncodeEntry returns the log entry of txns that follow on what was judged so far. Each
@@ -36,7 +36,16 @@ func (r *Replay) EncodeEntry(txns ...Txn) []byte {
 	for i := range txns {
 		envelopes[i] = encodeTxn(&txns[i], r.machine.requests.seq)
 	}
-	return encodeEntry(envelopes)
+	return encodeEntry(r.level(), envelopes)
+}
+
+// level returns the feature level of the state.
+func (r *Replay) level() uint32 {
+	l, err := levelOf(r.machine.tree)
+	if err != nil {
+		return BaseLevel // the machine lets no such record in
+	}
+	return l.level
 }
 
 // Judge judges the next entry of the log. After an error the replay cannot go on.

@@ -216,16 +216,16 @@ func (p *peers) dialNow(addr string, slot *peerSlot, d *dialling) {
 	p.dialed.notify()
 }
 
-// connect dials addr, exchanges hellos and starts the goroutines of the connection.
+// connect dials addr, introduces this replica and starts the goroutines of the connection.
 func (p *peers) connect(addr string, slot *peerSlot) (*peerConn, error) {
 	conn, err := p.dial(addr, p.timing.Dial)
 	if err != nil {
 		return nil, err
 	}
-	r := bufio.NewReaderSize(conn, 64<<10)
-	if _, err := p.group.greet(conn, r); err != nil {
+	if err := p.group.meet(conn, rpcMagic, "", introductionTimeout); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
+	r := bufio.NewReaderSize(conn, 64<<10)
 	c := &peerConn{conn: conn, out: newOutbox(), pending: make(map[uint64]func(frame)), dead: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()

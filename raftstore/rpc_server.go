@@ -60,13 +60,13 @@ func (s *Store) startServing(conn net.Conn, serve func()) bool {
 func (s *Store) serveConn(conn net.Conn) {
 	stop := context.AfterFunc(s.base, func() { _ = conn.Close() })
 	defer stop()
-	r := bufio.NewReaderSize(conn, 64<<10)
-	theirs, err := s.group.greet(conn, r)
+	theirs, err := s.group.admit(conn)
 	if err != nil {
 		s.log.Debug("store connection refused", "peer", conn.RemoteAddr(), "err", err)
 		_ = conn.Close()
 		return
 	}
+	r := bufio.NewReaderSize(conn, 64<<10)
 	out := newOutbox()
 	slots := make(chan struct{}, maxRequestsPerConn)
 	gone := make(chan struct{}) // closed when the writer has ended and frees no more slots
@@ -82,13 +82,14 @@ func (s *Store) serveConn(conn net.Conn) {
 	for {
 		f, err := readFrame(r)
 		if err == nil {
-			err = s.group.checkPeer(theirs) // this replica may have joined a group since the hello
+			err = s.group.checkPeer(theirs.group) // this replica may have joined a group since the introduction
 		}
 		if err != nil {
 			_ = conn.Close()
 			return
 		}
-		if s.takeMessage(f) {
+		why := s.group.answers(opcode(f.code), theirs)
+		if why == nil && s.takeMessage(f) {
 			continue
 		}
 		select {
@@ -97,6 +98,10 @@ func (s *Store) serveConn(conn net.Conn) {
 			return
 		case <-s.closing:
 			return
+		}
+		if why != nil {
+			out.send(frame{f.id, uint8(statusOf(why)), []byte(why.Error())})
+			continue
 		}
 		s.dispatchRequest(conn, f, out)
 	}
@@ -152,8 +157,13 @@ func (s *Store) serveCommit(envelope []byte, answer func([]byte, error)) {
 		return
 	}
 	// An envelope that cannot be decoded would halt every replica.
-	if _, _, err := decodeTxn(envelope); err != nil {
+	t, _, err := decodeTxn(envelope)
+	if err != nil {
 		answer(nil, fmt.Errorf("%w: %w", ErrInvalidTxn, err))
+		return
+	}
+	if err := t.refuseReserved(); err != nil {
+		answer(nil, err)
 		return
 	}
 	if err := s.checkConstraints(envelope); err != nil {

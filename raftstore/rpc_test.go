@@ -31,7 +31,7 @@ func rawFrame(op byte, payload []byte) []byte {
 func TestHostilePeer(t *testing.T) {
 	n := raftstoretest.NewNetwork()
 	cfg := raftstoretest.Config(n, "host1")
-	cfg.Bootstrap = true
+	cfg.Bootstrap, cfg.Version = true, "v1"
 	s, err := raftstore.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -39,22 +39,25 @@ func TestHostilePeer(t *testing.T) {
 	t.Cleanup(func() { _ = s.Close() })
 	raftstoretest.WaitServing(t, s)
 	dial := n.Listen("rpc", "evil:1")
-	hello := append([]byte("vmst\x02"), make([]byte, 16)...)
+	hello := raftstore.CallerGreeting(1, [16]byte{})
 	for _, tc := range []struct {
-		name   string
-		send   []byte
-		closed bool // the connection must end; otherwise an answer must come
+		name    string
+		send    []byte
+		refused string // part of why the caller is refused; none if it is cut off at once
+		ends    bool   // the connection must end; otherwise an answer must come
 	}{
-		{"other protocol", []byte("GET / HTTP/1.1\r\n\r\n"), true},
-		{"other version", []byte("vmst\x09"), true},
-		{"older group", append([]byte("vmst\x02"), bytes.Repeat([]byte{1}, 16)...), true},
-		{"oversized frame", append(bytes.Clone(hello), 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 1), true},
-		{"undersized frame", append(bytes.Clone(hello), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1), true},
-		{"unknown request", append(bytes.Clone(hello), rawFrame(99, nil)...), false},
-		{"commit of garbage", append(bytes.Clone(hello), rawFrame(1, []byte("garbage that is no txn"))...), false},
-		{"join of garbage", append(bytes.Clone(hello), rawFrame(3, []byte("{"))...), false},
-		{"join of nobody", append(bytes.Clone(hello), rawFrame(3, []byte("{}"))...), false},
-		{"announcement of garbage, then a request", append(append(bytes.Clone(hello), rawFrame(8, []byte("x"))...), rawFrame(2, nil)...), false},
+		{"other protocol", []byte("GET / HTTP/1.1\r\n\r\n"), "none", true},
+		{"oversized greeting", []byte("vmst\xff\xff"), "none", true},
+		{"undersized greeting", []byte("vmst\x03\x00\x01\x01\x01"), "none", true},
+		{"other version", raftstore.CallerGreeting(9, [16]byte{}), "speaks protocol 9 to 9 and host \"host1\" (version \"v1\") only up to 1: install ", true},
+		{"older group", raftstore.CallerGreeting(1, [16]byte{1}), "was replaced", true},
+		{"oversized frame", append(bytes.Clone(hello), 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 1), "", true},
+		{"undersized frame", append(bytes.Clone(hello), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1), "", true},
+		{"unknown request", append(bytes.Clone(hello), rawFrame(99, nil)...), "", false},
+		{"commit of garbage", append(bytes.Clone(hello), rawFrame(1, []byte("garbage that is no txn"))...), "", false},
+		{"join of garbage", append(bytes.Clone(hello), rawFrame(3, []byte("{"))...), "", false},
+		{"join of nobody", append(bytes.Clone(hello), rawFrame(3, []byte("{}"))...), "", false},
+		{"announcement of garbage, then a request", append(append(bytes.Clone(hello), rawFrame(8, []byte("x"))...), rawFrame(2, nil)...), "", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			conn, err := dial.Dial("host1:7000", time.Second)
@@ -64,12 +67,19 @@ func TestHostilePeer(t *testing.T) {
 			defer conn.Close()
 			go func() { _, _ = conn.Write(tc.send) }()
 			_ = conn.SetReadDeadline(time.Now().Add(raftstoretest.ReadyTimeout))
-			if _, err := io.ReadFull(conn, make([]byte, len(hello))); err != nil {
-				t.Fatalf("no greeting: %v", err)
+			welcome, why, err := raftstore.ReadVerdict(conn)
+			switch {
+			case tc.refused == "none":
+				if !errors.Is(err, io.EOF) {
+					t.Errorf("answered %v, %q, %v", welcome, why, err)
+				}
+				return
+			case err != nil || welcome != (tc.refused == "") || !strings.Contains(why, tc.refused):
+				t.Fatalf("answered %v, %q, %v", welcome, why, err)
 			}
 			_, err = io.ReadFull(conn, make([]byte, 13))
-			if ended := errors.Is(err, io.EOF); ended != tc.closed {
-				t.Errorf("connection ended: %v (%v), want %v", ended, err, tc.closed)
+			if ended := errors.Is(err, io.EOF); ended != tc.ends {
+				t.Errorf("connection ended: %v (%v), want %v", ended, err, tc.ends)
 			}
 		})
 	}
@@ -190,7 +200,7 @@ func TestPanicEndsOnePeerConnection(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	raftstoretest.WaitServing(t, s)
-	hello := append([]byte("vmst\x02"), make([]byte, 16)...)
+	hello := raftstore.CallerGreeting(1, [16]byte{})
 	dial := n.Listen("rpc", "peer:1")
 	for _, spoilt := range []bool{true, false} {
 		conn, err := dial.Dial("host1:7000", time.Second)
@@ -200,7 +210,10 @@ func TestPanicEndsOnePeerConnection(t *testing.T) {
 		defer conn.Close()
 		go func() { _, _ = conn.Write(append(bytes.Clone(hello), rawFrame(2, nil)...)) }()
 		_ = conn.SetReadDeadline(time.Now().Add(raftstoretest.ReadyTimeout))
-		_, err = io.ReadFull(conn, make([]byte, len(hello)+13))
+		_, _, err = raftstore.ReadVerdict(conn)
+		if err == nil {
+			_, err = io.ReadFull(conn, make([]byte, 13))
+		}
 		if (err != nil) != spoilt || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("a connection whose handler panics: %v; read %v", spoilt, err)
 		}

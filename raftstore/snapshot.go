@@ -12,11 +12,15 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// A snapshot consists of a header with the digest, the remembered requests, the records and a
-// checksum of everything before it. Each list is preceded by its length. Fixed-width
-// integers are little endian, all others are uvarint.
+// A snapshot consists of snapshotMagic, the number of its format, an origin, the digest,
+// the remembered requests, the records and a checksum of everything before it. The origin
+// is a length, the feature level, a version that knows it, and behind them a checksum. It is the same in every format, and later versions may append to it what
+// earlier ones skip. So a version that cannot read the format can say who made it. Each
+// list is preceded by its length. Fixed-width integers are little endian, all others are
+// uvarint.
 const (
-	snapshotMagic   = "vmrsnap2"
+	snapshotMagic   = "vmrsnaps"
+	maxOrigin       = 4 << 10
 	snapshotMaxItem = 256 << 20 // no string in a snapshot is longer
 )
 
@@ -29,6 +33,9 @@ type snapshot struct {
 	seq      uint64
 	requests []remembered
 	digest   digest
+	// madeBy names the version that made a backup. It is empty in a snapshot, whose origin
+	// names the version that raised the level.
+	madeBy string
 }
 
 var _ raft.FSMSnapshot = (*snapshot)(nil)
@@ -54,9 +61,20 @@ func (s *snapshot) Release() {}
 
 // write writes the whole snapshot.
 func (s *snapshot) write(to io.Writer) error {
+	level, err := levelOf(s.tree)
+	if err != nil {
+		return err
+	}
+	made := s.madeBy
+	if made == "" {
+		made = level.version
+	}
 	sum := crc32.New(castagnoli)
 	w := &snapshotWriter{w: bufio.NewWriterSize(io.MultiWriter(to, sum), 256<<10)}
 	w.raw([]byte(snapshotMagic))
+	w.raw([]byte{snapshotFormats().at(level.level)})
+	w.string(string(appendString(binary.AppendUvarint(nil, uint64(level.level)), made)))
+	w.checksum(sum)
 	w.uvarint(s.index)
 	w.uvarint(s.revision)
 	w.uvarint(s.seq)
@@ -81,14 +99,11 @@ func (s *snapshot) write(to io.Writer) error {
 		w.raw(value)
 		return w.err == nil
 	})
+	w.checksum(sum)
 	if w.err == nil {
 		w.err = w.w.Flush()
 	}
-	if w.err != nil {
-		return w.err
-	}
-	_, err := to.Write(binary.LittleEndian.AppendUint32(nil, sum.Sum32()))
-	return err
+	return w.err
 }
 
 type snapshotWriter struct {
@@ -107,6 +122,14 @@ func (w *snapshotWriter) uvarint(v uint64) {
 	w.raw(w.tmp[:binary.PutUvarint(w.tmp[:], v)])
 }
 
+// checksum writes the checksum of everything before it.
+func (w *snapshotWriter) checksum(sum hash.Hash32) {
+	if w.err == nil {
+		w.err = w.w.Flush()
+	}
+	w.raw(binary.LittleEndian.AppendUint32(nil, sum.Sum32()))
+}
+
 func (w *snapshotWriter) string(s string) {
 	w.uvarint(uint64(len(s)))
 	if w.err == nil {
@@ -114,15 +137,37 @@ func (w *snapshotWriter) string(s string) {
 	}
 }
 
+// readOrigin reads a snapshot up to the end of its origin, and returns an error if this
+// version cannot read the rest.
+func (r *snapshotReader) readOrigin(levels LevelRange) error {
+	if magic := r.raw(uint64(len(snapshotMagic))); r.err == nil && string(magic) != snapshotMagic {
+		return fmt.Errorf("%w: this is no snapshot: it begins with %q", ErrCorruptLog, magic)
+	}
+	format := r.raw(1)
+	n := r.uvarint()
+	if n > maxOrigin {
+		r.fail(errDecode)
+	}
+	origin := &reader{b: r.raw(n)}
+	made := groupLevel{level: origin.uint32(), version: origin.string()}
+	if err := errors.Join(r.verify(), origin.err); err != nil {
+		return diskError(err, "read snapshot")
+	}
+	if err := made.checkKnown(levels); err != nil {
+		return err
+	}
+	return snapshotFormats().check(format[0])
+}
+
 // readSnapshot builds a machine from a snapshot and returns the log index at which
 // the snapshot was taken.
-func readSnapshot(from io.Reader, constraints constraintSet) (*machine, uint64, error) {
+func readSnapshot(from io.Reader, constraints constraintSet, levels LevelRange) (*machine, uint64, error) {
 	r := &snapshotReader{r: bufio.NewReaderSize(from, 256<<10), sum: crc32.New(castagnoli)}
-	if magic := r.raw(uint64(len(snapshotMagic))); r.err == nil && string(magic) != snapshotMagic {
-		return nil, 0, fmt.Errorf("%w: unknown snapshot format %q", ErrCorruptLog, magic)
+	if err := r.readOrigin(levels); err != nil {
+		return nil, 0, err
 	}
 	index := r.uvarint()
-	m := newMachine(constraints)
+	m := newMachine(constraints, levels)
 	m.revision = r.uvarint()
 	seq := r.uvarint()
 	copy(m.digest[:], r.raw(uint64(len(m.digest))))
@@ -146,6 +191,9 @@ func readSnapshot(from io.Reader, constraints constraintSet) (*machine, uint64, 
 		m.bytes += recordBytes(rec)
 	}
 	if err := r.verify(); err != nil {
+		return nil, 0, diskError(err, "read snapshot")
+	}
+	if _, err := levelOf(m.tree); err != nil {
 		return nil, 0, diskError(err, "read snapshot")
 	}
 	m.requests = restoreRequests(seq, requests)
@@ -217,17 +265,14 @@ func (r *snapshotReader) raw(n uint64) []byte {
 
 func (r *snapshotReader) bytes() []byte { return r.raw(r.uvarint()) }
 
-// verify reads the checksum at the end and compares it.
+// verify reads the checksum of everything before it and compares it.
 func (r *snapshotReader) verify() error {
 	want := r.sum.Sum32()
-	var tail [4]byte
-	if r.err == nil {
-		_, r.err = io.ReadFull(r.r, tail[:])
-	}
+	sum := r.raw(4)
 	if r.err != nil {
 		return fmt.Errorf("snapshot is truncated or damaged: %w", r.err)
 	}
-	if binary.LittleEndian.Uint32(tail[:]) != want {
+	if binary.LittleEndian.Uint32(sum) != want {
 		return errChecksum
 	}
 	return nil

@@ -33,7 +33,10 @@ type Status struct {
 	LastContact time.Duration
 	// Compacted is the earliest revision that watches and lists can begin at.
 	Compacted uint64
-	// Failure says why the replica halted or why its log cannot be written.
+	// FeatureLevel is that of the group, as this replica has applied it.
+	FeatureLevel uint32
+	// Failure says why the replica halted, why its log cannot be written, or why its
+	// version is too old.
 	Failure string
 	// Voters are the node IDs of the voters, in the latest configuration that this
 	// replica knows.
@@ -78,7 +81,7 @@ func (s *Store) Status(ctx context.Context) Status {
 		LastIndex: s.raft.LastIndex(), CommitIndex: s.raft.CommitIndex(), AppliedIndex: s.applied.get(),
 		Revision: now.revision, Keys: now.tree.Len(), Bytes: now.bytes,
 		LastContact: s.lastContact(), Compacted: s.history.stats().compacted,
-		Failure: s.failureText(),
+		FeatureLevel: s.FeatureLevel(), Failure: s.failureText(),
 	}
 	st.Leader, _ = s.Leader()
 	if servers, err := s.servers(); err == nil {
@@ -131,10 +134,24 @@ func (s *Store) failureText() string {
 	if err := s.Err(); err != nil {
 		return err.Error()
 	}
-	if err := s.disk.logs.err(); err != nil {
-		return err.Error()
+	for _, err := range []error{s.disk.logs.err(), s.group.versionTooOld()} {
+		if err != nil {
+			return err.Error()
+		}
 	}
 	return ""
+}
+
+// stats are the figures that the leader reads from every replica.
+type stats struct {
+	LastIndex   uint64        `json:"lastIndex"`
+	LastTerm    uint64        `json:"lastTerm"`
+	Applied     uint64        `json:"applied"`
+	LastContact time.Duration `json:"lastContact"`
+	Failure     string        `json:"failure,omitempty"`
+	Host        string        `json:"host"`
+	Version     string        `json:"version"`
+	Levels      LevelRange    `json:"levels"`
 }
 
 // stats returns the figures that the leader reads from this replica.
@@ -146,6 +163,7 @@ func (s *Store) stats() (stats, error) {
 	return stats{
 		LastIndex: s.raft.LastIndex(), LastTerm: term, Applied: s.applied.get(),
 		LastContact: s.lastContact(), Failure: s.failureText(),
+		Host: s.cfg.NodeID, Version: s.cfg.Version, Levels: s.levels.known,
 	}, nil
 }
 

@@ -19,6 +19,8 @@ type Store struct {
 	log         *slog.Logger
 	constraints constraintSet
 	metrics     *metrics
+	levels      *levelState
+	raising     chan struct{} // held by whoever raises the feature level, or adds a replica
 
 	disk      *disk
 	group     *group
@@ -85,6 +87,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		log:         cfg.Logger.With("node", cfg.NodeID),
 		constraints: constraints,
 		metrics:     newMetrics(cfg.Registerer),
+		levels:      newLevelState(cfg.FeatureLevel),
+		raising:     make(chan struct{}, 1),
 		history:     newHistory(cfg.Limits),
 		applied:     &appliedIndex{},
 		digests:     newDigestLog(),
@@ -103,8 +107,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.base, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.closing = s.base.Done()
 	s.fsm = &fsm{
-		machine: newMachine(constraints), history: s.history,
-		applied: s.applied, digests: s.digests, checkpoints: s.checkpoints, metrics: s.metrics, halt: s.haltReplica, announce: s.noteApplied,
+		machine: newMachine(constraints, cfg.FeatureLevel), history: s.history,
+		applied: s.applied, digests: s.digests, checkpoints: s.checkpoints, metrics: s.metrics,
+		levels: s.levels, halt: s.haltReplica, announce: s.noteApplied,
 	}
 	if err := s.start(ctx); err != nil {
 		s.cancel()
@@ -126,19 +131,24 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if s.id, err = s.disk.replicaID(s.cfg.NodeID); err != nil {
 		return err
 	}
-	if s.group, err = openGroup(s.disk, s.log, s.cfg.DataDir, s.haltReplica); err != nil {
+	if s.group, err = openGroup(s.disk, s.log, &s.cfg, s.levels, s.haltReplica); err != nil {
 		return err
 	}
 	if err = s.disk.replay(ctx, s.fsm); err != nil {
 		s.logStack(err)
 		return err
 	}
+	if s.group.current() != (incarnation{}) {
+		if err = s.fsm.checkLevel(); err != nil {
+			return err
+		}
+	}
 	s.disk.committed = s.applied.get
 	notify := make(chan bool, 8)
 	if err = s.startRaft(notify); err != nil {
 		return err
 	}
-	s.proposer = newProposer(s.raft, s.cfg.Limits, s.metrics, &s.tasks, s.closing)
+	s.proposer = newProposer(s.raft, s.FeatureLevel, s.cfg.Limits, s.metrics, &s.tasks, s.closing)
 	s.reads = &readIndexer{s: s, fetch: s.readIndex}
 	s.served = &readIndexer{s: s, fetch: s.leaderReadIndex}
 	s.peers = newPeers(&s.cfg, s.group, s.log, &s.tasks)

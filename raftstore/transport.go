@@ -16,13 +16,10 @@ import (
 // host that was reinstalled under its old name would answer for the replica it
 // replaced, with an empty log and no memory of its votes, and acknowledged writes
 // could be lost. So each data directory has a Raft ID of its own, and every
-// connection between replicas begins with a preface that names the replica it is
-// meant for and the sender's group. The other end answers with its own group, so that
-// both ends notice if their groups differ.
+// raft connection begins with an introduction (greeting.go) that names the replica it is
+// meant for. Both ends notice there if their groups differ.
 
 const (
-	prefaceVersion = 2
-	prefaceTimeout = 5 * time.Second
 	// adoptTimeout is how long a replica that is being added waits to learn its
 	// group. The leader's first connection may arrive before the answer to Join.
 	adoptTimeout = 2 * time.Second
@@ -67,74 +64,37 @@ func (s raftStream) Dial(address raft.ServerAddress, timeout time.Duration) (net
 	}
 	stop := context.AfterFunc(s.base, func() { _ = conn.Close() })
 	defer stop()
-	if err := s.preface(conn, id, min(timeout, prefaceTimeout)); err != nil {
+	if err := s.group.meet(conn, raftMagic, id, min(timeout, introductionTimeout)); err != nil {
 		return nil, errors.Join(fmt.Errorf("greet %s: %w", addr, err), conn.Close())
 	}
 	return conn, nil
 }
 
-// preface sends the preface, which names the replica that the connection is meant
-// for, and reads the verdict.
-func (s raftStream) preface(conn net.Conn, id string, timeout time.Duration) error {
-	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return err
-	}
-	own := s.group.current()
-	hello := append([]byte{prefaceVersion, byte(len(id))}, own[:]...)
-	if _, err := conn.Write(append(hello, id...)); err != nil {
-		return err
-	}
-	var answer [1 + len(own)]byte
-	if _, err := io.ReadFull(conn, answer[:]); err != nil {
-		return err
-	}
-	if verdict(answer[0]) == verdictWelcome {
-		return conn.SetDeadline(time.Time{})
-	}
-	if err := s.group.checkPeer(incarnation(answer[1:])); err != nil {
-		return err
-	}
-	if verdict(answer[0]) == verdictWrongReplica {
-		return fmt.Errorf("%w: %s is no longer there", errWrongReplica, id)
-	}
-	return fmt.Errorf("%w: the peer has not joined yet", errOtherGroup)
-}
-
-// verdict is the answer to a preface. The answering replica's incarnation follows it
-// on the wire.
-type verdict byte
-
-const (
-	verdictWelcome verdict = iota + 1
-	verdictWrongReplica
-	verdictOtherGroup
-)
-
-// Accept implements net.Listener. It does not wait for the preface, because one slow
+// Accept implements net.Listener. It does not wait for the greeting, because one slow
 // peer would then hold up the others. The first Read waits for it.
 func (s raftStream) Accept() (net.Conn, error) {
 	conn, err := s.StreamLayer.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &prefacedConn{Conn: conn, stream: s}, nil
+	return &greetedConn{Conn: conn, stream: s}, nil
 }
 
 // Addr implements net.Listener.
 func (s raftStream) Addr() net.Addr { return meshAddr(s.addr) }
 
-// prefacedConn reads the preface before anything else. Only one goroutine may read
-// from it.
-type prefacedConn struct {
+// greetedConn answers the greeting before anything else is read. Only one goroutine may
+// read from it.
+type greetedConn struct {
 	net.Conn
 	stream raftStream
 	done   bool
 }
 
 // Read implements net.Conn.
-func (c *prefacedConn) Read(b []byte) (int, error) {
+func (c *greetedConn) Read(b []byte) (int, error) {
 	if !c.done {
-		if err := c.readPreface(); err != nil {
+		if err := c.stream.admit(c.Conn); err != nil {
 			return 0, err
 		}
 		c.done = true
@@ -142,37 +102,26 @@ func (c *prefacedConn) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
-func (c *prefacedConn) readPreface() error {
-	if err := c.SetDeadline(time.Now().Add(prefaceTimeout)); err != nil {
-		return err
-	}
-	var head [2 + len(incarnation{})]byte
-	if _, err := io.ReadFull(c.Conn, head[:]); err != nil {
-		return err
-	}
-	if head[0] != prefaceVersion {
-		return fmt.Errorf("peer speaks version %d, this one %d", head[0], prefaceVersion)
-	}
-	id := make([]byte, head[1])
-	if _, err := io.ReadFull(c.Conn, id); err != nil {
-		return err
-	}
-	v, err := c.stream.judgePreface(string(id), incarnation(head[2:]))
-	own := c.stream.group.current()
-	if _, werr := c.Write(append([]byte{byte(v)}, own[:]...)); err == nil {
-		err = werr
-	}
+// admit receives the greeting of a caller and answers it.
+func (s raftStream) admit(conn net.Conn) error {
+	theirs, err := receive(conn, raftMagic)
 	if err != nil {
 		return err
 	}
-	return c.SetDeadline(time.Time{})
+	v, why := verdictWelcome, s.judge(theirs)
+	if why != nil {
+		v = verdictRefused
+	}
+	return errors.Join(why, answer(conn, v, s.group.greeting(), why))
 }
 
-// judgePreface decides whether to accept a connection that is meant for the replica
-// id and comes from the group theirs.
-func (s raftStream) judgePreface(id string, theirs incarnation) (verdict, error) {
-	if id != string(s.id) {
-		return verdictWrongReplica, fmt.Errorf("%w: %s, this is %s", errWrongReplica, id, s.id)
+// judge returns why a caller is refused.
+func (s raftStream) judge(theirs greeting) error {
+	if _, err := negotiate(s.group.greeting(), theirs); err != nil {
+		return err
+	}
+	if theirs.target != string(s.id) {
+		return fmt.Errorf("%w: %s, this is %s", errWrongReplica, theirs.target, s.id)
 	}
 	timeout := time.NewTimer(adoptTimeout)
 	defer timeout.Stop()
@@ -181,14 +130,13 @@ func (s raftStream) judgePreface(id string, theirs incarnation) (verdict, error)
 	case <-timeout.C:
 	case <-s.base.Done():
 	}
-	own := s.group.current()
-	if theirs == own && own != (incarnation{}) {
-		return verdictWelcome, nil
+	if err := s.group.checkPeer(theirs.group); err != nil {
+		return err
 	}
-	if err := s.group.checkPeer(theirs); err != nil {
-		return verdictOtherGroup, err
+	if own := s.group.current(); theirs.group != own || own == (incarnation{}) {
+		return fmt.Errorf("%w: this replica belongs to %s, the peer to %s", errOtherGroup, own, theirs.group)
 	}
-	return verdictOtherGroup, fmt.Errorf("%w: this replica belongs to %s, the peer to %s", errOtherGroup, own, theirs)
+	return s.group.checkLevels(theirs)
 }
 
 // meshAddr is an address by which peers know a replica.

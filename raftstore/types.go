@@ -105,9 +105,9 @@ type View interface {
 type Constraint struct {
 	Name    string
 	Version uint32
-	// FeatureLevel is the lowest feature level whose members know this constraint.
-	// The leader refuses txns that call the constraint while a member below that
-	// level is alive, so that an upgrade never halts a replica.
+	// FeatureLevel is the lowest feature level whose replicas know this constraint; zero
+	// means all do. The leader refuses txns that call the constraint while the group is
+	// below that level, so that an upgrade never halts a replica.
 	FeatureLevel uint32
 	// Check judges the state after the ops of t. A non-nil error refuses t.
 	Check func(v View, t *Txn, args []byte) error
@@ -228,6 +228,4 @@ type MemberHealth struct {
 	Addr  string
 	Zone  string
 	Alive bool
-	// FeatureLevel says which constraints and entry formats the host knows.
-	FeatureLevel uint32
 }

@@ -72,6 +72,10 @@ func statusOf(err error) status {
 		return statusUnknownConstraint
 	case errors.Is(err, errNotLeader):
 		return statusNotLeader
+	case errors.Is(err, ErrFeatureLevel):
+		return statusFeatureLevel
+	case errors.Is(err, ErrHeldUp):
+		return statusHeldUp
 	default:
 		return statusFailed
 	}
@@ -93,7 +97,7 @@ func (e *remoteError) Unwrap() error { return e.class }
 func errorOf(s status, payload []byte) error {
 	classes := map[status]error{
 		statusUnsettled: errUnsettled, statusInvalid: ErrInvalidTxn, statusTooLarge: ErrTooLarge,
-		statusUnknownConstraint: ErrUnknownConstraint,
+		statusUnknownConstraint: ErrUnknownConstraint, statusFeatureLevel: ErrFeatureLevel, statusHeldUp: ErrHeldUp,
 		// The replica is halted or failing; a retry may reach another one.
 		statusNotLeader: errNotLeader, statusFailed: errNotLeader,
 	}

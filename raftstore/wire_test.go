@@ -10,7 +10,7 @@ import (
 func TestUnknownStatusSettlesNothing(t *testing.T) {
 	for s := range status(255) {
 		err := errorOf(s, []byte("text"))
-		known := s >= statusOK && s <= statusFailed
+		known := s >= statusOK && s <= statusHeldUp
 		if !known && !errors.Is(err, errUnsettled) {
 			t.Errorf("status %d: %v", s, err)
 		}
@@ -18,7 +18,7 @@ func TestUnknownStatusSettlesNothing(t *testing.T) {
 			t.Errorf("status %d: %v", s, err)
 		}
 	}
-	for _, err := range []error{errUnsettled, ErrInvalidTxn, ErrTooLarge, ErrUnknownConstraint, errNotLeader} {
+	for _, err := range []error{errUnsettled, ErrInvalidTxn, ErrTooLarge, ErrUnknownConstraint, errNotLeader, ErrFeatureLevel, ErrHeldUp} {
 		if got := errorOf(statusOf(err), nil); !errors.Is(got, err) {
 			t.Errorf("%v comes back as %v", err, got)
 		}

@@ -192,13 +192,13 @@ func (p *Peers) MemberHealth() []raftstore.MemberHealth {
 		gossiped[member.Name] = true
 		health = append(health, raftstore.MemberHealth{
 			ID: member.Name, Addr: member.Facts.MeshAddr, Zone: member.Facts.Zone,
-			Alive: member.State.Live(), FeatureLevel: uint32(member.Facts.FeatureLevel),
+			Alive: member.State.Live(),
 		})
 	}
 	recorded, _ := p.records.list()
 	for _, record := range recorded {
 		if !gossiped[record.Name] {
-			health = append(health, raftstore.MemberHealth{ID: record.Name, Addr: record.MeshAddress, FeatureLevel: record.FeatureLevel})
+			health = append(health, raftstore.MemberHealth{ID: record.Name, Addr: record.MeshAddress})
 		}
 	}
 	return health

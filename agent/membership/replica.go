@@ -46,7 +46,7 @@ func (m *Member) openStore(ctx context.Context) error {
 		return err
 	}
 	cfg := m.config.storeConfig(m.log.With("part", "raftstore"))
-	cfg.Bootstrap = m.identity.Founder()
+	cfg.Bootstrap, cfg.Version = m.identity.Founder(), m.options.Version
 	cfg.Raft, cfg.RPC = raft, rpc
 	cfg.Members = m.peers.MemberHealth
 	cfg.Registerer = m.options.Metrics

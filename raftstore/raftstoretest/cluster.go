@@ -22,6 +22,7 @@ type Cluster struct {
 	options []Option
 
 	mu     sync.Mutex
+	own    map[string][]Option // of one host, see Use
 	hosts  []string
 	nodes  map[string]*raftstore.Store // nil while killed
 	health map[string]raftstore.MemberHealth
@@ -34,6 +35,7 @@ func NewCluster(tb testing.TB, n int, options ...Option) *Cluster {
 	tb.Helper()
 	c := &Cluster{
 		Net: NewNetwork(), tb: tb, dir: tb.TempDir(), options: options,
+		own:   make(map[string][]Option),
 		nodes: make(map[string]*raftstore.Store), health: make(map[string]raftstore.MemberHealth),
 	}
 	tb.Cleanup(c.close)
@@ -83,10 +85,21 @@ func (c *Cluster) Config(id string) raftstore.Config {
 	cfg := Config(c.Net, id)
 	cfg.DataDir = filepath.Join(c.dir, id)
 	cfg.Members = c.Members
-	for _, o := range c.options {
+	c.mu.Lock()
+	own := c.own[id]
+	c.mu.Unlock()
+	for _, o := range append(slices.Clone(c.options), own...) {
 		o(&cfg)
 	}
 	return cfg
+}
+
+// Use sets the options of one host, from its next start on. They come after those of the
+// cluster, and replace what an earlier Use has set.
+func (c *Cluster) Use(id string, options ...Option) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.own[id] = options
 }
 
 // open starts a replica and marks it alive.
@@ -102,7 +115,7 @@ func (c *Cluster) open(id string, bootstrap bool) *raftstore.Store {
 	defer c.mu.Unlock()
 	c.nodes[id] = s
 	h := c.health[id]
-	h.ID, h.Addr, h.Alive, h.FeatureLevel = id, cfg.Addr, true, 1
+	h.ID, h.Addr, h.Alive = id, cfg.Addr, true
 	c.health[id] = h
 	return s
 }

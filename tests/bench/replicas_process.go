@@ -80,7 +80,7 @@ func runReplicaProcess(ctx context.Context, input io.Reader, output io.Writer) e
 func (r *replicas) open(ctx context.Context, spec replicasSpec) error {
 	members := make([]raftstore.MemberHealth, len(spec.Peers))
 	for i, p := range spec.Peers {
-		members[i] = raftstore.MemberHealth{ID: memberName(i), Addr: p.Raft, Alive: true, FeatureLevel: 1}
+		members[i] = raftstore.MemberHealth{ID: memberName(i), Addr: p.Raft, Alive: true}
 	}
 	r.stores = make([]*raftstore.Store, spec.Count)
 	joining, ctx := errgroup.WithContext(ctx)

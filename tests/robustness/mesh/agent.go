@@ -105,7 +105,7 @@ func (a *agent) openStore() error {
 	calls, cfg := a.host.mesh.links.calls, raftstore.DefaultConfig()
 	cfg.NodeID, cfg.Addr, cfg.DataDir = a.host.Name, a.host.address, a.host.dataDir()
 	cfg.Constraints, cfg.Members, cfg.Logger = claims.Rules(), a.peers.MemberHealth, a.log
-	cfg.Bootstrap, cfg.Voters.ForgetAfter = a.host.founder, a.host.mesh.cfg.ForgetAfter
+	cfg.Bootstrap, cfg.Version, cfg.Voters.ForgetAfter = a.host.founder, "v1", a.host.mesh.cfg.ForgetAfter
 	cfg.Raft, cfg.RPC = a.layer(calls, "raft"), a.layer(calls, "rpc")
 	store, err := raftstore.Open(a.ctx, cfg)
 	if err != nil {
