@@ -274,8 +274,8 @@ func TestZonesFeedThemselves(t *testing.T) {
 			}
 			return ""
 		}
+		time.Sleep(3 * time.Minute) // they look around now and then
 		raftstoretest.Eventually(t, func() error {
-			time.Sleep(5 * time.Second) // they look around now and then
 			far := 0
 			for name, p := range peers(t, c) {
 				if p.Follower && zone(name) != zone(p.Source) {

@@ -101,8 +101,12 @@ func (s *Store) lookAround(ctx context.Context, src offer, a *pullAnswer, stale 
 	case len(voters) == 0:
 		return offer{}, false
 	}
-	asked := voters[rand.IntN(len(voters))]
 	zone := s.zone()
+	near := slices.DeleteFunc(slices.Clone(voters), func(o offer) bool { return o.Zone != zone })
+	if src.Zone != zone && len(near) > 0 {
+		voters = near
+	}
+	asked := voters[rand.IntN(len(voters))]
 	q := pullRequest{ID: string(s.id), Addr: s.cfg.Addr, Zone: zone, After: s.committedIndex(), Probe: true}
 	found, err := s.askSource(ctx, asked, &q)
 	if err != nil {

@@ -138,7 +138,7 @@ func (o *outbox) close() {
 // writeLoop writes frames until the outbox is closed or a write fails. Frames that
 // queue up together share one flush. sent is called after each written frame.
 func (o *outbox) writeLoop(conn net.Conn, sent func()) error {
-	w := bufio.NewWriterSize(conn, 64<<10)
+	w := bufio.NewWriterSize(conn, connBuffer)
 	var batch []frame
 	for {
 		o.mu.Lock()

@@ -15,6 +15,9 @@ import (
 // connsPerPeer is how many connections to a peer share the requests to it.
 const connsPerPeer = 2
 
+// connBuffer is the size of a connection's buffers. Larger messages do not pass through them.
+const connBuffer = 16 << 10
+
 // redialPause is how long askPeer waits after a failed dial before it dials again.
 const redialPause = 100 * time.Millisecond
 
@@ -123,7 +126,7 @@ func (p *peers) notify(addr string, op opcode, payload []byte) {
 	c := slot.conn
 	if c != nil && c.alive() {
 		p.mu.Unlock()
-		c.out.offer(frame{code: uint8(op), payload: payload})
+		c.offer(op, payload)
 		return
 	}
 	if time.Since(slot.failed) > p.timing.Dial {
@@ -225,8 +228,8 @@ func (p *peers) connect(addr string, slot *peerSlot) (*peerConn, error) {
 	if err := p.group.meet(conn, rpcMagic, "", introductionTimeout); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	r := bufio.NewReaderSize(conn, 64<<10)
-	c := &peerConn{conn: conn, out: newOutbox(), pending: make(map[uint64]func(frame)), dead: make(chan struct{})}
+	r := bufio.NewReaderSize(conn, connBuffer)
+	c := &peerConn{conn: conn, out: newOutbox(), pending: make(map[uint64]func(frame)), dead: make(chan struct{}), used: time.Now()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stop || !p.tasks.start(func() { c.read(r) }) {
@@ -238,6 +241,43 @@ func (p *peers) connect(addr string, slot *peerSlot) (*peerConn, error) {
 	}
 	slot.conn = c
 	return c, nil
+}
+
+// idleLimit is how long a connection may be idle. Followers speak to many replicas while
+// they look for a source, and to later leaders; each connection costs its buffers at both
+// ends.
+const idleLimit = time.Minute
+
+// closeIdle ends idle connections until the store is closed.
+func (p *peers) closeIdle(closing <-chan struct{}) {
+	tick := time.NewTicker(idleLimit / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-closing:
+			return
+		}
+		p.mu.Lock()
+		var conns []*peerConn
+		for addr, slots := range p.slots {
+			used := false
+			for i := range slots {
+				if c := slots[i].conn; c != nil && c.alive() {
+					conns = append(conns, c)
+					used = true
+				}
+				used = used || slots[i].dial != nil || time.Since(slots[i].failed) < idleLimit
+			}
+			if !used {
+				delete(p.slots, addr)
+			}
+		}
+		p.mu.Unlock()
+		for _, c := range conns {
+			c.failIfIdle(idleLimit)
+		}
+	}
 }
 
 // close ends all connections. Requests in progress fail with errUnsettled.

@@ -19,6 +19,8 @@ var (
 	errReplaced = errors.New("another leader is known")
 	// errSilent: nothing was received on a connection although an answer was due.
 	errSilent = errors.New("no answer in time")
+	// errIdle: the connection was not used for a while.
+	errIdle = errors.New("the connection was idle")
 )
 
 // peerConn is a connection to a peer with its pending requests.
@@ -30,6 +32,7 @@ type peerConn struct {
 	mu      sync.Mutex
 	pending map[uint64]func(frame)
 	next    uint64
+	used    time.Time // when something was last sent
 	unheard int       // requests sent since something was last received
 	since   time.Time // when the first of them was sent
 	err     error
@@ -48,6 +51,11 @@ func (c *peerConn) alive() bool {
 func (c *peerConn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.failLocked(err)
+}
+
+// failLocked is fail for a caller that holds c.mu.
+func (c *peerConn) failLocked(err error) {
 	if c.err != nil {
 		return
 	}
@@ -71,6 +79,24 @@ func (c *peerConn) failIfSilent(limit time.Duration) bool {
 		c.fail(errSilent)
 	}
 	return silent
+}
+
+// failIfIdle ends the connection if it was not used for limit and nobody waits for an
+// answer.
+func (c *peerConn) failIfIdle(limit time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.pending) == 0 && time.Since(c.used) > limit {
+		c.failLocked(errIdle)
+	}
+}
+
+// offer queues a message that is not answered, if there is room.
+func (c *peerConn) offer(op opcode, payload []byte) {
+	c.mu.Lock()
+	c.used = time.Now()
+	c.mu.Unlock()
+	c.out.offer(frame{code: uint8(op), payload: payload})
 }
 
 // read reads answers and passes them to the callbacks of their requests.
@@ -97,6 +123,11 @@ func (c *peerConn) read(r *bufio.Reader) {
 // something was last received; a limit of zero means none.
 func (c *peerConn) send(op opcode, payload []byte, limit int, answered func(frame)) (id uint64, ok bool) {
 	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return 0, false
+	}
+	c.used = time.Now()
 	if limit > 0 && c.unheard >= limit {
 		c.mu.Unlock()
 		return 0, false

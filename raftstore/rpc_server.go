@@ -66,7 +66,7 @@ func (s *Store) serveConn(conn net.Conn) {
 		_ = conn.Close()
 		return
 	}
-	r := bufio.NewReaderSize(conn, 64<<10)
+	r := bufio.NewReaderSize(conn, connBuffer)
 	out := newOutbox()
 	slots := make(chan struct{}, maxRequestsPerConn)
 	gone := make(chan struct{}) // closed when the writer has ended and frees no more slots
