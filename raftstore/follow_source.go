@@ -174,6 +174,13 @@ func (f *source) feeds(node string) bool {
 	return f.slots[node] != nil
 }
 
+// count returns how many followers have a slot.
+func (f *source) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.slots)
+}
+
 // awaitEntries returns the entries that a follower asks for, or word of the leader if there
 // are none for a while.
 func (s *Store) awaitEntries(ctx context.Context, q *pullRequest) (*pullAnswer, error) {

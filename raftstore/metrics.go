@@ -92,6 +92,19 @@ func (m *metrics) register(s *Store) error {
 		}
 		return 0
 	})
+	gauge("follows", "1 if this replica is outside the Raft configuration and is fed by another one.", func() float64 {
+		if s.position() == follows {
+			return 1
+		}
+		return 0
+	})
+	gauge("fed_followers", "Followers that get entries from this replica.", func() float64 { return float64(s.source.count()) })
+	gauge("leader_contact_seconds", "Time since the leader was last heard, -1 if it never was.", func() float64 {
+		if age := s.lastContact(); age >= 0 {
+			return age.Seconds()
+		}
+		return -1
+	})
 	all = append(all, haltedGauge(func() bool { return s.Err() != nil }))
 	gauge("term", "Current term.", func() float64 { return float64(s.raft.CurrentTerm()) })
 	gauge("commit_index", "Last log index known to be committed.", func() float64 { return float64(s.raft.CommitIndex()) })

@@ -112,7 +112,10 @@ func addReplicas(members map[string]*admin.Member, replica raftstore.Status) {
 			continue
 		}
 		m.Lag = int64(peer.Lag)
-		if !peer.Voter {
+		switch {
+		case peer.Follower:
+			m.Role, m.Source = "follower", peer.Source
+		case !peer.Voter:
 			m.Role = "replica"
 		}
 	}

@@ -30,3 +30,23 @@ func TestBlockedGossipIsNamed(t *testing.T) {
 		t.Errorf("no remedy in\n%s", got)
 	}
 }
+
+// TestRoles: an operator sees who votes, who follows, and whom.
+func TestRoles(t *testing.T) {
+	members := map[string]*admin.Member{}
+	for _, name := range []string{"host1", "host2", "host3", "host4", "host5"} {
+		members[name] = &admin.Member{Name: name, Role: roleNone, Lag: -1}
+	}
+	addReplicas(members, raftstore.Status{Leader: "host1", Voters: []string{"host1", "host2"}, Peers: []raftstore.PeerStatus{
+		{ID: "host1", Voter: true, Leader: true}, {ID: "host2", Voter: true},
+		{ID: "host3"}, {ID: "host4", Follower: true, Source: "host2", Lag: 7},
+	}})
+	for name, want := range map[string]admin.Member{
+		"host1": {Role: "leader"}, "host2": {Role: "voter"}, "host3": {Role: "replica"},
+		"host4": {Role: "follower", Source: "host2", Lag: 7}, "host5": {Role: "none", Lag: -1},
+	} {
+		if want.Name = name; *members[name] != want {
+			t.Errorf("%s is shown as %+v, want %+v", name, *members[name], want)
+		}
+	}
+}

@@ -36,8 +36,11 @@ type Member struct {
 	MeshAddress string `json:"meshAddress"`
 	// State is alive, suspect, dead, left or unknown.
 	State string `json:"state"`
-	// Role is leader, voter, replica (a non-voting copy) or none.
-	Role    string `json:"role"`
+	// Role is leader, voter, replica (a copy that the leader feeds and that does not vote),
+	// follower (a copy that another host feeds) or none.
+	Role string `json:"role"`
+	// Source is the host that feeds a follower.
+	Source  string `json:"source,omitempty"`
 	Zone    string `json:"zone,omitempty"`
 	Version string `json:"version,omitempty"`
 	// FeatureLevel is the newest rule set the host understands.
