@@ -70,9 +70,6 @@ type Config struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 
-	// followers allows replicas outside the Raft configuration. It is off by default.
-	followers bool
-
 	// LogFiles, if set, returns where the log in a directory is kept in place of the
 	// operating system's files. Only tests set it.
 	LogFiles func(dir string) LogFiles

@@ -97,8 +97,8 @@ func onDisk(cfg Config, do func(*disk) error) error {
 	return errors.Join(do(d), d.close(0))
 }
 
-// AllowFollowers lets replicas follow outside the Raft configuration.
-func AllowFollowers(cfg *Config) { cfg.followers = true }
+// AllowFollowers makes a version that lets replicas follow outside the Raft configuration.
+func AllowFollowers(cfg *Config) { cfg.FeatureLevel = LevelRange{BaseLevel, FollowersLevel} }
 
 // Configuration returns the nodes in the latest Raft configuration that s knows.
 func Configuration(s *Store) (nodes []string) {

@@ -58,4 +58,4 @@ func (s *Store) joined(id raft.ServerID, addr string, servers []raft.Server) ([]
 }
 
 // followersAllowed reports whether replicas may be outside the Raft configuration.
-func (s *Store) followersAllowed() bool { return s.cfg.followers }
+func (s *Store) followersAllowed() bool { return s.FeatureLevel() >= FollowersLevel }

@@ -203,3 +203,53 @@ func TestFollowerLeaves(t *testing.T) {
 		sees(t, s, "/k", "v")
 	})
 }
+
+// TestRaiseMakesNonvotersFollow: where the mesh learns that replicas may follow, those that
+// do not vote leave the configuration, and nobody misses anything.
+func TestRaiseMakesNonvotersFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		upgraded := false
+		c := raftstoretest.NewCluster(t, 6, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+			if upgraded {
+				raftstore.AllowFollowers(cfg)
+			}
+		}))
+		upgraded = true
+		for i := range 6 {
+			name := fmt.Sprintf("host%d", i+1)
+			c.Kill(name)
+			c.Restart(name)
+			raftstoretest.WaitServing(t, c.Node(name))
+		}
+		for _, p := range peers(t, c) {
+			if p.Follower {
+				t.Fatalf("%s follows before the level allows it", p.ID)
+			}
+		}
+		watch, err := c.Node("host6").Watch(t.Context(), raftstore.WatchRequest{Prefix: "/n/"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer watch.Stop()
+		mustCommit(t, c.Node("host1"), put("/n/1", "v"))
+		if err := c.Node("host2").RaiseFeatureLevel(t.Context(), raftstore.FollowersLevel); err != nil {
+			t.Fatal(err)
+		}
+		mustCommit(t, c.Node("host1"), put("/n/2", "v"))
+		awaitTree(t, c, 6)
+		if servers := raftstore.Configuration(c.Node(c.Leader())); len(servers) != 5 {
+			t.Errorf("the configuration is %v", servers)
+		}
+		mustCommit(t, c.Node("host6"), put("/n/3", "v"))
+		for i := range 3 {
+			if ev := <-watch.Events(); ev.Record.Key != fmt.Sprint("/n/", i+1) {
+				t.Fatalf("the watch delivers %s, want /n/%d", ev.Record.Key, i+1)
+			}
+		}
+		for _, s := range c.Live() {
+			if !s.HearsLeader() {
+				t.Errorf("%s does not hear the leader", s.Status(t.Context()).NodeID)
+			}
+		}
+	})
+}

@@ -15,6 +15,10 @@ import (
 // BaseLevel is the feature level of a group that was never raised.
 const BaseLevel = 1
 
+// FollowersLevel is the feature level from which on replicas follow outside the Raft
+// configuration.
+const FollowersLevel = 2
+
 // levelKey is the key of the record of the feature level. Only RaiseFeatureLevel and the
 // founding of a group write it.
 const levelKey = "/featurelevel"

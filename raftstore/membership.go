@@ -21,7 +21,7 @@ type replica struct {
 	Levels  LevelRange  `json:"levels,omitzero"`
 }
 
-// Join adds this replica to the group of the seeds as a nonvoter and returns once it
+// Join adds this replica to the group of the seeds, without a vote, and returns once it
 // has caught up. Seeds are addresses of members of the group. Join may be called at
 // every start: for a replica that is in the group already it only updates the
 // address, if that changed. It retries until ctx ends.
