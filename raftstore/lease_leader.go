@@ -25,6 +25,22 @@ type reignRecord struct {
 	Longest time.Duration `json:"longest"`
 }
 
+// encodeOver returns the value that replaces the record of the last reign. Fields that a
+// leader of a newer version wrote stay.
+func (r reignRecord) encodeOver(last []byte) ([]byte, error) {
+	value, err := json.Marshal(r)
+	if err != nil || len(last) == 0 {
+		return value, err
+	}
+	fields := map[string]json.RawMessage{}
+	for _, text := range [][]byte{last, value} {
+		if err := json.Unmarshal(text, &fields); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(fields)
+}
+
 // leases are the leases that this replica gives while it leads.
 type leases struct {
 	beginning chan struct{} // held by whoever begins a reign
@@ -122,7 +138,7 @@ func (s *Store) beginReign(ctx context.Context, term uint64, ttl time.Duration) 
 		return nil, fmt.Errorf("decode the record of the last reign: %w", err)
 	}
 	longest := max(ttl, before.Longest)
-	value, err := json.Marshal(reignRecord{Term: term, Longest: longest})
+	value, err := reignRecord{Term: term, Longest: longest}.encodeOver(last.value.value())
 	if err != nil {
 		return nil, fmt.Errorf("encode the record of a reign: %w", err)
 	}

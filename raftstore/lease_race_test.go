@@ -52,3 +52,18 @@ func TestPeersLeaseRequestsAreValidated(t *testing.T) {
 		t.Errorf("a malformed request: %v", err)
 	}
 }
+
+// TestReignKeepsFieldsOfANewerVersion: a leader of this version that follows one of a
+// newer version drops nothing that the newer one noted for its successors.
+func TestReignKeepsFieldsOfANewerVersion(t *testing.T) {
+	for last, want := range map[string]string{
+		``:                       `{"term":7,"longest":3}`,
+		`{"term":5,"longest":9}`: `{"longest":3,"term":7}`,
+		`{"term":5,"longest":9,"newer":[18446744073709551615,{"a":1.50}]}`: `{"longest":3,"newer":[18446744073709551615,{"a":1.50}],"term":7}`,
+	} {
+		got, err := reignRecord{Term: 7, Longest: 3}.encodeOver([]byte(last))
+		if err != nil || string(got) != want {
+			t.Errorf("over %q: %s (%v), want %s", last, got, err, want)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"virtmesh/agent/objects"
+	"virtmesh/agent/skew"
 	"virtmesh/raftstore"
 )
 
@@ -48,7 +49,19 @@ func BeginTimeline(state raftstore.View, began uint64, hosts []string) []raftsto
 	for _, host := range hosts {
 		ops = append(ops, raftstore.Op{Key: quarantineKey(host), Value: encodeValue(Quarantine{Began: began})})
 	}
-	return append(ops, raftstore.Op{Key: floorKey, Value: encodeValue(Floor{Epoch: began})})
+	return append(ops, raftstore.Op{Key: floorKey, Value: raisedFloor(state, began)})
+}
+
+// raisedFloor returns the record of a floor at epoch. A present record that cannot be read
+// is replaced.
+func raisedFloor(state raftstore.View, epoch uint64) []byte {
+	present, _ := state.Get(floorKey)
+	raised := Floor{Epoch: epoch}
+	value, err := skew.Rewrite(present.Value, raised)
+	if err != nil {
+		return encodeValue(raised)
+	}
+	return value
 }
 
 // ListQuarantine lists the hosts in quarantine, in the order of their names.

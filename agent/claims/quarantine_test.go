@@ -23,7 +23,14 @@ func recovered(t *testing.T, s *objectstest.Store, began uint64, hosts ...string
 // state is a View of records below one prefix.
 type state []raftstore.Record
 
-func (s state) Get(string) (raftstore.Record, bool) { panic("not read") }
+func (s state) Get(key string) (raftstore.Record, bool) {
+	for _, rec := range s {
+		if rec.Key == key {
+			return rec, true
+		}
+	}
+	return raftstore.Record{}, false
+}
 
 func (s state) Ascend(prefix string, fn func(raftstore.Record) bool) {
 	for _, rec := range s {

@@ -64,7 +64,7 @@ func Depend(tx *objects.Tx, in Instance, r Regard, s Sight) {
 	}
 	for _, ns := range r.KeptOut {
 		tx.Require(guardKey(ns), s.Guards[ns])
-		tx.Put(guardKey(ns), encodeValue(guard{UID: in.UID}))
+		objects.PutValue(tx, guardKey(ns), guard{UID: in.UID})
 	}
 	if len(r.Counted) > 0 {
 		var known []rulesv2.Known

@@ -40,7 +40,7 @@ type Unique struct {
 func Hold(tx *objects.Tx, u Unique) {
 	key := uniqueKey(u.Class, u.Name)
 	tx.Require(key, 0)
-	tx.Put(key, encodeValue(u))
+	objects.PutValue(tx, key, u)
 }
 
 // Drop releases a name.

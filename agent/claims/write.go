@@ -101,14 +101,14 @@ func ForgetEpochs(tx *objects.Tx, floor Floor, forgotten map[objects.Key]Epoch) 
 		return
 	}
 	tx.Require(floorKey, floor.Revision)
-	tx.Put(floorKey, encodeValue(Floor{Epoch: raised}))
+	objects.PutValue(tx, floorKey, Floor{Epoch: raised})
 }
 
 // Publish sets the capacity of a host. It does not change the claims on the host: if
 // they exceed the new capacity, further claims are refused until they fit.
 func Publish(tx *objects.Tx, c Capacity) {
 	tx.Require(capacityKey(c.Host), c.Revision)
-	tx.Put(capacityKey(c.Host), encodeValue(c))
+	objects.PutValue(tx, capacityKey(c.Host), c)
 }
 
 // Withdraw removes the capacity of a host that leaves for good.
@@ -126,7 +126,7 @@ func Attach(tx *objects.Tx, vol Volume, uid types.UID) Volume {
 		vol.Holders = append(slices.Clone(vol.Holders), uid)
 		slices.Sort(vol.Holders)
 	}
-	tx.Put(key, encodeValue(vol))
+	objects.PutValue(tx, key, vol)
 	tx.Demand(rulesv1.CallVolumeOnce(key))
 	return vol
 }
@@ -144,7 +144,7 @@ func Detach(tx *objects.Tx, vol Volume, uid types.UID) {
 		tx.Remove(key)
 		return
 	}
-	tx.Put(key, encodeValue(vol))
+	objects.PutValue(tx, key, vol)
 }
 
 // Limits bound the migrations that run at the same time. They are stored, so that every
@@ -163,14 +163,14 @@ type Limits struct {
 // SetLimits stores the limits on migrations. Migrations that run already go on.
 func SetLimits(tx *objects.Tx, limits Limits) {
 	tx.Require(limitsKey, limits.Revision)
-	tx.Put(limitsKey, encodeValue(limits))
+	objects.PutValue(tx, limitsKey, limits)
 }
 
 // TakeSlot records a running migration. It is refused beyond the stored limits, and if
 // none are stored.
 func TakeSlot(tx *objects.Tx, m Migration) {
 	tx.Require(migrationKey(m.UID), 0)
-	tx.Put(migrationKey(m.UID), encodeValue(m))
+	objects.PutValue(tx, migrationKey(m.UID), m)
 	tx.Demand(rulesv2.CallMigrationSlots())
 }
 
@@ -182,7 +182,7 @@ func FreeSlot(tx *objects.Tx, m Migration) {
 
 // putInstance writes the instance's record.
 func putInstance(tx *objects.Tx, in Instance) {
-	tx.Put(instanceKey(in.UID), encodeValue(in))
+	objects.PutValue(tx, instanceKey(in.UID), in)
 	tx.Demand(demandOnce(in.UID))
 }
 
@@ -202,7 +202,7 @@ func putEpoch(tx *objects.Tx, in Instance, last Epoch, taken uint64) {
 	if last.Revision == 0 {
 		tx.Require(floorKey, last.floor.Revision)
 	}
-	tx.Put(key, encodeValue(Epoch{Epoch: taken, UID: in.UID}))
+	objects.PutValue(tx, key, Epoch{Epoch: taken, UID: in.UID})
 }
 
 func requireStored(tx *objects.Tx, in Instance) {

@@ -66,14 +66,14 @@ func (s *Signer) Admit(ctx context.Context, c Candidate) (Admission, error) {
 // its own ID. The mesh chooses the ID, so that no machine can claim to be another.
 func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecord, error) {
 	rec := c.Host
-	token, tokenRev, err := s.checkToken(ctx, c, pin)
+	token, storedToken, err := s.checkToken(ctx, c, pin)
 	if err != nil {
 		return rec, err
 	}
-	have, haveRev, err := NewHosts(s.store).get(ctx, c.Host.Name, raftstore.ReadOptions{})
+	have, stored, err := NewHosts(s.store).get(ctx, c.Host.Name, raftstore.ReadOptions{})
 	switch {
 	case err == nil && token.UsedBy != nil && have.TokenID == token.ID && have.KeyPin == pin.String():
-		return s.admitAgain(ctx, c, have, haveRev) // the answer was lost
+		return s.admitAgain(ctx, c, have, stored) // the answer was lost
 	case err == nil:
 		return rec, fault.New(fault.HostTaken, "host name %s is taken in this mesh", c.Host.Name).About(c.Host.Name)
 	case !errors.Is(err, fault.NoHost):
@@ -84,7 +84,7 @@ func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecor
 	now := time.Now().UTC()
 	token.UsedBy = &TokenUse{Host: c.Host.Name, KeyPin: pin.String(), At: now}
 	rec.ID, rec.KeyPin, rec.TokenID, rec.Joined = NewNode(rec.Name).ID, pin.String(), token.ID, now
-	putToken, err := putOp(TokenKey(token.ID), token)
+	putToken, err := rewriteOp(storedToken, token)
 	if err != nil {
 		return rec, err
 	}
@@ -93,7 +93,7 @@ func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecor
 		return rec, err
 	}
 	_, err = s.store.Commit(ctx, raftstore.Txn{
-		If:  []raftstore.Condition{{Key: putToken.Key, ModRevision: tokenRev}, {Key: putHost.Key}},
+		If:  []raftstore.Condition{{Key: putToken.Key, ModRevision: storedToken.ModRevision}, {Key: putHost.Key}},
 		Ops: []raftstore.Op{putToken, putHost, {Key: expelledKey(rec.Name), Delete: true}},
 	})
 	return rec, err
@@ -101,15 +101,15 @@ func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecor
 
 // admitAgain updates the record with what the host reports differently in a repeated
 // request.
-func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, rev uint64) (HostRecord, error) {
+func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, stored raftstore.Record) (HostRecord, error) {
 	rec := c.Host
 	rec.ID, rec.KeyPin, rec.TokenID, rec.Joined = have.ID, have.KeyPin, have.TokenID, have.Joined
-	op, err := putOp(HostKey(rec.Name), rec)
+	op, err := rewriteOp(stored, rec)
 	if err != nil {
 		return rec, err
 	}
 	_, err = s.store.Commit(ctx, raftstore.Txn{
-		If:  []raftstore.Condition{{Key: op.Key, ModRevision: rev}},
+		If:  []raftstore.Condition{{Key: op.Key, ModRevision: stored.ModRevision}},
 		Ops: []raftstore.Op{op},
 	})
 	return rec, err
@@ -133,27 +133,27 @@ func (s *Signer) KnowsToken(ctx context.Context, id string, secret []byte) (bool
 
 // checkToken returns the token of a candidate that may use it, or may repeat its
 // request. Only a caller that knows the secret learns what is wrong with a token.
-func (s *Signer) checkToken(ctx context.Context, c Candidate, pin Pin) (TokenRecord, uint64, error) {
+func (s *Signer) checkToken(ctx context.Context, c Candidate, pin Pin) (TokenRecord, raftstore.Record, error) {
 	if !ValidTokenID(c.TokenID) {
-		return TokenRecord{}, 0, fault.TokenInvalid
+		return TokenRecord{}, raftstore.Record{}, fault.TokenInvalid
 	}
 	var rec TokenRecord
-	rev, err := readJSON(ctx, s.store, TokenKey(c.TokenID), raftstore.ReadOptions{}, &rec)
+	stored, err := readJSON(ctx, s.store, TokenKey(c.TokenID), raftstore.ReadOptions{}, &rec)
 	if errors.Is(err, raftstore.ErrNotFound) || err == nil && !sameSecret(rec.SecretSHA256, c.Secret) {
-		return TokenRecord{}, 0, fault.TokenInvalid
+		return TokenRecord{}, raftstore.Record{}, fault.TokenInvalid
 	}
 	if err != nil {
-		return TokenRecord{}, 0, err
+		return TokenRecord{}, raftstore.Record{}, err
 	}
 	switch used := rec.UsedBy; {
 	case used == nil && time.Now().After(rec.Expires):
-		return TokenRecord{}, 0, fmt.Errorf("%w at %s", fault.TokenExpired, rec.Expires.Format(time.RFC3339))
+		return TokenRecord{}, raftstore.Record{}, fmt.Errorf("%w at %s", fault.TokenExpired, rec.Expires.Format(time.RFC3339))
 	case used != nil && (used.Host != c.Host.Name || used.KeyPin != pin.String()):
-		return TokenRecord{}, 0, fmt.Errorf("%w by host %s", fault.TokenUsed, used.Host)
+		return TokenRecord{}, raftstore.Record{}, fmt.Errorf("%w by host %s", fault.TokenUsed, used.Host)
 	case used != nil && time.Since(used.At) > RetryWindow:
-		return TokenRecord{}, 0, fmt.Errorf("%w by host %s", fault.TokenUsed, used.Host)
+		return TokenRecord{}, raftstore.Record{}, fmt.Errorf("%w by host %s", fault.TokenUsed, used.Host)
 	}
-	return rec, rev, nil
+	return rec, stored, nil
 }
 
 // admission signs the certificate of a new member and collects the data that it needs.

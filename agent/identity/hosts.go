@@ -39,16 +39,16 @@ func (h *Hosts) Get(ctx context.Context, host string, opts raftstore.ReadOptions
 	return rec, err
 }
 
-func (h *Hosts) get(ctx context.Context, host string, opts raftstore.ReadOptions) (HostRecord, uint64, error) {
+func (h *Hosts) get(ctx context.Context, host string, opts raftstore.ReadOptions) (HostRecord, raftstore.Record, error) {
 	if err := hostname.Validate(host); err != nil {
-		return HostRecord{}, 0, err
+		return HostRecord{}, raftstore.Record{}, err
 	}
 	var rec HostRecord
-	rev, err := readJSON(ctx, h.store, HostKey(host), opts, &rec)
+	stored, err := readJSON(ctx, h.store, HostKey(host), opts, &rec)
 	if errors.Is(err, raftstore.ErrNotFound) {
-		return HostRecord{}, 0, fmt.Errorf("host %s: %w", host, fault.NoHost)
+		return HostRecord{}, raftstore.Record{}, fmt.Errorf("host %s: %w", host, fault.NoHost)
 	}
-	return rec, rev, err
+	return rec, stored, err
 }
 
 // List returns the records of all members in the order of their names.
@@ -85,7 +85,7 @@ func (h *Hosts) Update(ctx context.Context, node Node, change func(*HostRecord))
 }
 
 func (h *Hosts) updateOnce(ctx context.Context, node Node, change func(*HostRecord)) error {
-	rec, rev, err := h.get(ctx, node.Name, raftstore.ReadOptions{})
+	rec, stored, err := h.get(ctx, node.Name, raftstore.ReadOptions{})
 	if err != nil {
 		return err
 	}
@@ -97,12 +97,12 @@ func (h *Hosts) updateOnce(ctx context.Context, node Node, change func(*HostReco
 	if err := rec.Validate(); err != nil {
 		return err
 	}
-	op, err := putOp(HostKey(node.Name), rec)
+	op, err := rewriteOp(stored, rec)
 	if err != nil {
 		return err
 	}
 	_, err = h.store.Commit(ctx, raftstore.Txn{
-		If:  []raftstore.Condition{{Key: op.Key, ModRevision: rev}},
+		If:  []raftstore.Condition{{Key: op.Key, ModRevision: stored.ModRevision}},
 		Ops: []raftstore.Op{op},
 	})
 	return err
@@ -134,7 +134,7 @@ func (h *Hosts) ExpelMachine(ctx context.Context, host, id string) error {
 // a replica that has a record with a new ID also has the mark of the old one. If id is
 // not empty, the host must still be the machine with that ID.
 func (h *Hosts) removeHost(ctx context.Context, host, id string, mark departure) error {
-	rec, rev, err := h.get(ctx, host, raftstore.ReadOptions{})
+	rec, stored, err := h.get(ctx, host, raftstore.ReadOptions{})
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (h *Hosts) removeHost(ctx context.Context, host, id string, mark departure)
 		ops = append(ops, expelled)
 	}
 	_, err = h.store.Commit(ctx, raftstore.Txn{
-		If:  []raftstore.Condition{{Key: HostKey(host), ModRevision: rev}},
+		If:  []raftstore.Condition{{Key: HostKey(host), ModRevision: stored.ModRevision}},
 		Ops: ops,
 	})
 	if err != nil {

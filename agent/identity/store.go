@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"virtmesh/agent/hostname"
+	"virtmesh/agent/skew"
 	"virtmesh/raftstore"
 )
 
@@ -111,19 +112,29 @@ func expelledKey(host string) string { return ExpelledPrefix + host }
 
 func departedKey(id string) string { return DepartedPrefix + id }
 
-// readJSON reads a record into value and returns its ModRevision.
-func readJSON(ctx context.Context, s Store, key string, opts raftstore.ReadOptions, value any) (uint64, error) {
+// readJSON reads a record into value and returns it as it is stored.
+func readJSON(ctx context.Context, s Store, key string, opts raftstore.ReadOptions, value any) (raftstore.Record, error) {
 	rec, _, err := s.Get(ctx, key, opts)
 	if err != nil {
-		return 0, fmt.Errorf("read %s: %w", key, err)
+		return raftstore.Record{}, fmt.Errorf("read %s: %w", key, err)
 	}
 	if err := json.Unmarshal(rec.Value, value); err != nil {
-		return 0, fmt.Errorf("read %s: %w", key, err)
+		return raftstore.Record{}, fmt.Errorf("read %s: %w", key, err)
 	}
-	return rec.ModRevision, nil
+	return rec, nil
 }
 
-// putOp returns the op that stores value as JSON.
+// rewriteOp returns the op that stores value as JSON in place of a record. What a newer
+// version wrote into the record, and T does not have, stays.
+func rewriteOp[T any](stored raftstore.Record, value T) (raftstore.Op, error) {
+	data, err := skew.Rewrite(stored.Value, value)
+	if err != nil {
+		return raftstore.Op{}, fmt.Errorf("encode %s: %w", stored.Key, err)
+	}
+	return raftstore.Op{Key: stored.Key, Value: data}, nil
+}
+
+// putOp returns the op that stores value as JSON, a record that replaces none.
 func putOp(key string, value any) (raftstore.Op, error) {
 	data, err := json.Marshal(value)
 	if err != nil {

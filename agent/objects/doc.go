@@ -20,8 +20,11 @@
 // never change once set. An object that is being deleted disappears in the same
 // transaction that removes its last finalizer.
 //
+// A write changes what this version knows of a stored object, and leaves what a newer
+// version has added to it; DESIGN.md of package agent says what that asks of new fields.
+//
 // Objects that Cache and Informer return are shared: copy before changing.
 //
 // The package does not default or validate objects; the API server does. Of package
-// agent's subtree it may import only kinds and its own subpackages.
+// agent's subtree it may import only kinds, what is below it, and its own subpackages.
 package objects

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"virtmesh/agent/kinds"
+	"virtmesh/agent/skew"
 	"virtmesh/raftstore"
 )
 
@@ -52,8 +53,12 @@ func (t *Tx) UpdateRaw(r Raw) {
 		t.fail(fmt.Errorf("encode %s: %w", r.StoreKey, err))
 		return
 	}
-	t.Put(r.StoreKey, b)
+	t.addOp(raftstore.Op{Key: r.StoreKey, Value: b}, form{known: knownOfRaw})
 }
+
+// knownOfRaw returns what a Raw can hold of a stored object: all but numbers that are too
+// great or too exact for Go's.
+func knownOfRaw(stored []byte) ([]byte, error) { return skew.KnownOf[map[string]any](stored) }
 
 // DeleteRaw deletes r, or, if it has finalizers, marks it as being deleted.
 func (t *Tx) DeleteRaw(r Raw) {

@@ -115,7 +115,7 @@ func (r *Recorder) AddTo(tx *Tx, o Object, eventType, reason, message string) {
 		return
 	}
 	// Remember the event only if the transaction is committed.
-	tx.addOp(raftstore.Op{Key: key, Value: b}, func(uint64) {
+	tx.addOp(raftstore.Op{Key: key, Value: b}, eventForm(ev), func(uint64) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.known.Add(key, ev)
@@ -178,8 +178,9 @@ func (r *Recorder) writePending(ctx context.Context) {
 		n := min(len(r.order), maxBatch)
 		var tx Tx
 		for _, key := range r.order[:n] {
-			if b, err := Encode(r.pending[key]); err == nil {
-				tx.Put(key, b)
+			ev := r.pending[key]
+			if b, err := Encode(ev); err == nil {
+				tx.addOp(raftstore.Op{Key: key, Value: b}, eventForm(ev))
 			}
 			delete(r.pending, key)
 		}
@@ -230,6 +231,14 @@ func (r *Recorder) nextEvent(o Object, eventType, reason, message string) (strin
 	ev.Count++
 	ev.Message, ev.LastTimestamp = message, now
 	return key, ev
+}
+
+// eventForm returns the form of an event that is written. A new one replaces nothing.
+func eventForm(ev *corev1.Event) form {
+	if ev.Count <= 1 {
+		return form{}
+	}
+	return formOf(KindFor[*corev1.Event](), nil)
 }
 
 // lastWritten returns the event of a key as it was last written; after a restart it

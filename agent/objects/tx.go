@@ -26,6 +26,7 @@ type Tx struct {
 	conds       map[string]uint64
 	condOrder   []string
 	ops         []raftstore.Op
+	forms       []form         // of the values of the ops
 	opIndex     map[string]int // by key
 	constraints []raftstore.ConstraintCall
 	stored      [][]func(rev uint64) // called with the revision of each op
@@ -154,13 +155,13 @@ func (t *Tx) Require(storeKey string, revision uint64) {
 // Put writes a record that is not an object, without a condition of its own. Repeating
 // the same write has no further effect.
 func (t *Tx) Put(storeKey string, value []byte) {
-	t.addOp(raftstore.Op{Key: storeKey, Value: value})
+	t.addOp(raftstore.Op{Key: storeKey, Value: value}, form{})
 }
 
 // Remove deletes a record that is not an object, without a condition of its own.
 // Repeating the deletion has no further effect.
 func (t *Tx) Remove(storeKey string) {
-	t.addOp(raftstore.Op{Key: storeKey, Delete: true})
+	t.addOp(raftstore.Op{Key: storeKey, Delete: true}, form{})
 }
 
 // Demand adds a constraint that the state after the transaction must satisfy. Repeating
@@ -193,7 +194,11 @@ func (t *Tx) Commit(ctx context.Context, s Store) (raftstore.TxnResult, error) {
 	if t.Empty() {
 		return raftstore.TxnResult{}, nil
 	}
-	txn := raftstore.Txn{Ops: t.ops, Constraints: t.constraints}
+	ops, err := t.keepUnknown(ctx, s)
+	if err != nil {
+		return raftstore.TxnResult{}, err
+	}
+	txn := raftstore.Txn{Ops: ops, Constraints: t.constraints}
 	for _, key := range t.condOrder {
 		txn.If = append(txn.If, raftstore.Condition{Key: key, ModRevision: t.conds[key]})
 	}
@@ -238,13 +243,13 @@ func (t *Tx) replaceObject(kind *Kind, old, o, told Object) {
 		return
 	}
 	t.Unchanged(old)
-	t.addOp(raftstore.Op{Key: key, Value: after}, storeRevision(told))
+	t.addOp(raftstore.Op{Key: key, Value: after}, formOf(kind, before), storeRevision(told))
 }
 
 func (t *Tx) removeObject(kind *Kind, old Object) {
 	if key, ok := t.storeKey(kind, old); ok {
 		t.Unchanged(old)
-		t.addOp(raftstore.Op{Key: key, Delete: true})
+		t.addOp(raftstore.Op{Key: key, Delete: true}, form{})
 	}
 }
 
@@ -254,18 +259,19 @@ func (t *Tx) putObject(key string, o Object) {
 		t.fail(err)
 		return
 	}
-	t.addOp(raftstore.Op{Key: key, Value: b}, storeRevision(o))
+	t.addOp(raftstore.Op{Key: key, Value: b}, form{}, storeRevision(o))
 }
 
 func storeRevision(o Object) func(uint64) {
 	return func(rev uint64) { o.SetResourceVersion(strconv.FormatUint(rev, 10)) }
 }
 
-// addOp appends an operation; stored is called with its revision. Adding the same
+// addOp appends an operation, whose value has the form; stored is called with its
+// revision. Adding the same
 // operation twice has the effect of one, because the lists from which transactions are
 // built may contain duplicates. Two different operations for one key are an error of
 // the caller: the second would silently undo the first.
-func (t *Tx) addOp(op raftstore.Op, stored ...func(rev uint64)) {
+func (t *Tx) addOp(op raftstore.Op, value form, stored ...func(rev uint64)) {
 	i, again := t.opIndex[op.Key]
 	if again {
 		if have := t.ops[i]; have.Delete != op.Delete || !bytes.Equal(have.Value, op.Value) {
@@ -280,6 +286,7 @@ func (t *Tx) addOp(op raftstore.Op, stored ...func(rev uint64)) {
 	}
 	t.opIndex[op.Key] = len(t.ops)
 	t.ops = append(t.ops, op)
+	t.forms = append(t.forms, value)
 	t.stored = append(t.stored, stored)
 }
 

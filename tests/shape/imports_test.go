@@ -16,6 +16,7 @@ var floors = [][]string{
 	{"agent/fault"},    // how errors cross between hosts and reach users
 	{"agent/plain"},    // pure: text that others chose
 	{"agent/hostname"}, // pure: which names hosts can have
+	{"agent/skew"},     // pure: what versions owe each other's records
 	{"agent/vmi"},      // pure: a machine as it is read from its object
 	{"agent/kinds"},    // the catalogue of kinds
 	{"agent/objects"},
@@ -73,6 +74,7 @@ var forbidden = []struct {
 	from, imports, except, reason string
 }{
 	{"agent/vmi", "virtmesh", "virtmesh/agent/vmi", "the reading of a machine is pure"},
+	{"agent/skew", "virtmesh", "virtmesh/agent/skew", "what is kept depends on the values alone"},
 	{"agent/stewards/schedule/place", "virtmesh/agent/objects", "", "placement is pure"},
 	{"agent/host/domain", "virtmesh/raftstore", "", "the conversion to a domain is pure"},
 	{"agent/host/hypervisor", "virtmesh/agent/objects", "", "the contract knows domains, not objects"},

@@ -12,6 +12,9 @@
 // they read the local replica first, and confirm with a linearizable read before they
 // report an error.
 //
+// An update keeps the fields of the stored object that this version does not know (see
+// package skew). Whether it changes anything is decided by those that it knows.
+//
 // Writes carry a request ID. If the outcome of a commit is unknown, the commit is
 // retried with the same ID until the request's deadline, and only then reported.
 //

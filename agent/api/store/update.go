@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/storage"
 
+	"virtmesh/agent/skew"
 	"virtmesh/raftstore"
 )
 
@@ -18,7 +19,10 @@ import (
 type state struct {
 	obj  runtime.Object
 	data []byte
-	rev  uint64 // 0: the key does not exist
+	// known is what this version knows of data: decoded and encoded again. It is what an
+	// update's result is compared with.
+	known []byte
+	rev   uint64 // 0: the key does not exist
 	// confirmed is true if the state comes from a linearizable read, or from the
 	// store's refusal of a write. An error that results from an unconfirmed state is
 	// not reported before the state is confirmed.
@@ -34,7 +38,7 @@ type change struct {
 	cur            *state
 }
 
-func (s *Store) newChange(ctx context.Context, key string, out runtime.Object, ignoreNotFound bool, suggestion runtime.Object) (*change, error) {
+func (s *Store) newChange(ctx context.Context, key string, out runtime.Object, ignoreNotFound bool) (*change, error) {
 	key, err := storage.PrepareKey(s.prefix+"/", key, false)
 	if err != nil {
 		return nil, err
@@ -44,33 +48,10 @@ func (s *Store) newChange(ctx context.Context, key string, out runtime.Object, i
 		return nil, fmt.Errorf("change %s into %T: %w", key, out, err)
 	}
 	c := &change{store: s, key: key, typ: v, ignoreNotFound: ignoreNotFound}
-	if suggestion != nil {
-		c.cur, err = c.suggestedState(suggestion)
-		return c, err
-	}
 	if err := c.readState(ctx, raftstore.Local); err == nil && c.cur.rev != 0 {
 		return c, nil
 	}
 	return c, c.readState(ctx, raftstore.Linearizable)
-}
-
-// suggestedState returns the state of an object that the caller believes to be current.
-func (c *change) suggestedState(obj runtime.Object) (*state, error) {
-	rev, err := c.store.versioner.ObjectResourceVersion(obj)
-	if err != nil {
-		return nil, fmt.Errorf("change %s: %w", c.key, err)
-	}
-	if err := c.store.versioner.PrepareObjectForStorage(obj); err != nil {
-		return nil, fmt.Errorf("prepare %s for storage: %w", c.key, err)
-	}
-	data, err := runtime.Encode(c.store.codec, obj)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.store.versioner.UpdateObject(obj, rev); err != nil {
-		return nil, fmt.Errorf("change %s: %w", c.key, err)
-	}
-	return &state{obj: obj, data: data, rev: rev}, nil
 }
 
 // readState replaces the current state with what the store holds.
@@ -96,7 +77,24 @@ func (c *change) setState(rec *raftstore.Record, confirmed bool) error {
 		return nil
 	}
 	st.data, st.rev = rec.Value, rec.ModRevision
-	return c.store.decodeObject(rec.Value, st.obj, rec.ModRevision)
+	if _, _, err := c.store.codec.Decode(rec.Value, nil, st.obj); err != nil {
+		return err
+	}
+	known, err := runtime.Encode(c.store.codec, st.obj)
+	if err != nil {
+		return err
+	}
+	st.known = known
+	return c.store.versioner.UpdateObject(st.obj, rec.ModRevision)
+}
+
+// valueOf returns the value to store for an object whose encoding is data: with what the
+// present one has that this version does not know.
+func (s *state) valueOf(data []byte) ([]byte, error) {
+	if s.rev == 0 {
+		return data, nil
+	}
+	return skew.KeepUnknown(reflect.TypeOf(s.obj), s.data, s.known, data)
 }
 
 // confirmError decides whether an error that results from the current state is final.
@@ -127,10 +125,11 @@ func (c *change) adoptConflict(err error) error {
 }
 
 // GuaranteedUpdate implements storage.Interface. The time to live is not
-// honoured.
+// honoured. A suggestion is not used: it is an object, which does not have what this
+// version does not know of the stored one.
 func (s *Store) GuaranteedUpdate(ctx context.Context, key string, dest runtime.Object, ignoreNotFound bool,
-	pre *storage.Preconditions, try storage.UpdateFunc, suggestion runtime.Object) error {
-	c, err := s.newChange(ctx, key, dest, ignoreNotFound, suggestion)
+	pre *storage.Preconditions, try storage.UpdateFunc, _ runtime.Object) error {
+	c, err := s.newChange(ctx, key, dest, ignoreNotFound)
 	if err != nil {
 		return err
 	}
@@ -142,13 +141,17 @@ func (s *Store) GuaranteedUpdate(ctx context.Context, key string, dest runtime.O
 			}
 			continue
 		}
-		if bytes.Equal(data, c.cur.data) {
+		if bytes.Equal(data, c.cur.known) {
 			if done, err := c.finishUnchanged(ctx, data, dest); done || err != nil {
 				return err
 			}
 			continue
 		}
-		rev, err := s.putRecord(ctx, c.key, data, c.cur.rev)
+		value, err := c.cur.valueOf(data)
+		if err != nil {
+			return fmt.Errorf("update %s: %w", c.key, err)
+		}
+		rev, err := s.putRecord(ctx, c.key, value, c.cur.rev)
 		if err == nil {
 			return s.decodeObject(data, dest, rev)
 		}
@@ -182,7 +185,7 @@ func (c *change) finishUnchanged(ctx context.Context, data []byte, dest runtime.
 		if err := c.readState(ctx, raftstore.Linearizable); err != nil {
 			return false, err
 		}
-		if !bytes.Equal(data, c.cur.data) {
+		if !bytes.Equal(data, c.cur.known) {
 			return false, nil
 		}
 	}
@@ -191,8 +194,8 @@ func (c *change) finishUnchanged(ctx context.Context, data []byte, dest runtime.
 
 // Delete implements storage.Interface.
 func (s *Store) Delete(ctx context.Context, key string, out runtime.Object, pre *storage.Preconditions,
-	validate storage.ValidateObjectFunc, suggestion runtime.Object, _ storage.DeleteOptions) error {
-	c, err := s.newChange(ctx, key, out, false, suggestion)
+	validate storage.ValidateObjectFunc, _ runtime.Object, _ storage.DeleteOptions) error {
+	c, err := s.newChange(ctx, key, out, false)
 	if err != nil {
 		return err
 	}
