@@ -21,7 +21,10 @@ func (w *world) remove(name string) {
 	w.Commit(func(tx *objects.Tx) { tx.Delete(w.stored(name), objects.DeleteOptions{}) })
 	w.AwaitShown(func() bool {
 		claim, ok := w.claims.claims.Get(objects.Key{Namespace: "ns", Name: name})
-		return !ok || claim.DeletionTimestamp != nil
+		if !ok { // gone, or not shown yet
+			return w.stored(name) == nil
+		}
+		return claim.DeletionTimestamp != nil
 	})
 }
 
