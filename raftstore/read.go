@@ -43,6 +43,9 @@ func (s *Store) List(ctx context.Context, req ListRequest) (ListResult, error) {
 	}
 	result := ListResult{Revision: at.revision}
 	at.ascend(req.Prefix, req.After, func(r *stored) bool {
+		if req.UnchangedSince != 0 && r.modRevision > req.UnchangedSince {
+			return true
+		}
 		if req.Limit > 0 && len(result.Records) == req.Limit {
 			result.Remaining++
 			return true

@@ -161,6 +161,9 @@ type ListRequest struct {
 	// Revision asks for the state at an earlier revision; zero means the current
 	// state. A revision in the middle of a txn stands for the end of that txn.
 	Revision uint64
+	// UnchangedSince leaves out the records that were changed after this revision; zero
+	// leaves out none. The values left out cost nothing.
+	UnchangedSince uint64
 	ReadOptions
 }
 

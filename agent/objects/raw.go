@@ -37,7 +37,13 @@ func DecodeRaw(rec raftstore.Record) (Raw, error) {
 
 // ListRecords calls fn for every record below prefix at one revision, which it returns.
 func ListRecords(ctx context.Context, s Store, prefix string, opts raftstore.ReadOptions, fn func(raftstore.Record) error) (uint64, error) {
-	return listRecords(ctx, s, prefix, opts, fn)
+	return listRecords(ctx, s, raftstore.ListRequest{Prefix: prefix, ReadOptions: opts}, fn)
+}
+
+// ListUnchanged is ListRecords for the records that were not changed after a revision.
+// What it leaves out costs nothing, so a periodic task can pass over what it knows.
+func ListUnchanged(ctx context.Context, s Store, prefix string, since uint64, opts raftstore.ReadOptions, fn func(raftstore.Record) error) (uint64, error) {
+	return listRecords(ctx, s, raftstore.ListRequest{Prefix: prefix, UnchangedSince: since, ReadOptions: opts}, fn)
 }
 
 // UpdateRaw writes back r, which was changed since it was read. If r is being deleted

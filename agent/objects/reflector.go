@@ -92,7 +92,7 @@ func (r *reflector) listAndWatch(ctx context.Context) error {
 func (r *reflector) list(ctx context.Context) ([]raftstore.Record, uint64, error) {
 	var recs []raftstore.Record
 	local := raftstore.ReadOptions{Consistency: raftstore.Local}
-	rev, err := listRecords(ctx, r.store, r.prefix, local, func(rec raftstore.Record) error {
+	rev, err := listRecords(ctx, r.store, raftstore.ListRequest{Prefix: r.prefix, ReadOptions: local}, func(rec raftstore.Record) error {
 		recs = append(recs, rec)
 		return nil
 	})

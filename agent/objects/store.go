@@ -57,7 +57,7 @@ const listPage = 500
 func List[T Object](ctx context.Context, s Store, namespace string, opts raftstore.ReadOptions) ([]T, uint64, error) {
 	kind := KindFor[T]()
 	var out []T
-	rev, err := listRecords(ctx, s, kind.NamespacePrefix(namespace), opts, func(rec raftstore.Record) error {
+	rev, err := listRecords(ctx, s, raftstore.ListRequest{Prefix: kind.NamespacePrefix(namespace), ReadOptions: opts}, func(rec raftstore.Record) error {
 		o, err := Decode[T](rec)
 		if err != nil {
 			return err
@@ -71,9 +71,10 @@ func List[T Object](ctx context.Context, s Store, namespace string, opts raftsto
 	return out, rev, nil
 }
 
-// listRecords calls fn for every record below prefix at one revision, which it returns.
-func listRecords(ctx context.Context, s Store, prefix string, opts raftstore.ReadOptions, fn func(raftstore.Record) error) (uint64, error) {
-	req := raftstore.ListRequest{Prefix: prefix, Limit: listPage, ReadOptions: opts}
+// listRecords calls fn for every record that req asks for at one revision, which it
+// returns.
+func listRecords(ctx context.Context, s Store, req raftstore.ListRequest, fn func(raftstore.Record) error) (uint64, error) {
+	req.Limit = listPage
 	for {
 		res, err := s.List(ctx, req)
 		if err != nil {

@@ -164,7 +164,7 @@ func (s *Store) List(ctx context.Context, req raftstore.ListRequest) (raftstore.
 	res := raftstore.ListResult{Revision: s.revision}
 	view{s.records}.Ascend(req.Prefix, func(r raftstore.Record) bool {
 		switch {
-		case r.Key <= req.After:
+		case r.Key <= req.After || req.UnchangedSince != 0 && r.ModRevision > req.UnchangedSince:
 		case req.Limit > 0 && len(res.Records) == req.Limit:
 			res.More = true
 			res.Remaining++

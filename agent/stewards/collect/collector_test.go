@@ -268,36 +268,6 @@ func TestAnyForest(t *testing.T) {
 	})
 }
 
-func TestOldEventsExpire(t *testing.T) {
-	stewardstest.Run(t, func(w *stewardstest.World) {
-		create := func(n int, name string) {
-			w.Commit(func(tx *objects.Tx) {
-				for i := range n {
-					tx.Create(&corev1.Event{
-						ObjectMeta:    metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint(name, i)},
-						LastTimestamp: metav1.Now(),
-					})
-				}
-			})
-		}
-		// Two hosts: one of them does it.
-		for _, host := range []string{"h1", "h2"} {
-			e, err := NewExpirer(w.Host(host).Deps)
-			w.Check(err)
-			w.Host(host).Start(e.Run)
-		}
-		create(450, "old")
-		time.Sleep(40 * time.Minute)
-		create(3, "new")
-		if n := w.CommitsDuring(30 * time.Minute); n != 3 {
-			t.Errorf("%d transactions to delete 450 events, want 3", n)
-		}
-		if n := len(w.Names(eventsPrefix)); n != 3 {
-			t.Errorf("%d events, want the 3 new ones", n)
-		}
-	})
-}
-
 // A change that the graph has not seen yet is a lost race, not a failure that
 // anyone should be told of.
 func TestAnOldGraphIsAConflict(t *testing.T) {
