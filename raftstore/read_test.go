@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -146,5 +148,42 @@ func TestSilentLeaderHoldsNobodyUp(t *testing.T) {
 			}
 			wg.Wait()
 		})
+	}
+}
+
+// A list may leave out what was changed after a revision, page by page and at an earlier
+// revision too.
+func TestListOfWhatIsUnchanged(t *testing.T) {
+	s := raftstoretest.New(t)
+	for i := range 5 {
+		mustCommit(t, s, put(fmt.Sprint("/k/", i), "old"))
+	}
+	known := s.Revision()
+	mustCommit(t, s, put("/k/1", "new"))
+	mustCommit(t, s, put("/k/9", "new"))
+	mustCommit(t, s, raftstore.Txn{Ops: []raftstore.Op{{Key: "/k/3", Delete: true}}})
+	list := func(req raftstore.ListRequest) (keys []string, more bool) {
+		t.Helper()
+		req.Prefix, req.UnchangedSince = "/k/", known
+		l, err := s.List(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range l.Records {
+			keys = append(keys, strings.TrimPrefix(r.Key, "/k/"))
+		}
+		return keys, l.More
+	}
+	if got, _ := list(raftstore.ListRequest{}); !slices.Equal(got, []string{"0", "2", "4"}) {
+		t.Errorf("unchanged are %v, want 0, 2 and 4", got)
+	}
+	if got, more := list(raftstore.ListRequest{Limit: 2}); !slices.Equal(got, []string{"0", "2"}) || !more {
+		t.Errorf("the first page is %v, more %v; want 0 and 2, and more", got, more)
+	}
+	if got, more := list(raftstore.ListRequest{Limit: 2, After: "/k/2"}); !slices.Equal(got, []string{"4"}) || more {
+		t.Errorf("the second page is %v, more %v; want 4, and no more", got, more)
+	}
+	if got, _ := list(raftstore.ListRequest{Revision: known}); !slices.Equal(got, []string{"0", "1", "2", "3", "4"}) {
+		t.Errorf("at the revision itself unchanged are %v, want all five", got)
 	}
 }

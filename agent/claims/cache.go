@@ -20,6 +20,8 @@ type Cache struct {
 
 	mu         sync.RWMutex
 	instances  map[types.UID]Instance
+	onHost     index[string, types.UID]      // instances by Host and Target
+	held       index[types.UID, objects.Key] // volumes by holder
 	epochs     map[objects.Key]Epoch
 	floor      Floor
 	guards     map[string]uint64
@@ -71,7 +73,7 @@ func NewCache(c *objects.Cache, log *slog.Logger) *Cache {
 }
 
 func (c *Cache) clear() {
-	c.instances = map[types.UID]Instance{}
+	c.instances, c.onHost, c.held = map[types.UID]Instance{}, index[string, types.UID]{}, index[types.UID, objects.Key]{}
 	c.epochs, c.floor = map[objects.Key]Epoch{}, Floor{}
 	c.capacities = map[string]Capacity{}
 	c.volumes = map[objects.Key]Volume{}
@@ -110,10 +112,8 @@ func (c *Cache) OnHost(host string) []Instance {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	var out []Instance
-	for _, in := range c.instances {
-		if in.Host == host || in.Target == host {
-			out = append(out, in)
-		}
+	for uid := range c.onHost[host] {
+		out = append(out, c.instances[uid])
 	}
 	return out
 }
@@ -171,10 +171,8 @@ func (c *Cache) VolumesOf(uid types.UID) []Volume {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	var out []Volume
-	for _, v := range c.volumes {
-		if slices.Contains(v.Holders, uid) {
-			out = append(out, v)
-		}
+	for key := range c.held[uid] {
+		out = append(out, c.volumes[key])
 	}
 	return out
 }
@@ -276,9 +274,8 @@ func (c *Cache) setRecord(rec raftstore.Record) (ev Event, ok bool) {
 	case strings.HasPrefix(rec.Key, instancePrefix):
 		var v Instance
 		if v, err = decodeValue[Instance](rec); err == nil {
-			v.Revision = rec.ModRevision
-			ev.Instance = &InstanceChange{Old: lookup(c.instances, v.UID), New: &v}
-			c.instances[v.UID], ok = v, true
+			v.Revision, ok = rec.ModRevision, true
+			ev.Instance = &InstanceChange{Old: c.replaceInstance(v.UID, &v), New: &v}
 		}
 	case strings.HasPrefix(rec.Key, epochPrefix):
 		var v Epoch
@@ -304,7 +301,8 @@ func (c *Cache) setRecord(rec raftstore.Record) (ev Event, ok bool) {
 		if v, err = decodeValue[Volume](rec); err == nil {
 			v.Revision = rec.ModRevision
 			key := splitKey(rec.Key, volumePrefix)
-			c.volumes[key], ev.Volume, ok = v, &key, true
+			c.replaceVolume(key, &v)
+			ev.Volume, ok = &key, true
 		}
 	case strings.HasPrefix(rec.Key, migrationPrefix):
 		var v Migration
@@ -333,8 +331,7 @@ func (c *Cache) unsetRecord(storeKey string) (ev Event, ok bool) {
 	switch {
 	case strings.HasPrefix(storeKey, instancePrefix):
 		uid := types.UID(strings.TrimPrefix(storeKey, instancePrefix))
-		ev.Instance = &InstanceChange{Old: lookup(c.instances, uid)}
-		delete(c.instances, uid)
+		ev.Instance = &InstanceChange{Old: c.replaceInstance(uid, nil)}
 		return ev, ev.Instance.Old != nil
 	case strings.HasPrefix(storeKey, epochPrefix):
 		delete(c.epochs, splitKey(storeKey, epochPrefix))
@@ -345,7 +342,7 @@ func (c *Cache) unsetRecord(storeKey string) (ev Event, ok bool) {
 		return ev, ev.Capacity.Old != nil
 	case strings.HasPrefix(storeKey, volumePrefix):
 		key := splitKey(storeKey, volumePrefix)
-		delete(c.volumes, key)
+		c.replaceVolume(key, nil)
 		return Event{Volume: &key}, true
 	case strings.HasPrefix(storeKey, migrationPrefix):
 		uid := types.UID(strings.TrimPrefix(storeKey, migrationPrefix))

@@ -61,8 +61,21 @@ func held(c *Cache) map[string]any {
 	for _, claim := range cacheVolumes {
 		volumes[claim] = c.Volume(objects.Key{Namespace: "ns", Name: claim})
 	}
+	onHost, volumesOf := map[string]map[types.UID]Instance{}, map[types.UID]map[string]Volume{}
+	for _, host := range cacheHosts {
+		onHost[host] = map[types.UID]Instance{}
+		for _, in := range c.OnHost(host) {
+			onHost[host][in.UID] = in
+		}
+	}
+	for uid := range instances {
+		volumesOf[uid] = map[string]Volume{}
+		for _, v := range c.VolumesOf(uid) {
+			volumesOf[uid][v.Claim] = v
+		}
+	}
 	return map[string]any{
-		"instances": instances, "migrations": migrations, "capacities": capacities, "volumes": volumes,
+		"onHost": onHost, "volumesOf": volumesOf, "instances": instances, "migrations": migrations, "capacities": capacities, "volumes": volumes,
 		"epochs": c.Epochs(), "floor": c.Floor(), "guards": c.Guards(),
 	}
 }

@@ -152,8 +152,10 @@ func (h *Host) openExecutor(config Config, deps Deps) error {
 
 // showGuests registers the metrics of this host's guests.
 func (h *Host) showGuests(deps Deps) error {
+	here := objects.Select(h.instances, func(vmi *kubevirtv1.VirtualMachineInstance) bool { return vmi.Status.NodeName == deps.Self.Name })
+	h.onClose(here.Close)
 	cfg := metrics.DefaultConfig()
-	cfg.Host, cfg.Hypervisor, cfg.Instances = deps.Self.Name, h.machine.hypervisor, h.instances
+	cfg.Host, cfg.Hypervisor, cfg.Instances = deps.Self.Name, h.machine.hypervisor, here
 	cfg.Logger = deps.Logger.With("part", "metrics")
 	collector, err := metrics.New(cfg)
 	if err != nil {

@@ -1,7 +1,6 @@
 package objects
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -243,7 +242,5 @@ func (i *Informer[T]) deliverChange(c Change[T]) {
 }
 
 func sortObjects[T Object](objs []T) {
-	slices.SortFunc(objs, func(a, b T) int {
-		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
-	})
+	slices.SortFunc(objs, func(a, b T) int { return CompareKeys(KeyOf(a), KeyOf(b)) })
 }

@@ -13,10 +13,10 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// Instances lists the instances of the mesh, as an informer does. List must not block.
-// The Collector does not change what List returns.
+// Instances lists the instances whose status names this host. List must not block. The
+// Collector does not change what List returns.
 type Instances interface {
-	List(namespace string) []*kubevirtv1.VirtualMachineInstance
+	List() []*kubevirtv1.VirtualMachineInstance
 }
 
 // Config is what a Collector works with.
@@ -26,7 +26,7 @@ type Config struct {
 	// Hypervisor has the guests. Stats must return when its context ends.
 	// Required.
 	Hypervisor hypervisor.Observer
-	// Instances are listed in kubevirt_vmi_info, those of this host. Required.
+	// Instances are listed in kubevirt_vmi_info. Required.
 	Instances Instances
 	// Timeout bounds a scrape. It should be less than Prometheus' own
 	// scrape_timeout, so that the agent's other metrics arrive even then.
@@ -94,10 +94,8 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for i := range guests {
 		c.families.guest(out, &guests[i])
 	}
-	for _, vmi := range c.cfg.Instances.List("") {
-		if vmi.Status.NodeName == c.cfg.Host {
-			c.families.instance(out, vmi)
-		}
+	for _, vmi := range c.cfg.Instances.List() {
+		c.families.instance(out, vmi)
 	}
 }
 

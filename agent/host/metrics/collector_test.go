@@ -32,10 +32,10 @@ func fixed(all ...hypervisor.Stats) observer {
 	return observer{stats: func(context.Context) ([]hypervisor.Stats, error) { return all, nil }}
 }
 
-// listed are instances of the mesh.
+// listed are instances of the host.
 type listed []*kubevirtv1.VirtualMachineInstance
 
-func (l listed) List(string) []*kubevirtv1.VirtualMachineInstance { return l }
+func (l listed) List() []*kubevirtv1.VirtualMachineInstance { return l }
 
 // collect registers a collector strictly: a metric that Describe does not announce
 // fails the scrape.
@@ -185,10 +185,8 @@ func TestInfoShowsTheInstancesOfThisHost(t *testing.T) {
 	moving := stuck.DeepCopy()
 	moving.Name = "c"
 	moving.Status.Conditions = []kubevirtv1.VirtualMachineInstanceCondition{{Type: kubevirtv1.VirtualMachineInstanceIsMigratable, Status: corev1.ConditionTrue}}
-	elsewhere := here.DeepCopy()
-	elsewhere.Name, elsewhere.Status.NodeName = "d", "h2"
 
-	c, _ := collect(t, fixed(), here, stuck, moving, elsewhere)
+	c, _ := collect(t, fixed(), here, stuck, moving)
 	line := func(name, evictable, flavor, instanceType, os string) string {
 		return fmt.Sprintf(`kubevirt_vmi_info{evictable="%s",flavor="%s",guest_os_arch="",guest_os_kernel_release="",guest_os_machine="q35",guest_os_name="",guest_os_version_id="",instance_type="%s",name="%s",namespace="ns",node="h1",os="%s",outdated="false",phase="running",preference="<none>",vmi_pod="<none>",workload="<none>"} 1
 `, evictable, flavor, instanceType, name, os)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"sync"
 
 	k8scni "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
@@ -108,6 +110,28 @@ func gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Nex
 func (n *Network) isOnThisHost(vmi *kubevirtv1.VirtualMachineInstance) bool {
 	claim, claimed := n.Claims.Instance(vmi.UID)
 	return claimed && claim.Host == n.Host
+}
+
+// instancesHere returns the instances whose claims name this host, and connecting if it is
+// not nil, ordered by key. The claims say which they are, so that those of other hosts
+// are not looked at.
+func (n *Network) instancesHere(connecting *kubevirtv1.VirtualMachineInstance) []*kubevirtv1.VirtualMachineInstance {
+	uids := map[objects.Key]types.UID{}
+	for _, claim := range n.Claims.OnHost(n.Host) {
+		if claim.Host == n.Host {
+			uids[claim.Key()] = claim.UID
+		}
+	}
+	if connecting != nil {
+		uids[objects.KeyOf(connecting)] = connecting.UID
+	}
+	var here []*kubevirtv1.VirtualMachineInstance
+	for _, key := range slices.SortedFunc(maps.Keys(uids), objects.CompareKeys) {
+		if vmi, ok := n.Instances.Get(key); ok && vmi.UID == uids[key] {
+			here = append(here, vmi)
+		}
+	}
+	return here
 }
 
 // setNetwork builds the wanted network and applies it to the host. connecting, if not nil,

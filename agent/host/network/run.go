@@ -112,8 +112,8 @@ func (n *Network) matchInstances() {
 // storeMissingAttachments reads the networks of running instances that have no stored
 // attachment: an agent that did not store attachments started them.
 func (n *Network) storeMissingAttachments() {
-	for _, vmi := range n.Instances.List("") {
-		if !n.isOnThisHost(vmi) || vmi.Status.Phase != kubevirtv1.Running {
+	for _, vmi := range n.instancesHere(nil) {
+		if vmi.Status.Phase != kubevirtv1.Running {
 			continue
 		}
 		for name, network := range networksByName(vmi) {

@@ -27,13 +27,12 @@ func (n *Network) buildWant(connecting *kubevirtv1.VirtualMachineInstance) *buil
 	b.want.Bridges = []netplug.Bridge{n.podBridge()}
 	// Guests that run come first: an instance that starts must not take the MAC address
 	// or the tap of one of them.
-	instances := n.Instances.List("")
+	instances := n.instancesHere(connecting)
 	slices.SortStableFunc(instances, func(x, y *kubevirtv1.VirtualMachineInstance) int {
 		return cmp.Compare(starting(x), starting(y))
 	})
 	for _, vmi := range instances {
-		here := n.isOnThisHost(vmi) || connecting != nil && vmi.UID == connecting.UID
-		if here && !vmi.IsFinal() {
+		if !vmi.IsFinal() {
 			b.addInstance(vmi)
 		}
 	}

@@ -82,12 +82,14 @@ func (e *Epochs) reconcile(ctx context.Context, _ stewards.Key) (stewards.Result
 // forgetUnused forgets up to sweepBatch names. The others wait for the next
 // round.
 func (e *Epochs) forgetUnused(ctx context.Context) error {
+	used := e.usedNames()
 	unused := map[objects.Key]claims.Epoch{}
 	for key, last := range e.claims.Epochs() {
 		if len(unused) == sweepBatch {
 			break
 		}
-		if e.unused(key, last) {
+		_, claimed := e.claims.Instance(last.UID)
+		if !claimed && !used[key] {
 			unused[key] = last
 		}
 	}
@@ -118,13 +120,11 @@ func (e *Epochs) forgetGuards(tx *objects.Tx) {
 	}
 }
 
-func (e *Epochs) unused(key objects.Key, last claims.Epoch) bool {
-	if _, ok := e.vms.Get(key); ok {
-		return false
+// usedNames returns the names of all machines and instances. No object is looked at.
+func (e *Epochs) usedNames() map[objects.Key]bool {
+	used := map[objects.Key]bool{}
+	for _, key := range append(e.vms.Keys(), e.vmis.Keys()...) {
+		used[key] = true
 	}
-	if _, ok := e.vmis.Get(key); ok {
-		return false
-	}
-	_, claimed := e.claims.Instance(last.UID)
-	return !claimed
+	return used
 }

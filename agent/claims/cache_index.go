@@ -1,0 +1,59 @@
+package claims
+
+import (
+	"k8s.io/apimachinery/pkg/types"
+
+	"virtmesh/agent/objects"
+)
+
+// index finds the claims that name something.
+type index[K, V comparable] map[K]map[V]struct{}
+
+func (x index[K, V]) add(key K, value V) {
+	if x[key] == nil {
+		x[key] = map[V]struct{}{}
+	}
+	x[key][value] = struct{}{}
+}
+
+func (x index[K, V]) remove(key K, value V) {
+	delete(x[key], value)
+	if len(x[key]) == 0 {
+		delete(x, key)
+	}
+}
+
+// replaceInstance stores the claim of an instance, or removes it if now is nil, and
+// returns the one before. The caller holds c.mu.
+func (c *Cache) replaceInstance(uid types.UID, now *Instance) (old *Instance) {
+	if old = lookup(c.instances, uid); old != nil {
+		for _, host := range old.Hosts() {
+			c.onHost.remove(host, uid)
+		}
+	}
+	if now == nil {
+		delete(c.instances, uid)
+		return old
+	}
+	c.instances[uid] = *now
+	for _, host := range now.Hosts() {
+		c.onHost.add(host, uid)
+	}
+	return old
+}
+
+// replaceVolume stores the claim on a volume, or removes it if now is nil. The caller
+// holds c.mu.
+func (c *Cache) replaceVolume(key objects.Key, now *Volume) {
+	for _, uid := range c.volumes[key].Holders {
+		c.held.remove(uid, key)
+	}
+	if now == nil {
+		delete(c.volumes, key)
+		return
+	}
+	c.volumes[key] = *now
+	for _, uid := range now.Holders {
+		c.held.add(uid, key)
+	}
+}
