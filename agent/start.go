@@ -77,8 +77,8 @@ func (a *Agent) openHost(ctx context.Context) error {
 	}
 	a.host, err = host.Open(ctx, a.config.HostConfig, host.Deps{
 		Self: host.Self{Name: a.config.Name, Advertise: a.config.Advertise, StateDir: a.config.StateDir, Facts: gossip.Facts{
-			MeshAddr: a.config.MeshAddress(), Zone: a.config.Zone, Version: a.options.Version, FeatureLevel: membership.FeatureLevel,
-			Labels: a.config.Labels,
+			MeshAddr: a.config.MeshAddress(), Zone: a.config.Zone, Version: a.options.Version,
+			LowestFeatureLevel: membership.LowestFeatureLevel, FeatureLevel: membership.FeatureLevel, Labels: a.config.Labels,
 		}},
 		Store: a.view.store, Cache: a.view.cache, Claims: a.view.claims, Recorder: a.view.recorder, Stewardship: a.view.stewardship,
 		Mesh: a.member.Peers(), HearsLeader: a.member.Store().HearsLeader, Subnet: subnet, Logger: a.log, Metrics: a.metrics,

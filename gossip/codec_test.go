@@ -28,7 +28,7 @@ func genFacts(t *rapid.T) Facts {
 	list := rapid.SliceOfN(str, 1, 20)
 	f := Facts{
 		MeshAddr: str.Draw(t, "mesh"), Zone: str.Draw(t, "zone"), Version: str.Draw(t, "version"),
-		FeatureLevel: rapid.Int().Draw(t, "level"), KVM: rapid.Bool().Draw(t, "kvm"),
+		FeatureLevel: rapid.Int().Draw(t, "level"), LowestFeatureLevel: rapid.Int().Draw(t, "lowest"), KVM: rapid.Bool().Draw(t, "kvm"),
 		Allocatable: genResources(t, "allocatable"), Free: genResources(t, "free"),
 		Load:          float64(rapid.Float32().Draw(t, "load")),
 		Unschedulable: rapid.Bool().Draw(t, "unschedulable"),
@@ -146,7 +146,11 @@ func TestStateSurvivesEncoding(t *testing.T) {
 		want := digest{
 			from: name.Draw(t, "from"),
 			entries: rapid.MapOf(name, rapid.Custom(func(t *rapid.T) versions {
-				return versions{version.Draw(t, "load"), version.Draw(t, "host")}
+				v := versions{version.Draw(t, "load"), version.Draw(t, "host")}
+				if rapid.Bool().Draw(t, "later") {
+					v[rapid.IntRange(2, sectionSlots-1).Draw(t, "slot")] = version.Draw(t, "section of a later version")
+				}
+				return v
 			})).Draw(t, "entries"),
 		}
 		recs := rapid.SliceOf(rapid.Custom(func(t *rapid.T) record {
@@ -177,12 +181,18 @@ func TestBatchIsBounded(t *testing.T) {
 }
 
 func TestMetaSurvivesEncoding(t *testing.T) {
-	for _, want := range []nodeMeta{{}, {"10.0.0.1:7443", 3}, {"[::1]:1", -1}} {
+	for _, want := range []nodeMeta{{}, {"10.0.0.1:7443", 2, 3}, {"[::1]:1", 0, -1}} {
 		if got := decodeMeta(want.encode()); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	}
-	for _, b := range [][]byte{nil, {99}, {1}, {1, 0x80}} {
+	later := nodeMeta{"10.0.0.1:7443", 1, 2}.encode()
+	w := fieldWriter{buf: later}
+	w.str(200, "from a later version")
+	if got := decodeMeta(w.buf); got != (nodeMeta{"10.0.0.1:7443", 1, 2}) {
+		t.Errorf("with a field of a later version: %+v", got)
+	}
+	for _, b := range [][]byte{nil, {99}, {metaVersion}, {metaVersion, 0x80}} {
 		if got := decodeMeta(b); got != (nodeMeta{}) {
 			t.Errorf("%v: got %+v, want nothing", b, got)
 		}

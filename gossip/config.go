@@ -69,7 +69,23 @@ type Config struct {
 	Logger *slog.Logger
 	// Registerer receives the metrics; nil for none.
 	Registerer prometheus.Registerer
+
+	// protocol is the versions of this package's protocol that the member speaks. Tests
+	// set it.
+	protocol protocolRange
 }
+
+// The versions of this package's protocol, which is the messages of facts, the digests and
+// the metadata. Members tell each other their ranges, and memberlist refuses to join where
+// one does not speak what another one does. Fields, sections and kinds of messages are
+// added without a new version, because members skip and relay what they do not know.
+const (
+	lowestProtocol  = 1
+	highestProtocol = 1
+)
+
+// protocolRange is versions of this package's protocol; the lowest is spoken.
+type protocolRange struct{ lowest, highest uint8 }
 
 // Seed is a member by which the mesh can be found.
 type Seed struct {

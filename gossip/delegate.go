@@ -1,37 +1,40 @@
 package gossip
 
 import (
-	"encoding/binary"
 	"net"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 )
 
-// metaVersion is the first byte of the metadata.
-const metaVersion = 1
+// metaVersion is the first byte of the metadata. Fields behind it are tagged like facts,
+// so later versions add fields and leave it as it is.
+const metaVersion = 2
 
 // nodeMeta is the metadata that memberlist itself carries for every member. It is
 // known as soon as the member is, and no loss of facts affects it.
 type nodeMeta struct {
-	MeshAddr     string
-	FeatureLevel int
+	MeshAddr           string
+	LowestFeatureLevel int
+	FeatureLevel       int
+}
+
+func metaOf(f *Facts) nodeMeta {
+	return nodeMeta{MeshAddr: f.MeshAddr, LowestFeatureLevel: f.LowestFeatureLevel, FeatureLevel: f.FeatureLevel}
 }
 
 func (m nodeMeta) encode() []byte {
-	b := binary.AppendVarint([]byte{metaVersion}, int64(m.FeatureLevel))
-	return append(b, m.MeshAddr...)
+	f := Facts{MeshAddr: m.MeshAddr, LowestFeatureLevel: m.LowestFeatureLevel, FeatureLevel: m.FeatureLevel}
+	return append([]byte{metaVersion}, encodeSection(sectionHost, &f)...)
 }
 
 // decodeMeta decodes metadata. Metadata of an unknown version gives an empty result.
 func decodeMeta(b []byte) nodeMeta {
-	r := reader{b: b}
-	if r.byte() != metaVersion {
+	var f Facts
+	if len(b) == 0 || b[0] != metaVersion || decodeSection(b[1:], &f) != nil {
 		return nodeMeta{}
 	}
-	m := nodeMeta{FeatureLevel: int(r.varint())}
-	m.MeshAddr = string(r.b)
-	return m
+	return metaOf(&f)
 }
 
 // delegate receives memberlist's callbacks. memberlist holds its own lock during some

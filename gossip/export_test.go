@@ -26,3 +26,32 @@ func ForgeFacts(g *Gossip, of string, ahead time.Duration, f Facts) {
 		g.mergeRecord(now, record{name: of, sec: i, version: version, count: 1, raw: encodeSection(i, &f)})
 	}
 }
+
+// Speak makes a member speak versions of the protocol from lowest to highest.
+func Speak(cfg *Config, lowest, highest uint8) { cfg.protocol = protocolRange{lowest, highest} }
+
+// LaterSection is a section that a later version may have.
+const LaterSection = sectionSlots - 1
+
+// AnnounceLater makes g announce a section that only later versions have.
+func AnnounceLater(g *Gossip, text string) {
+	var w fieldWriter
+	w.str(200, text)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.own.secs[LaterSection], g.own.dirty[LaterSection] = w.buf, true
+	g.own.announced = time.Time{}
+	g.announceFacts(time.Now())
+}
+
+// LaterOf returns what g knows of that section of a member.
+func LaterOf(g *Gossip, name string) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, rec := range g.facts.appendNewer(nil, name, versions{}) {
+		if r := (reader{b: rec.raw}); rec.sec == LaterSection && r.uvarint() == 200 {
+			return string(r.bytes())
+		}
+	}
+	return ""
+}

@@ -15,8 +15,10 @@ type Facts struct {
 	Zone string
 	// Version is the version of the member's agent.
 	Version string
-	// FeatureLevel is the newest protocol level the member understands.
-	FeatureLevel int
+	// LowestFeatureLevel and FeatureLevel are the lowest and the highest feature level of
+	// the mesh that the member's version knows.
+	LowestFeatureLevel int
+	FeatureLevel       int
 	// Allocatable is the total amount that the member offers to guests.
 	Allocatable Resources
 	// Free is the part of Allocatable that is not taken.

@@ -24,6 +24,10 @@ const (
 	sectionCount
 )
 
+// sectionSlots is how many sections a member keeps and relays. Those from sectionCount on
+// come from later versions; what they say is not read here.
+const sectionSlots = 8
+
 const (
 	tagMeshAddr      = 1
 	tagZone          = 2
@@ -39,6 +43,7 @@ const (
 	tagLabels        = 12
 	tagUnschedulable = 13
 	tagIdle          = 14
+	tagLowestLevel   = 15
 )
 
 // errMalformed is returned by every decoder of this package for bytes that no
@@ -63,6 +68,9 @@ func encodeSection(s section, f *Facts) []byte {
 		w.str(tagVersion, f.Version)
 		if f.FeatureLevel != 0 {
 			w.field(tagFeatureLevel, binary.AppendVarint(nil, int64(f.FeatureLevel)))
+		}
+		if f.LowestFeatureLevel != 0 {
+			w.field(tagLowestLevel, binary.AppendVarint(nil, int64(f.LowestFeatureLevel)))
 		}
 		w.resources(tagAllocatable, f.Allocatable)
 		w.flag(tagKVM, f.KVM)
@@ -100,6 +108,8 @@ func decodeField(tag uint64, v *reader, f *Facts) {
 		f.Version = string(v.b)
 	case tagFeatureLevel:
 		f.FeatureLevel = int(v.varint())
+	case tagLowestLevel:
+		f.LowestFeatureLevel = int(v.varint())
 	case tagAllocatable:
 		f.Allocatable = v.resources()
 	case tagFree:

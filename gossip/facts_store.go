@@ -22,8 +22,8 @@ type factStore struct {
 }
 
 type factEntry struct {
-	secs    [sectionCount]stored
-	partial [sectionCount]*assembly
+	secs    [sectionSlots]stored
+	partial [sectionSlots]*assembly
 	decoded *Facts
 	at      time.Time
 }
@@ -55,7 +55,7 @@ const (
 
 // applyRecord stores a record if it is newer than the known one. It keeps rec.raw.
 func (s *factStore) applyRecord(now time.Time, rec record) outcome {
-	if rec.sec >= sectionCount {
+	if rec.sec >= sectionSlots {
 		return stale
 	}
 	e := s.entries[rec.name]

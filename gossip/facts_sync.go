@@ -59,7 +59,7 @@ func (g *Gossip) SetFacts(f Facts) error {
 	if err != nil {
 		return err
 	}
-	meta := nodeMeta{MeshAddr: f.MeshAddr, FeatureLevel: f.FeatureLevel}
+	meta := metaOf(&f)
 	if len(meta.encode()) > memberlist.MetaMaxSize {
 		return fmt.Errorf("MeshAddr of %d bytes: %w", len(f.MeshAddr), ErrFactsTooLarge)
 	}
@@ -75,7 +75,8 @@ func (g *Gossip) SetFacts(f Facts) error {
 		}
 	}
 	metaChanged := meta != g.own.meta
-	g.own.facts, g.own.secs, g.own.meta = f, secs, meta
+	g.own.facts, g.own.meta = f, meta
+	copy(g.own.secs[:], secs[:])
 	if !changed {
 		return nil
 	}
@@ -106,8 +107,8 @@ func encodeFacts(f *Facts) (secs [sectionCount][]byte, err error) {
 type ownFacts struct {
 	facts     Facts
 	meta      nodeMeta
-	secs      [sectionCount][]byte
-	dirty     [sectionCount]bool // the section must be announced
+	secs      [sectionSlots][]byte
+	dirty     [sectionSlots]bool // the section must be announced
 	floor     versions           // highest versions of these facts seen anywhere in the mesh
 	announced time.Time
 }
@@ -189,7 +190,7 @@ func (g *Gossip) receiveMessage(msg []byte) error {
 func (g *Gossip) mergeRecord(now time.Time, rec record) outcome {
 	if rec.name == g.name {
 		var v versions
-		if rec.sec < sectionCount {
+		if rec.sec < sectionSlots {
 			v[rec.sec] = rec.version
 		}
 		g.outbidVersions(now, v)
@@ -210,7 +211,8 @@ func (g *Gossip) mergeRecord(now time.Time, rec record) outcome {
 // outbidVersions makes sure that the versions of this member's facts are higher than
 // those that other members have. Only this member writes its facts, so a higher
 // version was written before a restart, and the clock has been set back since. Other
-// members would ignore the new facts. The caller holds the lock.
+// members would ignore the new facts. A section that this version does not know was
+// written before a downgrade, and is emptied. The caller holds the lock.
 func (g *Gossip) outbidVersions(now time.Time, theirs versions) {
 	for i, v := range theirs {
 		if v > g.own.floor[i] && v <= versionHorizon(now) {

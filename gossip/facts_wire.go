@@ -108,7 +108,7 @@ func parseBatch(b []byte) ([]record, error) {
 		if err != nil {
 			return nil, err
 		}
-		if rec.sec < sectionCount { // a later version may have more sections
+		if rec.sec < sectionSlots {
 			recs = append(recs, rec)
 		}
 	}
@@ -116,7 +116,7 @@ func parseBatch(b []byte) ([]record, error) {
 }
 
 // versions are the versions of a member's sections.
-type versions [sectionCount]uint64
+type versions [sectionSlots]uint64
 
 // digest lists the versions of facts that a member has, by member name.
 type digest struct {
@@ -124,15 +124,30 @@ type digest struct {
 	entries map[string]versions
 }
 
+// sections returns how many sections the digest lists: those of this version, and those of
+// later ones that some member has.
+func (d digest) sections() int {
+	n := int(sectionCount)
+	for _, v := range d.entries {
+		for i := n; i < len(v); i++ {
+			if v[i] > 0 {
+				n = i + 1
+			}
+		}
+	}
+	return n
+}
+
 // encodeState encodes one half of a push-pull: the digest, then records up to limit
 // bytes.
 func encodeState(d digest, recs []record, limit int) []byte {
 	b := appendString([]byte{kindState}, d.from)
-	b = append(b, byte(sectionCount))
+	sections := d.sections()
+	b = append(b, byte(sections))
 	b = binary.AppendUvarint(b, uint64(len(d.entries)))
 	for name, v := range d.entries {
 		b = appendString(b, name)
-		for _, n := range v {
+		for _, n := range v[:sections] {
 			b = binary.AppendUvarint(b, n)
 		}
 	}

@@ -61,6 +61,9 @@ func New(cfg Config) (*Gossip, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("gossip config: %w", err)
 	}
+	if cfg.protocol == (protocolRange{}) {
+		cfg.protocol = protocolRange{lowestProtocol, highestProtocol}
+	}
 	ring, err := newKeyring(cfg.Keys)
 	if err != nil {
 		return nil, err
@@ -102,7 +105,7 @@ func (g *Gossip) setFirstFacts(f Facts) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.own.announced = time.Time{}
-	g.own.dirty = [sectionCount]bool{true, true}
+	g.own.dirty = [sectionSlots]bool{sectionLoad: true, sectionHost: true}
 	g.announceFacts(now)
 	return nil
 }
@@ -173,6 +176,12 @@ func (g *Gossip) listConfig(bindPort, advertisePort int) *memberlist.Config {
 	// When a partition heals, this many messages arrive at once.
 	c.HandoffQueueDepth = 8192
 
+	// What memberlist speaks, so that a new version of it does not change that by itself,
+	// and what this package speaks.
+	c.ProtocolVersion = memberlist.ProtocolVersion2Compatible
+	c.DelegateProtocolVersion = g.config.protocol.lowest
+	c.DelegateProtocolMin, c.DelegateProtocolMax = g.config.protocol.lowest, g.config.protocol.highest
+
 	d := delegate{g}
 	c.Delegate, c.Events, c.Conflict, c.Ping = d, d, d, d
 	return c
@@ -227,7 +236,8 @@ func (g *Gossip) member(p *peer) Member {
 		m.Facts = *f
 	}
 	if m.Facts.MeshAddr == "" {
-		m.Facts.MeshAddr, m.Facts.FeatureLevel = p.meta.MeshAddr, p.meta.FeatureLevel
+		m.Facts.MeshAddr = p.meta.MeshAddr
+		m.Facts.LowestFeatureLevel, m.Facts.FeatureLevel = p.meta.LowestFeatureLevel, p.meta.FeatureLevel
 	}
 	return m
 }

@@ -57,7 +57,7 @@ type Member struct {
 	State State
 	Since time.Time
 	// Facts are the newest known facts. Until the first ones arrive they hold only
-	// MeshAddr and FeatureLevel. They are shared and must not be modified.
+	// MeshAddr and the feature levels. They are shared and must not be modified.
 	Facts Facts
 }
 

@@ -16,8 +16,12 @@ import (
 	"virtmesh/raftstore"
 )
 
-// FeatureLevel is the newest set of rules and formats that this version supports.
-const FeatureLevel = 1
+// LowestFeatureLevel and FeatureLevel are the oldest and the newest set of rules and formats
+// that this version supports.
+const (
+	LowestFeatureLevel = 1
+	FeatureLevel       = 1
+)
 
 // Paths and ports of an agent that the command line knows without asking the agent.
 const (

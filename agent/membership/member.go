@@ -225,7 +225,8 @@ func (m *Member) openPort(context.Context) error {
 // initialFacts returns the facts that this host gossips before it knows what it can
 // run.
 func (m *Member) initialFacts() gossip.Facts {
-	return gossip.Facts{MeshAddr: m.config.MeshAddress(), Zone: m.config.Zone, Version: m.options.Version, FeatureLevel: FeatureLevel}
+	return gossip.Facts{MeshAddr: m.config.MeshAddress(), Zone: m.config.Zone, Version: m.options.Version,
+		LowestFeatureLevel: LowestFeatureLevel, FeatureLevel: FeatureLevel}
 }
 
 func (m *Member) startGossip(context.Context) error {
