@@ -26,6 +26,10 @@ const (
 	follows                         // it pulls
 )
 
+// settledBeats is how many beats a follower must have been fed for it to have found its
+// place.
+const settledBeats = 10
+
 // feed is what a follower knows of its source and, through it, of the leader.
 type feed struct {
 	mu sync.Mutex
@@ -182,8 +186,9 @@ func (s *Store) askWhetherToFollow(ctx context.Context) {
 }
 
 // follow looks for a source and pulls from it until it needs another one. It returns false
-// if it found none.
+// if it found none, or none that feeds it for a while.
 func (s *Store) follow(ctx context.Context) bool {
+	began := time.Now()
 	src, err := s.findSource(ctx, s.knownSources(), "")
 	if err != nil {
 		s.log.Debug("no source feeds this replica yet", "err", err)
@@ -201,7 +206,7 @@ func (s *Store) follow(ctx context.Context) bool {
 		}
 		src = next
 	}
-	return true
+	return time.Since(began) > settledBeats*s.feedBeat()
 }
 
 // pull asks a source once. With errRefused it returns the answer too, which names others.

@@ -28,7 +28,9 @@ func newSource(bytesPerSecond int) *source {
 }
 
 // feedBeat is how long a source lets a follower wait for entries before it answers without.
-func (s *Store) feedBeat() time.Duration { return min(s.cfg.Timing.Heartbeat/3, time.Second) }
+func (s *Store) feedBeat() time.Duration {
+	return min(s.cfg.Timing.Heartbeat/3, s.cfg.Timing.RPC/8, time.Second)
+}
 
 // silentFeed is how long a source may owe an answer. One below the voters answers when its
 // own source has.

@@ -210,6 +210,7 @@ func TestRaiseMakesNonvotersFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		upgraded := false
 		c := raftstoretest.NewCluster(t, 6, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+			cfg.FeatureLevel = raftstore.LevelRange{Lowest: raftstore.BaseLevel, Highest: raftstore.BaseLevel}
 			if upgraded {
 				raftstore.AllowFollowers(cfg)
 			}
@@ -236,6 +237,7 @@ func TestRaiseMakesNonvotersFollow(t *testing.T) {
 			t.Fatal(err)
 		}
 		mustCommit(t, c.Node("host1"), put("/n/2", "v"))
+		time.Sleep(10 * time.Second) // the hosts have just been restarted
 		awaitTree(t, c, 6)
 		if servers := raftstore.Configuration(c.Node(c.Leader())); len(servers) != 5 {
 			t.Errorf("the configuration is %v", servers)

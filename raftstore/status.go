@@ -119,11 +119,12 @@ func (s *Store) lastContact() time.Duration {
 	if s.IsLeader() {
 		return 0
 	}
-	if s.position() == follows {
+	t := s.raft.LastContact()
+	if _, heard := s.feed.pathNow(); s.position() == follows && t.Before(heard.Add(s.feedBeat())) {
+		// It was the feed that spoke to Raft.
 		l, _ := s.feed.leaderNow()
 		return l.Age
 	}
-	t := s.raft.LastContact()
 	if t.IsZero() {
 		return -1
 	}
