@@ -71,16 +71,37 @@ const keptCheckpoints = 8
 // checkpoints hashes the state after the newest checkpoints. If they come faster than
 // they can be hashed, it leaves some out.
 type checkpoints struct {
-	captured *latest[*snapshot]
+	captured *latest[capturedState]
 
-	mu     sync.Mutex
-	hashed []hashedCheckpoint // oldest first
+	mu      sync.Mutex
+	hashed  []hashedCheckpoint // oldest first
+	resets  int
+	applied time.Time // when the last checkpoint was applied
 }
 
-func newCheckpoints() *checkpoints { return &checkpoints{captured: newLatest[*snapshot]()} }
+// capturedState is a state that is to be hashed. It counts only as long as no snapshot has
+// replaced it.
+type capturedState struct {
+	state  *snapshot
+	resets int
+}
+
+func newCheckpoints() *checkpoints { return &checkpoints{captured: newLatest[capturedState]()} }
 
 // capture takes the state after a checkpoint. It does not block.
-func (c *checkpoints) capture(s *snapshot) { c.captured.put(s) }
+func (c *checkpoints) capture(s *snapshot) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.applied = time.Now()
+	c.captured.put(capturedState{s, c.resets})
+}
+
+// lastApplied returns when the last checkpoint was applied.
+func (c *checkpoints) lastApplied() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.applied
+}
 
 // hashLoop hashes captured states until closing is closed.
 func (c *checkpoints) hashLoop(closing <-chan struct{}) {
@@ -90,18 +111,19 @@ func (c *checkpoints) hashLoop(closing <-chan struct{}) {
 		case <-closing:
 			return
 		}
-		s := c.captured.take()
-		if s == nil {
-			continue
+		if taken := c.captured.take(); taken.state != nil {
+			c.add(hashedCheckpoint{taken.state.index, taken.state.hash()}, taken.resets)
 		}
-		c.add(hashedCheckpoint{s.index, s.hash()})
 	}
 }
 
-// add keeps the hash after a checkpoint.
-func (c *checkpoints) add(h hashedCheckpoint) {
+// add keeps the hash after a checkpoint, unless a snapshot has replaced the state.
+func (c *checkpoints) add(h hashedCheckpoint, resets int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if resets != c.resets {
+		return
+	}
 	if len(c.hashed) == keptCheckpoints {
 		c.hashed = append(c.hashed[:0], c.hashed[1:]...)
 	}
@@ -110,10 +132,11 @@ func (c *checkpoints) add(h hashedCheckpoint) {
 
 // reset forgets all hashes, when a snapshot has replaced the state.
 func (c *checkpoints) reset() {
-	c.captured.take()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.hashed = nil
+	c.captured.take()
+	c.hashed, c.applied = nil, time.Time{}
+	c.resets++
 }
 
 // newest returns the hash after the newest checkpoint, the zero value if there is none.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -14,59 +15,31 @@ import (
 
 // Replicas apply the same log, so their states are the same, unless a version judges an
 // entry differently, a constraint is not pure, or memory is faulty. Nothing in Raft would
-// notice. So the leader regularly publishes the digest of its state at a log index, and
-// every replica compares it with its own. Where they differ, the replica asks the voters
-// for their digests, and if a majority of them agree on another one, it halts. The leader
-// asks the voters each time, because it may itself be the odd one. No replica halts
-// because a single other one says so, and none halts without a majority.
+// notice. So the leader regularly asks the voters for statements on their states at a log
+// index, and sends those of a majority to all replicas, which compare them with their own.
+// A replica that finds that a majority of the voters agrees on another state halts; the
+// leader too. No replica halts because a single other one says so, and none halts without a
+// majority.
 
 // keyDiverged of the stable store says that the state on the disk is not the group's.
 var keyDiverged = []byte("VirtmeshDiverged")
 
-// publishedDigest is the digest of a replica's state at a log index.
-type publishedDigest struct {
-	index  uint64
-	digest digest
-}
-
-const publishedBytes = 1 + 8 + len(digest{})
-
-func (p publishedDigest) encode() []byte {
-	b := append(make([]byte, 0, publishedBytes), digestVersion)
-	b = binary.LittleEndian.AppendUint64(b, p.index)
-	return append(b, p.digest[:]...)
-}
-
-// decodePublished reads what encode wrote, or the beginning of it that asks for a digest.
-func decodePublished(b []byte) (publishedDigest, error) {
-	r := &reader{b: b}
-	version := r.byte()
-	p := publishedDigest{index: r.uint64()}
-	copy(p.digest[:], r.b)
-	if r.err != nil || len(r.b) != 0 && len(r.b) != len(p.digest) {
-		return publishedDigest{}, fmt.Errorf("%w: digest: %w", ErrInvalidTxn, errDecode)
-	}
-	if version != digestVersion {
-		return publishedDigest{}, fmt.Errorf("%w: digest of version %d, this replica makes version %d", ErrInvalidTxn, version, digestVersion)
-	}
-	return p, nil
-}
-
-// compareLoop compares the digests of replicas until the store is closed: as the leader
-// at intervals, and otherwise whenever the leader has published one.
+// compareLoop compares the states of replicas until the store is closed: as the leader at
+// intervals, and otherwise whenever statements have come.
 func (s *Store) compareLoop() {
-	if s.cfg.Timing.Compare == 0 {
-		return
+	var tick <-chan time.Time
+	if s.cfg.Timing.Compare > 0 {
+		ticker := time.NewTicker(s.cfg.Timing.Compare)
+		defer ticker.Stop()
+		tick = ticker.C
 	}
-	tick := time.NewTicker(s.cfg.Timing.Compare)
-	defer tick.Stop()
 	for {
 		select {
-		case <-s.published.wake:
-			s.comparePublished(s.published.newest())
-		case <-tick.C:
+		case <-s.trust.received.wake:
+			s.takeStatements(s.trust.received.take())
+		case <-tick:
 			if s.IsLeader() {
-				s.publishDigest()
+				s.publishStatements()
 			}
 		case <-s.failure.failed:
 			return
@@ -76,100 +49,179 @@ func (s *Store) compareLoop() {
 	}
 }
 
-// publishDigest makes sure that this leader agrees with the voters, and sends its digest
-// to all replicas.
-func (s *Store) publishDigest() {
-	p := publishedDigest{index: s.applied.get()}
+// publishStatements makes sure that this leader agrees with the voters, and sends what they
+// have signed to all replicas.
+func (s *Store) publishStatements() {
 	servers, err := s.servers()
 	if err != nil {
 		return
 	}
-	var ok bool
-	if p.digest, ok = s.digests.at(p.index); !ok || !s.agreeWithVoters(p, servers) {
+	agreed := s.agreeWithVoters(s.applied.get(), servers)
+	if agreed == nil {
 		return
 	}
+	if v, err := tally(agreed, s.group.current(), s.believedVoters(), s.cfg.Signer); err == nil {
+		s.trust.keep(v)
+	} else if s.cfg.Signer != nil {
+		s.log.Warn("the voters agree, but what they have signed cannot be passed on", "err", err)
+	}
+	bundle := encodeBundle(agreed)
 	for _, srv := range servers {
 		if srv.ID != s.id {
-			s.peers.notify(string(srv.Address), opPublishDigest, p.encode())
+			s.peers.notify(string(srv.Address), opStatements, bundle)
 		}
 	}
 }
 
-// comparePublished compares a digest that the leader has published with this replica's.
-func (s *Store) comparePublished(p publishedDigest) {
-	ctx, cancel := context.WithTimeout(s.base, s.cfg.Timing.RPC)
-	defer cancel()
-	if s.applied.wait(ctx, p.index) != nil {
-		return // the leader publishes a later one soon
-	}
-	own, ok := s.digests.at(p.index)
-	if !ok || own == p.digest {
+// takeStatements compares this replica's state with statements that another replica has
+// sent. Signatures of a majority are believed. A replica that is in the Raft configuration
+// takes others for a hint, and asks the voters itself.
+func (s *Store) takeStatements(bundle []byte) {
+	list, err := decodeBundle(bundle)
+	if err != nil || len(list) == 0 {
 		return
 	}
-	if servers, err := s.servers(); err == nil {
-		s.agreeWithVoters(publishedDigest{p.index, own}, servers)
+	v, err := tally(list, s.group.current(), s.believedVoters(), s.cfg.Signer)
+	signed := err == nil
+	if signed {
+		s.trust.keep(v)
+	} else {
+		v = agreement{index: list[0].index, digest: list[0].digest}
+	}
+	ctx, cancel := context.WithTimeout(s.base, s.cfg.Timing.RPC)
+	defer cancel()
+	if s.applied.wait(ctx, v.index) != nil {
+		return // later ones come soon
+	}
+	if signed {
+		_ = s.compareAgreement(v) // an error of consequence has halted the replica
+		return
+	}
+	if own, ok := s.digests.at(v.index); ok && own != v.digest && s.trust.confirms(v.index) {
+		if servers, err := s.servers(); err == nil {
+			s.agreeWithVoters(v.index, servers)
+		}
 	}
 }
 
-// agreeWithVoters asks the voters for their digests and reports whether a majority of
-// them has this replica's. If a majority agrees on another one, the replica halts.
-func (s *Store) agreeWithVoters(own publishedDigest, servers []raft.Server) bool {
-	voters := slices.DeleteFunc(slices.Clone(servers), func(srv raft.Server) bool { return srv.Suffrage != raft.Voter })
-	holders := s.digestsOf(voters, own)
+// agreeWithVoters asks the voters about their states at a log index that this replica has
+// applied. It returns the statements of a majority that agrees with this replica. If a
+// majority agrees on another state, the replica halts.
+func (s *Store) agreeWithVoters(index uint64, servers []raft.Server) []signedStatement {
+	own, ok := s.digests.at(index)
+	if !ok {
+		return nil
+	}
+	voters := map[string]string{}
+	for _, srv := range servers {
+		if srv.Suffrage == raft.Voter {
+			voters[nodeOf(srv.ID)] = string(srv.Address)
+		}
+	}
+	answers := s.statementsByNode(s.base, index, voters)
+	holders := map[digest][]string{own: nil}
+	for node, said := range answers {
+		holders[said.digest] = append(holders[said.digest], node)
+	}
 	if len(holders) > 1 {
 		s.metrics.mismatches.Inc()
-		s.log.Error("replicas differ in their state", "index", own.index, "digests", describeHolders(holders))
+		s.log.Error("replicas differ in their state", "index", index, "digests", describeHolders(holders))
 	}
 	for d, names := range holders {
 		if 2*len(names) <= len(voters) {
 			continue
 		}
-		if d == own.digest {
-			return true
+		slices.Sort(names)
+		if d == own {
+			agreed := make([]signedStatement, 0, len(names))
+			for _, node := range names {
+				agreed = append(agreed, answers[node])
+			}
+			return agreed
 		}
 		s.haltDiverged(fmt.Errorf("%w: at log index %d its digest is %s, and %d of %d voters have %s (%s)",
-			ErrDiverged, own.index, own.digest, len(names), len(voters), d, strings.Join(names, ", ")))
-		return false
+			ErrDiverged, index, own, len(names), len(voters), d, strings.Join(names, ", ")))
 	}
-	return false
+	return nil
 }
 
-// digestsOf asks voters for their digests at the index of own, which is this replica's.
-// It returns the names of those who answered, by their digests; if this replica does not
-// vote, its digest has no names.
-func (s *Store) digestsOf(voters []raft.Server, own publishedDigest) map[digest][]string {
-	ctx, cancel := context.WithTimeout(s.base, s.cfg.Timing.RPC)
+// statementsOf asks nodes for statements on their states at a log index.
+func (s *Store) statementsOf(ctx context.Context, index uint64, nodes map[string]string) []signedStatement {
+	return slices.Collect(maps.Values(s.statementsByNode(ctx, index, nodes)))
+}
+
+// statementsByNode returns what each of the nodes that answer says. nodes are their
+// addresses. Whether the signatures are valid is not checked.
+func (s *Store) statementsByNode(ctx context.Context, index uint64, nodes map[string]string) map[string]signedStatement {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.RPC)
 	defer cancel()
-	question := own.encode()[:1+8]
-	holders := map[digest][]string{own.digest: nil}
+	question := encodeQuestion(index)
+	answers := map[string]signedStatement{}
 	var mu sync.Mutex
 	var asking sync.WaitGroup
-	for _, voter := range voters {
-		if voter.ID == s.id {
-			mu.Lock()
-			holders[own.digest] = append(holders[own.digest], nodeOf(voter.ID))
-			mu.Unlock()
-			continue
-		}
+	for node, addr := range nodes {
 		asking.Go(func() {
-			answer, err := s.peers.call(ctx, string(voter.Address), opDigest, question)
-			if err != nil {
-				return
-			}
-			theirs, err := decodePublished(answer)
-			if err != nil || theirs.index != own.index {
+			said, err := s.askStatement(ctx, node, addr, question)
+			if err != nil || said.index != index {
 				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			holders[theirs.digest] = append(holders[theirs.digest], nodeOf(voter.ID))
+			answers[node] = said
 		})
 	}
 	asking.Wait()
-	for _, names := range holders {
-		slices.Sort(names)
+	return answers
+}
+
+// askStatement asks a node, which may be this one.
+func (s *Store) askStatement(ctx context.Context, node, addr string, question []byte) (signedStatement, error) {
+	var answer []byte
+	var err error
+	if node == s.cfg.NodeID {
+		answer, err = s.serveStatement(ctx, question)
+	} else {
+		answer, err = s.peers.call(ctx, addr, opStatement, question)
 	}
-	return holders
+	if err != nil {
+		return signedStatement{}, err
+	}
+	return decodeSigned(answer)
+}
+
+// encodeQuestion asks for a statement on the state at a log index.
+func encodeQuestion(index uint64) []byte {
+	return binary.LittleEndian.AppendUint64([]byte{digestVersion}, index)
+}
+
+// serveStatement answers with a signed statement on this replica's state at a log index,
+// once it has applied it. A replica that was fed and does not vote says nothing of which it
+// is not certain.
+func (s *Store) serveStatement(ctx context.Context, question []byte) ([]byte, error) {
+	r := &reader{b: question}
+	version, index := r.byte(), r.uint64()
+	if r.err != nil {
+		return nil, fmt.Errorf("%w: question for a statement: %w", ErrInvalidTxn, r.err)
+	}
+	if version != digestVersion {
+		return nil, fmt.Errorf("%w: digest of version %d, this replica makes version %d", ErrInvalidTxn, version, digestVersion)
+	}
+	if err := s.applied.wait(ctx, index); err != nil {
+		return nil, err
+	}
+	said := statement{group: s.group.current(), index: index, checkpoint: s.checkpoints.newest(), voters: s.votersAt(index)}
+	var ok bool
+	if said.digest, ok = s.digests.at(index); !ok {
+		return nil, fmt.Errorf("%w: the digest at log index %d is not kept any more", ErrCompacted, index)
+	}
+	if !slices.Contains(said.voters, s.cfg.NodeID) && !s.trust.confirms(index) {
+		return nil, fmt.Errorf("%w: %w", ErrUnconfirmed, s.trust.whyNot())
+	}
+	signed, err := said.sign(s.cfg.Signer)
+	if err != nil {
+		return nil, err
+	}
+	return signed.append(nil), nil
 }
 
 func describeHolders(holders map[digest][]string) string {
@@ -182,22 +234,6 @@ func describeHolders(holders map[digest][]string) string {
 	}
 	slices.Sort(list)
 	return strings.Join(list, "; ")
-}
-
-// serveDigest answers with this replica's digest at an index, once it has applied it.
-func (s *Store) serveDigest(ctx context.Context, question []byte) ([]byte, error) {
-	p, err := decodePublished(question)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.applied.wait(ctx, p.index); err != nil {
-		return nil, err
-	}
-	var ok bool
-	if p.digest, ok = s.digests.at(p.index); !ok {
-		return nil, fmt.Errorf("%w: the digest at log index %d is not kept any more", ErrCompacted, p.index)
-	}
-	return p.encode(), nil
 }
 
 // haltDiverged halts the replica for good: at every later start it fails with the same

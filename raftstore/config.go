@@ -53,6 +53,9 @@ type Config struct {
 
 	// Constraints are the rules this replica can judge.
 	Constraints []Constraint
+	// Signer signs what this replica says about its state, and verifies what others say. Nil
+	// means that nothing is signed; then Confirm fails on a replica that is fed by another.
+	Signer Signer
 	// Members reports the health of the mesh's hosts and must not block. If it is
 	// nil, a replica's health is judged by Raft's contact with it alone.
 	Members func() []MemberHealth

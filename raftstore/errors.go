@@ -56,6 +56,9 @@ var (
 	// ErrHeldUp: a host does not know the feature level to which the group is to be raised,
 	// or did not say whether it does.
 	ErrHeldUp = errors.New("raftstore: hosts hold up the feature level")
+	// ErrUnconfirmed: this replica got its state from another one, and a majority of the
+	// voters has not signed yet that it is the group's.
+	ErrUnconfirmed = errors.New("raftstore: the voters have not confirmed this replica's state")
 	// ErrHasState: the data directory holds state, and a backup is never restored
 	// over existing state.
 	ErrHasState = errors.New("raftstore: data directory holds state already")

@@ -11,14 +11,18 @@ import (
 // AgreesWithVoters reports whether a majority of the voters has the digest that s has
 // at its latest log index.
 func AgreesWithVoters(s *Store) bool {
-	index := s.applied.get()
-	d, ok := s.digests.at(index)
 	servers, err := s.servers()
-	return ok && err == nil && s.agreeWithVoters(publishedDigest{index, d}, servers)
+	return err == nil && s.agreeWithVoters(s.applied.get(), servers) != nil
 }
 
 // TakeWrongDigest does what s does when a replica publishes a digest that nobody has.
-func TakeWrongDigest(s *Store) { s.comparePublished(publishedDigest{s.applied.get(), digest{1}}) }
+func TakeWrongDigest(s *Store) {
+	said, err := (statement{group: s.group.current(), index: s.applied.get(), digest: digest{1}}).sign(nil)
+	if err != nil {
+		panic(err)
+	}
+	s.takeStatements(encodeBundle([]signedStatement{said}))
+}
 
 // MakeCheckpoint makes the leader s write a checkpoint, and returns its log index.
 func MakeCheckpoint(t interface{ Fatal(...any) }, s *Store) uint64 {

@@ -211,7 +211,7 @@ func (s *Store) follow(ctx context.Context) bool {
 
 // pull asks a source once. With errRefused it returns the answer too, which names others.
 func (s *Store) pull(ctx context.Context, src offer, fresh bool) (*pullAnswer, error) {
-	q := pullRequest{ID: string(s.id), Addr: s.cfg.Addr, Zone: s.zone(), After: s.committedIndex(), Fresh: fresh}
+	q := pullRequest{ID: string(s.id), Addr: s.cfg.Addr, Zone: s.zone(), After: s.committedIndex(), Fresh: fresh, Known: s.statementsKnown()}
 	if fresh || s.feed.reportDue(s.feedBeat()) {
 		q.Report = s.report()
 	}
@@ -298,16 +298,19 @@ func (s *Store) takeAnswer(ctx context.Context, src offer, a *pullAnswer) error 
 	if a.Snapshot != nil {
 		err = s.installFedSnapshot(ctx, src, a.Snapshot)
 	} else {
-		err = s.passEntries(a)
+		err = s.passEntries(src.Node, a)
 	}
 	if err != nil {
 		return err
 	}
 	s.feed.take(a)
 	s.source.news.notify()
+	if len(a.Statements) > 0 {
+		s.putStatements(a.Statements)
+	}
 	if _, leader := s.raft.LeaderWithID(); leader == "" && len(a.entries) > 0 {
 		// Who votes, and so who can lead, was in these entries.
-		return s.passEntries(&pullAnswer{Leader: a.Leader})
+		return s.passEntries(src.Node, &pullAnswer{Leader: a.Leader})
 	}
 	return nil
 }

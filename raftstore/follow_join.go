@@ -59,3 +59,12 @@ func (s *Store) joined(id raft.ServerID, addr string, servers []raft.Server) ([]
 
 // followersAllowed reports whether replicas may be outside the Raft configuration.
 func (s *Store) followersAllowed() bool { return s.FeatureLevel() >= FollowersLevel }
+
+// nodesOf returns the nodes that offers name.
+func nodesOf(offers []offer) []string {
+	nodes := make([]string, 0, len(offers))
+	for _, o := range offers {
+		nodes = append(nodes, o.Node)
+	}
+	return nodes
+}

@@ -11,10 +11,10 @@ import (
 // errNotTaken: the local Raft does not take what a source has sent.
 var errNotTaken = errors.New("the local log does not continue with it")
 
-// passEntries passes the entries of an answer to the local Raft, as its leader would. An
-// answer without entries still tells Raft that its leader lives, if the source has heard
+// passEntries passes the entries that a source has sent to the local Raft, as its leader
+// would. An answer without entries still tells Raft that its leader lives, if the source has heard
 // the leader.
-func (s *Store) passEntries(a *pullAnswer) error {
+func (s *Store) passEntries(from string, a *pullAnswer) error {
 	after := s.committedIndex()
 	if n := len(a.entries); n > 0 && a.entries[0].Index != after+1 {
 		return fmt.Errorf("%w: entries from %d on, after %d", errNotTaken, a.entries[0].Index, after)
@@ -31,6 +31,11 @@ func (s *Store) passEntries(a *pullAnswer) error {
 	if prev == 0 && after > 0 {
 		var err error
 		if prev, err = s.termAt(after); err != nil {
+			return err
+		}
+	}
+	if n := len(a.entries); n > 0 {
+		if err := s.noteFed(a.entries[n-1].Index, from); err != nil {
 			return err
 		}
 	}

@@ -171,6 +171,9 @@ func (s *Store) installFedSnapshot(ctx context.Context, from offer, o *snapshotO
 	if err := file.rewind(); err != nil {
 		return err
 	}
+	if err := s.noteFedSnapshot(o.Index, from.Node); err != nil {
+		return err
+	}
 	addr, leader := s.raft.LeaderWithID()
 	if err := s.passToRaft(raft.RPC{Reader: file, Command: &raft.InstallSnapshotRequest{
 		RPCHeader:       raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader), Addr: []byte(addr)},

@@ -216,6 +216,7 @@ func (s *Store) committedIndex() uint64 {
 // answerPull reads what a follower asks for from the local log.
 func (s *Store) answerPull(q *pullRequest) (*pullAnswer, error) {
 	a := &pullAnswer{Leader: s.feedLeader(), Commit: s.committedIndex(), Path: s.feedPath(), Spares: s.spares()}
+	a.Statements, _ = s.newestStatements(q.Known)
 	var err error
 	if a.PrevTerm, err = s.termAt(q.After); err != nil || a.Commit <= q.After {
 		return a, err

@@ -38,6 +38,8 @@ type pullRequest struct {
 	Probe bool `json:"probe,omitempty"`
 	// Fresh asks for an answer at once: the follower has just come to this source.
 	Fresh bool `json:"fresh,omitempty"`
+	// Known ranks the newest statements of the voters that the follower has.
+	Known statementsRank `json:"known,omitzero"`
 	// Report is what the follower knows of itself and of those below it, now and then.
 	Report []reportLine `json:"report,omitempty"`
 }
@@ -101,6 +103,9 @@ type pullAnswer struct {
 	// have it any more.
 	PrevTerm uint64         `json:"prevTerm,omitempty"`
 	Snapshot *snapshotOffer `json:"snapshot,omitempty"`
+	// Statements are those that a majority of the voters has signed, if they say more than
+	// the follower knows.
+	Statements []byte `json:"statements,omitempty"`
 
 	entries []*raft.Log
 }

@@ -28,11 +28,11 @@ const (
 	opRemoveReplica
 	opStats
 	opStatus
-	opCommitted     // not answered
-	opTerm          // the current term of the replica named
-	opSilences      // for how long each host has not answered the leader
-	opDigest        // the digest of the replica's state at a log index
-	opPublishDigest // not answered
+	opCommitted  // not answered
+	opTerm       // the current term of the replica named
+	opSilences   // for how long each host has not answered the leader
+	opStatement  // a signed statement on the replica's state at a log index
+	opStatements // those of a majority of the voters; not answered
 	opRenewLease
 	opFence
 	opLeases

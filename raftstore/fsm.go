@@ -24,7 +24,11 @@ type fsm struct {
 	halt func(error)
 	// announce is called for every applied batch.
 	announce func(announcement)
-	halted   bool
+	// configured is called for every configuration that was applied, restored after a
+	// snapshot was.
+	configured func(index uint64, servers []raft.Server)
+	restored   func(index uint64)
+	halted     bool
 	// haltedAt is the index of the entry that cannot be judged. It is committed, so the
 	// next start replays it and fails if it still cannot be judged.
 	haltedAt atomic.Uint64
@@ -56,6 +60,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		}
 		if l.Type != raft.LogCommand {
 			last, term = l.Index, l.Term
+			f.takeConfiguration(l)
 			continue
 		}
 		outcomes, more, err := f.machine.apply(l.Data)
@@ -147,7 +152,15 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	f.history.reset(m)
 	f.setLevel()
 	f.applied.set(index)
+	f.restored(index)
 	return nil
+}
+
+// takeConfiguration reports the configuration in an entry, if there is one.
+func (f *fsm) takeConfiguration(l *raft.Log) {
+	if l.Type == raft.LogConfiguration {
+		f.configured(l.Index, raft.DecodeConfiguration(l.Data).Servers)
+	}
 }
 
 // replay applies an entry read back from disk before raft starts. It hashes no state:
@@ -164,6 +177,7 @@ func (f *fsm) replay(l *raft.Log) error {
 		f.logEntries.Add(1)
 		f.publish(changes)
 	}
+	f.takeConfiguration(l)
 	if l.Type == raft.LogCommand || l.Type == raft.LogConfiguration {
 		f.applied.set(l.Index)
 	}

@@ -89,6 +89,9 @@ func (s *Store) askToJoin(ctx context.Context, addr string, payload []byte) erro
 		return err
 	}
 	if a.Follow {
+		if err := s.introduceVoters(nodesOf(a.Voters)); err != nil {
+			return err
+		}
 		s.feed.tell(a.Index, a.Voters)
 	}
 	return nil

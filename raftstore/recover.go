@@ -67,7 +67,7 @@ func (d *disk) recoverGroup(cfg *Config, constraints constraintSet, m *metrics, 
 		machine: newMachine(constraints, cfg.FeatureLevel), history: newHistory(cfg.Limits),
 		applied: &appliedIndex{}, digests: newDigestLog(), checkpoints: newCheckpoints(), metrics: m,
 		levels: newLevelState(cfg.FeatureLevel), halt: func(err error) { halted = err },
-		announce: func(announcement) {},
+		announce: func(announcement) {}, configured: func(uint64, []raft.Server) {}, restored: func(uint64) {},
 	}
 	id, err := d.replicaID(cfg.NodeID)
 	if err != nil {

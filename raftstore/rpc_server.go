@@ -114,10 +114,8 @@ func (s *Store) takeMessage(f frame) bool {
 		if a, err := decodeAnnouncement(f.payload); err == nil {
 			s.announced.put(a)
 		}
-	case opPublishDigest:
-		if p, err := decodePublished(f.payload); err == nil {
-			s.published.put(p)
-		}
+	case opStatements:
+		s.putStatements(f.payload)
 	default:
 		return false
 	}
@@ -199,12 +197,12 @@ func (s *Store) serveRequest(op opcode, payload []byte) ([]byte, error) {
 			return nil, err
 		}
 		return json.Marshal(st)
-	case opDigest:
-		return s.serveDigest(ctx, payload)
 	case opPull:
 		return s.servePull(ctx, payload)
 	case opPullSnapshot:
 		return s.serveSnapshot(ctx, payload)
+	case opStatement:
+		return s.serveStatement(ctx, payload)
 	case opJoin:
 		return s.requestAtLeader(ctx, opAddReplica, payload)
 	default:

@@ -44,10 +44,11 @@ type Store struct {
 
 	checkpoints    *checkpoints
 	checkpointGate checkpointGate
+	voterLog       *voterLog
+	trust          *trust
 
-	toAnnounce *latest[announcement]    // applied here, to be sent to the others by a leader
-	announced  *latest[announcement]    // received from the leader
-	published  *latest[publishedDigest] // received from the leader
+	toAnnounce *latest[announcement] // applied here, to be sent to the others by a leader
+	announced  *latest[announcement] // received from the leader
 
 	readyTerm    atomic.Uint64 // term in which this leader may serve reads
 	leaderChange broadcast
@@ -93,10 +94,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		applied:     &appliedIndex{},
 		digests:     newDigestLog(),
 		checkpoints: newCheckpoints(),
+		voterLog:    &voterLog{},
 		stopped:     make(chan struct{}),
 		toAnnounce:  newLatest[announcement](),
 		announced:   newLatest[announcement](),
-		published:   newLatest[publishedDigest](),
 		leases:      newLeases(),
 		source:      newSource(cfg.Limits.SnapshotFeedBytes),
 		feed:        newFeed(),
@@ -106,10 +107,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.history.slow = s.metrics.slowWatchers.Inc
 	s.base, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.closing = s.base.Done()
+	s.trust = newTrust(s.saveTrust)
 	s.fsm = &fsm{
 		machine: newMachine(constraints, cfg.FeatureLevel), history: s.history,
 		applied: s.applied, digests: s.digests, checkpoints: s.checkpoints, metrics: s.metrics,
 		levels: s.levels, halt: s.haltReplica, announce: s.noteApplied,
+		configured: s.configured, restored: s.restored,
 	}
 	if err := s.start(ctx); err != nil {
 		s.cancel()
@@ -134,10 +137,14 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if s.group, err = openGroup(s.disk, s.log, &s.cfg, s.levels, s.haltReplica); err != nil {
 		return err
 	}
+	if err = s.loadTrust(); err != nil {
+		return err
+	}
 	if err = s.disk.replay(ctx, s.fsm); err != nil {
 		s.logStack(err)
 		return err
 	}
+	s.trust.checkReplayed(s.digests)
 	if s.group.current() != (incarnation{}) {
 		if err = s.fsm.checkLevel(); err != nil {
 			return err
@@ -156,7 +163,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if err = s.metrics.register(s); err != nil {
 		return err
 	}
-	for _, task := range []func(){s.proposer.batchLoop, s.observeLeader, func() { s.leadLoop(notify) }, s.snapshotLoop, s.serveRPC, s.stopWhenFailed, s.announceCommits, s.deliverAnnouncements, s.compareLoop, func() { s.checkpoints.hashLoop(s.closing) }, s.rejoinLoop, s.feedLoop, s.reportLoop, func() { s.peers.closeIdle(s.closing) }} {
+	for _, task := range []func(){s.proposer.batchLoop, s.observeLeader, func() { s.leadLoop(notify) }, s.snapshotLoop, s.serveRPC, s.stopWhenFailed, s.announceCommits, s.deliverAnnouncements, s.compareLoop, s.confirmLoop, func() { s.checkpoints.hashLoop(s.closing) }, s.rejoinLoop, s.feedLoop, s.reportLoop, func() { s.peers.closeIdle(s.closing) }} {
 		s.tasks.start(task)
 	}
 	return nil

@@ -15,7 +15,8 @@ import (
 // Cluster is a group of replicas on a Network. Kill, Restart and SetHealth change the
 // health of the hosts that Config.Members reports.
 type Cluster struct {
-	Net *Network
+	Net  *Network
+	Keys *Keys
 
 	tb      testing.TB
 	dir     string
@@ -34,7 +35,7 @@ type Cluster struct {
 func NewCluster(tb testing.TB, n int, options ...Option) *Cluster {
 	tb.Helper()
 	c := &Cluster{
-		Net: NewNetwork(), tb: tb, dir: tb.TempDir(), options: options,
+		Net: NewNetwork(), Keys: NewKeys(), tb: tb, dir: tb.TempDir(), options: options,
 		own:   make(map[string][]Option),
 		nodes: make(map[string]*raftstore.Store), health: make(map[string]raftstore.MemberHealth),
 	}
@@ -86,6 +87,7 @@ func (c *Cluster) Config(id string) raftstore.Config {
 	cfg.DataDir = filepath.Join(c.dir, id)
 	cfg.Members = c.Members
 	c.mu.Lock()
+	cfg.Signer = c.Keys.Signer(id)
 	own := c.own[id]
 	c.mu.Unlock()
 	for _, o := range append(slices.Clone(c.options), own...) {
