@@ -160,45 +160,51 @@ func registerClient(ctx context.Context, c *raftstoretest.Cluster, r *recorder, 
 	}
 }
 
+// wait waits. It returns false if ctx ends meanwhile.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // disturb kills leaders, cuts hosts off and heals the network, until ctx ends.
 func disturb(ctx context.Context, c *raftstoretest.Cluster, hosts []string, rng *rand.Rand) {
-	pause := func(d time.Duration) bool {
-		select {
-		case <-time.After(d):
-			return true
-		case <-ctx.Done():
-			return false
+	for wait(ctx, 300*time.Millisecond) {
+		disturbOnce(ctx, c, hosts, rng)
+	}
+}
+
+func disturbOnce(ctx context.Context, c *raftstoretest.Cluster, hosts []string, rng *rand.Rand) {
+	victim := hosts[rng.IntN(len(hosts))]
+	for _, s := range c.Live() {
+		if s.IsLeader() && rng.IntN(2) == 0 {
+			victim, _ = s.Leader()
 		}
 	}
-	for pause(300 * time.Millisecond) {
-		victim := hosts[rng.IntN(len(hosts))]
+	switch rng.IntN(4) {
+	case 0:
+		c.Net.Cut(c.Addr(victim))
+	case 1:
+		// The victim keeps one other host on its side.
+		with := hosts[rng.IntN(len(hosts))]
+		c.Net.Partition([]string{c.Addr(victim), c.Addr(with)})
+	case 2:
+		if c.Node(victim) == nil {
+			return
+		}
+		c.Kill(victim)
+		wait(ctx, time.Duration(rng.IntN(400))*time.Millisecond)
+		c.Restart(victim)
+	case 3:
 		for _, s := range c.Live() {
-			if s.IsLeader() && rng.IntN(2) == 0 {
-				victim, _ = s.Leader()
-			}
+			_ = s.Snapshot()
 		}
-		switch rng.IntN(4) {
-		case 0:
-			c.Net.Cut(c.Addr(victim))
-		case 1:
-			// The victim keeps one other host on its side.
-			with := hosts[rng.IntN(len(hosts))]
-			c.Net.Partition([]string{c.Addr(victim), c.Addr(with)})
-		case 2:
-			if c.Node(victim) == nil {
-				continue
-			}
-			c.Kill(victim)
-			pause(time.Duration(rng.IntN(400)) * time.Millisecond)
-			c.Restart(victim)
-		case 3:
-			for _, s := range c.Live() {
-				_ = s.Snapshot()
-			}
-		}
-		pause(time.Duration(200+rng.IntN(400)) * time.Millisecond)
-		c.Net.Heal()
 	}
+	wait(ctx, time.Duration(200+rng.IntN(400))*time.Millisecond)
+	c.Net.Heal()
 }
 
 // shortLog makes replicas that were away for a moment need a snapshot.
@@ -209,18 +215,21 @@ func shortLog(cfg *raftstore.Config) {
 
 func TestLinearizableUnderFaults(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 4, raftstoretest.WithConfig(shortLog))
-	checkLinearizable(t, c, []string{"host1", "host2", "host3", "host4"})
+	checkLinearizable(t, c, func(ctx context.Context, rng *rand.Rand) {
+		disturb(ctx, c, []string{"host1", "host2", "host3", "host4"}, rng)
+	})
 }
 
 // TestLinearizableThroughFollowers: most replicas follow. They are promoted, demoted, fed
 // by each other and need other sources all the time.
 func TestLinearizableThroughFollowers(t *testing.T) {
 	c := following(t, 9, raftstoretest.WithConfig(shortLog))
-	checkLinearizable(t, c, []string{"host1", "host2", "host3", "host4", "host5", "host6", "host7", "host8", "host9"})
+	hosts := []string{"host1", "host2", "host3", "host4", "host5", "host6", "host7", "host8", "host9"}
+	checkLinearizable(t, c, func(ctx context.Context, rng *rand.Rand) { disturb(ctx, c, hosts, rng) })
 }
 
 // checkLinearizable disturbs the hosts while clients read and write at all of them.
-func checkLinearizable(t *testing.T, c *raftstoretest.Cluster, hosts []string) {
+func checkLinearizable(t *testing.T, c *raftstoretest.Cluster, disturb func(context.Context, *rand.Rand)) {
 	length := 8 * time.Second
 	if testing.Short() {
 		length = 3 * time.Second
@@ -234,7 +243,7 @@ func checkLinearizable(t *testing.T, c *raftstoretest.Cluster, hosts []string) {
 	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed of the faults: %d", seed)
-	disturb(ctx, c, hosts, rand.New(rand.NewPCG(seed, 0)))
+	disturb(ctx, rand.New(rand.NewPCG(seed, 0)))
 	wg.Wait()
 	c.Net.Heal()
 	// What is left must serve, and show one state.
