@@ -42,7 +42,8 @@
 // process and on an in-memory network. 500 hosts are known by facts, some of
 // which change all the time, and their offers come from the judge that an agent
 // uses. A real mesh has more stewards, each with fewer instances, and the way to
-// a host and back for each offer.
+// a host and back for each offer. The log is what a host that was away meanwhile
+// needs; its budget is what stays of the log behind a snapshot.
 //
 // # Membership (group gossip)
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -44,7 +45,30 @@ func runPlacing(ctx context.Context, o *options, r *report) error {
 	r.add(figure{Name: name, Value: took.Seconds(), Unit: "s", Budget: atMost(60)})
 	r.add(figure{Name: name + "_cpu", Value: spent.Seconds(), Unit: "s"})
 	r.add(figure{Name: name + "_entries", Value: float64(entries), Unit: "entries"})
+	log, err := sizeOf(filepath.Join(dir, hostName(0), "wal"))
+	if err != nil {
+		return err
+	}
+	// What a host that reboots must be sent instead of a snapshot stays in the log.
+	kept := raftstore.DefaultConfig().Limits.TrailingBytes
+	r.add(figure{Name: name + "_log", Value: float64(log) / (1 << 20), Unit: "MiB", Budget: atMost(float64(kept) / (1 << 20))})
 	return nil
+}
+
+// sizeOf returns what the files in a directory take.
+func sizeOf(dir string) (sum int64, err error) {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, fmt.Errorf("measure the log: %w", err)
+	}
+	for _, f := range files {
+		info, err := f.Info()
+		if err != nil {
+			return 0, fmt.Errorf("measure the log: %w", err)
+		}
+		sum += info.Size()
+	}
+	return sum, nil
 }
 
 // placeAll creates the instances and waits until each has a claim. It returns how long

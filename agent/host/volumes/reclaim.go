@@ -221,6 +221,10 @@ func (p *Provisioner) inUse(ctx context.Context, claim *corev1.PersistentVolumeC
 	if err := p.vmis.WaitForSync(ctx); err != nil {
 		return true, fmt.Errorf("wait for the list of instances: %w", err)
 	}
+	// Most often this host's copy knows the answer, and no instance has to be looked at.
+	if held, err := claims.GetVolume(ctx, p.Store, objects.KeyOf(claim), localRead); err != nil || len(held.Holders) > 0 {
+		return true, err
+	}
 	used := slices.ContainsFunc(p.vmis.List(claim.Namespace), func(vmi *kubevirtv1.VirtualMachineInstance) bool {
 		return vmi.IsRunning() && attachedClaims(vmi)[claim.Name]
 	})

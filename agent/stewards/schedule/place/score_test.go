@@ -37,7 +37,7 @@ func TestRoomCountsTheScarcerTwice(t *testing.T) {
 		"processor is scarcer": {machine.Resources{CPUMilli: 2000, MemoryBytes: 4 * gib}, (25 + 75 + 25) / 3},
 		"nothing is left":      {machine.Resources{CPUMilli: 1000, MemoryBytes: gib}, 0},
 	} {
-		h := &hostState{Prepared: &Prepared{Host: host("h")}, use: &use{}, free: tc.free}
+		h := &hostState{Prepared: Prepared{Host: host("h")}, use: &use{}, free: tc.free}
 		if got := r.room(h); got != tc.want {
 			t.Errorf("%s: %d, want %d", name, got, tc.want)
 		}

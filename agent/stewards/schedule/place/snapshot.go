@@ -102,7 +102,7 @@ func (p *Prepared) WithLoad(load float64) *Prepared {
 }
 
 type hostState struct {
-	*Prepared
+	Prepared
 	*use
 	free machine.Resources
 }
@@ -152,7 +152,7 @@ func (s *Snapshot) SetHost(h Host) { s.SetPrepared(Prepare(h)) }
 
 // SetPrepared is SetHost for a host that is prepared already.
 func (s *Snapshot) SetPrepared(p *Prepared) {
-	hs := &hostState{Prepared: p, use: s.useOf(p.Name)}
+	hs := &hostState{Prepared: *p, use: s.useOf(p.Name)}
 	hs.free = p.Allocatable.Sub(hs.used)
 	i, found := slices.BinarySearchFunc(s.hosts, p.Name, func(a *hostState, name string) int {
 		return compare(a.Name, name)
