@@ -22,15 +22,15 @@ func TestRebootIsServedFromTheLog(t *testing.T) {
 		bytes uint64
 		want  error
 	}{
-		{"within the time", 10 * time.Minute, 256 << 20, nil},
-		{"after the time", 20 * time.Minute, 256 << 20, raftstore.ErrCompacted},
-		{"more than the log may take", 10 * time.Minute, 100 << 10, raftstore.ErrCompacted},
+		{"within the time", time.Minute, 256 << 20, nil},
+		{"after the time", 2 * time.Minute, 256 << 20, raftstore.ErrCompacted},
+		{"more than the log may take", time.Minute, 100 << 10, raftstore.ErrCompacted},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
 					cfg.Limits.SnapshotEntries, cfg.Limits.TrailingFloor = 100, 1000
-					cfg.Limits.TrailingBytes, cfg.Limits.TrailingTime = tc.bytes, 15*time.Minute
+					cfg.Limits.TrailingBytes, cfg.Limits.TrailingTime = tc.bytes, 90*time.Second
 					cfg.Limits.SegmentBytes = 4096 // a log file is only ever removed as a whole
 					cfg.Timing.Compare = 0
 				}))
@@ -47,9 +47,9 @@ func TestRebootIsServedFromTheLog(t *testing.T) {
 					}
 					return last
 				}
-				write(500)
+				write(250)
 				time.Sleep(tc.away)
-				last := write(500)
+				last := write(250)
 				time.Sleep(time.Second) // and the last snapshot
 				s := c.Restart(away)
 				c.WaitRevision(last.Revision)
@@ -60,7 +60,7 @@ func TestRebootIsServedFromTheLog(t *testing.T) {
 				if tc.want != nil {
 					return
 				}
-				for n := range 1000 {
+				for n := range 500 {
 					if e := <-w.Events(); e.Revision != before.Revision+uint64(n)+1 {
 						t.Fatalf("event %d has revision %d, want %d", n, e.Revision, before.Revision+uint64(n)+1)
 					}
