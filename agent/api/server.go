@@ -120,7 +120,7 @@ func newGroups(config Config, t *types, all []*kinds.Kind, generic *genericapise
 			g = &group{version: gv, storage: map[string]rest.Storage{}, serializer: t.serializer(all, gv.Group)}
 			byVersion[gv] = g
 		}
-		storage, err := registry.New(t.scheme, k, config.Defaults, generic.RESTOptionsGetter)
+		storage, err := registry.New(t.scheme, k, registry.Mesh{Defaults: config.Defaults, Level: config.Store.FeatureLevel}, generic.RESTOptionsGetter)
 		if err != nil {
 			return nil, err
 		}

@@ -160,7 +160,7 @@ func TestRefusals(t *testing.T) {
 			func(tx *objects.Tx) {
 				tx.Require(instanceKey(a.UID), a.Revision)
 				tx.Remove(instanceKey(a.UID))
-				tx.Demand(demandOnce(a.UID))
+				demand(tx, vmiOnce(), a.UID)
 			},
 			func(err error) bool { return refusedBy(err, RuleVMIOnce, "h1") },
 		},

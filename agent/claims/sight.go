@@ -67,14 +67,11 @@ func Depend(tx *objects.Tx, in Instance, r Regard, s Sight) {
 		objects.PutValue(tx, guardKey(ns), guard{UID: in.UID})
 	}
 	if len(r.Counted) > 0 {
-		var known []rulesv2.Known
+		var known []Known
 		for _, host := range in.Hosts() {
-			known = append(known, rulesv2.Known{UID: string(in.UID), Host: host})
+			known = append(known, Known{UID: in.UID, Host: host})
 		}
-		for _, k := range s.Known {
-			known = append(known, rulesv2.Known{UID: string(k.UID), Host: k.Host})
-		}
-		tx.Demand(rulesv2.CallPlacedSince(r.Counted, s.Revision, known))
+		demand(tx, placedSince(), placement{r.Counted, s.Revision, append(known, s.Known...)})
 	}
 }
 

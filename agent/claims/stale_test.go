@@ -254,7 +254,7 @@ func TestRulesRefuseWhatContradictsItself(t *testing.T) {
 	nowhere := in
 	nowhere.Host = ""
 	entry := string(Entry{Namespace: "ns", Name: "a", Epoch: 1, Resources: size(1)}.encodeText())
-	once, capacity := demandOnce(in.UID), rulesv1.CallHostCapacity("h1")
+	once, capacity := rulesv2.CallVMIOnce(string(in.UID)), rulesv1.CallHostCapacity("h1")
 	volume, slots := rulesv1.CallVolumeOnce(volumeKey("ns", "disk")), rulesv2.CallMigrationSlots()
 	since := rulesv2.CallPlacedSince([]string{"ns"}, 0, nil)
 	room := Limits{Total: 9, PerSource: 9, PerTarget: 9}

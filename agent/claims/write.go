@@ -7,8 +7,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
-	"virtmesh/agent/claims/rulesv1"
-	"virtmesh/agent/claims/rulesv2"
 	"virtmesh/agent/objects"
 )
 
@@ -84,7 +82,7 @@ func Release(tx *objects.Tx, in Instance) {
 	for _, host := range in.Hosts() {
 		tx.Remove(hostKey(host, in.UID))
 	}
-	tx.Demand(demandOnce(in.UID))
+	demand(tx, vmiOnce(), in.UID)
 }
 
 // ForgetEpochs deletes the epoch records of names under which nothing runs, and raises
@@ -127,7 +125,7 @@ func Attach(tx *objects.Tx, vol Volume, uid types.UID) Volume {
 		slices.Sort(vol.Holders)
 	}
 	objects.PutValue(tx, key, vol)
-	tx.Demand(rulesv1.CallVolumeOnce(key))
+	demand(tx, volumeOnce(), key)
 	return vol
 }
 
@@ -171,7 +169,7 @@ func SetLimits(tx *objects.Tx, limits Limits) {
 func TakeSlot(tx *objects.Tx, m Migration) {
 	tx.Require(migrationKey(m.UID), 0)
 	objects.PutValue(tx, migrationKey(m.UID), m)
-	tx.Demand(rulesv2.CallMigrationSlots())
+	demand(tx, migrationSlots(), struct{}{})
 }
 
 // FreeSlot removes a migration that has ended.
@@ -183,14 +181,14 @@ func FreeSlot(tx *objects.Tx, m Migration) {
 // putInstance writes the instance's record.
 func putInstance(tx *objects.Tx, in Instance) {
 	objects.PutValue(tx, instanceKey(in.UID), in)
-	tx.Demand(demandOnce(in.UID))
+	demand(tx, vmiOnce(), in.UID)
 }
 
 // putEntry writes the instance's entry on a host, which must have room for it.
 func putEntry(tx *objects.Tx, in Instance, host string, epoch uint64) {
 	entry := Entry{Namespace: in.Namespace, Name: in.Name, Epoch: epoch, Resources: in.Resources}
 	tx.Put(hostKey(host, in.UID), entry.encodeText())
-	tx.Demand(rulesv1.CallHostCapacity(host))
+	demand(tx, hostCapacity(), host)
 }
 
 // putEpoch writes the epoch that the instance takes under its name. It must come after the

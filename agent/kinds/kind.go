@@ -40,6 +40,12 @@ type Kind struct {
 	// Writers says who writes the parts of an object.
 	Writers Writers
 
+	// FeatureLevel is the feature level of the mesh from which on the kind can be used;
+	// zero stands for the first. FieldLevels are those of fields that came later, by their
+	// paths, such as "spec.disks[].cache". Default must leave such a field alone.
+	FeatureLevel uint32
+	FieldLevels  map[string]uint32
+
 	// Finalizers are the finalizers that virtmesh adds to objects of the kind, each
 	// with the package whose loop removes it. If no loop removed a finalizer, the
 	// object and its namespace could not be deleted.

@@ -27,6 +27,7 @@ func meshConfigKind() *Kind {
 			column("Strategy", func(c *config) any { return string(c.Spec.Capacity.Strategy) }),
 			{Name: "CPU-Ratio", Type: "integer", Description: "Virtual CPUs for each CPU of a host", Value: forType(func(c *config) any { return deref(c.Spec.Capacity.CPUAllocationRatio) })},
 			{Name: "Memory-Percent", Type: "integer", Description: "Guest memory promised for every 100 of a host's", Value: forType(func(c *config) any { return deref(c.Spec.Capacity.MemoryOvercommitPercent) })},
+			wideColumn("Feature-Level", func(c *config) any { return string(c.Spec.FeatureLevel) }),
 			{Name: "Hotplug-Ratio", Type: "integer", Wide: true, Value: forType(func(c *config) any { return deref(c.Spec.VirtualMachine.MaxHotplugRatio) })},
 			age,
 		},
@@ -62,5 +63,7 @@ func validateMeshConfig(c *meshv1alpha1.MeshConfig) field.ErrorList {
 		[]meshv1alpha1.Strategy{meshv1alpha1.Balance, meshv1alpha1.Pack})...)
 	errs = append(errs, checkRange(machine.Child("maxHotplugRatio"), c.Spec.VirtualMachine.MaxHotplugRatio,
 		meshv1alpha1.MinHotplugRatio, meshv1alpha1.MaxHotplugRatio)...)
+	errs = append(errs, checkOneOf(field.NewPath("spec", "featureLevel"), c.Spec.FeatureLevel,
+		[]meshv1alpha1.FeatureLevelPolicy{meshv1alpha1.FeatureLevelManual, meshv1alpha1.FeatureLevelAutomatic})...)
 	return errs
 }

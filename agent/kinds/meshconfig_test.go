@@ -20,6 +20,9 @@ func TestMeshConfig(t *testing.T) {
 		"too much memory":         {`spec: {capacity: {memoryOvercommitPercent: 1001}}`, "spec.capacity.memoryOvercommitPercent"},
 		"unknown strategy":        {`spec: {capacity: {strategy: random}}`, "spec.capacity.strategy"},
 		"no memory for the guest": {`spec: {virtualMachine: {maxHotplugRatio: 0}}`, "spec.virtualMachine.maxHotplugRatio"},
+		"levels by hand":          {`spec: {featureLevel: Manual}`, ""},
+		"levels by themselves":    {`spec: {featureLevel: Automatic}`, ""},
+		"levels by chance":        {`spec: {featureLevel: automatic}`, "spec.featureLevel"},
 		"room without end":        {`spec: {virtualMachine: {maxHotplugRatio: 17}}`, "spec.virtualMachine.maxHotplugRatio"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -36,13 +39,13 @@ func TestMeshConfigShowsDefaults(t *testing.T) {
 	k := kind(t, "MeshConfig")
 	config := object(t, k, `spec: {capacity: {strategy: pack}}`).(*meshv1alpha1.MeshConfig)
 	k.Default(vmi.DefaultDefaults(), config)
-	if got, want := cells(k, config), "pack|10|100|4|<unknown>"; got != want {
+	if got, want := cells(k, config), "pack|10|100|Manual|4|<unknown>"; got != want {
 		t.Errorf("columns %s, want %s", got, want)
 	}
 	edited := config.DeepCopy()
 	edited.Spec.Capacity = meshv1alpha1.Capacity{}
 	k.DefaultUpdate(vmi.DefaultDefaults(), edited, config)
-	if got, want := cells(k, edited), "balance|10|100|4|<unknown>"; got != want {
+	if got, want := cells(k, edited), "balance|10|100|Manual|4|<unknown>"; got != want {
 		t.Errorf("columns %s after an update, want %s", got, want)
 	}
 }

@@ -24,6 +24,8 @@ type Raft interface {
 	List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error)
 	// Watch delivers the changes below a prefix from the local replica.
 	Watch(ctx context.Context, req raftstore.WatchRequest) (*raftstore.Watcher, error)
+	// FeatureLevel returns the feature level of the mesh, as the local replica has it.
+	FeatureLevel() uint32
 }
 
 type writerKey struct{}

@@ -40,6 +40,9 @@ func FromRaft(s Raft, by Transformer) *Replica { return &Replica{store: s, by: b
 // Revision returns the newest revision that the local replica has applied.
 func (r *Replica) Revision() uint64 { return r.store.Revision() }
 
+// FeatureLevel implements Store.
+func (r *Replica) FeatureLevel() uint32 { return r.store.FeatureLevel() }
+
 // Commit implements Store.
 func (r *Replica) Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResult, error) {
 	if r.by == nil {

@@ -21,6 +21,9 @@ type Store interface {
 	List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error)
 	// Watch delivers the changes below a prefix from the local replica.
 	Watch(ctx context.Context, req raftstore.WatchRequest) (Watcher, error)
+	// FeatureLevel returns the feature level of the mesh, as the local replica has it. It
+	// never goes down.
+	FeatureLevel() uint32
 }
 
 // Watcher is one running watch.

@@ -29,6 +29,7 @@ type Tx struct {
 	forms       []form         // of the values of the ops
 	opIndex     map[string]int // by key
 	constraints []raftstore.ConstraintCall
+	byLevel     []func(level uint32) raftstore.ConstraintCall
 	stored      [][]func(rev uint64) // called with the revision of each op
 	err         error
 }
@@ -175,6 +176,13 @@ func (t *Tx) Demand(c raftstore.ConstraintCall) {
 	t.constraints = append(t.constraints, c)
 }
 
+// DemandByLevel adds the constraint that choose returns for the mesh's feature level at
+// the time of the commit: a rule has several versions, and a newer one waits until every
+// replica knows it.
+func (t *Tx) DemandByLevel(choose func(level uint32) raftstore.ConstraintCall) {
+	t.byLevel = append(t.byLevel, choose)
+}
+
 // Fail makes Commit return err. It is for functions that add to a transaction and find
 // that they cannot.
 func (t *Tx) Fail(err error) { t.fail(err) }
@@ -193,6 +201,9 @@ func (t *Tx) Commit(ctx context.Context, s Store) (raftstore.TxnResult, error) {
 	}
 	if t.Empty() {
 		return raftstore.TxnResult{}, nil
+	}
+	for _, choose := range t.byLevel {
+		t.Demand(choose(s.FeatureLevel()))
 	}
 	ops, err := t.keepUnknown(ctx, s)
 	if err != nil {

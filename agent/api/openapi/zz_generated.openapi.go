@@ -41792,6 +41792,13 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigSpec(ref common.Referenc
 							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.VirtualMachine"),
 						},
 					},
+					"featureLevel": {
+						SchemaProps: spec.SchemaProps{
+							Description: "FeatureLevel says who raises the mesh's feature level after an upgrade: \"Manual\", the default, leaves it to an administrator (\"virtmesh level raise\"); with \"Automatic\" the mesh raises it by itself once all its hosts have known the higher level for ten minutes. A raise cannot be taken back, and no host can go back to an earlier version after it that does not know the level.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 				},
 			},
 		},

@@ -40,11 +40,17 @@ func (r *REST) ShortNames() []string { return r.kind.ShortNames }
 // Categories implements rest.CategoriesProvider.
 func (r *REST) Categories() []string { return r.kind.Categories }
 
+// Mesh is what the objects of the mesh are judged by at each write.
+type Mesh struct {
+	// Defaults returns the mesh's defaults for virtual machines, Level its feature level.
+	Defaults func() vmi.Defaults
+	Level    func() uint32
+}
+
 // New returns the storage of kind k and its status. The keys of the map are the
-// resource and, for kinds that have it, resource/status. defaults returns the mesh's
-// defaults; it is called at each write.
-func New(scheme *runtime.Scheme, k *kinds.Kind, defaults func() vmi.Defaults, getter generic.RESTOptionsGetter) (map[string]rest.Storage, error) {
-	store, err := newStore(scheme, k, defaults, getter)
+// resource and, for kinds that have it, resource/status.
+func New(scheme *runtime.Scheme, k *kinds.Kind, mesh Mesh, getter generic.RESTOptionsGetter) (map[string]rest.Storage, error) {
+	store, err := newStore(scheme, k, mesh, getter)
 	if err != nil {
 		return nil, fmt.Errorf("serve %s: %w", k.GroupResource(), err)
 	}
@@ -58,8 +64,8 @@ func New(scheme *runtime.Scheme, k *kinds.Kind, defaults func() vmi.Defaults, ge
 	return out, nil
 }
 
-func newStore(scheme *runtime.Scheme, k *kinds.Kind, defaults func() vmi.Defaults, getter generic.RESTOptionsGetter) (*genericregistry.Store, error) {
-	s := strategy{ObjectTyper: scheme, NameGenerator: names.SimpleNameGenerator, kind: k, defaults: defaults}
+func newStore(scheme *runtime.Scheme, k *kinds.Kind, mesh Mesh, getter generic.RESTOptionsGetter) (*genericregistry.Store, error) {
+	s := strategy{ObjectTyper: scheme, NameGenerator: names.SimpleNameGenerator, kind: k, defaults: mesh.Defaults, level: mesh.Level}
 	store := &genericregistry.Store{
 		NewFunc:                   func() runtime.Object { return k.New() },
 		NewListFunc:               k.NewList,

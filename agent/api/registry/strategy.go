@@ -24,6 +24,8 @@ type strategy struct {
 	kind *kinds.Kind
 	// defaults returns the mesh's present defaults.
 	defaults func() vmi.Defaults
+	// level returns the mesh's present feature level.
+	level func() uint32
 }
 
 var (
@@ -75,7 +77,7 @@ func (s strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 
 // Validate implements rest.RESTCreateStrategy.
 func (s strategy) Validate(_ context.Context, obj runtime.Object) field.ErrorList {
-	errs := s.validateMeta(obj)
+	errs := append(s.validateMeta(obj), s.kind.CheckLevel(s.level(), obj, nil)...)
 	if s.kind.Validate != nil {
 		errs = append(errs, s.kind.Validate(s.defaults(), obj)...)
 	}
@@ -84,7 +86,7 @@ func (s strategy) Validate(_ context.Context, obj runtime.Object) field.ErrorLis
 
 // ValidateUpdate implements rest.RESTUpdateStrategy.
 func (s strategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
-	errs := s.validateMeta(obj)
+	errs := append(s.validateMeta(obj), s.kind.CheckLevel(s.level(), obj, old)...)
 	if s.kind.ValidateUpdate != nil {
 		errs = append(errs, s.kind.ValidateUpdate(s.defaults(), obj, old)...)
 	}
@@ -147,7 +149,7 @@ func (s statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Obj
 
 // ValidateUpdate implements rest.RESTUpdateStrategy.
 func (s statusStrategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
-	errs := s.validateMeta(obj)
+	errs := append(s.validateMeta(obj), s.kind.CheckLevel(s.level(), obj, old)...)
 	if s.kind.ValidateStatusUpdate != nil {
 		errs = append(errs, s.kind.ValidateStatusUpdate(obj, old)...)
 	}

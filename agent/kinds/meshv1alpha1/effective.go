@@ -28,6 +28,9 @@ func Effective(config *MeshConfig) MeshConfigSpec {
 		spec.Capacity.Strategy = Balance
 	}
 	setDefault(&spec.VirtualMachine.MaxHotplugRatio, 4)
+	if spec.FeatureLevel == "" {
+		spec.FeatureLevel = FeatureLevelManual
+	}
 	return spec
 }
 

@@ -53,7 +53,25 @@ type MeshConfigSpec struct {
 	// takes precedence.
 	// +optional
 	VirtualMachine VirtualMachine `json:"virtualMachine,omitempty"`
+	// FeatureLevel says who raises the mesh's feature level after an upgrade: "Manual",
+	// the default, leaves it to an administrator ("virtmesh level raise"); with
+	// "Automatic" the mesh raises it by itself once all its hosts have known the higher
+	// level for ten minutes. A raise cannot be taken back, and no host can go back to an
+	// earlier version after it that does not know the level.
+	// +optional
+	FeatureLevel FeatureLevelPolicy `json:"featureLevel,omitempty"`
 }
+
+// FeatureLevelPolicy says who raises the mesh's feature level.
+type FeatureLevelPolicy string
+
+// Policies for the mesh's feature level.
+const (
+	// FeatureLevelManual leaves the raise to an administrator.
+	FeatureLevelManual FeatureLevelPolicy = "Manual"
+	// FeatureLevelAutomatic lets the mesh raise its level once all its hosts can.
+	FeatureLevelAutomatic FeatureLevelPolicy = "Automatic"
+)
 
 // Capacity says how far hosts may be overcommitted.
 //

@@ -30,6 +30,7 @@ type Store struct {
 	history  []raftstore.Event
 	watchers map[*watcher]struct{}
 	fail     error
+	level    uint32
 }
 
 type constraintID struct {
@@ -45,6 +46,7 @@ func New(constraints ...raftstore.Constraint) *Store {
 		constraints: map[constraintID]raftstore.Constraint{},
 		records:     btree.NewG(16, func(a, b raftstore.Record) bool { return a.Key < b.Key }),
 		watchers:    map[*watcher]struct{}{},
+		level:       raftstore.BaseLevel,
 	}
 	for _, c := range constraints {
 		s.constraints[constraintID{c.Name, c.Version}] = c
@@ -64,6 +66,20 @@ func (s *Store) Fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail = err
+}
+
+// FeatureLevel implements objects.Store.
+func (s *Store) FeatureLevel() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.level
+}
+
+// SetFeatureLevel sets the feature level, which is 1 in a new store.
+func (s *Store) SetFeatureLevel(level uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.level = level
 }
 
 // Keys returns the store keys below prefix, in order.

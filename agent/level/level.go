@@ -1,0 +1,93 @@
+// Package level knows the feature levels: what each of them brings, which of them this
+// version knows, and how far a mesh can be raised. It is pure.
+//
+// A feature level is a small number. It says which rules, kinds, fields of records and
+// formats a mesh may use. Every version knows a range of levels; a mesh has one level,
+// which is part of its replicated state (raftstore.Store.FeatureLevel) and never goes
+// down. So a mesh goes on as before while its hosts are upgraded one after the other, and
+// begins to use what is new when it is raised: when every host knows how.
+package level
+
+import (
+	"slices"
+	"strings"
+
+	"virtmesh/raftstore"
+)
+
+// Lowest and Highest are the range of feature levels that this version knows. A mesh
+// below Lowest must be raised with an earlier version first; one above Highest needs a
+// newer version.
+const (
+	Lowest  uint32 = 1
+	Highest uint32 = 1
+)
+
+// Known returns the range of feature levels that this version knows.
+func Known() raftstore.LevelRange { return raftstore.LevelRange{Lowest: Lowest, Highest: Highest} }
+
+// Level is one feature level.
+type Level struct {
+	// Number is the level. The first is 1; a record without a level means 1, too.
+	Number uint32 `json:"number"`
+	// Brings says in a sentence what a mesh may use from this level on.
+	Brings string `json:"brings"`
+}
+
+// All returns the feature levels from the first to Highest. This is the only list of them.
+// Whatever waits for a level (a version of a rule, a kind, a field, a format) names its
+// number where it is registered.
+func All() []Level {
+	return []Level{
+		{1, "the rules, kinds and formats of the first version that has feature levels"},
+	}
+}
+
+// Above returns the levels that this version knows above mesh, lowest first: what a raise
+// to Highest brings.
+func Above(mesh uint32) []Level {
+	return slices.DeleteFunc(All(), func(l Level) bool { return l.Number <= mesh })
+}
+
+// Host is a host of a mesh as far as feature levels matter.
+type Host struct {
+	// Name is the host's name, Version that of its program.
+	Name    string `json:"name"`
+	Version string `json:"version,omitempty"`
+	// Highest is the highest level that the host knows; 0 if the host has not said so yet.
+	Highest uint32 `json:"highest"`
+	// Live reports whether the host is heard now. A raise asks every host, so one that is
+	// not heard stops it.
+	Live bool `json:"live"`
+}
+
+// Outlook says how far a mesh can be raised.
+type Outlook struct {
+	// Reachable is the highest level that every host knows; it is at least the level that
+	// the mesh has.
+	Reachable uint32
+	// Newest is the highest level that any host knows.
+	Newest uint32
+	// HeldUpBy are the hosts that know less than Newest, by name.
+	HeldUpBy []Host
+}
+
+// Look says how far a mesh at level mesh, whose recorded hosts are hosts, can be raised.
+func Look(mesh uint32, hosts []Host) Outlook {
+	o := Outlook{Reachable: mesh, Newest: mesh}
+	if len(hosts) == 0 {
+		return o
+	}
+	lowest := hosts[0].Highest
+	for _, h := range hosts {
+		lowest, o.Newest = min(lowest, h.Highest), max(o.Newest, h.Highest)
+	}
+	o.Reachable = max(mesh, lowest)
+	for _, h := range hosts {
+		if h.Highest < o.Newest {
+			o.HeldUpBy = append(o.HeldUpBy, h)
+		}
+	}
+	slices.SortFunc(o.HeldUpBy, func(a, b Host) int { return strings.Compare(a.Name, b.Name) })
+	return o
+}
