@@ -12,6 +12,7 @@ import (
 	"virtmesh/agent/api"
 	"virtmesh/agent/claims"
 	"virtmesh/agent/host"
+	"virtmesh/agent/level"
 	"virtmesh/agent/membership"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/port"
@@ -78,7 +79,7 @@ func (a *Agent) openHost(ctx context.Context) error {
 	a.host, err = host.Open(ctx, a.config.HostConfig, host.Deps{
 		Self: host.Self{Name: a.config.Name, Advertise: a.config.Advertise, StateDir: a.config.StateDir, Facts: gossip.Facts{
 			MeshAddr: a.config.MeshAddress(), Zone: a.config.Zone, Version: a.options.Version,
-			LowestFeatureLevel: membership.LowestFeatureLevel, FeatureLevel: membership.FeatureLevel, Labels: a.config.Labels,
+			LowestFeatureLevel: int(level.Lowest), FeatureLevel: int(level.Highest), Labels: a.config.Labels,
 		}},
 		Store: a.view.store, Cache: a.view.cache, Claims: a.view.claims, Recorder: a.view.recorder, Stewardship: a.view.stewardship,
 		Mesh: a.member.Peers(), HearsLeader: a.member.Store().HearsLeader, Subnet: subnet, Logger: a.log, Metrics: a.metrics,
@@ -102,6 +103,7 @@ func (a *Agent) openRouter(context.Context) error {
 			}
 			return a.member.Port().DialHost(ctx, port.ProtoRPC, name, address)
 		},
+		Speaker: a.member.Speaker,
 	})
 	a.onStop(func(context.Context) { a.router.Close() })
 	return nil
@@ -120,7 +122,7 @@ func (a *Agent) addLoops(context.Context) error {
 	loops, err := roster.Loops(roster.Deps{
 		Host: a.config.Name, Store: a.view.store, Cache: a.view.cache, Claims: a.view.claims,
 		Recorder: a.view.recorder, Stewardship: a.view.stewardship, Gossip: a.member.Gossip(), Members: a.member.Peers(), Witness: a.member.Witness(),
-		Offers: a.router, Acts: a.acts(), Logger: a.log, Metrics: a.metrics,
+		Levels: a.member, Offers: a.router, Acts: a.acts(), Logger: a.log, Metrics: a.metrics,
 	})
 	a.loops = append(a.loops, loops...)
 	return part("assemble the stewards", err)
@@ -132,7 +134,9 @@ func (a *Agent) serveHosts(context.Context) error {
 	if err != nil {
 		return part("serve other hosts", err)
 	}
-	rpc := port.ServeRPC(listener, guests.NewHandler(a.host.Guests(), a.host.Offerer(), a.log), a.log.With("part", "guests"))
+	log := a.log.With("part", "guests")
+	handler := port.MeetCallers(a.member.Speaker, log, guests.NewHandler(a.host.Guests(), a.host.Offerer(), a.log))
+	rpc := port.ServeRPC(listener, handler, log)
 	a.onStop(func(ctx context.Context) { rpc.Shutdown(ctx) })
 	return nil
 }
@@ -179,12 +183,13 @@ func (a *Agent) serveUsers(context.Context) error {
 	if err != nil {
 		return part("serve the API", err)
 	}
-	a.http.Add(listener, port.JudgeClients(a.member.Admission().Judge, admin.Beside(admin.NewHandler(mesh, port.FromAdministrator), kubernetes)))
+	meet := func(next http.Handler) http.Handler { return port.MeetCallers(a.member.Speaker, a.log, next) }
+	a.http.Add(listener, port.JudgeClients(a.member.Admission().Judge, admin.Beside(meet(admin.NewHandler(mesh, port.FromAdministrator)), kubernetes)))
 
 	if listener, err = admin.OpenSocket(a.config.Socket()); err != nil {
 		return err
 	}
-	root := admin.NewHandler(mesh, admin.AsRoot)
+	root := meet(admin.NewHandler(mesh, admin.AsRoot))
 	a.http.Add(listener, admin.WithBackup(a.member.Store().Backup, admin.Beside(root, local)))
 
 	if a.config.MetricsListen == "" {

@@ -25,6 +25,7 @@ import (
 	"virtmesh/agent/stewards/namespace"
 	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/operation"
+	"virtmesh/agent/stewards/raise"
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/agent/stewards/stewardstest"
 	"virtmesh/agent/stewards/vm"
@@ -87,6 +88,8 @@ func declaredOutputs(t *testing.T) map[string][]stewards.Output {
 	add("host/sweep", c8, err)
 	c11, err := quarantine.New(d, "h1", func(context.Context) ([]types.UID, error) { return nil, nil })
 	add("host/quarantine", c11, err)
+	c12, err := raise.New(d, nil)
+	add("stewards/raise", c12, err)
 	c9, err := collect.NewEpochs(d)
 	add("stewards/collect", c9, err)
 	return outputs

@@ -142,7 +142,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Action:                    groupAction("virtmesh", cli.ShowAppHelp),
 		Commands: finishCommands("virtmesh", []*cli.Command{
 			agentCommand(), tokenCommand(), kubeconfigCommand(),
-			statusCommand(), doctorCommand(), nodeCommand(), vmCommand(), operationCommand(),
+			statusCommand(), doctorCommand(), nodeCommand(), levelCommand(), vmCommand(), operationCommand(),
 			getCommand(), applyCommand(), deleteCommand(), describeCommand(), eventsCommand(),
 			completionCommand(), labCommand(),
 		}),
@@ -162,18 +162,22 @@ func finishCommands(parent string, commands []*cli.Command) []*cli.Command {
 			command.Action = limitArguments(name, command.ArgsUsage, command.Action)
 			continue
 		}
-		command.Action = groupAction(name, cli.ShowSubcommandHelp)
+		alone := command.Action
+		if alone == nil {
+			alone = cli.ShowSubcommandHelp
+		}
+		command.Action = groupAction(name, alone)
 		finishCommands(name, command.Subcommands)
 	}
 	return commands
 }
 
-// groupAction returns the action of a command that only has subcommands: it prints
-// the help, or an error if an unknown subcommand is given.
-func groupAction(name string, help cli.ActionFunc) cli.ActionFunc {
+// groupAction returns the action of a command that has subcommands: alone is what it does
+// without one, usually to print the help. An unknown subcommand is an error.
+func groupAction(name string, alone cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if !c.Args().Present() {
-			return help(c)
+			return alone(c)
 		}
 		fmt.Fprintf(c.App.ErrWriter, "virtmesh: there is no command %q; '%s --help' lists them\n", name+" "+c.Args().First(), name)
 		return exitError{code: 2}

@@ -23,7 +23,7 @@ func arrangeFlags(app *cli.App, args []string) []string {
 	if asked {
 		args = args[:len(args)-1]
 	}
-	a := arranger{levels: []level{{name: args[0], known: app.Flags}}, commands: app.Commands}
+	a := arranger{levels: []commandLevel{{name: args[0], known: app.Flags}}, commands: app.Commands}
 	for i := 1; i < len(args); i++ {
 		arg := args[i]
 		if a.passthrough && (arg == "--" || len(a.arguments) > 0) {
@@ -47,8 +47,8 @@ func arrangeFlags(app *cli.App, args []string) []string {
 	return arranged
 }
 
-// level is one command of the command line, with the flags given to it.
-type level struct {
+// commandLevel is one command of the command line, with the flags given to it.
+type commandLevel struct {
 	name  string
 	known []cli.Flag
 	flags []string
@@ -56,7 +56,7 @@ type level struct {
 
 // arranger sorts words as it walks down the tree of commands.
 type arranger struct {
-	levels      []level
+	levels      []commandLevel
 	commands    []*cli.Command
 	passthrough bool
 	arguments   []string
@@ -83,7 +83,7 @@ func (a *arranger) addWord(arg string) {
 	if len(a.arguments) == 0 {
 		for _, command := range a.commands {
 			if command.HasName(arg) {
-				a.levels = append(a.levels, level{name: arg, known: command.Flags})
+				a.levels = append(a.levels, commandLevel{name: arg, known: command.Flags})
 				a.commands = command.Subcommands
 				a.passthrough = command.Name == "exec"
 				return

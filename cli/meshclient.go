@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/port"
 )
 
 // mesh calls the mesh's administration API. A nil request sends no body, a nil
@@ -49,6 +50,7 @@ func (c *connection) call(ctx context.Context, method, path string, request any)
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
 	}
+	port.NewSpeaker("", Version).Introduce(r.Header)
 	response, err := client.Do(r)
 	if err != nil {
 		return nil, fmt.Errorf("reach the agent: %w", err)

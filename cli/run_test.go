@@ -18,6 +18,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/level"
 	"virtmesh/agent/port/admin"
 )
 
@@ -97,6 +98,14 @@ func (m *fakeMesh) RemoveHost(_ context.Context, r admin.Removal) error {
 	return m.removeErr
 }
 
+func (m *fakeMesh) RaiseLevel(_ context.Context, to uint32) error {
+	if to > m.status.Level.Reachable {
+		return fault.New(fault.Conflict, "host2 (version 2.0.0) knows up to %d", m.status.Level.Reachable)
+	}
+	m.status.Level.Mesh, m.status.Level.Brings = to, nil
+	return nil
+}
+
 // serve makes a mesh reachable and returns the flags that reach it.
 func serve(t *testing.T, mesh admin.Mesh) []string {
 	t.Helper()
@@ -137,9 +146,10 @@ func wellMesh() *fakeMesh {
 	return &fakeMesh{status: admin.Status{
 		Host: "host1", MeshID: "m1", Leader: "host1", Term: 3, Revision: 42,
 		Members: []admin.Member{
-			{Name: "host1", State: "alive", Role: "leader", MeshAddress: "192.0.2.1:7443", KVM: true},
-			{Name: "host2", State: "alive", Role: "voter", MeshAddress: "192.0.2.2:7443", Lag: -1},
+			{Name: "host1", State: "alive", Role: "leader", MeshAddress: "192.0.2.1:7443", KVM: true, Version: "2.0.0", FeatureLevel: 4},
+			{Name: "host2", State: "alive", Role: "voter", MeshAddress: "192.0.2.2:7443", Lag: -1, Version: "2.0.0", FeatureLevel: 4},
 		},
+		Level: &admin.Level{Mesh: 3, Known: 4, Reachable: 4, Newest: 4, Policy: "Manual", Brings: []level.Level{{Number: 4, Brings: "machines that fly"}}},
 	}}
 }
 

@@ -70,8 +70,12 @@ func printStatus(c *cli.Context, s *admin.Status) error {
 		leader = "none (no quorum: VMs keep running, nothing can be changed)"
 	}
 	w := c.App.Writer
-	fmt.Fprintf(w, "Mesh:     %s, seen from %s\nMembers:  %d of %d alive, %s\nLeader:   %s (term %d)\nRevision: %d\n\n",
+	fmt.Fprintf(w, "Mesh:     %s, seen from %s\nMembers:  %d of %d alive, %s\nLeader:   %s (term %d)\nRevision: %d\n",
 		s.MeshID, s.Host, alive, len(s.Members), counted(voters, "voter"), leader, s.Term, s.Revision)
+	if s.Level != nil {
+		fmt.Fprintf(w, "Level:    %s\n", levelSentence(s.Level))
+	}
+	fmt.Fprintln(w)
 	if err := printColumns(w, []string{"NAME", "STATE", "ROLE", "ADDRESS", "ZONE", "GUESTS BY", "LAG", "VERSION"}, rows); err != nil {
 		return err
 	}

@@ -51,8 +51,11 @@ const (
 	ClockSkew Code = "ClockSkew"
 	// HostTaken: another host has the name.
 	HostTaken Code = "HostTaken"
-	// TooOld: the program's feature level is below the one that the mesh needs.
+	// TooOld: the program does not know the mesh's feature level, or the other side's
+	// protocol, because it is too old.
 	TooOld Code = "TooOld"
+	// TooNew: the program knows no level as low as the one that the mesh has.
+	TooNew Code = "TooNew"
 	// BadProof: a request is not signed by the host that it names.
 	BadProof Code = "BadProof"
 	// NoHost: the mesh has no such host.
@@ -102,6 +105,8 @@ func classOf(c Code) class {
 		return forbidden("the clocks are too far apart")
 	case TooOld:
 		return forbidden("the version is too old for this mesh")
+	case TooNew:
+		return forbidden("the version is too new for this mesh")
 	case BadProof:
 		return forbidden("the renewal is not signed by a host of this mesh")
 	case Expelled:

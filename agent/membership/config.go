@@ -13,14 +13,8 @@ import (
 	"virtmesh/agent/claims"
 	"virtmesh/agent/hostname"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
 	"virtmesh/raftstore"
-)
-
-// LowestFeatureLevel and FeatureLevel are the oldest and the newest set of rules and formats
-// that this version supports.
-const (
-	LowestFeatureLevel = 1
-	FeatureLevel       = 1
 )
 
 // Paths and ports of an agent that the command line knows without asking the agent.
@@ -160,7 +154,7 @@ func (c Config) storeConfig(log *slog.Logger) raftstore.Config {
 	cfg := raftstore.DefaultConfig()
 	cfg.NodeID, cfg.Addr = c.Name, c.MeshAddress()
 	cfg.DataDir = c.raftDir()
-	cfg.Constraints = claims.Rules()
+	cfg.FeatureLevel, cfg.Constraints = level.Known(), claims.Rules()
 	cfg.Logger = log
 	return cfg
 }

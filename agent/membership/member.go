@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/enrol"
@@ -202,7 +203,7 @@ func (m *Member) openIdentity(context.Context) (err error) {
 		return err
 	}
 	m.peers = NewPeers(m.config.Name, m.identity, m.log)
-	m.renewals = renewals{config: m.config, identity: m.identity, peers: m.peers}
+	m.renewals = renewals{config: m.config, version: m.options.Version, identity: m.identity, peers: m.peers}
 	return nil
 }
 
@@ -226,7 +227,7 @@ func (m *Member) openPort(context.Context) error {
 // run.
 func (m *Member) initialFacts() gossip.Facts {
 	return gossip.Facts{MeshAddr: m.config.MeshAddress(), Zone: m.config.Zone, Version: m.options.Version,
-		LowestFeatureLevel: LowestFeatureLevel, FeatureLevel: FeatureLevel}
+		LowestFeatureLevel: int(level.Lowest), FeatureLevel: int(level.Highest)}
 }
 
 func (m *Member) startGossip(context.Context) error {
@@ -269,7 +270,7 @@ func (m *Member) serveJoin(context.Context) error {
 func (m *Member) joinConfig() enrol.ServerConfig {
 	cfg := enrol.DefaultServerConfig()
 	cfg.Signer, cfg.Host, cfg.Version = m.signer, m.config.Name, m.options.Version
-	cfg.MinFeatureLevel = func() uint32 { return neededLevel(m.gossip.Members()) }
+	cfg.FeatureLevel = m.store.FeatureLevel
 	cfg.Logger, cfg.Registerer = m.log.With("part", "join"), m.options.Metrics
 	return cfg
 }

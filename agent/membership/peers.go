@@ -327,18 +327,3 @@ func (p *Peers) subscribe(onEvent func(gossip.Event), onRecords func()) (cancel 
 		<-done
 	}
 }
-
-// neededLevel returns the feature level that a host needs to follow the mesh's log. The
-// leader accepts entries that need a level once all live members have it, so a host
-// below the lowest level of the live members would halt at the first such entry. During
-// an upgrade the lowest level is the old one, and hosts with the old version may still
-// join.
-func neededLevel(members []gossip.Member) uint32 {
-	lowest := FeatureLevel
-	for _, member := range members {
-		if member.State.Live() {
-			lowest = min(lowest, max(member.Facts.FeatureLevel, 0))
-		}
-	}
-	return uint32(lowest)
-}

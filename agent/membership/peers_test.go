@@ -15,7 +15,6 @@ import (
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/enrol"
-	"virtmesh/gossip"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
 )
@@ -38,7 +37,7 @@ func TestRemovedMachineLearnsWhy(t *testing.T) {
 	m := identitytest.NewMesh(t)
 	cfg := enrol.DefaultServerConfig()
 	cfg.Signer, cfg.Host = identity.NewSigner(m.Store, 0), "host1"
-	dir, err := joinHost(t, m, cfg, 0)
+	dir, err := joinHost(t, m, cfg, raftstore.LevelRange{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,53 +58,37 @@ func TestRemovedMachineLearnsWhy(t *testing.T) {
 	}
 }
 
-// TestTooOldHostsAreRefused: the agent tells the join protocol which level the mesh
-// needs, and the refused host is told both versions.
-func TestTooOldHostsAreRefused(t *testing.T) {
+// TestHostsThatDoNotKnowTheLevelAreRefused: the agent tells the join protocol which level
+// the mesh has, whatever the hosts that gossip could do, and the refused host is told what
+// to install.
+func TestHostsThatDoNotKnowTheLevelAreRefused(t *testing.T) {
 	m := identitytest.NewMesh(t)
-	cfg := gossip.DefaultConfig()
-	cfg.Name, cfg.Mesh, cfg.Keys = "host1", m.First.MeshID(), m.First.GossipKeys()
-	cfg.BindAddr, cfg.BindPort, cfg.Facts = "127.0.0.1", 0, gossip.Facts{FeatureLevel: FeatureLevel}
-	g, err := gossip.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(g.Shutdown)
 	a := newMember(Config{Name: "host1"}, Options{Version: "v1.7.0", Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
-	a.gossip, a.signer = g, identity.NewSigner(m.Store, 0)
-	_, err = joinHost(t, m, a.joinConfig(), FeatureLevel-1)
-	if !errors.Is(err, fault.TooOld) || !strings.Contains(err.Error(), "v1.2.0") || !strings.Contains(err.Error(), "v1.7.0") {
-		t.Errorf("a host that is too old: %v", err)
-	}
-	a.options.Metrics = prometheus.NewRegistry()
-	if _, err := joinHost(t, m, a.joinConfig(), FeatureLevel); err != nil {
-		t.Errorf("a host of this level: %v", err)
-	}
-}
-
-func TestNeededLevel(t *testing.T) {
-	at := func(state gossip.State, level int) gossip.Member {
-		return gossip.Member{State: state, Facts: gossip.Facts{FeatureLevel: level}}
-	}
-	for name, c := range map[string]struct {
-		members []gossip.Member
-		want    uint32
+	a.store, a.signer = raftstoretest.New(t), identity.NewSigner(m.Store, 0)
+	now := a.store.FeatureLevel()
+	for _, test := range []struct {
+		levels raftstore.LevelRange
+		want   error
+		text   string
 	}{
-		"alone":                   {nil, FeatureLevel},
-		"newer members":           {[]gossip.Member{at(gossip.Alive, FeatureLevel+1)}, FeatureLevel},
-		"an older live member":    {[]gossip.Member{at(gossip.Alive, FeatureLevel), at(gossip.Suspect, FeatureLevel-1)}, FeatureLevel - 1},
-		"an older dead member":    {[]gossip.Member{at(gossip.Dead, FeatureLevel-1)}, FeatureLevel},
-		"a level that is no such": {[]gossip.Member{at(gossip.Alive, -3)}, 0},
+		{raftstore.LevelRange{Lowest: now - 1, Highest: now - 1}, fault.TooOld, "install version v1.7.0 or newer"},
+		{raftstore.LevelRange{Lowest: now + 1, Highest: now + 2}, fault.TooNew, "raise the mesh first"},
 	} {
-		if got := neededLevel(c.members); got != c.want {
-			t.Errorf("%s: level %d, want %d", name, got, c.want)
+		a.options.Metrics = prometheus.NewRegistry()
+		_, err := joinHost(t, m, a.joinConfig(), test.levels)
+		if !errors.Is(err, test.want) || !strings.Contains(err.Error(), "v1.2.0") || !strings.Contains(err.Error(), test.text) {
+			t.Errorf("a host that knows %s: %v", test.levels, err)
 		}
 	}
+	a.options.Metrics = prometheus.NewRegistry()
+	if _, err := joinHost(t, m, a.joinConfig(), raftstore.LevelRange{Lowest: now, Highest: now + 1}); err != nil {
+		t.Errorf("a newer host that knows this level: %v", err)
+	}
 }
 
-// joinHost joins host2, of version v1.2.0 and the given level, to m, whose first host
+// joinHost joins host2, of version v1.2.0, which knows the given levels, to m, whose first host
 // serves the join protocol until the test ends. It returns the state directory.
-func joinHost(t *testing.T, m *identitytest.Mesh, serverCfg enrol.ServerConfig, level uint32) (string, error) {
+func joinHost(t *testing.T, m *identitytest.Mesh, serverCfg enrol.ServerConfig, levels raftstore.LevelRange) (string, error) {
 	t.Helper()
 	cfg := port.DefaultConfig()
 	cfg.Bind, cfg.Credentials = "127.0.0.1:0", m.First
@@ -138,7 +121,7 @@ func joinHost(t *testing.T, m *identitytest.Mesh, serverCfg enrol.ServerConfig, 
 	o := enrol.DefaultOptions()
 	o.Dir, o.Addresses, o.Token, o.Host = filepath.Join(t.TempDir(), "state"), []string{at}, token, "host2"
 	o.MeshAddress, o.GossipAddress = "10.0.0.2:7443", "10.0.0.2:7946"
-	o.Version, o.FeatureLevel = "v1.2.0", level
+	o.Version, o.Levels = "v1.2.0", levels
 	return o.Dir, enrol.Join(t.Context(), o)
 }
 

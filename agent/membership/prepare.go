@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
 	"virtmesh/agent/port/enrol"
 	"virtmesh/raftstore"
 )
@@ -66,7 +67,7 @@ func Join(ctx context.Context, config Config, file ConfigFile, invitation Invita
 	options.Host = config.Name
 	options.MeshAddress, options.GossipAddress = config.MeshAddress(), config.GossipAddress()
 	options.SANs = config.sans()
-	options.Version, options.FeatureLevel = invitation.Version, FeatureLevel
+	options.Version, options.Levels = invitation.Version, level.Known()
 	if err := enrol.Join(ctx, options); err != nil {
 		return fmt.Errorf("join the mesh at %s: %w", invitation.Address, err)
 	}

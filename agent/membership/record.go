@@ -10,6 +10,7 @@ import (
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
 	"virtmesh/raftstore"
 )
 
@@ -46,7 +47,7 @@ type record struct {
 func (m *Member) startRecord(context.Context) error {
 	r := record{
 		hosts: identity.NewHosts(m.records), identity: m.identity, config: m.config,
-		version: m.options.Version, level: FeatureLevel, renew: m.renewer.Renew,
+		version: m.options.Version, level: level.Highest, renew: m.renewer.Renew,
 		askOthers: m.renewals.askWhetherExpelled, log: m.log,
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -13,13 +13,14 @@ import (
 // renewals provides the issuers that can sign this host's next certificate.
 type renewals struct {
 	config   Config
+	version  string // of this program
 	identity *identity.Identity
 	peers    *Peers
 }
 
 // byOthers returns the issuer that asks the other hosts to sign.
 func (r renewals) byOthers() identity.Issuer {
-	return enrol.Renewal(enrol.RenewalConfig{Identity: r.identity, Members: r.peers.MeshAddresses, Attempt: 5 * time.Second})
+	return enrol.Renewal(enrol.RenewalConfig{Identity: r.identity, Version: r.version, Members: r.peers.MeshAddresses, Attempt: 5 * time.Second})
 }
 
 // byItself returns the issuer that signs with this host's copy of the CA key.

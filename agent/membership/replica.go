@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
 	"virtmesh/agent/port"
 	"virtmesh/raftstore"
 )
@@ -81,7 +82,7 @@ func (m *Member) joinStore(parent context.Context) error {
 	if m.identity.Founder() {
 		ctx, cancel := context.WithTimeout(parent, joinTimeout)
 		defer cancel()
-		return m.identity.Seed(ctx, m.records, m.options.Version, FeatureLevel)
+		return m.identity.Seed(ctx, m.records, m.options.Version, level.Highest)
 	}
 	if !m.store.Joined() {
 		return m.awaitCopy(parent)

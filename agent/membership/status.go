@@ -43,7 +43,7 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	}
 	for _, record := range records {
 		members[record.Name] = &admin.Member{
-			Name: record.Name, MeshAddress: record.MeshAddress, State: stateUnknown, Role: roleNone, Version: record.Version, Lag: -1,
+			Name: record.Name, MeshAddress: record.MeshAddress, State: stateUnknown, Role: roleNone, Version: record.Version, FeatureLevel: record.FeatureLevel, Lag: -1,
 		}
 	}
 	for _, member := range m.gossip.Members() {
@@ -54,6 +54,9 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	}
 	addReplicas(members, replica)
 	status.Members = sortMembers(members)
+	if status.Level, err = m.levelStatus(ctx); err != nil {
+		return nil, err
+	}
 	status.Warnings = append(warnings(status, replica), contradictions(status, replica, m.store.SilenceLimit(), m.config.GossipPort)...)
 	quarantined, err := claims.ListQuarantine(ctx, objects.FromRaft(m.store, nil), raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil {

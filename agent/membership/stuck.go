@@ -14,7 +14,7 @@ var errCopyDeleted = errors.New("the unusable copy of the mesh's state was delet
 // isUnusable reports whether a replica that cannot be opened fails in the same way at every
 // start, until somebody installs another version or deletes the copy.
 func isUnusable(err error) bool {
-	for _, lasting := range []error{raftstore.ErrHalted, raftstore.ErrReplaced, raftstore.ErrDiverged, raftstore.ErrCorruptLog} {
+	for _, lasting := range []error{raftstore.ErrHalted, raftstore.ErrReplaced, raftstore.ErrDiverged, raftstore.ErrCorruptLog, raftstore.ErrFeatureLevel} {
 		if errors.Is(err, lasting) {
 			return true
 		}

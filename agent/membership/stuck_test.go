@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"strings"
 	"testing"
 
+	"virtmesh/agent/level"
 	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
@@ -104,5 +106,75 @@ func TestWaitingForHelpEndsWithTheAgent(t *testing.T) {
 	stop()
 	if err := <-started; !errors.Is(err, context.Canceled) {
 		t.Errorf("the wait ends with %v", err)
+	}
+}
+
+// raiseBeyond raises the mesh of a host, as a later version does, to a level that this
+// version does not know.
+func raiseBeyond(t *testing.T, config Config) {
+	t.Helper()
+	cfg := config.storeConfig(slog.New(slog.DiscardHandler))
+	links := raftstoretest.NewNetwork()
+	cfg.Raft, cfg.RPC = links.Listen("raft", cfg.Addr), links.Listen("rpc", cfg.Addr)
+	cfg.Version = "9.0"
+	cfg.FeatureLevel.Highest++
+	s, err := raftstore.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raftstoretest.WaitServing(t, s)
+	if err := s.RaiseFeatureLevel(t.Context(), cfg.FeatureLevel.Highest); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An earlier version than the mesh's level allows touches nothing: it says which version to
+// install, and is not started again for ever. The later version goes on with the same copy.
+func TestAVersionBelowTheLevelWaits(t *testing.T) {
+	path, config := machine(t, "host1")
+	shutdown(found(t, path, config))
+	raiseBeyond(t, config)
+
+	m := newMember(config, testOptions())
+	t.Cleanup(func() { shutdown(m) })
+	ctx, stop := context.WithCancel(t.Context())
+	started := make(chan error, 1)
+	go func() { started <- m.open(ctx) }()
+	raftstoretest.Eventually(t, func() error {
+		_, body, err := ask(socketOf(config), "http://host1/mesh/v1/status")
+		if err != nil {
+			return err
+		}
+		var status admin.Status
+		if err := json.Unmarshal([]byte(body), &status); err != nil {
+			return err
+		}
+		want := fmt.Sprintf("this mesh is at feature level %d, and this version knows %s", level.Highest+1, level.Known())
+		if len(status.Warnings) == 0 || !strings.Contains(status.Warnings[0], want) || !strings.Contains(status.Warnings[0], "9.0") {
+			t.Errorf("status %s, want %q and the version to install", body, want)
+		}
+		return nil
+	})
+	select {
+	case err := <-started:
+		t.Fatalf("the agent ends: %v", err)
+	default:
+	}
+	stop()
+	<-started
+	shutdown(m)
+	cfg := config.storeConfig(slog.New(slog.DiscardHandler))
+	links := raftstoretest.NewNetwork()
+	cfg.Raft, cfg.RPC = links.Listen("raft", cfg.Addr), links.Listen("rpc", cfg.Addr)
+	cfg.FeatureLevel.Highest++
+	s, err := raftstore.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatalf("the later version cannot go on: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -120,7 +120,7 @@ func (w *waitingRoom) close() {
 
 // socketHandler serves the administration socket, which only root may open.
 func (w *waitingRoom) socketHandler() http.Handler {
-	mesh := admin.NewHandler(waitingMesh{w}, admin.AsRoot)
+	mesh := port.MeetCallers(w.member.Speaker, w.member.log, admin.NewHandler(waitingMesh{w}, admin.AsRoot))
 	return admin.Beside(mesh, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		fault.Write(rw, fault.New(fault.Unavailable, "%s", w.reason()))
 	}))
@@ -175,6 +175,9 @@ func (m waitingMesh) IssueCredentials(context.Context, []byte) (*admin.Credentia
 
 // Leave implements admin.Mesh.
 func (m waitingMesh) Leave(context.Context) error { return m.refuse() }
+
+// RaiseLevel implements admin.Mesh.
+func (m waitingMesh) RaiseLevel(context.Context, uint32) error { return m.refuse() }
 
 // RemoveHost implements admin.Mesh.
 func (m waitingMesh) RemoveHost(context.Context, admin.Removal) error { return m.refuse() }

@@ -80,6 +80,11 @@ func WritesRecords(what, prefix string) Output {
 	return Output{What: what, Prefix: prefix, Acts: Create | Update | Delete}
 }
 
+// AsksFor declares something that changes because the loop asks for it, and not by a
+// transaction of the loop's own. The engine cannot check it; it stands in the list of who
+// writes what.
+func AsksFor(what string) Output { return Output{What: what} }
+
 // DeletionFields returns the fields of an object that change when its deletion
 // is requested or completed, if the object is not deleted at once.
 func DeletionFields() []string {
@@ -95,7 +100,7 @@ func (o Output) String() string {
 		}
 		return fmt.Sprintf("%s (%s; %s)", o.What, acts, strings.Join(o.Fields, ", "))
 	}
-	if o.Acts == Create|Update|Delete {
+	if o.Acts == 0 || o.Acts == Create|Update|Delete {
 		return o.What
 	}
 	return fmt.Sprintf("%s (%s)", o.What, o.Acts)
@@ -106,7 +111,7 @@ func (o Output) String() string {
 // that the transaction requires at another revision than the local one: that
 // transaction has lost a race, and the store refuses it.
 func judgeOp(ctx context.Context, store objects.Store, outputs []Output, t raftstore.Txn, op raftstore.Op) (string, error) {
-	mine := slices.DeleteFunc(slices.Clone(outputs), func(o Output) bool { return !strings.HasPrefix(op.Key, o.Prefix) })
+	mine := slices.DeleteFunc(slices.Clone(outputs), func(o Output) bool { return o.Acts == 0 || !strings.HasPrefix(op.Key, o.Prefix) })
 	if len(mine) == 0 {
 		return "no output holds this key", nil
 	}

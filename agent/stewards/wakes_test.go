@@ -56,7 +56,7 @@ func loop(w *stewardstest.World, act func(ctx context.Context, store objects.Sto
 	c, err := stewards.New(d, stewards.Steward{
 		Name: "test", Resync: -1,
 		Inputs:  []stewards.Input{stewards.Watch[*kubevirtv1.VirtualMachineInstance](d.Cache)},
-		Outputs: []stewards.Output{stewards.WritesStatus[*kubevirtv1.VirtualMachineInstance](), stewards.WritesEvents()},
+		Outputs: []stewards.Output{stewards.WritesStatus[*kubevirtv1.VirtualMachineInstance](), stewards.WritesEvents(), stewards.AsksFor("the level")},
 		Reconciler: stewards.ReconcilerFunc(func(ctx context.Context, key stewards.Key) (stewards.Result, error) {
 			vmi, ok := vmis.Get(key)
 			if !ok {
@@ -226,7 +226,8 @@ func TestUndeclaredWritesAreRefused(t *testing.T) {
 		"another": {func(tx *objects.Tx) {
 			tx.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s"}})
 		}, "no output"},
-		"a claim": {func(tx *objects.Tx) { tx.Put("/claims/x", []byte("{}")) }, "no output"},
+		"what it asks for": {func(tx *objects.Tx) { tx.Put("/featurelevel", []byte("2")) }, "no output"},
+		"a claim":          {func(tx *objects.Tx) { tx.Put("/claims/x", []byte("{}")) }, "no output"},
 		"both": {func(tx *objects.Tx) {
 			next := vmi.DeepCopy()
 			next.Status.Reason = "x"

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/port"
 )
 
 // Mesh implements the operations of the API. Its errors are faults, or wrap them. Its
@@ -26,6 +27,8 @@ type Mesh interface {
 	Leave(ctx context.Context) error
 	// RemoveHost removes a dead host from the mesh.
 	RemoveHost(ctx context.Context, removal Removal) error
+	// RaiseLevel raises the mesh's feature level for good.
+	RaiseLevel(ctx context.Context, to uint32) error
 }
 
 // Removal is a request to remove a host from the mesh.
@@ -88,6 +91,16 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 		}
 		return nil, mesh.RemoveHost(r.Context(), Removal{Host: r.PathValue("name"), By: user, Force: force})
 	}))
+	mux.HandleFunc("POST /mesh/v1/level", replyJSON(func(r *http.Request) (any, error) {
+		var request LevelRequest
+		if err := decodeBody(r, &request); err != nil {
+			return nil, err
+		}
+		if request.To == 0 {
+			return nil, fault.InField("to", "must be a feature level, 1 or more")
+		}
+		return nil, mesh.RaiseLevel(r.Context(), request.To)
+	}))
 	mux.HandleFunc("/", replyJSON(func(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, fault.NotFound)
 	}))
@@ -102,7 +115,11 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 
 func decodeBody(r *http.Request, into any) error {
 	decoder := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
-	decoder.DisallowUnknownFields()
+	// A newer program may send fields that can be skipped; in a request of this version or
+	// an older one, an unknown field is a mistake.
+	if !port.IsNewer(r.Header) {
+		decoder.DisallowUnknownFields()
+	}
 	if err := decoder.Decode(into); errors.Is(err, io.EOF) {
 		return fmt.Errorf("%w: the body is empty", fault.Invalid)
 	} else if err != nil {

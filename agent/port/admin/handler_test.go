@@ -70,6 +70,14 @@ func (m *fakeMesh) RemoveHost(_ context.Context, r admin.Removal) error {
 	return fmt.Errorf("%w: %s is alive", fault.Invalid, r.Host)
 }
 
+func (m *fakeMesh) RaiseLevel(_ context.Context, to uint32) error {
+	m.note("raise to %d", to)
+	if to > 2 {
+		return fault.New(fault.Conflict, "host2 knows up to 2")
+	}
+	return nil
+}
+
 func TestHandler(t *testing.T) {
 	for _, test := range []struct {
 		name, request, body string
@@ -99,6 +107,10 @@ func TestHandler(t *testing.T) {
 		{"a refusal", "DELETE /mesh/v1/hosts/host2", "", 400, "host2 is alive", "remove host2 for root, force false"},
 		{"by force", "DELETE /mesh/v1/hosts/host2?force=true", "", 400, "host2 is alive", "remove host2 for root, force true"},
 		{"by what is no answer", "DELETE /mesh/v1/hosts/host2?force=maybe", "", 400, "force", ""},
+		{"a raise", "POST /mesh/v1/level", `{"to":2}`, 204, "", "raise to 2"},
+		{"a raise that a host holds up", "POST /mesh/v1/level", `{"to":3}`, 409, "host2 knows up to 2", "raise to 3"},
+		{"a raise to nothing", "POST /mesh/v1/level", `{}`, 400, "to must be a feature level", ""},
+		{"a raise to less", "POST /mesh/v1/level", `{"to":-1}`, 400, "invalid request", ""},
 		{"an unknown path", "GET /mesh/v1/nothing", "", 404, "GET /mesh/v1/nothing: not found", ""},
 		{"an unknown method", "PUT /mesh/v1/status", "", 404, "PUT /mesh/v1/status: not found", ""},
 	} {
@@ -117,6 +129,23 @@ func TestHandler(t *testing.T) {
 				t.Errorf("a failure answers %q, want a message in JSON", body)
 			}
 		})
+	}
+}
+
+// A field that this version does not know is skipped if a newer program sends it: a later
+// version of the protocol may add what an earlier one can do without.
+func TestFieldsOfNewerProgramsAreSkipped(t *testing.T) {
+	for protocol, want := range map[string]int{"": 400, "1-1": 400, "1-2": 200} {
+		mesh := &fakeMesh{}
+		request := httptest.NewRequest("POST", "/mesh/v1/tokens", strings.NewReader(`{"ttl":3600000000000,"hosts":3}`))
+		if protocol != "" {
+			request.Header.Set("Virtmesh-Speaker", "version=9&protocol="+protocol)
+		}
+		answer := httptest.NewRecorder()
+		admin.NewHandler(mesh, admin.AsRoot).ServeHTTP(answer, request)
+		if answer.Code != want || (want == 200) != (mesh.ttl == time.Hour) {
+			t.Errorf("protocol %q: status %d %s, ttl %s", protocol, answer.Code, answer.Body, mesh.ttl)
+		}
 	}
 }
 

@@ -7,7 +7,11 @@
 // and never removed or renamed. Every error answer is a fault.
 package admin
 
-import "time"
+import (
+	"time"
+
+	"virtmesh/agent/level"
+)
 
 // Status is the mesh as one host sees it.
 type Status struct {
@@ -25,6 +29,9 @@ type Status struct {
 	Revision uint64 `json:"revision"`
 	// Members lists every known host, by name.
 	Members []Member `json:"members"`
+	// Level tells of the mesh's feature level; nil on a host without a copy of the mesh's
+	// state.
+	Level *Level `json:"level,omitempty"`
 	// Warnings lists what needs an operator's attention; empty if nothing does.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -43,7 +50,7 @@ type Member struct {
 	Source  string `json:"source,omitempty"`
 	Zone    string `json:"zone,omitempty"`
 	Version string `json:"version,omitempty"`
-	// FeatureLevel is the newest rule set the host understands.
+	// FeatureLevel is the highest feature level that the host knows, as far as it has said.
 	FeatureLevel uint32 `json:"featureLevel,omitempty"`
 	// KVM reports whether the host runs guests with hardware acceleration.
 	KVM bool `json:"kvm"`
@@ -51,6 +58,31 @@ type Member struct {
 	Unschedulable bool `json:"unschedulable,omitempty"`
 	// Lag is how many log entries the host is behind the leader, -1 if unknown.
 	Lag int64 `json:"lag"`
+}
+
+// Level tells of the mesh's feature level, which says which rules, kinds and formats the
+// mesh uses.
+type Level struct {
+	// Mesh is the level that the mesh has.
+	Mesh uint32 `json:"mesh"`
+	// Known is the highest level that the answering host knows.
+	Known uint32 `json:"known"`
+	// Reachable is the highest level that every host knows, and Newest the highest that any
+	// host knows.
+	Reachable uint32 `json:"reachable"`
+	Newest    uint32 `json:"newest"`
+	// HeldUpBy lists the hosts that know less than Newest.
+	HeldUpBy []level.Host `json:"heldUpBy,omitempty"`
+	// Brings says what the mesh may use after a raise, as far as the answering host knows.
+	Brings []level.Level `json:"brings,omitempty"`
+	// Policy is spec.featureLevel of the MeshConfig: who raises the level.
+	Policy string `json:"policy"`
+}
+
+// LevelRequest asks for a raise of the mesh's feature level.
+type LevelRequest struct {
+	// To is the level that the mesh shall have.
+	To uint32 `json:"to"`
 }
 
 // TokenRequest asks for a join token.

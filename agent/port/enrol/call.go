@@ -23,13 +23,14 @@ type verifier func(chain []*x509.Certificate) error
 // caller makes the requests of one exchange with one member, over one connection.
 type caller struct {
 	addr   string
+	self   port.Speaker
 	client *http.Client
 }
 
 // newCaller returns a caller. It does not connect yet. The caller must be closed with
 // close.
-func newCaller(addr string, verify verifier) *caller {
-	c := &caller{addr: addr}
+func newCaller(addr string, self port.Speaker, verify verifier) *caller {
+	c := &caller{addr: addr, self: self}
 	c.client = &http.Client{
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -93,6 +94,7 @@ func (c *caller) call(ctx context.Context, method, path string, request, answer 
 		return fmt.Errorf("make request: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	c.self.Introduce(req.Header)
 	resp, err := c.client.Do(req)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", c.addr, unwrapURLError(err))
@@ -120,6 +122,8 @@ func unwrapURLError(err error) error {
 type RenewalConfig struct {
 	// Identity is the identity to renew.
 	Identity *identity.Identity
+	// Version is the version of this host's software.
+	Version string
 	// Members returns the mesh addresses to try, in order.
 	Members func() []string
 	// Attempt bounds the request to one member.
@@ -158,7 +162,7 @@ func Renewal(cfg RenewalConfig) identity.Issuer {
 func renewAt(ctx context.Context, cfg RenewalConfig, addr string, proof identity.RenewalProof) (identity.Issued, error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.Attempt)
 	defer cancel()
-	c := newCaller(addr, func(chain []*x509.Certificate) error {
+	c := newCaller(addr, port.NewSpeaker(cfg.Identity.Node().Name, cfg.Version), func(chain []*x509.Certificate) error {
 		_, err := identity.VerifyNode(chain, cfg.Identity.Roots(), time.Now(), x509.ExtKeyUsageServerAuth)
 		return err
 	})

@@ -57,12 +57,6 @@ func clockSkewFault(joining, mesh time.Time, limit time.Duration) error {
 		WithRemedy("set the clock and try again")
 }
 
-// tooOldFault refuses a host whose feature level is below the one that the mesh needs.
-func tooOldFault(r Request, want uint32, meshVersion string) error {
-	return fault.New(fault.TooOld, "version %s (feature level %d) is too old for this mesh, which needs feature level %d",
-		r.Version, r.FeatureLevel, want).WithRemedy("install " + meshVersion)
-}
-
 // badFieldFault names the field of a request that is missing or malformed.
 func badFieldFault(field string, err error) error {
 	f := fault.New(fault.Invalid, "join request: %s: %w", field, err)

@@ -16,6 +16,8 @@ import (
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/port"
+	"virtmesh/raftstore"
 	"virtmesh/storage/durable"
 )
 
@@ -33,9 +35,9 @@ type Options struct {
 	MeshAddress, GossipAddress string
 	// SANs are more names and addresses by which API clients know the host.
 	SANs []string
-	// Version and FeatureLevel are those of this software.
-	Version      string
-	FeatureLevel uint32
+	// Version is that of this software, and Levels the feature levels that it knows.
+	Version string
+	Levels  raftstore.LevelRange
 	// Attempt bounds the exchange with one member, Rounds how often all are tried, and
 	// Pause is the wait between two rounds.
 	Attempt time.Duration
@@ -90,8 +92,8 @@ func (o Options) Validate() error {
 // safe: the mesh recognises the host by the key that the directory keeps for it.
 //
 // A caller can distinguish these errors: identity.ErrInitialised; faults with the codes
-// TokenInvalid, TokenExpired, TokenUsed, HostTaken, ClockSkew, TooOld and Invalid,
-// which names the field; this package's *PinError, ErrServerCertificate and
+// TokenInvalid, TokenExpired, TokenUsed, HostTaken, ClockSkew, TooOld, TooNew and
+// Invalid, which names the field; this package's *PinError, ErrServerCertificate and
 // ErrUnavailable.
 func Join(ctx context.Context, opts Options) error {
 	if opts.Now == nil {
@@ -167,7 +169,7 @@ func askMember(ctx context.Context, opts Options, addr string, key *ecdsa.Privat
 	ctx, cancel := context.WithTimeout(ctx, opts.Attempt)
 	defer cancel()
 	server := &pinned{addr: addr, pin: opts.Token.Pin}
-	c := newCaller(addr, server.verify)
+	c := newCaller(addr, port.NewSpeaker(opts.Host, opts.Version), server.verify)
 	defer c.close()
 	if err := compareClocks(ctx, opts, c, server); err != nil {
 		return Answer{}, err
@@ -176,7 +178,7 @@ func askMember(ctx context.Context, opts Options, addr string, key *ecdsa.Privat
 	err = c.call(ctx, http.MethodPost, pathJoin, Request{
 		TokenID: opts.Token.ID, Secret: opts.Token.Secret[:], CSR: csr,
 		Host: opts.Host, MeshAddress: opts.MeshAddress, GossipAddress: opts.GossipAddress, SANs: opts.SANs,
-		Clock: opts.Now().UTC(), Version: opts.Version, FeatureLevel: opts.FeatureLevel,
+		Clock: opts.Now().UTC(), Version: opts.Version, LowestFeatureLevel: opts.Levels.Lowest, FeatureLevel: opts.Levels.Highest,
 	}, &answer)
 	return answer, err
 }

@@ -85,7 +85,7 @@ func (m *member) options(t *testing.T) enrol.Options {
 	o := enrol.DefaultOptions()
 	o.Dir, o.Addresses, o.Token = filepath.Join(t.TempDir(), "state"), []string{m.port.Addr().String()}, token
 	o.Host, o.MeshAddress, o.GossipAddress = "host2", "10.0.0.2:7443", "10.0.0.2:7946"
-	o.Version, o.FeatureLevel, o.Pause = "v1.2.3", 3, 10*time.Millisecond
+	o.Version, o.Levels, o.Pause = "v1.2.3", raftstore.LevelRange{Lowest: 2, Highest: 3}, 10*time.Millisecond
 	return o
 }
 

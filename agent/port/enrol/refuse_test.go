@@ -22,7 +22,7 @@ import (
 // TestJoinRefused: each reason has its own error, in one line, and leaves nothing on
 // either side.
 func TestJoinRefused(t *testing.T) {
-	m := newMember(t, func(c *enrol.ServerConfig) { c.MinFeatureLevel = func() uint32 { return 3 } })
+	m := newMember(t, func(c *enrol.ServerConfig) { c.FeatureLevel, c.Version = func() uint32 { return 3 }, "v3.0.0" })
 	used := m.options(t)
 	used.Host = "host9"
 	if err := enrol.Join(t.Context(), used); err != nil {
@@ -45,7 +45,8 @@ func TestJoinRefused(t *testing.T) {
 		"clock behind":    {func(o *enrol.Options) { o.Now = shifted(-45 * time.Second) }, is(fault.ClockSkew), "is 45s behind the mesh's"},
 		"clock a year on": {func(o *enrol.Options) { o.Now = shifted(365 * 24 * time.Hour) }, is(fault.ClockSkew), "is 8760h0m0s ahead of the mesh's"},
 		"name taken":      {func(o *enrol.Options) { o.Host = "host1" }, is(fault.HostTaken), "host name host1 is taken"},
-		"old version":     {func(o *enrol.Options) { o.FeatureLevel = 2 }, is(fault.TooOld), "version v1.2.3 (feature level 2) is too old for this mesh, which needs feature level 3"},
+		"old version":     {func(o *enrol.Options) { o.Levels.Highest = 2 }, is(fault.TooOld), "this mesh is at feature level 3, and host host3 (version v1.2.3) knows feature level 2; install version v3.0.0 or newer there"},
+		"new version":     {func(o *enrol.Options) { o.Levels = raftstore.LevelRange{Lowest: 4, Highest: 6} }, is(fault.TooNew), "this mesh is at feature level 3, and host host3 (version v1.2.3) knows feature levels 4 to 6; raise the mesh first"},
 		"another mesh":    {func(o *enrol.Options) { o.Addresses = []string{foreign.port.Addr().String()} }, as(&pin), "is not a host of the mesh that the token is for"},
 		"bad name":        {func(o *enrol.Options) { o.Host = "Host" }, isNot(enrol.ErrUnavailable), "only lower-case"},
 		"bad address":     {func(o *enrol.Options) { o.MeshAddress = "10.0.0.2" }, isNot(enrol.ErrUnavailable), "mesh address"},

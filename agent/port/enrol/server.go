@@ -14,6 +14,8 @@ import (
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/port"
+	"virtmesh/raftstore"
 )
 
 // DefaultMaxSkew is the default of ServerConfig.MaxSkew.
@@ -28,9 +30,9 @@ type ServerConfig struct {
 	// Version is the version of this host's software; the message to a host that is too
 	// old names it.
 	Version string
-	// MinFeatureLevel, if set, returns the lowest feature level that the mesh admits.
-	// It must not block.
-	MinFeatureLevel func() uint32
+	// FeatureLevel, if set, returns the feature level of the mesh. A host that does not
+	// know it is refused. It must not block.
+	FeatureLevel func() uint32
 	// MaxSkew is how much the clock of a joining host may differ from this host's.
 	MaxSkew time.Duration
 	// Timeout bounds one request, from the moment its body has been read.
@@ -85,7 +87,7 @@ func (c ServerConfig) Validate() error {
 // port.ProtoJoin and owns no goroutine.
 type Server struct {
 	cfg      ServerConfig
-	mux      *http.ServeMux
+	handler  http.Handler
 	requests *prometheus.CounterVec
 	refusals refusalLog
 	// renewals, known and unknown are the places of each sort of request.
@@ -106,7 +108,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, mux: http.NewServeMux(), refusals: newRefusalLog(cfg.Logger),
+		cfg: cfg, refusals: newRefusalLog(cfg.Logger),
 		renewals: make(chan struct{}, cfg.MaxRequests), known: make(chan struct{}, cfg.MaxRequests),
 		unknown: make(chan struct{}, max(1, cfg.MaxRequests/8)),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -119,14 +121,17 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 			return nil, fmt.Errorf("register join metrics: %w", err)
 		}
 	}
-	s.mux.HandleFunc("POST "+pathJoin, s.boundedHandler("join", s.checkJoin))
-	s.mux.HandleFunc("POST "+pathRenew, s.boundedHandler("renew", s.checkRenewal))
-	s.mux.HandleFunc("GET "+pathClock, s.serveClock)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+pathJoin, s.boundedHandler("join", s.checkJoin))
+	mux.HandleFunc("POST "+pathRenew, s.boundedHandler("renew", s.checkRenewal))
+	mux.HandleFunc("GET "+pathClock, s.serveClock)
+	self := func() port.Speaker { return port.NewSpeaker(cfg.Host, cfg.Version) }
+	s.handler = port.MeetCallers(self, cfg.Logger, mux)
 	return s, nil
 }
 
 // ServeHTTP answers one request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 // Close unregisters the metrics.
 func (s *Server) Close() {
@@ -201,9 +206,11 @@ func (s *Server) checkJoin(ctx context.Context, body []byte, from string) (reque
 	if skew := req.Clock.Sub(now).Abs(); skew > s.cfg.MaxSkew {
 		return request{}, clockSkewFault(req.Clock, now, s.cfg.MaxSkew)
 	}
-	if s.cfg.MinFeatureLevel != nil {
-		if want := s.cfg.MinFeatureLevel(); req.FeatureLevel < want {
-			return request{}, tooOldFault(req, want, s.cfg.Version)
+	if s.cfg.FeatureLevel != nil {
+		host := port.NewSpeaker(req.Host, req.Version)
+		host.Levels = raftstore.LevelRange{Lowest: req.LowestFeatureLevel, Highest: req.FeatureLevel}
+		if err := port.CheckLevel(s.cfg.FeatureLevel(), s.cfg.Version, host); err != nil {
+			return request{}, err
 		}
 	}
 	key, err := identity.ParseCSR(req.CSR)

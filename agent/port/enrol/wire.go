@@ -36,9 +36,12 @@ type Request struct {
 	GossipAddress string   `json:"gossipAddress"`
 	SANs          []string `json:"sans,omitempty"`
 	// Clock is the host's clock when it sent the request.
-	Clock        time.Time `json:"clock"`
-	Version      string    `json:"version"`
-	FeatureLevel uint32    `json:"featureLevel"`
+	Clock   time.Time `json:"clock"`
+	Version string    `json:"version"`
+	// LowestFeatureLevel and FeatureLevel are the range of feature levels that the host
+	// knows.
+	LowestFeatureLevel uint32 `json:"lowestFeatureLevel,omitempty"`
+	FeatureLevel       uint32 `json:"featureLevel"`
 }
 
 // Answer holds what an admitted host needs to be a member.
@@ -76,6 +79,7 @@ func decodeRequest(body []byte) (Request, error) {
 		{"sans", record.Validate()},
 		{"clock", checkClock(req.Clock)},
 		{"version", checkVersion(req.Version)},
+		{"featureLevel", checkLevels(req.LowestFeatureLevel, req.FeatureLevel)},
 	}
 	for _, c := range checks {
 		if c.err != nil {
@@ -103,6 +107,13 @@ func checkVersion(v string) error {
 		if c < ' ' || c > '~' {
 			return errors.New("not printable ASCII")
 		}
+	}
+	return nil
+}
+
+func checkLevels(lowest, highest uint32) error {
+	if lowest > highest {
+		return fmt.Errorf("%d to %d is no range", lowest, highest)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/port"
 	"virtmesh/raftstore"
 )
 
@@ -53,6 +54,7 @@ func TestDecodeRequest(t *testing.T) {
 		"sans":          func(r *Request) { r.SANs = []string{"*"} },
 		"clock":         func(r *Request) { r.Clock = time.Time{} },
 		"version":       func(r *Request) { r.Version = "v1\n" },
+		"featureLevel":  func(r *Request) { r.LowestFeatureLevel, r.FeatureLevel = 3, 2 },
 		"csr":           func(r *Request) { r.CSR = r.CSR[:20] },
 	} {
 		bad := goodRequest(t)
@@ -78,7 +80,7 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		{fmt.Errorf("host host2: %w", fault.NoHost), fault.NoHost},
 		{fault.New(fault.HostTaken, "host name host2 is taken in this mesh"), fault.HostTaken},
 		{clockSkewFault(now, now.Add(time.Hour), time.Minute), fault.ClockSkew},
-		{tooOldFault(Request{Version: "v1", FeatureLevel: 1}, 2, "v2"), fault.TooOld},
+		{port.CheckLevel(2, "v2", port.NewSpeaker("host2", "v1")), fault.TooOld},
 		{badFieldFault("host", errors.New("no")), fault.Invalid},
 	} {
 		recorder := httptest.NewRecorder()

@@ -15,6 +15,7 @@ import (
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/fault"
+	"virtmesh/agent/port"
 )
 
 // Config says where hosts are and how to connect to them.
@@ -30,6 +31,8 @@ type Config struct {
 	HostOf func(ctx context.Context, namespace, name string) (host string, err error)
 	// Dial opens an authenticated connection to a host's RPC protocol.
 	Dial func(ctx context.Context, host string) (net.Conn, error)
+	// Speaker returns what this host says of itself to the others. Nil: nothing.
+	Speaker func() port.Speaker
 	// Timeout bounds a request other than a stream. Default 15 s.
 	Timeout time.Duration
 }
@@ -154,6 +157,7 @@ func (r *Router) upgrade(ctx context.Context, host string, conn net.Conn, path s
 	if err != nil {
 		return nil, fmt.Errorf("make stream request: %w", err)
 	}
+	r.introduce(request.Header)
 	request.Header.Set("Connection", "Upgrade")
 	request.Header.Set("Upgrade", streamProtocol)
 	if err := conn.SetDeadline(time.Now().Add(r.config.Timeout)); err != nil {
@@ -175,6 +179,13 @@ func (r *Router) upgrade(ctx context.Context, host string, conn net.Conn, path s
 		return nil, fmt.Errorf("unbound stream: %w", err)
 	}
 	return &bufferedConn{Conn: conn, reader: reader}, nil
+}
+
+// introduce says in a request's header who asks.
+func (r *Router) introduce(header http.Header) {
+	if r.config.Speaker != nil {
+		r.config.Speaker().Introduce(header)
+	}
 }
 
 func path(namespace, name, rest string) string {
@@ -208,6 +219,7 @@ func (r *Router) call(ctx context.Context, host, method, path string, body []byt
 	if err != nil {
 		return nil, fmt.Errorf("make request to %s: %w", host, err)
 	}
+	r.introduce(request.Header)
 	response, err := r.client.Do(request)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", fault.Unreachable, host, err)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/agent/stewards"
@@ -17,6 +18,7 @@ import (
 	"virtmesh/agent/stewards/namespace"
 	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/operation"
+	"virtmesh/agent/stewards/raise"
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/agent/stewards/stewardstest"
 	"virtmesh/agent/stewards/vm"
@@ -29,6 +31,15 @@ type declared interface {
 	Declaration() stewards.Steward
 	Run(ctx context.Context) error
 }
+
+// stable is a mesh whose level never changes.
+type stable struct{ raise.Mesh }
+
+// FeatureLevel implements raise.Mesh.
+func (stable) FeatureLevel() uint32 { return 1 }
+
+// LevelHosts implements raise.Mesh.
+func (stable) LevelHosts() []level.Host { return nil }
 
 // construct makes every steward of a host, as Loops does.
 func construct(t testing.TB, d stewards.Deps, host string, view *schedule.View, members stewards.Members) []declared {
@@ -54,6 +65,7 @@ func construct(t testing.TB, d stewards.Deps, host string, view *schedule.View, 
 	add(collect.NewEpochs(d))
 	add(namespace.New(d))
 	add(operation.New(d, host, nil))
+	add(raise.New(d, stable{}))
 	return list
 }
 

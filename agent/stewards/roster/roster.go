@@ -19,6 +19,7 @@ import (
 	"virtmesh/agent/stewards/namespace"
 	"virtmesh/agent/stewards/nodes"
 	"virtmesh/agent/stewards/operation"
+	"virtmesh/agent/stewards/raise"
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/agent/stewards/vm"
 	"virtmesh/agent/vmi"
@@ -39,6 +40,8 @@ type Deps struct {
 	Gossip  *gossip.Gossip
 	Members stewards.Members
 	Witness nodes.Witness
+	// Levels is the mesh as far as its feature level matters.
+	Levels raise.Mesh
 	// Offers asks a host whether it would take an instance.
 	Offers schedule.Offers
 	// Acts are the types of operation that this host can carry out.
@@ -52,7 +55,7 @@ type Deps struct {
 func Loops(deps Deps) ([]stewards.Loop, error) {
 	var loops []stewards.Loop
 	for _, add := range []func(Deps) ([]stewards.Loop, error){
-		virtualMachines, placement, otherNodes, lostInstances, garbage, oldEvents, unusedEpochs, namespaces, operations,
+		virtualMachines, placement, otherNodes, lostInstances, garbage, oldEvents, unusedEpochs, namespaces, operations, featureLevel,
 	} {
 		more, err := add(deps)
 		if err != nil {
@@ -160,4 +163,9 @@ func namespaces(deps Deps) ([]stewards.Loop, error) {
 func operations(deps Deps) ([]stewards.Loop, error) {
 	c, err := operation.New(deps.engine("operation"), deps.Host, deps.Acts)
 	return loopOf("operations", c, err)
+}
+
+func featureLevel(deps Deps) ([]stewards.Loop, error) {
+	r, err := raise.New(deps.engine("raise"), deps.Levels)
+	return loopOf("feature level", r, err)
 }

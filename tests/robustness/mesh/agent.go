@@ -14,6 +14,7 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/host/offer"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
 	"virtmesh/agent/membership"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
@@ -89,7 +90,7 @@ func (a *agent) openGossip() error {
 	network, cfg := a.host.mesh.links.gossip, gossip.DefaultConfig()
 	cfg.Name, cfg.Mesh, cfg.Logger = a.host.Name, "mesh", a.log
 	cfg.Seeds, cfg.Profile = a.peers.GossipSeeds, a.host.mesh.cfg.Gossip
-	cfg.Facts = gossip.Facts{MeshAddr: a.host.address, Version: "v1", FeatureLevel: membership.FeatureLevel}
+	cfg.Facts = gossip.Facts{MeshAddr: a.host.address, Version: "v1", FeatureLevel: int(level.Highest)}
 	cfg.Transport = network.Restart(a.host.Name)
 	g, err := gossip.New(cfg)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/host/hypervisor/hypervisortest"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
 	"virtmesh/agent/membership"
 	"virtmesh/raftstore"
 )
@@ -87,7 +88,7 @@ func (h *Host) Running() bool { return h.running() != nil }
 func (h *Host) record() identity.HostRecord {
 	return identity.HostRecord{
 		Name: h.Name, ID: h.node.ID, MeshAddress: h.address, GossipAddress: h.gossipAddress,
-		Version: "v1", FeatureLevel: membership.FeatureLevel, Joined: time.Now(),
+		Version: "v1", FeatureLevel: level.Highest, Joined: time.Now(),
 	}
 }
 

@@ -19,10 +19,11 @@ import (
 	"virtmesh/agent/host/offer"
 	"virtmesh/agent/host/publish"
 	"virtmesh/agent/host/sweep"
-	"virtmesh/agent/membership"
+	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/operation"
+	"virtmesh/agent/stewards/raise"
 	"virtmesh/agent/stewards/roster"
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/gossip"
@@ -56,7 +57,7 @@ func (a *agent) loops() ([]stewards.Loop, error) {
 			return roster.Loops(roster.Deps{
 				Host: a.host.Name, Store: a.writer("stewards"), Cache: a.cache, Claims: a.claims, Recorder: recorder,
 				Stewardship: a.stewardship, Gossip: a.gossip, Members: a.peers, Witness: a.witness,
-				Offers: offers{a}, Acts: operation.Acts{}, Logger: a.log, Metrics: prometheus.NewRegistry(),
+				Levels: levels{a}, Offers: offers{a}, Acts: operation.Acts{}, Logger: a.log, Metrics: prometheus.NewRegistry(),
 			})
 		},
 	} {
@@ -67,6 +68,22 @@ func (a *agent) loops() ([]stewards.Loop, error) {
 		list = append(list, more...)
 	}
 	return list, nil
+}
+
+// levels is the mesh of an agent as far as its feature level matters.
+type levels struct{ agent *agent }
+
+var _ raise.Mesh = levels{}
+
+// FeatureLevel implements raise.Mesh.
+func (l levels) FeatureLevel() uint32 { return l.agent.store.FeatureLevel() }
+
+// LevelHosts implements raise.Mesh.
+func (l levels) LevelHosts() []level.Host { return l.agent.peers.LevelHosts() }
+
+// RaiseFeatureLevel implements raise.Mesh.
+func (l levels) RaiseFeatureLevel(ctx context.Context, to uint32) error {
+	return l.agent.store.RaiseFeatureLevel(ctx, to)
 }
 
 func (a *agent) recorder() (*objects.Recorder, error) {
@@ -129,7 +146,7 @@ func (a *agent) publisherLoops(capabilities hypervisor.Capabilities, info domain
 	tell := publish.DefaultTellerConfig()
 	tell.Host, tell.Logger, tell.Tell, tell.Free = a.host.Name, a.log, a.peers.SetFacts, a.judge.Free
 	tell.Facts = gossip.Facts{
-		MeshAddr: a.host.address, Version: "v1", FeatureLevel: membership.FeatureLevel, KVM: capabilities.KVM, CPUModels: capabilities.CPUModels,
+		MeshAddr: a.host.address, Version: "v1", FeatureLevel: int(level.Highest), KVM: capabilities.KVM, CPUModels: capabilities.CPUModels,
 		Allocatable: publish.GossipResources(a.judge.Allocatable),
 	}
 	tell.Pools = func(context.Context) map[string]storage.Usage { return nil }
