@@ -68,6 +68,21 @@ func changeBytes(c *change) int {
 	return n
 }
 
+// event returns the change as a watcher gets it.
+func (c *change) event(compact bool) Event {
+	e := Event{Type: c.typ, Revision: c.record.modRevision}
+	if !compact {
+		e.Record, e.Prev = c.record.record(), recordOf(c.prev)
+		return e
+	}
+	e.Record = c.record.compact()
+	if c.prev != nil {
+		prev := c.prev.compact()
+		e.Prev = &prev
+	}
+	return e
+}
+
 // at returns the change at a position within the window.
 func (h *history) at(pos uint64) *change { return &h.ring[pos%uint64(len(h.ring))] }
 

@@ -35,6 +35,15 @@ func (s *stored) record() Record {
 	}
 }
 
+// compact returns the record, with its value only if that is not packed.
+func (s *stored) compact() Record {
+	r := Record{Key: s.key, CreateRevision: s.createRevision, ModRevision: s.modRevision, kept: s.value}
+	if s.value.model == nil {
+		r.Value = s.value.bytes
+	}
+	return r
+}
+
 // recordOf returns the record of s, nil if s is nil.
 func recordOf(s *stored) *Record {
 	if s == nil {

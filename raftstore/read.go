@@ -50,7 +50,11 @@ func (s *Store) List(ctx context.Context, req ListRequest) (ListResult, error) {
 			result.Remaining++
 			return true
 		}
-		result.Records = append(result.Records, r.record())
+		if req.Compact {
+			result.Records = append(result.Records, r.compact())
+		} else {
+			result.Records = append(result.Records, r.record())
+		}
 		return true
 	})
 	result.More = result.Remaining > 0

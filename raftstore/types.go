@@ -164,6 +164,9 @@ type ListRequest struct {
 	// UnchangedSince leaves out the records that were changed after this revision; zero
 	// leaves out none. The values left out cost nothing.
 	UnchangedSince uint64
+	// Compact leaves the values packed: the caller expands the records one by one, see
+	// Record.Compact.
+	Compact bool
 	ReadOptions
 }
 
@@ -223,6 +226,8 @@ type WatchRequest struct {
 	Revision uint64
 	// Bookmarks is the interval between Bookmark events; zero means none.
 	Bookmarks time.Duration
+	// Compact leaves the values packed, see Record.Compact.
+	Compact bool
 }
 
 // MemberHealth is what the caller's membership layer knows about a host.

@@ -22,6 +22,7 @@ type Watcher struct {
 	h         *history
 	prefix    string
 	bookmarks time.Duration
+	compact   bool
 	events    chan Event
 	wake      chan struct{} // holds one token
 	stopped   chan struct{} // closed when the watch ends, after err is set
@@ -59,7 +60,7 @@ func (s *Store) Watch(ctx context.Context, req WatchRequest) (*Watcher, error) {
 // addWatcher registers a watcher.
 func (h *history) addWatcher(req WatchRequest) (*Watcher, error) {
 	w := &Watcher{
-		h: h, prefix: req.Prefix, bookmarks: req.Bookmarks,
+		h: h, prefix: req.Prefix, bookmarks: req.Bookmarks, compact: req.Compact,
 		events:  make(chan Event, watchBuffer),
 		wake:    make(chan struct{}, 1),
 		stopped: make(chan struct{}),
@@ -199,7 +200,7 @@ func (w *Watcher) next(buf []Event) (events []Event, revision uint64) {
 		c := h.at(w.cursor)
 		w.cursor++
 		if c.record.modRevision > w.after && strings.HasPrefix(c.record.key, w.prefix) {
-			buf = append(buf, Event{Type: c.typ, Record: c.record.record(), Prev: recordOf(c.prev), Revision: c.record.modRevision})
+			buf = append(buf, c.event(w.compact))
 		}
 	}
 	if len(buf) > 0 || w.cursor < h.end {

@@ -270,6 +270,7 @@ func (c *Cache) Apply(ev raftstore.Event) {
 // is logged and skipped: this release writes no such record.
 func (c *Cache) setRecord(rec raftstore.Record) (ev Event, ok bool) {
 	var err error
+	rec = rec.Expand()
 	switch {
 	case strings.HasPrefix(rec.Key, instancePrefix):
 		var v Instance

@@ -36,8 +36,8 @@ func (m *mirror) note(c objects.Change[*kubevirtv1.VirtualMachineInstance]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	was, now, name := "", "", ""
-	if c.Old != nil {
-		was, name = c.Old.ResourceVersion, c.Old.Name
+	if old := c.Old(); old != nil {
+		was, name = old.ResourceVersion, old.Name
 	}
 	if c.New != nil {
 		now, name = c.New.ResourceVersion, c.New.Name

@@ -7,20 +7,17 @@ import (
 	"slices"
 	"sync"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"virtmesh/raftstore"
 )
 
-// Change is one change that a handler receives: Old is nil for a new object, New for a
-// deleted one. Both are shared and must not be modified.
-type Change[T Object] struct {
-	Old, New T
-	// Revision is the store revision of the change; zero if unknown, as for a deletion
-	// that was detected by a list.
-	Revision uint64
-}
-
-// Informer holds all objects of one kind, as the local replica has them. All methods
+// Informer follows all objects of one kind, as the local replica has them. All methods
 // may be called from any goroutine and never block on the store.
+//
+// It keeps the objects in their compact stored form and decodes them when they are asked
+// for: a mesh has many times more objects than one host works on. The ones used last stay
+// decoded.
 //
 // Returned objects are shared: the informer replaces them and never modifies them, and
 // callers must not either.
@@ -29,9 +26,12 @@ type Informer[T Object] struct {
 	log  *slog.Logger
 	refl *reflector
 
+	decoded *lru.Cache[Key, decodedObject[T]]
+
 	mu       sync.RWMutex
-	items    map[Key]T
+	items    map[Key]raftstore.Record
 	handlers map[int]func(Change[T])
+	indexes  []*Index[T]
 	nextID   int
 	synced   chan struct{} // closed after the first list
 	isSynced bool
@@ -40,12 +40,26 @@ type Informer[T Object] struct {
 	delivery sync.Mutex
 }
 
+// keptDecoded is how many objects of a kind stay decoded: more than a host has guests.
+const keptDecoded = 256
+
+// decodedObject is an object as of a revision.
+type decodedObject[T Object] struct {
+	object   T
+	revision uint64
+}
+
 func newInformer[T Object](cfg CacheConfig) *Informer[T] {
 	kind := KindFor[T]()
+	decoded, err := lru.New[Key, decodedObject[T]](keptDecoded)
+	if err != nil {
+		panic(err) // the size is positive
+	}
 	i := &Informer[T]{
 		kind:     kind,
 		log:      cfg.Logger.With("resource", kind.Resource),
-		items:    map[Key]T{},
+		decoded:  decoded,
+		items:    map[Key]raftstore.Record{},
 		handlers: map[int]func(Change[T]){},
 		synced:   make(chan struct{}),
 	}
@@ -71,22 +85,66 @@ func (i *Informer[T]) WaitForSync(ctx context.Context) error {
 // Get returns one object.
 func (i *Informer[T]) Get(key Key) (T, bool) {
 	i.mu.RLock()
-	defer i.mu.RUnlock()
-	o, ok := i.items[key]
-	return o, ok
+	rec, ok := i.items[key]
+	i.mu.RUnlock()
+	if !ok {
+		var none T
+		return none, false
+	}
+	return i.object(key, rec, true)
 }
 
-// List returns the objects of a namespace, or all if it is empty, ordered by key.
-func (i *Informer[T]) List(namespace string) []T {
+// Has reports whether there is an object, without decoding it.
+func (i *Informer[T]) Has(key Key) bool {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	var out []T
-	for key, o := range i.items {
+	_, ok := i.items[key]
+	return ok
+}
+
+// object returns the object of a record that is or was in items. keep says whether it
+// stays decoded.
+func (i *Informer[T]) object(key Key, rec raftstore.Record, keep bool) (T, bool) {
+	if have, ok := i.decoded.Peek(key); ok && have.revision == rec.ModRevision {
+		if keep {
+			i.decoded.Get(key) // it was used
+		}
+		return have.object, true
+	}
+	o, err := Decode[T](rec.Expand())
+	if err != nil {
+		// It was decoded before it was stored.
+		i.log.Error("an object cannot be decoded any more", "key", key.String(), "err", err)
+		return o, false
+	}
+	if keep {
+		i.decoded.Add(key, decodedObject[T]{o, rec.ModRevision})
+	}
+	return o, true
+}
+
+// List returns the objects of a namespace, or all if it is empty, ordered by key. It
+// decodes them all: a loop that looks for some of the objects has an Index of them.
+func (i *Informer[T]) List(namespace string) []T {
+	i.mu.RLock()
+	records := make(map[Key]raftstore.Record)
+	for key, rec := range i.items {
 		if namespace == "" || key.Namespace == namespace {
+			records[key] = rec
+		}
+	}
+	i.mu.RUnlock()
+	return i.objects(records)
+}
+
+// objects returns the objects of records, ordered by key.
+func (i *Informer[T]) objects(records map[Key]raftstore.Record) []T {
+	var out []T
+	for _, key := range slices.SortedFunc(maps.Keys(records), CompareKeys) {
+		if o, ok := i.object(key, records[key], false); ok {
 			out = append(out, o)
 		}
 	}
-	sortObjects(out)
 	return out
 }
 
@@ -107,10 +165,12 @@ func (i *Informer[T]) AddHandler(fn func(Change[T])) (cancel func()) {
 	id := i.nextID
 	i.nextID++
 	i.handlers[id] = fn
-	existing := slices.Collect(maps.Values(i.items))
+	existing := maps.Clone(i.items)
 	i.mu.Unlock()
-	for _, o := range existing {
-		fn(Change[T]{New: o, Revision: revisionOf(o)})
+	for key, rec := range existing {
+		if o, ok := i.object(key, rec, false); ok {
+			fn(Change[T]{Key: key, New: o, Revision: rec.ModRevision})
+		}
 	}
 	return func() {
 		i.mu.Lock()
@@ -128,29 +188,22 @@ func (i *Informer[T]) Subscribe(fn func(Key)) (cancel func()) {
 // SubscribeRevisions is Subscribe with the revision of the change as a second argument;
 // it is zero if unknown.
 func (i *Informer[T]) SubscribeRevisions(fn func(Key, uint64)) (cancel func()) {
-	return i.AddHandler(func(c Change[T]) {
-		if c.isDelete() {
-			fn(KeyOf(c.Old), c.Revision)
-		} else {
-			fn(KeyOf(c.New), c.Revision)
-		}
-	})
-}
-
-// revisionOf returns the revision of o, zero if it has no valid one.
-func revisionOf(o Object) uint64 {
-	revision, err := Revision(o)
-	if err != nil {
-		return 0
+	i.delivery.Lock()
+	defer i.delivery.Unlock()
+	i.mu.Lock()
+	id := i.nextID
+	i.nextID++
+	i.handlers[id] = func(c Change[T]) { fn(c.Key, c.Revision) }
+	existing := maps.Clone(i.items)
+	i.mu.Unlock()
+	for key, rec := range existing {
+		fn(key, rec.ModRevision)
 	}
-	return revision
-}
-
-// isDelete reports whether the object was deleted. New is then a typed nil, which only
-// equals the zero value of its type.
-func (c Change[T]) isDelete() bool {
-	var none T
-	return any(c.New) == any(none)
+	return func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		delete(i.handlers, id)
+	}
 }
 
 // Apply implements Sink.
@@ -159,21 +212,13 @@ func (i *Informer[T]) Apply(ev raftstore.Event) {
 	if !ok {
 		return
 	}
-	var o T
-	if ev.Type == raftstore.Put {
-		var err error
-		if o, err = Decode[T](ev.Record); err != nil {
-			// One unreadable object must not hide the others; the last readable
-			// version stays.
-			i.log.Error("skipping an object that cannot be decoded", "key", key.String(), "err", err)
-			return
-		}
-	}
 	i.delivery.Lock()
 	defer i.delivery.Unlock()
-	change := i.setObject(key, o, ev.Type == raftstore.Put)
-	change.Revision = ev.Revision
-	i.deliverChange(change)
+	if ev.Type != raftstore.Put {
+		i.removeRecord(key, ev.Revision)
+		return
+	}
+	i.putRecord(key, ev.Record, true)
 }
 
 // Reset implements Sink: it passes to the handlers the differences between the known
@@ -188,22 +233,16 @@ func (i *Informer[T]) Reset(recs []raftstore.Record, _ uint64) {
 			continue
 		}
 		seen[key] = struct{}{}
-		o, err := Decode[T](rec)
-		if err != nil {
-			i.log.Error("skipping an object that cannot be decoded", "key", key.String(), "err", err)
-			continue
+		i.mu.RLock()
+		have, known := i.items[key]
+		i.mu.RUnlock()
+		if !known || have.ModRevision != rec.ModRevision {
+			i.putRecord(key, rec, false)
 		}
-		if have, ok := i.Get(key); ok && have.GetResourceVersion() == o.GetResourceVersion() {
-			continue
-		}
-		change := i.setObject(key, o, true)
-		change.Revision = rec.ModRevision
-		i.deliverChange(change)
 	}
 	for _, key := range i.Keys() {
 		if _, ok := seen[key]; !ok {
-			var none T
-			i.deliverChange(i.setObject(key, none, false))
+			i.removeRecord(key, 0)
 		}
 	}
 	i.mu.Lock()
@@ -214,21 +253,61 @@ func (i *Informer[T]) Reset(recs []raftstore.Record, _ uint64) {
 	}
 }
 
-// setObject stores or deletes one object and returns the change.
-func (i *Informer[T]) setObject(key Key, o T, exists bool) Change[T] {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	old := i.items[key]
-	if exists {
-		i.items[key] = o
-	} else {
-		delete(i.items, key)
+// putRecord stores a record and tells the handlers. keep says whether its object stays
+// decoded. The caller holds i.delivery.
+func (i *Informer[T]) putRecord(key Key, rec raftstore.Record, keep bool) {
+	o, err := Decode[T](rec.Expand())
+	if err != nil {
+		// One unreadable object must not hide the others; the last readable version
+		// stays.
+		i.log.Error("skipping an object that cannot be decoded", "key", key.String(), "err", err)
+		return
 	}
-	return Change[T]{Old: old, New: o}
+	if keep {
+		i.decoded.Add(key, decodedObject[T]{o, rec.ModRevision})
+	}
+	rec = rec.Compact()
+	i.mu.Lock()
+	old, existed := i.items[key]
+	i.items[key] = rec
+	named := i.updateIndexes(key, o, true)
+	i.mu.Unlock()
+	change := Change[T]{Key: key, New: o, Revision: rec.ModRevision}
+	if existed {
+		change.old = i.pastObject(key, old)
+		change.Recreated = old.CreateRevision != rec.CreateRevision
+	}
+	i.deliverChange(change, named)
 }
 
-// deliverChange calls the handlers. The caller holds i.delivery.
-func (i *Informer[T]) deliverChange(c Change[T]) {
+// removeRecord forgets an object and tells the handlers. The caller holds i.delivery.
+func (i *Informer[T]) removeRecord(key Key, revision uint64) {
+	i.mu.Lock()
+	old, existed := i.items[key]
+	delete(i.items, key)
+	var none T
+	named := i.updateIndexes(key, none, false)
+	i.mu.Unlock()
+	if !existed {
+		return
+	}
+	change := Change[T]{Key: key, Revision: revision, old: i.pastObject(key, old)}
+	i.deliverChange(change, named)
+	i.decoded.Remove(key)
+}
+
+// pastObject returns the function that returns the object as it was, decoded when it is
+// first called.
+func (i *Informer[T]) pastObject(key Key, rec raftstore.Record) func() T {
+	return sync.OnceValue(func() T {
+		o, _ := i.object(key, rec, false)
+		return o
+	})
+}
+
+// deliverChange calls the handlers, and the subscribers of the indexes with the keys
+// that the change named. The caller holds i.delivery.
+func (i *Informer[T]) deliverChange(c Change[T], named map[*Index[T]][]Key) {
 	i.mu.RLock()
 	ids := slices.Sorted(maps.Keys(i.handlers))
 	fns := make([]func(Change[T]), 0, len(ids))
@@ -239,8 +318,7 @@ func (i *Informer[T]) deliverChange(c Change[T]) {
 	for _, fn := range fns {
 		fn(c)
 	}
-}
-
-func sortObjects[T Object](objs []T) {
-	slices.SortFunc(objs, func(a, b T) int { return CompareKeys(KeyOf(a), KeyOf(b)) })
+	for index, keys := range named {
+		index.tellSubscribers(keys, c.Revision)
+	}
 }

@@ -49,10 +49,10 @@ func (j *journal) note(c objects.Change[*kubevirtv1.VirtualMachineInstance]) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	switch {
-	case c.Old == nil:
+	case c.IsNew():
 		j.lines = append(j.lines, "add "+c.New.Name)
 	case c.New == nil:
-		j.lines = append(j.lines, "delete "+c.Old.Name)
+		j.lines = append(j.lines, "delete "+c.Key.Name)
 	default:
 		j.lines = append(j.lines, "update "+c.New.Name+" "+string(c.New.Status.Phase))
 	}
@@ -188,7 +188,7 @@ func TestMappedSourceNamesOwners(t *testing.T) {
 		src := objects.Map(objects.For[*kubevirtv1.VirtualMachineInstance](cache), func(c objects.Change[*kubevirtv1.VirtualMachineInstance]) []objects.Key {
 			o := c.New
 			if o == nil {
-				o = c.Old
+				o = c.Old()
 			}
 			return []objects.Key{{Namespace: o.Namespace, Name: "owner-of-" + o.Name}}
 		})

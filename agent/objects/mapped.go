@@ -34,7 +34,7 @@ func (m *Mapped[T]) SubscribeRevisions(fn func(Key, uint64)) (cancel func()) {
 func (m *Mapped[T]) Keys() []Key {
 	var keys []Key
 	for _, o := range m.informer.List("") {
-		keys = append(keys, m.fn(Change[T]{New: o})...)
+		keys = append(keys, m.fn(Change[T]{Key: KeyOf(o), New: o})...)
 	}
 	return keys
 }

@@ -14,7 +14,8 @@ import (
 // Sink receives the records below a prefix, from one goroutine.
 type Sink interface {
 	// Reset replaces everything with recs, the state at revision. It is called first,
-	// and again whenever changes may have been missed.
+	// and again whenever changes may have been missed. All records are compact: a sink
+	// expands one after the other (raftstore.Record.Expand).
 	Reset(recs []raftstore.Record, revision uint64)
 	// Apply applies one change, a Put or a Delete.
 	Apply(ev raftstore.Event)
@@ -65,7 +66,7 @@ func (r *reflector) listAndWatch(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w, err := r.store.Watch(ctx, raftstore.WatchRequest{Prefix: r.prefix, Revision: rev})
+	w, err := r.store.Watch(ctx, raftstore.WatchRequest{Prefix: r.prefix, Revision: rev, Compact: true})
 	if err != nil {
 		return fmt.Errorf("watch: %w", err)
 	}
@@ -90,14 +91,11 @@ func (r *reflector) listAndWatch(ctx context.Context) error {
 }
 
 func (r *reflector) list(ctx context.Context) ([]raftstore.Record, uint64, error) {
-	var recs []raftstore.Record
-	local := raftstore.ReadOptions{Consistency: raftstore.Local}
-	rev, err := listRecords(ctx, r.store, raftstore.ListRequest{Prefix: r.prefix, ReadOptions: local}, func(rec raftstore.Record) error {
-		recs = append(recs, rec)
-		return nil
+	res, err := r.store.List(ctx, raftstore.ListRequest{
+		Prefix: r.prefix, Compact: true, ReadOptions: raftstore.ReadOptions{Consistency: raftstore.Local},
 	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("list: %w", err)
 	}
-	return recs, rev, nil
+	return res.Records, res.Revision, nil
 }

@@ -76,10 +76,11 @@ func (r *Replica) Get(ctx context.Context, key string, opts raftstore.ReadOption
 	if err != nil || r.by == nil {
 		return rec, rev, err
 	}
-	if rec.Value, err = r.by.Open(rec.Key, rec.Value); err != nil {
+	value, err := r.by.Open(rec.Key, rec.Value)
+	if err != nil {
 		return raftstore.Record{}, rev, fmt.Errorf("open %s: %w", key, err)
 	}
-	return rec, rev, nil
+	return rec.WithValue(value), rev, nil
 }
 
 // List implements Store. A record that cannot be opened is returned as it is stored, so
@@ -113,8 +114,9 @@ func (r *Replica) Watch(ctx context.Context, req raftstore.WatchRequest) (Watche
 // openRecord opens the value of a record, or returns the record unchanged if that
 // fails.
 func (r *Replica) openRecord(rec raftstore.Record) raftstore.Record {
+	rec = rec.Expand()
 	if value, err := r.by.Open(rec.Key, rec.Value); err == nil {
-		rec.Value = value
+		return rec.WithValue(value)
 	}
 	return rec
 }

@@ -31,12 +31,10 @@ func Select[T Object](i *Informer[T], holds func(T) bool) *Selection[T] {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		switch {
-		case c.isDelete():
-			delete(s.keys, KeyOf(c.Old))
-		case holds(c.New):
-			s.keys[KeyOf(c.New)] = struct{}{}
+		case !c.IsDelete() && holds(c.New):
+			s.keys[c.Key] = struct{}{}
 		default:
-			delete(s.keys, KeyOf(c.New))
+			delete(s.keys, c.Key)
 		}
 	})
 	return s

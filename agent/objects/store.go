@@ -51,10 +51,6 @@ func Get[T Object](ctx context.Context, s Store, key Key, opts raftstore.ReadOpt
 	return Decode[T](rec)
 }
 
-// listPage is how many records one request reads, so that listing a large mesh does not
-// hold all records in memory twice.
-const listPage = 500
-
 // List returns all objects of a kind in namespace (all namespaces if empty), ordered by
 // key, and the revision of the list.
 func List[T Object](ctx context.Context, s Store, namespace string, opts raftstore.ReadOptions) ([]T, uint64, error) {
@@ -75,24 +71,18 @@ func List[T Object](ctx context.Context, s Store, namespace string, opts raftsto
 }
 
 // listRecords calls fn for every record that req asks for at one revision, which it
-// returns.
+// returns. The list is one read, since its records are compact, so nothing is missing because the
+// store has forgotten the revision meanwhile.
 func listRecords(ctx context.Context, s Store, req raftstore.ListRequest, fn func(raftstore.Record) error) (uint64, error) {
-	req.Limit = listPage
-	for {
-		res, err := s.List(ctx, req)
-		if err != nil {
+	req.Compact = true
+	res, err := s.List(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	for _, rec := range res.Records {
+		if err := fn(rec.Expand()); err != nil {
 			return 0, err
 		}
-		for _, rec := range res.Records {
-			if err := fn(rec); err != nil {
-				return 0, err
-			}
-		}
-		if !res.More || len(res.Records) == 0 {
-			return res.Revision, nil
-		}
-		req.After = res.Records[len(res.Records)-1].Key
-		req.Revision = res.Revision
-		req.ReadOptions = raftstore.ReadOptions{Consistency: raftstore.Local}
 	}
+	return res.Revision, nil
 }

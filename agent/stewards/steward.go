@@ -171,8 +171,17 @@ func Watch[T objects.Object](cache *objects.Cache) Input {
 	return Input{What: objects.KindFor[T]().GVK.Kind, Wakes: "itself", Source: objects.For[T](cache)}
 }
 
+// WatchNamed is the input of the objects of kind T, whose changes wake the keys that the
+// object named before and names now, by fn, which looks at nothing but the object; wakes
+// is the readable description of these keys.
+func WatchNamed[T objects.Object](cache *objects.Cache, wakes string, fn func(T) []objects.Key) Input {
+	return Input{What: objects.KindFor[T]().GVK.Kind, Wakes: wakes, Source: objects.NewIndex(objects.For[T](cache), fn)}
+}
+
 // WatchFor is the input of the objects of kind T, whose changes wake the keys
-// that fn returns; wakes is the readable description of these keys.
+// that fn returns, by whatever it looks at; wakes is the readable description of these
+// keys. It decodes all objects whenever all keys are asked for, so it is for kinds of
+// which there are few.
 func WatchFor[T objects.Object](cache *objects.Cache, wakes string, fn func(objects.Change[T]) []objects.Key) Input {
 	return Input{What: objects.KindFor[T]().GVK.Kind, Wakes: wakes, Source: objects.Map(objects.For[T](cache), fn)}
 }

@@ -72,6 +72,7 @@ func (s *Store) listPrefix(ctx context.Context, prefix string, opts storage.List
 	}
 	req := raftstore.ListRequest{
 		Prefix:   prefix,
+		Compact:  true,
 		After:    startAfter(continueKey),
 		Limit:    int(opts.Predicate.Limit),
 		Revision: uint64(exact),
@@ -161,7 +162,7 @@ func (p *page) addRecord(ctx context.Context, rec raftstore.Record) error {
 		return storage.NewTimeoutError(rec.Key, "the list did not finish in time")
 	}
 	obj := p.newItem()
-	if err := p.store.decodeObject(rec.Value, obj, rec.ModRevision); err != nil {
+	if err := p.store.decodeObject(rec.Expand().Value, obj, rec.ModRevision); err != nil {
 		return fmt.Errorf("list %s: %w", rec.Key, err)
 	}
 	if ok, err := p.pred.Matches(obj); err == nil && ok {

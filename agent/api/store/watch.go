@@ -84,7 +84,7 @@ func (w *watcher) followEvents(ctx context.Context) error {
 			return err
 		}
 	}
-	req := raftstore.WatchRequest{Prefix: w.key, Revision: w.from}
+	req := raftstore.WatchRequest{Prefix: w.key, Revision: w.from, Compact: true}
 	if w.bookmarks {
 		req.Bookmarks = w.store.bookmarks
 	}
@@ -113,7 +113,7 @@ func (w *watcher) followEvents(ctx context.Context) error {
 // sendInitial sends the existing objects as ADDED events, and a bookmark at their end
 // if the client requested one.
 func (w *watcher) sendInitial(ctx context.Context) error {
-	req := raftstore.ListRequest{Prefix: w.key}
+	req := raftstore.ListRequest{Prefix: w.key, Compact: true}
 	ro, err := w.store.readOptions(w.opts.ResourceVersion)
 	if err != nil {
 		return err
@@ -210,7 +210,7 @@ func (w *watcher) decodeSelected(rec *raftstore.Record, rev uint64) (runtime.Obj
 		return nil, nil
 	}
 	obj := w.store.newFunc()
-	if err := w.store.decodeObject(rec.Value, obj, rev); err != nil {
+	if err := w.store.decodeObject(rec.Expand().Value, obj, rev); err != nil {
 		return nil, fmt.Errorf("watch %s: %w", rec.Key, err)
 	}
 	if w.opts.Predicate.Empty() {

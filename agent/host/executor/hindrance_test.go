@@ -15,6 +15,7 @@ import (
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
+	"virtmesh/raftstore"
 )
 
 // A guest may end by itself at any moment, also between the look at it and the act.
@@ -178,7 +179,30 @@ func TestInstancesThatComeOrGoWakeTheirHost(t *testing.T) {
 		"leaves": {at(thisHost), at(otherHost), true}, "is gone": {at(thisHost), nil, true},
 		"is elsewhere": {at(otherHost), at(otherHost), false}, "ends elsewhere": {at(otherHost), nil, false}, "waits": {nil, at(""), false},
 	} {
-		keys := w.executor.keysHere(objects.Change[*kubevirtv1.VirtualMachineInstance]{Old: c.old, New: c.new})
+		cacheConfig := objects.DefaultCacheConfig()
+		cacheConfig.Store, cacheConfig.Logger = w.store, w.config.Logger
+		cache, err := objects.NewCache(cacheConfig) // it never runs
+		if err != nil {
+			t.Fatal(err)
+		}
+		instances := objects.For[*kubevirtv1.VirtualMachineInstance](cache)
+		here := objects.NewIndex(instances, w.executor.keysHere)
+		put := func(vmi *kubevirtv1.VirtualMachineInstance, revision uint64) {
+			event := raftstore.Event{Type: raftstore.Delete, Record: raftstore.Record{Key: objects.KindFor[*kubevirtv1.VirtualMachineInstance]().StoreKey(objects.Key{Namespace: "ns", Name: "a"})}, Revision: revision}
+			if vmi != nil {
+				if event.Record.Value, err = objects.Encode(vmi); err != nil {
+					t.Fatal(err)
+				}
+				event.Type, event.Record.ModRevision = raftstore.Put, revision
+			}
+			instances.Apply(event)
+		}
+		put(c.old, 1)
+		keys := []stewards.Key{}
+		cancel := here.Subscribe(func(key stewards.Key) { keys = append(keys, key) })
+		keys = keys[:0] // of what was there before
+		put(c.new, 2)
+		cancel()
 		if len(keys) > 1 || (len(keys) == 1) != c.wakes || c.wakes && keys[0] != (stewards.Key{Namespace: "ns", Name: "a"}) {
 			t.Errorf("an instance that %s wakes %v", name, keys)
 		}

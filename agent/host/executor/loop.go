@@ -26,7 +26,7 @@ func (e *Executor) Controller(deps stewards.Deps) (*stewards.Controller, error) 
 	c, err := stewards.New(deps, stewards.Steward{
 		Name: "executor", Everywhere: true, Reconciler: e, Workers: workers, Timeout: reconcileTimeout,
 		Inputs: []stewards.Input{
-			stewards.WatchFor(deps.Cache, "itself, if this host runs it", e.keysHere),
+			stewards.WatchNamed(deps.Cache, "itself, if this host runs it", e.keysHere),
 			{What: "domains of this host", Wakes: "the instance of the domain", Source: e},
 		},
 		Outputs: Outputs(),
@@ -54,12 +54,10 @@ func VolumeOutputs() []stewards.Output {
 	}
 }
 
-// keysHere returns the key of an instance that is, or was, on this host.
-func (e *Executor) keysHere(change objects.Change[*kubevirtv1.VirtualMachineInstance]) []objects.Key {
-	for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.New, change.Old} {
-		if vmi != nil && vmi.Status.NodeName == e.Host {
-			return []objects.Key{objects.KeyOf(vmi)}
-		}
+// keysHere returns the key of an instance that is on this host.
+func (e *Executor) keysHere(vmi *kubevirtv1.VirtualMachineInstance) []objects.Key {
+	if vmi.Status.NodeName != e.Host {
+		return nil
 	}
-	return nil
+	return []objects.Key{objects.KeyOf(vmi)}
 }

@@ -33,10 +33,8 @@ func (n *Network) Run(ctx context.Context) error {
 	}
 	n.matchInstances()
 	defer n.Instances.AddHandler(func(change objects.Change[*kubevirtv1.VirtualMachineInstance]) {
-		for _, vmi := range []*kubevirtv1.VirtualMachineInstance{change.Old, change.New} {
-			if vmi != nil && n.isOnThisHost(vmi) {
-				n.wake()
-			}
+		if change.New != nil && n.isOnThisHost(change.New) || (change.New == nil || change.Recreated) && n.isOnThisHost(change.Old()) {
+			n.wake()
 		}
 	})()
 	defer n.Claims.AddHandler(func(ev claims.Event) {

@@ -83,8 +83,8 @@ func (o ownClaims) Subscribe(fn func(stewards.Key)) (cancel func()) {
 		}
 	})
 	stopInstances := o.vmis.AddHandler(func(c objects.Change[*kubevirtv1.VirtualMachineInstance]) {
-		if c.Old != nil && (c.New == nil || c.New.UID != c.Old.UID) {
-			fn(stewards.Key{Name: string(c.Old.UID)})
+		if c.New == nil || c.Recreated {
+			fn(stewards.Key{Name: string(c.Old().UID)})
 		}
 	})
 	return func() {

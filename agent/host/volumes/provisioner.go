@@ -69,6 +69,8 @@ type Provisioner struct {
 	ProvisionerConfig
 	claims *objects.Informer[*corev1.PersistentVolumeClaim]
 	vmis   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	// users are the running instances, by the claims that they have attached.
+	users *objects.Index[*kubevirtv1.VirtualMachineInstance]
 }
 
 var _ stewards.Reconciler = (*Provisioner)(nil)
@@ -76,10 +78,12 @@ var _ stewards.Reconciler = (*Provisioner)(nil)
 // NewProvisioner makes a Provisioner. It deletes nothing before its controller
 // runs.
 func NewProvisioner(config ProvisionerConfig) *Provisioner {
+	vmis := objects.For[*kubevirtv1.VirtualMachineInstance](config.Cache)
 	return &Provisioner{
 		ProvisionerConfig: config,
 		claims:            objects.For[*corev1.PersistentVolumeClaim](config.Cache),
-		vmis:              objects.For[*kubevirtv1.VirtualMachineInstance](config.Cache),
+		vmis:              vmis,
+		users:             objects.NewIndex(vmis, usedClaims),
 	}
 }
 
@@ -169,6 +173,19 @@ func (p *Provisioner) Detach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv
 		claims.Detach(tx, held, vmi.UID)
 	}
 	return nil
+}
+
+// usedClaims returns the keys of the claims that a running instance has attached, none of
+// one that does not run.
+func usedClaims(vmi *kubevirtv1.VirtualMachineInstance) []objects.Key {
+	if !vmi.IsRunning() {
+		return nil
+	}
+	var keys []objects.Key
+	for name := range attachedClaims(vmi) {
+		keys = append(keys, objects.Key{Namespace: vmi.Namespace, Name: name})
+	}
+	return keys
 }
 
 // attachedClaims returns the claims that an instance has attached while it runs: those of

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
@@ -221,14 +219,11 @@ func (p *Provisioner) inUse(ctx context.Context, claim *corev1.PersistentVolumeC
 	if err := p.vmis.WaitForSync(ctx); err != nil {
 		return true, fmt.Errorf("wait for the list of instances: %w", err)
 	}
-	// Most often this host's copy knows the answer, and no instance has to be looked at.
+	// Most often this host's copy knows the answer, and nobody has to be asked.
 	if held, err := claims.GetVolume(ctx, p.Store, objects.KeyOf(claim), localRead); err != nil || len(held.Holders) > 0 {
 		return true, err
 	}
-	used := slices.ContainsFunc(p.vmis.List(claim.Namespace), func(vmi *kubevirtv1.VirtualMachineInstance) bool {
-		return vmi.IsRunning() && attachedClaims(vmi)[claim.Name]
-	})
-	if used && !isStateClaim(claim) {
+	if used := len(p.users.Naming(objects.KeyOf(claim))) > 0; used && !isStateClaim(claim) {
 		return true, nil
 	}
 	held, err := claims.GetVolume(ctx, p.Store, objects.KeyOf(claim), raftstore.ReadOptions{})

@@ -119,7 +119,8 @@ func TestVolumeIsKeptForAHolderThatIsNotShown(t *testing.T) {
 			t.Fatal(err)
 		}
 		restarted := *w.claims
-		restarted.vmis = NewProvisioner(ProvisionerConfig{Cache: empty}).vmis
+		unsynced := NewProvisioner(ProvisionerConfig{Cache: empty})
+		restarted.vmis, restarted.users = unsynced.vmis, unsynced.users
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
 		if _, err := restarted.Reconcile(ctx, objects.KeyOf(claim)); !errors.Is(err, context.DeadlineExceeded) {

@@ -114,7 +114,7 @@ func (e *Epochs) forgetGuards(tx *objects.Tx) {
 		delete(guards, in.Namespace)
 	}
 	for ns, revision := range guards {
-		if _, exists := e.namespaces.Get(objects.Key{Name: ns}); !exists {
+		if !e.namespaces.Has(objects.Key{Name: ns}) {
 			claims.ForgetGuard(tx, ns, revision)
 		}
 	}

@@ -212,7 +212,7 @@ func (g *graph) putRecord(rec raftstore.Record) *item {
 	if strings.HasPrefix(rec.Key, eventsPrefix) {
 		return nil
 	}
-	i, err := parse(rec)
+	i, err := parse(rec.Expand())
 	if err != nil {
 		g.log.Error("no object is collected while this one cannot be decoded, because it may be an owner", "key", rec.Key, "err", err)
 		g.unreadable[rec.Key] = struct{}{}

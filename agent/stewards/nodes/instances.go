@@ -59,7 +59,7 @@ func (i *Instances) Run(ctx context.Context) error { return i.engine.Run(ctx) }
 
 // onNode names the instances of a Node that was marked as dead, or is no longer.
 func (i *Instances) onNode(change objects.Change[*corev1.Node]) []objects.Key {
-	if change.New == nil || change.Old != nil && isDead(change.Old) == isDead(change.New) {
+	if change.New == nil || !change.IsNew() && isDead(change.Old()) == isDead(change.New) {
 		return nil
 	}
 	var keys []objects.Key

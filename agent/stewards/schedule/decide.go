@@ -174,7 +174,8 @@ func (v *View) onInstance(c objects.Change[*kubevirtv1.VirtualMachineInstance]) 
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	_, unread := v.unread[string(c.New.UID)]
-	if !unread && c.Old != nil && maps.Equal(c.Old.Labels, c.New.Labels) && reflect.DeepEqual(c.Old.Spec.Affinity, c.New.Spec.Affinity) {
+	shown, ok := v.snapshot.Instance(string(c.New.UID))
+	if !unread && ok && maps.Equal(shown.Labels, c.New.Labels) && reflect.DeepEqual(shown.Affinity, c.New.Spec.Affinity) {
 		return
 	}
 	if in, ok := v.claims.Instance(c.New.UID); ok {

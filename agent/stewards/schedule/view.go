@@ -70,13 +70,7 @@ func (v *View) Run(ctx context.Context, ready func()) {
 		}
 	}
 	defer v.claims.AddHandler(v.onClaim)()
-	defer v.nodes.AddHandler(func(c objects.Change[*corev1.Node]) {
-		if c.New != nil {
-			v.stale.note(c.New.Name)
-		} else {
-			v.stale.note(c.Old.Name)
-		}
-	})()
+	defer v.nodes.Subscribe(func(key objects.Key) { v.stale.note(key.Name) })()
 	defer v.namespaces.AddHandler(v.onNamespace)()
 	defer v.vmis.AddHandler(v.onInstance)()
 	defer v.facts.Subscribe(v.stale.note)()
@@ -121,7 +115,7 @@ func (v *View) onNamespace(c objects.Change[*corev1.Namespace]) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if c.New == nil {
-		v.snapshot.SetNamespace(c.Old.Name, nil)
+		v.snapshot.SetNamespace(c.Key.Name, nil)
 		return
 	}
 	lbls := c.New.Labels

@@ -87,9 +87,9 @@ func New(cfg Config) (*Controller, error) {
 		Reconciler: stewards.ReconcilerFunc(c.reconcile),
 		Inputs: []stewards.Input{
 			stewards.Watch[*kubevirtv1.VirtualMachine](cfg.Cache),
-			stewards.WatchFor(cfg.Cache, "the machine that owns it", keysOfOwner[*kubevirtv1.VirtualMachineInstance]),
-			stewards.WatchFor(cfg.Cache, "the machine that owns it", keysOfOwner[*cdiv1.DataVolume]),
-			stewards.WatchFor(cfg.Cache, "the machine that owns it", keysOfOwner[*corev1.PersistentVolumeClaim]),
+			stewards.WatchNamed(cfg.Cache, "the machine that owns it", keysOfOwner[*kubevirtv1.VirtualMachineInstance]),
+			stewards.WatchNamed(cfg.Cache, "the machine that owns it", keysOfOwner[*cdiv1.DataVolume]),
+			stewards.WatchNamed(cfg.Cache, "the machine that owns it", keysOfOwner[*corev1.PersistentVolumeClaim]),
 		},
 		Outputs: []stewards.Output{
 			stewards.Writes[*kubevirtv1.VirtualMachine](stewards.Update | stewards.Delete),
@@ -111,23 +111,13 @@ func (c *Controller) Run(ctx context.Context) error { return c.engine.Run(ctx) }
 
 // keysOfOwner names the virtual machine that controls an object, or, for an
 // instance without an owner, the machine of its name, which may adopt it.
-func keysOfOwner[T objects.Object](change objects.Change[T]) []objects.Key {
-	var keys []objects.Key
-	var none T
-	for _, o := range []T{change.Old, change.New} {
-		if any(o) == any(none) {
-			continue
+func keysOfOwner[T objects.Object](o T) []objects.Key {
+	key := objects.KeyOf(o)
+	if ref := metav1.GetControllerOf(o); ref != nil {
+		if ref.Kind != kubevirtv1.VirtualMachineGroupVersionKind.Kind {
+			return nil
 		}
-		key := objects.KeyOf(o)
-		if ref := metav1.GetControllerOf(o); ref != nil {
-			if ref.Kind != kubevirtv1.VirtualMachineGroupVersionKind.Kind {
-				continue
-			}
-			key.Name = ref.Name
-		}
-		if len(keys) == 0 || keys[0] != key {
-			keys = append(keys, key)
-		}
+		key.Name = ref.Name
 	}
-	return keys
+	return []objects.Key{key}
 }

@@ -211,6 +211,14 @@ func (s *Snapshot) SetInstance(in Instance) {
 	s.charge(is, machine.Resources.Add, 1)
 }
 
+// Instance returns a placed instance. It must not be changed.
+func (s *Snapshot) Instance(uid string) (Instance, bool) {
+	if is, ok := s.instances[uid]; ok {
+		return is.Instance, true
+	}
+	return Instance{}, false
+}
+
 // RemoveInstance removes a placed instance and frees what it used.
 func (s *Snapshot) RemoveInstance(uid string) {
 	is, ok := s.instances[uid]
