@@ -155,7 +155,13 @@ func sameNode(a, b *corev1.Node) bool {
 // sameFacts compares the facts that describe reads, but not the load.
 func sameFacts(a, b *gossip.Facts) bool {
 	return a.KVM == b.KVM && a.Unschedulable == b.Unschedulable && a.Zone == b.Zone &&
-		slices.Equal(a.CPUModels, b.CPUModels) && slices.Equal(a.Images, b.Images) && maps.Equal(a.Labels, b.Labels)
+		slices.Equal(a.CPUModels, b.CPUModels) && slices.Equal(a.Images, b.Images) && sameLabels(a.Labels, b.Labels)
+}
+
+// sameLabels compares labels. Those of facts that have not changed are mostly the same
+// map, which nobody changes.
+func sameLabels(a, b map[string]string) bool {
+	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer() || maps.Equal(a, b)
 }
 
 // describe builds the description of a host from its facts, Node object and
@@ -204,6 +210,6 @@ func admitsMore(old, now *place.Host) bool {
 		return false
 	}
 	return old.Problem != "" || old.Cordoned && !now.Cordoned || !old.KVM && now.KVM ||
-		!maps.Equal(old.Labels, now.Labels) || !reflect.DeepEqual(old.Taints, now.Taints) ||
+		!sameLabels(old.Labels, now.Labels) || !reflect.DeepEqual(old.Taints, now.Taints) ||
 		!slices.Equal(old.CPUModels, now.CPUModels) || len(old.Allocatable.Lacking(now.Allocatable)) > 0
 }
