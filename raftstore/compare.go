@@ -215,7 +215,9 @@ func (s *Store) serveStatement(ctx context.Context, question []byte) ([]byte, er
 		return nil, fmt.Errorf("%w: the digest at log index %d is not kept any more", ErrCompacted, index)
 	}
 	if !slices.Contains(said.voters, s.cfg.NodeID) && !s.trust.confirms(index) {
-		return nil, fmt.Errorf("%w: %w", ErrUnconfirmed, s.trust.whyNot())
+		if err := s.Confirm(ctx); err != nil {
+			return nil, err
+		}
 	}
 	signed, err := said.sign(s.cfg.Signer)
 	if err != nil {

@@ -1,6 +1,8 @@
 package raftstore
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -28,10 +30,81 @@ type recruits struct {
 	added    map[raft.ServerID]time.Time // when a nonvoter was added in order to vote
 	unwanted map[raft.ServerID]time.Time // since when a nonvoter has not been wanted
 	busy     bool                        // the configuration is being changed
+	// checks says of each nonvoter whether its state is the leader's, nil while that is being
+	// found out. doubted is until when one that could not show it is not chosen.
+	checks  map[raft.ServerID]*bool
+	doubted map[raft.ServerID]time.Time
 }
 
 func newRecruits() recruits {
-	return recruits{added: map[raft.ServerID]time.Time{}, unwanted: map[raft.ServerID]time.Time{}}
+	return recruits{
+		added: map[raft.ServerID]time.Time{}, unwanted: map[raft.ServerID]time.Time{},
+		checks: map[raft.ServerID]*bool{}, doubted: map[raft.ServerID]time.Time{},
+	}
+}
+
+// mayVote reports whether a nonvoter of the configuration has shown that its state is the
+// leader's. It was fed before by a replica that may be hostile, and enough such voters would
+// be a majority that signs anything. mayVote returns at once: it asks the nonvoter, and the
+// next call knows.
+func (a *autopilotState) mayVote(id raft.ServerID, addr raft.ServerAddress) bool {
+	if !a.s.followersAllowed() {
+		return true // Raft alone feeds it
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := &a.recruits
+	verdict, asked := r.checks[id]
+	switch {
+	case verdict != nil:
+		return *verdict
+	case asked:
+		return false
+	}
+	r.checks[id] = nil
+	checks, doubted := r.checks, r.doubted
+	if !a.s.tasks.start(func() {
+		err := a.s.checkState(nodeOf(id), string(addr))
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if err != nil {
+			a.s.log.Warn("a replica that should vote cannot show that its state is the group's", "id", id, "err", err)
+			delete(checks, id)
+			doubted[id] = time.Now().Add(recruitUpdates * a.policy.Update)
+			return
+		}
+		yes := true
+		checks[id] = &yes
+	}) {
+		delete(r.checks, id)
+	}
+	return false
+}
+
+// isDoubted reports whether a replica could not show lately that its state is the leader's.
+func (a *autopilotState) isDoubted(id raft.ServerID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return time.Now().Before(a.recruits.doubted[id])
+}
+
+// checkState compares the state of a replica with this one's.
+func (s *Store) checkState(node, addr string) error {
+	index := s.applied.get()
+	own, ok := s.digests.at(index)
+	if !ok {
+		return fmt.Errorf("%w: the digest at log index %d is not kept any more", ErrCompacted, index)
+	}
+	ctx, cancel := context.WithTimeout(s.base, s.cfg.Timing.RPC)
+	defer cancel()
+	said, err := s.askStatement(ctx, node, addr, encodeQuestion(index))
+	if err != nil {
+		return fmt.Errorf("ask %s for its state at log index %d: %w", node, index, err)
+	}
+	if said.index != index || said.digest != own {
+		return fmt.Errorf("%w: %s has the digest %s at log index %d, this leader %s", ErrDiverged, node, said.digest, said.index, own)
+	}
+	return nil
 }
 
 // nextVoters returns the nodes of the followers that are promoted next.
@@ -75,7 +148,7 @@ func (a *autopilotState) followingCandidates(servers map[raft.ServerID]*autopilo
 		m := members[node]
 		list = append(list, candidate{
 			id: k.ID, zone: m.Zone, follows: true, since: k.since,
-			healthy: k.healthy && (m.Alive || a.s.cfg.Members == nil) && time.Since(k.since) >= a.policy.Stabilization,
+			healthy: k.healthy && !a.isDoubted(raft.ServerID(k.ID)) && (m.Alive || a.s.cfg.Members == nil) && time.Since(k.since) >= a.policy.Stabilization,
 		})
 	}
 	return list
@@ -137,6 +210,7 @@ func (a *autopilotState) changeConfiguration(add, remove []raft.ServerID) {
 		}
 		a.mu.Lock()
 		a.recruits.added[id] = time.Now()
+		delete(a.recruits.checks, id) // it was fed since
 		a.mu.Unlock()
 		s.log.Info("a follower is to vote", "id", id, "addr", addr)
 		if err := s.raft.AddNonvoter(id, raft.ServerAddress(addr), 0, s.cfg.Timing.RPC).Error(); err != nil {

@@ -107,7 +107,7 @@ func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, s *autopi
 		voter := srv.HasVotingRights()
 		list = append(list, candidate{
 			id: string(id), zone: srv.Server.Meta["zone"], voter: voter, leader: id == s.Leader,
-			healthy: srv.Health.Healthy && (voter || srv.Health.IsStable(now, stable)) || !voter && p.a.isRecruit(id),
+			healthy: (srv.Health.Healthy && (voter || srv.Health.IsStable(now, stable)) || !voter && p.a.isRecruit(id)) && !p.a.isDoubted(id),
 			since:   srv.Health.StableSince,
 		})
 	}
@@ -121,7 +121,7 @@ func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, s *autopi
 		switch {
 		case want && srv.HasVotingRights():
 			voters++
-		case want && srv.Health.Healthy:
+		case want && srv.Health.Healthy && p.a.mayVote(id, srv.Server.Address):
 			changes.Promotions = append(changes.Promotions, id)
 		case !want && srv.HasVotingRights():
 			changes.Demotions = append(changes.Demotions, id)
