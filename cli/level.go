@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -110,25 +111,32 @@ func levelSentence(l *admin.Level) string {
 	case l.Reachable > l.Mesh:
 		text += fmt.Sprintf("; every host knows %d: 'virtmesh level raise' lets the mesh use it", l.Reachable)
 	}
-	if len(l.HeldUpBy) == 0 {
-		return text
-	}
-	var names []string
-	for _, h := range l.HeldUpBy[:min(shownHosts, len(l.HeldUpBy))] {
+	var less []string
+	for _, h := range l.HeldUpBy {
 		version := ""
 		if h.Version != "" {
 			version = "version " + h.Version + ", "
 		}
-		names = append(names, fmt.Sprintf("%s (%sknows up to %d)", h.Name, version, h.Highest))
+		less = append(less, fmt.Sprintf("%s (%sknows up to %d)", h.Name, version, h.Highest))
 	}
-	if more := len(l.HeldUpBy) - shownHosts; more > 0 {
-		names = append(names, counted(more, "more host"))
+	text += heldUp(less, fmt.Sprintf("up %d", l.Newest))
+	return text + heldUp(l.Unheard, "a raise up: no answer")
+}
+
+// heldUp says that hosts hold something up.
+func heldUp(hosts []string, what string) string {
+	if len(hosts) == 0 {
+		return ""
+	}
+	shown := slices.Clone(hosts[:min(shownHosts, len(hosts))])
+	if more := len(hosts) - shownHosts; more > 0 {
+		shown = append(shown, counted(more, "more host"))
 	}
 	verb := "holds"
-	if len(l.HeldUpBy) > 1 {
+	if len(hosts) > 1 {
 		verb = "hold"
 	}
-	return fmt.Sprintf("%s; %s %s up %d", text, strings.Join(names, ", "), verb, l.Newest)
+	return fmt.Sprintf("; %s %s %s", strings.Join(shown, ", "), verb, what)
 }
 
 func levelRaise(c *cli.Context) error {

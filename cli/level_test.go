@@ -24,6 +24,7 @@ func TestLevelSentence(t *testing.T) {
 		"1; h0 (version 1.0, knows up to 1) holds up 2":                                                                                {Mesh: 1, Reachable: 1, Newest: 2, HeldUpBy: old(1)},
 		"1; h0 (knows up to 0) holds up 2":                                                                                             {Mesh: 1, Reachable: 1, Newest: 2, HeldUpBy: []level.Host{{Name: "h0"}}},
 		"1; h0 (version 1.0, knows up to 1), h1 (version 1.0, knows up to 1), h2 (version 1.0, knows up to 1), 2 more hosts hold up 2": {Mesh: 1, Reachable: 1, Newest: 2, HeldUpBy: old(5)},
+		"1; every host knows 2: 'virtmesh level raise' lets the mesh use it; h8, h9 hold a raise up: no answer":                        {Mesh: 1, Reachable: 2, Newest: 2, Policy: "Manual", Unheard: []string{"h8", "h9"}},
 	} {
 		if got := levelSentence(&l); got != want {
 			t.Errorf("%+v: %q, want %q", l, got, want)

@@ -70,6 +70,9 @@ type Outlook struct {
 	Newest uint32
 	// HeldUpBy are the hosts that know less than Newest, by name.
 	HeldUpBy []Host
+	// Unheard names the hosts that are not heard, if there is a level to raise to: they
+	// could come back with any version, so a raise waits for them.
+	Unheard []string
 }
 
 // Look says how far a mesh at level mesh, whose recorded hosts are hosts, can be raised.
@@ -87,7 +90,11 @@ func Look(mesh uint32, hosts []Host) Outlook {
 		if h.Highest < o.Newest {
 			o.HeldUpBy = append(o.HeldUpBy, h)
 		}
+		if !h.Live && o.Newest > mesh {
+			o.Unheard = append(o.Unheard, h.Name)
+		}
 	}
+	slices.Sort(o.Unheard)
 	slices.SortFunc(o.HeldUpBy, func(a, b Host) int { return strings.Compare(a.Name, b.Name) })
 	return o
 }

@@ -39,7 +39,7 @@ func TestLook(t *testing.T) {
 		mesh   uint32
 		hosts  string // name:highest, "?" for a host that has not said
 		want   string // reachable, newest
-		heldUp string
+		heldUp string // who knows less, or is not heard
 	}{
 		{"no records yet", 2, "", "2 2", ""},
 		{"all the same", 1, "a:1 b:1", "1 1", ""},
@@ -48,20 +48,26 @@ func TestLook(t *testing.T) {
 		{"all can a little, one more", 1, "a:3 b:2", "2 3", "b"},
 		{"one has not said", 1, "a:2 b:?", "1 2", "b"},
 		{"one is below the mesh", 3, "a:3 b:2", "3 3", "b"},
+		{"one is not heard", 1, "a:2 b:2:dead", "2 2", "unheard b"},
+		{"nothing to raise to", 2, "a:2 b:2:dead", "2 2", ""},
+		{"one is old, another not heard", 1, "a:2 b:1 c:2:dead", "1 2", "b unheard c"},
 		{"two hold it up", 1, "z:1 a:1 m:2", "1 2", "a z"},
 	} {
 		var hosts []Host
 		for _, word := range strings.Fields(test.hosts) {
 			var h Host
-			name, highest, _ := strings.Cut(word, ":")
-			h.Name = name
-			_, _ = fmt.Sscan(highest, &h.Highest)
+			parts := strings.Split(word, ":")
+			h.Name, h.Live = parts[0], len(parts) == 2
+			_, _ = fmt.Sscan(parts[1], &h.Highest)
 			hosts = append(hosts, h)
 		}
 		o := Look(test.mesh, hosts)
 		var names []string
 		for _, h := range o.HeldUpBy {
 			names = append(names, h.Name)
+		}
+		if len(o.Unheard) > 0 {
+			names = append(append(names, "unheard"), o.Unheard...)
 		}
 		if got := fmt.Sprint(o.Reachable, " ", o.Newest); got != test.want || strings.Join(names, " ") != test.heldUp {
 			t.Errorf("%s: %s held up by %v, want %s by %s", test.name, got, names, test.want, test.heldUp)

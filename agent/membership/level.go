@@ -93,7 +93,7 @@ func (m *Member) levelStatus(ctx context.Context) (*admin.Level, error) {
 		return nil, fmt.Errorf("read who raises the feature level: %w", err)
 	}
 	return &admin.Level{
-		Mesh: mesh, Known: level.Highest, Reachable: outlook.Reachable, Newest: outlook.Newest, HeldUpBy: outlook.HeldUpBy,
+		Mesh: mesh, Known: level.Highest, Reachable: outlook.Reachable, Newest: outlook.Newest, HeldUpBy: outlook.HeldUpBy, Unheard: outlook.Unheard,
 		Brings: level.Above(mesh), Policy: string(meshv1alpha1.Effective(config).FeatureLevel),
 	}, nil
 }

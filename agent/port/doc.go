@@ -24,6 +24,15 @@
 // hostile source cannot block the others. The number of open connections without a
 // certificate is bounded per source address too.
 //
+// # Versions
+//
+// Hosts of two versions speak to each other while a mesh is upgraded. In the protocols that
+// are HTTP (virtmesh-rpc, virtmesh-join, the administration API) both sides introduce
+// themselves in a header, with the versions of the protocol and the feature levels that
+// they know (Speaker): they use the newest version that both speak, or part with a fault
+// that says which host is too old and what to install. Fields that a version does not know
+// are skipped.
+//
 // # What it does not do
 //
 // It does not close connections that it has handed over: the code that accepted or dialled

@@ -73,6 +73,9 @@ type Level struct {
 	Newest    uint32 `json:"newest"`
 	// HeldUpBy lists the hosts that know less than Newest.
 	HeldUpBy []level.Host `json:"heldUpBy,omitempty"`
+	// Unheard names the hosts that are not heard now, if there is a level to raise to: a
+	// raise asks every host.
+	Unheard []string `json:"unheard,omitempty"`
 	// Brings says what the mesh may use after a raise, as far as the answering host knows.
 	Brings []level.Level `json:"brings,omitempty"`
 	// Policy is spec.featureLevel of the MeshConfig: who raises the level.

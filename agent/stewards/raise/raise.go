@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -97,8 +96,9 @@ func (r *Raiser) reconcile(ctx context.Context, _ stewards.Key) (stewards.Result
 		r.forget()
 		return again, nil
 	}
-	mesh, hosts := r.mesh.FeatureLevel(), r.mesh.LevelHosts()
-	target := level.Look(mesh, hosts).Reachable
+	mesh := r.mesh.FeatureLevel()
+	outlook := level.Look(mesh, r.mesh.LevelHosts())
+	target := outlook.Reachable
 	if target == mesh {
 		r.forget()
 		return again, nil
@@ -106,9 +106,9 @@ func (r *Raiser) reconcile(ctx context.Context, _ stewards.Key) (stewards.Result
 	if r.knownFor(target) < patience {
 		return again, nil
 	}
-	// A host that is down holds the raise up, as it could come back with any version. The
-	// raise would find that by itself, and ask every host of the mesh for nothing.
-	if slices.ContainsFunc(hosts, func(h level.Host) bool { return !h.Live }) {
+	// The raise would find by itself that a host does not answer, and ask all others for
+	// nothing.
+	if len(outlook.Unheard) > 0 {
 		return again, nil
 	}
 	if err := r.mesh.RaiseFeatureLevel(ctx, target); err != nil {
