@@ -33,6 +33,16 @@ func (a *Admission) Admit(node identity.Node) error {
 	return hosts.Admit(node)
 }
 
+// StillMember refuses machines whose membership has ended, for what they sign. Until the
+// replica is open it refuses every host.
+func (a *Admission) StillMember(node identity.Node) error {
+	hosts := a.hosts.Load()
+	if hosts == nil {
+		return errNotOpen
+	}
+	return hosts.StillMember(node)
+}
+
 // Judge returns an error if a verified client certificate is no longer valid: it has
 // expired since its connection was made, or it names a host that was removed.
 func (a *Admission) Judge(cert *x509.Certificate) error {

@@ -50,6 +50,7 @@ func (m *Member) openStore(ctx context.Context) error {
 	cfg.Bootstrap, cfg.Version = m.identity.Founder(), m.options.Version
 	cfg.Raft, cfg.RPC = raft, rpc
 	cfg.Members = m.peers.MemberHealth
+	cfg.Signer = identity.NewNotary(m.identity, m.admission.StillMember)
 	cfg.Registerer = m.options.Metrics
 	store, err := raftstore.Open(ctx, cfg)
 	if isUnusable(err) {
