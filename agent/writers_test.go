@@ -84,7 +84,7 @@ func declaredOutputs(t *testing.T) map[string][]stewards.Output {
 	add("stewards/collect", c6, err)
 	c7, err := collect.NewExpirer(d)
 	add("stewards/collect", c7, err)
-	c8, err := sweep.New(d, "h1", func(context.Context, types.UID) (bool, error) { return false, nil })
+	c8, err := sweep.New(d, "h1", func(context.Context, types.UID) (bool, error) { return false, nil }, func(context.Context) error { return nil })
 	add("host/sweep", c8, err)
 	c11, err := quarantine.New(d, "h1", func(context.Context) ([]types.UID, error) { return nil, nil })
 	add("host/quarantine", c11, err)

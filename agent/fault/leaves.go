@@ -29,6 +29,7 @@ func leaves() []leaf {
 		{raftstore.ErrHeldUp, Conflict, "hosts hold up feature level"},
 		{raftstore.ErrClosed, Unavailable, "this host's replica is stopped"},
 		{raftstore.ErrHalted, Unavailable, "this host's replica is stopped"},
+		{raftstore.ErrUnconfirmed, Unavailable, "most voters have not confirmed this host's copy of the state yet"},
 		{storage.ErrNotFound, NotFound, "not found"},
 		{storage.ErrExists, AlreadyExists, "exists already"},
 		{storage.ErrInvalid, Invalid, "invalid"},

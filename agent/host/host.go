@@ -60,6 +60,9 @@ type Deps struct {
 	Recorder    *objects.Recorder
 	Stewardship *stewards.Stewardship
 	Mesh        Mesh
+	// Confirm returns once what this host knows of the mesh is certain, see
+	// raftstore.Store.Confirm.
+	Confirm func(ctx context.Context) error
 	// HearsLeader reports whether this host learns of new claims, see
 	// raftstore.Store.HearsLeader.
 	HearsLeader func() bool
@@ -138,7 +141,7 @@ func (h *Host) openExecutor(config Config, deps Deps) error {
 		return err
 	}
 	h.executor, err = executor.New(executor.Config{
-		Host: deps.Self.Name, Store: deps.Store, Instances: h.instances, Hypervisor: h.machine.hypervisor,
+		Host: deps.Self.Name, Store: deps.Store, Confirm: deps.Confirm, Instances: h.instances, Hypervisor: h.machine.hypervisor,
 		Volumes: h.volumes, Network: h.network, Firmware: h.firmware, Events: deps.Recorder,
 		Machine: h.machine.info(), LogDir: filepath.Join(deps.Self.StateDir, "consoles"), EmulatorLogDir: emulatorLogDir,
 		RuntimeUser: uint64(uid), Logger: deps.Logger.With("part", "executor"),

@@ -67,7 +67,8 @@ func testDeps(t *testing.T) Deps {
 		Self:  Self{Name: "h1", Advertise: "192.0.2.1", StateDir: t.TempDir(), Facts: gossip.Facts{Zone: "z", Version: "v"}},
 		Store: store, Cache: cache, Claims: claims.NewCache(cache, log), Recorder: recorder,
 		Stewardship: stewardship, Mesh: lonely{}, HearsLeader: func() bool { return true },
-		Subnet: netip.MustParsePrefix("10.64.0.0/22"), Logger: log, Metrics: prometheus.NewPedanticRegistry(),
+		Confirm: func(context.Context) error { return nil },
+		Subnet:  netip.MustParsePrefix("10.64.0.0/22"), Logger: log, Metrics: prometheus.NewPedanticRegistry(),
 	}
 }
 

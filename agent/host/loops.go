@@ -52,7 +52,7 @@ func (h *Host) addExecutor(deps Deps) error {
 }
 
 func (h *Host) addSweeper(deps Deps) error {
-	s, err := sweep.New(deps.engine("sweep"), deps.Self.Name, h.hasGuest)
+	s, err := sweep.New(deps.engine("sweep"), deps.Self.Name, h.hasGuest, deps.Confirm)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func (h *Host) openStorage(config Config, deps Deps) error {
 		return err
 	}
 	h.provisioner = volumes.NewProvisioner(volumes.ProvisionerConfig{
-		Host: deps.Self.Name, Store: deps.Store, Cache: deps.Cache, Pools: h.pools.Pools, Unusable: h.pools.Unusable, Images: images, States: h.firmware,
+		Host: deps.Self.Name, Store: deps.Store, Confirm: deps.Confirm, Cache: deps.Cache, Pools: h.pools.Pools, Unusable: h.pools.Unusable, Images: images, States: h.firmware,
 		Removed: deps.Mesh.Removed, Mine: func(key objects.Key) bool { return deps.Stewardship.Mine("claims", key) },
 		Events: deps.Recorder, Logger: log,
 	})

@@ -81,8 +81,11 @@ type Network interface {
 // EmulatorLogDir and RuntimeUser, which is 0 if guests run as root.
 type Config struct {
 	// Host is this host's name.
-	Host       string
-	Store      objects.Store
+	Host  string
+	Store objects.Store
+	// Confirm returns once what this host knows of the mesh is certain, see
+	// raftstore.Store.Confirm.
+	Confirm    func(ctx context.Context) error
 	Instances  *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	Hypervisor hypervisor.Hypervisor
 	Volumes    Volumes
@@ -107,7 +110,7 @@ func (c Config) Validate() error {
 		name    string
 		missing bool
 	}{
-		{"Host", c.Host == ""}, {"Store", c.Store == nil}, {"Instances", c.Instances == nil}, {"Hypervisor", c.Hypervisor == nil},
+		{"Host", c.Host == ""}, {"Store", c.Store == nil}, {"Confirm", c.Confirm == nil}, {"Instances", c.Instances == nil}, {"Hypervisor", c.Hypervisor == nil},
 		{"Volumes", c.Volumes == nil}, {"Network", c.Network == nil}, {"Firmware", c.Firmware == nil},
 		{"Events", c.Events == nil}, {"Logger", c.Logger == nil},
 	} {

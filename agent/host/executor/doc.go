@@ -53,6 +53,9 @@
 //   - a domain is stopped as an orphan only after the mesh confirmed, by a
 //     linearizable read, that its instance is gone or has no claim on this host.
 //     When that read fails, guests keep running;
+//   - no guest is started, stopped or removed, and nothing of it is deleted, on the word of
+//     a copy of the mesh's state that may not be the mesh's: the copy is confirmed first
+//     (Config.Confirm);
 //   - restarting the agent touches no guest.
 //
 // The package does not decide where instances run. It uses volumes and networks

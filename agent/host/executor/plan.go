@@ -63,6 +63,17 @@ const (
 	ActRefuse Act = "refuse"
 )
 
+// needsCertainty reports whether the act cannot be undone, so that it must not follow from a
+// state of the mesh that may not be the mesh's. What is committed to the store is not among
+// them: the mesh judges it by its own state.
+func (a Act) needsCertainty() bool {
+	switch a {
+	case ActDefineStart, ActResume, ActRequestShutdown, ActCutPower, ActUndefine, ActRemoveVolumes, ActReleaseAddresses, ActRemoveLogs:
+		return true
+	}
+	return false
+}
+
 // Step is one act of a Plan with its arguments.
 type Step struct {
 	Act Act

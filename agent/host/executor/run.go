@@ -136,6 +136,11 @@ var errReplan = errors.New("plan again")
 
 // carryOutStep carries out one step.
 func (e *Executor) carryOutStep(ctx context.Context, r *run, step Step) error {
+	if step.Act.needsCertainty() {
+		if err := e.confirmMesh(ctx); err != nil {
+			return fmt.Errorf("%s: %s: %w", r.ref, step, err)
+		}
+	}
 	switch step.Act {
 	case ActDropPreparation:
 		return e.dropPreparation(ctx, r)
@@ -167,6 +172,13 @@ func (e *Executor) carryOutStep(ctx context.Context, r *run, step Step) error {
 		return e.changeDomain(ctx, r, step)
 	}
 	return nil
+}
+
+// confirmMesh returns once the state that the plan was made from is certainly the mesh's.
+func (e *Executor) confirmMesh(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, meshTimeout)
+	defer cancel()
+	return e.Confirm(ctx)
 }
 
 // changeDomain carries out a step that acts on the domain, its volumes or its addresses.

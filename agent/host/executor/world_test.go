@@ -208,6 +208,8 @@ type world struct {
 	firmware *keptFirmware
 	config   Config
 	executor *Executor
+	// unconfirmed is why this host's copy of the mesh's state is not certain.
+	unconfirmed error
 	// passed is how far the executor's clock is ahead.
 	passed time.Duration
 }
@@ -239,7 +241,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.config = Config{
-		Host: thisHost, Store: w.store, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network, Firmware: w.firmware,
+		Host: thisHost, Store: w.store, Confirm: func(context.Context) error { return w.unconfirmed }, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network, Firmware: w.firmware,
 		Events: events, Machine: domain.HostInfo{KVM: true, Arch: "x86_64"},
 		LogDir: t.TempDir(), Logger: quiet, RuntimeUser: testUser,
 	}

@@ -30,10 +30,18 @@ const retryPause = 5 * time.Second
 // or not.
 type HasGuest func(ctx context.Context, uid types.UID) (bool, error)
 
+// Confirm returns once what this host knows of the mesh is certain, see
+// raftstore.Store.Confirm.
+type Confirm func(ctx context.Context) error
+
+// confirmTimeout bounds how long a sweep waits for certainty.
+const confirmTimeout = 10 * time.Second
+
 // Sweeper gives up the claims on this host whose instances no longer exist.
 type Sweeper struct {
 	host     string
 	hasGuest HasGuest
+	confirm  Confirm
 	store    objects.Store
 	claims   *claims.Cache
 	log      *slog.Logger
@@ -42,14 +50,15 @@ type Sweeper struct {
 }
 
 // New returns a sweeper of the claims on host, which Run starts. It keeps a claim as
-// long as hasGuest finds a guest of the instance.
-func New(d stewards.Deps, host string, hasGuest HasGuest) (*Sweeper, error) {
+// long as hasGuest finds a guest of the instance, and until confirm says that the instance is
+// certainly gone.
+func New(d stewards.Deps, host string, hasGuest HasGuest, confirm Confirm) (*Sweeper, error) {
 	d, err := d.Complete()
 	if err != nil {
 		return nil, err
 	}
 	s := &Sweeper{
-		host: host, hasGuest: hasGuest, store: d.Store, claims: d.Claims, log: d.Logger,
+		host: host, hasGuest: hasGuest, confirm: confirm, store: d.Store, claims: d.Claims, log: d.Logger,
 		vmis: objects.For[*kubevirtv1.VirtualMachineInstance](d.Cache),
 	}
 	s.engine, err = stewards.New(d, stewards.Steward{
@@ -134,6 +143,11 @@ func (s *Sweeper) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 	}
 	if has {
 		return stewards.Result{RequeueAfter: retryPause}, nil
+	}
+	certain, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	if err := s.confirm(certain); err != nil {
+		return stewards.Result{}, fmt.Errorf("give up the claim of %s: %w", in.Key(), err)
 	}
 	var tx objects.Tx
 	for _, vol := range s.claims.VolumesOf(uid) {

@@ -14,13 +14,20 @@ import (
 	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards/stewardstest"
+	"virtmesh/raftstore"
 )
 
 func TestClaimsOfLostInstancesAreSwept(t *testing.T) {
 	stewardstest.Run(t, func(w *stewardstest.World) {
 		cc := w.Host("h1").Deps.Claims
-		var guest atomic.Bool
-		sweeper, err := New(w.Host("h1").Deps, "h1", func(_ context.Context, uid types.UID) (bool, error) { return uid == "lost" && guest.Load(), nil })
+		var guest, unconfirmed atomic.Bool
+		sweeper, err := New(w.Host("h1").Deps, "h1", func(_ context.Context, uid types.UID) (bool, error) { return uid == "lost" && guest.Load(), nil },
+			func(context.Context) error {
+				if unconfirmed.Load() {
+					return raftstore.ErrUnconfirmed
+				}
+				return nil
+			})
 		w.Check(err)
 		guest.Store(true)
 		for _, host := range []string{"h1", "h2"} {
@@ -50,7 +57,13 @@ func TestClaimsOfLostInstancesAreSwept(t *testing.T) {
 			t.Errorf("%d claims while the guest is there, want 3", n)
 		}
 		guest.Store(false)
+		unconfirmed.Store(true)
 		time.Sleep(time.Minute)
+		if n := len(w.Store.Keys("/claims/vmi/")); n != 3 {
+			t.Errorf("%d claims while nobody confirms that the instance is gone, want 3", n)
+		}
+		unconfirmed.Store(false)
+		time.Sleep(10 * time.Minute)
 		if _, ok := cc.Instance("lost"); ok || len(w.Store.Keys("/claims/volume/")) != 0 || len(w.Store.Keys("/claims/vmi/")) != 2 {
 			t.Errorf("left: %v", w.Store.Keys("/claims/"))
 		}

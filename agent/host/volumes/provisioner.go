@@ -46,7 +46,10 @@ const claimFinalizer = kinds.VolumeFinalizer
 type ProvisionerConfig struct {
 	Host  string
 	Store objects.Store
-	Cache *objects.Cache
+	// Confirm returns once what this host knows of the mesh is certain, see
+	// raftstore.Store.Confirm.
+	Confirm func(ctx context.Context) error
+	Cache   *objects.Cache
 	// Pools returns the pools of this host that can be used, by name. Unusable returns
 	// why a pool of the host's configuration is not among them.
 	Pools    func() map[string]storage.Pool

@@ -23,6 +23,8 @@ const (
 	// hostGoneInterval is how often, for a claim under deletion, it is checked whether
 	// the host of its volume was removed from the mesh.
 	hostGoneInterval = time.Minute
+	// confirmTimeout bounds how long the deletion of a volume waits for certainty.
+	confirmTimeout = 10 * time.Second
 )
 
 // Reasons of events about claims; the first is Kubernetes' own.
@@ -129,6 +131,9 @@ func (p *Provisioner) reclaimable(claim *corev1.PersistentVolumeClaim) ([]storag
 
 // deleteFrom deletes the claim's volume, unless the reclaim policy keeps it.
 func (p *Provisioner) deleteFrom(ctx context.Context, pool storage.Pool, claim *corev1.PersistentVolumeClaim) error {
+	if err := p.confirmMesh(ctx); err != nil {
+		return err
+	}
 	if !retains(claim) {
 		return pool.Delete(ctx, volumeName(claim))
 	}
@@ -143,6 +148,13 @@ func (p *Provisioner) deleteFrom(ctx context.Context, pool storage.Pool, claim *
 	p.Events.Event(claim, corev1.EventTypeNormal, reasonRetained,
 		fmt.Sprintf("volume %s stays in pool %s on host %s: %s", kept.Name, pool.Info().Name, p.Host, kept.Path))
 	return nil
+}
+
+// confirmMesh returns once the state by which a volume is deleted is certainly the mesh's.
+func (p *Provisioner) confirmMesh(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	return p.Confirm(ctx)
 }
 
 // reclaimFor ends a claim under deletion in place of the host that had its volume,

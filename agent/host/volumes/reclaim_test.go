@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"virtmesh/agent/objects"
+	"virtmesh/raftstore"
 	"virtmesh/storage"
 )
 
@@ -71,6 +72,23 @@ func TestVolumeIsDeletedWithItsClaimOnceUnused(t *testing.T) {
 	}
 	if w.has(w.local, volumeName(claim)) || w.stored("data") != nil {
 		t.Errorf("left: volume %v, claim %v", w.has(w.local, volumeName(claim)), w.stored("data"))
+	}
+}
+
+// A volume is not deleted on the word of a copy that the mesh has not confirmed.
+func TestVolumeIsKeptUntilTheMeshConfirms(t *testing.T) {
+	w := newWorld(t)
+	w.unconfirmed = raftstore.ErrUnconfirmed
+	claim := w.abandonedClaim("data", "local")
+	if _, err := w.claims.Reconcile(t.Context(), objects.KeyOf(claim)); !errors.Is(err, raftstore.ErrUnconfirmed) {
+		t.Errorf("it does not say why it waits: %v", err)
+	}
+	if !w.has(w.local, volumeName(claim)) || w.stored("data") == nil {
+		t.Fatal("the volume or its claim is gone")
+	}
+	w.unconfirmed = nil
+	if _, err := w.claims.Reconcile(t.Context(), objects.KeyOf(claim)); err != nil || w.has(w.local, volumeName(claim)) {
+		t.Errorf("the volume is still there: %v", err)
 	}
 }
 

@@ -142,6 +142,9 @@ func (p *Provisioner) reconcileState(ctx context.Context, claim *corev1.Persiste
 	if used, err := p.inUse(ctx, claim); used || err != nil {
 		return stewards.Result{RequeueAfter: instanceGoneInterval}, err
 	}
+	if err := p.confirmMesh(ctx); err != nil {
+		return stewards.Result{}, fmt.Errorf("claim %s: %w", objects.KeyOf(claim), err)
+	}
 	err := p.States.Remove(ctx, claim.UID)
 	if errors.Is(err, hypervisor.ErrConflict) {
 		// The instance has ended, and its domain is about to go.

@@ -192,6 +192,12 @@ func TestStateIsRemovedWithItsClaimOnceUnused(t *testing.T) {
 	expectThere("in use", w.reconcile(w.claims, stateClaim).RequeueAfter, instanceGoneInterval)
 	w.end(vmi)
 	expectThere("on another host", w.reconcile(w.other, stateClaim).RequeueAfter, hostGoneInterval)
+	w.unconfirmed = raftstore.ErrUnconfirmed
+	if _, err := w.claims.Reconcile(t.Context(), objects.KeyOf(claim)); !errors.Is(err, raftstore.ErrUnconfirmed) {
+		t.Errorf("unconfirmed: %v", err)
+	}
+	expectThere("unconfirmed", nil, nil)
+	w.unconfirmed = nil
 	w.states.fail = fmt.Errorf("remove: %w", hypervisor.ErrConflict)
 	expectThere("its domain is defined", w.reconcile(w.claims, stateClaim).RequeueAfter, instanceGoneInterval)
 	w.states.fail = errors.New("the daemon is away")

@@ -59,6 +59,8 @@ type world struct {
 	claims, other *Provisioner
 	removed       map[string]bool
 	volumes       *Volumes
+	// unconfirmed is why the hosts' copies of the mesh's state are not certain.
+	unconfirmed error
 	// states is what host1 keeps for TPMs and firmware.
 	states *states
 }
@@ -80,6 +82,7 @@ func newWorld(t *testing.T) *world {
 	provisioner := func(host string, local storage.Pool, states *states) *Provisioner {
 		pools := map[string]storage.Pool{"local": local, "nfs": w.shared}
 		return NewProvisioner(ProvisionerConfig{Host: host, Store: w.Store, Cache: w.Cache, Images: w.images, Logger: w.Logger, Events: events, States: states,
+			Confirm: func(context.Context) error { return w.unconfirmed },
 			Removed: func(_ context.Context, host string) (bool, error) { return w.removed[host], nil },
 			Mine:    func(objects.Key) bool { return true },
 			Pools:   func() map[string]storage.Pool { return pools }})

@@ -107,6 +107,7 @@ func (a *agent) openStore() error {
 	cfg.NodeID, cfg.Addr, cfg.DataDir = a.host.Name, a.host.address, a.host.dataDir()
 	cfg.Constraints, cfg.Members, cfg.Logger = claims.Rules(), a.peers.MemberHealth, a.log
 	cfg.Bootstrap, cfg.Version, cfg.Voters.ForgetAfter = a.host.founder, "v1", a.host.mesh.cfg.ForgetAfter
+	cfg.Signer = a.host.mesh.links.keys.Signer(a.host.Name)
 	cfg.Raft, cfg.RPC = a.layer(calls, "raft"), a.layer(calls, "rpc")
 	store, err := raftstore.Open(a.ctx, cfg)
 	if err != nil {

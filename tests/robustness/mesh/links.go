@@ -35,6 +35,7 @@ func AllTraffic() []Traffic { return []Traffic{Gossip, Calls} }
 type links struct {
 	gossip *gossiptest.Network
 	calls  *raftstoretest.Network
+	keys   *raftstoretest.Keys
 
 	mu    sync.Mutex
 	hosts []*Host
@@ -43,7 +44,7 @@ type links struct {
 }
 
 func newLinks() *links {
-	l := &links{gossip: gossiptest.NewNetwork(), calls: raftstoretest.NewNetwork(), off: map[string]bool{}}
+	l := &links{gossip: gossiptest.NewNetwork(), calls: raftstoretest.NewNetwork(), keys: raftstoretest.NewKeys(), off: map[string]bool{}}
 	for k := range l.cut {
 		l.cut[k] = map[[2]string]bool{}
 	}

@@ -103,7 +103,7 @@ func (a *agent) deps(writer string, recorder *objects.Recorder) stewards.Deps {
 func (a *agent) executorLoops(recorder *objects.Recorder, info domain.HostInfo) ([]stewards.Loop, error) {
 	machine := &stepped{a.host.machine.Open(), a}
 	e, err := executor.New(executor.Config{
-		Host: a.host.Name, Store: a.writer("executor"), Instances: objects.For[*kubevirtv1.VirtualMachineInstance](a.cache),
+		Host: a.host.Name, Store: a.writer("executor"), Confirm: a.store.Confirm, Instances: objects.For[*kubevirtv1.VirtualMachineInstance](a.cache),
 		Hypervisor: machine, Volumes: volumes{a}, Network: network{}, Firmware: firmware{}, Events: recorder,
 		Machine: info, LogDir: filepath.Join(a.host.dataDir(), "consoles"), Logger: a.log,
 	})
@@ -121,7 +121,7 @@ func (a *agent) executorLoops(recorder *objects.Recorder, info domain.HostInfo) 
 	sweeper, err := sweep.New(a.deps("sweeper", recorder), a.host.Name, func(ctx context.Context, uid types.UID) (bool, error) {
 		domains, err := machine.List(ctx)
 		return slices.ContainsFunc(domains, func(d hypervisor.Domain) bool { return d.Owner.UID == string(uid) }), err
-	})
+	}, a.store.Confirm)
 	return []stewards.Loop{
 		{Name: "hypervisor", Run: e.Observe},
 		{Name: "executor", Run: controller.Run},
