@@ -120,12 +120,38 @@ func (v *View) refreshHost(name string) {
 	}
 }
 
+// node is what placement reads of a Node. It is kept, because the Node itself would have
+// to be decoded for each news of its host.
+type node struct {
+	Labels            map[string]string
+	Taints            []corev1.Taint
+	Cordoned, Leaving bool
+}
+
+// onNode follows the Nodes.
+func (v *View) onNode(c objects.Change[*corev1.Node]) {
+	v.nodeMu.Lock()
+	if c.IsDelete() {
+		delete(v.described, c.Key.Name)
+	} else {
+		v.described[c.Key.Name] = &node{
+			Labels: c.New.Labels,
+			Taints: slices.DeleteFunc(slices.Clone(c.New.Spec.Taints), func(t corev1.Taint) bool {
+				return t.Key == corev1.TaintNodeUnschedulable // Cordoned covers it
+			}),
+			Cordoned: c.New.Spec.Unschedulable, Leaving: c.New.DeletionTimestamp != nil,
+		}
+	}
+	v.nodeMu.Unlock()
+	v.stale.note(c.Key.Name)
+}
+
 // source is the data from which a host is described.
 type source struct {
 	known     bool // gossip knows the member
 	state     gossip.State
 	facts     gossip.Facts
-	node      *corev1.Node // nil if there is none
+	node      *node // nil if there is none
 	capacity  claims.Capacity
 	published bool
 }
@@ -136,20 +162,18 @@ func (v *View) sourceOf(name string) (source, bool) {
 	if m, ok := v.facts.Member(name); ok {
 		s.known, s.state, s.facts = true, m.State, m.Facts
 	}
-	s.node, _ = v.nodes.Get(objects.Key{Name: name})
+	v.nodeMu.Lock()
+	s.node = v.described[name]
+	v.nodeMu.Unlock()
 	s.capacity, s.published = v.claims.Capacity(name)
 	return s, s.known || s.published || s.node != nil
 }
 
-// same reports whether both describe a host alike, apart from its load. Every change of a Node or a capacity
-// has a new revision; facts have none.
+// same reports whether both describe a host alike, apart from its load. Every change of a Node makes a
+// new node, and one of a capacity has a new revision; facts have neither.
 func (s *source) same(o *source) bool {
 	return s.known == o.known && s.state == o.state && s.published == o.published &&
-		s.capacity.Revision == o.capacity.Revision && sameNode(s.node, o.node) && sameFacts(&s.facts, &o.facts)
-}
-
-func sameNode(a, b *corev1.Node) bool {
-	return a == b || a != nil && b != nil && a.UID == b.UID && a.ResourceVersion == b.ResourceVersion
+		s.capacity.Revision == o.capacity.Revision && s.node == o.node && sameFacts(&s.facts, &o.facts)
 }
 
 // sameFacts compares the facts that describe reads, but not the load.
@@ -179,10 +203,7 @@ func describe(name string, s source) place.Host {
 	}
 	if s.node != nil {
 		maps.Copy(h.Labels, s.node.Labels)
-		h.Taints = slices.DeleteFunc(slices.Clone(s.node.Spec.Taints), func(t corev1.Taint) bool {
-			return t.Key == corev1.TaintNodeUnschedulable // Cordoned covers it
-		})
-		h.Cordoned = s.node.Spec.Unschedulable
+		h.Taints, h.Cordoned = s.node.Taints, s.node.Cordoned
 	}
 	if emulator, known := machine.EmulatorOf(h.Labels); known {
 		h.Emulator = &emulator
@@ -194,7 +215,7 @@ func describe(name string, s source) place.Host {
 		h.Problem = "not answering"
 	case !s.published:
 		h.Problem = "without published capacity"
-	case s.node != nil && s.node.DeletionTimestamp != nil:
+	case s.node != nil && s.node.Leaving:
 		h.Problem = "leaving"
 	case h.Labels[kubevirtv1.NodeSchedulable] == "false":
 		h.Problem = "not schedulable"

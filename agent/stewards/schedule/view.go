@@ -29,6 +29,9 @@ type View struct {
 	stale *stale
 	lines map[string]*line
 
+	nodeMu    sync.Mutex
+	described map[string]*node // by host, of those with a Node
+
 	mu       sync.Mutex
 	snapshot *place.Snapshot
 	assumed  map[string]string // hosts of decisions whose claim is not seen yet, by uid
@@ -54,6 +57,7 @@ func NewView(store objects.Store, cache *objects.Cache, c *claims.Cache, facts F
 		snapshot:   place.NewSnapshot(),
 		stale:      newStale(),
 		lines:      map[string]*line{},
+		described:  map[string]*node{},
 		assumed:    map[string]string{},
 		guards:     map[string]uint64{},
 		unread:     map[string]claims.Instance{},
@@ -70,7 +74,7 @@ func (v *View) Run(ctx context.Context, ready func()) {
 		}
 	}
 	defer v.claims.AddHandler(v.onClaim)()
-	defer v.nodes.Subscribe(func(key objects.Key) { v.stale.note(key.Name) })()
+	defer v.nodes.AddHandler(v.onNode)()
 	defer v.namespaces.AddHandler(v.onNamespace)()
 	defer v.vmis.AddHandler(v.onInstance)()
 	defer v.facts.Subscribe(v.stale.note)()
