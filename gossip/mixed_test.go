@@ -56,7 +56,7 @@ func TestProtocolRanges(t *testing.T) {
 		if err := m.Add(speak(1, 2)); err != nil {
 			t.Errorf("a member that speaks version 2 too: %v", err)
 		}
-		if err := m.Add(speak(2, 3)); err == nil || !!strings.Contains(err.Error(), "protocol version (2) is incompatible: [1, 1]") {
+		if err := m.Add(speak(2, 3)); err == nil || !strings.Contains(err.Error(), "is incompatible") {
 			t.Errorf("a member that speaks other versions: %v", err)
 		}
 	})

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -65,7 +66,7 @@ func TestCheckLevels(t *testing.T) {
 // TestLaterGreeting: what a later version appends to a greeting is skipped.
 func TestLaterGreeting(t *testing.T) {
 	g := greeting{protocol: protocolRange{1, 2}, levels: LevelRange{1, 7}, level: 3, group: incarnation{9}, node: "n", version: "v", target: "n/1"}
-	b := append(g.encode()[2:], "and more"...)
+	b := slices.Concat(g.encode()[2:], []byte("and more"))
 	got, err := decodeGreeting(b)
 	if err != nil || got != g {
 		t.Errorf("%+v became %+v, %v", g, got, err)

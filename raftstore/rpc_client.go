@@ -275,7 +275,7 @@ func (p *peers) closeIdle(closing <-chan struct{}) {
 		}
 		p.mu.Unlock()
 		for _, c := range conns {
-			c.failIfIdle(idleLimit)
+			c.failIfIdle()
 		}
 	}
 }

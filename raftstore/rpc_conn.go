@@ -81,12 +81,12 @@ func (c *peerConn) failIfSilent(limit time.Duration) bool {
 	return silent
 }
 
-// failIfIdle ends the connection if it was not used for limit and nobody waits for an
+// failIfIdle ends the connection if it was not used for idleLimit and nobody waits for an
 // answer.
-func (c *peerConn) failIfIdle(limit time.Duration) {
+func (c *peerConn) failIfIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.pending) == 0 && time.Since(c.used) > limit {
+	if len(c.pending) == 0 && time.Since(c.used) > idleLimit {
 		c.failLocked(errIdle)
 	}
 }

@@ -76,7 +76,7 @@ var leaves = map[reflect.Type]any{
 	reflect.TypeFor[resource.Quantity]():    resource.MustParse("128Mi"),
 	reflect.TypeFor[intstr.IntOrString]():   intstr.FromString("http"),
 	reflect.TypeFor[runtime.RawExtension](): runtime.RawExtension{Raw: []byte(`{"a":1}`)},
-	reflect.TypeFor[metav1.FieldsV1]():      metav1.FieldsV1{Raw: []byte(`{"f:spec":{}}`)},
+	reflect.TypeFor[metav1.FieldsV1]():      *metav1.NewFieldsV1(`{"f:spec":{}}`),
 }
 
 // addUnknown adds a field that no version of today has to every object in a JSON value of

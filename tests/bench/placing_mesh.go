@@ -41,7 +41,6 @@ type placingMesh struct {
 // placingHost is a host with a replica and a steward.
 type placingHost struct {
 	claims *claims.Cache
-	loops  []stewards.Loop
 }
 
 func newPlacingMesh(ctx context.Context, dir string) (_ *placingMesh, err error) {
