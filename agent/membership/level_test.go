@@ -2,6 +2,7 @@ package membership
 
 import (
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/agent/level"
@@ -84,7 +86,14 @@ func TestStatusTellsTheLevel(t *testing.T) {
 		t.Errorf("members %+v", status.Members)
 	}
 	a := administration{Member: m}
-	if err := a.RaiseLevel(t.Context(), level.Highest+1); err == nil || !strings.Contains(err.Error(), "host1") {
-		t.Errorf("a raise to a level that nobody knows: %v", err)
+	told := fault.Of(a.RaiseLevel(t.Context(), level.Highest+1))
+	if told == nil || told.Code != fault.Conflict || !strings.Contains(told.Sentence, "host1") || strings.Contains(told.Sentence, "raftstore") {
+		t.Errorf("a raise to a level that nobody knows: %v", told)
+	}
+	if err := a.RaiseLevel(t.Context(), m.store.FeatureLevel()-1); !errors.Is(err, fault.Invalid) {
+		t.Errorf("a raise downwards: %v", err)
+	}
+	if err := a.RaiseLevel(t.Context(), m.store.FeatureLevel()); err != nil {
+		t.Errorf("a raise to where the mesh is: %v", err)
 	}
 }
