@@ -178,9 +178,10 @@ func losePowerOften(t *testing.T, n int, seed uint64) {
 		}
 		p.expectAcked(fmt.Sprintf("round %d, after the loss of %v", round, victims))
 	}
-	t.Logf("%d writes were acknowledged", len(p.acked))
-	if len(p.acked) < 200 {
-		t.Errorf("only %d writes were acknowledged", len(p.acked))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.acked); n < 200 {
+		t.Errorf("only %d writes were acknowledged", n)
 	}
 }
 
