@@ -95,3 +95,13 @@ func TestAPromotedMeshConfirmsAfterAPowerCut(t *testing.T) {
 		}
 	})
 }
+
+// BenchmarkConfirm measures Confirm on a replica that was never fed.
+func BenchmarkConfirm(b *testing.B) {
+	s := raftstoretest.New(b)
+	for b.Loop() {
+		if err := s.Confirm(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
