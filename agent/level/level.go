@@ -68,7 +68,8 @@ type Outlook struct {
 	Reachable uint32
 	// Newest is the highest level that any host knows.
 	Newest uint32
-	// HeldUpBy are the hosts that know less than Newest, by name.
+	// HeldUpBy are the hosts that know less than Newest, by name, if there is a level to
+	// raise to.
 	HeldUpBy []Host
 	// Unheard names the hosts that are not heard, if there is a level to raise to: they
 	// could come back with any version, so a raise waits for them.
@@ -87,7 +88,7 @@ func Look(mesh uint32, hosts []Host) Outlook {
 	}
 	o.Reachable = max(mesh, lowest)
 	for _, h := range hosts {
-		if h.Highest < o.Newest {
+		if h.Highest < o.Newest && o.Newest > mesh {
 			o.HeldUpBy = append(o.HeldUpBy, h)
 		}
 		if !h.Live && o.Newest > mesh {

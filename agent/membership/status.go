@@ -58,6 +58,7 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 		return nil, err
 	}
 	status.Warnings = append(warnings(status, replica), contradictions(status, replica, m.store.SilenceLimit(), m.config.GossipPort)...)
+	status.Warnings = append(status.Warnings, belowLevel(status)...)
 	quarantined, err := claims.ListQuarantine(ctx, objects.FromRaft(m.store, nil), raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil {
 		return nil, fmt.Errorf("read which hosts are in quarantine: %w", err)
@@ -138,6 +139,17 @@ func contradictions(status *admin.Status, replica raftstore.Status, limit time.D
 	for _, peer := range replica.Peers {
 		if lost[peer.ID] && peer.Silence < limit {
 			list = append(list, fmt.Sprintf("%s answers the leader, and does not gossip with %s: is port %d (TCP and UDP) blocked between them?", peer.ID, status.Host, port))
+		}
+	}
+	return list
+}
+
+// belowLevel names the hosts whose version does not know the feature level of the mesh.
+func belowLevel(status *admin.Status) (list []string) {
+	for _, m := range status.Members {
+		if m.FeatureLevel > 0 && m.FeatureLevel < status.Level.Mesh {
+			list = append(list, fmt.Sprintf("%s runs version %s, which knows feature levels up to %d, and the mesh is at %d: it does nothing until a newer version is installed there",
+				m.Name, m.Version, m.FeatureLevel, status.Level.Mesh))
 		}
 	}
 	return list

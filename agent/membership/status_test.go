@@ -50,3 +50,14 @@ func TestRoles(t *testing.T) {
 		}
 	}
 }
+
+// A host that went back to a version below the mesh's level is named, with what to do.
+func TestHostsBelowTheLevelAreNamed(t *testing.T) {
+	status := &admin.Status{Level: &admin.Level{Mesh: 3}, Members: []admin.Member{
+		{Name: "host1", Version: "2.0", FeatureLevel: 3}, {Name: "host2", Version: "1.0", FeatureLevel: 2}, {Name: "host3"},
+	}}
+	got := belowLevel(status)
+	if len(got) != 1 || !strings.HasPrefix(got[0], "host2 runs version 1.0") || !strings.Contains(got[0], "up to 2, and the mesh is at 3") {
+		t.Errorf("warnings %q", got)
+	}
+}
