@@ -211,9 +211,14 @@ func (c *countedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// Write implements net.Conn. A stream is of no use after a failed write, and memberlist
+// forgets to close one whose first write fails, that of the mesh's name.
 func (c *countedConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	c.t.traffic.streamBytesOut.Add(uint64(n))
+	if err != nil {
+		_ = c.Close()
+	}
 	return n, err
 }
 
