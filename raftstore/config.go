@@ -84,7 +84,7 @@ type Config struct {
 // Timing holds the timeouts of a group.
 type Timing struct {
 	// Heartbeat is how long a follower waits without hearing from a leader before it
-	// stands for election. The leader's lease is half of it.
+	// stands for election, and how long a leader without a quorum keeps its office.
 	Heartbeat time.Duration
 	// Dial bounds connecting to a peer, RPC one request to it.
 	Dial time.Duration

@@ -22,7 +22,7 @@ func TestReplicasWithoutVoteConfirmNoLeader(t *testing.T) {
 		cfg.Voters.Max = 3
 		cfg.Timing.Heartbeat = 4 * time.Second // long enough that nobody campaigns before the cut
 		if cfg.NodeID == old {
-			cfg.Timing.Heartbeat = time.Hour // half of it is the lease
+			cfg.Timing.Heartbeat = time.Hour // which is the lease too
 		}
 	}))
 	for _, id := range []string{"host4", "host5", "host6"} {

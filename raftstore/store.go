@@ -207,7 +207,10 @@ func raftConfig(cfg *Config, id raft.ServerID, log *slog.Logger) *raft.Config {
 	conf.LocalID = id
 	conf.HeartbeatTimeout = cfg.Timing.Heartbeat
 	conf.ElectionTimeout = cfg.Timing.Heartbeat
-	conf.LeaderLeaseTimeout = cfg.Timing.Heartbeat / 2
+	// Nothing relies on the lease, since reads and renewals are confirmed by a quorum. A
+	// shorter one makes a leader step down, and each election costs entries, whenever a
+	// host stands still for a moment.
+	conf.LeaderLeaseTimeout = cfg.Timing.Heartbeat
 	// Only a fallback, see announce.go.
 	conf.CommitTimeout = min(250*time.Millisecond, cfg.Timing.Heartbeat/4)
 	conf.Logger = newHclog(log, "raft")
