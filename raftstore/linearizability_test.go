@@ -23,6 +23,7 @@ type registerInput struct {
 	read   bool
 	cas    bool
 	expect string // of a cas; "" means absent
+	rev    uint64 // of a cas: the revision that the record must have
 	write  string // "" deletes
 }
 
@@ -74,6 +75,7 @@ const (
 type recorder struct {
 	mu      sync.Mutex
 	began   time.Time
+	pace    time.Duration // how long a client waits before each operation
 	history []porcupine.Operation
 }
 
@@ -94,6 +96,13 @@ func (r *recorder) decidable() []porcupine.Operation {
 	type value struct{ key, value string }
 	seen := map[value]int64{} // the end of the first operation that saw it
 	for _, op := range r.history {
+		if key, ok := op.Input.(restart); ok {
+			v := value{key.key, op.Output.(register).value}
+			if at, ok := seen[v]; v.value != "" && (!ok || op.Return < at) {
+				seen[v] = op.Return
+			}
+			continue
+		}
 		in, out := op.Input.(registerInput), op.Output.(registerOutput)
 		v := value{in.key, out.value}
 		if in.cas && !out.conflict && !out.unknown {
@@ -105,7 +114,10 @@ func (r *recorder) decidable() []porcupine.Operation {
 	}
 	for i := range r.history {
 		op := &r.history[i]
-		in := op.Input.(registerInput)
+		in, ok := op.Input.(registerInput)
+		if !ok {
+			continue
+		}
 		if at, ok := seen[value{in.key, in.write}]; ok && op.Output.(registerOutput).unknown {
 			op.Return = at
 		}
@@ -118,7 +130,12 @@ func registerClient(ctx context.Context, c *raftstoretest.Cluster, r *recorder, 
 	rng := rand.New(rand.NewPCG(uint64(client), 1))
 	known := map[string]raftstore.Record{}
 	for n := 0; ctx.Err() == nil; n++ {
+		time.Sleep(r.pace)
 		live := c.Live()
+		if len(live) == 0 {
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
 		s := live[rng.IntN(len(live))]
 		key := fmt.Sprint("/k/", rng.IntN(registerKeys))
 		// The end of the test is no reason to leave an outcome unknown.
@@ -138,7 +155,7 @@ func registerClient(ctx context.Context, c *raftstoretest.Cluster, r *recorder, 
 		in.write = fmt.Sprint(client, ".", n)
 		txn := put(key, in.write)
 		if last, ok := known[key]; ok && rng.IntN(2) == 0 {
-			in.cas, in.expect = true, string(last.Value)
+			in.cas, in.expect, in.rev = true, string(last.Value), last.ModRevision
 			txn.If = []raftstore.Condition{{Key: key, ModRevision: last.ModRevision}}
 		}
 		if rng.IntN(8) == 0 {
