@@ -3,8 +3,8 @@
 // runs in a testing/synctest bubble, where simulated time costs only the CPU time of
 // the work done in it.
 //
-// The network can lose packets and be partitioned, and its hosts can lose power or be
-// starved of CPU. The package does not simulate latency and bandwidth.
+// The network can lose, duplicate and delay packets and be partitioned, and its hosts can
+// lose power or be starved of CPU. The package does not simulate bandwidth.
 package gossiptest
 
 import (
@@ -32,7 +32,8 @@ type Network struct {
 	hosts map[string]*Host // by address
 	names map[string]*Host
 	parts map[*Host]int
-	cuts  map[[2]string]bool // directed, by the names of sender and receiver
+	cuts  map[[2]string]bool    // directed, by the names of sender and receiver
+	links map[[2]string]Weather // the same
 
 	loss  atomic.Uint64 // lost packets per million
 	quiet atomic.Bool   // see quiet.go
@@ -53,6 +54,7 @@ func NewNetwork() *Network {
 		names: make(map[string]*Host),
 		parts: make(map[*Host]int),
 		cuts:  make(map[[2]string]bool),
+		links: make(map[[2]string]Weather),
 	}
 }
 
@@ -244,7 +246,7 @@ func (h *Host) WriteTo(b []byte, addr string) (time.Time, error) {
 		}
 	}
 	if to := h.net.reach(h, addr); to != nil && !h.net.lost() {
-		to.deliver(&memberlist.Packet{Buf: b, From: hostAddr(h.addr), Timestamp: now})
+		h.net.carry(h, to, &memberlist.Packet{Buf: b, From: hostAddr(h.addr), Timestamp: now})
 	}
 	return now, nil
 }
@@ -288,8 +290,8 @@ func (h *Host) DialTimeout(addr string, timeout time.Duration) (net.Conn, error)
 		}
 	}
 	ours, theirs := net.Pipe()
-	a := &stream{ours, h.net, hostAddr(to.addr)}
-	b := &stream{theirs, h.net, hostAddr(h.addr)}
+	a := &stream{ours, h, to}
+	b := &stream{theirs, to, h}
 	var err error
 	select {
 	case to.streams <- b:
@@ -329,18 +331,21 @@ func (a hostAddr) String() string { return string(a) }
 // arrives late, as if TCP had sent it again.
 type stream struct {
 	net.Conn
-	net    *Network
-	remote hostAddr
+	local, remote *Host
 }
 
 // RemoteAddr implements net.Conn.
-func (s *stream) RemoteAddr() net.Addr { return s.remote }
+func (s *stream) RemoteAddr() net.Addr { return hostAddr(s.remote.addr) }
 
 // Write implements net.Conn.
 func (s *stream) Write(b []byte) (int, error) {
-	s.net.Bytes.Add(uint64(len(b)))
-	if s.net.lost() {
+	n := s.local.net
+	n.Bytes.Add(uint64(len(b)))
+	if n.lost() {
 		time.Sleep(200 * time.Millisecond)
+	}
+	if d := n.weather(s.local.name, s.remote.name).delay(); d > 0 {
+		time.Sleep(d)
 	}
 	return s.Conn.Write(b)
 }

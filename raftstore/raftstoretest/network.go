@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,12 +18,13 @@ var ErrUnreachable = errors.New("raftstoretest: host is unreachable")
 // healed. A cut or a partition breaks the connections across it; Silence breaks none.
 type Network struct {
 	mu        sync.Mutex
-	silent    map[string]bool    // hosts whose traffic is lost in both directions
-	healed    chan struct{}      // closed by the next Heal
-	listeners map[string]*Layer  // by kind and address
-	cut       map[string]bool    // hosts that reach no other host
-	groups    map[string]int     // partition that a host is in
-	lost      map[[2]string]bool // directed, by the addresses of sender and receiver
+	silent    map[string]bool                    // hosts whose traffic is lost in both directions
+	healed    chan struct{}                      // closed by the next Heal
+	listeners map[string]*Layer                  // by kind and address
+	cut       map[string]bool                    // hosts that reach no other host
+	groups    map[string]int                     // partition that a host is in
+	lost      map[[2]string]bool                 // directed, by the addresses of sender and receiver
+	slow      map[[2]string]func() time.Duration // the same
 	conns     map[*pipe]struct{}
 	sent      map[string]int64 // bytes, by the address of the sender
 }
@@ -36,6 +38,7 @@ func NewNetwork() *Network {
 		cut:       make(map[string]bool),
 		groups:    make(map[string]int),
 		lost:      make(map[[2]string]bool),
+		slow:      make(map[[2]string]func() time.Duration),
 		conns:     make(map[*pipe]struct{}),
 		sent:      make(map[string]int64),
 	}
@@ -110,9 +113,9 @@ func (l *Layer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 		return nil, fmt.Errorf("dial %s: %w", addr, ErrUnreachable)
 	}
 	near, far := net.Pipe()
-	p := &pipe{n: l.n, a: l.addr, b: addr, near: near, far: far}
+	p := &pipe{n: l.n, a: l.addr, b: addr, near: near, far: far, closed: make(chan struct{})}
 	select {
-	case peer.incoming <- &end{far, p, addr, l.addr}:
+	case peer.incoming <- &end{Conn: far, p: p, from: addr, to: l.addr}:
 	case <-peer.closed:
 		return nil, fmt.Errorf("dial %s: %w", addr, ErrUnreachable)
 	case <-timer.C:
@@ -125,7 +128,7 @@ func (l *Layer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 		return nil, fmt.Errorf("dial %s: %w", addr, ErrUnreachable)
 	}
 	l.n.conns[p] = struct{}{}
-	return &end{near, p, l.addr, addr}, nil
+	return &end{Conn: near, p: p, from: l.addr, to: addr}, nil
 }
 
 func (n *Network) linked(a, b string) bool {
@@ -176,6 +179,28 @@ func (n *Network) Lose(from, to string, lost bool) {
 	n.breakLossy(func(p *pipe) bool { return !n.loses(p.a, p.b) && !n.loses(p.b, p.a) })
 }
 
+// Slow makes what one host sends to another take the time that delay returns, in order;
+// nil for none. Everything that is under way is kept, however much it is.
+func (n *Network) Slow(from, to string, delay func() time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if delay == nil {
+		delete(n.slow, [2]string{from, to})
+	} else {
+		n.slow[[2]string{from, to}] = delay
+	}
+}
+
+// latency returns how long what one host sends to another now takes.
+func (n *Network) latency(from, to string) time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if delay := n.slow[[2]string{from, to}]; delay != nil {
+		return delay()
+	}
+	return 0
+}
+
 // loses reports whether what one host sends to another is lost. The caller holds n.mu.
 func (n *Network) loses(from, to string) bool {
 	return n.silent[from] || n.silent[to] || n.lost[[2]string{from, to}]
@@ -192,7 +217,7 @@ func (n *Network) breakLossy(ok func(*pipe) bool) {
 	}
 }
 
-// Heal undoes every cut, partition, loss and silence. It breaks the connections that lost
+// Heal undoes every cut, partition, loss, delay and silence. It breaks the connections that lost
 // data meanwhile.
 func (n *Network) Heal() {
 	n.mu.Lock()
@@ -201,6 +226,7 @@ func (n *Network) Heal() {
 	clear(n.groups)
 	clear(n.silent)
 	clear(n.lost)
+	clear(n.slow)
 	close(n.healed)
 	n.healed = make(chan struct{})
 	n.breakLossy(func(*pipe) bool { return true })
@@ -247,9 +273,12 @@ type pipe struct {
 	a, b      string
 	near, far net.Conn
 	lossy     bool // data was lost; guarded by n.mu
+	closed    chan struct{}
+	once      sync.Once
 }
 
 func (p *pipe) close() {
+	p.once.Do(func() { close(p.closed) })
 	_ = p.near.Close()
 	_ = p.far.Close()
 }
@@ -259,6 +288,16 @@ type end struct {
 	net.Conn
 	p        *pipe
 	from, to string
+
+	mu      sync.Mutex
+	late    []parcel // written and not yet delivered, in order
+	pumping bool     // a goroutine delivers them
+}
+
+// parcel is data on a slow link.
+type parcel struct {
+	data []byte
+	due  time.Time
 }
 
 // Write implements net.Conn.
@@ -266,7 +305,57 @@ func (e *end) Write(b []byte) (int, error) {
 	if e.p.n.lose(e.p, e.from, e.to, len(b)) {
 		return len(b), nil
 	}
+	if e.delay(b) {
+		return len(b), nil
+	}
 	return e.Conn.Write(b)
+}
+
+// delay keeps data to deliver it later, if the link is slow or earlier data is still under
+// way, and reports whether it did.
+func (e *end) delay(b []byte) bool {
+	takes := e.p.n.latency(e.from, e.to)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if takes == 0 && !e.pumping {
+		return false
+	}
+	due := time.Now().Add(takes)
+	if n := len(e.late); n > 0 && due.Before(e.late[n-1].due) {
+		due = e.late[n-1].due
+	}
+	e.late = append(e.late, parcel{slices.Clone(b), due})
+	if !e.pumping {
+		e.pumping = true
+		go e.pump()
+	}
+	return true
+}
+
+// pump delivers what is under way. An error breaks the connection.
+func (e *end) pump() {
+	for {
+		e.mu.Lock()
+		if len(e.late) == 0 {
+			e.pumping = false
+			e.mu.Unlock()
+			return
+		}
+		next := e.late[0]
+		e.mu.Unlock()
+		select {
+		case <-time.After(time.Until(next.due)):
+		case <-e.p.closed:
+		}
+		_, err := e.Conn.Write(next.data)
+		e.mu.Lock()
+		e.late = e.late[1:]
+		if err != nil {
+			e.late = nil
+			_ = e.Conn.Close() // what follows must not take the place of what is missing
+		}
+		e.mu.Unlock()
+	}
 }
 
 // Close implements net.Conn.
@@ -274,6 +363,7 @@ func (e *end) Close() error {
 	e.p.n.mu.Lock()
 	delete(e.p.n.conns, e.p)
 	e.p.n.mu.Unlock()
+	e.p.once.Do(func() { close(e.p.closed) })
 	return e.Conn.Close()
 }
 

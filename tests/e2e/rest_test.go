@@ -144,7 +144,7 @@ func TestMeshAtRestWritesNothing(t *testing.T) {
 // A mesh at rest writes nothing either while other programs take the CPUs.
 func TestStarvedMeshWritesNothing(t *testing.T) {
 	r := startResting(t, 3)
-	for range 2 * runtime.NumCPU() {
+	for range 4 * runtime.NumCPU() {
 		busy := exec.CommandContext(t.Context(), "sh", "-c", "while :; do :; done")
 		if err := busy.Start(); err != nil {
 			t.Fatal(err)

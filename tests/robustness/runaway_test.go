@@ -70,13 +70,13 @@ func troubles() []trouble {
 func troubled() mesh.Config {
 	config := mesh.DefaultConfig()
 	config.Allocatable = machine.Resources{CPUMilli: 64000, MemoryBytes: 64 << 30, EphemeralBytes: 100 << 30}
-	config.FailPrepare = func(vmi *kubevirtv1.VirtualMachineInstance) error {
+	config.Faults.Prepare = func(vmi *kubevirtv1.VirtualMachineInstance) error {
 		if !strings.HasPrefix(vmi.Name, missingImage) {
 			return nil
 		}
 		return &executor.VolumeError{Volume: "root", Reason: "ErrImagePull", Err: fmt.Errorf("not found at %s", time.Now())}
 	}
-	config.FailStart = func(xml string) error {
+	config.Faults.Start = func(xml string) error {
 		if !strings.Contains(xml, ">default_"+failingStart) {
 			return nil
 		}

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,26 +57,29 @@ func walk(t *testing.T, seed uint64) {
 			s.check(w.End())
 			s.awaitAgreement(10 * time.Minute)
 			s.awaitOrder(10 * time.Minute)
+			for _, wrong := range w.Wrong(s.names()) {
+				t.Error(wrong)
+			}
 		})
 	})
 }
 
 // try lets a user act for at most half a minute.
-func (s story) try(build func(ctx context.Context, store objects.Store, tx *objects.Tx) error) {
+func (s story) try(build func(ctx context.Context, store objects.Store, tx *objects.Tx) error) error {
 	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
 	defer cancel()
-	_ = s.Commit(ctx, build) // without a quorum it fails, and what becomes of it is open
+	return s.Commit(ctx, build) // without a quorum it fails, and what becomes of it is open
 }
 
-func (s story) tryCreate(name string) {
-	s.try(func(_ context.Context, _ objects.Store, tx *objects.Tx) error {
+func (s story) tryCreate(name string) error {
+	return s.try(func(_ context.Context, _ objects.Store, tx *objects.Tx) error {
 		tx.Create(newMachine(name))
 		return nil
 	})
 }
 
-func (s story) tryRemove(name string) {
-	s.try(func(ctx context.Context, store objects.Store, tx *objects.Tx) error {
+func (s story) tryRemove(name string) error {
+	return s.try(func(ctx context.Context, store objects.Store, tx *objects.Tx) error {
 		vm, err := objects.Get[*kubevirtv1.VirtualMachine](ctx, store, objects.Key{Namespace: "default", Name: name}, raftstore.ReadOptions{})
 		switch {
 		case apierrors.IsNotFound(err):
@@ -104,6 +108,16 @@ func (s story) awaitOrder(limit time.Duration) {
 		}
 	}
 	s.t.Errorf("after %s the machines are %v, and the guests %v", limit, machines, guests)
+}
+
+// names returns the names of the machines.
+func (s story) names() (names []string) {
+	s.t.Helper()
+	for _, machine := range s.machines() {
+		_, name, _ := strings.Cut(strings.Fields(machine)[0], "/")
+		names = append(names, name)
+	}
+	return names
 }
 
 // machines returns the names of the machines and how they are, in order.

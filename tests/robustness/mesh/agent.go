@@ -108,6 +108,7 @@ func (a *agent) openStore() error {
 	cfg.Constraints, cfg.Members, cfg.Logger = claims.Rules(), a.peers.MemberHealth, a.log
 	cfg.Bootstrap, cfg.Version, cfg.Voters.ForgetAfter = a.host.founder, "v1", a.host.mesh.cfg.ForgetAfter
 	cfg.Signer = a.host.mesh.links.keys.Signer(a.host.Name)
+	cfg.LogFiles = a.host.disk.LogFiles
 	cfg.Raft, cfg.RPC = a.layer(calls, "raft"), a.layer(calls, "rpc")
 	store, err := raftstore.Open(a.ctx, cfg)
 	if err != nil {
@@ -118,7 +119,7 @@ func (a *agent) openStore() error {
 	a.hosts.Store(hosts)
 	a.peers.OpenRecords(hosts)
 	a.onClose(func() {
-		if err := store.Close(); err != nil {
+		if err := store.Close(); err != nil && !a.dead.Load() {
 			a.host.mesh.History.fail("close the store of %s: %v", a.host.Name, err)
 		}
 	})
@@ -131,7 +132,7 @@ func (a *agent) layer(calls *raftstoretest.Network, kind string) layer {
 
 func (a *agent) openView() error {
 	cfg := objects.DefaultCacheConfig()
-	cfg.Store, cfg.Logger = lagging{a.writer("cache"), a.host.mesh.cfg.Lag}, a.log
+	cfg.Store, cfg.Logger = lagging{a.writer("cache"), a.host}, a.log
 	var err error
 	if a.cache, err = objects.NewCache(cfg); err != nil {
 		return err
@@ -176,6 +177,7 @@ func (a *agent) isMember() bool {
 // step is called before each act that others notice. Its error says that the process was
 // killed.
 func (a *agent) step() error {
+	a.host.cpu.idle()
 	if a.steps.Load() > 0 && a.steps.Add(-1) == 0 {
 		a.kill()
 	}
@@ -186,13 +188,27 @@ func (a *agent) step() error {
 }
 
 // kill ends the process. It does not wait until nothing is left of it.
-func (a *agent) kill() {
+func (a *agent) kill() { a.die(death{}) }
+
+// die ends the process. It does not wait until nothing is left of it. From now on it
+// reaches nobody, and what it writes goes nowhere.
+func (a *agent) die(d death) {
 	if a.dead.Swap(true) {
 		return
 	}
-	a.host.mesh.History.note(a.host.Name, "the agent is killed")
-	a.host.mesh.links.setOff(a.host.Name, true)
-	a.host.mesh.links.calls.Hangup(a.host.address)
+	h := a.host
+	h.mesh.links.setOff(h.Name, true)
+	if d.power {
+		h.mesh.History.note(h.Name, "the host loses its power")
+		h.machine.PowerLoss()
+		h.mu.Lock()
+		h.disk.LosePower(h.chance)
+		h.mu.Unlock()
+	} else {
+		h.mesh.History.note(h.Name, "the agent is killed")
+		h.disk.Kill()
+	}
+	h.mesh.links.calls.Hangup(h.address)
 	a.cancel()
 }
 

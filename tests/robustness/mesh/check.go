@@ -173,12 +173,12 @@ func (m *Mesh) Disagreement(ctx context.Context) []string {
 	ctx, cancel := context.WithTimeout(ctx, userTimeout)
 	defer cancel()
 	var wrong []string
-	want, err := members[0].running().store.List(ctx, raftstore.ListRequest{Prefix: "/"})
+	want, err := members[0].store.List(ctx, raftstore.ListRequest{Prefix: "/"})
 	if err != nil {
-		return []string{fmt.Sprintf("%s cannot read: %v", members[0].Name, err)}
+		return []string{fmt.Sprintf("%s cannot read: %v", members[0].host.Name, err)}
 	}
-	for _, h := range members {
-		a := h.running()
+	for _, a := range members {
+		h := a.host
 		got, err := a.store.List(ctx, raftstore.ListRequest{Prefix: "/"})
 		if err != nil {
 			wrong = append(wrong, fmt.Sprintf("%s cannot read: %v", h.Name, err))
@@ -188,7 +188,7 @@ func (m *Mesh) Disagreement(ctx context.Context) []string {
 			return a.Key == b.Key && a.ModRevision == b.ModRevision && string(a.Value) == string(b.Value)
 		})
 		if !same {
-			wrong = append(wrong, fmt.Sprintf("the replicas of %s (revision %d) and %s (revision %d) differ", h.Name, got.Revision, members[0].Name, want.Revision))
+			wrong = append(wrong, fmt.Sprintf("the replicas of %s (revision %d) and %s (revision %d) differ", h.Name, got.Revision, members[0].host.Name, want.Revision))
 		}
 		wrong = append(wrong, a.compareCaches(got.Records)...)
 		if a.stewardship.HoldsStill() {

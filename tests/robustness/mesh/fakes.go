@@ -27,13 +27,8 @@ func (s *stepped) Start(ctx context.Context, xml string, opts hypervisor.StartOp
 	if err := s.agent.step(); err != nil {
 		return hypervisor.Domain{}, err
 	}
-	if err := s.agent.host.startFault(); err != nil {
+	if err := s.agent.host.refuses().Start(xml); err != nil {
 		return hypervisor.Domain{}, err
-	}
-	if fail := s.agent.host.mesh.cfg.FailStart; fail != nil {
-		if err := fail(xml); err != nil {
-			return hypervisor.Domain{}, err
-		}
 	}
 	d, err := s.Fake.Start(ctx, xml, opts)
 	if err == nil {
@@ -92,10 +87,8 @@ func (v volumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInst
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
 	}
-	if fail := v.agent.host.mesh.cfg.FailPrepare; fail != nil {
-		if err := fail(vmi); err != nil {
-			return nil, nil, err
-		}
+	if err := v.agent.host.refuses().Prepare(vmi); err != nil {
+		return nil, nil, err
 	}
 	disks := map[string]domain.Disk{}
 	for _, volume := range vmi.Spec.Volumes {

@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"sync"
 	"time"
+
+	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/host/hypervisor/hypervisortest"
@@ -15,6 +18,7 @@ import (
 	"virtmesh/agent/level"
 	"virtmesh/agent/membership"
 	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
 )
 
 // Host is a machine of the mesh: what outlives its agent.
@@ -29,19 +33,24 @@ type Host struct {
 	machine                *hypervisortest.Machine
 	eyes                   *hypervisortest.Fake // by which the mesh looks at the guests
 	book                   seedBook
+	disk                   *raftstoretest.Disk
+	cpu                    processor
 
 	mu     sync.Mutex
 	agent  *agent // nil while none runs
 	faults Faults
+	chance *rand.Rand // of the disk
 }
 
 // Faults are what a host refuses, for reasons of its own. A function that is nil refuses
-// nothing.
+// nothing. They are called by several hosts at once.
 type Faults struct {
 	// Offer returns why the host refuses to take an instance, empty if it takes it.
 	Offer func() string
-	// Start returns the error of a guest's start.
-	Start func() error
+	// Prepare returns why the volumes of an instance cannot be prepared.
+	Prepare func(vmi *kubevirtv1.VirtualMachineInstance) error
+	// Start returns why the emulator does not start a domain.
+	Start func(xml string) error
 }
 
 // SetFaults replaces what the host refuses.
@@ -51,24 +60,21 @@ func (h *Host) SetFaults(faults Faults) {
 	h.faults = faults
 }
 
-// refusal returns why the host refuses to take an instance, empty if it takes it.
-func (h *Host) refusal() string {
+// refuses returns what the host refuses now, without functions that are nil.
+func (h *Host) refuses() Faults {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.faults.Offer == nil {
-		return ""
+	f := h.faults
+	if f.Offer == nil {
+		f.Offer = func() string { return "" }
 	}
-	return h.faults.Offer()
-}
-
-// startFault returns the error of a guest's start.
-func (h *Host) startFault() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.faults.Start == nil {
-		return nil
+	if f.Prepare == nil {
+		f.Prepare = func(*kubevirtv1.VirtualMachineInstance) error { return nil }
 	}
-	return h.faults.Start()
+	if f.Start == nil {
+		f.Start = func(string) error { return nil }
+	}
+	return f
 }
 
 // Machine returns the host's hypervisor, on which outside events can be played.
@@ -122,7 +128,7 @@ func (h *Host) dataDir() string { return filepath.Join(h.mesh.cfg.Dir, h.Name) }
 func (h *Host) Start() error { return h.start(0) }
 
 // StartAndKillAfter starts an agent that is killed at the given step from now: before it
-// writes, or before it acts on a guest.
+// writes, or before it acts on a guest; see FailAtDisk for the steps of the disk.
 func (h *Host) StartAndKillAfter(steps int) error { return h.start(steps) }
 
 func (h *Host) start(steps int) error {
@@ -159,22 +165,43 @@ func (h *Host) AwaitMember(ctx context.Context) error {
 }
 
 // Kill kills the agent. Guests run on. It returns when nothing is left of the process.
-func (h *Host) Kill() {
+func (h *Host) Kill() { h.end(death{}) }
+
+// LosePower ends the agent and all guests, and what was not synced to the disk is lost.
+// Start switches the host on again.
+func (h *Host) LosePower() { h.end(death{power: true}) }
+
+// death is how an agent ends.
+type death struct{ power bool }
+
+// end ends the agent, if it runs, and waits until nothing is left of it.
+func (h *Host) end(d death) {
 	a := h.running()
 	if a == nil {
+		if d.power {
+			h.machine.PowerLoss()
+		}
 		return
 	}
-	a.kill()
+	a.die(d)
 	<-a.ended
+	if d.power {
+		h.machine.PowerLoss() // what the dying agent started meanwhile
+	}
 }
 
-// LosePower ends the agent and all guests. Start switches the host on again.
-func (h *Host) LosePower() {
-	h.mesh.History.note(h.Name, "the host loses its power")
-	h.mesh.links.setOff(h.Name, true)
-	h.machine.PowerLoss()
-	h.Kill()
-	h.machine.PowerLoss() // what the dying agent started meanwhile
+// FailAtDisk makes the agent end before the given step of its disk from now on: it is
+// killed, or the host loses its power.
+func (h *Host) FailAtDisk(step int, power bool) {
+	if a := h.running(); a != nil {
+		h.disk.Before(step, func() { a.die(death{power}) })
+	}
+}
+
+// FillDisk makes the disk of the replica full, or gives it room again.
+func (h *Host) FillDisk(full bool) {
+	h.mesh.History.note(h.Name, "the disk is full: %v", full)
+	h.disk.Fill(full)
 }
 
 // Guests returns the guests that run on the host.

@@ -12,7 +12,7 @@ import (
 // host does. Reads show the change at once.
 type lagging struct {
 	objects.Store
-	lag time.Duration
+	host *Host
 }
 
 var _ objects.Store = lagging{}
@@ -32,13 +32,14 @@ func (l lagging) Watch(ctx context.Context, request raftstore.WatchRequest) (obj
 	go func() {
 		defer close(queue)
 		for event := range under.Events() {
-			queue <- due{event, time.Now().Add(l.lag)}
+			queue <- due{event, time.Now().Add(l.host.mesh.cfg.Lag)}
 		}
 	}()
 	go func() {
 		defer close(w.events)
 		for next := range queue {
 			time.Sleep(time.Until(next.at))
+			l.host.cpu.idle()
 			select {
 			case w.events <- next.event:
 			case <-ctx.Done():

@@ -40,11 +40,12 @@ type links struct {
 	mu    sync.Mutex
 	hosts []*Host
 	cut   [kindsOfTraffic]map[[2]string]bool // directed, by names
+	bad   map[[2]string]Weather              // the same
 	off   map[string]bool                    // hosts without power, or whose agent ends
 }
 
 func newLinks() *links {
-	l := &links{gossip: gossiptest.NewNetwork(), calls: raftstoretest.NewNetwork(), keys: raftstoretest.NewKeys(), off: map[string]bool{}}
+	l := &links{gossip: gossiptest.NewNetwork(), calls: raftstoretest.NewNetwork(), keys: raftstoretest.NewKeys(), off: map[string]bool{}, bad: map[[2]string]Weather{}}
 	for k := range l.cut {
 		l.cut[k] = map[[2]string]bool{}
 	}
@@ -100,6 +101,9 @@ func (l *links) setOff(name string, off bool) {
 func (l *links) cutLink(from, to string, traffic ...Traffic) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(traffic) == 0 {
+		traffic = AllTraffic()
+	}
 	for _, kind := range traffic {
 		l.cut[kind][[2]string{from, to}] = true
 	}
@@ -113,6 +117,7 @@ func (l *links) heal() {
 	for _, cut := range l.cut {
 		clear(cut)
 	}
+	clear(l.bad)
 	l.apply()
 }
 
@@ -123,6 +128,7 @@ func (l *links) apply() {
 			if from != to {
 				l.gossip.Cut(from.Name, to.Name, l.broken(Gossip, from, to))
 				l.calls.Lose(from.address, to.address, l.broken(Calls, from, to))
+				l.applyWeather(from, to)
 			}
 		}
 	}
@@ -140,7 +146,7 @@ func (l *links) reach(a, b *Host) bool {
 	return a == b || !l.broken(Calls, a, b) && !l.broken(Calls, b, a)
 }
 
-// Cut cuts a host off from all others, for the given traffic.
+// Cut cuts a host off from all others, for the given traffic; all traffic if none is given.
 func (m *Mesh) Cut(name string, traffic ...Traffic) {
 	for _, other := range m.names {
 		if other != name {
@@ -150,7 +156,8 @@ func (m *Mesh) Cut(name string, traffic ...Traffic) {
 	}
 }
 
-// CutOneWay loses what one host sends to another. The other way stays open.
+// CutOneWay loses what one host sends to another, of the given traffic; all of it if none
+// is given. The other way stays open.
 func (m *Mesh) CutOneWay(from, to string, traffic ...Traffic) {
 	if from == to {
 		return
@@ -158,7 +165,8 @@ func (m *Mesh) CutOneWay(from, to string, traffic ...Traffic) {
 	m.links.cutLink(from, to, traffic...)
 }
 
-// Split cuts the links between hosts of different groups. A host that is in no group
+// Split cuts the links between hosts of different groups, for the given traffic; all
+// traffic if none is given. A host that is in no group
 // keeps its links.
 func (m *Mesh) Split(groups [][]string, traffic ...Traffic) {
 	for i, group := range groups {

@@ -182,7 +182,8 @@ func (o offers) Offer(ctx context.Context, name string, request claims.OfferRequ
 	case <-ctx.Done():
 		return claims.Offer{}, ctx.Err()
 	}
-	if reason := other.refusal(); reason != "" {
+	other.cpu.idle()
+	if reason := other.refuses().Offer(); reason != "" {
 		return claims.Offer{Reason: reason}, nil
 	}
 	return peer.judge.Offer(ctx, request)

@@ -5,11 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
-
-	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/host/hypervisor/hypervisortest"
 	"virtmesh/agent/identity"
@@ -17,6 +16,7 @@ import (
 	machine "virtmesh/agent/vmi"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
 )
 
 // Config describes a Mesh.
@@ -32,10 +32,10 @@ type Config struct {
 	// Lag is how long after a change the caches of all hosts show it, besides what the
 	// replicas need.
 	Lag time.Duration
-	// FailPrepare and FailStart, if set, return why the volumes of an instance cannot be
-	// prepared, and why the emulator does not start a domain. They are called at once.
-	FailPrepare func(vmi *kubevirtv1.VirtualMachineInstance) error
-	FailStart   func(xml string) error
+	// Faults are what every host refuses at first, see Host.SetFaults.
+	Faults Faults
+	// Seed decides what a loss of power leaves on a disk.
+	Seed uint64
 	// Logger receives the log of all agents; each line names its host.
 	Logger *slog.Logger
 }
@@ -78,7 +78,8 @@ func New(cfg Config) *Mesh {
 func (m *Mesh) Add(ctx context.Context, name string) (*Host, error) {
 	h := &Host{
 		Name: name, mesh: m, node: identity.NewNode(name), address: name + ":7443", machine: hypervisortest.NewMachine(),
-		founder: len(m.names) == 0,
+		founder: len(m.names) == 0, faults: m.cfg.Faults,
+		disk: raftstoretest.NewDisk(), chance: rand.New(rand.NewPCG(m.cfg.Seed, uint64(len(m.names)))),
 	}
 	h.eyes = h.machine.Open()
 	m.links.add(h)
@@ -126,13 +127,13 @@ func (m *Mesh) Hosts() []*Host {
 	return list
 }
 
-// members returns the hosts whose agent runs as a member. One that was removed is none,
-// even if its agent does not know it.
-func (m *Mesh) members() []*Host {
-	var list []*Host
+// members returns the agents that run as members. That of a host that was removed is none,
+// even if it does not know it.
+func (m *Mesh) members() []*agent {
+	var list []*agent
 	for _, h := range m.Hosts() {
 		if a := h.running(); a != nil && a.isMember() && !h.removed {
-			list = append(list, h)
+			list = append(list, a)
 		}
 	}
 	return list
@@ -143,8 +144,8 @@ var errNobody = errors.New("no host of the mesh runs an agent")
 
 // anyStore returns the replica of a host whose agent runs.
 func (m *Mesh) anyStore() (*raftstore.Store, error) {
-	for _, h := range m.members() {
-		return h.running().store, nil
+	for _, a := range m.members() {
+		return a.store, nil
 	}
 	return nil, errNobody
 }
@@ -157,8 +158,8 @@ const userTimeout = 15 * time.Second
 func (m *Mesh) Commit(ctx context.Context, build func(ctx context.Context, store objects.Store, tx *objects.Tx) error) error {
 	err := errNobody
 	for ctx.Err() == nil {
-		for _, h := range m.members() {
-			if err = m.commitAt(ctx, h.running(), build); err == nil {
+		for _, a := range m.members() {
+			if err = m.commitAt(ctx, a, build); err == nil {
 				return nil
 			}
 		}
@@ -179,15 +180,18 @@ func (m *Mesh) commitAt(ctx context.Context, a *agent, build func(context.Contex
 		return err
 	}
 	_, err := tx.Commit(ctx, store)
+	if a.dead.Load() {
+		return errKilled // nobody is there to tell the user
+	}
 	return err
 }
 
 // Replicas returns the names of the hosts that have a replica in the group, as the leader
 // knows them, in order; nil if no leader answers.
 func (m *Mesh) Replicas(ctx context.Context) []string {
-	for _, h := range m.members() {
+	for _, a := range m.members() {
 		var names []string
-		for _, peer := range h.running().store.Status(ctx).Peers {
+		for _, peer := range a.store.Status(ctx).Peers {
 			names = append(names, peer.ID)
 		}
 		if len(names) > 0 {
@@ -198,11 +202,20 @@ func (m *Mesh) Replicas(ctx context.Context) []string {
 	return nil
 }
 
+// LogIndex returns the highest index of the log that a replica knows to be committed. It
+// grows with the entries that Raft writes for itself too, at an election for example.
+func (m *Mesh) LogIndex() (highest uint64) {
+	for _, a := range m.members() {
+		highest = max(highest, a.store.Status(m.ctx).CommitIndex)
+	}
+	return highest
+}
+
 // Leader returns the name of the host whose replica leads; empty if none does.
 func (m *Mesh) Leader() string {
-	for _, h := range m.members() {
-		if h.running().store.IsLeader() {
-			return h.Name
+	for _, a := range m.members() {
+		if a.store.IsLeader() {
+			return a.host.Name
 		}
 	}
 	return ""

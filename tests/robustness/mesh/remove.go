@@ -12,17 +12,17 @@ import (
 // Remove removes a host from the mesh, as an administrator does at another one. It
 // returns the error of the first step that fails, such as the one for a host that lives.
 func (m *Mesh) Remove(ctx context.Context, name string) error {
-	for _, h := range m.members() {
-		if h.Name != name {
-			return h.remove(ctx, m.hosts[name])
+	for _, a := range m.members() {
+		if a.host.Name != name {
+			return a.remove(ctx, m.hosts[name])
 		}
 	}
 	return fmt.Errorf("remove %s: %w", name, errNobody)
 }
 
 // remove removes another host.
-func (h *Host) remove(ctx context.Context, other *Host) error {
-	a := h.running()
+func (a *agent) remove(ctx context.Context, other *Host) error {
+	h := a.host
 	op := &meshv1alpha1.Operation{Spec: meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: other.Name, Machine: other.node.ID}}
 	bury := func(context.Context, string) error { return nil } // no volume outlives its instance here
 	tell := func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string) {

@@ -11,18 +11,20 @@ import (
 // seed alone, so that a walk can be repeated; the order of what the agents then do is
 // not.
 type Walk struct {
-	// Create and Delete act as a user, on the machine of a name. They may fail.
-	Create, Delete func(name string)
+	// Create and Delete act as a user, on the machine of a name. They may fail; what became
+	// of it is open then.
+	Create, Delete func(name string) error
 
 	mesh     *Mesh
 	rand     *rand.Rand
 	machines []string
 	made     int
+	asked    map[string]bool // whether a machine is to exist, of those for which it is sure
 }
 
 // NewWalk returns a walk through a mesh.
 func NewWalk(m *Mesh, seed uint64) *Walk {
-	return &Walk{mesh: m, rand: rand.New(rand.NewPCG(seed, 0))}
+	return &Walk{mesh: m, rand: rand.New(rand.NewPCG(seed, 0)), asked: map[string]bool{}}
 }
 
 // acts are the steps that a walk chooses from, each as often as its weight says.
@@ -39,6 +41,12 @@ func (w *Walk) acts() []weighted {
 		{2, w.split},
 		{6, w.heal},
 		{2, w.crashGuests},
+		{2, w.failAtDisk},
+		{1, w.fillDisk},
+		{2, w.worsenLinks},
+		{2, w.hangUp},
+		{2, w.starve},
+		{3, w.relieve},
 	}
 }
 
@@ -68,9 +76,21 @@ func (w *Walk) Step() {
 	time.Sleep(pause)
 }
 
-// End ends all faults: all links are mended and all agents run.
+// Wrong returns what is wrong with the machines that exist: what a user was told to be
+// created is missing, or what a user was told to be deleted is there.
+func (w *Walk) Wrong(machines []string) (wrong []string) {
+	for name, want := range w.asked {
+		if slices.Contains(machines, name) != want {
+			wrong = append(wrong, fmt.Sprintf("%s exists: %v, and a user was told: %v", name, !want, want))
+		}
+	}
+	return wrong
+}
+
+// End ends all faults: all links are mended, all disks have room and all agents run.
 func (w *Walk) End() error {
 	w.mesh.Heal()
+	w.relieve()
 	for _, h := range w.mesh.Hosts() {
 		h.Kill() // one that would be killed at a later step
 		if err := h.Start(); err != nil {
@@ -97,7 +117,9 @@ func (w *Walk) create() {
 	name := fmt.Sprint("web", w.made)
 	w.machines = append(w.machines, name)
 	w.note("a user creates %s", name)
-	w.Create(name)
+	if w.Create(name) == nil {
+		w.asked[name] = true
+	}
 }
 
 func (w *Walk) delete() {
@@ -108,7 +130,10 @@ func (w *Walk) delete() {
 	name := w.machines[i]
 	w.machines = slices.Delete(w.machines, i, i+1)
 	w.note("a user deletes %s", name)
-	w.Delete(name)
+	delete(w.asked, name)
+	if w.Delete(name) == nil {
+		w.asked[name] = false
+	}
 }
 
 func (w *Walk) killAgent() { w.host().Kill() }
