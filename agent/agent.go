@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"virtmesh/agent/api"
+	"virtmesh/agent/heap"
 	"virtmesh/agent/host"
 	"virtmesh/agent/membership"
 	"virtmesh/agent/objects"
@@ -94,6 +95,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return stewards.RunLoops(groupCtx, a.loops) })
 	group.Go(func() error { return a.http.Run(groupCtx, a.api.Run) })
 	group.Go(func() error { return notifyServiceManager(groupCtx, a.member.Err) })
+	group.Go(func() error { heap.Keep(groupCtx); return nil })
 	err := group.Wait()
 	a.log.Info("agent stopping", "cause", errors.Join(err, context.Cause(ctx)))
 	a.Shutdown()

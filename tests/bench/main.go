@@ -52,6 +52,17 @@
 // were declared dead. It is the worst of five deaths among 100 members, and a
 // single one among 1,000, which takes minutes of CPU. The network has no latency.
 //
+// # An agent in a large mesh (group scale)
+//
+// An agent in a process of its own: a replica on disk, the caches, all stewards and the
+// API, on 500 hosts with 100 and with 10,000 running machines. Each machine has the
+// records that a lab stored for one (the files in records), its claims, and two events.
+// The agent is the only replica, and has neither libvirt nor guests: what those take
+// depends on the host, not on the mesh. Memory is read half a minute after the start, and
+// half a minute after ten clients have listed all machines, instances, claims, events and
+// Nodes, each list in one piece, while they watch them. Between lies a rest of 20 s,
+// whose CPU is measured. BENCH_PROFILE names a file for a profile of the heap.
+//
 // # A mesh (group lab)
 //
 // Three lab hosts run real agents, libvirt and guests. The time from the API's
@@ -100,6 +111,7 @@ var groups = []group{
 	{"replicas", runReplicas},
 	{"placement", runPlacement},
 	{"gossip", runGossip},
+	{"scale", runScale},
 	{"lab", runLab},
 }
 
@@ -123,6 +135,8 @@ func start(ctx context.Context, args []string) error {
 			return runReplicaProcess(ctx, os.Stdin, os.Stdout)
 		case simulateCommand:
 			return simulate(args[1:])
+		case agentCommand:
+			return runAgent(ctx, args[1:], os.Stdin)
 		}
 	}
 	o, err := parse(args, os.Stderr)

@@ -14,6 +14,7 @@ import (
 var floors = [][]string{
 	{"raftstore", "gossip", "netplug", "storage"}, // each could be a module of its own
 	{"agent/fault"},    // how errors cross between hosts and reach users
+	{"agent/heap"},     // how much memory the agent keeps
 	{"agent/plain"},    // pure: text that others chose
 	{"agent/hostname"}, // pure: which names hosts can have
 	{"agent/skew"},     // pure: what versions owe each other's records

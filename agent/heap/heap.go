@@ -1,0 +1,85 @@
+// Package heap keeps the memory of the agent near what it uses.
+//
+// Go lets a heap grow to twice what was in use at the last collection, and gives the rest
+// back to the system slowly. An agent shares its host with guests, and mostly rests; now
+// and then a client lists every machine of the mesh. So the agent collects earlier, and
+// tells Go a limit that follows what is in use. The limit is soft: a heap that needs more
+// gets it, and the limit rises with it.
+package heap
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	// percent is how much may be allocated until the next collection, in percent of what
+	// is in use. Collecting takes CPU only while something is allocated.
+	percent = 50
+	// room is what may be in use besides, before Go collects ever more often to stay
+	// below the limit.
+	room = 48 << 20
+	// every is how often the limit is compared with what is in use.
+	every = 5 * time.Second
+	// A burst may leave so much memory with the process, and no collection follows it
+	// while the agent rests. So what is surplus to the usual is given back, at most every
+	// pause.
+	surplus  = 32 << 20
+	pause    = 15 * time.Second
+	maxPause = 10 * time.Minute
+)
+
+// Keep keeps the heap small until ctx ends. It does nothing if the operator has set GOGC
+// or GOMEMLIMIT.
+func Keep(ctx context.Context) {
+	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1))
+	defer debug.SetGCPercent(debug.SetGCPercent(percent))
+	usual, returned, wait := int64(0), time.Now(), pause
+	for {
+		switch now := mapped(); {
+		case now <= usual+surplus:
+			usual, wait = min(usual, now), pause
+		case time.Since(returned) >= wait:
+			debug.FreeOSMemory()
+			// In the middle of a burst this did not help, so it is done again, ever more
+			// seldom. What stays after all becomes usual.
+			usual, returned, wait = (usual+mapped())/2, time.Now(), min(2*wait, maxPause)
+		}
+		debug.SetMemoryLimit(limitFor(inUse()))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(every):
+		}
+	}
+}
+
+// limitFor returns the limit for a process in which so much was in use at the last
+// collection.
+func limitFor(used int64) int64 { return used + used*percent/100 + room }
+
+// inUse returns what was in use at the last collection, in the heap and besides.
+func inUse() int64 {
+	return read("/gc/heap/live:bytes") + read("/memory/classes/heap/stacks:bytes") +
+		read("/memory/classes/metadata/mspan/inuse:bytes") + read("/memory/classes/metadata/other:bytes")
+}
+
+// mapped returns what Go has from the system and has not given back.
+func mapped() int64 {
+	return read("/memory/classes/total:bytes") - read("/memory/classes/heap/released:bytes")
+}
+
+func read(name string) int64 {
+	sample := []metrics.Sample{{Name: name}}
+	metrics.Read(sample)
+	if sample[0].Value.Kind() != metrics.KindUint64 {
+		return 0
+	}
+	return int64(sample[0].Value.Uint64())
+}
