@@ -49,7 +49,7 @@ func Keep(ctx context.Context) {
 			debug.FreeOSMemory()
 			// In the middle of a burst this did not help, so it is done again, ever more
 			// seldom. What stays after all becomes usual.
-			usual, returned, wait = (usual+mapped())/2, time.Now(), min(2*wait, maxPause)
+			usual, returned, wait = (usual+mapped())/2, time.Now(), min(wait*3/2, maxPause)
 		}
 		debug.SetMemoryLimit(limitFor(inUse()))
 		select {
