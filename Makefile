@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION  ?= $(shell git describe --tags --match "v*" --always --dirty 2>/dev/null || echo dev)
 # libvirt is loaded when it is used, so no libvirt headers are needed to build.
 TAGS     := libvirt_dlopen
 LDFLAGS  := -s -w -X virtmesh/cli.Version=$(VERSION)
