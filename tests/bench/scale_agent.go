@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"runtime/pprof"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -214,7 +215,8 @@ func newScaleAgent(spec agentSpec, store *raftstore.Store) (*scaleAgent, error) 
 	if err != nil {
 		return nil, err
 	}
-	a.loops = append(loops, stewards.Loop{Name: "objects", Run: func(ctx context.Context) error { cache.Run(ctx); return nil }})
+	objectLoop := stewards.Loop{Name: "objects", Run: func(ctx context.Context) error { cache.Run(ctx); return nil }}
+	a.loops = slices.Concat(loops, []stewards.Loop{objectLoop})
 	serving := api.DefaultConfig()
 	serving.Store, serving.Instances, serving.Logger = replica, unreachableGuests{}, log
 	if a.administrator, err = newAdministrator(); err != nil {
