@@ -22,6 +22,11 @@ const (
 	// relearnAfter is how many values are packed by a model before it may be replaced. A
 	// replaced model stays for as long as records need it, so it must have been of use.
 	relearnAfter = 1024
+	// After giveUpAfter values in a row that were not worth it, the next ones are kept as
+	// they are without a try, twice as many each time, up to longestRest: some values, such
+	// as encrypted ones, resemble nothing.
+	giveUpAfter = 64
+	longestRest = 4096
 )
 
 // packed is a value as it is kept in memory.
@@ -67,6 +72,9 @@ type valueModel struct {
 	// packed and misfits count the values since the model was made, and those of them
 	// that it does not fit.
 	packed, misfits int
+	// failed counts the last values in a row that were not worth it. skip is how many of
+	// the coming ones are not tried, rest how many they were after the last try.
+	failed, skip, rest int
 }
 
 func newPacker() *packer { return &packer{models: map[string]*valueModel{}} }
@@ -100,6 +108,11 @@ func (p *packer) pack(key string, value []byte) packed {
 		m.learn(value)
 		p.models[strings.Clone(dir)] = m
 	}
+	if m.skip > 0 {
+		m.skip--
+		m.packed, m.misfits = m.packed+1, m.misfits+1
+		return packed{bytes: value}
+	}
 	if n := s2.MaxEncodedLen(len(value)); cap(p.scratch) < n {
 		p.scratch = make([]byte, n)
 	}
@@ -107,8 +120,10 @@ func (p *packer) pack(key string, value []byte) packed {
 	p.scratch = by.Encode(p.scratch[:cap(p.scratch)], value)
 	m.count(value, len(p.scratch))
 	if len(p.scratch) > len(value)*3/4 {
+		m.noteFailure()
 		return packed{bytes: value}
 	}
+	m.failed, m.rest = 0, 0
 	return packed{bytes: append(make([]byte, 0, len(p.scratch)), p.scratch...), model: by}
 }
 
@@ -118,7 +133,15 @@ func (m *valueModel) learn(value []byte) {
 	if len(text) > maxModel {
 		text = text[len(text)-maxModel:]
 	}
-	*m = valueModel{text: text, dict: s2.MakeDict(text, nil)}
+	*m = valueModel{text: text, dict: s2.MakeDict(text, nil), rest: m.rest}
+}
+
+// noteFailure notes that a value was not worth it, and begins a rest after many in a row.
+func (m *valueModel) noteFailure() {
+	if m.failed++; m.failed >= giveUpAfter {
+		m.rest = min(max(2*m.rest, giveUpAfter), longestRest)
+		m.skip = m.rest
+	}
 }
 
 // count notes how well the model fitted a value, and replaces it if it often does not.

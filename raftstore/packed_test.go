@@ -143,3 +143,48 @@ func BenchmarkPack(b *testing.B) {
 		}
 	})
 }
+
+// A directory of values that resemble nothing costs few tries. Values that come later, and
+// do resemble each other, are packed.
+func TestPackingIsGivenUpForAWhile(t *testing.T) {
+	p := newPacker()
+	const key = "/registry/core/secrets/ns/x"
+	random := func() []byte {
+		value := make([]byte, 200)
+		for i := range value {
+			value[i] = byte(rand.Uint32())
+		}
+		return value
+	}
+	tried := 0
+	for range 2 * longestRest {
+		p.pack(key, random())
+		if m := p.models[directory(key)]; m.skip == 0 || m.skip == m.rest {
+			tried++
+		}
+	}
+	if tried > longestRest/8 {
+		t.Errorf("%d of %d values were tried", tried, 2*longestRest)
+	}
+	for i := range longestRest + 100 {
+		p.pack(key, machineText(i))
+	}
+	if got := p.pack(key, machineText(1)); len(got.bytes) > len(machineText(1))/4 {
+		t.Errorf("a value of %d bytes takes %d after the rest", len(machineText(1)), len(got.bytes))
+	}
+}
+
+// BenchmarkPackRandom packs values that resemble nothing.
+func BenchmarkPackRandom(b *testing.B) {
+	p := newPacker()
+	values := make([][]byte, 10_000) // more than a model holds
+	for i := range values {
+		values[i] = make([]byte, 1<<10)
+		for j := range values[i] {
+			values[i][j] = byte(rand.Uint32())
+		}
+	}
+	for i := 0; b.Loop(); i++ {
+		p.pack("/registry/core/secrets/ns/x", values[i%len(values)])
+	}
+}
