@@ -74,8 +74,8 @@ func (l *latest[T]) newest() T {
 	return l.message
 }
 
-// take returns the newest message and forgets it.
-func (l *latest[T]) take() T {
+// takeNewest returns the newest message and forgets it.
+func (l *latest[T]) takeNewest() T {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var none T

@@ -111,7 +111,7 @@ func (c *checkpoints) hashLoop(closing <-chan struct{}) {
 		case <-closing:
 			return
 		}
-		if taken := c.captured.take(); taken.state != nil {
+		if taken := c.captured.takeNewest(); taken.state != nil {
 			c.add(hashedCheckpoint{taken.state.index, taken.state.hash()}, taken.resets)
 		}
 	}
@@ -134,7 +134,7 @@ func (c *checkpoints) add(h hashedCheckpoint, resets int) {
 func (c *checkpoints) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.captured.take()
+	c.captured.takeNewest()
 	c.hashed, c.applied = nil, time.Time{}
 	c.resets++
 }

@@ -36,7 +36,7 @@ func (s *Store) compareLoop() {
 	for {
 		select {
 		case <-s.trust.received.wake:
-			s.takeStatements(s.trust.received.take())
+			s.takeStatements(s.trust.received.takeNewest())
 		case <-tick:
 			if s.IsLeader() {
 				s.publishStatements()
@@ -61,7 +61,7 @@ func (s *Store) publishStatements() {
 		return
 	}
 	if v, err := tally(agreed, s.group.current(), s.believedVoters(), s.cfg.Signer); err == nil {
-		s.trust.keep(v)
+		s.trust.keepAgreement(v)
 	} else if s.cfg.Signer != nil {
 		s.log.Warn("the voters agree, but what they have signed cannot be passed on", "err", err)
 	}
@@ -84,7 +84,7 @@ func (s *Store) takeStatements(bundle []byte) {
 	v, err := tally(list, s.group.current(), s.believedVoters(), s.cfg.Signer)
 	signed := err == nil
 	if signed {
-		s.trust.keep(v)
+		s.trust.keepAgreement(v)
 	} else {
 		v = agreement{index: list[0].index, digest: list[0].digest}
 	}

@@ -50,8 +50,8 @@ type feed struct {
 
 func newFeed() *feed { return &feed{wake: make(chan struct{}, 1)} }
 
-// tell records that the leader said that this replica follows.
-func (f *feed) tell(index uint64, known []offer) {
+// noteFollows records that the leader said that this replica follows.
+func (f *feed) noteFollows(index uint64, known []offer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.told, f.toldIndex = true, max(f.toldIndex, index)
@@ -95,8 +95,8 @@ func (f *feed) leaderNow() (feedLeader, bool) {
 	return l, !f.heard.IsZero()
 }
 
-// take keeps what an answer says of the path and the leader.
-func (f *feed) take(a *pullAnswer) {
+// keepAnswer keeps what an answer says of the path and the leader.
+func (f *feed) keepAnswer(a *pullAnswer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.heard, f.path, f.leader = time.Now(), a.Path, a.Leader
@@ -179,7 +179,7 @@ func (s *Store) askWhetherToFollow(ctx context.Context) {
 	}
 	for _, voter := range s.knownSources() {
 		if a, err := s.pull(ctx, voter, true); err == nil {
-			s.feed.tell(a.Commit, nil)
+			s.feed.noteFollows(a.Commit, nil)
 			return
 		}
 	}
@@ -303,7 +303,7 @@ func (s *Store) takeAnswer(ctx context.Context, src offer, a *pullAnswer) error 
 	if err != nil {
 		return err
 	}
-	s.feed.take(a)
+	s.feed.keepAnswer(a)
 	s.source.news.notify()
 	if len(a.Statements) > 0 {
 		s.putStatements(a.Statements)

@@ -41,7 +41,7 @@ func (s *Store) joined(id raft.ServerID, addr string, servers []raft.Server) ([]
 	if servers == nil {
 		return own[:], nil
 	}
-	s.followers.keep(id, addr, time.Now())
+	s.followers.keepFollower(id, addr, time.Now())
 	members := s.members()
 	a := joinedAnswer{Follow: true, Index: s.raft.CommitIndex()}
 	for _, srv := range servers {

@@ -226,7 +226,7 @@ func (a *autopilotState) changeConfiguration(add, remove []raft.ServerID) {
 		if srv.Suffrage == raft.Voter || !slices.Contains(remove, srv.ID) {
 			continue
 		}
-		s.followers.keep(srv.ID, string(srv.Address), time.Now().Add(-a.silence(srv.ID)))
+		s.followers.keepFollower(srv.ID, string(srv.Address), time.Now().Add(-a.silence(srv.ID)))
 		s.log.Info("a replica that does not vote follows from now on", "id", srv.ID, "addr", srv.Address)
 		if err := s.raft.RemoveServer(srv.ID, 0, s.cfg.Timing.RPC).Error(); err != nil {
 			s.log.Warn("remove a replica that does not vote from the configuration", "id", srv.ID, "err", err)

@@ -45,8 +45,8 @@ func (f *followers) reset() {
 	f.began = time.Now()
 }
 
-// take takes a report. Of two lines on a node, the younger one counts.
-func (f *followers) take(report []reportLine, isMember func(node string) bool) {
+// takeReport takes a report. Of two lines on a node, the younger one counts.
+func (f *followers) takeReport(report []reportLine, isMember func(node string) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
@@ -70,8 +70,8 @@ func (f *followers) take(report []reportLine, isMember func(node string) bool) {
 	}
 }
 
-// keep keeps a replica that leaves the configuration, and when it was last heard.
-func (f *followers) keep(id raft.ServerID, addr string, heard time.Time) {
+// keepFollower keeps a replica that leaves the configuration, and when it was last heard.
+func (f *followers) keepFollower(id raft.ServerID, addr string, heard time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	node := nodeOf(id)
@@ -81,8 +81,8 @@ func (f *followers) keep(id raft.ServerID, addr string, heard time.Time) {
 	}
 }
 
-// forget drops a node. Reports of it that are on their way do not count.
-func (f *followers) forget(node string, onTheirWay time.Duration) {
+// forgetNode drops a node. Reports of it that are on their way do not count.
+func (f *followers) forgetNode(node string, onTheirWay time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.known, node)
@@ -216,7 +216,7 @@ func (s *Store) serveReport(payload []byte) ([]byte, error) {
 	if len(lines) > maxReport {
 		return nil, fmt.Errorf("%w: report of %d lines", ErrInvalidTxn, len(lines))
 	}
-	s.followers.take(lines, s.isMember)
+	s.followers.takeReport(lines, s.isMember)
 	return json.Marshal(s.autopilot.nextVoters())
 }
 

@@ -44,9 +44,9 @@ func newSnapshotFeeds(bytesPerSecond int) snapshotFeeds {
 	}
 }
 
-// take returns the feed of a follower, nil if the source sends enough others. Feeds that
+// takeFeed returns the feed of a follower, nil if the source sends enough others. Feeds that
 // were not used since a time are closed.
-func (f *snapshotFeeds) take(id string, since time.Time) *snapshotFeed {
+func (f *snapshotFeeds) takeFeed(id string, since time.Time) *snapshotFeed {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for other, feed := range f.open {
@@ -119,7 +119,7 @@ func (s *Store) serveSnapshot(ctx context.Context, payload []byte) ([]byte, erro
 		return nil, fmt.Errorf("%w: %s is not fed by %s", ErrInvalidTxn, node, s.cfg.NodeID)
 	}
 	feeds := &s.source.snapshots
-	feed := feeds.take(q.ID, time.Now().Add(-s.cfg.Timing.RPC))
+	feed := feeds.takeFeed(q.ID, time.Now().Add(-s.cfg.Timing.RPC))
 	if feed == nil {
 		return nil, fmt.Errorf("%w: %s sends %d snapshots already", errNotLeader, s.cfg.NodeID, maxSnapshotFeeds)
 	}

@@ -136,10 +136,10 @@ func newMachine(constraints constraintSet, levels LevelRange) *machine {
 	}
 }
 
-// apply judges the txns of one entry in order; a checkpoint has none. An error means that this replica
-// cannot judge the entry and must halt. Nothing has changed in that case, because
-// the whole entry is checked first; except after a panic, which may leave a part of the
-// entry behind, so that the machine must not be used any more.
+// apply judges the txns of one entry in order; a checkpoint has none. An error means that
+// this replica cannot judge the entry and must halt. Nothing has changed in that case,
+// because the whole entry is checked first; except after a panic, which may leave a part
+// of the entry behind, so that the machine must not be used any more.
 func (m *machine) apply(entry []byte) (outcomes []outcome, changes []change, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {

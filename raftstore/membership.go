@@ -92,7 +92,7 @@ func (s *Store) askToJoin(ctx context.Context, addr string, payload []byte) erro
 		if err := s.introduceVoters(nodesOf(a.Voters)); err != nil {
 			return err
 		}
-		s.feed.tell(a.Index, a.Voters)
+		s.feed.noteFollows(a.Index, a.Voters)
 	}
 	return nil
 }
@@ -275,7 +275,7 @@ func (s *Store) removeNode(node string, except raft.ServerID) error {
 		return err
 	}
 	if except == "" {
-		s.followers.forget(node, s.silentFeed())
+		s.followers.forgetNode(node, s.silentFeed())
 	}
 	for _, srv := range servers {
 		if nodeOf(srv.ID) != node || srv.ID == except {

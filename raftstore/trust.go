@@ -210,8 +210,8 @@ func (t *trust) unverified() uint64 {
 	return t.record.Unverified
 }
 
-// keep keeps a agreement, to be passed on, if it says more than the last one.
-func (t *trust) keep(v agreement) {
+// keepAgreement keeps an agreement, to be passed on, if it says more than the last one.
+func (t *trust) keepAgreement(v agreement) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if v.newer(&t.newest) {

@@ -90,7 +90,7 @@ func (s *Store) askVoters() error {
 	if err != nil {
 		return fmt.Errorf("of the voters %v, which this replica believes, %d answer: %w", voters, len(list), err)
 	}
-	s.trust.keep(v)
+	s.trust.keepAgreement(v)
 	return s.compareAgreement(v)
 }
 

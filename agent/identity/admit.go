@@ -70,7 +70,7 @@ func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecor
 	if err != nil {
 		return rec, err
 	}
-	have, stored, err := NewHosts(s.store).get(ctx, c.Host.Name, raftstore.ReadOptions{})
+	have, stored, err := NewHosts(s.store).getRecord(ctx, c.Host.Name, raftstore.ReadOptions{})
 	switch {
 	case err == nil && token.UsedBy != nil && have.TokenID == token.ID && have.KeyPin == pin.String():
 		return s.admitAgain(ctx, c, have, stored) // the answer was lost

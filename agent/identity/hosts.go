@@ -35,11 +35,11 @@ func NewHosts(store Store) *Hosts { return &Hosts{store: store} }
 
 // Get returns the record of a host, or fault.NoHost.
 func (h *Hosts) Get(ctx context.Context, host string, opts raftstore.ReadOptions) (HostRecord, error) {
-	rec, _, err := h.get(ctx, host, opts)
+	rec, _, err := h.getRecord(ctx, host, opts)
 	return rec, err
 }
 
-func (h *Hosts) get(ctx context.Context, host string, opts raftstore.ReadOptions) (HostRecord, raftstore.Record, error) {
+func (h *Hosts) getRecord(ctx context.Context, host string, opts raftstore.ReadOptions) (HostRecord, raftstore.Record, error) {
 	if err := hostname.Validate(host); err != nil {
 		return HostRecord{}, raftstore.Record{}, err
 	}
@@ -85,7 +85,7 @@ func (h *Hosts) Update(ctx context.Context, node Node, change func(*HostRecord))
 }
 
 func (h *Hosts) updateOnce(ctx context.Context, node Node, change func(*HostRecord)) error {
-	rec, stored, err := h.get(ctx, node.Name, raftstore.ReadOptions{})
+	rec, stored, err := h.getRecord(ctx, node.Name, raftstore.ReadOptions{})
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (h *Hosts) ExpelMachine(ctx context.Context, host, id string) error {
 // a replica that has a record with a new ID also has the mark of the old one. If id is
 // not empty, the host must still be the machine with that ID.
 func (h *Hosts) removeHost(ctx context.Context, host, id string, mark departure) error {
-	rec, stored, err := h.get(ctx, host, raftstore.ReadOptions{})
+	rec, stored, err := h.getRecord(ctx, host, raftstore.ReadOptions{})
 	if err != nil {
 		return err
 	}

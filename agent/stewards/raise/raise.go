@@ -70,7 +70,7 @@ func New(d stewards.Deps, mesh Mesh) (*Raiser, error) {
 			stewards.WritesEvents(),
 		},
 		// What one host has seen of the past says nothing once another was the steward.
-		Moved:      func(stewards.Key) { r.forget() },
+		Moved:      func(stewards.Key) { r.forgetWait() },
 		MinBackoff: interval, MaxBackoff: patience,
 	})
 	return r, err
@@ -82,7 +82,8 @@ func (r *Raiser) Declaration() stewards.Steward { return r.engine.Declaration() 
 // Run watches the hosts until ctx ends.
 func (r *Raiser) Run(ctx context.Context) error { return r.engine.Run(ctx) }
 
-func (r *Raiser) forget() {
+// forgetWait begins the wait of the policy Automatic anew.
+func (r *Raiser) forgetWait() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.target, r.since = 0, time.Time{}
@@ -93,14 +94,14 @@ func (r *Raiser) reconcile(ctx context.Context, _ stewards.Key) (stewards.Result
 	again := stewards.Result{RequeueAfter: interval}
 	config, _ := r.settings.Get(objects.Key{Name: meshv1alpha1.Name})
 	if meshv1alpha1.Effective(config).FeatureLevel != meshv1alpha1.FeatureLevelAutomatic {
-		r.forget()
+		r.forgetWait()
 		return again, nil
 	}
 	mesh := r.mesh.FeatureLevel()
 	outlook := level.Look(mesh, r.mesh.LevelHosts())
 	target := outlook.Reachable
 	if target == mesh {
-		r.forget()
+		r.forgetWait()
 		return again, nil
 	}
 	if r.knownFor(target) < patience {
@@ -116,7 +117,7 @@ func (r *Raiser) reconcile(ctx context.Context, _ stewards.Key) (stewards.Result
 	}
 	r.log.Info("the mesh's feature level was raised", "level", target, "before", mesh)
 	r.recorder.Event(config, corev1.EventTypeNormal, "FeatureLevelRaised", fmt.Sprintf("Every host knows feature level %d: the mesh was raised from %d to it", target, mesh))
-	r.forget()
+	r.forgetWait()
 	return again, nil
 }
 

@@ -42,8 +42,8 @@ func (s *stale) note(name string) {
 	}
 }
 
-// take returns the names noted so far and begins anew.
-func (s *stale) take() (names map[string]struct{}, all bool) {
+// takeNames returns the names noted so far and begins anew.
+func (s *stale) takeNames() (names map[string]struct{}, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	names, all = s.names, s.all
@@ -67,7 +67,7 @@ func (v *View) followHosts(ctx context.Context) {
 // refreshHosts makes the lines of the stale hosts up to date. One goroutine at a time
 // calls it, and it holds no lock while it reads and describes hosts: decisions go on.
 func (v *View) refreshHosts() {
-	names, all := v.stale.take()
+	names, all := v.stale.takeNames()
 	if all {
 		for _, m := range v.facts.Members() {
 			names[m.Name] = struct{}{}
@@ -224,7 +224,7 @@ func describe(name string, s source) place.Host {
 }
 
 // admitsMore reports whether a host may now take an instance that it did not
-// take before. A change of load or images, or a loss of capacity, never has
+// takeNames before. A change of load or images, or a loss of capacity, never has
 // this effect.
 func admitsMore(old, now *place.Host) bool {
 	if now.Problem != "" {

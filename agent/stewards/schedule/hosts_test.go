@@ -58,7 +58,7 @@ var happenings = []func(b *bench, h happening){
 			}
 		})
 	},
-	func(b *bench, h happening) { b.facts.forget(h.host()) },
+	func(b *bench, h happening) { b.facts.forgetHost(h.host()) },
 	func(b *bench, h happening) { b.setNode(h.host(), h.value) },
 	func(b *bench, h happening) {
 		b.edit(func(tx *objects.Tx) {

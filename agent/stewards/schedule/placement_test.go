@@ -81,18 +81,18 @@ func (f *facts) set(name string, edit func(*gossip.Member)) {
 	}
 	f.members[name] = m
 	f.mu.Unlock()
-	f.tell(name)
+	f.tellOfHost(name)
 }
 
-// forget removes a member that gossip no longer remembers.
-func (f *facts) forget(name string) {
+// forgetHost removes a member that gossip no longer remembers.
+func (f *facts) forgetHost(name string) {
 	f.mu.Lock()
 	delete(f.members, name)
 	f.mu.Unlock()
-	f.tell(name)
+	f.tellOfHost(name)
 }
 
-func (f *facts) tell(name string) {
+func (f *facts) tellOfHost(name string) {
 	f.mu.Lock()
 	subs := slices.Clone(f.subs)
 	f.mu.Unlock()
