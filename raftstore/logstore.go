@@ -51,6 +51,9 @@ func newLogStore(under raft.LogStore, committed func() uint64, limits *Limits, m
 	})}
 }
 
+// storedMarks is into how many parts a log that was there before is divided.
+const storedMarks = 64
+
 // noteStored tells the ages of a log that was there before: all of it counts as new.
 // bytes is what it takes on disk.
 func (s *logStore) noteStored(bytes uint64) error {
@@ -62,8 +65,15 @@ func (s *logStore) noteStored(bytes uint64) error {
 	if err != nil || last == 0 {
 		return err
 	}
+	// In equal steps, so that a log that is over the limit is not dropped as a whole.
 	s.ages.reset(time.Now(), first-1)
-	s.ages.add(time.Now(), last, bytes)
+	entries := last - first + 1
+	for step, noted := uint64(1), uint64(0); step <= storedMarks; step++ {
+		if at := entries * step / storedMarks; at > noted {
+			s.ages.add(time.Now(), first-1+at, bytes/entries*(at-noted))
+			noted = at
+		}
+	}
 	return nil
 }
 
@@ -88,12 +98,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	last.Extensions = binary.LittleEndian.AppendUint64(nil, s.committed())
 	stamped[len(logs)-1] = &last
 	if err := s.LogStore.StoreLogs(stamped); err != nil {
-		if isFull(err) {
-			err = fmt.Errorf("%w: %w", ErrDiskFull, err)
-		}
-		s.failure.Store(&err)
-		s.metrics.logErrors.Inc()
-		return err
+		return s.noteFailure(err)
 	}
 	s.failure.Store(nil)
 	bytes := 0
@@ -107,6 +112,16 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		s.add(l)
 	}
 	return nil
+}
+
+// noteFailure keeps why the log could not be changed, until it can be written again.
+func (s *logStore) noteFailure(err error) error {
+	if isFull(err) {
+		err = fmt.Errorf("%w: %w", ErrDiskFull, err)
+	}
+	s.failure.Store(&err)
+	s.metrics.logErrors.Inc()
+	return err
 }
 
 // GetLog implements raft.LogStore.
@@ -133,7 +148,7 @@ func (s *logStore) DeleteRange(lo, hi uint64) error {
 	s.first, s.last, s.bytes = 0, 0, 0
 	s.mu.Unlock()
 	if err := s.LogStore.DeleteRange(lo, hi); err != nil {
-		return err
+		return s.noteFailure(err)
 	}
 	if last, err := s.LogStore.LastIndex(); err == nil && last == 0 {
 		s.ages.reset(time.Now(), hi) // a snapshot has replaced the whole log

@@ -1,7 +1,9 @@
 package raftstore
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"syscall"
 
@@ -21,7 +23,11 @@ var _ types.VFS = walFS{}
 
 // Create implements types.VFS.
 func (v walFS) Create(dir, name string, size uint64) (types.WritableFile, error) {
-	return newWALFile(v.FS.Create(dir, name, size))
+	f, err := v.FS.Create(dir, name, size)
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		_ = os.Remove(filepath.Join(dir, name)) // there was no room for it; it may not even exist
+	}
+	return newWALFile(f, err)
 }
 
 // OpenWriter implements types.VFS.

@@ -25,15 +25,21 @@ type LogFiles struct {
 // it seals the old one together with the last write to it, and later notes that and makes
 // the new one. If the process dies in between, or the disk is full, it never makes it up,
 // and every write fails from then on: with ErrSealed, at each later start too. walLog
-// makes it up, see mendTail, whenever the log is opened and when a write fails so.
+// makes it up, see mendTail, whenever the log is opened and when a write fails so. Other
+// changes that fail half-way leave the library's log in doubt, see change.
 type walLog struct {
 	dir     string
 	bytes   int // the size of a file
 	files   LogFiles
 	library hclog.Logger
 
-	mu  sync.RWMutex // held for writing while wal is replaced
-	wal *wal.WAL
+	mu       sync.RWMutex // held for writing while wal is replaced
+	wal      *wal.WAL
+	doubtful bool // wal may not agree with the list of files on the disk
+	// trim says that what the disk holds behind the entry at end was not stored for Raft: the
+	// write failed.
+	trim bool
+	end  uint64
 }
 
 var (
@@ -76,33 +82,92 @@ type keptMeta struct{ types.MetaStore }
 // Close implements types.MetaStore.
 func (keptMeta) Close() error { return nil }
 
-// reopen opens the log anew.
+// reopen opens the log anew. The caller holds l.mu for writing.
 func (l *walLog) reopen() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	old := l.wal
 	if err := l.open(); err != nil {
 		return err
 	}
-	return old.Close()
+	if err := old.Close(); err != nil {
+		return err
+	}
+	if l.trim {
+		if err := cutEnd(l.wal, l.end); err != nil {
+			return err
+		}
+	}
+	l.doubtful, l.trim = false, false
+	return nil
+}
+
+// cutEnd deletes what is behind the entry at end.
+func cutEnd(w *wal.WAL, end uint64) error {
+	last, err := w.LastIndex()
+	if err != nil || last <= end {
+		return err
+	}
+	first, err := w.FirstIndex()
+	if err != nil {
+		return err
+	}
+	return w.DeleteRange(max(first, end+1), last)
+}
+
+// use calls do with a log that agrees with the list of files on the disk.
+func (l *walLog) use(do func(*wal.WAL) error) error {
+	l.mu.RLock()
+	if !l.doubtful {
+		defer l.mu.RUnlock()
+		return do(l.wal)
+	}
+	l.mu.RUnlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.doubtful {
+		if err := l.reopen(); err != nil {
+			return fmt.Errorf("open the log again, after a change of it failed: %w", err)
+		}
+	}
+	return do(l.wal)
+}
+
+// change calls do, which changes the log. A change that fails for lack of a file may have
+// changed the list of files on the disk, but not the log in memory; what is then read is
+// not what the next opening finds, and what is written may be in a file that it deletes.
+// So after any error but ErrSealed, which changes nothing, the log is opened again before
+// its next use.
+func (l *walLog) change(do func(*wal.WAL) error) error {
+	err := l.use(do)
+	if errors.Is(err, wal.ErrSealed) {
+		l.mu.Lock()
+		err = l.reopen()
+		l.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		err = l.use(do)
+	}
+	if err != nil && !errors.Is(err, wal.ErrSealed) {
+		l.mu.Lock()
+		l.doubtful = true
+		l.mu.Unlock()
+	}
+	return err
 }
 
 // StoreLogs implements raft.LogStore.
 func (l *walLog) StoreLogs(logs []*raft.Log) error {
-	err := l.storeLogs(logs)
-	if !errors.Is(err, wal.ErrSealed) {
+	end, err := l.LastIndex()
+	if err != nil {
 		return err
 	}
-	if err := l.reopen(); err != nil {
-		return err
+	err = l.change(func(w *wal.WAL) error { return w.StoreLogs(logs) })
+	if err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.trim, l.end = true, end
 	}
-	return l.storeLogs(logs)
-}
-
-func (l *walLog) storeLogs(logs []*raft.Log) error {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.wal.StoreLogs(logs)
+	return err
 }
 
 // StoreLog implements raft.LogStore.
@@ -112,32 +177,29 @@ func (l *walLog) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{
 func (l *walLog) IsMonotonic() bool { return true }
 
 // FirstIndex implements raft.LogStore.
-func (l *walLog) FirstIndex() (uint64, error) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.wal.FirstIndex()
+func (l *walLog) FirstIndex() (index uint64, err error) {
+	err = l.use(func(w *wal.WAL) (err error) { index, err = w.FirstIndex(); return err })
+	return index, err
 }
 
 // LastIndex implements raft.LogStore.
-func (l *walLog) LastIndex() (uint64, error) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.wal.LastIndex()
+func (l *walLog) LastIndex() (index uint64, err error) {
+	err = l.use(func(w *wal.WAL) (err error) { index, err = w.LastIndex(); return err })
+	return index, err
 }
 
 // GetLog implements raft.LogStore.
 func (l *walLog) GetLog(index uint64, log *raft.Log) error {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.wal.GetLog(index, log)
+	return l.use(func(w *wal.WAL) error { return w.GetLog(index, log) })
 }
 
 // DeleteRange implements raft.LogStore.
 func (l *walLog) DeleteRange(from, to uint64) error {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.wal.DeleteRange(from, to)
+	return l.change(func(w *wal.WAL) error { return w.DeleteRange(from, to) })
 }
+
+// The values of the stable store are kept beside the list of files, so they are not in
+// doubt with the log.
 
 // Set implements raft.StableStore.
 func (l *walLog) Set(key, value []byte) error {

@@ -80,11 +80,12 @@ func (v volume) Create(dir, name string, size uint64) (types.WritableFile, error
 	v.disk.mu.Lock()
 	defer v.disk.mu.Unlock()
 	path := filepath.Join(dir, name)
-	if err := v.disk.lacksRoom(); err != nil {
-		return nil, &fs.PathError{Op: "create", Path: path, Err: err}
-	}
 	if v.image.files[path] != nil {
 		return nil, &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
+	}
+	if err := v.disk.lacksRoom(); err != nil {
+		v.image.files[path] = &file{} // the name takes no room, and is left behind
+		return nil, &fs.PathError{Op: "create", Path: path, Err: err}
 	}
 	f := &file{size: int64(size)}
 	v.image.files[path] = f
