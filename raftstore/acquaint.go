@@ -94,10 +94,16 @@ func (g *group) answers(op opcode, theirs greeting) error {
 }
 
 // versionTooOld returns why this version cannot work with its group any more, nil if
-// nobody has said so.
-func (g *group) versionTooOld() error {
-	if err := g.tooOld.Load(); err != nil {
-		return *err
+// nobody has said so. A replica that the leader's entries reach knows better than the peer
+// that said it.
+func (s *Store) versionTooOld() error {
+	why := s.group.tooOld.Load()
+	if why == nil {
+		return nil
 	}
-	return nil
+	if s.HearsLeader() {
+		s.group.tooOld.CompareAndSwap(why, nil)
+		return nil
+	}
+	return *why
 }

@@ -18,19 +18,30 @@ type appliedIndex struct {
 type waiter struct {
 	index uint64
 	ready chan struct{}
+	place int // in the heap, -1 once it is out
 }
 
-type waiterHeap []waiter
+type waiterHeap []*waiter
 
 func (h waiterHeap) Len() int           { return len(h) }
 func (h waiterHeap) Less(i, j int) bool { return h[i].index < h[j].index }
-func (h waiterHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *waiterHeap) Push(x any)        { *h = append(*h, x.(waiter)) }
+func (h waiterHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].place, h[j].place = i, j
+}
+
+func (h *waiterHeap) Push(x any) {
+	w := x.(*waiter)
+	w.place = len(*h)
+	*h = append(*h, w)
+}
+
 func (h *waiterHeap) Pop() any {
 	old := *h
 	w := old[len(old)-1]
-	old[len(old)-1] = waiter{}
+	old[len(old)-1] = nil
 	*h = old[:len(old)-1]
+	w.place = -1
 	return w
 }
 
@@ -49,7 +60,7 @@ func (a *appliedIndex) set(index uint64) {
 	defer a.mu.Unlock()
 	a.index = index
 	for len(a.waiters) > 0 && a.waiters[0].index <= index {
-		close(heap.Pop(&a.waiters).(waiter).ready)
+		close(heap.Pop(&a.waiters).(*waiter).ready)
 	}
 }
 
@@ -61,7 +72,7 @@ func (a *appliedIndex) fail(err error) {
 		a.failed = err
 	}
 	for len(a.waiters) > 0 {
-		close(heap.Pop(&a.waiters).(waiter).ready)
+		close(heap.Pop(&a.waiters).(*waiter).ready)
 	}
 }
 
@@ -75,13 +86,13 @@ func (a *appliedIndex) wait(ctx context.Context, index uint64) error {
 		}
 		return a.failed
 	}
-	// An abandoned waiter stays in the heap until its index comes.
-	w := waiter{index: index, ready: make(chan struct{})}
+	w := &waiter{index: index, ready: make(chan struct{})}
 	heap.Push(&a.waiters, w)
 	a.mu.Unlock()
 	select {
 	case <-w.ready:
 	case <-ctx.Done():
+		a.dropWaiter(w) // the index may never come
 		return ctx.Err()
 	}
 	a.mu.Lock()
@@ -90,4 +101,13 @@ func (a *appliedIndex) wait(ctx context.Context, index uint64) error {
 		return a.failed
 	}
 	return nil
+}
+
+// dropWaiter forgets a waiter that nobody waits for any more.
+func (a *appliedIndex) dropWaiter(w *waiter) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if w.place >= 0 {
+		heap.Remove(&a.waiters, w.place)
+	}
 }

@@ -49,7 +49,7 @@ func (s *Store) tryAtLeader(ctx context.Context, op opcode, payload []byte) ([]b
 
 // noLeader returns why no request can be sent: this replica knows no leader.
 func (s *Store) noLeader() error {
-	if err := s.group.versionTooOld(); err != nil {
+	if err := s.versionTooOld(); err != nil {
 		return fmt.Errorf("%w: %w", errNotLeader, err)
 	}
 	return errNotLeader

@@ -68,3 +68,15 @@ func nodesOf(offers []offer) []string {
 	}
 	return nodes
 }
+
+// refuseFollowing refuses what only followers ask, before it is decoded, in a group in which
+// nobody follows.
+func (s *Store) refuseFollowing(op opcode) error {
+	switch op {
+	case opPull, opPullSnapshot, opReport:
+		if !s.followersAllowed() {
+			return fmt.Errorf("%w: replicas follow from feature level %d on, and the mesh is at %d", ErrInvalidTxn, FollowersLevel, s.FeatureLevel())
+		}
+	}
+	return nil
+}

@@ -100,10 +100,14 @@ func negotiate(a, b greeting) (uint8, error) {
 }
 
 // checkLevels returns why two replicas cannot work together: one of them does not know
-// the feature level of the other's group.
+// the feature level of their group. The level never falls, so it is the higher one of what
+// both say: the other replica has not applied the raise yet, and must get it to do so.
 func checkLevels(a, b greeting) error {
-	for _, pair := range [][2]greeting{{a, b}, {b, a}} {
-		mesh, host := pair[0], pair[1]
+	mesh := a
+	if b.level > a.level {
+		mesh = b
+	}
+	for _, host := range []greeting{a, b} {
 		switch {
 		case mesh.level == 0 || host.levels.Contains(mesh.level):
 		case mesh.level > host.levels.Highest:

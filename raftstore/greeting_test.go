@@ -48,6 +48,7 @@ func TestCheckLevels(t *testing.T) {
 		{"the same", at("a", 1, 1, 1), at("b", 1, 1, 1), ""},
 		{"an upgrade", at("a", 1, 2, 1), at("b", 1, 1, 1), ""},
 		{"one has not applied the raise yet", at("a", 1, 2, 2), at("b", 1, 2, 1), ""},
+		{"one has not applied the raise yet, beside a version that needs it", at("a", 1, 2, 1), at("b", 2, 3, 2), ""},
 		{"two that join", at("a", 1, 1, 0), at("b", 3, 3, 0), ""},
 		{"one that joins", at("a", 2, 3, 0), at("b", 1, 2, 2), ""},
 		{"too old", at("a", 1, 1, 0), at("b", 1, 2, 2), `this mesh is at feature level 2, says host "b" (version "of-b"), and host "a" (version "of-a") knows feature level 1: install version "of-b" or newer there`},

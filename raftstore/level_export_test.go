@@ -1,6 +1,9 @@
 package raftstore
 
-import "io"
+import (
+	"context"
+	"io"
+)
 
 // CallerGreeting returns the first bytes of a caller on the RPC layer that speaks a
 // version of the protocol and belongs to a group.
@@ -27,4 +30,17 @@ func CommitAsPeer(s *Store, t Txn) error {
 	var got error
 	s.serveCommit(encodeTxn(&t, 0), func(_ []byte, err error) { got = err })
 	return got
+}
+
+// HearLevel lets a peer tell s that their group is at a level.
+func HearLevel(s *Store, level uint32) {
+	_ = s.group.checkLevels(greeting{node: "peer", version: "v9", levels: LevelRange{BaseLevel, level}, level: level, group: s.group.current()})
+}
+
+// AskAsFollower sends s what followers ask, and returns the answers.
+func AskAsFollower(s *Store, payload []byte) map[string]error {
+	_, pull := s.serveRequest(opPull, payload)
+	_, snapshot := s.serveRequest(opPullSnapshot, payload)
+	_, report := s.serveLeaderRequest(context.Background(), opReport, payload)
+	return map[string]error{"pull": pull, "snapshot": snapshot, "report": report}
 }

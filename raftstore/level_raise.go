@@ -164,7 +164,7 @@ func (s *Store) askLevel(ctx context.Context, host, addr string, level uint32) s
 	}
 	payload, err := s.peers.call(ctx, addr, opStats, nil)
 	if err != nil {
-		return fmt.Sprintf("host %q does not say which levels it knows: %v", host, err)
+		return fmt.Sprintf("host %q does not answer (%s): start it, or take it out of the mesh", host, plainCause(err))
 	}
 	var st stats
 	if err := json.Unmarshal(payload, &st); err != nil {
@@ -178,4 +178,14 @@ func (s *Store) askLevel(ctx context.Context, host, addr string, level uint32) s
 		return theirs.name() + " knows " + st.Levels.String()
 	}
 	return ""
+}
+
+// plainCause returns why a peer did not answer, without the words that say what a retry may
+// conclude from it.
+func plainCause(err error) string {
+	text := err.Error()
+	for _, class := range []error{errNotLeader, errUnsettled} {
+		text = strings.ReplaceAll(text, class.Error()+": ", "")
+	}
+	return text
 }

@@ -110,7 +110,10 @@ func TestRollingUpgrade(t *testing.T) {
 	wantError(t, "a rule of level 2 at level 1", err, raftstore.ErrUnknownConstraint, "needs feature level 2, and the mesh is at level 1")
 	c.Kill("host2")
 	err = c.Node("host1").RaiseFeatureLevel(t.Context(), 2)
-	wantError(t, "raised while host2 is away", err, raftstore.ErrHeldUp, `host "host2" does not say`)
+	wantError(t, "raised while host2 is away", err, raftstore.ErrHeldUp, `host "host2" does not answer`, "start it, or take it out of the mesh")
+	if strings.Contains(err.Error(), "not the leader") {
+		t.Errorf("a host that is away is told as a fault of the leader: %v", err)
+	}
 	c.Restart("host2")
 	raftstoretest.Eventually(t, func() error { return c.Node("host2").RaiseFeatureLevel(t.Context(), 2) })
 	if got := c.Node("host2").FeatureLevel(); got != 2 {
@@ -322,5 +325,31 @@ func TestLevelIsReserved(t *testing.T) {
 		wantError(t, "written", err, raftstore.ErrInvalidTxn, "RaiseFeatureLevel")
 		err = raftstore.CommitAsPeer(c.Node("host1"), raftstore.Txn{Ops: []raftstore.Op{op}})
 		wantError(t, "written by a peer", err, raftstore.ErrInvalidTxn, "RaiseFeatureLevel")
+	}
+}
+
+// TestWrongWordOfAPeer: a peer that says that the group's level is beyond this version, while
+// the leader's entries arrive, is not believed.
+func TestWrongWordOfAPeer(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3)
+	for _, s := range c.Live() {
+		raftstore.HearLevel(s, 9)
+	}
+	for _, s := range c.Live() {
+		if failure := s.Status(t.Context()).Failure; failure != "" {
+			t.Errorf("%s does not work: %s", s.Status(t.Context()).NodeID, failure)
+		}
+	}
+	if err := c.Node(c.Leader()).TransferLeadership(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	commitEverywhere(t, c)
+}
+
+// TestNobodyFollowsBelowTheLevel: what only followers ask is refused before it is read.
+func TestNobodyFollowsBelowTheLevel(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3, v1)
+	for name, err := range raftstore.AskAsFollower(c.Node(c.Leader()), []byte("[{},{}]")) {
+		wantError(t, name, err, raftstore.ErrInvalidTxn, "replicas follow from feature level 2 on")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -65,15 +66,24 @@ func (s *Store) joinAny(ctx context.Context, seeds []string) error {
 			if err == nil {
 				return nil
 			}
-			if isPermanent(err) {
+			// A seed that lags may not know the feature level of the mesh; another one does.
+			if isPermanent(err) && !errors.Is(err, ErrFeatureLevel) {
 				return err
 			}
 			errs = append(errs, err)
+		}
+		if outdated(errs) {
+			return errors.Join(errs...)
 		}
 		if err := s.pauseBeforeRetry(ctx, n, changed); err != nil {
 			return fmt.Errorf("%w: %w: %w", ErrNoLeader, err, errors.Join(errs...))
 		}
 	}
+}
+
+// outdated reports whether all seeds refuse the feature levels of this version.
+func outdated(refusals []error) bool {
+	return len(refusals) > 0 && !slices.ContainsFunc(refusals, func(err error) bool { return !errors.Is(err, ErrFeatureLevel) })
 }
 
 func (s *Store) askToJoin(ctx context.Context, addr string, payload []byte) error {
@@ -233,6 +243,9 @@ func (s *Store) servers() ([]raft.Server, error) {
 func (s *Store) serveLeaderRequest(ctx context.Context, op opcode, payload []byte) ([]byte, error) {
 	if !s.IsLeader() {
 		return nil, errNotLeader
+	}
+	if err := s.refuseFollowing(op); err != nil {
+		return nil, err
 	}
 	switch op {
 	case opStatus:

@@ -184,6 +184,9 @@ func (s *Store) serveCommit(envelope []byte, answer func([]byte, error)) {
 func (s *Store) serveRequest(op opcode, payload []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(s.base, s.cfg.Timing.RPC)
 	defer cancel()
+	if err := s.refuseFollowing(op); err != nil {
+		return nil, err
+	}
 	switch op {
 	case opReadIndex:
 		r, err := s.served.joinRound(ctx)

@@ -135,7 +135,7 @@ func (s *Store) failureText() string {
 	if err := s.Err(); err != nil {
 		return err.Error()
 	}
-	for _, err := range []error{s.disk.logs.err(), s.group.versionTooOld()} {
+	for _, err := range []error{s.disk.logs.err(), s.versionTooOld()} {
 		if err != nil {
 			return err.Error()
 		}

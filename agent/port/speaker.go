@@ -146,16 +146,19 @@ func parseNumber(text string) (uint32, error) {
 
 // Meet returns the version of the protocol that two sides use, or why they cannot work
 // together: which of them is too old, and what to install there. Both sides come to the
-// same result.
+// same result. The level of a mesh never falls, so it is the higher one of what both say.
 func Meet(a, b Speaker) (uint32, error) {
 	use := min(a.Protocol.Highest, b.Protocol.Highest)
+	mesh := a
+	if b.Mesh > a.Mesh {
+		mesh = b
+	}
 	for _, pair := range [][2]Speaker{{a, b}, {b, a}} {
-		older, newer := pair[0], pair[1]
-		if use < newer.Protocol.Lowest {
+		host, other := pair[0], pair[1]
+		if use < other.Protocol.Lowest {
 			return 0, fault.New(fault.TooOld, "%s speaks versions %d to %d of the protocol between hosts, and %s only up to %d",
-				newer, newer.Protocol.Lowest, newer.Protocol.Highest, older, older.Protocol.Highest).WithRemedy(installRemedy(newer.Version) + " there")
+				other, other.Protocol.Lowest, other.Protocol.Highest, host, host.Protocol.Highest).WithRemedy(installRemedy(other.Version) + " there")
 		}
-		mesh, host := pair[0], pair[1]
 		if mesh.Mesh == 0 || host.Levels.Highest == 0 {
 			continue
 		}
