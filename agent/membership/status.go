@@ -178,6 +178,11 @@ func warnings(status *admin.Status, replica raftstore.Status) []string {
 	if replica.Failure != "" {
 		list = append(list, fmt.Sprintf("the replica on %s: %s", status.Host, replica.Failure))
 	}
+	for _, peer := range replica.Peers {
+		if peer.Failure != "" && peer.Alive && peer.ID != status.Host {
+			list = append(list, fmt.Sprintf("the replica on %s does not keep up: %s", peer.ID, peer.Failure))
+		}
+	}
 	versions := map[string]bool{}
 	for _, m := range status.Members {
 		switch {

@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,5 +60,21 @@ func TestHostsBelowTheLevelAreNamed(t *testing.T) {
 	got := belowLevel(status)
 	if len(got) != 1 || !strings.HasPrefix(got[0], "host2 runs version 1.0") || !strings.Contains(got[0], "up to 2, and the mesh is at 3") {
 		t.Errorf("warnings %q", got)
+	}
+}
+
+// What keeps a replica from working is told on every host, not only on its own: the mesh may
+// be one failure from losing its majority.
+func TestStatusTellsOfStuckReplicas(t *testing.T) {
+	status := &admin.Status{Host: "host1", Leader: "host1"}
+	replica := raftstore.Status{Peers: []raftstore.PeerStatus{
+		{ID: "host1", Alive: true, Failure: "told as its own"},
+		{ID: "host2", Alive: true},
+		{ID: "host3", Alive: true, Failure: "its state differs"},
+		{ID: "host4", Failure: "told as dead"},
+	}}
+	want := []string{"the replica on host3 does not keep up: its state differs"}
+	if got := warnings(status, replica); !slices.Equal(got, want) {
+		t.Errorf("warnings %q, want %q", got, want)
 	}
 }
