@@ -25,6 +25,20 @@ func linkExists(ctx context.Context, name string) bool {
 	return exec.CommandContext(ctx, "ip", "link", "show", "dev", name).Run() == nil
 }
 
+// deleteLink removes the interface, if there is one. The kernel may remove it at the same
+// time: it clears a network namespace, and with it both ends of every cable that leads into
+// it, some time after the last process in it ended.
+func deleteLink(ctx context.Context, name string) error {
+	if !linkExists(ctx, name) {
+		return nil
+	}
+	err := ip(ctx, "link", "delete", name)
+	if err != nil && ctx.Err() == nil && !linkExists(ctx, name) {
+		return nil
+	}
+	return err
+}
+
 // labNetwork is the network of the labs with this number.
 func labNetwork(number int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 201, byte(number), 0}), 24)
@@ -123,10 +137,8 @@ func fixedMAC(name string) string {
 
 func (l *Lab) removeBridges(ctx context.Context) error {
 	for _, bridge := range []string{l.bridge(), l.guestBridge()} {
-		if linkExists(ctx, bridge) {
-			if err := ip(ctx, "link", "delete", bridge); err != nil {
-				return err
-			}
+		if err := deleteLink(ctx, bridge); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -173,10 +185,8 @@ func (l *Lab) plugCables(ctx context.Context, h Host, pid int) error {
 // unplugCables removes the host's cables, as far as there are any.
 func (l *Lab) unplugCables(ctx context.Context, h Host) error {
 	for _, c := range l.cables(h) {
-		if linkExists(ctx, c.outside) {
-			if err := ip(ctx, "link", "delete", c.outside); err != nil {
-				return err
-			}
+		if err := deleteLink(ctx, c.outside); err != nil {
+			return err
 		}
 	}
 	return nil
