@@ -14,7 +14,7 @@ import (
 
 	"virtmesh/agent/api/store"
 	"virtmesh/agent/port/guests"
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 // Config holds what a Server needs.
@@ -45,7 +45,7 @@ type Config struct {
 	Version string
 	// Defaults returns the mesh's defaults for virtual machines. It is called at each
 	// write, so they may change.
-	Defaults func() vmi.Defaults
+	Defaults func() machine.Defaults
 
 	// MaxReads and MaxWrites bound the concurrent requests, not counting watches and
 	// streams. Clients of further requests are told to retry.
@@ -64,7 +64,7 @@ func DefaultConfig() Config {
 		Address:           "127.0.0.1:6443",
 		KubernetesVersion: "v1.37.2",
 		Version:           "v1.8.0",
-		Defaults:          vmi.DefaultDefaults,
+		Defaults:          machine.DefaultDefaults,
 		MaxReads:          400,
 		MaxWrites:         200,
 		RequestTimeout:    time.Minute,

@@ -75,7 +75,7 @@ type Deps struct {
 // Host is the part of an agent that looks after this host's guests. Its methods
 // may be called at once.
 type Host struct {
-	machine     machine
+	platform    platform
 	instances   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	pools       *poolSet
 	provisioner *volumes.Provisioner
@@ -93,26 +93,26 @@ type Host struct {
 // Open finds out what the host can run, and opens the hypervisor, storage and network
 // for it. Nothing runs before the loops do. ctx bounds Open; Close closes the Host.
 func Open(ctx context.Context, config Config, deps Deps) (*Host, error) {
-	m, err := openMachine(ctx, config, deps.Self.StateDir, deps.Logger)
+	p, err := openPlatform(ctx, config, deps.Self.StateDir, deps.Logger)
 	if err != nil {
 		return nil, err
 	}
-	return assembleHost(config, deps, m)
+	return assembleHost(config, deps, p)
 }
 
-// assembleHost opens what the host needs besides its machine. It closes the machine's
+// assembleHost opens what the host needs besides its platform. It closes the platform's
 // hypervisor if it returns an error.
-func assembleHost(config Config, deps Deps, m machine) (_ *Host, err error) {
-	h := &Host{machine: m, instances: objects.For[*kubevirtv1.VirtualMachineInstance](deps.Cache)}
+func assembleHost(config Config, deps Deps, p platform) (_ *Host, err error) {
+	h := &Host{platform: p, instances: objects.For[*kubevirtv1.VirtualMachineInstance](deps.Cache)}
 	defer func() {
 		if err != nil {
 			h.Close()
 		}
 	}()
-	h.onClose(func() { h.machine.hypervisor.Close() })
+	h.onClose(func() { h.platform.hypervisor.Close() })
 	h.judge = &offer.Judge{
-		Host: deps.Self.Name, Allocatable: h.machine.allocatable, CPUModels: h.machine.capabilities.CPUModels,
-		Emulator: h.machine.info().Emulates(), OnHost: deps.Claims.OnHost, HearsLeader: deps.HearsLeader,
+		Host: deps.Self.Name, Allocatable: h.platform.allocatable, CPUModels: h.platform.capabilities.CPUModels,
+		Emulator: h.platform.info().Emulates(), OnHost: deps.Claims.OnHost, HearsLeader: deps.HearsLeader,
 	}
 	if err := h.openStorage(config, deps); err != nil {
 		return nil, err
@@ -141,9 +141,9 @@ func (h *Host) openExecutor(config Config, deps Deps) error {
 		return err
 	}
 	h.executor, err = executor.New(executor.Config{
-		Host: deps.Self.Name, Store: deps.Store, Confirm: deps.Confirm, Instances: h.instances, Hypervisor: h.machine.hypervisor,
+		Host: deps.Self.Name, Store: deps.Store, Confirm: deps.Confirm, Instances: h.instances, Hypervisor: h.platform.hypervisor,
 		Volumes: h.volumes, Network: h.network, Firmware: h.firmware, Events: deps.Recorder,
-		Machine: h.machine.info(), LogDir: filepath.Join(deps.Self.StateDir, "consoles"), EmulatorLogDir: emulatorLogDir,
+		Machine: h.platform.info(), LogDir: filepath.Join(deps.Self.StateDir, "consoles"), EmulatorLogDir: emulatorLogDir,
 		RuntimeUser: uint64(uid), Logger: deps.Logger.With("part", "executor"),
 	})
 	if err != nil {
@@ -158,7 +158,7 @@ func (h *Host) showGuests(deps Deps) error {
 	here := objects.Select(h.instances, func(vmi *kubevirtv1.VirtualMachineInstance) bool { return vmi.Status.NodeName == deps.Self.Name })
 	h.onClose(here.Close)
 	cfg := metrics.DefaultConfig()
-	cfg.Host, cfg.Hypervisor, cfg.Instances = deps.Self.Name, h.machine.hypervisor, here
+	cfg.Host, cfg.Hypervisor, cfg.Instances = deps.Self.Name, h.platform.hypervisor, here
 	cfg.Logger = deps.Logger.With("part", "metrics")
 	collector, err := metrics.New(cfg)
 	if err != nil {

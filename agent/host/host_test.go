@@ -22,7 +22,7 @@ import (
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/stewardstest"
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/gossip"
 )
 
@@ -84,20 +84,20 @@ func testConfig(t *testing.T, deps Deps) Config {
 	return config
 }
 
-func testMachine(t *testing.T) (machine, *watched) {
+func testPlatform(t *testing.T) (platform, *watched) {
 	t.Helper()
 	hv := &watched{Fake: hypervisortest.NewFake()}
 	capabilities, err := hv.Capabilities(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return machine{hypervisor: hv, capabilities: capabilities, kvm: kvmprobe.Result{Usable: true, Reason: "tried"}, allocatable: vmi.Resources{CPUMilli: 1000}}, hv
+	return platform{hypervisor: hv, capabilities: capabilities, kvm: kvmprobe.Result{Usable: true, Reason: "tried"}, allocatable: machine.Resources{CPUMilli: 1000}}, hv
 }
 
 func TestAHostLooksAfterItsGuests(t *testing.T) {
 	deps := testDeps(t)
-	m, hv := testMachine(t)
-	h, err := assembleHost(testConfig(t, deps), deps, m)
+	p, hv := testPlatform(t)
+	h, err := assembleHost(testConfig(t, deps), deps, p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,8 +140,8 @@ func TestAHostThatCannotBeOpened(t *testing.T) {
 			deps := testDeps(t)
 			config := testConfig(t, deps)
 			c.spoil(&config, &deps)
-			m, hv := testMachine(t)
-			h, err := assembleHost(config, deps, m)
+			p, hv := testPlatform(t)
+			h, err := assembleHost(config, deps, p)
 			if err == nil {
 				h.Close()
 				t.Fatal("it was opened")
@@ -165,15 +165,15 @@ func TestCloseUndoesTheLastFirst(t *testing.T) {
 	}
 }
 
-// What placement and users learn of the machine is what the hypervisor and the probe
+// What placement and users learn of the platform is what the hypervisor and the probe
 // have found.
-func TestAMachineIsDescribedAsItWasFound(t *testing.T) {
-	m, _ := testMachine(t)
-	m.capabilities = hypervisor.Capabilities{
+func TestAPlatformIsDescribedAsItWasFound(t *testing.T) {
+	p, _ := testPlatform(t)
+	p.capabilities = hypervisor.Capabilities{
 		Arch: "x86_64", CPUs: 4, MemoryBytes: 8 << 30, HostVendor: "Intel", HostModel: "Haswell", CPUModels: []string{"Penryn"}, HostFeatures: []string{"avx"},
 		Machines: []hypervisor.MachineType{{Name: "q35", Canonical: "pc-q35-7.2"}}, MaxVCPUs: 288, EFI: true, SecureBoot: true, TPM: true,
 	}
-	d := m.describe(Self{Name: "h1", Advertise: "192.0.2.1", Facts: gossip.Facts{Zone: "z", Version: "v1"}}, "10.64.0.0/22")
+	d := p.describe(Self{Name: "h1", Advertise: "192.0.2.1", Facts: gossip.Facts{Zone: "z", Version: "v1"}}, "10.64.0.0/22")
 	if d.Capacity.CPUMilli != 4000 || d.Capacity.MemoryBytes != 8<<30 || d.Allocatable.CPUMilli != 1000 {
 		t.Errorf("capacity %+v, allocatable %+v", d.Capacity, d.Allocatable)
 	}
@@ -187,7 +187,7 @@ func TestAMachineIsDescribedAsItWasFound(t *testing.T) {
 	if e := d.Emulator; !e.EFI || !e.SecureBoot || !e.TPM || !slices.Contains(e.MachineTypes, "q35") {
 		t.Errorf("emulator %+v", e)
 	}
-	if got := m.info().CanonicalMachine("q35"); got != "pc-q35-7.2" {
+	if got := p.info().CanonicalMachine("q35"); got != "pc-q35-7.2" {
 		t.Errorf("q35 is %s", got)
 	}
 }

@@ -71,7 +71,7 @@ func (h *Host) addQuarantine(deps Deps) error {
 
 // runningGuests returns the instances of which this host has a domain that runs.
 func (h *Host) runningGuests(ctx context.Context) ([]types.UID, error) {
-	domains, err := h.machine.hypervisor.List(ctx)
+	domains, err := h.platform.hypervisor.List(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (h *Host) runningGuests(ctx context.Context) ([]types.UID, error) {
 
 // hasGuest reports whether this host has a domain of an instance, running or not.
 func (h *Host) hasGuest(ctx context.Context, uid types.UID) (bool, error) {
-	domains, err := h.machine.hypervisor.List(ctx)
+	domains, err := h.platform.hypervisor.List(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -111,7 +111,7 @@ func (h *Host) addPublisher(deps Deps) (err error) {
 	cfg := publish.DefaultConfig()
 	cfg.Host, cfg.Store, cfg.Cache, cfg.Claims = deps.Self.Name, deps.Store, deps.Cache, deps.Claims
 	cfg.Describe = func() publish.Description {
-		description := h.machine.describe(deps.Self, deps.Subnet.String())
+		description := h.platform.describe(deps.Self, deps.Subnet.String())
 		description.Conditions = append(description.Conditions, h.pools.condition())
 		return description
 	}
@@ -126,8 +126,8 @@ func (h *Host) addPublisher(deps Deps) (err error) {
 func (h *Host) addTeller(deps Deps) error {
 	cfg := publish.DefaultTellerConfig()
 	cfg.Host, cfg.Facts, cfg.Logger = deps.Self.Name, deps.Self.Facts, deps.Logger.With("part", "facts")
-	cfg.Facts.Allocatable = publish.GossipResources(h.machine.allocatable)
-	cfg.Facts.KVM, cfg.Facts.CPUModels = h.machine.kvm.Usable, h.machine.capabilities.CPUModels
+	cfg.Facts.Allocatable = publish.GossipResources(h.platform.allocatable)
+	cfg.Facts.KVM, cfg.Facts.CPUModels = h.platform.kvm.Usable, h.platform.capabilities.CPUModels
 	cfg.Tell, cfg.Free = deps.Mesh.SetFacts, h.judge.Free
 	cfg.Pools, cfg.Images, cfg.Nodes = h.provisioner.Usage, h.volumes.ImageReferences, objects.For[*corev1.Node](deps.Cache)
 	teller, err := publish.NewTeller(cfg)

@@ -34,7 +34,7 @@ func (h *Host) openStorage(config Config, deps Deps) error {
 		return err
 	}
 	h.onClose(h.pools.Close)
-	if h.firmware, err = firmware.Open(filepath.Join(deps.Self.StateDir, "machines"), h.machine.hypervisor); err != nil {
+	if h.firmware, err = firmware.Open(filepath.Join(deps.Self.StateDir, "machines"), h.platform.hypervisor); err != nil {
 		return err
 	}
 	h.provisioner = volumes.NewProvisioner(volumes.ProvisionerConfig{

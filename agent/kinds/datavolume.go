@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 func dataVolumeKind() *Kind {
@@ -143,7 +143,7 @@ func validateRegistry(path *field.Path, r *cdiv1.DataVolumeSourceRegistry) field
 	case r.URL != nil:
 		errs := validateURL(path.Child("url"), *r.URL, "docker", "oci-archive")
 		if len(errs) == 0 && strings.HasPrefix(*r.URL, ImportScheme) {
-			errs = vmi.ValidateImage(path.Child("url"), *r.URL)
+			errs = machine.ValidateImage(path.Child("url"), *r.URL)
 		}
 		if r.PullMethod != nil {
 			errs = append(errs, checkOneOf(path.Child("pullMethod"), *r.PullMethod, []cdiv1.RegistryPullMethod{cdiv1.RegistryPullPod, cdiv1.RegistryPullNode})...)

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 // minimal are the shortest manifests that each kind accepts.
@@ -52,7 +52,7 @@ func eachMinimal(t *testing.T, test func(t *testing.T, k *Kind, made func() runt
 
 func (k *Kind) defaultNew(obj runtime.Object) runtime.Object {
 	if k.Default != nil {
-		k.Default(vmi.DefaultDefaults(), obj)
+		k.Default(machine.DefaultDefaults(), obj)
 	}
 	return obj
 }
@@ -72,7 +72,7 @@ func TestDefaultsAreValidAndSettle(t *testing.T) {
 	eachMinimal(t, func(t *testing.T, k *Kind, made func() runtime.Object) {
 		obj := k.defaultNew(made())
 		if k.Validate != nil {
-			if errs := k.Validate(vmi.DefaultDefaults(), obj); len(errs) > 0 {
+			if errs := k.Validate(machine.DefaultDefaults(), obj); len(errs) > 0 {
 				t.Errorf("refused: %v", errs.ToAggregate())
 			}
 		}
@@ -82,7 +82,7 @@ func TestDefaultsAreValidAndSettle(t *testing.T) {
 		}
 		same := obj.DeepCopyObject()
 		if k.DefaultUpdate != nil {
-			k.DefaultUpdate(vmi.DefaultDefaults(), same, obj)
+			k.DefaultUpdate(machine.DefaultDefaults(), same, obj)
 		}
 		if got := text(t, same); got != once {
 			t.Errorf("an update without a change gives\n%s\nnot\n%s", got, once)
@@ -103,12 +103,12 @@ func TestTheManifestReplacesWhatItMade(t *testing.T) {
 		again := made()
 		keepStatus(again, stored)
 		if k.DefaultUpdate != nil {
-			k.DefaultUpdate(vmi.DefaultDefaults(), again, stored)
+			k.DefaultUpdate(machine.DefaultDefaults(), again, stored)
 		}
 		if k.ValidateUpdate == nil {
 			return
 		}
-		if errs := k.ValidateUpdate(vmi.DefaultDefaults(), again, stored); len(errs) > 0 {
+		if errs := k.ValidateUpdate(machine.DefaultDefaults(), again, stored); len(errs) > 0 {
 			t.Errorf("refused: %v", errs.ToAggregate())
 		}
 	})
@@ -191,7 +191,7 @@ func TestNamespaceKeepsItsFinalizer(t *testing.T) {
 	}
 	next := old.DeepCopy()
 	next.Spec.Finalizers, next.Status.Phase, next.Labels = nil, corev1.NamespaceTerminating, nil
-	k.DefaultUpdate(vmi.DefaultDefaults(), next, old)
+	k.DefaultUpdate(machine.DefaultDefaults(), next, old)
 	if !IsHeld(next) || next.Status.Phase != corev1.NamespaceActive || next.Labels[nameLabel] != "a" {
 		t.Errorf("a user's update made it %+v", next)
 	}

@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 // Object is any object of the API; the type is always a pointer to a struct.
@@ -61,12 +61,12 @@ type Kind struct {
 
 	// Default sets the defaults of a new object, whose name and namespace are set. d
 	// holds the mesh's own defaults.
-	Default func(d vmi.Defaults, obj runtime.Object)
+	Default func(d machine.Defaults, obj runtime.Object)
 	// DefaultUpdate sets the defaults of a changed object before it is validated.
-	DefaultUpdate func(d vmi.Defaults, obj, old runtime.Object)
+	DefaultUpdate func(d machine.Defaults, obj, old runtime.Object)
 	// Validate checks a new object; ValidateUpdate a changed one.
-	Validate       func(d vmi.Defaults, obj runtime.Object) field.ErrorList
-	ValidateUpdate func(d vmi.Defaults, obj, old runtime.Object) field.ErrorList
+	Validate       func(d machine.Defaults, obj runtime.Object) field.ErrorList
+	ValidateUpdate func(d machine.Defaults, obj, old runtime.Object) field.ErrorList
 	// ValidateStatusUpdate checks a change through the status subresource.
 	ValidateStatusUpdate func(obj, old runtime.Object) field.ErrorList
 	// Warnings returns warnings that the client receives on create and update.
@@ -149,23 +149,23 @@ func forType[T runtime.Object, R any](fn func(T) R) func(runtime.Object) R {
 }
 
 // defaultWith adapts a function that sets the defaults of a new object.
-func defaultWith[T runtime.Object](fn func(T)) func(vmi.Defaults, runtime.Object) {
-	return func(_ vmi.Defaults, obj runtime.Object) { fn(obj.(T)) }
+func defaultWith[T runtime.Object](fn func(T)) func(machine.Defaults, runtime.Object) {
+	return func(_ machine.Defaults, obj runtime.Object) { fn(obj.(T)) }
 }
 
 // defaultUpdateWith adapts a function that sets the defaults of a changed object.
-func defaultUpdateWith[T runtime.Object](fn func(obj, old T)) func(_ vmi.Defaults, obj, old runtime.Object) {
-	return func(_ vmi.Defaults, obj, old runtime.Object) { fn(obj.(T), old.(T)) }
+func defaultUpdateWith[T runtime.Object](fn func(obj, old T)) func(_ machine.Defaults, obj, old runtime.Object) {
+	return func(_ machine.Defaults, obj, old runtime.Object) { fn(obj.(T), old.(T)) }
 }
 
 // validateWith adapts a function that checks a new object.
-func validateWith[T runtime.Object](fn func(T) field.ErrorList) func(vmi.Defaults, runtime.Object) field.ErrorList {
-	return func(_ vmi.Defaults, obj runtime.Object) field.ErrorList { return fn(obj.(T)) }
+func validateWith[T runtime.Object](fn func(T) field.ErrorList) func(machine.Defaults, runtime.Object) field.ErrorList {
+	return func(_ machine.Defaults, obj runtime.Object) field.ErrorList { return fn(obj.(T)) }
 }
 
 // validateUpdateWith adapts a function that checks a changed object.
-func validateUpdateWith[T runtime.Object](fn func(obj, old T) field.ErrorList) func(_ vmi.Defaults, obj, old runtime.Object) field.ErrorList {
-	return func(_ vmi.Defaults, obj, old runtime.Object) field.ErrorList { return fn(obj.(T), old.(T)) }
+func validateUpdateWith[T runtime.Object](fn func(obj, old T) field.ErrorList) func(_ machine.Defaults, obj, old runtime.Object) field.ErrorList {
+	return func(_ machine.Defaults, obj, old runtime.Object) field.ErrorList { return fn(obj.(T), old.(T)) }
 }
 
 // column makes a string column.

@@ -16,7 +16,7 @@ import (
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 	"sigs.k8s.io/yaml"
 
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 func kind(t testing.TB, name string) *Kind {
@@ -147,9 +147,9 @@ func TestCreateRefusals(t *testing.T) {
 			k := kind(t, c.kind)
 			obj := object(t, k, c.manifest)
 			if k.Default != nil {
-				k.Default(vmi.DefaultDefaults(), obj)
+				k.Default(machine.DefaultDefaults(), obj)
 			}
-			check(t, k.Validate(vmi.DefaultDefaults(), obj), c.field)
+			check(t, k.Validate(machine.DefaultDefaults(), obj), c.field)
 		})
 	}
 }
@@ -213,7 +213,7 @@ func TestUpdateRefusals(t *testing.T) {
 			k := kind(t, c.kind)
 			obj := c.old.DeepCopyObject()
 			c.edit(obj)
-			check(t, k.ValidateUpdate(vmi.DefaultDefaults(), obj, c.old), c.field)
+			check(t, k.ValidateUpdate(machine.DefaultDefaults(), obj, c.old), c.field)
 		})
 	}
 }
@@ -222,27 +222,27 @@ func TestUpdateRefusals(t *testing.T) {
 func TestMachineIdentity(t *testing.T) {
 	k := kind(t, "VirtualMachine")
 	vm := object(t, k, `{metadata: {name: a}, spec: {template: {spec: {}}}}`).(*kubevirtv1.VirtualMachine)
-	k.Default(vmi.DefaultDefaults(), vm)
+	k.Default(machine.DefaultDefaults(), vm)
 	fw := *vm.Spec.Template.Spec.Domain.Firmware
 	if fw.UUID == "" || fw.Serial == "" {
 		t.Fatalf("firmware %+v, want an identity", fw)
 	}
-	k.Default(vmi.DefaultDefaults(), vm)
+	k.Default(machine.DefaultDefaults(), vm)
 	if *vm.Spec.Template.Spec.Domain.Firmware != fw {
 		t.Error("the identity changed")
 	}
 	other := object(t, k, `{metadata: {name: b}, spec: {template: {spec: {}}}}`).(*kubevirtv1.VirtualMachine)
-	k.Default(vmi.DefaultDefaults(), other)
+	k.Default(machine.DefaultDefaults(), other)
 	if other.Spec.Template.Spec.Domain.Firmware.UUID == fw.UUID {
 		t.Error("two machines have one identity")
 	}
 	replaced := object(t, k, `{metadata: {name: a}, spec: {template: {spec: {}}}}`).(*kubevirtv1.VirtualMachine)
-	k.DefaultUpdate(vmi.DefaultDefaults(), replaced, vm)
+	k.DefaultUpdate(machine.DefaultDefaults(), replaced, vm)
 	if *replaced.Spec.Template.Spec.Domain.Firmware != fw {
 		t.Error("a machine that is replaced by a manifest without an identity is another one to its guest")
 	}
 	given := object(t, k, `{metadata: {name: a}, spec: {template: {spec: {domain: {firmware: {uuid: 7d3b1f0e-6f0e-4d7e-9a43-2f0f8d1b7c11}}}}}}`).(*kubevirtv1.VirtualMachine)
-	k.DefaultUpdate(vmi.DefaultDefaults(), given, vm)
+	k.DefaultUpdate(machine.DefaultDefaults(), given, vm)
 	if f := given.Spec.Template.Spec.Domain.Firmware; f.UUID != "7d3b1f0e-6f0e-4d7e-9a43-2f0f8d1b7c11" || f.Serial != fw.Serial {
 		t.Errorf("firmware %+v after a new UUID was given, want it, and the serial number of before", f)
 	}

@@ -6,7 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"virtmesh/agent/kinds/meshv1alpha1"
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 func meshConfigKind() *Kind {
@@ -36,8 +36,8 @@ func meshConfigKind() *Kind {
 
 // DefaultsUnder returns the defaults for virtual machines according to the mesh's
 // settings. A nil config stands for a mesh without a MeshConfig object.
-func DefaultsUnder(config *meshv1alpha1.MeshConfig) vmi.Defaults {
-	d := vmi.DefaultDefaults()
+func DefaultsUnder(config *meshv1alpha1.MeshConfig) machine.Defaults {
+	d := machine.DefaultDefaults()
 	d.MaxHotplugRatio = uint32(*meshv1alpha1.Effective(config).VirtualMachine.MaxHotplugRatio)
 	return d
 }
@@ -53,7 +53,7 @@ func validateMeshConfigName(name string, _ bool) []string {
 
 // validateMeshConfig checks settings whose defaults are already filled in.
 func validateMeshConfig(c *meshv1alpha1.MeshConfig) field.ErrorList {
-	capacity, machine := field.NewPath("spec", "capacity"), field.NewPath("spec", "virtualMachine")
+	capacity, machines := field.NewPath("spec", "capacity"), field.NewPath("spec", "virtualMachine")
 	var errs field.ErrorList
 	errs = append(errs, checkRange(capacity.Child("cpuAllocationRatio"), c.Spec.Capacity.CPUAllocationRatio,
 		meshv1alpha1.MinCPUAllocationRatio, meshv1alpha1.MaxCPUAllocationRatio)...)
@@ -61,7 +61,7 @@ func validateMeshConfig(c *meshv1alpha1.MeshConfig) field.ErrorList {
 		meshv1alpha1.MinMemoryOvercommitPercent, meshv1alpha1.MaxMemoryOvercommitPercent)...)
 	errs = append(errs, checkOneOf(capacity.Child("strategy"), c.Spec.Capacity.Strategy,
 		[]meshv1alpha1.Strategy{meshv1alpha1.Balance, meshv1alpha1.Pack})...)
-	errs = append(errs, checkRange(machine.Child("maxHotplugRatio"), c.Spec.VirtualMachine.MaxHotplugRatio,
+	errs = append(errs, checkRange(machines.Child("maxHotplugRatio"), c.Spec.VirtualMachine.MaxHotplugRatio,
 		meshv1alpha1.MinHotplugRatio, meshv1alpha1.MaxHotplugRatio)...)
 	errs = append(errs, checkOneOf(field.NewPath("spec", "featureLevel"), c.Spec.FeatureLevel,
 		[]meshv1alpha1.FeatureLevelPolicy{meshv1alpha1.FeatureLevelManual, meshv1alpha1.FeatureLevelAutomatic})...)

@@ -6,7 +6,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/kinds/meshv1alpha1"
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 func TestMeshConfig(t *testing.T) {
@@ -27,9 +27,9 @@ func TestMeshConfig(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			obj := object(t, k, c.manifest)
-			k.Default(vmi.DefaultDefaults(), obj)
-			check(t, k.Validate(vmi.DefaultDefaults(), obj), c.field)
-			check(t, k.ValidateUpdate(vmi.DefaultDefaults(), obj, object(t, k, `{}`)), c.field)
+			k.Default(machine.DefaultDefaults(), obj)
+			check(t, k.Validate(machine.DefaultDefaults(), obj), c.field)
+			check(t, k.ValidateUpdate(machine.DefaultDefaults(), obj, object(t, k, `{}`)), c.field)
 		})
 	}
 }
@@ -38,13 +38,13 @@ func TestMeshConfig(t *testing.T) {
 func TestMeshConfigShowsDefaults(t *testing.T) {
 	k := kind(t, "MeshConfig")
 	config := object(t, k, `spec: {capacity: {strategy: pack}}`).(*meshv1alpha1.MeshConfig)
-	k.Default(vmi.DefaultDefaults(), config)
+	k.Default(machine.DefaultDefaults(), config)
 	if got, want := cells(k, config), "pack|10|100|Manual|4|<unknown>"; got != want {
 		t.Errorf("columns %s, want %s", got, want)
 	}
 	edited := config.DeepCopy()
 	edited.Spec.Capacity = meshv1alpha1.Capacity{}
-	k.DefaultUpdate(vmi.DefaultDefaults(), edited, config)
+	k.DefaultUpdate(machine.DefaultDefaults(), edited, config)
 	if got, want := cells(k, edited), "balance|10|100|Manual|4|<unknown>"; got != want {
 		t.Errorf("columns %s after an update, want %s", got, want)
 	}
@@ -82,12 +82,12 @@ func TestMachinesGrowBySettings(t *testing.T) {
 		want   uint32
 	}{{nil, 4}, {config, 2}} {
 		k := kind(t, "VirtualMachineInstance")
-		machine := object(t, k, `{metadata: {name: a}, spec: {domain: {cpu: {sockets: 1}, memory: {guest: 2Gi}}}}`).(*kubevirtv1.VirtualMachineInstance)
-		k.Default(DefaultsUnder(c.config), machine)
-		if got := machine.Spec.Domain.CPU.MaxSockets; got != c.want {
+		vmi := object(t, k, `{metadata: {name: a}, spec: {domain: {cpu: {sockets: 1}, memory: {guest: 2Gi}}}}`).(*kubevirtv1.VirtualMachineInstance)
+		k.Default(DefaultsUnder(c.config), vmi)
+		if got := vmi.Spec.Domain.CPU.MaxSockets; got != c.want {
 			t.Errorf("maxSockets %d, want %d", got, c.want)
 		}
-		if got, want := machine.Spec.Domain.Memory.MaxGuest.Value(), int64(c.want)*2<<30; got != want {
+		if got, want := vmi.Spec.Domain.Memory.MaxGuest.Value(), int64(c.want)*2<<30; got != want {
 			t.Errorf("maxGuest %d, want %d", got, want)
 		}
 	}

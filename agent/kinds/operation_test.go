@@ -6,7 +6,7 @@ import (
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/kinds/meshv1alpha1"
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 func TestOperationsAreChecked(t *testing.T) {
@@ -29,7 +29,7 @@ func TestOperationsAreChecked(t *testing.T) {
 	} {
 		o := good()
 		c.edit(o)
-		if err := k.Validate(vmi.Defaults{}, o).ToAggregate(); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+		if err := k.Validate(machine.Defaults{}, o).ToAggregate(); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}
@@ -48,7 +48,7 @@ func TestOperationsAreChecked(t *testing.T) {
 		if c.to != nil {
 			c.to(o)
 		}
-		if err := k.ValidateUpdate(vmi.Defaults{}, o, old).ToAggregate(); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+		if err := k.ValidateUpdate(machine.Defaults{}, o, old).ToAggregate(); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}

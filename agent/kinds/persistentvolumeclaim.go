@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 // VolumeFinalizer prevents the deletion of a claim until its volume is deleted.
@@ -85,7 +85,7 @@ func validateImport(p *corev1.PersistentVolumeClaim) field.ErrorList {
 	case !strings.HasPrefix(endpoint, ImportScheme):
 		return field.ErrorList{field.Invalid(at, endpoint, "must begin with "+ImportScheme)}
 	}
-	return vmi.ValidateImage(at, endpoint)
+	return machine.ValidateImage(at, endpoint)
 }
 
 func validatePVC(p *corev1.PersistentVolumeClaim) field.ErrorList {

@@ -5,7 +5,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 // everything is the category of the kinds that kubectl get all lists.
@@ -22,31 +22,31 @@ func virtualMachineKind() *Kind {
 		Finalizers: map[string]string{
 			kubevirtv1.VirtualMachineControllerFinalizer: "stewards/vm",
 		},
-		Default: func(d vmi.Defaults, obj runtime.Object) {
+		Default: func(d machine.Defaults, obj runtime.Object) {
 			v := obj.(*vm)
-			vmi.DropUninferred(&v.Spec)
+			machine.DropUninferred(&v.Spec)
 			if v.Spec.Template != nil {
-				vmi.NewIdentity(&v.Spec.Template.Spec)
+				machine.NewIdentity(&v.Spec.Template.Spec)
 				d.SetTemplate(&v.Spec.Template.Spec)
 			}
 		},
-		DefaultUpdate: func(d vmi.Defaults, obj, old runtime.Object) {
+		DefaultUpdate: func(d machine.Defaults, obj, old runtime.Object) {
 			v, before := obj.(*vm), old.(*vm)
-			vmi.DropUninferred(&v.Spec)
+			machine.DropUninferred(&v.Spec)
 			if v.Spec.Template != nil && v.DeletionTimestamp == nil {
 				if before.Spec.Template != nil {
-					vmi.KeepIdentity(&v.Spec.Template.Spec, &before.Spec.Template.Spec)
+					machine.KeepIdentity(&v.Spec.Template.Spec, &before.Spec.Template.Spec)
 				}
 				d.SetTemplate(&v.Spec.Template.Spec)
 			}
 		},
-		Validate: func(d vmi.Defaults, obj runtime.Object) field.ErrorList {
-			return vmi.ValidateVirtualMachine(d, obj.(*vm))
+		Validate: func(d machine.Defaults, obj runtime.Object) field.ErrorList {
+			return machine.ValidateVirtualMachine(d, obj.(*vm))
 		},
-		ValidateUpdate: func(d vmi.Defaults, obj, old runtime.Object) field.ErrorList {
-			return vmi.ValidateVirtualMachineUpdate(d, obj.(*vm), old.(*vm))
+		ValidateUpdate: func(d machine.Defaults, obj, old runtime.Object) field.ErrorList {
+			return machine.ValidateVirtualMachineUpdate(d, obj.(*vm), old.(*vm))
 		},
-		Warnings: forType(vmi.VirtualMachineWarnings),
+		Warnings: forType(machine.VirtualMachineWarnings),
 		Columns: []Column{
 			age,
 			{Name: "Status", Type: "string", Description: "Human Readable Status", Value: forType(func(v *vm) any { return orNoCell(string(v.Status.PrintableStatus)) })},

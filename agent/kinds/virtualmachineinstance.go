@@ -7,7 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 func virtualMachineInstanceKind() *Kind {
@@ -22,18 +22,18 @@ func virtualMachineInstanceKind() *Kind {
 			kubevirtv1.VirtualMachineInstanceFinalizer:   "host/executor; stewards/schedule if it never had a host",
 			kubevirtv1.VirtualMachineControllerFinalizer: "stewards/vm",
 		},
-		Default: func(d vmi.Defaults, obj runtime.Object) {
+		Default: func(d machine.Defaults, obj runtime.Object) {
 			v := obj.(*instance)
 			v.Status = kubevirtv1.VirtualMachineInstanceStatus{}
-			vmi.SetNewInstance(d, v, time.Now())
+			machine.SetNewInstance(d, v, time.Now())
 		},
 		// As in KubeVirt, there is no status subresource, and a status from a client is
 		// ignored.
 		DefaultUpdate: defaultUpdateWith(func(v, old *instance) { v.Status = old.Status }),
-		Validate: func(d vmi.Defaults, obj runtime.Object) field.ErrorList {
-			return vmi.ValidateInstance(d, obj.(*instance))
+		Validate: func(d machine.Defaults, obj runtime.Object) field.ErrorList {
+			return machine.ValidateInstance(d, obj.(*instance))
 		},
-		ValidateUpdate: validateUpdateWith(vmi.ValidateInstanceUpdate),
+		ValidateUpdate: validateUpdateWith(machine.ValidateInstanceUpdate),
 		Columns: []Column{
 			age,
 			column("Phase", func(v *instance) any { return orNoCell(string(v.Status.Phase)) }),

@@ -13,7 +13,7 @@ import (
 
 // TestRestoreOnAHostWithoutCopy: the last resort of a mesh of which no copy is left.
 func TestRestoreOnAHostWithoutCopy(t *testing.T) {
-	path, config := machine(t, "host1")
+	path, config := newMachine(t, "host1")
 	first := found(t, path, config)
 	var backup bytes.Buffer
 	if _, err := first.store.Backup(t.Context(), &backup); err != nil {

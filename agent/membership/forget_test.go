@@ -9,7 +9,7 @@ import (
 
 // TestForgetWithoutTheMesh: the way out for a machine that the mesh has removed.
 func TestForgetWithoutTheMesh(t *testing.T) {
-	path, config := machine(t, "host1")
+	path, config := newMachine(t, "host1")
 	first := found(t, path, config)
 	if err := Forget(config, path); err == nil || !strings.Contains(err.Error(), "stop it first") || strings.Contains(err.Error(), "temporarily") {
 		t.Errorf("forgot the mesh under a running agent: %v", err)

@@ -72,7 +72,7 @@ func TestLevelHosts(t *testing.T) {
 
 // Status says at which level the mesh is, what this host knows, and who raises it.
 func TestStatusTellsTheLevel(t *testing.T) {
-	path, config := machine(t, "host1")
+	path, config := newMachine(t, "host1")
 	m := found(t, path, config)
 	status, err := m.Status(t.Context())
 	if err != nil {

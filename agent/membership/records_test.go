@@ -143,8 +143,8 @@ func TestAddressOfADeadHostIsTakenOver(t *testing.T) {
 // TestRemovedMachineDoesNotGossip: a machine that was removed while it was off, and is
 // switched on, must not appear among the live members at each attempt to start.
 func TestRemovedMachineDoesNotGossip(t *testing.T) {
-	path1, config1 := machine(t, "host1")
-	path2, config2 := machine(t, "host2")
+	path1, config1 := newMachine(t, "host1")
+	path2, config2 := newMachine(t, "host2")
 	first := found(t, path1, config1)
 	second := joinFirst(t, first, path2, config2)
 	shutdown(second)

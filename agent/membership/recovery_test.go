@@ -36,8 +36,8 @@ func warned(t *testing.T, m *Member, words string) []string {
 // pair founds a mesh of host1 and makes host2 a member of it, with a copy of the state.
 func pair(t *testing.T) (first, second *Member) {
 	t.Helper()
-	path, config := machine(t, "host1")
-	path2, config2 := machine(t, "host2")
+	path, config := newMachine(t, "host1")
+	path2, config2 := newMachine(t, "host2")
 	first = found(t, path, config)
 	invite(t, first, path2, config2)
 	second = boot(t, config2)
@@ -111,8 +111,8 @@ func TestRecoverByForce(t *testing.T) {
 // TestRecoveryPutsHostsIntoQuarantine: the status names the hosts that keep machines from
 // starting, and what to do about them; a host that was removed is named no more.
 func TestRecoveryPutsHostsIntoQuarantine(t *testing.T) {
-	path, config := machine(t, "host1")
-	path2, config2 := machine(t, "host2")
+	path, config := newMachine(t, "host1")
+	path2, config2 := newMachine(t, "host2")
 	first := found(t, path, config)
 	invite(t, first, path2, config2)
 	if list := warned(t, first, "recovered"); len(list) > 0 {

@@ -16,7 +16,7 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/raftstore"
 )
 
@@ -234,7 +234,7 @@ func (r removal) releaseInstance(ctx context.Context, uid types.UID) error {
 func failedInstance(instance *kubevirtv1.VirtualMachineInstance) *kubevirtv1.VirtualMachineInstance {
 	next := instance.DeepCopy()
 	if !next.IsFinal() {
-		vmi.EndWithHost(next, time.Now())
+		machine.EndWithHost(next, time.Now())
 	}
 	objects.RemoveFinalizer(next, kubevirtv1.VirtualMachineInstanceFinalizer)
 	return next

@@ -42,7 +42,7 @@ func writeUnjudgeable(t *testing.T, config Config) {
 // An agent whose replica fails at every start does not end, to be started again for ever:
 // it says why it does nothing, until somebody helps.
 func TestAnUnusableCopyKeepsTheAgentWaiting(t *testing.T) {
-	path, config := machine(t, "host1")
+	path, config := newMachine(t, "host1")
 	shutdown(found(t, path, config))
 	writeUnjudgeable(t, config)
 
@@ -91,7 +91,7 @@ func TestAnUnusableCopyKeepsTheAgentWaiting(t *testing.T) {
 
 // An agent that waits for help can be stopped.
 func TestWaitingForHelpEndsWithTheAgent(t *testing.T) {
-	path, config := machine(t, "host1")
+	path, config := newMachine(t, "host1")
 	shutdown(found(t, path, config))
 	writeUnjudgeable(t, config)
 	m := newMember(config, testOptions())
@@ -134,7 +134,7 @@ func raiseBeyond(t *testing.T, config Config) {
 // An earlier version than the mesh's level allows touches nothing: it says which version to
 // install, and is not started again for ever. The later version goes on with the same copy.
 func TestAVersionBelowTheLevelWaits(t *testing.T) {
-	path, config := machine(t, "host1")
+	path, config := newMachine(t, "host1")
 	shutdown(found(t, path, config))
 	raiseBeyond(t, config)
 

@@ -23,8 +23,8 @@ import (
 	"virtmesh/raftstore/raftstoretest"
 )
 
-// machine is the configuration of a host on this machine's loopback network.
-func machine(t *testing.T, name string) (path string, config Config) {
+// newMachine is the configuration of a host on this machine's loopback network.
+func newMachine(t *testing.T, name string) (path string, config Config) {
 	t.Helper()
 	dir := t.TempDir()
 	config = DefaultConfig()
@@ -155,7 +155,7 @@ func ask(client *http.Client, url string) (status int, body string, err error) {
 // TestFounderWithoutCopyWaits: the first host of a mesh that lost its copy must not
 // found a second mesh, in which none of its guests is wanted.
 func TestFounderWithoutCopyWaits(t *testing.T) {
-	path, config := machine(t, "host1")
+	path, config := newMachine(t, "host1")
 	loseCopy(t, found(t, path, config))
 
 	a := boot(t, config)
@@ -206,8 +206,8 @@ func TestFounderWithoutCopyWaits(t *testing.T) {
 
 // TestFounderFetchesCopy: it finds the others by what it remembered of them.
 func TestFounderFetchesCopy(t *testing.T) {
-	path1, config1 := machine(t, "host1")
-	path2, config2 := machine(t, "host2")
+	path1, config1 := newMachine(t, "host1")
+	path2, config2 := newMachine(t, "host2")
 	first := found(t, path1, config1)
 	second := joinFirst(t, first, path2, config2)
 	first.peers.readRecords()
@@ -235,7 +235,7 @@ func TestFounderFetchesCopy(t *testing.T) {
 
 // TestFounderCrashesBeforeSeed: the marker outlives every step before the last.
 func TestFounderCrashesBeforeSeed(t *testing.T) {
-	path, config := machine(t, "host1")
+	path, config := newMachine(t, "host1")
 	if err := Init(config, configFile(path)); err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +251,7 @@ func TestFounderCrashesBeforeSeed(t *testing.T) {
 }
 
 func TestResyncKeepsTheOnlyCopy(t *testing.T) {
-	path, config := machine(t, "host1")
+	path, config := newMachine(t, "host1")
 	shutdown(found(t, path, config))
 	if err := Resync(config); err == nil || !strings.Contains(err.Error(), "knows no other host") {
 		t.Errorf("resync of a mesh of one: %v", err)

@@ -23,7 +23,7 @@ func TestMachinesStayApart(t *testing.T) {
 	for g := range groups {
 		labels := map[string]string{"group": fmt.Sprint(g)}
 		for i := range 3 {
-			vm := machine(fmt.Sprintf("g%d-%d", g, i))
+			vm := alwaysOn(fmt.Sprintf("g%d-%d", g, i))
 			vm.Spec.Template.ObjectMeta.Labels = labels
 			vm.Spec.Template.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
 				RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{

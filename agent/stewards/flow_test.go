@@ -28,7 +28,7 @@ import (
 	"virtmesh/agent/stewards/collect"
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/agent/stewards/vm"
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
@@ -199,7 +199,7 @@ func startHost(t testing.TB, name string, store objects.Store, m *membership) *h
 
 	pubCfg := publish.DefaultConfig()
 	pubCfg.Host, pubCfg.Store, pubCfg.Cache, pubCfg.Claims, pubCfg.Logger = name, store, cache, cc, log
-	room := vmi.Resources{CPUMilli: 32000, MemoryBytes: 64 << 30}
+	room := machine.Resources{CPUMilli: 32000, MemoryBytes: 64 << 30}
 	pubCfg.Describe = func() publish.Description {
 		return publish.Description{Capacity: room, Allocatable: room, KVM: true}
 	}
@@ -238,7 +238,7 @@ func (h *host) stop() {
 	h.wg.Wait()
 }
 
-func machine(name string) *kubevirtv1.VirtualMachine {
+func alwaysOn(name string) *kubevirtv1.VirtualMachine {
 	always := kubevirtv1.RunStrategyAlways
 	guest := resource.MustParse("1Gi")
 	v := &kubevirtv1.VirtualMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}}
@@ -296,7 +296,7 @@ func create(t testing.TB, s objects.Store, names ...string) {
 	t.Helper()
 	for _, name := range names {
 		var tx objects.Tx
-		tx.Create(machine(name))
+		tx.Create(alwaysOn(name))
 		if _, err := tx.Commit(t.Context(), s); err != nil {
 			t.Fatal(err)
 		}

@@ -11,4 +11,7 @@
 // The package imports none of its users. All functions are pure: time is a parameter.
 // Each function sees one object only: controllers find out whether the secrets, claims
 // and networks that the object names exist.
+//
+// The package is imported as machine, because variables that hold an instance are called
+// vmi.
 package vmi

@@ -9,7 +9,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/kinds"
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 // What waits for a feature level is refused on every way into the store, until the mesh is
@@ -18,7 +18,7 @@ func TestWritesWaitForTheLevel(t *testing.T) {
 	kind := *kinds.For[*kubevirtv1.VirtualMachineInstanceMigration]()
 	kind.FieldLevels = map[string]uint32{"spec.vmiName": 2, "status.phase": 2}
 	mesh := uint32(1)
-	s := strategy{kind: &kind, defaults: vmi.DefaultDefaults, level: func() uint32 { return mesh }}
+	s := strategy{kind: &kind, defaults: machine.DefaultDefaults, level: func() uint32 { return mesh }}
 	migration := func(name string, phase kubevirtv1.VirtualMachineInstanceMigrationPhase) *kubevirtv1.VirtualMachineInstanceMigration {
 		m := &kubevirtv1.VirtualMachineInstanceMigration{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "m", ResourceVersion: "1"}}
 		m.Spec.VMIName, m.Status.Phase = name, phase

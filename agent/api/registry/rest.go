@@ -19,7 +19,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"virtmesh/agent/kinds"
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 // REST serves the main resource of a kind.
@@ -43,7 +43,7 @@ func (r *REST) Categories() []string { return r.kind.Categories }
 // Mesh is what the objects of the mesh are judged by at each write.
 type Mesh struct {
 	// Defaults returns the mesh's defaults for virtual machines, Level its feature level.
-	Defaults func() vmi.Defaults
+	Defaults func() machine.Defaults
 	Level    func() uint32
 }
 

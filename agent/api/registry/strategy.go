@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"virtmesh/agent/kinds"
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 )
 
 // strategy prepares and checks objects of a kind before they are stored.
@@ -23,7 +23,7 @@ type strategy struct {
 	names.NameGenerator
 	kind *kinds.Kind
 	// defaults returns the mesh's present defaults.
-	defaults func() vmi.Defaults
+	defaults func() machine.Defaults
 	// level returns the mesh's present feature level.
 	level func() uint32
 }

@@ -19,7 +19,7 @@ import (
 	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards/stewardstest"
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/agent/vmi/vmitest"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
@@ -97,8 +97,8 @@ func drawLife(t *rapid.T) life {
 func drawMachine(t *rapid.T) kubevirtv1.VirtualMachineInstanceSpec {
 	drawn := vmitest.Instance(t)
 	valid := drawn.DeepCopy()
-	vmi.SetNewInstance(vmi.DefaultDefaults(), valid, time.Unix(0, 0))
-	if len(vmi.ValidateInstance(vmi.DefaultDefaults(), valid)) > 0 {
+	machine.SetNewInstance(machine.DefaultDefaults(), valid, time.Unix(0, 0))
+	if len(machine.ValidateInstance(machine.DefaultDefaults(), valid)) > 0 {
 		drawn.Spec = kubevirtv1.VirtualMachineInstanceSpec{}
 		memory := resource.MustParse("128Mi")
 		drawn.Spec.Domain.Memory = &kubevirtv1.Memory{Guest: &memory}
@@ -123,7 +123,7 @@ func drawObject(t *rapid.T, kind *kinds.Kind, i int) kinds.Object {
 		o.Spec.VMIName = "thing0"
 	}
 	if kind.Default != nil {
-		kind.Default(vmi.DefaultDefaults(), obj)
+		kind.Default(machine.DefaultDefaults(), obj)
 	}
 	if rapid.Bool().Draw(t, "with finalizers") {
 		var finalizers []string
@@ -154,7 +154,7 @@ func (l life) live(w *stewardstest.World) string {
 		startAll(w, host)
 	}
 	w.Commit(func(tx *objects.Tx) {
-		claims.Publish(tx, claims.Capacity{Host: "h2", Allocatable: vmi.Resources{CPUMilli: 64000, MemoryBytes: l.memory}})
+		claims.Publish(tx, claims.Capacity{Host: "h2", Allocatable: machine.Resources{CPUMilli: 64000, MemoryBytes: l.memory}})
 	})
 	for _, name := range []string{"doomed", "other"} {
 		w.Create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NamespaceSpec{Finalizers: []corev1.FinalizerName{corev1.FinalizerKubernetes}}})

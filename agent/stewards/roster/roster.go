@@ -22,7 +22,7 @@ import (
 	"virtmesh/agent/stewards/raise"
 	"virtmesh/agent/stewards/schedule"
 	"virtmesh/agent/stewards/vm"
-	"virtmesh/agent/vmi"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/gossip"
 )
 
@@ -89,9 +89,9 @@ func (d Deps) engine(part string) stewards.Deps {
 
 // Defaults returns the mesh's choices that fill in virtual machines, as the
 // cache has its settings when the function is called.
-func Defaults(cache *objects.Cache) func() vmi.Defaults {
+func Defaults(cache *objects.Cache) func() machine.Defaults {
 	settings := objects.For[*meshv1alpha1.MeshConfig](cache)
-	return func() vmi.Defaults {
+	return func() machine.Defaults {
 		config, _ := settings.Get(objects.Key{Name: meshv1alpha1.Name})
 		return kinds.DefaultsUnder(config)
 	}
