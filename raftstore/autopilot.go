@@ -21,12 +21,14 @@ const maxTrailingLogs = 1024
 type autopilotState struct {
 	s      *Store
 	policy VoterPolicy
+	awake  *awakeClock // the store's, of started, heard and dead
 
 	mu      sync.Mutex
 	running *autopilot.Autopilot
 	seen    groupView
 	dead    map[raft.ServerID]time.Time // dead replicas, and since when
 	started time.Time                   // since when this replica has asked the others
+	asleep  chan struct{}               // closed when it ceases to
 	heard   map[raft.ServerID]time.Time // when each replica last answered
 
 	recruits recruits
@@ -42,7 +44,7 @@ var _ autopilot.ApplicationIntegration = (*autopilotState)(nil)
 
 func newAutopilot(s *Store) *autopilotState {
 	return &autopilotState{
-		s: s, policy: s.cfg.Voters, dead: make(map[raft.ServerID]time.Time), heard: make(map[raft.ServerID]time.Time), recruits: newRecruits(),
+		s: s, policy: s.cfg.Voters, awake: s.awake, dead: make(map[raft.ServerID]time.Time), heard: make(map[raft.ServerID]time.Time), recruits: newRecruits(),
 	}
 }
 
@@ -58,23 +60,27 @@ func (a *autopilotState) start() {
 	a.running = p
 	clear(a.dead)
 	clear(a.heard)
-	a.started = time.Now()
+	a.started = a.awake.now()
+	done := make(chan struct{})
+	a.asleep = done
 	busy := a.recruits.busy
 	a.recruits = newRecruits()
 	a.recruits.busy = busy
 	a.mu.Unlock()
 	a.s.followers.reset()
+	a.s.tasks.start(func() { a.awake.run(done) })
 	p.Start(a.s.base)
 }
 
 // stop ends autopilot and waits for it.
 func (a *autopilotState) stop() {
 	a.mu.Lock()
-	p := a.running
+	p, asleep := a.running, a.asleep
 	a.running = nil
 	a.seen = groupView{}
 	a.mu.Unlock()
 	if p != nil {
+		close(asleep)
 		<-p.Stop()
 	}
 }
@@ -94,7 +100,7 @@ func (a *autopilotState) deadFor(id raft.ServerID) time.Duration {
 	if !ok {
 		return 0
 	}
-	return time.Since(since)
+	return a.awake.since(since)
 }
 
 // AutopilotConfig implements autopilot.ApplicationIntegration.
@@ -117,7 +123,7 @@ func (a *autopilotState) NotifyState(s *autopilot.State) {
 		if srv.Server.NodeStatus == autopilot.NodeAlive {
 			delete(a.dead, id)
 		} else if _, ok := a.dead[id]; !ok {
-			a.dead[id] = time.Now()
+			a.dead[id] = a.awake.now()
 		}
 	}
 }

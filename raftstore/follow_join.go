@@ -3,7 +3,6 @@ package raftstore
 import (
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -41,7 +40,7 @@ func (s *Store) joined(id raft.ServerID, addr string, servers []raft.Server) ([]
 	if servers == nil {
 		return own[:], nil
 	}
-	s.followers.keepFollower(id, addr, time.Now())
+	s.followers.keepFollower(id, addr, s.followers.awake.now())
 	members := s.members()
 	a := joinedAnswer{Follow: true, Index: s.raft.CommitIndex()}
 	for _, srv := range servers {

@@ -127,7 +127,7 @@ func (a *autopilotState) isRecruit(id raft.ServerID) bool {
 func (a *autopilotState) isNew() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.s.followersAllowed() && time.Since(a.started) < a.s.staleFeed()
+	return a.s.followersAllowed() && a.awake.since(a.started) < a.s.staleFeed()
 }
 
 // followingCandidates returns the followers that may become voters, except those of nodes
@@ -226,7 +226,7 @@ func (a *autopilotState) changeConfiguration(add, remove []raft.ServerID) {
 		if srv.Suffrage == raft.Voter || !slices.Contains(remove, srv.ID) {
 			continue
 		}
-		s.followers.keepFollower(srv.ID, string(srv.Address), time.Now().Add(-a.silence(srv.ID)))
+		s.followers.keepFollower(srv.ID, string(srv.Address), a.awake.now().Add(-a.silence(srv.ID)))
 		s.log.Info("a replica that does not vote follows from now on", "id", srv.ID, "addr", srv.Address)
 		if err := s.raft.RemoveServer(srv.ID, 0, s.cfg.Timing.RPC).Error(); err != nil {
 			s.log.Warn("remove a replica that does not vote from the configuration", "id", srv.ID, "err", err)

@@ -18,6 +18,8 @@ import (
 
 // followers are the followers that the leader has heard of, by node.
 type followers struct {
+	awake *awakeClock // of began, left and when each was heard
+
 	mu    sync.Mutex
 	began time.Time // since when this replica has collected reports
 	known map[string]*knownFollower
@@ -32,8 +34,8 @@ type knownFollower struct {
 	since   time.Time // when healthy last changed
 }
 
-func newFollowers() *followers {
-	return &followers{known: map[string]*knownFollower{}, left: map[string]time.Time{}}
+func newFollowers(awake *awakeClock) *followers {
+	return &followers{awake: awake, known: map[string]*knownFollower{}, left: map[string]time.Time{}}
 }
 
 // reset forgets everything, as a new leader does.
@@ -42,14 +44,14 @@ func (f *followers) reset() {
 	defer f.mu.Unlock()
 	clear(f.known)
 	clear(f.left)
-	f.began = time.Now()
+	f.began = f.awake.now()
 }
 
 // takeReport takes a report. Of two lines on a node, the younger one counts.
 func (f *followers) takeReport(report []reportLine, isMember func(node string) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now := time.Now()
+	now := f.awake.now()
 	for _, line := range report {
 		node := nodeOf(raft.ServerID(line.ID))
 		if node == "" || line.Addr == "" || line.Age < 0 || !isMember(node) {
@@ -61,7 +63,7 @@ func (f *followers) takeReport(report []reportLine, isMember func(node string) b
 		}
 		k := f.known[node]
 		if k == nil {
-			k = &knownFollower{since: now}
+			k = &knownFollower{since: time.Now()}
 			f.known[node] = k
 		}
 		if heard.After(k.heard) {
@@ -86,7 +88,7 @@ func (f *followers) forgetNode(node string, onTheirWay time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.known, node)
-	f.left[node] = time.Now().Add(onTheirWay)
+	f.left[node] = f.awake.now().Add(onTheirWay)
 }
 
 // forgetDead drops the nodes that have been silent for a time and are not alive.
@@ -94,7 +96,7 @@ func (f *followers) forgetDead(after time.Duration, members map[string]MemberHea
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for node, k := range f.known {
-		if !members[node].Alive && time.Since(k.heard) > after {
+		if !members[node].Alive && f.awake.since(k.heard) > after {
 			delete(f.known, node)
 		}
 	}
@@ -116,12 +118,12 @@ func (f *followers) addressOf(id raft.ServerID) (string, bool) {
 func (f *followers) judge(limit time.Duration, last uint64) map[string]knownFollower {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now := time.Now()
+	now := f.awake.now()
 	all := make(map[string]knownFollower, len(f.known))
 	for node, k := range f.known {
 		healthy := k.Failure == "" && now.Sub(k.heard) < limit && k.Applied+maxTrailingLogs >= last
 		if healthy != k.healthy {
-			k.healthy, k.since = healthy, now
+			k.healthy, k.since = healthy, time.Now()
 		}
 		all[node] = *k
 	}
@@ -136,7 +138,7 @@ func (f *followers) silence(node string) time.Duration {
 	if k := f.known[node]; k != nil && k.heard.After(since) {
 		since = k.heard
 	}
-	return time.Since(since)
+	return f.awake.since(since)
 }
 
 // reportDue reports whether it is time to report, at most once in a while.

@@ -23,7 +23,7 @@ func (a *autopilotState) silenceLimit() time.Duration {
 func (a *autopilotState) noteAnswer(id raft.ServerID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.heard[id] = time.Now()
+	a.heard[id] = a.awake.now()
 }
 
 // isRunning reports whether this replica leads and asks the others.
@@ -33,7 +33,8 @@ func (a *autopilotState) isRunning() bool {
 	return a.running != nil
 }
 
-// silence returns for how long this leader has asked a replica in vain.
+// silence returns for how long this leader has asked a replica in vain. Time in which it
+// stood still itself does not count.
 func (a *autopilotState) silence(id raft.ServerID) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -41,7 +42,7 @@ func (a *autopilotState) silence(id raft.ServerID) time.Duration {
 	if heard := a.heard[id]; heard.After(since) {
 		since = heard
 	}
-	return time.Since(since)
+	return a.awake.since(since)
 }
 
 // silences returns the silence of the host of every replica. Only the leader calls it.
@@ -76,7 +77,7 @@ func (s *Store) silences() (map[string]time.Duration, error) {
 // Silences returns for how long each host has left the leader's questions unanswered,
 // by node ID. It is a witness of death that does not depend on Config.Members: a host
 // whose silence is shorter than SilenceLimit runs. A new leader counts from the moment
-// it began to lead. Hosts without a replica are not in the map, or have been
+// it began to lead, and none counts time in which it stood still itself. Hosts without a replica are not in the map, or have been
 // silent for as long as the leader leads. Silences asks the
 // leader, and retries until ctx ends.
 func (s *Store) Silences(ctx context.Context) (map[string]time.Duration, error) {

@@ -41,6 +41,7 @@ type Store struct {
 	source    *source    // feeds others
 	feed      *feed      // feeds this replica
 	followers *followers // those that the leader has heard of
+	awake     *awakeClock
 
 	checkpoints    *checkpoints
 	checkpointGate checkpointGate
@@ -83,6 +84,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	awake := newAwakeClock(max(1, cfg.Voters.Update/awakeTicks))
 	s := &Store{
 		cfg:         cfg,
 		log:         cfg.Logger.With("node", cfg.NodeID),
@@ -101,7 +103,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		leases:      newLeases(),
 		source:      newSource(cfg.Limits.SnapshotFeedBytes),
 		feed:        newFeed(),
-		followers:   newFollowers(),
+		followers:   newFollowers(awake),
+		awake:       awake,
 	}
 	s.failure.failed = make(chan struct{})
 	s.history.slow = s.metrics.slowWatchers.Inc
