@@ -45,7 +45,7 @@ func (s *snapshot) hash() stateHash {
 		w.uvarint(r.revision)
 	}
 	w.uvarint(uint64(s.tree.Len()))
-	s.tree.Ascend(func(r *stored) bool {
+	s.tree.Scan(func(r *stored) bool {
 		value := r.value.value()
 		w.string(r.key)
 		w.uvarint(r.createRevision)

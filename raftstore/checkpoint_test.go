@@ -81,7 +81,7 @@ func TestWhatAStateHashShows(t *testing.T) {
 // damage changes one detail of a state.
 func damage(m *machine, detail string) {
 	var first *stored
-	m.tree.Ascend(func(r *stored) bool { first = r; return false })
+	m.tree.Scan(func(r *stored) bool { first = r; return false })
 	if first == nil && (detail == "value" || detail == "revision" || detail == "lost record") {
 		detail = "digest" // all txns were refused
 	}
@@ -89,11 +89,11 @@ func damage(m *machine, detail string) {
 	case "value":
 		changed := *first
 		changed.value = packed{bytes: bytes.Repeat([]byte{255}, first.value.size())}
-		m.tree.ReplaceOrInsert(&changed)
+		m.tree.Set(&changed)
 	case "revision":
 		changed := *first
 		changed.modRevision++
-		m.tree.ReplaceOrInsert(&changed)
+		m.tree.Set(&changed)
 	case "lost record":
 		m.tree.Delete(first)
 	case "lost request":

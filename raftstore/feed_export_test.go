@@ -68,7 +68,7 @@ func FeedSnapshot(s, from *Store, by string, forge func(key string) []byte) erro
 		return err
 	}
 	if forge != nil {
-		m.tree.Ascend(func(r *stored) bool {
+		m.tree.Scan(func(r *stored) bool {
 			if value := forge(r.key); value != nil {
 				r.value = packed{bytes: value}
 			}

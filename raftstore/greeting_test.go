@@ -117,7 +117,7 @@ func TestFormatsFollowLevel(t *testing.T) {
 // and the refusal says which version made it, if it is a backup.
 func TestLaterSnapshot(t *testing.T) {
 	tree := newTree()
-	tree.ReplaceOrInsert(&stored{key: levelKey, value: packed{bytes: groupLevel{level: 7, version: "v7"}.encode()}})
+	tree.Set(&stored{key: levelKey, value: packed{bytes: groupLevel{level: 7, version: "v7"}.encode()}})
 	var b bytes.Buffer
 	if err := (&snapshot{tree: tree, index: 1, revision: 9, madeBy: "v8"}).write(&b); err != nil {
 		t.Fatal(err)

@@ -96,7 +96,7 @@ func (h *history) current() state {
 // publish makes the machine's state and its changes visible together, and wakes
 // the watchers whose prefix matches.
 func (h *history) publish(m *machine, changes []change) {
-	next := state{tree: m.tree.Clone(), bytes: m.bytes, revision: m.revision, seq: m.requests.seq}
+	next := state{tree: m.tree.Copy(), bytes: m.bytes, revision: m.revision, seq: m.requests.seq}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.now = next
@@ -180,7 +180,7 @@ func (h *history) notifyWatcher(w *Watcher, changes []change) {
 // reset replaces the state and clears the window after a snapshot was installed.
 // It ends all watchers, because they may have missed changes.
 func (h *history) reset(m *machine) {
-	next := state{tree: m.tree.Clone(), bytes: m.bytes, revision: m.revision, seq: m.requests.seq}
+	next := state{tree: m.tree.Copy(), bytes: m.bytes, revision: m.revision, seq: m.requests.seq}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.now = next
@@ -255,13 +255,26 @@ func (h *history) asOf(prefix string, revision uint64) (past, error) {
 	return p, nil
 }
 
-// ascend calls fn for the records below prefix that come after the key after, in
-// key order.
-func (p *past) ascend(prefix, after string, fn func(*stored) bool) {
-	from := ""
-	if after != "" {
-		from = after + "\x00"
+// count returns how many records below prefix have a key of at least from.
+func (p *past) count(prefix, from string) int {
+	n := countPrefix(p.tree, prefix, from)
+	for key, r := range p.changed {
+		if key < from {
+			continue
+		}
+		if r != nil {
+			n++
+		}
+		if _, ok := p.tree.Get(&stored{key: key}); ok {
+			n--
+		}
 	}
+	return n
+}
+
+// ascend calls fn for the records below prefix whose key is at least from, in key order,
+// until fn returns false.
+func (p *past) ascend(prefix, from string, fn func(*stored) bool) {
 	if len(p.changed) == 0 {
 		ascendPrefix(p.tree, prefix, from, fn)
 		return

@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"runtime/debug"
+	"sort"
 	"strings"
 
-	"github.com/google/btree"
+	"github.com/tidwall/btree"
 )
 
 // treeDegree balances the bytes copied per write against the depth of the tree.
@@ -55,14 +56,34 @@ func recordOf(s *stored) *Record {
 
 func lessRecord(a, b *stored) bool { return a.key < b.key }
 
-func newTree() *tree { return btree.NewG(treeDegree, lessRecord) }
+// newTree returns an empty tree. It has no lock: one goroutine changes it, and all others
+// read copies.
+func newTree() *tree {
+	return btree.NewBTreeGOptions(lessRecord, btree.Options{Degree: treeDegree, NoLocks: true})
+}
 
 // ascendPrefix calls fn for the records below prefix whose key is at least from.
 func ascendPrefix(t *tree, prefix, from string, fn func(*stored) bool) {
 	pivot := &stored{key: max(prefix, from)}
-	t.AscendGreaterOrEqual(pivot, func(r *stored) bool {
+	t.Ascend(pivot, func(r *stored) bool {
 		return strings.HasPrefix(r.key, prefix) && fn(r)
 	})
+}
+
+// countPrefix returns how many records below prefix have a key of at least from. It costs
+// two searches, however many they are.
+func countPrefix(t *tree, prefix, from string) int {
+	from = max(prefix, from)
+	// position returns the place of the first record that is not in front of something.
+	position := func(inFront func(key string) bool) int {
+		return sort.Search(t.Len(), func(i int) bool {
+			r, _ := t.GetAt(i)
+			return !inFront(r.key)
+		})
+	}
+	first := position(func(key string) bool { return key < from })
+	end := position(func(key string) bool { return key < from || strings.HasPrefix(key, prefix) })
+	return end - first
 }
 
 // constraintSet holds the constraints that a replica knows.
@@ -299,7 +320,7 @@ func (m *machine) writeOps(t *Txn, changes []change) []change {
 			changes = append(changes, change{Delete, next, prev, end})
 			continue
 		}
-		prev, ok := m.tree.ReplaceOrInsert(next)
+		prev, ok := m.tree.Set(next)
 		if ok {
 			// next is in the tree, but no reader can see it yet.
 			next.createRevision = prev.createRevision
@@ -323,7 +344,7 @@ func (m *machine) undoChanges(changes []change) {
 			continue
 		}
 		m.bytes += recordBytes(c.prev)
-		m.tree.ReplaceOrInsert(c.prev)
+		m.tree.Set(c.prev)
 	}
 }
 

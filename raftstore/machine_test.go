@@ -111,7 +111,7 @@ func drawTxn(t *rapid.T, m *model, id string) Txn {
 // treeRecords returns the records of the machine.
 func treeRecords(t *tree) map[string]Record {
 	got := make(map[string]Record)
-	t.Ascend(func(r *stored) bool { got[r.key] = r.record(); return true })
+	t.Scan(func(r *stored) bool { got[r.key] = r.record(); return true })
 	return got
 }
 

@@ -41,24 +41,42 @@ func (s *Store) List(ctx context.Context, req ListRequest) (ListResult, error) {
 			return ListResult{}, fmt.Errorf("list %q at revision %d: %w", req.Prefix, req.Revision, err)
 		}
 	}
-	result := ListResult{Revision: at.revision}
-	at.ascend(req.Prefix, req.After, func(r *stored) bool {
-		if req.UnchangedSince != 0 && r.modRevision > req.UnchangedSince {
-			return true
+	return at.list(req), nil
+}
+
+// list returns what req asks for of this state.
+func (p *past) list(req ListRequest) ListResult {
+	from := ""
+	if req.After != "" {
+		from = req.After + "\x00"
+	}
+	result := ListResult{Revision: p.revision}
+	filtered := req.UnchangedSince != 0
+	if !filtered {
+		all := p.count(req.Prefix, from)
+		wanted := all
+		if req.Limit > 0 {
+			wanted = min(all, req.Limit)
 		}
-		if req.Limit > 0 && len(result.Records) == req.Limit {
-			result.Remaining++
-			return true
-		}
-		if req.Compact {
+		result.Records, result.Remaining = make([]Record, 0, wanted), int64(all-wanted)
+	}
+	p.ascend(req.Prefix, from, func(r *stored) bool {
+		switch {
+		case filtered && r.modRevision > req.UnchangedSince:
+		case req.Limit > 0 && len(result.Records) == req.Limit:
+			if !filtered {
+				return false
+			}
+			result.Remaining++ // only a walk can tell
+		case req.Compact:
 			result.Records = append(result.Records, r.compact())
-		} else {
+		default:
 			result.Records = append(result.Records, r.record())
 		}
 		return true
 	})
 	result.More = result.Remaining > 0
-	return result, nil
+	return result
 }
 
 // Revision returns the revision of the local state.

@@ -43,7 +43,7 @@ var _ raft.FSMSnapshot = (*snapshot)(nil)
 // snapshot returns the state of m, which has applied the log up to index.
 func (m *machine) snapshot(index uint64) *snapshot {
 	return &snapshot{
-		tree: m.tree.Clone(), index: index, revision: m.revision,
+		tree: m.tree.Copy(), index: index, revision: m.revision,
 		seq: m.requests.seq, requests: m.requests.oldestFirst(), digest: m.digest,
 	}
 }
@@ -90,7 +90,7 @@ func (s *snapshot) write(to io.Writer) error {
 		w.string(r.reason)
 	}
 	w.uvarint(uint64(s.tree.Len()))
-	s.tree.Ascend(func(r *stored) bool {
+	s.tree.Scan(func(r *stored) bool {
 		value := r.value.value()
 		w.string(r.key)
 		w.uvarint(r.createRevision)
@@ -187,7 +187,7 @@ func readSnapshot(from io.Reader, constraints constraintSet, levels LevelRange) 
 	for ; n > 0 && r.err == nil; n-- {
 		rec := &stored{key: string(r.bytes()), createRevision: r.uvarint(), modRevision: r.uvarint()}
 		rec.value = m.packer.pack(rec.key, r.bytes())
-		m.tree.ReplaceOrInsert(rec)
+		m.tree.Set(rec)
 		m.bytes += recordBytes(rec)
 	}
 	if err := r.verify(); err != nil {

@@ -40,10 +40,10 @@ func (i incarnation) timelineStart(revision uint64) uint64 {
 func (m *machine) beginTimeline(group incarnation, found Founding) error {
 	at := group.timelineStart(m.revision)
 	next := newTree()
-	m.tree.Ascend(func(r *stored) bool {
+	m.tree.Scan(func(r *stored) bool {
 		moved := *r
 		moved.modRevision = at
-		next.ReplaceOrInsert(&moved)
+		next.Set(&moved)
 		return true
 	})
 	m.tree, m.revision = next, at

@@ -162,7 +162,8 @@ type ListRequest struct {
 	// state. A revision in the middle of a txn stands for the end of that txn.
 	Revision uint64
 	// UnchangedSince leaves out the records that were changed after this revision; zero
-	// leaves out none. The values left out cost nothing.
+	// leaves out none. The values left out cost nothing, but with Limit every page walks
+	// over all records behind it to count those that remain.
 	UnchangedSince uint64
 	// Compact leaves the values packed: the caller expands the records one by one, see
 	// Record.Compact.

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/google/btree"
+	"github.com/tidwall/btree"
 
 	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
@@ -44,7 +44,7 @@ var _ objects.Store = (*Store)(nil)
 func New(constraints ...raftstore.Constraint) *Store {
 	s := &Store{
 		constraints: map[constraintID]raftstore.Constraint{},
-		records:     btree.NewG(16, func(a, b raftstore.Record) bool { return a.Key < b.Key }),
+		records:     btree.NewBTreeGOptions(func(a, b raftstore.Record) bool { return a.Key < b.Key }, btree.Options{NoLocks: true}),
 		watchers:    map[*watcher]struct{}{},
 		level:       raftstore.BaseLevel,
 	}
@@ -111,7 +111,7 @@ func (s *Store) Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResul
 			return raftstore.TxnResult{}, conflict
 		}
 	}
-	next := s.records.Clone()
+	next := s.records.Copy()
 	rev := s.revision
 	var res raftstore.TxnResult
 	var events []raftstore.Event
@@ -157,7 +157,7 @@ func applyOp(tree *btree.BTreeG[raftstore.Record], op raftstore.Op, rev uint64) 
 	if had {
 		ev.Record.CreateRevision = prev.CreateRevision
 	}
-	tree.ReplaceOrInsert(ev.Record)
+	tree.Set(ev.Record)
 	return ev, true
 }
 
@@ -237,7 +237,7 @@ func (v view) Get(key string) (raftstore.Record, bool) {
 
 // Ascend implements raftstore.View.
 func (v view) Ascend(prefix string, fn func(raftstore.Record) bool) {
-	v.tree.AscendGreaterOrEqual(raftstore.Record{Key: prefix}, func(r raftstore.Record) bool {
+	v.tree.Ascend(raftstore.Record{Key: prefix}, func(r raftstore.Record) bool {
 		return strings.HasPrefix(r.Key, prefix) && fn(r)
 	})
 }
