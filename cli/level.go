@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"virtmesh/agent/level"
 	"virtmesh/agent/port/admin"
 )
 
@@ -98,9 +98,6 @@ func printBrings(c *cli.Context, l *meshLevel, to uint32) {
 	}
 }
 
-// shownHosts bounds how many hosts a sentence names.
-const shownHosts = 3
-
 // levelSentence says at which feature level the mesh is, and whether it can be raised or
 // who holds that up.
 func levelSentence(l *admin.Level) string {
@@ -111,32 +108,20 @@ func levelSentence(l *admin.Level) string {
 	case l.Reachable > l.Mesh:
 		text += fmt.Sprintf("; every host knows %d: 'virtmesh level raise' lets the mesh use it", l.Reachable)
 	}
-	var less []string
-	for _, h := range l.HeldUpBy {
-		version := ""
-		if h.Version != "" {
-			version = "version " + h.Version + ", "
-		}
-		less = append(less, fmt.Sprintf("%s (%sknows up to %d)", h.Name, version, h.Highest))
-	}
-	text += heldUp(less, fmt.Sprintf("up %d", l.Newest))
+	text += heldUp(l.HeldUpBy, fmt.Sprintf("up %d", l.Newest))
 	return text + heldUp(l.Unheard, "a raise up: no answer")
 }
 
 // heldUp says that hosts hold something up.
-func heldUp(hosts []string, what string) string {
+func heldUp[H any](hosts []H, what string) string {
 	if len(hosts) == 0 {
 		return ""
-	}
-	shown := slices.Clone(hosts[:min(shownHosts, len(hosts))])
-	if more := len(hosts) - shownHosts; more > 0 {
-		shown = append(shown, counted(more, "more host"))
 	}
 	verb := "holds"
 	if len(hosts) > 1 {
 		verb = "hold"
 	}
-	return fmt.Sprintf("; %s %s %s", strings.Join(shown, ", "), verb, what)
+	return fmt.Sprintf("; %s %s %s", level.NameHosts(hosts), verb, what)
 }
 
 func levelRaise(c *cli.Context) error {

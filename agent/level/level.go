@@ -9,6 +9,7 @@
 package level
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -61,6 +62,14 @@ type Host struct {
 	Live bool `json:"live"`
 }
 
+// String returns the host as people are told of it: with its version and what it knows.
+func (h Host) String() string {
+	if h.Version == "" {
+		return fmt.Sprintf("%s (knows up to %d)", h.Name, h.Highest)
+	}
+	return fmt.Sprintf("%s (version %s, knows up to %d)", h.Name, h.Version, h.Highest)
+}
+
 // Outlook says how far a mesh can be raised.
 type Outlook struct {
 	// Reachable is the highest level that every host knows; it is at least the level that
@@ -74,6 +83,25 @@ type Outlook struct {
 	// Unheard names the hosts that are not heard, if there is a level to raise to: they
 	// could come back with any version, so a raise waits for them.
 	Unheard []string
+}
+
+// namedHosts bounds how many hosts a sentence names.
+const namedHosts = 3
+
+// NameHosts lists hosts for a sentence: the first ones, and how many more there are.
+func NameHosts[H any](hosts []H) string {
+	names := make([]string, 0, namedHosts)
+	for _, h := range hosts[:min(len(hosts), namedHosts)] {
+		names = append(names, fmt.Sprint(h))
+	}
+	text := strings.Join(names, ", ")
+	switch more := len(hosts) - namedHosts; {
+	case more == 1:
+		text += ", 1 more host"
+	case more > 1:
+		text += fmt.Sprintf(", %d more hosts", more)
+	}
+	return text
 }
 
 // Look says how far a mesh at level mesh, whose recorded hosts are hosts, can be raised.

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
@@ -46,6 +47,7 @@ type Raiser struct {
 	// target is the level that every host knows, since when as far as this host has seen.
 	target uint32
 	since  time.Time
+	holdup holdup
 }
 
 // New returns a raiser that is not yet running.
@@ -70,7 +72,7 @@ func New(d stewards.Deps, mesh Mesh) (*Raiser, error) {
 			stewards.WritesEvents(),
 		},
 		// What one host has seen of the past says nothing once another was the steward.
-		Moved:      func(stewards.Key) { r.forgetWait() },
+		Moved:      func(stewards.Key) { r.forgetAll() },
 		MinBackoff: interval, MaxBackoff: patience,
 	})
 	return r, err
@@ -89,36 +91,46 @@ func (r *Raiser) forgetWait() {
 	r.target, r.since = 0, time.Time{}
 }
 
-// reconcile raises the level if that is due.
+// forgetAll makes the raiser know nothing of the past.
+func (r *Raiser) forgetAll() {
+	r.forgetWait()
+	r.endHoldup()
+}
+
+// reconcile raises the level if that is due, and says so if it is due and cannot be done.
 func (r *Raiser) reconcile(ctx context.Context, _ stewards.Key) (stewards.Result, error) {
 	again := stewards.Result{RequeueAfter: interval}
 	config, _ := r.settings.Get(objects.Key{Name: meshv1alpha1.Name})
-	if meshv1alpha1.Effective(config).FeatureLevel != meshv1alpha1.FeatureLevelAutomatic {
-		r.forgetWait()
-		return again, nil
-	}
 	mesh := r.mesh.FeatureLevel()
 	outlook := level.Look(mesh, r.mesh.LevelHosts())
-	target := outlook.Reachable
-	if target == mesh {
+	switch target := outlook.Reachable; {
+	case meshv1alpha1.Effective(config).FeatureLevel != meshv1alpha1.FeatureLevelAutomatic || outlook.Newest == mesh:
+		r.forgetAll()
+	case target == mesh:
 		r.forgetWait()
-		return again, nil
+		r.reportHoldup(config, behind(outlook))
+	case r.knownFor(target) < patience:
+		r.endHoldup()
+	case len(outlook.Unheard) > 0:
+		// The raise would find by itself that a host does not answer, and ask all others
+		// for nothing.
+		r.reportHoldup(config, unheard(outlook))
+	default:
+		return again, r.raise(ctx, config, mesh, target)
 	}
-	if r.knownFor(target) < patience {
-		return again, nil
-	}
-	// The raise would find by itself that a host does not answer, and ask all others for
-	// nothing.
-	if len(outlook.Unheard) > 0 {
-		return again, nil
-	}
+	return again, nil
+}
+
+// raise raises the mesh from a level to another.
+func (r *Raiser) raise(ctx context.Context, config *meshv1alpha1.MeshConfig, mesh, target uint32) error {
 	if err := r.mesh.RaiseFeatureLevel(ctx, target); err != nil {
-		return stewards.Result{}, fmt.Errorf("raise the mesh's feature level to %d: %w", target, err)
+		r.reportHoldup(config, fault.Of(err).Error())
+		return fmt.Errorf("raise the mesh's feature level to %d: %w", target, err)
 	}
 	r.log.Info("the mesh's feature level was raised", "level", target, "before", mesh)
 	r.recorder.Event(config, corev1.EventTypeNormal, "FeatureLevelRaised", fmt.Sprintf("Every host knows feature level %d: the mesh was raised from %d to it", target, mesh))
-	r.forgetWait()
-	return again, nil
+	r.forgetAll()
+	return nil
 }
 
 // knownFor returns for how long this host has seen that every host knows the level.

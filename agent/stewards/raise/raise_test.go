@@ -3,6 +3,7 @@ package raise
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -175,7 +176,7 @@ func TestTheWaitBeginsAnew(t *testing.T) {
 }
 
 // A dead host could come back with any version: nobody is asked while there is one. Hosts
-// that refuse are not asked often, and nothing is written.
+// that refuse are not asked often.
 func TestARaiseThatCannotBeIsNotAskedForOften(t *testing.T) {
 	stewardstest.Run(t, func(w *stewardstest.World) {
 		mesh := newFakeMesh(2, "h1", "h2")
@@ -188,9 +189,7 @@ func TestARaiseThatCannotBeIsNotAskedForOften(t *testing.T) {
 		}
 		mesh.setRefusal(errors.New("h2 does not answer"))
 		mesh.set("h2", 2, true)
-		if n := w.CommitsDuring(10 * time.Hour); n != 0 {
-			t.Errorf("%d writes while h2 refuses", n)
-		}
+		time.Sleep(10 * time.Hour)
 		if n := mesh.requests(); n < 10 || n > 70 {
 			t.Errorf("%d requests in ten hours, want one every ten minutes", n)
 		}
@@ -198,6 +197,86 @@ func TestARaiseThatCannotBeIsNotAskedForOften(t *testing.T) {
 		time.Sleep(20 * time.Minute)
 		if got := mesh.FeatureLevel(); got != 2 {
 			t.Errorf("level %d once h2 agrees, want 2", got)
+		}
+	})
+}
+
+// holdups returns the texts of the events that say why the mesh is not raised, and how
+// often each was told.
+func holdups(w *stewardstest.World) map[string]int32 {
+	told := map[string]int32{}
+	for _, e := range stewardstest.List[*corev1.Event](w) {
+		if e.Reason == "FeatureLevelHeldUp" && e.Type == corev1.EventTypeWarning && e.InvolvedObject.Kind == "MeshConfig" {
+			told[e.Message] += e.Count
+		}
+	}
+	return told
+}
+
+// Whoever has the mesh raise itself is told why it does not: each reason once, by what
+// there is to do, and never while an upgrade is under way.
+func TestAHoldupIsTold(t *testing.T) {
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		mesh := newFakeMesh(2, "h1", "h2", "h3", "h4", "h5")
+		for _, name := range []string{"h2", "h3", "h4", "h5"} {
+			mesh.set(name, 1, true)
+		}
+		setPolicy(w, meshv1alpha1.FeatureLevelManual)
+		start(w, "h1", mesh)
+		w.Host("h1").Start(func(ctx context.Context) error { w.Host("h1").Deps.Recorder.Run(ctx); return nil })
+		time.Sleep(time.Hour)
+		setPolicy(w, meshv1alpha1.FeatureLevelAutomatic)
+		time.Sleep(9 * time.Minute)
+		want := map[string]int32{}
+		check := func(when string) {
+			t.Helper()
+			if got := holdups(w); !maps.Equal(got, want) {
+				t.Errorf("%s: %v, want %v", when, got, want)
+			}
+		}
+		check("by hand, and in the first minutes of an upgrade")
+		time.Sleep(3 * time.Minute)
+		const remedy = " or take it out of the mesh with 'virtmesh node remove'"
+		want["Feature level 2 waits for h2 (knows up to 1), h3 (knows up to 1), h4 (knows up to 1), 1 more host: upgrade what is behind,"+remedy] = 1
+		check("four hosts are behind")
+		if n := w.CommitsDuring(10 * time.Hour); n != 0 {
+			t.Errorf("%d writes while the reason is the same", n)
+		}
+		for _, name := range []string{"h2", "h3", "h4", "h5"} {
+			mesh.set(name, 2, true)
+		}
+		mesh.set("h5", 2, false)
+		time.Sleep(30 * time.Minute)
+		want["Feature level 2 waits for h5, from which nothing is heard: start what is down,"+remedy] = 1
+		check("a host is down")
+		mesh.setRefusal(errors.New("h5 does not answer"))
+		mesh.set("h5", 2, true)
+		time.Sleep(10 * time.Hour)
+		want["h5 does not answer"] = 1
+		check("a host refuses")
+		mesh.setRefusal(nil)
+		time.Sleep(20 * time.Minute)
+		if n := w.CommitsDuring(time.Hour); n != 0 || mesh.FeatureLevel() != 2 {
+			t.Errorf("%d writes at level %d once nothing holds it up", n, mesh.FeatureLevel())
+		}
+		check("the mesh was raised")
+	})
+}
+
+// Reasons that change all the time make few events: a holdup must not write for ever.
+func TestAHoldupThatChangesIsToldSeldom(t *testing.T) {
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		mesh := newFakeMesh(2, "h1", "h2")
+		setPolicy(w, meshv1alpha1.FeatureLevelAutomatic)
+		start(w, "h1", mesh)
+		w.Host("h1").Start(func(ctx context.Context) error { w.Host("h1").Deps.Recorder.Run(ctx); return nil })
+		before := int(w.Store.Commits())
+		for i := range 10 * 60 {
+			mesh.set("h2", uint32(i%2), true)
+			time.Sleep(time.Minute)
+		}
+		if n := int(w.Store.Commits()) - before; n < 10 || n > 10*6 {
+			t.Errorf("%d events in ten hours, want at most one every ten minutes", n)
 		}
 	})
 }
