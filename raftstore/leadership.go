@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -136,6 +137,16 @@ func (s *Store) becomeReady() bool {
 	s.log.Info("leading the store", "term", term)
 	s.autopilot.start()
 	return true
+}
+
+// termReady returns the term that this replica leads, once it has applied all that earlier
+// leaders have committed. What a leader judges by the state, it judges after that.
+func (s *Store) termReady() (uint64, error) {
+	term := s.readyTerm.Load()
+	if term == 0 || !s.leads(term) {
+		return 0, fmt.Errorf("%w: not ready in this term", errNotLeader)
+	}
+	return term, nil
 }
 
 // leads reports whether this replica leads in term.

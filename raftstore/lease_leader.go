@@ -107,9 +107,9 @@ func (s *Store) serveLeases(ctx context.Context, op opcode, payload []byte) ([]b
 // reign returns the reign of this leader, and begins one if there is none that may grant
 // leases of ttl.
 func (s *Store) reign(ctx context.Context, ttl time.Duration) (*leaseTable, error) {
-	term := s.readyTerm.Load()
-	if term == 0 || !s.leads(term) {
-		return nil, fmt.Errorf("%w: not ready in this term", errNotLeader)
+	term, err := s.termReady()
+	if err != nil {
+		return nil, err
 	}
 	if t := s.leases.current(term, ttl); t != nil {
 		return t, nil

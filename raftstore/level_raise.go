@@ -59,8 +59,8 @@ func (s *Store) serveRaise(ctx context.Context, payload []byte) error {
 		return err
 	}
 	defer release()
-	if term := s.readyTerm.Load(); term == 0 || !s.leads(term) {
-		return fmt.Errorf("%w: not ready in this term", errNotLeader)
+	if _, err := s.termReady(); err != nil {
+		return err
 	}
 	state := s.history.current().tree
 	now, err := levelOf(state)

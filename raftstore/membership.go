@@ -314,6 +314,9 @@ func (s *Store) addReplica(ctx context.Context, r replica) ([]byte, error) {
 		return nil, err
 	}
 	defer release()
+	if _, err := s.termReady(); err != nil {
+		return nil, err
+	}
 	if err := s.group.checkLevels(greeting{node: nodeOf(raft.ServerID(r.ID)), version: r.Version, levels: r.Levels}); err != nil {
 		return nil, err
 	}

@@ -264,9 +264,9 @@ func (s *Store) readIndex(ctx context.Context) (uint64, error) {
 // know what earlier leaders committed until an entry of its own term is committed,
 // so the leader must be ready in its term.
 func (s *Store) leaderReadIndex(ctx context.Context) (uint64, error) {
-	term := s.readyTerm.Load()
-	if term == 0 || !s.leads(term) {
-		return 0, fmt.Errorf("%w: not ready in this term", errNotLeader)
+	term, err := s.termReady()
+	if err != nil {
+		return 0, err
 	}
 	committed := s.raft.CommitIndex()
 	if err := s.confirm(ctx, term); err != nil {
