@@ -178,7 +178,9 @@ func (s *Store) askWhetherToFollow(ctx context.Context) {
 		return
 	}
 	for _, voter := range s.knownSources() {
-		if a, err := s.pull(ctx, voter, true); err == nil {
+		a, err := s.pull(ctx, voter, true)
+		s.hangUp(voter.Addr)
+		if err == nil {
 			s.feed.noteFollows(a.Commit, nil)
 			return
 		}
@@ -204,6 +206,7 @@ func (s *Store) follow(ctx context.Context) bool {
 				s.log.Debug("no source feeds this replica yet", "err", err)
 			}
 		}
+		s.hangUp(src.Addr)
 		src = next
 	}
 	return time.Since(began) > settledBeats*s.feedBeat()

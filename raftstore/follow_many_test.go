@@ -173,6 +173,30 @@ func TestFollowersLeaveVoterWithoutLeader(t *testing.T) {
 	})
 }
 
+// TestSearchLeavesNoConnections: a follower that has found its place keeps the connections
+// to its source and to the leader. Otherwise each voter of a large mesh would hold one to
+// every host after a power failure, when all of them search.
+func TestSearchLeavesNoConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cluster33(t)
+		awaitTree(t, c, 33)
+		all := 0
+		for name, p := range peers(t, c) {
+			if !p.Follower {
+				continue
+			}
+			open := c.Net.Dialled(c.Addr(name))
+			all += open
+			if open > 3 {
+				t.Errorf("%s keeps %d connections", name, open)
+			}
+		}
+		if all < 28 {
+			t.Errorf("28 followers have %d connections to their sources", all)
+		}
+	})
+}
+
 // TestSilencesOfFollowers: the leader knows who of those that it does not speak to runs.
 func TestSilencesOfFollowers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -76,9 +76,19 @@ func (s *Store) findSource(ctx context.Context, known []offer, except string) (o
 			o.Depth = len(a.Path) - 1
 			return o, nil
 		}
+		s.hangUp(o.Addr)
 		errs = append(errs, err)
 	}
 	return offer{}, errors.Join(errs...)
+}
+
+// hangUp ends the connections to a replica that this one has no more questions for. All
+// hosts ask the same few while they join or look for a source, which would otherwise hold
+// their connections for idleLimit. Those to the leader stay, for the next write.
+func (s *Store) hangUp(addr string) {
+	if leader := s.leader(); addr != leader.addr {
+		s.peers.closeUnused(addr)
+	}
 }
 
 // nextLook returns when a follower looks for a better source.
@@ -109,6 +119,9 @@ func (s *Store) lookAround(ctx context.Context, src offer, a *pullAnswer, stale 
 	asked := voters[rand.IntN(len(voters))]
 	q := pullRequest{ID: string(s.id), Addr: s.cfg.Addr, Zone: zone, After: s.committedIndex(), Probe: true}
 	found, err := s.askSource(ctx, asked, &q)
+	if asked.Node != src.Node {
+		s.hangUp(asked.Addr)
+	}
 	if err != nil {
 		return offer{}, false
 	}
@@ -131,6 +144,7 @@ func (s *Store) moveTo(ctx context.Context, list []offer) (offer, bool) {
 			o.Depth = len(a.Path) - 1
 			return o, true
 		}
+		s.hangUp(o.Addr)
 	}
 	return offer{}, false
 }

@@ -37,6 +37,9 @@ func (s *Store) Join(ctx context.Context, seeds []string) error {
 	if err := s.group.setJoined(); err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
+	for _, addr := range seeds {
+		s.hangUp(addr)
+	}
 	return nil
 }
 

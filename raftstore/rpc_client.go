@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// connsPerPeer is how many connections to a peer share the requests to it.
+// connsPerPeer is how many connections to a peer share the requests to it. The second one is
+// opened once a request finds the first one busy.
 const connsPerPeer = 2
 
 // connBuffer is the size of a connection's buffers. Larger messages do not pass through them.
@@ -96,10 +97,11 @@ func (p *peers) call(ctx context.Context, addr string, op opcode, payload []byte
 // replica at addr has been replaced as leader, so its answer is not worth waiting
 // for.
 func (p *peers) callUntil(ctx context.Context, over <-chan struct{}, addr string, op opcode, payload []byte) ([]byte, error) {
-	c, err := p.conn(ctx, over, addr)
+	c, err := p.takeConn(ctx, over, addr)
 	if err != nil {
 		return nil, fmt.Errorf("%w: connect to %s: %w", errNotLeader, addr, err)
 	}
+	defer c.calls.Add(-1)
 	// A peer that has gone silent must not hold up the request for ever.
 	timeout := time.NewTimer(p.timing.RPC)
 	defer timeout.Stop()
@@ -169,12 +171,13 @@ func (p *peers) slot(addr string, n int) *peerSlot {
 	return &slots[n%connsPerPeer]
 }
 
-// conn returns a live connection to addr, dialling if there is none.
-func (p *peers) conn(ctx context.Context, over <-chan struct{}, addr string) (*peerConn, error) {
+// takeConn returns a live connection to addr, dialling if there is none, and counts a call
+// on it.
+func (p *peers) takeConn(ctx context.Context, over <-chan struct{}, addr string) (*peerConn, error) {
 	p.mu.Lock()
-	p.next++
-	slot := p.slot(addr, p.next)
+	slot := p.freeSlot(addr)
 	if c := slot.conn; c != nil && c.alive() && !p.stop {
+		c.calls.Add(1)
 		p.mu.Unlock()
 		return c, nil
 	}
@@ -182,11 +185,42 @@ func (p *peers) conn(ctx context.Context, over <-chan struct{}, addr string) (*p
 	p.mu.Unlock()
 	select {
 	case <-d.done:
+		if d.err == nil {
+			d.conn.calls.Add(1)
+		}
 		return d.conn, d.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-over:
 		return nil, errReplaced
+	}
+}
+
+// freeSlot returns the first slot for connections to addr on which no call waits. If all are
+// busy, they take turns. The caller holds p.mu.
+func (p *peers) freeSlot(addr string) *peerSlot {
+	for n := range connsPerPeer {
+		slot := p.slot(addr, n)
+		if c := slot.conn; c == nil || !c.alive() || c.calls.Load() == 0 {
+			return slot
+		}
+	}
+	p.next++
+	return p.slot(addr, p.next)
+}
+
+// closeUnused ends the connections to addr on which nobody waits for an answer.
+func (p *peers) closeUnused(addr string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	slots := p.slots[addr]
+	if slots == nil {
+		return
+	}
+	for i := range slots {
+		if c := slots[i].conn; c != nil && c.calls.Load() == 0 {
+			c.failIfUnused(0)
+		}
 	}
 }
 
@@ -275,7 +309,7 @@ func (p *peers) closeIdle(closing <-chan struct{}) {
 		}
 		p.mu.Unlock()
 		for _, c := range conns {
-			c.failIfIdle()
+			c.failIfUnused(idleLimit)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,6 +29,8 @@ type peerConn struct {
 	conn net.Conn
 	out  *outbox
 	dead chan struct{}
+	// calls is how many calls have taken the connection. It grows under peers.mu.
+	calls atomic.Int32
 
 	mu      sync.Mutex
 	pending map[uint64]func(frame)
@@ -81,12 +84,12 @@ func (c *peerConn) failIfSilent(limit time.Duration) bool {
 	return silent
 }
 
-// failIfIdle ends the connection if it was not used for idleLimit and nobody waits for an
+// failIfUnused ends the connection if it was not used for a time and nobody waits for an
 // answer.
-func (c *peerConn) failIfIdle() {
+func (c *peerConn) failIfUnused(since time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.pending) == 0 && time.Since(c.used) > idleLimit {
+	if len(c.pending) == 0 && time.Since(c.used) >= since {
 		c.failLocked(errIdle)
 	}
 }

@@ -16,17 +16,17 @@ func TestIdleConnection(t *testing.T) {
 		c := &peerConn{conn: near, out: newOutbox(), pending: map[uint64]func(frame){}, dead: make(chan struct{}), used: time.Now()}
 		id, _ := c.send(opTerm, nil, 0, func(frame) {})
 		time.Sleep(2 * idleLimit)
-		if c.failIfIdle(); !c.alive() {
+		if c.failIfUnused(idleLimit); !c.alive() {
 			t.Fatal("a connection ended although a request waits")
 		}
 		c.forgetRequest(id)
 		c.offer(opCommitted, nil)
 		time.Sleep(idleLimit / 2)
-		if c.failIfIdle(); !c.alive() {
+		if c.failIfUnused(idleLimit); !c.alive() {
 			t.Fatal("a connection ended that is in use")
 		}
 		time.Sleep(idleLimit)
-		if c.failIfIdle(); c.alive() {
+		if c.failIfUnused(idleLimit); c.alive() {
 			t.Error("an idle connection stays")
 		}
 		if _, ok := c.send(opTerm, nil, 0, func(frame) {}); ok {

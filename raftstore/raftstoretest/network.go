@@ -51,6 +51,18 @@ func (n *Network) Sent(addr string) int64 {
 	return n.sent[addr]
 }
 
+// Dialled returns how many connections are open that a host has opened.
+func (n *Network) Dialled(addr string) (open int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for p := range n.conns {
+		if p.a == addr {
+			open++
+		}
+	}
+	return open
+}
+
 // Layer is a StreamLayer of one host. Its kind separates the protocols of a host.
 type Layer struct {
 	n        *Network
