@@ -107,6 +107,7 @@ type (
 func (s *Store) RenewLease(ctx context.Context, r LeaseRequest) (Lease, error) {
 	lease := Lease{LeaseHolder: r.LeaseHolder}
 	var answer renewalAnswer
+	began := time.Now()
 	err := s.retryAtLeader(ctx, func() error {
 		sent := s.cfg.BootTime()
 		answer = renewalAnswer{}
@@ -122,6 +123,7 @@ func (s *Store) RenewLease(ctx context.Context, r LeaseRequest) (Lease, error) {
 	if err == nil && answer.Fenced {
 		err = ErrFenced
 	}
+	s.metrics.leases.observeRenewal(time.Since(began), lease, r.Host == s.cfg.NodeID, err)
 	if err != nil {
 		return Lease{}, fmt.Errorf("renew the lease of %s: %w", r.Host, err)
 	}
@@ -143,6 +145,7 @@ func (s *Store) Fence(ctx context.Context, h LeaseHolder) (Fence, error) {
 	if err == nil && answer.Revision == 0 {
 		err = &LeaseHeldError{LeaseHolder: h, Left: answer.Left}
 	}
+	s.metrics.leases.observeFence(err)
 	if err != nil {
 		return Fence{}, fmt.Errorf("fence %s: %w", h.Host, err)
 	}

@@ -154,6 +154,7 @@ func (s *Store) beginReign(ctx context.Context, term uint64, ttl time.Duration) 
 		held: make(map[LeaseHolder]heldLease), fencing: make(map[LeaseHolder]int),
 	}
 	s.leases.setTable(t)
+	s.metrics.leases.reigns.Inc()
 	return t, nil
 }
 
@@ -194,7 +195,9 @@ func (s *Store) noteRenewal(t *leaseTable, r LeaseRequest, received time.Duratio
 	case t.fencing[r.LeaseHolder] > 0:
 		return false, fmt.Errorf("%w: the holder is being fenced", errNotLeader)
 	}
-	t.renew(r, received)
+	if late := t.renew(r, received); late {
+		s.metrics.leases.late.Inc()
+	}
 	return false, nil
 }
 

@@ -31,8 +31,9 @@ type heldLease struct {
 	ends time.Duration // after which it has certainly run out
 }
 
-// renew notes a request that was received at a time.
-func (t *leaseTable) renew(r LeaseRequest, received time.Duration) {
+// renew notes a request that was received at a time. It returns true if the holder had a
+// lease in this reign that has certainly run out.
+func (t *leaseTable) renew(r LeaseRequest, received time.Duration) (late bool) {
 	l, known := t.held[r.LeaseHolder]
 	if !known {
 		for h, l := range t.held { // earlier boots
@@ -42,6 +43,7 @@ func (t *leaseTable) renew(r LeaseRequest, received time.Duration) {
 		}
 	}
 	t.held[r.LeaseHolder] = heldLease{ttl: r.TTL, ends: max(l.ends, received+untilCertain(r.TTL))}
+	return known && l.ends <= received
 }
 
 // left returns for how long the holder may still believe that it holds its lease. It may
@@ -49,6 +51,19 @@ func (t *leaseTable) renew(r LeaseRequest, received time.Duration) {
 func (t *leaseTable) left(h LeaseHolder, now time.Duration) time.Duration {
 	ends := max(t.began+untilCertain(t.longest), t.held[h].ends)
 	return max(0, ends-now)
+}
+
+// figures counts the leases.
+func (t *leaseTable) figures(now time.Duration) leaseFigures {
+	f := leaseFigures{wait: t.left(LeaseHolder{}, now)}
+	for h := range t.held {
+		if t.left(h, now) > 0 {
+			f.held++
+		} else {
+			f.expired++
+		}
+	}
+	return f
 }
 
 // list returns the leases by host and boot ID.

@@ -27,6 +27,7 @@ type metrics struct {
 	slowWatchers prometheus.Counter
 	panics       prometheus.Counter
 	mismatches   prometheus.Counter
+	leases       *leaseMetrics
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -66,6 +67,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		mismatches: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: metricPrefix + "digest_mismatches_total", Help: "Comparisons that found replicas whose states differ.",
 		}),
+		leases: newLeaseMetrics(latency),
 	}
 }
 
@@ -106,6 +108,7 @@ func (m *metrics) register(s *Store) error {
 		return -1
 	})
 	all = append(all, haltedGauge(func() bool { return s.Err() != nil }))
+	all = append(all, m.leases.collectors(s)...)
 	gauge("term", "Current term.", func() float64 { return float64(s.raft.CurrentTerm()) })
 	gauge("commit_index", "Last log index known to be committed.", func() float64 { return float64(s.raft.CommitIndex()) })
 	gauge("last_index", "Last log index stored.", func() float64 { return float64(s.raft.LastIndex()) })
