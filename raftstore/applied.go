@@ -53,8 +53,7 @@ func (a *appliedIndex) get() uint64 {
 	return a.index
 }
 
-// set records that everything up to index is visible to readers. The index may go
-// back when a snapshot is installed; waiters then keep waiting.
+// set records that everything up to index is visible to readers. The index never goes back.
 func (a *appliedIndex) set(index uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -58,6 +58,7 @@ const digestWindow = 4096
 // it.
 type digestLog struct {
 	mu   sync.Mutex
+	end  uint64          // what lies behind is not applied
 	ring []indexedDigest // in the order of the index, from position next on
 	next int
 }
@@ -76,6 +77,7 @@ func newDigestLog() *digestLog { return &digestLog{ring: make([]indexedDigest, 1
 func (l *digestLog) add(index uint64, d digest) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.end = index
 	if len(l.ring) < digestWindow {
 		l.ring = append(l.ring, indexedDigest{index, d})
 		return
@@ -88,18 +90,25 @@ func (l *digestLog) add(index uint64, d digest) {
 func (l *digestLog) reset(index uint64, d digest) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ring, l.next = append(l.ring[:0], indexedDigest{index, d}), 0
+	l.ring, l.next, l.end = append(l.ring[:0], indexedDigest{index, d}), 0, index
 }
 
-// at returns the digest at index, which must have been applied. ok is false if it is no
-// longer kept.
+// extend notes that the entries behind the last one, up to index, hold no txns.
+func (l *digestLog) extend(index uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.end = max(l.end, index)
+}
+
+// at returns the digest at index. ok is false if it is no longer kept, or the entry is not
+// applied.
 func (l *digestLog) at(index uint64) (d digest, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := len(l.ring)
 	get := func(i int) indexedDigest { return l.ring[(l.next+i)%n] }
 	i := sort.Search(n, func(i int) bool { return get(i).index > index })
-	if i == 0 {
+	if i == 0 || index > l.end {
 		return digest{}, false
 	}
 	return get(i - 1).digest, true

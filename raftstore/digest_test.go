@@ -98,5 +98,18 @@ func TestDigestsAreFoundByIndex(t *testing.T) {
 		if ok != (i >= oldest) || ok && got != kept[i] {
 			t.Fatalf("at %d of %d: %s, %v, want %s; kept from %d", i, index, got, ok, kept[i], oldest)
 		}
+		// What is not applied has no digest yet, also if a snapshot has just replaced a later state.
+		last := kept[index]
+		if got, ok := l.at(index + 3); ok {
+			t.Fatalf("at %d, of %d applied: %s", index+3, index, got)
+		}
+		l.extend(index + 3)
+		if got, ok := l.at(index + 3); !ok || got != last {
+			t.Fatalf("at %d, the last entry was %d: %s, %v, want %s", index+3, index, got, ok, last)
+		}
+		l.reset(index+2, last)
+		if got, ok := l.at(index + 3); ok {
+			t.Fatalf("at %d, of %d in the snapshot: %s", index+3, index+2, got)
+		}
 	})
 }

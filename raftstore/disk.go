@@ -42,6 +42,8 @@ type disk struct {
 	closers   []io.Closer
 	// installed is the index of the snapshot that the state was last restored from.
 	installed atomic.Uint64
+	// replayed is the index up to which the log was known to be committed when it was opened.
+	replayed uint64
 }
 
 // diskLog stores both the log and the vote.
@@ -159,10 +161,11 @@ func (l *dirLock) Close() error { return l.f.Close() }
 // starts without a quorum would act on an outdated state. When Raft later applies
 // the same entries again, the fsm skips them by their index.
 func (d *disk) replay(ctx context.Context, f *fsm) error {
-	base, err := d.restoreSnapshot(f)
+	base, term, err := d.restoreSnapshot(f)
 	if err != nil {
 		return err
 	}
+	d.replayed = base
 	first, err := d.logs.FirstIndex()
 	if err != nil {
 		return diskError(err, "read first index")
@@ -178,13 +181,8 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 	if end := max(base, last); atClose > end {
 		return fmt.Errorf("%w: the state ends at log index %d, and was committed up to %d", ErrCorruptLog, end, atClose)
 	}
-	if last < base && last > 0 {
-		// The replica stopped after it installed a snapshot and before it dropped
-		// the log, which ends before the snapshot. No entry could be appended to
-		// such a log.
-		if err := d.logs.DeleteRange(first, last); err != nil {
-			return fmt.Errorf("drop the log before the snapshot: %w", err)
-		}
+	if last, err = d.dropOtherLog(first, last, base, term); err != nil {
+		return err
 	}
 	if last <= base {
 		return nil
@@ -197,6 +195,7 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 		return diskError(err, "read log index %d", last)
 	}
 	committed = max(committed, atClose)
+	d.replayed = max(base, min(committed, last))
 	for i := base + 1; i <= last; i++ {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -217,28 +216,52 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 	return nil
 }
 
-// restoreSnapshot restores the newest snapshot and returns its log index, or zero
-// if there is none.
-func (d *disk) restoreSnapshot(f *fsm) (uint64, error) {
+// dropOtherLog drops a log that does not lead to the snapshot at index base, whose entry has
+// the term: the replica stopped after it installed the snapshot and before it dropped the
+// log. If the log ends before the snapshot, no entry could be appended to it. If it goes on
+// with another entry, what it has from there on was never committed, and would be sent to
+// others as if it were. It returns the index at which the log ends then.
+func (d *disk) dropOtherLog(first, last, base, term uint64) (uint64, error) {
+	if last == 0 || base < first {
+		return last, nil
+	}
+	if last >= base {
+		var l raft.Log
+		if err := d.logs.GetLog(base, &l); err != nil {
+			return 0, diskError(err, "read log index %d", base)
+		}
+		if l.Term == term {
+			return last, nil
+		}
+	}
+	if err := d.logs.DeleteRange(first, last); err != nil {
+		return 0, fmt.Errorf("drop the log before the snapshot: %w", err)
+	}
+	return 0, nil
+}
+
+// restoreSnapshot restores the newest snapshot and returns the index and the term of its
+// last entry, or zero if there is none.
+func (d *disk) restoreSnapshot(f *fsm) (index, term uint64, err error) {
 	list, err := d.listSnapshots()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if len(list) == 0 {
-		return 0, nil
+		return 0, 0, nil
 	}
 	// Raft relies on the newest snapshot, so an older one is of no use.
 	meta := list[0]
 	_, r, err := d.snapshots.Open(meta.ID)
 	if err != nil {
-		return 0, diskError(err, "open snapshot %s", meta.ID)
+		return 0, 0, diskError(err, "open snapshot %s", meta.ID)
 	}
 	defer func() { _ = r.Close() }()
 	if err := f.Restore(r); err != nil {
-		return 0, fmt.Errorf("snapshot %s: %w", meta.ID, err)
+		return 0, 0, fmt.Errorf("snapshot %s: %w", meta.ID, err)
 	}
 	d.installed.Store(meta.Index)
-	return meta.Index, nil
+	return meta.Index, meta.Term, nil
 }
 
 // committedAtClose returns the index up to which the log was known to be committed when
@@ -270,13 +293,29 @@ func (d *disk) replicaID(node string) (raft.ServerID, error) {
 	return raft.ServerID(node + "/" + string(own)), nil
 }
 
+// end returns the index at which the state on the disk ends.
+func (d *disk) end() (uint64, error) {
+	last, err := d.logs.LastIndex()
+	if err != nil {
+		return 0, diskError(err, "read last index")
+	}
+	list, err := d.listSnapshots()
+	if err != nil || len(list) == 0 {
+		return last, err
+	}
+	return max(last, list[0].Index), nil
+}
+
 // close stores the index up to which the log is known to be committed, and closes
-// everything.
+// everything. What is applied may be ahead of the disk for a moment, see fsm.Restore.
 func (d *disk) close(committed uint64) error {
 	if d == nil {
 		return nil
 	}
 	var errs []error
+	if end, err := d.end(); err == nil {
+		committed = min(committed, end)
+	}
 	if committed > 0 {
 		if err := d.stable.SetUint64(keyApplied, committed); err != nil {
 			errs = append(errs, fmt.Errorf("store committed index: %w", err))

@@ -70,6 +70,14 @@ func WrapReads(cfg *Config, fail func(act string) error) {
 	}
 }
 
+// WrapDeletes makes every deletion of entries call before first.
+func WrapDeletes(cfg *Config, before func()) {
+	cfg.openLog = func(dir string) (diskLog, error) {
+		w, err := openWAL(cfg, dir, cfg.Logger)
+		return slowDeletes{w, before}, err
+	}
+}
+
 // OpenLog opens a log as a replica with cfg does.
 func OpenLog(cfg *Config, dir string) (interface {
 	raft.LogStore

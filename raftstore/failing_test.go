@@ -48,3 +48,15 @@ func (l failingLog) failRead(act string) error {
 	}
 	return l.read(act)
 }
+
+// slowDeletes calls a function before it deletes entries.
+type slowDeletes struct {
+	*walLog
+	before func()
+}
+
+// DeleteRange implements raft.LogStore.
+func (l slowDeletes) DeleteRange(from, to uint64) error {
+	l.before()
+	return l.walLog.DeleteRange(from, to)
+}

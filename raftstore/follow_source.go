@@ -195,7 +195,7 @@ func (s *Store) awaitEntries(ctx context.Context, q *pullRequest) (*pullAnswer, 
 	defer timer.Stop()
 	for {
 		news := s.source.news.wait()
-		if s.committedIndex() > q.After || q.Fresh || s.feed.heardSince(began) {
+		if s.sendableIndex() > q.After || q.Fresh || s.feed.heardSince(began) {
 			return s.answerPull(q)
 		}
 		select {
@@ -213,16 +213,22 @@ func (s *Store) committedIndex() uint64 {
 	return max(s.raft.CommitIndex(), s.applied.get(), s.disk.installed.Load())
 }
 
+// sendableIndex returns an index up to which what the local log holds is certainly
+// committed. The state may be further on: Raft restores a snapshot of the leader's before it
+// drops the log, and that may have entries that the leader never had.
+func (s *Store) sendableIndex() uint64 { return max(s.raft.CommitIndex(), s.disk.replayed) }
+
 // answerPull reads what a follower asks for from the local log.
 func (s *Store) answerPull(q *pullRequest) (*pullAnswer, error) {
 	a := &pullAnswer{Leader: s.feedLeader(), Commit: s.committedIndex(), Path: s.feedPath(), Spares: s.spares()}
 	a.Statements, _ = s.newestStatements(q.Known)
 	var err error
-	if a.PrevTerm, err = s.termAt(q.After); err != nil || a.Commit <= q.After {
+	end := s.sendableIndex()
+	if a.PrevTerm, err = s.termAt(q.After); err != nil || end <= q.After {
 		return a, err
 	}
 	size := 0
-	for i := q.After + 1; i <= a.Commit && len(a.entries) < maxPullEntries; i++ {
+	for i := q.After + 1; i <= end && len(a.entries) < maxPullEntries; i++ {
 		l := new(raft.Log)
 		if err := s.disk.logs.GetLog(i, l); errors.Is(err, raft.ErrLogNotFound) {
 			if len(a.entries) == 0 {

@@ -29,6 +29,9 @@ type fsm struct {
 	configured func(index uint64, servers []raft.Server)
 	restored   func(index uint64)
 	halted     bool
+	// passed is the index up to which Raft has passed the log or a snapshot. It is below the
+	// applied index for a while after an older snapshot, see Restore.
+	passed uint64
 	// haltedAt is the index of the entry that cannot be judged. It is committed, so the
 	// next start replays it and fails if it still cannot be judged.
 	haltedAt atomic.Uint64
@@ -51,6 +54,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	var changes []change
 	var last, term uint64
 	for i, l := range logs {
+		f.passed = l.Index
 		if f.halted {
 			answers[i] = ErrHalted
 			continue
@@ -85,6 +89,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	}
 	if last > 0 {
 		f.publish(changes)
+		f.digests.extend(last)
 		f.applied.set(last)
 		f.announce(announcement{index: last, entryTerm: term})
 	}
@@ -133,10 +138,17 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 		// The entry that cannot be judged must stay in the log.
 		return nil, ErrHalted
 	}
+	if f.passed > 0 && f.passed < f.applied.get() {
+		// Raft would give the snapshot an index that is lower than that of the state.
+		return nil, raft.ErrNothingNewToSnapshot
+	}
 	return f.machine.snapshot(f.applied.get()), nil
 }
 
-// Restore implements raft.FSM.
+// Restore implements raft.FSM. It passes over a snapshot that is older than the state: a
+// leader may send one to a follower that is being promoted, because it does not know how far
+// the follower's source has brought it. Readers must not be taken back. Raft applies the
+// entries behind the snapshot again, and ApplyBatch skips them.
 func (f *fsm) Restore(r io.ReadCloser) error {
 	m, index, err := readSnapshot(r, f.machine.constraints, f.levels.known)
 	if errors.Is(err, ErrFeatureLevel) {
@@ -145,6 +157,9 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	}
 	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
+	}
+	if f.passed = index; index < f.applied.get() {
+		return nil
 	}
 	f.machine = m
 	f.digests.reset(index, m.digest)
@@ -179,6 +194,7 @@ func (f *fsm) replay(l *raft.Log) error {
 	}
 	f.takeConfiguration(l)
 	if l.Type == raft.LogCommand || l.Type == raft.LogConfiguration {
+		f.digests.extend(l.Index)
 		f.applied.set(l.Index)
 	}
 	return nil
