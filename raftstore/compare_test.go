@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"virtmesh/raftstore"
@@ -32,15 +33,15 @@ func oddOne(odd *atomic.Value) raftstoretest.Option {
 // A replica that judges an entry unlike the others stops, whatever it is in its group,
 // and the others go on. It stays stopped until it gets a new copy.
 func TestTheOddReplicaStops(t *testing.T) {
-	for name, choose := range map[string]func(c *raftstoretest.Cluster) string{
-		"a leader": func(c *raftstoretest.Cluster) string { return c.Leader() },
-		"a voter": func(c *raftstoretest.Cluster) string {
+	for name, choose := range map[string]func(t *testing.T, c *raftstoretest.Cluster) string{
+		"a leader": func(_ *testing.T, c *raftstoretest.Cluster) string { return c.Leader() },
+		"a voter": func(_ *testing.T, c *raftstoretest.Cluster) string {
 			if c.Leader() == "host1" {
 				return "host2"
 			}
 			return "host1"
 		},
-		"a replica that does not vote": func(c *raftstoretest.Cluster) string {
+		"a replica that does not vote": func(t *testing.T, c *raftstoretest.Cluster) string {
 			for _, p := range c.Node(c.Leader()).Status(t.Context()).Peers {
 				if !p.Voter {
 					return p.ID
@@ -51,29 +52,31 @@ func TestTheOddReplicaStops(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var odd atomic.Value
-			odd.Store("nobody")
-			c := raftstoretest.NewCluster(t, 4, raftstoretest.WithConfig(quickCompare), oddOne(&odd))
-			host := choose(c)
-			odd.Store(host)
-			// If the odd one leads, it accepts what the others refuse.
-			_, _ = c.Node(c.Leader()).Commit(t.Context(), raftstore.Txn{
-				Ops:         []raftstore.Op{{Key: "/forbidden", Value: []byte("x")}},
-				Constraints: []raftstore.ConstraintCall{{Name: "never", Version: 1}},
-			})
-			stopped := c.Node(host)
-			raftstoretest.Eventually(t, func() error {
-				if err := stopped.Err(); !errors.Is(err, raftstore.ErrHalted) || !errors.Is(err, raftstore.ErrDiverged) {
-					return fmt.Errorf("the odd replica: %v", err)
+			synctest.Test(t, func(t *testing.T) {
+				var odd atomic.Value
+				odd.Store("nobody")
+				c := raftstoretest.NewCluster(t, 4, raftstoretest.WithConfig(quickCompare), oddOne(&odd))
+				host := choose(t, c)
+				odd.Store(host)
+				// If the odd one leads, it accepts what the others refuse.
+				_, _ = c.Node(c.Leader()).Commit(t.Context(), raftstore.Txn{
+					Ops:         []raftstore.Op{{Key: "/forbidden", Value: []byte("x")}},
+					Constraints: []raftstore.ConstraintCall{{Name: "never", Version: 1}},
+				})
+				stopped := c.Node(host)
+				raftstoretest.Eventually(t, func() error {
+					if err := stopped.Err(); !errors.Is(err, raftstore.ErrHalted) || !errors.Is(err, raftstore.ErrDiverged) {
+						return fmt.Errorf("the odd replica: %v", err)
+					}
+					return nil
+				})
+				if text := stopped.Status(t.Context()).Failure; !strings.Contains(text, "empty "+c.Config(host).DataDir+" and join again") {
+					t.Errorf("its status does not say what to do: %s", text)
 				}
-				return nil
+				odd.Store("nobody")
+				checkOthersGoOn(t, c, host)
+				checkStaysStopped(t, c, host)
 			})
-			if text := stopped.Status(t.Context()).Failure; !strings.Contains(text, "empty "+c.Config(host).DataDir+" and join again") {
-				t.Errorf("its status does not say what to do: %s", text)
-			}
-			odd.Store("nobody")
-			checkOthersGoOn(t, c, host)
-			checkStaysStopped(t, c, host)
 		})
 	}
 }
@@ -120,91 +123,97 @@ func checkStaysStopped(t *testing.T, c *raftstoretest.Cluster, odd string) {
 // A replica that hears of a digest which differs from its own, from a host that lies or is
 // odd itself, stops only if the voters say so too.
 func TestNoReplicaStopsOnTheWordOfOne(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 4)
-	c.WaitRevision(mustCommit(t, c.Live()[0], put("/k", "v")).Revision)
-	for _, s := range c.Live() {
-		raftstore.TakeWrongDigest(s)
-		if err := s.Err(); err != nil || !raftstore.AgreesWithVoters(s) {
-			t.Errorf("%s stopped: %v", s.Status(t.Context()).NodeID, err)
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 4)
+		c.WaitRevision(mustCommit(t, c.Live()[0], put("/k", "v")).Revision)
+		for _, s := range c.Live() {
+			raftstore.TakeWrongDigest(s)
+			if err := s.Err(); err != nil || !raftstore.AgreesWithVoters(s) {
+				t.Errorf("%s stopped: %v", s.Status(t.Context()).NodeID, err)
+			}
 		}
-	}
+	})
 }
 
 // Without a majority on either side nobody knows who is odd, and nobody stops.
 func TestWithoutAMajorityNoReplicaStops(t *testing.T) {
-	var odd atomic.Value
-	odd.Store("nobody")
-	c := raftstoretest.NewCluster(t, 3, oddOne(&odd))
-	host := "host1"
-	if c.Leader() == host {
-		host = "host2"
-	}
-	odd.Store(host)
-	_, err := c.Node(c.Leader()).Commit(t.Context(), raftstore.Txn{
-		Ops:         []raftstore.Op{{Key: "/forbidden", Value: []byte("x")}},
-		Constraints: []raftstore.ConstraintCall{{Name: "never", Version: 1}},
+	synctest.Test(t, func(t *testing.T) {
+		var odd atomic.Value
+		odd.Store("nobody")
+		c := raftstoretest.NewCluster(t, 3, oddOne(&odd))
+		host := "host1"
+		if c.Leader() == host {
+			host = "host2"
+		}
+		odd.Store(host)
+		_, err := c.Node(c.Leader()).Commit(t.Context(), raftstore.Txn{
+			Ops:         []raftstore.Op{{Key: "/forbidden", Value: []byte("x")}},
+			Constraints: []raftstore.ConstraintCall{{Name: "never", Version: 1}},
+		})
+		if !errors.As(err, new(*raftstore.ConstraintError)) {
+			t.Fatal(err)
+		}
+		leader := c.Leader()
+		for _, id := range []string{"host1", "host2", "host3"} {
+			if id != leader && id != host {
+				c.Kill(id)
+			}
+		}
+		c.WaitRevision(mustCommit(t, c.Node(leader), put("/k", "v")).Revision)
+		for _, id := range []string{leader, host} {
+			if s := c.Node(id); raftstore.AgreesWithVoters(s) || s.Err() != nil {
+				t.Errorf("%s found a majority among two that differ, or stopped: %v", id, s.Err())
+			}
+		}
 	})
-	if !errors.As(err, new(*raftstore.ConstraintError)) {
-		t.Fatal(err)
-	}
-	leader := c.Leader()
-	for _, id := range []string{"host1", "host2", "host3"} {
-		if id != leader && id != host {
-			c.Kill(id)
-		}
-	}
-	c.WaitRevision(mustCommit(t, c.Node(leader), put("/k", "v")).Revision)
-	for _, id := range []string{leader, host} {
-		if s := c.Node(id); raftstore.AgreesWithVoters(s) || s.Err() != nil {
-			t.Errorf("%s found a majority among two that differ, or stopped: %v", id, s.Err())
-		}
-	}
 }
 
 // A copy that came as a snapshot, from a recovery or from a backup has the digest that
 // goes with it.
 func TestCopiesKeepTheDigest(t *testing.T) {
-	small := raftstoretest.WithConfig(func(cfg *raftstore.Config) {
-		cfg.Limits.SnapshotEntries, cfg.Limits.TrailingBytes = 8, 1
-	})
-	agree := func(what string, stores ...*raftstore.Store) {
-		t.Helper()
-		for _, s := range stores {
-			mustCommit(t, s, put("/agree", what))
-			if !raftstore.AgreesWithVoters(s) {
-				t.Errorf("%s: %s does not agree with the voters", what, s.Status(t.Context()).NodeID)
+	synctest.Test(t, func(t *testing.T) {
+		small := raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+			cfg.Limits.SnapshotEntries, cfg.Limits.TrailingBytes = 8, 1
+		})
+		agree := func(what string, stores ...*raftstore.Store) {
+			t.Helper()
+			for _, s := range stores {
+				mustCommit(t, s, put("/agree", what))
+				if !raftstore.AgreesWithVoters(s) {
+					t.Errorf("%s: %s does not agree with the voters", what, s.Status(t.Context()).NodeID)
+				}
 			}
 		}
-	}
-	c := raftstoretest.NewCluster(t, 3, small)
-	c.Kill("host3")
-	for i := range 50 {
-		mustCommit(t, c.Live()[0], put("/k", fmt.Sprint(i)))
-	}
-	agree("while one is away", c.Live()...)
-	c.Restart("host3")
-	c.WaitRevision(c.Live()[0].Revision())
-	agree("after a restart and a snapshot", c.Live()...)
-	var backup bytes.Buffer
-	if _, err := c.Live()[0].Backup(t.Context(), &backup); err != nil {
-		t.Fatal(err)
-	}
-	recovered := recoverOn(t, c, "host2")
-	agree("after a recovery", recovered)
-	agree("joined after a recovery", rejoin(t, c, "host1", "host2"))
-	for _, id := range []string{"host1", "host2"} {
-		c.Kill(id)
-		if err := raftstore.Empty(c.Config(id).DataDir); err != nil {
+		c := raftstoretest.NewCluster(t, 3, small)
+		c.Kill("host3")
+		for i := range 50 {
+			mustCommit(t, c.Live()[0], put("/k", fmt.Sprint(i)))
+		}
+		agree("while one is away", c.Live()...)
+		c.Restart("host3")
+		c.WaitRevision(c.Live()[0].Revision())
+		agree("after a restart and a snapshot", c.Live()...)
+		var backup bytes.Buffer
+		if _, err := c.Live()[0].Backup(t.Context(), &backup); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if _, err := raftstore.RestoreBackup(t.Context(), c.Config("host1"), &backup, nil); err != nil {
-		t.Fatal(err)
-	}
-	restored := c.Restart("host1")
-	raftstoretest.WaitServing(t, restored)
-	agree("restored", restored)
-	agree("joined a restored mesh", rejoin(t, c, "host2", "host1"))
+		recovered := recoverOn(t, c, "host2")
+		agree("after a recovery", recovered)
+		agree("joined after a recovery", rejoin(t, c, "host1", "host2"))
+		for _, id := range []string{"host1", "host2"} {
+			c.Kill(id)
+			if err := raftstore.Empty(c.Config(id).DataDir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := raftstore.RestoreBackup(t.Context(), c.Config("host1"), &backup, nil); err != nil {
+			t.Fatal(err)
+		}
+		restored := c.Restart("host1")
+		raftstoretest.WaitServing(t, restored)
+		agree("restored", restored)
+		agree("joined a restored mesh", rejoin(t, c, "host2", "host1"))
+	})
 }
 
 // rejoin empties a host and lets it join the group of another one.

@@ -122,13 +122,6 @@ func TestThirtyThreeReplicas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { testMany(t, 33) })
 }
 
-func TestFiveHundredReplicas(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a while")
-	}
-	synctest.Test(t, func(t *testing.T) { testMany(t, 500) })
-}
-
 // cluster33 is a mesh of 33 with the timing of hosts.
 func cluster33(t testing.TB, options ...raftstoretest.Option) *raftstoretest.Cluster {
 	options = append([]raftstoretest.Option{raftstoretest.WithConfig(raftstore.AllowFollowers), raftstoretest.WithConfig(asInProduction)}, options...)

@@ -5,36 +5,39 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
 )
 
 func TestRetryReturnsFirstOutcome(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3)
-	txn := put("/k", "v")
-	txn.RequestID = "request-1"
-	txn.If = []raftstore.Condition{{Key: "/k"}}
-	first := mustCommit(t, c.Live()[0], txn)
-	mustCommit(t, c.Live()[1], put("/k", "changed since"))
-	for _, s := range c.Live() {
-		again, err := s.Commit(t.Context(), txn)
-		if err != nil || again.Revision != first.Revision {
-			t.Errorf("retry: %+v, %v, want %+v", again, err, first)
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3)
+		txn := put("/k", "v")
+		txn.RequestID = "request-1"
+		txn.If = []raftstore.Condition{{Key: "/k"}}
+		first := mustCommit(t, c.Live()[0], txn)
+		mustCommit(t, c.Live()[1], put("/k", "changed since"))
+		for _, s := range c.Live() {
+			again, err := s.Commit(t.Context(), txn)
+			if err != nil || again.Revision != first.Revision {
+				t.Errorf("retry: %+v, %v, want %+v", again, err, first)
+			}
 		}
-	}
-	// The table is replicated: another leader knows it too.
-	leader := c.Leader()
-	c.Kill(leader)
-	again, err := c.Live()[0].Commit(t.Context(), txn)
-	if err != nil || again.Revision != first.Revision {
-		t.Errorf("retry at another leader: %+v, %v", again, err)
-	}
-	other := put("/other", "v")
-	other.RequestID = txn.RequestID
-	if _, err := c.Live()[0].Commit(t.Context(), other); !errors.Is(err, raftstore.ErrRequestIDReused) {
-		t.Errorf("another txn under the same ID: %v", err)
-	}
+		// The table is replicated: another leader knows it too.
+		leader := c.Leader()
+		c.Kill(leader)
+		again, err := c.Live()[0].Commit(t.Context(), txn)
+		if err != nil || again.Revision != first.Revision {
+			t.Errorf("retry at another leader: %+v, %v", again, err)
+		}
+		other := put("/other", "v")
+		other.RequestID = txn.RequestID
+		if _, err := c.Live()[0].Commit(t.Context(), other); !errors.Is(err, raftstore.ErrRequestIDReused) {
+			t.Errorf("another txn under the same ID: %v", err)
+		}
+	})
 }
 
 func TestInvalidTxns(t *testing.T) {
@@ -83,63 +86,67 @@ var unique = raftstore.Constraint{Name: "unique", Version: 1, Check: func(v raft
 }}
 
 func TestConstraintRefuses(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConstraints(unique))
-	claim := func(key, mac string) raftstore.Txn {
-		txn := put(key, mac)
-		txn.Constraints = []raftstore.ConstraintCall{{Name: "unique", Version: 1, Args: []byte("/mac/")}}
-		return txn
-	}
-	mustCommit(t, c.Live()[0], claim("/mac/a", "02:00"))
-	before := c.Live()[0].Revision()
-	for i, s := range c.Live() {
-		_, err := s.Commit(t.Context(), claim(fmt.Sprint("/mac/b", i), "02:00"))
-		var refused *raftstore.ConstraintError
-		if !errors.As(err, &refused) || refused.Name != "unique" || !strings.Contains(refused.Reason, "both have 02:00") {
-			t.Errorf("second claim of a MAC on replica %d: %v", i, err)
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConstraints(unique))
+		claim := func(key, mac string) raftstore.Txn {
+			txn := put(key, mac)
+			txn.Constraints = []raftstore.ConstraintCall{{Name: "unique", Version: 1, Args: []byte("/mac/")}}
+			return txn
 		}
-		if s.Revision() != before {
-			t.Errorf("refused txn took a revision: %d after %d", s.Revision(), before)
+		mustCommit(t, c.Live()[0], claim("/mac/a", "02:00"))
+		before := c.Live()[0].Revision()
+		for i, s := range c.Live() {
+			_, err := s.Commit(t.Context(), claim(fmt.Sprint("/mac/b", i), "02:00"))
+			var refused *raftstore.ConstraintError
+			if !errors.As(err, &refused) || refused.Name != "unique" || !strings.Contains(refused.Reason, "both have 02:00") {
+				t.Errorf("second claim of a MAC on replica %d: %v", i, err)
+			}
+			if s.Revision() != before {
+				t.Errorf("refused txn took a revision: %d after %d", s.Revision(), before)
+			}
 		}
-	}
-	mustCommit(t, c.Live()[1], claim("/mac/b", "02:01"))
+		mustCommit(t, c.Live()[1], claim("/mac/b", "02:01"))
+	})
 }
 
 // TestReplicaWithoutConstraintHalts: a replica that cannot judge an entry stops
 // instead of diverging, and goes on once it can.
 func TestReplicaWithoutConstraintHalts(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
-		if cfg.NodeID != "host3" {
-			cfg.Constraints = []raftstore.Constraint{unique}
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+			if cfg.NodeID != "host3" {
+				cfg.Constraints = []raftstore.Constraint{unique}
+			}
+		}))
+		old := c.Node("host3")
+		if old.IsLeader() {
+			if err := old.TransferLeadership(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}))
-	old := c.Node("host3")
-	if old.IsLeader() {
-		if err := old.TransferLeadership(t.Context()); err != nil {
+		w, err := old.Watch(t.Context(), raftstore.WatchRequest{Prefix: "/"})
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	w, err := old.Watch(t.Context(), raftstore.WatchRequest{Prefix: "/"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	txn := put("/mac/a", "02:00")
-	txn.Constraints = []raftstore.ConstraintCall{{Name: "unique", Version: 1, Args: []byte("/mac/")}}
-	raftstoretest.Eventually(t, func() error {
-		_, err := c.Node("host1").Commit(t.Context(), txn)
-		return err // until host1 or host2 leads
+		txn := put("/mac/a", "02:00")
+		txn.Constraints = []raftstore.ConstraintCall{{Name: "unique", Version: 1, Args: []byte("/mac/")}}
+		raftstoretest.Eventually(t, func() error {
+			_, err := c.Node("host1").Commit(t.Context(), txn)
+			return err // until host1 or host2 leads
+		})
+		<-old.Failed()
+		if err := old.Err(); !errors.Is(err, raftstore.ErrHalted) || !errors.Is(err, raftstore.ErrUnknownConstraint) {
+			t.Errorf("halted with %v", err)
+		}
+		if drain(w); !errors.Is(w.Err(), raftstore.ErrHalted) {
+			t.Errorf("watch on the halted replica ended with %v", w.Err())
+		}
+		if _, _, err := old.Get(t.Context(), "/mac/a", raftstore.ReadOptions{Consistency: raftstore.Local}); !errors.Is(err, raftstore.ErrHalted) {
+			t.Errorf("read on the halted replica: %v", err)
+		}
+		if _, err := old.Commit(t.Context(), put("/k", "v")); !errors.Is(err, raftstore.ErrHalted) {
+			t.Errorf("commit on the halted replica: %v", err)
+		}
+		mustCommit(t, c.Node("host2"), put("/k", "the others go on"))
 	})
-	<-old.Failed()
-	if err := old.Err(); !errors.Is(err, raftstore.ErrHalted) || !errors.Is(err, raftstore.ErrUnknownConstraint) {
-		t.Errorf("halted with %v", err)
-	}
-	if drain(w); !errors.Is(w.Err(), raftstore.ErrHalted) {
-		t.Errorf("watch on the halted replica ended with %v", w.Err())
-	}
-	if _, _, err := old.Get(t.Context(), "/mac/a", raftstore.ReadOptions{Consistency: raftstore.Local}); !errors.Is(err, raftstore.ErrHalted) {
-		t.Errorf("read on the halted replica: %v", err)
-	}
-	if _, err := old.Commit(t.Context(), put("/k", "v")); !errors.Is(err, raftstore.ErrHalted) {
-		t.Errorf("commit on the halted replica: %v", err)
-	}
-	mustCommit(t, c.Node("host2"), put("/k", "the others go on"))
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"virtmesh/raftstore"
@@ -27,24 +28,26 @@ func (h logHook) Handle(_ context.Context, r slog.Record) error {
 // TestNewLeaderTriesAgain: a leader whose first barrier fails, here because the
 // disk is slow, must get ready nevertheless.
 func TestNewLeaderTriesAgain(t *testing.T) {
-	failed := make(chan struct{})
-	once := sync.OnceFunc(func() { close(failed) })
-	var writes atomic.Int32
-	s := raftstoretest.New(t, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
-		cfg.DataDir = t.TempDir()
-		cfg.Timing.RPC = 50 * time.Millisecond
-		cfg.Logger = slog.New(logHook(func(m string) {
-			if strings.HasPrefix(m, "new leader could not commit") {
-				once()
-			}
+	synctest.Test(t, func(t *testing.T) {
+		failed := make(chan struct{})
+		once := sync.OnceFunc(func() { close(failed) })
+		var writes atomic.Int32
+		s := raftstoretest.New(t, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+			cfg.DataDir = t.TempDir()
+			cfg.Timing.RPC = 50 * time.Millisecond
+			cfg.Logger = slog.New(logHook(func(m string) {
+				if strings.HasPrefix(m, "new leader could not commit") {
+					once()
+				}
+			}))
+			raftstore.WrapLog(cfg, func() error {
+				// The first write founds the group, the second is a new leader's.
+				if writes.Add(1) == 2 {
+					<-failed
+				}
+				return nil
+			})
 		}))
-		raftstore.WrapLog(cfg, func() error {
-			// The first write founds the group, the second is a new leader's.
-			if writes.Add(1) == 2 {
-				<-failed
-			}
-			return nil
-		})
-	}))
-	mustCommit(t, s, put("/k", "v"))
+		mustCommit(t, s, put("/k", "v"))
+	})
 }

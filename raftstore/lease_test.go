@@ -258,21 +258,23 @@ func TestLeaseCountsFromItsRequest(t *testing.T) {
 
 // TestLeaseRequestsAreValidated: what could not be fenced or waited for is refused.
 func TestLeaseRequestsAreValidated(t *testing.T) {
-	s := raftstoretest.New(t)
-	for _, r := range []raftstore.LeaseRequest{
-		{LeaseHolder: boot("", "boot1"), TTL: leaseTTL},
-		{LeaseHolder: boot("host1", ""), TTL: leaseTTL},
-		{LeaseHolder: boot("host1/x", "boot1"), TTL: leaseTTL},
-		{LeaseHolder: boot("host1", "boot1"), TTL: raftstore.MinLeaseTTL - 1},
-		{LeaseHolder: boot("host1", "boot1"), TTL: raftstore.MaxLeaseTTL + 1},
-	} {
-		if _, err := s.RenewLease(t.Context(), r); !errors.Is(err, raftstore.ErrInvalidTxn) {
-			t.Errorf("%+v: %v", r, err)
+	synctest.Test(t, func(t *testing.T) {
+		s := raftstoretest.New(t)
+		for _, r := range []raftstore.LeaseRequest{
+			{LeaseHolder: boot("", "boot1"), TTL: leaseTTL},
+			{LeaseHolder: boot("host1", ""), TTL: leaseTTL},
+			{LeaseHolder: boot("host1/x", "boot1"), TTL: leaseTTL},
+			{LeaseHolder: boot("host1", "boot1"), TTL: raftstore.MinLeaseTTL - 1},
+			{LeaseHolder: boot("host1", "boot1"), TTL: raftstore.MaxLeaseTTL + 1},
+		} {
+			if _, err := s.RenewLease(t.Context(), r); !errors.Is(err, raftstore.ErrInvalidTxn) {
+				t.Errorf("%+v: %v", r, err)
+			}
 		}
-	}
-	if _, err := s.Fence(t.Context(), boot("host1/x", "boot1")); !errors.Is(err, raftstore.ErrInvalidTxn) {
-		t.Errorf("fence of a host with a bad name: %v", err)
-	}
+		if _, err := s.Fence(t.Context(), boot("host1/x", "boot1")); !errors.Is(err, raftstore.ErrInvalidTxn) {
+			t.Errorf("fence of a host with a bad name: %v", err)
+		}
+	})
 }
 
 // TestBootTime: the clock goes on as time does.

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -109,28 +110,30 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	reg := prometheus.NewRegistry()
-	s := raftstoretest.New(t, raftstoretest.WithConfig(func(c *raftstore.Config) { c.Registerer = reg }))
-	mustCommit(t, s, put("/k", "v"))
-	if _, err := s.Commit(t.Context(), raftstore.Txn{If: []raftstore.Condition{{Key: "/k"}}}); err == nil {
-		t.Fatal("condition was ignored")
-	}
-	got := gather(t, reg)
-	for name, want := range map[string]float64{
-		"virtmesh_store_leader": 1, "virtmesh_store_has_leader": 1, "virtmesh_store_halted": 0,
-		"virtmesh_store_keys": 1, "virtmesh_store_log_lag": 0, "virtmesh_store_entries_applied_total": 2,
-		"virtmesh_store_commit_seconds": 1, "virtmesh_store_txns_total conflict": 1, "virtmesh_store_txns_total ok": 1,
-	} {
-		if got[name] != want {
-			t.Errorf("%s is %v, want %v", name, got[name], want)
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		s := raftstoretest.New(t, raftstoretest.WithConfig(func(c *raftstore.Config) { c.Registerer = reg }))
+		mustCommit(t, s, put("/k", "v"))
+		if _, err := s.Commit(t.Context(), raftstore.Txn{If: []raftstore.Condition{{Key: "/k"}}}); err == nil {
+			t.Fatal("condition was ignored")
 		}
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if left := gather(t, reg); len(left) != 0 {
-		t.Errorf("metrics of a closed store: %v", left)
-	}
+		got := gather(t, reg)
+		for name, want := range map[string]float64{
+			"virtmesh_store_leader": 1, "virtmesh_store_has_leader": 1, "virtmesh_store_halted": 0,
+			"virtmesh_store_keys": 1, "virtmesh_store_log_lag": 0, "virtmesh_store_entries_applied_total": 2,
+			"virtmesh_store_commit_seconds": 1, "virtmesh_store_txns_total conflict": 1, "virtmesh_store_txns_total ok": 1,
+		} {
+			if got[name] != want {
+				t.Errorf("%s is %v, want %v", name, got[name], want)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if left := gather(t, reg); len(left) != 0 {
+			t.Errorf("metrics of a closed store: %v", left)
+		}
+	})
 }
 
 // gather returns counters and gauges by value, histograms by count.
@@ -188,46 +191,48 @@ func (spoiltConn) Read([]byte) (int, error) { panic("spoilt") }
 // TestPanicEndsOnePeerConnection lets the handler of one connection panic: the peer is
 // cut off, the panic is counted, and the next connection is served.
 func TestPanicEndsOnePeerConnection(t *testing.T) {
-	n := raftstoretest.NewNetwork()
-	reg := prometheus.NewRegistry()
-	cfg := raftstoretest.Config(n, "host1", raftstoretest.WithConfig(func(c *raftstore.Config) {
-		c.RPC, c.Registerer = &spoiltListener{StreamLayer: c.RPC}, reg
-	}))
-	cfg.Bootstrap = true
-	s, err := raftstore.Open(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	raftstoretest.WaitServing(t, s)
-	hello := raftstore.CallerGreeting(1, [16]byte{})
-	dial := n.Listen("rpc", "peer:1")
-	for _, spoilt := range []bool{true, false} {
-		conn, err := dial.Dial("host1:7000", time.Second)
+	synctest.Test(t, func(t *testing.T) {
+		n := raftstoretest.NewNetwork()
+		reg := prometheus.NewRegistry()
+		cfg := raftstoretest.Config(n, "host1", raftstoretest.WithConfig(func(c *raftstore.Config) {
+			c.RPC, c.Registerer = &spoiltListener{StreamLayer: c.RPC}, reg
+		}))
+		cfg.Bootstrap = true
+		s, err := raftstore.Open(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
-		go func() { _, _ = conn.Write(append(bytes.Clone(hello), rawFrame(2, nil)...)) }()
-		_ = conn.SetReadDeadline(time.Now().Add(raftstoretest.ReadyTimeout))
-		_, _, err = raftstore.ReadVerdict(conn)
-		if err == nil {
-			_, err = io.ReadFull(conn, make([]byte, 13))
-		}
-		if (err != nil) != spoilt || errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("a connection whose handler panics: %v; read %v", spoilt, err)
-		}
-	}
-	raftstoretest.Eventually(t, func() error {
-		families, err := reg.Gather()
-		if err != nil {
-			return err
-		}
-		for _, f := range families {
-			if f.GetName() == "virtmesh_store_panics_total" && f.GetMetric()[0].GetCounter().GetValue() == 1 {
-				return nil
+		t.Cleanup(func() { _ = s.Close() })
+		raftstoretest.WaitServing(t, s)
+		hello := raftstore.CallerGreeting(1, [16]byte{})
+		dial := n.Listen("rpc", "peer:1")
+		for _, spoilt := range []bool{true, false} {
+			conn, err := dial.Dial("host1:7000", time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			go func() { _, _ = conn.Write(append(bytes.Clone(hello), rawFrame(2, nil)...)) }()
+			_ = conn.SetReadDeadline(time.Now().Add(raftstoretest.ReadyTimeout))
+			_, _, err = raftstore.ReadVerdict(conn)
+			if err == nil {
+				_, err = io.ReadFull(conn, make([]byte, 13))
+			}
+			if (err != nil) != spoilt || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("a connection whose handler panics: %v; read %v", spoilt, err)
 			}
 		}
-		return errors.New("the panic is not counted")
+		raftstoretest.Eventually(t, func() error {
+			families, err := reg.Gather()
+			if err != nil {
+				return err
+			}
+			for _, f := range families {
+				if f.GetName() == "virtmesh_store_panics_total" && f.GetMetric()[0].GetCounter().GetValue() == 1 {
+					return nil
+				}
+			}
+			return errors.New("the panic is not counted")
+		})
 	})
 }

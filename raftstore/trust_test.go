@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"virtmesh/raftstore"
@@ -96,86 +97,96 @@ func mustNotConfirm(t *testing.T, s *raftstore.Store, d time.Duration) error {
 
 // A replica that has its log from the leader confirms at once, even when nobody answers.
 func TestAReplicaInRaftConfirmsAtOnce(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3)
-	mustCommit(t, c.Live()[0], put("/k", "v"))
-	c.Net.Partition([]string{c.Addr("host1")}, []string{c.Addr("host2")}, []string{c.Addr("host3")})
-	for _, s := range c.Live() {
-		began := time.Now()
-		mustConfirm(t, s)
-		if took := time.Since(began); took > 100*time.Millisecond {
-			t.Errorf("it took %s", took)
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3)
+		mustCommit(t, c.Live()[0], put("/k", "v"))
+		c.Net.Partition([]string{c.Addr("host1")}, []string{c.Addr("host2")}, []string{c.Addr("host3")})
+		for _, s := range c.Live() {
+			began := time.Now()
+			mustConfirm(t, s)
+			if took := time.Since(began); took > 100*time.Millisecond {
+				t.Errorf("it took %s", took)
+			}
 		}
-	}
+	})
 }
 
 // A replica that was fed the truth confirms what it has, after more was fed and after a
 // restart too; and not while the voters do not answer.
 func TestAFedReplicaConfirms(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3)
-	f := openFed(t, c)
-	for i := range 3 {
-		mustCommit(t, c.Live()[0], put("/k", fmt.Sprint(i)))
-		f.feed()
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3)
+		f := openFed(t, c)
+		for i := range 3 {
+			mustCommit(t, c.Live()[0], put("/k", fmt.Sprint(i)))
+			f.feed()
+			mustConfirm(t, f.Store)
+		}
+		f.restart()
 		mustConfirm(t, f.Store)
-	}
-	f.restart()
-	mustConfirm(t, f.Store)
-	mustCommit(t, c.Live()[0], put("/k", "later"))
-	f.feed()
-	c.Net.Cut(f.config().Addr)
-	err := mustNotConfirm(t, f.Store, 300*time.Millisecond)
-	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("it does not say that the time was up: %v", err)
-	}
-	if r, _, err := f.Get(t.Context(), "/k", raftstore.ReadOptions{Consistency: raftstore.Local}); err != nil || string(r.Value) != "later" {
-		t.Errorf("a local read meanwhile: %s, %v", r.Value, err)
-	}
-	c.Net.Heal()
-	mustConfirm(t, f.Store)
+		mustCommit(t, c.Live()[0], put("/k", "later"))
+		f.feed()
+		c.Net.Cut(f.config().Addr)
+		err := mustNotConfirm(t, f.Store, 300*time.Millisecond)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("it does not say that the time was up: %v", err)
+		}
+		if r, _, err := f.Get(t.Context(), "/k", raftstore.ReadOptions{Consistency: raftstore.Local}); err != nil || string(r.Value) != "later" {
+			t.Errorf("a local read meanwhile: %s, %v", r.Value, err)
+		}
+		c.Net.Heal()
+		mustConfirm(t, f.Store)
+	})
 }
 
 // A minority of the voters confirms nothing.
 func TestAMinorityConfirmsNothing(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3)
-	f := openFed(t, c)
-	mustCommit(t, c.Live()[0], put("/k", "v"))
-	f.feed()
-	leader := c.Leader()
-	for _, id := range []string{"host1", "host2", "host3"} {
-		if id != leader {
-			c.Kill(id)
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3)
+		f := openFed(t, c)
+		mustCommit(t, c.Live()[0], put("/k", "v"))
+		f.feed()
+		leader := c.Leader()
+		for _, id := range []string{"host1", "host2", "host3"} {
+			if id != leader {
+				c.Kill(id)
+			}
 		}
-	}
-	if err := mustNotConfirm(t, f.Store, 300*time.Millisecond); !strings.Contains(err.Error(), "1 answer") {
-		t.Errorf("it does not say who is missing: %v", err)
-	}
+		if err := mustNotConfirm(t, f.Store, 300*time.Millisecond); !strings.Contains(err.Error(), "1 answer") {
+			t.Errorf("it does not say who is missing: %v", err)
+		}
+	})
 }
 
 // The signature of a host that was removed counts no more.
 func TestARemovedHostConfirmsNothing(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3)
-	f := openFed(t, c)
-	mustCommit(t, c.Live()[0], put("/k", "v"))
-	f.feed()
-	c.Keys.End("host2")
-	c.Keys.End("host3")
-	if err := mustNotConfirm(t, f.Store, 300*time.Millisecond); !strings.Contains(err.Error(), "no member any more") {
-		t.Errorf("it does not say why: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3)
+		f := openFed(t, c)
+		mustCommit(t, c.Live()[0], put("/k", "v"))
+		f.feed()
+		c.Keys.End("host2")
+		c.Keys.End("host3")
+		if err := mustNotConfirm(t, f.Store, 300*time.Millisecond); !strings.Contains(err.Error(), "no member any more") {
+			t.Errorf("it does not say why: %v", err)
+		}
+	})
 }
 
 // A feeder that changes an entry is found out before anything was done, and named. The
 // replica stays stopped.
 func TestAFeederThatForgesEntries(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3)
-	f := openFed(t, c)
-	f.feed()
-	mustConfirm(t, f.Store)
-	mustCommit(t, c.Live()[0], put("/k", "honest"))
-	if err := raftstore.Feed(f.Store, c.Node(c.Leader()), "host8", raftstore.ForgeValue("honest", "forged")); err != nil {
-		t.Fatal(err)
-	}
-	checkFoundOut(t, f)
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3)
+		f := openFed(t, c)
+		f.feed()
+		mustConfirm(t, f.Store)
+		mustCommit(t, c.Live()[0], put("/k", "honest"))
+		if err := raftstore.Feed(f.Store, c.Node(c.Leader()), "host8", raftstore.ForgeValue("honest", "forged")); err != nil {
+			t.Fatal(err)
+		}
+		checkFoundOut(t, f)
+	})
 }
 
 // checkFoundOut checks that f halts and names host8.
@@ -195,25 +206,27 @@ func checkFoundOut(t *testing.T, f *fedReplica) {
 
 // A fed snapshot is believed only once the voters have signed the hash of a state behind it.
 func TestAFedSnapshotIsVerified(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3)
-	f := openFed(t, c)
-	for i := range 5 {
-		mustCommit(t, c.Live()[0], put("/k", fmt.Sprint(i)))
-	}
-	leader := c.Node(c.Leader())
-	if err := raftstore.FeedSnapshot(f.Store, leader, "host8", nil); err != nil {
-		t.Fatal(err)
-	}
-	// Its digest is right, but the records may be others than those that have led to it. It
-	// does not get the entries behind the snapshot, so no checkpoint either.
-	mustNotConfirm(t, f.Store, time.Second)
-	f.restart()
-	mustNotConfirm(t, f.Store, time.Second)
-	stop := keepFeeding(f)
-	mustConfirm(t, f.Store)
-	stop()
-	f.restart()
-	mustConfirm(t, f.Store)
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3)
+		f := openFed(t, c)
+		for i := range 5 {
+			mustCommit(t, c.Live()[0], put("/k", fmt.Sprint(i)))
+		}
+		leader := c.Node(c.Leader())
+		if err := raftstore.FeedSnapshot(f.Store, leader, "host8", nil); err != nil {
+			t.Fatal(err)
+		}
+		// Its digest is right, but the records may be others than those that have led to it. It
+		// does not get the entries behind the snapshot, so no checkpoint either.
+		mustNotConfirm(t, f.Store, time.Second)
+		f.restart()
+		mustNotConfirm(t, f.Store, time.Second)
+		stop := keepFeeding(f)
+		mustConfirm(t, f.Store)
+		stop()
+		f.restart()
+		mustConfirm(t, f.Store)
+	})
 }
 
 // keepFeeding feeds f until the function that it returns is called.
@@ -241,48 +254,52 @@ func keepFeeding(f *fedReplica) (stop func()) {
 // A feeder that changes a record of a snapshot, and leaves the digest as it was, is found
 // out by the next checkpoint.
 func TestAFeederThatForgesASnapshot(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3)
-	f := openFed(t, c)
-	mustCommit(t, c.Live()[0], put("/k", "honest"))
-	err := raftstore.FeedSnapshot(f.Store, c.Node(c.Leader()), "host8", func(key string) []byte {
-		if key == "/k" {
-			return []byte("forged")
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3)
+		f := openFed(t, c)
+		mustCommit(t, c.Live()[0], put("/k", "honest"))
+		err := raftstore.FeedSnapshot(f.Store, c.Node(c.Leader()), "host8", func(key string) []byte {
+			if key == "/k" {
+				return []byte("forged")
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
+		stop := keepFeeding(f)
+		defer stop()
+		checkFoundOut(t, f)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stop := keepFeeding(f)
-	defer stop()
-	checkFoundOut(t, f)
 }
 
 // Statements that were passed on confirm without a question to the voters, and a forgery is
 // found out by them alone.
 func TestStatementsArePassedOn(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(quickCompare))
-	f, liar := openFed(t, c), openFedAs(t, c, "host7")
-	mustCommit(t, c.Live()[0], put("/k", "honest"))
-	f.feed()
-	if err := raftstore.Feed(liar.Store, c.Node(c.Leader()), "host8", raftstore.ForgeValue("honest", "forged")); err != nil {
-		t.Fatal(err)
-	}
-	voter := c.Live()[0]
-	index := voter.Status(t.Context()).AppliedIndex
-	raftstoretest.Eventually(t, func() error {
-		if got := raftstore.StatementsIndex(voter); got < index {
-			return fmt.Errorf("a voter has statements on %d, want %d", got, index)
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(quickCompare))
+		f, liar := openFed(t, c), openFedAs(t, c, "host7")
+		mustCommit(t, c.Live()[0], put("/k", "honest"))
+		f.feed()
+		if err := raftstore.Feed(liar.Store, c.Node(c.Leader()), "host8", raftstore.ForgeValue("honest", "forged")); err != nil {
+			t.Fatal(err)
 		}
-		return nil
+		voter := c.Live()[0]
+		index := voter.Status(t.Context()).AppliedIndex
+		raftstoretest.Eventually(t, func() error {
+			if got := raftstore.StatementsIndex(voter); got < index {
+				return fmt.Errorf("a voter has statements on %d, want %d", got, index)
+			}
+			return nil
+		})
+		for _, id := range []string{"host7", "host9"} {
+			c.Net.Cut(id + ":7000")
+		}
+		raftstore.PassStatements(f.Store, voter)
+		mustConfirm(t, f.Store)
+		raftstore.PassStatements(liar.Store, f.Store)
+		if err := liar.Err(); !errors.Is(err, raftstore.ErrDiverged) {
+			t.Errorf("the forgery was not found out: %v", err)
+		}
 	})
-	for _, id := range []string{"host7", "host9"} {
-		c.Net.Cut(id + ":7000")
-	}
-	raftstore.PassStatements(f.Store, voter)
-	mustConfirm(t, f.Store)
-	raftstore.PassStatements(liar.Store, f.Store)
-	if err := liar.Err(); !errors.Is(err, raftstore.ErrDiverged) {
-		t.Errorf("the forgery was not found out: %v", err)
-	}
 }

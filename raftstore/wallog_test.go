@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"github.com/hashicorp/raft"
 
@@ -70,37 +71,39 @@ func (w *logWriter) write(upTo uint64) error {
 // A process that dies before any step of writing its log, or whose disk is full from any
 // step on, finds all that was stored, and writes on.
 func TestLogIsWritableAfterAnyFailure(t *testing.T) {
-	const steps, half, whole = 120, 30, 60
-	for step := 1; step <= steps; step++ {
-		for name, fail := range map[string]func(*raftstoretest.Disk){
-			"the process is killed": (*raftstoretest.Disk).Kill,
-			"the power fails":       func(d *raftstoretest.Disk) { d.LosePower(rand.New(rand.NewPCG(uint64(step), 0))) },
-			"the disk is full":      func(d *raftstoretest.Disk) { d.Fill(true) },
-		} {
-			disk := raftstoretest.NewDisk()
-			w := newLogWriter(t, disk)
-			var stored atomic.Uint64
-			disk.Before(step, func() {
-				stored.Store(w.told.Load())
-				fail(disk)
-			})
-			err := w.write(half)
-			full := errors.Is(err, syscall.ENOSPC)
-			if err != nil && !full {
-				t.Fatalf("%s before step %d: %v", name, step, err)
-			}
-			if !full && name != "the disk is full" {
-				w.stored = stored.Load() // what was written since went nowhere
-			}
-			disk.Before(0, nil)
-			disk.Fill(false)
-			for _, upTo := range []uint64{half, whole, whole} {
-				if err := w.write(upTo); err != nil {
-					t.Fatalf("%s before step %d; then: %v", name, step, err)
+	synctest.Test(t, func(t *testing.T) {
+		const steps, half, whole = 120, 30, 60
+		for step := 1; step <= steps; step++ {
+			for name, fail := range map[string]func(*raftstoretest.Disk){
+				"the process is killed": (*raftstoretest.Disk).Kill,
+				"the power fails":       func(d *raftstoretest.Disk) { d.LosePower(rand.New(rand.NewPCG(uint64(step), 0))) },
+				"the disk is full":      func(d *raftstoretest.Disk) { d.Fill(true) },
+			} {
+				disk := raftstoretest.NewDisk()
+				w := newLogWriter(t, disk)
+				var stored atomic.Uint64
+				disk.Before(step, func() {
+					stored.Store(w.told.Load())
+					fail(disk)
+				})
+				err := w.write(half)
+				full := errors.Is(err, syscall.ENOSPC)
+				if err != nil && !full {
+					t.Fatalf("%s before step %d: %v", name, step, err)
+				}
+				if !full && name != "the disk is full" {
+					w.stored = stored.Load() // what was written since went nowhere
+				}
+				disk.Before(0, nil)
+				disk.Fill(false)
+				for _, upTo := range []uint64{half, whole, whole} {
+					if err := w.write(upTo); err != nil {
+						t.Fatalf("%s before step %d; then: %v", name, step, err)
+					}
 				}
 			}
 		}
-	}
+	})
 }
 
 // A log whose disk was full for a while goes on without being opened again.
