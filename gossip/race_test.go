@@ -8,9 +8,6 @@ import (
 	"testing"
 )
 
-// smallMeshes is set in builds in which tests with large meshes take minutes.
-const smallMeshes = true
-
 // TestMain runs everything on one CPU when the race detector watches: two
 // threads that fire timers of one synctest bubble at the same time crash it
 // (golang/go#78156). The detector finds races by the happens-before relation, so it
