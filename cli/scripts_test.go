@@ -197,6 +197,7 @@ func (m *scriptMesh) setUp(env *testscript.Env) error {
 	env.Setenv("KUBECONFIG", path)
 	env.Setenv("NS", namespace)
 	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("GORACE", "atexit_sleep_ms=0") // a command that has ended has nothing to wait for
 	return nil
 }
 
