@@ -62,11 +62,15 @@ cover: go ## test coverage by package and in total, and bin/cover.html
 	@$(GO) tool cover -func bin/cover.out | tail -1
 	@$(GO) tool cover -html bin/cover.out -o bin/cover.html && echo "line by line: bin/cover.html"
 
-# Whole meshes run without the detector: with it, its runtime has crashed in a bubble of
-# thousands of goroutines (Go 1.26). What they are made of is tested with it.
+# Whole meshes and groups of hundreds (TestLarge...) run without the detector: with it they take
+# minutes, and its runtime has crashed in a bubble of thousands of goroutines (Go 1.26). What
+# they are made of is tested with it.
+# The packages whose tests take longest come first, so that no processor waits for the last one.
 race: go ## the unit tests, with the race detector
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /tests/robustness)
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -timeout 20m ./raftstore ./agent/host/hypervisor/libvirt ./cli \
+	  $$($(GO) list ./... | grep -v /tests/robustness)
 	$(GO) test -timeout 20m ./tests/robustness/...
+	$(GO) test -timeout 20m -run '^TestLarge' ./raftstore ./gossip
 
 e2e: build ## the end-to-end tests: the real binary in a lab of its own
 	$(GO) test -tags '$(TAGS) e2e' -count 1 -timeout 30m -v ./tests/e2e/...
@@ -77,9 +81,9 @@ fuzz: go ## each fuzz target for a while (FUZZTIME)
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-20s} $$p || exit 1; done; done
 
 SOAK ?= 10
-soak: build ## for SOAK minutes each: random faults through whole meshes (SEED repeats one walk), then 30 guests at rest
+soak: build ## for SOAK minutes each: random faults through whole meshes (SEED repeats one walk), guests at rest, guests without CPU time
 	$(GO) test ./tests/robustness -count 1 -run TestRandomWalk -timeout 0 $(if $(SEED),-robust.seed $(SEED),-robust.soak $(SOAK)m)
-	$(if $(SEED),,SOAK=$(SOAK) $(GO) test -tags '$(TAGS) e2e' -count 1 -timeout 0 -v -run TestMeshAtRestWritesNothing ./tests/e2e/)
+	$(if $(SEED),,SOAK=$(SOAK) $(GO) test -tags '$(TAGS) e2e' -count 1 -timeout 0 -v -run 'TestMeshAtRestWritesNothing|TestStarvedMeshWritesNothing' ./tests/e2e/)
 
 mutants: go ## how many of N small faults (default 100) the unit tests notice
 	@$(GO) run ./tests/mutation -n $${N:-100} -seed $${SEED:-1}
