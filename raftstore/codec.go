@@ -8,7 +8,8 @@ import (
 	"math"
 )
 
-// entryHeader is the format, see entryFormats, the checksum of the rest, and the number of txns.
+// entryHeader is the format, see entryFormats, the checksum, see entryChecksum, and the
+// number of txns.
 const entryHeader = 1 + 4 + 4
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -246,8 +247,18 @@ func encodeEntry(level uint32, envelopes [][]byte) []byte {
 	for _, e := range envelopes {
 		b = appendBytes(b, e)
 	}
-	binary.LittleEndian.PutUint32(b[1:], crc32.Checksum(b[5:], castagnoli))
+	binary.LittleEndian.PutUint32(b[1:], entryChecksum(b))
 	return b
+}
+
+// entryChecksum returns the checksum of an entry, which it holds behind its format. It
+// covers what follows it, and in all formats but the first the format too, also in those
+// that this version does not know.
+func entryChecksum(b []byte) uint32 {
+	if b[0] == 1 {
+		return crc32.Checksum(b[5:], castagnoli)
+	}
+	return crc32.Update(crc32.Checksum(b[:1], castagnoli), castagnoli, b[5:])
 }
 
 // decodeEntry returns the envelopes of an entry; they alias b.
@@ -255,11 +266,12 @@ func decodeEntry(b []byte) ([][]byte, error) {
 	if len(b) < entryHeader {
 		return nil, fmt.Errorf("%w: entry of %d bytes", ErrCorruptLog, len(b))
 	}
+	// First, so that a damaged format is not taken for that of a later version.
+	if entryChecksum(b) != binary.LittleEndian.Uint32(b[1:]) {
+		return nil, fmt.Errorf("%w: entry of format %d has a wrong checksum", ErrCorruptLog, b[0])
+	}
 	if err := entryFormats().check(b[0]); err != nil {
 		return nil, err
-	}
-	if sum := crc32.Checksum(b[5:], castagnoli); sum != binary.LittleEndian.Uint32(b[1:]) {
-		return nil, fmt.Errorf("%w: entry has a wrong checksum", ErrCorruptLog)
 	}
 	n := binary.LittleEndian.Uint32(b[5:])
 	r := &reader{b: b[entryHeader:]}

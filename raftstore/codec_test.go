@@ -2,6 +2,8 @@ package raftstore
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"reflect"
 	"testing"
 )
@@ -51,15 +53,47 @@ func FuzzDecodeTxn(f *testing.F) {
 	})
 }
 
+// TestDamagedFormat: a format that was damaged is damage, whose remedy is to fetch the data
+// again, and one of a later version is not: its remedy is to install that version.
+func TestDamagedFormat(t *testing.T) {
+	envelopes := [][]byte{encodeTxn(&Txn{RequestID: "1"}, 0)}
+	for level := uint32(BaseLevel); level <= FollowersLevel; level++ {
+		entry := encodeEntry(level, envelopes)
+		if got, err := decodeEntry(entry); err != nil || !reflect.DeepEqual(got, envelopes) {
+			t.Fatalf("level %d: %q, %v", level, got, err)
+		}
+		for format := range 256 {
+			damaged := bytes.Clone(entry)
+			if damaged[0] = byte(format); damaged[0] == entry[0] {
+				continue
+			}
+			if _, err := decodeEntry(damaged); !errors.Is(err, ErrCorruptLog) || errors.Is(err, ErrFeatureLevel) {
+				t.Errorf("level %d, format %d for %d: %v", level, format, entry[0], err)
+			}
+		}
+	}
+	later := encodeEntry(FollowersLevel, envelopes)
+	later[0] = byte(len(entryFormats().since) + 1)
+	binary.LittleEndian.PutUint32(later[1:], entryChecksum(later))
+	if _, err := decodeEntry(later); !errors.Is(err, ErrFeatureLevel) || errors.Is(err, ErrCorruptLog) {
+		t.Errorf("a later format: %v", err)
+	}
+	if first := foundingEntry(groupLevel{FollowersLevel, "v2"}); first[0] != 1 {
+		t.Errorf("the first entry of a group has format %d, which no earlier version reads", first[0])
+	}
+}
+
 func FuzzDecodeEntry(f *testing.F) {
 	f.Add([]byte{})
-	f.Add(encodeEntry(BaseLevel, [][]byte{encodeTxn(&Txn{RequestID: "1"}, 0), {}}))
+	for level := uint32(BaseLevel); level <= FollowersLevel; level++ {
+		f.Add(encodeEntry(level, [][]byte{encodeTxn(&Txn{RequestID: "1"}, 0), {}}))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		envelopes, err := decodeEntry(b)
 		if err != nil {
 			return
 		}
-		again, err := decodeEntry(encodeEntry(BaseLevel, envelopes))
+		again, err := decodeEntry(encodeEntry(entryFormats().since[b[0]-1], envelopes))
 		if err != nil || len(again) != len(envelopes) {
 			t.Fatalf("%d envelopes became %d, %v", len(envelopes), len(again), err)
 		}

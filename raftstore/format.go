@@ -11,8 +11,9 @@ type formats struct {
 	since []uint32
 }
 
-// entryFormats are the formats of a log entry.
-func entryFormats() formats { return formats{"log entry", []uint32{BaseLevel}} }
+// entryFormats are the formats of a log entry. The second differs from the first in its
+// checksum, see entryChecksum.
+func entryFormats() formats { return formats{"log entry", []uint32{BaseLevel, FollowersLevel}} }
 
 // snapshotFormats are the formats of a snapshot, which are those of a backup too.
 func snapshotFormats() formats { return formats{"snapshot", []uint32{BaseLevel}} }

@@ -17,10 +17,11 @@ func (f foundingLog) StoreLog(l *raft.Log) error {
 	return f.StoreLogs([]*raft.Log{l, {Index: l.Index + 1, Term: l.Term, Type: raft.LogCommand, Data: f.second}})
 }
 
-// foundingEntry returns the entry that sets the feature level of a new group.
+// foundingEntry returns the entry that sets the feature level of a new group. Every version
+// must read it, to learn that it does not know the level.
 func foundingEntry(l groupLevel) []byte {
 	first := Txn{RequestID: "found", Ops: []Op{{Key: levelKey, Value: l.encode()}}}
-	return encodeEntry(l.level, [][]byte{encodeTxn(&first, 0)})
+	return encodeEntry(BaseLevel, [][]byte{encodeTxn(&first, 0)})
 }
 
 // bootstrap makes an empty disk the first voter of a new group. It leaves a disk
