@@ -245,7 +245,7 @@ func (s *Store) haltDiverged(err error) {
 	if serr := s.group.writeDisk(func() error { return s.disk.stable.Set(keyDiverged, []byte(text)) }); serr != nil {
 		s.log.Error("could not store that this replica has diverged", "err", serr)
 	}
-	s.haltReplica(fmt.Errorf("%w: %w; empty %s and join again", ErrHalted, err, s.cfg.DataDir))
+	s.haltReplica(fmt.Errorf("%w: %w", ErrHalted, err))
 }
 
 // divergence returns the error of an earlier haltDiverged, nil if there was none.
@@ -255,5 +255,5 @@ func (d *disk) divergence() error {
 		return err
 	}
 	found := strings.TrimPrefix(string(text), ErrDiverged.Error())
-	return fmt.Errorf("%w%s; empty %s and join again", ErrDiverged, found, d.dir)
+	return fmt.Errorf("%w%s", ErrDiverged, found)
 }

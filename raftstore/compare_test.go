@@ -70,14 +70,20 @@ func TestTheOddReplicaStops(t *testing.T) {
 					}
 					return nil
 				})
-				if text := stopped.Status(t.Context()).Failure; !strings.Contains(text, "empty "+c.Config(host).DataDir+" and join again") {
-					t.Errorf("its status does not say what to do: %s", text)
-				}
+				wantRemedy(t, "its status", stopped.Status(t.Context()).Failure, c.Config(host))
 				odd.Store("nobody")
 				checkOthersGoOn(t, c, host)
 				checkStaysStopped(t, c, host)
 			})
 		})
+	}
+}
+
+// wantRemedy fails the test unless a text ends with the remedy and says it once.
+func wantRemedy(t *testing.T, what, text string, cfg raftstore.Config) {
+	t.Helper()
+	if !strings.HasSuffix(text, "; "+cfg.Remedy) || strings.Count(text, "join again") != 1 {
+		t.Errorf("%s does not say once, at its end, what to do: %s", what, text)
 	}
 }
 
@@ -102,6 +108,8 @@ func checkStaysStopped(t *testing.T, c *raftstoretest.Cluster, odd string) {
 	c.Kill(odd)
 	if _, err := raftstore.Open(t.Context(), c.Config(odd)); !errors.Is(err, raftstore.ErrDiverged) || !strings.Contains(err.Error(), "at log index") {
 		t.Errorf("opened again: %v", err)
+	} else {
+		wantRemedy(t, "opened again", err.Error(), c.Config(odd))
 	}
 	if err := raftstore.Empty(c.Config(odd).DataDir); err != nil {
 		t.Fatal(err)

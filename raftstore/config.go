@@ -47,6 +47,9 @@ type Config struct {
 	// a second group. Bootstrapping may be repeated after a crash.
 	Bootstrap bool
 
+	// Remedy tells operators how to have this replica fetch its data again. It ends every
+	// error that nothing else helps against: ErrReplaced, ErrDiverged and ErrCorruptLog.
+	Remedy string
 	// Raft carries hashicorp/raft's own protocol, RPC this package's.
 	Raft StreamLayer
 	RPC  StreamLayer
@@ -156,6 +159,7 @@ func DefaultConfig() Config {
 	return Config{
 		FeatureLevel: KnownLevels(),
 		BootTime:     BootTime,
+		Remedy:       "empty the replica's data directory and join again",
 		Timing: Timing{
 			Heartbeat:     1500 * time.Millisecond,
 			Dial:          3 * time.Second,

@@ -31,6 +31,16 @@ func diskError(err error, format string, args ...any) error {
 	}
 }
 
+// withRemedy ends an error by the remedy, if nothing but fresh data helps against it.
+func (c *Config) withRemedy(err error) error {
+	for _, final := range []error{ErrReplaced, ErrDiverged, ErrCorruptLog} {
+		if c.Remedy != "" && errors.Is(err, final) {
+			return fmt.Errorf("%w; %s", err, c.Remedy)
+		}
+	}
+	return err
+}
+
 // isFull reports whether there is no room, on the disk or within a quota.
 func isFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)

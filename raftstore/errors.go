@@ -53,6 +53,9 @@ var (
 	// ErrFeatureLevel: this version does not know the feature level of the group, or a
 	// format in which data was written. The error names what to install.
 	ErrFeatureLevel = errors.New("raftstore: this version does not fit the mesh")
+	// ErrTooNew is the ErrFeatureLevel of a version that knows no level as low as that of
+	// the group. Any other ErrFeatureLevel is that of a version that is too old.
+	ErrTooNew = fmt.Errorf("%w", ErrFeatureLevel)
 	// ErrHeldUp: a host does not know the feature level to which the group is to be raised,
 	// or did not say whether it does.
 	ErrHeldUp = errors.New("raftstore: hosts hold up the feature level")

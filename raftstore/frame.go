@@ -55,6 +55,7 @@ const (
 	statusFailed
 	statusFeatureLevel
 	statusHeldUp
+	statusTooNew
 )
 
 // frame is one message.

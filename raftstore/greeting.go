@@ -115,7 +115,7 @@ func checkLevels(a, b greeting) error {
 				ErrFeatureLevel, mesh.level, mesh.name(), host.name(), host.levels, versionOrNewer(mesh.version, mesh.level))
 		default:
 			return fmt.Errorf("%w: this mesh is at feature level %d, says %s, and %s knows %s: raise the level first, or install a version there that knows level %d",
-				ErrFeatureLevel, mesh.level, mesh.name(), host.name(), host.levels, mesh.level)
+				ErrTooNew, mesh.level, mesh.name(), host.name(), host.levels, mesh.level)
 		}
 	}
 	return nil

@@ -60,6 +60,9 @@ func TestCheckLevels(t *testing.T) {
 			if (err == nil) != (tc.says == "") || err != nil && (!strings.HasSuffix(err.Error(), tc.says) || !errors.Is(err, ErrFeatureLevel)) {
 				t.Errorf("%s: %v", tc.name, err)
 			}
+			if errors.Is(err, ErrTooNew) != (tc.name == "too new") {
+				t.Errorf("%s: too new: %v", tc.name, errors.Is(err, ErrTooNew))
+			}
 		}
 	}
 }

@@ -86,9 +86,7 @@ func TestReplicaOfReplacedGroup(t *testing.T) {
 		mustCommit(t, present, put("/k", "after"))
 		old := c.Restart("host1")
 		waitReplaced(t, old)
-		if !strings.Contains(old.Err().Error(), "empty "+c.Config("host1").DataDir) {
-			t.Errorf("the error does not say what to do: %v", old.Err())
-		}
+		wantRemedy(t, "the error", old.Err().Error(), c.Config("host1"))
 		if n := len(present.Status(t.Context()).Peers); n != 1 {
 			t.Errorf("the new group has %d replicas", n)
 		}
@@ -96,6 +94,8 @@ func TestReplicaOfReplacedGroup(t *testing.T) {
 		c.Net.Cut(c.Addr("host1"))
 		if s, err := raftstore.Open(t.Context(), c.Config("host1")); !errors.Is(err, raftstore.ErrReplaced) {
 			t.Errorf("opened again: %v, %v", s, err)
+		} else {
+			wantRemedy(t, "opened again", err.Error(), c.Config("host1"))
 		}
 		c.Net.Heal()
 		if err := raftstore.Empty(c.Config("host1").DataDir); err != nil {

@@ -253,7 +253,7 @@ func (g *group) refuseOtherGroup(theirs incarnation) error {
 }
 
 func (g *group) replacedError(by incarnation) error {
-	return fmt.Errorf("%w: empty %s and join again (its group is %s, the current group %s)", ErrReplaced, g.dir, g.current(), by)
+	return fmt.Errorf("%w: its group is %s, the current group %s", ErrReplaced, g.current(), by)
 }
 
 // empty reports whether the disk holds neither log entries nor snapshots.

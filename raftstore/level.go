@@ -104,8 +104,8 @@ func (l groupLevel) checkKnown(levels LevelRange) error {
 		return fmt.Errorf("%w: this mesh is at feature level %d, and this version knows %s: install %s",
 			ErrFeatureLevel, l.level, levels, versionOrNewer(l.version, l.level))
 	case l.level < levels.Lowest:
-		return fmt.Errorf("%w: this mesh is at feature level %d, and this version knows %s: install a version that knows level %d, and raise the level before the upgrade",
-			ErrFeatureLevel, l.level, levels, l.level)
+		return fmt.Errorf("%w: this mesh is at feature level %d, and this version knows %s: install a version that knows level %d, and raise the level first",
+			ErrTooNew, l.level, levels, l.level)
 	}
 	return nil
 }

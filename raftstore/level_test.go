@@ -264,48 +264,50 @@ func lead(t *testing.T, c *raftstoretest.Cluster, id string) {
 // TestJoinAtLeaderThatLags: a new leader applies what its predecessors committed before it
 // judges who may join. Here its state machine stands still before the raise.
 func TestJoinAtLeaderThatLags(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3, v1)
-	held := make(chan struct{})
-	release := sync.OnceFunc(func() { close(held) })
-	t.Cleanup(release)
-	for _, id := range []string{"host1", "host2", "host3"} {
-		c.Kill(id)
-		c.Use(id, v2, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
-			cfg.Constraints = append(cfg.Constraints, raftstore.Constraint{Name: "hold", Version: 1, Check: func(raftstore.View, *raftstore.Txn, []byte) error {
-				if id == "host2" {
-					<-held
-				}
-				return nil
-			}})
-		}))
-		raftstoretest.WaitServing(t, c.Restart(id))
-	}
-	lagging := c.Node("host2")
-	lead(t, c, "host1")
-	hold := put("/k", "v")
-	hold.Constraints = []raftstore.ConstraintCall{{Name: "hold", Version: 1}}
-	mustCommit(t, c.Node("host3"), hold)
-	raftstoretest.Eventually(t, func() error { return c.Node("host3").RaiseFeatureLevel(t.Context(), 2) })
-	lead(t, c, "host2")
-	c.Use("host4", v1)
-	late, err := raftstore.Open(t.Context(), c.Config("host4"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = late.Close() })
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	err = late.Join(ctx, []string{c.Addr("host2")})
-	wantError(t, "joined while the leader lags", err, raftstore.ErrNoLeader)
-	if lagging.FeatureLevel() != 1 || !lagging.IsLeader() {
-		t.Fatal("the leader does not lag")
-	}
-	release()
-	err = late.Join(t.Context(), []string{c.Addr("host2")})
-	wantError(t, "joined at the old version", err, raftstore.ErrFeatureLevel, `install version "v2" or newer`)
-	if peers := c.Node(c.Leader()).Status(t.Context()).Peers; len(peers) != 3 {
-		t.Errorf("replicas: %+v", peers)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3, v1)
+		held := make(chan struct{})
+		release := sync.OnceFunc(func() { close(held) })
+		t.Cleanup(release)
+		for _, id := range []string{"host1", "host2", "host3"} {
+			c.Kill(id)
+			c.Use(id, v2, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+				cfg.Constraints = append(cfg.Constraints, raftstore.Constraint{Name: "hold", Version: 1, Check: func(raftstore.View, *raftstore.Txn, []byte) error {
+					if id == "host2" {
+						<-held
+					}
+					return nil
+				}})
+			}))
+			raftstoretest.WaitServing(t, c.Restart(id))
+		}
+		lagging := c.Node("host2")
+		lead(t, c, "host1")
+		hold := put("/k", "v")
+		hold.Constraints = []raftstore.ConstraintCall{{Name: "hold", Version: 1}}
+		mustCommit(t, c.Node("host3"), hold)
+		raftstoretest.Eventually(t, func() error { return c.Node("host3").RaiseFeatureLevel(t.Context(), 2) })
+		lead(t, c, "host2")
+		c.Use("host4", v1)
+		late, err := raftstore.Open(t.Context(), c.Config("host4"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = late.Close() })
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		err = late.Join(ctx, []string{c.Addr("host2")})
+		wantError(t, "joined while the leader lags", err, raftstore.ErrNoLeader)
+		if lagging.FeatureLevel() != 1 || !lagging.IsLeader() {
+			t.Fatal("the leader does not lag")
+		}
+		release()
+		err = late.Join(t.Context(), []string{c.Addr("host2")})
+		wantError(t, "joined at the old version", err, raftstore.ErrFeatureLevel, `install version "v2" or newer`)
+		if peers := c.Node(c.Leader()).Status(t.Context()).Peers; len(peers) != 3 {
+			t.Errorf("replicas: %+v", peers)
+		}
+	})
 }
 
 // TestFoundedAtHighestLevel: a new group begins at the highest level of its founder.

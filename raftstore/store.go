@@ -119,7 +119,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	if err := s.start(ctx); err != nil {
 		s.cancel()
-		return nil, fmt.Errorf("open store %s: %w", cfg.NodeID, err)
+		return nil, cfg.withRemedy(fmt.Errorf("open store %s: %w", cfg.NodeID, err))
 	}
 	return s, nil
 }
@@ -236,6 +236,7 @@ func (s *Store) haltReplica(err error) {
 	if s.failure.err != nil {
 		return
 	}
+	err = s.cfg.withRemedy(err)
 	s.failure.err = err
 	close(s.failure.failed)
 	s.log.Error("store halted", "err", err)

@@ -72,6 +72,8 @@ func statusOf(err error) status {
 		return statusUnknownConstraint
 	case errors.Is(err, errNotLeader):
 		return statusNotLeader
+	case errors.Is(err, ErrTooNew):
+		return statusTooNew
 	case errors.Is(err, ErrFeatureLevel):
 		return statusFeatureLevel
 	case errors.Is(err, ErrHeldUp):
@@ -97,7 +99,7 @@ func (e *remoteError) Unwrap() error { return e.class }
 func errorOf(s status, payload []byte) error {
 	classes := map[status]error{
 		statusUnsettled: errUnsettled, statusInvalid: ErrInvalidTxn, statusTooLarge: ErrTooLarge,
-		statusUnknownConstraint: ErrUnknownConstraint, statusFeatureLevel: ErrFeatureLevel, statusHeldUp: ErrHeldUp,
+		statusUnknownConstraint: ErrUnknownConstraint, statusFeatureLevel: ErrFeatureLevel, statusHeldUp: ErrHeldUp, statusTooNew: ErrTooNew,
 		// The replica is halted or failing; a retry may reach another one.
 		statusNotLeader: errNotLeader, statusFailed: errNotLeader,
 	}

@@ -10,7 +10,7 @@ import (
 func TestUnknownStatusSettlesNothing(t *testing.T) {
 	for s := range status(255) {
 		err := errorOf(s, []byte("text"))
-		known := s >= statusOK && s <= statusHeldUp
+		known := s >= statusOK && s <= statusTooNew
 		if !known && !errors.Is(err, errUnsettled) {
 			t.Errorf("status %d: %v", s, err)
 		}
@@ -18,9 +18,12 @@ func TestUnknownStatusSettlesNothing(t *testing.T) {
 			t.Errorf("status %d: %v", s, err)
 		}
 	}
-	for _, err := range []error{errUnsettled, ErrInvalidTxn, ErrTooLarge, ErrUnknownConstraint, errNotLeader, ErrFeatureLevel, ErrHeldUp} {
+	for _, err := range []error{errUnsettled, ErrInvalidTxn, ErrTooLarge, ErrUnknownConstraint, errNotLeader, ErrFeatureLevel, ErrTooNew, ErrHeldUp} {
 		if got := errorOf(statusOf(err), nil); !errors.Is(got, err) {
 			t.Errorf("%v comes back as %v", err, got)
+		}
+		if got := errorOf(statusOf(err), nil); errors.Is(got, ErrTooNew) != (err == ErrTooNew) {
+			t.Errorf("%v comes back as one of a version that is too new", err)
 		}
 	}
 }

@@ -51,10 +51,10 @@ const (
 	ClockSkew Code = "ClockSkew"
 	// HostTaken: another host has the name.
 	HostTaken Code = "HostTaken"
-	// TooOld: the program does not know the mesh's feature level, or the other side's
-	// protocol, because it is too old.
+	// TooOld: the program is too old for the mesh's feature level, for the other side's
+	// protocol or for the data.
 	TooOld Code = "TooOld"
-	// TooNew: the program knows no level as low as the one that the mesh has.
+	// TooNew: the program is too new: it knows no level as low as the one that the mesh has.
 	TooNew Code = "TooNew"
 	// BadProof: a request is not signed by the host that it names.
 	BadProof Code = "BadProof"

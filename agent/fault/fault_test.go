@@ -21,7 +21,7 @@ import (
 var everyCode = []fault.Code{
 	fault.Invalid, fault.NotFound, fault.AlreadyExists, fault.Conflict, fault.Unauthorized, fault.Forbidden, fault.Unavailable,
 	fault.Unreachable, fault.UnknownOutcome, fault.TooLarge, fault.Internal, fault.NotRunning, fault.NoGuestAgent,
-	fault.TokenInvalid, fault.TokenExpired, fault.TokenUsed, fault.ClockSkew, fault.HostTaken, fault.TooOld, fault.BadProof,
+	fault.TokenInvalid, fault.TokenExpired, fault.TokenUsed, fault.ClockSkew, fault.HostTaken, fault.TooOld, fault.TooNew, fault.BadProof,
 	fault.NoHost, fault.Expelled,
 }
 
@@ -97,6 +97,8 @@ func TestInnerPackagesSpeakPlainly(t *testing.T) {
 		{&raftstore.ConflictError{Key: "/k", Current: &raftstore.Record{ModRevision: 3}}, fault.AlreadyExists, "already exists"},
 		{&raftstore.ConflictError{Key: "/k", Want: 3}, fault.NotFound, "not found"},
 		{fmt.Errorf("volume ns-disk: %w", storage.ErrNotFound), fault.NotFound, "volume ns-disk: not found"},
+		{fmt.Errorf("open store: %w: knows level 1", raftstore.ErrFeatureLevel), fault.TooOld, "open store: this version does not fit the mesh: knows level 1"},
+		{fmt.Errorf("open store: %w: knows level 3", raftstore.ErrTooNew), fault.TooNew, "open store: this version does not fit the mesh: knows level 3"},
 		{fmt.Errorf("create ns-disk: %w", storage.ErrNoSpace), fault.Unavailable, "create ns-disk: no space left in pool"},
 		{fmt.Errorf("delete ns-disk: %w", storage.ErrBusy), fault.Conflict, "delete ns-disk: volume is busy"},
 	} {

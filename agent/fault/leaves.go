@@ -25,6 +25,7 @@ func leaves() []leaf {
 		{raftstore.ErrUnknownOutcome, UnknownOutcome, "the write may or may not have happened: look before trying again"},
 		{raftstore.ErrTooLarge, TooLarge, "the transaction is too large"},
 		{raftstore.ErrDiskFull, Unavailable, "this host's disk is full"},
+		{raftstore.ErrTooNew, TooNew, "this version does not fit the mesh"},
 		{raftstore.ErrFeatureLevel, TooOld, "this version does not fit the mesh"},
 		{raftstore.ErrHeldUp, Conflict, "hosts hold up feature level"},
 		{raftstore.ErrClosed, Unavailable, "this host's replica is stopped"},

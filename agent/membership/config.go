@@ -155,6 +155,6 @@ func (c Config) storeConfig(log *slog.Logger) raftstore.Config {
 	cfg.NodeID, cfg.Addr = c.Name, c.MeshAddress()
 	cfg.DataDir = c.raftDir()
 	cfg.FeatureLevel, cfg.Constraints = level.Known(), claims.Rules()
-	cfg.Logger = log
+	cfg.Logger, cfg.Remedy = log, resyncRemedy
 	return cfg
 }

@@ -153,7 +153,7 @@ func (m *Member) Err() error {
 	if m.store == nil {
 		return nil
 	}
-	return withRemedy(m.store.Err())
+	return m.store.Err()
 }
 
 // ErrLeft is returned by Run when the host has left the mesh.

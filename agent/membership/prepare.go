@@ -154,11 +154,5 @@ func Resync(config Config) error {
 	return nil
 }
 
-// withRemedy adds to an error the command that helps when a replica cannot be used in
-// its present state.
-func withRemedy(err error) error {
-	if errors.Is(err, raftstore.ErrReplaced) || errors.Is(err, raftstore.ErrDiverged) || errors.Is(err, raftstore.ErrCorruptLog) {
-		return fmt.Errorf("%w; stop the agent, run 'virtmesh agent resync --yes' and start it again: it then fetches the state from the other hosts", err)
-	}
-	return err
-}
+// resyncRemedy is what helps when this host's copy cannot be used any more.
+const resyncRemedy = "stop the agent, run 'virtmesh agent resync --yes' and start it again: it then fetches the state from the other hosts"

@@ -54,7 +54,7 @@ func (m *Member) openStore(ctx context.Context) error {
 	cfg.Registerer = m.options.Metrics
 	store, err := raftstore.Open(ctx, cfg)
 	if isUnusable(err) {
-		return m.awaitHelp(ctx, withRemedy(err))
+		return m.awaitHelp(ctx, err)
 	}
 	if err != nil {
 		return err

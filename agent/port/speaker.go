@@ -180,7 +180,14 @@ func CheckLevel(mesh uint32, version string, host Speaker) error {
 			WithRemedy(installRemedy(version) + " there")
 	}
 	return fault.New(fault.TooNew, "this mesh is at feature level %d, and %s knows %s", mesh, host, host.Levels).
-		WithRemedy("raise the mesh first ('virtmesh level raise'), or install version " + version + " there")
+		WithRemedy("raise the mesh first ('virtmesh level raise'), or " + olderRemedy(version) + " there")
+}
+
+func olderRemedy(version string) string {
+	if version == "" {
+		return "install an older version"
+	}
+	return "install version " + version
 }
 
 func installRemedy(version string) string {

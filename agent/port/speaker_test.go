@@ -38,6 +38,7 @@ func TestMeet(t *testing.T) {
 		"levels that fit":     {a: speaker("a", "1", Range{1, 1}, raftstore.LevelRange{Lowest: 1, Highest: 2}, 2), b: speaker("b", "2", Range{1, 1}, raftstore.LevelRange{Lowest: 2, Highest: 3}, 2), use: 1},
 		"a level too high":    {a: speaker("a", "1", Range{1, 1}, raftstore.LevelRange{Lowest: 1, Highest: 1}, 0), b: speaker("b", "2", Range{1, 1}, raftstore.LevelRange{Lowest: 1, Highest: 2}, 2), code: fault.TooOld, text: "this mesh is at feature level 2, and host a (version 1) knows feature level 1; install version 2 or newer there"},
 		"a level too low":     {a: speaker("a", "9", Range{1, 1}, raftstore.LevelRange{Lowest: 3, Highest: 4}, 0), b: speaker("b", "2", Range{1, 1}, raftstore.LevelRange{Lowest: 1, Highest: 2}, 2), code: fault.TooNew, text: "raise the mesh first"},
+		"of no version":       {a: speaker("a", "9", Range{1, 1}, raftstore.LevelRange{Lowest: 3, Highest: 4}, 0), b: speaker("b", "", Range{1, 1}, raftstore.LevelRange{Lowest: 1, Highest: 2}, 2), code: fault.TooNew, text: "or install an older version there"},
 		"one lags behind":     {a: speaker("a", "1", Range{1, 1}, raftstore.LevelRange{Lowest: 1, Highest: 2}, 1), b: speaker("b", "2", Range{1, 1}, raftstore.LevelRange{Lowest: 2, Highest: 3}, 2), use: 1},
 		"levels do not count": {a: speaker("a", "1", Range{1, 1}, none, 0), b: speaker("b", "2", Range{1, 1}, raftstore.LevelRange{Lowest: 1, Highest: 2}, 2), use: 1},
 	} {
