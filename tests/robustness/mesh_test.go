@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -82,6 +83,17 @@ func (s story) create(name string) {
 	s.t.Helper()
 	s.check(s.act(func(_ context.Context, _ objects.Store, tx *objects.Tx) error {
 		tx.Create(newMachine(name))
+		return nil
+	}))
+}
+
+// createOn makes a machine that runs on one host only.
+func (s story) createOn(host, name string) {
+	s.t.Helper()
+	s.check(s.act(func(_ context.Context, _ objects.Store, tx *objects.Tx) error {
+		vm := newMachine(name)
+		vm.Spec.Template.Spec.NodeSelector = map[string]string{corev1.LabelHostname: host}
+		tx.Create(vm)
 		return nil
 	}))
 }
