@@ -34,10 +34,23 @@ func (s *Store) TransferLeadership(ctx context.Context) error {
 	return s.handOver(ctx)
 }
 
-// handOver transfers leadership and waits until the transfer has ended.
+// handOver transfers leadership to the voter that was heard last, and waits until the transfer
+// has ended. Raft alone would choose a dead one as well as any other, as long as it had all
+// entries.
 func (s *Store) handOver(ctx context.Context) error {
+	servers, err := s.servers()
+	if err != nil {
+		return fmt.Errorf("transfer leadership: %w", err)
+	}
+	servers = slices.DeleteFunc(slices.Clone(servers), func(srv raft.Server) bool { return srv.ID == s.id || srv.Suffrage != raft.Voter })
+	if len(servers) == 0 {
+		return errors.New("transfer leadership: there is no other voter")
+	}
+	to := slices.MinFunc(servers, func(a, b raft.Server) int {
+		return cmp.Compare(s.autopilot.silence(a.ID), s.autopilot.silence(b.ID))
+	})
 	done := make(chan error, 1)
-	if !s.tasks.start(func() { done <- s.raft.LeadershipTransfer().Error() }) {
+	if !s.tasks.start(func() { done <- s.raft.LeadershipTransferToServer(to.ID, to.Address).Error() }) {
 		return ErrClosed
 	}
 	select {
@@ -59,7 +72,8 @@ func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
 		if srv.ID == s.id {
 			continue
 		}
-		if _, err := s.peers.call(ctx, string(srv.Address), opStats, nil); err != nil {
+		if err := s.checkHeir(ctx, srv); err != nil {
+			s.log.Info("a replica cannot take over", "id", srv.ID, "err", err)
 			continue
 		}
 		if err := s.raft.AddVoter(srv.ID, srv.Address, 0, s.cfg.Timing.RPC).Error(); err != nil {
@@ -71,6 +85,16 @@ func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
 		return errors.New("transfer leadership: no other replica answers")
 	}
 	return nil
+}
+
+// checkHeir checks that a replica answers, and, where it may have been fed by another one than
+// this leader, that its state is the leader's.
+func (s *Store) checkHeir(ctx context.Context, srv raft.Server) error {
+	if s.followersAllowed() {
+		return s.checkState(nodeOf(srv.ID), string(srv.Address))
+	}
+	_, err := s.peers.call(ctx, string(srv.Address), opStats, nil)
+	return err
 }
 
 // heirs returns the known followers as servers, those first that have been healthy for

@@ -130,9 +130,6 @@ func (g *guardedRaft) Barrier(timeout time.Duration) raft.Future {
 	return g.guard(g.Raft.Barrier(timeout))
 }
 
-// LeadershipTransfer wraps raft.Raft.LeadershipTransfer.
-func (g *guardedRaft) LeadershipTransfer() raft.Future { return g.guard(g.Raft.LeadershipTransfer()) }
-
 // LeadershipTransferToServer wraps raft.Raft.LeadershipTransferToServer.
 func (g *guardedRaft) LeadershipTransferToServer(id raft.ServerID, addr raft.ServerAddress) raft.Future {
 	return g.guard(g.Raft.LeadershipTransferToServer(id, addr))
