@@ -195,8 +195,8 @@ func encodeQuestion(index uint64) []byte {
 }
 
 // serveStatement answers with a signed statement on this replica's state at a log index,
-// once it has applied it. A replica that was fed and does not vote says nothing of which it
-// is not certain.
+// once it has applied it. A replica that is fed, or that does not vote, says nothing of which
+// it is not certain, even if it voted when it was last in Raft.
 func (s *Store) serveStatement(ctx context.Context, question []byte) ([]byte, error) {
 	r := &reader{b: question}
 	version, index := r.byte(), r.uint64()
@@ -214,7 +214,8 @@ func (s *Store) serveStatement(ctx context.Context, question []byte) ([]byte, er
 	if said.digest, ok = s.digests.at(index); !ok {
 		return nil, fmt.Errorf("%w: the digest at log index %d is not kept any more", ErrCompacted, index)
 	}
-	if !slices.Contains(said.voters, s.cfg.NodeID) && !s.trust.confirms(index) {
+	fed := s.position() == follows || !slices.Contains(said.voters, s.cfg.NodeID)
+	if fed && !s.trust.confirms(index) {
 		if err := s.Confirm(ctx); err != nil {
 			return nil, err
 		}

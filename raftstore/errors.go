@@ -62,6 +62,9 @@ var (
 	// ErrUnconfirmed: this replica got its state from another one, and a majority of the
 	// voters has not signed yet that it is the group's.
 	ErrUnconfirmed = errors.New("raftstore: the voters have not confirmed this replica's state")
+	// ErrVotersGone: most hosts that could confirm this replica's state are no members of the
+	// mesh any more. Empty the data directory, see Empty, and join again.
+	ErrVotersGone = errors.New("raftstore: most of the voters that this replica knew are no members of the mesh any more")
 	// ErrHasState: the data directory holds state, and a backup is never restored
 	// over existing state.
 	ErrHasState = errors.New("raftstore: data directory holds state already")

@@ -2,6 +2,8 @@ package raftstore
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 
@@ -144,4 +146,85 @@ func FedTo(s *Store) uint64 {
 	s.trust.mu.Lock()
 	defer s.trust.mu.Unlock()
 	return s.trust.fed
+}
+
+// FeedWithVoters hands s, as a source named by that does, what it lacks of the log of another
+// replica, and then a configuration in which s and the other given replicas vote. With
+// nobody given, it hands s the log alone.
+func FeedWithVoters(s, from *Store, by string, voters ...*Store) error {
+	a := &pullAnswer{Path: []string{by}, Leader: feedLeader{Age: -1}}
+	last := from.applied.get()
+	term := from.raft.CurrentTerm()
+	for i := s.committedIndex() + 1; i <= last; i++ {
+		next := new(raft.Log)
+		if err := from.disk.logs.GetLog(i, next); err != nil {
+			return err
+		}
+		a.entries = append(a.entries, next)
+	}
+	var forged raft.Configuration
+	for _, v := range voters {
+		forged.Servers = append(forged.Servers, raft.Server{Suffrage: raft.Voter, ID: v.id, Address: raft.ServerAddress(v.cfg.Addr)})
+	}
+	if len(voters) > 0 {
+		last = max(last, s.committedIndex()) + 1
+		a.entries = append(a.entries, &raft.Log{Index: last, Term: term, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(forged)})
+	}
+	a.Commit = last
+	b, err := a.encode()
+	if err != nil {
+		return err
+	}
+	if a, err = decodePullAnswer(b, s.committedIndex()); err != nil {
+		return err
+	}
+	if err := s.passEntries(by, a); err != nil {
+		return err
+	}
+	return s.applied.wait(s.base, last)
+}
+
+// DoubtsVote reports whether s votes by the word of a feeder alone.
+func DoubtsVote(s *Store) bool { return s.doubtsOwnVote() }
+
+// BelieveVote makes s believe whatever it was fed on its own vote, as a hostile replica does.
+func BelieveVote(s *Store) error {
+	s.trust.mu.Lock()
+	defer s.trust.mu.Unlock()
+	return s.trust.change(func(r *trustRecord) { r.Doubted = 0 })
+}
+
+// AddVoter makes the leader add s to the configuration, with a vote.
+func AddVoter(leader, s *Store) error {
+	return leader.raft.AddVoter(s.id, raft.ServerAddress(s.cfg.Addr), 0, s.cfg.Timing.RPC).Error()
+}
+
+// BelieveVoters makes s, which knows no voters, believe those.
+func BelieveVoters(s, voter *Store, voters ...string) error {
+	if err := s.group.adopt(voter.group.current()); err != nil {
+		return err
+	}
+	return s.introduceVoters(voters)
+}
+
+// AskForStatement asks s for a statement on its state, as another replica does.
+func AskForStatement(ctx context.Context, s *Store) error {
+	_, err := s.serveStatement(ctx, encodeQuestion(s.applied.get()))
+	return err
+}
+
+// SpeakFor sends another replica what followers and joiners send, in the name of a third one,
+// and returns the answers.
+func SpeakFor(ctx context.Context, s, to, other *Store) map[string]error {
+	pull, _ := encodePull(pullRequest{ID: string(other.id), Addr: s.cfg.Addr, After: s.committedIndex(), Fresh: true})
+	snapshot, _ := encodePull(snapshotRequest{ID: string(other.id), Name: "x"})
+	join, _ := json.Marshal(replica{ID: string(other.id), Addr: s.cfg.Addr, Group: s.group.current(), Levels: s.levels.known})
+	answers := map[string]error{}
+	for name, q := range map[string]struct {
+		op      opcode
+		payload []byte
+	}{"pull": {opPull, pull}, "snapshot": {opPullSnapshot, snapshot}, "join": {opJoin, join}} {
+		_, answers[name] = s.peers.call(ctx, to.cfg.Addr, q.op, q.payload)
+	}
+	return answers
 }

@@ -121,7 +121,7 @@ func (s *Store) position() position {
 		return inConfiguration
 	case s.feed.toldAfter(s.committedIndex()):
 		return follows
-	case own >= 0:
+	case own >= 0 && !s.doubtsOwnVote():
 		return inConfiguration
 	case len(servers) > 0 && s.followersAllowed():
 		return follows

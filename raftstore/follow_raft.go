@@ -38,6 +38,9 @@ func (s *Store) passEntries(from string, a *pullAnswer) error {
 		if err := s.noteFed(a.entries[n-1].Index, from); err != nil {
 			return err
 		}
+		if err := s.noteFedConfigurations(a.entries); err != nil {
+			return err
+		}
 	}
 	// Only what was sent is known to be committed. The local log may have more, from when
 	// this replica was in the configuration.

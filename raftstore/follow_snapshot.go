@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -110,9 +111,12 @@ func (f *snapshotFeed) seek(d *disk, name string, offset int64) error {
 }
 
 // serveSnapshot answers with the next piece of a snapshot, and nothing at its end.
-func (s *Store) serveSnapshot(ctx context.Context, payload []byte) ([]byte, error) {
+func (s *Store) serveSnapshot(ctx context.Context, from net.Conn, payload []byte) ([]byte, error) {
 	var q snapshotRequest
 	if _, err := decodePullHeader(payload, &q); err != nil {
+		return nil, err
+	}
+	if err := s.checkCaller(from, q.ID); err != nil {
 		return nil, err
 	}
 	if node := nodeOf(raft.ServerID(q.ID)); q.Offset < 0 || !s.source.feeds(node) {
@@ -172,6 +176,9 @@ func (s *Store) installFedSnapshot(ctx context.Context, from offer, o *snapshotO
 		return err
 	}
 	if err := s.noteFedSnapshot(o.Index, from.Node); err != nil {
+		return err
+	}
+	if err := s.doubtVote(o.ConfigurationIndex, o.Servers); err != nil {
 		return err
 	}
 	addr, leader := s.raft.LeaderWithID()

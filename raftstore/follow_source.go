@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -42,8 +43,11 @@ func (s *Store) silentFeed() time.Duration { return 4 * s.feedBeat() }
 func (s *Store) staleFeed() time.Duration { return 3 * s.cfg.Timing.Heartbeat }
 
 // servePull feeds a follower.
-func (s *Store) servePull(ctx context.Context, payload []byte) ([]byte, error) {
+func (s *Store) servePull(ctx context.Context, from net.Conn, payload []byte) ([]byte, error) {
 	q, err := decodePullRequest(payload)
+	if err == nil {
+		err = s.checkCaller(from, q.ID)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -173,6 +173,25 @@ func TestFollowerIsPromoted(t *testing.T) {
 			}
 			return fmt.Errorf("%s does not follow", lost)
 		})
+		// It has taken over the configurations of the time when it voted, and votes again
+		// when it is needed.
+		for name, p := range peers(t, c) {
+			if p.Follower && name != lost {
+				c.Kill(name)
+			}
+		}
+		for _, name := range c.Node(leader).Status(t.Context()).Voters {
+			if name != leader {
+				c.Kill(name)
+				break
+			}
+		}
+		raftstoretest.Eventually(t, func() error {
+			if voters := c.Node(leader).Status(t.Context()).Voters; !slices.Contains(voters, lost) || raftstore.DoubtsVote(back) {
+				return fmt.Errorf("voters are %v, %s should be one", voters, lost)
+			}
+			return nil
+		})
 	})
 }
 

@@ -39,8 +39,8 @@ func HearLevel(s *Store, level uint32) {
 
 // AskAsFollower sends s what followers ask, and returns the answers.
 func AskAsFollower(s *Store, payload []byte) map[string]error {
-	_, pull := s.serveRequest(opPull, payload)
-	_, snapshot := s.serveRequest(opPullSnapshot, payload)
+	_, pull := s.serveRequest(nil, opPull, payload)
+	_, snapshot := s.serveRequest(nil, opPullSnapshot, payload)
 	_, report := s.serveLeaderRequest(context.Background(), opReport, payload)
 	return map[string]error{"pull": pull, "snapshot": snapshot, "report": report}
 }

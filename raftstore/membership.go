@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -303,6 +304,19 @@ func (s *Store) removeNode(node string, except raft.ServerID) error {
 		}
 	}
 	return nil
+}
+
+// serveJoin passes the request of a replica to be added on to the leader. Only the host that
+// asks can be compared with the replica: the leader hears it from another one.
+func (s *Store) serveJoin(ctx context.Context, from net.Conn, payload []byte) ([]byte, error) {
+	var r replica
+	if err := json.Unmarshal(payload, &r); err != nil {
+		return nil, fmt.Errorf("%w: request to join: %w", ErrInvalidTxn, err)
+	}
+	if err := s.checkCaller(from, r.ID); err != nil {
+		return nil, err
+	}
+	return s.requestAtLeader(ctx, opAddReplica, payload)
 }
 
 // addReplica adds r or updates its address, and returns the answer to it. A replica of the

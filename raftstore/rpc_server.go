@@ -10,6 +10,8 @@ import (
 	"net"
 	"runtime/debug"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // maxRequestsPerConn bounds how many requests of a peer are in progress on one
@@ -139,7 +141,7 @@ func (s *Store) dispatchRequest(conn net.Conn, f frame, out *outbox) {
 		answer(s.serveTerm(f.payload)) // at once, because readers wait for it
 		return
 	}
-	if !s.startServing(conn, func() { answer(s.serveRequest(opcode(f.code), f.payload)) }) {
+	if !s.startServing(conn, func() { answer(s.serveRequest(conn, opcode(f.code), f.payload)) }) {
 		answer(nil, ErrClosed)
 	}
 }
@@ -181,7 +183,7 @@ func (s *Store) serveCommit(envelope []byte, answer func([]byte, error)) {
 }
 
 // serveRequest carries out any other request.
-func (s *Store) serveRequest(op opcode, payload []byte) ([]byte, error) {
+func (s *Store) serveRequest(from net.Conn, op opcode, payload []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(s.base, s.cfg.Timing.RPC)
 	defer cancel()
 	if err := s.refuseFollowing(op); err != nil {
@@ -201,14 +203,25 @@ func (s *Store) serveRequest(op opcode, payload []byte) ([]byte, error) {
 		}
 		return json.Marshal(st)
 	case opPull:
-		return s.servePull(ctx, payload)
+		return s.servePull(ctx, from, payload)
 	case opPullSnapshot:
-		return s.serveSnapshot(ctx, payload)
+		return s.serveSnapshot(ctx, from, payload)
 	case opStatement:
 		return s.serveStatement(ctx, payload)
 	case opJoin:
-		return s.requestAtLeader(ctx, opAddReplica, payload)
+		return s.serveJoin(ctx, from, payload)
 	default:
 		return s.serveLeaderRequest(ctx, op, payload)
 	}
+}
+
+// checkCaller refuses a caller that speaks for a replica of another host.
+func (s *Store) checkCaller(from net.Conn, id string) error {
+	if s.cfg.PeerOf == nil {
+		return nil
+	}
+	if peer := s.cfg.PeerOf(from); peer != nodeOf(raft.ServerID(id)) {
+		return fmt.Errorf("%w: host %q speaks for the replica %q of another host", ErrInvalidTxn, peer, id)
+	}
+	return nil
 }

@@ -135,7 +135,7 @@ func (s *Store) failureText() string {
 	if err := s.Err(); err != nil {
 		return err.Error()
 	}
-	for _, err := range []error{s.disk.logs.err(), s.versionTooOld()} {
+	for _, err := range []error{s.disk.logs.err(), s.versionTooOld(), s.votersGone()} {
 		if err != nil {
 			return err.Error()
 		}

@@ -187,7 +187,7 @@ func (s *Store) startRaft(notify chan bool) error {
 			MaxRPCsInFlight: 1,
 			Logger:          newHclog(s.log, "raft-net"),
 		}),
-		rpcs: make(chan raft.RPC),
+		rpcs: make(chan raft.RPC), abstains: s.doubtsOwnVote,
 	}
 	s.tasks.start(func() { s.transport.forwardRPCs(s.closing) })
 	if s.cfg.Bootstrap {

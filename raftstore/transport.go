@@ -148,12 +148,14 @@ func (meshAddr) Network() string { return "mesh" }
 // String implements net.Addr.
 func (a meshAddr) String() string { return string(a) }
 
-// meshTransport is Raft's network transport with two additions: it passes the ID of
-// the target replica to the stream layer, and it has a second source of messages,
-// see announce.go.
+// meshTransport is Raft's network transport with three additions: it passes the ID of
+// the target replica to the stream layer, it has a second source of messages, see
+// announce.go, and it can abstain from elections, see trust_vote.go.
 type meshTransport struct {
 	*raft.NetworkTransport
 	rpcs chan raft.RPC
+	// abstains reports whether this replica takes no part in elections.
+	abstains func() bool
 }
 
 var (
@@ -170,6 +172,10 @@ func (t *meshTransport) forwardRPCs(closing <-chan struct{}) {
 	for {
 		select {
 		case rpc := <-t.NetworkTransport.Consumer():
+			if isElection(rpc.Command) && t.abstains() {
+				rpc.Respond(nil, errAbstains)
+				continue
+			}
 			select {
 			case t.rpcs <- rpc:
 			case <-closing:
@@ -179,6 +185,15 @@ func (t *meshTransport) forwardRPCs(closing <-chan struct{}) {
 			return
 		}
 	}
+}
+
+// isElection reports whether a message of Raft is part of an election.
+func isElection(command any) bool {
+	switch command.(type) {
+	case *raft.RequestVoteRequest, *raft.RequestPreVoteRequest, *raft.TimeoutNowRequest:
+		return true
+	}
+	return false
 }
 
 // target returns the address that raftStream.Dial takes apart into addr and id.
@@ -198,11 +213,17 @@ func (t *meshTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress,
 
 // RequestVote implements raft.Transport.
 func (t *meshTransport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if t.abstains() {
+		return errAbstains
+	}
 	return t.NetworkTransport.RequestVote(id, target(id, addr), req, resp)
 }
 
 // RequestPreVote implements raft.WithPreVote.
 func (t *meshTransport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if t.abstains() {
+		return errAbstains
+	}
 	return t.NetworkTransport.RequestPreVote(id, target(id, addr), req, resp)
 }
 

@@ -38,6 +38,9 @@ type trustRecord struct {
 	// Unverified is the log index of a snapshot that came through a feed and was not
 	// confirmed, zero if there is none.
 	Unverified uint64 `json:"unverified"`
+	// Doubted is the log index of a configuration in which this replica votes, which came
+	// through a feed, and which the voters have not signed; zero if there is none.
+	Doubted uint64 `json:"doubted,omitempty"`
 	// Voters are who is believed, sorted, and VotersAt the log index at which they voted.
 	// They are empty in a replica that was never fed.
 	Voters   []string `json:"voters,omitempty"`
@@ -162,9 +165,10 @@ func (s *Store) introduceVoters(voters []string) error {
 
 // configured takes the voters of a configuration that was applied, if it did not come
 // through a feed.
-func (t *trust) configured(set voterSet) {
+func (t *trust) configured(set voterSet, self string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.reviewDoubt(set, self)
 	if len(t.record.Voters) == 0 || set.index <= max(t.fed, t.record.VotersAt) || slices.Equal(set.voters, t.record.Voters) {
 		return
 	}
@@ -190,7 +194,7 @@ func (s *Store) votersAt(index uint64) []string {
 	t := s.trust
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if index <= t.fed {
+	if index <= t.fed || t.record.Doubted > 0 {
 		return t.record.Voters
 	}
 	return s.voterLog.at(index)
@@ -200,7 +204,10 @@ func (s *Store) votersAt(index uint64) []string {
 func (t *trust) confirms(index uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.confirmed >= min(index, t.fed) && t.record.Unverified == 0
+	if t.record.Doubted == 0 {
+		index = min(index, t.fed)
+	} // else the entries behind may come from a leader that the feeder has made up
+	return t.confirmed >= index && t.record.Unverified == 0
 }
 
 // unverified returns the log index of the fed snapshot that is not confirmed yet.

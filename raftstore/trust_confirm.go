@@ -85,9 +85,16 @@ func (s *Store) askVoters() error {
 	if len(voters) == 0 {
 		return fmt.Errorf("this replica knows no voters; empty %s and join again", s.cfg.DataDir)
 	}
-	list := s.statementsOf(ctx, index, s.addressesOf(voters))
+	asked := s.addressesOf(voters)
+	if s.position() == follows {
+		delete(asked, s.cfg.NodeID) // its own word on what it was fed is worth nothing
+	}
+	list := s.statementsOf(ctx, index, asked)
 	v, err := tally(list, s.group.current(), voters, s.cfg.Signer)
 	if err != nil {
+		if gone := s.votersGone(); gone != nil {
+			return gone
+		}
 		return fmt.Errorf("of the voters %v, which this replica believes, %d answer: %w", voters, len(list), err)
 	}
 	s.trust.keepAgreement(v)
@@ -147,6 +154,9 @@ func (s *Store) compareAgreement(v agreement) error {
 		return err
 	}
 	s.trust.agree(v)
+	if err := s.settleDoubt(v); err != nil {
+		return err
+	}
 	return s.compareCheckpoint(v)
 }
 

@@ -19,6 +19,7 @@ type fedReplica struct {
 	*raftstore.Store
 	t      *testing.T
 	c      *raftstoretest.Cluster
+	dir    string
 	config func() raftstore.Config
 }
 
@@ -31,15 +32,22 @@ func openFed(t *testing.T, c *raftstoretest.Cluster) *fedReplica {
 // openFedAs opens a replica with data in a directory of its own.
 func openFedAs(t *testing.T, c *raftstoretest.Cluster, id string) *fedReplica {
 	t.Helper()
+	return openFedWith(t, c, id, func(*raftstore.Config) {})
+}
+
+// openFedWith does so with another configuration.
+func openFedWith(t *testing.T, c *raftstoretest.Cluster, id string, change raftstoretest.Option) *fedReplica {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), id)
-	f := &fedReplica{t: t, c: c, config: func() raftstore.Config {
+	f := &fedReplica{t: t, c: c, dir: dir, config: func() raftstore.Config {
 		cfg := raftstoretest.Config(c.Net, id)
 		cfg.DataDir, cfg.Members, cfg.Signer, cfg.Timing.Compare = dir, c.Members, c.Keys.Signer(id), 0
 		cfg.Timing.Rejoin = 0
+		change(&cfg)
 		return cfg
 	}}
 	f.open()
-	t.Cleanup(func() { _ = f.Close() })
+	t.Cleanup(f.stop)
 	if err := raftstore.Introduce(f.Store, c.Node(c.Leader())); err != nil {
 		t.Fatal(err)
 	}
@@ -55,12 +63,27 @@ func (f *fedReplica) open() {
 	f.Store = s
 }
 
+// stop closes the replica and its connections.
+func (f *fedReplica) stop() {
+	if err := f.Close(); err != nil {
+		f.t.Error(err)
+	}
+	f.c.Net.Hangup(f.config().Addr)
+}
+
 // restart closes the replica and opens it again.
 func (f *fedReplica) restart() {
+	f.t.Helper()
+	f.restartWith(func() {})
+}
+
+// restartWith does something while the replica is closed.
+func (f *fedReplica) restartWith(do func()) {
 	f.t.Helper()
 	if err := f.Close(); err != nil {
 		f.t.Fatal(err)
 	}
+	do()
 	f.c.Net.Hangup(f.config().Addr)
 	f.open()
 }
@@ -126,7 +149,7 @@ func TestAFedReplicaConfirms(t *testing.T) {
 		mustConfirm(t, f.Store)
 		mustCommit(t, c.Live()[0], put("/k", "later"))
 		f.feed()
-		c.Net.Cut(f.config().Addr)
+		c.Net.Cut("host9:7000")
 		err := mustNotConfirm(t, f.Store, 300*time.Millisecond)
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("it does not say that the time was up: %v", err)

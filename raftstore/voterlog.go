@@ -79,7 +79,7 @@ func (l *voterLog) newest() voterSet {
 func (s *Store) configured(index uint64, servers []raft.Server) {
 	set := voterSet{index, votersOf(servers)}
 	s.voterLog.add(set)
-	s.trust.configured(set)
+	s.trust.configured(set, s.cfg.NodeID)
 }
 
 // restored notes the configuration of the snapshot that this replica has restored.
@@ -93,7 +93,7 @@ func (s *Store) restored(index uint64) {
 		if meta.Index == index {
 			set := voterSet{meta.ConfigurationIndex, votersOf(meta.Configuration.Servers)}
 			s.voterLog.reset(set)
-			s.trust.configured(set)
+			s.trust.configured(set, s.cfg.NodeID)
 		}
 	}
 }

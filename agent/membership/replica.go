@@ -48,7 +48,7 @@ func (m *Member) openStore(ctx context.Context) error {
 	}
 	cfg := m.config.storeConfig(m.log.With("part", "raftstore"))
 	cfg.Bootstrap, cfg.Version = m.identity.Founder(), m.options.Version
-	cfg.Raft, cfg.RPC = raft, rpc
+	cfg.Raft, cfg.RPC, cfg.PeerOf = raft, rpc, port.PeerOf
 	cfg.Members = m.peers.MemberHealth
 	cfg.Signer = identity.NewNotary(m.identity, m.admission.StillMember)
 	cfg.Registerer = m.options.Metrics

@@ -22,6 +22,15 @@ var _ net.Conn = (*Conn)(nil)
 // accepting side of ProtoJoin, where the caller has no certificate.
 func (c *Conn) Peer() string { return c.peer }
 
+// PeerOf returns the verified name of the host at the other end of a connection of a mesh
+// protocol, and "" for any other connection.
+func PeerOf(conn net.Conn) string {
+	if c, ok := conn.(*Conn); ok {
+		return c.Peer()
+	}
+	return ""
+}
+
 // countedConn keeps the gauge of open connections correct, and the count of connections
 // without a certificate. It wraps the raw connection below TLS, so that the API
 // listener can return a plain *tls.Conn.

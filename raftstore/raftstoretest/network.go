@@ -312,6 +312,15 @@ type parcel struct {
 	due  time.Time
 }
 
+// DialledFrom returns the address of the host that has dialled a connection, "" if it was not
+// dialled over a Network.
+func DialledFrom(conn net.Conn) string {
+	if e, ok := conn.(*end); ok {
+		return e.p.a
+	}
+	return ""
+}
+
 // Write implements net.Conn.
 func (e *end) Write(b []byte) (int, error) {
 	if e.p.n.lose(e.p, e.from, e.to, len(b)) {

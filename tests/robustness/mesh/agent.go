@@ -110,6 +110,7 @@ func (a *agent) openStore() error {
 	cfg.Signer = a.host.mesh.links.keys.Signer(a.host.Name)
 	cfg.LogFiles = a.host.disk.LogFiles
 	cfg.Raft, cfg.RPC = a.layer(calls, "raft"), a.layer(calls, "rpc")
+	cfg.PeerOf = a.host.mesh.links.peerOf
 	store, err := raftstore.Open(a.ctx, cfg)
 	if err != nil {
 		return err

@@ -79,6 +79,14 @@ func (l *links) at(address string) *Host {
 	return nil
 }
 
+// peerOf returns the name of the host that has dialled a connection.
+func (l *links) peerOf(conn net.Conn) string {
+	if h := l.at(raftstoretest.DialledFrom(conn)); h != nil {
+		return h.Name
+	}
+	return ""
+}
+
 // named returns the host of a name, nil if there is none.
 func (l *links) named(name string) *Host {
 	for _, h := range l.all() {
