@@ -75,7 +75,8 @@ func (s *Store) publishStatements() {
 
 // takeStatements compares this replica's state with statements that another replica has
 // sent. Signatures of a majority are believed. A replica that is in the Raft configuration
-// takes others for a hint, and asks the voters itself.
+// takes others for a hint, and asks the voters itself; a hint about an index that its log
+// does not reach is worth no wait.
 func (s *Store) takeStatements(bundle []byte) {
 	list, err := decodeBundle(bundle)
 	if err != nil || len(list) == 0 {
@@ -87,6 +88,9 @@ func (s *Store) takeStatements(bundle []byte) {
 		s.trust.keepAgreement(v)
 	} else {
 		v = agreement{index: list[0].index, digest: list[0].digest}
+		if v.index > s.raft.LastIndex() {
+			return // a liar's index may never come, and waiting for it holds up all others
+		}
 	}
 	ctx, cancel := context.WithTimeout(s.base, s.cfg.Timing.RPC)
 	defer cancel()

@@ -79,6 +79,50 @@ func TestTheOddReplicaStops(t *testing.T) {
 	}
 }
 
+// A peer that makes up statements about the future keeps nobody from comparing states.
+func TestALiarDoesNotHoldUpTheComparison(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var odd atomic.Value
+		odd.Store("nobody")
+		c := raftstoretest.NewCluster(t, 3, raftstoretest.WithConfig(quickCompare), oddOne(&odd),
+			raftstoretest.WithConfig(func(cfg *raftstore.Config) { cfg.Timing.RPC = time.Minute }))
+		stores := c.Live()
+		lies := time.NewTicker(10 * time.Millisecond)
+		defer lies.Stop()
+		ended := make(chan struct{})
+		defer close(ended)
+		go func() {
+			for {
+				select {
+				case <-lies.C:
+				case <-ended:
+					return
+				}
+				for _, s := range stores {
+					raftstore.PutFutureStatement(s)
+				}
+			}
+		}()
+		time.Sleep(time.Second)
+		leader := c.Node(c.Leader())
+		odd.Store(c.Leader())
+		begin := time.Now()
+		_, _ = leader.Commit(t.Context(), raftstore.Txn{
+			Ops:         []raftstore.Op{{Key: "/forbidden", Value: []byte("x")}},
+			Constraints: []raftstore.ConstraintCall{{Name: "never", Version: 1}},
+		})
+		raftstoretest.Eventually(t, func() error {
+			if leader.Err() == nil {
+				return errors.New("the odd leader goes on")
+			}
+			return nil
+		})
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("the odd leader stopped after %s", took)
+		}
+	})
+}
+
 // wantRemedy fails the test unless a text ends with the remedy and says it once.
 func wantRemedy(t *testing.T, what, text string, cfg raftstore.Config) {
 	t.Helper()

@@ -24,6 +24,15 @@ func TakeWrongDigest(s *Store) {
 	s.takeStatements(encodeBundle([]signedStatement{said}))
 }
 
+// PutFutureStatement lets a peer tell s about a log index that nobody has reached.
+func PutFutureStatement(s *Store) {
+	said, err := (statement{group: s.group.current(), index: 1 << 60, digest: digest{1}}).sign(nil)
+	if err != nil {
+		panic(err)
+	}
+	s.putStatements(encodeBundle([]signedStatement{said}))
+}
+
 // MakeCheckpoint makes the leader s write a checkpoint, and returns its log index.
 func MakeCheckpoint(t interface{ Fatal(...any) }, s *Store) uint64 {
 	if err := s.raft.Barrier(0).Error(); err != nil {
