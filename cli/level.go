@@ -124,6 +124,9 @@ func heldUp[H any](hosts []H, what string) string {
 	return fmt.Sprintf("; %s %s %s", level.NameHosts(hosts), verb, what)
 }
 
+// manyHosts is how many hosts take long enough to answer that a user is told to wait.
+const manyHosts = 20
+
 func levelRaise(c *cli.Context) error {
 	conn, l, err := readLevel(c)
 	if err != nil {
@@ -152,6 +155,9 @@ func levelRaise(c *cli.Context) error {
 			printBrings(c, l, to)
 		}
 		return errors.New("a raise cannot be taken back: afterwards no host can go back to a version that does not know the level; repeat with --yes")
+	}
+	if n := len(l.Hosts); n >= manyHosts {
+		fmt.Fprintf(c.App.ErrWriter, "asking %d hosts whether they know feature level %d\n", n, to)
 	}
 	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/level", admin.LevelRequest{To: to}, nil); err != nil {
 		return err

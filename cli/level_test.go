@@ -49,3 +49,19 @@ func TestARaiseThatIsHeldUp(t *testing.T) {
 		t.Errorf("a host without a copy: exit code %d, %q", code, stderr)
 	}
 }
+
+// Many hosts take a while to answer: a user is told what the command waits for, on stderr.
+func TestARaiseOfManyHostsSaysWhatItWaitsFor(t *testing.T) {
+	mesh := wellMesh()
+	if code, _, stderr := run(t, append(serve(t, mesh), "level", "raise", "--yes")...); code != 0 || stderr != "" {
+		t.Errorf("two hosts: exit code %d, %q", code, stderr)
+	}
+	mesh = wellMesh()
+	for i := range 48 {
+		mesh.status.Members = append(mesh.status.Members, admin.Member{Name: fmt.Sprint("h", i), State: "alive", FeatureLevel: 4})
+	}
+	code, stdout, stderr := run(t, append(serve(t, mesh), "level", "raise", "--yes")...)
+	if code != 0 || stderr != "asking 50 hosts whether they know feature level 4\n" || stdout != "the mesh is at feature level 4\n" {
+		t.Errorf("fifty hosts: exit code %d, %q, %q", code, stdout, stderr)
+	}
+}

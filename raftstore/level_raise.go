@@ -11,12 +11,8 @@ import (
 	"sync"
 )
 
-const (
-	// askedAtOnce is how many hosts the leader asks for their levels at a time.
-	askedAtOnce = 64
-	// hostsNamed is how many hosts an error names.
-	hostsNamed = 10
-)
+// hostsNamed is how many hosts an error names.
+const hostsNamed = 10
 
 // RaiseFeatureLevel raises the feature level of the group. It returns nil if the group is
 // at that level already, and retries until ctx ends. A level that was raised can never be
@@ -105,12 +101,10 @@ func (s *Store) askLevels(ctx context.Context, level uint32) error {
 	if !s.levels.known.Contains(level) {
 		holders[s.cfg.NodeID] = s.group.self.name() + " knows " + s.levels.known.String()
 	}
-	slots := make(chan struct{}, askedAtOnce)
+	// All at once: hosts that are dead must not take the time of the others.
 	for host, addr := range hosts {
 		asking.Go(func() {
-			slots <- struct{}{}
 			why := s.askLevel(ctx, host, addr, level)
-			<-slots
 			if why == "" {
 				return
 			}

@@ -156,6 +156,34 @@ func TestMemberHoldsUpLevel(t *testing.T) {
 	})
 }
 
+// TestDeadHostsAreToldFromOthers: hosts that do not answer take no time from those that do,
+// however many they are, and the raise ends in time.
+func TestDeadHostsAreToldFromOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := raftstoretest.NewCluster(t, 3, v1)
+		for _, id := range []string{"host1", "host2", "host3"} {
+			raftstoretest.WaitServing(t, change(c, id, v2))
+		}
+		for _, from := range []string{"host1", "host2", "host3"} {
+			for _, to := range []string{"host1", "host2", "host3"} {
+				c.Net.Slow(c.Addr(from), c.Addr(to), func() time.Duration { return 10 * time.Millisecond })
+			}
+		}
+		const dead = 300
+		for i := range dead {
+			id := fmt.Sprint("dead", i)
+			c.Net.Silence(id + ":7000")
+			c.SetHealth(id, func(m *raftstore.MemberHealth) { m.Addr = id + ":7000" })
+		}
+		begin := time.Now()
+		err := c.Node(c.Leader()).RaiseFeatureLevel(t.Context(), 2)
+		wantError(t, "raised while hosts are dead", err, raftstore.ErrHeldUp, `host "dead0" does not answer`, fmt.Sprintf("and %d more", dead-10))
+		if took := time.Since(begin); took > c.Config("host1").Timing.RPC {
+			t.Errorf("the raise was refused after %s", took)
+		}
+	})
+}
+
 // TestVersionBelowLevel: after the level was raised, a version that does not know it
 // opens nothing, joins nothing and is not spoken to, and is told what to install.
 func TestVersionBelowLevel(t *testing.T) {
