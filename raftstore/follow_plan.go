@@ -3,6 +3,7 @@ package raftstore
 import (
 	"cmp"
 	"hash/crc32"
+	"maps"
 	"slices"
 	"time"
 
@@ -83,10 +84,10 @@ func (s slots) lapse(since time.Time) {
 	}
 }
 
-// below reports on everything below this replica, which is called self.
+// below reports on everything below this replica, which is called self. Where a follower has
+// moved, its former source may still report it, so of two lines on it the younger one counts.
 func (s slots) below(self string, now time.Time) []reportLine {
-	var list []reportLine
-	seen := map[string]bool{}
+	youngest := map[string]reportLine{}
 	for node, o := range s {
 		for i, line := range o.report {
 			line.Depth++
@@ -96,12 +97,12 @@ func (s slots) below(self string, now time.Time) []reportLine {
 			} else if n := nodeOf(raft.ServerID(line.ID)); s[n] != nil || n == node || n == self {
 				continue // it has moved
 			}
-			if !seen[line.ID] {
-				seen[line.ID] = true
-				list = append(list, line)
+			if other, twice := youngest[line.ID]; !twice || line.Age < other.Age {
+				youngest[line.ID] = line
 			}
 		}
 	}
+	list := slices.Collect(maps.Values(youngest))
 	slices.SortFunc(list, func(a, b reportLine) int {
 		return cmp.Or(cmp.Compare(a.Depth, b.Depth), cmp.Compare(a.ID, b.ID))
 	})

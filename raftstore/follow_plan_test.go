@@ -228,3 +228,24 @@ func TestOffers(t *testing.T) {
 		t.Error("the nearer zone is better, and within it the smaller depth")
 	}
 }
+
+// A follower that has moved is reported where it is now, even while its former source still
+// has it below.
+func TestTheYoungestReportCounts(t *testing.T) {
+	now := time.Now()
+	s := slots{}
+	for i, age := range []time.Duration{24 * time.Second, 13 * time.Second, time.Second, 12 * time.Second} {
+		source := fmt.Sprintf("h%d", i)
+		s[source] = &slot{id: source + "/1", addr: source, heard: now, report: []reportLine{
+			{ID: source + "/1", Addr: source}, {ID: "moved/1", Addr: "moved", Source: source, Age: age},
+		}}
+	}
+	for _, line := range s.below("voter", now) {
+		if line.ID == "moved/1" && (line.Source != "h2" || line.Age != time.Second) {
+			t.Errorf("it is reported below %s, heard %s ago", line.Source, line.Age)
+		}
+	}
+	if n := len(s.below("voter", now)); n != 5 {
+		t.Errorf("%d lines on five replicas", n)
+	}
+}

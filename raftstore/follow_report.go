@@ -155,6 +155,7 @@ func (f *feed) reportDue(every time.Duration) bool {
 // report describes this replica, and then everything below it.
 func (s *Store) report() []reportLine {
 	s.source.mu.Lock()
+	s.source.slots.lapse(time.Now().Add(-s.silentFeed()))
 	below := s.source.slots.below(s.cfg.NodeID, time.Now())
 	room := feedSlots - len(s.source.slots)
 	s.source.mu.Unlock()

@@ -224,10 +224,10 @@ func (s *Store) sendableIndex() uint64 { return max(s.raft.CommitIndex(), s.disk
 
 // answerPull reads what a follower asks for from the local log.
 func (s *Store) answerPull(q *pullRequest) (*pullAnswer, error) {
+	end := s.sendableIndex() // first, so that Commit is never below what is sent
 	a := &pullAnswer{Leader: s.feedLeader(), Commit: s.committedIndex(), Path: s.feedPath(), Spares: s.spares()}
 	a.Statements, _ = s.newestStatements(q.Known)
 	var err error
-	end := s.sendableIndex()
 	if a.PrevTerm, err = s.termAt(q.After); err != nil || end <= q.After {
 		return a, err
 	}
