@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -71,6 +72,105 @@ func TestUnknownFieldsAreSkipped(t *testing.T) {
 	if err := decodeSection(w.buf, &f); err != nil || f.Zone != "z" {
 		t.Errorf("got %+v, %v", f, err)
 	}
+}
+
+// fieldsOf splits a section into its encoded fields.
+func fieldsOf(t interface{ Fatal(...any) }, b []byte) (tags []uint64, fields [][]byte) {
+	for r := (reader{b: b}); len(r.b) > 0; {
+		rest := r.b
+		tag := r.uvarint()
+		r.bytes()
+		if r.err != nil {
+			t.Fatal("a section that was read does not consist of fields")
+		}
+		tags, fields = append(tags, tag), append(fields, rest[:len(rest)-len(r.b)])
+	}
+	return tags, fields
+}
+
+// A field that is there twice has no meaning: its section is refused, and the one before it
+// stays. So all versions read the same, whatever they know of the tag.
+func TestATagIsThereOnce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		facts, s := genFacts(t), section(rapid.IntRange(0, int(sectionCount)-1).Draw(t, "section"))
+		w := fieldWriter{buf: encodeSection(s, &facts)}
+		w.str(rapid.Uint64Range(tagLowestLevel+1, 1<<40).Draw(t, "tag of a later version"), "later")
+		_, fields := fieldsOf(t, w.buf)
+		twice := append(fields, rapid.SampledFrom(fields).Draw(t, "twice"))
+		store := newFactStore()
+		if got := store.applyRecord(time.Time{}, record{name: "a", sec: s, version: 1, count: 1, raw: w.buf}); got != applied {
+			t.Fatalf("the section itself: %v", got)
+		}
+		raw := slices.Concat(rapid.Permutation(twice).Draw(t, "order")...)
+		if err := decodeSection(raw, new(Facts)); !errors.Is(err, errMalformed) {
+			t.Fatalf("a field twice: %v", err)
+		}
+		if got := store.applyRecord(time.Time{}, record{name: "a", sec: s, version: 2, count: 1, raw: raw}); got != stale || store.versions("a")[s] != 1 {
+			t.Fatalf("a field twice: %v, version %d", got, store.versions("a")[s])
+		}
+	})
+}
+
+// What a later version says in a section of its own is relayed and not read, even if it
+// should look like a field that this version knows.
+func TestLaterSectionsAreNotRead(t *testing.T) {
+	s := newFactStore()
+	for sec, zone := range map[section]string{sectionHost: "z", sectionSlots - 1: "of a later version"} {
+		var w fieldWriter
+		w.str(tagZone, zone)
+		if got := s.applyRecord(time.Time{}, record{name: "a", sec: sec, version: 1, count: 1, raw: w.buf}); got != applied {
+			t.Fatalf("section %d: %v", sec, got)
+		}
+	}
+	if f := s.facts("a"); f.Zone != "z" {
+		t.Errorf("zone %q", f.Zone)
+	}
+	if recs := s.appendNewer(nil, "a", versions{}); len(recs) != 2 {
+		t.Errorf("%d sections are relayed", len(recs))
+	}
+}
+
+// FuzzDecodeSection holds the rules of reading against any bytes: no tag twice, no meaning
+// of the order, and unknown fields change nothing.
+func FuzzDecodeSection(f *testing.F) {
+	facts := Facts{MeshAddr: "a:1", Zone: "z", FeatureLevel: 2, LowestFeatureLevel: 1, Labels: map[string]string{"k": "v"}, Load: 1}
+	for s := range sectionCount {
+		b := encodeSection(s, &facts)
+		f.Add(b)
+		f.Add(slices.Concat(b, b))
+		f.Add(append(b, 0xc8, 0x01, 0))
+		f.Add(append(b, 0xc8, 0x01, 0, 0xc8, 0x01, 0))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var read, turned Facts
+		if err := decodeSection(b, &read); err != nil {
+			if !errors.Is(err, errMalformed) {
+				t.Fatalf("error of another kind: %v", err)
+			}
+			return
+		}
+		tags, fields := fieldsOf(t, b)
+		if known := slices.Compact(slices.Sorted(slices.Values(tags))); len(known) != len(tags) {
+			t.Fatalf("a tag is there twice in %v", tags)
+		}
+		slices.Reverse(fields)
+		fields = append(fields, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0})
+		if slices.Contains(tags, 1<<64-1) {
+			fields = fields[:len(fields)-1]
+		}
+		if err := decodeSection(slices.Concat(fields...), &turned); err != nil || !bytes.Equal(encodeAll(&read), encodeAll(&turned)) {
+			t.Fatalf("%+v in another order, with an unknown field, is %+v, %v", read, turned, err)
+		}
+	})
+}
+
+// encodeAll returns all sections of f. Unlike f itself, it can be compared if the load is
+// not a number.
+func encodeAll(f *Facts) (b []byte) {
+	for s := range sectionCount {
+		b = append(b, encodeSection(s, f)...)
+	}
+	return b
 }
 
 func TestSectionsComeTogetherInAnyOrder(t *testing.T) {

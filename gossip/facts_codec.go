@@ -10,10 +10,8 @@ import (
 )
 
 // Facts are split into two sections that change at different rates, so that a new
-// load figure does not carry all labels again. A section is a sequence of fields,
-// each (tag, length, value), sorted by tag. A reader skips unknown tags and relays
-// the bytes unchanged, so members of different versions can share a mesh. Tags are
-// never reused.
+// load figure does not carry all labels again. The package comment has the rules by which
+// a section is read.
 
 // section numbers a part of the facts that has its own version.
 type section uint8
@@ -84,11 +82,15 @@ func encodeSection(s section, f *Facts) []byte {
 // decodeSection merges the fields of a section into f.
 func decodeSection(b []byte, f *Facts) error {
 	r := reader{b: b}
+	var seen tagSet
 	for len(r.b) > 0 && r.err == nil {
 		tag := r.uvarint()
 		v := reader{b: r.bytes()}
 		if r.err != nil {
 			break
+		}
+		if !seen.add(tag) {
+			return fmt.Errorf("field %d is there twice: %w", tag, errMalformed)
 		}
 		decodeField(tag, &v, f)
 		if v.err != nil {
@@ -96,6 +98,27 @@ func decodeSection(b []byte, f *Facts) error {
 		}
 	}
 	return r.err
+}
+
+// tagSet is a set of tags. Only tags of later versions need more than its first word.
+type tagSet struct {
+	low  uint64
+	high map[uint64]struct{}
+}
+
+// add adds a tag, and reports whether it is new.
+func (s *tagSet) add(tag uint64) bool {
+	if tag < 64 {
+		known := s.low&(1<<tag) != 0
+		s.low |= 1 << tag
+		return !known
+	}
+	if s.high == nil {
+		s.high = map[uint64]struct{}{}
+	}
+	_, known := s.high[tag]
+	s.high[tag] = struct{}{}
+	return !known
 }
 
 func decodeField(tag uint64, v *reader, f *Facts) {

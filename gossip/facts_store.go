@@ -119,7 +119,7 @@ func (s *factStore) facts(name string) *Facts {
 	}
 	if e.decoded == nil {
 		f := new(Facts)
-		for _, sec := range e.secs {
+		for _, sec := range e.secs[:sectionCount] {
 			// applyRecord has decoded every section once, so this cannot fail.
 			_ = decodeSection(sec.raw, f)
 		}
