@@ -63,6 +63,9 @@ type Config struct {
 	ReconnectInterval time.Duration
 	ReconnectMax      time.Duration
 
+	// Clock reads the wall clock, by which the versions of facts are in order across
+	// restarts; nil stands for time.Now.
+	Clock func() time.Time
 	// Transport replaces UDP and TCP.
 	Transport memberlist.Transport
 	// Logger receives logs; nil discards them.

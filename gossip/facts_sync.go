@@ -43,7 +43,9 @@ const (
 )
 
 // versionHorizon returns the highest version of facts that a member accepts now.
-func versionHorizon(now time.Time) uint64 { return uint64(max(1, now.Add(maxAhead).UnixMilli())) }
+func (g *Gossip) versionHorizon() uint64 {
+	return uint64(max(1, g.config.Clock().Add(maxAhead).UnixMilli()))
+}
 
 // ErrFactsTooLarge is returned for facts that are too large to gossip.
 var ErrFactsTooLarge = errors.New("facts are too large to gossip")
@@ -129,7 +131,7 @@ func (g *Gossip) announceFacts(now time.Time) {
 		// The clock orders the versions across restarts. If the clock was set
 		// back, the floor does. Nobody with a right clock has a floor above the
 		// horizon, and all of them would refuse a version above it.
-		version := max(uint64(max(1, now.UnixMilli())), min(g.own.floor[i]+1, versionHorizon(now)))
+		version := max(uint64(max(1, g.config.Clock().UnixMilli())), min(g.own.floor[i]+1, g.versionHorizon()))
 		g.own.floor[i] = version
 		rec := record{name: g.name, sec: section(i), version: version, count: 1, raw: g.own.secs[i]}
 		g.facts.applyRecord(now, rec)
@@ -196,7 +198,7 @@ func (g *Gossip) mergeRecord(now time.Time, rec record) outcome {
 		g.outbidVersions(now, v)
 		return stale
 	}
-	if rec.version > versionHorizon(now) {
+	if rec.version > g.versionHorizon() {
 		return stale
 	}
 	out := g.facts.applyRecord(now, rec)
@@ -215,7 +217,7 @@ func (g *Gossip) mergeRecord(now time.Time, rec record) outcome {
 // written before a downgrade, and is emptied. The caller holds the lock.
 func (g *Gossip) outbidVersions(now time.Time, theirs versions) {
 	for i, v := range theirs {
-		if v > g.own.floor[i] && v <= versionHorizon(now) {
+		if v > g.own.floor[i] && v <= g.versionHorizon() {
 			g.own.floor[i] = v
 			g.own.dirty[i] = true
 			g.own.announced = time.Time{}

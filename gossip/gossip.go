@@ -64,6 +64,9 @@ func New(cfg Config) (*Gossip, error) {
 	if cfg.protocol == (protocolRange{}) {
 		cfg.protocol = protocolRange{lowestProtocol, highestProtocol}
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
 	ring, err := newKeyring(cfg.Keys)
 	if err != nil {
 		return nil, err

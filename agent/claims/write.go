@@ -17,7 +17,7 @@ import (
 func Place(tx *objects.Tx, in Instance, last Epoch) Instance {
 	in.Epoch = last.nextEpoch()
 	in.Target, in.TargetEpoch = "", 0
-	in.Since = time.Now().UTC().Truncate(time.Second)
+	in.Since = tx.Clock.Now().UTC().Truncate(time.Second)
 	tx.Require(instanceKey(in.UID), 0)
 	if last.UID != "" && last.UID != in.UID {
 		tx.Require(instanceKey(last.UID), 0)
@@ -69,7 +69,7 @@ func Switch(tx *objects.Tx, in Instance) Instance {
 	tx.Remove(hostKey(in.Host, in.UID))
 	in.Host, in.Epoch = in.Target, in.TargetEpoch
 	in.Target, in.TargetEpoch = "", 0
-	in.Since = time.Now().UTC().Truncate(time.Second)
+	in.Since = tx.Clock.Now().UTC().Truncate(time.Second)
 	putInstance(tx, in)
 	return in
 }

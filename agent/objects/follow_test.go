@@ -207,7 +207,7 @@ func TestRecordsBelowAPrefix(t *testing.T) {
 		commit(t, s, func(tx *objects.Tx) { tx.Put("/claims/b", []byte("2")); tx.Put("/other/b", []byte("2")) })
 		commit(t, s, func(tx *objects.Tx) { tx.Remove("/claims/a") })
 		synctest.Wait()
-		want := []string{"reset at 2: /claims/a", "false /claims/b at 3", "true /claims/a at 5"}
+		want := []string{"reset at 3: /claims/a", "false /claims/b at 4", "true /claims/a at 6"}
 		if !slices.Equal(sink.lines, want) {
 			t.Errorf("told %q, want %q", sink.lines, want)
 		}

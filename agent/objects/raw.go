@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -68,6 +67,6 @@ func knownOfRaw(stored []byte) ([]byte, error) { return skew.KnownOf[map[string]
 
 // DeleteRaw deletes r, or, if it has finalizers, marks it as being deleted.
 func (t *Tx) DeleteRaw(r Raw) {
-	kinds.MarkDeleted(r.Unstructured, time.Now())
+	kinds.MarkDeleted(r.Unstructured, t.Clock.Now())
 	t.UpdateRaw(r)
 }

@@ -27,6 +27,8 @@ type RecorderConfig struct {
 	Component string
 	// Host is the host that the events name as their source.
 	Host string
+	// Clock is where the times of the events come from.
+	Clock Clock
 	// Flush is how long events are collected before they are written together.
 	Flush time.Duration
 	// Burst and Refill bound the events about one object: Burst at once, and then one
@@ -208,13 +210,14 @@ func (r *Recorder) nextEvent(o Object, eventType, reason, message string) (strin
 		ns = metav1.NamespaceDefault
 	}
 	message = plain.Message(message) // others may have chosen some of the words
-	now := metav1.NewTime(time.Now().Truncate(time.Second))
-	tell, message := r.limits.combine(r.nameHash(o, eventType, reason), message, now.Time)
+	at := r.cfg.Clock.Now()
+	now := metav1.NewTime(at.Truncate(time.Second))
+	tell, message := r.limits.combine(r.nameHash(o, eventType, reason), message, at)
 	name := o.GetName() + "." + r.nameHash(o, eventType, reason, tell)
 	key := KindFor[*corev1.Event]().StoreKey(Key{Namespace: ns, Name: name})
 	ev := r.lastWritten(key)
 	if ev == nil {
-		var tx Tx // only to complete the object
+		tx := Tx{Clock: r.cfg.Clock} // only to complete the object
 		ev = &corev1.Event{
 			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
 			InvolvedObject: corev1.ObjectReference{
@@ -230,6 +233,9 @@ func (r *Recorder) nextEvent(o Object, eventType, reason, message string) (strin
 	ev = ev.DeepCopy()
 	ev.Count++
 	ev.Message, ev.LastTimestamp = message, now
+	if now.Before(&ev.FirstTimestamp) {
+		ev.FirstTimestamp = now // the clock was set back
+	}
 	return key, ev
 }
 

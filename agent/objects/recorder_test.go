@@ -224,3 +224,35 @@ func metric(t *testing.T, registry *prometheus.Registry, name, label string) flo
 	t.Fatalf("no metric %s of %s", name, label)
 	return 0
 }
+
+// When the clock of a host is set back, its events are still counted together, and none
+// began after it ended.
+func TestEventsOfAHostWhoseClockIsSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := objectstest.New()
+		vmi := newVMI("a")
+		commit(t, s, func(tx *objects.Tx) { tx.Create(vmi) })
+		var ahead time.Duration
+		cfg := objects.DefaultRecorderConfig()
+		cfg.Store, cfg.Component, cfg.Host, cfg.Logger = s, "test", "h1", quiet()
+		cfg.Clock = func() time.Time { return time.Now().Add(ahead) }
+		r, err := objects.NewRecorder(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ahead = range []time.Duration{time.Hour, 0, 2 * time.Hour, -time.Hour} {
+			var tx objects.Tx
+			r.AddTo(&tx, vmi, corev1.EventTypeWarning, "Failed", "it failed")
+			if _, err := tx.Commit(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			list := events(t, s)
+			if len(list) != 1 {
+				t.Fatalf("%d events, want 1", len(list))
+			}
+			if last := list[0].LastTimestamp; last.Before(&list[0].FirstTimestamp) || !last.Time.Equal(time.Now().Add(ahead).Truncate(time.Second)) {
+				t.Errorf("the event began at %s, and was last seen at %s by a clock that is ahead by %s", list[0].FirstTimestamp, last, ahead)
+			}
+		}
+	})
+}

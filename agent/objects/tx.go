@@ -23,6 +23,9 @@ import (
 // Methods that add to the transaction return nothing. The first error is remembered and
 // Commit returns it before anything is written.
 type Tx struct {
+	// Clock is where the times of new and deleted objects come from.
+	Clock Clock
+
 	conds       map[string]uint64
 	condOrder   []string
 	ops         []raftstore.Op
@@ -48,7 +51,7 @@ func (t *Tx) Create(o Object) {
 		o.SetUID(uuid.NewUUID())
 	}
 	if created := o.GetCreationTimestamp(); created.IsZero() {
-		o.SetCreationTimestamp(metav1.NewTime(time.Now().Truncate(time.Second)))
+		o.SetCreationTimestamp(metav1.NewTime(t.Clock.Now().Truncate(time.Second)))
 	}
 	kind.BeginGeneration(o)
 	if key, ok := t.storeKey(kind, o); ok {
@@ -111,7 +114,7 @@ func (t *Tx) Delete(old Object, opts DeleteOptions) {
 		t.removeObject(kind, old)
 		return
 	}
-	kinds.MarkDeleted(o, time.Now())
+	kinds.MarkDeleted(o, t.Clock.Now())
 	t.replaceObject(kind, old, o, o)
 }
 

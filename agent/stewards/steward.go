@@ -213,6 +213,8 @@ type Deps struct {
 	Recorder *objects.Recorder
 	// Stewardship spreads the keys over the hosts. Nil: all are handled here.
 	Stewardship *Stewardship
+	// Clock is where the times come from that the loops write.
+	Clock objects.Clock
 	// Logger receives failures. Required.
 	Logger *slog.Logger
 	// Registerer receives the metrics. Nil: none are registered.
@@ -222,6 +224,9 @@ type Deps struct {
 	// is a mistake in the program.
 	Undeclared func(error)
 }
+
+// NewTx returns an empty transaction, whose times come from the clock.
+func (d Deps) NewTx() objects.Tx { return objects.Tx{Clock: d.Clock} }
 
 // Complete returns the deps with a store that refuses undeclared writes. The
 // error names a required field that is missing. Constructors of stewards call

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -78,7 +79,7 @@ type Network interface {
 }
 
 // Config is what the executor works with. All fields are required, except
-// EmulatorLogDir and RuntimeUser, which is 0 if guests run as root.
+// EmulatorLogDir, the clocks, and RuntimeUser, which is 0 if guests run as root.
 type Config struct {
 	// Host is this host's name.
 	Host  string
@@ -101,7 +102,11 @@ type Config struct {
 	// EmulatorLogDir is where libvirt keeps a log for each domain. A log is removed
 	// with its instance. If the field is empty, the logs stay.
 	EmulatorLogDir string
-	Logger         *slog.Logger
+	// Clock is where the times come from that the executor writes. BootTime measures what
+	// outlives the agent, see raftstore.BootTime, which is what nil stands for.
+	Clock    objects.Clock
+	BootTime func() time.Duration
+	Logger   *slog.Logger
 }
 
 // Validate names what is missing.

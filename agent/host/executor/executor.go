@@ -7,6 +7,7 @@ import (
 
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/stewards"
+	"virtmesh/raftstore"
 )
 
 // MaxStarts bounds how many workers start guests at once. A start may hang for
@@ -49,13 +50,14 @@ var (
 
 // New makes an executor. It does nothing before its controller runs. The caller
 // closes it after the controller has ended.
-func New(config Config) (*Executor, error) { return newExecutor(config, time.Now) }
-
-// newExecutor is New with a clock of the caller's.
-func newExecutor(config Config, now func() time.Time) (*Executor, error) {
+func New(config Config) (*Executor, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
+	if config.BootTime == nil {
+		config.BootTime = raftstore.BootTime
+	}
+	now := config.Clock.Now
 	e := &Executor{
 		Config: config, listeners: map[int]func(stewards.Key){}, tasks: newTasks(), traces: newTraces(),
 		failures: newFailures(), shutdowns: newShutdowns(), flips: newFlips(now), consoles: newConsoles(), logs: newGuestLogs(config), now: now,

@@ -177,8 +177,9 @@ func TestRecords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked, read := readRecords(hypervisor.Domain{Records: map[string]string{recordShutdown: formatShutdown(at), recordEnd: text}})
-	if want := (end{Phase: kubevirtv1.Failed, Message: "a b c d ", PowerCut: true}); !asked.Equal(at) || read == nil || *read != want {
+	now := at.Add(time.Hour) // the clock was set: a second has passed
+	asked, read := readRecords(hypervisor.Domain{Records: map[string]string{recordShutdown: formatShutdown(at, time.Minute), recordEnd: text}}, now, time.Minute+time.Second)
+	if want := (end{Phase: kubevirtv1.Failed, Message: "a b c d ", PowerCut: true}); !asked.Equal(now.Add(-time.Second)) || read == nil || *read != want {
 		t.Errorf("read %v, %+v", asked, read)
 	}
 	for length, want := range map[int]int{0: 0, maxEndMessage - 1: maxEndMessage - 1, maxEndMessage: maxEndMessage, maxEndMessage + 1: maxEndMessage} {
@@ -186,8 +187,11 @@ func TestRecords(t *testing.T) {
 			t.Errorf("of %d characters %d are kept, want %d", length, len([]rune(got)), want)
 		}
 	}
-	for _, bad := range []map[string]string{nil, {recordShutdown: "yesterday", recordEnd: "{"}, {recordEnd: "{}"}, {recordEnd: `{"message":"x"}`}} {
-		if asked, how := readRecords(hypervisor.Domain{Records: bad}); !asked.IsZero() || how != nil {
+	if asked, _ := readRecords(hypervisor.Domain{Records: map[string]string{recordShutdown: at.Format(time.RFC3339Nano)}}, now, time.Hour); !asked.Equal(at) {
+		t.Errorf("the record of an older version is read as %v", asked)
+	}
+	for _, bad := range []map[string]string{nil, {recordShutdown: "yesterday", recordEnd: "{"}, {recordShutdown: "yesterday 1s?"}, {recordShutdown: formatShutdown(at, 2*time.Hour)}, {recordEnd: "{}"}, {recordEnd: `{"message":"x"}`}} {
+		if asked, how := readRecords(hypervisor.Domain{Records: bad}, now, time.Hour); !asked.IsZero() || how != nil {
 			t.Errorf("%v is read as %v, %+v", bad, asked, how)
 		}
 	}

@@ -3,6 +3,7 @@ package executor
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"virtmesh/agent/host/hypervisor"
@@ -11,7 +12,8 @@ import (
 // Names of the records that the executor keeps in a domain's metadata. They outlive the
 // agent, and are removed with the domain.
 const (
-	// recordShutdown is when the guest was first asked to shut down, RFC 3339.
+	// recordShutdown is when the guest was first asked to shut down: RFC 3339, a space, and
+	// the time since the host booted. Older versions wrote the first alone.
 	recordShutdown = "shutdown-requested"
 	// recordEnd is how the guest ended, or why its power is being cut: JSON of end.
 	recordEnd = "end"
@@ -20,7 +22,24 @@ const (
 // maxEndMessage bounds the message of a recorded end, in characters: records are short.
 const maxEndMessage = 512
 
-func formatShutdown(at time.Time) string { return at.UTC().Format(time.RFC3339Nano) }
+func formatShutdown(at time.Time, boot time.Duration) string {
+	return at.UTC().Format(time.RFC3339Nano) + " " + boot.String()
+}
+
+// readShutdown returns when the guest was asked, on the clock that shows now. Since the
+// record was made that clock may have been set, which must neither take grace period from
+// the guest nor give it more.
+func readShutdown(record string, now time.Time, boot time.Duration) (asked time.Time) {
+	text, since, hasBoot := strings.Cut(record, " ")
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if !hasBoot && err == nil {
+		return at
+	}
+	if then, err := time.ParseDuration(since); err == nil && then <= boot {
+		return now.Add(then - boot)
+	}
+	return time.Time{}
+}
 
 func formatEnd(how end) (string, error) {
 	how.Message = printable(how.Message)
@@ -49,10 +68,8 @@ func printable(text string) string {
 // readRecords reads the records in the domain's metadata. A record that cannot be
 // parsed counts as missing: the grace period then starts again, or the end of the
 // guest is derived again from the domain's state.
-func readRecords(domain hypervisor.Domain) (asked time.Time, how *end) {
-	if at, err := time.Parse(time.RFC3339Nano, domain.Records[recordShutdown]); err == nil {
-		asked = at
-	}
+func readRecords(domain hypervisor.Domain, now time.Time, boot time.Duration) (asked time.Time, how *end) {
+	asked = readShutdown(domain.Records[recordShutdown], now, boot)
 	var recorded end
 	if err := json.Unmarshal([]byte(domain.Records[recordEnd]), &recorded); err == nil && recorded.Phase != "" {
 		how = &recorded

@@ -191,7 +191,7 @@ func (e *Executor) changeDomain(ctx context.Context, r *run, step Step) error {
 		err = e.Hypervisor.Shutdown(ctx, r.ref)
 	case ActRecordShutdown:
 		e.shutdowns.noteRequest(r.ref.UID, r.now)
-		err = e.Hypervisor.SetRecord(ctx, r.ref, recordShutdown, formatShutdown(r.now))
+		err = e.Hypervisor.SetRecord(ctx, r.ref, recordShutdown, formatShutdown(r.now, e.BootTime()))
 	case ActRecordEnd:
 		err = e.recordEnd(ctx, r, step.End)
 	case ActCutPower:
@@ -233,7 +233,7 @@ func (e *Executor) readSituation(ctx context.Context, r *run) (err error) {
 	if domain != nil {
 		e.traces.addInstance(r.ref)
 		r.domain = *domain
-		r.asked, r.recorded = readRecords(*domain)
+		r.asked, r.recorded = readRecords(*domain, r.now, e.BootTime())
 		if at := e.shutdowns.of(uid); !at.IsZero() {
 			// This time has a monotonic reading, so setting the host's clock does not
 			// change the grace period.

@@ -135,7 +135,7 @@ func (e *Executor) reportFailure(ctx context.Context, r *run) error {
 // holding begins a transaction that fails if the claim has changed since it was read:
 // a host that has lost the claim must not write the instance.
 func (e *Executor) holding(r *run) *objects.Tx {
-	tx := &objects.Tx{}
+	tx := &objects.Tx{Clock: e.Clock}
 	claims.RequireHeld(tx, r.claim)
 	return tx
 }

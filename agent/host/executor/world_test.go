@@ -212,6 +212,8 @@ type world struct {
 	unconfirmed error
 	// passed is how far the executor's clock is ahead.
 	passed time.Duration
+	// set is how far the wall clock was set meanwhile.
+	set time.Duration
 }
 
 func newWorld(t *testing.T) *world {
@@ -245,6 +247,9 @@ func newWorld(t *testing.T) *world {
 		Events: events, Machine: domain.HostInfo{KVM: true, Arch: "x86_64"},
 		LogDir: t.TempDir(), Logger: quiet, RuntimeUser: testUser,
 	}
+	began := time.Now()
+	w.config.Clock = func() time.Time { return time.Now().Add(w.passed + w.set) }
+	w.config.BootTime = func() time.Duration { return time.Hour + time.Since(began) + w.passed }
 	for _, host := range []string{thisHost, otherHost} {
 		w.commit(func(tx *objects.Tx) { claims.Publish(tx, claims.Capacity{Host: host}) })
 	}
@@ -258,7 +263,7 @@ func (w *world) restart() {
 	if w.executor != nil {
 		w.executor.Close()
 	}
-	executor, err := newExecutor(w.config, func() time.Time { return time.Now().Add(w.passed) })
+	executor, err := New(w.config)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -26,6 +26,8 @@ type Config struct {
 	Claims *claims.Cache
 	// Describe returns the present description of the host. It must be quick. Required.
 	Describe func() Description
+	// Clock is where the times of the Node's conditions come from.
+	Clock objects.Clock
 	// Interval is how often the host is described again.
 	Interval time.Duration
 	// Patience is how long the host leaves a mark of another host that says it is dead,
@@ -163,8 +165,8 @@ func (p *Publisher) reconcile(ctx context.Context, key stewards.Key) (stewards.R
 
 func (p *Publisher) publish(ctx context.Context, key stewards.Key) (stewards.Result, error) {
 	d := p.cfg.Describe()
-	now := time.Now()
-	var tx objects.Tx
+	now := p.cfg.Clock.Now()
+	tx := objects.Tx{Clock: p.cfg.Clock}
 	node, ok := p.nodes.Get(key)
 	switch {
 	case !ok:

@@ -47,6 +47,7 @@ func New(constraints ...raftstore.Constraint) *Store {
 		records:     btree.NewBTreeGOptions(func(a, b raftstore.Record) bool { return a.Key < b.Key }, btree.Options{NoLocks: true}),
 		watchers:    map[*watcher]struct{}{},
 		level:       raftstore.BaseLevel,
+		revision:    1, // as in package raftstore
 	}
 	for _, c := range constraints {
 		s.constraints[constraintID{c.Name, c.Version}] = c

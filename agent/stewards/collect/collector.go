@@ -19,7 +19,7 @@ import (
 
 // Collector deletes objects whose owners are gone.
 type Collector struct {
-	store  objects.Store
+	deps   stewards.Deps
 	graph  *graph
 	engine *stewards.Controller
 }
@@ -30,7 +30,7 @@ func New(d stewards.Deps) (*Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Collector{store: d.Store, graph: newGraph(d.Logger.With("controller", "garbage-collector"))}
+	c := &Collector{deps: d, graph: newGraph(d.Logger.With("controller", "garbage-collector"))}
 	d.Cache.Records(kinds.Root, c.graph)
 	c.engine, err = stewards.New(d, stewards.Steward{
 		Name: "garbage-collector", Reconciler: stewards.ReconcilerFunc(c.reconcile),
@@ -117,9 +117,9 @@ func (c *Collector) deleteItem(ctx context.Context, i *item, finalizer string) e
 	if finalizer != "" && !slices.Contains(raw.GetFinalizers(), finalizer) {
 		raw.SetFinalizers(append(raw.GetFinalizers(), finalizer))
 	}
-	var tx objects.Tx
+	tx := c.deps.NewTx()
 	tx.DeleteRaw(raw)
-	_, err = tx.Commit(ctx, c.store)
+	_, err = tx.Commit(ctx, c.deps.Store)
 	return err
 }
 
@@ -130,16 +130,16 @@ func (c *Collector) rewriteItem(ctx context.Context, i *item, edit func(objects.
 		return err
 	}
 	edit(raw)
-	var tx objects.Tx
+	tx := c.deps.NewTx()
 	tx.UpdateRaw(raw)
-	_, err = tx.Commit(ctx, c.store)
+	_, err = tx.Commit(ctx, c.deps.Store)
 	return err
 }
 
 // readItem returns an object at the revision that the graph saw. The result has
 // no content if the object is gone.
 func (c *Collector) readItem(ctx context.Context, i *item) (objects.Raw, error) {
-	rec, _, err := c.store.Get(ctx, i.storeKey, raftstore.ReadOptions{Consistency: raftstore.Local})
+	rec, _, err := c.deps.Store.Get(ctx, i.storeKey, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if errors.Is(err, raftstore.ErrNotFound) {
 		return objects.Raw{}, nil
 	}

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/stewardstest"
 	"virtmesh/raftstore"
 )
@@ -274,7 +275,7 @@ func TestAnOldGraphIsAConflict(t *testing.T) {
 	stewardstest.Run(t, func(w *stewardstest.World) {
 		b := bench{w}
 		w.Create(b.object("a"))
-		c := &Collector{store: w.Store}
+		c := &Collector{deps: stewards.Deps{Store: w.Store}}
 		old := &item{storeKey: "/registry/core/configmaps/ns/a", kind: schema.GroupKind{Kind: "ConfigMap"}, name: "a", revision: 99}
 		if _, err := c.readItem(t.Context(), old); !apierrors.IsConflict(err) {
 			t.Errorf("got %v, want a conflict", err)

@@ -30,7 +30,7 @@ const round = time.Second
 
 // Controller is the control loop of namespaces.
 type Controller struct {
-	store      objects.Store
+	deps       stewards.Deps
 	namespaces *objects.Informer[*corev1.Namespace]
 	engine     *stewards.Controller
 }
@@ -41,7 +41,7 @@ func New(d stewards.Deps) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Controller{store: d.Store, namespaces: objects.For[*corev1.Namespace](d.Cache)}
+	c := &Controller{deps: d, namespaces: objects.For[*corev1.Namespace](d.Cache)}
 	c.engine, err = stewards.New(d, stewards.Steward{
 		Name: "namespace", Scope: "namespaces", Workers: 2,
 		Reconciler: stewards.ReconcilerFunc(c.reconcile),
@@ -75,13 +75,13 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 	failure := c.empty(ctx, content)
 	next := ns.DeepCopy()
 	next.Status.Phase = corev1.NamespaceTerminating
-	setConditions(next, content, failure, time.Now())
+	setConditions(next, content, failure, c.deps.Clock.Now())
 	if len(content) == 0 {
 		next.Spec.Finalizers = slices.DeleteFunc(next.Spec.Finalizers, func(f corev1.FinalizerName) bool { return f == corev1.FinalizerKubernetes })
 	}
-	var tx objects.Tx
+	tx := c.deps.NewTx()
 	tx.Update(ns, next)
-	if _, err := tx.Commit(ctx, c.store); err != nil {
+	if _, err := tx.Commit(ctx, c.deps.Store); err != nil {
 		return stewards.Result{}, fmt.Errorf("update namespace %s: %w", key.Name, err)
 	}
 	if len(content) > 0 {
@@ -94,7 +94,7 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 func (c *Controller) content(ctx context.Context, namespace string) ([]objects.Raw, error) {
 	var content []objects.Raw
 	local := raftstore.ReadOptions{Consistency: raftstore.Local}
-	_, err := objects.ListRecords(ctx, c.store, kinds.Root, local, func(rec raftstore.Record) error {
+	_, err := objects.ListRecords(ctx, c.deps.Store, kinds.Root, local, func(rec raftstore.Record) error {
 		if l, ok := kinds.ParseLocation(rec.Key); !ok || l.Key.Namespace != namespace {
 			return nil
 		}
@@ -131,12 +131,12 @@ func (c *Controller) empty(ctx context.Context, content []objects.Raw) error {
 }
 
 func (c *Controller) remove(ctx context.Context, objs ...objects.Raw) error {
-	var tx objects.Tx
+	tx := c.deps.NewTx()
 	for _, raw := range objs {
 		raw.Unstructured = raw.DeepCopy()
 		tx.DeleteRaw(raw)
 	}
-	_, err := tx.Commit(ctx, c.store)
+	_, err := tx.Commit(ctx, c.deps.Store)
 	return err
 }
 

@@ -29,6 +29,9 @@ type Instances struct {
 	vmis   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	nodes  *objects.Informer[*corev1.Node]
 	engine *stewards.Controller
+	// ready is since when instances on dead hosts have been ready or not, as this host has
+	// seen it.
+	ready stewards.Sightings[transition]
 }
 
 // NewInstances returns a loop that is not yet running.
@@ -41,6 +44,7 @@ func NewInstances(d stewards.Deps) (*Instances, error) {
 	i.engine, err = stewards.New(d, stewards.Steward{
 		Name: "instance-watcher", Scope: "virtualmachineinstances", Workers: 2,
 		Reconciler: stewards.ReconcilerFunc(i.reconcile),
+		Moved:      func(key stewards.Key) { i.ready.Forget(key.String()) },
 		Inputs: []stewards.Input{
 			stewards.Watch[*kubevirtv1.VirtualMachineInstance](d.Cache),
 			stewards.WatchFor(d.Cache, "the instances on it, when it dies or returns", i.onNode),
@@ -79,6 +83,7 @@ func isDead(node *corev1.Node) bool {
 func (i *Instances) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
 	vmi, ok := i.vmis.Get(key)
 	if !ok || vmi.IsFinal() {
+		i.ready.Forget(key.String())
 		return stewards.Result{}, nil
 	}
 	claim, claimed := i.deps.Claims.Instance(vmi.UID)
@@ -89,17 +94,18 @@ func (i *Instances) reconcile(ctx context.Context, key stewards.Key) (stewards.R
 	if !ok {
 		return stewards.Result{}, nil
 	}
-	next, now := vmi.DeepCopy(), time.Now()
+	next, now := vmi.DeepCopy(), i.deps.Clock.Now()
 	switch dead, marked := isDead(node), machine.IsOutOfReach(vmi); {
 	case dead && !marked:
-		if wait := patience - sinceReady(vmi, now); wait > 0 {
-			return stewards.Result{RequeueAfter: min(wait, patience)}, nil
+		if wait := patience - i.sinceReady(vmi, now); wait > 0 {
+			return stewards.Result{RequeueAfter: wait}, nil
 		}
+		i.ready.Forget(key.String())
 		machine.MarkOutOfReach(next, claim.Host, now)
 	case !dead && marked && !vmi.IsRunning():
 		machine.SetCondition(next, machine.NotRunningYet(), now)
 	}
-	var tx objects.Tx
+	tx := i.deps.NewTx()
 	tx.Update(vmi, next)
 	tx.Unchanged(node)
 	if _, err := tx.Commit(ctx, i.deps.Store); err != nil {
@@ -109,10 +115,11 @@ func (i *Instances) reconcile(ctx context.Context, key stewards.Key) (stewards.R
 }
 
 // sinceReady is the time since the instance became ready, or ceased to be.
-func sinceReady(vmi *kubevirtv1.VirtualMachineInstance, now time.Time) time.Duration {
+func (i *Instances) sinceReady(vmi *kubevirtv1.VirtualMachineInstance, now time.Time) time.Duration {
 	ready := machine.Condition(vmi, kubevirtv1.VirtualMachineInstanceReady)
 	if ready == nil {
 		return patience
 	}
-	return now.Sub(ready.LastTransitionTime.Time)
+	since := ready.LastTransitionTime.Time
+	return i.ready.Age(objects.KeyOf(vmi).String(), transition{vmi.UID, ready.Status, since.Unix()}, now.Sub(since))
 }

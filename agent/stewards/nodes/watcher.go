@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/objects"
@@ -39,6 +40,16 @@ type Watcher struct {
 
 	mu      sync.Mutex
 	missing map[string]time.Time // when each missing host was first missing
+	// ready is since when the Nodes have been ready or not, as this host has seen it.
+	ready stewards.Sightings[transition]
+}
+
+// transition is what the ready condition of a Node, or of an instance, became, and when on
+// the clock of the host that wrote it.
+type transition struct {
+	uid    types.UID
+	status corev1.ConditionStatus
+	at     int64
 }
 
 // askAgain is when the witness is asked again about a host that it still hears.
@@ -55,6 +66,7 @@ func New(d stewards.Deps, members stewards.Members, witness Witness) (*Watcher, 
 	w.engine, err = stewards.New(d, stewards.Steward{
 		Name: "node-watcher", Scope: "nodes", Workers: 2,
 		Reconciler: stewards.ReconcilerFunc(w.reconcile),
+		Moved:      func(key stewards.Key) { w.ready.Forget(key.Name) },
 		Inputs: []stewards.Input{
 			stewards.Watch[*corev1.Node](d.Cache),
 			{What: "live members", Wakes: "every Node", Source: membership{w}},
@@ -132,17 +144,21 @@ func (w *Watcher) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 		w.mu.Lock()
 		delete(w.missing, key.Name)
 		w.mu.Unlock()
+		w.ready.Forget(key.Name)
 		return stewards.Result{}, nil
 	}
+	ready := objects.NodeCondition(node, corev1.NodeReady)
+	now, since := w.deps.Clock.Now(), ready.LastTransitionTime.Time
+	age := w.ready.Age(key.Name, transition{node.UID, ready.Status, since.Unix()}, now.Sub(since))
 	gone, missing := w.missingFor(key.Name)
 	if !missing {
 		return stewards.Result{}, nil
 	}
-	if wait := markAfter(node, time.Now()) - gone; wait > 0 {
+	if wait := markAfter(node, age) - gone; wait > 0 {
 		return stewards.Result{RequeueAfter: wait}, nil
 	}
 	next := node.DeepCopy()
-	markUnreachable(next, time.Now())
+	markUnreachable(next, now)
 	if equality.Semantic.DeepEqual(node, next) {
 		return stewards.Result{}, nil
 	}
@@ -153,7 +169,7 @@ func (w *Watcher) reconcile(ctx context.Context, key stewards.Key) (stewards.Res
 	if !silent {
 		return stewards.Result{RequeueAfter: askAgain}, nil
 	}
-	var tx objects.Tx
+	tx := w.deps.NewTx()
 	tx.Update(node, next)
 	if !tx.Empty() {
 		w.deps.Recorder.AddTo(&tx, node, corev1.EventTypeWarning, "NodeNotReady", "Host stopped answering")
@@ -172,12 +188,13 @@ const (
 	unsteadyPatience = time.Minute
 )
 
-// markAfter returns how long the host of a Node must be missing before it is marked.
-func markAfter(n *corev1.Node, now time.Time) time.Duration {
+// markAfter returns how long the host of a Node must be missing before it is marked. The
+// ready condition has been what it is for an age. Its time and that of the Node's creation
+// come from one clock, that of its host.
+func markAfter(n *corev1.Node, age time.Duration) time.Duration {
 	ready := objects.NodeCondition(n, corev1.NodeReady)
-	since := ready.LastTransitionTime.Time
-	isNew := since.Sub(n.CreationTimestamp.Time) < settle
-	if ready.Status == corev1.ConditionTrue && !isNew && now.Sub(since) < unsteadyFor {
+	isNew := ready.LastTransitionTime.Sub(n.CreationTimestamp.Time) < settle
+	if ready.Status == corev1.ConditionTrue && !isNew && age < unsteadyFor {
 		return unsteadyPatience
 	}
 	return settle

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -76,23 +74,31 @@ const (
 
 // Controller is the control loop of operations.
 type Controller struct {
-	host     string
-	store    objects.Store
-	log      *slog.Logger
-	recorder *objects.Recorder
-	acts     Acts
-	ops      *objects.Informer[*Object]
-	engine   *stewards.Controller
-
-	mu sync.Mutex
-	// sightings are the leases of others, by uid.
-	sightings map[types.UID]sighting
+	host   string
+	deps   stewards.Deps
+	acts   Acts
+	ops    *objects.Informer[*Object]
+	engine *stewards.Controller
+	// seen are the leases as this host has seen them, by the operations' names.
+	seen stewards.Sightings[holding]
 }
 
-// sighting is a lease of another host, and when it was first seen here.
-type sighting struct {
-	owner meshv1alpha1.OperationOwner
-	since time.Time
+// holding is who has an operation, since which renewal of the lease.
+type holding struct {
+	uid     types.UID
+	host    string
+	epoch   int64
+	renewed int64 // on the owner's clock, in microseconds
+	ended   bool
+}
+
+// holdingOf returns who has an operation.
+func holdingOf(op *Object) holding {
+	h := holding{uid: op.UID, ended: op.Status.Phase.Final()}
+	if owner := op.Status.Owner; owner != nil {
+		h.host, h.epoch, h.renewed = owner.Host, owner.Epoch, owner.Renewed.UnixMicro()
+	}
+	return h
 }
 
 // New returns a controller that is not yet running. host is the name under
@@ -104,12 +110,12 @@ func New(d stewards.Deps, host string, acts Acts) (*Controller, error) {
 		return nil, err
 	}
 	c := &Controller{
-		host: host, store: d.Store, log: d.Logger, recorder: d.Recorder, acts: acts,
-		ops: objects.For[*Object](d.Cache), sightings: map[types.UID]sighting{},
+		host: host, deps: d, acts: acts, ops: objects.For[*Object](d.Cache),
 	}
 	c.engine, err = stewards.New(d, stewards.Steward{
 		Name: "operation", Scope: "operations", Workers: 8, Timeout: timeout, MinBackoff: time.Second, MaxBackoff: maxBackoff,
 		Reconciler: stewards.ReconcilerFunc(c.reconcile),
+		Moved:      func(key stewards.Key) { c.seen.Forget(key.Name) },
 		Inputs:     []stewards.Input{stewards.Watch[*Object](d.Cache)},
 		Outputs:    acts.outputs(),
 	})
@@ -141,6 +147,7 @@ func (c *Controller) Run(ctx context.Context) error { return c.engine.Run(ctx) }
 func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
 	op, ok := c.ops.Get(key)
 	if !ok {
+		c.seen.Forget(key.Name)
 		return stewards.Result{}, nil
 	}
 	if op.Status.Phase.Final() {
@@ -158,10 +165,10 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 		// type may become the steward.
 		return stewards.Result{RequeueAfter: time.Minute}, nil
 	}
-	r := &run{controller: c, key: key, steps: act.Plan(op)}
+	r := &run{controller: c, key: key, steps: act.Plan(op), writing: make(chan struct{}, 1)}
 	err := r.carryOut(ctx, op)
 	if errors.Is(err, errLost) {
-		c.log.Info("another host goes on with the operation", "operation", key.Name)
+		c.deps.Logger.Info("another host goes on with the operation", "operation", key.Name)
 		return stewards.Result{RequeueAfter: lease}, nil
 	}
 	if err != nil {
@@ -174,7 +181,7 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 // carries it out now, and this host cannot undo what another may have done.
 func (c *Controller) cancelUnknown(ctx context.Context, op *Object) (stewards.Result, error) {
 	next := op.DeepCopy()
-	next.Status.Phase, next.Status.Fault, next.Status.Ended = meshv1alpha1.OperationCancelled, nil, now()
+	next.Status.Phase, next.Status.Fault, next.Status.Ended = meshv1alpha1.OperationCancelled, nil, c.now()
 	next.Status.Message = ""
 	if op.Status.Owner != nil {
 		next.Status.Message = fmt.Sprintf("%s does not know operations of the type %s: the steps that were done are not undone", c.host, op.Spec.Type)
@@ -188,7 +195,7 @@ func (c *Controller) cancelUnknown(ctx context.Context, op *Object) (stewards.Re
 // storeStatus writes the status of next in place of that of op, with an event if the
 // operation begins or ends with it.
 func (c *Controller) storeStatus(ctx context.Context, op, next *Object) error {
-	var tx objects.Tx
+	tx := c.deps.NewTx()
 	tx.UpdateStatus(op, next)
 	if tx.Empty() {
 		return nil
@@ -198,7 +205,7 @@ func (c *Controller) storeStatus(ctx context.Context, op, next *Object) error {
 		if op.Spec.RequestedBy != "" {
 			message += ", requested by " + op.Spec.RequestedBy
 		}
-		c.recorder.AddTo(&tx, op, corev1.EventTypeNormal, "Started", message)
+		c.deps.Recorder.AddTo(&tx, op, corev1.EventTypeNormal, "Started", message)
 	}
 	if op.Status.Ended == nil && next.Status.Ended != nil {
 		kind, message := corev1.EventTypeNormal, fmt.Sprintf("%s of %s has ended", op.Spec.Type, op.Spec.Target)
@@ -208,9 +215,9 @@ func (c *Controller) storeStatus(ctx context.Context, op, next *Object) error {
 		if next.Status.Message != "" {
 			message += ": " + next.Status.Message
 		}
-		c.recorder.AddTo(&tx, op, kind, string(next.Status.Phase), message)
+		c.deps.Recorder.AddTo(&tx, op, kind, string(next.Status.Phase), message)
 	}
-	_, err := tx.Commit(ctx, c.store)
+	_, err := tx.Commit(ctx, c.deps.Store)
 	return err
 }
 
@@ -219,44 +226,33 @@ func (c *Controller) storeStatus(ctx context.Context, op, next *Object) error {
 // are not compared; this host measures by its own clock how long the lease has
 // not changed.
 func (c *Controller) othersLease(op *Object) time.Duration {
-	owner := op.Status.Owner
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if owner == nil || owner.Host == c.host {
-		delete(c.sightings, op.UID)
+	age := c.seen.Age(op.Name, holdingOf(op), 0)
+	if owner := op.Status.Owner; owner == nil || owner.Host == c.host {
 		return 0
 	}
-	seen, ok := c.sightings[op.UID]
-	if !ok || seen.owner.Host != owner.Host || seen.owner.Epoch != owner.Epoch || !seen.owner.Renewed.Equal(&owner.Renewed) {
-		seen = sighting{owner: *owner, since: time.Now()}
-		c.sightings[op.UID] = seen
-	}
-	return max(0, lease-time.Since(seen.since))
+	return max(0, lease-age)
 }
 
-// expireOperation deletes an operation that ended long ago. The time of the end was
-// read from the clock of the host that wrote it, and is compared with this host's
-// clock. Clocks that differ make the record disappear that much earlier or later, and
-// nothing depends on the record of an operation that has ended.
+// expireOperation deletes an operation that ended long ago. Only if this host has not
+// seen it end does it compare the time of the end, which the host that ended it has
+// written, with its own clock. If these differ, the record disappears that much earlier,
+// and nothing depends on the record of an operation that has ended.
 func (c *Controller) expireOperation(ctx context.Context, op *Object) (stewards.Result, error) {
-	c.mu.Lock()
-	delete(c.sightings, op.UID)
-	c.mu.Unlock()
 	ended := op.CreationTimestamp
 	if op.Status.Ended != nil {
 		ended = *op.Status.Ended
 	}
-	if wait := keep - time.Since(ended.Time); wait > 0 {
+	if wait := keep - c.seen.Age(op.Name, holdingOf(op), c.deps.Clock.Now().Sub(ended.Time)); wait > 0 {
 		return stewards.Result{RequeueAfter: wait}, nil
 	}
-	var tx objects.Tx
+	tx := c.deps.NewTx()
 	tx.Delete(op, objects.DeleteOptions{})
-	_, err := tx.Commit(ctx, c.store)
+	_, err := tx.Commit(ctx, c.deps.Store)
 	return stewards.Result{}, err
 }
 
 // now returns the time that is written into a status.
-func now() *metav1.Time {
-	t := metav1.NewTime(time.Now().Truncate(time.Second))
+func (c *Controller) now() *metav1.Time {
+	t := metav1.NewTime(c.deps.Clock.Now().Truncate(time.Second))
 	return &t
 }

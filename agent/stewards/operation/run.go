@@ -26,9 +26,15 @@ type run struct {
 	controller *Controller
 	key        stewards.Key
 	steps      []Step
+	// renewed is when the last write began that renewed the lease, by this process. Others
+	// count from the moment when they see that write, which is later. Only takeOver and
+	// then holdLease use it.
+	renewed time.Time
 
-	// mu guards the fields below, which both the step and the renewal of the
-	// lease write.
+	// writing has an entry while the status is written, by a step or by the renewal of
+	// the lease: neither waits for the other longer than its context lasts.
+	writing chan struct{}
+	// mu guards the fields below, which both write.
 	mu     sync.Mutex
 	status meshv1alpha1.OperationStatus // as it is to be
 	cancel bool                         // as it was last read
@@ -58,13 +64,13 @@ func (r *run) carryOut(ctx context.Context, op *Object) error {
 // status.
 func (r *run) takeOver(ctx context.Context, op *Object) error {
 	next := op.DeepCopy()
-	owner := &meshv1alpha1.OperationOwner{Host: r.controller.host, Epoch: 1, Renewed: metav1.NowMicro()}
+	owner := &meshv1alpha1.OperationOwner{Host: r.controller.host, Epoch: 1, Renewed: metav1.NewMicroTime(r.controller.deps.Clock.Now())}
 	if op.Status.Owner != nil {
 		owner.Epoch = op.Status.Owner.Epoch + 1
 	}
 	next.Status.Owner, next.Status.Phase = owner, meshv1alpha1.OperationRunning
 	if next.Status.Started == nil {
-		next.Status.Started = now()
+		next.Status.Started = r.controller.now()
 	}
 	known := map[string]meshv1alpha1.OperationStep{}
 	for _, s := range op.Status.Steps {
@@ -77,6 +83,7 @@ func (r *run) takeOver(ctx context.Context, op *Object) error {
 			next.Status.Steps[i] = have
 		}
 	}
+	r.renewed = time.Now()
 	if err := r.controller.storeStatus(ctx, op, next); err != nil {
 		return fmt.Errorf("take the operation over: %w", err)
 	}
@@ -104,8 +111,8 @@ func (r *run) doSteps(ctx context.Context) error {
 		switch {
 		case errors.As(err, &permanent):
 			return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
-				s.Steps[i].Phase, s.Steps[i].Message, s.Steps[i].Ended = meshv1alpha1.StepFailed, err.Error(), now()
-				s.Phase, s.Message, s.Ended = meshv1alpha1.OperationFailed, err.Error(), now()
+				s.Steps[i].Phase, s.Steps[i].Message, s.Steps[i].Ended = meshv1alpha1.StepFailed, err.Error(), r.controller.now()
+				s.Phase, s.Message, s.Ended = meshv1alpha1.OperationFailed, err.Error(), r.controller.now()
 				s.Fault = kinds.OperationFault(err)
 			})
 		case err != nil:
@@ -121,7 +128,7 @@ func (r *run) doSteps(ctx context.Context) error {
 		r.finishStep(i)
 	}
 	return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
-		s.Phase, s.Message, s.Fault, s.Ended = meshv1alpha1.OperationSucceeded, "", nil, now()
+		s.Phase, s.Message, s.Fault, s.Ended = meshv1alpha1.OperationSucceeded, "", nil, r.controller.now()
 	})
 }
 
@@ -132,7 +139,7 @@ func (r *run) beginStep(ctx context.Context, i int) (cancelled bool, err error) 
 	if r.phase(i) != meshv1alpha1.StepDone {
 		err = r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
 			if !r.cancel && s.Steps[i].Phase != meshv1alpha1.StepRunning {
-				s.Steps[i].Phase, s.Steps[i].Started = meshv1alpha1.StepRunning, now()
+				s.Steps[i].Phase, s.Steps[i].Started = meshv1alpha1.StepRunning, r.controller.now()
 			}
 		})
 	}
@@ -146,7 +153,7 @@ func (r *run) finishStep(i int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := &r.status.Steps[i]
-	s.Phase, s.Message, s.Ended = meshv1alpha1.StepDone, "", now()
+	s.Phase, s.Message, s.Ended = meshv1alpha1.StepDone, "", r.controller.now()
 	r.status.Message, r.status.Fault = "", nil
 }
 
@@ -179,14 +186,14 @@ func (r *run) undoSteps(ctx context.Context) error {
 			return fmt.Errorf("undo %s: %w", r.steps[i].Name, err)
 		}
 		err := r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
-			s.Steps[i].Phase, s.Steps[i].Ended = meshv1alpha1.StepUndone, now()
+			s.Steps[i].Phase, s.Steps[i].Ended = meshv1alpha1.StepUndone, r.controller.now()
 		})
 		if err != nil {
 			return err
 		}
 	}
 	return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
-		s.Phase, s.Message, s.Fault, s.Ended = meshv1alpha1.OperationCancelled, "", nil, now()
+		s.Phase, s.Message, s.Fault, s.Ended = meshv1alpha1.OperationCancelled, "", nil, r.controller.now()
 	})
 }
 
@@ -194,68 +201,89 @@ func (r *run) undoSteps(ctx context.Context) error {
 // operation. It also reads the spec, where a cancellation may have been
 // requested meanwhile.
 func (r *run) writeStatus(ctx context.Context, change func(*meshv1alpha1.OperationStatus)) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	select {
+	case r.writing <- struct{}{}:
+		defer func() { <-r.writing }()
+	case <-ctx.Done():
+		return fmt.Errorf("write the progress: %w", ctx.Err())
+	}
 	for {
-		op, err := objects.Get[*Object](ctx, r.controller.store, r.key, raftstore.ReadOptions{})
+		op, err := objects.Get[*Object](ctx, r.controller.deps.Store, r.key, raftstore.ReadOptions{})
 		switch {
 		case apierrors.IsNotFound(err):
 			return errLost
 		case err != nil:
 			return fmt.Errorf("read the operation: %w", err)
-		case op.Status.Owner == nil || op.Status.Owner.Host != r.status.Owner.Host || op.Status.Owner.Epoch != r.status.Owner.Epoch:
-			return errLost
 		}
-		r.cancel = op.Spec.Cancel
-		change(&r.status)
-		next := op.DeepCopy()
-		r.status.DeepCopyInto(&next.Status)
-		err = r.controller.storeStatus(ctx, op, next)
+		next, err := r.changed(op, change)
 		if err == nil {
-			r.dirty = false
-			return nil
+			err = r.controller.storeStatus(ctx, op, next)
 		}
-		if !apierrors.IsConflict(err) {
+		switch {
+		case err == nil || errors.Is(err, errLost):
+			return err
+		case !apierrors.IsConflict(err):
 			return fmt.Errorf("write the progress: %w", err)
 		}
 	}
 }
 
-// holdLease renews the lease and writes progress until ended is closed. If the
-// writes fail for the length of the lease, or the operation has another owner,
-// holdLease ends the steps with errLost.
+// changed changes the status, and returns the operation with it, or errLost if this host
+// does not own the operation as it was read.
+func (r *run) changed(op *Object, change func(*meshv1alpha1.OperationStatus)) (*Object, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if owner := op.Status.Owner; owner == nil || owner.Host != r.status.Owner.Host || owner.Epoch != r.status.Owner.Epoch {
+		return nil, errLost
+	}
+	r.cancel = op.Spec.Cancel
+	change(&r.status)
+	r.dirty = false
+	next := op.DeepCopy()
+	r.status.DeepCopyInto(&next.Status)
+	return next, nil
+}
+
+// holdLease renews the lease and writes progress until ended is closed. When the lease has
+// run out, because the writes fail or this host stood still, or the operation has another
+// owner, holdLease ends the steps with errLost.
 func (r *run) holdLease(ctx context.Context, ended <-chan struct{}, lost context.CancelCauseFunc) {
 	ticker := time.NewTicker(progressInterval)
 	defer ticker.Stop()
-	renewed := time.Now()
 	for {
+		expiry := r.renewed.Add(lease)
+		attempt, cancel := context.WithDeadline(ctx, expiry)
 		select {
 		case <-ended:
+			cancel()
 			return
-		case <-ctx.Done():
-			return
+		case <-attempt.Done():
 		case <-ticker.C:
 		}
-		attempt, cancel := context.WithTimeout(ctx, progressInterval)
-		err := r.writeStatus(attempt, func(s *meshv1alpha1.OperationStatus) {
-			if r.dirty || time.Since(renewed) >= lease/2 {
-				s.Owner.Renewed = metav1.NowMicro()
-			}
-		})
+		err := r.renewLease(attempt)
 		cancel()
 		switch {
-		case err == nil:
-			renewed = r.lastRenewal()
-		case errors.Is(err, errLost) || time.Since(renewed) >= lease:
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, errLost) || err != nil && !time.Now().Before(expiry):
 			lost(errLost)
 			return
 		}
 	}
 }
 
-// lastRenewal returns when the lease was renewed.
-func (r *run) lastRenewal() time.Time {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.status.Owner.Renewed.Time
+// renewLease writes progress, and renews the lease with it or when half of it is over.
+func (r *run) renewLease(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, progressInterval)
+	defer cancel()
+	begun, renews := time.Now(), false
+	err := r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
+		if renews = r.dirty || begun.Sub(r.renewed) >= lease/2; renews {
+			s.Owner.Renewed = metav1.NewMicroTime(r.controller.deps.Clock.Now())
+		}
+	})
+	if err == nil && renews {
+		r.renewed = begun
+	}
+	return err
 }

@@ -45,7 +45,9 @@ type Deps struct {
 	// Offers asks a host whether it would take an instance.
 	Offers schedule.Offers
 	// Acts are the types of operation that this host can carry out.
-	Acts    operation.Acts
+	Acts operation.Acts
+	// Clock is where the times come from that the stewards write.
+	Clock   objects.Clock
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer
 }
@@ -83,7 +85,7 @@ func loopOf[R runner](name string, r R, err error) ([]stewards.Loop, error) {
 func (d Deps) engine(part string) stewards.Deps {
 	return stewards.Deps{
 		Store: d.Store, Cache: d.Cache, Claims: d.Claims, Recorder: d.Recorder, Stewardship: d.Stewardship,
-		Logger: d.Logger.With("part", part), Registerer: d.Metrics,
+		Clock: d.Clock, Logger: d.Logger.With("part", part), Registerer: d.Metrics,
 	}
 }
 

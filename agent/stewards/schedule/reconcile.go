@@ -65,9 +65,9 @@ func (c *Controller) releaseInstance(ctx context.Context, vmi *kubevirtv1.Virtua
 		return nil
 	}
 	if !next.IsFinal() {
-		machine.SetPhase(next, kubevirtv1.Failed, time.Now())
+		machine.SetPhase(next, kubevirtv1.Failed, c.cfg.Clock.Now())
 	}
-	var tx objects.Tx
+	tx := c.cfg.NewTx()
 	claims.RequireUnclaimed(&tx, vmi.UID)
 	tx.Update(vmi, next)
 	_, err := tx.Commit(ctx, c.cfg.Store)
@@ -229,9 +229,9 @@ func (c *Controller) claim(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	}
 	next.Labels[kubevirtv1.NodeNameLabel] = host
 	next.Status.NodeName = host
-	machine.SetPhase(next, kubevirtv1.Scheduled, time.Now())
+	machine.SetPhase(next, kubevirtv1.Scheduled, c.cfg.Clock.Now())
 	machine.DropConditions(next, podScheduled, kubevirtv1.VirtualMachineInstanceSynchronized, kubevirtv1.VirtualMachineInstanceDataVolumesReady)
-	var tx objects.Tx
+	tx := c.cfg.NewTx()
 	placed := claims.Place(&tx, claims.Instance{
 		Namespace: vmi.Namespace, Name: vmi.Name, UID: vmi.UID, Host: host, Resources: request.Resources,
 	}, c.cfg.Claims.Epoch(objects.KeyOf(vmi)))
@@ -248,11 +248,11 @@ func (c *Controller) unschedulable(ctx context.Context, vmi *kubevirtv1.VirtualM
 	c.figures.count(resultUnschedulable)
 	retry := c.countAttempt(objects.KeyOf(vmi))
 	next := vmi.DeepCopy()
-	machine.SetPhase(next, kubevirtv1.Scheduling, time.Now())
+	machine.SetPhase(next, kubevirtv1.Scheduling, c.cfg.Clock.Now())
 	machine.DropConditions(next, kubevirtv1.VirtualMachineInstanceSynchronized, kubevirtv1.VirtualMachineInstanceDataVolumesReady)
 	machine.SetCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
 		Type: podScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
-	}, time.Now())
+	}, c.cfg.Clock.Now())
 	return c.reportUnplaced(ctx, vmi, next, reasonFailedScheduling, message, retry)
 }
 
@@ -262,14 +262,14 @@ func (c *Controller) holdForVolume(ctx context.Context, vmi *kubevirtv1.VirtualM
 	c.figures.count(resultHeld)
 	retry := c.countAttempt(objects.KeyOf(vmi))
 	next := vmi.DeepCopy()
-	machine.SetPhase(next, kubevirtv1.Pending, time.Now())
+	machine.SetPhase(next, kubevirtv1.Pending, c.cfg.Clock.Now())
 	machine.DropConditions(next, podScheduled)
 	machine.SetCondition(next, kubevirtv1.VirtualMachineInstanceCondition{
 		Type: kubevirtv1.VirtualMachineInstanceSynchronized, Status: corev1.ConditionFalse, Reason: problem.Reason, Message: problem.Message,
-	}, time.Now())
+	}, c.cfg.Clock.Now())
 	if problem.Reason == ReasonVolumeNotReady {
 		machine.SetCondition(next, machine.NewCondition(kubevirtv1.VirtualMachineInstanceDataVolumesReady, false,
-			kubevirtv1.VirtualMachineInstanceReasonNotAllDVsReady, problem.Message), time.Now())
+			kubevirtv1.VirtualMachineInstanceReasonNotAllDVsReady, problem.Message), c.cfg.Clock.Now())
 	} else {
 		machine.DropConditions(next, kubevirtv1.VirtualMachineInstanceDataVolumesReady)
 	}
@@ -279,7 +279,7 @@ func (c *Controller) holdForVolume(ctx context.Context, vmi *kubevirtv1.VirtualM
 // reportUnplaced writes a status that says why the instance is not placed, and
 // an event, if the status has changed.
 func (c *Controller) reportUnplaced(ctx context.Context, vmi, next *kubevirtv1.VirtualMachineInstance, reason, message string, retry time.Duration) (stewards.Result, error) {
-	var tx objects.Tx
+	tx := c.cfg.NewTx()
 	claims.RequireUnclaimed(&tx, vmi.UID)
 	tx.UpdateStatus(vmi, next)
 	if !tx.Empty() {

@@ -64,6 +64,9 @@ type Controller struct {
 	dvs    *objects.Informer[*cdiv1.DataVolume]
 	claims *objects.Informer[*corev1.PersistentVolumeClaim]
 	engine *stewards.Controller
+	// runs is since when the instances have been running, or not, of the machines that
+	// failed to start, as this host has seen it.
+	runs stewards.Sightings[running]
 }
 
 // New checks cfg and returns a controller that is not yet running.
@@ -85,6 +88,7 @@ func New(cfg Config) (*Controller, error) {
 	c.engine, err = stewards.New(cfg.Deps, stewards.Steward{
 		Name: "virtualmachine", Scope: "virtualmachines", Workers: cfg.Workers,
 		Reconciler: stewards.ReconcilerFunc(c.reconcile),
+		Moved:      func(key stewards.Key) { c.runs.Forget(key.String()) },
 		Inputs: []stewards.Input{
 			stewards.Watch[*kubevirtv1.VirtualMachine](cfg.Cache),
 			stewards.WatchNamed(cfg.Cache, "the machine that owns it", keysOfOwner[*kubevirtv1.VirtualMachineInstance]),

@@ -4,8 +4,10 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/objects"
 	machine "virtmesh/agent/vmi"
 )
 
@@ -13,8 +15,9 @@ import (
 // by themselves so soon that starting them again at once would be a loop: a guest that
 // powers off while it boots, for example. It clears the count when an instance has run
 // for longer than the longest pause, or when the run strategy does not restart the
-// machine by itself. It returns when the count is to be cleared; zero for never.
-func noteFailures(t *turn, backoffMin, backoffMax time.Duration) (again time.Duration) {
+// machine by itself. The instance has been as it is for an age. noteFailures returns when
+// the count is to be cleared; zero for never.
+func noteFailures(t *turn, age, backoffMin, backoffMax time.Duration) (again time.Duration) {
 	last := t.vm.Status.StartFailure
 	if latest := t.now.Add(backoffMax); last != nil && last.RetryAfterTimestamp != nil && last.RetryAfterTimestamp.After(latest) {
 		// Another steward's clock was ahead, or this one's was set back.
@@ -30,11 +33,37 @@ func noteFailures(t *turn, backoffMin, backoffMax time.Duration) (again time.Dur
 	case t.was.IsFinal():
 		t.vm.Status.StartFailure = nil
 	default:
-		if again = backoffMax - ranFor(t.was, t.now); again <= 0 {
+		if again = backoffMax - age; again <= 0 {
 			t.vm.Status.StartFailure, again = nil, 0
 		}
 	}
 	return again
+}
+
+// running says whether an instance runs.
+type running struct {
+	uid  types.UID
+	runs bool
+}
+
+// runFor returns for how long the instance has been running, or not. The time at which it
+// began comes from the clock of its host, and counts only if this host has not seen it
+// begin. Of machines that did not fail to start nobody needs to know it.
+func (c *Controller) runFor(t *turn) time.Duration {
+	key := objects.KeyOf(t.vm).String()
+	if t.vm.Status.StartFailure == nil {
+		c.runs.Forget(key)
+		return 0
+	}
+	var is running
+	var stamped time.Duration
+	if t.was != nil {
+		is = running{t.was.UID, t.was.Status.Phase == kubevirtv1.Running}
+		if is.runs {
+			stamped = ranFor(t.was, t.now)
+		}
+	}
+	return c.runs.Age(key, is, stamped)
 }
 
 func noteStartFailure(vm *kubevirtv1.VirtualMachine, vmi *kubevirtv1.VirtualMachineInstance, now time.Time, backoffMin, backoffMax time.Duration) {

@@ -45,9 +45,10 @@ type turn struct {
 func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
 	vm, ok := c.vms.Get(key)
 	if !ok {
+		c.runs.Forget(key.String())
 		return stewards.Result{}, wrap(c.releaseAbandoned(ctx, key), "release the instance of", key)
 	}
-	t := &turn{old: vm, vm: vm.DeepCopy(), now: time.Now()}
+	t := &turn{old: vm, vm: vm.DeepCopy(), now: c.cfg.Clock.Now(), tx: c.cfg.NewTx()}
 	vmi, err := c.instance(ctx, key)
 	if err != nil {
 		return stewards.Result{}, wrap(err, "reconcile", key)
@@ -124,7 +125,7 @@ func (c *Controller) ownsInstance(t *turn) bool {
 
 // driveInstance brings the instance in line with the run strategy.
 func (c *Controller) driveInstance(ctx context.Context, t *turn) stewards.Result {
-	again := noteFailures(t, c.cfg.BackoffMin, c.cfg.BackoffMax)
+	again := noteFailures(t, c.runFor(t), c.cfg.BackoffMin, c.cfg.BackoffMax)
 	dropDoneRequests(t)
 	c.ensureDataVolumes(t)
 	c.ensureStateClaim(t)

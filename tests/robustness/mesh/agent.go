@@ -91,7 +91,7 @@ func (a *agent) openGossip() error {
 	cfg.Name, cfg.Mesh, cfg.Logger = a.host.Name, "mesh", a.log
 	cfg.Seeds, cfg.Profile = a.peers.GossipSeeds, a.host.mesh.cfg.Gossip
 	cfg.Facts = gossip.Facts{MeshAddr: a.host.address, Version: "v1", FeatureLevel: int(level.Highest)}
-	cfg.Transport = network.Restart(a.host.Name)
+	cfg.Transport, cfg.Clock = network.Restart(a.host.Name), a.host.Now
 	g, err := gossip.New(cfg)
 	if err != nil {
 		return err
@@ -108,7 +108,7 @@ func (a *agent) openStore() error {
 	cfg.Constraints, cfg.Members, cfg.Logger = claims.Rules(), a.peers.MemberHealth, a.log
 	cfg.Bootstrap, cfg.Version, cfg.Voters.ForgetAfter = a.host.founder, "v1", a.host.mesh.cfg.ForgetAfter
 	cfg.Signer = a.host.mesh.links.keys.Signer(a.host.Name)
-	cfg.LogFiles = a.host.disk.LogFiles
+	cfg.LogFiles, cfg.BootTime = a.host.disk.LogFiles, a.host.bootTime
 	cfg.Raft, cfg.RPC = a.layer(calls, "raft"), a.layer(calls, "rpc")
 	cfg.PeerOf = a.host.mesh.links.peerOf
 	store, err := raftstore.Open(a.ctx, cfg)

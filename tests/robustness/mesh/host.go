@@ -35,6 +35,8 @@ type Host struct {
 	book                   seedBook
 	disk                   *raftstoretest.Disk
 	cpu                    processor
+	clock                  clock
+	booted                 time.Time
 
 	mu     sync.Mutex
 	agent  *agent // nil while none runs
@@ -94,7 +96,7 @@ func (h *Host) Running() bool { return h.running() != nil }
 func (h *Host) record() identity.HostRecord {
 	return identity.HostRecord{
 		Name: h.Name, ID: h.node.ID, MeshAddress: h.address, GossipAddress: h.gossipAddress,
-		Version: "v1", FeatureLevel: level.Highest, Joined: time.Now(),
+		Version: "v1", FeatureLevel: level.Highest, Joined: h.Now(),
 	}
 }
 

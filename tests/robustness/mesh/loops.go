@@ -57,7 +57,7 @@ func (a *agent) loops() ([]stewards.Loop, error) {
 			return roster.Loops(roster.Deps{
 				Host: a.host.Name, Store: a.writer("stewards"), Cache: a.cache, Claims: a.claims, Recorder: recorder,
 				Stewardship: a.stewardship, Gossip: a.gossip, Members: a.peers, Witness: a.witness,
-				Levels: levels{a}, Offers: offers{a}, Acts: operation.Acts{}, Logger: a.log, Metrics: prometheus.NewRegistry(),
+				Levels: levels{a}, Offers: offers{a}, Acts: operation.Acts{}, Clock: a.host.Now, Logger: a.log, Metrics: prometheus.NewRegistry(),
 			})
 		},
 	} {
@@ -89,13 +89,15 @@ func (l levels) RaiseFeatureLevel(ctx context.Context, to uint32) error {
 func (a *agent) recorder() (*objects.Recorder, error) {
 	cfg := objects.DefaultRecorderConfig()
 	cfg.Store, cfg.Component, cfg.Host, cfg.Logger = a.writer("events"), "virtmesh", a.host.Name, a.log
+	cfg.Clock = a.host.Now
 	return objects.NewRecorder(cfg)
 }
 
 // deps returns what the engine lends to a loop of the host.
 func (a *agent) deps(writer string, recorder *objects.Recorder) stewards.Deps {
 	return stewards.Deps{
-		Store: a.writer(writer), Cache: a.cache, Claims: a.claims, Recorder: recorder, Stewardship: a.stewardship, Logger: a.log,
+		Store: a.writer(writer), Cache: a.cache, Claims: a.claims, Recorder: recorder, Stewardship: a.stewardship,
+		Clock: a.host.Now, Logger: a.log,
 		Undeclared: func(err error) { a.host.mesh.History.fail("%s: %v", a.host.Name, err) },
 	}
 }
@@ -105,7 +107,7 @@ func (a *agent) executorLoops(recorder *objects.Recorder, info domain.HostInfo) 
 	e, err := executor.New(executor.Config{
 		Host: a.host.Name, Store: a.writer("executor"), Confirm: a.store.Confirm, Instances: objects.For[*kubevirtv1.VirtualMachineInstance](a.cache),
 		Hypervisor: machine, Volumes: volumes{a}, Network: network{}, Firmware: firmware{}, Events: recorder,
-		Machine: info, LogDir: filepath.Join(a.host.dataDir(), "consoles"), Logger: a.log,
+		Machine: info, LogDir: filepath.Join(a.host.dataDir(), "consoles"), Clock: a.host.Now, BootTime: a.host.bootTime, Logger: a.log,
 	})
 	if err != nil {
 		return nil, err
@@ -132,6 +134,7 @@ func (a *agent) executorLoops(recorder *objects.Recorder, info domain.HostInfo) 
 func (a *agent) publisherLoops(capabilities hypervisor.Capabilities, info domain.HostInfo) ([]stewards.Loop, error) {
 	cfg := publish.DefaultConfig()
 	cfg.Host, cfg.Store, cfg.Cache, cfg.Claims, cfg.Logger = a.host.Name, a.writer("publisher"), a.cache, a.claims, a.log
+	cfg.Clock = a.host.Now
 	cfg.Describe = func() publish.Description {
 		return publish.Description{
 			Capacity: a.judge.Allocatable, Allocatable: a.judge.Allocatable, KVM: capabilities.KVM, CPUModels: capabilities.CPUModels,

@@ -78,7 +78,7 @@ func New(cfg Config) *Mesh {
 func (m *Mesh) Add(ctx context.Context, name string) (*Host, error) {
 	h := &Host{
 		Name: name, mesh: m, node: identity.NewNode(name), address: name + ":7443", machine: hypervisortest.NewMachine(),
-		founder: len(m.names) == 0, faults: m.cfg.Faults,
+		founder: len(m.names) == 0, faults: m.cfg.Faults, booted: time.Now(),
 		disk: raftstoretest.NewDisk(), chance: rand.New(rand.NewPCG(m.cfg.Seed, uint64(len(m.names)))),
 	}
 	h.eyes = h.machine.Open()
@@ -175,7 +175,7 @@ func (m *Mesh) commitAt(ctx context.Context, a *agent, build func(context.Contex
 	ctx, cancel := context.WithTimeout(ctx, userTimeout)
 	defer cancel()
 	store := written{objects.FromRaft(a.store, nil), a, "user"}
-	var tx objects.Tx
+	tx := objects.Tx{Clock: a.host.Now}
 	if err := build(ctx, store, &tx); err != nil {
 		return err
 	}
