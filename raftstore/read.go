@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
@@ -42,6 +43,19 @@ func (s *Store) List(ctx context.Context, req ListRequest) (ListResult, error) {
 		}
 	}
 	return at.list(req), nil
+}
+
+// Scan returns the records below a prefix, compact and in key order, and the revision of
+// the state that they are all from. Nothing is copied: a caller that takes its time keeps
+// only what has been changed or deleted meanwhile in memory.
+func (s *Store) Scan(ctx context.Context, prefix string, o ReadOptions) (iter.Seq[Record], uint64, error) {
+	if err := s.awaitFreshness(ctx, o); err != nil {
+		return nil, 0, fmt.Errorf("scan %q: %w", prefix, err)
+	}
+	now := s.history.current()
+	return func(yield func(Record) bool) {
+		ascendPrefix(now.tree, prefix, "", func(r *stored) bool { return yield(r.compact()) })
+	}, now.revision, nil
 }
 
 // list returns what req asks for of this state.

@@ -2,6 +2,7 @@ package raftstore_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 
@@ -55,6 +56,38 @@ func TestCommitThenRead(t *testing.T) {
 			t.Fatalf("page: %+v, %v", page, err)
 		}
 	})
+}
+
+// TestScanIsOfOneState: a scan goes on with the state that it began with, whatever changes
+// before the caller takes the rest.
+func TestScanIsOfOneState(t *testing.T) {
+	const records = 500
+	s := raftstoretest.New(t)
+	fill := raftstore.Txn{}
+	for i := range records {
+		fill.Ops = append(fill.Ops, raftstore.Op{Key: fmt.Sprintf("/a/%04d", i), Value: fmt.Appendf(nil, "%0200d", i)})
+	}
+	filled := mustCommit(t, s, fill)
+	scan, at, err := s.Scan(t.Context(), "/a/", raftstore.ReadOptions{})
+	if err != nil || at != filled.Revision {
+		t.Fatalf("scan at %d: %v, want %d", at, err, filled.Revision)
+	}
+	taken := 0
+	for r := range scan {
+		if want := fill.Ops[taken]; r.Key != want.Key || string(r.Expand().Value) != string(want.Value) || r.ModRevision != filled.OpRevisions[taken] {
+			t.Fatalf("record %d is %s of %d, want %s of %d", taken, r.Key, r.ModRevision, want.Key, filled.OpRevisions[taken])
+		}
+		if taken++; taken == 2 {
+			change := raftstore.Txn{Ops: []raftstore.Op{{Key: "/a/0003", Delete: true}, {Key: "/a/0003x", Value: []byte("new")}}}
+			for i := 4; i < records; i++ {
+				change.Ops = append(change.Ops, raftstore.Op{Key: fill.Ops[i].Key, Value: []byte("changed")})
+			}
+			mustCommit(t, s, change)
+		}
+	}
+	if taken != records {
+		t.Fatalf("scanned %d records, want %d", taken, records)
+	}
 }
 
 func TestWatchFromRevision(t *testing.T) {

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -222,4 +223,50 @@ func TestStopEndsWatches(t *testing.T) {
 	if r.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("a stopped server answers %s", r.Status)
 	}
+}
+
+// TestSlowWatchOfOneState: a client that takes its time for the initial events of a watch
+// gets all of one state, and what was changed meanwhile behind them.
+func TestSlowWatchOfOneState(t *testing.T) {
+	const objects = 300 // more than the connection holds of objects of this size
+	h := start(t)
+	ctx := t.Context()
+	maps := h.admin(t).CoreV1().ConfigMaps("default")
+	large := map[string]string{"k": strings.Repeat("x", 100_000)}
+	for i := range objects {
+		m := newMap(fmt.Sprintf("m-%03d", i), nil)
+		m.Data = large
+		if _, err := maps.Create(ctx, m, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	yes := true
+	w, err := maps.Watch(ctx, metav1.ListOptions{
+		SendInitialEvents: &yes, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, AllowWatchBookmarks: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	next(t, w, watch.Added, "m-000")
+	last := fmt.Sprintf("m-%03d", objects-1)
+	if _, err := maps.Patch(ctx, last, types.MergePatchType, []byte(`{"data":{"k":"new"}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := maps.Delete(ctx, "m-298", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i < objects; i++ {
+		m := next(t, w, watch.Added, fmt.Sprintf("m-%03d", i)).(*corev1.ConfigMap)
+		if m.Data["k"] != large["k"] {
+			t.Fatalf("the initial event of %s shows a later state", m.Name)
+		}
+	}
+	if e := <-w.ResultChan(); e.Type != watch.Bookmark {
+		t.Fatalf("%s behind the initial events, want the bookmark of their end", e.Type)
+	}
+	if m := next(t, w, watch.Modified, last).(*corev1.ConfigMap); m.Data["k"] != "new" {
+		t.Error("the change that was made meanwhile is missing")
+	}
+	next(t, w, watch.Deleted, "m-298")
 }

@@ -226,13 +226,22 @@ func (i *Informer[T]) Apply(ev raftstore.Event) {
 func (i *Informer[T]) Reset(recs []raftstore.Record, _ uint64) {
 	i.delivery.Lock()
 	defer i.delivery.Unlock()
-	seen := make(map[Key]struct{}, len(recs))
+	before := i.Keys()
+	if len(before) == 0 {
+		i.mu.Lock()
+		i.items = make(map[Key]raftstore.Record, len(recs))
+		i.mu.Unlock()
+	}
+	gone := make(map[Key]struct{}, len(before))
+	for _, key := range before {
+		gone[key] = struct{}{}
+	}
 	for _, rec := range recs {
 		key, ok := i.kind.ParseKey(rec.Key)
 		if !ok {
 			continue
 		}
-		seen[key] = struct{}{}
+		delete(gone, key)
 		i.mu.RLock()
 		have, known := i.items[key]
 		i.mu.RUnlock()
@@ -240,10 +249,8 @@ func (i *Informer[T]) Reset(recs []raftstore.Record, _ uint64) {
 			i.putRecord(key, rec, false)
 		}
 	}
-	for _, key := range i.Keys() {
-		if _, ok := seen[key]; !ok {
-			i.removeRecord(key, 0)
-		}
+	for key := range gone {
+		i.removeRecord(key, 0)
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -3,6 +3,7 @@ package objects
 import (
 	"context"
 	"errors"
+	"iter"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,8 @@ type Raft interface {
 	Get(ctx context.Context, key string, opts raftstore.ReadOptions) (raftstore.Record, uint64, error)
 	// List returns the records below a prefix.
 	List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error)
+	// Scan returns the records below a prefix, compact, as they are taken.
+	Scan(ctx context.Context, prefix string, o raftstore.ReadOptions) (iter.Seq[raftstore.Record], uint64, error)
 	// Watch delivers the changes below a prefix from the local replica.
 	Watch(ctx context.Context, req raftstore.WatchRequest) (*raftstore.Watcher, error)
 	// FeatureLevel returns the feature level of the mesh, as the local replica has it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 
@@ -95,6 +96,23 @@ func (r *Replica) List(ctx context.Context, req raftstore.ListRequest) (raftstor
 		res.Records[i] = r.openRecord(rec)
 	}
 	return res, nil
+}
+
+// Scan returns the records below a prefix, as List does but without copying them: the
+// caller expands each as it takes it (raftstore.Record.Expand). They are all from the
+// state at the returned revision, however long the caller takes.
+func (r *Replica) Scan(ctx context.Context, prefix string, o raftstore.ReadOptions) (iter.Seq[raftstore.Record], uint64, error) {
+	records, rev, err := r.store.Scan(ctx, prefix, o)
+	if err != nil || r.by == nil {
+		return records, rev, err
+	}
+	return func(yield func(raftstore.Record) bool) {
+		for rec := range records {
+			if !yield(r.openRecord(rec)) {
+				return
+			}
+		}
+	}, rev, nil
 }
 
 // Watch implements Store. It handles a record that cannot be opened like List.

@@ -63,6 +63,17 @@
 // Nodes, each list in one piece, while they watch them. Between lies a rest of 20 s,
 // whose CPU is measured. BENCH_PROFILE names a file for a profile of the heap.
 //
+// # Watches of many objects (group watch)
+//
+// The same agent with 100,000 events, and the Go client over HTTP without TLS, typed, as
+// informers use it (protobuf, and JSON, which KubeVirt's kinds have alone), and for
+// metadata only. A watch is open when its first event is there: from the revision before
+// the last event, and with all events as initial ones, for which the budget is the same.
+// The time until the last of them has come is that of encoding, sending and decoding them
+// all. The memory of a watch is what the agent keeps more with it, after a garbage
+// collection: one to which nothing happens, and one whose client reads none of its
+// initial events.
+//
 // # A mesh (group lab)
 //
 // Three lab hosts run real agents, libvirt and guests. The time from the API's
@@ -112,6 +123,7 @@ var groups = []group{
 	{"placement", runPlacement},
 	{"gossip", runGossip},
 	{"scale", runScale},
+	{"watch", runWatch},
 	{"lab", runLab},
 }
 

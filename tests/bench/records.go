@@ -31,6 +31,8 @@ var shapes embed.FS
 // population is what a mesh holds.
 type population struct {
 	Hosts, Machines int
+	// Events is how many events there are besides those of the machines.
+	Events int
 }
 
 // namespaces is how many namespaces the machines are spread over.
@@ -81,7 +83,7 @@ func (p population) write(ctx context.Context, store objects.Store) error {
 			return fmt.Errorf("write machine %d: %w", i, err)
 		}
 	}
-	return nil
+	return p.writeEvents(ctx, store, texts["event"])
 }
 
 func writeHost(ctx context.Context, store objects.Store, shape string, i int) error {

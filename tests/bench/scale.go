@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,26 +48,11 @@ func runScale(ctx context.Context, o *options, r *report) error {
 
 // measureAgent measures an agent, just started and with clients.
 func measureAgent(ctx context.Context, o *options, r *report, p population, budget float64) error {
-	dir, err := os.MkdirTemp(o.dir, "bench-agent-")
-	if err != nil {
-		return fmt.Errorf("make a place for the replica: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	fill, err := startAgent(ctx, agentSpec{Dir: dir, Fill: p, Hosts: p.Hosts})
-	if err != nil {
-		return err
-	}
-	if err := fill.Wait(); err != nil {
-		return fmt.Errorf("fill the store: %w", err)
-	}
-	a, err := startAgent(ctx, agentSpec{Dir: dir, Hosts: p.Hosts, Profile: os.Getenv("BENCH_PROFILE")})
+	a, err := startFilled(ctx, o, p)
 	if err != nil {
 		return err
 	}
 	defer a.end()
-	if err := a.awaitReady(); err != nil {
-		return err
-	}
 	name := fmt.Sprintf("agent_%d_vms_%d_hosts_", p.Machines, p.Hosts)
 	r.add(figure{Name: name + "ready", Value: a.Seconds, Unit: "s"})
 	if err := a.rest(ctx, usedTime); err != nil {
@@ -113,8 +97,36 @@ func measureAgent(ctx context.Context, o *options, r *report, p population, budg
 type agentProcess struct {
 	*exec.Cmd
 	agentReady
-	input  io.Closer
-	output io.Reader
+	dir     string // that goes with the agent
+	input   io.WriteCloser
+	answers *json.Decoder
+}
+
+// startFilled starts an agent whose store holds the population, and waits until it has
+// taken that in.
+func startFilled(ctx context.Context, o *options, p population) (*agentProcess, error) {
+	dir, err := os.MkdirTemp(o.dir, "bench-agent-")
+	if err != nil {
+		return nil, fmt.Errorf("make a place for the replica: %w", err)
+	}
+	a, err := startAgent(ctx, agentSpec{Dir: dir, Fill: p, Hosts: p.Hosts})
+	if err == nil {
+		if err = a.Wait(); err != nil {
+			err = fmt.Errorf("fill the store: %w", err)
+		}
+	}
+	if err == nil {
+		a, err = startAgent(ctx, agentSpec{Dir: dir, Hosts: p.Hosts, Profile: os.Getenv("BENCH_PROFILE")})
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	a.dir = dir
+	if err := a.awaitReady(); err != nil {
+		a.end()
+		return nil, err
+	}
+	return a, nil
 }
 
 func startAgent(ctx context.Context, spec agentSpec) (*agentProcess, error) {
@@ -131,9 +143,11 @@ func startAgent(ctx context.Context, spec agentSpec) (*agentProcess, error) {
 	if a.input, err = a.StdinPipe(); err != nil {
 		return nil, fmt.Errorf("start an agent: %w", err)
 	}
-	if a.output, err = a.StdoutPipe(); err != nil {
+	output, err := a.StdoutPipe()
+	if err != nil {
 		return nil, fmt.Errorf("start an agent: %w", err)
 	}
+	a.answers = json.NewDecoder(output)
 	if err := a.Start(); err != nil {
 		return nil, fmt.Errorf("start an agent: %w", err)
 	}
@@ -142,7 +156,7 @@ func startAgent(ctx context.Context, spec agentSpec) (*agentProcess, error) {
 
 // awaitReady returns when the agent has taken in everything.
 func (a *agentProcess) awaitReady() error {
-	if err := json.NewDecoder(bufio.NewReader(a.output)).Decode(&a.agentReady); err != nil {
+	if err := a.answers.Decode(&a.agentReady); err != nil {
 		return fmt.Errorf("the agent did not get ready: %w", err)
 	}
 	return nil
@@ -152,6 +166,18 @@ func (a *agentProcess) awaitReady() error {
 func (a *agentProcess) end() {
 	_ = a.input.Close()
 	_ = a.Wait()
+	_ = os.RemoveAll(a.dir)
+}
+
+// live returns the bytes that the agent keeps after a garbage collection.
+func (a *agentProcess) live() (kept float64, err error) {
+	if _, err := io.WriteString(a.input, "\n"); err != nil {
+		return 0, fmt.Errorf("ask the agent what it keeps: %w", err)
+	}
+	if err := a.answers.Decode(&kept); err != nil {
+		return 0, fmt.Errorf("ask the agent what it keeps: %w", err)
+	}
+	return kept, nil
 }
 
 // rest lets time pass.

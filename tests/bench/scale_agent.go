@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -16,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"runtime/pprof"
 	"slices"
 	"time"
@@ -46,7 +48,7 @@ const agentCommand = "agent"
 type agentSpec struct {
 	// Dir holds its replica.
 	Dir string
-	// Fill, if it has machines, is written into an empty replica; then the agent ends.
+	// Fill, if it has anything, is written into an empty replica; then the agent ends.
 	Fill population
 	// Hosts is how many hosts the mesh has; the agent is the first.
 	Hosts int
@@ -79,7 +81,7 @@ func runAgent(ctx context.Context, args []string, input io.Reader) error {
 		return err
 	}
 	defer store.Close()
-	if spec.Fill.Machines > 0 {
+	if spec.Fill != (population{}) {
 		return spec.Fill.write(ctx, objects.FromRaft(store, nil))
 	}
 	a, err := newScaleAgent(spec, store)
@@ -105,10 +107,25 @@ func runAgent(ctx context.Context, args []string, input io.Reader) error {
 		return fmt.Errorf("tell that the agent is ready: %w", err)
 	}
 	go func() {
-		_, err := io.Copy(io.Discard, input)
-		errs <- errors.Join(err, writeProfile(spec.Profile))
+		errs <- errors.Join(answerQuestions(input, os.Stdout), writeProfile(spec.Profile))
 	}()
 	return <-errs
+}
+
+// answerQuestions answers each line of the input with the bytes that the agent keeps, in
+// its heap and on its stacks.
+func answerQuestions(input io.Reader, output io.Writer) error {
+	lines := bufio.NewScanner(input)
+	for lines.Scan() {
+		runtime.GC()
+		runtime.GC() // what pools keep goes with the second one
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		if err := json.NewEncoder(output).Encode(m.HeapAlloc + m.StackInuse); err != nil {
+			return fmt.Errorf("tell what the agent keeps: %w", err)
+		}
+	}
+	return lines.Err()
 }
 
 // writeProfile writes what the heap holds, for whoever looks for what to make smaller.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"reflect"
 	"strings"
 	"time"
@@ -25,6 +26,9 @@ type Backend interface {
 	objects.Store
 	// Revision returns the newest revision that the local replica has applied.
 	Revision() uint64
+	// Scan returns the records below a prefix, compact, all from the state at the returned
+	// revision, as they are taken.
+	Scan(ctx context.Context, prefix string, o raftstore.ReadOptions) (iter.Seq[raftstore.Record], uint64, error)
 }
 
 var _ Backend = (*objects.Replica)(nil)
@@ -198,6 +202,13 @@ func (s *Store) listRecords(ctx context.Context, req raftstore.ListRequest) (raf
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	return s.backend.List(ctx, req)
+}
+
+// scanRecords begins to read records and waits up to Patience for a leader.
+func (s *Store) scanRecords(ctx context.Context, prefix string, ro raftstore.ReadOptions) (iter.Seq[raftstore.Record], uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	return s.backend.Scan(ctx, prefix, ro)
 }
 
 // readOptions converts the resourceVersion of a request to read options.

@@ -111,21 +111,20 @@ func (w *watcher) followEvents(ctx context.Context) error {
 }
 
 // sendInitial sends the existing objects as ADDED events, and a bookmark at their end
-// if the client requested one.
+// if the client requested one. They are read as the client takes them, so that a slow
+// client of many objects costs little memory.
 func (w *watcher) sendInitial(ctx context.Context) error {
-	req := raftstore.ListRequest{Prefix: w.key, Compact: true}
 	ro, err := w.store.readOptions(w.opts.ResourceVersion)
 	if err != nil {
 		return err
 	}
-	req.ReadOptions = ro
-	res, err := w.store.listRecords(ctx, req)
+	records, rev, err := w.store.scanRecords(ctx, w.key, ro)
 	if err != nil {
 		return w.store.readError(err, ro.MinRevision, w.store.backend.Revision())
 	}
-	w.from = res.Revision
-	for i := range res.Records {
-		ev, ok, err := w.convertEvent(raftstore.Event{Type: raftstore.Put, Record: res.Records[i]})
+	w.from = rev
+	for rec := range records {
+		ev, ok, err := w.convertEvent(raftstore.Event{Type: raftstore.Put, Record: rec})
 		if err != nil {
 			return err
 		}
@@ -136,7 +135,7 @@ func (w *watcher) sendInitial(ctx context.Context) error {
 	if w.opts.SendInitialEvents == nil || !w.opts.Predicate.AllowWatchBookmarks {
 		return nil
 	}
-	obj, err := w.bookmarkAt(res.Revision)
+	obj, err := w.bookmarkAt(rev)
 	if err != nil {
 		return err
 	}
