@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -19,6 +18,7 @@ import (
 
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port/admin"
+	"virtmesh/agent/port/porttest"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
 )
@@ -30,25 +30,9 @@ func newMachine(t *testing.T, name string) (path string, config Config) {
 	config = DefaultConfig()
 	config.Name, config.Advertise = name, "127.0.0.1"
 	config.StateDir, config.RunDir = filepath.Join(dir, "state"), filepath.Join(dir, "run")
-	config.MeshListen, config.MetricsListen = freeAddress(t), freeAddress(t)
-	_, port, err := net.SplitHostPort(freeAddress(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Sscan(port, &config.GossipPort); err != nil {
-		t.Fatal(err)
-	}
+	config.MeshListen, config.MetricsListen = porttest.Address(t), porttest.Address(t)
+	config.GossipPort = porttest.Reserve(t)
 	return filepath.Join(dir, "agent.yaml"), config
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // configFile is the configuration file of a host of a test.

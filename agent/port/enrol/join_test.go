@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/enrol"
+	"virtmesh/agent/port/porttest"
 	"virtmesh/raftstore"
 )
 
@@ -198,12 +198,7 @@ func TestLostAnswer(t *testing.T) {
 
 func TestOtherMembersAreTried(t *testing.T) {
 	m := newMember(t)
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead := closed.Addr().String()
-	closed.Close()
+	dead := porttest.Address(t)
 	o := m.options(t)
 	o.Addresses = []string{dead, m.port.Addr().String()}
 	if err := enrol.Join(t.Context(), o); err != nil {
@@ -211,7 +206,7 @@ func TestOtherMembersAreTried(t *testing.T) {
 	}
 	o = m.options(t)
 	o.Addresses = []string{dead}
-	err = enrol.Join(t.Context(), o)
+	err := enrol.Join(t.Context(), o)
 	if !errors.Is(err, enrol.ErrUnavailable) || !strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), "http:") {
 		t.Errorf("no member: %v", err)
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -13,6 +11,7 @@ import (
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/enrol"
+	"virtmesh/agent/port/porttest"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
 )
@@ -26,19 +25,6 @@ type host struct {
 	port  *port.Port
 	store *raftstore.Store
 	rpc   *port.RPCServer
-}
-
-// freeAddr returns a loopback address that nobody listens on. It is of this process's own
-// part of the loopback network, so that nobody takes the port before it is used again.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	pid := os.Getpid()
-	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", 1+pid>>8&0x7f, pid&0xff))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // start opens what is in the state directory, as after power on. renew makes a
@@ -147,7 +133,7 @@ func (h *host) put(t *testing.T, key string) {
 func TestMeshComesBack(t *testing.T) {
 	var dirs, addrs []string
 	for range 3 {
-		dirs, addrs = append(dirs, filepath.Join(t.TempDir(), "state")), append(addrs, freeAddr(t))
+		dirs, addrs = append(dirs, filepath.Join(t.TempDir(), "state")), append(addrs, porttest.Address(t))
 	}
 	ca, err := identity.InitMesh(dirs[0], identity.InitOptions{Host: "host1", MeshAddress: addrs[0], GossipAddress: addrs[0]})
 	if err != nil {
