@@ -27,6 +27,7 @@ runcmd:
 // A real Debian boots, applies its cloud-init user data and talks through its
 // guest agent.
 func TestDebianWithCloudInitAndGuestAgent(t *testing.T) {
+	t.Parallel()
 	image := strings.TrimSpace(mustLab(t, "image", "debian"))
 	ns := namespace(t, "host1")
 	a := connect(t, "host1")

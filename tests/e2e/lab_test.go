@@ -212,7 +212,7 @@ func namespace(t *testing.T, host string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		if _, err := program(ctx, nil, "--kubeconfig", kubeconfig(host), "delete", "namespace", name); err != nil {
 			t.Errorf("remove the test's namespace: %v", err)

@@ -130,6 +130,7 @@ func checkAllocatable(t *testing.T, a api) {
 }
 
 func TestStopStartPauseRestart(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t, "host2")
 	a := connect(t, "host2")
 	command := func(args ...string) {

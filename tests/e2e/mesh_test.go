@@ -77,7 +77,7 @@ func TestNoAcknowledgedCreateIsLostWithTheLeader(t *testing.T) {
 	}
 	var mu sync.Mutex
 	acknowledged := map[string]string{}
-	killed := make(chan struct{})
+	enough, done := make(chan struct{}), make(chan struct{})
 	var workers sync.WaitGroup
 	for w := range 8 {
 		workers.Go(func() {
@@ -88,16 +88,23 @@ func TestNoAcknowledgedCreateIsLostWithTheLeader(t *testing.T) {
 					mu.Lock()
 					acknowledged[name] = uid
 					if len(acknowledged) == creates/4 {
-						close(killed)
+						close(enough)
 					}
 					mu.Unlock()
 				}
 			}
 		})
 	}
-	<-killed
+	go func() { workers.Wait(); close(done) }()
+	select {
+	case <-enough:
+	case <-done:
+		if len(acknowledged) < creates/4 {
+			t.Fatalf("only %d of %d creates got through before a host was killed", len(acknowledged), creates)
+		}
+	}
 	mustLab(t, "kill", leader)
-	workers.Wait()
+	<-done
 	t.Logf("%d of %d creates were acknowledged while %s died", len(acknowledged), creates, leader)
 	list, err := survivors[0].dynamic.Resource(vms).Namespace(ns).List(t.Context(), metav1.ListOptions{})
 	if err != nil {

@@ -22,6 +22,7 @@ spec:
 // Two guests on different hosts meet on a second network, and each has an
 // address of its host's default network.
 func TestSecondNetworkSpansHosts(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t, "host1")
 	a := connect(t, "host1")
 	apply(t, "host1", fmt.Sprintf(attachment, ns))

@@ -114,7 +114,7 @@ type skew struct {
 // restartAgent ends a host's agent, which the lab starts again.
 func (s *skew) restartAgent(host string) {
 	s.t.Helper()
-	inside(s.t, host, "sh", "-c", `old=$(pgrep -o -f "[v]irtmesh agent run"); pkill -TERM -f "[v]irtmesh agent run"; while [ -d /proc/$old ]; do sleep 0.1; done`)
+	inside(s.t, host, "sh", "-c", `until old=$(pgrep -o -f "[v]irtmesh agent run"); do sleep 0.1; done; pkill -TERM -f "[v]irtmesh agent run"; while [ -d /proc/$old ]; do sleep 0.1; done`)
 }
 
 // upgrade gives a host the next program, as a package does, and downgrade the earlier one.

@@ -31,6 +31,7 @@ func withKeptState(vm *kubevirtv1.VirtualMachine) {
 // What a machine's TPM and firmware keep is there when it starts again, and goes with the
 // machine.
 func TestKeptStateGoesWithItsMachineOnly(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t, "host1")
 	a := connect(t, "host1")
 	apply(t, "host1", machine(ns, "sealed", withKeptState))
@@ -137,8 +138,11 @@ func TestKeptStateWaitsForItsHost(t *testing.T) {
 	command("delete", "vm", "homed", "-n", ns)
 	eventually(t, time.Minute, "the deletion of the claim to begin", func(ctx context.Context) error {
 		claim, err := a.CoreV1().PersistentVolumeClaims(ns).Get(ctx, claim, metav1.GetOptions{})
-		if err != nil {
+		if apierrors.IsNotFound(err) {
 			t.Fatalf("the claim is gone before its host is back: %v", err)
+		}
+		if err != nil {
+			return err
 		}
 		if claim.DeletionTimestamp == nil {
 			return errors.New("it is not being deleted")

@@ -34,6 +34,7 @@ spec:
 // What a guest writes to a claim is there for the next guest that uses it; a
 // claim on a host's own directory keeps its guests on that host.
 func TestVolumeClaimKeepsData(t *testing.T) {
+	t.Parallel()
 	for _, pool := range []string{"local", "shared"} {
 		t.Run(pool, func(t *testing.T) {
 			ns := namespace(t, "host1")
