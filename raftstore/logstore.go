@@ -20,7 +20,8 @@ const (
 // entryOverhead is roughly what an entry takes on disk besides its data.
 const entryOverhead = 48
 
-// logStore adds four things to Raft's log. It stamps stored entries with the index
+// logStore adds five things to Raft's log. It lets a leader send entries while it writes
+// them. It stamps stored entries with the index
 // up to which the state machine has applied, so that a restarted replica knows what
 // is committed without asking another one. It caches the newest entries, because
 // replication reads them back at once. It remembers why the last write failed, and how
@@ -32,6 +33,7 @@ type logStore struct {
 	metrics   *metrics
 	failure   atomic.Pointer[error] // error of the last write, nil if it succeeded
 	ages      *ages                 // of log indexes
+	ahead     *ahead                // gets the entries before they are stored; nil until Raft starts
 
 	mu    sync.Mutex
 	cache [cacheSlots]*raft.Log // by index
@@ -91,6 +93,9 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
+	if s.ahead != nil {
+		s.ahead.sendNew(s.cached(logs[0].Index-1), logs, s.committed())
+	}
 	// Raft sends the entry itself to the followers, so the stamp is put on a copy.
 	stamped := make([]*raft.Log, len(logs))
 	copy(stamped, logs)
@@ -126,19 +131,26 @@ func (s *logStore) noteFailure(err error) error {
 
 // GetLog implements raft.LogStore.
 func (s *logStore) GetLog(index uint64, l *raft.Log) error {
-	s.mu.Lock()
-	if c := s.cache[index%cacheSlots]; c != nil && c.Index == index {
+	if c := s.cached(index); c != nil {
 		*l = *c
-		s.mu.Unlock()
 		return nil
 	}
-	s.mu.Unlock()
 	err := s.LogStore.GetLog(index, l)
 	l.Extensions = nil
 	if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
 		s.metrics.logErrors.Inc()
 	}
 	return err
+}
+
+// cached returns the entry at index, nil if it is not cached.
+func (s *logStore) cached(index uint64) *raft.Log {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.cache[index%cacheSlots]; c != nil && c.Index == index {
+		return c
+	}
+	return nil
 }
 
 // DeleteRange implements raft.LogStore.

@@ -176,19 +176,18 @@ func (s *Store) start(ctx context.Context) (err error) {
 func (s *Store) startRaft(notify chan bool) error {
 	conf := raftConfig(&s.cfg, s.id, s.log)
 	conf.NotifyCh = notify
-	s.transport = &meshTransport{
-		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			Stream:  raftStream{s.cfg.Raft, s.cfg.Addr, s.id, s.group, s.base},
-			MaxPool: 4,
-			Timeout: s.cfg.Timing.RPC,
-			// One at a time: in v1.8.0 of hashicorp/raft, a pipeline of two that breaks while
-			// both are under way never ends. Its follower then hears heartbeats and gets no
-			// entries until another replica leads, and the leader cannot be closed.
-			MaxRPCsInFlight: 1,
-			Logger:          newHclog(s.log, "raft-net"),
-		}),
-		rpcs: make(chan raft.RPC), abstains: s.doubtsOwnVote,
-	}
+	s.transport = newMeshTransport(&raft.NetworkTransportConfig{
+		Stream:  raftStream{s.cfg.Raft, s.cfg.Addr, s.id, s.group, s.base},
+		MaxPool: 4,
+		Timeout: s.cfg.Timing.RPC,
+		// One at a time: in v1.8.0 of hashicorp/raft, a pipeline of two that breaks while
+		// both are under way never ends. Its follower then hears heartbeats and gets no
+		// entries until another replica leads, and the leader cannot be closed.
+		MaxRPCsInFlight: 1,
+		Logger:          newHclog(s.log, "raft-net"),
+	}, &s.tasks)
+	s.transport.abstains = s.doubtsOwnVote
+	s.disk.logs.ahead = s.transport.ahead
 	s.tasks.start(func() { s.transport.forwardRPCs(s.closing) })
 	if s.cfg.Bootstrap {
 		first := raft.Server{Suffrage: raft.Voter, ID: s.id, Address: raft.ServerAddress(s.cfg.Addr)}

@@ -148,12 +148,14 @@ func (meshAddr) Network() string { return "mesh" }
 // String implements net.Addr.
 func (a meshAddr) String() string { return string(a) }
 
-// meshTransport is Raft's network transport with three additions: it passes the ID of
+// meshTransport is Raft's network transport with four additions: it passes the ID of
 // the target replica to the stream layer, it has a second source of messages, see
-// announce.go, and it can abstain from elections, see trust_vote.go.
+// announce.go, it may have sent entries before Raft does, see ahead.go, and it can abstain
+// from elections, see trust_vote.go.
 type meshTransport struct {
 	*raft.NetworkTransport
-	rpcs chan raft.RPC
+	rpcs  chan raft.RPC
+	ahead *ahead
 	// abstains reports whether this replica takes no part in elections.
 	abstains func() bool
 }
@@ -163,6 +165,16 @@ var (
 	_ raft.WithPreVote = (*meshTransport)(nil)
 	_ raft.WithClose   = (*meshTransport)(nil)
 )
+
+func newMeshTransport(cfg *raft.NetworkTransportConfig, tasks *tasks) *meshTransport {
+	under := raft.NewNetworkTransportWithConfig(cfg)
+	return &meshTransport{
+		NetworkTransport: under, rpcs: make(chan raft.RPC),
+		ahead: newAhead(tasks, func(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+			return under.AppendEntries(id, target(id, addr), req, resp)
+		}),
+	}
+}
 
 // Consumer implements raft.Transport.
 func (t *meshTransport) Consumer() <-chan raft.RPC { return t.rpcs }
@@ -208,7 +220,7 @@ func (t *meshTransport) AppendEntriesPipeline(id raft.ServerID, addr raft.Server
 
 // AppendEntries implements raft.Transport.
 func (t *meshTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	return t.NetworkTransport.AppendEntries(id, target(id, addr), req, resp)
+	return t.ahead.appendEntries(id, addr, req, resp)
 }
 
 // RequestVote implements raft.Transport.

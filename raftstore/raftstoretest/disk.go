@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hashicorp/raft-wal/types"
 
@@ -23,7 +24,8 @@ type Disk struct {
 	mu    sync.Mutex
 	image *image // as the process that runs now sees it
 	full  bool
-	fuse  int // steps until act is called; 0 for never
+	sync  time.Duration // that a sync takes
+	fuse  int           // steps until act is called; 0 for never
 	act   func()
 }
 
@@ -73,6 +75,13 @@ func (d *Disk) Fill(full bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.full = full
+}
+
+// Slow makes every sync of a log file take a time.
+func (d *Disk) Slow(sync time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sync = sync
 }
 
 // Before calls act before one of the next steps of the process that uses the disk: a

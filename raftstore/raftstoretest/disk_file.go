@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/raft-wal/types"
 )
@@ -181,6 +182,10 @@ func (h *handle) WriteAt(b []byte, at int64) (int, error) {
 // Sync implements types.WritableFile.
 func (h *handle) Sync() error {
 	h.disk.step()
+	h.disk.mu.Lock()
+	slow := h.disk.sync
+	h.disk.mu.Unlock()
+	time.Sleep(slow)
 	h.disk.mu.Lock()
 	defer h.disk.mu.Unlock()
 	for _, w := range h.file.pending {
