@@ -21,11 +21,12 @@ const feedSlots = 4
 type slots map[string]*slot
 
 type slot struct {
-	id     string // raft ID
-	addr   string
-	zone   string
-	heard  time.Time // when the follower last asked
-	report []reportLine
+	id       string // raft ID
+	addr     string
+	zone     string
+	heard    time.Time // when the follower last asked
+	report   []reportLine
+	reported time.Time // when it sent the report
 }
 
 // admit gives a follower a slot, or keeps the one that it has, and reports whether it has
@@ -42,7 +43,7 @@ func (s slots) admit(q *pullRequest, spares []string, now time.Time) bool {
 	}
 	own.id, own.addr, own.zone, own.heard = q.ID, q.Addr, q.Zone, now
 	if q.Report != nil {
-		own.report = q.Report
+		own.report, own.reported = q.Report, now
 	}
 	return true
 }
@@ -84,26 +85,33 @@ func (s slots) lapse(since time.Time) {
 	}
 }
 
-// below reports on everything below this replica, which is called self. Where a follower has
-// moved, its former source may still report it, so of two lines on it the younger one counts.
+// below reports on everything below this replica, which is called self. A follower that has
+// moved is named by its earlier source too, for a while: the younger line counts.
 func (s slots) below(self string, now time.Time) []reportLine {
 	youngest := map[string]reportLine{}
 	for node, o := range s {
 		for i, line := range o.report {
+			if line.Age < 0 {
+				continue // no clock says so
+			}
 			line.Depth++
-			line.Age += now.Sub(o.heard)
 			if i == 0 { // the follower itself
 				line.ID, line.Addr, line.Zone, line.Source, line.Depth = o.id, o.addr, o.zone, self, 1
-			} else if n := nodeOf(raft.ServerID(line.ID)); s[n] != nil || n == node || n == self {
+				line.Age += now.Sub(o.heard)
+			} else if n := nodeOf(raft.ServerID(line.ID)); s[n] == nil && n != node && n != self {
+				line.Age += now.Sub(o.reported)
+			} else {
 				continue // it has moved
 			}
-			if other, twice := youngest[line.ID]; !twice || line.Age < other.Age {
+			if line.Age < o.report[i].Age {
+				continue // longer ago than can be said
+			}
+			if known, ok := youngest[line.ID]; !ok || line.Age < known.Age {
 				youngest[line.ID] = line
 			}
 		}
 	}
-	list := slices.Collect(maps.Values(youngest))
-	slices.SortFunc(list, func(a, b reportLine) int {
+	list := slices.SortedFunc(maps.Values(youngest), func(a, b reportLine) int {
 		return cmp.Or(cmp.Compare(a.Depth, b.Depth), cmp.Compare(a.ID, b.ID))
 	})
 	return list[:min(len(list), maxReport-1)]

@@ -47,7 +47,7 @@ func (m *feedTree) path(node string) (path []string) {
 // report is the report of a node, which rises through the whole tree at once.
 func (m *feedTree) report(node string) []reportLine {
 	for child, o := range m.slots[node] {
-		o.report = m.report(child)
+		o.report, o.reported = m.report(child), m.now
 	}
 	own := reportLine{ID: node + "/1", Addr: node, Room: feedSlots - len(m.slots[node])}
 	return append([]reportLine{own}, m.slots[node].below(node, m.now)...)
@@ -229,23 +229,34 @@ func TestOffers(t *testing.T) {
 	}
 }
 
-// A follower that has moved is reported where it is now, even while its former source still
-// has it below.
-func TestTheYoungestReportCounts(t *testing.T) {
-	now := time.Now()
-	s := slots{}
-	for i, age := range []time.Duration{24 * time.Second, 13 * time.Second, time.Second, 12 * time.Second} {
-		source := fmt.Sprintf("h%d", i)
-		s[source] = &slot{id: source + "/1", addr: source, heard: now, report: []reportLine{
-			{ID: source + "/1", Addr: source}, {ID: "moved/1", Addr: "moved", Source: source, Age: age},
-		}}
-	}
-	for _, line := range s.below("voter", now) {
-		if line.ID == "moved/1" && (line.Source != "h2" || line.Age != time.Second) {
-			t.Errorf("it is reported below %s, heard %s ago", line.Source, line.Age)
+// TestYoungerReportCounts: a follower that has moved is still named by its earlier source,
+// with what is known from there. That must not hide how it fares, and a report ages also
+// while its sender goes on asking.
+func TestYoungerReportCounts(t *testing.T) {
+	began := time.Now()
+	ask := func(s slots, node string, at time.Time, lines ...reportLine) {
+		q := &pullRequest{ID: node + "/1", Addr: node}
+		if lines != nil {
+			q.Report = append([]reportLine{{ID: q.ID}}, lines...)
+		}
+		if !s.admit(q, nil, at) {
+			t.Fatalf("%s got no slot", node)
 		}
 	}
-	if n := len(s.below("voter", now)); n != 5 {
-		t.Errorf("%d lines on five replicas", n)
+	now := began.Add(10 * time.Second)
+	for range 20 { // the order of slots varies
+		s := slots{}
+		ask(s, "earlier", began, reportLine{ID: "moved/1", Addr: "moved", Source: "earlier", Depth: 1})
+		ask(s, "later", now, reportLine{ID: "moved/1", Addr: "moved", Source: "later", Depth: 1})
+		ask(s, "hostile", now, reportLine{ID: "moved/1", Addr: "moved", Source: "hostile", Depth: 1, Age: -1}, reportLine{ID: "moved/1", Age: math.MaxInt64})
+		ask(s, "earlier", now)
+		below := s.below("self", now)
+		i := slices.IndexFunc(below, func(l reportLine) bool { return l.ID == "moved/1" })
+		if len(below) != 4 || i < 0 || below[i].Source != "later" || below[i].Age != 0 {
+			t.Fatalf("reported as %+v", below)
+		}
+		if below = s.below("self", now.Add(time.Second)); below[i].Age != time.Second {
+			t.Fatalf("a second later it was heard %v ago", below[i].Age)
+		}
 	}
 }

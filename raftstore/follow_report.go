@@ -152,13 +152,19 @@ func (f *feed) reportDue(every time.Duration) bool {
 	return true
 }
 
+// belowNow reports on everything below a source after slots have lapsed: who has left a
+// source that nobody else asks would have one for good. room is how many slots are free.
+func (f *source) belowNow(self string, silent time.Duration) (below []reportLine, room int) {
+	now := time.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.slots.lapse(now.Add(-silent))
+	return f.slots.below(self, now), feedSlots - len(f.slots)
+}
+
 // report describes this replica, and then everything below it.
 func (s *Store) report() []reportLine {
-	s.source.mu.Lock()
-	s.source.slots.lapse(time.Now().Add(-s.silentFeed()))
-	below := s.source.slots.below(s.cfg.NodeID, time.Now())
-	room := feedSlots - len(s.source.slots)
-	s.source.mu.Unlock()
+	below, room := s.source.belowNow(s.cfg.NodeID, s.silentFeed())
 	own := reportLine{ID: string(s.id), Addr: s.cfg.Addr, Applied: s.applied.get(), Room: room, Failure: s.failureText()}
 	return append([]reportLine{own}, below...)
 }
@@ -186,10 +192,7 @@ func (s *Store) reportLoop() {
 }
 
 func (s *Store) reportToLeader() error {
-	s.source.mu.Lock()
-	s.source.slots.lapse(time.Now().Add(-s.silentFeed()))
-	below := s.source.slots.below(s.cfg.NodeID, time.Now())
-	s.source.mu.Unlock()
+	below, _ := s.source.belowNow(s.cfg.NodeID, s.silentFeed())
 	payload, err := encodePull(below)
 	if err != nil {
 		return err
