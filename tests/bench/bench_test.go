@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -121,18 +122,18 @@ func TestNumbersHaveFourDigits(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	o, err := parse([]string{"-only", "gossip,store", "-rounds", "5", "-seconds", "15"}, io.Discard)
+	o, err := parse([]string{"-only", "gossip,store", "-rounds", "5", "-seconds", "15", "-sizes", "3,100"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.rounds != 5 || o.seconds != 15 {
+	if o.rounds != 5 || o.seconds != 15 || !slices.Equal(o.sizes, sizes{3, 100}) {
 		t.Errorf("parsed %+v", o)
 	}
 	list, err := chosen(o.only)
 	if err != nil || len(list) != 2 || list[0].name != "store" || list[1].name != "gossip" {
 		t.Errorf("chosen %v, %v", list, err)
 	}
-	for _, args := range [][]string{{"-only", "nothing"}, {"-rounds", "0"}, {"-seconds", "-1"}, {"-creates", "0"}, {"extra"}, {"-nonsense"}} {
+	for _, args := range [][]string{{"-only", "nothing"}, {"-rounds", "0"}, {"-seconds", "-1"}, {"-creates", "0"}, {"-sizes", "9,3"}, {"-sizes", "2"}, {"-sizes", ""}, {"extra"}, {"-nonsense"}} {
 		if _, err := parse(args, io.Discard); err == nil {
 			t.Errorf("%q is accepted", args)
 		}

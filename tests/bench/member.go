@@ -80,8 +80,8 @@ func memberConfig(spec memberSpec) (raftstore.Config, error) {
 
 func memberName(i int) string { return fmt.Sprintf("member%d", i) }
 
-// loopback is a StreamLayer of plain TCP. places says where a member that is
-// known by an address listens for this protocol.
+// loopback is a StreamLayer of plain TCP, which dials from the IP that it listens on. places
+// says where a member that is known by an address listens for this protocol.
 type loopback struct {
 	net.Listener
 	places map[string]string
@@ -94,7 +94,11 @@ func (l loopback) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 	if place, ok := l.places[addr]; ok {
 		addr = place
 	}
-	return net.DialTimeout("tcp", addr, timeout)
+	dialer := net.Dialer{Timeout: timeout}
+	if own, ok := l.Addr().(*net.TCPAddr); ok {
+		dialer.LocalAddr = &net.TCPAddr{IP: own.IP}
+	}
+	return dialer.Dial("tcp", addr)
 }
 
 // serveMember serves clients until ctx ends.

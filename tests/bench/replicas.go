@@ -1,15 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -19,15 +15,25 @@ const (
 	// replicasLoad and replicasRest are how long a leader is measured with load and
 	// without, which shows what its connections cost by themselves.
 	replicasLoad = 5 * time.Second
-	replicasRest = 3 * time.Second
+	replicasRest = 5 * time.Second
+	// replicasSettle belongs to the load: those that the leader feeds get the last entries.
+	replicasSettle = 2 * time.Second
+	// replicasLogs bounds what the logs of a group take, in bytes. They are in memory, and so
+	// is what each replica makes of its log.
+	replicasLogs = 1 << 30
 	// replicasVoters is how many of them vote.
 	replicasVoters = 5
 	// replicasFeeds is how many hosts a host feeds besides.
 	replicasFeeds = 4
+	// rehangBudget is in seconds. A source is silent for two before a follower leaves it.
+	rehangBudget = 6
+	// stormEntries is how many entries are written while the hosts are off, stormBudget how
+	// many seconds they may take to have them. They share the processors of this machine.
+	stormEntries = 100
+	stormBudget  = 60
+	// stormCopies may be more than writes cost at rest: those that search change their sources.
+	stormCopies = 2 * (replicasVoters + replicasFeeds)
 )
-
-// groupSizes are the sizes of a group whose leader is measured.
-var groupSizes = []int{3, 9, 33, 500}
 
 // leaseHosts is how many hosts renew leases. With leases of 9 seconds, renewed three times
 // in that time, they need leaseRenewals a second; the budget is ten times that.
@@ -36,6 +42,31 @@ const (
 	leaseRenewals = leaseHosts * 3 / 9
 )
 
+// sizes are the sizes of the groups that are measured, in rising order.
+type sizes []int
+
+// String implements flag.Value.
+func (s *sizes) String() string {
+	texts := make([]string, len(*s))
+	for i, n := range *s {
+		texts[i] = strconv.Itoa(n)
+	}
+	return strings.Join(texts, ",")
+}
+
+// Set implements flag.Value.
+func (s *sizes) Set(text string) error {
+	*s = nil
+	for field := range strings.SplitSeq(text, ",") {
+		n, err := strconv.Atoi(field)
+		if err != nil || n < members || n > maxReplicas || len(*s) > 0 && n <= (*s)[len(*s)-1] {
+			return fmt.Errorf("%q: give numbers from %d to %d in rising order, with commas between", text, members, maxReplicas)
+		}
+		*s = append(*s, n)
+	}
+	return nil
+}
+
 // replicaUse is what was done in a task, and what the process used for it.
 type replicaUse struct {
 	Seconds float64 `json:"seconds"`
@@ -43,6 +74,9 @@ type replicaUse struct {
 	// CPU is in seconds, Sent in bytes.
 	CPU  float64 `json:"cpu"`
 	Sent float64 `json:"sent"`
+	// Revision is that of the last entry written, Node the one that was asked for.
+	Revision uint64 `json:"revision,omitempty"`
+	Node     string `json:"node,omitempty"`
 }
 
 // leaderCost is what an entry costs a leader, without what it costs to lead at rest.
@@ -50,154 +84,145 @@ type leaderCost struct {
 	rate, cpu, copies, restCPU float64
 }
 
-func costOf(load, rest replicaUse) leaderCost {
+// and returns what was used in two times one after the other.
+func (u replicaUse) and(next replicaUse) replicaUse {
+	return replicaUse{Seconds: u.Seconds + next.Seconds, Done: u.Done + next.Done, CPU: u.CPU + next.CPU, Sent: u.Sent + next.Sent}
+}
+
+// costOf compares a load, and what belongs to it after the last entry, with the rests before
+// and after.
+func costOf(load, settle, rest replicaUse) leaderCost {
 	n := max(float64(load.Done), 1)
+	all := load.and(settle)
 	return leaderCost{
 		rate:    n / load.Seconds,
-		cpu:     (load.CPU - rest.CPU/rest.Seconds*load.Seconds) / n,
-		copies:  (load.Sent - rest.Sent/rest.Seconds*load.Seconds) / n / replicasEntry,
+		cpu:     (all.CPU - rest.CPU/rest.Seconds*all.Seconds) / n,
+		copies:  (all.Sent - rest.Sent/rest.Seconds*all.Seconds) / n / replicasEntry,
 		restCPU: rest.CPU / rest.Seconds,
 	}
 }
 
-// runReplicas measures what an entry costs the leader of small and large groups.
+// runReplicas measures groups of rising size, and in the largest what followers do when
+// hosts lose their power.
 func runReplicas(ctx context.Context, o *options, r *report) error {
 	cpu := map[int]float64{}
-	for _, n := range groupSizes {
-		cost, err := measureLeader(ctx, o, r, n)
-		if err != nil {
+	for i, n := range o.sizes {
+		if err := measureGroup(ctx, o, r, n, cpu, i == len(o.sizes)-1); err != nil {
 			return fmt.Errorf("%d replicas: %w", n, err)
 		}
-		name := fmt.Sprintf("replicas_%d_", n)
-		cpu[n] = cost.cpu
-		r.add(figure{Name: name + "entries", Value: cost.rate, Unit: "entries/s"})
-		r.add(figure{Name: name + "leader_cpu_per_entry", Value: cost.cpu * 1e6, Unit: "us"})
-		r.add(figure{Name: name + "leader_copies_per_entry", Value: cost.copies, Unit: "copies", Budget: atMost(replicasVoters + replicasFeeds)})
-		r.add(figure{Name: name + "leader_cpu_at_rest", Value: cost.restCPU * 1000, Unit: "ms/s"})
 	}
-	r.add(figure{Name: "replicas_500_leader_cpu_vs_9", Value: cpu[500] / cpu[9], Unit: "ratio", Budget: atMost(2)})
+	largest := o.sizes[len(o.sizes)-1]
+	if nine := cpu[9]; nine > 0 && largest > 9 {
+		r.add(figure{Name: fmt.Sprintf("replicas_%d_leader_cpu_vs_9", largest), Value: cpu[largest] / nine, Unit: "ratio", Budget: atMost(2)})
+	}
 	return nil
 }
 
-// measureLeader measures the leader of a group of n replicas, which is a process of its
-// own; another process is all the other replicas.
-func measureLeader(ctx context.Context, o *options, r *report, n int) (leaderCost, error) {
-	dir, err := os.MkdirTemp(memoryDir(o), "virtmesh-bench-")
+// measureGroup measures a group of n replicas, and keeps the CPU time of an entry in cpu.
+func measureGroup(ctx context.Context, o *options, r *report, n int, cpu map[int]float64, largest bool) error {
+	g, err := startGroup(ctx, o, n)
 	if err != nil {
-		return leaderCost{}, fmt.Errorf("make a directory for the replicas: %w", err)
+		return err
 	}
-	defer os.RemoveAll(dir)
-	addresses, err := freeAddresses(2 * n)
+	defer g.stop()
+	cost, err := g.measureLeader()
 	if err != nil {
-		return leaderCost{}, err
+		return err
 	}
-	peers := make([]memberPlaces, n)
-	for i := range peers {
-		peers[i] = memberPlaces{Raft: addresses[2*i], RPC: addresses[2*i+1]}
-	}
-	leader, err := startReplicas(ctx, replicasSpec{First: 0, Count: 1, Dir: dir, Peers: peers})
-	if err != nil {
-		return leaderCost{}, err
-	}
-	defer leader.stop()
-	others, err := startReplicas(ctx, replicasSpec{First: 1, Count: n - 1, Dir: dir, Peers: peers})
-	if err != nil {
-		return leaderCost{}, err
-	}
-	defer others.stop()
-	var load, rest replicaUse
-	if err := errors.Join(leader.do(replicasTask{Voters: min(n-1|1, replicasVoters)}, &rest), leader.do(replicasTask{Rest: replicasRest}, &rest)); err != nil {
-		return leaderCost{}, err
-	}
-	if err := leader.do(replicasTask{Load: replicasLoad}, &load); err != nil {
-		return leaderCost{}, err
-	}
-	if n == members {
-		if err := measureLeases(others, r); err != nil {
-			return leaderCost{}, err
+	cpu[n] = cost.cpu
+	name := fmt.Sprintf("replicas_%d_", n)
+	r.add(figure{Name: name + "entries", Value: cost.rate, Unit: "entries/s"})
+	r.add(figure{Name: name + "leader_cpu_per_entry", Value: cost.cpu * 1e6, Unit: "us"})
+	r.add(figure{Name: name + "leader_copies_per_entry", Value: cost.copies, Unit: "copies", Budget: atMost(replicasVoters + replicasFeeds)})
+	r.add(figure{Name: name + "leader_cpu_at_rest", Value: cost.restCPU * 1000, Unit: "ms/s"})
+	switch {
+	case n == members:
+		return g.measureLeases(r)
+	case largest && g.far != nil:
+		if err := g.measureRehang(r, name); err != nil {
+			return err
 		}
+		return g.measureStorm(ctx, r, name)
 	}
-	progressf("  %d replicas: %d entries in %.1f s", n, load.Done, load.Seconds)
-	return costOf(load, rest), nil
+	return nil
 }
 
-// measureLeases measures renewals at a follower, as most hosts are.
-func measureLeases(follower *replicasProcess, r *report) error {
+// measureLeader measures what an entry costs the leader.
+func (g *replicaGroup) measureLeader() (leaderCost, error) {
+	var before, load, settle, after replicaUse
+	most := replicasLogs / replicasEntry / g.size
+	if err := errors.Join(
+		g.leader.do(replicasTask{Rest: replicasRest}, &before),
+		g.leader.do(replicasTask{Load: replicasLoad, Entries: most}, &load),
+		g.leader.do(replicasTask{Rest: replicasSettle}, &settle),
+		g.leader.do(replicasTask{Rest: replicasRest}, &after),
+	); err != nil {
+		return leaderCost{}, err
+	}
+	progressf("  %d replicas: %d entries in %.1f s", g.size, load.Done, load.Seconds)
+	return costOf(load, settle, before.and(after)), nil
+}
+
+// measureLeases measures renewals at a follower of Raft, as most hosts are.
+func (g *replicaGroup) measureLeases(r *report) error {
 	var use replicaUse
-	if err := follower.do(replicasTask{Renew: replicasRest}, &use); err != nil {
+	if err := g.near.do(replicasTask{Renew: replicasRest}, &use); err != nil {
 		return err
 	}
 	r.add(figure{Name: "leases_500_hosts_renewals", Value: float64(use.Done) / use.Seconds, Unit: "renewals/s", Budget: atLeast(10 * leaseRenewals)})
 	return nil
 }
 
-// memoryDir is where the replicas keep their logs: in memory, because 500 logs on one
-// disk would measure the disk.
-func memoryDir(o *options) string {
-	const shm = "/dev/shm"
-	if info, err := os.Stat(shm); o.dir == "" && err == nil && info.IsDir() {
-		return shm
+// measureRehang lets a follower that feeds others lose its power, and measures how long it
+// takes until an entry that is written then is everywhere else.
+func (g *replicaGroup) measureRehang(r *report, name string) error {
+	if err := g.awaitAll(); err != nil {
+		return err
 	}
-	return o.dir
-}
-
-// replicasCommand is the argument that makes this program a number of replicas.
-const replicasCommand = "replicas"
-
-// replicasProcess is a process of replicas that carries out tasks.
-type replicasProcess struct {
-	cmd   *exec.Cmd
-	tasks io.WriteCloser
-	lines *bufio.Scanner
-}
-
-// startReplicas starts a process and waits until its replicas have joined.
-func startReplicas(ctx context.Context, spec replicasSpec) (*replicasProcess, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("find this program: %w", err)
+	var busiest, written, reached replicaUse
+	if err := g.leader.do(replicasTask{Busiest: g.farNodes()}, &busiest); err != nil {
+		return err
 	}
-	cmd := exec.CommandContext(ctx, self, replicasCommand)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, fmt.Errorf("start replicas: %w", err)
+	if err := g.far.do(replicasTask{Cut: busiest.Node}, &replicaUse{}); err != nil {
+		return err
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, fmt.Errorf("start replicas: %w", err)
+	if err := g.leader.do(replicasTask{Load: replicasLoad, Entries: 1}, &written); err != nil {
+		return err
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start replicas: %w", err)
+	if err := g.far.do(replicasTask{Reach: written.Revision}, &reached); err != nil {
+		return err
 	}
-	p := &replicasProcess{cmd: cmd, tasks: in, lines: bufio.NewScanner(out)}
-	if err := p.do(spec, &replicaUse{}); err != nil {
-		p.stop()
-		return nil, err
-	}
-	return p, nil
-}
-
-// do sends a task and waits for its result.
-func (p *replicasProcess) do(task any, result *replicaUse) error {
-	if err := json.NewEncoder(p.tasks).Encode(task); err != nil {
-		return fmt.Errorf("tell replicas what to do: %w", err)
-	}
-	if !p.lines.Scan() {
-		return fmt.Errorf("the replicas ended: %w", errors.Join(p.lines.Err(), io.ErrUnexpectedEOF))
-	}
-	if err := json.Unmarshal(p.lines.Bytes(), result); err != nil {
-		return fmt.Errorf("read what the replicas did: %w", err)
-	}
+	progressf("  %s, which fed %d, has lost its power", busiest.Node, busiest.Done)
+	r.add(figure{Name: name + "rehang", Value: written.Seconds + reached.Seconds, Unit: "s", Budget: atMost(rehangBudget)})
 	return nil
 }
 
-// stop ends the process: nothing of its replicas is needed any more.
-func (p *replicasProcess) stop() {
-	_ = p.tasks.Close()
-	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait()
+// measureStorm lets nearly all hosts lose their power, and measures how long they take, once
+// all are switched on at the same moment, to have what was written meanwhile, and what they
+// get of it from the leader.
+func (g *replicaGroup) measureStorm(ctx context.Context, r *report, name string) error {
+	g.far.stop()
+	var written, before, after, reached replicaUse
+	if err := errors.Join(
+		g.leader.do(replicasTask{Load: time.Minute, Entries: stormEntries}, &written),
+		g.leader.do(replicasTask{Sent: true}, &before),
+	); err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := g.startFar(ctx); err != nil {
+		return err
+	}
+	if err := g.far.do(replicasTask{Reach: written.Revision}, &reached); err != nil {
+		return err
+	}
+	if err := g.leader.do(replicasTask{Sent: true}, &after); err != nil {
+		return err
+	}
+	r.add(figure{Name: name + "boot_storm", Value: time.Since(began).Seconds(), Unit: "s", Budget: atMost(stormBudget)})
+	r.add(figure{
+		Name: name + "boot_storm_leader_copies", Value: (after.Sent - before.Sent) / stormEntries / replicasEntry,
+		Unit: "copies", Budget: atMost(stormCopies),
+	})
+	return nil
 }
-
-// dirOf is where replica i of a group keeps its log.
-func dirOf(dir string, i int) string { return filepath.Join(dir, memberName(i)) }
