@@ -20,9 +20,10 @@ const (
 	DefaultNodeLifetime = 24 * time.Hour
 	// DefaultAdminLifetime is how long an administrator's certificate is valid.
 	DefaultAdminLifetime = 365 * 24 * time.Hour
-	// Backdate is how long before its signing a certificate becomes valid, so that a
-	// host with a slightly slow clock accepts it.
-	Backdate = time.Minute
+	// maxBackdate bounds how long before its signing a certificate becomes valid: for as long
+	// as it is valid afterwards, but not longer. The clocks of two hosts may differ by hours,
+	// and each must take the certificates of the other for valid.
+	maxBackdate = 24 * time.Hour
 )
 
 // CA signs the certificates of one mesh. It is safe for concurrent use.
@@ -40,7 +41,7 @@ func NewCA(meshID string) (*CA, error) {
 	now := time.Now()
 	tmpl := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: "virtmesh CA " + meshID},
-		NotBefore:             now.Add(-Backdate),
+		NotBefore:             now.Add(-maxBackdate),
 		NotAfter:              now.Add(CALifetime),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
@@ -136,16 +137,20 @@ func (c *CA) IssueClient(pub *ecdsa.PublicKey, user string, groups []string, lif
 }
 
 // leafTemplate returns the common template of the certificates that the CA signs. None
-// of them is valid for longer than the CA.
+// of them is valid before the CA is, or for longer.
 func (c *CA) leafTemplate(cn string, org []string, lifetime time.Duration) *x509.Certificate {
 	now := time.Now()
 	end := now.Add(lifetime)
 	if end.After(c.cert.NotAfter) {
 		end = c.cert.NotAfter
 	}
+	begin := now.Add(-min(max(lifetime, time.Second), maxBackdate))
+	if begin.Before(c.cert.NotBefore) {
+		begin = c.cert.NotBefore
+	}
 	return &x509.Certificate{
 		Subject:               pkix.Name{CommonName: cn, Organization: org},
-		NotBefore:             now.Add(-Backdate),
+		NotBefore:             begin,
 		NotAfter:              end,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		BasicConstraintsValid: true,

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -164,19 +165,25 @@ func (r *Renewer) renewOnce(ctx context.Context) error {
 // its lifetime, shifted at random by up to a tenth of it in either direction, so that
 // hosts that started together do not renew together.
 func (r *Renewer) renewalTime() time.Time {
-	leaf := r.cfg.Identity.Leaf()
-	signed := leaf.NotBefore.Add(Backdate)
-	life := leaf.NotAfter.Sub(signed)
+	signed, life := signedAt(r.cfg.Identity.Leaf())
 	jitter := time.Duration((rand.Float64() - 0.5) * float64(life) / 5)
 	return signed.Add(life*2/3 + jitter)
+}
+
+// signedAt returns when a certificate was signed, and how long it is valid from then on:
+// half of its time, see maxBackdate. One that is valid for longer afterwards than before,
+// such as those that older versions signed, is taken for younger than it is.
+func signedAt(leaf *x509.Certificate) (at time.Time, life time.Duration) {
+	life = leaf.NotAfter.Sub(leaf.NotBefore) / 2
+	return leaf.NotBefore.Add(life), life
 }
 
 // retryPause returns how long to wait after a number of failed rounds. It doubles from
 // RetryMin to RetryMax, but stays short enough for ten rounds in the last third of the
 // certificate's lifetime.
 func (r *Renewer) retryPause(failures int) time.Duration {
-	leaf := r.cfg.Identity.Leaf()
-	most := min(r.cfg.RetryMax, max(r.cfg.RetryMin, leaf.NotAfter.Sub(leaf.NotBefore)/30))
+	_, life := signedAt(r.cfg.Identity.Leaf())
+	most := min(r.cfg.RetryMax, max(r.cfg.RetryMin, life/30))
 	pause := r.cfg.RetryMin << min(failures, 20)
 	if pause <= 0 || pause > most {
 		pause = most
