@@ -33,7 +33,7 @@ func (r renewals) byItself() identity.Issuer {
 // operator must learn the reason. A request for a certificate is the only request that
 // they answer to any machine.
 func (r renewals) askWhetherExpelled(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	ctx, cancel := context.WithTimeout(ctx, JoinTimeout)
 	defer cancel()
 	key, err := identity.NewKey()
 	if err != nil {

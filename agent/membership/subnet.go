@@ -24,7 +24,7 @@ const subnetBits = 24
 // free one; two hosts can never claim the same. ClaimSubnet waits for the mesh for a
 // bounded time.
 func (m *Member) ClaimSubnet(ctx context.Context, podCIDR string) (netip.Prefix, error) {
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	ctx, cancel := context.WithTimeout(ctx, JoinTimeout)
 	defer cancel()
 	return claimSubnet(ctx, m.records, m.config.Name, podCIDR)
 }

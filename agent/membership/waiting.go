@@ -16,9 +16,6 @@ import (
 	"virtmesh/agent/port/admin"
 )
 
-// joinPause is the minimum time between two rounds of asking for a copy.
-const joinPause = 5 * time.Second
-
 // waitingRoom serves status and health while the agent has no usable copy of the mesh's
 // state, so that operators and monitoring can see why the agent does nothing yet.
 type waitingRoom struct {
@@ -35,7 +32,7 @@ type waitingRoom struct {
 }
 
 func (m *Member) newWaitingRoom(lack string) *waitingRoom {
-	return &waitingRoom{member: m, pause: joinPause, lack: lack}
+	return &waitingRoom{member: m, pause: JoinPause, lack: lack}
 }
 
 // waitFor publishes why the agent still waits, and returns after a pause.

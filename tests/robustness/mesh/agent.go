@@ -273,64 +273,30 @@ func (a *agent) live(ctx context.Context) error {
 	return err
 }
 
-// Times of a start, as package membership has them.
-const (
-	joinTimeout   = 30 * time.Second
-	rejoinTimeout = 5 * time.Second
-	joinPause     = 5 * time.Second
-)
-
-// join finds the mesh and makes the host a replica. A host with a copy of the state goes
-// on with it when nobody answers.
+// join finds the mesh and makes the host a replica, as an agent does.
 func (a *agent) join(ctx context.Context) error {
-	a.joinGossip(ctx)
+	joining := membership.Joining{
+		Gossip: a.gossip, Store: a.store, Peers: a.peers, Log: a.log,
+		AskWhetherExpelled: a.askWhetherExpelled,
+		Wait: func(ctx context.Context, _ error) error {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(membership.JoinPause):
+				return nil
+			}
+		},
+	}
+	joining.JoinGossip(ctx)
 	if a.host.founder && len(a.peers.Seeds()) == 0 {
 		return a.found(ctx)
 	}
-	timeout := rejoinTimeout
-	for {
-		if !a.store.Joined() {
-			timeout = joinTimeout
-		}
-		attempt, cancel := context.WithTimeout(ctx, timeout)
-		err := a.store.Join(attempt, a.peers.MeshAddresses())
-		cancel()
-		if err == nil || a.store.IsLeader() {
-			return nil
-		}
-		if gone := a.askWhetherExpelled(); gone != nil {
-			return gone
-		}
-		if a.store.Joined() || ctx.Err() != nil {
-			return ctx.Err()
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(joinPause):
-		}
-		a.joinGossip(ctx)
-	}
-}
-
-func (a *agent) joinGossip(ctx context.Context) {
-	var addresses []string
-	for _, seed := range a.peers.Seeds() {
-		addresses = append(addresses, seed.GossipAddress)
-	}
-	if len(addresses) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
-	if _, err := a.gossip.Join(ctx, addresses); err != nil {
-		a.log.Warn("no other host answers yet", "err", err)
-	}
+	return joining.JoinStore(ctx)
 }
 
 // found writes the record of the first host.
 func (a *agent) found(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	ctx, cancel := context.WithTimeout(ctx, membership.JoinTimeout)
 	defer cancel()
 	if _, err := identity.NewHosts(a.store).Get(ctx, a.host.Name, raftstore.ReadOptions{}); !errors.Is(err, fault.NoHost) {
 		return err
@@ -340,7 +306,7 @@ func (a *agent) found(ctx context.Context) error {
 
 // askWhetherExpelled returns an error if a host that can be reached no longer admits
 // this one.
-func (a *agent) askWhetherExpelled() error {
+func (a *agent) askWhetherExpelled(context.Context) error {
 	for _, other := range a.host.mesh.links.all() {
 		peer := other.running()
 		if other == a.host || peer == nil || !peer.isMember() || !a.host.mesh.links.reach(a.host, other) {
