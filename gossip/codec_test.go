@@ -96,7 +96,7 @@ func TestATagIsThereOnce(t *testing.T) {
 		w := fieldWriter{buf: encodeSection(s, &facts)}
 		w.str(rapid.Uint64Range(tagLowestLevel+1, 1<<40).Draw(t, "tag of a later version"), "later")
 		_, fields := fieldsOf(t, w.buf)
-		twice := append(fields, rapid.SampledFrom(fields).Draw(t, "twice"))
+		twice := slices.Concat(fields, [][]byte{rapid.SampledFrom(fields).Draw(t, "twice")})
 		store := newFactStore()
 		if got := store.applyRecord(time.Time{}, record{name: "a", sec: s, version: 1, count: 1, raw: w.buf}); got != applied {
 			t.Fatalf("the section itself: %v", got)

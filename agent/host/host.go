@@ -155,10 +155,14 @@ func (h *Host) openExecutor(config Config, deps Deps) error {
 
 // showGuests registers the metrics of this host's guests.
 func (h *Host) showGuests(deps Deps) error {
-	here := objects.Select(h.instances, func(vmi *kubevirtv1.VirtualMachineInstance) bool { return vmi.Status.NodeName == deps.Self.Name })
-	h.onClose(here.Close)
+	here := objects.NewIndex(h.instances, func(vmi *kubevirtv1.VirtualMachineInstance) []objects.Key {
+		if vmi.Status.NodeName != deps.Self.Name {
+			return nil
+		}
+		return []objects.Key{objects.KeyOf(vmi)}
+	})
 	cfg := metrics.DefaultConfig()
-	cfg.Host, cfg.Hypervisor, cfg.Instances = deps.Self.Name, h.platform.hypervisor, here
+	cfg.Host, cfg.Hypervisor, cfg.Instances = deps.Self.Name, h.platform.hypervisor, func() []*kubevirtv1.VirtualMachineInstance { return here.List("") }
 	cfg.Logger = deps.Logger.With("part", "metrics")
 	collector, err := metrics.New(cfg)
 	if err != nil {

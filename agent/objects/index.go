@@ -11,7 +11,9 @@ import (
 
 // Index knows which keys each object of one kind names: for example, an instance names
 // the virtual machine that owns it. So it is a source of keys, and finds the objects that
-// name any, or one key, without decoding the others.
+// name any, or one key, without decoding the others. Where the objects for which a condition
+// holds name themselves, a task that looks at its own few at intervals need not look through
+// those of the whole mesh.
 type Index[T Object] struct {
 	informer *Informer[T]
 	fn       func(T) []Key

@@ -1,6 +1,8 @@
 package objects
 
 import (
+	"cmp"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -18,6 +20,11 @@ type Key = kinds.Key
 
 // KeyOf returns the key of o.
 func KeyOf(o metav1.Object) Key { return kinds.KeyOf(o) }
+
+// CompareKeys orders keys by namespace and name.
+func CompareKeys(a, b Key) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
 
 // KindFor returns the kind of the type T. It panics if T is not in the catalogue, which
 // is an error in the program and not in its input.

@@ -13,12 +13,6 @@ import (
 	"virtmesh/agent/host/hypervisor"
 )
 
-// Instances lists the instances whose status names this host. List must not block. The
-// Collector does not change what List returns.
-type Instances interface {
-	List() []*kubevirtv1.VirtualMachineInstance
-}
-
 // Config is what a Collector works with.
 type Config struct {
 	// Host is this host's name, the label "node". Required.
@@ -26,8 +20,9 @@ type Config struct {
 	// Hypervisor has the guests. Stats must return when its context ends.
 	// Required.
 	Hypervisor hypervisor.Observer
-	// Instances are listed in kubevirt_vmi_info. Required.
-	Instances Instances
+	// Instances lists the instances whose status names this host, for kubevirt_vmi_info. It
+	// must not block. The Collector does not change what it returns. Required.
+	Instances func() []*kubevirtv1.VirtualMachineInstance
 	// Timeout bounds a scrape. It should be less than Prometheus' own
 	// scrape_timeout, so that the agent's other metrics arrive even then.
 	Timeout time.Duration
@@ -94,7 +89,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for i := range guests {
 		c.families.guest(out, &guests[i])
 	}
-	for _, vmi := range c.cfg.Instances.List() {
+	for _, vmi := range c.cfg.Instances() {
 		c.families.instance(out, vmi)
 	}
 }

@@ -32,10 +32,10 @@ func fixed(all ...hypervisor.Stats) observer {
 	return observer{stats: func(context.Context) ([]hypervisor.Stats, error) { return all, nil }}
 }
 
-// listed are instances of the host.
-type listed []*kubevirtv1.VirtualMachineInstance
-
-func (l listed) List() []*kubevirtv1.VirtualMachineInstance { return l }
+// listed returns a list of instances of the host.
+func listed(l []*kubevirtv1.VirtualMachineInstance) func() []*kubevirtv1.VirtualMachineInstance {
+	return func() []*kubevirtv1.VirtualMachineInstance { return l }
+}
 
 // collect registers a collector strictly: a metric that Describe does not announce
 // fails the scrape.
