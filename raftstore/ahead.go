@@ -13,14 +13,14 @@ import (
 // So the entries go to the followers when Raft hands them to the log. When Raft then sends
 // them, the answer is there, or under way.
 
-// aheadLimit is how old an answer may be. Raft takes the time at which it gets an answer
-// for a sign of life.
+// aheadLimit is for how long an answer is kept for Raft. Raft takes the time at which it gets
+// an answer for a sign of life.
 const aheadLimit = 200 * time.Millisecond
 
 type sendEntries func(raft.ServerID, raft.ServerAddress, *raft.AppendEntriesRequest, *raft.AppendEntriesResponse) error
 
-// ahead sends entries to the followers that have all entries before them. It is empty on a
-// replica that does not lead.
+// ahead sends entries to the followers that have all entries before them. It knows none on a
+// replica that stores the entries of another leader.
 type ahead struct {
 	// send is Raft's own way to send a request.
 	send  sendEntries
@@ -28,6 +28,9 @@ type ahead struct {
 
 	mu        sync.Mutex
 	followers map[raft.ServerID]*aheadFollower
+	// group is who is in the newest configuration that was stored since the start, nil if none
+	// was. Raft does not send what lies behind the removal of a replica to that.
+	group map[raft.ServerID]bool
 }
 
 // aheadFollower is a follower that accepted what Raft sent.
@@ -41,22 +44,27 @@ type aheadFollower struct {
 // aheadCall is a request that was sent ahead.
 type aheadCall struct {
 	req    *raft.AppendEntriesRequest
+	answer chan struct{} // closed when what follows is set
 	resp   raft.AppendEntriesResponse
-	begin  time.Time
-	answer chan struct{} // closed when resp and err are set
 	err    error
+	end    time.Time
 }
 
 func newAhead(t *tasks, send sendEntries) *ahead {
 	return &ahead{send: send, tasks: t, followers: map[raft.ServerID]*aheadFollower{}}
 }
 
-// appendEntries sends a request of Raft's, or takes the answer of the call that sent the same
-// entries, and notes what the follower has by then.
+// appendEntries sends a request of Raft's, or takes what came of the call that sent the same
+// entries, and notes what the follower has by then. An error is Raft's too: a follower that is
+// silent for the call would be silent for another request, and hold Raft up twice as long.
 func (a *ahead) appendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	var err error
 	if call := a.takeCall(id, req); call != nil && call.waitAnswer() {
-		*resp = call.resp
-	} else if err := a.send(id, addr, req, resp); err != nil {
+		*resp, err = call.resp, call.err
+	} else {
+		err = a.send(id, addr, req, resp)
+	}
+	if err != nil {
 		a.forgetFollower(id)
 		return err
 	}
@@ -87,6 +95,12 @@ func (a *ahead) forgetFollower(id raft.ServerID) {
 	delete(a.followers, id)
 }
 
+func (a *ahead) forgetFollowers() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.followers)
+}
+
 // noteAnswer notes the answer to a request of Raft's.
 func (a *ahead) noteAnswer(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) {
 	end := req.PrevLogEntry + uint64(len(req.Entries))
@@ -115,8 +129,9 @@ func (a *ahead) noteAnswer(id raft.ServerID, addr raft.ServerAddress, req *raft.
 func (a *ahead) sendNew(prev *raft.Log, entries []*raft.Log, committed uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.noteGroup(entries)
 	for id, f := range a.followers {
-		if f.last.Term != entries[0].Term {
+		if f.last.Term != entries[0].Term || a.group != nil && !a.group[id] {
 			delete(a.followers, id)
 			continue
 		}
@@ -126,10 +141,11 @@ func (a *ahead) sendNew(prev *raft.Log, entries []*raft.Log, committed uint64) {
 		req := f.last
 		req.PrevLogEntry, req.PrevLogTerm = prev.Index, prev.Term
 		req.LeaderCommitIndex, req.Entries = max(req.LeaderCommitIndex, committed), entries
-		call := &aheadCall{req: &req, begin: time.Now(), answer: make(chan struct{})}
+		call := &aheadCall{req: &req, answer: make(chan struct{})}
 		addr := f.addr
 		if a.tasks.start(func() {
 			call.err = a.send(id, addr, call.req, &call.resp)
+			call.end = time.Now()
 			close(call.answer)
 		}) {
 			f.call = call
@@ -137,10 +153,23 @@ func (a *ahead) sendNew(prev *raft.Log, entries []*raft.Log, committed uint64) {
 	}
 }
 
-// waitAnswer returns whether there is an answer that Raft may have.
+// noteGroup notes who is in the newest configuration. The caller holds a.mu.
+func (a *ahead) noteGroup(entries []*raft.Log) {
+	for _, l := range entries {
+		if l.Type != raft.LogConfiguration {
+			continue
+		}
+		a.group = map[raft.ServerID]bool{}
+		for _, srv := range raft.DecodeConfiguration(l.Data).Servers {
+			a.group[srv.ID] = true
+		}
+	}
+}
+
+// waitAnswer waits for the answer, and returns whether Raft may have it.
 func (c *aheadCall) waitAnswer() bool {
 	<-c.answer
-	return c.err == nil && time.Since(c.begin) <= aheadLimit
+	return time.Since(c.end) <= aheadLimit
 }
 
 func (c *aheadCall) isAnswered() bool {

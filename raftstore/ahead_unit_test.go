@@ -3,6 +3,7 @@ package raftstore
 import (
 	"errors"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,7 +69,30 @@ func TestWhatIsSentAhead(t *testing.T) {
 			a.err = nil
 			_ = a.replicate(t, 11, 3, 0)
 			_ = a.replicate(t, 12, 3, 0)
-		}, 4},
+		}, 3},
+		"a slow follower gets each entry once": {func(t *testing.T, a *aheadTrial) {
+			a.delay = 2 * aheadLimit
+			for i := range uint64(3) {
+				_ = a.replicate(t, 11+i, 3, 10*time.Millisecond)
+			}
+		}, 3},
+		"a silent follower holds Raft up for one request": {func(t *testing.T, a *aheadTrial) {
+			a.delay, a.err = 10*time.Second, errors.New("timeout")
+			begin := time.Now()
+			if err := a.replicate(t, 11, 3, 0); err == nil || time.Since(begin) > a.delay {
+				t.Errorf("Raft gets %v after %s", err, time.Since(begin))
+			}
+		}, 1},
+		"a host that was removed gets nothing behind that": {func(t *testing.T, a *aheadTrial) {
+			left := raft.Configuration{Servers: []raft.Server{{ID: "host1/1", Address: "host1:7000"}}}
+			removal := []*raft.Log{{Index: 11, Term: 3, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(left)}}
+			a.sendNew(&raft.Log{Index: 10, Term: 3}, removal, 10)
+			// Raft sends it up to there.
+			if err := a.appendEntries("host2/1", "host2:7000", &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 10, PrevLogTerm: 3, Entries: removal}, new(raft.AppendEntriesResponse)); err != nil {
+				t.Error(err)
+			}
+			a.sendNew(removal[0], []*raft.Log{{Index: 12, Term: 3}}, 10)
+		}, 1},
 		"a follower that lacks earlier entries gets nothing ahead": {func(t *testing.T, a *aheadTrial) {
 			_ = a.replicate(t, 15, 3, 0)
 		}, 1},
@@ -106,4 +130,51 @@ func TestWhatIsSentAhead(t *testing.T) {
 			})
 		})
 	}
+}
+
+// fullLog is a log that can be full.
+type fullLog struct {
+	*raft.InmemStore
+	full bool
+}
+
+// StoreLogs implements raft.LogStore.
+func (l *fullLog) StoreLogs(logs []*raft.Log) error {
+	if l.full {
+		return syscall.ENOSPC
+	}
+	return l.InmemStore.StoreLogs(logs)
+}
+
+// A leader that cannot write an entry leads no more. It may get that entry from the next
+// leader, and then sends it to nobody.
+func TestWhoCannotWriteSendsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAheadTrial()
+		limits := DefaultConfig().Limits
+		under := &fullLog{InmemStore: raft.NewInmemStore()}
+		log := newLogStore(under, func() uint64 { return 0 }, &limits, newMetrics(nil))
+		log.ahead = a.ahead
+		if err := log.StoreLog(&raft.Log{Index: 10, Term: 3}); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.replicate(t, 10, 3, 0); err != nil {
+			t.Fatal(err)
+		}
+		under.full, a.sent = true, nil
+		next := &raft.Log{Index: 11, Term: 3}
+		if err := log.StoreLog(next); !errors.Is(err, ErrDiskFull) {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		under.full = false
+		if err := log.StoreLog(next); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if len(a.sent) != 1 {
+			t.Errorf("it was sent %d times", len(a.sent))
+		}
+		a.tasks.stop()
+	})
 }

@@ -103,6 +103,9 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	last.Extensions = binary.LittleEndian.AppendUint64(nil, s.committed())
 	stamped[len(logs)-1] = &last
 	if err := s.LogStore.StoreLogs(stamped); err != nil {
+		if s.ahead != nil {
+			s.ahead.forgetFollowers() // a leader that cannot write leads no more
+		}
 		return s.noteFailure(err)
 	}
 	s.failure.Store(nil)
