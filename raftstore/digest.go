@@ -100,6 +100,13 @@ func (l *digestLog) extend(index uint64) {
 	l.end = max(l.end, index)
 }
 
+// applied returns the index up to which entries are applied.
+func (l *digestLog) applied() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.end
+}
+
 // at returns the digest at index. ok is false if it is no longer kept, or the entry is not
 // applied.
 func (l *digestLog) at(index uint64) (d digest, ok bool) {

@@ -91,12 +91,13 @@ func (t *trust) load(data []byte, group incarnation, last uint64) error {
 }
 
 // checkReplayed compares what was confirmed in an earlier run with what the log on the disk
-// has led to. If they differ, the voters are asked.
+// has led to. If they differ, the voters are asked; also if the log was not replayed as far,
+// as after a kill: a feeder may replace what comes next.
 func (t *trust) checkReplayed(digests *digestLog) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	own, ok := digests.at(t.record.FedTo)
-	if ok && t.record.FedTo > 0 && !bytes.Equal(own[:], t.record.Digest) {
+	if ok && t.record.FedTo > 0 && !bytes.Equal(own[:], t.record.Digest) || t.record.FedTo > digests.applied() {
 		t.confirmed = 0
 	}
 }

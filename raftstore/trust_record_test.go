@@ -72,6 +72,13 @@ func TestWhatARestartBelieves(t *testing.T) {
 		if tampered.checkReplayed(l); tampered.confirms(999) {
 			t.Error("a log that leads to another digest is believed after a restart")
 		}
+		// A replica that was killed replays less than it had. The next feeder may replace the rest.
+		killed := again(t, written(), 999)
+		l = newDigestLog()
+		l.add(998, digest{0xe6})
+		if killed.checkReplayed(l); killed.confirms(999) {
+			t.Error("entries that were not replayed are believed, whoever sends them")
+		}
 		if err := s.noteFed(1000, "d"); err != nil {
 			t.Fatal(err)
 		}
