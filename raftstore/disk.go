@@ -166,13 +166,9 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 		return err
 	}
 	d.replayed = base
-	first, err := d.logs.FirstIndex()
+	first, last, err := d.logRange()
 	if err != nil {
-		return diskError(err, "read first index")
-	}
-	last, err := d.logs.LastIndex()
-	if err != nil {
-		return diskError(err, "read last index")
+		return err
 	}
 	atClose, err := d.committedAtClose()
 	if err != nil {
@@ -181,7 +177,7 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 	if end := max(base, last); atClose > end {
 		return fmt.Errorf("%w: the state ends at log index %d, and was committed up to %d", ErrCorruptLog, end, atClose)
 	}
-	if last, err = d.dropOtherLog(first, last, base, term); err != nil {
+	if dropped, err := d.dropOtherLog(base, term); err != nil || dropped {
 		return err
 	}
 	if last <= base {
@@ -220,24 +216,36 @@ func (d *disk) replay(ctx context.Context, f *fsm) error {
 // the term: the replica stopped after it installed the snapshot and before it dropped the
 // log. If the log ends before the snapshot, no entry could be appended to it. If it goes on
 // with another entry, what it has from there on was never committed, and would be sent to
-// others as if it were. It returns the index at which the log ends then.
-func (d *disk) dropOtherLog(first, last, base, term uint64) (uint64, error) {
-	if last == 0 || base < first {
-		return last, nil
+// others as if it were. It returns whether it has dropped the log.
+func (d *disk) dropOtherLog(base, term uint64) (bool, error) {
+	first, last, err := d.logRange()
+	if err != nil || last == 0 || base < first {
+		return false, err
 	}
 	if last >= base {
 		var l raft.Log
 		if err := d.logs.GetLog(base, &l); err != nil {
-			return 0, diskError(err, "read log index %d", base)
+			return false, diskError(err, "read log index %d", base)
 		}
 		if l.Term == term {
-			return last, nil
+			return false, nil
 		}
 	}
 	if err := d.logs.DeleteRange(first, last); err != nil {
-		return 0, fmt.Errorf("drop the log before the snapshot: %w", err)
+		return false, fmt.Errorf("drop the log before the snapshot: %w", err)
 	}
-	return 0, nil
+	return true, nil
+}
+
+// logRange returns the first and the last index of the log, zero if it is empty.
+func (d *disk) logRange() (first, last uint64, err error) {
+	if first, err = d.logs.FirstIndex(); err != nil {
+		return 0, 0, diskError(err, "read first index")
+	}
+	if last, err = d.logs.LastIndex(); err != nil {
+		return 0, 0, diskError(err, "read last index")
+	}
+	return first, last, nil
 }
 
 // restoreSnapshot restores the newest snapshot and returns the index and the term of its

@@ -87,6 +87,30 @@ func WrapDeletes(cfg *Config, before func()) {
 	}
 }
 
+// SendSnapshot makes the leader s send its newest snapshot to another replica.
+func SendSnapshot(s, to *Store) error {
+	list, err := s.disk.listSnapshots()
+	if err != nil {
+		return err
+	}
+	meta, r, err := s.disk.snapshots.Open(list[0].ID)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	var answer raft.InstallSnapshotResponse
+	err = s.transport.InstallSnapshot(to.id, raft.ServerAddress(to.cfg.Addr), &raft.InstallSnapshotRequest{
+		RPCHeader:       headerOf(s),
+		SnapshotVersion: raft.SnapshotVersionMax, Term: s.raft.CurrentTerm(),
+		LastLogIndex: meta.Index, LastLogTerm: meta.Term, Size: meta.Size,
+		Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
+	}, &answer, r)
+	if err == nil && !answer.Success {
+		err = errors.New("the snapshot was not taken")
+	}
+	return err
+}
+
 // OpenLog opens a log as a replica with cfg does.
 func OpenLog(cfg *Config, dir string) (interface {
 	raft.LogStore

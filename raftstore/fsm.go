@@ -30,7 +30,7 @@ type fsm struct {
 	restored   func(index uint64)
 	halted     bool
 	// passed is the index up to which Raft has passed the log or a snapshot. It is below the
-	// applied index for a while after an older snapshot, see Restore.
+	// applied index for a while after a start, see disk.replay.
 	passed uint64
 	// haltedAt is the index of the entry that cannot be judged. It is committed, so the
 	// next start replays it and fails if it still cannot be judged.
@@ -145,10 +145,12 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	return f.machine.snapshot(f.applied.get()), nil
 }
 
-// Restore implements raft.FSM. It passes over a snapshot that is older than the state: a
-// leader may send one to a follower that is being promoted, because it does not know how far
-// the follower's source has brought it. Readers must not be taken back. Raft applies the
-// entries behind the snapshot again, and ApplyBatch skips them.
+// errOlderSnapshot: the state of this replica is later than a snapshot.
+var errOlderSnapshot = errors.New("the snapshot is older than the state")
+
+// Restore implements raft.FSM. It refuses a snapshot that is older than the state, see
+// meshTransport.passSnapshot. Readers must not be taken back, and Raft would drop the log that
+// led to the state.
 func (f *fsm) Restore(r io.ReadCloser) error {
 	m, index, err := readSnapshot(r, f.machine.constraints, f.levels.known)
 	if errors.Is(err, ErrFeatureLevel) {
@@ -158,9 +160,10 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
-	if f.passed = index; index < f.applied.get() {
-		return nil
+	if applied := f.applied.get(); index < applied {
+		return fmt.Errorf("%w: it ends at log index %d, the state at %d", errOlderSnapshot, index, applied)
 	}
+	f.passed = index
 	f.machine = m
 	f.digests.reset(index, m.digest)
 	f.checkpoints.reset()

@@ -87,6 +87,9 @@ func (d *disk) recoverGroup(cfg *Config, constraints constraintSet, m *metrics, 
 	if err := d.stable.Set(keyRecovering, fresh[:]); err != nil {
 		return f, 0, fmt.Errorf("store %s: %w", keyRecovering, err)
 	}
+	if err := d.dropLogBesideSnapshot(); err != nil {
+		return f, 0, err
+	}
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(cfg.Addr))
 	voters := raft.Configuration{Servers: []raft.Server{{
 		Suffrage: raft.Voter, ID: id, Address: raft.ServerAddress(cfg.Addr),
@@ -106,6 +109,23 @@ func (d *disk) recoverGroup(cfg *Config, constraints constraintSet, m *metrics, 
 		return f, copied, err
 	}
 	return f, copied, d.setGroup(fresh, true)
+}
+
+// dropLogBesideSnapshot drops a log that does not lead to the newest snapshot, which raft would
+// apply on top of that. If the snapshot cannot be read, raft takes an earlier one, and the log
+// may belong to that.
+func (d *disk) dropLogBesideSnapshot() error {
+	list, err := d.listSnapshots()
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	meta, r, err := d.snapshots.Open(list[0].ID)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = r.Close() }()
+	_, err = d.dropOtherLog(meta.Index, meta.Term)
+	return err
 }
 
 // nextIncarnation returns an incarnation that is later than all those that the disk has

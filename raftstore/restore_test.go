@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -34,8 +35,8 @@ func entriesAt(first, last, term uint64) (list []*raft.Log) {
 	return list
 }
 
-// A leader may send a snapshot that is older than the state: readers are not taken back,
-// watches go on, and the entries behind the snapshot are not applied again.
+// A snapshot that is older than the state is refused: readers are not taken back, watches go
+// on, and so does the log.
 func TestOlderSnapshotTakesNobodyBack(t *testing.T) {
 	f := testFSM()
 	f.ApplyBatch(entriesAt(1, 5, 1))
@@ -45,21 +46,14 @@ func TestOlderSnapshotTakesNobodyBack(t *testing.T) {
 	}
 	f.ApplyBatch(entriesAt(6, 10, 1))
 	now := f.history.current()
-	if err := f.Restore(io.NopCloser(&old)); err != nil {
-		t.Fatal(err)
+	if err := f.Restore(io.NopCloser(&old)); !errors.Is(err, errOlderSnapshot) {
+		t.Errorf("a snapshot at 5 of a state at 10: %v", err)
 	}
 	if got := f.history.current(); got.revision != now.revision || f.applied.get() != 10 || f.history.stats().compacted >= now.revision {
 		t.Errorf("the state went from revision %d at 10 to %d at %d, compacted to %d", now.revision, got.revision, f.applied.get(), f.history.stats().compacted)
 	}
 	if _, ok := f.digests.at(10); !ok {
 		t.Error("the digest at 10 is gone")
-	}
-	if _, err := f.Snapshot(); err == nil {
-		t.Error("it makes a snapshot for log index 5 of the state at 10")
-	}
-	f.ApplyBatch(entriesAt(6, 10, 1))
-	if got := f.history.current().revision; got != now.revision {
-		t.Errorf("entries were applied again: revision %d, want %d", got, now.revision)
 	}
 	if s, err := f.Snapshot(); err != nil || s.(*snapshot).index != 10 {
 		t.Errorf("a snapshot of the state at 10: %v, %v", s, err)
@@ -120,6 +114,28 @@ func TestLogBesideSnapshot(t *testing.T) {
 				t.Errorf("the log ends at %d, want %d; applied %d, to be sent to others up to %d, want %d", last, want, f.applied.get(), d.replayed, c.at)
 			}
 		})
+	}
+}
+
+// A recovery keeps the log that leads to the newest snapshot or goes on from it, and not one
+// that the replica had not dropped yet when it stopped.
+func TestRecoveryIgnoresOtherLog(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.NodeID, cfg.Addr, cfg.DataDir, cfg.Logger = "host1", "host1:7000", t.TempDir(), slog.New(slog.DiscardHandler)
+	d := openTestDisk(t, &cfg)
+	if err := errors.Join(d.setGroup(newIncarnation(), true), d.logs.StoreLogs(append(entriesAt(1, 4, 1), entriesAt(5, 12, 2)...))); err != nil {
+		t.Fatal(err)
+	}
+	writeSnapshotAt(t, d, 10, 3)
+	if err := d.close(0); err != nil {
+		t.Fatal(err)
+	}
+	got, err := RecoverCluster(t.Context(), cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Keys != 10 || got.Index != 10 {
+		t.Errorf("%d records up to log index %d, want the 10 of the snapshot at 10: the log was never committed", got.Keys, got.Index)
 	}
 }
 

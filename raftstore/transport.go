@@ -148,10 +148,10 @@ func (meshAddr) Network() string { return "mesh" }
 // String implements net.Addr.
 func (a meshAddr) String() string { return string(a) }
 
-// meshTransport is Raft's network transport with four additions: it passes the ID of
+// meshTransport is Raft's network transport with five additions: it passes the ID of
 // the target replica to the stream layer, it has a second source of messages, see
-// announce.go, it may have sent entries before Raft does, see ahead.go, and it can abstain
-// from elections, see trust_vote.go.
+// announce.go, it may have sent entries before Raft does, see ahead.go, it can abstain
+// from elections, see trust_vote.go, and it passes no snapshot to Raft that the log leads to.
 type meshTransport struct {
 	*raft.NetworkTransport
 	rpcs  chan raft.RPC
@@ -184,14 +184,17 @@ func (t *meshTransport) forwardRPCs(closing <-chan struct{}) {
 	for {
 		select {
 		case rpc := <-t.NetworkTransport.Consumer():
-			if isElection(rpc.Command) && t.abstains() {
-				rpc.Respond(nil, errAbstains)
-				continue
-			}
-			select {
-			case t.rpcs <- rpc:
-			case <-closing:
-				return
+			switch req := rpc.Command.(type) {
+			case *raft.RequestVoteRequest, *raft.RequestPreVoteRequest, *raft.TimeoutNowRequest:
+				if t.abstains() {
+					rpc.Respond(nil, errAbstains)
+					continue
+				}
+				t.pass(rpc, closing)
+			case *raft.InstallSnapshotRequest:
+				t.passSnapshot(rpc, req, closing)
+			default:
+				t.pass(rpc, closing)
 			}
 		case <-closing:
 			return
@@ -199,13 +202,35 @@ func (t *meshTransport) forwardRPCs(closing <-chan struct{}) {
 	}
 }
 
-// isElection reports whether a message of Raft is part of an election.
-func isElection(command any) bool {
-	switch command.(type) {
-	case *raft.RequestVoteRequest, *raft.RequestPreVoteRequest, *raft.TimeoutNowRequest:
-		return true
+func (t *meshTransport) pass(rpc raft.RPC, closing <-chan struct{}) {
+	select {
+	case t.rpcs <- rpc:
+	case <-closing:
 	}
-	return false
+}
+
+// passSnapshot passes a leader's snapshot to Raft, unless the local log leads to it: then the
+// replica keeps the log, as the Raft paper has it. Raft would drop all of the log, also what
+// lies behind the snapshot, and still believe that it is there. A leader sends such a snapshot
+// to a follower that is being promoted, because it does not know how far the follower's source
+// has brought it; or the network delivers one late.
+func (t *meshTransport) passSnapshot(rpc raft.RPC, req *raft.InstallSnapshotRequest, closing <-chan struct{}) {
+	answers := make(chan raft.RPCResponse, 1)
+	t.pass(raft.RPC{RespChan: answers, Command: &raft.AppendEntriesRequest{
+		RPCHeader: req.RPCHeader, Term: req.Term,
+		PrevLogEntry: req.LastLogIndex, PrevLogTerm: req.LastLogTerm,
+	}}, closing)
+	select {
+	case answer := <-answers:
+		r, ok := answer.Response.(*raft.AppendEntriesResponse)
+		if !ok || answer.Error != nil || !r.Success {
+			t.pass(rpc, closing)
+			return
+		}
+		_, _ = io.Copy(io.Discard, rpc.Reader) // whatever comes, the connection's reader sees it next
+		rpc.Respond(&raft.InstallSnapshotResponse{Term: r.Term, Success: true}, nil)
+	case <-closing:
+	}
 }
 
 // target returns the address that raftStream.Dial takes apart into addr and id.
