@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"virtmesh/agent/multimap"
 	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
 )
@@ -20,8 +21,8 @@ type Cache struct {
 
 	mu         sync.RWMutex
 	instances  map[types.UID]Instance
-	onHost     index[string, types.UID]      // instances by Host and Target
-	held       index[types.UID, objects.Key] // volumes by holder
+	onHost     multimap.Map[string, types.UID]      // instances by Host and Target
+	held       multimap.Map[types.UID, objects.Key] // volumes by holder
 	epochs     map[objects.Key]Epoch
 	floor      Floor
 	guards     map[string]uint64
@@ -73,7 +74,8 @@ func NewCache(c *objects.Cache, log *slog.Logger) *Cache {
 }
 
 func (c *Cache) clear() {
-	c.instances, c.onHost, c.held = map[types.UID]Instance{}, index[string, types.UID]{}, index[types.UID, objects.Key]{}
+	c.instances = map[types.UID]Instance{}
+	c.onHost, c.held = multimap.Map[string, types.UID]{}, multimap.Map[types.UID, objects.Key]{}
 	c.epochs, c.floor = map[objects.Key]Epoch{}, Floor{}
 	c.capacities = map[string]Capacity{}
 	c.volumes = map[objects.Key]Volume{}
@@ -112,7 +114,7 @@ func (c *Cache) OnHost(host string) []Instance {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	var out []Instance
-	for uid := range c.onHost[host] {
+	for uid := range c.onHost.Values(host) {
 		out = append(out, c.instances[uid])
 	}
 	return out
@@ -171,7 +173,7 @@ func (c *Cache) VolumesOf(uid types.UID) []Volume {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	var out []Volume
-	for key := range c.held[uid] {
+	for key := range c.held.Values(uid) {
 		out = append(out, c.volumes[key])
 	}
 	return out

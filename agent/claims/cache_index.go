@@ -6,29 +6,12 @@ import (
 	"virtmesh/agent/objects"
 )
 
-// index finds the claims that name something.
-type index[K, V comparable] map[K]map[V]struct{}
-
-func (x index[K, V]) add(key K, value V) {
-	if x[key] == nil {
-		x[key] = map[V]struct{}{}
-	}
-	x[key][value] = struct{}{}
-}
-
-func (x index[K, V]) remove(key K, value V) {
-	delete(x[key], value)
-	if len(x[key]) == 0 {
-		delete(x, key)
-	}
-}
-
 // replaceInstance stores the claim of an instance, or removes it if now is nil, and
 // returns the one before. The caller holds c.mu.
 func (c *Cache) replaceInstance(uid types.UID, now *Instance) (old *Instance) {
 	if old = lookup(c.instances, uid); old != nil {
 		for _, host := range old.Hosts() {
-			c.onHost.remove(host, uid)
+			c.onHost.Remove(host, uid)
 		}
 	}
 	if now == nil {
@@ -37,7 +20,7 @@ func (c *Cache) replaceInstance(uid types.UID, now *Instance) (old *Instance) {
 	}
 	c.instances[uid] = *now
 	for _, host := range now.Hosts() {
-		c.onHost.add(host, uid)
+		c.onHost.Add(host, uid)
 	}
 	return old
 }
@@ -46,7 +29,7 @@ func (c *Cache) replaceInstance(uid types.UID, now *Instance) (old *Instance) {
 // holds c.mu.
 func (c *Cache) replaceVolume(key objects.Key, now *Volume) {
 	for _, uid := range c.volumes[key].Holders {
-		c.held.remove(uid, key)
+		c.held.Remove(uid, key)
 	}
 	if now == nil {
 		delete(c.volumes, key)
@@ -54,6 +37,6 @@ func (c *Cache) replaceVolume(key objects.Key, now *Volume) {
 	}
 	c.volumes[key] = *now
 	for _, uid := range now.Holders {
-		c.held.add(uid, key)
+		c.held.Add(uid, key)
 	}
 }

@@ -17,6 +17,7 @@ var floors = [][]string{
 	{"agent/heap"},     // how much memory the agent keeps
 	{"agent/plain"},    // pure: text that others chose
 	{"agent/hostname"}, // pure: which names hosts can have
+	{"agent/multimap"}, // pure: sets by key
 	{"agent/skew"},     // pure: what versions owe each other's records
 	{"agent/level"},    // pure: the feature levels, and how far a mesh can be raised
 	{"agent/vmi"},      // pure: a machine as it is read from its object

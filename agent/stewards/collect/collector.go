@@ -149,7 +149,7 @@ func (c *Collector) readItem(ctx context.Context, i *item) (objects.Raw, error) 
 	if rec.ModRevision != i.revision {
 		// The graph is behind. The change that it has not seen yet will name
 		// the object again, so this is a lost race like any other.
-		resource := schema.GroupResource{Group: i.kind.Group, Resource: i.kind.Kind}
+		resource := schema.GroupResource{Group: i.kind.Value().Group, Resource: i.kind.Value().Kind}
 		return objects.Raw{}, apierrors.NewConflict(resource, i.name, fmt.Errorf("the object is at revision %d, but the decision was made on revision %d", rec.ModRevision, i.revision))
 	}
 	return objects.DecodeRaw(rec)

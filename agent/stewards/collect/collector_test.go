@@ -7,6 +7,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -276,7 +277,7 @@ func TestAnOldGraphIsAConflict(t *testing.T) {
 		b := bench{w}
 		w.Create(b.object("a"))
 		c := &Collector{deps: stewards.Deps{Store: w.Store}}
-		old := &item{storeKey: "/registry/core/configmaps/ns/a", kind: schema.GroupKind{Kind: "ConfigMap"}, name: "a", revision: 99}
+		old := &item{storeKey: "/registry/core/configmaps/ns/a", kind: unique.Make(schema.GroupKind{Kind: "ConfigMap"}), name: "a", revision: 99}
 		if _, err := c.readItem(t.Context(), old); !apierrors.IsConflict(err) {
 			t.Errorf("got %v, want a conflict", err)
 		}

@@ -7,12 +7,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"virtmesh/agent/multimap"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 	"virtmesh/raftstore"
@@ -24,7 +26,7 @@ var eventsPrefix = objects.KindFor[*corev1.Event]().Prefix()
 // item is what the graph keeps of an object. It is replaced, never changed.
 type item struct {
 	storeKey   string
-	kind       schema.GroupKind
+	kind       unique.Handle[schema.GroupKind]
 	namespace  string
 	name       string
 	uid        types.UID
@@ -59,9 +61,9 @@ type graph struct {
 	mu         sync.RWMutex
 	items      map[string]*item // by store key
 	byUID      map[types.UID]*item
-	dependents map[types.UID]map[string]struct{} // store keys by uid of an owner
-	kinds      map[schema.GroupKind]struct{}     // all that were ever seen
-	unreadable map[string]struct{}               // store keys
+	dependents multimap.Map[types.UID, string] // store keys by uid of an owner
+	kinds      map[schema.GroupKind]struct{}   // all that were ever seen
+	unreadable map[string]struct{}             // store keys
 	subs       map[int]func(stewards.Key, uint64)
 	nextID     int
 	synced     chan struct{}
@@ -76,7 +78,7 @@ var (
 func newGraph(log *slog.Logger) *graph {
 	return &graph{
 		log: log, items: map[string]*item{}, byUID: map[types.UID]*item{},
-		dependents: map[types.UID]map[string]struct{}{}, kinds: map[schema.GroupKind]struct{}{}, unreadable: map[string]struct{}{},
+		kinds: map[schema.GroupKind]struct{}{}, unreadable: map[string]struct{}{},
 		subs: map[int]func(stewards.Key, uint64){}, synced: make(chan struct{}),
 	}
 }
@@ -135,7 +137,7 @@ func (g *graph) WaitForSync(ctx context.Context) error {
 func (g *graph) Reset(recs []raftstore.Record, _ uint64) {
 	g.mu.Lock()
 	clear(g.unreadable)
-	g.items, g.byUID, g.dependents = map[string]*item{}, map[types.UID]*item{}, map[types.UID]map[string]struct{}{}
+	g.items, g.byUID, g.dependents = map[string]*item{}, map[types.UID]*item{}, multimap.Map[types.UID, string]{}
 	for _, rec := range recs {
 		g.putRecord(rec)
 	}
@@ -156,7 +158,7 @@ func (g *graph) Apply(ev raftstore.Event) {
 			return
 		}
 		affected[i.storeKey] = struct{}{}
-		for key := range g.dependents[i.uid] {
+		for key := range g.dependents.Values(i.uid) {
 			affected[key] = struct{}{}
 		}
 		for _, ref := range i.owners {
@@ -221,12 +223,9 @@ func (g *graph) putRecord(rec raftstore.Record) *item {
 	delete(g.unreadable, rec.Key)
 	g.dropItem(g.items[rec.Key])
 	g.items[rec.Key], g.byUID[i.uid] = i, i
-	g.kinds[i.kind] = struct{}{}
+	g.kinds[i.kind.Value()] = struct{}{}
 	for _, ref := range i.owners {
-		if g.dependents[ref.UID] == nil {
-			g.dependents[ref.UID] = map[string]struct{}{}
-		}
-		g.dependents[ref.UID][rec.Key] = struct{}{}
+		g.dependents.Add(ref.UID, rec.Key)
 	}
 	return i
 }
@@ -241,10 +240,7 @@ func (g *graph) dropItem(i *item) {
 		delete(g.byUID, i.uid)
 	}
 	for _, ref := range i.owners {
-		delete(g.dependents[ref.UID], i.storeKey)
-		if len(g.dependents[ref.UID]) == 0 {
-			delete(g.dependents, ref.UID)
-		}
+		g.dependents.Remove(ref.UID, i.storeKey)
 	}
 }
 
@@ -257,11 +253,30 @@ func parse(rec raftstore.Record) (*item, error) {
 	if o.UID == "" {
 		return nil, fmt.Errorf("object without uid")
 	}
+	for n := range o.OwnerReferences {
+		ref := &o.OwnerReferences[n]
+		ref.APIVersion, ref.Kind, ref.Name = shared(ref.APIVersion), shared(ref.Kind), within(rec.Key, ref.Name)
+	}
+	for n, finalizer := range o.Finalizers {
+		o.Finalizers[n] = shared(finalizer)
+	}
 	return &item{
-		storeKey: rec.Key, kind: o.GroupVersionKind().GroupKind(), namespace: o.Namespace, name: o.Name,
-		uid: o.UID, revision: rec.ModRevision, owners: o.OwnerReferences, finalizers: o.Finalizers,
+		storeKey: rec.Key, kind: unique.Make(o.GroupVersionKind().GroupKind()),
+		namespace: within(rec.Key, o.Namespace), name: within(rec.Key, o.Name), uid: o.UID, revision: rec.ModRevision, owners: o.OwnerReferences, finalizers: o.Finalizers,
 		deleting: o.DeletionTimestamp != nil,
 	}, nil
+}
+
+// shared returns a word that many objects have in the memory that they share.
+func shared(word string) string { return unique.Make(word).Value() }
+
+// within returns a word as a part of the store key, if it is one, so that it takes no
+// memory of its own.
+func within(storeKey, word string) string {
+	if i := strings.LastIndex(storeKey, word); i >= 0 {
+		return storeKey[i : i+len(word)]
+	}
+	return word
 }
 
 // itemAt returns an object and its dependents: the objects that name it as an
@@ -273,7 +288,7 @@ func (g *graph) itemAt(storeKey string) (i *item, dependents []*item, ok bool) {
 	if !ok {
 		return nil, nil, false
 	}
-	for key := range g.dependents[i.uid] {
+	for key := range g.dependents.Values(i.uid) {
 		dependents = append(dependents, g.items[key])
 	}
 	slices.SortFunc(dependents, func(a, b *item) int { return strings.Compare(a.storeKey, b.storeKey) })
