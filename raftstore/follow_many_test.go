@@ -2,6 +2,7 @@ package raftstore_test
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -311,12 +312,12 @@ func TestZonesFeedThemselves(t *testing.T) {
 func TestRemovedHostGetsNoFeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c *raftstoretest.Cluster
-		var removed string
+		var removed atomic.Value // a name; every replica reads it
 		c = following(t, 5, raftstoretest.WithConfig(func(cfg *raftstore.Config) {
 			members := cfg.Members
 			cfg.Members = func() (list []raftstore.MemberHealth) {
 				for _, m := range members() {
-					if m.ID != removed {
+					if m.ID != removed.Load() {
 						list = append(list, m)
 					}
 				}
@@ -324,7 +325,7 @@ func TestRemovedHostGetsNoFeed(t *testing.T) {
 			}
 		}))
 		name := follower(t, c)
-		removed = name
+		removed.Store(name)
 		if err := c.Node(c.Leader()).RemoveReplica(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
