@@ -329,7 +329,7 @@ func aLinkIsCutOneWay(s story) {
 }
 
 func anAgentIsKilled(s story) {
-	for step := 1; step <= 12; step++ {
+	for step := 1; step <= 24; step++ {
 		victim := s.Hosts()[step%3]
 		victim.Kill()
 		s.check(victim.StartAndKillAfter(step))

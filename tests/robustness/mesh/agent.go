@@ -175,7 +175,7 @@ func (a *agent) isMember() bool {
 	}
 }
 
-// step is called before each act that others notice. Its error says that the process was
+// step is called before each act that others notice, and after it. Its error says that the process was
 // killed.
 func (a *agent) step() error {
 	a.host.cpu.idle()

@@ -13,8 +13,8 @@ import (
 	"virtmesh/agent/objects"
 )
 
-// stepped is the hypervisor as an agent has it. Each call that changes a guest is a step
-// of the agent.
+// stepped is the hypervisor as an agent has it. Before each call that changes a guest and
+// after it is a step of the agent.
 type stepped struct {
 	*hypervisortest.Fake
 	agent *agent
@@ -22,54 +22,61 @@ type stepped struct {
 
 var _ hypervisor.Hypervisor = (*stepped)(nil)
 
+// act does something that others notice, with a step of the agent before it and one after
+// it. What it did stays done if the agent is killed at the second one.
+func (a *agent) act(do func() error) error {
+	if err := a.step(); err != nil {
+		return err
+	}
+	err := do()
+	if killed := a.step(); killed != nil {
+		return killed
+	}
+	return err
+}
+
 // Start implements hypervisor.Lifecycle.
-func (s *stepped) Start(ctx context.Context, xml string, opts hypervisor.StartOptions) (hypervisor.Domain, error) {
-	if err := s.agent.step(); err != nil {
-		return hypervisor.Domain{}, err
-	}
-	if err := s.agent.host.refuses().Start(xml); err != nil {
-		return hypervisor.Domain{}, err
-	}
-	d, err := s.Fake.Start(ctx, xml, opts)
-	if err == nil {
-		h := s.agent.host
-		h.mesh.History.note(h.Name, "starts %s, epoch %d", d.Owner.Ref, d.Owner.Epoch)
-		h.mesh.History.noteGuests(h.mesh.links.all())
-	}
+func (s *stepped) Start(ctx context.Context, xml string, opts hypervisor.StartOptions) (d hypervisor.Domain, err error) {
+	err = s.agent.act(func() error {
+		if err := s.agent.host.refuses().Start(xml); err != nil {
+			return err
+		}
+		if d, err = s.Fake.Start(ctx, xml, opts); err == nil {
+			h := s.agent.host
+			h.mesh.History.note(h.Name, "starts %s, epoch %d", d.Owner.Ref, d.Owner.Epoch)
+			h.mesh.History.noteGuests(h.mesh.links.all())
+		}
+		return err
+	})
 	return d, err
+}
+
+// Resume implements hypervisor.Lifecycle.
+func (s *stepped) Resume(ctx context.Context, ref hypervisor.Ref) error {
+	return s.agent.act(func() error { return s.Fake.Resume(ctx, ref) })
 }
 
 // Shutdown implements hypervisor.Lifecycle.
 func (s *stepped) Shutdown(ctx context.Context, ref hypervisor.Ref) error {
-	if err := s.agent.step(); err != nil {
-		return err
-	}
-	return s.Fake.Shutdown(ctx, ref)
+	return s.agent.act(func() error { return s.Fake.Shutdown(ctx, ref) })
 }
 
 // Destroy implements hypervisor.Lifecycle.
 func (s *stepped) Destroy(ctx context.Context, ref hypervisor.Ref) error {
-	if err := s.agent.step(); err != nil {
-		return err
-	}
-	s.agent.host.mesh.History.note(s.agent.host.Name, "destroys %s", ref)
-	return s.Fake.Destroy(ctx, ref)
+	return s.agent.act(func() error {
+		s.agent.host.mesh.History.note(s.agent.host.Name, "destroys %s", ref)
+		return s.Fake.Destroy(ctx, ref)
+	})
 }
 
 // Undefine implements hypervisor.Lifecycle.
 func (s *stepped) Undefine(ctx context.Context, ref hypervisor.Ref, opts hypervisor.UndefineOptions) error {
-	if err := s.agent.step(); err != nil {
-		return err
-	}
-	return s.Fake.Undefine(ctx, ref, opts)
+	return s.agent.act(func() error { return s.Fake.Undefine(ctx, ref, opts) })
 }
 
 // SetRecord implements hypervisor.Recorder.
 func (s *stepped) SetRecord(ctx context.Context, ref hypervisor.Ref, name, value string) error {
-	if err := s.agent.step(); err != nil {
-		return err
-	}
-	return s.Fake.SetRecord(ctx, ref, name, value)
+	return s.agent.act(func() error { return s.Fake.SetRecord(ctx, ref, name, value) })
 }
 
 // volumes gives every volume a file, after the time that a copy takes.

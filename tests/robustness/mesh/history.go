@@ -176,8 +176,8 @@ func (h *History) noteChange(host string, revision uint64, key, value string) {
 	}
 }
 
-// written is the store as one part of an agent writes it. Each write is a step of the
-// agent, and is noted.
+// written is the store as one part of an agent writes it. Before each write and after it is
+// a step of the agent, and the write is noted.
 type written struct {
 	objects.Store
 	agent  *agent
@@ -196,11 +196,17 @@ func (w written) Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResu
 	if errors.As(err, &conflict) && conflict.Want != 0 {
 		return result, err // on an old revision: refused without an entry
 	}
-	h := w.agent.host.mesh.History
+	w.agent.host.mesh.History.noteWrite(Write{time.Now(), w.agent.host.Name, objects.WriterOf(ctx, w.writer), writtenKinds(t), result.Revision, err})
+	if killed := w.agent.step(); killed != nil {
+		return raftstore.TxnResult{}, killed // nobody is there to learn of it
+	}
+	return result, err
+}
+
+func (h *History) noteWrite(w Write) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.writes = append(h.writes, Write{time.Now(), w.agent.host.Name, objects.WriterOf(ctx, w.writer), writtenKinds(t), result.Revision, err})
-	return result, err
+	h.writes = append(h.writes, w)
 }
 
 // writtenKinds returns what a transaction writes, each kind once.

@@ -129,8 +129,8 @@ func (h *Host) dataDir() string { return filepath.Join(h.mesh.cfg.Dir, h.Name) }
 // host is a member.
 func (h *Host) Start() error { return h.start(0) }
 
-// StartAndKillAfter starts an agent that is killed at the given step from now: before it
-// writes, or before it acts on a guest; see FailAtDisk for the steps of the disk.
+// StartAndKillAfter starts an agent that is killed at the given step from now: before or
+// after it writes to the mesh, or acts on a guest; see FailAtDisk for the steps of the disk.
 func (h *Host) StartAndKillAfter(steps int) error { return h.start(steps) }
 
 func (h *Host) start(steps int) error {

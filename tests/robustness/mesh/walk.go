@@ -33,7 +33,7 @@ func (w *Walk) acts() []weighted {
 		{6, w.create},
 		{3, w.delete},
 		{2, w.killAgent},
-		{3, w.killAgentLater},
+		{4, w.killAgentLater},
 		{2, w.losePower},
 		{6, w.startAll},
 		{2, w.cutHost},
@@ -46,6 +46,7 @@ func (w *Walk) acts() []weighted {
 		{2, w.worsenLinks},
 		{2, w.hangUp},
 		{2, w.starve},
+		{2, w.setClock},
 		{3, w.relieve},
 	}
 }
@@ -139,7 +140,7 @@ func (w *Walk) delete() {
 func (w *Walk) killAgent() { w.host().Kill() }
 
 func (w *Walk) killAgentLater() {
-	h, steps := w.host(), 1+w.rand.IntN(20)
+	h, steps := w.host(), 1+w.rand.IntN(40)
 	h.Kill()
 	w.start(h, steps)
 }

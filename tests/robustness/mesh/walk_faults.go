@@ -40,6 +40,16 @@ func (w *Walk) starve() {
 	h.Starve(late)
 }
 
+// setClock sets the clock of a host, and changes its rate in half of the cases. It stays
+// wrong to the end of the walk.
+func (w *Walk) setClock() {
+	h, ahead, faster := w.host(), time.Duration(w.rand.Int64N(int64(24*time.Hour)))-12*time.Hour, 0.
+	if w.rand.IntN(2) == 0 {
+		faster = w.rand.Float64()/2 - .25
+	}
+	h.SetClock(ahead, faster)
+}
+
 // relieve gives CPU time and room on the disks back.
 func (w *Walk) relieve() {
 	w.note("all hosts have CPU time and room")
