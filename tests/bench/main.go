@@ -82,6 +82,13 @@
 // collection: one to which nothing happens, and one whose client reads none of its
 // initial events.
 //
+// # A host that follows (group follower)
+//
+// Two such agents, on hosts of a mesh of 500 with 10,000 running machines: the first one leads, and
+// the second joins and follows. How long it takes until the second has the state, and what
+// it receives by then: the log as it is right after the machines were written. Then its
+// CPU at rest, with all caches, stewards and the API.
+//
 // # A mesh (group lab)
 //
 // Three lab hosts run real agents, libvirt and guests. The time from the API's
@@ -132,6 +139,7 @@ var groups = []group{
 	{"placement", runPlacement},
 	{"gossip", runGossip},
 	{"scale", runScale},
+	{"follower", runFollower},
 	{"watch", runWatch},
 	{"lab", runLab},
 }

@@ -54,10 +54,10 @@ type replicasTask struct {
 
 // replicas are those of one process.
 type replicas struct {
-	first  int
-	stores []*raftstore.Store
-	off    []atomic.Bool // whether each has lost its power
-	sent   atomic.Int64  // bytes that all of them sent
+	first   int
+	stores  []*raftstore.Store
+	off     []atomic.Bool // whether each has lost its power
+	traffic traffic       // of all of them
 }
 
 // runReplicaProcess is some replicas of a group until its input ends.
@@ -132,16 +132,16 @@ func (r *replicas) configure(spec replicasSpec, i int) (raftstore.Config, error)
 	cfg.Limits.SegmentBytes, cfg.Voters.Max = 1<<20, replicasVoters
 	// From it follows how long a follower may be silent, whose reports pass over several others.
 	cfg.Voters.Update = raftstore.DefaultConfig().Voters.Update
-	cfg.Raft, cfg.RPC = &hostLayer{cfg.Raft, &r.sent, &r.off[i]}, &hostLayer{cfg.RPC, &r.sent, &r.off[i]}
+	cfg.Raft, cfg.RPC = &hostLayer{cfg.Raft, &r.traffic, &r.off[i]}, &hostLayer{cfg.RPC, &r.traffic, &r.off[i]}
 	return cfg, nil
 }
 
 // measure carries out a task, and says what it used.
 func (r *replicas) measure(ctx context.Context, task replicasTask) (replicaUse, error) {
-	began, cpu, sent := time.Now(), usedCPU(), r.sent.Load()
+	began, cpu, sent := time.Now(), usedCPU(), r.traffic.sent.Load()
 	use, err := r.carryOut(ctx, task)
 	use.Seconds, use.CPU = time.Since(began).Seconds(), usedCPU()-cpu
-	if use.Sent = float64(r.sent.Load()); !task.Sent {
+	if use.Sent = float64(r.traffic.sent.Load()); !task.Sent {
 		use.Sent -= float64(sent)
 	}
 	return use, err

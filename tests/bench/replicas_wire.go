@@ -8,12 +8,15 @@ import (
 	"virtmesh/raftstore"
 )
 
-// hostLayer is a stream layer of a replica. It counts what is sent over its connections, and
+// traffic counts bytes.
+type traffic struct{ sent, received atomic.Int64 }
+
+// hostLayer is a stream layer of a replica. It counts what passes over its connections, and
 // is silent once its host is off.
 type hostLayer struct {
 	raftstore.StreamLayer
-	sent *atomic.Int64
-	off  *atomic.Bool
+	traffic *traffic
+	off     *atomic.Bool
 }
 
 var _ raftstore.StreamLayer = (*hostLayer)(nil)
@@ -42,7 +45,7 @@ func (c hostConn) Write(b []byte) (int, error) {
 		return len(b), nil
 	}
 	n, err := c.Conn.Write(b)
-	c.layer.sent.Add(int64(n))
+	c.layer.traffic.sent.Add(int64(n))
 	return n, err
 }
 
@@ -52,5 +55,6 @@ func (c hostConn) Read(b []byte) (int, error) {
 	for err == nil && c.layer.off.Load() {
 		n, err = c.Conn.Read(b)
 	}
+	c.layer.traffic.received.Add(int64(n))
 	return n, err
 }

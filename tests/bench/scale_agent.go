@@ -20,6 +20,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -50,8 +51,12 @@ type agentSpec struct {
 	Dir string
 	// Fill, if it has anything, is written into an empty replica; then the agent ends.
 	Fill population
-	// Hosts is how many hosts the mesh has; the agent is the first.
+	// Hosts is how many hosts the mesh has; the agent is the one of number Index.
 	Hosts int
+	Index int
+	// Replicas, if there are any, are where the replicas of the first hosts are reached.
+	// Otherwise the agent's is the only one.
+	Replicas []memberPlaces
 	// Profile is the file that the profile of the heap is written to, if not empty.
 	Profile string
 }
@@ -62,6 +67,8 @@ type agentReady struct {
 	API string
 	// Seconds is how long that took from the opening of the store.
 	Seconds float64
+	// JoinSeconds is how long it took to get the state, Received how many bytes came meanwhile.
+	JoinSeconds, Received float64
 }
 
 // runAgent is an agent until its input ends.
@@ -76,10 +83,12 @@ func runAgent(ctx context.Context, args []string, input io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	began := time.Now()
-	store, err := openReplica(ctx, spec)
+	var passed traffic
+	store, err := openReplica(ctx, spec, &passed)
 	if err != nil {
 		return err
 	}
+	joined, received := time.Since(began).Seconds(), float64(passed.received.Load())
 	defer store.Close()
 	if spec.Fill != (population{}) {
 		return spec.Fill.write(ctx, objects.FromRaft(store, nil))
@@ -102,7 +111,7 @@ func runAgent(ctx context.Context, args []string, input io.Reader) error {
 	if err := a.awaitSync(ctx); err != nil {
 		return err
 	}
-	ready := agentReady{"http://" + listener.Addr().String(), time.Since(began).Seconds()}
+	ready := agentReady{"http://" + listener.Addr().String(), time.Since(began).Seconds(), joined, received}
 	if err := json.NewEncoder(os.Stdout).Encode(ready); err != nil {
 		return fmt.Errorf("tell that the agent is ready: %w", err)
 	}
@@ -159,22 +168,29 @@ func newAdministrator() (*x509.Certificate, error) {
 	return x509.ParseCertificate(der)
 }
 
-// openReplica opens the replica of a mesh of this host.
-func openReplica(ctx context.Context, spec agentSpec) (*raftstore.Store, error) {
+// openReplica opens the replica of this host. It returns once it leads, or has joined the
+// first host's.
+func openReplica(ctx context.Context, spec agentSpec, passed *traffic) (*raftstore.Store, error) {
 	cfg := raftstore.DefaultConfig()
-	cfg.NodeID, cfg.Addr, cfg.DataDir, cfg.Bootstrap = hostName(0), "127.0.0.1:1", spec.Dir, true
+	cfg.NodeID, cfg.DataDir, cfg.Bootstrap = hostName(spec.Index), spec.Dir, spec.Index == 0
+	cfg.FeatureLevel.Highest = max(cfg.FeatureLevel.Highest, raftstore.FollowersLevel)
 	cfg.Constraints, cfg.Logger = claims.Rules(), quiet()
 	cfg.Registerer = prometheus.NewRegistry()
-	for _, layer := range []*raftstore.StreamLayer{&cfg.Raft, &cfg.RPC} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("listen for other replicas: %w", err)
-		}
-		*layer = loopback{Listener: l}
+	if err := connectReplica(&cfg, spec, passed); err != nil {
+		return nil, err
 	}
 	store, err := raftstore.Open(ctx, cfg)
 	if err != nil {
 		return nil, err
+	}
+	if spec.Index > 0 {
+		if err := store.Join(ctx, []string{spec.Replicas[0].Raft}); err != nil {
+			return nil, errors.Join(err, store.Close())
+		}
+		if !follows(ctx, store) {
+			return nil, errors.Join(fmt.Errorf("%s is in the Raft configuration", cfg.NodeID), store.Close())
+		}
+		return store, nil
 	}
 	for !store.IsLeader() {
 		select {
@@ -184,6 +200,45 @@ func openReplica(ctx context.Context, spec agentSpec) (*raftstore.Store, error) 
 		}
 	}
 	return store, nil
+}
+
+// follows reports whether the leader knows a replica as a follower.
+func follows(ctx context.Context, s *raftstore.Store) bool {
+	own := s.Status(ctx)
+	return slices.ContainsFunc(own.Peers, func(p raftstore.PeerStatus) bool { return p.ID == own.NodeID && p.Follower })
+}
+
+// connectReplica sets where a replica is reached, and whom it knows.
+func connectReplica(cfg *raftstore.Config, spec agentSpec, passed *traffic) error {
+	own := memberPlaces{Raft: "127.0.0.1:0", RPC: "127.0.0.1:0"}
+	cfg.Addr = "127.0.0.1:1"
+	rpc := map[string]string{}
+	if len(spec.Replicas) > 0 {
+		own = spec.Replicas[spec.Index]
+		notary, err := openNotary(spec.Dir)
+		if err != nil {
+			return err
+		}
+		var members []raftstore.MemberHealth
+		for i, p := range spec.Replicas {
+			rpc[p.Raft] = p.RPC
+			members = append(members, raftstore.MemberHealth{ID: hostName(i), Addr: p.Raft, Alive: true})
+		}
+		cfg.Addr, cfg.Signer, cfg.Voters.Max = own.Raft, notary, 1
+		cfg.Members = func() []raftstore.MemberHealth { return members }
+	}
+	for _, l := range []struct {
+		layer  *raftstore.StreamLayer
+		place  string
+		places map[string]string
+	}{{&cfg.Raft, own.Raft, nil}, {&cfg.RPC, own.RPC, rpc}} {
+		listener, err := net.Listen("tcp", l.place)
+		if err != nil {
+			return fmt.Errorf("listen for other replicas: %w", err)
+		}
+		*l.layer = &hostLayer{loopback{Listener: listener, places: l.places}, passed, new(atomic.Bool)}
+	}
+	return nil
 }
 
 func quiet() *slog.Logger {
@@ -211,21 +266,21 @@ func newScaleAgent(spec agentSpec, store *raftstore.Store) (*scaleAgent, error) 
 	}
 	a := &scaleAgent{cache: cache, claims: claims.NewCache(cache, log)}
 	recording := objects.DefaultRecorderConfig()
-	recording.Store, recording.Component, recording.Host, recording.Logger = replica, "virtmesh", hostName(0), log
+	recording.Store, recording.Component, recording.Host, recording.Logger = replica, "virtmesh", hostName(spec.Index), log
 	recorder, err := objects.NewRecorder(recording)
 	if err != nil {
 		return nil, err
 	}
 	gossiping := gossip.DefaultConfig()
-	gossiping.Name, gossiping.Mesh, gossiping.Transport = hostName(0), "bench", gossiptest.NewNetwork().Host(hostName(0))
+	gossiping.Name, gossiping.Mesh, gossiping.Transport = hostName(spec.Index), "bench", gossiptest.NewNetwork().Host(hostName(spec.Index))
 	g, err := gossip.New(gossiping)
 	if err != nil {
 		return nil, err
 	}
 	members := allAlive(spec.Hosts)
 	loops, err := roster.Loops(roster.Deps{
-		Host: hostName(0), Store: stewards.Guard(replica), Cache: cache, Claims: a.claims, Recorder: recorder,
-		Stewardship: stewards.NewStewardship(stewards.StewardshipConfig{Self: hostName(0), Members: members, Logger: log}),
+		Host: hostName(spec.Index), Store: stewards.Guard(replica), Cache: cache, Claims: a.claims, Recorder: recorder,
+		Stewardship: stewards.NewStewardship(stewards.StewardshipConfig{Self: hostName(spec.Index), Members: members, Logger: log}),
 		Gossip:      g, Members: members, Witness: members, Offers: nobodyOffers{}, Acts: operations.Acts{},
 		Logger: log, Metrics: prometheus.NewRegistry(),
 	})
