@@ -48,7 +48,8 @@ type Config struct {
 	Bootstrap bool
 
 	// Remedy tells operators how to have this replica fetch its data again. It ends every
-	// error that nothing else helps against: ErrReplaced, ErrDiverged and ErrCorruptLog.
+	// error that nothing else helps against: ErrReplaced, ErrDiverged,
+	// ErrVotersGone and ErrCorruptLog.
 	Remedy string
 	// Raft carries hashicorp/raft's own protocol, RPC this package's.
 	Raft StreamLayer

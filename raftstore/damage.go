@@ -33,7 +33,7 @@ func diskError(err error, format string, args ...any) error {
 
 // withRemedy ends an error by the remedy, if nothing but fresh data helps against it.
 func (c *Config) withRemedy(err error) error {
-	for _, final := range []error{ErrReplaced, ErrDiverged, ErrCorruptLog} {
+	for _, final := range []error{ErrReplaced, ErrDiverged, ErrVotersGone, ErrCorruptLog} {
 		if c.Remedy != "" && errors.Is(err, final) {
 			return fmt.Errorf("%w; %s", err, c.Remedy)
 		}

@@ -83,7 +83,7 @@ func (s *Store) askVoters() error {
 	index := s.applied.get()
 	voters := s.believedVoters()
 	if len(voters) == 0 {
-		return fmt.Errorf("this replica knows no voters; empty %s and join again", s.cfg.DataDir)
+		return fmt.Errorf("this replica knows no voters; %s", s.cfg.Remedy)
 	}
 	asked := s.addressesOf(voters)
 	if s.position() == follows {

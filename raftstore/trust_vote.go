@@ -110,6 +110,5 @@ func (s *Store) votersGone() error {
 	if len(known) == 0 || isMajority(left, known) {
 		return nil
 	}
-	return fmt.Errorf("%w: of %v only %v are left, so nobody can confirm its state; empty %s and join again",
-		ErrVotersGone, known, left, s.cfg.DataDir)
+	return s.cfg.withRemedy(fmt.Errorf("%w: of %v only %v are left, so nobody can confirm its state", ErrVotersGone, known, left))
 }

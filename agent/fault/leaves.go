@@ -30,7 +30,7 @@ func leaves() []leaf {
 		{raftstore.ErrHeldUp, Conflict, "hosts hold up feature level"},
 		{raftstore.ErrClosed, Unavailable, "this host's replica is stopped"},
 		{raftstore.ErrHalted, Unavailable, "this host's replica is stopped"},
-		{raftstore.ErrVotersGone, Unavailable, "most hosts that could confirm this host's copy of the state were removed: stop the agent, run 'virtmesh agent resync --yes' and start it again"},
+		{raftstore.ErrVotersGone, Unavailable, "most hosts that could confirm this host's copy of the state were removed"},
 		{raftstore.ErrUnconfirmed, Unavailable, "most voters have not confirmed this host's copy of the state yet"},
 		{storage.ErrNotFound, NotFound, "not found"},
 		{storage.ErrExists, AlreadyExists, "exists already"},
