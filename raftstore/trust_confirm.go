@@ -95,7 +95,8 @@ func (s *Store) askVoters() error {
 		if gone := s.votersGone(); gone != nil {
 			return gone
 		}
-		return fmt.Errorf("of the voters %v, which this replica believes, %d answer: %w", voters, len(list), err)
+		return fmt.Errorf("of the voters %v, which this replica believes, %d answer: %w; if the others do not come back, empty %s and join again",
+			voters, len(list), err, s.cfg.DataDir)
 	}
 	s.trust.keepAgreement(v)
 	return s.compareAgreement(v)
