@@ -82,7 +82,7 @@ func (a *Agent) openHost(ctx context.Context) error {
 			LowestFeatureLevel: int(level.Lowest), FeatureLevel: int(level.Highest), Labels: a.config.Labels,
 		}},
 		Store: a.view.store, Cache: a.view.cache, Claims: a.view.claims, Recorder: a.view.recorder, Stewardship: a.view.stewardship,
-		Mesh: a.member.Peers(), HearsLeader: a.member.Store().HearsLeader, Confirm: a.member.Store().Confirm, Subnet: subnet, Logger: a.log, Metrics: a.metrics,
+		Mesh: a.member.Peers(), ReachesLeader: a.member.Store().ReachesLeader, Confirm: a.member.Store().Confirm, Subnet: subnet, Logger: a.log, Metrics: a.metrics,
 	})
 	if err != nil {
 		return part("look after guests", err)

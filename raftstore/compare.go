@@ -220,9 +220,12 @@ func (s *Store) serveStatement(ctx context.Context, question []byte) ([]byte, er
 	}
 	fed := s.position() == follows || !slices.Contains(said.voters, s.cfg.NodeID)
 	if fed && !s.trust.confirms(index) {
-		// Not for long: two former voters that ask each other would wait for each other.
-		ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.RPC/4)
-		defer cancel()
+		if s.position() == follows {
+			// Not for long: two former voters that ask each other would wait for each other.
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, s.cfg.Timing.RPC/4)
+			defer cancel()
+		}
 		if err := s.Confirm(ctx); err != nil {
 			return nil, err
 		}

@@ -122,6 +122,15 @@ func (a *autopilotState) isRecruit(id raft.ServerID) bool {
 	return ok && time.Since(at) < recruitUpdates*a.policy.Update
 }
 
+// noteAdded notes that a nonvoter is added in order to vote. It stays in the configuration
+// for a while, wanted or not.
+func (a *autopilotState) noteAdded(id raft.ServerID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.recruits.added[id] = time.Now()
+	delete(a.recruits.checks, id) // it was fed since
+}
+
 // isNew reports whether this replica has led for so short that it may not have heard of all
 // followers.
 func (a *autopilotState) isNew() bool {
@@ -181,7 +190,7 @@ func (a *autopilotState) recruit(list []candidate, chosen []string) {
 		switch {
 		case c.follows && wanted:
 			add = append(add, id)
-		case c.follows || c.voter || wanted:
+		case c.follows || c.voter || wanted || now.Sub(r.added[id]) < recruitUpdates*a.policy.Update:
 			delete(r.unwanted, id)
 		case r.unwanted[id].IsZero():
 			r.unwanted[id] = now
@@ -208,10 +217,7 @@ func (a *autopilotState) changeConfiguration(add, remove []raft.ServerID) {
 		if !ok {
 			continue
 		}
-		a.mu.Lock()
-		a.recruits.added[id] = time.Now()
-		delete(a.recruits.checks, id) // it was fed since
-		a.mu.Unlock()
+		a.noteAdded(id)
 		s.log.Info("a follower is to vote", "id", id, "addr", addr)
 		if err := s.raft.AddNonvoter(id, raft.ServerAddress(addr), 0, s.cfg.Timing.RPC).Error(); err != nil {
 			s.log.Warn("add a follower to the configuration", "id", id, "err", err)

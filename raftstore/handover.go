@@ -68,12 +68,13 @@ func (s *Store) handOver(ctx context.Context) error {
 // it. It is used when the leader is the only voter.
 func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
 	servers = append(servers, s.heirs()...)
+	var errs []error
 	for _, srv := range servers {
 		if srv.ID == s.id {
 			continue
 		}
-		if err := s.checkHeir(ctx, srv); err != nil {
-			s.log.Info("a replica cannot take over", "id", srv.ID, "err", err)
+		if err := s.prepareHeir(ctx, srv); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", srv.ID, err))
 			continue
 		}
 		if err := s.raft.AddVoter(srv.ID, srv.Address, 0, s.cfg.Timing.RPC).Error(); err != nil {
@@ -82,19 +83,23 @@ func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
 		return s.handOver(ctx)
 	}
 	if len(servers) > 1 {
-		return errors.New("transfer leadership: no other replica answers")
+		return fmt.Errorf("transfer leadership: no other replica can take over: %w", errors.Join(errs...))
 	}
 	return nil
 }
 
-// checkHeir checks that a replica answers, and, where it may have been fed by another one than
-// this leader, that its state is the leader's.
-func (s *Store) checkHeir(ctx context.Context, srv raft.Server) error {
-	if s.followersAllowed() {
-		return s.checkState(nodeOf(srv.ID), string(srv.Address))
+// prepareHeir makes sure that a replica can be promoted: that it answers, and, if it follows,
+// that it has come into the configuration without a vote and that its state is this leader's.
+// Only so does it get its vote from Raft: it would not believe it from a feed.
+func (s *Store) prepareHeir(ctx context.Context, srv raft.Server) error {
+	if _, err := s.peers.call(ctx, string(srv.Address), opStats, nil); err != nil || !s.followersAllowed() {
+		return err
 	}
-	_, err := s.peers.call(ctx, string(srv.Address), opStats, nil)
-	return err
+	s.autopilot.noteAdded(srv.ID)
+	if err := s.raft.AddNonvoter(srv.ID, srv.Address, 0, s.cfg.Timing.RPC).Error(); err != nil {
+		return fmt.Errorf("add %s to the configuration: %w", srv.ID, err)
+	}
+	return s.checkState(nodeOf(srv.ID), string(srv.Address))
 }
 
 // heirs returns the known followers as servers, those first that have been healthy for

@@ -100,6 +100,22 @@ func (s *Store) HearsLeader() bool {
 	return contact >= 0 && contact < s.SilenceLimit()
 }
 
+// ReachesLeader reports whether this replica hears the leader and the leader answers it. A
+// follower can hear the leader through the host that feeds it, and not reach it: what it
+// learns it can neither confirm nor answer. It asks the leader, unless the leader has
+// answered it within SilenceLimit.
+func (s *Store) ReachesLeader(ctx context.Context) bool {
+	if !s.HearsLeader() {
+		return false
+	}
+	if s.position() != follows {
+		return true // the leader itself has sent it something
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.RPC/10)
+	defer cancel()
+	return s.awaitFreshness(ctx, ReadOptions{Consistency: Bounded, MaxStaleness: s.SilenceLimit()}) == nil
+}
+
 // SilenceLimit returns how long a host must be silent towards the leader before that
 // counts as a witness of its death.
 func (s *Store) SilenceLimit() time.Duration { return s.autopilot.silenceLimit() }

@@ -63,9 +63,9 @@ type Deps struct {
 	// Confirm returns once what this host knows of the mesh is certain, see
 	// raftstore.Store.Confirm.
 	Confirm func(ctx context.Context) error
-	// HearsLeader reports whether this host learns of new claims, see
-	// raftstore.Store.HearsLeader.
-	HearsLeader func() bool
+	// ReachesLeader reports whether this host learns of new claims and can act on them, see
+	// raftstore.Store.ReachesLeader.
+	ReachesLeader func(context.Context) bool
 	// Subnet is this host's part of the default guest network.
 	Subnet  netip.Prefix
 	Logger  *slog.Logger
@@ -112,7 +112,7 @@ func assembleHost(config Config, deps Deps, p platform) (_ *Host, err error) {
 	h.onClose(func() { h.platform.hypervisor.Close() })
 	h.judge = &offer.Judge{
 		Host: deps.Self.Name, Allocatable: h.platform.allocatable, CPUModels: h.platform.capabilities.CPUModels,
-		Emulator: h.platform.info().Emulates(), OnHost: deps.Claims.OnHost, HearsLeader: deps.HearsLeader,
+		Emulator: h.platform.info().Emulates(), OnHost: deps.Claims.OnHost, ReachesLeader: deps.ReachesLeader,
 	}
 	if err := h.openStorage(config, deps); err != nil {
 		return nil, err

@@ -104,7 +104,7 @@ func TestDemux(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := in.(*port.Conn).Peer(); got != "host2" {
+		if got := port.PeerOf(in); got != "host2" {
 			t.Errorf("%s: accepted from %q", proto, got)
 		}
 		if out.Peer() != "host1" {

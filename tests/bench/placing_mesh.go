@@ -215,7 +215,7 @@ var _ schedule.Offers = placingOffers{}
 // Offer implements schedule.Offers.
 func (o placingOffers) Offer(ctx context.Context, host string, r claims.OfferRequest) (claims.Offer, error) {
 	judge := offer.Judge{
-		Host: host, Allocatable: placingCapacity, OnHost: o.claims.OnHost, HearsLeader: func() bool { return true },
+		Host: host, Allocatable: placingCapacity, OnHost: o.claims.OnHost, ReachesLeader: func(context.Context) bool { return true },
 	}
 	return judge.Offer(ctx, r)
 }

@@ -33,8 +33,8 @@ type Judge struct {
 	// OnHost lists the claims on a host, as this host's copy of the store has
 	// them.
 	OnHost func(host string) []claims.Instance
-	// HearsLeader reports whether this host learns of new claims.
-	HearsLeader func() bool
+	// ReachesLeader reports whether this host learns of new claims and can act on them.
+	ReachesLeader func(context.Context) bool
 }
 
 // Free returns what is left for further guests after the claims on this host.
@@ -53,12 +53,12 @@ func (j *Judge) freeWithout(uid types.UID) machine.Resources {
 
 // Offer answers a request. A refusal is an Offer with a reason; there is no
 // other failure.
-func (j *Judge) Offer(_ context.Context, r claims.OfferRequest) (claims.Offer, error) {
+func (j *Judge) Offer(ctx context.Context, r claims.OfferRequest) (claims.Offer, error) {
 	refuse := func(format string, args ...any) (claims.Offer, error) {
 		return claims.Offer{Reason: fmt.Sprintf(format, args...)}, nil
 	}
-	if !j.HearsLeader() {
-		return refuse("the host does not hear the leader, and would not learn of the claim")
+	if !j.ReachesLeader(ctx) {
+		return refuse("the host does not reach the leader, and could not act on the claim")
 	}
 	if lacking := j.freeWithout(r.UID).Lacking(r.Resources); len(lacking) > 0 {
 		return refuse("Insufficient %s", strings.Join(lacking, ", "))

@@ -1,6 +1,7 @@
 package offer
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -10,10 +11,10 @@ import (
 
 func TestOffer(t *testing.T) {
 	const mib = int64(1) << 20
-	hears := true
+	reaches := true
 	judge := &Judge{
-		HearsLeader: func() bool { return hears },
-		Host:        "h1", Allocatable: machine.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}, CPUModels: []string{"Haswell"},
+		ReachesLeader: func(context.Context) bool { return reaches },
+		Host:          "h1", Allocatable: machine.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}, CPUModels: []string{"Haswell"},
 		Emulator: machine.Emulator{MachineTypes: []string{"q35"}, TPM: true},
 		OnHost: func(host string) []claims.Instance {
 			if host != "h1" {
@@ -44,9 +45,9 @@ func TestOffer(t *testing.T) {
 		})
 	}
 	// The claim would wait on a host that does not learn of it, while others could take it.
-	hears = false
-	if got, err := judge.Offer(t.Context(), claims.OfferRequest{UID: "b"}); err != nil || got.Accepted || !strings.Contains(got.Reason, "does not hear the leader") {
-		t.Errorf("a host that hears no leader: %+v, %v", got, err)
+	reaches = false
+	if got, err := judge.Offer(t.Context(), claims.OfferRequest{UID: "b"}); err != nil || got.Accepted || !strings.Contains(got.Reason, "does not reach the leader") {
+		t.Errorf("a host that does not reach the leader: %+v, %v", got, err)
 	}
 	if free := judge.Free(); free.CPUMilli != 3000 || free.MemoryBytes != 32*mib {
 		t.Errorf("free is %+v", free)
@@ -54,7 +55,7 @@ func TestOffer(t *testing.T) {
 }
 
 func TestNobodyIsPromisedMoreThanTheMachineHas(t *testing.T) {
-	judge := &Judge{Allocatable: machine.Resources{MemoryBytes: 1 << 60}, OnHost: func(string) []claims.Instance { return nil }, HearsLeader: func() bool { return true }}
+	judge := &Judge{Allocatable: machine.Resources{MemoryBytes: 1 << 60}, OnHost: func(string) []claims.Instance { return nil }, ReachesLeader: func(context.Context) bool { return true }}
 	got, err := judge.Offer(t.Context(), claims.OfferRequest{Resources: machine.Resources{MemoryBytes: 1 << 59}})
 	if err != nil || got.Accepted || !strings.Contains(got.Reason, "really free") {
 		t.Errorf("got %+v, %v", got, err)

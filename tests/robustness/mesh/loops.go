@@ -40,7 +40,7 @@ func (a *agent) loops() ([]stewards.Loop, error) {
 	info := domain.HostInfo{KVM: capabilities.KVM, Arch: capabilities.Arch, MachineTypes: capabilities.MachineTypes()}
 	a.judge = &offer.Judge{
 		Host: a.host.Name, Allocatable: a.host.mesh.cfg.Allocatable, CPUModels: capabilities.CPUModels, OnHost: a.claims.OnHost, Emulator: info.Emulates(),
-		HearsLeader: a.store.HearsLeader,
+		ReachesLeader: a.store.ReachesLeader,
 	}
 	recorder, err := a.recorder()
 	if err != nil {
