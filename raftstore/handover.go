@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
 
-// TransferLeadership transfers leadership to the voter with the most complete log.
+// TransferLeadership transfers leadership to a voter that answers.
 // A leader that is the only voter first promotes another replica. It returns nil if
 // this replica does not lead, or is the only replica of its group.
 func (s *Store) TransferLeadership(ctx context.Context) error {
@@ -34,7 +36,7 @@ func (s *Store) TransferLeadership(ctx context.Context) error {
 	return s.handOver(ctx)
 }
 
-// handOver transfers leadership to the voter that was heard last, and waits until the transfer
+// handOver transfers leadership to a voter that was just heard, and waits until the transfer
 // has ended. Raft alone would choose a dead one as well as any other, as long as it had all
 // entries.
 func (s *Store) handOver(ctx context.Context) error {
@@ -46,9 +48,10 @@ func (s *Store) handOver(ctx context.Context) error {
 	if len(servers) == 0 {
 		return errors.New("transfer leadership: there is no other voter")
 	}
-	to := slices.MinFunc(servers, func(a, b raft.Server) int {
-		return cmp.Compare(s.autopilot.silence(a.ID), s.autopilot.silence(b.ID))
-	})
+	rand.Shuffle(len(servers), func(i, j int) { servers[i], servers[j] = servers[j], servers[i] })
+	// All that answer were heard within one update, so any of them may be chosen.
+	unheard := func(srv raft.Server) time.Duration { return s.autopilot.silence(srv.ID) / s.cfg.Voters.Update }
+	to := slices.MinFunc(servers, func(a, b raft.Server) int { return cmp.Compare(unheard(a), unheard(b)) })
 	done := make(chan error, 1)
 	if !s.tasks.start(func() { done <- s.raft.LeadershipTransferToServer(to.ID, to.Address).Error() }) {
 		return ErrClosed
