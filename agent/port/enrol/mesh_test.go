@@ -45,7 +45,7 @@ func start(t *testing.T, dir, addr string, renew bool) *host {
 		t.Fatal(err)
 	}
 	storeCfg := raftstoretest.Config(raftstoretest.NewNetwork(), h.id.Host())
-	storeCfg.Addr, storeCfg.DataDir = addr, filepath.Join(dir, "raft")
+	storeCfg.Addr, storeCfg.DataDir, storeCfg.PeerOf = addr, filepath.Join(dir, "raft"), port.PeerOf
 	storeCfg.Bootstrap = h.id.Founder()
 	if storeCfg.Raft, err = h.port.StreamLayer(port.ProtoRaft); err != nil {
 		t.Fatal(err)
