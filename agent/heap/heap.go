@@ -27,7 +27,9 @@ const (
 	// A burst may leave so much memory with the process, and no collection follows it
 	// while the agent rests. So what is surplus to the usual is given back, at most every
 	// pause.
-	surplus  = 32 << 20
+	surplus = 32 << 20
+	// While less than this is allocated between two comparisons, the agent rests.
+	restful  = 8 << 20
 	pause    = 15 * time.Second
 	maxPause = 10 * time.Minute
 )
@@ -40,16 +42,21 @@ func Keep(ctx context.Context) {
 	}
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1))
 	defer debug.SetGCPercent(debug.SetGCPercent(percent))
-	usual, returned, wait := int64(0), time.Now(), pause
+	usual, returned, wait, allocated := int64(0), time.Now(), pause, int64(0)
 	for {
+		before := allocated
+		allocated = read("/gc/heap/allocs:bytes")
+		rests := allocated-before < restful
 		switch now := mapped(); {
 		case now <= usual+surplus:
 			usual, wait = min(usual, now), pause
-		case time.Since(returned) >= wait:
+		case time.Since(returned) >= wait, rests && time.Since(returned) >= pause:
 			debug.FreeOSMemory()
-			// In the middle of a burst this did not help, so it is done again, ever more
-			// seldom. What stays after all becomes usual.
-			usual, returned, wait = (usual+mapped())/2, time.Now(), min(wait*3/2, maxPause)
+			// In the middle of a burst this may not help, so it is done again, ever more
+			// seldom. What an agent at rest keeps after all becomes usual.
+			if returned, wait = time.Now(), min(wait*3/2, maxPause); rests {
+				usual, wait = mapped(), pause
+			}
 		}
 		debug.SetMemoryLimit(limitFor(inUse()))
 		select {

@@ -56,6 +56,29 @@ func TestABurstIsGivenBack(t *testing.T) {
 	})
 }
 
+// A burst that is longer than the pauses does not pass for what is usual.
+func TestALongBurstIsGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		debug.FreeOSMemory()
+		rest := mapped()
+		go Keep(ctx)
+		time.Sleep(2 * pause)
+		func() {
+			held := make([]byte, 6*surplus)
+			for began := time.Now(); time.Since(began) < 10*pause; time.Sleep(every / 2) {
+				allocate(restful)
+			}
+			runtime.KeepAlive(held)
+		}()
+		time.Sleep(10 * pause)
+		if got := mapped(); got > rest+surplus {
+			t.Errorf("%d bytes more than before are kept", got-rest)
+		}
+	})
+}
+
 // allocate takes n bytes for a moment, and returns what is mapped meanwhile.
 //
 //go:noinline
