@@ -103,20 +103,7 @@ func aHostIsMarked(s story) {
 }
 
 // aHostComesAndGoes is a host that cannot be reached for a while, again and again.
-func aHostComesAndGoes(s story) {
-	s.createAll(6)
-	time.Sleep(3 * time.Minute)
-	before := len(s.History.Writes())
-	for range 15 {
-		s.Cut("host3", mesh.AllTraffic()...)
-		time.Sleep(30 * time.Second)
-		s.Heal()
-		time.Sleep(20 * time.Second)
-	}
-	if writes := s.History.Writes()[before:]; len(writes) > 16 {
-		s.t.Errorf("%d entries in 13 minutes:%s", len(writes), byWriter(writes))
-	}
-}
+func aHostComesAndGoes(s story) { s.comesAndGoes("host3", 15) }
 
 // guestsPowerOff checks that machines whose guests never boot are started ever more seldom.
 func guestsPowerOff(s story) {

@@ -218,44 +218,54 @@ func TestMachinesThatNeverRunCostLittle(t *testing.T) {
 // A host that is out of reach for a while, again and again, as a starved one is, costs
 // the mesh little, and when it stays the mesh writes nothing.
 func TestAHostThatComesAndGoesCostsLittle(t *testing.T) {
+	tellStory(t, mesh.DefaultConfig(), 3, func(s story) {
+		s.comesAndGoes("host3", 30)
+		time.Sleep(5 * time.Minute)
+		s.expectRest(10 * time.Minute)
+		s.awaitAgreement(time.Minute)
+	})
+}
+
+// comesAndGoes cuts a host off, which runs guests, and heals that, again and again. It checks
+// what that costs.
+func (s story) comesAndGoes(flapping string, times int) {
+	s.t.Helper()
 	const (
-		onEach = 2 // guests on each host
+		onEach    = 2 // guests on each host
+		cut, well = 30 * time.Second, 20 * time.Second
 		// The mesh tells of a host that comes and goes once in ten minutes.
-		tellings = 3
+		tellingEvery = 10 * time.Minute
 		// It marks the Node and takes the mark off. For each guest there, the instance and
 		// its machine change with both; and a host that has just returned may act for a
 		// machine that another one still acts for, which repeats the change of the machine.
 		ofNode, ofGuest = 2, 4 + 2
 	)
-	tellStory(t, mesh.DefaultConfig(), 3, func(s story) {
-		for _, host := range []string{"host1", "host2", "host3"} {
-			for i := range onEach {
-				s.createOn(host, fmt.Sprint("well-", host, "-", i))
-			}
+	for _, h := range s.Hosts() {
+		for i := range onEach {
+			s.createOn(h.Name, fmt.Sprint("well-", h.Name, "-", i))
 		}
-		time.Sleep(3 * time.Minute)
-		before := len(s.History.Writes())
-		for range 30 {
-			s.Cut("host3", mesh.AllTraffic()...)
-			time.Sleep(30 * time.Second)
-			s.Heal()
-			time.Sleep(20 * time.Second)
+	}
+	time.Sleep(3 * time.Minute)
+	before := len(s.History.Writes())
+	for range times {
+		s.Cut(flapping, mesh.AllTraffic()...)
+		time.Sleep(cut)
+		s.Heal()
+		time.Sleep(well)
+	}
+	writes := s.History.Writes()[before:]
+	told := 0
+	for _, w := range writes {
+		if w.Writer == "node-watcher" {
+			told++
 		}
-		writes := s.History.Writes()[before:]
-		told := 0
-		for _, w := range writes {
-			if w.Writer == "node-watcher" {
-				told++
-			}
-		}
-		if told == 0 {
-			s.t.Error("nobody noticed")
-		}
-		if limit := tellings * (ofNode + onEach*ofGuest); told > tellings || len(writes) > limit {
-			s.t.Errorf("the mesh told of the host %d times in 25 minutes, in %d entries, want at most %d and %d:%s", told, len(writes), tellings, limit, byWriter(writes))
-		}
-		time.Sleep(5 * time.Minute)
-		s.expectRest(10 * time.Minute)
-		s.awaitAgreement(time.Minute)
-	})
+	}
+	if told == 0 {
+		s.t.Error("nobody noticed")
+	}
+	length := time.Duration(times) * (cut + well)
+	tellings := 1 + int(length/tellingEvery)
+	if limit := tellings * (ofNode + onEach*ofGuest); told > tellings || len(writes) > limit {
+		s.t.Errorf("the mesh told of the host %d times in %s, in %d entries, want at most %d and %d:%s", told, length, len(writes), tellings, limit, byWriter(writes))
+	}
 }

@@ -100,7 +100,7 @@ func (i *Instances) reconcile(ctx context.Context, key stewards.Key) (stewards.R
 		if wait := patience - i.sinceReady(vmi, now); wait > 0 {
 			return stewards.Result{RequeueAfter: wait}, nil
 		}
-		i.ready.Forget(key.String())
+		// The sighting stays: the host's clock may say that the next report is old.
 		machine.MarkOutOfReach(next, claim.Host, now)
 	case !dead && marked && !vmi.IsRunning():
 		machine.SetCondition(next, machine.NotRunningYet(), now)

@@ -57,6 +57,9 @@ func Permanent(err error) error { return permanentError{err} }
 const (
 	// lease is how long an owner may be silent before another takes over.
 	lease = 20 * time.Second
+	// takeoverMargin is how long before that an owner ends its steps: they take a moment to
+	// end, and the clocks of two hosts do not run at quite the same rate.
+	takeoverMargin = lease / 10
 	// progressInterval is the least time between two writes that only report
 	// progress or renew the lease.
 	progressInterval = 5 * time.Second

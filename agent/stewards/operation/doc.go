@@ -12,7 +12,7 @@
 // while another owns the operation waits until the lease has not been renewed
 // for its whole length, by its own clock, then takes over with the next epoch
 // and goes on with the first step that is not done. An owner that cannot renew
-// its lease stops. So two hosts seldom carry out a step at the same time, and
+// its lease stops takeoverMargin before that. So two hosts seldom carry out a step at the same time, and
 // the plans must tolerate it.
 //
 // A step that fails is tried again with a back-off, without end, unless its

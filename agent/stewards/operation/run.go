@@ -251,7 +251,7 @@ func (r *run) holdLease(ctx context.Context, ended <-chan struct{}, lost context
 	ticker := time.NewTicker(progressInterval)
 	defer ticker.Stop()
 	for {
-		expiry := r.renewed.Add(lease)
+		expiry := r.renewed.Add(lease - takeoverMargin)
 		attempt, cancel := context.WithDeadline(ctx, expiry)
 		select {
 		case <-ended:
