@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,14 +41,17 @@ func configFile(path string) ConfigFile {
 	return ConfigFile{Path: path, Save: func(path string) error { return os.WriteFile(path, nil, 0o600) }}
 }
 
-// boot does what Start does up to becoming a replica.
+// boot does what Start does up to becoming a replica, and knows the mesh's hosts as Run does.
 func boot(t *testing.T, config Config) *Member {
 	t.Helper()
 	m := newMember(config, testOptions())
+	var following sync.WaitGroup
+	t.Cleanup(following.Wait)
 	t.Cleanup(func() { shutdown(m) })
 	if err := m.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	following.Go(func() { m.peers.FollowRecords(t.Context(), m.store) })
 	return m
 }
 
