@@ -34,7 +34,7 @@ type LevelRange struct {
 }
 
 // KnownLevels returns the feature levels that this package knows.
-func KnownLevels() LevelRange { return LevelRange{Lowest: BaseLevel, Highest: BaseLevel} }
+func KnownLevels() LevelRange { return LevelRange{Lowest: BaseLevel, Highest: FollowersLevel} }
 
 // Contains reports whether the version knows a level.
 func (r LevelRange) Contains(level uint32) bool { return r.Lowest <= level && level <= r.Highest }

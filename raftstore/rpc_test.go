@@ -120,7 +120,7 @@ func TestMetrics(t *testing.T) {
 		got := gather(t, reg)
 		for name, want := range map[string]float64{
 			"virtmesh_store_leader": 1, "virtmesh_store_has_leader": 1, "virtmesh_store_halted": 0,
-			"virtmesh_store_keys": 1, "virtmesh_store_log_lag": 0, "virtmesh_store_entries_applied_total": 2,
+			"virtmesh_store_keys": 2, "virtmesh_store_log_lag": 0, "virtmesh_store_entries_applied_total": 3,
 			"virtmesh_store_commit_seconds": 1, "virtmesh_store_txns_total conflict": 1, "virtmesh_store_txns_total ok": 1,
 		} {
 			if got[name] != want {

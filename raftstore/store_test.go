@@ -52,7 +52,7 @@ func TestCommitThenRead(t *testing.T) {
 			t.Fatalf("list in the past: %+v, %v", old, err)
 		}
 		page, err := s.List(t.Context(), raftstore.ListRequest{Prefix: "/", Limit: 1, After: "/a/1"})
-		if err != nil || len(page.Records) != 1 || page.Records[0].Key != "/a/2" || !page.More || page.Remaining != 1 {
+		if err != nil || len(page.Records) != 1 || page.Records[0].Key != "/a/2" || !page.More || page.Remaining != 2 {
 			t.Fatalf("page: %+v, %v", page, err)
 		}
 	})

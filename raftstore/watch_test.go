@@ -75,7 +75,7 @@ func TestTxnIsInTheHistoryAsAWhole(t *testing.T) {
 			}
 		}
 		l, err := s.List(t.Context(), raftstore.ListRequest{Prefix: "/", Revision: r.Revision})
-		if err != nil || len(l.Records) != 6 {
+		if err != nil || len(l.Records) != 6+1 {
 			t.Errorf("list at the end of the txn: %d records, %v", len(l.Records), err)
 		}
 	})

@@ -21,7 +21,7 @@ import (
 // newer version.
 const (
 	Lowest  uint32 = 1
-	Highest uint32 = 1
+	Highest uint32 = raftstore.FollowersLevel
 )
 
 // Known returns the range of feature levels that this version knows.
@@ -41,6 +41,7 @@ type Level struct {
 func All() []Level {
 	return []Level{
 		{1, "the rules, kinds and formats of the first version that has feature levels"},
+		{raftstore.FollowersLevel, "hosts that do not vote get their copy from each other instead of from the leader, so that a mesh can have 500 hosts"},
 	}
 }
 

@@ -74,9 +74,9 @@ func buildTagged(t *testing.T) string {
 	return built
 }
 
-// useOwnLab lets the helpers of this package work on another lab, which a program starts,
-// until the test ends.
-func useOwnLab(t *testing.T, by string) {
+// useOwnLab lets the helpers of this package work on another lab of n hosts, which a program
+// starts, until the test ends.
+func useOwnLab(t *testing.T, by string, n int) {
 	t.Helper()
 	dir, err := os.MkdirTemp("/var/lib", "vm-skew-")
 	if err != nil {
@@ -99,7 +99,7 @@ func useOwnLab(t *testing.T, by string) {
 			t.Error(err)
 		}
 	})
-	mustLab(t, "up", "--hosts", fmt.Sprint(hosts))
+	mustLab(t, "up", "--hosts", fmt.Sprint(n))
 }
 
 // skew is a lab whose hosts run one of two programs.
@@ -266,7 +266,7 @@ func (s *skew) level(host string) (mesh, newest uint32) {
 // only once all hosts know the next. Then the earlier program starts no more.
 func TestBesideFeatureLevel1(t *testing.T) {
 	earlier, next := buildTagged(t), binary
-	useOwnLab(t, earlier)
+	useOwnLab(t, earlier, hosts)
 	s := &skew{t: t, path: earlier, next: next}
 	waitWhole(t)
 	s.ns = namespace(t, "host2")
