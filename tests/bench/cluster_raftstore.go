@@ -43,8 +43,12 @@ func startRaftstore(ctx context.Context, dir string) (*cluster, error) {
 		peers = append(peers, p)
 		c.endpoints = append(c.endpoints, p.Client)
 	}
+	dir = filepath.Join(dir, "raftstore")
+	if err := makeIdentities(dir, peers); err != nil {
+		return nil, err
+	}
 	for i := range members {
-		spec := memberSpec{Index: i, Dir: filepath.Join(dir, fmt.Sprintf("raftstore%d", i)), Peers: peers}
+		spec := memberSpec{Index: i, Dir: dirOf(dir, i), Peers: peers}
 		if err := c.spawnMember(ctx, self, spec); err != nil {
 			c.stop()
 			return nil, err

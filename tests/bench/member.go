@@ -38,6 +38,9 @@ func runMember(ctx context.Context, input io.Reader) error {
 	if err != nil {
 		return err
 	}
+	if cfg.Signer, err = openNotary(spec.Dir); err != nil {
+		return err
+	}
 	store, err := raftstore.Open(ctx, cfg)
 	if err != nil {
 		return err

@@ -32,7 +32,8 @@ type placingMesh struct {
 	stores []*raftstore.Store
 	hosts  []*placingHost
 	facts  *placingFacts
-	placed chan struct{} // closed when all instances have claims
+	keys   *raftstoretest.Keys // with which the replicas sign
+	placed chan struct{}       // closed when all instances have claims
 	failed chan error
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
@@ -44,7 +45,7 @@ type placingHost struct {
 }
 
 func newPlacingMesh(ctx context.Context, dir string) (_ *placingMesh, err error) {
-	m := &placingMesh{placed: make(chan struct{}), failed: make(chan error, 1), facts: newPlacingFacts()}
+	m := &placingMesh{keys: raftstoretest.NewKeys(), placed: make(chan struct{}), failed: make(chan error, 1), facts: newPlacingFacts()}
 	ctx, m.cancel = context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
@@ -92,7 +93,7 @@ func (m *placingMesh) openReplica(ctx context.Context, network *raftstoretest.Ne
 	cfg.Voters.Stabilization = 500 * time.Millisecond
 	cfg.Voters.Update, cfg.Voters.Reconcile = 200*time.Millisecond, 200*time.Millisecond
 	cfg.Raft, cfg.RPC = network.Listen("raft", cfg.Addr), network.Listen("rpc", cfg.Addr)
-	cfg.Logger = benchLog()
+	cfg.Logger, cfg.Signer = benchLog(), m.keys.Signer(cfg.NodeID)
 	store, err := raftstore.Open(ctx, cfg)
 	if err != nil {
 		return err
