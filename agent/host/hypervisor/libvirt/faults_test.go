@@ -197,3 +197,17 @@ func FuzzPlainText(f *testing.F) {
 		}
 	})
 }
+
+// An error after which another start tells why QEMU ended.
+func TestHidesReason(t *testing.T) {
+	for message, want := range map[string]bool{
+		"failed to connect to monitor socket: Connection refused":                        true,
+		"internal error: qemu unexpectedly closed the monitor: Failed to get write lock": false,
+		"internal error: hugetlbfs filesystem is not mounted":                            false,
+	} {
+		err := fmt.Errorf("start: %w", libvirt.Error{Code: libvirt.ERR_SYSTEM_ERROR, Domain: libvirt.FROM_QEMU, Message: message})
+		if got := hidesReason(err); got != want {
+			t.Errorf("%q hides its reason: %v, want %v", message, got, want)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -60,7 +61,7 @@ func (d *Driver) defineAndCreate(conn *libvirt.Connect, xml string, existed bool
 	if opts.Paused {
 		flags = libvirt.DOMAIN_START_PAUSED
 	}
-	if err := dom.CreateWithFlags(flags); err != nil {
+	if err := createDomain(dom, flags); err != nil {
 		// Another Start may have been faster. That is no failure, and the domain must
 		// stay defined.
 		if active, activeErr := dom.IsActive(); activeErr == nil && active {
@@ -77,6 +78,23 @@ func (d *Driver) defineAndCreate(conn *libvirt.Connect, xml string, existed bool
 		return hypervisor.Domain{}, err
 	}
 	return d.describe(dom)
+}
+
+// createDomain starts a defined domain. QEMU listens for libvirt before it opens the disks,
+// and if it ends in between, libvirt may find only that nobody listens any more, and not
+// read why. Another attempt tells.
+func createDomain(dom *libvirt.Domain, flags libvirt.DomainCreateFlags) error {
+	err := dom.CreateWithFlags(flags)
+	if hidesReason(err) {
+		err = dom.CreateWithFlags(flags)
+	}
+	return err
+}
+
+// hidesReason reports whether libvirt only says that QEMU ended while it started.
+func hidesReason(err error) bool {
+	var e libvirt.Error
+	return errors.As(err, &e) && strings.Contains(e.Message, "failed to connect to monitor socket")
 }
 
 // existing looks for domains that already have the name or the UUID of the domain in
