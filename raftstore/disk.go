@@ -315,7 +315,8 @@ func (d *disk) end() (uint64, error) {
 }
 
 // close stores the index up to which the log is known to be committed, and closes
-// everything. What is applied may be ahead of the disk for a moment, see fsm.Restore.
+// everything. It never stores an index that the disk does not reach: the next start would
+// take that for damage.
 func (d *disk) close(committed uint64) error {
 	if d == nil {
 		return nil
