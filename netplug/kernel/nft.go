@@ -1,10 +1,12 @@
 package kernel
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,11 +39,18 @@ func (n nft) loadRuleset(ctx context.Context, rs ruleset.Ruleset) error {
 	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
 	cmd.WaitDelay = time.Second
 	cmd.Stdin = strings.NewReader(script(rs))
-	out, err := cmd.CombinedOutput()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Start()
+	if err == nil {
+		// The kernel spares the agent when memory runs out; that is for the agent alone.
+		_ = os.WriteFile("/proc/"+strconv.Itoa(cmd.Process.Pid)+"/oom_score_adj", []byte("0"), 0)
+		err = cmd.Wait()
+	}
 	if err == nil {
 		return nil
 	}
-	text, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	text, _, _ := strings.Cut(strings.TrimSpace(out.String()), "\n")
 	if strings.Contains(text, "Operation not supported") {
 		err = unix.EOPNOTSUPP
 	}

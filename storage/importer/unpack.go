@@ -16,6 +16,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"virtmesh/storage/program"
 	"virtmesh/storage/qemuimg"
 	"virtmesh/storage/stall"
 )
@@ -62,7 +63,7 @@ func unpackXZ(ctx context.Context, src io.Reader) (io.Reader, func() error, erro
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
 	if err == nil {
-		err = cmd.Start()
+		err = program.Start(cmd)
 	}
 	if err != nil {
 		cancel()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"virtmesh/storage"
+	"virtmesh/storage/program"
 )
 
 // Tool runs qemu-img. The zero value is not usable; call DefaultTool.
@@ -132,7 +133,7 @@ func (t Tool) runTool(ctx context.Context, files []*os.File, args ...string) err
 	}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
+	if err := program.Run(cmd); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

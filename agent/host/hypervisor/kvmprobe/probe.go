@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"virtmesh/storage/program"
 )
 
 // Mode says how the host chooses between KVM and emulation.
@@ -152,7 +154,7 @@ func run(ctx context.Context, c Config, accelerator, cpu string) error {
 	if err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	if err := program.Start(cmd); err != nil {
 		return err
 	}
 	reached := follow(stdout, c.StageTimeout, cancel)
