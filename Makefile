@@ -20,10 +20,10 @@ PACKAGES := qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients ovm
             isc-dhcp-client systemd busybox-static cpio syslinux syslinux-common extlinux mtools dosfstools e2fsprogs debootstrap util-linux \
             gcc libc6-dev git ca-certificates jq libxml2-utils etcd-server etcd-client iputils-ping xz-utils genisoimage
 
-.PHONY: help up down test bench build packages go lint unit cover race e2e fuzz soak mutants vuln generate clean
+.PHONY: help up down test bench build packages packages-deb go lint unit cover race e2e fuzz soak mutants vuln generate clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 up: packages build ## start a lab of 3 hosts on this machine, run a VM in it, say how to go on
 	@$(LAB) up --hosts $(HOSTS)
@@ -50,6 +50,15 @@ lint: bin/golangci-lint ## gofmt and golangci-lint, as .golangci.yml says
 bin/golangci-lint: .ci/lint/go.mod | go
 	@mkdir -p bin; echo "building golangci-lint"
 	@cd .ci/lint && $(GO) build -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+packages-deb: build bin/nfpm bin/cyclonedx-gomod ## dist/virtmesh_<version>_<arch>.deb, with its SBOM and SHA256SUMS
+	@GO=$(GO) packaging/build
+
+# The tools that make packages are a module of their own too.
+bin/nfpm bin/cyclonedx-gomod: .ci/package/go.mod | go
+	@mkdir -p bin; echo "building $(notdir $@)"
+	@cd .ci/package && $(GO) build -o $(CURDIR)/$@ $$($(GO) list -f '{{.ImportPath}}' tool | grep '/$(notdir $@)$$')
 	@touch $@
 
 unit: go ## the quick unit tests: needs neither root nor packages
@@ -113,4 +122,4 @@ bin/.go-ready: go.mod
 	@touch $@
 
 clean: ## remove what was built
-	rm -rf bin bench.json
+	rm -rf bin dist bench.json

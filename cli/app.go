@@ -144,7 +144,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			agentCommand(), tokenCommand(), kubeconfigCommand(),
 			statusCommand(), doctorCommand(), nodeCommand(), levelCommand(), vmCommand(), operationCommand(),
 			getCommand(), applyCommand(), deleteCommand(), describeCommand(), eventsCommand(),
-			completionCommand(), labCommand(),
+			completionCommand(), labCommand(), manCommand(),
 		}),
 	}
 }

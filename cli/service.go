@@ -3,22 +3,39 @@ package cli
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 )
 
-// unit is the service that runs the agent on a real host.
+// unit is the service that runs the agent on a real host, as the package installs it.
 //
 //go:embed virtmesh.service
 var unit string
 
-// unitPath is where an administrator's units live.
-const unitPath = "/etc/systemd/system/virtmesh.service"
+const unitName = "virtmesh.service"
 
-// startService installs and starts the agent's unit. It returns false on a machine
-// whose init is not systemd.
+// packagedProgram is where the package puts the program, and what its unit runs.
+const packagedProgram = "/usr/bin/virtmesh"
+
+// unitFolders says where systemd's units are. systemd takes an administrator's unit in
+// place of a packaged one of the same name.
+type unitFolders struct {
+	packaged      []string
+	administrator string
+}
+
+func systemUnits() unitFolders {
+	return unitFolders{packaged: []string{"/usr/lib/systemd/system", "/lib/systemd/system"}, administrator: "/etc/systemd/system"}
+}
+
+// startService enables and starts the agent's unit. If no package has installed a unit for
+// this program, it writes one first. It returns false on a machine whose init is not
+// systemd.
 func startService(ctx context.Context) (bool, error) {
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		return false, nil
@@ -27,14 +44,52 @@ func startService(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("find this program: %w", err)
 	}
-	text := strings.Replace(unit, "/usr/local/bin/virtmesh", executable, 1)
-	if err := os.WriteFile(unitPath, []byte(text), 0o644); err != nil {
+	if err := systemUnits().provide(executable); err != nil {
 		return false, fmt.Errorf("install the service: %w", err)
 	}
-	for _, args := range [][]string{{"daemon-reload"}, {"enable", "--now", "virtmesh.service"}} {
+	for _, args := range [][]string{{"daemon-reload"}, {"enable", "--now", unitName}} {
 		if out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput(); err != nil {
 			return false, fmt.Errorf("systemctl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 		}
 	}
 	return true, nil
+}
+
+// provide makes the unit that systemd takes run the given program. A packaged unit that
+// does so is used as it is, and so is what an administrator made of it; a unit for another
+// program, which an earlier installation by hand has left, is removed. Without a packaged
+// unit for this program, one is written.
+func (f unitFolders) provide(executable string) error {
+	own := filepath.Join(f.administrator, unitName)
+	packaged := false
+	for _, folder := range f.packaged {
+		runs, err := runsProgram(filepath.Join(folder, unitName), executable)
+		if err != nil {
+			return err
+		}
+		packaged = packaged || runs
+	}
+	if !packaged {
+		text := strings.Replace(unit, packagedProgram, executable, 1)
+		return os.WriteFile(own, []byte(text), 0o644)
+	}
+	if runs, err := runsProgram(own, executable); runs || err != nil {
+		return err
+	}
+	if err := os.Remove(own); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// runsProgram reports whether the unit in a file runs a program; false without the file.
+func runsProgram(path, program string) (bool, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return strings.Contains(string(text), "\nExecStart="+program+" "), nil
 }

@@ -1,6 +1,10 @@
 package cli
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -14,5 +18,47 @@ func TestServiceIsAlwaysRestarted(t *testing.T) {
 	}
 	if !strings.Contains(service, "\nRestart=always\n") {
 		t.Error("systemd does not restart the agent")
+	}
+}
+
+// TestServiceRunsThisProgram checks which unit systemd gets: the package's if it runs the
+// program that was called, else one that was written for it.
+func TestServiceRunsThisProgram(t *testing.T) {
+	const byHand = "/usr/local/bin/virtmesh"
+	unitFor := func(program string) string { return strings.Replace(unit, packagedProgram, program, 1) }
+	edited := strings.Replace(unit, "RestartSec=1", "RestartSec=7", 1)
+	for _, test := range []struct {
+		name, executable, packaged, own string
+		want                            string // the administrator's unit afterwards
+	}{
+		{"no package", byHand, "", "", unitFor(byHand)},
+		{"no package, again with a newer version", byHand, "", "[Service]\nExecStart=/usr/local/bin/virtmesh agent run\n", unitFor(byHand)},
+		{"package", packagedProgram, unit, "", ""},
+		{"package after an installation by hand", packagedProgram, unit, unitFor(byHand), ""},
+		{"package, and an administrator who edits its unit", packagedProgram, unit, edited, edited},
+		{"package, and a program of one's own", byHand, unit, "", unitFor(byHand)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			folders := unitFolders{packaged: []string{t.TempDir(), t.TempDir()}, administrator: t.TempDir()}
+			own := filepath.Join(folders.administrator, unitName)
+			for path, text := range map[string]string{filepath.Join(folders.packaged[1], unitName): test.packaged, own: test.own} {
+				if text == "" {
+					continue
+				}
+				if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := folders.provide(test.executable); err != nil {
+				t.Fatal(err)
+			}
+			got, err := os.ReadFile(own)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+			if string(got) != test.want {
+				t.Errorf("the unit in %s is:\n%s\nand not:\n%s", folders.administrator, got, test.want)
+			}
+		})
 	}
 }
