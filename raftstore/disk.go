@@ -40,8 +40,9 @@ type disk struct {
 	snapshots raft.SnapshotStore
 	committed func() uint64
 	closers   []io.Closer
-	// installed is the index of the snapshot that the state was last restored from.
-	installed atomic.Uint64
+	// installed is the end of the snapshot that this replica was last given, at the start by
+	// its disk; nil if it was given none. It is set when the log no longer holds anything else.
+	installed atomic.Pointer[logPoint]
 	// replayed is the index up to which the log was known to be committed when it was opened.
 	replayed uint64
 }
@@ -268,7 +269,7 @@ func (d *disk) restoreSnapshot(f *fsm) (index, term uint64, err error) {
 	if err := f.Restore(r); err != nil {
 		return 0, 0, fmt.Errorf("snapshot %s: %w", meta.ID, err)
 	}
-	d.installed.Store(meta.Index)
+	d.installed.Store(&logPoint{meta.Index, meta.Term})
 	return meta.Index, meta.Term, nil
 }
 

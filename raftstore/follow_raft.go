@@ -69,13 +69,7 @@ func (s *Store) feedHeader(a *pullAnswer) (header raft.RPCHeader, heard bool) {
 func (s *Store) passToRaft(rpc raft.RPC) error {
 	answers := make(chan raft.RPCResponse, 1)
 	rpc.RespChan = answers
-	select {
-	case s.transport.rpcs <- rpc:
-	case <-s.closing:
-		return ErrClosed
-	case <-s.stopped:
-		return ErrClosed
-	}
+	s.transport.pass(rpc)
 	var answer raft.RPCResponse
 	select {
 	case answer = <-answers:

@@ -190,7 +190,6 @@ func (s *Store) installFedSnapshot(ctx context.Context, from offer, o *snapshotO
 	}}); err != nil {
 		return fmt.Errorf("install the snapshot at log index %d from %s: %w", o.Index, from.Node, err)
 	}
-	s.disk.installed.Store(o.Index)
 	return nil
 }
 

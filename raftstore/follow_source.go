@@ -214,13 +214,15 @@ func (s *Store) awaitEntries(ctx context.Context, q *pullRequest) (*pullAnswer, 
 
 // committedIndex returns an index up to which the local log is certainly committed.
 func (s *Store) committedIndex() uint64 {
-	return max(s.raft.CommitIndex(), s.applied.get(), s.disk.installed.Load())
+	return max(s.raft.CommitIndex(), s.applied.get(), s.disk.installedIndex())
 }
 
 // sendableIndex returns an index up to which what the local log holds is certainly
 // committed. The state may be further on: Raft restores a snapshot of the leader's before it
 // drops the log, and that may have entries that the leader never had.
-func (s *Store) sendableIndex() uint64 { return max(s.raft.CommitIndex(), s.disk.replayed) }
+func (s *Store) sendableIndex() uint64 {
+	return max(s.raft.CommitIndex(), s.disk.replayed, s.disk.installedIndex())
+}
 
 // answerPull reads what a follower asks for from the local log.
 func (s *Store) answerPull(q *pullRequest) (*pullAnswer, error) {

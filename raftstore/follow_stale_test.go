@@ -35,14 +35,8 @@ func TestSourceSendsNothingStale(t *testing.T) {
 		leadAt(t, c, source)
 		hosts := slices.DeleteFunc([]string{"host1", "host2", "host3", "host4"}, func(host string) bool { return host == source || host == name })
 		others := []*raftstore.Store{c.Node(hosts[0]), c.Node(hosts[1])}
-		part := func(host string, parted bool) {
-			for _, other := range hosts {
-				c.Net.Lose(c.Addr(host), c.Addr(other), parted)
-				c.Net.Lose(c.Addr(other), c.Addr(host), parted)
-			}
-		}
-		part(source, true)
-		part(name, true)
+		part(c, source, hosts, true)
+		part(c, name, hosts, true)
 		lost, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		for i := range 10 {
@@ -63,7 +57,7 @@ func TestSourceSendsNothingStale(t *testing.T) {
 		}
 		defer watch.Stop()
 		slow.Store(&source)
-		part(source, false)
+		part(c, source, hosts, false)
 		sees(t, c.Node(name), "/won/199", "0123456789012345678901234567890123456789")
 		if waited.Load() == 0 {
 			t.Fatal("the former leader got no snapshot: this test shows nothing")
@@ -83,6 +77,52 @@ func TestSourceSendsNothingStale(t *testing.T) {
 				t.Error("a replica differs from the voters")
 			}
 		}
+	})
+}
+
+// A source that got a snapshot of the leader's, and has not heard from it since, hands it on.
+func TestSourceHandsOnWhatItWasGiven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c *raftstoretest.Cluster
+		var cut atomic.Pointer[func()] // called when the source drops its log for the snapshot
+		c = following(t, 4, raftstoretest.WithConfig(shortLog), raftstoretest.WithConfig(func(cfg *raftstore.Config) {
+			raftstore.WrapDeletes(cfg, func() {
+				if do := cut.Load(); do != nil {
+					(*do)()
+				}
+			})
+		}))
+		name := follower(t, c)
+		source := sourceOf(t, c, name)
+		if source == c.Leader() {
+			leadAt(t, c, slices.DeleteFunc([]string{"host1", "host2", "host3", "host4"}, func(id string) bool { return id == source || id == name })[0])
+		}
+		hosts := slices.DeleteFunc([]string{"host1", "host2", "host3", "host4"}, func(id string) bool { return id == source || id == name })
+		part(c, source, hosts, true)
+		part(c, name, hosts, true)
+		for i := range 200 {
+			mustCommit(t, c.Node(hosts[0]), put(fmt.Sprint("/won/", i), "0123456789012345678901234567890123456789"))
+		}
+		for _, id := range hosts {
+			if err := c.Node(id).Snapshot(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		given := false
+		do := func() {
+			if s := c.Node(source); !given && s.Revision() > 200 {
+				given = true
+				part(c, source, hosts, true)
+			}
+		}
+		cut.Store(&do)
+		part(c, source, hosts, false)
+		sees(t, c.Node(source), "/won/199", "0123456789012345678901234567890123456789")
+		time.Sleep(time.Second)
+		if !given {
+			t.Fatal("the source got no snapshot: this test shows nothing")
+		}
+		sees(t, c.Node(name), "/won/199", "0123456789012345678901234567890123456789")
 	})
 }
 

@@ -186,16 +186,18 @@ func (s *Store) startRaft(notify chan bool) error {
 		MaxRPCsInFlight: 1,
 		Logger:          newHclog(s.log, "raft-net"),
 	}, &s.tasks)
-	s.transport.abstains = s.doubtsOwnVote
+	s.transport.closing, s.transport.stopped = s.closing, s.stopped
+	s.transport.abstains, s.transport.behind = s.doubtsOwnVote, s.behindSnapshot
+	s.transport.installed = func(end logPoint) { s.disk.installed.Store(&end) }
 	s.disk.logs.ahead = s.transport.ahead
-	s.tasks.start(func() { s.transport.forwardRPCs(s.closing) })
+	s.tasks.start(s.transport.forwardRPCs)
 	if s.cfg.Bootstrap {
 		first := raft.Server{Suffrage: raft.Voter, ID: s.id, Address: raft.ServerAddress(s.cfg.Addr)}
 		if err := s.disk.bootstrap(conf, s.group, s.transport, first); err != nil {
 			return fmt.Errorf("bootstrap: %w", err)
 		}
 	}
-	r, err := raft.NewRaft(conf, s.fsm, s.disk.logs, s.disk.stable, s.disk.snapshots, s.transport)
+	r, err := raft.NewRaft(conf, s.fsm, raftLog{s.disk.logs, s.disk.installedIndex}, s.disk.stable, s.disk.snapshots, s.transport)
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}

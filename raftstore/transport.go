@@ -154,10 +154,16 @@ func (a meshAddr) String() string { return string(a) }
 // from elections, see trust_vote.go, and it passes no snapshot to Raft that the log leads to.
 type meshTransport struct {
 	*raft.NetworkTransport
-	rpcs  chan raft.RPC
-	ahead *ahead
+	rpcs    chan raft.RPC
+	closing <-chan struct{} // closed when the store closes
+	stopped <-chan struct{} // closed when Raft has stopped
+	ahead   *ahead
 	// abstains reports whether this replica takes no part in elections.
 	abstains func() bool
+	// behind returns a message as the local Raft can take it, see gate.go.
+	behind func(*raft.AppendEntriesRequest) *raft.AppendEntriesRequest
+	// installed is called when Raft has a snapshot, or the log that leads to it.
+	installed func(logPoint)
 }
 
 var (
@@ -180,57 +186,27 @@ func newMeshTransport(cfg *raft.NetworkTransportConfig, tasks *tasks) *meshTrans
 func (t *meshTransport) Consumer() <-chan raft.RPC { return t.rpcs }
 
 // forwardRPCs passes the messages from the network to Raft.
-func (t *meshTransport) forwardRPCs(closing <-chan struct{}) {
+func (t *meshTransport) forwardRPCs() {
 	for {
 		select {
 		case rpc := <-t.NetworkTransport.Consumer():
-			switch req := rpc.Command.(type) {
-			case *raft.RequestVoteRequest, *raft.RequestPreVoteRequest, *raft.TimeoutNowRequest:
-				if t.abstains() {
-					rpc.Respond(nil, errAbstains)
-					continue
-				}
-				t.pass(rpc, closing)
-			case *raft.InstallSnapshotRequest:
-				t.passSnapshot(rpc, req, closing)
-			default:
-				t.pass(rpc, closing)
-			}
-		case <-closing:
+			t.forward(rpc)
+		case <-t.closing:
 			return
 		}
 	}
 }
 
-func (t *meshTransport) pass(rpc raft.RPC, closing <-chan struct{}) {
-	select {
-	case t.rpcs <- rpc:
-	case <-closing:
-	}
-}
-
-// passSnapshot passes a leader's snapshot to Raft, unless the local log leads to it: then the
-// replica keeps the log, as the Raft paper has it. Raft would drop all of the log, also what
-// lies behind the snapshot, and still believe that it is there. A leader sends such a snapshot
-// to a follower that is being promoted, because it does not know how far the follower's source
-// has brought it; or the network delivers one late.
-func (t *meshTransport) passSnapshot(rpc raft.RPC, req *raft.InstallSnapshotRequest, closing <-chan struct{}) {
-	answers := make(chan raft.RPCResponse, 1)
-	t.pass(raft.RPC{RespChan: answers, Command: &raft.AppendEntriesRequest{
-		RPCHeader: req.RPCHeader, Term: req.Term,
-		PrevLogEntry: req.LastLogIndex, PrevLogTerm: req.LastLogTerm,
-	}}, closing)
-	select {
-	case answer := <-answers:
-		r, ok := answer.Response.(*raft.AppendEntriesResponse)
-		if !ok || answer.Error != nil || !r.Success {
-			t.pass(rpc, closing)
+// forward passes a message from the network to Raft.
+func (t *meshTransport) forward(rpc raft.RPC) {
+	switch rpc.Command.(type) {
+	case *raft.RequestVoteRequest, *raft.RequestPreVoteRequest, *raft.TimeoutNowRequest:
+		if t.abstains() {
+			rpc.Respond(nil, errAbstains)
 			return
 		}
-		_, _ = io.Copy(io.Discard, rpc.Reader) // whatever comes, the connection's reader sees it next
-		rpc.Respond(&raft.InstallSnapshotResponse{Term: r.Term, Success: true}, nil)
-	case <-closing:
 	}
+	t.pass(rpc)
 }
 
 // target returns the address that raftStream.Dial takes apart into addr and id.
