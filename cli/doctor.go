@@ -16,6 +16,7 @@ import (
 	"virtmesh/agent/host"
 	"virtmesh/agent/host/hypervisor/kvmprobe"
 	"virtmesh/agent/membership"
+	"virtmesh/storage/bounded"
 )
 
 // finding is the outcome of one check.
@@ -188,10 +189,19 @@ func checkDisk(configPath string) func(context.Context) finding {
 		if config, err := loadHostConfig(configPath); err == nil {
 			dir = config.StateDir
 		}
-		for _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) && dir != filepath.Dir(dir); _, err = os.Stat(dir) {
-			dir = filepath.Dir(dir)
+		var found finding
+		err := bounded.Wait(bounded.Patience, func() error {
+			existing := dir
+			for _, err := os.Stat(existing); errors.Is(err, os.ErrNotExist) && existing != filepath.Dir(existing); _, err = os.Stat(existing) {
+				existing = filepath.Dir(existing)
+			}
+			found = checkSpace(existing)
+			return nil
+		})
+		if err != nil {
+			return finding{"disk", failed, fmt.Sprintf("the file system of %s does not answer", dir), "make " + dir + " a directory on a local disk"}
 		}
-		return checkSpace(dir)
+		return found
 	}
 }
 
@@ -203,10 +213,14 @@ func checkPools(configPath string) func(context.Context) finding {
 		if err != nil {
 			return finding{check, failed, err.Error(), "correct " + configPath}
 		}
+		var unusable []string
 		for _, pool := range config.Pools {
 			if err := host.CheckPool(pool, config.StateDir); err != nil {
-				return finding{check, warning, err.Error(), "machines that need the pool wait until it can be used; the agent tries again by itself"}
+				unusable = append(unusable, err.Error())
 			}
+		}
+		if len(unusable) > 0 {
+			return finding{check, warning, strings.Join(unusable, "; "), "machines that need such a pool wait until it can be used; the agent tries again by itself"}
 		}
 		return finding{check, passed, fmt.Sprint(len(config.Pools)), ""}
 	}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+
+	"virtmesh/storage/bounded"
 )
 
 // checkPaths checks that QEMU's user can reach the disks of guests: it must have the
@@ -32,7 +34,17 @@ func checkPaths(configPath string) func(context.Context) finding {
 			paths = append(paths, pool.Path)
 		}
 		for _, path := range paths {
-			closed, err := qemu.closedDirectory(path)
+			var closed string
+			err := bounded.Wait(bounded.Patience, func() (err error) {
+				closed, err = qemu.closedDirectory(path)
+				return err
+			})
+			if errors.Is(err, bounded.ErrSilent) {
+				if path == config.StateDir {
+					return finding{check, failed, fmt.Sprintf("the file system of %s does not answer", path), "the agent needs its state directory on a local disk"}
+				}
+				continue // the check of the pools tells it
+			}
 			if err != nil {
 				return finding{check, failed, err.Error(), "make " + path + " a directory on a local disk"}
 			}

@@ -1,9 +1,13 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"virtmesh/storage/storagetest"
 )
 
 func TestClosedDirectory(t *testing.T) {
@@ -77,5 +81,27 @@ func TestDoctorChecksPaths(t *testing.T) {
 	}
 	if f := checkPaths(filepath.Join(t.TempDir(), "none.yaml"))(t.Context()); f.Result == failed && f.Detail == "" {
 		t.Errorf("a machine without a configuration: %+v", f)
+	}
+}
+
+// doctor comes to its end although the file system of a pool does not answer, and says so.
+func TestDoctorDoesNotWaitForAPoolThatHangs(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	pool := filepath.Join(state, "nfs")
+	if err := os.Mkdir(pool, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	storagetest.Hang(t, pool)
+	path := writeFile(t, "agent.yaml", fmt.Sprintf("name: host1\nadvertise: 192.0.2.1\nstateDir: %s\nhypervisor: {user: root}\npools: [{name: nfs, path: %s}]\n", state, pool))
+	if f := checkPools(path)(t.Context()); f.Result != warning || !strings.Contains(f.Detail, "pool nfs in "+pool) || !strings.Contains(f.Detail, "does not answer") {
+		t.Errorf("pools: %+v", f)
+	}
+	if f := checkPaths(path)(t.Context()); f.Result != passed {
+		t.Errorf("paths: %+v", f)
+	}
+	path = writeFile(t, "agent.yaml", fmt.Sprintf("name: host1\nadvertise: 192.0.2.1\nstateDir: %s\nhypervisor: {user: root}\n", pool))
+	if f := checkDisk(path)(t.Context()); f.Result != failed || !strings.Contains(f.Detail, "does not answer") {
+		t.Errorf("disk: %+v", f)
 	}
 }

@@ -176,6 +176,19 @@ type Pool interface {
 	Close() error
 }
 
+// Space is the room in the file system or device below a pool, in bytes.
+type Space struct{ Capacity, Free int64 }
+
+// ProbedPool is a Pool that can be asked whether its storage is there.
+type ProbedPool interface {
+	Pool
+	// Probe asks the storage itself, and no cache of this host, in one or two short
+	// calls. ErrUnavailable says that the pool is not there, or cannot be written to. A
+	// full pool is there. Like every call, Probe may hang when the storage does not
+	// answer; package bounded is for that.
+	Probe(ctx context.Context) (Space, error)
+}
+
 // Snapshot is the content that a volume had at one time.
 type Snapshot struct {
 	Volume, Name string

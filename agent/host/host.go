@@ -97,12 +97,12 @@ func Open(ctx context.Context, config Config, deps Deps) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return assembleHost(config, deps, p)
+	return assembleHost(ctx, config, deps, p)
 }
 
 // assembleHost opens what the host needs besides its platform. It closes the platform's
 // hypervisor if it returns an error.
-func assembleHost(config Config, deps Deps, p platform) (_ *Host, err error) {
+func assembleHost(ctx context.Context, config Config, deps Deps, p platform) (_ *Host, err error) {
 	h := &Host{platform: p, instances: objects.For[*kubevirtv1.VirtualMachineInstance](deps.Cache)}
 	defer func() {
 		if err != nil {
@@ -114,7 +114,7 @@ func assembleHost(config Config, deps Deps, p platform) (_ *Host, err error) {
 		Host: deps.Self.Name, Allocatable: h.platform.allocatable, CPUModels: h.platform.capabilities.CPUModels,
 		Emulator: h.platform.info().Emulates(), OnHost: deps.Claims.OnHost, ReachesLeader: deps.ReachesLeader,
 	}
-	if err := h.openStorage(config, deps); err != nil {
+	if err := h.openStorage(ctx, config, deps); err != nil {
 		return nil, err
 	}
 	if err := h.openNetwork(config.Network, deps); err != nil {

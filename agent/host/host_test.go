@@ -97,7 +97,7 @@ func testPlatform(t *testing.T) (platform, *watched) {
 func TestAHostLooksAfterItsGuests(t *testing.T) {
 	deps := testDeps(t)
 	p, hv := testPlatform(t)
-	h, err := assembleHost(testConfig(t, deps), deps, p)
+	h, err := assembleHost(t.Context(), testConfig(t, deps), deps, p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestAHostThatCannotBeOpened(t *testing.T) {
 			config := testConfig(t, deps)
 			c.spoil(&config, &deps)
 			p, hv := testPlatform(t)
-			h, err := assembleHost(config, deps, p)
+			h, err := assembleHost(t.Context(), config, deps, p)
 			if err == nil {
 				h.Close()
 				t.Fatal("it was opened")

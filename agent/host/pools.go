@@ -1,42 +1,50 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"virtmesh/agent/objects"
 	"virtmesh/storage"
+	"virtmesh/storage/bounded"
 	"virtmesh/storage/dir"
 )
 
-// conditionPools tells whether the host can use all pools of its configuration.
-const conditionPools corev1.NodeConditionType = "PoolsUsable"
-
-// poolRetry is how often a pool that could not be opened is tried again.
-const poolRetry = 15 * time.Second
+// poolRetry is how often a pool that could not be opened is tried again, and poolWatch how
+// often a pool that is open, or does not answer, is asked whether it is there.
+const (
+	poolRetry = 15 * time.Second
+	poolWatch = 5 * time.Second
+)
 
 // poolSet holds the pools of the host's configuration. A pool that cannot be opened,
-// because it is not mounted, read-only, full or damaged, costs the host that pool and
-// not its agent, which must still look after the guests that do not need the pool.
-// poolSet keeps the reason and tries again.
+// because it is not mounted, read-only, full or damaged, and a pool whose storage does not
+// answer, costs the host that pool and not its agent, which must still look after the
+// guests that do not need the pool. poolSet keeps the reason and tries again.
 type poolSet struct {
-	configs []dir.Config
-	log     *slog.Logger
+	names []string // in the order of the configuration
+	pools map[string]*bounded.Pool
+	log   *slog.Logger
+	// events, if set, are where the host's Node tells what becomes of the pools.
+	host    string
+	nodes   *objects.Informer[*corev1.Node]
+	events  *objects.Recorder
+	metrics poolMetrics
+	// changed holds a token after a pool became usable or unusable.
+	changed chan struct{}
 
-	mu       sync.Mutex
-	closed   bool
-	open     map[string]storage.Pool
+	mu sync.Mutex
+	// unusable says why pools cannot be used, by name, as it was logged.
 	unusable map[string]error
 }
 
@@ -46,6 +54,11 @@ type poolOptions struct {
 	host, stateDir string
 	uid, gid       int
 	log            *slog.Logger
+	// nodes and events are for events of the host's Node; there are none if events is nil.
+	nodes  *objects.Informer[*corev1.Node]
+	events *objects.Recorder
+	// patience is how long a pool may take to answer; 0 for the default.
+	patience time.Duration
 }
 
 // configOf returns the configuration of one pool.
@@ -59,44 +72,61 @@ func (o poolOptions) configOf(pool PoolConfig) dir.Config {
 // knownPools is the directory in which the host remembers which pools it has seen.
 func knownPools(stateDir string) string { return filepath.Join(stateDir, "known-pools") }
 
-// openPools opens the pools of the host's configuration. The caller closes the set.
-func openPools(options poolOptions) (*poolSet, error) {
+// openPools opens the pools of the host's configuration, all at once: a pool that does not
+// answer delays the start by a few seconds. The caller closes the set.
+func openPools(ctx context.Context, options poolOptions) (*poolSet, error) {
 	if err := os.MkdirAll(knownPools(options.stateDir), 0o700); err != nil {
 		return nil, fmt.Errorf("remember the pools: %w", err)
 	}
-	s := &poolSet{log: options.log, open: map[string]storage.Pool{}, unusable: map[string]error{}}
-	for _, pool := range options.pools {
-		s.configs = append(s.configs, options.configOf(pool))
+	s := &poolSet{
+		log: options.log, host: options.host, nodes: options.nodes, events: options.events, metrics: newPoolMetrics(),
+		pools: map[string]*bounded.Pool{}, unusable: map[string]error{}, changed: make(chan struct{}, 1),
 	}
-	s.openMissing()
+	for _, pool := range options.pools {
+		cfg := options.configOf(pool)
+		limits := bounded.DefaultConfig(pool.Name, pool.Path)
+		limits.Patience = cmp.Or(options.patience, limits.Patience)
+		limits.Open = func() (storage.ProbedPool, error) { return dir.Open(cfg) }
+		made, err := bounded.New(limits)
+		if err != nil {
+			return nil, fmt.Errorf("prepare the pools: %w", err)
+		}
+		s.names, s.pools[pool.Name] = append(s.names, pool.Name), made
+	}
+	s.tryAll(ctx)
 	return s, nil
 }
 
-// openMissing opens the pools that are not open.
-func (s *poolSet) openMissing() {
-	for _, cfg := range s.configs {
-		s.mu.Lock()
-		skip := s.closed || s.open[cfg.Name] != nil
-		s.mu.Unlock()
-		if skip {
-			continue
-		}
-		pool, err := dir.Open(cfg)
-		s.mu.Lock()
-		switch before := s.unusable[cfg.Name]; {
-		case err == nil && s.closed:
-			pool.Close()
-		case err == nil:
-			s.open[cfg.Name] = pool
-			delete(s.unusable, cfg.Name)
-			if before != nil {
-				s.log.Info("a pool can be used again", "pool", cfg.Name)
-			}
-		case !sameReason(before, err):
-			s.unusable[cfg.Name] = err
-			s.log.Error("a pool cannot be used; it is tried again", "pool", cfg.Name, "err", err)
-		}
-		s.mu.Unlock()
+// tryAll finds out for all pools whether they can be used.
+func (s *poolSet) tryAll(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, name := range s.names {
+		wg.Go(func() { s.try(ctx, name) })
+	}
+	wg.Wait()
+}
+
+// try finds out whether a pool can be used. Of a pool, only one call may be under way.
+func (s *poolSet) try(ctx context.Context, name string) {
+	err := s.pools[name].Try(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch before := s.unusable[name]; {
+	case err == nil && before != nil:
+		delete(s.unusable, name)
+		s.log.Info("a pool can be used again", "pool", name)
+	case err != nil && !sameReason(before, err):
+		s.unusable[name] = err
+		s.log.Error("a pool cannot be used; it is tried again", "pool", name, "err", err)
+	default:
+		return
+	}
+	select {
+	case s.changed <- struct{}{}:
+	default:
 	}
 }
 
@@ -110,63 +140,49 @@ func sameReason(a, b error) bool {
 	return a != nil && b != nil && a.Error() == b.Error()
 }
 
-// Run tries again, until ctx ends, to open the pools that cannot be used.
-func (s *poolSet) Run(ctx context.Context) error {
-	tick := time.NewTicker(poolRetry)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-			s.openMissing()
-		}
-	}
-}
-
 // Pools returns the pools that can be used, by name.
 func (s *poolSet) Pools() map[string]storage.Pool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maps.Clone(s.open)
+	usable := map[string]storage.Pool{}
+	for name, pool := range s.pools {
+		if pool.Err() == nil {
+			usable[name] = pool
+		}
+	}
+	return usable
 }
 
 // Unusable returns why a pool of the configuration cannot be used, nil if it can be.
 func (s *poolSet) Unusable(name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.unusable[name]
+	if pool := s.pools[name]; pool != nil {
+		return pool.Err()
+	}
+	return nil
 }
 
-// condition tells on the host's Node which pools cannot be used, and why.
-func (s *poolSet) condition() corev1.NodeCondition {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.unusable) == 0 {
-		return corev1.NodeCondition{Type: conditionPools, Status: corev1.ConditionTrue, Reason: "PoolsOpen", Message: "All pools of the host can be used"}
-	}
-	var reasons []string
-	for _, name := range slices.Sorted(maps.Keys(s.unusable)) {
-		reasons = append(reasons, s.unusable[name].Error())
-	}
-	return corev1.NodeCondition{Type: conditionPools, Status: corev1.ConditionFalse, Reason: "PoolUnavailable", Message: strings.Join(reasons, "; ")}
-}
-
-// Close closes the pools.
+// Close closes the pools. It waits a few seconds for calls into them, and for none into a
+// pool that does not answer.
 func (s *poolSet) Close() {
-	s.mu.Lock()
-	s.closed = true
-	open := maps.Clone(s.open)
-	s.mu.Unlock()
-	for _, pool := range open {
-		pool.Close()
+	var wg sync.WaitGroup
+	for name, pool := range s.pools {
+		wg.Go(func() {
+			if err := pool.Close(); err != nil {
+				s.log.Warn("a pool was not closed in good order", "pool", name, "err", err)
+			}
+		})
 	}
+	wg.Wait()
 }
 
 // CheckPool returns why a host whose agent is not asked could not use a pool of its
-// configuration, nil if nothing is in the way. It changes nothing.
+// configuration, nil if nothing is in the way. It changes nothing, and waits only a few
+// seconds for a pool that does not answer: then the caller should end its process soon.
 func CheckPool(pool PoolConfig, stateDir string) error {
 	// A machine that is not in a mesh has no name yet; it only marks unfinished work.
 	const anyName = "host"
-	return dir.Check(poolOptions{host: anyName, stateDir: stateDir, uid: -1, gid: -1, log: slog.New(slog.DiscardHandler)}.configOf(pool))
+	cfg := poolOptions{host: anyName, stateDir: stateDir, uid: -1, gid: -1, log: slog.New(slog.DiscardHandler)}.configOf(pool)
+	err := bounded.Wait(bounded.Patience, func() error { return dir.Check(cfg) })
+	if errors.Is(err, bounded.ErrSilent) {
+		return fmt.Errorf("pool %s in %s: %w", pool.Name, pool.Path, err)
+	}
+	return err
 }

@@ -1,8 +1,11 @@
 package host
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"virtmesh/agent/host/firmware"
 	"virtmesh/agent/host/volumes"
@@ -13,7 +16,7 @@ import (
 
 // openStorage opens the images, the pools, the disks of instances, and what TPMs and
 // firmware keep.
-func (h *Host) openStorage(config Config, deps Deps) error {
+func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error {
 	owner, group, err := qemuUser(config.Hypervisor.User)
 	if err != nil {
 		return err
@@ -27,13 +30,17 @@ func (h *Host) openStorage(config Config, deps Deps) error {
 	}
 	h.onClose(func() { images.Close() })
 	log := deps.Logger.With("part", "volumes")
-	h.pools, err = openPools(poolOptions{
+	h.pools, err = openPools(ctx, poolOptions{
 		pools: config.Pools, host: deps.Self.Name, stateDir: deps.Self.StateDir, uid: owner, gid: group, log: log,
+		nodes: objects.For[*corev1.Node](deps.Cache), events: deps.Recorder,
 	})
 	if err != nil {
 		return err
 	}
 	h.onClose(h.pools.Close)
+	if err := deps.Metrics.Register(h.pools); err != nil {
+		return fmt.Errorf("count what the pools do: %w", err)
+	}
 	if h.firmware, err = firmware.Open(filepath.Join(deps.Self.StateDir, "machines"), h.platform.hypervisor); err != nil {
 		return err
 	}

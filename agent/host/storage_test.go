@@ -63,7 +63,7 @@ func TestSickPoolIsUnavailable(t *testing.T) {
 			configured := []PoolConfig{{Name: "a", Path: filepath.Join(state, "a")}, {Name: "b", Path: filepath.Join(state, "b")}}
 			start := func() *poolSet {
 				t.Helper()
-				set, err := openPools(poolOptions{
+				set, err := openPools(t.Context(), poolOptions{
 					pools: configured, host: "host1", stateDir: state, uid: -1, gid: -1, log: slog.New(slog.DiscardHandler),
 				})
 				if err != nil {
@@ -84,7 +84,7 @@ func TestSickPoolIsUnavailable(t *testing.T) {
 			if told.Status != corev1.ConditionFalse || !strings.Contains(told.Message, "pool a") || strings.Contains(told.Message, "pool b") {
 				t.Errorf("the Node says %+v", told)
 			}
-			set.openMissing()
+			set.tryAll(t.Context())
 			if again := set.condition(); again != told {
 				t.Errorf("the same trouble is told anew: %q, before %q", again.Message, told.Message)
 			}
@@ -97,7 +97,7 @@ func TestSickPoolIsUnavailable(t *testing.T) {
 			if err := CheckPool(configured[0], state); err != nil {
 				t.Errorf("doctor about a pool that is well: %v", err)
 			}
-			set.openMissing()
+			set.tryAll(t.Context())
 			if len(set.Pools()) != 2 || set.Unusable("a") != nil || set.condition().Status != corev1.ConditionTrue {
 				t.Errorf("well again: opened %v, %v", set.Pools(), set.condition())
 			}
@@ -117,7 +117,7 @@ func TestVolumesOnAFullDiskCanBeDeleted(t *testing.T) {
 	t.Cleanup(func() { _ = syscall.Unmount(mount, syscall.MNT_DETACH) })
 	start := func() storage.Pool {
 		t.Helper()
-		set, err := openPools(poolOptions{
+		set, err := openPools(t.Context(), poolOptions{
 			pools: []PoolConfig{{Name: "a", Path: filepath.Join(mount, "a")}}, host: "host1", stateDir: state, uid: -1, gid: -1, log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {

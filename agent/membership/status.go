@@ -3,9 +3,12 @@ package membership
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/identity"
@@ -64,6 +67,11 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 		return nil, fmt.Errorf("read which hosts are in quarantine: %w", err)
 	}
 	status.Warnings = append(status.Warnings, quarantineWarnings(quarantined)...)
+	nodes, _, err := objects.List[*corev1.Node](ctx, objects.FromRaft(m.store, nil), "", raftstore.ReadOptions{Consistency: raftstore.Local})
+	if err != nil {
+		return nil, fmt.Errorf("read the Nodes of the mesh's hosts: %w", err)
+	}
+	status.Warnings = append(status.Warnings, storageWarnings(nodes)...)
 	return status, nil
 }
 
@@ -167,6 +175,25 @@ func quarantineWarnings(quarantined []claims.Quarantine) []string {
 	return []string{fmt.Sprintf("the mesh was recovered from a copy, and %s may still run machines that the copy shows elsewhere or does not know: "+
 		"machines that existed before are not started until each of these hosts has the recovered state "+
 		"(stop its agent, run 'virtmesh agent resync --yes' there and start it), or was removed ('virtmesh node remove NAME')", strings.Join(names, ", "))}
+}
+
+// storageWarnings says which live hosts lack storage, and what they say of it. Many hosts
+// may lack the same shared pool, which is one warning.
+func storageWarnings(nodes []*corev1.Node) []string {
+	hosts := map[string][]string{} // by what they say
+	for _, node := range nodes {
+		pools := objects.NodeCondition(node, objects.NodePoolsUsable)
+		if pools.Status == corev1.ConditionFalse && objects.NodeCondition(node, corev1.NodeReady).Status != corev1.ConditionUnknown {
+			hosts[pools.Message] = append(hosts[pools.Message], node.Name)
+		}
+	}
+	var list []string
+	for message, names := range hosts {
+		slices.Sort(names)
+		list = append(list, fmt.Sprintf("%s: %s", strings.Join(names, ", "), message))
+	}
+	slices.Sort(list)
+	return list
 }
 
 // warnings returns what needs an operator's attention.

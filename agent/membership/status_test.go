@@ -6,6 +6,10 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"virtmesh/agent/objects"
 	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 )
@@ -76,5 +80,24 @@ func TestStatusTellsOfStuckReplicas(t *testing.T) {
 	want := []string{"the replica on host3 does not keep up: its state differs"}
 	if got := warnings(status, replica); !slices.Equal(got, want) {
 		t.Errorf("warnings %q, want %q", got, want)
+	}
+}
+
+// A host that lacks a pool is named with what it says of it; hosts that lack the same one
+// are named together, and dead ones are not.
+func TestHostsWithoutAPoolAreNamed(t *testing.T) {
+	node := func(name string, ready, pools corev1.ConditionStatus, message string) *corev1.Node {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		objects.SetNodeCondition(n, corev1.NodeCondition{Type: corev1.NodeReady, Status: ready}, time.Now())
+		objects.SetNodeCondition(n, corev1.NodeCondition{Type: objects.NodePoolsUsable, Status: pools, Message: message}, time.Now())
+		return n
+	}
+	got := storageWarnings([]*corev1.Node{
+		node("host3", corev1.ConditionTrue, corev1.ConditionFalse, "pool nfs hangs"), node("host1", corev1.ConditionTrue, corev1.ConditionFalse, "pool nfs hangs"),
+		node("host2", corev1.ConditionTrue, corev1.ConditionTrue, "well"), node("host4", corev1.ConditionUnknown, corev1.ConditionFalse, "pool nfs hangs"),
+		node("host5", corev1.ConditionTrue, corev1.ConditionFalse, "pool local is read-only"),
+	})
+	if want := []string{"host1, host3: pool nfs hangs", "host5: pool local is read-only"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

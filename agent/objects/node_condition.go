@@ -7,6 +7,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// NodePoolsUsable is the type of a Node's condition that tells whether the host can use all
+// pools of its configuration.
+const NodePoolsUsable corev1.NodeConditionType = "PoolsUsable"
+
 // NodeCondition returns a condition of a Node; the zero value if the Node does not have
 // it.
 func NodeCondition(n *corev1.Node, kind corev1.NodeConditionType) corev1.NodeCondition {

@@ -1,6 +1,7 @@
 package dir
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"syscall"
@@ -30,19 +31,48 @@ func Check(cfg Config) error {
 	if known != "" && found != known {
 		return fmt.Errorf("pool %s: %w", cfg.Name, p.unavailable(found, known))
 	}
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(cfg.Dir, &fs); err != nil {
-		if isMissing(err) {
-			return nil
+	space, err := p.measure()
+	switch {
+	case isMissing(err):
+		return nil
+	case err == nil && space.Free == 0:
+		err = fmt.Errorf("%w: the file system of %s is full", storage.ErrNoSpace, cfg.Dir)
+	}
+	if err != nil {
+		return fmt.Errorf("pool %s: %w", cfg.Name, err)
+	}
+	return nil
+}
+
+// Probe implements storage.ProbedPool.
+func (p *Pool) Probe(ctx context.Context) (storage.Space, error) {
+	end, err := p.beginOperation(ctx)
+	if err != nil {
+		return storage.Space{}, err
+	}
+	defer end()
+	space, err := p.measure()
+	if err == nil {
+		var found string
+		if found, err = readMarker(p.markerFile()); err == nil && found != p.id {
+			err = p.unavailable(found, p.id)
 		}
-		return fmt.Errorf("pool %s: %w", cfg.Name, &os.PathError{Op: "statfs", Path: cfg.Dir, Err: err})
+	}
+	if err != nil {
+		return storage.Space{}, fmt.Errorf("pool %s: %w", p.cfg.Name, err)
+	}
+	return space, nil
+}
+
+// measure returns the room in the file system, or ErrUnavailable if it is read-only.
+func (p *Pool) measure() (storage.Space, error) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(p.cfg.Dir, &fs); err != nil {
+		return storage.Space{}, &os.PathError{Op: "statfs", Path: p.cfg.Dir, Err: err}
 	}
 	const readOnly = 1 // ST_RDONLY
 	if fs.Flags&readOnly != 0 {
-		return fmt.Errorf("pool %s: %w: the file system of %s is read-only", cfg.Name, storage.ErrUnavailable, cfg.Dir)
+		return storage.Space{}, fmt.Errorf("%w: the file system of %s is read-only", storage.ErrUnavailable, p.cfg.Dir)
 	}
-	if fs.Bavail == 0 {
-		return fmt.Errorf("pool %s: %w: the file system of %s is full", cfg.Name, storage.ErrNoSpace, cfg.Dir)
-	}
-	return nil
+	return storage.Space{Capacity: int64(fs.Blocks) * fs.Bsize, Free: int64(fs.Bavail) * fs.Bsize}, nil
 }

@@ -115,7 +115,7 @@ type Pool struct {
 }
 
 var (
-	_ storage.Pool        = (*Pool)(nil)
+	_ storage.ProbedPool  = (*Pool)(nil)
 	_ storage.Snapshotter = (*Pool)(nil)
 )
 

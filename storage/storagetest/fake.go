@@ -29,7 +29,7 @@ type Fake struct {
 }
 
 var (
-	_ storage.Pool        = (*Fake)(nil)
+	_ storage.ProbedPool  = (*Fake)(nil)
 	_ storage.Snapshotter = (*Fake)(nil)
 	_ Access              = (*Fake)(nil)
 )
@@ -113,7 +113,7 @@ func (p *Fake) begin(ctx context.Context, op, volume string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if op != "List" && op != "Usage" {
+	if op != "List" && op != "Usage" && op != "Probe" {
 		if err := storage.ValidateName(volume); err != nil {
 			return err
 		}
@@ -313,6 +313,15 @@ func (p *Fake) Usage(ctx context.Context) (storage.Usage, error) {
 	}
 	u.Free = fakeCapacity - u.Allocated
 	return u, nil
+}
+
+// Probe implements storage.ProbedPool.
+func (p *Fake) Probe(ctx context.Context) (storage.Space, error) {
+	if err := p.begin(ctx, "Probe", ""); err != nil {
+		return storage.Space{}, err
+	}
+	defer p.mu.Unlock()
+	return storage.Space{Capacity: fakeCapacity, Free: fakeCapacity}, nil
 }
 
 // WriteAt implements Access.

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -107,7 +109,10 @@ func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	if err != nil {
 		return domain.Disk{}, err
 	}
-	disk := fileDisk(made.Path, string(made.Format))
+	disk, err := volumeDisk(ctx, place.pool, made)
+	if err != nil {
+		return domain.Disk{}, fmt.Errorf("claim %s: %w", claim.Name, err)
+	}
 	disk.ReadOnly = volume.PersistentVolumeClaim.ReadOnly
 	return disk, nil
 }
@@ -284,17 +289,29 @@ func (p *Provisioner) source(ctx context.Context, claim *corev1.PersistentVolume
 	return &storage.Source{File: image.Path, FileFormat: storage.Format(image.Format)}, release, nil
 }
 
-// Usage returns how full the host's pools are, by name. A pool that cannot be
-// measured is left out.
+// usageTimeout bounds how long the measurement of a pool may take.
+const usageTimeout = 3 * time.Second
+
+// Usage returns how full the host's pools are, by name. It measures all at once, and leaves
+// out a pool that cannot be measured soon.
 func (p *Provisioner) Usage(ctx context.Context) map[string]storage.Usage {
+	ctx, cancel := context.WithTimeout(ctx, usageTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
 	usage := map[string]storage.Usage{}
 	for name, pool := range p.Pools() {
-		u, err := pool.Usage(ctx)
-		if err != nil {
-			p.Logger.Warn("a pool cannot be measured", "pool", name, "err", err)
-			continue
-		}
-		usage[name] = u
+		wg.Go(func() {
+			u, err := pool.Usage(ctx)
+			if err != nil {
+				p.Logger.Warn("a pool cannot be measured", "pool", name, "err", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			usage[name] = u
+		})
 	}
+	wg.Wait()
 	return usage
 }
