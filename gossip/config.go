@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -57,6 +58,11 @@ type Config struct {
 	// gossip. It may be nil, and must not block for long. The members that gossip
 	// does not list as live are contacted for as long as Seeds names them.
 	Seeds func() []Seed
+	// Known reports whether an address is that of a member of the mesh, according to
+	// another source than gossip. Members at other addresses get in as well, if they know
+	// a key, but strangers can get in their way. It is called for every packet, from any
+	// goroutine, and must not block. With nil, every address may be a member's.
+	Known func(netip.Addr) bool
 	// ReconnectInterval is how often the whole mesh contacts a member that has just
 	// died, which heals the mesh after a partition. The interval grows with the
 	// time that the member has been missing, up to ReconnectMax.

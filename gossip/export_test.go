@@ -55,3 +55,22 @@ func LaterOf(g *Gossip, name string) string {
 	}
 	return ""
 }
+
+// What strangers are let do.
+const (
+	StrangerStreams          = strangerStreams
+	StrangerStreamsPerSource = strangerStreamsPerSource
+	StrangerMessage          = strangerMessage
+	StrangerPackets          = strangerPackets
+	StreamTimeout            = streamTimeout
+)
+
+// Refused returns how much g refused, by channel and reason.
+func Refused(g *Gossip) map[string]uint64 {
+	all := map[string]uint64{}
+	for why := range refusals {
+		channel, reason := why.labels()
+		all[channel+" "+reason] = g.net.gate.refused[why].Load()
+	}
+	return all
+}

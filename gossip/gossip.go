@@ -118,16 +118,16 @@ func (g *Gossip) start() error {
 	inner := g.config.Transport
 	bindPort, advertisePort := g.config.BindPort, g.config.AdvertisePort
 	if inner == nil {
-		nt, err := newNetTransport(g.config.BindAddr, bindPort, newLibraryLogger(g.log, g.stop))
+		nt, err := newNetTransport(g.config.BindAddr, bindPort, g.log)
 		if err != nil {
 			return fmt.Errorf("bind gossip to %s port %d: %w", g.config.BindAddr, bindPort, err)
 		}
-		inner, bindPort = nt, nt.GetAutoBindPort()
+		inner, bindPort = nt, nt.port()
 	}
 	if advertisePort == 0 {
 		advertisePort = bindPort
 	}
-	g.net = newTransport(inner,
+	g.net = newTransport(inner, g.config.Mesh, newGatekeeper(g.config.Known, g.log),
 		&tap{keys: g.keyring.keys, heard: g.heardIncoming, wants: func(k byte) bool { return k == wireDead }},
 		&tap{keys: g.keyring.primary, heard: g.heardOutgoing, wants: g.wantsOutgoing}, g.packetFrom)
 	g.metrics = newMetrics(g)

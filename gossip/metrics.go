@@ -15,6 +15,7 @@ type metrics struct {
 
 	members, suspicions, deaths, retracted, conflicts     *prometheus.Desc
 	queue, health, factsAge, factsBytes, packets, traffic *prometheus.Desc
+	refused                                               *prometheus.Desc
 }
 
 var _ prometheus.Collector = (*metrics)(nil)
@@ -41,6 +42,7 @@ func newMetrics(g *Gossip) *metrics {
 		factsBytes: desc("facts_bytes", "Size of all facts held."),
 		packets:    desc("packets_total", "Packets by direction.", "direction"),
 		traffic:    desc("bytes_total", "Bytes by direction and channel.", "direction", "channel"),
+		refused:    desc("refused_total", "Packets and streams of strangers that were refused, by channel and reason.", "channel", "reason"),
 	}
 }
 
@@ -65,7 +67,7 @@ func (m *metrics) unregister() {
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{m.members, m.suspicions, m.deaths, m.retracted, m.conflicts,
-		m.queue, m.health, m.factsAge, m.factsBytes, m.packets, m.traffic} {
+		m.queue, m.health, m.factsAge, m.factsBytes, m.packets, m.traffic, m.refused} {
 		ch <- d
 	}
 	m.probe.Describe(ch)
@@ -104,6 +106,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(m.traffic, t.packetBytesOut.Load(), "out", "packet")
 	counter(m.traffic, t.streamBytesIn.Load(), "in", "stream")
 	counter(m.traffic, t.streamBytesOut.Load(), "out", "stream")
+	for why := range refusals {
+		channel, reason := why.labels()
+		counter(m.refused, g.net.gate.refused[why].Load(), channel, reason)
+	}
 	m.probe.Collect(ch)
 }
 

@@ -3,11 +3,14 @@ package gossip
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"virtmesh/gossip/places"
 )
 
 // errTransportClosed is returned for traffic after Shutdown.
@@ -19,18 +22,22 @@ type traffic struct {
 	streamBytesIn, streamBytesOut                        atomic.Uint64
 }
 
-// transport stands between memberlist and the network. It counts bytes and passes
-// packets to the taps. It tracks every open stream, so that Shutdown can end the
+// transport stands between memberlist and the network. It counts bytes, passes packets to
+// the taps, and passes nothing to memberlist that was not made with a key of the mesh. It
+// tracks every open stream, so that Shutdown can end the
 // goroutines that memberlist leaves running on them.
 type transport struct {
 	inner    memberlist.NodeAwareTransport
 	traffic  traffic
 	in, out  *tap
+	gate     *gatekeeper
+	label    []byte              // the mesh's name
 	seen     func(from net.Addr) // called for every received packet made with one of the keys
 	packets  chan *memberlist.Packet
 	streams  chan net.Conn
 	stop     chan struct{}
 	pumps    sync.WaitGroup
+	readers  sync.WaitGroup // of streams that memberlist has not got yet
 	shutdown sync.Once
 
 	mu     sync.Mutex
@@ -41,13 +48,13 @@ type transport struct {
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
-func newTransport(inner memberlist.Transport, in, out *tap, seen func(net.Addr)) *transport {
+func newTransport(inner memberlist.Transport, mesh string, gate *gatekeeper, in, out *tap, seen func(net.Addr)) *transport {
 	aware, ok := inner.(memberlist.NodeAwareTransport)
 	if !ok {
 		aware = addressOnly{inner}
 	}
 	t := &transport{
-		inner: aware, in: in, out: out, seen: seen,
+		inner: aware, label: []byte(mesh), gate: gate, in: in, out: out, seen: seen,
 		packets: make(chan *memberlist.Packet, 64),
 		streams: make(chan net.Conn),
 		stop:    make(chan struct{}),
@@ -77,9 +84,10 @@ func (t *transport) pumpPackets() {
 		case p := <-t.inner.PacketCh():
 			t.traffic.packetsIn.Add(1)
 			t.traffic.packetBytesIn.Add(uint64(len(p.Buf)))
-			if t.in.readPacket(p.Buf) {
-				t.seen(p.From)
+			if !t.gate.takePacket(p.From, func() bool { return t.in.readPacket(p.Buf) }) {
+				continue
 			}
+			t.seen(p.From)
 			select {
 			case t.packets <- p:
 			case <-t.stop:
@@ -96,15 +104,8 @@ func (t *transport) pumpStreams() {
 	for {
 		select {
 		case c := <-t.inner.StreamCh():
-			conn, err := t.trackStream(c)
-			if err != nil {
-				continue
-			}
-			select {
-			case t.streams <- conn:
-			case <-t.stop:
-				_ = conn.Close()
-				return
+			if conn, err := t.trackStream(c); err == nil {
+				t.checkStream(conn)
 			}
 		case <-t.stop:
 			return
@@ -158,7 +159,11 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if err != nil {
 		return nil, err
 	}
-	return t.trackStream(c)
+	conn, err := t.trackStream(c)
+	if err != nil {
+		return nil, err
+	}
+	return t.newCheckedConn(conn, false, false), nil
 }
 
 // Shutdown implements memberlist.Transport. It closes the network and every open
@@ -182,10 +187,13 @@ func (t *transport) Shutdown() error {
 }
 
 // waitStreams returns when the users of all streams have closed them.
-func (t *transport) waitStreams() { t.users.Wait() }
+func (t *transport) waitStreams() {
+	t.readers.Wait()
+	t.users.Wait()
+}
 
 // trackStream wraps a stream, so that Shutdown can close it.
-func (t *transport) trackStream(c net.Conn) (net.Conn, error) {
+func (t *transport) trackStream(c net.Conn) (*countedConn, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -205,6 +213,10 @@ type countedConn struct {
 	closed sync.Once
 }
 
+// from returns the address of the other end.
+func (c *countedConn) from() netip.Addr { return places.AddrOf(c.RemoteAddr()) }
+
+// Read implements net.Conn.
 func (c *countedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.t.traffic.streamBytesIn.Add(uint64(n))

@@ -236,7 +236,7 @@ func (m *Member) startGossip(context.Context) error {
 	cfg.BindAddr, cfg.BindPort = "0.0.0.0", m.config.GossipPort
 	cfg.AdvertiseAddr, cfg.AdvertisePort = m.config.Advertise, m.config.GossipPort
 	cfg.Keys = m.identity.GossipKeys()
-	cfg.Seeds = m.peers.GossipSeeds
+	cfg.Seeds, cfg.Known = m.peers.GossipSeeds, m.peers.IsHostAddress
 	cfg.Facts = m.initialFacts()
 	cfg.Logger, cfg.Registerer = m.log.With("part", "gossip"), m.options.Metrics
 	g, err := gossip.New(cfg)

@@ -28,6 +28,8 @@ type Peers struct {
 	gossip  atomic.Pointer[gossip.Gossip]
 	hosts   atomic.Pointer[identity.Hosts]
 	records *records
+	// addresses follows the records; readAddresses fills it.
+	addresses addresses
 }
 
 // SeedBook keeps the addresses by which a host finds its mesh when it has lost its copy
@@ -44,7 +46,9 @@ var _ SeedBook = (*identity.Identity)(nil)
 // NewPeers returns the list of the other hosts of the host self. It knows the saved
 // seeds; OpenGossip and OpenRecords add what they know.
 func NewPeers(self string, seeds SeedBook, log *slog.Logger) *Peers {
-	return &Peers{self: self, seeds: seeds, log: log, records: &records{self: self, log: log}}
+	p := &Peers{self: self, seeds: seeds, log: log, records: &records{self: self, log: log}}
+	p.readAddresses()
+	return p
 }
 
 // OpenGossip makes the hosts that g lists known to p.
@@ -54,6 +58,7 @@ func (p *Peers) OpenGossip(g *gossip.Gossip) { p.gossip.Store(g) }
 func (p *Peers) OpenRecords(hosts *identity.Hosts) {
 	p.hosts.Store(hosts)
 	p.records.open(hosts)
+	p.readAddresses()
 }
 
 var _ stewards.Members = (*Peers)(nil)
@@ -117,6 +122,7 @@ func (p *Peers) FollowRecords(ctx context.Context, store *raftstore.Store) {
 // of the store is lost, the host can find the mesh only by these addresses.
 func (p *Peers) readRecords() {
 	p.records.read()
+	p.readAddresses()
 	others, ok := p.recordedSeeds()
 	if !ok {
 		return // this host is being removed, or has no copy yet
