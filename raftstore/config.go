@@ -62,7 +62,7 @@ type Config struct {
 	// Constraints are the rules this replica can judge.
 	Constraints []Constraint
 	// Signer signs what this replica says about its state, and verifies what others say. Nil
-	// means that nothing is signed; then Confirm fails on a replica that is fed by another.
+	// means that nothing is signed: then no replica can join a group in which replicas follow.
 	Signer Signer
 	// Members reports the health of the mesh's hosts and must not block. If it is
 	// nil, a replica's health is judged by Raft's contact with it alone.

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -101,6 +102,9 @@ func (s *Store) checkState(node, addr string) error {
 	if err != nil {
 		return fmt.Errorf("ask %s for its state at log index %d: %w", node, index, err)
 	}
+	if signer, err := said.signer(s.cfg.Signer); err != nil || signer != node {
+		return fmt.Errorf("ask %s for its state at log index %d: signed by %q: %w", node, index, signer, errors.Join(err, ErrUnconfirmed))
+	}
 	if said.index != index || said.digest != own {
 		return fmt.Errorf("%w: %s has the digest %s at log index %d, this leader %s", ErrDiverged, node, said.digest, said.index, own)
 	}
@@ -140,8 +144,8 @@ func (a *autopilotState) isNew() bool {
 }
 
 // followingCandidates returns the followers that may become voters, except those of nodes
-// that are in the configuration.
-func (a *autopilotState) followingCandidates(servers map[raft.ServerID]*autopilot.ServerState) (list []candidate) {
+// that are in the configuration. They must have been healthy for a time, as nonvoters must.
+func (a *autopilotState) followingCandidates(servers map[raft.ServerID]*autopilot.ServerState, stable time.Duration) (list []candidate) {
 	if !a.s.followersAllowed() {
 		return nil
 	}
@@ -157,7 +161,7 @@ func (a *autopilotState) followingCandidates(servers map[raft.ServerID]*autopilo
 		m := members[node]
 		list = append(list, candidate{
 			id: k.ID, zone: m.Zone, follows: true, since: k.since,
-			healthy: k.healthy && !a.isDoubted(raft.ServerID(k.ID)) && (m.Alive || a.s.cfg.Members == nil) && time.Since(k.since) >= a.policy.Stabilization,
+			healthy: k.healthy && !a.isDoubted(raft.ServerID(k.ID)) && (m.Alive || a.s.cfg.Members == nil) && time.Since(k.since) >= stable,
 		})
 	}
 	return list
@@ -204,6 +208,18 @@ func (a *autopilotState) recruit(list []candidate, chosen []string) {
 	r.busy = a.s.tasks.start(func() { a.changeConfiguration(add, remove) })
 }
 
+// addNonvoter adds a follower to the configuration. When it returns, this leader has applied
+// that: what it then asks the follower about, that was fed by nobody but Raft from there on.
+func (s *Store) addNonvoter(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error {
+	f := s.raft.AddNonvoter(id, addr, 0, s.cfg.Timing.RPC)
+	if err := f.Error(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.RPC)
+	defer cancel()
+	return s.applied.wait(ctx, f.Index())
+}
+
 // changeConfiguration adds followers as nonvoters and removes nonvoters.
 func (a *autopilotState) changeConfiguration(add, remove []raft.ServerID) {
 	defer func() {
@@ -219,10 +235,11 @@ func (a *autopilotState) changeConfiguration(add, remove []raft.ServerID) {
 		}
 		a.noteAdded(id)
 		s.log.Info("a follower is to vote", "id", id, "addr", addr)
-		if err := s.raft.AddNonvoter(id, raft.ServerAddress(addr), 0, s.cfg.Timing.RPC).Error(); err != nil {
+		if err := s.addNonvoter(s.base, id, raft.ServerAddress(addr)); err != nil {
 			s.log.Warn("add a follower to the configuration", "id", id, "err", err)
 			return
 		}
+		a.mayVote(id, raft.ServerAddress(addr)) // the promoter knows when it asks next
 	}
 	servers, err := s.servers()
 	if err != nil {

@@ -99,7 +99,7 @@ func (s *Store) prepareHeir(ctx context.Context, srv raft.Server) error {
 		return err
 	}
 	s.autopilot.noteAdded(srv.ID)
-	if err := s.raft.AddNonvoter(srv.ID, srv.Address, 0, s.cfg.Timing.RPC).Error(); err != nil {
+	if err := s.addNonvoter(ctx, srv.ID, srv.Address); err != nil {
 		return fmt.Errorf("add %s to the configuration: %w", srv.ID, err)
 	}
 	return s.checkState(nodeOf(srv.ID), string(srv.Address))

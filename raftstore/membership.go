@@ -23,10 +23,14 @@ type replica struct {
 	Levels  LevelRange  `json:"levels,omitzero"`
 }
 
+// errUnsigned: in a group in which replicas follow, this one or the leader signs nothing.
+var errUnsigned = errors.New("replicas that follow need signatures")
+
 // Join adds this replica to the group of the seeds, without a vote, and returns once it
 // has caught up. Seeds are addresses of members of the group. Join may be called at
 // every start: for a replica that is in the group already it only updates the
-// address, if that changed. It retries until ctx ends.
+// address, if that changed. It retries until ctx ends. Where replicas follow, it fails at
+// once if this replica or the leader has no Config.Signer.
 func (s *Store) Join(ctx context.Context, seeds []string) error {
 	s.left.Store(false)
 	if err := s.joinAny(ctx, seeds); err != nil {
@@ -71,7 +75,7 @@ func (s *Store) joinAny(ctx context.Context, seeds []string) error {
 				return nil
 			}
 			// A seed that lags may not know the feature level of the mesh; another one does.
-			if isPermanent(err) && !errors.Is(err, ErrFeatureLevel) {
+			if isPermanent(err) && !errors.Is(err, ErrFeatureLevel) || errors.Is(err, errUnsigned) {
 				return err
 			}
 			errs = append(errs, err)
@@ -103,6 +107,9 @@ func (s *Store) askToJoin(ctx context.Context, addr string, payload []byte) erro
 		return err
 	}
 	if a.Follow {
+		if s.cfg.Signer == nil {
+			return fmt.Errorf("%w: the store has no Signer, so nobody would let it vote, and it could confirm nothing", errUnsigned)
+		}
 		if err := s.introduceVoters(nodesOf(a.Voters)); err != nil {
 			return err
 		}
@@ -362,6 +369,9 @@ func (s *Store) addReplica(ctx context.Context, r replica) ([]byte, error) {
 		if node := nodeOf(raft.ServerID(r.ID)); !s.isMember(node) {
 			// The leader may not have heard of a new one yet.
 			return nil, fmt.Errorf("%w: %s is no member of the mesh", errNotLeader, node)
+		}
+		if s.cfg.Signer == nil {
+			return nil, fmt.Errorf("%w: %w: the leader %s has no Signer, so nobody could confirm what it says", ErrInvalidTxn, errUnsigned, s.cfg.NodeID)
 		}
 		return s.joined(raft.ServerID(r.ID), r.Addr, servers)
 	}

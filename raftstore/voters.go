@@ -111,7 +111,7 @@ func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, s *autopi
 			since:   srv.Health.StableSince,
 		})
 	}
-	list = append(list, p.a.followingCandidates(s.Servers)...)
+	list = append(list, p.a.followingCandidates(s.Servers, stable)...)
 	chosen := chooseVoters(list, p.a.policy.Max)
 	p.a.recruit(list, chosen)
 	var changes autopilot.RaftChanges
