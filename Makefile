@@ -18,9 +18,9 @@ export GOFLAGS
 # What the product itself needs on a host, then what the lab and the build need.
 PACKAGES := qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients ovmf swtpm swtpm-tools nftables iproute2 \
             isc-dhcp-client systemd busybox-static cpio syslinux syslinux-common extlinux mtools dosfstools e2fsprogs debootstrap util-linux \
-            gcc libc6-dev git ca-certificates jq libxml2-utils etcd-server etcd-client iputils-ping xz-utils genisoimage
+            gcc libc6-dev git ca-certificates jq libxml2-utils etcd-server etcd-client iputils-ping xz-utils genisoimage openssh-client
 
-.PHONY: help up down test bench build packages packages-deb go lint unit cover race e2e fuzz soak mutants vuln generate clean
+.PHONY: help up down test bench build packages packages-deb go lint unit cover race e2e test-metal fuzz soak mutants vuln generate clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ race: go ## the unit tests, with the race detector
 
 e2e: build ## the end-to-end tests: the real binary in a lab of its own
 	$(GO) test -tags '$(TAGS) e2e' -count 1 -timeout 30m -v ./tests/e2e/...
+
+test-metal: packages-deb ## the tests on hosts that are whole machines (METAL=-short: those that CI runs)
+	$(GO) test -tags '$(TAGS) metal' -count 1 -timeout 60m -v $(METAL) ./tests/metal
 
 fuzz: go ## each fuzz target for a while (FUZZTIME)
 	@for p in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \

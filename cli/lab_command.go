@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"regexp"
 	"strings"
 	"syscall"
 
@@ -22,7 +21,11 @@ func labCommand() *cli.Command {
 		Flags: []cli.Flag{&cli.StringFlag{Name: "dir", Value: lab.DefaultDir, Usage: "the lab's directory", EnvVars: []string{"VIRTMESH_LAB_DIR"}}},
 		Subcommands: []*cli.Command{
 			{Name: "up", Usage: "start a lab, or add hosts to it; returns when all hosts are Ready",
-				Flags:  []cli.Flag{&cli.IntFlag{Name: "hosts", Value: 3, Usage: "how many hosts the lab has"}},
+				Flags: []cli.Flag{
+					&cli.IntFlag{Name: "hosts", Value: 3, Usage: "how many hosts the lab has"},
+					&cli.BoolFlag{Name: "metal", Usage: "each host is a whole machine, with Debian's kernel, systemd and libvirtd"},
+					&cli.PathFlag{Name: "package", Usage: "the .deb of virtmesh to install, with --metal; else hosts get this program"},
+				},
 				Action: labUp},
 			{Name: "env", Usage: "print the shell line that points kubectl at a host", ArgsUsage: "[HOST]", Action: labEnv, BashComplete: offer(labHostNames)},
 			{Name: "exec", Usage: "run a command inside a host", ArgsUsage: "HOST -- COMMAND [ARG...]", Action: labExec, BashComplete: offer(labHostNames)},
@@ -57,7 +60,7 @@ func labUp(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.Up(c.Context, c.Int("hosts"), progress(c.App.ErrWriter)); err != nil {
+	if err := l.Up(c.Context, lab.Wanted{Hosts: c.Int("hosts"), Metal: c.Bool("metal"), Package: c.Path("package")}, progress(c.App.ErrWriter)); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "%d hosts are Ready: %s\n", len(l.Hosts()), strings.Join(hostNames(l), " "))
@@ -104,19 +107,8 @@ func labEnv(c *cli.Context) error {
 	if _, err := os.Stat(path); err != nil {
 		return fmt.Errorf("%s is not in the mesh yet: %w; 'virtmesh lab up' goes on with it", h.Name, err)
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "export KUBECONFIG=%s\n", shellWord(path))
+	_, err = fmt.Fprintf(c.App.Writer, "export KUBECONFIG=%s\n", lab.ShellWord(path))
 	return err
-}
-
-// plainWord matches what no shell changes.
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
-
-// shellWord quotes a text so that a shell reads it as one word, itself.
-func shellWord(text string) string {
-	if plainWord.MatchString(text) {
-		return text
-	}
-	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 func labExec(c *cli.Context) error {

@@ -97,6 +97,9 @@ func TestLabNamesWhatIsWrong(t *testing.T) {
 		{"image " + writeFile(t, "notes.txt", "x"), "notes.txt is no disk image"},
 		{"up --hosts many", "many"},
 		{"up --hosts 201", "1 to 200 hosts, not 201"},
+		{"up --metal", "hosts are of the other sort"},
+		{"up --package x.deb", "say --metal too"},
+		{"up --metal --package /no/such.deb", "the package to install"},
 		{"host-init", "not by hand"},
 	} {
 		if os.Geteuid() != 0 && strings.HasPrefix(test.typed, "up ") {

@@ -2,43 +2,37 @@ package lab
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 )
 
-// hostRecord is where a host keeps its configuration. It is written when the
-// host has been set up.
-const hostRecord = "/run/virtmesh/host.json"
-
-// hostConfig is what the machine tells a host's first process.
-type hostConfig struct {
-	Host           Host   `json:"host"`
-	Dir            string `json:"dir"`
-	SharedDir      string `json:"sharedDir"`
-	Gateway        string `json:"gateway"`
-	RegistrySocket string `json:"registrySocket"`
-	RegistryPort   int    `json:"registryPort"`
-	Executable     string `json:"executable"`
+// chassis is what a lab's hosts are made of: namespaces of this machine's kernel, or
+// whole machines. The lab calls it with the host's lock held, except command.
+type chassis interface {
+	// boot switches on a host that is off. It returns when commands can run in it.
+	boot(ctx context.Context, h Host, progress func(string, ...any)) error
+	// command prepares a command that runs in a host that is on, whose first process is
+	// pid. It does not start it.
+	command(ctx context.Context, h Host, pid int, argv []string) *exec.Cmd
+	// install puts the program into a host that is on, unless it is there. pkg is a
+	// package to install, or empty for the running program.
+	install(ctx context.Context, h Host, pkg string, progress func(string, ...any)) error
+	// program is what the program is called inside a host.
+	program() string
+	// enrolFlags tell init and join what the host has besides its own directory.
+	enrolFlags(h Host) []string
 }
 
-// privateMounts are the machine's directories of which each host has a copy of its
-// own. The key is the name of the copy in the host's directory.
-var privateMounts = map[string]string{
-	"lib": "/var/lib/virtmesh",
-	"etc": "/etc/virtmesh",
-	"run": "/run/virtmesh",
-	"log": "/var/log/virtmesh",
+func (l *Lab) chassis() chassis {
+	if l.state.Metal {
+		return machines{l}
+	}
+	return namespaces{l}
 }
-
-// volatile are the directories that a real host keeps in memory, so that they
-// are empty after power comes back.
-var volatile = []string{"run", "libvirt/run"}
 
 // Running returns the host's first process, or 0 when the host is off.
 func (l *Lab) Running(h Host) (int, error) { return runningProcess(l.initRecord(h)) }
@@ -48,6 +42,10 @@ func (l *Lab) initRecord(h Host) string { return filepath.Join(l.hostDir(h), "in
 // Start powers a host on and returns once its processes are being started.
 // A host that is on stays as it is.
 func (l *Lab) Start(ctx context.Context, h Host) error {
+	return l.start(ctx, h, func(string, ...any) {})
+}
+
+func (l *Lab) start(ctx context.Context, h Host, progress func(string, ...any)) error {
 	unlock, err := l.lockHost(h)
 	if err != nil {
 		return err
@@ -57,85 +55,10 @@ func (l *Lab) Start(ctx context.Context, h Host) error {
 	if err != nil || pid != 0 {
 		return err
 	}
-	for _, name := range volatile {
-		if err := os.RemoveAll(filepath.Join(l.hostDir(h), name)); err != nil {
-			return fmt.Errorf("clear %s of %s: %w", name, h.Name, err)
-		}
+	if err := os.MkdirAll(l.LogDir(h), 0o700); err != nil {
+		return fmt.Errorf("make the directories of %s: %w", h.Name, err)
 	}
-	for name := range privateMounts {
-		// Closed, as a strict umask leaves directories: what must be open to others is
-		// for whoever uses the directory to open, here as on a real host.
-		if err := os.MkdirAll(filepath.Join(l.hostDir(h), name), 0o700); err != nil {
-			return fmt.Errorf("make the directories of %s: %w", h.Name, err)
-		}
-	}
-	if err := l.spawnInit(ctx, h); err != nil {
-		return err
-	}
-	return l.waitSetUp(ctx, h)
-}
-
-// waitSetUp returns when the host has its own mounts and name. A command that runs in
-// the host before that would see, and change, this machine's files.
-func (l *Lab) waitSetUp(ctx context.Context, h Host) error {
-	return poll(ctx, setUpTimeout, h.Name+" to be set up", func(context.Context) error {
-		if pid, err := l.Running(h); err != nil || pid == 0 {
-			return fmt.Errorf("it has ended; see %s: %w", filepath.Join(l.LogDir(h), "init.log"), err)
-		}
-		_, err := os.Stat(filepath.Join(l.hostDir(h), "run", filepath.Base(hostRecord)))
-		return err
-	})
-}
-
-// spawnInit starts the host's first process in new namespaces, plugs the
-// network cable into it and hands it its configuration.
-func (l *Lab) spawnInit(ctx context.Context, h Host) error {
-	logFile, err := os.OpenFile(filepath.Join(l.LogDir(h), "init.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
-	if err != nil {
-		return fmt.Errorf("open the log of %s: %w", h.Name, err)
-	}
-	defer logFile.Close()
-	cmd := exec.Command(l.executable, "lab", "host-init")
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = logFile, logFile
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setsid: true,
-		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID |
-			syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
-	}
-	config, err := cmd.StdinPipe()
-	if err != nil {
-		return fmt.Errorf("start %s: %w", h.Name, err)
-	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", h.Name, err)
-	}
-	pid := cmd.Process.Pid
-	// Nobody waits for the host in this process: it outlives the command.
-	defer cmd.Process.Release()
-	if err := l.connectHost(ctx, h, pid, config); err != nil {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
-		return fmt.Errorf("start %s: %w", h.Name, err)
-	}
-	return nil
-}
-
-func (l *Lab) connectHost(ctx context.Context, h Host, pid int, config interface {
-	Write([]byte) (int, error)
-	Close() error
-}) error {
-	defer config.Close()
-	if err := recordProcess(l.initRecord(h), pid); err != nil {
-		return err
-	}
-	if err := l.plugCables(ctx, h, pid); err != nil {
-		return err
-	}
-	return json.NewEncoder(config).Encode(hostConfig{
-		Host: h, Dir: l.hostDir(h), SharedDir: l.sharedDir(), Gateway: l.gateway(),
-		RegistrySocket: l.registrySocket(), RegistryPort: l.state.RegistryPort,
-		Executable: l.executable,
-	})
+	return l.chassis().boot(ctx, h, progress)
 }
 
 // Kill cuts the host's power: every process in it ends at once, what it had
@@ -167,9 +90,5 @@ func (l *Lab) Command(ctx context.Context, h Host, argv ...string) (*exec.Cmd, e
 	if pid == 0 {
 		return nil, fmt.Errorf("%s is off; 'virtmesh lab start %s' powers it on", h.Name, h.Name)
 	}
-	args := append([]string{"--target", fmt.Sprint(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--"}, argv...)
-	cmd := exec.CommandContext(ctx, "nsenter", args...)
-	// The user's KUBECONFIG, often of a lab that is gone, does not mean the host's.
-	cmd.Env = append(os.Environ(), "KUBECONFIG=")
-	return cmd, nil
+	return l.chassis().command(ctx, h, pid, argv), nil
 }

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"virtmesh/cli/lab/guestimage"
 	"virtmesh/cli/lab/registry"
 )
@@ -61,7 +63,8 @@ func repository(file string) string {
 }
 
 // ServeRegistry runs the lab's registry until ctx ends, on this machine's
-// loopback and on a UNIX socket that the hosts reach it by.
+// loopback and on a UNIX socket that the hosts reach it by. Hosts that are whole
+// machines reach it at the lab's gateway.
 func (l *Lab) ServeRegistry(ctx context.Context) error {
 	if !l.Exists() {
 		return ErrNoLab
@@ -72,9 +75,18 @@ func (l *Lab) ServeRegistry(ctx context.Context) error {
 	}
 	defer server.Close(context.WithoutCancel(ctx))
 	os.Remove(l.registrySocket())
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "unix", l.registrySocket())
-	if err != nil {
-		return fmt.Errorf("listen for the hosts: %w", err)
+	ways := map[string]string{"unix": l.registrySocket()}
+	if l.state.Metal {
+		// The network of the hosts ends at this machine.
+		ways["tcp"] = fmt.Sprintf("%s:%d", l.gateway(), l.state.RegistryPort)
 	}
-	return forwardAll(ctx, listener, "tcp", l.Registry())
+	group, ctx := errgroup.WithContext(ctx)
+	for network, address := range ways {
+		listener, err := (&net.ListenConfig{}).Listen(ctx, network, address)
+		if err != nil {
+			return fmt.Errorf("listen for the hosts: %w", err)
+		}
+		group.Go(func() error { return forwardAll(ctx, listener, "tcp", l.Registry()) })
+	}
+	return group.Wait()
 }

@@ -6,6 +6,9 @@
 // pair. The first process in it plays PID 1: when it is killed the kernel
 // kills everything else in the host, which is what a power loss does.
 //
+// Or, in a metal lab, it is a machine of its own under QEMU, which runs Debian with
+// Debian's kernel, systemd, AppArmor and libvirtd; see machines.
+//
 // Invariants:
 //   - everything a lab owns is under its directory or carries its ID in its
 //     name, so two labs in different directories do not disturb each other;
@@ -60,8 +63,10 @@ type state struct {
 	Network int `json:"network"`
 	// RegistryPort is the loopback port of the lab's image registry, the
 	// same on this machine and inside every host.
-	RegistryPort int    `json:"registryPort"`
-	Hosts        []Host `json:"hosts"`
+	RegistryPort int `json:"registryPort"`
+	// Metal says that each host is a whole machine.
+	Metal bool   `json:"metal,omitempty"`
+	Hosts []Host `json:"hosts"`
 }
 
 // Host is one lab host.
@@ -105,7 +110,7 @@ func (l *Lab) readState() error {
 // while that is there, the others are known to be the lab's. The guest images and the
 // lock do not belong to one life of a lab.
 func madeEntries() []string {
-	return []string{"hosts", "shared", "registry", "registry.json", "registry.log", "registry.sock", "lab.json"}
+	return []string{"hosts", "shared", "registry", "registry.json", "registry.log", "registry.sock", sshKey, sshKey + ".pub", "lab.json"}
 }
 
 // Exists reports whether the lab was started and not taken down.

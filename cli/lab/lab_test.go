@@ -125,7 +125,7 @@ func TestCommandInAHostThatIsOff(t *testing.T) {
 func TestUpRefusesImpossibleSizes(t *testing.T) {
 	l := testLab(t)
 	for _, n := range []int{0, -1, maxHosts + 1} {
-		if err := l.Up(t.Context(), n, func(string, ...any) {}); err == nil {
+		if err := l.Up(t.Context(), Wanted{Hosts: n}, func(string, ...any) {}); err == nil {
 			t.Errorf("a lab of %d hosts is accepted", n)
 		}
 	}

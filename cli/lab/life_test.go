@@ -86,7 +86,7 @@ func tryUp(t *testing.T, l *Lab, hosts int) (string, error) {
 	t.Helper()
 	var mu sync.Mutex
 	var steps strings.Builder
-	err := l.Up(t.Context(), hosts, func(format string, args ...any) {
+	err := l.Up(t.Context(), Wanted{Hosts: hosts}, func(format string, args ...any) {
 		mu.Lock()
 		defer mu.Unlock()
 		fmt.Fprintf(&steps, format+"\n", args...)
@@ -430,7 +430,7 @@ func TestNetworkTakenMeanwhile(t *testing.T) {
 	ctx := t.Context()
 	first, second := newLab(t), newLab(t)
 	for _, l := range []*Lab{first, second} {
-		if err := l.initialiseState(ctx); err != nil {
+		if err := l.initialiseState(ctx, Wanted{}); err != nil {
 			t.Fatal(err)
 		}
 	}

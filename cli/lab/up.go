@@ -34,22 +34,50 @@ const (
 // maxHosts is what one lab network (a /24, hosts from .11 on) holds.
 const maxHosts = 200
 
-// Up starts the lab, or grows it, to the given number of hosts and returns
-// when all of them are Ready. What already runs is left alone. progress is
-// called with one line for each step that takes a while.
-func (l *Lab) Up(ctx context.Context, hosts int, progress func(format string, args ...any)) error {
+// Wanted says what Up makes.
+type Wanted struct {
+	// Hosts is how many hosts the lab has at least.
+	Hosts int
+	// Metal makes each host a whole machine, with a kernel and a disk of its own. The
+	// hosts of a lab are all of one sort.
+	Metal bool
+	// Package is a .deb of virtmesh to install on hosts that are whole machines and do
+	// not have the program. Empty means that they get the running program.
+	Package string
+}
+
+func (w Wanted) validate() error {
+	if w.Hosts < 1 || w.Hosts > maxHosts {
+		return fmt.Errorf("a lab has 1 to %d hosts, not %d", maxHosts, w.Hosts)
+	}
+	if w.Package == "" {
+		return nil
+	}
+	if !w.Metal {
+		return errors.New("only hosts that are whole machines have packages; say --metal too")
+	}
+	if _, err := os.Stat(w.Package); err != nil {
+		return fmt.Errorf("the package to install: %w", err)
+	}
+	return nil
+}
+
+// Up starts the lab, or grows it, and returns when all of its hosts are Ready. What
+// already runs is left alone. progress is called with one line for each step that takes
+// a while.
+func (l *Lab) Up(ctx context.Context, want Wanted, progress func(format string, args ...any)) error {
 	if os.Geteuid() != 0 {
 		return errors.New("a lab needs root: it makes network namespaces and runs libvirtd")
 	}
-	if hosts < 1 || hosts > maxHosts {
-		return fmt.Errorf("a lab has 1 to %d hosts, not %d", maxHosts, hosts)
+	if err := want.validate(); err != nil {
+		return err
 	}
 	unlock, err := l.lockLab()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := l.initialiseState(ctx); err != nil {
+	if err := l.initialiseState(ctx, want); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(l.sharedDir(), 0o755); err != nil {
@@ -61,7 +89,7 @@ func (l *Lab) Up(ctx context.Context, hosts int, progress func(format string, ar
 	if err := l.ensureRegistry(ctx); err != nil {
 		return err
 	}
-	for n := len(l.state.Hosts) + 1; n <= hosts; n++ {
+	for n := len(l.state.Hosts) + 1; n <= want.Hosts; n++ {
 		l.state.Hosts = append(l.state.Hosts, Host{
 			Name: fmt.Sprintf("host%d", n), Index: n,
 			Address: fmt.Sprintf("10.201.%d.%d", l.state.Network, 10+n),
@@ -73,6 +101,11 @@ func (l *Lab) Up(ctx context.Context, hosts int, progress func(format string, ar
 	if err := l.powerOn(ctx, progress); err != nil {
 		return err
 	}
+	for _, h := range l.state.Hosts {
+		if err := l.chassis().install(ctx, h, want.Package, progress); err != nil {
+			return err
+		}
+	}
 	if err := l.formMesh(ctx, progress); err != nil {
 		return err
 	}
@@ -80,8 +113,11 @@ func (l *Lab) Up(ctx context.Context, hosts int, progress func(format string, ar
 	return l.waitReady(ctx)
 }
 
-func (l *Lab) initialiseState(ctx context.Context) error {
+func (l *Lab) initialiseState(ctx context.Context, want Wanted) error {
 	if l.Exists() {
+		if l.state.Metal != want.Metal {
+			return errors.New("this lab's hosts are of the other sort, with or without --metal; end it first, or choose another directory with --dir")
+		}
 		return nil
 	}
 	for _, name := range madeEntries() {
@@ -94,24 +130,26 @@ func (l *Lab) initialiseState(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	port, err := freePort()
+	// The usual port of a registry if it can be.
+	port, err := freePort("127.0.0.1:5000", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	l.state = state{ID: labID(l.dir), Network: network, RegistryPort: port}
+	l.state = state{ID: labID(l.dir), Network: network, RegistryPort: port, Metal: want.Metal}
 	return l.saveState()
 }
 
-// freePort finds a loopback port for the registry, the usual 5000 if it can.
-func freePort() (int, error) {
-	for _, address := range []string{"127.0.0.1:5000", "127.0.0.1:0"} {
+// freePort finds a loopback port that nobody listens on, the first of the addresses if
+// it can.
+func freePort(addresses ...string) (int, error) {
+	for _, address := range addresses {
 		listener, err := net.Listen("tcp", address)
 		if err == nil {
 			defer listener.Close()
 			return listener.Addr().(*net.TCPAddr).Port, nil
 		}
 	}
-	return 0, errors.New("no free loopback port for the lab's registry")
+	return 0, errors.New("no free loopback port")
 }
 
 func (l *Lab) powerOn(ctx context.Context, progress func(string, ...any)) error {
@@ -122,7 +160,7 @@ func (l *Lab) powerOn(ctx context.Context, progress func(string, ...any)) error 
 		}
 		if pid == 0 {
 			progress("powering on %s (%s)", h.Name, h.Address)
-			if err := l.Start(ctx, h); err != nil {
+			if err := l.start(ctx, h, progress); err != nil {
 				return err
 			}
 		}
@@ -133,9 +171,13 @@ func (l *Lab) powerOn(ctx context.Context, progress func(string, ...any)) error 
 // formMesh makes the mesh on the first host and joins the others to it.
 func (l *Lab) formMesh(ctx context.Context, progress func(string, ...any)) error {
 	first := l.state.Hosts[0]
-	if !l.joined(first) {
+	joined, err := l.joined(ctx, first)
+	if err != nil {
+		return err
+	}
+	if !joined {
 		progress("making a mesh on %s", first.Name)
-		if _, err := l.virtmesh(ctx, first, append([]string{"agent", "init"}, enrolFlags(first)...)...); err != nil {
+		if _, err := l.virtmesh(ctx, first, append([]string{"agent", "init"}, l.chassis().enrolFlags(first)...)...); err != nil {
 			return err
 		}
 	}
@@ -159,14 +201,18 @@ func (l *Lab) formMesh(ctx context.Context, progress func(string, ...any)) error
 }
 
 func (l *Lab) joinHost(ctx context.Context, first, h Host, progress func(string, ...any)) error {
-	if !l.joined(h) {
+	joined, err := l.joined(ctx, h)
+	if err != nil {
+		return err
+	}
+	if !joined {
 		progress("joining %s", h.Name)
 		token, err := l.virtmesh(ctx, first, "token", "create", "--ttl", "10m")
 		if err != nil {
 			return err
 		}
 		address := net.JoinHostPort(first.Address, fmt.Sprint(MeshPort))
-		args := append([]string{"agent", "join", address, "--token", strings.TrimSpace(token)}, enrolFlags(h)...)
+		args := append([]string{"agent", "join", address, "--token", strings.TrimSpace(token)}, l.chassis().enrolFlags(h)...)
 		if _, err := l.virtmesh(ctx, h, args...); err != nil {
 			return err
 		}
@@ -174,25 +220,26 @@ func (l *Lab) joinHost(ctx context.Context, first, h Host, progress func(string,
 	return l.waitAgent(ctx, h)
 }
 
-// enrolFlags describe a lab host to init and join: besides its own directory
-// for volumes it has one that all hosts share, and a bridge for guests.
-func enrolFlags(h Host) []string {
-	return []string{
-		"--advertise", h.Address, "--pool", "shared=" + SharedMount + ",shared", "--bridge", "br1=" + guestUplink,
-	}
-}
-
 // joined tells whether the host belongs to a mesh; its configuration is the
 // last thing that init and join write.
-func (l *Lab) joined(h Host) bool {
-	_, err := os.Stat(filepath.Join(l.hostDir(h), "etc", "agent.yaml"))
-	return err == nil
+func (l *Lab) joined(ctx context.Context, h Host) (bool, error) {
+	cmd, err := l.Command(ctx, h, "test", "-e", agentEnabled)
+	if err != nil {
+		return false, err
+	}
+	var exit *exec.ExitError
+	if err := cmd.Run(); errors.As(err, &exit) && exit.ExitCode() == 1 {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("find out whether %s is in a mesh: %w", h.Name, err)
+	}
+	return true, nil
 }
 
 // virtmesh runs a command of this program inside a host and returns what it
 // printed.
 func (l *Lab) virtmesh(ctx context.Context, h Host, args ...string) (string, error) {
-	cmd, err := l.Command(ctx, h, append([]string{l.executable}, args...)...)
+	cmd, err := l.Command(ctx, h, append([]string{l.chassis().program()}, args...)...)
 	if err != nil {
 		return "", err
 	}

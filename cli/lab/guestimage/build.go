@@ -35,17 +35,23 @@ func (o Options) step(format string, args ...any) {
 	}
 }
 
-// recipe builds one image into the file out; work is an empty folder of its own.
+// recipe builds one image; work is an empty folder of its own.
 type recipe struct {
 	// inputs are hashed into the image's file name: a changed recipe is a new image.
 	inputs func() [][]byte
-	build  func(ctx context.Context, o Options, work, out string) error
+	// build writes the image's files, which are called stem and a suffix.
+	build func(ctx context.Context, o Options, work, stem string) error
+	// suffixes are those of the image's files. The last of them is there when all are.
+	suffixes []string
 }
+
+// qcow2Suffix is that of a guest's image, which is one file.
+const qcow2Suffix = ".qcow2"
 
 func recipes() map[string]recipe {
 	return map[string]recipe{
-		"tiny":   {inputs: tinyInputs, build: buildTiny},
-		"debian": {inputs: debianInputs, build: buildDebian},
+		"tiny":   {inputs: tinyInputs, build: buildTiny, suffixes: []string{qcow2Suffix}},
+		"debian": {inputs: debianInputs, build: buildDebian, suffixes: []string{qcow2Suffix}},
 	}
 }
 
@@ -75,7 +81,8 @@ func build(ctx context.Context, name string, r recipe, o Options) (string, error
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return "", fmt.Errorf("guest image folder: %w", err)
 	}
-	final := filepath.Join(o.Dir, name+"-"+digest(r.inputs())+".qcow2")
+	finalStem := filepath.Join(o.Dir, name+"-"+digest(r.inputs()))
+	final := finalStem + r.suffixes[len(r.suffixes)-1]
 	if isFile(final) && !o.Refresh {
 		return final, nil
 	}
@@ -104,12 +111,14 @@ func build(ctx context.Context, name string, r recipe, o Options) (string, error
 	}
 	defer os.RemoveAll(work)
 	start := time.Now()
-	out := filepath.Join(work, "image.qcow2")
-	if err := r.build(ctx, o, work, out); err != nil {
-		return "", fmt.Errorf("build guest image %s: %w", name, err)
+	stem := filepath.Join(work, "image")
+	if err := r.build(ctx, o, work, stem); err != nil {
+		return "", fmt.Errorf("build image %s: %w", name, err)
 	}
-	if err := publishFile(out, final); err != nil {
-		return "", fmt.Errorf("build guest image %s: %w", name, err)
+	for _, suffix := range r.suffixes {
+		if err := publishFile(stem+suffix, finalStem+suffix); err != nil {
+			return "", fmt.Errorf("build image %s: %w", name, err)
+		}
 	}
 	o.step("built %s in %s", filepath.Base(final), time.Since(start).Round(100*time.Millisecond))
 	return final, nil

@@ -3,6 +3,8 @@ package guestimage
 import (
 	"fmt"
 	"io"
+	"os"
+	"strings"
 )
 
 // initramfs writes a cpio archive in the "newc" form the kernel unpacks. Inode
@@ -34,6 +36,21 @@ func (a *initramfs) entry(name string, mode, major, minor int, data []byte) {
 	a.pad(110 + len(name) + 1)
 	a.write(data)
 	a.pad(len(data))
+}
+
+// modules adds kernel modules and, as etc/modules, their names in the order to load them.
+func (a *initramfs) modules(modules []kernelModule) error {
+	var list strings.Builder
+	for _, m := range modules {
+		b, err := os.ReadFile(m.Path)
+		if err != nil {
+			return err
+		}
+		a.file("lib/modules/"+m.Name+".ko", 0o644, b)
+		list.WriteString(m.Name + "\n")
+	}
+	a.file("etc/modules", 0o644, []byte(list.String()))
+	return nil
 }
 
 // close ends the archive and reports the first error of the whole.

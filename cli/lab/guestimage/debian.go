@@ -32,16 +32,34 @@ func debianInputs() [][]byte {
 	return [][]byte{[]byte("2 " + strings.Join(debianPackages, " ")), debianSetup}
 }
 
-func buildDebian(ctx context.Context, o Options, work, out string) error {
+func buildDebian(ctx context.Context, o Options, work, stem string) error {
 	if runtime.GOARCH != "amd64" {
 		return fmt.Errorf("the image is for amd64, this is %s", runtime.GOARCH)
 	}
+	root := filepath.Join(work, "root")
+	if err := installDebian(ctx, o, "debian", root, map[string][]byte{"setup.sh": debianSetup}, debianPackages); err != nil {
+		return err
+	}
+	o.step("debian: writing the disk")
+	disk := filepath.Join(work, "disk.raw")
+	if err := debianDiskImage(ctx, root, disk); err != nil {
+		return err
+	}
+	// zstd unpacks faster than the disk of a lab machine reads.
+	_, err := runCommand(ctx, command{Name: "qemu-img", Args: []string{"convert", "-c", "-f", "raw", "-O", "qcow2",
+		"-o", "compression_type=zstd", disk, stem + qcow2Suffix}})
+	return err
+}
+
+// installDebian makes a Debian system in the new directory root, from the archive that this
+// machine is installed from, and runs setup.sh of the files in it with the packages. The
+// files are in the system's /tmp meanwhile. image is the name in reports of progress.
+func installDebian(ctx context.Context, o Options, image, root string, files map[string][]byte, packages []string) error {
 	site, err := debianSite(ctx)
 	if err != nil {
 		return err
 	}
-	root := filepath.Join(work, "root")
-	o.step("debian: unpacking %s from %s", site.Release, site.URI)
+	o.step("%s: unpacking %s from %s", image, site.Release, site.URI)
 	// debootstrap runs in a mount namespace of its own, so that its mounts end with it
 	// even if it is killed.
 	_, err = runCommand(ctx, command{Name: "unshare", Args: []string{"--mount", "debootstrap", "--arch=amd64",
@@ -52,25 +70,19 @@ func buildDebian(ctx context.Context, o Options, work, out string) error {
 	if err := os.WriteFile(filepath.Join(root, "etc/apt/sources.list"), []byte(site.Sources), 0o644); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(root, "tmp/setup.sh"), debianSetup, 0o755); err != nil {
-		return err
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(root, "tmp", name), content, 0o755); err != nil {
+			return err
+		}
 	}
-	o.step("debian: installing packages")
+	o.step("%s: installing packages", image)
 	// apt installs the other packages, because debootstrap knows no virtual packages.
 	const inRoot = `mount -t proc proc "$1/proc" && mount -t devtmpfs dev "$1/dev" && exec chroot "$@"`
-	args := append([]string{"--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inRoot, "sh", root, "/tmp/setup.sh"}, debianPackages...)
+	args := append([]string{"--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inRoot, "sh", root, "/tmp/setup.sh"}, packages...)
 	if _, err := runCommand(ctx, command{Name: "unshare", Args: args}); err != nil {
 		return fmt.Errorf("install packages: %w", err)
 	}
-	o.step("debian: writing the disk")
-	disk := filepath.Join(work, "disk.raw")
-	if err := debianDiskImage(ctx, root, disk); err != nil {
-		return err
-	}
-	// zstd unpacks faster than the disk of a lab machine reads.
-	_, err = runCommand(ctx, command{Name: "qemu-img", Args: []string{"convert", "-c", "-f", "raw", "-O", "qcow2",
-		"-o", "compression_type=zstd", disk, out}})
-	return err
+	return nil
 }
 
 // debianDiskImage writes a raw disk: GRUB behind the boot record, and one ext4

@@ -73,16 +73,20 @@ func TestBuildIsSharedAndSurvivesACrash(t *testing.T) {
 	}
 	builds := 0 // by one builder at a time
 	r := recipe{inputs: func() [][]byte { return [][]byte{[]byte("1")} },
-		build: func(_ context.Context, _ Options, work, out string) error {
+		suffixes: []string{".kernel", ".disk"},
+		build: func(_ context.Context, _ Options, work, stem string) error {
 			builds++
-			return os.WriteFile(out, []byte("image"), 0o600)
+			return errors.Join(os.WriteFile(stem+".disk", []byte("image"), 0o600), os.WriteFile(stem+".kernel", nil, 0o600))
 		}}
 	var wg sync.WaitGroup
 	for range 5 {
 		wg.Go(func() {
 			p, err := build(context.Background(), "fake", r, Options{Dir: dir})
-			if err != nil || filepath.Ext(p) != ".qcow2" {
+			if err != nil || filepath.Ext(p) != ".disk" {
 				t.Errorf("got %q, %v", p, err)
+			}
+			if _, err := os.Stat(strings.TrimSuffix(p, ".disk") + ".kernel"); err != nil {
+				t.Errorf("the image's last file is there, another is not: %v", err)
 			}
 		})
 	}
@@ -108,8 +112,8 @@ func TestBuildIsSharedAndSurvivesACrash(t *testing.T) {
 
 func TestFailedBuildLeavesNothing(t *testing.T) {
 	dir, boom := t.TempDir(), errors.New("boom")
-	r := recipe{inputs: func() [][]byte { return nil }, build: func(_ context.Context, _ Options, work, out string) error {
-		os.WriteFile(out, []byte("half"), 0o600)
+	r := recipe{inputs: func() [][]byte { return nil }, suffixes: []string{qcow2Suffix}, build: func(_ context.Context, _ Options, work, stem string) error {
+		os.WriteFile(stem+qcow2Suffix, []byte("half"), 0o600)
 		return boom
 	}}
 	if _, err := build(context.Background(), "fake", r, Options{Dir: dir}); !errors.Is(err, boom) {

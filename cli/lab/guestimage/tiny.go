@@ -54,7 +54,7 @@ func tinyFile(name string) []byte {
 	return b
 }
 
-func buildTiny(ctx context.Context, o Options, work, out string) error {
+func buildTiny(ctx context.Context, o Options, work, stem string) error {
 	if runtime.GOARCH != "amd64" {
 		return fmt.Errorf("the image is for amd64, this is %s", runtime.GOARCH)
 	}
@@ -91,7 +91,7 @@ func buildTiny(ctx context.Context, o Options, work, out string) error {
 	}
 	// It is not compressed. Compression would save 4 MB and cost a second at each boot
 	// under TCG.
-	_, err = runCommand(ctx, command{Name: "qemu-img", Args: []string{"convert", "-f", "raw", "-O", "qcow2", disk, out}})
+	_, err = runCommand(ctx, command{Name: "qemu-img", Args: []string{"convert", "-f", "raw", "-O", "qcow2", disk, stem + qcow2Suffix}})
 	return err
 }
 
@@ -134,16 +134,9 @@ func tinyInitramfs(ctx context.Context, root, version string) ([]byte, error) {
 	a.file("etc/udhcpc", 0o755, tinyFile("udhcpc"))
 	a.file("etc/acpi/sync", 0o755, tinyFile("sync"))
 	a.file("etc/acpi/PWRF/00000080", 0o755, tinyFile("powerbutton"))
-	var list strings.Builder
-	for _, m := range mods {
-		b, err := os.ReadFile(m.Path)
-		if err != nil {
-			return nil, err
-		}
-		a.file("lib/modules/"+m.Name+".ko", 0o644, b)
-		list.WriteString(m.Name + "\n")
+	if err := a.modules(mods); err != nil {
+		return nil, err
 	}
-	a.file("etc/modules", 0o644, []byte(list.String()))
 	if err := a.close(); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,157 @@
+//go:build metal
+
+package metal
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+
+	kubevirtv1 "kubevirt.io/api/core/v1"
+)
+
+// Emulated on an emulated host, a guest takes seconds to start and a minute or two to
+// boot when nothing else runs on this machine.
+const (
+	startTimeout = 4 * time.Minute
+	guestTimeout = 10 * time.Minute
+)
+
+// startGuest starts a small guest on a host, asking that host, and waits until it is
+// Running. It ends with the test.
+func startGuest(t *testing.T, host, name string) {
+	t.Helper()
+	manifest, err := virtmesh(t.Context(), host, "", "vm", "create", name, "--image", tiny, "--memory", "96Mi", "--dry-run", "-o", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm := &kubevirtv1.VirtualMachine{}
+	if err := json.Unmarshal([]byte(manifest), vm); err != nil {
+		t.Fatal(err)
+	}
+	vm.Spec.Template.Spec.NodeSelector = map[string]string{"kubernetes.io/hostname": host}
+	data, err := json.Marshal(vm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := virtmesh(t.Context(), host, string(data), "apply", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+		defer cancel()
+		if _, err := virtmesh(ctx, host, "", "vm", "delete", name); err != nil {
+			t.Errorf("delete the guest: %v", err)
+		}
+	})
+	eventually(t, startTimeout, name+" is Running", func(ctx context.Context) error {
+		vmi, err := instance(ctx, host, name)
+		if err == nil && vmi.Status.Phase != kubevirtv1.Running {
+			err = fmt.Errorf("it is %s: %+v", vmi.Status.Phase, vmi.Status.Conditions)
+		}
+		return err
+	})
+}
+
+// instance is what a host says of a guest.
+func instance(ctx context.Context, host, name string) (*kubevirtv1.VirtualMachineInstance, error) {
+	out, err := virtmesh(ctx, host, "", "get", "vmi", name, "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	vmi := &kubevirtv1.VirtualMachineInstance{}
+	return vmi, json.Unmarshal([]byte(out), vmi)
+}
+
+// answers pings a guest from the host that runs it. A guest that has booted answers.
+func answers(ctx context.Context, host, name string) error {
+	vmi, err := instance(ctx, host, name)
+	if err != nil {
+		return err
+	}
+	if len(vmi.Status.Interfaces) == 0 {
+		return fmt.Errorf("the guest is %s and has no address", vmi.Status.Phase)
+	}
+	_, err = try(ctx, vmi.Status.NodeName, "ping -c 1 -W 5 "+vmi.Status.Interfaces[0].IP)
+	return err
+}
+
+// cpuTime is the processor time in nanoseconds that a guest has used on a host.
+func cpuTime(t *testing.T, host, name string) int64 {
+	t.Helper()
+	text := inside(t, host, "virsh domstats --cpu-total default_"+name+" | sed -n 's/.*cpu.time=//p'")
+	used, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return used
+}
+
+// qemuOf is the process that a guest runs in on a host.
+func qemuOf(t *testing.T, host, name string) string {
+	t.Helper()
+	pid := inside(t, host, "pgrep -f 'qemu-system-x86_64.*guest=[a-z]*_"+name+"'")
+	if !regexp.MustCompile(`^\d+$`).MatchString(pid) {
+		t.Fatalf("the guest's processes are %q", pid)
+	}
+	return pid
+}
+
+// A host that was installed by the book has nothing that doctor finds fault with and no
+// service that failed.
+func TestHostIsInOrder(t *testing.T) {
+	if out, err := try(t.Context(), "host1", "virtmesh doctor"); err != nil {
+		t.Errorf("doctor: %v\n%s", err, out)
+	}
+	if failed := inside(t, "host1", "systemctl --failed --plain --no-legend"); failed != "" {
+		t.Errorf("failed units:\n%s", failed)
+	}
+	if debian != "" {
+		inside(t, "host1", "dpkg --verify virtmesh && systemctl is-enabled virtmesh")
+	}
+}
+
+// On a stock host a guest is confined: by AppArmor with a profile of its own, by seccomp,
+// and by a user without capabilities. And it does not notice what happens to the agent.
+func TestGuestIsConfinedAndOutlivesTheAgent(t *testing.T) {
+	startGuest(t, "host1", "confined")
+	pid := qemuOf(t, "host1", "confined")
+	uuid := inside(t, "host1", "virsh domuuid default_confined")
+	if label, want := inside(t, "host1", "cat /proc/"+pid+"/attr/current"), "libvirt-"+uuid+" (enforce)"; label != want {
+		t.Errorf("the guest's AppArmor label is %q, want %q", label, want)
+	}
+	status := inside(t, "host1", "cat /proc/"+pid+"/status")
+	for field, want := range map[string]string{"CapEff": "0000000000000000", "Seccomp": "2", "Uid": "64055"} {
+		if got := regexp.MustCompile(`(?m)^` + field + `:\s+(\S+)`).FindStringSubmatch(status); got == nil || got[1] != want {
+			t.Errorf("%s of the guest's process is %v, want %s", field, got, want)
+		}
+	}
+	for _, how := range []string{"systemctl restart virtmesh", "systemctl kill --signal KILL --kill-whom main virtmesh"} {
+		before := inside(t, "host1", "systemctl show -P MainPID virtmesh")
+		inside(t, "host1", how)
+		eventually(t, 3*time.Minute, "another agent after "+how, func(ctx context.Context) error {
+			now, err := try(ctx, "host1", "systemctl show -P MainPID virtmesh && virtmesh status >/dev/null")
+			if err == nil && now == before {
+				err = fmt.Errorf("process %s still", now)
+			}
+			return err
+		})
+		if now := qemuOf(t, "host1", "confined"); now != pid {
+			t.Errorf("after %s the guest's process is %s, it was %s", how, now, pid)
+		}
+		used := cpuTime(t, "host1", "confined")
+		eventually(t, time.Minute, "the guest goes on", func(context.Context) error {
+			if now := cpuTime(t, "host1", "confined"); now <= used {
+				return fmt.Errorf("it has used %d ns of processor time, as before", now)
+			}
+			return nil
+		})
+	}
+	if denied, err := try(t.Context(), "host1", `journalctl -b -q -k -o cat --grep 'apparmor="DENIED"' | grep -v '"swtpm"'`); err == nil {
+		t.Errorf("AppArmor denied:\n%s", denied)
+	}
+}
