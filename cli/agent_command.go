@@ -239,7 +239,7 @@ func agentLeave(c *cli.Context) error {
 		return err
 	}
 	var status admin.Status
-	if err := conn.mesh(c.Context, http.MethodGet, "/mesh/v1/status", nil, &status); err != nil {
+	if err := conn.mesh(c.Context, http.MethodGet, statusPath, nil, &status); err != nil {
 		return err
 	}
 	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/leave", nil, nil); err != nil {

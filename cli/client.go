@@ -50,6 +50,8 @@ type connection struct {
 	rest      *rest.Config
 	namespace string
 	patience  *patience
+	// socket is the local agent's, empty where a kubeconfig says how to reach a host.
+	socket string
 	// bare is rest without patience, for what a command asks after its time is over.
 	bare *rest.Config
 }
@@ -65,6 +67,7 @@ func connect(c *cli.Context) (*connection, error) {
 	conn.rest.QPS, conn.rest.Burst = 200, 400
 	conn.rest.WarningHandler = rest.NewWarningWriter(c.App.ErrWriter, rest.WarningWriterOptions{Deduplicate: true})
 	conn.patience = newPatience(c)
+	conn.patience.overSocket = conn.socket != ""
 	if ns := c.String("namespace"); ns != "" {
 		conn.namespace = ns
 	}
@@ -93,8 +96,9 @@ func baseConnection(c *cli.Context) (*connection, error) {
 	case c.String("context") != "":
 		// It is one of the default kubeconfig.
 	default:
+		// An agent that was killed leaves its socket behind.
 		if _, err := os.Stat(c.String("socket")); err == nil {
-			return socketConnection(c.String("socket")), nil
+			return dialedConnection(c.String("socket"))
 		}
 	}
 	overrides := &clientcmd.ConfigOverrides{CurrentContext: c.String("context")}
@@ -130,7 +134,7 @@ func explicitSocket(c *cli.Context) (*connection, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("%s; without --socket the command uses a kubeconfig", noLocalAgent(path))
 	}
-	return socketConnection(path), nil
+	return dialedConnection(path)
 }
 
 // connectLocal connects to the local agent for what concerns this host alone. It fails
@@ -141,8 +145,15 @@ func connectLocal(c *cli.Context) (*connection, error) {
 			return nil, fmt.Errorf("--%s has no effect here: the command is about this host and asks its agent (--socket)", flag)
 		}
 	}
-	path := c.String("socket")
+	return dialedConnection(c.String("socket"))
+}
+
+// dialedConnection connects to the agent at a socket, if there is one.
+func dialedConnection(path string) (*connection, error) {
 	conn, err := net.Dial("unix", path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("only root may ask this host's agent at %s; others give a kubeconfig ('virtmesh kubeconfig' prints one to root): %w", path, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", noLocalAgent(path), err)
 	}
@@ -162,7 +173,7 @@ func socketConnection(path string) *connection {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
 	}
-	return &connection{namespace: "default", rest: &rest.Config{Host: "http://localhost", Dial: dial}}
+	return &connection{namespace: "default", socket: path, rest: &rest.Config{Host: "http://localhost", Dial: dial}}
 }
 
 // redirect sends the connection to another host with the same credentials. A
@@ -189,7 +200,7 @@ func (c *connection) redirect(ctx context.Context, host string) error {
 
 func (c *connection) nodeAddress(ctx context.Context, name string) (string, error) {
 	var status admin.Status
-	if err := c.mesh(ctx, http.MethodGet, "/mesh/v1/status", nil, &status); err != nil {
+	if err := c.mesh(ctx, http.MethodGet, statusPath, nil, &status); err != nil {
 		return "", fmt.Errorf("ask %s, the kubeconfig's host, for the address of %s: %w; give --host an address instead of a name", strings.TrimPrefix(c.rest.Host, "https://"), name, err)
 	}
 	for _, member := range status.Members {

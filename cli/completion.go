@@ -189,7 +189,7 @@ func memberNames(c *cli.Context) ([]string, error) {
 		return nil, err
 	}
 	var status admin.Status
-	if err := conn.mesh(c.Context, http.MethodGet, "/mesh/v1/status", nil, &status); err != nil {
+	if err := conn.mesh(c.Context, http.MethodGet, statusPath, nil, &status); err != nil {
 		return nil, err
 	}
 	names := make([]string, 0, len(status.Members))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/level"
 	"virtmesh/agent/port/admin"
 )
@@ -48,7 +49,7 @@ func readLevel(c *cli.Context) (*connection, *meshLevel, error) {
 		return nil, nil, err
 	}
 	var s admin.Status
-	if err := conn.mesh(c.Context, http.MethodGet, "/mesh/v1/status", nil, &s); err != nil {
+	if err := conn.mesh(c.Context, http.MethodGet, statusPath, nil, &s); err != nil {
 		return nil, nil, err
 	}
 	if s.Level == nil {
@@ -145,9 +146,9 @@ func levelRaise(c *cli.Context) error {
 		fmt.Fprintf(c.App.Writer, "the mesh is at feature level %d already\n", to)
 		return nil
 	case to == l.Mesh && l.Newest == l.Mesh:
-		return fmt.Errorf("the mesh is at feature level %d, and no host knows a higher one: there is nothing to raise", l.Mesh)
+		return fault.New(fault.Conflict, "the mesh is at feature level %d, and no host knows a higher one: there is nothing to raise", l.Mesh)
 	case to == l.Mesh:
-		return errors.New("the mesh cannot be raised yet: it is at feature level " + levelSentence(&l.Level))
+		return fault.New(fault.Conflict, "the mesh cannot be raised yet: it is at feature level %s", levelSentence(&l.Level))
 	}
 	if !c.Bool("yes") {
 		if to > l.Mesh {

@@ -39,7 +39,7 @@ func TestARaiseThatIsHeldUp(t *testing.T) {
 	mesh.status.Level.Reachable = 3
 	mesh.status.Level.HeldUpBy = []level.Host{{Name: "host2", Version: "1.9", Highest: 3}}
 	code, _, stderr := run(t, append(serve(t, mesh), "level", "raise", "--yes")...)
-	if code != 1 || !strings.Contains(stderr, "host2 (version 1.9, knows up to 3) holds up 4") || mesh.status.Level.Mesh != 3 {
+	if code != 5 || !strings.Contains(stderr, "host2 (version 1.9, knows up to 3) holds up 4") || mesh.status.Level.Mesh != 3 {
 		t.Errorf("exit code %d, %q, the mesh is at %d", code, stderr, mesh.status.Level.Mesh)
 	}
 	mesh.status.Level = nil

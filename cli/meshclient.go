@@ -57,7 +57,11 @@ func (c *connection) call(ctx context.Context, method, path string, request any)
 	}
 	if response.StatusCode >= 300 {
 		defer response.Body.Close()
-		return nil, fault.Read(response)
+		told := fault.Read(response)
+		if told.Code == fault.Unavailable && told.Remedy == "" && c.patience != nil && path != statusPath {
+			told = told.WithRemedy(c.patience.remedy())
+		}
+		return nil, told
 	}
 	return response, nil
 }

@@ -51,8 +51,10 @@ type patience struct {
 	limit time.Duration
 	// local reads what the host knows; mayBeLocal says that the command has the flag.
 	local, mayBeLocal bool
-	stderr            io.Writer
-	once              sync.Once
+	// overSocket says that the local agent is asked at its socket.
+	overSocket bool
+	stderr     io.Writer
+	once       sync.Once
 }
 
 func newPatience(c *cli.Context) *patience {
@@ -72,6 +74,21 @@ func newPatience(c *cli.Context) *patience {
 // answer now, up to ten times and without a word.
 func (p *patience) wrap(next http.RoundTripper) http.RoundTripper {
 	return patientTransport{next: next, patience: p}
+}
+
+// statusPath is asked by 'virtmesh status'. The agent answers without the other hosts.
+const statusPath = "/mesh/v1/status"
+
+// silence is the fault of a host that has not answered a request.
+func (p *patience) silence(r *http.Request) *fault.Fault {
+	who, remedy := r.URL.Host, p.remedy()
+	if p.overSocket {
+		who = "this host's agent"
+	}
+	if r.URL.Path == statusPath {
+		remedy = "it needs no other host to answer that, so it hangs: 'systemctl restart virtmesh' on it ends that, and its guests go on"
+	}
+	return fault.New(fault.Unreachable, "%s has not answered within %s", who, p.limit).WithRemedy(remedy)
 }
 
 // remedy says what to do when the mesh does not answer.
@@ -110,7 +127,7 @@ func (t patientTransport) send(r *http.Request, read bool) (*http.Response, erro
 		return t.next.RoundTrip(r)
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
-	silent := fault.New(fault.Unreachable, "%s has not answered within %s", r.URL.Host, t.patience.limit).WithRemedy(t.patience.remedy())
+	silent := t.patience.silence(r)
 	timer := time.AfterFunc(time.Until(t.patience.until), func() { cancel(silent) })
 	request := r.Clone(ctx)
 	if t.patience.local {

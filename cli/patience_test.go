@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -94,10 +96,41 @@ func TestAHostThatDoesNotAnswer(t *testing.T) {
 	web := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	t.Cleanup(web.Close)
 	connection := []string{"--kubeconfig", writeKubeconfig(t, web.URL), "--timeout", "200ms"}
-	for _, command := range []string{"vm ls", "status", "token ls", "get vm"} {
+	for command, remedy := range map[string]string{
+		"vm ls": "'virtmesh status'", "token ls": "'virtmesh status'", "get vm": "'virtmesh status'",
+		"status": "it needs no other host to answer that, so it hangs: 'systemctl restart virtmesh'",
+	} {
 		code, _, stderr := runPlain(append(connection, strings.Fields(command)...)...)
-		if code != 7 || !strings.Contains(stderr, "has not answered within 200ms; 'virtmesh status'") || strings.Count(stderr, "\n") != 1 {
+		if code != 7 || !strings.Contains(stderr, "has not answered within 200ms; "+remedy) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s: exit code %d, %q", command, code, stderr)
+		}
+	}
+}
+
+// A process that is stopped still has its socket, and the kernel takes the connections; of one
+// that was killed only the file is left. Either is the agent of this host, and no "localhost".
+func TestALocalAgentThatDoesNotAnswer(t *testing.T) {
+	t.Setenv("KUBECONFIG", "")
+	socket := filepath.Join(t.TempDir(), "agent.sock")
+	hangs, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hangs.SetUnlinkOnClose(false)
+	for _, command := range []string{"status", "vm ls"} {
+		code, _, stderr := runPlain(append([]string{"--socket", socket, "--timeout", "200ms"}, strings.Fields(command)...)...)
+		if code != 7 || !strings.HasPrefix(stderr, "virtmesh: this host's agent has not answered within 200ms; ") && command == "status" {
+			t.Errorf("%s, which hangs: exit code %d, %q", command, code, stderr)
+		}
+		if !strings.Contains(stderr, "this host's agent has not answered") {
+			t.Errorf("%s, which hangs: %q", command, stderr)
+		}
+	}
+	hangs.Close()
+	for _, command := range []string{"status", "vm ls", "agent leave"} {
+		code, _, stderr := runPlain(append([]string{"--socket", socket}, strings.Fields(command)...)...)
+		if code != 1 || !strings.HasPrefix(stderr, "virtmesh: no agent runs on this host ("+socket+"): ") {
+			t.Errorf("%s, which was killed: exit code %d, %q", command, code, stderr)
 		}
 	}
 }

@@ -24,7 +24,7 @@ func status(c *cli.Context) error {
 		return err
 	}
 	var s admin.Status
-	if err := conn.mesh(c.Context, http.MethodGet, "/mesh/v1/status", nil, &s); err != nil {
+	if err := conn.mesh(c.Context, http.MethodGet, statusPath, nil, &s); err != nil {
 		return err
 	}
 	printed, err := printValue(c, s)

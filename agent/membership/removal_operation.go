@@ -67,6 +67,9 @@ func (a administration) mustBeRemovable(ctx context.Context, name string, force 
 	return a.newRemoval(name).mustBeKnown(ctx)
 }
 
+// leaveRemedy is what to do with a host that is heard and is to be removed.
+const leaveRemedy = "run 'virtmesh agent leave' on it; if it has just been switched off, wait half a minute"
+
 // mustBeDead returns an error for a host that one of two witnesses hears: gossip, and
 // the leader of the replicated store. The guests of a removed host are started elsewhere,
 // so they would run twice.
@@ -75,15 +78,15 @@ func (a administration) mustBeDead(ctx context.Context, name string, force bool)
 		return nil
 	}
 	if member, ok := a.gossip.Member(name); ok && member.State.Live() && a.peers.records.has(name) {
-		return fault.New(fault.Conflict, "%s is alive", name).About(name).WithRemedy("run 'virtmesh agent leave' on it")
+		return fault.New(fault.Conflict, "%s is %s", name, member.State).About(name).WithRemedy(leaveRemedy)
 	}
 	silent, err := a.witness.Silent(ctx, name)
 	if err != nil {
-		return fault.New(fault.Unavailable, "nobody can tell whether %s is dead: %w", name, err).About(name)
+		return fault.New(fault.Unavailable, "nobody can tell whether %s is dead: %w", name, fault.Of(err)).About(name)
 	}
 	if !silent {
 		return fault.New(fault.Conflict, "%s does not gossip with %s, but it answers the leader: its agent runs", name, a.config.Name).About(name).
-			WithRemedy("run 'virtmesh agent leave' on it; if it has just been switched off, wait half a minute")
+			WithRemedy(leaveRemedy)
 	}
 	return nil
 }

@@ -20,13 +20,16 @@ func TestBlockedGossipIsNamed(t *testing.T) {
 	status := &admin.Status{Host: "host1", Members: []admin.Member{
 		{Name: "host1", State: "alive"}, {Name: "host2", State: "dead"}, {Name: "host3", State: "dead"},
 		{Name: "host4", State: stateUnknown}, {Name: "host5", State: "alive"}, {Name: "host6", State: stateUnknown},
+		{Name: "host7", State: "dead"},
 	}}
+	lost := map[string]time.Duration{"host2": time.Minute, "host3": time.Hour, "host7": time.Second}
 	replica := raftstore.Status{Peers: []raftstore.PeerStatus{
 		{ID: "host1", Leader: true}, {ID: "host2", Silence: time.Second}, {ID: "host3", Silence: time.Hour},
 		{ID: "host4", Silence: 2 * time.Second}, {ID: "host5", Silence: time.Second},
+		{ID: "host7", Silence: 3 * time.Second}, // it has just lost its power: nobody has heard it since
 	}}
-	got := strings.Join(contradictions(status, replica, 10*time.Second, 7946), "\n")
-	for host, want := range map[string]bool{"host1 a": false, "host2 a": true, "host3 a": false, "host4 a": true, "host5 a": false, "host6 a": false} {
+	got := strings.Join(contradictions(status, replica, lost, 10*time.Second, 7946), "\n")
+	for host, want := range map[string]bool{"host1 a": false, "host2 a": true, "host3 a": false, "host4 a": true, "host5 a": false, "host6 a": false, "host7 a": false} {
 		if strings.Contains(got, host) != want {
 			t.Errorf("%s is named: %v, in\n%s", host, !want, got)
 		}
@@ -67,6 +70,31 @@ func TestHostsBelowTheLevelAreNamed(t *testing.T) {
 	}
 }
 
+// Each warning names the host, says what is the matter with it and what to do. That a host was
+// not heard since the agent started does not mean that it never ran.
+func TestStatusSaysWhatToDo(t *testing.T) {
+	status := &admin.Status{Host: "host1", Members: []admin.Member{
+		{Name: "host1", State: "alive"}, {Name: "host2", State: "dead"}, {Name: "host3", State: "suspect"}, {Name: "host4", State: stateUnknown, Role: roleNone},
+		{Name: "host5", State: stateRemoved}, {Name: "host6", State: "left"},
+	}}
+	got := warnings(status, raftstore.Status{Voters: []string{"host1", "host2", "host3"}})
+	for i, want := range []string{
+		"the voters (host1, host2, host3) is back: start their hosts; only if a majority is gone for good",
+		"host2 is dead: its agent does not answer, and its machines wait for it: start it there (systemctl start virtmesh), or, if the host will not come back, take it out with 'virtmesh node remove host2'",
+		"host3 is suspect: it did not answer a moment ago, and is dead to host1",
+		"host4 is unknown: the agent on host1 has heard nothing of that host's agent since its own start: start it there",
+		"host5 was removed from the mesh, and its agent runs: stop it there",
+		"host6 is left",
+	} {
+		if i >= len(got) || !strings.Contains(got[i], want) {
+			t.Errorf("warning %d of %q does not say %q", i, got, want)
+		}
+	}
+	if waits := leaderless(nil); strings.Contains(waits, "()") {
+		t.Errorf("without voters: %s", waits)
+	}
+}
+
 // What keeps a replica from working is told on every host, not only on its own: the mesh may
 // be one failure from losing its majority.
 func TestStatusTellsOfStuckReplicas(t *testing.T) {
@@ -99,5 +127,23 @@ func TestHostsWithoutAPoolAreNamed(t *testing.T) {
 	})
 	if want := []string{"host1, host3: pool nfs hangs", "host5: pool local is read-only"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// A leader that hangs, as a stopped process does, is still the leader until the others elect
+// another. An operator who looks in that moment sees what the host that he asked knows.
+func TestStatusOutlastsALeaderThatHangs(t *testing.T) {
+	first, second := pair(t)
+	first.peers.records.mu.Lock() // it needs them to say how far the others are
+	defer first.peers.records.mu.Unlock()
+	status, err := second.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(status.Members) != 2 || status.Leader != "host1" || status.Level == nil {
+		t.Errorf("status %+v", status)
+	}
+	if !slices.ContainsFunc(status.Warnings, func(w string) bool { return strings.HasPrefix(w, "host1 leads, and does not answer host2: ") }) {
+		t.Errorf("warnings %q", status.Warnings)
 	}
 }
