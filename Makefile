@@ -20,7 +20,7 @@ PACKAGES := qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients ovm
             isc-dhcp-client systemd busybox-static cpio syslinux syslinux-common extlinux mtools dosfstools e2fsprogs debootstrap util-linux \
             gcc libc6-dev git ca-certificates jq libxml2-utils etcd-server etcd-client iputils-ping xz-utils genisoimage openssh-client
 
-.PHONY: help up down test bench build packages packages-deb go lint unit cover race e2e test-metal fuzz soak mutants vuln generate clean
+.PHONY: help up down test bench build packages packages-deb test-packages go lint unit cover race e2e test-metal fuzz soak mutants vuln generate clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -32,7 +32,7 @@ up: packages build ## start a lab of 3 hosts on this machine, run a VM in it, sa
 down: ## end the lab
 	@[ ! -x $(BINARY) ] || $(LAB) down
 
-test: packages lint race e2e ## every test that CI runs
+test: packages lint race test-packages e2e ## every test that CI runs
 
 bench: packages build ## the benchmarks: a line a figure, also to bench.json
 	@$(GO) run ./tests/bench -binary $(BINARY) -out bench.json
@@ -54,6 +54,9 @@ bin/golangci-lint: .ci/lint/go.mod | go
 
 packages-deb: build bin/nfpm bin/cyclonedx-gomod ## dist/virtmesh_<version>_<arch>.deb, with its SBOM and SHA256SUMS
 	@GO=$(GO) packaging/build
+
+test-packages: packages-deb ## what the package contains, and what its installation and removal do
+	$(GO) test -tags '$(TAGS) packages' -count 1 ./tests/packages
 
 # The tools that make packages are a module of their own too.
 bin/nfpm bin/cyclonedx-gomod: .ci/package/go.mod | go

@@ -1,0 +1,160 @@
+//go:build packages
+
+package packages
+
+import (
+	"strings"
+	"testing"
+)
+
+const (
+	disk   = "/var/lib/virtmesh/instances/u/root.qcow2"
+	config = "/etc/virtmesh/agent.yaml"
+	wanted = "/etc/systemd/system/multi-user.target.wants/virtmesh.service"
+)
+
+// TestInstallation checks that the package can be installed with what docs/install.md lists
+// besides, and that no agent is started on a machine that belongs to no mesh.
+func TestInstallation(t *testing.T) {
+	m := newMachine(t)
+	told := m.install(built(t))
+	if got := m.calls(); strings.Contains(got, "start") || strings.Contains(got, "enable") {
+		t.Errorf("the installation asked systemd for: %s", got)
+	}
+	if !strings.Contains(told, "virtmesh agent init") {
+		t.Errorf("the installation does not say what comes next:\n%s", told)
+	}
+	if got := m.must("virtmesh --version"); !strings.Contains(got, "virtmesh version") {
+		t.Errorf("the installed program prints %q", got)
+	}
+	if got := m.must("stat -c %a /var/lib/virtmesh"); got != "711\n" {
+		t.Errorf("QEMU's user cannot pass /var/lib/virtmesh: its mode is %s", got)
+	}
+	m.must("! grep -h . /sysctl.calls | grep -v -- --prefix=/") // only the keys of the package
+}
+
+// TestUpgradeRestartsTheAgent checks that an upgrade, and the return to an older version,
+// restart an agent that runs, never stop it for longer, and start none that was stopped.
+func TestUpgradeRestartsTheAgent(t *testing.T) {
+	m := newMachine(t)
+	m.install(small(t, "1"))
+	m.join()
+	for _, version := range []string{"2", "0"} {
+		m.calls()
+		m.install(small(t, version))
+		if got, want := m.calls(), "daemon-reload; try-restart virtmesh.service"; !strings.HasSuffix(got, want) || strings.Contains(got, "stop") {
+			t.Errorf("the installation of %s asked systemd for %q, and not for %q", version, got, want)
+		}
+		if !m.has(disk) || !m.has(config) {
+			t.Errorf("the installation of %s removed the disk of a guest or the configuration", version)
+		}
+	}
+}
+
+// TestRemoval checks that a removal stops the agent, leaves guests and says so, and that the
+// agent runs again after the package is installed again.
+func TestRemoval(t *testing.T) {
+	m := newMachine(t)
+	deb := small(t, "1")
+	m.install(deb)
+	m.join()
+	m.calls()
+	told := m.must("dpkg --remove virtmesh")
+	if got, want := m.calls(), "stop virtmesh.service; daemon-reload"; got != want {
+		t.Errorf("the removal asked systemd for %q, and not for %q", got, want)
+	}
+	if !strings.Contains(told, "guests go on") || !strings.Contains(told, "still a member") {
+		t.Errorf("the removal does not say what becomes of guests and of the host:\n%s", told)
+	}
+	if !m.has(disk) || !m.has(config) || !m.has(wanted) {
+		t.Error("the removal removed a disk, the configuration, or that the agent is started")
+	}
+	m.must("rm /agent-runs")
+	m.install(deb)
+	if got, want := m.calls(), "daemon-reload; start virtmesh.service"; got != want {
+		t.Errorf("the new installation asked systemd for %q, and not for %q", got, want)
+	}
+}
+
+// TestPurge checks that a purge removes the configuration and no disk, and says what stays.
+func TestPurge(t *testing.T) {
+	m := newMachine(t)
+	m.install(small(t, "1"))
+	m.join()
+	told := m.must("dpkg --purge virtmesh")
+	if m.has("/etc/virtmesh") || m.has(wanted) {
+		t.Error("the purge left the configuration, or a link to a unit that is gone")
+	}
+	if !m.has(disk) {
+		t.Error("the purge removed the disk of a guest")
+	}
+	if m.has("/var/lib/virtmesh/pools") {
+		t.Error("the purge left empty folders")
+	}
+	for _, part := range []string{"/var/lib/virtmesh stays", "rm -r /var/lib/virtmesh", "keys"} {
+		if !strings.Contains(told, part) {
+			t.Errorf("the purge does not say %q:\n%s", part, told)
+		}
+	}
+}
+
+// TestPurgeOfAMachineWithoutMesh checks that nothing at all stays where nothing was made.
+func TestPurgeOfAMachineWithoutMesh(t *testing.T) {
+	m := newMachine(t)
+	m.install(small(t, "1"))
+	m.must("dpkg --purge virtmesh")
+	left := m.must("find / -xdev \\( -path /proc -o -path /dev -o -path /tmp -o -path /work -o -path /root -o -path /home \\) -prune -o " +
+		"-iname '*virtmesh*' -cnewer /usr/bin/systemctl -print")
+	if left != "" {
+		t.Errorf("the purge left:\n%s", left)
+	}
+}
+
+// TestPurgeWithAnotherStateDirectory checks that a purge deletes nothing in a directory that
+// the package did not make.
+func TestPurgeWithAnotherStateDirectory(t *testing.T) {
+	m := newMachine(t)
+	m.install(small(t, "1"))
+	m.join()
+	m.must("mkdir -p /srv/mesh/empty && sed -i s,/var/lib/virtmesh,/srv/mesh, " + config)
+	if told := m.must("dpkg --purge virtmesh"); !strings.Contains(told, "/srv/mesh stays") {
+		t.Errorf("the purge does not say that the state directory stays:\n%s", told)
+	}
+	if !m.has("/srv/mesh/empty") || !m.has(disk) {
+		t.Error("the purge deleted something in a directory that is not the package's")
+	}
+}
+
+// TestInstallationByHandIsNamed checks that an administrator hears of a unit and a program
+// that hide the package's.
+func TestInstallationByHandIsNamed(t *testing.T) {
+	m := newMachine(t)
+	m.write("/etc/systemd/system/virtmesh.service", "[Service]\nExecStart=/usr/local/bin/virtmesh agent run\n")
+	m.write("/usr/local/bin/virtmesh", "#!/bin/sh\n")
+	told := m.install(small(t, "1"))
+	for _, part := range []string{"rm /etc/systemd/system/virtmesh.service", "/usr/local/bin/virtmesh hides"} {
+		if !strings.Contains(told, part) {
+			t.Errorf("the installation does not say %q:\n%s", part, told)
+		}
+	}
+}
+
+// TestInstallationStartsNothing checks the two machines on which no package may start a
+// service: one that forbids it, and one on which systemd does not run, such as an image.
+func TestInstallationStartsNothing(t *testing.T) {
+	deb := small(t, "1")
+	for _, test := range []struct{ name, prepare string }{
+		{"policy", "printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d"},
+		{"no systemd", "rm -r /run/systemd/system"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMachine(t)
+			m.join()
+			m.must(test.prepare)
+			m.install(deb)
+			if got := m.calls(); got != "" && got != "daemon-reload" {
+				t.Errorf("the installation asked systemd for: %s", got)
+			}
+		})
+	}
+}
