@@ -40,7 +40,12 @@ func (p packed) value() []byte {
 	if p.model == nil {
 		return p.bytes
 	}
-	v, err := p.model.Decode(nil, p.bytes)
+	return p.read(nil)
+}
+
+// read unpacks a value that is packed, into buf if that has room for it.
+func (p packed) read(buf []byte) []byte {
+	v, err := p.model.Decode(buf, p.bytes)
 	if err != nil {
 		panic(fmt.Sprintf("raftstore: a value in memory cannot be read any more: %v", err))
 	}

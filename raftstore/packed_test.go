@@ -188,3 +188,25 @@ func BenchmarkPackRandom(b *testing.B) {
 		p.pack("/registry/core/secrets/ns/x", values[i%len(values)])
 	}
 }
+
+// A record's value can be read into memory that is used again and again, whether the value
+// is packed or not.
+func TestValuesAreReadIntoOneBuffer(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p, buf := newPacker(), []byte(nil)
+		for i := range rapid.IntRange(1, 50).Draw(t, "values") {
+			value := machineText(i)
+			if rapid.Bool().Draw(t, "short") {
+				value = value[:i]
+			}
+			r := (&stored{key: "/registry/a/b/c", value: p.pack("/registry/a/b/c", bytes.Clone(value))}).record()
+			if rapid.Bool().Draw(t, "compact") {
+				r = r.Compact()
+			}
+			var got []byte
+			if got, buf = r.ReadValue(buf); !bytes.Equal(got, value) {
+				t.Fatalf("read %q, want %q", got, value)
+			}
+		}
+	})
+}

@@ -34,6 +34,17 @@ func (r Record) Expand() Record {
 	return r
 }
 
+// ReadValue returns the value, unpacked into buf if it is packed and buf has room for it,
+// and the memory to pass to the next call. The value may share the store's memory and must
+// not be changed; it is valid until the next call with that buf.
+func (r Record) ReadValue(buf []byte) (value, next []byte) {
+	if r.kept.model == nil || r.Value != nil {
+		return r.Value, buf
+	}
+	value = r.kept.read(buf[:0])
+	return value, value
+}
+
 // WithValue returns the record with another value, for whoever transforms values on
 // their way from the store.
 func (r Record) WithValue(value []byte) Record {

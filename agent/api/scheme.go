@@ -48,10 +48,10 @@ func (t *types) serializer(all []*kinds.Kind, group string) runtime.NegotiatedSe
 		serializer.WithStreamingCollectionEncodingToJSON(), serializer.WithStreamingCollectionEncodingToProtobuf())
 	for _, k := range all {
 		if k.GVK.Group == group && !isProto(k.Object) {
-			return namingSerializer{jsonOnly{codecs}}
+			return namingSerializer{undecodedSerializer{jsonOnly{codecs}}}
 		}
 	}
-	return namingSerializer{codecs}
+	return namingSerializer{undecodedSerializer{codecs}}
 }
 
 // isProto reports whether an object can be encoded as protobuf.

@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"embed"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,11 +63,9 @@ func (p population) write(ctx context.Context, store objects.Store) error {
 		if err != nil {
 			return fmt.Errorf("read the shape of %s: %w", name, err)
 		}
-		var compact bytes.Buffer
-		if err := json.Compact(&compact, text); err != nil {
+		if texts[name], err = asStored(text); err != nil {
 			return fmt.Errorf("read the shape of %s: %w", name, err)
 		}
-		texts[name] = compact.String()
 	}
 	for i := range namespaces {
 		var tx objects.Tx
@@ -84,6 +85,27 @@ func (p population) write(ctx context.Context, store objects.Store) error {
 		}
 	}
 	return p.writeEvents(ctx, store, texts["event"])
+}
+
+// asStored returns an object's JSON as agents write it: without space, and what names the
+// object first.
+func asStored(text []byte) (string, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(text, &fields); err != nil {
+		return "", err
+	}
+	names := slices.SortedFunc(maps.Keys(fields), func(a, b string) int {
+		order := []string{"metadata", "apiVersion", "kind"}
+		return cmp.Or(slices.Index(order, b)-slices.Index(order, a), cmp.Compare(a, b))
+	})
+	var out bytes.Buffer
+	for i, name := range names {
+		fmt.Fprintf(&out, `%s%q:`, [2]string{"{", ","}[min(i, 1)], name)
+		if err := json.Compact(&out, fields[name]); err != nil {
+			return "", err
+		}
+	}
+	return out.String() + "}", nil
 }
 
 func writeHost(ctx context.Context, store objects.Store, shape string, i int) error {

@@ -90,7 +90,7 @@ func measureAgent(ctx context.Context, o *options, r *report, p population, budg
 	}
 	r.add(figure{Name: name + "used_rss", Value: used.rss, Unit: "MB", Budget: atMost(budget)})
 	r.add(figure{Name: name + "used_anonymous", Value: used.anonymous, Unit: "MB"})
-	return nil
+	return a.measureBurst(ctx, r, name, budget)
 }
 
 // agentProcess is an agent in a process of its own.
@@ -276,20 +276,7 @@ func (a *agentProcess) list(ctx context.Context, path string) (string, error) {
 	return version, nil
 }
 
-// get begins a request.
+// get begins a request for JSON.
 func (a *agentProcess) get(ctx context.Context, path string) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.API+path, nil)
-	if err != nil {
-		return nil, fmt.Errorf("ask for %s: %w", path, err)
-	}
-	request.Header.Set("Accept", "application/json")
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, fmt.Errorf("ask for %s: %w", path, err)
-	}
-	if response.StatusCode != http.StatusOK {
-		_ = response.Body.Close()
-		return nil, fmt.Errorf("ask for %s: %s", path, response.Status)
-	}
-	return response, nil
+	return a.getAs(ctx, path, "application/json")
 }

@@ -52,7 +52,7 @@ func newNamespaces(store *genericregistry.Store, k *kinds.Kind) map[string]rest.
 		return !kinds.IsHeld(obj.(*corev1.Namespace)) && genericregistry.ShouldDeleteDuringUpdate(ctx, key, obj, old)
 	}
 	return map[string]rest.Storage{
-		k.Resource:               &Namespaces{collection: &REST{Store: store, kind: k}, store: store, kind: k},
+		k.Resource:               &Namespaces{collection: newREST(store, k), store: store, kind: k},
 		k.Resource + "/status":   newStatus(store, k),
 		k.Resource + "/finalize": newFinalize(store, k),
 	}

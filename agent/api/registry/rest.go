@@ -5,12 +5,14 @@ import (
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -18,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/names"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
+	"virtmesh/agent/api/store"
 	"virtmesh/agent/kinds"
 	machine "virtmesh/agent/vmi"
 )
@@ -26,10 +29,13 @@ import (
 type REST struct {
 	*genericregistry.Store
 	kind *kinds.Kind
+	// undecoded lists and watches objects as they are stored.
+	undecoded *genericregistry.Store
 }
 
 var (
 	_ rest.StandardStorage    = (*REST)(nil)
+	_ rest.Watcher            = (*REST)(nil)
 	_ rest.ShortNamesProvider = (*REST)(nil)
 	_ rest.CategoriesProvider = (*REST)(nil)
 )
@@ -39,6 +45,31 @@ func (r *REST) ShortNames() []string { return r.kind.ShortNames }
 
 // Categories implements rest.CategoriesProvider.
 func (r *REST) Categories() []string { return r.kind.Categories }
+
+func newREST(main *genericregistry.Store, k *kinds.Kind) *REST {
+	r := &REST{Store: main, kind: k, undecoded: main}
+	s, ok := main.Storage.Storage.(*store.Store)
+	if !ok {
+		return r
+	}
+	if s = s.Undecoded(); s != nil {
+		u := *main
+		u.Storage.Storage = s
+		u.NewListFunc = func() runtime.Object { return s.NewUndecodedList() }
+		r.undecoded = &u
+	}
+	return r
+}
+
+// List implements rest.Lister. The list may be a store.UndecodedList.
+func (r *REST) List(ctx context.Context, opts *metainternalversion.ListOptions) (runtime.Object, error) {
+	return r.undecoded.List(ctx, opts)
+}
+
+// Watch implements rest.Watcher. The objects may be of type store.Undecoded.
+func (r *REST) Watch(ctx context.Context, opts *metainternalversion.ListOptions) (watch.Interface, error) {
+	return r.undecoded.Watch(ctx, opts)
+}
 
 // Mesh is what the objects of the mesh are judged by at each write.
 type Mesh struct {
@@ -50,16 +81,16 @@ type Mesh struct {
 // New returns the storage of kind k and its status. The keys of the map are the
 // resource and, for kinds that have it, resource/status.
 func New(scheme *runtime.Scheme, k *kinds.Kind, mesh Mesh, getter generic.RESTOptionsGetter) (map[string]rest.Storage, error) {
-	store, err := newStore(scheme, k, mesh, getter)
+	main, err := newStore(scheme, k, mesh, getter)
 	if err != nil {
 		return nil, fmt.Errorf("serve %s: %w", k.GroupResource(), err)
 	}
 	if k.GVK.GroupKind() == namespaceKind {
-		return newNamespaces(store, k), nil
+		return newNamespaces(main, k), nil
 	}
-	out := map[string]rest.Storage{k.Resource: &REST{Store: store, kind: k}}
+	out := map[string]rest.Storage{k.Resource: newREST(main, k)}
 	if k.Status {
-		out[k.Resource+"/status"] = newStatus(store, k)
+		out[k.Resource+"/status"] = newStatus(main, k)
 	}
 	return out, nil
 }

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/registry/rest"
 
+	"virtmesh/agent/api/store"
 	"virtmesh/agent/kinds"
 )
 
@@ -23,7 +24,7 @@ var _ rest.TableConvertor = (*table)(nil)
 
 func newTable(k *kinds.Kind) rest.TableConvertor {
 	if len(k.Columns) == 0 {
-		return rest.NewDefaultTableConvertor(k.GroupResource())
+		return decodingTable{rest.NewDefaultTableConvertor(k.GroupResource())}
 	}
 	t := &table{name: k.NameCell, columns: k.Columns, heads: []metav1.TableColumnDefinition{
 		{Name: "Name", Type: "string", Format: "name", Description: "The name of the object"},
@@ -38,7 +39,66 @@ func newTable(k *kinds.Kind) rest.TableConvertor {
 		}
 		t.heads = append(t.heads, head)
 	}
-	return t
+	return decodingTable{t}
+}
+
+// decodingTable decodes the objects that its TableConvertor renders: those of a list one
+// by one, so that they are not all in memory at once.
+type decodingTable struct{ rest.TableConvertor }
+
+// ConvertToTable implements rest.TableConvertor.
+func (t decodingTable) ConvertToTable(ctx context.Context, obj, opts runtime.Object) (*metav1.Table, error) {
+	list, ok := obj.(*store.UndecodedList)
+	if !ok {
+		obj, err := store.Decoded(obj)
+		if err != nil {
+			return nil, err
+		}
+		return t.TableConvertor.ConvertToTable(ctx, obj, opts)
+	}
+	items, bare := list.Items, *list
+	bare.Items = nil
+	heads, err := store.Decoded(&bare)
+	if err != nil {
+		return nil, err
+	}
+	out, err := t.TableConvertor.ConvertToTable(ctx, heads, opts)
+	if err != nil {
+		return nil, err
+	}
+	o, _ := opts.(*metav1.TableOptions)
+	whole := o != nil && o.IncludeObject == metav1.IncludeObject
+	out.Rows = make([]metav1.TableRow, 0, len(items))
+	for i := range items {
+		row, err := t.row(ctx, &items[i], opts, whole)
+		if err != nil {
+			return nil, err
+		}
+		out.Rows = append(out.Rows, row...)
+	}
+	return out, nil
+}
+
+// row renders one object. Its row has the whole object or its metadata alone.
+func (t decodingTable) row(ctx context.Context, item *store.Undecoded, opts runtime.Object, whole bool) ([]metav1.TableRow, error) {
+	obj, err := store.Decoded(item)
+	if err != nil {
+		return nil, err
+	}
+	out, err := t.TableConvertor.ConvertToTable(ctx, obj, opts)
+	if err != nil {
+		return nil, err
+	}
+	if !whole {
+		m, err := meta.Accessor(obj)
+		if err != nil {
+			return nil, err
+		}
+		for i := range out.Rows {
+			out.Rows[i].Object.Object = meta.AsPartialObjectMetadata(m)
+		}
+	}
+	return out.Rows, nil
 }
 
 // ConvertToTable implements rest.TableConvertor.

@@ -15,6 +15,9 @@
 // An update keeps the fields of the stored object that this version does not know (see
 // package skew). Whether it changes anything is decided by those that it knows.
 //
+// Lists and watches for clients hold objects as they are stored (Undecoded), which become
+// JSON without being decoded.
+//
 // Writes carry a request ID. If the outcome of a commit is unknown, the commit is
 // retried with the same ID until the request's deadline, and only then reported.
 //

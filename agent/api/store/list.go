@@ -26,18 +26,27 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 	if err != nil {
 		return err
 	}
-	itemsPtr, err := meta.GetItemsPtr(listObj)
+	items, err := itemsOf(listObj)
 	if err != nil {
 		return err
-	}
-	items, err := conversion.EnforcePtr(itemsPtr)
-	if err != nil || items.Kind() != reflect.Slice {
-		return fmt.Errorf("list into %T: need a pointer to a slice", listObj)
 	}
 	if !opts.Recursive {
 		return s.listOne(ctx, prefix, opts, listObj, items)
 	}
 	return s.listPrefix(ctx, prefix, opts, listObj, items)
+}
+
+// itemsOf returns the slice of the items of a list.
+func itemsOf(listObj runtime.Object) (reflect.Value, error) {
+	ptr, err := meta.GetItemsPtr(listObj)
+	if err != nil {
+		return reflect.Value{}, err
+	}
+	items, err := conversion.EnforcePtr(ptr)
+	if err != nil || items.Kind() != reflect.Slice {
+		return reflect.Value{}, fmt.Errorf("list into %T: need a pointer to a slice", listObj)
+	}
+	return items, nil
 }
 
 // listOne lists the one object at key, if it exists and is selected.
@@ -56,7 +65,7 @@ func (s *Store) listOne(ctx context.Context, key string, opts storage.ListOption
 	if err != nil {
 		return s.readError(err, max(ro.MinRevision, uint64(exact)), s.backend.Revision())
 	}
-	p := page{store: s, items: items, pred: opts.Predicate, newItem: itemFunc(listObj, items)}
+	p := newPage(s, listObj, items, opts)
 	if len(res.Records) == 1 && res.Records[0].Key == key {
 		if err := p.addRecord(ctx, res.Records[0]); err != nil {
 			return err
@@ -80,7 +89,7 @@ func (s *Store) listPrefix(ctx context.Context, prefix string, opts storage.List
 	if req.ReadOptions, err = s.readOptions(opts.ResourceVersion); err != nil {
 		return err
 	}
-	p := page{store: s, items: items, pred: opts.Predicate, newItem: itemFunc(listObj, items)}
+	p := newPage(s, listObj, items, opts)
 	var last string
 	var count int64
 	more := true
@@ -131,10 +140,22 @@ func startAfter(start string) string {
 
 // page collects the selected objects of a list.
 type page struct {
-	store   *Store
-	items   reflect.Value
-	pred    storage.SelectionPredicate
-	newItem func() runtime.Object
+	store *Store
+	items reflect.Value
+	// undecoded is the list if it takes objects as they are stored.
+	undecoded *UndecodedList
+	pred      storage.SelectionPredicate
+	newItem   func() runtime.Object
+}
+
+func newPage(s *Store, listObj runtime.Object, items reflect.Value, opts storage.ListOptions) *page {
+	p := &page{store: s, items: items, pred: opts.Predicate, newItem: s.newFunc}
+	if l, ok := listObj.(*UndecodedList); ok {
+		p.undecoded = l
+	} else {
+		p.newItem = itemFunc(listObj, items)
+	}
+	return p
 }
 
 func (p *page) isFull() bool {
@@ -161,11 +182,20 @@ func (p *page) addRecord(ctx context.Context, rec raftstore.Record) error {
 	if ctx.Err() != nil {
 		return storage.NewTimeoutError(rec.Key, "the list did not finish in time")
 	}
+	if p.undecoded != nil && p.pred.Empty() {
+		p.undecoded.Items = append(p.undecoded.Items, Undecoded{store: p.undecoded.store, rec: rec})
+		return nil
+	}
 	obj := p.newItem()
 	if err := p.store.decodeObject(rec.Expand().Value, obj, rec.ModRevision); err != nil {
 		return fmt.Errorf("list %s: %w", rec.Key, err)
 	}
-	if ok, err := p.pred.Matches(obj); err == nil && ok {
+	switch ok, err := p.pred.Matches(obj); {
+	case err != nil || !ok:
+	case p.undecoded != nil:
+		// What matches is not kept decoded: there may be very many.
+		p.undecoded.Items = append(p.undecoded.Items, Undecoded{store: p.undecoded.store, rec: rec})
+	default:
 		p.items.Set(reflect.Append(p.items, reflect.ValueOf(obj).Elem()))
 	}
 	return nil

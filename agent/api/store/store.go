@@ -73,6 +73,7 @@ type Store struct {
 	patience     time.Duration
 	bookmarks    time.Duration
 	versioner    storage.Versioner
+	form         *form // nil if lists and watches are of decoded objects
 }
 
 var _ storage.Interface = (*Store)(nil)

@@ -168,10 +168,10 @@ func (w *watcher) convertEvent(e raftstore.Event) (ev watch.Event, ok bool, err 
 	}
 	if e.Type == raftstore.Delete {
 		// Send the last state of the object, with the revision of its deletion.
-		obj, err := w.decodeSelected(e.Prev, e.Revision)
+		obj, err := w.selectObject(e.Prev, e.Revision)
 		return watch.Event{Type: watch.Deleted, Object: obj}, obj != nil, err
 	}
-	cur, err := w.decodeSelected(&e.Record, e.Record.ModRevision)
+	cur, err := w.selectObject(&e.Record, e.Record.ModRevision)
 	if err != nil {
 		return ev, false, err
 	}
@@ -189,7 +189,7 @@ func (w *watcher) convertEvent(e raftstore.Event) (ev watch.Event, ok bool, err 
 // transitionEvent returns the event of an update for a client with a selector: an
 // object that begins to match is ADDED, one that no longer matches is DELETED.
 func (w *watcher) transitionEvent(e raftstore.Event, cur runtime.Object) (watch.Event, bool, error) {
-	old, err := w.decodeSelected(e.Prev, e.Record.ModRevision)
+	old, err := w.selectObject(e.Prev, e.Record.ModRevision)
 	switch {
 	case err != nil:
 		return watch.Event{}, false, err
@@ -203,20 +203,29 @@ func (w *watcher) transitionEvent(e raftstore.Event, cur runtime.Object) (watch.
 	return watch.Event{}, false, nil
 }
 
-// decodeSelected decodes rec at rev. It returns nil if the selector does not match.
-func (w *watcher) decodeSelected(rec *raftstore.Record, rev uint64) (runtime.Object, error) {
+// selectObject returns the object of rec at rev. It returns nil if the selector does not match.
+func (w *watcher) selectObject(rec *raftstore.Record, rev uint64) (runtime.Object, error) {
 	if rec == nil {
 		return nil, nil
 	}
-	obj := w.store.newFunc()
-	if err := w.store.decodeObject(rec.Expand().Value, obj, rev); err != nil {
-		return nil, fmt.Errorf("watch %s: %w", rec.Key, err)
+	stored := &Undecoded{store: w.store, rec: *rec}
+	stored.rec.ModRevision = rev
+	if w.store.form != nil && w.opts.Predicate.Empty() {
+		return stored, nil
+	}
+	obj, err := stored.decode()
+	if err != nil {
+		return nil, fmt.Errorf("watch: %w", err)
 	}
 	if w.opts.Predicate.Empty() {
 		return obj, nil
 	}
 	if ok, err := w.opts.Predicate.Matches(obj); err != nil || !ok {
 		return nil, nil //nolint:nilerr // an object that cannot be matched is not selected
+	}
+	if w.store.form != nil {
+		stored.obj = obj
+		return stored, nil
 	}
 	return obj, nil
 }
