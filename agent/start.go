@@ -184,7 +184,13 @@ func (a *Agent) serveUsers(context.Context) error {
 		return part("serve the API", err)
 	}
 	meet := func(next http.Handler) http.Handler { return port.MeetCallers(a.member.Speaker, a.log, next) }
-	a.http.Add(listener, port.JudgeClients(a.member.Admission().Judge, admin.Beside(meet(admin.NewHandler(mesh, port.FromAdministrator)), kubernetes)))
+	strangers, err := a.member.Port().Strangers()
+	if err != nil {
+		return part("serve the API", err)
+	}
+	users := port.JudgeClients(a.member.Admission().Judge, admin.Beside(meet(admin.NewHandler(mesh, port.FromAdministrator)), kubernetes))
+	a.http.Add(listener, users)
+	a.http.AddStrangers(strangers, users)
 
 	if listener, err = admin.OpenSocket(a.config.Socket()); err != nil {
 		return err
@@ -198,7 +204,7 @@ func (a *Agent) serveUsers(context.Context) error {
 	if listener, err = net.Listen("tcp", a.config.MetricsListen); err != nil {
 		return part("listen for metrics", err)
 	}
-	a.http.Add(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	a.http.AddStrangers(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet || !slices.Contains(openPaths(), r.URL.Path) {
 			http.NotFound(w, r)
 			return

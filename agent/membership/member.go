@@ -212,7 +212,7 @@ func (m *Member) openPort(context.Context) error {
 	cfg.Bind, cfg.Advertise = m.config.MeshListen, m.config.MeshAddress()
 	cfg.Credentials = m.identity
 	cfg.Admit = m.admission.Admit
-	cfg.HostAt = m.peers.hostAt
+	cfg.HostAt, cfg.Known = m.peers.hostAt, m.peers.IsHostAddress
 	cfg.Logger, cfg.Registerer = m.log.With("part", "port"), m.options.Metrics
 	opened, err := port.New(cfg)
 	if err != nil {

@@ -5,12 +5,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"virtmesh/agent/identity"
+	"virtmesh/gossip/places"
 )
 
 // ALPN names of the protocols.
@@ -28,6 +30,9 @@ const (
 	meshPrefix = "virtmesh-"
 	// protoAPI stands for the API in metrics and in the table of listeners.
 	protoAPI = "api"
+	// protoStrangers is the API for callers without a certificate, in the table of
+	// listeners.
+	protoStrangers = "api strangers"
 )
 
 // unspeakable returns a protocol name that no caller can offer: it is longer than the 255
@@ -63,16 +68,22 @@ type Config struct {
 	HostAt func(addr string) string
 	// HandshakeTimeout bounds a handshake; in Dial it also covers the TCP connect.
 	HandshakeTimeout time.Duration
-	// MaxHandshakes bounds the handshakes that run at the same time. Further callers
-	// wait in the kernel's accept queue.
-	MaxHandshakes int
-	// MaxHandshakesPerSource bounds the handshakes of one source address. Further
-	// connections are closed.
-	MaxHandshakesPerSource int
-	// MaxStrangersPerSource bounds the open connections of one source address whose
-	// callers showed no certificate, to the API or to join. Further ones are closed.
-	// Connections with a certificate are not counted.
-	MaxStrangersPerSource int
+	// Known, if set, reports whether an IP address is that of a host of the mesh. Who
+	// calls from another one is a stranger until he shows a certificate. It must not
+	// block. Without it, every caller may be a host.
+	Known func(addr netip.Addr) bool
+	// Handshakes bounds the handshakes that run at the same time. A connection that gets
+	// no place, or loses it to somebody else, is closed.
+	Handshakes places.Limits
+	// HandshakeBytes bounds what a caller may send before its handshake ends.
+	HandshakeBytes int
+	// StrangerHandshakes bounds the handshakes that begin in a second, for callers that
+	// are no hosts by their address. Further ones wait.
+	StrangerHandshakes int
+	// WithoutCertificate bounds the open connections whose callers showed no certificate,
+	// to the API or to join; those at addresses of hosts are apart. Connections with a
+	// certificate are not counted.
+	WithoutCertificate places.Limits
 	// Backlog is how many connections of one protocol may wait to be accepted. Further
 	// ones wait for at most HandshakeTimeout and are then closed.
 	Backlog int
@@ -85,13 +96,18 @@ type Config struct {
 // DefaultConfig returns the configuration of a real host, without Credentials.
 func DefaultConfig() Config {
 	return Config{
-		Bind:                   ":7443",
-		HandshakeTimeout:       10 * time.Second,
-		MaxHandshakes:          2048,
-		MaxHandshakesPerSource: 1024,
-		MaxStrangersPerSource:  128,
-		Backlog:                256,
-		Logger:                 slog.New(slog.DiscardHandler),
+		Bind:             ":7443",
+		HandshakeTimeout: 10 * time.Second,
+		// A handshake takes a caller on the same network a few milliseconds. It needs
+		// about 50 KB here.
+		Handshakes: places.Limits{Members: 2048, MembersPerSource: 256, Strangers: 256, StrangersPerSource: 64},
+		// The first message and a certificate have 3 KB.
+		HandshakeBytes: 32 << 10,
+		// One costs half a millisecond of CPU.
+		StrangerHandshakes: 300,
+		WithoutCertificate: places.Limits{Members: 512, MembersPerSource: 64, Strangers: 512, StrangersPerSource: 128},
+		Backlog:            256,
+		Logger:             slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -104,12 +120,14 @@ func (c Config) Validate() error {
 		return errors.New("mesh port: Credentials is nil")
 	case c.HandshakeTimeout <= 0:
 		return errors.New("mesh port: HandshakeTimeout must be positive")
-	case c.MaxHandshakes < 1:
-		return errors.New("mesh port: MaxHandshakes must be at least 1")
-	case c.MaxHandshakesPerSource < 1 || c.MaxHandshakesPerSource > c.MaxHandshakes:
-		return errors.New("mesh port: want 1 <= MaxHandshakesPerSource <= MaxHandshakes")
-	case c.MaxStrangersPerSource < 1:
-		return errors.New("mesh port: MaxStrangersPerSource must be at least 1")
+	case !c.Handshakes.Valid():
+		return errors.New("mesh port: every limit of Handshakes must be at least 1")
+	case c.HandshakeBytes < 1:
+		return errors.New("mesh port: HandshakeBytes must be at least 1")
+	case c.StrangerHandshakes < 1:
+		return errors.New("mesh port: StrangerHandshakes must be at least 1")
+	case !c.WithoutCertificate.Valid():
+		return errors.New("mesh port: every limit of WithoutCertificate must be at least 1")
 	case c.Backlog < 1:
 		return errors.New("mesh port: Backlog must be at least 1")
 	case c.Logger == nil:

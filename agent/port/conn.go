@@ -2,8 +2,10 @@ package port
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,15 +33,23 @@ func PeerOf(conn net.Conn) string {
 	return ""
 }
 
+// unlimited is the allowance of a connection after its handshake.
+const unlimited = -1
+
+// errAllowance ends a handshake whose caller sends too much.
+var errAllowance = errors.New("the handshake has too many bytes")
+
 // countedConn keeps the gauge of open connections correct, and the count of connections
 // without a certificate. It wraps the raw connection below TLS, so that the API
 // listener can return a plain *tls.Conn.
 type countedConn struct {
 	net.Conn
-	open  prometheus.Gauge
-	leave func()
-	start sync.Once
-	end   sync.Once
+	// allowance is how many bytes may still be read, or unlimited.
+	allowance atomic.Int64
+	open      prometheus.Gauge
+	leave     func()
+	start     sync.Once
+	end       sync.Once
 }
 
 // countOpen counts the connection as open; leave is called when it closes.
@@ -54,6 +64,21 @@ func (c *countedConn) countOpen(open prometheus.Gauge, leave func()) {
 	}
 }
 
+// Read implements net.Conn. A connection is read by one goroutine at a time.
+func (c *countedConn) Read(b []byte) (int, error) {
+	left := c.allowance.Load()
+	if left == unlimited {
+		return c.Conn.Read(b)
+	}
+	if left == 0 {
+		return 0, errAllowance
+	}
+	n, err := c.Conn.Read(b[:min(int64(len(b)), left)])
+	c.allowance.Store(left - int64(n))
+	return n, err
+}
+
+// Close implements net.Conn.
 func (c *countedConn) Close() error {
 	c.end.Do(func() {
 		// If the connection closes before countOpen, it must never be counted.

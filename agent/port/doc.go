@@ -19,10 +19,16 @@
 // handshake fails for a protocol without a listener. A panic of the code that serves one
 // connection or one HTTP request ends that one alone; it is logged and counted.
 //
-// A caller that sends nothing costs one goroutine until the handshake timeout. The number
-// of concurrent handshakes is bounded, in total and per source address, so one slow or
-// hostile source cannot block the others. The number of open connections without a
-// certificate is bounded per source address too.
+// # Strangers
+//
+// A caller that shows no certificate is a stranger, and before he could show one, a caller
+// whose address is not that of a host (Config.Known). What strangers can take of the port is
+// bounded apart from what hosts can take: handshakes at the same time and in a second, bytes
+// before a handshake ends, and open connections. Nobody is kept waiting for them: a
+// connection that gets no place is closed, and the stranger with most places makes room, an
+// IPv6 network of 64 bits being one. So who holds connections keeps nobody out, and who
+// wants to keep other strangers out has to come from more addresses than they do, all the
+// time. On an open connection a stranger has few requests at a time and few in a second.
 //
 // # Versions
 //

@@ -7,25 +7,32 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
 	"time"
 
 	"virtmesh/agent/identity"
+	"virtmesh/gossip/places"
 )
 
 // errNoProtocol ends the handshake of a caller that offers no protocol with a listener.
 var errNoProtocol = errors.New("no listener for the protocols offered")
 
+// errTooMany ends the handshake of a stranger for whom there is no time, or no place any
+// more.
+var errTooMany = errors.New("too many strangers call")
+
 // serveConn runs one server handshake and passes the connection to its listener.
-func (p *Port) serveConn(ctx context.Context, raw net.Conn) {
+func (p *Port) serveConn(ctx context.Context, raw net.Conn, place *places.Place) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.HandshakeTimeout)
 	defer cancel()
 	setKeepAlive(raw)
 	counted := &countedConn{Conn: raw}
-	hs := &serverHandshake{port: p, proto: protoUnknown}
+	counted.allowance.Store(int64(p.cfg.HandshakeBytes))
+	hs := &serverHandshake{port: p, proto: protoUnknown, stranger: place.Stranger()}
 	defer func() {
 		if cause := recover(); cause != nil {
 			p.reportPanic(hs.proto, raw.RemoteAddr().String(), cause)
@@ -42,17 +49,24 @@ func (p *Port) serveConn(ctx context.Context, raw net.Conn) {
 		err = errNoProtocol
 	}
 	if err != nil {
-		p.metrics.countHandshake(sideServer, hs.proto, resultOf(ctx, err), time.Since(start))
+		result := resultOf(ctx, err)
+		if result == resultRefused {
+			p.recordRefusal(raw.RemoteAddr(), hs.proto)
+		}
+		p.metrics.countHandshake(sideServer, hs.proto, result, time.Since(start))
 		p.cfg.Logger.Debug("handshake refused", "from", raw.RemoteAddr().String(), "proto", hs.proto, "err", err)
 		_ = conn.Close()
 		return
 	}
-	leave, ok := p.enterStranger(conn, raw)
+	counted.allowance.Store(unlimited)
+	place.Leave()
+	leave, ok := p.enterStranger(conn, counted)
 	if !ok {
-		p.metrics.countHandshake(sideServer, hs.proto, resultRefused, 0)
-		p.cfg.Logger.Debug("too many connections without a certificate", "from", raw.RemoteAddr().String(), "proto", hs.proto)
-		_ = conn.Close()
+		p.refuse(raw, hs.proto)
 		return
+	}
+	if to := p.listener(protoStrangers); to != nil && hs.proto == protoAPI && len(conn.ConnectionState().PeerCertificates) == 0 {
+		hs.listener = to
 	}
 	p.metrics.countHandshake(sideServer, hs.proto, resultOK, time.Since(start))
 	counted.countOpen(p.metrics.openConns(hs.proto), leave)
@@ -67,18 +81,18 @@ func (p *Port) serveConn(ctx context.Context, raw net.Conn) {
 	}
 }
 
-// enterStranger counts a connection whose caller showed no certificate and reports
-// whether its source may open it: an open connection costs memory and a file descriptor
-// for as long as the caller keeps it. leave must be called when the connection closes.
-func (p *Port) enterStranger(conn *tls.Conn, raw net.Conn) (leave func(), ok bool) {
+// enterStranger gives a place to a connection whose caller showed no certificate, and
+// reports whether there is one: an open connection costs memory and a file descriptor for
+// as long as the caller keeps it. leave must be called when the connection closes.
+func (p *Port) enterStranger(conn *tls.Conn, counted *countedConn) (leave func(), ok bool) {
 	if len(conn.ConnectionState().PeerCertificates) > 0 {
 		return func() {}, true
 	}
-	source := sourceOf(raw.RemoteAddr())
-	if !p.strangers.enterSource(source) {
-		return nil, false
-	}
-	return func() { p.strangers.leaveSource(source) }, true
+	place, ok := p.strangers.Take(places.AddrOf(conn.RemoteAddr()), 1, func() {
+		places.SetAbort(counted.Conn)
+		_ = counted.Close()
+	})
+	return place.Leave, ok
 }
 
 // serverHandshake holds the results of one handshake.
@@ -87,12 +101,20 @@ type serverHandshake struct {
 	proto    string
 	peer     string
 	listener *listener
+	// stranger says that the caller's address is not that of a host.
+	stranger bool
 }
 
 // configFor chooses the TLS configuration by the protocols that the caller offers.
 func (h *serverHandshake) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	creds := h.port.cfg.Credentials
 	h.proto = h.chooseProtocol(hello.SupportedProtos)
+	if h.stranger {
+		// What follows costs CPU time, so strangers may not have it as often as they like.
+		if err := h.port.awaitTurn(hello.Context()); err != nil {
+			return nil, fmt.Errorf("%w: %w", errTooMany, err)
+		}
+	}
 	if h.listener = h.port.listener(h.proto); h.listener == nil {
 		if len(hello.SupportedProtos) == 0 {
 			return nil, errNoProtocol
@@ -122,6 +144,23 @@ func (h *serverHandshake) configFor(hello *tls.ClientHelloInfo) (*tls.Config, er
 	}
 	return cfg, nil
 }
+
+// awaitTurn waits until the handshake of a stranger may go on. Those who wait have no
+// place in a queue, because a place that its owner has given up would hold up those behind
+// it.
+func (p *Port) awaitTurn(ctx context.Context) error {
+	for !p.pace.Allow() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(turnPoll/2 + rand.N(turnPoll)):
+		}
+	}
+	return nil
+}
+
+// turnPoll is how often somebody who waits for his turn looks, on average.
+const turnPoll = 20 * time.Millisecond
 
 // chooseProtocol returns the protocol to use for a caller: the first mesh protocol that
 // it offers, or the API.
@@ -176,6 +215,8 @@ func resultOf(ctx context.Context, err error) string {
 	var verify *tls.CertificateVerificationError
 	var unknown x509.UnknownAuthorityError
 	switch {
+	case errors.Is(err, errTooMany), errors.Is(context.Cause(ctx), errTooMany):
+		return resultRefused
 	case errors.Is(err, context.DeadlineExceeded) || errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return resultTimeout
 	case errors.Is(err, errNoProtocol):

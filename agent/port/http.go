@@ -8,14 +8,17 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
+	"virtmesh/gossip/places"
 )
 
 // HeaderTimeout bounds how long a client may take to send a request's header.
@@ -24,6 +27,22 @@ const HeaderTimeout = 10 * time.Second
 // idleTimeout bounds how long a connection may stay open without a request, whether or
 // not its client has a certificate.
 const idleTimeout = 90 * time.Second
+
+// Strangers get less than clients with a certificate: they ask for a version or for health,
+// or join, and need one short request at a time.
+const (
+	strangerStreams = 4
+	strangerHeader  = 16 << 10
+	strangerTimeout = 30 * time.Second
+	// A connection may make strangerBurst requests at once, and then strangerRate a second.
+	strangerRate, strangerBurst = 2, 10
+)
+
+// openConnections bounds the connections to an address beside the mesh port, such as that
+// of the metrics.
+func openConnections() places.Limits {
+	return places.Limits{Members: 1, MembersPerSource: 1, Strangers: 64, StrangersPerSource: 16}
+}
 
 // answerTimeout bounds how long a stopping server may take to finish its answers.
 const answerTimeout = 2 * time.Second
@@ -43,6 +62,72 @@ type httpListener struct {
 // Add serves handler on listener once Run runs. Close closes the listener.
 func (s *HTTPServers) Add(listener net.Listener, handler http.Handler) {
 	s.listeners = append(s.listeners, httpListener{server: newHTTPServer(guardRequests(listener, handler)), listener: listener})
+}
+
+// AddStrangers is Add for clients that show no certificate: they get few requests at a
+// time, and few in a second. On another listener than one of the mesh port, their
+// connections are bounded too.
+func (s *HTTPServers) AddStrangers(l net.Listener, handler http.Handler) {
+	if _, ours := l.(*listener); !ours {
+		l = newBoundedListener(l, openConnections())
+	}
+	server := newHTTPServer(guardRequests(l, paceRequests(handler)))
+	server.ReadTimeout, server.WriteTimeout = strangerTimeout, strangerTimeout
+	server.MaxHeaderBytes = strangerHeader
+	server.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: strangerStreams}
+	server.ConnContext = withPace
+	s.listeners = append(s.listeners, httpListener{server: server, listener: l})
+}
+
+// paceKey is the key of a connection's pace in the contexts of its requests.
+type paceKey struct{}
+
+// withPace gives a connection a pace.
+func withPace(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, paceKey{}, rate.NewLimiter(strangerRate, strangerBurst))
+}
+
+// paceRequests makes the requests of a connection wait until they are due.
+func paceRequests(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if pace, ok := r.Context().Value(paceKey{}).(*rate.Limiter); ok && pace.Wait(r.Context()) != nil {
+			return // the client is gone
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// boundedListener bounds the open connections of a listener. The client with most of them
+// gives way.
+type boundedListener struct {
+	net.Listener
+	table *places.Table
+}
+
+func newBoundedListener(l net.Listener, limits places.Limits) *boundedListener {
+	return &boundedListener{Listener: l, table: places.New(limits, func(netip.Addr) bool { return false })}
+}
+
+// Accept implements net.Listener.
+func (l *boundedListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	place, _ := l.table.Take(places.AddrOf(conn.RemoteAddr()), 1, func() { places.Abort(conn) })
+	return &placedConn{Conn: conn, place: place}, nil
+}
+
+// placedConn gives its place back when it is closed.
+type placedConn struct {
+	net.Conn
+	place *places.Place
+}
+
+// Close implements net.Conn.
+func (c *placedConn) Close() error {
+	c.place.Leave()
+	return c.Conn.Close()
 }
 
 // newHTTPServer returns a server for HTTP/1.1 and HTTP/2 that closes idle connections.

@@ -1,11 +1,11 @@
 package port_test
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -15,27 +15,44 @@ import (
 	"virtmesh/agent/port"
 )
 
-// TestSlowCallers fills all places for handshakes with callers that say nothing, three
-// times over; the callers are cut off in time, and a host gets through.
+// strange makes callers from everywhere but hostAddress strangers.
+func strange(c *port.Config) {
+	c.Known = func(addr netip.Addr) bool { return addr == hostAddress }
+}
+
+// hostAddress is the address from which tests dial that say nothing else.
+var hostAddress = netip.MustParseAddr("127.0.0.1")
+
+// callFrom opens a connection to a port from an address in 127.0.0.0/8.
+func callFrom(t *testing.T, p *port.Port, from net.IP) net.Conn {
+	t.Helper()
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: from}}).Dial("tcp", p.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// TestSlowCallers fills all places for strangers' handshakes with callers that say nothing,
+// many times over. A host gets through at once, another stranger does, and the callers are
+// cut off.
 func TestSlowCallers(t *testing.T) {
 	t.Parallel()
 	m := identitytest.NewMesh(t)
-	const places = 4
+	const room, calls = 8, 40
 	reg := prometheus.NewRegistry()
-	p := newPort(t, m.First, func(c *port.Config) {
-		c.MaxHandshakes, c.MaxHandshakesPerSource, c.HandshakeTimeout = places, places, 2*time.Second
-		c.Registerer = reg
+	p := newPort(t, m.First, strange, func(c *port.Config) {
+		c.Handshakes.Strangers, c.Handshakes.StrangersPerSource = room, room
+		c.HandshakeTimeout, c.Registerer = 4*time.Second, reg
 	})
 	echo(t, listen(t, p, port.ProtoRaft))
+	echo(t, listen(t, p, port.ProtoJoin))
 	var slow []net.Conn
-	for range 3 * places { // two thirds wait in the kernel
-		c, err := net.Dial("tcp", p.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		slow = append(slow, c)
+	for i := range calls {
+		slow = append(slow, callFrom(t, p, net.IPv4(127, 0, 1, byte(i))))
 	}
+	start := time.Now()
 	client := newPort(t, m.Host(t, "host2", 0), func(c *port.Config) { c.HandshakeTimeout = 20 * time.Second })
 	c, err := client.Dial(t.Context(), port.ProtoRaft, p.Addr().String())
 	if err != nil {
@@ -45,14 +62,22 @@ func TestSlowCallers(t *testing.T) {
 	if err := ping(t, c); err != nil {
 		t.Error(err)
 	}
+	newcomer := tls.Client(callFrom(t, p, net.IPv4(127, 0, 2, 1)), &tls.Config{RootCAs: m.First.Roots(), ServerName: "virtmesh", NextProtos: []string{port.ProtoJoin}})
+	if err := newcomer.Handshake(); err != nil {
+		t.Errorf("another stranger: %v", err)
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("both got through after %v, when the others had been cut off", took)
+	}
 	for _, c := range slow {
 		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
-		if _, err := io.Copy(io.Discard, c); errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
+		if _, err := io.Copy(io.Discard, c); isTimeout(err) {
 			t.Fatalf("a silent caller is still connected: %v", err)
 		}
 	}
 	waitFor(t, func() bool {
-		return values(t, reg)["virtmesh_meshport_handshakes_total unknown timeout server"] == 3*places
+		got := values(t, reg)
+		return got["virtmesh_meshport_handshakes_total unknown timeout server"] == room-1 && got["virtmesh_meshport_handshakes_total unknown refused server"] == calls-room+1
 	})
 }
 
@@ -61,37 +86,28 @@ func isTimeout(err error) bool {
 	return errors.As(err, &ne) && ne.Timeout()
 }
 
+// TestOneSourceCannotTakeAllPlaces: one stranger makes room for its own connections, and a
+// quiet one keeps its only one.
 func TestOneSourceCannotTakeAllPlaces(t *testing.T) {
 	m := identitytest.NewMesh(t)
-	p := newPort(t, m.First, func(c *port.Config) {
-		c.MaxHandshakes, c.MaxHandshakesPerSource = 8, 2
+	p := newPort(t, m.First, strange, func(c *port.Config) {
+		c.Handshakes.Strangers, c.Handshakes.StrangersPerSource = 4, 3
 	})
-	echo(t, listen(t, p, port.ProtoRaft))
+	quiet := callFrom(t, p, net.IPv4(127, 0, 0, 8))
 	var open []net.Conn
-	for range 6 {
-		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}).Dial("tcp", p.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		open = append(open, c)
+	for range 10 {
+		open = append(open, callFrom(t, p, net.IPv4(127, 0, 0, 9)))
 	}
-	var refused int
-	for _, c := range open[2:] { // accepted in order, so these are over the limit
+	for i, c := range append(open, quiet) {
+		stays := i >= 7
 		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
-		if _, err := c.Read(make([]byte, 1)); err != nil && !isTimeout(err) {
-			refused++
+		if stays {
+			_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		}
+		if _, err := c.Read(make([]byte, 1)); isTimeout(err) != stays {
+			t.Errorf("connection %d: %v", i, err)
 		}
 	}
-	if refused != 4 {
-		t.Errorf("%d of 4 callers over the limit were refused", refused)
-	}
-	client := newPort(t, m.Host(t, "host2", 0))
-	c, err := client.Dial(t.Context(), port.ProtoRaft, p.Addr().String())
-	if err != nil {
-		t.Fatalf("another source: %v", err)
-	}
-	c.Close()
 }
 
 func TestCloseWaits(t *testing.T) {
@@ -183,40 +199,36 @@ func TestConnectionGauge(t *testing.T) {
 }
 
 // TestOneSourceCannotHoldConnections: connections without a certificate are bounded for
-// a source, to the API and to join together; those of hosts are not, and a closed one
-// makes room.
+// a source, to the API and to join together; those of hosts are not.
 func TestOneSourceCannotHoldConnections(t *testing.T) {
 	m := identitytest.NewMesh(t)
-	p := newPort(t, m.First, func(c *port.Config) { c.MaxStrangersPerSource = 2 })
+	p := newPort(t, m.First, strange, func(c *port.Config) {
+		c.WithoutCertificate.MembersPerSource, c.WithoutCertificate.StrangersPerSource = 9, 2
+	})
 	api(t, p)
 	echo(t, listen(t, p, port.ProtoJoin))
 	echo(t, listen(t, p, port.ProtoRaft))
-	stranger := func(proto string) (*tls.Conn, error) {
-		c, err := tls.Dial("tcp", p.Addr().String(), &tls.Config{RootCAs: m.First.Roots(), NextProtos: []string{proto}})
-		if err != nil {
-			return nil, err
-		}
-		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		if _, err := c.Read(make([]byte, 1)); err != nil && !isTimeout(err) {
-			return nil, errors.Join(err, c.Close())
-		}
-		return c, nil
-	}
-	var open []*tls.Conn
-	for _, proto := range []string{"http/1.1", port.ProtoJoin} {
-		c, err := stranger(proto)
-		if err != nil {
+	stranger := func(proto string) *tls.Conn {
+		c := tls.Client(callFrom(t, p, net.IPv4(127, 0, 0, 9)), &tls.Config{RootCAs: m.First.Roots(), ServerName: "virtmesh", NextProtos: []string{proto}})
+		if err := c.Handshake(); err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
-		open = append(open, c)
+		return c
 	}
-	for _, proto := range []string{"http/1.1", port.ProtoJoin} {
-		if c, err := stranger(proto); err == nil {
-			t.Errorf("%s: a third connection stays open", proto)
-			c.Close()
+	var open []*tls.Conn
+	for _, proto := range []string{"http/1.1", port.ProtoJoin, "http/1.1", port.ProtoJoin} {
+		open = append(open, stranger(proto))
+	}
+	waitFor(t, func() bool {
+		stay := 0
+		for _, c := range open {
+			_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			if _, err := c.Read(make([]byte, 1)); isTimeout(err) {
+				stay++
+			}
 		}
-	}
+		return stay == 2
+	})
 	if err := getAPI(p, m, m.Host(t, "host2", 0).Certificate()); err != nil {
 		t.Errorf("with a certificate: %v", err)
 	}
@@ -228,12 +240,4 @@ func TestOneSourceCannotHoldConnections(t *testing.T) {
 	if err := ping(t, c); err != nil {
 		t.Errorf("a host: %v", err)
 	}
-	open[0].Close()
-	waitFor(t, func() bool {
-		c, err := stranger("http/1.1")
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
 }

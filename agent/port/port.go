@@ -5,9 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
+
+	"virtmesh/gossip/places"
 )
 
 // Port is an open mesh port. All methods may be called at any time from any goroutine.
@@ -15,9 +20,12 @@ type Port struct {
 	cfg     Config
 	tcp     net.Listener
 	metrics *metrics
-	gate    *gate
-	// strangers counts the open connections without a certificate.
-	strangers *sourceLimit
+	// handshakes and strangers are the places of running handshakes, and of open
+	// connections without a certificate.
+	handshakes, strangers *places.Table
+	// pace is that of strangers' handshakes.
+	pace     *rate.Limiter
+	refusals *places.RefusalLog
 
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -36,26 +44,34 @@ func New(cfg Config) (*Port, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(cfg.Registerer)
+	p, err := newPort(cfg)
 	if err != nil {
 		return nil, err
 	}
-	tcp, err := net.Listen("tcp", cfg.Bind)
-	if err != nil {
-		m.unregister()
+	if p.tcp, err = net.Listen("tcp", cfg.Bind); err != nil {
+		p.metrics.unregister()
 		return nil, fmt.Errorf("open mesh port: %w", err)
-	}
-	p := &Port{
-		cfg:       cfg,
-		tcp:       tcp,
-		metrics:   m,
-		gate:      newGate(cfg.MaxHandshakes, cfg.MaxHandshakesPerSource),
-		strangers: newSourceLimit(cfg.MaxStrangersPerSource),
-		listeners: make(map[string]*listener),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	p.done.Go(func() { p.acceptLoop(ctx) })
+	return p, nil
+}
+
+// newPort returns a port that listens nowhere yet.
+func newPort(cfg Config) (*Port, error) {
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	p := &Port{
+		cfg:       cfg,
+		metrics:   m,
+		pace:      rate.NewLimiter(rate.Limit(cfg.StrangerHandshakes), cfg.StrangerHandshakes),
+		refusals:  places.NewRefusalLog(cfg.Logger),
+		listeners: make(map[string]*listener),
+	}
+	p.handshakes, p.strangers = places.New(cfg.Handshakes, p.isHostAddress), places.New(cfg.WithoutCertificate, p.isHostAddress)
 	return p, nil
 }
 
@@ -86,6 +102,10 @@ func (p *Port) Listen(proto string) (net.Listener, error) {
 // handshake, so an http.Server without TLSConfig serves HTTP/2 and HTTP/1.1 on it. The
 // PeerCertificates in a request's TLS state are verified; there may be none.
 func (p *Port) API() (net.Listener, error) { return p.listen(protoAPI) }
+
+// Strangers returns the listener of those connections to the API whose callers showed no
+// certificate. While nobody listens there, the listener of API gets them.
+func (p *Port) Strangers() (net.Listener, error) { return p.listen(protoStrangers) }
 
 func (p *Port) listen(proto string) (net.Listener, error) {
 	p.mu.Lock()
@@ -149,15 +169,12 @@ func (p *Port) Close() error {
 	return nil
 }
 
-// acceptLoop accepts connections from the kernel until the port is closed.
+// acceptLoop accepts connections from the kernel until the port is closed. It waits for
+// nobody, so that those who hold places keep nobody else waiting.
 func (p *Port) acceptLoop(ctx context.Context) {
 	for {
-		if !p.gate.enter(ctx) {
-			return
-		}
 		raw, err := p.tcp.Accept()
 		if err != nil {
-			p.gate.leave()
 			if ctx.Err() != nil {
 				return
 			}
@@ -170,28 +187,42 @@ func (p *Port) acceptLoop(ctx context.Context) {
 			}
 			continue
 		}
-		source := sourceOf(raw.RemoteAddr())
-		if !p.gate.enterSource(source) {
-			p.gate.leave()
-			p.metrics.countHandshake(sideServer, protoUnknown, resultRefused, 0)
-			_ = raw.Close()
-			continue
-		}
-		p.done.Go(func() {
-			defer p.gate.leave()
-			defer p.gate.leaveSource(source)
-			p.serveConn(ctx, raw)
-		})
+		p.admit(ctx, raw)
 	}
+}
+
+// admit starts the handshake of a connection, if there is a place for it.
+func (p *Port) admit(ctx context.Context, raw net.Conn) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	place, ok := p.handshakes.Take(places.AddrOf(raw.RemoteAddr()), 1, func() {
+		places.SetAbort(raw)
+		cancel(errTooMany)
+	})
+	if !ok {
+		cancel(nil)
+		p.refuse(raw, protoUnknown)
+		return
+	}
+	p.done.Go(func() {
+		defer cancel(nil)
+		defer place.Leave()
+		p.serveConn(ctx, raw, place)
+	})
+}
+
+// refuse cuts off a connection that gets no place, and counts it.
+func (p *Port) refuse(raw net.Conn, proto string) {
+	places.Abort(raw)
+	p.metrics.countHandshake(sideServer, proto, resultRefused, 0)
+	p.recordRefusal(raw.RemoteAddr(), proto)
+}
+
+func (p *Port) recordRefusal(from net.Addr, proto string) {
+	p.refusals.Record("too many callers of the mesh port: one was refused", "from", from.String(), "proto", proto)
 }
 
 // acceptPause is the wait after a failed accept.
 const acceptPause = 50 * time.Millisecond
 
-func sourceOf(addr net.Addr) string {
-	host, _, err := net.SplitHostPort(addr.String())
-	if err != nil {
-		return addr.String()
-	}
-	return host
-}
+// isHostAddress reports whether a caller at an address may be a host.
+func (p *Port) isHostAddress(addr netip.Addr) bool { return p.cfg.Known == nil || p.cfg.Known(addr) }

@@ -254,14 +254,15 @@ func TestConfig(t *testing.T) {
 		t.Error(err)
 	}
 	for want, spoil := range map[string]func(*port.Config){
-		"Bind":                   func(c *port.Config) { c.Bind = "" },
-		"Credentials":            func(c *port.Config) { c.Credentials = nil },
-		"HandshakeTimeout":       func(c *port.Config) { c.HandshakeTimeout = 0 },
-		"MaxHandshakes":          func(c *port.Config) { c.MaxHandshakes = 0 },
-		"MaxHandshakesPerSource": func(c *port.Config) { c.MaxHandshakesPerSource = c.MaxHandshakes + 1 },
-		"MaxStrangersPerSource":  func(c *port.Config) { c.MaxStrangersPerSource = 0 },
-		"Backlog":                func(c *port.Config) { c.Backlog = 0 },
-		"Logger":                 func(c *port.Config) { c.Logger = nil },
+		"Bind":                func(c *port.Config) { c.Bind = "" },
+		"Credentials":         func(c *port.Config) { c.Credentials = nil },
+		"HandshakeTimeout":    func(c *port.Config) { c.HandshakeTimeout = 0 },
+		"limit of Handshakes": func(c *port.Config) { c.Handshakes.Members = 0 },
+		"HandshakeBytes":      func(c *port.Config) { c.HandshakeBytes = 0 },
+		"StrangerHandshakes":  func(c *port.Config) { c.StrangerHandshakes = 0 },
+		"WithoutCertificate":  func(c *port.Config) { c.WithoutCertificate.StrangersPerSource = 0 },
+		"Backlog":             func(c *port.Config) { c.Backlog = 0 },
+		"Logger":              func(c *port.Config) { c.Logger = nil },
 	} {
 		bad := good
 		spoil(&bad)

@@ -22,6 +22,11 @@ type RPCServer struct {
 
 // ServeRPC starts serving handler on a listener that Port.Listen returned.
 func ServeRPC(l net.Listener, handler http.Handler, logger *slog.Logger) *RPCServer {
+	own, ours := l.(*listener)
+	strangers := ours && own.proto == ProtoJoin
+	if strangers {
+		handler = paceRequests(handler)
+	}
 	s := &RPCServer{server: &http.Server{
 		Handler:           guardRequests(l, handler),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -29,6 +34,10 @@ func ServeRPC(l net.Listener, handler http.Handler, logger *slog.Logger) *RPCSer
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}}
+	if strangers {
+		s.server.ReadTimeout, s.server.IdleTimeout = strangerTimeout, strangerTimeout
+		s.server.MaxHeaderBytes, s.server.ConnContext = strangerHeader, withPace
+	}
 	s.done.Go(func() { s.err = s.server.Serve(l) })
 	return s
 }

@@ -71,7 +71,7 @@ func New(limits Limits, member func(netip.Addr) bool) *Table {
 
 // Take takes size units for an address, and reports whether there was room. If the place is
 // taken away for somebody else later, evict is called once, by the goroutine that takes it;
-// it must not block nor call the table. A place of a member is never taken away.
+// it must not block. A place of a member is never taken away.
 func (t *Table) Take(from netip.Addr, size int, evict func()) (*Place, bool) {
 	p := &Place{table: t, size: size, evict: evict}
 	if t.member(from) {
