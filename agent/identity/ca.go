@@ -90,6 +90,9 @@ func (c *CA) IssueNode(pub *ecdsa.PublicKey, node Node, sans []string, lifetime 
 	if err := node.Validate(); err != nil {
 		return nil, err
 	}
+	if err := c.checkClock(); err != nil {
+		return nil, err
+	}
 	if len(sans) > maxSANs {
 		return nil, fmt.Errorf("host %s asks for %d names, at most %d are allowed", node.Name, len(sans), maxSANs)
 	}
@@ -127,6 +130,9 @@ func (c *CA) IssueClient(pub *ecdsa.PublicKey, user string, groups []string, lif
 	if strings.HasPrefix(user, NodePrefix) || slices.Contains(groups, NodeOrganization) {
 		return nil, fmt.Errorf("client certificate: user %q, groups %q would name a host", user, groups)
 	}
+	if err := c.checkClock(); err != nil {
+		return nil, err
+	}
 	tmpl := c.leafTemplate(user, groups, lifetime)
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	cert, err := signCertificate(tmpl, c.cert, pub, c.key)
@@ -134,6 +140,17 @@ func (c *CA) IssueClient(pub *ecdsa.PublicKey, user string, groups []string, lif
 		return nil, fmt.Errorf("client certificate of %s: %w", user, err)
 	}
 	return EncodeCertificates(cert), nil
+}
+
+// checkClock refuses to sign by a clock that cannot be right, such as one that begins in 1970
+// until a time server answers. The certificate would end before it begins, and the host may
+// have a good one.
+func (c *CA) checkClock() error {
+	if now := time.Now(); now.Before(c.cert.NotBefore) || now.After(c.cert.NotAfter) {
+		return fmt.Errorf("the clock of this host (%s) is wrong: the mesh's CA is valid from %s to %s",
+			now.UTC().Format(time.RFC3339), c.cert.NotBefore.Format(time.RFC3339), c.cert.NotAfter.Format(time.RFC3339))
+	}
+	return nil
 }
 
 // leafTemplate returns the common template of the certificates that the CA signs. None

@@ -15,7 +15,7 @@ import (
 )
 
 // RenewGrace is how long an expired certificate can still be used to request the next
-// one. A host that was off for longer signs for itself, with the CA key that it holds,
+// one, and how long before it is valid one that a clock that was ahead has signed. A host that was off for longer signs for itself, with the CA key that it holds,
 // or joins again.
 const RenewGrace = 30 * 24 * time.Hour
 
@@ -63,6 +63,9 @@ func (p RenewalProof) verifiedNode(roots *x509.CertPool, now time.Time) (Node, e
 			return Node{}, fmt.Errorf("%w: its certificate ended at %s", fault.BadProof, leaf.NotAfter.Format(time.RFC3339))
 		}
 		now = leaf.NotAfter
+	}
+	if now.Before(leaf.NotBefore) && now.After(leaf.NotBefore.Add(-RenewGrace)) {
+		now = leaf.NotBefore
 	}
 	node, err := VerifyNode(chain, roots, now, x509.ExtKeyUsageClientAuth)
 	if err != nil {

@@ -71,9 +71,14 @@ type Renewer struct {
 	done    sync.WaitGroup
 }
 
-// maxNap is the longest the Renewer sleeps before it looks at the wall clock again:
-// timers stand still while a host is suspended, and clocks are set.
-const maxNap = 10 * time.Minute
+const (
+	// maxNap is the longest the Renewer sleeps before it looks at the wall clock again:
+	// timers stand still while a host is suspended, and clocks are set.
+	maxNap = time.Minute
+	// aheadPause is the least time between two renewals because of a clock that was ahead:
+	// the clock of the host that signs may be the one that is wrong.
+	aheadPause = 10 * time.Minute
+)
 
 // NewRenewer starts a Renewer.
 func NewRenewer(cfg RenewerConfig) (*Renewer, error) {
@@ -99,11 +104,12 @@ func (r *Renewer) Shutdown() {
 
 func (r *Renewer) run(ctx context.Context) {
 	var failures int
-	due := r.renewalTime()
+	due, early := r.renewalTime(), time.Now()
 	for {
-		if !napUntil(ctx, due) {
+		if !r.napUntil(ctx, due, early) {
 			return
 		}
+		early = time.Now().Add(aheadPause)
 		err := r.Renew(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -191,9 +197,26 @@ func (r *Renewer) retryPause(failures int) time.Duration {
 	return pause/2 + rand.N(pause/2+1)
 }
 
+// signedAhead reports whether a certificate was signed by a clock that was far ahead of now.
+// A host whose clock was ahead, signed for itself, and was set right would otherwise have a
+// certificate that nobody takes for valid until the others' clocks have caught up. So would
+// all hosts of a mesh whose time server was wrong.
+func signedAhead(leaf *x509.Certificate, now time.Time) bool {
+	backdate := min(leaf.NotAfter.Sub(leaf.NotBefore)/2, maxBackdate)
+	return leaf.NotBefore.Add(backdate).Sub(now) > backdate/3
+}
+
+// MustRenew reports whether the certificate must be renewed before this host can talk to
+// others: it has ended, or a clock that was far ahead has signed it.
+func (i *Identity) MustRenew() bool {
+	leaf, now := i.Leaf(), time.Now()
+	return !now.Before(leaf.NotAfter) || signedAhead(leaf, now)
+}
+
 // napUntil waits until the wall clock reaches due and reports whether it did so before
-// ctx ended.
-func napUntil(ctx context.Context, due time.Time) bool {
+// ctx ended. From early on, by the monotonic clock, it also returns when it finds that the
+// certificate was signed by a clock that was far ahead.
+func (r *Renewer) napUntil(ctx context.Context, due, early time.Time) bool {
 	due = due.Round(0) // without the monotonic reading
 	for {
 		left := due.Sub(time.Now().Round(0))
@@ -206,6 +229,10 @@ func napUntil(ctx context.Context, due time.Time) bool {
 			timer.Stop()
 			return false
 		case <-timer.C:
+		}
+		if time.Until(early) <= 0 && signedAhead(r.cfg.Identity.Leaf(), time.Now()) {
+			r.cfg.Logger.Warn("the certificate was signed by a clock that was far ahead of this host's: renewing it", "notBefore", r.cfg.Identity.Leaf().NotBefore)
+			return true
 		}
 	}
 }

@@ -66,12 +66,13 @@ func (m *Member) askBeforeGossip(ctx context.Context) error {
 	return m.renewals.askWhetherExpelled(ctx)
 }
 
-// renewExpired renews a certificate that expired while the host was off. The renewal
-// must come first: without valid certificates there is no quorum, and without a quorum
-// the replica cannot return the CA that signs. A host whose whole mesh was off signs
-// its own certificate with its copy of the CA key, which every host has.
+// renewExpired renews a certificate that expired while the host was off, or that a clock
+// that was far ahead has signed. The renewal must come first: without valid certificates
+// there is no quorum, and without a quorum the replica cannot return the CA that signs. A
+// host whose whole mesh was off signs its own certificate with its copy of the CA key,
+// which every host has.
 func (m *Member) renewExpired(ctx context.Context) error {
-	if time.Now().Before(m.identity.Leaf().NotAfter) {
+	if !m.identity.MustRenew() {
 		return nil
 	}
 	renewer, err := m.newRenewer(m.renewals.byOthers(), m.renewals.byItself())
