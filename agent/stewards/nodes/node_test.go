@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/objects"
@@ -108,12 +109,19 @@ func TestDeadHostsAreMarked(t *testing.T) {
 // A host that has just come back must be missing for longer before it is marked again,
 // so that one that comes and goes costs few writes. A host that stays away is marked.
 func TestAHostThatComesAndGoesIsMarkedSeldom(t *testing.T) {
+	t.Run("with a clock", func(t *testing.T) { comesAndGoes(t, 0) })
+	t.Run("with a clock that was two hours ahead when it made its Node", func(t *testing.T) { comesAndGoes(t, 2*time.Hour) })
+}
+
+// comesAndGoes lets a host come and go for half an hour. Its clock was ahead when it made its
+// Node, and is right since.
+func comesAndGoes(t *testing.T, ahead time.Duration) {
 	stewardstest.Run(t, func(w *stewardstest.World) {
 		watcher, err := New(w.Host("h1").Deps, w.Members, &leader{})
 		w.Check(err)
 		w.Run(watcher.Run)
 		h2 := &corev1.Node{}
-		h2.Name = "h2"
+		h2.Name, h2.CreationTimestamp = "h2", metav1.NewTime(time.Now().Add(ahead))
 		objects.SetNodeCondition(h2, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue}, time.Now())
 		w.Create(h2)
 		marks := 0

@@ -193,7 +193,8 @@ const (
 // come from one clock, that of its host.
 func markAfter(n *corev1.Node, age time.Duration) time.Duration {
 	ready := objects.NodeCondition(n, corev1.NodeReady)
-	isNew := ready.LastTransitionTime.Sub(n.CreationTimestamp.Time) < settle
+	// Its host has written both times, and may have set its clock back in between.
+	isNew := ready.LastTransitionTime.Sub(n.CreationTimestamp.Time).Abs() < settle
 	if ready.Status == corev1.ConditionTrue && !isNew && age < unsteadyFor {
 		return unsteadyPatience
 	}
