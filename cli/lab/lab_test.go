@@ -213,3 +213,19 @@ func TestKillProcess(t *testing.T) {
 		t.Errorf("the record is still there: %v", err)
 	}
 }
+
+// docs/lab.md lets users run 'virtmesh' in a host of a lab that they started as bin/virtmesh.
+func TestHostsFindTheProgramOfTheLab(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "virtmesh")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho \"found with $KUBECONFIG\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, user := range [][]string{{"PATH=/usr/bin:/bin", "KUBECONFIG=/old"}, {"HOME=/root"}} {
+		cmd := exec.Command("/usr/bin/env", "virtmesh") // it looks for the program as nsenter does
+		cmd.Env = hostEnvironment(user, program)
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "found with \n" {
+			t.Errorf("with %q: %q, %v", user, out, err)
+		}
+	}
+}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -130,9 +132,21 @@ func (l namespaces) connectHost(ctx context.Context, h Host, pid int, config int
 func (l namespaces) command(ctx context.Context, _ Host, pid int, argv []string) *exec.Cmd {
 	args := append([]string{"--target", fmt.Sprint(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--"}, argv...)
 	cmd := exec.CommandContext(ctx, "nsenter", args...)
-	// The user's KUBECONFIG, often of a lab that is gone, does not mean the host's.
-	cmd.Env = append(os.Environ(), "KUBECONFIG=")
+	cmd.Env = hostEnvironment(os.Environ(), l.executable)
 	return cmd
+}
+
+// hostEnvironment returns the environment of a command in a host, made from the user's. In
+// the host 'virtmesh' is the program of the lab, wherever that lies. The user's KUBECONFIG,
+// often of a lab that is gone, does not mean the host's.
+func hostEnvironment(user []string, executable string) []string {
+	path := filepath.Dir(executable)
+	for _, setting := range user {
+		if value, ok := strings.CutPrefix(setting, "PATH="); ok && value != "" {
+			path = filepath.Dir(executable) + string(os.PathListSeparator) + value
+		}
+	}
+	return append(slices.Clone(user), "PATH="+path, "KUBECONFIG=")
 }
 
 // install implements chassis: the hosts see this machine's files.
