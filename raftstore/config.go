@@ -112,11 +112,9 @@ type Timing struct {
 type Limits struct {
 	// MaxTxnBytes is the largest encoded txn.
 	MaxTxnBytes int
-	// BatchTxns and BatchBytes bound one log entry. InFlight is how many entries may
-	// be proposed and not yet committed at once.
+	// BatchTxns and BatchBytes bound one log entry.
 	BatchTxns  int
 	BatchBytes int
-	InFlight   int
 	// The history is the window of recent events that serves watches and lists at an
 	// earlier revision. HistoryEvents and HistoryBytes bound it, the bytes counting what
 	// it keeps in memory: the values that were replaced, see packed.go. Events older than HistoryTime
@@ -177,7 +175,6 @@ func DefaultConfig() Config {
 			MaxTxnBytes:     4 << 20,
 			BatchTxns:       256,
 			BatchBytes:      512 << 10,
-			InFlight:        2,
 			HistoryEvents:   256 << 10,
 			HistoryBytes:    48 << 20,
 			HistoryTime:     10 * time.Minute,
@@ -251,8 +248,8 @@ func (l *Limits) validate() (errs []error) {
 	if l.MaxTxnBytes < 1024 || l.MaxTxnBytes > maxFrame/2 {
 		errs = append(errs, fmt.Errorf("Limits.MaxTxnBytes %d is not within 1024..%d", l.MaxTxnBytes, maxFrame/2))
 	}
-	if l.BatchTxns < 1 || l.BatchBytes < 1 || l.InFlight < 1 {
-		errs = append(errs, errors.New("Limits.BatchTxns, BatchBytes and InFlight must be positive"))
+	if l.BatchTxns < 1 || l.BatchBytes < 1 {
+		errs = append(errs, errors.New("Limits.BatchTxns and BatchBytes must be positive"))
 	}
 	if l.HistoryEvents < 1 || l.HistoryBytes < 1 || l.HistoryTime <= 0 || l.HistoryFloor < 0 {
 		errs = append(errs, errors.New("Limits.HistoryEvents, HistoryBytes and HistoryTime must be positive, HistoryFloor not negative"))

@@ -1,7 +1,6 @@
 package raftstore_test
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -26,7 +25,6 @@ func TestFormerLeaderGoesOnBehindASnapshot(t *testing.T) {
 func replaceTail(t *testing.T, lost int) {
 	turns := &turns{most: 20_000}
 	c := following(t, 3, raftstoretest.WithConfig(shortLog), raftstoretest.WithConfig(func(cfg *raftstore.Config) {
-		cfg.Limits.InFlight, cfg.Limits.BatchTxns = 1000, 1 // an entry for each commit
 		turns.count(cfg)
 	}))
 	former := c.Leader()
@@ -35,12 +33,10 @@ func replaceTail(t *testing.T, lost int) {
 	others := slices.DeleteFunc([]string{"host1", "host2", "host3"}, func(id string) bool { return id == former })
 	part(c, former, others, true)
 	base := s.Status(t.Context()).LastIndex
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
 	for i := range lost {
-		go func() { _, _ = s.Commit(ctx, put(fmt.Sprint("/lost/", i), "v")) }()
+		raftstore.ProposeEntry(s, put(fmt.Sprint("/lost/", i), "v"))
 	}
-	<-ctx.Done()
+	time.Sleep(100 * time.Millisecond)
 	if last := s.Status(t.Context()).LastIndex; last != base+uint64(lost) {
 		t.Fatalf("the log of the former leader goes on to %d, want %d", last, base+uint64(lost))
 	}

@@ -26,26 +26,24 @@ type proposal struct {
 	settle func(outcome)
 }
 
-// proposer packs proposals into log entries on the leader. While InFlight entries
-// are being committed, arriving proposals collect for the next entry. Entries
-// therefore grow with the load, and an idle store adds no delay.
+// proposer packs proposals into log entries on the leader. While an entry is being
+// committed, arriving proposals collect for the next one. Entries therefore grow with the
+// load, and an idle store adds no delay. Two entries at a time would be smaller, and their
+// txns not sooner committed: the leader's log and each follower take one after the other.
 type proposer struct {
 	raft    *guardedRaft
 	level   func() uint32 // feature level whose formats are written
 	limits  Limits
 	metrics *metrics
-	tasks   *tasks
 	closing <-chan struct{}
 
 	queue chan *proposal
-	slots chan struct{}
 }
 
-func newProposer(r *guardedRaft, level func() uint32, l Limits, m *metrics, t *tasks, closing <-chan struct{}) *proposer {
+func newProposer(r *guardedRaft, level func() uint32, l Limits, m *metrics, closing <-chan struct{}) *proposer {
 	return &proposer{
-		raft: r, level: level, limits: l, metrics: m, tasks: t, closing: closing,
+		raft: r, level: level, limits: l, metrics: m, closing: closing,
 		queue: make(chan *proposal, 4*l.BatchTxns),
-		slots: make(chan struct{}, l.InFlight),
 	}
 }
 
@@ -92,20 +90,13 @@ func (p *proposer) propose(ctx context.Context, envelope []byte) (outcome, error
 // batchLoop packs queued proposals into entries until the store closes.
 func (p *proposer) batchLoop() {
 	for {
-		var first *proposal
 		select {
-		case first = <-p.queue:
+		case first := <-p.queue:
+			if batch := p.collectBatch(first); len(batch) > 0 {
+				p.commitBatch(batch)
+			}
 		case <-p.closing:
 			return
-		}
-		select {
-		case p.slots <- struct{}{}:
-		case <-p.closing:
-			return
-		}
-		batch := p.collectBatch(first)
-		if len(batch) == 0 || !p.tasks.start(func() { p.commitBatch(batch) }) {
-			<-p.slots
 		}
 	}
 }
@@ -132,7 +123,6 @@ func (p *proposer) collectBatch(first *proposal) []*proposal {
 
 // commitBatch proposes one entry and settles its proposals.
 func (p *proposer) commitBatch(batch []*proposal) {
-	defer func() { <-p.slots }()
 	envelopes := make([][]byte, len(batch))
 	for i, q := range batch {
 		envelopes[i] = q.envelope

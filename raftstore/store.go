@@ -158,7 +158,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if err = s.startRaft(notify); err != nil {
 		return err
 	}
-	s.proposer = newProposer(s.raft, s.FeatureLevel, s.cfg.Limits, s.metrics, &s.tasks, s.closing)
+	s.proposer = newProposer(s.raft, s.FeatureLevel, s.cfg.Limits, s.metrics, s.closing)
 	s.reads = &readIndexer{s: s, fetch: s.readIndex}
 	s.served = &readIndexer{s: s, fetch: s.leaderReadIndex}
 	s.peers = newPeers(&s.cfg, s.group, s.log, &s.tasks)
