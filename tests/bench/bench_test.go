@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestQuantileIsTheNearestRank(t *testing.T) {
@@ -40,6 +41,19 @@ func TestQuantileIsTheNearestRank(t *testing.T) {
 	}
 	if got := quantile(nil, 0.5); !math.IsNaN(got) {
 		t.Errorf("quantile of nothing is %v, want NaN", got)
+	}
+}
+
+func TestParseCPU(t *testing.T) {
+	// The name of a program may look like the rest.
+	const stat = "42 (a) b) S 1 42 42 0 -1 4194560 1 0 0 0 120 34 7 8 20 0 9 0 100 200 300"
+	if got, err := parseCPU(stat); err != nil || got != 1540*time.Millisecond {
+		t.Errorf("parseCPU = %v, %v, want 1.54s", got, err)
+	}
+	for _, bad := range []string{"", "42 (a) S 1", "42 (a) S 1 42 42 0 -1 4194560 1 0 0 0 x 34"} {
+		if _, err := parseCPU(bad); err == nil {
+			t.Errorf("parseCPU(%q) returned no error", bad)
+		}
 	}
 }
 

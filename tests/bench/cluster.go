@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -50,6 +52,41 @@ func (c *cluster) spawn(cmd *exec.Cmd) error {
 	}
 	c.processes = append(c.processes, cmd)
 	return nil
+}
+
+// cpu returns the CPU time that the members have used since they started.
+func (c *cluster) cpu() (time.Duration, error) {
+	var sum time.Duration
+	for _, p := range c.processes {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Process.Pid))
+		if err != nil {
+			return 0, fmt.Errorf("read the CPU time of a member of %s: %w", c.name, err)
+		}
+		used, err := parseCPU(string(stat))
+		if err != nil {
+			return 0, fmt.Errorf("read the CPU time of a member of %s: %w", c.name, err)
+		}
+		sum += used
+	}
+	return sum, nil
+}
+
+// clockTick is the unit of /proc/<pid>/stat: 1/100 s on every Linux, see sysconf(3).
+const clockTick = 10 * time.Millisecond
+
+// parseCPU takes the user and the system time out of /proc/<pid>/stat, see proc(5).
+func parseCPU(stat string) (time.Duration, error) {
+	// The program's name, in brackets, may contain anything.
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("%q has no times", stat)
+	}
+	user, err := strconv.ParseInt(fields[11], 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	system, err := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * clockTick, err
 }
 
 // leader waits until all members name the same leader, and returns its endpoint.

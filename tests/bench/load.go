@@ -23,8 +23,10 @@ const (
 
 // sample is what one load showed.
 type sample struct {
-	rate float64 // operations in a second
-	p99  float64 // ms
+	rate  float64 // operations in a second
+	p99   float64 // ms
+	asked int     // operations in all, those of the warm-up included
+	cpu   float64 // us of the members' CPU time for an operation
 }
 
 // operation is what a client of the load repeats.
@@ -105,6 +107,7 @@ func fill(ctx context.Context, endpoint string) error {
 // worker is one client of a load: it asks, waits for the answer, asks again.
 type worker struct {
 	latencies []float64 // ms, of what was answered within the measured time
+	asked     int       // operations in all, those of the warm-up included
 	failed    int
 	last      error
 }
@@ -112,6 +115,7 @@ type worker struct {
 func (w *worker) run(ctx context.Context, cli *clientv3.Client, random *rand.Rand, do operation, from, until time.Time) {
 	for began := time.Now(); began.Before(until); {
 		err := do(ctx, cli, random)
+		w.asked++
 		now := time.Now()
 		switch {
 		case now.Before(from) || now.After(until):
@@ -154,11 +158,11 @@ func measure(ctx context.Context, endpoint string, clients int, do operation, le
 // collect puts together what the clients saw.
 func collect(workers []worker, length time.Duration) (sample, error) {
 	var latencies []float64
-	var failed int
+	var failed, asked int
 	var last error
 	for _, w := range workers {
 		latencies = append(latencies, w.latencies...)
-		failed += w.failed
+		failed, asked = failed+w.failed, asked+w.asked
 		if w.last != nil {
 			last = w.last
 		}
@@ -169,5 +173,5 @@ func collect(workers []worker, length time.Duration) (sample, error) {
 	if failed > 0 {
 		progressf("  %d operations failed, the last with: %v", failed, last)
 	}
-	return sample{rate: float64(len(latencies)) / length.Seconds(), p99: quantile(latencies, 0.99)}, nil
+	return sample{rate: float64(len(latencies)) / length.Seconds(), p99: quantile(latencies, 0.99), asked: asked}, nil
 }

@@ -14,6 +14,9 @@
 // right after the other, taking turns in going first, on members started for
 // that round; ratios are taken within a round, and their median is the figure.
 //
+// CPU time is that of the three members for one operation: other work on the machine, which
+// takes processors from both systems, changes it least.
+//
 // Its limits: servers and client share the machine's processors. Both snapshot
 // by their defaults, which differ: raftstore every 16,384 entries or 64 MiB of
 // log, etcd every 100,000 entries, but etcd writes all data to its database

@@ -49,6 +49,10 @@ func (r results) p99s(system string) []float64 {
 	return pick(r[system], func(s sample) float64 { return s.p99 })
 }
 
+func (r results) cpus(system string) []float64 {
+	return pick(r[system], func(s sample) float64 { return s.cpu })
+}
+
 func pick(samples []sample, of func(sample) float64) []float64 {
 	out := make([]float64, len(samples))
 	for i, s := range samples {
@@ -113,7 +117,7 @@ func runRound(ctx context.Context, dir string, n int, seconds float64, all []res
 				return fmt.Errorf("%s, %d clients, %s: %w", l.name, l.clients, c.name, err)
 			}
 			all[i][c.name] = append(all[i][c.name], s)
-			progressf("  %s, %d clients, %s: %.0f/s, p99 %.1f ms", l.name, l.clients, c.name, s.rate, s.p99)
+			progressf("  %s, %d clients, %s: %.0f/s, p99 %.1f ms, CPU %.1f us each", l.name, l.clients, c.name, s.rate, s.p99, s.cpu)
 		}
 	}
 	return nil
@@ -124,7 +128,17 @@ func (l load) measure(ctx context.Context, c *cluster, length time.Duration) (sa
 	if err != nil {
 		return sample{}, err
 	}
-	return measure(ctx, leader, l.clients, l.do, length)
+	before, err := c.cpu()
+	if err != nil {
+		return sample{}, err
+	}
+	s, err := measure(ctx, leader, l.clients, l.do, length)
+	if err != nil {
+		return sample{}, err
+	}
+	after, err := c.cpu()
+	s.cpu = float64((after - before).Microseconds()) / float64(s.asked)
+	return s, err
 }
 
 // report adds the medians over the rounds. Budgets are on ratios, and a ratio
@@ -136,6 +150,8 @@ func (l load) report(r *report, found results) {
 		Beside: &beside{theirs, median(found.rates(theirs))}})
 	r.add(figure{Name: name + "_vs_etcd", Value: median(ratios(found.rates(ours), found.rates(theirs))), Unit: "ratio",
 		Budget: atLeast(l.ratio)})
+	r.add(figure{Name: name + "_cpu", Value: median(found.cpus(ours)), Unit: "us/op",
+		Beside: &beside{theirs, median(found.cpus(theirs))}})
 	r.add(figure{Name: name + "_p99", Value: median(found.p99s(ours)), Unit: "ms",
 		Beside: &beside{theirs, median(found.p99s(theirs))}})
 	r.add(figure{Name: name + "_p99_vs_etcd", Value: median(ratios(found.p99s(ours), found.p99s(theirs))), Unit: "ratio",
