@@ -129,6 +129,9 @@ type Limits struct {
 	SnapshotBytes   uint64
 	// SegmentBytes is the size of a log file; files are allocated in full.
 	SegmentBytes int
+	// BallastFiles is for how many further log files room is set aside on the disk, for when
+	// others have filled it; 0 for none.
+	BallastFiles int
 	// After a snapshot, the part of the log stays on disk by which a replica that was
 	// away can catch up without a snapshot: what is younger than TrailingTime, and the
 	// newest TrailingFloor bytes whatever their age; but not more than TrailingEntries
@@ -254,8 +257,8 @@ func (l *Limits) validate() (errs []error) {
 	if l.HistoryEvents < 1 || l.HistoryBytes < 1 || l.HistoryTime <= 0 || l.HistoryFloor < 0 {
 		errs = append(errs, errors.New("Limits.HistoryEvents, HistoryBytes and HistoryTime must be positive, HistoryFloor not negative"))
 	}
-	if l.SegmentBytes < 4096 {
-		errs = append(errs, fmt.Errorf("Limits.SegmentBytes %d is below 4096", l.SegmentBytes))
+	if l.SegmentBytes < 4096 || l.BallastFiles < 0 {
+		errs = append(errs, fmt.Errorf("Limits.SegmentBytes %d is below 4096, or BallastFiles %d below 0", l.SegmentBytes, l.BallastFiles))
 	}
 	if l.SnapshotEntries < 1 || l.SnapshotBytes < 1 {
 		errs = append(errs, errors.New("Limits.SnapshotEntries and SnapshotBytes must be positive"))

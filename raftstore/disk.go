@@ -40,6 +40,7 @@ type disk struct {
 	snapshots raft.SnapshotStore
 	committed func() uint64
 	closers   []io.Closer
+	ballast   *ballast // nil if everything is in memory
 	// installed is the end of the snapshot that this replica was last given, at the start by
 	// its disk; nil if it was given none. It is set when the log no longer holds anything else.
 	installed atomic.Pointer[logPoint]
@@ -87,8 +88,12 @@ func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 	if err != nil {
 		return nil, errors.Join(diskError(err, "open snapshots in %s", cfg.DataDir), w.Close(), lock.Close())
 	}
-	d.logs = newLogStore(w, committed, &cfg.Limits, m)
-	d.stable = w
+	if d.ballast, err = openBallast(filepath.Join(cfg.DataDir, "ballast"), cfg.Limits.BallastFiles, cfg.Limits.SegmentBytes, log); err != nil {
+		return nil, errors.Join(err, w.Close(), lock.Close())
+	}
+	kept := ballastedLog{w, d.ballast}
+	d.logs = newLogStore(kept, committed, &cfg.Limits, m)
+	d.stable = kept
 	d.snapshots = snapshots
 	d.closers = []io.Closer{w, lock}
 	d.dir = cfg.DataDir

@@ -107,7 +107,7 @@ func (m *metrics) register(s *Store) error {
 		}
 		return -1
 	})
-	all = append(all, haltedGauge(func() bool { return s.Err() != nil }))
+	all = append(all, haltedGauge(func() bool { return s.Err() != nil }), ballastGauge(s.disk.ballast))
 	all = append(all, m.leases.collectors(s)...)
 	gauge("term", "Current term.", func() float64 { return float64(s.raft.CurrentTerm()) })
 	gauge("commit_index", "Last log index known to be committed.", func() float64 { return float64(s.raft.CommitIndex()) })

@@ -166,7 +166,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if err = s.metrics.register(s); err != nil {
 		return err
 	}
-	for _, task := range []func(){s.proposer.batchLoop, s.observeLeader, func() { s.leadLoop(notify) }, s.snapshotLoop, s.serveRPC, s.stopWhenFailed, s.announceCommits, s.deliverAnnouncements, s.compareLoop, s.confirmLoop, func() { s.checkpoints.hashLoop(s.closing) }, s.rejoinLoop, s.feedLoop, s.reportLoop, func() { s.peers.closeIdle(s.closing) }} {
+	for _, task := range []func(){s.proposer.batchLoop, s.observeLeader, func() { s.leadLoop(notify) }, s.snapshotLoop, s.serveRPC, s.stopWhenFailed, s.announceCommits, s.deliverAnnouncements, s.compareLoop, s.confirmLoop, func() { s.checkpoints.hashLoop(s.closing) }, s.rejoinLoop, s.feedLoop, s.reportLoop, s.ballastLoop, func() { s.peers.closeIdle(s.closing) }} {
 		s.tasks.start(task)
 	}
 	return nil

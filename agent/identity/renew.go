@@ -2,12 +2,14 @@ package identity
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,6 +29,9 @@ type RenewerConfig struct {
 	Attempt time.Duration
 	// RetryMin and RetryMax bound the wait after a round in which no issuer signed.
 	RetryMin, RetryMax time.Duration
+	// MakeRoom makes room for a small file when the disk of the identity is full, and reports
+	// whether it could; nil if nothing can.
+	MakeRoom func() bool
 	// Logger receives one line per renewal and per failed round.
 	Logger *slog.Logger
 	// Registerer receives the metrics; nil registers none.
@@ -135,6 +140,16 @@ func (r *Renewer) Renew(ctx context.Context) error {
 	return err
 }
 
+// install installs a certificate. On a full disk it first has room made.
+func (r *Renewer) install(key *ecdsa.PrivateKey, issued Issued) error {
+	err := r.cfg.Identity.Install(key, issued)
+	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	if full && r.cfg.MakeRoom != nil && r.cfg.MakeRoom() {
+		return r.cfg.Identity.Install(key, issued)
+	}
+	return err
+}
+
 func (r *Renewer) renewOnce(ctx context.Context) error {
 	key, err := NewKey()
 	if err != nil {
@@ -150,7 +165,7 @@ func (r *Renewer) renewOnce(ctx context.Context) error {
 		issued, err := issuer.IssueNode(attempt, csr)
 		cancel()
 		if err == nil {
-			err = r.cfg.Identity.Install(key, issued)
+			err = r.install(key, issued)
 		}
 		if err == nil {
 			return nil

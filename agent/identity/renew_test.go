@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -160,4 +163,42 @@ func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 		}
 	}
 	return values
+}
+
+// A certificate is renewed on a disk that guests have filled.
+func TestRenewalOnAFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mount")
+	}
+	m := newMesh(t)
+	dir := m.First.Dir()
+	files := os.DirFS(dir)
+	full := filepath.Join(t.TempDir(), "full")
+	if err := errors.Join(os.Mkdir(full, 0o755), syscall.Mount("tmpfs", full, "tmpfs", 0, "size=1m")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(full, syscall.MNT_DETACH) })
+	if err := os.CopyFS(filepath.Join(full, "identity"), files); err != nil {
+		t.Fatal(err)
+	}
+	host, err := identity.Open(filepath.Join(full, "identity"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	guest := filepath.Join(full, "guest")
+	if err := os.WriteFile(guest, make([]byte, 2<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	cfg := identity.DefaultRenewerConfig()
+	cfg.Identity, cfg.Issuers = host, []identity.Issuer{m.signer.For(host.Node())}
+	cfg.MakeRoom = func() bool { return os.Truncate(guest, 512<<10) == nil }
+	r, err := identity.NewRenewer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Shutdown()
+	before := host.Leaf()
+	if err := r.Renew(t.Context()); err != nil || host.Leaf() == before {
+		t.Errorf("not renewed on a full disk: %v", err)
+	}
 }

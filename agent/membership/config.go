@@ -149,6 +149,10 @@ func (c Config) certificateNames() []string { return identity.NodeSANs(c.MeshAdd
 // raftDir returns the directory of this host's copy of the mesh's state.
 func (c Config) raftDir() string { return filepath.Join(c.StateDir, "raft") }
 
+// ballastFiles is how much room is set aside for the mesh's state on a disk that guests may
+// fill, in files of the log: 136 MiB.
+const ballastFiles = 8
+
 // storeConfig returns the configuration that a running store and a recovery share.
 func (c Config) storeConfig(log *slog.Logger) raftstore.Config {
 	cfg := raftstore.DefaultConfig()
@@ -156,5 +160,6 @@ func (c Config) storeConfig(log *slog.Logger) raftstore.Config {
 	cfg.DataDir = c.raftDir()
 	cfg.FeatureLevel, cfg.Constraints = level.Known(), claims.Rules()
 	cfg.Logger, cfg.Remedy = log, resyncRemedy
+	cfg.Limits.BallastFiles = ballastFiles
 	return cfg
 }

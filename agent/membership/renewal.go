@@ -100,7 +100,7 @@ func (m *Member) newRenewer(issuers ...identity.Issuer) (*identity.Renewer, erro
 	cfg.Identity, cfg.Issuers = m.identity, issuers
 	cfg.Logger = m.log.With("part", "identity")
 	if m.store != nil {
-		cfg.Registerer = m.options.Metrics
+		cfg.Registerer, cfg.MakeRoom = m.options.Metrics, m.store.GiveRoom
 	}
 	return identity.NewRenewer(cfg)
 }

@@ -1,0 +1,223 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+)
+
+// ballast is files that take room on the disk of the log, so that there is some when
+// others, such as guests, have filled the disk. Each file has room for one more file of
+// the log, and is removed when a write finds none: the log makes and allocates its next
+// file at once, so nobody else gets the room. The files are made anew when the disk has
+// room again.
+//
+// It does not help where a file's room cannot be set aside (NFS before 4.2, ZFS): then
+// there is no ballast.
+type ballast struct {
+	dir    string
+	piece  int64 // bytes of a file
+	pieces int
+	log    *slog.Logger
+
+	mu   sync.Mutex
+	have []string // the paths of the files
+	off  bool     // the disk cannot set room aside
+}
+
+const (
+	// ballastInterval is how often it is looked whether there is room for ballast.
+	ballastInterval = 30 * time.Second
+	// ballastMargin is by how much a file of ballast is larger than one of the log: a file
+	// takes room in directories and lists, too.
+	ballastMargin = 1 << 20
+	// ballastSpare is how many times the missing ballast the free room must be before ballast
+	// is made, so that it does not itself fill the disk.
+	ballastSpare = 4
+)
+
+// openBallast takes over the ballast in dir, of which there should be pieces files, each
+// with room for a file of the log of segment bytes. With no pieces it removes what is
+// there.
+func openBallast(dir string, pieces, segment int, log *slog.Logger) (*ballast, error) {
+	b := &ballast{dir: dir, pieces: pieces, piece: int64(segment) + ballastMargin, log: log}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for the ballast: %w", err)
+	}
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		info, err := entry.Info()
+		if err == nil && info.Size() == b.piece && len(b.have) < pieces {
+			b.have = append(b.have, path)
+			continue
+		}
+		_ = os.Remove(path) // of another size, or not finished
+	}
+	return b, nil
+}
+
+// refill makes the files that are missing, if the disk has plenty of room.
+func (b *ballast) refill() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	missing := b.pieces - len(b.have)
+	if missing == 0 || b.off {
+		return nil
+	}
+	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+		return fmt.Errorf("make ballast: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(b.dir, &st); err != nil {
+		return fmt.Errorf("make ballast: %w", err)
+	}
+	if int64(st.Bavail)*st.Bsize < ballastSpare*int64(missing)*b.piece {
+		return nil
+	}
+	for i := 0; len(b.have) < b.pieces; i++ {
+		path := filepath.Join(b.dir, strconv.Itoa(i))
+		if slices.Contains(b.have, path) {
+			continue
+		}
+		if err := allocate(path, b.piece); errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+			b.off = true
+			b.log.Info("the disk cannot set room aside for the log", "dir", b.dir)
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("make ballast: %w", err)
+		}
+		b.have = append(b.have, path)
+	}
+	b.log.Info("room is set aside for the log", "dir", b.dir, "bytes", int64(b.pieces)*b.piece)
+	return nil
+}
+
+// allocate makes a file that takes so many bytes on the disk. On an error there is none.
+func allocate(path string, bytes int64) (err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err = errors.Join(err, f.Close()); err != nil {
+			_ = os.Remove(path)
+		}
+	}()
+	return unix.Fallocate(int(f.Fd()), 0, 0, bytes)
+}
+
+// release removes one file, so that something else has its room, and reports whether
+// there was one.
+func (b *ballast) release() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.have) == 0 {
+		return false
+	}
+	path := b.have[len(b.have)-1]
+	b.have = b.have[:len(b.have)-1]
+	err := os.Remove(path)
+	b.log.Warn("the disk is full: room that was set aside is used now; make room on the disk", "dir", b.dir, "left", len(b.have), "err", err)
+	return err == nil
+}
+
+// bytes returns the room that is set aside, which is none if b is nil.
+func (b *ballast) bytes() int64 {
+	if b == nil {
+		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return int64(len(b.have)) * b.piece
+}
+
+// withRoom calls write, and again each time that it fails for lack of room and ballast was
+// given up for it.
+func (b *ballast) withRoom(write func() error) error {
+	for {
+		err := write()
+		if !isFull(err) || !b.release() {
+			return err
+		}
+	}
+}
+
+// ballastedLog is a log whose writes use up the ballast when the disk is full. A write
+// that failed for lack of room may be repeated: see walLog.
+type ballastedLog struct {
+	diskLog
+	ballast *ballast
+}
+
+var (
+	_ diskLog                = ballastedLog{}
+	_ raft.MonotonicLogStore = ballastedLog{}
+)
+
+// IsMonotonic implements raft.MonotonicLogStore.
+func (l ballastedLog) IsMonotonic() bool {
+	m, ok := l.diskLog.(raft.MonotonicLogStore)
+	return ok && m.IsMonotonic()
+}
+
+// StoreLog implements raft.LogStore.
+func (l ballastedLog) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.Log{entry}) }
+
+// StoreLogs implements raft.LogStore.
+func (l ballastedLog) StoreLogs(entries []*raft.Log) error {
+	return l.ballast.withRoom(func() error { return l.diskLog.StoreLogs(entries) })
+}
+
+// DeleteRange implements raft.LogStore.
+func (l ballastedLog) DeleteRange(from, to uint64) error {
+	return l.ballast.withRoom(func() error { return l.diskLog.DeleteRange(from, to) })
+}
+
+// Set implements raft.StableStore.
+func (l ballastedLog) Set(key, value []byte) error {
+	return l.ballast.withRoom(func() error { return l.diskLog.Set(key, value) })
+}
+
+// SetUint64 implements raft.StableStore.
+func (l ballastedLog) SetUint64(key []byte, value uint64) error {
+	return l.ballast.withRoom(func() error { return l.diskLog.SetUint64(key, value) })
+}
+
+func ballastGauge(b *ballast) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: metricPrefix + "ballast_bytes", Help: "Room that is set aside on the disk for the log, for when others have filled it.",
+	}, func() float64 { return float64(b.bytes()) })
+}
+
+// ballastLoop keeps the ballast until the store closes.
+func (s *Store) ballastLoop() {
+	if s.disk.ballast == nil || s.cfg.Limits.BallastFiles == 0 {
+		return
+	}
+	for {
+		if err := s.disk.ballast.refill(); err != nil {
+			s.log.Warn("no room can be set aside for the log", "err", err)
+		}
+		select {
+		case <-s.closing:
+			return
+		case <-time.After(ballastInterval):
+		}
+	}
+}
+
+// GiveRoom gives up a part of the room that is set aside on the disk of the log, for a small
+// file beside it that the host cannot do without. It reports whether there was any.
+func (s *Store) GiveRoom() bool { return s.disk.ballast != nil && s.disk.ballast.release() }
