@@ -1,7 +1,6 @@
-package cli
+package doctor
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,53 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
-
-	"virtmesh/storage/bounded"
 )
-
-// checkPaths checks that QEMU's user can reach the disks of guests: it must have the
-// right to pass through every directory above them. A host that is not in a mesh yet
-// is checked with the defaults.
-func checkPaths(configPath string) func(context.Context) finding {
-	const check = "paths to disks"
-	return func(context.Context) finding {
-		config, err := loadHostConfig(configPath)
-		if err != nil {
-			return finding{check, failed, err.Error(), "correct " + configPath}
-		}
-		qemu, err := lookupUser(config.Hypervisor.User)
-		if err != nil {
-			return finding{check, failed, err.Error(), "apt-get install libvirt-daemon-system, or correct hypervisor.user in " + configPath}
-		}
-		paths := []string{config.StateDir}
-		for _, pool := range config.Pools {
-			paths = append(paths, pool.Path)
-		}
-		for _, path := range paths {
-			var closed string
-			err := bounded.Wait(bounded.Patience, func() (err error) {
-				closed, err = qemu.closedDirectory(path)
-				return err
-			})
-			if errors.Is(err, bounded.ErrSilent) {
-				if path == config.StateDir {
-					return finding{check, failed, fmt.Sprintf("the file system of %s does not answer", path), "the agent needs its state directory on a local disk"}
-				}
-				continue // the check of the pools tells it
-			}
-			if err != nil {
-				return finding{check, failed, err.Error(), "make " + path + " a directory on a local disk"}
-			}
-			if closed != "" {
-				return finding{
-					check, failed, fmt.Sprintf("%s is closed to user %s, so no guest whose disks are below it can start", closed, config.Hypervisor.User),
-					fmt.Sprintf("chmod o+x %s (lets others pass through it, not list it)", closed),
-				}
-			}
-		}
-		return finding{check, passed, fmt.Sprintf("user %s reaches %s", config.Hypervisor.User, config.StateDir), ""}
-	}
-}
 
 // account is a user of this machine with the groups that it is in.
 type account struct {
