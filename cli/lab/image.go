@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -77,16 +79,28 @@ func (l *Lab) ServeRegistry(ctx context.Context) error {
 	os.Remove(l.registrySocket())
 	ways := map[string]string{"unix": l.registrySocket()}
 	if l.state.Metal {
-		// The network of the hosts ends at this machine.
 		ways["tcp"] = fmt.Sprintf("%s:%d", l.gateway(), l.state.RegistryPort)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for network, address := range ways {
-		listener, err := (&net.ListenConfig{}).Listen(ctx, network, address)
+		listener, err := (&net.ListenConfig{Control: l.onlyFromHosts}).Listen(ctx, network, address)
 		if err != nil {
 			return fmt.Errorf("listen for the hosts: %w", err)
 		}
 		group.Go(func() error { return forwardAll(ctx, listener, "tcp", l.Registry()) })
 	}
 	return group.Wait()
+}
+
+// onlyFromHosts keeps a TCP listener to the bridge of the lab's hosts: else whoever routes
+// packets to this machine could reach the lab's address too, and push images.
+func (l *Lab) onlyFromHosts(network, _ string, conn syscall.RawConn) error {
+	if network == "unix" {
+		return nil
+	}
+	var failed error
+	err := conn.Control(func(fd uintptr) {
+		failed = syscall.SetsockoptString(int(fd), syscall.SOL_SOCKET, syscall.SO_BINDTODEVICE, l.bridge())
+	})
+	return errors.Join(err, failed)
 }

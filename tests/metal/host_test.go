@@ -6,8 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,7 +25,7 @@ const (
 
 // startGuest starts a small guest on a host, asking that host, and waits until it is
 // Running. It ends with the test.
-func startGuest(t *testing.T, host, name string) {
+func startGuest(t *testing.T, host, name string, change ...func(*kubevirtv1.VirtualMachineInstanceSpec)) {
 	t.Helper()
 	manifest, err := virtmesh(t.Context(), host, "", "vm", "create", name, "--image", tiny, "--memory", "96Mi", "--dry-run", "-o", "json")
 	if err != nil {
@@ -34,6 +36,9 @@ func startGuest(t *testing.T, host, name string) {
 		t.Fatal(err)
 	}
 	vm.Spec.Template.Spec.NodeSelector = map[string]string{"kubernetes.io/hostname": host}
+	for _, f := range change {
+		f(&vm.Spec.Template.Spec)
+	}
 	data, err := json.Marshal(vm)
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +60,16 @@ func startGuest(t *testing.T, host, name string) {
 		}
 		return err
 	})
+}
+
+// onNetwork gives a guest a second card on a network.
+func onNetwork(name string) func(*kubevirtv1.VirtualMachineInstanceSpec) {
+	return func(spec *kubevirtv1.VirtualMachineInstanceSpec) {
+		spec.Networks = append(spec.Networks, kubevirtv1.Network{Name: name,
+			NetworkSource: kubevirtv1.NetworkSource{Multus: &kubevirtv1.MultusNetwork{NetworkName: name}}})
+		spec.Domain.Devices.Interfaces = append(spec.Domain.Devices.Interfaces, kubevirtv1.Interface{Name: name,
+			InterfaceBindingMethod: kubevirtv1.InterfaceBindingMethod{Bridge: &kubevirtv1.InterfaceBridge{}}})
+	}
 }
 
 // instance is what a host says of a guest.
@@ -153,5 +168,21 @@ func TestGuestIsConfinedAndOutlivesTheAgent(t *testing.T) {
 	}
 	if denied, err := try(t.Context(), "host1", `journalctl -b -q -k -o cat --grep 'apparmor="DENIED"' | grep -v '"swtpm"'`); err == nil {
 		t.Errorf("AppArmor denied:\n%s", denied)
+	}
+}
+
+// The lab's registry takes images from anyone who reaches it, so on the lab's network only
+// hosts do: what comes from elsewhere is refused, as this machine's own connections show.
+func TestRegistryIsForHostsOnly(t *testing.T) {
+	_, port, found := strings.Cut(strings.TrimSuffix(tiny, "/tiny:latest"), ":")
+	if !found {
+		t.Fatalf("the reference %q has no port", tiny)
+	}
+	gateway := inside(t, "host1", "ip -4 route show default | cut -d ' ' -f 3")
+	inside(t, "host1", "bash -c 'exec 3<>/dev/tcp/"+gateway+"/"+port+"'")
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), "tcp", net.JoinHostPort(gateway, port))
+	if err == nil {
+		conn.Close()
+		t.Errorf("%s:%s answers on another interface than the hosts' bridge", gateway, port)
 	}
 }

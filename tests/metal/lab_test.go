@@ -43,11 +43,14 @@ func runInLab(m *testing.M) int {
 	if testing.Short() {
 		hosts = 1
 	}
-	if _, err := lab(ctx, "down"); err != nil { // of a run that was interrupted
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	// With VIRTMESH_METAL_KEEP a lab that runs is used and left running, to work on one test.
+	if os.Getenv("VIRTMESH_METAL_KEEP") == "" {
+		if _, err := lab(ctx, "down"); err != nil { // of a run that was interrupted
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer lab(ctx, "down")
 	}
-	defer lab(ctx, "down")
 	args := []string{"up", "--metal", "--hosts", fmt.Sprint(hosts)}
 	if debian != "" {
 		args = append(args, "--package", debian)
@@ -168,6 +171,17 @@ func inside(t *testing.T, host, script string) string {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return out
+}
+
+// undo runs a shell script in a host when the test has ended.
+func undo(t *testing.T, host, script string) {
+	t.Helper()
+	t.Cleanup(func() {
+		// The test's own context has ended by now.
+		if _, err := try(context.Background(), host, script); err != nil {
+			t.Errorf("undo what the test did: %v", err)
+		}
+	})
 }
 
 // virtmesh runs a user's command on this machine against a host.
