@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -172,17 +173,47 @@ func TestGuestIsConfinedAndOutlivesTheAgent(t *testing.T) {
 }
 
 // The lab's registry takes images from anyone who reaches it, so on the lab's network only
-// hosts do: what comes from elsewhere is refused, as this machine's own connections show.
+// hosts do, and not a neighbour of this machine that knows the way.
 func TestRegistryIsForHostsOnly(t *testing.T) {
 	_, port, found := strings.Cut(strings.TrimSuffix(tiny, "/tiny:latest"), ":")
 	if !found {
 		t.Fatalf("the reference %q has no port", tiny)
 	}
 	gateway := inside(t, "host1", "ip -4 route show default | cut -d ' ' -f 3")
-	inside(t, "host1", "bash -c 'exec 3<>/dev/tcp/"+gateway+"/"+port+"'")
-	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), "tcp", net.JoinHostPort(gateway, port))
-	if err == nil {
-		conn.Close()
-		t.Errorf("%s:%s answers on another interface than the hosts' bridge", gateway, port)
+	open, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort(gateway, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	_, other, _ := net.SplitHostPort(open.Addr().String())
+	connect := func(port string) string {
+		return "timeout 5 bash -c 'exec 3<>/dev/tcp/" + gateway + "/" + port + "'"
+	}
+	inside(t, "host1", connect(port))
+
+	const neighbour = "vm-metal-test"
+	shell := func(script string) error {
+		out, err := exec.CommandContext(t.Context(), "sh", "-c", script).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%s: %w: %s", script, err, out)
+		}
+		return nil
+	}
+	t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", neighbour).Run() }) // it may not be there
+	if err := shell(`set -e
+		ip netns add ` + neighbour + `
+		ip link add vmmetaltest type veth peer name eth0 netns ` + neighbour + `
+		ip address add 198.51.100.1/24 dev vmmetaltest
+		ip link set vmmetaltest up
+		ip -n ` + neighbour + ` address add 198.51.100.2/24 dev eth0
+		ip -n ` + neighbour + ` link set eth0 up
+		ip -n ` + neighbour + ` route add ` + gateway + ` via 198.51.100.1`); err != nil {
+		t.Fatal(err)
+	}
+	if err := shell("ip netns exec " + neighbour + " " + connect(other)); err != nil {
+		t.Fatalf("the neighbour reaches nothing at all: %v", err)
+	}
+	if shell("ip netns exec "+neighbour+" "+connect(port)) == nil {
+		t.Errorf("a neighbour of this machine reaches the registry at %s:%s", gateway, port)
 	}
 }
