@@ -207,6 +207,9 @@ func TestValuesAreReadIntoOneBuffer(t *testing.T) {
 			if got, buf = r.ReadValue(buf); !bytes.Equal(got, value) {
 				t.Fatalf("read %q, want %q", got, value)
 			}
+			if r.Size() != len(value) {
+				t.Fatalf("the size of %q is %d", value, r.Size())
+			}
 		}
 	})
 }

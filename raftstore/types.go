@@ -45,6 +45,14 @@ func (r Record) ReadValue(buf []byte) (value, next []byte) {
 	return value, value
 }
 
+// Size returns the length of the value, without unpacking it.
+func (r Record) Size() int {
+	if r.kept.model == nil || r.Value != nil {
+		return len(r.Value)
+	}
+	return r.kept.size()
+}
+
 // WithValue returns the record with another value, for whoever transforms values on
 // their way from the store.
 func (r Record) WithValue(value []byte) Record {

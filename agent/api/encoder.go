@@ -18,16 +18,20 @@ type undecodedSerializer struct{ runtime.NegotiatedSerializer }
 // EncoderForVersion implements runtime.NegotiatedSerializer.
 func (s undecodedSerializer) EncoderForVersion(e runtime.Encoder, gv runtime.GroupVersioner) runtime.Encoder {
 	out := decodingEncoder{s.NegotiatedSerializer.EncoderForVersion(e, gv)}
-	for _, info := range s.SupportedMediaTypes() {
-		// Pretty JSON has another encoder.
-		if info.MediaType == runtime.ContentTypeJSON && e == info.Serializer {
-			return jsonEncoder{out}
-		}
+	// Pretty JSON has another encoder.
+	if info, ok := runtime.SerializerInfoForMediaType(s.SupportedMediaTypes(), runtime.ContentTypeJSON); ok && e == info.Serializer {
+		return jsonEncoder{out}
 	}
 	if _, ok := out.Encoder.(runtime.EncoderWithAllocator); ok {
-		return allocatingEncoder{out}
+		return allocatingEncoder{out, s.encodesProtobuf(e)}
 	}
 	return out
+}
+
+// encodesProtobuf reports whether e encodes whole answers as protobuf.
+func (s undecodedSerializer) encodesProtobuf(e runtime.Encoder) bool {
+	info, ok := runtime.SerializerInfoForMediaType(s.SupportedMediaTypes(), runtime.ContentTypeProtobuf)
+	return ok && e == info.Serializer
 }
 
 // decodingEncoder decodes what it encodes.
@@ -43,12 +47,20 @@ func (e decodingEncoder) Encode(obj runtime.Object, w io.Writer) error {
 }
 
 // allocatingEncoder is a decodingEncoder of an encoder that can be given its memory.
-type allocatingEncoder struct{ decodingEncoder }
+type allocatingEncoder struct {
+	decodingEncoder
+	protobuf bool
+}
 
 var _ runtime.EncoderWithAllocator = allocatingEncoder{}
 
 // EncodeWithAllocator implements runtime.EncoderWithAllocator.
 func (e allocatingEncoder) EncodeWithAllocator(obj runtime.Object, w io.Writer, memory runtime.MemoryAllocator) error {
+	if list, ok := obj.(*store.UndecodedList); ok && e.protobuf {
+		if ok, err := list.WriteProtobuf(w); ok {
+			return err
+		}
+	}
 	obj, err := store.Decoded(obj)
 	if err != nil {
 		return err

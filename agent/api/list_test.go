@@ -53,7 +53,7 @@ func fillLists(t *testing.T, h *host) {
 	storeNewerMachine(t, h)
 	machine := parse(t, vmManifest)
 	machine.SetName("another")
-	machine.SetAnnotations(map[string]string{"odd": "<&>\u2028\"metadata\":{"})
+	machine.SetAnnotations(map[string]string{"odd": "<&>\u2028\"metadata\":{}}\\\\\"{"})
 	if _, err := h.dynamic(t).Resource(vmResource).Namespace("default").Create(t.Context(), machine, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -181,6 +181,11 @@ func TestListsAsTablesAndNames(t *testing.T) {
 func TestListsAsProtobuf(t *testing.T) {
 	h := start(t)
 	fillLists(t, h)
+	long := newMap("long", nil)
+	long.Data = map[string]string{"key": strings.Repeat("value ", 100_000)}
+	if _, err := h.admin(t).CoreV1().ConfigMaps("default").Create(t.Context(), long, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	config := rest.CopyConfig(h.adminConfig(t))
 	config.ContentType = runtime.ContentTypeProtobuf
 	text, err := h.admin(t).CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{})
@@ -192,8 +197,8 @@ func TestListsAsProtobuf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(binary.Items) != 2 || !reflect.DeepEqual(text, binary) {
-		t.Errorf("protobuf %v, JSON %v", binary, text)
+	if len(binary.Items) != 3 || !reflect.DeepEqual(text, binary) {
+		t.Errorf("protobuf %.300v, JSON %.300v", binary, text)
 	}
 	w, err := maps.Watch(t.Context(), metav1.ListOptions{})
 	if err != nil {

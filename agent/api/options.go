@@ -23,6 +23,7 @@ const deleteWorkers = 4
 type restOptions struct {
 	backend  store.Backend
 	patience time.Duration
+	turns    *store.Turns
 }
 
 var _ generic.RESTOptionsGetter = (*restOptions)(nil)
@@ -60,6 +61,7 @@ func (o *restOptions) storageDecorator(k *kinds.Kind, codec runtime.Codec) gener
 			New:          newFunc,
 			InNamespaces: k.Namespaced,
 			Patience:     o.patience,
+			Turns:        o.turns,
 		})
 		return s, func() {}, nil
 	}

@@ -4,7 +4,8 @@
 // back to the system slowly. An agent shares its host with guests, and mostly rests; now
 // and then a client lists every machine of the mesh. So the agent collects earlier, and
 // tells Go a limit that follows what is in use. The limit is soft: a heap that needs more
-// gets it, and the limit rises with it.
+// gets it, and the limit rises with it; slowly at first, so that a burst of lists leaves
+// less garbage lying around than an agent that needs so much for good.
 package heap
 
 import (
@@ -12,6 +13,7 @@ import (
 	"os"
 	"runtime/debug"
 	"runtime/metrics"
+	"slices"
 	"time"
 )
 
@@ -21,7 +23,13 @@ const (
 	percent = 50
 	// room is what may be in use besides, before Go collects ever more often to stay
 	// below the limit.
-	room = 48 << 20
+	room = 32 << 20
+	// A burst raises the limit by less: what it has in use, and this many percent and a
+	// third of room.
+	burstPercent = 15
+	// calmTime is how long a burst is one: the least that was in use in this time counts
+	// as what the agent needs.
+	calmTime = time.Minute
 	// every is how often the limit is compared with what is in use.
 	every = 5 * time.Second
 	// A burst may leave so much memory with the process, and no collection follows it
@@ -43,6 +51,7 @@ func Keep(ctx context.Context) {
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1))
 	defer debug.SetGCPercent(debug.SetGCPercent(percent))
 	usual, returned, wait, allocated := int64(0), time.Now(), pause, int64(0)
+	var recent samples
 	for {
 		before := allocated
 		allocated = read("/gc/heap/allocs:bytes")
@@ -58,7 +67,8 @@ func Keep(ctx context.Context) {
 				usual, wait = mapped(), pause
 			}
 		}
-		debug.SetMemoryLimit(limitFor(inUse()))
+		used := inUse()
+		debug.SetMemoryLimit(limitFor(recent.least(used), used))
 		select {
 		case <-ctx.Done():
 			return
@@ -68,8 +78,20 @@ func Keep(ctx context.Context) {
 }
 
 // limitFor returns the limit for a process in which so much was in use at the last
-// collection.
-func limitFor(used int64) int64 { return used + used*percent/100 + room }
+// collection, and at least so much in the last minute.
+func limitFor(least, used int64) int64 {
+	return max(least+least*percent/100+room, used+used*burstPercent/100+room/3)
+}
+
+// samples are what was in use at the last comparisons, the oldest first.
+type samples []int64
+
+// least adds a sample and returns the least of the last calmTime.
+func (s *samples) least(used int64) int64 {
+	*s = append(*s, used)
+	*s = (*s)[max(0, len(*s)-int(calmTime/every)):]
+	return slices.Min(*s)
+}
 
 // inUse returns what was in use at the last collection, in the heap and besides.
 func inUse() int64 {

@@ -23,10 +23,10 @@ func TestTheLimitFollowsWhatIsInUse(t *testing.T) {
 		t.Errorf("Keep left the limit at %d", got)
 	}
 	runtime.GC()
-	small := limitFor(inUse())
+	small := limitFor(inUse(), inUse())
 	held := make([]byte, 100<<20)
 	runtime.GC()
-	if large := limitFor(inUse()); large < small+100<<20 {
+	if large := limitFor(inUse(), inUse()); large < small+100<<20 {
 		t.Errorf("with 100 MiB more in use the limit rises from %d to %d", small, large)
 	}
 	runtime.KeepAlive(held)
@@ -34,6 +34,22 @@ func TestTheLimitFollowsWhatIsInUse(t *testing.T) {
 	Keep(t.Context()) // returns at once
 	if got := debug.SetMemoryLimit(-1); got != before {
 		t.Errorf("an operator's limit became %d", got)
+	}
+}
+
+// A burst gets what it needs, with less room for garbage than an agent that needs so much
+// for good: one that has needed it for a minute.
+func TestABurstRaisesTheLimitSlowly(t *testing.T) {
+	const calm, burst = 120 << 20, 200 << 20
+	var s samples
+	s.least(calm)
+	for range int(calmTime/every) - 1 {
+		if got := limitFor(s.least(burst), burst); got <= burst || got > limitFor(burst, burst)-64<<20 {
+			t.Fatalf("in a burst of %d the limit is %d, for good it were %d", burst, got, limitFor(burst, burst))
+		}
+	}
+	if got, want := limitFor(s.least(burst), burst), limitFor(burst, burst); got != want {
+		t.Errorf("after a minute the limit is %d, want %d", got, want)
 	}
 }
 

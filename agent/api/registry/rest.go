@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
@@ -20,7 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/names"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
-	"virtmesh/agent/api/store"
+	apistore "virtmesh/agent/api/store"
 	"virtmesh/agent/kinds"
 	machine "virtmesh/agent/vmi"
 )
@@ -48,7 +49,7 @@ func (r *REST) Categories() []string { return r.kind.Categories }
 
 func newREST(main *genericregistry.Store, k *kinds.Kind) *REST {
 	r := &REST{Store: main, kind: k, undecoded: main}
-	s, ok := main.Storage.Storage.(*store.Store)
+	s, ok := main.Storage.Storage.(*apistore.Store)
 	if !ok {
 		return r
 	}
@@ -110,14 +111,43 @@ func newStore(scheme *runtime.Scheme, k *kinds.Kind, mesh Mesh, getter generic.R
 	}
 	attrs := attributes(k)
 	store.PredicateFunc = func(l labels.Selector, f fields.Selector) storage.SelectionPredicate {
-		return storage.SelectionPredicate{Label: l, Field: f, GetAttrs: attrs}
+		p := storage.SelectionPredicate{Label: l, Field: f, GetAttrs: attrs}
+		if !selectsFields(f, k) {
+			p.GetAttrs = metadataAttributes(k)
+		}
+		return p
 	}
 	return store, store.CompleteWithOptions(&generic.StoreOptions{RESTOptions: getter, AttrFunc: attrs})
+}
+
+// selectsFields reports whether a selector names a field of k besides its metadata.
+func selectsFields(f fields.Selector, k *kinds.Kind) bool {
+	return slices.ContainsFunc(f.Requirements(), func(r fields.Requirement) bool { return k.Fields[r.Field] != nil })
 }
 
 // attributes returns the function that reads the labels and fields by which objects of
 // k are selected.
 func attributes(k *kinds.Kind) storage.AttrFunc {
+	metadata := metadataAttributes(k)
+	return func(obj runtime.Object) (labels.Set, fields.Set, error) {
+		obj, err := apistore.Decoded(obj)
+		if err != nil {
+			return nil, nil, err
+		}
+		words, set, err := metadata(obj)
+		if err != nil {
+			return nil, nil, err
+		}
+		for name, value := range k.Fields {
+			set[name] = value(obj)
+		}
+		return words, set, nil
+	}
+}
+
+// metadataAttributes is attributes for selectors that name metadata alone: it does not
+// decode the rest of the object.
+func metadataAttributes(k *kinds.Kind) storage.AttrFunc {
 	return func(obj runtime.Object) (labels.Set, fields.Set, error) {
 		m, err := meta.Accessor(obj)
 		if err != nil {
@@ -127,9 +157,6 @@ func attributes(k *kinds.Kind) storage.AttrFunc {
 		set["metadata.name"] = m.GetName()
 		if k.Namespaced {
 			set["metadata.namespace"] = m.GetNamespace()
-		}
-		for name, value := range k.Fields {
-			set[name] = value(obj)
 		}
 		return labels.Set(m.GetLabels()), set, nil
 	}

@@ -30,6 +30,9 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 	if err != nil {
 		return err
 	}
+	if l, ok := listObj.(*UndecodedList); ok {
+		l.turn = &turn{of: s.turns, ctx: ctx}
+	}
 	if !opts.Recursive {
 		return s.listOne(ctx, prefix, opts, listObj, items)
 	}
@@ -182,23 +185,44 @@ func (p *page) addRecord(ctx context.Context, rec raftstore.Record) error {
 	if ctx.Err() != nil {
 		return storage.NewTimeoutError(rec.Key, "the list did not finish in time")
 	}
-	if p.undecoded != nil && p.pred.Empty() {
-		p.undecoded.Items = append(p.undecoded.Items, Undecoded{store: p.undecoded.store, rec: rec})
-		return nil
+	if p.undecoded != nil {
+		return p.addUndecoded(rec)
 	}
 	obj := p.newItem()
 	if err := p.store.decodeObject(rec.Expand().Value, obj, rec.ModRevision); err != nil {
 		return fmt.Errorf("list %s: %w", rec.Key, err)
 	}
-	switch ok, err := p.pred.Matches(obj); {
-	case err != nil || !ok:
-	case p.undecoded != nil:
-		// What matches is not kept decoded: there may be very many.
-		p.undecoded.Items = append(p.undecoded.Items, Undecoded{store: p.undecoded.store, rec: rec})
-	default:
+	if ok, err := p.pred.Matches(obj); err == nil && ok {
 		p.items.Set(reflect.Append(p.items, reflect.ValueOf(obj).Elem()))
 	}
 	return nil
+}
+
+// addUndecoded adds an object as it is stored. What must be decoded to be matched is not
+// kept decoded: there may be very many.
+func (p *page) addUndecoded(rec raftstore.Record) error {
+	ok, err := matchUndecoded(&p.pred, &Undecoded{store: p.undecoded.store, rec: rec})
+	if err != nil {
+		return fmt.Errorf("list %s: %w", rec.Key, err)
+	}
+	if ok {
+		p.undecoded.appendItem(rec)
+	}
+	return nil
+}
+
+// matchUndecoded reports whether a selector matches an object. It fails only if the object
+// cannot be decoded.
+func matchUndecoded(pred *storage.SelectionPredicate, o *Undecoded) (bool, error) {
+	if pred.Empty() {
+		return true, nil
+	}
+	ok, err := pred.Matches(o)
+	if err != nil {
+		_, err = o.decode()
+		return false, err
+	}
+	return ok, nil
 }
 
 func (p *page) finishList(listObj runtime.Object, rev uint64, token string, remaining *int64) error {

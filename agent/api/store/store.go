@@ -50,6 +50,9 @@ type Config struct {
 	// Patience is how long a request waits for the mesh to have a leader before the
 	// client is told to retry. Zero means DefaultPatience.
 	Patience time.Duration
+	// Turns bounds the memory of undecoded lists that have to be decoded; nil bounds
+	// nothing.
+	Turns *Turns
 	// BookmarkInterval is how often an idle watch that allows bookmarks sends the
 	// current revision. Zero means DefaultBookmarkInterval.
 	BookmarkInterval time.Duration
@@ -73,6 +76,7 @@ type Store struct {
 	patience     time.Duration
 	bookmarks    time.Duration
 	versioner    storage.Versioner
+	turns        *Turns
 	form         *form // nil if lists and watches are of decoded objects
 }
 
@@ -95,6 +99,7 @@ func New(c Config) *Store {
 		inNamespaces: c.InNamespaces,
 		patience:     c.Patience,
 		bookmarks:    c.BookmarkInterval,
+		turns:        c.Turns,
 		versioner:    storage.APIObjectVersioner{},
 	}
 }

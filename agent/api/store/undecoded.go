@@ -29,8 +29,7 @@ const chunk = 32 << 10
 type Undecoded struct {
 	store *Store
 	rec   raftstore.Record
-	// obj is the decoded object, if something had to decode it anyway.
-	obj runtime.Object
+	turn  *turn // that the list has to take before its objects are decoded; nil in watches
 }
 
 var (
@@ -45,6 +44,7 @@ type UndecodedList struct {
 	metav1.ListMeta
 	Items []Undecoded
 	store *Store
+	turn  *turn
 }
 
 var _ runtime.Object = (*UndecodedList)(nil)
@@ -84,6 +84,12 @@ func (s *Store) Undecoded() *Store {
 // NewUndecodedList returns an empty list of the store's objects.
 func (s *Store) NewUndecodedList() *UndecodedList { return &UndecodedList{store: s} }
 
+// appendItem appends an object as it is stored.
+func (l *UndecodedList) appendItem(rec raftstore.Record) {
+	l.turn.size += int64(rec.Size())
+	l.Items = append(l.Items, Undecoded{store: l.store, rec: rec, turn: l.turn})
+}
+
 // Decoded returns obj, or what it is decoded if it is undecoded.
 func Decoded(obj runtime.Object) (runtime.Object, error) {
 	switch obj := obj.(type) {
@@ -96,14 +102,18 @@ func Decoded(obj runtime.Object) (runtime.Object, error) {
 }
 
 func (o *Undecoded) decode() (runtime.Object, error) {
-	if o.obj != nil {
-		return o.obj, nil
-	}
 	obj := o.store.newFunc()
-	if err := o.store.decodeObject(o.rec.Expand().Value, obj, o.rec.ModRevision); err != nil {
-		return nil, fmt.Errorf("decode %s: %w", o.rec.Key, err)
+	return obj, o.decodeInto(obj)
+}
+
+func (o *Undecoded) decodeInto(obj runtime.Object) error {
+	if err := o.turn.await(); err != nil {
+		return err
 	}
-	return obj, nil
+	if err := o.store.decodeObject(o.rec.Expand().Value, obj, o.rec.ModRevision); err != nil {
+		return fmt.Errorf("decode %s: %w", o.rec.Key, err)
+	}
+	return nil
 }
 
 // GetObjectKind implements runtime.Object.
@@ -112,24 +122,57 @@ func (o *Undecoded) GetObjectKind() schema.ObjectKind { return schema.EmptyObjec
 // DeepCopyObject implements runtime.Object.
 func (o *Undecoded) DeepCopyObject() runtime.Object {
 	c := *o
-	if o.obj != nil {
-		c.obj = o.obj.DeepCopyObject()
-	}
 	return &c
 }
 
-// GetObjectMeta implements metav1.ObjectMetaAccessor. It returns nil if the object cannot
-// be decoded.
+// GetObjectMeta implements metav1.ObjectMetaAccessor. It decodes the metadata alone, and
+// returns nil if that fails.
 func (o *Undecoded) GetObjectMeta() metav1.Object {
-	if m, ok := o.obj.(metav1.ObjectMetaAccessor); ok {
-		return m.GetObjectMeta()
-	}
-	var shape metav1.PartialObjectMetadata
-	if err := objects.DecodeShape(o.rec.Expand(), &shape); err != nil {
+	if o.turn.await() != nil {
 		return nil
 	}
-	shape.ResourceVersion = strconv.FormatUint(o.rec.ModRevision, 10)
-	return &shape.ObjectMeta
+	b := o.store.form.takeBuffer()
+	defer o.store.form.giveBuffer(b)
+	var value []byte
+	value, b.value = o.rec.ReadValue(b.value)
+	var shape struct {
+		Metadata metav1.ObjectMeta `json:"metadata"`
+	}
+	var err error
+	if text := o.store.form.metadataIn(value); text != nil {
+		err = objects.DecodeShape(raftstore.Record{Value: text}, &shape.Metadata)
+	} else {
+		err = objects.DecodeShape(raftstore.Record{Value: value}, &shape)
+	}
+	if err != nil {
+		return nil
+	}
+	shape.Metadata.ResourceVersion = strconv.FormatUint(o.rec.ModRevision, 10)
+	return &shape.Metadata
+}
+
+// metadataIn returns the metadata of a value that is as this version stores it, else nil.
+func (f *form) metadataIn(value []byte) []byte {
+	if !bytes.HasPrefix(value, f.head) {
+		return nil
+	}
+	text, depth := value[len(f.head)-1:], 0
+	for i, inString := 0, false; i < len(text); i++ {
+		switch c := text[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{':
+			depth++
+		case c == '}':
+			if depth--; depth == 0 {
+				return text[:i+1]
+			}
+		}
+	}
+	return nil
 }
 
 // GetObjectKind implements runtime.Object.

@@ -210,7 +210,14 @@ func (w *watcher) selectObject(rec *raftstore.Record, rev uint64) (runtime.Objec
 	}
 	stored := &Undecoded{store: w.store, rec: *rec}
 	stored.rec.ModRevision = rev
-	if w.store.form != nil && w.opts.Predicate.Empty() {
+	if w.store.form != nil {
+		ok, err := matchUndecoded(&w.opts.Predicate, stored)
+		if err != nil {
+			return nil, fmt.Errorf("watch: %w", err)
+		}
+		if !ok {
+			return nil, nil
+		}
 		return stored, nil
 	}
 	obj, err := stored.decode()
@@ -222,10 +229,6 @@ func (w *watcher) selectObject(rec *raftstore.Record, rev uint64) (runtime.Objec
 	}
 	if ok, err := w.opts.Predicate.Matches(obj); err != nil || !ok {
 		return nil, nil //nolint:nilerr // an object that cannot be matched is not selected
-	}
-	if w.store.form != nil {
-		stored.obj = obj
-		return stored, nil
 	}
 	return obj, nil
 }

@@ -1,0 +1,78 @@
+package store
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// Of the large lists one is decoded at a time, until its request ends or it takes too
+// long; small ones pass by as long as there are not too many.
+func TestLargeListsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := NewTurns()
+		begin := func(size int64) (began *bool, end context.CancelFunc) {
+			ctx, cancel := context.WithCancel(t.Context())
+			began = new(bool)
+			go func() {
+				list := &turn{of: turns, ctx: ctx, size: size}
+				if err := list.await(); err == nil {
+					*began = list.await() == nil
+				}
+			}()
+			synctest.Wait()
+			return began, cancel
+		}
+		first, endFirst := begin(manyBytes)
+		second, endSecond := begin(100 * smallBytes)
+		third, endThird := begin(manyBytes)
+		small, endSmall := begin(manyBytes - 1)
+		if !*first || *second || *third || !*small {
+			t.Fatalf("begun: %t, %t, %t, small %t", *first, *second, *third, *small)
+		}
+		endFirst()
+		synctest.Wait()
+		if !*second || *third {
+			t.Fatalf("after the end of the first, begun: %t, %t", *second, *third)
+		}
+		time.Sleep(maxTurn + time.Second) // its client does not read
+		if !*third {
+			t.Error("a list waits for one whose client is slow")
+		}
+		endSecond()
+		endThird()
+		endSmall()
+		synctest.Wait()
+		ends := make([]context.CancelFunc, 0, smallBytes/manyBytes+1)
+		var last *bool
+		for range smallBytes/manyBytes + 2 {
+			began, end := begin(manyBytes - 1)
+			last, ends = began, append(ends, end)
+		}
+		if *last {
+			t.Error("small lists are not bounded")
+		}
+		for _, end := range ends {
+			end()
+		}
+	})
+}
+
+// Whoever has waited for its turn in vain is told to come back.
+func TestTurnsEndWithTheRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := NewTurns()
+		ctx, cancel := context.WithTimeout(t.Context(), maxTurn/2)
+		defer cancel()
+		if err := (&turn{of: turns, ctx: t.Context(), size: manyBytes}).await(); err != nil {
+			t.Fatal(err)
+		}
+		err := (&turn{of: turns, ctx: ctx, size: manyBytes}).await()
+		if _, again := apierrors.SuggestsClientDelay(err); !apierrors.IsTooManyRequests(err) || !again {
+			t.Errorf("got %v", err)
+		}
+	})
+}
