@@ -33,6 +33,8 @@ const idleTimeout = 90 * time.Second
 const (
 	strangerStreams = 4
 	strangerHeader  = 16 << 10
+	// strangerBody is how much of a request's body is kept that nobody reads.
+	strangerBody    = 16 << 10
 	strangerTimeout = 30 * time.Second
 	// A connection may make strangerBurst requests at once, and then strangerRate a second.
 	strangerRate, strangerBurst = 2, 10
@@ -74,7 +76,10 @@ func (s *HTTPServers) AddStrangers(l net.Listener, handler http.Handler) {
 	server := newHTTPServer(guardRequests(l, paceRequests(handler)))
 	server.ReadTimeout, server.WriteTimeout = strangerTimeout, strangerTimeout
 	server.MaxHeaderBytes = strangerHeader
-	server.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: strangerStreams}
+	server.HTTP2 = &http.HTTP2Config{
+		MaxConcurrentStreams: strangerStreams, MaxReadFrameSize: strangerBody,
+		MaxReceiveBufferPerStream: strangerBody, MaxReceiveBufferPerConnection: strangerStreams * strangerBody,
+	}
 	server.ConnContext = withPace
 	s.listeners = append(s.listeners, httpListener{server: server, listener: l})
 }

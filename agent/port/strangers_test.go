@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"virtmesh/agent/identity/identitytest"
 	"virtmesh/gossip/places"
 )
@@ -144,6 +146,66 @@ func TestRequestsOfStrangersArePaced(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A stranger is told that few streams and few bytes are taken that nobody has read: a server
+// keeps what it has allowed.
+func TestStrangersHaveSmallWindows(t *testing.T) {
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := *identitytest.NewMesh(t).First.Certificate()
+	var servers HTTPServers
+	servers.AddStrangers(tcp, http.NotFoundHandler())
+	server := servers.listeners[0].server
+	stopped := make(chan error)
+	go func() {
+		stopped <- server.Serve(tls.NewListener(tcp, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}))
+	}()
+	conn, err := tls.Dial("tcp", tcp.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	framer := http2.NewFramer(conn, conn)
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(framer.WriteSettings(), framer.WritePing(false, [8]byte{1})); err != nil {
+		t.Fatal(err)
+	}
+	settings, window := map[http2.SettingID]uint32{}, uint32(65535)
+	for answered := false; !answered; {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch f := frame.(type) {
+		case *http2.SettingsFrame:
+			_ = f.ForeachSetting(func(s http2.Setting) error { settings[s.ID] = s.Val; return nil })
+		case *http2.WindowUpdateFrame:
+			window += f.Increment
+		case *http2.PingFrame:
+			answered = true
+		}
+	}
+	for setting, most := range map[http2.SettingID]uint32{
+		http2.SettingMaxConcurrentStreams: strangerStreams, http2.SettingInitialWindowSize: strangerBody,
+		http2.SettingMaxFrameSize: strangerBody, http2.SettingMaxHeaderListSize: strangerHeader + 4096,
+	} {
+		if got := settings[setting]; got == 0 || got > most {
+			t.Errorf("%v: %d, want %d at most", setting, got, most)
+		}
+	}
+	if window > strangerStreams*strangerBody {
+		t.Errorf("a connection may send %d bytes", window)
+	}
+	_ = server.Close()
+	if err := <-stopped; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
 }
 
 // Who opens connection after connection to the metrics takes nobody else's.
