@@ -179,6 +179,10 @@ type Pool interface {
 // Space is the room in the file system or device below a pool, in bytes.
 type Space struct{ Capacity, Free int64 }
 
+// Reserve returns how much of a reserve of so many bytes is kept free here: of a small file
+// system, a tenth.
+func (s Space) Reserve(bytes int64) int64 { return min(bytes, s.Capacity/10) }
+
 // ProbedPool is a Pool that can be asked whether its storage is there.
 type ProbedPool interface {
 	Pool

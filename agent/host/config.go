@@ -35,6 +35,10 @@ type HypervisorConfig struct {
 type CapacityConfig struct {
 	// ReservedMemoryBytes is kept from guests for the host itself.
 	ReservedMemoryBytes int64 `json:"reservedMemoryBytes"`
+	// ReservedDiskBytes is what must be free in the file system of the host's state, and of
+	// a pool, for new images, disks and volumes to be made there; of a small file system, a
+	// tenth must be.
+	ReservedDiskBytes int64 `json:"reservedDiskBytes"`
 }
 
 // NetworkConfig describes the default guest network.
@@ -77,7 +81,7 @@ type PoolConfig struct {
 func DefaultConfig(stateDir string) Config {
 	return Config{
 		Hypervisor: HypervisorConfig{URI: "qemu:///system", Acceleration: "auto", User: "libvirt-qemu"},
-		Capacity:   CapacityConfig{ReservedMemoryBytes: 1 << 30},
+		Capacity:   CapacityConfig{ReservedMemoryBytes: 1 << 30, ReservedDiskBytes: 1 << 30},
 		Network:    NetworkConfig{PodCIDR: "10.64.0.0/14", Domain: "virtmesh.internal"},
 		Images:     ImageConfig{MaxBytes: 20 << 30},
 		Pools:      []PoolConfig{{Name: "local", Path: filepath.Join(stateDir, "pools", "local")}},
@@ -91,6 +95,9 @@ func (c Config) Validate() error {
 	case "auto", "kvm", "tcg":
 	default:
 		errs = append(errs, fmt.Errorf("hypervisor.acceleration: %q is not auto, kvm or tcg", c.Hypervisor.Acceleration))
+	}
+	if c.Capacity.ReservedDiskBytes < 0 {
+		errs = append(errs, fmt.Errorf("capacity.reservedDiskBytes: %d is negative", c.Capacity.ReservedDiskBytes))
 	}
 	if prefix, err := netip.ParsePrefix(c.Network.PodCIDR); err != nil || !prefix.Addr().Is4() || prefix.Bits() > 22 {
 		errs = append(errs, fmt.Errorf("network.podCIDR: %q is not an IPv4 prefix of at most /22", c.Network.PodCIDR))

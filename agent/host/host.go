@@ -17,6 +17,7 @@ import (
 	"virtmesh/agent/host/network"
 	"virtmesh/agent/host/offer"
 	"virtmesh/agent/host/publish"
+	"virtmesh/agent/host/reserve"
 	"virtmesh/agent/host/volumes"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/port/guests"
@@ -78,6 +79,7 @@ type Host struct {
 	platform    platform
 	instances   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	pools       *poolSet
+	reserve     *reserve.Reserve
 	provisioner *volumes.Provisioner
 	volumes     *volumes.Volumes
 	firmware    *firmware.Store
@@ -117,6 +119,7 @@ func assembleHost(ctx context.Context, config Config, deps Deps, p platform) (_ 
 	if err := h.openStorage(ctx, config, deps); err != nil {
 		return nil, err
 	}
+	h.judge.Room = h.reserve.Check
 	if err := h.openNetwork(config.Network, deps); err != nil {
 		return nil, err
 	}

@@ -105,7 +105,7 @@ func TestAHostLooksAfterItsGuests(t *testing.T) {
 	for _, loop := range h.Loops() {
 		loops = append(loops, loop.Name)
 	}
-	if want := []string{"network", "hypervisor", "executor", "stale claims", "quarantine", "volumes", "pools", "node", "facts"}; !slices.Equal(loops, want) {
+	if want := []string{"network", "hypervisor", "executor", "stale claims", "quarantine", "volumes", "pools", "disk", "node", "facts"}; !slices.Equal(loops, want) {
 		t.Errorf("loops %q, want %q", loops, want)
 	}
 	if h.Guests() == nil || h.Offerer() == nil {

@@ -57,6 +57,8 @@ type poolOptions struct {
 	// nodes and events are for events of the host's Node; there are none if events is nil.
 	nodes  *objects.Informer[*corev1.Node]
 	events *objects.Recorder
+	// reserve is how many bytes new volumes leave free.
+	reserve int64
 	// patience is how long a pool may take to answer; 0 for the default.
 	patience time.Duration
 }
@@ -65,6 +67,7 @@ type poolOptions struct {
 func (o poolOptions) configOf(pool PoolConfig) dir.Config {
 	cfg := dir.DefaultConfig(pool.Name, pool.Path)
 	cfg.Host, cfg.Shared, cfg.UID, cfg.GID, cfg.Log = o.host, pool.Shared, o.uid, o.gid, o.log
+	cfg.Reserve = o.reserve
 	cfg.Memory = filepath.Join(knownPools(o.stateDir), pool.Name)
 	return cfg
 }

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"virtmesh/agent/host/firmware"
+	"virtmesh/agent/host/reserve"
 	"virtmesh/agent/host/volumes"
 	"virtmesh/agent/objects"
 	"virtmesh/storage/containerdisk"
@@ -21,7 +22,12 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 	if err != nil {
 		return err
 	}
+	h.reserve, err = reserve.New(deps.Self.StateDir, config.Capacity.ReservedDiskBytes, deps.Logger.With("part", "disk"), deps.Metrics)
+	if err != nil {
+		return err
+	}
 	cfg := containerdisk.DefaultConfig(filepath.Join(deps.Self.StateDir, "images"))
+	cfg.MinFreeBytes = h.reserve.Bytes()
 	cfg.MaxBytes, cfg.InsecureRegistries = config.Images.MaxBytes, config.Images.InsecureRegistries
 	cfg.GID, cfg.Log, cfg.Registerer = group, deps.Logger.With("part", "images"), deps.Metrics
 	images, err := containerdisk.New(cfg)
@@ -32,7 +38,7 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 	log := deps.Logger.With("part", "volumes")
 	h.pools, err = openPools(ctx, poolOptions{
 		pools: config.Pools, host: deps.Self.Name, stateDir: deps.Self.StateDir, uid: owner, gid: group, log: log,
-		nodes: objects.For[*corev1.Node](deps.Cache), events: deps.Recorder,
+		reserve: config.Capacity.ReservedDiskBytes, nodes: objects.For[*corev1.Node](deps.Cache), events: deps.Recorder,
 	})
 	if err != nil {
 		return err
@@ -55,6 +61,6 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 	if err != nil {
 		return fmt.Errorf("open the disks of instances: %w", err)
 	}
-	h.volumes = volumes.New(volumes.Config{Store: deps.Store, Images: images, Disks: disks, Claims: h.provisioner, Events: deps.Recorder})
+	h.volumes = volumes.New(volumes.Config{Store: deps.Store, Images: images, Disks: disks, Claims: h.provisioner, Room: h.reserve.Check, Events: deps.Recorder})
 	return nil
 }

@@ -125,6 +125,11 @@ func TestHostsWithoutAPoolAreNamed(t *testing.T) {
 		node("host2", corev1.ConditionTrue, corev1.ConditionTrue, "well"), node("host4", corev1.ConditionUnknown, corev1.ConditionFalse, "pool nfs hangs"),
 		node("host5", corev1.ConditionTrue, corev1.ConditionFalse, "pool local is read-only"),
 	})
+	full := node("host6", corev1.ConditionTrue, corev1.ConditionTrue, "well")
+	objects.SetNodeCondition(full, corev1.NodeCondition{Type: corev1.NodeDiskPressure, Status: corev1.ConditionTrue, Message: "no room"}, time.Now())
+	if got := storageWarnings([]*corev1.Node{full}); !slices.Equal(got, []string{"host6: no room"}) {
+		t.Errorf("a full disk: %q", got)
+	}
 	if want := []string{"host1, host3: pool nfs hangs", "host5: pool local is read-only"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

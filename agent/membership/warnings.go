@@ -58,14 +58,19 @@ func quarantineWarnings(quarantined []claims.Quarantine) []string {
 		"(stop its agent, run 'virtmesh agent resync --yes' there and start it), or was removed ('virtmesh node remove NAME')", strings.Join(names, ", "))}
 }
 
-// storageWarnings says which live hosts lack storage, and what they say of it. Many hosts
+// storageWarnings says which live hosts lack storage or room, and what they say of it. Many hosts
 // may lack the same shared pool, which is one warning.
 func storageWarnings(nodes []*corev1.Node) []string {
 	hosts := map[string][]string{} // by what they say
 	for _, node := range nodes {
-		pools := objects.NodeCondition(node, objects.NodePoolsUsable)
-		if pools.Status == corev1.ConditionFalse && objects.NodeCondition(node, corev1.NodeReady).Status != corev1.ConditionUnknown {
+		if objects.NodeCondition(node, corev1.NodeReady).Status == corev1.ConditionUnknown {
+			continue
+		}
+		if pools := objects.NodeCondition(node, objects.NodePoolsUsable); pools.Status == corev1.ConditionFalse {
 			hosts[pools.Message] = append(hosts[pools.Message], node.Name)
+		}
+		if disk := objects.NodeCondition(node, corev1.NodeDiskPressure); disk.Status == corev1.ConditionTrue {
+			hosts[disk.Message] = append(hosts[disk.Message], node.Name)
 		}
 	}
 	var list []string

@@ -40,6 +40,10 @@ func (p *Pool) Create(ctx context.Context, spec storage.VolumeSpec) (storage.Vol
 }
 
 func (p *Pool) createVolume(ctx context.Context, spec storage.VolumeSpec) error {
+	// A new volume is blank or takes what is checked later, and its guest fills it.
+	if err := p.needSpace(0); err != nil {
+		return err
+	}
 	work, err := p.workDir()
 	if err != nil {
 		return err

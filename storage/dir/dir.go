@@ -67,6 +67,9 @@ type Config struct {
 	// other users cannot; -1 leaves them to this process's user. qemu-img runs as
 	// this user too, if this process is root.
 	UID, GID int
+	// Reserve is how many bytes new volumes and copies leave free in the file system; of a
+	// small one, a tenth is enough. Guests may use them.
+	Reserve int64
 	// Tool makes and converts qcow2 images.
 	Tool qemuimg.Tool
 	Log  *slog.Logger
@@ -97,6 +100,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("dir pool %s: Memory %q is not an absolute path", c.Name, c.Memory)
 	case c.DefaultFormat != storage.Raw && c.DefaultFormat != storage.QCOW2:
 		return fmt.Errorf("dir pool %s: DefaultFormat %q is neither raw nor qcow2", c.Name, c.DefaultFormat)
+	case c.Reserve < 0:
+		return fmt.Errorf("dir pool %s: Reserve %d is negative", c.Name, c.Reserve)
 	case c.Log == nil:
 		return fmt.Errorf("dir pool %s: Log is not set", c.Name)
 	}
@@ -255,14 +260,14 @@ func (p *Pool) Usage(ctx context.Context) (storage.Usage, error) {
 	return u, nil
 }
 
-// needSpace returns ErrNoSpace if n more bytes do not fit.
+// needSpace returns ErrNoSpace if n more bytes do not fit beside the reserve.
 func (p *Pool) needSpace(n int64) error {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(p.cfg.Dir, &st); err != nil {
+	space, err := p.measure()
+	if err != nil {
 		return err
 	}
-	if free := int64(st.Bavail) * st.Bsize; n > free {
-		return fmt.Errorf("%w: %d bytes are needed, %d are free", storage.ErrNoSpace, n, free)
+	if keep := space.Reserve(p.cfg.Reserve); n+keep > space.Free {
+		return fmt.Errorf("%w: %d bytes are needed, %d are free, of which %d are kept free", storage.ErrNoSpace, n, space.Free, keep)
 	}
 	return nil
 }

@@ -274,3 +274,35 @@ func TestDisksAreMadeAsTheirOwner(t *testing.T) {
 		}
 	}
 }
+
+// A pool whose file system is nearly full makes no new volume, and keeps those that it has.
+func TestNewVolumesLeaveTheReserve(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mount")
+	}
+	mount := t.TempDir()
+	if err := syscall.Mount("tmpfs", mount, "tmpfs", 0, "size=20m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(mount, syscall.MNT_DETACH) })
+	p := open(t, func(c *Config) { c.Dir, c.Reserve = filepath.Join(mount, "pool"), 1<<30 })
+	v, err := p.Create(t.Context(), storage.VolumeSpec{Name: "v", Size: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(v.Path, make([]byte, 19<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Create(t.Context(), storage.VolumeSpec{Name: "w", Size: 1 << 20}); !errors.Is(err, storage.ErrNoSpace) {
+		t.Errorf("a new volume beside a guest that wrote all but the reserve: %v", err)
+	}
+	if _, err := p.Get(t.Context(), "v"); err != nil {
+		t.Errorf("the volume that was there: %v", err)
+	}
+	if err := p.Delete(t.Context(), "v"); err != nil {
+		t.Error(err)
+	}
+	if _, err := p.Create(t.Context(), storage.VolumeSpec{Name: "w", Size: 1 << 20}); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+}

@@ -33,6 +33,9 @@ type Judge struct {
 	// OnHost lists the claims on a host, as this host's copy of the store has
 	// them.
 	OnHost func(host string) []claims.Instance
+	// Room returns why nothing new that takes room on the host's disk may begin; nil if it
+	// may. Nil means that nobody watches the disk.
+	Room func() error
 	// ReachesLeader reports whether this host learns of new claims and can act on them.
 	ReachesLeader func(context.Context) bool
 }
@@ -65,6 +68,11 @@ func (j *Judge) Offer(ctx context.Context, r claims.OfferRequest) (claims.Offer,
 	}
 	if available := memoryAvailable(); available > 0 && available < r.Resources.MemoryBytes {
 		return refuse("less memory is really free than its claims leave")
+	}
+	if takesRoom := len(r.Images) > 0 || r.Resources.EphemeralBytes > 0; takesRoom && j.Room != nil {
+		if err := j.Room(); err != nil {
+			return refuse("%v", err)
+		}
 	}
 	if r.CPUModel != "" && !slices.Contains(j.CPUModels, r.CPUModel) {
 		return refuse("the processor cannot run CPU model %s", r.CPUModel)

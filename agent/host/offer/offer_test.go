@@ -2,6 +2,7 @@ package offer
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -11,10 +12,11 @@ import (
 
 func TestOffer(t *testing.T) {
 	const mib = int64(1) << 20
-	reaches := true
+	reaches, room := true, error(nil)
 	judge := &Judge{
 		ReachesLeader: func(context.Context) bool { return reaches },
-		Host:          "h1", Allocatable: machine.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib}, CPUModels: []string{"Haswell"},
+		Room:          func() error { return room },
+		Host:          "h1", Allocatable: machine.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib, EphemeralBytes: mib}, CPUModels: []string{"Haswell"},
 		Emulator: machine.Emulator{MachineTypes: []string{"q35"}, TPM: true},
 		OnHost: func(host string) []claims.Instance {
 			if host != "h1" {
@@ -43,6 +45,16 @@ func TestOffer(t *testing.T) {
 				t.Errorf("got %+v, %v; want the reason %q", got, err, test.reason)
 			}
 		})
+	}
+	// An instance that takes room on the disk is refused while there is none to spare.
+	room = errors.New("3 MiB are free")
+	for _, request := range []claims.OfferRequest{{UID: "b", Images: []string{"disk"}}, {UID: "b", Resources: machine.Resources{EphemeralBytes: 1}}} {
+		if got, err := judge.Offer(t.Context(), request); err != nil || got.Accepted || !strings.Contains(got.Reason, "3 MiB are free") {
+			t.Errorf("on a full disk: %+v, %v", got, err)
+		}
+	}
+	if got, err := judge.Offer(t.Context(), claims.OfferRequest{UID: "b"}); err != nil || !got.Accepted {
+		t.Errorf("an instance that takes no room: %+v, %v", got, err)
 	}
 	// The claim would wait on a host that does not learn of it, while others could take it.
 	reaches = false

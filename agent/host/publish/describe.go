@@ -78,6 +78,12 @@ func (d Description) apply(host string, n *corev1.Node, now time.Time) {
 	n.Spec.ProviderID = "virtmesh://" + host
 	n.Spec.Taints = withoutTaint(n.Spec.Taints, corev1.TaintNodeUnreachable)
 	n.Spec.Taints = withoutTaint(n.Spec.Taints, corev1.TaintNodeUnschedulable)
+	n.Spec.Taints = withoutTaint(n.Spec.Taints, corev1.TaintNodeDiskPressure)
+	for _, c := range d.Conditions {
+		if c.Type == corev1.NodeDiskPressure && c.Status == corev1.ConditionTrue {
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeDiskPressure, Effect: corev1.TaintEffectNoSchedule})
+		}
+	}
 	if n.Spec.Unschedulable {
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
 	}

@@ -310,3 +310,22 @@ func TestHostAtRestTellsTheSame(t *testing.T) {
 		t.Errorf("a grown pool is not told: %+v", next)
 	}
 }
+
+// A host whose disk is nearly full is tainted as Kubernetes does it, so that no steward
+// places anything new on it, and the taint goes with the condition.
+func TestAFullDiskTaintsTheNode(t *testing.T) {
+	described := func(status corev1.ConditionStatus) Description {
+		return Description{Conditions: []corev1.NodeCondition{{Type: corev1.NodeDiskPressure, Status: status}}}
+	}
+	node := &corev1.Node{}
+	node.Spec.Taints = []corev1.Taint{{Key: "gpu", Effect: corev1.TaintEffectNoSchedule}}
+	want := corev1.Taint{Key: corev1.TaintNodeDiskPressure, Effect: corev1.TaintEffectNoSchedule}
+	for range 2 {
+		if described(corev1.ConditionTrue).apply("h1", node, time.Now()); len(node.Spec.Taints) != 2 || node.Spec.Taints[1] != want {
+			t.Errorf("under pressure: %v", node.Spec.Taints)
+		}
+	}
+	if described(corev1.ConditionFalse).apply("h1", node, time.Now()); len(node.Spec.Taints) != 1 || node.Spec.Taints[0].Key != "gpu" {
+		t.Errorf("with room: %v", node.Spec.Taints)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
+	"virtmesh/storage"
 	"virtmesh/storage/containerdisk"
 	"virtmesh/storage/ephemeral"
 	"virtmesh/storage/qemuimg"
@@ -45,6 +46,8 @@ type Config struct {
 	Images Images
 	Disks  *ephemeral.Disks
 	Claims *Provisioner
+	// Room returns why nothing new that takes room on the host's disk may begin; nil if it may.
+	Room   func() error
 	Events *objects.Recorder
 }
 
@@ -74,7 +77,11 @@ func (v *Volumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineIns
 			p.releaseImages()
 			var told *executor.VolumeError
 			if !errors.As(err, &told) {
-				err = &executor.VolumeError{Volume: volume.Name, Reason: reasonVolume, Err: err}
+				reason := reasonVolume
+				if errors.Is(err, storage.ErrNoSpace) {
+					reason = reasonNoSpace
+				}
+				err = &executor.VolumeError{Volume: volume.Name, Reason: reason, Err: err}
 			}
 			return nil, nil, err
 		}
@@ -99,6 +106,11 @@ func (p *preparation) releaseImages() {
 
 // addVolume prepares one volume, and adds its disk.
 func (p *preparation) addVolume(ctx context.Context, volume kubevirtv1.Volume) (err error) {
+	if volume.ContainerDisk != nil || volume.EmptyDisk != nil {
+		if err := p.Room(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case volume.ContainerDisk != nil:
 		return p.addContainerDisk(ctx, volume)

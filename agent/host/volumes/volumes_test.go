@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
+	"virtmesh/storage"
 	"virtmesh/storage/containerdisk"
 	"virtmesh/storage/filedisk"
 )
@@ -233,5 +235,37 @@ func TestUnsupportedVolumeIsRefusedByName(t *testing.T) {
 	vmi := vmiWith("a", kubevirtv1.VolumeSource{HostDisk: &kubevirtv1.HostDisk{Path: "/x"}})
 	if got := w.refusal(vmi); got.Volume != "vol0" || got.Reason != "UnsupportedVolume" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// On a host whose disk is nearly full nothing begins that fills it: no image is pulled, no
+// disk made, and no volume. What exists can be used.
+func TestNothingNewBeginsOnAFullDisk(t *testing.T) {
+	w := newWorld(t)
+	w.claim("data", "local", nil)
+	w.prepare(w.create(vmiWith("before", usesClaim("data"))))
+	w.noRoom = fmt.Errorf("%w: 3 MiB are free", storage.ErrNoSpace)
+	w.local.FailWith(func(op, _ string) error {
+		if op == "Create" {
+			return storage.ErrNoSpace
+		}
+		return nil
+	})
+	w.claim("new", "local", nil)
+	for name, source := range map[string]kubevirtv1.VolumeSource{
+		"image": {ContainerDisk: &kubevirtv1.ContainerDiskSource{Image: "example/disk"}},
+		"empty": {EmptyDisk: &kubevirtv1.EmptyDiskSource{Capacity: resource.MustParse("1Gi")}},
+		"claim": usesClaim("new"),
+	} {
+		if got := w.refusal(w.create(vmiWith(name, source))); got.Reason != reasonNoSpace || !errors.Is(got, storage.ErrNoSpace) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if w.images.asked != "" {
+		t.Errorf("image %s was pulled", w.images.asked)
+	}
+	before, _ := w.claims.vmis.Get(objects.Key{Namespace: "ns", Name: "before"})
+	if disks, _, err := w.volumes.Prepare(t.Context(), before); err != nil || len(disks) != 1 {
+		t.Errorf("a volume that exists: %v, %v", disks, err)
 	}
 }
