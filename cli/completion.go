@@ -31,7 +31,12 @@ _virtmesh() {
   found=("${(@f)$(${words[@]:0:$((CURRENT - 1))} --generate-bash-completion 2>/dev/null)}")
   _describe 'values' found
 }
-compdef _virtmesh virtmesh
+# zsh runs an installed file at the first completion, and a shell that sources it before.
+if [[ "$funcstack[1]" == _virtmesh ]]; then
+  _virtmesh "$@"
+else
+  compdef _virtmesh virtmesh
+fi
 `,
 	"fish": `complete -c virtmesh -f -a '(set -l words (commandline -opc); $words --generate-bash-completion 2>/dev/null)'
 `,

@@ -50,6 +50,8 @@ func checkGuestsService(f Facts) []Finding {
 	onBoot, onShutdown := f.Libvirt.Guests["ON_BOOT"], f.Libvirt.Guests["ON_SHUTDOWN"]
 	const fix = "set ON_BOOT=ignore and ON_SHUTDOWN=shutdown in /etc/default/libvirt-guests"
 	switch {
+	case !f.Service.Systemd:
+		return nil
 	case !f.Libvirt.GuestsEnabled:
 		return warn(check, "does not run: a shutdown of the host cuts the power of its guests", "systemctl enable --now libvirt-guests")
 	case onBoot == "start":

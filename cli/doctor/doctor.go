@@ -103,8 +103,16 @@ func (r Repair) Apply(ctx context.Context) error {
 	}
 	for _, command := range r.Commands {
 		if out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, strings.TrimSpace(string(out)))
+			return fmt.Errorf("%s: %w%s", strings.Join(command, " "), err, complaint(out))
 		}
 	}
 	return nil
+}
+
+// complaint is what a program said, to follow its exit status.
+func complaint(out []byte) string {
+	if said := strings.TrimSpace(string(out)); said != "" {
+		return ": " + said
+	}
+	return ""
 }
