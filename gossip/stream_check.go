@@ -9,6 +9,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"virtmesh/gossip/places"
 )
 
 // A stream of memberlist begins with the mesh's name, if its sender opened it, and one
@@ -109,9 +111,9 @@ func (c *checkedConn) Read(b []byte) (int, error) {
 // passes the stream on to memberlist. The stream has a place until then.
 func (t *transport) checkStream(conn *countedConn) {
 	from := conn.from()
-	place, ok := t.gate.takeStream(from, func() { _ = conn.Conn.Close() })
+	place, ok := t.gate.takeStream(from, func() { places.Abort(conn.Conn) })
 	if !ok {
-		_ = conn.Close()
+		conn.abort()
 		return
 	}
 	t.readers.Go(func() {
@@ -123,7 +125,7 @@ func (t *transport) checkStream(conn *countedConn) {
 			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 				t.gate.refuse(refusedStreamKey, from)
 			}
-			_ = conn.Close()
+			conn.abort()
 			return
 		}
 		if len(t.in.keys()) > 0 {

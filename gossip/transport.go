@@ -216,6 +216,12 @@ type countedConn struct {
 // from returns the address of the other end.
 func (c *countedConn) from() netip.Addr { return places.AddrOf(c.RemoteAddr()) }
 
+// abort closes the stream so that the kernel keeps nothing of it.
+func (c *countedConn) abort() {
+	places.SetAbort(c.Conn)
+	_ = c.Close()
+}
+
 // Read implements net.Conn.
 func (c *countedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)

@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port"
+	"virtmesh/gossip/places"
 	"virtmesh/raftstore"
 )
 
@@ -89,10 +91,17 @@ type Server struct {
 	cfg      ServerConfig
 	handler  http.Handler
 	requests *prometheus.CounterVec
-	refusals refusalLog
+	refusals *places.RefusalLog
 	// renewals, known and unknown are the places of each sort of request.
 	renewals, known, unknown chan struct{}
+	// guesses is the pace of requests with a token that this host does not know: each asks
+	// the leader.
+	guesses *rate.Limiter
 }
+
+// unknownPerSecond is how many requests with an unknown token are looked into in a second.
+// A token is unknown to a host for the moment only until its copy of the store has it.
+const unknownPerSecond = 2
 
 // request is a request that has passed the checks that cost little.
 type request struct {
@@ -108,9 +117,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, refusals: newRefusalLog(cfg.Logger),
+		cfg: cfg, refusals: places.NewRefusalLog(cfg.Logger),
 		renewals: make(chan struct{}, cfg.MaxRequests), known: make(chan struct{}, cfg.MaxRequests),
-		unknown: make(chan struct{}, max(1, cfg.MaxRequests/8)),
+		unknown: make(chan struct{}, max(1, cfg.MaxRequests/8)), guesses: rate.NewLimiter(unknownPerSecond, cfg.MaxRequests),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "virtmesh_join_requests_total",
 			Help: "Requests of the join protocol, by operation and result.",
@@ -152,7 +161,7 @@ func (s *Server) boundedHandler(operation string, check func(ctx context.Context
 		}
 		told := publicFault(err)
 		s.requests.WithLabelValues(operation, string(told.Code)).Inc()
-		s.refusals.record(operation+" refused", "from", r.RemoteAddr, "code", told.Code, "err", err)
+		s.refusals.Record(operation+" refused", "from", r.RemoteAddr, "code", told.Code, "err", err)
 		fault.Write(w, told)
 	}
 }
@@ -221,11 +230,13 @@ func (s *Server) checkJoin(ctx context.Context, body []byte, from string) (reque
 	if err != nil {
 		return request{}, err
 	}
-	places := s.unknown
-	if known {
-		places = s.known
+	free := s.known
+	if !known {
+		if free = s.unknown; !s.guesses.Allow() {
+			return request{}, ErrUnavailable
+		}
 	}
-	return request{places, func(ctx context.Context) (any, error) { return s.admitHost(ctx, req, key, from) }}, nil
+	return request{free, func(ctx context.Context) (any, error) { return s.admitHost(ctx, req, key, from) }}, nil
 }
 
 func (s *Server) admitHost(ctx context.Context, req Request, key *ecdsa.PublicKey, from string) (any, error) {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -282,6 +283,46 @@ func TestWrongSecretCostsNoRead(t *testing.T) {
 	o.Token.Secret[0] ^= 1
 	if err := enrol.Join(t.Context(), o); !errors.Is(err, fault.TokenInvalid) || asked.Load() != 0 {
 		t.Errorf("error %v after %d linearizable reads", err, asked.Load())
+	}
+}
+
+// TestGuessedTokensCostFewReads: each token that a stranger makes up would make the host ask
+// the leader; few do.
+func TestGuessedTokensCostFewReads(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	cfg := enrol.DefaultServerConfig()
+	cfg.Signer, cfg.Host = identity.NewSigner(m.Store, 0), "host1"
+	server, err := enrol.NewServer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	m.Store.BeforeRead = func(o raftstore.ReadOptions) error {
+		if o.Consistency == raftstore.Linearizable {
+			asked++
+		}
+		return nil
+	}
+	key, _ := identity.NewKey()
+	csr, err := identity.NewCSR(key, "host2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := map[int]int{}
+	for i := range 200 {
+		body, err := json.Marshal(enrol.Request{
+			TokenID: fmt.Sprintf("aaaaaa%c%c", 'a'+i/20, 'a'+i%20), Secret: make([]byte, 32), CSR: csr, Host: "host2",
+			MeshAddress: "10.0.0.2:7443", GossipAddress: "10.0.0.2:7946", Clock: time.Now(), FeatureLevel: 1,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := httptest.NewRecorder()
+		server.ServeHTTP(w, httptest.NewRequest("POST", "/mesh/v1/join", bytes.NewReader(body)))
+		codes[w.Code]++
+	}
+	if asked == 0 || asked > 40 || codes[http.StatusServiceUnavailable] != 200-asked {
+		t.Errorf("%d reads for 200 tokens; answers %v", asked, codes)
 	}
 }
 
