@@ -3,14 +3,19 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"virtmesh/agent/stewards/schedule/place"
+	"virtmesh/raftstore"
 )
 
 func TestQuantileIsTheNearestRank(t *testing.T) {
@@ -124,6 +129,75 @@ func TestReportJudgesBudgets(t *testing.T) {
 	}
 	if len(read) != 3 || read[0].Met != nil || !*read[1].Met || *read[2].Met {
 		t.Errorf("read back %s", data)
+	}
+}
+
+// What is no number keeps no budget, and does not take the other figures along: JSON has no
+// word for it.
+func TestReportRefusesWhatIsNoNumber(t *testing.T) {
+	r := &report{w: io.Discard}
+	r.add(figure{Name: "infinite", Value: math.Inf(1), Budget: atLeast(1.5)})
+	r.add(figure{Name: "none", Value: quantile(nil, 0.5), Budget: atMost(1)})
+	r.add(figure{Name: "beside-none", Value: 1, Beside: &beside{"other", math.NaN()}})
+	r.add(figure{Name: "good", Value: 1})
+	if len(r.figures) != 1 || r.err() == nil || !strings.Contains(r.err().Error(), "infinite, none, beside-none") {
+		t.Errorf("figures %+v, error %v", r.figures, r.err())
+	}
+	if err := r.save(filepath.Join(t.TempDir(), "bench.json")); err != nil {
+		t.Error(err)
+	}
+}
+
+// A figure is judged as it was measured, and printed rounded.
+func TestBudgetsAreJudgedUnrounded(t *testing.T) {
+	r := &report{w: io.Discard}
+	r.add(figure{Name: "ratio", Value: 1.49996, Budget: atLeast(1.5)})
+	r.add(figure{Name: "latency", Value: 300.04, Budget: atMost(300)})
+	for _, f := range r.figures {
+		if *f.Met {
+			t.Errorf("%s misses its budget by little, and keeps it", f.Name)
+		}
+	}
+}
+
+// A power loss that happens to nobody would make the best of figures.
+func TestNothingIsMeasuredWithoutACut(t *testing.T) {
+	rs := &replicas{stores: make([]*raftstore.Store, 2), off: make([]atomic.Bool, 2), first: 9}
+	if err := rs.cut(memberName(10)); err != nil || !rs.off[1].Load() {
+		t.Errorf("its own replica: %v", err)
+	}
+	for _, node := range []string{"", memberName(3)} {
+		if err := rs.cut(node); err == nil {
+			t.Errorf("%q, which is not here, has lost its power", node)
+		}
+	}
+	if _, err := rs.carryOut(t.Context(), replicasTask{}); err == nil {
+		t.Error("a task of nothing was carried out")
+	}
+}
+
+// Each placement of the mesh with all constraints obeys them: else it would be cheaper.
+func TestAllConstraintsAreObeyed(t *testing.T) {
+	s := busyMesh(50, 100) // one of them is on host0000 and of the namespace of the new ones
+	zones, used := map[int]int{0: 1}, map[string]bool{hostName(0): true}
+	for i := range 20 {
+		vmi := smallInstance(fmt.Sprint("new", i), 100*i)
+		constrain(&vmi.Spec)
+		host, err := placeOn(s, vmi, place.DefaultPolicy())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var number int
+		if _, err := fmt.Sscanf(host, "host%d", &number); err != nil || number%2 != 0 || used[host] {
+			t.Errorf("%s has no SSD, or such an instance already", host)
+		}
+		used[host] = true
+		zones[number%5]++
+	}
+	for zone, n := range zones {
+		if n < 4 || n > 5 {
+			t.Errorf("%d of 21 are in zone %d", n, zone)
+		}
 	}
 }
 

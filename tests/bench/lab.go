@@ -51,7 +51,7 @@ func runLab(ctx context.Context, o *options, r *report) (err error) {
 	if err := l.up(ctx); err != nil {
 		return err
 	}
-	err = errors.Join(l.measureCreates(ctx, o.creates, r), l.measureMemory(ctx, r))
+	err = errors.Join(l.measureCreates(ctx, o.creates, r), l.measureRest(ctx, r), l.measureMemory(ctx, r))
 	if err != nil {
 		l.printLogs(ctx)
 	}

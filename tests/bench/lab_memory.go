@@ -68,6 +68,43 @@ func (l *laboratory) measureMemory(ctx context.Context, r *report) error {
 	return nil
 }
 
+// restWatch is how long the mesh is watched at rest.
+const restWatch = time.Minute
+
+// measureRest counts the log entries of a minute in which a machine runs and nobody asks for
+// anything.
+func (l *laboratory) measureRest(ctx context.Context, r *report) error {
+	const name = "resting"
+	if _, _, err := l.startMachine(ctx, l.hosts[0], name); err != nil {
+		return fmt.Errorf("start a machine: %w", err)
+	}
+	leader, err := l.leader(ctx)
+	if err != nil {
+		return err
+	}
+	// What the start of the machine and of its guest makes the agents write comes first.
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(2 * settleTime):
+	}
+	before, err := leader.entries(ctx)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(restWatch):
+	}
+	after, err := leader.metric(ctx, entriesApplied)
+	if err != nil {
+		return err
+	}
+	r.add(figure{Name: "mesh_at_rest_raft_entries", Value: after - before, Unit: "entries/min", Budget: atMost(0)})
+	return l.remove(ctx, l.hosts[0], name)
+}
+
 // memory is what a process holds, in MB of a million bytes.
 type memory struct{ rss, anonymous float64 }
 

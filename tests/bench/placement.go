@@ -16,23 +16,51 @@ import (
 )
 
 const (
-	placementHosts  = 1000
-	placementOld    = 5000
 	placementLength = 2 * time.Second
 	// placementBatch is how many new instances the hosts hold before they go
 	// again, so that the mesh stays about as full as it was.
 	placementBatch = 2000
 )
 
-// wishes are kinds of instances whose placement costs differently.
+// wishes are kinds of instances whose placement costs differently, and the hosts to choose
+// from.
 var wishes = []struct {
 	name   string
+	hosts  int
 	edit   func(*kubevirtv1.VirtualMachineInstanceSpec)
 	budget *bound
 }{
-	{"plain", func(*kubevirtv1.VirtualMachineInstanceSpec) {}, atLeast(50000)},
-	{"selector", func(s *kubevirtv1.VirtualMachineInstanceSpec) { s.NodeSelector = map[string]string{"disk": "ssd"} }, atLeast(50000)},
-	{"antiaffinity", keepApart, atLeast(15000)},
+	{"plain", 1000, func(*kubevirtv1.VirtualMachineInstanceSpec) {}, atLeast(50000)},
+	{"selector", 1000, selectSSD, atLeast(50000)},
+	{"antiaffinity", 1000, keepApart, atLeast(15000)},
+	{"constraints", 5000, constrain, atLeast(5000)},
+}
+
+// placementOld is how many instances run on a host of a busy mesh.
+const placementOld = 5
+
+// selectSSD lets an instance run on every second host.
+func selectSSD(s *kubevirtv1.VirtualMachineInstanceSpec) {
+	s.NodeSelector = map[string]string{"disk": "ssd"}
+}
+
+// constrain makes use of all constraints at once.
+func constrain(s *kubevirtv1.VirtualMachineInstanceSpec) {
+	selectSSD(s)
+	keepApart(s)
+	web := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	s.Affinity.NodeAffinity = &corev1.NodeAffinity{
+		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelTopologyZone, Operator: corev1.NodeSelectorOpExists}},
+		}}},
+		PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{{Weight: 10, Preference: corev1.NodeSelectorTerm{
+			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "disk", Operator: corev1.NodeSelectorOpIn, Values: []string{"ssd"}}},
+		}}},
+	}
+	s.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+		MaxSkew: 1, TopologyKey: corev1.LabelTopologyZone, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: web,
+	}}
+	s.Tolerations = []corev1.Toleration{{Key: "dedicated", Operator: corev1.TolerationOpExists}}
 }
 
 // keepApart lets no two instances of an application share a host.
@@ -45,22 +73,22 @@ func keepApart(s *kubevirtv1.VirtualMachineInstanceSpec) {
 	}}
 }
 
-// runPlacement measures decisions on a mesh of 1,000 hosts, and then placements on one
+// runPlacement measures decisions on meshes of 1,000 and 5,000 hosts, and then placements on one
 // of 500.
 func runPlacement(ctx context.Context, o *options, r *report) error {
 	for _, w := range wishes {
-		rate, err := placements(ctx, w.edit)
+		rate, err := placements(ctx, w.hosts, w.edit)
 		if err != nil {
 			return fmt.Errorf("%s: %w", w.name, err)
 		}
-		r.add(figure{Name: "placement_1000_hosts_" + w.name, Value: rate, Unit: "placements/s", Budget: w.budget})
+		r.add(figure{Name: fmt.Sprintf("placement_%d_hosts_%s", w.hosts, w.name), Value: rate, Unit: "placements/s", Budget: w.budget})
 	}
 	return runPlacing(ctx, o, r)
 }
 
 // placements returns how many instances were placed in a second.
-func placements(ctx context.Context, edit func(*kubevirtv1.VirtualMachineInstanceSpec)) (float64, error) {
-	snapshot, policy := busyMesh(), place.DefaultPolicy()
+func placements(ctx context.Context, hosts int, edit func(*kubevirtv1.VirtualMachineInstanceSpec)) (float64, error) {
+	snapshot, policy := busyMesh(hosts, placementOld*hosts), place.DefaultPolicy()
 	var spent time.Duration
 	n := 0
 	for spent < placementLength && ctx.Err() == nil {
@@ -68,7 +96,7 @@ func placements(ctx context.Context, edit func(*kubevirtv1.VirtualMachineInstanc
 		for i := range placementBatch {
 			vmi := smallInstance(fmt.Sprint("new", i), i)
 			edit(&vmi.Spec)
-			if err := placeInstance(snapshot, vmi, policy); err != nil {
+			if _, err := placeOn(snapshot, vmi, policy); err != nil {
 				return 0, err
 			}
 		}
@@ -81,27 +109,27 @@ func placements(ctx context.Context, edit func(*kubevirtv1.VirtualMachineInstanc
 	return float64(n) / spent.Seconds(), ctx.Err()
 }
 
-func placeInstance(s *place.Snapshot, vmi *kubevirtv1.VirtualMachineInstance, policy place.Policy) error {
+// placeOn chooses a host for an instance, and records the outcome.
+func placeOn(s *place.Snapshot, vmi *kubevirtv1.VirtualMachineInstance, policy place.Policy) (host string, err error) {
 	request, err := place.NewRequest(vmi, policy)
 	if err != nil {
-		return err
+		return "", err
 	}
-	host, err := s.Place(request)
-	if err != nil {
-		return err
+	if host, err = s.Place(request); err != nil {
+		return "", err
 	}
 	s.SetInstance(place.Instance{
 		UID: request.UID, Namespace: request.Namespace, Labels: request.Labels,
 		Hosts: []string{host}, Resources: request.Resources, Affinity: vmi.Spec.Affinity,
 	})
-	return nil
+	return host, nil
 }
 
-// busyMesh returns hosts of 128 processors and 1 TiB in five zones, with what
-// they run.
-func busyMesh() *place.Snapshot {
+// busyMesh returns hosts of 128 processors and 1 TiB in five zones, with the old
+// instances that they run.
+func busyMesh(hosts, old int) *place.Snapshot {
 	s := place.NewSnapshot()
-	for i := range placementHosts {
+	for i := range hosts {
 		s.SetHost(place.Host{
 			Name: hostName(i), KVM: true,
 			Labels: map[string]string{
@@ -112,11 +140,11 @@ func busyMesh() *place.Snapshot {
 		})
 	}
 	policy := place.DefaultPolicy()
-	for i := range placementOld {
+	for i := range old {
 		vmi := smallInstance(fmt.Sprint("old", i), i)
 		s.SetInstance(place.Instance{
 			UID: string(vmi.UID), Namespace: vmi.Namespace, Labels: vmi.Labels,
-			Hosts: []string{hostName(i % placementHosts)}, Resources: policy.Resources(&vmi.Spec),
+			Hosts: []string{hostName(i % hosts)}, Resources: policy.Resources(&vmi.Spec),
 		})
 	}
 	return s

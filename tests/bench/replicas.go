@@ -133,7 +133,7 @@ func measureGroup(ctx context.Context, o *options, r *report, n int, cpu map[int
 	name := fmt.Sprintf("replicas_%d_", n)
 	r.add(figure{Name: name + "entries", Value: cost.rate, Unit: "entries/s"})
 	r.add(figure{Name: name + "leader_cpu_per_entry", Value: cost.cpu * 1e6, Unit: "us"})
-	r.add(figure{Name: name + "leader_copies_per_entry", Value: cost.copies, Unit: "copies", Budget: atMost(replicasVoters + replicasFeeds)})
+	r.add(figure{Name: name + "leader_copies_per_entry", Value: cost.copies, Unit: "copies", Budget: atMost(float64(min(n, replicasVoters+replicasFeeds)))})
 	r.add(figure{Name: name + "leader_cpu_at_rest", Value: cost.restCPU * 1000, Unit: "ms/s"})
 	switch {
 	case n == members:
@@ -183,6 +183,9 @@ func (g *replicaGroup) measureRehang(r *report, name string) error {
 	if err := g.leader.do(replicasTask{Busiest: g.farNodes()}, &busiest); err != nil {
 		return err
 	}
+	if busiest.Done == 0 {
+		return errors.New("no follower of the far process feeds others, so none can lose its power")
+	}
 	if err := g.far.do(replicasTask{Cut: busiest.Node}, &replicaUse{}); err != nil {
 		return err
 	}
@@ -208,6 +211,9 @@ func (g *replicaGroup) measureStorm(ctx context.Context, r *report, name string)
 		g.leader.do(replicasTask{Sent: true}, &before),
 	); err != nil {
 		return err
+	}
+	if written.Done != stormEntries {
+		return fmt.Errorf("only %d of %d entries were written while the hosts were off", written.Done, stormEntries)
 	}
 	began := time.Now()
 	if err := g.startFar(ctx); err != nil {

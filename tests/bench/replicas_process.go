@@ -162,9 +162,11 @@ func (r *replicas) carryOut(ctx context.Context, task replicasTask) (use replica
 	case len(task.Busiest) > 0:
 		use.Node, use.Done = busiest(first.Status(ctx).Peers, task.Busiest)
 	case task.Cut != "":
-		r.cut(task.Cut)
+		err = r.cut(task.Cut)
 	case task.Reach > 0:
 		err = r.reach(ctx, task.Reach)
+	case !task.Sent:
+		err = errors.New("there is nothing to do")
 	}
 	return use, err
 }
@@ -209,13 +211,15 @@ func busiest(peers []raftstore.PeerStatus, among []string) (node string, feeds i
 	return node, feeds
 }
 
-// cut ends what a node sends and receives, without a word to anybody.
-func (r *replicas) cut(node string) {
+// cut ends what a node of this process sends and receives, without a word to anybody.
+func (r *replicas) cut(node string) error {
 	for i := range r.stores {
 		if memberName(r.first+i) == node {
 			r.off[i].Store(true)
+			return nil
 		}
 	}
+	return fmt.Errorf("cut the power of %q: it is not here", node)
 }
 
 // reach waits until all replicas that have power have a revision.

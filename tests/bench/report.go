@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"strconv"
+	"strings"
 )
 
 // figure is one thing measured.
@@ -51,19 +52,35 @@ func (b bound) String() string { return b.Is + " " + number(b.Value) }
 type report struct {
 	w       io.Writer
 	figures []figure
+	// none are the names of what was measured and gave no number.
+	none []string
 }
 
+// add judges a figure by its budget, prints it and keeps it. One that is no number, such as a
+// ratio to nothing, is not a figure: it would keep every lower bound.
 func (r *report) add(f figure) {
-	f.Value = round(f.Value)
-	if f.Beside != nil {
-		f.Beside.Value = round(f.Beside.Value)
+	if math.IsNaN(f.Value) || math.IsInf(f.Value, 0) || f.Beside != nil && (math.IsNaN(f.Beside.Value) || math.IsInf(f.Beside.Value, 0)) {
+		r.none = append(r.none, f.Name)
+		return
 	}
 	if f.Budget != nil {
 		met := f.Budget.keeps(f.Value)
 		f.Met = &met
 	}
+	f.Value = round(f.Value)
+	if f.Beside != nil {
+		f.Beside.Value = round(f.Beside.Value)
+	}
 	r.figures = append(r.figures, f)
 	fmt.Fprintf(r.w, "%s %s %s\n", f.Name, number(f.Value), f.Unit)
+}
+
+// err names what gave no number.
+func (r *report) err() error {
+	if len(r.none) == 0 {
+		return nil
+	}
+	return fmt.Errorf("no number came of %s", strings.Join(r.none, ", "))
 }
 
 // summary lists the budgets that were missed.
@@ -76,7 +93,11 @@ func (r *report) summary(w io.Writer) {
 		bounded++
 		if !*f.Met {
 			missed++
-			fmt.Fprintf(w, "budget missed: %s is %s %s, wanted %s\n", f.Name, number(f.Value), f.Unit, f.Budget)
+			before := ""
+			if f.Budget.keeps(f.Value) {
+				before = " before it was rounded"
+			}
+			fmt.Fprintf(w, "budget missed: %s is %s %s%s, wanted %s\n", f.Name, number(f.Value), f.Unit, before, f.Budget)
 		}
 	}
 	fmt.Fprintf(w, "%d figures; %d of %d budgets kept\n", len(r.figures), bounded-missed, bounded)

@@ -66,8 +66,13 @@ func (s *Snapshot) spreadStates(r *Request) []spreadState {
 		rule := &r.spread[i]
 		st := spreadState{spreadRule: rule, counts: domains{}}
 		for _, h := range s.hosts {
-			if v, ok := h.Labels[rule.key]; ok && r.countsFor(rule, h) {
-				st.counts[v] += 0
+			v, ok := h.Labels[rule.key]
+			if !ok {
+				continue
+			}
+			// One host makes a domain count, and there may be thousands in each.
+			if _, counts := st.counts[v]; !counts && r.countsFor(rule, h) {
+				st.counts[v] = 0
 			}
 		}
 		for uid, in := range s.byNS[r.Namespace] {
