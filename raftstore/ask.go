@@ -41,9 +41,9 @@ func (s *Store) tryAtLeader(ctx context.Context, op opcode, payload []byte) ([]b
 	case "":
 		return nil, s.noLeader()
 	case s.id:
-		return s.serveLeaderRequest(ctx, op, payload)
+		return s.serveLeaderRequest(ctx, "", op, payload)
 	default:
-		return s.peers.callUntil(ctx, leader.over, leader.addr, op, payload)
+		return s.peers.callLeader(ctx, leader, op, payload)
 	}
 }
 

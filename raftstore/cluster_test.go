@@ -129,6 +129,7 @@ func TestLeaveHandsOverAndRejoin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := raftstoretest.NewCluster(t, 4)
 		leader := c.Leader()
+		time.Sleep(time.Second) // until the follower knows the voters
 		if err := c.Node(leader).Leave(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -54,9 +54,9 @@ type Config struct {
 	// Raft carries hashicorp/raft's own protocol, RPC this package's.
 	Raft StreamLayer
 	RPC  StreamLayer
-	// PeerOf returns the NodeID of the host at the other end of a connection that RPC has
-	// accepted, as the host has proved it. Nil means that a peer is believed who it is: for
-	// tests and benchmarks only.
+	// PeerOf returns the NodeID of the host at the other end of a connection that Raft or RPC
+	// has accepted or dialled, as the host has proved it. Nil means that a peer is believed
+	// who it is: for tests and benchmarks only.
 	PeerOf func(net.Conn) string
 
 	// Constraints are the rules this replica can judge.

@@ -135,6 +135,9 @@ func (c *confirmation) askVoters() {
 func (c *confirmation) countAnswer(a confirmAnswer) error {
 	v := &c.voters[a.voter]
 	v.answered = true
+	if v.conn == nil || !v.conn.isOf(nodeOf(v.ID)) {
+		return nil // another host has made no promises for the voter
+	}
 	if status(a.frame.code) != statusOK || len(a.frame.payload) != 8 {
 		return nil
 	}

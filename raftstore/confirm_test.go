@@ -92,7 +92,7 @@ func TestSilentConnectionIsReplaced(t *testing.T) {
 		})
 		return near, nil
 	}}
-	p := newPeers(&cfg, &group{known: make(chan struct{}), self: selfGreeting(&cfg), levels: newLevelState(cfg.FeatureLevel)}, cfg.Logger, &work)
+	p := newPeers(&cfg, func(net.Conn) string { return "" }, &group{known: make(chan struct{}), self: selfGreeting(&cfg), levels: newLevelState(cfg.FeatureLevel)}, cfg.Logger, &work)
 	defer work.stop()
 	defer p.close()
 	answered := make(chan frame, 2*askLimit)

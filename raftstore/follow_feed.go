@@ -50,18 +50,36 @@ type feed struct {
 
 func newFeed() *feed { return &feed{wake: make(chan struct{}, 1)} }
 
-// noteFollows records that the leader said that this replica follows.
+// noteFollows records that the leader said that this replica follows, and names the voters; or
+// that a voter said so, which may say it again and again.
 func (f *feed) noteFollows(index uint64, known []offer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.told, f.toldIndex = true, max(f.toldIndex, index)
-	if len(known) > 0 {
-		f.known = known
+	if len(known) == 0 {
+		return
 	}
+	f.known = known
 	select {
 	case f.wake <- struct{}{}:
 	default:
 	}
+}
+
+// noteVoters keeps who votes, as the leader named them.
+func (f *feed) noteVoters(known []offer) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(known) > 0 {
+		f.known = known
+	}
+}
+
+// names reports whether the leader has named a node as a voter.
+func (f *feed) names(node string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(f.known, func(o offer) bool { return o.Node == node })
 }
 
 // toldAfter reports whether the leader said that this replica follows, as of an index that
@@ -198,9 +216,14 @@ func (s *Store) follow(ctx context.Context) bool {
 	}
 	for src.Node != "" {
 		s.log.Info("following", "source", src.Node, "depth", src.Depth)
+		taken := time.Now()
 		next, err := s.pullFrom(ctx, src)
 		if err != nil && ctx.Err() == nil {
 			s.log.Info("this replica needs another source", "source", src.Node, "err", err)
+			if time.Since(taken) < s.feedBeat() {
+				s.hangUp(src.Addr)
+				return false // two that do so would take turns without a pause
+			}
 			next, err = s.findSource(ctx, s.knownSources(), src.Node)
 			if err != nil {
 				s.log.Debug("no source feeds this replica yet", "err", err)

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/hashicorp/raft"
@@ -33,16 +34,15 @@ func decodeJoined(b []byte) (joinedAnswer, error) {
 	return a, nil
 }
 
-// joined answers a replica that has asked to be added to the group. If it follows, its
-// sources are the voters among servers; nil means that it is in the configuration.
-func (s *Store) joined(id raft.ServerID, addr string, servers []raft.Server) ([]byte, error) {
+// joined answers a replica that has asked to be added to the group. The voters among servers
+// are its sources, if it follows, or those of whom one leads.
+func (s *Store) joined(servers []raft.Server, follows bool) ([]byte, error) {
 	own := s.group.current()
-	if servers == nil {
+	if !s.followersAllowed() {
 		return own[:], nil
 	}
-	s.followers.keepFollower(id, addr, s.followers.awake.now())
 	members := s.members()
-	a := joinedAnswer{Follow: true, Index: s.raft.CommitIndex()}
+	a := joinedAnswer{Follow: follows, Index: s.raft.CommitIndex()}
 	for _, srv := range servers {
 		if srv.Suffrage == raft.Voter && len(a.Voters) < maxOffers {
 			node := nodeOf(srv.ID)
@@ -76,6 +76,41 @@ func (s *Store) refuseFollowing(op opcode) error {
 		if !s.followersAllowed() {
 			return fmt.Errorf("%w: replicas follow from feature level %d on, and the mesh is at %d", ErrInvalidTxn, FollowersLevel, s.FeatureLevel())
 		}
+	}
+	return nil
+}
+
+// joinDomain begins what a host signs that asks for its replica to be added.
+const joinDomain = "virtmesh join\x00"
+
+// signedPart returns what is signed of a request to be added.
+func (r replica) signedPart() []byte {
+	return append(appendString(appendString([]byte(joinDomain), r.ID), r.Addr), r.Group[:]...)
+}
+
+// requestToJoin returns this replica's request to be added to a group.
+func (s *Store) requestToJoin() ([]byte, error) {
+	r := replica{ID: string(s.id), Addr: s.cfg.Addr, Group: s.group.current(), Version: s.cfg.Version, Levels: s.levels.known}
+	if s.cfg.Signer != nil {
+		var err error
+		if r.Proof, err = s.cfg.Signer.Sign(r.signedPart()); err != nil {
+			return nil, fmt.Errorf("sign the request to join: %w", err)
+		}
+	}
+	return json.Marshal(r)
+}
+
+// checkProof refuses a request to add a replica of another host than the one that asks, unless
+// that host has signed it. Only where replicas follow does every version sign.
+func (s *Store) checkProof(caller string, r replica) error {
+	refused := refuseOther(caller, r.ID)
+	node := nodeOf(raft.ServerID(r.ID))
+	if refused == nil || !s.followersAllowed() || s.cfg.Signer == nil || !s.isMember(node) {
+		return nil // addReplica refuses who is no member, and what cannot be confirmed
+	}
+	signer, err := s.cfg.Signer.Verify(r.signedPart(), r.Proof)
+	if err != nil || signer != node {
+		return errors.Join(refused, fmt.Errorf("signed by %q", signer), err)
 	}
 	return nil
 }

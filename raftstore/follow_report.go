@@ -214,7 +214,14 @@ func (s *Store) reportToLeader() error {
 }
 
 // serveReport takes a voter's report and answers with the spares.
-func (s *Store) serveReport(payload []byte) ([]byte, error) {
+func (s *Store) serveReport(caller string, payload []byte) ([]byte, error) {
+	servers, err := s.servers()
+	if err != nil {
+		return nil, err
+	}
+	if caller != "" && !slices.ContainsFunc(servers, func(srv raft.Server) bool { return nodeOf(srv.ID) == caller }) {
+		return nil, fmt.Errorf("%w: host %q, which is not in the configuration, reports on followers", ErrInvalidTxn, caller)
+	}
 	var lines []reportLine
 	if _, err := decodePullHeader(payload, &lines); err != nil {
 		return nil, err

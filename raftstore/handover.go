@@ -83,12 +83,27 @@ func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
 		if err := s.raft.AddVoter(srv.ID, srv.Address, 0, s.cfg.Timing.RPC).Error(); err != nil {
 			return fmt.Errorf("transfer leadership: promote %s: %w", srv.ID, err)
 		}
+		s.letFollowersLearn(ctx, len(servers) > 2)
 		return s.handOver(ctx)
 	}
 	if len(servers) > 1 {
 		return fmt.Errorf("transfer leadership: no other replica can take over: %w", errors.Join(errs...))
 	}
 	return nil
+}
+
+// letFollowersLearn gives the followers of an only voter, if there are some besides its heir,
+// the time to ask who votes now: they believe nobody else, and it is about to leave.
+func (s *Store) letFollowersLearn(ctx context.Context, followed bool) {
+	if !followed || !s.followersAllowed() {
+		return
+	}
+	timer := time.NewTimer(s.learnTime() + 2*s.silentFeed())
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // prepareHeir makes sure that a replica can be promoted: that it answers, and, if it follows,

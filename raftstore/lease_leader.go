@@ -81,7 +81,7 @@ func (l *leases) setTable(t *leaseTable) {
 var errReignOver = fmt.Errorf("%w: another reign has begun", errNotLeader)
 
 // serveLeases carries out a request that concerns leases. Only the leader calls it.
-func (s *Store) serveLeases(ctx context.Context, op opcode, payload []byte) ([]byte, error) {
+func (s *Store) serveLeases(ctx context.Context, caller string, op opcode, payload []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.RPC)
 	defer cancel()
 	var r LeaseRequest
@@ -92,7 +92,9 @@ func (s *Store) serveLeases(ctx context.Context, op opcode, payload []byte) ([]b
 	var err error
 	switch op {
 	case opRenewLease:
-		answer, err = s.serveRenewal(ctx, r)
+		if err = refuseOther(caller, r.Host); err == nil {
+			answer, err = s.serveRenewal(ctx, r)
+		}
 	case opFence:
 		answer, err = s.serveFence(ctx, r.LeaseHolder)
 	default:

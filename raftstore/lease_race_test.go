@@ -43,12 +43,12 @@ func TestPeersLeaseRequestsAreValidated(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := s.serveLeases(t.Context(), op, payload); !errors.Is(err, ErrInvalidTxn) {
+			if _, err := s.serveLeases(t.Context(), "", op, payload); !errors.Is(err, ErrInvalidTxn) {
 				t.Errorf("request %d of %+v: %v", op, r, err)
 			}
 		}
 	}
-	if _, err := s.serveLeases(t.Context(), opRenewLease, []byte("{")); !errors.Is(err, ErrInvalidTxn) {
+	if _, err := s.serveLeases(t.Context(), "", opRenewLease, []byte("{")); !errors.Is(err, ErrInvalidTxn) {
 		t.Errorf("a malformed request: %v", err)
 	}
 }

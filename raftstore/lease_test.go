@@ -84,10 +84,10 @@ func TestLease(t *testing.T) {
 		if left > 0 {
 			t.Fatalf("lease ran out, and the holder cannot be fenced for %v", left)
 		}
+		if _, err := renewLease(t, s, holder); !errors.Is(err, raftstore.ErrFenced) {
+			t.Errorf("renewal after the fence: %v", err)
+		}
 		for _, s := range c.Live() {
-			if _, err := renewLease(t, s, holder); !errors.Is(err, raftstore.ErrFenced) {
-				t.Errorf("renewal after the fence: %v", err)
-			}
 			if again, left := fence(t, s, holder); left > 0 || again != fenced {
 				t.Errorf("the fence a second time: %+v, %v; the first was %+v", again, left, fenced)
 			}
@@ -292,7 +292,8 @@ func TestBootTime(t *testing.T) {
 func TestFenceOfAnEarlierReign(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := raftstoretest.NewCluster(t, 3)
-		old, holder := c.Node(c.Leader()), boot("host9", "boot1")
+		holder := boot(c.Leader(), "boot1")
+		old := c.Node(holder.Host)
 		mustRenew(t, old, holder)
 		time.Sleep(2 * leaseTTL)
 		commit, err := raftstore.BeginFence(t.Context(), old, holder)

@@ -41,6 +41,6 @@ func HearLevel(s *Store, level uint32) {
 func AskAsFollower(s *Store, payload []byte) map[string]error {
 	_, pull := s.serveRequest(nil, opPull, payload)
 	_, snapshot := s.serveRequest(nil, opPullSnapshot, payload)
-	_, report := s.serveLeaderRequest(context.Background(), opReport, payload)
+	_, report := s.serveLeaderRequest(context.Background(), "", opReport, payload)
 	return map[string]error{"pull": pull, "snapshot": snapshot, "report": report}
 }

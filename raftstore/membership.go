@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -21,6 +20,9 @@ type replica struct {
 	Group   incarnation `json:"group,omitzero"`
 	Version string      `json:"version,omitempty"`
 	Levels  LevelRange  `json:"levels,omitzero"`
+	// Proof is the signature of a host that asks to be added, since the leader hears the
+	// request from another one.
+	Proof []byte `json:"proof,omitempty"`
 }
 
 // errUnsigned: in a group in which replicas follow, this one or the leader signs nothing.
@@ -59,7 +61,7 @@ func (s *Store) joinAny(ctx context.Context, seeds []string) error {
 	if len(seeds) == 0 {
 		return errors.New("no seeds")
 	}
-	payload, err := json.Marshal(replica{string(s.id), s.cfg.Addr, s.group.current(), s.cfg.Version, s.levels.known})
+	payload, err := s.requestToJoin()
 	if err != nil {
 		return err
 	}
@@ -114,6 +116,8 @@ func (s *Store) askToJoin(ctx context.Context, addr string, payload []byte) erro
 			return err
 		}
 		s.feed.noteFollows(a.Index, a.Voters)
+	} else {
+		s.feed.noteVoters(a.Voters)
 	}
 	return nil
 }
@@ -143,91 +147,6 @@ func (s *Store) Leave(ctx context.Context) error {
 	return s.RemoveReplica(ctx, s.cfg.NodeID)
 }
 
-// rejoinLoop joins the group again if the group removed this replica while it was
-// cut off. Such a replica has a configuration in its log but hears no leader. On a
-// leader, the loop greets the members that are no replicas of its group.
-func (s *Store) rejoinLoop() {
-	every := s.cfg.Timing.Rejoin
-	if every == 0 || s.cfg.Members == nil {
-		return
-	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-s.closing:
-			return
-		}
-		if s.left.Load() || s.Err() != nil {
-			continue
-		}
-		if s.IsLeader() {
-			s.greetNonReplicas()
-			continue
-		}
-		if age := s.lastContact(); age >= 0 && age < every {
-			continue
-		}
-		if servers, err := s.servers(); err != nil || len(servers) == 0 {
-			continue // never was in a group: joining it is up to the caller
-		}
-		s.rejoinGroup(every)
-	}
-}
-
-// rejoinGroup asks the members to add this replica again, the living ones first. Those
-// that seem dead may be alive: the membership layer may be split, which is why this
-// replica was removed.
-func (s *Store) rejoinGroup(timeout time.Duration) {
-	var seeds, others []string
-	for _, m := range s.cfg.Members() {
-		switch {
-		case m.ID == s.cfg.NodeID || m.Addr == "":
-		case m.Alive:
-			seeds = append(seeds, m.Addr)
-		default:
-			others = append(others, m.Addr)
-		}
-	}
-	seeds = append(seeds, others...)
-	if len(seeds) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(s.base, timeout)
-	defer cancel()
-	if err := s.joinAny(ctx, seeds); err != nil {
-		s.log.Info("this replica hears no leader and could not join again", "err", err)
-	}
-}
-
-// greetNonReplicas connects to the living members that are no replicas of the group
-// that this replica leads. Most of them are about to join. A member may however
-// belong to a group that replaced this one, or that this one replaced. The greeting of
-// the connection then tells the older group. That group may have a majority of its
-// own, so nothing else would make it talk to the other group.
-func (s *Store) greetNonReplicas() {
-	servers, err := s.servers()
-	if err != nil {
-		return
-	}
-	ours := map[string]bool{s.cfg.NodeID: true}
-	for _, srv := range servers {
-		ours[nodeOf(srv.ID)] = true
-	}
-	for node := range s.followers.judge(s.SilenceLimit(), 0) {
-		ours[node] = true
-	}
-	for _, m := range s.cfg.Members() {
-		if !m.Alive || ours[m.ID] || m.Addr == "" {
-			continue
-		}
-		if _, err := s.peers.call(s.base, m.Addr, opStats, nil); err != nil {
-			s.log.Info("a member of the mesh is no replica of this group", "member", m.ID, "err", err)
-		}
-	}
-}
-
 // RemoveReplica removes the replica of node id from the group, for example when its
 // host will not come back. If the host does come back, it must join again.
 func (s *Store) RemoveReplica(ctx context.Context, id string) error {
@@ -251,7 +170,8 @@ func (s *Store) servers() ([]raft.Server, error) {
 }
 
 // serveLeaderRequest carries out a request that only a leader can carry out.
-func (s *Store) serveLeaderRequest(ctx context.Context, op opcode, payload []byte) ([]byte, error) {
+// caller is the node that asks, "" for this one, or if peers are believed who they are.
+func (s *Store) serveLeaderRequest(ctx context.Context, caller string, op opcode, payload []byte) ([]byte, error) {
 	if !s.IsLeader() {
 		return nil, errNotLeader
 	}
@@ -268,11 +188,11 @@ func (s *Store) serveLeaderRequest(ctx context.Context, op opcode, payload []byt
 		}
 		return json.Marshal(silences)
 	case opReport:
-		return s.serveReport(payload)
+		return s.serveReport(caller, payload)
 	case opRaiseLevel:
 		return nil, s.serveRaise(ctx, payload)
 	case opRenewLease, opFence, opLeases:
-		return s.serveLeases(ctx, op, payload)
+		return s.serveLeases(ctx, caller, op, payload)
 	case opCheckpoint:
 		return nil, s.makeCheckpoint()
 	case opAddReplica, opRemoveReplica:
@@ -287,7 +207,13 @@ func (s *Store) serveLeaderRequest(ctx context.Context, op opcode, payload []byt
 		if err := s.group.checkPeer(r.Group); err != nil {
 			return nil, fmt.Errorf("%w: replica %s: %w", ErrInvalidTxn, r.ID, err)
 		}
+		if err := s.checkProof(caller, r); err != nil {
+			return nil, err
+		}
 		return s.addReplica(ctx, r)
+	}
+	if err := refuseOther(caller, r.ID); err != nil && s.cfg.Members != nil && s.isMember(r.ID) {
+		return nil, err
 	}
 	return nil, s.removeNode(r.ID, "")
 }
@@ -313,8 +239,7 @@ func (s *Store) removeNode(node string, except raft.ServerID) error {
 	return nil
 }
 
-// serveJoin passes the request of a replica to be added on to the leader. Only the host that
-// asks can be compared with the replica: the leader hears it from another one.
+// serveJoin passes the request of a replica to be added on to the leader.
 func (s *Store) serveJoin(ctx context.Context, from net.Conn, payload []byte) ([]byte, error) {
 	var r replica
 	if err := json.Unmarshal(payload, &r); err != nil {
@@ -353,7 +278,7 @@ func (s *Store) addReplica(ctx context.Context, r replica) ([]byte, error) {
 		sameID, sameAddr := string(srv.ID) == r.ID, string(srv.Address) == r.Addr
 		switch {
 		case sameID && sameAddr:
-			return s.joined("", "", nil)
+			return s.joined(servers, false)
 		case sameID:
 			here = true
 		case sameAddr:
@@ -373,14 +298,15 @@ func (s *Store) addReplica(ctx context.Context, r replica) ([]byte, error) {
 		if s.cfg.Signer == nil {
 			return nil, fmt.Errorf("%w: %w: the leader %s has no Signer, so nobody could confirm what it says", ErrInvalidTxn, errUnsigned, s.cfg.NodeID)
 		}
-		return s.joined(raft.ServerID(r.ID), r.Addr, servers)
+		s.followers.keepFollower(raft.ServerID(r.ID), r.Addr, s.followers.awake.now())
+		return s.joined(servers, true)
 	}
 	s.log.Info("adding replica", "id", r.ID, "addr", r.Addr)
 	f := s.raft.AddNonvoter(raft.ServerID(r.ID), raft.ServerAddress(r.Addr), 0, s.cfg.Timing.RPC)
 	if err := f.Error(); err != nil {
 		return nil, leaderError(err)
 	}
-	return s.joined("", "", nil)
+	return s.joined(servers, false)
 }
 
 // leaderError classifies the error of a failed membership change, so that the

@@ -25,6 +25,7 @@ const redialPause = 100 * time.Millisecond
 // peers sends requests to other replicas over pooled connections.
 type peers struct {
 	dial    func(addr string, timeout time.Duration) (net.Conn, error)
+	peerOf  func(net.Conn) string
 	group   *group
 	timing  Timing
 	log     *slog.Logger
@@ -54,9 +55,9 @@ type dialling struct {
 	err  error
 }
 
-func newPeers(cfg *Config, g *group, log *slog.Logger, t *tasks) *peers {
+func newPeers(cfg *Config, peerOf func(net.Conn) string, g *group, log *slog.Logger, t *tasks) *peers {
 	return &peers{
-		dial: cfg.RPC.Dial, group: g, timing: cfg.Timing, log: log, tasks: t,
+		dial: cfg.RPC.Dial, peerOf: peerOf, group: g, timing: cfg.Timing, log: log, tasks: t,
 		closing: make(chan struct{}),
 		slots:   make(map[string]*[connsPerPeer]peerSlot),
 	}
@@ -64,7 +65,7 @@ func newPeers(cfg *Config, g *group, log *slog.Logger, t *tasks) *peers {
 
 // commit asks a leader to commit an envelope.
 func (p *peers) commit(ctx context.Context, to tenure, envelope []byte) (outcome, error) {
-	payload, err := p.callUntil(ctx, to.over, to.addr, opCommit, envelope)
+	payload, err := p.callLeader(ctx, to, opCommit, envelope)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -77,7 +78,7 @@ func (p *peers) commit(ctx context.Context, to tenure, envelope []byte) (outcome
 
 // readIndex asks a leader for a read index.
 func (p *peers) readIndex(ctx context.Context, to tenure) (uint64, error) {
-	payload, err := p.callUntil(ctx, to.over, to.addr, opReadIndex, nil)
+	payload, err := p.callLeader(ctx, to, opReadIndex, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -90,18 +91,26 @@ func (p *peers) readIndex(ctx context.Context, to tenure) (uint64, error) {
 // call sends a request and waits for the answer. errNotLeader means that nothing was
 // done; errUnsettled means that the request may have been carried out.
 func (p *peers) call(ctx context.Context, addr string, op opcode, payload []byte) ([]byte, error) {
-	return p.callUntil(ctx, nil, addr, op, payload)
+	return p.callHost(ctx, nil, "", addr, op, payload)
 }
 
-// callUntil is a call that ends early when over is closed. That happens when the
-// replica at addr has been replaced as leader, so its answer is not worth waiting
-// for.
-func (p *peers) callUntil(ctx context.Context, over <-chan struct{}, addr string, op opcode, payload []byte) ([]byte, error) {
+// callLeader is a call to a leader that ends early when it has been replaced, so that its
+// answer is not worth waiting for.
+func (p *peers) callLeader(ctx context.Context, to tenure, op opcode, payload []byte) ([]byte, error) {
+	return p.callHost(ctx, to.over, nodeOf(to.id), to.addr, op, payload)
+}
+
+// callHost is a call to a host, whatever its name is if node is "", that ends early when over
+// is closed.
+func (p *peers) callHost(ctx context.Context, over <-chan struct{}, node, addr string, op opcode, payload []byte) ([]byte, error) {
 	c, err := p.takeConn(ctx, over, addr)
 	if err != nil {
 		return nil, fmt.Errorf("%w: connect to %s: %w", errNotLeader, addr, err)
 	}
 	defer c.calls.Add(-1)
+	if node != "" && !c.isOf(node) {
+		return nil, fmt.Errorf("%w: host %q answers at %s, the address of %s", errNotLeader, c.peer, addr, node)
+	}
 	// A peer that has gone silent must not hold up the request for ever.
 	timeout := time.NewTimer(p.timing.RPC)
 	defer timeout.Stop()
@@ -263,7 +272,7 @@ func (p *peers) connect(addr string, slot *peerSlot) (*peerConn, error) {
 		return nil, errors.Join(err, conn.Close())
 	}
 	r := bufio.NewReaderSize(conn, connBuffer)
-	c := &peerConn{conn: conn, out: newOutbox(), pending: make(map[uint64]func(frame)), dead: make(chan struct{}), used: time.Now()}
+	c := &peerConn{conn: conn, peer: p.peerOf(conn), out: newOutbox(), pending: make(map[uint64]func(frame)), dead: make(chan struct{}), used: time.Now()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stop || !p.tasks.start(func() { c.read(r) }) {

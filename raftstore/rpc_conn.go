@@ -27,6 +27,7 @@ var (
 // peerConn is a connection to a peer with its pending requests.
 type peerConn struct {
 	conn net.Conn
+	peer string // the host at the other end, "" if peers are believed who they are
 	out  *outbox
 	dead chan struct{}
 	// calls is how many calls have taken the connection. It grows under peers.mu.
@@ -40,6 +41,9 @@ type peerConn struct {
 	since   time.Time // when the first of them was sent
 	err     error
 }
+
+// isOf reports whether a host is at the other end.
+func (c *peerConn) isOf(node string) bool { return c.peer == "" || c.peer == node }
 
 func (c *peerConn) alive() bool {
 	select {

@@ -91,7 +91,7 @@ func (s *Store) serveConn(conn net.Conn) {
 			return
 		}
 		why := s.group.answers(opcode(f.code), theirs)
-		if why == nil && s.takeMessage(f) {
+		if why == nil && s.takeMessage(conn, f) {
 			continue
 		}
 		select {
@@ -109,10 +109,15 @@ func (s *Store) serveConn(conn net.Conn) {
 	}
 }
 
-// takeMessage takes a frame that is not answered. It returns false for a request.
-func (s *Store) takeMessage(f frame) bool {
+// takeMessage takes a frame that is not answered. It returns false for a request. Only the
+// leader says what is committed.
+func (s *Store) takeMessage(from net.Conn, f frame) bool {
 	switch opcode(f.code) {
 	case opCommitted:
+		_, leader := s.raft.LeaderWithID()
+		if peer := s.peerOf(from); peer != "" && peer != nodeOf(leader) {
+			break
+		}
 		if a, err := decodeAnnouncement(f.payload); err == nil {
 			s.announced.put(a)
 		}
@@ -211,17 +216,20 @@ func (s *Store) serveRequest(from net.Conn, op opcode, payload []byte) ([]byte, 
 	case opJoin:
 		return s.serveJoin(ctx, from, payload)
 	default:
-		return s.serveLeaderRequest(ctx, op, payload)
+		return s.serveLeaderRequest(ctx, s.peerOf(from), op, payload)
 	}
 }
 
 // checkCaller refuses a caller that speaks for a replica of another host.
 func (s *Store) checkCaller(from net.Conn, id string) error {
-	if s.cfg.PeerOf == nil {
-		return nil
-	}
-	if peer := s.cfg.PeerOf(from); peer != nodeOf(raft.ServerID(id)) {
-		return fmt.Errorf("%w: host %q speaks for the replica %q of another host", ErrInvalidTxn, peer, id)
+	return refuseOther(s.peerOf(from), id)
+}
+
+// refuseOther refuses a host that speaks for a replica, or a lease, of another one. The host is
+// "" if it is this one, or if peers are believed who they are.
+func refuseOther(host, id string) error {
+	if host != "" && host != nodeOf(raft.ServerID(id)) {
+		return fmt.Errorf("%w: host %q speaks for the replica %q of another host", ErrInvalidTxn, host, id)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,6 +60,7 @@ type Store struct {
 	left         atomic.Bool     // Leave was called
 	base         context.Context // ends with the store
 	closing      <-chan struct{}
+	stranger     chan struct{} // holds a token when a replica that does not vote says that it leads
 	cancel       context.CancelFunc
 	closeOnce    sync.Once
 	closeErr     error
@@ -98,6 +100,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		checkpoints: newCheckpoints(),
 		voterLog:    &voterLog{},
 		stopped:     make(chan struct{}),
+		stranger:    make(chan struct{}, 1),
 		toAnnounce:  newLatest[announcement](),
 		announced:   newLatest[announcement](),
 		leases:      newLeases(),
@@ -161,7 +164,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	s.proposer = newProposer(s.raft, s.FeatureLevel, s.cfg.Limits, s.metrics, s.closing)
 	s.reads = &readIndexer{s: s, fetch: s.readIndex}
 	s.served = &readIndexer{s: s, fetch: s.leaderReadIndex}
-	s.peers = newPeers(&s.cfg, s.group, s.log, &s.tasks)
+	s.peers = newPeers(&s.cfg, s.peerOf, s.group, s.log, &s.tasks)
 	s.autopilot = newAutopilot(s)
 	if err = s.metrics.register(s); err != nil {
 		return err
@@ -176,8 +179,8 @@ func (s *Store) start(ctx context.Context) (err error) {
 func (s *Store) startRaft(notify chan bool) error {
 	conf := raftConfig(&s.cfg, s.id, s.log)
 	conf.NotifyCh = notify
-	s.transport = newMeshTransport(&raft.NetworkTransportConfig{
-		Stream:  raftStream{s.cfg.Raft, s.cfg.Addr, s.id, s.group, s.base},
+	s.transport = newMeshTransport(raft.NetworkTransportConfig{
+		Stream:  raftStream{s.cfg.Raft, s.cfg.Addr, s.id, s.group, s.base, s.peerOf},
 		MaxPool: 4,
 		Timeout: s.cfg.Timing.RPC,
 		// One at a time: in v1.8.0 of hashicorp/raft, a pipeline of two that breaks while
@@ -185,12 +188,11 @@ func (s *Store) startRaft(notify chan bool) error {
 		// entries until another replica leads, and the leader cannot be closed.
 		MaxRPCsInFlight: 1,
 		Logger:          newHclog(s.log, "raft-net"),
-	}, &s.tasks)
-	s.transport.closing, s.transport.stopped = s.closing, s.stopped
+	}, &s.tasks, s.closing)
+	s.transport.stopped, s.transport.peerOf, s.transport.judge = s.stopped, s.peerOf, s.judgeMessage
 	s.transport.abstains, s.transport.behind = s.doubtsOwnVote, s.behindSnapshot
 	s.transport.installed = func(end logPoint) { s.disk.installed.Store(&end) }
 	s.disk.logs.ahead = s.transport.ahead
-	s.tasks.start(s.transport.forwardRPCs)
 	if s.cfg.Bootstrap {
 		first := raft.Server{Suffrage: raft.Voter, ID: s.id, Address: raft.ServerAddress(s.cfg.Addr)}
 		if err := s.disk.bootstrap(conf, s.group, s.transport, first); err != nil {
@@ -202,7 +204,23 @@ func (s *Store) startRaft(notify chan bool) error {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	s.raft = &guardedRaft{Raft: r, stopped: s.stopped}
+	s.tasks.start(s.transport.acceptConns)
 	return nil
+}
+
+// peerOf returns the node ID of the host at the other end of a connection, "" if peers are
+// believed who they are.
+func (s *Store) peerOf(conn net.Conn) string {
+	if s.cfg.PeerOf == nil {
+		return ""
+	}
+	if greeted, ok := conn.(*greetedConn); ok {
+		conn = greeted.Conn
+	}
+	if peer := s.cfg.PeerOf(conn); peer != "" {
+		return peer
+	}
+	return "unknown/" // no node has such an ID
 }
 
 // raftConfig derives the settings of hashicorp/raft from cfg.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -45,6 +46,8 @@ type raftStream struct {
 	id    raft.ServerID
 	group *group
 	base  context.Context // ends with the store
+	// peerOf returns the host at the other end of a connection, "" if that does not matter.
+	peerOf func(net.Conn) string
 }
 
 var (
@@ -61,6 +64,9 @@ func (s raftStream) Dial(address raft.ServerAddress, timeout time.Duration) (net
 	conn, err := s.StreamLayer.Dial(addr, timeout)
 	if err != nil {
 		return nil, err
+	}
+	if peer := s.peerOf(conn); peer != "" && peer != nodeOf(raft.ServerID(id)) {
+		return nil, errors.Join(fmt.Errorf("dial %s: %w: %s, this is host %q", addr, errWrongReplica, id, peer), conn.Close())
 	}
 	stop := context.AfterFunc(s.base, func() { _ = conn.Close() })
 	defer stop()
@@ -148,16 +154,29 @@ func (meshAddr) Network() string { return "mesh" }
 // String implements net.Addr.
 func (a meshAddr) String() string { return string(a) }
 
-// meshTransport is Raft's network transport with five additions: it passes the ID of
+// meshTransport is Raft's network transport with these additions: it passes the ID of
 // the target replica to the stream layer, it has a second source of messages, see
 // announce.go, it may have sent entries before Raft does, see ahead.go, it can abstain
-// from elections, see trust_vote.go, and it passes no snapshot to Raft that the log leads to.
+// from elections, see trust_vote.go, it knows who has sent a message, see inbound.go, and it
+// keeps from Raft what Raft cannot take, see gate.go.
 type meshTransport struct {
 	*raft.NetworkTransport
 	rpcs    chan raft.RPC
 	closing <-chan struct{} // closed when the store closes
 	stopped <-chan struct{} // closed when Raft has stopped
 	ahead   *ahead
+	tasks   *tasks
+
+	listener   raft.StreamLayer // of the connections of others, see inbound.go
+	config     raft.NetworkTransportConfig
+	heartbeats struct {
+		sync.Mutex
+		handle func(raft.RPC)
+	}
+	// peerOf returns the host at the other end of a connection, "" if that does not matter.
+	peerOf func(net.Conn) string
+	// judge returns why a message of a peer must not reach Raft.
+	judge func(peer string, message any) error
 	// abstains reports whether this replica takes no part in elections.
 	abstains func() bool
 	// behind returns a message as the local Raft can take it, see gate.go.
@@ -172,10 +191,12 @@ var (
 	_ raft.WithClose   = (*meshTransport)(nil)
 )
 
-func newMeshTransport(cfg *raft.NetworkTransportConfig, tasks *tasks) *meshTransport {
-	under := raft.NewNetworkTransportWithConfig(cfg)
+func newMeshTransport(cfg raft.NetworkTransportConfig, tasks *tasks, closing <-chan struct{}) *meshTransport {
+	listener := cfg.Stream
+	cfg.Stream = noListener{listener, closing}
+	under := raft.NewNetworkTransportWithConfig(&cfg)
 	return &meshTransport{
-		NetworkTransport: under, rpcs: make(chan raft.RPC),
+		NetworkTransport: under, rpcs: make(chan raft.RPC), closing: closing, tasks: tasks, listener: listener, config: cfg,
 		ahead: newAhead(tasks, func(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 			return under.AppendEntries(id, target(id, addr), req, resp)
 		}),
@@ -184,30 +205,6 @@ func newMeshTransport(cfg *raft.NetworkTransportConfig, tasks *tasks) *meshTrans
 
 // Consumer implements raft.Transport.
 func (t *meshTransport) Consumer() <-chan raft.RPC { return t.rpcs }
-
-// forwardRPCs passes the messages from the network to Raft.
-func (t *meshTransport) forwardRPCs() {
-	for {
-		select {
-		case rpc := <-t.NetworkTransport.Consumer():
-			t.forward(rpc)
-		case <-t.closing:
-			return
-		}
-	}
-}
-
-// forward passes a message from the network to Raft.
-func (t *meshTransport) forward(rpc raft.RPC) {
-	switch rpc.Command.(type) {
-	case *raft.RequestVoteRequest, *raft.RequestPreVoteRequest, *raft.TimeoutNowRequest:
-		if t.abstains() {
-			rpc.Respond(nil, errAbstains)
-			return
-		}
-	}
-	t.pass(rpc)
-}
 
 // target returns the address that raftStream.Dial takes apart into addr and id.
 func target(id raft.ServerID, addr raft.ServerAddress) raft.ServerAddress {

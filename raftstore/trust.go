@@ -165,17 +165,21 @@ func (s *Store) introduceVoters(voters []string) error {
 }
 
 // configured takes the voters of a configuration that was applied, if it did not come
-// through a feed.
-func (t *trust) configured(set voterSet, self string) {
+// through a feed. It reports whether they are others than those that are believed.
+func (t *trust) configured(set voterSet, self string) (others bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.reviewDoubt(set, self)
-	if len(t.record.Voters) == 0 || set.index <= max(t.fed, t.record.VotersAt) || slices.Equal(set.voters, t.record.Voters) {
-		return
+	if len(t.record.Voters) == 0 || slices.Equal(set.voters, t.record.Voters) {
+		return false
+	}
+	if set.index <= max(t.fed, t.record.VotersAt) {
+		return set.index > t.record.VotersAt
 	}
 	if err := t.change(func(r *trustRecord) { r.Voters, r.VotersAt = set.voters, set.index }); err != nil {
 		t.problem = err
 	}
+	return false
 }
 
 // believedVoters returns the node IDs of the voters whose majority this replica believes.

@@ -90,6 +90,11 @@ func (s *Store) askVoters() error {
 		delete(asked, s.cfg.NodeID) // its own word on what it was fed is worth nothing
 	}
 	list := s.statementsOf(ctx, index, asked)
+	if s.position() == follows {
+		for _, addr := range asked {
+			s.hangUp(addr) // all followers ask the same few
+		}
+	}
 	v, err := tally(list, s.group.current(), voters, s.cfg.Signer)
 	if err != nil {
 		if gone := s.votersGone(); gone != nil {

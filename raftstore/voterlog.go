@@ -1,8 +1,10 @@
 package raftstore
 
 import (
+	"math/rand/v2"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -79,7 +81,7 @@ func (l *voterLog) newest() voterSet {
 func (s *Store) configured(index uint64, servers []raft.Server) {
 	set := voterSet{index, votersOf(servers)}
 	s.voterLog.add(set)
-	s.trust.configured(set, s.cfg.NodeID)
+	s.takeVoters(set)
 }
 
 // restored notes the configuration of the snapshot that this replica has restored.
@@ -93,7 +95,39 @@ func (s *Store) restored(index uint64) {
 		if meta.Index == index {
 			set := voterSet{meta.ConfigurationIndex, votersOf(meta.Configuration.Servers)}
 			s.voterLog.reset(set)
-			s.trust.configured(set, s.cfg.NodeID)
+			s.takeVoters(set)
 		}
 	}
 }
+
+// learnPause is what each host of the mesh adds to the time after which a follower asks about
+// new voters: in a large mesh, their statements come by the feeds before.
+const learnPause = 20 * time.Millisecond
+
+// takeVoters takes the voters of a configuration. If a feed has named them, this replica soon
+// asks those that it believes and the new ones: once the former are gone, nobody could confirm
+// it.
+func (s *Store) takeVoters(set voterSet) {
+	if !s.trust.configured(set, s.cfg.NodeID) || s.cfg.Signer == nil {
+		return
+	}
+	s.tasks.start(func() {
+		timer := time.NewTimer(rand.N(s.learnTime()))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-s.closing:
+			return
+		}
+		if slices.Equal(s.believedVoters(), set.voters) {
+			return
+		}
+		select {
+		case s.trust.wanted <- struct{}{}:
+		default:
+		}
+	})
+}
+
+// learnTime is within which time followers ask about new voters.
+func (s *Store) learnTime() time.Duration { return learnPause * time.Duration(1+len(s.members())) }

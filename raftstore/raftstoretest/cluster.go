@@ -149,6 +149,13 @@ func (c *Cluster) SetHealth(id string, change func(*raftstore.MemberHealth)) {
 	c.health[id] = h
 }
 
+// Remove makes a host no member. Its replica goes on until it is killed.
+func (c *Cluster) Remove(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.health, id)
+}
+
 // Node returns the replica of a host, nil if it was killed.
 func (c *Cluster) Node(id string) *raftstore.Store {
 	c.mu.Lock()

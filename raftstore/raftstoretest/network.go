@@ -312,11 +312,11 @@ type parcel struct {
 	due  time.Time
 }
 
-// DialledFrom returns the address of the host that has dialled a connection, "" if it was not
-// dialled over a Network.
-func DialledFrom(conn net.Conn) string {
+// PeerAddr returns the address of the host at the other end of a connection, "" if it was
+// not dialled over a Network.
+func PeerAddr(conn net.Conn) string {
 	if e, ok := conn.(*end); ok {
-		return e.p.a
+		return e.to
 	}
 	return ""
 }

@@ -50,7 +50,7 @@ func Config(n *Network, id string, options ...Option) raftstore.Config {
 	cfg.BootTime = func() time.Duration { return time.Since(start) }
 	cfg.Raft = n.Listen("raft", cfg.Addr)
 	cfg.RPC = n.Listen("rpc", cfg.Addr)
-	cfg.PeerOf = func(conn net.Conn) string { return strings.TrimSuffix(DialledFrom(conn), ":7000") }
+	cfg.PeerOf = func(conn net.Conn) string { return strings.TrimSuffix(PeerAddr(conn), ":7000") }
 	for _, o := range options {
 		o(&cfg)
 	}

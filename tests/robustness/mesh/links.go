@@ -79,9 +79,9 @@ func (l *links) at(address string) *Host {
 	return nil
 }
 
-// peerOf returns the name of the host that has dialled a connection.
+// peerOf returns the name of the host at the other end of a connection.
 func (l *links) peerOf(conn net.Conn) string {
-	if h := l.at(raftstoretest.DialledFrom(conn)); h != nil {
+	if h := l.at(raftstoretest.PeerAddr(conn)); h != nil {
 		return h.Name
 	}
 	return ""
