@@ -228,3 +228,28 @@ func SpeakFor(ctx context.Context, s, to, other *Store) map[string]error {
 	}
 	return answers
 }
+
+// OfferBeyond makes s take the newest snapshot of its source as one that ends at a log index
+// which the group never reaches, and in which s and other vote.
+func OfferBeyond(ctx context.Context, s, source, other *Store) error {
+	o, err := source.offerSnapshot(0)
+	if err != nil {
+		return err
+	}
+	o.Index, o.ConfigurationIndex, o.Servers = 1<<40, 1<<40, nil
+	for _, v := range []*Store{s, other} {
+		o.Servers = append(o.Servers, raft.Server{Suffrage: raft.Voter, ID: v.id, Address: raft.ServerAddress(v.cfg.Addr)})
+	}
+	bundle, _ := source.newestStatements(statementsRank{})
+	return s.installFedSnapshot(ctx, offer{Node: source.cfg.NodeID, Addr: source.cfg.Addr}, o, bundle)
+}
+
+// OfferedTo returns where the snapshot ends that a source would send a follower now, zero if
+// it would send none.
+func OfferedTo(source, s *Store) uint64 {
+	a, err := source.answerPull(&pullRequest{ID: string(s.id), After: s.committedIndex()})
+	if err != nil || a.Snapshot == nil {
+		return 0
+	}
+	return a.Snapshot.Index
+}

@@ -322,7 +322,7 @@ func (s *Store) takeAnswer(ctx context.Context, src offer, a *pullAnswer) error 
 	}
 	var err error
 	if a.Snapshot != nil {
-		err = s.installFedSnapshot(ctx, src, a.Snapshot)
+		err = s.installFedSnapshot(ctx, src, a.Snapshot, a.Statements)
 	} else {
 		err = s.passEntries(src.Node, a)
 	}

@@ -154,9 +154,13 @@ func (s *Store) readPiece(ctx context.Context, feed *snapshotFeed, q *snapshotRe
 	return piece[:n], nil
 }
 
-// installFedSnapshot receives the snapshot that a source offers, checks that it can be
-// read, and installs it.
-func (s *Store) installFedSnapshot(ctx context.Context, from offer, o *snapshotOffer) error {
+// installFedSnapshot receives the snapshot that a source offers, checks that the voters have
+// signed as far and that it can be read, and installs it. statements are what the source has
+// sent with the offer.
+func (s *Store) installFedSnapshot(ctx context.Context, from offer, o *snapshotOffer, statements []byte) error {
+	if err := s.checkReach(ctx, o.Index, statements); err != nil {
+		return fmt.Errorf("snapshot from %s: %w", from.Node, err)
+	}
 	file, err := s.openIncoming()
 	if err != nil {
 		return err

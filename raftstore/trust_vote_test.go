@@ -205,3 +205,27 @@ func TestAFollowerOfAReplacedGroup(t *testing.T) {
 		mustConfirm(t, back)
 	})
 }
+
+// A source that says that its snapshot ends where the group never gets is not believed: the
+// follower would wait for what follows, and take no part in elections, until it was emptied.
+func TestASnapshotEndsWhereTheVotersHaveSigned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := following(t, 4)
+		name := follower(t, c)
+		s, source := c.Node(name), c.Node(sourceOf(t, c, name))
+		mustCommit(t, s, put("/k", "v"))
+		if err := source.Snapshot(); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // before the voters' statements have gone round, and after that
+			if err := raftstore.OfferBeyond(t.Context(), s, source, source); err == nil || !strings.Contains(err.Error(), "have signed up to") {
+				t.Errorf("a snapshot that ends beyond what the voters have signed: %v", err)
+			}
+			if raftstore.DoubtsVote(s) {
+				t.Error("it takes no part in elections")
+			}
+			mustCommit(t, s, put("/k", "w"))
+			time.Sleep(6 * time.Second)
+		}
+	})
+}
