@@ -37,9 +37,11 @@ test: packages lint race test-packages e2e ## every test that CI runs
 bench: packages build ## the benchmarks: a line a figure, also to bench.json
 	@$(GO) run ./tests/bench -binary $(BINARY) -out bench.json
 
+# What git knows of a clone (its tags, other files in it, whether it is one) is not in the
+# program, so that every clone of a commit gives the same; its version names the commit.
 build: go ## build bin/virtmesh
 	@mkdir -p bin
-	@$(GO) build -ldflags '$(LDFLAGS)' -o $(BINARY) ./cli/virtmesh
+	@$(GO) build -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BINARY) ./cli/virtmesh
 
 lint: bin/golangci-lint ## gofmt and golangci-lint, as .golangci.yml says
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' | grep -v zz_generated)); \

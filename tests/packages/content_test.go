@@ -105,6 +105,17 @@ func TestBuildIsReproducible(t *testing.T) {
 	}
 }
 
+// TestProgramIsReproducible checks that the source gives the same program wherever it is.
+func TestProgramIsReproducible(t *testing.T) {
+	const program = "bin/virtmesh"
+	elsewhere := t.TempDir()
+	version := strings.Fields(run(t, "../../"+program, "--version"))
+	// Without .git, as from an archive.
+	run(t, "sh", "-c", "cd ../.. && git ls-files -z | xargs -0 cp --parents -t '"+elsewhere+"'")
+	run(t, "make", "--directory", elsewhere, "build", "VERSION="+version[len(version)-1])
+	run(t, "cmp", "../../"+program, filepath.Join(elsewhere, program))
+}
+
 // TestSBOM checks that the list of libraries names those in go.mod that the program is made
 // of, by the versions there.
 func TestSBOM(t *testing.T) {
