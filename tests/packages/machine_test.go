@@ -21,13 +21,13 @@ type machine struct {
 }
 
 // systemctl stands for systemd: it notes its arguments, and knows of the agent's unit
-// whether it is enabled, from the link that systemctl would make, and whether it runs, from
-// a file.
+// whether it is enabled, from the link that systemctl would make. A unit runs if there is a
+// file /running/UNIT.
 const systemctl = `#!/bin/sh
 echo "$@" >>/systemctl.calls
 case "$*" in
 *is-enabled*) [ -e /etc/systemd/system/multi-user.target.wants/virtmesh.service ] && echo enabled || { echo disabled; exit 1; } ;;
-*is-active*) [ -e /agent-runs ] ;;
+*is-active*) for unit; do :; done; [ -e "/running/$unit" ] ;;
 esac
 `
 
@@ -46,6 +46,7 @@ func newMachine(t *testing.T) machine {
 	m.must(`rm -rf /etc/virtmesh /var/lib/virtmesh /etc/systemd/system/virtmesh.service /usr/local/bin/virtmesh /usr/sbin/policy-rc.d
 mkdir -p /run/systemd/system /etc/systemd/system/multi-user.target.wants`)
 	m.write("/usr/bin/systemctl", systemctl)
+	m.write("/usr/bin/networkctl", "#!/bin/sh\necho networkctl \"$@\" >>/systemctl.calls\n")
 	// The kernel's settings are not in the overlay.
 	m.write("/usr/lib/systemd/systemd-sysctl", "#!/bin/sh\necho \"$@\" >>/sysctl.calls\n")
 	return m
@@ -104,7 +105,7 @@ func (m machine) join() {
 echo 'stateDir: /var/lib/virtmesh' >/etc/virtmesh/agent.yaml
 echo data >/var/lib/virtmesh/instances/u/root.qcow2
 ln -s /usr/lib/systemd/system/virtmesh.service /etc/systemd/system/multi-user.target.wants/virtmesh.service
-touch /agent-runs`)
+mkdir -p /running; touch /running/virtmesh.service`)
 }
 
 // install gives the machine a package file and installs it.

@@ -51,6 +51,21 @@ func TestUpgradeRestartsTheAgent(t *testing.T) {
 	}
 }
 
+// TestNetworkManagersReadTheirFiles checks that what configures the host's network hears of
+// the package's files when they appear, and is left alone by an upgrade.
+func TestNetworkManagersReadTheirFiles(t *testing.T) {
+	m := newMachine(t)
+	m.must("mkdir /running; touch /running/systemd-networkd.service /running/NetworkManager.service")
+	m.install(small(t, "1"))
+	if got, want := m.calls(), "daemon-reload; networkctl reload; reload NetworkManager.service"; !strings.HasSuffix(got, want) {
+		t.Errorf("the installation asked systemd for %q, and not for %q", got, want)
+	}
+	m.install(small(t, "2"))
+	if got := m.calls(); strings.Contains(got, "networkctl") || strings.Contains(got, "NetworkManager") {
+		t.Errorf("the upgrade asked systemd for %q", got)
+	}
+}
+
 // TestRemoval checks that a removal stops the agent, leaves guests and says so, and that the
 // agent runs again after the package is installed again.
 func TestRemoval(t *testing.T) {
@@ -69,7 +84,7 @@ func TestRemoval(t *testing.T) {
 	if !m.has(disk) || !m.has(config) || !m.has(wanted) {
 		t.Error("the removal removed a disk, the configuration, or that the agent is started")
 	}
-	m.must("rm /agent-runs")
+	m.must("rm -r /running")
 	m.install(deb)
 	if got, want := m.calls(), "daemon-reload; start virtmesh.service"; got != want {
 		t.Errorf("the new installation asked systemd for %q, and not for %q", got, want)
