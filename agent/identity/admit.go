@@ -145,12 +145,12 @@ func (s *Signer) checkToken(ctx context.Context, c Candidate, pin Pin) (TokenRec
 	if err != nil {
 		return TokenRecord{}, raftstore.Record{}, err
 	}
-	switch used := rec.UsedBy; {
-	case used == nil && time.Now().After(rec.Expires):
+	switch used, ended := rec.UsedBy, s.unchanged(rec) > rec.validFor(); {
+	case used == nil && ended:
 		return TokenRecord{}, raftstore.Record{}, fmt.Errorf("%w at %s", fault.TokenExpired, rec.Expires.Format(time.RFC3339))
 	case used != nil && (used.Host != c.Host.Name || used.KeyPin != pin.String()):
 		return TokenRecord{}, raftstore.Record{}, fmt.Errorf("%w by host %s", fault.TokenUsed, used.Host)
-	case used != nil && time.Since(used.At) > RetryWindow:
+	case used != nil && ended:
 		return TokenRecord{}, raftstore.Record{}, fmt.Errorf("%w by host %s", fault.TokenUsed, used.Host)
 	}
 	return rec, stored, nil

@@ -3,6 +3,7 @@ package identity_test
 import (
 	"context"
 	"crypto/ecdsa"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -216,13 +217,62 @@ func TestTokenExpires(t *testing.T) {
 		if _, err := m.signer.Admit(t.Context(), candidate(early, key, "host2")); !errors.Is(err, fault.TokenUsed) {
 			t.Errorf("asking again much later: %v", err)
 		}
-		if n, err := m.tokens.Prune(t.Context()); n != 2 || err != nil {
+		if n, err := m.tokens.Prune(t.Context(), nil); n != 2 || err != nil {
 			t.Errorf("pruned %d, %v", n, err)
 		}
 		if list, err := m.tokens.List(t.Context()); len(list) != 0 || err != nil {
 			t.Errorf("left %v, %v", list, err)
 		}
 	})
+}
+
+// A host that has measured for how long a token exists does not ask the clock of the host that
+// made it.
+func TestTokensAreJudgedByTheirMeasuredAge(t *testing.T) {
+	m := newMesh(t)
+	for _, c := range []struct {
+		clock, age time.Duration // by how much the clock of the maker is off, and the token's age
+		want       error
+	}{
+		{-2 * time.Hour, time.Minute, nil},
+		{2 * time.Hour, 61 * time.Minute, fault.TokenExpired},
+		{2 * time.Hour, 59 * time.Minute, nil},
+	} {
+		token := m.token(t)
+		shiftToken(t, m.Store, token.ID, c.clock)
+		measured := func(identity.TokenRecord) time.Duration { return c.age }
+		host := fmt.Sprintf("host-%d-%d", int(c.clock.Hours())+5, int(c.age.Minutes()))
+		if n, err := m.tokens.Prune(t.Context(), measured); n != 0 || err != nil {
+			t.Errorf("pruned %d, %v", n, err)
+		}
+		if _, err := m.signer.WithTokenAges(measured).Admit(t.Context(), candidate(token, newKey(t), host)); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
+			t.Errorf("a clock that is off by %s, %s after the token was made: %v, want %v", c.clock, c.age, err, c.want)
+		}
+		if err := m.tokens.Revoke(t.Context(), token.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// shiftToken makes the record of a token one that a host wrote whose clock is off.
+func shiftToken(t *testing.T, store identity.Store, id string, off time.Duration) {
+	t.Helper()
+	stored, _, err := store.Get(t.Context(), identity.TokenKey(id), raftstore.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rec identity.TokenRecord
+	if err := json.Unmarshal(stored.Value, &rec); err != nil {
+		t.Fatal(err)
+	}
+	rec.Created, rec.Expires = rec.Created.Add(off), rec.Expires.Add(off)
+	value, err := json.Marshal(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: stored.Key, Value: value}}}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestTokenTTL(t *testing.T) {
@@ -247,7 +297,7 @@ func TestTokenTTL(t *testing.T) {
 func TestPruneKeepsUsableTokens(t *testing.T) {
 	m := newMesh(t)
 	m.token(t)
-	if n, err := m.tokens.Prune(t.Context()); n != 0 || err != nil {
+	if n, err := m.tokens.Prune(t.Context(), nil); n != 0 || err != nil {
 		t.Errorf("pruned %d, %v", n, err)
 	}
 }

@@ -16,6 +16,8 @@ type Signer struct {
 	store    Store
 	lifetime time.Duration
 	patience time.Duration
+	// unchanged is how long a token has been as it is.
+	unchanged func(TokenRecord) time.Duration
 }
 
 // defaultPatience bounds how long a signer waits for a linearizable read.
@@ -27,7 +29,16 @@ func NewSigner(store Store, lifetime time.Duration) *Signer {
 	if lifetime <= 0 {
 		lifetime = DefaultNodeLifetime
 	}
-	return &Signer{store: store, lifetime: lifetime, patience: defaultPatience}
+	return &Signer{store: store, lifetime: lifetime, patience: defaultPatience, unchanged: stampedAge}
+}
+
+// WithTokenAges returns a Signer that asks unchanged for how long a token has been as it is,
+// unused or used. Without, it compares the times in the record, which come from the clocks of
+// other hosts, with the clock of this one.
+func (s *Signer) WithTokenAges(unchanged func(TokenRecord) time.Duration) *Signer {
+	measuring := *s
+	measuring.unchanged = unchanged
+	return &measuring
 }
 
 // RenewHost signs csr (DER) for a member. The caller must have verified that the

@@ -40,6 +40,26 @@ type TokenRecord struct {
 	UsedBy *TokenUse `json:"usedBy,omitempty"`
 }
 
+// Changed returns when the record was last changed, by the clock of the host that did it.
+func (r TokenRecord) Changed() time.Time {
+	if r.UsedBy != nil {
+		return r.UsedBy.At
+	}
+	return r.Created
+}
+
+// validFor returns how long the token can be used as it is: for as long as it was made for, or,
+// once it is used, to repeat the request.
+func (r TokenRecord) validFor() time.Duration {
+	if r.UsedBy != nil {
+		return RetryWindow
+	}
+	return r.Expires.Sub(r.Created)
+}
+
+// stampedAge is how long a token has been as it is, by the times in its record.
+func stampedAge(r TokenRecord) time.Duration { return time.Since(r.Changed()) }
+
 // Tokens are the join tokens of a mesh. Each admits one host.
 type Tokens struct {
 	store  Store
@@ -84,12 +104,18 @@ func (t *Tokens) Create(ctx context.Context, ttl time.Duration) (Token, TokenRec
 
 // List returns all tokens in the order of their IDs, including used and expired ones.
 func (t *Tokens) List(ctx context.Context) ([]TokenRecord, error) {
-	recs, _, err := t.list(ctx)
+	recs, _, err := t.list(ctx, raftstore.ReadOptions{})
 	return recs, err
 }
 
-func (t *Tokens) list(ctx context.Context) ([]TokenRecord, []uint64, error) {
-	res, err := t.store.List(ctx, raftstore.ListRequest{Prefix: TokensPrefix})
+// ListLocal returns the tokens that this host's copy of the state has.
+func (t *Tokens) ListLocal(ctx context.Context) ([]TokenRecord, error) {
+	recs, _, err := t.list(ctx, raftstore.ReadOptions{Consistency: raftstore.Local})
+	return recs, err
+}
+
+func (t *Tokens) list(ctx context.Context, opts raftstore.ReadOptions) ([]TokenRecord, []uint64, error) {
+	res, err := t.store.List(ctx, raftstore.ListRequest{Prefix: TokensPrefix, ReadOptions: opts})
 	if err != nil {
 		return nil, nil, fmt.Errorf("list tokens: %w", err)
 	}
@@ -124,19 +150,24 @@ func (t *Tokens) Revoke(ctx context.Context, id string) error {
 }
 
 // Prune deletes the tokens that can no longer be used, not even to repeat a request,
-// and returns how many it deleted. One host of the mesh calls it periodically.
-func (t *Tokens) Prune(ctx context.Context) (int, error) {
-	recs, revs, err := t.list(ctx)
+// and returns how many it deleted. unchanged says for how long a token has been as it is; nil
+// compares the times in the record with the clock of this host. One host of the mesh calls it
+// periodically.
+func (t *Tokens) Prune(ctx context.Context, unchanged func(TokenRecord) time.Duration) (int, error) {
+	if unchanged == nil {
+		unchanged = stampedAge
+	}
+	recs, revs, err := t.list(ctx, raftstore.ReadOptions{})
 	if err != nil {
 		return 0, err
 	}
 	var pruned int
 	for i, rec := range recs {
-		end := rec.Expires
+		grace := RetryWindow
 		if rec.UsedBy != nil {
-			end = rec.UsedBy.At
+			grace = 0 // the window is all that is left of it
 		}
-		if time.Since(end) < RetryWindow {
+		if unchanged(rec) < rec.validFor()+grace {
 			continue
 		}
 		var changed *raftstore.ConflictError

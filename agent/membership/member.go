@@ -56,6 +56,7 @@ type Member struct {
 	renewals  renewals
 	witness   *Witness
 	signer    *identity.Signer
+	tokens    *tokenAges
 	renewer   *identity.Renewer
 
 	// closers undo the start, last first.
@@ -93,7 +94,7 @@ func Start(ctx context.Context, config Config, options Options) (_ *Member, err 
 }
 
 func newMember(config Config, options Options) *Member {
-	return &Member{config: config, options: options, log: options.Logger, admission: &Admission{}, left: make(chan struct{})}
+	return &Member{config: config, options: options, log: options.Logger, admission: &Admission{}, tokens: &tokenAges{}, left: make(chan struct{})}
 }
 
 // FromParts returns a member whose parts the caller has opened, and closes. It has no

@@ -85,7 +85,7 @@ func (m *Member) renewExpired(ctx context.Context) error {
 
 // startRenewal starts the Renewer, which keeps this host's certificate valid.
 func (m *Member) startRenewal(context.Context) error {
-	m.signer = identity.NewSigner(m.records, time.Duration(m.config.CertificateLifetime))
+	m.signer = identity.NewSigner(m.records, time.Duration(m.config.CertificateLifetime)).WithTokenAges(m.tokens.unchanged)
 	renewer, err := m.newRenewer(m.signer.For(m.identity.Node()), m.renewals.byOthers(), m.renewals.byItself())
 	if err != nil {
 		return err
