@@ -96,7 +96,7 @@ func TestRedirectsKeepTheBounds(t *testing.T) {
 		}
 		return false
 	})
-	cache := newCache(t, nil)
+	cache := newCache(t, func(c *Config) { c.InsecureRegistries = []string{elsewhere.addr} })
 	_, release := pull(t, cache, ref, PullOptions{})
 	release()
 	manifest = true

@@ -2,7 +2,6 @@ package containerdisk
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -26,29 +25,12 @@ import (
 
 // registries sends requests to registries, with the cache's limits and settings.
 type registries struct {
-	insecure       []string
-	secure, unsafe http.RoundTripper
+	insecure []string
+	ways     ways
 }
 
 func newRegistries(cfg Config) *registries {
-	base := cfg.Transport
-	if base == nil {
-		base = remote.DefaultTransport
-	}
-	r := &registries{insecure: cfg.InsecureRegistries, secure: boundedTransport(base, cfg.StallTimeout)}
-	r.unsafe = r.secure
-	if t, ok := base.(*http.Transport); ok {
-		t = t.Clone()
-		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // for registries the operator listed
-		r.unsafe = boundedTransport(t, cfg.StallTimeout)
-	}
-	return r
-}
-
-// boundedTransport bounds the time in which a registry sends its answers, and the size
-// of all answers but blobs.
-func boundedTransport(base http.RoundTripper, timeout time.Duration) http.RoundTripper {
-	return manifestBounds{next: stall.Transport(base, timeout)}
+	return &registries{insecure: cfg.InsecureRegistries, ways: newWays(cfg.Transport, cfg.StallTimeout)}
 }
 
 // parse reads a reference the way container tools do: no registry means Docker
@@ -72,11 +54,7 @@ func (r *registries) resolve(ctx context.Context, ref name.Reference, secrets []
 	if err != nil {
 		return nil, err
 	}
-	rt := r.secure
-	if slices.Contains(r.insecure, ref.Context().RegistryStr()) {
-		rt = r.unsafe
-	}
-	desc, err := remote.Get(ref, remote.WithContext(ctx), remote.WithAuth(auth), remote.WithTransport(rt),
+	desc, err := remote.Get(ref, remote.WithContext(ctx), remote.WithAuth(auth), remote.WithTransport(r.transportFor(ref.Context().RegistryStr())),
 		remote.WithPlatform(hostPlatform()),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 2}))
 	if err != nil {
