@@ -8,8 +8,11 @@ import (
 )
 
 const (
-	// watchBuffer is how many events a watcher's channel holds.
-	watchBuffer = 64
+	// watchBuffer is how many events a watcher's channel holds. There may be thousands of
+	// watchers, and most of them wait.
+	watchBuffer = 8
+	// watchBatch is how many events a watcher takes from the history at once.
+	watchBatch = 64
 	// watchScan is how many positions a watcher reads at most while it holds the
 	// lock of the history.
 	watchScan = 512
@@ -139,16 +142,17 @@ func (w *Watcher) deliverLoop(ctx context.Context) {
 		defer t.Stop()
 		tick = t.C
 	}
-	buf := make([]Event, 0, watchBuffer)
+	var buf []Event
 	bookmark := false // a bookmark is due
 	for {
-		events, revision := w.next(buf[:0])
-		for i := range events {
-			if !w.send(events[i]) {
+		var revision uint64
+		buf, revision = w.next(buf[:0])
+		for i := range buf {
+			if !w.send(buf[i]) {
 				return
 			}
 		}
-		if len(events) > 0 || revision == 0 {
+		if len(buf) > 0 || revision == 0 {
 			select {
 			case <-w.stopped:
 				return
@@ -163,6 +167,7 @@ func (w *Watcher) deliverLoop(ctx context.Context) {
 			}
 			continue
 		}
+		buf = nil // it keeps the last events, and may wait for long
 		select {
 		case <-w.wake:
 		case <-tick:
@@ -196,7 +201,7 @@ func (w *Watcher) next(buf []Event) (events []Event, revision uint64) {
 		w.endLocked(ErrSlowWatcher)
 		return nil, 0
 	}
-	for n := 0; n < watchScan && w.cursor < h.end && len(buf) < cap(buf); n++ {
+	for n := 0; n < watchScan && w.cursor < h.end && len(buf) < watchBatch; n++ {
 		c := h.at(w.cursor)
 		w.cursor++
 		if c.record.modRevision > w.after && strings.HasPrefix(c.record.key, w.prefix) {

@@ -23,10 +23,10 @@ const (
 	percent = 50
 	// room is what may be in use besides, before Go collects ever more often to stay
 	// below the limit.
-	room = 32 << 20
+	room = 24 << 20
 	// A burst raises the limit by less: what it has in use, and this many percent and a
 	// third of room.
-	burstPercent = 15
+	burstPercent = 12
 	// calmTime is how long a burst is one: the least that was in use in this time counts
 	// as what the agent needs.
 	calmTime = time.Minute

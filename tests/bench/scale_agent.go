@@ -31,11 +31,13 @@ import (
 	"virtmesh/agent/claims"
 	"virtmesh/agent/heap"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/guests"
 	"virtmesh/agent/stewards"
 	operations "virtmesh/agent/stewards/operation"
+	"virtmesh/agent/stewards/raise"
 	"virtmesh/agent/stewards/roster"
 	"virtmesh/gossip"
 	"virtmesh/gossip/gossiptest"
@@ -281,7 +283,7 @@ func newScaleAgent(spec agentSpec, store *raftstore.Store) (*scaleAgent, error) 
 	loops, err := roster.Loops(roster.Deps{
 		Host: hostName(spec.Index), Store: stewards.Guard(replica), Cache: cache, Claims: a.claims, Recorder: recorder,
 		Stewardship: stewards.NewStewardship(stewards.StewardshipConfig{Self: hostName(spec.Index), Members: members, Logger: log}),
-		Gossip:      g, Members: members, Witness: members, Offers: nobodyOffers{}, Acts: operations.Acts{},
+		Gossip:      g, Members: members, Witness: members, Offers: nobodyOffers{}, Levels: steadyLevel{Replica: replica}, Acts: operations.Acts{},
 		Logger: log, Metrics: prometheus.NewRegistry(),
 	})
 	if err != nil {
@@ -332,6 +334,18 @@ func (allAlive) Silent(context.Context, string) (bool, error) { return false, ni
 
 // Subscribe implements stewards.Members.
 func (allAlive) Subscribe(func()) (cancel func()) { return func() {} }
+
+// steadyLevel is a mesh whose feature level nobody can raise.
+type steadyLevel struct {
+	raise.Mesh
+	*objects.Replica
+}
+
+// FeatureLevel implements raise.Mesh.
+func (l steadyLevel) FeatureLevel() uint32 { return l.Replica.FeatureLevel() }
+
+// LevelHosts implements raise.Mesh.
+func (steadyLevel) LevelHosts() []level.Host { return nil }
 
 // nobodyOffers refuses every instance.
 type nobodyOffers struct{}

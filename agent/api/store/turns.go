@@ -15,7 +15,7 @@ const (
 	// smallBytes bounds the text of the other lists that are decoded at once.
 	smallBytes = 16 << 20
 	// maxTurn is how long a list keeps others waiting at most: its client may be slow.
-	maxTurn = 10 * time.Second
+	maxTurn = 30 * time.Second
 )
 
 // Turns bounds the memory of lists that have to be decoded, which take some ten times
