@@ -13,15 +13,17 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 )
 
 // ballast is files that take room on the disk of the log, so that there is some when
-// others, such as guests, have filled the disk. Each file has room for one more file of
-// the log, and is removed when a write finds none: the log makes and allocates its next
-// file at once, so nobody else gets the room. The files are made anew when the disk has
-// room again.
+// others, such as guests, have filled the disk. Each is a little larger than a file of the
+// log, and becomes one when the log finds no room for the next (walFS.Create): the room is
+// never free in between, so nobody else gets it. If a write needs room for something else,
+// such as the end of a file, which the library writes beyond its size, one is removed: so
+// a file of the log may cost two. They are made anew when the disk has room again.
 //
 // It does not help where a file's room cannot be set aside (NFS before 4.2, ZFS): then
 // there is no ballast.
@@ -131,6 +133,54 @@ func (b *ballast) release() bool {
 	err := os.Remove(path)
 	b.log.Warn("the disk is full: room that was set aside is used now; make room on the disk", "dir", b.dir, "left", len(b.have), "err", err)
 	return err == nil
+}
+
+// metaRoom is what the list of the log's files may take with the vote. It takes some tens
+// of kilobytes, and each change writes pages of its file that had no room on the disk yet.
+const metaRoom = 1 << 20
+
+// allocateMeta sets aside the room of the list of the log's files, without changing it. A
+// disk that cannot do that, or is full already, leaves it as it is.
+func allocateMeta(dir string) {
+	f, err := os.OpenFile(filepath.Join(dir, metadb.FileName), os.O_RDWR, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	_ = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, metaRoom)
+}
+
+// become makes a file of ballast the file at path, of size bytes, which must not exist. It
+// reports whether there was one that is large enough.
+func (b *ballast) become(path string, size int64) (bool, error) {
+	if b == nil || size > b.piece {
+		return false, nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.have) == 0 {
+		return false, nil
+	}
+	piece := b.have[len(b.have)-1]
+	b.have = b.have[:len(b.have)-1]
+	err := os.Truncate(piece, size)
+	if err == nil {
+		err = os.Rename(piece, path)
+	}
+	if err != nil {
+		return false, fmt.Errorf("make a file of the log of ballast: %w", err)
+	}
+	b.log.Warn("the disk is full: the log goes on in room that was set aside; make room on the disk", "dir", b.dir, "left", len(b.have))
+	return true, syncDir(filepath.Dir(path))
+}
+
+// syncDir makes what was renamed into a directory outlast a loss of power.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // bytes returns the room that is set aside, which is none if b is nil.

@@ -76,9 +76,12 @@ func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d.ballast, err = openBallast(filepath.Join(cfg.DataDir, "ballast"), cfg.Limits.BallastFiles, cfg.Limits.SegmentBytes, log); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	open := cfg.openLog
 	if open == nil {
-		open = func(dir string) (diskLog, error) { return openWAL(cfg, dir, log) }
+		open = func(dir string) (diskLog, error) { return openWAL(cfg, dir, log, d.ballast) }
 	}
 	w, err := openLog(dir, open)
 	if err != nil {
@@ -88,8 +91,8 @@ func openDisk(cfg *Config, log *slog.Logger, m *metrics) (*disk, error) {
 	if err != nil {
 		return nil, errors.Join(diskError(err, "open snapshots in %s", cfg.DataDir), w.Close(), lock.Close())
 	}
-	if d.ballast, err = openBallast(filepath.Join(cfg.DataDir, "ballast"), cfg.Limits.BallastFiles, cfg.Limits.SegmentBytes, log); err != nil {
-		return nil, errors.Join(err, w.Close(), lock.Close())
+	if cfg.Limits.BallastFiles > 0 {
+		allocateMeta(dir)
 	}
 	kept := ballastedLog{w, d.ballast}
 	d.logs = newLogStore(kept, committed, &cfg.Limits, m)

@@ -63,7 +63,7 @@ func UseBolt(cfg *Config) {
 // error. It simulates a failing or slow disk.
 func WrapLog(cfg *Config, fail func() error) {
 	cfg.openLog = func(dir string) (diskLog, error) {
-		w, err := openWAL(cfg, dir, cfg.Logger)
+		w, err := openWAL(cfg, dir, cfg.Logger, nil)
 		return failingLog{walLog: w, fail: fail}, err
 	}
 }
@@ -75,7 +75,7 @@ func WrapReads(cfg *Config, fail func(act string) error) {
 		if err := fail("Open"); err != nil {
 			return nil, err
 		}
-		w, err := openWAL(cfg, dir, cfg.Logger)
+		w, err := openWAL(cfg, dir, cfg.Logger, nil)
 		return failingLog{w, func() error { return nil }, fail}, err
 	}
 }
@@ -83,7 +83,7 @@ func WrapReads(cfg *Config, fail func(act string) error) {
 // WrapDeletes makes every deletion of entries call before first.
 func WrapDeletes(cfg *Config, before func()) {
 	cfg.openLog = func(dir string) (diskLog, error) {
-		w, err := openWAL(cfg, dir, cfg.Logger)
+		w, err := openWAL(cfg, dir, cfg.Logger, nil)
 		return slowDeletes{w, before}, err
 	}
 }
@@ -117,7 +117,7 @@ func OpenLog(cfg *Config, dir string) (interface {
 	raft.LogStore
 	Close() error
 }, error) {
-	return openWAL(cfg, dir, cfg.Logger)
+	return openWAL(cfg, dir, cfg.Logger, nil)
 }
 
 // InterruptRecovery leaves cfg.DataDir as an interrupted recovery leaves it.

@@ -17,7 +17,12 @@ import (
 // data and what is needed to read it back, the size of the file included, which is all
 // that a log needs: see fdatasync(2). A write passes two of them, one at the leader and
 // then one at a follower.
-type walFS struct{ *fs.FS }
+//
+// When the disk is full, a file is made of the ballast.
+type walFS struct {
+	*fs.FS
+	ballast *ballast
+}
 
 var _ types.VFS = walFS{}
 
@@ -26,6 +31,13 @@ func (v walFS) Create(dir, name string, size uint64) (types.WritableFile, error)
 	f, err := v.FS.Create(dir, name, size)
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		_ = os.Remove(filepath.Join(dir, name)) // there was no room for it; it may not even exist
+	}
+	if isFull(err) {
+		if made, failed := v.ballast.become(filepath.Join(dir, name), int64(size)); failed != nil {
+			return nil, failed
+		} else if made {
+			return v.OpenWriter(dir, name)
+		}
 	}
 	return newWALFile(f, err)
 }

@@ -12,7 +12,7 @@ import (
 // entry as stored.
 func TestFailedSyncIsReported(t *testing.T) {
 	dir := t.TempDir()
-	v := walFS{fs.New()}
+	v := walFS{FS: fs.New()}
 	f, err := v.Create(dir, "a", 4096)
 	if err != nil {
 		t.Fatal(err)

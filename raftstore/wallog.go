@@ -48,13 +48,14 @@ var (
 	_ raft.StableStore       = (*walLog)(nil)
 )
 
-// openWAL opens the log in dir.
-func openWAL(cfg *Config, dir string, log *slog.Logger) (*walLog, error) {
+// openWAL opens the log in dir, which goes on in the ballast when the disk is full; nil for
+// none.
+func openWAL(cfg *Config, dir string, log *slog.Logger, room *ballast) (*walLog, error) {
 	l := &walLog{dir: dir, bytes: cfg.Limits.SegmentBytes, library: newHclog(log, "wal")}
 	if cfg.LogFiles != nil {
 		l.files = cfg.LogFiles(dir)
 	} else {
-		l.files = LogFiles{walFS{fs.New()}, &metadb.BoltMetaDB{}}
+		l.files = LogFiles{walFS{fs.New(), room}, &metadb.BoltMetaDB{}}
 	}
 	if err := l.open(); err != nil {
 		return nil, errors.Join(err, l.files.Meta.Close())
