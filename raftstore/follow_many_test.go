@@ -252,8 +252,18 @@ func TestSilencesOfFollowers(t *testing.T) {
 		if all, err := next.Silences(t.Context()); err != nil || all[lost] > raftstoretest.ReadyTimeout/2 {
 			t.Errorf("the new leader counts the time before it: %v, %v", all[lost], err)
 		}
+		for _, p := range next.Status(t.Context()).Peers {
+			if p.ID == lost && p.Heard {
+				t.Errorf("the new leader says that it has heard the one that is lost: %+v", p)
+			}
+		}
 		time.Sleep(limit + 2*time.Second)
 		check(next)
+		for name, p := range peers(t, c) {
+			if heard := name != lost; !p.Leader && p.Heard != heard {
+				t.Errorf("the new leader has heard %s: %v, and %s has lost its power", name, p.Heard, lost)
+			}
+		}
 	})
 }
 

@@ -141,6 +141,14 @@ func (f *followers) silence(node string) time.Duration {
 	return f.awake.since(since)
 }
 
+// hasHeard reports whether word of a follower has come since this replica leads.
+func (f *followers) hasHeard(node string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	k := f.known[node]
+	return k != nil && k.heard.After(f.began)
+}
+
 // reportDue reports whether it is time to report, at most once in a while.
 func (f *feed) reportDue(every time.Duration) bool {
 	f.mu.Lock()
@@ -244,7 +252,7 @@ func (s *Store) followerStatus(inConfiguration []PeerStatus, members map[string]
 		list = append(list, PeerStatus{
 			ID: node, Addr: k.Addr, Zone: m.Zone, Follower: true, Source: k.Source,
 			Alive: known && m.Alive || s.cfg.Members == nil && k.healthy, Healthy: k.healthy, StableSince: k.since,
-			LastIndex: k.Applied, Lag: last - min(k.Applied, last), LastContact: silence, Silence: silence, Failure: k.Failure,
+			LastIndex: k.Applied, Lag: last - min(k.Applied, last), LastContact: silence, Silence: silence, Heard: s.followers.hasHeard(node), Failure: k.Failure,
 		})
 	}
 	slices.SortFunc(list, func(a, b PeerStatus) int {

@@ -45,6 +45,13 @@ func (a *autopilotState) silence(id raft.ServerID) time.Duration {
 	return a.awake.since(since)
 }
 
+// hasHeard reports whether a replica has answered this leader.
+func (a *autopilotState) hasHeard(id raft.ServerID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.heard[id].After(a.started)
+}
+
 // silences returns the silence of the host of every replica. Only the leader calls it.
 func (s *Store) silences() (map[string]time.Duration, error) {
 	if !s.autopilot.isRunning() {

@@ -68,6 +68,9 @@ type PeerStatus struct {
 	LastContact time.Duration
 	// Silence is for how long the host has not answered the leader, see Silences.
 	Silence time.Duration
+	// Heard says that this leader has heard the host since it leads. If not, Silence counts
+	// from then, and says nothing yet of whether the host runs.
+	Heard   bool
 	Failure string
 }
 
@@ -194,7 +197,7 @@ func (s *Store) peerStatus() []PeerStatus {
 		if p.Leader {
 			p.LastIndex, p.Alive = last, true
 		} else {
-			p.Silence = s.autopilot.silence(srv.ID)
+			p.Silence, p.Heard = s.autopilot.silence(srv.ID), s.autopilot.hasHeard(srv.ID)
 		}
 		p.Lag = last - min(p.LastIndex, last)
 		list = append(list, p)

@@ -85,7 +85,7 @@ func (a administration) mustBeDead(ctx context.Context, name string, force bool)
 		return fault.New(fault.Unavailable, "nobody can tell whether %s is dead: %w", name, fault.Of(err)).About(name)
 	}
 	if !silent {
-		return fault.New(fault.Conflict, "%s does not gossip with %s, but it answers the leader: its agent runs", name, a.config.Name).About(name).
+		return fault.New(fault.Conflict, "%s does not gossip with %s, but the leader has not missed it for long enough: its agent may run", name, a.config.Name).About(name).
 			WithRemedy(leaveRemedy)
 	}
 	return nil

@@ -20,16 +20,17 @@ func TestBlockedGossipIsNamed(t *testing.T) {
 	status := &admin.Status{Host: "host1", Members: []admin.Member{
 		{Name: "host1", State: "alive"}, {Name: "host2", State: "dead"}, {Name: "host3", State: "dead"},
 		{Name: "host4", State: stateUnknown}, {Name: "host5", State: "alive"}, {Name: "host6", State: stateUnknown},
-		{Name: "host7", State: "dead"},
+		{Name: "host7", State: "dead"}, {Name: "host8", State: "dead"},
 	}}
-	lost := map[string]time.Duration{"host2": time.Minute, "host3": time.Hour, "host7": time.Second}
+	lost := map[string]time.Duration{"host2": time.Minute, "host3": time.Hour, "host7": time.Second, "host8": time.Hour}
 	replica := raftstore.Status{Peers: []raftstore.PeerStatus{
-		{ID: "host1", Leader: true}, {ID: "host2", Silence: time.Second}, {ID: "host3", Silence: time.Hour},
-		{ID: "host4", Silence: 2 * time.Second}, {ID: "host5", Silence: time.Second},
-		{ID: "host7", Silence: 3 * time.Second}, // it has just lost its power: nobody has heard it since
+		{ID: "host1", Leader: true}, {ID: "host2", Silence: time.Second, Heard: true}, {ID: "host3", Silence: time.Hour, Heard: true},
+		{ID: "host4", Silence: 2 * time.Second, Heard: true}, {ID: "host5", Silence: time.Second, Heard: true},
+		{ID: "host7", Silence: 3 * time.Second, Heard: true}, // it has just lost its power: nobody has heard it since
+		{ID: "host8", Silence: time.Second},                  // the leader is new
 	}}
 	got := strings.Join(contradictions(status, replica, lost, 10*time.Second, 7946), "\n")
-	for host, want := range map[string]bool{"host1 a": false, "host2 a": true, "host3 a": false, "host4 a": true, "host5 a": false, "host6 a": false, "host7 a": false} {
+	for host, want := range map[string]bool{"host1 a": false, "host2 a": true, "host3 a": false, "host4 a": true, "host5 a": false, "host6 a": false, "host7 a": false, "host8 a": false} {
 		if strings.Contains(got, host) != want {
 			t.Errorf("%s is named: %v, in\n%s", host, !want, got)
 		}

@@ -18,7 +18,8 @@ import (
 // contradictions returns the hosts that gossip has lost and that answer the leader: their
 // agents run, and something blocks gossip. Where that concerns many hosts, the stewards
 // hold still. lost says for how long gossip has had each host for dead: one that the leader
-// has heard since then runs, while one that has just lost its power was heard before.
+// has heard since then runs, while one that has just lost its power was heard before. Of one
+// that a new leader has not heard yet nothing is known.
 func contradictions(status *admin.Status, replica raftstore.Status, lost map[string]time.Duration, limit time.Duration, port int) (list []string) {
 	unknown := map[string]bool{}
 	for _, member := range status.Members {
@@ -26,7 +27,7 @@ func contradictions(status *admin.Status, replica raftstore.Status, lost map[str
 	}
 	for _, peer := range replica.Peers {
 		since, dead := lost[peer.ID]
-		if peer.Silence < limit && (unknown[peer.ID] || dead && peer.Silence < since) {
+		if peer.Heard && peer.Silence < limit && (unknown[peer.ID] || dead && peer.Silence < since) {
 			list = append(list, fmt.Sprintf("%s answers the leader, and does not gossip with %s: is port %d (TCP and UDP) blocked between them?", peer.ID, status.Host, port))
 		}
 	}
