@@ -103,14 +103,14 @@ func (s *Store) requestToJoin() ([]byte, error) {
 // checkProof refuses a request to add a replica of another host than the one that asks, unless
 // that host has signed it. Only where replicas follow does every version sign.
 func (s *Store) checkProof(caller string, r replica) error {
-	refused := refuseOther(caller, r.ID)
 	node := nodeOf(raft.ServerID(r.ID))
-	if refused == nil || !s.followersAllowed() || s.cfg.Signer == nil || !s.isMember(node) {
+	if caller == "" || caller == node || !s.followersAllowed() || s.cfg.Signer == nil || !s.isMember(node) {
 		return nil // addReplica refuses who is no member, and what cannot be confirmed
 	}
 	signer, err := s.cfg.Signer.Verify(r.signedPart(), r.Proof)
 	if err != nil || signer != node {
-		return errors.Join(refused, fmt.Errorf("signed by %q", signer), err)
+		// The leader may not have heard of a new host, or certificate, yet.
+		return fmt.Errorf("%w: host %q asks to add the replica %q, and %w", errNotLeader, caller, r.ID, errors.Join(fmt.Errorf("%q has signed that", signer), err))
 	}
 	return nil
 }

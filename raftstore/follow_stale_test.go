@@ -109,10 +109,9 @@ func TestSourceHandsOnWhatItWasGiven(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		given := false
+		var given atomic.Bool
 		do := func() {
-			if s := c.Node(source); !given && s.Revision() > 200 {
-				given = true
+			if s := c.Node(source); s.Revision() > 200 && given.CompareAndSwap(false, true) {
 				part(c, source, hosts, true)
 			}
 		}
@@ -120,7 +119,7 @@ func TestSourceHandsOnWhatItWasGiven(t *testing.T) {
 		part(c, source, hosts, false)
 		sees(t, c.Node(source), "/won/199", "0123456789012345678901234567890123456789")
 		time.Sleep(time.Second)
-		if !given {
+		if !given.Load() {
 			t.Fatal("the source got no snapshot: this test shows nothing")
 		}
 		after := c.Node(name).Status(t.Context()).AppliedIndex

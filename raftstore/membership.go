@@ -212,8 +212,9 @@ func (s *Store) serveLeaderRequest(ctx context.Context, caller string, op opcode
 		}
 		return s.addReplica(ctx, r)
 	}
-	if err := refuseOther(caller, r.ID); err != nil && s.cfg.Members != nil && s.isMember(r.ID) {
-		return nil, err
+	if caller != "" && caller != r.ID && s.cfg.Members != nil && s.isMember(r.ID) {
+		// The leader may not have heard yet that it is none any more.
+		return nil, fmt.Errorf("%w: host %q asks to remove the replica of %q, which is a member", errNotLeader, caller, r.ID)
 	}
 	return nil, s.removeNode(r.ID, "")
 }
