@@ -36,7 +36,7 @@ const (
 	// dataDisk is the size of a host's second disk, /dev/vdb, which is empty at first.
 	dataDisk = "16G"
 	// bootTimeout is generous, because a lab may share a small machine and has no KVM.
-	bootTimeout = 4 * time.Minute
+	bootTimeout = 10 * time.Minute
 )
 
 func (l machines) rootDisk(h Host) string { return filepath.Join(l.hostDir(h), "root.qcow2") }

@@ -153,7 +153,7 @@ func program(ctx context.Context, stdin io.Reader, args ...string) (string, erro
 }
 
 // commandTimeout bounds a command in a host: a host that hangs must not hang the test.
-const commandTimeout = 3 * time.Minute
+const commandTimeout = 8 * time.Minute
 
 // try runs a shell script in a host.
 func try(ctx context.Context, host, script string) (string, error) {

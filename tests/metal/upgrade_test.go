@@ -67,7 +67,7 @@ func TestGuestOutlivesUpgradeAndRemoval(t *testing.T) {
 		if now := inside(t, "host1", "dpkg-query -Wf '${Version}' virtmesh"); now != step.version {
 			t.Errorf("after %s the version is %s, want %s", step.command, now, step.version)
 		}
-		eventually(t, 3*time.Minute, "the agent is as it should be after "+step.command, func(ctx context.Context) error {
+		eventually(t, 8*time.Minute, "the agent is as it should be after "+step.command, func(ctx context.Context) error {
 			state, err := try(ctx, "host1", "systemctl show -P ActiveState virtmesh; systemctl show -P MainPID virtmesh")
 			if err != nil {
 				return err
