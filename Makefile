@@ -33,6 +33,7 @@ down: ## end the lab
 	@[ ! -x $(BINARY) ] || $(LAB) down
 
 test: packages lint race test-packages e2e ## every test that CI runs
+	@$(MAKE) --no-print-directory test-metal METAL=-short
 
 bench: packages build ## the benchmarks: a line a figure, also to bench.json
 	@$(GO) run ./tests/bench -binary $(BINARY) -out bench.json
