@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,13 +15,13 @@ import (
 func TestLargeListsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := NewTurns()
-		begin := func(size int64) (began *bool, end context.CancelFunc) {
+		begin := func(size int64) (began *atomic.Bool, end context.CancelFunc) {
 			ctx, cancel := context.WithCancel(t.Context())
-			began = new(bool)
+			began = new(atomic.Bool)
 			go func() {
 				list := &turn{of: turns, ctx: ctx, size: size}
 				if err := list.await(); err == nil {
-					*began = list.await() == nil
+					began.Store(list.await() == nil)
 				}
 			}()
 			synctest.Wait()
@@ -30,16 +31,17 @@ func TestLargeListsTakeTurns(t *testing.T) {
 		second, endSecond := begin(100 * smallBytes)
 		third, endThird := begin(manyBytes)
 		small, endSmall := begin(manyBytes - 1)
-		if !*first || *second || *third || !*small {
-			t.Fatalf("begun: %t, %t, %t, small %t", *first, *second, *third, *small)
+		if !first.Load() || second.Load() || third.Load() || !small.Load() {
+			t.Fatalf("begun: %t, %t, %t, small %t", first.Load(), second.Load(), third.Load(), small.Load())
 		}
 		endFirst()
 		synctest.Wait()
-		if !*second || *third {
-			t.Fatalf("after the end of the first, begun: %t, %t", *second, *third)
+		if !second.Load() || third.Load() {
+			t.Fatalf("after the end of the first, begun: %t, %t", second.Load(), third.Load())
 		}
 		time.Sleep(maxTurn + time.Second) // its client does not read
-		if !*third {
+		synctest.Wait()
+		if !third.Load() {
 			t.Error("a list waits for one whose client is slow")
 		}
 		endSecond()
@@ -47,12 +49,12 @@ func TestLargeListsTakeTurns(t *testing.T) {
 		endSmall()
 		synctest.Wait()
 		ends := make([]context.CancelFunc, 0, smallBytes/manyBytes+1)
-		var last *bool
+		var last *atomic.Bool
 		for range smallBytes/manyBytes + 2 {
 			began, end := begin(manyBytes - 1)
 			last, ends = began, append(ends, end)
 		}
-		if *last {
+		if last.Load() {
 			t.Error("small lists are not bounded")
 		}
 		for _, end := range ends {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -58,6 +59,9 @@ type watcher struct {
 	cancel    context.CancelFunc
 	stop      sync.Once
 	result    chan watch.Event
+	// decodes is set when an object of the watch had to be decoded for its client. The
+	// next ones are decoded in advance, while the connection encodes those before them.
+	decodes atomic.Bool
 }
 
 var _ watch.Interface = (*watcher)(nil)
@@ -218,7 +222,10 @@ func (w *watcher) selectObject(rec *raftstore.Record, rev uint64) (runtime.Objec
 		if !ok {
 			return nil, nil
 		}
-		return stored, nil
+		if stored.wanted = &w.decodes; w.decodes.Load() {
+			stored.obj, err = stored.decode()
+		}
+		return stored, err
 	}
 	obj, err := stored.decode()
 	if err != nil {
