@@ -12,6 +12,7 @@ import (
 	"virtmesh/agent/api"
 	"virtmesh/agent/claims"
 	"virtmesh/agent/host"
+	"virtmesh/agent/host/network"
 	"virtmesh/agent/level"
 	"virtmesh/agent/membership"
 	"virtmesh/agent/objects"
@@ -27,6 +28,7 @@ import (
 func (a *Agent) joinMesh(ctx context.Context) (err error) {
 	a.member, err = membership.Start(ctx, a.config.MembershipConfig, membership.Options{
 		Version: a.options.Version, ConfigPath: a.options.ConfigPath, Logger: a.log, Metrics: a.metrics, Meter: a.meter, NotifyAlive: notifyAlive,
+		InterfaceAddresses: network.HostAddresses,
 	})
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package netplug
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -110,20 +111,37 @@ func fromChain(name string, b Bridge, gateways []Bridge, w Want) ruleset.Chain {
 		rule(ruleset.Drop{}, ruleset.NotIPv4{}),
 		rule(ruleset.Drop{}, ruleset.IPAddr{End: ruleset.Source, Prefix: b.Address.Masked(), Not: true}),
 		rule(ruleset.Accept{}, ruleset.Tracked{}),
-		rule(ruleset.Accept{}, ruleset.Translated{}),
 	}}
 	for _, other := range gateways {
 		if other.Name != b.Name {
 			c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.OutInterface{Name: other.Name}))
 		}
 	}
-	for _, p := range w.Protected {
-		if p.Addr().Is4() {
-			c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.IPAddr{End: ruleset.Destination, Prefix: p.Masked()}))
-		}
+	if allowed := disjoint(w.Allowed); len(allowed) > 0 {
+		c.Rules = append(c.Rules, rule(ruleset.Accept{}, ruleset.IPAddrIn{End: ruleset.Destination, Prefixes: allowed}))
+	}
+	// What is redirected elsewhere was sent to an address of this host, which is closed to
+	// guests, or to another that now stands for one that may be protected.
+	c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.Translated{}))
+	if protected := disjoint(w.Protected); len(protected) > 0 {
+		c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.IPAddrIn{End: ruleset.Destination, Prefixes: protected}))
 	}
 	c.Rules = append(c.Rules, rule(ruleset.Accept{}))
 	return c
+}
+
+// disjoint returns the IPv4 networks of a list in order, without those that lie in others.
+func disjoint(list []netip.Prefix) []netip.Prefix {
+	var kept []netip.Prefix
+	sorted := slices.SortedFunc(slices.Values(list), func(a, b netip.Prefix) int {
+		return cmp.Or(a.Masked().Addr().Compare(b.Masked().Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	for _, p := range sorted {
+		if n := len(kept); p.Addr().Is4() && (n == 0 || !kept[n-1].Overlaps(p)) {
+			kept = append(kept, p.Masked())
+		}
+	}
+	return kept
 }
 
 // natChain returns the chain that gives packets of guests the host's source addresses.

@@ -50,6 +50,9 @@ func (w Want) Validate() error {
 	for i, p := range w.Protected {
 		c.bad(!p.IsValid(), fmt.Sprintf("protected[%d]", i), "is not a network")
 	}
+	for i, p := range w.Allowed {
+		c.bad(!p.IsValid(), fmt.Sprintf("allowed[%d]", i), "is not a network")
+	}
 	for i, u := range w.DNS.Upstreams {
 		c.bad(!u.IsValid(), fmt.Sprintf("dns.upstreams[%d]", i), "is not an address with a port")
 	}

@@ -73,6 +73,7 @@ func TestValidate(t *testing.T) {
 		{"taps[1].vlan: -1 is not between", func(w *netplug.Want) { w.Taps[1].VLAN = -1 }},
 		{"taps[0].queues: 300 is not", func(w *netplug.Want) { w.Taps[0].Queues = 300 }},
 		{"protected[0]: is not a network", func(w *netplug.Want) { w.Protected[0] = netip.Prefix{} }},
+		{"allowed[0]: is not a network", func(w *netplug.Want) { w.Allowed = []netip.Prefix{{}} }},
 		{"dns.upstreams[0]: is not an address", func(w *netplug.Want) { w.DNS.Upstreams[0] = netip.AddrPort{} }},
 	} {
 		t.Run(tc.want, func(t *testing.T) {

@@ -18,9 +18,14 @@ type Want struct {
 	Bridges []Bridge
 	Taps    []Tap
 	DNS     DNS
-	// Protected are networks that guests behind NAT may not open connections to, for
-	// example the management network of the hosts.
+	// Protected are networks that guests of bridges with an address may not open connections
+	// to, for example the management network of the hosts. Only IPv4 networks count: IPv6
+	// of these guests is dropped altogether.
 	Protected []netip.Prefix
+	// Allowed are networks that they may open connections to though Protected holds them,
+	// or though a rule of the administrator redirects the connections there. It does not
+	// open this host itself, nor the guests of other bridges.
+	Allowed []netip.Prefix
 }
 
 // Bridge is a switch within the host.

@@ -50,6 +50,27 @@ type NetworkConfig struct {
 	// Bridges connect guests to the networks that the host's interfaces are
 	// on; NetworkAttachmentDefinitions name them.
 	Bridges []BridgeConfig `json:"bridges,omitempty"`
+	// ProtectedNetworks are IPv4 networks that guests of the default network may not open
+	// connections to, besides the hosts' own and link-local addresses.
+	ProtectedNetworks []netip.Prefix `json:"protectedNetworks,omitempty"`
+	// AllowedNetworks are IPv4 networks that they may open connections to all the same.
+	AllowedNetworks []netip.Prefix `json:"allowedNetworks,omitempty"`
+}
+
+// validate names the settings of the network that cannot work.
+func (c NetworkConfig) validate() error {
+	var errs []error
+	if prefix, err := netip.ParsePrefix(c.PodCIDR); err != nil || !prefix.Addr().Is4() || prefix.Bits() > 22 {
+		errs = append(errs, fmt.Errorf("network.podCIDR: %q is not an IPv4 prefix of at most /22", c.PodCIDR))
+	}
+	for field, list := range map[string][]netip.Prefix{"protectedNetworks": c.ProtectedNetworks, "allowedNetworks": c.AllowedNetworks} {
+		for i, p := range list {
+			if !p.Addr().Is4() || p != p.Masked() {
+				errs = append(errs, fmt.Errorf("network.%s[%d]: %s is not an IPv4 network such as 192.0.2.0/24", field, i, p))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // BridgeConfig is a bridge for secondary networks.
@@ -99,10 +120,7 @@ func (c Config) Validate() error {
 	if c.Capacity.ReservedDiskBytes < 0 {
 		errs = append(errs, fmt.Errorf("capacity.reservedDiskBytes: %d is negative", c.Capacity.ReservedDiskBytes))
 	}
-	if prefix, err := netip.ParsePrefix(c.Network.PodCIDR); err != nil || !prefix.Addr().Is4() || prefix.Bits() > 22 {
-		errs = append(errs, fmt.Errorf("network.podCIDR: %q is not an IPv4 prefix of at most /22", c.Network.PodCIDR))
-	}
-	return errors.Join(append(errs, c.validatePools())...)
+	return errors.Join(append(errs, c.Network.validate(), c.validatePools())...)
 }
 
 func (c Config) validatePools() error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"virtmesh/agent/hostname"
@@ -58,6 +59,9 @@ type GossipRecord struct {
 	Keys [][]byte `json:"keys"`
 }
 
+// MaxAddresses is how many addresses of its interfaces a HostRecord may hold.
+const MaxAddresses = 64
+
 // HostRecord makes a host a member. The certificate of a host without a record is not
 // renewed.
 type HostRecord struct {
@@ -68,6 +72,9 @@ type HostRecord struct {
 	MeshAddress   string   `json:"meshAddress"`
 	GossipAddress string   `json:"gossipAddress"`
 	SANs          []string `json:"sans,omitempty"`
+	// Addresses are the IPv4 addresses that the host says its interfaces have, from which
+	// the other hosts keep their guests away.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
 	// KeyPin is the pin of the key that the host joined with.
 	KeyPin string `json:"keyPin"`
 	// TokenID is the token that the host joined with; empty for the first host.
@@ -90,6 +97,9 @@ func (r HostRecord) Validate() error {
 	}
 	if len(r.SANs) > maxSANs-1 { // the mesh address is one more
 		return fmt.Errorf("%d additional names, at most %d are allowed", len(r.SANs), maxSANs-1)
+	}
+	if len(r.Addresses) > MaxAddresses {
+		return fmt.Errorf("%d addresses, at most %d are allowed", len(r.Addresses), MaxAddresses)
 	}
 	for _, san := range r.SANs {
 		if err := ValidateSAN(san); err != nil {

@@ -1,8 +1,10 @@
 package membership
 
 import (
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"virtmesh/agent/identity"
@@ -22,6 +24,15 @@ func (a *addresses) has(addr netip.Addr) bool {
 	}
 	_, ok := (*set)[addr]
 	return ok
+}
+
+// list returns the addresses, in no order.
+func (a *addresses) list() []netip.Addr {
+	set := a.set.Load()
+	if set == nil {
+		return nil
+	}
+	return slices.Collect(maps.Keys(*set))
 }
 
 // replace makes the addresses those of hosts according to their records, and to what is
@@ -58,6 +69,29 @@ func (a *addresses) replace(records []identity.HostRecord, seeds []identity.Seed
 // identity. It does not block. It says who is let try, not who somebody is: anybody who
 // shares a network with a host can use its address while the host is off.
 func (p *Peers) IsHostAddress(addr netip.Addr) bool { return p.addresses.has(addr) }
+
+// ProtectedAddresses returns the hosts' own addresses, which guests must not reach: those
+// of every host that has a record, dead or alive, and those that gossip has besides. Before
+// there are records they are the saved ones.
+func (p *Peers) ProtectedAddresses() []netip.Prefix {
+	addresses := p.addresses.list()
+	records, _ := p.records.list()
+	for _, record := range records {
+		addresses = append(addresses, record.Addresses...)
+	}
+	for _, member := range p.members() {
+		if address, err := netip.ParseAddrPort(member.Addr); err == nil {
+			addresses = append(addresses, address.Addr())
+		}
+	}
+	prefixes := make([]netip.Prefix, 0, len(addresses))
+	for _, address := range addresses {
+		address = address.Unmap().WithZone("")
+		prefixes = append(prefixes, netip.PrefixFrom(address, address.BitLen()))
+	}
+	slices.SortFunc(prefixes, netip.Prefix.Compare)
+	return slices.Compact(prefixes)
+}
 
 // readAddresses reads the addresses of the hosts again.
 func (p *Peers) readAddresses() {

@@ -3,6 +3,7 @@ package membership
 import (
 	"log/slog"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"virtmesh/agent/identity"
@@ -41,4 +42,45 @@ func TestHostAddressesFollowTheRecords(t *testing.T) {
 	writeRecord(t, store, "host4", "192.0.2.4:7443")
 	p.readRecords()
 	expect("changed", map[string]bool{"192.0.2.1": true, "192.0.2.22": false, "192.0.2.4": true})
+}
+
+// Guests are kept away from every address that a host has in its record, also of a host
+// that gossip does not know because it has been dead for long, and of one whose mesh
+// address is of IPv6. Those of a removed host are free.
+func TestGuestsAreKeptAwayFromAllHosts(t *testing.T) {
+	p := NewPeers("host1", savedSeeds{{Host: "host2", MeshAddress: "192.0.2.2:7443", GossipAddress: "198.51.100.2:7946"}}, slog.New(slog.DiscardHandler))
+	expect := func(when string, want ...string) {
+		t.Helper()
+		var prefixes []netip.Prefix
+		for _, prefix := range want {
+			prefixes = append(prefixes, netip.MustParsePrefix(prefix))
+		}
+		if got := p.ProtectedAddresses(); !slices.Equal(got, prefixes) {
+			t.Errorf("%s: %v, want %v", when, got, prefixes)
+		}
+	}
+	expect("saved", "192.0.2.2/32", "198.51.100.2/32")
+	m := identitytest.NewMesh(t)
+	r := newRecord(t, m)
+	r.interfaces = func() ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("10.0.0.42"), netip.MustParseAddr("10.77.0.1")}, nil
+	}
+	if err := r.updateOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	writeRecord(t, m.Store, "host2", "[2001:db8::2]:7443")
+	p.OpenRecords(identity.NewHosts(m.Store))
+	expect("records", "10.0.0.42/32", "10.77.0.1/32", "2001:db8::2/128")
+	changed := 0
+	defer p.records.onChange(func() { changed++ })()
+	r.interfaces = func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("10.77.0.2")}, nil }
+	if err := r.updateOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	writeRecord(t, m.Store, "host2", "")
+	p.readRecords()
+	expect("changed", "10.0.0.42/32", "10.77.0.2/32")
+	if changed != 1 {
+		t.Errorf("the host's network heard of %d changes", changed)
+	}
 }

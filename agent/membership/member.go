@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -34,6 +35,9 @@ type Options struct {
 	Metrics *prometheus.Registry
 	// Meter counts what the member writes. Nil: nothing is counted.
 	Meter *objects.Meter
+	// InterfaceAddresses returns the IPv4 addresses of this host's interfaces, sorted, for
+	// the host's record. Nil: none are recorded.
+	InterfaceAddresses func() ([]netip.Addr, error)
 	// NotifyAlive tells the service manager that the agent is alive while it waits for
 	// a copy of the mesh's state, as long as healthy returns nil.
 	NotifyAlive func(ctx context.Context, healthy func() error) error

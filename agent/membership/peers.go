@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"sync/atomic"
 
@@ -208,17 +207,6 @@ func (p *Peers) MemberHealth() []raftstore.MemberHealth {
 		}
 	}
 	return health
-}
-
-// ProtectedAddresses returns the hosts' own addresses, which guests must not reach.
-func (p *Peers) ProtectedAddresses() []netip.Prefix {
-	var prefixes []netip.Prefix
-	for _, member := range p.members() {
-		if address, err := netip.ParseAddrPort(member.Addr); err == nil {
-			prefixes = append(prefixes, netip.PrefixFrom(address.Addr(), address.Addr().BitLen()))
-		}
-	}
-	return prefixes
 }
 
 // SetFacts publishes this host's facts, such as its capacity, by gossip.

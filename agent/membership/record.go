@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	recordTimeout  = 30 * time.Second
 	recordPause    = time.Second
 	maxRecordPause = time.Minute
+	// addressesEvery is how often the interfaces are looked at for other addresses.
+	addressesEvery = time.Minute
 )
 
 // record updates this host's record in the store to match its configuration. Other
@@ -37,24 +40,28 @@ type record struct {
 	level   uint32
 	// renew renews the certificate.
 	renew func(context.Context) error
+	// interfaces returns the addresses of this host's interfaces; nil if the record is to
+	// have none.
+	interfaces func() ([]netip.Addr, error)
 	// askOthers returns an error if the other hosts say that this machine was removed.
 	askOthers func(context.Context) error
 	log       *slog.Logger
 }
 
 // startRecord compares the record with the configuration once per start, because only a
-// restart changes the configuration. It waits for the mesh in the background.
+// restart changes the configuration, and then whenever the interfaces have other addresses.
+// It waits for the mesh in the background.
 func (m *Member) startRecord(context.Context) error {
 	r := record{
 		hosts: identity.NewHosts(m.records), identity: m.identity, config: m.config,
 		version: m.options.Version, level: level.Highest, renew: m.renewer.Renew,
-		askOthers: m.renewals.askWhetherExpelled, log: m.log,
+		askOthers: m.renewals.askWhetherExpelled, interfaces: m.options.InterfaceAddresses, log: m.log,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.keepTrying(ctx)
+		r.followInterfaces(ctx)
 	}()
 	m.onClose(func(context.Context) {
 		cancel()
@@ -63,12 +70,48 @@ func (m *Member) startRecord(context.Context) error {
 	return nil
 }
 
-// keepTrying retries until the record is correct, then returns.
-func (r record) keepTrying(ctx context.Context) {
+// followInterfaces keeps the record correct until ctx ends or this machine is no longer a
+// host of the mesh.
+func (r record) followInterfaces(ctx context.Context) {
+	for ctx.Err() == nil {
+		recorded := r.addresses(nil)
+		if !r.keepTrying(ctx) || r.interfaces == nil {
+			return
+		}
+		for ctx.Err() == nil && slices.Equal(r.addresses(recorded), recorded) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(addressesEvery):
+			}
+		}
+	}
+}
+
+// addresses returns the addresses for the record, or those of before if the interfaces
+// cannot be read.
+func (r record) addresses(before []netip.Addr) []netip.Addr {
+	if r.interfaces == nil {
+		return before
+	}
+	addresses, err := r.interfaces()
+	if err != nil {
+		r.log.Warn("the addresses of this host's interfaces cannot be read", "err", err)
+		return before
+	}
+	if len(addresses) > identity.MaxAddresses {
+		r.log.Warn("this host has more addresses than its record can hold: guests on other hosts can reach the rest",
+			"addresses", len(addresses), "recorded", identity.MaxAddresses)
+	}
+	return addresses[:min(len(addresses), identity.MaxAddresses)]
+}
+
+// keepTrying retries until the record is correct, and then reports true, or until ctx ends
+// or this machine is no longer a host of the mesh.
+func (r record) keepTrying(ctx context.Context) bool {
 	for pause := recordPause; ; pause = min(2*pause, maxRecordPause) {
 		err := r.updateOnce(ctx)
 		if err == nil || ctx.Err() != nil {
-			return
+			return err == nil
 		}
 		// Every host refuses a machine that was removed while it was unreachable, and
 		// the machine's own replica never learns of the removal.
@@ -77,12 +120,12 @@ func (r record) keepTrying(ctx context.Context) {
 		}
 		if errors.Is(err, fault.NoHost) || errors.Is(err, fault.Expelled) {
 			r.log.Error("this machine is no longer a host of the mesh", "err", err)
-			return
+			return false
 		}
 		r.log.Warn("this host's record or certificate does not match its configuration yet", "err", err, "retryIn", pause)
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-time.After(pause):
 		}
 	}
@@ -114,12 +157,13 @@ func (r record) updateOnce(ctx context.Context) error {
 // withConfig returns the record with the values of the configuration and the program.
 func (r record) withConfig(rec identity.HostRecord) identity.HostRecord {
 	rec.MeshAddress, rec.GossipAddress, rec.SANs = r.config.MeshAddress(), r.config.GossipAddress(), r.config.sans()
-	rec.Version, rec.FeatureLevel = r.version, r.level
+	rec.Version, rec.FeatureLevel, rec.Addresses = r.version, r.level, r.addresses(rec.Addresses)
 	return rec
 }
 
 // sameConfig compares the fields that withConfig sets.
 func sameConfig(a, b identity.HostRecord) bool {
 	return a.MeshAddress == b.MeshAddress && a.GossipAddress == b.GossipAddress && slices.Equal(a.SANs, b.SANs) &&
+		slices.Equal(a.Addresses, b.Addresses) &&
 		a.Version == b.Version && a.FeatureLevel == b.FeatureLevel
 }

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -139,4 +142,36 @@ func TestRemovedMachineChangesNoRecord(t *testing.T) {
 	if m.Store.Commits() != commits {
 		t.Error("a machine changed the record of another")
 	}
+}
+
+// The record follows the addresses of the host's interfaces, and nothing is written while
+// they stay the same.
+func TestRecordFollowsTheInterfaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := identitytest.NewMesh(t)
+		r := newRecord(t, m)
+		var has atomic.Pointer[[]netip.Addr]
+		has.Store(&[]netip.Addr{netip.MustParseAddr("10.0.0.42")})
+		r.interfaces = func() ([]netip.Addr, error) { return *has.Load(), nil }
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			r.followInterfaces(ctx)
+		}()
+		synctest.Wait()
+		commits := m.Store.Commits()
+		time.Sleep(time.Hour)
+		if m.Store.Commits() != commits {
+			t.Errorf("%d writes without a change", m.Store.Commits()-commits)
+		}
+		has.Store(&[]netip.Addr{netip.MustParseAddr("10.0.0.42"), netip.MustParseAddr("10.77.0.1")})
+		time.Sleep(2 * addressesEvery)
+		cancel()
+		<-done
+		got, err := r.hosts.Get(t.Context(), "host1", raftstore.ReadOptions{})
+		if err != nil || !slices.Equal(got.Addresses, *has.Load()) {
+			t.Errorf("record %v, %v", got.Addresses, err)
+		}
+	})
 }

@@ -34,7 +34,8 @@ func (r *records) open(hosts *identity.Hosts) {
 	r.read()
 }
 
-// read reads the records again, and calls the listeners if a host came or went.
+// read reads the records again, and calls the listeners if a host came or went or has other
+// addresses.
 func (r *records) read() {
 	r.mu.Lock()
 	hosts := r.hosts
@@ -52,7 +53,7 @@ func (r *records) read() {
 		next[record.Name] = record
 	}
 	r.mu.Lock()
-	changed := !maps.EqualFunc(r.byName, next, func(_, _ identity.HostRecord) bool { return true })
+	changed := !maps.EqualFunc(r.byName, next, sameAddresses)
 	r.byName = next
 	var listeners []func()
 	if changed {
@@ -62,6 +63,10 @@ func (r *records) read() {
 	for _, fn := range listeners {
 		fn()
 	}
+}
+
+func sameAddresses(a, b identity.HostRecord) bool {
+	return a.MeshAddress == b.MeshAddress && a.GossipAddress == b.GossipAddress && slices.Equal(a.Addresses, b.Addresses)
 }
 
 // list returns the records, sorted by name. ok is false if they do not even have this
@@ -88,7 +93,7 @@ func (r *records) has(name string) bool {
 	return ok
 }
 
-// onChange calls fn after a host came or went, until cancel is called.
+// onChange calls fn after a host came or went or has other addresses, until cancel is called.
 func (r *records) onChange(fn func()) (cancel func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

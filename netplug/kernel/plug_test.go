@@ -294,8 +294,11 @@ func TestHostileGuest(t *testing.T) {
 		return
 	}
 	b := newBed(t)
-	b.want.Protected = []netip.Prefix{netip.MustParsePrefix("10.50.0.3/32")}
-	b.outside.Run("ip", "addr", "add", "10.50.0.3/24", "dev", "eth0")
+	b.want.Protected = []netip.Prefix{netip.MustParsePrefix("10.50.0.3/32"), netip.MustParsePrefix("10.50.0.4/31")}
+	b.want.Allowed = []netip.Prefix{netip.MustParsePrefix("10.50.0.5/32")}
+	for _, addr := range []string{"10.50.0.3/24", "10.50.0.5/24"} {
+		b.outside.Run("ip", "addr", "add", addr, "dev", "eth0")
+	}
 	b.set()
 	g, _ := b.boot(b.want.Taps[0])
 	b.boot(b.want.Taps[1])
@@ -311,10 +314,35 @@ func TestHostileGuest(t *testing.T) {
 	if answers(g.Host, "10.50.0.3") || !reaches(g.Host, "10.50.0.2") {
 		t.Error("the guest reaches a protected network, or nothing at all")
 	}
+	if !reaches(g.Host, "10.50.0.5") {
+		t.Error("the guest does not reach what is allowed within a protected network")
+	}
+	b.redirects(g)
 	if out := netplugtest.Run(t, "ip", "-6", "addr", "show", "dev", "vm-pod"); out != "" {
 		t.Errorf("the host has IPv6 addresses on the guests' bridge:\n%s", out)
 	}
 	b.otherAddresses(g)
+}
+
+// redirects reaches for what the administrator redirects: from the host's own address and
+// from a foreign one, to a protected address and to others.
+func (b *bed) redirects(g *netplugtest.Guest) {
+	b.t.Helper()
+	for _, addr := range []string{"10.50.0.2:80", "10.50.0.3:80", "10.50.0.5:80"} {
+		b.outside.Serve(addr, addr)
+	}
+	netplugtest.Run(b.t, "nft", "add table ip admin; add chain ip admin in { type nat hook prerouting priority dstnat; }; "+
+		"add rule ip admin in ip daddr 10.50.0.1 tcp dport 30080 dnat to 10.50.0.2:80; "+
+		"add rule ip admin in ip daddr 10.50.0.9 tcp dport 80 dnat to 10.50.0.3:80; "+
+		"add rule ip admin in ip daddr 10.50.0.9 tcp dport 81 dnat to 10.50.0.5:80")
+	for _, addr := range []string{"10.50.0.1:30080", "10.50.0.9:80"} {
+		if got, err := g.Get(addr, silence); err == nil {
+			b.t.Errorf("the guest gets %q from %s, which is redirected", got, addr)
+		}
+	}
+	if got, err := g.Get("10.50.0.9:81", patience); got != "10.50.0.5:80" {
+		b.t.Errorf("the guest gets %q from a port that is redirected to an allowed address: %v", got, err)
+	}
 }
 
 // otherAddresses uses addresses that are not the guest's.

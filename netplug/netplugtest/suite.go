@@ -202,6 +202,11 @@ func EveryRule() netplug.Want {
 			{Name: "vm-mac", Bridge: "br1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, MACSpoofCheck: true},
 			{Name: "vm-open", Bridge: "br1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 3}},
 		},
-		Protected: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25")},
+		// One lies in another, and one is of IPv6.
+		Protected: []netip.Prefix{
+			netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.0/25"), netip.MustParsePrefix("fd00::1/128"),
+			netip.MustParsePrefix("203.0.113.7/32"), netip.MustParsePrefix("169.254.0.0/16"),
+		},
+		Allowed: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("192.0.2.64/32")},
 	}
 }

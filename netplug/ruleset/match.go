@@ -59,6 +59,14 @@ type IPAddr struct {
 	Not    bool
 }
 
+// IPAddrIn holds when the packet is IPv4 and the address at the named end lies in one of
+// Prefixes, of which there must be at least one and no two may overlap. The cost for a
+// packet does not depend on their number.
+type IPAddrIn struct {
+	End      Direction
+	Prefixes []netip.Prefix
+}
+
 // NotIPv4 holds for a packet of another network protocol (inet tables only).
 type NotIPv4 struct{}
 
@@ -128,11 +136,23 @@ func (m ARPSenderMAC) String() string {
 
 // String prints the match as nft(8) reads it.
 func (m IPAddr) String() string {
-	what := m.Prefix.Masked().String()
-	if m.Prefix.IsSingleIP() {
-		what = m.Prefix.Addr().String()
+	return fmt.Sprintf("ip %saddr %s%s", m.End, not(m.Not), printPrefix(m.Prefix))
+}
+
+// String prints the match as nft(8) reads it.
+func (m IPAddrIn) String() string {
+	list := make([]string, len(m.Prefixes))
+	for i, p := range m.Prefixes {
+		list[i] = printPrefix(p)
 	}
-	return fmt.Sprintf("ip %saddr %s%s", m.End, not(m.Not), what)
+	return fmt.Sprintf("ip %saddr { %s }", m.End, strings.Join(list, ", "))
+}
+
+func printPrefix(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.Masked().String()
 }
 
 // String prints the match as nft(8) reads it.
@@ -162,6 +182,7 @@ func (EtherSource) match()   {}
 func (ARPSource) match()     {}
 func (ARPSenderMAC) match()  {}
 func (IPAddr) match()        {}
+func (IPAddrIn) match()      {}
 func (NotIPv4) match()       {}
 func (Port) match()          {}
 func (DHCPClientMAC) match() {}

@@ -42,8 +42,8 @@ type HostBridge struct {
 	Uplink string
 }
 
-// Config describes a Network. All fields but Bridges, Protected and Subscribe
-// are required.
+// Config describes a Network. All fields but Bridges, Protected, ProtectedNetworks,
+// AllowedNetworks and Subscribe are required.
 type Config struct {
 	// Host is this host's name.
 	Host string
@@ -58,8 +58,12 @@ type Config struct {
 	AttachmentFile string
 	// Bridges are the bridges this host offers to secondary networks.
 	Bridges []HostBridge
-	// Protected returns the addresses that guests may not open connections to.
+	// Protected returns the addresses that guests may not open connections to, besides
+	// ProtectedNetworks and link-local ones.
 	Protected func() []netip.Prefix
+	// ProtectedNetworks are what the operator wants to keep guests away from, and
+	// AllowedNetworks the exceptions from all of these.
+	ProtectedNetworks, AllowedNetworks []netip.Prefix
 	// Subscribe calls a function whenever Protected may have changed, until the
 	// function that it returns is called.
 	Subscribe func(func()) (cancel func())

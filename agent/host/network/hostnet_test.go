@@ -3,6 +3,9 @@ package network
 import (
 	"context"
 	"errors"
+	"net"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,8 +26,47 @@ func TestPodBridgeIsAlwaysWanted(t *testing.T) {
 	if b.Name != PodBridge || b.Address.String() != "10.64.3.1/24" || !b.NAT || !b.DNS || b.DHCP == nil {
 		t.Errorf("%+v", b)
 	}
-	if len(want.Protected) != 1 || want.DNS.Domain != "mesh.test" {
-		t.Errorf("protected %v, domain %q", want.Protected, want.DNS.Domain)
+	if want.DNS.Domain != "mesh.test" {
+		t.Errorf("domain %q", want.DNS.Domain)
+	}
+}
+
+// Guests are kept away from cloud metadata, from the hosts and from what the operator lists,
+// but for the exceptions.
+func TestGuestsAreKeptAway(t *testing.T) {
+	w := newWorld(t)
+	w.config.ProtectedNetworks = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+	w.config.AllowedNetworks = []netip.Prefix{netip.MustParsePrefix("198.51.100.7/32")}
+	w.restart()
+	want := w.want()
+	for _, addr := range []string{"169.254.169.254", "127.0.0.1", "192.0.2.1", "198.51.100.1"} {
+		if !slices.ContainsFunc(want.Protected, func(p netip.Prefix) bool { return p.Contains(netip.MustParseAddr(addr)) }) {
+			t.Errorf("%s is not protected: %v", addr, want.Protected)
+		}
+	}
+	if !slices.Equal(want.Allowed, w.config.AllowedNetworks) {
+		t.Errorf("allowed %v", want.Allowed)
+	}
+}
+
+func TestHostAddresses(t *testing.T) {
+	got, err := HostAddresses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range got {
+		if !addr.Is4() || addr.IsLoopback() || addr.IsLinkLocalUnicast() {
+			t.Errorf("%s is listed", addr)
+		}
+	}
+	// Who sends to another network has an address of an interface.
+	conn, err := net.Dial("udp4", "192.0.2.1:9")
+	if err != nil {
+		t.Skipf("this machine has no route: %v", err)
+	}
+	defer conn.Close()
+	if own := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(); !slices.Contains(got, own) {
+		t.Errorf("%s is missing from %v", own, got)
 	}
 }
 

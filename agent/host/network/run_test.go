@@ -73,8 +73,8 @@ func TestNewMembersAreProtectedAtOnce(t *testing.T) {
 		synctest.Wait()
 		w.plug.mu.Lock()
 		defer w.plug.mu.Unlock()
-		if got := w.plug.last.Protected; !slices.Equal(got, protected) {
-			t.Errorf("guests are kept away from %v, want %v", got, protected)
+		if got := w.plug.last.Protected; !slices.Equal(got, slices.Concat(neverForGuests, protected)) {
+			t.Errorf("guests are kept away from %v, want link-local ones and %v", got, protected)
 		}
 	})
 }

@@ -1,0 +1,28 @@
+package host
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+)
+
+// Networks to keep guests away from are IPv4 networks; one that was meant otherwise must not
+// protect less than the operator thinks.
+func TestProtectedNetworksAreChecked(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"network": {"protectedNetworks": ["10.0.0.0/8"], "allowedNetworks": ["10.1.2.3/32"]}}`: "",
+		`{"network": {"protectedNetworks": ["10.0.0.0/8", "10.1.2.3/24"]}}`:                      "network.protectedNetworks[1]: 10.1.2.3/24",
+		`{"network": {"allowedNetworks": ["2001:db8::/32"]}}`:                                    "network.allowedNetworks[0]: 2001:db8::/32",
+	} {
+		c := DefaultConfig("/var/lib/virtmesh")
+		if err := json.Unmarshal([]byte(text), &c); err != nil {
+			t.Fatal(err)
+		}
+		switch err := c.Validate(); {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", text, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
