@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -31,9 +30,6 @@ type Undecoded struct {
 	store *Store
 	rec   raftstore.Record
 	turn  *turn // that the list has to take before its objects are decoded; nil in watches
-	// Of a watch: whether its objects get decoded, and the object if it was ahead of that.
-	wanted *atomic.Bool
-	obj    runtime.Object
 }
 
 var (
@@ -106,12 +102,6 @@ func Decoded(obj runtime.Object) (runtime.Object, error) {
 }
 
 func (o *Undecoded) decode() (runtime.Object, error) {
-	if o.obj != nil {
-		return o.obj, nil
-	}
-	if o.wanted != nil {
-		o.wanted.Store(true)
-	}
 	obj := o.store.newFunc()
 	return obj, o.decodeInto(obj)
 }
@@ -132,9 +122,6 @@ func (o *Undecoded) GetObjectKind() schema.ObjectKind { return schema.EmptyObjec
 // DeepCopyObject implements runtime.Object.
 func (o *Undecoded) DeepCopyObject() runtime.Object {
 	c := *o
-	if o.obj != nil {
-		c.obj = o.obj.DeepCopyObject()
-	}
 	return &c
 }
 

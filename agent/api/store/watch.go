@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
-	"sync/atomic"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,9 +58,6 @@ type watcher struct {
 	cancel    context.CancelFunc
 	stop      sync.Once
 	result    chan watch.Event
-	// decodes is set when an object of the watch had to be decoded for its client. The
-	// next ones are decoded in advance, while the connection encodes those before them.
-	decodes atomic.Bool
 }
 
 var _ watch.Interface = (*watcher)(nil)
@@ -222,10 +218,7 @@ func (w *watcher) selectObject(rec *raftstore.Record, rev uint64) (runtime.Objec
 		if !ok {
 			return nil, nil
 		}
-		if stored.wanted = &w.decodes; w.decodes.Load() {
-			stored.obj, err = stored.decode()
-		}
-		return stored, err
+		return stored, nil
 	}
 	obj, err := stored.decode()
 	if err != nil {
