@@ -29,7 +29,6 @@ func ExamplePlanFor() {
 	}
 	fmt.Print(netplug.PlanFor(want, netplug.World{}))
 	// Output:
-	// sysctl -w net/ipv4/ip_forward=1
 	// ip link add vm-pod type bridge
 	// ip link set vm-pod address 02:9f:13:e4:50:d1
 	// sysctl -w net/ipv6/conf/vm-pod/disable_ipv6=1
@@ -37,7 +36,8 @@ func ExamplePlanFor() {
 	// sysctl -w net/ipv4/conf/vm-pod/arp_ignore=1
 	// ip addr add 10.9.0.1/16 dev vm-pod
 	// ip link set vm-pod up
-	// nft -f 8b8b6b13a01e865e
+	// nft -f 6017cd30340e09a3
+	// sysctl -w net/ipv4/ip_forward=1
 	// ip tuntap add vm-p2bplg2ap4df mode tap vnet_hdr
 	// ip link set vm-p2bplg2ap4df address fe:00:00:00:00:01
 	// sysctl -w net/ipv6/conf/vm-p2bplg2ap4df/disable_ipv6=1

@@ -23,16 +23,35 @@ const (
 	prioritySNAT   = 100
 )
 
+// Transit is what the filter does with IPv4 traffic through the host that is neither from
+// nor to guests behind a gateway. The zero value lets it pass.
+type Transit struct {
+	// Closed drops it, but for answers, redirections (DNAT), and what Bridges allow. It is
+	// set on a host that forwards only because netplug turned forwarding on.
+	Closed bool
+	// Bridges are those of the host that netplug did not make. Frames that stay on one are
+	// not dropped: a host may pass bridged frames to the same hook.
+	Bridges []TransitBridge
+}
+
+// TransitBridge is a bridge of the host that netplug did not make.
+type TransitBridge struct {
+	Name string
+	// Inner is set for a bridge with none but virtual machines and containers on it. The
+	// program that made it wants them to get out.
+	Inner bool
+}
+
 // FilterFor returns the packet filter for a Want. It is a pure function. For a Want without
 // bridges it returns tables without chains. It treats a bridge with AllowExisting as a
 // bridge of the host.
-func FilterFor(w Want) ruleset.Ruleset {
+func FilterFor(w Want, transit Transit) ruleset.Ruleset {
 	inet := ruleset.Table{Family: ruleset.Inet, Name: FilterTable}
 	gateways := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return !b.Address.IsValid() })
 	closed := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return b.Address.IsValid() || b.AllowExisting })
 	if len(gateways) > 0 || len(closed) > 0 {
 		inet.Chains = append(inet.Chains, inputChains(gateways, closed)...)
-		inet.Chains = append(inet.Chains, forwardChains(gateways, closed, w)...)
+		inet.Chains = append(inet.Chains, forwardChains(gateways, closed, w, transit)...)
 		inet.Chains = append(inet.Chains, natChain(gateways))
 	}
 	return ruleset.Ruleset{Tables: []ruleset.Table{inet, portTable(w)}}
@@ -69,7 +88,7 @@ func inputChains(gateways, closed []Bridge) []ruleset.Chain {
 
 // forwardChains returns the chains that decide what guests may send through the host, and
 // what may be sent to them.
-func forwardChains(gateways, closed []Bridge, w Want) []ruleset.Chain {
+func forwardChains(gateways, closed []Bridge, w Want, transit Transit) []ruleset.Chain {
 	base := ruleset.Chain{Name: "forward", Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Forward, Priority: priorityFilter}}
 	var chains []ruleset.Chain
 	for _, b := range closed {
@@ -92,7 +111,36 @@ func forwardChains(gateways, closed []Bridge, w Want) []ruleset.Chain {
 			chains = append(chains, toChain(to))
 		}
 	}
+	if transit.Closed {
+		base.Rules = append(base.Rules, transitRules(gateways, closed, transit)...)
+	}
 	return append([]ruleset.Chain{base}, chains...)
+}
+
+// transitRules returns the rules that keep the host from being a router for others. IPv6 is
+// left alone, since netplug does not turn its forwarding on.
+func transitRules(gateways, closed []Bridge, transit Transit) []ruleset.Rule {
+	rules := []ruleset.Rule{
+		rule(ruleset.Accept{}, ruleset.NotIPv4{}),
+		rule(ruleset.Accept{}, ruleset.Tracked{}),
+		rule(ruleset.Accept{}, ruleset.Translated{}),
+	}
+	for _, b := range gateways {
+		if !b.NAT {
+			rules = append(rules, rule(ruleset.Accept{}, ruleset.OutInterface{Name: b.Name}))
+		}
+	}
+	for _, b := range closed {
+		rules = append(rules, rule(ruleset.Accept{}, ruleset.InInterface{Name: b.Name}, ruleset.OutInterface{Name: b.Name}))
+	}
+	for _, b := range transit.Bridges {
+		match := []ruleset.Match{ruleset.InInterface{Name: b.Name}}
+		if !b.Inner {
+			match = append(match, ruleset.OutInterface{Name: b.Name})
+		}
+		rules = append(rules, rule(ruleset.Accept{}, match...))
+	}
+	return append(rules, rule(ruleset.Drop{}))
 }
 
 // toChain returns the chain for packets to guests behind NAT. It accepts answers, and

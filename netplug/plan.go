@@ -33,6 +33,8 @@ const (
 	markTap    = markPrefix + "tap:"
 	markBridge = markPrefix + "bridge:"
 	markVLAN   = markPrefix + "vlan:"
+	// markForwarding follows markBridge; see turnedForwardingOn.
+	markForwarding = "forwarding,"
 	// maxAlias is the longest alias the kernel takes.
 	maxAlias = 255
 )
@@ -43,12 +45,24 @@ func tapAlias(t Tap) string {
 	return alias[:min(len(alias), maxAlias)]
 }
 
-// bridgeAlias returns the alias of a bridge: the mark and the uplink that netplug plugged
-// into it, so that the uplink can be unplugged when another one is wanted.
-func bridgeAlias(b Bridge) string { return markBridge + "uplink=" + uplinkPort(b) }
+// bridgeAlias returns the alias of a bridge: the mark, with that of forwarding if it is to
+// have one, and the uplink that netplug plugged into it, so that the uplink can be unplugged
+// when another one is wanted.
+func bridgeAlias(b Bridge, forwarding bool) string {
+	mark := markBridge
+	if forwarding {
+		mark += markForwarding
+	}
+	return mark + "uplink=" + uplinkPort(b)
+}
 
 // ours reports whether netplug made the link.
 func (l Link) ours() bool { return strings.HasPrefix(l.Alias, markPrefix) }
+
+// turnedForwardingOn reports whether the link is a bridge that is marked because netplug
+// turned the host's forwarding on. The mark lives as long as the bridge, so it is gone after
+// a reboot like the kernel parameter itself.
+func (l Link) turnedForwardingOn() bool { return strings.HasPrefix(l.Alias, markBridge+markForwarding) }
 
 // rememberedUplink returns the uplink port in the alias of a bridge.
 func (l Link) rememberedUplink() string {
@@ -98,12 +112,17 @@ func PlanFor(w Want, have World) Plan {
 	// Removals come first, so that names, addresses and uplinks are free.
 	p.removeTaps()
 	p.removeBridges()
-	p.planForwarding()
 	for _, b := range w.Bridges {
+		if p.checkBridge(b) {
+			p.made = append(p.made, b)
+		}
+	}
+	for _, b := range p.made {
 		p.planBridge(b)
 	}
 	// The filter is loaded before the first tap that it must hold is up.
 	p.planFilter()
+	p.planForwarding()
 	for _, t := range w.Taps {
 		p.planTap(t)
 	}
@@ -119,6 +138,8 @@ type planner struct {
 	needs   []string
 	// removed are the links that the plan removes, moved the uplinks that it plugs in.
 	removed, moved map[string]bool
+	// made are the wanted bridges that are, or are going to be, netplug's own.
+	made []Bridge
 }
 
 // master returns the bridge that the link stays plugged into. It is empty if the bridge is
@@ -201,14 +222,61 @@ func (p *planner) hasBusyPort(bridge string) bool {
 	})
 }
 
-// planForwarding turns IPv4 forwarding on if a bridge has NAT. It is never turned off
-// again, because other software on the host may rely on it.
+// forwards reports whether the host forwards already.
+func (p *planner) forwards() bool { return p.have.Sysctls[sysctlForward] == "1" }
+
+// forwardingNeeded reports whether the host must forward for a bridge.
+func (p *planner) forwardingNeeded() bool {
+	return slices.ContainsFunc(p.made, func(b Bridge) bool { return b.NAT })
+}
+
+// forwardingIsOurs reports whether the host forwards, or is going to, only because netplug
+// needs it. All bridges of netplug are marked with that, so that it is known as long as
+// there is one.
+func (p *planner) forwardingIsOurs() bool {
+	return slices.ContainsFunc(p.have.Links, func(l Link) bool {
+		return l.turnedForwardingOn() && (len(p.made) > 0 || !p.removed[l.Name])
+	}) || !p.forwards() && p.forwardingNeeded()
+}
+
+// planForwarding turns IPv4 forwarding on if a bridge has NAT, after the bridges are marked
+// and the filter is there. It is never turned off again, because other software on the host
+// may rely on it.
 func (p *planner) planForwarding() {
-	needed := slices.ContainsFunc(p.want.Bridges, func(b Bridge) bool { return b.NAT })
-	if needed && p.have.Sysctls[sysctlForward] != "1" {
-		p.beginSubject(subjectForwarding)
-		p.addSteps(SetSysctl{Key: sysctlForward, Value: "1"})
+	if p.forwards() || !p.forwardingNeeded() {
+		return
 	}
+	needs := []string{subjectFilter}
+	for _, b := range p.made {
+		if b.NAT {
+			needs = append(needs, bridgeSubject(b.Name))
+		}
+	}
+	p.beginSubject(subjectForwarding, needs...)
+	p.addSteps(SetSysctl{Key: sysctlForward, Value: "1"})
+}
+
+// transit returns what the filter does with the traffic of others.
+func (p *planner) transit() Transit {
+	if p.want.Router || !p.forwardingIsOurs() {
+		return Transit{}
+	}
+	t := Transit{Closed: true}
+	for _, l := range p.have.Links {
+		if l.Kind == KindBridge && !l.ours() {
+			t.Bridges = append(t.Bridges, TransitBridge{Name: l.Name, Inner: !p.leadsOut(l.Name)})
+		}
+	}
+	slices.SortFunc(t.Bridges, func(a, b TransitBridge) int { return strings.Compare(a.Name, b.Name) })
+	return t
+}
+
+// leadsOut reports whether a bridge has a port that is not the card of a virtual machine or
+// a container.
+func (p *planner) leadsOut(bridge string) bool {
+	return slices.ContainsFunc(p.have.Links, func(l Link) bool {
+		return l.Master == bridge && l.Kind != KindTap && l.Kind != kindVeth
+	})
 }
 
 // filterWant returns the Want for which the filter is computed. It differs in two ways.
@@ -241,7 +309,7 @@ func (p *planner) filterWant() Want {
 
 // planFilter loads the packet filter unless the same one is loaded already.
 func (p *planner) planFilter() {
-	rules := FilterFor(p.filterWant())
+	rules := FilterFor(p.filterWant(), p.transit())
 	fingerprint := ""
 	if slices.ContainsFunc(rules.Tables, hasChains) {
 		fingerprint = rules.Fingerprint()

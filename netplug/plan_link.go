@@ -16,24 +16,28 @@ const defaultVLAN = 1
 
 func hasChains(t ruleset.Table) bool { return len(t.Chains) > 0 }
 
-// planBridge plans one bridge and its uplink.
-func (p *planner) planBridge(b Bridge) {
+// checkBridge reports whether the bridge is to be netplug's own, and blocks it if that is
+// wanted and impossible.
+func (p *planner) checkBridge(b Bridge) bool {
 	subject := bridgeSubject(b.Name)
 	l, exists := p.have.link(b.Name)
 	switch {
 	case exists && l.Kind != KindBridge:
 		p.blockSubject(subject, "the host has a link %s of type %s", b.Name, l.Kind)
-		return
 	case exists && !l.ours() && b.AllowExisting:
-		return
 	case exists && !l.ours():
 		p.blockSubject(subject, "the host has a bridge %s that virtmesh did not make", b.Name)
-		return
-	case !p.checkUplink(b):
-		return
+	default:
+		return p.checkUplink(b)
 	}
-	p.beginSubject(subject)
-	alias := bridgeAlias(b)
+	return false
+}
+
+// planBridge plans one bridge of netplug's and its uplink.
+func (p *planner) planBridge(b Bridge) {
+	l, exists := p.have.link(b.Name)
+	p.beginSubject(bridgeSubject(b.Name))
+	alias := bridgeAlias(b, p.forwardingIsOurs())
 	if !exists {
 		p.addSteps(AddBridge{Name: b.Name, Alias: alias, VLANFiltering: b.VLANFiltering})
 		l = Link{Name: b.Name, Kind: KindBridge, Alias: alias, MTU: defaultMTU, VLANFiltering: b.VLANFiltering}

@@ -58,13 +58,13 @@ func TestWorlds(t *testing.T) {
 func gateways() []state {
 	return []state{
 		{"a gateway", func(w *netplug.Want) { w.Bridges = []netplug.Bridge{podBridge()} },
-			`link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 up addr 10.9.0.1/24 alias "virtmesh:bridge:uplink="`},
+			`link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 up addr 10.9.0.1/24 alias "virtmesh:bridge:forwarding,uplink="`},
 		{"another address and MTU, and a guest", func(w *netplug.Want) {
 			b := podBridge()
 			b.Address, b.MTU = netip.MustParsePrefix("10.7.0.1/16"), 1400
 			w.Bridges = []netplug.Bridge{b}
 			w.Taps = []netplug.Tap{tapOf("vm-pod", "a", 1)}
-		}, `link vm-pod type bridge mtu 1400 address 02:9f:13:e4:50:d1 up addr 10.7.0.1/16 alias "virtmesh:bridge:uplink="
+		}, `link vm-pod type bridge mtu 1400 address 02:9f:13:e4:50:d1 up addr 10.7.0.1/16 alias "virtmesh:bridge:forwarding,uplink="
 link vm-a type tap master vm-pod mtu 1400 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"`},
 	}
 }
@@ -262,18 +262,18 @@ func TestKernelWithoutVLANs(t *testing.T) {
 	}
 }
 
-// TestOrder checks that no tap is up before its filter is loaded.
+// TestOrder checks that no tap is up, and nothing forwarded, before the filter is loaded.
 func TestOrder(t *testing.T) {
 	w := netplug.Want{Bridges: []netplug.Bridge{podBridge()}, Taps: []netplug.Tap{tapOf("vm-pod", "a", 1)}}
-	want := `sysctl -w net/ipv4/ip_forward=1
-ip link add vm-pod type bridge
+	want := `ip link add vm-pod type bridge
 ip link set vm-pod address 02:9f:13:e4:50:d1
 sysctl -w net/ipv6/conf/vm-pod/disable_ipv6=1
 sysctl -w net/ipv4/conf/vm-pod/rp_filter=1
 sysctl -w net/ipv4/conf/vm-pod/arp_ignore=1
 ip addr add 10.9.0.1/24 dev vm-pod
 ip link set vm-pod up
-nft -f ` + netplug.FilterFor(w).Fingerprint() + `
+nft -f ` + netplug.FilterFor(w, netplug.Transit{Closed: true}).Fingerprint() + `
+sysctl -w net/ipv4/ip_forward=1
 ip tuntap add vm-a mode tap vnet_hdr
 ip link set vm-a address fe:00:00:00:00:01
 sysctl -w net/ipv6/conf/vm-a/disable_ipv6=1
@@ -310,6 +310,51 @@ func TestHostsBridgesAreNotClosed(t *testing.T) {
 					t.Errorf("%s: closed is %v:\n%s", tc.name, got, load.Ruleset)
 				}
 			}
+		}
+	}
+}
+
+// TestTransit checks when the host is closed to traffic of others: whenever it forwards only
+// because netplug needs it, also after a restart, and never by the administrator's wish.
+func TestTransit(t *testing.T) {
+	const closing = "oifname \"br-lan\" accept\n\t\tdrop"
+	lan := netplug.Link{Name: "br-lan", Kind: netplug.KindBridge}
+	port := netplug.Link{Name: "up0", Kind: netplug.KindDevice, Master: "br-lan"}
+	marked := netplug.Link{Name: "vm-pod", Kind: netplug.KindBridge, Alias: "virtmesh:bridge:forwarding,uplink="}
+	unmarked := netplug.Link{Name: "vm-pod", Kind: netplug.KindBridge, Alias: "virtmesh:bridge:uplink="}
+	for _, tc := range []struct {
+		name    string
+		forward string
+		links   []netplug.Link
+		router  bool
+		closed  bool
+	}{
+		{"first start", "0", nil, false, true},
+		{"restart", "1", []netplug.Link{marked}, false, true},
+		{"somebody turned it off", "0", []netplug.Link{unmarked}, false, true},
+		{"first start on a router", "1", nil, false, false},
+		{"restart on a router", "1", []netplug.Link{unmarked}, false, false},
+		{"made a router", "1", []netplug.Link{marked}, true, false},
+	} {
+		want := netplug.Want{Bridges: []netplug.Bridge{podBridge()}, Router: tc.router}
+		have := netplug.World{Links: append(tc.links, lan, port), Sysctls: map[string]string{"net/ipv4/ip_forward": tc.forward}}
+		plan := netplug.PlanFor(want, have)
+		var rules, alias string
+		for _, s := range plan.Steps {
+			switch op := s.Op.(type) {
+			case netplug.LoadFilter:
+				rules = op.Ruleset.String()
+			case netplug.AddBridge:
+				alias = op.Alias
+			case netplug.SetAlias:
+				alias = op.Alias
+			}
+		}
+		if got := strings.Contains(rules, closing); got != tc.closed {
+			t.Errorf("%s: closed is %v:\n%s", tc.name, got, rules)
+		}
+		if turnsOn := tc.forward == "0"; turnsOn != strings.Contains(alias, "forwarding") {
+			t.Errorf("%s: the bridge is marked %q", tc.name, alias)
 		}
 	}
 }

@@ -17,6 +17,7 @@ const (
 	KindTap    Kind = "tap"
 	KindVLAN   Kind = "vlan"
 	KindDevice Kind = "device"
+	kindVeth   Kind = "veth"
 )
 
 // World is the network state of a host, as far as netplug needs it. A World returned by

@@ -55,6 +55,9 @@ type NetworkConfig struct {
 	ProtectedNetworks []netip.Prefix `json:"protectedNetworks,omitempty"`
 	// AllowedNetworks are IPv4 networks that they may open connections to all the same.
 	AllowedNetworks []netip.Prefix `json:"allowedNetworks,omitempty"`
+	// Router says that the host forwards traffic of others too. A host that forwarded
+	// before its agent first started does so without it.
+	Router bool `json:"router,omitempty"`
 }
 
 // validate names the settings of the network that cannot work.

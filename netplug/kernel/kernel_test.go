@@ -38,7 +38,7 @@ func TestFilterIsLoadedWhole(t *testing.T) {
 		return
 	}
 	k, _ := hostWithUplink(t)
-	rules := netplug.FilterFor(netplugtest.EveryRule())
+	rules := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit())
 	for range 2 {
 		if err := k.Do(t.Context(), netplug.LoadFilter{Ruleset: rules}); err != nil {
 			t.Fatal(err)
@@ -60,11 +60,11 @@ func TestFilterThatCannotBeLoaded(t *testing.T) {
 		return
 	}
 	k, _ := hostWithUplink(t)
-	good := netplug.FilterFor(netplugtest.EveryRule())
+	good := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit())
 	if err := k.Do(t.Context(), netplug.LoadFilter{Ruleset: good}); err != nil {
 		t.Fatal(err)
 	}
-	bad := netplug.FilterFor(netplugtest.EveryRule())
+	bad := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit())
 	bad.Tables[0].Chains = append(bad.Tables[0].Chains, ruleset.Chain{Name: "x", Rules: []ruleset.Rule{{Do: ruleset.Jump{Chain: "none"}}}})
 	err := k.Do(t.Context(), netplug.LoadFilter{Ruleset: bad})
 	if err == nil || !strings.Contains(err.Error(), "No such file or directory") {
@@ -80,7 +80,7 @@ func TestFilterNoticesChanges(t *testing.T) {
 		return
 	}
 	k, _ := hostWithUplink(t)
-	rules := netplug.FilterFor(netplugtest.EveryRule())
+	rules := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit())
 	for _, change := range []string{
 		"add rule bridge virtmesh prerouting accept",
 		"flush chain inet virtmesh forward",

@@ -124,17 +124,17 @@ func (s suite) uplinkPort(t *testing.T) {
 }
 
 func (s suite) filter(t *testing.T) {
-	rules := netplug.FilterFor(EveryRule())
+	rules := netplug.FilterFor(EveryRule(), EveryTransit())
 	s.do(t, netplug.LoadFilter{Ruleset: rules})
 	if got := s.world(t).Filter; got != rules.Fingerprint() {
 		t.Errorf("filter is %q, want %q", got, rules.Fingerprint())
 	}
-	other := netplug.FilterFor(netplug.Want{Bridges: EveryRule().Bridges[:1], Taps: EveryRule().Taps[:1]})
+	other := netplug.FilterFor(netplug.Want{Bridges: EveryRule().Bridges[:1], Taps: EveryRule().Taps[:1]}, netplug.Transit{})
 	s.do(t, netplug.LoadFilter{Ruleset: other})
 	if got := s.world(t).Filter; got != other.Fingerprint() {
 		t.Errorf("filter is %q after it was replaced, want %q", got, other.Fingerprint())
 	}
-	s.do(t, netplug.LoadFilter{Ruleset: netplug.FilterFor(netplug.Want{})})
+	s.do(t, netplug.LoadFilter{Ruleset: netplug.FilterFor(netplug.Want{}, netplug.Transit{})})
 	if got := s.world(t).Filter; got != "" {
 		t.Errorf("filter is %q after it was removed", got)
 	}
@@ -209,4 +209,9 @@ func EveryRule() netplug.Want {
 		},
 		Allowed: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("192.0.2.64/32")},
 	}
+}
+
+// EveryTransit returns a Transit with every kind of bridge.
+func EveryTransit() netplug.Transit {
+	return netplug.Transit{Closed: true, Bridges: []netplug.TransitBridge{{Name: "br-lan"}, {Name: "docker0", Inner: true}}}
 }

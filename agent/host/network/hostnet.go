@@ -64,6 +64,8 @@ type Config struct {
 	// ProtectedNetworks are what the operator wants to keep guests away from, and
 	// AllowedNetworks the exceptions from all of these.
 	ProtectedNetworks, AllowedNetworks []netip.Prefix
+	// Router says that the host forwards traffic of others by its administrator's wish.
+	Router bool
 	// Subscribe calls a function whenever Protected may have changed, until the
 	// function that it returns is called.
 	Subscribe func(func()) (cancel func())

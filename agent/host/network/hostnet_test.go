@@ -37,8 +37,12 @@ func TestGuestsAreKeptAway(t *testing.T) {
 	w := newWorld(t)
 	w.config.ProtectedNetworks = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
 	w.config.AllowedNetworks = []netip.Prefix{netip.MustParsePrefix("198.51.100.7/32")}
+	w.config.Router = true
 	w.restart()
 	want := w.want()
+	if !want.Router {
+		t.Error("the host is no router")
+	}
 	for _, addr := range []string{"169.254.169.254", "127.0.0.1", "192.0.2.1", "198.51.100.1"} {
 		if !slices.ContainsFunc(want.Protected, func(p netip.Prefix) bool { return p.Contains(netip.MustParseAddr(addr)) }) {
 			t.Errorf("%s is not protected: %v", addr, want.Protected)

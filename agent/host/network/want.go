@@ -43,7 +43,7 @@ func (n *Network) buildWant(connecting *kubevirtv1.VirtualMachineInstance) *buil
 	if n.Protected != nil {
 		b.want.Protected = append(b.want.Protected, n.Protected()...)
 	}
-	b.want.Allowed = n.AllowedNetworks
+	b.want.Allowed, b.want.Router = n.AllowedNetworks, n.Router
 	return b
 }
 
