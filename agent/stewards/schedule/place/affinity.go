@@ -131,28 +131,47 @@ func existingAntiAffinity(in Instance) []term {
 // value of the topology key.
 type domains map[string]int
 
-// count returns the domains of a term.
+// add changes the number of a domain. A domain of none is not kept.
+func (d domains) add(value string, n int) {
+	if d[value] += n; d[value] == 0 {
+		delete(d, value)
+	}
+}
+
+// count returns the domains of a term, without the instance self.
 func (s *Snapshot) count(t *term, self string) domains {
-	d := domains{}
-	add := func(ns string) {
-		for uid, in := range s.byNS[ns] {
-			if uid != self && t.selector.Matches(in.labels) {
-				s.eachDomain(in, t.topologyKey, func(value string) { d[value]++ })
-			}
-		}
-	}
-	if t.nsSelector == nil {
+	if t.nsSelector == nil && len(t.namespaces) == 1 {
 		for ns := range t.namespaces {
-			add(ns)
+			return s.matching(ns, t.selector, t.topologyKey, self)
 		}
-		return d
 	}
+	d := domains{}
 	for ns := range s.byNS {
 		if t.selectsNamespace(ns, s.namespaces[ns]) {
-			add(ns)
+			s.countIn(ns, t.selector, t.topologyKey, self, d)
 		}
 	}
 	return d
+}
+
+// matching returns the domains of the instances of a namespace that a selector
+// matches, without the instance self. They must not be changed.
+func (s *Snapshot) matching(namespace string, selector labels.Selector, key, self string) domains {
+	if _, placed := s.instances[self]; !placed {
+		return s.tallied(namespace, selector, key)
+	}
+	d := domains{}
+	s.countIn(namespace, selector, key, self, d)
+	return d
+}
+
+// countIn adds the instances of a namespace that a selector matches to d.
+func (s *Snapshot) countIn(namespace string, selector labels.Selector, key, self string, d domains) {
+	for uid, in := range s.byNS[namespace] {
+		if uid != self && selector.Matches(in.labels) {
+			s.eachDomain(in, key, func(value string) { d.add(value, 1) })
+		}
+	}
 }
 
 // eachDomain calls fn with the value of key on every host the instance is on.
@@ -173,9 +192,15 @@ type relations struct {
 	anti     []domains
 	weighted []domains
 	// forbidden are the domains that placed instances keep the request out
-	// of: topology key, value.
-	forbidden map[string]domains
+	// of, by topology key. It is a list because every host is held against all of it.
+	forbidden []forbidden
 	spread    []spreadState
+}
+
+// forbidden are the domains of one topology key.
+type forbidden struct {
+	key string
+	domains
 }
 
 // relate computes the relations of a request. It returns nil if no placed
@@ -185,7 +210,7 @@ func (s *Snapshot) relate(r *Request) *relations {
 	if len(r.affinity)+len(r.anti)+len(r.weighted)+len(r.spread)+guards == 0 {
 		return nil
 	}
-	rel := &relations{forbidden: map[string]domains{}}
+	rel := &relations{}
 	for i := range r.affinity {
 		rel.affinity = append(rel.affinity, s.count(&r.affinity[i], r.UID))
 	}
@@ -214,18 +239,29 @@ func (s *Snapshot) forbid(rel *relations, r *Request, in *instanceState) {
 		if !t.selectsNamespace(r.Namespace, s.namespaces[r.Namespace]) || !t.selector.Matches(r.labelSet()) {
 			continue
 		}
-		if rel.forbidden[t.topologyKey] == nil {
-			rel.forbidden[t.topologyKey] = domains{}
-		}
-		s.eachDomain(in, t.topologyKey, func(v string) { rel.forbidden[t.topologyKey][v]++ })
+		d := rel.forbiddenBy(t.topologyKey)
+		s.eachDomain(in, t.topologyKey, func(v string) { d.add(v, 1) })
 	}
+}
+
+// forbiddenBy returns the forbidden domains of a topology key, to add to.
+func (rel *relations) forbiddenBy(key string) domains {
+	for i := range rel.forbidden {
+		if rel.forbidden[i].key == key {
+			return rel.forbidden[i].domains
+		}
+	}
+	d := domains{}
+	rel.forbidden = append(rel.forbidden, forbidden{key, d})
+	return d
 }
 
 // admits returns the reason why the relations exclude the host, or "" if they
 // do not.
 func (rel *relations) admits(s *Snapshot, r *Request, h *hostState) string {
-	for key, d := range rel.forbidden {
-		if v, ok := h.Labels[key]; ok && d[v] > 0 {
+	for i := range rel.forbidden {
+		f := &rel.forbidden[i]
+		if v, ok := h.Labels[f.key]; ok && f.domains[v] > 0 {
 			return "kept free by the anti-affinity of running instances"
 		}
 	}

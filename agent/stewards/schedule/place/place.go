@@ -62,10 +62,10 @@ func (s *Snapshot) Place(r *Request) (host string, err error) {
 }
 
 // feasible reports whether the host fits. It applies the same filters as
-// reasons, but builds no list of reasons.
+// reasons, but the cheap ones first, and builds no list of reasons.
 func (s *Snapshot) feasible(r *Request, rel *relations, h *hostState) bool {
-	return h.Problem == "" && h.free.Fits(&r.Resources) && r.refuses(h) == "" &&
-		(rel == nil || rel.admits(s, r, h) == "")
+	return h.Problem == "" && h.free.Fits(&r.Resources) &&
+		(rel == nil || rel.admits(s, r, h) == "") && r.refuses(h) == ""
 }
 
 // explain counts the reasons over all hosts.

@@ -65,6 +65,7 @@ type Snapshot struct {
 	// listed under AnyNamespace.
 	guarded    map[string]map[string]*instanceState
 	namespaces map[string]labels.Set
+	topologies map[string]*topology // by topology key, of those used lately
 	scratch    []candidate
 }
 
@@ -144,6 +145,7 @@ func NewSnapshot() *Snapshot {
 		byNS:       map[string]map[string]*instanceState{},
 		guarded:    map[string]map[string]*instanceState{},
 		namespaces: map[string]labels.Set{},
+		topologies: map[string]*topology{},
 	}
 }
 
@@ -162,6 +164,7 @@ func (s *Snapshot) SetPrepared(p *Prepared) {
 	} else {
 		s.hosts = slices.Insert(s.hosts, i, hs)
 	}
+	s.forgetTopologies(s.byName[p.Name], hs)
 	s.byName[p.Name] = hs
 }
 
@@ -177,6 +180,7 @@ func (s *Snapshot) useOf(host string) *use {
 
 // RemoveHost removes a host. The snapshot keeps its instances.
 func (s *Snapshot) RemoveHost(name string) {
+	s.forgetTopologies(s.byName[name], nil)
 	delete(s.byName, name)
 	s.hosts = slices.DeleteFunc(s.hosts, func(h *hostState) bool { return h.Name == name })
 	s.dropUse(name)
@@ -209,6 +213,7 @@ func (s *Snapshot) SetInstance(in Instance) {
 		s.guarded[ns][in.UID] = is
 	})
 	s.charge(is, machine.Resources.Add, 1)
+	s.tally(is, 1)
 }
 
 // Instance returns a placed instance. It must not be changed.
@@ -235,8 +240,10 @@ func (s *Snapshot) RemoveInstance(uid string) {
 	delete(s.byNS[is.Namespace], uid)
 	if len(s.byNS[is.Namespace]) == 0 {
 		delete(s.byNS, is.Namespace)
+		s.forgetTallies(is.Namespace)
 	}
 	s.charge(is, machine.Resources.Sub, -1)
+	s.tally(is, -1)
 }
 
 func (s *Snapshot) charge(is *instanceState, op func(machine.Resources, machine.Resources) machine.Resources, n int) {

@@ -2,6 +2,7 @@ package place
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -65,25 +66,12 @@ func (s *Snapshot) spreadStates(r *Request) []spreadState {
 	for i := range r.spread {
 		rule := &r.spread[i]
 		st := spreadState{spreadRule: rule, counts: domains{}}
-		for _, h := range s.hosts {
-			v, ok := h.Labels[rule.key]
-			if !ok {
-				continue
-			}
+		matching := s.matching(r.Namespace, rule.selector, rule.key, r.UID)
+		for v, hosts := range s.hostsByDomain(rule.key) {
 			// One host makes a domain count, and there may be thousands in each.
-			if _, counts := st.counts[v]; !counts && r.countsFor(rule, h) {
-				st.counts[v] = 0
+			if slices.ContainsFunc(hosts, func(name string) bool { return r.countsFor(rule, s.byName[name]) }) {
+				st.counts[v] = matching[v]
 			}
-		}
-		for uid, in := range s.byNS[r.Namespace] {
-			if uid == r.UID || !rule.selector.Matches(in.labels) {
-				continue
-			}
-			s.eachDomain(in, rule.key, func(v string) {
-				if _, eligible := st.counts[v]; eligible {
-					st.counts[v]++
-				}
-			})
 		}
 		st.least = st.minimum()
 		out = append(out, st)
