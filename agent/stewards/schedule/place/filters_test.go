@@ -1,6 +1,7 @@
 package place
 
 import (
+	"fmt"
 	"hash/fnv"
 	"slices"
 	"strings"
@@ -536,5 +537,32 @@ func TestAHostThatComesBack(t *testing.T) {
 	}))
 	if r := request(t, vmi, DefaultPolicy()); !slices.Equal(r.Images, []string{"i"}) {
 		t.Errorf("images %v", r.Images)
+	}
+}
+
+// Node affinity may name hosts by their field, required or preferred, beside
+// terms that look at labels.
+func TestNodeAffinityNamesHosts(t *testing.T) {
+	ssd := corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "disk", Operator: corev1.NodeSelectorOpExists}}}
+	h2 := corev1.NodeSelectorTerm{MatchFields: []corev1.NodeSelectorRequirement{
+		{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{"h2"}},
+	}}
+	affinity := func(na corev1.NodeAffinity) func(*kubevirtv1.VirtualMachineInstance) {
+		return spec(func(s *vmiSpec) { s.Affinity = &corev1.Affinity{NodeAffinity: &na} })
+	}
+	required := affinity(corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{ssd, h2},
+	}})
+	preferred := affinity(corev1.NodeAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{
+		{Weight: 1, Preference: ssd}, {Weight: 100, Preference: h2},
+	}})
+	s := snapshot(host("h1"), host("h2"), host("h3"), host("h4"))
+	if got := feasibleHosts(t, s, instance("vm", required)); got != "h2" {
+		t.Errorf("required: %q, want h2", got)
+	}
+	for i := range 10 {
+		if got := placedOn(t, s, instance(fmt.Sprint("vm", i), preferred)); got != "h2" {
+			t.Errorf("preferred: %q, want h2", got)
+		}
 	}
 }

@@ -119,7 +119,7 @@ func (r *Request) refuses(h *hostState) string {
 		}
 	}
 	if r.hasRequired {
-		if ok, err := r.required.Match(h.node); err != nil || !ok {
+		if ok, err := r.required.Match(r.nodeOf(h)); err != nil || !ok {
 			return "didn't match node affinity or selector"
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -37,6 +38,7 @@ type Request struct {
 	policy       Policy
 	required     nodeaffinity.RequiredNodeAffinity
 	hasRequired  bool
+	matchFields  bool // the node affinity looks at the name of a host
 	preferred    *nodeaffinity.PreferredSchedulingTerms
 	tolerations  []corev1.Toleration
 	architecture string
@@ -83,6 +85,7 @@ func (r *Request) setNodeAffinity(spec *kubevirtv1.VirtualMachineInstanceSpec) e
 	na := spec.Affinity.NodeAffinity
 	if sel := na.RequiredDuringSchedulingIgnoredDuringExecution; sel != nil {
 		r.hasRequired = true
+		r.matchFields = slices.ContainsFunc(sel.NodeSelectorTerms, hasFields)
 		if _, err := nodeaffinity.NewNodeSelector(sel); err != nil {
 			return fmt.Errorf("spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution: %w", err)
 		}
@@ -93,8 +96,23 @@ func (r *Request) setNodeAffinity(spec *kubevirtv1.VirtualMachineInstanceSpec) e
 			return fmt.Errorf("spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution: %w", err)
 		}
 		r.preferred = p
+		r.matchFields = r.matchFields || slices.ContainsFunc(terms, func(t corev1.PreferredSchedulingTerm) bool {
+			return hasFields(t.Preference)
+		})
 	}
 	return nil
+}
+
+func hasFields(t corev1.NodeSelectorTerm) bool { return len(t.MatchFields) > 0 }
+
+// nodeOf returns the host for the node affinity library. The library makes a
+// map of a node's name each time it is asked, for field selectors that hardly
+// anybody uses, so the node has a name only if the request looks at it.
+func (r *Request) nodeOf(h *hostState) *corev1.Node {
+	if !r.matchFields {
+		return h.node
+	}
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: h.Name, Labels: h.Labels}}
 }
 
 // setCPU reads the CPU model and features. A host must have the features of

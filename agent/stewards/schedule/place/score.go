@@ -33,7 +33,7 @@ func (s *Snapshot) score(r *Request, rel *relations, found []candidate, seed uin
 		c.tie = mix(seed ^ c.host.seed)
 		c.score = r.hostScore(c.host)
 		if r.preferred != nil {
-			c.affinity = r.preferred.Score(c.host.node)
+			c.affinity = r.preferred.Score(r.nodeOf(c.host))
 			maxAffinity = max(maxAffinity, abs(c.affinity))
 		}
 		if rel != nil {

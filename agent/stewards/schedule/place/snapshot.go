@@ -72,7 +72,7 @@ type Snapshot struct {
 // Prepared is a host in the form in which decisions read it. It never changes.
 type Prepared struct {
 	Host
-	node      *corev1.Node // for the node affinity library
+	node      *corev1.Node // for the node affinity library, without the name: see Request.nodeOf
 	cpuModels map[string]struct{}
 	images    map[string]struct{}
 	seed      uint64
@@ -90,7 +90,7 @@ func Prepare(h Host) *Prepared {
 		lbls[corev1.LabelHostname] = h.Name
 	}
 	p.Labels = lbls
-	p.node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: h.Name, Labels: lbls}}
+	p.node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: lbls}}
 	p.cpuModels, p.images = set(h.CPUModels), set(h.Images)
 	return p
 }

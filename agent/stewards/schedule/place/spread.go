@@ -82,7 +82,7 @@ func (s *Snapshot) spreadStates(r *Request) []spreadState {
 // countsFor reports whether a rule counts the domain of a host.
 func (r *Request) countsFor(rule *spreadRule, h *hostState) bool {
 	if !rule.ignoreAffinity && r.hasRequired {
-		if ok, _ := r.required.Match(h.node); !ok {
+		if ok, _ := r.required.Match(r.nodeOf(h)); !ok {
 			return false
 		}
 	}
