@@ -10,7 +10,7 @@ BINARY   := bin/virtmesh
 LAB      := $(BINARY) lab
 HOSTS    ?= 3
 # The Go release that go.mod names; 'make go' fetches it where Debian's is older.
-GO       := $(shell command -v go 2>/dev/null || echo $(CURDIR)/bin/go/bin/go)
+GO       := $(shell go=$(CURDIR)/bin/go/bin/go; { [ ! -x $$go ] && command -v go; } || echo $$go)
 # Without paths of this machine in it, the same source gives the same program.
 GOFLAGS  := -tags=$(TAGS) -trimpath
 export GOFLAGS

@@ -117,7 +117,16 @@ func allocate(path string, bytes int64) (err error) {
 			_ = os.Remove(path)
 		}
 	}()
-	return unix.Fallocate(int(f.Fd()), 0, 0, bytes)
+	return setRoomAside(f, 0, bytes)
+}
+
+// setRoomAside is fallocate(2), which a signal to the process may interrupt.
+func setRoomAside(f *os.File, mode uint32, bytes int64) error {
+	for {
+		if err := unix.Fallocate(int(f.Fd()), mode, 0, bytes); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // release removes one file, so that something else has its room, and reports whether
@@ -147,7 +156,7 @@ func allocateMeta(dir string) {
 		return
 	}
 	defer f.Close()
-	_ = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, metaRoom)
+	_ = setRoomAside(f, unix.FALLOC_FL_KEEP_SIZE, metaRoom)
 }
 
 // become makes a file of ballast the file at path, of size bytes, which must not exist. It

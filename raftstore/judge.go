@@ -30,13 +30,11 @@ func (s *Store) judgeMessage(peer string, message any) error {
 	if err != nil {
 		return err
 	}
-	for _, srv := range servers { // a vote is given to an address
-		if string(srv.Address) == string(header.Addr) && srv.ID != sender {
-			return fmt.Errorf("%w: replica %q names the address of %q", errMayNot, sender, srv.ID)
-		}
-	}
 	switch m := message.(type) {
 	case *raft.RequestVoteRequest, *raft.RequestPreVoteRequest:
+		if err := namesOwnAddress(sender, string(header.Addr), servers); err != nil {
+			return err
+		}
 		if s.doubtsOwnVote() {
 			return errAbstains
 		}
@@ -65,6 +63,18 @@ func (s *Store) judgeMessage(peer string, message any) error {
 	default:
 		return fmt.Errorf("%w: a message of type %T", errMayNot, message)
 	}
+}
+
+// namesOwnAddress returns why a replica must not ask for a vote, which Raft notes as given to
+// an address: it is that of another one. Of a leader it is not asked. In the configuration
+// of a replica that was away, its address may be that of a host whose place it has taken.
+func namesOwnAddress(sender raft.ServerID, addr string, servers []raft.Server) error {
+	for _, srv := range servers {
+		if string(srv.Address) == addr && srv.ID != sender {
+			return fmt.Errorf("%w: replica %q names the address of %q", errMayNot, sender, srv.ID)
+		}
+	}
+	return nil
 }
 
 // mayLead returns why a replica cannot be the leader: it does not vote. A replica whose

@@ -56,6 +56,10 @@ func (a *addresses) replace(records []identity.HostRecord, seeds []identity.Seed
 		for _, name := range record.SANs {
 			add(name)
 		}
+		// A host with several networks may call from any of its addresses.
+		for _, addr := range record.Addresses {
+			set[addr.Unmap().WithZone("")] = struct{}{}
+		}
 	}
 	for _, seed := range seeds {
 		addHostPort(seed.MeshAddress)

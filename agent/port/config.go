@@ -99,8 +99,9 @@ func DefaultConfig() Config {
 		Bind:             ":7443",
 		HandshakeTimeout: 10 * time.Second,
 		// A handshake takes a caller on the same network a few milliseconds. It needs
-		// about 50 KB here.
-		Handshakes: places.Limits{Members: 2048, MembersPerSource: 256, Strangers: 256, StrangersPerSource: 64},
+		// about 50 KB here. One source may begin as many as all strangers, since many clients
+		// may share an address; if there are others, the one with most makes room.
+		Handshakes: places.Limits{Members: 2048, MembersPerSource: 256, Strangers: 512, StrangersPerSource: 512},
 		// The first message and a certificate have 3 KB.
 		HandshakeBytes: 32 << 10,
 		// One costs half a millisecond of CPU.

@@ -214,8 +214,11 @@ func (l machines) spawnQEMU(h Host, args []string) error {
 func (l machines) waitBooted(ctx context.Context, h Host) error {
 	return poll(ctx, bootTimeout, h.Name+" to start", func(ctx context.Context) error {
 		pid, err := l.Running(h)
-		if err != nil || pid == 0 {
-			return fmt.Errorf("it has ended; see %s: %w", filepath.Join(l.LogDir(h), "qemu.log"), err)
+		if err != nil {
+			return err
+		}
+		if pid == 0 {
+			return fmt.Errorf("it has ended; see %s", filepath.Join(l.LogDir(h), "qemu.log"))
 		}
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()

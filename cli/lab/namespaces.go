@@ -69,10 +69,14 @@ func (l namespaces) boot(ctx context.Context, h Host, _ func(string, ...any)) er
 // the host before that would see, and change, this machine's files.
 func (l namespaces) waitSetUp(ctx context.Context, h Host) error {
 	return poll(ctx, setUpTimeout, h.Name+" to be set up", func(context.Context) error {
-		if pid, err := l.Running(h); err != nil || pid == 0 {
-			return fmt.Errorf("it has ended; see %s: %w", filepath.Join(l.LogDir(h), "init.log"), err)
+		pid, err := l.Running(h)
+		if err != nil {
+			return err
 		}
-		_, err := os.Stat(filepath.Join(l.hostDir(h), "run", filepath.Base(hostRecord)))
+		if pid == 0 {
+			return fmt.Errorf("it has ended; see %s", filepath.Join(l.LogDir(h), "init.log"))
+		}
+		_, err = os.Stat(filepath.Join(l.hostDir(h), "run", filepath.Base(hostRecord)))
 		return err
 	})
 }

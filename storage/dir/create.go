@@ -175,7 +175,9 @@ func preallocate(path string) error {
 	if err != nil {
 		return err
 	}
-	err = syscall.Fallocate(int(f.Fd()), 0, 0, fi.Size())
+	for err = syscall.EINTR; errors.Is(err, syscall.EINTR); { // a signal to the process interrupts it
+		err = syscall.Fallocate(int(f.Fd()), 0, 0, fi.Size())
+	}
 	if errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS) {
 		return nil // the file system cannot do it, and Preallocate is a best effort
 	}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -38,6 +39,15 @@ func newMachine(t *testing.T) machine {
 		t.Skip("installing packages needs root")
 	}
 	m := machine{t: t, folder: t.TempDir()}
+	// The temporary directory may be on an overlay, which cannot be the upper layer of another.
+	if err := syscall.Mount("tmpfs", m.folder, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(m.folder, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
 	for _, name := range []string{"upper", "work", "root"} {
 		if err := os.Mkdir(filepath.Join(m.folder, name), 0o755); err != nil {
 			t.Fatal(err)
