@@ -128,6 +128,11 @@ func coversRepository(key string, repo name.Repository) bool {
 
 // classify wraps an error of the registry library in one of this package's classes.
 func classify(ctx context.Context, err error) error {
+	var slow net.Error
+	if errors.As(err, &slow) && slow.Timeout() && !isClassified(slow) && ctx.Err() == nil {
+		// It does not even finish a handshake, whatever else was tried.
+		return fmt.Errorf("%w: %w", ErrRegistryTimeout, err)
+	}
 	if err == nil || isClassified(err) {
 		return err
 	}
