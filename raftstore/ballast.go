@@ -25,8 +25,8 @@ import (
 // such as the end of a file, which the library writes beyond its size, one is removed: so
 // a file of the log may cost two. They are made anew when the disk has room again.
 //
-// It does not help where a file's room cannot be set aside (NFS before 4.2, ZFS): then
-// there is no ballast.
+// It does not help where a file's room cannot be set aside: on NFS before 4.2 there is no
+// ballast then. ZFS says that it has done so, and has not.
 type ballast struct {
 	dir    string
 	piece  int64 // bytes of a file

@@ -43,9 +43,9 @@ func (t *meshTransport) hand(rpc raft.RPC) {
 	}
 }
 
-// ask passes a message to Raft and waits for the answer. It returns false if the store is
+// askRaft passes a message to Raft and waits for the answer. It returns false if the store is
 // closed, or Raft has stopped.
-func (t *meshTransport) ask(command any, r io.Reader) (raft.RPCResponse, bool) {
+func (t *meshTransport) askRaft(command any, r io.Reader) (raft.RPCResponse, bool) {
 	answers := make(chan raft.RPCResponse, 1)
 	t.hand(raft.RPC{RespChan: answers, Command: command, Reader: r})
 	select {
@@ -60,7 +60,7 @@ func (t *meshTransport) ask(command any, r io.Reader) (raft.RPCResponse, bool) {
 // passSnapshot passes a snapshot to Raft, unless the local log leads to it.
 func (t *meshTransport) passSnapshot(rpc raft.RPC, req *raft.InstallSnapshotRequest) {
 	point := logPoint{req.LastLogIndex, req.LastLogTerm}
-	answer, ok := t.ask(t.behind(&raft.AppendEntriesRequest{
+	answer, ok := t.askRaft(t.behind(&raft.AppendEntriesRequest{
 		RPCHeader: req.RPCHeader, Term: req.Term, PrevLogEntry: point.index, PrevLogTerm: point.term,
 	}), nil)
 	if !ok {
@@ -72,7 +72,7 @@ func (t *meshTransport) passSnapshot(rpc raft.RPC, req *raft.InstallSnapshotRequ
 		rpc.Respond(&raft.InstallSnapshotResponse{Term: r.Term, Success: true}, nil)
 		return
 	}
-	if answer, ok = t.ask(req, rpc.Reader); !ok {
+	if answer, ok = t.askRaft(req, rpc.Reader); !ok {
 		return
 	}
 	if r, ok := answer.Response.(*raft.InstallSnapshotResponse); ok && answer.Error == nil && r.Success {

@@ -80,7 +80,7 @@ func (t *Table) Take(from netip.Addr, size int, evict func()) (*Place, bool) {
 		p.class, p.key = &t.strangers, networkOf(from)
 	}
 	t.mu.Lock()
-	evicted, ok := p.class.take(p)
+	evicted, ok := p.class.takePlace(p)
 	t.mu.Unlock()
 	for _, old := range evicted {
 		old.evict()
@@ -106,8 +106,8 @@ func (t *Table) Taken() (members, strangers int) {
 	return t.members.taken, t.strangers.taken
 }
 
-// take finds room for a place and returns those that made room for it.
-func (c *class) take(p *Place) (evicted []*Place, ok bool) {
+// takePlace finds room for a place and returns those that made room for it.
+func (c *class) takePlace(p *Place) (evicted []*Place, ok bool) {
 	if p.size > c.perSource || p.size > c.most {
 		return nil, false
 	}

@@ -132,7 +132,7 @@ func New(cfg Config) (*Pool, error) {
 // answered the Try before, this one waits for that answer. Not to be called at once.
 func (p *Pool) Try(ctx context.Context) error {
 	if p.pending == nil {
-		p.pending = p.ask()
+		p.pending = p.askStorage()
 	}
 	timer := time.NewTimer(p.cfg.Patience)
 	defer timer.Stop()
@@ -147,8 +147,8 @@ func (p *Pool) Try(ctx context.Context) error {
 	return p.Err()
 }
 
-// ask asks the storage in a goroutine that may be lost.
-func (p *Pool) ask() chan answer {
+// askStorage asks the storage whether it is there, in a goroutine that may be lost.
+func (p *Pool) askStorage() chan answer {
 	answers := make(chan answer, 1)
 	inner := p.opened()
 	go func() {

@@ -43,11 +43,11 @@ func (t *turn) await() error {
 	if t == nil || t.of == nil {
 		return nil
 	}
-	t.once.Do(func() { t.err = t.take() })
+	t.once.Do(func() { t.err = t.takeRoom() })
 	return t.err
 }
 
-func (t *turn) take() error {
+func (t *turn) takeRoom() error {
 	lists, weight := t.of.small, t.size
 	if t.size >= manyBytes {
 		lists, weight = t.of.large, 1
