@@ -32,6 +32,8 @@ const (
 	calmTime = time.Minute
 	// every is how often the limit is compared with what is in use.
 	every = 5 * time.Second
+	// calmSamples is how many comparisons there are in calmTime.
+	calmSamples = int(calmTime / every)
 	// A burst may leave so much memory with the process, and no collection follows it
 	// while the agent rests. So what is surplus to the usual is given back, at most every
 	// pause.
@@ -86,10 +88,16 @@ func limitFor(least, used int64) int64 {
 // samples are what was in use at the last comparisons, the oldest first.
 type samples []int64
 
-// least adds a sample and returns the least of the last calmTime.
+// least adds a sample and returns the least of the last calmTime. What a start takes in,
+// the agent needs for good, so in the first calmTime it counts as if it had always been.
 func (s *samples) least(used int64) int64 {
+	if starts := len(*s) < calmSamples; starts {
+		for i, before := range *s {
+			(*s)[i] = max(before, used)
+		}
+	}
 	*s = append(*s, used)
-	*s = (*s)[max(0, len(*s)-int(calmTime/every)):]
+	*s = (*s)[max(0, len(*s)-calmSamples):]
 	return slices.Min(*s)
 }
 

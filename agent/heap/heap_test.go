@@ -42,14 +42,28 @@ func TestTheLimitFollowsWhatIsInUse(t *testing.T) {
 func TestABurstRaisesTheLimitSlowly(t *testing.T) {
 	const calm, burst = 120 << 20, 200 << 20
 	var s samples
-	s.least(calm)
-	for range int(calmTime/every) - 1 {
+	for range calmSamples {
+		s.least(calm)
+	}
+	for range calmSamples - 1 {
 		if got := limitFor(s.least(burst), burst); got <= burst || got > limitFor(burst, burst)-64<<20 {
 			t.Fatalf("in a burst of %d the limit is %d, for good it were %d", burst, got, limitFor(burst, burst))
 		}
 	}
 	if got, want := limitFor(s.least(burst), burst), limitFor(burst, burst); got != want {
 		t.Errorf("after a minute the limit is %d, want %d", got, want)
+	}
+}
+
+// A start takes in what the agent needs for good, and is no burst.
+func TestAStartIsNoBurst(t *testing.T) {
+	const empty, full = 40 << 20, 160 << 20
+	var s samples
+	s.least(empty)
+	for range 2 * calmSamples {
+		if got, want := limitFor(s.least(full), full), limitFor(full, full); got != want {
+			t.Fatalf("a start that needs %d gets a limit of %d, for good it were %d", full, got, want)
+		}
 	}
 }
 

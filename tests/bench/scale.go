@@ -75,7 +75,7 @@ func measureAgent(ctx context.Context, o *options, r *report, p population, budg
 	if err != nil {
 		return err
 	}
-	r.add(figure{Name: name + "rest_cpu", Value: 100 * (after - before).Seconds() / restTime.Seconds(), Unit: "% of a core"})
+	r.add(figure{Name: name + "rest_cpu", Value: 100 * (after - before).Seconds() / restTime.Seconds(), Unit: "% of a core", Budget: atMost(5)})
 	stop, err := a.watchAll(ctx, scaleClients)
 	if err != nil {
 		return err
