@@ -28,7 +28,7 @@ func agentCommand() *cli.Command {
 			{Name: "init", Usage: "make a new mesh with this machine as its first host", Flags: hostFlags(), Action: agentInit},
 			{Name: "join", Usage: "join this machine to a mesh", ArgsUsage: "ADDRESS",
 				Description: "ADDRESS is the host[:port] of any host of the mesh; 'virtmesh token create' there prints the token.",
-				Flags:       append(hostFlags(), &cli.StringFlag{Name: "token", EnvVars: []string{"VIRTMESH_TOKEN"}, Usage: "the join token, or @FILE to read it from (required)"}),
+				Flags:       append(hostFlags(), joinTokenFlag()),
 				Action:      agentJoin},
 			{Name: "run", Usage: "run the agent until it is stopped; the systemd unit does this", Action: agentRun,
 				Flags: []cli.Flag{configFlag(), &cli.StringFlag{Name: "log-level", Value: "info", Usage: "debug, info, warn or error"}}},
@@ -162,8 +162,9 @@ func agentJoin(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return errors.New("name the address of one host of the mesh")
 	}
-	if c.String("token") == "" {
-		return errors.New("give the join token with --token; 'virtmesh token create' on a host of the mesh prints one")
+	token, err := joinToken(c)
+	if err != nil {
+		return err
 	}
 	config, err := hostConfig(c)
 	if err != nil {
@@ -172,14 +173,6 @@ func agentJoin(c *cli.Context) error {
 	address := c.Args().First()
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		address = net.JoinHostPort(address, fmt.Sprint(membership.DefaultMeshPort))
-	}
-	token := c.String("token")
-	if file, ok := strings.CutPrefix(token, "@"); ok {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return fmt.Errorf("read the token: %w", err)
-		}
-		token = strings.TrimSpace(string(data))
 	}
 	fmt.Fprintf(c.App.ErrWriter, "asking %s to admit this machine\n", address)
 	if err := membership.Join(c.Context, config.MembershipConfig, config.File(c.String("config")),

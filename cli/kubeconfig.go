@@ -9,19 +9,23 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 
 	"github.com/urfave/cli/v2"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"virtmesh/agent/port/admin"
+	"virtmesh/storage/durable"
 )
 
 func kubeconfigCommand() *cli.Command {
 	return &cli.Command{
-		Name: "kubeconfig", Usage: "print an administrator's kubeconfig for this mesh",
+		Name: "kubeconfig", Usage: "make an administrator's kubeconfig for this mesh",
 		Description: "The kubeconfig names the host that answers; any other host would do as well. Keep it secret: it contains a private key.",
 		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write it to `FILE`, which only its owner can read, instead of printing it; a file that is there is replaced"},
 			&cli.StringFlag{Name: "name", Value: "virtmesh", Usage: "the name of the cluster and the context in it"},
 			&cli.StringFlag{Name: "server", Usage: "the https URL to put in it (default: the answering host)"},
 		},
@@ -30,6 +34,9 @@ func kubeconfigCommand() *cli.Command {
 }
 
 func kubeconfig(c *cli.Context) error {
+	if err := checkKubeconfigOutput(c); err != nil {
+		return err
+	}
 	conn, err := connect(c)
 	if err != nil {
 		return err
@@ -56,8 +63,42 @@ func kubeconfig(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("encode kubeconfig: %w", err)
 	}
-	_, err = c.App.Writer.Write(data)
-	return err
+	path := c.String("output")
+	if path == "" {
+		_, err = c.App.Writer.Write(data)
+		return err
+	}
+	if err := durable.WriteFile(path, data, 0o600); err != nil {
+		return fmt.Errorf("write the kubeconfig: %w", err)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "wrote %s\n", path)
+	return nil
+}
+
+// checkKubeconfigOutput finds out, before the mesh is asked for a certificate, whether the
+// kubeconfig can be written so that only its owner can read it.
+func checkKubeconfigOutput(c *cli.Context) error {
+	if path := c.String("output"); path != "" {
+		dir, err := os.Stat(filepath.Dir(path))
+		if err == nil && !dir.IsDir() {
+			err = fmt.Errorf("%s is no directory", filepath.Dir(path))
+		}
+		if have, statErr := os.Stat(path); err == nil && statErr == nil && !have.Mode().IsRegular() {
+			err = fmt.Errorf("%s is no file", path)
+		}
+		if err != nil {
+			return fmt.Errorf("--output: %w", err)
+		}
+		return nil
+	}
+	out, ok := c.App.Writer.(*os.File)
+	if !ok {
+		return nil
+	}
+	if info, err := out.Stat(); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("others may read the file that the kubeconfig would be printed to (mode %04o); write it with --output FILE", info.Mode().Perm())
+	}
+	return nil
 }
 
 // newKeyAndRequest makes a private key, which never leaves this process except

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -63,7 +62,7 @@ func play(args []string) error {
 	case strings.HasPrefix(line, "agent init"):
 		return playEnrolment(line)
 	case strings.HasPrefix(line, "agent join"):
-		if !slices.Contains(args, testToken) {
+		if token, err := io.ReadAll(os.Stdin); err != nil || strings.TrimSpace(string(token)) != testToken {
 			return errors.New("the token is unknown")
 		}
 		return playEnrolment(line)

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -198,58 +197,6 @@ func (l *Lab) formMesh(ctx context.Context, progress func(string, ...any)) error
 		}
 	}
 	return nil
-}
-
-func (l *Lab) joinHost(ctx context.Context, first, h Host, progress func(string, ...any)) error {
-	joined, err := l.joined(ctx, h)
-	if err != nil {
-		return err
-	}
-	if !joined {
-		progress("joining %s", h.Name)
-		token, err := l.virtmesh(ctx, first, "token", "create", "--ttl", "10m")
-		if err != nil {
-			return err
-		}
-		address := net.JoinHostPort(first.Address, fmt.Sprint(MeshPort))
-		args := append([]string{"agent", "join", address, "--token", strings.TrimSpace(token)}, l.chassis().enrolFlags(h)...)
-		if _, err := l.virtmesh(ctx, h, args...); err != nil {
-			return err
-		}
-	}
-	return l.waitAgent(ctx, h)
-}
-
-// joined tells whether the host belongs to a mesh; its configuration is the
-// last thing that init and join write.
-func (l *Lab) joined(ctx context.Context, h Host) (bool, error) {
-	cmd, err := l.Command(ctx, h, "test", "-e", agentEnabled)
-	if err != nil {
-		return false, err
-	}
-	var exit *exec.ExitError
-	if err := cmd.Run(); errors.As(err, &exit) && exit.ExitCode() == 1 {
-		return false, nil
-	} else if err != nil {
-		return false, fmt.Errorf("find out whether %s is in a mesh: %w", h.Name, err)
-	}
-	return true, nil
-}
-
-// virtmesh runs a command of this program inside a host and returns what it
-// printed.
-func (l *Lab) virtmesh(ctx context.Context, h Host, args ...string) (string, error) {
-	cmd, err := l.Command(ctx, h, append([]string{l.chassis().program()}, args...)...)
-	if err != nil {
-		return "", err
-	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("%s: virtmesh %s: %w: %s", h.Name, strings.Join(args[:2], " "), err, strings.TrimSpace(stderr.String()))
-	}
-	return string(out), nil
 }
 
 // poll calls try until it succeeds, and after the timeout says what it waited

@@ -161,7 +161,7 @@ func TestJoinIsRefusedWithAReason(t *testing.T) {
 	}
 	dir := t.TempDir()
 	join := func(name, token string) error {
-		_, err := program(t.Context(), nil, "agent", "join", address, "--token", strings.TrimSpace(token), "--name", name,
+		_, err := program(t.Context(), strings.NewReader(token), "agent", "join", address, "--token", "-", "--name", name,
 			"--advertise", "127.0.0.1", "--config", dir+"/agent.yaml", "--state-dir", dir+"/state")
 		return err
 	}
