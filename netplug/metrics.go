@@ -14,7 +14,9 @@ type metrics struct {
 	leases  prometheus.Gauge
 	failed  prometheus.Gauge
 	steps   prometheus.Counter
-	sets    *prometheus.HistogramVec
+	// filterLost counts how often a Set found the filter changed by others.
+	filterLost prometheus.Counter
+	sets       *prometheus.HistogramVec
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -30,6 +32,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "virtmesh_netplug_steps_total",
 			Help: "Changes planned to the network of this host.",
 		}),
+		filterLost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "virtmesh_netplug_filter_lost_total",
+			Help: "How often something else had changed or removed the packet filter of the guests.",
+		}),
 		sets: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "virtmesh_netplug_set_duration_seconds",
 			Help:    "How long it took to make the network match what is wanted.",
@@ -39,7 +45,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.taps, m.bridges, m.leases, m.failed, m.steps, m.sets} {
+	for _, c := range []prometheus.Collector{m.taps, m.bridges, m.leases, m.failed, m.steps, m.filterLost, m.sets} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register network metrics: %w", err)
 		}

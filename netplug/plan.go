@@ -16,6 +16,8 @@ type Plan struct {
 	// Busy are taps that are no longer wanted but still held open by a machine, and
 	// bridges that such taps are plugged into. They are kept.
 	Busy []string
+	// Filter is the fingerprint of the wanted packet filter; empty if none is wanted.
+	Filter string
 }
 
 // String prints the steps, one a line.
@@ -314,6 +316,7 @@ func (p *planner) planFilter() {
 	if slices.ContainsFunc(rules.Tables, hasChains) {
 		fingerprint = rules.Fingerprint()
 	}
+	p.plan.Filter = fingerprint
 	if fingerprint != p.have.Filter {
 		p.beginSubject(subjectFilter)
 		p.addSteps(LoadFilter{Ruleset: rules})

@@ -1,6 +1,7 @@
 package netplug
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,10 @@ type Kernel interface {
 	// Do makes one change, as a whole or not at all. The error wraps ErrUnsupported if
 	// the kernel can never make the change. A Plug never calls Do concurrently.
 	Do(ctx context.Context, op Op) error
+	// WatchFilter calls changed once when it begins to watch, and then after any change to
+	// the loaded filter, also one that Do made, until ctx ends. Changes while changed runs
+	// are told by one more call. An error says that it does not watch any more.
+	WatchFilter(ctx context.Context, changed func()) error
 }
 
 // Config configures a Plug.
@@ -66,7 +71,10 @@ type Plug struct {
 	mu       sync.Mutex
 	services *services
 	// busy are the links that the last Set found busy, so that each is logged only once.
-	busy   []string
+	busy []string
+	// filter is the fingerprint of the filter that the last Set wanted; empty before the
+	// first.
+	filter string
 	closed bool
 }
 
@@ -94,6 +102,9 @@ type Result struct {
 	// Failed holds the errors of the parts that are not as wanted, by subject: "bridge
 	// br1", "tap vm-abc", "packet filter", "dhcp vm-pod".
 	Failed map[string]error
+	// FilterLost says that something else changed or removed the packet filter after the
+	// last Set.
+	FilterLost bool
 }
 
 // Tap returns the error why the named tap cannot be used, nil if it is ready.
@@ -130,7 +141,15 @@ func (p *Plug) setNetwork(ctx context.Context, w Want) (Result, error) {
 		return Result{}, fmt.Errorf("observe network: %w", err)
 	}
 	res := Result{Plan: PlanFor(w, have)}
+	res.FilterLost = p.filter != "" && have.Filter != p.filter
+	if res.FilterLost {
+		p.metrics.filterLost.Inc()
+		p.cfg.Logger.Warn("something else changed or removed the packet filter of the guests, which is loaded anew", "filter", cmp.Or(have.Filter, "removed"))
+	}
 	res.Failed = p.applyPlan(ctx, res.Plan)
+	if p.filter = res.Plan.Filter; res.Failed[subjectFilter] != nil {
+		p.filter = have.Filter
+	}
 	if ctx.Err() == nil {
 		p.services.setServices(ctx, w, res)
 	}
@@ -141,6 +160,13 @@ func (p *Plug) setNetwork(ctx context.Context, w Want) (Result, error) {
 	}
 	p.busy = res.Plan.Busy
 	return res, joinFailed(res.Failed)
+}
+
+// WatchFilter calls changed when it begins, and then after each change to the packet filter,
+// those of Set among them, until ctx ends. The caller should call Set then, which mends what
+// is not as wanted. An error says that it does not watch any more.
+func (p *Plug) WatchFilter(ctx context.Context, changed func()) error {
+	return p.cfg.Kernel.WatchFilter(ctx, changed)
 }
 
 // Close stops the DHCP and DNS servers and waits for them. The network stays as it is.

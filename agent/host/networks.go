@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	k8scni "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"virtmesh/agent/host/network"
 	"virtmesh/agent/objects"
@@ -36,7 +37,19 @@ func (h *Host) openNetwork(config NetworkConfig, deps Deps) error {
 		ProtectedNetworks: config.ProtectedNetworks, AllowedNetworks: config.AllowedNetworks, Router: config.Router,
 		Protected: deps.Mesh.ProtectedAddresses, Subscribe: deps.Mesh.Subscribe,
 		Instances: h.instances, Claims: deps.Claims, Networks: objects.For[*k8scni.NetworkAttachmentDefinition](deps.Cache),
-		Plug: plug, Logger: deps.Logger.With("part", "hostnet"),
+		Plug: plug, Logger: deps.Logger.With("part", "hostnet"), FilterLost: tellFilterLost(deps),
 	})
 	return err
+}
+
+// tellFilterLost returns a function that records in an event of this host's Node that
+// something else took the guests' packet filter away.
+func tellFilterLost(deps Deps) func() {
+	nodes := objects.For[*corev1.Node](deps.Cache)
+	return func() {
+		if node, ok := nodes.Get(objects.Key{Name: deps.Self.Name}); ok {
+			deps.Recorder.Event(node, corev1.EventTypeWarning, "PacketFilterChanged",
+				"Something else on the host changed or removed the packet filter of the guests (table virtmesh of nftables); virtmesh loads it again")
+		}
+	}
 }

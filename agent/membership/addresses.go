@@ -79,10 +79,6 @@ func (p *Peers) IsHostAddress(addr netip.Addr) bool { return p.addresses.has(add
 // there are records they are the saved ones.
 func (p *Peers) ProtectedAddresses() []netip.Prefix {
 	addresses := p.addresses.list()
-	records, _ := p.records.list()
-	for _, record := range records {
-		addresses = append(addresses, record.Addresses...)
-	}
 	for _, member := range p.members() {
 		if address, err := netip.ParseAddrPort(member.Addr); err == nil {
 			addresses = append(addresses, address.Addr())

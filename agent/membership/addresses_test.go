@@ -72,7 +72,10 @@ func TestGuestsAreKeptAwayFromAllHosts(t *testing.T) {
 	p.OpenRecords(identity.NewHosts(m.Store))
 	expect("records", "10.0.0.42/32", "10.77.0.1/32", "2001:db8::2/128")
 	changed := 0
-	defer p.records.onChange(func() { changed++ })()
+	defer p.records.onChange(func() {
+		changed++
+		expect("as soon as a change is told", "10.0.0.42/32", "10.77.0.2/32")
+	})()
 	r.interfaces = func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("10.77.0.2")}, nil }
 	if err := r.updateOnce(t.Context()); err != nil {
 		t.Fatal(err)

@@ -46,6 +46,8 @@ var _ SeedBook = (*identity.Identity)(nil)
 // seeds; OpenGossip and OpenRecords add what they know.
 func NewPeers(self string, seeds SeedBook, log *slog.Logger) *Peers {
 	p := &Peers{self: self, seeds: seeds, log: log, records: &records{self: self, log: log}}
+	// Who is told of a change may ask for the addresses at once.
+	p.records.onRead = p.readAddresses
 	p.readAddresses()
 	return p
 }
@@ -57,7 +59,6 @@ func (p *Peers) OpenGossip(g *gossip.Gossip) { p.gossip.Store(g) }
 func (p *Peers) OpenRecords(hosts *identity.Hosts) {
 	p.hosts.Store(hosts)
 	p.records.open(hosts)
-	p.readAddresses()
 }
 
 var _ stewards.Members = (*Peers)(nil)
@@ -121,7 +122,6 @@ func (p *Peers) FollowRecords(ctx context.Context, store *raftstore.Store) {
 // of the store is lost, the host can find the mesh only by these addresses.
 func (p *Peers) readRecords() {
 	p.records.read()
-	p.readAddresses()
 	others, ok := p.recordedSeeds()
 	if !ok {
 		return // this host is being removed, or has no copy yet

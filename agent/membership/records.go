@@ -18,6 +18,9 @@ import (
 type records struct {
 	self string
 	log  *slog.Logger
+	// onRead is called after each reading of the records, before the listeners are. It is
+	// set before the first reading.
+	onRead func()
 
 	mu        sync.Mutex
 	hosts     *identity.Hosts // nil before the store is open
@@ -60,6 +63,9 @@ func (r *records) read() {
 		listeners = slices.Collect(maps.Values(r.listeners))
 	}
 	r.mu.Unlock()
+	if r.onRead != nil {
+		r.onRead()
+	}
 	for _, fn := range listeners {
 		fn()
 	}

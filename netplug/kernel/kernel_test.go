@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -45,8 +47,8 @@ func TestFilterIsLoadedWhole(t *testing.T) {
 		}
 		for _, table := range rules.Tables {
 			listing := netplugtest.Run(t, "nft", "-a", "list", "table", string(table.Family), table.Name)
-			// Tables, chains and maps have handles as well as rules.
-			got := strings.Count(listing, "# handle") - 1 - len(table.Chains) - 1 - len(table.Maps)
+			// Tables, chains, two of them as marks, and maps have handles as well as rules.
+			got := strings.Count(listing, "# handle") - 1 - len(table.Chains) - 2 - len(table.Maps)
 			if got != table.RuleCount() {
 				t.Errorf("table %s has %d rules, want %d:\n%s", table.Family, got, table.RuleCount(), listing)
 			}
@@ -85,11 +87,26 @@ func TestFilterNoticesChanges(t *testing.T) {
 		"add rule bridge virtmesh prerouting accept",
 		"flush chain inet virtmesh forward",
 		"delete table bridge virtmesh",
+		"insert rule inet virtmesh input accept; delete rule inet virtmesh input handle $last",
+		"delete element bridge virtmesh taps { vm-mac }",
+		"add element bridge virtmesh taps { vm-x : accept }",
+		"chain bridge virtmesh prerouting { policy drop; }",
+		"add chain inet virtmesh other { type filter hook output priority 0; policy drop; }",
+		"delete chain inet virtmesh loaded_$mark",
 	} {
 		if err := k.Do(t.Context(), netplug.LoadFilter{Ruleset: rules}); err != nil {
 			t.Fatal(err)
 		}
-		netplugtest.Run(t, "nft", strings.Fields(change)...)
+		chain := netplugtest.Run(t, "nft", "-a", "list", "chain", "inet", "virtmesh", "input")
+		table := netplugtest.Run(t, "nft", "list", "table", "inet", "virtmesh")
+		change = os.Expand(change, func(name string) string {
+			if name == "mark" {
+				return regexp.MustCompile(`loaded_(\w+)`).FindStringSubmatch(table)[1]
+			}
+			handles := regexp.MustCompile(`handle (\d+)`).FindAllStringSubmatch(chain, -1)
+			return handles[len(handles)-1][1]
+		})
+		netplugtest.Run(t, "nft", change)
 		w, err := k.Observe(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)

@@ -10,11 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/nftables"
-	mdl "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"virtmesh/netplug"
 	"virtmesh/netplug/ruleset"
 )
 
@@ -26,19 +23,46 @@ type nft struct{}
 // them in the same transaction.
 const markChain = "loaded_"
 
+// contentChain begins the name of a chain without rules in each table. The name holds the
+// hash of what the kernel has in the tables, which is known only when they are loaded. A
+// filter without it was not loaded to the end.
+const contentChain = "content_"
+
 // loadTimeout bounds a run of nft(8), which takes a tenth of a second for the rules of 200
 // taps.
 const loadTimeout = 30 * time.Second
 
-// loadRuleset replaces the tables of the ruleset in one transaction. nft(8) reads the
-// printed form of the ruleset, so a printed ruleset is exactly what the kernel has.
+// loadRuleset replaces the tables of the ruleset in one transaction, and then marks them
+// with the hash of what the kernel made of them. nft(8) reads the printed form of the
+// ruleset, so a printed ruleset is exactly what the kernel has.
 func (n nft) loadRuleset(ctx context.Context, rs ruleset.Ruleset) error {
+	if err := runScript(ctx, script(rs)); err != nil {
+		return err
+	}
+	have, err := readTables()
+	if err != nil {
+		return fmt.Errorf("read the packet filter that was loaded: %w", err)
+	}
+	if have.tables == 0 {
+		return nil
+	}
+	var b strings.Builder
+	for _, t := range rs.Tables {
+		if len(t.Chains) > 0 {
+			fmt.Fprintf(&b, "add chain %s %s %s%s\n", t.Family, t.Name, contentChain, have.content)
+		}
+	}
+	return runScript(ctx, b.String())
+}
+
+// runScript runs nft(8) with a script, which it carries out as one transaction.
+func runScript(ctx context.Context, script string) error {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
 	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
 	cmd.WaitDelay = time.Second
-	cmd.Stdin = strings.NewReader(script(rs))
+	cmd.Stdin = strings.NewReader(script)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Start()
@@ -82,85 +106,11 @@ func countRules(rs ruleset.Ruleset) int {
 }
 
 // loadedFingerprint returns the fingerprint of the ruleset in the kernel, or empty if there
-// is none. It returns FilterChanged if a table, the mark or a rule was removed, or a rule
-// was added.
+// is none. It returns FilterChanged if anything in its tables was changed, added or removed.
 func (n nft) loadedFingerprint() (string, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return "", fmt.Errorf("open nftables: %w", err)
+	have, err := readTables()
+	if err != nil || have.tables == 0 {
+		return "", err
 	}
-	tables, err := conn.ListTables()
-	if err != nil {
-		return "", fmt.Errorf("list tables: %w", err)
-	}
-	ours := 0
-	for _, t := range tables {
-		if t.Name == netplug.FilterTable && (t.Family == nftables.TableFamilyBridge || t.Family == nftables.TableFamilyINet) {
-			ours++
-		}
-	}
-	if ours == 0 {
-		return "", nil
-	}
-	chains, err := conn.ListChains()
-	if err != nil {
-		return "", fmt.Errorf("list chains: %w", err)
-	}
-	rules := 0
-	for _, f := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyBridge} {
-		count, err := rulesIn(f)
-		if err != nil {
-			return "", fmt.Errorf("list rules: %w", err)
-		}
-		rules += count
-	}
-	return fingerprintOf(chains, ours, rules), nil
-}
-
-// fingerprintOf returns the fingerprint in the marks of netplug's tables. Each table must
-// have one mark, and all marks must agree with each other and with the number of rules.
-func fingerprintOf(chains []*nftables.Chain, tables, rules int) string {
-	mark := ""
-	for _, c := range chains {
-		if c.Table.Name != netplug.FilterTable || !strings.HasPrefix(c.Name, markChain) {
-			continue
-		}
-		if mark != "" && c.Name != mark {
-			return netplug.FilterChanged
-		}
-		mark = c.Name
-		tables--
-	}
-	fingerprint, count, ok := strings.Cut(strings.TrimPrefix(mark, markChain), "_")
-	if !ok || tables != 0 || count != fmt.Sprint(rules) {
-		return netplug.FilterChanged
-	}
-	return fingerprint
-}
-
-// rulesIn counts the rules of netplug's table in a family. It does not use the nftables
-// library, which lists rules only chain by chain: that would be one listing for every tap.
-func rulesIn(f nftables.TableFamily) (int, error) {
-	conn, err := mdl.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	attrs, err := mdl.MarshalAttributes([]mdl.Attribute{
-		{Type: unix.NFTA_RULE_TABLE, Data: []byte(netplug.FilterTable + "\x00")},
-	})
-	if err != nil {
-		return 0, err
-	}
-	replies, err := conn.Execute(mdl.Message{
-		Header: mdl.Header{
-			Type:  mdl.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE),
-			Flags: mdl.Request | mdl.Dump,
-		},
-		Data: append([]byte{byte(f), unix.NFNETLINK_V0, 0, 0}, attrs...),
-	})
-	if err != nil {
-		return 0, err
-	}
-	return len(replies), nil
+	return have.fingerprint(), nil
 }

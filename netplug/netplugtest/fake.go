@@ -24,6 +24,8 @@ type Fake struct {
 	world netplug.World
 	fail  func(netplug.Op) error
 	done  []netplug.Op
+	// watchers are told of changes to the filter.
+	watchers map[chan struct{}]bool
 	// noVLANs makes it a kernel that was built without VLANs.
 	noVLANs bool
 }
@@ -62,7 +64,45 @@ func (f *Fake) Done() []netplug.Op {
 func (f *Fake) Change(change func(*netplug.World)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	before := f.world.Filter
 	change(&f.world)
+	if f.world.Filter != before {
+		f.tellWatchers()
+	}
+}
+
+// WatchFilter implements netplug.Kernel.
+func (f *Fake) WatchFilter(ctx context.Context, changed func()) error {
+	told := make(chan struct{}, 1)
+	f.mu.Lock()
+	if f.watchers == nil {
+		f.watchers = map[chan struct{}]bool{}
+	}
+	f.watchers[told] = true
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.watchers, told)
+	}()
+	changed()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-told:
+			changed()
+		}
+	}
+}
+
+func (f *Fake) tellWatchers() {
+	for told := range f.watchers {
+		select {
+		case told <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // World returns a copy of the world.
@@ -139,6 +179,7 @@ func (f *Fake) doOp(op netplug.Op) error {
 	case netplug.SetSysctl:
 		return f.setSysctl(o)
 	case netplug.LoadFilter:
+		f.tellWatchers()
 		f.world.Filter = ""
 		for _, t := range o.Ruleset.Tables {
 			if len(t.Chains) > 0 {

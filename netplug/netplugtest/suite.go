@@ -1,6 +1,7 @@
 package netplugtest
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -16,6 +17,7 @@ func TestKernel(t *testing.T, k netplug.Kernel, uplink string) {
 	t.Run("BridgeAndTap", s.bridgeAndTap)
 	t.Run("Uplink", s.uplinkPort)
 	t.Run("Filter", s.filter)
+	t.Run("WatchFilter", s.watchFilter)
 	t.Run("VLANs", s.vlans)
 	t.Run("Errors", s.errors)
 }
@@ -137,6 +139,23 @@ func (s suite) filter(t *testing.T) {
 	s.do(t, netplug.LoadFilter{Ruleset: netplug.FilterFor(netplug.Want{}, netplug.Transit{})})
 	if got := s.world(t).Filter; got != "" {
 		t.Errorf("filter is %q after it was removed", got)
+	}
+}
+
+// watchFilter waits for each call as long as it takes: a call that never comes ends the test
+// by its own time limit.
+func (s suite) watchFilter(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	called, ended := make(chan struct{}, 100), make(chan error, 1)
+	go func() { ended <- s.k.WatchFilter(ctx, func() { called <- struct{}{} }) }()
+	<-called
+	s.do(t, netplug.LoadFilter{Ruleset: netplug.FilterFor(EveryRule(), EveryTransit())})
+	<-called
+	s.do(t, netplug.LoadFilter{Ruleset: netplug.FilterFor(netplug.Want{}, netplug.Transit{})})
+	<-called
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("the watch ends with %v", err)
 	}
 }
 

@@ -32,6 +32,7 @@ const PodBridge = "virtmesh0"
 // Plug is what this package needs of a *netplug.Plug.
 type Plug interface {
 	Set(ctx context.Context, want netplug.Want) (netplug.Result, error)
+	WatchFilter(ctx context.Context, changed func()) error
 }
 
 // HostBridge is a bridge of the host that secondary networks use.
@@ -43,7 +44,7 @@ type HostBridge struct {
 }
 
 // Config describes a Network. All fields but Bridges, Protected, ProtectedNetworks,
-// AllowedNetworks and Subscribe are required.
+// AllowedNetworks, Subscribe and FilterLost are required.
 type Config struct {
 	// Host is this host's name.
 	Host string
@@ -69,7 +70,10 @@ type Config struct {
 	// Subscribe calls a function whenever Protected may have changed, until the
 	// function that it returns is called.
 	Subscribe func(func()) (cancel func())
-	Instances *objects.Informer[*kubevirtv1.VirtualMachineInstance]
+	// FilterLost is called when something else had changed or removed the packet filter,
+	// which is loaded again or about to be. It does not block.
+	FilterLost func()
+	Instances  *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	// Claims say which instances this host runs.
 	Claims   *claims.Cache
 	Networks *objects.Informer[*k8scni.NetworkAttachmentDefinition]
@@ -148,6 +152,9 @@ func (n *Network) setNetwork(ctx context.Context, connecting *kubevirtv1.Virtual
 	defer n.setting.Unlock()
 	b := n.buildWant(connecting)
 	result, err = n.Plug.Set(ctx, b.want)
+	if result.FilterLost && n.FilterLost != nil {
+		n.FilterLost()
+	}
 	if err != nil {
 		return result, b.refused, fmt.Errorf("set the host's network: %w", err)
 	}

@@ -15,18 +15,24 @@ import (
 )
 
 // repairEvery is how often the host's network is compared with the wanted one although
-// no change is known. Other software changes a host's network too: a restart of its
-// firewall removes our filter, an interface appears late, a server dies. On a host
-// with 250 guests a comparison takes 25 ms.
+// no change is known. Other software changes a host's network too: an interface appears
+// late, a server dies. On a host with 250 guests a comparison takes 25 ms. A packet
+// filter that something else changed, such as a firewall that restarts, does not wait
+// for it: the kernel reports that.
 const repairEvery = 30 * time.Second
+
+// repairPause is the shortest time between two comparisons because of reports of the
+// kernel, so that a program which removes the filter again and again costs no more. The
+// first report does not wait.
+const repairPause = 200 * time.Millisecond
 
 // firstRetry is how soon a network that could not be made is tried again. Each
 // further failure doubles the time, up to repairEvery.
 const firstRetry = time.Second
 
 // Run applies the network that the instances need now, and again whenever the
-// instances or the members of the mesh change, and at least every repairEvery, until
-// ctx ends.
+// instances or the members of the mesh change, or something changes the packet filter,
+// and at least every repairEvery, until ctx ends.
 func (n *Network) Run(ctx context.Context) error {
 	if err := errors.Join(n.Instances.WaitForSync(ctx), n.Claims.WaitForSync(ctx), n.Networks.WaitForSync(ctx)); err != nil {
 		return fmt.Errorf("host network: %w", err)
@@ -51,6 +57,12 @@ func (n *Network) Run(ctx context.Context) error {
 		defer n.Subscribe(n.wake)()
 	}
 	n.wake()
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		n.watchFilter(ctx)
+	}()
+	defer func() { <-watching }()
 	repair := time.NewTimer(repairEvery)
 	defer repair.Stop()
 	var last error
@@ -72,6 +84,31 @@ func (n *Network) Run(ctx context.Context) error {
 			failures = 0
 		}
 		repair.Reset(nextRepair(failures))
+	}
+}
+
+// watchFilter wakes Run after changes to the packet filter, until ctx ends. When the kernel
+// cannot be watched it says so and tries again; meanwhile a lost filter is found with the
+// next comparison.
+func (n *Network) watchFilter(ctx context.Context) {
+	for {
+		err := n.Plug.WatchFilter(ctx, func() {
+			n.wake()
+			pause(ctx, repairPause)
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		n.Logger.Warn("the packet filter is not watched, and is only compared now and then", "every", repairEvery, "err", err)
+		pause(ctx, repairEvery)
+	}
+}
+
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }
 

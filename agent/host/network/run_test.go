@@ -56,6 +56,42 @@ func TestFailureIsTriedAgainAndTheNetworkRepaired(t *testing.T) {
 	})
 }
 
+// A filter that something else changed is looked after at once, but a program that changes
+// it again and again costs no more than a comparison each repairPause. A watch that fails
+// is begun again.
+func TestChangedFilterIsLookedAfterAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		told := 0
+		w.config.FilterLost = func() { told++ }
+		w.restart()
+		begin := time.Now()
+		w.start()
+		time.Sleep(time.Second)
+		w.plug.mu.Lock()
+		w.plug.lost = true
+		w.plug.mu.Unlock()
+		for range 5 {
+			w.plug.disturbed <- nil
+		}
+		synctest.Wait()
+		if got, want := w.plug.times(begin), []time.Duration{0, 1000 * time.Millisecond, 1200 * time.Millisecond, 1400 * time.Millisecond, 1600 * time.Millisecond, 1800 * time.Millisecond}; !slices.Equal(got, want) {
+			t.Errorf("the network is set after %v, want %v", got, want)
+		}
+		if told != 5 {
+			t.Errorf("the loss is told %d times, want 5", told)
+		}
+		w.plug.disturbed <- errors.New("the socket failed")
+		time.Sleep(repairEvery + time.Second)
+		w.plug.times(begin)
+		w.plug.disturbed <- nil
+		synctest.Wait()
+		if got := w.plug.times(begin); len(got) != 1 {
+			t.Errorf("after the watch failed, a change sets the network at %v, want once", got)
+		}
+	})
+}
+
 func TestNewMembersAreProtectedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -32,6 +32,10 @@ type plug struct {
 	last   netplug.Want
 	failed map[string]error
 	set    chan struct{}
+	// disturbed reports changes to the filter; an error ends the watch.
+	disturbed chan error
+	// lost is whether Set finds the filter lost.
+	lost bool
 	// at are the times of all calls.
 	at []time.Time
 }
@@ -72,7 +76,22 @@ func (p *plug) Set(_ context.Context, want netplug.Want) (netplug.Result, error)
 	if len(p.failed) > 0 {
 		err = errors.New("not all of it")
 	}
-	return netplug.Result{Failed: p.failed}, err
+	return netplug.Result{Failed: p.failed, FilterLost: p.lost}, err
+}
+
+// WatchFilter waits for disturb. Unlike netplug's it does not call changed when it begins.
+func (p *plug) WatchFilter(ctx context.Context, changed func()) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-p.disturbed:
+			if err != nil {
+				return err
+			}
+			changed()
+		}
+	}
 }
 
 type world struct {
@@ -85,7 +104,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{World: hosttest.New(t, objectstest.New(claims.Rules()...)), t: t, plug: &plug{set: make(chan struct{}, 1)}}
+	w := &world{World: hosttest.New(t, objectstest.New(claims.Rules()...)), t: t, plug: &plug{set: make(chan struct{}, 1), disturbed: make(chan error)}}
 	dir := t.TempDir()
 	w.config = Config{
 		Host: thisHost, Subnet: subnet, Domain: "mesh.test",
