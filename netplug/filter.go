@@ -23,6 +23,11 @@ const (
 	prioritySNAT   = 100
 )
 
+// GateMark is the bit of a packet's mark that the filter sets on what enters a bridge by a
+// port. Gates of bridges take it away again, and let nothing through that lacks it; see
+// SetGate. It is none of those that container runtimes, kube-proxy or VPNs use.
+const GateMark = 1 << 28
+
 // Transit is what the filter does with IPv4 traffic through the host that is neither from
 // nor to guests behind a gateway. The zero value lets it pass.
 type Transit struct {
@@ -221,6 +226,8 @@ func portTable(w Want) ruleset.Table {
 		Name: "prerouting",
 		Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Prerouting, Priority: priorityPort},
 		Rules: []ruleset.Rule{
+			// What is dropped below needs no mark, but has none of the marks of others.
+			rule(ruleset.SetMark{Bits: GateMark}),
 			rule(ruleset.Lookup{Map: ports.Name}),
 			// An unknown tap belongs to an unknown machine. The tap is kept, but
 			// everything from it is dropped.

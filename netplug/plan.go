@@ -86,6 +86,7 @@ const (
 	subjectForwarding = "forwarding"
 )
 
+func gateSubject(name string) string   { return "gate of " + name }
 func bridgeSubject(name string) string { return "bridge " + name }
 func tapSubject(name string) string    { return "tap " + name }
 
@@ -124,6 +125,7 @@ func PlanFor(w Want, have World) Plan {
 	}
 	// The filter is loaded before the first tap that it must hold is up.
 	p.planFilter()
+	p.planGates()
 	p.planForwarding()
 	for _, t := range w.Taps {
 		p.planTap(t)
@@ -320,6 +322,17 @@ func (p *planner) planFilter() {
 	if fingerprint != p.have.Filter {
 		p.beginSubject(subjectFilter)
 		p.addSteps(LoadFilter{Ruleset: rules})
+	}
+}
+
+// planGates plans a gate for each bridge of netplug, after the filter whose mark it asks
+// for. A kernel that lacks them has the filter alone.
+func (p *planner) planGates() {
+	for _, b := range p.made {
+		if l, _ := p.have.link(b.Name); !l.Gated && !p.have.NoGates {
+			p.beginSubject(gateSubject(b.Name), bridgeSubject(b.Name), subjectFilter)
+			p.addSteps(SetGate{Link: b.Name})
+		}
 	}
 }
 

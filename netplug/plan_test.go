@@ -58,13 +58,13 @@ func TestWorlds(t *testing.T) {
 func gateways() []state {
 	return []state{
 		{"a gateway", func(w *netplug.Want) { w.Bridges = []netplug.Bridge{podBridge()} },
-			`link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 up addr 10.9.0.1/24 alias "virtmesh:bridge:forwarding,uplink="`},
+			`link vm-pod type bridge mtu 1500 address 02:9f:13:e4:50:d1 gated up addr 10.9.0.1/24 alias "virtmesh:bridge:forwarding,uplink="`},
 		{"another address and MTU, and a guest", func(w *netplug.Want) {
 			b := podBridge()
 			b.Address, b.MTU = netip.MustParsePrefix("10.7.0.1/16"), 1400
 			w.Bridges = []netplug.Bridge{b}
 			w.Taps = []netplug.Tap{tapOf("vm-pod", "a", 1)}
-		}, `link vm-pod type bridge mtu 1400 address 02:9f:13:e4:50:d1 up addr 10.7.0.1/16 alias "virtmesh:bridge:forwarding,uplink="
+		}, `link vm-pod type bridge mtu 1400 address 02:9f:13:e4:50:d1 gated up addr 10.7.0.1/16 alias "virtmesh:bridge:forwarding,uplink="
 link vm-a type tap master vm-pod mtu 1400 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"`},
 	}
 }
@@ -86,15 +86,15 @@ func switches() []state {
 			w.Taps[0].MTU, w.Taps[0].Isolated = 8000, true
 		}, `link vm-a type tap master br-hand mtu 8000 address fe:00:00:00:00:01 isolated up alias "virtmesh:tap:ns/a/net0"`},
 		{"a bridge with an uplink", br1(func(b *netplug.Bridge) { b.Uplink = "up0" }),
-			`link br1 type bridge mtu 1500 up alias "virtmesh:bridge:uplink=up0"
+			`link br1 type bridge mtu 1500 gated up alias "virtmesh:bridge:uplink=up0"
 link up0 type device master br1 mtu 1500 up
 link vm-a type tap master br1 mtu 1500 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"`},
 		{"another uplink, guests kept apart", br1(func(b *netplug.Bridge) { b.Uplink, b.Isolated = "up1", true }),
-			`link br1 type bridge mtu 1500 up alias "virtmesh:bridge:uplink=up1"
+			`link br1 type bridge mtu 1500 gated up alias "virtmesh:bridge:uplink=up1"
 link up1 type device master br1 mtu 1500 up
 link vm-a type tap master br1 mtu 1500 address fe:00:00:00:00:01 isolated up alias "virtmesh:tap:ns/a/net0"`},
 		{"a VLAN of the uplink", br1(func(b *netplug.Bridge) { b.Uplink, b.UplinkVLAN = "up1", 100 }),
-			`link br1 type bridge mtu 1500 up alias "virtmesh:bridge:uplink=vl-mhxhjelgew2q"
+			`link br1 type bridge mtu 1500 gated up alias "virtmesh:bridge:uplink=vl-mhxhjelgew2q"
 link vm-a type tap master br1 mtu 1500 address fe:00:00:00:00:01 up alias "virtmesh:tap:ns/a/net0"
 link vl-mhxhjelgew2q type vlan link up1 id 100 master br1 mtu 1500 up alias "virtmesh:vlan:up1"`},
 		{"guests in VLANs", func(w *netplug.Want) {
@@ -103,7 +103,7 @@ link vl-mhxhjelgew2q type vlan link up1 id 100 master br1 mtu 1500 up alias "vir
 			w.Taps[0].VLAN = 7
 			w.Taps[1].VLAN, w.Taps[1].PreserveDefaultVLAN = 8, true
 			w.Taps[2].LinkDown = true
-		}, `link br1 type bridge mtu 1500 vlan_filtering up alias "virtmesh:bridge:uplink=up1"
+		}, `link br1 type bridge mtu 1500 vlan_filtering gated up alias "virtmesh:bridge:uplink=up1"
 link up1 type device master br1 mtu 1500 up vid 1 pvid untagged vid 7 vid 8
 link vm-a type tap master br1 mtu 1500 address fe:00:00:00:00:01 up vid 7 pvid untagged alias "virtmesh:tap:ns/a/net0"
 link vm-b type tap master br1 mtu 1500 address fe:00:00:00:00:02 up vid 1 untagged vid 8 pvid untagged alias "virtmesh:tap:ns/b/net0"
@@ -113,7 +113,7 @@ link vm-c type tap master br1 mtu 1500 address fe:00:00:00:00:03 vid 1 pvid unta
 			w.Taps = []netplug.Tap{tapOf("br1", "a", 9), tapOf("br1", "b", 2)}
 			w.Taps[0].VM, w.Taps[0].VLAN = "renamed", 9
 			w.Taps[1].Owner, w.Taps[1].Group, w.Taps[1].Queues = 64055, 108, 2
-		}, `link br1 type bridge mtu 1500 vlan_filtering up alias "virtmesh:bridge:uplink="
+		}, `link br1 type bridge mtu 1500 vlan_filtering gated up alias "virtmesh:bridge:uplink="
 link vm-a type tap master br1 mtu 1500 address fe:00:00:00:00:09 up vid 9 pvid untagged alias "virtmesh:tap:ns/renamed/net0"
 link vm-b type tap master br1 mtu 1500 address fe:00:00:00:00:02 user 64055 group 108 multi_queue up vid 1 pvid untagged alias "virtmesh:tap:ns/b/net0"`},
 		{"nothing", func(*netplug.Want) {}, ""},
@@ -273,6 +273,7 @@ sysctl -w net/ipv4/conf/vm-pod/arp_ignore=1
 ip addr add 10.9.0.1/24 dev vm-pod
 ip link set vm-pod up
 nft -f ` + netplug.FilterFor(w, netplug.Transit{Closed: true}).Fingerprint() + `
+tc filter replace dev vm-pod ingress bpf direct-action virtmesh
 sysctl -w net/ipv4/ip_forward=1
 ip tuntap add vm-a mode tap vnet_hdr
 ip link set vm-a address fe:00:00:00:00:01
@@ -282,6 +283,20 @@ ip link set vm-a up
 `
 	if got := netplug.PlanFor(w, netplug.World{}).String(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestKernelWithoutGates has the filter alone, and says so once.
+func TestKernelWithoutGates(t *testing.T) {
+	k := netplugtest.NewFake(hand()...).WithoutGates()
+	p := newPlug(t, k, &servers{}, nil)
+	w := netplug.Want{Bridges: []netplug.Bridge{podBridge()}, Taps: []netplug.Tap{tapOf("vm-pod", "a", 1)}}
+	res, err := p.Set(t.Context(), w)
+	if !errors.Is(err, netplug.ErrUnsupported) || len(res.Failed) != 1 || res.Tap("vm-a") != nil {
+		t.Errorf("the first Set: %v", err)
+	}
+	if res, err := p.Set(t.Context(), w); err != nil || len(res.Plan.Steps) != 0 {
+		t.Errorf("the second Set: %v\n%s", err, res.Plan)
 	}
 }
 

@@ -82,6 +82,11 @@ type SetVLANFiltering struct {
 	On   bool
 }
 
+// SetGate makes a gate at a bridge: what comes in from its ports for the host, or to be
+// routed, is dropped unless the packet filter marked it with GateMark. The gate is no part of
+// nftables, so it holds while something else has removed the filter.
+type SetGate struct{ Link string }
+
 // SetUp brings a link up or down.
 type SetUp struct {
 	Link string
@@ -182,6 +187,11 @@ func (o SetVLANFiltering) String() string {
 }
 
 // String prints the change.
+func (o SetGate) String() string {
+	return fmt.Sprintf("tc filter replace dev %s ingress bpf direct-action virtmesh", o.Link)
+}
+
+// String prints the change.
 func (o SetUp) String() string {
 	if o.Up {
 		return fmt.Sprintf("ip link set %s up", o.Link)
@@ -228,6 +238,7 @@ func (SetMTU) op()           {}
 func (SetMAC) op()           {}
 func (SetMaster) op()        {}
 func (SetIsolated) op()      {}
+func (SetGate) op()          {}
 func (SetUp) op()            {}
 func (AddAddr) op()          {}
 func (DelAddr) op()          {}

@@ -29,6 +29,8 @@ type World struct {
 	// Filter is the fingerprint of the loaded ruleset. It is empty if none is loaded, and
 	// FilterChanged if someone else has changed the ruleset since it was loaded.
 	Filter string
+	// NoGates is set if the kernel was found to lack what gates need.
+	NoGates bool
 }
 
 // FilterChanged stands for a ruleset that was changed after it was loaded.
@@ -51,6 +53,8 @@ type Link struct {
 	Isolated bool
 	// VLANFiltering is set only for bridges.
 	VLANFiltering bool
+	// Gated is set only for bridges that netplug made: a gate is there, see SetGate.
+	Gated bool
 	// PortVLANs are the VLANs of a port of a bridge with VLAN filtering.
 	PortVLANs []PortVLAN
 	// Parent and VLANID are set only for VLANs.
@@ -119,6 +123,7 @@ func (l Link) String() string {
 	word(l.Group != 0, "group %d", l.Group)
 	word(l.MultiQueue, "multi_queue")
 	word(l.VLANFiltering, "vlan_filtering")
+	word(l.Gated, "gated")
 	word(l.Isolated, "isolated")
 	word(l.Up, "up")
 	word(l.Carrier, "carrier")

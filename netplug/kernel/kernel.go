@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -25,6 +26,8 @@ import (
 type Kernel struct {
 	handle *netlink.Handle
 	nft    nft
+	// noGates is set once the kernel was found to lack what gates need.
+	noGates atomic.Bool
 }
 
 var _ netplug.Kernel = (*Kernel)(nil)
@@ -98,6 +101,8 @@ func (k *Kernel) linkChange(op netplug.Op) (name string, change func(netlink.Lin
 		return o.Link, func(l netlink.Link) error { return h.LinkSetIsolated(l, o.On) }
 	case netplug.SetVLANFiltering:
 		return o.Link, func(l netlink.Link) error { return k.setVLANFiltering(l, o.On) }
+	case netplug.SetGate:
+		return o.Link, k.setGate
 	case netplug.SetUp:
 		if o.Up {
 			return o.Link, h.LinkSetUp

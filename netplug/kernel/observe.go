@@ -25,7 +25,7 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []string) (netplug.World, 
 	if err := ctx.Err(); err != nil {
 		return netplug.World{}, err
 	}
-	w := netplug.World{Sysctls: readSysctls(sysctls)}
+	w := netplug.World{Sysctls: readSysctls(sysctls), NoGates: k.noGates.Load()}
 	links, err := listUndisturbed(k.handle.LinkList)
 	if err != nil {
 		return w, fmt.Errorf("list links: %w", err)
@@ -38,6 +38,9 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []string) (netplug.World, 
 		}
 	}
 	if err := k.readDetails(&d); err != nil {
+		return w, err
+	}
+	if d.gated, err = k.gatedBridges(links); err != nil {
 		return w, err
 	}
 	for _, l := range links {
@@ -53,6 +56,7 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []string) (netplug.World, 
 type details struct {
 	names     map[int]string
 	filtering map[int]bool
+	gated     map[int]bool
 	addrs     map[int][]netip.Prefix
 	isolated  map[int]bool
 	carriers  map[int]bool
@@ -108,7 +112,7 @@ func (d details) link(l netlink.Link) netplug.Link {
 	}
 	switch t := l.(type) {
 	case *netlink.Bridge:
-		out.VLANFiltering = filtersVLANs(t)
+		out.VLANFiltering, out.Gated = filtersVLANs(t), d.gated[a.Index]
 	case *netlink.Vlan:
 		out.Parent, out.VLANID = d.names[a.ParentIndex], t.VlanId
 	case *netlink.Tuntap:

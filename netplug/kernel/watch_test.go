@@ -81,3 +81,49 @@ func TestFilterIsRepairedAtOnce(t *testing.T) {
 		t.Errorf("the network is not as wanted afterwards:\n%s", res.Plan)
 	}
 }
+
+// TestGateHoldsWithoutFilter has something remove the filter while nobody repairs it, as
+// when the agent is off. The guest, which was let through before, then reaches neither the
+// host, nor anything beyond it, nor with addresses that are not its own, until the filter is
+// back. What passes the gate has none of netplug's marks.
+func TestGateHoldsWithoutFilter(t *testing.T) {
+	if !netplugtest.OwnNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	b.outside.Run("ip", "route", "add", "10.9.0.0/24", "via", "10.50.0.1")
+	b.set()
+	g, _ := b.boot(b.want.Taps[0])
+	all := []string{"10.9.0.1", "10.50.0.2"}
+	for _, addr := range all {
+		if !reaches(g.Host, addr) {
+			t.Errorf("the guest does not reach %s", addr)
+		}
+	}
+	for _, remove := range []string{"flush ruleset", "delete table bridge virtmesh", "flush chain bridge virtmesh prerouting"} {
+		netplugtest.Run(t, "nft", remove)
+		for _, addr := range append(all, "10.50.0.1") {
+			if answers(g.Host, addr) {
+				t.Errorf("after %q the guest reaches %s", remove, addr)
+			}
+		}
+		g.Run("ip", "addr", "add", "10.9.0.99/24", "dev", "eth0")
+		if _, err := g.Try("ping", "-c", "3", "-i", "0.2", "-W", "1", "-I", "10.9.0.99", "10.50.0.2"); err == nil {
+			t.Errorf("after %q the guest reaches the outside by another's address", remove)
+		}
+		g.Run("ip", "addr", "del", "10.9.0.99/24", "dev", "eth0")
+		b.set()
+	}
+	netplugtest.Run(t, "nft", "add table ip probe; "+
+		"add chain ip probe in { type filter hook input priority -400; }; add rule ip probe in meta mark != 0 drop; "+
+		"add chain ip probe through { type filter hook forward priority -400; }; add rule ip probe through meta mark != 0 drop")
+	for _, addr := range all {
+		if !reaches(g.Host, addr) {
+			t.Errorf("with the filter back, and what has a mark dropped, the guest does not reach %s", addr)
+		}
+	}
+	netplugtest.Run(t, "tc", "qdisc", "del", "dev", "vm-pod", "clsact")
+	if res := b.set(); len(res.Plan.Steps) != 1 || !reaches(g.Host, "10.9.0.1") {
+		t.Errorf("the gate that was removed is not made again, or does not let the guest through:\n%s", res.Plan)
+	}
+}

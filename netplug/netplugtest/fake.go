@@ -28,6 +28,8 @@ type Fake struct {
 	watchers map[chan struct{}]bool
 	// noVLANs makes it a kernel that was built without VLANs.
 	noVLANs bool
+	// noGates makes it a kernel that was built without what gates need.
+	noGates bool
 }
 
 var _ netplug.Kernel = (*Fake)(nil)
@@ -40,6 +42,12 @@ func NewFake(links ...netplug.Link) *Fake {
 // WithoutVLANs makes the fake a kernel that lacks VLANs, and returns it.
 func (f *Fake) WithoutVLANs() *Fake {
 	f.noVLANs = true
+	return f
+}
+
+// WithoutGates makes the fake a kernel that lacks gates, and returns it.
+func (f *Fake) WithoutGates() *Fake {
+	f.noGates = true
 	return f
 }
 
@@ -189,6 +197,11 @@ func (f *Fake) doOp(op netplug.Op) error {
 		return nil
 	case netplug.SetMaster:
 		return f.setMaster(o)
+	case netplug.SetGate:
+		if f.noGates {
+			f.world.NoGates = true
+			return netplug.ErrUnsupported
+		}
 	}
 	return f.changeLink(op)
 }
@@ -211,6 +224,8 @@ func (f *Fake) changeLink(op netplug.Op) error {
 			return netplug.ErrUnsupported
 		}
 		name, change = o.Link, func(l *netplug.Link) { l.VLANFiltering = o.On }
+	case netplug.SetGate:
+		name, change = o.Link, func(l *netplug.Link) { l.Gated = true }
 	case netplug.SetUp:
 		name, change = o.Link, func(l *netplug.Link) { l.Up = o.Up }
 	case netplug.AddAddr:

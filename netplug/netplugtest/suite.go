@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"virtmesh/netplug"
@@ -15,6 +16,7 @@ import (
 func TestKernel(t *testing.T, k netplug.Kernel, uplink string) {
 	s := suite{k: k, uplink: uplink}
 	t.Run("BridgeAndTap", s.bridgeAndTap)
+	t.Run("Gate", s.gate)
 	t.Run("Uplink", s.uplinkPort)
 	t.Run("Filter", s.filter)
 	t.Run("WatchFilter", s.watchFilter)
@@ -98,6 +100,27 @@ func (s suite) bridgeAndTap(t *testing.T) {
 	s.expect(t, "vm-a", `link vm-a type tap mtu 1400 address fe:00:00:00:00:01 user 64055 group 108 up alias "virtmesh:tap:a/b/c"`)
 	s.do(t, netplug.DelLink{Name: "vm-a"}, netplug.DelLink{Name: "vm-b"})
 	s.expect(t, "vm-a", "")
+}
+
+// gate passes on kernels with and without gates. The latter must say so from then on.
+func (s suite) gate(t *testing.T) {
+	s.do(t, netplug.AddBridge{Name: "br-g", Alias: "virtmesh:bridge:"})
+	set := netplug.SetGate{Link: "br-g"}
+	err := s.k.Do(t.Context(), set)
+	if errors.Is(err, netplug.ErrUnsupported) {
+		if !s.world(t).NoGates {
+			t.Error("the kernel does not report that it lacks gates")
+		}
+	} else {
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.do(t, set)
+		if l := s.line(t, "br-g"); !strings.Contains(l, " gated ") {
+			t.Errorf("the bridge with a gate is %q", l)
+		}
+	}
+	s.do(t, netplug.DelLink{Name: "br-g"})
 }
 
 func (s suite) uplinkPort(t *testing.T) {

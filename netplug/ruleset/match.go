@@ -210,6 +210,9 @@ type Jump struct{ Chain string }
 // evaluated.
 type Lookup struct{ Map string }
 
+// SetMark sets bits of the packet's mark, and goes on with the next rule.
+type SetMark struct{ Bits uint32 }
+
 // Masquerade gives the packet the address of its outgoing interface as the source address.
 type Masquerade struct{}
 
@@ -226,10 +229,14 @@ func (v Jump) String() string { return "jump " + v.Chain }
 func (v Lookup) String() string { return "iifname vmap @" + v.Map }
 
 // String prints the verdict as nft(8) reads it.
+func (v SetMark) String() string { return fmt.Sprintf("meta mark set meta mark | %#x", v.Bits) }
+
+// String prints the verdict as nft(8) reads it.
 func (Masquerade) String() string { return "masquerade" }
 
 func (Accept) verdict()     {}
 func (Drop) verdict()       {}
 func (Jump) verdict()       {}
 func (Lookup) verdict()     {}
+func (SetMark) verdict()    {}
 func (Masquerade) verdict() {}
