@@ -70,6 +70,7 @@ func hostFlags() []cli.Flag {
 		&cli.StringFlag{Name: "zone", Usage: "the failure domain this host is in"},
 		&cli.StringSliceFlag{Name: "pool", Usage: "a directory for volumes, `NAME=PATH[,shared]`; shared when every host mounts it"},
 		&cli.StringSliceFlag{Name: "bridge", Usage: "a bridge for secondary networks, `NAME=UPLINK`; the uplink is an interface without addresses"},
+		&cli.StringSliceFlag{Name: "insecure-registry", Usage: "a registry that is used without TLS, `HOST:PORT`"},
 		&cli.StringFlag{Name: "acceleration", Value: "auto", Usage: "auto, kvm or tcg (emulation)"},
 	}
 }
@@ -101,6 +102,7 @@ func hostConfig(c *cli.Context) (agent.Config, error) {
 	config.GossipPort = c.Int("gossip-port")
 	config.Zone = c.String("zone")
 	config.Hypervisor.Acceleration = c.String("acceleration")
+	config.Images.InsecureRegistries = c.StringSlice("insecure-registry")
 	for _, text := range c.StringSlice("pool") {
 		name, path, ok := strings.Cut(text, "=")
 		if !ok {

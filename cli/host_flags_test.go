@@ -46,6 +46,7 @@ func TestFlagsOfAHost(t *testing.T) {
 		{[]string{"--zone", "east"}, func(c *agent.Config) { c.Zone = "east" }},
 		{[]string{"--port", "1"}, func(c *agent.Config) { c.MeshListen = ":1" }},
 		{[]string{"--gossip-port", "2"}, func(c *agent.Config) { c.GossipPort = 2 }},
+		{[]string{"--insecure-registry", "localhost:5000"}, func(c *agent.Config) { c.Images.InsecureRegistries = []string{"localhost:5000"} }},
 		{[]string{"--acceleration", "tcg"}, func(c *agent.Config) { c.Hypervisor.Acceleration = "tcg" }},
 		{[]string{"--state-dir", "/srv/mesh"}, func(c *agent.Config) {
 			c.StateDir, c.Pools[0].Path = "/srv/mesh", "/srv/mesh/pools/local"

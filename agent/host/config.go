@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 
+	"virtmesh/agent/host/network"
 	"virtmesh/agent/hostname"
 )
 
@@ -51,13 +53,21 @@ type NetworkConfig struct {
 	// on; NetworkAttachmentDefinitions name them.
 	Bridges []BridgeConfig `json:"bridges,omitempty"`
 	// ProtectedNetworks are IPv4 networks that guests of the default network may not open
-	// connections to, besides the hosts' own and link-local addresses.
+	// connections to, and that images are not fetched from, besides the hosts' own and
+	// link-local addresses.
 	ProtectedNetworks []netip.Prefix `json:"protectedNetworks,omitempty"`
-	// AllowedNetworks are IPv4 networks that they may open connections to all the same.
+	// AllowedNetworks are IPv4 networks that are open all the same.
 	AllowedNetworks []netip.Prefix `json:"allowedNetworks,omitempty"`
 	// Router says that the host forwards traffic of others too. A host that forwarded
 	// before its agent first started does so without it.
 	Router bool `json:"router,omitempty"`
+}
+
+// protection returns what is closed to guests and to fetches of images.
+func (c NetworkConfig) protection(mesh Mesh) network.Protection {
+	return network.Protection{
+		Protected: mesh.ProtectedAddresses, ProtectedNetworks: c.ProtectedNetworks, AllowedNetworks: c.AllowedNetworks,
+	}
 }
 
 // validate names the settings of the network that cannot work.
@@ -88,8 +98,24 @@ type BridgeConfig struct {
 type ImageConfig struct {
 	// MaxBytes bounds the cache; images in use do not count as evictable.
 	MaxBytes int64 `json:"maxBytes"`
-	// InsecureRegistries are host:port of registries used without TLS.
+	// InsecureRegistries are host:port of registries used without TLS. They may be anywhere.
 	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
+	// InternalRegistries are host[:port] of registries with TLS that are used although they
+	// are on a host of the mesh, on this one or in a protected network.
+	InternalRegistries []string `json:"internalRegistries,omitempty"`
+}
+
+// validate names the settings of images that cannot work.
+func (c ImageConfig) validate() error {
+	var errs []error
+	for field, list := range map[string][]string{"insecureRegistries": c.InsecureRegistries, "internalRegistries": c.InternalRegistries} {
+		for i, r := range list {
+			if r == "" || strings.ContainsAny(r, "/@ ") {
+				errs = append(errs, fmt.Errorf("images.%s[%d]: %q is not host[:port]", field, i, r))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // PoolConfig is a directory for volumes.
@@ -123,7 +149,7 @@ func (c Config) Validate() error {
 	if c.Capacity.ReservedDiskBytes < 0 {
 		errs = append(errs, fmt.Errorf("capacity.reservedDiskBytes: %d is negative", c.Capacity.ReservedDiskBytes))
 	}
-	return errors.Join(append(errs, c.Network.validate(), c.validatePools())...)
+	return errors.Join(append(errs, c.Network.validate(), c.Images.validate(), c.validatePools())...)
 }
 
 func (c Config) validatePools() error {

@@ -26,3 +26,20 @@ func TestProtectedNetworksAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// A registry is written as images' names have it, so that what is listed is what is used.
+func TestRegistriesAreChecked(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"images": {"insecureRegistries": ["localhost:5000"], "internalRegistries": ["registry.lan", "[2001:db8::1]:5000"]}}`: "",
+		`{"images": {"insecureRegistries": ["registry.lan", ""]}}`:                                                             "images.insecureRegistries[1]",
+		`{"images": {"internalRegistries": ["https://registry.lan"]}}`:                                                         "images.internalRegistries[0]",
+	} {
+		c := DefaultConfig("/var/lib/virtmesh")
+		if err := json.Unmarshal([]byte(text), &c); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Validate(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}

@@ -46,7 +46,7 @@ type Mesh interface {
 	// Subscribe calls fn after the membership may have changed, until cancel.
 	Subscribe(fn func()) (cancel func())
 	// ProtectedAddresses returns the addresses of the hosts, to which guests may not open
-	// connections.
+	// connections, and from which no images are fetched. It does not block.
 	ProtectedAddresses() []netip.Prefix
 	// Removed reports whether a host was removed from the mesh, by a linearizable read.
 	Removed(ctx context.Context, name string) (bool, error)

@@ -34,8 +34,7 @@ func (h *Host) openNetwork(config NetworkConfig, deps Deps) error {
 		Host: deps.Self.Name, Subnet: deps.Subnet, Domain: config.Domain,
 		LeaseFile:      filepath.Join(deps.Self.StateDir, "leases.json"),
 		AttachmentFile: filepath.Join(deps.Self.StateDir, "attachments.json"), Bridges: bridges,
-		ProtectedNetworks: config.ProtectedNetworks, AllowedNetworks: config.AllowedNetworks, Router: config.Router,
-		Protected: deps.Mesh.ProtectedAddresses, Subscribe: deps.Mesh.Subscribe,
+		Protection: config.protection(deps.Mesh), Router: config.Router, Subscribe: deps.Mesh.Subscribe,
 		Instances: h.instances, Claims: deps.Claims, Networks: objects.For[*k8scni.NetworkAttachmentDefinition](deps.Cache),
 		Plug: plug, Logger: deps.Logger.With("part", "hostnet"), FilterLost: tellFilterLost(deps),
 	})

@@ -13,6 +13,7 @@ import (
 	"virtmesh/agent/objects"
 	"virtmesh/storage/containerdisk"
 	"virtmesh/storage/ephemeral"
+	"virtmesh/storage/fetch"
 )
 
 // openStorage opens the images, the pools, the disks of instances, and what TPMs and
@@ -28,7 +29,9 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 	}
 	cfg := containerdisk.DefaultConfig(filepath.Join(deps.Self.StateDir, "images"))
 	cfg.MinFreeBytes = h.reserve.Bytes()
-	cfg.MaxBytes, cfg.InsecureRegistries = config.Images.MaxBytes, config.Images.InsecureRegistries
+	cfg.MaxBytes, cfg.InsecureRegistries, cfg.InternalRegistries = config.Images.MaxBytes, config.Images.InsecureRegistries, config.Images.InternalRegistries
+	closed := config.Network.protection(deps.Mesh)
+	cfg.Check = fetch.Guard{Closed: closed.Closed, Allowed: closed.AllowedNetworks}.Check
 	cfg.GID, cfg.Log, cfg.Registerer = group, deps.Logger.With("part", "images"), deps.Metrics
 	images, err := containerdisk.New(cfg)
 	if err != nil {

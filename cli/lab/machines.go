@@ -233,7 +233,8 @@ func (l machines) waitBooted(ctx context.Context, h Host) error {
 // program implements chassis.
 func (l machines) program() string { return "virtmesh" }
 
-// enrolFlags implements chassis: a host has a bridge for guests.
+// enrolFlags implements chassis: a host has a bridge for guests, and the lab's registry on
+// its loopback.
 func (l machines) enrolFlags(h Host) []string {
-	return []string{"--advertise", h.Address, "--bridge", "br1=" + guestUplink}
+	return []string{"--advertise", h.Address, "--bridge", "br1=" + guestUplink, "--insecure-registry", l.Registry()}
 }

@@ -160,9 +160,10 @@ func (l namespaces) install(context.Context, Host, string, func(string, ...any))
 func (l namespaces) program() string { return l.executable }
 
 // enrolFlags implements chassis: besides its own directory for volumes a host has one
-// that all hosts share, and a bridge for guests.
+// that all hosts share, a bridge for guests, and the lab's registry on its loopback.
 func (l namespaces) enrolFlags(h Host) []string {
 	return []string{
 		"--advertise", h.Address, "--pool", "shared=" + SharedMount + ",shared", "--bridge", "br1=" + guestUplink,
+		"--insecure-registry", l.Registry(),
 	}
 }

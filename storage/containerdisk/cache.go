@@ -2,6 +2,7 @@ package containerdisk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -10,7 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"virtmesh/storage/fetch"
 )
 
 // Cache is a folder of disk images. All methods may be called at once.
@@ -33,6 +35,7 @@ type Cache struct {
 // entry is an image in the cache; all but stored is guarded by Cache.mu.
 type entry struct {
 	stored
+	access   access
 	bytes    int64
 	lastUsed time.Time
 	holders  int
@@ -90,7 +93,7 @@ func (c *Cache) Pull(ctx context.Context, ref string, o PullOptions) (img Image,
 	img, release, err = c.pull(ctx, ref, o)
 	c.met.pulled(err)
 	if err != nil {
-		return Image{}, nil, fmt.Errorf("image %s: %w", ref, err)
+		return Image{}, nil, fetch.Told(fmt.Errorf("image %s: %w", ref, err))
 	}
 	return img, release, nil
 }
@@ -108,19 +111,23 @@ func (c *Cache) pull(ctx context.Context, ref string, o PullOptions) (Image, fun
 		policy = defaultPolicy(parsed)
 	}
 	if policy != Always {
-		if img, release, ok := c.holdPresent(ref, parsed, o); ok {
-			return img, release, nil
+		e, err := c.usePresent(ctx, parsed, o)
+		if err == nil {
+			return c.image(ref, e), c.releaser(e), nil
 		}
-		if policy == Never {
-			return Image{}, nil, ErrNotPresent
+		if policy == Never || !errors.Is(err, ErrNotPresent) {
+			return Image{}, nil, err
 		}
 	}
-	desc, err := c.reg.resolve(ctx, parsed, o.PullSecrets)
+	a, err := newAsker(parsed, o.PullSecrets)
 	if err != nil {
 		return Image{}, nil, err
 	}
-	key := imageKey(desc.Digest.String(), o.File, o.AnyFile)
-	e, err := c.fetchImage(ctx, key, desc, parsed.Name(), o)
+	desc, err := c.reg.resolve(ctx, parsed, a.auth)
+	if err != nil {
+		return Image{}, nil, err
+	}
+	e, err := c.fetchImage(ctx, desc, parsed, a, o)
 	if err != nil {
 		return Image{}, nil, err
 	}
@@ -135,20 +142,42 @@ func defaultPolicy(ref name.Reference) Policy {
 	return IfNotPresent
 }
 
-// holdPresent holds the image that ref named at its last pull, if it is in the cache.
-func (c *Cache) holdPresent(ref string, parsed name.Reference, o PullOptions) (Image, func(), bool) {
+// usePresent holds the image that ref named at its last pull, if it is in the cache and
+// who asks may have it. The error is ErrNotPresent if it is not there, or is there from
+// other repositories only.
+func (c *Cache) usePresent(ctx context.Context, ref name.Reference, o PullOptions) (*entry, error) {
+	e := c.holdPresent(ref, o)
+	if e == nil {
+		return nil, ErrNotPresent
+	}
+	c.mu.Lock()
+	public := e.access.Public
+	c.mu.Unlock()
+	if public {
+		return e, nil
+	}
+	if err := c.admit(ctx, e, ref, o.PullSecrets); err != nil {
+		c.releaser(e)()
+		return nil, err
+	}
+	return e, nil
+}
+
+// holdPresent holds the image that ref named at its last pull; nil if there is none for
+// its repository.
+func (c *Cache) holdPresent(ref name.Reference, o PullOptions) *entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	digest := c.refs[parsed.Name()]
-	if d, ok := parsed.(name.Digest); ok {
+	digest := c.refs[ref.Name()]
+	if d, ok := ref.(name.Digest); ok {
 		digest = d.DigestStr()
 	}
 	e := c.entries[imageKey(digest, o.File, o.AnyFile)]
-	if c.closed || e == nil {
-		return Image{}, nil, false
+	if c.closed || e == nil || !e.access.covers(ref.Context().Name()) {
+		return nil
 	}
 	c.holdEntry(e)
-	return c.image(ref, e), c.releaser(e), true
+	return e
 }
 
 // Hold keeps the image at path, which some Pull returned earlier, from being evicted
@@ -206,87 +235,4 @@ func (c *Cache) Used() int64 {
 func (c *Cache) image(ref string, e *entry) Image {
 	return Image{Ref: ref, Digest: e.Digest, Path: c.diskPath(e.key()), Format: e.Format,
 		VirtualSize: e.VirtualSize, FileSize: e.FileSize}
-}
-
-// flight is a running download that callers wait for. Cache.mu guards all its fields
-// but done.
-type flight struct {
-	done     chan struct{}
-	cancel   context.CancelCauseFunc
-	waiters  int
-	promised int64 // bytes reserved for it
-	progress []func(done, total int64)
-	entry    *entry
-	err      error
-}
-
-// fetchImage returns the image under key, held once. If it is not in the cache, it
-// waits for a running download of it or starts one.
-func (c *Cache) fetchImage(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions) (*entry, error) {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return nil, ErrClosed
-	}
-	if e := c.entries[key]; e != nil {
-		c.holdEntry(e)
-		c.rememberRef(ref, e.Digest)
-		c.mu.Unlock()
-		return e, nil
-	}
-	f := c.flights[key]
-	if f == nil {
-		f = c.startDownload(ctx, key, desc, ref, o)
-	}
-	f.waiters++
-	if o.Progress != nil {
-		f.progress = append(f.progress, o.Progress)
-	}
-	c.mu.Unlock()
-
-	select {
-	case <-f.done:
-	case <-ctx.Done():
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	select {
-	case <-f.done:
-		// This happens even if the context ended at the same moment, because the
-		// download counts this caller.
-		if f.err == nil {
-			c.rememberRef(ref, f.entry.Digest)
-		}
-		return f.entry, f.err
-	default:
-	}
-	if f.waiters--; f.waiters == 0 {
-		f.cancel(context.Cause(ctx))
-		// The next caller must not wait for a download that is being cancelled.
-		delete(c.flights, key)
-	}
-	return nil, context.Cause(ctx)
-}
-
-// startDownload begins a download that may outlive its first caller's context, because
-// others may wait for it too. The caller holds the lock.
-func (c *Cache) startDownload(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions) *flight {
-	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	f := &flight{done: make(chan struct{}), cancel: cancel}
-	c.flights[key] = f
-	c.wg.Go(func() {
-		defer cancel(nil)
-		e, err := c.download(work, key, desc, ref, o, f)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.flights[key] == f {
-			delete(c.flights, key)
-		}
-		f.entry, f.err = e, err
-		if err == nil {
-			e.holders += f.waiters - 1
-		}
-		close(f.done)
-	})
-	return f
 }

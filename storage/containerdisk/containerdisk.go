@@ -27,12 +27,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"virtmesh/storage/fetch"
 )
 
 // The error classes of a pull. An error of Pull names the image and wraps one of
@@ -71,7 +72,8 @@ type Policy string
 
 // Always asks the registry which image the reference names now, and downloads it only
 // if it is not there. IfNotPresent takes the image last pulled by that reference. Never
-// does the same, and fails if there is none. The empty policy is Always for the tag
+// does the same, and fails if there is none. Both ask the registry of an image that is not
+// public whether it accepts the credentials (type access). The empty policy is Always for the tag
 // latest and IfNotPresent for everything else.
 const (
 	Always       Policy = "Always"
@@ -128,15 +130,19 @@ type Config struct {
 	// InsecureRegistries lists host[:port] of registries that may be used without TLS
 	// or with a certificate that cannot be verified.
 	InsecureRegistries []string
+	// InternalRegistries lists host[:port] of registries with TLS that may be used whatever
+	// Check says of their addresses.
+	InternalRegistries []string
+	// Check judges the addresses of all other registries, and of those to which a registry
+	// leads; nil is that of a zero fetch.Guard.
+	Check fetch.Check
 	// StallTimeout is how long a registry may take to send 16 KiB; a slower transfer
 	// is cancelled.
 	StallTimeout time.Duration
 	// GID is the group of the files, so that an unprivileged QEMU in that group can
 	// read them and others cannot; with -1 everybody can.
 	GID int
-	// Transport sends requests to registries; nil is the library's default.
-	Transport http.RoundTripper
-	Log       *slog.Logger
+	Log *slog.Logger
 	// Registerer gets the cache's metrics; nil registers none.
 	Registerer prometheus.Registerer
 }
@@ -173,9 +179,11 @@ func (c Config) Validate() error {
 	case c.Log == nil:
 		return errors.New("containerdisk: Log is not set")
 	}
-	for _, r := range c.InsecureRegistries {
-		if r == "" || strings.Contains(r, "/") {
-			return fmt.Errorf("containerdisk: InsecureRegistries: %q is not a host[:port]", r)
+	for field, list := range map[string][]string{"InsecureRegistries": c.InsecureRegistries, "InternalRegistries": c.InternalRegistries} {
+		for _, r := range list {
+			if r == "" || strings.Contains(r, "/") {
+				return fmt.Errorf("containerdisk: %s: %q is not a host[:port]", field, r)
+			}
 		}
 	}
 	return nil

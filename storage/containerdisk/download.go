@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"virtmesh/storage/qemuimg"
@@ -16,15 +17,11 @@ import (
 
 // download downloads the image into the cache under key. If it fails, nothing of the
 // image stays on the disk. The image that it returns has one holder.
-func (c *Cache) download(ctx context.Context, key string, desc *remote.Descriptor, ref string, o PullOptions, f *flight) (*entry, error) {
+func (c *Cache) download(ctx context.Context, key string, desc *remote.Descriptor, ref name.Reference, a asker, o PullOptions, f *flight) (*entry, error) {
 	// The descriptor was made with its caller's context, which may end before this
 	// download. So the reference is resolved again, by digest, and names the same
 	// image.
-	parsed, err := c.reg.parse(ref)
-	if err != nil {
-		return nil, err
-	}
-	desc, err = c.reg.resolve(ctx, parsed.Context().Digest(desc.Digest.String()), o.PullSecrets)
+	desc, err := c.reg.resolve(ctx, ref.Context().Digest(desc.Digest.String()), a.auth)
 	if err != nil {
 		return nil, err
 	}
@@ -39,8 +36,10 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 	c.reserved -= f.promised
 	f.promised = 0
 	if there := c.entries[key]; there != nil && errors.Is(err, fs.ErrExist) {
-		// The download succeeded although no caller waits for it any more.
+		// It was downloaded from another repository, or the download succeeded although no
+		// caller waited for it any more.
 		there.holders++
+		c.noteDownload(there, a)
 		return there, nil
 	}
 	if err != nil {
@@ -49,6 +48,7 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 	e.holders = 1
 	c.entries[key] = e
 	c.used += e.bytes
+	c.noteDownload(e, a)
 	return e, nil
 }
 

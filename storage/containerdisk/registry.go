@@ -4,33 +4,30 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"net/url"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
-	"virtmesh/storage/stall"
+	"virtmesh/storage/fetch"
 )
 
 // registries sends requests to registries, with the cache's limits and settings.
 type registries struct {
-	insecure []string
-	ways     ways
+	insecure, internal []string
+	ways               ways
 }
 
 func newRegistries(cfg Config) *registries {
-	return &registries{insecure: cfg.InsecureRegistries, ways: newWays(cfg.Transport, cfg.StallTimeout)}
+	check := cfg.Check
+	if check == nil {
+		check = fetch.Guard{}.Check
+	}
+	return &registries{insecure: cfg.InsecureRegistries, internal: cfg.InternalRegistries, ways: newWays(check, cfg.StallTimeout)}
 }
 
 // parse reads a reference the way container tools do: no registry means Docker
@@ -48,12 +45,8 @@ func (r *registries) parse(ref string) (name.Reference, error) {
 	return parsed, nil
 }
 
-// resolve asks the registry which image ref names now.
-func (r *registries) resolve(ctx context.Context, ref name.Reference, secrets [][]byte) (*remote.Descriptor, error) {
-	auth, err := credentials(secrets, ref.Context())
-	if err != nil {
-		return nil, err
-	}
+// resolve asks the registry which image ref names now, with the credentials in auth.
+func (r *registries) resolve(ctx context.Context, ref name.Reference, auth authn.Authenticator) (*remote.Descriptor, error) {
 	desc, err := remote.Get(ref, remote.WithContext(ctx), remote.WithAuth(auth), remote.WithTransport(r.transportFor(ref.Context().RegistryStr())),
 		remote.WithPlatform(hostPlatform()),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 2}))
@@ -124,56 +117,4 @@ func coversRepository(key string, repo name.Repository) bool {
 		return true
 	}
 	return repo.RepositoryStr() == path || strings.HasPrefix(repo.RepositoryStr(), path+"/")
-}
-
-// classify wraps an error of the registry library in one of this package's classes.
-func classify(ctx context.Context, err error) error {
-	var slow net.Error
-	if errors.As(err, &slow) && slow.Timeout() && !isClassified(slow) && ctx.Err() == nil {
-		// It does not even finish a handshake, whatever else was tried.
-		return fmt.Errorf("%w: %w", ErrRegistryTimeout, err)
-	}
-	if err == nil || isClassified(err) {
-		return err
-	}
-	if errors.Is(err, stall.ErrStalled) {
-		return fmt.Errorf("%w: %w", ErrRegistryTimeout, err)
-	}
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	var (
-		te     *transport.Error
-		netErr net.Error
-		urlErr *url.Error
-	)
-	switch {
-	case errors.As(err, &te):
-		switch {
-		case te.StatusCode == http.StatusUnauthorized || te.StatusCode == http.StatusForbidden:
-			return fmt.Errorf("%w: %w", ErrUnauthorized, err)
-		case te.StatusCode == http.StatusNotFound:
-			return fmt.Errorf("%w: %w", ErrImageNotFound, err)
-		}
-		return fmt.Errorf("%w: %w", ErrRegistryUnavailable, err)
-	case strings.Contains(err.Error(), "error verifying"), strings.Contains(err.Error(), "does not match"):
-		// The library's type for this is internal to it.
-		return fmt.Errorf("%w: %w", ErrCorrupt, err)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fmt.Errorf("%w: %w", ErrNoSpace, err)
-	case errors.As(err, &netErr), errors.As(err, &urlErr), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.Is(err, syscall.ECONNRESET):
-		return fmt.Errorf("%w: %w", ErrRegistryUnavailable, err)
-	}
-	return err
-}
-
-func isClassified(err error) bool {
-	for _, class := range []error{ErrBadReference, ErrImageNotFound, ErrUnauthorized, ErrRegistryUnavailable,
-		ErrRegistryTimeout, ErrCorrupt, ErrNotAnImage, ErrArchitecture, ErrTooLarge, ErrNoSpace, ErrNotPresent, ErrClosed} {
-		if errors.Is(err, class) {
-			return true
-		}
-	}
-	return false
 }

@@ -21,6 +21,7 @@ import (
 //	images/<key>/disk         the image
 //	images/<key>/image.json   its description (type stored); the file's modification
 //	                          time is the time of the image's last use
+//	images/<key>/access.json  who may have it (type access)
 //	refs.json                 the digests of references at their last pull
 //	tmp/                      running pulls
 //
@@ -78,7 +79,11 @@ func (c *Cache) openFolder() error {
 	if err := c.loadImages(); err != nil {
 		return err
 	}
-	return c.loadRefs()
+	c.loadRefs()
+	for _, e := range c.entries {
+		c.loadAccess(e)
+	}
+	return nil
 }
 
 // mkdir makes a folder through which only its owner and QEMU's group may pass.
@@ -175,13 +180,13 @@ func (c *Cache) commitImage(dir string, disk *os.File, s stored) (*entry, error)
 	if err := durable.Rename(dir, c.imageDir(s.key())); err != nil {
 		return nil, err
 	}
-	return &entry{stored: s, bytes: allocated(fi), lastUsed: time.Now()}, nil
+	return &entry{stored: s, access: newAccess(), bytes: allocated(fi), lastUsed: time.Now()}, nil
 }
 
-func (c *Cache) loadRefs() error {
+func (c *Cache) loadRefs() {
 	raw, err := os.ReadFile(filepath.Join(c.cfg.Dir, "refs.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return
 	}
 	if err == nil {
 		err = json.Unmarshal(raw, &c.refs)
@@ -191,7 +196,6 @@ func (c *Cache) loadRefs() error {
 		c.cfg.Log.Warn("image references cannot be read and are dropped", "err", err)
 		c.refs = map[string]string{}
 	}
-	return nil
 }
 
 // rememberRef stores the digest that ref names now; the caller holds the lock.

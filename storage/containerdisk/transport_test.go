@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"virtmesh/storage/fetch"
 )
 
 // lan makes the names of a test's registries stand for a server on this machine, as if it
@@ -24,13 +26,21 @@ func lan(to string) *http.Transport {
 // pullThrough pulls an image as a cache does, through transports of the test's making.
 func pullThrough(t *testing.T, w ways, ref string, insecure ...string) error {
 	t.Helper()
-	r := &registries{insecure: insecure, ways: w}
+	return pullThroughRegistries(t, &registries{insecure: insecure, ways: w}, ref)
+}
+
+func pullThroughRegistries(t *testing.T, r *registries, ref string) error {
+	t.Helper()
 	parsed, err := r.parse(ref)
 	if err != nil {
 		t.Fatal(err)
 	}
 	secret := fmt.Sprintf(`{"auths":{%q:{"username":"user","password":"sesame"}}}`, parsed.Context().RegistryStr())
-	_, err = r.resolve(t.Context(), parsed, [][]byte{[]byte(secret)})
+	a, err := newAsker(parsed, [][]byte{[]byte(secret)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.resolve(t.Context(), parsed, a.auth)
 	return err
 }
 
@@ -46,7 +56,7 @@ func TestNothingWithoutTLS(t *testing.T) {
 	}))
 	defer server.Close()
 	all := lan(server.Listener.Addr().String())
-	w := ways{listed: all, own: all, other: all}
+	w := ways{insecure: all, internal: all, guarded: all}
 	for _, registry := range []string{"10.1.2.3", "10.1.2.3:5000", "192.168.1.1:5000", "172.16.0.1", "registry.local:5000", "registry.localhost:5000", "registry.example"} {
 		err := pullThrough(t, w, registry+"/disks/d:v1")
 		if !errors.Is(err, ErrRegistryUnavailable) || asked.Load() != 0 {
@@ -61,59 +71,62 @@ func TestNothingWithoutTLS(t *testing.T) {
 	}
 }
 
-// A registry with TLS cannot lead a host to one without: neither by a redirect nor as the
-// one that gives out tokens, which would get the credentials.
+// A registry leads a host neither to one without TLS nor to an address that is closed: not
+// by a redirect, and not as the one that gives out tokens, which would get the credentials.
 func TestRegistryDoesNotLeadElsewhere(t *testing.T) {
 	var elsewhere atomic.Int64
-	victim := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
-	defer victim.Close()
-	for name, lead := range map[string]func(w http.ResponseWriter, r *http.Request){
-		"redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, victim.URL, http.StatusFound) },
-		"realm": func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token",service="x"`, victim.URL))
-			w.WriteHeader(http.StatusUnauthorized)
-		},
-	} {
-		registry := httptest.NewTLSServer(http.HandlerFunc(lead))
-		own := registry.Client().Transport.(*http.Transport)
-		host := registry.Listener.Addr().String()
-		w := newWays(nil, testConfig(t).StallTimeout)
-		w.own = own
-		err := pullThrough(t, w, host+"/disks/d:v1")
-		if err == nil || elsewhere.Swap(0) != 0 {
-			t.Errorf("%s: the host followed it to a server without TLS: %v", name, err)
+	count := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) })
+	plain, private := httptest.NewServer(count), httptest.NewTLSServer(count)
+	defer plain.Close()
+	defer private.Close()
+	for _, victim := range []*httptest.Server{plain, private} {
+		for name, lead := range map[string]func(w http.ResponseWriter, r *http.Request){
+			"redirect": func(w http.ResponseWriter, r *http.Request) {
+				// By name: the library itself looks at addresses only.
+				http.Redirect(w, r, strings.Replace(victim.URL, "127.0.0.1", "localhost", 1), http.StatusFound)
+			},
+			"realm": func(w http.ResponseWriter, _ *http.Request) {
+				realm := strings.Replace(victim.URL, "127.0.0.1", "localhost", 1)
+				w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token",service="x"`, realm))
+				w.WriteHeader(http.StatusUnauthorized)
+			},
+		} {
+			registry := httptest.NewTLSServer(http.HandlerFunc(lead))
+			host := registry.Listener.Addr().String()
+			cfg := testConfig(t)
+			cfg.Check, cfg.InternalRegistries = nil, []string{host}
+			w := newRegistries(cfg).ways
+			w.internal = registry.Client().Transport
+			r := &registries{internal: cfg.InternalRegistries, ways: w}
+			err := pullThroughRegistries(t, r, host+"/disks/d:v1")
+			if err == nil || elsewhere.Swap(0) != 0 {
+				t.Errorf("%s: the host followed it to %s: %v", name, victim.URL, err)
+			}
+			if closed := new(fetch.ClosedError); victim == private && (!errors.As(err, &closed) || !errors.Is(err, ErrRegistryUnavailable)) {
+				t.Errorf("%s to a closed address: %v", name, err)
+			}
+			registry.Close()
 		}
-		registry.Close()
 	}
 }
 
-// Addresses are judged when a connection is made, whatever the name was.
-func TestGuardedDial(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	for _, host := range []string{"127.0.0.1", "localhost", "0.0.0.0", "::ffff:127.0.0.1"} {
-		if c, err := guardedDial(isLocal)(t.Context(), "tcp", net.JoinHostPort(host, port)); !errors.Is(err, ErrRegistryUnavailable) {
-			t.Errorf("dial %s: %v", host, err)
-			if err == nil {
-				c.Close()
-			}
+// What a reference names is judged too, unless the operator listed it.
+func TestReferencesToClosedAddresses(t *testing.T) {
+	f := newRegistry(t)
+	ref := diskRef(t, f, 1, 1000)
+	asked := f.all.Load()
+	closed := func(netip.Addr) error { return &fetch.ClosedError{Because: "closed"} }
+	for name, check := range map[string]fetch.Check{"this host": nil, "a protected network": closed} {
+		cache := newCache(t, func(c *Config) { c.Check = check })
+		_, _, err := cache.Pull(t.Context(), ref, PullOptions{})
+		if !errors.Is(err, ErrRegistryUnavailable) || !strings.Contains(err.Error(), "images are not fetched from") || f.all.Load() != asked {
+			t.Errorf("%s: %v, after %d requests", name, err, f.all.Load()-asked)
+		}
+		if err != nil && !strings.Contains(err.Error(), "images.internalRegistries") {
+			t.Errorf("%s: the error does not say what to do: %v", name, err)
 		}
 	}
-	c, err := guardedDial(isLinkLocal)(t.Context(), "tcp", l.Addr().String())
-	if err != nil {
-		t.Fatalf("the registry that the reference names may be on this machine: %v", err)
-	}
-	c.Close()
-	for address, want := range map[string]bool{
-		"169.254.169.254": true, "fe80::1": true, "fd00:ec2::254": true, "224.0.0.1": true, "::": true, "0.0.0.0": true,
-		"127.0.0.1": false, "::1": false, "10.0.0.1": false, "192.0.2.1": false, "fd00::1": false, "2001:db8::1": false,
-	} {
-		if got := isLinkLocal(netip.MustParseAddr(address)); got != want {
-			t.Errorf("isLinkLocal(%s) = %v", address, got)
-		}
-	}
+	cache := newCache(t, func(c *Config) { c.Check, c.InsecureRegistries = closed, []string{f.addr} })
+	_, release := pull(t, cache, ref, PullOptions{})
+	release()
 }

@@ -28,6 +28,7 @@ import (
 	"strings"
 	"syscall"
 
+	"virtmesh/storage/fetch"
 	"virtmesh/storage/qemuimg"
 	"virtmesh/storage/sparse"
 )
@@ -84,7 +85,7 @@ type Result struct {
 func Stream(ctx context.Context, r io.Reader, size int64, path string, o Options) (Result, error) {
 	res, err := stream(ctx, r, size, path, o)
 	if err != nil {
-		return Result{}, fmt.Errorf("import into %s: %w", filepath.Base(path), classify(err))
+		return Result{}, fetch.Told(fmt.Errorf("import into %s: %w", filepath.Base(path), classify(err)))
 	}
 	return res, nil
 }

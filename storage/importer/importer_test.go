@@ -231,6 +231,7 @@ func TestHTTP(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := target(t)
+			c.r.Check = anywhere
 			res, err := HTTP(context.Background(), c.r, p, limits)
 			if !errors.Is(err, c.want) {
 				t.Fatalf("got %v, want %v", err, c.want)

@@ -43,8 +43,8 @@ type HostBridge struct {
 	Uplink string
 }
 
-// Config describes a Network. All fields but Bridges, Protected, ProtectedNetworks,
-// AllowedNetworks, Subscribe and FilterLost are required.
+// Config describes a Network. All fields but Bridges, Protection, Subscribe and FilterLost
+// are required.
 type Config struct {
 	// Host is this host's name.
 	Host string
@@ -59,12 +59,8 @@ type Config struct {
 	AttachmentFile string
 	// Bridges are the bridges this host offers to secondary networks.
 	Bridges []HostBridge
-	// Protected returns the addresses that guests may not open connections to, besides
-	// ProtectedNetworks and link-local ones.
-	Protected func() []netip.Prefix
-	// ProtectedNetworks are what the operator wants to keep guests away from, and
-	// AllowedNetworks the exceptions from all of these.
-	ProtectedNetworks, AllowedNetworks []netip.Prefix
+	// Protection says to which addresses guests may not open connections.
+	Protection
 	// Router says that the host forwards traffic of others by its administrator's wish.
 	Router bool
 	// Subscribe calls a function whenever Protected may have changed, until the

@@ -39,17 +39,9 @@ func (n *Network) buildWant(connecting *kubevirtv1.VirtualMachineInstance) *buil
 	for _, name := range sortedKeys(b.bridges) {
 		b.want.Bridges = append(b.want.Bridges, b.bridges[name])
 	}
-	b.want.Protected = slices.Concat(neverForGuests, n.ProtectedNetworks)
-	if n.Protected != nil {
-		b.want.Protected = append(b.want.Protected, n.Protected()...)
-	}
-	b.want.Allowed, b.want.Router = n.AllowedNetworks, n.Router
+	b.want.Protected, b.want.Allowed, b.want.Router = n.Closed(), n.AllowedNetworks, n.Router
 	return b
 }
-
-// neverForGuests are networks that mean the host itself or its neighbours: loopback, and
-// link-local addresses, at which clouds serve the host's credentials (169.254.169.254).
-var neverForGuests = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16")}
 
 // starting is 0 for an instance whose guest runs, and 1 for one without.
 func starting(vmi *kubevirtv1.VirtualMachineInstance) int {

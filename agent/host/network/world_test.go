@@ -109,12 +109,12 @@ func newWorld(t *testing.T) *world {
 	w.config = Config{
 		Host: thisHost, Subnet: subnet, Domain: "mesh.test",
 		LeaseFile: filepath.Join(dir, "leases.json"), AttachmentFile: filepath.Join(dir, "attachments.json"),
-		Bridges:   []HostBridge{{Name: "br-lan", Uplink: "eth1"}},
-		Protected: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} },
-		Instances: objects.For[*kubevirtv1.VirtualMachineInstance](w.Cache),
-		Claims:    claims.NewCache(w.Cache, w.Logger),
-		Networks:  objects.For[*k8scni.NetworkAttachmentDefinition](w.Cache),
-		Plug:      w.plug, Logger: w.Logger,
+		Bridges:    []HostBridge{{Name: "br-lan", Uplink: "eth1"}},
+		Protection: Protection{Protected: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} }},
+		Instances:  objects.For[*kubevirtv1.VirtualMachineInstance](w.Cache),
+		Claims:     claims.NewCache(w.Cache, w.Logger),
+		Networks:   objects.For[*k8scni.NetworkAttachmentDefinition](w.Cache),
+		Plug:       w.plug, Logger: w.Logger,
 	}
 	w.Start()
 	ctx := t.Context()

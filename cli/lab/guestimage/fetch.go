@@ -3,6 +3,7 @@ package guestimage
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,13 +52,17 @@ func Fetch(ctx context.Context, source string, o Options) (string, error) {
 		return "", err
 	}
 	o.step("fetching %s", source)
-	_, err = importer.HTTP(ctx, importer.Request{URL: source}, part,
+	_, err = importer.HTTP(ctx, importer.Request{URL: source, Check: anywhere}, part,
 		importer.Options{MaxBytes: maxFetched, MaxVirtualSize: maxFetchedVirtual})
 	if err != nil {
 		return "", err
 	}
 	return final, publishFile(part, final)
 }
+
+// anywhere permits all addresses: who runs a lab chooses the URL, and may have the image
+// on this machine.
+func anywhere(netip.Addr) error { return nil }
 
 // inspectFile refuses a file that is no disk image. Any bytes can be a raw image, but no
 // disk ends in the middle of a sector.

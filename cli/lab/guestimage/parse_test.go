@@ -132,7 +132,7 @@ func TestPushedImageCanBePulled(t *testing.T) {
 	}
 	t.Cleanup(func() { reg.Close(context.Background()) })
 	cfg := containerdisk.DefaultConfig(t.TempDir())
-	cfg.MinFreeBytes = 0
+	cfg.MinFreeBytes, cfg.InsecureRegistries = 0, []string{reg.Addr()}
 	cache, err := containerdisk.New(cfg)
 	if err != nil {
 		t.Fatal(err)
