@@ -9,6 +9,7 @@ import (
 
 	"virtmesh/agent/host/network"
 	"virtmesh/agent/hostname"
+	"virtmesh/storage/ephemeral"
 )
 
 // Config is what an operator can set for the guests of one host. It is a part
@@ -29,8 +30,20 @@ type HypervisorConfig struct {
 	// Acceleration is auto (probe KVM and fall back to emulation), kvm (use
 	// it without a probe) or tcg (always emulate).
 	Acceleration string `json:"acceleration"`
-	// User is the unprivileged user that libvirt runs QEMU as.
+	// User is the unprivileged user that libvirt runs QEMU as if a guest has no user of its
+	// own. Emulators have its group.
 	User string `json:"user"`
+	// GuestUIDs are the uids that guests are given, one each; without it, they are those of
+	// DefaultGuestUIDs. They must be nobody's on this host.
+	GuestUIDs ephemeral.UserRange `json:"guestUIDs,omitzero"`
+}
+
+// UIDs returns the uids that guests are given.
+func (c HypervisorConfig) UIDs() ephemeral.UserRange {
+	if c.GuestUIDs == (ephemeral.UserRange{}) {
+		return DefaultGuestUIDs
+	}
+	return c.GuestUIDs
 }
 
 // CapacityConfig says how much of the host its guests may use.
@@ -127,6 +140,11 @@ type PoolConfig struct {
 	Shared bool `json:"shared,omitempty"`
 }
 
+// DefaultGuestUIDs lie where systemd's list of uids and gids has nothing. They are many, so
+// that a uid practically never comes back, and never is the one of another host's guest in
+// a shared pool.
+var DefaultGuestUIDs = ephemeral.UserRange{First: 1_900_000_000, Count: 200_000_000}
+
 // DefaultConfig returns the settings of a host that keeps its state in stateDir.
 func DefaultConfig(stateDir string) Config {
 	return Config{
@@ -145,6 +163,9 @@ func (c Config) Validate() error {
 	case "auto", "kvm", "tcg":
 	default:
 		errs = append(errs, fmt.Errorf("hypervisor.acceleration: %q is not auto, kvm or tcg", c.Hypervisor.Acceleration))
+	}
+	if err := c.Hypervisor.UIDs().Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("hypervisor.guestUIDs.%w", err))
 	}
 	if c.Capacity.ReservedDiskBytes < 0 {
 		errs = append(errs, fmt.Errorf("capacity.reservedDiskBytes: %d is negative", c.Capacity.ReservedDiskBytes))

@@ -43,3 +43,29 @@ func TestRegistriesAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// Uids of guests must be many and nobody's, or guests would share them with each other or
+// with an account of the host.
+func TestGuestUIDsAreChecked(t *testing.T) {
+	for text, want := range map[string]string{
+		`{}`: "",
+		`{"hypervisor": {"guestUIDs": {"first": 3000000, "count": 100000}}}`: "",
+		`{"hypervisor": {"guestUIDs": {"first": 1000, "count": 100000}}}`:    "hypervisor.guestUIDs.first: 1000",
+		`{"hypervisor": {"guestUIDs": {"first": 3000000}}}`:                  "hypervisor.guestUIDs.count: 0",
+	} {
+		c := DefaultConfig("/var/lib/virtmesh")
+		if err := json.Unmarshal([]byte(text), &c); err != nil {
+			t.Fatal(err)
+		}
+		switch err := c.Validate(); {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", text, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	// An older version, which knows no such setting, can read what this one writes.
+	if data, err := json.Marshal(DefaultConfig("/var/lib/virtmesh")); err != nil || strings.Contains(string(data), "guestUIDs") {
+		t.Errorf("%s, %v", data, err)
+	}
+}

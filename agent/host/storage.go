@@ -60,10 +60,11 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 	})
 	scratch := ephemeral.DefaultConfig(filepath.Join(deps.Self.StateDir, "instances"))
 	scratch.UID, scratch.GID, scratch.Log = owner, group, log
+	scratch.Users = config.Hypervisor.UIDs()
 	disks, err := ephemeral.New(scratch)
 	if err != nil {
 		return fmt.Errorf("open the disks of instances: %w", err)
 	}
-	h.volumes = volumes.New(volumes.Config{Store: deps.Store, Images: images, Disks: disks, Claims: h.provisioner, Room: h.reserve.Check, Events: deps.Recorder})
+	h.volumes = volumes.New(volumes.Config{Store: deps.Store, Images: images, Disks: disks, Claims: h.provisioner, Group: uint32(group), Room: h.reserve.Check, Events: deps.Recorder})
 	return nil
 }

@@ -132,7 +132,7 @@ func checkPaths(f Facts) []Finding {
 			return fail(check, passage.Err.Error(), "apt-get install libvirt-daemon-system, or correct hypervisor.user and the paths in "+f.ConfigPath)
 		}
 		if passage.Closed != "" {
-			return fail(check, fmt.Sprintf("%s is closed to user %s, so no guest whose disks are below it can start", passage.Closed, user),
+			return fail(check, fmt.Sprintf("%s is closed to user %s or to guests' own users, so no guest whose disks are below it can start", passage.Closed, user),
 				fmt.Sprintf("chmod o+x %s (lets others pass through it, not list it)", passage.Closed))
 		}
 	}

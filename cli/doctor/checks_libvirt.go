@@ -73,7 +73,26 @@ func checkQEMUUser(f Facts) []Finding {
 		return fail(check, fmt.Sprintf("libvirt runs QEMU as %s, and the agent gives disks to %s", set, want),
 			fmt.Sprintf("remove the setting user from /etc/libvirt/qemu.conf, or set hypervisor.user in %s to %s", f.ConfigPath, set))
 	}
+	if f.QEMU.Settings["dynamic_ownership"] == "0" {
+		return fail(check, "dynamic_ownership = 0: libvirt does not give guests their disks, so none can start",
+			"remove the setting dynamic_ownership from /etc/libvirt/qemu.conf, then systemctl restart libvirtd")
+	}
 	return pass(check, want)
+}
+
+// checkGuestUIDs checks that the uids of guests are nobody else's: an account or a
+// container with the uid of a guest could open the guest's disks, and the guest its files.
+func checkGuestUIDs(f Facts) []Finding {
+	const check = "guests' uids"
+	r := f.Config.Hypervisor.UIDs()
+	last := r.First + r.Count - 1
+	for _, taken := range f.TakenUIDs {
+		if taken.First <= last && taken.Last >= r.First {
+			return warn(check, fmt.Sprintf("%d to %d, and %s has %s", r.First, last, taken.File, taken.Who),
+				"give guests another range with hypervisor.guestUIDs in "+f.ConfigPath)
+		}
+	}
+	return pass(check, fmt.Sprintf("%d to %d", r.First, last))
 }
 
 // checkSeccomp checks that QEMU's own filter of system calls is on; it is by default.

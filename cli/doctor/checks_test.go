@@ -83,6 +83,9 @@ func TestChecks(t *testing.T) {
 		"large cache":              {func(f *Facts) { f.Filesystems[0].Total = 15 << 30; f.Filesystems[0].Free = 12 << 30 }, "disk", Warning, "images.maxBytes is 20.0 GiB", ""},
 		"dead disk":                {func(f *Facts) { f.Filesystems[0].Err = bounded.ErrSilent }, "disk", Failed, "does not answer", ""},
 		"closed directory":         {func(f *Facts) { f.Paths[0].Closed = "/var/lib/virtmesh" }, "paths to disks", Failed, "closed to user libvirt-qemu", ""},
+		"QEMU is given no disks":   {func(f *Facts) { f.QEMU.Settings = map[string]string{"dynamic_ownership": "0"} }, "QEMU's user", Failed, "dynamic_ownership = 0", ""},
+		"an account among guests":  {func(f *Facts) { f.TakenUIDs = []UIDs{{1_900_000_000, 1_900_000_000, "/etc/passwd", "account eve"}} }, "guests' uids", Warning, "/etc/passwd has account eve", ""},
+		"containers among guests":  {func(f *Facts) { f.TakenUIDs = []UIDs{{100_000, 2_000_000_000, "/etc/subuid", "uids"}} }, "guests' uids", Warning, "/etc/subuid has uids", ""},
 		"no such user":             {func(f *Facts) { f.Paths[0].Err = errors.New("unknown user") }, "paths to disks", Failed, "unknown user", ""},
 		"sick pool":                {func(f *Facts) { f.Pools[0].Err = errors.New("pool local: read-only") }, "pools", Warning, "read-only", ""},
 		"no time service":          {func(f *Facts) { f.Clock = Clock{} }, "clock", Warning, "not synchronised", ""},
@@ -169,8 +172,11 @@ func TestNoFalseAlarms(t *testing.T) {
 		"more workers":                        func(f *Facts) { f.Libvirt.Daemon = map[string]string{"max_workers": "50", "max_clients": "many"} },
 		"SELinux":                             func(f *Facts) { f.QEMU = QEMU{Models: []string{"selinux", "dac"}} },
 		"QEMU's user by name":                 func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "libvirt-qemu"} },
-		"a unit edited in place":              func(f *Facts) { f.Service.Taken = "/etc/systemd/system/virtmesh.service" },
-		"no mesh yet":                         func(f *Facts) { f.Member, f.Service = false, Service{Systemd: true} },
+		"accounts and containers": func(f *Facts) {
+			f.TakenUIDs = []UIDs{{0, 0, "/etc/passwd", "account root"}, {100_000, 165_535, "/etc/subuid", "uids"}, {2_100_000_000, 2_200_000_000, "/etc/subuid", "uids"}}
+		},
+		"a unit edited in place": func(f *Facts) { f.Service.Taken = "/etc/systemd/system/virtmesh.service" },
+		"no mesh yet":            func(f *Facts) { f.Member, f.Service = false, Service{Systemd: true} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			facts := healthy()

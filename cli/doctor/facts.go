@@ -21,7 +21,9 @@ type Facts struct {
 	Firmware string            // the folder of the firmware for EFI; "" without it
 	Libvirt  Libvirt
 	QEMU     QEMU
-	Modules  map[string]bool // kernel modules, loaded, built in or loadable, by name
+	// TakenUIDs are the uids that accounts have, or that are set aside for containers.
+	TakenUIDs []UIDs
+	Modules   map[string]bool // kernel modules, loaded, built in or loadable, by name
 
 	Filesystems []Filesystem
 	Paths       []Passage
@@ -62,6 +64,12 @@ type QEMU struct {
 	Models []string
 	// AppArmor says that the kernel has it switched on.
 	AppArmor bool
+}
+
+// UIDs are the uids from First to Last that File gives to somebody.
+type UIDs struct {
+	First, Last uint32
+	File, Who   string
 }
 
 // Roles of file systems. A pool has the role "pool NAME".

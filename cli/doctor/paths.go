@@ -12,10 +12,16 @@ import (
 	"syscall"
 )
 
-// account is a user of this machine with the groups that it is in.
+// account is a user of this machine with the groups that it is in, its own first.
 type account struct {
 	uid  uint32
 	gids []uint32
+}
+
+// withUID returns whom a guest with a uid of its own runs as: it has the group of a, and
+// no other.
+func (a account) withUID(uid uint32) account {
+	return account{uid: uid, gids: a.gids[:min(1, len(a.gids))]}
 }
 
 // lookupUser finds a user of this machine by name.

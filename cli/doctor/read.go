@@ -6,10 +6,12 @@ import (
 	"encoding/xml"
 	"errors"
 	"io/fs"
+	"math"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -42,6 +44,7 @@ func Read(ctx context.Context, configPath string) Facts {
 	f.Service = r.service(ctx)
 	f.Libvirt = r.libvirt(ctx, f.Config.Hypervisor.URI)
 	f.QEMU = r.qemu(ctx, f.Config.Hypervisor.URI)
+	f.TakenUIDs = r.takenUIDs()
 	f.Modules = map[string]bool{}
 	for _, module := range wantedModules {
 		f.Modules[module] = r.kernelHas(ctx, module)
@@ -157,6 +160,33 @@ func (r reader) qemu(ctx context.Context, uri string) QEMU {
 		Settings: r.settings("/etc/libvirt/qemu.conf"), Models: capabilities.Models,
 		AppArmor: strings.TrimSpace(r.text("/sys/module/apparmor/parameters/enabled")) == "Y",
 	}
+}
+
+// takenUIDs reads the uids of accounts, and those that users may give to containers.
+func (r reader) takenUIDs() []UIDs {
+	var taken []UIDs
+	for line := range strings.Lines(r.text("/etc/passwd")) {
+		fields := strings.Split(strings.TrimSpace(line), ":")
+		if len(fields) < 3 {
+			continue
+		}
+		if uid, err := strconv.ParseUint(fields[2], 10, 32); err == nil {
+			taken = append(taken, UIDs{uint32(uid), uint32(uid), "/etc/passwd", "account " + fields[0]})
+		}
+	}
+	for line := range strings.Lines(r.text("/etc/subuid")) {
+		fields := strings.Split(strings.TrimSpace(line), ":")
+		if len(fields) != 3 {
+			continue
+		}
+		first, err := strconv.ParseUint(fields[1], 10, 32)
+		count, countErr := strconv.ParseUint(fields[2], 10, 32)
+		if err == nil && countErr == nil && count > 0 {
+			last := min(first+count-1, math.MaxUint32)
+			taken = append(taken, UIDs{uint32(first), uint32(last), "/etc/subuid", "uids for the containers of " + fields[0]})
+		}
+	}
+	return taken
 }
 
 // kernelHas looks for a loaded, built-in or loadable module, or for the feature itself where

@@ -103,21 +103,27 @@ func readFilesystems(config agent.Config) []Filesystem {
 	return found
 }
 
-// readPaths looks at the way of QEMU's user to the disks of guests: it must have the right
-// to pass through every directory above them. A pool whose file system does not answer is
+// readPaths looks at the way of QEMU's user, and of a guest's own, to the disks of guests:
+// both must have the right to pass through every directory above them. A pool whose file system does not answer is
 // left out, as in readFilesystems.
 func readPaths(config agent.Config) []Passage {
 	qemu, err := lookupUser(config.Hypervisor.User)
 	if err != nil {
 		return []Passage{{Path: config.StateDir, Err: err}}
 	}
+	guest := qemu.withUID(config.Hypervisor.UIDs().First)
 	paths := []string{config.StateDir}
 	for _, pool := range config.Pools {
 		paths = append(paths, pool.Path)
 	}
 	passages := make([]Passage, 0, len(paths))
 	for _, path := range paths {
-		closed, err := ask(func() (string, error) { return qemu.closedDirectory(path) })
+		closed, err := ask(func() (string, error) {
+			if closed, err := qemu.closedDirectory(path); closed != "" || err != nil {
+				return closed, err
+			}
+			return guest.closedDirectory(path)
+		})
 		if errors.Is(err, bounded.ErrSilent) && path != config.StateDir {
 			continue
 		}

@@ -257,6 +257,9 @@ func TestSilentFileSystem(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			hangs := filepath.Join(dir, "hangs")
+			if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil { // guests' users have to pass it
+				t.Fatal(err)
+			}
 			if err := os.Mkdir(hangs, 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -277,5 +280,28 @@ func TestSilentFileSystem(t *testing.T) {
 				t.Errorf("%s does not say that the file system does not answer: %+v", test.check, facts)
 			}
 		})
+	}
+}
+
+func TestReadTakenUIDs(t *testing.T) {
+	r := machine(t, map[string]string{
+		"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnonsense\neve:x:1900000001:100::/:/bin/sh\n",
+		"/etc/subuid": "eve:100000:65536\nadam:x:1\n\nzero:5:0\n",
+	})
+	want := []UIDs{{0, 0, "/etc/passwd", "account root"}, {1_900_000_001, 1_900_000_001, "/etc/passwd", "account eve"},
+		{100_000, 165_535, "/etc/subuid", "uids for the containers of eve"}}
+	if got := r.takenUIDs(); !reflect.DeepEqual(got, want) {
+		t.Errorf("read %+v, want %+v", got, want)
+	}
+	if got := machine(t, nil).takenUIDs(); len(got) != 0 {
+		t.Errorf("read %+v of a machine that has nothing", got)
+	}
+}
+
+// A guest's own user has the group of QEMU's user and no other.
+func TestGuestsOwnAccount(t *testing.T) {
+	got := account{uid: 64055, gids: []uint32{109, 64055}}.withUID(1_900_000_000)
+	if want := (account{uid: 1_900_000_000, gids: []uint32{109}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -266,5 +267,39 @@ func TestCacheSurvivesRestartAndCrash(t *testing.T) {
 	}
 	if imgs := c.Images(); len(imgs) != 1 || imgs[0].Path != img.Path {
 		t.Errorf("images: %+v", imgs)
+	}
+}
+
+// An image that an earlier version let libvirt give away belongs to this process again
+// after the next start, and nobody can write it.
+func TestImagesAreTakenBack(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	f := newRegistry(t)
+	const group = 23456
+	c := newCache(t, func(c *Config) { c.GID = group })
+	img, release := pull(t, c, diskRef(t, f, 1, 1<<20), PullOptions{})
+	release()
+	if err := errors.Join(os.Chown(img.Path, 64055, 64055), os.Chmod(img.Path, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := New(c.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	info, err := os.Stat(img.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != 0 || st.Gid != group || info.Mode().Perm() != 0o440 {
+		t.Errorf("it belongs to %d:%d, mode %v", st.Uid, st.Gid, info.Mode())
+	}
+	if info, err := os.Stat(filepath.Join(c.cfg.Dir, "images")); err != nil || info.Mode().Perm() != 0o710 {
+		t.Errorf("the folder of images: %v, %v", info.Mode(), err)
 	}
 }

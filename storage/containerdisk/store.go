@@ -86,7 +86,8 @@ func (c *Cache) openFolder() error {
 	return nil
 }
 
-// mkdir makes a folder through which only its owner and QEMU's group may pass.
+// mkdir makes a folder through which only its owner and QEMU's group may pass, and that
+// only its owner may list: who does not know an image's key does not find it.
 func (c *Cache) mkdir(path string) error {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return err
@@ -97,7 +98,20 @@ func (c *Cache) mkdir(path string) error {
 	if err := os.Chown(path, -1, c.cfg.GID); err != nil {
 		return err
 	}
-	return os.Chmod(path, 0o750)
+	return os.Chmod(path, 0o710)
+}
+
+// ownImage makes an image this process's, for QEMU's group to read and nobody to write. An
+// earlier version let libvirt give images away, and an owner can make a file writable.
+func (c *Cache) ownImage(disk *os.File) error {
+	mode := os.FileMode(0o444)
+	if c.cfg.GID >= 0 {
+		mode = 0o440
+		if err := disk.Chown(os.Geteuid(), c.cfg.GID); err != nil {
+			return err
+		}
+	}
+	return disk.Chmod(mode)
 }
 
 func (c *Cache) loadImages() error {
@@ -133,12 +147,20 @@ func (c *Cache) loadImage(key string) (*entry, error) {
 	if s.key() != key {
 		return nil, errors.New("its description does not match the folder's name")
 	}
-	disk, err := os.Lstat(c.diskPath(key))
+	f, err := os.OpenFile(c.diskPath(key), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	disk, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if !disk.Mode().IsRegular() || disk.Size() != s.FileSize {
 		return nil, fmt.Errorf("it has %d bytes of %d", disk.Size(), s.FileSize)
+	}
+	if err := c.ownImage(f); err != nil {
+		return nil, err
 	}
 	meta, err := os.Stat(c.metaPath(key))
 	if err != nil {
@@ -157,14 +179,7 @@ func allocated(fi fs.FileInfo) int64 {
 
 // commitImage makes a finished pull in dir durable and puts it into its place.
 func (c *Cache) commitImage(dir string, disk *os.File, s stored) (*entry, error) {
-	mode := os.FileMode(0o444)
-	if c.cfg.GID >= 0 {
-		mode = 0o440
-		if err := disk.Chown(-1, c.cfg.GID); err != nil {
-			return nil, err
-		}
-	}
-	if err := disk.Chmod(mode); err != nil {
+	if err := c.ownImage(disk); err != nil {
 		return nil, err
 	}
 	if err := disk.Sync(); err != nil {

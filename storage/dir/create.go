@@ -187,6 +187,9 @@ func preallocate(path string) error {
 	return nil
 }
 
+// diskMode keeps a disk from QEMU's group: emulators of other guests have it too.
+const diskMode = 0o600
+
 // ownDisk sets the owner of a disk, even if the disk had that owner before: libvirt
 // gives a disk to root when the virtual machine has stopped.
 func (p *Pool) ownDisk(disk string) error {
@@ -200,7 +203,7 @@ func (p *Pool) ownDisk(disk string) error {
 			return err
 		}
 	}
-	return f.Chmod(0o660)
+	return f.Chmod(diskMode)
 }
 
 // finishDisk sets the owner of a disk and syncs the disk.

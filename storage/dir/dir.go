@@ -156,6 +156,9 @@ func Open(cfg Config) (*Pool, error) {
 			cfg.Log.Warn("an unfinished volume stays", "pool", cfg.Name, "path", s, "err", err)
 		}
 	}
+	if err := p.closeDisks(); err != nil {
+		return nil, fmt.Errorf("open pool %s: %w", cfg.Name, err)
+	}
 	clone, err := p.canClone()
 	if err != nil {
 		return nil, fmt.Errorf("open pool %s: %w", cfg.Name, err)
@@ -167,6 +170,31 @@ func Open(cfg Config) (*Pool, error) {
 	p.info = storage.Info{Name: cfg.Name, Driver: "dir", Capabilities: storage.Capabilities{
 		Shared: cfg.Shared, Expand: true, Snapshots: true, FastClone: clone, Thin: true, Formats: formats}}
 	return p, nil
+}
+
+// closeDisks takes the rights of the group from disks that an earlier version made.
+func (p *Pool) closeDisks() error {
+	for _, pattern := range []string{"*", filepath.Join("*", "snapshots", "*")} {
+		disks, err := filepath.Glob(filepath.Join(p.volumesDir(), pattern, "disk.*"))
+		if err != nil {
+			return err
+		}
+		for _, disk := range disks {
+			if err := closeDisk(disk); err != nil && !isMissing(err) {
+				// It is no reason not to use the pool: the disk's guest alone is less apart.
+				p.cfg.Log.Warn("a disk stays open to QEMU's group", "pool", p.cfg.Name, "path", disk, "err", err)
+			}
+		}
+	}
+	return nil
+}
+
+func closeDisk(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&^diskMode == 0 {
+		return err
+	}
+	return os.Chmod(path, diskMode)
 }
 
 // canClone tests whether the file system can share content between files. A full one

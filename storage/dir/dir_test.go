@@ -212,7 +212,7 @@ func TestModeAndPreallocation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fi.Mode().Perm() != 0o660 {
+	if fi.Mode().Perm() != 0o600 {
 		t.Errorf("mode is %v", fi.Mode())
 	}
 	if v.Allocated < 8<<20 {
@@ -269,7 +269,7 @@ func TestDisksAreMadeAsTheirOwner(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if st := fi.Sys().(*syscall.Stat_t); st.Uid != 12345 || st.Gid != 23456 || fi.Mode().Perm() != 0o660 {
+		if st := fi.Sys().(*syscall.Stat_t); st.Uid != 12345 || st.Gid != 23456 || fi.Mode().Perm() != 0o600 {
 			t.Errorf("%s: belongs to %d:%d, %v", step.name, st.Uid, st.Gid, fi.Mode())
 		}
 	}
@@ -304,5 +304,36 @@ func TestNewVolumesLeaveTheReserve(t *testing.T) {
 	}
 	if _, err := p.Create(t.Context(), storage.VolumeSpec{Name: "w", Size: 1 << 20}); err != nil {
 		t.Errorf("with room again: %v", err)
+	}
+}
+
+// Disks that an earlier version left open to QEMU's group are closed when the pool is
+// opened.
+func TestOpenClosesDisks(t *testing.T) {
+	p := open(t, nil)
+	v, err := p.Create(context.Background(), storage.VolumeSpec{Name: "v", Size: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Snapshot(context.Background(), "v", "s"); err != nil {
+		t.Fatal(err)
+	}
+	disks := []string{v.Path, filepath.Join(p.snapshotDir("v", "s"), filepath.Base(v.Path))}
+	for _, disk := range disks {
+		if err := os.Chmod(disk, 0o660); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := p.cfg
+	p.Close()
+	again, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	for _, disk := range disks {
+		if info, err := os.Stat(disk); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", disk, info.Mode(), err)
+		}
 	}
 }

@@ -3,7 +3,9 @@
 // content (seeds, config maps). Each virtual machine instance has one folder, named
 // by its UID, so that its disks have the same path on every host.
 //
-//	<dir>/<uid>/vm.json        the virtual machine that the folder belongs to
+//	<dir>/<uid>/vm.json        the virtual machine that the folder belongs to, and the
+//	                           uid that its emulator has
+//	<dir>/<uid>/sockets/       sockets of the run, which only this process's user may reach
 //	<dir>/<uid>/<disk>.qcow2   an overlay, or an empty qcow2 disk
 //	<dir>/<uid>/<disk>.origin  a description of the image below an overlay
 //	<dir>/<uid>/<disk>.below   the image below an overlay: its path and format
@@ -48,7 +50,9 @@ type Config struct {
 	Dir string
 	// UID and GID are QEMU's; -1 leaves the disks to this process's user.
 	UID, GID int
-	Log      *slog.Logger
+	// Users are the uids that User gives. Without a range it gives none.
+	Users UserRange
+	Log   *slog.Logger
 }
 
 // DefaultConfig returns the settings for disks in dir that belong to the user of this
@@ -66,6 +70,12 @@ func (c Config) Validate() error {
 		return fmt.Errorf("ephemeral disks: UID %d and GID %d: one is set, the other is not", c.UID, c.GID)
 	case c.Log == nil:
 		return errors.New("ephemeral disks: Log is not set")
+	}
+	if c.Users.Count == 0 {
+		return nil
+	}
+	if err := c.Users.Validate(); err != nil {
+		return fmt.Errorf("ephemeral disks: Users.%w", err)
 	}
 	return nil
 }
@@ -133,6 +143,9 @@ type Disks struct {
 
 	mu   sync.Mutex
 	busy map[string]chan struct{} // closed when the VM's operation ends
+
+	// giving is held from reading which uids are taken until another one is noted.
+	giving sync.Mutex
 }
 
 // New opens the folder, makes it if it is missing, and removes unfinished disks. One
@@ -253,7 +266,7 @@ func (d *Disks) makeFolder(vm VM) error {
 		return err
 	}
 	defer os.RemoveAll(work) // it was renamed if all went well
-	raw, err := json.Marshal(vm)
+	raw, err := json.Marshal(noted{VM: vm})
 	if err != nil {
 		return err
 	}
@@ -352,17 +365,10 @@ func (d *Disks) List() ([]VM, error) {
 	}
 	var vms []VM
 	for _, e := range dirs {
-		if storage.ValidateName(e.Name()) != nil || !e.IsDir() {
+		if !isFolder(e) {
 			continue
 		}
-		raw, err := os.ReadFile(filepath.Join(d.folder(e.Name()), note))
-		var vm VM
-		if err == nil {
-			err = json.Unmarshal(raw, &vm)
-		}
-		if err == nil && vm.UID != e.Name() {
-			err = fmt.Errorf("it says it is %q", vm.UID)
-		}
+		n, err := d.readNote(e.Name())
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile, or not the folder of a VM
 		}
@@ -370,7 +376,10 @@ func (d *Disks) List() ([]VM, error) {
 			d.cfg.Log.Warn("skipping a folder that has no ephemeral disks", "path", d.folder(e.Name()), "err", err)
 			continue
 		}
-		vms = append(vms, vm)
+		vms = append(vms, n.VM)
 	}
 	return vms, nil
 }
+
+// isFolder reports whether an entry of the folder of all disks may be the folder of a VM.
+func isFolder(e fs.DirEntry) bool { return storage.ValidateName(e.Name()) == nil && e.IsDir() }

@@ -132,7 +132,7 @@ func TestHostIsInOrder(t *testing.T) {
 }
 
 // On a stock host a guest is confined: by AppArmor with a profile of its own, by seccomp,
-// and by a user without capabilities. And it does not notice what happens to the agent.
+// and by a user of its own without capabilities. And it does not notice what happens to the agent.
 func TestGuestIsConfinedAndOutlivesTheAgent(t *testing.T) {
 	startGuest(t, "host1", "confined")
 	pid := qemuOf(t, "host1", "confined")
@@ -140,8 +140,12 @@ func TestGuestIsConfinedAndOutlivesTheAgent(t *testing.T) {
 	if label, want := inside(t, "host1", "cat /proc/"+pid+"/attr/current"), "libvirt-"+uuid+" (enforce)"; label != want {
 		t.Errorf("the guest's AppArmor label is %q, want %q", label, want)
 	}
+	confined, err := instance(t.Context(), "host1", "confined")
+	if err != nil || confined.Status.RuntimeUser < 1_900_000_000 {
+		t.Errorf("the guest's user is %d, which other guests may have too; %v", confined.Status.RuntimeUser, err)
+	}
 	status := inside(t, "host1", "cat /proc/"+pid+"/status")
-	for field, want := range map[string]string{"CapEff": "0000000000000000", "Seccomp": "2", "Uid": "64055"} {
+	for field, want := range map[string]string{"CapEff": "0000000000000000", "Seccomp": "2", "Uid": fmt.Sprint(confined.Status.RuntimeUser)} {
 		if got := regexp.MustCompile(`(?m)^` + field + `:\s+(\S+)`).FindStringSubmatch(status); got == nil || got[1] != want {
 			t.Errorf("%s of the guest's process is %v, want %s", field, got, want)
 		}

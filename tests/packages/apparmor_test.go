@@ -50,7 +50,7 @@ func TestAppArmorNamesEveryFile(t *testing.T) {
 }
 
 // opened returns the UUID of a domain and the files and devices that its QEMU opens by path:
-// disks with what is below them, firmware and its variables, kernels.
+// disks with what is below them, sockets, firmware and its variables, kernels.
 func opened(t *testing.T, domain string) (uuid string, files []string) {
 	t.Helper()
 	decoder := xml.NewDecoder(strings.NewReader(domain))
@@ -67,7 +67,9 @@ func opened(t *testing.T, domain string) (uuid string, files []string) {
 		case xml.StartElement:
 			inside = append(inside, element.Name.Local)
 			for _, attribute := range element.Attr {
-				if element.Name.Local == "source" && slices.Contains(inside, "disk") && slices.Contains([]string{"file", "dev"}, attribute.Name.Local) {
+				disk := slices.Contains(inside, "disk") && slices.Contains([]string{"file", "dev"}, attribute.Name.Local)
+				socket := slices.Contains(inside, "channel") && attribute.Name.Local == "path"
+				if element.Name.Local == "source" && (disk || socket) {
 					files = append(files, attribute.Value)
 				}
 			}

@@ -28,11 +28,16 @@ func serialConsole(c *conversion) {
 	}}
 }
 
-// channels adds the channel to the guest's agent. libvirt chooses a socket that only
-// libvirt and the guest's user can reach.
+// channels adds the channel to the guest's agent. Its socket is where only root comes:
+// where libvirt would put it, every emulator of the host could connect, since all have
+// one group.
 func channels(c *conversion) {
+	socket := &libvirtxml.DomainChardevSourceUNIX{}
+	if c.Paths.AgentSocket != "" {
+		socket.Mode, socket.Path = "bind", c.Paths.AgentSocket
+	}
 	c.out.Devices.Channels = []libvirtxml.DomainChannel{{
-		Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{}},
+		Source: &libvirtxml.DomainChardevSource{UNIX: socket},
 		Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: hypervisor.AgentChannel}},
 	}}
 }

@@ -43,6 +43,7 @@ func Convert(in Input) (*libvirtxml.Domain, []string, error) {
 var parts = []func(*conversion){
 	emulator,
 	identity,
+	confinement,
 	smbios,
 	operatingSystem,
 	firmware,

@@ -56,10 +56,11 @@ var prepared = Input{
 	},
 	Filesystems: map[string]string{"share": "/srv/share"},
 	KernelBoot:  KernelFiles{Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd"},
+	User:        &User{UID: 1_900_000_123, GID: 109},
 	Pinning:     &Pinning{VCPUs: []int{2, 3, 4, 5}, Emulator: []int{6}, NUMANodes: []int{0}},
 	VSOCKCID:    17,
 	CPUMilli:    250,
-	Paths:       Paths{SerialLog: "/log/serial"},
+	Paths:       Paths{SerialLog: "/log/serial", AgentSocket: "/instances/web/sockets/agent"},
 }
 
 func load(t *testing.T, name string) *v1.VirtualMachineInstance {

@@ -235,7 +235,9 @@ func networkSource(n *NetworkDisk) *libvirtxml.DomainDiskSource {
 }
 
 // backingStore names the images below an overlay. It is never nil: an empty element
-// ends the chain, and QEMU ignores what the image's own header names.
+// ends the chain, and QEMU ignores what the image's own header names. The images are
+// shared, so they stay whose they are: a guest that broke out of QEMU could otherwise
+// write into the image that others start from.
 func backingStore(backing *Disk) *libvirtxml.DomainDiskBackingStore {
 	out := &libvirtxml.DomainDiskBackingStore{}
 	if backing == nil {
@@ -246,9 +248,9 @@ func backingStore(backing *Disk) *libvirtxml.DomainDiskBackingStore {
 	case backing.Network != nil:
 		out.Source = networkSource(backing.Network)
 	case backing.Type == DiskBlock:
-		out.Source = &libvirtxml.DomainDiskSource{Block: &libvirtxml.DomainDiskSourceBlock{Dev: backing.Path}}
+		out.Source = &libvirtxml.DomainDiskSource{Block: &libvirtxml.DomainDiskSourceBlock{Dev: backing.Path, SecLabel: leftAlone()}}
 	default:
-		out.Source = &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: backing.Path}}
+		out.Source = &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: backing.Path, SecLabel: leftAlone()}}
 	}
 	out.BackingStore = backingStore(backing.Backing)
 	return out

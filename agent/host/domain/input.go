@@ -19,6 +19,9 @@ type Input struct {
 	Filesystems map[string]string
 	// HostDevices by name, for gpus and hostDevices.
 	HostDevices map[string]HostDevice
+	// User is whom the emulator runs as and whose the disks are while it runs; nil leaves
+	// that to libvirt, which has one user for all.
+	User *User
 	// KernelBoot holds the files of spec.domain.firmware.kernelBoot.
 	KernelBoot KernelFiles
 	// CPUMilli is the processor time that the guest is charged on its host, in
@@ -31,6 +34,11 @@ type Input struct {
 	VSOCKCID uint32
 	Machine  HostInfo
 	Paths    Paths
+}
+
+// User is a uid and a gid of the host.
+type User struct {
+	UID, GID uint32
 }
 
 // DiskType says whether a file, a block device or a network server holds a disk's data.
@@ -149,6 +157,9 @@ type HostInfo struct {
 type Paths struct {
 	// SerialLog receives the guest's console output; empty logs nothing.
 	SerialLog string
+	// AgentSocket is where libvirt makes the socket of the guest's agent; empty leaves the
+	// place to libvirt.
+	AgentSocket string
 	// Variables keeps the variables of the firmware when the instance ends. It is only
 	// used for a VMI that keeps them, and is required for it.
 	Variables string

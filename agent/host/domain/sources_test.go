@@ -43,8 +43,8 @@ func TestPartsOfADefinition(t *testing.T) {
 		part   string
 		absent bool
 	}{
-		"an image on a device": {backing(Disk{Type: DiskBlock, Path: "/dev/vg/base", Format: "raw"}), `<source dev="/dev/vg/base"></source>`, false},
-		"an image in a file":   {backing(Disk{Type: DiskFile, Path: "/images/base.raw", Format: "raw"}), `<source file="/images/base.raw"></source>`, false},
+		"an image on a device": {backing(Disk{Type: DiskBlock, Path: "/dev/vg/base", Format: "raw"}), `<source dev="/dev/vg/base"> <seclabel model="dac" relabel="no">`, false},
+		"an image in a file":   {backing(Disk{Type: DiskFile, Path: "/images/base.raw", Format: "raw"}), `<source file="/images/base.raw"> <seclabel model="dac" relabel="no">`, false},
 		"an image of Ceph":     {backing(Disk{Type: DiskNetwork, Network: ceph, Format: "raw"}), `<source protocol="rbd" name="pool/base"> <host name="mon1" port="6789"></host>`, false},
 		"a disk behind a socket": {func(in *Input) {
 			rootDisk(in, func(d *Disk) {

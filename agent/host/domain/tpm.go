@@ -9,8 +9,7 @@ import (
 // tpm adds an emulated TPM 2.0. Its secrets are lost when the instance ends, unless the
 // VMI keeps them: then libvirt finds them by the domain's UUID.
 func tpm(c *conversion) {
-	t := c.domain.Devices.TPM
-	if t == nil || !enabled(t.Enabled, true) {
+	if !hasTPM(c) {
 		return
 	}
 	emulator := &libvirtxml.DomainTPMBackendEmulator{Version: "2.0"}
@@ -21,4 +20,9 @@ func tpm(c *conversion) {
 		Model:   "tpm-tis",
 		Backend: &libvirtxml.DomainTPMBackend{Emulator: emulator},
 	}}
+}
+
+func hasTPM(c *conversion) bool {
+	t := c.domain.Devices.TPM
+	return t != nil && enabled(t.Enabled, true)
 }

@@ -22,6 +22,12 @@ type Volumes interface {
 	// user. The caller calls release once the guest has opened its disks, or when
 	// the guest does not start.
 	Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (disks map[string]domain.Disk, release func(), err error)
+	// User returns the user that the instance's emulator runs as, a uid of its own. It is
+	// recorded on this host until Remove, and the same at every call.
+	User(ctx context.Context, ref hypervisor.Ref) (domain.User, error)
+	// AgentSocket returns the path for the socket of the guest's agent, in a folder that
+	// only root may enter and that Remove deletes.
+	AgentSocket(ctx context.Context, ref hypervisor.Ref) (string, error)
 	// Remove deletes the disks that live only as long as the instance. It may be
 	// called again, and for an instance that never had such disks.
 	Remove(ctx context.Context, ref hypervisor.Ref) error
@@ -95,7 +101,7 @@ type Config struct {
 	Events     *objects.Recorder
 	// Machine describes this host to the conversion of instances to domains.
 	Machine domain.HostInfo
-	// RuntimeUser is the uid that guests run under.
+	// RuntimeUser is the uid of guests that have none of their own.
 	RuntimeUser uint64
 	// LogDir holds the guests' serial logs.
 	LogDir string

@@ -27,6 +27,9 @@ func (e *Executor) describeMachine(ctx context.Context, vmi *kubevirtv1.VirtualM
 	qos := machine.QOSClass(vmi)
 	status.QOSClass = &qos
 	status.RuntimeUser = e.RuntimeUser
+	if r.domain.User != 0 {
+		status.RuntimeUser = uint64(r.domain.User)
+	}
 	e.describeMemory(vmi, r)
 	e.describeVolumes(ctx, vmi, r)
 	e.describeImages(vmi, r)

@@ -47,7 +47,7 @@ func (e *Executor) defineStart(ctx context.Context, r *run) error {
 	default:
 		return errReplan // others were faster
 	}
-	xml, err := e.definition(r, work)
+	xml, err := e.definition(ctx, r, work)
 	if err != nil {
 		return e.startFailed(ctx, r, err)
 	}
@@ -67,16 +67,24 @@ func (e *Executor) defineStart(ctx context.Context, r *run) error {
 }
 
 // definition converts the instance to a domain.
-func (e *Executor) definition(r *run, work *preparation) (string, error) {
+func (e *Executor) definition(ctx context.Context, r *run, work *preparation) (string, error) {
 	serialLog, err := e.logs.makeSerialLog(keyOf(r.ref))
+	if err != nil {
+		return "", err
+	}
+	user, err := e.Volumes.User(ctx, r.ref)
+	if err != nil {
+		return "", err
+	}
+	agent, err := e.Volumes.AgentSocket(ctx, r.ref)
 	if err != nil {
 		return "", err
 	}
 	variables := e.Firmware.Variables(domain.Machine(r.instance), machine.SecureBoot(&r.instance.Spec))
 	definition, warnings, err := domain.Convert(domain.Input{
 		VMI: r.instance, Host: e.Host, Epoch: work.epoch, Disks: work.disks, NICs: r.nics, Machine: e.Machine,
-		CPUMilli: r.claim.Resources.CPUMilli,
-		Paths:    domain.Paths{SerialLog: serialLog, Variables: variables},
+		CPUMilli: r.claim.Resources.CPUMilli, User: &user,
+		Paths: domain.Paths{SerialLog: serialLog, AgentSocket: agent, Variables: variables},
 	})
 	if err != nil {
 		return "", err

@@ -31,6 +31,7 @@ const (
 	testMAC   = "02:00:00:00:00:01"
 	otherHost = "host2"
 	testUser  = 64055
+	ownUser   = 1_900_000_001
 	// testEpoch is the first that a name gets.
 	testEpoch = 1
 )
@@ -74,6 +75,14 @@ func (v *fakeVolumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachin
 		disks[volume.Name] = domain.Disk{Type: domain.DiskFile, Path: "/disks/" + volume.Name, Format: "qcow2"}
 	}
 	return disks, func() { v.mu.Lock(); defer v.mu.Unlock(); v.released++ }, nil
+}
+
+func (v *fakeVolumes) User(context.Context, hypervisor.Ref) (domain.User, error) {
+	return domain.User{UID: ownUser, GID: testUser}, nil
+}
+
+func (v *fakeVolumes) AgentSocket(_ context.Context, ref hypervisor.Ref) (string, error) {
+	return "/instances/" + ref.UID + "/agent.sock", nil
 }
 
 func (v *fakeVolumes) Remove(_ context.Context, ref hypervisor.Ref) error {

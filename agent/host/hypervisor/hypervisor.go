@@ -99,6 +99,9 @@ type Domain struct {
 	// The receiver must not change Disks.
 	Disks       map[string]string
 	MemoryBytes int64
+	// User is the uid that the emulator runs as; 0 if it is not known, and for a domain
+	// that is shut off.
+	User uint32
 	// Records are the small facts that SetRecord wrote, by name; nil when there are
 	// none. The receiver must not change them.
 	Records map[string]string

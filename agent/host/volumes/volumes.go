@@ -46,6 +46,8 @@ type Config struct {
 	Images Images
 	Disks  *ephemeral.Disks
 	Claims *Provisioner
+	// Group is the gid that emulators have, which may open the host's KVM and the images.
+	Group uint32
 	// Room returns why nothing new that takes room on the host's disk may begin; nil if it may.
 	Room   func() error
 	Events *objects.Recorder
@@ -206,6 +208,17 @@ func (v *Volumes) progressEvents(vmi *kubevirtv1.VirtualMachineInstance, ref str
 				fmt.Sprintf("Pulling image %s: %d of %d MiB", ref, done>>20, total>>20))
 		}
 	}
+}
+
+// User implements executor.Volumes.
+func (v *Volumes) User(ctx context.Context, ref hypervisor.Ref) (domain.User, error) {
+	uid, err := v.Disks.User(ctx, ephemeral.VM{Namespace: ref.Namespace, Name: ref.Name, UID: ref.UID})
+	return domain.User{UID: uid, GID: v.Group}, err
+}
+
+// AgentSocket implements executor.Volumes.
+func (v *Volumes) AgentSocket(ctx context.Context, ref hypervisor.Ref) (string, error) {
+	return v.Disks.AgentSocket(ctx, ephemeral.VM{Namespace: ref.Namespace, Name: ref.Name, UID: ref.UID})
 }
 
 // Remove implements executor.Volumes.

@@ -104,6 +104,16 @@ func (v volumes) Prepare(ctx context.Context, vmi *kubevirtv1.VirtualMachineInst
 	return disks, func() {}, nil
 }
 
+// User implements executor.Volumes. Nothing runs, so all guests may have one.
+func (volumes) User(context.Context, hypervisor.Ref) (domain.User, error) {
+	return domain.User{UID: 1_900_000_000}, nil
+}
+
+// AgentSocket implements executor.Volumes.
+func (volumes) AgentSocket(_ context.Context, ref hypervisor.Ref) (string, error) {
+	return "/instances/" + ref.UID + "/agent", nil
+}
+
 // Remove implements executor.Volumes.
 func (v volumes) Remove(context.Context, hypervisor.Ref) error { return v.agent.step() }
 

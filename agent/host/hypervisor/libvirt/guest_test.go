@@ -97,3 +97,19 @@ func FuzzBounded(f *testing.F) {
 		}
 	})
 }
+
+// The user is the one in libvirt's label for users, whoever chose it.
+func TestUserOfAnEmulator(t *testing.T) {
+	for label, want := range map[libvirtxml.DomainSecLabel]uint32{
+		{Type: "static", Model: "dac", Label: "+1900000123:+109"}: 1_900_000_123,
+		{Type: "dynamic", Model: "dac", Label: "64055:64055"}:     64055,
+		{Type: "dynamic", Model: "dac", Label: "qemu:qemu"}:       0,
+		{Type: "none", Model: "dac"}:                              0,
+		{Model: "apparmor", Label: "+7:+7"}:                       0,
+	} {
+		domain := &libvirtxml.Domain{SecLabel: []libvirtxml.DomainSecLabel{{Model: "apparmor", Label: "libvirt-1"}, label}}
+		if got := emulatorUser(domain); got != want {
+			t.Errorf("%+v: %d, want %d", label, got, want)
+		}
+	}
+}

@@ -3,6 +3,8 @@ package libvirt
 import (
 	"context"
 	"errors"
+	"strconv"
+	"strings"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -82,7 +84,23 @@ func (d *Driver) describe(dom *libvirt.Domain) (hypervisor.Domain, error) {
 	}
 	out.AgentConnected = agentConnected(parsed)
 	out.Disks, out.MemoryBytes = diskTargets(parsed), currentMemory(parsed)
+	out.User = emulatorUser(parsed)
 	return out, nil
+}
+
+// emulatorUser returns the uid in the label by which libvirt started the domain's
+// emulator; 0 if there is none.
+func emulatorUser(domain *libvirtxml.Domain) uint32 {
+	for _, label := range domain.SecLabel {
+		if label.Model != "dac" {
+			continue
+		}
+		user, _, _ := strings.Cut(strings.TrimPrefix(label.Label, "+"), ":")
+		if uid, err := strconv.ParseUint(user, 10, 32); err == nil {
+			return uint32(uid)
+		}
+	}
+	return 0
 }
 
 // diskTargets returns the targets of the domain's disks by volume.

@@ -1,0 +1,34 @@
+package domain
+
+import (
+	"fmt"
+
+	"libvirt.org/go/libvirtxml"
+
+	machine "virtmesh/agent/vmi"
+)
+
+// modelDAC is libvirt's name for confinement by users and file modes.
+const modelDAC = "dac"
+
+// confinement makes the emulator run under a user of its own. libvirt gives it the disks
+// and sockets of the domain at the start, and takes them away at the end. What AppArmor
+// or SELinux add is libvirt's choice: it makes a label for each domain.
+//
+// Two kinds of guests keep the user that all guests had before. A disk that others may have
+// open at the same time cannot belong to one of them. And libvirt makes the sockets of TPMs
+// in a folder that it closes to all users but its common one.
+func confinement(c *conversion) {
+	if c.User == nil || machine.SharesDisks(&c.VMI.Spec) || hasTPM(c) {
+		return
+	}
+	c.out.SecLabel = append(c.out.SecLabel, libvirtxml.DomainSecLabel{
+		Type: "static", Model: modelDAC, Relabel: "yes",
+		Label: fmt.Sprintf("+%d:+%d", c.User.UID, c.User.GID), // the plus: numbers, not names
+	})
+}
+
+// leftAlone is the label of a file whose owner libvirt must not change.
+func leftAlone() []libvirtxml.DomainDeviceSecLabel {
+	return []libvirtxml.DomainDeviceSecLabel{{Model: modelDAC, Relabel: "no"}}
+}
