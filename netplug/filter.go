@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"virtmesh/netplug/ruleset"
 )
@@ -210,77 +209,6 @@ func natChain(gateways []Bridge) ruleset.Chain {
 		}
 	}
 	return post
-}
-
-// portTable returns the bridge table that holds each guest to its own addresses, at the tap
-// where its frames enter the host. It is needed even if no tap is wanted, because a machine
-// that is no longer wanted may still hold a tap open.
-func portTable(w Want) ruleset.Table {
-	t := ruleset.Table{Family: ruleset.Bridge, Name: FilterTable}
-	if len(w.Bridges) == 0 {
-		return t
-	}
-	taps := slices.SortedFunc(slices.Values(w.Taps), func(a, b Tap) int { return strings.Compare(a.Name, b.Name) })
-	ports := ruleset.VerdictMap{Name: "taps"}
-	base := ruleset.Chain{
-		Name: "prerouting",
-		Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Prerouting, Priority: priorityPort},
-		Rules: []ruleset.Rule{
-			// What is dropped below needs no mark, but has none of the marks of others.
-			rule(ruleset.SetMark{Bits: GateMark}),
-			rule(ruleset.Lookup{Map: ports.Name}),
-			// An unknown tap belongs to an unknown machine. The tap is kept, but
-			// everything from it is dropped.
-			rule(ruleset.Drop{}, ruleset.InInterface{Name: TapPrefix + "*"}),
-		},
-	}
-	t.Chains = append(t.Chains, base)
-	for _, tap := range taps {
-		rules := portRules(tap)
-		entry := ruleset.MapEntry{Interface: tap.Name, Verdict: ruleset.Accept{}}
-		if len(rules) > 0 {
-			chain := ruleset.Chain{Name: "port_" + tap.Name, Rules: rules}
-			entry.Verdict = ruleset.Jump{Chain: chain.Name}
-			t.Chains = append(t.Chains, chain)
-		}
-		ports.Entries = append(ports.Entries, entry)
-	}
-	t.Maps = []ruleset.VerdictMap{ports}
-	return t
-}
-
-// portRules returns the rules for the frames of one guest. They always end with a verdict,
-// because the base chain drops frames that return to it.
-func portRules(t Tap) []ruleset.Rule {
-	var rules []ruleset.Rule
-	if t.MACSpoofCheck || t.IPSpoofCheck {
-		rules = append(rules, rule(ruleset.Drop{}, ruleset.EtherSource{MAC: t.MAC, Not: true}))
-	}
-	if !t.IPSpoofCheck {
-		if len(rules) > 0 {
-			rules = append(rules, rule(ruleset.Accept{}))
-		}
-		return rules
-	}
-	dhcp := ruleset.Port{Protocol: ruleset.UDP, End: ruleset.Destination, Port: 67}
-	unset := netip.IPv4Unspecified()
-	rules = append(rules,
-		rule(ruleset.Drop{}, ruleset.ARPSenderMAC{MAC: t.MAC, Not: true}),
-		// A guest without an address yet probes whether its new address is in use.
-		rule(ruleset.Accept{}, ruleset.ARPSource{Addr: unset}),
-	)
-	if t.Address.IsValid() {
-		rules = append(rules, rule(ruleset.Accept{}, ruleset.ARPSource{Addr: t.Address}))
-	}
-	rules = append(rules,
-		// A guest can neither request nor release the lease of another guest.
-		rule(ruleset.Drop{}, dhcp, ruleset.DHCPClientMAC{MAC: t.MAC, Not: true}),
-		rule(ruleset.Accept{}, ruleset.IPAddr{End: ruleset.Source, Prefix: hostPrefix(unset)}, dhcp),
-	)
-	if t.Address.IsValid() {
-		rules = append(rules, rule(ruleset.Accept{}, ruleset.IPAddr{End: ruleset.Source, Prefix: hostPrefix(t.Address)}))
-	}
-	return append(rules, rule(ruleset.Drop{}))
 }
 
 func rule(do ruleset.Verdict, match ...ruleset.Match) ruleset.Rule {

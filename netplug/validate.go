@@ -23,6 +23,9 @@ const (
 	maxMTU = 65535
 )
 
+// maxMACs bounds Tap.MaxMACs.
+const maxMACs = 4096
+
 // checker collects faults, each with the path of its field.
 type checker struct{ errs []error }
 
@@ -100,6 +103,7 @@ func (t Tap) check(c *checker, field string) {
 	c.checkMTU(t.MTU, field)
 	c.checkVLAN(t.VLAN, field+".vlan")
 	c.bad(t.Queues < 0 || t.Queues > 256, field+".queues", "%d is not between 0 and 256", t.Queues)
+	c.bad(t.MaxMACs < 0 || t.MaxMACs > maxMACs, field+".maxMACs", "%d is not between 0 and %d", t.MaxMACs, maxMACs)
 	c.bad(len(t.MAC) != 6, field+".mac", "%q is not an Ethernet address", t.MAC)
 	c.bad(len(t.MAC) == 6 && t.MAC[0]&1 == 1, field+".mac", "%s is a group address", t.MAC)
 	c.bad(t.Address.IsValid() && !t.Address.Is4(), field+".address", "%s is not IPv4", t.Address)

@@ -109,6 +109,15 @@ type Tap struct {
 	// IPSpoofCheck drops everything from the guest except DHCP requests, and ARP and IPv4
 	// with the source address Address.
 	IPSpoofCheck bool
+	// MaxMACs is how many source addresses the guest may use at a time if MACSpoofCheck is
+	// off; 0 for any number. Each counts until it was silent for as long as a bridge
+	// remembers it.
+	MaxMACs int
+	// TaggedFrames lets frames with VLAN tags of the guest's own through.
+	TaggedFrames bool
+	// RAGuard drops router advertisements from the guest, DHCPGuard what a DHCP server
+	// sends.
+	RAGuard, DHCPGuard bool
 	// VLAN, if not 0, makes the tap an access port of this VLAN. Needs a bridge with
 	// VLANFiltering.
 	VLAN int

@@ -47,8 +47,8 @@ func TestFilterIsLoadedWhole(t *testing.T) {
 		}
 		for _, table := range rules.Tables {
 			listing := netplugtest.Run(t, "nft", "-a", "list", "table", string(table.Family), table.Name)
-			// Tables, chains, two of them as marks, and maps have handles as well as rules.
-			got := strings.Count(listing, "# handle") - 1 - len(table.Chains) - 2 - len(table.Maps)
+			// Tables, chains, two of them as marks, maps and sets have handles as well as rules.
+			got := strings.Count(listing, "# handle") - 1 - len(table.Chains) - 2 - len(table.Maps) - len(table.Sets)
 			if got != table.RuleCount() {
 				t.Errorf("table %s has %d rules, want %d:\n%s", table.Family, got, table.RuleCount(), listing)
 			}

@@ -10,6 +10,7 @@
 package nad
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,6 +47,13 @@ type Network struct {
 	// MACSpoofCheck drops frames from the guest whose source address is not the card's
 	// MAC.
 	MACSpoofCheck bool
+	// MaxMACs is how many source addresses the guest may use at a time without
+	// MACSpoofCheck; 0 for the default.
+	MaxMACs int
+	// GuestVLANs lets frames that the guest tags itself through.
+	GuestVLANs bool
+	// RAGuard and DHCPGuard drop what only routers and DHCP servers send.
+	RAGuard, DHCPGuard bool
 	// Isolated prevents cards with this flag from talking to each other.
 	Isolated bool
 }
@@ -64,6 +72,11 @@ type config struct {
 	MTU                 int    `json:"mtu"`
 	MACSpoofCheck       bool   `json:"macspoofchk"`
 	PortIsolation       bool   `json:"portIsolation"`
+	// These are virtmesh's own.
+	MaxMACs    int  `json:"maxMACs"`
+	GuestVLANs bool `json:"guestVLANs"`
+	RAGuard    bool `json:"raGuard"`
+	DHCPGuard  bool `json:"dhcpGuard"`
 
 	IPAM             map[string]json.RawMessage `json:"ipam"`
 	IsGateway        bool                       `json:"isGateway"`
@@ -82,6 +95,10 @@ const (
 	minMTU        = 68
 	maxMTU        = 65535
 	maxConfig     = 64 << 10
+	maxMACs       = 4096
+	// defaultMACs suits a guest with a bridge, or containers with addresses of their own,
+	// and keeps the table of a switch with thousands of entries from being filled.
+	defaultMACs = 64
 )
 
 // Parse parses a configuration. The error wraps a *FieldError for each fault, or
@@ -158,6 +175,9 @@ func (c config) check(at string) error {
 	bad(c.Plugins != nil && at != "", "plugins", "cannot be nested in plugins")
 	bad(c.VLAN != nil && (*c.VLAN < 0 || *c.VLAN > maxVLAN), "vlan", "%d is not between 0 and %d", deref(c.VLAN), maxVLAN)
 	bad(c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU), "mtu", "%d is not between %d and %d", c.MTU, minMTU, maxMTU)
+	bad(c.MaxMACs < 0 || c.MaxMACs > maxMACs, "maxMACs", "%d is not between 1 and %d", c.MaxMACs, maxMACs)
+	bad(c.GuestVLANs && deref(c.VLAN) != 0, "guestVLANs", "cannot be combined with vlan")
+	bad(c.GuestVLANs && (c.RAGuard || c.DHCPGuard), "guestVLANs", "cannot be combined with raGuard or dhcpGuard, which do not look into tagged frames")
 	bad(len(c.VLANTrunk) > 0, "vlanTrunk", "is not supported for virtual machines")
 	bad(len(c.IPAM) > 0, "ipam", "is not supported for virtual machines: addresses come from DHCP on the network or from cloud-init")
 	for _, f := range []struct {
@@ -194,6 +214,10 @@ func (c config) network(name string) Network {
 		VLAN:          deref(c.VLAN),
 		MTU:           c.MTU,
 		MACSpoofCheck: c.MACSpoofCheck,
+		MaxMACs:       c.MaxMACs,
+		GuestVLANs:    c.GuestVLANs,
+		RAGuard:       c.RAGuard,
+		DHCPGuard:     c.DHCPGuard,
 		Isolated:      c.PortIsolation,
 	}
 	// The CNI plugin keeps the default VLAN unless preserveDefaultVlan is false.
@@ -215,6 +239,9 @@ func (n Network) Attach(t netplug.Tap) netplug.Tap {
 	t.PreserveDefaultVLAN = n.PreserveDefaultVLAN
 	t.MTU = n.MTU
 	t.MACSpoofCheck = n.MACSpoofCheck
+	t.MaxMACs = cmp.Or(n.MaxMACs, defaultMACs)
+	t.TaggedFrames = n.GuestVLANs
+	t.RAGuard, t.DHCPGuard = n.RAGuard, n.DHCPGuard
 	t.Isolated = n.Isolated
 	return t
 }

@@ -26,6 +26,11 @@ func TestParse(t *testing.T) {
 			`{"cniVersion":"0.3.1","name":"pxe","plugins":[{"type":"cnv-bridge","bridge":"br1","vlan":1},{"type":"cnv-tuning"}]}`,
 			Network{Name: "pxe", Bridge: "br1", VLAN: 1, PreserveDefaultVLAN: true},
 		},
+		"guards": {
+			`{"type":"bridge","bridge":"br1","raGuard":true,"dhcpGuard":true,"maxMACs":3}`,
+			Network{Bridge: "br1", RAGuard: true, DHCPGuard: true, MaxMACs: 3},
+		},
+		"VLANs of the guest's own": {`{"type":"bridge","bridge":"br1","guestVLANs":true}`, Network{Bridge: "br1", GuestVLANs: true}},
 		"VLAN 0 is none": {
 			`{"type":"bridge","bridge":"br1","vlan":0,"preserveDefaultVlan":true}`,
 			Network{Bridge: "br1"},
@@ -51,11 +56,15 @@ func TestParseErrors(t *testing.T) {
 		`{"type":"bridge","vlan":-1}`:      "vlan: -1 is not",
 		`{"type":"bridge","mtu":20}`:       "mtu: 20 is not",
 		`{"type":"bridge","bridge":"a b"}`: `bridge: "a b" cannot name a bridge`,
-		`{"type":"bridge","bridge":"toolongforabridge"}`: "bridge: ",
-		`{"type":"bridge","bridge":"vm-pod"}`:            `bridge: "vm-pod": names that begin`,
-		`{"type":"bridge","ipam":{"type":"dhcp"}}`:       "ipam: is not supported",
-		`{"type":"bridge","isGateway":true}`:             "isGateway: is not supported",
-		`{"type":"bridge","vlanTrunk":[{"id":1}]}`:       "vlanTrunk: is not supported",
+		`{"type":"bridge","bridge":"toolongforabridge"}`:       "bridge: ",
+		`{"type":"bridge","bridge":"vm-pod"}`:                  `bridge: "vm-pod": names that begin`,
+		`{"type":"bridge","ipam":{"type":"dhcp"}}`:             "ipam: is not supported",
+		`{"type":"bridge","isGateway":true}`:                   "isGateway: is not supported",
+		`{"type":"bridge","vlanTrunk":[{"id":1}]}`:             "vlanTrunk: is not supported",
+		`{"type":"bridge","maxMACs":-1}`:                       "maxMACs: -1 is not between",
+		`{"type":"bridge","maxMACs":5000}`:                     "maxMACs: 5000 is not between",
+		`{"type":"bridge","guestVLANs":true,"vlan":7}`:         "guestVLANs: cannot be combined with vlan",
+		`{"type":"bridge","guestVLANs":true,"dhcpGuard":true}`: "guestVLANs: cannot be combined with raGuard or dhcpGuard",
 		`{"plugins":[]}`: "plugins: is empty",
 		`{"type":"bridge","plugins":[{"type":"bridge"}]}`:                     "type: cannot be combined with plugins",
 		`{"plugins":[{"plugins":[{"type":"bridge"}]}]}`:                       "plugins[0].type: is missing",
@@ -95,6 +104,9 @@ func TestAttach(t *testing.T) {
 	}
 	if err := w.Validate(); err != nil {
 		t.Fatal(err)
+	}
+	if a, b := w.Taps[0], w.Taps[1]; a.MaxMACs != defaultMACs || a.TaggedFrames || b.TaggedFrames {
+		t.Errorf("the taps are %+v and %+v", a, b)
 	}
 	plan := netplug.PlanFor(w, netplug.World{}).String()
 	for _, want := range []string{

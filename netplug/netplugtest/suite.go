@@ -242,7 +242,8 @@ func EveryRule() netplug.Want {
 		Taps: []netplug.Tap{
 			{Name: "vm-ip", Bridge: "pod", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Address: netip.MustParseAddr("10.9.0.5"), IPSpoofCheck: true},
 			{Name: "vm-mac", Bridge: "br1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, MACSpoofCheck: true},
-			{Name: "vm-open", Bridge: "br1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 3}},
+			{Name: "vm-open", Bridge: "br1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 3}, TaggedFrames: true},
+			{Name: "vm-some", Bridge: "br1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 4}, MaxMACs: 8, RAGuard: true, DHCPGuard: true},
 		},
 		// One lies in another, and one is of IPv6.
 		Protected: []netip.Prefix{

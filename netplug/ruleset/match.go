@@ -41,6 +41,24 @@ type EtherSource struct {
 	Not bool
 }
 
+// ReservedMulticast holds when the frame's destination is one that IEEE 802.1Q reserves for
+// talk between neighbours, 01:80:c2:00:00:00 to 01:80:c2:00:00:0f: spanning tree, pause, LACP,
+// LLDP and others.
+type ReservedMulticast struct{}
+
+// Tagged holds when the frame has a tag of 802.1Q with a VLAN in it, or with Outer one of
+// 802.1ad (bridge tables only). A tag with nothing but a priority does not count.
+type Tagged struct{ Outer bool }
+
+// LearnedMAC holds when Set has the frame's source address, or has room to take it.
+type LearnedMAC struct{ Set string }
+
+// RouterAdvertisement holds when the packet is a router advertisement of IPv6.
+type RouterAdvertisement struct{}
+
+// Fragment holds when the packet is a part of one of IPv4.
+type Fragment struct{}
+
 // ARPSource holds when the packet is ARP for IPv4 and its sender address is Addr.
 type ARPSource struct {
 	Addr netip.Addr
@@ -127,6 +145,28 @@ func (m OutInterface) String() string { return fmt.Sprintf("oifname %s%q", not(m
 func (m EtherSource) String() string { return fmt.Sprintf("ether saddr %s%s", not(m.Not), m.MAC) }
 
 // String prints the match as nft(8) reads it.
+func (ReservedMulticast) String() string {
+	return "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00"
+}
+
+// String prints the match as nft(8) reads it.
+func (m Tagged) String() string {
+	if m.Outer {
+		return "ether type 8021ad"
+	}
+	return "vlan id != 0"
+}
+
+// String prints the match as nft(8) reads it.
+func (m LearnedMAC) String() string { return fmt.Sprintf("update @%s { ether saddr }", m.Set) }
+
+// String prints the match as nft(8) reads it.
+func (RouterAdvertisement) String() string { return "icmpv6 type nd-router-advert" }
+
+// String prints the match as nft(8) reads it: an offset, or more fragments to come.
+func (Fragment) String() string { return "ip frag-off & 0x3fff != 0" }
+
+// String prints the match as nft(8) reads it.
 func (m ARPSource) String() string { return "arp saddr ip " + m.Addr.String() }
 
 // String prints the match as nft(8) reads it.
@@ -176,19 +216,24 @@ func (Tracked) String() string { return "ct state established,related" }
 // String prints the match as nft(8) reads it.
 func (Translated) String() string { return "ct status dnat" }
 
-func (InInterface) match()   {}
-func (OutInterface) match()  {}
-func (EtherSource) match()   {}
-func (ARPSource) match()     {}
-func (ARPSenderMAC) match()  {}
-func (IPAddr) match()        {}
-func (IPAddrIn) match()      {}
-func (NotIPv4) match()       {}
-func (Port) match()          {}
-func (DHCPClientMAC) match() {}
-func (ICMPEcho) match()      {}
-func (Tracked) match()       {}
-func (Translated) match()    {}
+func (InInterface) match()         {}
+func (OutInterface) match()        {}
+func (EtherSource) match()         {}
+func (ReservedMulticast) match()   {}
+func (Tagged) match()              {}
+func (LearnedMAC) match()          {}
+func (RouterAdvertisement) match() {}
+func (Fragment) match()            {}
+func (ARPSource) match()           {}
+func (ARPSenderMAC) match()        {}
+func (IPAddr) match()              {}
+func (IPAddrIn) match()            {}
+func (NotIPv4) match()             {}
+func (Port) match()                {}
+func (DHCPClientMAC) match()       {}
+func (ICMPEcho) match()            {}
+func (Tracked) match()             {}
+func (Translated) match()          {}
 
 // Verdict is what a rule does with a packet. Only the types below implement it.
 type Verdict interface {

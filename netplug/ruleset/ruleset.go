@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Family is the address family of a table.
@@ -35,6 +36,7 @@ type Table struct {
 	Family Family
 	Name   string
 	Maps   []VerdictMap
+	Sets   []MACSet
 	Chains []Chain
 }
 
@@ -49,6 +51,14 @@ type VerdictMap struct {
 type MapEntry struct {
 	Interface string
 	Verdict   Verdict
+}
+
+// MACSet is a named set of hardware addresses that LearnedMAC fills. It holds at most Size,
+// each for Timeout after it was seen last.
+type MACSet struct {
+	Name    string
+	Size    int
+	Timeout time.Duration
 }
 
 // Chain is a list of rules that is evaluated from the top until a rule gives a verdict.
@@ -122,10 +132,18 @@ func (t Table) print(b *strings.Builder) {
 	for _, m := range t.Maps {
 		m.print(b)
 	}
+	for _, s := range t.Sets {
+		s.print(b)
+	}
 	for _, c := range t.Chains {
 		c.print(b)
 	}
 	b.WriteString("}\n")
+}
+
+func (s MACSet) print(b *strings.Builder) {
+	fmt.Fprintf(b, "\tset %s {\n\t\ttype ether_addr\n\t\tsize %d\n\t\tflags dynamic,timeout\n\t\ttimeout %ds\n\t}\n",
+		s.Name, s.Size, int(s.Timeout.Seconds()))
 }
 
 func (m VerdictMap) print(b *strings.Builder) {
