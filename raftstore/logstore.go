@@ -32,6 +32,7 @@ type logStore struct {
 	committed func() uint64
 	metrics   *metrics
 	failure   atomic.Pointer[error] // error of the last write, nil if it succeeded
+	writing   writeClock            // since when entries are being written
 	ages      *ages                 // of log indexes
 	ahead     *ahead                // gets the entries before they are stored; nil until Raft starts
 
@@ -102,7 +103,10 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	last := *logs[len(logs)-1]
 	last.Extensions = binary.LittleEndian.AppendUint64(nil, s.committed())
 	stamped[len(logs)-1] = &last
-	if err := s.LogStore.StoreLogs(stamped); err != nil {
+	s.writing.begin()
+	err := s.LogStore.StoreLogs(stamped)
+	s.writing.end()
+	if err != nil {
 		if s.ahead != nil {
 			s.ahead.forgetFollowers() // a leader that cannot write leads no more
 		}

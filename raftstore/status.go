@@ -117,10 +117,10 @@ func roleName(r raft.RaftState) string {
 }
 
 // lastContact returns how long ago this replica heard from the leader: zero on the
-// leader, -1 if it never did.
+// leader, unless its disk hangs, and -1 if it never did.
 func (s *Store) lastContact() time.Duration {
 	if s.IsLeader() {
-		return 0
+		return s.hungFor()
 	}
 	t := s.raft.LastContact()
 	if _, heard := s.feed.pathNow(); s.position() == follows && t.Before(heard.Add(s.feedBeat())) {
@@ -138,7 +138,7 @@ func (s *Store) failureText() string {
 	if err := s.Err(); err != nil {
 		return err.Error()
 	}
-	for _, err := range []error{s.disk.logs.err(), s.versionTooOld(), s.votersGone()} {
+	for _, err := range []error{s.disk.logs.err(), s.diskHangs(), s.versionTooOld(), s.votersGone()} {
 		if err != nil {
 			return err.Error()
 		}

@@ -190,7 +190,7 @@ func (s *Store) startRaft(notify chan bool) error {
 		Logger:          newHclog(s.log, "raft-net"),
 	}, &s.tasks, s.closing)
 	s.transport.stopped, s.transport.peerOf, s.transport.judge = s.stopped, s.peerOf, s.judgeMessage
-	s.transport.abstains, s.transport.behind = s.doubtsOwnVote, s.behindSnapshot
+	s.transport.abstains, s.transport.behind, s.transport.hung = s.doubtsOwnVote, s.behindSnapshot, s.diskHangs
 	s.transport.installed = func(end logPoint) { s.disk.installed.Store(&end) }
 	s.disk.logs.ahead = s.transport.ahead
 	if s.cfg.Bootstrap {

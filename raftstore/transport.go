@@ -157,8 +157,9 @@ func (a meshAddr) String() string { return string(a) }
 // meshTransport is Raft's network transport with these additions: it passes the ID of
 // the target replica to the stream layer, it has a second source of messages, see
 // announce.go, it may have sent entries before Raft does, see ahead.go, it can abstain
-// from elections, see trust_vote.go, it knows who has sent a message, see inbound.go, and it
-// keeps from Raft what Raft cannot take, see gate.go.
+// from elections, see trust_vote.go, it knows who has sent a message, see inbound.go, it
+// keeps from Raft what Raft cannot take, see gate.go, and it is silent while the disk hangs,
+// see hung.go.
 type meshTransport struct {
 	*raft.NetworkTransport
 	rpcs    chan raft.RPC
@@ -179,6 +180,8 @@ type meshTransport struct {
 	judge func(peer string, message any) error
 	// abstains reports whether this replica takes no part in elections.
 	abstains func() bool
+	// hung returns why a leader must be silent, nil if its disk answers.
+	hung func() error
 	// behind returns a message as the local Raft can take it, see gate.go.
 	behind func(*raft.AppendEntriesRequest) *raft.AppendEntriesRequest
 	// installed is called when Raft has a snapshot, or the log that leads to it.
@@ -218,6 +221,9 @@ func (t *meshTransport) AppendEntriesPipeline(id raft.ServerID, addr raft.Server
 
 // AppendEntries implements raft.Transport.
 func (t *meshTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if err := t.hung(); err != nil {
+		return err
+	}
 	return t.ahead.appendEntries(id, addr, req, resp)
 }
 
@@ -239,6 +245,9 @@ func (t *meshTransport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress
 
 // InstallSnapshot implements raft.Transport.
 func (t *meshTransport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	if err := t.hung(); err != nil {
+		return err
+	}
 	return t.NetworkTransport.InstallSnapshot(id, target(id, addr), req, resp, data)
 }
 

@@ -77,11 +77,19 @@ func (d *Disk) Fill(full bool) {
 	d.full = full
 }
 
-// Slow makes every sync of a log file take a time.
+// Slow makes every sync, of a log file or of the vote, take a time.
 func (d *Disk) Slow(sync time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.sync = sync
+}
+
+// awaitSync takes the time of a sync.
+func (d *Disk) awaitSync() {
+	d.mu.Lock()
+	took := d.sync
+	d.mu.Unlock()
+	time.Sleep(took)
 }
 
 // Before calls act before one of the next steps of the process that uses the disk: a
@@ -160,6 +168,7 @@ func (m *metaStore) Load(string) (types.PersistentState, error) {
 // CommitState implements types.MetaStore.
 func (m *metaStore) CommitState(state types.PersistentState) error {
 	m.disk.step()
+	m.disk.awaitSync()
 	m.disk.mu.Lock()
 	defer m.disk.mu.Unlock()
 	if err := m.disk.lacksRoom(); err != nil {
@@ -180,6 +189,7 @@ func (m *metaStore) GetStable(key []byte) ([]byte, error) {
 // SetStable implements types.MetaStore.
 func (m *metaStore) SetStable(key, value []byte) error {
 	m.disk.step()
+	m.disk.awaitSync()
 	m.disk.mu.Lock()
 	defer m.disk.mu.Unlock()
 	m.stable[string(key)] = bytes.Clone(value)

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/raft-wal/types"
 )
@@ -182,10 +181,7 @@ func (h *handle) WriteAt(b []byte, at int64) (int, error) {
 // Sync implements types.WritableFile.
 func (h *handle) Sync() error {
 	h.disk.step()
-	h.disk.mu.Lock()
-	slow := h.disk.sync
-	h.disk.mu.Unlock()
-	time.Sleep(slow)
+	h.disk.awaitSync()
 	h.disk.mu.Lock()
 	defer h.disk.mu.Unlock()
 	for _, w := range h.file.pending {
