@@ -46,6 +46,7 @@ func overTCP(b *testing.B, port int) raftstoretest.Option {
 	return func(c *raftstore.Config) {
 		c.Addr = fmt.Sprintf("127.0.1.%s:%d", c.NodeID[len("host"):], port)
 		c.Raft, c.RPC = listenTCP(b, c.Addr, 0), listenTCP(b, c.Addr, 1)
+		c.PeerOf = nil // nobody has a certificate
 		c.Timing = raftstore.DefaultConfig().Timing
 	}
 }

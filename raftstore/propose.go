@@ -89,40 +89,64 @@ func (p *proposer) propose(ctx context.Context, envelope []byte) (outcome, error
 
 // batchLoop packs queued proposals into entries until the store closes.
 func (p *proposer) batchLoop() {
+	var r reunion
 	for {
 		select {
 		case first := <-p.queue:
-			if batch := p.collectBatch(first); len(batch) > 0 {
-				p.commitBatch(batch)
+			batch := p.collectBatch(first, &r)
+			if len(batch) == 0 {
+				continue
 			}
+			begin, waiting := time.Now(), 0
+			p.commitBatch(batch, func() { waiting = len(p.queue) })
+			r.plan(len(batch), waiting, time.Since(begin))
 		case <-p.closing:
 			return
 		}
 	}
 }
 
-// collectBatch takes queued proposals, up to the limits of one entry.
-func (p *proposer) collectBatch(first *proposal) []*proposal {
+// collectBatch takes queued proposals, up to the limits of one entry, and waits for those
+// that r expects.
+func (p *proposer) collectBatch(first *proposal, r *reunion) []*proposal {
 	batch := make([]*proposal, 0, 16)
 	size := 0
-	for q := first; ; {
+	for q := first; q != nil; q = p.nextProposal(r, len(batch)) {
 		if q.taken.CompareAndSwap(false, true) {
 			batch = append(batch, q)
 			size += len(q.envelope)
 		}
 		if len(batch) >= p.limits.BatchTxns || size >= p.limits.BatchBytes {
-			return batch
-		}
-		select {
-		case q = <-p.queue:
-		default:
-			return batch
+			break
 		}
 	}
+	r.end(len(batch))
+	return batch
 }
 
-// commitBatch proposes one entry and settles its proposals.
-func (p *proposer) commitBatch(batch []*proposal) {
+// nextProposal returns the next proposal for an entry that has some already, nil if there is
+// none and none is expected any more.
+func (p *proposer) nextProposal(r *reunion, have int) *proposal {
+	select {
+	case q := <-p.queue:
+		return q
+	default:
+	}
+	late := r.late(have)
+	if late == nil {
+		return nil
+	}
+	select {
+	case q := <-p.queue:
+		return q
+	case <-late:
+	case <-p.closing:
+	}
+	return nil
+}
+
+// commitBatch proposes one entry and settles its proposals. It calls done before.
+func (p *proposer) commitBatch(batch []*proposal, done func()) {
 	envelopes := make([][]byte, len(batch))
 	for i, q := range batch {
 		envelopes[i] = q.envelope
@@ -130,6 +154,7 @@ func (p *proposer) commitBatch(batch []*proposal) {
 	p.metrics.batch.Observe(float64(len(batch)))
 	future := p.raft.Apply(encodeEntry(p.level(), envelopes), time.Second)
 	err := future.Error()
+	done()
 	if err == nil {
 		if outcomes, ok := future.Response().([]outcome); ok && len(outcomes) == len(batch) {
 			for i, q := range batch {
