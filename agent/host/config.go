@@ -10,6 +10,7 @@ import (
 	"virtmesh/agent/host/network"
 	"virtmesh/agent/hostname"
 	"virtmesh/storage/ephemeral"
+	"virtmesh/storage/program"
 )
 
 // Config is what an operator can set for the guests of one host. It is a part
@@ -33,17 +34,44 @@ type HypervisorConfig struct {
 	// User is the unprivileged user that libvirt runs QEMU as if a guest has no user of its
 	// own. Emulators have its group.
 	User string `json:"user"`
-	// GuestUIDs are the uids that guests are given, one each; without it, they are those of
-	// DefaultGuestUIDs. They must be nobody's on this host.
+	// GuestUIDs are the uids that guests are given, one each, and the programs that convert
+	// images; without it, they are those of DefaultGuestUIDs. They must be nobody's on this
+	// host.
 	GuestUIDs ephemeral.UserRange `json:"guestUIDs,omitzero"`
 }
 
-// UIDs returns the uids that guests are given.
+// UIDs returns the uids that are given to guests and converters.
 func (c HypervisorConfig) UIDs() ephemeral.UserRange {
 	if c.GuestUIDs == (ephemeral.UserRange{}) {
 		return DefaultGuestUIDs
 	}
 	return c.GuestUIDs
+}
+
+// leastUIDs is the smallest range of UIDs that is enough for guests and converters.
+const leastUIDs = 1 << 16
+
+func (c HypervisorConfig) validateUIDs() error {
+	all := c.UIDs()
+	if all.Count < leastUIDs {
+		return fmt.Errorf("count: %d is less than %d", all.Count, leastUIDs)
+	}
+	return all.Validate()
+}
+
+// converterUIDs is how many of the first of the UIDs are for converters.
+const converterUIDs = 1 << 12
+
+// guestUIDs returns those of the UIDs that are for guests.
+func (c HypervisorConfig) guestUIDs() ephemeral.UserRange {
+	all := c.UIDs()
+	return ephemeral.UserRange{First: all.First + converterUIDs, Count: all.Count - converterUIDs}
+}
+
+// converters returns the users of programs that convert images, which have a group by which
+// they can read images.
+func (c HypervisorConfig) converters(group uint32) *program.Users {
+	return program.NewUsers(c.UIDs().First, converterUIDs, group)
 }
 
 // CapacityConfig says how much of the host its guests may use.
@@ -164,7 +192,7 @@ func (c Config) Validate() error {
 	default:
 		errs = append(errs, fmt.Errorf("hypervisor.acceleration: %q is not auto, kvm or tcg", c.Hypervisor.Acceleration))
 	}
-	if err := c.Hypervisor.UIDs().Validate(); err != nil {
+	if err := c.Hypervisor.validateUIDs(); err != nil {
 		errs = append(errs, fmt.Errorf("hypervisor.guestUIDs.%w", err))
 	}
 	if c.Capacity.ReservedDiskBytes < 0 {

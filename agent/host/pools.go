@@ -18,6 +18,7 @@ import (
 	"virtmesh/storage"
 	"virtmesh/storage/bounded"
 	"virtmesh/storage/dir"
+	"virtmesh/storage/program"
 )
 
 // poolRetry is how often a pool that could not be opened is tried again, and poolWatch how
@@ -48,12 +49,13 @@ type poolSet struct {
 	unusable map[string]error
 }
 
-// poolOptions say which pools are opened, and whose the files in them are.
+// poolOptions say which pools are opened, and how.
 type poolOptions struct {
 	pools          []PoolConfig
 	host, stateDir string
-	uid, gid       int
-	log            *slog.Logger
+	// converters are whom qemu-img runs as; nil is the agent's user.
+	converters *program.Users
+	log        *slog.Logger
 	// nodes and events are for events of the host's Node; there are none if events is nil.
 	nodes  *objects.Informer[*corev1.Node]
 	events *objects.Recorder
@@ -66,7 +68,7 @@ type poolOptions struct {
 // configOf returns the configuration of one pool.
 func (o poolOptions) configOf(pool PoolConfig) dir.Config {
 	cfg := dir.DefaultConfig(pool.Name, pool.Path)
-	cfg.Host, cfg.Shared, cfg.UID, cfg.GID, cfg.Log = o.host, pool.Shared, o.uid, o.gid, o.log
+	cfg.Host, cfg.Shared, cfg.Tool.Users, cfg.Log = o.host, pool.Shared, o.converters, o.log
 	cfg.Reserve = o.reserve
 	cfg.Memory = filepath.Join(knownPools(o.stateDir), pool.Name)
 	return cfg
@@ -182,7 +184,7 @@ func (s *poolSet) Close() {
 func CheckPool(pool PoolConfig, stateDir string) error {
 	// A machine that is not in a mesh has no name yet; it only marks unfinished work.
 	const anyName = "host"
-	cfg := poolOptions{host: anyName, stateDir: stateDir, uid: -1, gid: -1, log: slog.New(slog.DiscardHandler)}.configOf(pool)
+	cfg := poolOptions{host: anyName, stateDir: stateDir, log: slog.New(slog.DiscardHandler)}.configOf(pool)
 	err := bounded.Wait(bounded.Patience, func() error { return dir.Check(cfg) })
 	if errors.Is(err, bounded.ErrSilent) {
 		return fmt.Errorf("pool %s in %s: %w", pool.Name, pool.Path, err)

@@ -19,7 +19,7 @@ import (
 // openStorage opens the images, the pools, the disks of instances, and what TPMs and
 // firmware keep.
 func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error {
-	owner, group, err := qemuUser(config.Hypervisor.User)
+	_, group, err := qemuUser(config.Hypervisor.User)
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 	h.onClose(func() { images.Close() })
 	log := deps.Logger.With("part", "volumes")
 	h.pools, err = openPools(ctx, poolOptions{
-		pools: config.Pools, host: deps.Self.Name, stateDir: deps.Self.StateDir, uid: owner, gid: group, log: log,
+		pools: config.Pools, host: deps.Self.Name, stateDir: deps.Self.StateDir, converters: config.Hypervisor.converters(uint32(group)), log: log,
 		reserve: config.Capacity.ReservedDiskBytes, nodes: objects.For[*corev1.Node](deps.Cache), events: deps.Recorder,
 	})
 	if err != nil {
@@ -59,8 +59,8 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 		Events: deps.Recorder, Logger: log,
 	})
 	scratch := ephemeral.DefaultConfig(filepath.Join(deps.Self.StateDir, "instances"))
-	scratch.UID, scratch.GID, scratch.Log = owner, group, log
-	scratch.Users = config.Hypervisor.UIDs()
+	scratch.GID, scratch.Log = group, log
+	scratch.Users = config.Hypervisor.guestUIDs()
 	disks, err := ephemeral.New(scratch)
 	if err != nil {
 		return fmt.Errorf("open the disks of instances: %w", err)

@@ -64,7 +64,7 @@ func TestSickPoolIsUnavailable(t *testing.T) {
 			start := func() *poolSet {
 				t.Helper()
 				set, err := openPools(t.Context(), poolOptions{
-					pools: configured, host: "host1", stateDir: state, uid: -1, gid: -1, log: slog.New(slog.DiscardHandler),
+					pools: configured, host: "host1", stateDir: state, log: slog.New(slog.DiscardHandler),
 				})
 				if err != nil {
 					t.Fatal(err)
@@ -118,7 +118,7 @@ func TestVolumesOnAFullDiskCanBeDeleted(t *testing.T) {
 	start := func() storage.Pool {
 		t.Helper()
 		set, err := openPools(t.Context(), poolOptions{
-			pools: []PoolConfig{{Name: "a", Path: filepath.Join(mount, "a")}}, host: "host1", stateDir: state, uid: -1, gid: -1, log: slog.New(slog.DiscardHandler),
+			pools: []PoolConfig{{Name: "a", Path: filepath.Join(mount, "a")}}, host: "host1", stateDir: state, log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			t.Fatal(err)

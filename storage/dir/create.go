@@ -107,26 +107,22 @@ func (p *Pool) fillFromFile(ctx context.Context, disk string, spec storage.Volum
 
 func (p *Pool) fillFromVolume(ctx context.Context, disk string, spec storage.VolumeSpec) error {
 	src := spec.Source
-	unlock, err := p.lockVolume(ctx, src.Volume, false)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	dir, file := p.volumeDir(src.Volume), "volume.json"
 	if src.Snapshot != "" {
 		dir, file = p.snapshotDir(src.Volume, src.Snapshot), "snapshot.json"
 	}
+	// Many may copy a disk at once, but a disk to convert is lent to one program. The format
+	// of a volume never changes.
 	rec, _, _, err := readDisk(dir, file)
 	if err != nil {
 		return missingSource(err)
 	}
-	from := filepath.Join(dir, diskName(rec.Format))
-	if rec.Format != spec.Format { // qemu-img has to read it
-		if err := p.ownDisk(from); err != nil {
-			return err
-		}
+	unlock, err := p.lockVolume(ctx, src.Volume, rec.Format != spec.Format)
+	if err != nil {
+		return err
 	}
-	return p.fillFromDisk(ctx, disk, spec, from, rec.Format)
+	defer unlock()
+	return p.fillFromDisk(ctx, disk, spec, filepath.Join(dir, diskName(rec.Format)), rec.Format)
 }
 
 func missingSource(err error) error {
@@ -187,28 +183,14 @@ func preallocate(path string) error {
 	return nil
 }
 
-// diskMode keeps a disk from QEMU's group: emulators of other guests have it too.
+// diskMode keeps a disk from all but its owner: that is this process's user, or the
+// emulator that libvirt gives the disk to for as long as it runs. The emulators of all
+// guests have one group.
 const diskMode = 0o600
 
-// ownDisk sets the owner of a disk, even if the disk had that owner before: libvirt
-// gives a disk to root when the virtual machine has stopped.
-func (p *Pool) ownDisk(disk string) error {
-	f, err := os.OpenFile(disk, os.O_RDWR|syscall.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if p.cfg.UID >= 0 || p.cfg.GID >= 0 {
-		if err := f.Chown(p.cfg.UID, p.cfg.GID); err != nil {
-			return err
-		}
-	}
-	return f.Chmod(diskMode)
-}
-
-// finishDisk sets the owner of a disk and syncs the disk.
+// finishDisk closes a disk to others and syncs it.
 func (p *Pool) finishDisk(disk string) error {
-	if err := p.ownDisk(disk); err != nil {
+	if err := os.Chmod(disk, diskMode); err != nil {
 		return err
 	}
 	return durable.Sync(disk)

@@ -63,10 +63,6 @@ type Config struct {
 	// that it found there, so that no new pool is made while Dir is not mounted.
 	// Empty for none.
 	Memory string
-	// UID and GID own the disks, so that an unprivileged QEMU can open them and
-	// other users cannot; -1 leaves them to this process's user. qemu-img runs as
-	// this user too, if this process is root.
-	UID, GID int
 	// Reserve is how many bytes new volumes and copies leave free in the file system; of a
 	// small one, a tenth is enough. Guests may use them.
 	Reserve int64
@@ -81,7 +77,7 @@ func DefaultConfig(name, dir string) Config {
 	if err != nil {
 		host = "localhost"
 	}
-	return Config{Name: name, Dir: dir, Host: host, DefaultFormat: storage.Raw, UID: -1, GID: -1,
+	return Config{Name: name, Dir: dir, Host: host, DefaultFormat: storage.Raw,
 		Tool: qemuimg.DefaultTool(), Log: slog.New(slog.DiscardHandler)}
 }
 
@@ -129,9 +125,6 @@ var (
 func Open(cfg Config) (*Pool, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
-	}
-	if cfg.Tool.Credential == nil && cfg.UID >= 0 && cfg.GID >= 0 && os.Geteuid() == 0 {
-		cfg.Tool.Credential = &syscall.Credential{Uid: uint32(cfg.UID), Gid: uint32(cfg.GID)}
 	}
 	p := &Pool{cfg: cfg}
 	if err := p.identifyPool(); err != nil {

@@ -194,9 +194,6 @@ func (p *Pool) Expand(ctx context.Context, name string, size int64) (storage.Vol
 // growDisk makes a disk size bytes large; new bytes are zeros.
 func (p *Pool) growDisk(ctx context.Context, path string, format storage.Format, size int64) error {
 	if format == storage.QCOW2 {
-		if err := p.ownDisk(path); err != nil { // qemu-img writes as this owner
-			return err
-		}
 		return p.cfg.Tool.Resize(ctx, path, qemuimg.QCOW2, size)
 	}
 	return os.Truncate(path, size)

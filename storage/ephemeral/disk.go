@@ -188,15 +188,10 @@ func hasContent(path string, want []byte) bool {
 	return err == nil && bytes.Equal(got, want)
 }
 
-// publishDisk sets the owner of a finished disk and renames it to its final name. It
+// publishDisk closes a finished disk to others and renames it to its final name. It
 // syncs the disk before and the folder afterwards, so a disk that exists after a loss
 // of power is whole.
 func (d *Disks) publishDisk(made, path string) error {
-	if d.cfg.UID >= 0 {
-		if err := os.Chown(made, d.cfg.UID, d.cfg.GID); err != nil {
-			return err
-		}
-	}
 	if err := os.Chmod(made, 0o600); err != nil {
 		return err
 	}

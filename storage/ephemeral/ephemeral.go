@@ -17,10 +17,10 @@
 // of either. A disk that exists stays as it is, with the data that the guest has
 // written. Prepare makes a missing disk whole or not at all.
 //
-// Disks belong to the user that QEMU runs as, and no one else can read them, because
-// a seed contains passwords. The other files belong to this process: QEMU may rewrite the
-// header of its disk, and what was written down tells. QEMU's group can pass through the folders but not list
-// them.
+// Nobody but their owner can read disks, because a seed contains passwords. They are made
+// as this process's, and libvirt gives them to the emulator that it starts. The other files
+// stay this process's: QEMU may rewrite the header of its disk, and what was written down
+// tells. QEMU's group can pass through the folders but not list them.
 //
 // The package does not know whether the virtual machine runs, and does not hold
 // the images under the overlays: the caller gets their paths and must hold them.
@@ -48,17 +48,16 @@ import (
 // Config says where disks are kept, and which user owns them.
 type Config struct {
 	Dir string
-	// UID and GID are QEMU's; -1 leaves the disks to this process's user.
-	UID, GID int
+	// GID is QEMU's group, which may pass through the folders; -1 for none.
+	GID int
 	// Users are the uids that User gives. Without a range it gives none.
 	Users UserRange
 	Log   *slog.Logger
 }
 
-// DefaultConfig returns the settings for disks in dir that belong to the user of this
-// process.
+// DefaultConfig returns the settings for disks in dir that no group can reach.
 func DefaultConfig(dir string) Config {
-	return Config{Dir: dir, UID: -1, GID: -1, Log: slog.New(slog.DiscardHandler)}
+	return Config{Dir: dir, GID: -1, Log: slog.New(slog.DiscardHandler)}
 }
 
 // Validate returns an error that names an invalid field of c.
@@ -66,8 +65,6 @@ func (c Config) Validate() error {
 	switch {
 	case !filepath.IsAbs(c.Dir):
 		return fmt.Errorf("ephemeral disks: Dir %q is not an absolute path", c.Dir)
-	case (c.UID < 0) != (c.GID < 0):
-		return fmt.Errorf("ephemeral disks: UID %d and GID %d: one is set, the other is not", c.UID, c.GID)
 	case c.Log == nil:
 		return errors.New("ephemeral disks: Log is not set")
 	}

@@ -29,7 +29,7 @@ const (
 	leastUser = 1 << 16
 	// leastUsers is the smallest range in which a uid comes back seldom enough: a shared
 	// pool or a power loss can leave a file with the uid of a run that is over.
-	leastUsers = 1 << 16
+	leastUsers = 1 << 15
 	// mostUser is the highest uid that no program takes for a negative number.
 	mostUser = math.MaxInt32
 )

@@ -8,7 +8,7 @@
 //
 // An image may be compressed with gzip, zstd or xz. Its first bytes tell which, since
 // names and media types are often wrong. The program xz unpacks xz content, under a
-// limit on memory.
+// limit on memory and, if this process is root, in a sandbox.
 //
 // The package makes no volumes and does not know DataVolumes. An import that fails
 // starts from the beginning, it is not resumed.

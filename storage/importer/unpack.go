@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -24,6 +23,7 @@ import (
 const (
 	zstdMemory = 128 << 20
 	xzMemory   = "192MiB" // more than xz -9 needs
+	nobody     = 65534    // the uid and gid of a user that owns nothing
 )
 
 // unpack returns the unpacked content of src. The caller calls stop when it reads no
@@ -53,10 +53,15 @@ func unpack(ctx context.Context, src io.Reader) (plain io.Reader, stop func() er
 
 // unpackXZ runs xz, which stops when its output is closed or ctx ends.
 func unpackXZ(ctx context.Context, src io.Reader) (io.Reader, func() error, error) {
+	if _, err := exec.LookPath("xz"); err != nil { // in the sandbox it would fail as on bad content
+		return nil, nil, fmt.Errorf("unpack xz: %w", err)
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	cmd := exec.CommandContext(ctx, "xz", "--decompress", "--stdout", "--memlimit-decompress="+xzMemory)
-	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
-	cmd.WaitDelay = 5 * time.Second
+	var sandbox program.Sandbox
+	if os.Geteuid() == 0 {
+		sandbox.User = &program.User{UID: nobody, GID: nobody}
+	}
+	cmd := sandbox.Command(ctx, nil, "xz", "--decompress", "--stdout", "--memlimit-decompress="+xzMemory)
 	read := &remember{r: src}
 	cmd.Stdin = read
 	var stderr bytes.Buffer

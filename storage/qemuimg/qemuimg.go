@@ -7,7 +7,8 @@
 // another program and without opening another file, and refuses features that a
 // self-contained image does not need. qemu-img is always given the format and never
 // guesses it. It gets absolute paths, which it cannot take for a URL. It runs with
-// limits on memory and time, and as an unprivileged user if one is configured.
+// limits on memory, time and the size of its files, and in a sandbox if users for it are
+// configured: under a uid of its own, without capabilities and without a network.
 //
 // The result of Probe is valid only when an image comes in. The format of a disk
 // that a guest writes to must be stored and never probed again: a guest may write a

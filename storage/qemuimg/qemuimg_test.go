@@ -10,11 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"virtmesh/storage"
+	"virtmesh/storage/program"
 )
 
 func tool(t testing.TB) Tool {
@@ -172,7 +174,7 @@ func TestCreateResizeConvert(t *testing.T) {
 	if err := tl.Convert(ctx, raw, Raw, qcow, QCOW2); err != nil {
 		t.Fatal(err)
 	}
-	if err := CreateOverlay(overlay, "b.qcow2", QCOW2, 0); err != nil {
+	if err := CreateOverlay(overlay, qcow, QCOW2, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := tl.Resize(ctx, overlay, QCOW2, 16<<20); err != nil {
@@ -207,45 +209,93 @@ func TestCreateResizeConvert(t *testing.T) {
 	}
 }
 
-// An unprivileged program gets along with open files in folders it cannot enter,
-// and cannot read what its user may not.
+// An unprivileged program gets along with open files in folders it cannot enter. What
+// nobody else can read is lent to it; an image that its group can read is not, because
+// guests use that too. In the end all is as it was.
 func TestRunsAsAnotherUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
+	const group = 23456
 	tl, ctx, dir := tool(t), context.Background(), t.TempDir()
-	tl.Credential = &syscall.Credential{Uid: 12345, Gid: 23456}
+	tl.Users = program.NewUsers(1_900_000_000, 8, group)
 	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	raw, qcow, back := filepath.Join(dir, "a.raw"), filepath.Join(dir, "b.qcow2"), filepath.Join(dir, "c.raw")
+	raw, qcow, back, shared := filepath.Join(dir, "a.raw"), filepath.Join(dir, "b.qcow2"), filepath.Join(dir, "c.raw"), filepath.Join(dir, "shared.raw")
 	want := bytes.Repeat([]byte("data"), 1<<18)
-	if err := os.WriteFile(raw, want, 0o440); err != nil {
+	if err := errors.Join(os.WriteFile(raw, want, 0o600), os.WriteFile(shared, want, 0o440), os.Chown(shared, 0, group)); err != nil {
 		t.Fatal(err)
 	}
-	if err := tl.Convert(ctx, raw, Raw, qcow, QCOW2); err == nil {
-		t.Error("it read a file of root's")
+	for source, lent := range map[string]bool{raw: true, shared: false} {
+		user, owners := seenByProgram(t, tl, source)
+		if (owners[0] == user) != lent || owners[1] != user {
+			t.Errorf("%s: user %s sees files of %q; lent: %v", filepath.Base(source), user, owners, lent)
+		}
 	}
-	if _, err := os.Lstat(qcow); !os.IsNotExist(err) {
-		t.Errorf("left: %v", err)
-	}
-	if err := os.Chown(raw, 0, 23456); err != nil {
-		t.Fatal(err)
-	}
-	if err := tl.Convert(ctx, raw, Raw, qcow, QCOW2); err != nil {
-		t.Fatal(err)
-	}
-	if err := tl.Resize(ctx, qcow, QCOW2, 2<<20); err != nil {
-		t.Fatal(err)
-	}
-	if err := tl.Convert(ctx, qcow, QCOW2, back, Raw); err != nil {
-		t.Fatal(err)
+	for _, err := range []error{
+		tl.Convert(ctx, shared, Raw, qcow, QCOW2), os.Remove(qcow), tl.Convert(ctx, raw, Raw, qcow, QCOW2),
+		tl.Resize(ctx, qcow, QCOW2, 2<<20), tl.Convert(ctx, qcow, QCOW2, back, Raw),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	if got, err := os.ReadFile(back); err != nil || len(got) != 2<<20 || !bytes.Equal(got[:1<<20], want) {
 		t.Errorf("the disk changed on its way: %d bytes, %v", len(got), err)
 	}
+	for _, path := range []string{raw, qcow, back, shared} {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := info.Sys().(*syscall.Stat_t); st.Uid != 0 {
+			t.Errorf("%s belongs to %d in the end", filepath.Base(path), st.Uid)
+		}
+	}
 	if err := tl.Convert(ctx, raw, Raw, qcow, QCOW2); !errors.Is(err, os.ErrExist) {
 		t.Errorf("over an existing file: %v", err)
+	}
+}
+
+// seenByProgram converts source with a program that says whom it runs as and who owns the
+// files that it was given.
+func seenByProgram(t *testing.T, tl Tool, source string) (user string, owners []string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "program") // others cannot pass t.TempDir
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	tl.Path = filepath.Join(dir, "sees")
+	script := "#!/bin/sh\necho SEEN $(id -u) $(stat -Lc %u /proc/$$/fd/3 /proc/$$/fd/4)\nexit 1\n"
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(tl.Path, []byte(script), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	_, said, _ := strings.Cut(fmt.Sprint(tl.Convert(t.Context(), source, Raw, source+".out", QCOW2)), "SEEN ")
+	fields := strings.Fields(said)
+	if len(fields) != 3 {
+		t.Fatalf("the program said %q", said)
+	}
+	return fields[0], fields[1:]
+}
+
+// A program that writes more than the disk can need is stopped.
+func TestProgramCannotFillTheDisk(t *testing.T) {
+	dir := t.TempDir()
+	fills := filepath.Join(dir, "fills")
+	if err := os.WriteFile(fills, []byte("#!/bin/sh\nexec head -c 1G /dev/zero >/proc/self/fd/4\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	raw, to := filepath.Join(dir, "raw"), filepath.Join(dir, "to")
+	if err := Create(raw, Raw, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := (Tool{Path: fills}).Convert(t.Context(), raw, Raw, to, QCOW2); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Lstat(to); !os.IsNotExist(err) {
+		t.Errorf("left: %v", err)
 	}
 }
 
@@ -278,7 +328,11 @@ func TestToolStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	tl := Tool{Path: slow, Timeout: 50 * time.Millisecond}
-	err := tl.Resize(context.Background(), filepath.Join(dir, "x"), QCOW2, 1<<20)
+	path := filepath.Join(dir, "x")
+	if err := Create(path, QCOW2, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	err := tl.Resize(context.Background(), path, QCOW2, 1<<20)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}

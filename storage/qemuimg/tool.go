@@ -3,6 +3,7 @@ package qemuimg
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,51 +22,55 @@ type Tool struct {
 	// Path is the program, looked up in PATH if it has no slash.
 	Path string
 	// Timeout bounds resizing, which touches little. Convert copies a whole disk
-	// and is bounded by its context alone.
+	// and is bounded by its context and CPUTime alone.
 	Timeout time.Duration
-	// MemoryBytes limits the address space of the program; 0 is no limit.
+	// MemoryBytes limits the address space of the program, CPUTime its processor time; 0 is
+	// no limit.
 	MemoryBytes int64
-	// Credential is the user that the program runs as; nil is this process's user.
-	// Only root can choose another user. Images come from outside, and an exploited
-	// fault in QEMU's parsers must not give root's rights. The program gets open
-	// files, so it needs no access to their folders; but this user must be able to
-	// read the images that it reads and to write those that it grows.
-	Credential *syscall.Credential
+	CPUTime     time.Duration
+	// Users are whom the program runs as, each time another one; nil is this process's user.
+	// Only root can choose another user. Images come from outside, and an exploited fault
+	// in QEMU's parsers must not give root's rights, nor those of a guest. The program gets
+	// open files, so it needs no access to their folders. It is lent the files: they belong
+	// to its user until it ends. A file that the group of the user, or everybody, can read
+	// is not lent for reading, because others may use it too.
+	Users *program.Users
 }
 
-// DefaultTool returns a Tool that runs qemu-img from PATH, limited to a minute and 4
-// GiB of address space.
+// DefaultTool returns a Tool that runs qemu-img from PATH, limited to a minute, two hours of
+// processor time and 4 GiB of address space.
 func DefaultTool() Tool {
-	return Tool{Path: "qemu-img", Timeout: time.Minute, MemoryBytes: 4 << 30}
+	return Tool{Path: "qemu-img", Timeout: time.Minute, MemoryBytes: 4 << 30, CPUTime: 2 * time.Hour}
 }
 
 // Resize grows the disk in the image at path to storage.AlignSize(size) bytes. It never
 // shrinks the disk: QEMU refuses that without a flag that Resize does not pass. The
-// image must not be in use.
+// image must not be in use, and nobody else may resize or convert it meanwhile.
 func (t Tool) Resize(ctx context.Context, path string, f Format, size int64) error {
 	if err := checkPath(path); err != nil {
 		return fmt.Errorf("resize disk image: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
-	if err := t.resize(ctx, path, f, size); err != nil {
+	if err := t.resize(ctx, path, f, storage.AlignSize(size)); err != nil {
 		return fmt.Errorf("resize disk image %s: %w", path, err)
 	}
 	return nil
 }
 
-func (t Tool) resize(ctx context.Context, path string, f Format, size int64) error {
-	args := []string{"resize", "-q", "-f", string(f), path, strconv.FormatInt(storage.AlignSize(size), 10)}
-	if t.Credential == nil {
-		return t.runTool(ctx, nil, args...)
-	}
+func (t Tool) resize(ctx context.Context, path string, f Format, size int64) (err error) {
 	file, err := os.OpenFile(path, os.O_RDWR|openFlags, 0)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	args[4] = firstFile
-	return t.runTool(ctx, []*os.File{file}, args...)
+	sandbox := t.sandbox(size)
+	takeBack, err := lend(file, sandbox.User)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, takeBack()) }()
+	return runTool(ctx, sandbox.Command(ctx, []*os.File{file}, t.Path, "resize", "-q", "-f", string(f), firstFile, strconv.FormatInt(size, 10)))
 }
 
 // The paths at which the program finds the files that it inherits.
@@ -77,8 +82,9 @@ const (
 
 // Convert copies the disk in from (format ff) into a new image at to (format tf)
 // and leaves out zeros. A qcow2 image is read together with its backing files, so
-// an image from outside must have passed Inspect. With a Credential, a backing file
-// with a relative name is not found. An incomplete result is removed.
+// an image from outside must have passed Inspect; a backing file with a relative name is
+// not found, and with Users one that their group cannot read neither. An incomplete result
+// is removed. Nobody else may resize or convert the image at from meanwhile.
 func (t Tool) Convert(ctx context.Context, from string, ff Format, to string, tf Format) error {
 	for _, p := range []string{from, to} {
 		if err := checkPath(p); err != nil {
@@ -95,55 +101,97 @@ func (t Tool) Convert(ctx context.Context, from string, ff Format, to string, tf
 	return nil
 }
 
-func (t Tool) convert(ctx context.Context, from string, ff Format, to string, tf Format) error {
-	args := []string{"convert", "-q", "-f", string(ff), "-O", string(tf)}
-	if t.Credential == nil {
-		return t.runTool(ctx, nil, append(args, from, to)...)
-	}
+func (t Tool) convert(ctx context.Context, from string, ff Format, to string, tf Format) (err error) {
 	src, err := os.OpenFile(from, os.O_RDONLY|openFlags, 0)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	size, err := diskSize(from, ff)
+	if err != nil {
+		return err
+	}
 	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_RDWR|openFlags, 0o600)
 	if err != nil {
 		return err
 	}
 	defer dst.Close()
-	if err := dst.Chown(int(t.Credential.Uid), int(t.Credential.Gid)); err != nil {
-		return err
+	sandbox := t.sandbox(size)
+	for _, file := range []*os.File{src, dst} {
+		if file == src && readableBy(src, sandbox.User) {
+			continue
+		}
+		takeBack, err := lend(file, sandbox.User)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, takeBack()) }()
 	}
-	return t.runTool(ctx, []*os.File{src, dst}, append(args, firstFile, secondFile)...)
+	return runTool(ctx, sandbox.Command(ctx, []*os.File{src, dst}, t.Path, "convert", "-q", "-f", string(ff), "-O", string(tf), firstFile, secondFile))
 }
 
-// bounded is a shell command that limits its own address space and then becomes the
-// program.
-const bounded = `ulimit -c 0; [ "$1" = 0 ] || ulimit -v "$1" || exit 125; shift; exec "$@"`
-
-// runTool runs the program. files are its file descriptors from number 3 on.
-func (t Tool) runTool(ctx context.Context, files []*os.File, args ...string) error {
-	argv := append([]string{"-c", bounded, "sh", strconv.FormatInt(t.MemoryBytes/1024, 10), t.Path}, args...)
-	cmd := exec.CommandContext(ctx, "/bin/sh", argv...)
-	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
-	cmd.WaitDelay = 5 * time.Second
-	cmd.ExtraFiles = files
-	if t.Credential != nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: t.Credential}
-		cmd.Dir = "/"
+// sandbox returns a sandbox for one run that writes an image of a disk of size bytes. A
+// qcow2 image has tables besides the disk.
+func (t Tool) sandbox(size int64) program.Sandbox {
+	const least = 64 << 20
+	s := program.Sandbox{MemoryBytes: t.MemoryBytes, FileBytes: size + size/64 + least, CPUTime: t.CPUTime}
+	if t.Users != nil {
+		s.User = t.Users.Next()
 	}
+	return s
+}
+
+// readableBy reports whether the user can open the file for reading although it is not the
+// owner.
+func readableBy(file *os.File, user *program.User) bool {
+	info, err := file.Stat()
+	if err != nil || user == nil {
+		return false
+	}
+	mode := info.Mode().Perm()
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if ok && st.Gid == user.GID {
+		return mode&0o040 != 0
+	}
+	return mode&0o004 != 0
+}
+
+// lend makes the user the owner of a file until takeBack is called.
+func lend(file *os.File, user *program.User) (takeBack func() error, err error) {
+	if user == nil {
+		return func() error { return nil }, nil
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil, fmt.Errorf("%s has no owner", file.Name())
+	}
+	if err := file.Chown(int(user.UID), -1); err != nil {
+		return nil, err
+	}
+	return func() error { return file.Chown(int(st.Uid), -1) }, nil
+}
+
+// runTool runs qemu-img.
+func runTool(ctx context.Context, cmd *exec.Cmd) error {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := program.Run(cmd); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		text := strings.TrimSpace(out.String())
-		if strings.Contains(text, "No space left on device") || strings.Contains(text, "Disk quota exceeded") {
-			return fmt.Errorf("%w: %s", ErrNoSpace, text)
-		}
-		return fmt.Errorf("qemu-img %s: %w: %s", args[0], err, text)
+	err := program.Run(cmd)
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
 	}
-	return nil
+	text := strings.TrimSpace(out.String())
+	var exit *exec.ExitError
+	switch {
+	case strings.Contains(text, "No space left on device"), strings.Contains(text, "Disk quota exceeded"):
+		return fmt.Errorf("%w: %s", ErrNoSpace, text)
+	case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGXFSZ, strings.Contains(text, "File too large"):
+		return fmt.Errorf("%w: it grows beyond its size", ErrTooLarge)
+	}
+	return fmt.Errorf("qemu-img: %w: %s", err, text)
 }
 
 // checkPath refuses a path that qemu-img could take for something other than a file.

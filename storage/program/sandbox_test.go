@@ -1,0 +1,96 @@
+package program_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"virtmesh/storage/program"
+)
+
+// A confined program has no rights, no network and bounds, and two of them are different
+// users.
+func TestSandboxConfines(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	users := program.NewUsers(1_900_000_000, 2, 23456)
+	seen := map[string]bool{}
+	for range 2 {
+		s := program.Sandbox{User: users.Next(), MemoryBytes: 1 << 30, FileBytes: 1 << 20, CPUTime: time.Minute}
+		if err := s.Check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		const script = `grep -E "^(Uid|Gid|Groups|CapPrm|CapBnd|NoNewPrivs):" /proc/self/status; cat /proc/net/dev /proc/self/limits; pwd; env`
+		cmd := s.Command(t.Context(), nil, "sh", "-c", script)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := program.Run(cmd); err != nil {
+			t.Fatalf("%v: %s", err, &out)
+		}
+		said := strings.Join(strings.Fields(out.String()), " ")
+		user := fmt.Sprint("Uid: ", s.User.UID, " ", s.User.UID, " ", s.User.UID, " ", s.User.UID)
+		for _, want := range []string{
+			user, "Gid: 23456 23456 23456 23456 Groups: CapPrm: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1",
+			"Max address space 1073741824 1073741824", "Max file size 1048576 1048576", "Max cpu time 60 60", "Max core file size 0 0", " / ",
+		} {
+			if !strings.Contains(said, want) {
+				t.Errorf("%q is missing: %s", want, said)
+			}
+		}
+		for _, card := range cards(t) {
+			if strings.Contains(said, card+": ") {
+				t.Errorf("it sees the network card %s: %s", card, said)
+			}
+		}
+		seen[user] = true
+	}
+	if len(seen) != 2 {
+		t.Errorf("the users are %v", seen)
+	}
+}
+
+// cards returns the network cards of this machine that are up, without loopback.
+func cards(t *testing.T) (names []string) {
+	t.Helper()
+	all, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, card := range all {
+		if card.Flags&net.FlagUp != 0 && card.Flags&net.FlagLoopback == 0 {
+			names = append(names, card.Name)
+		}
+	}
+	return names
+}
+
+// Without a user only the bounds hold, and who cannot be confined is told.
+func TestSandboxOfAnyUser(t *testing.T) {
+	s := program.Sandbox{FileBytes: 1 << 20}
+	if err := s.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	t.Setenv("PATH", t.TempDir())
+	if err := s.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "prlimit") {
+		t.Errorf("without prlimit: %v", err)
+	}
+}
+
+// The program ends with its context.
+func TestSandboxEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cmd := program.Sandbox{}.Command(ctx, nil, "sh", "-c", "exec tail -f /dev/null")
+	if err := program.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := cmd.Wait(); err == nil {
+		t.Error("it ended well")
+	}
+}
