@@ -119,6 +119,7 @@ func (a *Agent) addLoops(context.Context) error {
 		{Name: "old tokens", Run: func(ctx context.Context) error {
 			return a.member.PruneTokens(ctx, func() bool { return a.view.stewardship.Mine("tokens", objects.Key{Name: "tokens"}) })
 		}},
+		{Name: "ended certificates", Run: a.member.CutOffEnded},
 	}
 	a.loops = append(a.loops, a.host.Loops()...)
 	loops, err := roster.Loops(roster.Deps{

@@ -117,6 +117,10 @@ func explain(err error) string {
 	if errors.As(err, &kind) {
 		return fmt.Sprintf("this mesh does not serve the kind %s of %s; %s", kind.GroupKind.Kind, kind.GroupKind.Group, listOfKinds)
 	}
+	if apierrors.IsUnauthorized(err) && !fault.Known(err) {
+		// The library for the API's clients drops the host's own words.
+		return "the hosts do not take the kubeconfig's certificate: it was revoked, or is not in the mesh's list ('virtmesh cert ls'); root on any host makes a new one: virtmesh kubeconfig --output FILE"
+	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) && status.Status().Message != "" {
 		return strings.ReplaceAll(status.Status().Message, "\n", " ")
@@ -141,7 +145,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		BashComplete:              complete(nil),
 		Action:                    groupAction("virtmesh", cli.ShowAppHelp),
 		Commands: finishCommands("virtmesh", []*cli.Command{
-			agentCommand(), tokenCommand(), kubeconfigCommand(),
+			agentCommand(), tokenCommand(), kubeconfigCommand(), certCommand(),
 			statusCommand(), doctorCommand(), nodeCommand(), levelCommand(), vmCommand(), operationCommand(),
 			getCommand(), applyCommand(), deleteCommand(), describeCommand(), eventsCommand(),
 			completionCommand(), labCommand(), manCommand(),

@@ -120,6 +120,7 @@ func baseConnection(c *cli.Context) (*connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
+	warnOfEndedCertificate(c, config)
 	return &connection{rest: config, namespace: namespace}, nil
 }
 

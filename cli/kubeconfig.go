@@ -11,11 +11,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"virtmesh/agent/identity"
 	"virtmesh/agent/port/admin"
 	"virtmesh/storage/durable"
 )
@@ -23,9 +25,12 @@ import (
 func kubeconfigCommand() *cli.Command {
 	return &cli.Command{
 		Name: "kubeconfig", Usage: "make an administrator's kubeconfig for this mesh",
-		Description: "The kubeconfig names the host that answers; any other host would do as well. Keep it secret: it contains a private key.",
+		Description: "The kubeconfig names the host that answers; any other host would do as well. Keep it secret: it contains a private key. " +
+			"Root on a host can make one at any time. With a kubeconfig that is still valid, anyone can make the next one for himself, for up to 30 days after root made the first.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write it to `FILE`, which only its owner can read, instead of printing it; a file that is there is replaced"},
+			&cli.StringFlag{Name: "user", Usage: "the name of the person whose it is, by which 'virtmesh cert' lists and revokes it (default: " + identity.AdminName + ", or who asks)"},
+			&cli.DurationFlag{Name: "ttl", Action: mustBePositive("ttl"), Usage: fmt.Sprintf("how long it is valid, at most %gh (default: %gh)", identity.MaxAdminLifetime.Hours(), identity.DefaultAdminLifetime.Hours())},
 			&cli.StringFlag{Name: "name", Value: "virtmesh", Usage: "the name of the cluster and the context in it"},
 			&cli.StringFlag{Name: "server", Usage: "the https URL to put in it (default: the answering host)"},
 		},
@@ -46,7 +51,7 @@ func kubeconfig(c *cli.Context) error {
 		return err
 	}
 	var issued admin.Credentials
-	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/credentials", admin.CredentialsRequest{CSR: string(csr)}, &issued); err != nil {
+	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/credentials", admin.CredentialsRequest{CSR: string(csr), User: c.String("user"), TTL: c.Duration("ttl")}, &issued); err != nil {
 		return err
 	}
 	server := issued.Server
@@ -71,7 +76,7 @@ func kubeconfig(c *cli.Context) error {
 	if err := durable.WriteFile(path, data, 0o600); err != nil {
 		return fmt.Errorf("write the kubeconfig: %w", err)
 	}
-	fmt.Fprintf(c.App.ErrWriter, "wrote %s\n", path)
+	fmt.Fprintf(c.App.ErrWriter, "wrote %s, valid until %s\n", path, issued.Expires.Local().Format(time.DateTime))
 	return nil
 }
 

@@ -50,6 +50,9 @@ type fakeMesh struct {
 	removed []string
 	ttl     time.Duration
 	csr     []byte
+	asked   admin.CredentialsRequest
+	// unlistedBy is who refused certificates that are not listed.
+	unlistedBy string
 	// removedByForce is the force of the last removal.
 	removedByForce bool
 	// mayLeave says that no instances run on the host; left counts its departures.
@@ -79,9 +82,33 @@ func (m *fakeMesh) RevokeToken(_ context.Context, id string) error {
 	return nil
 }
 
-func (m *fakeMesh) IssueCredentials(_ context.Context, csr []byte) (*admin.Credentials, error) {
-	m.csr = csr
+func (m *fakeMesh) IssueCredentials(_ context.Context, r admin.CredentialsRequest, _ string) (*admin.Credentials, error) {
+	m.csr, m.asked = []byte(r.CSR), r
 	return &admin.Credentials{Server: "https://192.0.2.1:7443", CA: "the CA", Certificate: "the certificate"}, nil
+}
+
+func (m *fakeMesh) ListCertificates(context.Context) (*admin.Certificates, error) {
+	at := time.Now()
+	return &admin.Certificates{UnlistedAccepted: m.unlistedBy == "", Certificates: []admin.Certificate{
+		{KeyHash: strings.Repeat("0a", 32), User: "alice", Host: "host1", Issued: at, Expires: at.Add(time.Hour)},
+		{KeyHash: strings.Repeat("0b", 32), User: "bob", Issued: at, Expires: at.Add(-time.Hour)},
+		{KeyHash: strings.Repeat("0c", 32), User: "carol", Issued: at, Expires: at.Add(time.Hour), Revoked: &at, RevokedBy: "root"},
+	}}, nil
+}
+
+func (m *fakeMesh) RevokeCertificates(_ context.Context, which, _ string) ([]admin.Certificate, error) {
+	switch which {
+	case "alice":
+		return []admin.Certificate{{KeyHash: strings.Repeat("0a", 32), User: "alice"}}, nil
+	case "carol":
+		return nil, nil
+	}
+	return nil, fault.New(fault.NotFound, "no certificate is of a user %q", which)
+}
+
+func (m *fakeMesh) RefuseUnlistedCertificates(_ context.Context, by string) error {
+	m.unlistedBy = by
+	return nil
 }
 
 func (m *fakeMesh) Leave(context.Context) error {

@@ -18,8 +18,6 @@ const (
 	CALifetime = 10 * 365 * 24 * time.Hour
 	// DefaultNodeLifetime is how long a host certificate is valid.
 	DefaultNodeLifetime = 24 * time.Hour
-	// DefaultAdminLifetime is how long an administrator's certificate is valid.
-	DefaultAdminLifetime = 365 * 24 * time.Hour
 	// maxBackdate bounds how long before its signing a certificate becomes valid: for as long
 	// as it is valid afterwards, but not longer. The clocks of two hosts may differ by hours,
 	// and each must take the certificates of the other for valid.
@@ -121,8 +119,8 @@ func (c *CA) IssueNode(pub *ecdsa.PublicKey, node Node, sans []string, lifetime 
 }
 
 // IssueClient signs a client certificate for a user of the API and returns it as PEM.
-// It refuses subjects that name a host; only IssueNode makes those. The certificate
-// cannot be revoked before it expires.
+// It refuses subjects that name a host; only IssueNode makes those. Signer stores the
+// record without which hosts do not take it.
 func (c *CA) IssueClient(pub *ecdsa.PublicKey, user string, groups []string, lifetime time.Duration) ([]byte, error) {
 	if user == "" {
 		return nil, errors.New("client certificate: user name is empty")

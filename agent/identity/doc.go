@@ -13,8 +13,9 @@
 // The replicated store holds, under /mesh/, what every host must agree on: the CA
 // (/mesh/ca), the gossip keys (/mesh/gossip), the tokens (/mesh/tokens/<id>), one
 // record per host (/mesh/hosts/<name>), a mark for each membership that has ended
-// (/mesh/departed/<host ID>), and a mark for each name whose host was removed by force,
-// until another machine takes the name (/mesh/expelled/<name>). A token is stored as the
+// (/mesh/departed/<host ID>), a mark for each name whose host was removed by force,
+// until another machine takes the name (/mesh/expelled/<name>), and a record for each
+// certificate of a person (/mesh/clients/<hash of its key>). A token is stored as the
 // hash of its secret.
 //
 // # Names
@@ -42,8 +43,7 @@
 //
 // # What it does not do
 //
-// It opens no port and speaks no protocol: agent/port/enrol does. There is no revocation
-// list: an administrator's certificate is valid until it expires. A host's certificate is
+// It opens no port and speaks no protocol: agent/port/enrol does. A host's certificate is
 // valid for hours and is not renewed once the host's record is gone; Hosts.Admit refuses
 // it even before it expires. The package does not replace the CA of a running mesh.
 package identity

@@ -170,6 +170,7 @@ func (i *Identity) commitSeed(ctx context.Context, store Store, caKey []byte, ve
 	}{
 		{KeyCA, CARecord{MeshID: i.MeshID(), Certificate: bundle, Key: caKey, Bundle: bundle}},
 		{KeyGossip, GossipRecord{Keys: i.GossipKeys()}},
+		{KeyListedOnly, ListedOnly{By: "the mesh's first host", At: i.info.Joined}},
 		{HostKey(i.Host()), HostRecord{
 			Name: i.Host(), ID: i.info.HostID, MeshAddress: i.info.MeshAddress, GossipAddress: i.info.GossipAddress, SANs: i.info.SANs,
 			KeyPin: pin.String(), Version: version, FeatureLevel: featureLevel, Joined: i.info.Joined,

@@ -2,7 +2,6 @@ package membership
 
 import (
 	"context"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"time"
@@ -77,30 +76,6 @@ func (a administration) RevokeToken(ctx context.Context, id string) error {
 		return fmt.Errorf("token %s: %w", id, fault.NotFound)
 	}
 	return err
-}
-
-// IssueCredentials implements admin.Mesh.
-func (a administration) IssueCredentials(ctx context.Context, csrPEM []byte) (*admin.Credentials, error) {
-	block, _ := pem.Decode(csrPEM)
-	if block == nil || block.Type != "CERTIFICATE REQUEST" {
-		return nil, fault.InField("csr", "is not a PEM certificate request")
-	}
-	key, err := identity.ParseCSR(block.Bytes)
-	if err != nil {
-		return nil, fault.InField("csr", "cannot be read: %w", err)
-	}
-	ca, bundle, err := a.signer.CA(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read the mesh's CA: %w", err)
-	}
-	certificate, err := ca.IssueClient(key, identity.AdminName, []string{identity.AdminOrganization}, identity.DefaultAdminLifetime)
-	if err != nil {
-		return nil, fmt.Errorf("sign the administrator's certificate: %w", err)
-	}
-	return &admin.Credentials{
-		Server: "https://" + a.config.MeshAddress(), CA: string(bundle), Certificate: string(certificate),
-		Expires: time.Now().Add(identity.DefaultAdminLifetime),
-	}, nil
 }
 
 // Leave implements admin.Mesh. It refuses while guests run on this host, because no

@@ -1,60 +1,111 @@
 package membership
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 )
 
 // Admission decides which hosts and which certificates are accepted. The zero value
 // accepts no host. Its methods may be called concurrently.
 type Admission struct {
-	hosts atomic.Pointer[identity.Hosts]
+	records atomic.Pointer[admissionRecords]
+}
+
+// admissionRecords are what an Admission decides by.
+type admissionRecords struct {
+	hosts   *identity.Hosts
+	clients *identity.Clients
 }
 
 // errNotOpen refuses other hosts while this one starts.
 var errNotOpen = errors.New("this host's replica is not open yet")
 
-// open makes Admit accept the hosts that the records in hosts allow.
-func (a *Admission) open(hosts *identity.Hosts) { a.hosts.Store(hosts) }
+// open makes Admit accept the hosts, and Judge the people, that the records in the store
+// allow.
+func (a *Admission) open(store identity.Store) {
+	a.records.Store(&admissionRecords{identity.NewHosts(store), identity.NewClients(store)})
+}
 
 // Admit refuses machines that were removed and whose certificates are still valid.
 // Until the replica is open it refuses every host, because the removals are not known
 // yet, and a removed machine that was accepted then would keep its connection.
 func (a *Admission) Admit(node identity.Node) error {
-	hosts := a.hosts.Load()
-	if hosts == nil {
+	records := a.records.Load()
+	if records == nil {
 		return errNotOpen
 	}
-	return hosts.Admit(node)
+	return records.hosts.Admit(node)
 }
 
 // StillMember refuses machines whose membership has ended, for what they sign. Until the
 // replica is open it refuses every host.
 func (a *Admission) StillMember(node identity.Node) error {
-	hosts := a.hosts.Load()
-	if hosts == nil {
+	records := a.records.Load()
+	if records == nil {
 		return errNotOpen
 	}
-	return hosts.StillMember(node)
+	return records.hosts.StillMember(node)
 }
 
-// Judge returns an error if a verified client certificate is no longer valid: it has
-// expired since its connection was made, or it names a host that was removed.
-func (a *Admission) Judge(cert *x509.Certificate) error {
-	if time.Now().After(cert.NotAfter) {
-		return fmt.Errorf("the client certificate ended at %s", cert.NotAfter.Format(time.RFC3339))
+// Judge returns an error if a verified client certificate is not or no longer valid: it has
+// expired since its connection was made, it names a host that was removed, or it is a
+// person's and was revoked or is not listed. It may ask the mesh, for a bounded time.
+func (a *Admission) Judge(ctx context.Context, cert *x509.Certificate) error {
+	if err := expired(cert); err != nil {
+		return err
 	}
-	if !identity.ClaimsNode(cert) {
+	if identity.ClaimsNode(cert) {
+		return a.judgeHost(cert)
+	}
+	records := a.records.Load()
+	if records == nil {
+		return errNotOpen
+	}
+	return records.clients.Judge(ctx, cert)
+}
+
+// Ended returns an error if an open connection must not go on that was made with a
+// certificate: its host was removed, or it is a person's and has ended, was revoked or is not
+// listed. Connections of hosts outlive their certificates, which are renewed. What is
+// not known for certain ends no connection. It does not block.
+func (a *Admission) Ended(cert *x509.Certificate) error {
+	if identity.ClaimsNode(cert) {
+		if err := a.judgeHost(cert); errors.Is(err, fault.Expelled) {
+			return err
+		}
 		return nil
 	}
+	if err := expired(cert); err != nil {
+		return err
+	}
+	records := a.records.Load()
+	if records == nil {
+		return nil
+	}
+	if err := records.clients.Ended(cert); errors.Is(err, fault.Unauthorized) {
+		return err
+	}
+	return nil
+}
+
+func (a *Admission) judgeHost(cert *x509.Certificate) error {
 	node, err := identity.NodeOf(cert)
 	if err != nil {
 		return err
 	}
 	return a.Admit(node)
+}
+
+func expired(cert *x509.Certificate) error {
+	if time.Now().After(cert.NotAfter) {
+		return fmt.Errorf("the client certificate ended at %s", cert.NotAfter.Format(time.RFC3339))
+	}
+	return nil
 }

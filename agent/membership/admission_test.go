@@ -21,7 +21,7 @@ func TestCertificatesAreJudgedPerRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := identitytest.NewMesh(t)
 		var a Admission
-		a.open(identity.NewHosts(m.Store))
+		a.open(m.Store)
 		handler := port.JudgeClients(a.Judge, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if _, allowed := port.FromAdministrator(r); !allowed {
 				w.WriteHeader(http.StatusForbidden)
@@ -37,11 +37,16 @@ func TestCertificatesAreJudgedPerRequest(t *testing.T) {
 			handler.ServeHTTP(w, r)
 			return w
 		}
-		admin, host, leaf := m.Admin(t, time.Hour).Leaf, m.First.Leaf(), m.Host(t, "host2", 0).Leaf()
+		clients := identity.NewClients(m.Store)
+		admin, revoked, forged := listedAdmin(t, m), listedAdmin(t, m), m.Admin(t, time.Hour).Leaf
+		if _, err := clients.Revoke(t.Context(), identity.KeyHash(identity.PinOf(revoked)), "root"); err != nil {
+			t.Fatal(err)
+		}
+		host, leaf := m.First.Leaf(), m.Host(t, "host2", 0).Leaf()
 		for what, c := range map[string]struct {
 			cert *x509.Certificate
 			want int
-		}{"administrator": {admin, 200}, "host": {host, 403}, "nobody": {nil, 403}} {
+		}{"administrator": {admin, 200}, "revoked": {revoked, 401}, "of a key that the mesh does not know": {forged, 401}, "host": {host, 403}, "nobody": {nil, 403}} {
 			if w := ask(c.cert); w.Code != c.want {
 				t.Errorf("%s: status %d, want %d", what, w.Code, c.want)
 			}
@@ -60,4 +65,22 @@ func TestCertificatesAreJudgedPerRequest(t *testing.T) {
 			t.Errorf("another host gets status %d", w.Code)
 		}
 	})
+}
+
+// listedAdmin returns an administrator's certificate for an hour that is in the mesh's list.
+func listedAdmin(t *testing.T, m *identitytest.Mesh) *x509.Certificate {
+	t.Helper()
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, _, _, err := identity.NewSigner(m.Store, 0).IssueAdministrator(t.Context(), identity.ClientRequest{Key: &key.PublicKey, TTL: time.Hour, Host: "host1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs, err := identity.ParseCertificates(chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certs[0]
 }

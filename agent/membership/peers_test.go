@@ -25,7 +25,7 @@ func TestNobodyIsAdmittedBeforeTheReplicaIsOpen(t *testing.T) {
 	if err := a.Admit(node); !errors.Is(err, errNotOpen) {
 		t.Errorf("admitted by a host that knows nothing: %v", err)
 	}
-	a.open(identity.NewHosts(identitytest.NewStore()))
+	a.open(identitytest.NewStore())
 	if err := a.Admit(node); err != nil {
 		t.Errorf("refused by a host that knows nothing against it: %v", err)
 	}

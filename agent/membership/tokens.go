@@ -90,7 +90,7 @@ func (a *tokenAges) read(ctx context.Context, store *raftstore.Store, log *slog.
 }
 
 // PruneTokens measures how old the join tokens are, and periodically deletes those that can
-// no longer be used, until ctx ends. Only the host for which myTurn returns true does this, to avoid double work;
+// no longer be used, and the records of people's certificates that ended long ago, until ctx ends. Only the host for which myTurn returns true does this, to avoid double work;
 // two hosts at once would do no harm.
 func (m *Member) PruneTokens(ctx context.Context, myTurn func() bool) error {
 	var following sync.WaitGroup
@@ -108,6 +108,9 @@ func (m *Member) PruneTokens(ctx context.Context, myTurn func() bool) error {
 			}
 			if _, err := identity.NewTokens(m.records).Prune(ctx, m.tokens.unchanged); err != nil {
 				m.log.Warn("old tokens could not be removed", "err", err)
+			}
+			if _, err := identity.NewClients(m.records).Prune(ctx); err != nil {
+				m.log.Warn("records of old certificates could not be removed", "err", err)
 			}
 		}
 	}

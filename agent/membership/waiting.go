@@ -166,9 +166,22 @@ func (m waitingMesh) ListTokens(context.Context) ([]admin.Token, error) { return
 func (m waitingMesh) RevokeToken(context.Context, string) error { return m.refuse() }
 
 // IssueCredentials implements admin.Mesh.
-func (m waitingMesh) IssueCredentials(context.Context, []byte) (*admin.Credentials, error) {
+func (m waitingMesh) IssueCredentials(context.Context, admin.CredentialsRequest, string) (*admin.Credentials, error) {
 	return nil, m.refuse()
 }
+
+// ListCertificates implements admin.Mesh.
+func (m waitingMesh) ListCertificates(context.Context) (*admin.Certificates, error) {
+	return nil, m.refuse()
+}
+
+// RevokeCertificates implements admin.Mesh.
+func (m waitingMesh) RevokeCertificates(context.Context, string, string) ([]admin.Certificate, error) {
+	return nil, m.refuse()
+}
+
+// RefuseUnlistedCertificates implements admin.Mesh.
+func (m waitingMesh) RefuseUnlistedCertificates(context.Context, string) error { return m.refuse() }
 
 // Leave implements admin.Mesh.
 func (m waitingMesh) Leave(context.Context) error { return m.refuse() }

@@ -52,12 +52,15 @@ type countedConn struct {
 	end       sync.Once
 }
 
-// countOpen counts the connection as open; leave is called when it closes.
+// countOpen counts the connection as open, by the gauge unless it is nil; leave is called
+// when it closes.
 func (c *countedConn) countOpen(open prometheus.Gauge, leave func()) {
 	counted := false
 	c.start.Do(func() {
 		c.open, c.leave, counted = open, leave, true
-		open.Inc()
+		if open != nil {
+			open.Inc()
+		}
 	})
 	if !counted {
 		leave()
@@ -85,6 +88,8 @@ func (c *countedConn) Close() error {
 		c.start.Do(func() {})
 		if c.open != nil {
 			c.open.Dec()
+		}
+		if c.leave != nil {
 			c.leave()
 		}
 	})

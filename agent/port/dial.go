@@ -59,8 +59,10 @@ func (p *Port) dial(ctx context.Context, proto, host, addr string) (*Conn, error
 		return nil, err
 	}
 	setKeepAlive(raw)
+	counted := &countedConn{Conn: raw}
+	counted.allowance.Store(unlimited)
 	var peer string
-	conn := tls.Client(raw, &tls.Config{
+	conn := tls.Client(counted, &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{proto},
 		GetClientCertificate:   p.cfg.Credentials.GetClientCertificate,
@@ -81,6 +83,7 @@ func (p *Port) dial(ctx context.Context, proto, host, addr string) (*Conn, error
 		_ = conn.Close()
 		return nil, fmt.Errorf("%w: the other side speaks %q", ErrProtocol, got)
 	}
+	counted.countOpen(nil, p.open.track(counted, conn.ConnectionState().PeerCertificates[0]))
 	return &Conn{Conn: conn, peer: peer}, nil
 }
 

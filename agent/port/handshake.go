@@ -69,6 +69,9 @@ func (p *Port) serveConn(ctx context.Context, raw net.Conn, place *places.Place)
 		hs.listener = to
 	}
 	p.metrics.countHandshake(sideServer, hs.proto, resultOK, time.Since(start))
+	if certs := conn.ConnectionState().PeerCertificates; len(certs) > 0 {
+		leave = p.open.track(counted, certs[0])
+	}
 	counted.countOpen(p.metrics.openConns(hs.proto), leave)
 
 	var out net.Conn = conn
@@ -86,7 +89,7 @@ func (p *Port) serveConn(ctx context.Context, raw net.Conn, place *places.Place)
 // as long as the caller keeps it. leave must be called when the connection closes.
 func (p *Port) enterStranger(conn *tls.Conn, counted *countedConn) (leave func(), ok bool) {
 	if len(conn.ConnectionState().PeerCertificates) > 0 {
-		return func() {}, true
+		return nil, true
 	}
 	place, ok := p.strangers.Take(places.AddrOf(conn.RemoteAddr()), 1, func() {
 		places.SetAbort(counted.Conn)

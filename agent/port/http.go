@@ -195,11 +195,12 @@ func (s *HTTPServers) Close() {
 
 // JudgeClients refuses requests whose client certificate judge rejects. The mesh port
 // only checks a certificate when the connection is made, and a client can keep a busy
-// connection open for as long as it likes.
-func JudgeClients(judge func(*x509.Certificate) error, next http.Handler) http.Handler {
+// connection open for as long as it likes. judge may take until the context of the request
+// ends.
+func JudgeClients(judge func(context.Context, *x509.Certificate) error, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-			if err := judge(r.TLS.PeerCertificates[0]); err != nil {
+			if err := judge(r.Context(), r.TLS.PeerCertificates[0]); err != nil {
 				refuseClient(w, err)
 				return
 			}

@@ -26,6 +26,7 @@ type Port struct {
 	// pace is that of strangers' handshakes.
 	pace     *rate.Limiter
 	refusals *places.RefusalLog
+	open     openConns
 
 	cancel context.CancelFunc
 	done   sync.WaitGroup

@@ -234,7 +234,7 @@ func (l *Lab) writeKubeconfig(ctx context.Context, h Host) error {
 	if _, err := os.Stat(l.Kubeconfig(h)); err == nil {
 		return nil
 	}
-	kubeconfig, err := l.virtmesh(ctx, h, "kubeconfig", "--name", "lab-"+h.Name)
+	kubeconfig, err := l.virtmesh(ctx, h, "kubeconfig", "--name", "lab-"+h.Name, "--ttl", "720h")
 	if err != nil {
 		return err
 	}

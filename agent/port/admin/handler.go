@@ -22,7 +22,7 @@ type Mesh interface {
 	CreateToken(ctx context.Context, ttl time.Duration) (*Token, error)
 	ListTokens(ctx context.Context) ([]Token, error)
 	RevokeToken(ctx context.Context, id string) error
-	IssueCredentials(ctx context.Context, csrPEM []byte) (*Credentials, error)
+	People
 	// Leave hands over this host's duties and stops its agent for good.
 	Leave(ctx context.Context) error
 	// RemoveHost removes a dead host from the mesh.
@@ -73,13 +73,7 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 	mux.HandleFunc("DELETE /mesh/v1/tokens/{id}", replySoon(func(r *http.Request) (any, error) {
 		return nil, mesh.RevokeToken(r.Context(), r.PathValue("id"))
 	}))
-	mux.HandleFunc("POST /mesh/v1/credentials", replySoon(func(r *http.Request) (any, error) {
-		var request CredentialsRequest
-		if err := decodeBody(r, &request); err != nil {
-			return nil, err
-		}
-		return mesh.IssueCredentials(r.Context(), []byte(request.CSR))
-	}))
+	handleCertificates(mux, mesh, authenticate)
 	mux.HandleFunc("POST /mesh/v1/leave", replyJSON(func(r *http.Request) (any, error) {
 		return nil, mesh.Leave(r.Context())
 	}))

@@ -55,9 +55,24 @@ func (m *fakeMesh) RevokeToken(_ context.Context, id string) error {
 	return fmt.Errorf("token %s: %w", id, fault.NotFound)
 }
 
-func (m *fakeMesh) IssueCredentials(_ context.Context, csr []byte) (*admin.Credentials, error) {
-	m.note("credentials %s", csr)
+func (m *fakeMesh) IssueCredentials(_ context.Context, r admin.CredentialsRequest, from string) (*admin.Credentials, error) {
+	m.note("credentials %s for %q by %q", r.CSR, r.User, from)
 	return &admin.Credentials{Server: "https://192.0.2.1:7443"}, nil
+}
+
+func (m *fakeMesh) ListCertificates(context.Context) (*admin.Certificates, error) {
+	m.note("list certificates")
+	return &admin.Certificates{Certificates: []admin.Certificate{{KeyHash: "0a", User: "alice"}}, UnlistedAccepted: true}, nil
+}
+
+func (m *fakeMesh) RevokeCertificates(_ context.Context, which, by string) ([]admin.Certificate, error) {
+	m.note("revoke certificates of %s for %s", which, by)
+	return []admin.Certificate{{KeyHash: "0a", User: which}}, nil
+}
+
+func (m *fakeMesh) RefuseUnlistedCertificates(_ context.Context, by string) error {
+	m.note("refuse unlisted for %s", by)
+	return nil
 }
 
 func (m *fakeMesh) Leave(context.Context) error {
@@ -102,7 +117,13 @@ func TestHandler(t *testing.T) {
 		{"list tokens", "GET /mesh/v1/tokens", "", 200, `"id":"abc"`, "list tokens"},
 		{"revoke", "DELETE /mesh/v1/tokens/abc", "", 204, "", "revoke abc"},
 		{"revoke what is not there", "DELETE /mesh/v1/tokens/nope", "", 404, "token nope: not found", "revoke nope"},
-		{"credentials", "POST /mesh/v1/credentials", `{"csr":"pem"}`, 200, `"server":"https://192.0.2.1:7443"`, "credentials pem"},
+		{"credentials", "POST /mesh/v1/credentials", `{"csr":"pem"}`, 200, `"server":"https://192.0.2.1:7443"`, `credentials pem for "" by ""`},
+		{"credentials of a person", "POST /mesh/v1/credentials", `{"csr":"pem","user":"alice","ttl":60000000000}`, 200, `"server":`, `credentials pem for "alice" by ""`},
+		{"certificates", "GET /mesh/v1/certificates", "", 200, `"unlistedAccepted":true`, "list certificates"},
+		{"revoke certificates", "POST /mesh/v1/certificates/revocations", `{"certificate":"alice"}`, 200, `[{"keyHash":"0a","user":"alice"`, "revoke certificates of alice for root"},
+		{"revoke unlisted certificates", "POST /mesh/v1/certificates/revocations", `{"unlisted":true}`, 200, `[]`, "refuse unlisted for root"},
+		{"revoke nothing", "POST /mesh/v1/certificates/revocations", `{}`, 400, "certificate", ""},
+		{"revoke two things", "POST /mesh/v1/certificates/revocations", `{"certificate":"alice","unlisted":true}`, 400, "certificate", ""},
 		{"a failure", "POST /mesh/v1/leave", "", 500, "no leader", "leave"},
 		{"a refusal", "DELETE /mesh/v1/hosts/host2", "", 400, "host2 is alive", "remove host2 for root, force false"},
 		{"by force", "DELETE /mesh/v1/hosts/host2?force=true", "", 400, "host2 is alive", "remove host2 for root, force true"},
@@ -200,7 +221,7 @@ func (*leaderless) ListTokens(ctx context.Context) ([]admin.Token, error) { retu
 
 func (*leaderless) RevokeToken(ctx context.Context, _ string) error { return wait(ctx) }
 
-func (*leaderless) IssueCredentials(ctx context.Context, _ []byte) (*admin.Credentials, error) {
+func (*leaderless) IssueCredentials(ctx context.Context, _ admin.CredentialsRequest, _ string) (*admin.Credentials, error) {
 	return nil, wait(ctx)
 }
 

@@ -108,6 +108,12 @@ type Token struct {
 type CredentialsRequest struct {
 	// CSR is a PEM certificate request. The names in it are ignored.
 	CSR string `json:"csr"`
+	// User is the name of the person who shall have it; empty stands for the name of who
+	// asks, or for the common administrator if root on the host asks. Only root on a host
+	// may name another person.
+	User string `json:"user,omitempty"`
+	// TTL is how long it shall be valid, in nanoseconds; zero stands for the default.
+	TTL time.Duration `json:"ttl,omitempty"`
 }
 
 // Credentials holds what a client needs to write a kubeconfig.
@@ -118,4 +124,41 @@ type Credentials struct {
 	CA          string    `json:"ca"`
 	Certificate string    `json:"certificate"`
 	Expires     time.Time `json:"expires"`
+	// User and KeyHash are those of the certificate in the list.
+	User    string `json:"user,omitempty"`
+	KeyHash string `json:"keyHash,omitempty"`
+}
+
+// Certificates lists the certificates of people.
+type Certificates struct {
+	Certificates []Certificate `json:"certificates"`
+	// UnlistedAccepted says that hosts also take certificates that are not in the list, which
+	// earlier versions have signed.
+	UnlistedAccepted bool `json:"unlistedAccepted"`
+}
+
+// Certificate is a certificate that the mesh has given to a person.
+type Certificate struct {
+	// KeyHash is the SHA-256 of its public key (SubjectPublicKeyInfo), in hexadecimal.
+	KeyHash string `json:"keyHash"`
+	User    string `json:"user"`
+	// Host is the host that signed it.
+	Host    string    `json:"host,omitempty"`
+	Issued  time.Time `json:"issued"`
+	Expires time.Time `json:"expires"`
+	// RenewedFrom is the hash of the key of the certificate whose owner asked for this one;
+	// empty if root on a host asked.
+	RenewedFrom string `json:"renewedFrom,omitempty"`
+	// Revoked is when it was revoked, RevokedBy by whom.
+	Revoked   *time.Time `json:"revoked,omitempty"`
+	RevokedBy string     `json:"revokedBy,omitempty"`
+}
+
+// RevocationRequest asks to revoke certificates of people. One of its fields is set.
+type RevocationRequest struct {
+	// Certificate is a user's name, for all certificates of that user, or the hash of a key
+	// or at least 8 digits of its beginning.
+	Certificate string `json:"certificate,omitempty"`
+	// Unlisted ends all certificates that are not in the list.
+	Unlisted bool `json:"unlisted,omitempty"`
 }

@@ -1,0 +1,207 @@
+package identity
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"virtmesh/agent/fault"
+	"virtmesh/raftstore"
+)
+
+const (
+	// ClientsPrefix, followed by the hash of its key, holds the ClientRecord of each
+	// certificate that the mesh has given to a person.
+	ClientsPrefix = "/mesh/clients/"
+	// KeyListedOnly holds the ListedOnly of a mesh that takes no certificates of people but
+	// those that it has records of.
+	KeyListedOnly = "/mesh/listed-only"
+)
+
+const (
+	// DefaultAdminLifetime is how long an administrator's certificate is valid.
+	DefaultAdminLifetime = 8 * time.Hour
+	// MaxAdminLifetime is the longest time that one can be given. It also bounds renewals: no
+	// certificate is valid for longer after root had the first of them signed.
+	MaxAdminLifetime = 30 * 24 * time.Hour
+	// unlistedLifetime is how long certificates were valid that have no record: versions
+	// without records signed for a year.
+	unlistedLifetime = 365 * 24 * time.Hour
+	// keepEnded is how long a record stays after its certificate has ended. It is longer than
+	// any clock may be ahead: a revocation must not be forgotten while another host takes the
+	// certificate for valid.
+	keepEnded = MaxAdminLifetime
+)
+
+// KeyHash returns the SHA-256 of a public key in its SubjectPublicKeyInfo form, in
+// hexadecimal. Certificates of people are known by it.
+func KeyHash(pin Pin) string { return hex.EncodeToString(pin[:]) }
+
+// ClientRecord is a certificate that the mesh has given to a person.
+type ClientRecord struct {
+	// KeyHash is the KeyHash of the certificate's key.
+	KeyHash string `json:"keyHash"`
+	// User is the certificate's common name.
+	User string `json:"user"`
+	// Host is the host that signed it.
+	Host    string    `json:"host,omitempty"`
+	Issued  time.Time `json:"issued"`
+	Expires time.Time `json:"expires"`
+	// RenewedFrom is the KeyHash of the certificate whose owner asked for this one; empty if
+	// root on a host asked.
+	RenewedFrom string `json:"renewedFrom,omitempty"`
+	// FirstIssued is when the first certificate was issued that this one renews, at any
+	// remove, or this one.
+	FirstIssued time.Time `json:"firstIssued"`
+	// Revoked is nil while the certificate may be used.
+	Revoked *Revocation `json:"revoked,omitempty"`
+}
+
+// Revocation says who revoked a certificate, and when.
+type Revocation struct {
+	By string    `json:"by"`
+	At time.Time `json:"at"`
+}
+
+// ListedOnly says who ended the certificates without a record, and when.
+type ListedOnly struct {
+	By string    `json:"by"`
+	At time.Time `json:"at"`
+}
+
+// Clients are the certificates of people. Its methods may be called concurrently.
+type Clients struct{ store Store }
+
+// NewClients returns the certificates of people in a store.
+func NewClients(store Store) *Clients { return &Clients{store: store} }
+
+func clientKey(keyHash string) string { return ClientsPrefix + keyHash }
+
+// Ended returns a fault.Unauthorized if this host's copy of the state says that a person's
+// certificate may not be used: it was revoked, or has no record where one is needed. It
+// does not look at the clock, and does not block.
+func (c *Clients) Ended(cert *x509.Certificate) error {
+	return c.ended(context.Background(), cert, raftstore.ReadOptions{Consistency: raftstore.Local})
+}
+
+// Judge is Ended for a certificate that was just shown. One that this host's copy of the
+// state does not know may be new: Judge then asks the mesh, until ctx ends.
+func (c *Clients) Judge(ctx context.Context, cert *x509.Certificate) error {
+	err := c.Ended(cert)
+	var unlisted *unlistedError
+	if !errors.As(err, &unlisted) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, defaultPatience)
+	defer cancel()
+	switch asked := c.ended(ctx, cert, raftstore.ReadOptions{}); {
+	case asked == nil || errors.Is(asked, fault.Unauthorized):
+		return asked
+	default:
+		return err // the mesh cannot be asked
+	}
+}
+
+// unlistedError refuses a certificate that has no record.
+type unlistedError struct{ keyHash string }
+
+// Error names the certificate by its key.
+func (e *unlistedError) Error() string {
+	return fmt.Sprintf("the mesh has not listed a client certificate with the key %s", e.keyHash)
+}
+
+func (c *Clients) ended(ctx context.Context, cert *x509.Certificate, opts raftstore.ReadOptions) error {
+	keyHash := KeyHash(PinOf(cert))
+	rec, _, err := c.get(ctx, keyHash, opts)
+	switch {
+	case err == nil && rec.Revoked != nil:
+		return fault.New(fault.Unauthorized, "the client certificate of %s was revoked by %s at %s",
+			rec.User, rec.Revoked.By, rec.Revoked.At.Format(time.RFC3339)).WithRemedy(newCertificateRemedy)
+	case err == nil:
+		return nil
+	case !errors.Is(err, fault.NotFound):
+		return err
+	}
+	only, err := c.ListedOnly(ctx, opts)
+	if err == nil && only {
+		return fault.New(fault.Unauthorized, "%w", &unlistedError{keyHash}).WithRemedy(newCertificateRemedy)
+	}
+	return err
+}
+
+// newCertificateRemedy is what helps somebody whose certificate is refused.
+const newCertificateRemedy = "root on any host makes a new one: virtmesh kubeconfig --output FILE"
+
+// get returns a record as decoded and as stored, or fault.NotFound.
+func (c *Clients) get(ctx context.Context, keyHash string, opts raftstore.ReadOptions) (ClientRecord, raftstore.Record, error) {
+	var rec ClientRecord
+	stored, err := readJSON(ctx, c.store, clientKey(keyHash), opts, &rec)
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return rec, stored, fmt.Errorf("client certificate %s: %w", keyHash, fault.NotFound)
+	}
+	return rec, stored, err
+}
+
+// ListedOnly reports whether the mesh refuses certificates of people that have no record.
+func (c *Clients) ListedOnly(ctx context.Context, opts raftstore.ReadOptions) (bool, error) {
+	_, _, err := c.store.Get(ctx, KeyListedOnly, opts)
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", KeyListedOnly, err)
+	}
+	return true, nil
+}
+
+// List returns all records by the hashes of their keys, also those of certificates that have
+// ended within the last weeks.
+func (c *Clients) List(ctx context.Context) ([]ClientRecord, error) {
+	recs, _, err := c.list(ctx)
+	return recs, err
+}
+
+func (c *Clients) list(ctx context.Context) ([]ClientRecord, []raftstore.Record, error) {
+	res, err := c.store.List(ctx, raftstore.ListRequest{Prefix: ClientsPrefix})
+	if err != nil {
+		return nil, nil, fmt.Errorf("list client certificates: %w", err)
+	}
+	recs := make([]ClientRecord, len(res.Records))
+	for i, r := range res.Records {
+		if err := json.Unmarshal(r.Value, &recs[i]); err != nil {
+			return nil, nil, fmt.Errorf("list client certificates: %s: %w", r.Key, err)
+		}
+	}
+	return recs, res.Records, nil
+}
+
+// Prune deletes the records of certificates that have ended long ago by this host's clock,
+// and returns how many.
+func (c *Clients) Prune(ctx context.Context) (int, error) {
+	recs, stored, err := c.list(ctx)
+	if err != nil {
+		return 0, err
+	}
+	pruned := 0
+	for i, rec := range recs {
+		if time.Since(rec.Expires) < keepEnded {
+			continue
+		}
+		_, err := c.store.Commit(ctx, raftstore.Txn{
+			If:  []raftstore.Condition{{Key: stored[i].Key, ModRevision: stored[i].ModRevision}},
+			Ops: []raftstore.Op{{Key: stored[i].Key, Delete: true}},
+		})
+		var changed *raftstore.ConflictError
+		if err != nil && !errors.As(err, &changed) {
+			return pruned, fmt.Errorf("prune client certificates: %w", err)
+		}
+		if err == nil {
+			pruned++
+		}
+	}
+	return pruned, nil
+}

@@ -1,0 +1,153 @@
+package cli
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"k8s.io/client-go/rest"
+
+	"virtmesh/agent/port/admin"
+)
+
+func certCommand() *cli.Command {
+	return &cli.Command{
+		Name: "cert", Usage: "list and revoke the certificates of administrators",
+		Description: "'virtmesh kubeconfig' makes them. A certificate is known by the hash of its key: SHA-256 of the public key, in hexadecimal.",
+		Subcommands: []*cli.Command{
+			{Name: "ls", Usage: "list certificates, also those that have ended within the last weeks", Flags: []cli.Flag{outputFlag()}, Action: certList},
+			{Name: "revoke", Usage: "make certificates useless at once, on all hosts", ArgsUsage: "USER|HASH...", Action: certRevoke, BashComplete: offer(certificateNames),
+				Description: "A USER stands for all certificates of that name; of a HASH, the first 8 digits are enough. What was renewed from a revoked certificate is revoked too. Open connections are cut off.",
+				Flags: []cli.Flag{yesFlag(),
+					&cli.BoolFlag{Name: "unlisted", Usage: "revoke all certificates that are not in the list, which earlier versions have signed for a year; needs --yes"}}},
+		},
+	}
+}
+
+const certificatesPath = "/mesh/v1/certificates"
+
+func certList(c *cli.Context) error {
+	conn, err := connect(c)
+	if err != nil {
+		return err
+	}
+	var list admin.Certificates
+	if err := conn.mesh(c.Context, http.MethodGet, certificatesPath, nil, &list); err != nil {
+		return err
+	}
+	if printed, err := printValue(c, list); printed {
+		return err
+	}
+	wide := c.String("output") == "wide"
+	rows := make([][]string, 0, len(list.Certificates))
+	for _, cert := range list.Certificates {
+		rows = append(rows, certificateRow(cert, wide))
+	}
+	header := []string{"USER", "STATE", "EXPIRES", "HASH"}
+	if wide {
+		header = append(header, "ISSUED", "HOST", "RENEWED FROM", "REVOKED BY")
+	}
+	if err := printColumns(c.App.Writer, header, rows); err != nil {
+		return err
+	}
+	if list.UnlistedAccepted {
+		fmt.Fprintln(c.App.ErrWriter, "Certificates that are not in this list are valid too: earlier versions signed them for a year. 'virtmesh cert revoke --unlisted --yes' ends them all.")
+	}
+	return nil
+}
+
+// shortHash is how many digits of a hash a table shows.
+const shortHash = 16
+
+func certificateRow(cert admin.Certificate, wide bool) []string {
+	state := "valid"
+	switch {
+	case cert.Revoked != nil:
+		state = "revoked"
+	case time.Now().After(cert.Expires):
+		state = "expired"
+	}
+	hash, from := cert.KeyHash, cert.RenewedFrom
+	if !wide {
+		return []string{cert.User, state, cert.Expires.Local().Format(time.DateTime), hash[:min(len(hash), shortHash)]}
+	}
+	return []string{cert.User, state, cert.Expires.Local().Format(time.DateTime), hash,
+		cert.Issued.Local().Format(time.DateTime), cert.Host, from[:min(len(from), shortHash)], cert.RevokedBy}
+}
+
+func certRevoke(c *cli.Context) error {
+	unlisted := c.Bool("unlisted")
+	switch {
+	case !unlisted && !c.Args().Present():
+		return errors.New("name a user, or the hash of a key; 'virtmesh cert ls' lists them")
+	case unlisted && c.Args().Present():
+		return errors.New("--unlisted takes no names: it ends all certificates that are not in the list")
+	case unlisted && !c.Bool("yes"):
+		return errors.New("kubeconfigs that earlier versions made would stop working at once, for good; repeat with --yes")
+	}
+	conn, err := connect(c)
+	if err != nil {
+		return err
+	}
+	revoke := func(request admin.RevocationRequest) (revoked []admin.Certificate, err error) {
+		return revoked, conn.mesh(c.Context, http.MethodPost, certificatesPath+"/revocations", request, &revoked)
+	}
+	if unlisted {
+		if _, err := revoke(admin.RevocationRequest{Unlisted: true}); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(c.App.Writer, "only certificates in the list are valid from now on")
+		return err
+	}
+	for _, which := range c.Args().Slice() {
+		revoked, err := revoke(admin.RevocationRequest{Certificate: which})
+		if err != nil {
+			return err
+		}
+		for _, cert := range revoked {
+			fmt.Fprintf(c.App.Writer, "certificate %s of %s revoked\n", cert.KeyHash[:min(len(cert.KeyHash), shortHash)], cert.User)
+		}
+		if len(revoked) == 0 {
+			fmt.Fprintf(c.App.Writer, "%s: revoked already\n", which)
+		}
+	}
+	return nil
+}
+
+// warnOfEndedCertificate says that the certificate of a kubeconfig has ended, by this machine's
+// clock: hosts refuse it in a handshake, which has no words for what to do.
+func warnOfEndedCertificate(c *cli.Context, config *rest.Config) {
+	block, _ := pem.Decode(config.CertData)
+	if block == nil {
+		return
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err == nil && time.Now().After(cert.NotAfter) {
+		fmt.Fprintf(c.App.ErrWriter, "The certificate in the kubeconfig ended at %s. Root on any host makes a new one: virtmesh kubeconfig --output FILE\n", cert.NotAfter.Local().Format(time.DateTime))
+	}
+}
+
+// certificateNames are the users whose certificates can be revoked.
+func certificateNames(c *cli.Context) ([]string, error) {
+	conn, err := connect(c)
+	if err != nil {
+		return nil, err
+	}
+	var list admin.Certificates
+	if err := conn.mesh(c.Context, http.MethodGet, certificatesPath, nil, &list); err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	var users []string
+	for _, cert := range list.Certificates {
+		if cert.Revoked == nil && !seen[cert.User] {
+			seen[cert.User] = true
+			users = append(users, cert.User)
+		}
+	}
+	return users, nil
+}
