@@ -117,8 +117,8 @@ func explain(err error) string {
 	if errors.As(err, &kind) {
 		return fmt.Sprintf("this mesh does not serve the kind %s of %s; %s", kind.GroupKind.Kind, kind.GroupKind.Group, listOfKinds)
 	}
-	if apierrors.IsUnauthorized(err) && !fault.Known(err) {
-		// The library for the API's clients drops the host's own words.
+	if apierrors.IsUnauthorized(err) && strings.Contains(err.Error(), "has asked for the client to provide credentials") {
+		// The library for the API's clients has dropped the host's own words.
 		return "the hosts do not take the kubeconfig's certificate: it was revoked, or is not in the mesh's list ('virtmesh cert ls'); root on any host makes a new one: virtmesh kubeconfig --output FILE"
 	}
 	var status apierrors.APIStatus
