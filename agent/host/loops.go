@@ -113,7 +113,7 @@ func (h *Host) addPublisher(deps Deps) (err error) {
 	cfg.Host, cfg.Store, cfg.Cache, cfg.Claims = deps.Self.Name, deps.Store, deps.Cache, deps.Claims
 	cfg.Describe = func() publish.Description {
 		description := h.platform.describe(deps.Self, deps.Subnet.String())
-		description.Conditions = append(description.Conditions, h.pools.condition(), h.reserve.Condition())
+		description.Conditions = append(description.Conditions, h.pools.condition(), h.reserve.Condition(), h.confinement.condition())
 		return description
 	}
 	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "node"), deps.Metrics

@@ -39,8 +39,13 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 	}
 	h.onClose(func() { images.Close() })
 	log := deps.Logger.With("part", "volumes")
+	converters := config.Hypervisor.converters(uint32(group))
+	h.confinement = openConfinement(ctx, h.platform.capabilities.SecurityModels, converters)
+	for _, fault := range h.confinement.faults() {
+		deps.Logger.Warn("guests of this host are less apart than they could be", "because", fault)
+	}
 	h.pools, err = openPools(ctx, poolOptions{
-		pools: config.Pools, host: deps.Self.Name, stateDir: deps.Self.StateDir, converters: config.Hypervisor.converters(uint32(group)), log: log,
+		pools: config.Pools, host: deps.Self.Name, stateDir: deps.Self.StateDir, converters: converters, log: log,
 		reserve: config.Capacity.ReservedDiskBytes, nodes: objects.For[*corev1.Node](deps.Cache), events: deps.Recorder,
 	})
 	if err != nil {
@@ -65,6 +70,6 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 	if err != nil {
 		return fmt.Errorf("open the disks of instances: %w", err)
 	}
-	h.volumes = volumes.New(volumes.Config{Store: deps.Store, Images: images, Disks: disks, Claims: h.provisioner, Group: uint32(group), Room: h.reserve.Check, Events: deps.Recorder})
+	h.volumes = volumes.New(volumes.Config{Store: deps.Store, Images: images, Disks: disks, Claims: h.provisioner, Group: uint32(group), LetPass: func() error { return letPass(emulatorStateDir) }, Room: h.reserve.Check, Events: deps.Recorder})
 	return nil
 }

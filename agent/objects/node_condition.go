@@ -11,6 +11,10 @@ import (
 // pools of its configuration.
 const NodePoolsUsable corev1.NodeConditionType = "PoolsUsable"
 
+// NodeGuestsConfined is the type of a Node's condition that tells whether all that keeps
+// guests apart from each other and from the host is there.
+const NodeGuestsConfined corev1.NodeConditionType = "GuestsConfined"
+
 // NodeCondition returns a condition of a Node; the zero value if the Node does not have
 // it.
 func NodeCondition(n *corev1.Node, kind corev1.NodeConditionType) corev1.NodeCondition {

@@ -104,8 +104,8 @@ func checkSeccomp(f Facts) []Finding {
 	return pass(check, "")
 }
 
-// checkConfinement checks that libvirt gives each guest a profile of its own. Without one,
-// all emulators of the host can reach the disks of all its guests.
+// checkConfinement checks that libvirt gives each guest a profile of its own, as it must
+// where the kernel can. Without one, users and file modes alone keep emulators apart.
 func checkConfinement(f Facts) []Finding {
 	const check = "confinement"
 	if f.Libvirt.Err != "" {
@@ -118,10 +118,10 @@ func checkConfinement(f Facts) []Finding {
 	}
 	const without = "guests are not kept apart by AppArmor: "
 	switch {
-	case f.QEMU.Settings["security_driver"] == "none":
-		return warn(check, without+"security_driver is none", "remove the setting security_driver from /etc/libvirt/qemu.conf, then systemctl restart libvirtd")
+	case f.QEMU.Settings["security_driver"] == "none" && f.QEMU.AppArmor:
+		return fail(check, without+"security_driver is none", "remove the setting security_driver from /etc/libvirt/qemu.conf, then systemctl restart libvirtd")
 	case f.QEMU.AppArmor:
-		return warn(check, without+"the kernel has it, and libvirtd does not use it", "apt-get install apparmor, then systemctl restart apparmor libvirtd")
+		return fail(check, without+"the kernel has it, and libvirtd does not use it", "apt-get install apparmor, then systemctl restart apparmor libvirtd")
 	}
 	return warn(check, without+"it is not switched on in the kernel", "apt-get install apparmor, and boot without apparmor=0")
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"virtmesh/agent"
+	"virtmesh/agent/host/daemonconf"
 	"virtmesh/agent/host/hypervisor/kvmprobe"
 	"virtmesh/agent/host/network"
 )
@@ -92,19 +93,7 @@ func (r reader) glob(pattern string) []string {
 // settings returns the values of a file of lines KEY = VALUE, as libvirt's configuration and
 // /etc/default have them, without quotes.
 func (r reader) settings(path string) map[string]string {
-	settings := map[string]string{}
-	for line := range strings.Lines(r.text(path)) {
-		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
-		if !ok || strings.HasPrefix(key, "#") {
-			continue
-		}
-		value = strings.TrimSpace(value)
-		if i := strings.Index(value, " #"); i >= 0 {
-			value = strings.TrimSpace(value[:i])
-		}
-		settings[strings.TrimSpace(key)] = strings.Trim(value, `"'`)
-	}
-	return settings
+	return daemonconf.Parse(r.text(path))
 }
 
 func readPrograms() map[string]string {

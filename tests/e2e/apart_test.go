@@ -9,7 +9,10 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/objects"
 )
 
 // emulator is the process of a guest on a host, and whom it runs as.
@@ -93,6 +96,14 @@ func TestGuestsAreApart(t *testing.T) {
 		if shown := fmt.Sprint(vmi.Status.RuntimeUser); shown != e.uid {
 			t.Errorf("the status of %s shows uid %s, it runs as %s", name, shown, e.uid)
 		}
+	}
+	// A lab has neither AppArmor nor SELinux; the rest is there.
+	node, err := a.CoreV1().Nodes().Get(t.Context(), host, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if confined := objects.NodeCondition(node, objects.NodeGuestsConfined); !strings.HasPrefix(confined.Message, "libvirt uses neither AppArmor nor SELinux;") {
+		t.Errorf("the Node says %+v", confined)
 	}
 	one, other := emulatorOf(t, host, ns, "one"), emulatorOf(t, host, ns, "other")
 

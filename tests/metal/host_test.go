@@ -14,7 +14,10 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/objects"
 )
 
 // Emulated on an emulated host, a guest takes seconds to start and a minute or two to
@@ -83,6 +86,20 @@ func instance(ctx context.Context, host, name string) (*kubevirtv1.VirtualMachin
 	return vmi, json.Unmarshal([]byte(out), vmi)
 }
 
+// guestsConfined is what a host's Node says of what keeps its guests apart.
+func guestsConfined(t *testing.T, host string) corev1.NodeCondition {
+	t.Helper()
+	out, err := virtmesh(t.Context(), host, "", "get", "node", host, "-o", "json")
+	node := &corev1.Node{}
+	if err == nil {
+		err = json.Unmarshal([]byte(out), node)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects.NodeCondition(node, objects.NodeGuestsConfined)
+}
+
 // answers pings a guest from the host that runs it. A guest that has booted answers.
 func answers(ctx context.Context, host, name string) error {
 	vmi, err := instance(ctx, host, name)
@@ -149,6 +166,9 @@ func TestGuestIsConfinedAndOutlivesTheAgent(t *testing.T) {
 		if got := regexp.MustCompile(`(?m)^` + field + `:\s+(\S+)`).FindStringSubmatch(status); got == nil || got[1] != want {
 			t.Errorf("%s of the guest's process is %v, want %s", field, got, want)
 		}
+	}
+	if told := guestsConfined(t, "host1"); told.Status != corev1.ConditionTrue {
+		t.Errorf("the Node says of the confinement of guests: %+v", told)
 	}
 	for _, how := range []string{"systemctl restart virtmesh", "systemctl kill --signal KILL --kill-whom main virtmesh"} {
 		before := inside(t, "host1", "systemctl show -P MainPID virtmesh")

@@ -33,6 +33,9 @@ type Capabilities struct {
 	// EFI and SecureBoot say whether such firmware is installed, TPM whether guests
 	// can be given one.
 	EFI, SecureBoot, TPM bool
+	// SecurityModels are what the hypervisor confines emulators with, such as "apparmor"
+	// and "dac" (users and file modes).
+	SecurityModels []string
 	// MemoryEncryption names the technologies for confidential guests: "sev", "tdx".
 	MemoryEncryption []string
 }

@@ -140,6 +140,11 @@ func hostCapabilities(caps *libvirtxml.Caps, out *hypervisor.Capabilities) {
 			}
 		}
 	}
+	for _, model := range caps.Host.SecModel {
+		if model.Name != "none" {
+			out.SecurityModels = append(out.SecurityModels, model.Name)
+		}
+	}
 	if numa := caps.Host.NUMA; numa != nil && numa.Cells != nil {
 		for _, cell := range numa.Cells.Cells {
 			node := numaNode(cell)

@@ -18,7 +18,7 @@ const hostXML = `<capabilities><host><uuid>6f1c1d9e-37b7-4d5b-9d0e-8b6e2a3c4d01<
 <cell id='0'><memory unit='KiB'>1048576</memory><pages unit='KiB' size='4'>200000</pages><pages unit='KiB' size='2048'>64</pages>
 <cpus num='2'><cpu id='0'/><cpu id='2'/></cpus></cell>
 <cell id='1'><memory unit='KiB'>2097152</memory><pages unit='KiB' size='2048'>0</pages><cpus num='1'><cpu id='1'/></cpus></cell>
-</cells></topology></host>
+</cells></topology><secmodel><model>none</model></secmodel><secmodel><model>dac</model><baselabel type='kvm'>+64055:+109</baselabel></secmodel></host>
 <guest><os_type>hvm</os_type><arch name='i686'><emulator>/usr/bin/qemu-system-i386</emulator><machine maxCpus='1'>isapc</machine><domain type='kvm'/></arch></guest>
 <guest><os_type>hvm</os_type><arch name='x86_64'><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <machine maxCpus='288'>pc-q35-7.2</machine><machine canonical='pc-q35-7.2' maxCpus='288'>q35</machine>
@@ -38,7 +38,8 @@ func parsedHost(t *testing.T, text string) hypervisor.Capabilities {
 
 func TestHostCapabilities(t *testing.T) {
 	want := hypervisor.Capabilities{
-		HostUUID: "6f1c1d9e-37b7-4d5b-9d0e-8b6e2a3c4d01", Arch: "x86_64", Emulator: "/usr/bin/qemu-system-x86_64",
+		SecurityModels: []string{"dac"},
+		HostUUID:       "6f1c1d9e-37b7-4d5b-9d0e-8b6e2a3c4d01", Arch: "x86_64", Emulator: "/usr/bin/qemu-system-x86_64",
 		CPUs: 3, MemoryBytes: 3 << 30, HugepageSizes: []uint64{2048, 1048576},
 		NUMANodes: []hypervisor.NUMANode{
 			{ID: 0, MemoryBytes: 1 << 30, CPUs: []int{0, 2}, Hugepages: map[uint64]int64{2048: 64}},

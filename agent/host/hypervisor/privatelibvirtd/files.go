@@ -3,6 +3,7 @@ package privatelibvirtd
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -21,6 +22,10 @@ func Prepare(c Config) error {
 		if err := os.MkdirAll(b.Source, 0o755); err != nil {
 			return fmt.Errorf("private libvirt: %w", err)
 		}
+	}
+	// Distributions close this folder to others.
+	if err := os.Mkdir(filepath.Join(c.Dir, "lib", "qemu"), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("private libvirt: %w", err)
 	}
 	for name, text := range map[string]string{
 		"libvirtd.conf": libvirtdConf(c),
