@@ -9,6 +9,7 @@ import (
 
 	"virtmesh/agent/host/network"
 	"virtmesh/agent/hostname"
+	"virtmesh/netplug"
 	"virtmesh/storage/ephemeral"
 	"virtmesh/storage/program"
 )
@@ -91,7 +92,7 @@ type NetworkConfig struct {
 	// Domain is the DNS domain of guests.
 	Domain string `json:"domain"`
 	// Bridges connect guests to the networks that the host's interfaces are
-	// on; NetworkAttachmentDefinitions name them.
+	// on; NetworkAttachmentDefinitions name them, and may name no others.
 	Bridges []BridgeConfig `json:"bridges,omitempty"`
 	// ProtectedNetworks are IPv4 networks that guests of the default network may not open
 	// connections to, and that images are not fetched from, besides the hosts' own and
@@ -124,15 +125,42 @@ func (c NetworkConfig) validate() error {
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.validateBridges())...)
 }
 
 // BridgeConfig is a bridge for secondary networks.
 type BridgeConfig struct {
 	// Name is what a NetworkAttachmentDefinition's "bridge" says.
 	Name string `json:"name"`
-	// Uplink is an interface of the host without addresses of its own.
-	Uplink string `json:"uplink"`
+	// Uplink is an interface of the host without addresses of its own. Without one, the
+	// bridge is one that the administrator makes and connects.
+	Uplink string `json:"uplink,omitempty"`
+}
+
+// validateBridges names the bridges that cannot work. One of them would leave all guests
+// without network.
+func (c NetworkConfig) validateBridges() error {
+	var errs []error
+	bad := func(i int, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("network.bridges[%d]"+format, append([]any{i}, args...)...))
+	}
+	for i, b := range c.Bridges {
+		if err := (netplug.Bridge{Name: b.Name, Uplink: b.Uplink}).Validate(); err != nil {
+			bad(i, ": %w", err)
+		}
+		if b.Name == network.PodBridge {
+			bad(i, ".name: %s is the bridge of the default network", b.Name)
+		}
+		for j, other := range c.Bridges[:i] {
+			if b.Name == other.Name {
+				bad(i, ".name: %s is already bridges[%d]", b.Name, j)
+			}
+			if b.Uplink != "" && b.Uplink == other.Uplink {
+				bad(i, ".uplink: %s is already that of bridges[%d]", b.Uplink, j)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ImageConfig describes the cache of container disks.

@@ -27,6 +27,26 @@ func TestProtectedNetworksAreChecked(t *testing.T) {
 	}
 }
 
+// A bridge that cannot be made is named, before it leaves all guests without network.
+func TestBridgesAreChecked(t *testing.T) {
+	for text, want := range map[string]string{
+		`[{"name": "br1", "uplink": "eth1"}, {"name": "br-own"}]`: "",
+		`[{"uplink": "eth1"}]`:                                                   "network.bridges[0]: bridge.name",
+		`[{"name": "br1"}, {"name": "br 2", "uplink": "eth1"}]`:                  "network.bridges[1]: bridge.name",
+		`[{"name": "br1", "uplink": "eth1"}, {"name": "br1", "uplink": "eth2"}]`: "network.bridges[1].name: br1 is already bridges[0]",
+		`[{"name": "br1", "uplink": "eth1"}, {"name": "br2", "uplink": "eth1"}]`: "network.bridges[1].uplink: eth1 is already that of bridges[0]",
+		`[{"name": "virtmesh0", "uplink": "eth1"}]`:                              "network.bridges[0].name: virtmesh0 is the bridge of the default network",
+	} {
+		c := DefaultConfig("/var/lib/virtmesh")
+		if err := json.Unmarshal([]byte(`{"network": {"bridges": `+text+`}}`), &c); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Validate(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
 // A registry is written as images' names have it, so that what is listed is what is used.
 func TestRegistriesAreChecked(t *testing.T) {
 	for text, want := range map[string]string{

@@ -39,7 +39,8 @@ type Plug interface {
 type HostBridge struct {
 	// Name is what a NetworkAttachmentDefinition calls it.
 	Name string
-	// Uplink is the host's interface that connects it to the other hosts.
+	// Uplink is the host's interface that connects it to the other hosts. Without one the
+	// bridge is the administrator's.
 	Uplink string
 }
 
@@ -57,7 +58,7 @@ type Config struct {
 	// AttachmentFile keeps what cards in secondary networks are attached to. Its
 	// directory must exist.
 	AttachmentFile string
-	// Bridges are the bridges this host offers to secondary networks.
+	// Bridges are the bridges this host offers to secondary networks, and no others.
 	Bridges []HostBridge
 	// Protection says to which addresses guests may not open connections.
 	Protection
@@ -234,7 +235,7 @@ func (n *Network) addresses() map[string]netip.Addr {
 // storeAttachment reads the definition of a secondary network for a guest that
 // starts, and stores the attachment.
 func (n *Network) storeAttachment(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) error {
-	attachment, err := n.attachment(vmi, network)
+	attachment, err := n.permittedAttachment(vmi, network)
 	if err != nil {
 		return err
 	}

@@ -148,9 +148,9 @@ const lan = `{"type":"bridge","bridge":"br-lan","macspoofchk":true,"mtu":1400,"p
 func TestSecondaryNetwork(t *testing.T) {
 	w := newWorld(t)
 	w.define("ns", "lan", lan)
-	w.define("shared", "tagged", `{"type":"bridge","bridge":"br-lan","vlan":42}`)
+	w.define("default", "tagged", `{"type":"bridge","bridge":"br-lan","vlan":42}`)
 	w.define("ns", "made", `{"type":"bridge","bridge":"br-admin"}`)
-	vmi := w.create(attach(attach(attach(instance("a"), "one", "lan"), "two", "shared/tagged"), "three", "made"))
+	vmi := w.create(attach(attach(attach(instance("a"), "one", "lan"), "two", "default/tagged"), "three", "made"))
 	nics, err := w.network.Connect(t.Context(), vmi)
 	if err != nil || len(nics) != 4 {
 		t.Fatalf("%v, %v", nics, err)
@@ -170,7 +170,42 @@ func TestSecondaryNetwork(t *testing.T) {
 		t.Errorf("%+v", b)
 	}
 	if b := bridges["br-admin"]; !b.AllowExisting || b.Uplink != "" {
-		t.Errorf("a bridge that is not configured: %+v", b)
+		t.Errorf("a bridge of the administrator: %+v", b)
+	}
+}
+
+// A definition leads to the bridges that the host offers, and serves its namespace, or all if
+// it is in namespace default.
+func TestDefinitionsThatAreNotPermitted(t *testing.T) {
+	w := newWorld(t)
+	w.define("ns", "docker", `{"type":"bridge","bridge":"docker0"}`)
+	w.define("ns", "unnamed", `{"type":"bridge"}`)
+	w.define("other", "lan", lan)
+	for network, want := range map[string]string{
+		"docker":    "network second: NetworkAttachmentDefinition ns/docker: host host1 does not offer bridge docker0 to guests",
+		"unnamed":   "does not offer bridge cni0",
+		"other/lan": "NetworkAttachmentDefinition other/lan: only machines of its namespace may use it",
+	} {
+		vmi := w.create(attach(instance("a-"+strings.ReplaceAll(network, "/", "-")), "second", network))
+		if _, err := w.network.Connect(t.Context(), vmi); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", network, err, want)
+		}
+		if tap, ok := w.tap(vmi, "second"); ok {
+			t.Errorf("%s: there is a tap %+v", network, tap)
+		}
+	}
+}
+
+// A guest that an earlier version connected keeps its network, though it could not start
+// with it any more.
+func TestRunningGuestsKeepWhatIsNotOffered(t *testing.T) {
+	w := newWorld(t)
+	w.define("other", "lan", `{"type":"bridge","bridge":"docker0"}`)
+	vmi := w.create(attach(instance("a"), "second", "other/lan"))
+	w.update(vmi, func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Status.Phase = kubevirtv1.Running })
+	w.network.matchInstances()
+	if tap, ok := w.tap(vmi, "second"); !ok || tap.Bridge != "docker0" {
+		t.Errorf("a tap is %v: %+v", ok, tap)
 	}
 }
 

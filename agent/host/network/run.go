@@ -155,7 +155,11 @@ func (n *Network) storeMissingAttachments() {
 			if _, known := n.attached.of(leaseKey(domain.Ref(vmi), name)); known || network.Multus == nil {
 				continue
 			}
-			if err := n.storeAttachment(vmi, network); err != nil {
+			attachment, err := n.attachment(vmi, network)
+			if err == nil {
+				err = n.attached.putAttachment(leaseKey(domain.Ref(vmi), network.Name), attachment)
+			}
+			if err != nil {
 				n.Logger.Warn("the network of a running guest could not be read", "instance", objects.KeyOf(vmi), "network", name, "err", err)
 			}
 		}

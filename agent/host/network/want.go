@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/host/domain"
@@ -156,15 +157,51 @@ func (b *builder) addAttachedTap(vmi *kubevirtv1.VirtualMachineInstance, tap net
 	b.bridges[attachment.Bridge] = bridge
 }
 
-// hostBridge returns the bridge of a secondary network: with the uplink that the host's
-// configuration names, or a bridge that the administrator made.
+// hostBridge returns the bridge of a secondary network as the host's configuration says: with
+// its uplink, or without one a bridge that the administrator made. The configuration may no
+// longer name that of a guest that runs, which keeps it.
 func (n *Network) hostBridge(name string) netplug.Bridge {
-	for _, configured := range n.Bridges {
-		if configured.Name == name {
-			return netplug.Bridge{Name: name, Uplink: configured.Uplink}
-		}
+	if b, ok := n.offeredBridge(name); ok && b.Uplink != "" {
+		return netplug.Bridge{Name: name, Uplink: b.Uplink}
 	}
 	return netplug.Bridge{Name: name, AllowExisting: true}
+}
+
+// offeredBridge returns the bridge that this host offers under a name.
+func (n *Network) offeredBridge(name string) (HostBridge, bool) {
+	i := slices.IndexFunc(n.Bridges, func(b HostBridge) bool { return b.Name == name })
+	if i < 0 {
+		return HostBridge{}, false
+	}
+	return n.Bridges[i], true
+}
+
+// permittedAttachment reads the definition of a secondary network for a guest that starts. A
+// bridge leads to what the host is connected to, so its administrator says which ones there
+// are for guests; and a namespace uses its own definitions and those for all, as Multus has it
+// where it isolates namespaces.
+func (n *Network) permittedAttachment(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) (nad.Network, error) {
+	attachment, err := n.attachment(vmi, network)
+	if err != nil {
+		return nad.Network{}, err
+	}
+	key := definitionKey(vmi, network)
+	if key.Namespace != vmi.Namespace && key.Namespace != metav1.NamespaceDefault {
+		return nad.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: only machines of its namespace may use it: define the network in namespace %s, or in %s for all", key, vmi.Namespace, metav1.NamespaceDefault)
+	}
+	if _, ok := n.offeredBridge(attachment.Bridge); !ok {
+		return nad.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s: host %s does not offer bridge %s to guests: its administrator names bridges in network.bridges of agent.yaml", key, n.Host, attachment.Bridge)
+	}
+	return attachment, nil
+}
+
+// definitionKey names the definition of a secondary network: one of the machine's namespace,
+// or NAMESPACE/NAME.
+func definitionKey(vmi *kubevirtv1.VirtualMachineInstance, network kubevirtv1.Network) objects.Key {
+	if namespace, name, ok := strings.Cut(network.Multus.NetworkName, "/"); ok {
+		return objects.Key{Namespace: namespace, Name: name}
+	}
+	return objects.Key{Namespace: vmi.Namespace, Name: network.Multus.NetworkName}
 }
 
 // attachment reads the definition of a secondary network.
@@ -172,10 +209,7 @@ func (n *Network) attachment(vmi *kubevirtv1.VirtualMachineInstance, network kub
 	if network.Multus == nil {
 		return nad.Network{}, fmt.Errorf("only the pod network and NetworkAttachmentDefinitions (multus) are supported")
 	}
-	key := objects.Key{Namespace: vmi.Namespace, Name: network.Multus.NetworkName}
-	if namespace, name, ok := strings.Cut(network.Multus.NetworkName, "/"); ok {
-		key = objects.Key{Namespace: namespace, Name: name}
-	}
+	key := definitionKey(vmi, network)
 	definition, ok := n.Networks.Get(key)
 	if !ok {
 		return nad.Network{}, fmt.Errorf("NetworkAttachmentDefinition %s does not exist", key)

@@ -109,7 +109,7 @@ func newWorld(t *testing.T) *world {
 	w.config = Config{
 		Host: thisHost, Subnet: subnet, Domain: "mesh.test",
 		LeaseFile: filepath.Join(dir, "leases.json"), AttachmentFile: filepath.Join(dir, "attachments.json"),
-		Bridges:    []HostBridge{{Name: "br-lan", Uplink: "eth1"}},
+		Bridges:    []HostBridge{{Name: "br-lan", Uplink: "eth1"}, {Name: "br-other", Uplink: "eth2"}, {Name: "br-admin"}},
 		Protection: Protection{Protected: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} }},
 		Instances:  objects.For[*kubevirtv1.VirtualMachineInstance](w.Cache),
 		Claims:     claims.NewCache(w.Cache, w.Logger),
