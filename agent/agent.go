@@ -100,7 +100,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("agent stopping", "cause", errors.Join(err, context.Cause(ctx)))
 	a.Shutdown()
 	if errors.Is(err, membership.ErrLeft) {
-		return a.member.Forget()
+		return errors.Join(host.EndGuestServices(a.config.RunDir), a.member.Forget())
 	}
 	return err
 }

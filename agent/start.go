@@ -79,7 +79,7 @@ func (a *Agent) openHost(ctx context.Context) error {
 		return part("look after guests", err)
 	}
 	a.host, err = host.Open(ctx, a.config.HostConfig, host.Deps{
-		Self: host.Self{Name: a.config.Name, Advertise: a.config.Advertise, StateDir: a.config.StateDir, Facts: gossip.Facts{
+		Self: host.Self{Name: a.config.Name, Advertise: a.config.Advertise, StateDir: a.config.StateDir, RunDir: a.config.RunDir, Facts: gossip.Facts{
 			MeshAddr: a.config.MeshAddress(), Zone: a.config.Zone, Version: a.options.Version,
 			LowestFeatureLevel: int(level.Lowest), FeatureLevel: int(level.Highest), Labels: a.config.Labels,
 		}},

@@ -256,7 +256,7 @@ func forgetMesh(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := membership.Forget(config.MembershipConfig, c.String("config")); err != nil {
+	if err := errors.Join(host.EndGuestServices(config.RunDir), membership.Forget(config.MembershipConfig, c.String("config"))); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintln(c.App.Writer, "this machine belongs to no mesh any more; end guests that still run here ('virsh list') before it joins one")

@@ -148,7 +148,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			agentCommand(), tokenCommand(), kubeconfigCommand(), certCommand(),
 			statusCommand(), doctorCommand(), nodeCommand(), levelCommand(), vmCommand(), operationCommand(),
 			getCommand(), applyCommand(), deleteCommand(), describeCommand(), eventsCommand(),
-			completionCommand(), labCommand(), manCommand(),
+			completionCommand(), labCommand(), manCommand(), guestServicesCommand(),
 		}),
 	}
 }

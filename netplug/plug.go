@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -43,8 +44,8 @@ type Config struct {
 	Registerer prometheus.Registerer
 	// ResolvConf is the path of the file that lists the host's upstream name servers.
 	ResolvConf string
-	// Services starts the DHCP and DNS servers of bridges; nil starts real ones.
-	Services ServiceStarter
+	// Services answer the guests' DHCP and DNS requests; nil does it in this process.
+	Services Services
 }
 
 // DefaultConfig returns a Config that lacks only a Kernel.
@@ -68,8 +69,10 @@ type Plug struct {
 	cfg     Config
 	metrics *metrics
 
-	mu       sync.Mutex
-	services *services
+	mu sync.Mutex
+	// noUpstreams is why the last Set found no upstream name servers. A reason is logged
+	// only when it changes.
+	noUpstreams string
 	// busy are the links that the last Set found busy, so that each is logged only once.
 	busy []string
 	// filter is the fingerprint of the filter that the last Set wanted; empty before the
@@ -88,11 +91,11 @@ func New(cfg Config) (*Plug, error) {
 		return nil, err
 	}
 	if cfg.Services == nil {
-		if cfg.Services, err = newServers(cfg.Logger, cfg.Registerer); err != nil {
+		if cfg.Services, err = serversHere(cfg); err != nil {
 			return nil, err
 		}
 	}
-	return &Plug{cfg: cfg, metrics: m, services: newServices(cfg)}, nil
+	return &Plug{cfg: cfg, metrics: m}, nil
 }
 
 // Result says what a Set planned and which parts failed.
@@ -100,7 +103,7 @@ type Result struct {
 	// Plan is what Set had to do; it is empty if the host was as wanted.
 	Plan Plan
 	// Failed holds the errors of the parts that are not as wanted, by subject: "bridge
-	// br1", "tap vm-abc", "packet filter", "dhcp vm-pod".
+	// br1", "tap vm-abc", "packet filter", "dhcp vm-pod", "guest services".
 	Failed map[string]error
 	// FilterLost says that something else changed or removed the packet filter after the
 	// last Set.
@@ -151,7 +154,7 @@ func (p *Plug) setNetwork(ctx context.Context, w Want) (Result, error) {
 		p.filter = have.Filter
 	}
 	if ctx.Err() == nil {
-		p.services.setServices(ctx, w, res)
+		maps.Copy(res.Failed, p.cfg.Services.Set(ctx, p.stateOf(w)))
 	}
 	for _, name := range res.Plan.Busy {
 		if !slices.Contains(p.busy, name) {
@@ -169,7 +172,8 @@ func (p *Plug) WatchFilter(ctx context.Context, changed func()) error {
 	return p.cfg.Kernel.WatchFilter(ctx, changed)
 }
 
-// Close stops the DHCP and DNS servers and waits for them. The network stays as it is.
+// Close ends the DHCP and DNS servers of this process, if there are any, and waits for them.
+// The network stays as it is.
 func (p *Plug) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -177,5 +181,5 @@ func (p *Plug) Close() error {
 		return nil
 	}
 	p.closed = true
-	return p.services.close()
+	return p.cfg.Services.Close()
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +21,7 @@ import (
 	"virtmesh/netplug"
 	"virtmesh/netplug/dhcp"
 	"virtmesh/netplug/dns"
+	"virtmesh/netplug/guestservices"
 	"virtmesh/netplug/netplugtest"
 )
 
@@ -28,6 +30,14 @@ type servers struct {
 	log  []string
 	fail error
 	all  map[string]*server
+	// made counts how often the bridges were made: the kernel gives a new one a new number.
+	made int
+}
+
+func (s *servers) services() netplug.Services {
+	return guestservices.NewServers(guestservices.ServersConfig{
+		Starter: s, Logger: slog.New(slog.DiscardHandler), LinkIndex: func(string) int { return s.made },
+	})
 }
 
 type server struct {
@@ -48,13 +58,13 @@ func (s *servers) start(name string, told any) (*server, error) {
 	return s.all[name], nil
 }
 
-func (s *servers) StartDHCP(_ context.Context, bridge string, pool dhcp.Pool) (netplug.DHCPServer, error) {
-	srv, err := s.start("dhcp "+bridge, describePool(pool))
+func (s *servers) StartDHCP(_ context.Context, b guestservices.Bridge, _ guestservices.Sockets) (guestservices.DHCPServer, error) {
+	srv, err := s.start("dhcp "+b.Name, describePool(*b.DHCP))
 	return dhcpServer{srv}, err
 }
 
-func (s *servers) StartDNS(_ context.Context, bridge string, gw netip.Prefix, z dns.Zone) (netplug.DNSServer, error) {
-	srv, err := s.start("dns "+bridge, fmt.Sprintf("%s %s %v", gw, z.Domain, z.Upstreams))
+func (s *servers) StartDNS(_ context.Context, b guestservices.Bridge, z dns.Zone, _ guestservices.Sockets) (guestservices.DNSServer, error) {
+	srv, err := s.start("dns "+b.Name, fmt.Sprintf("%s %s %v", b.Gateway, z.Domain, z.Upstreams))
 	return dnsServer{srv}, err
 }
 
@@ -67,9 +77,13 @@ func (s *server) Close() error {
 
 type dhcpServer struct{ *server }
 
+func (dhcpServer) Socket() syscall.Conn { return nil }
+
 func (d dhcpServer) Set(p dhcp.Pool) { d.s.log = append(d.s.log, "set "+d.name+" "+describePool(p)) }
 
 type dnsServer struct{ *server }
+
+func (dnsServer) Sockets() (udp, tcp syscall.Conn) { return nil, nil }
 
 func (d dnsServer) Set(z dns.Zone) { d.s.log = append(d.s.log, "set "+d.name+" "+z.Domain) }
 
@@ -87,10 +101,10 @@ func (s *servers) takeLog() string {
 	return out
 }
 
-func newPlug(t *testing.T, k netplug.Kernel, s netplug.ServiceStarter, reg prometheus.Registerer) *netplug.Plug {
+func newPlug(t *testing.T, k netplug.Kernel, s *servers, reg prometheus.Registerer) *netplug.Plug {
 	t.Helper()
 	cfg := netplug.DefaultConfig()
-	cfg.Kernel, cfg.Services, cfg.Registerer = k, s, reg
+	cfg.Kernel, cfg.Services, cfg.Registerer = k, s.services(), reg
 	cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	cfg.ResolvConf = filepath.Join(t.TempDir(), "none")
 	p, err := netplug.New(cfg)
@@ -151,7 +165,7 @@ func TestServersFollowTheWant(t *testing.T) {
 	}, "set dhcp vm-pod 10.9.0.1/24 02:00:00:00:00:01=10.9.0.9\nset dns vm-pod x.example")
 	step(func() { close(s.all["dhcp vm-pod"].done) },
 		"close dhcp vm-pod\nstart dhcp vm-pod 10.9.0.1/24 02:00:00:00:00:01=10.9.0.9\nset dns vm-pod x.example")
-	step(func() { k.Change(func(w *netplug.World) { w.Links = nil }) },
+	step(func() { k.Change(func(w *netplug.World) { w.Links = nil }); s.made++ },
 		"close dhcp vm-pod\nclose dns vm-pod\nstart dhcp vm-pod 10.9.0.1/24 02:00:00:00:00:01=10.9.0.9\nstart dns vm-pod 10.9.0.1/24 x.example [192.0.2.1:53]")
 	step(func() { w.Bridges[0].DNS = false }, "close dns vm-pod\nset dhcp vm-pod 10.9.0.1/24 02:00:00:00:00:01=10.9.0.9")
 	if err := p.Close(); err != nil {
@@ -279,7 +293,7 @@ func TestRepeatedSetsAreQuiet(t *testing.T) {
 	var log bytes.Buffer
 	k := netplugtest.NewFake(netplug.Link{Name: "vm-a", Kind: netplug.KindTap, Alias: "virtmesh:tap:ns/a/net0", Carrier: true})
 	cfg := netplug.DefaultConfig()
-	cfg.Kernel, cfg.Services, cfg.ResolvConf = k, &servers{}, filepath.Join(t.TempDir(), "none")
+	cfg.Kernel, cfg.Services, cfg.ResolvConf = k, (&servers{}).services(), filepath.Join(t.TempDir(), "none")
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	p, err := netplug.New(cfg)
 	if err != nil {

@@ -2,208 +2,58 @@ package netplug
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"slices"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"virtmesh/netplug/dhcp"
 	"virtmesh/netplug/dns"
+	"virtmesh/netplug/guestservices"
 )
 
-// ServiceStarter starts the servers of a bridge. Its methods must not block for longer
-// than opening a socket takes.
-type ServiceStarter interface {
-	StartDHCP(ctx context.Context, bridge string, pool dhcp.Pool) (DHCPServer, error)
-	StartDNS(ctx context.Context, bridge string, gateway netip.Prefix, zone dns.Zone) (DNSServer, error)
-}
-
-// DHCPServer is a running DHCP server, such as *dhcp.Server.
-type DHCPServer interface {
-	Set(dhcp.Pool)
-	Done() <-chan struct{}
-	Close() error
-}
-
-// DNSServer is a running DNS server, such as *dns.Server.
-type DNSServer interface {
-	Set(dns.Zone)
-	Done() <-chan struct{}
+// Services answer the DHCP and DNS requests of guests.
+type Services interface {
+	// Set has them answered as the state says. It returns the failures by subject, such as
+	// "dhcp vm-pod". A Plug never calls it concurrently.
+	Set(ctx context.Context, want guestservices.State) map[string]error
+	// Close releases what answers in this process.
 	Close() error
 }
 
 var (
-	_ DHCPServer     = (*dhcp.Server)(nil)
-	_ DNSServer      = (*dns.Server)(nil)
-	_ ServiceStarter = (*servers)(nil)
+	_ Services = (*guestservices.Servers)(nil)
+	_ Services = (*guestservices.Client)(nil)
 )
 
-// servers starts real servers.
-type servers struct {
-	logger *slog.Logger
-	dhcp   *dhcp.Metrics
-	dns    *dns.Metrics
-}
-
-func newServers(logger *slog.Logger, reg prometheus.Registerer) (*servers, error) {
-	d, err := dhcp.NewMetrics(reg)
+// serversHere returns services that run in this process and end with it.
+func serversHere(cfg Config) (Services, error) {
+	starter, err := guestservices.NewStarter(cfg.Logger, cfg.Registerer)
 	if err != nil {
 		return nil, err
 	}
-	n, err := dns.NewMetrics(reg)
-	if err != nil {
-		return nil, err
-	}
-	return &servers{logger: logger, dhcp: d, dns: n}, nil
+	return guestservices.NewServers(guestservices.ServersConfig{Starter: starter, Logger: cfg.Logger}), nil
 }
 
-// StartDHCP opens a server on the DHCP port of the bridge.
-func (s *servers) StartDHCP(_ context.Context, bridge string, pool dhcp.Pool) (DHCPServer, error) {
-	return dhcp.Start(dhcp.Config{Interface: bridge, Logger: s.logger, Metrics: s.dhcp}, pool)
-}
-
-// StartDNS opens a server on the gateway's DNS port.
-func (s *servers) StartDNS(ctx context.Context, bridge string, gateway netip.Prefix, zone dns.Zone) (DNSServer, error) {
-	cfg := dns.DefaultConfig()
-	cfg.Address = netip.AddrPortFrom(gateway.Addr(), 53)
-	cfg.Interface = bridge
-	cfg.Clients = gateway.Masked()
-	cfg.Logger, cfg.Metrics = s.logger, s.dns
-	return dns.Start(ctx, cfg, zone)
-}
-
-// services holds the running servers by bridge. The lock of the Plug guards it.
-type services struct {
-	cfg  Config
-	dhcp map[string]runningDHCP
-	dns  map[string]runningDNS
-	// noUpstreams is why the last Set found no upstream name servers. A reason is logged
-	// only when it changes.
-	noUpstreams string
-}
-
-type runningDHCP struct {
-	DHCPServer
-	gateway netip.Prefix
-}
-
-type runningDNS struct {
-	DNSServer
-	gateway netip.Prefix
-}
-
-func newServices(cfg Config) *services {
-	return &services{cfg: cfg, dhcp: map[string]runningDHCP{}, dns: map[string]runningDNS{}}
-}
-
-// setServices starts, changes and closes servers as wanted, and adds failures to
-// res.Failed.
-func (s *services) setServices(ctx context.Context, w Want, res Result) {
-	s.endServices(w, res.Plan)
-	zone := s.zone(w)
+// stateOf is what the guests of a Want are answered with.
+func (p *Plug) stateOf(w Want) guestservices.State {
+	state := guestservices.State{Zone: p.zone(w)}
 	for _, b := range w.Bridges {
-		if res.Failed[bridgeSubject(b.Name)] != nil {
+		if b.DHCP == nil && !b.DNS {
 			continue
 		}
+		served := guestservices.Bridge{Name: b.Name, Gateway: b.Address, DNS: b.DNS}
 		if b.DHCP != nil {
-			if err := s.setDHCP(ctx, b, poolOf(b, w.Taps)); err != nil {
-				res.Failed["dhcp "+b.Name] = err
-			}
+			pool := poolOf(b, w.Taps)
+			served.DHCP = &pool
 		}
-		if b.DNS {
-			if err := s.setDNS(ctx, b, zone); err != nil {
-				res.Failed["dns "+b.Name] = err
-			}
-		}
+		state.Bridges = append(state.Bridges, served)
 	}
-}
-
-func (s *services) setDHCP(ctx context.Context, b Bridge, pool dhcp.Pool) error {
-	if srv, ok := s.dhcp[b.Name]; ok {
-		srv.Set(pool)
-		return nil
-	}
-	srv, err := s.cfg.Services.StartDHCP(ctx, b.Name, pool)
-	if err != nil {
-		return err
-	}
-	s.dhcp[b.Name] = runningDHCP{DHCPServer: srv, gateway: b.Address}
-	return nil
-}
-
-func (s *services) setDNS(ctx context.Context, b Bridge, zone dns.Zone) error {
-	if srv, ok := s.dns[b.Name]; ok {
-		srv.Set(zone)
-		return nil
-	}
-	srv, err := s.cfg.Services.StartDNS(ctx, b.Name, b.Address, zone)
-	if err != nil {
-		return err
-	}
-	s.dns[b.Name] = runningDNS{DNSServer: srv, gateway: b.Address}
-	return nil
-}
-
-// endServices closes the servers that are no longer wanted or have ended by themselves. It
-// also closes those whose bridge was made anew or got another address, because their
-// sockets do not notice that.
-func (s *services) endServices(w Want, plan Plan) {
-	stillWanted := func(name string, gateway netip.Prefix, done <-chan struct{}, wanted func(Bridge) bool) bool {
-		select {
-		case <-done:
-			return false
-		default:
-		}
-		return !madeAnew(plan, name) && slices.ContainsFunc(w.Bridges, func(b Bridge) bool {
-			return b.Name == name && b.Address == gateway && wanted(b)
-		})
-	}
-	for name, srv := range s.dhcp {
-		if !stillWanted(name, srv.gateway, srv.Done(), func(b Bridge) bool { return b.DHCP != nil }) {
-			s.logClose("DHCP", name, srv.Close())
-			delete(s.dhcp, name)
-		}
-	}
-	for name, srv := range s.dns {
-		if !stillWanted(name, srv.gateway, srv.Done(), func(b Bridge) bool { return b.DNS }) {
-			s.logClose("DNS", name, srv.Close())
-			delete(s.dns, name)
-		}
-	}
-}
-
-func (s *services) logClose(what, bridge string, err error) {
-	if err != nil {
-		s.cfg.Logger.Warn("could not close a server cleanly", "server", what, "bridge", bridge, "err", err)
-	}
-}
-
-func madeAnew(plan Plan, bridge string) bool {
-	return slices.ContainsFunc(plan.Steps, func(s Step) bool {
-		add, ok := s.Op.(AddBridge)
-		return ok && add.Name == bridge
-	})
-}
-
-func (s *services) close() error {
-	var errs []error
-	for name, srv := range s.dhcp {
-		errs = append(errs, srv.Close())
-		delete(s.dhcp, name)
-	}
-	for name, srv := range s.dns {
-		errs = append(errs, srv.Close())
-		delete(s.dns, name)
-	}
-	return errors.Join(errs...)
+	return state
 }
 
 // zone returns the zone that all name servers answer. It reads the host's own name servers
 // each time, because they change with the networks that the host is in.
-func (s *services) zone(w Want) dns.Zone {
+func (p *Plug) zone(w Want) dns.Zone {
 	z := dns.Zone{Domain: w.DNS.Domain, Records: w.DNS.Records, Upstreams: w.DNS.Upstreams}
 	if len(z.Upstreams) > 0 || !slices.ContainsFunc(w.Bridges, func(b Bridge) bool { return b.DNS }) {
 		return z
@@ -212,16 +62,16 @@ func (s *services) zone(w Want) dns.Zone {
 	for _, b := range w.Bridges {
 		own = append(own, b.Address.Addr())
 	}
-	upstreams, err := dns.Upstreams(s.cfg.ResolvConf, own...)
+	upstreams, err := dns.Upstreams(p.cfg.ResolvConf, own...)
 	reason := ""
 	if err != nil {
-		reason = fmt.Errorf("read %s: %w", s.cfg.ResolvConf, err).Error()
+		reason = fmt.Errorf("read %s: %w", p.cfg.ResolvConf, err).Error()
 	}
-	if reason != "" && reason != s.noUpstreams {
+	if reason != "" && reason != p.noUpstreams {
 		// Guests can still resolve each other's names.
-		s.cfg.Logger.Warn("no upstream name servers", "err", reason)
+		p.cfg.Logger.Warn("no upstream name servers", "err", reason)
 	}
-	s.noUpstreams = reason
+	p.noUpstreams = reason
 	z.Upstreams = upstreams
 	return z
 }

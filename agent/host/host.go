@@ -33,6 +33,8 @@ type Self struct {
 	Advertise string
 	// StateDir holds images, volumes and the files that must outlive the agent.
 	StateDir string
+	// RunDir holds volatile files.
+	RunDir string
 	// Facts are those that do not depend on what the host can run: its address,
 	// zone, labels and version.
 	Facts gossip.Facts

@@ -64,7 +64,7 @@ func testDeps(t *testing.T) Deps {
 	stewardship := stewards.NewStewardship(stewards.StewardshipConfig{Self: "h1", Members: &stewardstest.Members{}})
 	t.Cleanup(stewardship.Close)
 	return Deps{
-		Self:  Self{Name: "h1", Advertise: "192.0.2.1", StateDir: t.TempDir(), Facts: gossip.Facts{Zone: "z", Version: "v"}},
+		Self:  Self{Name: "h1", Advertise: "192.0.2.1", StateDir: t.TempDir(), RunDir: t.TempDir(), Facts: gossip.Facts{Zone: "z", Version: "v"}},
 		Store: store, Cache: cache, Claims: claims.NewCache(cache, log), Recorder: recorder,
 		Stewardship: stewardship, Mesh: lonely{}, ReachesLeader: func(context.Context) bool { return true },
 		Confirm: func(context.Context) error { return nil },

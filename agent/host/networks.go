@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 
 	k8scni "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
@@ -10,8 +11,36 @@ import (
 	"virtmesh/agent/host/network"
 	"virtmesh/agent/objects"
 	"virtmesh/netplug"
+	"virtmesh/netplug/guestservices"
 	"virtmesh/netplug/kernel"
+	"virtmesh/storage/durable"
 )
+
+// guestServicesDir is the folder that an agent with this RunDir shares with the process that
+// answers guests. It is not in RunDir, which is closed to all but root.
+func guestServicesDir(runDir string) string { return filepath.Clean(runDir) + "-guests" }
+
+// EndGuestServices has the process end that answers guests for an agent with this RunDir, on
+// a host that leaves its mesh.
+func EndGuestServices(runDir string) error { return guestservices.Forget(guestServicesDir(runDir)) }
+
+// guestServices prepares the way to the process that answers guests, which outlives the agent.
+func guestServices(deps Deps) (*guestservices.Client, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	account, err := guestservices.FindAccount()
+	if err != nil {
+		return nil, err
+	}
+	log := deps.Logger.With("part", "guest services")
+	launcher := guestservices.Launcher{Dir: guestServicesDir(deps.Self.RunDir), Account: account, Logger: log, Stderr: os.Stderr}
+	return guestservices.NewClient(guestservices.ClientConfig{
+		Dir: launcher.Dir, GID: account.GID, Build: guestservices.BuildOf(deps.Self.Facts.Version, guestservices.Self), Program: program,
+		WriteFile: durable.WriteFile, Start: launcher.Start, Logger: log, Registerer: deps.Metrics,
+	})
+}
 
 // openNetwork prepares the network of this host's guests.
 func (h *Host) openNetwork(config NetworkConfig, deps Deps) error {
@@ -21,6 +50,9 @@ func (h *Host) openNetwork(config NetworkConfig, deps Deps) error {
 	}
 	cfg := netplug.DefaultConfig()
 	cfg.Kernel, cfg.Logger, cfg.Registerer = link, deps.Logger.With("part", "netplug"), deps.Metrics
+	if cfg.Services, err = guestServices(deps); err != nil {
+		return err
+	}
 	plug, err := netplug.New(cfg)
 	if err != nil {
 		return err

@@ -35,15 +35,16 @@ type hostConfig struct {
 // privateMounts are the machine's directories of which each host has a copy of its
 // own. The key is the name of the copy in the host's directory.
 var privateMounts = map[string]string{
-	"lib": "/var/lib/virtmesh",
-	"etc": "/etc/virtmesh",
-	"run": "/run/virtmesh",
-	"log": "/var/log/virtmesh",
+	"lib":        "/var/lib/virtmesh",
+	"etc":        "/etc/virtmesh",
+	"run":        "/run/virtmesh",
+	"run-guests": "/run/virtmesh-guests",
+	"log":        "/var/log/virtmesh",
 }
 
 // volatile are the directories that a real host keeps in memory, so that they
 // are empty after power comes back.
-var volatile = []string{"run", "libvirt/run"}
+var volatile = []string{"run", "run-guests", "libvirt/run"}
 
 // boot implements chassis.
 func (l namespaces) boot(ctx context.Context, h Host, _ func(string, ...any)) error {

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
+	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/server4"
@@ -22,12 +24,20 @@ type Metrics struct {
 	requests *prometheus.CounterVec
 }
 
-// NewMetrics registers the metrics; with a nil registerer they are not exported.
-func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
-	m := &Metrics{requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+// Requests describes the counter of requests.
+func Requests() prometheus.CounterOpts {
+	return prometheus.CounterOpts{
 		Name: "virtmesh_netplug_dhcp_requests_total",
 		Help: "DHCP messages received from guests, by outcome.",
-	}, []string{"outcome"})}
+	}
+}
+
+// RequestLabels returns the labels of the counter that Requests describes.
+func RequestLabels() []string { return []string{"outcome"} }
+
+// NewMetrics registers the metrics; with a nil registerer they are not exported.
+func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
+	m := &Metrics{requests: prometheus.NewCounterVec(Requests(), RequestLabels())}
 	if reg != nil {
 		if err := reg.Register(m.requests); err != nil {
 			return nil, fmt.Errorf("register DHCP metrics: %w", err)
@@ -63,8 +73,10 @@ func (c Config) Validate() error {
 type Server struct {
 	cfg  Config
 	conn net.PacketConn
-	pool atomic.Pointer[lookup]
-	done chan struct{}
+	// closing says that the loop is to end without an error.
+	closing atomic.Bool
+	pool    atomic.Pointer[lookup]
+	done    chan struct{}
 }
 
 // Start opens the socket and starts to serve the pool.
@@ -96,8 +108,20 @@ func (s *Server) Set(pool Pool) { s.pool.Store(newLookup(pool)) }
 // its interface was removed.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
-// Close ends the server and waits for it.
+// Socket returns the socket that the server reads, nil if it has no descriptor. Who
+// duplicates it can go on with it after Close.
+func (s *Server) Socket() syscall.Conn {
+	conn, _ := s.conn.(syscall.Conn)
+	return conn
+}
+
+// Close ends the server after the request in progress, if any, and waits for it.
 func (s *Server) Close() error {
+	s.closing.Store(true)
+	// Wakes the loop. Closing the socket would cost a request that was read its answer.
+	if err := s.conn.SetReadDeadline(time.Unix(1, 0)); err == nil {
+		<-s.done
+	}
 	err := s.conn.Close()
 	<-s.done
 	if err != nil && !errors.Is(err, net.ErrClosed) {
@@ -111,7 +135,7 @@ func (s *Server) serveLoop() {
 	buf := make([]byte, maxMessage)
 	for {
 		n, _, err := s.conn.ReadFrom(buf)
-		if errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, net.ErrClosed) || err != nil && s.closing.Load() {
 			return
 		}
 		if err != nil {

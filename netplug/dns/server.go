@@ -22,12 +22,20 @@ type Metrics struct {
 	queries *prometheus.CounterVec
 }
 
-// NewMetrics registers the metrics; with a nil registerer they are not exported.
-func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
-	m := &Metrics{queries: prometheus.NewCounterVec(prometheus.CounterOpts{
+// Queries describes the counter of queries.
+func Queries() prometheus.CounterOpts {
+	return prometheus.CounterOpts{
 		Name: "virtmesh_netplug_dns_queries_total",
 		Help: "DNS queries received from guests, by the source of the answer (local, upstream, none) and its response code.",
-	}, []string{"source", "rcode"})}
+	}
+}
+
+// QueryLabels returns the labels of the counter that Queries describes.
+func QueryLabels() []string { return []string{"source", "rcode"} }
+
+// NewMetrics registers the metrics; with a nil registerer they are not exported.
+func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
+	m := &Metrics{queries: prometheus.NewCounterVec(Queries(), QueryLabels())}
 	if reg != nil {
 		if err := reg.Register(m.queries); err != nil {
 			return nil, fmt.Errorf("register DNS metrics: %w", err)
@@ -48,8 +56,12 @@ type Config struct {
 	MaxQueries int
 	// UpstreamTimeout bounds the time for one query, over all upstreams.
 	UpstreamTimeout time.Duration
-	Logger          *slog.Logger
-	Metrics         *Metrics
+	// UDP and TCP are open sockets to go on with, in place of new ones at Address. The server
+	// closes them.
+	UDP     net.PacketConn
+	TCP     net.Listener
+	Logger  *slog.Logger
+	Metrics *Metrics
 }
 
 // DefaultConfig returns a Config with default bounds. The other fields must be set.
@@ -84,6 +96,8 @@ type Server struct {
 	udp   *mdns.Server
 	tcp   *mdns.Server
 	addr  netip.AddrPort
+	// sockets are nil where they have no descriptor.
+	sockets struct{ udp, tcp syscall.Conn }
 
 	cancel context.CancelFunc // ends queries under way
 	wg     sync.WaitGroup
@@ -126,16 +140,21 @@ func Start(ctx context.Context, cfg Config, zone Zone) (*Server, error) {
 // listen opens the UDP and TCP sockets on the same port.
 func (s *Server) listen(ctx context.Context) error {
 	lc := net.ListenConfig{Control: bindTo(s.cfg.Interface)}
-	pc, err := lc.ListenPacket(ctx, "udp", s.cfg.Address.String())
-	if err != nil {
-		return fmt.Errorf("listen for DNS: %w", err)
+	pc, ln := s.cfg.UDP, s.cfg.TCP
+	var err error
+	if pc == nil {
+		if pc, err = lc.ListenPacket(ctx, "udp", s.cfg.Address.String()); err != nil {
+			return errors.Join(fmt.Errorf("listen for DNS: %w", err), closeListener(ln))
+		}
 	}
 	s.addr = netip.AddrPortFrom(s.cfg.Address.Addr(), uint16(pc.LocalAddr().(*net.UDPAddr).Port))
-	ln, err := lc.Listen(ctx, "tcp", s.addr.String())
-	if err != nil {
-		_ = pc.Close()
-		return fmt.Errorf("listen for DNS: %w", err)
+	if ln == nil {
+		if ln, err = lc.Listen(ctx, "tcp", s.addr.String()); err != nil {
+			return errors.Join(fmt.Errorf("listen for DNS: %w", err), pc.Close())
+		}
 	}
+	s.sockets.udp, _ = pc.(syscall.Conn)
+	s.sockets.tcp, _ = ln.(syscall.Conn)
 	s.udp = &mdns.Server{PacketConn: pc}
 	s.tcp = &mdns.Server{
 		Listener:      &boundedListener{Listener: ln, admit: newAdmission(s.cfg.MaxQueries)},
@@ -145,6 +164,13 @@ func (s *Server) listen(ctx context.Context) error {
 		MaxTCPQueries: 16,
 	}
 	return nil
+}
+
+func closeListener(ln net.Listener) error {
+	if ln == nil {
+		return nil
+	}
+	return ln.Close()
 }
 
 // bindTo returns a function that binds a socket to one interface, so that the server does
@@ -163,16 +189,32 @@ func bindTo(iface string) func(network, address string, c syscall.RawConn) error
 // Addr returns where the server listens.
 func (s *Server) Addr() netip.AddrPort { return s.addr }
 
+// Sockets returns the sockets that the server reads. Who duplicates them can go on with them
+// after Close; nil for one without a descriptor.
+func (s *Server) Sockets() (udp, tcp syscall.Conn) { return s.sockets.udp, s.sockets.tcp }
+
 // Set replaces what the server answers with. It may be called at any time.
 func (s *Server) Set(zone Zone) { s.table.Store(newTable(zone)) }
 
 // Done returns a channel that is closed when the server has ended.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
-// Close stops the server, cancels queries in progress and waits for the server to end.
+// drainTimeout is how long Close waits for answers of upstream servers.
+const drainTimeout = 500 * time.Millisecond
+
+// Close stops the server, gives queries in progress a moment to be answered, cancels those
+// that are left, and waits for the server to end.
 func (s *Server) Close() error {
+	// Queries that are given up are still answered, with a failure, before the sockets close.
+	giveUp := time.AfterFunc(drainTimeout, s.cancel)
+	defer giveUp.Stop()
+	var udp, tcp error
+	var both sync.WaitGroup
+	both.Go(func() { udp = s.udp.Shutdown() })
+	both.Go(func() { tcp = s.tcp.Shutdown() })
+	both.Wait()
 	s.cancel()
-	err := errors.Join(ignoreNotStarted(s.udp.Shutdown()), ignoreNotStarted(s.tcp.Shutdown()))
+	err := errors.Join(ignoreNotStarted(udp), ignoreNotStarted(tcp))
 	<-s.done
 	if err != nil {
 		return fmt.Errorf("close DNS on %s: %w", s.addr, err)
