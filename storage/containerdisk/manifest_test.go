@@ -96,7 +96,7 @@ func TestRedirectsKeepTheBounds(t *testing.T) {
 		}
 		return false
 	})
-	cache := newCache(t, func(c *Config) { c.InsecureRegistries = []string{elsewhere.addr} })
+	cache := newCache(t, func(c *Config) { c.InsecureRegistries = []string{f.addr, elsewhere.addr} })
 	_, release := pull(t, cache, ref, PullOptions{})
 	release()
 	manifest = true

@@ -46,25 +46,29 @@ func anywhere(netip.Addr) error { return nil }
 type guardedTransport struct {
 	*registries
 	registry string // of the reference, host[:port]
+	// listed says that the operator listed the registry. One that users chose does not lead
+	// to those that are listed, with a path of its own choice.
+	listed bool
 }
 
 // transportFor returns the transport for a pull from a registry.
 func (r *registries) transportFor(registry string) http.RoundTripper {
-	return &guardedTransport{registries: r, registry: registry}
+	listed := slices.Contains(r.insecure, registry) || slices.Contains(r.internal, registry)
+	return &guardedTransport{registries: r, registry: registry, listed: listed}
 }
 
 // RoundTrip implements http.RoundTripper.
 func (t *guardedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	host := req.URL.Host
 	switch {
-	case slices.Contains(t.insecure, host):
+	case t.listed && slices.Contains(t.insecure, host):
 		return t.ways.insecure.RoundTrip(req)
 	case req.URL.Scheme != "https" && (host != t.registry || !isLoopbackHost(req.URL.Hostname())):
 		if req.Body != nil {
 			_ = req.Body.Close()
 		}
 		return nil, fmt.Errorf("%w: %s is not listed as a registry without TLS", ErrRegistryUnavailable, host)
-	case slices.Contains(t.internal, host):
+	case t.listed && slices.Contains(t.internal, host):
 		return t.ways.internal.RoundTrip(req)
 	}
 	return t.ways.guarded.RoundTrip(req)

@@ -97,17 +97,40 @@ func TestRegistryDoesNotLeadElsewhere(t *testing.T) {
 			cfg.Check, cfg.InternalRegistries = nil, []string{host}
 			w := newRegistries(cfg).ways
 			w.internal = registry.Client().Transport
-			r := &registries{internal: cfg.InternalRegistries, ways: w}
-			err := pullThroughRegistries(t, r, host+"/disks/d:v1")
+			err := pullThroughRegistries(t, &registries{internal: cfg.InternalRegistries, ways: w}, host+"/disks/d:v1")
 			if err == nil || elsewhere.Swap(0) != 0 {
 				t.Errorf("%s: the host followed it to %s: %v", name, victim.URL, err)
 			}
 			if closed := new(fetch.ClosedError); victim == private && (!errors.As(err, &closed) || !errors.Is(err, ErrRegistryUnavailable)) {
 				t.Errorf("%s to a closed address: %v", name, err)
 			}
+			// One that users chose leads to no registry that is listed either.
+			listed := strings.TrimPrefix(strings.TrimPrefix(strings.Replace(victim.URL, "127.0.0.1", "localhost", 1), "http://"), "https://")
+			w.internal, w.insecure = private.Client().Transport, private.Client().Transport
+			followed := func(req *http.Request) bool { return strings.HasPrefix(req.URL.Host, "localhost") }
+			w.guarded = refusing{registry.Client().Transport, followed}
+			for _, r := range []*registries{{internal: []string{listed}, ways: w}, {insecure: []string{listed}, ways: w}} {
+				if err := pullThroughRegistries(t, r, host+"/disks/d:v1"); err == nil || elsewhere.Swap(0) != 0 {
+					t.Errorf("%s: the host followed it to %s, which is listed: %v", name, victim.URL, err)
+				}
+			}
 			registry.Close()
 		}
 	}
+}
+
+// refusing is a guarded transport that refuses some requests.
+type refusing struct {
+	next   http.RoundTripper
+	closed func(req *http.Request) bool
+}
+
+// RoundTrip implements http.RoundTripper.
+func (r refusing) RoundTrip(req *http.Request) (*http.Response, error) {
+	if r.closed(req) {
+		return nil, &fetch.ClosedError{Because: "closed"}
+	}
+	return r.next.RoundTrip(req)
 }
 
 // What a reference names is judged too, unless the operator listed it.
