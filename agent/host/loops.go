@@ -130,7 +130,7 @@ func (h *Host) addTeller(deps Deps) error {
 	cfg.Facts.Allocatable = publish.GossipResources(h.platform.allocatable)
 	cfg.Facts.KVM, cfg.Facts.CPUModels = h.platform.kvm.Usable, h.platform.capabilities.CPUModels
 	cfg.Tell, cfg.Free = deps.Mesh.SetFacts, h.judge.Free
-	cfg.Pools, cfg.Images, cfg.Nodes = h.provisioner.Usage, h.volumes.ImageReferences, objects.For[*corev1.Node](deps.Cache)
+	cfg.Pools, cfg.Images, cfg.Nodes = h.pools.Space, h.volumes.ImageReferences, objects.For[*corev1.Node](deps.Cache)
 	teller, err := publish.NewTeller(cfg)
 	if err != nil {
 		return err

@@ -57,6 +57,9 @@ func onlyB(t *testing.T, set *poolSet) {
 	if _, err := set.Pools()["b"].Create(t.Context(), storage.VolumeSpec{Name: "v-" + strings.ToLower(t.Name()[len("Test"):]), Size: 1 << 20}); err != nil {
 		t.Errorf("the other pool: %v", err)
 	}
+	if room := set.Space(); len(room) != 1 || room["b"].Capacity == 0 {
+		t.Errorf("the mesh hears of the room %+v", room)
+	}
 	if told := set.condition(); told.Status != corev1.ConditionFalse || !strings.Contains(told.Message, "pool a") || strings.Contains(told.Message, "pool b") {
 		t.Errorf("the Node says %+v", told)
 	}

@@ -156,6 +156,18 @@ func (s *poolSet) Pools() map[string]storage.Pool {
 	return usable
 }
 
+// Space returns the room in the pools that can be used, by name, as it was when they
+// answered last. It asks no storage.
+func (s *poolSet) Space() map[string]storage.Space {
+	room := map[string]storage.Space{}
+	for name, pool := range s.pools {
+		if pool.Err() == nil {
+			room[name] = pool.Space()
+		}
+	}
+	return room
+}
+
 // Unusable returns why a pool of the configuration cannot be used, nil if it can be.
 func (s *poolSet) Unusable(name string) error {
 	if pool := s.pools[name]; pool != nil {

@@ -27,8 +27,8 @@ type TellerConfig struct {
 	Tell func(gossip.Facts) error
 	// Free returns what the claims on this host leave free.
 	Free func() machine.Resources
-	// Pools measures the host's pools of volumes, by name.
-	Pools func(ctx context.Context) map[string]storage.Usage
+	// Pools returns the room in the host's pools of volumes that can be used, by name.
+	Pools func() map[string]storage.Space
 	// Images lists the container disks that are on this host.
 	Images func() []string
 	// Nodes holds the host's Node, which says whether it is cordoned.
@@ -82,7 +82,7 @@ func (t *Teller) Run(ctx context.Context) error {
 	ticker := time.NewTicker(t.cfg.Interval)
 	defer ticker.Stop()
 	for {
-		t.told = steady(t.told, t.facts(ctx))
+		t.told = steady(t.told, t.facts())
 		if err := t.cfg.Tell(t.told); err != nil {
 			t.cfg.Logger.Warn("the facts of this host could not be gossiped", "err", err)
 		}
@@ -110,12 +110,12 @@ func steady(told, now gossip.Facts) gossip.Facts {
 }
 
 // facts are those of this moment.
-func (t *Teller) facts(ctx context.Context) gossip.Facts {
+func (t *Teller) facts() gossip.Facts {
 	facts := t.cfg.Facts
 	facts.Free, facts.Load, facts.Images = GossipResources(t.cfg.Free()), load(), t.cfg.Images()
 	facts.Pools = map[string]gossip.Pool{}
-	for name, usage := range t.cfg.Pools(ctx) {
-		facts.Pools[name] = gossip.Pool{Capacity: usage.Capacity, Free: usage.Free}
+	for name, space := range t.cfg.Pools() {
+		facts.Pools[name] = gossip.Pool{Capacity: space.Capacity, Free: space.Free}
 	}
 	if node, ok := t.cfg.Nodes.Get(objects.Key{Name: t.cfg.Host}); ok {
 		facts.Unschedulable = node.Spec.Unschedulable

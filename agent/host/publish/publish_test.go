@@ -251,8 +251,8 @@ func TestFactsFollowTheHost(t *testing.T) {
 		cfg.Host, cfg.Facts, cfg.Logger = "h1", gossip.Facts{Zone: "a"}, slog.New(slog.DiscardHandler)
 		cfg.Tell = func(facts gossip.Facts) error { told <- facts; return nil }
 		cfg.Free = func() machine.Resources { return free }
-		cfg.Pools = func(context.Context) map[string]storage.Usage {
-			return map[string]storage.Usage{"local": {Capacity: 10, Free: 3}}
+		cfg.Pools = func() map[string]storage.Space {
+			return map[string]storage.Space{"local": {Capacity: 10, Free: 3}}
 		}
 		cfg.Images = func() []string { return []string{"sha256:1"} }
 		cfg.Nodes = objects.For[*corev1.Node](b.cache)

@@ -8,8 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -287,31 +285,4 @@ func (p *Provisioner) source(ctx context.Context, claim *corev1.PersistentVolume
 		return nil, nil, fmt.Errorf("import %s: %w", reference, err)
 	}
 	return &storage.Source{File: image.Path, FileFormat: storage.Format(image.Format)}, release, nil
-}
-
-// usageTimeout bounds how long the measurement of a pool may take.
-const usageTimeout = 3 * time.Second
-
-// Usage returns how full the host's pools are, by name. It measures all at once, and leaves
-// out a pool that cannot be measured soon.
-func (p *Provisioner) Usage(ctx context.Context) map[string]storage.Usage {
-	ctx, cancel := context.WithTimeout(ctx, usageTimeout)
-	defer cancel()
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	usage := map[string]storage.Usage{}
-	for name, pool := range p.Pools() {
-		wg.Go(func() {
-			u, err := pool.Usage(ctx)
-			if err != nil {
-				p.Logger.Warn("a pool cannot be measured", "pool", name, "err", err)
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			usage[name] = u
-		})
-	}
-	wg.Wait()
-	return usage
 }

@@ -159,15 +159,6 @@ func TestImport(t *testing.T) {
 	}
 }
 
-func TestUsageLeavesOutAPoolThatCannotBeMeasured(t *testing.T) {
-	w := newWorld(t)
-	w.shared.FailWith(func(string, string) error { return errors.New("server is away") })
-	usage := w.claims.Usage(t.Context())
-	if _, ok := usage["nfs"]; ok || usage["local"].Capacity == 0 {
-		t.Errorf("%+v", usage)
-	}
-}
-
 func TestReadOnlyClaimIsAReadOnlyDisk(t *testing.T) {
 	w := newWorld(t)
 	w.claim("data", "local", nil)

@@ -152,7 +152,7 @@ func (a *agent) publisherLoops(capabilities hypervisor.Capabilities, info domain
 		MeshAddr: a.host.address, Version: "v1", FeatureLevel: int(level.Highest), KVM: capabilities.KVM, CPUModels: capabilities.CPUModels,
 		Allocatable: publish.GossipResources(a.judge.Allocatable),
 	}
-	tell.Pools = func(context.Context) map[string]storage.Usage { return nil }
+	tell.Pools = func() map[string]storage.Space { return nil }
 	tell.Images, tell.Nodes = func() []string { return nil }, objects.For[*corev1.Node](a.cache)
 	teller, err := publish.NewTeller(tell)
 	return []stewards.Loop{{Name: "node", Run: publisher.Run}, {Name: "facts", Run: teller.Run}}, err
