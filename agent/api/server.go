@@ -54,7 +54,7 @@ func New(config Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{config: config, drain: newDrain()}
-	generic := s.genericConfig(t, &restOptions{backend: config.Store, patience: config.Patience, turns: store.NewTurns()})
+	generic := s.genericConfig(t, &restOptions{backend: config.Store, patience: config.Patience, turns: store.NewTurns(config.MaxReads)})
 	s.generic, err = generic.Complete(nil).New("virtmesh", genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		return nil, fmt.Errorf("assemble API server: %w", err)

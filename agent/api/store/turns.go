@@ -21,11 +21,23 @@ const (
 // Turns bounds the memory of lists that have to be decoded, which take some ten times
 // their text: of the large ones one is decoded at a time, while smaller ones, such as the
 // pages that kubectl asks for, pass by. It is safe for concurrent use.
-type Turns struct{ large, small *semaphore.Weighted }
+//
+// A list that waits keeps one of the server's places for reads, and may wait for as long as a
+// request may take. So only a few wait, and the others are told to come back.
+type Turns struct {
+	large, small *semaphore.Weighted
+	waiting      *semaphore.Weighted // places for lists that wait
+}
 
-// NewTurns returns the Turns of all stores of a server.
-func NewTurns() *Turns {
-	return &Turns{large: semaphore.NewWeighted(1), small: semaphore.NewWeighted(smallBytes)}
+// waitingPart is which part of the server's places for reads lists that wait may take.
+const waitingPart = 8
+
+// NewTurns returns the Turns of all stores of a server that takes reads requests at a time.
+func NewTurns(reads int) *Turns {
+	return &Turns{
+		large: semaphore.NewWeighted(1), small: semaphore.NewWeighted(smallBytes),
+		waiting: semaphore.NewWeighted(int64(max(1, reads/waitingPart))),
+	}
 }
 
 // turn is that of one list. A nil turn waits for nothing.
@@ -52,11 +64,21 @@ func (t *turn) takeRoom() error {
 	if t.size >= manyBytes {
 		lists, weight = t.of.large, 1
 	}
-	if err := lists.Acquire(t.ctx, weight); err != nil {
+	if !lists.TryAcquire(weight) && !t.of.wait(t.ctx, lists, weight) {
 		return apierrors.NewTooManyRequests("other clients list too much at once; ask for pages with limit", 1)
 	}
 	end := sync.OnceFunc(func() { lists.Release(weight) })
 	context.AfterFunc(t.ctx, end)
 	time.AfterFunc(maxTurn, end)
 	return nil
+}
+
+// wait waits for room in lists. It returns false if the request ended before, or if too many
+// wait already.
+func (t *Turns) wait(ctx context.Context, lists *semaphore.Weighted, weight int64) bool {
+	if !t.waiting.TryAcquire(1) {
+		return false
+	}
+	defer t.waiting.Release(1)
+	return lists.Acquire(ctx, weight) == nil
 }

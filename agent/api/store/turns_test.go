@@ -14,7 +14,7 @@ import (
 // long; small ones pass by as long as there are not too many.
 func TestLargeListsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := NewTurns()
+		turns := NewTurns(100)
 		begin := func(size int64) (began *atomic.Bool, end context.CancelFunc) {
 			ctx, cancel := context.WithCancel(t.Context())
 			began = new(atomic.Bool)
@@ -66,7 +66,7 @@ func TestLargeListsTakeTurns(t *testing.T) {
 // Whoever has waited for its turn in vain is told to come back.
 func TestTurnsEndWithTheRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := NewTurns()
+		turns := NewTurns(100)
 		ctx, cancel := context.WithTimeout(t.Context(), maxTurn/2)
 		defer cancel()
 		if err := (&turn{of: turns, ctx: t.Context(), size: manyBytes}).await(); err != nil {
@@ -75,6 +75,44 @@ func TestTurnsEndWithTheRequest(t *testing.T) {
 		err := (&turn{of: turns, ctx: ctx, size: manyBytes}).await()
 		if _, again := apierrors.SuggestsClientDelay(err); !apierrors.IsTooManyRequests(err) || !again {
 			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// Lists that wait take a part of the server's places for reads and no more, or small reads
+// would find none for as long as a request may take.
+func TestFewListsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const reads = 40
+		turns := NewTurns(reads)
+		var waiting, refused atomic.Int32
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := (&turn{of: turns, ctx: ctx, size: manyBytes}).await(); err != nil {
+			t.Fatal(err)
+		}
+		for range reads {
+			go func() {
+				waiting.Add(1)
+				defer waiting.Add(-1)
+				if err := (&turn{of: turns, ctx: ctx, size: manyBytes}).await(); apierrors.IsTooManyRequests(err) {
+					refused.Add(1)
+				}
+			}()
+		}
+		synctest.Wait()
+		if got := waiting.Load(); got != reads/waitingPart {
+			t.Errorf("%d lists wait, of %d reads", got, reads)
+		}
+		if got := refused.Load(); got != reads-reads/waitingPart {
+			t.Errorf("%d lists were told to come back", got)
+		}
+		if err := (&turn{of: turns, ctx: ctx, size: manyBytes - 1}).await(); err != nil {
+			t.Errorf("a small list beside them: %v", err)
+		}
+		cancel()
+		synctest.Wait()
+		if err := (&turn{of: turns, ctx: t.Context(), size: manyBytes}).await(); err != nil {
+			t.Errorf("after they have gone: %v", err)
 		}
 	})
 }
