@@ -2,9 +2,6 @@ package host
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -18,28 +15,6 @@ import (
 
 // qemuConf is libvirt's configuration of emulators.
 const qemuConf = "/etc/libvirt/qemu.conf"
-
-// emulatorStateDir is where libvirt keeps the sockets and keys of emulators, in a folder
-// for each that belongs to its user alone.
-const emulatorStateDir = "/var/lib/libvirt/qemu"
-
-// letPass lets all users pass through a folder, though not list it. Debian's package closes
-// emulatorStateDir to all but the common user of guests, so that an emulator with a user
-// of its own could not reach its own folder in it; an update may close it again.
-func letPass(dir string) error {
-	const pass = 0o011 // an emulator may be in the folder's group
-	info, err := os.Stat(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // libvirt makes it
-	}
-	if err == nil && info.Mode()&pass != pass {
-		err = os.Chmod(dir, info.Mode()|pass)
-	}
-	if err != nil {
-		return fmt.Errorf("let guests with users of their own pass through %s: %w", dir, err)
-	}
-	return nil
-}
 
 // confinement is what keeps this host's guests apart from each other and from the host.
 type confinement struct {

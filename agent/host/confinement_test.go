@@ -2,8 +2,6 @@ package host
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -34,28 +32,6 @@ func TestConfinementIsTold(t *testing.T) {
 		}
 		if got.Status != want || !strings.Contains(got.Message, tc.says) {
 			t.Errorf("%s: %s, %s", name, got.Status, got.Message)
-		}
-	}
-}
-
-// The folder of emulators is made passable and nothing else, also when it was closed again.
-func TestEmulatorsPass(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "qemu")
-	if err := letPass(dir); err != nil {
-		t.Errorf("a folder that is not made yet: %v", err)
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for closed, passable := range map[os.FileMode]os.FileMode{0o750: 0o751, 0o700: 0o711, 0o755: 0o755} {
-		if err := os.Chmod(dir, closed); err != nil {
-			t.Fatal(err)
-		}
-		if err := letPass(dir); err != nil {
-			t.Fatal(err)
-		}
-		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != passable {
-			t.Errorf("mode %v, %v, want %v", info.Mode(), err, passable)
 		}
 	}
 }

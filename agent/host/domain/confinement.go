@@ -16,10 +16,10 @@ const modelDAC = "dac"
 // or SELinux add is libvirt's choice: it makes a label for each domain.
 //
 // Two kinds of guests keep the user that all guests had before. A disk that others may have
-// open at the same time cannot belong to one of them. And libvirt makes the sockets of TPMs
-// in a folder that it closes to all users but its common one.
+// open at the same time cannot belong to one of them. And where the folder of TPMs' sockets
+// stays closed to all users but the common one, a guest with a TPM needs that.
 func confinement(c *conversion) {
-	if c.User == nil || machine.SharesDisks(&c.VMI.Spec) || hasTPM(c) {
+	if c.User == nil || machine.SharesDisks(&c.VMI.Spec) || hasTPM(c) && !c.User.ReachesTPM {
 		return
 	}
 	c.out.SecLabel = append(c.out.SecLabel, libvirtxml.DomainSecLabel{

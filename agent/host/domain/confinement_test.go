@@ -17,9 +17,12 @@ func TestGuestHasItsOwnUser(t *testing.T) {
 	}{
 		"a guest":                    {func(*Input) {}, true},
 		"a TPM that is switched off": {func(in *Input) { devicesOf(in).TPM = &v1.TPMDevice{Enabled: &no} }, true},
-		"a TPM":                      {func(in *Input) { devicesOf(in).TPM = &v1.TPMDevice{} }, false},
-		"a shared disk":              {func(in *Input) { firstDisk(in).Shareable = &yes }, false},
-		"no user":                    {func(in *Input) { in.User = nil }, false},
+		"a TPM that it reaches": {func(in *Input) {
+			devicesOf(in).TPM, in.User = &v1.TPMDevice{}, &User{UID: 1_900_000_123, GID: 109, ReachesTPM: true}
+		}, true},
+		"a TPM":         {func(in *Input) { devicesOf(in).TPM = &v1.TPMDevice{} }, false},
+		"a shared disk": {func(in *Input) { firstDisk(in).Shareable = &yes }, false},
+		"no user":       {func(in *Input) { in.User = nil }, false},
 		"a claim that others read": {func(in *Input) {
 			source := &v1.PersistentVolumeClaimVolumeSource{}
 			source.ClaimName, source.ReadOnly = "data", true

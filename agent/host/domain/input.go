@@ -39,6 +39,9 @@ type Input struct {
 // User is a uid and a gid of the host.
 type User struct {
 	UID, GID uint32
+	// ReachesTPM says that it can reach a socket of its own where libvirt keeps those of
+	// TPMs.
+	ReachesTPM bool
 }
 
 // DiskType says whether a file, a block device or a network server holds a disk's data.

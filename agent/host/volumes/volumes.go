@@ -49,8 +49,8 @@ type Config struct {
 	// Group is the gid that emulators have, which may open the host's KVM and the images.
 	Group uint32
 	// LetPass opens the way of emulators with users of their own to what libvirt makes for
-	// them. It is called before each start.
-	LetPass func() error
+	// them, and reports whether that holds of TPMs too. It is called before each start.
+	LetPass func() (toTPMs bool, err error)
 	// Room returns why nothing new that takes room on the host's disk may begin; nil if it may.
 	Room   func() error
 	Events *objects.Recorder
@@ -215,11 +215,12 @@ func (v *Volumes) progressEvents(vmi *kubevirtv1.VirtualMachineInstance, ref str
 
 // User implements executor.Volumes.
 func (v *Volumes) User(ctx context.Context, ref hypervisor.Ref) (domain.User, error) {
-	if err := v.LetPass(); err != nil {
+	toTPMs, err := v.LetPass()
+	if err != nil {
 		return domain.User{}, err
 	}
 	uid, err := v.Disks.User(ctx, ephemeral.VM{Namespace: ref.Namespace, Name: ref.Name, UID: ref.UID})
-	return domain.User{UID: uid, GID: v.Group}, err
+	return domain.User{UID: uid, GID: v.Group, ReachesTPM: toTPMs}, err
 }
 
 // AgentSocket implements executor.Volumes.
