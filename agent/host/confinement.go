@@ -26,16 +26,23 @@ type confinement struct {
 	sandbox error
 }
 
-// openConfinement finds out what keeps guests apart here.
-func openConfinement(ctx context.Context, models []string, converters *program.Users) confinement {
+// openConfinement finds out what keeps guests apart here, apart from the security models,
+// which libvirt tells.
+func openConfinement(ctx context.Context, converters *program.Users) confinement {
 	text, err := os.ReadFile(qemuConf)
 	if err != nil {
 		text = nil // libvirt's defaults hold
 	}
 	return confinement{
-		models: models, settings: daemonconf.Parse(string(text)),
-		sandbox: program.Sandbox{User: converters.Next()}.Check(ctx),
+		settings: daemonconf.Parse(string(text)),
+		sandbox:  program.Sandbox{User: converters.Next()}.Check(ctx),
 	}
+}
+
+// under returns the confinement with the security models that libvirt has now.
+func (c confinement) under(models []string) confinement {
+	c.models = models
+	return c
 }
 
 // faults says what is missing, in whole clauses.

@@ -78,7 +78,7 @@ type Deps struct {
 // Host is the part of an agent that looks after this host's guests. Its methods
 // may be called at once.
 type Host struct {
-	platform    platform
+	platform    *platform
 	confinement confinement
 	instances   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	pools       *poolSet
@@ -107,7 +107,7 @@ func Open(ctx context.Context, config Config, deps Deps) (*Host, error) {
 
 // assembleHost opens what the host needs besides its platform. It closes the platform's
 // hypervisor if it returns an error.
-func assembleHost(ctx context.Context, config Config, deps Deps, p platform) (_ *Host, err error) {
+func assembleHost(ctx context.Context, config Config, deps Deps, p *platform) (_ *Host, err error) {
 	h := &Host{platform: p, instances: objects.For[*kubevirtv1.VirtualMachineInstance](deps.Cache)}
 	defer func() {
 		if err != nil {
@@ -116,8 +116,7 @@ func assembleHost(ctx context.Context, config Config, deps Deps, p platform) (_ 
 	}()
 	h.onClose(func() { h.platform.hypervisor.Close() })
 	h.judge = &offer.Judge{
-		Host: deps.Self.Name, Allocatable: h.platform.allocatable, CPUModels: h.platform.capabilities.CPUModels,
-		Emulator: h.platform.info().Emulates(), OnHost: deps.Claims.OnHost, ReachesLeader: deps.ReachesLeader,
+		Host: deps.Self.Name, Ability: h.platform.Ability, OnHost: deps.Claims.OnHost, ReachesLeader: deps.ReachesLeader,
 	}
 	if err := h.openStorage(ctx, config, deps); err != nil {
 		return nil, err
@@ -149,7 +148,7 @@ func (h *Host) openExecutor(config Config, deps Deps) error {
 	h.executor, err = executor.New(executor.Config{
 		Host: deps.Self.Name, Store: deps.Store, Confirm: deps.Confirm, Instances: h.instances, Hypervisor: h.platform.hypervisor,
 		Volumes: h.volumes, Network: h.network, Firmware: h.firmware, Events: deps.Recorder,
-		Machine: h.platform.info(), LogDir: filepath.Join(deps.Self.StateDir, "consoles"), EmulatorLogDir: emulatorLogDir,
+		Machine: h.platform.Info, LogDir: filepath.Join(deps.Self.StateDir, "consoles"), EmulatorLogDir: emulatorLogDir,
 		RuntimeUser: uint64(uid), Logger: deps.Logger.With("part", "executor"),
 	})
 	if err != nil {

@@ -6,13 +6,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"os/user"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
-	corev1 "k8s.io/api/core/v1"
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/host/hypervisor"
@@ -22,7 +20,6 @@ import (
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/stewardstest"
-	machine "virtmesh/agent/vmi"
 	"virtmesh/gossip"
 )
 
@@ -84,14 +81,17 @@ func testConfig(t *testing.T, deps Deps) Config {
 	return config
 }
 
-func testPlatform(t *testing.T) (platform, *watched) {
+// testPlatform is a platform that has not looked yet.
+func testPlatform(t *testing.T) (*platform, *watched) {
 	t.Helper()
 	hv := &watched{Fake: hypervisortest.NewFake()}
-	capabilities, err := hv.Capabilities(t.Context())
+	probe := kvmprobe.DefaultConfig()
+	probe.Mode = kvmprobe.KVM
+	prober, err := kvmprobe.NewProber(probe)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return platform{hypervisor: hv, capabilities: capabilities, kvm: kvmprobe.Result{Usable: true, Reason: "tried"}, allocatable: machine.Resources{CPUMilli: 1000}}, hv
+	return &platform{hypervisor: hv, kvm: prober, reserved: 1 << 30, stateDir: t.TempDir(), log: slog.New(slog.DiscardHandler)}, hv
 }
 
 func TestAHostLooksAfterItsGuests(t *testing.T) {
@@ -105,7 +105,7 @@ func TestAHostLooksAfterItsGuests(t *testing.T) {
 	for _, loop := range h.Loops() {
 		loops = append(loops, loop.Name)
 	}
-	if want := []string{"network", "hypervisor", "executor", "stale claims", "quarantine", "volumes", "pools", "disk", "node", "facts"}; !slices.Equal(loops, want) {
+	if want := []string{"platform", "network", "hypervisor", "executor", "stale claims", "quarantine", "volumes", "pools", "disk", "node", "facts"}; !slices.Equal(loops, want) {
 		t.Errorf("loops %q, want %q", loops, want)
 	}
 	if h.Guests() == nil || h.Offerer() == nil {
@@ -162,32 +162,5 @@ func TestCloseUndoesTheLastFirst(t *testing.T) {
 	h.Close()
 	if !slices.Equal(undone, []int{2, 1, 0}) {
 		t.Errorf("undone in the order %v", undone)
-	}
-}
-
-// What placement and users learn of the platform is what the hypervisor and the probe
-// have found.
-func TestAPlatformIsDescribedAsItWasFound(t *testing.T) {
-	p, _ := testPlatform(t)
-	p.capabilities = hypervisor.Capabilities{
-		Arch: "x86_64", CPUs: 4, MemoryBytes: 8 << 30, HostVendor: "Intel", HostModel: "Haswell", CPUModels: []string{"Penryn"}, HostFeatures: []string{"avx"},
-		Machines: []hypervisor.MachineType{{Name: "q35", Canonical: "pc-q35-7.2"}}, MaxVCPUs: 288, EFI: true, SecureBoot: true, TPM: true,
-	}
-	d := p.describe(Self{Name: "h1", Advertise: "192.0.2.1", Facts: gossip.Facts{Zone: "z", Version: "v1"}}, "10.64.0.0/22")
-	if d.Capacity.CPUMilli != 4000 || d.Capacity.MemoryBytes != 8<<30 || d.Allocatable.CPUMilli != 1000 {
-		t.Errorf("capacity %+v, allocatable %+v", d.Capacity, d.Allocatable)
-	}
-	want := []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}, {Type: corev1.NodeHostName, Address: "h1"}}
-	if !reflect.DeepEqual(d.Addresses, want) || d.PodCIDR != "10.64.0.0/22" || d.Zone != "z" {
-		t.Errorf("described as %+v", d)
-	}
-	if !d.KVM || d.KVMReason != "tried" || d.CPUVendor != "Intel" || d.HostModel != "Haswell" || !slices.Equal(d.CPUModels, []string{"Penryn"}) || !slices.Equal(d.CPUFeatures, []string{"avx"}) {
-		t.Errorf("processor of %+v", d)
-	}
-	if e := d.Emulator; !e.EFI || !e.SecureBoot || !e.TPM || !slices.Contains(e.MachineTypes, "q35") {
-		t.Errorf("emulator %+v", e)
-	}
-	if got := p.info().CanonicalMachine("q35"); got != "pc-q35-7.2" {
-		t.Errorf("q35 is %s", got)
 	}
 }

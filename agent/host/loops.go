@@ -14,12 +14,15 @@ import (
 	"virtmesh/agent/host/sweep"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
+	"virtmesh/gossip"
 )
 
 // addLoops assembles the loops of this host, in the order in which they act on an
 // instance.
 func (h *Host) addLoops(deps Deps) error {
-	h.loops = append(h.loops, stewards.Loop{Name: "network", Run: h.network.Run}, stewards.Loop{Name: "hypervisor", Run: h.executor.Observe})
+	h.addLoop("platform", h.platform.Run)
+	h.addLoop("network", h.network.Run)
+	h.addLoop("hypervisor", h.executor.Observe)
 	for _, add := range []func(Deps) error{h.addExecutor, h.addSweeper, h.addQuarantine, h.addProvisioner, h.addPublisher, h.addTeller} {
 		if err := add(deps); err != nil {
 			return err
@@ -113,7 +116,10 @@ func (h *Host) addPublisher(deps Deps) (err error) {
 	cfg.Host, cfg.Store, cfg.Cache, cfg.Claims = deps.Self.Name, deps.Store, deps.Cache, deps.Claims
 	cfg.Describe = func() publish.Description {
 		description := h.platform.describe(deps.Self, deps.Subnet.String())
-		description.Conditions = append(description.Conditions, h.pools.condition(), h.reserve.Condition(), h.confinement.condition())
+		description.Conditions = append(description.Conditions, h.pools.condition(), h.reserve.Condition())
+		if found, known, _ := h.platform.last(); known {
+			description.Conditions = append(description.Conditions, h.confinement.under(found.capabilities.SecurityModels).condition())
+		}
 		return description
 	}
 	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "node"), deps.Metrics
@@ -126,9 +132,14 @@ func (h *Host) addPublisher(deps Deps) (err error) {
 
 func (h *Host) addTeller(deps Deps) error {
 	cfg := publish.DefaultTellerConfig()
-	cfg.Host, cfg.Facts, cfg.Logger = deps.Self.Name, deps.Self.Facts, deps.Logger.With("part", "facts")
-	cfg.Facts.Allocatable = publish.GossipResources(h.platform.allocatable)
-	cfg.Facts.KVM, cfg.Facts.CPUModels = h.platform.kvm.Usable, h.platform.capabilities.CPUModels
+	cfg.Host, cfg.Logger = deps.Self.Name, deps.Logger.With("part", "facts")
+	cfg.Facts = func() gossip.Facts {
+		facts := deps.Self.Facts
+		found, _, _ := h.platform.last()
+		facts.Allocatable = publish.GossipResources(found.allocatable)
+		facts.KVM, facts.CPUModels = found.kvm.Usable, found.capabilities.CPUModels
+		return facts
+	}
 	cfg.Tell, cfg.Free = deps.Mesh.SetFacts, h.judge.Free
 	cfg.Pools, cfg.Images, cfg.Nodes = h.pools.Space, h.volumes.ImageReferences, objects.For[*corev1.Node](deps.Cache)
 	teller, err := publish.NewTeller(cfg)

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os/user"
+	"reflect"
 	"strconv"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,76 +18,215 @@ import (
 	"virtmesh/agent/host/hypervisor/libvirt"
 	"virtmesh/agent/host/offer"
 	"virtmesh/agent/host/publish"
+	"virtmesh/agent/objects"
 	machine "virtmesh/agent/vmi"
 )
 
-// platform is what this host can run, and how.
+const (
+	// firstLook bounds how long the start of an agent waits for the hypervisor to say what
+	// it can run, and lookTimeout one look later: under load, libvirt takes long to try its
+	// emulator.
+	firstLook   = 20 * time.Second
+	lookTimeout = time.Minute
+	// lookEvery is how often the host looks again. Mostly the answer comes from memory.
+	lookEvery = 15 * time.Second
+	// lossPatience is how long the hypervisor may be away before the Node says so: the
+	// upgrade of a package restarts it.
+	lossPatience = 30 * time.Second
+)
+
+// platform is what this host can run, and how. The hypervisor may be missing or hang when
+// the agent starts, and may be replaced while it runs: the agent is a part of the mesh all
+// the same, and finds out when there is something new. The methods may be called at once.
 type platform struct {
-	hypervisor   hypervisor.Hypervisor
+	hypervisor hypervisor.Hypervisor
+	kvm        *kvmprobe.Prober
+	// reserved is the memory that is kept from guests, stateDir where their disks will be.
+	reserved int64
+	stateDir string
+	log      *slog.Logger
+
+	mu sync.Mutex
+	// found is what the last look found; known is false until one has found anything.
+	found finding
+	known bool
+	// failure says why the last look found nothing, since is when looks began to fail.
+	failure error
+	since   time.Time
+}
+
+// finding is what one look at the platform found.
+type finding struct {
 	capabilities hypervisor.Capabilities
 	kvm          kvmprobe.Result
-	// allocatable is what guests may use of it.
+	// allocatable is what guests may use of the host.
 	allocatable machine.Resources
 }
 
-// openPlatform finds out what this host can run. stateDir is where the disks of
-// instances will be. The caller closes the platform's hypervisor.
-func openPlatform(ctx context.Context, config Config, stateDir string, log *slog.Logger) (p platform, err error) {
+// openPlatform prepares the hypervisor, and waits a while for what it can run. It is no
+// error if it does not answer. The caller closes the platform's hypervisor.
+func openPlatform(ctx context.Context, config Config, stateDir string, log *slog.Logger) (*platform, error) {
 	probe := kvmprobe.DefaultConfig()
 	probe.Mode, probe.User = kvmprobe.Mode(config.Hypervisor.Acceleration), config.Hypervisor.User
-	if p.kvm, err = kvmprobe.Probe(ctx, probe); err != nil {
-		return p, err
+	prober, err := kvmprobe.NewProber(probe)
+	if err != nil {
+		return nil, err
 	}
 	cfg := libvirt.DefaultConfig()
-	cfg.URI, cfg.Emulated = config.Hypervisor.URI, !p.kvm.Usable
+	cfg.URI, cfg.Emulated = config.Hypervisor.URI, func() bool { return !prober.Usable() }
 	cfg.Logger = log.With("part", "libvirt")
 	driver, err := libvirt.New(ctx, cfg)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
-	p.hypervisor = driver
-	if p.capabilities, err = driver.Capabilities(ctx); err != nil {
+	p := &platform{hypervisor: driver, kvm: prober, reserved: config.Capacity.ReservedMemoryBytes, stateDir: stateDir, log: log}
+	first, cancel := context.WithTimeout(ctx, firstLook)
+	defer cancel()
+	p.look(first)
+	if ctx.Err() != nil {
 		driver.Close()
-		return p, fmt.Errorf("libvirt at %s: %w; is libvirtd installed and running?", cfg.URI, err)
+		return nil, ctx.Err()
 	}
-	log.Info("hypervisor found", "kvm", p.kvm.Usable, "reason", p.kvm.Reason, "took", p.kvm.Took.Round(time.Millisecond))
-	disk, err := offer.FileSystemBytes(stateDir)
-	if err != nil {
-		driver.Close()
-		return p, err
-	}
-	p.allocatable = offer.Allocatable(config.Capacity.ReservedMemoryBytes, disk, p.capabilities)
 	return p, nil
 }
 
-// info describes the platform to the conversion of instances to domains.
-func (p platform) info() domain.HostInfo {
+// Run looks again when the hypervisor has come back, and from time to time, until ctx ends.
+func (p *platform) Run(ctx context.Context) error {
+	events := p.hypervisor.Subscribe(ctx)
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case event, open := <-events:
+			if !open {
+				events = nil
+			}
+			if event.Kind != hypervisor.EventResync {
+				continue
+			}
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+		bounded, cancel := context.WithTimeout(ctx, lookTimeout)
+		p.look(bounded)
+		cancel()
+	}
+}
+
+// look finds out what the host can run, and keeps it or why it cannot be found out.
+func (p *platform) look(ctx context.Context) {
+	found, err := p.find(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		if p.failure == nil {
+			p.since = time.Now()
+			p.log.Warn("the hypervisor does not say what it can run; guests that run go on, and others wait", "err", err)
+		}
+		p.failure = err
+		return
+	}
+	caps := found.capabilities
+	if news := !reflect.DeepEqual(p.found.capabilities, caps) || p.found.kvm != found.kvm; news || p.failure != nil {
+		p.log.Info("hypervisor found", "libvirt", caps.LibraryVersion, "qemu", caps.HypervisorVersion,
+			"kvm", found.kvm.Usable, "reason", found.kvm.Reason, "took", found.kvm.Took.Round(time.Millisecond))
+	}
+	p.found, p.known, p.failure = found, true, nil
+}
+
+func (p *platform) find(ctx context.Context) (found finding, err error) {
+	// First, because what a guest can be given depends on it.
+	if found.kvm, err = p.kvm.Result(ctx); err != nil {
+		return found, err
+	}
+	if found.capabilities, err = p.hypervisor.Capabilities(ctx); err != nil {
+		return found, fmt.Errorf("libvirt: %w; is libvirtd installed and running?", err)
+	}
+	disk, err := offer.FileSystemBytes(p.stateDir)
+	if err != nil {
+		return found, err
+	}
+	found.allocatable = offer.Allocatable(p.reserved, disk, found.capabilities)
+	return found, nil
+}
+
+// absence says why the hypervisor does not say what it can run, and for how long that has
+// been so; why is nil while it does.
+type absence struct {
+	why    error
+	lasted time.Duration
+}
+
+// last returns what was found last, and whether there is something newer to be had; known is
+// false if nothing was ever found.
+func (p *platform) last() (found finding, known bool, away absence) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.found, p.known, absence{p.failure, time.Since(p.since)}
+}
+
+// Ability returns what the host can give guests now, or why it can give them nothing.
+func (p *platform) Ability() (offer.Ability, error) {
+	found, _, away := p.last()
+	if away.why != nil {
+		return offer.Ability{}, fmt.Errorf("%w: %w", hypervisor.ErrUnavailable, away.why)
+	}
+	return offer.Ability{Allocatable: found.allocatable, CPUModels: found.capabilities.CPUModels, Emulator: found.info().Emulates()}, nil
+}
+
+// Info describes the platform to the conversion of instances to domains.
+func (p *platform) Info() (domain.HostInfo, error) {
+	found, known, away := p.last()
+	if !known {
+		return domain.HostInfo{}, fmt.Errorf("%w: %w", hypervisor.ErrUnavailable, away.why)
+	}
+	return found.info(), nil
+}
+
+func (f finding) info() domain.HostInfo {
 	canonical := map[string]string{}
-	for _, m := range p.capabilities.Machines {
+	for _, m := range f.capabilities.Machines {
 		canonical[m.Name] = m.Canonical
 	}
 	return domain.HostInfo{
 		Canonical: canonical,
-		KVM:       p.kvm.Usable, Arch: p.capabilities.Arch, Emulator: p.capabilities.Emulator,
-		MachineTypes: p.capabilities.MachineTypes(), MaxCPUs: p.capabilities.MaxVCPUs,
-		EFI: p.capabilities.EFI, SecureBoot: p.capabilities.SecureBoot, TPM: p.capabilities.TPM,
+		KVM:       f.kvm.Usable, Arch: f.capabilities.Arch, Emulator: f.capabilities.Emulator,
+		MachineTypes: f.capabilities.MachineTypes(), MaxCPUs: f.capabilities.MaxVCPUs,
+		EFI: f.capabilities.EFI, SecureBoot: f.capabilities.SecureBoot, TPM: f.capabilities.TPM,
 	}
 }
 
-// describe returns the description of the host for its Node object.
-func (p platform) describe(self Self, podCIDR string) publish.Description {
-	capacity := machine.Resources{CPUMilli: int64(p.capabilities.CPUs) * 1000, MemoryBytes: p.capabilities.MemoryBytes}
-	return publish.Description{
-		Capacity: capacity, Allocatable: p.allocatable,
-		Addresses: []corev1.NodeAddress{
-			{Type: corev1.NodeInternalIP, Address: self.Advertise}, {Type: corev1.NodeHostName, Address: self.Name},
-		},
-		Info: publish.SystemInfo("/", self.Facts.Version), PodCIDR: podCIDR, Zone: self.Facts.Zone, Labels: self.Facts.Labels,
-		KVM: p.kvm.Usable, KVMReason: p.kvm.Reason,
-		CPUVendor: p.capabilities.HostVendor, HostModel: p.capabilities.HostModel,
-		CPUModels: p.capabilities.CPUModels, CPUFeatures: p.capabilities.HostFeatures,
-		Emulator: p.info().Emulates(),
+// describe returns the description of the host for its Node object. What was found before
+// the hypervisor went away stays true of the host.
+func (p *platform) describe(self Self, podCIDR string) publish.Description {
+	found, known, away := p.last()
+	caps := found.capabilities
+	system := publish.SystemInfo("/", self.Facts.Version)
+	system.ContainerRuntimeVersion = "libvirt://" + caps.LibraryVersion
+	d := publish.Description{
+		Addresses: self.addresses(), Info: system, PodCIDR: podCIDR, Zone: self.Facts.Zone, Labels: self.Facts.Labels,
+		Unknown:  !known,
+		Capacity: machine.Resources{CPUMilli: int64(caps.CPUs) * 1000, MemoryBytes: caps.MemoryBytes}, Allocatable: found.allocatable,
+		KVM: found.kvm.Usable, KVMReason: found.kvm.Reason,
+		CPUVendor: caps.HostVendor, HostModel: caps.HostModel, CPUModels: caps.CPUModels, CPUFeatures: caps.HostFeatures,
+		Emulator: found.info().Emulates(),
 	}
+	condition := corev1.NodeCondition{
+		Type: objects.NodeHypervisorReady, Status: corev1.ConditionTrue, Reason: "HypervisorAnswers",
+		Message: fmt.Sprintf("libvirt %s and QEMU %s", caps.LibraryVersion, caps.HypervisorVersion),
+	}
+	if !known || away.why != nil && away.lasted >= lossPatience {
+		d.NotReady = "The hypervisor does not answer: new guests do not start here, and those that run go on. Is libvirtd installed and running?"
+		condition.Status, condition.Reason, condition.Message = corev1.ConditionFalse, "HypervisorAway", d.NotReady
+	}
+	d.Conditions = append(d.Conditions, condition)
+	return d
+}
+
+// addresses returns the host's addresses for its Node.
+func (s Self) addresses() []corev1.NodeAddress {
+	return []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: s.Advertise}, {Type: corev1.NodeHostName, Address: s.Name}}
 }
 
 // qemuUser looks up the unprivileged user that libvirt runs QEMU as.

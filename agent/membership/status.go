@@ -83,7 +83,7 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the Nodes of the mesh's hosts: %w", err)
 	}
-	status.Warnings = append(status.Warnings, storageWarnings(nodes)...)
+	status.Warnings = append(status.Warnings, hostWarnings(nodes)...)
 	return status, nil
 }
 

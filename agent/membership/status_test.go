@@ -121,15 +121,20 @@ func TestHostsWithoutAPoolAreNamed(t *testing.T) {
 		objects.SetNodeCondition(n, corev1.NodeCondition{Type: objects.NodePoolsUsable, Status: pools, Message: message}, time.Now())
 		return n
 	}
-	got := storageWarnings([]*corev1.Node{
+	got := hostWarnings([]*corev1.Node{
 		node("host3", corev1.ConditionTrue, corev1.ConditionFalse, "pool nfs hangs"), node("host1", corev1.ConditionTrue, corev1.ConditionFalse, "pool nfs hangs"),
 		node("host2", corev1.ConditionTrue, corev1.ConditionTrue, "well"), node("host4", corev1.ConditionUnknown, corev1.ConditionFalse, "pool nfs hangs"),
 		node("host5", corev1.ConditionTrue, corev1.ConditionFalse, "pool local is read-only"),
 	})
 	full := node("host6", corev1.ConditionTrue, corev1.ConditionTrue, "well")
 	objects.SetNodeCondition(full, corev1.NodeCondition{Type: corev1.NodeDiskPressure, Status: corev1.ConditionTrue, Message: "no room"}, time.Now())
-	if got := storageWarnings([]*corev1.Node{full}); !slices.Equal(got, []string{"host6: no room"}) {
+	if got := hostWarnings([]*corev1.Node{full}); !slices.Equal(got, []string{"host6: no room"}) {
 		t.Errorf("a full disk: %q", got)
+	}
+	bare := node("host7", corev1.ConditionFalse, corev1.ConditionTrue, "well")
+	objects.SetNodeCondition(bare, corev1.NodeCondition{Type: objects.NodeHypervisorReady, Status: corev1.ConditionFalse, Message: "no libvirt"}, time.Now())
+	if got := hostWarnings([]*corev1.Node{bare}); !slices.Equal(got, []string{"host7: no libvirt"}) {
+		t.Errorf("a host without its hypervisor: %q", got)
 	}
 	if want := []string{"host1, host3: pool nfs hangs", "host5: pool local is read-only"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)

@@ -59,13 +59,16 @@ func quarantineWarnings(quarantined []claims.Quarantine) []string {
 		"(stop its agent, run 'virtmesh agent resync --yes' there and start it), or was removed ('virtmesh node remove NAME')", strings.Join(names, ", "))}
 }
 
-// storageWarnings says which live hosts lack storage or room, and what they say of it. Many hosts
-// may lack the same shared pool, which is one warning.
-func storageWarnings(nodes []*corev1.Node) []string {
+// hostWarnings says which live hosts lack their hypervisor, storage or room, and what they say
+// of it. Many hosts may lack the same shared pool, which is one warning.
+func hostWarnings(nodes []*corev1.Node) []string {
 	hosts := map[string][]string{} // by what they say
 	for _, node := range nodes {
 		if objects.NodeCondition(node, corev1.NodeReady).Status == corev1.ConditionUnknown {
 			continue
+		}
+		if hypervisor := objects.NodeCondition(node, objects.NodeHypervisorReady); hypervisor.Status == corev1.ConditionFalse {
+			hosts[hypervisor.Message] = append(hosts[hypervisor.Message], node.Name)
 		}
 		if pools := objects.NodeCondition(node, objects.NodePoolsUsable); pools.Status == corev1.ConditionFalse {
 			hosts[pools.Message] = append(hosts[pools.Message], node.Name)

@@ -15,6 +15,10 @@ const NodePoolsUsable corev1.NodeConditionType = "PoolsUsable"
 // guests apart from each other and from the host is there.
 const NodeGuestsConfined corev1.NodeConditionType = "GuestsConfined"
 
+// NodeHypervisorReady is the type of a Node's condition that tells whether the host's
+// hypervisor answers, and which versions of it do.
+const NodeHypervisorReady corev1.NodeConditionType = "HypervisorReady"
+
 // NodeCondition returns a condition of a Node; the zero value if the Node does not have
 // it.
 func NodeCondition(n *corev1.Node, kind corev1.NodeConditionType) corev1.NodeCondition {

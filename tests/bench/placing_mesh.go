@@ -216,7 +216,7 @@ var _ schedule.Offers = placingOffers{}
 // Offer implements schedule.Offers.
 func (o placingOffers) Offer(ctx context.Context, host string, r claims.OfferRequest) (claims.Offer, error) {
 	judge := offer.Judge{
-		Host: host, Allocatable: placingCapacity, OnHost: o.claims.OnHost, ReachesLeader: func(context.Context) bool { return true },
+		Host: host, Ability: func() (offer.Ability, error) { return offer.Ability{Allocatable: placingCapacity}, nil }, OnHost: o.claims.OnHost, ReachesLeader: func(context.Context) bool { return true },
 	}
 	return judge.Offer(ctx, r)
 }

@@ -71,7 +71,7 @@ func newBootHost(t *testing.T, change func(*privatelibvirtd.Config)) *bootHost {
 		}
 	})
 	driverConfig := libvirt.DefaultConfig()
-	driverConfig.URI, driverConfig.Emulated = in.URI, true
+	driverConfig.URI, driverConfig.Emulated = in.URI, func() bool { return true }
 	driverConfig.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	driver, err := libvirt.New(t.Context(), driverConfig)
 	if err != nil {

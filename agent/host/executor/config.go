@@ -99,8 +99,9 @@ type Config struct {
 	Network    Network
 	Firmware   Firmware
 	Events     *objects.Recorder
-	// Machine describes this host to the conversion of instances to domains.
-	Machine domain.HostInfo
+	// Machine describes this host to the conversion of instances to domains. An error
+	// wraps hypervisor.ErrUnavailable: the host is not known yet.
+	Machine func() (domain.HostInfo, error)
 	// RuntimeUser is the uid of guests that have none of their own.
 	RuntimeUser uint64
 	// LogDir holds the guests' serial logs.
@@ -122,7 +123,7 @@ func (c Config) Validate() error {
 		missing bool
 	}{
 		{"Host", c.Host == ""}, {"Store", c.Store == nil}, {"Confirm", c.Confirm == nil}, {"Instances", c.Instances == nil}, {"Hypervisor", c.Hypervisor == nil},
-		{"Volumes", c.Volumes == nil}, {"Network", c.Network == nil}, {"Firmware", c.Firmware == nil},
+		{"Volumes", c.Volumes == nil}, {"Network", c.Network == nil}, {"Firmware", c.Firmware == nil}, {"Machine", c.Machine == nil},
 		{"Events", c.Events == nil}, {"Logger", c.Logger == nil},
 	} {
 		if field.missing {

@@ -187,7 +187,7 @@ func TestKeptStateOutlivesTheInstance(t *testing.T) {
 		"forgotten": func(w *world, vmi *kubevirtv1.VirtualMachineInstance) { w.unclaim(vmi) },
 	} {
 		w := newWorld(t)
-		w.config.Machine.EFI, w.config.Machine.TPM = true, true
+		w.machine.EFI, w.machine.TPM = true, true
 		w.restart()
 		first := w.keepingLife("web", true)
 		before, found := w.domain(first)
@@ -215,7 +215,7 @@ func TestKeptStateOutlivesTheInstance(t *testing.T) {
 func TestAStartedTPMIsRecorded(t *testing.T) {
 	for death := 0; ; death++ {
 		w := newWorld(t)
-		w.config.Machine.EFI, w.config.Machine.TPM = true, true
+		w.machine.EFI, w.machine.TPM = true, true
 		w.restart()
 		w.keepingLife("other", false)
 		vmi := w.lifeOf("web")
@@ -234,7 +234,7 @@ func TestAStartedTPMIsRecorded(t *testing.T) {
 // A record that cannot be written does not hide that the guest runs, and is tried again.
 func TestTheRecordOfATPMIsTriedAgain(t *testing.T) {
 	w := newWorld(t)
-	w.config.Machine.EFI, w.config.Machine.TPM = true, true
+	w.machine.EFI, w.machine.TPM = true, true
 	w.restart()
 	w.firmware.full = errors.New("no space left on device")
 	vmi := w.keepingLife("web", true)
@@ -254,7 +254,7 @@ func TestTheRecordOfATPMIsTriedAgain(t *testing.T) {
 // A start that fails does not take what was kept along.
 func TestKeptStateOutlivesAFailedStart(t *testing.T) {
 	w := newWorld(t)
-	w.config.Machine.EFI, w.config.Machine.TPM = true, true
+	w.machine.EFI, w.machine.TPM = true, true
 	w.restart()
 	h := &options{Hypervisor: w.hv}
 	w.config.Hypervisor = h

@@ -171,7 +171,7 @@ func TestSuccessorReplacesTheDomainOfItsPredecessor(t *testing.T) {
 // What this host cannot give exactly is told with the start.
 func TestApproximationsAreTold(t *testing.T) {
 	w := newWorld(t)
-	w.config.Machine.KVM = false
+	w.machine.KVM = false
 	w.restart()
 	w.running("a")
 	if n := w.told("Approximated"); n != 1 {

@@ -16,10 +16,10 @@ import (
 // domain.
 func (e *Executor) describeMachine(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, r *run) {
 	status := &vmi.Status
-	if status.Machine == nil {
+	if host, err := e.Machine(); err == nil && status.Machine == nil {
 		// The machine type is kept, so that the guest finds the same machine on whatever
 		// host and emulator it starts next.
-		status.Machine = &kubevirtv1.Machine{Type: e.Machine.CanonicalMachine(machine.MachineType(vmi))}
+		status.Machine = &kubevirtv1.Machine{Type: host.CanonicalMachine(machine.MachineType(vmi))}
 	}
 	if cpu := vmi.Spec.Domain.CPU; cpu != nil {
 		status.CurrentCPUTopology = &kubevirtv1.CPUTopology{Cores: cpu.Cores, Sockets: cpu.Sockets, Threads: cpu.Threads}

@@ -72,6 +72,10 @@ func (e *Executor) definition(ctx context.Context, r *run, work *preparation) (s
 	if err != nil {
 		return "", err
 	}
+	host, err := e.Machine()
+	if err != nil {
+		return "", err
+	}
 	user, err := e.Volumes.User(ctx, r.ref)
 	if err != nil {
 		return "", err
@@ -82,7 +86,7 @@ func (e *Executor) definition(ctx context.Context, r *run, work *preparation) (s
 	}
 	variables := e.Firmware.Variables(domain.Machine(r.instance), machine.SecureBoot(&r.instance.Spec))
 	definition, warnings, err := domain.Convert(domain.Input{
-		VMI: r.instance, Host: e.Host, Epoch: work.epoch, Disks: work.disks, NICs: r.nics, Machine: e.Machine,
+		VMI: r.instance, Host: e.Host, Epoch: work.epoch, Disks: work.disks, NICs: r.nics, Machine: host,
 		CPUMilli: r.claim.Resources.CPUMilli, User: &user,
 		Paths: domain.Paths{SerialLog: serialLog, AgentSocket: agent, Variables: variables},
 	})

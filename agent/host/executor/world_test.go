@@ -212,6 +212,7 @@ type world struct {
 	store    *unreadable
 	vmis     *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	hv       *hypervisortest.Fake
+	machine  domain.HostInfo
 	volumes  *fakeVolumes
 	network  *fakeNetwork
 	firmware *keptFirmware
@@ -251,9 +252,10 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.machine = domain.HostInfo{KVM: true, Arch: "x86_64"}
 	w.config = Config{
 		Host: thisHost, Store: w.store, Confirm: func(context.Context) error { return w.unconfirmed }, Instances: w.vmis, Hypervisor: w.hv, Volumes: w.volumes, Network: w.network, Firmware: w.firmware,
-		Events: events, Machine: domain.HostInfo{KVM: true, Arch: "x86_64"},
+		Events: events, Machine: func() (domain.HostInfo, error) { return w.machine, nil },
 		LogDir: t.TempDir(), Logger: quiet, RuntimeUser: testUser,
 	}
 	began := time.Now()

@@ -20,16 +20,23 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// Judge decides for one host. Its fields must not change once it is in use.
-type Judge struct {
-	// Host is the name of the host.
-	Host string
+// Ability is what a host can give guests.
+type Ability struct {
 	// Allocatable is what guests may use of the host.
 	Allocatable machine.Resources
 	// CPUModels are the CPU models that the processor can run.
 	CPUModels []string
 	// Emulator describes what guests can have besides a CPU model.
 	Emulator machine.Emulator
+}
+
+// Judge decides for one host. Its fields must not change once it is in use.
+type Judge struct {
+	// Host is the name of the host.
+	Host string
+	// Ability returns what the host can give guests now, or an error that says why it can
+	// give them nothing.
+	Ability func() (Ability, error)
 	// OnHost lists the claims on a host, as this host's copy of the store has
 	// them.
 	OnHost func(host string) []claims.Instance
@@ -40,12 +47,19 @@ type Judge struct {
 	ReachesLeader func(context.Context) bool
 }
 
-// Free returns what is left for further guests after the claims on this host.
-func (j *Judge) Free() machine.Resources { return j.freeWithout("") }
+// Free returns what is left for further guests after the claims on this host; nothing while
+// the host can give them nothing.
+func (j *Judge) Free() machine.Resources {
+	able, err := j.Ability()
+	if err != nil {
+		return machine.Resources{}
+	}
+	return j.freeWithout(able, "")
+}
 
 // freeWithout is what is free when the claim of one instance does not count.
-func (j *Judge) freeWithout(uid types.UID) machine.Resources {
-	free := j.Allocatable
+func (j *Judge) freeWithout(able Ability, uid types.UID) machine.Resources {
+	free := able.Allocatable
 	for _, claim := range j.OnHost(j.Host) {
 		if claim.UID != uid {
 			free = free.Sub(claim.Resources)
@@ -63,7 +77,11 @@ func (j *Judge) Offer(ctx context.Context, r claims.OfferRequest) (claims.Offer,
 	if !j.ReachesLeader(ctx) {
 		return refuse("the host does not reach the leader, and could not act on the claim")
 	}
-	if lacking := j.freeWithout(r.UID).Lacking(r.Resources); len(lacking) > 0 {
+	able, err := j.Ability()
+	if err != nil {
+		return refuse("the host starts no guests now: %v", err)
+	}
+	if lacking := j.freeWithout(able, r.UID).Lacking(r.Resources); len(lacking) > 0 {
 		return refuse("Insufficient %s", strings.Join(lacking, ", "))
 	}
 	if available := memoryAvailable(); available > 0 && available < r.Resources.MemoryBytes {
@@ -74,10 +92,10 @@ func (j *Judge) Offer(ctx context.Context, r claims.OfferRequest) (claims.Offer,
 			return refuse("%v", err)
 		}
 	}
-	if r.CPUModel != "" && !slices.Contains(j.CPUModels, r.CPUModel) {
+	if r.CPUModel != "" && !slices.Contains(able.CPUModels, r.CPUModel) {
 		return refuse("the processor cannot run CPU model %s", r.CPUModel)
 	}
-	if lacks := j.Emulator.Lacks(r.Needs); len(lacks) > 0 {
+	if lacks := able.Emulator.Lacks(r.Needs); len(lacks) > 0 {
 		return refuse("it has no %s", lacks[0].What)
 	}
 	return claims.Offer{Accepted: true}, nil

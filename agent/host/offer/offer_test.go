@@ -12,12 +12,15 @@ import (
 
 func TestOffer(t *testing.T) {
 	const mib = int64(1) << 20
-	reaches, room := true, error(nil)
+	reaches, room, away := true, error(nil), error(nil)
+	able := Ability{
+		Allocatable: machine.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib, EphemeralBytes: mib}, CPUModels: []string{"Haswell"},
+		Emulator: machine.Emulator{MachineTypes: []string{"q35"}, TPM: true},
+	}
 	judge := &Judge{
 		ReachesLeader: func(context.Context) bool { return reaches },
 		Room:          func() error { return room },
-		Host:          "h1", Allocatable: machine.Resources{CPUMilli: 4000, MemoryBytes: 64 * mib, EphemeralBytes: mib}, CPUModels: []string{"Haswell"},
-		Emulator: machine.Emulator{MachineTypes: []string{"q35"}, TPM: true},
+		Host:          "h1", Ability: func() (Ability, error) { return able, away },
 		OnHost: func(host string) []claims.Instance {
 			if host != "h1" {
 				t.Errorf("asked for the claims on %s", host)
@@ -64,10 +67,18 @@ func TestOffer(t *testing.T) {
 	if free := judge.Free(); free.CPUMilli != 3000 || free.MemoryBytes != 32*mib {
 		t.Errorf("free is %+v", free)
 	}
+	// The hypervisor may be away, or not yet there.
+	reaches, away = true, errors.New("libvirt does not answer")
+	if got, err := judge.Offer(t.Context(), claims.OfferRequest{UID: "b"}); err != nil || got.Accepted || !strings.Contains(got.Reason, "libvirt does not answer") {
+		t.Errorf("a host without its hypervisor: %+v, %v", got, err)
+	}
+	if free := judge.Free(); free.CPUMilli != 0 || free.MemoryBytes != 0 {
+		t.Errorf("without its hypervisor the host has %+v free", free)
+	}
 }
 
 func TestNobodyIsPromisedMoreThanTheMachineHas(t *testing.T) {
-	judge := &Judge{Allocatable: machine.Resources{MemoryBytes: 1 << 60}, OnHost: func(string) []claims.Instance { return nil }, ReachesLeader: func(context.Context) bool { return true }}
+	judge := &Judge{Ability: func() (Ability, error) { return Ability{Allocatable: machine.Resources{MemoryBytes: 1 << 60}}, nil }, OnHost: func(string) []claims.Instance { return nil }, ReachesLeader: func(context.Context) bool { return true }}
 	got, err := judge.Offer(t.Context(), claims.OfferRequest{Resources: machine.Resources{MemoryBytes: 1 << 59}})
 	if err != nil || got.Accepted || !strings.Contains(got.Reason, "really free") {
 		t.Errorf("got %+v, %v", got, err)

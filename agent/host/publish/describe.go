@@ -37,6 +37,9 @@ type Description struct {
 	CPUModels, CPUFeatures []string
 	// Emulator is what guests can be given besides a CPU model.
 	Emulator machine.Emulator
+	// Unknown says that it is not known yet what the host can run. What the Node and the
+	// published capacity say of that stays, from before the agent started.
+	Unknown bool
 	// NotReady says why the host runs no guests; empty if it does.
 	NotReady string
 	// Conditions are set in addition to Ready and KVMUsable.
@@ -87,19 +90,27 @@ func (d Description) apply(host string, n *corev1.Node, now time.Time) {
 	if n.Spec.Unschedulable {
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
 	}
-	n.Status.Capacity, n.Status.Allocatable = resourceList(d.Capacity, d.KVM), resourceList(d.Allocatable, d.KVM)
 	n.Status.Addresses, n.Status.NodeInfo = d.Addresses, d.Info
 	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: reasonReady, Message: "The agent is running"}
 	if d.NotReady != "" {
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, reasonNotReady, d.NotReady
 	}
+	conditions := []corev1.NodeCondition{ready}
+	if !d.Unknown {
+		n.Status.Capacity, n.Status.Allocatable = resourceList(d.Capacity, d.KVM), resourceList(d.Allocatable, d.KVM)
+		conditions = append(conditions, d.kvmCondition())
+	}
+	for _, c := range append(conditions, d.Conditions...) {
+		objects.SetNodeCondition(n, c, now)
+	}
+}
+
+func (d Description) kvmCondition() corev1.NodeCondition {
 	kvm := corev1.NodeCondition{Type: ConditionKVM, Status: corev1.ConditionTrue, Reason: "KVMWorks", Message: "Guests run with hardware virtualisation"}
 	if !d.KVM {
 		kvm.Status, kvm.Reason, kvm.Message = corev1.ConditionFalse, "Emulated", "Guests are emulated, which is slow: "+d.KVMReason
 	}
-	for _, c := range append([]corev1.NodeCondition{ready, kvm}, d.Conditions...) {
-		objects.SetNodeCondition(n, c, now)
-	}
+	return kvm
 }
 
 func (d Description) applyLabels(host string, n *corev1.Node) {
@@ -107,6 +118,22 @@ func (d Description) applyLabels(host string, n *corev1.Node) {
 	if labels == nil {
 		labels = map[string]string{}
 	}
+	if !d.Unknown {
+		d.labelProcessor(labels)
+	}
+	if d.Zone != "" {
+		labels[corev1.LabelTopologyZone] = d.Zone
+	}
+	labels[corev1.LabelHostname] = host
+	labels[corev1.LabelOSStable], labels[corev1.LabelArchStable] = d.Info.OperatingSystem, d.Info.Architecture
+	labels[labelRole] = ""
+	labels[kubevirtv1.NodeSchedulable] = fmt.Sprint(d.NotReady == "")
+	maps.Copy(labels, d.Labels)
+	n.Labels = labels
+}
+
+// labelProcessor sets the labels for what guests can be given.
+func (d Description) labelProcessor(labels map[string]string) {
 	maps.DeleteFunc(labels, func(key, _ string) bool {
 		return slices.ContainsFunc(ownedPrefixes, func(p string) bool { return strings.HasPrefix(key, p) })
 	})
@@ -125,15 +152,6 @@ func (d Description) applyLabels(host string, n *corev1.Node) {
 	if d.HostModel != "" {
 		labels[kubevirtv1.HostModelCPULabel+d.HostModel] = "true"
 	}
-	if d.Zone != "" {
-		labels[corev1.LabelTopologyZone] = d.Zone
-	}
-	labels[corev1.LabelHostname] = host
-	labels[corev1.LabelOSStable], labels[corev1.LabelArchStable] = d.Info.OperatingSystem, d.Info.Architecture
-	labels[labelRole] = ""
-	labels[kubevirtv1.NodeSchedulable] = fmt.Sprint(d.NotReady == "")
-	maps.Copy(labels, d.Labels)
-	n.Labels = labels
 }
 
 // maxGuests is shown as the number of pods: tools expect one.

@@ -21,8 +21,8 @@ import (
 type TellerConfig struct {
 	// Host is the name of this host.
 	Host string
-	// Facts are the facts that do not change while the agent runs.
-	Facts gossip.Facts
+	// Facts returns the facts of this moment that no other field is for.
+	Facts func() gossip.Facts
 	// Tell hands the facts of this host to the mesh.
 	Tell func(gossip.Facts) error
 	// Free returns what the claims on this host leave free.
@@ -47,8 +47,8 @@ func (c TellerConfig) Validate() error {
 	switch {
 	case c.Host == "":
 		return errors.New("facts: Host is empty")
-	case c.Tell == nil || c.Free == nil || c.Pools == nil || c.Images == nil || c.Nodes == nil || c.Logger == nil:
-		return errors.New("facts: Tell, Free, Pools, Images, Nodes and Logger are required")
+	case c.Facts == nil || c.Tell == nil || c.Free == nil || c.Pools == nil || c.Images == nil || c.Nodes == nil || c.Logger == nil:
+		return errors.New("facts: Facts, Tell, Free, Pools, Images, Nodes and Logger are required")
 	case c.Interval <= 0:
 		return errors.New("facts: Interval must be positive")
 	}
@@ -111,7 +111,7 @@ func steady(told, now gossip.Facts) gossip.Facts {
 
 // facts are those of this moment.
 func (t *Teller) facts() gossip.Facts {
-	facts := t.cfg.Facts
+	facts := t.cfg.Facts()
 	facts.Free, facts.Load, facts.Images = GossipResources(t.cfg.Free()), load(), t.cfg.Images()
 	facts.Pools = map[string]gossip.Pool{}
 	for name, space := range t.cfg.Pools() {

@@ -225,6 +225,30 @@ func TestAHostContradictsTheNewsOfItsDeath(t *testing.T) {
 	})
 }
 
+// An agent that starts before its hypervisor does not know what the host can run. What it
+// published before stays: a capacity of nothing would be wrong, and placement keeps off the
+// host anyway.
+func TestWhatIsNotKnownYetStaysAsItWas(t *testing.T) {
+	run(t, func(b *bench) {
+		b.describe(func(d *Description) {
+			*d = Description{Unknown: true, NotReady: "libvirt does not answer", Zone: "a", Info: d.Info}
+		})
+		time.Sleep(DefaultConfig().Interval)
+		synctest.Wait()
+		n := b.node("h1")
+		if n.Status.Capacity.Cpu().MilliValue() != 8000 || n.Labels[kubevirtv1.CPUModelLabel+"Haswell"] != "true" || objects.NodeCondition(n, ConditionKVM).Status != corev1.ConditionTrue {
+			b.Errorf("the Node forgot what the host can run: %+v %v", n.Status, n.Labels)
+		}
+		if objects.NodeCondition(n, corev1.NodeReady).Status != corev1.ConditionFalse || n.Labels[kubevirtv1.NodeSchedulable] != "false" {
+			b.Errorf("the host can be chosen: %+v", n.Status.Conditions)
+		}
+		c, err := claims.GetCapacity(b.Context(), b.store, "h1", raftstore.ReadOptions{})
+		if err != nil || c.Allocatable.MemoryBytes != 7<<30 {
+			b.Errorf("capacity %+v (%v)", c, err)
+		}
+	})
+}
+
 func TestSystemInfo(t *testing.T) {
 	root := t.TempDir() + "/"
 	for path, text := range map[string]string{
@@ -248,7 +272,8 @@ func TestFactsFollowTheHost(t *testing.T) {
 		told := make(chan gossip.Facts, 16)
 		free := machine.Resources{CPUMilli: 500, MemoryBytes: 1 << 30}
 		cfg := DefaultTellerConfig()
-		cfg.Host, cfg.Facts, cfg.Logger = "h1", gossip.Facts{Zone: "a"}, slog.New(slog.DiscardHandler)
+		cfg.Host, cfg.Logger = "h1", slog.New(slog.DiscardHandler)
+		cfg.Facts = func() gossip.Facts { return gossip.Facts{Zone: "a"} }
 		cfg.Tell = func(facts gossip.Facts) error { told <- facts; return nil }
 		cfg.Free = func() machine.Resources { return free }
 		cfg.Pools = func() map[string]storage.Space {

@@ -205,6 +205,9 @@ func (p *Publisher) delayRevival(n *corev1.Node, now time.Time) time.Duration {
 }
 
 func (p *Publisher) publishCapacity(tx *objects.Tx, d Description) {
+	if d.Unknown {
+		return
+	}
 	have, ok := p.cfg.Claims.Capacity(p.cfg.Host)
 	if ok && have.Allocatable.Equal(d.Allocatable) {
 		return

@@ -22,15 +22,14 @@ func SystemInfo(root, version string) corev1.NodeSystemInfo {
 		return string(bytes.TrimSpace(b))
 	}
 	return corev1.NodeSystemInfo{
-		MachineID:               read("etc/machine-id"),
-		SystemUUID:              read("sys/class/dmi/id/product_uuid"),
-		BootID:                  read("proc/sys/kernel/random/boot_id"),
-		KernelVersion:           read("proc/sys/kernel/osrelease"),
-		OSImage:                 prettyName(read("etc/os-release")),
-		OperatingSystem:         runtime.GOOS,
-		Architecture:            runtime.GOARCH,
-		ContainerRuntimeVersion: "libvirt://",
-		KubeletVersion:          version,
+		MachineID:       read("etc/machine-id"),
+		SystemUUID:      read("sys/class/dmi/id/product_uuid"),
+		BootID:          read("proc/sys/kernel/random/boot_id"),
+		KernelVersion:   read("proc/sys/kernel/osrelease"),
+		OSImage:         prettyName(read("etc/os-release")),
+		OperatingSystem: runtime.GOOS,
+		Architecture:    runtime.GOARCH,
+		KubeletVersion:  version,
 	}
 }
 

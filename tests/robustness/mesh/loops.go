@@ -38,9 +38,9 @@ func (a *agent) loops() ([]stewards.Loop, error) {
 		return nil, err
 	}
 	info := domain.HostInfo{KVM: capabilities.KVM, Arch: capabilities.Arch, MachineTypes: capabilities.MachineTypes()}
+	able := offer.Ability{Allocatable: a.host.mesh.cfg.Allocatable, CPUModels: capabilities.CPUModels, Emulator: info.Emulates()}
 	a.judge = &offer.Judge{
-		Host: a.host.Name, Allocatable: a.host.mesh.cfg.Allocatable, CPUModels: capabilities.CPUModels, OnHost: a.claims.OnHost, Emulator: info.Emulates(),
-		ReachesLeader: a.store.ReachesLeader,
+		Host: a.host.Name, Ability: func() (offer.Ability, error) { return able, nil }, OnHost: a.claims.OnHost, ReachesLeader: a.store.ReachesLeader,
 	}
 	recorder, err := a.recorder()
 	if err != nil {
@@ -107,7 +107,7 @@ func (a *agent) executorLoops(recorder *objects.Recorder, info domain.HostInfo) 
 	e, err := executor.New(executor.Config{
 		Host: a.host.Name, Store: a.writer("executor"), Confirm: a.store.Confirm, Instances: objects.For[*kubevirtv1.VirtualMachineInstance](a.cache),
 		Hypervisor: machine, Volumes: volumes{a}, Network: network{}, Firmware: firmware{}, Events: recorder,
-		Machine: info, LogDir: filepath.Join(a.host.dataDir(), "consoles"), Clock: a.host.Now, BootTime: a.host.bootTime, Logger: a.log,
+		Machine: func() (domain.HostInfo, error) { return info, nil }, LogDir: filepath.Join(a.host.dataDir(), "consoles"), Clock: a.host.Now, BootTime: a.host.bootTime, Logger: a.log,
 	})
 	if err != nil {
 		return nil, err
@@ -137,7 +137,7 @@ func (a *agent) publisherLoops(capabilities hypervisor.Capabilities, info domain
 	cfg.Clock = a.host.Now
 	cfg.Describe = func() publish.Description {
 		return publish.Description{
-			Capacity: a.judge.Allocatable, Allocatable: a.judge.Allocatable, KVM: capabilities.KVM, CPUModels: capabilities.CPUModels,
+			Capacity: a.host.mesh.cfg.Allocatable, Allocatable: a.host.mesh.cfg.Allocatable, KVM: capabilities.KVM, CPUModels: capabilities.CPUModels,
 			HostModel: capabilities.HostModel, CPUVendor: capabilities.HostVendor, Emulator: info.Emulates(),
 			Info: corev1.NodeSystemInfo{OperatingSystem: "linux", Architecture: "amd64"},
 		}
@@ -148,10 +148,11 @@ func (a *agent) publisherLoops(capabilities hypervisor.Capabilities, info domain
 	}
 	tell := publish.DefaultTellerConfig()
 	tell.Host, tell.Logger, tell.Tell, tell.Free = a.host.Name, a.log, a.peers.SetFacts, a.judge.Free
-	tell.Facts = gossip.Facts{
+	facts := gossip.Facts{
 		MeshAddr: a.host.address, Version: "v1", FeatureLevel: int(level.Highest), KVM: capabilities.KVM, CPUModels: capabilities.CPUModels,
-		Allocatable: publish.GossipResources(a.judge.Allocatable),
+		Allocatable: publish.GossipResources(a.host.mesh.cfg.Allocatable),
 	}
+	tell.Facts = func() gossip.Facts { return facts }
 	tell.Pools = func() map[string]storage.Space { return nil }
 	tell.Images, tell.Nodes = func() []string { return nil }, objects.For[*corev1.Node](a.cache)
 	teller, err := publish.NewTeller(tell)

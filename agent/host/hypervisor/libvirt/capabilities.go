@@ -26,27 +26,30 @@ type capabilityCache struct {
 	mu    sync.Mutex
 	value hypervisor.Capabilities
 	// read is when the capabilities were read, connects counts the connections until
-	// then, and emulator is the emulator's file at that time.
+	// then, emulator is the emulator's file at that time, and emulated whether they are
+	// those of guests without KVM.
 	read     time.Time
 	connects uint64
 	emulator os.FileInfo
+	emulated bool
 }
 
 // lookUp returns the capabilities that were read last. ok is false when they are too
-// old, or when the daemon was restarted or the emulator's file replaced since.
-func (c *capabilityCache) lookUp(connects uint64, now time.Time) (hypervisor.Capabilities, bool) {
+// old or of other guests, or when the daemon was restarted or the emulator's file replaced
+// since.
+func (c *capabilityCache) lookUp(connects uint64, emulated bool, now time.Time) (hypervisor.Capabilities, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.read.IsZero() || c.connects != connects || now.Sub(c.read) >= capabilitiesAge {
+	if c.read.IsZero() || c.connects != connects || c.emulated != emulated || now.Sub(c.read) >= capabilitiesAge {
 		return hypervisor.Capabilities{}, false
 	}
 	return c.value, sameFile(c.emulator, fileInfo(c.value.Emulator))
 }
 
-func (c *capabilityCache) store(value hypervisor.Capabilities, connects uint64, now time.Time) {
+func (c *capabilityCache) store(value hypervisor.Capabilities, connects uint64, emulated bool, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.value, c.read, c.connects, c.emulator = value, now, connects, fileInfo(value.Emulator)
+	c.value, c.read, c.connects, c.emulated, c.emulator = value, now, connects, emulated, fileInfo(value.Emulator)
 }
 
 // fileInfo returns nil for a file that does not exist.
@@ -70,17 +73,20 @@ func (d *Driver) Capabilities(ctx context.Context) (hypervisor.Capabilities, err
 	d.mu.Lock()
 	connects, connected := d.connects, d.conn != nil && !d.closed
 	d.mu.Unlock()
-	if known, ok := d.caps.lookUp(connects, time.Now()); ok && connected && ctx.Err() == nil {
+	emulated := d.cfg.Emulated != nil && d.cfg.Emulated()
+	if known, ok := d.caps.lookUp(connects, emulated, time.Now()); ok && connected && ctx.Err() == nil {
 		return known, nil
 	}
-	out, err := call(ctx, d, d.queries, "read capabilities", nil, d.readCapabilities)
+	out, err := call(ctx, d, d.queries, "read capabilities", nil, func(conn *libvirt.Connect) (hypervisor.Capabilities, error) {
+		return d.readCapabilities(conn, emulated)
+	})
 	if err == nil {
-		d.caps.store(out, connects, time.Now())
+		d.caps.store(out, connects, emulated, time.Now())
 	}
 	return out, err
 }
 
-func (d *Driver) readCapabilities(conn *libvirt.Connect) (hypervisor.Capabilities, error) {
+func (d *Driver) readCapabilities(conn *libvirt.Connect, emulated bool) (hypervisor.Capabilities, error) {
 	var out hypervisor.Capabilities
 	if err := versions(conn, &out); err != nil {
 		return out, err
@@ -95,7 +101,7 @@ func (d *Driver) readCapabilities(conn *libvirt.Connect) (hypervisor.Capabilitie
 	}
 	hostCapabilities(host, &out)
 	virtType := "qemu"
-	if out.KVM && !d.cfg.Emulated {
+	if out.KVM && !emulated {
 		virtType = "kvm"
 	}
 	text, err = conn.GetDomainCapabilities(out.Emulator, out.Arch, guestMachine, virtType, 0)

@@ -114,34 +114,36 @@ func TestCapabilitiesAreBelievedForAWhile(t *testing.T) {
 	write("old")
 	now := time.Date(2024, 11, 26, 12, 0, 0, 0, time.UTC)
 	var c capabilityCache
-	if _, ok := c.lookUp(1, now); ok {
+	if _, ok := c.lookUp(1, false, now); ok {
 		t.Error("something is known at first")
 	}
-	c.store(hypervisor.Capabilities{HostUUID: "a", Emulator: emulator}, 1, now)
+	c.store(hypervisor.Capabilities{HostUUID: "a", Emulator: emulator}, 1, false, now)
 	for _, step := range []struct {
 		name     string
 		connects uint64
+		emulated bool
 		after    time.Duration
 		do       func()
 		known    bool
 	}{
-		{"at once", 1, 0, nil, true},
-		{"soon", 1, capabilitiesAge - time.Second, nil, true},
-		{"late", 1, capabilitiesAge, nil, false},
-		{"another daemon", 2, 0, nil, false},
-		{"another emulator", 1, 0, func() { write("newer") }, false},
-		{"no emulator", 1, 0, func() { _ = os.Remove(emulator) }, false},
+		{"at once", 1, false, 0, nil, true},
+		{"soon", 1, false, capabilitiesAge - time.Second, nil, true},
+		{"late", 1, false, capabilitiesAge, nil, false},
+		{"KVM no longer works", 1, true, 0, nil, false},
+		{"another daemon", 2, false, 0, nil, false},
+		{"another emulator", 1, false, 0, func() { write("newer") }, false},
+		{"no emulator", 1, false, 0, func() { _ = os.Remove(emulator) }, false},
 	} {
 		if step.do != nil {
 			step.do()
 		}
-		got, ok := c.lookUp(step.connects, now.Add(step.after))
+		got, ok := c.lookUp(step.connects, step.emulated, now.Add(step.after))
 		if ok != step.known || ok && got.HostUUID != "a" {
 			t.Errorf("%s: known %v, %+v", step.name, ok, got)
 		}
 	}
-	c.store(hypervisor.Capabilities{Emulator: emulator}, 3, now)
-	if _, ok := c.lookUp(3, now); !ok {
+	c.store(hypervisor.Capabilities{Emulator: emulator}, 3, false, now)
+	if _, ok := c.lookUp(3, false, now); !ok {
 		t.Error("what was read without an emulator is read again and again")
 	}
 }

@@ -28,9 +28,9 @@ type Config struct {
 	CloseTimeout time.Duration
 	// AgentTimeout bounds each command to a guest's agent.
 	AgentTimeout time.Duration
-	// Emulated makes Capabilities describe guests without KVM. It is for hosts that
-	// have KVM, but where KVM does not work.
-	Emulated bool
+	// Emulated makes Capabilities describe guests without KVM while it returns true. It is
+	// for hosts that have KVM, but where KVM does not work. Nil stands for false.
+	Emulated func() bool
 	// Logger logs new and lost connections and metadata that cannot be read; nil
 	// discards them.
 	Logger *slog.Logger
