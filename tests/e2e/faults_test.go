@@ -36,10 +36,13 @@ func TestFaultsAreNamed(t *testing.T) {
 			memory := vm.Spec.Template.Spec.Domain.Memory.Guest
 			memory.Set(1 << 50)
 		}, "Insufficient memory"},
-		"no-image":      {image(registry + "/nothing:here"), "not found"},
-		"no-registry":   {image("127.0.0.1:1/tiny:latest"), "registry"},
-		"no-disk":       {image(pushWithoutDisk(t, registry)), "not a containerDisk"},
-		"mute-registry": {image(muteRegistry(t) + "/tiny:latest"), "registry stalled"},
+		"no-image":    {image(registry + "/nothing:here"), "not found"},
+		"no-registry": {image(net.JoinHostPort(machineAddress(t).String(), "1") + "/tiny:latest"), "connection refused"},
+		// A host does not connect to itself, or to another, because a user says so.
+		"registry-here":  {image("localhost:6443/tiny:latest"), "images are not fetched from"},
+		"registry-there": {image(hostAddress(t, "host2") + "/tiny:latest"), "images are not fetched from"},
+		"no-disk":        {image(pushWithoutDisk(t, registry)), "not a containerDisk"},
+		"mute-registry":  {image(muteRegistry(t) + "/tiny:latest"), "registry stalled"},
 		"no-host": {func(vm *kubevirtv1.VirtualMachine) {
 			vm.Spec.Template.Spec.NodeSelector = map[string]string{"colour": "blue"}
 		}, "selector"},
@@ -145,21 +148,31 @@ func pushRandomDisk(t *testing.T, size int) string {
 // muteRegistry takes connections and never says anything.
 func muteRegistry(t *testing.T) string {
 	t.Helper()
-	// The machine's own address on the lab's network.
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig("host1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	probe, err := net.Dial("udp", strings.TrimPrefix(config.Host, "https://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ip := probe.LocalAddr().(*net.UDPAddr).IP
-	probe.Close()
-	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: ip})
+	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: machineAddress(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { listener.Close() })
 	return listener.Addr().String()
+}
+
+// hostAddress is where a host's API is, host:port.
+func hostAddress(t *testing.T, host string) string {
+	t.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig(host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimPrefix(config.Host, "https://")
+}
+
+// machineAddress is this machine's own address on the lab's network.
+func machineAddress(t *testing.T) net.IP {
+	t.Helper()
+	probe, err := net.Dial("udp", hostAddress(t, "host1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe.Close()
+	return probe.LocalAddr().(*net.UDPAddr).IP
 }
