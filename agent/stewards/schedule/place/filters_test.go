@@ -2,7 +2,6 @@ package place
 
 import (
 	"fmt"
-	"hash/fnv"
 	"slices"
 	"strings"
 	"testing"
@@ -10,21 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
-	"pgregory.net/rapid"
 )
-
 type vmiSpec = kubevirtv1.VirtualMachineInstanceSpec
-
-// spread lets an instance spread over zones, at most one ahead.
-func spread(change func(c *corev1.TopologySpreadConstraint)) func(*kubevirtv1.VirtualMachineInstance) {
-	return spec(func(s *vmiSpec) {
-		c := corev1.TopologySpreadConstraint{MaxSkew: 1, TopologyKey: zoneLabel, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: appSelector()}
-		change(&c)
-		s.TopologySpreadConstraints = append(s.TopologySpreadConstraints, c)
-	})
-}
-
-func asIs(*corev1.TopologySpreadConstraint) {}
 
 // placedOn returns where the instance would go; the reason if nowhere.
 func placedOn(t *testing.T, s *Snapshot, vmi *kubevirtv1.VirtualMachineInstance) string {
@@ -100,120 +86,6 @@ func TestWhatAProcessorMustHave(t *testing.T) {
 	r := request(t, instance("a", cpu(kubevirtv1.CPU{Model: "Haswell", Features: []kubevirtv1.CPUFeature{{Name: "avx"}, {Name: "hle", Policy: "forbid"}}})), DefaultPolicy())
 	if r.CPUModel() != "Haswell" || !slices.Equal(r.CPUFeatures(), []string{"avx"}) {
 		t.Errorf("the offer is asked for model %s with %v", r.CPUModel(), r.CPUFeatures())
-	}
-}
-
-// How far the zones may differ, and which hosts and instances count.
-func TestSpread(t *testing.T) {
-	honor, ignore := corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore
-	inA := spec(func(s *vmiSpec) { s.NodeSelector = map[string]string{"disk": "ssd"} })
-	zones := func() *Snapshot {
-		return snapshot(host("a1", zone("a"), label("disk", "ssd")), host("a2", zone("a"), label("disk", "ssd")), host("b1", zone("b")), host("none"))
-	}
-	revision := func(vmi *kubevirtv1.VirtualMachineInstance) { vmi.Labels["revision"] = vmi.Name[:1] }
-	for name, tc := range map[string]struct {
-		vmi   func(*kubevirtv1.VirtualMachineInstance)
-		old   map[string]string // instances and their hosts
-		hosts string
-	}{
-		"empty zones":              {spread(asIs), nil, "a1 a2 b1"},
-		"one ahead":                {spread(asIs), map[string]string{"p": "a1"}, "b1"},
-		"even again":               {spread(asIs), map[string]string{"p": "a1", "q": "b1"}, "a1 a2 b1"},
-		"two may be ahead":         {spread(func(c *corev1.TopologySpreadConstraint) { c.MaxSkew = 2 }), map[string]string{"p": "a1"}, "a1 a2 b1"},
-		"two are ahead":            {spread(func(c *corev1.TopologySpreadConstraint) { c.MaxSkew = 2 }), map[string]string{"p": "a1", "q": "a2"}, "b1"},
-		"only preferred":           {spread(func(c *corev1.TopologySpreadConstraint) { c.WhenUnsatisfiable = corev1.ScheduleAnyway }), map[string]string{"p": "a1"}, "a1 a2 b1 none"},
-		"itself does not count":    {spread(asIs), map[string]string{"new": "a1"}, "a1 a2 b1"},
-		"hosts that it cannot use": {func(v *kubevirtv1.VirtualMachineInstance) { spread(asIs)(v); inA(v) }, map[string]string{"p": "a1"}, "a1 a2"},
-		"hosts that it cannot use, said": {func(v *kubevirtv1.VirtualMachineInstance) {
-			spread(func(c *corev1.TopologySpreadConstraint) { c.NodeAffinityPolicy = &honor })(v)
-			inA(v)
-		}, map[string]string{"p": "a1"}, "a1 a2"},
-		"hosts that it cannot use, still": {func(v *kubevirtv1.VirtualMachineInstance) {
-			spread(func(c *corev1.TopologySpreadConstraint) { c.NodeAffinityPolicy = &ignore })(v)
-			inA(v)
-		}, map[string]string{"p": "a1"}, ""},
-		"three zones are wanted": {spread(func(c *corev1.TopologySpreadConstraint) { c.MinDomains = new(int32(3)) }), map[string]string{"p": "a1", "q": "b1"}, ""},
-		"two zones are wanted":   {spread(func(c *corev1.TopologySpreadConstraint) { c.MinDomains = new(int32(2)) }), map[string]string{"p": "a1", "q": "b1"}, "a1 a2 b1"},
-		"another revision": {func(v *kubevirtv1.VirtualMachineInstance) {
-			spread(func(c *corev1.TopologySpreadConstraint) { c.MatchLabelKeys = []string{"revision", "unset"} })(v)
-			revision(v)
-		}, map[string]string{"p": "a1"}, "a1 a2 b1"},
-		"the same revision": {func(v *kubevirtv1.VirtualMachineInstance) {
-			spread(func(c *corev1.TopologySpreadConstraint) { c.MatchLabelKeys = []string{"revision", "unset"} })(v)
-			revision(v)
-		}, map[string]string{"nearly": "a1"}, "b1"},
-		"others than those that count": {func(v *kubevirtv1.VirtualMachineInstance) { spread(asIs)(v); v.Labels = map[string]string{"app": "db"} }, map[string]string{"p": "a1"}, "a1 a2 b1"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := zones()
-			for old, on := range tc.old {
-				put(s, instance(old, revision), on)
-			}
-			if got := feasibleHosts(t, s, instance("new", tc.vmi)); got != tc.hosts {
-				t.Errorf("would go to %q, want %q", got, tc.hosts)
-			}
-		})
-	}
-	got := placedOn(t, snapshot(host("none")), instance("new", spread(asIs)))
-	if want := "0/1 hosts are available: 1 didn't match topology spread constraints (missing label " + zoneLabel + ")"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
-// The second rule of two counts as the first does.
-func TestEverySpreadRuleHolds(t *testing.T) {
-	s := snapshot(host("a1", zone("a"), label("rack", "1")), host("a2", zone("a"), label("rack", "2")), host("b1", zone("b"), label("rack", "1")))
-	both := func(v *kubevirtv1.VirtualMachineInstance) {
-		spread(asIs)(v)
-		spread(func(c *corev1.TopologySpreadConstraint) { c.TopologyKey = "rack" })(v)
-	}
-	put(s, instance("p"), "a2")
-	if got := feasibleHosts(t, s, instance("new", both)); got != "b1" {
-		t.Errorf("would go to %q, want b1", got)
-	}
-}
-
-// Every rule of an instance holds, whichever others it has.
-func TestRulesHoldTogether(t *testing.T) {
-	affinity := func(s *vmiSpec) *corev1.Affinity {
-		if s.Affinity == nil {
-			s.Affinity = &corev1.Affinity{}
-		}
-		return s.Affinity
-	}
-	// Each rule alone leaves one of the hosts out: "old" is on a1, and others are on b1.
-	group := func(app, key string) corev1.PodAffinityTerm {
-		return corev1.PodAffinityTerm{LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}, TopologyKey: key}
-	}
-	rules := map[string]struct {
-		add  func(*vmiSpec)
-		lets []string
-	}{
-		"near db": {func(s *vmiSpec) {
-			affinity(s).PodAffinity = &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{group("db", zoneLabel)}}
-		}, []string{"b1", "b2"}},
-		"not with db": {func(s *vmiSpec) {
-			affinity(s).PodAntiAffinity = &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{group("db", corev1.LabelHostname)}}
-		}, []string{"a1", "a2", "b2"}},
-		"spread": {func(s *vmiSpec) {
-			s.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: zoneLabel, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: appSelector()}}
-		}, []string{"b1", "b2"}},
-	}
-	for first, a := range rules {
-		for second, b := range rules {
-			s := snapshot(host("a1", zone("a")), host("a2", zone("a")), host("b1", zone("b")), host("b2", zone("b")))
-			put(s, instance("old"), "a1")
-			put(s, instance("db", func(v *kubevirtv1.VirtualMachineInstance) { v.Labels = map[string]string{"app": "db"} }), "b1")
-			var want []string
-			for _, h := range hostNames(s) {
-				if slices.Contains(a.lets, h) && slices.Contains(b.lets, h) {
-					want = append(want, h)
-				}
-			}
-			if got := feasibleHosts(t, s, instance("new", spec(a.add), spec(b.add))); got != strings.Join(want, " ") {
-				t.Errorf("%s and %s: would go to %q, want %q", first, second, got, want)
-			}
-		}
 	}
 }
 
@@ -417,90 +289,6 @@ func TestPoliciesThatMakeNoSense(t *testing.T) {
 				t.Errorf("%s: %v does not tell of %s", name, err, part)
 			}
 		}
-	}
-}
-
-// A policy that compares few hosts still finds the one that fits, and sends different
-// instances to different hosts.
-func TestSamples(t *testing.T) {
-	policy := DefaultPolicy()
-	policy.SampleHosts = 1
-	const hosts = 20
-	s := NewSnapshot()
-	for i := range hosts {
-		s.SetHost(host(string(rune('a' + i))))
-	}
-	seen := map[string]bool{}
-	for i := range 200 {
-		r := request(t, instance(string(rune('A'+i))), policy)
-		name, err := s.Place(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if again, _ := s.Place(r); again != name {
-			t.Fatalf("placed on %s and on %s", name, again)
-		}
-		seen[name] = true
-	}
-	if len(seen) < hosts*3/4 {
-		t.Errorf("200 instances sample %d of %d hosts", len(seen), hosts)
-	}
-	for i := range hosts - 1 {
-		s.SetHost(host(string(rune('a'+i)), cordoned))
-	}
-	if got, err := s.Place(request(t, instance("new"), policy)); err != nil || got != string(rune('a'+hosts-1)) {
-		t.Errorf("placed on %q, %v; only the last fits", got, err)
-	}
-	if names := hostNames(s); len(names) != hosts || !slices.IsSorted(names) {
-		t.Errorf("hosts %v", names)
-	}
-}
-
-func hostNames(s *Snapshot) []string {
-	var names []string
-	for _, h := range s.hosts {
-		names = append(names, h.Name)
-	}
-	return names
-}
-
-// The better host is not missed among as many as the policy compares.
-func TestAllOfTheSampleAreCompared(t *testing.T) {
-	policy := DefaultPolicy()
-	policy.SampleHosts = 10
-	for _, best := range []string{"a", "e", "j"} {
-		s := NewSnapshot()
-		for i := range 10 {
-			s.SetHost(host(string(rune('a' + i))))
-		}
-		s.SetHost(host(best, memory(64*gib)))
-		if got, err := s.Place(request(t, instance("new"), policy)); got != best {
-			t.Errorf("placed on %q, %v; want %s", got, err, best)
-		}
-	}
-}
-
-// Hosts with equal scores are chosen in turn, by every host of the mesh alike: the
-// hashes are the published ones.
-func TestHashes(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		text := rapid.String().Draw(t, "text")
-		h := fnv.New64a()
-		_, _ = h.Write([]byte(text))
-		if got := hashString(text); got != h.Sum64() {
-			t.Errorf("%q hashes to %x, want %x", text, got, h.Sum64())
-		}
-	})
-	if got := mix(0x9e3779b97f4a7c15); got != 0xe220a8397b1dcdaf { // the first number of splitmix64
-		t.Errorf("mixed to %x", got)
-	}
-	seen := map[string]bool{}
-	for i := range 50 {
-		s := snapshot(host("a"), host("b"), host("c"))
-		seen[placedOn(t, s, instance(string(rune('A'+i))))] = true
-	}
-	if len(seen) != 3 {
-		t.Errorf("of three equal hosts %v are chosen", seen)
 	}
 }
 

@@ -2,8 +2,6 @@ package place
 
 import (
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
 	"testing"
 
@@ -12,11 +10,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
-	"pgregory.net/rapid"
 
 	machine "virtmesh/agent/vmi"
 )
-
 const (
 	mib = 1 << 20
 	gib = 1 << 30
@@ -37,13 +33,21 @@ func host(name string, edit ...func(*Host)) Host {
 }
 
 func label(k, v string) func(*Host)       { return func(h *Host) { h.Labels[k] = v } }
+
 func taint(t corev1.Taint) func(*Host)    { return func(h *Host) { h.Taints = append(h.Taints, t) } }
+
 func zone(z string) func(*Host)           { return label(zoneLabel, z) }
+
 func problem(p string) func(*Host)        { return func(h *Host) { h.Problem = p } }
+
 func cordoned(h *Host)                    { h.Cordoned = true }
+
 func noKVM(h *Host)                       { h.KVM = false }
+
 func memory(bytes int64) func(*Host)      { return func(h *Host) { h.Allocatable.MemoryBytes = bytes } }
+
 func cpuModels(m ...string) func(*Host)   { return func(h *Host) { h.CPUModels = m } }
+
 func withImages(im ...string) func(*Host) { return func(h *Host) { h.Images = im } }
 
 // instance returns an instance of 1 vCPU and 512 MiB.
@@ -349,157 +353,6 @@ func TestPolicyValidate(t *testing.T) {
 			t.Errorf("%v does not name %s", err, field)
 		}
 	}
-}
-
-// Whatever comes and goes, no host is given more than it has, the books agree
-// with a snapshot made afresh, and equal snapshots decide the same.
-func TestSnapshotProperties(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		s := NewSnapshot()
-		hosts := map[string]Host{}
-		placed := map[string]Instance{}
-		n := rapid.IntRange(1, 60).Draw(t, "steps")
-		for i := range n {
-			switch rapid.IntRange(0, 4).Draw(t, "step") {
-			case 0:
-				name := fmt.Sprint("h", rapid.IntRange(0, 5).Draw(t, "host"))
-				h := host(name, memory(int64(rapid.IntRange(0, 8).Draw(t, "gib"))*gib))
-				if used := usedOn(placed, name); used.MemoryBytes <= h.Allocatable.MemoryBytes {
-					hosts[name] = h
-					s.SetHost(h)
-				}
-			case 1:
-				name := fmt.Sprint("h", rapid.IntRange(0, 5).Draw(t, "host"))
-				delete(hosts, name)
-				s.RemoveHost(name)
-			case 2:
-				for uid := range placed {
-					delete(placed, uid)
-					s.RemoveInstance(uid)
-					break
-				}
-			default:
-				vmi := instance(fmt.Sprint("vm", i))
-				r, err := NewRequest(vmi, DefaultPolicy())
-				if err != nil {
-					t.Fatal(err)
-				}
-				d, err := s.Place(r)
-				if err != nil {
-					continue
-				}
-				in := Instance{UID: r.UID, Namespace: r.Namespace, Labels: r.Labels, Hosts: []string{d}, Resources: r.Resources}
-				placed[in.UID] = in
-				s.SetInstance(in)
-			}
-		}
-		fresh := NewSnapshot()
-		for _, in := range placed {
-			fresh.SetInstance(in)
-		}
-		for _, h := range hosts {
-			fresh.SetHost(h)
-		}
-		for name := range hosts {
-			a, b := s.byName[name].free, fresh.byName[name].free
-			if !a.Equal(b) {
-				t.Fatalf("%s: incremental books say %+v, a fresh count %+v", name, a, b)
-			}
-			if a.CPUMilli < 0 || a.MemoryBytes < 0 {
-				t.Fatalf("%s is overcommitted: %+v", name, a)
-			}
-		}
-		r, _ := NewRequest(instance("last"), DefaultPolicy())
-		da, ea := s.Place(r)
-		db, eb := fresh.Place(r)
-		if da != db || (ea == nil) != (eb == nil) {
-			t.Fatalf("decisions differ: %v %v and %v %v", da, ea, db, eb)
-		}
-	})
-}
-
-func usedOn(placed map[string]Instance, host string) machine.Resources {
-	var sum machine.Resources
-	for _, in := range placed {
-		if slices.Contains(in.Hosts, host) {
-			sum = sum.Add(in.Resources)
-		}
-	}
-	return sum
-}
-
-func BenchmarkPlace1000Hosts(b *testing.B) {
-	for _, bc := range []struct {
-		name string
-		edit func(*kubevirtv1.VirtualMachineInstance)
-	}{
-		{"plain", func(*kubevirtv1.VirtualMachineInstance) {}},
-		{"selector", spec(func(s *kubevirtv1.VirtualMachineInstanceSpec) { s.NodeSelector = map[string]string{"disk": "ssd"} })},
-		{"antiaffinity", antiAffinity(corev1.LabelHostname)},
-	} {
-		b.Run(bc.name, func(b *testing.B) { benchmarkPlace(b, 1000, bc.edit) })
-	}
-}
-
-func BenchmarkPlace5000Hosts(b *testing.B) {
-	b.Run("constraints", func(b *testing.B) { benchmarkPlace(b, 5000, constrained) })
-}
-
-// constrained is an instance with all kinds of constraints.
-func constrained(vmi *kubevirtv1.VirtualMachineInstance) {
-	antiAffinity(corev1.LabelHostname)(vmi)
-	vmi.Spec.NodeSelector = map[string]string{"disk": "ssd"}
-	vmi.Spec.Affinity.NodeAffinity = &corev1.NodeAffinity{
-		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: zoneLabel, Operator: corev1.NodeSelectorOpExists}},
-		}}},
-		PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{{Weight: 10, Preference: corev1.NodeSelectorTerm{
-			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "disk", Operator: corev1.NodeSelectorOpIn, Values: []string{"ssd"}}},
-		}}},
-	}
-	spread(func(c *corev1.TopologySpreadConstraint) { c.TopologyKey = zoneLabel })(vmi)
-	vmi.Spec.Tolerations = []corev1.Toleration{{Key: "dedicated", Operator: corev1.TolerationOpExists}}
-}
-
-// benchmarkPlace measures whole decisions: preparing the request, placing it
-// and recording the outcome, on hosts that fill up as it goes.
-func benchmarkPlace(b *testing.B, hosts int, edit func(*kubevirtv1.VirtualMachineInstance)) {
-	running := 5 * hosts
-	s := NewSnapshot()
-	for i := range hosts {
-		h := host(fmt.Sprintf("host%04d", i), zone(fmt.Sprint("z", i%5)), label("disk", []string{"ssd", "hdd"}[i%2]))
-		h.Allocatable = machine.Resources{CPUMilli: 128000, MemoryBytes: 1 << 40}
-		s.SetHost(h)
-	}
-	for i := range running {
-		vmi := instance(fmt.Sprint("old", i))
-		vmi.Namespace = fmt.Sprint("ns", i%100)
-		put(s, vmi, fmt.Sprintf("host%04d", i%hosts))
-	}
-	policy := DefaultPolicy()
-	i := 0
-	for b.Loop() {
-		vmi := instance(fmt.Sprint("vm", i), edit)
-		vmi.Namespace = fmt.Sprint("ns", i%100)
-		i++
-		r, err := NewRequest(vmi, policy)
-		if err != nil {
-			b.Fatal(err)
-		}
-		d, err := s.Place(r)
-		if err != nil {
-			b.Fatal(err)
-		}
-		s.SetInstance(Instance{UID: r.UID, Namespace: r.Namespace, Labels: r.Labels, Hosts: []string{d}, Resources: r.Resources, Affinity: r.Affinity})
-		if i%2000 == 0 {
-			b.StopTimer()
-			for k := i - 2000; k < i; k++ {
-				s.RemoveInstance(fmt.Sprint("uid-vm", k))
-			}
-			b.StartTimer()
-		}
-	}
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "placements/s")
 }
 
 // A host that cannot emulate what an instance needs is passed over, and the reason
