@@ -15,6 +15,7 @@ import (
 	"virtmesh/gossip"
 	"virtmesh/gossip/gossiptest"
 )
+
 func stateOf(m *gossiptest.Mesh, name string, want gossip.State) func(*gossip.Gossip) bool {
 	return func(g *gossip.Gossip) bool {
 		p, ok := g.Member(name)

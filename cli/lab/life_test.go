@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
+
 func TestLifeOfALab(t *testing.T) {
 	if !alone(t) {
 		return

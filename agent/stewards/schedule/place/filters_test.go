@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 )
+
 type vmiSpec = kubevirtv1.VirtualMachineInstanceSpec
 
 // placedOn returns where the instance would go; the reason if nowhere.

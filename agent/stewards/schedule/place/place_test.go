@@ -13,6 +13,7 @@ import (
 
 	machine "virtmesh/agent/vmi"
 )
+
 const (
 	mib = 1 << 20
 	gib = 1 << 30
@@ -32,21 +33,21 @@ func host(name string, edit ...func(*Host)) Host {
 	return h
 }
 
-func label(k, v string) func(*Host)       { return func(h *Host) { h.Labels[k] = v } }
+func label(k, v string) func(*Host) { return func(h *Host) { h.Labels[k] = v } }
 
-func taint(t corev1.Taint) func(*Host)    { return func(h *Host) { h.Taints = append(h.Taints, t) } }
+func taint(t corev1.Taint) func(*Host) { return func(h *Host) { h.Taints = append(h.Taints, t) } }
 
-func zone(z string) func(*Host)           { return label(zoneLabel, z) }
+func zone(z string) func(*Host) { return label(zoneLabel, z) }
 
-func problem(p string) func(*Host)        { return func(h *Host) { h.Problem = p } }
+func problem(p string) func(*Host) { return func(h *Host) { h.Problem = p } }
 
-func cordoned(h *Host)                    { h.Cordoned = true }
+func cordoned(h *Host) { h.Cordoned = true }
 
-func noKVM(h *Host)                       { h.KVM = false }
+func noKVM(h *Host) { h.KVM = false }
 
-func memory(bytes int64) func(*Host)      { return func(h *Host) { h.Allocatable.MemoryBytes = bytes } }
+func memory(bytes int64) func(*Host) { return func(h *Host) { h.Allocatable.MemoryBytes = bytes } }
 
-func cpuModels(m ...string) func(*Host)   { return func(h *Host) { h.CPUModels = m } }
+func cpuModels(m ...string) func(*Host) { return func(h *Host) { h.CPUModels = m } }
 
 func withImages(im ...string) func(*Host) { return func(h *Host) { h.Images = im } }
 
