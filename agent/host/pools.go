@@ -61,8 +61,8 @@ type poolOptions struct {
 	events *objects.Recorder
 	// reserve is how many bytes new volumes leave free.
 	reserve int64
-	// patience is how long a pool may take to answer; 0 for the default.
-	patience time.Duration
+	// patience is how long a pool may take to answer, by name; the default where there is none.
+	patience map[string]time.Duration
 }
 
 // configOf returns the configuration of one pool.
@@ -90,7 +90,7 @@ func openPools(ctx context.Context, options poolOptions) (*poolSet, error) {
 	for _, pool := range options.pools {
 		cfg := options.configOf(pool)
 		limits := bounded.DefaultConfig(pool.Name, pool.Path)
-		limits.Patience = cmp.Or(options.patience, limits.Patience)
+		limits.Patience = cmp.Or(options.patience[pool.Name], limits.Patience)
 		limits.Open = func() (storage.ProbedPool, error) { return dir.Open(cfg) }
 		made, err := bounded.New(limits)
 		if err != nil {
