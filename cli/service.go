@@ -10,12 +10,19 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"virtmesh/netplug/guestservices"
 )
 
 // unit is the service that runs the agent on a real host, as the package installs it.
 //
 //go:embed virtmesh.service
 var unit string
+
+// guestServicesUnit is the service that answers guests; the agent's starts it.
+//
+//go:embed virtmesh-guest-services.service
+var guestServicesUnit string
 
 const unitName = "virtmesh.service"
 
@@ -47,23 +54,31 @@ func startService(ctx context.Context) (bool, error) {
 	if err := systemUnits().provide(executable); err != nil {
 		return false, fmt.Errorf("install the service: %w", err)
 	}
-	for _, args := range [][]string{{"daemon-reload"}, {"enable", "--now", unitName}} {
-		if out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput(); err != nil {
-			return false, fmt.Errorf("systemctl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	for _, args := range [][]string{
+		// What the package's sysusers.d says.
+		{"systemd-sysusers", "--inline", "u " + guestservices.UserName + ` - "virtmesh guest services" - -`},
+		{"systemctl", "daemon-reload"}, {"systemctl", "enable", "--now", unitName},
+	} {
+		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
+			return false, fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 		}
 	}
 	return true, nil
 }
 
-// provide makes the unit that systemd takes run the given program. A packaged unit that
+// provide makes the units that systemd takes run the given program. A packaged unit that
 // does so is used as it is, and so is what an administrator made of it; a unit for another
 // program, which an earlier installation by hand has left, is removed. Without a packaged
 // unit for this program, one is written.
 func (f unitFolders) provide(executable string) error {
-	own := filepath.Join(f.administrator, unitName)
+	return errors.Join(f.provideUnit(guestservices.UnitName, guestServicesUnit, executable), f.provideUnit(unitName, unit, executable))
+}
+
+func (f unitFolders) provideUnit(name, unit, executable string) error {
+	own := filepath.Join(f.administrator, name)
 	packaged := false
 	for _, folder := range f.packaged {
-		runs, err := runsProgram(filepath.Join(folder, unitName), executable)
+		runs, err := runsProgram(filepath.Join(folder, name), executable)
 		if err != nil {
 			return err
 		}

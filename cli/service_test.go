@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"virtmesh/netplug/guestservices"
 )
 
 // TestServiceIsAlwaysRestarted checks that systemd never gives the agent up: a limit on
@@ -60,5 +62,32 @@ func TestServiceRunsThisProgram(t *testing.T) {
 				t.Errorf("the unit in %s is:\n%s\nand not:\n%s", folders.administrator, got, test.want)
 			}
 		})
+	}
+}
+
+// TestGuestServicesRunAsTheAgentBelieves checks what the unit, the package and the agent must
+// agree on.
+func TestGuestServicesRunAsTheAgentBelieves(t *testing.T) {
+	users, err := os.ReadFile("../packaging/sysusers.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(users), "\nu "+guestservices.UserName+` - "virtmesh guest services" - -`+"\n") {
+		t.Errorf("the package makes no user %s as 'agent init' does:\n%s", guestservices.UserName, users)
+	}
+	for _, line := range []string{
+		"ExecStart=" + packagedProgram + " " + strings.Join(guestservices.Arguments(guestservices.UnitDir), " "),
+		"User=" + guestservices.UserName, "Group=" + guestservices.UserName, "ReadWritePaths=" + guestservices.UnitDir,
+		"ExecStartPre=+/usr/bin/install -d -m 3770 -o root -g " + guestservices.UserName + " " + guestservices.UnitDir,
+	} {
+		if !strings.Contains(guestServicesUnit, "\n"+line+"\n") {
+			t.Errorf("the unit lacks the line %s", line)
+		}
+	}
+	if !strings.Contains(unit, " "+guestservices.UnitName+"\n") {
+		t.Error("the agent's unit does not start guest services")
+	}
+	if strings.Contains(guestServicesUnit, "PartOf=") || strings.Contains(guestServicesUnit, "BindsTo=") {
+		t.Error("guest services end with another unit")
 	}
 }

@@ -134,6 +134,18 @@ func qemuOf(t *testing.T, host, name string) string {
 	return pid
 }
 
+// guestServices is the process that answers guests on a host: its ID, its user and what it
+// may do.
+func guestServices(t *testing.T, host string) string {
+	t.Helper()
+	process := inside(t, host, "systemctl show -P MainPID virtmesh-guest-services")
+	state := inside(t, host, `systemctl is-active virtmesh-guest-services; stat -c %U /proc/`+process+`; grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/`+process+`/status`)
+	if want := "active\nvirtmesh-guests\nCapEff:\t0000000000000400\nCapBnd:\t0000000000000400\nNoNewPrivs:\t1\nSeccomp:\t2"; state != want {
+		t.Errorf("guest services are\n%s\nand not\n%s", state, want)
+	}
+	return process
+}
+
 // A host that was installed by the book has nothing that doctor finds fault with and no
 // service that failed.
 func TestHostIsInOrder(t *testing.T) {
@@ -170,6 +182,7 @@ func TestGuestIsConfinedAndOutlivesTheAgent(t *testing.T) {
 	if told := guestsConfined(t, "host1"); told.Status != corev1.ConditionTrue {
 		t.Errorf("the Node says of the confinement of guests: %+v", told)
 	}
+	services := guestServices(t, "host1")
 	for _, how := range []string{"systemctl restart virtmesh", "systemctl kill --signal KILL --kill-whom main virtmesh"} {
 		before := inside(t, "host1", "systemctl show -P MainPID virtmesh")
 		inside(t, "host1", how)
@@ -182,6 +195,9 @@ func TestGuestIsConfinedAndOutlivesTheAgent(t *testing.T) {
 		})
 		if now := qemuOf(t, "host1", "confined"); now != pid {
 			t.Errorf("after %s the guest's process is %s, it was %s", how, now, pid)
+		}
+		if now := guestServices(t, "host1"); now != services {
+			t.Errorf("after %s guest services are %q, and were %q", how, now, services)
 		}
 		used := cpuTime(t, "host1", "confined")
 		eventually(t, time.Minute, "the guest goes on", func(context.Context) error {

@@ -49,7 +49,7 @@ func TestGuestOutlivesUpgradeAndRemoval(t *testing.T) {
 	const apt = "DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends "
 	send(t, laterPackage(t), "host1", "/root/later.deb")
 	startGuest(t, "host1", "kept")
-	guest := qemuOf(t, "host1", "kept")
+	guest, services := qemuOf(t, "host1", "kept"), guestServices(t, "host1")
 	version := inside(t, "host1", "dpkg-query -Wf '${Version}' virtmesh")
 	for _, step := range []struct {
 		command, version string
@@ -83,6 +83,9 @@ func TestGuestOutlivesUpgradeAndRemoval(t *testing.T) {
 		})
 		if now := qemuOf(t, "host1", "kept"); now != guest {
 			t.Errorf("after %s the guest's process is %s, it was %s", step.command, now, guest)
+		}
+		if now := guestServices(t, "host1"); now != services {
+			t.Errorf("after %s guest services are %q, and were %q", step.command, now, services)
 		}
 	}
 	waitReady(t, "host1", "host1")

@@ -23,17 +23,19 @@ func TestContent(t *testing.T) {
 		}
 	}
 	for path, mode := range map[string]string{
-		"/usr/bin/virtmesh":                                  "-rwxr-xr-x",
-		"/usr/lib/systemd/system/virtmesh.service":           "-rw-r--r--",
-		"/usr/lib/sysctl.d/30-virtmesh.conf":                 "-rw-r--r--",
-		"/usr/share/man/man8/virtmesh.8.gz":                  "-rw-r--r--",
-		"/usr/share/bash-completion/completions/virtmesh":    "-rw-r--r--",
-		"/usr/share/zsh/vendor-completions/_virtmesh":        "-rw-r--r--",
-		"/usr/share/fish/vendor_completions.d/virtmesh.fish": "-rw-r--r--",
-		"/usr/share/doc/virtmesh/copyright":                  "-rw-r--r--",
-		"/usr/share/doc/virtmesh/sbom.cdx.json":              "-rw-r--r--",
-		"/etc/virtmesh/":                                     "drwxr-xr-x",
-		"/var/lib/virtmesh/":                                 "drwx--x--x",
+		"/usr/bin/virtmesh":                                       "-rwxr-xr-x",
+		"/usr/lib/systemd/system/virtmesh.service":                "-rw-r--r--",
+		"/usr/lib/systemd/system/virtmesh-guest-services.service": "-rw-r--r--",
+		"/usr/lib/sysusers.d/virtmesh.conf":                       "-rw-r--r--",
+		"/usr/lib/sysctl.d/30-virtmesh.conf":                      "-rw-r--r--",
+		"/usr/share/man/man8/virtmesh.8.gz":                       "-rw-r--r--",
+		"/usr/share/bash-completion/completions/virtmesh":         "-rw-r--r--",
+		"/usr/share/zsh/vendor-completions/_virtmesh":             "-rw-r--r--",
+		"/usr/share/fish/vendor_completions.d/virtmesh.fish":      "-rw-r--r--",
+		"/usr/share/doc/virtmesh/copyright":                       "-rw-r--r--",
+		"/usr/share/doc/virtmesh/sbom.cdx.json":                   "-rw-r--r--",
+		"/etc/virtmesh/":                                          "drwxr-xr-x",
+		"/var/lib/virtmesh/":                                      "drwx--x--x",
 	} {
 		if got[path] != mode {
 			t.Errorf("%s has the mode %q, and not %s", path, got[path], mode)
@@ -46,18 +48,20 @@ func TestContent(t *testing.T) {
 func TestFilesAreUnderstood(t *testing.T) {
 	folder := t.TempDir()
 	run(t, "dpkg-deb", "--extract", built(t), folder)
-	unit := filepath.Join(folder, "usr/lib/systemd/system/virtmesh.service")
-	text, err := os.ReadFile(unit)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// systemd looks for the program of the unit.
-	here := strings.ReplaceAll(string(text), "/usr/bin/virtmesh", filepath.Join(folder, "usr/bin/virtmesh"))
-	if err := os.WriteFile(unit, []byte(here), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if told := run(t, "systemd-analyze", "verify", "--man=no", unit); strings.Contains(told, "virtmesh.service") {
-		t.Errorf("systemd complains:\n%s", told)
+	for _, name := range []string{"virtmesh-guest-services.service", "virtmesh.service"} {
+		unit := filepath.Join(folder, "usr/lib/systemd/system", name)
+		text, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// systemd looks for the program of the unit.
+		here := strings.ReplaceAll(string(text), "/usr/bin/virtmesh", filepath.Join(folder, "usr/bin/virtmesh"))
+		if err := os.WriteFile(unit, []byte(here), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if told := run(t, "systemd-analyze", "verify", "--man=no", unit); strings.Contains(told, name) {
+			t.Errorf("systemd complains:\n%s", told)
+		}
 	}
 	run(t, "bash", "-n", filepath.Join(folder, "usr/share/bash-completion/completions/virtmesh"))
 	page := run(t, "zcat", filepath.Join(folder, "usr/share/man/man8/virtmesh.8.gz"))

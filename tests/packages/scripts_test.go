@@ -25,6 +25,7 @@ func TestInstallation(t *testing.T) {
 	if !strings.Contains(told, "virtmesh agent init") {
 		t.Errorf("the installation does not say what comes next:\n%s", told)
 	}
+	m.must("getent passwd virtmesh-guests && getent group virtmesh-guests")
 	if got := m.must("virtmesh --version"); !strings.Contains(got, "virtmesh version") {
 		t.Errorf("the installed program prints %q", got)
 	}
@@ -152,7 +153,7 @@ func TestInstallationByHandIsNamed(t *testing.T) {
 	m.write("/etc/systemd/system/virtmesh.service", "[Service]\nExecStart=/usr/local/bin/virtmesh agent run\n")
 	m.write("/usr/local/bin/virtmesh", "#!/bin/sh\n")
 	told := m.install(small(t, "1"))
-	for _, part := range []string{"rm /etc/systemd/system/virtmesh.service", "/usr/local/bin/virtmesh hides"} {
+	for _, part := range []string{"rm -f /etc/systemd/system/virtmesh.service", "/usr/local/bin/virtmesh hides"} {
 		if !strings.Contains(told, part) {
 			t.Errorf("the installation does not say %q:\n%s", part, told)
 		}
