@@ -77,7 +77,7 @@ func TestGuestServicesRunAsTheAgentBelieves(t *testing.T) {
 	}
 	for _, line := range []string{
 		"ExecStart=" + packagedProgram + " " + strings.Join(guestservices.Arguments(guestservices.UnitDir), " "),
-		"User=" + guestservices.UserName, "Group=" + guestservices.UserName, "ReadWritePaths=" + guestservices.UnitDir,
+		"User=" + guestservices.UserName, "Group=" + guestservices.UserName, "ReadWritePaths=-" + guestservices.UnitDir,
 		"ExecStartPre=+/usr/bin/install -d -m 3770 -o root -g " + guestservices.UserName + " " + guestservices.UnitDir,
 	} {
 		if !strings.Contains(guestServicesUnit, "\n"+line+"\n") {

@@ -139,8 +139,8 @@ func qemuOf(t *testing.T, host, name string) string {
 func guestServices(t *testing.T, host string) string {
 	t.Helper()
 	process := inside(t, host, "systemctl show -P MainPID virtmesh-guest-services")
-	state := inside(t, host, `systemctl is-active virtmesh-guest-services; stat -c %U /proc/`+process+`; grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/`+process+`/status`)
-	if want := "active\nvirtmesh-guests\nCapEff:\t0000000000000400\nCapBnd:\t0000000000000400\nNoNewPrivs:\t1\nSeccomp:\t2"; state != want {
+	state := inside(t, host, `systemctl show -P ActiveState virtmesh-guest-services; systemctl show -P NRestarts virtmesh-guest-services; stat -c %U /proc/`+process+`; grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/`+process+`/status`)
+	if want := "active\n0\nvirtmesh-guests\nCapEff:\t0000000000000400\nCapBnd:\t0000000000000400\nNoNewPrivs:\t1\nSeccomp:\t2"; state != want {
 		t.Errorf("guest services are\n%s\nand not\n%s", state, want)
 	}
 	return process
