@@ -40,12 +40,14 @@ func agentCommand() *cli.Command {
 				Description: "For a copy that is damaged, or that belongs to a group that a recovery has replaced. Stop the agent first.",
 				Flags:       []cli.Flag{configFlag(), yesFlag()}, Action: agentResync},
 			{Name: "backup", Usage: "write the mesh's state to a new file", ArgsUsage: "FILE",
-				Description: "The state comes from the local agent. The file contains the key of the mesh's CA and all Secrets.", Action: agentBackup},
+				Description: "The state comes from the local agent. The file contains all Secrets, and the key of the mesh's CA as long as there is no recovery bundle ('virtmesh keyring').", Action: agentBackup},
 			{Name: "recover", Usage: "make this host the only voter after a quorum was lost for good",
 				Description: "Stop the agents first. Changes that the lost hosts had accepted and this host had not received are gone. The command refuses while another host reports a leader.",
 				Flags: []cli.Flag{configFlag(), yesFlag(),
 					&cli.BoolFlag{Name: "force", Usage: "do not ask the other hosts for a leader: if they have one, their agents stop when they meet this host, and what they changed meanwhile is lost"},
-					&cli.StringFlag{Name: "backup", Usage: "take the state from `FILE`, when no copy is left"}},
+					&cli.StringFlag{Name: "backup", Usage: "take the state from `FILE`, when no copy is left"},
+					&cli.StringFlag{Name: "keyring-bundle", Usage: "take the key of the mesh's CA from the recovery bundle `FILE`, when no voter is left that holds it"},
+					passphraseFlag()},
 				Action: agentRecover},
 		},
 	}
@@ -271,7 +273,11 @@ func agentRecover(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	recovered, err := recoverOrRestore(c.Context, config, c.String("backup"), c.Bool("force"))
+	bundle, err := openBundle(c)
+	if err != nil {
+		return err
+	}
+	recovered, err := recoverOrRestore(c.Context, config, c.String("backup"), membership.Recovery{Force: c.Bool("force"), Bundle: bundle})
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func agentBackup(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("back up: %w", err)
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "%s has the mesh's state (%d bytes). It holds the key of the mesh's CA and all secrets: keep it safe.\n", path, size)
+	_, err = fmt.Fprintf(c.App.Writer, "%s has the mesh's state (%d bytes). It holds all secrets, and the key of the mesh's CA unless only the voters hold that: keep it safe.\n", path, size)
 	return err
 }
 
@@ -77,16 +77,16 @@ func writeNew(path string, write func(io.Writer) error) error {
 
 // recoverOrRestore makes this host the only voter, with its own copy or with that
 // of a backup.
-func recoverOrRestore(ctx context.Context, config agent.Config, backup string, force bool) (raftstore.Recovered, error) {
+func recoverOrRestore(ctx context.Context, config agent.Config, backup string, how membership.Recovery) (raftstore.Recovered, error) {
 	if backup == "" {
-		return membership.Recover(ctx, config.MembershipConfig, force)
+		return membership.Recover(ctx, config.MembershipConfig, how)
 	}
 	f, err := os.Open(backup)
 	if err != nil {
 		return raftstore.Recovered{}, fmt.Errorf("read the backup: %w", err)
 	}
 	defer f.Close()
-	return membership.Restore(ctx, config.MembershipConfig, f, force)
+	return membership.Restore(ctx, config.MembershipConfig, f, how)
 }
 
 func agentResync(c *cli.Context) error {

@@ -75,6 +75,9 @@ func printStatus(c *cli.Context, s *admin.Status) error {
 	if s.Level != nil {
 		fmt.Fprintf(w, "Level:    %s\n", levelSentence(s.Level))
 	}
+	if s.Keyring != nil {
+		fmt.Fprintf(w, "Keyring:  %s\n", keyringSentence(s.Keyring))
+	}
 	fmt.Fprintln(w)
 	if err := printColumns(w, []string{"NAME", "STATE", "ROLE", "ADDRESS", "ZONE", "GUESTS BY", "LAG", "VERSION"}, rows); err != nil {
 		return err

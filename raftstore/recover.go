@@ -30,7 +30,7 @@ type Recovered struct {
 // The new group never goes back in time: its revisions begin above all that the old
 // group can have given out. Watches and lists at a revision of before end with
 // ErrCompacted, and conditions on one conflict. found, if not nil, returns the first
-// writes of the new group.
+// writes of the new group; with an error it refuses the copy, which stays as it was.
 //
 // Of cfg, RecoverCluster uses NodeID, Addr, DataDir, Constraints, FeatureLevel, Limits and
 // Logger.
@@ -99,10 +99,11 @@ func (d *disk) recoverGroup(cfg *Config, constraints constraintSet, m *metrics, 
 		if halted = f.checkLevel(); halted != nil {
 			return halted
 		}
-		return f.machine.beginTimeline(fresh, found)
+		halted = f.machine.beginTimeline(fresh, found)
+		return halted
 	}}
 	err = raft.RecoverCluster(raftConfig(cfg, id, cfg.Logger), recovering, d.logs, d.stable, d.snapshots, transport, voters)
-	if halted != nil { // this version cannot judge the copy, which is as it was
+	if halted != nil { // this version cannot judge the copy, or found refused it: it is as it was
 		return f, copied, errors.Join(halted, d.stable.Set(keyRecovering, earlier))
 	}
 	if err != nil {

@@ -87,20 +87,29 @@ func (s *Store) Status(ctx context.Context) Status {
 		FeatureLevel: s.FeatureLevel(), Failure: s.failureText(),
 	}
 	st.Leader, _ = s.Leader()
-	if servers, err := s.servers(); err == nil {
-		for _, srv := range servers {
-			if srv.Suffrage == raft.Voter {
-				st.Voters = append(st.Voters, nodeOf(srv.ID))
-			}
-		}
-		sort.Strings(st.Voters)
-	}
+	st.Voters = s.Voters()
 	if payload, err := s.tryAtLeader(ctx, opStatus, nil); err == nil {
 		if err := json.Unmarshal(payload, &st.Peers); err != nil {
 			s.log.Warn("could not decode the status of the group", "err", err)
 		}
 	}
 	return st
+}
+
+// Voters returns the node IDs of the voters, sorted, as this replica's newest configuration
+// has them. It does not block.
+func (s *Store) Voters() (voters []string) {
+	servers, err := s.servers()
+	if err != nil {
+		return nil // raft has stopped
+	}
+	for _, srv := range servers {
+		if srv.Suffrage == raft.Voter {
+			voters = append(voters, nodeOf(srv.ID))
+		}
+	}
+	sort.Strings(voters)
+	return voters
 }
 
 func roleName(r raft.RaftState) string {

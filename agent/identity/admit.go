@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -27,7 +28,7 @@ type Candidate struct {
 type Admission struct {
 	Issued
 	MeshID     string
-	CAKey      []byte
+	CAKey      []byte // empty if only the voters hold it
 	GossipKeys [][]byte
 	Members    []HostRecord
 }
@@ -170,16 +171,16 @@ func (s *Signer) admission(ctx context.Context, c Candidate) (Admission, error) 
 	if err != nil {
 		return Admission{}, err
 	}
-	ca, err := ParseCA(rec.Certificate, rec.Key)
+	key, err := x509.MarshalPKIXPublicKey(c.Key)
 	if err != nil {
-		return Admission{}, err
+		return Admission{}, fmt.Errorf("encode public key: %w", err)
 	}
-	chain, err := ca.IssueNode(c.Key, c.Host.Node(), NodeSANs(c.Host.MeshAddress, c.Host.SANs), s.lifetime)
+	issued, err := s.SignAdmission(ctx, AdmissionRequest{Host: c.Host.Name, ID: c.Host.ID, Key: key})
 	if err != nil {
 		return Admission{}, err
 	}
 	return Admission{
-		Issued: Issued{Chain: chain, CABundle: rec.Bundle},
+		Issued: issued,
 		MeshID: rec.MeshID, CAKey: rec.Key, GossipKeys: gossip.Keys,
 		Members: slices.DeleteFunc(members, func(h HostRecord) bool { return h.Name == c.Host.Name }),
 	}, nil

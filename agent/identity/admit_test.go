@@ -83,8 +83,8 @@ func TestSeed(t *testing.T) {
 	if err != nil || rec.FeatureLevel != 1 || rec.TokenID != "" {
 		t.Errorf("record %+v, %v", rec, err)
 	}
-	ca, _, err := m.signer.CA(t.Context())
-	if err != nil || ca.Pin() != m.CA.Pin() {
+	pin, err := identity.CAPin(t.Context(), m.Store)
+	if err != nil || pin != m.CA.Pin() {
 		t.Errorf("the CA in the store: %v", err)
 	}
 }

@@ -47,11 +47,12 @@ func (s *Signer) IssueAdministrator(ctx context.Context, request ClientRequest) 
 		return nil, nil, rec, err
 	}
 	rec.KeyHash = KeyHash(pin)
-	ca, bundle, err := s.CA(ctx)
+	signing, err := NewClientSigning(request.Key, rec.User, []string{AdminOrganization}, rec.Expires.Sub(rec.Issued))
 	if err != nil {
-		return nil, nil, rec, fmt.Errorf("read the mesh's CA: %w", err)
+		return nil, nil, rec, err
 	}
-	if cert, err = ca.IssueClient(request.Key, rec.User, []string{AdminOrganization}, rec.Expires.Sub(rec.Issued)); err != nil {
+	issued, err := s.SignClient(ctx, signing)
+	if err != nil {
 		return nil, nil, rec, fmt.Errorf("sign the certificate of %s: %w", rec.User, err)
 	}
 	op, err := putOp(clientKey(rec.KeyHash), rec)
@@ -66,7 +67,7 @@ func (s *Signer) IssueAdministrator(ctx context.Context, request ClientRequest) 
 	if err != nil {
 		return nil, nil, rec, fmt.Errorf("list the certificate of %s: %w", rec.User, err)
 	}
-	return cert, bundle, rec, nil
+	return issued.Chain, issued.CABundle, rec, nil
 }
 
 // newRecord returns the record of a certificate that may be issued, without its key, and the

@@ -5,13 +5,14 @@
 // # Where the state is stored
 //
 // A state directory holds one folder "identity" (mode 0700, files 0600) with the name
-// of the host and the mesh, the CA certificates it trusts, the CA key, the gossip keys
-// and one file with the host's private key and certificate together. The folder appears
+// of the host and the mesh, the CA certificates it trusts, the gossip keys, on hosts that
+// hold it the CA key (the keyring), and one file with the host's private key and certificate together. The folder appears
 // in one rename, so a host is either a member or not, never half of one. The key and the
 // certificate share a file so that a rotation replaces both or neither.
 //
 // The replicated store holds, under /mesh/, what every host must agree on: the CA
-// (/mesh/ca), the gossip keys (/mesh/gossip), the tokens (/mesh/tokens/<id>), one
+// (/mesh/ca), the gossip keys (/mesh/gossip), which recovery bundle was made
+// (/mesh/bundles), the tokens (/mesh/tokens/<id>), one
 // record per host (/mesh/hosts/<name>), a mark for each membership that has ended
 // (/mesh/departed/<host ID>), a mark for each name whose host was removed by force,
 // until another machine takes the name (/mesh/expelled/<name>), and a record for each
@@ -28,18 +29,20 @@
 // is still valid. The subject alternative names are for API clients: the host name, its
 // addresses, "localhost" and "virtmesh".
 //
-// # The trade-off of the CA key
+// # The CA key
 //
-// The private key of the CA is in the replicated store, so it is on the disk of every
-// host, and each state directory holds another copy. So any host can admit a new host and
-// renew certificates, and no host is special. A mesh that was switched off for longer
-// than its certificates are valid also recovers without help: each host signs its own
-// certificate (SelfIssuer), because until then no two hosts can connect, and without a
-// quorum a replica may not know which of its log entries are committed. The price is that
-// an attacker who takes over one host, or one disk of a host, has the CA and can act as
-// any host and as the administrator. Removing a host's record stops its renewals. This is
-// enough for a host that is gone or honest; after a break-in it is not, and the mesh must
-// be given a new CA. Encrypt the disks of the hosts.
+// The private key of the CA is in the replicated store of a new mesh, so it is on the disk
+// of every host, and each state directory holds another copy. Once a recovery bundle was
+// made (Bundle, Custody), the key leaves the store (WithdrawCAKey), and only voters hold
+// it, each in its identity folder; agent/membership decides when. A host without the key
+// passes on what it is asked to sign to a voter (Authority), so any host still admits and
+// renews. A mesh that was switched off for longer than its certificates are valid recovers
+// without help: each host that holds the key signs its own certificate (SelfIssuer),
+// because until then no two hosts can connect, and without a quorum a replica may not know
+// which of its log entries are committed; the others ask these. An attacker who has the key
+// can act as any host and as the administrator. Removing a host's record stops its renewals.
+// This is enough for a host that is gone, honest, or never held the key; otherwise it is
+// not, and the mesh must be given a new CA. Encrypt the disks of the hosts.
 //
 // # What it does not do
 //

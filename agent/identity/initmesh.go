@@ -146,7 +146,7 @@ func (i *Identity) Seed(ctx context.Context, store Store, version string, featur
 	if !i.Founder() {
 		return nil
 	}
-	if err := i.commitSeed(ctx, store, i.caKey, version, featureLevel); err != nil {
+	if err := i.commitSeed(ctx, store, i.CAKey(), version, featureLevel); err != nil {
 		return fmt.Errorf("seed mesh: %w", err)
 	}
 	i.mu.Lock()
@@ -195,7 +195,7 @@ func (i *Identity) commitSeed(ctx context.Context, store Store, caKey []byte, ve
 	if _, err := readJSON(ctx, store, KeyCA, raftstore.ReadOptions{}, &have); err != nil {
 		return err
 	}
-	if have.MeshID != i.MeshID() || !bytes.Equal(have.Key, caKey) {
+	if have.MeshID != i.MeshID() || !bytes.Equal(have.Certificate, bundle) {
 		return fmt.Errorf("the replicated store belongs to mesh %s, not to %s", have.MeshID, i.MeshID())
 	}
 	return nil

@@ -2,7 +2,6 @@ package identity
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -32,11 +31,8 @@ func (f IssuerFunc) IssueNode(ctx context.Context, csr []byte) (Issued, error) {
 
 var _ Issuer = IssuerFunc(nil)
 
-// ErrNoCAKey is returned by a SelfIssuer of a host that has no copy of the CA key.
-var ErrNoCAKey = errors.New("this host has no copy of the CA key")
-
 // SelfIssuer returns the Issuer that signs with the copy of the CA key in this host's
-// state directory. It is the last resort. If every host of a mesh was off until its
+// keyring; on a host that holds none it returns ErrNoCAKey. It is the last resort. If every host of a mesh was off until its
 // certificate expired, no two hosts can connect, so there is no quorum; and a replica
 // may need a quorum before it can even read the CA. names are the names and addresses
 // for the certificate (see NodeSANs), taken from the host's current configuration. A
@@ -46,9 +42,7 @@ func SelfIssuer(id *Identity, names []string, lifetime time.Duration) Issuer {
 		lifetime = DefaultNodeLifetime
 	}
 	return IssuerFunc(func(_ context.Context, csr []byte) (Issued, error) {
-		id.mu.Lock()
-		key := id.caKey
-		id.mu.Unlock()
+		key := id.CAKey()
 		if len(key) == 0 {
 			return Issued{}, ErrNoCAKey
 		}

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"time"
 
@@ -15,8 +14,8 @@ import (
 )
 
 // RenewGrace is how long an expired certificate can still be used to request the next
-// one, and how long before it is valid one that a clock that was ahead has signed. A host that was off for longer signs for itself, with the CA key that it holds,
-// or joins again.
+// one, and how long before it is valid one that a clock that was ahead has signed. A host that was off for longer signs for itself,
+// if it holds the CA key, or joins again.
 const RenewGrace = 30 * 24 * time.Hour
 
 // proofContext is signed together with the request, so that the signature cannot be
@@ -83,11 +82,7 @@ func (p RenewalProof) verifiedNode(roots *x509.CertPool, now time.Time) (Node, e
 func (s *Signer) VerifyProof(ctx context.Context, p RenewalProof) (Node, error) {
 	// The local replica is good enough: the CA of a mesh hardly ever changes, and an
 	// outdated bundle can only make the verification fail.
-	var rec CARecord
-	_, err := readJSON(ctx, s.store, KeyCA, raftstore.ReadOptions{Consistency: raftstore.Local}, &rec)
-	if errors.Is(err, raftstore.ErrNotFound) {
-		return Node{}, ErrNotSeeded
-	}
+	rec, _, err := readCA(ctx, s.store, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil {
 		return Node{}, err
 	}

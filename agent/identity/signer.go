@@ -10,14 +10,19 @@ import (
 	"virtmesh/raftstore"
 )
 
-// Signer signs certificates with the CA from the local replica of the store. Every host
-// has one. It is safe for concurrent use.
+// Signer signs certificates with the CA from the local replica of the store, or, where that
+// does not have the CA's key, with the key in this host's keyring. Every host has one; one
+// without a key passes on what it is asked. It is safe for concurrent use.
 type Signer struct {
 	store    Store
 	lifetime time.Duration
 	patience time.Duration
 	// unchanged is how long a token has been as it is.
 	unchanged func(TokenRecord) time.Duration
+	// held returns the CA key of this host's keyring; nil: it has no keyring.
+	held func() []byte
+	// voters sign what this host cannot sign; nil if nobody does.
+	voters Authority
 }
 
 // defaultPatience bounds how long a signer waits for a linearizable read.
@@ -77,11 +82,6 @@ func (s *Signer) For(node Node) Issuer {
 	})
 }
 
-// CA returns the mesh CA and the bundle of CAs to trust, linearizably.
-func (s *Signer) CA(ctx context.Context) (*CA, []byte, error) {
-	return s.ca(ctx, raftstore.ReadOptions{})
-}
-
 // member returns the record of a host, and the read options with which it could be
 // read. It returns fault.NoHost and fault.Expelled only after a linearizable read: a
 // local replica that has no record of the host, or the record of another machine with
@@ -112,15 +112,18 @@ func (s *Signer) member(ctx context.Context, node Node) (HostRecord, raftstore.R
 }
 
 func (s *Signer) ca(ctx context.Context, opts raftstore.ReadOptions) (*CA, []byte, error) {
-	var rec CARecord
-	_, err := readJSON(ctx, s.store, KeyCA, opts, &rec)
-	if errors.Is(err, raftstore.ErrNotFound) {
-		return nil, nil, ErrNotSeeded
-	}
+	rec, _, err := readCA(ctx, s.store, opts)
 	if err != nil {
 		return nil, nil, err
 	}
-	ca, err := ParseCA(rec.Certificate, rec.Key)
+	key := rec.Key
+	if len(key) == 0 && s.held != nil {
+		key = s.held()
+	}
+	if len(key) == 0 {
+		return nil, nil, ErrNoCAKey
+	}
+	ca, err := ParseCA(rec.Certificate, key)
 	if err != nil {
 		return nil, nil, err
 	}

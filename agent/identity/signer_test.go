@@ -33,8 +33,7 @@ func TestSignerWithoutQuorum(t *testing.T) {
 }
 
 func TestSignerBeforeSeed(t *testing.T) {
-	signer := identity.NewSigner(identitytest.NewStore(), 0)
-	if _, _, err := signer.CA(t.Context()); !errors.Is(err, identity.ErrNotSeeded) {
+	if _, err := identity.CAPin(t.Context(), identitytest.NewStore()); !errors.Is(err, identity.ErrNotSeeded) {
 		t.Errorf("empty store: %v", err)
 	}
 }

@@ -27,6 +27,8 @@ const (
 	KeyCA = "/mesh/ca"
 	// KeyGossip holds the GossipRecord.
 	KeyGossip = "/mesh/gossip"
+	// KeyBundles holds the BundlesRecord.
+	KeyBundles = "/mesh/bundles"
 	// HostsPrefix, followed by the host name, holds a HostRecord.
 	HostsPrefix = "/mesh/hosts/"
 	// TokensPrefix, followed by the token id, holds a TokenRecord.
@@ -46,9 +48,10 @@ var ErrNotSeeded = errors.New("the mesh CA is not in the replicated store yet")
 // CARecord is the mesh CA as it is stored.
 type CARecord struct {
 	MeshID string `json:"meshID"`
-	// Certificate and Key are the CA that signs, PEM.
+	// Certificate and Key are the CA that signs, PEM. Key is empty once the key is in the
+	// keyring of the voters only, which needs feature level level.Keyring.
 	Certificate []byte `json:"certificate"`
-	Key         []byte `json:"key"`
+	Key         []byte `json:"key,omitempty"`
 	// Bundle is every CA certificate that hosts trust, PEM.
 	Bundle []byte `json:"bundle"`
 }

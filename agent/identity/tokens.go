@@ -61,14 +61,11 @@ func (r TokenRecord) validFor() time.Duration {
 func stampedAge(r TokenRecord) time.Duration { return time.Since(r.Changed()) }
 
 // Tokens are the join tokens of a mesh. Each admits one host.
-type Tokens struct {
-	store  Store
-	signer *Signer
-}
+type Tokens struct{ store Store }
 
 // NewTokens returns the tokens in a store.
 func NewTokens(store Store) *Tokens {
-	return &Tokens{store: store, signer: NewSigner(store, 0)}
+	return &Tokens{store: store}
 }
 
 // Create makes a token that can be used for ttl; zero stands for DefaultTokenTTL. Only
@@ -80,11 +77,11 @@ func (t *Tokens) Create(ctx context.Context, ttl time.Duration) (Token, TokenRec
 	if ttl < 0 || ttl > MaxTokenTTL {
 		return Token{}, TokenRecord{}, fmt.Errorf("create token: the lifetime %s is not between 0 and %s", ttl, MaxTokenTTL)
 	}
-	ca, _, err := t.signer.CA(ctx)
+	pin, err := CAPin(ctx, t.store)
 	if err != nil {
 		return Token{}, TokenRecord{}, fmt.Errorf("create token: %w", err)
 	}
-	token := NewToken(ca.Pin())
+	token := NewToken(pin)
 	hash := hashSecret(token.Secret[:])
 	now := time.Now().UTC()
 	rec := TokenRecord{ID: token.ID, SecretSHA256: hash[:], Created: now, Expires: now.Add(ttl)}

@@ -92,6 +92,9 @@ func (a administration) Leave(ctx context.Context) error {
 	if err := a.Member.store.Leave(ctx); err != nil {
 		return fmt.Errorf("leave the replicated store: %w", err)
 	}
+	if err := a.keyringKeeper().handOver(ctx); err != nil {
+		return err
+	}
 	if err := a.gossip.Leave(ctx); err != nil {
 		a.log.Warn("not every host was told that this host leaves", "err", err)
 	}

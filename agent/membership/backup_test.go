@@ -20,12 +20,12 @@ func TestRestoreOnAHostWithoutCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	shutdown(first)
-	_, err := Restore(t.Context(), config, bytes.NewReader(backup.Bytes()), false)
+	_, err := Restore(t.Context(), config, bytes.NewReader(backup.Bytes()), Recovery{})
 	if !errors.Is(err, raftstore.ErrHasState) || !strings.Contains(err.Error(), "mv "+config.raftDir()) {
 		t.Errorf("restored over a copy: %v", err)
 	}
 	loseCopy(t, first)
-	if _, err := Restore(t.Context(), config, bytes.NewReader(backup.Bytes()), false); err != nil {
+	if _, err := Restore(t.Context(), config, bytes.NewReader(backup.Bytes()), Recovery{}); err != nil {
 		t.Fatal(err)
 	}
 	a := boot(t, config)
@@ -48,5 +48,5 @@ func openSocketAndRestore(t *testing.T, config Config) (raftstore.Recovered, err
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	return Restore(t.Context(), config, strings.NewReader(""), false)
+	return Restore(t.Context(), config, strings.NewReader(""), Recovery{})
 }

@@ -8,6 +8,7 @@
 //	peers     Peers: where the other hosts are
 //	admission Admission: which hosts and certificates are accepted
 //	renewal   who signs this host's next certificate
+//	keyring   where the key of the mesh's CA is, and moves to
 //	record    this host's record in the store
 //	subnet    this host's part of the default guest network
 //	leave     how this host leaves voluntarily

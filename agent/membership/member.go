@@ -18,6 +18,7 @@ import (
 	"virtmesh/agent/objects"
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/enrol"
+	"virtmesh/agent/port/keyring"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 )
@@ -60,6 +61,7 @@ type Member struct {
 	renewals  renewals
 	witness   *Witness
 	signer    *identity.Signer
+	voters    *keyring.Client
 	tokens    *tokenAges
 	renewer   *identity.Renewer
 
@@ -87,7 +89,8 @@ func Start(ctx context.Context, config Config, options Options) (_ *Member, err 
 		}
 	}()
 	for _, step := range append(m.openingSteps(), step{"become a replica", m.joinStore},
-		step{"keep this host's record", m.startRecord}, step{"admit other hosts", m.serveJoin}) {
+		step{"keep this host's record", m.startRecord}, step{"keep the keyring", m.startKeyring},
+		step{"admit other hosts", m.serveJoin}) {
 		started := time.Now()
 		if err := step.run(ctx); err != nil {
 			return nil, fmt.Errorf("%s: %w", step.what, err)
@@ -120,6 +123,7 @@ func (m *Member) openingSteps() []step {
 		{"start gossip", m.startGossip},
 		{"open the replicated store", m.openStore},
 		{"find the other hosts", m.joinGossip},
+		{"open the keyring", m.openKeyring},
 		{"keep certificates young", m.startRenewal},
 	}
 }

@@ -293,6 +293,17 @@ func (p *Peers) otherLive() []string {
 	return slices.DeleteFunc(p.Members(), func(name string) bool { return name == p.self })
 }
 
+// heardHosts returns the names of the other hosts that gossip hears, also of one whose record
+// is gone because it leaves.
+func (p *Peers) heardHosts() (names []string) {
+	for _, member := range p.members() {
+		if member.Name != p.self && member.State.Live() {
+			names = append(names, member.Name)
+		}
+	}
+	return names
+}
+
 // Subscribe calls fn after the membership may have changed, until cancel is called. It
 // must not be called before gossip has started.
 func (p *Peers) Subscribe(fn func()) (cancel func()) {

@@ -13,19 +13,30 @@ import (
 	"time"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port"
 	"virtmesh/raftstore"
 )
 
+// Recovery says how Recover and Restore go about it.
+type Recovery struct {
+	// Force does not ask the other hosts whether they have a leader.
+	Force bool
+	// Bundle is the opened recovery bundle, for a mesh whose CA key is neither in the copy
+	// or the backup nor in the keyring of this host. Nil: there is none.
+	Bundle *identity.Bundle
+}
+
 // Recover makes this host the only voter after a quorum was lost for good. The agent
-// must not be running. Recover refuses while another host reports a leader, unless force
-// is set.
-func Recover(ctx context.Context, config Config, force bool) (raftstore.Recovered, error) {
-	if err := mayFound(ctx, config, force); err != nil {
+// must not be running. Recover refuses while another host reports a leader, unless how says
+// otherwise, and where nobody would hold the key of the mesh's CA afterwards.
+func Recover(ctx context.Context, config Config, how Recovery) (raftstore.Recovered, error) {
+	id, err := prepareRecovery(ctx, config, how)
+	if err != nil {
 		return raftstore.Recovered{}, err
 	}
-	recovered, err := raftstore.RecoverCluster(ctx, config.storeConfig(slog.New(slog.DiscardHandler)), beginTimeline)
+	recovered, err := raftstore.RecoverCluster(ctx, config.storeConfig(slog.New(slog.DiscardHandler)), founding(id))
 	if err != nil {
 		return recovered, fmt.Errorf("recover the mesh from this host: %w", stopFirst(err))
 	}
@@ -34,14 +45,14 @@ func Recover(ctx context.Context, config Config, force bool) (raftstore.Recovere
 
 // Restore makes this host the only voter of a mesh with the state from a backup. It is
 // for a mesh of which no usable copy is left. The agent must not be running, and this
-// host must have no copy of the state. Like Recover, it refuses while another host
-// reports a leader.
-func Restore(ctx context.Context, config Config, backup io.Reader, force bool) (raftstore.Recovered, error) {
-	if err := mayFound(ctx, config, force); err != nil {
+// host must have no copy of the state. It refuses what Recover refuses.
+func Restore(ctx context.Context, config Config, backup io.Reader, how Recovery) (raftstore.Recovered, error) {
+	id, err := prepareRecovery(ctx, config, how)
+	if err != nil {
 		return raftstore.Recovered{}, err
 	}
 	cfg := config.storeConfig(slog.New(slog.DiscardHandler))
-	restored, err := raftstore.RestoreBackup(ctx, cfg, backup, beginTimeline)
+	restored, err := raftstore.RestoreBackup(ctx, cfg, backup, founding(id))
 	if errors.Is(err, raftstore.ErrHasState) {
 		return restored, fmt.Errorf("%w; move it away first: mv %s %[2]s.old", err, cfg.DataDir)
 	}
@@ -49,6 +60,50 @@ func Restore(ctx context.Context, config Config, backup io.Reader, force bool) (
 		return restored, fmt.Errorf("restore the mesh on this host: %w", stopFirst(err))
 	}
 	return restored, nil
+}
+
+// prepareRecovery takes the recovery bundle, if there is one, and returns the identity of this
+// host, or an error if this host must not found a new group.
+func prepareRecovery(ctx context.Context, config Config, how Recovery) (*identity.Identity, error) {
+	if err := mustNotRun(config); err != nil {
+		return nil, err
+	}
+	id, err := identity.Open(config.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	// First of all: with the key this host can renew its certificate, and so ask the others.
+	if how.Bundle != nil {
+		if err := id.TakeBundle(*how.Bundle); err != nil {
+			return nil, err
+		}
+	}
+	return id, mayFound(ctx, config, how.Force)
+}
+
+// errNoKeyLeft refuses a recovery after which no host could admit others or renew a
+// certificate: within a day no two hosts would speak to each other.
+func errNoKeyLeft(id *identity.Identity) error {
+	return fault.New(fault.Conflict, "the key of the mesh's CA is neither in this copy of the mesh's state nor on %s: only the voters held it", id.Host()).About(id.Host()).
+		WithRemedy("repeat with --keyring-bundle FILE; without the bundle, recover on a host that was a voter, " +
+			"or copy identity/ca.key from its state directory to " + id.Dir() + "/identity/ca.key here (owner root, mode 0600)")
+}
+
+// founding returns the first writes of a mesh that is recovered on the host with an identity.
+// It refuses a state whose CA key nobody would hold.
+func founding(id *identity.Identity) raftstore.Founding {
+	return func(state raftstore.View, began uint64) ([]raftstore.Op, error) {
+		if raw, ok := state.Get(identity.KeyCA); ok {
+			custody, err := identity.ParseCustody(raw.Value)
+			if err != nil {
+				return nil, err
+			}
+			if held, ok := id.HeldCA(); !custody.InState() && (!ok || held != custody.CA) {
+				return nil, errNoKeyLeft(id)
+			}
+		}
+		return beginTimeline(state, began)
+	}
 }
 
 // beginTimeline returns the first writes of a recovered mesh. All hosts that its copy
@@ -72,13 +127,18 @@ const (
 	leaderSilence = 5 * time.Second
 )
 
-// mayFound returns an error if this host must not found a new group of the replicated
-// store: its agent runs, or the other hosts have a leader. A new group replaces theirs, so
-// every one of them would stop when it meets it.
-func mayFound(ctx context.Context, config Config, force bool) error {
+// mustNotRun returns an error if the agent of this host runs.
+func mustNotRun(config Config) error {
 	if conn, err := net.Dial("unix", config.Socket()); err == nil {
 		return errors.Join(errors.New("this host's agent is running: stop it first ('systemctl stop virtmesh')"), conn.Close())
 	}
+	return nil
+}
+
+// mayFound returns an error if this host must not found a new group of the replicated
+// store: the other hosts have a leader. A new group replaces theirs, so
+// every one of them would stop when it meets it.
+func mayFound(ctx context.Context, config Config, force bool) error {
 	if force {
 		return nil
 	}

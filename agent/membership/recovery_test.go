@@ -68,11 +68,11 @@ func invite(t *testing.T, m *Member, path string, config Config) {
 func TestRecoverRefusesWhileThereIsALeader(t *testing.T) {
 	first, second := pair(t)
 	shutdown(second)
-	_, err := Recover(t.Context(), second.config, false)
+	_, err := Recover(t.Context(), second.config, Recovery{})
 	if err == nil || !strings.Contains(err.Error(), "host1, at "+first.config.MeshAddress()+", has a leader") || !strings.Contains(err.Error(), "agent resync") {
 		t.Errorf("recovered beside a leader: %v", err)
 	}
-	if _, err := Restore(t.Context(), second.config, strings.NewReader(""), false); err == nil || !strings.Contains(err.Error(), "has a leader") {
+	if _, err := Restore(t.Context(), second.config, strings.NewReader(""), Recovery{}); err == nil || !strings.Contains(err.Error(), "has a leader") {
 		t.Errorf("restored beside a leader: %v", err)
 	}
 	if again := boot(t, second.config); again.store.Err() != nil {
@@ -88,13 +88,13 @@ func TestRecoverRefusesWhileThereIsALeader(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if _, err := Recover(ctx, second.config, false); err == nil || !strings.Contains(err.Error(), "does not say whether it has a leader") {
+	if _, err := Recover(ctx, second.config, Recovery{}); err == nil || !strings.Contains(err.Error(), "does not say whether it has a leader") {
 		t.Errorf("recovered although host1 may have a leader: %v", err)
 	}
 	if err := mute.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Recover(t.Context(), second.config, false); err != nil {
+	if _, err := Recover(t.Context(), second.config, Recovery{}); err != nil {
 		t.Errorf("the other host is lost: %v", err)
 	}
 }
@@ -103,7 +103,7 @@ func TestRecoverRefusesWhileThereIsALeader(t *testing.T) {
 func TestRecoverByForce(t *testing.T) {
 	_, second := pair(t)
 	shutdown(second)
-	if _, err := Recover(t.Context(), second.config, true); err != nil {
+	if _, err := Recover(t.Context(), second.config, Recovery{Force: true}); err != nil {
 		t.Errorf("recovered by force: %v", err)
 	}
 }
@@ -119,7 +119,7 @@ func TestRecoveryPutsHostsIntoQuarantine(t *testing.T) {
 		t.Errorf("before the recovery: %q", list)
 	}
 	shutdown(first)
-	if _, err := Recover(t.Context(), config, false); err != nil {
+	if _, err := Recover(t.Context(), config, Recovery{}); err != nil {
 		t.Fatal(err)
 	}
 	back := boot(t, config)

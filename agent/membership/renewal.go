@@ -69,8 +69,9 @@ func (m *Member) askBeforeGossip(ctx context.Context) error {
 // renewExpired renews a certificate that expired while the host was off, or that a clock
 // that was far ahead has signed. The renewal must come first: without valid certificates
 // there is no quorum, and without a quorum the replica cannot return the CA that signs. A
-// host whose whole mesh was off signs its own certificate with its copy of the CA key,
-// which every host has.
+// host that holds the key of the CA signs its own certificate, so that a mesh that was off
+// comes back. One that does not hold it goes on without a valid certificate as long as no
+// other host answers, to look after its guests: the Renewer keeps asking.
 func (m *Member) renewExpired(ctx context.Context) error {
 	if !m.identity.MustRenew() {
 		return nil
@@ -80,12 +81,17 @@ func (m *Member) renewExpired(ctx context.Context) error {
 		return err
 	}
 	defer renewer.Shutdown()
-	return renewer.Renew(ctx)
+	err = renewer.Renew(ctx)
+	if err == nil || errors.Is(err, fault.NoHost) || errors.Is(err, fault.Expelled) || len(m.identity.CAKey()) > 0 {
+		return err
+	}
+	m.log.Warn("this host's certificate has ended, and no host that could sign the next one answers yet", "err", err)
+	return ctx.Err()
 }
 
 // startRenewal starts the Renewer, which keeps this host's certificate valid.
 func (m *Member) startRenewal(context.Context) error {
-	m.signer = identity.NewSigner(m.records, time.Duration(m.config.CertificateLifetime)).WithTokenAges(m.tokens.unchanged)
+	m.signer = m.newSigner().WithKeyring(m.identity.CAKey, m.voters)
 	renewer, err := m.newRenewer(m.signer.For(m.identity.Node()), m.renewals.byOthers(), m.renewals.byItself())
 	if err != nil {
 		return err

@@ -72,6 +72,9 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	if status.Level, err = m.levelStatus(ctx); err != nil {
 		return nil, err
 	}
+	if status.Keyring, err = m.keyringStatus(ctx); err != nil {
+		return nil, err
+	}
 	status.Warnings = append(warnings(status, replica), contradictions(status, replica, lost, m.store.SilenceLimit(), m.config.GossipPort)...)
 	status.Warnings = append(status.Warnings, belowLevel(status)...)
 	quarantined, err := claims.ListQuarantine(ctx, objects.FromRaft(m.store, nil), raftstore.ReadOptions{Consistency: raftstore.Local})

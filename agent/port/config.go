@@ -25,6 +25,8 @@ const (
 	ProtoRPC = "virtmesh-rpc"
 	// ProtoJoin carries the join protocol. Its callers have no certificate.
 	ProtoJoin = "virtmesh-join"
+	// ProtoKeyring carries the calls about the voters' keyring, as HTTP/1.1.
+	ProtoKeyring = "virtmesh-keyring"
 
 	// meshPrefix begins the name of every protocol between hosts.
 	meshPrefix = "virtmesh-"

@@ -2,7 +2,7 @@
 // protocol that the caller names (ALPN) and passes each connection to the listener of that
 // protocol. It also dials the same protocols on other hosts.
 //
-//	virtmesh-raft, virtmesh-store, virtmesh-rpc, other virtmesh-...
+//	virtmesh-raft, virtmesh-store, virtmesh-rpc, virtmesh-keyring, other virtmesh-...
 //	    between hosts: TLS 1.3, both sides show a mesh host certificate
 //	virtmesh-join
 //	    TLS 1.3, the caller has no certificate yet; agent/port/enrol serves it
@@ -33,7 +33,7 @@
 // # Versions
 //
 // Hosts of two versions speak to each other while a mesh is upgraded. In the protocols that
-// are HTTP (virtmesh-rpc, virtmesh-join, the administration API) both sides introduce
+// are HTTP (virtmesh-rpc, virtmesh-keyring, virtmesh-join, the administration API) both sides introduce
 // themselves in a header, with the versions of the protocol and the feature levels that
 // they know (Speaker): they use the newest version that both speak, or part with a fault
 // that says which host is too old and what to install. Fields that a version does not know

@@ -12,7 +12,7 @@ import (
 )
 
 // RPCServer serves HTTP/1.1 on a listener of the mesh port: the calls between agents on
-// ProtoRPC, or the join protocol on ProtoJoin. A handler may hijack its connection to
+// ProtoRPC and ProtoKeyring, or the join protocol on ProtoJoin. A handler may hijack its connection to
 // carry a stream.
 type RPCServer struct {
 	server *http.Server
@@ -33,6 +33,7 @@ func ServeRPC(l net.Listener, handler http.Handler, logger *slog.Logger) *RPCSer
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		ConnContext:       withPeer,
 	}}
 	if strangers {
 		s.server.ReadTimeout, s.server.IdleTimeout = strangerTimeout, strangerTimeout
@@ -40,6 +41,21 @@ func ServeRPC(l net.Listener, handler http.Handler, logger *slog.Logger) *RPCSer
 	}
 	s.done.Go(func() { s.err = s.server.Serve(l) })
 	return s
+}
+
+// peerKey is the key of the caller's name in the contexts of the requests.
+type peerKey struct{}
+
+// withPeer remembers which host is at the other end of a connection.
+func withPeer(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, peerKey{}, PeerOf(conn))
+}
+
+// PeerOfRequest returns the verified name of the host that sent a request to an RPCServer,
+// and "" for a caller without a certificate.
+func PeerOfRequest(r *http.Request) string {
+	peer, _ := r.Context().Value(peerKey{}).(string)
+	return peer
 }
 
 // Shutdown closes the listener and waits for the running requests; if ctx ends first,

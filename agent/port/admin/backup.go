@@ -9,8 +9,8 @@ import (
 	"virtmesh/agent/fault"
 )
 
-// BackupPath is where the administration socket serves a backup. A backup contains the
-// key of the mesh's CA, so only root on a host can get it; other administrators cannot.
+// BackupPath is where the administration socket serves a backup. A backup contains all
+// Secrets, and may contain the key of the mesh's CA, so only root on a host can get it; other administrators cannot.
 const BackupPath = "/mesh/v1/backup"
 
 // backupTimeout bounds how long a backup waits for the mesh's newest state.

@@ -32,6 +32,9 @@ type Status struct {
 	// Level tells of the mesh's feature level; nil on a host without a copy of the mesh's
 	// state.
 	Level *Level `json:"level,omitempty"`
+	// Keyring tells where the private key of the mesh's CA is; nil on a host without a copy
+	// of the mesh's state.
+	Keyring *KeyringStatus `json:"keyring,omitempty"`
 	// Warnings lists what needs an operator's attention; empty if nothing does.
 	Warnings []string `json:"warnings,omitempty"`
 }

@@ -273,7 +273,7 @@ func (s *Server) checkRenewal(ctx context.Context, body []byte, from string) (re
 		return request{}, err
 	}
 	return request{s.renewals, func(ctx context.Context) (any, error) {
-		issued, err := s.cfg.Signer.RenewHost(ctx, node, proof.CSR)
+		issued, err := s.cfg.Signer.SignRenewal(ctx, proof)
 		if err != nil {
 			return nil, err
 		}

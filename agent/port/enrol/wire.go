@@ -48,9 +48,9 @@ type Request struct {
 type Answer struct {
 	identity.Issued
 	MeshID string `json:"meshID"`
-	// CAKey is the private key of the CA, PEM. The host would also get it with its
-	// replica of the store.
-	CAKey      []byte          `json:"caKey"`
+	// CAKey is the private key of the CA, PEM, in a mesh whose state holds it: the host
+	// gets it with its replica of the store as well. Empty in a mesh whose voters hold it.
+	CAKey      []byte          `json:"caKey,omitempty"`
 	GossipKeys [][]byte        `json:"gossipKeys"`
 	Members    []identity.Seed `json:"members"`
 }

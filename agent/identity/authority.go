@@ -1,0 +1,149 @@
+package identity
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"virtmesh/agent/fault"
+	"virtmesh/raftstore"
+)
+
+// Authority signs for a host that does not hold the key of the CA. Package
+// agent/port/keyring implements it with calls to the voters. Its methods may block on the
+// network until ctx ends, and may be called concurrently.
+type Authority interface {
+	// SignAdmission signs the certificate of a host that was just admitted.
+	SignAdmission(ctx context.Context, request AdmissionRequest) (Issued, error)
+	// SignRenewal signs the next certificate of the host that made the proof.
+	SignRenewal(ctx context.Context, proof RenewalProof) (Issued, error)
+	// SignClient signs the certificate of a user of the API.
+	SignClient(ctx context.Context, request ClientSigning) (Issued, error)
+}
+
+// AdmissionRequest asks for the first certificate of a host.
+type AdmissionRequest struct {
+	// Host and ID are those of the host's record.
+	Host string `json:"host"`
+	ID   string `json:"id"`
+	// Key is the host's public key, DER. Its pin is that of the host's record.
+	Key []byte `json:"key"`
+}
+
+// ClientSigning asks for the certificate of a user of the API.
+type ClientSigning struct {
+	// Key is the user's public key, DER.
+	Key    []byte   `json:"key"`
+	User   string   `json:"user"`
+	Groups []string `json:"groups,omitempty"`
+	// Lifetime is how long the certificate is valid, at most MaxAdminLifetime.
+	Lifetime time.Duration `json:"lifetime"`
+}
+
+var _ Authority = (*Signer)(nil)
+
+// WithKeyring returns a Signer that takes the key of the CA from held where the replicated
+// store has none. A host that holds none asks voters; nil asks nobody, and returns
+// ErrNoCAKey.
+func (s *Signer) WithKeyring(held func() []byte, voters Authority) *Signer {
+	keyed := *s
+	keyed.held, keyed.voters = held, voters
+	return &keyed
+}
+
+// passOn reports whether a request goes to a voter, because err is that this host does not
+// hold the key.
+func (s *Signer) passOn(err error) bool { return s.voters != nil && errors.Is(err, ErrNoCAKey) }
+
+// SignAdmission implements Authority. It signs only for a key whose pin the record of the
+// host has: whoever asks cannot get a certificate for a key of his own.
+func (s *Signer) SignAdmission(ctx context.Context, request AdmissionRequest) (Issued, error) {
+	key, err := parsePublicKey(request.Key)
+	if err != nil {
+		return Issued{}, fault.InField("key", "cannot be read: %w", err)
+	}
+	ca, bundle, err := s.ca(ctx, raftstore.ReadOptions{})
+	if s.passOn(err) {
+		return s.voters.SignAdmission(ctx, request)
+	}
+	if err != nil {
+		return Issued{}, fmt.Errorf("sign certificate of %s: %w", request.Host, err)
+	}
+	rec, err := NewHosts(s.store).Get(ctx, request.Host, raftstore.ReadOptions{})
+	if err != nil {
+		return Issued{}, err
+	}
+	pin, err := PinOfKey(key)
+	if err != nil {
+		return Issued{}, err
+	}
+	if rec.ID != request.ID || rec.KeyPin != pin.String() {
+		return Issued{}, fault.New(fault.Forbidden, "host %s did not join with this ID and key", request.Host).About(request.Host)
+	}
+	chain, err := ca.IssueNode(key, rec.Node(), NodeSANs(rec.MeshAddress, rec.SANs), s.lifetime)
+	if err != nil {
+		return Issued{}, err
+	}
+	return Issued{Chain: chain, CABundle: bundle}, nil
+}
+
+// SignRenewal implements Authority.
+func (s *Signer) SignRenewal(ctx context.Context, proof RenewalProof) (Issued, error) {
+	node, err := s.VerifyProof(ctx, proof)
+	if err != nil {
+		return Issued{}, err
+	}
+	issued, err := s.RenewHost(ctx, node, proof.CSR)
+	if s.passOn(err) {
+		return s.voters.SignRenewal(ctx, proof)
+	}
+	return issued, err
+}
+
+// SignClient implements Authority.
+func (s *Signer) SignClient(ctx context.Context, request ClientSigning) (Issued, error) {
+	key, err := parsePublicKey(request.Key)
+	if err != nil {
+		return Issued{}, fault.InField("key", "cannot be read: %w", err)
+	}
+	if request.Lifetime <= 0 || request.Lifetime > MaxAdminLifetime {
+		return Issued{}, fault.InField("lifetime", "must be more than 0 and at most %s, not %s", MaxAdminLifetime, request.Lifetime)
+	}
+	ca, bundle, err := s.ca(ctx, raftstore.ReadOptions{})
+	if s.passOn(err) {
+		return s.voters.SignClient(ctx, request)
+	}
+	if err != nil {
+		return Issued{}, fmt.Errorf("sign certificate of user %s: %w", request.User, err)
+	}
+	chain, err := ca.IssueClient(key, request.User, request.Groups, request.Lifetime)
+	if err != nil {
+		return Issued{}, fault.New(fault.Invalid, "%w", err)
+	}
+	return Issued{Chain: chain, CABundle: bundle}, nil
+}
+
+// NewClientSigning returns the request for the certificate of a user.
+func NewClientSigning(key *ecdsa.PublicKey, user string, groups []string, lifetime time.Duration) (ClientSigning, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return ClientSigning{}, fmt.Errorf("encode public key: %w", err)
+	}
+	return ClientSigning{Key: der, User: user, Groups: groups, Lifetime: lifetime}, nil
+}
+
+// parsePublicKey reads a public key (DER) of the only kind that the mesh uses.
+func parsePublicKey(der []byte) (*ecdsa.PublicKey, error) {
+	parsed, err := x509.ParsePKIXPublicKey(der)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := parsed.(*ecdsa.PublicKey)
+	if !ok || key.Curve.Params().BitSize != 256 {
+		return nil, errors.New("it is not ECDSA P-256")
+	}
+	return key, nil
+}

@@ -1,0 +1,128 @@
+package identity
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+	"unicode/utf8"
+
+	"filippo.io/age"
+	"filippo.io/age/armor"
+)
+
+// MinPassphrase is the least number of characters of a recovery bundle's passphrase.
+const MinPassphrase = 12
+
+// maxBundle bounds what is read of a recovery bundle, in bytes; a real one has about 2,000.
+const maxBundle = 64 << 10
+
+// ErrPassphrase is returned for a recovery bundle that the passphrase does not open.
+var ErrPassphrase = errors.New("the passphrase does not open the recovery bundle")
+
+// Bundle is the content of a recovery bundle: what the voters' keyring holds, and which mesh
+// it is of. With it the mesh can be continued from the copy of a host that holds no key.
+type Bundle struct {
+	MeshID string `json:"meshID"`
+	// Made is when the bundle was made.
+	Made time.Time `json:"made"`
+	// CACertificate and CAKey are the CA that signs, PEM.
+	CACertificate []byte `json:"caCertificate"`
+	CAKey         []byte `json:"caKey"`
+}
+
+// ValidatePassphrase returns an error for a passphrase that is too short, or that could not
+// be typed again.
+func ValidatePassphrase(passphrase string) error {
+	switch {
+	case !utf8.ValidString(passphrase):
+		return errors.New("the passphrase is not UTF-8 text")
+	case utf8.RuneCountInString(passphrase) < MinPassphrase:
+		return fmt.Errorf("the passphrase has fewer than %d characters", MinPassphrase)
+	}
+	return nil
+}
+
+// Bundle returns what a recovery bundle of this host's mesh holds, or ErrNoCAKey.
+func (i *Identity) Bundle() (Bundle, error) {
+	key := i.CAKey()
+	if len(key) == 0 {
+		return Bundle{}, ErrNoCAKey
+	}
+	ca, err := ParseCA(i.CABundle(), key)
+	if err != nil {
+		return Bundle{}, err
+	}
+	return Bundle{MeshID: i.MeshID(), Made: time.Now().UTC(), CACertificate: ca.CertificatePEM(), CAKey: key}, nil
+}
+
+// Seal encrypts the bundle with a passphrase, as text in the format of age (scrypt). It
+// takes about a second of one processor and 256 MiB of memory.
+func (b Bundle) Seal(passphrase string) ([]byte, error) {
+	if err := ValidatePassphrase(passphrase); err != nil {
+		return nil, err
+	}
+	recipient, err := age.NewScryptRecipient(passphrase)
+	if err != nil {
+		return nil, fmt.Errorf("seal the recovery bundle: %w", err)
+	}
+	plain, err := json.Marshal(b)
+	if err != nil {
+		return nil, fmt.Errorf("seal the recovery bundle: %w", err)
+	}
+	var sealed bytes.Buffer
+	text := armor.NewWriter(&sealed)
+	content, err := age.Encrypt(text, recipient)
+	if err == nil {
+		_, err = content.Write(plain)
+	}
+	if err == nil {
+		err = content.Close()
+	}
+	if err == nil {
+		err = text.Close()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("seal the recovery bundle: %w", err)
+	}
+	return sealed.Bytes(), nil
+}
+
+// OpenBundle decrypts a recovery bundle. It returns ErrPassphrase for another passphrase,
+// and checks that key and certificate of the CA belong together.
+func OpenBundle(r io.Reader, passphrase string) (Bundle, error) {
+	var b Bundle
+	with, err := age.NewScryptIdentity(passphrase)
+	if err != nil {
+		return b, fmt.Errorf("open the recovery bundle: %w", err)
+	}
+	content, err := age.Decrypt(armor.NewReader(io.LimitReader(r, maxBundle)), with)
+	var other *age.NoIdentityMatchError
+	if errors.As(err, &other) {
+		return b, ErrPassphrase
+	}
+	if err != nil {
+		return b, fmt.Errorf("open the recovery bundle: %w", err)
+	}
+	if err := json.NewDecoder(io.LimitReader(content, maxBundle)).Decode(&b); err != nil {
+		return b, fmt.Errorf("read the recovery bundle: %w", err)
+	}
+	if _, err := ParseCA(b.CACertificate, b.CAKey); err != nil {
+		return b, fmt.Errorf("read the recovery bundle: %w", err)
+	}
+	return b, nil
+}
+
+// TakeBundle puts the key of a recovery bundle into the keyring of this host. It refuses
+// the bundle of another mesh, and one of a CA that the host does not trust any more.
+func (i *Identity) TakeBundle(b Bundle) error {
+	if b.MeshID != i.MeshID() {
+		return fmt.Errorf("the recovery bundle is of mesh %s, and this host is of mesh %s", b.MeshID, i.MeshID())
+	}
+	if _, err := ParseCA(i.CABundle(), b.CAKey); err != nil {
+		return fmt.Errorf("the recovery bundle of %s does not fit the CA that this host trusts: %w", b.Made.Format(time.DateOnly), err)
+	}
+	return i.KeepCAKey(b.CAKey)
+}

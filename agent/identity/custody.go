@@ -1,0 +1,148 @@
+package identity
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"virtmesh/raftstore"
+)
+
+// BundlesRecord says which recovery bundles were made. It holds no secret.
+type BundlesRecord struct {
+	// Last is the newest bundle that was written completely.
+	Last BundleMade `json:"last"`
+}
+
+// BundleMade is a recovery bundle that was made.
+type BundleMade struct {
+	// CAPin is the pin of the CA whose key is in the bundle.
+	CAPin string    `json:"caPin"`
+	Made  time.Time `json:"made"`
+	// Host is the host that made the bundle.
+	Host string `json:"host"`
+}
+
+// Custody says where the key of the mesh's CA is, as the replicated state has it.
+type Custody struct {
+	// CA is the pin of the CA that signs.
+	CA Pin
+	// Key is the key, PEM, if it is in the replicated state, and so on every host and in
+	// every backup. It is empty once only the voters' keyring holds it.
+	Key []byte
+	// Bundle is the newest recovery bundle; nil if none was made.
+	Bundle *BundleMade
+}
+
+// InState reports whether the key is in the replicated state.
+func (c Custody) InState() bool { return len(c.Key) > 0 }
+
+// Bundled reports whether a recovery bundle of the CA that signs was made.
+func (c Custody) Bundled() bool { return c.Bundle != nil && c.Bundle.CAPin == c.CA.String() }
+
+// ReadCustody reads where the key of the mesh's CA is. It returns ErrNotSeeded as long as
+// the store does not hold the CA.
+func ReadCustody(ctx context.Context, store Store, opts raftstore.ReadOptions) (Custody, error) {
+	rec, _, err := readCA(ctx, store, opts)
+	if err != nil {
+		return Custody{}, err
+	}
+	pin, err := rec.pin()
+	if err != nil {
+		return Custody{}, err
+	}
+	c := Custody{CA: pin, Key: rec.Key}
+	var bundles BundlesRecord
+	switch _, err := readJSON(ctx, store, KeyBundles, opts, &bundles); {
+	case err == nil:
+		c.Bundle = &bundles.Last
+	case !errors.Is(err, raftstore.ErrNotFound):
+		return Custody{}, err
+	}
+	return c, nil
+}
+
+// ParseCustody returns what the record at KeyCA says, without the bundle.
+func ParseCustody(record []byte) (Custody, error) {
+	var rec CARecord
+	if err := json.Unmarshal(record, &rec); err != nil {
+		return Custody{}, fmt.Errorf("read %s: %w", KeyCA, err)
+	}
+	pin, err := rec.pin()
+	return Custody{CA: pin, Key: rec.Key}, err
+}
+
+// CAPin returns the pin of the mesh's CA, linearizably, or ErrNotSeeded.
+func CAPin(ctx context.Context, store Store) (Pin, error) {
+	rec, _, err := readCA(ctx, store, raftstore.ReadOptions{})
+	if err != nil {
+		return Pin{}, err
+	}
+	return rec.pin()
+}
+
+// RecordBundle stores that a recovery bundle was made.
+func RecordBundle(ctx context.Context, store Store, made BundleMade) error {
+	op, err := putOp(KeyBundles, BundlesRecord{Last: made})
+	if err != nil {
+		return err
+	}
+	if _, err := store.Commit(ctx, raftstore.Txn{Ops: []raftstore.Op{op}}); err != nil {
+		return fmt.Errorf("record the recovery bundle: %w", err)
+	}
+	return nil
+}
+
+// WithdrawCAKey deletes the key of the CA from the replicated state. It does nothing if the
+// state does not hold the key, and refuses if no recovery bundle of that CA was made, because
+// the loss of the voters would then be the loss of the key. The caller makes sure that every
+// voter holds the key. What was written before still holds it: older backups, snapshots and
+// entries of the log.
+func WithdrawCAKey(ctx context.Context, store Store) error {
+	c, err := ReadCustody(ctx, store, raftstore.ReadOptions{})
+	if err != nil || !c.InState() {
+		return err
+	}
+	if !c.Bundled() {
+		return errors.New("withdraw the key of the CA: there is no recovery bundle")
+	}
+	rec, stored, err := readCA(ctx, store, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	if now, err := rec.pin(); err != nil || now != c.CA {
+		return errors.Join(err, errors.New("withdraw the key of the CA: the CA has just changed"))
+	}
+	rec.Key = nil
+	op, err := rewriteOp(stored, rec)
+	if err != nil {
+		return err
+	}
+	_, err = store.Commit(ctx, raftstore.Txn{
+		If: []raftstore.Condition{{Key: KeyCA, ModRevision: stored.ModRevision}}, Ops: []raftstore.Op{op},
+	})
+	if err != nil {
+		return fmt.Errorf("withdraw the key of the CA: %w", err)
+	}
+	return nil
+}
+
+// pin returns the pin of the CA that signs.
+func (r CARecord) pin() (Pin, error) {
+	certs, err := ParseCertificates(r.Certificate)
+	if err != nil {
+		return Pin{}, fmt.Errorf("read %s: %w", KeyCA, err)
+	}
+	return PinOf(certs[0]), nil
+}
+
+func readCA(ctx context.Context, store Store, opts raftstore.ReadOptions) (CARecord, raftstore.Record, error) {
+	var rec CARecord
+	stored, err := readJSON(ctx, store, KeyCA, opts, &rec)
+	if errors.Is(err, raftstore.ErrNotFound) {
+		err = ErrNotSeeded
+	}
+	return rec, stored, err
+}

@@ -1,0 +1,56 @@
+package membership
+
+import "virtmesh/agent/level"
+
+// keyringAct is what a host does next about its keyring, which holds the private key of the
+// mesh's CA.
+type keyringAct int
+
+const (
+	// nothingToMove: the key is where it belongs.
+	nothingToMove keyringAct = iota
+	// keepKey: a voter puts the key that is in the replicated state into its keyring.
+	keepKey
+	// fetchKey: a voter gets the key from another host.
+	fetchKey
+	// withdrawKey: the leader deletes the key from the replicated state, once every voter
+	// holds it.
+	withdrawKey
+	// dropKey: a host that does not vote deletes its copy, once every voter holds the key.
+	dropKey
+)
+
+// String names the act for logs.
+func (a keyringAct) String() string {
+	return [...]string{"nothing", "keep the key of the CA", "fetch the key of the CA", "withdraw the key of the CA from the mesh's state", "drop the key of the CA"}[a]
+}
+
+// keyringView is what a host knows when it decides about its keyring.
+type keyringView struct {
+	// level is the mesh's feature level.
+	level uint32
+	// inState and bundled are as in identity.Custody.
+	inState, bundled bool
+	// voter, leader and held are about this host: whether it votes, leads, and holds the
+	// key of the CA that signs.
+	voter, leader, held bool
+}
+
+// planKeyring decides what a host does about its keyring. The key leaves the state only when
+// there is a recovery bundle: without one, the loss of the voters would be the loss of the
+// key, and until then nothing is lost with any host.
+func planKeyring(v keyringView) keyringAct {
+	switch {
+	case v.level < level.Keyring:
+		return nothingToMove
+	case v.inState && v.voter && !v.held:
+		return keepKey
+	case v.inState && v.leader && v.held && v.bundled:
+		return withdrawKey
+	case !v.inState && v.voter && !v.held:
+		return fetchKey
+	case !v.inState && !v.voter && v.held:
+		return dropKey
+	}
+	return nothingToMove
+}

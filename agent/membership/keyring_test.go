@@ -1,0 +1,237 @@
+package membership
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
+	"virtmesh/agent/port/keyring"
+	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
+)
+
+func TestPlanKeyring(t *testing.T) {
+	now := level.Keyring
+	for name, c := range map[string]struct {
+		view keyringView
+		want keyringAct
+	}{
+		"an older mesh":                     {keyringView{level: now - 1, inState: true, bundled: true, voter: true, leader: true, held: true}, nothingToMove},
+		"no bundle":                         {keyringView{level: now, inState: true, voter: true, leader: true, held: true}, nothingToMove},
+		"a bundle":                          {keyringView{level: now, inState: true, bundled: true, voter: true, leader: true, held: true}, withdrawKey},
+		"a bundle, seen by another voter":   {keyringView{level: now, inState: true, bundled: true, voter: true, held: true}, nothingToMove},
+		"a bundle, the leader has no key":   {keyringView{level: now, inState: true, bundled: true, voter: true, leader: true}, keepKey},
+		"a voter that joined without a key": {keyringView{level: now, inState: true, voter: true}, keepKey},
+		"a follower before the withdrawal":  {keyringView{level: now, inState: true, bundled: true, held: true}, nothingToMove},
+		"a follower after the withdrawal":   {keyringView{level: now, bundled: true, held: true}, dropKey},
+		"a follower that dropped it":        {keyringView{level: now, bundled: true}, nothingToMove},
+		"a new voter":                       {keyringView{level: now, bundled: true, voter: true}, fetchKey},
+		"a voter that holds it":             {keyringView{level: now, bundled: true, voter: true, leader: true, held: true}, nothingToMove},
+	} {
+		if got := planKeyring(c.view); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+// custodyOf returns where the key is, by the copy of a host.
+func custodyOf(t *testing.T, m *Member) identity.Custody {
+	t.Helper()
+	custody, err := identity.ReadCustody(t.Context(), m.store, raftstore.ReadOptions{Consistency: raftstore.Local})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return custody
+}
+
+// stepUntil lets a host look after its keyring until it has made a move.
+func stepUntil(t *testing.T, m *Member, want keyringAct) {
+	t.Helper()
+	raftstoretest.Eventually(t, func() error {
+		if act, err := m.keyringKeeper().step(t.Context()); act != want || err != nil {
+			return fmt.Errorf("%s: %s, %v; want %s", m.config.Name, act, err, want)
+		}
+		return nil
+	})
+}
+
+// withdrawn founds a mesh of host1, which votes, and host2, which does not, with a recovery
+// bundle, and so with the CA's key on host1 alone.
+func withdrawn(t *testing.T) (first, second *Member, bundle identity.Bundle) {
+	t.Helper()
+	first, second = pair(t)
+	if act, err := first.keyringKeeper().step(t.Context()); act != nothingToMove || err != nil {
+		t.Fatalf("without a bundle: %s, %v", act, err)
+	}
+	bundle, err := first.KeyringBundle(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.KeyringBundleMade(t.Context(), bundle.Made); err != nil {
+		t.Fatal(err)
+	}
+	stepUntil(t, first, withdrawKey)
+	raftstoretest.Eventually(t, func() error {
+		if custodyOf(t, second).InState() || !slices.Equal(second.store.Voters(), []string{"host1"}) {
+			return fmt.Errorf("host2 has the key in its state, or knows %q as voters", second.store.Voters())
+		}
+		return nil
+	})
+	stepUntil(t, second, dropKey)
+	return first, second, bundle
+}
+
+// Once there is a bundle, only the voters hold the key: neither the state, nor a backup, nor
+// the disk of another host, nor the answer to one that joins. Any host still admits, renews
+// and makes credentials, because a voter signs.
+func TestOnlyVotersHoldTheCAKey(t *testing.T) {
+	first, second, bundle := withdrawn(t)
+	var backup bytes.Buffer
+	if _, err := first.store.Backup(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	if block, _ := pem.Decode(bundle.CAKey); bytes.Contains(backup.Bytes(), []byte(base64.StdEncoding.EncodeToString(bundle.CAKey))) || bytes.Contains(backup.Bytes(), block.Bytes) {
+		t.Error("the backup holds the key")
+	}
+	path3, config3 := newMachine(t, "host3")
+	invite(t, second, path3, config3)
+	for _, config := range []Config{second.config, config3} {
+		if _, err := os.Stat(filepath.Join(config.StateDir, "identity", "ca.key")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the key is on the disk of %s: %v", config.Name, err)
+		}
+	}
+	before := second.identity.Leaf().SerialNumber
+	if err := second.renewer.Renew(t.Context()); err != nil || second.identity.Leaf().SerialNumber.Cmp(before) == 0 {
+		t.Errorf("host2 renews its certificate: %v", err)
+	}
+	if third := boot(t, config3); third.joinStore(t.Context()) != nil {
+		t.Error("host3 does not become a replica")
+	}
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := second.signer.IssueAdministrator(t.Context(), identity.ClientRequest{Key: &key.PublicKey, Host: "host2"}); err != nil {
+		t.Errorf("host2 makes credentials: %v", err)
+	}
+	if status, err := second.Status(t.Context()); err != nil || status.Keyring == nil || status.Keyring.CAKeyInState || !status.Keyring.Bundle.Current || status.Keyring.Bundle.Host != "host1" {
+		t.Errorf("status %+v, %v", status.Keyring, err)
+	}
+}
+
+// A host that does not vote gets neither the key nor a bundle, and no certificate of another
+// host for a key of its own.
+func TestTheKeyIsNotForFollowers(t *testing.T) {
+	_, second, bundle := withdrawn(t)
+	if key, err := second.voters.FetchCAKey(t.Context(), []string{"host1"}); !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "only a voter gets the key") || len(key) > 0 {
+		t.Errorf("host2 asks for the key: %v", err)
+	}
+	if _, err := second.KeyringBundle(t.Context()); !errors.Is(err, fault.Unavailable) || !strings.Contains(fault.Of(err).Remedy, "on a voter") {
+		t.Errorf("host2 makes a bundle: %v", err)
+	}
+	record, err := identity.NewHosts(second.store).Get(t.Context(), "host1", raftstore.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := identity.NewClientSigning(&key.PublicKey, "system:node:host1", []string{identity.NodeOrganization}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.voters.SignClient(t.Context(), request); !errors.Is(err, fault.Invalid) {
+		t.Errorf("host2 asks for a user's certificate that names host1: %v", err)
+	}
+	if _, err := second.voters.SignAdmission(t.Context(), identity.AdmissionRequest{Host: "host1", ID: record.ID, Key: request.Key}); err == nil || !strings.Contains(err.Error(), "did not join with this ID and key") {
+		t.Errorf("host2 asks for a certificate of host1: %v", err)
+	}
+	if err := second.identity.KeepCAKey(bundle.CAKey); err != nil {
+		t.Fatal(err)
+	}
+	stepUntil(t, second, dropKey)
+}
+
+// A voter that has no key, such as a new one, gets it from one that has.
+func TestANewVoterGetsTheKey(t *testing.T) {
+	first, second, bundle := withdrawn(t)
+	if err := first.identity.DropCAKey(); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.identity.KeepCAKey(bundle.CAKey); err != nil {
+		t.Fatal(err)
+	}
+	if act, err := second.keyringKeeper().step(t.Context()); act != dropKey || err == nil || !strings.Contains(err.Error(), "host1 votes and does not hold the key") {
+		t.Errorf("the last host that holds the key: %s, %v", act, err)
+	}
+	stepUntil(t, first, fetchKey)
+	if !bytes.Equal(first.identity.CAKey(), bundle.CAKey) {
+		t.Error("host1 has another key")
+	}
+	if holding, err := second.voters.Holding(t.Context(), "host1"); err != nil || holding != (keyring.Holding{Host: "host1", CAPin: custodyOf(t, first).CA.String(), Voter: true}) {
+		t.Errorf("host1 holds %+v, %v", holding, err)
+	}
+}
+
+// When all voters are lost, a copy of the state and the bundle are enough to go on; without
+// the bundle the recovery is refused, says what helps, and changes nothing.
+func TestRecoverWithAKeyringBundle(t *testing.T) {
+	first, second, bundle := withdrawn(t)
+	shutdown(first)
+	shutdown(second)
+	for range 2 {
+		if _, err := Recover(t.Context(), second.config, Recovery{}); !errors.Is(err, fault.Conflict) || !strings.Contains(fault.Of(err).Remedy, "--keyring-bundle") {
+			t.Fatalf("recovered without the key: %v", err)
+		}
+	}
+	other := bundle
+	other.MeshID = "0123456789abcdef"
+	if _, err := Recover(t.Context(), second.config, Recovery{Bundle: &other}); err == nil || !strings.Contains(err.Error(), "is of mesh 0123456789abcdef") {
+		t.Fatalf("recovered with the bundle of another mesh: %v", err)
+	}
+	again := boot(t, second.config)
+	if err := again.store.Err(); err != nil {
+		t.Fatalf("the refused recovery changed the copy: %v", err)
+	}
+	shutdown(again)
+	if _, err := Recover(t.Context(), second.config, Recovery{Bundle: &bundle}); err != nil {
+		t.Fatal(err)
+	}
+	alone := boot(t, second.config)
+	if err := alone.joinStore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	raftstoretest.WaitServing(t, alone.store)
+	path, config := newMachine(t, "host3")
+	invite(t, alone, path, config)
+}
+
+// A host that leaves as the last that holds the key waits until the host that votes from then
+// on has it.
+func TestTheLastVoterHandsTheKeyOver(t *testing.T) {
+	first, second, bundle := withdrawn(t)
+	if err := first.store.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	handed := make(chan error, 1)
+	go func() { handed <- first.keyringKeeper().handOver(t.Context()) }()
+	stepUntil(t, second, fetchKey)
+	if err := <-handed; err != nil {
+		t.Error(err)
+	}
+	if !bytes.Equal(second.identity.CAKey(), bundle.CAKey) {
+		t.Error("host2 has another key")
+	}
+}

@@ -1,0 +1,66 @@
+package admin
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
+)
+
+// KeyringBundlePath is where the administration socket serves the content of a recovery
+// bundle, and is told that one was made. The content is the private key of the mesh's CA, so
+// only root on a voter can get it; other administrators cannot.
+const KeyringBundlePath = "/mesh/v1/keyring/bundle"
+
+// Keyring is what a host says of its keyring to root.
+type Keyring interface {
+	// KeyringBundle returns what a recovery bundle holds.
+	KeyringBundle(ctx context.Context) (identity.Bundle, error)
+	// KeyringBundleMade records that a bundle with that time was written completely.
+	KeyringBundleMade(ctx context.Context, made time.Time) error
+}
+
+// KeyringStatus tells where the private key of the mesh's CA is.
+type KeyringStatus struct {
+	// CAKeyInState reports whether the key is in the mesh's state, and so on every host and
+	// in every backup. Otherwise only the voters hold it.
+	CAKeyInState bool `json:"caKeyInState"`
+	// Bundle is the newest recovery bundle; nil if none was made.
+	Bundle *KeyringBundle `json:"bundle,omitempty"`
+}
+
+// KeyringBundle is a recovery bundle that was made.
+type KeyringBundle struct {
+	Made time.Time `json:"made"`
+	// Host is the host on which it was made.
+	Host string `json:"host"`
+	// Current reports whether the bundle holds the key of the CA that signs now.
+	Current bool `json:"current"`
+}
+
+// KeyringBundleRequest says that a recovery bundle was written completely.
+type KeyringBundleRequest struct {
+	Made time.Time `json:"made"`
+}
+
+// WithKeyring serves the keyring at KeyringBundlePath and passes every other request to rest.
+func WithKeyring(k Keyring, rest http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+KeyringBundlePath, replySoon(func(r *http.Request) (any, error) {
+		return k.KeyringBundle(r.Context())
+	}))
+	mux.HandleFunc("POST "+KeyringBundlePath, replySoon(func(r *http.Request) (any, error) {
+		var request KeyringBundleRequest
+		if err := decodeBody(r, &request); err != nil {
+			return nil, err
+		}
+		if request.Made.IsZero() {
+			return nil, fault.InField("made", "is missing")
+		}
+		return nil, k.KeyringBundleMade(r.Context(), request.Made)
+	}))
+	mux.Handle("/", rest)
+	return mux
+}

@@ -1,0 +1,155 @@
+package keyring
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/port"
+)
+
+// attempt bounds a call to one voter.
+const attempt = 5 * time.Second
+
+// ClientConfig says who votes and how to connect to them.
+type ClientConfig struct {
+	// Self is the name of this host, which is not asked.
+	Self string
+	// Voters returns the names of the hosts that vote, in the order in which they are asked.
+	Voters func() []string
+	// Dial opens an authenticated connection to a host's keyring protocol.
+	Dial func(ctx context.Context, host string) (net.Conn, error)
+	// Speaker returns what this host says of itself to the others.
+	Speaker func() port.Speaker
+}
+
+// Client asks the voters. Its methods may be called concurrently. It keeps no connection.
+type Client struct {
+	cfg  ClientConfig
+	http *http.Client
+}
+
+var _ identity.Authority = (*Client)(nil)
+
+// NewClient returns a Client.
+func NewClient(cfg ClientConfig) *Client {
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			host, _, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, fmt.Errorf("host in %q: %w", addr, err)
+			}
+			return cfg.Dial(ctx, host)
+		},
+		// Calls are rare, and a voter's places are for those who need one now.
+		DisableKeepAlives: true,
+	}
+	return &Client{cfg: cfg, http: &http.Client{Transport: transport}}
+}
+
+// SignAdmission implements identity.Authority.
+func (c *Client) SignAdmission(ctx context.Context, request identity.AdmissionRequest) (identity.Issued, error) {
+	return askVoters[identity.Issued](ctx, c, http.MethodPost, pathAdmission, request)
+}
+
+// SignRenewal implements identity.Authority.
+func (c *Client) SignRenewal(ctx context.Context, proof identity.RenewalProof) (identity.Issued, error) {
+	return askVoters[identity.Issued](ctx, c, http.MethodPost, pathRenewal, proof)
+}
+
+// SignClient implements identity.Authority.
+func (c *Client) SignClient(ctx context.Context, request identity.ClientSigning) (identity.Issued, error) {
+	return askVoters[identity.Issued](ctx, c, http.MethodPost, pathClient, request)
+}
+
+// FetchCAKey returns the private key of the mesh's CA, PEM, from the first of the hosts that
+// gives it. They give it to a voter only.
+func (c *Client) FetchCAKey(ctx context.Context, hosts []string) ([]byte, error) {
+	answer, err := askHosts[caKeyAnswer](ctx, c, hosts, http.MethodGet, pathCAKey, nil)
+	return answer.Key, err
+}
+
+// Holding returns what a host has of the keyring.
+func (c *Client) Holding(ctx context.Context, host string) (Holding, error) {
+	var h Holding
+	err := c.call(ctx, host, http.MethodGet, pathHolding, nil, &h)
+	return h, err
+}
+
+func askVoters[A any](ctx context.Context, c *Client, method, path string, request any) (A, error) {
+	return askHosts[A](ctx, c, c.cfg.Voters(), method, path, request)
+}
+
+// askHosts asks one host after the other, until one answers or says what every other one
+// would say too.
+func askHosts[A any](ctx context.Context, c *Client, hosts []string, method, path string, request any) (A, error) {
+	var failed []error
+	for _, host := range hosts {
+		if host == c.cfg.Self {
+			continue
+		}
+		var answer A
+		err := c.call(ctx, host, method, path, request, &answer)
+		if err == nil {
+			return answer, nil
+		}
+		if final(err) {
+			return answer, err
+		}
+		failed = append(failed, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	var none A
+	if len(failed) == 0 {
+		return none, fault.New(fault.Unavailable, "this host does not hold the key of the mesh's CA and knows no voter")
+	}
+	return none, fault.New(fault.Unavailable, "no host that holds the key of the mesh's CA answers: %w", errors.Join(failed...))
+}
+
+// final reports whether every voter would answer the same.
+func final(err error) bool {
+	for _, code := range []fault.Code{fault.NoHost, fault.Expelled, fault.BadProof, fault.Invalid} {
+		if errors.Is(err, code) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Client) call(ctx context.Context, host, method, path string, request, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	var body bytes.Buffer
+	if request != nil {
+		if err := json.NewEncoder(&body).Encode(request); err != nil {
+			return fmt.Errorf("encode the request: %w", err)
+		}
+	}
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+host+path, &body)
+	if err != nil {
+		return fmt.Errorf("make the request: %w", err)
+	}
+	c.cfg.Speaker().Introduce(r.Header)
+	response, err := c.http.Do(r)
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", host, fault.New(fault.Unreachable, "%w", err))
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask %s: %w", host, fault.Read(response))
+	}
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxBody)).Decode(answer); err != nil {
+		return fmt.Errorf("ask %s: read the answer: %w", host, err)
+	}
+	return nil
+}

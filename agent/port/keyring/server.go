@@ -1,0 +1,140 @@
+// Package keyring carries the calls between hosts about the keyring, which holds the
+// private key of the mesh's CA and which only the voters have. A host without the key asks
+// a voter to sign; a host that has become a voter gets the key from another one. Both are
+// HTTP over the "virtmesh-keyring" protocol of the mesh port, so both sides have shown a
+// host's certificate, and a host that was removed gets no connection.
+//
+// The key is given to a voter and to nobody else. Who votes is what the configuration of
+// the replicated store says on the host that is asked; the caller is the host whose
+// certificate is at the other end of the connection. To sign, any host may ask: a
+// certificate of a host is signed only for the key that the host itself proves or that its
+// record pins, so who passes a request on gains nothing by it.
+//
+// The package decides nothing about when a key moves: agent/membership does.
+package keyring
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+
+	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/port"
+)
+
+const (
+	pathHolding   = "/keyring/holding"
+	pathCAKey     = "/keyring/ca-key"
+	pathAdmission = "/keyring/admission"
+	pathRenewal   = "/keyring/renewal"
+	pathClient    = "/keyring/client"
+
+	// maxBody bounds what is read of a request or an answer, in bytes.
+	maxBody = 64 << 10
+)
+
+// Holding says what a host has of the keyring.
+type Holding struct {
+	// Host is the host that answers.
+	Host string `json:"host"`
+	// CAPin is the pin of the CA whose key the host holds; empty if it holds none.
+	CAPin string `json:"caPin,omitempty"`
+	// Voter reports whether the host votes, as it sees it.
+	Voter bool `json:"voter"`
+}
+
+// caKeyAnswer is the answer to a voter that asks for the key.
+type caKeyAnswer struct {
+	Key []byte `json:"key"`
+}
+
+// ServerConfig is what a server needs.
+type ServerConfig struct {
+	// Self is the name of this host.
+	Self string
+	// Signer signs with the key of this host, and passes nothing on.
+	Signer identity.Authority
+	// CAKey returns the key that this host holds, PEM, or nil; HeldCA returns the pin of
+	// its CA.
+	CAKey  func() []byte
+	HeldCA func() (identity.Pin, bool)
+	// Voters returns the names of the hosts that vote.
+	Voters func() []string
+	// Logger receives a line for every key that leaves this host.
+	Logger *slog.Logger
+}
+
+type server struct{ cfg ServerConfig }
+
+// NewHandler serves this host's keyring to other hosts, on a listener of
+// port.ProtoKeyring.
+func NewHandler(cfg ServerConfig) http.Handler {
+	s := server{cfg}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+pathHolding, answerJSON(s.holding))
+	mux.HandleFunc("GET "+pathCAKey, answerJSON(s.caKey))
+	mux.HandleFunc("POST "+pathAdmission, signing(cfg.Signer.SignAdmission))
+	mux.HandleFunc("POST "+pathRenewal, signing(cfg.Signer.SignRenewal))
+	mux.HandleFunc("POST "+pathClient, signing(cfg.Signer.SignClient))
+	return mux
+}
+
+func (s server) holding(*http.Request) (any, error) {
+	h := Holding{Host: s.cfg.Self, Voter: slices.Contains(s.cfg.Voters(), s.cfg.Self)}
+	if pin, ok := s.cfg.HeldCA(); ok {
+		h.CAPin = pin.String()
+	}
+	return h, nil
+}
+
+func (s server) caKey(r *http.Request) (any, error) {
+	peer := port.PeerOfRequest(r)
+	if peer == "" || !slices.Contains(s.cfg.Voters(), peer) {
+		s.cfg.Logger.Warn("the key of the CA was refused to a host that does not vote", "host", peer)
+		return nil, fault.New(fault.Forbidden, "only a voter gets the key of the mesh's CA, and %s is none", peer).About(peer)
+	}
+	key := s.cfg.CAKey()
+	if len(key) == 0 {
+		return nil, noKey(s.cfg.Self)
+	}
+	s.cfg.Logger.Info("the key of the CA was given to a voter", "host", peer)
+	return caKeyAnswer{Key: key}, nil
+}
+
+// noKey is the error of a host that was asked for what needs the key and does not hold it.
+func noKey(host string) error {
+	return fault.New(fault.Unavailable, "%s does not hold the key of the mesh's CA", host).About(host)
+}
+
+// signing serves a request to sign.
+func signing[R any](sign func(context.Context, R) (identity.Issued, error)) http.HandlerFunc {
+	return answerJSON(func(r *http.Request) (any, error) {
+		var request R
+		if err := json.NewDecoder(io.LimitReader(r.Body, maxBody)).Decode(&request); err != nil {
+			return nil, fault.New(fault.Invalid, "read the request to sign: %w", err)
+		}
+		issued, err := sign(r.Context(), request)
+		if errors.Is(err, identity.ErrNoCAKey) {
+			return nil, fault.New(fault.Unavailable, "%w", err)
+		}
+		return issued, err
+	})
+}
+
+func answerJSON(do func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		value, err := do(r)
+		if err != nil {
+			fault.Write(w, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		_ = json.NewEncoder(w).Encode(value) // fails only when the client is gone
+	}
+}

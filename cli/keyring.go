@@ -1,0 +1,183 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/port/admin"
+)
+
+func keyringCommand() *cli.Command {
+	return &cli.Command{
+		Name: "keyring", Usage: "keep the private key of the mesh's CA from being lost with the voters",
+		Subcommands: []*cli.Command{
+			{Name: "bundle", Usage: "write a recovery bundle: the keyring of the voters, encrypted with a passphrase", Action: keyringBundle,
+				Description: "Run it as root on a voter. Once there is a bundle, the key leaves the mesh's state, and only the voters hold it. " +
+					"'virtmesh agent recover --keyring-bundle FILE' takes the bundle when all voters are lost. Keep the file and the passphrase apart, and neither on a host of the mesh.",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "output", Required: true, Usage: "the new `FILE`"},
+					passphraseFlag(),
+				}},
+		},
+	}
+}
+
+func passphraseFlag() cli.Flag {
+	return &cli.StringFlag{Name: "passphrase", Usage: "where the passphrase of the recovery bundle is: - for standard input, or @FILE (default: ask on the terminal)"}
+}
+
+// maxPassphraseInput bounds what is read of a passphrase, in bytes.
+const maxPassphraseInput = 4 << 10
+
+// readPassphrase reads a passphrase from where --passphrase says. A new one is asked for
+// twice on a terminal.
+func readPassphrase(c *cli.Context, fresh bool) (string, error) {
+	switch where := c.String("passphrase"); {
+	case strings.HasPrefix(where, "@"):
+		file, err := os.Open(strings.TrimPrefix(where, "@"))
+		if err != nil {
+			return "", fmt.Errorf("read the passphrase: %w", err)
+		}
+		defer file.Close()
+		return firstLine(file)
+	case where == "-":
+		return firstLine(c.App.Reader)
+	case where != "":
+		return "", errors.New("--passphrase takes - (standard input) or @FILE, and not the passphrase itself: every user of this machine can read a command line")
+	}
+	in, ok := c.App.Reader.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return "", errors.New("there is no terminal to ask for the passphrase: give it with --passphrase - or --passphrase @FILE")
+	}
+	first, err := askHidden(c, in, "passphrase of the recovery bundle: ")
+	if err != nil || !fresh {
+		return first, err
+	}
+	again, err := askHidden(c, in, "the same again: ")
+	if err != nil {
+		return "", err
+	}
+	if first != again {
+		return "", errors.New("the two passphrases differ")
+	}
+	return first, nil
+}
+
+func askHidden(c *cli.Context, in *os.File, prompt string) (string, error) {
+	fmt.Fprint(c.App.ErrWriter, prompt)
+	typed, err := term.ReadPassword(int(in.Fd()))
+	fmt.Fprintln(c.App.ErrWriter)
+	if err != nil {
+		return "", fmt.Errorf("read the passphrase: %w", err)
+	}
+	return string(typed), nil
+}
+
+// firstLine reads the first line, without its end.
+func firstLine(from io.Reader) (string, error) {
+	data, err := io.ReadAll(io.LimitReader(from, maxPassphraseInput))
+	if err != nil {
+		return "", fmt.Errorf("read the passphrase: %w", err)
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	if line = strings.TrimSuffix(line, "\r"); line == "" {
+		return "", errors.New("read the passphrase: there is none")
+	}
+	return line, nil
+}
+
+func keyringBundle(c *cli.Context) error {
+	path := c.String("output")
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s exists already; a recovery bundle never overwrites", path)
+	}
+	conn, err := connectLocal(c)
+	if err != nil {
+		return fmt.Errorf("make a recovery bundle: %w", err)
+	}
+	var bundle identity.Bundle
+	if err := conn.mesh(c.Context, http.MethodGet, admin.KeyringBundlePath, nil, &bundle); err != nil {
+		return fmt.Errorf("make a recovery bundle: %w", err)
+	}
+	passphrase, err := readPassphrase(c, true)
+	if err != nil {
+		return err
+	}
+	sealed, err := sealBundle(bundle, passphrase)
+	if err != nil {
+		return err
+	}
+	err = writeNew(path, func(f io.Writer) error {
+		_, err := f.Write(sealed)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("write the recovery bundle: %w", err)
+	}
+	// Only now: the key leaves the mesh's state because there is a bundle.
+	if err := conn.mesh(c.Context, http.MethodPost, admin.KeyringBundlePath, admin.KeyringBundleRequest{Made: bundle.Made}, nil); err != nil {
+		return fmt.Errorf("%s is a complete recovery bundle, and the mesh does not know of it: make another one: %w", path, err)
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "%s restores the keyring of mesh %s, with its passphrase. Keep the two apart, and away from the hosts: without them the mesh cannot be recovered once all voters are lost.\n", path, bundle.MeshID)
+	return err
+}
+
+// sealBundle encrypts a bundle and opens it again: one that cannot be opened is worse than
+// none.
+func sealBundle(bundle identity.Bundle, passphrase string) ([]byte, error) {
+	sealed, err := bundle.Seal(passphrase)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := identity.OpenBundle(bytes.NewReader(sealed), passphrase); err != nil {
+		return nil, err
+	}
+	return sealed, nil
+}
+
+// openBundle opens the recovery bundle that --keyring-bundle names; nil if it names none.
+func openBundle(c *cli.Context) (*identity.Bundle, error) {
+	path := c.String("keyring-bundle")
+	if path == "" {
+		return nil, nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the recovery bundle: %w", err)
+	}
+	defer file.Close()
+	passphrase, err := readPassphrase(c, false)
+	if err != nil {
+		return nil, err
+	}
+	bundle, err := identity.OpenBundle(file, passphrase)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &bundle, nil
+}
+
+// keyringSentence says where the private key of the mesh's CA is.
+func keyringSentence(k *admin.KeyringStatus) string {
+	where := "only the voters hold the CA's key"
+	if k.CAKeyInState {
+		where = "every host and every backup holds the CA's key"
+	}
+	switch {
+	case k.Bundle == nil:
+		return where + "; no recovery bundle: make one with 'virtmesh keyring bundle'"
+	case !k.Bundle.Current:
+		return where + "; the recovery bundle is outdated: make one with 'virtmesh keyring bundle'"
+	}
+	return where + "; recovery bundle of " + k.Bundle.Made.Local().Format(time.DateOnly)
+}

@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/port/admin"
+)
+
+// fakeKeyring is a host's keyring that knows whether it was told of a bundle.
+type fakeKeyring struct {
+	bundle identity.Bundle
+	fails  error
+	made   time.Time
+}
+
+func (f *fakeKeyring) KeyringBundle(context.Context) (identity.Bundle, error) {
+	return f.bundle, f.fails
+}
+
+func (f *fakeKeyring) KeyringBundleMade(_ context.Context, made time.Time) error {
+	f.made = made
+	return nil
+}
+
+// serveKeyring serves a keyring as a local agent does, and returns the flags that reach it.
+func serveKeyring(t *testing.T, k admin.Keyring) []string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "agent.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: admin.WithKeyring(k, admin.NewHandler(wellMesh(), admin.AsRoot))}
+	go server.Serve(listener)
+	t.Cleanup(func() { server.Close() })
+	return []string{"--socket", socket}
+}
+
+func testBundle(t *testing.T) identity.Bundle {
+	t.Helper()
+	ca, err := identity.NewCA("m1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ca.KeyPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return identity.Bundle{MeshID: "m1", Made: time.Date(2026, 11, 26, 20, 0, 0, 0, time.UTC), CACertificate: ca.CertificatePEM(), CAKey: key}
+}
+
+// passphraseFile returns what --passphrase takes for a passphrase in a file.
+func passphraseFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "passphrase")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return "@" + path
+}
+
+// A recovery bundle is written for its owner alone and encrypted, it can be opened, and the
+// mesh is told of it.
+func TestKeyringBundle(t *testing.T) {
+	k := &fakeKeyring{bundle: testBundle(t)}
+	path := filepath.Join(t.TempDir(), "mesh.bundle")
+	args := append(serveKeyring(t, k), "keyring", "bundle", "--output", path, "--passphrase", passphraseFile(t, "correct horse battery\nmore"))
+	code, stdout, stderr := run(t, args...)
+	if code != 0 || stderr != "" || !strings.Contains(stdout, path) || !strings.Contains(stdout, "mesh m1") {
+		t.Fatalf("exit code %d, %q, stderr %q", code, stdout, stderr)
+	}
+	if !k.made.Equal(k.bundle.Made) {
+		t.Errorf("the mesh was told of a bundle of %s", k.made)
+	}
+	sealed, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, _ := os.Stat(path); info.Mode() != 0o600 || bytes.Contains(sealed, k.bundle.CAKey) {
+		t.Errorf("mode %s, content %s", info.Mode(), sealed)
+	}
+	if got, err := identity.OpenBundle(bytes.NewReader(sealed), "correct horse battery"); err != nil || !bytes.Equal(got.CAKey, k.bundle.CAKey) {
+		t.Errorf("opened: %v", err)
+	}
+	if code, _, stderr := run(t, args...); code != 1 || !strings.Contains(stderr, "exists already") {
+		t.Errorf("a second bundle over the first: %d %q", code, stderr)
+	}
+}
+
+// What goes wrong leaves no file, and the mesh keeps the key in its state.
+func TestKeyringBundleRefused(t *testing.T) {
+	follower := fault.New(fault.Unavailable, "host2 does not vote").WithRemedy("make it on a voter")
+	for name, c := range map[string]struct {
+		fails      error
+		passphrase string
+		want       string
+	}{
+		"short":               {nil, passphraseFile(t, "too short"), "fewer than 12 characters"},
+		"empty":               {nil, passphraseFile(t, ""), "there is none"},
+		"no such file":        {nil, "@/missing/passphrase", "no such file"},
+		"on the command line": {nil, "correct horse battery", "every user of this machine can read a command line"},
+		"no terminal":         {nil, "", "--passphrase -"},
+		"a follower":          {follower, passphraseFile(t, "correct horse battery"), "make it on a voter"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := &fakeKeyring{bundle: testBundle(t), fails: c.fails}
+			path := filepath.Join(t.TempDir(), "mesh.bundle")
+			code, _, stderr := run(t, append(serveKeyring(t, k), "keyring", "bundle", "--output", path, "--passphrase", c.passphrase)...)
+			if code == 0 || !strings.Contains(stderr, c.want) {
+				t.Errorf("exit code %d, stderr %q, want %q", code, stderr, c.want)
+			}
+			if _, err := os.Stat(path); err == nil || !k.made.IsZero() {
+				t.Error("there is a file, or the mesh was told of one")
+			}
+		})
+	}
+}
+
+func TestKeyringSentence(t *testing.T) {
+	made := time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local)
+	for want, k := range map[string]admin.KeyringStatus{
+		"every host and every backup holds the CA's key; no recovery bundle: make one with 'virtmesh keyring bundle'": {CAKeyInState: true},
+		"every host and every backup holds the CA's key; recovery bundle of 2026-11-26":                               {CAKeyInState: true, Bundle: &admin.KeyringBundle{Made: made, Current: true}},
+		"only the voters hold the CA's key; recovery bundle of 2026-11-26":                                            {Bundle: &admin.KeyringBundle{Made: made, Current: true}},
+		"only the voters hold the CA's key; the recovery bundle is outdated: make one with 'virtmesh keyring bundle'": {Bundle: &admin.KeyringBundle{Made: made}},
+	} {
+		if got := keyringSentence(&k); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
