@@ -82,7 +82,10 @@
 // metadata only. A watch is open when its first event is there: from the revision before
 // the last event, and with all events as initial ones, for which the budget is the same.
 // The time until the last of them has come is that of encoding, sending and decoding them
-// all. The memory of a watch is what the agent keeps more with it, after a garbage
+// all. What an informer begins with is measured without decoding, too: a list of all events in
+// one piece (first_list), and a watch up to the bookmark behind its initial events (first_watch);
+// the client throws away what it reads, and is on the same processors as the agent. The memory
+// of a watch is what the agent keeps more with it, after a garbage
 // collection: one to which nothing happens, and one whose client reads none of its
 // initial events.
 //

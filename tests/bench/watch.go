@@ -72,6 +72,12 @@ func runWatch(ctx context.Context, o *options, r *report) error {
 			return err
 		}
 	}
+	if err := measureFirstLists(ctx, r, name+"typed", typed, protobufFrame); err != nil {
+		return err
+	}
+	if err := measureFirstLists(ctx, r, name+"typed_json", typedJSON, jsonFrame); err != nil {
+		return err
+	}
 	return measureWatchMemory(ctx, r, a, name, typed.CoreV1().Events("").Watch, last)
 }
 
