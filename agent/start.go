@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -74,9 +75,12 @@ func (a *Agent) openView(context.Context) (err error) {
 // openHost finds out what this host can run, and opens the host's resources
 // that guests need.
 func (a *Agent) openHost(ctx context.Context) error {
-	subnet, err := a.member.ClaimSubnet(ctx, a.config.Network.PodCIDR)
-	if err != nil {
-		return part("look after guests", err)
+	var subnet netip.Prefix
+	var err error
+	if a.config.Role != host.RoleWitness {
+		if subnet, err = a.member.ClaimSubnet(ctx, a.config.Network.PodCIDR); err != nil {
+			return part("look after guests", err)
+		}
 	}
 	a.host, err = host.Open(ctx, a.config.HostConfig, host.Deps{
 		Self: host.Self{Name: a.config.Name, Advertise: a.config.Advertise, StateDir: a.config.StateDir, RunDir: a.config.RunDir, Facts: gossip.Facts{

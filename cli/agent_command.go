@@ -69,6 +69,7 @@ func hostFlags() []cli.Flag {
 		&cli.StringFlag{Name: "advertise", Usage: "the IP address other hosts reach this one by (default: that of the default route)"},
 		&cli.IntFlag{Name: "port", Value: membership.DefaultMeshPort, Usage: "the mesh port (TCP)"},
 		&cli.IntFlag{Name: "gossip-port", Value: membership.DefaultGossipPort, Usage: "the gossip port (TCP and UDP), the same on all hosts"},
+		&cli.StringFlag{Name: "role", Value: host.RoleWorker, Usage: "worker, or witness: a host that votes and runs no guests, and needs neither libvirt nor QEMU"},
 		&cli.StringFlag{Name: "zone", Usage: "the failure domain this host is in"},
 		&cli.StringSliceFlag{Name: "pool", Usage: "a directory for volumes, `NAME=PATH[,shared]`; shared when every host mounts it"},
 		&cli.StringSliceFlag{Name: "bridge", Usage: "a bridge for secondary networks, `NAME=UPLINK`; the uplink is an interface without addresses"},
@@ -103,6 +104,13 @@ func hostConfig(c *cli.Context) (agent.Config, error) {
 	config.MeshListen = fmt.Sprintf(":%d", c.Int("port"))
 	config.GossipPort = c.Int("gossip-port")
 	config.Zone = c.String("zone")
+	if config.Role = c.String("role"); config.Role == host.RoleWitness {
+		for _, flag := range []string{"pool", "bridge", "acceleration"} {
+			if c.IsSet(flag) {
+				return config, fmt.Errorf("--%s is for a host that runs guests, and a witness runs none", flag)
+			}
+		}
+	}
 	config.Hypervisor.Acceleration = c.String("acceleration")
 	config.Images.InsecureRegistries = c.StringSlice("insecure-registry")
 	for _, text := range c.StringSlice("pool") {

@@ -22,7 +22,7 @@ func labCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{Name: "up", Usage: "start a lab, or add hosts to it; returns when all hosts are Ready",
 				Flags: []cli.Flag{
-					&cli.IntFlag{Name: "hosts", Value: 3, Usage: "how many hosts the lab has"},
+					&cli.BoolFlag{Name: "witness", Usage: "one host more, which votes and runs no guests"}, &cli.IntFlag{Name: "hosts", Value: 3, Usage: "how many hosts the lab has"},
 					&cli.BoolFlag{Name: "metal", Usage: "each host is a whole machine, with Debian's kernel, systemd and libvirtd"},
 					&cli.PathFlag{Name: "package", Usage: "the .deb of virtmesh to install, with --metal; else hosts get this program"},
 				},
@@ -60,7 +60,7 @@ func labUp(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.Up(c.Context, lab.Wanted{Hosts: c.Int("hosts"), Metal: c.Bool("metal"), Package: c.Path("package")}, progress(c.App.ErrWriter)); err != nil {
+	if err := l.Up(c.Context, lab.Wanted{Hosts: c.Int("hosts"), Witness: c.Bool("witness"), Metal: c.Bool("metal"), Package: c.Path("package")}, progress(c.App.ErrWriter)); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "%d hosts are Ready: %s\n", len(l.Hosts()), strings.Join(hostNames(l), " "))

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"virtmesh/agent/host"
+	"virtmesh/agent/objects"
 	"virtmesh/agent/plain"
 )
 
@@ -62,7 +64,7 @@ func nodeList(c *cli.Context) error {
 	for i := range nodes.Items {
 		rows = append(rows, nodeRow(&nodes.Items[i], c.String("output") == "wide"))
 	}
-	header := []string{"NAME", "STATUS", "ADDRESS", "ZONE", "CPU", "MEMORY", "AGE"}
+	header := []string{"NAME", "STATUS", "ROLE", "ADDRESS", "ZONE", "CPU", "MEMORY", "AGE"}
 	if c.String("output") == "wide" {
 		header = append(header, "VERSION", "KERNEL", "OS")
 	}
@@ -71,7 +73,7 @@ func nodeList(c *cli.Context) error {
 
 func nodeRow(node *corev1.Node, wide bool) []string {
 	row := []string{
-		node.Name, nodeStatus(node), nodeAddress(node), node.Labels[corev1.LabelTopologyZone],
+		node.Name, nodeStatus(node), nodeRole(node), nodeAddress(node), node.Labels[corev1.LabelTopologyZone],
 		node.Status.Allocatable.Cpu().String(), node.Status.Allocatable.Memory().String(), age(node.CreationTimestamp.Time),
 	}
 	if wide {
@@ -79,6 +81,14 @@ func nodeRow(node *corev1.Node, wide bool) []string {
 		row = append(row, info.KubeletVersion, info.KernelVersion, info.OSImage)
 	}
 	return row
+}
+
+// nodeRole says what a host does, by its role in agent.yaml.
+func nodeRole(node *corev1.Node) string {
+	if objects.IsWitness(node) {
+		return host.RoleWitness
+	}
+	return host.RoleWorker
 }
 
 func nodeStatus(node *corev1.Node) string {

@@ -17,6 +17,9 @@ import (
 // Config is what an operator can set for the guests of one host. It is a part
 // of the agent's configuration file.
 type Config struct {
+	// Role is what the host does: RoleWorker, for which an empty Role stands too, or
+	// RoleWitness. The other settings are those of a worker.
+	Role       string           `json:"role,omitempty"`
 	Hypervisor HypervisorConfig `json:"hypervisor"`
 	Capacity   CapacityConfig   `json:"capacity"`
 	Network    NetworkConfig    `json:"network"`
@@ -24,6 +27,15 @@ type Config struct {
 	// Pools are the directories that PersistentVolumeClaims live in.
 	Pools []PoolConfig `json:"pools"`
 }
+
+// The roles of a host.
+const (
+	// RoleWorker runs guests.
+	RoleWorker = "worker"
+	// RoleWitness is a part of the mesh, may vote, and runs no guests. It needs neither
+	// libvirt nor QEMU. A mesh of two workers and a witness goes on without either of them.
+	RoleWitness = "witness"
+)
 
 // HypervisorConfig says how guests run.
 type HypervisorConfig struct {
@@ -215,6 +227,11 @@ func DefaultConfig(stateDir string) Config {
 // Validate names every setting that cannot work.
 func (c Config) Validate() error {
 	var errs []error
+	switch c.Role {
+	case "", RoleWorker, RoleWitness:
+	default:
+		errs = append(errs, fmt.Errorf("role: %q is not %s or %s", c.Role, RoleWorker, RoleWitness))
+	}
 	switch c.Hypervisor.Acceleration {
 	case "auto", "kvm", "tcg":
 	default:

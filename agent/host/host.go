@@ -69,7 +69,7 @@ type Deps struct {
 	// ReachesLeader reports whether this host learns of new claims and can act on them, see
 	// raftstore.Store.ReachesLeader.
 	ReachesLeader func(context.Context) bool
-	// Subnet is this host's part of the default guest network.
+	// Subnet is this host's part of the default guest network. A witness has none.
 	Subnet  netip.Prefix
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer
@@ -88,16 +88,21 @@ type Host struct {
 	firmware    *firmware.Store
 	network     *network.Network
 	executor    *executor.Executor
+	guests      guests.Instances
 	judge       *offer.Judge
+	offerer     guests.Offerer
 	publisher   *publish.Publisher
 	loops       []stewards.Loop
 	// closers close what Open has opened, the last one first.
 	closers []func()
 }
 
-// Open finds out what the host can run, and opens the hypervisor, storage and network
+// Open finds out what the host can run, or opens it as a witness if config says so, and opens the hypervisor, storage and network
 // for it. Nothing runs before the loops do. ctx bounds Open; Close closes the Host.
 func Open(ctx context.Context, config Config, deps Deps) (*Host, error) {
+	if config.Role == RoleWitness {
+		return openWitness(ctx, deps)
+	}
 	p, err := openPlatform(ctx, config, deps.Self.StateDir, deps.Logger)
 	if err != nil {
 		return nil, err
@@ -118,6 +123,7 @@ func assembleHost(ctx context.Context, config Config, deps Deps, p *platform) (_
 	h.judge = &offer.Judge{
 		Host: deps.Self.Name, Ability: h.platform.Ability, OnHost: deps.Claims.OnHost, ReachesLeader: deps.ReachesLeader,
 	}
+	h.offerer = h.judge
 	if err := h.openStorage(ctx, config, deps); err != nil {
 		return nil, err
 	}
@@ -155,6 +161,7 @@ func (h *Host) openExecutor(config Config, deps Deps) error {
 		return err
 	}
 	h.onClose(func() { h.executor.Close() })
+	h.guests = h.executor.Guests()
 	return nil
 }
 
@@ -192,10 +199,10 @@ func (h *Host) Close() {
 func (h *Host) Loops() []stewards.Loop { return h.loops }
 
 // Guests reaches the guests of this host.
-func (h *Host) Guests() guests.Instances { return h.executor.Guests() }
+func (h *Host) Guests() guests.Instances { return h.guests }
 
 // Offerer answers requests for an offer of this host.
-func (h *Host) Offerer() guests.Offerer { return h.judge }
+func (h *Host) Offerer() guests.Offerer { return h.offerer }
 
 // Pause stops the publishing of the host's Node and capacity until Resume. After Pause
 // has returned, nothing that is withdrawn is published again.

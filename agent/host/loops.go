@@ -14,7 +14,9 @@ import (
 	"virtmesh/agent/host/sweep"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/gossip"
+	"virtmesh/storage"
 )
 
 // addLoops assembles the loops of this host, in the order in which they act on an
@@ -23,7 +25,7 @@ func (h *Host) addLoops(deps Deps) error {
 	h.addLoop("platform", h.platform.Run)
 	h.addLoop("network", h.network.Run)
 	h.addLoop("hypervisor", h.executor.Observe)
-	for _, add := range []func(Deps) error{h.addExecutor, h.addSweeper, h.addQuarantine, h.addProvisioner, h.addPublisher, h.addTeller} {
+	for _, add := range []func(Deps) error{h.addExecutor, h.addSweeper, h.addGuestQuarantine, h.addProvisioner, h.addStorageWatch, h.addHostPublisher, h.addHostTeller} {
 		if err := add(deps); err != nil {
 			return err
 		}
@@ -63,8 +65,10 @@ func (h *Host) addSweeper(deps Deps) error {
 	return nil
 }
 
-func (h *Host) addQuarantine(deps Deps) error {
-	k, err := quarantine.New(deps.engine("quarantine"), deps.Self.Name, h.runningGuests)
+func (h *Host) addGuestQuarantine(deps Deps) error { return h.addQuarantine(deps, h.runningGuests) }
+
+func (h *Host) addQuarantine(deps Deps, running quarantine.Running) error {
+	k, err := quarantine.New(deps.engine("quarantine"), deps.Self.Name, running)
 	if err != nil {
 		return err
 	}
@@ -106,22 +110,30 @@ func (h *Host) addProvisioner(deps Deps) error {
 		return err
 	}
 	h.addLoop("volumes", c.Run)
+	return nil
+}
+
+func (h *Host) addStorageWatch(Deps) error {
 	h.addLoop("pools", h.pools.Run)
 	h.addLoop("disk", h.reserve.Run)
 	return nil
 }
 
-func (h *Host) addPublisher(deps Deps) (err error) {
-	cfg := publish.DefaultConfig()
-	cfg.Host, cfg.Store, cfg.Cache, cfg.Claims = deps.Self.Name, deps.Store, deps.Cache, deps.Claims
-	cfg.Describe = func() publish.Description {
+func (h *Host) addHostPublisher(deps Deps) error {
+	return h.addPublisher(deps, func() publish.Description {
 		description := h.platform.describe(deps.Self, deps.Subnet.String())
 		description.Conditions = append(description.Conditions, h.pools.condition(), h.reserve.Condition())
 		if found, known, _ := h.platform.last(); known {
 			description.Conditions = append(description.Conditions, h.confinement.under(found.capabilities.SecurityModels).condition())
 		}
 		return description
-	}
+	})
+}
+
+func (h *Host) addPublisher(deps Deps, describe func() publish.Description) (err error) {
+	cfg := publish.DefaultConfig()
+	cfg.Host, cfg.Store, cfg.Cache, cfg.Claims = deps.Self.Name, deps.Store, deps.Cache, deps.Claims
+	cfg.Describe = describe
 	cfg.Logger, cfg.Registerer = deps.Logger.With("part", "node"), deps.Metrics
 	if h.publisher, err = publish.New(cfg); err != nil {
 		return err
@@ -130,18 +142,31 @@ func (h *Host) addPublisher(deps Deps) (err error) {
 	return nil
 }
 
-func (h *Host) addTeller(deps Deps) error {
-	cfg := publish.DefaultTellerConfig()
-	cfg.Host, cfg.Logger = deps.Self.Name, deps.Logger.With("part", "facts")
-	cfg.Facts = func() gossip.Facts {
+// teller is what the mesh is told of this host by gossip.
+type teller struct {
+	facts  func() gossip.Facts
+	free   func() machine.Resources
+	pools  func() map[string]storage.Space
+	images func() []string
+}
+
+func (h *Host) addHostTeller(deps Deps) error {
+	facts := func() gossip.Facts {
 		facts := deps.Self.Facts
 		found, _, _ := h.platform.last()
 		facts.Allocatable = publish.GossipResources(found.allocatable)
 		facts.KVM, facts.CPUModels = found.kvm.Usable, found.capabilities.CPUModels
 		return facts
 	}
-	cfg.Tell, cfg.Free = deps.Mesh.SetFacts, h.judge.Free
-	cfg.Pools, cfg.Images, cfg.Nodes = h.pools.Space, h.volumes.ImageReferences, objects.For[*corev1.Node](deps.Cache)
+	return h.addTeller(deps, teller{facts: facts, free: h.judge.Free, pools: h.pools.Space, images: h.volumes.ImageReferences})
+}
+
+func (h *Host) addTeller(deps Deps, what teller) error {
+	cfg := publish.DefaultTellerConfig()
+	cfg.Host, cfg.Logger = deps.Self.Name, deps.Logger.With("part", "facts")
+	cfg.Facts = what.facts
+	cfg.Tell, cfg.Free = deps.Mesh.SetFacts, what.free
+	cfg.Pools, cfg.Images, cfg.Nodes = what.pools, what.images, objects.For[*corev1.Node](deps.Cache)
 	teller, err := publish.NewTeller(cfg)
 	if err != nil {
 		return err

@@ -19,6 +19,16 @@ const NodeGuestsConfined corev1.NodeConditionType = "GuestsConfined"
 // hypervisor answers, and which versions of it do.
 const NodeHypervisorReady corev1.NodeConditionType = "HypervisorReady"
 
+// NodeRoleWitness is the label, and the key of the taint, of the Node of a host that votes
+// and runs no guests.
+const NodeRoleWitness = "node-role.kubernetes.io/witness"
+
+// IsWitness reports whether a Node is that of a host that votes and runs no guests.
+func IsWitness(n *corev1.Node) bool {
+	_, labelled := n.Labels[NodeRoleWitness]
+	return labelled
+}
+
 // NodeCondition returns a condition of a Node; the zero value if the Node does not have
 // it.
 func NodeCondition(n *corev1.Node, kind corev1.NodeConditionType) corev1.NodeCondition {

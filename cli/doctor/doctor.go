@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"virtmesh/agent/host"
 	"virtmesh/storage/durable"
 )
 
@@ -62,6 +63,9 @@ func Examine(facts Facts) []Finding {
 		checkLibvirt, checkDaemonLimits, checkGuestsService, checkQEMUUser, checkGuestUIDs, checkSeccomp, checkConfinement,
 		checkKernel, checkFilesystems, checkPaths, checkPools, checkClock,
 		checkNeighbours, checkNetworkd, checkRoutes, checkNameServers, checkPorts, checkService,
+	}
+	if facts.Config.Role == host.RoleWitness { // it needs nothing that guests need
+		checks = []func(Facts) []Finding{checkRoot, checkConfig, checkFilesystems, checkClock, checkPorts, checkService}
 	}
 	var findings []Finding
 	for _, check := range checks {

@@ -8,6 +8,8 @@ import (
 	"net"
 	"os/exec"
 	"strings"
+
+	"virtmesh/agent/host"
 )
 
 func (l *Lab) joinHost(ctx context.Context, first, h Host, progress func(string, ...any)) error {
@@ -22,7 +24,11 @@ func (l *Lab) joinHost(ctx context.Context, first, h Host, progress func(string,
 			return err
 		}
 		address := net.JoinHostPort(first.Address, fmt.Sprint(MeshPort))
-		args := append([]string{"agent", "join", address, "--token", "-"}, l.chassis().enrolFlags(h)...)
+		flags := l.chassis().enrolFlags(h)
+		if h.Witness {
+			flags = []string{"--advertise", h.Address, "--role", host.RoleWitness}
+		}
+		args := append([]string{"agent", "join", address, "--token", "-"}, flags...)
 		if _, err := l.virtmeshReading(ctx, h, token, args...); err != nil {
 			return err
 		}

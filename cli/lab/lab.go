@@ -74,6 +74,8 @@ type Host struct {
 	Name    string `json:"name"`
 	Index   int    `json:"index"`
 	Address string `json:"address"`
+	// Witness says that the host votes and runs no guests.
+	Witness bool `json:"witness,omitempty"`
 }
 
 // Open reads the lab in dir. The lab need not exist yet: Up makes it.

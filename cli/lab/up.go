@@ -35,8 +35,10 @@ const maxHosts = 200
 
 // Wanted says what Up makes.
 type Wanted struct {
-	// Hosts is how many hosts the lab has at least.
+	// Hosts is how many hosts the lab has at least, besides a witness.
 	Hosts int
+	// Witness adds a host that votes and runs no guests, unless the lab has one.
+	Witness bool
 	// Metal makes each host a whole machine, with a kernel and a disk of its own. The
 	// hosts of a lab are all of one sort.
 	Metal bool
@@ -88,12 +90,7 @@ func (l *Lab) Up(ctx context.Context, want Wanted, progress func(format string, 
 	if err := l.ensureRegistry(ctx); err != nil {
 		return err
 	}
-	for n := len(l.state.Hosts) + 1; n <= want.Hosts; n++ {
-		l.state.Hosts = append(l.state.Hosts, Host{
-			Name: fmt.Sprintf("host%d", n), Index: n,
-			Address: fmt.Sprintf("10.201.%d.%d", l.state.Network, 10+n),
-		})
-	}
+	l.addHosts(want)
 	if err := l.saveState(); err != nil {
 		return err
 	}
@@ -110,6 +107,30 @@ func (l *Lab) Up(ctx context.Context, want Wanted, progress func(format string, 
 	}
 	progress("waiting until %d hosts are Ready", len(l.state.Hosts))
 	return l.waitReady(ctx)
+}
+
+// addHosts adds the hosts that the lab lacks.
+func (l *Lab) addHosts(want Wanted) {
+	workers, witness := 0, false
+	for _, h := range l.state.Hosts {
+		if h.Witness {
+			witness = true
+		} else {
+			workers++
+		}
+	}
+	add := func(isWitness bool) {
+		n := len(l.state.Hosts) + 1
+		l.state.Hosts = append(l.state.Hosts, Host{
+			Name: fmt.Sprintf("host%d", n), Index: n, Address: fmt.Sprintf("10.201.%d.%d", l.state.Network, 10+n), Witness: isWitness,
+		})
+	}
+	for ; workers < want.Hosts; workers++ {
+		add(false)
+	}
+	if want.Witness && !witness {
+		add(true)
+	}
 }
 
 func (l *Lab) initialiseState(ctx context.Context, want Wanted) error {
@@ -219,9 +240,17 @@ func poll(ctx context.Context, timeout time.Duration, what string, try func(cont
 	}
 }
 
+// statusWarns is how 'virtmesh status' exits when an agent answers and warns of something,
+// such as another host that is off.
+const statusWarns = 3
+
 func (l *Lab) waitAgent(ctx context.Context, h Host) error {
 	err := poll(ctx, agentStartTimeout, "the agent of "+h.Name, func(ctx context.Context) error {
 		_, err := l.virtmesh(ctx, h, "status", "-o", "json")
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.ExitCode() == statusWarns {
+			return nil
+		}
 		return err
 	})
 	if err != nil {

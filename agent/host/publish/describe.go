@@ -40,6 +40,8 @@ type Description struct {
 	// Unknown says that it is not known yet what the host can run. What the Node and the
 	// published capacity say of that stays, from before the agent started.
 	Unknown bool
+	// Witness says that the host votes and runs no guests.
+	Witness bool
 	// NotReady says why the host runs no guests; empty if it does.
 	NotReady string
 	// Conditions are set in addition to Ready and KVMUsable.
@@ -53,7 +55,7 @@ const (
 	// is not limited here.
 	resourceKVM = "devices.kubevirt.io/kvm"
 
-	labelRole = "node-role.kubernetes.io/worker"
+	roleWorker = "node-role.kubernetes.io/worker"
 
 	reasonReady    = "AgentReady"
 	reasonNotReady = "AgentNotReady"
@@ -82,6 +84,10 @@ func (d Description) apply(host string, n *corev1.Node, now time.Time) {
 	n.Spec.Taints = withoutTaint(n.Spec.Taints, corev1.TaintNodeUnreachable)
 	n.Spec.Taints = withoutTaint(n.Spec.Taints, corev1.TaintNodeUnschedulable)
 	n.Spec.Taints = withoutTaint(n.Spec.Taints, corev1.TaintNodeDiskPressure)
+	n.Spec.Taints = withoutTaint(n.Spec.Taints, objects.NodeRoleWitness)
+	if d.Witness {
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: objects.NodeRoleWitness, Effect: corev1.TaintEffectNoSchedule})
+	}
 	for _, c := range d.Conditions {
 		if c.Type == corev1.NodeDiskPressure && c.Status == corev1.ConditionTrue {
 			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeDiskPressure, Effect: corev1.TaintEffectNoSchedule})
@@ -91,13 +97,25 @@ func (d Description) apply(host string, n *corev1.Node, now time.Time) {
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
 	}
 	n.Status.Addresses, n.Status.NodeInfo = d.Addresses, d.Info
+	d.applyConditions(n, now)
+}
+
+// guestConditions are the types of the conditions that a host without guests does not have.
+var guestConditions = []corev1.NodeConditionType{ConditionKVM, objects.NodePoolsUsable, objects.NodeHypervisorReady, objects.NodeGuestsConfined, corev1.NodeDiskPressure}
+
+func (d Description) applyConditions(n *corev1.Node, now time.Time) {
 	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: reasonReady, Message: "The agent is running"}
 	if d.NotReady != "" {
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, reasonNotReady, d.NotReady
 	}
 	conditions := []corev1.NodeCondition{ready}
 	if !d.Unknown {
-		n.Status.Capacity, n.Status.Allocatable = resourceList(d.Capacity, d.KVM), resourceList(d.Allocatable, d.KVM)
+		n.Status.Capacity, n.Status.Allocatable = d.resourceList(d.Capacity), d.resourceList(d.Allocatable)
+	}
+	switch {
+	case d.Witness: // it may have been another host before
+		n.Status.Conditions = slices.DeleteFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return slices.Contains(guestConditions, c.Type) })
+	case !d.Unknown:
 		conditions = append(conditions, d.kvmCondition())
 	}
 	for _, c := range append(conditions, d.Conditions...) {
@@ -126,8 +144,13 @@ func (d Description) applyLabels(host string, n *corev1.Node) {
 	}
 	labels[corev1.LabelHostname] = host
 	labels[corev1.LabelOSStable], labels[corev1.LabelArchStable] = d.Info.OperatingSystem, d.Info.Architecture
-	labels[labelRole] = ""
-	labels[kubevirtv1.NodeSchedulable] = fmt.Sprint(d.NotReady == "")
+	role, other := roleWorker, objects.NodeRoleWitness
+	if d.Witness {
+		role, other = other, role
+	}
+	labels[role] = ""
+	delete(labels, other)
+	labels[kubevirtv1.NodeSchedulable] = fmt.Sprint(d.NotReady == "" && !d.Witness)
 	maps.Copy(labels, d.Labels)
 	n.Labels = labels
 }
@@ -157,12 +180,16 @@ func (d Description) labelProcessor(labels map[string]string) {
 // maxGuests is shown as the number of pods: tools expect one.
 const maxGuests = 1000
 
-func resourceList(r machine.Resources, kvm bool) corev1.ResourceList {
+func (d Description) resourceList(r machine.Resources) corev1.ResourceList {
+	guests := resource.NewQuantity(maxGuests, resource.DecimalSI)
+	if d.Witness {
+		guests.Set(0)
+	}
 	list := corev1.ResourceList{
 		corev1.ResourceCPU:              *resource.NewMilliQuantity(r.CPUMilli, resource.DecimalSI),
 		corev1.ResourceMemory:           *resource.NewQuantity(r.MemoryBytes, resource.BinarySI),
 		corev1.ResourceEphemeralStorage: *resource.NewQuantity(r.EphemeralBytes, resource.BinarySI),
-		corev1.ResourcePods:             *resource.NewQuantity(maxGuests, resource.DecimalSI),
+		corev1.ResourcePods:             *guests,
 	}
 	for size, bytes := range r.Hugepages {
 		list[corev1.ResourceName(corev1.ResourceHugePagesPrefix+size)] = *resource.NewQuantity(bytes, resource.BinarySI)
@@ -170,8 +197,8 @@ func resourceList(r machine.Resources, kvm bool) corev1.ResourceList {
 	for name, n := range r.Devices {
 		list[corev1.ResourceName(name)] = *resource.NewQuantity(n, resource.DecimalSI)
 	}
-	if kvm {
-		list[resourceKVM] = *resource.NewQuantity(maxGuests, resource.DecimalSI)
+	if d.KVM {
+		list[resourceKVM] = *guests
 	}
 	return list
 }

@@ -249,6 +249,31 @@ func TestWhatIsNotKnownYetStaysAsItWas(t *testing.T) {
 	})
 }
 
+// A host that becomes a witness is shown as one, offers nothing, and keeps what users set.
+func TestAWitnessIsShownAsOne(t *testing.T) {
+	run(t, func(b *bench) {
+		b.edit("h1", func(n *corev1.Node) { n.Labels["mine"] = "kept" })
+		b.describe(func(d *Description) { *d = Description{Witness: true, Zone: "a", Info: d.Info} })
+		time.Sleep(DefaultConfig().Interval)
+		synctest.Wait()
+		n := b.node("h1")
+		_, worker := n.Labels[roleWorker]
+		if !objects.IsWitness(n) || worker || n.Labels["mine"] != "kept" || n.Labels[kubevirtv1.NodeSchedulable] != "false" || n.Labels[kubevirtv1.CPUModelLabel+"Haswell"] != "" {
+			b.Errorf("labels %v", n.Labels)
+		}
+		if !hasTaint(n, objects.NodeRoleWitness) || !n.Status.Capacity.Cpu().IsZero() || !n.Status.Capacity.Pods().IsZero() {
+			b.Errorf("taints %v, capacity %v", n.Spec.Taints, n.Status.Capacity)
+		}
+		if objects.NodeCondition(n, corev1.NodeReady).Status != corev1.ConditionTrue || objects.NodeCondition(n, ConditionKVM).Type != "" {
+			b.Errorf("conditions %+v", n.Status.Conditions)
+		}
+		c, err := claims.GetCapacity(b.Context(), b.store, "h1", raftstore.ReadOptions{})
+		if err != nil || c.Allocatable.MemoryBytes != 0 || c.Allocatable.CPUMilli != 0 {
+			b.Errorf("capacity %+v (%v)", c, err)
+		}
+	})
+}
+
 func TestSystemInfo(t *testing.T) {
 	root := t.TempDir() + "/"
 	for path, text := range map[string]string{

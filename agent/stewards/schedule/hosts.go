@@ -123,9 +123,9 @@ func (v *View) refreshHost(name string) {
 // node is what placement reads of a Node. It is kept, because the Node itself would have
 // to be decoded for each news of its host.
 type node struct {
-	Labels            map[string]string
-	Taints            []corev1.Taint
-	Cordoned, Leaving bool
+	Labels                     map[string]string
+	Taints                     []corev1.Taint
+	Cordoned, Leaving, Witness bool
 }
 
 // onNode follows the Nodes.
@@ -139,7 +139,7 @@ func (v *View) onNode(c objects.Change[*corev1.Node]) {
 			Taints: slices.DeleteFunc(slices.Clone(c.New.Spec.Taints), func(t corev1.Taint) bool {
 				return t.Key == corev1.TaintNodeUnschedulable // Cordoned covers it
 			}),
-			Cordoned: c.New.Spec.Unschedulable, Leaving: c.New.DeletionTimestamp != nil,
+			Cordoned: c.New.Spec.Unschedulable, Leaving: c.New.DeletionTimestamp != nil, Witness: objects.IsWitness(c.New),
 		}
 	}
 	v.nodeMu.Unlock()
@@ -156,7 +156,8 @@ type source struct {
 	published bool
 }
 
-// sourceOf reads what is known of a host now; false if that is nothing.
+// sourceOf reads what is known of a host now; false if that is nothing, or if the host never
+// takes an instance: it would count among the domains that instances are spread over.
 func (v *View) sourceOf(name string) (source, bool) {
 	var s source
 	if m, ok := v.facts.Member(name); ok {
@@ -165,6 +166,9 @@ func (v *View) sourceOf(name string) (source, bool) {
 	v.nodeMu.Lock()
 	s.node = v.described[name]
 	v.nodeMu.Unlock()
+	if s.node != nil && s.node.Witness {
+		return source{}, false
+	}
 	s.capacity, s.published = v.claims.Capacity(name)
 	return s, s.known || s.published || s.node != nil
 }
