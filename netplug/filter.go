@@ -54,7 +54,10 @@ func FilterFor(w Want, transit Transit) ruleset.Ruleset {
 	gateways := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return !b.Address.IsValid() })
 	closed := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return b.Address.IsValid() || b.AllowExisting })
 	if len(gateways) > 0 || len(closed) > 0 {
-		inet.Chains = append(inet.Chains, inputChains(gateways, closed)...)
+		if w.MaxConnections > 0 {
+			inet.Sets = []ruleset.Set{{Name: connectionSet, Of: ruleset.IPv4Addrs, Size: maxGuests}}
+		}
+		inet.Chains = append(inet.Chains, inputChains(gateways, closed, w)...)
 		inet.Chains = append(inet.Chains, forwardChains(gateways, closed, w, transit)...)
 		inet.Chains = append(inet.Chains, natChain(gateways))
 	}
@@ -65,7 +68,7 @@ func FilterFor(w Want, transit Transit) ruleset.Ruleset {
 // the services of the guests' gateway and answers to connections that the host opened. On
 // a bridge without an address they drop everything addressed to the host: a guest that
 // found another address of the host by ARP could otherwise bypass the gateway's rules.
-func inputChains(gateways, closed []Bridge) []ruleset.Chain {
+func inputChains(gateways, closed []Bridge, w Want) []ruleset.Chain {
 	base := ruleset.Chain{Name: "input", Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Input, Priority: priorityFilter}}
 	var chains []ruleset.Chain
 	for _, b := range gateways {
@@ -73,6 +76,7 @@ func inputChains(gateways, closed []Bridge) []ruleset.Chain {
 		base.Rules = append(base.Rules, rule(ruleset.Jump{Chain: name}, ruleset.InInterface{Name: b.Name}))
 		gateway := ruleset.IPAddr{End: ruleset.Destination, Prefix: hostPrefix(b.Address.Addr())}
 		c := ruleset.Chain{Name: name, Rules: []ruleset.Rule{rule(ruleset.Accept{}, ruleset.Tracked{})}}
+		c.Rules = append(c.Rules, connectionRules(w)...)
 		if b.DHCP != nil {
 			c.Rules = append(c.Rules, rule(ruleset.Accept{}, ruleset.Port{Protocol: ruleset.UDP, End: ruleset.Destination, Port: 67}))
 		}
@@ -164,6 +168,7 @@ func fromChain(name string, b Bridge, gateways []Bridge, w Want) ruleset.Chain {
 		rule(ruleset.Drop{}, ruleset.IPAddr{End: ruleset.Source, Prefix: b.Address.Masked(), Not: true}),
 		rule(ruleset.Accept{}, ruleset.Tracked{}),
 	}}
+	c.Rules = append(c.Rules, connectionRules(w)...)
 	for _, other := range gateways {
 		if other.Name != b.Name {
 			c.Rules = append(c.Rules, rule(ruleset.Drop{}, ruleset.OutInterface{Name: other.Name}))
@@ -180,6 +185,21 @@ func fromChain(name string, b Bridge, gateways []Bridge, w Want) ruleset.Chain {
 	}
 	c.Rules = append(c.Rules, rule(ruleset.Accept{}))
 	return c
+}
+
+// connectionSet is the set of guests with connections to and through the host.
+const connectionSet = "connections"
+
+// maxGuests bounds the addresses in connectionSet. No subnet of a host has more.
+const maxGuests = 1 << 16
+
+// connectionRules returns the rule that keeps one guest from filling the host's table of
+// connections, in which there would be no room for those of others and of the host itself.
+func connectionRules(w Want) []ruleset.Rule {
+	if w.MaxConnections == 0 {
+		return nil
+	}
+	return []ruleset.Rule{rule(ruleset.Drop{}, ruleset.ConnectionsOver{Set: connectionSet, Limit: w.MaxConnections})}
 }
 
 // disjoint returns the IPv4 networks of a list in order, without those that lie in others.

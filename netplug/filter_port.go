@@ -39,7 +39,7 @@ func portTable(w Want) ruleset.Table {
 		t.Chains = append(t.Chains, chain)
 		ports.Entries = append(ports.Entries, ruleset.MapEntry{Interface: tap.Name, Verdict: ruleset.Jump{Chain: chain.Name}})
 		if tap.countsMACs() {
-			t.Sets = append(t.Sets, ruleset.MACSet{Name: macSet(tap), Size: tap.MaxMACs, Timeout: macAge})
+			t.Sets = append(t.Sets, ruleset.Set{Name: macSet(tap), Of: ruleset.EtherAddrs, Size: tap.MaxMACs, Timeout: macAge})
 		}
 	}
 	t.Maps = []ruleset.VerdictMap{ports}

@@ -56,6 +56,7 @@ func (w Want) Validate() error {
 	for i, p := range w.Allowed {
 		c.bad(!p.IsValid(), fmt.Sprintf("allowed[%d]", i), "is not a network")
 	}
+	c.bad(w.MaxConnections < 0, "maxConnections", "is negative")
 	for i, u := range w.DNS.Upstreams {
 		c.bad(!u.IsValid(), fmt.Sprintf("dns.upstreams[%d]", i), "is not an address with a port")
 	}

@@ -26,6 +26,9 @@ type Want struct {
 	// or though a rule of the administrator redirects the connections there. It does not
 	// open this host itself, nor the guests of other bridges.
 	Allowed []netip.Prefix
+	// MaxConnections is how many connections a guest of a bridge with an address may have to
+	// the host and through it at a time; 0 for any number.
+	MaxConnections int
 	// Router says that the host forwards traffic of others by its administrator's wish.
 	// Otherwise such traffic is dropped if forwarding was off before netplug needed it.
 	Router bool

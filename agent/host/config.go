@@ -112,10 +112,17 @@ type NetworkConfig struct {
 	ProtectedNetworks []netip.Prefix `json:"protectedNetworks,omitempty"`
 	// AllowedNetworks are IPv4 networks that are open all the same.
 	AllowedNetworks []netip.Prefix `json:"allowedNetworks,omitempty"`
+	// ConnectionsPerGuest is how many connections a guest of the default network may have
+	// through its host, and to it, at a time; 0 for any number.
+	ConnectionsPerGuest int `json:"connectionsPerGuest"`
 	// Router says that the host forwards traffic of others too. A host that forwarded
 	// before its agent first started does so without it.
 	Router bool `json:"router,omitempty"`
 }
+
+// defaultConnections is a sixteenth of what Linux has room for by default on hosts with more
+// than 4 GiB of memory (nf_conntrack_max is 262,144).
+const defaultConnections = 16384
 
 // protection returns what is closed to guests and to fetches of images.
 func (c NetworkConfig) protection(mesh Mesh) network.Protection {
@@ -129,6 +136,9 @@ func (c NetworkConfig) validate() error {
 	var errs []error
 	if prefix, err := netip.ParsePrefix(c.PodCIDR); err != nil || !prefix.Addr().Is4() || prefix.Bits() > 22 {
 		errs = append(errs, fmt.Errorf("network.podCIDR: %q is not an IPv4 prefix of at most /22", c.PodCIDR))
+	}
+	if c.ConnectionsPerGuest < 0 {
+		errs = append(errs, fmt.Errorf("network.connectionsPerGuest: %d is negative", c.ConnectionsPerGuest))
 	}
 	for field, list := range map[string][]netip.Prefix{"protectedNetworks": c.ProtectedNetworks, "allowedNetworks": c.AllowedNetworks} {
 		for i, p := range list {
@@ -218,7 +228,7 @@ func DefaultConfig(stateDir string) Config {
 	return Config{
 		Hypervisor: HypervisorConfig{URI: "qemu:///system", Acceleration: "auto", User: "libvirt-qemu"},
 		Capacity:   CapacityConfig{ReservedMemoryBytes: 1 << 30, ReservedDiskBytes: 1 << 30},
-		Network:    NetworkConfig{PodCIDR: "10.64.0.0/14", Domain: "virtmesh.internal"},
+		Network:    NetworkConfig{PodCIDR: "10.64.0.0/14", Domain: "virtmesh.internal", ConnectionsPerGuest: defaultConnections},
 		Images:     ImageConfig{MaxBytes: 20 << 30},
 		Pools:      []PoolConfig{{Name: "local", Path: filepath.Join(stateDir, "pools", "local")}},
 	}

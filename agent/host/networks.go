@@ -66,7 +66,7 @@ func (h *Host) openNetwork(config NetworkConfig, deps Deps) error {
 		Host: deps.Self.Name, Subnet: deps.Subnet, Domain: config.Domain,
 		LeaseFile:      filepath.Join(deps.Self.StateDir, "leases.json"),
 		AttachmentFile: filepath.Join(deps.Self.StateDir, "attachments.json"), Bridges: bridges,
-		Protection: config.protection(deps.Mesh), Router: config.Router, Subscribe: deps.Mesh.Subscribe,
+		Protection: config.protection(deps.Mesh), Router: config.Router, ConnectionsPerGuest: config.ConnectionsPerGuest, Subscribe: deps.Mesh.Subscribe,
 		Instances: h.instances, Claims: deps.Claims, Networks: objects.For[*k8scni.NetworkAttachmentDefinition](deps.Cache),
 		Plug: plug, Logger: deps.Logger.With("part", "hostnet"), FilterLost: tellFilterLost(deps),
 	})

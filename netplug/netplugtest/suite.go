@@ -250,7 +250,8 @@ func EveryRule() netplug.Want {
 			netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.0/25"), netip.MustParsePrefix("fd00::1/128"),
 			netip.MustParsePrefix("203.0.113.7/32"), netip.MustParsePrefix("169.254.0.0/16"),
 		},
-		Allowed: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("192.0.2.64/32")},
+		MaxConnections: 1000,
+		Allowed:        []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("192.0.2.64/32")},
 	}
 }
 

@@ -53,6 +53,14 @@ type Tagged struct{ Outer bool }
 // LearnedMAC holds when Set has the frame's source address, or has room to take it.
 type LearnedMAC struct{ Set string }
 
+// ConnectionsOver holds when the packet is IPv4 and its source address has more than Limit
+// connections, this one among them, of those that came by a rule with the same Set. The
+// packet must begin a connection.
+type ConnectionsOver struct {
+	Set   string
+	Limit int
+}
+
 // RouterAdvertisement holds when the packet is a router advertisement of IPv6.
 type RouterAdvertisement struct{}
 
@@ -161,6 +169,11 @@ func (m Tagged) String() string {
 func (m LearnedMAC) String() string { return fmt.Sprintf("update @%s { ether saddr }", m.Set) }
 
 // String prints the match as nft(8) reads it.
+func (m ConnectionsOver) String() string {
+	return fmt.Sprintf("add @%s { ip saddr ct count over %d }", m.Set, m.Limit)
+}
+
+// String prints the match as nft(8) reads it.
 func (RouterAdvertisement) String() string { return "icmpv6 type nd-router-advert" }
 
 // String prints the match as nft(8) reads it: an offset, or more fragments to come.
@@ -222,6 +235,7 @@ func (EtherSource) match()         {}
 func (ReservedMulticast) match()   {}
 func (Tagged) match()              {}
 func (LearnedMAC) match()          {}
+func (ConnectionsOver) match()     {}
 func (RouterAdvertisement) match() {}
 func (Fragment) match()            {}
 func (ARPSource) match()           {}

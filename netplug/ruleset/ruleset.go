@@ -36,7 +36,7 @@ type Table struct {
 	Family Family
 	Name   string
 	Maps   []VerdictMap
-	Sets   []MACSet
+	Sets   []Set
 	Chains []Chain
 }
 
@@ -53,13 +53,23 @@ type MapEntry struct {
 	Verdict   Verdict
 }
 
-// MACSet is a named set of hardware addresses that LearnedMAC fills. It holds at most Size,
-// each for Timeout after it was seen last.
-type MACSet struct {
+// Set is a named set of at most Size addresses, which rules fill. With a Timeout each stays
+// for so long after it was seen last.
+type Set struct {
 	Name    string
+	Of      SetType
 	Size    int
 	Timeout time.Duration
 }
+
+// SetType is what a set holds.
+type SetType string
+
+// The types of sets.
+const (
+	EtherAddrs SetType = "ether_addr"
+	IPv4Addrs  SetType = "ipv4_addr"
+)
 
 // Chain is a list of rules that is evaluated from the top until a rule gives a verdict.
 // Hook is nil for a chain that is only the target of jumps.
@@ -141,9 +151,13 @@ func (t Table) print(b *strings.Builder) {
 	b.WriteString("}\n")
 }
 
-func (s MACSet) print(b *strings.Builder) {
-	fmt.Fprintf(b, "\tset %s {\n\t\ttype ether_addr\n\t\tsize %d\n\t\tflags dynamic,timeout\n\t\ttimeout %ds\n\t}\n",
-		s.Name, s.Size, int(s.Timeout.Seconds()))
+func (s Set) print(b *strings.Builder) {
+	fmt.Fprintf(b, "\tset %s {\n\t\ttype %s\n\t\tsize %d\n", s.Name, s.Of, s.Size)
+	if s.Timeout == 0 {
+		b.WriteString("\t\tflags dynamic\n\t}\n")
+		return
+	}
+	fmt.Fprintf(b, "\t\tflags dynamic,timeout\n\t\ttimeout %ds\n\t}\n", int(s.Timeout.Seconds()))
 }
 
 func (m VerdictMap) print(b *strings.Builder) {

@@ -44,8 +44,8 @@ type HostBridge struct {
 	Uplink string
 }
 
-// Config describes a Network. All fields but Bridges, Protection, Subscribe and FilterLost
-// are required.
+// Config describes a Network. All fields but Bridges, Protection, Subscribe, FilterLost
+// and ConnectionsPerGuest are required.
 type Config struct {
 	// Host is this host's name.
 	Host string
@@ -62,6 +62,9 @@ type Config struct {
 	Bridges []HostBridge
 	// Protection says to which addresses guests may not open connections.
 	Protection
+	// ConnectionsPerGuest is how many connections a guest may have to and through the host;
+	// 0 for any number.
+	ConnectionsPerGuest int
 	// Router says that the host forwards traffic of others by its administrator's wish.
 	Router bool
 	// Subscribe calls a function whenever Protected may have changed, until the

@@ -37,10 +37,10 @@ func TestGuestsAreKeptAway(t *testing.T) {
 	w := newWorld(t)
 	w.config.ProtectedNetworks = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
 	w.config.AllowedNetworks = []netip.Prefix{netip.MustParsePrefix("198.51.100.7/32")}
-	w.config.Router = true
+	w.config.Router, w.config.ConnectionsPerGuest = true, 100
 	w.restart()
 	want := w.want()
-	if !want.Router {
+	if !want.Router || want.MaxConnections != 100 {
 		t.Error("the host is no router")
 	}
 	for _, addr := range []string{"169.254.169.254", "127.0.0.1", "192.0.2.1", "198.51.100.1"} {

@@ -41,6 +41,7 @@ func (n *Network) buildWant(connecting *kubevirtv1.VirtualMachineInstance) *buil
 		b.want.Bridges = append(b.want.Bridges, b.bridges[name])
 	}
 	b.want.Protected, b.want.Allowed, b.want.Router = n.Closed(), n.AllowedNetworks, n.Router
+	b.want.MaxConnections = n.ConnectionsPerGuest
 	return b
 }
 
