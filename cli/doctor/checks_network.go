@@ -68,7 +68,7 @@ func checkNetworkd(f Facts) []Finding {
 				return repairedBy(
 					warn(check, fmt.Sprintf("%s applies to %s, which the agent configures", file.Path, link), "install the package, or write the file that it has: --fix does"),
 					Repair{
-						Files:    []File{{"/etc/systemd/network/10-virtmesh.network", "[Match]\nName=" + network.PodBridge + " vm-* vl-*\n\n[Link]\nUnmanaged=yes\n"}},
+						Files:    []File{{"/etc/systemd/network/00-virtmesh.network", "[Match]\nName=" + network.PodBridge + " vm-* vl-*\n\n[Link]\nUnmanaged=yes\n"}},
 						Commands: [][]string{{"networkctl", "reload"}},
 					})
 			}

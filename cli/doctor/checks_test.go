@@ -103,7 +103,7 @@ func TestChecks(t *testing.T) {
 		"networkd": {func(f *Facts) {
 			f.Neighbours.Networkd = true
 			f.Neighbours.NetworkFiles = []NetworkFile{{"/etc/systemd/network/20-all.network", "[Match]\nName=*\n[Network]\nDHCP=yes\n"}}
-		}, "systemd-networkd", Warning, "20-all.network applies to virtmesh0", "write /etc/systemd/network/10-virtmesh.network; networkctl reload"},
+		}, "systemd-networkd", Warning, "20-all.network applies to virtmesh0", "write /etc/systemd/network/00-virtmesh.network; networkctl reload"},
 		"a VPN in guests' range": {func(f *Facts) { f.Routes = append(f.Routes, Route{netip.MustParsePrefix("10.65.3.0/24"), "wg0"}) },
 			"guests' addresses", Warning, "10.64.0.0/14 overlaps with the route to 10.65.3.0/24 by wg0", ""},
 		"a company's range": {func(f *Facts) { f.Routes = append(f.Routes, Route{netip.MustParsePrefix("10.0.0.0/8"), "eth0"}) }, "guests' addresses", Warning, "10.0.0.0/8", ""},
@@ -159,7 +159,7 @@ func TestNoFalseAlarms(t *testing.T) {
 		"NetworkManager that knows":            func(f *Facts) { f.Neighbours.NetworkManager, f.Neighbours.NetworkManagerLeavesUsAlone = true, true },
 		"networkd with the package": func(f *Facts) {
 			f.Neighbours.Networkd = true
-			f.Neighbours.NetworkFiles = []NetworkFile{all, {"/usr/lib/systemd/network/10-virtmesh.network", "[Match]\nName=virtmesh0 vm-* vl-*\n\n[Link]\nUnmanaged=yes\n"}}
+			f.Neighbours.NetworkFiles = []NetworkFile{all, {"/usr/lib/systemd/network/00-virtmesh.network", "[Match]\nName=virtmesh0 vm-* vl-*\n\n[Link]\nUnmanaged=yes\n"}}
 		},
 		"networkd for one card": func(f *Facts) {
 			f.Neighbours.Networkd = true

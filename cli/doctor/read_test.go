@@ -123,7 +123,7 @@ func TestReadNeighbours(t *testing.T) {
 		"/proc/sys/net/bridge/bridge-nf-call-iptables": "1\n",
 		"/usr/lib/NetworkManager/conf.d/virtmesh.conf": "[keyfile]\nunmanaged-devices=interface-name:virtmesh0\n",
 		"/etc/systemd/network/all.network":             "[Match]\nName=*\n",
-		"/usr/lib/systemd/network/10-virtmesh.network": "[Match]\nName=virtmesh0\n",
+		"/usr/lib/systemd/network/00-virtmesh.network": "[Match]\nName=virtmesh0\n",
 		"/etc/NetworkManager/conf.d/unrelated.conf":    "[main]\n",
 		"/usr/lib/systemd/network/99-default.link":     "[Match]\n",
 	})
@@ -131,7 +131,7 @@ func TestReadNeighbours(t *testing.T) {
 	want := Neighbours{
 		UFW: "Status: inactive\n", FirewalldState: "running\n", FirewalldZone: "trusted\n", IPTables: "-P FORWARD DROP\n", BridgeFrames: true,
 		NetworkManager: true, NetworkManagerLeavesUsAlone: true, Networkd: true,
-		NetworkFiles: []NetworkFile{{"/etc/systemd/network/all.network", "[Match]\nName=*\n"}, {"/usr/lib/systemd/network/10-virtmesh.network", "[Match]\nName=virtmesh0\n"}},
+		NetworkFiles: []NetworkFile{{"/etc/systemd/network/all.network", "[Match]\nName=*\n"}, {"/usr/lib/systemd/network/00-virtmesh.network", "[Match]\nName=virtmesh0\n"}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("read\n%+v, want\n%+v", got, want)
