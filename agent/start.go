@@ -72,13 +72,22 @@ func (a *Agent) openView(context.Context) (err error) {
 	return part("prepare events", err)
 }
 
+// checkGuestRange returns an error if guests cannot have a range of addresses on this host.
+func checkGuestRange(guests netip.Prefix) error {
+	routes, err := network.HostRoutes()
+	if err != nil {
+		return err
+	}
+	return network.CheckRange(guests, routes, true)
+}
+
 // openHost finds out what this host can run, and opens the host's resources
 // that guests need.
 func (a *Agent) openHost(ctx context.Context) error {
 	var subnet netip.Prefix
 	var err error
 	if a.config.Role != host.RoleWitness {
-		if subnet, err = a.member.ClaimSubnet(ctx, a.config.Network.PodCIDR); err != nil {
+		if subnet, err = a.member.ClaimSubnet(ctx, a.config.Network.PodCIDR, checkGuestRange); err != nil {
 			return part("look after guests", err)
 		}
 	}

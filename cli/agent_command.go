@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,17 +17,21 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"virtmesh/agent"
+	"virtmesh/agent/fault"
 	"virtmesh/agent/host"
+	"virtmesh/agent/host/network"
 	"virtmesh/agent/hostname"
 	"virtmesh/agent/membership"
 	"virtmesh/agent/port/admin"
+	"virtmesh/netplug"
 )
 
 func agentCommand() *cli.Command {
 	return &cli.Command{
 		Name: "agent", Usage: "make this machine a host of a mesh, run its agent, take it out",
 		Subcommands: []*cli.Command{
-			{Name: "init", Usage: "make a new mesh with this machine as its first host", Flags: hostFlags(), Action: agentInit},
+			{Name: "init", Usage: "make a new mesh with this machine as its first host", Action: agentInit,
+				Flags: append(hostFlags(), &cli.StringFlag{Name: "guest-network", Usage: "the `RANGE` of the addresses of guests on all hosts, a /24 for each host; it must be free in your networks, and cannot change (default: " + netplug.DefaultGuestNetwork + ")"})},
 			{Name: "join", Usage: "join this machine to a mesh", ArgsUsage: "ADDRESS",
 				Description: "ADDRESS is the host[:port] of any host of the mesh; 'virtmesh token create' there prints the token.",
 				Flags:       append(hostFlags(), joinTokenFlag()),
@@ -164,10 +170,34 @@ func agentInit(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	config.Network.PodCIDR = cmp.Or(c.String("guest-network"), config.Network.PodCIDR)
+	if err := checkGuestNetwork(config, c.IsSet("guest-network")); err != nil {
+		return err
+	}
 	if err := membership.Init(config.MembershipConfig, config.File(c.String("config"))); err != nil {
 		return err
 	}
 	return announceHost(c, fmt.Sprintf("%s is the first host of a new mesh", config.Name))
+}
+
+// checkGuestNetwork returns an error if guests cannot have the range of a configuration on
+// this machine. chosen says that a person has chosen the range.
+func checkGuestNetwork(config agent.Config, chosen bool) error {
+	if err := config.Validate(); err != nil {
+		return fault.New(fault.Invalid, "%w", err)
+	}
+	if config.Role == host.RoleWitness {
+		return nil // it runs none
+	}
+	guests, err := netip.ParsePrefix(config.Network.PodCIDR)
+	if err != nil {
+		return fault.New(fault.Invalid, "network.podCIDR: %w", err)
+	}
+	routes, err := network.HostRoutes()
+	if err != nil {
+		return err
+	}
+	return network.CheckRange(guests.Masked(), routes, chosen)
 }
 
 func agentJoin(c *cli.Context) error {
@@ -187,8 +217,16 @@ func agentJoin(c *cli.Context) error {
 		address = net.JoinHostPort(address, fmt.Sprint(membership.DefaultMeshPort))
 	}
 	fmt.Fprintf(c.App.ErrWriter, "asking %s to admit this machine\n", address)
-	if err := membership.Join(c.Context, config.MembershipConfig, config.File(c.String("config")),
-		membership.Invitation{Address: address, Token: token, Version: Version}); err != nil {
+	// The range of guests' addresses becomes a part of config while the machine joins.
+	save := func(path string) error { return config.Save(path) } //nolint:gocritic // config.Save would save it as it is now
+	file := membership.ConfigFile{Path: c.String("config"), Save: save}
+	if err := membership.Join(c.Context, config.MembershipConfig, file, membership.Invitation{
+		Address: address, Token: token, Version: Version,
+		GuestNetwork: func(mesh string) (string, error) {
+			config.Network.PodCIDR = cmp.Or(mesh, config.Network.PodCIDR)
+			return config.Network.PodCIDR, checkGuestNetwork(config, true)
+		},
+	}); err != nil {
 		return err
 	}
 	return announceHost(c, fmt.Sprintf("%s joined the mesh", config.Name))

@@ -134,8 +134,10 @@ func (c NetworkConfig) protection(mesh Mesh) network.Protection {
 // validate names the settings of the network that cannot work.
 func (c NetworkConfig) validate() error {
 	var errs []error
-	if prefix, err := netip.ParsePrefix(c.PodCIDR); err != nil || !prefix.Addr().Is4() || prefix.Bits() > 22 {
-		errs = append(errs, fmt.Errorf("network.podCIDR: %q is not an IPv4 prefix of at most /22", c.PodCIDR))
+	if prefix, err := netip.ParsePrefix(c.PodCIDR); err != nil || !prefix.Addr().Is4() || prefix.Bits() > 22 || prefix.Bits() < 8 {
+		errs = append(errs, fmt.Errorf("network.podCIDR: %q is not an IPv4 network of at least /22 and at most /8, such as 10.64.0.0/14", c.PodCIDR))
+	} else if first := prefix.Masked().Addr(); !first.IsGlobalUnicast() || first.As4()[0] >= 240 || first.As4()[0] == 0 {
+		errs = append(errs, fmt.Errorf("network.podCIDR: hosts cannot have addresses of %s", c.PodCIDR))
 	}
 	if c.ConnectionsPerGuest < 0 {
 		errs = append(errs, fmt.Errorf("network.connectionsPerGuest: %d is negative", c.ConnectionsPerGuest))
@@ -228,7 +230,7 @@ func DefaultConfig(stateDir string) Config {
 	return Config{
 		Hypervisor: HypervisorConfig{URI: "qemu:///system", Acceleration: "auto", User: "libvirt-qemu"},
 		Capacity:   CapacityConfig{ReservedMemoryBytes: 1 << 30, ReservedDiskBytes: 1 << 30},
-		Network:    NetworkConfig{PodCIDR: "10.64.0.0/14", Domain: "virtmesh.internal", ConnectionsPerGuest: defaultConnections},
+		Network:    NetworkConfig{PodCIDR: netplug.DefaultGuestNetwork, Domain: "virtmesh.internal", ConnectionsPerGuest: defaultConnections},
 		Images:     ImageConfig{MaxBytes: 20 << 30},
 		Pools:      []PoolConfig{{Name: "local", Path: filepath.Join(stateDir, "pools", "local")}},
 	}

@@ -280,6 +280,7 @@ func (m *Member) joinConfig() enrol.ServerConfig {
 	cfg := enrol.DefaultServerConfig()
 	cfg.Signer, cfg.Host, cfg.Version = m.signer, m.config.Name, m.options.Version
 	cfg.FeatureLevel = m.store.FeatureLevel
+	cfg.GuestNetwork, cfg.CheckGuestNetwork = m.guestNetwork, func(own string) error { return checkGuestNetwork(m.guestNetwork(), own) }
 	cfg.Logger, cfg.Registerer = m.log.With("part", "join"), m.options.Metrics
 	return cfg
 }

@@ -47,6 +47,10 @@ type Invitation struct {
 	Token string
 	// Version is the version of the program on this machine.
 	Version string
+	// GuestNetwork gets the range of the addresses of the mesh's guests ("" if the mesh keeps
+	// none) before the token is used, and returns the range that this host will use, or a
+	// fault if guests cannot have it here.
+	GuestNetwork func(mesh string) (own string, err error)
 }
 
 // Join makes this machine a host of the mesh that the invitation is for. After an
@@ -63,7 +67,7 @@ func Join(ctx context.Context, config Config, file ConfigFile, invitation Invita
 	options := enrol.DefaultOptions()
 	options.Dir = config.StateDir
 	options.Addresses = []string{invitation.Address}
-	options.Token = parsed
+	options.Token, options.GuestNetwork = parsed, invitation.GuestNetwork
 	options.Host = config.Name
 	options.MeshAddress, options.GossipAddress = config.MeshAddress(), config.GossipAddress()
 	options.SANs = config.sans()

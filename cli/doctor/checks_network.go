@@ -113,11 +113,16 @@ func checkRoutes(f Facts) []Finding {
 	if err != nil {
 		return nil // the configuration's own check says it
 	}
-	for _, route := range f.Routes {
-		if route.Device != network.PodBridge && route.Destination.Bits() > 0 && route.Destination.Overlaps(guests) {
-			return warn(check, fmt.Sprintf("%s overlaps with the route to %s by %s", guests, route.Destination, route.Device),
-				"set network.podCIDR in "+f.ConfigPath+" of every host to a range that is free in your networks, before the first guests run")
-		}
+	remedy := "choose another range, free in your networks, with 'virtmesh agent init --guest-network RANGE'; a host that joins takes the range of its mesh, and 'agent join' compares that with its routes"
+	if f.Member {
+		remedy = "the range of a mesh cannot change: give the other network another range, or make a new mesh with 'virtmesh agent init --guest-network RANGE'"
+	}
+	within, around := network.Overlap(guests.Masked(), f.Routes)
+	switch {
+	case len(within) > 0:
+		return warn(check, fmt.Sprintf("this host has %s on %s, within %s: guests do not reach it, and the host may be cut off from it", within[0].Destination, within[0].Device, guests), remedy)
+	case len(around) > 0:
+		return warn(check, fmt.Sprintf("%s is a part of %s, which this host reaches by %s: nothing there may use it", guests, around[0].Destination, around[0].Device), remedy)
 	}
 	return pass(check, guests.String())
 }

@@ -10,6 +10,7 @@ import (
 
 	"virtmesh/agent"
 	"virtmesh/agent/host"
+	"virtmesh/netplug"
 	"virtmesh/storage/bounded"
 )
 
@@ -25,7 +26,7 @@ func healthy() Facts {
 		Paths:       []Passage{{Path: "/var/lib/virtmesh"}}, Pools: []Pool{{Name: "local"}},
 		Clock:   Clock{Synchronised: true, Service: "chrony"},
 		Ports:   []Port{{What: "mesh port", Address: ":7443"}},
-		Routes:  []Route{{netip.MustParsePrefix("192.0.2.0/24"), "eth0"}, {netip.MustParsePrefix("10.64.1.0/24"), "virtmesh0"}},
+		Routes:  []netplug.Route{{Destination: netip.MustParsePrefix("192.0.2.0/24"), Device: "eth0"}},
 		Service: Service{Systemd: true, Taken: "/usr/lib/x", Packaged: "/usr/lib/x", Runs: "/usr/bin/virtmesh", PackagedRuns: "/usr/bin/virtmesh", Enabled: true},
 	}
 	for _, p := range wantedPrograms {
@@ -104,10 +105,14 @@ func TestChecks(t *testing.T) {
 			f.Neighbours.Networkd = true
 			f.Neighbours.NetworkFiles = []NetworkFile{{"/etc/systemd/network/20-all.network", "[Match]\nName=*\n[Network]\nDHCP=yes\n"}}
 		}, "systemd-networkd", Warning, "20-all.network applies to virtmesh0", "write /etc/systemd/network/00-virtmesh.network; networkctl reload"},
-		"a VPN in guests' range": {func(f *Facts) { f.Routes = append(f.Routes, Route{netip.MustParsePrefix("10.65.3.0/24"), "wg0"}) },
-			"guests' addresses", Warning, "10.64.0.0/14 overlaps with the route to 10.65.3.0/24 by wg0", ""},
-		"a company's range": {func(f *Facts) { f.Routes = append(f.Routes, Route{netip.MustParsePrefix("10.0.0.0/8"), "eth0"}) }, "guests' addresses", Warning, "10.0.0.0/8", ""},
-		"dnsmasq":           {func(f *Facts) { f.NameServers = []string{" by dnsmasq (pid 7)"} }, "port 53", Warning, "taken at every address by dnsmasq (pid 7)", ""},
+		"a VPN in guests' range": {func(f *Facts) {
+			f.Routes = append(f.Routes, netplug.Route{Destination: netip.MustParsePrefix("10.65.3.0/24"), Device: "wg0"})
+		},
+			"guests' addresses", Warning, "this host has 10.65.3.0/24 on wg0, within 10.64.0.0/14", ""},
+		"a company's range": {func(f *Facts) {
+			f.Routes = append(f.Routes, netplug.Route{Destination: netip.MustParsePrefix("10.0.0.0/8"), Device: "eth0"})
+		}, "guests' addresses", Warning, "10.0.0.0/8", ""},
+		"dnsmasq": {func(f *Facts) { f.NameServers = []string{" by dnsmasq (pid 7)"} }, "port 53", Warning, "taken at every address by dnsmasq (pid 7)", ""},
 		"port in use": {func(f *Facts) {
 			f.Ports[0].Err, f.Ports[0].User = errors.New("address already in use"), " by nginx (pid 5)"
 		}, "mesh port", Failed, "by nginx (pid 5)", ""},
@@ -167,7 +172,6 @@ func TestNoFalseAlarms(t *testing.T) {
 				{"/etc/systemd/network/w.network", "[Match]\nType=wlan\n"}, {"/etc/systemd/network/none.network", "[Network]\nDHCP=yes\n"}}
 		},
 		"files of networkd that does not run": func(f *Facts) { f.Neighbours.NetworkFiles = []NetworkFile{all} },
-		"default route":                       func(f *Facts) { f.Routes = append(f.Routes, Route{netip.MustParsePrefix("0.0.0.0/0"), "eth0"}) },
 		"the agent's port":                    func(f *Facts) { f.Ports[0].Err, f.Ports[0].Ours = errors.New("address already in use"), true },
 		"more workers":                        func(f *Facts) { f.Libvirt.Daemon = map[string]string{"max_workers": "50", "max_clients": "many"} },
 		"SELinux":                             func(f *Facts) { f.QEMU = QEMU{Models: []string{"selinux", "dac"}} },

@@ -1,9 +1,8 @@
 package doctor
 
 import (
-	"net/netip"
-
 	"virtmesh/agent"
+	"virtmesh/netplug"
 )
 
 // Facts are what was read of a machine. Checks know nothing else of it.
@@ -31,7 +30,7 @@ type Facts struct {
 	Clock       Clock
 	Ports       []Port
 	Neighbours  Neighbours
-	Routes      []Route
+	Routes      []netplug.Route // see network.HostRoutes
 	// NameServers are the programs that take DNS queries at every address of the host.
 	NameServers []string
 	Service     Service
@@ -132,12 +131,6 @@ type Neighbours struct {
 
 // NetworkFile is a .network file of systemd-networkd.
 type NetworkFile struct{ Path, Text string }
-
-// Route is one of the host's IPv4 routes.
-type Route struct {
-	Destination netip.Prefix
-	Device      string
-}
 
 // Service is the agent's unit on a machine with systemd.
 type Service struct {

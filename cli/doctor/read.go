@@ -2,12 +2,10 @@ package doctor
 
 import (
 	"context"
-	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"io/fs"
 	"math"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,7 +51,8 @@ func Read(ctx context.Context, configPath string) Facts {
 	f.readFiles()
 	f.Clock = readClock(ctx)
 	f.Neighbours = r.neighbours(ctx)
-	f.Routes = readRoutes(ctx)
+	// Without an answer there are no routes to compare with.
+	f.Routes, _ = network.HostRoutes()
 	f.NameServers = readNameServers()
 	if f.ConfigErr == nil {
 		f.Ports = readPorts(ctx, f.Config)
@@ -232,23 +231,6 @@ func (r reader) neighbours(ctx context.Context) Neighbours {
 		}
 	}
 	return n
-}
-
-func readRoutes(ctx context.Context) []Route {
-	var listed []struct{ Dst, Dev string }
-	// Without an answer there are no routes to compare with.
-	_ = json.Unmarshal([]byte(output(ctx, "ip", "-json", "-4", "route", "show")), &listed)
-	var routes []Route
-	for _, route := range listed {
-		destination, err := netip.ParsePrefix(route.Dst)
-		if address, notPrefix := netip.ParseAddr(route.Dst); err != nil && notPrefix == nil {
-			destination, err = address.Prefix(address.BitLen())
-		}
-		if err == nil { // not "default"
-			routes = append(routes, Route{Destination: destination, Device: route.Dev})
-		}
-	}
-	return routes
 }
 
 // service finds the agent's unit where systemd looks for it, the administrator's first.

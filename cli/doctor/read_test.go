@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -135,18 +134,6 @@ func TestReadNeighbours(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("read\n%+v, want\n%+v", got, want)
-	}
-}
-
-func TestReadRoutes(t *testing.T) {
-	programs(t, map[string]string{"ip": `echo '[{"dst":"default","gateway":"192.0.2.1","dev":"eth0"},{"dst":"10.65.0.0/16","dev":"wg0"},{"dst":"198.51.100.7","dev":"eth0"}]'`})
-	want := []Route{{netip.MustParsePrefix("10.65.0.0/16"), "wg0"}, {netip.MustParsePrefix("198.51.100.7/32"), "eth0"}}
-	if got := readRoutes(t.Context()); !slices.Equal(got, want) {
-		t.Errorf("read %v, want %v", got, want)
-	}
-	programs(t, nil)
-	if got := readRoutes(t.Context()); len(got) != 0 {
-		t.Errorf("read %v without ip(8)", got)
 	}
 }
 

@@ -38,6 +38,10 @@ type Options struct {
 	// Version is that of this software, and Levels the feature levels that it knows.
 	Version string
 	Levels  raftstore.LevelRange
+	// GuestNetwork, if set, gets the range of the addresses of the mesh's guests ("" if the
+	// mesh keeps none) before the token is sent, and returns the range that this host will
+	// use, or a fault if guests cannot have that one here.
+	GuestNetwork func(mesh string) (own string, err error)
 	// Attempt bounds the exchange with one member, Rounds how often all are tried, and
 	// Pause is the wait between two rounds.
 	Attempt time.Duration
@@ -171,34 +175,42 @@ func askMember(ctx context.Context, opts Options, addr string, key *ecdsa.Privat
 	server := &pinned{addr: addr, pin: opts.Token.Pin}
 	c := newCaller(addr, port.NewSpeaker(opts.Host, opts.Version), server.verify)
 	defer c.close()
-	if err := compareClocks(ctx, opts, c, server); err != nil {
+	terms, err := compareClocks(ctx, opts, c, server)
+	if err != nil {
 		return Answer{}, err
+	}
+	var guests string
+	if opts.GuestNetwork != nil {
+		if guests, err = opts.GuestNetwork(terms.GuestNetwork); err != nil {
+			return Answer{}, err
+		}
 	}
 	var answer Answer
 	err = c.call(ctx, http.MethodPost, pathJoin, Request{
 		TokenID: opts.Token.ID, Secret: opts.Token.Secret[:], CSR: csr,
 		Host: opts.Host, MeshAddress: opts.MeshAddress, GossipAddress: opts.GossipAddress, SANs: opts.SANs,
 		Clock: opts.Now().UTC(), Version: opts.Version, LowestFeatureLevel: opts.Levels.Lowest, FeatureLevel: opts.Levels.Highest,
+		GuestNetwork: guests,
 	}, &answer)
 	return answer, err
 }
 
 // compareClocks reads the server's clock before the token is sent. Otherwise a host
 // with a wrong clock would report that the server's certificate has expired, which
-// would mislead its operator.
-func compareClocks(ctx context.Context, opts Options, c *caller, server *pinned) error {
+// would mislead its operator. It returns what else the server says of its mesh.
+func compareClocks(ctx context.Context, opts Options, c *caller, server *pinned) (clockAnswer, error) {
 	var there clockAnswer
 	if err := c.call(ctx, http.MethodGet, pathClock, nil, &there); err != nil {
-		return err
+		return there, err
 	}
 	here := opts.Now()
 	if here.Sub(there.Clock).Abs() > opts.MaxSkew {
-		return clockSkewFault(here, there.Clock, opts.MaxSkew)
+		return there, clockSkewFault(here, there.Clock, opts.MaxSkew)
 	}
 	if leaf := server.leaf; here.After(leaf.NotAfter) || here.Before(leaf.NotBefore) {
-		return fmt.Errorf("ask %s: %w at %s", c.addr, ErrServerCertificate, leaf.NotAfter.UTC().Format(time.RFC3339))
+		return there, fmt.Errorf("ask %s: %w at %s", c.addr, ErrServerCertificate, leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
-	return nil
+	return there, nil
 }
 
 // pinned verifies a server by the pin of its CA. compareClocks checks the validity

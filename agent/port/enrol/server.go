@@ -35,6 +35,12 @@ type ServerConfig struct {
 	// FeatureLevel, if set, returns the feature level of the mesh. A host that does not
 	// know it is refused. It must not block.
 	FeatureLevel func() uint32
+	// GuestNetwork, if set, returns the range of the addresses of the mesh's guests, or "" if
+	// the mesh keeps none. It must not block.
+	GuestNetwork func() string
+	// CheckGuestNetwork, if set, returns a fault if a host that will use a range, or that does
+	// not say which (""), cannot join. It must not block.
+	CheckGuestNetwork func(own string) error
 	// MaxSkew is how much the clock of a joining host may differ from this host's.
 	MaxSkew time.Duration
 	// Timeout bounds one request, from the moment its body has been read.
@@ -222,6 +228,11 @@ func (s *Server) checkJoin(ctx context.Context, body []byte, from string) (reque
 			return request{}, err
 		}
 	}
+	if s.cfg.CheckGuestNetwork != nil {
+		if err := s.cfg.CheckGuestNetwork(req.GuestNetwork); err != nil {
+			return request{}, err
+		}
+	}
 	key, err := identity.ParseCSR(req.CSR)
 	if err != nil {
 		return request{}, badFieldFault("csr", err)
@@ -283,5 +294,9 @@ func (s *Server) checkRenewal(ctx context.Context, body []byte, from string) (re
 }
 
 func (s *Server) serveClock(w http.ResponseWriter, _ *http.Request) {
-	s.writeAnswer(w, http.StatusOK, clockAnswer{Host: s.cfg.Host, Clock: time.Now().UTC()})
+	answer := clockAnswer{Host: s.cfg.Host, Clock: time.Now().UTC()}
+	if s.cfg.GuestNetwork != nil {
+		answer.GuestNetwork = s.cfg.GuestNetwork()
+	}
+	s.writeAnswer(w, http.StatusOK, answer)
 }

@@ -42,6 +42,9 @@ type Request struct {
 	// knows.
 	LowestFeatureLevel uint32 `json:"lowestFeatureLevel,omitempty"`
 	FeatureLevel       uint32 `json:"featureLevel"`
+	// GuestNetwork is the range of guests' addresses that the host will use; empty from a
+	// version that can use the default one only.
+	GuestNetwork string `json:"guestNetwork,omitempty"`
 }
 
 // Answer holds what an admitted host needs to be a member.
@@ -55,10 +58,13 @@ type Answer struct {
 	Members    []identity.Seed `json:"members"`
 }
 
-// clockAnswer is the answer to GET /mesh/v1/clock.
+// clockAnswer is the answer to GET /mesh/v1/clock: what a machine must know of the mesh before
+// it sends its token.
 type clockAnswer struct {
 	Host  string    `json:"host"`
 	Clock time.Time `json:"clock"`
+	// GuestNetwork is the range of guests' addresses; empty if the mesh keeps none.
+	GuestNetwork string `json:"guestNetwork,omitempty"`
 }
 
 // decodeRequest reads a Request and checks every field that can be checked without the
