@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,8 +63,8 @@ func TestFailureIsTriedAgainAndTheNetworkRepaired(t *testing.T) {
 func TestChangedFilterIsLookedAfterAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		told := 0
-		w.config.FilterLost = func() { told++ }
+		var told atomic.Int32
+		w.config.FilterLost = func() { told.Add(1) }
 		w.restart()
 		begin := time.Now()
 		w.start()
@@ -78,8 +79,8 @@ func TestChangedFilterIsLookedAfterAtOnce(t *testing.T) {
 		if got, want := w.plug.times(begin), []time.Duration{0, 1000 * time.Millisecond, 1200 * time.Millisecond, 1400 * time.Millisecond, 1600 * time.Millisecond, 1800 * time.Millisecond}; !slices.Equal(got, want) {
 			t.Errorf("the network is set after %v, want %v", got, want)
 		}
-		if told != 5 {
-			t.Errorf("the loss is told %d times, want 5", told)
+		if n := told.Load(); n != 5 {
+			t.Errorf("the loss is told %d times, want 5", n)
 		}
 		w.plug.disturbed <- errors.New("the socket failed")
 		time.Sleep(repairEvery + time.Second)
