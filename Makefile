@@ -47,7 +47,7 @@ build: go ## build bin/virtmesh
 lint: bin/golangci-lint ## gofmt and golangci-lint, as .golangci.yml says
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' | grep -v zz_generated)); \
 	if [ -n "$$unformatted" ]; then echo "not as gofmt writes it:" $$unformatted; exit 1; fi
-	@bin/golangci-lint run ./...
+	@bin/golangci-lint run --allow-parallel-runners ./...
 
 # The linter is a module of its own: its dependencies are not the product's.
 bin/golangci-lint: .ci/lint/go.mod | go
