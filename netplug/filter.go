@@ -76,6 +76,11 @@ func inputChains(gateways, closed []Bridge, w Want) []ruleset.Chain {
 		base.Rules = append(base.Rules, rule(ruleset.Jump{Chain: name}, ruleset.InInterface{Name: b.Name}))
 		gateway := ruleset.IPAddr{End: ruleset.Destination, Prefix: hostPrefix(b.Address.Addr())}
 		c := ruleset.Chain{Name: name, Rules: []ruleset.Rule{rule(ruleset.Accept{}, ruleset.Tracked{})}}
+		if b.DHCP != nil {
+			// Guests without an address share one, so it is not counted. Its ports are fixed: each
+			// source address makes one connection of it.
+			c.Rules = append(c.Rules, rule(ruleset.Accept{}, dhcpBroadcast()...))
+		}
 		c.Rules = append(c.Rules, connectionRules(w)...)
 		if b.DHCP != nil {
 			c.Rules = append(c.Rules, rule(ruleset.Accept{}, ruleset.Port{Protocol: ruleset.UDP, End: ruleset.Destination, Port: 67}))
@@ -92,6 +97,16 @@ func inputChains(gateways, closed []Bridge, w Want) []ruleset.Chain {
 		base.Rules = append(base.Rules, rule(ruleset.Drop{}, ruleset.InInterface{Name: b.Name}))
 	}
 	return append([]ruleset.Chain{base}, chains...)
+}
+
+// dhcpBroadcast matches what a DHCP client sends that does not know its server yet, or has
+// lost it (RFC 2131, section 4.1).
+func dhcpBroadcast() []ruleset.Match {
+	return []ruleset.Match{
+		ruleset.IPAddr{End: ruleset.Destination, Prefix: hostPrefix(netip.AddrFrom4([4]byte{255, 255, 255, 255}))},
+		ruleset.Port{Protocol: ruleset.UDP, End: ruleset.Source, Port: 68},
+		ruleset.Port{Protocol: ruleset.UDP, End: ruleset.Destination, Port: 67},
+	}
 }
 
 // forwardChains returns the chains that decide what guests may send through the host, and

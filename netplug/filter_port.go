@@ -107,7 +107,9 @@ func addressRules(t Tap) []ruleset.Rule {
 		// message in parts is not seen here.
 		rule(ruleset.Drop{}, ruleset.Fragment{}, dhcp),
 		rule(ruleset.Drop{}, dhcp, ruleset.DHCPClientMAC{MAC: t.MAC, Not: true}),
-		rule(ruleset.Accept{}, ruleset.IPAddr{End: ruleset.Source, Prefix: hostPrefix(unset)}, dhcp),
+		// What a guest sends without an address counts for all that have none, so it is only what
+		// DHCP needs.
+		rule(ruleset.Accept{}, append([]ruleset.Match{ruleset.IPAddr{End: ruleset.Source, Prefix: hostPrefix(unset)}}, dhcpBroadcast()...)...),
 	)
 	if t.Address.IsValid() {
 		rules = append(rules, rule(ruleset.Accept{}, ruleset.IPAddr{End: ruleset.Source, Prefix: hostPrefix(t.Address)}))
