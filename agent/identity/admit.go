@@ -82,6 +82,9 @@ func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecor
 	case token.UsedBy != nil:
 		return rec, fault.TokenUsed // the host that used it was removed since
 	}
+	if err := s.refuseVotersName(c.Host.Name); err != nil {
+		return rec, err
+	}
 	now := time.Now().UTC()
 	token.UsedBy = &TokenUse{Host: c.Host.Name, KeyPin: pin.String(), At: now}
 	rec.ID, rec.KeyPin, rec.TokenID, rec.Joined = NewNode(rec.Name).ID, pin.String(), token.ID, now

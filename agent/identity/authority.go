@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"virtmesh/agent/fault"
@@ -58,8 +59,20 @@ func (s *Signer) WithKeyring(held func() []byte, voters Authority) *Signer {
 // hold the key.
 func (s *Signer) passOn(err error) bool { return s.voters != nil && errors.Is(err, ErrNoCAKey) }
 
+// refuseVotersName returns a fault if a host votes under a name. Who is being admitted cannot
+// vote yet, so it is not him; and his certificate would get him the key of the CA. The records
+// do not show that: any host can write them. Nobody but the group decides who votes.
+func (s *Signer) refuseVotersName(host string) error {
+	if !slices.Contains(s.votes(), host) {
+		return nil
+	}
+	return fault.New(fault.HostTaken, "a host with the name %s votes in this mesh", host).About(host).
+		WithRemedy("take another name, or remove that host first: 'virtmesh node remove " + host + "'")
+}
+
 // SignAdmission implements Authority. It signs only for a key whose pin the record of the
-// host has: whoever asks cannot get a certificate for a key of his own.
+// host has, and for no host that votes: whoever asks cannot get a certificate of a voter.
+// Another host's name can be had, since any host can write its record.
 func (s *Signer) SignAdmission(ctx context.Context, request AdmissionRequest) (Issued, error) {
 	key, err := parsePublicKey(request.Key)
 	if err != nil {
@@ -71,6 +84,9 @@ func (s *Signer) SignAdmission(ctx context.Context, request AdmissionRequest) (I
 	}
 	if err != nil {
 		return Issued{}, fmt.Errorf("sign certificate of %s: %w", request.Host, err)
+	}
+	if err := s.refuseVotersName(request.Host); err != nil {
+		return Issued{}, err
 	}
 	rec, err := NewHosts(s.store).Get(ctx, request.Host, raftstore.ReadOptions{})
 	if err != nil {

@@ -23,6 +23,8 @@ type Signer struct {
 	held func() []byte
 	// voters sign what this host cannot sign; nil if nobody does.
 	voters Authority
+	// votes returns the names of the hosts that vote, as this host's copy has them.
+	votes func() []string
 }
 
 // defaultPatience bounds how long a signer waits for a linearizable read.
@@ -34,7 +36,7 @@ func NewSigner(store Store, lifetime time.Duration) *Signer {
 	if lifetime <= 0 {
 		lifetime = DefaultNodeLifetime
 	}
-	return &Signer{store: store, lifetime: lifetime, patience: defaultPatience, unchanged: stampedAge}
+	return &Signer{store: store, lifetime: lifetime, patience: defaultPatience, unchanged: stampedAge, votes: func() []string { return nil }}
 }
 
 // WithTokenAges returns a Signer that asks unchanged for how long a token has been as it is,
@@ -44,6 +46,14 @@ func (s *Signer) WithTokenAges(unchanged func(TokenRecord) time.Duration) *Signe
 	measuring := *s
 	measuring.unchanged = unchanged
 	return &measuring
+}
+
+// WithVotes returns a Signer that admits nobody under the name of a host that votes. votes
+// returns their names; it must not block.
+func (s *Signer) WithVotes(votes func() []string) *Signer {
+	watchful := *s
+	watchful.votes = votes
+	return &watchful
 }
 
 // RenewHost signs csr (DER) for a member. The caller must have verified that the

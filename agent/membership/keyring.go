@@ -44,7 +44,8 @@ func (m *Member) openKeyring(context.Context) error {
 
 // newSigner returns a Signer over this host's copy of the state.
 func (m *Member) newSigner() *identity.Signer {
-	return identity.NewSigner(m.records, time.Duration(m.config.CertificateLifetime)).WithTokenAges(m.tokens.unchanged)
+	return identity.NewSigner(m.records, time.Duration(m.config.CertificateLifetime)).
+		WithTokenAges(m.tokens.unchanged).WithVotes(m.store.Voters)
 }
 
 func (m *Member) dialKeyring(ctx context.Context, host string) (net.Conn, error) {

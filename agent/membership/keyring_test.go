@@ -2,7 +2,9 @@ package membership
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -130,8 +132,8 @@ func TestOnlyVotersHoldTheCAKey(t *testing.T) {
 	}
 }
 
-// A host that does not vote gets neither the key nor a bundle, and no certificate of another
-// host for a key of its own.
+// A host that does not vote gets neither the key nor a bundle, no certificate for a key that
+// no record names, and none of a user that names a host.
 func TestTheKeyIsNotForFollowers(t *testing.T) {
 	_, second, bundle := withdrawn(t)
 	if key, err := second.voters.FetchCAKey(t.Context(), []string{"host1"}); !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "only a voter gets the key") || len(key) > 0 {
@@ -140,7 +142,7 @@ func TestTheKeyIsNotForFollowers(t *testing.T) {
 	if _, err := second.KeyringBundle(t.Context()); !errors.Is(err, fault.Unavailable) || !strings.Contains(fault.Of(err).Remedy, "on a voter") {
 		t.Errorf("host2 makes a bundle: %v", err)
 	}
-	record, err := identity.NewHosts(second.store).Get(t.Context(), "host1", raftstore.ReadOptions{})
+	record, err := identity.NewHosts(second.store).Get(t.Context(), "host2", raftstore.ReadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,13 +157,61 @@ func TestTheKeyIsNotForFollowers(t *testing.T) {
 	if _, err := second.voters.SignClient(t.Context(), request); !errors.Is(err, fault.Invalid) {
 		t.Errorf("host2 asks for a user's certificate that names host1: %v", err)
 	}
-	if _, err := second.voters.SignAdmission(t.Context(), identity.AdmissionRequest{Host: "host1", ID: record.ID, Key: request.Key}); err == nil || !strings.Contains(err.Error(), "did not join with this ID and key") {
-		t.Errorf("host2 asks for a certificate of host1: %v", err)
+	if _, err := second.voters.SignAdmission(t.Context(), identity.AdmissionRequest{Host: "host2", ID: record.ID, Key: request.Key}); err == nil || !strings.Contains(err.Error(), "did not join with this ID and key") {
+		t.Errorf("host2 asks for a certificate for a key that no record names: %v", err)
 	}
 	if err := second.identity.KeepCAKey(bundle.CAKey); err != nil {
 		t.Fatal(err)
 	}
 	stepUntil(t, second, dropKey)
+}
+
+// A host that writes itself the record of a voter, or deletes that record and has itself
+// admitted under the name, gets no certificate of the voter, and so not the key.
+func TestNobodyIsAdmittedAsAVoter(t *testing.T) {
+	_, second, _ := withdrawn(t)
+	record, err := identity.NewHosts(second.store).Get(t.Context(), "host1", raftstore.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pin, err := identity.PinOfKey(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record.KeyPin = pin.String()
+	value, err := json.Marshal(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: identity.HostKey("host1"), Value: value}}}); err != nil {
+		t.Fatal(err)
+	}
+	request := identity.AdmissionRequest{Host: "host1", ID: record.ID, Key: der}
+	if issued, err := second.voters.SignAdmission(t.Context(), request); !errors.Is(err, fault.HostTaken) || len(issued.Chain) > 0 {
+		t.Errorf("with a record of host1 that names another key: %d bytes of a certificate, %v", len(issued.Chain), err)
+	}
+	token, _, err := identity.NewTokens(second.store).Create(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: identity.HostKey("host1"), Delete: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	candidate := identity.Candidate{TokenID: token.ID, Secret: token.Secret[:], Key: &key.PublicKey, Host: record}
+	if _, err := second.signer.Admit(t.Context(), candidate); !errors.Is(err, fault.HostTaken) || !strings.Contains(fault.Of(err).Remedy, "node remove host1") {
+		t.Errorf("a machine that joins as host1 once its record is deleted: %v", err)
+	}
+	if _, err := identity.NewHosts(second.store).Get(t.Context(), "host1", raftstore.ReadOptions{}); !errors.Is(err, fault.NoHost) {
+		t.Errorf("the refused machine has a record: %v", err)
+	}
 }
 
 // A voter that has no key, such as a new one, gets it from one that has.

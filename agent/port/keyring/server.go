@@ -7,8 +7,10 @@
 // The key is given to a voter and to nobody else. Who votes is what the configuration of
 // the replicated store says on the host that is asked; the caller is the host whose
 // certificate is at the other end of the connection. To sign, any host may ask: a
-// certificate of a host is signed only for the key that the host itself proves or that its
-// record pins, so who passes a request on gains nothing by it.
+// certificate of a host is signed only for the key that the host itself proves or, for a host
+// that does not vote, that its record pins. Any host can write records, so a hostile one can
+// get the certificate of another host that does not vote; it cannot get one of a voter, and
+// so not the key.
 //
 // The package decides nothing about when a key moves: agent/membership does.
 package keyring
