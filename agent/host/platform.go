@@ -128,11 +128,17 @@ func (p *platform) look(ctx context.Context) {
 		return
 	}
 	caps := found.capabilities
-	if news := !reflect.DeepEqual(p.found.capabilities, caps) || p.found.kvm != found.kvm; news || p.failure != nil {
+	if p.found.isNews(found) || p.failure != nil {
 		p.log.Info("hypervisor found", "libvirt", caps.LibraryVersion, "qemu", caps.HypervisorVersion,
 			"kvm", found.kvm.Usable, "reason", found.kvm.Reason, "took", found.kvm.Took.Round(time.Millisecond))
 	}
 	p.found, p.known, p.failure = found, true, nil
+}
+
+// isNews reports whether a later finding differs from f. How long the probe of KVM took is no
+// news.
+func (f finding) isNews(later finding) bool {
+	return !reflect.DeepEqual(f.capabilities, later.capabilities) || f.kvm.Usable != later.kvm.Usable || f.kvm.Reason != later.kvm.Reason
 }
 
 func (p *platform) find(ctx context.Context) (found finding, err error) {

@@ -5,10 +5,17 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 )
 
+// retryAfter is for how long a probe's finding that KVM does not work is believed. It may be
+// due to what was so for a moment only: the upgrade of a package that was half done, or load.
+// A probe costs a process and some seconds of a CPU, so it is not tried at every look.
+const retryAfter = 5 * time.Minute
+
 // Prober knows whether KVM works on the host, and finds out again after the emulator was
-// installed or replaced, or KVM's device came or went. Its methods may be called at once.
+// installed or replaced, or KVM's device came or went, and every five minutes while there is
+// a device that does not work. Its methods may be called at once.
 type Prober struct {
 	config Config
 
@@ -17,6 +24,8 @@ type Prober struct {
 	// seen describes the emulator and the device that the result is of; empty before the
 	// first probe.
 	seen string
+	// at is when the last probe ended.
+	at time.Time
 }
 
 // NewProber returns a Prober that has not probed yet, or an error that names what is wrong
@@ -34,7 +43,7 @@ func (p *Prober) Result(ctx context.Context) (Result, error) {
 	seen := describeFiles(p.config.Emulator, p.config.Device)
 	p.mu.Lock()
 	known := p.result
-	fresh := p.seen == seen
+	fresh := p.seen == seen && !p.isDoubtful()
 	p.mu.Unlock()
 	if fresh {
 		return known, nil
@@ -45,8 +54,14 @@ func (p *Prober) Result(ctx context.Context) (Result, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.result, p.seen = result, seen
+	p.result, p.seen, p.at = result, seen, time.Now()
 	return result, nil
+}
+
+// isDoubtful reports whether the last probe found KVM not to work, so long ago that it may
+// work now. The caller holds the lock.
+func (p *Prober) isDoubtful() bool {
+	return p.config.Mode == Auto && !p.result.Usable && time.Since(p.at) >= retryAfter
 }
 
 // Usable reports what the last probe found; false before the first one.

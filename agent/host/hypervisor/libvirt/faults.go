@@ -45,7 +45,7 @@ func (k knownFault) taken() knownFault {
 // where they are known to differ.
 var knownFaults = []knownFault{
 	fault(hypervisor.FaultDiskLocked,
-		`(?i)Failed to get "(write|consistent read|shared write|resize)" lock|Is another process using the image|Failed to acquire lock|resource busy.*lock`,
+		`(?i)Failed to get "(write|consistent read|shared write|resize)" lock|Is another process using the image|Failed to acquire lock|resource busy.*lock|Setting different (DAC|SELinux) .*already in use`,
 		"a disk is in use by another process, on this host or on another one",
 		"stop the other virtual machine or process that uses the volume"),
 	fault(hypervisor.FaultDiskAlignment,

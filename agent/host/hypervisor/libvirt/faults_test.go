@@ -31,6 +31,9 @@ func messages() []said {
 		{internal, qemu + "-device {\"driver\":\"virtio-blk-pci\",\"id\":\"ua-root\"}: Failed to get \"write\" lock\nIs another process using the image [/x/y]?", hypervisor.FaultDiskLocked, nil},
 		{internal, qemu + "Failed to get shared \"write\" lock\nIs another process using the image [/x/y]?", hypervisor.FaultDiskLocked, nil},
 		{internal, "internal error: unable to execute QEMU command 'device_add': Failed to get \"write\" lock", hypervisor.FaultDiskLocked, nil},
+		// Two guests on one host have a disk of one claim, without shareable.
+		{invalid, "Requested operation is not valid: Setting different DAC user or group on /x/y which is already in use", hypervisor.FaultDiskLocked, nil},
+		{invalid, "Requested operation is not valid: Setting different SELinux label on /x/y which is already in use", hypervisor.FaultDiskLocked, nil},
 		{internal, qemu + "-device virtio-blk-pci: Cannot get 'write' permission without 'resize': Image size is not a multiple of request alignment", hypervisor.FaultDiskAlignment, nil},
 		{internal, qemu + "-blockdev {\"node-name\":\"libvirt-2-format\",\"driver\":\"qcow2\"}: Image is not in qcow2 format", hypervisor.FaultDiskFormat, nil},
 		{internal, qemu + "Could not open '/x/y': Permission denied", hypervisor.FaultAccessDenied, nil},
