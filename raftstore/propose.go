@@ -98,7 +98,10 @@ func (p *proposer) batchLoop() {
 				continue
 			}
 			begin, waiting := time.Now(), 0
-			p.commitBatch(batch, func() { waiting = len(p.queue) })
+			if !p.commitBatch(batch, func() { waiting = len(p.queue) }) {
+				r = reunion{} // its writers may not come back, and its time was that of the fault
+				continue
+			}
 			r.plan(len(batch), waiting, time.Since(begin))
 		case <-p.closing:
 			return
@@ -145,8 +148,9 @@ func (p *proposer) nextProposal(r *reunion, have int) *proposal {
 	return nil
 }
 
-// commitBatch proposes one entry and settles its proposals. It calls done before.
-func (p *proposer) commitBatch(batch []*proposal, done func()) {
+// commitBatch proposes one entry, settles its proposals, and reports whether the entry was
+// committed. It calls done before it settles them.
+func (p *proposer) commitBatch(batch []*proposal, done func()) (committed bool) {
 	envelopes := make([][]byte, len(batch))
 	for i, q := range batch {
 		envelopes[i] = q.envelope
@@ -160,7 +164,7 @@ func (p *proposer) commitBatch(batch []*proposal, done func()) {
 			for i, q := range batch {
 				q.settle(outcomes[i])
 			}
-			return
+			return true
 		}
 		err = ErrHalted
 	}
@@ -168,6 +172,7 @@ func (p *proposer) commitBatch(batch []*proposal, done func()) {
 	for _, q := range batch {
 		q.settle(outcome{kind: outcomeUnsettled, err: err})
 	}
+	return false
 }
 
 // classify separates the errors of raft.Apply after which the entry certainly is

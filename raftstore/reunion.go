@@ -11,6 +11,10 @@ const (
 	// reunionPart is which part of the time that the last entry took the next one waits for
 	// its writers.
 	reunionPart = 4
+	// reunionMost is how long it waits at most, however long that was: an entry on a disk that
+	// hung for minutes says nothing about the next one. Only disks on which an entry takes
+	// longer than 200 ms get less than their part.
+	reunionMost = 50 * time.Millisecond
 	// reunionRest is how many entries do not wait after one that waited in vain.
 	reunionRest = 64
 )
@@ -24,10 +28,10 @@ type reunion struct {
 	rest    int           // entries that do not wait
 }
 
-// plan is called when an entry of some writers is done that took a time, while others waited
-// for the next one.
+// plan is called when an entry of some writers is committed that took a time, while others
+// waited for the next one.
 func (r *reunion) plan(writers, waiting int, took time.Duration) {
-	r.writers, r.want, r.limit = writers, 0, took/reunionPart
+	r.writers, r.want, r.limit = writers, 0, min(took/reunionPart, reunionMost)
 	switch {
 	case r.rest > 0:
 		r.rest--

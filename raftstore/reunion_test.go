@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// An entry waits a quarter of an entry's time for the writers of the last one; and not at all,
-// for a while, after it waited for most of them in vain.
+// An entry waits a quarter of an entry's time for the writers of the last one, and 50 ms at
+// most; and not at all, for a while, after it waited for most of them in vain.
 func TestReunion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const took = 20 * time.Millisecond
@@ -36,9 +36,15 @@ func TestReunion(t *testing.T) {
 			t.Errorf("an entry that has all waits %s", got)
 		}
 		r.plan(10, 0, took)
-		if got := waits(1, 1); got != took/reunionPart {
+		if got := waits(1, 10); got != took/reunionPart {
 			t.Errorf("one of ten waits %s for the others", got)
 		}
+		r.plan(2, 0, 10*time.Minute)
+		if got := waits(1, 2); got != reunionMost {
+			t.Errorf("after a disk that hung for ten minutes, one of two waits %s", got)
+		}
+		r.plan(10, 0, took)
+		waits(1, 1)
 		for range reunionRest {
 			r.plan(10, 0, took)
 			if got := waits(1, 1); got != 0 {
