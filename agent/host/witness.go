@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
@@ -22,14 +24,11 @@ import (
 
 // openWitness opens a host that runs no guests. It has no hypervisor, pools and networks; it
 // still tells the mesh what it is, and decides what any host may decide about volumes. It
-// returns an error if instances are placed on this host: nobody would look after them.
+// returns an error if instances are placed on this host, or a worker's volumes are here:
+// nobody would look after them.
 func openWitness(ctx context.Context, deps Deps) (*Host, error) {
-	held, err := claims.OnHost(ctx, deps.Store, deps.Self.Name, raftstore.ReadOptions{Consistency: raftstore.Local})
-	if err != nil {
-		return nil, fmt.Errorf("count the instances on this host: %w", err)
-	}
-	if len(held) > 0 {
-		return nil, fmt.Errorf("role: %d instances are placed on this host, and a witness runs none: set the role to %q, start the agent, stop or move them, and change the role then", len(held), RoleWorker)
+	if err := checkNothingIsHere(ctx, deps); err != nil {
+		return nil, err
 	}
 	h := &Host{guests: noGuests{deps.Self.Name}, offerer: noOffers{}}
 	h.provisioner = volumes.NewProvisioner(volumes.ProvisionerConfig{
@@ -43,6 +42,34 @@ func openWitness(ctx context.Context, deps Deps) (*Host, error) {
 		return nil, err
 	}
 	return h, nil
+}
+
+// checkNothingIsHere returns an error if instances are placed on this host, or its volumes
+// keep it from becoming a witness. Of a host that is a witness by its Node already, claims are
+// believed no more: it has made no volumes, and whoever may write a claim could keep it from
+// starting.
+func checkNothingIsHere(ctx context.Context, deps Deps) error {
+	local := raftstore.ReadOptions{Consistency: raftstore.Local}
+	placed, err := claims.OnHost(ctx, deps.Store, deps.Self.Name, local)
+	if err != nil {
+		return fmt.Errorf("count the instances on this host: %w", err)
+	}
+	if len(placed) > 0 {
+		return fmt.Errorf("role: %d instances are placed on this host, and a witness runs none: set the role to %q, start the agent, stop or move them, and change the role then", len(placed), RoleWorker)
+	}
+	held, err := volumes.HeldOn(ctx, deps.Store, deps.Self.Name, local)
+	if err != nil || len(held) == 0 {
+		return err
+	}
+	node, err := objects.Get[*corev1.Node](ctx, deps.Store, objects.Key{Name: deps.Self.Name}, local)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("read the role of this host: %w", err)
+	}
+	if err == nil && objects.IsWitness(node) {
+		deps.Logger.Warn("claims say that their volumes are on this host, which is a witness", "claims", len(held), "first", held[0].String())
+		return nil
+	}
+	return fmt.Errorf("role: the volumes of %d claims are on this host (the first is %s), and a witness has none: set the role to %q, start the agent, delete the claims or make others in their place on other hosts, and change the role then", len(held), held[0], RoleWorker)
 }
 
 func (h *Host) addWitnessLoops(deps Deps) error {
@@ -135,5 +162,8 @@ func (noStates) KeptFor(types.UID) (machine string, err error) { return "", nil 
 // LostTPM implements volumes.States.
 func (noStates) LostTPM(context.Context, string) (bool, error) { return false, nil }
 
-// Remove implements volumes.States.
-func (noStates) Remove(context.Context, types.UID) error { return nil }
+// Remove implements volumes.States. What this host kept as a worker is still there, and nobody
+// here could tell whether its domain is gone.
+func (noStates) Remove(_ context.Context, claim types.UID) error {
+	return fmt.Errorf("a witness removes no state of TPM and firmware; claim %s says that it is here", claim)
+}

@@ -5,7 +5,11 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"virtmesh/agent/claims"
+	"virtmesh/agent/host/volumes"
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
 )
 
@@ -51,5 +55,51 @@ func TestAHostWithInstancesBecomesNoWitness(t *testing.T) {
 	}
 	if err := (Config{Role: "king"}).Validate(); err == nil || !strings.Contains(err.Error(), "role") {
 		t.Errorf("a role that nobody knows: %v", err)
+	}
+}
+
+// Volumes keep a host from becoming a witness too: nobody would start their machines, or
+// delete them. A claim whose volume was never made does not, nor does any claim keep a host
+// that is a witness already from starting.
+func TestAHostWithVolumesBecomesNoWitness(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		phase   corev1.PersistentVolumeClaimPhase
+		home    string
+		witness bool
+		refused bool
+	}{
+		{name: "a volume is here", phase: corev1.ClaimBound, home: "h1", refused: true},
+		{name: "it was never made", phase: corev1.ClaimPending, home: "h1"},
+		{name: "it is elsewhere", phase: corev1.ClaimBound, home: "h2"},
+		{name: "the host is a witness already", phase: corev1.ClaimBound, home: "h1", witness: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			deps := testDeps(t)
+			claim := &corev1.PersistentVolumeClaim{}
+			claim.Namespace, claim.Name, claim.Status.Phase = "ns", "data", test.phase
+			claim.Annotations = map[string]string{volumes.SelectedNode: test.home}
+			objects.AddFinalizer(claim, kinds.VolumeFinalizer)
+			node := &corev1.Node{}
+			node.Name = "h1"
+			if test.witness {
+				node.Labels = map[string]string{objects.NodeRoleWitness: ""}
+			}
+			var tx objects.Tx
+			tx.Create(claim)
+			tx.Create(node)
+			if _, err := tx.Commit(t.Context(), deps.Store); err != nil {
+				t.Fatal(err)
+			}
+			config := DefaultConfig(deps.Self.StateDir)
+			config.Role = RoleWitness
+			h, err := Open(t.Context(), config, deps)
+			if h != nil {
+				h.Close()
+			}
+			if refused := err != nil && strings.Contains(err.Error(), "ns/data") && strings.Contains(err.Error(), RoleWorker); refused != test.refused || !refused && err != nil {
+				t.Errorf("%v, want an error: %v", err, test.refused)
+			}
+		})
 	}
 }
