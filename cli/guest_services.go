@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"log/slog"
 	"runtime/debug"
 
@@ -14,8 +15,11 @@ import (
 func guestServicesCommand() *cli.Command {
 	return &cli.Command{
 		Name: "guest-services", Usage: "answer the DHCP and DNS requests of this host's guests", Hidden: true,
-		Flags: []cli.Flag{&cli.PathFlag{Name: "dir", Required: true, Usage: "the folder that the process shares with the agent"}},
+		Flags: []cli.Flag{&cli.PathFlag{Name: "dir", Usage: "the folder that the process shares with the agent (required)"}},
 		Action: func(c *cli.Context) error {
+			if c.Path("dir") == "" {
+				return errors.New("name the folder with --dir")
+			}
 			// What the program makes when it starts, most of which only the agent needs, goes
 			// back to the machine; what guests ask makes little garbage.
 			debug.SetGCPercent(50)

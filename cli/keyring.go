@@ -25,7 +25,7 @@ func keyringCommand() *cli.Command {
 				Description: "Run it as root on a voter. Once there is a bundle, the key leaves the mesh's state, and only the voters hold it. " +
 					"'virtmesh agent recover --keyring-bundle FILE' takes the bundle when all voters are lost. Keep the file and the passphrase apart, and neither on a host of the mesh.",
 				Flags: []cli.Flag{
-					&cli.StringFlag{Name: "output", Required: true, Usage: "the new `FILE`"},
+					&cli.StringFlag{Name: "output", Usage: "the new `FILE` (required)"},
 					passphraseFlag(),
 				}},
 		},
@@ -98,6 +98,9 @@ func firstLine(from io.Reader) (string, error) {
 
 func keyringBundle(c *cli.Context) error {
 	path := c.String("output")
+	if path == "" {
+		return errors.New("name the file for the bundle with --output FILE")
+	}
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("%s exists already; a recovery bundle never overwrites", path)
 	}
