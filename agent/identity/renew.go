@@ -22,8 +22,8 @@ type RenewerConfig struct {
 	// Identity is renewed.
 	Identity *Identity
 	// Issuers are asked in this order until one signs, or answers fault.NoHost or
-	// fault.Expelled. An agent lists the signer of its own replica, then the other
-	// members, and SelfIssuer last.
+	// fault.Expelled. An agent lists the signer of its own replica, then the voters,
+	// then the other members, and SelfIssuer last.
 	Issuers []Issuer
 	// Attempt bounds one request to one issuer.
 	Attempt time.Duration

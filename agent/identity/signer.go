@@ -70,6 +70,10 @@ func (s *Signer) RenewHost(ctx context.Context, node Node, csr []byte) (Issued, 
 	if err != nil {
 		return Issued{}, err
 	}
+	// The key comes first: a host that does not hold it need not wait for the group.
+	if _, _, err := s.ca(ctx, raftstore.ReadOptions{Consistency: raftstore.Local}); errors.Is(err, ErrNoCAKey) {
+		return Issued{}, fmt.Errorf("sign certificate of %s: %w", node.Name, err)
+	}
 	rec, opts, err := s.member(ctx, node)
 	if err != nil {
 		return Issued{}, fmt.Errorf("sign certificate of %s: %w", node.Name, err)

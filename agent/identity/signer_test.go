@@ -32,6 +32,45 @@ func TestSignerWithoutQuorum(t *testing.T) {
 	}
 }
 
+// withdrawKey takes the key of the CA out of the state.
+func (m *mesh) withdrawKey(t *testing.T) {
+	t.Helper()
+	pin, _ := m.First.HeldCA()
+	if err := identity.RecordBundle(t.Context(), m.Store, identity.BundleMade{CAPin: pin.String(), Host: "host1"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := identity.WithdrawCAKey(t.Context(), m.Store); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A host without the key passes a renewal on at once, also without a quorum: who asks it does
+// not wait for long, and a voter may need some time too.
+func TestARenewalIsPassedOnWithoutAQuorum(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		m.withdrawKey(t)
+		m.Store.BeforeRead = func(o raftstore.ReadOptions) error {
+			if o.Consistency != raftstore.Local {
+				time.Sleep(2 * time.Second)
+				return raftstore.ErrNoLeader
+			}
+			return nil
+		}
+		csr, _ := identity.NewCSR(newKey(t), "host1")
+		proof, err := m.First.Prove(csr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		voter := m.signer.WithKeyring(m.First.CAKey, nil)
+		follower := m.signer.WithKeyring(func() []byte { return nil }, voter)
+		start := time.Now()
+		if _, err := follower.SignRenewal(t.Context(), proof); err != nil || time.Since(start) > 2*time.Second {
+			t.Errorf("after %s: %v", time.Since(start), err)
+		}
+	})
+}
+
 func TestSignerBeforeSeed(t *testing.T) {
 	if _, err := identity.CAPin(t.Context(), identitytest.NewStore()); !errors.Is(err, identity.ErrNotSeeded) {
 		t.Errorf("empty store: %v", err)

@@ -26,7 +26,7 @@ const (
 // openKeyring serves this host's keyring to the other hosts, and prepares to ask theirs.
 func (m *Member) openKeyring(context.Context) error {
 	m.voters = keyring.NewClient(keyring.ClientConfig{
-		Self: m.config.Name, Voters: m.store.Voters, Dial: m.dialKeyring, Speaker: m.Speaker,
+		Self: m.config.Name, Voters: m.store.Voters, Heard: m.peers.heardHosts, Dial: m.dialKeyring, Speaker: m.Speaker,
 	})
 	own := m.newSigner().WithKeyring(m.identity.CAKey, nil)
 	listener, err := m.port.Listen(port.ProtoKeyring)

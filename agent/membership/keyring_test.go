@@ -285,3 +285,23 @@ func TestTheLastVoterHandsTheKeyOver(t *testing.T) {
 		t.Error("host2 has another key")
 	}
 }
+
+// A host without the key has the voters sign its next certificate itself.
+func TestVotersRenewWhoAsksThemselves(t *testing.T) {
+	_, second, _ := withdrawn(t)
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := identity.NewCSR(key, "host2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued, err := second.renewals.byVoters(second.voters).IssueNode(t.Context(), csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.identity.Install(key, issued); err != nil {
+		t.Error(err)
+	}
+}

@@ -23,6 +23,18 @@ func (r renewals) byOthers() identity.Issuer {
 	return enrol.Renewal(enrol.RenewalConfig{Identity: r.identity, Version: r.version, Members: r.peers.MeshAddresses, Attempt: 5 * time.Second})
 }
 
+// byVoters returns the issuer that asks the voters to sign, each itself. Another host that is
+// asked may have to ask them in turn.
+func (r renewals) byVoters(voters identity.Authority) identity.Issuer {
+	return identity.IssuerFunc(func(ctx context.Context, csr []byte) (identity.Issued, error) {
+		proof, err := r.identity.Prove(csr)
+		if err != nil {
+			return identity.Issued{}, err
+		}
+		return voters.SignRenewal(ctx, proof)
+	})
+}
+
 // byItself returns the issuer that signs with this host's copy of the CA key.
 func (r renewals) byItself() identity.Issuer {
 	return identity.SelfIssuer(r.identity, r.config.certificateNames(), time.Duration(r.config.CertificateLifetime))
@@ -89,10 +101,11 @@ func (m *Member) renewExpired(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// startRenewal starts the Renewer, which keeps this host's certificate valid.
+// startRenewal starts the Renewer, which keeps this host's certificate valid. The other hosts
+// come after the voters: they take a certificate that has ended, which the voters do not.
 func (m *Member) startRenewal(context.Context) error {
 	m.signer = m.newSigner().WithKeyring(m.identity.CAKey, m.voters)
-	renewer, err := m.newRenewer(m.signer.For(m.identity.Node()), m.renewals.byOthers(), m.renewals.byItself())
+	renewer, err := m.newRenewer(m.signer.For(m.identity.Node()), m.renewals.byVoters(m.voters), m.renewals.byOthers(), m.renewals.byItself())
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"virtmesh/agent/fault"
@@ -16,15 +17,22 @@ import (
 	"virtmesh/agent/port"
 )
 
-// attempt bounds a call to one voter.
-const attempt = 5 * time.Second
+const (
+	// attempt bounds a call to one host that is heard.
+	attempt = 5 * time.Second
+	// unheardAttempt bounds a call to one that is not: it is most likely off, and who waits
+	// for the answer may have only attempt himself.
+	unheardAttempt = 1500 * time.Millisecond
+)
 
 // ClientConfig says who votes and how to connect to them.
 type ClientConfig struct {
 	// Self is the name of this host, which is not asked.
 	Self string
-	// Voters returns the names of the hosts that vote, in the order in which they are asked.
+	// Voters returns the names of the hosts that vote.
 	Voters func() []string
+	// Heard returns the names of the hosts that gossip hears. They are asked before others.
+	Heard func() []string
 	// Dial opens an authenticated connection to a host's keyring protocol.
 	Dial func(ctx context.Context, host string) (net.Conn, error)
 	// Speaker returns what this host says of itself to the others.
@@ -47,6 +55,9 @@ func NewClient(cfg ClientConfig) *Client {
 			if err != nil {
 				return nil, fmt.Errorf("host in %q: %w", addr, err)
 			}
+			// net/http lets an attempt to connect go on when its request has ended.
+			ctx, cancel := context.WithTimeout(ctx, attempt)
+			defer cancel()
 			return cfg.Dial(ctx, host)
 		},
 		// Calls are rare, and a voter's places are for those who need one now.
@@ -92,10 +103,7 @@ func askVoters[A any](ctx context.Context, c *Client, method, path string, reque
 // would say too.
 func askHosts[A any](ctx context.Context, c *Client, hosts []string, method, path string, request any) (A, error) {
 	var failed []error
-	for _, host := range hosts {
-		if host == c.cfg.Self {
-			continue
-		}
+	for _, host := range c.inOrder(hosts) {
 		var answer A
 		err := c.call(ctx, host, method, path, request, &answer)
 		if err == nil {
@@ -116,6 +124,31 @@ func askHosts[A any](ctx context.Context, c *Client, hosts []string, method, pat
 	return none, fault.New(fault.Unavailable, "no host that holds the key of the mesh's CA answers: %w", errors.Join(failed...))
 }
 
+// inOrder returns the other ones of some hosts, each once, in the order in which they are
+// asked: those that are heard come first.
+func (c *Client) inOrder(hosts []string) []string {
+	heard := c.cfg.Heard()
+	var first, last []string
+	for _, host := range hosts {
+		switch {
+		case host == c.cfg.Self || slices.Contains(first, host) || slices.Contains(last, host):
+		case slices.Contains(heard, host):
+			first = append(first, host)
+		default:
+			last = append(last, host)
+		}
+	}
+	return append(first, last...)
+}
+
+// patience returns how long a call to a host may take.
+func (c *Client) patience(host string) time.Duration {
+	if slices.Contains(c.cfg.Heard(), host) {
+		return attempt
+	}
+	return unheardAttempt
+}
+
 // final reports whether every voter would answer the same.
 func final(err error) bool {
 	for _, code := range []fault.Code{fault.NoHost, fault.Expelled, fault.BadProof, fault.Invalid} {
@@ -127,7 +160,7 @@ func final(err error) bool {
 }
 
 func (c *Client) call(ctx context.Context, host, method, path string, request, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, attempt)
+	ctx, cancel := context.WithTimeout(ctx, c.patience(host))
 	defer cancel()
 	var body bytes.Buffer
 	if request != nil {

@@ -1,0 +1,96 @@
+package keyring_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/port"
+	"virtmesh/agent/port/keyring"
+)
+
+// signer signs every renewal, as a voter that holds the key does.
+type signer struct{ identity.Authority }
+
+func (signer) SignRenewal(context.Context, identity.RenewalProof) (identity.Issued, error) {
+	return identity.Issued{Chain: []byte("signed")}, nil
+}
+
+// pipes is a listener whose connections are made by Dial.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func (p pipes) Accept() (net.Conn, error) {
+	select {
+	case conn := <-p.conns:
+		return conn, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p pipes) Close() error { close(p.done); return nil }
+func (pipes) Addr() net.Addr { return &net.UnixAddr{} }
+
+// wire connects to the hosts that are on; calls to others are never answered.
+func wire(t *testing.T, on ...string) func(context.Context, string) (net.Conn, error) {
+	hosts := map[string]pipes{}
+	for _, name := range on {
+		p := pipes{make(chan net.Conn), make(chan struct{})}
+		hosts[name] = p
+		server := &http.Server{Handler: keyring.NewHandler(keyring.ServerConfig{Self: name, Signer: signer{}})}
+		stopped := make(chan error)
+		go func() { stopped <- server.Serve(p) }()
+		t.Cleanup(func() { _ = server.Close(); <-stopped })
+	}
+	return func(ctx context.Context, host string) (net.Conn, error) {
+		p, on := hosts[host]
+		if !on {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		near, far := net.Pipe()
+		p.conns <- far
+		return near, nil
+	}
+}
+
+// Most hosts that ask have five seconds. As long as one voter is on, they get their answer,
+// whether gossip knows who is on or not.
+func TestVotersThatAreOffAreNoHindrance(t *testing.T) {
+	for name, test := range map[string]struct {
+		heard, on []string
+		within    time.Duration
+		fails     bool
+	}{
+		"gossip knows who is on":          {heard: []string{"self", "v3"}, on: []string{"v3"}, within: 0},
+		"gossip hears nobody":             {on: []string{"v3"}, within: 4 * time.Second},
+		"gossip hears one that hangs":     {heard: []string{"v2", "v1"}, on: []string{"v1"}, within: 0},
+		"no voter is on, nobody is heard": {within: 5 * time.Second, fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client := keyring.NewClient(keyring.ClientConfig{
+					Self: "self", Dial: wire(t, test.on...),
+					Voters:  func() []string { return []string{"self", "v1", "v2", "v3"} },
+					Heard:   func() []string { return test.heard },
+					Speaker: func() port.Speaker { return port.NewSpeaker("self", "test") },
+				})
+				start := time.Now()
+				issued, err := client.SignRenewal(t.Context(), identity.RenewalProof{})
+				if test.fails != errors.Is(err, fault.Unavailable) || (string(issued.Chain) == "signed") == test.fails || time.Since(start) > test.within {
+					t.Errorf("after %s: %q, %v", time.Since(start), issued.Chain, err)
+				}
+				time.Sleep(time.Minute) // what still connects must end by itself
+			})
+		})
+	}
+}
