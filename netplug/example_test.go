@@ -36,7 +36,7 @@ func ExamplePlanFor() {
 	// sysctl -w net/ipv4/conf/vm-pod/arp_ignore=1
 	// ip addr add 10.9.0.1/16 dev vm-pod
 	// ip link set vm-pod up
-	// nft -f d6e0045f58aa9307
+	// nft -f 7541a89a30a318e8
 	// tc filter replace dev vm-pod ingress bpf direct-action virtmesh
 	// sysctl -w net/ipv4/ip_forward=1
 	// ip tuntap add vm-p2bplg2ap4df mode tap vnet_hdr

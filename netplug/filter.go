@@ -2,6 +2,7 @@ package netplug
 
 import (
 	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -16,15 +17,21 @@ const FilterTable = "virtmesh"
 // of bridge filters, before anything is learned from the network layer of a frame. Input
 // and forward come just before the chains of a host firewall, which may still drop what
 // netplug accepts.
+//
+// The mark for a gate is set as late as can be (linux/netfilter_bridge.h, NF_BR_PRI_LAST):
+// with br_netfilter the rules of the host for IPv4 run before, on frames that are still on
+// the bridge, and may write the mark.
 const (
 	priorityPort   = -200
+	priorityGate   = math.MaxInt32
 	priorityFilter = -10
 	prioritySNAT   = 100
 )
 
-// GateMark is the bit of a packet's mark that the filter sets on what enters a bridge by a
-// port. Gates of bridges take it away again, and let nothing through that lacks it; see
-// SetGate. It is none of those that container runtimes, kube-proxy or VPNs use.
+// GateMark is the bit of a packet's mark that the filter sets on what leaves a bridge with a
+// gate for the host. The gate, which comes next, takes it away again, and lets nothing
+// through that lacks it; see SetGate. So nobody else sees it, and other bits, which belong
+// to others, stay as they are.
 const GateMark = 1 << 28
 
 // Transit is what the filter does with IPv4 traffic through the host that is neither from
@@ -46,10 +53,11 @@ type TransitBridge struct {
 	Inner bool
 }
 
-// FilterFor returns the packet filter for a Want. It is a pure function. For a Want without
-// bridges it returns tables without chains. It treats a bridge with AllowExisting as a
-// bridge of the host.
-func FilterFor(w Want, transit Transit) ruleset.Ruleset {
+// FilterFor returns the packet filter for a Want, on a host where gatePorts are the names of
+// the ports of bridges with a gate. It is a pure function. For a Want without bridges it
+// returns tables without chains. It treats a bridge with AllowExisting as a bridge of the
+// host.
+func FilterFor(w Want, transit Transit, gatePorts []string) ruleset.Ruleset {
 	inet := ruleset.Table{Family: ruleset.Inet, Name: FilterTable}
 	gateways := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return !b.Address.IsValid() })
 	closed := slices.DeleteFunc(slices.Clone(w.Bridges), func(b Bridge) bool { return b.Address.IsValid() || b.AllowExisting })
@@ -61,7 +69,7 @@ func FilterFor(w Want, transit Transit) ruleset.Ruleset {
 		inet.Chains = append(inet.Chains, forwardChains(gateways, closed, w, transit)...)
 		inet.Chains = append(inet.Chains, natChain(gateways))
 	}
-	return ruleset.Ruleset{Tables: []ruleset.Table{inet, portTable(w)}}
+	return ruleset.Ruleset{Tables: []ruleset.Table{inet, portTable(w, gatePorts)}}
 }
 
 // inputChains returns the chains that keep guests away from the host itself. They allow

@@ -11,8 +11,9 @@ import (
 
 // portTable returns the bridge table that holds each guest to its own addresses, at the tap
 // where its frames enter the host. It is needed even if no tap is wanted, because a machine
-// that is no longer wanted may still hold a tap open.
-func portTable(w Want) ruleset.Table {
+// that is no longer wanted may still hold a tap open. It also marks what it has let through
+// to a gate.
+func portTable(w Want, gatePorts []string) ruleset.Table {
 	t := ruleset.Table{Family: ruleset.Bridge, Name: FilterTable}
 	if len(w.Bridges) == 0 {
 		return t
@@ -23,8 +24,6 @@ func portTable(w Want) ruleset.Table {
 		Name: "prerouting",
 		Hook: &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Prerouting, Priority: priorityPort},
 		Rules: []ruleset.Rule{
-			// What is dropped below needs no mark, but has none of the marks of others.
-			rule(ruleset.SetMark{Bits: GateMark}),
 			// A guest is no switch: what it says as one may make a real one close a port.
 			rule(ruleset.Drop{}, ruleset.InInterface{Name: TapPrefix + "*"}, ruleset.ReservedMulticast{}),
 			rule(ruleset.Lookup{Map: ports.Name}),
@@ -43,7 +42,40 @@ func portTable(w Want) ruleset.Table {
 		}
 	}
 	t.Maps = []ruleset.VerdictMap{ports}
+	if len(gatePorts) > 0 {
+		t.Maps = append(t.Maps, markMap(gatePorts))
+		t.Chains = append(t.Chains, markChains()...)
+	}
 	return t
+}
+
+// The chain that marks a frame for a gate, and the map of the ports that lead to it. The
+// kernel can match the bridge itself only if it was built to (CONFIG_NFT_BRIDGE_META).
+const (
+	chainMark = "to_gate"
+	mapMark   = "gate_ports"
+)
+
+// markChains returns the chains that mark what leaves bridges for their gates. What comes so
+// far was let through in prerouting.
+func markChains() []ruleset.Chain {
+	return []ruleset.Chain{
+		{
+			Name:  "input",
+			Hook:  &ruleset.Hook{Type: ruleset.Filter, Point: ruleset.Input, Priority: priorityGate},
+			Rules: []ruleset.Rule{rule(ruleset.Lookup{Map: mapMark})},
+		},
+		{Name: chainMark, Rules: []ruleset.Rule{rule(ruleset.SetMark{Bits: GateMark})}},
+	}
+}
+
+// markMap returns the map of the ports of bridges with a gate.
+func markMap(gatePorts []string) ruleset.VerdictMap {
+	m := ruleset.VerdictMap{Name: mapMark}
+	for _, port := range gatePorts {
+		m.Entries = append(m.Entries, ruleset.MapEntry{Interface: port, Verdict: ruleset.Jump{Chain: chainMark}})
+	}
+	return m
 }
 
 // macAge is how long a source address counts, which is how long a bridge remembers one.

@@ -313,7 +313,8 @@ func (p *planner) filterWant() Want {
 
 // planFilter loads the packet filter unless the same one is loaded already.
 func (p *planner) planFilter() {
-	rules := FilterFor(p.filterWant(), p.transit())
+	w := p.filterWant()
+	rules := FilterFor(w, p.transit(), p.gatePorts(w))
 	fingerprint := ""
 	if slices.ContainsFunc(rules.Tables, hasChains) {
 		fingerprint = rules.Fingerprint()
@@ -323,6 +324,35 @@ func (p *planner) planFilter() {
 		p.beginSubject(subjectFilter)
 		p.addSteps(LoadFilter{Ruleset: rules})
 	}
+}
+
+// gatePorts returns, for a Want of filterWant, the ports of the bridges that have a gate or,
+// after this plan, will have one, in order. Without a gate to take the mark away nothing is
+// to be marked.
+func (p *planner) gatePorts(w Want) []string {
+	gated := map[string]bool{}
+	var ports []string
+	for _, b := range w.Bridges {
+		l, _ := p.have.link(b.Name)
+		planned := !p.have.NoGates && slices.ContainsFunc(p.made, func(m Bridge) bool { return m.Name == b.Name })
+		if gated[b.Name] = !b.AllowExisting && (l.Gated || planned); gated[b.Name] && b.Uplink != "" {
+			ports = append(ports, uplinkPort(b))
+		}
+	}
+	for _, t := range w.Taps {
+		if gated[t.Bridge] {
+			ports = append(ports, t.Name)
+		}
+	}
+	for _, l := range p.have.Links {
+		// What an administrator plugged in. What netplug did may be about to be unplugged.
+		bridge, _ := p.have.link(l.Master)
+		if gated[l.Master] && !l.ours() && l.Name != bridge.rememberedUplink() {
+			ports = append(ports, l.Name)
+		}
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
 }
 
 // planGates plans a gate for each bridge of netplug, after the filter whose mark it asks

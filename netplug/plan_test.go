@@ -272,7 +272,7 @@ sysctl -w net/ipv4/conf/vm-pod/rp_filter=1
 sysctl -w net/ipv4/conf/vm-pod/arp_ignore=1
 ip addr add 10.9.0.1/24 dev vm-pod
 ip link set vm-pod up
-nft -f ` + netplug.FilterFor(w, netplug.Transit{Closed: true}).Fingerprint() + `
+nft -f ` + netplug.FilterFor(w, netplug.Transit{Closed: true}, []string{"vm-a"}).Fingerprint() + `
 tc filter replace dev vm-pod ingress bpf direct-action virtmesh
 sysctl -w net/ipv4/ip_forward=1
 ip tuntap add vm-a mode tap vnet_hdr
@@ -283,20 +283,6 @@ ip link set vm-a up
 `
 	if got := netplug.PlanFor(w, netplug.World{}).String(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-}
-
-// TestKernelWithoutGates has the filter alone, and says so once.
-func TestKernelWithoutGates(t *testing.T) {
-	k := netplugtest.NewFake(hand()...).WithoutGates()
-	p := newPlug(t, k, &servers{}, nil)
-	w := netplug.Want{Bridges: []netplug.Bridge{podBridge()}, Taps: []netplug.Tap{tapOf("vm-pod", "a", 1)}}
-	res, err := p.Set(t.Context(), w)
-	if !errors.Is(err, netplug.ErrUnsupported) || len(res.Failed) != 1 || res.Tap("vm-a") != nil {
-		t.Errorf("the first Set: %v", err)
-	}
-	if res, err := p.Set(t.Context(), w); err != nil || len(res.Plan.Steps) != 0 {
-		t.Errorf("the second Set: %v\n%s", err, res.Plan)
 	}
 }
 

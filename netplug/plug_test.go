@@ -320,3 +320,30 @@ func TestConfigIsChecked(t *testing.T) {
 		t.Errorf("a Config without a kernel: %v", err)
 	}
 }
+
+// TestKernelWithoutGates has the filter alone, without marks, and says so once.
+func TestKernelWithoutGates(t *testing.T) {
+	k := netplugtest.NewFake(hand()...).WithoutGates()
+	p := newPlug(t, k, &servers{}, nil)
+	w := netplug.Want{Bridges: []netplug.Bridge{podBridge()}, Taps: []netplug.Tap{tapOf("vm-pod", "a", 1)}}
+	res, err := p.Set(t.Context(), w)
+	if !errors.Is(err, netplug.ErrUnsupported) || len(res.Failed) != 1 || res.Tap("vm-a") != nil {
+		t.Errorf("the first Set: %v", err)
+	}
+	if res, err := p.Set(t.Context(), w); err != nil || len(res.Plan.Steps) != 1 || strings.Contains(loadedBy(res), "meta mark") {
+		t.Errorf("the second Set does not take the marks away that no gate does: %v\n%s%s", err, res.Plan, loadedBy(res))
+	}
+	if res, err := p.Set(t.Context(), w); err != nil || len(res.Plan.Steps) != 0 {
+		t.Errorf("the third Set: %v\n%s", err, res.Plan)
+	}
+}
+
+// loadedBy returns the packet filter that a Set loaded, as nft(8) reads it.
+func loadedBy(res netplug.Result) string {
+	for _, s := range res.Plan.Steps {
+		if load, ok := s.Op.(netplug.LoadFilter); ok {
+			return load.Ruleset.String()
+		}
+	}
+	return ""
+}

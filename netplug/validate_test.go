@@ -98,7 +98,7 @@ func TestFilter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit()).String(); got != string(want) {
+	if got := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit(), netplugtest.EveryGate()).String(); got != string(want) {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }

@@ -40,7 +40,7 @@ func TestFilterIsLoadedWhole(t *testing.T) {
 		return
 	}
 	k, _ := hostWithUplink(t)
-	rules := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit())
+	rules := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit(), netplugtest.EveryGate())
 	for range 2 {
 		if err := k.Do(t.Context(), netplug.LoadFilter{Ruleset: rules}); err != nil {
 			t.Fatal(err)
@@ -62,11 +62,11 @@ func TestFilterThatCannotBeLoaded(t *testing.T) {
 		return
 	}
 	k, _ := hostWithUplink(t)
-	good := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit())
+	good := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit(), netplugtest.EveryGate())
 	if err := k.Do(t.Context(), netplug.LoadFilter{Ruleset: good}); err != nil {
 		t.Fatal(err)
 	}
-	bad := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit())
+	bad := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit(), netplugtest.EveryGate())
 	bad.Tables[0].Chains = append(bad.Tables[0].Chains, ruleset.Chain{Name: "x", Rules: []ruleset.Rule{{Do: ruleset.Jump{Chain: "none"}}}})
 	err := k.Do(t.Context(), netplug.LoadFilter{Ruleset: bad})
 	if err == nil || !strings.Contains(err.Error(), "No such file or directory") {
@@ -82,7 +82,7 @@ func TestFilterNoticesChanges(t *testing.T) {
 		return
 	}
 	k, _ := hostWithUplink(t)
-	rules := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit())
+	rules := netplug.FilterFor(netplugtest.EveryRule(), netplugtest.EveryTransit(), netplugtest.EveryGate())
 	for _, change := range []string{
 		"add rule bridge virtmesh prerouting accept",
 		"flush chain inet virtmesh forward",

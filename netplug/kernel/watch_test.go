@@ -100,7 +100,7 @@ func TestGateHoldsWithoutFilter(t *testing.T) {
 			t.Errorf("the guest does not reach %s", addr)
 		}
 	}
-	for _, remove := range []string{"flush ruleset", "delete table bridge virtmesh", "flush chain bridge virtmesh prerouting"} {
+	for _, remove := range []string{"flush ruleset", "delete table bridge virtmesh", "flush table bridge virtmesh", "flush chain bridge virtmesh input"} {
 		netplugtest.Run(t, "nft", remove)
 		for _, addr := range append(all, "10.50.0.1") {
 			if answers(g.Host, addr) {
@@ -125,5 +125,37 @@ func TestGateHoldsWithoutFilter(t *testing.T) {
 	netplugtest.Run(t, "tc", "qdisc", "del", "dev", "vm-pod", "clsact")
 	if res := b.set(); len(res.Plan.Steps) != 1 || !reaches(g.Host, "10.9.0.1") {
 		t.Errorf("the gate that was removed is not made again, or does not let the guest through:\n%s", res.Plan)
+	}
+}
+
+// TestGateMeetsRulesOfOthers has others use the mark: who sets all of it on a frame, as rules
+// of the host do with br_netfilter, does not close the gate, and on bridges of others, which
+// have no gate, frames have none of netplug's marks.
+func TestGateMeetsRulesOfOthers(t *testing.T) {
+	if !netplugtest.OwnNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	netplugtest.Run(t, "ip", "link", "add", "br-admin", "type", "bridge")
+	netplugtest.Run(t, "ip", "addr", "add", "10.60.0.1/24", "dev", "br-admin")
+	netplugtest.Run(t, "ip", "link", "set", "br-admin", "up")
+	b.want.Bridges = append(b.want.Bridges, netplug.Bridge{Name: "br-admin", AllowExisting: true})
+	admin := b.card("admin", "br-admin", 0x14)
+	b.set()
+	guest := netplugtest.NewGuest(t, admin.Name, admin.MAC)
+	guest.Run("ip", "addr", "add", "10.60.0.2/24", "dev", "eth0")
+	netplugtest.Run(t, "nft", "add table ip probe; "+
+		"add chain ip probe in { type filter hook input priority -400; }; add rule ip probe in iifname br-admin meta mark != 0 drop")
+	if !reaches(guest.Host, "10.60.0.1") {
+		t.Error("on a bridge of the administrator frames have a mark of netplug")
+	}
+	netplugtest.Run(t, "nft", "add table bridge other; "+
+		"add chain bridge other pre { type filter hook prerouting priority 0; }; add rule bridge other pre meta mark set 0x7; "+
+		"add rule ip probe in iifname vm-pod meta mark != 0x7 drop")
+	g, _ := b.boot(b.want.Taps[0])
+	for _, addr := range []string{"10.9.0.1", "10.50.0.2"} {
+		if !reaches(g.Host, addr) {
+			t.Errorf("where others set the whole mark the guest does not reach %s, or the gate took more than its own bit", addr)
+		}
 	}
 }

@@ -149,17 +149,17 @@ func (s suite) uplinkPort(t *testing.T) {
 }
 
 func (s suite) filter(t *testing.T) {
-	rules := netplug.FilterFor(EveryRule(), EveryTransit())
+	rules := netplug.FilterFor(EveryRule(), EveryTransit(), EveryGate())
 	s.do(t, netplug.LoadFilter{Ruleset: rules})
 	if got := s.world(t).Filter; got != rules.Fingerprint() {
 		t.Errorf("filter is %q, want %q", got, rules.Fingerprint())
 	}
-	other := netplug.FilterFor(netplug.Want{Bridges: EveryRule().Bridges[:1], Taps: EveryRule().Taps[:1]}, netplug.Transit{})
+	other := netplug.FilterFor(netplug.Want{Bridges: EveryRule().Bridges[:1], Taps: EveryRule().Taps[:1]}, netplug.Transit{}, nil)
 	s.do(t, netplug.LoadFilter{Ruleset: other})
 	if got := s.world(t).Filter; got != other.Fingerprint() {
 		t.Errorf("filter is %q after it was replaced, want %q", got, other.Fingerprint())
 	}
-	s.do(t, netplug.LoadFilter{Ruleset: netplug.FilterFor(netplug.Want{}, netplug.Transit{})})
+	s.do(t, netplug.LoadFilter{Ruleset: netplug.FilterFor(netplug.Want{}, netplug.Transit{}, nil)})
 	if got := s.world(t).Filter; got != "" {
 		t.Errorf("filter is %q after it was removed", got)
 	}
@@ -172,9 +172,9 @@ func (s suite) watchFilter(t *testing.T) {
 	called, ended := make(chan struct{}, 100), make(chan error, 1)
 	go func() { ended <- s.k.WatchFilter(ctx, func() { called <- struct{}{} }) }()
 	<-called
-	s.do(t, netplug.LoadFilter{Ruleset: netplug.FilterFor(EveryRule(), EveryTransit())})
+	s.do(t, netplug.LoadFilter{Ruleset: netplug.FilterFor(EveryRule(), EveryTransit(), EveryGate())})
 	<-called
-	s.do(t, netplug.LoadFilter{Ruleset: netplug.FilterFor(netplug.Want{}, netplug.Transit{})})
+	s.do(t, netplug.LoadFilter{Ruleset: netplug.FilterFor(netplug.Want{}, netplug.Transit{}, nil)})
 	<-called
 	cancel()
 	if err := <-ended; err != nil {
@@ -259,3 +259,6 @@ func EveryRule() netplug.Want {
 func EveryTransit() netplug.Transit {
 	return netplug.Transit{Closed: true, Bridges: []netplug.TransitBridge{{Name: "br-lan"}, {Name: "docker0", Inner: true}}}
 }
+
+// EveryGate returns the ports of those bridges of EveryRule that are to have a gate.
+func EveryGate() []string { return []string{"up0", "vm-ip"} }
