@@ -97,15 +97,15 @@ func NewCondition(kind kubevirtv1.VirtualMachineInstanceConditionType, on bool, 
 	return kubevirtv1.VirtualMachineInstanceCondition{Type: kind, Status: status, Reason: reason, Message: message}
 }
 
-// ReasonNodeUnresponsive is the reason of condition Ready while the host of an instance
-// does not answer. KubeVirt has the name.
+// ReasonNodeUnresponsive is the reason of condition Ready while the host of an instance, or
+// its hypervisor, does not answer. KubeVirt has the name.
 const ReasonNodeUnresponsive = "NodeUnresponsive"
 
-// MarkOutOfReach sets condition Ready of an instance whose host does not answer: nobody
-// knows whether its guest runs.
-func MarkOutOfReach(vmi *kubevirtv1.VirtualMachineInstance, host string, now time.Time) {
+// MarkOutOfReach sets condition Ready of an instance of which somebody does not answer, such
+// as "host h1" or "the hypervisor of host h1": nobody else knows whether its guest runs.
+func MarkOutOfReach(vmi *kubevirtv1.VirtualMachineInstance, silent string, now time.Time) {
 	SetCondition(vmi, NewCondition(kubevirtv1.VirtualMachineInstanceReady, false, ReasonNodeUnresponsive,
-		"host "+host+" does not answer: it is not known whether the guest runs"), now)
+		silent+" does not answer: it is not known whether the guest runs"), now)
 }
 
 // IsOutOfReach reports whether MarkOutOfReach was the last to set condition Ready.

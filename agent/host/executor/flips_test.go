@@ -74,7 +74,9 @@ func TestAHostThatReturnsReportsItsGuests(t *testing.T) {
 	vmi := w.running("a")
 	w.pass(flipQuiet)
 	mark := func() {
-		w.change(vmi, func(next *kubevirtv1.VirtualMachineInstance) { machine.MarkOutOfReach(next, thisHost, time.Now()) })
+		w.change(vmi, func(next *kubevirtv1.VirtualMachineInstance) {
+			machine.MarkOutOfReach(next, "host "+thisHost, time.Now())
+		})
 	}
 	mark()
 	w.reconcile(vmi)

@@ -18,10 +18,17 @@ import (
 // Node at about the same time, and whichever comes first must not be contradicted.
 const patience = 15 * time.Second
 
-// Instances tells of the instances on dead hosts that their state is not known. It
-// relies on the Nodes that a Watcher marks, and so on the same two witnesses.
+// awayPatience is for how long the hypervisor of a host must be away before its instances are
+// marked: a host that has just booted, or whose agent was restarted, may say so of one that
+// takes its time.
+const awayPatience = time.Minute
+
+// Instances tells of the instances on dead hosts, and on hosts whose hypervisor is away, that
+// their state is not known. It relies on the Nodes that a Watcher marks, and so on the same
+// two witnesses, or on what the host itself says of its hypervisor.
 //
-// The host itself reports instances that run, and replaces the mark when it returns. For
+// The host itself reports instances that run, and replaces the mark when it, or its
+// hypervisor, returns. For
 // an instance that does not run yet it may have nothing to report for long, so the mark
 // is taken off here.
 type Instances struct {
@@ -32,6 +39,9 @@ type Instances struct {
 	// ready is since when instances on dead hosts have been ready or not, as this host has
 	// seen it.
 	ready stewards.Sightings[transition]
+	// hypervisors is since when those of hosts have been there or away, as this host has seen
+	// it, by the names of their Nodes.
+	hypervisors stewards.Sightings[transition]
 }
 
 // NewInstances returns a loop that is not yet running.
@@ -47,7 +57,7 @@ func NewInstances(d stewards.Deps) (*Instances, error) {
 		Moved:      func(key stewards.Key) { i.ready.Forget(key.String()) },
 		Inputs: []stewards.Input{
 			stewards.Watch[*kubevirtv1.VirtualMachineInstance](d.Cache),
-			stewards.WatchFor(d.Cache, "the instances on it, when it dies or returns", i.onNode),
+			stewards.WatchFor(d.Cache, "the instances on it, when it or its hypervisor dies or returns", i.onNode),
 			stewards.ReadsClaims(d.Claims),
 		},
 		Outputs: []stewards.Output{stewards.WritesFields[*kubevirtv1.VirtualMachineInstance]("status.conditions")},
@@ -61,9 +71,14 @@ func (i *Instances) Declaration() stewards.Steward { return i.engine.Declaration
 // Run watches until ctx ends.
 func (i *Instances) Run(ctx context.Context) error { return i.engine.Run(ctx) }
 
-// onNode names the instances of a Node that was marked as dead, or is no longer.
+// onNode names the instances of a Node that was marked as dead or whose hypervisor is away, or
+// no longer.
 func (i *Instances) onNode(change objects.Change[*corev1.Node]) []objects.Key {
-	if change.New == nil || !change.IsNew() && isDead(change.Old()) == isDead(change.New) {
+	if change.New == nil {
+		i.hypervisors.Forget(change.Old().Name)
+		return nil
+	}
+	if !change.IsNew() && silentPart(change.Old()) == silentPart(change.New) {
 		return nil
 	}
 	var keys []objects.Key
@@ -75,9 +90,16 @@ func (i *Instances) onNode(change objects.Change[*corev1.Node]) []objects.Key {
 	return keys
 }
 
-// isDead reports whether the Node is marked as that of a dead host.
-func isDead(node *corev1.Node) bool {
-	return objects.NodeCondition(node, corev1.NodeReady).Status == corev1.ConditionUnknown
+// silentPart says who would know of a Node's guests and does not answer: its host, if the Node
+// is marked as that of a dead one, or the hypervisor of the host; empty if both answer.
+func silentPart(node *corev1.Node) string {
+	switch {
+	case objects.NodeCondition(node, corev1.NodeReady).Status == corev1.ConditionUnknown:
+		return "host " + node.Name
+	case objects.NodeCondition(node, objects.NodeHypervisorReady).Status == corev1.ConditionFalse:
+		return "the hypervisor of host " + node.Name
+	}
+	return ""
 }
 
 func (i *Instances) reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
@@ -95,14 +117,16 @@ func (i *Instances) reconcile(ctx context.Context, key stewards.Key) (stewards.R
 		return stewards.Result{}, nil
 	}
 	next, now := vmi.DeepCopy(), i.deps.Clock.Now()
-	switch dead, marked := isDead(node), machine.IsOutOfReach(vmi); {
-	case dead && !marked:
-		if wait := patience - i.sinceReady(vmi, now); wait > 0 {
+	switch silent, marked := silentPart(node), machine.IsOutOfReach(vmi); {
+	case silent != "" && !marked:
+		if wait := max(patience-i.sinceReady(vmi, now), i.awayWait(node, now)); wait > 0 {
 			return stewards.Result{RequeueAfter: wait}, nil
 		}
 		// The sighting stays: the host's clock may say that the next report is old.
-		machine.MarkOutOfReach(next, claim.Host, now)
-	case !dead && marked && !vmi.IsRunning():
+		machine.MarkOutOfReach(next, silent, now)
+	case silent != "":
+		machine.MarkOutOfReach(next, silent, now) // a host came back without its hypervisor
+	case marked && !vmi.IsRunning():
 		machine.SetCondition(next, machine.NotRunningYet(), now)
 	}
 	tx := i.deps.NewTx()
@@ -122,4 +146,15 @@ func (i *Instances) sinceReady(vmi *kubevirtv1.VirtualMachineInstance, now time.
 	}
 	since := ready.LastTransitionTime.Time
 	return i.ready.Age(objects.KeyOf(vmi).String(), transition{vmi.UID, ready.Status, since.Unix()}, now.Sub(since))
+}
+
+// awayWait is how long the hypervisor of a Node's host must still be away before the instances
+// there are marked; 0 if it is the host that is dead.
+func (i *Instances) awayWait(node *corev1.Node, now time.Time) time.Duration {
+	hypervisor := objects.NodeCondition(node, objects.NodeHypervisorReady)
+	if hypervisor.Status != corev1.ConditionFalse {
+		return 0
+	}
+	since := hypervisor.LastTransitionTime.Time
+	return awayPatience - i.hypervisors.Age(node.Name, transition{node.UID, hypervisor.Status, since.Unix()}, now.Sub(since))
 }

@@ -105,6 +105,60 @@ func TestInstancesOfADeadHostAreNotReady(t *testing.T) {
 	})
 }
 
+// setHypervisor stores what a host says of its hypervisor, as it publishes it.
+func setHypervisor(w *stewardstest.World, name string, ready corev1.ConditionStatus) {
+	w.Helper()
+	stewardstest.Edit(w, objects.Key{Name: name}, func(n *corev1.Node) {
+		for _, kind := range []corev1.NodeConditionType{corev1.NodeReady, objects.NodeHypervisorReady} {
+			objects.SetNodeCondition(n, corev1.NodeCondition{Type: kind, Status: ready}, time.Now())
+		}
+	})
+}
+
+// A host that boots and whose libvirtd does not come up is alive, and its guests are not: of
+// them it is said that nobody knows, until the hypervisor answers. A short absence is not told.
+func TestInstancesOfAHostWithoutHypervisorAreNotReady(t *testing.T) {
+	stewardstest.Run(t, func(w *stewardstest.World) {
+		runInstances(w)
+		lost, starting, safe := onHost(w, "lost", "h2", kubevirtv1.Running), onHost(w, "starting", "h2", kubevirtv1.Scheduled), onHost(w, "safe", "h1", kubevirtv1.Running)
+		time.Sleep(time.Hour)
+		setHypervisor(w, "h2", corev1.ConditionFalse)
+		time.Sleep(awayPatience / 2)
+		setHypervisor(w, "h2", corev1.ConditionTrue)
+		time.Sleep(time.Hour)
+		if c := readiness(w, lost); c.Status != corev1.ConditionTrue {
+			w.Fatalf("libvirtd was restarted: %+v", c)
+		}
+		setNode(w, "h2", corev1.ConditionUnknown)
+		time.Sleep(time.Hour)
+		setHypervisor(w, "h2", corev1.ConditionFalse)
+		time.Sleep(time.Hour)
+		for _, key := range []objects.Key{lost, starting} {
+			if c := readiness(w, key); c.Reason != machine.ReasonNodeUnresponsive || !strings.Contains(c.Message, "the hypervisor of host h2") {
+				w.Errorf("%s, whose host came back without its hypervisor: %+v", key, c)
+			}
+		}
+		report(w, lost)
+		before := w.Store.Commits()
+		setHypervisor(w, "h2", corev1.ConditionTrue)
+		time.Sleep(time.Hour)
+		if c := readiness(w, lost); c.Status != corev1.ConditionTrue {
+			w.Errorf("the host has reported it, and is contradicted: %+v", c)
+		}
+		if c := readiness(w, starting); c.Reason != kubevirtv1.GuestNotRunningReason || w.Store.Commits()-before != 1+1 {
+			w.Errorf("the hypervisor is back: %+v, %d transactions", c, w.Store.Commits()-before)
+		}
+		setHypervisor(w, "h2", corev1.ConditionFalse)
+		time.Sleep(time.Hour)
+		if c := readiness(w, lost); c.Status != corev1.ConditionFalse || c.Reason != machine.ReasonNodeUnresponsive {
+			w.Errorf("its hypervisor is away for an hour: %+v", c)
+		}
+		if c := readiness(w, safe); c.Reason != "" {
+			w.Errorf("on another host: %+v", c)
+		}
+	})
+}
+
 // A host that returns reports its instances before or after its Node.
 func TestAReturningHostIsNotContradicted(t *testing.T) {
 	stewardstest.Run(t, func(w *stewardstest.World) {

@@ -158,7 +158,7 @@ func TestAMachineOfADeadHostIsUnknown(t *testing.T) {
 		b.create(kubevirtv1.RunStrategyAlways)
 		b.phase(kubevirtv1.Running)
 		b.expect(kubevirtv1.VirtualMachineStatusRunning)
-		b.phase(kubevirtv1.Running, func(vmi *kubevirtv1.VirtualMachineInstance) { machine.MarkOutOfReach(vmi, "h2", time.Now()) })
+		b.phase(kubevirtv1.Running, func(vmi *kubevirtv1.VirtualMachineInstance) { machine.MarkOutOfReach(vmi, "host h2", time.Now()) })
 		b.expect(kubevirtv1.VirtualMachineStatusUnknown)
 		if vm := b.vm(); vm.Status.Ready || !strings.Contains(condition(vm, kubevirtv1.VirtualMachineReady).Message, "host h2") {
 			b.Errorf("%+v", vm.Status)
