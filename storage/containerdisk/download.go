@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"virtmesh/storage/durable"
 	"virtmesh/storage/qemuimg"
 )
 
@@ -35,6 +36,11 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 	defer c.mu.Unlock()
 	c.reserved -= f.promised
 	f.promised = 0
+	if err == nil {
+		// Under the lock, so that another download of the image that finds the folder in its
+		// place finds the entry too.
+		err = durable.Rename(dir, c.imageDir(key))
+	}
 	if there := c.entries[key]; there != nil && errors.Is(err, fs.ErrExist) {
 		// It was downloaded from another repository, or the download succeeded although no
 		// caller waited for it any more.
@@ -52,7 +58,7 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 	return e, nil
 }
 
-// fillFolder downloads the image into dir and moves dir to its place.
+// fillFolder downloads the image into dir.
 func (c *Cache) fillFolder(ctx context.Context, dir string, desc *remote.Descriptor, o PullOptions, f *flight) (*entry, error) {
 	layers, total, err := c.layers(ctx, desc)
 	if err != nil {
@@ -78,7 +84,7 @@ func (c *Cache) fillFolder(ctx context.Context, dir string, desc *remote.Descrip
 	if err := c.inspect(disk, &s); err != nil {
 		return nil, err
 	}
-	return c.commitImage(dir, disk, s)
+	return c.finishImage(dir, disk, s)
 }
 
 // inspect fills in the properties of the file, and refuses a file that must not be

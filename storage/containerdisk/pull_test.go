@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -301,5 +304,38 @@ func TestImagesAreTakenBack(t *testing.T) {
 	}
 	if info, err := os.Stat(filepath.Join(c.cfg.Dir, "images")); err != nil || info.Mode().Perm() != 0o710 {
 		t.Errorf("the folder of images: %v, %v", info.Mode(), err)
+	}
+}
+
+// Several repositories have the same image. Downloads of it that end at the same time all
+// succeed, and the cache keeps it once.
+func TestOneImageOfManyRepositoriesAtOnce(t *testing.T) {
+	const repositories = 8
+	f := newRegistry(t)
+	cache := newCache(t, nil)
+	var arrived sync.WaitGroup
+	arrived.Add(repositories)
+	f.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			arrived.Done()
+			arrived.Wait()
+		}
+		return false
+	})
+	var pulls sync.WaitGroup
+	for i := range repositories {
+		ref := f.push(t, fmt.Sprintf("same/r%d:v1", i), layer(t, file{name: "disk/d.img", data: fullDisk(4096, 1)}))
+		pulls.Go(func() {
+			_, release, err := cache.Pull(t.Context(), ref, PullOptions{})
+			if err != nil {
+				t.Errorf("%s: %v", ref, err)
+				return
+			}
+			release()
+		})
+	}
+	pulls.Wait()
+	if images, err := os.ReadDir(filepath.Join(cache.cfg.Dir, "images")); err != nil || len(images) != 1 {
+		t.Errorf("the cache keeps %d images: %v", len(images), err)
 	}
 }

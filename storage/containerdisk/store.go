@@ -177,8 +177,8 @@ func allocated(fi fs.FileInfo) int64 {
 	return fi.Size()
 }
 
-// commitImage makes a finished pull in dir durable and puts it into its place.
-func (c *Cache) commitImage(dir string, disk *os.File, s stored) (*entry, error) {
+// finishImage makes a finished pull in dir durable, but for its name.
+func (c *Cache) finishImage(dir string, disk *os.File, s stored) (*entry, error) {
 	if err := c.ownImage(disk); err != nil {
 		return nil, err
 	}
@@ -190,9 +190,6 @@ func (c *Cache) commitImage(dir string, disk *os.File, s stored) (*entry, error)
 		return nil, err
 	}
 	if err := writeJSON(filepath.Join(dir, "image.json"), s); err != nil {
-		return nil, err
-	}
-	if err := durable.Rename(dir, c.imageDir(s.key())); err != nil {
 		return nil, err
 	}
 	return &entry{stored: s, access: newAccess(), bytes: allocated(fi), lastUsed: time.Now()}, nil
