@@ -21,7 +21,7 @@ func certCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{Name: "ls", Usage: "list certificates, also those that have ended within the last weeks", Flags: []cli.Flag{outputFlag()}, Action: certList},
 			{Name: "revoke", Usage: "make certificates useless at once, on all hosts", ArgsUsage: "USER|HASH...", Action: certRevoke, BashComplete: offer(certificateNames),
-				Description: "A USER stands for all certificates of that name; of a HASH, the first 8 digits are enough. What was renewed from a revoked certificate is revoked too. Open connections are cut off.",
+				Description: "A USER stands for all certificates of that name; of a HASH, the first 8 digits are enough. With a certificate, what it was renewed from and what was renewed from that are revoked too. Open connections are cut off.",
 				Flags: []cli.Flag{yesFlag(),
 					&cli.BoolFlag{Name: "unlisted", Usage: "revoke all certificates that are not in the list, which earlier versions have signed for a year; needs --yes"}}},
 		},
@@ -109,6 +109,10 @@ func certRevoke(c *cli.Context) error {
 			return err
 		}
 		for _, cert := range revoked {
+			if cert.Unlisted {
+				fmt.Fprintf(c.App.Writer, "no certificate with the key %s is listed; it is refused from now on\n", cert.KeyHash)
+				continue
+			}
 			fmt.Fprintf(c.App.Writer, "certificate %s of %s revoked\n", cert.KeyHash[:min(len(cert.KeyHash), shortHash)], cert.User)
 		}
 		if len(revoked) == 0 {

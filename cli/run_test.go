@@ -102,6 +102,8 @@ func (m *fakeMesh) RevokeCertificates(_ context.Context, which, _ string) ([]adm
 		return []admin.Certificate{{KeyHash: strings.Repeat("0a", 32), User: "alice"}}, nil
 	case "carol":
 		return nil, nil
+	case strings.Repeat("0c", 32):
+		return []admin.Certificate{{KeyHash: which, User: "unlisted", Unlisted: true}}, nil
 	}
 	return nil, fault.New(fault.NotFound, "no certificate is of a user %q", which)
 }

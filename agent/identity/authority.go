@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/hostname"
 	"virtmesh/raftstore"
 )
 
@@ -21,7 +22,7 @@ type Authority interface {
 	SignAdmission(ctx context.Context, request AdmissionRequest) (Issued, error)
 	// SignRenewal signs the next certificate of the host that made the proof.
 	SignRenewal(ctx context.Context, proof RenewalProof) (Issued, error)
-	// SignClient signs the certificate of a user of the API.
+	// SignClient signs the certificate of an administrator whose record is stored.
 	SignClient(ctx context.Context, request ClientSigning) (Issued, error)
 }
 
@@ -34,14 +35,11 @@ type AdmissionRequest struct {
 	Key []byte `json:"key"`
 }
 
-// ClientSigning asks for the certificate of a user of the API.
+// ClientSigning asks for the certificate of an administrator. Whose it is and how long it is
+// valid says the record of its key.
 type ClientSigning struct {
-	// Key is the user's public key, DER.
-	Key    []byte   `json:"key"`
-	User   string   `json:"user"`
-	Groups []string `json:"groups,omitempty"`
-	// Lifetime is how long the certificate is valid, at most MaxAdminLifetime.
-	Lifetime time.Duration `json:"lifetime"`
+	// Key is the administrator's public key, DER.
+	Key []byte `json:"key"`
 }
 
 var _ Authority = (*Signer)(nil)
@@ -119,36 +117,54 @@ func (s *Signer) SignRenewal(ctx context.Context, proof RenewalProof) (Issued, e
 	return issued, err
 }
 
-// SignClient implements Authority.
+// SignClient implements Authority. It signs only for a key whose record is in the list and not
+// revoked, and only what the record says: whoever asks cannot get a certificate that the mesh
+// does not know of, for another group than the administrators', or for longer than
+// MaxAdminLifetime.
 func (s *Signer) SignClient(ctx context.Context, request ClientSigning) (Issued, error) {
 	key, err := parsePublicKey(request.Key)
 	if err != nil {
 		return Issued{}, fault.InField("key", "cannot be read: %w", err)
 	}
-	if request.Lifetime <= 0 || request.Lifetime > MaxAdminLifetime {
-		return Issued{}, fault.InField("lifetime", "must be more than 0 and at most %s, not %s", MaxAdminLifetime, request.Lifetime)
+	pin, err := PinOfKey(key)
+	if err != nil {
+		return Issued{}, err
 	}
 	ca, bundle, err := s.ca(ctx, raftstore.ReadOptions{})
 	if s.passOn(err) {
 		return s.voters.SignClient(ctx, request)
 	}
 	if err != nil {
-		return Issued{}, fmt.Errorf("sign certificate of user %s: %w", request.User, err)
+		return Issued{}, fmt.Errorf("sign the certificate of an administrator: %w", err)
 	}
-	chain, err := ca.IssueClient(key, request.User, request.Groups, request.Lifetime)
+	rec, _, err := NewClients(s.store).usable(ctx, KeyHash(pin), raftstore.ReadOptions{})
+	if errors.Is(err, fault.NotFound) {
+		return Issued{}, fault.New(fault.Forbidden, "only a certificate that the mesh has listed is signed: %w", &unlistedError{KeyHash(pin)})
+	}
+	if err != nil {
+		return Issued{}, err
+	}
+	if !validUser(rec.User) {
+		return Issued{}, fault.InField("user", "%q cannot be the name of an administrator", hostname.Clip(rec.User))
+	}
+	lifetime := min(time.Until(rec.Expires), MaxAdminLifetime)
+	if lifetime <= 0 {
+		return Issued{}, fault.New(fault.ClockSkew, "the certificate would have ended at %s, by the clock of the host that signs", rec.Expires.Format(time.RFC3339))
+	}
+	chain, err := ca.IssueClient(key, rec.User, []string{AdminOrganization}, lifetime)
 	if err != nil {
 		return Issued{}, fault.New(fault.Invalid, "%w", err)
 	}
 	return Issued{Chain: chain, CABundle: bundle}, nil
 }
 
-// NewClientSigning returns the request for the certificate of a user.
-func NewClientSigning(key *ecdsa.PublicKey, user string, groups []string, lifetime time.Duration) (ClientSigning, error) {
+// NewClientSigning returns the request for the certificate of an administrator with a key.
+func NewClientSigning(key *ecdsa.PublicKey) (ClientSigning, error) {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		return ClientSigning{}, fmt.Errorf("encode public key: %w", err)
 	}
-	return ClientSigning{Key: der, User: user, Groups: groups, Lifetime: lifetime}, nil
+	return ClientSigning{Key: der}, nil
 }
 
 // parsePublicKey reads a public key (DER) of the only kind that the mesh uses.

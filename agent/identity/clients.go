@@ -1,12 +1,14 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"virtmesh/agent/fault"
@@ -35,13 +37,20 @@ const (
 	// any clock may be ahead: a revocation must not be forgotten while another host takes the
 	// certificate for valid.
 	keepEnded = MaxAdminLifetime
+	// maxRenewed bounds how many certificates of a chain are valid or younger than
+	// renewedWindow, so that nobody fills the list by renewals.
+	maxRenewed    = 32
+	renewedWindow = time.Hour
 )
 
 // KeyHash returns the SHA-256 of a public key in its SubjectPublicKeyInfo form, in
 // hexadecimal. Certificates of people are known by it.
 func KeyHash(pin Pin) string { return hex.EncodeToString(pin[:]) }
 
-// ClientRecord is a certificate that the mesh has given to a person.
+// ClientRecord is a certificate that the mesh has given to a person. The certificates that
+// were renewed from one another are a chain, which begins with one that root on a host asked
+// for, and which is revoked as a whole: by its first record, so that a renewal at the moment
+// of the revocation does not escape it.
 type ClientRecord struct {
 	// KeyHash is the KeyHash of the certificate's key.
 	KeyHash string `json:"keyHash"`
@@ -54,11 +63,32 @@ type ClientRecord struct {
 	// RenewedFrom is the KeyHash of the certificate whose owner asked for this one; empty if
 	// root on a host asked.
 	RenewedFrom string `json:"renewedFrom,omitempty"`
-	// FirstIssued is when the first certificate was issued that this one renews, at any
-	// remove, or this one.
+	// Root is the KeyHash of the first certificate of the chain; empty in its own record.
+	Root string `json:"root,omitempty"`
+	// FirstIssued is when the first certificate of the chain was issued.
 	FirstIssued time.Time `json:"firstIssued"`
-	// Revoked is nil while the certificate may be used.
+	// Unlisted says that the certificate was not in the list when it was revoked; no more is
+	// known of it than the hash of its key.
+	Unlisted bool `json:"unlisted,omitempty"`
+	// Revoked is nil while the certificate may be used. As stored, it is set in the first
+	// record of a revoked chain; Clients.List sets it in the others too.
 	Revoked *Revocation `json:"revoked,omitempty"`
+}
+
+// chain returns the hash that all records of a chain have in common.
+func (r ClientRecord) chain() string { return cmp.Or(r.Root, r.KeyHash) }
+
+// first reports whether the record is the first of its chain.
+func (r ClientRecord) first() bool { return r.Root == "" }
+
+// forgotten returns from when on the record is of no use. The first of a chain stays until no
+// certificate of the chain can be valid, since its mark revokes them all.
+func (r ClientRecord) forgotten() time.Time {
+	end := r.Expires
+	if last := r.FirstIssued.Add(MaxAdminLifetime); r.first() && last.After(end) {
+		end = last
+	}
+	return end.Add(keepEnded)
 }
 
 // Revocation says who revoked a certificate, and when.
@@ -116,14 +146,8 @@ func (e *unlistedError) Error() string {
 
 func (c *Clients) ended(ctx context.Context, cert *x509.Certificate, opts raftstore.ReadOptions) error {
 	keyHash := KeyHash(PinOf(cert))
-	rec, _, err := c.get(ctx, keyHash, opts)
-	switch {
-	case err == nil && rec.Revoked != nil:
-		return fault.New(fault.Unauthorized, "the client certificate of %s was revoked by %s at %s",
-			rec.User, rec.Revoked.By, rec.Revoked.At.Format(time.RFC3339)).WithRemedy(newCertificateRemedy)
-	case err == nil:
-		return nil
-	case !errors.Is(err, fault.NotFound):
+	_, _, err := c.usable(ctx, keyHash, opts)
+	if !errors.Is(err, fault.NotFound) {
 		return err
 	}
 	only, err := c.ListedOnly(ctx, opts)
@@ -131,6 +155,32 @@ func (c *Clients) ended(ctx context.Context, cert *x509.Certificate, opts raftst
 		return fault.New(fault.Unauthorized, "%w", &unlistedError{keyHash}).WithRemedy(newCertificateRemedy)
 	}
 	return err
+}
+
+// usable returns the record of a certificate that may be used, and conditions that fail once it
+// or its chain is revoked. It returns fault.NotFound if there is no record, and
+// fault.Unauthorized if the certificate may not be used.
+func (c *Clients) usable(ctx context.Context, keyHash string, opts raftstore.ReadOptions) (ClientRecord, []raftstore.Condition, error) {
+	rec, stored, err := c.get(ctx, keyHash, opts)
+	if err != nil {
+		return rec, nil, err
+	}
+	conditions, mark := []raftstore.Condition{{Key: stored.Key, ModRevision: stored.ModRevision}}, rec.Revoked
+	if !rec.first() {
+		first, stored, err := c.get(ctx, rec.Root, opts)
+		if errors.Is(err, fault.NotFound) || err == nil && !first.first() {
+			return rec, nil, fault.New(fault.Unauthorized, "%w", &unlistedError{rec.Root}).WithRemedy(newCertificateRemedy)
+		}
+		if err != nil {
+			return rec, nil, err
+		}
+		conditions, mark = append(conditions, raftstore.Condition{Key: stored.Key, ModRevision: stored.ModRevision}), cmp.Or(mark, first.Revoked)
+	}
+	if mark != nil {
+		return rec, nil, fault.New(fault.Unauthorized, "the client certificate of %s was revoked by %s at %s",
+			rec.User, mark.By, mark.At.Format(time.RFC3339)).WithRemedy(newCertificateRemedy)
+	}
+	return rec, conditions, nil
 }
 
 // newCertificateRemedy is what helps somebody whose certificate is refused.
@@ -143,6 +193,7 @@ func (c *Clients) get(ctx context.Context, keyHash string, opts raftstore.ReadOp
 	if errors.Is(err, raftstore.ErrNotFound) {
 		return rec, stored, fmt.Errorf("client certificate %s: %w", keyHash, fault.NotFound)
 	}
+	rec.KeyHash = keyHash
 	return rec, stored, err
 }
 
@@ -165,6 +216,7 @@ func (c *Clients) List(ctx context.Context) ([]ClientRecord, error) {
 	return recs, err
 }
 
+// list returns the records, each with the mark of its chain, and as they are stored.
 func (c *Clients) list(ctx context.Context) ([]ClientRecord, []raftstore.Record, error) {
 	res, err := c.store.List(ctx, raftstore.ListRequest{Prefix: ClientsPrefix})
 	if err != nil {
@@ -175,6 +227,16 @@ func (c *Clients) list(ctx context.Context) ([]ClientRecord, []raftstore.Record,
 		if err := json.Unmarshal(r.Value, &recs[i]); err != nil {
 			return nil, nil, fmt.Errorf("list client certificates: %s: %w", r.Key, err)
 		}
+		recs[i].KeyHash = strings.TrimPrefix(r.Key, ClientsPrefix)
+	}
+	marks := map[string]*Revocation{}
+	for _, rec := range recs {
+		if rec.first() {
+			marks[rec.KeyHash] = rec.Revoked
+		}
+	}
+	for i := range recs {
+		recs[i].Revoked = cmp.Or(recs[i].Revoked, marks[recs[i].chain()])
 	}
 	return recs, res.Records, nil
 }
@@ -188,7 +250,7 @@ func (c *Clients) Prune(ctx context.Context) (int, error) {
 	}
 	pruned := 0
 	for i, rec := range recs {
-		if time.Since(rec.Expires) < keepEnded {
+		if time.Now().Before(rec.forgotten()) {
 			continue
 		}
 		_, err := c.store.Commit(ctx, raftstore.Txn{

@@ -16,93 +16,129 @@ import (
 // hashPattern is what can name a certificate by its key: the hash, or enough of its beginning.
 var hashPattern = regexp.MustCompile(`^[0-9a-f]{8,64}$`)
 
+// revokedAtOnce is how many chains one transaction revokes, far below raftstore.MaxTxnOps.
+const revokedAtOnce = 256
+
 // Revoke ends certificates: all of a person by the user's name, or one by the hash of its key
-// or at least 8 digits of its beginning; and with each, those that were renewed from it. It
-// returns those that it ended. A whole hash may be that of a certificate without a record.
-// Every host refuses them as soon as it has the change.
+// or at least 8 digits of its beginning; and with each, its whole chain: what it was renewed
+// from, and what was or will be renewed from that. It returns those that it ended, and may have
+// ended some when it returns an error. A whole hash may be that of a certificate without a
+// record, in a mesh that takes such. Every host refuses them as soon as it has the change.
 func (c *Clients) Revoke(ctx context.Context, which, by string) ([]ClientRecord, error) {
-	var conflict *raftstore.ConflictError
-	for attempt := 1; ; attempt++ {
-		revoked, err := c.revokeOnce(ctx, which, Revocation{By: by, At: time.Now().UTC()})
-		if !errors.As(err, &conflict) || attempt == admitAttempts {
+	var revoked []ClientRecord
+	for conflicts := 0; ; {
+		ended, more, err := c.revokeOnce(ctx, which, Revocation{By: by, At: time.Now().UTC()})
+		var conflict *raftstore.ConflictError
+		if errors.As(err, &conflict) && conflicts < admitAttempts {
+			conflicts++
+			continue
+		}
+		revoked = append(revoked, ended...)
+		if err != nil || !more {
 			return revoked, err
 		}
 	}
 }
 
-func (c *Clients) revokeOnce(ctx context.Context, which string, mark Revocation) ([]ClientRecord, error) {
+// revokeOnce revokes so many chains as fit into one transaction, and reports whether there may
+// be more.
+func (c *Clients) revokeOnce(ctx context.Context, which string, mark Revocation) (revoked []ClientRecord, more bool, err error) {
 	recs, stored, err := c.list(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	chosen, err := chooseClients(recs, which)
+	chosen, err := chooseChains(recs, which)
 	if err != nil {
-		return nil, err
+		return nil, false, err
+	}
+	if len(chosen) == 0 {
+		revoked, err = c.revokeUnlisted(ctx, which, mark)
+		return revoked, false, err
 	}
 	var txn raftstore.Txn
-	var revoked []ClientRecord
+	marked := map[string]bool{}
 	for i, rec := range recs {
-		if !chosen[rec.KeyHash] || rec.Revoked != nil {
+		if !rec.first() || !chosen[rec.KeyHash] || rec.Revoked != nil || len(txn.Ops) == revokedAtOnce {
 			continue
 		}
 		rec.Revoked = &mark
 		op, err := rewriteOp(stored[i], rec)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		txn.If = append(txn.If, raftstore.Condition{Key: op.Key, ModRevision: stored[i].ModRevision})
 		txn.Ops = append(txn.Ops, op)
-		revoked = append(revoked, rec)
+		marked[rec.KeyHash] = true
 	}
-	if len(chosen) == 0 { // a whole hash that no record has
-		rec := ClientRecord{KeyHash: which, User: "unlisted", Issued: mark.At, FirstIssued: mark.At, Expires: mark.At.Add(unlistedLifetime), Revoked: &mark}
-		op, err := putOp(clientKey(which), rec)
-		if err != nil {
-			return nil, err
-		}
-		txn.If, txn.Ops, revoked = []raftstore.Condition{{Key: op.Key}}, []raftstore.Op{op}, []ClientRecord{rec}
-	}
-	if len(revoked) == 0 {
-		return nil, nil // all were revoked before
+	if len(txn.Ops) == 0 {
+		return nil, false, nil // all were revoked before
 	}
 	if _, err := c.store.Commit(ctx, txn); err != nil {
-		return nil, fmt.Errorf("revoke client certificates: %w", err)
+		return nil, false, fmt.Errorf("revoke client certificates: %w", err)
 	}
-	return revoked, nil
+	for _, rec := range recs {
+		if marked[rec.chain()] && rec.Revoked == nil && (rec.first() || rec.Expires.After(mark.At)) {
+			rec.Revoked = &mark
+			revoked = append(revoked, rec)
+		}
+	}
+	return revoked, len(txn.Ops) == revokedAtOnce, nil
 }
 
-// chooseClients returns the hashes of the certificates that which names, and of all that were
-// renewed from them; none if it is a whole hash that no record has.
-func chooseClients(recs []ClientRecord, which string) (map[string]bool, error) {
+// revokeUnlisted revokes the certificate with a key of which there is no record.
+func (c *Clients) revokeUnlisted(ctx context.Context, keyHash string, mark Revocation) ([]ClientRecord, error) {
+	only, err := c.ListedOnly(ctx, raftstore.ReadOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if only {
+		return nil, noSuchClient(keyHash)
+	}
+	rec := ClientRecord{
+		KeyHash: keyHash, User: "unlisted", Unlisted: true,
+		Issued: mark.At, FirstIssued: mark.At, Expires: mark.At.Add(unlistedLifetime), Revoked: &mark,
+	}
+	op, err := putOp(clientKey(keyHash), rec)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.store.Commit(ctx, raftstore.Txn{If: []raftstore.Condition{{Key: op.Key}}, Ops: []raftstore.Op{op}}); err != nil {
+		return nil, fmt.Errorf("revoke client certificates: %w", err)
+	}
+	return []ClientRecord{rec}, nil
+}
+
+func noSuchClient(which string) error {
+	return fault.New(fault.NotFound, "no certificate is of a user %q, or has a key whose hash begins so", hostname.Clip(which)).WithRemedy("'virtmesh cert ls' lists them")
+}
+
+// chooseChains returns the chains of the certificates that which names; none if it is a whole
+// hash that no record has.
+func chooseChains(recs []ClientRecord, which string) (map[string]bool, error) {
 	chosen := map[string]bool{}
 	for _, rec := range recs {
-		if rec.User == which {
-			chosen[rec.KeyHash] = true
+		if rec.User == which && !rec.Unlisted {
+			chosen[rec.chain()] = true
 		}
 	}
-	if len(chosen) == 0 && hashPattern.MatchString(which) {
-		for _, rec := range recs {
-			if strings.HasPrefix(rec.KeyHash, which) {
-				chosen[rec.KeyHash] = true
-			}
-		}
-		if len(chosen) > 1 {
-			return nil, fault.InField("certificate", "%s is the beginning of more than one hash; give more of it", which)
-		}
-		if len(chosen) == 0 && len(which) == 2*len(Pin{}) {
-			return chosen, nil
+	if len(chosen) > 0 {
+		return chosen, nil
+	}
+	if !hashPattern.MatchString(which) {
+		return nil, noSuchClient(which)
+	}
+	found := 0
+	for _, rec := range recs {
+		if strings.HasPrefix(rec.KeyHash, which) {
+			chosen[rec.chain()] = true
+			found++
 		}
 	}
-	if len(chosen) == 0 {
-		return nil, fault.New(fault.NotFound, "no certificate is of a user %q, or has a key whose hash begins so", hostname.Clip(which)).WithRemedy("'virtmesh cert ls' lists them")
-	}
-	for grown := true; grown; {
-		grown = false
-		for _, rec := range recs {
-			if chosen[rec.RenewedFrom] && !chosen[rec.KeyHash] {
-				chosen[rec.KeyHash], grown = true, true
-			}
-		}
+	switch {
+	case found > 1:
+		return nil, fault.InField("certificate", "%s is the beginning of more than one hash; give more of it", which)
+	case found == 0 && len(which) < 2*len(Pin{}):
+		return nil, noSuchClient(which)
 	}
 	return chosen, nil
 }

@@ -73,7 +73,7 @@ func certificatesOf(recs []identity.ClientRecord) []admin.Certificate {
 	list := make([]admin.Certificate, 0, len(recs))
 	for _, rec := range recs {
 		c := admin.Certificate{
-			KeyHash: rec.KeyHash, User: rec.User, Host: rec.Host, Issued: rec.Issued, Expires: rec.Expires, RenewedFrom: rec.RenewedFrom,
+			KeyHash: rec.KeyHash, User: rec.User, Host: rec.Host, Issued: rec.Issued, Expires: rec.Expires, RenewedFrom: rec.RenewedFrom, Unlisted: rec.Unlisted,
 		}
 		if rec.Revoked != nil {
 			c.Revoked, c.RevokedBy = &rec.Revoked.At, rec.Revoked.By

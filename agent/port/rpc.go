@@ -53,8 +53,11 @@ func withPeer(ctx context.Context, conn net.Conn) context.Context {
 
 // PeerOfRequest returns the verified name of the host that sent a request to an RPCServer,
 // and "" for a caller without a certificate.
-func PeerOfRequest(r *http.Request) string {
-	peer, _ := r.Context().Value(peerKey{}).(string)
+func PeerOfRequest(r *http.Request) string { return PeerOfContext(r.Context()) }
+
+// PeerOfContext is PeerOfRequest for the context of a request.
+func PeerOfContext(ctx context.Context) string {
+	peer, _ := ctx.Value(peerKey{}).(string)
 	return peer
 }
 

@@ -155,6 +155,8 @@ type Certificate struct {
 	// Revoked is when it was revoked, RevokedBy by whom.
 	Revoked   *time.Time `json:"revoked,omitempty"`
 	RevokedBy string     `json:"revokedBy,omitempty"`
+	// Unlisted says that the certificate was not in the list when it was revoked.
+	Unlisted bool `json:"unlisted,omitempty"`
 }
 
 // RevocationRequest asks to revoke certificates of people. One of its fields is set.

@@ -10,7 +10,7 @@
 // certificate of a host is signed only for the key that the host itself proves or, for a host
 // that does not vote, that its record pins. Any host can write records, so a hostile one can
 // get the certificate of another host that does not vote; it cannot get one of a voter, and
-// so not the key.
+// so not the key. The certificate of an administrator is signed as the record of its key has it.
 //
 // The package decides nothing about when a key moves: agent/membership does.
 package keyring
@@ -19,6 +19,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -67,7 +68,8 @@ type ServerConfig struct {
 	HeldCA func() (identity.Pin, bool)
 	// Voters returns the names of the hosts that vote.
 	Voters func() []string
-	// Logger receives a line for every key that leaves this host.
+	// Logger receives a line for every key that leaves this host, and for every certificate of
+	// an administrator that it signs for another host.
 	Logger *slog.Logger
 }
 
@@ -82,7 +84,7 @@ func NewHandler(cfg ServerConfig) http.Handler {
 	mux.HandleFunc("GET "+pathCAKey, answerJSON(s.caKey))
 	mux.HandleFunc("POST "+pathAdmission, signing(cfg.Signer.SignAdmission))
 	mux.HandleFunc("POST "+pathRenewal, signing(cfg.Signer.SignRenewal))
-	mux.HandleFunc("POST "+pathClient, signing(cfg.Signer.SignClient))
+	mux.HandleFunc("POST "+pathClient, signing(s.signClient))
 	return mux
 }
 
@@ -111,6 +113,22 @@ func (s server) caKey(r *http.Request) (any, error) {
 // noKey is the error of a host that was asked for what needs the key and does not hold it.
 func noKey(host string) error {
 	return fault.New(fault.Unavailable, "%s does not hold the key of the mesh's CA", host).About(host)
+}
+
+// signClient signs for a host that passes a request on, and logs what: the list of
+// certificates can be changed by the host that asked.
+func (s server) signClient(ctx context.Context, request identity.ClientSigning) (identity.Issued, error) {
+	issued, err := s.cfg.Signer.SignClient(ctx, request)
+	if err != nil {
+		return issued, err
+	}
+	certs, err := identity.ParseCertificates(issued.Chain)
+	if err != nil {
+		return identity.Issued{}, fmt.Errorf("read the certificate that was signed: %w", err)
+	}
+	s.cfg.Logger.Info("the certificate of an administrator was signed for another host", "host", port.PeerOfContext(ctx),
+		"user", certs[0].Subject.CommonName, "key", identity.KeyHash(identity.PinOf(certs[0])), "expires", certs[0].NotAfter)
+	return issued, nil
 }
 
 // signing serves a request to sign.
