@@ -11,8 +11,11 @@ import (
 	"strconv"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"virtmesh/agent/fault"
 	"virtmesh/agent/hostname"
+	"virtmesh/agent/objects"
 	"virtmesh/netplug"
 	"virtmesh/raftstore"
 )
@@ -25,7 +28,9 @@ const SubnetPrefix = "/mesh/subnets/"
 const KeyGuestNetwork = "/mesh/guest-network"
 
 // guestNetworkRecord is the range of guests' addresses, one for the whole mesh. It is written
-// once, with the first subnet, and never changes: guests keep their addresses.
+// once, and never changes: guests keep their addresses. The host that claims the first subnet
+// writes it. In a mesh that is from before there was such a record, a host writes its range if
+// that is the range of all others too.
 type guestNetworkRecord struct {
 	Range netip.Prefix `json:"range"`
 }
@@ -45,18 +50,25 @@ func (m *Member) ClaimSubnet(ctx context.Context, podCIDR string, check func(gue
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("network.podCIDR: %w", err)
 	}
-	claim := subnetClaim{store: m.records, host: m.config.Name, all: all.Masked(), check: check}
+	claim := subnetClaim{store: m.records, nodes: m.nodes, host: m.config.Name, all: all.Masked(), check: check}
 	subnet, unrecorded, err := claim.claim(ctx)
 	if err != nil || !unrecorded {
 		return subnet, err
 	}
-	// The mesh is from before it kept its range. Without a quorum a later start writes it.
+	// The mesh is from before it kept its range. If it cannot be written now, a later start
+	// writes it.
 	ctx, cancel = context.WithTimeout(ctx, recordRangeTimeout)
 	defer cancel()
 	if err := claim.recordRange(ctx); err != nil {
-		m.log.Warn("the range of guests' addresses is not in the mesh's state yet", "err", err)
+		m.log.Warn("the range of guests' addresses is not in the mesh's state yet", "range", claim.all, "err", err)
 	}
 	return subnet, nil
+}
+
+// nodes returns the Nodes of all hosts.
+func (m *Member) nodes(ctx context.Context) ([]*corev1.Node, error) {
+	nodes, _, err := objects.List[*corev1.Node](ctx, objects.FromRaft(m.store, nil), "", raftstore.ReadOptions{})
+	return nodes, err
 }
 
 // recordRangeTimeout bounds how long a start waits to write the range of a mesh that has none.
@@ -65,19 +77,53 @@ const recordRangeTimeout = 3 * time.Second
 // subnetClaim is a host's wish for a subnet of the range of all guests.
 type subnetClaim struct {
 	store subnetStore
+	nodes func(ctx context.Context) ([]*corev1.Node, error)
 	host  string
 	all   netip.Prefix
 	check func(guests netip.Prefix) error
 }
 
-// recordRange writes the range of the mesh, unless there is one.
+// recordRange writes the range of the mesh, unless there is one, or another host has a subnet
+// outside of it. Whoever is the first to be upgraded, or joins an older mesh, must not set a
+// range with which no other host can start.
 func (c subnetClaim) recordRange(ctx context.Context) error {
+	taken, err := c.lookUp(ctx, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	if err := c.holdsAll(ctx, taken.others); err != nil {
+		return err
+	}
 	op, err := c.rangeOp()
 	if err != nil {
 		return err
 	}
-	_, err = c.store.Commit(ctx, raftstore.Txn{If: []raftstore.Condition{{Key: op.Key}}, Ops: []raftstore.Op{op}})
+	// A host that claims a subnet now takes the lowest free one, so it is not overlooked.
+	_, err = c.store.Commit(ctx, raftstore.Txn{If: []raftstore.Condition{{Key: op.Key}, {Key: subnetKey(taken.free)}}, Ops: []raftstore.Op{op}})
 	return err
+}
+
+// holdsAll returns an error unless the subnets of some hosts are within the range, as their
+// Nodes have them.
+func (c subnetClaim) holdsAll(ctx context.Context, hosts []string) error {
+	nodes, err := c.nodes(ctx)
+	if err != nil {
+		return fmt.Errorf("read the Nodes: %w", err)
+	}
+	subnets := map[string]string{}
+	for _, node := range nodes {
+		subnets[node.Name] = node.Spec.PodCIDR
+	}
+	for _, host := range hosts {
+		subnet, err := netip.ParsePrefix(subnets[host])
+		if err != nil {
+			return fmt.Errorf("the Node of %s does not say yet which addresses its guests have", host)
+		}
+		if !c.all.Contains(subnet.Addr()) || subnet.Bits() < c.all.Bits() {
+			return fmt.Errorf("guests of %s have %s, which is not in %s: network.podCIDR must be the same in agent.yaml of all hosts; correct it where it is wrong, with no guests on that host, and restart its agent", host, subnet, c.all)
+		}
+	}
+	return nil
 }
 
 func (c subnetClaim) rangeOp() (raftstore.Op, error) {
@@ -127,73 +173,106 @@ func checkGuestNetwork(mesh, own string) error {
 }
 
 // claim returns the host's subnet, and whether the mesh has no record of its range although
-// the host had a subnet already.
+// hosts had subnets already.
 func (c subnetClaim) claim(ctx context.Context) (subnet netip.Prefix, unrecorded bool, err error) {
-	store, all := c.store, c.all
 	for {
-		mesh, err := guestNetwork(ctx, store)
+		mesh, err := guestNetwork(ctx, c.store)
 		if err != nil {
 			return netip.Prefix{}, false, err
 		}
-		if mesh.IsValid() && mesh != all {
-			return netip.Prefix{}, false, fmt.Errorf("network.podCIDR: guests of this mesh have %s, and not %s: correct the line in this host's agent.yaml; the range of a mesh cannot change", mesh, all)
+		if mesh.IsValid() && mesh != c.all {
+			return netip.Prefix{}, false, fmt.Errorf("network.podCIDR: guests of this mesh have %s, and not %s: correct the line in this host's agent.yaml; the range of a mesh cannot change", mesh, c.all)
 		}
 		// A host that was already a member reads its subnet from its own copy, so it
 		// can start without a quorum.
-		n, claimed, err := c.lookUp(ctx)
+		taken, err := c.lookUp(ctx, raftstore.ReadOptions{Consistency: raftstore.Local})
 		if err != nil {
 			return netip.Prefix{}, false, err
 		}
-		subnet, err := nthSubnet(all, n)
-		if err != nil || claimed {
+		if taken.claimed {
+			subnet, err := nthSubnet(c.all, taken.own)
 			return subnet, err == nil && !mesh.IsValid(), err
 		}
-		if err := c.check(all); err != nil {
-			return netip.Prefix{}, false, fmt.Errorf("network.podCIDR: %w", err)
-		}
-		key := fmt.Sprintf("%s%05d", SubnetPrefix, n)
-		txn := raftstore.Txn{If: []raftstore.Condition{{Key: key}}, Ops: []raftstore.Op{{Key: key, Value: []byte(c.host)}}}
-		if !mesh.IsValid() {
-			op, err := c.rangeOp()
-			if err != nil {
-				return netip.Prefix{}, false, err
-			}
-			txn.If, txn.Ops = append(txn.If, raftstore.Condition{Key: op.Key}), append(txn.Ops, op)
-		}
-		_, err = store.Commit(ctx, txn)
+		subnet, unrecorded, err := c.claimFree(ctx, mesh.IsValid())
 		var conflict *raftstore.ConflictError
-		if errors.As(err, &conflict) {
-			continue
+		if !errors.As(err, &conflict) {
+			return subnet, unrecorded, err
 		}
-		if err != nil {
-			return netip.Prefix{}, false, fmt.Errorf("claim a subnet: %w", err)
-		}
-		return subnet, false, nil
 	}
 }
 
-// lookUp returns the number of the host's subnet by this host's copy of the state, or the
-// lowest free one if it has claimed none.
-func (c subnetClaim) lookUp(ctx context.Context) (n int, claimed bool, err error) {
-	list, err := c.store.List(ctx, raftstore.ListRequest{Prefix: SubnetPrefix, ReadOptions: raftstore.ReadOptions{Consistency: raftstore.Local}})
+// claimFree claims the lowest free subnet. With the first one of the mesh it writes the range.
+// It returns a *raftstore.ConflictError if another host was faster.
+func (c subnetClaim) claimFree(ctx context.Context, recorded bool) (subnet netip.Prefix, unrecorded bool, err error) {
+	taken, err := c.lookUp(ctx, raftstore.ReadOptions{})
 	if err != nil {
-		return 0, false, fmt.Errorf("read the hosts' subnets: %w", err)
+		return netip.Prefix{}, false, err
 	}
-	taken := map[int]bool{}
+	if taken.claimed { // which this host's copy does not show yet
+		subnet, err = nthSubnet(c.all, taken.own)
+		return subnet, err == nil && !recorded, err
+	}
+	if subnet, err = nthSubnet(c.all, taken.free); err != nil {
+		return netip.Prefix{}, false, err
+	}
+	if err := c.check(c.all); err != nil {
+		return netip.Prefix{}, false, fmt.Errorf("network.podCIDR: %w", err)
+	}
+	key := subnetKey(taken.free)
+	txn := raftstore.Txn{If: []raftstore.Condition{{Key: key}}, Ops: []raftstore.Op{{Key: key, Value: []byte(c.host)}}}
+	if !recorded {
+		op, err := c.rangeOp()
+		if err != nil {
+			return netip.Prefix{}, false, err
+		}
+		txn.If = append(txn.If, raftstore.Condition{Key: op.Key})
+		if unrecorded = len(taken.others) > 0; !unrecorded {
+			txn.Ops = append(txn.Ops, op)
+		}
+	}
+	if _, err = c.store.Commit(ctx, txn); err != nil {
+		return netip.Prefix{}, false, fmt.Errorf("claim a subnet: %w", err)
+	}
+	return subnet, unrecorded, nil
+}
+
+// takenSubnets are the claims of all hosts, as one host sees them.
+type takenSubnets struct {
+	// own is the number of the host's subnet, if it has claimed one.
+	own     int
+	claimed bool
+	// free is the lowest number that no host has, and others are the other hosts that
+	// have one.
+	free   int
+	others []string
+}
+
+func subnetKey(n int) string { return fmt.Sprintf("%s%05d", SubnetPrefix, n) }
+
+// lookUp reads the claims of all hosts.
+func (c subnetClaim) lookUp(ctx context.Context, opts raftstore.ReadOptions) (takenSubnets, error) {
+	list, err := c.store.List(ctx, raftstore.ListRequest{Prefix: SubnetPrefix, ReadOptions: opts})
+	if err != nil {
+		return takenSubnets{}, fmt.Errorf("read the hosts' subnets: %w", err)
+	}
+	var all takenSubnets
+	numbers := map[int]bool{}
 	for _, record := range list.Records {
 		n, err := strconv.Atoi(record.Key[len(SubnetPrefix):])
 		if err != nil {
-			return 0, false, fmt.Errorf("read the hosts' subnets: %w", err)
+			return takenSubnets{}, fmt.Errorf("read the hosts' subnets: %w", err)
 		}
+		numbers[n] = true
 		if string(record.Value) == c.host {
-			return n, true, nil
+			all.own, all.claimed = n, true
+		} else {
+			all.others = append(all.others, string(record.Value))
 		}
-		taken[n] = true
 	}
-	for taken[n] {
-		n++
+	for numbers[all.free] {
+		all.free++
 	}
-	return n, false, nil
+	return all, nil
 }
 
 // nthSubnet returns the nth subnet of a network.

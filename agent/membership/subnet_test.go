@@ -9,6 +9,10 @@ import (
 	"sync"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
 )
@@ -154,16 +158,62 @@ func TestRangeOfTheMesh(t *testing.T) {
 	}
 }
 
-func TestRangeOfAMeshFromBefore(t *testing.T) {
+// meshFromBefore is the state of a mesh without a record of its range: hosts that have
+// subnets, and Nodes that say which; "" stands for a Node that does not say.
+func meshFromBefore(t *testing.T, subnets ...string) *raftstore.Store {
+	t.Helper()
 	store := raftstoretest.New(t)
-	if _, err := store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: SubnetPrefix + "00000", Value: []byte("host1")}}}); err != nil {
-		t.Fatal(err)
+	for i, subnet := range subnets {
+		host := fmt.Sprintf("host%d", i+1)
+		if _, err := store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: subnetKey(i), Value: []byte(host)}}}); err != nil {
+			t.Fatal(err)
+		}
+		var tx objects.Tx
+		tx.Create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: host}, Spec: corev1.NodeSpec{PodCIDR: subnet}})
+		if _, err := tx.Commit(t.Context(), objects.FromRaft(store, nil)); err != nil {
+			t.Fatal(err)
+		}
 	}
+	return store
+}
+
+func TestRangeOfAMeshFromBefore(t *testing.T) {
+	store := meshFromBefore(t, "10.96.0.0/24", "10.96.1.0/24")
 	if got, err := claimSubnet(t, store, "host1", "10.96.0.0/14"); err != nil || got.String() != "10.96.0.0/24" {
 		t.Errorf("host1 has %s, %v; want the subnet that it had", got, err)
 	}
-	if _, err := claimSubnet(t, store, "host2", podCIDR); err == nil || !strings.Contains(err.Error(), "have 10.96.0.0/14") {
-		t.Errorf("another host has another range: %v", err)
+	for _, host := range []string{"host2", "host3"} {
+		if _, err := claimSubnet(t, store, host, podCIDR); err == nil || !strings.Contains(err.Error(), "have 10.96.0.0/14") {
+			t.Errorf("%s has another range: %v", host, err)
+		}
+	}
+}
+
+// In a mesh from before there was a record of the range, no host sets one that is not that of
+// all others, and no host is kept from starting by it.
+func TestRangesThatDifferAreNotRecorded(t *testing.T) {
+	for name, test := range map[string]struct {
+		before []string
+		// first and own are the host that starts first, and its range.
+		first, own, subnet string
+	}{
+		"a host that joins with the default":       {[]string{"10.96.0.0/24"}, "host2", podCIDR, "10.64.1.0/24"},
+		"the odd host is upgraded first":           {[]string{"10.96.0.0/24", "10.64.1.0/24"}, "host2", podCIDR, "10.64.1.0/24"},
+		"a wider range than the others":            {[]string{"10.96.0.0/24", "10.64.1.0/24"}, "host2", "10.64.0.0/15", "10.64.1.0/24"},
+		"a host of which is not known what it has": {[]string{""}, "host2", podCIDR, "10.64.1.0/24"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := meshFromBefore(t, test.before...)
+			if got, err := claimSubnet(t, store, test.first, test.own); err != nil || got.String() != test.subnet {
+				t.Errorf("%s has %s, %v", test.first, got, err)
+			}
+			if got, err := claimSubnet(t, store, "host1", "10.96.0.0/14"); err != nil || got.String() != "10.96.0.0/24" {
+				t.Errorf("host1 has %s, %v", got, err)
+			}
+			if mesh, err := guestNetwork(t.Context(), store); err != nil || mesh.IsValid() {
+				t.Errorf("the mesh has %s, %v", mesh, err)
+			}
+		})
 	}
 }
 
