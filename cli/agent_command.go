@@ -31,7 +31,7 @@ func agentCommand() *cli.Command {
 		Name: "agent", Usage: "make this machine a host of a mesh, run its agent, take it out",
 		Subcommands: []*cli.Command{
 			{Name: "init", Usage: "make a new mesh with this machine as its first host", Action: agentInit,
-				Flags: append(hostFlags(), &cli.StringFlag{Name: "guest-network", Usage: "the `RANGE` of the addresses of guests on all hosts, a /24 for each host; it must be free in your networks, and cannot change (default: " + netplug.DefaultGuestNetwork + ")"})},
+				Flags: append(hostFlags(), &cli.StringFlag{Name: "guest-network", Usage: "the `RANGE` of the addresses of guests on all hosts, a /24 for each host; it must be free in your networks, and cannot change; not with --role witness (default: " + netplug.DefaultGuestNetwork + ")"})},
 			{Name: "join", Usage: "join this machine to a mesh", ArgsUsage: "ADDRESS",
 				Description: "ADDRESS is the host[:port] of any host of the mesh; 'virtmesh token create' there prints the token.",
 				Flags:       append(hostFlags(), joinTokenFlag()),
@@ -46,7 +46,7 @@ func agentCommand() *cli.Command {
 				Description: "For a copy that is damaged, or that belongs to a group that a recovery has replaced. Stop the agent first.",
 				Flags:       []cli.Flag{configFlag(), yesFlag()}, Action: agentResync},
 			{Name: "backup", Usage: "write the mesh's state to a new file", ArgsUsage: "FILE",
-				Description: "The state comes from the local agent. The file contains all Secrets, and the key of the mesh's CA as long as there is no recovery bundle ('virtmesh keyring').", Action: agentBackup},
+				Description: "The state comes from the local agent. The file contains all Secrets, and the key of the mesh's CA until 'virtmesh status' says that only the voters hold it ('virtmesh keyring bundle').", Action: agentBackup},
 			{Name: "recover", Usage: "make this host the only voter after a quorum was lost for good",
 				Description: "Stop the agents first. Changes that the lost hosts had accepted and this host had not received are gone. The command refuses while another host reports a leader.",
 				Flags: []cli.Flag{configFlag(), yesFlag(),
@@ -169,6 +169,11 @@ func agentInit(c *cli.Context) error {
 	config, err := hostConfig(c)
 	if err != nil {
 		return err
+	}
+	if config.Role == host.RoleWitness && c.IsSet("guest-network") {
+		// The first host that runs guests sets the range.
+		return fault.InField("--guest-network", "is not for a witness, which runs no guests").
+			WithRemedy("make the mesh on a host that runs guests, and let this one join it with --role witness")
 	}
 	config.Network.PodCIDR = cmp.Or(c.String("guest-network"), config.Network.PodCIDR)
 	if err := checkGuestNetwork(config, c.IsSet("guest-network")); err != nil {
