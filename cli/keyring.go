@@ -182,5 +182,9 @@ func keyringSentence(k *admin.KeyringStatus) string {
 	case !k.Bundle.Current:
 		return where + "; the recovery bundle is outdated: make one with 'virtmesh keyring bundle'"
 	}
-	return where + "; recovery bundle of " + k.Bundle.Made.Local().Format(time.DateOnly)
+	where += "; recovery bundle of " + k.Bundle.Made.Local().Format(time.DateOnly)
+	if k.CAKeyInState {
+		where += "; the key leaves the mesh's state at feature level 3, once every voter answers"
+	}
+	return where
 }

@@ -142,6 +142,9 @@ func (k keyringKeeper) step(ctx context.Context) (keyringAct, error) {
 		if err := k.everyVoterHolds(ctx, custody.CA); err != nil {
 			return act, err
 		}
+		if slices.Contains(k.voters(), k.self) {
+			return act, errors.New("this host votes now")
+		}
 		return act, k.identity.DropCAKey()
 	}
 	return act, nil
@@ -183,6 +186,10 @@ func (k keyringKeeper) everyVoterHolds(ctx context.Context, ca identity.Pin) err
 		if holding.CAPin != ca.String() || !holding.Voter {
 			return fmt.Errorf("%s votes and does not hold the key of the CA yet", voter)
 		}
+	}
+	// While they were asked, others may have got the vote.
+	if now := k.voters(); !slices.Equal(now, voters) {
+		return fmt.Errorf("%q vote now, and %q were asked for the key of the CA", now, voters)
 	}
 	return nil
 }

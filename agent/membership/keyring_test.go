@@ -302,3 +302,31 @@ func TestVotersRenewWhoAsksThemselves(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A host that got the vote while it was about to delete its key keeps it, and so does one that
+// finds other voters than it has asked.
+func TestTheKeyIsNotDroppedByWhoVotesNow(t *testing.T) {
+	for name, voters := range map[string][][]string{
+		"itself":  {{"host1"}, {"host1", "host2"}},
+		"another": {{"host1"}, {"host1"}, {"host1", "host3"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, second, bundle := withdrawn(t)
+			if err := second.identity.KeepCAKey(bundle.CAKey); err != nil {
+				t.Fatal(err)
+			}
+			keeper := second.keyringKeeper()
+			// What the configuration says each time it is looked at, and from then on.
+			keeper.voters = func() []string {
+				now := voters[0]
+				if len(voters) > 1 {
+					voters = voters[1:]
+				}
+				return now
+			}
+			if act, err := keeper.step(t.Context()); act != dropKey || err == nil || len(second.identity.CAKey()) == 0 {
+				t.Errorf("%s, %v, a key of %d bytes", act, err, len(second.identity.CAKey()))
+			}
+		})
+	}
+}
