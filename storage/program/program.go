@@ -5,7 +5,9 @@ package program
 import (
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
+	"syscall"
 )
 
 // Start starts cmd as cmd.Start does, and gives the program the OOM score of an ordinary
@@ -22,8 +24,16 @@ func Start(cmd *exec.Cmd) error {
 	return nil
 }
 
-// Run is Start, and waits for the program to end as cmd.Run does.
+// Run is Start, and waits for the program to end as cmd.Run does. The program ends with this
+// process, however that ends: nobody else would take back what was given to it.
 func Run(cmd *exec.Cmd) error {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	// The kernel ends it with the thread that started it, so the goroutine keeps its thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err := Start(cmd); err != nil {
 		return err
 	}

@@ -73,7 +73,8 @@ func (s Sandbox) Command(ctx context.Context, files []*os.File, path string, arg
 func (s Sandbox) prefix() []string {
 	var argv []string
 	if u := s.User; u != nil {
-		argv = append(argv, "setpriv", fmt.Sprintf("--reuid=%d", u.UID), fmt.Sprintf("--regid=%d", u.GID), "--clear-groups",
+		// The kernel forgets at a change of the user that the program ends with its parent.
+		argv = append(argv, "setpriv", "--pdeathsig=keep", fmt.Sprintf("--reuid=%d", u.UID), fmt.Sprintf("--regid=%d", u.GID), "--clear-groups",
 			"--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--")
 	}
 	argv = append(argv, "prlimit", "--core=0")

@@ -1,11 +1,14 @@
 package program_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -92,5 +95,42 @@ func TestSandboxEnds(t *testing.T) {
 	cancel()
 	if err := cmd.Wait(); err == nil {
 		t.Error("it ended well")
+	}
+}
+
+// The program ends with this process, however that ends, and although it is another user's.
+func TestProgramEndsWithItsProcess(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	const child = "VIRTMESH_TEST_RUNS_A_PROGRAM"
+	if os.Getenv(child) != "" {
+		s := program.Sandbox{User: program.NewUsers(1_900_000_000, 2, 23456).Next()}
+		cmd := s.Command(t.Context(), nil, "sh", "-c", "echo runs; exec tail -f /dev/null")
+		cmd.Stdout = os.Stdout
+		t.Fatal(program.Run(cmd))
+	}
+	process := exec.Command(os.Args[0], "-test.run=^TestProgramEndsWithItsProcess$")
+	process.Env = append(os.Environ(), child+"=1")
+	output, err := process.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(output)
+	if line, err := lines.ReadString('\n'); line != "runs\n" {
+		t.Errorf("the program said %q, %v", line, err)
+	}
+	if err := process.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	// The pipe ends once nobody has it: the program has it too.
+	if _, err := io.ReadAll(lines); err != nil {
+		t.Error(err)
+	}
+	if err := process.Wait(); err == nil {
+		t.Error("it was not killed")
 	}
 }

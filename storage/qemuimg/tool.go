@@ -156,23 +156,37 @@ func readableBy(file *os.File, user *program.User) bool {
 	return mode&0o004 != 0
 }
 
-// lend makes the user the owner of a file until takeBack is called.
+// lend makes the user the owner of a file until takeBack is called. A file that has got yet
+// another owner meanwhile, such as a guest that libvirt starts, stays with that one.
 func lend(file *os.File, user *program.User) (takeBack func() error, err error) {
 	if user == nil {
 		return func() error { return nil }, nil
 	}
-	info, err := file.Stat()
+	before, err := ownerOf(file)
 	if err != nil {
 		return nil, err
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return nil, fmt.Errorf("%s has no owner", file.Name())
 	}
 	if err := file.Chown(int(user.UID), -1); err != nil {
 		return nil, err
 	}
-	return func() error { return file.Chown(int(st.Uid), -1) }, nil
+	return func() error {
+		if now, err := ownerOf(file); err != nil || now != user.UID {
+			return err
+		}
+		return file.Chown(int(before), -1)
+	}, nil
+}
+
+func ownerOf(file *os.File) (uid uint32, err error) {
+	info, err := file.Stat()
+	if err != nil {
+		return 0, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, fmt.Errorf("%s has no owner", file.Name())
+	}
+	return st.Uid, nil
 }
 
 // runTool runs qemu-img.
