@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"k8s.io/client-go/rest"
 
+	"virtmesh/agent/identity"
 	"virtmesh/agent/port/admin"
 )
 
@@ -132,6 +134,29 @@ func warnOfEndedCertificate(c *cli.Context, config *rest.Config) {
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err == nil && time.Now().After(cert.NotAfter) {
 		fmt.Fprintf(c.App.ErrWriter, "The certificate in the kubeconfig ended at %s. Root on any host makes a new one: virtmesh kubeconfig --output FILE\n", cert.NotAfter.Local().Format(time.DateTime))
+	}
+}
+
+// endTolerance is by how much a certificate may end at another time than was asked for before
+// that is worth a word: the clocks of this machine and of the hosts differ.
+const endTolerance = 10 * time.Minute
+
+// warnOfOtherEnd says that a new certificate does not end when it was asked to: a host with an
+// earlier version signs for a year, whatever is asked for, and renewals have an end.
+func warnOfOtherEnd(c *cli.Context, issued admin.Credentials) {
+	asked := cmp.Or(c.Duration("ttl"), identity.DefaultAdminLifetime)
+	block, _ := pem.Decode([]byte(issued.Certificate))
+	if block == nil {
+		return
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil || (time.Until(cert.NotAfter)-asked).Abs() < endTolerance {
+		return
+	}
+	fmt.Fprintf(c.App.ErrWriter, "The certificate is valid until %s; asked for were %gh.\n", cert.NotAfter.Local().Format(time.DateTime), asked.Hours())
+	if issued.KeyHash == "" {
+		fmt.Fprintf(c.App.ErrWriter, "The host that answered runs an earlier version, which knows neither --ttl nor --user, and the mesh does not list the certificate. On a host with this version 'virtmesh cert revoke %s' ends it.\n",
+			identity.KeyHash(identity.PinOf(cert)))
 	}
 }
 

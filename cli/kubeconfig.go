@@ -54,6 +54,7 @@ func kubeconfig(c *cli.Context) error {
 	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/credentials", admin.CredentialsRequest{CSR: string(csr), User: c.String("user"), TTL: c.Duration("ttl")}, &issued); err != nil {
 		return err
 	}
+	warnOfOtherEnd(c, issued)
 	server := issued.Server
 	if c.String("server") != "" {
 		server = c.String("server")

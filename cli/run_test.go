@@ -44,6 +44,7 @@ func runWith(t *testing.T, kubeconfig string, args ...string) (code int, stdout,
 
 // fakeMesh is a mesh of one moment.
 type fakeMesh struct {
+	issues  *admin.Credentials // nil: some that cannot be read
 	status  admin.Status
 	tokens  []admin.Token
 	revoked []string
@@ -84,6 +85,9 @@ func (m *fakeMesh) RevokeToken(_ context.Context, id string) error {
 
 func (m *fakeMesh) IssueCredentials(_ context.Context, r admin.CredentialsRequest, _ string) (*admin.Credentials, error) {
 	m.csr, m.asked = []byte(r.CSR), r
+	if m.issues != nil {
+		return m.issues, nil
+	}
 	return &admin.Credentials{Server: "https://192.0.2.1:7443", CA: "the CA", Certificate: "the certificate"}, nil
 }
 
