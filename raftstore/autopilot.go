@@ -63,9 +63,9 @@ func (a *autopilotState) start() {
 	a.started = a.awake.now()
 	done := make(chan struct{})
 	a.asleep = done
-	busy := a.recruits.busy
+	busy, doubted := a.recruits.busy, a.recruits.doubted
 	a.recruits = newRecruits()
-	a.recruits.busy = busy
+	a.recruits.busy, a.recruits.doubted = busy, doubted // who resigns may be quicker than the start of the one that takes over
 	a.mu.Unlock()
 	a.s.followers.reset()
 	a.s.tasks.start(func() { a.awake.run(done) })

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"time"
@@ -164,3 +165,6 @@ func ProposeEntry(s *Store, t Txn) {
 	t.RequestID = t.Ops[0].Key
 	s.raft.Raft.Apply(encodeEntry(s.FeatureLevel(), [][]byte{encodeTxn(&t, s.history.current().seq)}), time.Second)
 }
+
+// ResignFor makes s ask the leader for the vote of another node.
+func ResignFor(ctx context.Context, s *Store, node string) error { return s.giveUpVote(ctx, node) }

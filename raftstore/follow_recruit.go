@@ -32,7 +32,8 @@ type recruits struct {
 	unwanted map[raft.ServerID]time.Time // since when a nonvoter has not been wanted
 	busy     bool                        // the configuration is being changed
 	// checks says of each nonvoter whether its state is the leader's, nil while that is being
-	// found out. doubted is until when one that could not show it is not chosen.
+	// found out. doubted is until when one that could not show it, or that has resigned, is not
+	// chosen.
 	checks  map[raft.ServerID]*bool
 	doubted map[raft.ServerID]time.Time
 }
@@ -82,7 +83,8 @@ func (a *autopilotState) mayVote(id raft.ServerID, addr raft.ServerAddress) bool
 	return false
 }
 
-// isDoubted reports whether a replica could not show lately that its state is the leader's.
+// isDoubted reports whether a replica could not show lately that its state is the leader's, or
+// has resigned.
 func (a *autopilotState) isDoubted(id raft.ServerID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -133,6 +135,13 @@ func (a *autopilotState) noteAdded(id raft.ServerID) {
 	defer a.mu.Unlock()
 	a.recruits.added[id] = time.Now()
 	delete(a.recruits.checks, id) // it was fed since
+}
+
+// noteResigned notes that a replica does not want to vote.
+func (a *autopilotState) noteResigned(id raft.ServerID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.recruits.doubted[id] = time.Now().Add(resignedFor)
 }
 
 // isNew reports whether this replica has led for so short that it may not have heard of all

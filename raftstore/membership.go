@@ -23,6 +23,9 @@ type replica struct {
 	// Proof is the signature of a host that asks to be added, since the leader hears the
 	// request from another one.
 	Proof []byte `json:"proof,omitempty"`
+	// Resigns says that the host asks to lose only its vote. A leader that does not know it
+	// removes the replica, which joins again without a vote.
+	Resigns bool `json:"resigns,omitempty"`
 }
 
 // errUnsigned: in a group in which replicas follow, this one or the leader signs nothing.
@@ -122,31 +125,6 @@ func (s *Store) askToJoin(ctx context.Context, addr string, payload []byte) erro
 	return nil
 }
 
-// Leave removes this replica from the group; the caller should then call Close. A
-// leader first transfers its leadership. The last replica of a group is not
-// removed.
-func (s *Store) Leave(ctx context.Context) error {
-	servers, err := s.servers()
-	if err != nil {
-		return fmt.Errorf("leave: %w", err)
-	}
-	if len(servers) == 1 && servers[0].ID == s.id {
-		if err := s.awaitReports(ctx); err != nil {
-			return fmt.Errorf("leave: %w", err)
-		}
-		if len(s.heirs()) == 0 {
-			return nil
-		}
-	}
-	if s.IsLeader() {
-		if err := s.TransferLeadership(ctx); err != nil {
-			return fmt.Errorf("leave: %w", err)
-		}
-	}
-	s.left.Store(true)
-	return s.RemoveReplica(ctx, s.cfg.NodeID)
-}
-
 // RemoveReplica removes the replica of node id from the group, for example when its
 // host will not come back. If the host does come back, it must join again.
 func (s *Store) RemoveReplica(ctx context.Context, id string) error {
@@ -211,6 +189,9 @@ func (s *Store) serveLeaderRequest(ctx context.Context, caller string, op opcode
 			return nil, err
 		}
 		return s.addReplica(ctx, r)
+	}
+	if r.Resigns {
+		return nil, s.serveResign(caller, r.ID)
 	}
 	if caller != "" && caller != r.ID && s.cfg.Members != nil && s.isMember(r.ID) {
 		// The leader may not have heard yet that it is none any more.

@@ -78,30 +78,6 @@ func (a administration) RevokeToken(ctx context.Context, id string) error {
 	return err
 }
 
-// Leave implements admin.Mesh. It refuses while guests run on this host, because no
-// host would manage them afterwards. It may be repeated after a failure.
-func (a administration) Leave(ctx context.Context) error {
-	retiring, cancel := context.WithTimeout(ctx, admin.Patience)
-	defer cancel()
-	if err := retireHost(retiring, a.store, a.duties, a.newRemoval(a.config.Name)); err != nil {
-		return err
-	}
-	if err := identity.NewHosts(a.records).Remove(retiring, a.config.Name); err != nil && !errors.Is(err, fault.NoHost) {
-		return fmt.Errorf("remove the record of this host: %w", err)
-	}
-	if err := a.Member.store.Leave(ctx); err != nil {
-		return fmt.Errorf("leave the replicated store: %w", err)
-	}
-	if err := a.keyringKeeper().handOver(ctx); err != nil {
-		return err
-	}
-	if err := a.gossip.Leave(ctx); err != nil {
-		a.log.Warn("not every host was told that this host leaves", "err", err)
-	}
-	a.leftOnce.Do(func() { close(a.left) })
-	return nil
-}
-
 // newRemoval returns the removal of a host.
 func (a administration) newRemoval(name string) removal {
 	return removal{

@@ -26,7 +26,9 @@
 // store, and only until the store holds the mesh's CA.
 //
 // A host leaves only when no instance is claimed for it: its capacity is
-// withdrawn before the claims are counted. The removal of a host that is gone may
+// withdrawn before the claims are counted. It hands over leadership, vote and key
+// before its record ends, because nobody believes what a host without a record signs.
+// The removal of a host that is gone may
 // stop after any transaction; running it again completes it.
 //
 // A machine that was removed is recognised by the mark of its host ID and is not

@@ -265,24 +265,6 @@ func TestRecoverWithAKeyringBundle(t *testing.T) {
 	invite(t, alone, path, config)
 }
 
-// A host that leaves as the last that holds the key waits until the host that votes from then
-// on has it.
-func TestTheLastVoterHandsTheKeyOver(t *testing.T) {
-	first, second, bundle := withdrawn(t)
-	if err := first.store.Leave(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	handed := make(chan error, 1)
-	go func() { handed <- first.keyringKeeper().handOver(t.Context()) }()
-	stepUntil(t, second, fetchKey)
-	if err := <-handed; err != nil {
-		t.Error(err)
-	}
-	if !bytes.Equal(second.identity.CAKey(), bundle.CAKey) {
-		t.Error("host2 has another key")
-	}
-}
-
 // A host without the key has the voters sign its next certificate itself.
 func TestVotersRenewWhoAsksThemselves(t *testing.T) {
 	_, second, _ := withdrawn(t)

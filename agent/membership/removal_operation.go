@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,6 +44,9 @@ func (m *Member) RemovalSteps(
 		if err := a.mustBeDead(ctx, host, force); err != nil {
 			return err
 		}
+		if err := a.mustLeaveMajority(host); err != nil {
+			return err
+		}
 		return bar(ctx, report)
 	}
 	return append([]RemovalStep{check}, steps...)
@@ -64,7 +68,23 @@ func (a administration) mustBeRemovable(ctx context.Context, name string, force 
 	if err := a.mustBeDead(ctx, name, force); err != nil {
 		return err
 	}
+	if err := a.mustLeaveMajority(name); err != nil {
+		return err
+	}
 	return a.newRemoval(name).mustBeKnown(ctx)
+}
+
+// mustLeaveMajority returns an error for a voter without which the others are no majority, by
+// the local replica. Nobody talks to a host that is barred, so nothing could be decided any
+// more, its removal from the voters included. Such a host is alive, or there would be no
+// leader; only who insists gets here.
+func (a administration) mustLeaveMajority(name string) error {
+	voters := a.Member.store.Voters()
+	if left := len(voters) - 1; !slices.Contains(voters, name) || 2*left > len(voters) {
+		return nil
+	}
+	return fault.New(fault.Conflict, "%s is one of %d voters: without it nothing could be decided in the mesh", name, len(voters)).About(name).
+		WithRemedy("run 'virtmesh agent leave' on it, which hands its vote over; if that cannot be, switch it off and run 'virtmesh agent recover' on another host")
 }
 
 // leaveRemedy is what to do with a host that is heard and is to be removed.

@@ -303,8 +303,10 @@ func TestAHostLeavesOnlyWithoutInstances(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var handedOver error
 	leave := func() error {
-		return retireHost(t.Context(), g, duties{publisher}, removal{host: "host9", store: g, hosts: identity.NewHosts(g), replicas: g})
+		return retireHost(t.Context(), g, duties{publisher}, removal{host: "host9", store: g, hosts: identity.NewHosts(g), replicas: g},
+			func(context.Context) error { return handedOver })
 	}
 	g.write(func(tx *objects.Tx) {
 		claims.Publish(tx, claims.Capacity{Host: "host9"})
@@ -322,6 +324,11 @@ func TestAHostLeavesOnlyWithoutInstances(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.write(func(tx *objects.Tx) { claims.Release(tx, late) })
+	handedOver = errNoLeader
+	if err := leave(); !errors.Is(err, errNoLeader) || len(g.Keys("/registry/core/nodes/host9")) != 1 {
+		t.Errorf("nobody takes over from the host: %v, its Node is gone: %v", err, len(g.Keys("/registry/core/nodes/host9")) == 0)
+	}
+	handedOver = nil
 	if err := leave(); err != nil {
 		t.Fatal(err)
 	}
