@@ -84,7 +84,8 @@ type process struct {
 
 // Run answers guests from the file in cfg.Dir until ctx ends or the file is removed. It
 // waits for a file that is not there yet. Without a file that it can read it goes on with
-// the last one. It returns an error at once if another process serves the folder.
+// the last one. It returns an error at once if another process serves the folder, and when
+// the agent cannot reach it any more, so that it is started anew.
 func Run(ctx context.Context, cfg Config) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -102,9 +103,10 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("watch %s: %w", cfg.Dir, err)
 	}
 	var accepting sync.WaitGroup
+	var acceptErr error
 	accepting.Go(func() {
 		if err := acceptRequests(ctx, p.control, p.asked); err != nil {
-			cfg.Logger.Error("the agent cannot reach guest services any more", "err", err)
+			acceptErr = fmt.Errorf("the agent cannot reach guest services any more: %w", err)
 		}
 		cancel()
 	})
@@ -112,7 +114,7 @@ func Run(ctx context.Context, cfg Config) error {
 	cancel()
 	_ = p.control.Close()
 	accepting.Wait()
-	return err
+	return errors.Join(err, acceptErr)
 }
 
 // start takes the folder over, from the program before if there was one.
