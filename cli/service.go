@@ -69,9 +69,36 @@ func startService(ctx context.Context) (bool, error) {
 // provide makes the units that systemd takes run the given program. A packaged unit that
 // does so is used as it is, and so is what an administrator made of it; a unit for another
 // program, which an earlier installation by hand has left, is removed. Without a packaged
-// unit for this program, one is written.
+// unit for this program, one is written. Guest services get none if their user could not
+// execute the program; the agent then starts them itself.
 func (f unitFolders) provide(executable string) error {
-	return errors.Join(f.provideUnit(guestservices.UnitName, guestServicesUnit, executable), f.provideUnit(unitName, unit, executable))
+	err := f.provideUnit(unitName, unit, executable)
+	if isForAllUsers(executable) {
+		return errors.Join(err, f.provideUnit(guestservices.UnitName, guestServicesUnit, executable))
+	}
+	stale := filepath.Join(f.administrator, guestservices.UnitName)
+	if rmErr := os.Remove(stale); !errors.Is(rmErr, fs.ErrNotExist) {
+		err = errors.Join(err, rmErr)
+	}
+	return err
+}
+
+// isForAllUsers reports whether a program can be executed by a service with a user of its
+// own and ProtectHome=, which hides the folders that systemd.exec(5) lists.
+func isForAllUsers(program string) bool {
+	for _, hidden := range []string{"/home/", "/root/", "/run/user/"} {
+		if strings.HasPrefix(program, hidden) {
+			return false
+		}
+	}
+	for dir := filepath.Dir(program); ; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm()&0o001 == 0 {
+			return false
+		}
+		if dir == filepath.Dir(dir) {
+			return true
+		}
+	}
 }
 
 func (f unitFolders) provideUnit(name, unit, executable string) error {

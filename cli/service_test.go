@@ -65,6 +65,36 @@ func TestServiceRunsThisProgram(t *testing.T) {
 	}
 }
 
+// TestGuestServicesNeedAProgramForAll checks that no unit is left for guest services if their
+// user cannot execute the program: it would fail for ever, and keep the agent from starting
+// them itself.
+func TestGuestServicesNeedAProgramForAll(t *testing.T) {
+	closed := t.TempDir()
+	if err := os.Chmod(closed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for program, want := range map[string]bool{
+		"/usr/local/bin/virtmesh": true, "/root/virtmesh": false, "/home/a/bin/virtmesh": false, "/run/user/0/virtmesh": false,
+		filepath.Join(closed, "virtmesh"): false,
+	} {
+		folders := unitFolders{packaged: []string{t.TempDir()}, administrator: t.TempDir()}
+		own := filepath.Join(folders.administrator, guestservices.UnitName)
+		if err := os.WriteFile(own, []byte("[Service]\nExecStart=/old/virtmesh guest-services\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := folders.provide(program); err != nil {
+			t.Fatal(err)
+		}
+		runs, err := runsProgram(own, program)
+		if _, statErr := os.Stat(own); err != nil || runs != want || (statErr == nil) != want {
+			t.Errorf("%s has a unit for guest services: %v (%v, %v), want %v", program, runs, statErr, err, want)
+		}
+		if runs, err := runsProgram(filepath.Join(folders.administrator, unitName), program); !runs || err != nil {
+			t.Errorf("%s has no unit for the agent: %v", program, err)
+		}
+	}
+}
+
 // TestGuestServicesRunAsTheAgentBelieves checks what the unit, the package and the agent must
 // agree on.
 func TestGuestServicesRunAsTheAgentBelieves(t *testing.T) {
