@@ -18,8 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
-
-	"virtmesh/storage/durable"
 )
 
 // Timeouts of a start; generous because a lab may share a small machine.
@@ -255,20 +253,6 @@ func (l *Lab) waitAgent(ctx context.Context, h Host) error {
 	})
 	if err != nil {
 		return fmt.Errorf("%w; its log is %s", err, filepath.Join(l.LogDir(h), "agent.log"))
-	}
-	return nil
-}
-
-func (l *Lab) writeKubeconfig(ctx context.Context, h Host) error {
-	if _, err := os.Stat(l.Kubeconfig(h)); err == nil {
-		return nil
-	}
-	kubeconfig, err := l.virtmesh(ctx, h, "kubeconfig", "--name", "lab-"+h.Name, "--ttl", "720h")
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(l.Kubeconfig(h), []byte(kubeconfig), 0o600); err != nil {
-		return fmt.Errorf("write the kubeconfig of %s: %w", h.Name, err)
 	}
 	return nil
 }
