@@ -37,7 +37,7 @@ func guestServices(deps Deps) (*guestservices.Client, error) {
 	log := deps.Logger.With("part", "guest services")
 	launcher := guestservices.Launcher{Dir: guestServicesDir(deps.Self.RunDir), Account: account, Logger: log, Stderr: os.Stderr}
 	return guestservices.NewClient(guestservices.ClientConfig{
-		Dir: launcher.Dir, GID: account.GID, Build: guestservices.BuildOf(deps.Self.Facts.Version, guestservices.Self), Program: program,
+		Dir: launcher.Dir, Account: account, Build: guestservices.BuildOf(deps.Self.Facts.Version, guestservices.Self), Program: program,
 		WriteFile: durable.WriteFile, Start: launcher.Start, Logger: log, Registerer: deps.Metrics,
 	})
 }

@@ -25,8 +25,9 @@ import (
 type ClientConfig struct {
 	// Dir is the folder that the agent shares with the process.
 	Dir string
-	// GID is the group of the process: it may read the file and make a socket.
-	GID int
+	// Account is the process's. Its group may read the file and make a socket. A process of
+	// another user, from before there was this account, can do neither, and is replaced.
+	Account Account
 	// Build and Program say which program the process is to run, see BuildOf.
 	Build, Program string
 	// WriteFile replaces a file in one step.
@@ -112,7 +113,7 @@ func (c *Client) write(want State) (revision string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if err := prepareDir(c.cfg.Dir, c.cfg.GID); err != nil {
+	if err := prepareDir(c.cfg.Dir, c.cfg.Account.GID); err != nil {
 		return "", fmt.Errorf("prepare the folder of guest services: %w", err)
 	}
 	path := filepath.Join(c.cfg.Dir, stateName)
@@ -154,20 +155,28 @@ func prepareDir(dir string, gid int) error {
 	return errors.Join(os.Lchown(dir, os.Geteuid(), gid), os.Chmod(dir, dirMode))
 }
 
-// status asks the process, and starts it if there is none.
+// status asks the process, and starts it if there is none of its account.
 func (c *Client) status(ctx context.Context) (reply, error) {
 	r, err := exchange(ctx, c.cfg.Dir, request{Ask: askStatus})
-	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED) {
+	switch {
+	case c.isForeign(r):
+		c.cfg.Logger.Info("guest services of another user are replaced", "pid", r.server.Pid, "uid", r.server.Uid)
+		if err := endProcess(r.server); err != nil {
+			return r, fmt.Errorf("end those of user %d: %w", r.server.Uid, err)
+		}
+	case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED):
 		return r, err
-	}
-	if time.Now().Before(c.mayStart) {
+	case time.Now().Before(c.mayStart):
 		return r, fmt.Errorf("they were started and do not run: %w", err)
 	}
 	c.mayStart = time.Now().Add(pause)
+	if err := removeForeign(c.cfg.Dir, c.cfg.Account.UID); err != nil {
+		return r, fmt.Errorf("start them: %w", err)
+	}
 	if err := c.cfg.Start(ctx); err != nil {
 		return r, fmt.Errorf("start them: %w", err)
 	}
-	return c.await(ctx, func(reply) bool { return true })
+	return c.await(ctx, func(r reply) bool { return !c.isForeign(r) })
 }
 
 // renew has the process execute the agent's program. Guests go on being answered if it

@@ -47,6 +47,10 @@ type reply struct {
 	Counters []counter `json:"counters,omitempty"`
 	// Error says why the request was refused.
 	Error string `json:"error,omitempty"`
+
+	// server is who opened the control socket, as the kernel has it; the zero value if none
+	// was reached.
+	server unix.Ucred
 }
 
 // counter is one sample of a metric.
@@ -221,6 +225,9 @@ func exchange(ctx context.Context, dir string, r request, files ...int) (reply, 
 	deadline, _ := ctx.Deadline()
 	_ = conn.SetDeadline(deadline)
 	var got reply
+	if got.server, err = serverOf(conn.(*net.UnixConn)); err != nil {
+		return reply{}, fmt.Errorf("ask guest services who they are: %w", err)
+	}
 	text, err := json.Marshal(r)
 	if err == nil {
 		_, _, err = conn.(*net.UnixConn).WriteMsgUnix(text, rightsFor(files), nil)
@@ -230,7 +237,7 @@ func exchange(ctx context.Context, dir string, r request, files ...int) (reply, 
 	}
 	switch {
 	case err != nil:
-		return reply{}, fmt.Errorf("ask guest services: %w", err)
+		return reply{server: got.server}, fmt.Errorf("ask guest services: %w", err)
 	case got.Error != "":
 		return got, fmt.Errorf("guest services: %s", got.Error)
 	}

@@ -173,9 +173,14 @@ func (b *bed) agent(program string, reg prometheus.Registerer) *guestservices.Cl
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	return b.agentWith(account, program, reg)
+}
+
+func (b *bed) agentWith(account guestservices.Account, program string, reg prometheus.Registerer) *guestservices.Client {
+	b.t.Helper()
 	log := slog.New(slog.NewTextHandler(b.log, nil))
 	c, err := guestservices.NewClient(guestservices.ClientConfig{
-		Dir: b.dir, GID: account.GID, Build: guestservices.BuildOf("test", program), Program: program, WriteFile: durable.WriteFile,
+		Dir: b.dir, Account: account, Build: guestservices.BuildOf("test", program), Program: program, WriteFile: durable.WriteFile,
 		Start: guestservices.Launcher{Dir: b.dir, Account: account, Logger: log, Stderr: b.log}.Start, Logger: log, Registerer: reg,
 	})
 	if err != nil {
@@ -350,5 +355,35 @@ func TestRenewal(t *testing.T) {
 	b.isServed()
 	if now := b.pid(); now != pid {
 		t.Errorf("the process is %d, and was %d", now, pid)
+	}
+}
+
+// TestProcessOfAnotherUserIsReplaced has an agent find a process from before there was an
+// account for it, alive or with only its files left. Guests are answered by one of the
+// account.
+func TestProcessOfAnotherUserIsReplaced(t *testing.T) {
+	if !netplugtest.OwnNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	own, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := guestservices.Account{UID: 65531, GID: 65531}
+	for _, alive := range []bool{true, false} {
+		b.set(b.agentWith(before, own, nil))
+		old := b.pid()
+		if !alive {
+			if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			b.await("the process to end", func() bool { return b.pid() == 0 })
+		}
+		b.set(b.agent(own, nil))
+		if out := netplugtest.Run(t, "stat", "-c", "%u", fmt.Sprintf("/proc/%d", b.pid())); out != "65530\n" {
+			t.Errorf("guests are answered by user %s", out)
+		}
+		b.isServed()
 	}
 }
