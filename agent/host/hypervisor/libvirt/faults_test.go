@@ -207,6 +207,10 @@ func TestHidesReason(t *testing.T) {
 		"failed to connect to monitor socket: Connection refused":                        true,
 		"internal error: qemu unexpectedly closed the monitor: Failed to get write lock": false,
 		"internal error: hugetlbfs filesystem is not mounted":                            false,
+		"internal error: qemu unexpectedly closed the monitor":                           true,
+		"internal error: process exited while connecting to monitor: ":                   true,
+		"internal error: QEMU unexpectedly closed the monitor (vm='virtmesh_a_b')":       true,
+		"internal error: QEMU unexpectedly closed the monitor (vm='a'): Failed to bind":  false,
 	} {
 		err := fmt.Errorf("start: %w", libvirt.Error{Code: libvirt.ERR_SYSTEM_ERROR, Domain: libvirt.FROM_QEMU, Message: message})
 		if got := hidesReason(err); got != want {

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"regexp"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -80,21 +80,29 @@ func (d *Driver) defineAndCreate(conn *libvirt.Connect, xml string, existed bool
 	return d.describe(dom)
 }
 
-// createDomain starts a defined domain. QEMU listens for libvirt before it opens the disks,
-// and if it ends in between, libvirt may find only that nobody listens any more, and not
-// read why. Another attempt tells.
+// createAttempts bounds how often createDomain starts a domain to learn why it fails.
+const createAttempts = 3
+
+// createDomain starts a defined domain. A QEMU that ends while it starts says why, but
+// libvirt may look before anybody has what QEMU said: it finds only that nobody listens any
+// more at the monitor, or reads a log that virtlogd is about to write. Another attempt
+// tells.
 func createDomain(dom *libvirt.Domain, flags libvirt.DomainCreateFlags) error {
 	err := dom.CreateWithFlags(flags)
-	if hidesReason(err) {
+	for attempt := 1; attempt < createAttempts && hidesReason(err); attempt++ {
 		err = dom.CreateWithFlags(flags)
 	}
 	return err
 }
 
+// reasonless matches messages of libvirt about a QEMU that ended while it started, without
+// what QEMU said: nothing follows. Newer versions name the domain.
+var reasonless = regexp.MustCompile(`(?i)failed to connect to monitor socket|(qemu unexpectedly closed the monitor|process exited while connecting to monitor)( \(vm='[^']*'\))?[:\s]*$`)
+
 // hidesReason reports whether libvirt only says that QEMU ended while it started.
 func hidesReason(err error) bool {
 	var e libvirt.Error
-	return errors.As(err, &e) && strings.Contains(e.Message, "failed to connect to monitor socket")
+	return errors.As(err, &e) && reasonless.MatchString(e.Message)
 }
 
 // existing looks for domains that already have the name or the UUID of the domain in
