@@ -21,12 +21,16 @@ import (
 // newer version.
 const (
 	Lowest  uint32 = 1
-	Highest uint32 = Keyring
+	Highest uint32 = Apart
 )
 
 // Keyring is the level from which on the private key of the mesh's CA may be in the keyring
 // of the voters only. An older host looks for the key in the replicated state.
 const Keyring uint32 = 3
+
+// Apart is the level from which on what an earlier version does not know how to judge or to
+// read keeps machines, hosts and their secrets apart.
+const Apart uint32 = 4
 
 // Known returns the range of feature levels that this version knows.
 func Known() raftstore.LevelRange { return raftstore.LevelRange{Lowest: Lowest, Highest: Highest} }
@@ -47,6 +51,7 @@ func All() []Level {
 		{1, "the rules, kinds and formats of the first version that has feature levels"},
 		{raftstore.FollowersLevel, "hosts that do not vote get their copy from each other instead of from the leader, so that a mesh can have 500 hosts"},
 		{Keyring, "the private key of the mesh's CA leaves the replicated state for the keyring of the voters, once a recovery bundle was made"},
+		{Apart, "nothing yet"},
 	}
 }
 
