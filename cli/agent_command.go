@@ -31,7 +31,9 @@ func agentCommand() *cli.Command {
 		Name: "agent", Usage: "make this machine a host of a mesh, run its agent, take it out",
 		Subcommands: []*cli.Command{
 			{Name: "init", Usage: "make a new mesh with this machine as its first host", Action: agentInit,
-				Flags: append(hostFlags(), &cli.StringFlag{Name: "guest-network", Usage: "the `RANGE` of the addresses of guests on all hosts, a /24 for each host; it must be free in your networks, and cannot change; not with --role witness (default: " + netplug.DefaultGuestNetwork + ")"})},
+				Flags: append(hostFlags(), &cli.StringFlag{Name: "guest-network", Usage: "the `RANGE` of the addresses of guests on all hosts, a /24 for each host; it must be free in your networks, and cannot change; not with --role witness (default: " + netplug.DefaultGuestNetwork + ")"},
+					&cli.StringFlag{Name: "keyring-bundle", Usage: "write the recovery bundle of the mesh to the new `FILE`: with it and its passphrase the mesh can be recovered when all voters are lost, and the key of the mesh's CA is never in the mesh's state and backups"},
+					passphraseFlag())},
 			{Name: "join", Usage: "join this machine to a mesh", ArgsUsage: "ADDRESS",
 				Description: "ADDRESS is the host[:port] of any host of the mesh; 'virtmesh token create' there prints the token.",
 				Flags:       append(hostFlags(), joinTokenFlag()),
@@ -179,10 +181,18 @@ func agentInit(c *cli.Context) error {
 	if err := checkGuestNetwork(config, c.IsSet("guest-network")); err != nil {
 		return err
 	}
-	if err := membership.Init(config.MembershipConfig, config.File(c.String("config"))); err != nil {
+	bundle, err := askFirstBundle(c)
+	if err != nil {
 		return err
 	}
-	return announceHost(c, fmt.Sprintf("%s is the first host of a new mesh", config.Name))
+	if err := membership.Init(config.MembershipConfig, config.File(c.String("config")), bundle.keep()); err != nil {
+		return errors.Join(err, bundle.remove())
+	}
+	if err := announceHost(c, fmt.Sprintf("%s is the first host of a new mesh", config.Name)); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(c.App.Writer, bundle.sentence())
+	return err
 }
 
 // checkGuestNetwork returns an error if guests cannot have the range of a configuration on

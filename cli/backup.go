@@ -15,6 +15,7 @@ import (
 	"virtmesh/agent/membership"
 	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
+	"virtmesh/storage/durable"
 )
 
 func agentBackup(c *cli.Context) error {
@@ -57,7 +58,7 @@ func (c *connection) download(ctx context.Context, path string, w io.Writer) (in
 }
 
 // writeNew writes a file with mode 0600. The file must not exist; it is written as a
-// whole or not at all.
+// whole or not at all, and survives a loss of power.
 func writeNew(path string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-") // 0600
 	if err != nil {
@@ -71,6 +72,9 @@ func writeNew(path string, write func(io.Writer) error) error {
 	if err == nil {
 		// A link, unlike a rename, fails if the file was created meanwhile.
 		err = os.Link(f.Name(), path)
+	}
+	if err == nil {
+		err = durable.Sync(filepath.Dir(path))
 	}
 	return errors.Join(err, os.Remove(f.Name()))
 }

@@ -101,8 +101,8 @@ func keyringBundle(c *cli.Context) error {
 	if path == "" {
 		return errors.New("name the file for the bundle with --output FILE")
 	}
-	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("%s exists already; a recovery bundle never overwrites", path)
+	if err := refuseOldFile(path); err != nil {
+		return err
 	}
 	conn, err := connectLocal(c)
 	if err != nil {
@@ -116,6 +116,32 @@ func keyringBundle(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := writeBundle(path, bundle, passphrase); err != nil {
+		return err
+	}
+	// Only now: the key leaves the mesh's state because there is a bundle.
+	if err := conn.mesh(c.Context, http.MethodPost, admin.KeyringBundlePath, admin.KeyringBundleRequest{Made: bundle.Made}, nil); err != nil {
+		return fmt.Errorf("%s is a complete recovery bundle, and the mesh does not know of it: make another one: %w", path, err)
+	}
+	_, err = fmt.Fprintln(c.App.Writer, bundleSentence(path, bundle.MeshID))
+	return err
+}
+
+// bundleSentence says what a recovery bundle is good for, once there is one.
+func bundleSentence(path, meshID string) string {
+	return fmt.Sprintf("%s restores the keyring of mesh %s, with its passphrase. Keep the two apart, and away from the hosts: without them the mesh cannot be recovered once all voters are lost.", path, meshID)
+}
+
+// refuseOldFile returns an error if there is a file where a recovery bundle shall be.
+func refuseOldFile(path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s exists already; a recovery bundle never overwrites", path)
+	}
+	return nil
+}
+
+// writeBundle writes a recovery bundle to a new file.
+func writeBundle(path string, bundle identity.Bundle, passphrase string) error {
 	sealed, err := sealBundle(bundle, passphrase)
 	if err != nil {
 		return err
@@ -127,13 +153,66 @@ func keyringBundle(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("write the recovery bundle: %w", err)
 	}
-	// Only now: the key leaves the mesh's state because there is a bundle.
-	if err := conn.mesh(c.Context, http.MethodPost, admin.KeyringBundlePath, admin.KeyringBundleRequest{Made: bundle.Made}, nil); err != nil {
-		return fmt.Errorf("%s is a complete recovery bundle, and the mesh does not know of it: make another one: %w", path, err)
-	}
-	_, err = fmt.Fprintf(c.App.Writer, "%s restores the keyring of mesh %s, with its passphrase. Keep the two apart, and away from the hosts: without them the mesh cannot be recovered once all voters are lost.\n", path, bundle.MeshID)
-	return err
+	return nil
 }
+
+// firstBundle is the recovery bundle that 'agent init --keyring-bundle' makes. Without the
+// flag there is none: path is empty.
+type firstBundle struct {
+	path, passphrase, meshID string
+}
+
+// askFirstBundle reads the flags, and the passphrase, before anything is made.
+func askFirstBundle(c *cli.Context) (*firstBundle, error) {
+	b := &firstBundle{path: c.String("keyring-bundle")}
+	if b.path == "" {
+		if c.IsSet("passphrase") {
+			return nil, errors.New("--passphrase is that of a recovery bundle: name its file with --keyring-bundle FILE")
+		}
+		return b, nil
+	}
+	if err := refuseOldFile(b.path); err != nil {
+		return nil, err
+	}
+	var err error
+	if b.passphrase, err = readPassphrase(c, true); err != nil {
+		return nil, err
+	}
+	return b, identity.ValidatePassphrase(b.passphrase)
+}
+
+// keep returns what writes the bundle; nil if none was asked for.
+func (b *firstBundle) keep() func(identity.Bundle) error {
+	if b.path == "" {
+		return nil
+	}
+	return func(bundle identity.Bundle) error {
+		if err := writeBundle(b.path, bundle, b.passphrase); err != nil {
+			return err
+		}
+		b.meshID = bundle.MeshID
+		return nil
+	}
+}
+
+// remove deletes the bundle of a mesh that was not made after all.
+func (b *firstBundle) remove() error {
+	if b.meshID == "" {
+		return nil
+	}
+	return os.Remove(b.path)
+}
+
+// sentence says what there is, or the next command.
+func (b *firstBundle) sentence() string {
+	if b.path == "" {
+		return "Until there is a recovery bundle, every host and every backup will hold the key of the mesh's CA. Make one while the mesh is new: " + bundleCommand
+	}
+	return bundleSentence(b.path, b.meshID)
+}
+
+// bundleCommand makes a recovery bundle.
+const bundleCommand = "virtmesh keyring bundle --output FILE"
 
 // sealBundle encrypts a bundle and opens it again: one that cannot be opened is worse than
 // none.
@@ -178,9 +257,9 @@ func keyringSentence(k *admin.KeyringStatus) string {
 	}
 	switch {
 	case k.Bundle == nil:
-		return where + "; no recovery bundle: make one with 'virtmesh keyring bundle'"
+		return where + "; no recovery bundle: make one on a voter with '" + bundleCommand + "'"
 	case !k.Bundle.Current:
-		return where + "; the recovery bundle is outdated: make one with 'virtmesh keyring bundle'"
+		return where + "; the recovery bundle of " + k.Bundle.Made.Local().Format(time.DateOnly) + " is outdated: make one on a voter with '" + bundleCommand + "'"
 	}
 	where += "; recovery bundle of " + k.Bundle.Made.Local().Format(time.DateOnly)
 	if k.CAKeyInState {

@@ -129,10 +129,10 @@ func TestKeyringBundleRefused(t *testing.T) {
 func TestKeyringSentence(t *testing.T) {
 	made := time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local)
 	for want, k := range map[string]admin.KeyringStatus{
-		"every host and every backup holds the CA's key; no recovery bundle: make one with 'virtmesh keyring bundle'":                                                 {CAKeyInState: true},
+		"every host and every backup holds the CA's key; no recovery bundle: make one on a voter with 'virtmesh keyring bundle --output FILE'":                        {CAKeyInState: true},
 		"every host and every backup holds the CA's key; recovery bundle of 2026-11-26; the key leaves the mesh's state at feature level 3, once every voter answers": {CAKeyInState: true, Bundle: &admin.KeyringBundle{Made: made, Current: true}},
 		"only the voters hold the CA's key; recovery bundle of 2026-11-26":                                                                                            {Bundle: &admin.KeyringBundle{Made: made, Current: true}},
-		"only the voters hold the CA's key; the recovery bundle is outdated: make one with 'virtmesh keyring bundle'":                                                 {Bundle: &admin.KeyringBundle{Made: made}},
+		"only the voters hold the CA's key; the recovery bundle of 2026-11-26 is outdated: make one on a voter with 'virtmesh keyring bundle --output FILE'":          {Bundle: &admin.KeyringBundle{Made: made}},
 	} {
 		if got := keyringSentence(&k); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -121,3 +121,36 @@ func TestWithdrawCAKey(t *testing.T) {
 		t.Errorf("signed for itself without a key: %v", err)
 	}
 }
+
+// A mesh whose bundle is made with it never has the key of its CA in its state; one whose
+// bundle cannot be kept is not made.
+func TestBundleOfANewMesh(t *testing.T) {
+	dir, opts := filepath.Join(t.TempDir(), "state"), founder
+	opts.KeepBundle = func(identity.Bundle) error { return errors.New("disk full") }
+	if _, err := identity.InitMesh(dir, opts); err == nil || !strings.Contains(err.Error(), "disk full") {
+		t.Errorf("made without its bundle: %v", err)
+	}
+	if member, err := identity.Initialised(dir); err != nil || member {
+		t.Errorf("a member of a mesh without its bundle: %v", err)
+	}
+	var kept identity.Bundle
+	opts.KeepBundle = func(b identity.Bundle) error { kept = b; return nil }
+	if _, err := identity.InitMesh(dir, opts); err != nil {
+		t.Fatal(err)
+	}
+	store := identitytest.NewStore()
+	first := open(t, dir)
+	if err := first.Seed(t.Context(), store, "test", 1); err != nil {
+		t.Fatal(err)
+	}
+	custody, err := identity.ReadCustody(t.Context(), store, raftstore.ReadOptions{})
+	if err != nil || custody.InState() || !custody.Bundled() || !custody.Bundle.Made.Equal(kept.Made) || custody.Bundle.Host != "host1" {
+		t.Errorf("custody %+v, %v", custody, err)
+	}
+	if !bytes.Equal(kept.CAKey, first.CAKey()) || kept.MeshID != first.MeshID() {
+		t.Error("the bundle holds another key")
+	}
+	if _, err := identity.ParseCA(kept.CACertificate, kept.CAKey); err != nil {
+		t.Error(err)
+	}
+}

@@ -81,6 +81,9 @@ type State struct {
 	// replicated store. Only such a host may create the store; the marker is removed
 	// when the store holds everything.
 	Founder bool
+	// Bundle is the recovery bundle that was made together with the mesh, which Seed puts
+	// into the replicated store; nil if none was made.
+	Bundle *BundleMade
 }
 
 // Initialised reports whether the state directory holds an identity.
@@ -217,7 +220,9 @@ func writeState(at string, st State) error {
 		files[fileCAKey] = st.CAKey
 	}
 	if st.Founder {
-		files[fileSeed] = nil
+		if files[fileSeed], err = json.Marshal(pendingSeed{Bundle: st.Bundle}); err != nil {
+			return fmt.Errorf("encode %s: %w", fileSeed, err)
+		}
 	}
 	for name, data := range files {
 		if err := durable.WriteFile(filepath.Join(at, name), data, 0o600); err != nil {
@@ -266,6 +271,28 @@ func readState(dir string) (State, error) {
 	}
 	st.Founder = err == nil
 	return st, nil
+}
+
+// pendingSeed is what Seed writes and the other files do not hold. Earlier versions left the
+// file empty.
+type pendingSeed struct {
+	Bundle *BundleMade `json:"bundle,omitempty"`
+}
+
+// readSeed returns the recovery bundle that was made together with the mesh; nil if none was.
+func readSeed(dir string) (*BundleMade, error) {
+	data, err := os.ReadFile(filepath.Join(dir, folder, fileSeed))
+	if err != nil {
+		return nil, fmt.Errorf("read identity: %w", err)
+	}
+	if len(data) == 0 {
+		return nil, nil
+	}
+	var pending pendingSeed
+	if err := json.Unmarshal(data, &pending); err != nil {
+		return nil, fmt.Errorf("read identity: %s: %w", fileSeed, err)
+	}
+	return pending.Bundle, nil
 }
 
 // ReadInfo reads what the host knows about itself and its mesh. Unlike Open, it may be

@@ -29,6 +29,10 @@ type InitOptions struct {
 	// Lifetime is how long the host's certificate is valid; zero stands for
 	// DefaultNodeLifetime.
 	Lifetime time.Duration
+	// KeepBundle writes the recovery bundle of the new mesh to where it is kept; nil: none is
+	// made now. With it, the key of the CA never gets into the replicated state. It is called
+	// before the host becomes a member, and its error keeps it from becoming one.
+	KeepBundle func(Bundle) error
 }
 
 // ValidateAddress returns an error if addr is not a "host:port" that other hosts can
@@ -85,6 +89,13 @@ func InitMesh(dir string, opts InitOptions) (*CA, error) {
 	ca, st, err := newMesh(opts)
 	if err != nil {
 		return nil, fmt.Errorf("init: %w", err)
+	}
+	if opts.KeepBundle != nil {
+		bundle := Bundle{MeshID: st.Info.MeshID, Made: st.Info.Joined, CACertificate: st.CABundle, CAKey: st.CAKey}
+		if err := opts.KeepBundle(bundle); err != nil {
+			return nil, fmt.Errorf("init: %w", err)
+		}
+		st.Bundle = &BundleMade{CAPin: ca.Pin().String(), Made: bundle.Made, Host: opts.Host}
 	}
 	if err := CreateState(dir, st); err != nil {
 		return nil, fmt.Errorf("init: %w", err)
@@ -146,7 +157,11 @@ func (i *Identity) Seed(ctx context.Context, store Store, version string, featur
 	if !i.Founder() {
 		return nil
 	}
-	if err := i.commitSeed(ctx, store, i.CAKey(), version, featureLevel); err != nil {
+	bundle, err := readSeed(i.dir)
+	if err == nil {
+		err = i.commitSeed(ctx, store, bundle, version, featureLevel)
+	}
+	if err != nil {
 		return fmt.Errorf("seed mesh: %w", err)
 	}
 	i.mu.Lock()
@@ -158,23 +173,34 @@ func (i *Identity) Seed(ctx context.Context, store Store, version string, featur
 	return durable.Sync(i.path(""))
 }
 
-func (i *Identity) commitSeed(ctx context.Context, store Store, caKey []byte, version string, featureLevel uint32) error {
+// commitSeed writes the first records. A mesh whose recovery bundle was made with it begins
+// with the key of its CA in the keyring of this host, its only voter; the feature level that
+// it begins at is the highest that this version knows, so all its hosts know the keyring.
+func (i *Identity) commitSeed(ctx context.Context, store Store, made *BundleMade, version string, featureLevel uint32) error {
 	pin, err := PinOfKey(i.Leaf().PublicKey)
 	if err != nil {
 		return err
 	}
 	bundle := i.CABundle()
-	values := []struct {
+	ca := CARecord{MeshID: i.MeshID(), Certificate: bundle, Bundle: bundle}
+	if made == nil {
+		ca.Key = i.CAKey()
+	}
+	type firstRecord struct {
 		key   string
 		value any
-	}{
-		{KeyCA, CARecord{MeshID: i.MeshID(), Certificate: bundle, Key: caKey, Bundle: bundle}},
+	}
+	values := []firstRecord{
+		{KeyCA, ca},
 		{KeyGossip, GossipRecord{Keys: i.GossipKeys()}},
 		{KeyListedOnly, ListedOnly{By: "the mesh's first host", At: i.info.Joined}},
 		{HostKey(i.Host()), HostRecord{
 			Name: i.Host(), ID: i.info.HostID, MeshAddress: i.info.MeshAddress, GossipAddress: i.info.GossipAddress, SANs: i.info.SANs,
 			KeyPin: pin.String(), Version: version, FeatureLevel: featureLevel, Joined: i.info.Joined,
 		}},
+	}
+	if made != nil {
+		values = append(values, firstRecord{KeyBundles, BundlesRecord{Last: *made}})
 	}
 	var txn raftstore.Txn
 	for _, v := range values {

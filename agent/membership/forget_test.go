@@ -24,7 +24,7 @@ func TestForgetWithoutTheMesh(t *testing.T) {
 	if err := Forget(config, path); err != nil {
 		t.Fatal(err)
 	}
-	if err := Init(config, configFile(path)); err != nil {
+	if err := Init(config, configFile(path), nil); err != nil {
 		t.Errorf("the machine cannot be a host again: %v", err)
 	}
 	if err := Forget(config, path); err != nil {

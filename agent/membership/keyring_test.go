@@ -83,6 +83,9 @@ func withdrawn(t *testing.T) (first, second *Member, bundle identity.Bundle) {
 	if err := first.KeyringBundleMade(t.Context(), bundle.Made); err != nil {
 		t.Fatal(err)
 	}
+	if got := warned(t, first, "recovery bundle"); len(got) > 0 {
+		t.Errorf("warned of a new bundle: %q", got)
+	}
 	stepUntil(t, first, withdrawKey)
 	raftstoretest.Eventually(t, func() error {
 		if custodyOf(t, second).InState() || !slices.Equal(second.store.Voters(), []string{"host1"}) {
@@ -129,6 +132,39 @@ func TestOnlyVotersHoldTheCAKey(t *testing.T) {
 	}
 	if status, err := second.Status(t.Context()); err != nil || status.Keyring == nil || status.Keyring.CAKeyInState || !status.Keyring.Bundle.Current || status.Keyring.Bundle.Host != "host1" {
 		t.Errorf("status %+v, %v", status.Keyring, err)
+	}
+}
+
+// A mesh whose bundle was made with it has never had the key in its state, its log or a backup,
+// and admits hosts like any other.
+func TestAMeshThatBeginsWithItsBundle(t *testing.T) {
+	path, config := newMachine(t, "host1")
+	var bundle identity.Bundle
+	if err := Init(config, configFile(path), func(b identity.Bundle) error { bundle = b; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	first := boot(t, config)
+	if err := first.joinStore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	path2, config2 := newMachine(t, "host2")
+	invite(t, first, path2, config2)
+	if act, err := first.keyringKeeper().step(t.Context()); act != nothingToMove || err != nil {
+		t.Errorf("%s, %v", act, err)
+	}
+	shutdown(first)
+	err := filepath.WalkDir(config.raftDir(), func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if block, _ := pem.Decode(bundle.CAKey); bytes.Contains(data, []byte(base64.StdEncoding.EncodeToString(bundle.CAKey))) || bytes.Contains(data, block.Bytes) {
+			t.Errorf("%s holds the key", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -24,14 +24,15 @@ type ConfigFile struct {
 
 // Init makes a new mesh with this machine as its first host. It writes the identity
 // first and the configuration last, so that a host either belongs to a mesh or does
-// not.
-func Init(config Config, file ConfigFile) error {
+// not. keepBundle writes the recovery bundle of the mesh to where it is kept; nil: none is made
+// now.
+func Init(config Config, file ConfigFile, keepBundle func(identity.Bundle) error) error {
 	if err := checkUnused(config, file.Path); err != nil {
 		return err
 	}
 	_, err := identity.InitMesh(config.StateDir, identity.InitOptions{
 		Host: config.Name, MeshAddress: config.MeshAddress(), GossipAddress: config.GossipAddress(),
-		SANs: config.sans(), Lifetime: time.Duration(config.CertificateLifetime),
+		SANs: config.sans(), Lifetime: time.Duration(config.CertificateLifetime), KeepBundle: keepBundle,
 	})
 	if err != nil {
 		return fmt.Errorf("make a mesh: %w", err)

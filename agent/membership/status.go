@@ -77,6 +77,7 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	}
 	status.Warnings = append(warnings(status, replica), contradictions(status, replica, lost, m.store.SilenceLimit(), m.config.GossipPort)...)
 	status.Warnings = append(status.Warnings, belowLevel(status)...)
+	status.Warnings = append(status.Warnings, outdatedBundle(status.Keyring)...)
 	quarantined, err := claims.ListQuarantine(ctx, objects.FromRaft(m.store, nil), raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil {
 		return nil, fmt.Errorf("read which hosts are in quarantine: %w", err)

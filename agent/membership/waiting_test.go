@@ -89,7 +89,7 @@ func shutdown(m *Member) {
 // found boots the first host of a new mesh.
 func found(t *testing.T, path string, config Config) *Member {
 	t.Helper()
-	if err := Init(config, configFile(path)); err != nil {
+	if err := Init(config, configFile(path), nil); err != nil {
 		t.Fatal(err)
 	}
 	m := boot(t, config)
@@ -224,7 +224,7 @@ func TestFounderFetchesCopy(t *testing.T) {
 // TestFounderCrashesBeforeSeed: the marker outlives every step before the last.
 func TestFounderCrashesBeforeSeed(t *testing.T) {
 	path, config := newMachine(t, "host1")
-	if err := Init(config, configFile(path)); err != nil {
+	if err := Init(config, configFile(path), nil); err != nil {
 		t.Fatal(err)
 	}
 	shutdown(boot(t, config))

@@ -45,6 +45,16 @@ func belowLevel(status *admin.Status) (list []string) {
 	return list
 }
 
+// outdatedBundle warns of a recovery bundle that would not bring the mesh back. That there is
+// none is not a warning: nothing is lost then with the voters.
+func outdatedBundle(k *admin.KeyringStatus) []string {
+	if k == nil || k.Bundle == nil || k.Bundle.Current {
+		return nil
+	}
+	return []string{fmt.Sprintf("the recovery bundle of %s does not hold the present keys, so the loss of the voters would be that of the mesh: "+
+		"make a new one as root on a voter, with 'virtmesh keyring bundle --output FILE'", k.Bundle.Made.Format(time.DateOnly))}
+}
+
 // quarantineWarnings says which hosts keep machines from starting after a recovery.
 func quarantineWarnings(quarantined []claims.Quarantine) []string {
 	if len(quarantined) == 0 {

@@ -7,9 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"virtmesh/agent"
 	"virtmesh/agent/host"
+	"virtmesh/agent/port/admin"
 	"virtmesh/netplug"
 	"virtmesh/storage/bounded"
 )
@@ -29,6 +31,9 @@ func healthy() Facts {
 		Routes:  []netplug.Route{{Destination: netip.MustParsePrefix("192.0.2.0/24"), Device: "eth0"}},
 		Service: Service{Systemd: true, Taken: "/usr/lib/x", Packaged: "/usr/lib/x", Runs: "/usr/bin/virtmesh", PackagedRuns: "/usr/bin/virtmesh", Enabled: true},
 	}
+	f.Status = &admin.Status{Host: "host1", Members: []admin.Member{{Name: "host1", Role: "leader"}}, Keyring: &admin.KeyringStatus{
+		Bundle: &admin.KeyringBundle{Made: time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local), Host: "host1", Current: true},
+	}}
 	for _, p := range wantedPrograms {
 		f.Programs[p.name] = "/usr/bin/" + p.name
 	}
@@ -57,6 +62,8 @@ func TestChecks(t *testing.T) {
 		detail string
 		repair string // what --fix does; "" if nothing
 	}{
+		"no bundle":                {func(f *Facts) { f.Status.Keyring = &admin.KeyringStatus{CAKeyInState: true} }, "recovery bundle", Warning, "every host and every backup holds the key", ""},
+		"an old bundle":            {func(f *Facts) { f.Status.Keyring.Bundle.Current = false }, "recovery bundle", Warning, "that of 2026-11-26 does not hold the present keys", ""},
 		"not root":                 {func(f *Facts) { f.Root = false }, "root", Failed, "not root", ""},
 		"bad configuration":        {func(f *Facts) { f.ConfigErr = errors.New("unknown field") }, "configuration", Failed, "unknown field", ""},
 		"no QEMU to probe":         {func(f *Facts) { f.KVM.Err = errors.New("no emulator") }, "virtualization", Failed, "no emulator", ""},
@@ -179,8 +186,9 @@ func TestNoFalseAlarms(t *testing.T) {
 		"accounts and containers": func(f *Facts) {
 			f.TakenUIDs = []UIDs{{0, 0, "/etc/passwd", "account root"}, {100_000, 165_535, "/etc/subuid", "uids"}, {2_100_000_000, 2_200_000_000, "/etc/subuid", "uids"}}
 		},
-		"a unit edited in place": func(f *Facts) { f.Service.Taken = "/etc/systemd/system/virtmesh.service" },
-		"no mesh yet":            func(f *Facts) { f.Member, f.Service = false, Service{Systemd: true} },
+		"an agent that does not answer": func(f *Facts) { f.Status = nil },
+		"a unit edited in place":        func(f *Facts) { f.Service.Taken = "/etc/systemd/system/virtmesh.service" },
+		"no mesh yet":                   func(f *Facts) { f.Member, f.Service = false, Service{Systemd: true} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			facts := healthy()

@@ -62,10 +62,10 @@ func Examine(facts Facts) []Finding {
 		checkRoot, checkConfig, checkVirtualization, checkPrograms, checkFirmware,
 		checkLibvirt, checkDaemonLimits, checkGuestsService, checkQEMUUser, checkGuestUIDs, checkSeccomp, checkConfinement,
 		checkKernel, checkFilesystems, checkPaths, checkPools, checkClock,
-		checkNeighbours, checkNetworkd, checkRoutes, checkNameServers, checkPorts, checkService,
+		checkNeighbours, checkNetworkd, checkRoutes, checkNameServers, checkPorts, checkService, checkKeyring,
 	}
 	if facts.Config.Role == host.RoleWitness { // it needs nothing that guests need
-		checks = []func(Facts) []Finding{checkRoot, checkConfig, checkFilesystems, checkClock, checkPorts, checkService}
+		checks = []func(Facts) []Finding{checkRoot, checkConfig, checkFilesystems, checkClock, checkPorts, checkService, checkKeyring}
 	}
 	var findings []Finding
 	for _, check := range checks {

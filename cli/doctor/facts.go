@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"virtmesh/agent"
+	"virtmesh/agent/port/admin"
 	"virtmesh/netplug"
 )
 
@@ -34,6 +35,8 @@ type Facts struct {
 	// NameServers are the programs that take DNS queries at every address of the host.
 	NameServers []string
 	Service     Service
+	// Status is what the host's agent says of the mesh; nil if it does not answer.
+	Status *admin.Status
 }
 
 // Virtualization is what the probe of KVM found. Err says why it could not run.

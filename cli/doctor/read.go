@@ -54,6 +54,9 @@ func Read(ctx context.Context, configPath string) Facts {
 	// Without an answer there are no routes to compare with.
 	f.Routes, _ = network.HostRoutes()
 	f.NameServers = readNameServers()
+	if f.Member {
+		f.Status = readStatus(ctx, f.Config.Socket())
+	}
 	if f.ConfigErr == nil {
 		f.Ports = readPorts(ctx, f.Config)
 	}

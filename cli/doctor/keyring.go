@@ -1,0 +1,76 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"virtmesh/agent/port/admin"
+)
+
+// agentPatience bounds how long the host's agent may take to say how the mesh is.
+const agentPatience = 5 * time.Second
+
+// readStatus asks the host's agent for the mesh as it sees it; nil if it does not answer.
+func readStatus(ctx context.Context, socket string) *admin.Status {
+	ctx, cancel := context.WithTimeout(ctx, agentPatience)
+	defer cancel()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/mesh/v1/status", nil)
+	if err != nil {
+		return nil
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil
+	}
+	defer response.Body.Close()
+	var status admin.Status
+	if response.StatusCode != http.StatusOK || json.NewDecoder(response.Body).Decode(&status) != nil {
+		return nil
+	}
+	return &status
+}
+
+// checkKeyring says whether the mesh outlives its voters. It is silent on a host that is in no
+// mesh, or whose agent does not answer.
+func checkKeyring(f Facts) []Finding {
+	const check = "recovery bundle"
+	if f.Status == nil || f.Status.Keyring == nil {
+		return nil
+	}
+	k := f.Status.Keyring
+	fix := "as root on " + votersOf(f.Status) + ": virtmesh keyring bundle --output FILE"
+	switch {
+	case k.Bundle == nil && k.CAKeyInState:
+		return warn(check, "none was made: every host and every backup holds the key of the mesh's CA", fix)
+	case k.Bundle == nil:
+		return warn(check, "none was made: the loss of the voters would be that of the mesh", fix)
+	case !k.Bundle.Current:
+		return warn(check, "that of "+k.Bundle.Made.Local().Format(time.DateOnly)+" does not hold the present keys: the loss of the voters would be that of the mesh", fix)
+	}
+	return pass(check, "made on "+k.Bundle.Host+", "+k.Bundle.Made.Local().Format(time.DateOnly))
+}
+
+// votersOf names the hosts that hold the keyring, this host alone if it is one of them.
+func votersOf(s *admin.Status) string {
+	var voters []string
+	for _, m := range s.Members {
+		if m.Role == "voter" || m.Role == "leader" {
+			voters = append(voters, m.Name)
+		}
+	}
+	switch {
+	case slices.Contains(voters, s.Host):
+		return "this host"
+	case len(voters) == 0:
+		return "a voter"
+	}
+	return strings.Join(voters, " or ")
+}
