@@ -23,7 +23,8 @@ type Facts struct {
 	Allocatable Resources
 	// Free is the part of Allocatable that is not taken.
 	Free Resources
-	// Pools are the member's storage pools by name.
+	// Pools are the member's storage pools by name that can be used, and as StateDisk the
+	// file system of its own state.
 	Pools map[string]Pool
 	// Load is the member's load, 1 meaning that every CPU is busy.
 	Load float64
@@ -51,10 +52,15 @@ type Resources struct {
 	Devices   map[string]int64
 }
 
+// StateDisk is the key in Facts.Pools of the file system of the member's own state, which
+// has also the disks that end with their guest. No pool has this name.
+const StateDisk = ""
+
 // Pool is the size of a storage pool in bytes.
 type Pool struct {
 	Capacity int64
-	Free     int64
+	// Free is what new disks may take: what is free, less what the member keeps free.
+	Free int64
 }
 
 // Clone returns a deep copy.

@@ -177,7 +177,15 @@ type Pool interface {
 }
 
 // Space is the room in the file system or device below a pool, in bytes.
-type Space struct{ Capacity, Free int64 }
+type Space struct {
+	Capacity, Free int64
+	// Device tells the file systems of a host apart: two pools with one Device share their
+	// room.
+	Device uint64
+}
+
+// Room returns what new volumes may take beside a reserve of so many bytes.
+func (s Space) Room(reserve int64) int64 { return max(0, s.Free-s.Reserve(reserve)) }
 
 // Reserve returns how much of a reserve of so many bytes is kept free here: of a small file
 // system, a tenth.

@@ -20,6 +20,8 @@ type OfferRequest struct {
 	Needs machine.Needs `json:"needs"`
 	// Images are the container disks that the instance needs.
 	Images []string `json:"images,omitempty"`
+	// Pools are the bytes of volumes that are to be made on the host, by pool.
+	Pools map[string]int64 `json:"pools,omitempty"`
 }
 
 // Offer is a host's answer to an OfferRequest. It reserves nothing: only a claim does.

@@ -83,6 +83,7 @@ type Host struct {
 	instances   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	pools       *poolSet
 	reserve     *reserve.Reserve
+	disks       disks
 	provisioner *volumes.Provisioner
 	volumes     *volumes.Volumes
 	firmware    *firmware.Store
@@ -127,7 +128,7 @@ func assembleHost(ctx context.Context, config Config, deps Deps, p *platform) (_
 	if err := h.openStorage(ctx, config, deps); err != nil {
 		return nil, err
 	}
-	h.judge.Room = h.reserve.Check
+	h.judge.Room = h.disks.check
 	if err := h.openNetwork(config.Network, deps); err != nil {
 		return nil, err
 	}

@@ -158,7 +158,7 @@ func (h *Host) addHostTeller(deps Deps) error {
 		facts.KVM, facts.CPUModels = found.kvm.Usable, found.capabilities.CPUModels
 		return facts
 	}
-	return h.addTeller(deps, teller{facts: facts, free: h.judge.Free, pools: h.pools.Space, images: h.volumes.ImageReferences})
+	return h.addTeller(deps, teller{facts: facts, free: h.judge.Free, pools: h.disks.space, images: h.volumes.ImageReferences})
 }
 
 func (h *Host) addTeller(deps Deps, what teller) error {

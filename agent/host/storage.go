@@ -54,6 +54,7 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 		return err
 	}
 	h.onClose(h.pools.Close)
+	h.disks = disks{h.reserve, h.pools, config.Capacity.ReservedDiskBytes}
 	if err := deps.Metrics.Register(h.pools); err != nil {
 		return fmt.Errorf("count what the pools do: %w", err)
 	}

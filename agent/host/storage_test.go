@@ -11,6 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"virtmesh/agent/host/reserve"
+	"virtmesh/gossip"
 	"virtmesh/storage"
 )
 
@@ -145,5 +147,56 @@ func TestVolumesOnAFullDiskCanBeDeleted(t *testing.T) {
 	}
 	if _, err := pool.Get(t.Context(), "v"); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("the volume is still there: %v", err)
+	}
+}
+
+// A host promises no more than its file systems have beside the reserve, and what shares one is
+// added up.
+func TestNewDisksFitTheFileSystems(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mount")
+	}
+	const mib = int64(1) << 20
+	state, other := t.TempDir(), t.TempDir()
+	for dir, size := range map[string]string{state: "40m", other: "20m"} {
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	}
+	log := slog.New(slog.DiscardHandler)
+	kept, err := reserve.New(state, mib, log, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := openPools(t.Context(), poolOptions{
+		pools: []PoolConfig{{Name: "local", Path: filepath.Join(state, "local")}, {Name: "fast", Path: filepath.Join(other, "fast")}},
+		host:  "host1", stateDir: state, log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(set.Close)
+	d := disks{kept, set, mib}
+	for _, test := range []struct {
+		name      string
+		ephemeral int64
+		volumes   map[string]int64
+		reason    string
+	}{
+		{"within both", 18 * mib, map[string]int64{"local": 18 * mib, "fast": 18 * mib}, ""},
+		{"each fits, and not both", 20 * mib, map[string]int64{"local": 20 * mib}, "on the disk of pool local"},
+		{"the other file system", 0, map[string]int64{"fast": 20 * mib}, "on the disk of pool fast"},
+		{"no such pool", 0, map[string]int64{"slow": 1}, "cannot use pool slow"},
+	} {
+		err := d.check(test.ephemeral, test.volumes)
+		if (err == nil) != (test.reason == "") || err != nil && !strings.Contains(err.Error(), test.reason) {
+			t.Errorf("%s: %v, want %q", test.name, err, test.reason)
+		}
+	}
+	for name, most := range map[string]int64{gossip.StateDisk: 39 * mib, "local": 39 * mib, "fast": 19 * mib} {
+		if told := d.space()[name]; told.Free > most || told.Free < most-mib {
+			t.Errorf("the mesh is told of %d bytes in %q, want about %d", told.Free, name, most)
+		}
 	}
 }

@@ -14,6 +14,15 @@ import (
 // VolumeFinalizer prevents the deletion of a claim until its volume is deleted.
 const VolumeFinalizer = "virtmesh.io/volume"
 
+// Annotations that say where the volume of a claim is, once that is decided.
+const (
+	// SelectedNode names the host that holds the volume. The annotation is Kubernetes' own.
+	// A claim in a shared pool does not have it.
+	SelectedNode = "volume.kubernetes.io/selected-node"
+	// VolumePool names the pool that holds the volume.
+	VolumePool = "virtmesh.io/pool"
+)
+
 // Annotations that fill a new volume from a container disk, as CDI's do: "registry" and
 // "docker://image".
 const (

@@ -10,6 +10,25 @@ import (
 // that name no class.
 const DefaultClass = "storageclass.kubernetes.io/is-default-class"
 
+// DefaultPool is the pool of claims without a StorageClass when no class is the default.
+const DefaultPool = "local"
+
+// parameterPool is the parameter of a StorageClass that names the pool, as for KubeVirt's
+// hostpath provisioner.
+const parameterPool = "storagePool"
+
+// PoolOf returns the name of a class's pool: its storagePool parameter, or the class's own
+// name. A nil class stands for a claim that has none.
+func PoolOf(class *storagev1.StorageClass) string {
+	switch {
+	case class == nil:
+		return DefaultPool
+	case class.Parameters[parameterPool] != "":
+		return class.Parameters[parameterPool]
+	}
+	return class.Name
+}
+
 func storageClassKind() *Kind {
 	type class = storagev1.StorageClass
 	return &Kind{

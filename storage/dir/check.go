@@ -74,5 +74,9 @@ func (p *Pool) measure() (storage.Space, error) {
 	if fs.Flags&readOnly != 0 {
 		return storage.Space{}, fmt.Errorf("%w: the file system of %s is read-only", storage.ErrUnavailable, p.cfg.Dir)
 	}
-	return storage.Space{Capacity: int64(fs.Blocks) * fs.Bsize, Free: int64(fs.Bavail) * fs.Bsize}, nil
+	var dir syscall.Stat_t
+	if err := syscall.Stat(p.cfg.Dir, &dir); err != nil {
+		return storage.Space{}, &os.PathError{Op: "stat", Path: p.cfg.Dir, Err: err}
+	}
+	return storage.Space{Capacity: int64(fs.Blocks) * fs.Bsize, Free: int64(fs.Bavail) * fs.Bsize, Device: dir.Dev}, nil
 }

@@ -40,9 +40,10 @@ type Judge struct {
 	// OnHost lists the claims on a host, as this host's copy of the store has
 	// them.
 	OnHost func(host string) []claims.Instance
-	// Room returns why nothing new that takes room on the host's disk may begin; nil if it
-	// may. Nil means that nobody watches the disk.
-	Room func() error
+	// Room returns why the host's file systems have no room for disks that end with their
+	// instance, of so many bytes, and for volumes, by pool; nil if they have. Nil means that
+	// nobody watches the file systems.
+	Room func(ephemeral int64, pools map[string]int64) error
 	// ReachesLeader reports whether this host learns of new claims and can act on them.
 	ReachesLeader func(context.Context) bool
 }
@@ -87,8 +88,8 @@ func (j *Judge) Offer(ctx context.Context, r claims.OfferRequest) (claims.Offer,
 	if available := memoryAvailable(); available > 0 && available < r.Resources.MemoryBytes {
 		return refuse("less memory is really free than its claims leave")
 	}
-	if takesRoom := len(r.Images) > 0 || r.Resources.EphemeralBytes > 0; takesRoom && j.Room != nil {
-		if err := j.Room(); err != nil {
+	if takesRoom := len(r.Images) > 0 || r.Resources.EphemeralBytes > 0 || len(r.Pools) > 0; takesRoom && j.Room != nil {
+		if err := j.Room(r.Resources.EphemeralBytes, r.Pools); err != nil {
 			return refuse("%v", err)
 		}
 	}

@@ -19,7 +19,7 @@ func TestOffer(t *testing.T) {
 	}
 	judge := &Judge{
 		ReachesLeader: func(context.Context) bool { return reaches },
-		Room:          func() error { return room },
+		Room:          func(int64, map[string]int64) error { return room },
 		Host:          "h1", Ability: func() (Ability, error) { return able, away },
 		OnHost: func(host string) []claims.Instance {
 			if host != "h1" {
@@ -51,7 +51,7 @@ func TestOffer(t *testing.T) {
 	}
 	// An instance that takes room on the disk is refused while there is none to spare.
 	room = errors.New("3 MiB are free")
-	for _, request := range []claims.OfferRequest{{UID: "b", Images: []string{"disk"}}, {UID: "b", Resources: machine.Resources{EphemeralBytes: 1}}} {
+	for _, request := range []claims.OfferRequest{{UID: "b", Images: []string{"disk"}}, {UID: "b", Resources: machine.Resources{EphemeralBytes: 1}}, {UID: "b", Pools: map[string]int64{"local": 1}}} {
 		if got, err := judge.Offer(t.Context(), request); err != nil || got.Accepted || !strings.Contains(got.Reason, "3 MiB are free") {
 			t.Errorf("on a full disk: %+v, %v", got, err)
 		}

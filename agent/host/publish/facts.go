@@ -27,7 +27,7 @@ type TellerConfig struct {
 	Tell func(gossip.Facts) error
 	// Free returns what the claims on this host leave free.
 	Free func() machine.Resources
-	// Pools returns the room in the host's pools of volumes that can be used, by name.
+	// Pools returns the room that new disks may take, as gossip.Facts has it.
 	Pools func() map[string]storage.Space
 	// Images lists the container disks that are on this host.
 	Images func() []string

@@ -106,6 +106,9 @@ func (r *Reserve) Check() error {
 	return nil
 }
 
+// Space measures the file system.
+func (r *Reserve) Space() (storage.Space, error) { return measure(r.dir) }
+
 // Bytes returns how much is kept free of this file system.
 func (r *Reserve) Bytes() int64 {
 	r.mu.Lock()
@@ -131,5 +134,9 @@ func measure(dir string) (storage.Space, error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return storage.Space{}, fmt.Errorf("free space of %s: %w", dir, err)
 	}
-	return storage.Space{Capacity: int64(st.Blocks) * st.Bsize, Free: int64(st.Bavail) * st.Bsize}, nil
+	var info unix.Stat_t
+	if err := unix.Stat(dir, &info); err != nil {
+		return storage.Space{}, fmt.Errorf("file system of %s: %w", dir, err)
+	}
+	return storage.Space{Capacity: int64(st.Blocks) * st.Bsize, Free: int64(st.Bavail) * st.Bsize, Device: info.Dev}, nil
 }

@@ -10,16 +10,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
 	"virtmesh/storage"
 )
-
-// parameterPool is the StorageClass parameter that names the pool, as for
-// KubeVirt's hostpath provisioner.
-const parameterPool = "storagePool"
-
-// DefaultPool is the pool of claims without a StorageClass when no class is the default.
-const DefaultPool = "local"
 
 // place is where a claim's volume is, and whether it outlives its claim.
 type place struct {
@@ -52,7 +46,7 @@ func (p *Provisioner) placeOf(ctx context.Context, claim *corev1.PersistentVolum
 	if err != nil {
 		return place{}, err
 	}
-	pool, err := p.pool(classPool(class))
+	pool, err := p.pool(kinds.PoolOf(class))
 	if err != nil {
 		return place{}, fmt.Errorf("StorageClass of claim %s: %w", claim.Name, err)
 	}
@@ -124,21 +118,9 @@ func (p *Provisioner) classOf(ctx context.Context, claim *corev1.PersistentVolum
 		return nil, fmt.Errorf("list storage classes: %w", err)
 	}
 	for _, class := range classes {
-		if class.Annotations[defaultClass] == "true" {
+		if class.Annotations[kinds.DefaultClass] == "true" {
 			return class, nil
 		}
 	}
 	return nil, nil
-}
-
-// classPool returns the name of a class's pool: its storagePool parameter, or the
-// class's own name.
-func classPool(class *storagev1.StorageClass) string {
-	switch {
-	case class == nil:
-		return DefaultPool
-	case class.Parameters[parameterPool] != "":
-		return class.Parameters[parameterPool]
-	}
-	return class.Name
 }

@@ -25,18 +25,14 @@ import (
 	"virtmesh/storage/containerdisk"
 )
 
-// Annotations of a PersistentVolumeClaim.
+// Annotations of a PersistentVolumeClaim that are recorded at the first use, because the
+// class may change or be deleted.
 const (
-	// SelectedNode names the host that holds the volume of a claim. The annotation is
-	// Kubernetes' own. A claim in a shared pool does not have it.
-	SelectedNode = "volume.kubernetes.io/selected-node"
-	// poolAnnotation is the pool that holds the claim's volume, and
-	// policyAnnotation the reclaim policy of its class, unless that is Delete. Both
-	// are recorded at the first use, because the class may change or be deleted.
-	poolAnnotation   = "virtmesh.io/pool"
+	// SelectedNode names the host, and poolAnnotation the pool.
+	SelectedNode   = kinds.SelectedNode
+	poolAnnotation = kinds.VolumePool
+	// policyAnnotation is the reclaim policy of the class, unless that is Delete.
 	policyAnnotation = "virtmesh.io/reclaim-policy"
-	// defaultClass marks the StorageClass of claims that name none.
-	defaultClass = "storageclass.kubernetes.io/is-default-class"
 )
 
 const claimFinalizer = kinds.VolumeFinalizer

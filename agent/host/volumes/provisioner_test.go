@@ -93,12 +93,12 @@ func TestReadWriteManyHasManyWriters(t *testing.T) {
 
 func TestPoolOfAClaim(t *testing.T) {
 	w := newWorld(t)
-	named := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "fast"}, Parameters: map[string]string{parameterPool: "nfs"}}
+	named := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "fast"}, Parameters: map[string]string{"storagePool": "nfs"}}
 	w.Commit(func(tx *objects.Tx) { tx.Create(named) })
 	w.Commit(func(tx *objects.Tx) {
 		tx.Create(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}})
 	})
-	for class, want := range map[string]string{"local": "local", "fast": "nfs", "": DefaultPool} {
+	for class, want := range map[string]string{"local": "local", "fast": "nfs", "": kinds.DefaultPool} {
 		if got, err := w.claims.placeOf(t.Context(), w.claim("of-"+class+"-class", class, nil)); err != nil || got.pool.Info().Name != want {
 			t.Errorf("class %q: %+v, %v; want %q", class, got, err, want)
 		}
@@ -113,7 +113,7 @@ func TestPoolOfAClaim(t *testing.T) {
 		}
 	}
 	isDefault := named.DeepCopy()
-	isDefault.Annotations = map[string]string{defaultClass: "true"}
+	isDefault.Annotations = map[string]string{kinds.DefaultClass: "true"}
 	w.Commit(func(tx *objects.Tx) { tx.Update(named, isDefault) })
 	if got, err := w.claims.placeOf(t.Context(), w.stored("of--class")); err != nil || got.pool.Info().Name != "nfs" {
 		t.Errorf("default class: %+v, %v", got, err)
@@ -223,8 +223,8 @@ func TestBoundClaimKeepsItsPool(t *testing.T) {
 	vmi := w.create(vmiWith("a", usesClaim("data")))
 	before, _ := w.prepare(vmi)
 	w.Commit(func(tx *objects.Tx) {
-		tx.Create(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "new", Annotations: map[string]string{defaultClass: "true"}},
-			Parameters: map[string]string{parameterPool: "nfs"}})
+		tx.Create(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "new", Annotations: map[string]string{kinds.DefaultClass: "true"}},
+			Parameters: map[string]string{"storagePool": "nfs"}})
 	})
 	for name, lose := range map[string]func(*corev1.PersistentVolumeClaim){
 		"another default class":  func(*corev1.PersistentVolumeClaim) {},

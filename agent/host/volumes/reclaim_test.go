@@ -261,7 +261,7 @@ func TestClaimsOfARemovedHost(t *testing.T) {
 func TestRetainedVolumeStays(t *testing.T) {
 	w := newWorld(t)
 	retain := corev1.PersistentVolumeReclaimRetain
-	class := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "keep"}, Parameters: map[string]string{parameterPool: "local"}, ReclaimPolicy: &retain}
+	class := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "keep"}, Parameters: map[string]string{"storagePool": "local"}, ReclaimPolicy: &retain}
 	w.Commit(func(tx *objects.Tx) { tx.Create(class) })
 	claim := w.abandonedClaim("data", "keep")
 	w.Commit(func(tx *objects.Tx) { tx.Delete(class, objects.DeleteOptions{}) })

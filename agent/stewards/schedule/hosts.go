@@ -183,7 +183,7 @@ func (s *source) same(o *source) bool {
 // sameFacts compares the facts that describe reads, but not the load.
 func sameFacts(a, b *gossip.Facts) bool {
 	return a.KVM == b.KVM && a.Unschedulable == b.Unschedulable && a.Zone == b.Zone &&
-		slices.Equal(a.CPUModels, b.CPUModels) && slices.Equal(a.Images, b.Images) && sameLabels(a.Labels, b.Labels)
+		maps.Equal(a.Pools, b.Pools) && slices.Equal(a.CPUModels, b.CPUModels) && slices.Equal(a.Images, b.Images) && sameLabels(a.Labels, b.Labels)
 }
 
 // sameLabels compares labels. Those of facts that have not changed are mostly the same
@@ -200,6 +200,10 @@ func describe(name string, s source) place.Host {
 		f := s.facts
 		h.KVM, h.CPUModels, h.Images, h.Load = f.KVM, f.CPUModels, f.Images, f.Load
 		h.Cordoned = f.Unschedulable
+		h.Pools = make(map[string]int64, len(f.Pools))
+		for name, pool := range f.Pools {
+			h.Pools[name] = pool.Free
+		}
 		if f.Zone != "" {
 			h.Labels[corev1.LabelTopologyZone] = f.Zone
 		}
@@ -236,5 +240,15 @@ func admitsMore(old, now *place.Host) bool {
 	}
 	return old.Problem != "" || old.Cordoned && !now.Cordoned || !old.KVM && now.KVM ||
 		!sameLabels(old.Labels, now.Labels) || !reflect.DeepEqual(old.Taints, now.Taints) ||
-		!slices.Equal(old.CPUModels, now.CPUModels) || len(old.Allocatable.Lacking(now.Allocatable)) > 0
+		!slices.Equal(old.CPUModels, now.CPUModels) || hasMoreRoom(old.Pools, now.Pools) || len(old.Allocatable.Lacking(now.Allocatable)) > 0
+}
+
+// hasMoreRoom reports whether a pool has more room than before, or can be used again.
+func hasMoreRoom(old, now map[string]int64) bool {
+	for name, room := range now {
+		if before, usable := old[name]; !usable || room > before {
+			return true
+		}
+	}
+	return false
 }

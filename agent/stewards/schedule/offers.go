@@ -20,7 +20,7 @@ type Offers interface {
 func newOfferRequest(r *place.Request) claims.OfferRequest {
 	return claims.OfferRequest{
 		Namespace: r.Namespace, Name: r.Name, UID: types.UID(r.UID), Resources: r.Resources,
-		CPUModel: r.CPUModel(), CPUFeatures: r.CPUFeatures(), Needs: r.Needs, Images: r.Images,
+		CPUModel: r.CPUModel(), CPUFeatures: r.CPUFeatures(), Needs: r.Needs, Images: r.Images, Pools: r.Pools,
 	}
 }
 

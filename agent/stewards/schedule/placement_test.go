@@ -20,6 +20,7 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/agent/stewards"
@@ -122,20 +123,21 @@ type answers struct {
 	by    map[string]claims.Offer
 	err   map[string]error
 	asked []string
+	wants []claims.OfferRequest
 	// delay is how long hosts think, so that decisions are made side by side.
 	delay time.Duration
 }
 
 var _ Offers = (*answers)(nil)
 
-func (a *answers) Offer(_ context.Context, host string, _ claims.OfferRequest) (claims.Offer, error) {
+func (a *answers) Offer(_ context.Context, host string, wants claims.OfferRequest) (claims.Offer, error) {
 	a.mu.Lock()
 	delay := a.delay
 	a.mu.Unlock()
 	time.Sleep(delay)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.asked = append(a.asked, host)
+	a.asked, a.wants = append(a.asked, host), append(a.wants, wants)
 	if err := a.err[host]; err != nil {
 		return claims.Offer{}, err
 	}
@@ -542,7 +544,7 @@ func TestVolumesComeFirstAndDecide(t *testing.T) {
 			b.Errorf("condition %+v", c)
 		}
 		b.commit(func(tx *objects.Tx) {
-			tx.Create(&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "data", Annotations: map[string]string{AnnotationSelectedNode: "h2"}}})
+			tx.Create(&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "data", Annotations: map[string]string{kinds.SelectedNode: "h2"}}})
 		})
 		time.Sleep(time.Second)
 		b.expectHost("a", "h2")
@@ -558,7 +560,7 @@ func TestKeptStateDecides(t *testing.T) {
 			vmi.Spec.Domain.Devices.TPM = &kubevirtv1.TPMDevice{Persistent: &yes}
 		}
 		b.commit(func(tx *objects.Tx) {
-			tx.Create(&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "persistent-state-for-a", Annotations: map[string]string{AnnotationSelectedNode: "h2"}}})
+			tx.Create(&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "persistent-state-for-a", Annotations: map[string]string{kinds.SelectedNode: "h2"}}})
 		})
 		b.create("a", keeps)
 		b.expectWaiting("a", "did not have the state of its TPM and firmware, see PersistentVolumeClaim persistent-state-for-a")

@@ -199,21 +199,24 @@ func (c *Controller) prepareRequest(vmi *kubevirtv1.VirtualMachineInstance) (*pl
 // instance's volumes.
 func (c *Controller) restrictToVolumes(vmi *kubevirtv1.VirtualMachineInstance, request *place.Request) error {
 	for _, name := range machine.ClaimNames(&vmi.Spec) {
-		hosts, err := c.cfg.Volumes.Locate(vmi.Namespace, name)
+		at, err := c.cfg.Volumes.Locate(vmi.Namespace, name)
 		if err != nil {
 			return err
 		}
-		if hosts != nil {
-			request.KeepTo(hosts, "could not reach volume "+name)
+		if at.Hosts != nil {
+			request.KeepTo(at.Hosts, "could not reach volume "+name)
+		}
+		if at.Pool != "" {
+			request.TakeFromPool(at.Pool, at.Bytes)
 		}
 	}
 	name := machine.StateClaim(vmi.Name, &vmi.Spec)
 	if name == "" {
 		return nil
 	}
-	hosts, err := c.cfg.Volumes.Locate(vmi.Namespace, name)
-	if hosts != nil {
-		request.KeepTo(hosts, "did not have the state of its TPM and firmware, see PersistentVolumeClaim "+name)
+	at, err := c.cfg.Volumes.Locate(vmi.Namespace, name)
+	if at.Hosts != nil {
+		request.KeepTo(at.Hosts, "did not have the state of its TPM and firmware, see PersistentVolumeClaim "+name)
 	}
 	return err
 }

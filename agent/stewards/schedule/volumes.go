@@ -4,22 +4,30 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
+	"virtmesh/storage"
 )
-
-// AnnotationSelectedNode on a PersistentVolumeClaim names the host that holds
-// a host-local volume.
-const AnnotationSelectedNode = "volume.kubernetes.io/selected-node"
 
 // Volumes finds the hosts that can reach the volumes of an instance.
 type Volumes interface {
-	// Locate returns the hosts that can reach the volume of the claim. It
-	// returns nil if all can, or if the volume will be created on the host of
-	// the instance. An error says why the claim cannot be used yet;
-	// *VolumeProblem names the reason for the status.
-	Locate(namespace, claim string) (hosts []string, err error)
+	// Locate returns where the volume of the claim is or will be. An error says why the
+	// claim cannot be used yet; *VolumeProblem names the reason for the status.
+	Locate(namespace, claim string) (Location, error)
+}
+
+// Location is where the volume of a claim is, or will be.
+type Location struct {
+	// Hosts are the hosts that can reach the volume: nil if all can, or if the volume will
+	// be made on the host of the instance.
+	Hosts []string
+	// Pool is the pool in which the volume is still to be made, and Bytes its size; empty if
+	// it is there.
+	Pool  string
+	Bytes int64
 }
 
 // VolumeProblem is the reason why an instance has to wait for a volume.
@@ -40,8 +48,9 @@ const ReasonVolumeNotReady = "VolumeNotReady"
 
 // claimVolumes locates volumes by their PersistentVolumeClaims.
 type claimVolumes struct {
-	pvcs *objects.Informer[*corev1.PersistentVolumeClaim]
-	dvs  *objects.Informer[*cdiv1.DataVolume]
+	pvcs    *objects.Informer[*corev1.PersistentVolumeClaim]
+	dvs     *objects.Informer[*cdiv1.DataVolume]
+	classes *objects.Informer[*storagev1.StorageClass]
 }
 
 var (
@@ -49,18 +58,18 @@ var (
 	_ error   = (*VolumeProblem)(nil)
 )
 
-// FromClaims returns Volumes that locate a volume by the annotation
-// AnnotationSelectedNode of its claim, and that report a data volume as a
-// problem until it is filled.
+// FromClaims returns Volumes that locate a volume by the annotation kinds.SelectedNode of
+// its claim, and that report a data volume as a problem until it is filled.
 func FromClaims(cache *objects.Cache) Volumes {
 	return claimVolumes{
-		pvcs: objects.For[*corev1.PersistentVolumeClaim](cache),
-		dvs:  objects.For[*cdiv1.DataVolume](cache),
+		pvcs:    objects.For[*corev1.PersistentVolumeClaim](cache),
+		dvs:     objects.For[*cdiv1.DataVolume](cache),
+		classes: objects.For[*storagev1.StorageClass](cache),
 	}
 }
 
 // Locate implements Volumes.
-func (v claimVolumes) Locate(namespace, claim string) ([]string, error) {
+func (v claimVolumes) Locate(namespace, claim string) (Location, error) {
 	key := objects.Key{Namespace: namespace, Name: claim}
 	waits := false
 	if dv, ok := v.dvs.Get(key); ok {
@@ -69,17 +78,43 @@ func (v claimVolumes) Locate(namespace, claim string) ([]string, error) {
 		case cdiv1.WaitForFirstConsumer, cdiv1.PendingPopulation:
 			waits = true
 		default:
-			return nil, &VolumeProblem{ReasonVolumeNotReady, fmt.Sprintf("DataVolume %s is being filled", claim)}
+			return Location{}, &VolumeProblem{ReasonVolumeNotReady, fmt.Sprintf("DataVolume %s is being filled", claim)}
 		}
 	}
 	pvc, ok := v.pvcs.Get(key)
 	switch {
 	case !ok && waits:
-		return nil, nil
+		return Location{}, nil
 	case !ok:
-		return nil, &VolumeProblem{ReasonPVCNotFound, fmt.Sprintf("PVC %s/%s does not exist", namespace, claim)}
-	case pvc.Annotations[AnnotationSelectedNode] != "":
-		return []string{pvc.Annotations[AnnotationSelectedNode]}, nil
+		return Location{}, &VolumeProblem{ReasonPVCNotFound, fmt.Sprintf("PVC %s/%s does not exist", namespace, claim)}
 	}
-	return nil, nil
+	var at Location
+	if host := pvc.Annotations[kinds.SelectedNode]; host != "" {
+		at.Hosts = []string{host}
+	}
+	if pvc.Status.Phase != corev1.ClaimBound {
+		size := pvc.Spec.Resources.Requests[corev1.ResourceStorage]
+		at.Pool, at.Bytes = v.poolOf(pvc), storage.AlignSize(size.Value())
+	}
+	return at, nil
+}
+
+// poolOf returns the pool in which the volume of a claim will be made: the one that is
+// recorded, or that of its class.
+func (v claimVolumes) poolOf(pvc *corev1.PersistentVolumeClaim) string {
+	if recorded := pvc.Annotations[kinds.VolumePool]; recorded != "" {
+		return recorded
+	}
+	if name := pvc.Spec.StorageClassName; name != nil && *name != "" {
+		if class, ok := v.classes.Get(objects.Key{Name: *name}); ok {
+			return kinds.PoolOf(class)
+		}
+		return *name
+	}
+	for _, class := range v.classes.List("") {
+		if class.Annotations[kinds.DefaultClass] == "true" {
+			return kinds.PoolOf(class)
+		}
+	}
+	return kinds.DefaultPool
 }

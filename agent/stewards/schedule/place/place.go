@@ -118,6 +118,9 @@ func (r *Request) refuses(h *hostState) string {
 			return r.OnlyReason
 		}
 	}
+	if reason := r.lacksRoom(h); reason != "" {
+		return reason
+	}
 	if r.hasRequired {
 		if ok, err := r.required.Match(r.nodeOf(h)); err != nil || !ok {
 			return "didn't match node affinity or selector"

@@ -34,6 +34,9 @@ type Host struct {
 	Allocatable machine.Resources
 	// Images are the images it already has.
 	Images []string
+	// Pools is the room in its pools that can be used, as gossip.Facts has it; empty if it
+	// is not known.
+	Pools map[string]int64
 	// Load is the share of its processors in use, from 0 to 1.
 	Load float64
 }

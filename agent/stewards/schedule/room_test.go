@@ -1,0 +1,123 @@
+package schedule
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
+	"virtmesh/agent/claims"
+	"virtmesh/agent/kinds"
+	"virtmesh/agent/objects"
+	"virtmesh/gossip"
+	"virtmesh/raftstore"
+)
+
+// withClaim gives an instance a volume of a PersistentVolumeClaim.
+func withClaim(name string) func(*kubevirtv1.VirtualMachineInstance) {
+	return func(vmi *kubevirtv1.VirtualMachineInstance) {
+		vmi.Spec.Volumes = append(vmi.Spec.Volumes, kubevirtv1.Volume{Name: name, VolumeSource: kubevirtv1.VolumeSource{
+			PersistentVolumeClaim: &kubevirtv1.PersistentVolumeClaimVolumeSource{PersistentVolumeClaimVolumeSource: corev1.PersistentVolumeClaimVolumeSource{ClaimName: name}},
+		}})
+	}
+}
+
+// withEmptyDisk gives an instance a disk that ends with it.
+func withEmptyDisk(size string) func(*kubevirtv1.VirtualMachineInstance) {
+	return func(vmi *kubevirtv1.VirtualMachineInstance) {
+		vmi.Spec.Volumes = append(vmi.Spec.Volumes, kubevirtv1.Volume{Name: "scratch", VolumeSource: kubevirtv1.VolumeSource{
+			EmptyDisk: &kubevirtv1.EmptyDiskSource{Capacity: resource.MustParse(size)},
+		}})
+	}
+}
+
+// createClaim stores a claim that nobody has used yet.
+func (b *bench) createClaim(name, class, size string) {
+	b.Helper()
+	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}}
+	if class != "" {
+		claim.Spec.StorageClassName = &class
+	}
+	claim.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)}
+	b.commit(func(tx *objects.Tx) { tx.Create(claim) })
+}
+
+// pools lets a host tell of the room in its pools, in GiB.
+func (b *bench) pools(host string, room map[string]int64) {
+	b.hear(host, func(m *gossip.Member) {
+		m.Facts.Pools = map[string]gossip.Pool{}
+		for name, n := range room {
+			m.Facts.Pools[name] = gossip.Pool{Capacity: 100 * gib, Free: n * gib}
+		}
+	})
+}
+
+// A volume is made on the host of its first instance, so that host must have room for it.
+func TestUnmadeVolumesNeedRoom(t *testing.T) {
+	run(t, func(b *bench) {
+		b.commit(func(tx *objects.Tx) {
+			tx.Create(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "gold"}, Parameters: map[string]string{"storagePool": "fast"}})
+		})
+		b.host("h1", 8*gib) // preferred, as it has the most memory
+		b.host("h2", 4*gib)
+		b.pools("h1", map[string]int64{gossip.StateDisk: 50, "local": 9})
+		b.pools("h2", map[string]int64{gossip.StateDisk: 50, "local": 10, "fast": 10})
+		b.createClaim("a1", "", "5Gi")
+		b.createClaim("a2", "", "5Gi")
+		b.create("a", withClaim("a1"), withClaim("a2"))
+		b.expectHost("a", "h2")
+		if got := b.offers.wants[0].Pools; len(got) != 1 || got["local"] != 10*gib {
+			b.Errorf("the host was asked for room for %v", got)
+		}
+		b.createClaim("b1", "gold", "1Gi")
+		b.create("b", withClaim("b1"))
+		b.expectHost("b", "h2")
+
+		b.createClaim("c1", "gold", "11Gi")
+		b.create("c", withClaim("c1"))
+		b.expectWaiting("c", "0/2 hosts are available: 1 could not use pool fast, 1 had too little room in pool fast")
+		b.pools("h1", map[string]int64{gossip.StateDisk: 50, "local": 9, "fast": 11})
+		time.Sleep(time.Second)
+		b.expectHost("c", "h1")
+	})
+}
+
+// A volume that is there needs no room, however full its pool is.
+func TestMadeVolumesNeedNoRoom(t *testing.T) {
+	run(t, func(b *bench) {
+		b.host("h1", 8*gib)
+		b.pools("h1", map[string]int64{gossip.StateDisk: 0, "local": 0})
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "data", Annotations: map[string]string{
+			kinds.SelectedNode: "h1", kinds.VolumePool: "local",
+		}}}
+		claim.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("5Gi")}
+		claim.Status.Phase = corev1.ClaimBound
+		b.commit(func(tx *objects.Tx) { tx.Create(claim) })
+		b.create("a", withClaim("data"))
+		b.expectHost("a", "h1")
+	})
+}
+
+// Disks that end with their instance take room beside the host's own state. A host that does
+// not tell how much there is, because its version is older, is asked all the same.
+func TestEmptyDisksNeedRoom(t *testing.T) {
+	run(t, func(b *bench) {
+		b.host("h1", 8*gib)
+		capacity, err := claims.GetCapacity(b.Context(), b.store, "h1", raftstore.ReadOptions{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		capacity.Allocatable.EphemeralBytes = 90 * gib
+		b.commit(func(tx *objects.Tx) { claims.Publish(tx, capacity) })
+		b.pools("h1", map[string]int64{gossip.StateDisk: 4})
+		b.create("a", withEmptyDisk("5Gi"))
+		b.expectWaiting("a", "1 had too little room on disk for what ends with the instance")
+		b.pools("h1", map[string]int64{"local": 4})
+		time.Sleep(time.Second)
+		b.expectHost("a", "h1")
+	})
+}
