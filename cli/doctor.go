@@ -2,10 +2,13 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"virtmesh/agent/fault"
+	"virtmesh/agent/host"
 	"virtmesh/cli/doctor"
 )
 
@@ -14,15 +17,21 @@ func doctorCommand() *cli.Command {
 		Name: "doctor", Usage: "check whether this machine can be a host",
 		Description: "Exits with status 1 when a check failed. With --fix, does what can be taken back and takes nothing away from anybody, and checks again.",
 		Flags: []cli.Flag{outputFlag(), configFlag(),
+			&cli.StringFlag{Name: "role", Usage: "judge the machine as a worker or a witness; for one that is not in a mesh yet (default: worker)"},
 			&cli.BoolFlag{Name: "fix", Usage: "put right what is safe to put right, and say what was done"}},
 		Action: runDoctor,
 	}
 }
 
 func runDoctor(c *cli.Context) error {
-	findings := doctor.Examine(doctor.Read(c.Context, c.String("config")))
+	findings, err := examine(c)
+	if err != nil {
+		return err
+	}
 	if c.Bool("fix") && repairFindings(c, findings) {
-		findings = doctor.Examine(doctor.Read(c.Context, c.String("config")))
+		if findings, err = examine(c); err != nil {
+			return err
+		}
 	}
 	printed, err := printValue(c, findings)
 	if !printed {
@@ -37,6 +46,22 @@ func runDoctor(c *cli.Context) error {
 		}
 	}
 	return nil
+}
+
+// examine reads the machine and judges it by the role that it has or shall have.
+func examine(c *cli.Context) ([]doctor.Finding, error) {
+	role := c.String("role")
+	if !slices.Contains([]string{"", host.RoleWorker, host.RoleWitness}, role) {
+		return nil, fault.InField("--role", "%q is not %s or %s", role, host.RoleWorker, host.RoleWitness)
+	}
+	facts := doctor.Read(c.Context, c.String("config"))
+	if facts.Member && role != "" {
+		return nil, fault.InField("--role", "is for a machine that is not in a mesh yet").WithRemedy("leave it out: the role of this host is in " + facts.ConfigPath)
+	}
+	if !facts.Member {
+		facts.Config.Role = role
+	}
+	return doctor.Examine(facts), nil
 }
 
 // repairFindings carries out the repairs that there are, and reports whether it tried one.

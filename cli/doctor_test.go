@@ -37,3 +37,11 @@ func TestDoctorSaysWhatItRepairs(t *testing.T) {
 		t.Error("it repairs what is well")
 	}
 }
+
+// The role decides what is checked, so one that does not exist is no worker's.
+func TestDoctorRefusesAnotherRole(t *testing.T) {
+	code, _, stderr := run(t, "doctor", "--role", "arbiter", "--config", t.TempDir()+"/none.yaml")
+	if code == 0 || !strings.Contains(stderr, "--role") || !strings.Contains(stderr, "witness") {
+		t.Errorf("it ended with %d and said %q", code, stderr)
+	}
+}

@@ -179,3 +179,41 @@ func TestInstallationStartsNothing(t *testing.T) {
 		})
 	}
 }
+
+// TestWitnessNeedsNoLibvirt checks that the package can be installed on a machine without
+// libvirt and QEMU, and that doctor finds nothing of what guests need missing on a witness.
+func TestWitnessNeedsNoLibvirt(t *testing.T) {
+	m := newMachine(t)
+	m.must("dpkg --force-unsafe-io --force-depends --purge libvirt0 libvirt-clients libvirt-daemon-system qemu-utils && ! command -v virsh qemu-img")
+	told := m.install(built(t)) // dpkg refuses it if something that it depends on is missing
+	if !strings.Contains(told, "virtmesh agent join") {
+		t.Errorf("the installation does not say what comes next:\n%s", told)
+	}
+	// What else is on this machine, such as its clock and who has which port, is not the package's.
+	worker, _ := m.run("virtmesh doctor")
+	witness, _ := m.run("virtmesh doctor --role witness")
+	for _, needed := range []string{"libvirt ", "qemu-img ", "nft "} {
+		if !strings.Contains(worker, "\n"+needed) || strings.Contains(witness, "\n"+needed) {
+			t.Errorf("doctor says of a worker:\n%s\nand of a witness:\n%s", worker, witness)
+		}
+	}
+	if !strings.Contains(witness, "mesh port") {
+		t.Errorf("doctor does not check a witness:\n%s", witness)
+	}
+}
+
+// TestWorkerGetsLibvirt checks that apt, unless it is told otherwise, installs what guests
+// need, and refuses to keep a libvirt beside the package that is too old for it.
+func TestWorkerGetsLibvirt(t *testing.T) {
+	for field, packages := range map[string]string{
+		"Recommends": "libvirt0 libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils apparmor",
+		"Breaks":     "libvirt0 qemu-system-x86",
+	} {
+		has := " " + strings.ReplaceAll(run(t, "dpkg-deb", "--field", built(t), field), ",", "") + " "
+		for name := range strings.FieldsSeq(packages) {
+			if !strings.Contains(strings.ReplaceAll(has, "\n", " "), " "+name+" ") {
+				t.Errorf("%s of the package has no %s: %s", field, name, has)
+			}
+		}
+	}
+}
