@@ -81,6 +81,9 @@ func TestGuestOutlivesUpgradeAndRemoval(t *testing.T) {
 			}
 			return err
 		})
+		if !step.runs {
+			inside(t, "host1", "sleep 40") // longer than the watchdog of guest services waits
+		}
 		if now := qemuOf(t, "host1", "kept"); now != guest {
 			t.Errorf("after %s the guest's process is %s, it was %s", step.command, now, guest)
 		}

@@ -93,6 +93,32 @@ func TestRemoval(t *testing.T) {
 	}
 }
 
+// TestGuestServicesOutliveTheRemoval checks that guest services, which nothing stops, keep a
+// unit without the package until they end or the package is back: systemd takes no sign of
+// life from a service without a unit, and ends it when its watchdog is due.
+func TestGuestServicesOutliveTheRemoval(t *testing.T) {
+	const unit = "/run/systemd/system/virtmesh-guest-services.service"
+	m := newMachine(t)
+	deb := small(t, "1")
+	m.install(deb)
+	m.join()
+	m.must("touch /running/virtmesh-guest-services.service && dpkg --remove virtmesh")
+	kept := m.must("cat " + unit)
+	for _, line := range []string{"Type=notify", "Restart=no", "WatchdogSec=30"} {
+		if !strings.Contains(kept, "\n"+line+"\n") {
+			t.Errorf("the unit that is left has no line %s:\n%s", line, kept)
+		}
+	}
+	m.install(deb)
+	if m.has(unit) {
+		t.Error("the unit that the removal left hides the package's")
+	}
+	m.must("rm /running/virtmesh-guest-services.service && dpkg --remove virtmesh")
+	if m.has(unit) {
+		t.Error("the removal left a unit of what did not run")
+	}
+}
+
 // TestPurge checks that a purge removes the configuration and no disk, and says what stays.
 func TestPurge(t *testing.T) {
 	m := newMachine(t)
