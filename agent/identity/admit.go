@@ -20,7 +20,7 @@ type Candidate struct {
 	// Key is the public key to certify. The host has proved that it has the private
 	// key.
 	Key *ecdsa.PublicKey
-	// Host is the record to store. Admit fills ID, KeyPin, TokenID and Joined.
+	// Host is the record to store. Admit fills ID, KeyPin, KeyKept, TokenID and Joined.
 	Host HostRecord
 }
 
@@ -107,7 +107,7 @@ func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecor
 // request.
 func (s *Signer) admitAgain(ctx context.Context, c Candidate, have HostRecord, stored raftstore.Record) (HostRecord, error) {
 	rec := c.Host
-	rec.ID, rec.KeyPin, rec.TokenID, rec.Joined = have.ID, have.KeyPin, have.TokenID, have.Joined
+	rec.ID, rec.KeyPin, rec.KeyKept, rec.TokenID, rec.Joined = have.ID, have.KeyPin, have.KeyKept, have.TokenID, have.Joined
 	op, err := rewriteOp(stored, rec)
 	if err != nil {
 		return rec, err

@@ -26,8 +26,10 @@
 // DNS name. The host ID is random and new for each membership; init makes it, or the
 // member that admits the host. A name is free again when its host is gone. The machine
 // that had the name before is recognised by its ID and refused, even if its certificate
-// is still valid. The subject alternative names are for API clients: the host name, its
-// addresses, "localhost" and "virtmesh".
+// is still valid. A host keeps its key for as long as it is a member, and from level.Apart
+// on its record has the key's pin, so that a certificate for another key is refused. The
+// subject alternative names are for API clients: the host name, its addresses, "localhost"
+// and "virtmesh".
 //
 // # The CA key
 //
@@ -40,9 +42,11 @@
 // without help: each host that holds the key signs its own certificate (SelfIssuer),
 // because until then no two hosts can connect, and without a quorum a replica may not know
 // which of its log entries are committed; the others ask these. An attacker who has the key
-// can act as any host and as the administrator. Removing a host's record stops its renewals.
-// This is enough for a host that is gone, honest, or never held the key; otherwise it is
-// not, and the mesh must be given a new CA. Encrypt the disks of the hosts.
+// cannot act as a host whose record says that it keeps its key, since he does not have that
+// key; but he can make an ID that no record has, and Hosts.Admit takes it for one that is
+// newer than the local replica. Removing a host's record stops its renewals. This is enough
+// for a host that is gone, honest, or never held the key; otherwise it is not, and the mesh
+// must be given a new CA. Encrypt the disks of the hosts.
 //
 // # What it does not do
 //

@@ -25,10 +25,15 @@ type departure struct {
 	At   time.Time `json:"at"`
 	// Expelled is true if the host was removed without being asked to leave.
 	Expelled bool `json:"expelled,omitempty"`
+	// KeyPin is the pin of the key that the host had and kept; empty if that is not known.
+	KeyPin string `json:"keyPin,omitempty"`
 }
 
-// Hosts reads and removes the records of the mesh's members.
-type Hosts struct{ store Store }
+// Hosts reads and removes the records of the mesh's members, and judges who is one.
+type Hosts struct {
+	store Store
+	known knownKeys
+}
 
 // NewHosts returns the member records in a store.
 func NewHosts(store Store) *Hosts { return &Hosts{store: store} }
@@ -69,7 +74,7 @@ func (h *Hosts) List(ctx context.Context, opts raftstore.ReadOptions) ([]HostRec
 }
 
 // Update changes the record of a host, for example when its address changed. change may
-// be called more than once; it cannot change the name or the ID. Update returns
+// be called more than once; it cannot change the name, the ID or a key that is kept. Update returns
 // fault.Expelled if the record belongs to another machine.
 func (h *Hosts) Update(ctx context.Context, node Node, change func(*HostRecord)) error {
 	var conflict *raftstore.ConflictError
@@ -92,8 +97,12 @@ func (h *Hosts) updateOnce(ctx context.Context, node Node, change func(*HostReco
 	if rec.ID != node.ID {
 		return expelledFault(node)
 	}
+	before := rec
 	change(&rec)
 	rec.Name, rec.ID = node.Name, node.ID
+	if before.KeyKept {
+		rec.KeyPin, rec.KeyKept = before.KeyPin, true
+	}
 	if err := rec.Validate(); err != nil {
 		return err
 	}
@@ -142,6 +151,9 @@ func (h *Hosts) removeHost(ctx context.Context, host, id string, mark departure)
 		return fault.New(fault.Conflict, "another machine has joined as %s", host).About(host)
 	}
 	mark.Host, mark.At = host, time.Now().UTC()
+	if rec.KeyKept {
+		mark.KeyPin = rec.KeyPin
+	}
 	departed, err := putOp(departedKey(rec.ID), mark)
 	if err != nil {
 		return err
@@ -174,42 +186,4 @@ func (h *Hosts) Expelled(ctx context.Context, host string) (bool, error) {
 		return false, fmt.Errorf("check whether host %s was expelled: %w", host, err)
 	}
 	return true, nil
-}
-
-// Admit returns fault.Expelled for a machine that is no longer a host, according to the
-// local replica: it was expelled, or its name belongs to another machine now. It does
-// not block, so it can be used as port.Config.Admit.
-//
-// It checks the marks of departed IDs, not only the record. A replica that lags may
-// have the record of the previous machine. If it refused the new machine, and that
-// machine led the Raft group, the replica could never catch up. So Admit accepts an ID
-// that differs from the record and bears no mark: it is newer than the replica's state.
-func (h *Hosts) Admit(node Node) error {
-	gone, forced, err := h.departed(context.Background(), node, raftstore.ReadOptions{Consistency: raftstore.Local})
-	if err != nil || !gone {
-		return err
-	}
-	if forced {
-		return expelledFault(node)
-	}
-	rec, err := h.Get(context.Background(), node.Name, raftstore.ReadOptions{Consistency: raftstore.Local})
-	switch {
-	case errors.Is(err, fault.NoHost):
-		return nil // it has not finished leaving
-	case err != nil:
-		return err
-	case rec.ID != node.ID:
-		return expelledFault(node)
-	}
-	return nil
-}
-
-// departed reports whether a membership has ended, and whether by force.
-func (h *Hosts) departed(ctx context.Context, node Node, opts raftstore.ReadOptions) (gone, forced bool, err error) {
-	var mark departure
-	_, err = readJSON(ctx, h.store, departedKey(node.ID), opts, &mark)
-	if errors.Is(err, raftstore.ErrNotFound) {
-		return false, false, nil
-	}
-	return err == nil, mark.Expelled, err
 }

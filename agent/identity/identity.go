@@ -158,6 +158,14 @@ func (i *Identity) Certificate() *tls.Certificate { return &i.current.Load().cer
 // Leaf returns the current host certificate. The caller must not change it.
 func (i *Identity) Leaf() *x509.Certificate { return i.current.Load().cert.Leaf }
 
+// KeyPin returns the pin of this host's key.
+func (i *Identity) KeyPin() Pin { return PinOf(i.Leaf()) }
+
+func (i *Identity) key() *ecdsa.PrivateKey { return i.current.Load().key() }
+
+// NextCSR returns the request (DER) for the next certificate of this host.
+func (i *Identity) NextCSR() ([]byte, error) { return NewCSR(i.key(), i.Host()) }
+
 // Roots returns the CAs that are trusted now. The caller must not change the pool.
 func (i *Identity) Roots() *x509.CertPool { return i.current.Load().roots }
 

@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
@@ -26,14 +25,15 @@ const maxSignature = 16 << 10
 // for concurrent use.
 type Notary struct {
 	identity *Identity
-	member   func(Node) error
+	member   func(Node, Pin) error
 }
 
 var _ raftstore.Signer = (*Notary)(nil)
 
 // NewNotary returns the Notary of a host. member returns an error for a machine that is no
-// member any more: its certificate may still be valid.
-func NewNotary(id *Identity, member func(Node) error) *Notary { return &Notary{id, member} }
+// member any more, or does not have its host's key: its certificate may be valid all the
+// same.
+func NewNotary(id *Identity, member func(Node, Pin) error) *Notary { return &Notary{id, member} }
 
 // signature is a signature as it travels.
 type signature struct {
@@ -80,28 +80,10 @@ func (n *Notary) Verify(message, signed []byte) (string, error) {
 	if !ok || !ecdsa.VerifyASN1(pub, notaryDigest(message), sig.Sum) {
 		return "", fmt.Errorf("signature of %s: %w", node, errBadSignature)
 	}
-	if err := n.member(node); err != nil {
+	if err := n.member(node, PinOf(cert)); err != nil {
 		return "", fmt.Errorf("signature of %s: %w", node, err)
 	}
 	return node.Name, nil
 }
 
-var (
-	errBadSignature = errors.New("it does not fit the message")
-	errNoMember     = errors.New("its membership has ended")
-)
-
-// StillMember returns an error for a machine whose membership has ended, also if it left
-// voluntarily, according to the local replica. Unlike Admit, it does not let it finish
-// leaving.
-func (h *Hosts) StillMember(node Node) error {
-	local := raftstore.ReadOptions{Consistency: raftstore.Local}
-	gone, _, err := h.departed(context.Background(), node, local)
-	if err != nil {
-		return err
-	}
-	if gone {
-		return errNoMember
-	}
-	return nil
-}
+var errBadSignature = errors.New("it does not fit the message")

@@ -66,7 +66,8 @@ func (c RenewerConfig) Validate() error {
 }
 
 // Renewer renews the certificate of this host before it expires: at about two thirds of
-// its lifetime it makes a new key, has it signed and installs key and certificate. It
+// its lifetime it has the next certificate signed and installs it. The key stays the same:
+// the other hosts know this one by it. It
 // repeats failed rounds with growing pauses until Shutdown, even after the certificate
 // has expired. NewRenewer starts it and Shutdown ends it.
 type Renewer struct {
@@ -151,11 +152,8 @@ func (r *Renewer) install(key *ecdsa.PrivateKey, issued Issued) error {
 }
 
 func (r *Renewer) renewOnce(ctx context.Context) error {
-	key, err := NewKey()
-	if err != nil {
-		return err
-	}
-	csr, err := NewCSR(key, r.cfg.Identity.Host())
+	key := r.cfg.Identity.key()
+	csr, err := r.cfg.Identity.NextCSR()
 	if err != nil {
 		return err
 	}

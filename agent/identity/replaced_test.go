@@ -42,7 +42,7 @@ func TestReplacedMachineStaysOut(t *testing.T) {
 	if !errors.Is(err, fault.Expelled) {
 		t.Errorf("it changes the record of the other: %v", err)
 	}
-	if err := m.hosts.Admit(m.node(t, "host2")); err != nil {
+	if err := m.hosts.Admit(m.node(t, "host2"), identity.Pin{}); err != nil {
 		t.Errorf("the machine that bears the name: %v", err)
 	}
 	key := newKey(t)
@@ -54,7 +54,7 @@ func TestReplacedMachineStaysOut(t *testing.T) {
 	_, _, renewed := renewByProof(t, m.signer, proof)
 	_, signed := m.signer.RenewHost(t.Context(), old.Node(), csr)
 	for door, err := range map[string]error{
-		"connection": m.hosts.Admit(old.Node()), "renewal by proof": renewed, "renewal": signed,
+		"connection": m.hosts.Admit(old.Node(), identity.Pin{}), "renewal by proof": renewed, "renewal": signed,
 	} {
 		if !errors.Is(err, fault.Expelled) || !strings.Contains(err.Error(), old.Node().ID) || !strings.Contains(err.Error(), "join it with a new token") {
 			t.Errorf("%s: %v", door, err)
@@ -86,7 +86,7 @@ func TestReplacedMachineCannotSignItselfIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.hosts.Admit(node); !errors.Is(err, fault.Expelled) {
+	if err := m.hosts.Admit(node, identity.Pin{}); !errors.Is(err, fault.Expelled) {
 		t.Errorf("admitted: %v", err)
 	}
 }
@@ -96,7 +96,7 @@ func TestReplacedMachineCannotSignItselfIn(t *testing.T) {
 func TestReplacedWithoutQuorum(t *testing.T) {
 	m := newMesh(t)
 	newer := identity.NewNode("host1")
-	if err := m.hosts.Admit(newer); err != nil {
+	if err := m.hosts.Admit(newer, identity.Pin{}); err != nil {
 		t.Errorf("a machine newer than the replica: %v", err)
 	}
 	m.Store.BeforeRead = func(o raftstore.ReadOptions) error {
@@ -121,7 +121,7 @@ func TestExpelledIsTold(t *testing.T) {
 	if _, err := m.signer.RenewHost(t.Context(), m.First.Node(), csr); !errors.Is(err, fault.Expelled) {
 		t.Errorf("renew: %v", err)
 	}
-	if err := m.hosts.Admit(m.First.Node()); !errors.Is(err, fault.Expelled) {
+	if err := m.hosts.Admit(m.First.Node(), identity.Pin{}); !errors.Is(err, fault.Expelled) {
 		t.Errorf("connect: %v", err)
 	}
 }
@@ -130,7 +130,7 @@ func TestExpelledIsTold(t *testing.T) {
 func TestUnreadableReplicaAdmitsNobody(t *testing.T) {
 	store := identitytest.NewStore()
 	store.BeforeRead = func(raftstore.ReadOptions) error { return raftstore.ErrClosed }
-	if err := identity.NewHosts(store).Admit(identity.NewNode("host1")); !errors.Is(err, raftstore.ErrClosed) {
+	if err := identity.NewHosts(store).Admit(identity.NewNode("host1"), identity.Pin{}); !errors.Is(err, raftstore.ErrClosed) {
 		t.Errorf("admitted: %v", err)
 	}
 }

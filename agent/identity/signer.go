@@ -58,8 +58,9 @@ func (s *Signer) WithVotes(votes func() []string) *Signer {
 
 // RenewHost signs csr (DER) for a member. The caller must have verified that the
 // request comes from node. The names in the certificate are those of the host's record.
-// A host without a record gets fault.NoHost, and a machine whose name now belongs to
-// another machine gets fault.Expelled.
+// A host without a record gets fault.NoHost, a machine whose name now belongs to another
+// machine gets fault.Expelled, and one that asks for another key than its host keeps gets
+// ErrOtherKey.
 //
 // RenewHost reads the record linearizably if the store answers soon, and otherwise from
 // the local replica. A mesh that lost its quorum, or was switched off for longer than
@@ -75,6 +76,13 @@ func (s *Signer) RenewHost(ctx context.Context, node Node, csr []byte) (Issued, 
 		return Issued{}, fmt.Errorf("sign certificate of %s: %w", node.Name, err)
 	}
 	rec, opts, err := s.member(ctx, node)
+	if err != nil {
+		return Issued{}, fmt.Errorf("sign certificate of %s: %w", node.Name, err)
+	}
+	pin, err := PinOfKey(pub)
+	if err == nil {
+		err = rec.CheckKey(pin)
+	}
 	if err != nil {
 		return Issued{}, fmt.Errorf("sign certificate of %s: %w", node.Name, err)
 	}
@@ -110,7 +118,7 @@ func (s *Signer) member(ctx context.Context, node Node) (HostRecord, raftstore.R
 		return rec, raftstore.ReadOptions{}, expelledFault(node)
 	case errors.Is(err, fault.NoHost):
 		// If the host was expelled and no other machine took its name, report that.
-		if _, forced, markErr := hosts.departed(soon, node, raftstore.ReadOptions{}); markErr == nil && forced {
+		if _, mark, markErr := hosts.departed(soon, node, raftstore.ReadOptions{}); markErr == nil && mark.Expelled {
 			err = expelledFault(node)
 		}
 		return rec, raftstore.ReadOptions{}, err

@@ -78,8 +78,11 @@ type HostRecord struct {
 	// Addresses are the IPv4 addresses that the host says its interfaces have, from which
 	// the other hosts keep their guests away.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
-	// KeyPin is the pin of the key that the host joined with.
-	KeyPin string `json:"keyPin"`
+	// KeyPin is the pin of the host's key: of the one that it joined with, and if KeyKept
+	// is true, of the only one that it has for as long as it is a member. Hosts of versions
+	// before level.Apart made a new key with each certificate.
+	KeyPin  string `json:"keyPin"`
+	KeyKept bool   `json:"keyKept,omitempty"`
 	// TokenID is the token that the host joined with; empty for the first host.
 	TokenID      string    `json:"tokenID,omitempty"`
 	Version      string    `json:"version,omitempty"`

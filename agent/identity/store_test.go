@@ -88,7 +88,7 @@ func leaveStory(t *testing.T, store identity.Store, key *ecdsa.PrivateKey, fresh
 	if _, err := signer.RenewHost(ctx, left, csr); !errors.Is(err, fault.NoHost) {
 		t.Errorf("renew after the removal: %v", err)
 	}
-	if err := hosts.Admit(left); err != nil {
+	if err := hosts.Admit(left, identity.Pin{}); err != nil {
 		t.Errorf("a host that is leaving is barred: %v", err)
 	}
 	again, _, err := tokens.Create(ctx, 0)
@@ -98,14 +98,14 @@ func leaveStory(t *testing.T, store identity.Store, key *ecdsa.PrivateKey, fresh
 	if _, err := signer.Admit(ctx, candidate(again, key, "host2")); err != nil {
 		t.Fatal(err)
 	}
-	if err := hosts.Admit(left); !errors.Is(err, fault.Expelled) {
+	if err := hosts.Admit(left, identity.Pin{}); !errors.Is(err, fault.Expelled) {
 		t.Errorf("the machine before this one is admitted: %v", err)
 	}
 	expelled := nodeIn(t, store, "host2")
 	if err := hosts.Expel(ctx, "host2"); err != nil {
 		t.Fatal(err)
 	}
-	if err := hosts.Admit(expelled); !errors.Is(err, fault.Expelled) {
+	if err := hosts.Admit(expelled, identity.Pin{}); !errors.Is(err, fault.Expelled) {
 		t.Errorf("an expelled host is admitted: %v", err)
 	}
 	if err := hosts.Expel(ctx, "host2"); !errors.Is(err, fault.NoHost) {
@@ -114,10 +114,10 @@ func leaveStory(t *testing.T, store identity.Store, key *ecdsa.PrivateKey, fresh
 	if _, err := signer.Admit(ctx, candidate(fresh, newKey(t), "host2")); err != nil {
 		t.Fatal(err)
 	}
-	if err := hosts.Admit(expelled); !errors.Is(err, fault.Expelled) {
+	if err := hosts.Admit(expelled, identity.Pin{}); !errors.Is(err, fault.Expelled) {
 		t.Errorf("an expelled machine is admitted once its name is taken: %v", err)
 	}
-	if err := hosts.Admit(nodeIn(t, store, "host2")); err != nil {
+	if err := hosts.Admit(nodeIn(t, store, "host2"), identity.Pin{}); err != nil {
 		t.Errorf("a host that joined anew is barred: %v", err)
 	}
 	if err := tokens.Revoke(ctx, fresh.ID); err != nil {

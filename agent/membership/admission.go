@@ -33,29 +33,31 @@ func (a *Admission) open(store identity.Store) {
 	a.records.Store(&admissionRecords{identity.NewHosts(store), identity.NewClients(store)})
 }
 
-// Admit refuses machines that were removed and whose certificates are still valid.
+// Admit refuses machines that were removed and whose certificates are still valid, and
+// those whose key is not that of the host in their certificate.
 // Until the replica is open it refuses every host, because the removals are not known
 // yet, and a removed machine that was accepted then would keep its connection.
-func (a *Admission) Admit(node identity.Node) error {
+func (a *Admission) Admit(node identity.Node, key identity.Pin) error {
 	records := a.records.Load()
 	if records == nil {
 		return errNotOpen
 	}
-	return records.hosts.Admit(node)
+	return records.hosts.Admit(node, key)
 }
 
-// StillMember refuses machines whose membership has ended, for what they sign. Until the
-// replica is open it refuses every host.
-func (a *Admission) StillMember(node identity.Node) error {
+// StillMember refuses machines whose membership has ended, or whose key is not that of the
+// host in their certificate, for what they sign. Until the replica is open it refuses every
+// host.
+func (a *Admission) StillMember(node identity.Node, key identity.Pin) error {
 	records := a.records.Load()
 	if records == nil {
 		return errNotOpen
 	}
-	return records.hosts.StillMember(node)
+	return records.hosts.StillMember(node, key)
 }
 
 // Judge returns an error if a verified client certificate is not or no longer valid: it has
-// expired since its connection was made, it names a host that was removed, or it is a
+// expired since its connection was made, it names a host that was removed or has another key, or it is a
 // person's and was revoked or is not listed. It may ask the mesh, for a bounded time.
 func (a *Admission) Judge(ctx context.Context, cert *x509.Certificate) error {
 	if err := expired(cert); err != nil {
@@ -72,12 +74,12 @@ func (a *Admission) Judge(ctx context.Context, cert *x509.Certificate) error {
 }
 
 // Ended returns an error if an open connection must not go on that was made with a
-// certificate: its host was removed, or it is a person's and has ended, was revoked or is not
+// certificate: its host was removed or has another key, or it is a person's and has ended, was revoked or is not
 // listed. Connections of hosts outlive their certificates, which are renewed. What is
 // not known for certain ends no connection. It does not block.
 func (a *Admission) Ended(cert *x509.Certificate) error {
 	if identity.ClaimsNode(cert) {
-		if err := a.judgeHost(cert); errors.Is(err, fault.Expelled) {
+		if err := a.judgeHost(cert); errors.Is(err, fault.Expelled) || errors.Is(err, identity.ErrOtherKey) {
 			return err
 		}
 		return nil
@@ -100,7 +102,7 @@ func (a *Admission) judgeHost(cert *x509.Certificate) error {
 	if err != nil {
 		return err
 	}
-	return a.Admit(node)
+	return a.Admit(node, identity.PinOf(cert))
 }
 
 func expired(cert *x509.Certificate) error {

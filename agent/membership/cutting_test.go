@@ -25,6 +25,7 @@ func TestRevokedPeopleAndRemovedHostsAreCutOff(t *testing.T) {
 	mesh := identitytest.NewMesh(t)
 	store := raftstoretest.New(t)
 	host2 := mesh.Host(t, "host2", 0)
+	forged := forgedCertificate(t, mesh, host2)
 	copyMesh(t, mesh.Store, store, host2)
 	m := newMember(DefaultConfig(), Options{Logger: slog.New(slog.DiscardHandler)})
 	m.store, m.records = store, store
@@ -52,11 +53,26 @@ func TestRevokedPeopleAndRemovedHostsAreCutOff(t *testing.T) {
 	aliceAt := dialAs(t, mesh, opened, alice, "h2")
 	bobAt := dialAs(t, mesh, opened, bob, "h2")
 	hostAt := dialAs(t, mesh, opened, host2.Certificate(), port.ProtoStore)
+	forgedAt := dialAs(t, mesh, opened, forged, port.ProtoStore)
 
 	if _, err := identity.NewClients(store).Revoke(t.Context(), "alice", "root"); err != nil {
 		t.Fatal(err)
 	}
 	awaitEnd(t, "alice", aliceAt)
+	if err := identity.NewHosts(store).Update(t.Context(), host2.Node(), func(r *identity.HostRecord) {
+		r.KeyPin, r.KeyKept = host2.KeyPin().String(), true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	awaitEnd(t, "the forged certificate", forgedAt)
+	mustBeRefused(t, mesh, opened, forged)
+	if err := m.admission.Judge(t.Context(), forged.Leaf); !errors.Is(err, identity.ErrOtherKey) {
+		t.Errorf("a request with the forged certificate: %v", err)
+	}
+	if _, err := hostAt.Write([]byte("x")); err != nil {
+		t.Errorf("the host itself: %v", err)
+	}
+	_ = dialAs(t, mesh, opened, host2.Certificate(), port.ProtoStore)
 	if err := identity.NewHosts(store).Expel(t.Context(), "host2"); err != nil {
 		t.Fatal(err)
 	}
@@ -68,6 +84,34 @@ func TestRevokedPeopleAndRemovedHostsAreCutOff(t *testing.T) {
 	if err := <-cutting; err != nil {
 		t.Error(err)
 	}
+}
+
+// forgedCertificate returns a certificate for a host that it does not know of, made with the
+// CA's key.
+func forgedCertificate(t *testing.T, mesh *identitytest.Mesh, host *identity.Identity) *tls.Certificate {
+	t.Helper()
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := mesh.CA.IssueNode(&key.PublicKey, host.Node(), nil, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keyPair(t, chain, key)
+}
+
+// mustBeRefused fails the test if a port of hosts takes a certificate.
+func mustBeRefused(t *testing.T, mesh *identitytest.Mesh, p *port.Port, cert *tls.Certificate) {
+	t.Helper()
+	conn, err := tls.Dial("tcp", p.Addr().String(), &tls.Config{
+		RootCAs: mesh.First.Roots(), ServerName: identity.ServerName, Certificates: []tls.Certificate{*cert}, NextProtos: []string{port.ProtoStore},
+	})
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	awaitEnd(t, "the refused certificate", conn)
 }
 
 func acceptAndHold(l net.Listener) {

@@ -37,7 +37,7 @@ func hasLeft(t *testing.T, m *Member, host string, id identity.Node) {
 	if _, err := hosts.Get(ctx, host, raftstore.ReadOptions{}); !errors.Is(err, fault.NoHost) {
 		t.Errorf("the record of %s: %v", host, err)
 	}
-	if err := hosts.StillMember(id); err == nil {
+	if err := hosts.StillMember(id, identity.Pin{}); err == nil {
 		t.Errorf("what %s signs is still believed", host)
 	}
 	if _, err := m.store.Commit(ctx, raftstore.Txn{Ops: []raftstore.Op{{Key: "/k", Value: []byte("v")}}}); err != nil {

@@ -22,11 +22,11 @@ import (
 func TestNobodyIsAdmittedBeforeTheReplicaIsOpen(t *testing.T) {
 	var a Admission
 	node := identity.NewNode("host2")
-	if err := a.Admit(node); !errors.Is(err, errNotOpen) {
+	if err := a.Admit(node, identity.Pin{}); !errors.Is(err, errNotOpen) {
 		t.Errorf("admitted by a host that knows nothing: %v", err)
 	}
 	a.open(identitytest.NewStore())
-	if err := a.Admit(node); err != nil {
+	if err := a.Admit(node, identity.Pin{}); err != nil {
 		t.Errorf("refused by a host that knows nothing against it: %v", err)
 	}
 }

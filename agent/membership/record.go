@@ -38,6 +38,8 @@ type record struct {
 	config  Config
 	version string
 	level   uint32
+	// meshLevel returns the feature level of the mesh.
+	meshLevel func() uint32
 	// renew renews the certificate.
 	renew func(context.Context) error
 	// interfaces returns the addresses of this host's interfaces; nil if the record is to
@@ -49,12 +51,13 @@ type record struct {
 }
 
 // startRecord compares the record with the configuration once per start, because only a
-// restart changes the configuration, and then whenever the interfaces have other addresses.
+// restart changes the configuration, and then whenever the interfaces have other addresses,
+// or the mesh a level at which the record says more.
 // It waits for the mesh in the background.
 func (m *Member) startRecord(context.Context) error {
 	r := record{
 		hosts: identity.NewHosts(m.records), identity: m.identity, config: m.config,
-		version: m.options.Version, level: level.Highest, renew: m.renewer.Renew,
+		version: m.options.Version, level: level.Highest, meshLevel: m.store.FeatureLevel, renew: m.renewer.Renew,
 		askOthers: m.renewals.askWhetherExpelled, interfaces: m.options.InterfaceAddresses, log: m.log,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -74,11 +77,11 @@ func (m *Member) startRecord(context.Context) error {
 // host of the mesh.
 func (r record) followInterfaces(ctx context.Context) {
 	for ctx.Err() == nil {
-		recorded := r.addresses(nil)
-		if !r.keepTrying(ctx) || r.interfaces == nil {
+		recorded, keepsKey := r.addresses(nil), r.keepsKey()
+		if !r.keepTrying(ctx) || r.interfaces == nil && keepsKey {
 			return
 		}
-		for ctx.Err() == nil && slices.Equal(r.addresses(recorded), recorded) {
+		for ctx.Err() == nil && slices.Equal(r.addresses(recorded), recorded) && r.keepsKey() == keepsKey {
 			select {
 			case <-ctx.Done():
 			case <-time.After(addressesEvery):
@@ -86,6 +89,10 @@ func (r record) followInterfaces(ctx context.Context) {
 		}
 	}
 }
+
+// keepsKey reports whether the record is to say that this host keeps its key: all hosts of
+// the mesh do.
+func (r record) keepsKey() bool { return r.meshLevel() >= level.Apart }
 
 // addresses returns the addresses for the record, or those of before if the interfaces
 // cannot be read.
@@ -140,6 +147,9 @@ func (r record) updateOnce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read this host's record: %w", err)
 	}
+	if err := have.CheckKey(r.identity.KeyPin()); err != nil && have.ID == r.identity.Node().ID {
+		return fmt.Errorf("compare this host with its record: %w", err)
+	}
 	if want := r.withConfig(have); !sameConfig(want, have) {
 		if err := r.hosts.Update(ctx, r.identity.Node(), func(rec *identity.HostRecord) { *rec = r.withConfig(*rec) }); err != nil {
 			return err
@@ -158,12 +168,15 @@ func (r record) updateOnce(ctx context.Context) error {
 func (r record) withConfig(rec identity.HostRecord) identity.HostRecord {
 	rec.MeshAddress, rec.GossipAddress, rec.SANs = r.config.MeshAddress(), r.config.GossipAddress(), r.config.sans()
 	rec.Version, rec.FeatureLevel, rec.Addresses = r.version, r.level, r.addresses(rec.Addresses)
+	if r.keepsKey() && !rec.KeyKept {
+		rec.KeyPin, rec.KeyKept = r.identity.KeyPin().String(), true
+	}
 	return rec
 }
 
 // sameConfig compares the fields that withConfig sets.
 func sameConfig(a, b identity.HostRecord) bool {
 	return a.MeshAddress == b.MeshAddress && a.GossipAddress == b.GossipAddress && slices.Equal(a.SANs, b.SANs) &&
-		slices.Equal(a.Addresses, b.Addresses) &&
+		slices.Equal(a.Addresses, b.Addresses) && a.KeyPin == b.KeyPin && a.KeyKept == b.KeyKept &&
 		a.Version == b.Version && a.FeatureLevel == b.FeatureLevel
 }

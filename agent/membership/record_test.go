@@ -16,6 +16,7 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
+	"virtmesh/agent/level"
 	"virtmesh/raftstore"
 )
 
@@ -34,7 +35,7 @@ func newRecord(t *testing.T, m *identitytest.Mesh) record {
 	t.Cleanup(renewer.Shutdown)
 	return record{
 		hosts: identity.NewHosts(m.Store), identity: m.First, config: config,
-		version: "v2", level: 7, renew: renewer.Renew,
+		version: "v2", level: 7, meshLevel: func() uint32 { return level.Highest }, renew: renewer.Renew,
 		askOthers: func(context.Context) error { return nil }, log: slog.New(slog.DiscardHandler),
 	}
 }
@@ -174,4 +175,66 @@ func TestRecordFollowsTheInterfaces(t *testing.T) {
 			t.Errorf("record %v, %v", got.Addresses, err)
 		}
 	})
+}
+
+// At the level from which on all hosts keep their keys, the record says once which key this
+// host has.
+func TestRecordNamesTheKeyFromItsLevelOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := identitytest.NewMesh(t)
+		r := newRecord(t, m)
+		// An earlier version has made a new key since the host joined.
+		key, err := identity.NewKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain, err := m.CA.IssueNode(&key.PublicKey, m.First.Node(), r.config.certificateNames(), identity.DefaultNodeLifetime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.First.Install(key, identity.Issued{Chain: chain, CABundle: m.First.CABundle()}); err != nil {
+			t.Fatal(err)
+		}
+		var meshLevel atomic.Uint32
+		meshLevel.Store(level.Apart - 1)
+		r.meshLevel = meshLevel.Load
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			r.followInterfaces(ctx)
+		}()
+		defer func() {
+			cancel()
+			<-done
+		}()
+		time.Sleep(time.Hour)
+		got, err := r.hosts.Get(t.Context(), "host1", raftstore.ReadOptions{})
+		if err != nil || got.KeyKept {
+			t.Fatalf("below the level, the record %+v, %v", got, err)
+		}
+		meshLevel.Store(level.Apart)
+		commits := m.Store.Commits()
+		time.Sleep(time.Hour)
+		got, err = r.hosts.Get(t.Context(), "host1", raftstore.ReadOptions{})
+		if err != nil || !got.KeyKept || got.KeyPin != m.First.KeyPin().String() || m.Store.Commits() != commits+1 {
+			t.Errorf("after %d writes, the record %+v, %v", m.Store.Commits()-commits, got, err)
+		}
+		if err := r.hosts.Admit(m.First.Node(), m.First.KeyPin()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A host whose identity folder is an older one says what is wrong, and changes nothing.
+func TestRecordOfAnotherKeyStays(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	r := newRecord(t, m)
+	if err := r.hosts.Update(t.Context(), m.First.Node(), func(rec *identity.HostRecord) { rec.KeyPin, rec.KeyKept = "another", true }); err != nil {
+		t.Fatal(err)
+	}
+	commits := m.Store.Commits()
+	if err := r.updateOnce(t.Context()); !errors.Is(err, identity.ErrOtherKey) || m.Store.Commits() != commits {
+		t.Errorf("%d writes, %v", m.Store.Commits()-commits, err)
+	}
 }

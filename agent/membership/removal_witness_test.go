@@ -108,7 +108,7 @@ func TestRemovalBarsTheMachineThatWasMeant(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the next machine was barred: %v", err)
 	}
-	if err := hosts.Admit(successor.Node()); err != nil || successor.ID == meant.ID {
+	if err := hosts.Admit(successor.Node(), identity.Pin{}); err != nil || successor.ID == meant.ID {
 		t.Errorf("the next machine: %v", err)
 	}
 }

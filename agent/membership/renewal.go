@@ -47,11 +47,7 @@ func (r renewals) byItself() identity.Issuer {
 func (r renewals) askWhetherExpelled(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, JoinTimeout)
 	defer cancel()
-	key, err := identity.NewKey()
-	if err != nil {
-		return err
-	}
-	csr, err := identity.NewCSR(key, r.config.Name)
+	csr, err := r.identity.NextCSR()
 	if err != nil {
 		return err
 	}

@@ -60,11 +60,12 @@ type Config struct {
 	Advertise string
 	// Credentials are the certificates of this host.
 	Credentials Credentials
-	// Admit, if set, is called after the certificate of a mesh host was verified, on
-	// both sides of a connection and for every protocol that shows one; an error
-	// refuses the host. It must not block. The agent uses it to refuse machines that
-	// were removed and whose certificates have not expired yet.
-	Admit func(node identity.Node) error
+	// Admit, if set, is called with the host and the pin of the key in a host's certificate
+	// that was verified, on both sides of a connection and for every protocol that shows
+	// one; an error refuses the host. It must not block. The agent uses it to refuse
+	// machines that were removed and whose certificates have not expired yet, and those
+	// that have another key than their host.
+	Admit func(node identity.Node, key identity.Pin) error
 	// HostAt, if set, returns the name of the host at a mesh address, or "" if unknown.
 	// Dial then accepts no other host at that address. It must not block.
 	HostAt func(addr string) string

@@ -95,7 +95,7 @@ func (p *Port) verifyServer(chain []*x509.Certificate, want, addr string) (strin
 	if want != "" && got.Name != want {
 		return "", &PeerError{Addr: addr, Want: want, Got: got.Name}
 	}
-	return got.Name, p.admitNode(got)
+	return got.Name, p.admitNode(got, chain[0])
 }
 
 // StreamLayer is one mesh protocol in the form that raftstore needs: a listener that

@@ -185,7 +185,7 @@ func (h *serverHandshake) verifyPeer(state tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	if err := h.port.admitNode(node); err != nil {
+	if err := h.port.admitNode(node, state.PeerCertificates[0]); err != nil {
 		return err
 	}
 	h.peer = node.Name
@@ -202,11 +202,11 @@ func (h *serverHandshake) verifyClient(state tls.ConnectionState) error {
 	return h.verifyPeer(state)
 }
 
-func (p *Port) admitNode(node identity.Node) error {
+func (p *Port) admitNode(node identity.Node, cert *x509.Certificate) error {
 	if p.cfg.Admit == nil {
 		return nil
 	}
-	if err := p.cfg.Admit(node); err != nil {
+	if err := p.cfg.Admit(node, identity.PinOf(cert)); err != nil {
 		return fmt.Errorf("host %s is not admitted: %w", node.Name, err)
 	}
 	return nil

@@ -49,5 +49,5 @@ func openNotary(dir string) (*identity.Notary, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the identity of a replica: %w", err)
 	}
-	return identity.NewNotary(id, func(identity.Node) error { return nil }), nil
+	return identity.NewNotary(id, func(identity.Node, identity.Pin) error { return nil }), nil
 }

@@ -47,7 +47,7 @@ func start(t *testing.T, dir, addr string, renew bool) *host {
 	storeCfg := raftstoretest.Config(raftstoretest.NewNetwork(), h.id.Host())
 	storeCfg.Addr, storeCfg.DataDir, storeCfg.PeerOf = addr, filepath.Join(dir, "raft"), port.PeerOf
 	storeCfg.Bootstrap = h.id.Founder()
-	storeCfg.Signer = identity.NewNotary(h.id, func(identity.Node) error { return nil })
+	storeCfg.Signer = identity.NewNotary(h.id, func(identity.Node, identity.Pin) error { return nil })
 	if storeCfg.Raft, err = h.port.StreamLayer(port.ProtoRaft); err != nil {
 		t.Fatal(err)
 	}

@@ -157,7 +157,7 @@ func (a *agent) admits(other *Host) error {
 	if hosts == nil {
 		return errors.New("the replica is not open yet")
 	}
-	return hosts.Admit(other.node)
+	return hosts.Admit(other.node, identity.Pin{})
 }
 
 // asMember returns the agent as package membership knows it.
