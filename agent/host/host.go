@@ -79,7 +79,6 @@ type Deps struct {
 // may be called at once.
 type Host struct {
 	platform    *platform
-	confinement confinement
 	instances   *objects.Informer[*kubevirtv1.VirtualMachineInstance]
 	pools       *poolSet
 	reserve     *reserve.Reserve

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"virtmesh/agent/claims"
+	"virtmesh/agent/host/confinement"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/host/hypervisor/hypervisortest"
 	"virtmesh/agent/host/hypervisor/kvmprobe"
@@ -91,7 +92,8 @@ func testPlatform(t *testing.T) (*platform, *watched) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &platform{hypervisor: hv, kvm: prober, reserved: 1 << 30, stateDir: t.TempDir(), log: slog.New(slog.DiscardHandler)}, hv
+	finder := &confinement.Finder{Root: t.TempDir(), TrySandbox: func(context.Context) error { return nil }}
+	return &platform{hypervisor: hv, kvm: prober, confined: finder, reserved: 1 << 30, stateDir: t.TempDir(), log: slog.New(slog.DiscardHandler)}, hv
 }
 
 func TestAHostLooksAfterItsGuests(t *testing.T) {

@@ -124,7 +124,7 @@ func (h *Host) addHostPublisher(deps Deps) error {
 		description := h.platform.describe(deps.Self, deps.Subnet.String())
 		description.Conditions = append(description.Conditions, h.pools.condition(), h.reserve.Condition())
 		if found, known, _ := h.platform.last(); known {
-			description.Conditions = append(description.Conditions, h.confinement.under(found.capabilities.SecurityModels).condition())
+			description.Conditions = append(description.Conditions, found.confined.Condition())
 		}
 		return description
 	})

@@ -6,12 +6,14 @@ import (
 	"log/slog"
 	"os/user"
 	"reflect"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"virtmesh/agent/host/confinement"
 	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/host/hypervisor/kvmprobe"
@@ -20,6 +22,7 @@ import (
 	"virtmesh/agent/host/publish"
 	"virtmesh/agent/objects"
 	machine "virtmesh/agent/vmi"
+	"virtmesh/storage/program"
 )
 
 const (
@@ -41,6 +44,7 @@ const (
 type platform struct {
 	hypervisor hypervisor.Hypervisor
 	kvm        *kvmprobe.Prober
+	confined   *confinement.Finder
 	// reserved is the memory that is kept from guests, stateDir where their disks will be.
 	reserved int64
 	stateDir string
@@ -59,6 +63,7 @@ type platform struct {
 type finding struct {
 	capabilities hypervisor.Capabilities
 	kvm          kvmprobe.Result
+	confined     confinement.Host
 	// allocatable is what guests may use of the host.
 	allocatable machine.Resources
 }
@@ -79,7 +84,7 @@ func openPlatform(ctx context.Context, config Config, stateDir string, log *slog
 	if err != nil {
 		return nil, err
 	}
-	p := &platform{hypervisor: driver, kvm: prober, reserved: config.Capacity.ReservedMemoryBytes, stateDir: stateDir, log: log}
+	p := &platform{hypervisor: driver, kvm: prober, confined: confinementFinder(config.Hypervisor), reserved: config.Capacity.ReservedMemoryBytes, stateDir: stateDir, log: log}
 	first, cancel := context.WithTimeout(ctx, firstLook)
 	defer cancel()
 	p.look(first)
@@ -88,6 +93,17 @@ func openPlatform(ctx context.Context, config Config, stateDir string, log *slog
 		return nil, ctx.Err()
 	}
 	return p, nil
+}
+
+// confinementFinder finds out what keeps guests apart on this machine.
+func confinementFinder(config HypervisorConfig) *confinement.Finder {
+	return &confinement.Finder{Root: "/", TrySandbox: func(ctx context.Context) error {
+		_, group, err := qemuUser(config.User)
+		if err != nil {
+			return err
+		}
+		return program.Sandbox{User: config.converters(uint32(group)).Next()}.Check(ctx)
+	}}
 }
 
 // Run looks again when the hypervisor has come back, and from time to time, until ctx ends.
@@ -104,6 +120,7 @@ func (p *platform) Run(ctx context.Context) error {
 			if event.Kind != hypervisor.EventResync {
 				continue
 			}
+			p.confined.Forget()
 		case <-ticker.C:
 		case <-ctx.Done():
 			return nil
@@ -120,6 +137,7 @@ func (p *platform) look(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
+		p.confined.Forget()
 		if p.failure == nil {
 			p.since = time.Now()
 			p.log.Warn("the hypervisor does not say what it can run; guests that run go on, and others wait", "err", err)
@@ -131,6 +149,11 @@ func (p *platform) look(ctx context.Context) {
 	if p.found.isNews(found) || p.failure != nil {
 		p.log.Info("hypervisor found", "libvirt", caps.LibraryVersion, "qemu", caps.HypervisorVersion,
 			"kvm", found.kvm.Usable, "reason", found.kvm.Reason, "took", found.kvm.Took.Round(time.Millisecond))
+	}
+	if faults := found.confined.Faults(); !p.known || !slices.Equal(faults, p.found.confined.Faults()) {
+		for _, fault := range faults {
+			p.log.Warn("guests of this host are less apart than they could be", "because", fault)
+		}
 	}
 	p.found, p.known, p.failure = found, true, nil
 }
@@ -149,6 +172,7 @@ func (p *platform) find(ctx context.Context) (found finding, err error) {
 	if found.capabilities, err = p.hypervisor.Capabilities(ctx); err != nil {
 		return found, fmt.Errorf("libvirt: %w; is libvirtd installed and running?", err)
 	}
+	found.confined = p.confined.Find(ctx, found.capabilities.SecurityModels)
 	disk, err := offer.FileSystemBytes(p.stateDir)
 	if err != nil {
 		return found, err

@@ -3,6 +3,8 @@ package host
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -129,6 +131,55 @@ func TestAnUpgradeOfTheHypervisorIsNoticed(t *testing.T) {
 		}
 		if able, err := p.Ability(); err != nil || !slices.Equal(able.CPUModels, []string{"EPYC-v4"}) {
 			t.Errorf("the host offers %+v, %v", able, err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// An administrator mends what keeps guests apart, and restarts libvirtd: the Node says so
+// without a restart of the agent.
+func TestConfinementFollowsTheHypervisor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, hv := testPlatform(t)
+		with := func(model string) {
+			hv.Machine().SetCapabilities(func(c *hypervisor.Capabilities) { c.SecurityModels = []string{"dac", model} })
+		}
+		confined := func() string {
+			found, _, _ := p.last()
+			return strings.Join(found.confined.Faults(), "; ")
+		}
+		conf := filepath.Join(p.confined.Root, "etc/libvirt/qemu.conf")
+		if err := os.MkdirAll(filepath.Dir(conf), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(conf, []byte("seccomp_sandbox = 0\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		with("")
+		p.look(t.Context())
+		if got := confined(); !strings.Contains(got, "seccomp") || !strings.Contains(got, "AppArmor") {
+			t.Errorf("it lacks %s", got)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- p.Run(ctx) }()
+		synctest.Wait()
+		if err := os.Remove(conf); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(lookEvery + time.Second)
+		if got := confined(); !strings.Contains(got, "seccomp") {
+			t.Errorf("what libvirtd has not read counts: it lacks %s", got)
+		}
+		hv.Machine().SetAway(true)
+		with("apparmor")
+		hv.Machine().SetAway(false)
+		synctest.Wait()
+		if got := confined(); strings.Contains(got, "seccomp") || strings.Contains(got, "AppArmor") {
+			t.Errorf("it lacks %s", got)
 		}
 		cancel()
 		if err := <-done; err != nil {

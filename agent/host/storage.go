@@ -40,12 +40,6 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 	h.onClose(func() { images.Close() })
 	log := deps.Logger.With("part", "volumes")
 	converters := config.Hypervisor.converters(uint32(group))
-	h.confinement = openConfinement(ctx, converters)
-	if found, known, _ := h.platform.last(); known { // otherwise the Node tells it later
-		for _, fault := range h.confinement.under(found.capabilities.SecurityModels).faults() {
-			deps.Logger.Warn("guests of this host are less apart than they could be", "because", fault)
-		}
-	}
 	h.pools, err = openPools(ctx, poolOptions{
 		pools: config.Pools, host: deps.Self.Name, stateDir: deps.Self.StateDir, converters: converters, log: log,
 		reserve: config.Capacity.ReservedDiskBytes, nodes: objects.For[*corev1.Node](deps.Cache), events: deps.Recorder,

@@ -24,6 +24,15 @@ const (
 	vfioExtra = gib
 	// emulatorIOThreads covers the emulator's own threads.
 	emulatorIOThreads = 8 * mib
+
+	// overheadsAllowed is how often MemoryLimit has room for the overhead, and spare what it
+	// adds to that: a migration, a screen with many clients, a burst of the disks.
+	overheadsAllowed = 2
+	spare            = gib
+	// perDisk is room for the caches of a disk's image and of the images below it.
+	perDisk = 64 * mib
+	// translations is what an emulated processor keeps of the guest's code at most.
+	translations = gib
 )
 
 // GuestMemory returns the bytes of memory that the guest starts with: memory.guest, or
@@ -82,13 +91,43 @@ func Overhead(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
 	if d.Devices.AutoattachGraphicsDevice == nil || *d.Devices.AutoattachGraphicsDevice {
 		n = sum(n, perGraphics)
 	}
-	if len(d.Devices.HostDevices) > 0 || len(d.Devices.GPUs) > 0 || hasSRIOV(d) {
+	if passesDevices(d) {
 		n = sum(n, vfioExtra)
 	}
 	if d.Memory != nil && d.Memory.ReservedOverhead != nil && d.Memory.ReservedOverhead.AddedOverhead != nil {
 		n = sum(n, d.Memory.ReservedOverhead.AddedOverhead.Value())
 	}
 	return roundUp(n, kib)
+}
+
+// MemoryLimit returns the bytes of memory that QEMU and its helpers may have in all, that of
+// the guest included. It is far more than they need (see Overhead): no guest that does
+// nothing unusual may reach it, and an emulator that was broken into, or leaks, ends before
+// the host has no memory left. Huge pages do not count in it, unless a device or real time
+// has the guest's memory locked: libvirt locks no more than the limit. Nor does memory that
+// can be added while the guest runs: whoever adds it raises the limit.
+func MemoryLimit(spec *kubevirtv1.VirtualMachineInstanceSpec, emulated bool) int64 {
+	d := &spec.Domain
+	n := int64(spare)
+	if page, err := PageSize(spec); err != nil || page == 0 || locksMemory(d) {
+		n = sum(n, GuestMemory(spec))
+	}
+	n = sum(n, mulDiv(Overhead(spec), overheadsAllowed, 1))
+	n = sum(n, mulDiv(perDisk, int64(len(d.Devices.Disks)), 1))
+	if emulated {
+		n = sum(n, translations)
+	}
+	return roundUp(n, mib)
+}
+
+// locksMemory reports whether the guest's memory stays in the host's for a device or for real
+// time.
+func locksMemory(d *kubevirtv1.DomainSpec) bool {
+	return passesDevices(d) || d.CPU != nil && d.CPU.Realtime != nil
+}
+
+func passesDevices(d *kubevirtv1.DomainSpec) bool {
+	return len(d.Devices.HostDevices) > 0 || len(d.Devices.GPUs) > 0 || hasSRIOV(d)
 }
 
 func hasSRIOV(d *kubevirtv1.DomainSpec) bool {

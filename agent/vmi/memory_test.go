@@ -99,6 +99,43 @@ func TestOverhead(t *testing.T) {
 	}
 }
 
+// The limit leaves an emulator room, and grows with what it is for. Huge pages count only if
+// they are locked, which the limit bounds too.
+func TestMemoryLimit(t *testing.T) {
+	base := func() *kubevirtv1.VirtualMachineInstanceSpec {
+		return &kubevirtv1.VirtualMachineInstanceSpec{Domain: kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Guest: quantityOf("4Gi")}}}
+	}
+	plain := MemoryLimit(base(), false)
+	if least := 4*gib + gib + 2*Overhead(base()); plain < least || plain > least+mib {
+		t.Fatalf("%d bytes, want %d in whole mebibytes", plain, least)
+	}
+	huge := func(d *kubevirtv1.DomainSpec) { d.Memory.Hugepages = &kubevirtv1.Hugepages{PageSize: "2Mi"} }
+	for name, tc := range map[string]struct {
+		edit     func(*kubevirtv1.DomainSpec)
+		emulated bool
+		more     int64
+	}{
+		"disks":      {func(d *kubevirtv1.DomainSpec) { d.Devices.Disks = make([]kubevirtv1.Disk, 3) }, false, 3 * 64 * mib},
+		"emulation":  {func(*kubevirtv1.DomainSpec) {}, true, gib},
+		"room":       {func(d *kubevirtv1.DomainSpec) { d.Memory.MaxGuest = quantityOf("16Gi") }, false, 0},
+		"huge pages": {huge, false, -4 * gib},
+		"a device":   {func(d *kubevirtv1.DomainSpec) { huge(d); d.Devices.GPUs = make([]kubevirtv1.GPU, 1) }, false, 2 * gib},
+		"real time":  {func(d *kubevirtv1.DomainSpec) { huge(d); d.CPU = &kubevirtv1.CPU{Realtime: &kubevirtv1.Realtime{}} }, false, 0},
+		"what is asked": {func(d *kubevirtv1.DomainSpec) {
+			d.Memory.ReservedOverhead = &kubevirtv1.ReservedOverhead{AddedOverhead: quantityOf("3Mi")}
+		}, false, 6 * mib},
+	} {
+		spec := base()
+		tc.edit(&spec.Domain)
+		if got := MemoryLimit(spec, tc.emulated) - plain; got != tc.more {
+			t.Errorf("%s: %d bytes more, want %d", name, got, tc.more)
+		}
+	}
+	if got := MemoryLimit(&kubevirtv1.VirtualMachineInstanceSpec{Domain: kubevirtv1.DomainSpec{Memory: &kubevirtv1.Memory{Guest: quantityOf("8Ei")}}}, true); got != mostOf {
+		t.Errorf("%d bytes for more than any host has, want %d", got, int64(mostOf))
+	}
+}
+
 func sriov() kubevirtv1.Interface {
 	return kubevirtv1.Interface{InterfaceBindingMethod: kubevirtv1.InterfaceBindingMethod{SRIOV: &kubevirtv1.InterfaceSRIOV{}}}
 }

@@ -125,3 +125,18 @@ func checkConfinement(f Facts) []Finding {
 	}
 	return warn(check, without+"it is not switched on in the kernel", "apt-get install apparmor, and boot without apparmor=0")
 }
+
+// checkMemoryLimit checks that an emulator that takes too much memory is ended before the host
+// has none left.
+func checkMemoryLimit(f Facts) []Finding {
+	const check = "emulators' memory"
+	switch _, set := f.QEMU.Settings["cgroup_controllers"]; {
+	case f.QEMU.LimitsMemory:
+		return pass(check, "limited")
+	case set:
+		return warn(check, "libvirt cannot limit it: cgroup_controllers in qemu.conf leaves memory out",
+			"remove the setting cgroup_controllers from /etc/libvirt/qemu.conf, then systemctl restart libvirtd")
+	}
+	return warn(check, "libvirt cannot limit it: the kernel's cgroup controller for memory is switched off",
+		"boot without cgroup_disable=memory, with cgroups mounted at /sys/fs/cgroup")
+}

@@ -60,7 +60,7 @@ func repairedBy(findings []Finding, repair Repair) []Finding {
 func Examine(facts Facts) []Finding {
 	checks := []func(Facts) []Finding{
 		checkRoot, checkConfig, checkVirtualization, checkPrograms, checkFirmware,
-		checkLibvirt, checkDaemonLimits, checkGuestsService, checkQEMUUser, checkGuestUIDs, checkSeccomp, checkConfinement,
+		checkLibvirt, checkDaemonLimits, checkGuestsService, checkQEMUUser, checkGuestUIDs, checkSeccomp, checkConfinement, checkMemoryLimit,
 		checkKernel, checkFilesystems, checkPaths, checkPools, checkClock,
 		checkNeighbours, checkNetworkd, checkRoutes, checkNameServers, checkPorts, checkService, checkKeyring,
 	}

@@ -66,6 +66,8 @@ type QEMU struct {
 	Models []string
 	// AppArmor says that the kernel has it switched on.
 	AppArmor bool
+	// LimitsMemory says that libvirt can limit the memory of emulators.
+	LimitsMemory bool
 }
 
 // UIDs are the uids from First to Last that File gives to somebody.

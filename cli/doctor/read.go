@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"virtmesh/agent"
+	"virtmesh/agent/host/confinement"
 	"virtmesh/agent/host/daemonconf"
 	"virtmesh/agent/host/hypervisor/kvmprobe"
 	"virtmesh/agent/host/network"
@@ -147,8 +148,9 @@ func (r reader) qemu(ctx context.Context, uri string) QEMU {
 	}
 	// Without an answer there are no models, and libvirt's own check says why.
 	_ = xml.Unmarshal([]byte(output(ctx, "virsh", "--connect", uri, "capabilities")), &capabilities)
+	host := confinement.Read(r.root)
 	return QEMU{
-		Settings: r.settings("/etc/libvirt/qemu.conf"), Models: capabilities.Models,
+		Settings: host.Settings, Models: capabilities.Models, LimitsMemory: host.LimitsMemory(),
 		AppArmor: strings.TrimSpace(r.text("/sys/module/apparmor/parameters/enabled")) == "Y",
 	}
 }

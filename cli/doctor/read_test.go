@@ -86,12 +86,12 @@ security_driver = [ "apparmor" ]
 
 func TestReadQEMU(t *testing.T) {
 	programs(t, map[string]string{"virsh": `echo '<capabilities><host><secmodel><model>apparmor</model><doi>0</doi></secmodel><secmodel><model>dac</model></secmodel></host></capabilities>'`})
-	q := machine(t, map[string]string{"/sys/module/apparmor/parameters/enabled": "Y\n"}).qemu(t.Context(), "qemu:///system")
-	if !slices.Equal(q.Models, []string{"apparmor", "dac"}) || !q.AppArmor {
+	q := machine(t, map[string]string{"/sys/module/apparmor/parameters/enabled": "Y\n", "/sys/fs/cgroup/cgroup.controllers": "cpu memory\n"}).qemu(t.Context(), "qemu:///system")
+	if !slices.Equal(q.Models, []string{"apparmor", "dac"}) || !q.AppArmor || !q.LimitsMemory {
 		t.Errorf("read %+v", q)
 	}
 	programs(t, nil)
-	if q := machine(t, nil).qemu(t.Context(), "qemu:///system"); len(q.Models) != 0 || q.AppArmor {
+	if q := machine(t, nil).qemu(t.Context(), "qemu:///system"); len(q.Models) != 0 || q.AppArmor || q.LimitsMemory {
 		t.Errorf("read %+v of a machine that has nothing", q)
 	}
 }

@@ -91,12 +91,12 @@ func TestGuestsAreApart(t *testing.T) {
 			t.Errorf("the status of %s shows uid %s, it runs as %s", name, shown, e.uid)
 		}
 	}
-	// A lab has neither AppArmor nor SELinux; the rest is there.
+	// A lab has neither AppArmor nor SELinux, nor cgroups; the rest is there.
 	node, err := a.CoreV1().Nodes().Get(t.Context(), host, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if confined := objects.NodeCondition(node, objects.NodeGuestsConfined); !strings.HasPrefix(confined.Message, "libvirt uses neither AppArmor nor SELinux;") {
+	if confined := objects.NodeCondition(node, objects.NodeGuestsConfined); !strings.HasPrefix(confined.Message, "libvirt uses neither AppArmor nor SELinux; libvirt cannot limit the memory of emulators;") {
 		t.Errorf("the Node says %+v", confined)
 	}
 	one, other := emulatorOf(t, host, ns, "one"), emulatorOf(t, host, ns, "other")

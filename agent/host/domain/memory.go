@@ -7,7 +7,7 @@ import (
 	machine "virtmesh/agent/vmi"
 )
 
-// memory gives the guest its memory.
+// memory gives the guest its memory, and its emulator a limit of what it may take.
 func memory(c *conversion) {
 	spec := c.domain.Memory
 	path := c.root.Child("memory")
@@ -18,6 +18,9 @@ func memory(c *conversion) {
 		return
 	}
 	c.out.Memory = &libvirtxml.DomainMemory{Value: uint(bytes), Unit: "b"}
+	const kib = 1 << 10
+	limit := machine.MemoryLimit(&c.VMI.Spec, !c.Machine.KVM)
+	c.out.MemoryTune = &libvirtxml.DomainMemoryTune{HardLimit: &libvirtxml.DomainMemoryTuneLimit{Value: uint64(limit / kib), Unit: "KiB"}}
 	if spec == nil {
 		memoryBacking(c, 0)
 		return

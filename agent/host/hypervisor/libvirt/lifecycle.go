@@ -35,6 +35,20 @@ func (d *Driver) start(conn *libvirt.Connect, ref hypervisor.Ref, xml string, op
 		defer running.Free()
 		return d.describe(running)
 	}
+	xml, memory, err := splitMemoryLimit(xml)
+	if err != nil {
+		return hypervisor.Domain{}, err
+	}
+	domain, err := d.startWithin(conn, ref, xml, existed, opts)
+	if err == nil {
+		d.limitMemory(conn, ref, memory)
+	}
+	return domain, err
+}
+
+// startWithin starts the domain with its weight and limit of CPU time, or without them if the
+// host cannot keep them.
+func (d *Driver) startWithin(conn *libvirt.Connect, ref hypervisor.Ref, xml string, existed bool, opts hypervisor.StartOptions) (hypervisor.Domain, error) {
 	domain, err := d.defineAndCreate(conn, xml, existed, opts)
 	if !lacksCPUController(err) {
 		return domain, err

@@ -4,6 +4,7 @@ package domain
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -13,11 +14,12 @@ import (
 
 	"virtmesh/agent/host/hypervisor/hypervisortest"
 	"virtmesh/agent/host/hypervisor/privatelibvirtd"
+	machine "virtmesh/agent/vmi"
 )
 
-// TestCPUTimeTakesEffect looks at what the kernel was told where libvirt may use
-// cgroups, and has the guest start all the same where it may not.
-func TestCPUTimeTakesEffect(t *testing.T) {
+// TestLimitsTakeEffect looks at what the kernel was told where libvirt may use cgroups, and
+// has the guest start all the same where it may not.
+func TestLimitsTakeEffect(t *testing.T) {
 	for name, cgroups := range map[string]bool{"with cgroups": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
 			h := newBootHost(t, func(c *privatelibvirtd.Config) { c.Cgroups = cgroups })
@@ -40,6 +42,10 @@ func TestCPUTimeTakesEffect(t *testing.T) {
 				if !strings.Contains(seen, want) {
 					t.Errorf("%q is not in %q", want, seen)
 				}
+			}
+			limit := fmt.Sprint("hard_limit : ", machine.MemoryLimit(&in.VMI.Spec, true)>>10)
+			if seen := strings.Join(strings.Fields(h.virsh(t, "memtune", UUID(in.VMI))), " "); !strings.Contains(seen, limit) {
+				t.Errorf("%q is not in %q", limit, seen)
 			}
 		})
 	}
