@@ -34,6 +34,7 @@ func genFacts(t *rapid.T) Facts {
 		Load:          float64(rapid.Float32().Draw(t, "load")),
 		Unschedulable: rapid.Bool().Draw(t, "unschedulable"),
 		Idle:          rapid.Bool().Draw(t, "idle"),
+		Keys:          str.Draw(t, "keys"),
 	}
 	if rapid.Bool().Draw(t, "more") {
 		f.CPUModels, f.Images = list.Draw(t, "models"), list.Draw(t, "images")

@@ -40,6 +40,8 @@ type Facts struct {
 	Unschedulable bool
 	// Idle is true if the member runs, and cannot take any decision.
 	Idle bool
+	// Keys is the Fingerprint of the keys that the member has. The package fills it in.
+	Keys string
 }
 
 // Resources is an amount of each resource that a guest can consume.

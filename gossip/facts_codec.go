@@ -42,6 +42,7 @@ const (
 	tagUnschedulable = 13
 	tagIdle          = 14
 	tagLowestLevel   = 15
+	tagKeys          = 16
 )
 
 // errMalformed is returned by every decoder of this package for bytes that no
@@ -75,6 +76,7 @@ func encodeSection(s section, f *Facts) []byte {
 		w.list(tagCPUModels, f.CPUModels)
 		w.list(tagImages, f.Images)
 		w.labels(tagLabels, f.Labels)
+		w.str(tagKeys, f.Keys)
 	}
 	return w.buf
 }
@@ -157,6 +159,8 @@ func decodeField(tag uint64, v *reader, f *Facts) {
 		f.Unschedulable = true
 	case tagIdle:
 		f.Idle = true
+	case tagKeys:
+		f.Keys = string(v.b)
 	}
 }
 

@@ -53,8 +53,16 @@ var ErrFactsTooLarge = errors.New("facts are too large to gossip")
 // SetFacts replaces the facts of this member. It copies f and never blocks on the
 // network. Changes that come faster than announcements are allowed are merged into
 // the next announcement. Of facts that are too large it leaves out the least useful
-// part, see Facts.fit.
+// part, see Facts.fit. Facts.Keys is what this member's keyring says, whatever f says.
 func (g *Gossip) SetFacts(f Facts) error {
+	g.keyring.mu.Lock()
+	defer g.keyring.mu.Unlock()
+	f.Keys = Fingerprint(g.keyring.keys())
+	return g.setFacts(f)
+}
+
+// setFacts is SetFacts with the caller's Keys. The caller holds the lock of the keyring.
+func (g *Gossip) setFacts(f Facts) error {
 	f = f.Clone()
 	f.fit()
 	secs, err := encodeFacts(&f)
@@ -68,7 +76,7 @@ func (g *Gossip) SetFacts(f Facts) error {
 	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	urgent := f.Unschedulable != g.own.facts.Unschedulable || f.Idle != g.own.facts.Idle
+	urgent := f.Unschedulable != g.own.facts.Unschedulable || f.Idle != g.own.facts.Idle || f.Keys != g.own.facts.Keys
 	changed := false
 	for i := range secs {
 		if string(secs[i]) != string(g.own.secs[i]) {

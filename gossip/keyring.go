@@ -2,8 +2,11 @@ package gossip
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/memberlist"
@@ -13,9 +16,26 @@ import (
 // without keys. Encryption cannot be switched on while a member runs.
 var ErrNotEncrypted = errors.New("gossip is not encrypted")
 
-// To rotate a key without losing packets, call AddKey on every member, then UseKey on
-// every member, then RemoveKey with the old key on every member. Each step can be
-// repeated.
+// To rotate a key without losing packets, call SetKeys on every member three times: with
+// the old key and then the new one, with the new key and then the old one, and with the new
+// key alone. Facts.Keys says which keys a member has; go on when every live member has
+// those of before.
+
+// Fingerprint names a list of keys without telling them. It depends on which key is the
+// first, and not on the order of the others. It is empty for no keys.
+func Fingerprint(keys [][]byte) string {
+	if len(keys) == 0 {
+		return ""
+	}
+	h := sha256.New()
+	h.Write([]byte("virtmesh gossip keys\x00"))
+	for _, key := range slices.Concat(keys[:1], slices.SortedFunc(slices.Values(keys[1:]), bytes.Compare)) {
+		// Keys of different lengths must not run into each other.
+		h.Write([]byte{byte(len(key))})
+		h.Write(key)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
 
 // keyring serialises changes of memberlist's keyring.
 type keyring struct {
@@ -50,74 +70,70 @@ func (k *keyring) primary() [][]byte {
 	return k.ring.GetKeys()[:1]
 }
 
-// AddKey makes this member accept packets encrypted with key.
-func (g *Gossip) AddKey(key []byte) error {
+// SetKeys makes keys the only ones whose packets this member accepts, and the first of them
+// the one that it encrypts with. It may be called again with the same. The member's facts
+// say at once that it has these keys. Encryption cannot be switched on or off.
+func (g *Gossip) SetKeys(keys [][]byte) error {
+	if len(keys) == 0 {
+		return errors.New("set gossip keys: there is none")
+	}
 	k := g.keyring
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.ring == nil {
 		return ErrNotEncrypted
 	}
-	if err := k.ring.AddKey(bytes.Clone(key)); err != nil {
-		return fmt.Errorf("add gossip key: %w", err)
+	if err := k.set(keys); err != nil {
+		return fmt.Errorf("set gossip keys: %w", err)
 	}
-	return nil
+	g.mu.Lock()
+	own := g.own.facts
+	g.mu.Unlock()
+	own.Keys = Fingerprint(k.keys())
+	return g.setFacts(own)
 }
 
-// UseKey makes this member encrypt with key. The key must have been added on this
-// member and on every other one before.
-func (g *Gossip) UseKey(key []byte) error {
-	k := g.keyring
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.ring == nil {
-		return ErrNotEncrypted
-	}
-	if err := k.ring.UseKey(key); err != nil {
-		return fmt.Errorf("use gossip key: %w", err)
-	}
-	return nil
-}
-
-// RemoveKey makes this member refuse packets encrypted with key. It returns an error
-// for the key in use, and none for an unknown key.
-func (g *Gossip) RemoveKey(key []byte) error {
-	k := g.keyring
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.ring == nil {
-		return ErrNotEncrypted
-	}
-	keys := k.ring.GetKeys()
-	at := -1
-	for i := range keys {
-		if bytes.Equal(keys[i], key) {
-			at = i
+// set changes the ring so that it holds keys in their order. A key is removed only once
+// another one encrypts. The caller holds the lock.
+func (k *keyring) set(keys [][]byte) error {
+	for _, key := range keys {
+		if err := k.ring.AddKey(bytes.Clone(key)); err != nil {
+			return err
 		}
 	}
+	if err := k.ring.UseKey(keys[0]); err != nil {
+		return err
+	}
+	for _, have := range slices.Clone(k.ring.GetKeys()) {
+		if slices.ContainsFunc(keys, func(key []byte) bool { return bytes.Equal(key, have) }) {
+			continue
+		}
+		if err := k.remove(have); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove removes a key that is not the first. The caller holds the lock.
+func (k *keyring) remove(key []byte) error {
+	keys := k.ring.GetKeys()
+	at := slices.IndexFunc(keys, func(have []byte) bool { return bytes.Equal(have, key) })
 	if at < 0 {
 		return nil
-	}
-	if at == 0 {
-		return errors.New("remove gossip key: this member encrypts with it; use another key first")
 	}
 	// memberlist removes a key by shifting the later keys down in the same array
 	// that concurrent readers use. Removing the last key shifts nothing, so the
 	// later keys are removed first, last to first, and added again afterwards.
-	behind := append([][]byte(nil), keys[at+1:]...)
-	for i := len(behind) - 1; i >= 0; i-- {
-		if err := k.ring.RemoveKey(behind[i]); err != nil {
-			return fmt.Errorf("remove gossip key: %w", err)
+	behind := slices.Clone(keys[at+1:])
+	for _, later := range slices.Backward(behind) {
+		if err := k.ring.RemoveKey(later); err != nil {
+			return err
 		}
 	}
-	removeErr := k.ring.RemoveKey(bytes.Clone(key))
-	for _, b := range behind {
-		if err := k.ring.AddKey(b); err != nil {
-			return fmt.Errorf("restore gossip key: %w", err)
-		}
+	err := k.ring.RemoveKey(bytes.Clone(key))
+	for _, later := range behind {
+		err = errors.Join(err, k.ring.AddKey(later))
 	}
-	if removeErr != nil {
-		return fmt.Errorf("remove gossip key: %w", removeErr)
-	}
-	return nil
+	return err
 }
