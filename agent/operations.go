@@ -9,6 +9,7 @@ import (
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
 	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/membership"
 	"virtmesh/agent/objects"
@@ -18,16 +19,29 @@ import (
 
 // acts returns the types of operation that this host can carry out.
 func (a *Agent) acts() operation.Acts {
-	return operation.Acts{meshv1alpha1.RemoveHost: {
-		Plan: func(op *operation.Object) []operation.Step {
-			var steps []operation.Step
-			for _, s := range a.member.RemovalSteps(op, a.view.store, a.host.Bury, a.tellEnd) {
-				steps = append(steps, operation.Step{Name: s.Name, Do: lasting(s)})
-			}
-			return steps
+	return operation.Acts{
+		meshv1alpha1.RemoveHost: {
+			Plan: func(op *operation.Object) []operation.Step {
+				return planned(a.member.RemovalSteps(op, a.view.store, a.host.Bury, a.tellEnd))
+			},
+			Outputs: removalOutputs(),
 		},
-		Outputs: removalOutputs(),
-	}}
+		meshv1alpha1.RotateGossipKey: {
+			Plan: func(op *operation.Object) []operation.Step {
+				return planned(a.member.GossipRotationSteps(op, a.view.store))
+			},
+			Outputs: []stewards.Output{stewards.WritesRecords("keys of gossip", identity.KeyGossip)},
+		},
+	}
+}
+
+// planned returns the plan that consists of some steps.
+func planned(steps []membership.Step) []operation.Step {
+	plan := make([]operation.Step, 0, len(steps))
+	for _, s := range steps {
+		plan = append(plan, operation.Step{Name: s.Name, Do: lasting(s)})
+	}
+	return plan
 }
 
 // removalOutputs are what the removal of a host writes.
@@ -44,7 +58,7 @@ func removalOutputs() []stewards.Output {
 
 // lasting marks errors that another attempt would return again as permanent, so
 // that they end the operation.
-func lasting(s membership.RemovalStep) func(context.Context, func(done, total int64)) error {
+func lasting(s membership.Step) func(context.Context, func(done, total int64)) error {
 	return func(ctx context.Context, report func(done, total int64)) error {
 		err := s.Do(ctx, report)
 		if objects.LostRace(err) {

@@ -47,7 +47,7 @@ func TestALostRaceDoesNotEndAnOperation(t *testing.T) {
 		fault.New(fault.Conflict, "host9 is alive"): true,
 		fault.New(fault.NotFound, "no host9"):       true,
 	} {
-		got := lasting(membership.RemovalStep{Do: func(context.Context, func(done, total int64)) error { return err }})(t.Context(), nil)
+		got := lasting(membership.Step{Do: func(context.Context, func(done, total int64)) error { return err }})(t.Context(), nil)
 		if (got != err) != permanent {
 			t.Errorf("%v: permanent %v, want %v", err, !permanent, permanent)
 		}

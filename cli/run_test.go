@@ -62,11 +62,22 @@ type fakeMesh struct {
 
 	removedBy string
 	removeErr error
+
+	// gossip are the keys of gossip; rotatedBy is who had them replaced.
+	gossip    admin.GossipKeys
+	rotatedBy string
 }
 
 var _ admin.Mesh = (*fakeMesh)(nil)
 
 func (m *fakeMesh) Status(context.Context) (*admin.Status, error) { return &m.status, nil }
+
+func (m *fakeMesh) GossipKeys(context.Context) (*admin.GossipKeys, error) { return &m.gossip, nil }
+
+func (m *fakeMesh) RotateGossipKey(_ context.Context, by string) error {
+	m.rotatedBy, m.gossip.Generation = by, m.gossip.Generation+3
+	return nil
+}
 
 func (m *fakeMesh) CreateToken(_ context.Context, ttl time.Duration) (*admin.Token, error) {
 	m.ttl = ttl
@@ -310,6 +321,22 @@ func TestNodeRemoveAndLeave(t *testing.T) {
 	}
 	if mesh.removedBy != "root" {
 		t.Errorf("removed by %q", mesh.removedBy)
+	}
+}
+
+// The key is replaced in the name of who asks; --status changes nothing; programs get JSON.
+func TestGossipRotateKey(t *testing.T) {
+	mesh := wellMesh()
+	mesh.gossip = admin.GossipKeys{Accepted: 1, Have: []string{"host1"}, Off: []string{"host2"}}
+	connection := serve(t, mesh)
+	code, stdout, stderr := run(t, append(connection, "gossip", "rotate-key", "--status")...)
+	if code != 0 || mesh.rotatedBy != "" || !strings.Contains(stdout, "the one that the mesh was made with; hosts that have it: 1; off, and get it when they come back: host2") {
+		t.Errorf("exit code %d, by %q, %q, %q", code, mesh.rotatedBy, stdout, stderr)
+	}
+	code, stdout, stderr = run(t, append(connection, "gossip", "rotate-key", "--output", "json")...)
+	var keys admin.GossipKeys
+	if err := json.Unmarshal([]byte(stdout), &keys); err != nil || code != 0 || mesh.rotatedBy != "root" || keys.Generation != 3 {
+		t.Errorf("exit code %d, by %q, %q, %q, %v", code, mesh.rotatedBy, stdout, stderr, err)
 	}
 }
 

@@ -50,6 +50,8 @@ type Info struct {
 	// it lost its copy of the store.
 	Seeds  []Seed    `json:"seeds,omitempty"`
 	Joined time.Time `json:"joined"`
+	// GossipGeneration is the version of the gossip keys in the folder.
+	GossipGeneration uint64 `json:"gossipGeneration,omitempty"`
 }
 
 // node returns the name and ID that the host's certificate carries.

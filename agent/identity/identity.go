@@ -26,15 +26,17 @@ import (
 // writes.
 type Identity struct {
 	dir  string
-	info Info // without the seeds
+	info Info // without what changes: the seeds, and the generation of the gossip keys
 
 	current atomic.Pointer[material]
 	seeds   atomic.Pointer[[]Seed]
 
-	mu      sync.Mutex // serialises the writers of the folder
-	gossip  [][]byte
-	caKey   []byte
-	founder bool
+	mu     sync.Mutex // serialises the writers of the folder
+	gossip [][]byte
+	// gossipGeneration is the version of gossip.
+	gossipGeneration uint64
+	caKey            []byte
+	founder          bool
 }
 
 // material is the set of keys and certificates that one rotation replaces together.
@@ -60,7 +62,7 @@ func Open(dir string) (*Identity, error) {
 	if err := removeLeftovers(dir); err != nil {
 		return nil, err
 	}
-	id := &Identity{dir: dir, info: st.Info, gossip: st.GossipKeys, caKey: st.CAKey, founder: st.Founder}
+	id := &Identity{dir: dir, info: st.Info, gossip: st.GossipKeys, gossipGeneration: st.Info.GossipGeneration, caKey: st.CAKey, founder: st.Founder}
 	id.current.Store(m)
 	id.seeds.Store(&st.Info.Seeds)
 	return id, nil
@@ -186,11 +188,7 @@ func (i *Identity) GetClientCertificate(*tls.CertificateRequestInfo) (*tls.Certi
 func (i *Identity) GossipKeys() [][]byte {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	keys := make([][]byte, len(i.gossip))
-	for n, k := range i.gossip {
-		keys[n] = bytes.Clone(k)
-	}
-	return keys
+	return cloneKeys(i.gossip)
 }
 
 // SetSeeds replaces the stored addresses of other members, on disk and in memory, if
@@ -203,7 +201,7 @@ func (i *Identity) SetSeeds(seeds []Seed) error {
 		return nil
 	}
 	info := i.info
-	info.Seeds = slices.Clone(seeds)
+	info.Seeds, info.GossipGeneration = slices.Clone(seeds), i.gossipGeneration
 	data, err := encodeInfo(info)
 	if err == nil {
 		err = durable.WriteFile(i.path(fileInfo), data, 0o600)

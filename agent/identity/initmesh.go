@@ -106,15 +106,13 @@ func InitMesh(dir string, opts InitOptions) (*CA, error) {
 func newMesh(opts InitOptions) (*CA, State, error) {
 	var meshID [8]byte
 	node := NewNode(opts.Host)
-	gossip := make([]byte, GossipKeyLen)
 	rand.Read(meshID[:])
-	rand.Read(gossip)
 	st := State{
 		Info: Info{
 			MeshID: hex.EncodeToString(meshID[:]), Host: node.Name, HostID: node.ID, MeshAddress: opts.MeshAddress,
 			GossipAddress: opts.GossipAddress, SANs: opts.SANs, Joined: time.Now().UTC(),
 		},
-		GossipKeys: [][]byte{gossip},
+		GossipKeys: [][]byte{newGossipKey()},
 		Founder:    true,
 	}
 	ca, err := NewCA(st.Info.MeshID)
@@ -192,7 +190,7 @@ func (i *Identity) commitSeed(ctx context.Context, store Store, made *BundleMade
 	}
 	values := []firstRecord{
 		{KeyCA, ca},
-		{KeyGossip, GossipRecord{Keys: i.GossipKeys()}},
+		{KeyGossip, GossipRecord{GossipKeyring: i.GossipKeyring()}},
 		{KeyListedOnly, ListedOnly{By: "the mesh's first host", At: i.info.Joined}},
 		{HostKey(i.Host()), HostRecord{
 			Name: i.Host(), ID: i.info.HostID, MeshAddress: i.info.MeshAddress, GossipAddress: i.info.GossipAddress, SANs: i.info.SANs,

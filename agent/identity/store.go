@@ -56,12 +56,6 @@ type CARecord struct {
 	Bundle []byte `json:"bundle"`
 }
 
-// GossipRecord is the stored keyring that encrypts gossip.
-type GossipRecord struct {
-	// Keys are 32 bytes each; the first encrypts.
-	Keys [][]byte `json:"keys"`
-}
-
 // MaxAddresses is how many addresses of its interfaces a HostRecord may hold.
 const MaxAddresses = 64
 

@@ -35,7 +35,8 @@ func (m *Member) openKeyring(context.Context) error {
 	}
 	log := m.log.With("part", "keyring")
 	handler := keyring.NewHandler(keyring.ServerConfig{
-		Self: m.config.Name, Signer: own, CAKey: m.identity.CAKey, HeldCA: m.identity.HeldCA, Voters: m.store.Voters, Logger: log,
+		Self: m.config.Name, Signer: own, CAKey: m.identity.CAKey, HeldCA: m.identity.HeldCA, GossipKeys: m.identity.GossipKeyring,
+		Voters: m.store.Voters, Logger: log,
 	})
 	rpc := port.ServeRPC(listener, port.MeetCallers(m.Speaker, log, handler), log)
 	m.onClose(func(ctx context.Context) { rpc.Shutdown(ctx) })
@@ -51,7 +52,10 @@ func (m *Member) newSigner() *identity.Signer {
 func (m *Member) dialKeyring(ctx context.Context, host string) (net.Conn, error) {
 	address, err := m.peers.Resolve(ctx, host)
 	if err != nil {
-		return nil, err
+		// This host may have lost its copy of the mesh's state.
+		if address = m.peers.seedAddress(host); address == "" {
+			return nil, err
+		}
 	}
 	conn, err := m.port.DialHost(ctx, port.ProtoKeyring, host, address)
 	if err != nil {

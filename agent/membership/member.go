@@ -122,8 +122,9 @@ func (m *Member) openingSteps() []step {
 		{"ask whether this machine was removed", m.askBeforeGossip},
 		{"start gossip", m.startGossip},
 		{"open the replicated store", m.openStore},
-		{"find the other hosts", m.joinGossip},
 		{"open the keyring", m.openKeyring},
+		{"keep the gossip keys", m.startGossipKeys},
+		{"find the other hosts", m.joinGossip},
 		{"keep certificates young", m.startRenewal},
 	}
 }

@@ -81,6 +81,16 @@ func (p *Peers) Seeds() []identity.Seed {
 	return p.seeds.Info().Seeds
 }
 
+// seedAddress returns the mesh address of a host among the Seeds; "" if it is not there.
+func (p *Peers) seedAddress(host string) string {
+	for _, seed := range p.Seeds() {
+		if seed.Host == host {
+			return seed.MeshAddress
+		}
+	}
+	return ""
+}
+
 // GossipSeeds returns the other members in the form that gossip uses. Gossip contacts
 // those that it does not list as live, for as long as the mesh has a record of them.
 func (p *Peers) GossipSeeds() []gossip.Seed {

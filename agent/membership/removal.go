@@ -47,8 +47,8 @@ type replicas interface {
 	Status(ctx context.Context) raftstore.Status
 }
 
-// RemovalStep is one step of removing a host from the mesh. Steps are idempotent.
-type RemovalStep struct {
+// Step is one step of an operation. Steps are idempotent.
+type Step struct {
 	// Name describes the step to users.
 	Name string
 	// Do runs the step. A fault.Conflict or a fault.NotFound is final: running the step
@@ -58,11 +58,11 @@ type RemovalStep struct {
 
 // steps returns the steps that remove everything that the mesh holds of the host, in
 // order. They rely on the administrator's statement that the host runs nothing.
-func (r removal) steps() []RemovalStep {
+func (r removal) steps() []Step {
 	plain := func(do func(context.Context) error) func(context.Context, func(done, total int64)) error {
 		return func(ctx context.Context, _ func(done, total int64)) error { return do(ctx) }
 	}
-	steps := []RemovalStep{
+	steps := []Step{
 		{"bar the host", plain(r.expelHost)},
 		{"remove the replica", plain(r.removeReplica)},
 		// Without capacity the rules refuse every new claim on the host, so the list of

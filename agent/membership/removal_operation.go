@@ -29,10 +29,10 @@ import (
 func (m *Member) RemovalSteps(
 	op *meshv1alpha1.Operation, store objects.Store, bury func(ctx context.Context, host string) error,
 	tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string),
-) []RemovalStep {
+) []Step {
 	a := administration{Member: m, store: store, duties: burial{bury: bury}, tell: tell}
 	host, force := op.Spec.Target, op.Spec.Force
-	check := RemovalStep{Name: "check that the host is dead", Do: func(ctx context.Context, _ func(done, total int64)) error {
+	check := Step{Name: "check that the host is dead", Do: func(ctx context.Context, _ func(done, total int64)) error {
 		return a.mustBeRemovable(ctx, host, force)
 	}}
 	r := a.newRemoval(host)
@@ -49,7 +49,7 @@ func (m *Member) RemovalSteps(
 		}
 		return bar(ctx, report)
 	}
-	return append([]RemovalStep{check}, steps...)
+	return append([]Step{check}, steps...)
 }
 
 // burial implements Bury, the only method of Duties that the removal of another host
@@ -129,23 +129,23 @@ func (a administration) RemoveHost(ctx context.Context, request admin.Removal) e
 	case !errors.Is(err, fault.NoHost): // else an earlier removal got at least that far
 		return fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
 	}
-	key, err := requestRemoval(asking, a.store, spec)
+	key, err := requestOperation(asking, a.store, "remove-"+request.Host, spec)
 	if err != nil {
 		return fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
 	}
 	return awaitOperation(ctx, a.store, key)
 }
 
-// requestRemoval returns the operation that does what spec says: the one in progress, or
-// a new one. Requests that arrive at the same time get the same
+// requestOperation returns the operation that does what spec says: the one in progress, or
+// a new one, whose name begins with what. Requests that arrive at the same time get the same
 // operation: its name is the next one that is free, and only one of them can create it.
-func requestRemoval(ctx context.Context, store objects.Store, spec meshv1alpha1.OperationSpec) (objects.Key, error) {
+func requestOperation(ctx context.Context, store objects.Store, what string, spec meshv1alpha1.OperationSpec) (objects.Key, error) {
 	for {
 		all, _, err := objects.List[*meshv1alpha1.Operation](ctx, store, "", raftstore.ReadOptions{})
 		if err != nil {
 			return objects.Key{}, err
 		}
-		prefix, next := "remove-"+spec.Target+"-", 1
+		prefix, next := what+"-", 1
 		for _, op := range all {
 			same := op.Spec.Type == spec.Type && op.Spec.Target == spec.Target && op.Spec.Machine == spec.Machine && op.Spec.Force == spec.Force
 			if same && !op.Status.Phase.Final() && !op.Spec.Cancel {

@@ -47,7 +47,7 @@ func TestOneRemovalAtATime(t *testing.T) {
 	store := objectstest.New()
 	request := func(host string) objects.Key {
 		t.Helper()
-		key, err := requestRemoval(t.Context(), store, removalOf(host))
+		key, err := requestOperation(t.Context(), store, "remove", removalOf(host))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,12 +59,12 @@ func TestOneRemovalAtATime(t *testing.T) {
 	}
 	forced := removalOf("host9")
 	forced.Force = true
-	if key, err := requestRemoval(t.Context(), store, forced); err != nil || key == first {
+	if key, err := requestOperation(t.Context(), store, "remove", forced); err != nil || key == first {
 		t.Errorf("a removal by force waits for one that checks: %v, %v", key, err)
 	}
 	successor := removalOf("host9")
 	successor.Machine = "the-next-machine"
-	if key, err := requestRemoval(t.Context(), store, successor); err != nil || key == first {
+	if key, err := requestOperation(t.Context(), store, "remove", successor); err != nil || key == first {
 		t.Errorf("the removal of the next machine is that of the one before: %v, %v", key, err)
 	}
 	if other := request("host8"); other == first {
@@ -104,7 +104,7 @@ func TestRemovalsAtTheSameTimeAreOne(t *testing.T) {
 	for i := range keys {
 		wg.Go(func() {
 			var err error
-			if keys[i], err = requestRemoval(t.Context(), store, removalOf("host9")); err != nil {
+			if keys[i], err = requestOperation(t.Context(), store, "remove", removalOf("host9")); err != nil {
 				t.Error(err)
 			}
 		})
@@ -124,7 +124,7 @@ func TestRemovalsAtTheSameTimeAreOne(t *testing.T) {
 // What ended a step reaches the command with its code, its object and its remedy.
 func TestTheCommandHearsTheFault(t *testing.T) {
 	store := objectstest.New()
-	key, err := requestRemoval(t.Context(), store, removalOf("host9"))
+	key, err := requestOperation(t.Context(), store, "remove", removalOf("host9"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestTheCommandHearsHowItEnds(t *testing.T) {
 		t.Run(string(phase), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				store := objectstest.New()
-				key, err := requestRemoval(t.Context(), store, removalOf("host9"))
+				key, err := requestOperation(t.Context(), store, "remove", removalOf("host9"))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -191,3 +191,9 @@ func (m waitingMesh) RaiseLevel(context.Context, uint32) error { return m.refuse
 
 // RemoveHost implements admin.Mesh.
 func (m waitingMesh) RemoveHost(context.Context, admin.Removal) error { return m.refuse() }
+
+// GossipKeys implements admin.Mesh.
+func (m waitingMesh) GossipKeys(context.Context) (*admin.GossipKeys, error) { return nil, m.refuse() }
+
+// RotateGossipKey implements admin.Mesh.
+func (m waitingMesh) RotateGossipKey(context.Context, string) error { return m.refuse() }

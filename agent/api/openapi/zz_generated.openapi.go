@@ -42003,7 +42003,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref common.Reference
 				Properties: map[string]spec.Schema{
 					"type": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Type says what the operation does. RemoveHost removes a host from the mesh that is dead and will not come back.",
+							Description: "Type says what the operation does. RemoveHost removes a host from the mesh that is dead and will not come back. RotateGossipKey replaces the key that encrypts gossip between the hosts; it needs feature level 4.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -42011,7 +42011,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref common.Reference
 					},
 					"target": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Target names what the operation acts on: a host by its name, an object as namespace/name.",
+							Description: "Target names what the operation acts on: a host by its name, an object as namespace/name, or gossip-key.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",

@@ -43,10 +43,11 @@ type OperationList struct {
 // OperationSpec says what to do.
 type OperationSpec struct {
 	// Type says what the operation does. RemoveHost removes a host from the mesh that is
-	// dead and will not come back.
+	// dead and will not come back. RotateGossipKey replaces the key that encrypts gossip
+	// between the hosts; it needs feature level 4.
 	Type OperationType `json:"type"`
 	// Target names what the operation acts on: a host by its name, an object as
-	// namespace/name.
+	// namespace/name, or gossip-key.
 	Target string `json:"target"`
 	// RequestedBy is the user who created the operation, as the mesh authenticated the
 	// user; what a client writes here is replaced. Everyone who uses an administrator's
@@ -73,8 +74,16 @@ type OperationSpec struct {
 // OperationType says what an operation does.
 type OperationType string
 
-// RemoveHost removes a host from the mesh that is dead and will not come back.
-const RemoveHost OperationType = "RemoveHost"
+// GossipKey is the target of an operation that replaces the key that encrypts gossip.
+const GossipKey = "gossip-key"
+
+// The types of operation.
+const (
+	// RemoveHost removes a host from the mesh that is dead and will not come back.
+	RemoveHost OperationType = "RemoveHost"
+	// RotateGossipKey replaces the key that encrypts gossip between the hosts.
+	RotateGossipKey OperationType = "RotateGossipKey"
+)
 
 // OperationPhase says in one word how far an operation has come.
 type OperationPhase string

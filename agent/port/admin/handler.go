@@ -23,6 +23,7 @@ type Mesh interface {
 	ListTokens(ctx context.Context) ([]Token, error)
 	RevokeToken(ctx context.Context, id string) error
 	People
+	Keys
 	// Leave hands over this host's duties and stops its agent for good.
 	Leave(ctx context.Context) error
 	// RemoveHost removes a dead host from the mesh.
@@ -74,6 +75,7 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 		return nil, mesh.RevokeToken(r.Context(), r.PathValue("id"))
 	}))
 	handleCertificates(mux, mesh, authenticate)
+	handleKeys(mux, mesh, authenticate)
 	mux.HandleFunc("POST /mesh/v1/leave", replyJSON(func(r *http.Request) (any, error) {
 		return nil, mesh.Leave(r.Context())
 	}))

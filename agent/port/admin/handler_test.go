@@ -85,6 +85,16 @@ func (m *fakeMesh) RemoveHost(_ context.Context, r admin.Removal) error {
 	return fmt.Errorf("%w: %s is alive", fault.Invalid, r.Host)
 }
 
+func (m *fakeMesh) GossipKeys(context.Context) (*admin.GossipKeys, error) {
+	m.note("gossip keys")
+	return &admin.GossipKeys{Generation: 3, Accepted: 1, Have: []string{"host1"}}, nil
+}
+
+func (m *fakeMesh) RotateGossipKey(_ context.Context, by string) error {
+	m.note("rotate gossip key for %s", by)
+	return nil
+}
+
 func (m *fakeMesh) RaiseLevel(_ context.Context, to uint32) error {
 	m.note("raise to %d", to)
 	if to > 2 {
@@ -132,6 +142,8 @@ func TestHandler(t *testing.T) {
 		{"a raise that a host holds up", "POST /mesh/v1/level", `{"to":3}`, 409, "host2 knows up to 2", "raise to 3"},
 		{"a raise to nothing", "POST /mesh/v1/level", `{}`, 400, "to must be a feature level", ""},
 		{"a raise to less", "POST /mesh/v1/level", `{"to":-1}`, 400, "invalid request", ""},
+		{"the gossip keys", "GET /mesh/v1/gossip", "", 200, `"generation":3`, "gossip keys"},
+		{"another gossip key", "POST /mesh/v1/gossip/rotation", "", 204, "", "rotate gossip key for root"},
 		{"an unknown path", "GET /mesh/v1/nothing", "", 404, "GET /mesh/v1/nothing: not found", ""},
 		{"an unknown method", "PUT /mesh/v1/status", "", 404, "PUT /mesh/v1/status: not found", ""},
 	} {

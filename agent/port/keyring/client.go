@@ -95,6 +95,13 @@ func (c *Client) Holding(ctx context.Context, host string) (Holding, error) {
 	return h, err
 }
 
+// GossipKeys returns the keys of gossip that a host has.
+func (c *Client) GossipKeys(ctx context.Context, host string) (identity.GossipKeyring, error) {
+	var keys identity.GossipKeyring
+	err := c.call(ctx, host, http.MethodGet, pathGossip, nil, &keys)
+	return keys, err
+}
+
 func askVoters[A any](ctx context.Context, c *Client, method, path string, request any) (A, error) {
 	return askHosts[A](ctx, c, c.cfg.Voters(), method, path, request)
 }

@@ -6,7 +6,8 @@
 //
 // The key is given to a voter and to nobody else. Who votes is what the configuration of
 // the replicated store says on the host that is asked; the caller is the host whose
-// certificate is at the other end of the connection. To sign, any host may ask: a
+// certificate is at the other end of the connection. The keys that encrypt gossip are given to
+// any host: one that was off while they were replaced gossips again only with them. To sign, any host may ask: a
 // certificate of a host is signed only for the key that the host itself proves or, for a host
 // that does not vote, that its record pins. Any host can write records, so a hostile one can
 // get the certificate of another host that does not vote; it cannot get one of a voter, and
@@ -32,6 +33,7 @@ import (
 
 const (
 	pathHolding   = "/keyring/holding"
+	pathGossip    = "/keyring/gossip"
 	pathCAKey     = "/keyring/ca-key"
 	pathAdmission = "/keyring/admission"
 	pathRenewal   = "/keyring/renewal"
@@ -66,6 +68,8 @@ type ServerConfig struct {
 	// its CA.
 	CAKey  func() []byte
 	HeldCA func() (identity.Pin, bool)
+	// GossipKeys returns the keys of gossip that this host has.
+	GossipKeys func() identity.GossipKeyring
 	// Voters returns the names of the hosts that vote.
 	Voters func() []string
 	// Logger receives a line for every key that leaves this host, and for every certificate of
@@ -81,6 +85,7 @@ func NewHandler(cfg ServerConfig) http.Handler {
 	s := server{cfg}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathHolding, answerJSON(s.holding))
+	mux.HandleFunc("GET "+pathGossip, answerJSON(func(*http.Request) (any, error) { return cfg.GossipKeys(), nil }))
 	mux.HandleFunc("GET "+pathCAKey, answerJSON(s.caKey))
 	mux.HandleFunc("POST "+pathAdmission, signing(cfg.Signer.SignAdmission))
 	mux.HandleFunc("POST "+pathRenewal, signing(cfg.Signer.SignRenewal))

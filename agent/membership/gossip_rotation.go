@@ -1,0 +1,131 @@
+package membership
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/level"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/port/admin"
+	"virtmesh/gossip"
+	"virtmesh/raftstore"
+)
+
+const (
+	// keysPoll is how often a rotation looks which hosts have the keys, by gossip.
+	keysPoll = 250 * time.Millisecond
+	// keysPatience bounds one attempt of a step of a rotation. A step that waits longer tells
+	// for whom, and is tried again.
+	keysPatience = time.Minute
+)
+
+// GossipRotationSteps returns the steps of an operation that replaces the key that encrypts
+// gossip. A step ends when every host that gossip hears says that its keyring is as the step
+// makes it. Hosts that are off are not waited for: they ask for the keys when they come back.
+func (m *Member) GossipRotationSteps(op *meshv1alpha1.Operation, store objects.Store) []Step {
+	rotation := string(op.UID)
+	step := func(name string, change func(context.Context, identity.Store, string) error) Step {
+		return Step{Name: name, Do: func(ctx context.Context, report func(done, total int64)) error {
+			if err := retryConflicts(func() error { return change(ctx, store, rotation) }); err != nil {
+				return err
+			}
+			return m.awaitGossipKeys(ctx, store, report)
+		}}
+	}
+	return []Step{
+		{Name: "check the feature level", Do: func(context.Context, func(done, total int64)) error { return mustReplaceKeys(m.store.FeatureLevel()) }},
+		step("give the hosts a new gossip key", identity.GiveGossipKey),
+		step("encrypt with the new gossip key", identity.UseGossipKey),
+		step("refuse the old gossip key", identity.ReplaceGossipKeys),
+	}
+}
+
+// mustReplaceKeys returns an error if hosts of a mesh may not know how to follow its keys.
+func mustReplaceKeys(mesh uint32) error {
+	if mesh >= level.Apart {
+		return nil
+	}
+	return fault.New(fault.Conflict, "the keys of a mesh at feature level %d cannot be replaced: its hosts need not know how to follow", mesh).
+		WithRemedy(fmt.Sprintf("raise the mesh's level to %d first: 'virtmesh level raise'", level.Apart))
+}
+
+// awaitGossipKeys waits until every host that gossip hears has the keys in the state.
+func (m *Member) awaitGossipKeys(ctx context.Context, store identity.Store, report func(done, total int64)) error {
+	ctx, cancel := context.WithTimeout(ctx, keysPatience)
+	defer cancel()
+	rec, err := identity.ReadGossip(ctx, store, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	for {
+		have, waiting, _ := m.peers.withKeys(rec.Keys)
+		report(int64(len(have)), int64(len(have)+len(waiting)))
+		if len(waiting) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.Unavailable, "not every host that is on has taken the gossip keys yet: %s", level.NameHosts(waiting)).About(waiting[0]).
+				WithRemedy("look at the agent's log there; a host that cannot be repaired now can be switched off: it takes the keys when it comes back")
+		case <-time.After(keysPoll):
+		}
+	}
+}
+
+// RotateGossipKey implements admin.Mesh. It creates an operation that replaces the key, or
+// finds the one in progress, and waits for its end. The operation continues if the caller
+// stops waiting.
+func (a administration) RotateGossipKey(ctx context.Context, by string) error {
+	if err := mustReplaceKeys(a.FeatureLevel()); err != nil {
+		return err
+	}
+	asking, cancel := context.WithTimeout(ctx, admin.Patience)
+	defer cancel()
+	key, err := requestOperation(asking, a.store, "rotate-gossip-key", meshv1alpha1.OperationSpec{
+		Type: meshv1alpha1.RotateGossipKey, Target: meshv1alpha1.GossipKey, RequestedBy: by + " through " + a.config.Name,
+	})
+	if err != nil {
+		return fmt.Errorf("ask for another gossip key: %w", err)
+	}
+	return awaitOperation(ctx, a.store, key)
+}
+
+// GossipKeys implements admin.Mesh.
+func (a administration) GossipKeys(ctx context.Context) (*admin.GossipKeys, error) {
+	rec, err := identity.ReadGossip(ctx, a.Member.store, raftstore.ReadOptions{Consistency: raftstore.Local})
+	if err != nil {
+		return nil, fmt.Errorf("read the gossip keys: %w", err)
+	}
+	status := &admin.GossipKeys{Generation: rec.Generation, Accepted: len(rec.Keys), Stage: string(rec.Stage)}
+	status.Have, status.Waiting, status.Off = a.peers.withKeys(rec.Keys)
+	return status, nil
+}
+
+// withKeys returns the hosts of the mesh by what gossip says of their keys: those that have
+// keys, those that have other ones, and those that are not heard.
+func (p *Peers) withKeys(keys [][]byte) (have, waiting, off []string) {
+	want := gossip.Fingerprint(keys)
+	live := map[string]string{}
+	for _, member := range p.members() {
+		if member.State.Live() {
+			live[member.Name] = member.Facts.Keys
+		}
+	}
+	recorded, _ := p.records.list()
+	for _, record := range recorded {
+		has, heard := live[record.Name]
+		switch {
+		case !heard:
+			off = append(off, record.Name)
+		case has == want:
+			have = append(have, record.Name)
+		default:
+			waiting = append(waiting, record.Name)
+		}
+	}
+	return have, waiting, off
+}

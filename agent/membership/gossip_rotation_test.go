@@ -1,0 +1,200 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/identity/identitytest"
+	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/level"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/port/porttest"
+	"virtmesh/gossip"
+	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
+)
+
+// rotationBy returns the steps of the replacement of the gossip key that a host carries out.
+func rotationBy(m *Member, uid types.UID) []Step {
+	op := &meshv1alpha1.Operation{}
+	op.UID = uid
+	return m.GossipRotationSteps(op, objects.FromRaft(m.store, nil))
+}
+
+func carryOut(t *testing.T, steps []Step) {
+	t.Helper()
+	for _, step := range steps {
+		if err := step.Do(t.Context(), func(int64, int64) {}); err != nil {
+			t.Fatalf("%s: %v", step.Name, err)
+		}
+	}
+}
+
+// hears waits until a host hears another one by gossip.
+func hears(t *testing.T, m *Member, other string) {
+	t.Helper()
+	raftstoretest.Eventually(t, func() error {
+		if !slices.Contains(m.peers.otherLive(), other) {
+			return fmt.Errorf("%s does not hear %s", m.config.Name, other)
+		}
+		return nil
+	})
+}
+
+// gossipWith returns the error of a stranger that has gossip keys and wants to gossip with a host.
+func gossipWith(t *testing.T, m *Member, keys [][]byte) error {
+	t.Helper()
+	cfg := gossip.DefaultConfig()
+	cfg.Name, cfg.Mesh, cfg.Keys = "thief", m.identity.MeshID(), keys
+	cfg.BindAddr, cfg.AdvertiseAddr, cfg.BindPort = "127.0.0.1", "127.0.0.1", porttest.Reserve(t)
+	g, err := gossip.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Shutdown()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	_, err = g.Join(ctx, []string{m.config.GossipAddress()})
+	return err
+}
+
+// Half of the hosts are off while the gossip key is replaced, and one host continues what
+// another has begun. Then the old key opens nothing, and the hosts that come back gossip.
+func TestTheGossipKeyIsReplacedWhileHostsAreOff(t *testing.T) {
+	first, second := pair(t)
+	path3, config3 := newMachine(t, "host3")
+	path4, config4 := newMachine(t, "host4")
+	invite(t, second, path3, config3)
+	old := first.identity.GossipKeys()
+	if err := gossipWith(t, first, old); err != nil {
+		t.Fatalf("with the key of now: %v", err)
+	}
+	third := boot(t, config3)
+	if err := third.joinStore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	invite(t, third, path4, config4)
+	hears(t, first, "host2")
+	hears(t, second, "host1")
+	hears(t, second, "host3")
+	shutdown(third) // host4 was admitted, and has not been on yet
+	raftstoretest.Eventually(t, func() error {
+		if slices.Contains(second.peers.otherLive(), "host3") {
+			return errors.New("host2 has not found out yet that host3 is off")
+		}
+		return nil
+	})
+	carryOut(t, rotationBy(second, "one")[:2])
+	carryOut(t, rotationBy(first, "one"))
+	rec, err := identity.ReadGossip(t.Context(), first.store, raftstore.ReadOptions{})
+	if err != nil || rec.Generation != 3 || len(rec.Keys) != 1 || slices.Equal(rec.Keys[0], old[0]) {
+		t.Fatalf("generation %d, %d keys, %v", rec.Generation, len(rec.Keys), err)
+	}
+	for _, m := range []*Member{first, second} {
+		if have := m.identity.GossipKeys(); len(have) != 1 || !slices.Equal(have[0], rec.Keys[0]) {
+			t.Errorf("%s has %d keys on its disk, or the old one", m.config.Name, len(have))
+		}
+		if gossipWith(t, m, old) == nil {
+			t.Errorf("%s gossips with a stranger that has the old key", m.config.Name)
+		}
+	}
+	hears(t, first, "host2")
+	for _, config := range []Config{config3, config4} {
+		back := boot(t, config)
+		if have := back.identity.GossipKeyring(); have.Generation != 3 || !slices.Equal(have.Keys[0], rec.Keys[0]) {
+			t.Errorf("%s comes back with the keys of generation %d", config.Name, have.Generation)
+		}
+		hears(t, second, config.Name)
+	}
+}
+
+// The keys of a mesh whose hosts may be of an earlier version are left alone.
+func TestKeysAreNotReplacedBelowTheirLevel(t *testing.T) {
+	err := mustReplaceKeys(level.Apart - 1)
+	if told := fault.Of(err); told.Code != fault.Conflict || told.Remedy == "" {
+		t.Errorf("%+v", told)
+	}
+	if err := mustReplaceKeys(level.Apart); err != nil {
+		t.Error(err)
+	}
+}
+
+// keysOf is a gossipKeys of a host of a test, with the keys that gossip was given last.
+func keysOf(t *testing.T, mesh *identitytest.Mesh) (k *gossipKeys, given *[][]byte) {
+	t.Helper()
+	given = new([][]byte)
+	return &gossipKeys{
+		store: mesh.Store, identity: mesh.First, log: testOptions().Logger,
+		set:     func(keys [][]byte) error { *given = keys; return nil },
+		unheard: func() []string { return nil },
+		ask: func(context.Context, string) (identity.GossipKeyring, error) {
+			return identity.GossipKeyring{}, errors.New("nobody answers")
+		},
+	}, given
+}
+
+// A host that was cut off while the key was replaced, and whose copy of the state is still
+// old, takes the keys of a host that it does not hear, keeps them, and does not go back.
+func TestAHostThatWasCutOffAsksForTheKeys(t *testing.T) {
+	mesh := identitytest.NewMesh(t)
+	k, given := keysOf(t, mesh)
+	before := mesh.First.GossipKeys()
+	k.unheard = func() []string { return []string{"host2", "host3", "host4"} }
+	newer := identity.GossipKeyring{Generation: 7, Keys: [][]byte{make([]byte, identity.GossipKeyLen)}}
+	k.ask = func(_ context.Context, host string) (identity.GossipKeyring, error) {
+		switch host {
+		case "host2":
+			return newer, nil
+		case "host3":
+			return identity.GossipKeyring{Generation: 0, Keys: before}, nil
+		}
+		return identity.GossipKeyring{}, errors.New("off")
+	}
+	k.keep(t.Context())
+	if len(*given) != 1 || !slices.Equal((*given)[0], newer.Keys[0]) {
+		t.Fatalf("gossip was given %d keys", len(*given))
+	}
+	again, err := identity.Open(mesh.First.Dir())
+	if err != nil || again.GossipKeyring().Generation != 7 || !slices.Equal(again.GossipKeys()[0], newer.Keys[0]) {
+		t.Errorf("generation %d on disk, %v", again.GossipKeyring().Generation, err)
+	}
+}
+
+// After the restore of a backup the mesh has older keys than its hosts: they go back.
+func TestARestoredMeshHasItsOldKeys(t *testing.T) {
+	mesh := identitytest.NewMesh(t)
+	k, given := keysOf(t, mesh)
+	before := mesh.First.GossipKeyring()
+	if err := k.take(identity.GossipKeyring{Generation: 7, Keys: [][]byte{make([]byte, identity.GossipKeyLen)}}); err != nil {
+		t.Fatal(err)
+	}
+	k.keep(t.Context())
+	if len(*given) != 1 || !slices.Equal((*given)[0], before.Keys[0]) || mesh.First.GossipKeyring().Generation != before.Generation {
+		t.Errorf("generation %d", mesh.First.GossipKeyring().Generation)
+	}
+}
+
+// Keys that gossip did not take are given to it again, though they are on disk already.
+func TestGossipGetsItsKeysAtLast(t *testing.T) {
+	mesh := identitytest.NewMesh(t)
+	k, given := keysOf(t, mesh)
+	set := k.set
+	k.set = func([][]byte) error { return errors.New("not now") }
+	if err := identity.GiveGossipKey(t.Context(), mesh.Store, "one"); err != nil {
+		t.Fatal(err)
+	}
+	k.keep(t.Context())
+	k.set = set
+	k.keep(t.Context())
+	if len(*given) != 2 {
+		t.Errorf("gossip has %d keys", len(*given))
+	}
+}

@@ -1,0 +1,42 @@
+package admin
+
+import (
+	"context"
+	"net/http"
+)
+
+// GossipPath is where the state of the gossip keys is read; a POST below it replaces the key.
+const GossipPath = "/mesh/v1/gossip"
+
+// Keys implements what concerns the keys that all hosts share.
+type Keys interface {
+	// GossipKeys says which hosts have the keys that encrypt gossip.
+	GossipKeys(ctx context.Context) (*GossipKeys, error)
+	// RotateGossipKey replaces the key that encrypts gossip on every host, in the name of by.
+	RotateGossipKey(ctx context.Context, by string) error
+}
+
+// GossipKeys says which hosts have the keys that encrypt gossip. It holds no key.
+type GossipKeys struct {
+	// Generation is one higher for each change of the keys; 0 before the first.
+	Generation uint64 `json:"generation"`
+	// Accepted is how many keys the hosts accept: 1, and 2 while the key is replaced.
+	Accepted int `json:"accepted"`
+	// Stage says how far the last replacement is: Given (the hosts get the new key), Used
+	// (they encrypt with it) or Replaced (they refuse the old one). Empty before the first.
+	Stage string `json:"stage,omitempty"`
+	// Have are the hosts that have the keys of this generation, Waiting those that are heard
+	// and have other ones, and Off those that are not heard: they get the keys when they come back.
+	Have    []string `json:"have"`
+	Waiting []string `json:"waiting,omitempty"`
+	Off     []string `json:"off,omitempty"`
+}
+
+// handleKeys serves what concerns the keys that all hosts share.
+func handleKeys(mux *http.ServeMux, mesh Mesh, authenticate func(*http.Request) (user string, allowed bool)) {
+	mux.HandleFunc("GET "+GossipPath, replySoon(func(r *http.Request) (any, error) { return mesh.GossipKeys(r.Context()) }))
+	mux.HandleFunc("POST "+GossipPath+"/rotation", replyJSON(func(r *http.Request) (any, error) {
+		user, _ := authenticate(r)
+		return nil, mesh.RotateGossipKey(r.Context(), user)
+	}))
+}
