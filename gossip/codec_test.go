@@ -95,7 +95,7 @@ func TestATagIsThereOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		facts, s := genFacts(t), section(rapid.IntRange(0, int(sectionCount)-1).Draw(t, "section"))
 		w := fieldWriter{buf: encodeSection(s, &facts)}
-		w.str(rapid.Uint64Range(tagLowestLevel+1, 1<<40).Draw(t, "tag of a later version"), "later")
+		w.str(rapid.Uint64Range(tagKeys+1, 1<<40).Draw(t, "tag of a later version"), "later")
 		_, fields := fieldsOf(t, w.buf)
 		twice := slices.Concat(fields, [][]byte{rapid.SampledFrom(fields).Draw(t, "twice")})
 		store := newFactStore()
