@@ -51,6 +51,9 @@ type HypervisorConfig struct {
 	// images; without it, they are those of DefaultGuestUIDs. They must be nobody's on this
 	// host.
 	GuestUIDs ephemeral.UserRange `json:"guestUIDs,omitzero"`
+	// WithoutAppArmor has guests start although the host's kernel has AppArmor and libvirt
+	// gives guests no profiles.
+	WithoutAppArmor bool `json:"withoutAppArmor,omitempty"`
 }
 
 // UIDs returns the uids that are given to guests and converters.

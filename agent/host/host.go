@@ -122,6 +122,7 @@ func assembleHost(ctx context.Context, config Config, deps Deps, p *platform) (_
 	h.onClose(func() { h.platform.hypervisor.Close() })
 	h.judge = &offer.Judge{
 		Host: deps.Self.Name, Ability: h.platform.Ability, OnHost: deps.Claims.OnHost, ReachesLeader: deps.ReachesLeader,
+		MayStart: h.platform.MayStart,
 	}
 	h.offerer = h.judge
 	if err := h.openStorage(ctx, config, deps); err != nil {
@@ -154,7 +155,7 @@ func (h *Host) openExecutor(config Config, deps Deps) error {
 	h.executor, err = executor.New(executor.Config{
 		Host: deps.Self.Name, Store: deps.Store, Confirm: deps.Confirm, Instances: h.instances, Hypervisor: h.platform.hypervisor,
 		Volumes: h.volumes, Network: h.network, Firmware: h.firmware, Events: deps.Recorder,
-		Machine: h.platform.Info, LogDir: filepath.Join(deps.Self.StateDir, "consoles"), EmulatorLogDir: emulatorLogDir,
+		Machine: h.platform.Info, MayStart: h.platform.MayStart, LogDir: filepath.Join(deps.Self.StateDir, "consoles"), EmulatorLogDir: emulatorLogDir,
 		RuntimeUser: uint64(uid), Logger: deps.Logger.With("part", "executor"),
 	})
 	if err != nil {

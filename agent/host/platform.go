@@ -97,7 +97,7 @@ func openPlatform(ctx context.Context, config Config, stateDir string, log *slog
 
 // confinementFinder finds out what keeps guests apart on this machine.
 func confinementFinder(config HypervisorConfig) *confinement.Finder {
-	return &confinement.Finder{Root: "/", TrySandbox: func(ctx context.Context) error {
+	return &confinement.Finder{Root: "/", AppArmorOptional: config.WithoutAppArmor, TrySandbox: func(ctx context.Context) error {
 		_, group, err := qemuUser(config.User)
 		if err != nil {
 			return err
@@ -203,6 +203,12 @@ func (p *platform) Ability() (offer.Ability, error) {
 		return offer.Ability{}, fmt.Errorf("%w: %w", hypervisor.ErrUnavailable, away.why)
 	}
 	return offer.Ability{Allocatable: found.allocatable, CPUModels: found.capabilities.CPUModels, Emulator: found.info().Emulates()}, nil
+}
+
+// MayStart returns why no guest may start on the host as it was found; nil if guests may.
+func (p *platform) MayStart() error {
+	found, _, _ := p.last()
+	return found.confined.Refusal()
 }
 
 // Info describes the platform to the conversion of instances to domains.

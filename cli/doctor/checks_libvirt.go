@@ -104,8 +104,9 @@ func checkSeccomp(f Facts) []Finding {
 	return pass(check, "")
 }
 
-// checkConfinement checks that libvirt gives each guest a profile of its own, as it must
-// where the kernel can. Without one, users and file modes alone keep emulators apart.
+// checkConfinement checks that libvirt gives each guest a profile of its own. Where the
+// kernel can and libvirt does not, no guest starts, unless the configuration says otherwise:
+// then users and file modes alone keep emulators apart.
 func checkConfinement(f Facts) []Finding {
 	const check = "confinement"
 	if f.Libvirt.Err != "" {
@@ -118,6 +119,8 @@ func checkConfinement(f Facts) []Finding {
 	}
 	const without = "guests are not kept apart by AppArmor: "
 	switch {
+	case f.QEMU.AppArmor && f.Config.Hypervisor.WithoutAppArmor:
+		return warn(check, without+"hypervisor.withoutAppArmor lets them start all the same", "remove this setting from "+f.ConfigPath+", and do what virtmesh doctor says then")
 	case f.QEMU.Settings["security_driver"] == "none" && f.QEMU.AppArmor:
 		return fail(check, without+"security_driver is none", "remove the setting security_driver from /etc/libvirt/qemu.conf, then systemctl restart libvirtd")
 	case f.QEMU.AppArmor:

@@ -89,7 +89,10 @@ func TestChecks(t *testing.T) {
 		"controllers left out": {func(f *Facts) {
 			f.QEMU = QEMU{Settings: map[string]string{"cgroup_controllers": "[ ]"}, Models: []string{"selinux"}}
 		}, "emulators' memory", Warning, "cgroup_controllers", ""},
-		"AppArmor not used":        {func(f *Facts) { f.QEMU.Models = []string{"dac"} }, "confinement", Failed, "libvirtd does not use it", ""},
+		"AppArmor not used": {func(f *Facts) { f.QEMU.Models = []string{"dac"} }, "confinement", Failed, "libvirtd does not use it", ""},
+		"AppArmor not wanted": {func(f *Facts) {
+			f.QEMU.Models, f.Config.Hypervisor.WithoutAppArmor = []string{"dac"}, true
+		}, "confinement", Warning, "hypervisor.withoutAppArmor", ""},
 		"no AppArmor":              {func(f *Facts) { f.QEMU = QEMU{Models: []string{"dac"}, LimitsMemory: true} }, "confinement", Warning, "not switched on in the kernel", ""},
 		"cloud kernel":             {func(f *Facts) { f.Modules["vxlan"] = false }, "kernel", Warning, "vxlan", ""},
 		"little disk":              {func(f *Facts) { f.Filesystems[0].Free = 5 << 30 }, "disk", Warning, "5.0 GiB free in /var/lib, for state, images, pool local", ""},

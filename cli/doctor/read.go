@@ -151,7 +151,7 @@ func (r reader) qemu(ctx context.Context, uri string) QEMU {
 	host := confinement.Read(r.root)
 	return QEMU{
 		Settings: host.Settings, Models: capabilities.Models, LimitsMemory: host.LimitsMemory(),
-		AppArmor: strings.TrimSpace(r.text("/sys/module/apparmor/parameters/enabled")) == "Y",
+		AppArmor: host.AppArmor,
 	}
 }
 

@@ -79,6 +79,9 @@ func (c hostConfig) mount() error {
 	if err := c.mountHostsFile(); err != nil {
 		return err
 	}
+	if err := c.hideAppArmor(); err != nil {
+		return err
+	}
 	for name, target := range privateMounts {
 		if err := bindMount(filepath.Join(c.Dir, name), target); err != nil {
 			return err
@@ -122,13 +125,31 @@ func bindMount(source, target string) error {
 // up at every start of a guest, and a name server that cannot be reached would
 // cost it half a minute each time.
 func (c hostConfig) mountHostsFile() error {
-	text := fmt.Sprintf("127.0.0.1 localhost\n::1 localhost\n%s %s\n", c.Host.Address, c.Host.Name)
-	path := filepath.Join(c.Dir, "hosts")
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		return fmt.Errorf("write the host's /etc/hosts: %w", err)
+	return c.mountFile("hosts", "/etc/hosts", fmt.Sprintf("127.0.0.1 localhost\n::1 localhost\n%s %s\n", c.Host.Address, c.Host.Name))
+}
+
+// appArmorSwitch is where a kernel with AppArmor says whether it is on.
+const appArmorSwitch = "/sys/module/apparmor/parameters/enabled"
+
+// hideAppArmor makes the host one whose kernel has no AppArmor, whatever this machine's has.
+// Profiles are the machine's and know nothing of a lab's paths, so the libvirtd of a lab
+// host uses none; where it could, the agent would refuse to start guests.
+func (c hostConfig) hideAppArmor() error {
+	if _, err := os.Stat(appArmorSwitch); err != nil {
+		return nil // this machine's kernel has none
 	}
-	if err := syscall.Mount(path, "/etc/hosts", "", syscall.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mount /etc/hosts: %w", err)
+	return c.mountFile("apparmor", appArmorSwitch, "N\n")
+}
+
+// mountFile gives the host a file of its own, of that name in its directory, in the place of
+// the machine's at target.
+func (c hostConfig) mountFile(name, target, text string) error {
+	path := filepath.Join(c.Dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		return fmt.Errorf("write the host's %s: %w", target, err)
+	}
+	if err := syscall.Mount(path, target, "", syscall.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount %s: %w", target, err)
 	}
 	return nil
 }

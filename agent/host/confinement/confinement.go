@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"virtmesh/agent/host/daemonconf"
+	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 )
 
@@ -21,6 +22,9 @@ type Host struct {
 	Models []string
 	// Settings are those of libvirt for emulators.
 	Settings map[string]string
+	// AppArmor says that the kernel has it switched on, AppArmorOptional that the
+	// administrator has guests start on this host without it all the same.
+	AppArmor, AppArmorOptional bool
 	// MemoryController says that the kernel can limit the memory of groups of processes.
 	MemoryController bool
 	// Sandbox says why no image can be converted in the sandbox; nil if images can.
@@ -33,6 +37,7 @@ type Host struct {
 func Read(root string) Host {
 	return Host{
 		Settings:         daemonconf.Parse(text(root, "/etc/libvirt/qemu.conf")),
+		AppArmor:         strings.TrimSpace(text(root, "/sys/module/apparmor/parameters/enabled")) == "Y",
 		MemoryController: memoryController(text(root, "/sys/fs/cgroup/cgroup.controllers"), text(root, "/proc/cgroups")),
 	}
 }
@@ -63,6 +68,24 @@ func (h Host) LimitsMemory() bool {
 	return h.MemoryController && (!set || !strings.HasSuffix(used, "]") || strings.Contains(used, `"memory"`))
 }
 
+// hasProfiles reports whether libvirt gives each guest a profile of its own.
+func (h Host) hasProfiles() bool {
+	return slices.Contains(h.Models, "apparmor") || slices.Contains(h.Models, "selinux")
+}
+
+// Refusal returns why no guest may start on the host, nil if guests may. A host whose kernel
+// can confine guests with profiles must do so, unless its administrator decided otherwise:
+// else a host that lacks a package would run guests as if it had been meant.
+func (h Host) Refusal() error {
+	if !h.AppArmor || h.AppArmorOptional || h.hasProfiles() {
+		return nil
+	}
+	return &hypervisor.Fault{
+		Code: hypervisor.FaultUnconfined, Sentence: "the host's kernel has AppArmor, and libvirt gives guests no profiles of it",
+		Remedy: "do what virtmesh doctor says on the host, or set hypervisor.withoutAppArmor in its agent.yaml",
+	}
+}
+
 // Faults says what is missing, in whole clauses.
 func (h Host) Faults() []string {
 	var faults []string
@@ -72,7 +95,7 @@ func (h Host) Faults() []string {
 	if h.Settings["seccomp_sandbox"] == "0" {
 		faults = append(faults, "emulators run without seccomp")
 	}
-	if !slices.Contains(h.Models, "apparmor") && !slices.Contains(h.Models, "selinux") {
+	if !h.hasProfiles() {
 		faults = append(faults, "libvirt uses neither AppArmor nor SELinux")
 	}
 	if !h.LimitsMemory() {
@@ -86,6 +109,10 @@ func (h Host) Faults() []string {
 
 // Condition tells on the host's Node how its guests are confined.
 func (h Host) Condition() corev1.NodeCondition {
+	if refusal := h.Refusal(); refusal != nil {
+		return corev1.NodeCondition{Type: objects.NodeGuestsConfined, Status: corev1.ConditionFalse, Reason: "NoGuestStarts",
+			Message: "No guest starts on this host: " + refusal.Error()}
+	}
 	if faults := h.Faults(); len(faults) > 0 {
 		return corev1.NodeCondition{Type: objects.NodeGuestsConfined, Status: corev1.ConditionFalse, Reason: "ProtectionMissing",
 			Message: strings.Join(faults, "; ") + "; virtmesh doctor on the host says what to do"}
@@ -102,6 +129,8 @@ type Finder struct {
 	// TrySandbox returns why nothing can run in the sandbox for converters. It is called
 	// until it returns nil once.
 	TrySandbox func(context.Context) error
+	// AppArmorOptional is what a Host has of that name.
+	AppArmorOptional bool
 
 	// read is what the files said when known was set.
 	read         Host
@@ -116,7 +145,7 @@ func (f *Finder) Find(ctx context.Context, models []string) Host {
 		f.read, f.known = Read(f.Root), true
 	}
 	h := f.read
-	h.Models = models
+	h.Models, h.AppArmorOptional = models, f.AppArmorOptional
 	if !f.sandboxWorks {
 		h.Sandbox = f.TrySandbox(ctx)
 		f.sandboxWorks = h.Sandbox == nil

@@ -47,6 +47,41 @@ func TestConfinementIsTold(t *testing.T) {
 	}
 }
 
+// A host whose kernel has AppArmor starts no guests without profiles, unless it may. A kernel
+// without it is no reason.
+func TestAppArmorIsRequired(t *testing.T) {
+	for name, tc := range map[string]struct {
+		host Host
+		says string
+	}{
+		"used":              {Host{AppArmor: true, Models: []string{"apparmor", "dac"}}, ""},
+		"SELinux is used":   {Host{AppArmor: true, Models: []string{"selinux", "dac"}}, ""},
+		"not in the kernel": {Host{Models: []string{"dac"}}, ""},
+		"not used":          {Host{AppArmor: true, Models: []string{"dac"}}, "hypervisor.withoutAppArmor"},
+		"optional":          {Host{AppArmor: true, AppArmorOptional: true, Models: []string{"dac"}}, ""},
+	} {
+		err, told := tc.host.Refusal(), tc.host.Condition()
+		if (err != nil) != (tc.says != "") || err != nil && !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if refused := told.Reason == "NoGuestStarts"; refused != (err != nil) || refused && !strings.Contains(told.Message, err.Error()) {
+			t.Errorf("%s: the Node says %+v", name, told)
+		}
+	}
+}
+
+// The switch of AppArmor is the kernel's.
+func TestReadAppArmor(t *testing.T) {
+	for text, want := range map[string]bool{"Y\n": true, "N\n": false} {
+		if got := Read(machine(t, map[string]string{"/sys/module/apparmor/parameters/enabled": text})).AppArmor; got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+	if Read(t.TempDir()).AppArmor {
+		t.Error("a kernel without AppArmor has it")
+	}
+}
+
 // machine returns a root directory with files.
 func machine(t *testing.T, files map[string]string) string {
 	t.Helper()

@@ -102,6 +102,9 @@ type Config struct {
 	// Machine describes this host to the conversion of instances to domains. An error
 	// wraps hypervisor.ErrUnavailable: the host is not known yet.
 	Machine func() (domain.HostInfo, error)
+	// MayStart returns why no guest starts on this host now; nil if guests do. A nil
+	// MayStart stands for a host on which they always do.
+	MayStart func() error
 	// RuntimeUser is the uid of guests that have none of their own.
 	RuntimeUser uint64
 	// LogDir holds the guests' serial logs.

@@ -105,6 +105,28 @@ func TestVolumeFailureIsToldAndRetried(t *testing.T) {
 	w.expectCondition(got, kubevirtv1.VirtualMachineInstanceReady, corev1.ConditionTrue, "")
 }
 
+// On a host that lacks what must keep guests apart, no guest starts until it has it.
+func TestNothingStartsWhereTheHostRefuses(t *testing.T) {
+	w := newWorld(t)
+	var refusal error = &hypervisor.Fault{Code: hypervisor.FaultUnconfined, Sentence: "no profiles"}
+	w.config.MayStart = func() error { return refusal }
+	w.restart()
+	vmi := w.place(scheduled("a"))
+	if _, err := w.try(vmi); !errors.Is(err, refusal) {
+		t.Fatal(err)
+	}
+	w.expectCondition(w.get(vmi), kubevirtv1.VirtualMachineInstanceSynchronized, corev1.ConditionFalse, "Unconfined")
+	if domains, err := w.hv.List(t.Context()); err != nil || len(domains) > 0 {
+		t.Errorf("the host has %+v, %v", domains, err)
+	}
+	refusal = nil
+	w.pass(maxStartPause)
+	w.reconcile(vmi)
+	if got := w.get(vmi); got.Status.Phase != kubevirtv1.Running {
+		t.Errorf("phase %s", got.Status.Phase)
+	}
+}
+
 func TestNetworkAndHypervisorFailuresAreRetried(t *testing.T) {
 	w := newWorld(t)
 	vmi := w.place(scheduled("a"))

@@ -47,6 +47,11 @@ func (e *Executor) defineStart(ctx context.Context, r *run) error {
 	default:
 		return errReplan // others were faster
 	}
+	if e.MayStart != nil {
+		if err := e.MayStart(); err != nil {
+			return e.startFailed(ctx, r, err)
+		}
+	}
 	xml, err := e.definition(ctx, r, work)
 	if err != nil {
 		return e.startFailed(ctx, r, err)

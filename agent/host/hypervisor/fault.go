@@ -44,6 +44,8 @@ const (
 	FaultNoSlot FaultCode = "NoSlot"
 	// FaultBusy: another operation on the domain did not end in time.
 	FaultBusy FaultCode = "Busy"
+	// FaultUnconfined: the host lacks what must keep guests apart, so none starts there.
+	FaultUnconfined FaultCode = "Unconfined"
 	// FaultOther: a fault without a code of its own. Sentence is the hypervisor's
 	// message, without the parts that vary from one occurrence to the next.
 	FaultOther FaultCode = "Other"
@@ -55,7 +57,7 @@ func FaultCodes() []FaultCode {
 	return []FaultCode{
 		FaultDiskLocked, FaultDiskMissing, FaultAccessDenied, FaultDiskFormat, FaultDiskAlignment, FaultNoSpace,
 		FaultNoHugepages, FaultNoMemory, FaultNoKVM, FaultCPUUnsupported, FaultMachineUnsupported, FaultNameInUse,
-		FaultAddressInUse, FaultNetworkDevice, FaultHostDevice, FaultTPM, FaultFirmware, FaultNoSlot, FaultBusy, FaultOther,
+		FaultAddressInUse, FaultNetworkDevice, FaultHostDevice, FaultTPM, FaultFirmware, FaultNoSlot, FaultBusy, FaultUnconfined, FaultOther,
 	}
 }
 

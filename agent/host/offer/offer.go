@@ -44,6 +44,9 @@ type Judge struct {
 	// instance, of so many bytes, and for volumes, by pool; nil if they have. Nil means that
 	// nobody watches the file systems.
 	Room func(ephemeral int64, pools map[string]int64) error
+	// MayStart returns why no guest starts on the host now; nil if guests do. Nil means that
+	// they always do.
+	MayStart func() error
 	// ReachesLeader reports whether this host learns of new claims and can act on them.
 	ReachesLeader func(context.Context) bool
 }
@@ -81,6 +84,11 @@ func (j *Judge) Offer(ctx context.Context, r claims.OfferRequest) (claims.Offer,
 	able, err := j.Ability()
 	if err != nil {
 		return refuse("the host starts no guests now: %v", err)
+	}
+	if j.MayStart != nil {
+		if err := j.MayStart(); err != nil {
+			return refuse("the host starts no guests now: %v", err)
+		}
 	}
 	if lacking := j.freeWithout(able, r.UID).Lacking(r.Resources); len(lacking) > 0 {
 		return refuse("Insufficient %s", strings.Join(lacking, ", "))

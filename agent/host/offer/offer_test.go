@@ -67,6 +67,13 @@ func TestOffer(t *testing.T) {
 	if free := judge.Free(); free.CPUMilli != 3000 || free.MemoryBytes != 32*mib {
 		t.Errorf("free is %+v", free)
 	}
+	// The host may lack what must keep guests apart.
+	reaches = true
+	judge.MayStart = func() error { return errors.New("no profiles of AppArmor") }
+	if got, err := judge.Offer(t.Context(), claims.OfferRequest{UID: "b"}); err != nil || got.Accepted || !strings.Contains(got.Reason, "no profiles of AppArmor") {
+		t.Errorf("a host on which no guest may start: %+v, %v", got, err)
+	}
+	judge.MayStart = func() error { return nil }
 	// The hypervisor may be away, or not yet there.
 	reaches, away = true, errors.New("libvirt does not answer")
 	if got, err := judge.Offer(t.Context(), claims.OfferRequest{UID: "b"}); err != nil || got.Accepted || !strings.Contains(got.Reason, "libvirt does not answer") {
