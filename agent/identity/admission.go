@@ -16,6 +16,10 @@ import (
 // host has. Who has the CA's key can make such a certificate, and nobody takes it.
 var ErrOtherKey = errors.New("it shows another key than the host has")
 
+// ErrUnrecorded is the error for an ID of which the local replica has neither a record nor
+// a mark. It may be newer than the replica.
+var ErrUnrecorded = errors.New("this host's copy of the mesh's state knows no such host")
+
 func otherKeyFault(node Node) error {
 	return fault.New(fault.Forbidden, "%s: %w", node, ErrOtherKey).About(node.Name).
 		WithRemedy("if the host itself is refused, its state directory holds an older identity folder: put the newer one back; " +
@@ -86,14 +90,13 @@ func (h *Hosts) keyOf(name string) (HostRecord, error) {
 
 // Admit returns an error for a machine that is no host, according to the local replica.
 // That is fault.Expelled if it was expelled, or if its name belongs to another machine now,
-// and ErrOtherKey if it does not have the key of the host that it says it is. Admit does
-// not block, so it can be used as port.Config.Admit.
+// ErrOtherKey if it does not have the key of the host that it says it is, and ErrUnrecorded
+// if the replica knows nothing of it. Admit does not block.
 //
-// A machine without a record is not refused for that. A replica that lags may have the
+// A machine without a record is not always to be refused. A replica that lags may have the
 // record of the previous machine, or none. If it refused the new machine, and that machine
-// led the Raft group, the replica could never catch up. So Admit accepts an ID that differs
-// from the record and bears no mark: it is newer than the replica's state. The mark is set
-// in the transaction that deletes the record, so an ID that has a record bears none.
+// led the Raft group, the replica could never catch up. The mark of an ID is set in the
+// transaction that deletes its record, so an ID that has a record bears none.
 func (h *Hosts) Admit(node Node, key Pin) error {
 	have, err := h.keyOf(node.Name)
 	switch {
@@ -105,8 +108,10 @@ func (h *Hosts) Admit(node Node, key Pin) error {
 	free := err != nil
 	gone, mark, err := h.departed(context.Background(), node, raftstore.ReadOptions{Consistency: raftstore.Local})
 	switch {
-	case err != nil || !gone:
+	case err != nil:
 		return err
+	case !gone:
+		return fmt.Errorf("%s: %w", node, ErrUnrecorded)
 	case mark.Expelled || !free:
 		return expelledFault(node)
 	}
@@ -137,8 +142,11 @@ func (h *Hosts) StillMember(node Node, key Pin) error {
 		return fmt.Errorf("read the record of host %s: %w", node.Name, err)
 	}
 	gone, _, err := h.departed(context.Background(), node, raftstore.ReadOptions{Consistency: raftstore.Local})
-	if err == nil && gone {
+	switch {
+	case err != nil:
+		return err
+	case gone:
 		return errNoMember
 	}
-	return err
+	return fmt.Errorf("%s: %w", node, ErrUnrecorded)
 }

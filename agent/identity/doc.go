@@ -43,8 +43,8 @@
 // because until then no two hosts can connect, and without a quorum a replica may not know
 // which of its log entries are committed; the others ask these. An attacker who has the key
 // cannot act as a host whose record says that it keeps its key, since he does not have that
-// key; but he can make an ID that no record has, and Hosts.Admit takes it for one that is
-// newer than the local replica. Removing a host's record stops its renewals. This is enough
+// key; an ID that he makes has no record, and agent/membership decides when such a one may
+// be newer than the local replica. Removing a host's record stops its renewals. This is enough
 // for a host that is gone, honest, or never held the key; otherwise it is not, and the mesh
 // must be given a new CA. Encrypt the disks of the hosts.
 //

@@ -91,12 +91,13 @@ func TestReplacedMachineCannotSignItselfIn(t *testing.T) {
 	}
 }
 
-// TestReplacedWithoutQuorum: who lags may know the machine before. It must not refuse the
-// one that bears the name now, which may lead the group, and must not sign for it either.
+// TestReplacedWithoutQuorum: who lags may know the machine before. It must not say that the
+// one that bears the name now, which may lead the group, was expelled, and must not sign for
+// it either.
 func TestReplacedWithoutQuorum(t *testing.T) {
 	m := newMesh(t)
 	newer := identity.NewNode("host1")
-	if err := m.hosts.Admit(newer, identity.Pin{}); err != nil {
+	if err := m.hosts.Admit(newer, identity.Pin{}); !errors.Is(err, identity.ErrUnrecorded) {
 		t.Errorf("a machine newer than the replica: %v", err)
 	}
 	m.Store.BeforeRead = func(o raftstore.ReadOptions) error {

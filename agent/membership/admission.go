@@ -10,6 +10,7 @@ import (
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/port"
 )
 
 // Admission decides which hosts and which certificates are accepted. The zero value
@@ -20,8 +21,9 @@ type Admission struct {
 
 // admissionRecords are what an Admission decides by.
 type admissionRecords struct {
-	hosts   *identity.Hosts
-	clients *identity.Clients
+	hosts     *identity.Hosts
+	clients   *identity.Clients
+	newcomers *newcomers
 }
 
 // errNotOpen refuses other hosts while this one starts.
@@ -29,31 +31,39 @@ var errNotOpen = errors.New("this host's replica is not open yet")
 
 // open makes Admit accept the hosts, and Judge the people, that the records in the store
 // allow.
-func (a *Admission) open(store identity.Store) {
-	a.records.Store(&admissionRecords{identity.NewHosts(store), identity.NewClients(store)})
+func (a *Admission) open(store identity.Store, group group) {
+	a.records.Store(&admissionRecords{identity.NewHosts(store), identity.NewClients(store), newNewcomers(group)})
 }
 
-// Admit refuses machines that were removed and whose certificates are still valid, and
-// those whose key is not that of the host in their certificate.
+// Admit refuses machines that were removed and whose certificates are still valid, those
+// whose key is not that of the host in their certificate, and those of which this host's
+// copy of the state knows nothing, unless they may be newer than the copy.
 // Until the replica is open it refuses every host, because the removals are not known
 // yet, and a removed machine that was accepted then would keep its connection.
-func (a *Admission) Admit(node identity.Node, key identity.Pin) error {
+func (a *Admission) Admit(peer port.Peer) error {
 	records := a.records.Load()
 	if records == nil {
 		return errNotOpen
 	}
-	return records.hosts.Admit(node, key)
+	err := records.hosts.Admit(peer.Node, peer.Key)
+	if errors.Is(err, identity.ErrUnrecorded) && records.newcomers.takes(peer) {
+		return nil
+	}
+	return err
 }
 
-// StillMember refuses machines whose membership has ended, or whose key is not that of the
-// host in their certificate, for what they sign. Until the replica is open it refuses every
-// host.
+// StillMember refuses machines whose membership has ended, and what else Admit refuses, for
+// what they sign. Until the replica is open it refuses every host.
 func (a *Admission) StillMember(node identity.Node, key identity.Pin) error {
 	records := a.records.Load()
 	if records == nil {
 		return errNotOpen
 	}
-	return records.hosts.StillMember(node, key)
+	err := records.hosts.StillMember(node, key)
+	if errors.Is(err, identity.ErrUnrecorded) && records.newcomers.takes(port.Peer{Node: node, Key: key, Proto: port.ProtoRaft}) {
+		return nil
+	}
+	return err
 }
 
 // Judge returns an error if a verified client certificate is not or no longer valid: it has
@@ -64,7 +74,11 @@ func (a *Admission) Judge(ctx context.Context, cert *x509.Certificate) error {
 		return err
 	}
 	if identity.ClaimsNode(cert) {
-		return a.judgeHost(cert)
+		peer, err := peerOf(cert)
+		if err != nil {
+			return err
+		}
+		return a.Admit(peer)
 	}
 	records := a.records.Load()
 	if records == nil {
@@ -79,10 +93,7 @@ func (a *Admission) Judge(ctx context.Context, cert *x509.Certificate) error {
 // not known for certain ends no connection. It does not block.
 func (a *Admission) Ended(cert *x509.Certificate) error {
 	if identity.ClaimsNode(cert) {
-		if err := a.judgeHost(cert); errors.Is(err, fault.Expelled) || errors.Is(err, identity.ErrOtherKey) {
-			return err
-		}
-		return nil
+		return a.hostEnded(cert)
 	}
 	if err := expired(cert); err != nil {
 		return err
@@ -97,12 +108,32 @@ func (a *Admission) Ended(cert *x509.Certificate) error {
 	return nil
 }
 
-func (a *Admission) judgeHost(cert *x509.Certificate) error {
-	node, err := identity.NodeOf(cert)
-	if err != nil {
-		return err
+func (a *Admission) hostEnded(cert *x509.Certificate) error {
+	peer, err := peerOf(cert)
+	records := a.records.Load()
+	if err != nil || records == nil {
+		return nil
 	}
-	return a.Admit(node, identity.PinOf(cert))
+	err = records.hosts.Admit(peer.Node, peer.Key)
+	ended := errors.Is(err, fault.Expelled) || errors.Is(err, identity.ErrOtherKey) ||
+		errors.Is(err, identity.ErrUnrecorded) && !records.newcomers.keeps(peer)
+	if !ended {
+		return nil
+	}
+	return err
+}
+
+// look notes whether the leader is heard now. It is to be called every now and then.
+func (a *Admission) look() {
+	if records := a.records.Load(); records != nil {
+		records.newcomers.look()
+	}
+}
+
+// peerOf returns the host that has shown a certificate for the API.
+func peerOf(cert *x509.Certificate) (port.Peer, error) {
+	node, err := identity.NodeOf(cert)
+	return port.Peer{Node: node, Key: identity.PinOf(cert), Proto: port.ProtoAPI}, err
 }
 
 func expired(cert *x509.Certificate) error {

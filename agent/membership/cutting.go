@@ -40,6 +40,7 @@ func (m *Member) CutOffEnded(ctx context.Context) error {
 	tick := time.NewTicker(cutInterval)
 	defer tick.Stop()
 	for {
+		m.admission.look()
 		m.port.CutOff(m.admission.Ended)
 		select {
 		case <-ctx.Done():

@@ -13,6 +13,7 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/identitytest"
+	"virtmesh/agent/level"
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/enrol"
 	"virtmesh/raftstore"
@@ -21,12 +22,12 @@ import (
 
 func TestNobodyIsAdmittedBeforeTheReplicaIsOpen(t *testing.T) {
 	var a Admission
-	node := identity.NewNode("host2")
-	if err := a.Admit(node, identity.Pin{}); !errors.Is(err, errNotOpen) {
+	peer := port.Peer{Node: identity.NewNode("host2"), Proto: port.ProtoRPC}
+	if err := a.Admit(peer); !errors.Is(err, errNotOpen) {
 		t.Errorf("admitted by a host that knows nothing: %v", err)
 	}
-	a.open(identitytest.NewStore())
-	if err := a.Admit(node, identity.Pin{}); err != nil {
+	a.open(identitytest.NewStore(), &groupOf{level: level.Apart - 1})
+	if err := a.Admit(peer); err != nil {
 		t.Errorf("refused by a host that knows nothing against it: %v", err)
 	}
 }

@@ -33,7 +33,7 @@ func (m *Member) openStore(ctx context.Context) error {
 	}
 	m.store, m.records = store, m.options.Meter.Raft(store, "membership")
 	hosts := identity.NewHosts(store)
-	m.admission.open(store)
+	m.admission.open(store, store)
 	m.peers.OpenRecords(hosts)
 	m.witness = NewWitness(m.peers, store)
 	m.onClose(func(ctx context.Context) {

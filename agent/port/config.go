@@ -30,8 +30,8 @@ const (
 
 	// meshPrefix begins the name of every protocol between hosts.
 	meshPrefix = "virtmesh-"
-	// protoAPI stands for the API in metrics and in the table of listeners.
-	protoAPI = "api"
+	// ProtoAPI stands for the API in metrics, in the table of listeners and in Peer.
+	ProtoAPI = "api"
 	// protoStrangers is the API for callers without a certificate, in the table of
 	// listeners.
 	protoStrangers = "api strangers"
@@ -51,6 +51,17 @@ type Credentials interface {
 	Roots() *x509.CertPool
 }
 
+// Peer is a host that showed its certificate, and for what.
+type Peer struct {
+	Node identity.Node
+	// Key is the pin of the key in the certificate.
+	Key identity.Pin
+	// Proto is the protocol of the connection, one of the Proto names; ProtoAPI for the API.
+	Proto string
+	// Dialled says that this host has called the other one.
+	Dialled bool
+}
+
 // Config is what a Port needs.
 type Config struct {
 	// Bind is the TCP address to listen on, "host:port".
@@ -60,12 +71,11 @@ type Config struct {
 	Advertise string
 	// Credentials are the certificates of this host.
 	Credentials Credentials
-	// Admit, if set, is called with the host and the pin of the key in a host's certificate
-	// that was verified, on both sides of a connection and for every protocol that shows
-	// one; an error refuses the host. It must not block. The agent uses it to refuse
-	// machines that were removed and whose certificates have not expired yet, and those
-	// that have another key than their host.
-	Admit func(node identity.Node, key identity.Pin) error
+	// Admit, if set, is called after the certificate of a mesh host was verified, on both
+	// sides of a connection and for every protocol that shows one; an error refuses the
+	// host. It must not block. The agent uses it to refuse machines that were removed and
+	// whose certificates have not expired yet, and those that no host's record vouches for.
+	Admit func(peer Peer) error
 	// HostAt, if set, returns the name of the host at a mesh address, or "" if unknown.
 	// Dial then accepts no other host at that address. It must not block.
 	HostAt func(addr string) string

@@ -71,7 +71,7 @@ func (p *Port) dial(ctx context.Context, proto, host, addr string) (*Conn, error
 		// an address, so VerifyConnection does the whole verification.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
-			peer, err = p.verifyServer(state.PeerCertificates, host, addr)
+			peer, err = p.verifyServer(state.PeerCertificates, proto, host, addr)
 			return err
 		},
 	})
@@ -87,7 +87,7 @@ func (p *Port) dial(ctx context.Context, proto, host, addr string) (*Conn, error
 	return &Conn{Conn: conn, peer: peer}, nil
 }
 
-func (p *Port) verifyServer(chain []*x509.Certificate, want, addr string) (string, error) {
+func (p *Port) verifyServer(chain []*x509.Certificate, proto, want, addr string) (string, error) {
 	got, err := identity.VerifyNode(chain, p.cfg.Credentials.Roots(), time.Now(), x509.ExtKeyUsageServerAuth)
 	if err != nil {
 		return "", &tls.CertificateVerificationError{UnverifiedCertificates: chain, Err: err}
@@ -95,7 +95,7 @@ func (p *Port) verifyServer(chain []*x509.Certificate, want, addr string) (strin
 	if want != "" && got.Name != want {
 		return "", &PeerError{Addr: addr, Want: want, Got: got.Name}
 	}
-	return got.Name, p.admitNode(got, chain[0])
+	return got.Name, p.admitPeer(Peer{Node: got, Key: identity.PinOf(chain[0]), Proto: proto, Dialled: true})
 }
 
 // StreamLayer is one mesh protocol in the form that raftstore needs: a listener that

@@ -65,7 +65,7 @@ func (p *Port) serveConn(ctx context.Context, raw net.Conn, place *places.Place)
 		p.refuse(raw, hs.proto)
 		return
 	}
-	if to := p.listener(protoStrangers); to != nil && hs.proto == protoAPI && len(conn.ConnectionState().PeerCertificates) == 0 {
+	if to := p.listener(protoStrangers); to != nil && hs.proto == ProtoAPI && len(conn.ConnectionState().PeerCertificates) == 0 {
 		hs.listener = to
 	}
 	p.metrics.countHandshake(sideServer, hs.proto, resultOK, time.Since(start))
@@ -75,7 +75,7 @@ func (p *Port) serveConn(ctx context.Context, raw net.Conn, place *places.Place)
 	counted.countOpen(p.metrics.openConns(hs.proto), leave)
 
 	var out net.Conn = conn
-	if hs.proto != protoAPI {
+	if hs.proto != ProtoAPI {
 		out = &Conn{Conn: conn, peer: hs.peer}
 	}
 	if err := hs.listener.deliverConn(ctx, out); err != nil {
@@ -134,7 +134,7 @@ func (h *serverHandshake) configFor(hello *tls.ClientHelloInfo) (*tls.Config, er
 	}
 	switch h.proto {
 	case ProtoJoin:
-	case protoAPI:
+	case ProtoAPI:
 		cfg.MinVersion = tls.VersionTLS12
 		cfg.NextProtos = []string{"h2", "http/1.1"}
 		cfg.ClientAuth = tls.VerifyClientCertIfGiven
@@ -170,7 +170,7 @@ const turnPoll = 20 * time.Millisecond
 func (h *serverHandshake) chooseProtocol(offered []string) string {
 	i := slices.IndexFunc(offered, func(s string) bool { return strings.HasPrefix(s, meshPrefix) })
 	if i < 0 {
-		return protoAPI
+		return ProtoAPI
 	}
 	if h.port.listener(offered[i]) == nil {
 		return protoUnknown // the caller chose the name, so it must not become a metric label
@@ -185,7 +185,7 @@ func (h *serverHandshake) verifyPeer(state tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	if err := h.port.admitNode(node, state.PeerCertificates[0]); err != nil {
+	if err := h.port.admitPeer(Peer{Node: node, Key: identity.PinOf(state.PeerCertificates[0]), Proto: h.proto}); err != nil {
 		return err
 	}
 	h.peer = node.Name
@@ -202,12 +202,12 @@ func (h *serverHandshake) verifyClient(state tls.ConnectionState) error {
 	return h.verifyPeer(state)
 }
 
-func (p *Port) admitNode(node identity.Node, cert *x509.Certificate) error {
+func (p *Port) admitPeer(peer Peer) error {
 	if p.cfg.Admit == nil {
 		return nil
 	}
-	if err := p.cfg.Admit(node, identity.PinOf(cert)); err != nil {
-		return fmt.Errorf("host %s is not admitted: %w", node.Name, err)
+	if err := p.cfg.Admit(peer); err != nil {
+		return fmt.Errorf("host %s is not admitted: %w", peer.Node.Name, err)
 	}
 	return nil
 }

@@ -102,7 +102,7 @@ func (p *Port) Listen(proto string) (net.Listener, error) {
 // API returns the listener of the API. Its connections are *tls.Conn with a complete
 // handshake, so an http.Server without TLSConfig serves HTTP/2 and HTTP/1.1 on it. The
 // PeerCertificates in a request's TLS state are verified; there may be none.
-func (p *Port) API() (net.Listener, error) { return p.listen(protoAPI) }
+func (p *Port) API() (net.Listener, error) { return p.listen(ProtoAPI) }
 
 // Strangers returns the listener of those connections to the API whose callers showed no
 // certificate. While nobody listens there, the listener of API gets them.

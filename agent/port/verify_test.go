@@ -96,8 +96,8 @@ func TestAdmit(t *testing.T) {
 	m := identitytest.NewMesh(t)
 	removed := errors.New("host was removed")
 	p := newPort(t, m.First, func(c *port.Config) {
-		c.Admit = func(node identity.Node, _ identity.Pin) error {
-			if node.Name == "host2" {
+		c.Admit = func(peer port.Peer) error {
+			if peer.Node.Name == "host2" {
 				return removed
 			}
 			return nil

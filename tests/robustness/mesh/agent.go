@@ -157,7 +157,11 @@ func (a *agent) admits(other *Host) error {
 	if hosts == nil {
 		return errors.New("the replica is not open yet")
 	}
-	return hosts.Admit(other.node, identity.Pin{})
+	err := hosts.Admit(other.node, identity.Pin{})
+	if errors.Is(err, identity.ErrUnrecorded) {
+		return nil // it may be newer
+	}
+	return err
 }
 
 // asMember returns the agent as package membership knows it.
