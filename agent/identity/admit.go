@@ -88,6 +88,7 @@ func (s *Signer) admitOnce(ctx context.Context, c Candidate, pin Pin) (HostRecor
 	now := time.Now().UTC()
 	token.UsedBy = &TokenUse{Host: c.Host.Name, KeyPin: pin.String(), At: now}
 	rec.ID, rec.KeyPin, rec.TokenID, rec.Joined = NewNode(rec.Name).ID, pin.String(), token.ID, now
+	rec.KeyKept = s.keepsKeys()
 	putToken, err := rewriteOp(storedToken, token)
 	if err != nil {
 		return rec, err

@@ -14,7 +14,9 @@ import (
 )
 
 // RenewGrace is how long an expired certificate can still be used to request the next
-// one, and how long before it is valid one that a clock that was ahead has signed. A host that was off for longer signs for itself,
+// one, and how long before it is valid one that a clock that was ahead has signed. A host
+// whose record says that it keeps its key can use it for ever: the record, and not the
+// certificate, says who has the key. Another host that was off for longer signs for itself,
 // if it holds the CA key, or joins again.
 const RenewGrace = 30 * 24 * time.Hour
 
@@ -50,25 +52,27 @@ func proofDigest(csr []byte) []byte {
 	return h.Sum(nil)
 }
 
-// verifiedNode verifies a proof at the given time and returns the host that made it.
-func (p RenewalProof) verifiedNode(roots *x509.CertPool, now time.Time) (Node, error) {
+// verifiedNode verifies a proof at the given time and returns the host that made it. keeps
+// reports whether a key is known to be that of a host.
+func (p RenewalProof) verifiedNode(roots *x509.CertPool, now time.Time, keeps func(Node, Pin) bool) (Node, error) {
 	chain, err := ParseCertificates(p.Chain)
 	if err != nil {
 		return Node{}, fmt.Errorf("%w: %w", fault.BadProof, err)
 	}
 	leaf := chain[0]
-	if now.After(leaf.NotAfter) {
-		if now.After(leaf.NotAfter.Add(RenewGrace)) {
-			return Node{}, fmt.Errorf("%w: its certificate ended at %s", fault.BadProof, leaf.NotAfter.Format(time.RFC3339))
-		}
-		now = leaf.NotAfter
+	at := now
+	switch {
+	case now.After(leaf.NotAfter):
+		at = leaf.NotAfter
+	case now.Before(leaf.NotBefore) && now.After(leaf.NotBefore.Add(-RenewGrace)):
+		at = leaf.NotBefore
 	}
-	if now.Before(leaf.NotBefore) && now.After(leaf.NotBefore.Add(-RenewGrace)) {
-		now = leaf.NotBefore
-	}
-	node, err := VerifyNode(chain, roots, now, x509.ExtKeyUsageClientAuth)
+	node, err := VerifyNode(chain, roots, at, x509.ExtKeyUsageClientAuth)
 	if err != nil {
 		return Node{}, fmt.Errorf("%w: %w", fault.BadProof, err)
+	}
+	if now.After(leaf.NotAfter.Add(RenewGrace)) && !keeps(node, PinOf(leaf)) {
+		return Node{}, fmt.Errorf("%w: its certificate ended at %s", fault.BadProof, leaf.NotAfter.Format(time.RFC3339))
 	}
 	pub, ok := leaf.PublicKey.(*ecdsa.PublicKey)
 	if !ok || !ecdsa.VerifyASN1(pub, proofDigest(p.CSR), p.Signature) {
@@ -90,5 +94,8 @@ func (s *Signer) VerifyProof(ctx context.Context, p RenewalProof) (Node, error) 
 	if err != nil {
 		return Node{}, err
 	}
-	return p.verifiedNode(roots, time.Now())
+	return p.verifiedNode(roots, time.Now(), func(node Node, key Pin) bool {
+		host, err := NewHosts(s.store).Get(ctx, node.Name, raftstore.ReadOptions{Consistency: raftstore.Local})
+		return err == nil && host.ID == node.ID && host.KeyKept && host.KeyPin == key.String()
+	})
 }

@@ -23,6 +23,8 @@ type Signer struct {
 	held func() []byte
 	// voters sign what this host cannot sign; nil if nobody does.
 	voters Authority
+	// keepsKeys reports whether hosts keep their keys.
+	keepsKeys func() bool
 	// votes returns the names of the hosts that vote, as this host's copy has them.
 	votes func() []string
 }
@@ -36,7 +38,8 @@ func NewSigner(store Store, lifetime time.Duration) *Signer {
 	if lifetime <= 0 {
 		lifetime = DefaultNodeLifetime
 	}
-	return &Signer{store: store, lifetime: lifetime, patience: defaultPatience, unchanged: stampedAge, votes: func() []string { return nil }}
+	return &Signer{store: store, lifetime: lifetime, patience: defaultPatience, unchanged: stampedAge,
+		votes: func() []string { return nil }, keepsKeys: func() bool { return false }}
 }
 
 // WithTokenAges returns a Signer that asks unchanged for how long a token has been as it is,
@@ -46,6 +49,14 @@ func (s *Signer) WithTokenAges(unchanged func(TokenRecord) time.Duration) *Signe
 	measuring := *s
 	measuring.unchanged = unchanged
 	return &measuring
+}
+
+// WithKeptKeys returns a Signer that notes in the records of hosts that it admits that they
+// keep their keys, if keepsKeys reports that all hosts of the mesh do; it must not block.
+func (s *Signer) WithKeptKeys(keepsKeys func() bool) *Signer {
+	keeping := *s
+	keeping.keepsKeys = keepsKeys
+	return &keeping
 }
 
 // WithVotes returns a Signer that admits nobody under the name of a host that votes. votes

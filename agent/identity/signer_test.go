@@ -1,6 +1,7 @@
 package identity_test
 
 import (
+	"crypto/ecdsa"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -132,6 +133,51 @@ func TestRenewByExpiredProof(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		if _, _, err := renewByProof(t, m.signer, proof); !errors.Is(err, fault.BadProof) {
 			t.Errorf("after the grace: %v", err)
+		}
+	})
+}
+
+// TestRenewByProofOfAKnownKey: a host that was off for years is known by the key in its record,
+// and by no other; and somebody who has its old certificate and the CA's key is not it.
+func TestRenewByProofOfAKnownKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		forged := m.Host(t, "host1", 0)
+		keepKey(t, m, m.First)
+		time.Sleep(3 * 365 * 24 * time.Hour)
+		for name, c := range map[string]struct {
+			id   *identity.Identity
+			want error
+		}{"the host": {m.First, nil}, "another key": {forged, fault.BadProof}} {
+			csr, err := c.id.NextCSR()
+			if err != nil {
+				t.Fatal(err)
+			}
+			proof, err := c.id.Prove(csr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, issued, err := renewByProof(t, m.signer, proof)
+			if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if err == nil && c.id.Install(c.id.Certificate().PrivateKey.(*ecdsa.PrivateKey), issued) != nil {
+				t.Errorf("%s cannot use the certificate", name)
+			}
+		}
+		if err := m.hosts.Remove(t.Context(), "host1"); err != nil {
+			t.Fatal(err)
+		}
+		csr, err := m.First.NextCSR()
+		if err != nil {
+			t.Fatal(err)
+		}
+		proof, err := m.First.Prove(csr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := renewByProof(t, m.signer, proof); err == nil {
+			t.Error("a host without a record was renewed")
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/admin"
 	"virtmesh/agent/port/keyring"
@@ -46,7 +47,8 @@ func (m *Member) openKeyring(context.Context) error {
 // newSigner returns a Signer over this host's copy of the state.
 func (m *Member) newSigner() *identity.Signer {
 	return identity.NewSigner(m.records, time.Duration(m.config.CertificateLifetime)).
-		WithTokenAges(m.tokens.unchanged).WithVotes(m.store.Voters)
+		WithTokenAges(m.tokens.unchanged).WithVotes(m.store.Voters).
+		WithKeptKeys(func() bool { return m.store.FeatureLevel() >= level.Apart })
 }
 
 func (m *Member) dialKeyring(ctx context.Context, host string) (net.Conn, error) {
