@@ -20,7 +20,7 @@ PACKAGES := qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients ovm
             isc-dhcp-client systemd busybox-static cpio syslinux syslinux-common extlinux mtools dosfstools e2fsprogs debootstrap util-linux \
             gcc libc6-dev git ca-certificates jq libxml2-utils etcd-server etcd-client iputils-ping xz-utils genisoimage openssh-client
 
-.PHONY: help up down test bench build packages packages-deb test-packages go lint unit cover race e2e test-metal fuzz soak mutants vuln generate clean
+.PHONY: help up down test bench build packages packages-deb test-packages go lint unit cover race e2e test-metal flood fuzz soak mutants vuln generate clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -92,6 +92,9 @@ e2e: build ## the end-to-end tests: the real binary in a lab of its own
 
 test-metal: packages-deb ## the tests on hosts that are whole machines (METAL=-short: those that CI runs)
 	$(GO) test -tags '$(TAGS) metal' -count 1 -timeout 60m -v $(METAL) ./tests/metal
+
+flood: go ## figures of a mesh port and a gossip port that strangers flood for FLOOD
+	$(GO) test -count 1 -v -run 'TestFloodOfStrangers|TestFloodOnLoopback' ./agent/port ./gossip -flood $(or $(FLOOD),10s)
 
 fuzz: go ## each fuzz target for a while (FUZZTIME)
 	@for p in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \

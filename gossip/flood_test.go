@@ -2,6 +2,8 @@ package gossip_test
 
 import (
 	"bytes"
+	"flag"
+	"maps"
 	"net"
 	"net/netip"
 	"runtime"
@@ -13,6 +15,9 @@ import (
 	"virtmesh/gossip"
 	"virtmesh/gossip/gossiptest"
 )
+
+// floodTime is how long the flood goes on; a longer one gives better figures.
+var floodTime = flag.Duration("flood", 2*time.Second, "how long the flood of strangers goes on")
 
 // TestFloodOnLoopback sends a member as much as strangers can: packets, and streams that
 // announce the largest message that memberlist would take. Another member syncs with it
@@ -42,7 +47,8 @@ func TestFloodOnLoopback(t *testing.T) {
 	}
 	var syncs []time.Duration
 	before, most := heapInUse(), uint64(0)
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+	began := time.Now()
+	for time.Since(began) < *floodTime {
 		start := time.Now()
 		if _, err := members[1].Join(t.Context(), []string{members[0].Addr()}); err != nil {
 			t.Fatalf("a member cannot sync: %v", err)
@@ -50,12 +56,17 @@ func TestFloodOnLoopback(t *testing.T) {
 		syncs = append(syncs, time.Since(start))
 		most = max(most, heapInUse())
 	}
+	took := time.Since(began)
+	refused := gossip.Refused(members[0])
 	close(stop)
 	crowd.Wait()
-	refused := gossip.Refused(members[0])
 	slices.Sort(syncs)
 	grown := (most - min(before, most)) >> 20
-	t.Logf("sync %v, worst %v, of %d; heap %d MB more; refused %v", syncs[len(syncs)/2], syncs[len(syncs)-1], len(syncs), grown, refused)
+	t.Logf("a member syncs: p50 %v, p99 %v, of %d", syncs[len(syncs)/2], syncs[min(len(syncs)*99/100, len(syncs)-1)], len(syncs))
+	for _, reason := range slices.Sorted(maps.Keys(refused)) {
+		t.Logf("refused by %s: %.0f a second", reason, float64(refused[reason])/took.Seconds())
+	}
+	t.Logf("memory: %d MB more", grown)
 	if grown > 64 {
 		t.Errorf("the heap has grown by %d MB", grown)
 	}
