@@ -192,7 +192,11 @@ func virtmesh(ctx context.Context, host, stdin string, args ...string) (string, 
 	return program(ctx, strings.NewReader(stdin), append([]string{"--kubeconfig", kubeconfig}, args...)...)
 }
 
-// eventually polls until try succeeds, and fails the test with its last error.
+// isOff is what the lab says of a host that has ended.
+const isOff = "powers it on"
+
+// eventually polls until try succeeds, and fails the test with its last error. It gives up at
+// once when the host has ended: no test waits for one that it did not start.
 func eventually(t *testing.T, timeout time.Duration, what string, try func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
@@ -206,6 +210,9 @@ func eventually(t *testing.T, timeout time.Duration, what string, try func(conte
 		}
 		if ctx.Err() == nil {
 			last = err
+		}
+		if strings.Contains(err.Error(), isOff) {
+			t.Fatalf("%s cannot happen any more: %v", what, err)
 		}
 		select {
 		case <-ctx.Done():

@@ -4,7 +4,9 @@ package metal
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -94,8 +96,9 @@ func TestPoolWhoseServerIsGone(t *testing.T) {
 			t.Errorf("%s took %s while a pool's server is gone", act, took)
 		}
 	}
-	if killed := inside(t, "host1", "journalctl -b -q -u virtmesh --since -5min | grep -c -E 'SIGKILL|timed out' || true"); killed != "0" {
-		t.Errorf("systemd had to kill the agent, or gave up waiting, %s times", killed)
+	told := inside(t, "host1", "journalctl -b -q -o cat -u virtmesh _PID=1 --since -5min")
+	if !strings.Contains(told, "Stopped virtmesh.service") || regexp.MustCompile("SIGKILL|timed out").MatchString(told) {
+		t.Errorf("systemd had to kill the agent, gave up waiting, or did not stop it:\n%s", told)
 	}
 	pools(t, "host1", "False", 3*time.Minute)
 	if now := qemuOf(t, "host1", "local"); now != guest {
@@ -155,20 +158,15 @@ spec:
 	if ports := inside(t, "host1", "bridge vlan show"); !strings.Contains(ports, "42 PVID Egress Untagged") {
 		t.Errorf("no port of host1's bridges is in VLAN 42:\n%s", ports)
 	}
-	received := func(ctx context.Context, vlan string) string {
-		out, err := try(ctx, "host2", "cat /sys/class/net/tag"+vlan+"/statistics/rx_packets")
-		if err != nil {
-			t.Error(err)
-		}
-		return out
-	}
+	const received = "cat /sys/class/net/tag%s/statistics/rx_packets"
 	eventually(t, guestTimeout, "frames of VLAN 42 arrive at host2", func(ctx context.Context) error {
-		if n := received(ctx, "42"); n == "0" {
-			return fmt.Errorf("%s frames", n)
+		n, err := try(ctx, "host2", fmt.Sprintf(received, "42"))
+		if err == nil && n == "0" {
+			err = errors.New("none has arrived")
 		}
-		return nil
+		return err
 	})
-	if n := received(t.Context(), "43"); n != "0" {
+	if n := inside(t, "host2", fmt.Sprintf(received, "43")); n != "0" {
 		t.Errorf("%s frames of VLAN 43 arrived", n)
 	}
 }
