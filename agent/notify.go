@@ -2,16 +2,24 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+
+	"virtmesh/agent/membership"
 )
 
 // notifyServiceManager tells systemd that the agent is ready, then that it is
-// alive as long as healthy returns true, and finally that it is stopping.
+// alive as long as healthy returns true, and finally that it is stopping. The agent of a host
+// that was expelled goes on, see Retire.
 func notifyServiceManager(ctx context.Context, healthy func() error) error {
-	defer daemon.SdNotify(false, daemon.SdNotifyStopping)
+	defer func() {
+		if !errors.Is(context.Cause(ctx), membership.ErrExpelled) {
+			daemon.SdNotify(false, daemon.SdNotifyStopping)
+		}
+	}()
 	return notifyAlive(ctx, healthy)
 }
 

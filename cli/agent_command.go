@@ -279,11 +279,15 @@ func agentRun(c *cli.Context) error {
 	// QEMU's user must be able to pass through the directories that the agent makes,
 	// whatever umask the shell or the service that starts it has.
 	syscall.Umask(0o022)
-	a, err := agent.New(c.Context, config, agent.Options{Version: Version, ConfigPath: c.String("config"), Logger: log})
-	if err != nil {
-		return err
+	options := agent.Options{Version: Version, ConfigPath: c.String("config"), Logger: log}
+	a, err := agent.New(c.Context, config, options)
+	if err == nil {
+		err = a.Run(c.Context)
 	}
-	return a.Run(c.Context)
+	if errors.Is(err, membership.ErrExpelled) {
+		return agent.Retire(c.Context, config, options)
+	}
+	return err
 }
 
 // agentLeave asks the local agent, whatever kubeconfig is set: a kubeconfig names any

@@ -17,7 +17,6 @@ import (
 	"virtmesh/agent/host/domain"
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/host/hypervisor/kvmprobe"
-	"virtmesh/agent/host/hypervisor/libvirt"
 	"virtmesh/agent/host/offer"
 	"virtmesh/agent/host/publish"
 	"virtmesh/agent/objects"
@@ -77,10 +76,7 @@ func openPlatform(ctx context.Context, config Config, stateDir string, log *slog
 	if err != nil {
 		return nil, err
 	}
-	cfg := libvirt.DefaultConfig()
-	cfg.URI, cfg.Emulated = config.Hypervisor.URI, func() bool { return !prober.Usable() }
-	cfg.Logger = log.With("part", "libvirt")
-	driver, err := libvirt.New(ctx, cfg)
+	driver, err := openDriver(ctx, config.Hypervisor, func() bool { return !prober.Usable() }, log)
 	if err != nil {
 		return nil, err
 	}

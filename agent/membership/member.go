@@ -70,6 +70,8 @@ type Member struct {
 	// left is closed when this host has left the mesh for good.
 	left     chan struct{}
 	leftOnce sync.Once
+	// expelled is closed when it is certain that the mesh has expelled this host.
+	expelled chan struct{}
 }
 
 // step is one step of a start; what names it in errors.
@@ -90,10 +92,11 @@ func Start(ctx context.Context, config Config, options Options) (_ *Member, err 
 	}()
 	for _, step := range append(m.openingSteps(), step{"become a replica", m.joinStore},
 		step{"keep this host's record", m.startRecord}, step{"keep the keyring", m.startKeyring},
+		step{"watch for an expulsion", m.startWatchOfExpulsion},
 		step{"admit other hosts", m.serveJoin}) {
 		started := time.Now()
 		if err := step.run(ctx); err != nil {
-			return nil, fmt.Errorf("%s: %w", step.what, err)
+			return nil, fmt.Errorf("%s: %w", step.what, m.settle(ctx, err))
 		}
 		m.log.Debug("started", "step", step.what, "took", time.Since(started).Round(time.Millisecond))
 	}
@@ -101,7 +104,7 @@ func Start(ctx context.Context, config Config, options Options) (_ *Member, err 
 }
 
 func newMember(config Config, options Options) *Member {
-	return &Member{config: config, options: options, log: options.Logger, admission: &Admission{}, tokens: &tokenAges{}, left: make(chan struct{})}
+	return &Member{config: config, options: options, log: options.Logger, admission: &Admission{}, tokens: &tokenAges{}, left: make(chan struct{}), expelled: make(chan struct{})}
 }
 
 // FromParts returns a member whose parts the caller has opened, and closes. It has no
@@ -117,6 +120,7 @@ func (m *Member) openingSteps() []step {
 	return []step{
 		{"make directories", m.makeDirectories},
 		{"read identity", m.openIdentity},
+		{"look whether this host was expelled", m.refuseExpelled},
 		{"renew an ended certificate", m.renewExpired},
 		{"open the mesh port", m.openPort},
 		{"ask whether this machine was removed", m.askBeforeGossip},
@@ -170,7 +174,8 @@ func (m *Member) Err() error {
 var ErrLeft = errors.New("this host left the mesh")
 
 // Run saves the other hosts' addresses until ctx ends. It ends earlier with ErrLeft
-// when this host has left the mesh, or with the error that stopped its replica.
+// when this host has left the mesh, with ErrExpelled when it is certain that the mesh has
+// expelled it, or with the error that stopped its replica.
 func (m *Member) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	remembering := make(chan struct{})
@@ -187,6 +192,8 @@ func (m *Member) Run(ctx context.Context) error {
 		return nil
 	case <-m.left:
 		return ErrLeft
+	case <-m.expelled:
+		return ErrExpelled
 	case <-m.store.Failed():
 		return fmt.Errorf("the replicated store stopped: %w", m.Err())
 	}

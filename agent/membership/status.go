@@ -94,7 +94,7 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 // gossipStatus returns what this host knows of the mesh without a replica.
 func (m *Member) gossipStatus() *admin.Status {
 	members := map[string]*admin.Member{}
-	for _, member := range m.gossip.Members() {
+	for _, member := range m.peers.members() {
 		addMember(members, member)
 	}
 	return &admin.Status{Host: m.config.Name, MeshID: m.identity.MeshID(), Version: m.options.Version, Members: sortMembers(members)}

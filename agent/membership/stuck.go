@@ -24,7 +24,8 @@ func isUnusable(err error) bool {
 
 // awaitHelp keeps the agent alive, and not ready, while this host's copy of the mesh's
 // state cannot be used: if the agent ended, it would be started again for ever, and nobody
-// could ask it why. It returns when the copy was deleted or ctx ends.
+// could ask it why. It returns when the copy was deleted, when it is certain that the mesh has
+// expelled this host, or when ctx ends.
 func (m *Member) awaitHelp(ctx context.Context, why error) error {
 	m.log.Error("this host cannot use its copy of the mesh's state and waits for help; running guests continue", "err", why)
 	if err := raftstore.ReportHalted(m.options.Metrics); err != nil {
@@ -38,6 +39,8 @@ func (m *Member) awaitHelp(ctx context.Context, why error) error {
 	}
 	again := time.NewTicker(w.pause)
 	defer again.Stop()
+	verdict := time.NewTicker(expulsionEvery)
+	defer verdict.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -45,6 +48,10 @@ func (m *Member) awaitHelp(ctx context.Context, why error) error {
 		case <-again.C:
 			if raftstore.IsEmpty(m.config.raftDir()) {
 				return errCopyDeleted
+			}
+		case <-verdict.C:
+			if m.isExpelled(ctx, m.verdict()) {
+				return ErrExpelled
 			}
 		}
 	}

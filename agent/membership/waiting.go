@@ -24,15 +24,17 @@ type waitingRoom struct {
 	// lack says, after the host's name, what it lacks and what it waits for.
 	lack string
 
-	mu  sync.Mutex
-	why error
+	mu sync.Mutex
+	// meanwhile says what becomes of the guests.
+	meanwhile string
+	why       error
 
 	stop context.CancelFunc // nil before open
 	done sync.WaitGroup
 }
 
 func (m *Member) newWaitingRoom(lack string) *waitingRoom {
-	return &waitingRoom{member: m, pause: JoinPause, lack: lack}
+	return &waitingRoom{member: m, pause: JoinPause, lack: lack, meanwhile: "running VMs continue, and this host does nothing else"}
 }
 
 // waitFor publishes why the agent still waits, and returns after a pause.
@@ -60,20 +62,29 @@ func (w *waitingRoom) setReason(why error) {
 	w.why = why
 }
 
+// say publishes what becomes of the guests and why.
+func (w *waitingRoom) say(meanwhile string, why error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.meanwhile, w.why = meanwhile, why
+}
+
 // reason returns, as a sentence, why the agent waits.
 func (w *waitingRoom) reason() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return fmt.Sprintf("%s %s: running VMs continue, and this host does nothing else (%v)", w.member.config.Name, w.lack, w.why)
+	return fmt.Sprintf("%s %s: %s (%v)", w.member.config.Name, w.lack, w.meanwhile, w.why)
 }
 
 // open starts the servers on the addresses that the agent's own servers will use later.
 func (w *waitingRoom) open(ctx context.Context) error {
-	// The loops of the agent publish other facts when they run.
-	facts := w.member.initialFacts()
-	facts.Idle = true
-	if err := w.member.peers.SetFacts(facts); err != nil {
-		return fmt.Errorf("tell the other hosts that this one waits: %w", err)
+	if w.member.gossip != nil {
+		// The loops of the agent publish other facts when they run.
+		facts := w.member.initialFacts()
+		facts.Idle = true
+		if err := w.member.peers.SetFacts(facts); err != nil {
+			return fmt.Errorf("tell the other hosts that this one waits: %w", err)
+		}
 	}
 	ctx, w.stop = context.WithCancel(ctx)
 	if w.member.config.MetricsListen != "" {

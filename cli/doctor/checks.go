@@ -21,6 +21,19 @@ func checkConfig(f Facts) []Finding {
 	return nil
 }
 
+// checkMembership is silent unless this host was expelled from its mesh.
+func checkMembership(f Facts) []Finding {
+	if f.Expelled == nil {
+		return nil
+	}
+	guests := "its guests are being ended"
+	if f.Expelled.GuestsEnded {
+		guests = "its guests have ended, and their disks are as they were"
+	}
+	return fail("membership", fmt.Sprintf("this host was expelled from its mesh, say %s: %s", strings.Join(f.Expelled.By, ", "), guests),
+		"systemctl stop virtmesh, then virtmesh agent leave --local --yes; join again with a new token")
+}
+
 func checkVirtualization(f Facts) []Finding {
 	const check = "virtualization"
 	switch {

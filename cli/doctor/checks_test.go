@@ -11,6 +11,7 @@ import (
 
 	"virtmesh/agent"
 	"virtmesh/agent/host"
+	"virtmesh/agent/identity"
 	"virtmesh/agent/port/admin"
 	"virtmesh/netplug"
 	"virtmesh/storage/bounded"
@@ -62,26 +63,28 @@ func TestChecks(t *testing.T) {
 		detail string
 		repair string // what --fix does; "" if nothing
 	}{
-		"no bundle":            {func(f *Facts) { f.Status.Keyring = &admin.KeyringStatus{CAKeyInState: true} }, "recovery bundle", Warning, "every host and every backup holds the key", ""},
-		"an old bundle":        {func(f *Facts) { f.Status.Keyring.Bundle.Current = false }, "recovery bundle", Warning, "that of 2026-11-26 does not hold the present keys", ""},
-		"not root":             {func(f *Facts) { f.Root = false }, "root", Failed, "not root", ""},
-		"bad configuration":    {func(f *Facts) { f.ConfigErr = errors.New("unknown field") }, "configuration", Failed, "unknown field", ""},
-		"no QEMU to probe":     {func(f *Facts) { f.KVM.Err = errors.New("no emulator") }, "virtualization", Failed, "no emulator", ""},
-		"no KVM":               {func(f *Facts) { f.KVM = Virtualization{Reason: "no /dev/kvm"} }, "virtualization", Warning, "no /dev/kvm", ""},
-		"no nft":               {func(f *Facts) { delete(f.Programs, "nft") }, "nft", Failed, "not installed", ""},
-		"no swtpm":             {func(f *Facts) { delete(f.Programs, "swtpm") }, "swtpm", Warning, "not installed", ""},
-		"no firmware":          {func(f *Facts) { f.Firmware = "" }, "ovmf", Warning, "EFI", ""},
-		"libvirtd is down":     {func(f *Facts) { f.Libvirt.Err = "cannot connect"; f.QEMU.Models = nil }, "libvirt", Failed, "cannot connect", "systemctl enable --now libvirtd.service"},
-		"libvirt is missing":   {func(f *Facts) { f.Libvirt.Err = "no virsh"; delete(f.Programs, "libvirtd") }, "libvirt", Failed, "no virsh", ""},
-		"few workers":          {func(f *Facts) { f.Libvirt.Daemon = map[string]string{"max_workers": "5"} }, "libvirtd's limits", Warning, "max_workers = 5 (default 20)", ""},
-		"few requests":         {func(f *Facts) { f.Libvirt.Daemon = map[string]string{"max_client_requests": "1"} }, "libvirtd's limits", Warning, "max_client_requests = 1", ""},
-		"guests start at boot": {func(f *Facts) { f.Libvirt.Guests = map[string]string{"ON_BOOT": "start"} }, "libvirt-guests", Failed, "ON_BOOT=start", ""},
-		"guests are saved":     {func(f *Facts) { f.Libvirt.Guests = map[string]string{"ON_SHUTDOWN": "suspend"} }, "libvirt-guests", Failed, "ON_SHUTDOWN=suspend", ""},
-		"guests lose power":    {func(f *Facts) { f.Libvirt.GuestsEnabled = false }, "libvirt-guests", Warning, "cuts the power", ""},
-		"QEMU is root":         {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "root"} }, "QEMU's user", Failed, "root", ""},
-		"QEMU is uid 0":        {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "+0"} }, "QEMU's user", Failed, "root", ""},
-		"QEMU is another":      {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "qemu"} }, "QEMU's user", Failed, "as qemu, and the agent gives disks to libvirt-qemu", ""},
-		"no seccomp":           {func(f *Facts) { f.QEMU.Settings = map[string]string{"seccomp_sandbox": "0"} }, "seccomp", Warning, "switched off", ""},
+		"no bundle":                  {func(f *Facts) { f.Status.Keyring = &admin.KeyringStatus{CAKeyInState: true} }, "recovery bundle", Warning, "every host and every backup holds the key", ""},
+		"an old bundle":              {func(f *Facts) { f.Status.Keyring.Bundle.Current = false }, "recovery bundle", Warning, "that of 2026-11-26 does not hold the present keys", ""},
+		"not root":                   {func(f *Facts) { f.Root = false }, "root", Failed, "not root", ""},
+		"bad configuration":          {func(f *Facts) { f.ConfigErr = errors.New("unknown field") }, "configuration", Failed, "unknown field", ""},
+		"no QEMU to probe":           {func(f *Facts) { f.KVM.Err = errors.New("no emulator") }, "virtualization", Failed, "no emulator", ""},
+		"no KVM":                     {func(f *Facts) { f.KVM = Virtualization{Reason: "no /dev/kvm"} }, "virtualization", Warning, "no /dev/kvm", ""},
+		"no nft":                     {func(f *Facts) { delete(f.Programs, "nft") }, "nft", Failed, "not installed", ""},
+		"no swtpm":                   {func(f *Facts) { delete(f.Programs, "swtpm") }, "swtpm", Warning, "not installed", ""},
+		"no firmware":                {func(f *Facts) { f.Firmware = "" }, "ovmf", Warning, "EFI", ""},
+		"libvirtd is down":           {func(f *Facts) { f.Libvirt.Err = "cannot connect"; f.QEMU.Models = nil }, "libvirt", Failed, "cannot connect", "systemctl enable --now libvirtd.service"},
+		"libvirt is missing":         {func(f *Facts) { f.Libvirt.Err = "no virsh"; delete(f.Programs, "libvirtd") }, "libvirt", Failed, "no virsh", ""},
+		"few workers":                {func(f *Facts) { f.Libvirt.Daemon = map[string]string{"max_workers": "5"} }, "libvirtd's limits", Warning, "max_workers = 5 (default 20)", ""},
+		"few requests":               {func(f *Facts) { f.Libvirt.Daemon = map[string]string{"max_client_requests": "1"} }, "libvirtd's limits", Warning, "max_client_requests = 1", ""},
+		"expelled":                   {func(f *Facts) { f.Expelled = &identity.Expulsion{By: []string{"host1", "host2"}} }, "membership", Failed, "host1, host2: its guests are being ended", ""},
+		"expelled, its guests ended": {func(f *Facts) { f.Expelled = &identity.Expulsion{By: []string{"host1"}, GuestsEnded: true} }, "membership", Failed, "guests have ended", ""},
+		"guests start at boot":       {func(f *Facts) { f.Libvirt.Guests = map[string]string{"ON_BOOT": "start"} }, "libvirt-guests", Failed, "ON_BOOT=start", ""},
+		"guests are saved":           {func(f *Facts) { f.Libvirt.Guests = map[string]string{"ON_SHUTDOWN": "suspend"} }, "libvirt-guests", Failed, "ON_SHUTDOWN=suspend", ""},
+		"guests lose power":          {func(f *Facts) { f.Libvirt.GuestsEnabled = false }, "libvirt-guests", Warning, "cuts the power", ""},
+		"QEMU is root":               {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "root"} }, "QEMU's user", Failed, "root", ""},
+		"QEMU is uid 0":              {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "+0"} }, "QEMU's user", Failed, "root", ""},
+		"QEMU is another":            {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "qemu"} }, "QEMU's user", Failed, "as qemu, and the agent gives disks to libvirt-qemu", ""},
+		"no seccomp":                 {func(f *Facts) { f.QEMU.Settings = map[string]string{"seccomp_sandbox": "0"} }, "seccomp", Warning, "switched off", ""},
 		"no security driver": {func(f *Facts) {
 			f.QEMU = QEMU{Settings: map[string]string{"security_driver": "none"}, AppArmor: true, LimitsMemory: true}
 		}, "confinement", Failed, "security_driver is none", ""},

@@ -59,13 +59,13 @@ func repairedBy(findings []Finding, repair Repair) []Finding {
 // Examine judges what was read of a machine, in the order in which a host needs it.
 func Examine(facts Facts) []Finding {
 	checks := []func(Facts) []Finding{
-		checkRoot, checkConfig, checkVirtualization, checkPrograms, checkFirmware,
+		checkRoot, checkConfig, checkMembership, checkVirtualization, checkPrograms, checkFirmware,
 		checkLibvirt, checkDaemonLimits, checkGuestsService, checkQEMUUser, checkGuestUIDs, checkSeccomp, checkConfinement, checkMemoryLimit,
 		checkKernel, checkFilesystems, checkPaths, checkPools, checkClock,
 		checkNeighbours, checkNetworkd, checkRoutes, checkNameServers, checkPorts, checkService, checkKeyring,
 	}
 	if facts.Config.Role == host.RoleWitness { // it needs nothing that guests need
-		checks = []func(Facts) []Finding{checkRoot, checkConfig, checkFilesystems, checkClock, checkPorts, checkService, checkKeyring}
+		checks = []func(Facts) []Finding{checkRoot, checkConfig, checkMembership, checkFilesystems, checkClock, checkPorts, checkService, checkKeyring}
 	}
 	var findings []Finding
 	for _, check := range checks {

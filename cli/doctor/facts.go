@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"virtmesh/agent"
+	"virtmesh/agent/identity"
 	"virtmesh/agent/port/admin"
 	"virtmesh/netplug"
 )
@@ -15,6 +16,8 @@ type Facts struct {
 	Member     bool
 	Config     agent.Config
 	ConfigErr  error
+	// Expelled says that the mesh has expelled this host, and which hosts told it; nil otherwise.
+	Expelled *identity.Expulsion
 
 	KVM      Virtualization
 	Programs map[string]string // the path of each program that is installed, by name

@@ -19,6 +19,7 @@ import (
 	"virtmesh/agent/host/daemonconf"
 	"virtmesh/agent/host/hypervisor/kvmprobe"
 	"virtmesh/agent/host/network"
+	"virtmesh/agent/identity"
 )
 
 // reader reads a machine: files below a root directory, and what programs say.
@@ -36,6 +37,9 @@ func Read(ctx context.Context, configPath string) Facts {
 		f.Config, f.Member = config, true
 	case !errors.Is(err, fs.ErrNotExist):
 		f.ConfigErr = err
+	}
+	if expelled, found, err := identity.ReadExpulsion(f.Config.StateDir); found && err == nil {
+		f.Expelled = &expelled
 	}
 	probed, err := kvmprobe.Probe(ctx, kvmprobe.DefaultConfig())
 	f.KVM = Virtualization{Usable: probed.Usable, Reason: probed.Reason, Err: err}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,30 +15,9 @@ import (
 // Two hosts and a witness: one host loses its power, and the mesh goes on changing things,
 // while the guest on the other host notices nothing. The witness takes no guest.
 func TestTwoHostsAndAWitness(t *testing.T) {
-	dir, err := os.MkdirTemp("/var/lib", "vm-e2w-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	inLab := func(ctx context.Context, args ...string) (string, error) {
-		return program(ctx, nil, append([]string{"lab", "--dir", dir}, args...)...)
-	}
-	must := func(args ...string) string {
-		t.Helper()
-		out, err := inLab(t.Context(), args...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.TrimSpace(out)
-	}
-	t.Cleanup(func() {
-		if _, err := inLab(context.Background(), "down"); err != nil {
-			t.Error(err)
-		}
-		os.RemoveAll(dir)
-	})
+	own := makeLab(t, "vm-e2w-")
+	dir, inLab := own.dir, own.run
+	must := func(args ...string) string { t.Helper(); return own.must(t, args...) }
 	must("up", "--hosts", "2", "--witness")
 	if list := must("exec", "host1", "--", "virtmesh", "node", "ls"); !strings.Contains(list, "witness") {
 		t.Errorf("no host is a witness:\n%s", list)

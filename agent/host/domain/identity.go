@@ -83,6 +83,11 @@ func identity(c *conversion) {
 		Ref: ref, Host: c.Host, Epoch: c.Epoch,
 		KeepNVRAM: machine.KeepsVariables(&c.VMI.Spec), KeepTPM: machine.KeepsTPM(&c.VMI.Spec),
 	}
+	if grace := c.VMI.Spec.TerminationGracePeriodSeconds; grace != nil {
+		if owner.GraceSeconds = *grace; *grace <= 0 {
+			owner.GraceSeconds = -1
+		}
+	}
 	c.out.Metadata = &libvirtxml.DomainMetadata{XML: owner.Metadata()}
 	// libvirt must not restart a guest that has ended: whether it starts again is
 	// decided for the whole mesh, not by this host's libvirt.

@@ -35,6 +35,9 @@ type Owner struct {
 	// KeepNVRAM and KeepTPM say that the firmware's variables and the TPM's state
 	// outlive the domain: Start and Undefine must be called with these options.
 	KeepNVRAM, KeepTPM bool
+	// GraceSeconds is how long the guest may take to shut down when its host ends it, for
+	// lack of the instance; negative for not at all, 0 if nobody has said.
+	GraceSeconds int64
 }
 
 // What the elements <virtmesh:keep> name.
@@ -64,6 +67,7 @@ type ownerXML struct {
 	Host      string   `xml:"host"`
 	Epoch     uint64   `xml:"epoch"`
 	Keep      []string `xml:"keep"`
+	Grace     int64    `xml:"grace,omitempty"`
 }
 
 // Metadata returns the content of the domain's <metadata> element.
@@ -84,6 +88,9 @@ func (o Owner) Metadata() string {
 	for _, word := range o.kept() {
 		element("keep", word)
 	}
+	if o.GraceSeconds != 0 {
+		element("grace", fmt.Sprint(o.GraceSeconds))
+	}
 	fmt.Fprintf(&b, "</%s:instance>", MetadataPrefix)
 	return b.String()
 }
@@ -91,7 +98,7 @@ func (o Owner) Metadata() string {
 // Element returns the single element of the metadata without its name space, which the
 // hypervisor adds when it changes the metadata of a domain that is there.
 func (o Owner) Element() (string, error) {
-	text, err := xml.Marshal(ownerXML{Namespace: o.Namespace, Name: o.Name, UID: o.UID, Host: o.Host, Epoch: o.Epoch, Keep: o.kept()})
+	text, err := xml.Marshal(ownerXML{Namespace: o.Namespace, Name: o.Name, UID: o.UID, Host: o.Host, Epoch: o.Epoch, Keep: o.kept(), Grace: o.GraceSeconds})
 	if err != nil {
 		return "", fmt.Errorf("domain metadata: %w", err)
 	}
@@ -155,6 +162,7 @@ func (e ownerXML) owner() (Owner, error) {
 	o := Owner{
 		Ref: Ref{Namespace: e.Namespace, Name: e.Name, UID: e.UID}, Host: e.Host, Epoch: e.Epoch,
 		KeepNVRAM: slices.Contains(e.Keep, keepNVRAM), KeepTPM: slices.Contains(e.Keep, keepTPM),
+		GraceSeconds: e.Grace,
 	}
 	if o.Namespace == "" || o.Name == "" || o.UID == "" {
 		return Owner{}, errors.New("domain metadata: namespace, name and uid must be set")

@@ -11,6 +11,8 @@ func TestMetadataRoundTrip(t *testing.T) {
 	for name, owner := range map[string]Owner{
 		"plain":        sample,
 		"with state":   {Ref: sample.Ref, Host: "host1", Epoch: 2, KeepNVRAM: true, KeepTPM: true},
+		"with grace":   {Ref: sample.Ref, Host: "host1", Epoch: 2, GraceSeconds: 180},
+		"no grace":     {Ref: sample.Ref, Host: "host1", Epoch: 2, GraceSeconds: -1},
 		"with TPM":     {Ref: sample.Ref, Host: "host1", Epoch: 2, KeepTPM: true},
 		"needs quotes": {Ref: Ref{Namespace: "a&b", Name: "<x>", UID: "\"'"}, Host: "h]]>"},
 	} {

@@ -1,10 +1,11 @@
-// Package enrol is the protocol by which a host becomes a member of a mesh and renews its
-// certificate. It runs as HTTP/1.1 over port.ProtoJoin, where the server shows its host
-// certificate and the caller has none.
+// Package enrol is the protocol by which a host becomes a member of a mesh, renews its
+// certificate and learns of its expulsion. It runs as HTTP/1.1 over port.ProtoJoin, where the
+// server shows its host certificate and the caller has none.
 //
-//	POST /mesh/v1/join    token and signing request -> certificate, CAs, gossip keys, members
-//	POST /mesh/v1/renew   proof by the present key  -> next certificate
-//	GET  /mesh/v1/clock                             -> the server's clock
+//	POST /mesh/v1/join       token and signing request -> certificate, CAs, gossip keys, members
+//	POST /mesh/v1/renew      proof by the present key  -> next certificate
+//	POST /mesh/v1/standing   the same proof            -> whether the mesh has expelled the host
+//	GET  /mesh/v1/clock                                -> the server's clock
 //
 // # Invariants
 //

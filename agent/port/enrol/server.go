@@ -139,6 +139,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+pathJoin, s.boundedHandler("join", s.checkJoin))
 	mux.HandleFunc("POST "+pathRenew, s.boundedHandler("renew", s.checkRenewal))
+	mux.HandleFunc("POST "+pathStanding, s.boundedHandler("standing", s.checkStanding))
 	mux.HandleFunc("GET "+pathClock, s.serveClock)
 	self := func() port.Speaker { return port.NewSpeaker(cfg.Host, cfg.Version) }
 	s.handler = port.MeetCallers(self, cfg.Logger, mux)
@@ -273,13 +274,19 @@ func (s *Server) admitHost(ctx context.Context, req Request, key *ecdsa.PublicKe
 	return answer, nil
 }
 
-// checkRenewal checks which host asks.
-func (s *Server) checkRenewal(ctx context.Context, body []byte, from string) (request, error) {
+// readProof reads which host asks, and verifies it.
+func (s *Server) readProof(ctx context.Context, body []byte) (identity.RenewalProof, identity.Node, error) {
 	var proof identity.RenewalProof
 	if err := unmarshalJSON(body, &proof); err != nil {
-		return request{}, badFieldFault("body", err)
+		return proof, identity.Node{}, badFieldFault("body", err)
 	}
 	node, err := s.cfg.Signer.VerifyProof(ctx, proof)
+	return proof, node, err
+}
+
+// checkRenewal checks which host asks.
+func (s *Server) checkRenewal(ctx context.Context, body []byte, from string) (request, error) {
+	proof, node, err := s.readProof(ctx, body)
 	if err != nil {
 		return request{}, err
 	}

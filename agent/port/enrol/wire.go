@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	pathJoin  = "/mesh/v1/join"
-	pathRenew = "/mesh/v1/renew"
-	pathClock = "/mesh/v1/clock"
+	pathJoin     = "/mesh/v1/join"
+	pathRenew    = "/mesh/v1/renew"
+	pathStanding = "/mesh/v1/standing"
+	pathClock    = "/mesh/v1/clock"
 
 	// maxRequest bounds what a server reads from an unknown caller.
 	maxRequest = 64 << 10

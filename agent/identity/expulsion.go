@@ -1,0 +1,67 @@
+package identity
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"virtmesh/raftstore"
+	"virtmesh/storage/durable"
+)
+
+// fileExpulsion is in the identity folder, so that it is gone with the membership that it is
+// about.
+const fileExpulsion = "expelled.json"
+
+// Expulsion is what a host keeps of its own expulsion, once that is certain.
+type Expulsion struct {
+	// By are the hosts that said so.
+	By []string `json:"by"`
+	// At is the time of this host's clock when it knew.
+	At time.Time `json:"at"`
+	// GuestsEnded says that none of the host's guests was left running then.
+	GuestsEnded bool `json:"guestsEnded"`
+}
+
+// ReadExpulsion reads what the host with a state directory keeps of its expulsion; found is
+// false if it keeps nothing. It may be called while the agent runs.
+func ReadExpulsion(dir string) (e Expulsion, found bool, err error) {
+	data, err := os.ReadFile(filepath.Join(dir, folder, fileExpulsion))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Expulsion{}, false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &e)
+	}
+	if err != nil {
+		return Expulsion{}, false, fmt.Errorf("read whether this host was expelled: %w", err)
+	}
+	return e, true, nil
+}
+
+// KeepExpulsion keeps that this host was expelled, for later starts.
+func (i *Identity) KeepExpulsion(e Expulsion) error {
+	data, err := json.Marshal(e)
+	if err == nil {
+		err = durable.WriteFile(i.path(fileExpulsion), append(data, '\n'), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("keep that this host was expelled: %w", err)
+	}
+	return nil
+}
+
+// Expelled reports whether the mesh has expelled a machine, by a linearizable read. A machine
+// that left, that nobody knows, or whose name another machine has now, was not expelled.
+func (s *Signer) Expelled(ctx context.Context, node Node) (bool, error) {
+	_, mark, err := NewHosts(s.store).departed(ctx, node, raftstore.ReadOptions{})
+	if err != nil {
+		return false, fmt.Errorf("find out whether %s was expelled: %w", node, err)
+	}
+	return mark.Expelled, nil
+}
