@@ -31,6 +31,7 @@ type Cache struct {
 	volumes    map[objects.Key]Volume
 	migrations map[types.UID]Migration
 	quarantine map[string]Quarantine
+	promised   promised
 	handlers   map[int]func(Event)
 	nextID     int
 	synced     chan struct{}
@@ -48,6 +49,8 @@ type Event struct {
 	Guard     *GuardChange
 	// Quarantine is a host that went into quarantine or left it.
 	Quarantine *string
+	// Space is a host on which volumes take other room than before.
+	Space *string
 	// Revision, if not zero, says that the handler has received every change up to it.
 	Revision uint64
 }
@@ -82,6 +85,7 @@ func (c *Cache) clear() {
 	c.migrations = map[types.UID]Migration{}
 	c.guards = map[string]uint64{}
 	c.quarantine = map[string]Quarantine{}
+	c.promised = promised{}
 }
 
 // WaitForSync waits until the cache has been filled once.
@@ -194,8 +198,8 @@ func (c *Cache) Migrations() []Migration {
 	return slices.Collect(maps.Values(c.migrations))
 }
 
-// AddHandler calls fn for every capacity, every claim of an instance, every guard and
-// every host in quarantine that exists now, and then for every change, one call at a time, until cancel is
+// AddHandler calls fn for every capacity, every claim of an instance, every guard, every
+// host in quarantine and every host with volumes that exists now, and then for every change, one call at a time, until cancel is
 // called. fn must return quickly and must not call AddHandler or cancel.
 func (c *Cache) AddHandler(fn func(Event)) (cancel func()) {
 	c.delivery.Lock()
@@ -208,6 +212,7 @@ func (c *Cache) AddHandler(fn func(Event)) (cancel func()) {
 	events = append(events, diffInstances(nil, c.instances)...)
 	events = append(events, diffGuards(nil, c.guards)...)
 	events = append(events, diffQuarantine(nil, c.quarantine)...)
+	events = append(events, diffSpaces(nil, c.promised)...)
 	events = append(events, Event{Revision: c.revision})
 	c.mu.Unlock()
 	for _, ev := range events {
@@ -225,7 +230,7 @@ func (c *Cache) Reset(recs []raftstore.Record, revision uint64) {
 	c.delivery.Lock()
 	defer c.delivery.Unlock()
 	c.mu.Lock()
-	oldInstances, oldCapacities, oldGuards, oldQuarantine := c.instances, c.capacities, c.guards, c.quarantine
+	oldInstances, oldCapacities, oldGuards, oldQuarantine, oldPromised := c.instances, c.capacities, c.guards, c.quarantine, c.promised
 	c.clear()
 	c.revision = revision
 	for _, rec := range recs {
@@ -236,6 +241,7 @@ func (c *Cache) Reset(recs []raftstore.Record, revision uint64) {
 	// Report guards after the claims that they may concern.
 	events = append(events, diffGuards(oldGuards, c.guards)...)
 	events = append(events, diffQuarantine(oldQuarantine, c.quarantine)...)
+	events = append(events, diffSpaces(oldPromised, c.promised)...)
 	events = append(events, Event{Revision: revision})
 	c.mu.Unlock()
 	c.deliverEvents(events...)
@@ -318,6 +324,13 @@ func (c *Cache) setRecord(rec raftstore.Record) (ev Event, ok bool) {
 		if v, err = decodeQuarantine(rec); err == nil {
 			c.quarantine[v.Host], ev.Quarantine, ok = v, &v.Host, true
 		}
+	case strings.HasPrefix(rec.Key, spacePrefix):
+		var v Space
+		if v, err = decodeValue[Space](rec); err == nil {
+			v.Revision = rec.ModRevision
+			c.promised.set(v.Host, v.Key(), &v)
+			ev.Space, ok = &v.Host, true
+		}
 	case strings.HasPrefix(rec.Key, guardPrefix):
 		ns := strings.TrimPrefix(rec.Key, guardPrefix)
 		c.guards[ns], ok = rec.ModRevision, true
@@ -355,6 +368,10 @@ func (c *Cache) unsetRecord(storeKey string) (ev Event, ok bool) {
 		host := strings.TrimPrefix(storeKey, quarantinePrefix)
 		delete(c.quarantine, host)
 		return Event{Quarantine: &host}, true
+	case strings.HasPrefix(storeKey, spacePrefix):
+		host, claim := splitSpace(storeKey)
+		c.promised.set(host, claim, nil)
+		return Event{Space: &host}, true
 	case strings.HasPrefix(storeKey, guardPrefix):
 		ns := strings.TrimPrefix(storeKey, guardPrefix)
 		delete(c.guards, ns)

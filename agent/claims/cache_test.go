@@ -61,6 +61,13 @@ func held(c *Cache) map[string]any {
 	for _, claim := range cacheVolumes {
 		volumes[claim] = c.Volume(objects.Key{Namespace: "ns", Name: claim})
 	}
+	spaces := map[string]map[string]Space{}
+	for _, host := range cacheHosts {
+		spaces[host] = map[string]Space{}
+		for _, taken := range c.SpacesOn(host) {
+			spaces[host][taken.Claim] = taken
+		}
+	}
 	onHost, volumesOf := map[string]map[types.UID]Instance{}, map[types.UID]map[string]Volume{}
 	for _, host := range cacheHosts {
 		onHost[host] = map[types.UID]Instance{}
@@ -76,7 +83,7 @@ func held(c *Cache) map[string]any {
 	}
 	return map[string]any{
 		"onHost": onHost, "volumesOf": volumesOf, "instances": instances, "migrations": migrations, "capacities": capacities, "volumes": volumes,
-		"epochs": c.Epochs(), "floor": c.Floor(), "guards": c.Guards(),
+		"epochs": c.Epochs(), "floor": c.Floor(), "guards": c.Guards(), "spaces": spaces,
 	}
 }
 
@@ -91,6 +98,7 @@ type listener struct {
 	capacities map[string]Capacity
 	guards     map[string]uint64
 	volumes    map[string]bool
+	spaces     map[string]bool
 	migrations map[types.UID]bool
 	revision   uint64
 	wrong      []string
@@ -99,7 +107,7 @@ type listener struct {
 func listen(c *Cache) *listener {
 	l := &listener{
 		instances: map[types.UID]Instance{}, capacities: map[string]Capacity{}, guards: map[string]uint64{},
-		volumes: map[string]bool{}, migrations: map[types.UID]bool{},
+		volumes: map[string]bool{}, spaces: map[string]bool{}, migrations: map[types.UID]bool{},
 	}
 	c.AddHandler(l.hear)
 	return l
@@ -121,6 +129,8 @@ func (l *listener) hear(ev Event) {
 		l.guards[ev.Guard.Namespace] = ev.Guard.Revision
 	case ev.Volume != nil:
 		l.volumes[ev.Volume.Name] = true
+	case ev.Space != nil:
+		l.spaces[*ev.Space] = true
 	case ev.Migration != nil:
 		l.migrations[*ev.Migration] = true
 	}
@@ -183,6 +193,11 @@ func (f *follower) attempt(build func(tx *objects.Tx)) {
 				f.t.Fatalf("handler %d did not hear of volume %s", i, claim)
 			}
 		}
+		for _, host := range cacheHosts {
+			if !reflect.DeepEqual(before["spaces"].(map[string]map[string]Space)[host], after["spaces"].(map[string]map[string]Space)[host]) && !l.spaces[host] {
+				f.t.Fatalf("handler %d did not hear of the volumes on %s", i, host)
+			}
+		}
 		migrations := maps.Clone(before["migrations"].(map[types.UID]Migration))
 		maps.Copy(migrations, after["migrations"].(map[types.UID]Migration))
 		for uid := range migrations {
@@ -193,6 +208,7 @@ func (f *follower) attempt(build func(tx *objects.Tx)) {
 			}
 		}
 		clear(l.volumes)
+		clear(l.spaces)
 		clear(l.migrations)
 	}
 }
@@ -210,7 +226,7 @@ func (f *follower) step() {
 		f.t.Fatal(err)
 	}
 	slot, running := f.c.Migration(uid)
-	act := rapid.IntRange(0, 9).Draw(f.t, "act")
+	act := rapid.IntRange(0, 10).Draw(f.t, "act")
 	f.attempt(func(tx *objects.Tx) {
 		switch act {
 		case 0, 1:
@@ -248,6 +264,12 @@ func (f *follower) step() {
 				ForgetEpochs(tx, f.c.Floor(), map[objects.Key]Epoch{{Namespace: "ns", Name: name}: last})
 			}
 			ForgetGuard(tx, "ns", f.c.Guards()["ns"])
+		case 10:
+			if taken, ok := f.c.Space(host, objects.Key{Namespace: "ns", Name: name}); ok {
+				FreeSpace(tx, taken)
+			} else {
+				NoteSpace(tx, room(host, name, "local", 1))
+			}
 		}
 	})
 }

@@ -10,6 +10,7 @@
 //	/claims/epoch/<ns>/<name>     Epoch: the last fencing epoch of a name
 //	/claims/floor                 Floor: every new epoch is above it
 //	/claims/capacity/<host>       Capacity: the limit for the sum of claims on a host
+//	/claims/space/<host>/<ns>/<claim>  Space: the room that a volume takes in a pool of a host
 //	/claims/volume/<ns>/<claim>   Volume: the instances that have it attached
 //	/claims/migration/<uid>       Migration: one running migration
 //	/claims/limits                Limits: how many migrations may run
@@ -26,6 +27,8 @@
 //
 //   - host-capacity: when a claim on a host is made, the sum of the claims on the
 //     host is within its capacity.
+//   - pool-capacity: when a claim on a host's disks is made, what is promised on the file
+//     system is within its capacity. It is demanded from feature level 4 on.
 //   - vmi-once: an instance has claims on exactly the hosts that its record
 //     names: one, or two while it migrates. Of all instances that ever had one
 //     name, only the last has a claim. Host and target have different epochs.
@@ -41,7 +44,7 @@
 //
 // Rules are versioned, and a version never changes, because every replica must judge a
 // log entry as every other one does, whatever release it runs. The rules are in packages
-// of their own (rulesv1, rulesv2), which depend on no other code of virtmesh but the store's view.
+// of their own (rulesv1, rulesv2, rulesv3), which depend on no other code of virtmesh but the store's view.
 // A changed rule is added as a new version in a new package; the old one stays, for the
 // log entries that name it.
 package claims

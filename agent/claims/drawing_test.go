@@ -40,7 +40,7 @@ func malformed() []string {
 // txn draws a transaction that calls a rule.
 func (d *drawing) txn() raftstore.Txn {
 	d.serial++
-	build := pick(d, d.place, d.place, d.place, d.move, d.reserve, d.reserve, d.arrive, d.release, d.publish, d.attach, d.migrate, d.migrate, d.since, d.since, d.raiseFloor, d.tidy)
+	build := pick(d, d.place, d.place, d.place, d.move, d.reserve, d.reserve, d.arrive, d.release, d.publish, d.attach, d.migrate, d.migrate, d.since, d.since, d.raiseFloor, d.tidy, d.takeSpace, d.takeSpace, d.fillDisk, d.publishDisks)
 	t := build()
 	t.RequestID = fmt.Sprint("r", d.serial)
 	for range d.IntN(3) {
@@ -83,7 +83,7 @@ func (d *drawing) uid() string  { return fmt.Sprintf("%s-%d", d.name(), d.IntN(4
 
 func (d *drawing) anyKey() string {
 	return pick(d, instancePrefix+d.uid(), hostPrefix+d.host()+"/"+d.uid(), epochPrefix+d.ns()+"/"+d.name(),
-		capacityPrefix+d.host(), volumePrefix+"ns/disk", migrationPrefix+"m1", floorKey, limitsKey)
+		capacityPrefix+d.host(), volumePrefix+"ns/disk", spacePrefix+d.host()+"/ns/disk", migrationPrefix+"m1", floorKey, limitsKey)
 }
 
 // entry is the text of an entry of a size that hosts have room for, or more than that.
@@ -241,6 +241,43 @@ func (d *drawing) attach() raftstore.Txn {
 	key := volumePrefix + "ns/" + pick(d, "disk", "data")
 	return raftstore.Txn{Ops: []raftstore.Op{put(key, `{"namespace":"ns","claim":"disk","shared":%v,"holders":[%s]}`, d.IntN(3) == 0, holders)},
 		Constraints: []raftstore.ConstraintCall{call(RuleVolumeOnce, 1, `{"Keys":[%q,"/claims/volume/ns/none"]}`, key)}}
+}
+
+// publishDisks sets the capacity of a host with its file systems.
+func (d *drawing) publishDisks() raftstore.Txn {
+	host := d.host()
+	return raftstore.Txn{Ops: []raftstore.Op{put(capacityPrefix+host,
+		`{"host":%q,"allocatable":{"cpuMilli":8000,"memoryBytes":%d,"ephemeralBytes":5000},"disks":[{"state":true,"pools":["local"],"bytes":%d},{"pools":["fast","faster"],"bytes":%d}%s]}`,
+		host, int64(16)<<30, pick(d, 3000, 6000), pick(d, 2000, 5000), pick(d, "", "", `,{"bytes":1}`, `,{"state":true,"bytes":"1"}`))},
+		Constraints: []raftstore.ConstraintCall{call(RulePoolCapacity, 1, `{"Host":%q,"Pools":["local","fast"],"State":true}`, host)}}
+}
+
+// takeSpace takes or frees the room of a volume.
+func (d *drawing) takeSpace() raftstore.Txn {
+	host, pool := d.host(), pick(d, "local", "fast", "faster", "nfs")
+	key := spacePrefix + host + "/" + d.ns() + "/" + pick(d, "disk", "data", "more")
+	t := raftstore.Txn{
+		Ops:         []raftstore.Op{put(key, `{"pool":%q,"bytes":%s}`, pool, pick(d, "500", "1000", "1500", "9223372036854775807", "-1"))},
+		Constraints: []raftstore.ConstraintCall{call(RulePoolCapacity, 1, `{"Host":%q,"Pools":[%q],"State":false}`, host, pick(d, pool, pool, "local"))},
+	}
+	if d.IntN(3) == 0 {
+		t.Ops = []raftstore.Op{{Key: key, Delete: true}}
+	}
+	return t
+}
+
+// fillDisk places an instance with an empty disk, or removes one.
+func (d *drawing) fillDisk() raftstore.Txn {
+	host := d.host()
+	key := hostPrefix + host + "/" + d.uid()
+	t := raftstore.Txn{
+		Ops:         []raftstore.Op{put(key, "ns/a epoch=1 cpu=0 memory=0 ephemeral=%s", pick(d, "500", "1000", "2500", "x", "-1"))},
+		Constraints: []raftstore.ConstraintCall{call(RulePoolCapacity, 1, `{"Host":%q,"Pools":null,"State":true}`, host)},
+	}
+	if d.IntN(2) == 0 {
+		t.Ops = []raftstore.Op{{Key: key, Delete: true}}
+	}
+	return t
 }
 
 // migrate takes or frees a slot.

@@ -23,6 +23,7 @@ func TestRulesThatLogsMayHoldAreKnown(t *testing.T) {
 	for _, demanded := range []string{
 		RuleHostCapacity + "/v1", RuleVMIOnce + "/v1", RuleVMIOnce + "/v2", RuleVMIOnce + "/v3", RuleVolumeOnce + "/v1",
 		RulePlacedSince + "/v1", RulePlacedSince + "/v2", RuleMigrationSlots + "/v1", RuleMigrationSlots + "/v2",
+		RulePoolCapacity + "/v1",
 	} {
 		if !slices.Contains(known, demanded) {
 			t.Errorf("%s is not known any more", demanded)
@@ -33,6 +34,12 @@ func TestRulesThatLogsMayHoldAreKnown(t *testing.T) {
 // checkVersions checks that every version of a rule is one that all replicas know that a
 // mesh at its feature level can have, and that the oldest is for the first level.
 func checkVersions[Args any](t *testing.T, versions []version[Args], args Args) {
+	t.Helper()
+	checkVersionsFrom(t, level.Lowest, versions, args)
+}
+
+// checkVersionsFrom checks the versions of a rule that there is from a level on.
+func checkVersionsFrom[Args any](t *testing.T, first uint32, versions []version[Args], args Args) {
 	t.Helper()
 	known := map[string]raftstore.Constraint{}
 	for _, rule := range Rules() {
@@ -46,7 +53,7 @@ func checkVersions[Args any](t *testing.T, versions []version[Args], args Args) 
 		if !ok || rule.FeatureLevel > v.since {
 			t.Errorf("%s is demanded from level %d on; known %v, from level %d on", name, v.since, ok, rule.FeatureLevel)
 		}
-		if i == 0 && v.since > level.Lowest || v.since <= last || v.since > level.Highest {
+		if i == 0 && v.since > first || v.since <= last || v.since > level.Highest {
 			t.Errorf("%s, version %d of the rule, is demanded from level %d on", name, i, v.since)
 		}
 		last = v.since
@@ -56,6 +63,7 @@ func checkVersions[Args any](t *testing.T, versions []version[Args], args Args) 
 func TestVersionsWaitForALevelThatKnowsThem(t *testing.T) {
 	checkVersions(t, vmiOnce(), "uid")
 	checkVersions(t, hostCapacity(), "h1")
+	checkVersionsFrom(t, level.Apart, poolCapacity(), "h1")
 	checkVersions(t, volumeOnce(), volumeKey("ns", "disk"))
 	checkVersions(t, migrationSlots(), struct{}{})
 	checkVersions(t, placedSince(), placement{})

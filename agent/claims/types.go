@@ -98,6 +98,8 @@ type Floor struct {
 type Capacity struct {
 	Host        string            `json:"host"`
 	Allocatable machine.Resources `json:"allocatable"`
+	// Disks are the file systems on which guests have disks; nil until the mesh counts them.
+	Disks []Disk `json:"disks,omitempty"`
 
 	// Revision is the revision of the stored record, zero if there is none.
 	Revision uint64 `json:"-"`

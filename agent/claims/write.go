@@ -189,6 +189,9 @@ func putEntry(tx *objects.Tx, in Instance, host string, epoch uint64) {
 	entry := Entry{Namespace: in.Namespace, Name: in.Name, Epoch: epoch, Resources: in.Resources}
 	tx.Put(hostKey(host, in.UID), entry.encodeText())
 	demand(tx, hostCapacity(), host)
+	if in.Resources.EphemeralBytes > 0 {
+		demand(tx, poolCapacity(), host)
+	}
 }
 
 // putEpoch writes the epoch that the instance takes under its name. It must come after the

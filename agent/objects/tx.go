@@ -32,7 +32,7 @@ type Tx struct {
 	forms       []form         // of the values of the ops
 	opIndex     map[string]int // by key
 	constraints []raftstore.ConstraintCall
-	byLevel     []func(level uint32) raftstore.ConstraintCall
+	byLevel     []func(level uint32) (raftstore.ConstraintCall, bool)
 	stored      [][]func(rev uint64) // called with the revision of each op
 	err         error
 }
@@ -180,9 +180,9 @@ func (t *Tx) Demand(c raftstore.ConstraintCall) {
 }
 
 // DemandByLevel adds the constraint that choose returns for the mesh's feature level at
-// the time of the commit: a rule has several versions, and a newer one waits until every
-// replica knows it.
-func (t *Tx) DemandByLevel(choose func(level uint32) raftstore.ConstraintCall) {
+// the time of the commit, none if it returns false: a rule has several versions, and a newer
+// one, or a new rule, waits until every replica knows it.
+func (t *Tx) DemandByLevel(choose func(level uint32) (raftstore.ConstraintCall, bool)) {
 	t.byLevel = append(t.byLevel, choose)
 }
 
@@ -206,7 +206,9 @@ func (t *Tx) Commit(ctx context.Context, s Store) (raftstore.TxnResult, error) {
 		return raftstore.TxnResult{}, nil
 	}
 	for _, choose := range t.byLevel {
-		t.Demand(choose(s.FeatureLevel()))
+		if call, ok := choose(s.FeatureLevel()); ok {
+			t.Demand(call)
+		}
 	}
 	ops, err := t.keepUnknown(ctx, s)
 	if err != nil {
