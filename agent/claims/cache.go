@@ -320,17 +320,9 @@ func (c *Cache) setRecord(rec raftstore.Record) (ev Event, ok bool) {
 			c.migrations[v.UID], ev.Migration, ok = v, &v.UID, true
 		}
 	case strings.HasPrefix(rec.Key, quarantinePrefix):
-		var v Quarantine
-		if v, err = decodeQuarantine(rec); err == nil {
-			c.quarantine[v.Host], ev.Quarantine, ok = v, &v.Host, true
-		}
+		ev, ok, err = c.setQuarantine(rec)
 	case strings.HasPrefix(rec.Key, spacePrefix):
-		var v Space
-		if v, err = decodeValue[Space](rec); err == nil {
-			v.Revision = rec.ModRevision
-			c.promised.set(v.Host, v.Key(), &v)
-			ev.Space, ok = &v.Host, true
-		}
+		ev, ok, err = c.setSpace(rec)
 	case strings.HasPrefix(rec.Key, guardPrefix):
 		ns := strings.TrimPrefix(rec.Key, guardPrefix)
 		c.guards[ns], ok = rec.ModRevision, true

@@ -4,6 +4,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"virtmesh/agent/objects"
+	"virtmesh/raftstore"
 )
 
 // replaceInstance stores the claim of an instance, or removes it if now is nil, and
@@ -39,4 +40,25 @@ func (c *Cache) replaceVolume(key objects.Key, now *Volume) {
 	for _, uid := range now.Holders {
 		c.held.Add(uid, key)
 	}
+}
+
+// setQuarantine stores a record of quarantine. The caller holds c.mu.
+func (c *Cache) setQuarantine(rec raftstore.Record) (ev Event, ok bool, err error) {
+	v, err := decodeQuarantine(rec)
+	if err != nil {
+		return Event{}, false, err
+	}
+	c.quarantine[v.Host] = v
+	return Event{Quarantine: &v.Host}, true, nil
+}
+
+// setSpace stores the record of a volume's room. The caller holds c.mu.
+func (c *Cache) setSpace(rec raftstore.Record) (ev Event, ok bool, err error) {
+	v, err := decodeValue[Space](rec)
+	if err != nil {
+		return Event{}, false, err
+	}
+	v.Revision = rec.ModRevision
+	c.promised.set(v.Host, v.Key(), &v)
+	return Event{Space: &v.Host}, true, nil
 }

@@ -2,6 +2,7 @@ package claims
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -34,6 +35,12 @@ func (d Disk) equal(o Disk) bool {
 // SameDisks reports whether two hosts' file systems are the same.
 func SameDisks(a, b []Disk) bool { return slices.EqualFunc(a, b, Disk.equal) }
 
+// CountsPool reports whether the host has published the file system of a pool. If not, the
+// pool is shared with other hosts, or not there, and nothing is counted in it.
+func (c Capacity) CountsPool(pool string) bool {
+	return slices.ContainsFunc(c.Disks, func(d Disk) bool { return slices.Contains(d.Pools, pool) })
+}
+
 // Space is the room that a volume takes in a pool of a host, from the decision to make it
 // there until it is deleted.
 type Space struct {
@@ -41,8 +48,10 @@ type Space struct {
 	// Namespace and Claim name the PersistentVolumeClaim of the volume.
 	Namespace string `json:"namespace"`
 	Claim     string `json:"claim"`
-	Pool      string `json:"pool"`
-	Bytes     int64  `json:"bytes"`
+	// UID is the claim's, as another may get its name.
+	UID   types.UID `json:"uid,omitempty"`
+	Pool  string    `json:"pool"`
+	Bytes int64     `json:"bytes"`
 	// For is the instance that was placed on the host to use the volume, until the volume
 	// is made: if the instance ends before, the room is free again.
 	For types.UID `json:"for,omitempty"`
@@ -83,6 +92,20 @@ func FreeSpace(tx *objects.Tx, s Space) {
 	key := spaceKey(s.Host, s.Key())
 	tx.Require(key, s.Revision)
 	tx.Remove(key)
+}
+
+// FreeSpacesOn gives back what volumes take on a host that was removed from the mesh.
+func FreeSpacesOn(ctx context.Context, s objects.Store, host string) error {
+	var tx objects.Tx
+	_, err := objects.ListRecords(ctx, s, spacePrefix+host+"/", raftstore.ReadOptions{}, func(rec raftstore.Record) error {
+		tx.Remove(rec.Key)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list the volumes on %s: %w", host, err)
+	}
+	_, err = tx.Commit(ctx, s)
+	return err
 }
 
 // GetSpace reads the room that the volume of a claim takes on a host. If it takes none, the

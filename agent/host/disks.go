@@ -1,6 +1,7 @@
 package host
 
 import (
+	"virtmesh/agent/claims"
 	"virtmesh/agent/host/reserve"
 	"virtmesh/agent/host/room"
 	"virtmesh/gossip"
@@ -39,4 +40,19 @@ func (d disks) space() map[string]storage.Space {
 		told[name] = space
 	}
 	return told
+}
+
+// claimable returns how much may be promised on each file system, if that is percent of what
+// guests can have there; nil until every pool has answered once. Pools that are shared with
+// other hosts are no part of it: what others promise there is not known here.
+func (d disks) claimable(percent int64) []claims.Disk {
+	state, err := d.state.Space()
+	if err != nil {
+		return nil
+	}
+	own, known := d.pools.ownSpace()
+	if !known {
+		return nil
+	}
+	return room.Claimable(room.Group(state, own), d.keep, percent)
 }

@@ -12,6 +12,7 @@ import (
 	"virtmesh/agent/host/publish"
 	"virtmesh/agent/host/quarantine"
 	"virtmesh/agent/host/sweep"
+	"virtmesh/agent/kinds/meshv1alpha1"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
 	machine "virtmesh/agent/vmi"
@@ -120,8 +121,11 @@ func (h *Host) addStorageWatch(Deps) error {
 }
 
 func (h *Host) addHostPublisher(deps Deps) error {
+	mesh := objects.For[*meshv1alpha1.MeshConfig](deps.Cache)
 	return h.addPublisher(deps, func() publish.Description {
 		description := h.platform.describe(deps.Self, deps.Subnet.String())
+		config, _ := mesh.Get(objects.Key{Name: meshv1alpha1.Name})
+		description.Disks = h.disks.claimable(meshv1alpha1.StorageOvercommitPercent(config))
 		description.Conditions = append(description.Conditions, h.pools.condition(), h.reserve.Condition())
 		if found, known, _ := h.platform.last(); known {
 			description.Conditions = append(description.Conditions, found.confined.Condition())

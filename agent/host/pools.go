@@ -35,7 +35,9 @@ const (
 type poolSet struct {
 	names []string // in the order of the configuration
 	pools map[string]*bounded.Pool
-	log   *slog.Logger
+	// shared are those that other hosts have, too.
+	shared map[string]bool
+	log    *slog.Logger
 	// events, if set, are where the host's Node tells what becomes of the pools.
 	host    string
 	nodes   *objects.Informer[*corev1.Node]
@@ -85,7 +87,7 @@ func openPools(ctx context.Context, options poolOptions) (*poolSet, error) {
 	}
 	s := &poolSet{
 		log: options.log, host: options.host, nodes: options.nodes, events: options.events, metrics: newPoolMetrics(),
-		pools: map[string]*bounded.Pool{}, unusable: map[string]error{}, changed: make(chan struct{}, 1),
+		pools: map[string]*bounded.Pool{}, shared: map[string]bool{}, unusable: map[string]error{}, changed: make(chan struct{}, 1),
 	}
 	for _, pool := range options.pools {
 		cfg := options.configOf(pool)
@@ -96,7 +98,7 @@ func openPools(ctx context.Context, options poolOptions) (*poolSet, error) {
 		if err != nil {
 			return nil, fmt.Errorf("prepare the pools: %w", err)
 		}
-		s.names, s.pools[pool.Name] = append(s.names, pool.Name), made
+		s.names, s.pools[pool.Name], s.shared[pool.Name] = append(s.names, pool.Name), made, pool.Shared
 	}
 	s.tryAll(ctx)
 	return s, nil
@@ -166,6 +168,21 @@ func (s *poolSet) Space() map[string]storage.Space {
 		}
 	}
 	return room
+}
+
+// ownSpace returns the room in the pools that no other host has, as it was when they answered
+// last, whether they can be used now or not; known is false if one has never answered.
+func (s *poolSet) ownSpace() (room map[string]storage.Space, known bool) {
+	room = map[string]storage.Space{}
+	for name, pool := range s.pools {
+		if s.shared[name] {
+			continue
+		}
+		if room[name] = pool.Space(); room[name].Capacity == 0 {
+			return nil, false
+		}
+	}
+	return room, true
 }
 
 // Unusable returns why a pool of the configuration cannot be used, nil if it can be.

@@ -6,6 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/level"
 	machine "virtmesh/agent/vmi"
 )
 
@@ -15,7 +16,8 @@ func meshConfigKind() *Kind {
 	return &Kind{
 		GVK: meshv1alpha1.SchemeGroupVersion.WithKind("MeshConfig"), Resource: "meshconfigs", Singular: "meshconfig",
 		ShortNames: []string{"mc"}, Generation: true,
-		Object: &config{}, List: &meshv1alpha1.MeshConfigList{},
+		FieldLevels: map[string]uint32{"spec.capacity.storageOvercommitPercent": level.Apart},
+		Object:      &config{}, List: &meshv1alpha1.MeshConfigList{},
 		Support:        "works: the settings of the whole mesh, in one object named `mesh`; [operate.md](operate.md) says what they do, and so does `kubectl explain meshconfig.spec`",
 		Writers:        Writers{Spec: users},
 		ValidateName:   validateMeshConfigName,
@@ -59,6 +61,10 @@ func validateMeshConfig(c *meshv1alpha1.MeshConfig) field.ErrorList {
 		meshv1alpha1.MinCPUAllocationRatio, meshv1alpha1.MaxCPUAllocationRatio)...)
 	errs = append(errs, checkRange(capacity.Child("memoryOvercommitPercent"), c.Spec.Capacity.MemoryOvercommitPercent,
 		meshv1alpha1.MinMemoryOvercommitPercent, meshv1alpha1.MaxMemoryOvercommitPercent)...)
+	if percent := c.Spec.Capacity.StorageOvercommitPercent; percent != nil {
+		errs = append(errs, checkRange(capacity.Child("storageOvercommitPercent"), percent,
+			meshv1alpha1.MinStorageOvercommitPercent, meshv1alpha1.MaxStorageOvercommitPercent)...)
+	}
 	errs = append(errs, checkOneOf(capacity.Child("strategy"), c.Spec.Capacity.Strategy,
 		[]meshv1alpha1.Strategy{meshv1alpha1.Balance, meshv1alpha1.Pack})...)
 	errs = append(errs, checkRange(machines.Child("maxHotplugRatio"), c.Spec.VirtualMachine.MaxHotplugRatio,

@@ -16,6 +16,8 @@ func TestMeshConfig(t *testing.T) {
 		"everything said":         {`spec: {capacity: {cpuAllocationRatio: 1, memoryOvercommitPercent: 1000, strategy: pack}, virtualMachine: {maxHotplugRatio: 16}}`, ""},
 		"no CPU":                  {`spec: {capacity: {cpuAllocationRatio: 0}}`, "spec.capacity.cpuAllocationRatio"},
 		"too many CPUs":           {`spec: {capacity: {cpuAllocationRatio: 101}}`, "spec.capacity.cpuAllocationRatio"},
+		"disks promised thrice":   {`spec: {capacity: {storageOvercommitPercent: 300}}`, ""},
+		"too little of the disks": {`spec: {capacity: {storageOvercommitPercent: 9}}`, "spec.capacity.storageOvercommitPercent"},
 		"too little memory":       {`spec: {capacity: {memoryOvercommitPercent: 9}}`, "spec.capacity.memoryOvercommitPercent"},
 		"too much memory":         {`spec: {capacity: {memoryOvercommitPercent: 1001}}`, "spec.capacity.memoryOvercommitPercent"},
 		"unknown strategy":        {`spec: {capacity: {strategy: random}}`, "spec.capacity.strategy"},

@@ -240,7 +240,8 @@ func failedInstance(instance *kubevirtv1.VirtualMachineInstance) *kubevirtv1.Vir
 	return next
 }
 
-// withdrawCapacity makes the store refuse new claims on the host.
+// withdrawCapacity makes the store refuse new claims on the host, and forgets what its
+// volumes take there.
 func (r removal) withdrawCapacity(ctx context.Context) error {
 	err := retryConflicts(func() error {
 		capacity, err := claims.GetCapacity(ctx, r.store, r.host, raftstore.ReadOptions{})
@@ -252,6 +253,9 @@ func (r removal) withdrawCapacity(ctx context.Context) error {
 		_, err = tx.Commit(ctx, r.store)
 		return err
 	})
+	if err == nil {
+		err = claims.FreeSpacesOn(ctx, r.store, r.host)
+	}
 	if err != nil {
 		return fmt.Errorf("withdraw the capacity of %s: %w", r.host, err)
 	}

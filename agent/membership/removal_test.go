@@ -116,6 +116,7 @@ func dig(t *testing.T) *grave {
 		}
 		g.write(func(tx *objects.Tx) {
 			claims.Publish(tx, claims.Capacity{Host: host})
+			claims.NoteSpace(tx, claims.Space{Host: host, Namespace: "ns", Claim: "data", Pool: "local", Bytes: 1})
 			tx.Create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: host}})
 			tx.Put(identity.HostKey(host), record)
 			tx.Put(SubnetPrefix+host, []byte(host))
@@ -172,6 +173,9 @@ func (g *grave) expectBuried() {
 	}
 	if len(g.Keys(identity.HostKey("host1"))) != 1 || len(g.Keys("/claims/capacity/host1")) != 1 || !slices.Equal(g.group, []string{"host1"}) {
 		g.Error("host1 was touched")
+	}
+	if keys := g.Keys("/claims/space/"); !slices.Equal(keys, []string{"/claims/space/host1/ns/data"}) {
+		g.Errorf("volumes take room as %v", keys)
 	}
 	if !slices.Contains(g.letGo, "host2") {
 		g.Errorf("volume claims let go of %v", g.letGo)

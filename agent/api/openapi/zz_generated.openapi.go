@@ -41667,6 +41667,13 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_Capacity(ref common.ReferenceCallb
 							Format:      "int64",
 						},
 					},
+					"storageOvercommitPercent": {
+						SchemaProps: spec.SchemaProps{
+							Description: "StorageOvercommitPercent is how much may be promised on a host's own file systems, in percent of what guests can have there: from 10 to 1000, default 100, which means no overcommitment. Volumes in pools that are not shared and empty disks count in full, whether they are written yet or not; what a machine writes over an image counts if it requests ephemeral-storage. Above 100, guests are paused when they have filled the file system. From feature level 4 on.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
 					"strategy": {
 						SchemaProps: spec.SchemaProps{
 							Description: "Strategy says which host placement prefers among those with enough room: \"balance\", the default, prefers the host with the most free capacity, so that the load spreads; \"pack\" prefers the host with the least, so that hosts stay empty for large machines.",

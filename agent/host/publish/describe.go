@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/objects"
 	machine "virtmesh/agent/vmi"
 )
@@ -20,6 +21,8 @@ type Description struct {
 	// Capacity is what the host has, Allocatable the most that all claims on it may
 	// add up to.
 	Capacity, Allocatable machine.Resources
+	// Disks are the host's file systems with disks of guests; nil if they are not known yet.
+	Disks []claims.Disk
 	// Addresses, Info and PodCIDR are shown as they are.
 	Addresses []corev1.NodeAddress
 	Info      corev1.NodeSystemInfo

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -209,9 +210,32 @@ func (p *Publisher) publishCapacity(tx *objects.Tx, d Description) {
 		return
 	}
 	have, ok := p.cfg.Claims.Capacity(p.cfg.Host)
-	if ok && have.Allocatable.Equal(d.Allocatable) {
+	disks := have.Disks
+	if d.Disks != nil && claims.CountsPools(p.cfg.Store.FeatureLevel()) {
+		disks = steadyDisks(have.Disks, d.Disks)
+	}
+	if ok && have.Allocatable.Equal(d.Allocatable) && claims.SameDisks(have.Disks, disks) {
 		return
 	}
-	have.Host, have.Allocatable = p.cfg.Host, d.Allocatable
+	have.Host, have.Allocatable, have.Disks = p.cfg.Host, d.Allocatable, disks
 	claims.Publish(tx, have)
+}
+
+// diskSteps is the number of parts of a file system of which one must come or go for the host
+// to publish it: the size of some file systems changes with what others on the same disks use.
+const diskSteps = 50
+
+// steadyDisks returns the file systems now with the sizes that were published, where they have
+// hardly changed since.
+func steadyDisks(published, now []claims.Disk) []claims.Disk {
+	now = slices.Clone(now)
+	for i := range now {
+		for _, before := range published {
+			same := before.State == now[i].State && slices.Equal(before.Pools, now[i].Pools)
+			if same && max(before.Bytes-now[i].Bytes, now[i].Bytes-before.Bytes) < before.Bytes/diskSteps {
+				now[i].Bytes = before.Bytes
+			}
+		}
+	}
+	return now
 }

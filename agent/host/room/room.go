@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"virtmesh/agent/claims"
 	"virtmesh/storage"
 )
 
@@ -67,4 +68,18 @@ func (d Disk) where() string {
 		return "on the disk of the host's state"
 	}
 	return "on the disk of pool " + strings.Join(d.Pools, " and ")
+}
+
+// Claimable returns how much may be promised on each of the disks: percent of what is there
+// beside the reserve, and of the disk of the host's state beside the tenth that is the host's.
+func Claimable(disks []Disk, reserve, percent int64) []claims.Disk {
+	claimable := []claims.Disk{}
+	for _, d := range disks {
+		keep := d.Space.Reserve(reserve)
+		if d.State {
+			keep = d.Space.Capacity / 10
+		}
+		claimable = append(claimable, claims.Disk{State: d.State, Pools: d.Pools, Bytes: (d.Space.Capacity - keep) / 100 * percent})
+	}
+	return claimable
 }

@@ -131,7 +131,7 @@ func (p *Provisioner) usableClaim(ctx context.Context, namespace, name, volume s
 }
 
 // attachClaim attaches the claim to the instance and, at its first use, records where
-// its volume will be, in one transaction. Both are written before the volume is
+// its volume will be and claims room for it, in one transaction. All are written before the volume is
 // made: a volume without the record would never be deleted, and a volume without a
 // holder could be deleted while it is made. The transaction fails while another
 // instance holds a volume that only one may write, and when the claim has changed,
@@ -140,22 +140,26 @@ func (p *Provisioner) attachClaim(ctx context.Context, vmi *kubevirtv1.VirtualMa
 	taken := claim.DeepCopy()
 	p.record(taken, place)
 	objects.AddFinalizer(taken, claimFinalizer)
-	return taken, p.attach(ctx, vmi, claim, taken)
+	var tx objects.Tx
+	if err := p.takeSpace(ctx, &tx, claim, place); err != nil {
+		return taken, err
+	}
+	return taken, p.attach(ctx, &tx, vmi, claim, taken)
 }
 
 // attach writes taken in place of claim and attaches it to the instance, in one
-// transaction, on condition that nobody has changed the claim since it was read.
-func (p *Provisioner) attach(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, claim, taken *corev1.PersistentVolumeClaim) error {
+// transaction, which tx may have begun, on condition that nobody has changed the claim since
+// it was read.
+func (p *Provisioner) attach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv1.VirtualMachineInstance, claim, taken *corev1.PersistentVolumeClaim) error {
 	held, err := claims.GetVolume(ctx, p.Store, objects.KeyOf(claim), raftstore.ReadOptions{})
 	if err != nil {
 		return err
 	}
-	var tx objects.Tx
 	tx.Unchanged(claim)
 	tx.Update(claim, taken)
 	if !slices.Contains(held.Holders, vmi.UID) {
 		held.Shared = slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteMany)
-		claims.Attach(&tx, held, vmi.UID)
+		claims.Attach(tx, held, vmi.UID)
 	}
 	if _, err := tx.Commit(ctx, p.Store); err != nil {
 		return fmt.Errorf("attach claim %s: %w", claim.Name, err)

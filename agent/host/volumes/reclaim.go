@@ -34,12 +34,17 @@ const (
 	reasonLost         = "VolumeLost"
 )
 
-// Reconcile implements stewards.Reconciler: it deletes the volume of a claim
-// that is being deleted, once no instance uses it.
+// Reconcile implements stewards.Reconciler: it counts the room that the volume of a claim
+// takes on this host, and deletes the volume of a claim that is being deleted, once no
+// instance uses it.
 func (p *Provisioner) Reconcile(ctx context.Context, key stewards.Key) (stewards.Result, error) {
 	claim, ok := p.claims.Get(key)
-	if !ok || !objects.HasFinalizer(claim, claimFinalizer) {
-		return stewards.Result{}, nil
+	if !ok {
+		claim = nil
+	}
+	counted, err := p.countSpace(ctx, key, claim)
+	if err != nil || !ok || !objects.HasFinalizer(claim, claimFinalizer) {
+		return counted, err
 	}
 	if isStateClaim(claim) {
 		return p.reconcileState(ctx, claim)
@@ -48,7 +53,7 @@ func (p *Provisioner) Reconcile(ctx context.Context, key stewards.Key) (stewards
 		return stewards.Result{}, err
 	}
 	if claim.DeletionTimestamp == nil {
-		return stewards.Result{}, nil
+		return counted, nil
 	}
 	home := claim.Annotations[SelectedNode]
 	if home != "" && home != p.Host {

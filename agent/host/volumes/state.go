@@ -81,7 +81,7 @@ func (p *Provisioner) holdStateFor(ctx context.Context, vmi *kubevirtv1.VirtualM
 	taken := claim.DeepCopy()
 	p.recordState(taken)
 	objects.AddFinalizer(taken, claimFinalizer)
-	if err := p.attach(ctx, vmi, claim, taken); err != nil || bound {
+	if err := p.attach(ctx, &objects.Tx{}, vmi, claim, taken); err != nil || bound {
 		return err
 	}
 	if err := p.States.Keep(owner, claim.UID); err != nil {

@@ -8,6 +8,9 @@ const (
 	// MinMemoryOvercommitPercent and MaxMemoryOvercommitPercent bound
 	// spec.capacity.memoryOvercommitPercent.
 	MinMemoryOvercommitPercent, MaxMemoryOvercommitPercent = 10, 1000
+	// MinStorageOvercommitPercent and MaxStorageOvercommitPercent bound
+	// capacity.storageOvercommitPercent.
+	MinStorageOvercommitPercent, MaxStorageOvercommitPercent = 10, 1000
 	// MinHotplugRatio and MaxHotplugRatio bound
 	// spec.virtualMachine.maxHotplugRatio.
 	MinHotplugRatio, MaxHotplugRatio = 1, 16
@@ -39,4 +42,13 @@ func setDefault(field **int64, value int64) {
 	if *field == nil {
 		*field = &value
 	}
+}
+
+// StorageOvercommitPercent returns the setting of that name, or its default. It is not among
+// the defaults that Effective fills in, as a mesh of an earlier feature level must not store it.
+func StorageOvercommitPercent(config *MeshConfig) int64 {
+	if config == nil || config.Spec.Capacity.StorageOvercommitPercent == nil {
+		return 100
+	}
+	return *config.Spec.Capacity.StorageOvercommitPercent
 }

@@ -16,7 +16,7 @@ func TestEffective(t *testing.T) {
 		"no object":     {nil, 10, 100, 4, Balance},
 		"empty object":  {&MeshConfig{}, 10, 100, 4, Balance},
 		"part of it":    {&MeshConfig{Spec: MeshConfigSpec{Capacity: Capacity{MemoryOvercommitPercent: new(int64(150))}}}, 10, 150, 4, Balance},
-		"all of it":     {&MeshConfig{Spec: MeshConfigSpec{Capacity: Capacity{new(int64(1)), new(int64(10)), Pack}, VirtualMachine: VirtualMachine{new(int64(1))}}}, 1, 10, 1, Pack},
+		"all of it":     {&MeshConfig{Spec: MeshConfigSpec{Capacity: Capacity{CPUAllocationRatio: new(int64(1)), MemoryOvercommitPercent: new(int64(10)), Strategy: Pack}, VirtualMachine: VirtualMachine{new(int64(1))}}}, 1, 10, 1, Pack},
 		"what is wrong": {&MeshConfig{Spec: MeshConfigSpec{Capacity: Capacity{CPUAllocationRatio: new(int64(0))}}}, 0, 100, 4, Balance},
 	} {
 		t.Run(name, func(t *testing.T) {

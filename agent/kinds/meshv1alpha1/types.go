@@ -98,6 +98,14 @@ type Capacity struct {
 	// time when all guests use all their memory.
 	// +optional
 	MemoryOvercommitPercent *int64 `json:"memoryOvercommitPercent,omitempty"`
+	// StorageOvercommitPercent is how much may be promised on a host's own file systems,
+	// in percent of what guests can have there: from 10 to 1000, default 100, which means
+	// no overcommitment. Volumes in pools that are not shared and empty disks count in
+	// full, whether they are written yet or not; what a machine writes over an image
+	// counts if it requests ephemeral-storage. Above 100, guests are paused when they have
+	// filled the file system. From feature level 4 on.
+	// +optional
+	StorageOvercommitPercent *int64 `json:"storageOvercommitPercent,omitempty"`
 	// Strategy says which host placement prefers among those with enough room:
 	// "balance", the default, prefers the host with the most free capacity, so that the
 	// load spreads; "pack" prefers the host with the least, so that hosts stay empty for

@@ -22,6 +22,11 @@ func (in *Capacity) DeepCopyInto(out *Capacity) {
 		*out = new(int64)
 		**out = **in
 	}
+	if in.StorageOvercommitPercent != nil {
+		in, out := &in.StorageOvercommitPercent, &out.StorageOvercommitPercent
+		*out = new(int64)
+		**out = **in
+	}
 	return
 }
 

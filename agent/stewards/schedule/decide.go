@@ -96,6 +96,8 @@ func (v *View) onClaim(ev claims.Event) {
 		v.stale.note(ev.Capacity.New.Host)
 	case ev.Capacity != nil:
 		v.stale.note(ev.Capacity.Old.Host)
+	case ev.Space != nil:
+		v.stale.note(*ev.Space)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -154,6 +154,8 @@ type source struct {
 	node      *node // nil if there is none
 	capacity  claims.Capacity
 	published bool
+	// taken is what volumes take in its pools.
+	taken map[string]int64
 }
 
 // sourceOf reads what is known of a host now; false if that is nothing, or if the host never
@@ -170,6 +172,7 @@ func (v *View) sourceOf(name string) (source, bool) {
 		return source{}, false
 	}
 	s.capacity, s.published = v.claims.Capacity(name)
+	s.taken = v.claims.SpaceOn(name)
 	return s, s.known || s.published || s.node != nil
 }
 
@@ -177,7 +180,7 @@ func (v *View) sourceOf(name string) (source, bool) {
 // new node, and one of a capacity has a new revision; facts have neither.
 func (s *source) same(o *source) bool {
 	return s.known == o.known && s.state == o.state && s.published == o.published &&
-		s.capacity.Revision == o.capacity.Revision && s.node == o.node && sameFacts(&s.facts, &o.facts)
+		s.capacity.Revision == o.capacity.Revision && s.node == o.node && maps.Equal(s.taken, o.taken) && sameFacts(&s.facts, &o.facts)
 }
 
 // sameFacts compares the facts that describe reads, but not the load.
@@ -196,6 +199,9 @@ func sameLabels(a, b map[string]string) bool {
 // capacity.
 func describe(name string, s source) place.Host {
 	h := place.Host{Name: name, Allocatable: s.capacity.Allocatable, Labels: map[string]string{}}
+	for _, d := range s.capacity.Disks {
+		h.Disks = append(h.Disks, place.Disk{State: d.State, Pools: d.Pools, Left: d.Bytes - sumOf(d.Pools, s.taken)})
+	}
 	if s.known {
 		f := s.facts
 		h.KVM, h.CPUModels, h.Images, h.Load = f.KVM, f.CPUModels, f.Images, f.Load
@@ -240,7 +246,8 @@ func admitsMore(old, now *place.Host) bool {
 	}
 	return old.Problem != "" || old.Cordoned && !now.Cordoned || !old.KVM && now.KVM ||
 		!sameLabels(old.Labels, now.Labels) || !reflect.DeepEqual(old.Taints, now.Taints) ||
-		!slices.Equal(old.CPUModels, now.CPUModels) || hasMoreRoom(old.Pools, now.Pools) || len(old.Allocatable.Lacking(now.Allocatable)) > 0
+		!slices.Equal(old.CPUModels, now.CPUModels) || hasMoreRoom(old.Pools, now.Pools) || promisesMore(old.Disks, now.Disks) ||
+		len(old.Allocatable.Lacking(now.Allocatable)) > 0
 }
 
 // hasMoreRoom reports whether a pool has more room than before, or can be used again.
@@ -251,4 +258,21 @@ func hasMoreRoom(old, now map[string]int64) bool {
 		}
 	}
 	return false
+}
+
+// promisesMore reports whether more may be promised on a file system than before.
+func promisesMore(old, now []place.Disk) bool {
+	for i, d := range now {
+		if i >= len(old) || !slices.Equal(d.Pools, old[i].Pools) || d.Left > old[i].Left {
+			return true
+		}
+	}
+	return len(now) < len(old)
+}
+
+func sumOf(pools []string, bytes map[string]int64) (sum int64) {
+	for _, pool := range pools {
+		sum += bytes[pool]
+	}
+	return sum
 }

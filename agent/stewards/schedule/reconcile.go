@@ -206,8 +206,8 @@ func (c *Controller) restrictToVolumes(vmi *kubevirtv1.VirtualMachineInstance, r
 		if at.Hosts != nil {
 			request.KeepTo(at.Hosts, "could not reach volume "+name)
 		}
-		if at.Pool != "" {
-			request.TakeFromPool(at.Pool, at.Bytes)
+		if at.Unmade != nil && !c.hasSpace(vmi.Namespace, at) {
+			request.MakeVolume(*at.Unmade)
 		}
 	}
 	name := machine.StateClaim(vmi.Name, &vmi.Spec)
@@ -238,6 +238,7 @@ func (c *Controller) claim(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	placed := claims.Place(&tx, claims.Instance{
 		Namespace: vmi.Namespace, Name: vmi.Name, UID: vmi.UID, Host: host, Resources: request.Resources,
 	}, c.cfg.Claims.Epoch(objects.KeyOf(vmi)))
+	c.takeSpace(&tx, placed, request.Volumes)
 	claims.Depend(&tx, placed, choice.Regard, choice.Sight)
 	tx.Update(vmi, next)
 	c.cfg.Recorder.AddTo(&tx, vmi, corev1.EventTypeNormal, reasonScheduled,

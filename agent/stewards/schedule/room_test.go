@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/kinds"
+	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
@@ -120,4 +122,73 @@ func TestEmptyDisksNeedRoom(t *testing.T) {
 		time.Sleep(time.Second)
 		b.expectHost("a", "h1")
 	})
+}
+
+// counts makes the mesh count pools, of which a host may promise so many GiB beside its state.
+func (b *bench) counts(host string, g int64) {
+	b.Helper()
+	b.store.SetFeatureLevel(level.Apart)
+	capacity, err := claims.GetCapacity(b.Context(), b.store, host, raftstore.ReadOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	capacity.Allocatable.EphemeralBytes = 1000 * gib
+	capacity.Disks = []claims.Disk{{State: true, Pools: []string{"local"}, Bytes: g * gib}}
+	b.commit(func(tx *objects.Tx) { claims.Publish(tx, capacity) })
+	time.Sleep(time.Second)
+}
+
+// Room is claimed for a volume with its instance, so that it is promised once, however empty
+// the disk still is.
+func TestUnmadeVolumesArePromisedOnce(t *testing.T) {
+	run(t, func(b *bench) {
+		b.host("h1", 8*gib)
+		b.counts("h1", 10)
+		b.pools("h1", map[string]int64{gossip.StateDisk: 90, "local": 90})
+		for _, name := range []string{"a", "b"} {
+			b.createClaim(name, "", "6Gi")
+			b.create(name, withClaim(name))
+		}
+		b.expectHost("a", "h1")
+		taken, err := claims.GetSpace(b.Context(), b.store, "h1", objects.Key{Namespace: "ns", Name: "a"}, raftstore.ReadOptions{})
+		if err != nil || taken.Bytes != 6*gib || taken.Pool != "local" || taken.For != b.vmi("a").UID {
+			b.Errorf("claimed %+v, %v", taken, err)
+		}
+		b.expectWaiting("b", "1 had promised the disk of pool local to others")
+		b.create("c", withEmptyDisk("7Gi"))
+		b.expectWaiting("c", "1 had promised the disk of pool local to others")
+		b.create("d", withEmptyDisk("4Gi"))
+		b.expectHost("d", "h1")
+		b.commit(func(tx *objects.Tx) { claims.FreeSpace(tx, taken) })
+		time.Sleep(time.Second)
+		b.expectHost("b", "h1")
+	})
+}
+
+// Stewards that decide at the same time, each on its own view, do not promise a disk twice: the
+// store refuses the second, whose instance goes to another host.
+func TestManyStewardsPromiseADiskOnce(t *testing.T) {
+	run(t, func(b *bench) {
+		for _, host := range []string{"h1", "h2", "h3"} {
+			b.host(host, 100*gib)
+			b.counts(host, 10)
+			b.pools(host, map[string]int64{gossip.StateDisk: 90, "local": 90})
+		}
+		b.offers.set(func() { b.offers.delay = time.Second })
+		for i := range 12 {
+			name := fmt.Sprint("vm", i)
+			b.createClaim(name, "", "4Gi")
+			b.create(name, withClaim(name))
+		}
+		time.Sleep(5 * time.Minute)
+		on := map[string]int{}
+		for i := range 12 {
+			if in, ok := b.claim(fmt.Sprint("vm", i)); ok {
+				on[in.Host]++
+			}
+		}
+		if on["h1"] != 2 || on["h2"] != 2 || on["h3"] != 2 {
+			b.Errorf("placed %v, want two of 4 GiB on each disk of 10", on)
+		}
+	}, "h1", "h2", "h3")
 }

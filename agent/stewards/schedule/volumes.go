@@ -7,8 +7,10 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	cdiv1 "kubevirt.io/containerized-data-importer-api/pkg/apis/core/v1beta1"
 
+	"virtmesh/agent/claims"
 	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
+	"virtmesh/agent/stewards/schedule/place"
 	"virtmesh/storage"
 )
 
@@ -24,10 +26,8 @@ type Location struct {
 	// Hosts are the hosts that can reach the volume: nil if all can, or if the volume will
 	// be made on the host of the instance.
 	Hosts []string
-	// Pool is the pool in which the volume is still to be made, and Bytes its size; empty if
-	// it is there.
-	Pool  string
-	Bytes int64
+	// Unmade is the volume if it is still to be made, nil if it is there.
+	Unmade *place.Volume
 }
 
 // VolumeProblem is the reason why an instance has to wait for a volume.
@@ -94,7 +94,7 @@ func (v claimVolumes) Locate(namespace, claim string) (Location, error) {
 	}
 	if pvc.Status.Phase != corev1.ClaimBound {
 		size := pvc.Spec.Resources.Requests[corev1.ResourceStorage]
-		at.Pool, at.Bytes = v.poolOf(pvc), storage.AlignSize(size.Value())
+		at.Unmade = &place.Volume{Claim: claim, UID: pvc.UID, Pool: v.poolOf(pvc), Bytes: storage.AlignSize(size.Value())}
 	}
 	return at, nil
 }
@@ -117,4 +117,32 @@ func (v claimVolumes) poolOf(pvc *corev1.PersistentVolumeClaim) string {
 		}
 	}
 	return kinds.DefaultPool
+}
+
+// takeSpace claims room for the volumes that are to be made on the host of an instance. What
+// another instance has claimed for one of them will do.
+func (c *Controller) takeSpace(tx *objects.Tx, in claims.Instance, unmade []place.Volume) {
+	capacity, _ := c.cfg.Claims.Capacity(in.Host)
+	if !claims.CountsPools(c.cfg.Store.FeatureLevel()) {
+		return
+	}
+	for _, v := range unmade {
+		have, _ := c.cfg.Claims.Space(in.Host, objects.Key{Namespace: in.Namespace, Name: v.Claim})
+		if !capacity.CountsPool(v.Pool) || have.UID == v.UID && have.Pool == v.Pool && have.Bytes >= v.Bytes {
+			continue
+		}
+		claims.TakeSpace(tx, claims.Space{
+			Host: in.Host, Namespace: in.Namespace, Claim: v.Claim, UID: v.UID, Pool: v.Pool, Bytes: v.Bytes, For: in.UID, Revision: have.Revision,
+		})
+	}
+}
+
+// hasSpace reports whether room is claimed already for a volume on the only host that can have
+// it.
+func (c *Controller) hasSpace(namespace string, at Location) bool {
+	if len(at.Hosts) != 1 {
+		return false
+	}
+	have, ok := c.cfg.Claims.Space(at.Hosts[0], objects.Key{Namespace: namespace, Name: at.Unmade.Claim})
+	return ok && have.UID == at.Unmade.UID
 }

@@ -13,7 +13,6 @@ import (
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	machine "virtmesh/agent/vmi"
-	"virtmesh/gossip"
 )
 
 // Request is what one instance needs, prepared once for many hosts.
@@ -35,8 +34,9 @@ type Request struct {
 	Needs machine.Needs
 	// Images are the images the instance needs, named as in Host.Images.
 	Images []string
-	// Pools are the bytes of volumes that are to be made on the host, by pool.
-	Pools map[string]int64
+	// Volumes are those that are to be made on the host, and Pools their bytes by pool.
+	Volumes []Volume
+	Pools   map[string]int64
 
 	policy       Policy
 	required     nodeaffinity.RequiredNodeAffinity
@@ -198,35 +198,6 @@ func (r *Request) Avoid(host, reason string) {
 		r.Exclude = map[string]string{}
 	}
 	r.Exclude[host] = reason
-}
-
-// TakeFromPool adds a volume that is to be made in a pool of the host.
-func (r *Request) TakeFromPool(pool string, bytes int64) {
-	if r.Pools == nil {
-		r.Pools = map[string]int64{}
-	}
-	r.Pools[pool] += bytes
-}
-
-// lacksRoom returns why the disks of the host have no room for the request, "" if they have,
-// or if the host does not tell.
-func (r *Request) lacksRoom(h *hostState) string {
-	if len(h.Pools) == 0 {
-		return ""
-	}
-	if room, told := h.Pools[gossip.StateDisk]; told && room < r.Resources.EphemeralBytes {
-		return "had too little room on disk for what ends with the instance"
-	}
-	for _, pool := range slices.Sorted(maps.Keys(r.Pools)) {
-		room, usable := h.Pools[pool]
-		switch {
-		case !usable:
-			return "could not use pool " + pool
-		case room < r.Pools[pool]:
-			return "had too little room in pool " + pool
-		}
-	}
-	return ""
 }
 
 // CPUModel returns the named CPU model that the host must support, or "".

@@ -37,6 +37,8 @@ type Host struct {
 	// Pools is the room in its pools that can be used, as gossip.Facts has it; empty if it
 	// is not known.
 	Pools map[string]int64
+	// Disks are its file systems, if the mesh counts what is promised there.
+	Disks []Disk
 	// Load is the share of its processors in use, from 0 to 1.
 	Load float64
 }
