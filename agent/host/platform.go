@@ -93,7 +93,7 @@ func openPlatform(ctx context.Context, config Config, stateDir string, log *slog
 
 // confinementFinder finds out what keeps guests apart on this machine.
 func confinementFinder(config HypervisorConfig) *confinement.Finder {
-	return &confinement.Finder{Root: "/", AppArmorOptional: config.WithoutAppArmor, TrySandbox: func(ctx context.Context) error {
+	return &confinement.Finder{Root: "/", AppArmorOptional: config.WithoutAppArmor, Landlock: program.LandlockVersion() > 0, TrySandbox: func(ctx context.Context) error {
 		_, group, err := qemuUser(config.User)
 		if err != nil {
 			return err

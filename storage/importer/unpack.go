@@ -68,7 +68,7 @@ func unpackXZ(ctx context.Context, src io.Reader) (io.Reader, func() error, erro
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
 	if err == nil {
-		err = program.Start(cmd)
+		err = cmd.Start()
 	}
 	if err != nil {
 		cancel()

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -16,7 +17,9 @@ import (
 
 // Sandbox says how a program is confined that reads what others wrote, such as an image.
 // A fault in such a program may let the content take it over; then it has what its user
-// has. The zero value sets no limits and leaves the program this process's user.
+// has. The zero value sets no limits and leaves the program this process's user. Where the
+// kernel has Landlock, a program in any sandbox can open no file but those that it is given,
+// those of Reads, and what programs need to run.
 type Sandbox struct {
 	// User is whom the program runs as, in namespaces without a network and without the
 	// System V IPC and the host name of the host, without capabilities and with no way to
@@ -26,6 +29,8 @@ type Sandbox struct {
 	// processor time; 0 is no limit.
 	MemoryBytes, FileBytes int64
 	CPUTime                time.Duration
+	// Reads are files and folders that the program may read besides.
+	Reads []string
 }
 
 // User is a uid and a gid of the host.
@@ -55,9 +60,16 @@ func (u *Users) Next() *User {
 // waitDelay is how long a program that was told to end may keep its output open.
 const waitDelay = 5 * time.Second
 
+// Confined is a command in a sandbox. Of the methods that start it, those of Confined confine
+// it wholly; those of Cmd leave Landlock out.
+type Confined struct {
+	*exec.Cmd
+	reads []string
+}
+
 // Command returns a command that runs the program at path in s: looked up in PATH if it has
 // no slash, with files as its descriptors from number 3 on. It ends with ctx.
-func (s Sandbox) Command(ctx context.Context, files []*os.File, path string, args ...string) *exec.Cmd {
+func (s Sandbox) Command(ctx context.Context, files []*os.File, path string, args ...string) *Confined {
 	argv := append(s.prefix(), append([]string{path}, args...)...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
@@ -65,7 +77,49 @@ func (s Sandbox) Command(ctx context.Context, files []*os.File, path string, arg
 	if s.User != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS}
 	}
-	return cmd
+	return &Confined{Cmd: cmd, reads: append(searchPaths(path), s.Reads...)}
+}
+
+// Start is exec.Cmd.Start.
+func (c *Confined) Start() error {
+	ended := make(chan struct{})
+	close(ended)
+	return c.start(ended)
+}
+
+// Run is exec.Cmd.Run. The program ends with this process, however that ends: nobody else
+// would take back what was given to it.
+func (c *Confined) Run() error {
+	if c.SysProcAttr == nil {
+		c.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	c.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	ended := make(chan struct{})
+	defer close(ended)
+	if err := c.start(ended); err != nil {
+		return err
+	}
+	return c.Wait()
+}
+
+// start starts the program from a thread that is restricted as the program is to be, and that
+// is there until ended closes: with Pdeathsig the kernel ends the program with the thread.
+func (c *Confined) start(ended <-chan struct{}) error {
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked, so the thread ends with the goroutine
+		err := restrictThread(c.ExtraFiles, c.reads)
+		if err == nil {
+			err = c.Cmd.Start()
+		}
+		started <- err
+		<-ended
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	giveOrdinaryScore(c.Process)
+	return nil
 }
 
 // prefix returns the programs of util-linux, with their arguments, that confine themselves
@@ -98,7 +152,7 @@ func (s Sandbox) Check(ctx context.Context) error {
 	cmd := s.Command(ctx, nil, "true")
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := Run(cmd); err != nil {
+	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("nothing runs in the sandbox for converters of images: %w", errors.Join(err, asError(said.String())))
 	}
 	return nil

@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +27,7 @@ func TestSandboxConfines(t *testing.T) {
 	users := program.NewUsers(1_900_000_000, 2, 23456)
 	seen := map[string]bool{}
 	for range 2 {
-		s := program.Sandbox{User: users.Next(), MemoryBytes: 1 << 30, FileBytes: 1 << 20, CPUTime: time.Minute}
+		s := program.Sandbox{User: users.Next(), MemoryBytes: 1 << 30, FileBytes: 1 << 20, CPUTime: time.Minute, Reads: []string{"/proc"}}
 		if err := s.Check(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -33,7 +35,7 @@ func TestSandboxConfines(t *testing.T) {
 		cmd := s.Command(t.Context(), nil, "sh", "-c", script)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
-		if err := program.Run(cmd); err != nil {
+		if err := cmd.Run(); err != nil {
 			t.Fatalf("%v: %s", err, &out)
 		}
 		said := strings.Join(strings.Fields(out.String()), " ")
@@ -55,6 +57,68 @@ func TestSandboxConfines(t *testing.T) {
 	}
 	if len(seen) != 2 {
 		t.Errorf("the users are %v", seen)
+	}
+}
+
+// Where the kernel has Landlock, a program reads nothing but what it was given and what it
+// needs to run, although everybody may, and writes nothing but what it was given for that.
+func TestSandboxOpensNothingElse(t *testing.T) {
+	if program.LandlockVersion() == 0 {
+		t.Skip("the kernel has no Landlock")
+	}
+	dir, err := os.MkdirTemp("", "sandbox") // others cannot pass t.TempDir
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := func(name string) string { return filepath.Join(dir, name) }
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	var files []*os.File
+	for name, flags := range map[string]int{"other": 0, "backing": 0, "read": os.O_RDONLY, "written": os.O_RDWR} {
+		if err := os.WriteFile(path(name), []byte("text of "+name+"\n"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path(name), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if name != "read" && name != "written" {
+			continue
+		}
+		file, err := os.OpenFile(path(name), flags, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		files = append(files, file)
+	}
+	s := program.Sandbox{Reads: []string{path("backing")}}
+	if os.Geteuid() == 0 {
+		s.User = program.NewUsers(1_900_000_000, 2, 23456).Next()
+	}
+	const script = `cd "$1"
+for f in other backing read written new /etc/passwd; do
+	( : <"$f" ) 2>/dev/null && echo "read $f"
+	( : >>"$f" ) 2>/dev/null && echo "write $f"
+done
+echo *; mkdir folder 2>/dev/null && echo "makes a folder"
+cat /proc/self/fd/3 /proc/self/fd/4; true`
+	cmd := s.Command(t.Context(), files, "sh", "-c", script, "sh", dir)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	slices.Sort(lines)
+	want := []string{"*", "read backing", "read read", "read written", "text of read", "text of written", "write written"}
+	if !slices.Equal(lines, want) {
+		t.Errorf("it can do %q, want %q", lines, want)
+	}
+	// What holds the program back does not hold back this process.
+	if _, err := os.ReadFile(path("other")); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -89,7 +153,7 @@ func TestSandboxOfAnyUser(t *testing.T) {
 func TestSandboxEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cmd := program.Sandbox{}.Command(ctx, nil, "sh", "-c", "exec tail -f /dev/null")
-	if err := program.Start(cmd); err != nil {
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	cancel()
@@ -108,7 +172,7 @@ func TestProgramEndsWithItsProcess(t *testing.T) {
 		s := program.Sandbox{User: program.NewUsers(1_900_000_000, 2, 23456).Next()}
 		cmd := s.Command(t.Context(), nil, "sh", "-c", "echo runs; exec tail -f /dev/null")
 		cmd.Stdout = os.Stdout
-		t.Fatal(program.Run(cmd))
+		t.Fatal(cmd.Run())
 	}
 	process := exec.Command(os.Args[0], "-test.run=^TestProgramEndsWithItsProcess$")
 	process.Env = append(os.Environ(), child+"=1")

@@ -80,26 +80,35 @@ func CreateOverlay(path, backing string, bf Format, size int64) error {
 
 // diskSize returns the size of the disk in a trusted image.
 func diskSize(path string, f Format) (int64, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer file.Close()
-	fi, err := file.Stat()
-	if err != nil {
-		return 0, err
-	}
 	switch f {
 	case Raw:
-		return fi.Size(), nil
+		info, err := os.Stat(path)
+		if err != nil {
+			return 0, err
+		}
+		return info.Size(), nil
 	case QCOW2:
-		info, err := Probe(file, fi.Size())
+		info, err := probeFile(path)
 		if err == nil && info.Format != QCOW2 {
 			err = fmt.Errorf("%w: it is not a qcow2 image", ErrFormat)
 		}
 		return info.VirtualSize, err
 	}
 	return 0, fmt.Errorf("%w: %q", ErrFormat, f)
+}
+
+// probeFile is Probe of the image at path.
+func probeFile(path string) (Info, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return Info{}, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return Info{}, err
+	}
+	return Probe(file, info.Size())
 }
 
 func createQCOW2(path string, size int64, backing string, bf Format) error {

@@ -64,7 +64,10 @@ func (t Tool) resize(ctx context.Context, path string, f Format, size int64) (er
 		return err
 	}
 	defer file.Close()
-	sandbox := t.sandbox(size)
+	sandbox, err := t.sandbox(path, f, size)
+	if err != nil {
+		return err
+	}
 	takeBack, err := lend(file, sandbox.User)
 	if err != nil {
 		return err
@@ -116,7 +119,10 @@ func (t Tool) convert(ctx context.Context, from string, ff Format, to string, tf
 		return err
 	}
 	defer dst.Close()
-	sandbox := t.sandbox(size)
+	sandbox, err := t.sandbox(from, ff, size)
+	if err != nil {
+		return err
+	}
 	for _, file := range []*os.File{src, dst} {
 		if file == src && readableBy(src, sandbox.User) {
 			continue
@@ -130,15 +136,36 @@ func (t Tool) convert(ctx context.Context, from string, ff Format, to string, tf
 	return runTool(ctx, sandbox.Command(ctx, []*os.File{src, dst}, t.Path, "convert", "-q", "-f", string(ff), "-O", string(tf), firstFile, secondFile))
 }
 
-// sandbox returns a sandbox for one run that writes an image of a disk of size bytes. A
-// qcow2 image has tables besides the disk.
-func (t Tool) sandbox(size int64) program.Sandbox {
+// below returns the backing files of an image, all the way down.
+func below(path string, f Format) (files []string, err error) {
+	const deepest = 64
+	for range deepest {
+		if f != QCOW2 {
+			return files, nil
+		}
+		info, err := probeFile(path)
+		if err != nil || !filepath.IsAbs(info.BackingFile) {
+			return files, err
+		}
+		path, f = info.BackingFile, info.BackingFormat
+		files = append(files, path)
+	}
+	return nil, fmt.Errorf("%w: more than %d images are below it", ErrFormat, deepest)
+}
+
+// sandbox returns a sandbox for one run that opens the image at path, and writes an image of
+// a disk of size bytes. A qcow2 image has tables besides the disk.
+func (t Tool) sandbox(path string, f Format, size int64) (program.Sandbox, error) {
+	reads, err := below(path, f)
+	if err != nil {
+		return program.Sandbox{}, err
+	}
 	const least = 64 << 20
-	s := program.Sandbox{MemoryBytes: t.MemoryBytes, FileBytes: size + size/64 + least, CPUTime: t.CPUTime}
+	s := program.Sandbox{MemoryBytes: t.MemoryBytes, FileBytes: size + size/64 + least, CPUTime: t.CPUTime, Reads: reads}
 	if t.Users != nil {
 		s.User = t.Users.Next()
 	}
-	return s
+	return s, nil
 }
 
 // readableBy reports whether the user can open the file for reading although it is not the
@@ -190,10 +217,10 @@ func ownerOf(file *os.File) (uid uint32, err error) {
 }
 
 // runTool runs qemu-img.
-func runTool(ctx context.Context, cmd *exec.Cmd) error {
+func runTool(ctx context.Context, cmd *program.Confined) error {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err := program.Run(cmd)
+	err := cmd.Run()
 	if err == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}

@@ -27,6 +27,8 @@ type Host struct {
 	AppArmor, AppArmorOptional bool
 	// MemoryController says that the kernel can limit the memory of groups of processes.
 	MemoryController bool
+	// Landlock says that the kernel has it, so that the sandbox keeps files of others closed.
+	Landlock bool
 	// Sandbox says why no image can be converted in the sandbox; nil if images can.
 	Sandbox error
 }
@@ -117,8 +119,13 @@ func (h Host) Condition() corev1.NodeCondition {
 		return corev1.NodeCondition{Type: objects.NodeGuestsConfined, Status: corev1.ConditionFalse, Reason: "ProtectionMissing",
 			Message: strings.Join(faults, "; ") + "; virtmesh doctor on the host says what to do"}
 	}
+	sandbox := "with Landlock"
+	if !h.Landlock {
+		sandbox = "without Landlock, which the kernel does not have"
+	}
 	return corev1.NodeCondition{Type: objects.NodeGuestsConfined, Status: corev1.ConditionTrue, Reason: "Confined",
-		Message: "Emulators have users of their own, seccomp, a limit of memory and profiles of " + strings.Join(h.Models, ", ") + "; images are converted in a sandbox"}
+		Message: "Emulators have users of their own, seccomp, a limit of memory and profiles of " + strings.Join(h.Models, ", ") +
+			"; images are converted in a sandbox " + sandbox}
 }
 
 // Finder finds out again and again what keeps guests apart. It is used by one goroutine at a
@@ -129,8 +136,8 @@ type Finder struct {
 	// TrySandbox returns why nothing can run in the sandbox for converters. It is called
 	// until it returns nil once.
 	TrySandbox func(context.Context) error
-	// AppArmorOptional is what a Host has of that name.
-	AppArmorOptional bool
+	// AppArmorOptional and Landlock are what a Host has of that name.
+	AppArmorOptional, Landlock bool
 
 	// read is what the files said when known was set.
 	read         Host
@@ -145,7 +152,7 @@ func (f *Finder) Find(ctx context.Context, models []string) Host {
 		f.read, f.known = Read(f.Root), true
 	}
 	h := f.read
-	h.Models, h.AppArmorOptional = models, f.AppArmorOptional
+	h.Models, h.AppArmorOptional, h.Landlock = models, f.AppArmorOptional, f.Landlock
 	if !f.sandboxWorks {
 		h.Sandbox = f.TrySandbox(ctx)
 		f.sandboxWorks = h.Sandbox == nil

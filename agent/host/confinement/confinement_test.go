@@ -23,6 +23,7 @@ func TestConfinementIsTold(t *testing.T) {
 	}{
 		"all":                  {func(*Host) {}, ""},
 		"SELinux":              {func(h *Host) { h.Models = []string{"selinux", "dac"} }, ""},
+		"no Landlock":          {func(h *Host) { h.Landlock = false }, ""},
 		"no profiles":          {func(h *Host) { h.Models = []string{"dac"} }, "neither AppArmor nor SELinux"},
 		"no users":             {func(h *Host) { h.Models = []string{"apparmor"} }, "no users of their own"},
 		"no disks":             {set("dynamic_ownership", "0"), "no users of their own"},
@@ -34,7 +35,7 @@ func TestConfinementIsTold(t *testing.T) {
 		"other controllers":    {set("cgroup_controllers", `[ "cpu", "cpuset" ]`), "cannot limit the memory"},
 		"a list of some lines": {set("cgroup_controllers", "["), ""},
 	} {
-		h := Host{Models: []string{"apparmor", "dac"}, MemoryController: true}
+		h := Host{Models: []string{"apparmor", "dac"}, MemoryController: true, Landlock: true}
 		tc.change(&h)
 		got := h.Condition()
 		want := corev1.ConditionTrue
@@ -43,6 +44,9 @@ func TestConfinementIsTold(t *testing.T) {
 		}
 		if got.Status != want || !strings.Contains(got.Message, tc.says) {
 			t.Errorf("%s: %s, %s", name, got.Status, got.Message)
+		}
+		if h.Landlock == strings.Contains(got.Message, "without Landlock") {
+			t.Errorf("%s: %s", name, got.Message)
 		}
 	}
 }
