@@ -39,7 +39,7 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 	if err == nil {
 		// Under the lock, so that another download of the image that finds the folder in its
 		// place finds the entry too.
-		err = durable.Rename(dir, c.imageDir(key))
+		err = c.place(dir, key)
 	}
 	if there := c.entries[key]; there != nil && errors.Is(err, fs.ErrExist) {
 		// It was downloaded from another repository, or the download succeeded although no
@@ -56,6 +56,18 @@ func (c *Cache) download(ctx context.Context, key string, desc *remote.Descripto
 	c.used += e.bytes
 	c.noteDownload(e, a)
 	return e, nil
+}
+
+// place moves a finished pull to the place of its image. c.mu is held.
+func (c *Cache) place(dir, key string) error {
+	if c.entries[key] == nil {
+		// A folder is there only if a sync failed after an earlier move: that image was never
+		// given to anybody, and may not be whole after a loss of power.
+		if err := os.RemoveAll(c.imageDir(key)); err != nil {
+			return err
+		}
+	}
+	return durable.Rename(dir, c.imageDir(key))
 }
 
 // fillFolder downloads the image into dir.

@@ -339,3 +339,24 @@ func TestOneImageOfManyRepositoriesAtOnce(t *testing.T) {
 		t.Errorf("the cache keeps %d images: %v", len(images), err)
 	}
 }
+
+// A folder that is in the place of an image and is none, such as after a sync that failed,
+// keeps nobody from the image.
+func TestStrayFolderIsReplaced(t *testing.T) {
+	reg := newRegistry(t)
+	ref := diskRef(t, reg, 1, 8192)
+	first := newCache(t, nil)
+	image, release := pull(t, first, ref, PullOptions{})
+	key := filepath.Base(filepath.Dir(image.Path))
+	release()
+	second := newCache(t, nil)
+	stray := filepath.Join(second.imageDir(key), "disk")
+	if err := errors.Join(os.Mkdir(filepath.Dir(stray), 0o755), os.WriteFile(stray, []byte("half"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	image, release = pull(t, second, ref, PullOptions{})
+	defer release()
+	if got, err := os.ReadFile(image.Path); err != nil || len(got) != 8192 || image.Path != stray {
+		t.Errorf("%s has %d bytes, %v", image.Path, len(got), err)
+	}
+}
