@@ -60,6 +60,12 @@ func (e emulator) tryOthers(t *testing.T, host string, dirs ...string) (writable
 	return writable, readable
 }
 
+// others lists the files and sockets below the directories that are not those of e.
+func (e emulator) others(t *testing.T, host string, dirs ...string) string {
+	t.Helper()
+	return inside(t, host, "sh", "-c", "find "+strings.Join(dirs, " ")+` \( -type f -o -type s \) -not -uid `+e.uid)
+}
+
 // own lists the files and sockets of e that it may write.
 func (e emulator) own(t *testing.T, host string, dirs ...string) string {
 	t.Helper()
@@ -70,13 +76,14 @@ func (e emulator) own(t *testing.T, host string, dirs ...string) string {
 // Each guest's emulator has a uid of its own, and with that uid nothing of another guest,
 // of the host and of the mesh can be opened: no disk, no volume, no monitor, no console,
 // no socket of an agent, no TPM and no part of the store. Images can be read, since guests
-// start from them, and not be written. It does not run beside others, which count the files
-// that machines keep on a host.
+// start from them, and not be written. One of the guests has a volume that was converted
+// from an image, in the sandbox of converters. It does not run beside others, which count the
+// files that machines keep on a host.
 func TestGuestsAreApart(t *testing.T) {
 	const host = "host1"
 	ns := namespace(t, host)
 	a := connect(t, host)
-	apply(t, host, fmt.Sprintf(claim, ns, "local"))
+	apply(t, host, fmt.Sprintf(importedClaim, ns, tiny))
 	apply(t, host, machine(ns, "one", on(host, kubevirtv1.RunStrategyAlways)))
 	apply(t, host, machine(ns, "other", on(host, kubevirtv1.RunStrategyAlways), withClaim, withKeptState))
 	uids := map[string]string{}
@@ -101,12 +108,18 @@ func TestGuestsAreApart(t *testing.T) {
 	}
 	one, other := emulatorOf(t, host, ns, "one"), emulatorOf(t, host, ns, "other")
 
-	dirs := []string{"/var/lib/virtmesh", "/var/lib/libvirt", "/run/libvirt", "/run/virtmesh"}
+	dirs := []string{"/var/lib/virtmesh", "/var/lib/libvirt", "/run/libvirt", "/run/virtmesh", "/run/virtmesh-guests", "/etc/virtmesh", "/var/log/libvirt"}
 	// What is tried is there, and its owner may write it.
 	own := other.own(t, host, dirs...)
 	for _, part := range []string{"/instances/", "/volumes/pvc-", "/machines/", "/master-key.aes", "-swtpm.sock"} {
 		if !strings.Contains(own, part) {
 			t.Errorf("%s is missing among the guest's own files:\n%s", part, own)
+		}
+	}
+	tried := one.others(t, host, dirs...)
+	for _, part := range []string{"/run/virtmesh/agent.sock", "/run/virtmesh-guests/", "/var/lib/virtmesh/raft/", "/sockets/agent", "/monitor.sock", "/run/libvirt/libvirt-sock", "/etc/virtmesh/agent.yaml", "/images/"} {
+		if !strings.Contains(tried, part) {
+			t.Errorf("%s is missing among what is tried:\n%s", part, tried)
 		}
 	}
 	writable, readable := one.tryOthers(t, host, dirs...)
@@ -118,4 +131,41 @@ func TestGuestsAreApart(t *testing.T) {
 			t.Errorf("a guest's emulator may read %s", path)
 		}
 	}
+	// The image arrived whole in the volume, and no converter has kept anything. The guest
+	// has firmware that does not boot it, and so has not written.
+	volume := regexp.MustCompile(`(?m)^.*/volumes/pvc-.*/disk.*$`).FindString(own)
+	same := inside(t, host, "sh", "-c", `for i in /var/lib/virtmesh/images/images/*/disk; do
+			qemu-img compare -q -U -f qcow2 -F raw "$i" "$1" && echo same
+		done; true`, "sh", volume)
+	if !strings.Contains(same, "same") {
+		t.Errorf("no image of the host is that in %q", volume)
+	}
+	left := inside(t, host, "sh", "-c", "find "+strings.Join(dirs, " ")+" -uid +1899999999 -not -uid +1900004095")
+	if left = strings.TrimSpace(left); left != "" {
+		t.Errorf("converters have kept %s", left)
+	}
 }
+
+// importedClaim is a claim whose volume is filled from a container disk. The image is qcow2 and
+// volumes are raw, so the host converts it.
+const importedClaim = `
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: local}
+provisioner: kubevirt.io.hostpath-provisioner
+parameters: {storagePool: local}
+volumeBindingMode: WaitForFirstConsumer
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: data
+  namespace: %[1]s
+  annotations:
+    cdi.kubevirt.io/storage.import.source: registry
+    cdi.kubevirt.io/storage.import.endpoint: docker://%[2]s
+spec:
+  accessModes: [ReadWriteOnce]
+  storageClassName: local
+  resources: {requests: {storage: 1Gi}}
+`
