@@ -43,7 +43,9 @@ type view struct {
 	// replica is the replicated store as the API uses it. store is the same
 	// store, but refuses writes of the loops outside the outputs that they
 	// declare. Both count what is written.
-	replica     *objects.Replica
+	replica *objects.Replica
+	// secrets is the same store for the parts of the agent that read what is encrypted.
+	secrets     objects.Store
 	store       objects.Store
 	cache       *objects.Cache
 	claims      *claims.Cache
@@ -53,8 +55,10 @@ type view struct {
 
 // openView prepares the view; the loops fill it.
 func (a *Agent) openView(context.Context) (err error) {
-	a.view.replica = objects.FromRaft(a.meter.Raft(a.member.Store(), "api"), nil)
-	a.view.store = stewards.Guard(objects.FromRaft(a.meter.Raft(a.member.Store(), "agent"), nil))
+	vault := a.member.Vault()
+	a.view.replica = objects.FromRaft(a.meter.Raft(a.member.Store(), "api"), vault)
+	a.view.store = stewards.Guard(objects.SealedFromRaft(a.meter.Raft(a.member.Store(), "agent"), vault))
+	a.view.secrets = objects.FromRaft(a.member.Store(), vault)
 	cfg := objects.DefaultCacheConfig()
 	cfg.Store, cfg.Logger = a.view.store, a.log.With("part", "objects")
 	if a.view.cache, err = objects.NewCache(cfg); err != nil {
@@ -96,7 +100,7 @@ func (a *Agent) openHost(ctx context.Context) error {
 			MeshAddr: a.config.MeshAddress(), Zone: a.config.Zone, Version: a.options.Version,
 			LowestFeatureLevel: int(level.Lowest), FeatureLevel: int(level.Highest), Labels: a.config.Labels,
 		}},
-		Store: a.view.store, Cache: a.view.cache, Claims: a.view.claims, Recorder: a.view.recorder, Stewardship: a.view.stewardship,
+		Store: a.view.store, Secrets: a.view.secrets, Cache: a.view.cache, Claims: a.view.claims, Recorder: a.view.recorder, Stewardship: a.view.stewardship,
 		Mesh: a.member.Peers(), ReachesLeader: a.member.Store().ReachesLeader, Confirm: a.member.Store().Confirm, Subnet: subnet, Logger: a.log, Metrics: a.metrics,
 	})
 	if err != nil {

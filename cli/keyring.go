@@ -19,10 +19,10 @@ import (
 
 func keyringCommand() *cli.Command {
 	return &cli.Command{
-		Name: "keyring", Usage: "keep the private key of the mesh's CA from being lost with the voters",
+		Name: "keyring", Usage: "keep the keys of the mesh from being lost with the voters",
 		Subcommands: []*cli.Command{
 			{Name: "bundle", Usage: "write a recovery bundle: the keyring of the voters, encrypted with a passphrase", Action: keyringBundle,
-				Description: "Run it as root on a voter. Once there is a bundle, the key leaves the mesh's state, and only the voters hold it. " +
+				Description: "Run it as root on a voter. Once there is a bundle, the CA's key leaves the mesh's state, Secrets are encrypted in it, and only the voters hold the keys. " +
 					"'virtmesh agent recover --keyring-bundle FILE' takes the bundle when all voters are lost. Keep the file and the passphrase apart, and neither on a host of the mesh.",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "output", Usage: "the new `FILE` (required)"},
@@ -119,8 +119,12 @@ func keyringBundle(c *cli.Context) error {
 	if err := writeBundle(path, bundle, passphrase); err != nil {
 		return err
 	}
-	// Only now: the key leaves the mesh's state because there is a bundle.
-	if err := conn.mesh(c.Context, http.MethodPost, admin.KeyringBundlePath, admin.KeyringBundleRequest{Made: bundle.Made}, nil); err != nil {
+	secrets, err := bundle.SecretKeyIDs()
+	if err != nil {
+		return err
+	}
+	// Only now: keys leave the mesh's state, and encrypt, because there is a bundle.
+	if err := conn.mesh(c.Context, http.MethodPost, admin.KeyringBundlePath, admin.KeyringBundleRequest{Made: bundle.Made, SecretKeys: secrets}, nil); err != nil {
 		return fmt.Errorf("%s is a complete recovery bundle, and the mesh does not know of it: make another one: %w", path, err)
 	}
 	_, err = fmt.Fprintln(c.App.Writer, bundleSentence(path, bundle.MeshID))
@@ -249,11 +253,20 @@ func openBundle(c *cli.Context) (*identity.Bundle, error) {
 	return &bundle, nil
 }
 
-// keyringSentence says where the private key of the mesh's CA is.
+// keyringSentence says where the private key of the mesh's CA is, and whether Secrets are
+// encrypted.
 func keyringSentence(k *admin.KeyringStatus) string {
 	where := "only the voters hold the CA's key"
 	if k.CAKeyInState {
 		where = "every host and every backup holds the CA's key"
+	}
+	switch {
+	case k.SecretsEncrypted && k.SecretKeyWaits:
+		where += "; Secrets are encrypted, with a new key once a recovery bundle has it ('" + bundleCommand + "' on a voter)"
+	case k.SecretsEncrypted:
+		where += "; Secrets are encrypted"
+	case k.SecretKeyWaits:
+		where += "; Secrets are in clear until a recovery bundle has their key ('" + bundleCommand + "' on a voter)"
 	}
 	switch {
 	case k.Bundle == nil:

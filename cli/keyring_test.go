@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,20 +15,21 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port/admin"
+	"virtmesh/agent/sealed"
 )
 
 // fakeKeyring is a host's keyring that knows whether it was told of a bundle.
 type fakeKeyring struct {
 	bundle identity.Bundle
 	fails  error
-	made   time.Time
+	made   admin.KeyringBundleRequest
 }
 
 func (f *fakeKeyring) KeyringBundle(context.Context) (identity.Bundle, error) {
 	return f.bundle, f.fails
 }
 
-func (f *fakeKeyring) KeyringBundleMade(_ context.Context, made time.Time) error {
+func (f *fakeKeyring) KeyringBundleMade(_ context.Context, made admin.KeyringBundleRequest) error {
 	f.made = made
 	return nil
 }
@@ -56,7 +58,17 @@ func testBundle(t *testing.T) identity.Bundle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return identity.Bundle{MeshID: "m1", Made: time.Date(2026, 11, 26, 20, 0, 0, 0, time.UTC), CACertificate: ca.CertificatePEM(), CAKey: key}
+	secrets, err := sealed.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	secretKey, err := secrets.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return identity.Bundle{
+		MeshID: "m1", Made: time.Date(2026, 11, 26, 20, 0, 0, 0, time.UTC), CACertificate: ca.CertificatePEM(), CAKey: key, SecretKeys: [][]byte{secretKey},
+	}
 }
 
 // passphraseFile returns what --passphrase takes for a passphrase in a file.
@@ -79,8 +91,8 @@ func TestKeyringBundle(t *testing.T) {
 	if code != 0 || stderr != "" || !strings.Contains(stdout, path) || !strings.Contains(stdout, "mesh m1") {
 		t.Fatalf("exit code %d, %q, stderr %q", code, stdout, stderr)
 	}
-	if !k.made.Equal(k.bundle.Made) {
-		t.Errorf("the mesh was told of a bundle of %s", k.made)
+	if ids, err := k.bundle.SecretKeyIDs(); err != nil || !k.made.Made.Equal(k.bundle.Made) || !slices.Equal(k.made.SecretKeys, ids) {
+		t.Errorf("the mesh was told of a bundle %+v, %v", k.made, err)
 	}
 	sealed, err := os.ReadFile(path)
 	if err != nil {
@@ -119,7 +131,7 @@ func TestKeyringBundleRefused(t *testing.T) {
 			if code == 0 || !strings.Contains(stderr, c.want) {
 				t.Errorf("exit code %d, stderr %q, want %q", code, stderr, c.want)
 			}
-			if _, err := os.Stat(path); err == nil || !k.made.IsZero() {
+			if _, err := os.Stat(path); err == nil || !k.made.Made.IsZero() {
 				t.Error("there is a file, or the mesh was told of one")
 			}
 		})
@@ -129,7 +141,12 @@ func TestKeyringBundleRefused(t *testing.T) {
 func TestKeyringSentence(t *testing.T) {
 	made := time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local)
 	for want, k := range map[string]admin.KeyringStatus{
-		"every host and every backup holds the CA's key; no recovery bundle: make one on a voter with 'virtmesh keyring bundle --output FILE'":                        {CAKeyInState: true},
+		"every host and every backup holds the CA's key; no recovery bundle: make one on a voter with 'virtmesh keyring bundle --output FILE'": {CAKeyInState: true},
+		"only the voters hold the CA's key; Secrets are encrypted; recovery bundle of 2026-11-26":                                              {SecretsEncrypted: true, Bundle: &admin.KeyringBundle{Made: made, Current: true}},
+		"only the voters hold the CA's key; Secrets are encrypted, with a new key once a recovery bundle has it ('virtmesh keyring bundle --output FILE' on a voter); recovery bundle of 2026-11-26": {
+			SecretsEncrypted: true, SecretKeyWaits: true, Bundle: &admin.KeyringBundle{Made: made, Current: true}},
+		"every host and every backup holds the CA's key; Secrets are in clear until a recovery bundle has their key ('virtmesh keyring bundle --output FILE' on a voter); no recovery bundle: make one on a voter with 'virtmesh keyring bundle --output FILE'": {
+			CAKeyInState: true, SecretKeyWaits: true},
 		"every host and every backup holds the CA's key; recovery bundle of 2026-11-26; the key leaves the mesh's state at feature level 3, once every voter answers": {CAKeyInState: true, Bundle: &admin.KeyringBundle{Made: made, Current: true}},
 		"only the voters hold the CA's key; recovery bundle of 2026-11-26":                                                                                            {Bundle: &admin.KeyringBundle{Made: made, Current: true}},
 		"only the voters hold the CA's key; the recovery bundle of 2026-11-26 is outdated: make one on a voter with 'virtmesh keyring bundle --output FILE'":          {Bundle: &admin.KeyringBundle{Made: made}},

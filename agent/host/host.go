@@ -56,8 +56,10 @@ type Mesh interface {
 
 // Deps are what the agent gives its host's part. All are required.
 type Deps struct {
-	Self        Self
-	Store       objects.Store
+	Self  Self
+	Store objects.Store
+	// Secrets is Store with what is encrypted in it opened.
+	Secrets     objects.Store
 	Cache       *objects.Cache
 	Claims      *claims.Cache
 	Recorder    *objects.Recorder

@@ -63,7 +63,7 @@ func testDeps(t *testing.T) Deps {
 	t.Cleanup(stewardship.Close)
 	return Deps{
 		Self:  Self{Name: "h1", Advertise: "192.0.2.1", StateDir: t.TempDir(), RunDir: t.TempDir(), Facts: gossip.Facts{Zone: "z", Version: "v"}},
-		Store: store, Cache: cache, Claims: claims.NewCache(cache, log), Recorder: recorder,
+		Store: store, Secrets: store, Cache: cache, Claims: claims.NewCache(cache, log), Recorder: recorder,
 		Stewardship: stewardship, Mesh: lonely{}, ReachesLeader: func(context.Context) bool { return true },
 		Confirm: func(context.Context) error { return nil },
 		Subnet:  netip.MustParsePrefix("10.64.0.0/22"), Logger: log, Metrics: prometheus.NewPedanticRegistry(),

@@ -67,6 +67,6 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 	if err != nil {
 		return fmt.Errorf("open the disks of instances: %w", err)
 	}
-	h.volumes = volumes.New(volumes.Config{Store: deps.Store, Images: images, Disks: disks, Claims: h.provisioner, Group: uint32(group), LetPass: passageOf(uint32(group), log), Room: h.reserve.Check, Events: deps.Recorder})
+	h.volumes = volumes.New(volumes.Config{Store: deps.Store, Secrets: deps.Secrets, Images: images, Disks: disks, Claims: h.provisioner, Group: uint32(group), LetPass: passageOf(uint32(group), log), Room: h.reserve.Check, Events: deps.Recorder})
 	return nil
 }

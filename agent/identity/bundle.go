@@ -11,6 +11,8 @@ import (
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
+
+	"virtmesh/agent/sealed"
 )
 
 // MinPassphrase is the least number of characters of a recovery bundle's passphrase.
@@ -31,6 +33,9 @@ type Bundle struct {
 	// CACertificate and CAKey are the CA that signs, PEM.
 	CACertificate []byte `json:"caCertificate"`
 	CAKey         []byte `json:"caKey"`
+	// SecretKeys are the private keys for Secrets. A bundle from before feature level
+	// level.Apart has none.
+	SecretKeys [][]byte `json:"secretKeys,omitempty"`
 }
 
 // ValidatePassphrase returns an error for a passphrase that is too short, or that could not
@@ -55,7 +60,19 @@ func (i *Identity) Bundle() (Bundle, error) {
 	if err != nil {
 		return Bundle{}, err
 	}
-	return Bundle{MeshID: i.MeshID(), Made: time.Now().UTC(), CACertificate: ca.CertificatePEM(), CAKey: key}, nil
+	return newBundle(i.MeshID(), ca.CertificatePEM(), key, i.SecretKeys())
+}
+
+func newBundle(meshID string, certificate, caKey []byte, secretKeys []sealed.PrivateKey) (Bundle, error) {
+	b := Bundle{MeshID: meshID, Made: time.Now().UTC(), CACertificate: certificate, CAKey: caKey}
+	for _, key := range secretKeys {
+		data, err := key.Bytes()
+		if err != nil {
+			return Bundle{}, fmt.Errorf("read a key for Secrets: %w", err)
+		}
+		b.SecretKeys = append(b.SecretKeys, data)
+	}
+	return b, nil
 }
 
 // Seal encrypts the bundle with a passphrase, as text in the format of age (scrypt). It
@@ -115,7 +132,26 @@ func OpenBundle(r io.Reader, passphrase string) (Bundle, error) {
 	return b, nil
 }
 
-// TakeBundle puts the key of a recovery bundle into the keyring of this host. It refuses
+// OpenSecretKeys returns the private keys for Secrets that the bundle holds.
+func (b Bundle) OpenSecretKeys() ([]sealed.PrivateKey, error) {
+	var keys []sealed.PrivateKey
+	for _, data := range b.SecretKeys {
+		key, err := sealed.ParsePrivateKey(data)
+		if err != nil {
+			return nil, fmt.Errorf("read the recovery bundle: %w", err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// SecretKeyIDs returns the names of the keys for Secrets that the bundle holds.
+func (b Bundle) SecretKeyIDs() ([]string, error) {
+	keys, err := b.OpenSecretKeys()
+	return secretKeyIDs(keys), err
+}
+
+// TakeBundle puts the keys of a recovery bundle into the keyring of this host. It refuses
 // the bundle of another mesh, and one of a CA that the host does not trust any more.
 func (i *Identity) TakeBundle(b Bundle) error {
 	if b.MeshID != i.MeshID() {
@@ -124,5 +160,9 @@ func (i *Identity) TakeBundle(b Bundle) error {
 	if _, err := ParseCA(i.CABundle(), b.CAKey); err != nil {
 		return fmt.Errorf("the recovery bundle of %s does not fit the CA that this host trusts: %w", b.Made.Format(time.DateOnly), err)
 	}
-	return i.KeepCAKey(b.CAKey)
+	secrets, err := b.OpenSecretKeys()
+	if err != nil {
+		return err
+	}
+	return errors.Join(i.KeepCAKey(b.CAKey), i.KeepSecretKeys(secrets...))
 }

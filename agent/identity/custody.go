@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"virtmesh/raftstore"
@@ -23,6 +24,13 @@ type BundleMade struct {
 	Made  time.Time `json:"made"`
 	// Host is the host that made the bundle.
 	Host string `json:"host"`
+	// SecretKeys names the keys for Secrets that are in the bundle.
+	SecretKeys []string `json:"secretKeys,omitempty"`
+}
+
+// HasSecretKeys reports whether the bundle has the keys for Secrets of some names.
+func (b *BundleMade) HasSecretKeys(ids []string) bool {
+	return len(ids) == 0 || b != nil && !slices.ContainsFunc(ids, func(id string) bool { return !slices.Contains(b.SecretKeys, id) })
 }
 
 // Custody says where the key of the mesh's CA is, as the replicated state has it.

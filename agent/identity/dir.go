@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"virtmesh/agent/sealed"
 	"virtmesh/storage/durable"
 )
 
@@ -79,6 +80,8 @@ type State struct {
 	// sign its own certificate while the replicated store does not answer. If it is
 	// empty, the host cannot.
 	CAKey []byte
+	// SecretKeys are the private keys for Secrets; a host that does not vote has none.
+	SecretKeys []sealed.PrivateKey
 	// Founder marks the first host of a mesh until Seed has written this state to the
 	// replicated store. Only such a host may create the store; the marker is removed
 	// when the store holds everything.
@@ -221,6 +224,11 @@ func writeState(at string, st State) error {
 	if len(st.CAKey) > 0 {
 		files[fileCAKey] = st.CAKey
 	}
+	if len(st.SecretKeys) > 0 {
+		if files[fileSecretKeys], err = encodeSecretKeys(st.SecretKeys); err != nil {
+			return err
+		}
+	}
 	if st.Founder {
 		if files[fileSeed], err = json.Marshal(pendingSeed{Bundle: st.Bundle}); err != nil {
 			return fmt.Errorf("encode %s: %w", fileSeed, err)
@@ -266,6 +274,13 @@ func readState(dir string) (State, error) {
 	st.CAKey, err = os.ReadFile(filepath.Join(at, fileCAKey))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return State{}, fmt.Errorf("read identity: %w", err)
+	}
+	secrets, err := os.ReadFile(filepath.Join(at, fileSecretKeys))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return State{}, fmt.Errorf("read identity: %w", err)
+	}
+	if st.SecretKeys, err = parseSecretKeys(string(secrets)); err != nil {
+		return State{}, fmt.Errorf("read identity: %s: %w", fileSecretKeys, err)
 	}
 	_, err = os.Stat(filepath.Join(at, fileSeed))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"virtmesh/agent/sealed"
 	"virtmesh/storage/durable"
 )
 
@@ -36,7 +37,9 @@ type Identity struct {
 	// gossipGeneration is the version of gossip.
 	gossipGeneration uint64
 	caKey            []byte
-	founder          bool
+	// secretKeys is never changed, only replaced.
+	secretKeys []sealed.PrivateKey
+	founder    bool
 }
 
 // material is the set of keys and certificates that one rotation replaces together.
@@ -62,7 +65,7 @@ func Open(dir string) (*Identity, error) {
 	if err := removeLeftovers(dir); err != nil {
 		return nil, err
 	}
-	id := &Identity{dir: dir, info: st.Info, gossip: st.GossipKeys, gossipGeneration: st.Info.GossipGeneration, caKey: st.CAKey, founder: st.Founder}
+	id := &Identity{dir: dir, info: st.Info, gossip: st.GossipKeys, gossipGeneration: st.Info.GossipGeneration, caKey: st.CAKey, secretKeys: st.SecretKeys, founder: st.Founder}
 	id.current.Store(m)
 	id.seeds.Store(&st.Info.Seeds)
 	return id, nil

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"virtmesh/agent/hostname"
+	"virtmesh/agent/sealed"
 	"virtmesh/raftstore"
 	"virtmesh/storage/durable"
 )
@@ -75,8 +76,8 @@ func (o InitOptions) Validate() error {
 	return nil
 }
 
-// InitMesh makes a new mesh with this host as its first member. It writes a CA, a
-// gossip key and a certificate to the identity folder of the state directory, or
+// InitMesh makes a new mesh with this host as its first member. It writes a CA, a key for
+// Secrets, a gossip key and a certificate to the identity folder of the state directory, or
 // nothing on an error. It fails with ErrInitialised if the directory already holds an
 // identity. The caller can sign with the returned CA before a replicated store exists.
 func InitMesh(dir string, opts InitOptions) (*CA, error) {
@@ -91,11 +92,14 @@ func InitMesh(dir string, opts InitOptions) (*CA, error) {
 		return nil, fmt.Errorf("init: %w", err)
 	}
 	if opts.KeepBundle != nil {
-		bundle := Bundle{MeshID: st.Info.MeshID, Made: st.Info.Joined, CACertificate: st.CABundle, CAKey: st.CAKey}
-		if err := opts.KeepBundle(bundle); err != nil {
+		bundle, err := newBundle(st.Info.MeshID, st.CABundle, st.CAKey, st.SecretKeys)
+		if err == nil {
+			err = opts.KeepBundle(bundle)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("init: %w", err)
 		}
-		st.Bundle = &BundleMade{CAPin: ca.Pin().String(), Made: bundle.Made, Host: opts.Host}
+		st.Bundle = &BundleMade{CAPin: ca.Pin().String(), Made: bundle.Made, Host: opts.Host, SecretKeys: secretKeyIDs(st.SecretKeys)}
 	}
 	if err := CreateState(dir, st); err != nil {
 		return nil, fmt.Errorf("init: %w", err)
@@ -123,6 +127,11 @@ func newMesh(opts InitOptions) (*CA, State, error) {
 	if st.CAKey, err = ca.KeyPEM(); err != nil {
 		return nil, State{}, err
 	}
+	secrets, err := sealed.NewKey()
+	if err != nil {
+		return nil, State{}, err
+	}
+	st.SecretKeys = []sealed.PrivateKey{secrets}
 	key, err := NewKey()
 	if err != nil {
 		return nil, State{}, err
@@ -172,7 +181,7 @@ func (i *Identity) Seed(ctx context.Context, store Store, version string, featur
 }
 
 // commitSeed writes the first records. A mesh whose recovery bundle was made with it begins
-// with the key of its CA in the keyring of this host, its only voter; the feature level that
+// with its keys in the keyring of this host, its only voter, and with encrypted Secrets; the feature level that
 // it begins at is the highest that this version knows, so all its hosts know the keyring.
 func (i *Identity) commitSeed(ctx context.Context, store Store, made *BundleMade, version string, featureLevel uint32) error {
 	pin, err := PinOfKey(i.Leaf().PublicKey)
@@ -199,6 +208,9 @@ func (i *Identity) commitSeed(ctx context.Context, store Store, made *BundleMade
 	}
 	if made != nil {
 		values = append(values, firstRecord{KeyBundles, BundlesRecord{Last: *made}})
+		if first := i.SecretKeys(); len(first) > 0 && made.HasSecretKeys(i.SecretKeyIDs()) {
+			values = append(values, firstRecord{KeySecretKeys, SecretKeysRecord{Active: first[0].ID(), Keys: []SecretKeyRecord{NewSecretKeyRecord(first[0])}}})
+		}
 	}
 	var txn raftstore.Txn
 	for _, v := range values {

@@ -46,6 +46,10 @@ type Kind struct {
 	FeatureLevel uint32
 	FieldLevels  map[string]uint32
 
+	// Sealed are the members of an object that can be encrypted in the mesh's state; empty
+	// for a kind whose objects every host has to read.
+	Sealed []string
+
 	// Finalizers are the finalizers that virtmesh adds to objects of the kind, each
 	// with the package whose loop removes it. If no loop removed a finalizer, the
 	// object and its namespace could not be deleted.

@@ -13,6 +13,7 @@ func secretKind() *Kind {
 		Object: &corev1.Secret{}, List: &corev1.SecretList{},
 		Support:        "works as a store; instances use Secrets for cloud-init and pulling images",
 		Writers:        Writers{Spec: users},
+		Sealed:         []string{"data"},
 		Default:        defaultWith(defaultSecret),
 		DefaultUpdate:  defaultUpdateWith(func(s, old *corev1.Secret) { defaultSecret(s) }),
 		Validate:       validateWith(validateSecret),

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"sync"
 	"time"
 
 	"virtmesh/agent/fault"
@@ -29,6 +30,9 @@ func (m *Member) openKeyring(context.Context) error {
 	m.voters = keyring.NewClient(keyring.ClientConfig{
 		Self: m.config.Name, Voters: m.store.Voters, Heard: m.peers.heardHosts, Dial: m.dialKeyring, Speaker: m.Speaker,
 	})
+	if err := m.openVault(); err != nil {
+		return err
+	}
 	own := m.newSigner().WithKeyring(m.identity.CAKey, nil)
 	listener, err := m.port.Listen(port.ProtoKeyring)
 	if err != nil {
@@ -37,7 +41,7 @@ func (m *Member) openKeyring(context.Context) error {
 	log := m.log.With("part", "keyring")
 	handler := keyring.NewHandler(keyring.ServerConfig{
 		Self: m.config.Name, Signer: own, CAKey: m.identity.CAKey, HeldCA: m.identity.HeldCA, GossipKeys: m.identity.GossipKeyring,
-		Voters: m.store.Voters, Logger: log,
+		SecretKeys: m.identity.SecretKeys, ListedSecretKeys: m.listedSecretKeys, Voters: m.store.Voters, Logger: log,
 	})
 	rpc := port.ServeRPC(listener, port.MeetCallers(m.Speaker, log, handler), log)
 	m.onClose(func(ctx context.Context) { rpc.Shutdown(ctx) })
@@ -90,33 +94,37 @@ func (m *Member) keyringKeeper() keyringKeeper {
 
 // startKeyring keeps the keyring until the member is closed.
 func (m *Member) startKeyring(context.Context) error {
-	keeper := m.keyringKeeper()
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		keeper.run(ctx)
-	}()
+	var keeping sync.WaitGroup
+	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.keyringKeeper().step) })
+	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.secretsKeeper().step) })
 	m.onClose(func(context.Context) {
 		cancel()
-		<-done
+		keeping.Wait()
 	})
 	return nil
 }
 
-func (k keyringKeeper) run(ctx context.Context) {
+// keeperAct is what a step of a keeper did; zero is nothing.
+type keeperAct interface {
+	~int
+	String() string
+}
+
+// repeatStep takes the steps of a keeper until ctx ends.
+func repeatStep[A keeperAct](ctx context.Context, log *slog.Logger, step func(context.Context) (A, error)) {
 	for pause := keyringPause; ; {
-		act, err := k.step(ctx)
+		act, err := step(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			pause = min(2*pause, maxKeyringPause)
-			k.log.Warn("the keyring is not as it should be yet", "next", act.String(), "err", err, "retryIn", pause)
+			log.Warn("the keyring is not as it should be yet", "next", act.String(), "err", err, "retryIn", pause)
 		default:
 			pause = keyringPause
-			if act != nothingToMove {
-				k.log.Info("keyring changed", "did", act.String())
+			if act != 0 {
+				log.Info("keyring changed", "did", act.String())
 			}
 		}
 		select {
@@ -174,9 +182,14 @@ func (k keyringKeeper) fetch(ctx context.Context) error {
 	return k.identity.KeepCAKey(key)
 }
 
-// everyVoterHolds returns an error unless all voters hold the key of a CA. They are asked:
-// what they said before may not be true any more.
+// everyVoterHolds returns an error unless all voters hold the key of a CA.
 func (k keyringKeeper) everyVoterHolds(ctx context.Context, ca identity.Pin) error {
+	return k.everyVoterHas(ctx, "the key of the CA", func(h keyring.Holding) bool { return h.CAPin == ca.String() })
+}
+
+// everyVoterHas returns an error unless all voters hold what has asks for. They are asked:
+// what they said before may not be true any more.
+func (k keyringKeeper) everyVoterHas(ctx context.Context, what string, has func(keyring.Holding) bool) error {
 	voters := k.voters()
 	if len(voters) == 0 {
 		return errors.New("this host knows no voter")
@@ -189,13 +202,13 @@ func (k keyringKeeper) everyVoterHolds(ctx context.Context, ca identity.Pin) err
 		if err != nil {
 			return err
 		}
-		if holding.CAPin != ca.String() || !holding.Voter {
-			return fmt.Errorf("%s votes and does not hold the key of the CA yet", voter)
+		if !has(holding) || !holding.Voter {
+			return fmt.Errorf("%s votes and does not hold %s yet", voter, what)
 		}
 	}
 	// While they were asked, others may have got the vote.
 	if now := k.voters(); !slices.Equal(now, voters) {
-		return fmt.Errorf("%q vote now, and %q were asked for the key of the CA", now, voters)
+		return fmt.Errorf("%q vote now, and %q were asked for %s", now, voters, what)
 	}
 	return nil
 }
@@ -203,28 +216,37 @@ func (k keyringKeeper) everyVoterHolds(ctx context.Context, ca identity.Pin) err
 // handOverPatience bounds how long a host that leaves waits for the voters to have the key.
 const handOverPatience = 30 * time.Second
 
-// handOver waits until every voter that remains holds the key, if this host holds it and the
-// replicated state does not. Otherwise the key would be gone with the last voter of a mesh
-// that has other hosts. It is called when this host votes no more.
+// handOver waits until every voter that remains holds the keys that this host holds and the
+// replicated state does not. Otherwise they would be gone with the last voter of a mesh that
+// has other hosts. It is called when this host votes no more.
 func (k keyringKeeper) handOver(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, handOverPatience)
 	defer cancel()
-	custody, err := identity.ReadCustody(ctx, k.store, raftstore.ReadOptions{Consistency: raftstore.Local})
+	custody, err := identity.ReadCustody(ctx, k.store, localRead)
+	if err != nil {
+		return err
+	}
+	secrets, _, err := identity.ReadSecretKeys(ctx, k.store, localRead)
 	if err != nil {
 		return err
 	}
 	held, ok := k.identity.HeldCA()
-	if custody.InState() || !ok || held != custody.CA || len(k.live()) == 0 {
+	handsCA := !custody.InState() && ok && held == custody.CA
+	mine := k.identity.SecretKeyIDs()
+	kept := slices.DeleteFunc(secrets.IDs(), func(id string) bool { return !slices.Contains(mine, id) })
+	if !handsCA && len(kept) == 0 || len(k.live()) == 0 {
 		return nil
 	}
 	for {
-		err := k.everyVoterHolds(ctx, custody.CA)
+		err := k.everyVoterHas(ctx, "the keys of the mesh", func(h keyring.Holding) bool {
+			return (!handsCA || h.CAPin == custody.CA.String()) && holdsSecretKeys(kept)(h)
+		})
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("hand over the key of the mesh's CA: %w", err)
+			return fmt.Errorf("hand over the keys of the mesh: %w", err)
 		case <-time.After(keyringPause / 5):
 		}
 	}
@@ -241,12 +263,12 @@ func (m *Member) KeyringBundle(context.Context) (identity.Bundle, error) {
 }
 
 // KeyringBundleMade implements admin.Keyring.
-func (m *Member) KeyringBundleMade(ctx context.Context, made time.Time) error {
+func (m *Member) KeyringBundleMade(ctx context.Context, made admin.KeyringBundleRequest) error {
 	held, ok := m.identity.HeldCA()
 	if !ok {
 		return fault.New(fault.Conflict, "%s does not hold the key of the mesh's CA any more", m.config.Name)
 	}
-	return identity.RecordBundle(ctx, m.records, identity.BundleMade{CAPin: held.String(), Made: made, Host: m.config.Name})
+	return identity.RecordBundle(ctx, m.records, identity.BundleMade{CAPin: held.String(), Made: made.Made, Host: m.config.Name, SecretKeys: made.SecretKeys})
 }
 
 var _ admin.Keyring = (*Member)(nil)
@@ -260,9 +282,16 @@ func (m *Member) keyringStatus(ctx context.Context) (*admin.KeyringStatus, error
 	if err != nil {
 		return nil, fmt.Errorf("read where the key of the CA is: %w", err)
 	}
-	status := &admin.KeyringStatus{CAKeyInState: custody.InState()}
+	secrets, _, err := identity.ReadSecretKeys(ctx, m.store, localRead)
+	if err != nil {
+		return nil, fmt.Errorf("read the keys for Secrets: %w", err)
+	}
+	status := &admin.KeyringStatus{CAKeyInState: custody.InState(), SecretsEncrypted: secrets.Active != "", SecretKeyWaits: secrets.Pending() != ""}
 	if custody.Bundle != nil {
-		status.Bundle = &admin.KeyringBundle{Made: custody.Bundle.Made, Host: custody.Bundle.Host, Current: custody.Bundled()}
+		status.Bundle = &admin.KeyringBundle{
+			Made: custody.Bundle.Made, Host: custody.Bundle.Host,
+			Current: custody.Bundled() && custody.Bundle.HasSecretKeys(secrets.InUse()),
+		}
 	}
 	return status, nil
 }

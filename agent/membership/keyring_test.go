@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/level"
+	"virtmesh/agent/port/admin"
 	"virtmesh/agent/port/keyring"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
@@ -80,7 +82,7 @@ func withdrawn(t *testing.T) (first, second *Member, bundle identity.Bundle) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := first.KeyringBundleMade(t.Context(), bundle.Made); err != nil {
+	if err := first.KeyringBundleMade(t.Context(), admin.KeyringBundleRequest{Made: bundle.Made}); err != nil {
 		t.Fatal(err)
 	}
 	if got := warned(t, first, "recovery bundle"); len(got) > 0 {
@@ -263,7 +265,7 @@ func TestANewVoterGetsTheKey(t *testing.T) {
 	if !bytes.Equal(first.identity.CAKey(), bundle.CAKey) {
 		t.Error("host1 has another key")
 	}
-	if holding, err := second.voters.Holding(t.Context(), "host1"); err != nil || holding != (keyring.Holding{Host: "host1", CAPin: custodyOf(t, first).CA.String(), Voter: true}) {
+	if holding, err := second.voters.Holding(t.Context(), "host1"); err != nil || !reflect.DeepEqual(holding, keyring.Holding{Host: "host1", CAPin: custodyOf(t, first).CA.String(), Voter: true, SecretKeys: first.identity.SecretKeyIDs()}) {
 		t.Errorf("host1 holds %+v, %v", holding, err)
 	}
 }

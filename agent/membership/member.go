@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +20,7 @@ import (
 	"virtmesh/agent/port"
 	"virtmesh/agent/port/enrol"
 	"virtmesh/agent/port/keyring"
+	"virtmesh/agent/sealed"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 )
@@ -62,8 +64,12 @@ type Member struct {
 	witness   *Witness
 	signer    *identity.Signer
 	voters    *keyring.Client
+	vault     *sealed.Vault
 	tokens    *tokenAges
 	renewer   *identity.Renewer
+
+	// secretsDone is as in secretsKeeper.
+	secretsDone atomic.Uint64
 
 	// closers undo the start, last first.
 	closers []func(context.Context)

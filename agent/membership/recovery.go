@@ -89,8 +89,28 @@ func errNoKeyLeft(id *identity.Identity) error {
 			"or copy identity/ca.key from its state directory to " + id.Dir() + "/identity/ca.key here (owner root, mode 0600)")
 }
 
+// lostSecretKey returns the name of the key that encrypts Secrets by a stored record, if the
+// host does not hold it.
+func lostSecretKey(record []byte, id *identity.Identity) (string, error) {
+	keys, err := identity.ParseSecretKeys(record)
+	if err != nil || keys.Active == "" {
+		return "", err
+	}
+	if _, ok := id.SecretKey(keys.Active); ok {
+		return "", nil
+	}
+	return keys.Active, nil
+}
+
+// errNoSecretKeyLeft refuses a recovery after which nobody could read Secrets.
+func errNoSecretKeyLeft(id *identity.Identity, key string) error {
+	return fault.New(fault.Conflict, "Secrets are encrypted with the key %s, which is not on %s: only the voters held it", key, id.Host()).About(id.Host()).
+		WithRemedy("repeat with --keyring-bundle FILE and the newest recovery bundle; without it, recover on a host that was a voter, " +
+			"or copy identity/secret.keys from its state directory to " + id.Dir() + "/identity/secret.keys here (owner root, mode 0600)")
+}
+
 // founding returns the first writes of a mesh that is recovered on the host with an identity.
-// It refuses a state whose CA key nobody would hold.
+// It refuses a state whose CA key, or key for Secrets, nobody would hold.
 func founding(id *identity.Identity) raftstore.Founding {
 	return func(state raftstore.View, began uint64) ([]raftstore.Op, error) {
 		if raw, ok := state.Get(identity.KeyCA); ok {
@@ -100,6 +120,15 @@ func founding(id *identity.Identity) raftstore.Founding {
 			}
 			if held, ok := id.HeldCA(); !custody.InState() && (!ok || held != custody.CA) {
 				return nil, errNoKeyLeft(id)
+			}
+		}
+		if raw, ok := state.Get(identity.KeySecretKeys); ok {
+			lost, err := lostSecretKey(raw.Value, id)
+			if err != nil {
+				return nil, err
+			}
+			if lost != "" {
+				return nil, errNoSecretKeyLeft(id, lost)
 			}
 		}
 		return beginTimeline(state, began)

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	kjson "sigs.k8s.io/json"
 
+	"virtmesh/agent/sealed"
 	"virtmesh/raftstore"
 )
 
@@ -51,10 +52,14 @@ func (c Codec) encode(o Object, resourceVersion string) ([]byte, error) {
 }
 
 // Decode reads a value into o, after clearing o. The caller sets the resourceVersion
-// from the record.
+// from the record. It refuses a value that is still sealed: without what is sealed it would be
+// another object.
 func (c Codec) Decode(value []byte, o Object) error {
 	if err := runtime.SetZeroValue(o); err != nil {
 		return fmt.Errorf("decode %s: %w", c.kind.GVK.Kind, err)
+	}
+	if len(c.kind.Sealed) > 0 && sealed.IsSealed(value) {
+		return fmt.Errorf("decode %s: it is encrypted, and was not opened", c.kind.GVK.Kind)
 	}
 	if err := decodeValue(value, o); err != nil {
 		return fmt.Errorf("decode %s: %w", c.kind.GVK.Kind, err)

@@ -160,3 +160,65 @@ func lost(err error) (*raftstore.ConflictError, bool) {
 	var conflict *raftstore.ConflictError
 	return conflict, errors.As(err, &conflict)
 }
+
+// While those who could open a value are not reached, whoever reads it is told so, and never
+// gets the value as it is stored. Who needs no secrets reads and watches on.
+func TestNobodyOpensAValue(t *testing.T) {
+	raft := raftstoretest.New(t)
+	away := errors.New("nobody answers")
+	s := objects.FromRaft(raft, &objectstest.Sealer{Fails: func() error { return away }})
+	commit(t, s, func(tx *objects.Tx) { tx.Create(newSecret("first")) })
+	_, _, getErr := s.Get(t.Context(), secretKey, raftstore.ReadOptions{})
+	list, listErr := s.List(t.Context(), raftstore.ListRequest{Prefix: "/registry/"})
+	_, _, scanErr := s.Scan(t.Context(), "/registry/", raftstore.ReadOptions{})
+	w, err := s.Watch(t.Context(), raftstore.WatchRequest{Prefix: "/registry/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tx objects.Tx
+	tx.Create(newSecret("loser"))
+	_, conflictErr := tx.Commit(t.Context(), s)
+	if _, err := raft.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: secretKey, Value: []byte("sealed")}}}); err != nil {
+		t.Fatal(err)
+	}
+	if ev, open := <-w.Events(); open {
+		t.Errorf("watched %v", ev)
+	}
+	for how, err := range map[string]error{"get": getErr, "list": listErr, "scan": scanErr, "lost race": conflictErr, "watch": w.Err()} {
+		if !errors.Is(err, away) {
+			t.Errorf("%s: %v", how, err)
+		}
+	}
+	if len(list.Records) > 0 {
+		t.Errorf("listed %v", list.Records)
+	}
+	if rec, _, err := objects.SealedFromRaft(raft, &objectstest.Sealer{Fails: func() error { return away }}).Get(t.Context(), secretKey, raftstore.ReadOptions{}); err != nil || string(rec.Value) != "sealed" {
+		t.Errorf("without secrets: %q, %v", rec.Value, err)
+	}
+}
+
+// A value is stored only while what it was sealed with is what seals; otherwise it is sealed
+// again, in a request of another name.
+func TestAValueIsSealedAgain(t *testing.T) {
+	raft := raftstoretest.New(t)
+	const with = "/mesh/with"
+	put := raftstore.Txn{Ops: []raftstore.Op{{Key: with, Value: []byte("new")}}}
+	if _, err := raft.Commit(t.Context(), put); err != nil {
+		t.Fatal(err)
+	}
+	sealings := 0
+	s := objects.FromRaft(raft, &objectstest.Sealer{While: func() raftstore.Condition {
+		rec, _, err := raft.Get(t.Context(), with, raftstore.ReadOptions{})
+		if sealings++; err != nil || sealings == 1 {
+			return raftstore.Condition{Key: with} // as it was before the key was there
+		}
+		return raftstore.Condition{Key: with, ModRevision: rec.ModRevision}
+	}})
+	txn := raftstore.Txn{RequestID: "r", If: []raftstore.Condition{{Key: secretKey}}, Ops: []raftstore.Op{{Key: secretKey, Value: []byte("x")}}}
+	if _, err := s.Commit(t.Context(), txn); err != nil || sealings != 2 {
+		t.Errorf("sealed %d times, %v", sealings, err)
+	}
+	if rec, _, err := s.Get(t.Context(), secretKey, raftstore.ReadOptions{}); err != nil || string(rec.Value) != "x" {
+		t.Errorf("stored %q, %v", rec.Value, err)
+	}
+}

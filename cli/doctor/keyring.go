@@ -55,6 +55,9 @@ func checkKeyring(f Facts) []Finding {
 	case !k.Bundle.Current:
 		return warn(check, "that of "+k.Bundle.Made.Local().Format(time.DateOnly)+" does not hold the present keys: the loss of the voters would be that of the mesh", fix)
 	}
+	if k.SecretKeyWaits {
+		return warn(check, "that of "+k.Bundle.Made.Local().Format(time.DateOnly)+" does not hold the newest key for Secrets, so the key encrypts nothing yet", fix)
+	}
 	return pass(check, "made on "+k.Bundle.Host+", "+k.Bundle.Made.Local().Format(time.DateOnly))
 }
 

@@ -22,6 +22,7 @@ var floors = [][]string{
 	{"agent/level"},    // pure: the feature levels, and how far a mesh can be raised
 	{"agent/vmi"},      // pure: a machine as it is read from its object
 	{"agent/kinds"},    // the catalogue of kinds
+	{"agent/sealed"},   // what is encrypted in stored objects
 	{"agent/objects"},
 	{"agent/claims", "agent/identity"},
 	{"=agent/stewards"}, // the engine, which turns the loops of stewards and hosts

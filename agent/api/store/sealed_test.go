@@ -2,12 +2,15 @@ package store_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	apistorage "k8s.io/apiserver/pkg/storage"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/raftstore"
@@ -49,5 +52,30 @@ func TestSealedStore(t *testing.T) {
 	noCheck := func(context.Context, runtime.Object) error { return nil }
 	if err := s.Delete(t.Context(), key, out, &apistorage.Preconditions{}, noCheck, nil, apistorage.DeleteOptions{}); err != nil || out.Data["k"] != "changed" {
 		t.Errorf("deleted %v (%v)", out.Data, err)
+	}
+}
+
+// While those who could open what is encrypted are not reached, a client gets a 503 with what
+// helps, and neither ciphertext nor an object without its data.
+func TestNobodyOpensWhatIsSealed(t *testing.T) {
+	raft := raftstoretest.New(t)
+	var away error
+	s := newMaps(t, objects.FromRaft(raft, &objectstest.Sealer{Fails: func() error { return away }}))
+	if err := s.Create(t.Context(), key, newMap(), &corev1.ConfigMap{}, 0); err != nil {
+		t.Fatal(err)
+	}
+	away = fault.New(fault.Unavailable, "no voter answers").WithRemedy("bring a voter back")
+	var list corev1.ConfigMapList
+	everything := apistorage.ListOptions{Recursive: true, Predicate: apistorage.Everything}
+	for how, err := range map[string]error{
+		"get":  s.Get(t.Context(), key, apistorage.GetOptions{}, &corev1.ConfigMap{}),
+		"list": s.GetList(t.Context(), "/registry/core/configmaps/", everything, &list),
+		"update": s.GuaranteedUpdate(t.Context(), key, &corev1.ConfigMap{}, false, nil, apistorage.SimpleUpdate(func(obj runtime.Object) (runtime.Object, error) {
+			return obj, nil
+		}), nil),
+	} {
+		if !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), "bring a voter back") || len(list.Items) > 0 {
+			t.Errorf("%s: %v, %d items", how, err, len(list.Items))
+		}
 	}
 }

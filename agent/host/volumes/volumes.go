@@ -41,6 +41,8 @@ type Images interface {
 // Config is what a Volumes needs. All fields are required.
 type Config struct {
 	Store objects.Store
+	// Secrets reads the Secrets that the guests of this host use.
+	Secrets objects.Store
 	// Images are the container disks on this host, Disks the disks that live as long
 	// as an instance, Claims the volumes that outlive it.
 	Images Images
@@ -277,7 +279,7 @@ func (v *Volumes) ImageReferences() []string {
 }
 
 func (v *Volumes) readSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	secret, err := objects.Get[*corev1.Secret](ctx, v.Store, objects.Key{Namespace: namespace, Name: name}, localRead)
+	secret, err := objects.Get[*corev1.Secret](ctx, v.Secrets, objects.Key{Namespace: namespace, Name: name}, localRead)
 	if err != nil {
 		return nil, fmt.Errorf("secret %s: %w", name, err)
 	}

@@ -99,7 +99,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.volumes = New(Config{Store: w.Store, Images: w.images, Disks: disks, Claims: w.claims, Room: func() error { return w.noRoom }, LetPass: func() (bool, error) { return false, nil }, Events: events})
+	w.volumes = New(Config{Store: w.Store, Secrets: w.Store, Images: w.images, Disks: disks, Claims: w.claims, Room: func() error { return w.noRoom }, LetPass: func() (bool, error) { return false, nil }, Events: events})
 	w.Commit(func(tx *objects.Tx) { claims.Publish(tx, claims.Capacity{Host: "host1"}) })
 	for _, pool := range []string{"local", "nfs"} {
 		w.Commit(func(tx *objects.Tx) { tx.Create(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: pool}}) })

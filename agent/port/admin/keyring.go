@@ -18,8 +18,8 @@ const KeyringBundlePath = "/mesh/v1/keyring/bundle"
 type Keyring interface {
 	// KeyringBundle returns what a recovery bundle holds.
 	KeyringBundle(ctx context.Context) (identity.Bundle, error)
-	// KeyringBundleMade records that a bundle with that time was written completely.
-	KeyringBundleMade(ctx context.Context, made time.Time) error
+	// KeyringBundleMade records that a bundle was written completely.
+	KeyringBundleMade(ctx context.Context, made KeyringBundleRequest) error
 }
 
 // KeyringStatus tells where the private key of the mesh's CA is.
@@ -27,6 +27,11 @@ type KeyringStatus struct {
 	// CAKeyInState reports whether the key is in the mesh's state, and so on every host and
 	// in every backup. Otherwise only the voters hold it.
 	CAKeyInState bool `json:"caKeyInState"`
+	// SecretsEncrypted reports whether Secrets are encrypted in the mesh's state.
+	SecretsEncrypted bool `json:"secretsEncrypted"`
+	// SecretKeyWaits reports whether there is a key for Secrets that encrypts once a recovery
+	// bundle has it.
+	SecretKeyWaits bool `json:"secretKeyWaits"`
 	// Bundle is the newest recovery bundle; nil if none was made.
 	Bundle *KeyringBundle `json:"bundle,omitempty"`
 }
@@ -36,13 +41,16 @@ type KeyringBundle struct {
 	Made time.Time `json:"made"`
 	// Host is the host on which it was made.
 	Host string `json:"host"`
-	// Current reports whether the bundle holds the key of the CA that signs now.
+	// Current reports whether the bundle holds the key of the CA that signs now, and every
+	// key that Secrets are encrypted with.
 	Current bool `json:"current"`
 }
 
 // KeyringBundleRequest says that a recovery bundle was written completely.
 type KeyringBundleRequest struct {
 	Made time.Time `json:"made"`
+	// SecretKeys names the keys for Secrets that are in the bundle.
+	SecretKeys []string `json:"secretKeys,omitempty"`
 }
 
 // WithKeyring serves the keyring at KeyringBundlePath and passes every other request to rest.
@@ -59,7 +67,7 @@ func WithKeyring(k Keyring, rest http.Handler) http.Handler {
 		if request.Made.IsZero() {
 			return nil, fault.InField("made", "is missing")
 		}
-		return nil, k.KeyringBundleMade(r.Context(), request.Made)
+		return nil, k.KeyringBundleMade(r.Context(), request)
 	}))
 	mux.Handle("/", rest)
 	return mux

@@ -15,6 +15,7 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port"
+	"virtmesh/agent/sealed"
 )
 
 const (
@@ -88,6 +89,27 @@ func (c *Client) FetchCAKey(ctx context.Context, hosts []string) ([]byte, error)
 	return answer.Key, err
 }
 
+// FetchSecretKeys returns the private keys for Secrets that a host holds. It gives them to a
+// voter only.
+func (c *Client) FetchSecretKeys(ctx context.Context, host string) ([]sealed.PrivateKey, error) {
+	var answer secretKeysAnswer
+	if err := c.call(ctx, host, http.MethodGet, pathSecrets, nil, &answer); err != nil {
+		return nil, err
+	}
+	return answer.parse()
+}
+
+// OpenLocks returns the data keys of locks, from the first voter that holds the private keys.
+// One is nil if no key of the mesh opens its lock.
+func (c *Client) OpenLocks(ctx context.Context, locks []sealed.Lock) ([][]byte, error) {
+	answer, err := askHosts[openAnswer](ctx, c, c.cfg.Voters(), http.MethodPost, pathOpen, openRequest{locks})
+	var asked *fault.Fault
+	if errors.As(err, &asked) && errors.Is(err, fault.Unavailable) {
+		err = asked.WithRemedy("Secrets can be read while a voter that holds their key answers: 'virtmesh status' names the voters")
+	}
+	return answer.DataKeys, err
+}
+
 // Holding returns what a host has of the keyring.
 func (c *Client) Holding(ctx context.Context, host string) (Holding, error) {
 	var h Holding
@@ -126,9 +148,9 @@ func askHosts[A any](ctx context.Context, c *Client, hosts []string, method, pat
 	}
 	var none A
 	if len(failed) == 0 {
-		return none, fault.New(fault.Unavailable, "this host does not hold the key of the mesh's CA and knows no voter")
+		return none, fault.New(fault.Unavailable, "this host does not hold the keys of the mesh and knows no voter")
 	}
-	return none, fault.New(fault.Unavailable, "no host that holds the key of the mesh's CA answers: %w", errors.Join(failed...))
+	return none, fault.New(fault.Unavailable, "no host that holds the keys of the mesh answers: %w", errors.Join(failed...))
 }
 
 // inOrder returns the other ones of some hosts, each once, in the order in which they are

@@ -13,6 +13,10 @@
 // get the certificate of another host that does not vote; it cannot get one of a voter, and
 // so not the key. The certificate of an administrator is signed as the record of its key has it.
 //
+// The private keys for Secrets are given to voters only, too. Any host of the mesh may ask for
+// the data keys of what is encrypted, since any host serves the API and runs guests; a voter
+// cannot tell for whom a host asks, and logs what it has opened for whom.
+//
 // The package decides nothing about when a key moves: agent/membership does.
 package keyring
 
@@ -29,6 +33,7 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port"
+	"virtmesh/agent/sealed"
 )
 
 const (
@@ -38,9 +43,11 @@ const (
 	pathAdmission = "/keyring/admission"
 	pathRenewal   = "/keyring/renewal"
 	pathClient    = "/keyring/client"
+	pathSecrets   = "/keyring/secret-keys"
+	pathOpen      = "/keyring/open"
 
 	// maxBody bounds what is read of a request or an answer, in bytes.
-	maxBody = 64 << 10
+	maxBody = 128 << 10
 )
 
 // Holding says what a host has of the keyring.
@@ -49,6 +56,8 @@ type Holding struct {
 	Host string `json:"host"`
 	// CAPin is the pin of the CA whose key the host holds; empty if it holds none.
 	CAPin string `json:"caPin,omitempty"`
+	// SecretKeys names the private keys for Secrets that the host holds.
+	SecretKeys []string `json:"secretKeys,omitempty"`
 	// Voter reports whether the host votes, as it sees it.
 	Voter bool `json:"voter"`
 }
@@ -70,6 +79,10 @@ type ServerConfig struct {
 	HeldCA func() (identity.Pin, bool)
 	// GossipKeys returns the keys of gossip that this host has.
 	GossipKeys func() identity.GossipKeyring
+	// SecretKeys returns the private keys for Secrets that this host holds; ListedSecretKeys
+	// names those of the mesh.
+	SecretKeys       func() []sealed.PrivateKey
+	ListedSecretKeys func(ctx context.Context) ([]string, error)
 	// Voters returns the names of the hosts that vote.
 	Voters func() []string
 	// Logger receives a line for every key that leaves this host, and for every certificate of
@@ -77,16 +90,21 @@ type ServerConfig struct {
 	Logger *slog.Logger
 }
 
-type server struct{ cfg ServerConfig }
+type server struct {
+	cfg     ServerConfig
+	opening *openings
+}
 
 // NewHandler serves this host's keyring to other hosts, on a listener of
 // port.ProtoKeyring.
 func NewHandler(cfg ServerConfig) http.Handler {
-	s := server{cfg}
+	s := server{cfg, newOpenings(cfg.Logger)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathHolding, answerJSON(s.holding))
 	mux.HandleFunc("GET "+pathGossip, answerJSON(func(*http.Request) (any, error) { return cfg.GossipKeys(), nil }))
 	mux.HandleFunc("GET "+pathCAKey, answerJSON(s.caKey))
+	mux.HandleFunc("GET "+pathSecrets, answerJSON(s.secretKeys))
+	mux.HandleFunc("POST "+pathOpen, answerJSON(s.open))
 	mux.HandleFunc("POST "+pathAdmission, signing(cfg.Signer.SignAdmission))
 	mux.HandleFunc("POST "+pathRenewal, signing(cfg.Signer.SignRenewal))
 	mux.HandleFunc("POST "+pathClient, signing(s.signClient))
@@ -98,14 +116,26 @@ func (s server) holding(*http.Request) (any, error) {
 	if pin, ok := s.cfg.HeldCA(); ok {
 		h.CAPin = pin.String()
 	}
+	for _, key := range s.cfg.SecretKeys() {
+		h.SecretKeys = append(h.SecretKeys, key.ID())
+	}
 	return h, nil
 }
 
-func (s server) caKey(r *http.Request) (any, error) {
-	peer := port.PeerOfRequest(r)
+// onlyVoters returns an error unless the caller votes.
+func (s server) onlyVoters(r *http.Request, what string) (peer string, err error) {
+	peer = port.PeerOfRequest(r)
 	if peer == "" || !slices.Contains(s.cfg.Voters(), peer) {
-		s.cfg.Logger.Warn("the key of the CA was refused to a host that does not vote", "host", peer)
-		return nil, fault.New(fault.Forbidden, "only a voter gets the key of the mesh's CA, and %s is none", peer).About(peer)
+		s.cfg.Logger.Warn(what+" was refused to a host that does not vote", "host", peer)
+		return peer, fault.New(fault.Forbidden, "only a voter gets %s, and %s is none", what, peer).About(peer)
+	}
+	return peer, nil
+}
+
+func (s server) caKey(r *http.Request) (any, error) {
+	peer, err := s.onlyVoters(r, "the key of the mesh's CA")
+	if err != nil {
+		return nil, err
 	}
 	key := s.cfg.CAKey()
 	if len(key) == 0 {

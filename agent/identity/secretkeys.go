@@ -1,0 +1,229 @@
+package identity
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"virtmesh/agent/sealed"
+	"virtmesh/raftstore"
+	"virtmesh/storage/durable"
+)
+
+// KeySecretKeys holds the SecretKeysRecord in the replicated store.
+const KeySecretKeys = "/mesh/secret-keys"
+
+// fileSecretKeys holds the private keys for Secrets that are in this host's keyring.
+const fileSecretKeys = "secret.keys"
+
+// SecretKeysRecord names the pairs of keys that encrypt Secrets. It holds no secret: their
+// private keys were never in the replicated state, they are in the keyring of the voters and
+// in the recovery bundle.
+type SecretKeysRecord struct {
+	// Active names the key that encrypts; empty as long as nothing is encrypted.
+	Active string `json:"active,omitempty"`
+	// Keys are, oldest first, those that may have encrypted something, and then one that
+	// becomes the active one when every voter and a recovery bundle have its private key.
+	Keys []SecretKeyRecord `json:"keys"`
+	// Rotate asks for another key.
+	Rotate bool `json:"rotate,omitempty"`
+}
+
+// SecretKeyRecord is the public part of a pair of keys.
+type SecretKeyRecord struct {
+	ID     string    `json:"id"`
+	Public []byte    `json:"public"`
+	Made   time.Time `json:"made"`
+}
+
+// NewSecretKeyRecord returns the public part of a pair of keys that was just made.
+func NewSecretKeyRecord(key sealed.PrivateKey) SecretKeyRecord {
+	return SecretKeyRecord{ID: key.ID(), Public: key.Public().Bytes(), Made: time.Now().UTC()}
+}
+
+// IDs returns the names of the keys.
+func (r SecretKeysRecord) IDs() []string {
+	ids := make([]string, len(r.Keys))
+	for i, key := range r.Keys {
+		ids[i] = key.ID
+	}
+	return ids
+}
+
+// Pending returns the name of the key that is not used yet; empty if there is none.
+func (r SecretKeysRecord) Pending() string {
+	if n := len(r.Keys); n > 0 && r.Keys[n-1].ID != r.Active {
+		return r.Keys[n-1].ID
+	}
+	return ""
+}
+
+// InUse returns the names of the keys that may have encrypted something.
+func (r SecretKeysRecord) InUse() []string {
+	return slices.DeleteFunc(r.IDs(), func(id string) bool { return id == r.Pending() })
+}
+
+// Recipient returns the active key; the zero value as long as nothing is encrypted.
+func (r SecretKeysRecord) Recipient() (sealed.PublicKey, error) {
+	for _, key := range r.Keys {
+		if key.ID == r.Active {
+			return sealed.ParsePublicKey(key.Public)
+		}
+	}
+	return sealed.PublicKey{}, nil
+}
+
+// ParseSecretKeys returns what the record at KeySecretKeys says.
+func ParseSecretKeys(record []byte) (SecretKeysRecord, error) {
+	var keys SecretKeysRecord
+	if err := json.Unmarshal(record, &keys); err != nil {
+		return keys, fmt.Errorf("read %s: %w", KeySecretKeys, err)
+	}
+	return keys, nil
+}
+
+// ReadSecretKeys reads the keys for Secrets and the revision of their record. Both are zero as
+// long as there is none.
+func ReadSecretKeys(ctx context.Context, store Store, opts raftstore.ReadOptions) (SecretKeysRecord, raftstore.Record, error) {
+	var keys SecretKeysRecord
+	stored, err := readJSON(ctx, store, KeySecretKeys, opts, &keys)
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return SecretKeysRecord{}, raftstore.Record{Key: KeySecretKeys}, nil
+	}
+	return keys, stored, err
+}
+
+// StoreSecretKeys replaces the record of the keys for Secrets as it was read.
+func StoreSecretKeys(ctx context.Context, store Store, stored raftstore.Record, keys SecretKeysRecord) error {
+	op, err := putOp(stored.Key, keys)
+	if stored.ModRevision != 0 {
+		op, err = rewriteOp(stored, keys)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = store.Commit(ctx, raftstore.Txn{
+		If: []raftstore.Condition{{Key: stored.Key, ModRevision: stored.ModRevision}}, Ops: []raftstore.Op{op},
+	})
+	if err != nil {
+		return fmt.Errorf("store the keys for Secrets: %w", err)
+	}
+	return nil
+}
+
+// SecretKey returns a private key for Secrets that this host holds.
+func (i *Identity) SecretKey(id string) (sealed.PrivateKey, bool) {
+	for _, key := range i.SecretKeys() {
+		if key.ID() == id {
+			return key, true
+		}
+	}
+	return sealed.PrivateKey{}, false
+}
+
+// SecretKeys returns the private keys for Secrets that this host holds. The caller must not
+// change the slice.
+func (i *Identity) SecretKeys() []sealed.PrivateKey {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.secretKeys
+}
+
+// SecretKeyIDs returns the names of the private keys for Secrets that this host holds.
+func (i *Identity) SecretKeyIDs() []string {
+	return secretKeyIDs(i.SecretKeys())
+}
+
+func secretKeyIDs(keys []sealed.PrivateKey) []string {
+	var ids []string
+	for _, key := range keys {
+		ids = append(ids, key.ID())
+	}
+	return ids
+}
+
+// KeepSecretKeys adds private keys for Secrets to the keyring of this host, on disk and in
+// memory.
+func (i *Identity) KeepSecretKeys(keys ...sealed.PrivateKey) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	all := slices.Clone(i.secretKeys)
+	for _, key := range keys {
+		if !slices.ContainsFunc(all, func(have sealed.PrivateKey) bool { return have.ID() == key.ID() }) {
+			all = append(all, key)
+		}
+	}
+	return i.replaceSecretKeys(all)
+}
+
+// RetainSecretKeys deletes all private keys for Secrets from the keyring of this host but the
+// named ones. The caller makes sure that the others are not needed here.
+func (i *Identity) RetainSecretKeys(ids ...string) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.replaceSecretKeys(slices.DeleteFunc(slices.Clone(i.secretKeys), func(key sealed.PrivateKey) bool {
+		return !slices.Contains(ids, key.ID())
+	}))
+}
+
+// replaceSecretKeys is called with i.mu held.
+func (i *Identity) replaceSecretKeys(keys []sealed.PrivateKey) error {
+	if len(keys) == len(i.secretKeys) {
+		return nil // keys are only ever added or deleted
+	}
+	if len(keys) == 0 {
+		err := os.Remove(i.path(fileSecretKeys))
+		if err == nil {
+			err = durable.Sync(i.path(""))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("drop the keys for Secrets: %w", err)
+		}
+		i.secretKeys = nil
+		return nil
+	}
+	text, err := encodeSecretKeys(keys)
+	if err != nil {
+		return fmt.Errorf("keep the keys for Secrets: %w", err)
+	}
+	if err := durable.WriteFile(i.path(fileSecretKeys), text, 0o600); err != nil {
+		return fmt.Errorf("keep the keys for Secrets: %w", err)
+	}
+	i.secretKeys = keys
+	return nil
+}
+
+func encodeSecretKeys(keys []sealed.PrivateKey) ([]byte, error) {
+	var b strings.Builder
+	for _, key := range keys {
+		data, err := key.Bytes()
+		if err != nil {
+			return nil, err
+		}
+		b.WriteString(base64.StdEncoding.EncodeToString(data) + "\n")
+	}
+	return []byte(b.String()), nil
+}
+
+func parseSecretKeys(text string) ([]sealed.PrivateKey, error) {
+	var keys []sealed.PrivateKey
+	for line := range strings.FieldsSeq(text) {
+		data, err := base64.StdEncoding.DecodeString(line)
+		if err != nil {
+			return nil, errors.New("a key for Secrets is not base64")
+		}
+		key, err := sealed.ParsePrivateKey(data)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}

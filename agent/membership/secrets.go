@@ -1,0 +1,293 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/kinds"
+	"virtmesh/agent/level"
+	"virtmesh/agent/port/keyring"
+	"virtmesh/agent/sealed"
+	"virtmesh/raftstore"
+)
+
+// localRead reads this host's copy.
+var localRead = raftstore.ReadOptions{Consistency: raftstore.Local}
+
+// openVault makes what seals and opens the Secrets that this host writes and reads.
+func (m *Member) openVault() (err error) {
+	m.vault, err = sealed.NewVault(sealed.Config{
+		Recipient: m.secretsRecipient, Seals: func(*kinds.Kind) bool { return true },
+		Held: m.identity.SecretKey, Ask: m.voters.OpenLocks,
+	})
+	return err
+}
+
+// Vault returns what seals and opens the Secrets that this host writes and reads.
+func (m *Member) Vault() *sealed.Vault { return m.vault }
+
+// secretsRecipient returns the key that encrypts now, by this host's copy of the state.
+func (m *Member) secretsRecipient(ctx context.Context) (sealed.Recipient, error) {
+	keys, stored, err := identity.ReadSecretKeys(ctx, m.store, localRead)
+	if err != nil {
+		return sealed.Recipient{}, err
+	}
+	with := sealed.Recipient{While: raftstore.Condition{Key: stored.Key, ModRevision: stored.ModRevision}}
+	with.Key, err = keys.Recipient()
+	return with, err
+}
+
+// listedSecretKeys returns the names of the mesh's keys for Secrets, by this host's copy.
+func (m *Member) listedSecretKeys(ctx context.Context) ([]string, error) {
+	keys, _, err := identity.ReadSecretKeys(ctx, m.store, localRead)
+	return keys.IDs(), err
+}
+
+// secretsKeeper keeps the keys for Secrets where they belong, and encrypts what is stored
+// otherwise.
+type secretsKeeper struct {
+	keyringKeeper
+	vault *sealed.Vault
+	// done is the revision of the record of the keys for which everything is encrypted: what
+	// is written since then is. A new leader looks once through all objects of the kinds.
+	done *atomic.Uint64
+}
+
+func (m *Member) secretsKeeper() secretsKeeper {
+	return secretsKeeper{keyringKeeper: m.keyringKeeper(), vault: m.vault, done: &m.secretsDone}
+}
+
+// step looks where the keys are and makes the next move, if one is due.
+func (k secretsKeeper) step(ctx context.Context) (secretsAct, error) {
+	keys, stored, err := identity.ReadSecretKeys(ctx, k.store, localRead)
+	if err != nil {
+		return nothingToSeal, err
+	}
+	view, err := k.view(ctx, keys, stored)
+	if err != nil {
+		return nothingToSeal, err
+	}
+	act := planSecrets(view)
+	switch act {
+	case makeSecretKey:
+		return act, k.make(ctx, keys, stored)
+	case fetchSecretKeys:
+		return act, k.fetch(ctx, keys, stored)
+	case dropSecretKeys:
+		return act, k.drop(ctx, keys)
+	case useSecretKey:
+		return act, k.use(ctx, keys, stored)
+	case sealObjects:
+		return act, k.seal(ctx, keys, stored)
+	}
+	return act, nil
+}
+
+func (k secretsKeeper) view(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record) (secretsView, error) {
+	v := secretsView{
+		level: k.level(), voter: slices.Contains(k.voters(), k.self), leader: k.leads(),
+		listed: len(keys.Keys) > 0, pending: keys.Pending() != "", active: keys.Active != "", rotate: keys.Rotate,
+		unsealed: k.done.Load() != stored.ModRevision,
+	}
+	if v.level < level.Apart {
+		return v, nil
+	}
+	held := k.identity.SecretKeyIDs()
+	v.missing = len(k.missing(keys)) > 0
+	v.surplus = slices.ContainsFunc(held, func(id string) bool { return !v.voter || !slices.Contains(keys.IDs(), id) })
+	if v.pending {
+		custody, err := identity.ReadCustody(ctx, k.store, localRead)
+		if err != nil {
+			return v, err
+		}
+		v.bundled = custody.Bundle.HasSecretKeys(keys.IDs())
+	}
+	return v, nil
+}
+
+// missing returns the names of the keys that this host does not hold.
+func (k secretsKeeper) missing(keys identity.SecretKeysRecord) []string {
+	held := k.identity.SecretKeyIDs()
+	return slices.DeleteFunc(keys.IDs(), func(id string) bool { return slices.Contains(held, id) })
+}
+
+// make makes the next key. The first one was made with the mesh, if this host founded it.
+func (k secretsKeeper) make(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record) error {
+	var next sealed.PrivateKey
+	var err error
+	if held := k.identity.SecretKeys(); len(keys.Keys) == 0 && len(held) > 0 {
+		next = held[0]
+	} else if next, err = sealed.NewKey(); err != nil {
+		return err
+	}
+	if err := k.identity.KeepSecretKeys(next); err != nil {
+		return err
+	}
+	keys.Rotate = false
+	keys.Keys = append(slices.Clone(keys.Keys), identity.NewSecretKeyRecord(next))
+	return identity.StoreSecretKeys(ctx, k.store, stored, keys)
+}
+
+// fetch gets the keys that this host lacks, from voters or from another host that still holds
+// them, such as the last voter, which leaves.
+func (k secretsKeeper) fetch(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record) error {
+	var failed []error
+	for _, host := range append(k.voters(), k.live()...) {
+		missing := k.missing(keys)
+		if host == k.self || len(missing) == 0 {
+			continue
+		}
+		have, err := k.client.FetchSecretKeys(ctx, host)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		have = slices.DeleteFunc(have, func(key sealed.PrivateKey) bool { return !slices.Contains(missing, key.ID()) })
+		if err := k.identity.KeepSecretKeys(have...); err != nil {
+			return err
+		}
+	}
+	missing := k.missing(keys)
+	if len(missing) == 0 {
+		return nil
+	}
+	// Whoever made the pending key is gone, with a key that has encrypted nothing.
+	if pending := keys.Pending(); k.leads() && len(failed) == 0 && slices.Contains(missing, pending) {
+		keys.Keys, keys.Rotate = keys.Keys[:len(keys.Keys)-1], true
+		return identity.StoreSecretKeys(ctx, k.store, stored, keys)
+	}
+	return errors.Join(append(failed, fmt.Errorf("no host that answers holds the key for Secrets %q", missing))...)
+}
+
+// drop deletes keys from this host: all if it does not vote, else those that are not used.
+func (k secretsKeeper) drop(ctx context.Context, keys identity.SecretKeysRecord) error {
+	if slices.Contains(k.voters(), k.self) {
+		return k.identity.RetainSecretKeys(keys.IDs()...)
+	}
+	if err := k.everyVoterHas(ctx, "the keys for Secrets", holdsSecretKeys(keys.IDs())); err != nil {
+		return err
+	}
+	if slices.Contains(k.voters(), k.self) {
+		return errors.New("this host votes now")
+	}
+	return k.identity.RetainSecretKeys()
+}
+
+// holdsSecretKeys returns the test of whether a host holds keys for Secrets.
+func holdsSecretKeys(ids []string) func(keyring.Holding) bool {
+	return func(h keyring.Holding) bool {
+		return !slices.ContainsFunc(ids, func(id string) bool { return !slices.Contains(h.SecretKeys, id) })
+	}
+}
+
+// keptOldKeys is how many keys the mesh keeps that do not encrypt any more. Everything that is
+// stored is encrypted with the active one; who reads what was stored before, such as a watch
+// that goes on from an earlier revision, needs the key before it.
+const keptOldKeys = 1
+
+// use lets the pending key encrypt from now on.
+func (k secretsKeeper) use(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record) error {
+	if err := k.everyVoterHas(ctx, "the keys for Secrets", holdsSecretKeys(keys.IDs())); err != nil {
+		return err
+	}
+	keys.Active = keys.Pending()
+	if old := len(keys.Keys) - 1 - keptOldKeys; old > 0 && k.done.Load() == stored.ModRevision {
+		keys.Keys = slices.Clone(keys.Keys[old:])
+	}
+	return identity.StoreSecretKeys(ctx, k.store, stored, keys)
+}
+
+// sealedAtOnce bounds how many objects a step encrypts, so that the mesh has time for others:
+// the steps are keyringPause apart.
+const sealedAtOnce = 50
+
+// seal encrypts some of the objects that are stored otherwise than they would be now. It may
+// end at any time: the next step, on whichever host leads then, goes on.
+func (k secretsKeeper) seal(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record) error {
+	with := sealed.Recipient{While: raftstore.Condition{Key: stored.Key, ModRevision: stored.ModRevision}}
+	var err error
+	if with.Key, err = keys.Recipient(); err != nil {
+		return err
+	}
+	var old []raftstore.Record
+	for _, kind := range k.vault.Kinds() {
+		all, err := k.store.List(ctx, raftstore.ListRequest{Prefix: kind.Prefix(), Compact: true})
+		if err != nil {
+			return fmt.Errorf("list %s: %w", kind.Resource, err)
+		}
+		for _, rec := range all.Records {
+			if current, err := k.vault.IsCurrent(with, rec.Expand()); err == nil && !current {
+				old = append(old, rec)
+			}
+		}
+	}
+	done := 0
+	for some := range slices.Chunk(old, sealedAtOnce) {
+		now, err := k.sealAgain(ctx, some)
+		if done += now; err != nil || done >= sealedAtOnce {
+			return err
+		}
+	}
+	if done > 0 {
+		return nil // look again
+	}
+	if len(old) > 0 {
+		k.log.Warn("objects stay as they are: no key of the mesh opens them", "objects", len(old), "first", old[0].Key)
+	}
+	k.done.Store(stored.ModRevision)
+	return nil
+}
+
+// sealAgain opens records and stores them again, each unless it has changed. It returns how
+// many of them were stored, or changed by others; the rest nobody can open.
+func (k secretsKeeper) sealAgain(ctx context.Context, records []raftstore.Record) (int, error) {
+	for i, rec := range records {
+		records[i] = rec.Expand()
+	}
+	values, err := k.vault.Open(ctx, records)
+	if err != nil {
+		return 0, err
+	}
+	stored := 0
+	for i, rec := range records {
+		if values[i] == nil {
+			continue
+		}
+		value, while, err := k.vault.Seal(ctx, rec.Key, values[i])
+		if err != nil {
+			return stored, fmt.Errorf("encrypt %s: %w", rec.Key, err)
+		}
+		unchanged := []raftstore.Condition{{Key: rec.Key, ModRevision: rec.ModRevision}}
+		if while.Key != "" {
+			unchanged = append(unchanged, while)
+		}
+		_, err = k.store.Commit(ctx, raftstore.Txn{If: unchanged, Ops: []raftstore.Op{{Key: rec.Key, Value: value}}})
+		if err != nil && !errors.As(err, new(*raftstore.ConflictError)) {
+			return stored, fmt.Errorf("encrypt %s: %w", rec.Key, err)
+		}
+		stored++
+	}
+	return stored, nil
+}
+
+// RotateSecretKey asks for another key for Secrets.
+func (m *Member) RotateSecretKey(ctx context.Context) error {
+	keys, stored, err := identity.ReadSecretKeys(ctx, m.store, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	switch {
+	case m.store.FeatureLevel() < level.Apart:
+		return fault.New(fault.Conflict, "Secrets are encrypted from feature level %d on, and the mesh is at %d", level.Apart, m.store.FeatureLevel()).
+			WithRemedy("raise the mesh's feature level first: 'virtmesh level' says how")
+	case keys.Rotate || keys.Pending() != "" || keys.Active == "":
+		return nil // one is on its way
+	}
+	keys.Rotate = true
+	return identity.StoreSecretKeys(ctx, m.records, stored, keys)
+}

@@ -1,0 +1,389 @@
+package membership
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/port/admin"
+	"virtmesh/agent/sealed"
+	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
+)
+
+func TestPlanSecrets(t *testing.T) {
+	now := level.Apart
+	for name, c := range map[string]struct {
+		view secretsView
+		want secretsAct
+	}{
+		"an older mesh":                       {secretsView{level: now - 1, voter: true, leader: true}, nothingToSeal},
+		"no key":                              {secretsView{level: now, voter: true, leader: true, surplus: true}, makeSecretKey},
+		"no key, seen by another voter":       {secretsView{level: now, voter: true}, nothingToSeal},
+		"a new key without a bundle":          {secretsView{level: now, voter: true, leader: true, listed: true, pending: true, unsealed: true}, nothingToSeal},
+		"a new key and a bundle":              {secretsView{level: now, voter: true, leader: true, listed: true, pending: true, bundled: true, unsealed: true}, useSecretKey},
+		"a new key that another voter made":   {secretsView{level: now, voter: true, listed: true, pending: true, missing: true}, fetchSecretKeys},
+		"a new key that the leader lacks":     {secretsView{level: now, voter: true, leader: true, listed: true, pending: true, bundled: true, missing: true}, fetchSecretKeys},
+		"an active key":                       {secretsView{level: now, voter: true, leader: true, listed: true, active: true, unsealed: true}, sealObjects},
+		"everything is encrypted":             {secretsView{level: now, voter: true, leader: true, listed: true, active: true}, nothingToSeal},
+		"another key is asked for":            {secretsView{level: now, voter: true, leader: true, listed: true, active: true, rotate: true}, makeSecretKey},
+		"another key, and older ones in use":  {secretsView{level: now, voter: true, leader: true, listed: true, active: true, pending: true, bundled: true, unsealed: true}, sealObjects},
+		"a voter with a key that is not used": {secretsView{level: now, voter: true, listed: true, active: true, surplus: true}, dropSecretKeys},
+		"a follower with a key":               {secretsView{level: now, listed: true, active: true, surplus: true}, dropSecretKeys},
+		"a follower":                          {secretsView{level: now, listed: true, active: true, missing: true, unsealed: true}, nothingToSeal},
+	} {
+		if got := planSecrets(c.view); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+// stepSecrets lets a host look after the keys for Secrets until it has made a move.
+func stepSecrets(t *testing.T, m *Member, want secretsAct) {
+	t.Helper()
+	raftstoretest.Eventually(t, func() error {
+		if act, err := m.secretsKeeper().step(t.Context()); act != want || err != nil {
+			return fmt.Errorf("%s: %s, %v; want %s", m.config.Name, act, err, want)
+		}
+		return nil
+	})
+}
+
+// makeBundle makes a recovery bundle on a voter, as the command does.
+func makeBundle(t *testing.T, m *Member) identity.Bundle {
+	t.Helper()
+	bundle, err := m.KeyringBundle(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := bundle.SecretKeyIDs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.KeyringBundleMade(t.Context(), admin.KeyringBundleRequest{Made: bundle.Made, SecretKeys: ids}); err != nil {
+		t.Fatal(err)
+	}
+	return bundle
+}
+
+// sealing is pair with a recovery bundle and a key that encrypts; host2 does not vote and holds
+// no key.
+func sealing(t *testing.T) (first, second *Member, bundle identity.Bundle) {
+	t.Helper()
+	first, second = pair(t)
+	stepSecrets(t, first, makeSecretKey)
+	stepSecrets(t, first, nothingToSeal)
+	bundle = makeBundle(t, first)
+	stepSecrets(t, first, useSecretKey)
+	sameCopy(t, first, second)
+	return first, second, bundle
+}
+
+// sameCopy waits until a host has what another one has.
+func sameCopy(t *testing.T, from, to *Member) {
+	t.Helper()
+	raftstoretest.Eventually(t, func() error {
+		if want, have := from.store.Revision(), to.store.Revision(); have < want {
+			return fmt.Errorf("%s is at revision %d, want %d", to.config.Name, have, want)
+		}
+		return nil
+	})
+}
+
+// clearStore returns the store of a host as its API uses it.
+func clearStore(m *Member) *objects.Replica { return objects.FromRaft(m.store, m.vault) }
+
+func putSecret(t *testing.T, m *Member, name, password string) {
+	t.Helper()
+	var tx objects.Tx
+	tx.Create(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, Labels: map[string]string{"app": "x"}, Annotations: map[string]string{
+			corev1.LastAppliedConfigAnnotation: `{"data":{"password":"` + base64.StdEncoding.EncodeToString([]byte(password)) + `"}}`,
+		}},
+		Data: map[string][]byte{"password": []byte(password)}, Type: corev1.SecretTypeOpaque,
+	})
+	if _, err := tx.Commit(t.Context(), clearStore(m)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readSecret(ctx context.Context, m *Member, name string) (string, error) {
+	secret, err := objects.Get[*corev1.Secret](ctx, clearStore(m), objects.Key{Namespace: "ns", Name: name}, localRead)
+	if err != nil {
+		return "", err
+	}
+	return string(secret.Data["password"]), nil
+}
+
+func mustReadSecret(t *testing.T, m *Member, name, want string) {
+	t.Helper()
+	sameSecret := func() error {
+		if got, err := readSecret(t.Context(), m, name); got != want || err != nil {
+			return fmt.Errorf("%s reads %q, %v; want %q", m.config.Name, got, err, want)
+		}
+		return nil
+	}
+	raftstoretest.Eventually(t, sameSecret)
+}
+
+// filesWith returns the files below a directory that hold a password in one of its forms.
+func filesWith(t *testing.T, dir, password string) (found []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if showsPassword(content, password) {
+			found = append(found, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func showsPassword(content []byte, password string) bool {
+	return bytes.Contains(content, []byte(password)) || bytes.Contains(content, []byte(base64.StdEncoding.EncodeToString([]byte(password))))
+}
+
+func backupOf(t *testing.T, m *Member) []byte {
+	t.Helper()
+	var backup bytes.Buffer
+	if _, err := m.store.Backup(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	return backup.Bytes()
+}
+
+// Once there is a bundle, neither the log nor a snapshot nor a backup nor the disk of any host
+// shows a Secret, its copy in kubectl's annotation included; every host reads it, the one that
+// holds no key because a voter opens it. What was stored before is encrypted, too.
+func TestSecretsAreEncrypted(t *testing.T) {
+	first, second := pair(t)
+	const before, after = "correct horse battery staple", "Tr0ub4dor and 3 more of them"
+	putSecret(t, second, "before", before)
+	if !showsPassword(backupOf(t, first), before) {
+		t.Fatal("a backup from before the bundle does not show the Secret: this test looks for the wrong thing")
+	}
+	stepSecrets(t, first, makeSecretKey)
+	makeBundle(t, first)
+	stepSecrets(t, first, useSecretKey)
+	sameCopy(t, first, second)
+	putSecret(t, second, "after", after)
+	stepSecrets(t, first, sealObjects) // encrypts
+	stepSecrets(t, first, sealObjects) // finds nothing more
+	stepSecrets(t, first, nothingToSeal)
+	sameCopy(t, first, second)
+
+	for name, password := range map[string]string{"before": before, "after": after} {
+		mustReadSecret(t, first, name, password)
+		mustReadSecret(t, second, name, password)
+		for _, m := range []*Member{first, second} {
+			if backup := backupOf(t, m); showsPassword(backup, password) {
+				t.Errorf("the backup of %s shows the Secret %s", m.config.Name, name)
+			}
+		}
+	}
+	for _, m := range []*Member{first, second} {
+		if found := filesWith(t, m.config.StateDir, after); len(found) > 0 {
+			t.Errorf("%s shows the Secret on its disk in %q", m.config.Name, found)
+		}
+	}
+	if keys := second.identity.SecretKeys(); len(keys) > 0 {
+		t.Errorf("host2 does not vote and holds %d keys", len(keys))
+	}
+	rec, _, err := second.store.Get(t.Context(), objects.KindFor[*corev1.Secret]().StoreKey(objects.Key{Namespace: "ns", Name: "after"}), localRead)
+	if err != nil || !bytes.Contains(rec.Expand().Value, []byte(`"labels":{"app":"x"}`)) {
+		t.Errorf("stored as %s, %v", rec.Expand().Value, err)
+	}
+}
+
+// Nobody but a voter gets the private keys.
+func TestTheSecretKeysAreForVoters(t *testing.T) {
+	_, second, _ := sealing(t)
+	if keys, err := second.voters.FetchSecretKeys(t.Context(), "host1"); !errors.Is(err, fault.Forbidden) || len(keys) > 0 {
+		t.Errorf("host2 asks for the keys: %d, %v", len(keys), err)
+	}
+}
+
+// What was sealed for one Secret cannot be read as another one, by any host.
+func TestASealedValueIsOfOneObject(t *testing.T) {
+	first, second, _ := sealing(t)
+	putSecret(t, first, "one", "the password of one")
+	putSecret(t, first, "two", "the password of two")
+	kind := objects.KindFor[*corev1.Secret]()
+	key := func(name string) string { return kind.StoreKey(objects.Key{Namespace: "ns", Name: name}) }
+	one, _, err := first.store.Get(t.Context(), key("one"), raftstore.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: key("two"), Value: one.Expand().Value}}}); err != nil {
+		t.Fatal(err)
+	}
+	sameCopy(t, first, second)
+	for _, m := range []*Member{first, second} {
+		if got, err := readSecret(t.Context(), m, "two"); err == nil || got != "" {
+			t.Errorf("%s reads %q as the Secret two", m.config.Name, got)
+		}
+	}
+}
+
+// While no voter answers, a host that holds no key says so, and what helps: it shows neither
+// what is encrypted nor a Secret without its data.
+func TestNoVoterOpensASecret(t *testing.T) {
+	first, second, _ := sealing(t)
+	putSecret(t, first, "a", "the password of a")
+	sameCopy(t, first, second)
+	shutdown(first)
+	store := clearStore(second)
+	_, getErr := readSecret(t.Context(), second, "a")
+	_, _, listErr := objects.List[*corev1.Secret](t.Context(), store, "ns", localRead)
+	_, _, scanErr := store.Scan(t.Context(), objects.KindFor[*corev1.Secret]().Prefix(), localRead)
+	watch, err := store.Watch(t.Context(), raftstore.WatchRequest{Prefix: objects.KindFor[*corev1.Secret]().Prefix(), Revision: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if event, open := <-watch.Events(); open {
+		t.Errorf("watched %s", event.Record.Value)
+	}
+	for how, err := range map[string]error{"get": getErr, "list": listErr, "scan": scanErr, "watch": watch.Err()} {
+		if !errors.Is(err, fault.Unavailable) || !strings.Contains(fault.Of(err).Remedy, "virtmesh status") {
+			t.Errorf("%s: %v", how, err)
+		}
+	}
+}
+
+// A rotation waits for a bundle with the new key. Then everything is encrypted with it, also
+// what a host writes that does not know of the new key yet.
+func TestRotateTheSecretKey(t *testing.T) {
+	first, second, old := sealing(t)
+	putSecret(t, first, "a", "the password of a")
+	stepSecrets(t, first, sealObjects)
+	if err := second.RotateSecretKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stepSecrets(t, first, makeSecretKey)
+	stepSecrets(t, first, sealObjects)
+	stepSecrets(t, first, nothingToSeal)
+	if status, err := first.keyringStatus(t.Context()); err != nil || !status.SecretsEncrypted || !status.SecretKeyWaits || !status.Bundle.Current {
+		t.Errorf("the status while the new key waits: %+v, %v", status, err)
+	}
+	fresh := makeBundle(t, first)
+	stepSecrets(t, first, useSecretKey)
+	stepSecrets(t, first, sealObjects)
+	stepSecrets(t, first, sealObjects)
+	stepSecrets(t, first, nothingToSeal)
+	mustReadSecret(t, second, "a", "the password of a")
+
+	sameCopy(t, first, second)
+	keys, err := old.OpenSecretKeys()
+	if err != nil || len(fresh.SecretKeys) != 2 {
+		t.Fatalf("%d keys in the new bundle, %v", len(fresh.SecretKeys), err)
+	}
+	with, err := second.secretsRecipient(t.Context())
+	if err != nil || with.Key.ID() == keys[0].ID() {
+		t.Errorf("host2 encrypts with %s, %v", with.Key.ID(), err)
+	}
+	all, err := first.store.List(t.Context(), raftstore.ListRequest{Prefix: objects.KindFor[*corev1.Secret]().Prefix()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rec := range all.Records {
+		if current, err := first.vault.IsCurrent(with, rec.Expand()); !current || err != nil {
+			t.Errorf("%s is not encrypted with the new key, %v", rec.Key, err)
+		}
+	}
+}
+
+// A transaction that was encrypted with the key of before is encrypted again.
+func TestAWriteWithAnOlderKeyIsRepeated(t *testing.T) {
+	first, _, _ := sealing(t)
+	stale, err := first.secretsRecipient(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.RotateSecretKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	vault, err := sealed.NewVault(sealed.Config{
+		Recipient: func(ctx context.Context) (sealed.Recipient, error) {
+			if asked++; asked == 1 {
+				return stale, nil
+			}
+			return first.secretsRecipient(ctx)
+		},
+		Seals: func(*objects.Kind) bool { return true }, Held: first.identity.SecretKey, Ask: first.voters.OpenLocks,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tx objects.Tx
+	tx.Create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "a"}, Data: map[string][]byte{"password": []byte("x")}})
+	if _, err := tx.Commit(t.Context(), objects.FromRaft(first.store, vault)); err != nil || asked != 2 {
+		t.Errorf("sealed %d times, %v", asked, err)
+	}
+	mustReadSecret(t, first, "a", "x")
+}
+
+// When all voters are lost, a follower's copy and the bundle open the Secrets; without the
+// bundle the recovery is refused and says what helps.
+func TestRecoverSecretsWithABundle(t *testing.T) {
+	first, second, bundle := sealing(t)
+	putSecret(t, first, "a", "the password of a")
+	sameCopy(t, first, second)
+	shutdown(first)
+	shutdown(second)
+	older := bundle
+	older.SecretKeys = nil
+	if _, err := Recover(t.Context(), second.config, Recovery{Bundle: &older}); !errors.Is(err, fault.Conflict) || !strings.Contains(fault.Of(err).Remedy, "--keyring-bundle") {
+		t.Fatalf("recovered without the key for Secrets: %v", err)
+	}
+	if _, err := Recover(t.Context(), second.config, Recovery{Bundle: &bundle}); err != nil {
+		t.Fatal(err)
+	}
+	alone := boot(t, second.config)
+	if err := alone.joinStore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	raftstoretest.WaitServing(t, alone.store)
+	mustReadSecret(t, alone, "a", "the password of a")
+}
+
+// A key that nothing is encrypted with yet, and that is gone with the host that made it, is
+// replaced by another one.
+func TestALostNewKeyIsReplaced(t *testing.T) {
+	first, _ := pair(t)
+	stepSecrets(t, first, makeSecretKey)
+	lost := first.identity.SecretKeyIDs()
+	if err := first.identity.RetainSecretKeys(); err != nil {
+		t.Fatal(err)
+	}
+	raftstoretest.Eventually(t, func() error {
+		if act, err := first.secretsKeeper().step(t.Context()); err != nil {
+			return fmt.Errorf("%s: %w", act, err)
+		}
+		if keys := first.identity.SecretKeyIDs(); len(keys) != 1 || slices.Equal(keys, lost) {
+			return fmt.Errorf("host1 holds %q", keys)
+		}
+		return nil
+	})
+}
