@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -147,10 +148,46 @@ func TestBundleOfANewMesh(t *testing.T) {
 	if err != nil || custody.InState() || !custody.Bundled() || !custody.Bundle.Made.Equal(kept.Made) || custody.Bundle.Host != "host1" {
 		t.Errorf("custody %+v, %v", custody, err)
 	}
+	secrets, _, err := identity.ReadSecretKeys(t.Context(), store, raftstore.ReadOptions{})
+	ids, idsErr := kept.SecretKeyIDs()
+	if errors.Join(err, idsErr) != nil || len(ids) != 1 || secrets.Active != ids[0] || !custody.Bundle.HasSecretKeys(secrets.IDs()) {
+		t.Errorf("Secrets are encrypted with %q of %+v, the bundle has %q: %v, %v", secrets.Active, secrets, ids, err, idsErr)
+	}
 	if !bytes.Equal(kept.CAKey, first.CAKey()) || kept.MeshID != first.MeshID() {
 		t.Error("the bundle holds another key")
 	}
 	if _, err := identity.ParseCA(kept.CACertificate, kept.CAKey); err != nil {
 		t.Error(err)
+	}
+}
+
+// A host's keys for Secrets are on its disk, for root alone, and in the bundle; who takes the
+// bundle has them, and they go when the host has no business with them.
+func TestSecretKeysOfAHost(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	if _, err := identity.InitMesh(dir, founder); err != nil {
+		t.Fatal(err)
+	}
+	first := open(t, dir)
+	made := first.SecretKeyIDs()
+	bundle, err := first.Bundle()
+	if err != nil || len(made) != 1 {
+		t.Fatalf("keys %q, %v", made, err)
+	}
+	file := filepath.Join(dir, "identity", "secret.keys")
+	if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if err := first.RetainSecretKeys("another"); err != nil || len(first.SecretKeys()) > 0 {
+		t.Errorf("the host still has %q, %v", first.SecretKeyIDs(), err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file is still there: %v", err)
+	}
+	if err := first.TakeBundle(bundle); err != nil {
+		t.Fatal(err)
+	}
+	if again := open(t, dir); !slices.Equal(again.SecretKeyIDs(), made) {
+		t.Errorf("the host has %q, want %q", again.SecretKeyIDs(), made)
 	}
 }

@@ -26,5 +26,5 @@
 // Objects that Cache and Informer return are shared: copy before changing.
 //
 // The package does not default or validate objects; the API server does. Of package
-// agent's subtree it may import only kinds, what is below it, and its own subpackages.
+// agent's subtree it may import only sealed, what is below it, and its own subpackages.
 package objects
