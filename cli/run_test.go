@@ -65,6 +65,7 @@ type fakeMesh struct {
 
 	// gossip are the keys of gossip; rotatedBy is who had them replaced.
 	gossip    admin.GossipKeys
+	secrets   admin.SecretKeys
 	rotatedBy string
 }
 
@@ -73,6 +74,13 @@ var _ admin.Mesh = (*fakeMesh)(nil)
 func (m *fakeMesh) Status(context.Context) (*admin.Status, error) { return &m.status, nil }
 
 func (m *fakeMesh) GossipKeys(context.Context) (*admin.GossipKeys, error) { return &m.gossip, nil }
+
+func (m *fakeMesh) SecretKeys(context.Context) (*admin.SecretKeys, error) { return &m.secrets, nil }
+
+func (m *fakeMesh) RotateSecretKey(context.Context) error {
+	m.secrets.Wanted = true
+	return nil
+}
 
 func (m *fakeMesh) RotateGossipKey(_ context.Context, by string) error {
 	m.rotatedBy, m.gossip.Generation = by, m.gossip.Generation+3

@@ -11,6 +11,7 @@ import (
 	"virtmesh/agent/identity"
 	"virtmesh/agent/kinds"
 	"virtmesh/agent/level"
+	"virtmesh/agent/port/admin"
 	"virtmesh/agent/port/keyring"
 	"virtmesh/agent/sealed"
 	"virtmesh/raftstore"
@@ -37,9 +38,13 @@ func (m *Member) secretsRecipient(ctx context.Context) (sealed.Recipient, error)
 	if err != nil {
 		return sealed.Recipient{}, err
 	}
-	with := sealed.Recipient{While: raftstore.Condition{Key: stored.Key, ModRevision: stored.ModRevision}}
-	with.Key, err = keys.Recipient()
-	return with, err
+	return recipientOf(keys, stored)
+}
+
+// recipientOf returns the key that encrypts by a stored record.
+func recipientOf(keys identity.SecretKeysRecord, stored raftstore.Record) (sealed.Recipient, error) {
+	key, err := keys.Recipient()
+	return sealed.Recipient{Key: key, While: raftstore.Condition{Key: stored.Key, ModRevision: stored.ModRevision}}, err
 }
 
 // listedSecretKeys returns the names of the mesh's keys for Secrets, by this host's copy.
@@ -209,9 +214,8 @@ const sealedAtOnce = 50
 // seal encrypts some of the objects that are stored otherwise than they would be now. It may
 // end at any time: the next step, on whichever host leads then, goes on.
 func (k secretsKeeper) seal(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record) error {
-	with := sealed.Recipient{While: raftstore.Condition{Key: stored.Key, ModRevision: stored.ModRevision}}
-	var err error
-	if with.Key, err = keys.Recipient(); err != nil {
+	with, err := recipientOf(keys, stored)
+	if err != nil {
 		return err
 	}
 	var old []raftstore.Record
@@ -275,7 +279,39 @@ func (k secretsKeeper) sealAgain(ctx context.Context, records []raftstore.Record
 	return stored, nil
 }
 
-// RotateSecretKey asks for another key for Secrets.
+// SecretKeys implements admin.Keys, by this host's copy.
+func (m *Member) SecretKeys(ctx context.Context) (*admin.SecretKeys, error) {
+	keys, stored, err := identity.ReadSecretKeys(ctx, m.store, localRead)
+	if err != nil {
+		return nil, err
+	}
+	with, err := recipientOf(keys, stored)
+	if err != nil {
+		return nil, err
+	}
+	status := &admin.SecretKeys{Active: keys.Active, Waiting: keys.Pending(), Wanted: keys.Rotate}
+	for _, kind := range m.vault.Kinds() {
+		all, err := m.store.List(ctx, raftstore.ListRequest{Prefix: kind.Prefix(), Compact: true, ReadOptions: localRead})
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", kind.Resource, err)
+		}
+		for _, rec := range all.Records {
+			rec = rec.Expand()
+			current, err := m.vault.IsCurrent(with, rec)
+			switch {
+			case !sealed.IsSealed(rec.Value):
+				status.Clear++
+			case err == nil && current:
+				status.Current++
+			default:
+				status.Older++
+			}
+		}
+	}
+	return status, nil
+}
+
+// RotateSecretKey implements admin.Keys.
 func (m *Member) RotateSecretKey(ctx context.Context) error {
 	keys, stored, err := identity.ReadSecretKeys(ctx, m.store, raftstore.ReadOptions{})
 	if err != nil {
@@ -285,8 +321,10 @@ func (m *Member) RotateSecretKey(ctx context.Context) error {
 	case m.store.FeatureLevel() < level.Apart:
 		return fault.New(fault.Conflict, "Secrets are encrypted from feature level %d on, and the mesh is at %d", level.Apart, m.store.FeatureLevel()).
 			WithRemedy("raise the mesh's feature level first: 'virtmesh level' says how")
-	case keys.Rotate || keys.Pending() != "" || keys.Active == "":
+	case keys.Rotate || keys.Pending() != "":
 		return nil // one is on its way
+	case keys.Active == "":
+		return fault.New(fault.Conflict, "Secrets are not encrypted yet: their first key is being made").WithRemedy("try again in a few seconds")
 	}
 	keys.Rotate = true
 	return identity.StoreSecretKeys(ctx, m.records, stored, keys)

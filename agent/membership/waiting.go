@@ -206,5 +206,11 @@ func (m waitingMesh) RemoveHost(context.Context, admin.Removal) error { return m
 // GossipKeys implements admin.Mesh.
 func (m waitingMesh) GossipKeys(context.Context) (*admin.GossipKeys, error) { return nil, m.refuse() }
 
+// SecretKeys implements admin.Mesh.
+func (m waitingMesh) SecretKeys(context.Context) (*admin.SecretKeys, error) { return nil, m.refuse() }
+
+// RotateSecretKey implements admin.Mesh.
+func (m waitingMesh) RotateSecretKey(context.Context) error { return m.refuse() }
+
 // RotateGossipKey implements admin.Mesh.
 func (m waitingMesh) RotateGossipKey(context.Context, string) error { return m.refuse() }

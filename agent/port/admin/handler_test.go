@@ -95,6 +95,16 @@ func (m *fakeMesh) RotateGossipKey(_ context.Context, by string) error {
 	return nil
 }
 
+func (m *fakeMesh) SecretKeys(context.Context) (*admin.SecretKeys, error) {
+	m.note("secret keys")
+	return &admin.SecretKeys{Active: "ab", Older: 3}, nil
+}
+
+func (m *fakeMesh) RotateSecretKey(context.Context) error {
+	m.note("rotate the key for Secrets")
+	return nil
+}
+
 func (m *fakeMesh) RaiseLevel(_ context.Context, to uint32) error {
 	m.note("raise to %d", to)
 	if to > 2 {
@@ -144,6 +154,8 @@ func TestHandler(t *testing.T) {
 		{"a raise to less", "POST /mesh/v1/level", `{"to":-1}`, 400, "invalid request", ""},
 		{"the gossip keys", "GET /mesh/v1/gossip", "", 200, `"generation":3`, "gossip keys"},
 		{"another gossip key", "POST /mesh/v1/gossip/rotation", "", 204, "", "rotate gossip key for root"},
+		{"how Secrets are stored", "GET /mesh/v1/secrets", "", 200, `"older":3`, "secret keys"},
+		{"another key for Secrets", "POST /mesh/v1/secrets/rotation", "", 204, "", "rotate the key for Secrets"},
 		{"an unknown path", "GET /mesh/v1/nothing", "", 404, "GET /mesh/v1/nothing: not found", ""},
 		{"an unknown method", "PUT /mesh/v1/status", "", 404, "PUT /mesh/v1/status: not found", ""},
 	} {
