@@ -53,8 +53,8 @@ const (
 	refusedPacketKey
 	// refusedStreamPlaces: there is no place for the stream, or somebody else got it.
 	refusedStreamPlaces
-	// refusedStreamKey: the first message of a stream is too large, did not come in time
-	// or was made with none of the keys.
+	// refusedStreamKey: the first message of a stream is too large, was made with none of the
+	// keys, or did not come in time from an address that is no host's.
 	refusedStreamKey
 	refusals
 )

@@ -157,6 +157,30 @@ func TestStrangeStreamsAreCutOff(t *testing.T) {
 	})
 }
 
+// A stream of a host of the mesh that breaks off, as on a host without processor time, is not
+// told as a stranger's. One that was made with another key is, also from there.
+func TestBrokenStreamOfAHostIsNoStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, err := gossiptest.Start(1, locked(2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Shutdown()
+		target, host := m.Members[0], m.Network.Host("host")
+		var c crowd
+		c.dial(t, host, target, head(100)).Close()
+		c.dial(t, host, target, []byte("\xf4")) // and no more comes
+		time.Sleep(time.Minute)
+		if refused := gossip.Refused(target)["stream key"]; refused != 0 || c.open.Load() != 0 {
+			t.Errorf("%d streams that broke off were told as strangers', %d are open", refused, c.open.Load())
+		}
+		c.dial(t, host, target, append(head(100), make([]byte, 100)...))
+		if refused := gossip.Refused(target)["stream key"]; refused != 1 {
+			t.Errorf("%d streams made with another key were refused, want 1", refused)
+		}
+	})
+}
+
 // The largest message that a stranger may send, sent in pieces, is read and refused.
 func TestLargestMessageOfStranger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -27,6 +27,9 @@ const streamHead = 5
 // errStrange is returned for a stream whose sender does not know a key.
 var errStrange = errors.New("not made with a key of the mesh")
 
+// errBroken is returned for a stream that ended or stood still within its first message.
+var errBroken = errors.New("the stream broke off")
+
 // checkedConn is a stream of which nothing can be read before its first message was opened
 // with one of the keys.
 type checkedConn struct {
@@ -70,7 +73,7 @@ func (c *checkedConn) readFirst() ([]byte, error) {
 		if n == 0 && errors.Is(err, io.EOF) {
 			return nil, io.EOF
 		}
-		return nil, fmt.Errorf("read the head of a message: %w", err)
+		return nil, fmt.Errorf("read the head of a message: %w: %w", errBroken, err)
 	}
 	message, isOurs := bytes.CutPrefix(head, prefix)
 	if !isOurs || message[0] != wireEncrypted {
@@ -85,7 +88,7 @@ func (c *checkedConn) readFirst() ([]byte, error) {
 	// The buffer grows with what arrives, not with what was announced.
 	var sealed bytes.Buffer
 	if _, err := io.CopyN(&sealed, c.Conn, int64(size)); err != nil {
-		return nil, fmt.Errorf("read a message: %w", err)
+		return nil, fmt.Errorf("read a message: %w: %w", errBroken, err)
 	}
 	if openPacket(keys, sealed.Bytes(), slices.Concat(message, c.label)) == nil {
 		return nil, errStrange
@@ -121,8 +124,9 @@ func (t *transport) checkStream(conn *countedConn) {
 		checked := t.newCheckedConn(conn, true, place.Stranger())
 		if err := errors.Join(conn.SetDeadline(time.Now().Add(streamTimeout)), checked.check()); err != nil {
 			// Who opens and closes a stream only looks who is there, and who had to give
-			// way was counted.
-			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+			// way was counted. A host of the mesh that is slow tries again.
+			slow := errors.Is(err, errBroken) && !place.Stranger()
+			if !slow && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 				t.gate.refuse(refusedStreamKey, from)
 			}
 			conn.abort()
