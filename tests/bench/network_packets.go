@@ -73,7 +73,8 @@ func (b *networkBed) measure(in, out *os.File, frame []byte) (packetCost, error)
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var used, took time.Duration
+	// The middle batch is not one in which another program had the processor's caches.
+	var used, took []float64
 	for range networkPackets / networkBatch {
 		before, err := threadTime()
 		if err != nil {
@@ -87,13 +88,13 @@ func (b *networkBed) measure(in, out *os.File, frame []byte) (packetCost, error)
 		if err != nil {
 			return packetCost{}, err
 		}
-		used += after - before
+		used = append(used, float64(after-before))
 		if err := receive(out, networkBatch, networkPatience); err != nil {
 			return packetCost{}, err
 		}
-		took += time.Since(began)
+		took = append(took, time.Since(began).Seconds())
 	}
-	return packetCost{CPU: float64(used) / networkPackets, PPS: networkPackets / took.Seconds()}, nil
+	return packetCost{CPU: median(used) / networkBatch, PPS: networkBatch / median(took)}, nil
 }
 
 // pass sends packets and waits until all have arrived.
