@@ -48,7 +48,11 @@ func TestFloodOnLoopback(t *testing.T) {
 	var syncs []time.Duration
 	before, most := heapInUse(), uint64(0)
 	began := time.Now()
-	for time.Since(began) < *floodTime {
+	enough := func() bool { // on a busy machine the flood takes longer to be one
+		refused := gossip.Refused(members[0])
+		return time.Since(began) > *floodTime && refused["packet rate"] > 0 && refused["stream places"] > 0
+	}
+	for !enough() {
 		start := time.Now()
 		if _, err := members[1].Join(t.Context(), []string{members[0].Addr()}); err != nil {
 			t.Fatalf("a member cannot sync: %v", err)
@@ -74,9 +78,6 @@ func TestFloodOnLoopback(t *testing.T) {
 		if g.Count(gossip.Dead) != 0 || g.Count(gossip.Left) != 0 {
 			t.Errorf("%s took the other for dead", g.Name())
 		}
-	}
-	if refused["packet rate"] == 0 || refused["stream places"] == 0 {
-		t.Errorf("refused: %v; the flood was too small to show anything", refused)
 	}
 }
 
