@@ -26,12 +26,20 @@ type admissionRecords struct {
 	newcomers *newcomers
 }
 
+// NewAdmission returns an Admission that decides by the records in a store, of which group
+// says how far it is. The one of a Member opens by itself.
+func NewAdmission(store identity.Store, group Group) *Admission {
+	a := &Admission{}
+	a.open(store, group)
+	return a
+}
+
 // errNotOpen refuses other hosts while this one starts.
 var errNotOpen = errors.New("this host's replica is not open yet")
 
 // open makes Admit accept the hosts, and Judge the people, that the records in the store
 // allow.
-func (a *Admission) open(store identity.Store, group group) {
+func (a *Admission) open(store identity.Store, group Group) {
 	a.records.Store(&admissionRecords{identity.NewHosts(store), identity.NewClients(store), newNewcomers(group)})
 }
 

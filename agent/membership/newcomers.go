@@ -10,8 +10,10 @@ import (
 	"virtmesh/agent/port"
 )
 
-// group is what an Admission asks of the replicated store's group.
-type group interface {
+// Group is what an Admission asks of the replicated store's group; *raftstore.Store
+// implements it. Its methods must not block.
+type Group interface {
+	// FeatureLevel returns the feature level of this host's copy of the state.
 	FeatureLevel() uint32
 	// HearsLeader reports whether the leader's entries reach this replica.
 	HearsLeader() bool
@@ -39,7 +41,7 @@ const (
 // Below level.Apart every machine without a record is taken for newer, as earlier versions
 // do. So it is on a host that has no copy yet.
 type newcomers struct {
-	group group
+	group Group
 
 	mu          sync.Mutex
 	silentSince time.Time // zero: the leader is heard
@@ -51,7 +53,7 @@ type newcomer struct {
 	key  identity.Pin
 }
 
-func newNewcomers(group group) *newcomers {
+func newNewcomers(group Group) *newcomers {
 	n := &newcomers{group: group, until: map[newcomer]time.Time{}}
 	n.look()
 	return n

@@ -34,6 +34,7 @@ var scenarios = []struct {
 	},
 	{"a host dies and returns: stewards: a host acts on deaths that two witnesses report", 3, nil, aHostDiesAndReturns},
 	{"half the hosts die and return: stewards: a host acts on deaths that two witnesses report", 4, nil, halfTheHostsDie},
+	{"voters are replaced while a host is off", 3, nil, votersAreReplaced},
 	{"a removed host comes back: membership: who gossips is a host only if the mesh has its record", 4, nil, aRemovedHostComesBack},
 	{"a removed host was only cut off: membership: who gossips is a host only if the mesh has its record", 4, nil, aRemovedHostWasCutOff},
 	{"a live host is not removed: membership: a host is removed only if two witnesses hear nothing of it", 3, nil, aLiveHostIsNotRemoved},
@@ -229,6 +230,29 @@ func halfTheHostsDie(s story) {
 	s.check(s.Host("host4").Start())
 	s.awaitAgreement(settled)
 	s.awaitReady("host1", "host2", "host3", "host4")
+}
+
+// votersAreReplaced: a host that was off knows only voters that are gone. It finds today's, of
+// which its copy of the state knows nothing.
+func votersAreReplaced(s story) {
+	s.Host("host3").LosePower()
+	for _, name := range []string{"host4", "host5"} {
+		h, err := s.Add(s.t.Context(), name)
+		s.check(err)
+		s.check(h.Start())
+		s.check(h.AwaitMember(s.t.Context()))
+	}
+	for _, name := range []string{"host1", "host2"} {
+		time.Sleep(half) // another host votes by then
+		s.Host(name).LosePower()
+		time.Sleep(time.Minute)
+		s.check(s.Remove(s.t.Context(), name))
+	}
+	time.Sleep(half)
+	s.check(s.Host("host3").Start())
+	s.check(s.Host("host3").AwaitMember(s.t.Context()))
+	s.awaitAgreement(settled)
+	s.awaitReady("host3", "host4", "host5")
 }
 
 func aRemovedHostComesBack(s story) {

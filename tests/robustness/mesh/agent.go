@@ -17,6 +17,7 @@ import (
 	"virtmesh/agent/level"
 	"virtmesh/agent/membership"
 	"virtmesh/agent/objects"
+	"virtmesh/agent/port"
 	"virtmesh/agent/stewards"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
@@ -41,7 +42,7 @@ type agent struct {
 	gossip      *gossip.Gossip
 	peers       *membership.Peers
 	store       *raftstore.Store
-	hosts       atomic.Pointer[identity.Hosts]
+	admission   atomic.Pointer[membership.Admission]
 	witness     *membership.Witness
 	cache       *objects.Cache
 	claims      *claims.Cache
@@ -109,16 +110,16 @@ func (a *agent) openStore() error {
 	cfg.Bootstrap, cfg.Version, cfg.Voters.ForgetAfter = a.host.founder, "v1", a.host.mesh.cfg.ForgetAfter
 	cfg.Signer = a.host.mesh.links.keys.Signer(a.host.Name)
 	cfg.LogFiles, cfg.BootTime = a.host.disk.LogFiles, a.host.bootTime
-	cfg.Raft, cfg.RPC = a.layer(calls, "raft"), a.layer(calls, "rpc")
+	cfg.Raft, cfg.RPC = a.layer(calls, "raft", port.ProtoRaft), a.layer(calls, "rpc", port.ProtoStore)
+	cfg.FeatureLevel = level.Known()
 	cfg.PeerOf = a.host.mesh.links.peerOf
 	store, err := raftstore.Open(a.ctx, cfg)
 	if err != nil {
 		return err
 	}
 	a.store = store
-	hosts := identity.NewHosts(store)
-	a.hosts.Store(hosts)
-	a.peers.OpenRecords(hosts)
+	a.admission.Store(membership.NewAdmission(store, store))
+	a.peers.OpenRecords(identity.NewHosts(store))
 	a.onClose(func() {
 		if err := store.Close(); err != nil && !a.dead.Load() {
 			a.host.mesh.History.fail("close the store of %s: %v", a.host.Name, err)
@@ -127,8 +128,8 @@ func (a *agent) openStore() error {
 	return nil
 }
 
-func (a *agent) layer(calls *raftstoretest.Network, kind string) layer {
-	return layer{calls.Listen(kind, a.host.address), a}
+func (a *agent) layer(calls *raftstoretest.Network, kind, proto string) layer {
+	return layer{calls.Listen(kind, a.host.address), a, proto}
 }
 
 func (a *agent) openView() error {
@@ -151,17 +152,14 @@ func (a *agent) writer(name string) objects.Store {
 	return stewards.Guard(written{objects.FromRaft(a.store, nil), a, name})
 }
 
-// admits returns an error if the host does not admit another machine.
-func (a *agent) admits(other *Host) error {
-	hosts := a.hosts.Load()
-	if hosts == nil {
+// admits returns an error if the host does not admit another machine for a protocol. dialled
+// says that the host calls the machine.
+func (a *agent) admits(other *Host, proto string, dialled bool) error {
+	admission := a.admission.Load()
+	if admission == nil {
 		return errors.New("the replica is not open yet")
 	}
-	err := hosts.Admit(other.node, identity.Pin{})
-	if errors.Is(err, identity.ErrUnrecorded) {
-		return nil // it may be newer
-	}
-	return err
+	return admission.Admit(port.Peer{Node: other.node, Proto: proto, Dialled: dialled})
 }
 
 // asMember returns the agent as package membership knows it.
@@ -316,7 +314,7 @@ func (a *agent) askWhetherExpelled(context.Context) error {
 		if other == a.host || peer == nil || !peer.isMember() || !a.host.mesh.links.reach(a.host, other) {
 			continue
 		}
-		if err := peer.admits(a.host); errors.Is(err, fault.Expelled) {
+		if err := peer.admits(a.host, port.ProtoAPI, false); errors.Is(err, fault.Expelled) {
 			return fmt.Errorf("%s was told by %s: %w", a.host.Name, other.Name, err)
 		}
 	}

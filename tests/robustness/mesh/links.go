@@ -198,6 +198,7 @@ func (m *Mesh) Heal() { m.links.heal() }
 type layer struct {
 	*raftstoretest.Layer
 	agent *agent
+	proto string
 }
 
 var _ raftstore.StreamLayer = layer{}
@@ -207,11 +208,11 @@ func (l layer) Dial(address string, timeout time.Duration) (net.Conn, error) {
 	self := l.agent.host
 	other := self.mesh.links.at(address)
 	if other != nil && other != self {
-		if err := l.agent.admits(other); err != nil {
+		if err := l.agent.admits(other, l.proto, true); err != nil {
 			return nil, err
 		}
 		if peer := other.running(); peer != nil {
-			if err := peer.admits(self); err != nil {
+			if err := peer.admits(self, l.proto, false); err != nil {
 				return nil, fmt.Errorf("%s refuses %s: %w", other.Name, self.Name, err)
 			}
 		}

@@ -21,6 +21,7 @@ import (
 	"virtmesh/agent/host/sweep"
 	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
+	"virtmesh/agent/port"
 	"virtmesh/agent/stewards"
 	"virtmesh/agent/stewards/operation"
 	"virtmesh/agent/stewards/raise"
@@ -178,7 +179,7 @@ func (o offers) Offer(ctx context.Context, name string, request claims.OfferRequ
 	if !peer.isMember() {
 		return claims.Offer{}, fmt.Errorf("ask %s: it has no copy of the state", name)
 	}
-	if err := peer.admits(o.host); err != nil {
+	if err := peer.admits(o.host, port.ProtoRPC, false); err != nil {
 		return claims.Offer{}, fmt.Errorf("ask %s: %w", name, err)
 	}
 	select {
