@@ -50,7 +50,17 @@ func TestRemovedMachineLearnsWhy(t *testing.T) {
 	if err := r.askWhetherExpelled(t.Context()); err != nil {
 		t.Errorf("a member: %v", err)
 	}
-	if err := identity.NewHosts(m.Store).Expel(t.Context(), "host2"); err != nil {
+	hosts := identity.NewHosts(m.Store)
+	if err := hosts.Update(t.Context(), id.Node(), func(r *identity.HostRecord) { r.KeyPin, r.KeyKept = "another", true }); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.askWhyRefused(t.Context()); !errors.Is(err, fault.Forbidden) || !strings.Contains(fault.Of(err).Remedy, "put the newer one back") {
+		t.Errorf("a machine with another key: %v", err)
+	}
+	if err := r.askWhetherExpelled(t.Context()); err != nil {
+		t.Errorf("a machine with another key is no removed one: %v", err)
+	}
+	if err := hosts.Expel(t.Context(), "host2"); err != nil {
 		t.Fatal(err)
 	}
 	err = r.askWhetherExpelled(t.Context())

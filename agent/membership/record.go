@@ -45,7 +45,7 @@ type record struct {
 	// interfaces returns the addresses of this host's interfaces; nil if the record is to
 	// have none.
 	interfaces func() ([]netip.Addr, error)
-	// askOthers returns an error if the other hosts say that this machine was removed.
+	// askOthers returns an error if the other hosts say why they refuse this machine.
 	askOthers func(context.Context) error
 	log       *slog.Logger
 }
@@ -58,7 +58,7 @@ func (m *Member) startRecord(context.Context) error {
 	r := record{
 		hosts: identity.NewHosts(m.records), identity: m.identity, config: m.config,
 		version: m.options.Version, level: level.Highest, meshLevel: m.store.FeatureLevel, renew: m.renewer.Renew,
-		askOthers: m.renewals.askWhetherExpelled, interfaces: m.options.InterfaceAddresses, log: m.log,
+		askOthers: m.renewals.askWhyRefused, interfaces: m.options.InterfaceAddresses, log: m.log,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -120,8 +120,8 @@ func (r record) keepTrying(ctx context.Context) bool {
 		if err == nil || ctx.Err() != nil {
 			return err == nil
 		}
-		// Every host refuses a machine that was removed while it was unreachable, and
-		// the machine's own replica never learns of the removal.
+		// Every host refuses a machine that was removed while it was unreachable, or that
+		// has another key, and the machine's own replica never learns of the removal.
 		if gone := r.askOthers(ctx); gone != nil {
 			err = gone
 		}

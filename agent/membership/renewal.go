@@ -41,17 +41,26 @@ func (r renewals) byItself() identity.Issuer {
 }
 
 // askWhetherExpelled returns an error if the other hosts say that this machine was
-// removed. Their mesh ports refuse such a machine without giving a reason, and its
-// operator must learn the reason. A request for a certificate is the only request that
-// they answer to any machine.
+// removed.
 func (r renewals) askWhetherExpelled(ctx context.Context) error {
+	if err := r.askWhyRefused(ctx); errors.Is(err, fault.Expelled) {
+		return err
+	}
+	return nil
+}
+
+// askWhyRefused returns an error if the other hosts say that this machine was removed, or
+// does not have the key of the host that it says it is. Their mesh ports refuse such a
+// machine without giving a reason, and its operator must learn the reason. A request for a
+// certificate is the only request that they answer to any machine.
+func (r renewals) askWhyRefused(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, JoinTimeout)
 	defer cancel()
 	csr, err := r.identity.NextCSR()
 	if err != nil {
 		return err
 	}
-	if _, err := r.byOthers().IssueNode(ctx, csr); errors.Is(err, fault.Expelled) {
+	if _, err := r.byOthers().IssueNode(ctx, csr); errors.Is(err, fault.Expelled) || errors.Is(err, fault.Forbidden) {
 		return err
 	}
 	return nil
