@@ -2,6 +2,7 @@ package membership
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -306,11 +307,7 @@ func TestRecoverWithAKeyringBundle(t *testing.T) {
 // A host without the key has the voters sign its next certificate itself.
 func TestVotersRenewWhoAsksThemselves(t *testing.T) {
 	_, second, _ := withdrawn(t)
-	key, err := identity.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	csr, err := identity.NewCSR(key, "host2")
+	csr, err := second.identity.NextCSR()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +315,7 @@ func TestVotersRenewWhoAsksThemselves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := second.identity.Install(key, issued); err != nil {
+	if err := second.identity.Install(second.identity.Certificate().PrivateKey.(*ecdsa.PrivateKey), issued); err != nil {
 		t.Error(err)
 	}
 }
