@@ -125,7 +125,7 @@ func (s *poolSet) awaitNode(ctx context.Context) (*corev1.Node, error) {
 var _ prometheus.Collector = (*poolSet)(nil)
 
 // poolMetrics are the metrics of a host's pools.
-type poolMetrics struct{ usable, capacity, free, givenUp *prometheus.Desc }
+type poolMetrics struct{ usable, capacity, free, promised, givenUp *prometheus.Desc }
 
 func newPoolMetrics() poolMetrics {
 	desc := func(name, help string) *prometheus.Desc {
@@ -135,19 +135,24 @@ func newPoolMetrics() poolMetrics {
 		usable:   desc("virtmesh_pool_usable", "Whether the host can use the pool: 0 if it is not there or does not answer."),
 		capacity: desc("virtmesh_pool_capacity_bytes", "Size of the file system below the pool, when it answered last."),
 		free:     desc("virtmesh_pool_free_bytes", "Free space in the file system below the pool, when it answered last."),
+		promised: desc("virtmesh_pool_promised_bytes", "Size of the volumes that the pool has or is to have, from feature level 4 on."),
 		givenUp:  desc("virtmesh_pool_calls_given_up", "Calls into the pool that nobody waits for any more and that have not ended."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (s *poolSet) Describe(out chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{s.metrics.usable, s.metrics.capacity, s.metrics.free, s.metrics.givenUp} {
+	for _, desc := range []*prometheus.Desc{s.metrics.usable, s.metrics.capacity, s.metrics.free, s.metrics.promised, s.metrics.givenUp} {
 		out <- desc
 	}
 }
 
 // Collect implements prometheus.Collector. It asks no storage.
 func (s *poolSet) Collect(out chan<- prometheus.Metric) {
+	var promised map[string]int64
+	if s.promised != nil {
+		promised = s.promised(s.host)
+	}
 	for name, pool := range s.pools {
 		put := func(desc *prometheus.Desc, value float64) {
 			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, name)
@@ -157,6 +162,9 @@ func (s *poolSet) Collect(out chan<- prometheus.Metric) {
 			usable = 1
 		}
 		put(s.metrics.usable, usable)
+		if !s.shared[name] {
+			put(s.metrics.promised, float64(promised[name]))
+		}
 		put(s.metrics.givenUp, float64(pool.GivenUp()))
 		if space := pool.Space(); space.Capacity > 0 {
 			put(s.metrics.capacity, float64(space.Capacity))

@@ -37,7 +37,9 @@ type poolSet struct {
 	pools map[string]*bounded.Pool
 	// shared are those that other hosts have, too.
 	shared map[string]bool
-	log    *slog.Logger
+	// promised, if set, returns what the volumes on a host take, by pool.
+	promised func(host string) map[string]int64
+	log      *slog.Logger
 	// events, if set, are where the host's Node tells what becomes of the pools.
 	host    string
 	nodes   *objects.Informer[*corev1.Node]
@@ -61,6 +63,8 @@ type poolOptions struct {
 	// nodes and events are for events of the host's Node; there are none if events is nil.
 	nodes  *objects.Informer[*corev1.Node]
 	events *objects.Recorder
+	// promised returns what the volumes on a host take, by pool; nil for nothing.
+	promised func(host string) map[string]int64
 	// reserve is how many bytes new volumes leave free.
 	reserve int64
 	// patience is how long a pool may take to answer, by name; the default where there is none.
@@ -87,7 +91,7 @@ func openPools(ctx context.Context, options poolOptions) (*poolSet, error) {
 	}
 	s := &poolSet{
 		log: options.log, host: options.host, nodes: options.nodes, events: options.events, metrics: newPoolMetrics(),
-		pools: map[string]*bounded.Pool{}, shared: map[string]bool{}, unusable: map[string]error{}, changed: make(chan struct{}, 1),
+		pools: map[string]*bounded.Pool{}, shared: map[string]bool{}, promised: options.promised, unusable: map[string]error{}, changed: make(chan struct{}, 1),
 	}
 	for _, pool := range options.pools {
 		cfg := options.configOf(pool)

@@ -42,7 +42,7 @@ func (h *Host) openStorage(ctx context.Context, config Config, deps Deps) error 
 	converters := config.Hypervisor.converters(uint32(group))
 	h.pools, err = openPools(ctx, poolOptions{
 		pools: config.Pools, host: deps.Self.Name, stateDir: deps.Self.StateDir, converters: converters, log: log,
-		reserve: config.Capacity.ReservedDiskBytes, nodes: objects.For[*corev1.Node](deps.Cache), events: deps.Recorder,
+		promised: deps.Claims.SpaceOn, reserve: config.Capacity.ReservedDiskBytes, nodes: objects.For[*corev1.Node](deps.Cache), events: deps.Recorder,
 	})
 	if err != nil {
 		return err

@@ -5,10 +5,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 
 	"virtmesh/agent/host/reserve"
@@ -170,8 +173,9 @@ func TestNewDisksFitTheFileSystems(t *testing.T) {
 		t.Fatal(err)
 	}
 	set, err := openPools(t.Context(), poolOptions{
-		pools: []PoolConfig{{Name: "local", Path: filepath.Join(state, "local")}, {Name: "fast", Path: filepath.Join(other, "fast")}},
-		host:  "host1", stateDir: state, log: log,
+		pools:    []PoolConfig{{Name: "local", Path: filepath.Join(state, "local")}, {Name: "fast", Path: filepath.Join(other, "fast")}, {Name: "nfs", Path: filepath.Join(other, "nfs"), Shared: true}},
+		promised: func(host string) map[string]int64 { return map[string]int64{"local": int64(len(host))} },
+		host:     "host1", stateDir: state, log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -198,5 +202,60 @@ func TestNewDisksFitTheFileSystems(t *testing.T) {
 		if told := d.space()[name]; told.Free > most || told.Free < most-mib {
 			t.Errorf("the mesh is told of %d bytes in %q, want about %d", told.Free, name, most)
 		}
+	}
+	// What may be promised is twice what guests can have there, if the mesh says so: on the disk
+	// of the state less a tenth, elsewhere less the reserve. A pool that others have, too, is
+	// nobody's.
+	for percent, most := range map[int64][]int64{100: {36 * mib, 19 * mib}, 200: {72 * mib, 38 * mib}} {
+		got := d.claimable(percent)
+		if len(got) != 2 || !got[0].State || !slices.Equal(got[0].Pools, []string{"local"}) || got[1].State || !slices.Equal(got[1].Pools, []string{"fast"}) {
+			t.Fatalf("file systems %+v", got)
+		}
+		for i, n := range most {
+			if got[i].Bytes > n || got[i].Bytes < n-mib/4 {
+				t.Errorf("of disk %d, %d may be promised, want about %d", i, got[i].Bytes, n)
+			}
+		}
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(set)
+	want := `# HELP virtmesh_pool_promised_bytes Size of the volumes that the pool has or is to have, from feature level 4 on.
+# TYPE virtmesh_pool_promised_bytes gauge
+virtmesh_pool_promised_bytes{pool="fast"} 0
+virtmesh_pool_promised_bytes{pool="local"} 5
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "virtmesh_pool_promised_bytes"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Until every pool has answered once, the host does not say what may be promised: it would take
+// back what it has published of a pool whose storage is slow to come.
+func TestAPoolThatHasNotAnsweredIsNotForgotten(t *testing.T) {
+	state := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	kept, err := reserve.New(state, 0, log, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(state, "a")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	set, err := openPools(t.Context(), poolOptions{pools: []PoolConfig{{Name: "a", Path: path}}, host: "host1", stateDir: state, log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(set.Close)
+	d := disks{kept, set, 0}
+	if got := d.claimable(100); got != nil {
+		t.Errorf("with a pool that is not there: %+v", got)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	set.tryAll(t.Context())
+	if got := d.claimable(100); len(got) != 1 || !slices.Equal(got[0].Pools, []string{"a"}) {
+		t.Errorf("once it is there: %+v", got)
 	}
 }
