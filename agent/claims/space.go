@@ -172,7 +172,7 @@ func (c *Cache) SpacesOn(host string) []Space {
 
 // diffSpaces returns an event for each host on which volumes take other room than before.
 func diffSpaces(old, now promised) []Event {
-	return diff(old, now, func(a, b map[objects.Key]Space) bool { return maps.Equal(a, b) }, func(host string, _, _ *map[objects.Key]Space) Event {
+	return diff(old, now, maps.Equal, func(host string, _, _ *map[objects.Key]Space) Event {
 		return Event{Space: &host}
 	})
 }
