@@ -40,6 +40,7 @@ func agentCommand() *cli.Command {
 				Action:      agentJoin},
 			{Name: "run", Usage: "run the agent until it is stopped; the systemd unit does this", Action: agentRun,
 				Flags: []cli.Flag{configFlag(), &cli.StringFlag{Name: "log-level", Value: "info", Usage: "debug, info, warn or error"}}},
+			shutdownGuestsCommand(),
 			{Name: "leave", Usage: "hand this host's duties over and take it out of the mesh", Action: agentLeave,
 				Description: "With --local, for a host that the mesh has removed: stop its agent first. Images and volumes stay; guests that still run go on.",
 				Flags: []cli.Flag{configFlag(), yesFlag(),

@@ -24,7 +24,16 @@ var unit string
 //go:embed virtmesh-guest-services.service
 var guestServicesUnit string
 
-const unitName = "virtmesh.service"
+// shutdownUnit is the service that ends guests when the host is shut down; the agent's starts
+// it, and nothing stops it but the shutdown.
+//
+//go:embed virtmesh-shutdown.service
+var shutdownUnit string
+
+const (
+	unitName         = "virtmesh.service"
+	shutdownUnitName = "virtmesh-shutdown.service"
+)
 
 // packagedProgram is where the package puts the program, and what its unit runs.
 const packagedProgram = "/usr/bin/virtmesh"
@@ -72,7 +81,7 @@ func startService(ctx context.Context) (bool, error) {
 // unit for this program, one is written. Guest services get none if their user could not
 // execute the program; the agent then starts them itself.
 func (f unitFolders) provide(executable string) error {
-	err := f.provideUnit(unitName, unit, executable)
+	err := errors.Join(f.provideUnit(unitName, unit, executable), f.provideUnit(shutdownUnitName, shutdownUnit, executable))
 	if isForAllUsers(executable) {
 		return errors.Join(err, f.provideUnit(guestservices.UnitName, guestServicesUnit, executable))
 	}
@@ -133,5 +142,5 @@ func runsProgram(path, program string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return strings.Contains(string(text), "\nExecStart="+program+" "), nil
+	return strings.Contains(string(text), "\nExecStart="+program+" ") || strings.Contains(string(text), "\nExecStop="+program+" "), nil
 }

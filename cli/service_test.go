@@ -121,3 +121,36 @@ func TestGuestServicesRunAsTheAgentBelieves(t *testing.T) {
 		t.Error("guest services end with another unit")
 	}
 }
+
+// TestGuestsEndBetweenAgentAndLibvirt checks the order at the host's shutdown, which is that of
+// the start in reverse, and that nothing but the shutdown makes the unit end guests.
+func TestGuestsEndBetweenAgentAndLibvirt(t *testing.T) {
+	inUnit, service, _ := strings.Cut(shutdownUnit, "[Service]")
+	for _, line := range []string{
+		"Before=" + unitName, "Requires=virt-guest-shutdown.target",
+		"After=network.target libvirtd.service libvirt-guests.service virt-guest-shutdown.target",
+	} {
+		if !strings.Contains(inUnit, "\n"+line+"\n") {
+			t.Errorf("the unit lacks the line %s", line)
+		}
+	}
+	if strings.Contains(inUnit, "PartOf=") || strings.Contains(inUnit, "BindsTo=") || strings.Contains(inUnit, "Requires=libvirtd") {
+		t.Error("the unit is stopped with another one, such as by a restart of the agent")
+	}
+	for _, line := range []string{"RemainAfterExit=yes", "ExecStop=" + packagedProgram + " agent shutdown-guests", "TimeoutStopSec=65min"} {
+		if !strings.Contains(service, "\n"+line+"\n") {
+			t.Errorf("the unit lacks the line %s", line)
+		}
+	}
+	if strings.Count(unit, " "+shutdownUnitName) != 2 {
+		t.Error("the agent's unit does not start the unit, or not before itself")
+	}
+	const byHand = "/usr/local/bin/virtmesh"
+	folders := unitFolders{packaged: []string{t.TempDir()}, administrator: t.TempDir()}
+	if err := folders.provide(byHand); err != nil {
+		t.Fatal(err)
+	}
+	if runs, err := runsProgram(filepath.Join(folders.administrator, shutdownUnitName), byHand); !runs || err != nil {
+		t.Errorf("an installation by hand has no such unit: %v", err)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"virtmesh/agent/host/network"
 	"virtmesh/agent/hostname"
@@ -54,6 +55,24 @@ type HypervisorConfig struct {
 	// WithoutAppArmor has guests start although the host's kernel has AppArmor and libvirt
 	// gives guests no profiles.
 	WithoutAppArmor bool `json:"withoutAppArmor,omitempty"`
+	// ShutdownSeconds bounds how long a shutdown of the host waits for its guests; 0 stands
+	// for defaultShutdown. What an instance grants its guest counts within it.
+	ShutdownSeconds int64 `json:"shutdownSeconds,omitempty"`
+}
+
+// The time that guests have when their host is shut down: by default, and at most, for which
+// the unit that ends them is made.
+const (
+	defaultShutdown = 5 * time.Minute
+	maxShutdown     = time.Hour
+)
+
+// shutdownLimit is how long a shutdown of the host waits for its guests.
+func (c HypervisorConfig) shutdownLimit() time.Duration {
+	if c.ShutdownSeconds == 0 {
+		return defaultShutdown
+	}
+	return time.Duration(c.ShutdownSeconds) * time.Second
 }
 
 // UIDs returns the uids that are given to guests and converters.
@@ -251,6 +270,9 @@ func (c Config) Validate() error {
 	case "auto", "kvm", "tcg":
 	default:
 		errs = append(errs, fmt.Errorf("hypervisor.acceleration: %q is not auto, kvm or tcg", c.Hypervisor.Acceleration))
+	}
+	if s := c.Hypervisor.ShutdownSeconds; s < 0 || s > int64(maxShutdown/time.Second) {
+		errs = append(errs, fmt.Errorf("hypervisor.shutdownSeconds: %d is not between 0, for %d, and %d", s, int64(defaultShutdown/time.Second), int64(maxShutdown/time.Second)))
 	}
 	if err := c.Hypervisor.validateUIDs(); err != nil {
 		errs = append(errs, fmt.Errorf("hypervisor.guestUIDs.%w", err))

@@ -52,14 +52,16 @@ func checkGuestsService(f Facts) []Finding {
 	switch {
 	case !f.Service.Systemd:
 		return nil
+	case f.Member && f.Service.Taken != "" && !f.Service.EndsGuests:
+		return warn(check, "virtmesh-shutdown, which comes before it, does not run: a shutdown of the host cuts the power of its guests", "systemctl start virtmesh-shutdown")
 	case !f.Libvirt.GuestsEnabled:
-		return warn(check, "does not run: a shutdown of the host cuts the power of its guests", "systemctl enable --now libvirt-guests")
+		return pass(check, "does not run, and is not needed")
 	case onBoot == "start":
 		return fail(check, "ON_BOOT=start: it starts guests at boot, although the mesh may run them on another host", fix)
 	case onShutdown == "suspend":
 		return fail(check, "ON_SHUTDOWN=suspend: it saves guests to disk, and the mesh may start them anew on another host", fix)
 	}
-	return pass(check, "shuts guests down with the host, and starts none")
+	return pass(check, "starts no guests, and saves none")
 }
 
 // checkQEMUUser checks that libvirt runs QEMU as the user whom the agent gives disks to.

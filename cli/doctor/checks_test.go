@@ -30,7 +30,7 @@ func healthy() Facts {
 		Clock:   Clock{Synchronised: true, Service: "chrony"},
 		Ports:   []Port{{What: "mesh port", Address: ":7443"}},
 		Routes:  []netplug.Route{{Destination: netip.MustParsePrefix("192.0.2.0/24"), Device: "eth0"}},
-		Service: Service{Systemd: true, Taken: "/usr/lib/x", Packaged: "/usr/lib/x", Runs: "/usr/bin/virtmesh", PackagedRuns: "/usr/bin/virtmesh", Enabled: true},
+		Service: Service{Systemd: true, Taken: "/usr/lib/x", Packaged: "/usr/lib/x", Runs: "/usr/bin/virtmesh", PackagedRuns: "/usr/bin/virtmesh", Enabled: true, EndsGuests: true},
 	}
 	f.Status = &admin.Status{Host: "host1", Members: []admin.Member{{Name: "host1", Role: "leader"}}, Keyring: &admin.KeyringStatus{
 		Bundle: &admin.KeyringBundle{Made: time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local), Host: "host1", Current: true},
@@ -80,7 +80,7 @@ func TestChecks(t *testing.T) {
 		"expelled, its guests ended": {func(f *Facts) { f.Expelled = &identity.Expulsion{By: []string{"host1"}, GuestsEnded: true} }, "membership", Failed, "guests have ended", ""},
 		"guests start at boot":       {func(f *Facts) { f.Libvirt.Guests = map[string]string{"ON_BOOT": "start"} }, "libvirt-guests", Failed, "ON_BOOT=start", ""},
 		"guests are saved":           {func(f *Facts) { f.Libvirt.Guests = map[string]string{"ON_SHUTDOWN": "suspend"} }, "libvirt-guests", Failed, "ON_SHUTDOWN=suspend", ""},
-		"guests lose power":          {func(f *Facts) { f.Libvirt.GuestsEnabled = false }, "libvirt-guests", Warning, "cuts the power", ""},
+		"guests lose power":          {func(f *Facts) { f.Service.EndsGuests = false }, "libvirt-guests", Warning, "cuts the power", ""},
 		"QEMU is root":               {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "root"} }, "QEMU's user", Failed, "root", ""},
 		"QEMU is uid 0":              {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "+0"} }, "QEMU's user", Failed, "root", ""},
 		"QEMU is another":            {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "qemu"} }, "QEMU's user", Failed, "as qemu, and the agent gives disks to libvirt-qemu", ""},

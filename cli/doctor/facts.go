@@ -148,4 +148,6 @@ type Service struct {
 	// Runs is the program of the unit that is taken, PackagedRuns that of the package's.
 	Runs, PackagedRuns string
 	Enabled            bool
+	// EndsGuests says that virtmesh-shutdown waits for the host's shutdown.
+	EndsGuests bool
 }

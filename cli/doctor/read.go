@@ -245,7 +245,8 @@ func (r reader) neighbours(ctx context.Context) Neighbours {
 // service finds the agent's unit where systemd looks for it, the administrator's first.
 func (r reader) service(ctx context.Context) Service {
 	_, err := os.Stat(filepath.Join(r.root, "run/systemd/system"))
-	s := Service{Systemd: err == nil, Enabled: output(ctx, "systemctl", "is-enabled", "virtmesh.service") != ""}
+	s := Service{Systemd: err == nil, Enabled: output(ctx, "systemctl", "is-enabled", "virtmesh.service") != "",
+		EndsGuests: output(ctx, "systemctl", "is-active", "virtmesh-shutdown.service") != ""}
 	for _, dir := range []string{"/etc", "/usr/lib", "/lib"} {
 		path := dir + "/systemd/system/virtmesh.service"
 		text := r.text(path)

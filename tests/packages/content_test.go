@@ -26,6 +26,7 @@ func TestContent(t *testing.T) {
 		"/usr/bin/virtmesh":                                       "-rwxr-xr-x",
 		"/usr/lib/systemd/system/virtmesh.service":                "-rw-r--r--",
 		"/usr/lib/systemd/system/virtmesh-guest-services.service": "-rw-r--r--",
+		"/usr/lib/systemd/system/virtmesh-shutdown.service":       "-rw-r--r--",
 		"/usr/lib/sysusers.d/virtmesh.conf":                       "-rw-r--r--",
 		"/usr/lib/sysctl.d/30-virtmesh.conf":                      "-rw-r--r--",
 		"/usr/share/man/man8/virtmesh.8.gz":                       "-rw-r--r--",

@@ -179,7 +179,7 @@ func TestInstallationByHandIsNamed(t *testing.T) {
 	m.write("/etc/systemd/system/virtmesh.service", "[Service]\nExecStart=/usr/local/bin/virtmesh agent run\n")
 	m.write("/usr/local/bin/virtmesh", "#!/bin/sh\n")
 	told := m.install(small(t, "1"))
-	for _, part := range []string{"rm -f /etc/systemd/system/virtmesh.service", "/usr/local/bin/virtmesh hides"} {
+	for _, part := range []string{"rm -f /etc/systemd/system/virtmesh.service", "/etc/systemd/system/virtmesh-shutdown.service", "/usr/local/bin/virtmesh hides"} {
 		if !strings.Contains(told, part) {
 			t.Errorf("the installation does not say %q:\n%s", part, told)
 		}

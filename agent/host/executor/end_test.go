@@ -270,3 +270,30 @@ func TestInstanceThatMovedLeavesNoDomain(t *testing.T) {
 		t.Errorf("this host spoke for another one: %s, %v", got.Status.Phase, got.Finalizers)
 	}
 }
+
+// A guest that was shut down with its host did not choose to end: after the boot it is told
+// apart from one that did, and run strategies bring it back that would not bring that one back.
+func TestGuestsThatEndedWithTheirHost(t *testing.T) {
+	w := newWorld(t)
+	vmi, own := w.running("a"), w.running("b")
+	domain, _ := w.domain(vmi)
+	w.act(w.hv.Shutdown(t.Context(), refOf(vmi)))
+	name, value, due := HostEnd(domain, false)
+	if !due {
+		t.Fatal("it is not to be recorded")
+	}
+	w.act(w.hv.SetRecord(t.Context(), refOf(vmi), name, value))
+	w.act(w.hv.Machine().PowerOff(refOf(own)))
+	w.restart()
+	w.reconcile(vmi)
+	w.reconcile(own)
+	w.expectEnded(own, kubevirtv1.Succeeded)
+	w.expectEnded(vmi, kubevirtv1.Failed)
+	if w.told("HostShutDown") != 1 || w.told("Stopped") != 1 {
+		t.Errorf("events: %d, %d", w.told("HostShutDown"), w.told("Stopped"))
+	}
+	domain.Records = map[string]string{name: value}
+	if _, _, due := HostEnd(domain, true); due {
+		t.Error("how the guest ended is recorded twice")
+	}
+}

@@ -122,6 +122,8 @@ type end struct {
 	Message string                                 `json:"message"`
 	// PowerCut says that the guest did not shut down within its grace period.
 	PowerCut bool `json:"powerCut,omitempty"`
+	// WithHost says that the guest was ended because its host was shut down.
+	WithHost bool `json:"withHost,omitempty"`
 }
 
 // work is the progress of the preparation of the volumes.

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	kubevirtv1 "kubevirt.io/api/core/v1"
+
 	"virtmesh/agent/host/hypervisor"
 )
 
@@ -48,6 +50,22 @@ func formatEnd(how end) (string, error) {
 		return "", fmt.Errorf("encode how the guest ended: %w", err)
 	}
 	return string(text), nil
+}
+
+// HostEnd returns the record that a guest was ended because its host is being shut down, for who
+// ends guests while no agent runs: the agent reports it after the next boot. The phase is Failed,
+// since the guest did not choose to end, and the run strategy brings back what shall run. due is
+// false if it is recorded already how the guest ended, or nobody will read it.
+func HostEnd(guest hypervisor.Domain, powerCut bool) (name, value string, due bool) {
+	if guest.Records[recordEnd] != "" || !guest.Persistent {
+		return "", "", false
+	}
+	how := end{Phase: kubevirtv1.Failed, Message: "the guest was shut down with its host", PowerCut: powerCut, WithHost: true}
+	if powerCut {
+		how.Message = "its host was shut down, and the guest took too long, so its power was cut"
+	}
+	value, err := formatEnd(how)
+	return recordEnd, value, err == nil
 }
 
 // printable cuts text to maxEndMessage characters, and replaces control characters and

@@ -190,7 +190,11 @@ func (e *Executor) commitEnd(ctx context.Context, r *run, how end) error {
 		if how.PowerCut {
 			e.Events.AddTo(tx, vmi, corev1.EventTypeWarning, "GracePeriodEnded", how.Message)
 		}
-		e.Events.AddTo(tx, vmi, eventType(how.Phase), "Stopped", how.Message)
+		if how.WithHost {
+			e.Events.AddTo(tx, vmi, corev1.EventTypeNormal, "HostShutDown", how.Message)
+		} else {
+			e.Events.AddTo(tx, vmi, eventType(how.Phase), "Stopped", how.Message)
+		}
 	}
 	if err := e.commit(ctx, tx); err != nil {
 		return fmt.Errorf("report the end of %s: %w", r.ref, err)
