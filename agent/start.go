@@ -216,7 +216,7 @@ func (a *Agent) serveUsers(context.Context) error {
 		return err
 	}
 	root := meet(admin.NewHandler(mesh, admin.AsRoot))
-	a.http.Add(listener, admin.WithBackup(a.member.Store().Backup, admin.WithKeyring(a.member, admin.Beside(root, local))))
+	a.http.Add(listener, admin.WithBackup(a.member, admin.WithKeyring(a.member, admin.Beside(root, local))))
 
 	if a.config.MetricsListen == "" {
 		return nil

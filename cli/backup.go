@@ -2,12 +2,14 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -30,31 +32,58 @@ func agentBackup(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("back up: %w", err)
 	}
-	var size int64
+	from := admin.BackupPath
+	if c.Bool("plain") {
+		from += "?plain=true"
+	}
+	var content admin.BackupContent
 	err = writeNew(path, func(f io.Writer) (err error) {
-		size, err = conn.download(c.Context, admin.BackupPath, f)
+		content, err = conn.download(c.Context, from, f)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("back up: %w", err)
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "%s has the mesh's state (%d bytes). It holds all secrets, and the key of the mesh's CA unless only the voters hold that: keep it safe.\n", path, size)
+	_, err = fmt.Fprintln(c.App.Writer, path+" "+backupSentence(content, c.Bool("plain")))
 	return err
 }
 
-// download copies the answer to a GET into w. An answer that ends early is an
-// error.
-func (c *connection) download(ctx context.Context, path string, w io.Writer) (int64, error) {
+// backupSentence says what a backup holds, and who can read it.
+func backupSentence(content admin.BackupContent, plain bool) string {
+	holds := "It holds all Secrets, and not the key of the mesh's CA"
+	if content.CAKey {
+		holds = "It holds all Secrets and the key of the mesh's CA"
+	}
+	switch {
+	case content.Encrypted:
+		return "has the mesh's state, encrypted: to restore it, take the recovery bundle of " + content.Bundle.Made.Local().Format(time.DateOnly) +
+			" or a later one of the same CA with its passphrase, or a host that was a voter. " + holds + "."
+	case plain:
+		return "has the mesh's state, not encrypted. " + holds + ": keep it safe."
+	case content.Bundle == nil:
+		return "has the mesh's state, not encrypted. " + holds + ": keep it safe. Backups are encrypted once there is a recovery bundle: " + bundleCommand
+	}
+	return "has the mesh's state, not encrypted. " + holds + ": keep it safe. Backups are encrypted from feature level 4 on ('virtmesh level')."
+}
+
+// download copies the answer to a GET of a backup into w, and returns what the agent says of
+// it. An answer that ends early is an error.
+func (c *connection) download(ctx context.Context, path string, w io.Writer) (admin.BackupContent, error) {
+	content := admin.BackupContent{CAKey: true} // what an agent of before does not say
 	response, err := c.call(ctx, http.MethodGet, path, nil)
 	if err != nil {
-		return 0, err
+		return content, err
 	}
 	defer response.Body.Close()
-	n, err := io.Copy(w, response.Body)
-	if err != nil {
-		return n, fmt.Errorf("read the agent's answer: %w", err)
+	if said := response.Header.Get(admin.BackupHeader); said != "" {
+		if err := json.Unmarshal([]byte(said), &content); err != nil {
+			return content, fmt.Errorf("read the agent's answer: %w", err)
+		}
 	}
-	return n, nil
+	if _, err := io.Copy(w, response.Body); err != nil {
+		return content, fmt.Errorf("read the agent's answer: %w", err)
+	}
+	return content, nil
 }
 
 // writeNew writes a file with mode 0600. The file must not exist; it is written as a

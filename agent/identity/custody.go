@@ -26,6 +26,9 @@ type BundleMade struct {
 	Host string `json:"host"`
 	// SecretKeys names the keys for Secrets that are in the bundle.
 	SecretKeys []string `json:"secretKeys,omitempty"`
+	// BackupRecipient is for whom backups are encrypted, so that the bundle opens them; empty
+	// if they are not, which needs feature level level.Apart.
+	BackupRecipient string `json:"backupRecipient,omitempty"`
 }
 
 // HasSecretKeys reports whether the bundle has the keys for Secrets of some names.
@@ -99,6 +102,30 @@ func RecordBundle(ctx context.Context, store Store, made BundleMade) error {
 	}
 	if _, err := store.Commit(ctx, raftstore.Txn{Ops: []raftstore.Op{op}}); err != nil {
 		return fmt.Errorf("record the recovery bundle: %w", err)
+	}
+	return nil
+}
+
+// AmendBundle adds to the note of the newest recovery bundle. It does nothing if there is a
+// note of another one now.
+func AmendBundle(ctx context.Context, store Store, made BundleMade) error {
+	var bundles BundlesRecord
+	stored, err := readJSON(ctx, store, KeyBundles, raftstore.ReadOptions{}, &bundles)
+	if err != nil {
+		return err
+	}
+	if bundles.Last.CAPin != made.CAPin || !bundles.Last.Made.Equal(made.Made) {
+		return nil
+	}
+	op, err := rewriteOp(stored, BundlesRecord{Last: made})
+	if err != nil {
+		return err
+	}
+	_, err = store.Commit(ctx, raftstore.Txn{
+		If: []raftstore.Condition{{Key: KeyBundles, ModRevision: stored.ModRevision}}, Ops: []raftstore.Op{op},
+	})
+	if err != nil {
+		return fmt.Errorf("amend the note of the recovery bundle: %w", err)
 	}
 	return nil
 }

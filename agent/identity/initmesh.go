@@ -99,7 +99,13 @@ func InitMesh(dir string, opts InitOptions) (*CA, error) {
 		if err != nil {
 			return nil, fmt.Errorf("init: %w", err)
 		}
-		st.Bundle = &BundleMade{CAPin: ca.Pin().String(), Made: bundle.Made, Host: opts.Host, SecretKeys: secretKeyIDs(st.SecretKeys)}
+		recipient, err := BackupRecipient(st.CAKey)
+		if err != nil {
+			return nil, fmt.Errorf("init: %w", err)
+		}
+		st.Bundle = &BundleMade{
+			CAPin: ca.Pin().String(), Made: bundle.Made, Host: opts.Host, SecretKeys: secretKeyIDs(st.SecretKeys), BackupRecipient: recipient,
+		}
 	}
 	if err := CreateState(dir, st); err != nil {
 		return nil, fmt.Errorf("init: %w", err)

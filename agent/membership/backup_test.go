@@ -3,12 +3,15 @@ package membership
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
+	"virtmesh/raftstore/raftstoretest"
 )
 
 // TestRestoreOnAHostWithoutCopy: the last resort of a mesh of which no copy is left.
@@ -37,6 +40,108 @@ func TestRestoreOnAHostWithoutCopy(t *testing.T) {
 	}
 	if _, err := openSocketAndRestore(t, config); err == nil || !strings.Contains(err.Error(), "running") {
 		t.Errorf("restored under a running agent: %v", err)
+	}
+}
+
+// backUp returns a backup of a host, and what the host says of it.
+func backUp(t *testing.T, m *Member, plain bool) ([]byte, admin.BackupContent) {
+	t.Helper()
+	content, write, err := m.PrepareBackup(t.Context(), plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var backup bytes.Buffer
+	if err := write(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	return backup.Bytes(), content
+}
+
+// Once there is a recovery bundle, a backup shows nothing to who has not the bundle or the
+// keyring, whichever host makes it. What is asked for in clear stays so.
+func TestBackupsAreEncrypted(t *testing.T) {
+	first, second, bundle := withdrawn(t)
+	const value = "a password in a Secret"
+	if _, err := second.store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: "/secret", Value: []byte(value)}}}); err != nil {
+		t.Fatal(err)
+	}
+	plain, content := backUp(t, second, true)
+	if !bytes.Contains(plain, []byte(value)) || content.Encrypted || content.CAKey || !content.Bundle.OpensBackups {
+		t.Errorf("a plain backup without the value, or %+v", content)
+	}
+	backups := map[string][]byte{"plain": plain}
+	for _, m := range []*Member{first, second} {
+		sealed, content := backUp(t, m, false)
+		if bytes.Contains(sealed, []byte(value)) || bytes.Contains(sealed, []byte("host1")) || !content.Encrypted || content.CAKey {
+			t.Errorf("the backup of %s shows the state, or %+v", m.config.Name, content)
+		}
+		backups["of "+m.config.Name] = sealed
+	}
+	shutdown(first)
+	shutdown(second)
+	loseCopy(t, second)
+	if _, err := Restore(t.Context(), second.config, bytes.NewReader(backups["of host1"]), Recovery{}); !errors.Is(err, identity.ErrBackupSealed) || !strings.Contains(fault.Of(err).Remedy, "--keyring-bundle FILE") {
+		t.Errorf("restored without the key: %v", err)
+	}
+	cut := backups["of host1"][:len(backups["of host1"])-20]
+	if _, err := Restore(t.Context(), second.config, bytes.NewReader(cut), Recovery{Bundle: &bundle}); err == nil {
+		t.Error("restored a backup that was cut")
+	}
+	for name, backup := range backups {
+		if _, err := Restore(t.Context(), second.config, bytes.NewReader(backup), Recovery{Bundle: &bundle}); err != nil {
+			t.Fatalf("the backup %s: %v", name, err)
+		}
+		alone := boot(t, second.config)
+		if err := alone.joinStore(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got, _, err := alone.store.Get(t.Context(), "/secret", raftstore.ReadOptions{}); err != nil || string(got.Value) != value {
+			t.Errorf("the backup %s brings back %q, %v", name, got.Value, err)
+		}
+		shutdown(alone)
+		loseCopy(t, alone)
+	}
+}
+
+// A bundle that was made before the mesh knew how to encrypt backups opens them all the same,
+// and nobody gets backups by writing his own name into the note of the bundle.
+func TestBackupsAreForTheBundle(t *testing.T) {
+	first, second, _ := withdrawn(t)
+	other, err := identity.NewCA("0123456789abcdef")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := other.KeyPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := identity.BackupRecipient(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, recipient := range []string{"", stranger} {
+		note := *custodyOf(t, first).Bundle
+		want := note.BackupRecipient
+		note.BackupRecipient = recipient
+		if err := identity.RecordBundle(t.Context(), second.store, note); err != nil {
+			t.Fatal(err)
+		}
+		raftstoretest.Eventually(t, func() error {
+			if got := custodyOf(t, first).Bundle.BackupRecipient; got != recipient {
+				return fmt.Errorf("host1 has the note with %q", got)
+			}
+			return nil
+		})
+		if recipient != "" {
+			sealed, _ := backUp(t, first, false)
+			if _, err := identity.OpenBackup(bytes.NewReader(sealed), key); !errors.Is(err, identity.ErrBackupSealed) {
+				t.Errorf("the backup of a voter is for who wrote the note: %v", err)
+			}
+		}
+		stepUntil(t, first, nameRecipient)
+		if got := custodyOf(t, first).Bundle; got.BackupRecipient != want || got.Host != note.Host || !got.Made.Equal(note.Made) {
+			t.Errorf("the note is %+v", got)
+		}
 	}
 }
 

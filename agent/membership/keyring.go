@@ -147,6 +147,8 @@ func (k keyringKeeper) step(ctx context.Context) (keyringAct, error) {
 		return act, k.identity.KeepCAKey(custody.Key)
 	case fetchKey:
 		return act, k.fetch(ctx)
+	case nameRecipient:
+		return act, k.nameRecipient(ctx, *custody.Bundle)
 	case withdrawKey:
 		if err := k.everyVoterHolds(ctx, custody.CA); err != nil {
 			return act, err
@@ -167,7 +169,7 @@ func (k keyringKeeper) step(ctx context.Context) (keyringAct, error) {
 func (k keyringKeeper) view(custody identity.Custody) keyringView {
 	held, ok := k.identity.HeldCA()
 	return keyringView{
-		level: k.level(), inState: custody.InState(), bundled: custody.Bundled(),
+		level: k.level(), inState: custody.InState(), bundled: custody.Bundled(), recipient: k.namesRecipient(custody),
 		voter: slices.Contains(k.voters(), k.self), leader: k.leads(), held: ok && held == custody.CA,
 	}
 }
@@ -268,7 +270,14 @@ func (m *Member) KeyringBundleMade(ctx context.Context, made admin.KeyringBundle
 	if !ok {
 		return fault.New(fault.Conflict, "%s does not hold the key of the mesh's CA any more", m.config.Name)
 	}
-	return identity.RecordBundle(ctx, m.records, identity.BundleMade{CAPin: held.String(), Made: made.Made, Host: m.config.Name, SecretKeys: made.SecretKeys})
+	note := identity.BundleMade{CAPin: held.String(), Made: made.Made, Host: m.config.Name, SecretKeys: made.SecretKeys}
+	if m.store.FeatureLevel() >= level.Apart {
+		var err error
+		if note.BackupRecipient, err = identity.BackupRecipient(m.identity.CAKey()); err != nil {
+			return err
+		}
+	}
+	return identity.RecordBundle(ctx, m.records, note)
 }
 
 var _ admin.Keyring = (*Member)(nil)
@@ -290,7 +299,7 @@ func (m *Member) keyringStatus(ctx context.Context) (*admin.KeyringStatus, error
 	if custody.Bundle != nil {
 		status.Bundle = &admin.KeyringBundle{
 			Made: custody.Bundle.Made, Host: custody.Bundle.Host,
-			Current: custody.Bundled() && custody.Bundle.HasSecretKeys(secrets.InUse()),
+			Current: custody.Bundled() && custody.Bundle.HasSecretKeys(secrets.InUse()), OpensBackups: custody.Bundle.BackupRecipient != "",
 		}
 	}
 	return status, nil

@@ -13,6 +13,9 @@ const (
 	keepKey
 	// fetchKey: a voter gets the key from another host.
 	fetchKey
+	// nameRecipient: the leader notes for whom backups are encrypted, with a recovery bundle
+	// that was made before the mesh knew how.
+	nameRecipient
 	// withdrawKey: the leader deletes the key from the replicated state, once every voter
 	// holds it.
 	withdrawKey
@@ -22,7 +25,7 @@ const (
 
 // String names the act for logs.
 func (a keyringAct) String() string {
-	return [...]string{"nothing", "keep the key of the CA", "fetch the key of the CA", "withdraw the key of the CA from the mesh's state", "drop the key of the CA"}[a]
+	return [...]string{"nothing", "keep the key of the CA", "fetch the key of the CA", "note for whom backups are encrypted", "withdraw the key of the CA from the mesh's state", "drop the key of the CA"}[a]
 }
 
 // keyringView is what a host knows when it decides about its keyring.
@@ -31,6 +34,8 @@ type keyringView struct {
 	level uint32
 	// inState and bundled are as in identity.Custody.
 	inState, bundled bool
+	// recipient reports whether the note of the bundle names for whom backups are encrypted.
+	recipient bool
 	// voter, leader and held are about this host: whether it votes, leads, and holds the
 	// key of the CA that signs.
 	voter, leader, held bool
@@ -45,6 +50,8 @@ func planKeyring(v keyringView) keyringAct {
 		return nothingToMove
 	case v.inState && v.voter && !v.held:
 		return keepKey
+	case v.level >= level.Apart && v.leader && v.held && v.bundled && !v.recipient:
+		return nameRecipient
 	case v.inState && v.leader && v.held && v.bundled:
 		return withdrawKey
 	case !v.inState && v.voter && !v.held:

@@ -27,7 +27,7 @@ import (
 )
 
 func TestPlanKeyring(t *testing.T) {
-	now := level.Keyring
+	now, next := level.Keyring, level.Apart
 	for name, c := range map[string]struct {
 		view keyringView
 		want keyringAct
@@ -37,6 +37,10 @@ func TestPlanKeyring(t *testing.T) {
 		"a bundle":                          {keyringView{level: now, inState: true, bundled: true, voter: true, leader: true, held: true}, withdrawKey},
 		"a bundle, seen by another voter":   {keyringView{level: now, inState: true, bundled: true, voter: true, held: true}, nothingToMove},
 		"a bundle, the leader has no key":   {keyringView{level: now, inState: true, bundled: true, voter: true, leader: true}, keepKey},
+		"a bundle of an older mesh":         {keyringView{level: next, bundled: true, voter: true, leader: true, held: true}, nameRecipient},
+		"the same, before the key left":     {keyringView{level: next, inState: true, bundled: true, voter: true, leader: true, held: true}, nameRecipient},
+		"the same, seen by another voter":   {keyringView{level: next, bundled: true, voter: true, held: true}, nothingToMove},
+		"a bundle that opens backups":       {keyringView{level: next, inState: true, bundled: true, recipient: true, voter: true, leader: true, held: true}, withdrawKey},
 		"a voter that joined without a key": {keyringView{level: now, inState: true, voter: true}, keepKey},
 		"a follower before the withdrawal":  {keyringView{level: now, inState: true, bundled: true, held: true}, nothingToMove},
 		"a follower after the withdrawal":   {keyringView{level: now, bundled: true, held: true}, dropKey},

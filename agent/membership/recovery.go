@@ -24,7 +24,8 @@ type Recovery struct {
 	// Force does not ask the other hosts whether they have a leader.
 	Force bool
 	// Bundle is the opened recovery bundle, for a mesh whose CA key is neither in the copy
-	// or the backup nor in the keyring of this host. Nil: there is none.
+	// or the backup nor in the keyring of this host, or whose backup is encrypted. Nil: there
+	// is none.
 	Bundle *identity.Bundle
 }
 
@@ -51,8 +52,12 @@ func Restore(ctx context.Context, config Config, backup io.Reader, how Recovery)
 	if err != nil {
 		return raftstore.Recovered{}, err
 	}
+	plain, err := openBackup(backup, id, how.Bundle)
+	if err != nil {
+		return raftstore.Recovered{}, err
+	}
 	cfg := config.storeConfig(slog.New(slog.DiscardHandler))
-	restored, err := raftstore.RestoreBackup(ctx, cfg, backup, founding(id))
+	restored, err := raftstore.RestoreBackup(ctx, cfg, plain, founding(id))
 	if errors.Is(err, raftstore.ErrHasState) {
 		return restored, fmt.Errorf("%w; move it away first: mv %s %[2]s.old", err, cfg.DataDir)
 	}

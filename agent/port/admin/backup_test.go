@@ -9,16 +9,36 @@ import (
 	"testing"
 )
 
+// preparedBackup is a host whose backups are written by the function; one that is not plain
+// is encrypted.
+type preparedBackup WriteBackup
+
+func (b preparedBackup) PrepareBackup(_ context.Context, plain bool) (BackupContent, WriteBackup, error) {
+	return BackupContent{Encrypted: !plain}, WriteBackup(b), nil
+}
+
+// Who asks is told what he gets.
+func TestBackupSaysWhatItHolds(t *testing.T) {
+	handler := WithBackup(preparedBackup(func(context.Context, io.Writer) error { return nil }), http.NotFoundHandler())
+	for query, want := range map[string]string{"": `{"encrypted":true,"caKey":false}`, "?plain=true": `{"encrypted":false,"caKey":false}`} {
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, BackupPath+query, nil))
+		if got := answer.Header().Get(BackupHeader); got != want {
+			t.Errorf("%q: %s", query, got)
+		}
+	}
+}
+
 func TestBackupIsWholeOrFails(t *testing.T) {
 	var fail error
 	var written string
-	server := httptest.NewServer(WithBackup(func(_ context.Context, w io.Writer) (uint64, error) {
+	server := httptest.NewServer(WithBackup(preparedBackup(func(_ context.Context, w io.Writer) error {
 		if written != "" {
 			io.WriteString(w, written)
 			w.(*countingWriter).to.(http.Flusher).Flush()
 		}
-		return 1, fail
-	}, http.NotFoundHandler()))
+		return fail
+	}), http.NotFoundHandler()))
 	defer server.Close()
 	for _, test := range []struct {
 		name, written string

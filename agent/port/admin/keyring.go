@@ -44,6 +44,8 @@ type KeyringBundle struct {
 	// Current reports whether the bundle holds the key of the CA that signs now, and every
 	// key that Secrets are encrypted with.
 	Current bool `json:"current"`
+	// OpensBackups reports whether backups are encrypted, and opened by the bundle.
+	OpensBackups bool `json:"opensBackups,omitempty"`
 }
 
 // KeyringBundleRequest says that a recovery bundle was written completely.
