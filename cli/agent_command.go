@@ -332,6 +332,10 @@ func forgetMesh(c *cli.Context) error {
 	return err
 }
 
+// followedWarning is told after a recovery from the copy of a host that did not vote.
+const followedWarning = "warning: this host did not vote, so its copy came from other hosts, and no voter confirms its newest part any more: a hostile host may have put something there. " +
+	"If the disk of a voter is left, stop this agent, and recover there instead"
+
 func agentRecover(c *cli.Context) error {
 	if !c.Bool("yes") {
 		return errors.New("this makes this host's copy of the mesh's state the only valid one; repeat with --yes when the other voters are lost for good")
@@ -347,6 +351,9 @@ func agentRecover(c *cli.Context) error {
 	recovered, err := recoverOrRestore(c.Context, config, c.String("backup"), membership.Recovery{Force: c.Bool("force"), Bundle: bundle})
 	if err != nil {
 		return err
+	}
+	if recovered.Followed {
+		fmt.Fprintln(c.App.ErrWriter, followedWarning)
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "this host is the only voter now, with %d records of revision %d, which have revision %d from now on.\nStart its agent. On every other host stop the agent, run 'virtmesh agent resync --yes' and start it again.\n", recovered.Keys, recovered.Copy, recovered.Revision)
 	return err

@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -97,12 +98,18 @@ func checkKubeconfigOutput(c *cli.Context) error {
 		}
 		return nil
 	}
-	out, ok := c.App.Writer.(*os.File)
+	return refuseOpenFile(c.App.Writer, "the kubeconfig", "--output")
+}
+
+// refuseOpenFile returns an error if a secret would be printed to a file that others may read.
+// flag is what writes it to a file of its owner's instead.
+func refuseOpenFile(to io.Writer, secret, flag string) error {
+	out, ok := to.(*os.File)
 	if !ok {
 		return nil
 	}
 	if info, err := out.Stat(); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("others may read the file that the kubeconfig would be printed to (mode %04o); write it with --output FILE", info.Mode().Perm())
+		return fmt.Errorf("others may read the file that %s would be printed to (mode %04o); write it with %s FILE", secret, info.Mode().Perm(), flag)
 	}
 	return nil
 }

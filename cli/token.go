@@ -3,8 +3,10 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -19,6 +21,7 @@ func tokenCommand() *cli.Command {
 			{Name: "create", Usage: "make a token for one host and print it", Action: tokenCreate,
 				Flags: []cli.Flag{
 					&cli.DurationFlag{Name: "ttl", Value: time.Hour, Usage: "how long the token can be used"},
+					&cli.StringFlag{Name: "file", Usage: "write the token to the new `FILE`, which only its owner can read, instead of printing it"},
 					outputFlag(),
 				}},
 			{Name: "ls", Usage: "list tokens (never their secrets)", Flags: []cli.Flag{outputFlag()}, Action: tokenList},
@@ -28,6 +31,10 @@ func tokenCommand() *cli.Command {
 }
 
 func tokenCreate(c *cli.Context) error {
+	path := c.String("file")
+	if err := checkTokenFile(c, path); err != nil {
+		return err
+	}
 	conn, err := connect(c)
 	if err != nil {
 		return err
@@ -36,11 +43,36 @@ func tokenCreate(c *cli.Context) error {
 	if err := conn.mesh(c.Context, http.MethodPost, "/mesh/v1/tokens", admin.TokenRequest{TTL: c.Duration("ttl")}, &token); err != nil {
 		return err
 	}
+	if path != "" {
+		if err := writeNew(path, func(f io.Writer) error {
+			_, err := fmt.Fprintln(f, token.Secret)
+			return err
+		}); err != nil {
+			return fmt.Errorf("write the token, which nobody has now ('virtmesh token revoke %s' ends it): %w", token.ID, err)
+		}
+		_, err = fmt.Fprintf(c.App.Writer, "%s has the token %s, which one host can use until %s\n", path, token.ID, token.Expires.Local().Format(time.DateTime))
+		return err
+	}
 	if printed, err := printValue(c, token); printed {
 		return err
 	}
 	_, err = fmt.Fprintln(c.App.Writer, token.Secret)
 	return err
+}
+
+// checkTokenFile finds out, before a token is made, whether it can be written so that only its
+// owner can read it.
+func checkTokenFile(c *cli.Context, path string) error {
+	switch {
+	case path == "":
+		return refuseOpenFile(c.App.Writer, "the token", "--file")
+	case c.String("output") != "":
+		return errors.New("--file writes the token alone; with --output it is printed")
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s exists already; a token never overwrites", path)
+	}
+	return nil
 }
 
 func tokenList(c *cli.Context) error {

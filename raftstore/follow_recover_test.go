@@ -46,8 +46,8 @@ func testRecoveryFromAFollower(t *testing.T, restore bool) {
 		if _, err := raftstore.RestoreBackup(t.Context(), cfg, &backup, nil); err != nil {
 			t.Fatal(err)
 		}
-	} else if _, err := raftstore.RecoverCluster(t.Context(), cfg, nil); err != nil {
-		t.Fatal(err)
+	} else if got, err := raftstore.RecoverCluster(t.Context(), cfg, nil); err != nil || !got.Followed {
+		t.Fatalf("recovered %+v, %v", got, err)
 	}
 	present := c.Restart(base)
 	raftstoretest.WaitServing(t, present)

@@ -383,7 +383,7 @@ func TestRecoverCluster(t *testing.T) {
 		}
 		cfg = c.Config("host2")
 		got, err := raftstore.RecoverCluster(t.Context(), cfg, nil)
-		if err != nil || got.Keys != 30+1 || got.Copy != last.Revision {
+		if err != nil || got.Keys != 30+1 || got.Copy != last.Revision || got.Followed {
 			t.Fatalf("recovered %+v, %v", got, err)
 		}
 		s := c.Restart("host2")

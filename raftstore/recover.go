@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/hashicorp/raft"
 )
@@ -18,6 +19,10 @@ type Recovered struct {
 	Keys           int
 	// Index is the last log index of the recovered state.
 	Index uint64
+	// Followed reports whether RecoverCluster kept the copy of a replica that did not vote.
+	// Such a copy came from other hosts, which may have lied, and no voter can confirm its
+	// newest part any more.
+	Followed bool
 }
 
 // RecoverCluster founds a new group whose only voter is the replica in cfg.DataDir.
@@ -50,11 +55,50 @@ func RecoverCluster(ctx context.Context, cfg Config, found Founding) (Recovered,
 	if err != nil {
 		return Recovered{}, fmt.Errorf("recover: %w", err)
 	}
+	voted, votedErr := d.voted(cfg.NodeID)
 	f, copied, err := d.recoverGroup(&cfg, constraints, m, found)
+	err = errors.Join(votedErr, err)
 	if err = errors.Join(err, d.close(f.committed())); err != nil {
 		return Recovered{}, fmt.Errorf("recover: %w", err)
 	}
-	return Recovered{Copy: copied, Revision: f.machine.revision, Keys: f.machine.tree.Len(), Index: f.applied.get()}, nil
+	return Recovered{Copy: copied, Revision: f.machine.revision, Keys: f.machine.tree.Len(), Index: f.applied.get(), Followed: !voted}, nil
+}
+
+// voted reports whether the replica votes by the newest configuration on the disk.
+func (d *disk) voted(node string) (bool, error) {
+	id, err := d.replicaID(node)
+	if err != nil {
+		return false, err
+	}
+	first, err := d.logs.FirstIndex()
+	if err != nil {
+		return false, fmt.Errorf("read the log: %w", err)
+	}
+	last, err := d.logs.LastIndex()
+	if err != nil {
+		return false, fmt.Errorf("read the log: %w", err)
+	}
+	list, err := d.listSnapshots()
+	if err != nil {
+		return false, err
+	}
+	var snapshot raft.SnapshotMeta
+	if len(list) > 0 {
+		snapshot = *list[0]
+	}
+	votes := func(c raft.Configuration) bool {
+		return slices.ContainsFunc(c.Servers, func(s raft.Server) bool { return s.ID == id && s.Suffrage == raft.Voter })
+	}
+	var entry raft.Log
+	for index := last; index >= max(first, snapshot.ConfigurationIndex+1); index-- {
+		if err := d.logs.GetLog(index, &entry); err != nil {
+			return false, fmt.Errorf("read the log at %d: %w", index, err)
+		}
+		if entry.Type == raft.LogConfiguration {
+			return votes(raft.DecodeConfiguration(entry.Data)), nil
+		}
+	}
+	return votes(snapshot.Configuration), nil
 }
 
 // recoverGroup makes the disk the only voter of a new group. It stores the new

@@ -161,13 +161,13 @@ func (c *Clients) ended(ctx context.Context, cert *x509.Certificate, opts raftst
 // or its chain is revoked. It returns fault.NotFound if there is no record, and
 // fault.Unauthorized if the certificate may not be used.
 func (c *Clients) usable(ctx context.Context, keyHash string, opts raftstore.ReadOptions) (ClientRecord, []raftstore.Condition, error) {
-	rec, stored, err := c.get(ctx, keyHash, opts)
+	rec, stored, err := c.readRecord(ctx, keyHash, opts)
 	if err != nil {
 		return rec, nil, err
 	}
 	conditions, mark := []raftstore.Condition{{Key: stored.Key, ModRevision: stored.ModRevision}}, rec.Revoked
 	if !rec.first() {
-		first, stored, err := c.get(ctx, rec.Root, opts)
+		first, stored, err := c.readRecord(ctx, rec.Root, opts)
 		if errors.Is(err, fault.NotFound) || err == nil && !first.first() {
 			return rec, nil, fault.New(fault.Unauthorized, "%w", &unlistedError{rec.Root}).WithRemedy(newCertificateRemedy)
 		}
@@ -186,8 +186,8 @@ func (c *Clients) usable(ctx context.Context, keyHash string, opts raftstore.Rea
 // newCertificateRemedy is what helps somebody whose certificate is refused.
 const newCertificateRemedy = "root on any host makes a new one: virtmesh kubeconfig --output FILE"
 
-// get returns a record as decoded and as stored, or fault.NotFound.
-func (c *Clients) get(ctx context.Context, keyHash string, opts raftstore.ReadOptions) (ClientRecord, raftstore.Record, error) {
+// readRecord returns a record as decoded and as stored, or fault.NotFound.
+func (c *Clients) readRecord(ctx context.Context, keyHash string, opts raftstore.ReadOptions) (ClientRecord, raftstore.Record, error) {
 	var rec ClientRecord
 	stored, err := readJSON(ctx, c.store, clientKey(keyHash), opts, &rec)
 	if errors.Is(err, raftstore.ErrNotFound) {

@@ -79,7 +79,7 @@ func (s *Signer) IssueAdministrator(ctx context.Context, request ClientRequest) 
 func (c *Clients) abandon(ctx context.Context, rec ClientRecord) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), defaultPatience)
 	defer cancel()
-	have, stored, err := c.get(ctx, rec.KeyHash, raftstore.ReadOptions{})
+	have, stored, err := c.readRecord(ctx, rec.KeyHash, raftstore.ReadOptions{})
 	if err != nil || have.Revoked != nil {
 		return
 	}
