@@ -110,7 +110,7 @@ func lostSecretKey(record []byte, id *identity.Identity) (string, error) {
 // errNoSecretKeyLeft refuses a recovery after which nobody could read Secrets.
 func errNoSecretKeyLeft(id *identity.Identity, key string) error {
 	return fault.New(fault.Conflict, "Secrets are encrypted with the key %s, which is not on %s: only the voters held it", key, id.Host()).About(id.Host()).
-		WithRemedy("repeat with --keyring-bundle FILE and the newest recovery bundle; without it, recover on a host that was a voter, " +
+		WithRemedy("repeat with --keyring-bundle FILE and a recovery bundle that has this key: for this copy the newest one, for a backup one from its time; without it, recover on a host that was a voter, " +
 			"or copy identity/secret.keys from its state directory to " + id.Dir() + "/identity/secret.keys here (owner root, mode 0600)")
 }
 
