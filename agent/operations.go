@@ -53,6 +53,8 @@ func removalOutputs() []stewards.Output {
 		stewards.WritesFields[*corev1.Node]("metadata"),
 		stewards.WritesRecords("claims on the host", claims.Prefix),
 		stewards.WritesRecords("subnets of hosts", membership.SubnetPrefix),
+		stewards.WritesRecords("keys of gossip", identity.KeyGossip),
+		stewards.WritesRecords("join tokens", identity.TokensPrefix),
 	}
 }
 

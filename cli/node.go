@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,8 +15,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"virtmesh/agent/host"
+	"virtmesh/agent/level"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/plain"
+	"virtmesh/agent/port/admin"
 )
 
 func nodeCommand() *cli.Command {
@@ -29,8 +32,10 @@ func nodeCommand() *cli.Command {
 			{Name: "uncordon", Usage: "place instances on the hosts again", ArgsUsage: "NAME...",
 				BashComplete: offer(memberNames), Action: func(c *cli.Context) error { return setUnschedulable(c, false) }},
 			{Name: "remove", Usage: "remove hosts from the mesh that are dead and will not come back", ArgsUsage: "NAME...", Action: nodeRemove, BashComplete: offer(memberNames),
-				Description: "A host that gossip or the leader still hears is refused: run 'virtmesh agent leave' on it instead.",
+				Description: "A host that gossip or the leader still hears is refused: run 'virtmesh agent leave' on it instead. " +
+					"Afterwards the join tokens are revoked and the gossip key is replaced (at feature level 4), and the Secrets that the host could read are listed.",
 				Flags: []cli.Flag{yesFlag(),
+					&cli.BoolFlag{Name: "keep-keys", Usage: "do not replace the gossip key, which the hosts know, and revoke no join tokens"},
 					&cli.BoolFlag{Name: "force", Usage: "remove the hosts even if the mesh still hears them; needs --yes"}}},
 		},
 	}
@@ -164,23 +169,63 @@ func nodeRemove(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	query := ""
+	query := url.Values{}
+	if c.Bool("keep-keys") {
+		query.Set("keepKeys", "true")
+	}
 	if c.Bool("force") {
 		if !c.Bool("yes") {
 			return fmt.Errorf("if %s still runs, its virtual machines run twice once the mesh starts them elsewhere, and can destroy their disks; switch it off first, then repeat with --force --yes", strings.Join(c.Args().Slice(), ", "))
 		}
-		query = "?force=true"
+		query.Set("force", "true")
 	}
 	for _, name := range c.Args().Slice() {
-		err := withProgress(c.Context, c.App.ErrWriter, conn, name, func() error {
-			return conn.mesh(c.Context, http.MethodDelete, "/mesh/v1/hosts/"+url.PathEscape(name)+query, nil, nil)
+		var removed *admin.Removed
+		err := withProgress(c.Context, c.App.ErrWriter, conn, name, func() (err error) {
+			removed, err = removeNode(c, conn, name, query)
+			return err
 		})
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.App.Writer, "host %s removed\n", name)
+		tellRemoved(c, name, removed)
 	}
 	return nil
+}
+
+// removeNode asks for a removal. An earlier version of the agent does not say what is left to
+// do (nil), and does not know --keep-keys, since it replaces no keys.
+func removeNode(c *cli.Context, conn *connection, name string, query url.Values) (*admin.Removed, error) {
+	response, err := conn.call(c.Context, http.MethodDelete, "/mesh/v1/hosts/"+url.PathEscape(name)+"?"+query.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusNoContent {
+		return nil, nil
+	}
+	removed := &admin.Removed{}
+	if err := json.NewDecoder(response.Body).Decode(removed); err != nil {
+		return nil, fmt.Errorf("%s is removed; read the agent's answer: %w", name, err)
+	}
+	return removed, nil
+}
+
+// tellRemoved says that a host is removed, and what is left to do.
+func tellRemoved(c *cli.Context, name string, removed *admin.Removed) {
+	fmt.Fprintf(c.App.Writer, "host %s removed\n", name)
+	if removed == nil {
+		return
+	}
+	if !removed.KeysReplaced {
+		fmt.Fprintf(c.App.ErrWriter, "%s still knows the gossip key: 'virtmesh gossip rotate-key' replaces it, at feature level %d\n", name, level.Apart)
+	}
+	if len(removed.Tokens) > 0 {
+		fmt.Fprintf(c.App.Writer, "join tokens that were not used are revoked: %s\n", strings.Join(removed.Tokens, ", "))
+	}
+	if len(removed.Secrets) > 0 {
+		fmt.Fprintf(c.App.Writer, "%s could read these Secrets; change what is in them:\n  %s\n", name, strings.Join(removed.Secrets, "\n  "))
+	}
 }
 
 func setUnschedulable(c *cli.Context, unschedulable bool) error {

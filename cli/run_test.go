@@ -56,6 +56,8 @@ type fakeMesh struct {
 	unlistedBy string
 	// removedByForce is the force of the last removal.
 	removedByForce bool
+	// keptKeys says that the last removal left the keys as they are.
+	keptKeys bool
 	// mayLeave says that no instances run on the host; left counts its departures.
 	mayLeave bool
 	left     int
@@ -144,10 +146,10 @@ func (m *fakeMesh) Leave(context.Context) error {
 	return fault.New(fault.Conflict, "2 instances run on host1").WithRemedy("stop them first")
 }
 
-func (m *fakeMesh) RemoveHost(_ context.Context, r admin.Removal) error {
+func (m *fakeMesh) RemoveHost(_ context.Context, r admin.Removal) (*admin.Removed, error) {
 	m.removed = append(m.removed, r.Host)
-	m.removedBy, m.removedByForce = r.By, r.Force
-	return m.removeErr
+	m.removedBy, m.removedByForce, m.keptKeys = r.By, r.Force, r.KeepKeys
+	return &admin.Removed{KeysReplaced: !r.KeepKeys, Tokens: []string{"abc"}, Secrets: []string{"default/password"}}, m.removeErr
 }
 
 func (m *fakeMesh) RaiseLevel(_ context.Context, to uint32) error {
@@ -329,6 +331,14 @@ func TestNodeRemoveAndLeave(t *testing.T) {
 	}
 	if mesh.removedBy != "root" {
 		t.Errorf("removed by %q", mesh.removedBy)
+	}
+	_, stdout, _ := run(t, append(connection, "node", "remove", "host3")...)
+	if want := "host host3 removed\njoin tokens that were not used are revoked: abc\nhost3 could read these Secrets; change what is in them:\n  default/password\n"; stdout != want || mesh.keptKeys {
+		t.Errorf("%q, keys kept: %v; want %q", stdout, mesh.keptKeys, want)
+	}
+	_, stdout, stderr := run(t, append(connection, "node", "remove", "--keep-keys", "host3")...)
+	if !mesh.keptKeys || !strings.Contains(stderr, "host3 still knows the gossip key") || !strings.Contains(stdout, "default/password") {
+		t.Errorf("--keep-keys: %v, %q, %q", mesh.keptKeys, stdout, stderr)
 	}
 }
 

@@ -28,6 +28,10 @@ const (
 	GossipKeyReplaced GossipStage = "Replaced"
 )
 
+// ErrOtherRotation is the error of a rotation after which another one has begun. That one also
+// replaces the key that this one should.
+var ErrOtherRotation = errors.New("another replacement of the gossip key has begun since")
+
 // GossipRecord is the stored keyring that encrypts gossip.
 type GossipRecord struct {
 	GossipKeyring
@@ -123,7 +127,7 @@ func (r GossipRecord) mustBe(rotation string) error {
 	if r.Rotation == rotation {
 		return nil
 	}
-	return fault.New(fault.Conflict, "another replacement of the gossip key has begun since")
+	return fault.New(fault.Conflict, "%w", ErrOtherRotation)
 }
 
 // changeGossip changes the record. change reports whether there is anything to write.

@@ -17,8 +17,8 @@ const (
 	// gossipKeysPause is how often the record of the gossip keys is looked at. A look reads
 	// only this host's copy.
 	gossipKeysPause = 2 * time.Second
-	// askKeysPause and maxAskKeysPause are the time between two rounds of asking hosts that
-	// gossip does not hear for the keys that they have.
+	// askKeysPause and maxAskKeysPause are the time between two rounds of asking other
+	// hosts for the keys that they have.
 	askKeysPause    = 10 * time.Second
 	maxAskKeysPause = time.Minute
 	// askedForKeys is how many hosts are asked in a round.
@@ -29,7 +29,7 @@ const (
 
 // gossipKeys makes this host encrypt gossip with the keys that the mesh has in its state. A
 // host that was off, or cut off, while they were replaced has only keys that nobody else
-// accepts: it hears some hosts no more, or none. It asks them over the mesh port, where its
+// accepts: it hears some hosts no more, or none. It asks those over the mesh port, where its
 // certificate says who it is, and gossips with the keys that it gets.
 type gossipKeys struct {
 	store    identity.Store
@@ -38,6 +38,8 @@ type gossipKeys struct {
 	set func(keys [][]byte) error
 	// unheard returns the names of the other hosts that gossip does not hear.
 	unheard func() []string
+	// others returns the names of all other hosts.
+	others func() []string
 	// ask returns the keys that a host has.
 	ask func(ctx context.Context, host string) (identity.GossipKeyring, error)
 	log *slog.Logger
@@ -76,7 +78,7 @@ func (m *Member) startGossipKeys(ctx context.Context) error {
 
 func (m *Member) gossipKeys() *gossipKeys {
 	return &gossipKeys{
-		store: m.records, identity: m.identity, set: m.gossip.SetKeys, unheard: m.peers.unheardHosts,
+		store: m.records, identity: m.identity, set: m.gossip.SetKeys, unheard: m.peers.unheardHosts, others: m.peers.otherHosts,
 		ask: m.voters.GossipKeys, log: m.log.With("part", "gossip"),
 	}
 }
@@ -84,9 +86,13 @@ func (m *Member) gossipKeys() *gossipKeys {
 // unheardHosts returns the names of the other hosts of the mesh that gossip does not hear.
 func (p *Peers) unheardHosts() []string {
 	heard := p.heardHosts()
-	var names []string
+	return slices.DeleteFunc(p.otherHosts(), func(name string) bool { return slices.Contains(heard, name) })
+}
+
+// otherHosts returns the names of the other hosts of the mesh.
+func (p *Peers) otherHosts() (names []string) {
 	for _, seed := range p.Seeds() {
-		if seed.Host != p.self && !slices.Contains(heard, seed.Host) {
+		if seed.Host != p.self {
 			names = append(names, seed.Host)
 		}
 	}
@@ -96,10 +102,12 @@ func (p *Peers) unheardHosts() []string {
 // keep takes the keys that the mesh has, as far as this host can learn them now.
 func (k *gossipKeys) keep(ctx context.Context) {
 	err := k.followRecord(ctx)
+	ask := k.unheard()
 	if errors.Is(err, identity.ErrNotSeeded) {
-		err = nil // this host has no copy of the mesh's state yet
+		err = nil // this host has no copy of the mesh's state yet, and learns of no change from it
+		ask = k.others()
 	}
-	if err = errors.Join(err, k.askUnheard(ctx)); err != nil && ctx.Err() == nil {
+	if err = errors.Join(err, k.askForKeys(ctx, ask)); err != nil && ctx.Err() == nil {
 		k.log.Warn("this host may not have the mesh's gossip keys", "err", err)
 	}
 }
@@ -136,11 +144,9 @@ func (k *gossipKeys) take(keys identity.GossipKeyring) error {
 	return nil
 }
 
-// askUnheard asks some of the hosts that gossip does not hear for their keys, and takes the
-// newest that are newer than its own. Most of these hosts are off, so it asks seldom as long
-// as they are the same.
-func (k *gossipKeys) askUnheard(ctx context.Context) error {
-	hosts := k.unheard()
+// askForKeys asks some of the hosts for their keys, and takes the newest that are newer than
+// its own. Most hosts that are asked are off, so it asks seldom as long as they are the same.
+func (k *gossipKeys) askForKeys(ctx context.Context, hosts []string) error {
 	if len(hosts) == 0 {
 		k.asked, k.missed = time.Time{}, nil
 		return nil
@@ -159,7 +165,7 @@ func (k *gossipKeys) askUnheard(ctx context.Context) error {
 		go func() {
 			answer, err := k.ask(ctx, host)
 			if err != nil {
-				k.log.Debug("a host that gossip does not hear was asked for its keys", "host", host, "err", err)
+				k.log.Debug("a host was asked for its gossip keys in vain", "host", host, "err", err)
 			}
 			answers <- answer
 		}()

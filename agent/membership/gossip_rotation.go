@@ -2,6 +2,7 @@ package membership
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -30,7 +31,11 @@ func (m *Member) GossipRotationSteps(op *meshv1alpha1.Operation, store objects.S
 	rotation := string(op.UID)
 	step := func(name string, change func(context.Context, identity.Store, string) error) Step {
 		return Step{Name: name, Do: func(ctx context.Context, report func(done, total int64)) error {
-			if err := retryConflicts(func() error { return change(ctx, store, rotation) }); err != nil {
+			err := retryConflicts(func() error { return change(ctx, store, rotation) })
+			if errors.Is(err, identity.ErrOtherRotation) {
+				return awaitOtherRotation(ctx, store)
+			}
+			if err != nil {
 				return err
 			}
 			return m.awaitGossipKeys(ctx, store, report)
@@ -42,6 +47,82 @@ func (m *Member) GossipRotationSteps(op *meshv1alpha1.Operation, store objects.S
 		step("encrypt with the new gossip key", identity.UseGossipKey),
 		step("refuse the old gossip key", identity.ReplaceGossipKeys),
 	}
+}
+
+// awaitOtherRotation waits until the rotation that has begun last has replaced the key.
+func awaitOtherRotation(ctx context.Context, store identity.Store) error {
+	ctx, cancel := context.WithTimeout(ctx, keysPatience)
+	defer cancel()
+	for {
+		rec, err := identity.ReadGossip(ctx, store, raftstore.ReadOptions{})
+		if err == nil && rec.Stage == identity.GossipKeyReplaced {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.Unavailable, "%w and has not ended yet", identity.ErrOtherRotation).
+				WithRemedy("'virtmesh operation ls' shows it; if it was cancelled, 'virtmesh gossip rotate-key' replaces the key")
+		case <-time.After(keysPoll):
+		}
+	}
+}
+
+// keysAfterRemoval returns the last steps of a removal: they revoke the join tokens, one of
+// which the removed host may have made for itself, and replace the keys that it knows. Below
+// the level for that they replace none. A host that lags may still feed the
+// removed one, and would tell it the next key; so there is another key before it, which nobody
+// ever uses: who has taken that one has learned of the removal first, and has cut off the host.
+func (m *Member) keysAfterRemoval(op *meshv1alpha1.Operation, store objects.Store) []Step {
+	barred := Step{Name: "wait until every host has barred the host", Do: func(ctx context.Context, report func(done, total int64)) error {
+		rec, err := identity.ReadGossip(ctx, store, raftstore.ReadOptions{})
+		if err != nil {
+			return err
+		}
+		if rec.Rotation == string(op.UID) {
+			return nil // the replacement goes on
+		}
+		if err := retryConflicts(func() error { return identity.GiveGossipKey(ctx, store, string(op.UID)+"-barred") }); err != nil {
+			return err
+		}
+		return m.awaitGossipKeys(ctx, store, report)
+	}}
+	steps := append([]Step{barred}, m.GossipRotationSteps(op, store)[1:]...)
+	for i, step := range steps {
+		steps[i].Do = func(ctx context.Context, report func(done, total int64)) error {
+			if mustReplaceKeys(m.store.FeatureLevel()) != nil {
+				return nil
+			}
+			return step.Do(ctx, report)
+		}
+	}
+	revoke := Step{Name: "revoke the join tokens", Do: func(ctx context.Context, _ func(done, total int64)) error { return revokeUnused(ctx, store) }}
+	return append([]Step{revoke}, steps...)
+}
+
+// revokeUnused revokes all join tokens that were not used.
+func revokeUnused(ctx context.Context, store identity.Store) error {
+	tokens := identity.NewTokens(store)
+	unused, err := unusedTokens(ctx, tokens)
+	if err != nil {
+		return err
+	}
+	for _, id := range unused {
+		if err := tokens.Revoke(ctx, id); err != nil && !errors.Is(err, fault.TokenInvalid) {
+			return err
+		}
+	}
+	return nil
+}
+
+// unusedTokens returns the IDs of the join tokens that were not used.
+func unusedTokens(ctx context.Context, tokens *identity.Tokens) (ids []string, err error) {
+	all, err := tokens.List(ctx)
+	for _, token := range all {
+		if token.UsedBy == nil {
+			ids = append(ids, token.ID)
+		}
+	}
+	return ids, err
 }
 
 // mustReplaceKeys returns an error if hosts of a mesh may not know how to follow its keys.

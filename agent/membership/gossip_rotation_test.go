@@ -134,7 +134,7 @@ func keysOf(t *testing.T, mesh *identitytest.Mesh) (k *gossipKeys, given *[][]by
 	return &gossipKeys{
 		store: mesh.Store, identity: mesh.First, log: testOptions().Logger,
 		set:     func(keys [][]byte) error { *given = keys; return nil },
-		unheard: func() []string { return nil },
+		unheard: func() []string { return nil }, others: func() []string { return nil },
 		ask: func(context.Context, string) (identity.GossipKeyring, error) {
 			return identity.GossipKeyring{}, errors.New("nobody answers")
 		},
@@ -168,6 +168,20 @@ func TestAHostThatWasCutOffAsksForTheKeys(t *testing.T) {
 	}
 }
 
+// A host that has no copy of the state yet, and hears all others, learns of other keys from them.
+func TestAHostWithoutACopyAsksForTheKeys(t *testing.T) {
+	mesh := identitytest.NewMesh(t)
+	k, given := keysOf(t, mesh)
+	k.store, k.others = identitytest.NewStore(), func() []string { return []string{"host2"} }
+	k.ask = func(context.Context, string) (identity.GossipKeyring, error) {
+		return identity.GossipKeyring{Generation: 1, Keys: [][]byte{make([]byte, identity.GossipKeyLen)}}, nil
+	}
+	k.keep(t.Context())
+	if len(*given) != 1 || mesh.First.GossipKeyring().Generation != 1 {
+		t.Errorf("generation %d", mesh.First.GossipKeyring().Generation)
+	}
+}
+
 // After the restore of a backup the mesh has older keys than its hosts: they go back.
 func TestARestoredMeshHasItsOldKeys(t *testing.T) {
 	mesh := identitytest.NewMesh(t)
@@ -196,5 +210,93 @@ func TestGossipGetsItsKeysAtLast(t *testing.T) {
 	k.keep(t.Context())
 	if len(*given) != 2 {
 		t.Errorf("gossip has %d keys", len(*given))
+	}
+}
+
+// keysOpen reports whether who has only some keys can read what a host gossips now.
+func keysOpen(m *Member, keys [][]byte) bool {
+	return slices.ContainsFunc(m.identity.GossipKeys(), func(have []byte) bool {
+		return slices.ContainsFunc(keys, func(key []byte) bool { return slices.Equal(key, have) })
+	})
+}
+
+// After the removal of a host nothing that it has lets it back: its gossip key, its
+// certificate, its record, and the key that was made while a host that lags could still have
+// told it. With KeepKeys the key stays.
+func TestARemovalReplacesTheKeysThatTheHostKnows(t *testing.T) {
+	first, second := pair(t)
+	path3, config3 := newMachine(t, "host3")
+	invite(t, second, path3, config3)
+	third := boot(t, config3)
+	if err := third.joinStore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hears(t, first, "host3")
+	hears(t, first, "host2")
+	known := third.identity.GossipKeys()
+	token, _, err := identity.NewTokens(third.store).Create(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := &meshv1alpha1.Operation{Spec: meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: "host3", Force: true, KeepKeys: true}}
+	op.UID = "removal"
+	bury := func(context.Context, string) error { return nil }
+	steps := func() []Step { return first.RemovalSteps(op, objects.FromRaft(first.store, nil), bury, nil) }
+	kept := len(steps())
+	carryOut(t, steps())
+	if err := gossipWith(t, first, known); err != nil {
+		t.Errorf("the key was to be kept: %v", err)
+	}
+	op.Spec.KeepKeys = false
+	if len(steps()) <= kept {
+		t.Fatal("the removal replaces no key")
+	}
+	carryOut(t, steps()[kept:kept+2])
+	known = append(known, first.identity.GossipKeys()...) // a host that lagged has told it
+	carryOut(t, steps()[kept:])
+	for _, m := range []*Member{first, second} {
+		if keysOpen(m, known) || gossipWith(t, m, known[:1]) == nil || gossipWith(t, m, known[len(known)-1:]) == nil {
+			t.Errorf("%s still accepts a key that host3 can know", m.config.Name)
+		}
+	}
+	hears(t, second, "host1")
+	if known, err := second.signer.KnowsToken(t.Context(), token.ID, token.Secret[:]); known {
+		t.Errorf("a token that host3 made still lets a machine join: %v", err)
+	}
+	if keys, err := third.voters.GossipKeys(t.Context(), "host1"); err == nil {
+		t.Errorf("host3 is told the keys of generation %d", keys.Generation)
+	}
+}
+
+// Two replacements at the same time, such as at the end of two removals: the one that has
+// begun last replaces the key, and the other one ends with it.
+func TestAReplacementEndsWithALaterOne(t *testing.T) {
+	path, config := newMachine(t, "host1")
+	m := found(t, path, config)
+	raftstoretest.Eventually(t, func() error {
+		if !m.peers.recorded("host1") {
+			return errors.New("host1 does not know its own record yet")
+		}
+		return nil
+	})
+	early, late := rotationBy(m, "early"), rotationBy(m, "late")
+	carryOut(t, early[:2])
+	carryOut(t, late[:2])
+	ended := make(chan error, 1)
+	go func() { ended <- early[2].Do(t.Context(), func(int64, int64) {}) }()
+	carryOut(t, late[2:3])
+	select {
+	case err := <-ended:
+		t.Fatalf("it has ended before the later one: %v", err)
+	default:
+	}
+	carryOut(t, late[3:])
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	carryOut(t, early[3:])
+	rec, err := identity.ReadGossip(t.Context(), m.store, raftstore.ReadOptions{})
+	if err != nil || rec.Rotation != "late" || len(rec.Keys) != 1 {
+		t.Errorf("%q, %d keys, %v", rec.Rotation, len(rec.Keys), err)
 	}
 }

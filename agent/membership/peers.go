@@ -81,6 +81,12 @@ func (p *Peers) Seeds() []identity.Seed {
 	return p.seeds.Info().Seeds
 }
 
+// recorded reports whether this host's copy of the state has a record of a host.
+func (p *Peers) recorded(host string) bool {
+	records, _ := p.records.list()
+	return slices.ContainsFunc(records, func(r identity.HostRecord) bool { return r.Name == host })
+}
+
 // seedAddress returns the mesh address of a host among the Seeds; "" if it is not there.
 func (p *Peers) seedAddress(host string) string {
 	for _, seed := range p.Seeds() {

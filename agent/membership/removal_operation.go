@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -25,7 +26,8 @@ import (
 // RemovalSteps returns the steps of an operation that removes from the mesh a host that
 // is dead and will not come back. The first step checks that the host is dead. store holds the mesh's
 // objects. bury finishes the deletion of volume claims whose volumes were on the host's
-// disks. tell writes an event about an instance that ends with the host.
+// disks. tell writes an event about an instance that ends with the host. The last steps replace
+// the keys that the host knows.
 func (m *Member) RemovalSteps(
 	op *meshv1alpha1.Operation, store objects.Store, bury func(ctx context.Context, host string) error,
 	tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string),
@@ -49,7 +51,11 @@ func (m *Member) RemovalSteps(
 		}
 		return bar(ctx, report)
 	}
-	return append([]Step{check}, steps...)
+	steps = append([]Step{check}, steps...)
+	if op.Spec.KeepKeys {
+		return steps
+	}
+	return append(steps, m.keysAfterRemoval(op, store)...)
 }
 
 // burial implements Bury, the only method of Duties that the removal of another host
@@ -113,27 +119,55 @@ func (a administration) mustBeDead(ctx context.Context, name string, force bool)
 
 // RemoveHost implements admin.Mesh. It creates a removal operation, or finds the one in
 // progress, and waits for its end. The operation continues if the caller stops waiting.
-func (a administration) RemoveHost(ctx context.Context, request admin.Removal) error {
+func (a administration) RemoveHost(ctx context.Context, request admin.Removal) (*admin.Removed, error) {
 	asking, cancel := context.WithTimeout(ctx, admin.Patience)
 	defer cancel()
 	if err := a.mustBeRemovable(asking, request.Host, request.Force); err != nil {
-		return err
+		return nil, err
 	}
 	spec := meshv1alpha1.OperationSpec{
-		Type: meshv1alpha1.RemoveHost, Target: request.Host, Force: request.Force, RequestedBy: request.By + " through " + a.config.Name,
+		Type: meshv1alpha1.RemoveHost, Target: request.Host, Force: request.Force, KeepKeys: request.KeepKeys, RequestedBy: request.By + " through " + a.config.Name,
 	}
 	record, err := identity.NewHosts(a.Member.store).Get(asking, request.Host, raftstore.ReadOptions{})
 	switch {
 	case err == nil:
 		spec.Machine = record.ID
 	case !errors.Is(err, fault.NoHost): // else an earlier removal got at least that far
-		return fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
+		return nil, fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
+	}
+	tokens, err := unusedTokens(asking, identity.NewTokens(a.Member.store))
+	if err != nil {
+		return nil, fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
 	}
 	key, err := requestOperation(asking, a.store, "remove-"+request.Host, spec)
 	if err != nil {
-		return fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
+		return nil, fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
 	}
-	return awaitOperation(ctx, a.store, key)
+	if err := awaitOperation(ctx, a.store, key); err != nil {
+		return nil, err
+	}
+	removed, err := a.removed(ctx, request)
+	if err == nil && !request.KeepKeys {
+		removed.Tokens = tokens
+	}
+	return removed, err
+}
+
+// removed returns what is left to do after a removal.
+func (a administration) removed(ctx context.Context, request admin.Removal) (*admin.Removed, error) {
+	// Their names are in the keys; what is in them may be encrypted.
+	kind := kinds.For[*corev1.Secret]()
+	secrets, err := a.store.List(ctx, raftstore.ListRequest{Prefix: kind.Prefix()})
+	if err != nil {
+		return nil, fmt.Errorf("%s is removed; list the Secrets that it could read: %w", request.Host, err)
+	}
+	removed := &admin.Removed{KeysReplaced: !request.KeepKeys && mustReplaceKeys(a.FeatureLevel()) == nil}
+	for _, record := range secrets.Records {
+		if key, ok := kind.ParseKey(record.Key); ok {
+			removed.Secrets = append(removed.Secrets, key.Namespace+"/"+key.Name)
+		}
+	}
+	return removed, nil
 }
 
 // requestOperation returns the operation that does what spec says: the one in progress, or
@@ -147,7 +181,9 @@ func requestOperation(ctx context.Context, store objects.Store, what string, spe
 		}
 		prefix, next := what+"-", 1
 		for _, op := range all {
-			same := op.Spec.Type == spec.Type && op.Spec.Target == spec.Target && op.Spec.Machine == spec.Machine && op.Spec.Force == spec.Force
+			asked := op.Spec
+			asked.RequestedBy, asked.Cancel = spec.RequestedBy, spec.Cancel
+			same := asked == spec
 			if same && !op.Status.Phase.Final() && !op.Spec.Cancel {
 				return objects.KeyOf(op), nil
 			}

@@ -201,7 +201,9 @@ func (m waitingMesh) Leave(context.Context) error { return m.refuse() }
 func (m waitingMesh) RaiseLevel(context.Context, uint32) error { return m.refuse() }
 
 // RemoveHost implements admin.Mesh.
-func (m waitingMesh) RemoveHost(context.Context, admin.Removal) error { return m.refuse() }
+func (m waitingMesh) RemoveHost(context.Context, admin.Removal) (*admin.Removed, error) {
+	return nil, m.refuse()
+}
 
 // GossipKeys implements admin.Mesh.
 func (m waitingMesh) GossipKeys(context.Context) (*admin.GossipKeys, error) { return nil, m.refuse() }

@@ -42045,6 +42045,13 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref common.Reference
 							Format:      "",
 						},
 					},
+					"keepKeys": {
+						SchemaProps: spec.SchemaProps{
+							Description: "KeepKeys removes the host without replacing the keys that it knows.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
 					"cancel": {
 						SchemaProps: spec.SchemaProps{
 							Description: "Cancel asks the operation to stop before its next step, and to undo the steps that can be undone. Once true, it stays true.",

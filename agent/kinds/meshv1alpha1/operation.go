@@ -65,6 +65,9 @@ type OperationSpec struct {
 	// destroy their shared disks. Switch the machine off before.
 	// +optional
 	Force bool `json:"force,omitempty"`
+	// KeepKeys removes the host without replacing the keys that it knows.
+	// +optional
+	KeepKeys bool `json:"keepKeys,omitempty"`
 	// Cancel asks the operation to stop before its next step, and to undo the steps that
 	// can be undone. Once true, it stays true.
 	// +optional

@@ -27,7 +27,7 @@ type Mesh interface {
 	// Leave hands over this host's duties and stops its agent for good.
 	Leave(ctx context.Context) error
 	// RemoveHost removes a dead host from the mesh.
-	RemoveHost(ctx context.Context, removal Removal) error
+	RemoveHost(ctx context.Context, removal Removal) (*Removed, error)
 	// RaiseLevel raises the mesh's feature level for good.
 	RaiseLevel(ctx context.Context, to uint32) error
 }
@@ -38,6 +38,8 @@ type Removal struct {
 	Host, By string
 	// Force removes the host even if the mesh still hears it.
 	Force bool
+	// KeepKeys leaves the keys that the host knows as they are.
+	KeepKeys bool
 }
 
 // Patience is how long a request waits for the mesh to have a leader before the client
@@ -81,11 +83,15 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 	}))
 	mux.HandleFunc("DELETE /mesh/v1/hosts/{name}", replyJSON(func(r *http.Request) (any, error) {
 		user, _ := authenticate(r)
-		force, err := strconv.ParseBool(cmp.Or(r.URL.Query().Get("force"), "false"))
+		force, err := queryFlag(r, "force")
 		if err != nil {
-			return nil, fault.InField("force", "must be true or false")
+			return nil, err
 		}
-		return nil, mesh.RemoveHost(r.Context(), Removal{Host: r.PathValue("name"), By: user, Force: force})
+		keepKeys, err := queryFlag(r, "keepKeys")
+		if err != nil {
+			return nil, err
+		}
+		return mesh.RemoveHost(r.Context(), Removal{Host: r.PathValue("name"), By: user, Force: force, KeepKeys: keepKeys})
 	}))
 	mux.HandleFunc("POST /mesh/v1/level", replyJSON(func(r *http.Request) (any, error) {
 		var request LevelRequest
@@ -107,6 +113,15 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// queryFlag returns a parameter of a request that is true or false; false without it.
+func queryFlag(r *http.Request, name string) (bool, error) {
+	value, err := strconv.ParseBool(cmp.Or(r.URL.Query().Get(name), "false"))
+	if err != nil {
+		return false, fault.InField(name, "must be true or false")
+	}
+	return value, nil
 }
 
 func decodeBody(r *http.Request, into any) error {

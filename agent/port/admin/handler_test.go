@@ -80,9 +80,12 @@ func (m *fakeMesh) Leave(context.Context) error {
 	return errors.New("leave the replicated store: no leader")
 }
 
-func (m *fakeMesh) RemoveHost(_ context.Context, r admin.Removal) error {
-	m.note("remove %s for %s, force %v", r.Host, r.By, r.Force)
-	return fmt.Errorf("%w: %s is alive", fault.Invalid, r.Host)
+func (m *fakeMesh) RemoveHost(_ context.Context, r admin.Removal) (*admin.Removed, error) {
+	m.note("remove %s for %s, force %v, keep %v", r.Host, r.By, r.Force, r.KeepKeys)
+	if r.Host == "host3" {
+		return &admin.Removed{KeysReplaced: true, Secrets: []string{"default/password"}}, nil
+	}
+	return nil, fmt.Errorf("%w: %s is alive", fault.Invalid, r.Host)
 }
 
 func (m *fakeMesh) GossipKeys(context.Context) (*admin.GossipKeys, error) {
@@ -145,8 +148,10 @@ func TestHandler(t *testing.T) {
 		{"revoke nothing", "POST /mesh/v1/certificates/revocations", `{}`, 400, "certificate", ""},
 		{"revoke two things", "POST /mesh/v1/certificates/revocations", `{"certificate":"alice","unlisted":true}`, 400, "certificate", ""},
 		{"a failure", "POST /mesh/v1/leave", "", 500, "no leader", "leave"},
-		{"a refusal", "DELETE /mesh/v1/hosts/host2", "", 400, "host2 is alive", "remove host2 for root, force false"},
-		{"by force", "DELETE /mesh/v1/hosts/host2?force=true", "", 400, "host2 is alive", "remove host2 for root, force true"},
+		{"a refusal", "DELETE /mesh/v1/hosts/host2", "", 400, "host2 is alive", "remove host2 for root, force false, keep false"},
+		{"by force", "DELETE /mesh/v1/hosts/host2?force=true", "", 400, "host2 is alive", "remove host2 for root, force true, keep false"},
+		{"what is left to do", "DELETE /mesh/v1/hosts/host3?keepKeys=true", "", 200, `"secrets":["default/password"]`, "remove host3 for root, force false, keep true"},
+		{"keys by what is no answer", "DELETE /mesh/v1/hosts/host3?keepKeys=maybe", "", 400, "keepKeys", ""},
 		{"by what is no answer", "DELETE /mesh/v1/hosts/host2?force=maybe", "", 400, "force", ""},
 		{"a raise", "POST /mesh/v1/level", `{"to":2}`, 204, "", "raise to 2"},
 		{"a raise that a host holds up", "POST /mesh/v1/level", `{"to":3}`, 409, "host2 knows up to 2", "raise to 3"},

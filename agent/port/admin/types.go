@@ -85,6 +85,16 @@ type Level struct {
 	Policy string `json:"policy"`
 }
 
+// Removed says what was done after the removal of a host, and what is left to do.
+type Removed struct {
+	// KeysReplaced says that the keys that the host knew are worthless.
+	KeysReplaced bool `json:"keysReplaced"`
+	// Tokens are the IDs of the join tokens that were revoked.
+	Tokens []string `json:"tokens,omitempty"`
+	// Secrets are the Secrets that the host could read, as namespace/name, sorted.
+	Secrets []string `json:"secrets,omitempty"`
+}
+
 // LevelRequest asks for a raise of the mesh's feature level.
 type LevelRequest struct {
 	// To is the level that the mesh shall have.

@@ -3,8 +3,11 @@ package keyring_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,5 +95,23 @@ func TestVotersThatAreOffAreNoHindrance(t *testing.T) {
 				time.Sleep(time.Minute) // what still connects must end by itself
 			})
 		})
+	}
+}
+
+// Who has a certificate and no record gets no gossip keys: with the CA's key one makes oneself
+// a certificate under any new name.
+func TestGossipKeysAreForRecordedHosts(t *testing.T) {
+	recorded := false
+	handler := keyring.NewHandler(keyring.ServerConfig{
+		Self: "v1", Signer: signer{}, Logger: slog.New(slog.DiscardHandler), Recorded: func(string) bool { return recorded },
+		GossipKeys: func() identity.GossipKeyring { return identity.GossipKeyring{Generation: 7} },
+	})
+	for _, want := range []int{http.StatusForbidden, http.StatusOK} {
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/keyring/gossip", nil))
+		if answer.Code != want || strings.Contains(answer.Body.String(), `"generation":7`) != recorded {
+			t.Errorf("recorded %v: %d, %s", recorded, answer.Code, answer.Body)
+		}
+		recorded = true
 	}
 }

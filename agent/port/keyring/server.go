@@ -7,7 +7,7 @@
 // The key is given to a voter and to nobody else. Who votes is what the configuration of
 // the replicated store says on the host that is asked; the caller is the host whose
 // certificate is at the other end of the connection. The keys that encrypt gossip are given to
-// any host: one that was off while they were replaced gossips again only with them. To sign, any host may ask: a
+// any host that has a record: one that was off while they were replaced gossips again only with them. To sign, any host may ask: a
 // certificate of a host is signed only for the key that the host itself proves or, for a host
 // that does not vote, that its record pins. Any host can write records, so a hostile one can
 // get the certificate of another host that does not vote; it cannot get one of a voter, and
@@ -83,6 +83,8 @@ type ServerConfig struct {
 	// names those of the mesh.
 	SecretKeys       func() []sealed.PrivateKey
 	ListedSecretKeys func(ctx context.Context) ([]string, error)
+	// Recorded reports whether the mesh has a record of a host.
+	Recorded func(host string) bool
 	// Voters returns the names of the hosts that vote.
 	Voters func() []string
 	// Logger receives a line for every key that leaves this host, and for every certificate of
@@ -101,7 +103,7 @@ func NewHandler(cfg ServerConfig) http.Handler {
 	s := server{cfg, newOpenings(cfg.Logger)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathHolding, answerJSON(s.holding))
-	mux.HandleFunc("GET "+pathGossip, answerJSON(func(*http.Request) (any, error) { return cfg.GossipKeys(), nil }))
+	mux.HandleFunc("GET "+pathGossip, answerJSON(s.gossipKeys))
 	mux.HandleFunc("GET "+pathCAKey, answerJSON(s.caKey))
 	mux.HandleFunc("GET "+pathSecrets, answerJSON(s.secretKeys))
 	mux.HandleFunc("POST "+pathOpen, answerJSON(s.open))
@@ -120,6 +122,14 @@ func (s server) holding(*http.Request) (any, error) {
 		h.SecretKeys = append(h.SecretKeys, key.ID())
 	}
 	return h, nil
+}
+
+func (s server) gossipKeys(r *http.Request) (any, error) {
+	if peer := port.PeerOfRequest(r); !s.cfg.Recorded(peer) {
+		s.cfg.Logger.Warn("the gossip keys were refused to a host without a record", "host", peer)
+		return nil, fault.New(fault.Forbidden, "only a host that the mesh has a record of gets the gossip keys, and %s has none", peer).About(peer)
+	}
+	return s.cfg.GossipKeys(), nil
 }
 
 // onlyVoters returns an error unless the caller votes.

@@ -23,7 +23,8 @@ func (m *Mesh) Remove(ctx context.Context, name string) error {
 // remove removes another host.
 func (a *agent) remove(ctx context.Context, other *Host) error {
 	h := a.host
-	op := &meshv1alpha1.Operation{Spec: meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: other.Name, Machine: other.node.ID}}
+	op := &meshv1alpha1.Operation{Spec: meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: other.Name, Machine: other.node.ID,
+		KeepKeys: true}} // gossip is not encrypted here
 	bury := func(context.Context, string) error { return nil } // no volume outlives its instance here
 	tell := func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string) {
 		h.mesh.History.note(h.Name, "%s ends: %s", vmi.Name, message)
