@@ -49,7 +49,7 @@ func TestContent(t *testing.T) {
 func TestFilesAreUnderstood(t *testing.T) {
 	folder := t.TempDir()
 	run(t, "dpkg-deb", "--extract", built(t), folder)
-	for _, name := range []string{"virtmesh-guest-services.service", "virtmesh.service"} {
+	for _, name := range []string{"virtmesh-guest-services.service", "virtmesh-shutdown.service", "virtmesh.service"} {
 		unit := filepath.Join(folder, "usr/lib/systemd/system", name)
 		text, err := os.ReadFile(unit)
 		if err != nil {

@@ -215,6 +215,11 @@ func TestWitnessNeedsNoLibvirt(t *testing.T) {
 	if !strings.Contains(told, "virtmesh agent join") {
 		t.Errorf("the installation does not say what comes next:\n%s", told)
 	}
+	for _, unit := range []string{"virtmesh.service", "virtmesh-shutdown.service", "virtmesh-guest-services.service"} {
+		if told, err := m.run("systemd-analyze verify --man=no /usr/lib/systemd/system/" + unit); err != nil || strings.Contains(told, unit) {
+			t.Errorf("systemd cannot start %s without libvirt: %v\n%s", unit, err, told)
+		}
+	}
 	// What else is on this machine, such as its clock and who has which port, is not the package's.
 	worker, _ := m.run("virtmesh doctor")
 	witness, _ := m.run("virtmesh doctor --role witness")
