@@ -51,7 +51,7 @@ func All() []Level {
 		{1, "the rules, kinds and formats of the first version that has feature levels"},
 		{raftstore.FollowersLevel, "hosts that do not vote get their copy from each other instead of from the leader, so that a mesh can have 500 hosts"},
 		{Keyring, "the private key of the mesh's CA leaves the replicated state for the keyring of the voters, once a recovery bundle was made"},
-		{Apart, "hosts are known by their records and keys, not by the word of the CA alone, and the key that encrypts gossip can be replaced; Secrets are encrypted in the replicated state once a recovery bundle has their key; volumes and empty disks count against the disks of their host"},
+		{Apart, "hosts are known by their records and keys, not by the word of the CA alone, and the key that encrypts gossip can be replaced; backups are encrypted, so that the recovery bundle opens them; Secrets are encrypted in the replicated state once a recovery bundle has their key; volumes and empty disks count against the disks of their host"},
 	}
 }
 
