@@ -27,9 +27,8 @@ func TestSecretsRotateKey(t *testing.T) {
 	mesh := wellMesh()
 	mesh.secrets = admin.SecretKeys{Active: "ab"}
 	connection := serve(t, mesh)
-	args := append(connection, "secrets", "rotate-key", "--status", "-o", "json")
 	var keys admin.SecretKeys
-	if code, stdout, stderr := run(t, args...); code != 0 || json.Unmarshal([]byte(stdout), &keys) != nil || keys.Active != "ab" || keys.Wanted {
+	if code, stdout, stderr := run(t, append(connection, "secrets", "rotate-key", "--status", "-o", "json")...); code != 0 || json.Unmarshal([]byte(stdout), &keys) != nil || keys.Active != "ab" || keys.Wanted {
 		t.Errorf("status: %d %q %q", code, stdout, stderr)
 	}
 	if code, stdout, stderr := run(t, append(connection, "secrets", "rotate-key")...); code != 0 || !strings.Contains(stdout, "virtmesh keyring bundle --output FILE") {
