@@ -36,14 +36,18 @@ func TestInstallation(t *testing.T) {
 }
 
 // TestUpgradeRestartsTheAgent checks that an upgrade, and the return to an older version,
-// restart an agent that runs, never stop it for longer, and start none that was stopped.
+// restart an agent that runs, never stop it for longer, and start none that was stopped. On the
+// way back an administrator hears how guests keep their network.
 func TestUpgradeRestartsTheAgent(t *testing.T) {
 	m := newMachine(t)
 	m.install(small(t, "1"))
 	m.join()
 	for _, version := range []string{"2", "0"} {
 		m.calls()
-		m.install(small(t, version))
+		told := m.install(small(t, version))
+		if older := version == "0"; strings.Contains(told, "tc qdisc del dev virtmesh0 clsact") != older || strings.Contains(told, "take the setting that it names out") != older {
+			t.Errorf("what to do if the older version does not get on with the host is not said with it alone; %s says:\n%s", version, told)
+		}
 		if got, want := m.calls(), "daemon-reload; try-restart virtmesh.service"; !strings.HasSuffix(got, want) || strings.Contains(got, "stop") {
 			t.Errorf("the installation of %s asked systemd for %q, and not for %q", version, got, want)
 		}
