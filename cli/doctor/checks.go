@@ -216,3 +216,18 @@ func checkService(f Facts) []Finding {
 	}
 	return pass(check, s.Taken)
 }
+
+// checkGuestServices checks that somebody answers guests. The unit starts with the agent's and
+// outlives it, so on a host of a mesh it always runs.
+func checkGuestServices(f Facts) []Finding {
+	const check = "guest services"
+	s := f.Service
+	switch {
+	case !s.Systemd || !f.Member || s.Taken == "" || s.GuestServices == "":
+		return nil
+	case s.GuestServices != "active":
+		return warn(check, "virtmesh-guest-services is "+s.GuestServices+": guests get no answers to DHCP and DNS",
+			"systemctl restart virtmesh-guest-services; 'journalctl -u virtmesh-guest-services' says why it ended")
+	}
+	return pass(check, "active")
+}

@@ -53,7 +53,7 @@ func checkGuestsService(f Facts) []Finding {
 	case !f.Service.Systemd:
 		return nil
 	case f.Member && f.Service.Taken != "" && !f.Service.EndsGuests:
-		return warn(check, "virtmesh-shutdown, which comes before it, does not run: a shutdown of the host cuts the power of its guests", "systemctl start virtmesh-shutdown")
+		return warn(check, "virtmesh-shutdown, which comes before it, does not run: a shutdown of the host cuts the power of its guests", "systemctl start virtmesh-shutdown; if there is no such unit, install the package")
 	case !f.Libvirt.GuestsEnabled:
 		return pass(check, "does not run, and is not needed")
 	case onBoot == "start":

@@ -30,7 +30,7 @@ func healthy() Facts {
 		Clock:   Clock{Synchronised: true, Service: "chrony"},
 		Ports:   []Port{{What: "mesh port", Address: ":7443"}},
 		Routes:  []netplug.Route{{Destination: netip.MustParsePrefix("192.0.2.0/24"), Device: "eth0"}},
-		Service: Service{Systemd: true, Taken: "/usr/lib/x", Packaged: "/usr/lib/x", Runs: "/usr/bin/virtmesh", PackagedRuns: "/usr/bin/virtmesh", Enabled: true, EndsGuests: true},
+		Service: Service{Systemd: true, Taken: "/usr/lib/x", Packaged: "/usr/lib/x", Runs: "/usr/bin/virtmesh", PackagedRuns: "/usr/bin/virtmesh", Enabled: true, EndsGuests: true, GuestServices: "active"},
 	}
 	f.Status = &admin.Status{Host: "host1", Members: []admin.Member{{Name: "host1", Role: "leader"}}, Keyring: &admin.KeyringStatus{
 		Bundle: &admin.KeyringBundle{Made: time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local), Host: "host1", Current: true},
@@ -135,9 +135,10 @@ func TestChecks(t *testing.T) {
 		"port in use": {func(f *Facts) {
 			f.Ports[0].Err, f.Ports[0].User = errors.New("address already in use"), " by nginx (pid 5)"
 		}, "mesh port", Failed, "by nginx (pid 5)", ""},
-		"no unit":             {func(f *Facts) { f.Service = Service{Systemd: true} }, "service", Warning, "nothing starts the agent", ""},
-		"hidden unit":         {func(f *Facts) { f.Service.Taken, f.Service.Runs = "/etc/x", "/usr/local/bin/virtmesh" }, "service", Warning, "/etc/x hides the package's unit and runs /usr/local/bin/virtmesh", ""},
-		"not started at boot": {func(f *Facts) { f.Service.Enabled = false }, "service", Warning, "does not start at boot", "systemctl enable virtmesh.service"},
+		"no unit":               {func(f *Facts) { f.Service = Service{Systemd: true} }, "service", Warning, "nothing starts the agent", ""},
+		"hidden unit":           {func(f *Facts) { f.Service.Taken, f.Service.Runs = "/etc/x", "/usr/local/bin/virtmesh" }, "service", Warning, "/etc/x hides the package's unit and runs /usr/local/bin/virtmesh", ""},
+		"nobody answers guests": {func(f *Facts) { f.Service.GuestServices = "failed" }, "guest services", Warning, "is failed: guests get no answers", ""},
+		"not started at boot":   {func(f *Facts) { f.Service.Enabled = false }, "service", Warning, "does not start at boot", "systemctl enable virtmesh.service"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			facts := healthy()
@@ -198,9 +199,10 @@ func TestNoFalseAlarms(t *testing.T) {
 		"accounts and containers": func(f *Facts) {
 			f.TakenUIDs = []UIDs{{0, 0, "/etc/passwd", "account root"}, {100_000, 165_535, "/etc/subuid", "uids"}, {2_100_000_000, 2_200_000_000, "/etc/subuid", "uids"}}
 		},
-		"an agent that does not answer": func(f *Facts) { f.Status = nil },
-		"a unit edited in place":        func(f *Facts) { f.Service.Taken = "/etc/systemd/system/virtmesh.service" },
-		"no mesh yet":                   func(f *Facts) { f.Member, f.Service = false, Service{Systemd: true} },
+		"an agent that does not answer":   func(f *Facts) { f.Status = nil },
+		"a unit edited in place":          func(f *Facts) { f.Service.Taken = "/etc/systemd/system/virtmesh.service" },
+		"the agent starts guest services": func(f *Facts) { f.Service.GuestServices = "" },
+		"no mesh yet":                     func(f *Facts) { f.Member, f.Service = false, Service{Systemd: true} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			facts := healthy()

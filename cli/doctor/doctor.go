@@ -62,7 +62,7 @@ func Examine(facts Facts) []Finding {
 		checkRoot, checkConfig, checkMembership, checkVirtualization, checkPrograms, checkFirmware,
 		checkLibvirt, checkDaemonLimits, checkGuestsService, checkQEMUUser, checkGuestUIDs, checkSeccomp, checkConfinement, checkMemoryLimit,
 		checkKernel, checkFilesystems, checkPaths, checkPools, checkClock,
-		checkNeighbours, checkNetworkd, checkRoutes, checkNameServers, checkPorts, checkService, checkKeyring,
+		checkNeighbours, checkNetworkd, checkRoutes, checkNameServers, checkPorts, checkService, checkGuestServices, checkKeyring,
 	}
 	if facts.Config.Role == host.RoleWitness { // it needs nothing that guests need
 		checks = []func(Facts) []Finding{checkRoot, checkConfig, checkMembership, checkFilesystems, checkClock, checkPorts, checkService, checkKeyring}

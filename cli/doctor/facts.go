@@ -150,4 +150,7 @@ type Service struct {
 	Enabled            bool
 	// EndsGuests says that virtmesh-shutdown waits for the host's shutdown.
 	EndsGuests bool
+	// GuestServices is the state of the unit that answers guests, such as "active"; "" without
+	// the unit, where the agent starts the process itself.
+	GuestServices string
 }

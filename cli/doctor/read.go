@@ -20,6 +20,7 @@ import (
 	"virtmesh/agent/host/hypervisor/kvmprobe"
 	"virtmesh/agent/host/network"
 	"virtmesh/agent/identity"
+	"virtmesh/netplug/guestservices"
 )
 
 // reader reads a machine: files below a root directory, and what programs say.
@@ -242,11 +243,15 @@ func (r reader) neighbours(ctx context.Context) Neighbours {
 	return n
 }
 
-// service finds the agent's unit where systemd looks for it, the administrator's first.
+// service finds the agent's unit where systemd looks for it, the administrator's first, and
+// how the units are that the agent's starts.
 func (r reader) service(ctx context.Context) Service {
 	_, err := os.Stat(filepath.Join(r.root, "run/systemd/system"))
 	s := Service{Systemd: err == nil, Enabled: output(ctx, "systemctl", "is-enabled", "virtmesh.service") != "",
 		EndsGuests: output(ctx, "systemctl", "is-active", "virtmesh-shutdown.service") != ""}
+	if show := []string{"show", guestservices.UnitName, "-P"}; strings.TrimSpace(output(ctx, "systemctl", append(show, "LoadState")...)) == "loaded" {
+		s.GuestServices = strings.TrimSpace(output(ctx, "systemctl", append(show, "ActiveState")...))
+	}
 	for _, dir := range []string{"/etc", "/usr/lib", "/lib"} {
 		path := dir + "/systemd/system/virtmesh.service"
 		text := r.text(path)
