@@ -58,11 +58,23 @@ type Info struct {
 // node returns the name and ID that the host's certificate carries.
 func (i Info) node() Node { return Node{Name: i.Host, ID: i.HostID} }
 
-// Seed is where a member can be reached.
+// Seed is where a member can be reached, and who it is.
 type Seed struct {
 	Host          string `json:"host"`
 	MeshAddress   string `json:"meshAddress"`
 	GossipAddress string `json:"gossipAddress"`
+	// HostID and KeyPin are the ID and the pin of the key that the member keeps; empty if
+	// they are not known, or the member does not keep its key.
+	HostID string `json:"hostID,omitempty"`
+	KeyPin string `json:"keyPin,omitempty"`
+}
+
+// KeepsKey reports whether it is known by which key the member is recognised.
+func (s Seed) KeepsKey() bool { return s.KeyPin != "" }
+
+// Is reports whether the holder of a key, with a certificate for a host, is the member.
+func (s Seed) Is(node Node, key Pin) bool {
+	return s.KeepsKey() && node == Node{Name: s.Host, ID: s.HostID} && key.String() == s.KeyPin
 }
 
 // State is the whole content of an identity folder.

@@ -355,7 +355,7 @@ func TestSeedsAreKept(t *testing.T) {
 	dir, _ := initMesh(t)
 	id := open(t, dir)
 	before := id.Info()
-	seeds := []identity.Seed{{Host: "host2", MeshAddress: "10.0.0.2:7443", GossipAddress: "10.0.0.2:7946"}}
+	seeds := []identity.Seed{{Host: "host2", MeshAddress: "10.0.0.2:7443", GossipAddress: "10.0.0.2:7946", HostID: "machine 2", KeyPin: "pin 2"}}
 	if err := id.SetSeeds(seeds); err != nil {
 		t.Fatal(err)
 	}

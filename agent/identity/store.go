@@ -118,6 +118,15 @@ func TokenKey(id string) string { return TokensPrefix + id }
 // Node returns the name and ID that the host's certificates carry.
 func (r HostRecord) Node() Node { return Node{Name: r.Name, ID: r.ID} }
 
+// Seed returns where the host can be reached, and who it is if it keeps its key.
+func (r HostRecord) Seed() Seed {
+	seed := Seed{Host: r.Name, MeshAddress: r.MeshAddress, GossipAddress: r.GossipAddress}
+	if r.KeyKept {
+		seed.HostID, seed.KeyPin = r.ID, r.KeyPin
+	}
+	return seed
+}
+
 func expelledKey(host string) string { return ExpelledPrefix + host }
 
 func departedKey(id string) string { return DepartedPrefix + id }

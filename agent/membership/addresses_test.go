@@ -87,3 +87,25 @@ func TestGuestsAreKeptAwayFromAllHosts(t *testing.T) {
 		t.Errorf("the host's network heard of %d changes", changed)
 	}
 }
+
+// TestSeedsSayWhoTheHostsAre: a host recognises others by the keys that their records say they
+// keep, also before it has opened its copy of the state.
+func TestSeedsSayWhoTheHostsAre(t *testing.T) {
+	m := identitytest.NewMesh(t)
+	_, member := machineOf(t, m)
+	hosts := identity.NewHosts(m.Store)
+	for _, kept := range []bool{false, true} {
+		if kept {
+			if err := hosts.Update(t.Context(), m.First.Node(), func(r *identity.HostRecord) { r.KeyKept = true }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		member.peers.OpenRecords(hosts)
+		member.peers.readRecords()
+		for what, seeds := range map[string][]identity.Seed{"known": member.peers.Seeds(), "saved": member.identity.Info().Seeds} {
+			if len(seeds) != 1 || seeds[0].Is(m.First.Node(), m.First.KeyPin()) != kept {
+				t.Errorf("%s while the key is kept %v: %+v", what, kept, seeds)
+			}
+		}
+	}
+}

@@ -30,12 +30,14 @@ const (
 
 // verdict finds out whether this host was expelled. A host that is told so ends its guests,
 // so nothing but the word of hosts of its own mesh counts: no silence, no refused connection,
-// no certificate of another mesh.
+// no certificate of another mesh. Who has the CA's key can make certificates of this mesh, so a
+// host is recognised by the key that its record has. One that keeps no key is believed only
+// when it says that this host is a member.
 type verdict struct {
 	// others returns the last known other members.
 	others func() []identity.Seed
 	// ask asks the host at an address; see enrol.AskStanding.
-	ask func(ctx context.Context, address string) (by identity.Node, expelled bool, err error)
+	ask func(ctx context.Context, address string) (enrol.Standing, error)
 }
 
 // witnesses returns the hosts that say this one was expelled, if that makes it certain: two of
@@ -57,9 +59,10 @@ func (v verdict) witnesses(ctx context.Context) ([]string, bool) {
 	answers := make(chan answer)
 	for _, other := range others {
 		go func() {
-			by, expelled, err := v.ask(ctx, other.MeshAddress)
-			known := err == nil && by.Name == other.Host
-			answers <- answer{by.Name, known && expelled, known && !expelled}
+			said, err := v.ask(ctx, other.MeshAddress)
+			known := other.Is(said.By, said.Key)
+			named := !other.KeepsKey() && said.By.Name == other.Host
+			answers <- answer{said.By.Name, err == nil && known && said.Expelled, err == nil && (known || named) && !said.Expelled}
 		}()
 	}
 	var said []string
@@ -80,7 +83,7 @@ func (v verdict) witnesses(ctx context.Context) ([]string, bool) {
 func (m *Member) verdict() verdict {
 	return verdict{
 		others: func() []identity.Seed { return distinct(m.peers.Seeds(), m.config.Name) },
-		ask: func(ctx context.Context, address string) (identity.Node, bool, error) {
+		ask: func(ctx context.Context, address string) (enrol.Standing, error) {
 			return enrol.AskStanding(ctx, m.identity, m.options.Version, address)
 		},
 	}

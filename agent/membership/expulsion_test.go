@@ -2,6 +2,7 @@ package membership
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -27,21 +28,35 @@ type answering struct {
 	name     string
 	expelled bool
 	err      error
+	// otherID and otherKey: it does not have those of the host of that name, which is known
+	// not to keep its key if keyless is set.
+	otherID, otherKey, keyless bool
 }
+
+// pinOf is the key of a host of a name.
+func pinOf(name string) identity.Pin { return sha256.Sum256([]byte(name)) }
 
 // verdictOf is the verdict of hosts whose name is their address.
 func verdictOf(hosts map[string]answering) verdict {
 	return verdict{
 		others: func() []identity.Seed {
 			var seeds []identity.Seed
-			for address := range hosts {
-				seeds = append(seeds, identity.Seed{Host: address, MeshAddress: address})
+			for address, a := range hosts {
+				known := identity.HostRecord{Name: address, ID: address, MeshAddress: address, KeyPin: pinOf(address).String(), KeyKept: !a.keyless}
+				seeds = append(seeds, known.Seed())
 			}
 			return seeds
 		},
-		ask: func(_ context.Context, address string) (identity.Node, bool, error) {
+		ask: func(_ context.Context, address string) (enrol.Standing, error) {
 			a := hosts[address]
-			return identity.Node{Name: a.name}, a.expelled, a.err
+			told := enrol.Standing{By: identity.Node{Name: a.name, ID: a.name}, Key: pinOf(a.name), Expelled: a.expelled}
+			if a.otherID {
+				told.By.ID = "another"
+			}
+			if a.otherKey {
+				told.Key = pinOf("another")
+			}
+			return told, a.err
 		},
 	}
 }
@@ -65,7 +80,14 @@ func TestWhatMakesAnExpulsionCertain(t *testing.T) {
 		"hosts that were not known there":    {map[string]answering{"a": says("x", true), "b": says("y", true)}, false},
 		"all are silent":                     {map[string]answering{"a": silent, "b": silent, "c": silent}, false},
 		"all say that it is a member of it":  {map[string]answering{"a": says("a", false), "b": says("b", false)}, false},
-		"it is told along with an error too": {map[string]answering{"a": {"a", true, errors.New("cut off")}, "b": says("b", true)}, false},
+		"it is told along with an error too": {map[string]answering{"a": {name: "a", expelled: true, err: errors.New("cut off")}, "b": says("b", true)}, false},
+		"two with other keys":                {map[string]answering{"a": {name: "a", expelled: true, otherKey: true}, "b": {name: "b", expelled: true, otherKey: true}}, false},
+		"one of two has another ID":          {map[string]answering{"a": {name: "a", expelled: true, otherID: true}, "b": says("b", true)}, false},
+		"the only other keeps no key":        {map[string]answering{"a": {name: "a", expelled: true, keyless: true}}, false},
+		"one of two keeps no key":            {map[string]answering{"a": {name: "a", expelled: true, keyless: true}, "b": says("b", true)}, false},
+		"two of three, one keeps no key":     {map[string]answering{"a": {name: "a", expelled: true, keyless: true}, "b": says("b", true), "c": says("c", true)}, true},
+		"two, and one without a key objects": {map[string]answering{"a": {name: "a", keyless: true}, "b": says("b", true), "c": says("c", true)}, false},
+		"two, and one with another key":      {map[string]answering{"a": {name: "a", otherKey: true}, "b": says("b", true), "c": says("c", true)}, true},
 	} {
 		by, certain := verdictOf(trial.hosts).witnesses(t.Context())
 		if certain != trial.want {
@@ -149,7 +171,7 @@ func serveStanding(t *testing.T, m *identitytest.Mesh, id *identity.Identity) id
 		}
 	})
 	at := opened.Addr().String()
-	return identity.Seed{Host: id.Host(), MeshAddress: at, GossipAddress: at}
+	return identity.Seed{Host: id.Host(), MeshAddress: at, GossipAddress: at, HostID: id.Node().ID, KeyPin: id.KeyPin().String()}
 }
 
 // machineOf returns host2 of a mesh, which knows the other hosts by the seeds.
@@ -180,6 +202,12 @@ func TestOnlyAnExpelledHostIsToldSo(t *testing.T) {
 	first, other := serveStanding(t, m, m.First), serveStanding(t, m, m.Host(t, "host3", 0))
 	stranger := identitytest.NewMesh(t)
 	foreign := serveStanding(t, stranger, stranger.First)
+	// Machines of who has the CA's key: one with the ID of the host, one with its own.
+	forgedFirst, forgedOther := serveStanding(t, m, m.Host(t, "host1", 0)), serveStanding(t, m, renamed(t, m, "host3"))
+	at := func(seed identity.Seed, address string) identity.Seed {
+		seed.MeshAddress = address
+		return seed
+	}
 	_, member := machineOf(t, m, first, other)
 	hosts := identity.NewHosts(m.Store)
 	if member.isExpelled(t.Context(), member.verdict()) {
@@ -190,8 +218,11 @@ func TestOnlyAnExpelledHostIsToldSo(t *testing.T) {
 	}
 	for name, seeds := range map[string][]identity.Seed{
 		"hosts of another mesh":        {foreign, foreign},
-		"one of two":                   {first, {Host: "host3", MeshAddress: foreign.MeshAddress}},
-		"one of two, another is there": {first, {Host: "host3", MeshAddress: first.MeshAddress}},
+		"one of two":                   {first, at(other, foreign.MeshAddress)},
+		"one of two, another is there": {first, at(other, first.MeshAddress)},
+		"one of two, one is forged":    {first, at(other, forgedOther.MeshAddress)},
+		"forged hosts":                 {at(first, forgedFirst.MeshAddress), at(other, forgedOther.MeshAddress)},
+		"hosts that keep no key":       {{Host: "host1", MeshAddress: first.MeshAddress}, {Host: "host3", MeshAddress: other.MeshAddress}},
 	} {
 		if err := member.identity.SetSeeds(seeds); err != nil {
 			t.Fatal(err)

@@ -113,7 +113,7 @@ func (p *Peers) recordedSeeds() (others []identity.Seed, ok bool) {
 	records, ok := p.records.list()
 	for _, record := range records {
 		if record.Name != p.self {
-			others = append(others, identity.Seed{Host: record.Name, MeshAddress: record.MeshAddress, GossipAddress: record.GossipAddress})
+			others = append(others, record.Seed())
 		}
 	}
 	return others, ok

@@ -266,9 +266,7 @@ func (s *Server) admitHost(ctx context.Context, req Request, key *ecdsa.PublicKe
 		Issued: admission.Issued, MeshID: admission.MeshID, CAKey: admission.CAKey, GossipKeys: admission.GossipKeys,
 	}
 	for _, m := range admission.Members {
-		answer.Members = append(answer.Members, identity.Seed{
-			Host: m.Name, MeshAddress: m.MeshAddress, GossipAddress: m.GossipAddress,
-		})
+		answer.Members = append(answer.Members, m.Seed())
 	}
 	s.cfg.Logger.Info("host admitted", "host", req.Host, "from", from, "token", req.TokenID)
 	return answer, nil

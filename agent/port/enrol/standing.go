@@ -29,31 +29,45 @@ func (s *Server) checkStanding(ctx context.Context, body []byte, _ string) (requ
 	}}, nil
 }
 
+// Standing is what a host says of this one.
+type Standing struct {
+	// By and Key are of the host that answered, according to its certificate. Who has the
+	// CA's key can make one for any host and ID; the key is the one that it really has.
+	By  identity.Node
+	Key identity.Pin
+	// Expelled says that the mesh has expelled this host.
+	Expelled bool
+}
+
 // AskStanding asks the host at addr whether its mesh has expelled this one, whose program has
-// the given version. It returns the host that answered, which has shown a certificate of this
-// host's mesh. Every other answer, and none, is an error. It works when this host's certificate
-// has ended.
-func AskStanding(ctx context.Context, id *identity.Identity, version, addr string) (by identity.Node, expelled bool, err error) {
+// the given version. Who answered has shown a certificate of this host's mesh. Every other
+// answer, and none, is an error. It works when this host's certificate has ended.
+func AskStanding(ctx context.Context, id *identity.Identity, version, addr string) (Standing, error) {
 	key, err := identity.NewKey()
 	if err != nil {
-		return identity.Node{}, false, err
+		return Standing{}, err
 	}
 	csr, err := identity.NewCSR(key, id.Host())
 	if err != nil {
-		return identity.Node{}, false, err
+		return Standing{}, err
 	}
 	proof, err := id.Prove(csr)
 	if err != nil {
-		return identity.Node{}, false, err
+		return Standing{}, err
 	}
-	c := newCaller(addr, port.NewSpeaker(id.Host(), version), func(chain []*x509.Certificate) (err error) {
-		by, err = identity.VerifyNode(chain, id.Roots(), time.Now(), x509.ExtKeyUsageServerAuth)
+	var told Standing
+	c := newCaller(addr, port.NewSpeaker(id.Host(), version), func(chain []*x509.Certificate) error {
+		by, err := identity.VerifyNode(chain, id.Roots(), time.Now(), x509.ExtKeyUsageServerAuth)
+		if err == nil {
+			told.By, told.Key = by, identity.PinOf(chain[0])
+		}
 		return err
 	})
 	defer c.close()
 	var answer standing
 	if err := c.call(ctx, http.MethodPost, pathStanding, proof, &answer); err != nil {
-		return identity.Node{}, false, err
+		return Standing{}, err
 	}
-	return by, answer.Expelled, nil
+	told.Expelled = answer.Expelled
+	return told, nil
 }
