@@ -51,28 +51,32 @@ func runInLab(m *testing.M) int {
 		}
 		defer lab(ctx, "down")
 	}
-	args := []string{"up", "--metal", "--hosts", fmt.Sprint(hosts)}
-	if debian != "" {
-		args = append(args, "--package", debian)
-	}
-	began := time.Now()
-	if _, err := lab(ctx, args...); err != nil {
+	if err := startLab(ctx, "--hosts", fmt.Sprint(hosts)); err != nil {
 		fmt.Fprintf(os.Stderr, "start the lab: %v\n", err)
 		printLogs(ctx)
 		return 1
 	}
-	fmt.Printf("%d hosts with %s were Ready after %s\n", hosts, installed(), time.Since(began).Round(time.Second))
-	out, err := lab(ctx, "image", "tiny")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	tiny = strings.TrimSpace(out)
 	code := m.Run()
 	if code != 0 {
 		printLogs(ctx)
 	}
 	return code
+}
+
+// startLab starts hosts, unless they run, and puts the guest image into the lab's registry.
+func startLab(ctx context.Context, hosts ...string) error {
+	args := append([]string{"up", "--metal"}, hosts...)
+	if debian != "" {
+		args = append(args, "--package", debian)
+	}
+	began := time.Now()
+	if _, err := lab(ctx, args...); err != nil {
+		return err
+	}
+	fmt.Printf("%s: Ready with %s after %s\n", strings.Join(hosts, " "), installed(), time.Since(began).Round(time.Second))
+	out, err := lab(ctx, "image", "tiny")
+	tiny = strings.TrimSpace(out)
+	return err
 }
 
 // findProgram finds what is tested: the package that VIRTMESH_PACKAGE names, or the newest
