@@ -56,8 +56,9 @@ func (c TellerConfig) Validate() error {
 }
 
 // loadStep is the change of load below which the mesh is not told, and poolSteps the
-// number of parts of a pool's capacity of which one must be taken or freed. Without
-// them a host at rest would announce facts all the time.
+// number of parts of a pool's capacity of which one must be taken or freed, or by which the
+// capacity must change: that of a file system which shares its disk moves with every byte
+// written. Without them a host at rest would announce facts all the time.
 const (
 	loadStep  = 0.1
 	poolSteps = 100
@@ -94,20 +95,22 @@ func (t *Teller) Run(ctx context.Context) error {
 	}
 }
 
-// steady returns the facts now with the load and the free space of pools that were told
-// before, where they have hardly changed since.
+// steady returns the facts now with the load and the pools that were told before, where they
+// have hardly changed since.
 func steady(told, now gossip.Facts) gossip.Facts {
 	if math.Abs(now.Load-told.Load) < loadStep {
 		now.Load = told.Load
 	}
 	for name, pool := range now.Pools {
 		before, ok := told.Pools[name]
-		if ok && before.Capacity == pool.Capacity && max(before.Free-pool.Free, pool.Free-before.Free) < pool.Capacity/poolSteps {
+		if step := pool.Capacity / poolSteps; ok && distance(before.Capacity, pool.Capacity) < step && distance(before.Free, pool.Free) < step {
 			now.Pools[name] = before
 		}
 	}
 	return now
 }
+
+func distance(a, b int64) int64 { return max(a-b, b-a) }
 
 // facts are those of this moment.
 func (t *Teller) facts() gossip.Facts {

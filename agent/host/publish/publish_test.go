@@ -355,9 +355,14 @@ func TestHostAtRestTellsTheSame(t *testing.T) {
 		t.Errorf("a full pool is not told: %+v", next)
 	}
 	grown := at(told.Load, told.Pools["local"].Free)
-	grown.Pools["local"] = gossip.Pool{Capacity: 1001, Free: told.Pools["local"].Free}
-	if next := steady(told, grown); next.Pools["local"].Capacity != 1001 {
+	grown.Pools["local"] = gossip.Pool{Capacity: 1011, Free: told.Pools["local"].Free}
+	if next := steady(told, grown); next.Pools["local"].Capacity != 1011 {
 		t.Errorf("a grown pool is not told: %+v", next)
+	}
+	// A dataset of ZFS has what others leave, so that its capacity moves with what is free.
+	grown.Pools["local"] = gossip.Pool{Capacity: 1009, Free: told.Pools["local"].Free + 9}
+	if next := steady(told, grown); !reflect.DeepEqual(next, told) {
+		t.Errorf("a pool that wanders is told: %+v", next)
 	}
 }
 

@@ -77,7 +77,14 @@ type Controller struct {
 	room    chan struct{} // holds one token
 
 	mu      sync.Mutex
-	waiting map[stewards.Key]int // instances that fit nowhere: failed attempts
+	waiting map[stewards.Key]wait // instances that fit nowhere
+	noted   bool                  // there is more than room on disk, see noteRoom
+}
+
+// wait is what is known of an instance that fits nowhere.
+type wait struct {
+	attempts int  // that failed
+	forDisk  bool // the last one for lack of room on disk, perhaps among other things
 }
 
 // New checks cfg and returns a controller that is not yet running.
@@ -98,7 +105,7 @@ func New(cfg Config) (*Controller, error) {
 		vmis:    objects.For[*kubevirtv1.VirtualMachineInstance](cfg.Cache),
 		mesh:    objects.For[*meshv1alpha1.MeshConfig](cfg.Cache),
 		room:    make(chan struct{}, 1),
-		waiting: map[stewards.Key]int{},
+		waiting: map[stewards.Key]wait{},
 	}
 	c.engine, err = stewards.New(cfg.Deps, stewards.Steward{
 		Name: "placement", Scope: "virtualmachineinstances", Workers: cfg.Workers,
@@ -131,15 +138,15 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer c.figures.unregister()
 	defer c.cfg.View.OnRoom(c.noteRoom)()
 	pvcs := objects.For[*corev1.PersistentVolumeClaim](c.cfg.Cache)
-	defer pvcs.AddHandler(func(objects.Change[*corev1.PersistentVolumeClaim]) { c.noteRoom() })()
+	defer pvcs.AddHandler(func(objects.Change[*corev1.PersistentVolumeClaim]) { c.noteRoom(false) })()
 	dvs := objects.For[*cdiv1.DataVolume](c.cfg.Cache)
-	defer dvs.AddHandler(func(objects.Change[*cdiv1.DataVolume]) { c.noteRoom() })()
+	defer dvs.AddHandler(func(objects.Change[*cdiv1.DataVolume]) { c.noteRoom(false) })()
 	defer c.cfg.Claims.AddHandler(func(ev claims.Event) {
 		if ev.Quarantine != nil {
-			c.noteRoom()
+			c.noteRoom(false)
 		}
 	})()
-	defer c.mesh.AddHandler(func(objects.Change[*meshv1alpha1.MeshConfig]) { c.noteRoom() })()
+	defer c.mesh.AddHandler(func(objects.Change[*meshv1alpha1.MeshConfig]) { c.noteRoom(false) })()
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -148,8 +155,12 @@ func (c *Controller) Run(ctx context.Context) error {
 	return c.engine.Run(ctx)
 }
 
-// noteRoom asks for the waiting instances to be tried again.
-func (c *Controller) noteRoom() {
+// noteRoom asks for the waiting instances to be tried again; with diskOnly, for those that
+// wait for room on disk.
+func (c *Controller) noteRoom(diskOnly bool) {
+	c.mu.Lock()
+	c.noted = c.noted || !diskOnly
+	c.mu.Unlock()
 	select {
 	case c.room <- struct{}{}:
 	default:
@@ -175,9 +186,12 @@ func (c *Controller) retryOnRoom(ctx context.Context) {
 		}
 		c.mu.Lock()
 		keys := make([]stewards.Key, 0, len(c.waiting))
-		for key := range c.waiting {
-			keys = append(keys, key)
+		for key, w := range c.waiting {
+			if c.noted || w.forDisk {
+				keys = append(keys, key)
+			}
 		}
+		c.noted = false
 		c.mu.Unlock()
 		for _, key := range keys {
 			c.engine.Enqueue(key)
@@ -186,11 +200,11 @@ func (c *Controller) retryOnRoom(ctx context.Context) {
 }
 
 // countAttempt counts a failed attempt and returns when to try again by itself.
-func (c *Controller) countAttempt(key stewards.Key) time.Duration {
+func (c *Controller) countAttempt(key stewards.Key, forDisk bool) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := c.waiting[key]
-	c.waiting[key] = n + 1
+	n := c.waiting[key].attempts
+	c.waiting[key] = wait{attempts: n + 1, forDisk: forDisk}
 	return min(c.cfg.RetryMax, c.cfg.RetryMin<<min(n, 20))
 }
 

@@ -111,7 +111,7 @@ func (v *View) onClaim(ev claims.Event) {
 		delete(v.assumed, uid)
 		delete(v.unread, uid)
 		v.snapshot.RemoveInstance(uid)
-		v.tellRoom()
+		v.tellRoom(false)
 	}
 	v.seen = max(v.seen, ev.Revision)
 }

@@ -115,8 +115,11 @@ func (v *View) refreshHost(name string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.snapshot.SetPrepared(now.host)
-	if !known || admitsMore(&last.host.Host, &now.host.Host) {
-		v.tellRoom()
+	switch {
+	case !known || admitsMore(&last.host.Host, &now.host.Host):
+		v.tellRoom(false)
+	case hasMoreDisk(&last.host.Host, &now.host.Host):
+		v.tellRoom(true)
 	}
 }
 
@@ -238,16 +241,23 @@ func describe(name string, s source) place.Host {
 }
 
 // admitsMore reports whether a host may now take an instance that it did not
-// takeNames before. A change of load or images, or a loss of capacity, never has
-// this effect.
+// take before, whatever it lacked. A change of load or images, or a loss of
+// capacity, never has this effect; for more room on disk see hasMoreDisk.
 func admitsMore(old, now *place.Host) bool {
 	if now.Problem != "" {
 		return false
 	}
+	allocatable := now.Allocatable
+	allocatable.EphemeralBytes = old.Allocatable.EphemeralBytes
 	return old.Problem != "" || old.Cordoned && !now.Cordoned || !old.KVM && now.KVM ||
 		!sameLabels(old.Labels, now.Labels) || !reflect.DeepEqual(old.Taints, now.Taints) ||
-		!slices.Equal(old.CPUModels, now.CPUModels) || hasMoreRoom(old.Pools, now.Pools) || promisesMore(old.Disks, now.Disks) ||
-		len(old.Allocatable.Lacking(now.Allocatable)) > 0
+		!slices.Equal(old.CPUModels, now.CPUModels) || len(old.Allocatable.Lacking(allocatable)) > 0
+}
+
+// hasMoreDisk reports whether a host may now take an instance for which it had no room on disk.
+func hasMoreDisk(old, now *place.Host) bool {
+	return now.Problem == "" && (hasMoreRoom(old.Pools, now.Pools) || promisesMore(old.Disks, now.Disks) ||
+		now.Allocatable.EphemeralBytes > old.Allocatable.EphemeralBytes)
 }
 
 // hasMoreRoom reports whether a pool has more room than before, or can be used again.

@@ -78,13 +78,13 @@ func (c *Controller) releaseInstance(ctx context.Context, vmi *kubevirtv1.Virtua
 func (c *Controller) place(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance) (stewards.Result, error) {
 	c.figures.noteStart(objects.KeyOf(vmi), vmi.UID)
 	if last, ok := c.predecessor(vmi); ok {
-		return c.unschedulable(ctx, vmi, fmt.Sprintf("host %s has not let go of the previous instance of this name yet", last.Host))
+		return c.unschedulable(ctx, vmi, fmt.Errorf("host %s has not let go of the previous instance of this name yet", last.Host))
 	}
 	if message, err := c.quarantined(ctx, vmi); err != nil || message != "" {
 		if err != nil {
 			return stewards.Result{}, err
 		}
-		return c.unschedulable(ctx, vmi, message)
+		return c.unschedulable(ctx, vmi, errors.New(message))
 	}
 	request, err := c.prepareRequest(vmi)
 	var problem *VolumeProblem
@@ -92,7 +92,7 @@ func (c *Controller) place(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	case errors.As(err, &problem):
 		return c.holdForVolume(ctx, vmi, problem)
 	case err != nil:
-		return c.unschedulable(ctx, vmi, err.Error())
+		return c.unschedulable(ctx, vmi, err)
 	}
 	return c.claimHost(ctx, vmi, request)
 }
@@ -108,7 +108,8 @@ func (c *Controller) claimHost(ctx context.Context, vmi *kubevirtv1.VirtualMachi
 			c.stopWaiting(objects.KeyOf(vmi))
 			return stewards.Result{}, nil
 		case errors.As(err, &unfit):
-			return c.unschedulable(ctx, vmi, err.Error())
+			unfit.Disk = unfit.Disk || len(request.Exclude) > 0 && request.TakesDisk()
+			return c.unschedulable(ctx, vmi, unfit)
 		case err != nil:
 			return stewards.Result{}, err
 		}
@@ -145,7 +146,7 @@ func (c *Controller) claimHost(ctx context.Context, vmi *kubevirtv1.VirtualMachi
 	if others := hosts - len(request.Exclude); others > 0 {
 		reasons["not asked yet"] = others
 	}
-	return c.unschedulable(ctx, vmi, (&place.Unschedulable{Hosts: hosts, Reasons: reasons}).Error())
+	return c.unschedulable(ctx, vmi, &place.Unschedulable{Hosts: hosts, Reasons: reasons, Disk: request.TakesDisk()})
 }
 
 // instances names the resource in errors.
@@ -247,10 +248,11 @@ func (c *Controller) claim(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	return err
 }
 
-// unschedulable says in the status that no host fits, and waits.
-func (c *Controller) unschedulable(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, message string) (stewards.Result, error) {
+// unschedulable says in the status why no host takes the instance, and waits.
+func (c *Controller) unschedulable(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, why error) (stewards.Result, error) {
 	c.figures.count(resultUnschedulable)
-	retry := c.countAttempt(objects.KeyOf(vmi))
+	var unfit *place.Unschedulable
+	retry, message := c.countAttempt(objects.KeyOf(vmi), errors.As(why, &unfit) && unfit.Disk), why.Error()
 	next := vmi.DeepCopy()
 	machine.SetPhase(next, kubevirtv1.Scheduling, c.cfg.Clock.Now())
 	machine.DropConditions(next, kubevirtv1.VirtualMachineInstanceSynchronized, kubevirtv1.VirtualMachineInstanceDataVolumesReady)
@@ -264,7 +266,7 @@ func (c *Controller) unschedulable(ctx context.Context, vmi *kubevirtv1.VirtualM
 // waits.
 func (c *Controller) holdForVolume(ctx context.Context, vmi *kubevirtv1.VirtualMachineInstance, problem *VolumeProblem) (stewards.Result, error) {
 	c.figures.count(resultHeld)
-	retry := c.countAttempt(objects.KeyOf(vmi))
+	retry := c.countAttempt(objects.KeyOf(vmi), false)
 	next := vmi.DeepCopy()
 	machine.SetPhase(next, kubevirtv1.Pending, c.cfg.Clock.Now())
 	machine.DropConditions(next, podScheduled)

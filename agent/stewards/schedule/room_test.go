@@ -124,6 +124,35 @@ func TestEmptyDisksNeedRoom(t *testing.T) {
 	})
 }
 
+// Room on disk that grows bit by bit wakes the instances that lacked it, and no others: those
+// go on waiting longer and longer.
+func TestRoomOnDiskWakesThoseThatLackedIt(t *testing.T) {
+	run(t, func(b *bench) {
+		b.host("h1", 8*gib)
+		b.pools("h1", map[string]int64{"local": 1})
+		b.offers.set(func() { b.offers.by["h1"] = claims.Offer{Reason: "busy"} })
+		b.create("plain")
+		b.createClaim("data", "", "5Gi")
+		b.create("stored", withClaim("data"))
+		time.Sleep(5 * time.Minute)
+		asked := 0
+		b.offers.set(func() { asked = len(b.offers.asked) })
+		for room := range int64(3) {
+			b.pools("h1", map[string]int64{"local": 2 + room})
+		}
+		b.offers.set(func() {
+			if n := len(b.offers.asked) - asked; n > 1 {
+				b.Errorf("the host was asked %d times for an instance without disks", n)
+			}
+			b.offers.by["h1"] = claims.Offer{Accepted: true}
+		})
+		b.expectWaiting("stored", "1 had too little room in pool local")
+		b.pools("h1", map[string]int64{"local": 5})
+		b.expectHost("stored", "h1")
+		b.expectWaiting("plain", "busy")
+	})
+}
+
 // counts makes the mesh count pools, of which a host may promise so many GiB beside its state.
 func (b *bench) counts(host string, g int64) {
 	b.Helper()

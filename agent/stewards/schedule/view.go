@@ -35,7 +35,7 @@ type View struct {
 	mu       sync.Mutex
 	snapshot *place.Snapshot
 	assumed  map[string]string // hosts of decisions whose claim is not seen yet, by uid
-	watchers map[int]func()
+	watchers map[int]func(diskOnly bool)
 	nextID   int
 	// seen is the revision up to which every claim is in the snapshot, guards
 	// are the guards as of then.
@@ -61,7 +61,7 @@ func NewView(store objects.Store, cache *objects.Cache, c *claims.Cache, facts F
 		assumed:    map[string]string{},
 		guards:     map[string]uint64{},
 		unread:     map[string]claims.Instance{},
-		watchers:   map[int]func(){},
+		watchers:   map[int]func(diskOnly bool){},
 	}
 }
 
@@ -85,8 +85,9 @@ func (v *View) Run(ctx context.Context, ready func()) {
 }
 
 // OnRoom calls fn whenever an instance that fitted nowhere might fit now,
-// until cancel is called. fn must not block.
-func (v *View) OnRoom(fn func()) (cancel func()) {
+// until cancel is called. With diskOnly, that is so only for one that lacked room
+// on disk. fn must not block.
+func (v *View) OnRoom(fn func(diskOnly bool)) (cancel func()) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	id := v.nextID
@@ -109,9 +110,9 @@ func (v *View) CountHosts() int {
 
 // tellRoom calls the functions that were passed to OnRoom. The caller holds
 // v.mu.
-func (v *View) tellRoom() {
+func (v *View) tellRoom(diskOnly bool) {
 	for _, fn := range v.watchers {
-		fn()
+		fn(diskOnly)
 	}
 }
 

@@ -16,6 +16,8 @@ type Unschedulable struct {
 	Hosts int
 	// Reasons counts the hosts by the reason they do not fit.
 	Reasons map[string]int
+	// Disk says that room on disk is what some host lacked.
+	Disk bool
 }
 
 // Error gives the reasons the way the scheduler of Kubernetes does:
@@ -74,10 +76,14 @@ func (s *Snapshot) explain(r *Request, rel *relations) *Unschedulable {
 	for _, h := range s.hosts {
 		for _, reason := range s.reasons(r, rel, h) {
 			u.Reasons[reason]++
+			u.Disk = u.Disk || reason == r.lacksRoom(h) || reason == insufficient+"ephemeral-storage"
 		}
 	}
 	return u
 }
+
+// insufficient begins the reason of a host whose claims leave too little of a resource.
+const insufficient = "Insufficient "
 
 // reasons applies the filters in order and returns the reasons of the first
 // that refuses the host.
@@ -87,7 +93,7 @@ func (s *Snapshot) reasons(r *Request, rel *relations, h *hostState) []string {
 	}
 	if lacking := h.free.Lacking(r.Resources); len(lacking) > 0 {
 		for i, name := range lacking {
-			lacking[i] = "Insufficient " + name
+			lacking[i] = insufficient + name
 		}
 		return lacking
 	}

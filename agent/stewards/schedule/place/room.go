@@ -41,10 +41,13 @@ func (r *Request) MakeVolume(v Volume) {
 	r.Pools[v.Pool] += v.Bytes
 }
 
+// TakesDisk reports whether the request takes room on disk.
+func (r *Request) TakesDisk() bool { return r.Resources.EphemeralBytes > 0 || len(r.Pools) > 0 }
+
 // lacksRoom returns why the disks of the host have no room for the request, "" if they have,
 // or if the host does not tell.
 func (r *Request) lacksRoom(h *hostState) string {
-	if r.Resources.EphemeralBytes == 0 && len(r.Pools) == 0 {
+	if !r.TakesDisk() {
 		return ""
 	}
 	if reason := r.lacksPromise(h); reason != "" || len(h.Pools) == 0 {
