@@ -94,18 +94,30 @@ func FreeSpace(tx *objects.Tx, s Space) {
 	tx.Remove(key)
 }
 
-// FreeSpacesOn gives back what volumes take on a host that was removed from the mesh.
+// freedAtOnce is how many volumes one transaction forgets, far below raftstore.MaxTxnOps.
+const freedAtOnce = 256
+
+// FreeSpacesOn gives back what volumes take on a host that was removed from the mesh. It may
+// have done so for some when it returns an error.
 func FreeSpacesOn(ctx context.Context, s objects.Store, host string) error {
-	var tx objects.Tx
+	var keys []string
 	_, err := objects.ListRecords(ctx, s, spacePrefix+host+"/", raftstore.ReadOptions{}, func(rec raftstore.Record) error {
-		tx.Remove(rec.Key)
+		keys = append(keys, rec.Key)
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("list the volumes on %s: %w", host, err)
 	}
-	_, err = tx.Commit(ctx, s)
-	return err
+	for some := range slices.Chunk(keys, freedAtOnce) {
+		var tx objects.Tx
+		for _, key := range some {
+			tx.Remove(key)
+		}
+		if _, err := tx.Commit(ctx, s); err != nil {
+			return fmt.Errorf("forget volumes on %s: %w", host, err)
+		}
+	}
+	return nil
 }
 
 // GetSpace reads the room that the volume of a claim takes on a host. If it takes none, the

@@ -163,6 +163,33 @@ func TestNoInterleavingOverfillsADisk(t *testing.T) {
 	})
 }
 
+// bounded refuses what a real store would: a transaction of too many ops.
+type bounded struct{ *objectstest.Store }
+
+func (s bounded) Commit(ctx context.Context, t raftstore.Txn) (raftstore.TxnResult, error) {
+	if len(t.Ops) > raftstore.MaxTxnOps {
+		return raftstore.TxnResult{}, raftstore.ErrTooLarge
+	}
+	return s.Store.Commit(ctx, t)
+}
+
+// A host that is removed has more volumes than one transaction can name. Those of others stay.
+func TestARemovedHostGivesBackAllItsRoom(t *testing.T) {
+	s := bounded{roomy(t, "h1", "h10")}
+	must(t, s.Store, func(tx *objects.Tx) {
+		for i := range raftstore.MaxTxnOps + 1 {
+			NoteSpace(tx, room("h1", strconv.Itoa(i), "local", 1))
+		}
+		NoteSpace(tx, room("h10", "a", "local", 1))
+	})
+	if err := FreeSpacesOn(context.Background(), s, "h1"); err != nil {
+		t.Fatal(err)
+	}
+	if left := s.Keys(spacePrefix); len(left) != 1 || left[0] != spaceKey("h10", objects.Key{Namespace: "ns", Name: "a"}) {
+		t.Errorf("%d are left: %.3q", len(left), left)
+	}
+}
+
 type filling struct {
 	t      *rapid.T
 	s      *objectstest.Store
