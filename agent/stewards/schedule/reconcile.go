@@ -207,7 +207,11 @@ func (c *Controller) restrictToVolumes(vmi *kubevirtv1.VirtualMachineInstance, r
 		if at.Hosts != nil {
 			request.KeepTo(at.Hosts, "could not reach volume "+name)
 		}
-		if at.Unmade != nil && !c.hasSpace(vmi.Namespace, at) {
+		switch {
+		case at.Unmade == nil:
+		case c.hasSpace(vmi.Namespace, at):
+			request.Volumes = append(request.Volumes, *at.Unmade)
+		default:
 			request.MakeVolume(*at.Unmade)
 		}
 	}

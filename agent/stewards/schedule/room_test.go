@@ -194,6 +194,37 @@ func TestUnmadeVolumesArePromisedOnce(t *testing.T) {
 	})
 }
 
+// Room that was claimed for an instance which has ended is claimed for the next one: otherwise
+// the host would free it as nobody's. Whether the volume has its host already does not matter.
+func TestRoomGoesOverToTheNextInstance(t *testing.T) {
+	for _, selected := range []string{"", "h1"} {
+		run(t, func(b *bench) {
+			b.host("h1", 8*gib)
+			b.counts("h1", 13)
+			b.createClaim("data", "", "6Gi")
+			pvc, err := objects.Get[*corev1.PersistentVolumeClaim](b.Context(), b.store, objects.Key{Namespace: "ns", Name: "data"}, raftstore.ReadOptions{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			next := pvc.DeepCopy()
+			next.Annotations = map[string]string{kinds.SelectedNode: selected}
+			b.commit(func(tx *objects.Tx) {
+				tx.Update(pvc, next)
+				claims.NoteSpace(tx, claims.Space{
+					Host: "h1", Namespace: "ns", Claim: "data", UID: pvc.UID, Pool: kinds.DefaultPool, Bytes: 6 * gib, For: "ended",
+				})
+			})
+			time.Sleep(time.Second)
+			b.create("a", withClaim("data"))
+			b.expectHost("a", "h1")
+			taken, err := claims.GetSpace(b.Context(), b.store, "h1", objects.Key{Namespace: "ns", Name: "data"}, raftstore.ReadOptions{})
+			if err != nil || taken.For != b.vmi("a").UID || taken.Bytes != 6*gib {
+				b.Errorf("selected %q: claimed %+v, %v", selected, taken, err)
+			}
+		})
+	}
+}
+
 // Stewards that decide at the same time, each on its own view, do not promise a disk twice: the
 // store refuses the second, whose instance goes to another host.
 func TestManyStewardsPromiseADiskOnce(t *testing.T) {

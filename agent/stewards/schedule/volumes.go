@@ -120,7 +120,8 @@ func (v claimVolumes) poolOf(pvc *corev1.PersistentVolumeClaim) string {
 }
 
 // takeSpace claims room for the volumes that are to be made on the host of an instance. What
-// another instance has claimed for one of them will do.
+// another instance has claimed for one of them goes over to this one: the other may end
+// before the volume is made, and the host then frees what is the other's.
 func (c *Controller) takeSpace(tx *objects.Tx, in claims.Instance, unmade []place.Volume) {
 	capacity, _ := c.cfg.Claims.Capacity(in.Host)
 	if !claims.CountsPools(c.cfg.Store.FeatureLevel()) {
@@ -128,7 +129,14 @@ func (c *Controller) takeSpace(tx *objects.Tx, in claims.Instance, unmade []plac
 	}
 	for _, v := range unmade {
 		have, _ := c.cfg.Claims.Space(in.Host, objects.Key{Namespace: in.Namespace, Name: v.Claim})
-		if !capacity.CountsPool(v.Pool) || have.UID == v.UID && have.Pool == v.Pool && have.Bytes >= v.Bytes {
+		if !capacity.CountsPool(v.Pool) {
+			continue
+		}
+		if have.UID == v.UID && have.Pool == v.Pool && have.Bytes >= v.Bytes {
+			if have.For != "" { // else it is the volume's own
+				have.For = in.UID
+				claims.NoteSpace(tx, have)
+			}
 			continue
 		}
 		claims.TakeSpace(tx, claims.Space{
