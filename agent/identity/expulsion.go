@@ -56,6 +56,22 @@ func (i *Identity) KeepExpulsion(e Expulsion) error {
 	return nil
 }
 
+// ForgetExpulsion deletes what KeepExpulsion has kept, if anything: this host is one of its mesh
+// again, which was recovered from a state of before.
+func (i *Identity) ForgetExpulsion() error {
+	err := os.Remove(i.path(fileExpulsion))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = durable.Sync(filepath.Dir(i.path(fileExpulsion)))
+	}
+	if err != nil {
+		return fmt.Errorf("the mesh counts this host again, and its agent does not start before %s is deleted: %w", i.path(fileExpulsion), err)
+	}
+	return nil
+}
+
 // Expelled reports whether the mesh has expelled a machine, by a linearizable read. A machine
 // that left, that nobody knows, or whose name another machine has now, was not expelled.
 func (s *Signer) Expelled(ctx context.Context, node Node) (bool, error) {

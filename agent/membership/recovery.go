@@ -41,7 +41,7 @@ func Recover(ctx context.Context, config Config, how Recovery) (raftstore.Recove
 	if err != nil {
 		return recovered, fmt.Errorf("recover the mesh from this host: %w", stopFirst(err))
 	}
-	return recovered, nil
+	return recovered, id.ForgetExpulsion()
 }
 
 // Restore makes this host the only voter of a mesh with the state from a backup. It is
@@ -64,7 +64,7 @@ func Restore(ctx context.Context, config Config, backup io.Reader, how Recovery)
 	if err != nil {
 		return restored, fmt.Errorf("restore the mesh on this host: %w", stopFirst(err))
 	}
-	return restored, nil
+	return restored, id.ForgetExpulsion()
 }
 
 // prepareRecovery takes the recovery bundle, if there is one, and returns the identity of this
@@ -114,10 +114,19 @@ func errNoSecretKeyLeft(id *identity.Identity, key string) error {
 			"or copy identity/secret.keys from its state directory to " + id.Dir() + "/identity/secret.keys here (owner root, mode 0600)")
 }
 
+// errRemovedHere refuses a recovery after which the only voter is a machine that its mesh bars.
+func errRemovedHere(id *identity.Identity) error {
+	return fault.New(fault.Conflict, "%s is no host of the mesh by this state any more: it was removed before the state was written", id.Host()).About(id.Host()).
+		WithRemedy("recover on a host that was not removed, or repeat with --backup FILE and a backup from before the removal")
+}
+
 // founding returns the first writes of a mesh that is recovered on the host with an identity.
-// It refuses a state whose CA key, or key for Secrets, nobody would hold.
+// It refuses a state that bars the host, or whose CA key, or key for Secrets, nobody would hold.
 func founding(id *identity.Identity) raftstore.Founding {
 	return func(state raftstore.View, began uint64) ([]raftstore.Op, error) {
+		if _, removed := state.Get(identity.DepartedPrefix + id.Node().ID); removed {
+			return nil, errRemovedHere(id)
+		}
 		if raw, ok := state.Get(identity.KeyCA); ok {
 			custody, err := identity.ParseCustody(raw.Value)
 			if err != nil {

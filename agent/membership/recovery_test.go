@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
 	"virtmesh/raftstore"
@@ -105,6 +107,52 @@ func TestRecoverByForce(t *testing.T) {
 	shutdown(second)
 	if _, err := Recover(t.Context(), second.config, Recovery{Force: true}); err != nil {
 		t.Errorf("recovered by force: %v", err)
+	}
+}
+
+// A machine that was expelled has the last usable copy: the mesh that is recovered from it has
+// the machine as a host, so the next start must not end its guests.
+func TestAnExpelledHostForgetsItWithTheRecovery(t *testing.T) {
+	_, second := pair(t)
+	shutdown(second)
+	if err := second.identity.KeepExpulsion(identity.Expulsion{By: []string{"host1"}, GuestsEnded: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Recover(t.Context(), second.config, Recovery{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	back := boot(t, second.config)
+	if err := back.joinStore(t.Context()); err != nil {
+		t.Errorf("the recovered mesh does not start: %v", err)
+	}
+}
+
+// A state that has the machine's removal would make a mesh that refuses its only voter.
+func TestNoMeshIsFoundedOnAMachineThatItRemoved(t *testing.T) {
+	first, second := pair(t)
+	shutdown(second)
+	before, _ := backUp(t, first, true)
+	if err := identity.NewHosts(first.store).Expel(t.Context(), "host2"); err != nil {
+		t.Fatal(err)
+	}
+	after, _ := backUp(t, first, true)
+	shutdown(first)
+	if err := second.identity.KeepExpulsion(identity.Expulsion{By: []string{"host1"}}); err != nil {
+		t.Fatal(err)
+	}
+	loseCopy(t, second)
+	_, err := Restore(t.Context(), second.config, bytes.NewReader(after), Recovery{})
+	if !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "host2 is no host of the mesh") || fault.Of(err).Remedy == "" {
+		t.Errorf("a state without this host: %v", err)
+	}
+	if _, found, err := identity.ReadExpulsion(second.config.StateDir); err != nil || !found {
+		t.Errorf("the refused recovery has changed what the host knows: expelled %v, %v", found, err)
+	}
+	if _, err := Restore(t.Context(), second.config, bytes.NewReader(before), Recovery{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, found, err := identity.ReadExpulsion(second.config.StateDir); err != nil || found {
+		t.Errorf("the host of the restored mesh counts as expelled: %v, %v", found, err)
 	}
 }
 
