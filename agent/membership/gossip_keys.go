@@ -23,7 +23,7 @@ const (
 	maxAskKeysPause = time.Minute
 	// askedForKeys is how many hosts are asked in a round.
 	askedForKeys = 3
-	// confirmKeys bounds the question whether the mesh has older keys than this host.
+	// confirmKeys bounds the question which keys the mesh has now.
 	confirmKeys = 5 * time.Second
 )
 
@@ -120,13 +120,18 @@ func (k *gossipKeys) followRecord(ctx context.Context) error {
 		return err
 	}
 	if rec.Generation < k.identity.GossipKeyring().Generation {
-		ctx, cancel := context.WithTimeout(ctx, confirmKeys)
-		defer cancel()
-		if rec, err = identity.ReadGossip(ctx, k.store, raftstore.ReadOptions{}); err != nil {
+		if rec, err = k.confirmed(ctx); err != nil {
 			return nil // the next look asks again
 		}
 	}
 	return k.take(rec.GossipKeyring)
+}
+
+// confirmed reads the keys that the mesh has now, which needs a leader.
+func (k *gossipKeys) confirmed(ctx context.Context) (identity.GossipRecord, error) {
+	ctx, cancel := context.WithTimeout(ctx, confirmKeys)
+	defer cancel()
+	return identity.ReadGossip(ctx, k.store, raftstore.ReadOptions{})
 }
 
 // take makes keys those of this host: first on disk, so that they outlive a crash.
@@ -144,8 +149,8 @@ func (k *gossipKeys) take(keys identity.GossipKeyring) error {
 	return nil
 }
 
-// askForKeys asks some of the hosts for their keys, and takes the newest that are newer than
-// its own. Most hosts that are asked are off, so it asks seldom as long as they are the same.
+// askForKeys asks some of the hosts for their keys. If some are newer than its own, it takes
+// those of the mesh's state as it is now, or the newest of them if that cannot be read. Most hosts that are asked are off, so it asks seldom as long as they are the same.
 func (k *gossipKeys) askForKeys(ctx context.Context, hosts []string) error {
 	if len(hosts) == 0 {
 		k.asked, k.missed = time.Time{}, nil
@@ -179,6 +184,10 @@ func (k *gossipKeys) askForKeys(ctx context.Context, hosts []string) error {
 	}
 	if !newer {
 		return nil
+	}
+	// A host whose copy is of before a recovery still tells the keys of then.
+	if rec, err := k.confirmed(ctx); err == nil {
+		newest = rec.GossipKeyring
 	}
 	if err := k.take(newest); err != nil {
 		return fmt.Errorf("take the gossip keys of another host: %w", err)

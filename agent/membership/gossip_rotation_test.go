@@ -141,12 +141,23 @@ func keysOf(t *testing.T, mesh *identitytest.Mesh) (k *gossipKeys, given *[][]by
 	}, given
 }
 
+// apartFromLeader is a copy of the mesh's state on a host that reaches no leader.
+type apartFromLeader struct{ identity.Store }
+
+func (s apartFromLeader) Get(ctx context.Context, key string, opts raftstore.ReadOptions) (raftstore.Record, uint64, error) {
+	if opts.Consistency != raftstore.Local {
+		return raftstore.Record{}, 0, raftstore.ErrNoLeader
+	}
+	return s.Store.Get(ctx, key, opts)
+}
+
 // A host that was cut off while the key was replaced, and whose copy of the state is still
 // old, takes the keys of a host that it does not hear, keeps them, and does not go back.
 func TestAHostThatWasCutOffAsksForTheKeys(t *testing.T) {
 	mesh := identitytest.NewMesh(t)
 	k, given := keysOf(t, mesh)
 	before := mesh.First.GossipKeys()
+	k.store = apartFromLeader{mesh.Store}
 	k.unheard = func() []string { return []string{"host2", "host3", "host4"} }
 	newer := identity.GossipKeyring{Generation: 7, Keys: [][]byte{make([]byte, identity.GossipKeyLen)}}
 	k.ask = func(_ context.Context, host string) (identity.GossipKeyring, error) {
@@ -165,6 +176,29 @@ func TestAHostThatWasCutOffAsksForTheKeys(t *testing.T) {
 	again, err := identity.Open(mesh.First.Dir())
 	if err != nil || again.GossipKeyring().Generation != 7 || !slices.Equal(again.GossipKeys()[0], newer.Keys[0]) {
 		t.Errorf("generation %d on disk, %v", again.GossipKeyring().Generation, err)
+	}
+	if k.keep(t.Context()); mesh.First.GossipKeyring().Generation != 7 {
+		t.Errorf("it goes back to generation %d", mesh.First.GossipKeyring().Generation)
+	}
+}
+
+// After a recovery a host that waits for the new copy tells the keys of before, which are of a
+// higher generation. Who can ask the mesh does not take them, not even for a moment.
+func TestTheStateOfTheMeshOutweighsWhatAHostTells(t *testing.T) {
+	mesh := identitytest.NewMesh(t)
+	k, given := keysOf(t, mesh)
+	k.unheard = func() []string { return []string{"host2"} }
+	asked := 0
+	k.ask = func(context.Context, string) (identity.GossipKeyring, error) {
+		asked++
+		return identity.GossipKeyring{Generation: 7, Keys: [][]byte{make([]byte, identity.GossipKeyLen)}}, nil
+	}
+	for range 2 {
+		k.asked = time.Time{}
+		k.keep(t.Context())
+	}
+	if asked != 2 || len(*given) > 0 || mesh.First.GossipKeyring().Generation != 0 {
+		t.Errorf("asked %d times: generation %d", asked, mesh.First.GossipKeyring().Generation)
 	}
 }
 
