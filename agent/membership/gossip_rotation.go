@@ -151,7 +151,7 @@ func (m *Member) awaitGossipKeys(ctx context.Context, store identity.Store, repo
 		select {
 		case <-ctx.Done():
 			return fault.New(fault.Unavailable, "not every host that is on has taken the gossip keys yet: %s", level.NameHosts(waiting)).About(waiting[0]).
-				WithRemedy("look at the agent's log there; a host that cannot be repaired now can be switched off: it takes the keys when it comes back")
+				WithRemedy("look at the agent's log there; if it cannot be mended now, stop that agent ('systemctl stop virtmesh'): its guests go on, and it takes the keys when it starts")
 		case <-time.After(keysPoll):
 		}
 	}
@@ -187,12 +187,13 @@ func (a administration) GossipKeys(ctx context.Context) (*admin.GossipKeys, erro
 }
 
 // withKeys returns the hosts of the mesh by what gossip says of their keys: those that have
-// keys, those that have other ones, and those that are not heard.
+// keys, those that have other ones, and those that are off: not heard, or waiting for a usable
+// copy of the state, maybe for as long as nobody helps. They ask for the keys when they have one.
 func (p *Peers) withKeys(keys [][]byte) (have, waiting, off []string) {
 	want := gossip.Fingerprint(keys)
 	live := map[string]string{}
 	for _, member := range p.members() {
-		if member.State.Live() {
+		if member.State.Live() && (!member.Facts.Idle || member.Facts.Keys == want) {
 			live[member.Name] = member.Facts.Keys
 		}
 	}

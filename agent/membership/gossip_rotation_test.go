@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -114,6 +115,54 @@ func TestTheGossipKeyIsReplacedWhileHostsAreOff(t *testing.T) {
 		}
 		hears(t, second, config.Name)
 	}
+}
+
+// helpless opens a member up to its copy of the state, which it cannot use, and lets it wait
+// for help until stop.
+func helpless(t *testing.T, config Config) (m *Member, stop func()) {
+	t.Helper()
+	m = newMember(config, testOptions())
+	for _, step := range m.openingSteps() {
+		if step.what == "open the replicated store" {
+			break
+		}
+		if err := step.run(t.Context()); err != nil {
+			t.Fatalf("%s: %v", step.what, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- m.awaitHelp(ctx, raftstore.ErrHalted) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			<-ended
+			shutdown(m)
+		})
+	}
+	t.Cleanup(stop)
+	return m, stop
+}
+
+// A host that waits for help can follow no change of the keys in time, and nobody may come to
+// help for long: it is not waited for, and asks for the keys once it has its copy.
+func TestAHostThatWaitsForHelpHoldsUpNoReplacement(t *testing.T) {
+	first, second := pair(t)
+	shutdown(second)
+	_, stop := helpless(t, second.config)
+	raftstoretest.Eventually(t, func() error {
+		if slices.Contains(first.peers.Deciders().Members(), "host2") || !slices.Contains(first.peers.otherLive(), "host2") {
+			return errors.New("host1 does not hear that host2 waits for help")
+		}
+		return nil
+	})
+	carryOut(t, rotationBy(first, "one"))
+	stop()
+	if have := boot(t, second.config).identity.GossipKeyring(); have.Generation != 3 {
+		t.Errorf("with its copy it has the keys of generation %d", have.Generation)
+	}
+	hears(t, first, "host2")
 }
 
 // The keys of a mesh whose hosts may be of an earlier version are left alone.
