@@ -188,7 +188,7 @@ func agentInit(c *cli.Context) error {
 		return err
 	}
 	if err := membership.Init(config.MembershipConfig, config.File(c.String("config")), bundle.keep()); err != nil {
-		return errors.Join(err, bundle.remove())
+		return errors.Join(err, bundle.remove(config.StateDir))
 	}
 	if err := announceHost(c, fmt.Sprintf("%s is the first host of a new mesh", config.Name)); err != nil {
 		return err

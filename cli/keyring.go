@@ -199,10 +199,14 @@ func (b *firstBundle) keep() func(identity.Bundle) error {
 	}
 }
 
-// remove deletes the bundle of a mesh that was not made after all.
-func (b *firstBundle) remove() error {
+// remove deletes the bundle of a mesh that was not made after all. It stays if the mesh's state
+// stayed below stateDir, too: its keys are in no other place that outlives this machine.
+func (b *firstBundle) remove(stateDir string) error {
 	if b.meshID == "" {
 		return nil
+	}
+	if made, err := identity.Initialised(stateDir); made || err != nil {
+		return errors.Join(err, fmt.Errorf("the mesh's state stays in %s, and its recovery bundle in %s", stateDir, b.path))
 	}
 	return os.Remove(b.path)
 }
@@ -217,6 +221,9 @@ func (b *firstBundle) sentence() string {
 
 // bundleCommand makes a recovery bundle.
 const bundleCommand = "virtmesh keyring bundle --output FILE"
+
+// secretsStatusCommand says which voters a key for Secrets waits for.
+const secretsStatusCommand = "virtmesh secrets rotate-key --status"
 
 // sealBundle encrypts a bundle and opens it again: one that cannot be opened is worse than
 // none.
@@ -261,6 +268,10 @@ func keyringSentence(k *admin.KeyringStatus) string {
 		where = "every host and every backup holds the CA's key"
 	}
 	switch {
+	case k.SecretsEncrypted && k.SecretKeyBundled:
+		where += "; Secrets are encrypted, with a new key once every voter has it ('" + secretsStatusCommand + "')"
+	case k.SecretKeyBundled:
+		where += "; Secrets are in clear until every voter has their key ('" + secretsStatusCommand + "')"
 	case k.SecretsEncrypted && k.SecretKeyWaits:
 		where += "; Secrets are encrypted, with a new key once a recovery bundle has it ('" + bundleCommand + "' on a voter)"
 	case k.SecretsEncrypted:

@@ -145,6 +145,8 @@ func TestKeyringSentence(t *testing.T) {
 		"only the voters hold the CA's key; Secrets are encrypted; recovery bundle of 2026-11-26":                                              {SecretsEncrypted: true, Bundle: &admin.KeyringBundle{Made: made, Current: true}},
 		"only the voters hold the CA's key; Secrets are encrypted, with a new key once a recovery bundle has it ('virtmesh keyring bundle --output FILE' on a voter); recovery bundle of 2026-11-26": {
 			SecretsEncrypted: true, SecretKeyWaits: true, Bundle: &admin.KeyringBundle{Made: made, Current: true}},
+		"only the voters hold the CA's key; Secrets are encrypted, with a new key once every voter has it ('virtmesh secrets rotate-key --status'); recovery bundle of 2026-11-26": {
+			SecretsEncrypted: true, SecretKeyWaits: true, SecretKeyBundled: true, Bundle: &admin.KeyringBundle{Made: made, Current: true}},
 		"every host and every backup holds the CA's key; Secrets are in clear until a recovery bundle has their key ('virtmesh keyring bundle --output FILE' on a voter); no recovery bundle: make one on a voter with 'virtmesh keyring bundle --output FILE'": {
 			CAKeyInState: true, SecretKeyWaits: true},
 		"every host and every backup holds the CA's key; recovery bundle of 2026-11-26; the key leaves the mesh's state at feature level 3, once every voter answers": {CAKeyInState: true, Bundle: &admin.KeyringBundle{Made: made, Current: true}},
@@ -153,6 +155,29 @@ func TestKeyringSentence(t *testing.T) {
 	} {
 		if got := keyringSentence(&k); got != want {
 			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// The first bundle goes with a mesh that was not made, and stays with one whose state stayed.
+func TestTheFirstBundleStaysWithItsMesh(t *testing.T) {
+	for _, made := range []bool{false, true} {
+		dir := t.TempDir()
+		b := firstBundle{path: filepath.Join(t.TempDir(), "mesh.bundle"), passphrase: "correct horse battery"}
+		options := identity.InitOptions{Host: "host1", MeshAddress: "127.0.0.1:7443", GossipAddress: "127.0.0.1:7946", KeepBundle: b.keep()}
+		if _, err := identity.InitMesh(dir, options); err != nil {
+			t.Fatal(err)
+		}
+		if !made {
+			if err := identity.RemoveState(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.remove(dir); (err != nil) != made {
+			t.Errorf("made %t: %v", made, err)
+		}
+		if _, err := os.Stat(b.path); (err == nil) != made {
+			t.Errorf("made %t: the bundle: %v", made, err)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -15,7 +16,7 @@ func secretsCommand() *cli.Command {
 		Name: "secrets", Usage: "look after the key that encrypts Secrets in the mesh's state",
 		Subcommands: []*cli.Command{
 			{Name: "rotate-key", Usage: "replace the key, and encrypt all Secrets with the new one", Action: secretsRotateKey,
-				Description: "The new key encrypts once a recovery bundle has it: make one afterwards, with 'virtmesh keyring bundle'. The command can be given again: it begins nothing while a new key waits.",
+				Description: "The new key encrypts once a recovery bundle and every voter have it: make a bundle afterwards, with 'virtmesh keyring bundle'. The command can be given again: it begins nothing while a new key waits.",
 				Flags: []cli.Flag{
 					&cli.BoolFlag{Name: "status", Usage: "change nothing, and say how Secrets are stored"},
 					outputFlag(),
@@ -60,10 +61,23 @@ func secretsSentence(k *admin.SecretKeys) string {
 		text += fmt.Sprintf("; still to be encrypted with it: %d", k.Older+k.Clear)
 	}
 	switch {
+	case k.Waiting != "" && k.Bundled:
+		text += fmt.Sprintf("; a recovery bundle has the key %s, which encrypts once every voter has it", k.Waiting)
 	case k.Waiting != "":
 		text += fmt.Sprintf("; the key %s encrypts once a recovery bundle has it: '%s' as root on a voter", k.Waiting, bundleCommand)
 	case k.Wanted:
 		text += fmt.Sprintf("; a new key is being made, and encrypts once a recovery bundle has it: '%s' as root on a voter, in a few seconds", bundleCommand)
+	}
+	return text + votersSentence(k)
+}
+
+// votersSentence says which voters the key that waits is waiting for.
+func votersSentence(k *admin.SecretKeys) (text string) {
+	if len(k.Lacking) > 0 {
+		text = "; still to get the new key: " + strings.Join(k.Lacking, ", ")
+	}
+	if len(k.Silent) > 0 {
+		text += fmt.Sprintf("; the key waits for voters that do not answer, %s: start them, or remove those that are gone, with 'virtmesh node remove'", strings.Join(k.Silent, ", "))
 	}
 	return text
 }

@@ -15,6 +15,8 @@ func TestSecretsSentence(t *testing.T) {
 		"Secrets are in clear in the mesh's state: they are encrypted from feature level 4 on, once a recovery bundle has their key":                                                               {Clear: 1},
 		"Secrets are in clear in the mesh's state; the key cd encrypts once a recovery bundle has it: 'virtmesh keyring bundle --output FILE' as root on a voter":                                  {Waiting: "cd", Clear: 1},
 		"Secrets are encrypted with the key ab; a new key is being made, and encrypts once a recovery bundle has it: 'virtmesh keyring bundle --output FILE' as root on a voter, in a few seconds": {Active: "ab", Wanted: true},
+		"Secrets are encrypted with the key ab; a recovery bundle has the key cd, which encrypts once every voter has it; still to get the new key: host2; the key waits for voters that do not answer, host3, host4: start them, or remove those that are gone, with 'virtmesh node remove'": {
+			Active: "ab", Waiting: "cd", Bundled: true, Lacking: []string{"host2"}, Silent: []string{"host3", "host4"}},
 	} {
 		if got := secretsSentence(&k); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -256,11 +257,19 @@ func (k keyringKeeper) handOver(ctx context.Context) error {
 }
 
 // KeyringBundle implements admin.Keyring.
-func (m *Member) KeyringBundle(context.Context) (identity.Bundle, error) {
+func (m *Member) KeyringBundle(ctx context.Context) (identity.Bundle, error) {
+	secrets, _, err := identity.ReadSecretKeys(ctx, m.store, localRead)
+	if err != nil {
+		return identity.Bundle{}, fmt.Errorf("read the keys for Secrets: %w", err)
+	}
 	bundle, err := m.identity.Bundle()
 	if errors.Is(err, identity.ErrNoCAKey) {
 		return bundle, fault.New(fault.Unavailable, "%s does not vote, and so does not hold the key of the mesh's CA", m.config.Name).
 			About(m.config.Name).WithRemedy("make the recovery bundle on a voter; 'virtmesh status' names them")
+	}
+	if missing := m.secretsKeeper().missing(secrets); err == nil && len(missing) > 0 {
+		return identity.Bundle{}, fault.New(fault.Unavailable, "%s does not hold the key for Secrets %s yet: the bundle would be incomplete", m.config.Name, strings.Join(missing, ", ")).
+			About(m.config.Name).WithRemedy("try again in a few seconds, or on another voter; 'virtmesh secrets rotate-key --status' says which voters lack the newest key")
 	}
 	return bundle, err
 }
@@ -298,6 +307,7 @@ func (m *Member) keyringStatus(ctx context.Context) (*admin.KeyringStatus, error
 	}
 	status := &admin.KeyringStatus{CAKeyInState: custody.InState(), SecretsEncrypted: secrets.Active != "", SecretKeyWaits: secrets.Pending() != ""}
 	if custody.Bundle != nil {
+		status.SecretKeyBundled = status.SecretKeyWaits && custody.Bundle.HasSecretKeys(secrets.IDs())
 		status.Bundle = &admin.KeyringBundle{
 			Made: custody.Bundle.Made, Host: custody.Bundle.Host,
 			Current: custody.Bundled() && custody.Bundle.HasSecretKeys(secrets.InUse()), OpensBackups: custody.Bundle.BackupRecipient != "",

@@ -161,12 +161,30 @@ func (k secretsKeeper) fetch(ctx context.Context, keys identity.SecretKeysRecord
 	if len(missing) == 0 {
 		return nil
 	}
-	// Whoever made the pending key is gone, with a key that has encrypted nothing.
-	if pending := keys.Pending(); k.leads() && len(failed) == 0 && slices.Contains(missing, pending) {
-		keys.Keys, keys.Rotate = keys.Keys[:len(keys.Keys)-1], true
-		return identity.StoreSecretKeys(ctx, k.store, stored, keys)
+	others := slices.DeleteFunc(slices.Clone(missing), func(id string) bool { return id == keys.Active })
+	if k.leads() && len(failed) == 0 && len(others) > 0 {
+		return k.forget(ctx, keys, stored, others)
 	}
 	return errors.Join(append(failed, fmt.Errorf("no host that answers holds the key for Secrets %q", missing))...)
+}
+
+// forget takes keys that no host holds from the record, so that the mesh goes on without them:
+// the pending one, whose maker is gone, and older ones, once nothing is encrypted with them.
+func (k secretsKeeper) forget(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record, lost []string) error {
+	for _, kind := range k.vault.Kinds() {
+		all, err := k.store.List(ctx, raftstore.ListRequest{Prefix: kind.Prefix(), Compact: true})
+		if err != nil {
+			return fmt.Errorf("list %s: %w", kind.Resource, err)
+		}
+		for _, rec := range all.Records {
+			if id := sealed.KeyOf(rec.Expand()); slices.Contains(lost, id) {
+				return fmt.Errorf("no host holds the key for Secrets %s, which encrypts %s: delete what is encrypted with it, or make the mesh anew from a backup and the recovery bundle of its time", id, rec.Key)
+			}
+		}
+	}
+	keys.Rotate = keys.Rotate || slices.Contains(lost, keys.Pending())
+	keys.Keys = slices.DeleteFunc(slices.Clone(keys.Keys), func(key identity.SecretKeyRecord) bool { return slices.Contains(lost, key.ID) })
+	return identity.StoreSecretKeys(ctx, k.store, stored, keys)
 }
 
 // drop deletes keys from this host: all if it does not vote, else those that are not used.
@@ -290,6 +308,11 @@ func (m *Member) SecretKeys(ctx context.Context) (*admin.SecretKeys, error) {
 		return nil, err
 	}
 	status := &admin.SecretKeys{Active: keys.Active, Waiting: keys.Pending(), Wanted: keys.Rotate}
+	if status.Waiting != "" {
+		if err := m.whatKeyWaitsFor(ctx, keys, status); err != nil {
+			return nil, err
+		}
+	}
 	for _, kind := range m.vault.Kinds() {
 		all, err := m.store.List(ctx, raftstore.ListRequest{Prefix: kind.Prefix(), Compact: true, ReadOptions: localRead})
 		if err != nil {
@@ -309,6 +332,29 @@ func (m *Member) SecretKeys(ctx context.Context) (*admin.SecretKeys, error) {
 		}
 	}
 	return status, nil
+}
+
+// whatKeyWaitsFor adds to a status who does not have the key that waits.
+func (m *Member) whatKeyWaitsFor(ctx context.Context, keys identity.SecretKeysRecord, status *admin.SecretKeys) error {
+	custody, err := identity.ReadCustody(ctx, m.store, localRead)
+	if err != nil {
+		return fmt.Errorf("read which keys a recovery bundle has: %w", err)
+	}
+	status.Bundled = custody.Bundle.HasSecretKeys(keys.IDs())
+	has := holdsSecretKeys([]string{status.Waiting})
+	for _, voter := range m.store.Voters() {
+		holding := keyring.Holding{SecretKeys: m.identity.SecretKeyIDs()}
+		if voter != m.config.Name {
+			if holding, err = m.voters.Holding(ctx, voter); err != nil {
+				status.Silent = append(status.Silent, voter)
+				continue
+			}
+		}
+		if !has(holding) {
+			status.Lacking = append(status.Lacking, voter)
+		}
+	}
+	return nil
 }
 
 // RotateSecretKey implements admin.Keys.

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -371,24 +370,4 @@ func TestRecoverSecretsWithABundle(t *testing.T) {
 	}
 	raftstoretest.WaitServing(t, alone.store)
 	mustReadSecret(t, alone, "a", "the password of a")
-}
-
-// A key that nothing is encrypted with yet, and that is gone with the host that made it, is
-// replaced by another one.
-func TestALostNewKeyIsReplaced(t *testing.T) {
-	first, _ := pair(t)
-	stepSecrets(t, first, makeSecretKey)
-	lost := first.identity.SecretKeyIDs()
-	if err := first.identity.RetainSecretKeys(); err != nil {
-		t.Fatal(err)
-	}
-	raftstoretest.Eventually(t, func() error {
-		if act, err := first.secretsKeeper().step(t.Context()); err != nil {
-			return fmt.Errorf("%s: %w", act, err)
-		}
-		if keys := first.identity.SecretKeyIDs(); len(keys) != 1 || slices.Equal(keys, lost) {
-			return fmt.Errorf("host1 holds %q", keys)
-		}
-		return nil
-	})
 }

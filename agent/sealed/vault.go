@@ -109,6 +109,18 @@ func (v *Vault) IsCurrent(with Recipient, rec raftstore.Record) (bool, error) {
 	return v.cfg.Seals(kind) && p.lock.Key == with.Key.ID(), err
 }
 
+// KeyOf returns the name of the key that a stored value is sealed with; empty if it is not.
+func KeyOf(rec raftstore.Record) string {
+	if !IsSealed(rec.Value) {
+		return ""
+	}
+	p, err := parseSealed(rec.Key, rec.Value)
+	if err != nil {
+		return ""
+	}
+	return p.lock.Key
+}
+
 // Open returns the plain values of records, nil for one that nobody can open. An error means
 // that nobody who could open them answers. It may block on the network until ctx ends.
 func (v *Vault) Open(ctx context.Context, records []raftstore.Record) ([][]byte, error) {

@@ -55,7 +55,10 @@ func checkKeyring(f Facts) []Finding {
 	case !k.Bundle.Current:
 		return warn(check, "that of "+k.Bundle.Made.Local().Format(time.DateOnly)+" does not hold the present keys: the loss of the voters would be that of the mesh", fix)
 	}
-	if k.SecretKeyWaits {
+	switch {
+	case k.SecretKeyBundled:
+		return warn("key for Secrets", "the newest one encrypts nothing until every voter has it", "'virtmesh secrets rotate-key --status' names the voters; start them, or remove those that are gone, with 'virtmesh node remove'")
+	case k.SecretKeyWaits:
 		return warn(check, "that of "+k.Bundle.Made.Local().Format(time.DateOnly)+" does not hold the newest key for Secrets, so the key encrypts nothing yet", fix)
 	}
 	return pass(check, "made on "+k.Bundle.Host+", "+k.Bundle.Made.Local().Format(time.DateOnly))

@@ -30,8 +30,9 @@ type KeyringStatus struct {
 	// SecretsEncrypted reports whether Secrets are encrypted in the mesh's state.
 	SecretsEncrypted bool `json:"secretsEncrypted"`
 	// SecretKeyWaits reports whether there is a key for Secrets that encrypts once a recovery
-	// bundle has it.
-	SecretKeyWaits bool `json:"secretKeyWaits"`
+	// bundle and every voter have it; SecretKeyBundled whether a bundle has it.
+	SecretKeyWaits   bool `json:"secretKeyWaits"`
+	SecretKeyBundled bool `json:"secretKeyBundled,omitempty"`
 	// Bundle is the newest recovery bundle; nil if none was made.
 	Bundle *KeyringBundle `json:"bundle,omitempty"`
 }

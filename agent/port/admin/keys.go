@@ -27,10 +27,15 @@ const SecretsPath = "/mesh/v1/secrets"
 type SecretKeys struct {
 	// Active names the key that encrypts; empty as long as nothing is encrypted.
 	Active string `json:"active,omitempty"`
-	// Waiting names a key that encrypts once a recovery bundle has it; Wanted reports whether
-	// one is still to be made.
+	// Waiting names a key that encrypts once a recovery bundle and every voter have it; Wanted
+	// reports whether one is still to be made.
 	Waiting string `json:"waiting,omitempty"`
 	Wanted  bool   `json:"wanted,omitempty"`
+	// Bundled reports whether a recovery bundle has the key that waits. Lacking are the voters
+	// that do not have it, Silent those that do not answer.
+	Bundled bool     `json:"bundled,omitempty"`
+	Lacking []string `json:"lacking,omitempty"`
+	Silent  []string `json:"silent,omitempty"`
 	// Current, Older and Clear count the objects that are encrypted with the active key, that
 	// are encrypted with an older one, and that are in clear.
 	Current int `json:"current"`
