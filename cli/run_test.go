@@ -149,7 +149,7 @@ func (m *fakeMesh) Leave(context.Context) error {
 func (m *fakeMesh) RemoveHost(_ context.Context, r admin.Removal) (*admin.Removed, error) {
 	m.removed = append(m.removed, r.Host)
 	m.removedBy, m.removedByForce, m.keptKeys = r.By, r.Force, r.KeepKeys
-	return &admin.Removed{KeysReplaced: !r.KeepKeys, Tokens: []string{"abc"}, Secrets: []string{"default/password"}}, m.removeErr
+	return &admin.Removed{KeysReplaced: !r.KeepKeys, KeepsKeys: r.Host == "host3", Tokens: []string{"abc"}, Secrets: []string{"default/password"}}, m.removeErr
 }
 
 func (m *fakeMesh) RaiseLevel(_ context.Context, to uint32) error {
@@ -326,17 +326,20 @@ func TestKubeconfigCommand(t *testing.T) {
 func TestNodeRemoveAndLeave(t *testing.T) {
 	mesh := wellMesh()
 	connection := serve(t, mesh)
-	if code, _, stderr := run(t, append(connection, "node", "remove", "host2")...); code != 0 || strings.Join(mesh.removed, " ") != "host2" {
+	if code, _, stderr := run(t, append(connection, "node", "remove", "host2")...); code != 0 || strings.Join(mesh.removed, " ") != "host2" || strings.Contains(stderr, "CA") {
 		t.Errorf("remove: exit code %d, removed %q, stderr %q", code, mesh.removed, stderr)
 	}
 	if mesh.removedBy != "root" {
 		t.Errorf("removed by %q", mesh.removedBy)
 	}
-	_, stdout, _ := run(t, append(connection, "node", "remove", "host3")...)
+	_, stdout, stderr := run(t, append(connection, "node", "remove", "host3")...)
+	if !strings.Contains(stderr, "host3 may still have the key of the mesh's CA") || !strings.Contains(stderr, "virtmesh secrets rotate-key") {
+		t.Errorf("remove a voter: %q", stderr)
+	}
 	if want := "host host3 removed\njoin tokens that were not used are revoked: abc\nhost3 could read these Secrets; change what is in them:\n  default/password\n"; stdout != want || mesh.keptKeys {
 		t.Errorf("%q, keys kept: %v; want %q", stdout, mesh.keptKeys, want)
 	}
-	_, stdout, stderr := run(t, append(connection, "node", "remove", "--keep-keys", "host3")...)
+	_, stdout, stderr = run(t, append(connection, "node", "remove", "--keep-keys", "host3")...)
 	if !mesh.keptKeys || !strings.Contains(stderr, "host3 still knows the gossip key") || !strings.Contains(stdout, "default/password") {
 		t.Errorf("--keep-keys: %v, %q, %q", mesh.keptKeys, stdout, stderr)
 	}

@@ -135,6 +135,10 @@ func (a administration) RemoveHost(ctx context.Context, request admin.Removal) (
 	case !errors.Is(err, fault.NoHost): // else an earlier removal got at least that far
 		return nil, fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
 	}
+	keeps, err := a.keepsKeys(asking, request.Host)
+	if err != nil {
+		return nil, fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
+	}
 	tokens, err := unusedTokens(asking, identity.NewTokens(a.Member.store))
 	if err != nil {
 		return nil, fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
@@ -147,10 +151,20 @@ func (a administration) RemoveHost(ctx context.Context, request admin.Removal) (
 		return nil, err
 	}
 	removed, err := a.removed(ctx, request)
-	if err == nil && !request.KeepKeys {
+	if err != nil {
+		return nil, err
+	}
+	removed.KeepsKeys = keeps || spec.Machine == "" // its vote may be gone already
+	if !request.KeepKeys {
 		removed.Tokens = tokens
 	}
-	return removed, err
+	return removed, nil
+}
+
+// keepsKeys reports whether a host has keys that its removal does not replace.
+func (a administration) keepsKeys(ctx context.Context, host string) (bool, error) {
+	custody, err := identity.ReadCustody(ctx, a.Member.store, localRead)
+	return custody.InState() || slices.Contains(a.Member.store.Voters(), host), err
 }
 
 // removed returns what is left to do after a removal.

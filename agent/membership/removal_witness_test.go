@@ -112,3 +112,25 @@ func TestRemovalBarsTheMachineThatWasMeant(t *testing.T) {
 		t.Errorf("the next machine: %v", err)
 	}
 }
+
+// After its removal a voter still has keys that the removal does not replace; another host has
+// them as long as they are in the state.
+func TestARemovedHostMayKeepKeys(t *testing.T) {
+	keeps := func(m *Member, host string) bool {
+		t.Helper()
+		keeps, err := administration{Member: m}.keepsKeys(t.Context(), host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return keeps
+	}
+	first, _ := pair(t)
+	if !keeps(first, "host1") || !keeps(first, "host2") {
+		t.Error("the CA's key is in the state, and a host is said not to have it")
+	}
+	makeBundle(t, first)
+	stepUntil(t, first, withdrawKey)
+	if !keeps(first, "host1") || keeps(first, "host2") {
+		t.Errorf("the voter keeps keys: %t, the other host: %t", keeps(first, "host1"), keeps(first, "host2"))
+	}
+}

@@ -87,8 +87,11 @@ type Level struct {
 
 // Removed says what was done after the removal of a host, and what is left to do.
 type Removed struct {
-	// KeysReplaced says that the keys that the host knew are worthless.
+	// KeysReplaced says that the key of gossip was replaced, which every host knows.
 	KeysReplaced bool `json:"keysReplaced"`
+	// KeepsKeys says that the host may have the key of the mesh's CA and the keys for Secrets,
+	// which a removal does not replace: it voted, or the key was in the state.
+	KeepsKeys bool `json:"keepsKeys,omitempty"`
 	// Tokens are the IDs of the join tokens that were revoked.
 	Tokens []string `json:"tokens,omitempty"`
 	// Secrets are the Secrets that the host could read, as namespace/name, sorted.
