@@ -5,9 +5,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"virtmesh/agent/host"
 	"virtmesh/netplug/guestservices"
 )
 
@@ -122,6 +125,34 @@ func TestGuestServicesRunAsTheAgentBelieves(t *testing.T) {
 	}
 }
 
+// TestTheTimeOfGuestsFitsIntoAShutdown: systemd 252 and others give a shutdown half an hour
+// (JobTimeoutSec of reboot.target and poweroff.target), and then force it. The agent ends first.
+func TestTheTimeOfGuestsFitsIntoAShutdown(t *testing.T) {
+	const jobTimeout, longest, patience = 30 * time.Minute, 25 * time.Minute, 2 * time.Minute
+	stop := func(unit string) time.Duration {
+		_, rest, _ := strings.Cut(unit, "\nTimeoutStopSec=")
+		text, _, _ := strings.Cut(rest, "\n")
+		if seconds, err := strconv.Atoi(text); err == nil {
+			return time.Duration(seconds) * time.Second
+		}
+		span, err := time.ParseDuration(strings.TrimSuffix(text, "in"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return span
+	}
+	if all := stop(unit) + stop(shutdownUnit); all >= jobTimeout || stop(shutdownUnit) <= longest+patience {
+		t.Errorf("the agent has %v, the guests %v", stop(unit), stop(shutdownUnit))
+	}
+	config := host.DefaultConfig(t.TempDir())
+	for seconds, fits := range map[int64]bool{int64(longest.Seconds()): true, int64(longest.Seconds()) + 1: false} {
+		config.Hypervisor.ShutdownSeconds = seconds
+		if err := config.Validate(); (err == nil) != fits {
+			t.Errorf("%d seconds: %v", seconds, err)
+		}
+	}
+}
+
 // TestGuestsEndBetweenAgentAndLibvirt checks the order at the host's shutdown, which is that of
 // the start in reverse, and that nothing but the shutdown makes the unit end guests.
 func TestGuestsEndBetweenAgentAndLibvirt(t *testing.T) {
@@ -137,7 +168,7 @@ func TestGuestsEndBetweenAgentAndLibvirt(t *testing.T) {
 	if strings.Contains(inUnit, "PartOf=") || strings.Contains(inUnit, "BindsTo=") || strings.Contains(inUnit, "Requires=") {
 		t.Error("the unit is stopped with another one, such as by a restart of the agent, or needs one that a witness lacks")
 	}
-	for _, line := range []string{"RemainAfterExit=yes", "ExecStop=" + packagedProgram + " agent shutdown-guests", "TimeoutStopSec=65min"} {
+	for _, line := range []string{"RemainAfterExit=yes", "ExecStop=" + packagedProgram + " agent shutdown-guests"} {
 		if !strings.Contains(service, "\n"+line+"\n") {
 			t.Errorf("the unit lacks the line %s", line)
 		}

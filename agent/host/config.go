@@ -60,11 +60,12 @@ type HypervisorConfig struct {
 	ShutdownSeconds int64 `json:"shutdownSeconds,omitempty"`
 }
 
-// The time that guests have when their host is shut down: by default, and at most, for which
-// the unit that ends them is made.
+// The time that guests have when their host is shut down: by default, and at most. systemd gives
+// a shutdown half an hour, and then reboots or switches off whatever still runs (JobTimeoutSec of
+// reboot.target and poweroff.target); the agent's end and lastPatience count within it.
 const (
 	defaultShutdown = 5 * time.Minute
-	maxShutdown     = time.Hour
+	maxShutdown     = 25 * time.Minute
 )
 
 // shutdownLimit is how long a shutdown of the host waits for its guests.
