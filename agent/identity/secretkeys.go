@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/sealed"
 	"virtmesh/raftstore"
 	"virtmesh/storage/durable"
@@ -70,14 +71,23 @@ func (r SecretKeysRecord) InUse() []string {
 	return slices.DeleteFunc(r.IDs(), func(id string) bool { return id == r.Pending() })
 }
 
-// Recipient returns the active key; the zero value as long as nothing is encrypted.
+// Recipient returns the active key; the zero value as long as nothing is encrypted. It fails
+// if the record does not hold the key that it names: nothing may be stored in clear then.
 func (r SecretKeysRecord) Recipient() (sealed.PublicKey, error) {
-	for _, key := range r.Keys {
-		if key.ID == r.Active {
-			return sealed.ParsePublicKey(key.Public)
+	if r.Active == "" {
+		return sealed.PublicKey{}, nil
+	}
+	for _, listed := range r.Keys {
+		if listed.ID != r.Active {
+			continue
+		}
+		key, err := sealed.ParsePublicKey(listed.Public)
+		if err == nil && key.ID() == r.Active {
+			return key, nil
 		}
 	}
-	return sealed.PublicKey{}, nil
+	return sealed.PublicKey{}, fault.New(fault.Unavailable, "%s names the active key %s and does not hold it", KeySecretKeys, r.Active).
+		WithRemedy("the leader sets this right within a minute if a recovery bundle has the newest key of the record; make one otherwise: 'virtmesh keyring bundle --output FILE'")
 }
 
 // ParseSecretKeys returns what the record at KeySecretKeys says.

@@ -70,6 +70,8 @@ type Member struct {
 
 	// secretsDone is as in secretsKeeper.
 	secretsDone atomic.Uint64
+	// voted is as in secretsKeeper.
+	voted sync.Map
 
 	// closers undo the start, last first.
 	closers []func(context.Context)

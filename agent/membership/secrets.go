@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"virtmesh/agent/fault"
@@ -61,10 +62,12 @@ type secretsKeeper struct {
 	// done is the revision of the record of the keys for which everything is encrypted: what
 	// is written since then is. A new leader looks once through all objects of the kinds.
 	done *atomic.Uint64
+	// voted are the hosts that this one has seen voting.
+	voted *sync.Map
 }
 
 func (m *Member) secretsKeeper() secretsKeeper {
-	return secretsKeeper{keyringKeeper: m.keyringKeeper(), vault: m.vault, done: &m.secretsDone}
+	return secretsKeeper{keyringKeeper: m.keyringKeeper(), vault: m.vault, done: &m.secretsDone, voted: &m.voted}
 }
 
 // step looks where the keys are and makes the next move, if one is due.
@@ -94,6 +97,9 @@ func (k secretsKeeper) step(ctx context.Context) (secretsAct, error) {
 }
 
 func (k secretsKeeper) view(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record) (secretsView, error) {
+	for _, host := range k.voters() {
+		k.voted.Store(host, true)
+	}
 	v := secretsView{
 		level: k.level(), voter: slices.Contains(k.voters(), k.self), leader: k.leads(),
 		listed: len(keys.Keys) > 0, pending: keys.Pending() != "", active: keys.Active != "", rotate: keys.Rotate,
@@ -103,6 +109,9 @@ func (k secretsKeeper) view(ctx context.Context, keys identity.SecretKeysRecord,
 		return v, nil
 	}
 	held := k.identity.SecretKeyIDs()
+	if _, err := keys.Recipient(); err != nil {
+		v.active = false // somebody has spoilt the record: using the newest key sets it right
+	}
 	v.missing = len(k.missing(keys)) > 0
 	v.surplus = slices.ContainsFunc(held, func(id string) bool { return !v.voter || !slices.Contains(keys.IDs(), id) })
 	if v.pending {
@@ -138,11 +147,12 @@ func (k secretsKeeper) make(ctx context.Context, keys identity.SecretKeysRecord,
 	return identity.StoreSecretKeys(ctx, k.store, stored, keys)
 }
 
-// fetch gets the keys that this host lacks, from voters or from another host that still holds
-// them, such as the last voter, which leaves.
+// fetch gets the keys that this host lacks, from voters or from a host that voted and still
+// holds them, such as the last voter, which leaves. Others are not asked: any host can write a
+// key of its own into the record, and must not see the voters use it.
 func (k secretsKeeper) fetch(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record) error {
 	var failed []error
-	for _, host := range append(k.voters(), k.live()...) {
+	for _, host := range append(k.voters(), k.formerVoters()...) {
 		missing := k.missing(keys)
 		if host == k.self || len(missing) == 0 {
 			continue
@@ -185,6 +195,14 @@ func (k secretsKeeper) forget(ctx context.Context, keys identity.SecretKeysRecor
 	keys.Rotate = keys.Rotate || slices.Contains(lost, keys.Pending())
 	keys.Keys = slices.DeleteFunc(slices.Clone(keys.Keys), func(key identity.SecretKeyRecord) bool { return slices.Contains(lost, key.ID) })
 	return identity.StoreSecretKeys(ctx, k.store, stored, keys)
+}
+
+// formerVoters returns the other hosts that gossip hears and that this one has seen voting.
+func (k secretsKeeper) formerVoters() []string {
+	return slices.DeleteFunc(slices.Clone(k.live()), func(host string) bool {
+		_, voted := k.voted.Load(host)
+		return !voted
+	})
 }
 
 // drop deletes keys from this host: all if it does not vote, else those that are not used.

@@ -85,8 +85,11 @@ func (v *Vault) Seal(ctx context.Context, storeKey string, plain []byte) ([]byte
 		return plain, raftstore.Condition{}, nil
 	}
 	with, err := v.cfg.Recipient(ctx)
-	if err != nil || with.Key.key == nil {
-		return plain, with.While, err
+	if err != nil {
+		return nil, with.While, err // and never in clear
+	}
+	if with.Key.key == nil {
+		return plain, with.While, nil
 	}
 	stored, lock, dataKey, err := sealValue(with.Key, storeKey, plain, kind.Sealed)
 	if err != nil {
