@@ -153,7 +153,7 @@ func (r *Replica) Get(ctx context.Context, key string, opts raftstore.ReadOption
 }
 
 // List implements Store. A record that nobody can open is returned as it is stored, so
-// that the code that decodes it reports the error and continues with the others.
+// that the code that decodes it reports the error.
 func (r *Replica) List(ctx context.Context, req raftstore.ListRequest) (raftstore.ListResult, error) {
 	res, err := r.store.List(ctx, req)
 	if err != nil || !r.opens || !r.by.Touches(req.Prefix) {

@@ -8,9 +8,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	apistorage "k8s.io/apiserver/pkg/storage"
 
+	"virtmesh/agent/api/store"
 	"virtmesh/agent/fault"
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/objects/objectstest"
 	"virtmesh/raftstore"
@@ -76,6 +79,33 @@ func TestNobodyOpensWhatIsSealed(t *testing.T) {
 	} {
 		if !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), "bring a voter back") || len(list.Items) > 0 {
 			t.Errorf("%s: %v, %d items", how, err, len(list.Items))
+		}
+	}
+}
+
+// A list with an object that no key opens fails before its first byte is written, and says
+// which object it is and what helps.
+func TestAListNamesWhatNobodyOpens(t *testing.T) {
+	raft := raftstoretest.New(t)
+	kind := kinds.For[*corev1.Secret]()
+	lost := `{"sealed":{"key":"gone","wrapped":"","content":""},"kind":"Secret","apiVersion":"v1","metadata":{"name":"lost","namespace":"ns"}}`
+	at := kind.StoreKey(kinds.Key{Namespace: "ns", Name: "lost"})
+	if _, err := raft.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: at, Value: []byte(lost)}}}); err != nil {
+		t.Fatal(err)
+	}
+	s := store.New(store.Config{
+		Backend: objects.FromRaft(raft, &objectstest.Sealer{}), Codec: store.NewCodec(kind),
+		Resource: schema.GroupResource{Resource: "secrets"}, Prefix: strings.TrimSuffix(kind.Prefix(), "/"),
+		New: func() runtime.Object { return &corev1.Secret{} }, Turns: store.NewTurns(1 << 20),
+	})
+	undecoded := s.Undecoded()
+	everything := apistorage.ListOptions{Recursive: true, Predicate: apistorage.Everything}
+	for how, err := range map[string]error{
+		"decoded":   s.GetList(t.Context(), kind.Prefix(), everything, &corev1.SecretList{}),
+		"undecoded": undecoded.GetList(t.Context(), kind.Prefix(), everything, undecoded.NewUndecodedList()),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "kubectl delete -n ns secret lost") {
+			t.Errorf("%s: %v", how, err)
 		}
 	}
 }
