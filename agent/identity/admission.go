@@ -128,11 +128,16 @@ func (h *Hosts) departed(ctx context.Context, node Node, opts raftstore.ReadOpti
 	return err == nil, mark, err
 }
 
-var errNoMember = errors.New("its membership has ended")
+var (
+	errNoMember     = errors.New("its membership has ended")
+	errOtherMachine = errors.New("by this host's copy of the mesh's state, another machine that keeps its key has that name")
+)
 
 // StillMember returns an error for a machine whose membership has ended, also if it left
 // voluntarily, or that does not have its host's key, according to the local replica. Unlike
-// Admit, it does not let it finish leaving.
+// Admit, it does not let it finish leaving, and what it says of a machine under the name of a
+// host with another ID is final if that host keeps its key: the copy may lag behind, but then
+// others sign too, and the voters of the copy are not to be impersonated.
 func (h *Hosts) StillMember(node Node, key Pin) error {
 	have, err := h.keyOf(node.Name)
 	switch {
@@ -147,6 +152,8 @@ func (h *Hosts) StillMember(node Node, key Pin) error {
 		return err
 	case gone:
 		return errNoMember
+	case have.KeyKept:
+		return fmt.Errorf("%s: %w", node, errOtherMachine)
 	}
 	return fmt.Errorf("%s: %w", node, ErrUnrecorded)
 }

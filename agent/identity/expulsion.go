@@ -29,17 +29,18 @@ type Expulsion struct {
 }
 
 // ReadExpulsion reads what the host with a state directory keeps of its expulsion; found is
-// false if it keeps nothing. It may be called while the agent runs.
+// false if it keeps nothing. If what it keeps is damaged, found is true and err says so. It may
+// be called while the agent runs.
 func ReadExpulsion(dir string) (e Expulsion, found bool, err error) {
 	data, err := os.ReadFile(filepath.Join(dir, folder, fileExpulsion))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Expulsion{}, false, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(data, &e)
-	}
 	if err != nil {
 		return Expulsion{}, false, fmt.Errorf("read whether this host was expelled: %w", err)
+	}
+	if err := json.Unmarshal(data, &e); err != nil {
+		return Expulsion{}, true, fmt.Errorf("read whether this host was expelled: %w", err)
 	}
 	return e, true, nil
 }

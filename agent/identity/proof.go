@@ -95,7 +95,13 @@ func (s *Signer) VerifyProof(ctx context.Context, p RenewalProof) (Node, error) 
 		return Node{}, err
 	}
 	return p.verifiedNode(roots, time.Now(), func(node Node, key Pin) bool {
-		host, err := NewHosts(s.store).Get(ctx, node.Name, raftstore.ReadOptions{Consistency: raftstore.Local})
-		return err == nil && host.ID == node.ID && host.KeyKept && host.KeyPin == key.String()
+		hosts, local := NewHosts(s.store), raftstore.ReadOptions{Consistency: raftstore.Local}
+		host, err := hosts.Get(ctx, node.Name, local)
+		if err == nil && host.ID == node.ID {
+			return host.KeyKept && host.KeyPin == key.String()
+		}
+		// A host that was removed is to learn that.
+		_, mark, err := hosts.departed(ctx, node, local)
+		return err == nil && mark.KeyPin == key.String()
 	})
 }

@@ -179,6 +179,20 @@ func TestRenewByProofOfAKnownKey(t *testing.T) {
 		if _, _, err := renewByProof(t, m.signer, proof); err == nil {
 			t.Error("a host without a record was renewed")
 		}
+		time.Sleep(3 * 365 * 24 * time.Hour)
+		if _, err := m.signer.VerifyProof(t.Context(), proof); err != nil {
+			t.Errorf("a host that was removed long ago does not learn of it: %v", err)
+		}
+		csr, err = forged.NextCSR()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if proof, err = forged.Prove(csr); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.signer.VerifyProof(t.Context(), proof); !errors.Is(err, fault.BadProof) {
+			t.Errorf("another key than the removed host had: %v", err)
+		}
 	})
 }
 

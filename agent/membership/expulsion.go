@@ -100,11 +100,12 @@ func distinct(seeds []identity.Seed, self string) []identity.Seed {
 	return list
 }
 
-// refuseExpelled returns ErrExpelled if an earlier run was certain of this host's expulsion.
+// refuseExpelled returns ErrExpelled if an earlier run was certain of this host's expulsion,
+// also if what it kept of it is damaged: nothing else is ever kept there.
 func (m *Member) refuseExpelled(context.Context) error {
 	_, found, err := identity.ReadExpulsion(m.config.StateDir)
-	if err == nil && found {
-		err = ErrExpelled
+	if found {
+		return ErrExpelled
 	}
 	return err
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -262,6 +264,12 @@ func TestAnExpelledHostStaysSo(t *testing.T) {
 	}
 	if _, err := Start(t.Context(), config, testOptions()); !errors.Is(err, ErrExpelled) {
 		t.Errorf("it starts: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(config.StateDir, "identity", "expelled.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(t.Context(), config, testOptions()); !errors.Is(err, ErrExpelled) {
+		t.Errorf("it starts when what it keeps is damaged: %v", err)
 	}
 	if err := Forget(config, ""); err != nil {
 		t.Fatal(err)

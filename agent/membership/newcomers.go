@@ -36,7 +36,9 @@ const (
 // a machine without a record was made by somebody who has the CA's key, and is refused. A
 // host that was off for long may know nobody who leads today. It takes machines that it
 // does not know, but only for what brings its copy up to date: to be told by them as a
-// replica, and to ask them. It serves them nothing, and they can propose nothing.
+// replica, and to ask them. It serves them nothing. But one
+// that somebody made with the CA's key can then feed its replica as a leader would, with records
+// of the attacker's, and so take the host over.
 //
 // Below level.Apart every machine without a record is taken for newer, as earlier versions
 // do. So it is on a host that has no copy yet.

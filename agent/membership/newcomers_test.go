@@ -106,6 +106,16 @@ func TestAHostThatWasOffFindsTodaysVoters(t *testing.T) {
 		if err := a.StillMember(voter.Node(), voter.KeyPin()); err != nil {
 			t.Errorf("what it signs: %v", err)
 		}
+		namesake := renamed(t, m, "host1")
+		if err := a.StillMember(namesake.Node(), namesake.KeyPin()); err != nil {
+			t.Errorf("what another machine signs under the name of a host that keeps no key: %v", err)
+		}
+		if err := identity.NewHosts(m.Store).Update(t.Context(), m.First.Node(), func(r *identity.HostRecord) { r.KeyKept = true }); err != nil {
+			t.Fatal(err)
+		}
+		if a.StillMember(namesake.Node(), namesake.KeyPin()) == nil {
+			t.Error("what another machine signs counts as a host's that keeps its key")
+		}
 		for _, p := range []port.Peer{peer(port.ProtoStore, false), peer(port.ProtoRPC, false), peer(port.ProtoRPC, true), peer(port.ProtoKeyring, false), peer(port.ProtoAPI, false)} {
 			if err := a.Admit(p); !errors.Is(err, identity.ErrUnrecorded) {
 				t.Errorf("%s, dialled %v: %v", p.Proto, p.Dialled, err)
