@@ -1,7 +1,9 @@
 package vmi
 
 import (
+	"math"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -49,4 +51,15 @@ func validateKeptState(at *field.Path, spec *kubevirtv1.VirtualMachineInstanceSp
 		errs = append(errs, field.Forbidden(at.Child("domain", "firmware", "bootloader", "efi", "persistent"), why))
 	}
 	return errs
+}
+
+// GracePeriod is how long the guest may take to shut down: 30 seconds if the instance does not
+// say. A number of seconds that no Duration can hold stands for the longest one: the product
+// would be negative.
+func GracePeriod(spec *kubevirtv1.VirtualMachineInstanceSpec) time.Duration {
+	const most = int64(math.MaxInt64 / time.Second)
+	if seconds := spec.TerminationGracePeriodSeconds; seconds != nil {
+		return time.Duration(min(*seconds, most)) * time.Second
+	}
+	return 30 * time.Second
 }

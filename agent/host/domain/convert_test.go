@@ -141,7 +141,7 @@ func TestMetadataNamesTheOwner(t *testing.T) {
 		t.Fatal(err)
 	}
 	owner, ok, err := hypervisor.OwnerOf(text)
-	want := hypervisor.Owner{Ref: Ref(in.VMI), Host: "host1", Epoch: 7}
+	want := hypervisor.Owner{Ref: Ref(in.VMI), Host: "host1", Epoch: 7, GraceSeconds: 30}
 	if err != nil || !ok || owner != want {
 		t.Errorf("got owner %+v, %v, %v; want %+v", owner, ok, err, want)
 	}

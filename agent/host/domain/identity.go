@@ -1,6 +1,8 @@
 package domain
 
 import (
+	"time"
+
 	"github.com/google/uuid"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -83,10 +85,9 @@ func identity(c *conversion) {
 		Ref: ref, Host: c.Host, Epoch: c.Epoch,
 		KeepNVRAM: machine.KeepsVariables(&c.VMI.Spec), KeepTPM: machine.KeepsTPM(&c.VMI.Spec),
 	}
-	if grace := c.VMI.Spec.TerminationGracePeriodSeconds; grace != nil {
-		if owner.GraceSeconds = *grace; *grace <= 0 {
-			owner.GraceSeconds = -1
-		}
+	// 0 would say that nobody has said.
+	if owner.GraceSeconds = int64(machine.GracePeriod(&c.VMI.Spec) / time.Second); owner.GraceSeconds <= 0 {
+		owner.GraceSeconds = -1
 	}
 	c.out.Metadata = &libvirtxml.DomainMetadata{XML: owner.Metadata()}
 	// libvirt must not restart a guest that has ended: whether it starts again is

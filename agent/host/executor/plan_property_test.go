@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"virtmesh/agent/host/hypervisor"
+	machine "virtmesh/agent/vmi"
 )
 
 // anySituation draws one, also such as should never be.
@@ -94,7 +95,7 @@ func TestNoPlanDoesWhatMustNotBe(t *testing.T) {
 		}
 		if isHeld && s.active() && s.domain.Owner.Epoch == s.claim.Epoch && s.recorded == nil && !s.instance.IsFinal() && has(ActCutPower) {
 			must(s.deleted(), "a guest's power is cut for no reason")
-			grace := gracePeriod(s.instance)
+			grace := machine.GracePeriod(&s.instance.Spec)
 			must(grace == 0 || !s.asked.IsZero() && s.now.Sub(s.asked) >= grace, "a guest's power is cut before its time is over")
 		}
 	})

@@ -2,21 +2,18 @@ package executor
 
 import (
 	"fmt"
-	"math"
 	"time"
 
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
 	"virtmesh/agent/host/hypervisor"
+	machine "virtmesh/agent/vmi"
 )
 
 const (
 	// shutdownInterval is how often the shutdown request is repeated: a guest that
 	// had not finished booting ignores the first request.
 	shutdownInterval = 5 * time.Second
-	// defaultGracePeriod is how long a guest has to shut down when the instance
-	// does not set terminationGracePeriodSeconds.
-	defaultGracePeriod = 30 * time.Second
 	// startInterval is how often an instance that waits because MaxStarts starts are
 	// under way tries again.
 	startInterval = 500 * time.Millisecond
@@ -178,7 +175,7 @@ func planStart(s situation) Plan {
 // So the guest is always asked first, however long the agent was down and whatever
 // the clocks of other hosts show.
 func planStop(s situation) Plan {
-	grace := gracePeriod(s.instance)
+	grace := machine.GracePeriod(&s.instance.Spec)
 	switch {
 	case s.recorded != nil:
 		return planEnd(s, *s.recorded)
@@ -253,14 +250,4 @@ func planEnd(s situation, how end) Plan {
 	p = append(p, planCleaning(s)...)
 	p = append(p, Step{Act: ActCommitEnd, End: how})
 	return append(p, planUndefine(s)...)
-}
-
-// gracePeriod is how long the guest may take to shut down. A number of seconds that no
-// Duration can hold stands for the longest one: the product would be negative.
-func gracePeriod(vmi *kubevirtv1.VirtualMachineInstance) time.Duration {
-	const most = int64(math.MaxInt64 / time.Second)
-	if seconds := vmi.Spec.TerminationGracePeriodSeconds; seconds != nil {
-		return time.Duration(min(*seconds, most)) * time.Second
-	}
-	return defaultGracePeriod
 }

@@ -215,7 +215,7 @@ func TestGracePeriodGrowsWithItsSeconds(t *testing.T) {
 		a, b := seconds.Draw(t, "a"), seconds.Draw(t, "b")
 		less, more := min(a, b), max(a, b)
 		grace := func(seconds int64) time.Duration {
-			return gracePeriod(&kubevirtv1.VirtualMachineInstance{Spec: kubevirtv1.VirtualMachineInstanceSpec{TerminationGracePeriodSeconds: &seconds}})
+			return machine.GracePeriod(&kubevirtv1.VirtualMachineInstanceSpec{TerminationGracePeriodSeconds: &seconds})
 		}
 		if grace(less) > grace(more) || grace(less) < min(time.Duration(less), time.Hour) {
 			t.Errorf("%d seconds give %s, and %d give %s", less, grace(less), more, grace(more))

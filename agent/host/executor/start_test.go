@@ -21,7 +21,7 @@ func TestScheduledInstanceStarts(t *testing.T) {
 	if !found || domain.State != hypervisor.StateRunning {
 		t.Fatalf("domain: %+v, found %v", domain, found)
 	}
-	want := hypervisor.Owner{Ref: hypervisor.Ref{Namespace: "ns", Name: "a", UID: string(vmi.UID)}, Host: thisHost, Epoch: testEpoch}
+	want := hypervisor.Owner{Ref: hypervisor.Ref{Namespace: "ns", Name: "a", UID: string(vmi.UID)}, Host: thisHost, Epoch: testEpoch, GraceSeconds: 30}
 	if domain.Owner != want {
 		t.Errorf("the domain carries %+v, want %+v", domain.Owner, want)
 	}

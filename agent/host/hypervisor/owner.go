@@ -36,7 +36,8 @@ type Owner struct {
 	// outlive the domain: Start and Undefine must be called with these options.
 	KeepNVRAM, KeepTPM bool
 	// GraceSeconds is how long the guest may take to shut down when its host ends it, for
-	// lack of the instance; negative for not at all, 0 if nobody has said.
+	// lack of the instance; negative for not at all, 0 if nobody has said, as with domains of
+	// earlier versions.
 	GraceSeconds int64
 }
 

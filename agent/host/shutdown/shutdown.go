@@ -22,10 +22,11 @@ const (
 	askInterval = 5 * time.Second
 	// lookInterval is how often it is looked at whether a guest has ended.
 	lookInterval = 500 * time.Millisecond
-	// callTimeout bounds a call for one guest whose emulator may hang.
+	// callTimeout bounds a call for one guest whose emulator may hang, listTimeout one for all,
+	// and cutTimeout the end of an emulator, which libvirt itself tries for half a minute.
 	callTimeout = 10 * time.Second
-	// defaultGrace is what a guest is given whose domain does not say how much.
-	defaultGrace = 30 * time.Second
+	listTimeout = 30 * time.Second
+	cutTimeout  = time.Minute
 )
 
 // Guests is what is needed of a hypervisor.
@@ -74,7 +75,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	end := time.Now().Add(cfg.Limit)
-	domains, err := cfg.Guests.List(ctx)
+	listing, cancel := context.WithTimeout(ctx, listTimeout)
+	domains, err := cfg.Guests.List(listing)
+	cancel()
 	if err != nil {
 		return fmt.Errorf("list the guests of this host: %w", err)
 	}
@@ -102,9 +105,9 @@ func Run(ctx context.Context, cfg Config) error {
 // end ends one guest.
 func (c Config) end(ctx context.Context, guest hypervisor.Domain, limit time.Time) error {
 	ref, began := guest.Owner.Ref, time.Now()
-	until := began.Add(grace(guest.Owner))
-	if until.After(limit) {
-		until = limit
+	until := limit
+	if due := began.Add(grace(guest.Owner)); guest.Owner.GraceSeconds != 0 && due.Before(limit) {
+		until = due
 	}
 	if guest.State == hypervisor.StatePaused && guest.Reason != hypervisor.ReasonMigration && time.Now().Before(until) {
 		// A paused guest cannot handle the request.
@@ -156,7 +159,9 @@ func (c Config) try(ctx context.Context, ref hypervisor.Ref, what string, call f
 
 func (c Config) cutPower(ctx context.Context, guest hypervisor.Domain, after time.Duration) error {
 	c.Logger.Warn("guest did not shut down in time: its power is cut", "instance", guest.Owner.Ref, "after", after.Round(time.Millisecond))
-	if err := c.Guests.Destroy(ctx, guest.Owner.Ref); err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
+	cutting, cancel := context.WithTimeout(ctx, cutTimeout)
+	defer cancel()
+	if err := c.Guests.Destroy(cutting, guest.Owner.Ref); err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
 		return fmt.Errorf("cut the power of guest %s: %w", guest.Owner.Ref, err)
 	}
 	c.tellEnd(ctx, guest, true)
@@ -169,14 +174,10 @@ func (c Config) tellEnd(ctx context.Context, guest hypervisor.Domain, powerCut b
 	}
 }
 
-// grace is how long a guest may take to shut down.
+// grace is how long a guest may take to shut down whose domain says it. One that an earlier
+// version started does not, and may be a database that its instance gives a quarter of an hour:
+// it has the time of all.
 func grace(owner hypervisor.Owner) time.Duration {
 	const most = int64(math.MaxInt64 / time.Second / 2)
-	switch {
-	case owner.GraceSeconds < 0:
-		return 0
-	case owner.GraceSeconds == 0:
-		return defaultGrace
-	}
-	return time.Duration(min(owner.GraceSeconds, most)) * time.Second
+	return time.Duration(max(0, min(owner.GraceSeconds, most))) * time.Second
 }

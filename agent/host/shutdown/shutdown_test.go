@@ -56,7 +56,6 @@ func TestGuestsShutDownInTheirTime(t *testing.T) {
 		f.Machine().DefineForeign("another")
 		start(t, f, "obeys", 60, false)
 		start(t, f, "hangs", 60, true)
-		start(t, f, "default", 0, true)
 		start(t, f, "none", -1, false)
 		paused := start(t, f, "paused", 60, false)
 		if err := f.Machine().Pause(paused, hypervisor.ReasonUser); err != nil {
@@ -70,13 +69,13 @@ func TestGuestsShutDownInTheirTime(t *testing.T) {
 		if took := time.Since(began); took < 60*time.Second || took > 61*time.Second {
 			t.Errorf("it took %v, and the guest that hangs has a minute", took)
 		}
-		for name, want := range map[string]bool{"obeys": false, "hangs": true, "default": true, "none": true, "paused": false} {
+		for name, want := range map[string]bool{"obeys": false, "hangs": true, "none": true, "paused": false} {
 			if cut, ended := e.cut[name]; !ended || cut != want {
 				t.Errorf("%s: ended %v, power cut %v, want %v", name, ended, cut, want)
 			}
 		}
 		domains, err := f.List(t.Context())
-		if err != nil || len(domains) != 5 {
+		if err != nil || len(domains) != 4 {
 			t.Fatalf("%d definitions are left, %v", len(domains), err)
 		}
 		for _, d := range domains {
@@ -88,6 +87,66 @@ func TestGuestsShutDownInTheirTime(t *testing.T) {
 			t.Error("the domain of somebody else is gone")
 		}
 	})
+}
+
+// A guest that an earlier version started, whose domain says no time, has that of all.
+func TestAGuestOfAnEarlierVersionHasTheTimeOfAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := hypervisortest.NewFake()
+		defer f.Close()
+		start(t, f, "old", 0, true)
+		e := &ends{}
+		began := time.Now()
+		if err := Run(t.Context(), configFor(f, e)); err != nil || !e.cut["old"] {
+			t.Errorf("%v, ended are %v", err, e.cut)
+		}
+		if took := time.Since(began); took < 2*time.Minute || took > 2*time.Minute+time.Second {
+			t.Errorf("it took %v of two minutes", took)
+		}
+	})
+}
+
+// silent is a hypervisor whose calls of one method never return by themselves.
+type silent struct {
+	*hypervisortest.Fake
+	method string
+}
+
+func (s silent) List(ctx context.Context) ([]hypervisor.Domain, error) {
+	if s.method == "List" {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.Fake.List(ctx)
+}
+
+func (s silent) Destroy(ctx context.Context, ref hypervisor.Ref) error {
+	if s.method == "Destroy" {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return s.Fake.Destroy(ctx, ref)
+}
+
+// A call that never returns is given up, so that it can be made again: an expelled host tries
+// for as long as guests are left.
+func TestACallThatHangsIsGivenUp(t *testing.T) {
+	for _, method := range []string{"List", "Destroy"} {
+		synctest.Test(t, func(t *testing.T) {
+			f := hypervisortest.NewFake()
+			defer f.Close()
+			start(t, f, "stays", 10, true)
+			cfg := configFor(f, &ends{})
+			cfg.Guests = silent{f, method}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			defer cancel()
+			began := time.Now()
+			err := Run(ctx, cfg)
+			if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took > 2*time.Minute {
+				t.Errorf("%s: after %v: %v", method, took, err)
+			}
+		})
+	}
 }
 
 // The whole never takes longer than its limit, however many guests hang and however few are
