@@ -249,7 +249,7 @@ func vmWait(c *cli.Context) error {
 	}
 	vms := client.Resource(vmResource).Namespace(conn.namespace)
 	for _, name := range c.Args().Slice() {
-		if err := waitRunning(c, vms, name, time.Until(conn.patience.until)); err != nil {
+		if err := waitRunning(c, vms, name, conn.patience); err != nil {
 			return err
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"time"
 
 	"github.com/urfave/cli/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -69,7 +68,7 @@ func vmCreate(c *cli.Context) error {
 		fmt.Fprintf(c.App.Writer, "vm/%s created\n", vm.Name)
 	}
 	if c.IsSet("wait") {
-		return waitRunning(c, vms, vm.Name, time.Until(conn.patience.until))
+		return waitRunning(c, vms, vm.Name, conn.patience)
 	}
 	return nil
 }

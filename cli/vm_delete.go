@@ -54,7 +54,7 @@ func vmDelete(c *cli.Context) error {
 func waitDeleted(c *cli.Context, conn *connection, client dynamic.Interface, name string) error {
 	told := false
 	vms := client.Resource(vmResource).Namespace(conn.namespace)
-	err := waitFor(c.Context, vms, name, time.Until(conn.patience.until), func(object *unstructured.Unstructured) (bool, error) {
+	err := waitFor(c.Context, vms, name, conn.patience, func(object *unstructured.Unstructured) (bool, error) {
 		if object != nil && !told {
 			told = true
 			fmt.Fprintf(c.App.ErrWriter, "  waiting until %s is gone%s\n", name, lastKnownOf(c.Context, conn, name))

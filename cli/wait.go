@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/urfave/cli/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -38,10 +37,11 @@ func jsonBody(options any) ([]byte, error) {
 }
 
 // waitFor watches one object, beginning with its present state, until done returns
-// true or an error. done gets nil when the object does not exist.
-func waitFor(ctx context.Context, client dynamic.ResourceInterface, name string, timeout time.Duration,
+// true or an error, as long as the command's patience lasts. done gets nil when the object
+// does not exist.
+func waitFor(ctx context.Context, client dynamic.ResourceInterface, name string, p *patience,
 	done func(*unstructured.Unstructured) (bool, error)) error {
-	waiting, cancel := context.WithTimeout(ctx, timeout)
+	waiting, cancel := context.WithDeadline(ctx, p.until)
 	defer cancel()
 	err := follow(waiting, client, name, done)
 	switch {
@@ -50,7 +50,7 @@ func waitFor(ctx context.Context, client dynamic.ResourceInterface, name string,
 	case ctx.Err() != nil:
 		return fmt.Errorf("the command was interrupted: %w", ctx.Err())
 	}
-	return fmt.Errorf("%w of %s", errTimeOver, timeout.Round(100*time.Millisecond))
+	return fmt.Errorf("%w of %s", errTimeOver, p.limit)
 }
 
 // follow is waitFor without a limit.
@@ -103,9 +103,9 @@ func (w *singleWatcher) WatchWithContext(ctx context.Context, options metav1.Lis
 
 // waitRunning waits until a VirtualMachine runs, and prints each state on the way.
 // When it gives up it says why the machine does not run, as its conditions tell.
-func waitRunning(c *cli.Context, client dynamic.ResourceInterface, name string, timeout time.Duration) error {
+func waitRunning(c *cli.Context, client dynamic.ResourceInterface, name string, p *patience) error {
 	last, reason, seen := "", "", false
-	err := waitFor(c.Context, client, name, timeout, func(vm *unstructured.Unstructured) (bool, error) {
+	err := waitFor(c.Context, client, name, p, func(vm *unstructured.Unstructured) (bool, error) {
 		switch {
 		case vm == nil && !seen:
 			return false, apierrors.NewNotFound(vmResource.GroupResource(), name)
