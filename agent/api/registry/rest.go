@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,6 +19,7 @@ import (
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
+	storeerr "k8s.io/apiserver/pkg/storage/errors"
 	"k8s.io/apiserver/pkg/storage/names"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
@@ -32,6 +34,8 @@ type REST struct {
 	kind *kinds.Kind
 	// undecoded lists and watches objects as they are stored.
 	undecoded *genericregistry.Store
+	// stored deletes what cannot be read; nil if the storage is not the mesh's.
+	stored *apistore.Store
 }
 
 var (
@@ -53,6 +57,7 @@ func newREST(main *genericregistry.Store, k *kinds.Kind) *REST {
 	if !ok {
 		return r
 	}
+	r.stored = s
 	if s = s.Undecoded(); s != nil {
 		u := *main
 		u.Storage.Storage = s
@@ -70,6 +75,33 @@ func (r *REST) List(ctx context.Context, opts *metainternalversion.ListOptions) 
 // Watch implements rest.Watcher. The objects may be of type store.Undecoded.
 func (r *REST) Watch(ctx context.Context, opts *metainternalversion.ListOptions) (watch.Interface, error) {
 	return r.undecoded.Watch(ctx, opts)
+}
+
+// Delete implements rest.GracefulDeleter. It also deletes an object that no key of the mesh
+// opens, which the library could not, since it reads what it deletes.
+func (r *REST) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	obj, deleted, err := r.Store.Delete(ctx, name, validate, opts)
+	if err == nil || r.stored == nil || len(r.kind.Sealed) == 0 || apierrors.IsNotFound(err) {
+		return obj, deleted, err
+	}
+	key, keyErr := r.KeyFunc(ctx, name)
+	if keyErr != nil {
+		return obj, deleted, err
+	}
+	var pre storage.Preconditions
+	if opts != nil && opts.Preconditions != nil {
+		pre.UID, pre.ResourceVersion = opts.Preconditions.UID, opts.Preconditions.ResourceVersion
+	}
+	out := r.NewFunc()
+	dryRun := opts != nil && len(opts.DryRun) > 0
+	unopened, failed := r.stored.DeleteUnopened(ctx, key, out, &pre, storage.ValidateObjectFunc(validate), dryRun)
+	switch {
+	case !unopened:
+		return obj, deleted, err
+	case failed != nil:
+		return nil, false, storeerr.InterpretDeleteError(failed, r.kind.GroupResource(), name)
+	}
+	return out, true, nil
 }
 
 // Mesh is what the objects of the mesh are judged by at each write.
