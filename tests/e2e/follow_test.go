@@ -22,7 +22,7 @@ import (
 	"k8s.io/client-go/rest"
 	kubevirtv1 "kubevirt.io/api/core/v1"
 
-	"virtmesh/agent/fault"
+	"virtmesh/agent/membership"
 	"virtmesh/agent/port/admin"
 )
 
@@ -218,14 +218,14 @@ func expectWatched(t *testing.T, w watch.Interface, made []string) {
 }
 
 // expectNoFeed checks that a host that was removed does not learn what the mesh has written
-// since, and that its agent says why.
+// since, and that its agent says why, once it is certain.
 func expectNoFeed(t *testing.T, removed, ns, name string) {
 	t.Helper()
 	eventually(t, time.Minute, removed+" to know that it was removed", func(context.Context) error {
 		logs, err := filepath.Glob(filepath.Join(labDir, "hosts", removed, "log", "*.log"))
 		for _, path := range logs {
 			data, err := os.ReadFile(path)
-			if err == nil && bytes.Contains(data, []byte(fault.Expelled.Error())) {
+			if err == nil && bytes.Contains(data, []byte(membership.ErrExpelled.Error())) {
 				return nil
 			}
 		}
