@@ -179,10 +179,11 @@ func (s *skew) expectWrites() {
 	}
 }
 
-// lead lets one of some hosts lead.
+// lead lets one of some hosts lead. A leader that stops hands over to the first voter that has
+// all it has, so two others may follow each other for a while.
 func (s *skew) lead(hosts ...string) {
 	s.t.Helper()
-	for range 10 {
+	for range 40 {
 		leader := waitWhole(s.t).Leader
 		if slices.Contains(hosts, leader) {
 			return
