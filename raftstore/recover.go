@@ -56,12 +56,14 @@ func RecoverCluster(ctx context.Context, cfg Config, found Founding) (Recovered,
 		return Recovered{}, fmt.Errorf("recover: %w", err)
 	}
 	voted, votedErr := d.voted(cfg.NodeID)
+	if votedErr != nil { // it only tells how new the copy may be, so no recovery fails for it
+		cfg.Logger.Warn("whether this replica voted is not known", "err", votedErr)
+	}
 	f, copied, err := d.recoverGroup(&cfg, constraints, m, found)
-	err = errors.Join(votedErr, err)
 	if err = errors.Join(err, d.close(f.committed())); err != nil {
 		return Recovered{}, fmt.Errorf("recover: %w", err)
 	}
-	return Recovered{Copy: copied, Revision: f.machine.revision, Keys: f.machine.tree.Len(), Index: f.applied.get(), Followed: !voted}, nil
+	return Recovered{Copy: copied, Revision: f.machine.revision, Keys: f.machine.tree.Len(), Index: f.applied.get(), Followed: votedErr == nil && !voted}, nil
 }
 
 // voted reports whether the replica votes by the newest configuration on the disk.

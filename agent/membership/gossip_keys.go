@@ -150,7 +150,8 @@ func (k *gossipKeys) take(keys identity.GossipKeyring) error {
 }
 
 // askForKeys asks some of the hosts for their keys. If some are newer than its own, it takes
-// those of the mesh's state as it is now, or the newest of them if that cannot be read. Most hosts that are asked are off, so it asks seldom as long as they are the same.
+// those of the mesh's state as it is now, or the newest of them if that cannot be read. Most
+// hosts that are asked are off, so it asks seldom as long as they are the same.
 func (k *gossipKeys) askForKeys(ctx context.Context, hosts []string) error {
 	if len(hosts) == 0 {
 		k.asked, k.missed = time.Time{}, nil

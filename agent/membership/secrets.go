@@ -87,7 +87,7 @@ func (k secretsKeeper) step(ctx context.Context) (secretsAct, error) {
 	case fetchSecretKeys:
 		return act, k.fetch(ctx, keys, stored)
 	case dropSecretKeys:
-		return act, k.drop(ctx, keys)
+		return act, k.dropUnusedKeys(ctx, keys)
 	case useSecretKey:
 		return act, k.use(ctx, keys, stored)
 	case sealObjects:
@@ -173,14 +173,14 @@ func (k secretsKeeper) fetch(ctx context.Context, keys identity.SecretKeysRecord
 	}
 	others := slices.DeleteFunc(slices.Clone(missing), func(id string) bool { return id == keys.Active })
 	if k.leads() && len(failed) == 0 && len(others) > 0 {
-		return k.forget(ctx, keys, stored, others)
+		return k.forgetLostKeys(ctx, keys, stored, others)
 	}
 	return errors.Join(append(failed, fmt.Errorf("no host that answers holds the key for Secrets %q", missing))...)
 }
 
-// forget takes keys that no host holds from the record, so that the mesh goes on without them:
+// forgetLostKeys takes keys that no host holds from the record, so that the mesh goes on without them:
 // the pending one, whose maker is gone, and older ones, once nothing is encrypted with them.
-func (k secretsKeeper) forget(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record, lost []string) error {
+func (k secretsKeeper) forgetLostKeys(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record, lost []string) error {
 	for _, kind := range k.vault.Kinds() {
 		all, err := k.store.List(ctx, raftstore.ListRequest{Prefix: kind.Prefix(), Compact: true})
 		if err != nil {
@@ -205,8 +205,8 @@ func (k secretsKeeper) formerVoters() []string {
 	})
 }
 
-// drop deletes keys from this host: all if it does not vote, else those that are not used.
-func (k secretsKeeper) drop(ctx context.Context, keys identity.SecretKeysRecord) error {
+// dropUnusedKeys deletes keys from this host: all if it does not vote, else those that are not used.
+func (k secretsKeeper) dropUnusedKeys(ctx context.Context, keys identity.SecretKeysRecord) error {
 	if slices.Contains(k.voters(), k.self) {
 		return k.identity.RetainSecretKeys(keys.IDs()...)
 	}
