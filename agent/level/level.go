@@ -21,7 +21,7 @@ import (
 // newer version.
 const (
 	Lowest  uint32 = 1
-	Highest uint32 = Apart
+	Highest uint32 = Succession
 )
 
 // Keyring is the level from which on the private key of the mesh's CA may be in the keyring
@@ -31,6 +31,11 @@ const Keyring uint32 = 3
 // Apart is the level from which on what an earlier version does not know how to judge or to
 // read keeps machines, hosts and their secrets apart.
 const Apart uint32 = 4
+
+// Succession is the level from which on what a mesh trusts can be replaced while it runs: its
+// CA, and the list of its voters, by hosts that were off meanwhile. An older host takes the
+// first CA of the bundle for the only one.
+const Succession uint32 = 5
 
 // Known returns the range of feature levels that this version knows.
 func Known() raftstore.LevelRange { return raftstore.LevelRange{Lowest: Lowest, Highest: Highest} }
@@ -52,6 +57,7 @@ func All() []Level {
 		{raftstore.FollowersLevel, "hosts that do not vote get their copy from each other instead of from the leader, so that a mesh can have 500 hosts"},
 		{Keyring, "the private key of the mesh's CA leaves the replicated state for the keyring of the voters, once a recovery bundle was made"},
 		{Apart, "hosts are known by their records and keys, not by the word of the CA alone, and the key that encrypts gossip can be replaced; backups are encrypted, so that the recovery bundle opens them; Secrets are encrypted in the replicated state once a recovery bundle has their key; volumes and empty disks count against the disks of their host"},
+		{Succession, "the mesh's CA can be replaced, and hosts that were off learn from a signed list who votes now; a recovery bundle stays good when keys are replaced"},
 	}
 }
 
