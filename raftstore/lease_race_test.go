@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -32,6 +33,19 @@ func LoseFence(ctx context.Context, s *Store, h LeaseHolder) error {
 		s.endFence(t, h, ErrUnknownOutcome)
 	}
 	return err
+}
+
+// TestNobodyRenewsTheLeaseOfAnother: whoever could would keep the machines of a dead host from
+// being started elsewhere.
+func TestNobodyRenewsTheLeaseOfAnother(t *testing.T) {
+	s := &Store{cfg: DefaultConfig()}
+	payload, err := json.Marshal(LeaseRequest{LeaseHolder{"host1", "boot1"}, MinLeaseTTL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.serveLeases(t.Context(), "host2", opRenewLease, payload); !errors.Is(err, ErrInvalidTxn) || !strings.Contains(err.Error(), "host2") {
+		t.Errorf("host2 renews the lease of host1: %v", err)
+	}
 }
 
 // TestPeersLeaseRequestsAreValidated: a peer may be of another version.
