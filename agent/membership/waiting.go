@@ -216,3 +216,9 @@ func (m waitingMesh) RotateSecretKey(context.Context) error { return m.refuse() 
 
 // RotateGossipKey implements admin.Mesh.
 func (m waitingMesh) RotateGossipKey(context.Context, string) error { return m.refuse() }
+
+// CA implements admin.Mesh.
+func (m waitingMesh) CA(context.Context) (*admin.CAStatus, error) { return nil, m.refuse() }
+
+// RotateCA implements admin.Mesh.
+func (m waitingMesh) RotateCA(context.Context, string, time.Duration) error { return m.refuse() }

@@ -24,6 +24,7 @@ type Mesh interface {
 	RevokeToken(ctx context.Context, id string) error
 	People
 	Keys
+	CA
 	// Leave hands over this host's duties and stops its agent for good.
 	Leave(ctx context.Context) error
 	// RemoveHost removes a dead host from the mesh.
@@ -78,6 +79,7 @@ func NewHandler(mesh Mesh, authenticate func(*http.Request) (user string, allowe
 	}))
 	handleCertificates(mux, mesh, authenticate)
 	handleKeys(mux, mesh, authenticate)
+	handleCA(mux, mesh, authenticate)
 	mux.HandleFunc("POST /mesh/v1/leave", replyJSON(func(r *http.Request) (any, error) {
 		return nil, mesh.Leave(r.Context())
 	}))

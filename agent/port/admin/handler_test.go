@@ -108,6 +108,16 @@ func (m *fakeMesh) RotateSecretKey(context.Context) error {
 	return nil
 }
 
+func (m *fakeMesh) CA(context.Context) (*admin.CAStatus, error) {
+	m.note("the CA")
+	return &admin.CAStatus{Stage: "Replaced", Have: []string{"host1"}}, nil
+}
+
+func (m *fakeMesh) RotateCA(_ context.Context, by string, deadline time.Duration) error {
+	m.note("replace the CA for %s, deadline %s", by, deadline)
+	return nil
+}
+
 func (m *fakeMesh) RaiseLevel(_ context.Context, to uint32) error {
 	m.note("raise to %d", to)
 	if to > 2 {
@@ -161,6 +171,11 @@ func TestHandler(t *testing.T) {
 		{"another gossip key", "POST /mesh/v1/gossip/rotation", "", 204, "", "rotate gossip key for root"},
 		{"how Secrets are stored", "GET /mesh/v1/secrets", "", 200, `"older":3`, "secret keys"},
 		{"another key for Secrets", "POST /mesh/v1/secrets/rotation", "", 204, "", "rotate the key for Secrets"},
+		{"the CA", "GET /mesh/v1/ca", "", 200, `"stage":"Replaced"`, "the CA"},
+		{"another CA", "POST /mesh/v1/ca/rotation", `{}`, 204, "", "replace the CA for root, deadline 168h0m0s"},
+		{"another CA, soon", "POST /mesh/v1/ca/rotation", `{"deadline":3600000000000}`, 204, "", "replace the CA for root, deadline 1h0m0s"},
+		{"a deadline that is none", "POST /mesh/v1/ca/rotation", `{"deadline":-1}`, 400, "deadline must be from 1m0s to 720h0m0s", ""},
+		{"a deadline too far", "POST /mesh/v1/ca/rotation", `{"deadline":2592000000000001}`, 400, "deadline must be", ""},
 		{"an unknown path", "GET /mesh/v1/nothing", "", 404, "GET /mesh/v1/nothing: not found", ""},
 		{"an unknown method", "PUT /mesh/v1/status", "", 404, "PUT /mesh/v1/status: not found", ""},
 	} {
