@@ -23,6 +23,7 @@ var floors = [][]string{
 	{"agent/vmi"},      // pure: a machine as it is read from its object
 	{"agent/kinds"},    // the catalogue of kinds
 	{"agent/sealed"},   // what is encrypted in stored objects
+	{"agent/hostseal"}, // the key that seals files of a host
 	{"agent/objects"},
 	{"agent/claims", "agent/identity"},
 	{"=agent/stewards"}, // the engine, which turns the loops of stewards and hosts
@@ -149,6 +150,7 @@ var owners = map[string][]string{
 	"github.com/hashicorp/memberlist": {"gossip"},
 	"github.com/vishvananda/netlink":  {"netplug/kernel"},
 	"github.com/google/nftables":      {"netplug/kernel"},
+	"github.com/google/go-tpm":        {"agent/hostseal/tpm"},
 	"libvirt.org/go/libvirt":          {"agent/host/hypervisor/libvirt"},
 	"github.com/urfave/cli/v2":        {"cli"},
 	"k8s.io/apiserver":                {"agent/api"},
