@@ -16,6 +16,7 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port"
+	"virtmesh/agent/sealed"
 	"virtmesh/raftstore"
 )
 
@@ -94,22 +95,34 @@ func errNoKeyLeft(id *identity.Identity) error {
 			"or copy identity/ca.key from its state directory to " + id.Dir() + "/identity/ca.key here (owner root, mode 0600)")
 }
 
-// lostSecretKey returns the name of the key that encrypts Secrets by a stored record, if the
-// host does not hold it.
-func lostSecretKey(record []byte, id *identity.Identity) (string, error) {
-	keys, err := identity.ParseSecretKeys(record)
+// lostSecretKeys returns the names of the keys for Secrets that a state needs and the host does
+// not hold: the active one, and older ones that something is still encrypted with.
+func lostSecretKeys(state raftstore.View, id *identity.Identity) ([]string, error) {
+	raw, ok := state.Get(identity.KeySecretKeys)
+	if !ok {
+		return nil, nil
+	}
+	keys, err := identity.ParseSecretKeys(raw.Value)
 	if err != nil || keys.Active == "" {
-		return "", err
+		return nil, err
 	}
-	if _, ok := id.SecretKey(keys.Active); ok {
-		return "", nil
+	needed := []string{keys.Active}
+	for _, kind := range sealed.Kinds() {
+		state.Ascend(kind.Prefix(), func(rec raftstore.Record) bool {
+			// A name that is not listed is no key of the mesh: nobody could open it before either.
+			if with := sealed.KeyOf(rec.Expand()); slices.Contains(keys.IDs(), with) && !slices.Contains(needed, with) {
+				needed = append(needed, with)
+			}
+			return true
+		})
 	}
-	return keys.Active, nil
+	held := id.SecretKeyIDs()
+	return slices.DeleteFunc(needed, func(key string) bool { return slices.Contains(held, key) }), nil
 }
 
-// errNoSecretKeyLeft refuses a recovery after which nobody could read Secrets.
-func errNoSecretKeyLeft(id *identity.Identity, key string) error {
-	return fault.New(fault.Conflict, "Secrets are encrypted with the key %s, which is not on %s: only the voters held it", key, id.Host()).About(id.Host()).
+// errNoSecretKeyLeft refuses a recovery after which nobody could read some Secrets.
+func errNoSecretKeyLeft(id *identity.Identity, keys []string) error {
+	return fault.New(fault.Conflict, "Secrets are encrypted with the key %s, which is not on %s: only the voters held it", strings.Join(keys, " and the key "), id.Host()).About(id.Host()).
 		WithRemedy("repeat with --keyring-bundle FILE and a recovery bundle that has this key: for this copy the newest one, for a backup one from its time; without it, recover on a host that was a voter, " +
 			"or copy identity/secret.keys from its state directory to " + id.Dir() + "/identity/secret.keys here (owner root, mode 0600)")
 }
@@ -136,14 +149,12 @@ func founding(id *identity.Identity) raftstore.Founding {
 				return nil, errNoKeyLeft(id)
 			}
 		}
-		if raw, ok := state.Get(identity.KeySecretKeys); ok {
-			lost, err := lostSecretKey(raw.Value, id)
-			if err != nil {
-				return nil, err
-			}
-			if lost != "" {
-				return nil, errNoSecretKeyLeft(id, lost)
-			}
+		lost, err := lostSecretKeys(state, id)
+		if err != nil {
+			return nil, err
+		}
+		if len(lost) > 0 {
+			return nil, errNoSecretKeyLeft(id, lost)
 		}
 		return beginTimeline(state, began)
 	}

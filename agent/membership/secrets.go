@@ -87,7 +87,7 @@ func (k secretsKeeper) step(ctx context.Context) (secretsAct, error) {
 	case fetchSecretKeys:
 		return act, k.fetch(ctx, keys, stored)
 	case dropSecretKeys:
-		return act, k.dropUnusedKeys(ctx, keys)
+		return act, k.dropUnusedKeys(ctx)
 	case useSecretKey:
 		return act, k.use(ctx, keys, stored)
 	case sealObjects:
@@ -112,7 +112,9 @@ func (k secretsKeeper) view(ctx context.Context, keys identity.SecretKeysRecord,
 	if _, err := keys.Recipient(); err != nil {
 		v.active = false // somebody has spoilt the record: using the newest key sets it right
 	}
-	v.missing = len(k.missing(keys)) > 0
+	missing := k.missing(keys)
+	v.missing = len(missing) > 0
+	v.opens = !slices.ContainsFunc(missing, func(id string) bool { return id != keys.Pending() })
 	v.surplus = slices.ContainsFunc(held, func(id string) bool { return !v.voter || !slices.Contains(keys.IDs(), id) })
 	if v.pending {
 		custody, err := identity.ReadCustody(ctx, k.store, localRead)
@@ -135,7 +137,7 @@ func (k secretsKeeper) make(ctx context.Context, keys identity.SecretKeysRecord,
 	var next sealed.PrivateKey
 	var err error
 	if held := k.identity.SecretKeys(); len(keys.Keys) == 0 && len(held) > 0 {
-		next = held[0]
+		next = held[len(held)-1] // after a restore there may be older ones, which were replaced for a reason
 	} else if next, err = sealed.NewKey(); err != nil {
 		return err
 	}
@@ -181,7 +183,7 @@ func (k secretsKeeper) fetch(ctx context.Context, keys identity.SecretKeysRecord
 // forgetLostKeys takes keys that no host holds from the record, so that the mesh goes on without them:
 // the pending one, whose maker is gone, and older ones, once nothing is encrypted with them.
 func (k secretsKeeper) forgetLostKeys(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record, lost []string) error {
-	for _, kind := range k.vault.Kinds() {
+	for _, kind := range sealed.Kinds() {
 		all, err := k.store.List(ctx, raftstore.ListRequest{Prefix: kind.Prefix(), Compact: true})
 		if err != nil {
 			return fmt.Errorf("list %s: %w", kind.Resource, err)
@@ -205,8 +207,14 @@ func (k secretsKeeper) formerVoters() []string {
 	})
 }
 
-// dropUnusedKeys deletes keys from this host: all if it does not vote, else those that are not used.
-func (k secretsKeeper) dropUnusedKeys(ctx context.Context, keys identity.SecretKeysRecord) error {
+// dropUnusedKeys deletes keys from this host: all if it does not vote, else those that are not
+// used. It asks the mesh which these are: this host's copy may be from before it got the newest
+// one, which nobody else may have yet.
+func (k secretsKeeper) dropUnusedKeys(ctx context.Context) error {
+	keys, _, err := identity.ReadSecretKeys(ctx, k.store, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
 	if slices.Contains(k.voters(), k.self) {
 		return k.identity.RetainSecretKeys(keys.IDs()...)
 	}
@@ -243,78 +251,6 @@ func (k secretsKeeper) use(ctx context.Context, keys identity.SecretKeysRecord, 
 	return identity.StoreSecretKeys(ctx, k.store, stored, keys)
 }
 
-// sealedAtOnce bounds how many objects a step encrypts, so that the mesh has time for others:
-// the steps are keyringPause apart.
-const sealedAtOnce = 50
-
-// seal encrypts some of the objects that are stored otherwise than they would be now. It may
-// end at any time: the next step, on whichever host leads then, goes on.
-func (k secretsKeeper) seal(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record) error {
-	with, err := recipientOf(keys, stored)
-	if err != nil {
-		return err
-	}
-	var old []raftstore.Record
-	for _, kind := range k.vault.Kinds() {
-		all, err := k.store.List(ctx, raftstore.ListRequest{Prefix: kind.Prefix(), Compact: true})
-		if err != nil {
-			return fmt.Errorf("list %s: %w", kind.Resource, err)
-		}
-		for _, rec := range all.Records {
-			if current, err := k.vault.IsCurrent(with, rec.Expand()); err == nil && !current {
-				old = append(old, rec)
-			}
-		}
-	}
-	done := 0
-	for some := range slices.Chunk(old, sealedAtOnce) {
-		now, err := k.sealAgain(ctx, some)
-		if done += now; err != nil || done >= sealedAtOnce {
-			return err
-		}
-	}
-	if done > 0 {
-		return nil // look again
-	}
-	if len(old) > 0 {
-		k.log.Warn("objects stay as they are: no key of the mesh opens them", "objects", len(old), "first", old[0].Key)
-	}
-	k.done.Store(stored.ModRevision)
-	return nil
-}
-
-// sealAgain opens records and stores them again, each unless it has changed. It returns how
-// many of them were stored, or changed by others; the rest nobody can open.
-func (k secretsKeeper) sealAgain(ctx context.Context, records []raftstore.Record) (int, error) {
-	for i, rec := range records {
-		records[i] = rec.Expand()
-	}
-	values, err := k.vault.Open(ctx, records)
-	if err != nil {
-		return 0, err
-	}
-	stored := 0
-	for i, rec := range records {
-		if values[i] == nil {
-			continue
-		}
-		value, while, err := k.vault.Seal(ctx, rec.Key, values[i])
-		if err != nil {
-			return stored, fmt.Errorf("encrypt %s: %w", rec.Key, err)
-		}
-		unchanged := []raftstore.Condition{{Key: rec.Key, ModRevision: rec.ModRevision}}
-		if while.Key != "" {
-			unchanged = append(unchanged, while)
-		}
-		_, err = k.store.Commit(ctx, raftstore.Txn{If: unchanged, Ops: []raftstore.Op{{Key: rec.Key, Value: value}}})
-		if err != nil && !errors.As(err, new(*raftstore.ConflictError)) {
-			return stored, fmt.Errorf("encrypt %s: %w", rec.Key, err)
-		}
-		stored++
-	}
-	return stored, nil
-}
-
 // SecretKeys implements admin.Keys, by this host's copy.
 func (m *Member) SecretKeys(ctx context.Context) (*admin.SecretKeys, error) {
 	keys, stored, err := identity.ReadSecretKeys(ctx, m.store, localRead)
@@ -331,7 +267,7 @@ func (m *Member) SecretKeys(ctx context.Context) (*admin.SecretKeys, error) {
 			return nil, err
 		}
 	}
-	for _, kind := range m.vault.Kinds() {
+	for _, kind := range sealed.Kinds() {
 		all, err := m.store.List(ctx, raftstore.ListRequest{Prefix: kind.Prefix(), Compact: true, ReadOptions: localRead})
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", kind.Resource, err)

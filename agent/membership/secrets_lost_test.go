@@ -1,8 +1,11 @@
 package membership
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +15,7 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/objects"
+	"virtmesh/agent/sealed"
 	"virtmesh/raftstore"
 	"virtmesh/raftstore/raftstoretest"
 )
@@ -107,4 +111,141 @@ func TestALostNewKeyIsReplaced(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// behind is a store whose copy has an older record of the keys for Secrets than the mesh.
+type behind struct {
+	identity.Store
+	keys identity.SecretKeysRecord
+}
+
+func (b behind) Get(ctx context.Context, key string, opts raftstore.ReadOptions) (raftstore.Record, uint64, error) {
+	rec, revision, err := b.Store.Get(ctx, key, opts)
+	if err == nil && key == identity.KeySecretKeys && opts.Consistency == raftstore.Local {
+		var value []byte
+		if value, err = json.Marshal(b.keys); err == nil {
+			rec = rec.WithValue(value)
+		}
+	}
+	return rec, revision, err
+}
+
+// A host whose copy of the state is behind does not delete the key that it does not find there:
+// it may be the newest one, which nobody else has yet.
+func TestAKeyIsNotDroppedByAnOldCopy(t *testing.T) {
+	first, second, _ := sealing(t)
+	old, _, err := identity.ReadSecretKeys(t.Context(), first.store, localRead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.RotateSecretKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stepSecrets(t, first, makeSecretKey)
+	both := first.identity.SecretKeyIDs()
+	late := first.secretsKeeper()
+	late.store = behind{first.records, old}
+	if act, err := late.step(t.Context()); act != dropSecretKeys || err != nil {
+		t.Errorf("%s, %v", act, err)
+	}
+	if held := first.identity.SecretKeyIDs(); !slices.Equal(held, both) {
+		t.Errorf("host1 holds %q, and the mesh has %q", held, both)
+	}
+	// host2 voted, and has the new key alone.
+	if err := second.identity.KeepSecretKeys(first.identity.SecretKeys()...); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.identity.RetainSecretKeys(both[0]); err != nil {
+		t.Fatal(err)
+	}
+	late = second.secretsKeeper()
+	late.store = behind{second.records, old}
+	if act, err := late.step(t.Context()); act != dropSecretKeys || err == nil {
+		t.Errorf("%s, %v", act, err)
+	}
+	if held := second.identity.SecretKeyIDs(); !slices.Equal(held, both) {
+		t.Errorf("host2 holds %q, and host1 lacks one of %q", held, both)
+	}
+}
+
+// A key that is lost, and that nothing is encrypted with yet, does not keep Secrets from being
+// encrypted with the one that is in use, whether all voters answer or not.
+func TestALostNewKeyDoesNotHinderTheEncryption(t *testing.T) {
+	first, _, _ := sealing(t)
+	putSecret(t, first, "a", "the password of a")
+	if err := first.RotateSecretKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stepSecrets(t, first, makeSecretKey)
+	if err := first.identity.RetainSecretKeys(first.identity.SecretKeyIDs()[0]); err != nil {
+		t.Fatal(err)
+	}
+	stepSecrets(t, first, sealObjects)
+	stepSecrets(t, first, fetchSecretKeys)
+	stepSecrets(t, first, makeSecretKey)
+}
+
+// Of several keys that a host has and the mesh does not know yet, as after the restore of a
+// state from before them, the newest one is used: the others were replaced.
+func TestTheNewestKeyIsUsedAgain(t *testing.T) {
+	first, _ := pair(t)
+	var newest string
+	for range 2 {
+		key, err := sealed.NewKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := first.identity.KeepSecretKeys(key); err != nil {
+			t.Fatal(err)
+		}
+		newest = key.ID()
+	}
+	stepSecrets(t, first, makeSecretKey)
+	if keys, _, err := identity.ReadSecretKeys(t.Context(), first.store, localRead); err != nil || keys.Pending() != newest {
+		t.Errorf("the mesh uses %q, %v; want %q", keys.IDs(), err, newest)
+	}
+}
+
+// A recovery needs each key that something is encrypted with, not only the active one, and no
+// other one.
+func TestRecoverSecretsOfOlderKeys(t *testing.T) {
+	first, second, old := sealing(t)
+	putSecret(t, first, "a", "the password of a")
+	stepSecrets(t, first, sealObjects)
+	if err := first.RotateSecretKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stepSecrets(t, first, makeSecretKey)
+	bundle := makeBundle(t, first)
+	stepSecrets(t, first, sealObjects)
+	stepSecrets(t, first, useSecretKey)
+	sameCopy(t, first, second)
+	shutdown(first)
+	shutdown(second)
+	for name, c := range map[string]struct {
+		keys  [][]byte
+		lacks []byte
+	}{
+		"the older key": {bundle.SecretKeys[1:], bundle.SecretKeys[0]},
+		"the new key":   {old.SecretKeys, bundle.SecretKeys[1]},
+	} {
+		partial := bundle
+		partial.SecretKeys = c.keys
+		lacking := identity.Bundle{SecretKeys: [][]byte{c.lacks}}
+		id, err := lacking.SecretKeyIDs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := second.config
+		config.StateDir = t.TempDir()
+		if err := os.CopyFS(config.StateDir, os.DirFS(second.config.StateDir)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Recover(t.Context(), config, Recovery{Bundle: &partial}); !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), id[0]) {
+			t.Errorf("recovered without %s: %v", name, err)
+		}
+	}
+	if _, err := Recover(t.Context(), second.config, Recovery{Bundle: &bundle}); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -41,6 +41,8 @@ type secretsView struct {
 	// missing and surplus are about this host's keyring: it lacks a key of the record, or has
 	// one that is not in it.
 	missing, surplus bool
+	// opens reports whether this host holds every key that may have encrypted something.
+	opens bool
 	// bundled reports whether a recovery bundle has all keys of the record.
 	bundled bool
 	// unsealed reports whether there may be objects to encrypt.
@@ -61,14 +63,18 @@ func planSecrets(v secretsView) secretsAct {
 		return nothingToSeal
 	case v.leader && !v.pending && (!v.listed || v.rotate):
 		return makeSecretKey
-	case v.missing:
+	case v.missing && !v.seals():
 		return fetchSecretKeys
 	case v.listed && v.surplus:
 		return dropSecretKeys
-	case v.leader && v.active && v.unsealed:
+	case v.seals():
 		return sealObjects
 	case v.leader && v.pending && v.bundled:
 		return useSecretKey
 	}
 	return nothingToSeal
 }
+
+// seals reports whether this host has something to encrypt and all that it takes. A key that
+// encrypts nothing yet, and that its maker does not hand out, is nothing to wait for.
+func (v secretsView) seals() bool { return v.leader && v.active && v.unsealed && v.opens }

@@ -31,20 +31,22 @@ func TestPlanSecrets(t *testing.T) {
 		view secretsView
 		want secretsAct
 	}{
-		"an older mesh":                       {secretsView{level: now - 1, voter: true, leader: true}, nothingToSeal},
-		"no key":                              {secretsView{level: now, voter: true, leader: true, surplus: true}, makeSecretKey},
-		"no key, seen by another voter":       {secretsView{level: now, voter: true}, nothingToSeal},
-		"a new key without a bundle":          {secretsView{level: now, voter: true, leader: true, listed: true, pending: true, unsealed: true}, nothingToSeal},
-		"a new key and a bundle":              {secretsView{level: now, voter: true, leader: true, listed: true, pending: true, bundled: true, unsealed: true}, useSecretKey},
-		"a new key that another voter made":   {secretsView{level: now, voter: true, listed: true, pending: true, missing: true}, fetchSecretKeys},
-		"a new key that the leader lacks":     {secretsView{level: now, voter: true, leader: true, listed: true, pending: true, bundled: true, missing: true}, fetchSecretKeys},
-		"an active key":                       {secretsView{level: now, voter: true, leader: true, listed: true, active: true, unsealed: true}, sealObjects},
-		"everything is encrypted":             {secretsView{level: now, voter: true, leader: true, listed: true, active: true}, nothingToSeal},
-		"another key is asked for":            {secretsView{level: now, voter: true, leader: true, listed: true, active: true, rotate: true}, makeSecretKey},
-		"another key, and older ones in use":  {secretsView{level: now, voter: true, leader: true, listed: true, active: true, pending: true, bundled: true, unsealed: true}, sealObjects},
-		"a voter with a key that is not used": {secretsView{level: now, voter: true, listed: true, active: true, surplus: true}, dropSecretKeys},
-		"a follower with a key":               {secretsView{level: now, listed: true, active: true, surplus: true}, dropSecretKeys},
-		"a follower":                          {secretsView{level: now, listed: true, active: true, missing: true, unsealed: true}, nothingToSeal},
+		"an older mesh":                        {secretsView{level: now - 1, voter: true, leader: true}, nothingToSeal},
+		"no key":                               {secretsView{level: now, voter: true, leader: true, surplus: true}, makeSecretKey},
+		"no key, seen by another voter":        {secretsView{level: now, voter: true}, nothingToSeal},
+		"a new key without a bundle":           {secretsView{level: now, voter: true, leader: true, listed: true, pending: true, unsealed: true}, nothingToSeal},
+		"a new key and a bundle":               {secretsView{level: now, voter: true, leader: true, listed: true, pending: true, bundled: true, unsealed: true}, useSecretKey},
+		"a new key that another voter made":    {secretsView{level: now, voter: true, listed: true, pending: true, missing: true}, fetchSecretKeys},
+		"a new key that the leader lacks":      {secretsView{level: now, voter: true, leader: true, listed: true, pending: true, bundled: true, missing: true}, fetchSecretKeys},
+		"an active key":                        {secretsView{level: now, voter: true, leader: true, listed: true, active: true, opens: true, unsealed: true}, sealObjects},
+		"a lost new key, and Secrets in clear": {secretsView{level: now, voter: true, leader: true, listed: true, active: true, pending: true, missing: true, opens: true, unsealed: true}, sealObjects},
+		"a lost old key, and Secrets in clear": {secretsView{level: now, voter: true, leader: true, listed: true, active: true, missing: true, unsealed: true}, fetchSecretKeys},
+		"everything is encrypted":              {secretsView{level: now, voter: true, leader: true, listed: true, active: true}, nothingToSeal},
+		"another key is asked for":             {secretsView{level: now, voter: true, leader: true, listed: true, active: true, rotate: true}, makeSecretKey},
+		"another key, and older ones in use":   {secretsView{level: now, voter: true, leader: true, listed: true, active: true, pending: true, bundled: true, opens: true, unsealed: true}, sealObjects},
+		"a voter with a key that is not used":  {secretsView{level: now, voter: true, listed: true, active: true, surplus: true}, dropSecretKeys},
+		"a follower with a key":                {secretsView{level: now, listed: true, active: true, surplus: true}, dropSecretKeys},
+		"a follower":                           {secretsView{level: now, listed: true, active: true, missing: true, unsealed: true}, nothingToSeal},
 	} {
 		if got := planSecrets(c.view); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)

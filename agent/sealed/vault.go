@@ -55,13 +55,17 @@ func NewVault(cfg Config) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Vault{cfg: cfg, opened: opened}
+	return &Vault{cfg: cfg, kinds: Kinds(), opened: opened}, nil
+}
+
+// Kinds returns the kinds whose objects can be sealed.
+func Kinds() (can []*kinds.Kind) {
 	for _, kind := range kinds.All() {
 		if len(kind.Sealed) > 0 {
-			v.kinds = append(v.kinds, kind)
+			can = append(can, kind)
 		}
 	}
-	return v, nil
+	return can
 }
 
 // Touches reports whether a value whose store key begins with prefix may be sealed.
@@ -73,9 +77,6 @@ func (v *Vault) Touches(prefix string) bool {
 	}
 	return false
 }
-
-// Kinds returns the kinds whose objects can be sealed.
-func (v *Vault) Kinds() []*kinds.Kind { return v.kinds }
 
 // Seal returns the value to store for a plain one, and the condition under which it may be
 // stored: that no other key seals by now. It does not block on the network.

@@ -99,15 +99,58 @@ func (c *Client) FetchSecretKeys(ctx context.Context, host string) ([]sealed.Pri
 	return answer.parse()
 }
 
-// OpenLocks returns the data keys of locks, from the first voter that holds the private keys.
-// One is nil if no key of the mesh opens its lock.
+// OpenLocks returns the data keys of locks. One is nil if no key of the mesh opens its lock: a
+// voter may say so only because its copy of the state is behind, so the others are asked for
+// what is left, and it is true if all of them, or a majority of the voters, say the same.
 func (c *Client) OpenLocks(ctx context.Context, locks []sealed.Lock) ([][]byte, error) {
-	answer, err := askHosts[openAnswer](ctx, c, c.cfg.Voters(), http.MethodPost, pathOpen, openRequest{locks})
-	var asked *fault.Fault
-	if errors.As(err, &asked) && errors.Is(err, fault.Unavailable) {
-		err = asked.WithRemedy("Secrets can be read while a voter that holds their key answers: 'virtmesh status' names the voters")
+	voters := c.cfg.Voters()
+	dataKeys := make([][]byte, len(locks))
+	var failed []error
+	answered := 0
+	for _, voter := range c.inOrder(voters) {
+		err := c.openSome(ctx, voter, locks, dataKeys)
+		if final(err) {
+			return nil, err
+		}
+		if err != nil {
+			failed = append(failed, err)
+		} else {
+			answered++
+		}
+		if allOpened(dataKeys) || 2*answered > len(voters) || ctx.Err() != nil {
+			break
+		}
 	}
-	return answer.DataKeys, err
+	if allOpened(dataKeys) || answered > 0 && len(failed) == 0 || 2*answered > len(voters) {
+		return dataKeys, nil
+	}
+	return nil, noneAnswers(failed).WithRemedy("Secrets can be read while a voter that holds their key answers: 'virtmesh status' names the voters")
+}
+
+// openSome asks a voter for the data keys that are still nil.
+func (c *Client) openSome(ctx context.Context, voter string, locks []sealed.Lock, dataKeys [][]byte) error {
+	var request openRequest
+	var places []int
+	for i, lock := range locks {
+		if dataKeys[i] == nil {
+			request.Locks, places = append(request.Locks, lock), append(places, i)
+		}
+	}
+	var answer openAnswer
+	if err := c.call(ctx, voter, http.MethodPost, pathOpen, request, &answer); err != nil {
+		return err
+	}
+	if len(answer.DataKeys) != len(places) {
+		return fmt.Errorf("ask %s: %d data keys for %d locks", voter, len(answer.DataKeys), len(places))
+	}
+	for i, place := range places {
+		dataKeys[place] = answer.DataKeys[i]
+	}
+	return nil
+}
+
+func allOpened(dataKeys [][]byte) bool {
+	return !slices.ContainsFunc(dataKeys, func(key []byte) bool { return key == nil })
 }
 
 // Holding returns what a host has of the keyring.
@@ -147,10 +190,15 @@ func askHosts[A any](ctx context.Context, c *Client, hosts []string, method, pat
 		}
 	}
 	var none A
+	return none, noneAnswers(failed)
+}
+
+// noneAnswers is the error of who got no answer from any host.
+func noneAnswers(failed []error) *fault.Fault {
 	if len(failed) == 0 {
-		return none, fault.New(fault.Unavailable, "this host does not hold the keys of the mesh and knows no voter")
+		return fault.New(fault.Unavailable, "this host does not hold the keys of the mesh and knows no voter")
 	}
-	return none, fault.New(fault.Unavailable, "no host that holds the keys of the mesh answers: %w", errors.Join(failed...))
+	return fault.New(fault.Unavailable, "no host that holds the keys of the mesh answers: %w", errors.Join(failed...))
 }
 
 // inOrder returns the other ones of some hosts, each once, in the order in which they are
