@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/ed25519"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -101,15 +99,7 @@ func OpenBackup(from io.Reader, caKeys ...[]byte) (io.Reader, error) {
 
 // backupKey derives the key of backups from that of a CA.
 func backupKey(caKey []byte) (ed25519.PrivateKey, error) {
-	key, err := ParseKey(caKey)
-	if err != nil {
-		return nil, fmt.Errorf("derive the key of backups: %w", err)
-	}
-	secret, err := key.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("derive the key of backups: %w", err)
-	}
-	seed, err := hkdf.Key(sha256.New, secret, nil, backupKeyUse, ed25519.SeedSize)
+	seed, err := deriveFromCA(caKey, backupKeyUse, ed25519.SeedSize)
 	if err != nil {
 		return nil, fmt.Errorf("derive the key of backups: %w", err)
 	}

@@ -36,6 +36,11 @@ type Bundle struct {
 	// SecretKeys are the private keys for Secrets. A bundle from before feature level
 	// level.Apart has none.
 	SecretKeys [][]byte `json:"secretKeys,omitempty"`
+	// Recovery opens what is encrypted for the bundle after it was made: the escrow of the
+	// keyring, and backups. It is nowhere else. Empty in a bundle of an earlier version.
+	Recovery string `json:"recovery,omitempty"`
+	// laterCAKeys are keys of CAs, PEM, that an escrow has added.
+	laterCAKeys [][]byte
 }
 
 // ValidatePassphrase returns an error for a passphrase that is too short, or that could not
@@ -129,7 +134,8 @@ func OpenBundle(r io.Reader, passphrase string) (Bundle, error) {
 	if _, err := ParseCA(b.CACertificate, b.CAKey); err != nil {
 		return b, fmt.Errorf("read the recovery bundle: %w", err)
 	}
-	return b, nil
+	_, err = b.opener()
+	return b, err
 }
 
 // OpenSecretKeys returns the private keys for Secrets that the bundle holds.
@@ -152,17 +158,29 @@ func (b Bundle) SecretKeyIDs() ([]string, error) {
 }
 
 // TakeBundle puts the keys of a recovery bundle into the keyring of this host. It refuses
-// the bundle of another mesh, and one of a CA that the host does not trust any more.
+// the bundle of another mesh, and one of a CA that the host does not trust any more and that
+// opens no escrow.
 func (i *Identity) TakeBundle(b Bundle) error {
 	if b.MeshID != i.MeshID() {
 		return fmt.Errorf("the recovery bundle is of mesh %s, and this host is of mesh %s", b.MeshID, i.MeshID())
-	}
-	if _, err := ParseCA(i.CABundle(), b.CAKey); err != nil {
-		return fmt.Errorf("the recovery bundle of %s does not fit the CA that this host trusts: %w", b.Made.Format(time.DateOnly), err)
 	}
 	secrets, err := b.OpenSecretKeys()
 	if err != nil {
 		return err
 	}
-	return errors.Join(i.KeepCAKey(b.CAKey), i.KeepSecretKeys(secrets...))
+	var refused error
+	for _, key := range append([][]byte{b.CAKey}, b.laterCAKeys...) {
+		if _, err := ParseCA(i.CABundle(), key); err != nil {
+			refused = err
+			continue
+		}
+		if err := i.KeepCAKey(key); err != nil {
+			return err
+		}
+		refused = nil
+	}
+	if refused != nil && b.Recovery == "" {
+		return fmt.Errorf("the recovery bundle of %s does not fit the CA that this host trusts: %w", b.Made.Format(time.DateOnly), refused)
+	}
+	return i.KeepSecretKeys(secrets...)
 }

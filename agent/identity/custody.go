@@ -29,6 +29,13 @@ type BundleMade struct {
 	// BackupRecipient is for whom backups are encrypted, so that the bundle opens them; empty
 	// if they are not, which needs feature level level.Apart.
 	BackupRecipient string `json:"backupRecipient,omitempty"`
+	// Recipient is for whom later keys are put into escrow (age, X25519): what opens that is in
+	// the bundle and nowhere else. Empty: the bundle is of a version that made none, and later
+	// keys need another bundle.
+	Recipient string `json:"recipient,omitempty"`
+	// Number is one higher for each bundle with a recipient, so that voters do not go back to
+	// an older one; 0 for bundles without.
+	Number uint64 `json:"number,omitempty"`
 }
 
 // HasSecretKeys reports whether the bundle has the keys for Secrets of some names.
@@ -45,6 +52,8 @@ type Custody struct {
 	Key []byte
 	// Bundle is the newest recovery bundle; nil if none was made.
 	Bundle *BundleMade
+	// Escrow has the keys that the bundle opens besides its own; nil if there is none.
+	Escrow *EscrowRecord
 }
 
 // InState reports whether the key is in the replicated state.
@@ -52,6 +61,28 @@ func (c Custody) InState() bool { return len(c.Key) > 0 }
 
 // Bundled reports whether a recovery bundle of the CA that signs was made.
 func (c Custody) Bundled() bool { return c.Bundle != nil && c.Bundle.CAPin == c.CA.String() }
+
+// Recoverable reports whether the newest recovery bundle gives back the key of a CA: the
+// bundle has it, or the escrow of the bundle's recipient. Any host can write what this is read
+// from; a voter asks Identity.Judge first, and so decides by what its keyring vouches for.
+func (c Custody) Recoverable(ca Pin) bool {
+	return c.Bundle != nil && (c.Bundle.CAPin == ca.String() || c.escrow().HasCAs(ca))
+}
+
+// RecoversSecretKeys reports the same of the keys for Secrets of some names.
+func (c Custody) RecoversSecretKeys(ids []string) bool {
+	return !slices.ContainsFunc(ids, func(id string) bool {
+		return !c.Bundle.HasSecretKeys([]string{id}) && !c.escrow().HasSecretKeys(id)
+	})
+}
+
+// escrow returns what the escrow of the newest bundle holds.
+func (c Custody) escrow() Holds {
+	if c.Bundle == nil || c.Escrow == nil || c.Bundle.Recipient == "" || c.Escrow.Recipient != c.Bundle.Recipient {
+		return Holds{}
+	}
+	return c.Escrow.Holds
+}
 
 // ReadCustody reads where the key of the mesh's CA is. It returns ErrNotSeeded as long as
 // the store does not hold the CA.
@@ -72,7 +103,9 @@ func ReadCustody(ctx context.Context, store Store, opts raftstore.ReadOptions) (
 	case !errors.Is(err, raftstore.ErrNotFound):
 		return Custody{}, err
 	}
-	return c, nil
+	escrow, _, err := ReadEscrow(ctx, store, opts)
+	c.Escrow = escrow
+	return c, err
 }
 
 // ParseCustody returns what the record at KeyCA says, without the bundle.

@@ -98,8 +98,9 @@ type State struct {
 	// replicated store. Only such a host may create the store; the marker is removed
 	// when the store holds everything.
 	Founder bool
-	// Bundle is the recovery bundle that was made together with the mesh, which Seed puts
-	// into the replicated store; nil if none was made.
+	// Bundle is the newest recovery bundle that the host's keyring knows; nil if it knows none.
+	// That of a founder was made together with the mesh, and Seed puts its note into the
+	// replicated store.
 	Bundle *BundleMade
 }
 
@@ -241,6 +242,11 @@ func writeState(at string, st State) error {
 			return err
 		}
 	}
+	if st.Bundle != nil {
+		if files[fileKnownBundle], err = json.Marshal(st.Bundle); err != nil {
+			return fmt.Errorf("encode %s: %w", fileKnownBundle, err)
+		}
+	}
 	if st.Founder {
 		if files[fileSeed], err = json.Marshal(pendingSeed{Bundle: st.Bundle}); err != nil {
 			return fmt.Errorf("encode %s: %w", fileSeed, err)
@@ -293,6 +299,9 @@ func readState(dir string) (State, error) {
 	}
 	if st.SecretKeys, err = parseSecretKeys(string(secrets)); err != nil {
 		return State{}, fmt.Errorf("read identity: %s: %w", fileSecretKeys, err)
+	}
+	if st.Bundle, err = readKnownBundle(filepath.Join(at, fileKnownBundle)); err != nil {
+		return State{}, err
 	}
 	_, err = os.Stat(filepath.Join(at, fileSeed))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -39,7 +39,9 @@ type Identity struct {
 	caKey            []byte
 	// secretKeys is never changed, only replaced.
 	secretKeys []sealed.PrivateKey
-	founder    bool
+	// knownBundle is never changed, only replaced.
+	knownBundle *BundleMade
+	founder     bool
 }
 
 // material is the set of keys and certificates that one rotation replaces together.
@@ -65,7 +67,7 @@ func Open(dir string) (*Identity, error) {
 	if err := removeLeftovers(dir); err != nil {
 		return nil, err
 	}
-	id := &Identity{dir: dir, info: st.Info, gossip: st.GossipKeys, gossipGeneration: st.Info.GossipGeneration, caKey: st.CAKey, secretKeys: st.SecretKeys, founder: st.Founder}
+	id := &Identity{dir: dir, info: st.Info, gossip: st.GossipKeys, gossipGeneration: st.Info.GossipGeneration, caKey: st.CAKey, secretKeys: st.SecretKeys, knownBundle: st.Bundle, founder: st.Founder}
 	id.current.Store(m)
 	id.seeds.Store(&st.Info.Seeds)
 	return id, nil

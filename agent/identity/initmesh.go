@@ -94,23 +94,36 @@ func InitMesh(dir string, opts InitOptions) (*CA, error) {
 	if opts.KeepBundle != nil {
 		bundle, err := newBundle(st.Info.MeshID, st.CABundle, st.CAKey, st.SecretKeys)
 		if err == nil {
-			err = opts.KeepBundle(bundle)
+			st.Bundle, err = keepFirstBundle(ca, bundle, opts)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("init: %w", err)
-		}
-		recipient, err := BackupRecipient(st.CAKey)
-		if err != nil {
-			return nil, fmt.Errorf("init: %w", err)
-		}
-		st.Bundle = &BundleMade{
-			CAPin: ca.Pin().String(), Made: bundle.Made, Host: opts.Host, SecretKeys: secretKeyIDs(st.SecretKeys), BackupRecipient: recipient,
 		}
 	}
 	if err := CreateState(dir, st); err != nil {
 		return nil, fmt.Errorf("init: %w", err)
 	}
 	return ca, nil
+}
+
+// keepFirstBundle has the recovery bundle of a new mesh written, and returns its note.
+func keepFirstBundle(ca *CA, bundle Bundle, opts InitOptions) (*BundleMade, error) {
+	if err := bundle.AddRecipient(); err != nil {
+		return nil, err
+	}
+	if err := opts.KeepBundle(bundle); err != nil {
+		return nil, err
+	}
+	note := &BundleMade{CAPin: ca.Pin().String(), Made: bundle.Made, Host: opts.Host, Number: 1}
+	var err error
+	if note.SecretKeys, err = bundle.SecretKeyIDs(); err != nil {
+		return nil, err
+	}
+	if note.Recipient, err = bundle.Recipient(); err != nil {
+		return nil, err
+	}
+	note.BackupRecipient, err = BackupRecipient(bundle.CAKey)
+	return note, err
 }
 
 func newMesh(opts InitOptions) (*CA, State, error) {
