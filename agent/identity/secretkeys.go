@@ -35,6 +35,9 @@ type SecretKeysRecord struct {
 	Keys []SecretKeyRecord `json:"keys"`
 	// Rotate asks for another key.
 	Rotate bool `json:"rotate,omitempty"`
+	// Kinds names the kinds that are encrypted besides Secrets, as the leader found them in the
+	// MeshConfig. They stand here so that no write can go by what was said before.
+	Kinds []string `json:"kinds,omitempty"`
 }
 
 // SecretKeyRecord is the public part of a pair of keys.

@@ -17,6 +17,8 @@ func configMapKind() *Kind {
 		Object: &corev1.ConfigMap{}, List: &corev1.ConfigMapList{},
 		Support:        "works as a store",
 		Writers:        Writers{Spec: users},
+		Sealed:         []string{"data", "binaryData"},
+		SealedIfNamed:  true,
 		Validate:       validateWith(validateConfigMap),
 		ValidateUpdate: validateUpdateWith(validateConfigMapUpdate),
 		Columns: []Column{

@@ -47,8 +47,11 @@ type Kind struct {
 	FieldLevels  map[string]uint32
 
 	// Sealed are the members of an object that can be encrypted in the mesh's state; empty
-	// for a kind whose objects every host has to read.
-	Sealed []string
+	// for a kind whose objects every host has to read: only voters hold the keys, and hand them
+	// out to users of the API. SealedIfNamed is true if they are encrypted only in a mesh whose
+	// MeshConfig names the kind.
+	Sealed        []string
+	SealedIfNamed bool
 
 	// Finalizers are the finalizers that virtmesh adds to objects of the kind, each
 	// with the package whose loop removes it. If no loop removed a finalizer, the

@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -16,7 +17,7 @@ func meshConfigKind() *Kind {
 	return &Kind{
 		GVK: meshv1alpha1.SchemeGroupVersion.WithKind("MeshConfig"), Resource: "meshconfigs", Singular: "meshconfig",
 		ShortNames: []string{"mc"}, Generation: true,
-		FieldLevels: map[string]uint32{"spec.capacity.storageOvercommitPercent": level.Apart},
+		FieldLevels: map[string]uint32{"spec.capacity.storageOvercommitPercent": level.Apart, "spec.encryption": level.Succession},
 		Object:      &config{}, List: &meshv1alpha1.MeshConfigList{},
 		Support:        "works: the settings of the whole mesh, in one object named `mesh`; [operate.md](operate.md) says what they do, and so does `kubectl explain meshconfig.spec`",
 		Writers:        Writers{Spec: users},
@@ -71,5 +72,21 @@ func validateMeshConfig(c *meshv1alpha1.MeshConfig) field.ErrorList {
 		meshv1alpha1.MinHotplugRatio, meshv1alpha1.MaxHotplugRatio)...)
 	errs = append(errs, checkOneOf(field.NewPath("spec", "featureLevel"), c.Spec.FeatureLevel,
 		[]meshv1alpha1.FeatureLevelPolicy{meshv1alpha1.FeatureLevelManual, meshv1alpha1.FeatureLevelAutomatic})...)
+	return append(errs, validateEncryptedKinds(field.NewPath("spec", "encryption", "kinds"), meshv1alpha1.EncryptedKinds(c))...)
+}
+
+// validateEncryptedKinds refuses kinds that cannot be encrypted, and says why.
+func validateEncryptedKinds(path *field.Path, named []string) field.ErrorList {
+	var errs field.ErrorList
+	for i, name := range named {
+		switch at := path.Index(i); {
+		case slices.Contains(named[:i], name):
+			errs = append(errs, field.Duplicate(at, name))
+		case name == secretKind().GVK.Kind:
+			errs = append(errs, field.Invalid(at, name, "they are always encrypted: leave the kind out"))
+		case name != configMapKind().GVK.Kind:
+			errs = append(errs, field.Invalid(at, name, "must be ConfigMap: objects of other kinds have to be read by every host, and only voters hold the key"))
+		}
+	}
 	return errs
 }

@@ -25,6 +25,12 @@ func TestMeshConfig(t *testing.T) {
 		"levels by hand":          {`spec: {featureLevel: Manual}`, ""},
 		"levels by themselves":    {`spec: {featureLevel: Automatic}`, ""},
 		"levels by chance":        {`spec: {featureLevel: automatic}`, "spec.featureLevel"},
+		"config maps in secret":   {`spec: {encryption: {kinds: [ConfigMap]}}`, ""},
+		"nothing in secret":       {`spec: {encryption: {kinds: []}}`, ""},
+		"secrets in secret":       {`spec: {encryption: {kinds: [Secret]}}`, "spec.encryption.kinds[0]"},
+		"machines in secret":      {`spec: {encryption: {kinds: [ConfigMap, VirtualMachine]}}`, "spec.encryption.kinds[1]"},
+		"a plural":                {`spec: {encryption: {kinds: [configmaps]}}`, "spec.encryption.kinds[0]"},
+		"twice":                   {`spec: {encryption: {kinds: [ConfigMap, ConfigMap]}}`, "spec.encryption.kinds[1]"},
 		"room without end":        {`spec: {virtualMachine: {maxHotplugRatio: 17}}`, "spec.virtualMachine.maxHotplugRatio"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -91,6 +97,16 @@ func TestMachinesGrowBySettings(t *testing.T) {
 		}
 		if got, want := vmi.Spec.Domain.Memory.MaxGuest.Value(), int64(c.want)*2<<30; got != want {
 			t.Errorf("maxGuest %d, want %d", got, want)
+		}
+	}
+}
+
+// The configuration can name the kinds that can be encrypted, and no others.
+func TestKindsThatCanBeEncryptedCanBeNamed(t *testing.T) {
+	for _, of := range All() {
+		faults := validateEncryptedKinds(nil, []string{of.GVK.Kind})
+		if accepted := len(faults) == 0; accepted != of.SealedIfNamed {
+			t.Errorf("%s: accepted %t, can be encrypted if it is named %t", of.GVK.Kind, accepted, of.SealedIfNamed)
 		}
 	}
 }

@@ -10,8 +10,8 @@ import (
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
-	"virtmesh/agent/kinds"
 	"virtmesh/agent/level"
+	"virtmesh/agent/objects"
 	"virtmesh/agent/port/admin"
 	"virtmesh/agent/port/keyring"
 	"virtmesh/agent/sealed"
@@ -20,33 +20,6 @@ import (
 
 // localRead reads this host's copy.
 var localRead = raftstore.ReadOptions{Consistency: raftstore.Local}
-
-// openVault makes what seals and opens the Secrets that this host writes and reads.
-func (m *Member) openVault() (err error) {
-	m.vault, err = sealed.NewVault(sealed.Config{
-		Recipient: m.secretsRecipient, Seals: func(*kinds.Kind) bool { return true },
-		Held: m.identity.SecretKey, Ask: m.voters.OpenLocks,
-	})
-	return err
-}
-
-// Vault returns what seals and opens the Secrets that this host writes and reads.
-func (m *Member) Vault() *sealed.Vault { return m.vault }
-
-// secretsRecipient returns the key that encrypts now, by this host's copy of the state.
-func (m *Member) secretsRecipient(ctx context.Context) (sealed.Recipient, error) {
-	keys, stored, err := identity.ReadSecretKeys(ctx, m.store, localRead)
-	if err != nil {
-		return sealed.Recipient{}, err
-	}
-	return recipientOf(keys, stored)
-}
-
-// recipientOf returns the key that encrypts by a stored record.
-func recipientOf(keys identity.SecretKeysRecord, stored raftstore.Record) (sealed.Recipient, error) {
-	key, err := keys.Recipient()
-	return sealed.Recipient{Key: key, While: raftstore.Condition{Key: stored.Key, ModRevision: stored.ModRevision}}, err
-}
 
 // listedSecretKeys returns the names of the mesh's keys for Secrets, by this host's copy.
 func (m *Member) listedSecretKeys(ctx context.Context) ([]string, error) {
@@ -58,7 +31,8 @@ func (m *Member) listedSecretKeys(ctx context.Context) ([]string, error) {
 // otherwise.
 type secretsKeeper struct {
 	keyringKeeper
-	vault *sealed.Vault
+	vault   *sealed.Vault
+	replica objects.Raft
 	// done is the revision of the record of the keys for which everything is encrypted: what
 	// is written since then is. A new leader looks once through all objects of the kinds.
 	done *atomic.Uint64
@@ -67,7 +41,7 @@ type secretsKeeper struct {
 }
 
 func (m *Member) secretsKeeper() secretsKeeper {
-	return secretsKeeper{keyringKeeper: m.keyringKeeper(), vault: m.vault, done: &m.secretsDone, voted: &m.voted}
+	return secretsKeeper{keyringKeeper: m.keyringKeeper(), vault: m.vault, replica: m.records, done: &m.secretsDone, voted: &m.voted}
 }
 
 // step looks where the keys are and makes the next move, if one is due.
@@ -90,6 +64,8 @@ func (k secretsKeeper) step(ctx context.Context) (secretsAct, error) {
 		return act, k.dropUnusedKeys(ctx)
 	case useSecretKey:
 		return act, k.use(ctx, keys, stored)
+	case chooseKinds:
+		return act, k.chooseKinds(ctx, keys, stored)
 	case sealObjects:
 		return act, k.seal(ctx, keys, stored)
 	}
@@ -111,6 +87,13 @@ func (k secretsKeeper) view(ctx context.Context, keys identity.SecretKeysRecord,
 	held := k.identity.SecretKeyIDs()
 	if _, err := keys.Recipient(); err != nil {
 		v.active = false // somebody has spoilt the record: using the newest key sets it right
+	}
+	if v.level >= level.Succession && v.leader {
+		named, err := k.namedKinds(ctx)
+		if err != nil {
+			return v, err
+		}
+		v.renamed = !slices.Equal(named, keys.Kinds)
 	}
 	missing := k.missing(keys)
 	v.missing = len(missing) > 0
@@ -276,6 +259,7 @@ func (m *Member) SecretKeys(ctx context.Context) (*admin.SecretKeys, error) {
 			rec = rec.Expand()
 			current, err := m.vault.IsCurrent(with, rec)
 			switch {
+			case !sealed.IsSealed(rec.Value) && current: // it is to be in clear
 			case !sealed.IsSealed(rec.Value):
 				status.Clear++
 			case err == nil && current:

@@ -16,6 +16,8 @@ const (
 	dropSecretKeys
 	// useSecretKey: the leader lets the new key encrypt from now on, once every voter holds it.
 	useSecretKey
+	// chooseKinds: the leader notes which kinds the MeshConfig names.
+	chooseKinds
 	// sealObjects: the leader encrypts some objects that are in clear, or encrypted with an
 	// older key.
 	sealObjects
@@ -25,7 +27,7 @@ const (
 func (a secretsAct) String() string {
 	return [...]string{
 		"nothing", "make a key for Secrets", "fetch the keys for Secrets", "drop keys for Secrets",
-		"encrypt Secrets with the new key", "encrypt Secrets that are stored otherwise",
+		"encrypt Secrets with the new key", "note which kinds are encrypted", "encrypt Secrets that are stored otherwise",
 	}[a]
 }
 
@@ -43,6 +45,8 @@ type secretsView struct {
 	missing, surplus bool
 	// opens reports whether this host holds every key that may have encrypted something.
 	opens bool
+	// renamed reports whether the MeshConfig names other kinds to encrypt than the record.
+	renamed bool
 	// bundled reports whether a recovery bundle has all keys of the record.
 	bundled bool
 	// unsealed reports whether there may be objects to encrypt.
@@ -67,6 +71,8 @@ func planSecrets(v secretsView) secretsAct {
 		return fetchSecretKeys
 	case v.listed && v.surplus:
 		return dropSecretKeys
+	case v.leader && v.listed && v.renamed:
+		return chooseKinds
 	case v.seals():
 		return sealObjects
 	case v.leader && v.pending && v.bundled:

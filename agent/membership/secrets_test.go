@@ -41,6 +41,8 @@ func TestPlanSecrets(t *testing.T) {
 		"another key is asked for":             {secretsView{level: now, voter: true, leader: true, listed: true, active: true, rotate: true}, makeSecretKey},
 		"another key, and older ones in use":   {secretsView{level: now, voter: true, leader: true, listed: true, active: true, pending: true, bundled: true, opens: true, unsealed: true}, sealObjects},
 		"a voter with a key that is not used":  {secretsView{level: now, voter: true, listed: true, active: true, surplus: true}, dropSecretKeys},
+		"the MeshConfig names other kinds":     {secretsView{level: now, voter: true, leader: true, listed: true, active: true, renamed: true, unsealed: true}, chooseKinds},
+		"it names kinds before there is a key": {secretsView{level: now, voter: true, leader: true, renamed: true}, makeSecretKey},
 		"a follower with a key":                {secretsView{level: now, listed: true, active: true, surplus: true}, dropSecretKeys},
 		"a follower":                           {secretsView{level: now, listed: true, active: true, missing: true, unsealed: true}, nothingToSeal},
 	} {
@@ -258,7 +260,7 @@ func TestAWriteWithAnOlderKeyIsRepeated(t *testing.T) {
 			}
 			return first.secretsRecipient(ctx)
 		},
-		Seals: func(*objects.Kind) bool { return true }, Held: first.identity.SecretKey, Ask: first.voters.OpenLocks,
+		Held: first.identity.SecretKey, Ask: first.voters.OpenLocks,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -38,7 +38,6 @@ func newVault(t testing.TB, key sealed.PrivateKey, ask func([]sealed.Lock) ([][]
 	t.Helper()
 	v, err := sealed.NewVault(sealed.Config{
 		Recipient: func(context.Context) (sealed.Recipient, error) { return sealed.Recipient{Key: key.Public()}, nil },
-		Seals:     func(*kinds.Kind) bool { return true },
 		Held:      func(id string) (sealed.PrivateKey, bool) { return key, ask == nil && id == key.ID() },
 		Ask:       func(_ context.Context, locks []sealed.Lock) ([][]byte, error) { return ask(locks) },
 	})

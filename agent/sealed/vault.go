@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -24,21 +25,27 @@ const keptDataKeys = 1024
 type Recipient struct {
 	// Key seals; the zero value: nothing is sealed yet.
 	Key PublicKey
+	// Kinds names the kinds that are sealed because the mesh's configuration says so.
+	Kinds []string
 	// While holds as long as Key is the right one.
 	While raftstore.Condition
 }
 
 // Config is what a Vault needs.
 type Config struct {
-	// Recipient returns what is sealed with now, by this host's copy of the state.
+	// Recipient returns what is sealed with now, by this host's copy of the state. With an error
+	// that concerns the key alone it returns the rest.
 	Recipient func(ctx context.Context) (Recipient, error)
-	// Seals reports whether objects of a kind are sealed when they are written.
-	Seals func(kind *kinds.Kind) bool
 	// Held returns a private key that this host holds.
 	Held func(id string) (PrivateKey, bool)
 	// Ask asks a voter for the data keys of at most MaxLocks locks. One is nil if nobody can
 	// open its lock any more.
 	Ask func(ctx context.Context, locks []Lock) ([][]byte, error)
+}
+
+// Seals reports whether objects of a kind are sealed when they are written.
+func (r Recipient) Seals(kind *kinds.Kind) bool {
+	return len(kind.Sealed) > 0 && (!kind.SealedIfNamed || slices.Contains(r.Kinds, kind.GVK.Kind))
 }
 
 // Vault seals and opens the values of one host; it implements objects.Transformer. It is safe
@@ -79,13 +86,17 @@ func (v *Vault) Touches(prefix string) bool {
 }
 
 // Seal returns the value to store for a plain one, and the condition under which it may be
-// stored: that no other key seals by now. It does not block on the network.
+// stored: that no other key seals by now, nor other kinds are sealed. It does not block on the network.
 func (v *Vault) Seal(ctx context.Context, storeKey string, plain []byte) ([]byte, raftstore.Condition, error) {
 	kind, _, ok := kinds.ParseStoreKey(storeKey)
-	if !ok || len(kind.Sealed) == 0 || !v.cfg.Seals(kind) || IsSealed(plain) {
+	if !ok || len(kind.Sealed) == 0 || IsSealed(plain) {
 		return plain, raftstore.Condition{}, nil
 	}
 	with, err := v.cfg.Recipient(ctx)
+	known := err == nil || with.While.Key != ""
+	if known && !with.Seals(kind) {
+		return plain, with.While, nil
+	}
 	if err != nil {
 		return nil, with.While, err // and never in clear
 	}
@@ -107,10 +118,10 @@ func (v *Vault) IsCurrent(with Recipient, rec raftstore.Record) (bool, error) {
 		return true, nil
 	}
 	if !IsSealed(rec.Value) {
-		return !v.cfg.Seals(kind), nil
+		return !with.Seals(kind), nil
 	}
 	p, err := parseSealed(rec.Key, rec.Value)
-	return v.cfg.Seals(kind) && p.lock.Key == with.Key.ID(), err
+	return with.Seals(kind) && p.lock.Key == with.Key.ID(), err
 }
 
 // KeyOf returns the name of the key that a stored value is sealed with; empty if it is not.

@@ -853,6 +853,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		"kubevirt.io/containerized-data-importer-api/pkg/apis/upload/v1beta1.UploadTokenRequestStatus":    schema_pkg_apis_upload_v1beta1_UploadTokenRequestStatus(ref),
 		"kubevirt.io/controller-lifecycle-operator-sdk/api.NodePlacement":                                 schema_kubevirtio_controller_lifecycle_operator_sdk_api_NodePlacement(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.Capacity":                                                      schema_virtmesh_agent_kinds_meshv1alpha1_Capacity(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.Encryption":                                                    schema_virtmesh_agent_kinds_meshv1alpha1_Encryption(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.MeshConfig":                                                    schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfig(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigList":                                                schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigList(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.MeshConfigSpec":                                                schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigSpec(ref),
@@ -41687,6 +41688,38 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_Capacity(ref common.ReferenceCallb
 	}
 }
 
+func schema_virtmesh_agent_kinds_meshv1alpha1_Encryption(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "Encryption says what is encrypted in the mesh's state, on the disks of its hosts and in its backups.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kinds": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Kinds are the kinds whose content is encrypted as that of Secrets always is, with the same key: \"ConfigMap\" is the only one. Objects of other kinds have to be read by every host, and only voters hold the key. What is stored already is encrypted within minutes, and decrypted again when the kind is taken out; older entries of the log and backups stay as they are.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
 func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfig(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -41806,11 +41839,17 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigSpec(ref common.Referenc
 							Format:      "",
 						},
 					},
+					"encryption": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Encryption says what is encrypted in the mesh's state besides Secrets. From feature level 5 on.",
+							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.Encryption"),
+						},
+					},
 				},
 			},
 		},
 		Dependencies: []string{
-			"virtmesh/agent/kinds/meshv1alpha1.Capacity", "virtmesh/agent/kinds/meshv1alpha1.VirtualMachine"},
+			"virtmesh/agent/kinds/meshv1alpha1.Capacity", "virtmesh/agent/kinds/meshv1alpha1.Encryption", "virtmesh/agent/kinds/meshv1alpha1.VirtualMachine"},
 	}
 }
 

@@ -44,6 +44,14 @@ func setDefault(field **int64, value int64) {
 	}
 }
 
+// EncryptedKinds returns the kinds that are encrypted besides Secrets.
+func EncryptedKinds(config *MeshConfig) []string {
+	if config == nil || config.Spec.Encryption == nil {
+		return nil
+	}
+	return config.Spec.Encryption.Kinds
+}
+
 // StorageOvercommitPercent returns the setting of that name, or its default. It is not among
 // the defaults that Effective fills in, as a mesh of an earlier feature level must not store it.
 func StorageOvercommitPercent(config *MeshConfig) int64 {

@@ -60,6 +60,23 @@ type MeshConfigSpec struct {
 	// earlier version after it that does not know the level.
 	// +optional
 	FeatureLevel FeatureLevelPolicy `json:"featureLevel,omitempty"`
+	// Encryption says what is encrypted in the mesh's state besides Secrets. From feature
+	// level 5 on.
+	// +optional
+	Encryption *Encryption `json:"encryption,omitempty"`
+}
+
+// Encryption says what is encrypted in the mesh's state, on the disks of its hosts and in its
+// backups.
+type Encryption struct {
+	// Kinds are the kinds whose content is encrypted as that of Secrets always is, with the
+	// same key: "ConfigMap" is the only one. Objects of other kinds have to be read by every
+	// host, and only voters hold the key. What is stored already is encrypted within minutes,
+	// and decrypted again when the kind is taken out; older entries of the log and backups stay
+	// as they are.
+	// +optional
+	// +listType=set
+	Kinds []string `json:"kinds,omitempty"`
 }
 
 // FeatureLevelPolicy says who raises the mesh's feature level.
