@@ -19,6 +19,12 @@ func expelledFault(node Node) error {
 		WithRemedy("to use it again, stop its agent, run 'virtmesh agent leave --local --yes' on it, and join it with a new token")
 }
 
+// unknownFault is the error for a machine that the mesh has no record of.
+func unknownFault(node Node) error {
+	return fault.New(fault.NoHost, "%w: it has no record of %s, which left, or joined after the backup was made that the mesh was restored from", fault.NoHost, node).About(node.Name).
+		WithRemedy("to use it in this mesh, copy what is needed from its guests, stop its agent, run 'virtmesh agent leave --local --yes' on it, and join it with a new token")
+}
+
 // departure is the stored mark of a membership that has ended.
 type departure struct {
 	Host string    `json:"host"`

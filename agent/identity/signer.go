@@ -128,6 +128,7 @@ func (s *Signer) member(ctx context.Context, node Node) (HostRecord, raftstore.R
 	case err == nil && rec.ID != node.ID:
 		return rec, raftstore.ReadOptions{}, expelledFault(node)
 	case errors.Is(err, fault.NoHost):
+		err = unknownFault(node)
 		// If the host was expelled and no other machine took its name, report that.
 		if _, mark, markErr := hosts.departed(soon, node, raftstore.ReadOptions{}); markErr == nil && mark.Expelled {
 			err = expelledFault(node)

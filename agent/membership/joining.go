@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
 )
@@ -29,9 +30,9 @@ type Joining struct {
 	Store  *raftstore.Store
 	Peers  *Peers
 	Log    *slog.Logger
-	// AskWhetherExpelled returns an error if a host that can be reached no longer admits
-	// this one.
-	AskWhetherExpelled func(ctx context.Context) error
+	// AskWhyRefused returns an error if a host that can be reached does not admit this one:
+	// fault.Expelled if that is final.
+	AskWhyRefused func(ctx context.Context) error
 	// Wait waits, for JoinPause, before the others are asked for a copy again. why says why
 	// none was had.
 	Wait func(ctx context.Context, why error) error
@@ -82,7 +83,14 @@ func (j Joining) JoinStore(parent context.Context) error {
 	j.Log.Warn("the mesh does not answer yet", "err", err)
 	ctx, cancel = context.WithTimeout(parent, rejoinTimeout)
 	defer cancel()
-	return j.AskWhetherExpelled(ctx)
+	refused := j.AskWhyRefused(ctx)
+	if errors.Is(refused, fault.Expelled) {
+		return refused
+	}
+	if refused != nil {
+		j.Log.Error("the mesh does not take this host", "err", refused)
+	}
+	return nil
 }
 
 // awaitCopy asks the other hosts to accept this one as a replica until they do. It
@@ -104,8 +112,12 @@ func (j Joining) awaitCopy(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if gone := j.AskWhetherExpelled(ctx); gone != nil {
-			return gone
+		refused := j.AskWhyRefused(ctx)
+		if errors.Is(refused, fault.Expelled) {
+			return refused
+		}
+		if refused != nil {
+			err = refused // not only that they do not answer
 		}
 		if err := j.Wait(ctx, err); err != nil {
 			return err

@@ -49,8 +49,8 @@ func (r renewals) askWhetherExpelled(ctx context.Context) error {
 	return nil
 }
 
-// askWhyRefused returns an error if the other hosts say that this machine was removed, or
-// does not have the key of the host that it says it is. Their mesh ports refuse such a
+// askWhyRefused returns an error if the other hosts say that this machine was removed, has no
+// record, or does not have the key of the host that it says it is. Their mesh ports refuse such a
 // machine without giving a reason, and its operator must learn the reason. A request for a
 // certificate is the only request that they answer to any machine.
 func (r renewals) askWhyRefused(ctx context.Context) error {
@@ -60,8 +60,11 @@ func (r renewals) askWhyRefused(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := r.byOthers().IssueNode(ctx, csr); errors.Is(err, fault.Expelled) || errors.Is(err, fault.Forbidden) {
-		return err
+	_, err = r.byOthers().IssueNode(ctx, csr)
+	for _, refusal := range []fault.Code{fault.Expelled, fault.NoHost, fault.Forbidden} {
+		if errors.Is(err, refusal) {
+			return err
+		}
 	}
 	return nil
 }

@@ -71,6 +71,6 @@ func (m *Member) joinStore(parent context.Context) error {
 func (m *Member) joining(wait func(context.Context, error) error) Joining {
 	return Joining{
 		Gossip: m.gossip, Store: m.store, Peers: m.peers, Log: m.log, Wait: wait,
-		AskWhetherExpelled: m.renewals.askWhetherExpelled,
+		AskWhyRefused: m.renewals.askWhyRefused,
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -218,6 +219,40 @@ func TestFounderFetchesCopy(t *testing.T) {
 	}
 	if _, _, err := back.store.Get(t.Context(), "/k", raftstore.ReadOptions{Consistency: raftstore.Local}); err != nil {
 		t.Errorf("the new copy: %v", err)
+	}
+}
+
+// A host that joined after the backup was made that its mesh was restored from has no record
+// there, and gets no copy. It says so, and what helps, while it waits.
+func TestAHostThatTheRestoredMeshDoesNotKnowIsTold(t *testing.T) {
+	path, config := newMachine(t, "host1")
+	path2, config2 := newMachine(t, "host2")
+	first := found(t, path, config)
+	loseCopy(t, joinFirst(t, first, path2, config2))
+	if _, err := first.store.Commit(t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: identity.HostsPrefix + "host2", Delete: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	second := boot(t, config2)
+	ctx, stop := context.WithCancel(t.Context())
+	waiting := make(chan error, 1)
+	go func() { waiting <- second.joinStore(ctx) }()
+	raftstoretest.Eventually(t, func() error {
+		_, body, err := ask(socketOf(config2), "http://host2/mesh/v1/status")
+		if err != nil {
+			return err
+		}
+		var status admin.Status
+		if err := json.Unmarshal([]byte(body), &status); err != nil {
+			return err
+		}
+		if len(status.Warnings) == 0 || !strings.Contains(status.Warnings[0], "no record of host2") || !strings.Contains(status.Warnings[0], "join it with a new token") {
+			return fmt.Errorf("warned of %q", status.Warnings)
+		}
+		return nil
+	})
+	stop()
+	if err := <-waiting; !errors.Is(err, context.Canceled) {
+		t.Errorf("the wait ends with %v", err)
 	}
 }
 

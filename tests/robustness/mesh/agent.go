@@ -279,7 +279,7 @@ func (a *agent) live(ctx context.Context) error {
 func (a *agent) join(ctx context.Context) error {
 	joining := membership.Joining{
 		Gossip: a.gossip, Store: a.store, Peers: a.peers, Log: a.log,
-		AskWhetherExpelled: a.askWhetherExpelled,
+		AskWhyRefused: a.askWhyRefused,
 		Wait: func(ctx context.Context, _ error) error {
 			select {
 			case <-ctx.Done():
@@ -306,9 +306,8 @@ func (a *agent) found(ctx context.Context) error {
 	return a.host.enrol(ctx, a.store)
 }
 
-// askWhetherExpelled returns an error if a host that can be reached no longer admits
-// this one.
-func (a *agent) askWhetherExpelled(context.Context) error {
+// askWhyRefused returns an error if a host that can be reached no longer admits this one.
+func (a *agent) askWhyRefused(context.Context) error {
 	for _, other := range a.host.mesh.links.all() {
 		peer := other.running()
 		if other == a.host || peer == nil || !peer.isMember() || !a.host.mesh.links.reach(a.host, other) {
