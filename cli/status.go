@@ -63,7 +63,11 @@ func printStatus(c *cli.Context, s *admin.Status) error {
 		if m.KVM {
 			acceleration = "kvm"
 		}
-		rows = append(rows, []string{m.Name, m.State, m.Role, m.MeshAddress, m.Zone, acceleration, lag, m.Version})
+		role := m.Role
+		if m.MayNotVote {
+			role += " (may not vote)"
+		}
+		rows = append(rows, []string{m.Name, m.State, role, m.MeshAddress, m.Zone, acceleration, lag, m.Version})
 	}
 	leader := s.Leader
 	if leader == "" {

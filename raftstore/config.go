@@ -149,6 +149,9 @@ type Limits struct {
 type VoterPolicy struct {
 	// Max is the most voters: 1, 3, 5 or 7.
 	Max int
+	// Limit, if set, returns which nodes may vote, by what is stored in this replica. It is
+	// asked at each update, and must not block.
+	Limit func(*Store) VoterLimit
 	// Stabilization is how long a replica must be healthy before it may vote.
 	Stabilization time.Duration
 	// Update is the interval at which the health of replicas is read, Reconcile the

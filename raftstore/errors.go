@@ -65,6 +65,8 @@ var (
 	// ErrVotersGone: most hosts that could confirm this replica's state are no members of the
 	// mesh any more. Empty the data directory, see Empty, and join again.
 	ErrVotersGone = errors.New("raftstore: most of the voters that this replica knew are no members of the mesh any more")
+	// ErrMayNotVote: VoterPolicy.Limit does not let the node vote.
+	ErrMayNotVote = errors.New("raftstore: it may not vote")
 	// ErrHasState: the data directory holds state, and a backup is never restored
 	// over existing state.
 	ErrHasState = errors.New("raftstore: data directory holds state already")

@@ -71,9 +71,14 @@ func (s *Store) handOver(ctx context.Context) error {
 // it. It is used when the leader is the only voter.
 func (s *Store) promoteHeir(ctx context.Context, servers []raft.Server) error {
 	servers = append(servers, s.heirs()...)
+	limit := s.voterLimit()
 	var errs []error
 	for _, srv := range servers {
 		if srv.ID == s.id {
+			continue
+		}
+		if node := nodeOf(srv.ID); !limit.Allows(node) {
+			errs = append(errs, fmt.Errorf("%s: %w", node, ErrMayNotVote))
 			continue
 		}
 		if err := s.prepareHeir(ctx, srv); err != nil {

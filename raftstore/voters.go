@@ -15,6 +15,7 @@ type candidate struct {
 	voter   bool // votes now
 	leader  bool
 	follows bool      // it is not in the configuration
+	barred  bool      // it may not vote
 	healthy bool      // it is alive and keeps up; a nonvoter must also have done so for long enough
 	since   time.Time // stable since then
 }
@@ -33,10 +34,14 @@ func wantVoters(n, limit int) int {
 // one by one. Each place goes to the zone with the fewest voters so far; within the
 // zone it goes to a replica that votes already, or else to the one that has been
 // stable for longest. The leader is chosen first, so that leadership never moves
-// because of this choice. An unhealthy voter loses its place only to a healthy
-// replica, so failures never reduce the number of voters.
-func chooseVoters(list []candidate, limit int) []string {
-	return pickVoters(list, wantVoters(len(list), limit))
+// because of this choice, unless it may not vote. An unhealthy voter loses its place only to a
+// healthy replica, so failures never reduce the number of voters.
+//
+// A replica that may not vote is not chosen anew. One that votes keeps its place as long as no
+// other can take it, and as long as the healthy ones would be no majority without it: a limit
+// takes effect late, and never costs the quorum.
+func chooseVoters(list []candidate, l VoterLimit, limit int) []string {
+	return pickVoters(list, l.voters(list, limit))
 }
 
 // pickVoters is chooseVoters for a number of voters.
@@ -60,29 +65,41 @@ func pickVoters(list []candidate, want int) []string {
 			return 1
 		}
 	})
-	zones := make(map[string]int)
-	var chosen []string
-	for _, healthy := range []bool{true, false} {
-		var pool []candidate
-		for _, c := range list {
-			if (c.healthy || c.leader) == healthy && (healthy || c.voter) {
-				pool = append(pool, c)
-			}
-		}
-		for len(chosen) < want && len(pool) > 0 {
-			best := 0
-			for i, c := range pool {
-				if !pool[best].leader && zones[c.zone] < zones[pool[best].zone] {
-					best = i
-				}
-			}
-			zones[pool[best].zone]++
-			chosen = append(chosen, pool[best].id)
-			pool = slices.Delete(pool, best, best+1)
+	p := places{zones: make(map[string]int)}
+	well := func(c candidate) bool { return c.healthy || c.leader }
+	p.fill(list, want, func(c candidate) bool { return !c.barred && well(c) })
+	p.fill(list, want/2+1, func(c candidate) bool { return c.barred && c.voter && well(c) })
+	p.fill(list, want, func(c candidate) bool { return !c.barred && c.voter && !well(c) })
+	p.fill(list, want, func(c candidate) bool { return c.barred && c.voter })
+	slices.Sort(p.chosen)
+	return p.chosen
+}
+
+// places are the places of voters that have been filled.
+type places struct {
+	chosen []string
+	zones  map[string]int
+}
+
+// fill fills places with those of list that may have one, until want are filled.
+func (p *places) fill(list []candidate, want int, may func(candidate) bool) {
+	var pool []candidate
+	for _, c := range list {
+		if may(c) && !slices.Contains(p.chosen, c.id) {
+			pool = append(pool, c)
 		}
 	}
-	slices.Sort(chosen)
-	return chosen
+	for len(p.chosen) < want && len(pool) > 0 {
+		best := 0
+		for i, c := range pool {
+			if !pool[best].leader && p.zones[c.zone] < p.zones[pool[best].zone] {
+				best = i
+			}
+		}
+		p.zones[pool[best].zone]++
+		p.chosen = append(p.chosen, pool[best].id)
+		pool = slices.Delete(pool, best, best+1)
+	}
 }
 
 // order returns -1 if first is true and 1 otherwise, for use in comparisons.
@@ -101,7 +118,7 @@ var _ autopilot.Promoter = promoter{}
 // CalculatePromotionsAndDemotions implements autopilot.Promoter.
 func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, s *autopilot.State) autopilot.RaftChanges {
 	stable := s.ServerStabilizationTime(c)
-	now := time.Now()
+	now, limit := time.Now(), p.a.s.voterLimit()
 	list := make([]candidate, 0, len(s.Servers))
 	for id, srv := range s.Servers {
 		voter := srv.HasVotingRights()
@@ -112,7 +129,10 @@ func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, s *autopi
 		})
 	}
 	list = append(list, p.a.followingCandidates(s.Servers, stable)...)
-	chosen := chooseVoters(list, p.a.policy.Max)
+	for i, c := range list {
+		list[i].barred = !limit.Allows(nodeOf(raft.ServerID(c.id)))
+	}
+	chosen := chooseVoters(list, limit, p.a.policy.Max)
 	p.a.recruit(list, chosen)
 	var changes autopilot.RaftChanges
 	voters := 0 // of the chosen ones
@@ -131,6 +151,8 @@ func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, s *autopi
 		// A voter keeps its vote until the one that takes its place can vote, and until the
 		// leader can know the followers.
 		changes.Demotions = nil
+	} else {
+		passOn(&changes, s, chosen)
 	}
 	slices.Sort(changes.Promotions)
 	slices.Sort(changes.Demotions)

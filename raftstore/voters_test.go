@@ -39,7 +39,7 @@ func TestChooseVoters(t *testing.T) {
 		{"limit", "a:1:lh b:2:h c:3:h d:4:h e:5:h f:6:h g:7:h", "a b c d e"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got := strings.Join(chooseVoters(parseCandidates(tc.group), 5), " ")
+			got := strings.Join(chooseVoters(parseCandidates(tc.group), VoterLimit{}, 5), " ")
 			if got != tc.want {
 				t.Errorf("chose %q, want %q", got, tc.want)
 			}
@@ -62,7 +62,7 @@ func TestChooseVotersSettles(t *testing.T) {
 				leader:  i == 0,
 			}
 		}
-		chosen := chooseVoters(list, limit)
+		chosen := chooseVoters(list, VoterLimit{}, limit)
 		if !slices.Contains(chosen, "a") || len(chosen) > wantVoters(n, limit) {
 			t.Fatalf("chose %v of %+v", chosen, list)
 		}
@@ -70,7 +70,7 @@ func TestChooseVotersSettles(t *testing.T) {
 			c := &list[i]
 			c.voter = slices.Contains(chosen, c.id)
 		}
-		if again := chooseVoters(list, limit); !slices.Equal(chosen, again) {
+		if again := chooseVoters(list, VoterLimit{}, limit); !slices.Equal(chosen, again) {
 			t.Fatalf("chose %v, then %v", chosen, again)
 		}
 	})

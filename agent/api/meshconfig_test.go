@@ -4,12 +4,16 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 
 	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/level"
+	"virtmesh/raftstore"
 )
 
 var meshConfigResource = meshv1alpha1.SchemeGroupVersion.WithResource("meshconfigs")
@@ -43,5 +47,31 @@ func TestMeshConfigIsServed(t *testing.T) {
 	}
 	if s := field(t, applied, "spec", "capacity", "strategy"); s != "pack" || applied.GetGeneration() != 2 {
 		t.Errorf("strategy %s, generation %d, want pack and 2", s, applied.GetGeneration())
+	}
+}
+
+// Who limits the voters is told of names that are no host's, as a slip of the pen would leave
+// the mesh with fewer voters than meant.
+func TestMeshConfigNamesVoters(t *testing.T) {
+	h := start(t, func(cfg *raftstore.Config) { cfg.FeatureLevel = level.Known() })
+	told, config := &warnings{}, h.adminConfig(t)
+	config.WarningHandler = told
+	configs := dynamic.NewForConfigOrDie(config).Resource(meshConfigResource)
+	manifest := strings.Replace(meshConfigManifest, "spec: {", "spec: {voters: {hosts: [host1, host2, host3]}, ", 1)
+	nodes := h.dynamic(t).Resource(corev1.SchemeGroupVersion.WithResource("nodes"))
+	for _, name := range []string{"host1", "host2"} {
+		if _, err := nodes.Create(t.Context(), parse(t, "{apiVersion: v1, kind: Node, metadata: {name: "+name+"}}"), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := configs.Create(t.Context(), parse(t, manifest), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if len(told.texts) != 1 || !strings.HasSuffix(told.texts[0], "(yet): host3") {
+		t.Errorf("warned of %q", told.texts)
+	}
+	patch := []byte(`{"spec":{"voters":{"exclude":["host3"]}}}`)
+	if _, err := configs.Patch(t.Context(), "mesh", types.MergePatchType, patch, metav1.PatchOptions{}); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.voters.exclude[0]") {
+		t.Errorf("a host that may and may not vote: %v", err)
 	}
 }

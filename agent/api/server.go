@@ -87,7 +87,7 @@ func (s *Server) genericConfig(t *types, options *restOptions) *genericapiserver
 	c.RESTOptionsGetter = options
 	c.Authentication.Authenticator = newAuthenticator(s.config.ClientCAs)
 	c.Authorization.Authorizer = newAuthorizer(s.config.Authorizer)
-	c.AdmissionControl = admission.NewChainHandler(newNamespaceLifecycle(s.config.Store), newDefaultClass(s.config.Store), newRequester())
+	c.AdmissionControl = admission.NewChainHandler(newNamespaceLifecycle(s.config.Store), newDefaultClass(s.config.Store), newVoterNames(s.config.Store), newRequester())
 	c.MaxRequestsInFlight = s.config.MaxReads
 	c.MaxMutatingRequestsInFlight = s.config.MaxWrites
 	c.RequestTimeout = s.config.RequestTimeout

@@ -29,6 +29,8 @@ const (
 	KeyGossip = "/mesh/gossip"
 	// KeyBundles holds the BundlesRecord.
 	KeyBundles = "/mesh/bundles"
+	// KeyDemoted holds the DemotedRecord.
+	KeyDemoted = "/mesh/demoted"
 	// HostsPrefix, followed by the host name, holds a HostRecord.
 	HostsPrefix = "/mesh/hosts/"
 	// TokensPrefix, followed by the token id, holds a TokenRecord.

@@ -17,7 +17,7 @@ func meshConfigKind() *Kind {
 	return &Kind{
 		GVK: meshv1alpha1.SchemeGroupVersion.WithKind("MeshConfig"), Resource: "meshconfigs", Singular: "meshconfig",
 		ShortNames: []string{"mc"}, Generation: true,
-		FieldLevels: map[string]uint32{"spec.capacity.storageOvercommitPercent": level.Apart, "spec.encryption": level.Succession},
+		FieldLevels: map[string]uint32{"spec.capacity.storageOvercommitPercent": level.Apart, "spec.encryption": level.Succession, "spec.voters": level.Succession},
 		Object:      &config{}, List: &meshv1alpha1.MeshConfigList{},
 		Support:        "works: the settings of the whole mesh, in one object named `mesh`; [operate.md](operate.md) says what they do, and so does `kubectl explain meshconfig.spec`",
 		Writers:        Writers{Spec: users},
@@ -26,6 +26,7 @@ func meshConfigKind() *Kind {
 		DefaultUpdate:  defaultUpdateWith(func(c, _ *config) { setDefaults(c) }),
 		Validate:       validateWith(validateMeshConfig),
 		ValidateUpdate: validateUpdateWith(func(c, _ *config) field.ErrorList { return validateMeshConfig(c) }),
+		Warnings:       forType(func(c *config) []string { return warnOfVoters(c.Spec.Voters) }),
 		Columns: []Column{
 			column("Strategy", func(c *config) any { return string(c.Spec.Capacity.Strategy) }),
 			{Name: "CPU-Ratio", Type: "integer", Description: "Virtual CPUs for each CPU of a host", Value: forType(func(c *config) any { return deref(c.Spec.Capacity.CPUAllocationRatio) })},
@@ -72,6 +73,7 @@ func validateMeshConfig(c *meshv1alpha1.MeshConfig) field.ErrorList {
 		meshv1alpha1.MinHotplugRatio, meshv1alpha1.MaxHotplugRatio)...)
 	errs = append(errs, checkOneOf(field.NewPath("spec", "featureLevel"), c.Spec.FeatureLevel,
 		[]meshv1alpha1.FeatureLevelPolicy{meshv1alpha1.FeatureLevelManual, meshv1alpha1.FeatureLevelAutomatic})...)
+	errs = append(errs, validateVoters(field.NewPath("spec", "voters"), c.Spec.Voters)...)
 	return append(errs, validateEncryptedKinds(field.NewPath("spec", "encryption", "kinds"), meshv1alpha1.EncryptedKinds(c))...)
 }
 

@@ -31,6 +31,13 @@ func TestMeshConfig(t *testing.T) {
 		"machines in secret":      {`spec: {encryption: {kinds: [ConfigMap, VirtualMachine]}}`, "spec.encryption.kinds[1]"},
 		"a plural":                {`spec: {encryption: {kinds: [configmaps]}}`, "spec.encryption.kinds[0]"},
 		"twice":                   {`spec: {encryption: {kinds: [ConfigMap, ConfigMap]}}`, "spec.encryption.kinds[1]"},
+		"who may vote":            {`spec: {voters: {hosts: [a, b, c], exclude: [d]}}`, ""},
+		"who may not vote":        {`spec: {voters: {exclude: [a]}}`, ""},
+		"everybody may vote":      {`spec: {voters: {}}`, ""},
+		"a voter without a name":  {`spec: {voters: {hosts: [a, ""]}}`, "spec.voters.hosts[1]"},
+		"a name of no host":       {`spec: {voters: {exclude: [Host_1]}}`, "spec.voters.exclude[0]"},
+		"a voter named twice":     {`spec: {voters: {hosts: [a, a]}}`, "spec.voters.hosts[1]"},
+		"may and may not vote":    {`spec: {voters: {hosts: [a, b], exclude: [c, b]}}`, "spec.voters.exclude[1]"},
 		"room without end":        {`spec: {virtualMachine: {maxHotplugRatio: 17}}`, "spec.virtualMachine.maxHotplugRatio"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -107,6 +114,19 @@ func TestKindsThatCanBeEncryptedCanBeNamed(t *testing.T) {
 		faults := validateEncryptedKinds(nil, []string{of.GVK.Kind})
 		if accepted := len(faults) == 0; accepted != of.SealedIfNamed {
 			t.Errorf("%s: accepted %t, can be encrypted if it is named %t", of.GVK.Kind, accepted, of.SealedIfNamed)
+		}
+	}
+}
+
+// Who lets fewer than three hosts vote is told what that costs.
+func TestMeshConfigWarnsOfFewVoters(t *testing.T) {
+	k := kind(t, "MeshConfig")
+	for manifest, warned := range map[string]bool{
+		`{}`: false, `spec: {voters: {exclude: [a]}}`: false, `spec: {voters: {hosts: [a, b, c]}}`: false,
+		`spec: {voters: {hosts: [a]}}`: true, `spec: {voters: {hosts: [a, b]}}`: true,
+	} {
+		if got := k.Warnings(object(t, k, manifest)); (len(got) > 0) != warned {
+			t.Errorf("%s: warned %q", manifest, got)
 		}
 	}
 }

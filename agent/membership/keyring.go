@@ -100,6 +100,7 @@ func (m *Member) startKeyring(context.Context) error {
 	var keeping sync.WaitGroup
 	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.keyringKeeper().step) })
 	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.secretsKeeper().step) })
+	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.demotedKeeper().step) })
 	m.onClose(func(context.Context) {
 		cancel()
 		keeping.Wait()

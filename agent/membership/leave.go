@@ -90,7 +90,12 @@ func (a administration) Leave(ctx context.Context) error {
 func (m *Member) handOver(ctx context.Context) error {
 	resigning, cancel := context.WithTimeout(ctx, handOverPatience)
 	defer cancel()
-	if err := m.store.Resign(resigning); err != nil {
+	err := m.store.Resign(resigning)
+	if errors.Is(err, raftstore.ErrMayNotVote) {
+		return fault.New(fault.Conflict, "%s is the only host that may vote, and has nobody to hand its vote over to: %w", m.config.Name, err).About(m.config.Name).
+			WithRemedy("let another host vote first: 'kubectl edit meshconfig mesh', spec.voters")
+	}
+	if err != nil {
 		return fmt.Errorf("hand over what this host does for the replicated store: %w", err)
 	}
 	return m.keyringKeeper().handOver(ctx)

@@ -23,6 +23,7 @@ func (m *Member) openStore(ctx context.Context) error {
 	cfg.Raft, cfg.RPC, cfg.PeerOf = raft, rpc, port.PeerOf
 	cfg.Members = m.peers.MemberHealth
 	cfg.Signer = identity.NewNotary(m.identity, m.admission.StillMember)
+	cfg.Voters.Limit = new(voterLimit).read
 	cfg.Registerer = m.options.Metrics
 	store, err := raftstore.Open(ctx, cfg)
 	if isUnusable(err) {

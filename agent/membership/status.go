@@ -22,6 +22,8 @@ const (
 	stateUnknown = "unknown"
 	stateRemoved = "removed"
 	roleNone     = "none"
+	roleVoter    = "voter"
+	roleLeader   = "leader"
 )
 
 // leaderPatience is how long Status waits for the leader to say how far the others are. A
@@ -78,6 +80,9 @@ func (m *Member) Status(ctx context.Context) (*admin.Status, error) {
 	status.Warnings = append(warnings(status, replica), contradictions(status, replica, lost, m.store.SilenceLimit(), m.config.GossipPort)...)
 	status.Warnings = append(status.Warnings, belowLevel(status)...)
 	status.Warnings = append(status.Warnings, outdatedBundle(status.Keyring)...)
+	if err := m.addVoters(ctx, status); err != nil {
+		return nil, err
+	}
 	quarantined, err := claims.ListQuarantine(ctx, objects.FromRaft(m.store, nil), raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil {
 		return nil, fmt.Errorf("read which hosts are in quarantine: %w", err)
@@ -131,7 +136,7 @@ func addMember(members map[string]*admin.Member, member gossip.Member) {
 func addReplicas(members map[string]*admin.Member, replica raftstore.Status) {
 	for _, id := range replica.Voters {
 		if m := members[id]; m != nil {
-			m.Role = "voter"
+			m.Role = roleVoter
 		}
 	}
 	for _, peer := range replica.Peers {
@@ -148,6 +153,6 @@ func addReplicas(members map[string]*admin.Member, replica raftstore.Status) {
 		}
 	}
 	if m := members[replica.Leader]; m != nil {
-		m.Role = "leader"
+		m.Role = roleLeader
 	}
 }

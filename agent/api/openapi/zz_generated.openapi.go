@@ -865,6 +865,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		"virtmesh/agent/kinds/meshv1alpha1.OperationStatus":                                               schema_virtmesh_agent_kinds_meshv1alpha1_OperationStatus(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.OperationStep":                                                 schema_virtmesh_agent_kinds_meshv1alpha1_OperationStep(ref),
 		"virtmesh/agent/kinds/meshv1alpha1.VirtualMachine":                                                schema_virtmesh_agent_kinds_meshv1alpha1_VirtualMachine(ref),
+		"virtmesh/agent/kinds/meshv1alpha1.Voters":                                                        schema_virtmesh_agent_kinds_meshv1alpha1_Voters(ref),
 	}
 }
 
@@ -41845,11 +41846,17 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_MeshConfigSpec(ref common.Referenc
 							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.Encryption"),
 						},
 					},
+					"voters": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Voters limits which hosts may vote in the group that replicates the mesh's state. A voter holds the keys of the mesh. Without it, every host may vote. From feature level 5 on.",
+							Ref:         ref("virtmesh/agent/kinds/meshv1alpha1.Voters"),
+						},
+					},
 				},
 			},
 		},
 		Dependencies: []string{
-			"virtmesh/agent/kinds/meshv1alpha1.Capacity", "virtmesh/agent/kinds/meshv1alpha1.Encryption", "virtmesh/agent/kinds/meshv1alpha1.VirtualMachine"},
+			"virtmesh/agent/kinds/meshv1alpha1.Capacity", "virtmesh/agent/kinds/meshv1alpha1.Encryption", "virtmesh/agent/kinds/meshv1alpha1.VirtualMachine", "virtmesh/agent/kinds/meshv1alpha1.Voters"},
 	}
 }
 
@@ -42248,6 +42255,57 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_VirtualMachine(ref common.Referenc
 							Description: "MaxHotplugRatio limits how far a machine can grow while it runs: to its CPU sockets and its memory times this ratio. From 1 to 16, default 4; 1 leaves no room to grow. A machine's own maxSockets and maxGuest take precedence. A change applies to machines that start after it.",
 							Type:        []string{"integer"},
 							Format:      "int64",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
+func schema_virtmesh_agent_kinds_meshv1alpha1_Voters(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "Voters limits which hosts may vote. Of those that may, the mesh chooses 1, 3 or 5, spread over the zones. A host that votes and may not any more keeps its vote until another one can take it, and as long as the mesh would have no majority without it.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"hosts": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Hosts names the only hosts that may vote. Empty stands for every host. Name at least three: with fewer the mesh cannot change anything while one of them is off.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"exclude": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "Exclude names hosts that may not vote. A host that is named here and has voted keeps what it knows: replace the keys (\"virtmesh status\" says which).",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
 						},
 					},
 				},

@@ -64,6 +64,11 @@ type MeshConfigSpec struct {
 	// level 5 on.
 	// +optional
 	Encryption *Encryption `json:"encryption,omitempty"`
+	// Voters limits which hosts may vote in the group that replicates the mesh's state. A
+	// voter holds the keys of the mesh. Without it, every host may vote. From feature level 5
+	// on.
+	// +optional
+	Voters *Voters `json:"voters,omitempty"`
 }
 
 // Encryption says what is encrypted in the mesh's state, on the disks of its hosts and in its
@@ -77,6 +82,22 @@ type Encryption struct {
 	// +optional
 	// +listType=set
 	Kinds []string `json:"kinds,omitempty"`
+}
+
+// Voters limits which hosts may vote. Of those that may, the mesh chooses 1, 3 or 5, spread
+// over the zones. A host that votes and may not any more keeps its vote until another one can
+// take it, and as long as the mesh would have no majority without it.
+type Voters struct {
+	// Hosts names the only hosts that may vote. Empty stands for every host. Name at least
+	// three: with fewer the mesh cannot change anything while one of them is off.
+	// +optional
+	// +listType=set
+	Hosts []string `json:"hosts,omitempty"`
+	// Exclude names hosts that may not vote. A host that is named here and has voted keeps
+	// what it knows: replace the keys ("virtmesh status" says which).
+	// +optional
+	// +listType=set
+	Exclude []string `json:"exclude,omitempty"`
 }
 
 // FeatureLevelPolicy says who raises the mesh's feature level.

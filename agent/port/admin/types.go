@@ -35,6 +35,9 @@ type Status struct {
 	// Keyring tells where the private key of the mesh's CA is; nil on a host without a copy
 	// of the mesh's state.
 	Keyring *KeyringStatus `json:"keyring,omitempty"`
+	// Demoted lists the hosts that have voted, may not vote any more, and may have kept keys
+	// that are in use.
+	Demoted []DemotedVoter `json:"demoted,omitempty"`
 	// Warnings lists what needs an operator's attention; empty if nothing does.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -49,6 +52,8 @@ type Member struct {
 	// Role is leader, voter, replica (a copy that the leader feeds and that does not vote),
 	// follower (a copy that another host feeds) or none.
 	Role string `json:"role"`
+	// MayNotVote is true for a host that the MeshConfig does not let vote (spec.voters).
+	MayNotVote bool `json:"mayNotVote,omitempty"`
 	// Source is the host that feeds a follower.
 	Source  string `json:"source,omitempty"`
 	Zone    string `json:"zone,omitempty"`
@@ -61,6 +66,17 @@ type Member struct {
 	Unschedulable bool `json:"unschedulable,omitempty"`
 	// Lag is how many log entries the host is behind the leader, -1 if unknown.
 	Lag int64 `json:"lag"`
+}
+
+// DemotedVoter is a host that has voted and may not vote any more.
+type DemotedVoter struct {
+	Host string `json:"host"`
+	// Since is when the host was seen voting last, about.
+	Since time.Time `json:"since"`
+	// CAKey reports whether it had the key of the CA that signs now; SecretKeys are the keys
+	// for Secrets that it had and that are in use.
+	CAKey      bool     `json:"caKey,omitempty"`
+	SecretKeys []string `json:"secretKeys,omitempty"`
 }
 
 // Level tells of the mesh's feature level, which says which rules, kinds and formats the

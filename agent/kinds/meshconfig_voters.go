@@ -1,0 +1,58 @@
+package kinds
+
+import (
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"virtmesh/agent/hostname"
+	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/raftstore"
+)
+
+// VoterLimit returns which hosts may vote under the mesh's settings. A nil config stands for
+// a mesh without a MeshConfig object.
+func VoterLimit(config *meshv1alpha1.MeshConfig) raftstore.VoterLimit {
+	if config == nil || config.Spec.Voters == nil {
+		return raftstore.VoterLimit{}
+	}
+	return raftstore.VoterLimit{Nodes: config.Spec.Voters.Hosts, Exclude: config.Spec.Voters.Exclude}
+}
+
+// wellKept is how many hosts must be allowed to vote, so that one of them can be off.
+const wellKept = 3
+
+func validateVoters(path *field.Path, v *meshv1alpha1.Voters) field.ErrorList {
+	if v == nil {
+		return nil
+	}
+	errs := append(validateHostNames(path.Child("hosts"), v.Hosts), validateHostNames(path.Child("exclude"), v.Exclude)...)
+	for i, name := range v.Exclude {
+		if slices.Contains(v.Hosts, name) {
+			errs = append(errs, field.Invalid(path.Child("exclude").Index(i), name, "is in spec.voters.hosts, too: take it out of one of the two"))
+		}
+	}
+	return errs
+}
+
+func validateHostNames(path *field.Path, names []string) field.ErrorList {
+	var errs field.ErrorList
+	for i, name := range names {
+		if err := hostname.Validate(name); err != nil {
+			errs = append(errs, field.Invalid(path.Index(i), name, err.Error()))
+		}
+		if slices.Contains(names[:i], name) {
+			errs = append(errs, field.Duplicate(path.Index(i), name))
+		}
+	}
+	return errs
+}
+
+// warnOfVoters says what a limit costs.
+func warnOfVoters(v *meshv1alpha1.Voters) []string {
+	if v == nil || len(v.Hosts) == 0 || len(v.Hosts) >= wellKept {
+		return nil
+	}
+	return []string{fmt.Sprintf("spec.voters.hosts names fewer than %d hosts, so one votes alone: nothing can be changed while it is off, and if it is lost, only 'virtmesh agent recover' helps", wellKept)}
+}

@@ -1,0 +1,124 @@
+package membership
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"virtmesh/agent/identity"
+	"virtmesh/raftstore"
+)
+
+// demotedAct is what the leader did about the record of the hosts that have voted and may not
+// vote any more.
+type demotedAct int
+
+const (
+	// nothingDemoted: the record is as it should be.
+	nothingDemoted demotedAct = iota
+	// recordDemoted: the leader has changed it.
+	recordDemoted
+)
+
+// String names the act for logs.
+func (a demotedAct) String() string {
+	return [...]string{"nothing", "note which hosts may not vote any more"}[a]
+}
+
+// demotedKeeper keeps the record of the hosts that have voted and may not vote any more, so
+// that the administrator is told which keys they have until those are replaced.
+type demotedKeeper struct {
+	store  identity.Store
+	limit  func(context.Context) (raftstore.VoterLimit, error)
+	voters func() []string
+	leads  func() bool
+	// voted are the hosts that this one has seen voting, and that are not in the record since.
+	voted map[string]bool
+}
+
+func (m *Member) demotedKeeper() demotedKeeper {
+	limit := func(ctx context.Context) (raftstore.VoterLimit, error) { return readVoterLimit(ctx, m.store) }
+	return demotedKeeper{store: m.records, limit: limit, voters: m.store.Voters, leads: m.store.IsLeader, voted: map[string]bool{}}
+}
+
+// step notes who votes, and on the leader brings the record up to date.
+func (k demotedKeeper) step(ctx context.Context) (demotedAct, error) {
+	rec, stored, err := identity.ReadDemoted(ctx, k.store, localRead)
+	if err != nil {
+		return nothingDemoted, err
+	}
+	view := demotedView{voters: k.voters(), known: rec.Hosts, now: time.Now().UTC()}
+	for _, host := range rec.Hosts {
+		delete(k.voted, host.Host)
+	}
+	for _, host := range view.voters {
+		k.voted[host] = true
+	}
+	if !k.leads() {
+		return nothingDemoted, nil
+	}
+	if view.limit, err = k.limit(ctx); err != nil {
+		return nothingDemoted, err
+	}
+	if len(view.limit.Nodes)+len(view.limit.Exclude)+len(rec.Hosts) == 0 {
+		return nothingDemoted, nil
+	}
+	view.voted = slices.Collect(maps.Keys(k.voted))
+	custody, err := identity.ReadCustody(ctx, k.store, localRead)
+	if err != nil {
+		return nothingDemoted, err
+	}
+	secrets, _, err := identity.ReadSecretKeys(ctx, k.store, localRead)
+	if err != nil {
+		return nothingDemoted, err
+	}
+	view.ca, view.secrets = custody.CA, secrets.InUse()
+	hosts, changed := planDemoted(view)
+	if !changed {
+		return nothingDemoted, nil
+	}
+	return recordDemoted, identity.StoreDemoted(ctx, k.store, stored, identity.DemotedRecord{Hosts: hosts})
+}
+
+// demotedView is what the leader knows when it decides about the record of demoted voters.
+type demotedView struct {
+	limit raftstore.VoterLimit
+	// voters vote now; voted are those and the ones that were seen voting before.
+	voters, voted []string
+	// ca signs, secrets are the keys for Secrets that are in use.
+	ca      identity.Pin
+	secrets []string
+	// known is the record as it is.
+	known []identity.DemotedVoter
+	now   time.Time
+}
+
+// planDemoted returns the record as it should be, and whether that is a change. A host is in it
+// that has voted and may not, until no key is in use that it had, or until it may vote again. As
+// long as it votes, it gets every new key.
+func planDemoted(v demotedView) (hosts []identity.DemotedVoter, changed bool) {
+	for _, host := range v.known {
+		ca, secrets := host.InUse(v.ca, v.secrets)
+		if v.limit.Allows(host.Host) || !ca && len(secrets) == 0 {
+			changed = true
+			continue
+		}
+		hosts = append(hosts, host)
+	}
+	for _, name := range slices.Sorted(slices.Values(v.voted)) {
+		votes := slices.Contains(v.voters, name)
+		i := slices.IndexFunc(hosts, func(h identity.DemotedVoter) bool { return h.Host == name })
+		if v.limit.Allows(name) || i >= 0 && !votes {
+			continue
+		}
+		has := identity.DemotedVoter{Host: name, Since: v.now, CAPin: v.ca.String(), SecretKeys: v.secrets}
+		switch {
+		case i < 0:
+			hosts, changed = append(hosts, has), true
+		case hosts[i].CAPin != has.CAPin || !slices.Equal(hosts[i].SecretKeys, has.SecretKeys):
+			hosts[i], changed = has, true
+		}
+	}
+	return hosts, changed
+}
