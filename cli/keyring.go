@@ -116,6 +116,10 @@ func keyringBundle(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	// Here and not in the agent: what opens later keys is only in the bundle.
+	if err := bundle.AddRecipient(); err != nil {
+		return err
+	}
 	if err := writeBundle(path, bundle, passphrase); err != nil {
 		return err
 	}
@@ -123,8 +127,13 @@ func keyringBundle(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	recipient, err := bundle.Recipient()
+	if err != nil {
+		return err
+	}
 	// Only now: keys leave the mesh's state, and encrypt, because there is a bundle.
-	if err := conn.mesh(c.Context, http.MethodPost, admin.KeyringBundlePath, admin.KeyringBundleRequest{Made: bundle.Made, SecretKeys: secrets}, nil); err != nil {
+	made := admin.KeyringBundleRequest{Made: bundle.Made, SecretKeys: secrets, Recipient: recipient}
+	if err := conn.mesh(c.Context, http.MethodPost, admin.KeyringBundlePath, made, nil); err != nil {
 		return fmt.Errorf("%s is a complete recovery bundle, and the mesh does not know of it: make another one: %w", path, err)
 	}
 	_, err = fmt.Fprintln(c.App.Writer, bundleSentence(path, bundle.MeshID))

@@ -33,8 +33,8 @@ type BundleMade struct {
 	// the bundle and nowhere else. Empty: the bundle is of a version that made none, and later
 	// keys need another bundle.
 	Recipient string `json:"recipient,omitempty"`
-	// Number is one higher for each bundle with a recipient, so that voters do not go back to
-	// an older one; 0 for bundles without.
+	// Number is one higher for each bundle, so that voters do not go back to an older one; 0 for
+	// bundles of a version that did not count them.
 	Number uint64 `json:"number,omitempty"`
 }
 
@@ -66,7 +66,7 @@ func (c Custody) Bundled() bool { return c.Bundle != nil && c.Bundle.CAPin == c.
 // bundle has it, or the escrow of the bundle's recipient. Any host can write what this is read
 // from; a voter asks Identity.Judge first, and so decides by what its keyring vouches for.
 func (c Custody) Recoverable(ca Pin) bool {
-	return c.Bundle != nil && (c.Bundle.CAPin == ca.String() || c.escrow().HasCAs(ca))
+	return c.Recovers(Holds{CAPins: []string{ca.String()}})
 }
 
 // RecoversSecretKeys reports the same of the keys for Secrets of some names.
@@ -74,6 +74,19 @@ func (c Custody) RecoversSecretKeys(ids []string) bool {
 	return !slices.ContainsFunc(ids, func(id string) bool {
 		return !c.Bundle.HasSecretKeys([]string{id}) && !c.escrow().HasSecretKeys(id)
 	})
+}
+
+// Recovers reports whether the newest recovery bundle gives back all of some keys.
+func (c Custody) Recovers(keys Holds) bool {
+	if c.Bundle == nil {
+		return false
+	}
+	for _, pin := range keys.CAPins {
+		if c.Bundle.CAPin != pin && !slices.Contains(c.escrow().CAPins, pin) {
+			return false
+		}
+	}
+	return c.RecoversSecretKeys(keys.SecretKeyIDs)
 }
 
 // escrow returns what the escrow of the newest bundle holds.
@@ -137,6 +150,25 @@ func RecordBundle(ctx context.Context, store Store, made BundleMade) error {
 		return fmt.Errorf("record the recovery bundle: %w", err)
 	}
 	return nil
+}
+
+// RecordNewBundle stores that a recovery bundle was just made on this host, and puts the note
+// into its keyring. It gives the note the number after that of the newest one before.
+func (i *Identity) RecordNewBundle(ctx context.Context, store Store, made BundleMade) error {
+	custody, err := ReadCustody(ctx, store, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	made.Number = 1
+	for _, before := range []*BundleMade{custody.Bundle, i.KnownBundle()} {
+		if before != nil {
+			made.Number = max(made.Number, before.Number+1)
+		}
+	}
+	if err := RecordBundle(ctx, store, made); err != nil {
+		return err
+	}
+	return i.KnowBundle(made)
 }
 
 // AmendBundle adds to the note of the newest recovery bundle. It does nothing if there is a

@@ -45,14 +45,15 @@ type Holds struct {
 	SecretKeyIDs []string `json:"secretKeyIDs,omitempty"`
 }
 
-// HasCAs reports whether the keys of some CAs are among them.
-func (h Holds) HasCAs(pins ...Pin) bool {
-	return !slices.ContainsFunc(pins, func(pin Pin) bool { return !slices.Contains(h.CAPins, pin.String()) })
-}
-
 // HasSecretKeys reports whether the keys for Secrets of some names are among them.
 func (h Holds) HasSecretKeys(ids ...string) bool {
 	return !slices.ContainsFunc(ids, func(id string) bool { return !slices.Contains(h.SecretKeyIDs, id) })
+}
+
+// Holds reports whether this host holds all of some keys.
+func (i *Identity) Holds(keys Holds) bool {
+	lacksCA := slices.ContainsFunc(keys.CAPins, func(pin string) bool { return len(i.caKeyOf(pin)) == 0 })
+	return !lacksCA && Holds{SecretKeyIDs: i.SecretKeyIDs()}.HasSecretKeys(keys.SecretKeyIDs...)
 }
 
 // ReadEscrow reads the escrow and the revision of its record; nil if there is none.
@@ -66,6 +67,15 @@ func ReadEscrow(ctx context.Context, store Store, opts raftstore.ReadOptions) (*
 		return nil, raftstore.Record{}, err
 	}
 	return &escrow, stored, nil
+}
+
+// ParseEscrow returns what the record at KeyEscrow says.
+func ParseEscrow(record []byte) (EscrowRecord, error) {
+	var escrow EscrowRecord
+	if err := json.Unmarshal(record, &escrow); err != nil {
+		return escrow, fmt.Errorf("read %s: %w", KeyEscrow, err)
+	}
+	return escrow, nil
 }
 
 // StoreEscrow replaces the escrow as it was read.

@@ -113,8 +113,9 @@ func ReadSecretKeys(ctx context.Context, store Store, opts raftstore.ReadOptions
 	return keys, stored, err
 }
 
-// StoreSecretKeys replaces the record of the keys for Secrets as it was read.
-func StoreSecretKeys(ctx context.Context, store Store, stored raftstore.Record, keys SecretKeysRecord) error {
+// StoreSecretKeys replaces the record of the keys for Secrets as it was read, if some further
+// conditions hold.
+func StoreSecretKeys(ctx context.Context, store Store, stored raftstore.Record, keys SecretKeysRecord, also ...raftstore.Condition) error {
 	op, err := putOp(stored.Key, keys)
 	if stored.ModRevision != 0 {
 		op, err = rewriteOp(stored, keys)
@@ -123,7 +124,7 @@ func StoreSecretKeys(ctx context.Context, store Store, stored raftstore.Record, 
 		return err
 	}
 	_, err = store.Commit(ctx, raftstore.Txn{
-		If: []raftstore.Condition{{Key: stored.Key, ModRevision: stored.ModRevision}}, Ops: []raftstore.Op{op},
+		If: append([]raftstore.Condition{{Key: stored.Key, ModRevision: stored.ModRevision}}, also...), Ops: []raftstore.Op{op},
 	})
 	if err != nil {
 		return fmt.Errorf("store the keys for Secrets: %w", err)

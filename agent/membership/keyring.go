@@ -42,7 +42,7 @@ func (m *Member) openKeyring(context.Context) error {
 	log := m.log.With("part", "keyring")
 	handler := keyring.NewHandler(keyring.ServerConfig{
 		Self: m.config.Name, Signer: own, CAKey: m.identity.CAKey, HeldCA: m.identity.HeldCA, GossipKeys: m.identity.GossipKeyring,
-		SecretKeys: m.identity.SecretKeys, ListedSecretKeys: m.listedSecretKeys, Recorded: m.peers.recorded,
+		SecretKeys: m.identity.SecretKeys, ListedSecretKeys: m.listedSecretKeys, KnownBundle: m.identity.KnownBundle, Recorded: m.peers.recorded,
 		Voters: m.store.Voters, Logger: log,
 	})
 	rpc := port.ServeRPC(listener, port.MeetCallers(m.Speaker, log, handler), log)
@@ -101,6 +101,7 @@ func (m *Member) startKeyring(context.Context) error {
 	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.keyringKeeper().step) })
 	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.secretsKeeper().step) })
 	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.demotedKeeper().step) })
+	keeping.Go(func() { repeatStep(ctx, m.log.With("part", "keyring"), m.escrowKeeper().step) })
 	m.onClose(func(context.Context) {
 		cancel()
 		keeping.Wait()
@@ -144,7 +145,11 @@ func (k keyringKeeper) step(ctx context.Context) (keyringAct, error) {
 	if err != nil {
 		return nothingToMove, err
 	}
-	act := planKeyring(k.view(custody))
+	judged, err := k.custody(ctx, localRead)
+	if err != nil {
+		return nothingToMove, err
+	}
+	act := planKeyring(k.view(custody, judged))
 	switch act {
 	case keepKey:
 		return act, k.identity.KeepCAKey(custody.Key)
@@ -169,10 +174,12 @@ func (k keyringKeeper) step(ctx context.Context) (keyringAct, error) {
 	return act, nil
 }
 
-func (k keyringKeeper) view(custody identity.Custody) keyringView {
+// view takes where the key is from the state, and whether a bundle has it from what this host
+// vouches for.
+func (k keyringKeeper) view(custody, judged identity.Custody) keyringView {
 	held, ok := k.identity.HeldCA()
 	return keyringView{
-		level: k.level(), inState: custody.InState(), bundled: custody.Bundled(), recipient: k.namesRecipient(custody),
+		level: k.level(), inState: custody.InState(), bundled: judged.Recoverable(custody.CA), recipient: custody.Bundle == nil || k.namesRecipient(custody),
 		voter: slices.Contains(k.voters(), k.self), leader: k.leads(), held: ok && held == custody.CA,
 	}
 }
@@ -281,17 +288,31 @@ func (m *Member) KeyringBundleMade(ctx context.Context, made admin.KeyringBundle
 	if !ok {
 		return fault.New(fault.Conflict, "%s does not hold the key of the mesh's CA any more", m.config.Name)
 	}
-	note := identity.BundleMade{CAPin: held.String(), Made: made.Made, Host: m.config.Name, SecretKeys: made.SecretKeys}
+	note := identity.BundleMade{CAPin: held.String(), Made: made.Made, Host: m.config.Name, SecretKeys: made.SecretKeys, Recipient: made.Recipient}
+	if made.Recipient != "" {
+		if err := identity.ValidateRecipient(made.Recipient); err != nil {
+			return fault.InField("recipient", "%w", err)
+		}
+	}
 	if m.store.FeatureLevel() >= level.Apart {
 		var err error
 		if note.BackupRecipient, err = identity.BackupRecipient(m.identity.CAKey()); err != nil {
 			return err
 		}
 	}
-	return identity.RecordBundle(ctx, m.records, note)
+	return m.identity.RecordNewBundle(ctx, m.records, note)
 }
 
 var _ admin.Keyring = (*Member)(nil)
+
+// describeBundle returns what is told of a recovery bundle. current says whether it gives back
+// the present keys.
+func (m *Member) describeBundle(made identity.BundleMade, current bool) *admin.KeyringBundle {
+	staysGood := m.store.FeatureLevel() >= level.Succession && made.Recipient != ""
+	return &admin.KeyringBundle{
+		Made: made.Made, Host: made.Host, Current: current, OpensBackups: made.BackupRecipient != "" || staysGood, StaysGood: staysGood,
+	}
+}
 
 // keyringStatus returns what operators are told of the keyring.
 func (m *Member) keyringStatus(ctx context.Context) (*admin.KeyringStatus, error) {
@@ -306,13 +327,14 @@ func (m *Member) keyringStatus(ctx context.Context) (*admin.KeyringStatus, error
 	if err != nil {
 		return nil, fmt.Errorf("read the keys for Secrets: %w", err)
 	}
+	if slices.Contains(m.store.Voters(), m.config.Name) && m.store.FeatureLevel() >= level.Succession {
+		custody = m.identity.Judge(custody)
+	}
 	status := &admin.KeyringStatus{CAKeyInState: custody.InState(), SecretsEncrypted: secrets.Active != "", SecretKeyWaits: secrets.Pending() != ""}
 	if custody.Bundle != nil {
-		status.SecretKeyBundled = status.SecretKeyWaits && custody.Bundle.HasSecretKeys(secrets.IDs())
-		status.Bundle = &admin.KeyringBundle{
-			Made: custody.Bundle.Made, Host: custody.Bundle.Host,
-			Current: custody.Bundled() && custody.Bundle.HasSecretKeys(secrets.InUse()), OpensBackups: custody.Bundle.BackupRecipient != "",
-		}
+		status.SecretKeyBundled = status.SecretKeyWaits && custody.RecoversSecretKeys(secrets.IDs())
+		used := identity.Holds{CAPins: []string{custody.CA.String()}, SecretKeyIDs: secrets.InUse()}
+		status.Bundle = m.describeBundle(*custody.Bundle, custody.Recovers(used))
 	}
 	return status, nil
 }

@@ -270,7 +270,7 @@ func TestANewVoterGetsTheKey(t *testing.T) {
 	if !bytes.Equal(first.identity.CAKey(), bundle.CAKey) {
 		t.Error("host1 has another key")
 	}
-	if holding, err := second.voters.Holding(t.Context(), "host1"); err != nil || !reflect.DeepEqual(holding, keyring.Holding{Host: "host1", CAPin: custodyOf(t, first).CA.String(), Voter: true, SecretKeys: first.identity.SecretKeyIDs()}) {
+	if holding, err := second.voters.Holding(t.Context(), "host1"); err != nil || !reflect.DeepEqual(holding, keyring.Holding{Host: "host1", CAPin: custodyOf(t, first).CA.String(), Voter: true, SecretKeys: first.identity.SecretKeyIDs(), Bundle: custodyOf(t, first).Bundle}) {
 		t.Errorf("host1 holds %+v, %v", holding, err)
 	}
 }

@@ -38,7 +38,7 @@ func Recover(ctx context.Context, config Config, how Recovery) (raftstore.Recove
 	if err != nil {
 		return raftstore.Recovered{}, err
 	}
-	recovered, err := raftstore.RecoverCluster(ctx, config.storeConfig(slog.New(slog.DiscardHandler)), founding(id))
+	recovered, err := raftstore.RecoverCluster(ctx, config.storeConfig(slog.New(slog.DiscardHandler)), founding(id, how.Bundle))
 	if err != nil {
 		return recovered, fmt.Errorf("recover the mesh from this host: %w", stopFirst(err))
 	}
@@ -58,7 +58,7 @@ func Restore(ctx context.Context, config Config, backup io.Reader, how Recovery)
 		return raftstore.Recovered{}, err
 	}
 	cfg := config.storeConfig(slog.New(slog.DiscardHandler))
-	restored, err := raftstore.RestoreBackup(ctx, cfg, plain, founding(id))
+	restored, err := raftstore.RestoreBackup(ctx, cfg, plain, founding(id, how.Bundle))
 	if errors.Is(err, raftstore.ErrHasState) {
 		return restored, fmt.Errorf("%w; move it away first: mv %s %[2]s.old", err, cfg.DataDir)
 	}
@@ -133,12 +133,36 @@ func errRemovedHere(id *identity.Identity) error {
 		WithRemedy("recover on a host that was not removed, or repeat with --backup FILE and a backup from before the removal")
 }
 
-// founding returns the first writes of a mesh that is recovered on the host with an identity.
-// It refuses a state that bars the host, or whose CA key, or key for Secrets, nobody would hold.
-func founding(id *identity.Identity) raftstore.Founding {
+// takeEscrow puts the keys into the keyring of the host that the state has in escrow for a
+// recovery bundle (nil: there is none).
+func takeEscrow(state raftstore.View, id *identity.Identity, bundle *identity.Bundle) error {
+	raw, ok := state.Get(identity.KeyEscrow)
+	if !ok || bundle == nil {
+		return nil
+	}
+	// Any host could write the record, so what is wrong with it stops no recovery: what the
+	// bundle itself has may do, and founding says which key is missing.
+	escrow, err := identity.ParseEscrow(raw.Value)
+	if err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	opened, err := bundle.WithEscrow(escrow)
+	if err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	return id.TakeBundle(opened)
+}
+
+// founding returns the first writes of a mesh that is recovered on the host with an identity,
+// which takes the keys that the state has for a recovery bundle (nil: there is none). It refuses
+// a state that bars the host, or whose CA key, or key for Secrets, nobody would hold.
+func founding(id *identity.Identity, bundle *identity.Bundle) raftstore.Founding {
 	return func(state raftstore.View, began uint64) ([]raftstore.Op, error) {
 		if _, removed := state.Get(identity.DepartedPrefix + id.Node().ID); removed {
 			return nil, errRemovedHere(id)
+		}
+		if err := takeEscrow(state, id, bundle); err != nil {
+			return nil, err
 		}
 		if raw, ok := state.Get(identity.KeyCA); ok {
 			custody, err := identity.ParseCustody(raw.Value)

@@ -100,11 +100,11 @@ func (k secretsKeeper) view(ctx context.Context, keys identity.SecretKeysRecord,
 	v.opens = !slices.ContainsFunc(missing, func(id string) bool { return id != keys.Pending() })
 	v.surplus = slices.ContainsFunc(held, func(id string) bool { return !v.voter || !slices.Contains(keys.IDs(), id) })
 	if v.pending {
-		custody, err := identity.ReadCustody(ctx, k.store, localRead)
+		custody, err := k.custody(ctx, localRead)
 		if err != nil {
 			return v, err
 		}
-		v.bundled = custody.Bundle.HasSecretKeys(keys.IDs())
+		v.bundled = custody.RecoversSecretKeys(keys.IDs())
 	}
 	return v, nil
 }
@@ -227,11 +227,15 @@ func (k secretsKeeper) use(ctx context.Context, keys identity.SecretKeysRecord, 
 	if err := k.everyVoterHas(ctx, "the keys for Secrets", holdsSecretKeys(keys.IDs())); err != nil {
 		return err
 	}
+	recovered, err := k.mustRecover(ctx, identity.Holds{SecretKeyIDs: keys.IDs()})
+	if err != nil {
+		return err
+	}
 	keys.Active = keys.Pending()
 	if old := len(keys.Keys) - 1 - keptOldKeys; old > 0 && k.done.Load() == stored.ModRevision {
 		keys.Keys = slices.Clone(keys.Keys[old:])
 	}
-	return identity.StoreSecretKeys(ctx, k.store, stored, keys)
+	return identity.StoreSecretKeys(ctx, k.store, stored, keys, recovered...)
 }
 
 // SecretKeys implements admin.Keys, by this host's copy.
@@ -278,7 +282,8 @@ func (m *Member) whatKeyWaitsFor(ctx context.Context, keys identity.SecretKeysRe
 	if err != nil {
 		return fmt.Errorf("read which keys a recovery bundle has: %w", err)
 	}
-	status.Bundled = custody.Bundle.HasSecretKeys(keys.IDs())
+	status.Bundled = custody.RecoversSecretKeys(keys.IDs())
+	status.StaysGood = m.store.FeatureLevel() >= level.Succession && custody.Bundle != nil && custody.Bundle.Recipient != ""
 	has := holdsSecretKeys([]string{status.Waiting})
 	for _, voter := range m.store.Voters() {
 		holding := keyring.Holding{SecretKeys: m.identity.SecretKeyIDs()}

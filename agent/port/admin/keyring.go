@@ -42,9 +42,11 @@ type KeyringBundle struct {
 	Made time.Time `json:"made"`
 	// Host is the host on which it was made.
 	Host string `json:"host"`
-	// Current reports whether the bundle holds the key of the CA that signs now, and every
+	// Current reports whether the bundle gives back the key of the CA that signs now, and every
 	// key that Secrets are encrypted with.
 	Current bool `json:"current"`
+	// StaysGood reports whether the bundle will give back the keys that are made after it, too.
+	StaysGood bool `json:"staysGood,omitempty"`
 	// OpensBackups reports whether backups are encrypted, and opened by the bundle.
 	OpensBackups bool `json:"opensBackups,omitempty"`
 }
@@ -54,6 +56,8 @@ type KeyringBundleRequest struct {
 	Made time.Time `json:"made"`
 	// SecretKeys names the keys for Secrets that are in the bundle.
 	SecretKeys []string `json:"secretKeys,omitempty"`
+	// Recipient is for whom the bundle opens what is encrypted later; see identity.BundleMade.
+	Recipient string `json:"recipient,omitempty"`
 }
 
 // WithKeyring serves the keyring at KeyringBundlePath and passes every other request to rest.

@@ -31,11 +31,13 @@ type SecretKeys struct {
 	// reports whether one is still to be made.
 	Waiting string `json:"waiting,omitempty"`
 	Wanted  bool   `json:"wanted,omitempty"`
-	// Bundled reports whether a recovery bundle has the key that waits. Lacking are the voters
-	// that do not have it, Silent those that do not answer.
-	Bundled bool     `json:"bundled,omitempty"`
-	Lacking []string `json:"lacking,omitempty"`
-	Silent  []string `json:"silent,omitempty"`
+	// Bundled reports whether the recovery bundle gives back the key that waits, and StaysGood
+	// whether it soon will by itself. Lacking are the voters that do not have the key, Silent
+	// those that do not answer.
+	Bundled   bool     `json:"bundled,omitempty"`
+	StaysGood bool     `json:"staysGood,omitempty"`
+	Lacking   []string `json:"lacking,omitempty"`
+	Silent    []string `json:"silent,omitempty"`
 	// Current, Older and Clear count the objects that are encrypted with the active key, that
 	// are encrypted with an older one, and that are in clear.
 	Current int `json:"current"`

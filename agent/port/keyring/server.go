@@ -58,6 +58,8 @@ type Holding struct {
 	CAPin string `json:"caPin,omitempty"`
 	// SecretKeys names the private keys for Secrets that the host holds.
 	SecretKeys []string `json:"secretKeys,omitempty"`
+	// Bundle is the note of the newest recovery bundle that the host's keyring knows.
+	Bundle *identity.BundleMade `json:"bundle,omitempty"`
 	// Voter reports whether the host votes, as it sees it.
 	Voter bool `json:"voter"`
 }
@@ -83,6 +85,8 @@ type ServerConfig struct {
 	// names those of the mesh.
 	SecretKeys       func() []sealed.PrivateKey
 	ListedSecretKeys func(ctx context.Context) ([]string, error)
+	// KnownBundle returns the note of the newest recovery bundle that this host's keyring knows.
+	KnownBundle func() *identity.BundleMade
 	// Recorded reports whether the mesh has a record of a host.
 	Recorded func(host string) bool
 	// Voters returns the names of the hosts that vote.
@@ -114,7 +118,7 @@ func NewHandler(cfg ServerConfig) http.Handler {
 }
 
 func (s server) holding(*http.Request) (any, error) {
-	h := Holding{Host: s.cfg.Self, Voter: slices.Contains(s.cfg.Voters(), s.cfg.Self)}
+	h := Holding{Host: s.cfg.Self, Bundle: s.cfg.KnownBundle(), Voter: slices.Contains(s.cfg.Voters(), s.cfg.Self)}
 	if pin, ok := s.cfg.HeldCA(); ok {
 		h.CAPin = pin.String()
 	}

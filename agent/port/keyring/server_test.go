@@ -52,23 +52,26 @@ func TestTheKeyIsForVotersOnly(t *testing.T) {
 	}
 }
 
-// A host says whether it holds the key of which CA, and whether it votes.
+// A host says whether it holds the key of which CA, which recovery bundle it knows, and whether
+// it votes.
 func TestHolding(t *testing.T) {
 	var pin identity.Pin
+	note := &identity.BundleMade{Host: "host1", Number: 3}
 	for name, c := range map[string]struct {
 		held   bool
 		voters []string
 		want   keyring.Holding
 	}{
-		"a voter":                  {true, []string{"host1"}, keyring.Holding{Host: "host1", CAPin: pin.String(), Voter: true}},
-		"a voter without the key":  {false, []string{"host1"}, keyring.Holding{Host: "host1", Voter: true}},
-		"a voter of before":        {true, []string{"host2"}, keyring.Holding{Host: "host1", CAPin: pin.String()}},
-		"a host that never voted":  {false, []string{"host2"}, keyring.Holding{Host: "host1"}},
-		"a host that knows nobody": {false, nil, keyring.Holding{Host: "host1"}},
+		"a voter":                  {true, []string{"host1"}, keyring.Holding{Host: "host1", CAPin: pin.String(), Bundle: note, Voter: true}},
+		"a voter without the key":  {false, []string{"host1"}, keyring.Holding{Host: "host1", Bundle: note, Voter: true}},
+		"a voter of before":        {true, []string{"host2"}, keyring.Holding{Host: "host1", CAPin: pin.String(), Bundle: note}},
+		"a host that never voted":  {false, []string{"host2"}, keyring.Holding{Host: "host1", Bundle: note}},
+		"a host that knows nobody": {false, nil, keyring.Holding{Host: "host1", Bundle: note}},
 	} {
 		answer := ask(keyring.ServerConfig{
 			Self: "host1", Signer: signer{}, Voters: func() []string { return c.voters },
-			HeldCA: func() (identity.Pin, bool) { return pin, c.held }, SecretKeys: func() []sealed.PrivateKey { return nil },
+			KnownBundle: func() *identity.BundleMade { return note },
+			HeldCA:      func() (identity.Pin, bool) { return pin, c.held }, SecretKeys: func() []sealed.PrivateKey { return nil },
 		}, http.MethodGet, "/keyring/holding", "")
 		var got keyring.Holding
 		if err := json.NewDecoder(answer.Body).Decode(&got); err != nil || !reflect.DeepEqual(got, c.want) {

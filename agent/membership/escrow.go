@@ -1,0 +1,191 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
+	"virtmesh/agent/port/keyring"
+	"virtmesh/raftstore"
+)
+
+// escrowKeeper keeps the newest recovery bundle good.
+type escrowKeeper struct{ keyringKeeper }
+
+func (m *Member) escrowKeeper() escrowKeeper { return escrowKeeper{m.keyringKeeper()} }
+
+// custody returns where the keys of the mesh are: from level.Succession on as this host's
+// keyring vouches for it, before that as the state has it.
+func (k keyringKeeper) custody(ctx context.Context, opts raftstore.ReadOptions) (identity.Custody, error) {
+	custody, err := identity.ReadCustody(ctx, k.store, opts)
+	if err != nil || k.level() < level.Succession {
+		return custody, err
+	}
+	return k.identity.Judge(custody), nil
+}
+
+// step looks whether the newest bundle gives back all keys, and makes the next move, if one is
+// due.
+func (k escrowKeeper) step(ctx context.Context) (escrowAct, error) {
+	stored, err := identity.ReadCustody(ctx, k.store, localRead)
+	if err != nil {
+		return nothingToEscrow, err
+	}
+	used, err := k.used(ctx, stored)
+	if err != nil {
+		return nothingToEscrow, err
+	}
+	act := planEscrow(k.view(stored, used))
+	switch act {
+	case settleNote:
+		return act, k.settleNote(ctx)
+	case forgetNote:
+		return act, k.forgetNote(ctx)
+	case putIntoEscrow:
+		return act, k.putIntoEscrow(ctx)
+	}
+	return act, nil
+}
+
+// used returns the keys that a recovery needs.
+func (k escrowKeeper) used(ctx context.Context, custody identity.Custody) (identity.Holds, error) {
+	secrets, _, err := identity.ReadSecretKeys(ctx, k.store, localRead)
+	return identity.Holds{CAPins: []string{custody.CA.String()}, SecretKeyIDs: secrets.IDs()}, err
+}
+
+func (k escrowKeeper) view(stored identity.Custody, used identity.Holds) escrowView {
+	judged := k.identity.Judge(stored)
+	v := escrowView{
+		level: k.level(), voter: slices.Contains(k.voters(), k.self), leader: k.leads(),
+		known: judged.Bundle != nil, recipient: judged.Bundle != nil && judged.Bundle.Recipient != "",
+		same:     sameNote(stored.Bundle, judged.Bundle),
+		covered:  judged.Recovers(used),
+		complete: k.identity.Holds(used),
+	}
+	return v
+}
+
+// sameNote reports whether what the state says of the newest bundle is what a keyring knows.
+func sameNote(stored, known *identity.BundleMade) bool {
+	if stored == nil || known == nil {
+		return stored == known
+	}
+	return stored.Same(*known)
+}
+
+// newerNote reports whether the note that another voter knows comes before the one that this host
+// has found so far (nil: none). Among equals the one that is in the state wins.
+func newerNote(have, other, stored *identity.BundleMade) bool {
+	switch {
+	case other == nil:
+		return false
+	case have == nil || other.Number > have.Number:
+		return true
+	}
+	return other.Number == have.Number && sameNote(stored, other) && !sameNote(stored, have)
+}
+
+// settleNote asks the other voters which recovery bundle is the newest. If one knows a newer
+// bundle than this host, the host takes the note over from it; if nobody does, and all have
+// answered, the note in the state was written by somebody who made no bundle, and the leader
+// puts the right one back.
+func (k escrowKeeper) settleNote(ctx context.Context) error {
+	stored, err := identity.ReadCustody(ctx, k.store, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	known := k.identity.KnownBundle()
+	newest := known
+	var silent []error
+	for _, voter := range k.voters() {
+		if voter == k.self {
+			continue
+		}
+		holding, err := k.client.Holding(ctx, voter)
+		switch {
+		case err != nil:
+			silent = append(silent, err)
+		case holding.Voter && newerNote(newest, holding.Bundle, stored.Bundle):
+			newest = holding.Bundle
+		}
+	}
+	if newest != known {
+		return k.identity.KnowBundle(*newest)
+	}
+	if len(silent) > 0 {
+		return fmt.Errorf("which recovery bundle is the newest: %w", errors.Join(silent...))
+	}
+	if sameNote(stored.Bundle, known) {
+		return nil // this host's copy was behind
+	}
+	if !k.leads() {
+		return errors.New("the mesh's state names another recovery bundle than the keyrings of the voters: the leader has not set this right yet")
+	}
+	if known != nil {
+		k.log.Warn("the mesh's state named a recovery bundle that no voter knows: put the newest one back", "known", known.Made, "host", known.Host)
+		return identity.RecordBundle(ctx, k.store, *known)
+	}
+	if stored.Bundle.Recipient == "" {
+		// It is from before the keyrings knew bundles. Nobody gets a key by it.
+		return k.identity.KnowBundle(*stored.Bundle)
+	}
+	return errors.New("the mesh's state names a recovery bundle that no voter knows: make a new one, with 'virtmesh keyring bundle --output FILE'")
+}
+
+// forgetNote deletes what this host's keyring knows of the newest bundle, once every voter
+// knows at least as much.
+func (k escrowKeeper) forgetNote(ctx context.Context) error {
+	known := k.identity.KnownBundle()
+	err := k.everyVoterHas(ctx, "the note of the recovery bundle", func(h keyring.Holding) bool {
+		return h.Bundle != nil && h.Bundle.Number >= known.Number
+	})
+	if err != nil {
+		return err
+	}
+	if slices.Contains(k.voters(), k.self) {
+		return errors.New("this host votes now")
+	}
+	return k.identity.ForgetBundle()
+}
+
+// mustRecover returns an error unless the newest recovery bundle gives back some keys, by the
+// newest state, and the conditions under which that is still so when a change is committed:
+// the change that lets the mesh depend on the keys.
+func (k keyringKeeper) mustRecover(ctx context.Context, keys identity.Holds) ([]raftstore.Condition, error) {
+	_, stored, err := identity.ReadEscrow(ctx, k.store, raftstore.ReadOptions{})
+	if err != nil {
+		return nil, err
+	}
+	custody, err := k.custody(ctx, raftstore.ReadOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if !custody.Recovers(keys) {
+		return nil, errors.New("no recovery bundle gives back the keys yet")
+	}
+	return []raftstore.Condition{{Key: stored.Key, ModRevision: stored.ModRevision}}, nil
+}
+
+// putIntoEscrow encrypts all keys that are in use for the recipient of the newest bundle.
+func (k escrowKeeper) putIntoEscrow(ctx context.Context) error {
+	custody, err := k.custody(ctx, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	_, stored, err := identity.ReadEscrow(ctx, k.store, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	used, err := k.used(ctx, custody)
+	if err != nil {
+		return err
+	}
+	escrow, err := k.identity.SealEscrow(custody.Bundle.Recipient, used)
+	if err != nil {
+		return err
+	}
+	return identity.StoreEscrow(ctx, k.store, stored, escrow)
+}
