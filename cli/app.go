@@ -113,6 +113,9 @@ func explain(err error) string {
 	if strings.Contains(err.Error(), "no application protocol") {
 		return "the host does not serve its API yet: its agent is starting; try again in a few seconds"
 	}
+	if text := explainOtherCA(err); text != "" {
+		return text
+	}
 	var kind *meta.NoKindMatchError
 	if errors.As(err, &kind) {
 		return fmt.Sprintf("this mesh does not serve the kind %s of %s; %s", kind.GroupKind.Kind, kind.GroupKind.Group, listOfKinds)
@@ -145,7 +148,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		BashComplete:              complete(nil),
 		Action:                    groupAction("virtmesh", cli.ShowAppHelp),
 		Commands: finishCommands("virtmesh", []*cli.Command{
-			agentCommand(), tokenCommand(), keyringCommand(), gossipCommand(), secretsCommand(), kubeconfigCommand(), certCommand(),
+			agentCommand(), tokenCommand(), keyringCommand(), caCommand(), gossipCommand(), secretsCommand(), kubeconfigCommand(), certCommand(),
 			statusCommand(), doctorCommand(), nodeCommand(), levelCommand(), vmCommand(), operationCommand(),
 			getCommand(), applyCommand(), deleteCommand(), describeCommand(), eventsCommand(),
 			completionCommand(), labCommand(), manCommand(), guestServicesCommand(),

@@ -31,6 +31,8 @@ type fakeMesh struct {
 	left     int
 
 	removedBy string
+	// removal is what is told of a removal, if it is set.
+	removal   *admin.Removed
 	removeErr error
 
 	// gossip are the keys of gossip; rotatedBy is who had them replaced.
@@ -129,6 +131,9 @@ func (m *fakeMesh) Leave(context.Context) error {
 func (m *fakeMesh) RemoveHost(_ context.Context, r admin.Removal) (*admin.Removed, error) {
 	m.removed = append(m.removed, r.Host)
 	m.removedBy, m.removedByForce, m.keptKeys = r.By, r.Force, r.KeepKeys
+	if m.removal != nil {
+		return m.removal, m.removeErr
+	}
 	return &admin.Removed{KeysReplaced: !r.KeepKeys, KeepsKeys: r.Host == "host3", Tokens: []string{"abc"}, Secrets: []string{"default/password"}}, m.removeErr
 }
 

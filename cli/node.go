@@ -220,8 +220,12 @@ func tellRemoved(c *cli.Context, name string, removed *admin.Removed) {
 	if !removed.KeysReplaced {
 		fmt.Fprintf(c.App.ErrWriter, "%s still knows the gossip key: 'virtmesh gossip rotate-key' replaces it, at feature level %d\n", name, level.Apart)
 	}
-	if removed.KeepsKeys {
-		fmt.Fprintf(c.App.ErrWriter, "%s may still have the key of the mesh's CA, which cannot be replaced and opens every backup, and the key for Secrets: run 'virtmesh secrets rotate-key', then '%s' as root on a voter\n", name, bundleCommand)
+	caAfterRemoval(c, name, removed)
+	switch {
+	case removed.KeepsKeys && (removed.CAReplaced || removed.CAKept != ""):
+		fmt.Fprintf(c.App.ErrWriter, "%s may still have the key for Secrets: run 'virtmesh secrets rotate-key'\n", name)
+	case removed.KeepsKeys:
+		fmt.Fprintf(c.App.ErrWriter, "%s may still have the key of the mesh's CA, which opens every backup, and the key for Secrets: run 'virtmesh ca rotate' and 'virtmesh secrets rotate-key'\n", name)
 	}
 	if len(removed.Tokens) > 0 {
 		fmt.Fprintf(c.App.Writer, "join tokens that were not used are revoked: %s\n", strings.Join(removed.Tokens, ", "))

@@ -108,6 +108,10 @@ type Removed struct {
 	// KeepsKeys says that the host may have the key of the mesh's CA and the keys for Secrets,
 	// which a removal does not replace: it voted, or the key was in the state.
 	KeepsKeys bool `json:"keepsKeys,omitempty"`
+	// CAReplaced says that the mesh's CA was replaced, because the host may have had its key.
+	// CAKept says why it was not, although the host may have it; empty otherwise.
+	CAReplaced bool   `json:"caReplaced,omitempty"`
+	CAKept     string `json:"caKept,omitempty"`
 	// Tokens are the IDs of the join tokens that were revoked.
 	Tokens []string `json:"tokens,omitempty"`
 	// Secrets are the Secrets that the host could read, as namespace/name, sorted.
