@@ -24,6 +24,9 @@ func (a *Agent) acts() operation.Acts {
 			Plan: func(op *operation.Object) []operation.Step {
 				return planned(a.member.RemovalSteps(op, a.view.store, a.host.Bury, a.tellEnd))
 			},
+			Left: func(ctx context.Context, op *operation.Object) (string, error) {
+				return a.member.LeftOfRemoval(ctx, op, a.view.store)
+			},
 			Outputs: removalOutputs(),
 		},
 		meshv1alpha1.RotateGossipKey: {
@@ -39,7 +42,7 @@ func (a *Agent) acts() operation.Acts {
 func planned(steps []membership.Step) []operation.Step {
 	plan := make([]operation.Step, 0, len(steps))
 	for _, s := range steps {
-		plan = append(plan, operation.Step{Name: s.Name, Do: lasting(s)})
+		plan = append(plan, operation.Step{Name: s.Name, Do: lasting(s), Note: s.Note})
 	}
 	return plan
 }

@@ -45,7 +45,7 @@ func (m *Member) GossipRotationSteps(op *meshv1alpha1.Operation, store objects.S
 		{Name: "check the feature level", Do: func(context.Context, func(done, total int64)) error { return mustReplaceKeys(m.store.FeatureLevel()) }},
 		step("give the hosts a new gossip key", identity.GiveGossipKey),
 		step("encrypt with the new gossip key", identity.UseGossipKey),
-		step("refuse the old gossip key", identity.ReplaceGossipKeys),
+		step(stepRefuseOldKey, identity.ReplaceGossipKeys),
 	}
 }
 
@@ -95,23 +95,32 @@ func (m *Member) keysAfterRemoval(op *meshv1alpha1.Operation, store objects.Stor
 			return step.Do(ctx, report)
 		}
 	}
-	revoke := Step{Name: "revoke the join tokens", Do: func(ctx context.Context, _ func(done, total int64)) error { return revokeUnused(ctx, store) }}
-	return append([]Step{revoke}, steps...)
+	return append([]Step{revokeTokens(store)}, steps...)
 }
 
-// revokeUnused revokes all join tokens that were not used.
-func revokeUnused(ctx context.Context, store identity.Store) error {
+// revokeTokens returns the step that revokes all join tokens that were not used.
+func revokeTokens(store identity.Store) Step {
 	tokens := identity.NewTokens(store)
-	unused, err := unusedTokens(ctx, tokens)
-	if err != nil {
-		return err
-	}
-	for _, id := range unused {
-		if err := tokens.Revoke(ctx, id); err != nil && !errors.Is(err, fault.TokenInvalid) {
+	var revoked []string
+	return Step{
+		Name: stepRevoke,
+		Do: func(ctx context.Context, _ func(done, total int64)) error {
+			unused, err := unusedTokens(ctx, tokens)
+			for _, id := range unused {
+				if err := tokens.Revoke(ctx, id); err != nil && !errors.Is(err, fault.TokenInvalid) {
+					return err
+				}
+				revoked = append(revoked, id)
+			}
 			return err
-		}
+		},
+		Note: func() string {
+			if len(revoked) == 0 {
+				return ""
+			}
+			return "revoked " + nameSome(revoked)
+		},
 	}
-	return nil
 }
 
 // unusedTokens returns the IDs of the join tokens that were not used.

@@ -54,6 +54,8 @@ type Step struct {
 	// Do runs the step. A fault.Conflict or a fault.NotFound is final: running the step
 	// again would return the same error.
 	Do func(ctx context.Context, report func(done, total int64)) error
+	// Note says what Do has done; nil if the name says all.
+	Note func() string
 }
 
 // steps returns the steps that remove everything that the mesh holds of the host, in
@@ -63,14 +65,14 @@ func (r removal) steps() []Step {
 		return func(ctx context.Context, _ func(done, total int64)) error { return do(ctx) }
 	}
 	steps := []Step{
-		{"bar the host", plain(r.expelHost)},
-		{"remove the replica", plain(r.removeReplica)},
+		{Name: stepBar, Do: plain(r.expelHost)},
+		{Name: "remove the replica", Do: plain(r.removeReplica)},
 		// Without capacity the rules refuse every new claim on the host, so the list of
 		// instances that the next step reads is complete.
-		{"withdraw the capacity", plain(r.withdrawCapacity)},
-		{"end the instances", r.endInstances},
-		{"release the volumes", plain(r.releaseVolumes)},
-		{"forget the Node and the subnet", plain(r.forgetHost)},
+		{Name: "withdraw the capacity", Do: plain(r.withdrawCapacity)},
+		{Name: "end the instances", Do: r.endInstances},
+		{Name: "release the volumes", Do: plain(r.releaseVolumes)},
+		{Name: "forget the Node and the subnet", Do: plain(r.forgetHost)},
 	}
 	for i, step := range steps[1:] {
 		steps[i+1].Do = func(ctx context.Context, report func(done, total int64)) error {

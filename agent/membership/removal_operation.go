@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubevirtv1 "kubevirt.io/api/core/v1"
@@ -169,19 +168,11 @@ func (a administration) keepsKeys(ctx context.Context, host string) (bool, error
 
 // removed returns what is left to do after a removal.
 func (a administration) removed(ctx context.Context, request admin.Removal) (*admin.Removed, error) {
-	// Their names are in the keys; what is in them may be encrypted.
-	kind := kinds.For[*corev1.Secret]()
-	secrets, err := a.store.List(ctx, raftstore.ListRequest{Prefix: kind.Prefix()})
+	secrets, err := secretNames(ctx, a.store)
 	if err != nil {
 		return nil, fmt.Errorf("%s is removed; list the Secrets that it could read: %w", request.Host, err)
 	}
-	removed := &admin.Removed{KeysReplaced: !request.KeepKeys && mustReplaceKeys(a.FeatureLevel()) == nil}
-	for _, record := range secrets.Records {
-		if key, ok := kind.ParseKey(record.Key); ok {
-			removed.Secrets = append(removed.Secrets, key.Namespace+"/"+key.Name)
-		}
-	}
-	return removed, nil
+	return &admin.Removed{KeysReplaced: !request.KeepKeys && mustReplaceKeys(a.FeatureLevel()) == nil, Secrets: secrets}, nil
 }
 
 // requestOperation returns the operation that does what spec says: the one in progress, or

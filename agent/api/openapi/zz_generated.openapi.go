@@ -42128,7 +42128,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationStatus(ref common.Referen
 					},
 					"message": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Message says why the operation failed, or what it is waiting for.",
+							Description: "Message says why the operation failed, what it is waiting for, or, when it has ended, what it leaves to do.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -42203,7 +42203,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationStep(ref common.Reference
 					},
 					"message": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Message says why the step failed, or why it is being retried.",
+							Description: "Message says why the step failed, why it is being retried, or what it did.",
 							Type:        []string{"string"},
 							Format:      "",
 						},

@@ -111,7 +111,8 @@ type OperationStatus struct {
 	// begun the operation.
 	// +optional
 	Phase OperationPhase `json:"phase,omitempty"`
-	// Message says why the operation failed, or what it is waiting for.
+	// Message says why the operation failed, what it is waiting for, or, when it has ended,
+	// what it leaves to do.
 	// +optional
 	Message string `json:"message,omitempty"`
 	// Fault is the error that the message tells of.
@@ -178,7 +179,7 @@ type OperationStep struct {
 	Name string `json:"name"`
 	// Phase is Pending, Running, Done, Failed, or Undone after a cancellation.
 	Phase OperationStepPhase `json:"phase"`
-	// Message says why the step failed, or why it is being retried.
+	// Message says why the step failed, why it is being retried, or what it did.
 	// +optional
 	Message string `json:"message,omitempty"`
 	// Done is how many of the step's items are finished, if the step counts them.

@@ -30,6 +30,9 @@ type Step struct {
 	// Undo undoes the step after a cancellation. It is idempotent. Nil means
 	// that the step cannot be undone.
 	Undo func(ctx context.Context) error
+	// Note says for people what Do has done; it is kept with the step. Nil, or an empty
+	// note: its name says all.
+	Note func() string
 }
 
 // Act is the implementation of one type of operation.
@@ -37,6 +40,10 @@ type Act struct {
 	// Plan returns the steps of an operation. Every host that takes the
 	// operation over gets the same steps.
 	Plan func(op *Object) []Step
+	// Left says for people what an operation leaves for them to do when it ends, after
+	// the steps that its status has as done, also if it was cancelled or failed. Nil, or an
+	// empty text: nothing. It changes nothing.
+	Left func(ctx context.Context, op *Object) (string, error)
 	// Outputs are what the steps write, as a steward declares it.
 	Outputs []stewards.Output
 }
@@ -168,7 +175,7 @@ func (c *Controller) reconcile(ctx context.Context, key stewards.Key) (stewards.
 		// type may become the steward.
 		return stewards.Result{RequeueAfter: time.Minute}, nil
 	}
-	r := &run{controller: c, key: key, steps: act.Plan(op), writing: make(chan struct{}, 1)}
+	r := &run{controller: c, key: key, steps: act.Plan(op), left: act.Left, writing: make(chan struct{}, 1)}
 	err := r.carryOut(ctx, op)
 	if errors.Is(err, errLost) {
 		c.deps.Logger.Info("another host goes on with the operation", "operation", key.Name)

@@ -26,6 +26,7 @@ type run struct {
 	controller *Controller
 	key        stewards.Key
 	steps      []Step
+	left       func(ctx context.Context, op *Object) (string, error) // may be nil
 	// renewed is when the last write began that renewed the lease, by this process. Others
 	// count from the moment when they see that write, which is later. Only takeOver and
 	// then holdLease use it.
@@ -36,6 +37,7 @@ type run struct {
 	writing chan struct{}
 	// mu guards the fields below, which both write.
 	mu     sync.Mutex
+	spec   *Object                      // as it was taken over
 	status meshv1alpha1.OperationStatus // as it is to be
 	cancel bool                         // as it was last read
 	dirty  bool                         // there is progress to write
@@ -87,7 +89,7 @@ func (r *run) takeOver(ctx context.Context, op *Object) error {
 	if err := r.controller.storeStatus(ctx, op, next); err != nil {
 		return fmt.Errorf("take the operation over: %w", err)
 	}
-	r.status, r.cancel = next.Status, next.Spec.Cancel
+	r.spec, r.status, r.cancel = next.DeepCopy(), next.Status, next.Spec.Cancel
 	return nil
 }
 
@@ -110,11 +112,7 @@ func (r *run) doSteps(ctx context.Context) error {
 		var permanent permanentError
 		switch {
 		case errors.As(err, &permanent):
-			return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
-				s.Steps[i].Phase, s.Steps[i].Message, s.Steps[i].Ended = meshv1alpha1.StepFailed, err.Error(), r.controller.now()
-				s.Phase, s.Message, s.Ended = meshv1alpha1.OperationFailed, err.Error(), r.controller.now()
-				s.Fault = kinds.OperationFault(err)
-			})
+			return r.fail(ctx, i, err)
 		case err != nil:
 			told := r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
 				s.Steps[i].Message = err.Error()
@@ -127,9 +125,47 @@ func (r *run) doSteps(ctx context.Context) error {
 		}
 		r.finishStep(i)
 	}
+	return r.end(ctx, meshv1alpha1.OperationSucceeded)
+}
+
+// end ends the operation, and says what it leaves to do.
+func (r *run) end(ctx context.Context, phase meshv1alpha1.OperationPhase) error {
+	left, err := r.leftToDo(ctx)
+	if err != nil {
+		return fmt.Errorf("look what is left to do: %w", err)
+	}
 	return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
-		s.Phase, s.Message, s.Fault, s.Ended = meshv1alpha1.OperationSucceeded, "", nil, r.controller.now()
+		s.Phase, s.Message, s.Fault, s.Ended = phase, left, nil, r.controller.now()
 	})
+}
+
+// fail ends the operation with the error of step i, and says what it leaves to do.
+func (r *run) fail(ctx context.Context, i int, why error) error {
+	message := why.Error()
+	left, err := r.leftToDo(ctx)
+	if err != nil {
+		r.controller.deps.Logger.Warn("an operation has failed, and nobody is told what it leaves to do", "operation", r.key.Name, "err", err)
+	}
+	if left != "" {
+		message += "; " + left
+	}
+	return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
+		s.Steps[i].Phase, s.Steps[i].Message, s.Steps[i].Ended = meshv1alpha1.StepFailed, why.Error(), r.controller.now()
+		s.Phase, s.Message, s.Ended = meshv1alpha1.OperationFailed, message, r.controller.now()
+		s.Fault = kinds.OperationFault(why)
+	})
+}
+
+// leftToDo returns what the operation, with the steps that are done now, leaves to do.
+func (r *run) leftToDo(ctx context.Context) (string, error) {
+	if r.left == nil {
+		return "", nil
+	}
+	r.mu.Lock()
+	op := r.spec.DeepCopy()
+	r.status.DeepCopyInto(&op.Status)
+	r.mu.Unlock()
+	return r.left(ctx, op)
 }
 
 // beginStep writes that the step has begun and, in the same write, that the step
@@ -148,12 +184,16 @@ func (r *run) beginStep(ctx context.Context, i int) (cancelled bool, err error) 
 	return r.cancel, err
 }
 
-// finishStep notes that the step is done. It is written with the next step.
+// finishStep notes that the step is done, and what it did. It is written with the next step.
 func (r *run) finishStep(i int) {
+	note := ""
+	if r.steps[i].Note != nil {
+		note = r.steps[i].Note()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := &r.status.Steps[i]
-	s.Phase, s.Message, s.Ended = meshv1alpha1.StepDone, "", r.controller.now()
+	s.Phase, s.Message, s.Ended = meshv1alpha1.StepDone, note, r.controller.now()
 	r.status.Message, r.status.Fault = "", nil
 }
 
@@ -192,9 +232,7 @@ func (r *run) undoSteps(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.writeStatus(ctx, func(s *meshv1alpha1.OperationStatus) {
-		s.Phase, s.Message, s.Fault, s.Ended = meshv1alpha1.OperationCancelled, "", nil, r.controller.now()
-	})
+	return r.end(ctx, meshv1alpha1.OperationCancelled)
 }
 
 // writeStatus changes the status and stores it if this host still owns the

@@ -1,0 +1,64 @@
+package membership
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/kinds/meshv1alpha1"
+)
+
+// A removal that was cancelled after the host was barred says which Secrets the host could read,
+// which tokens it may have made, and that it knows the gossip key: nobody else tells. What was
+// done is not told to be done again.
+func TestARemovalTellsItsEnd(t *testing.T) {
+	path, config := newMachine(t, "host1")
+	m := found(t, path, config)
+	store := clearStore(m)
+	for i := range namedInMessage + 2 {
+		putSecret(t, m, fmt.Sprintf("s%02d", i), "x")
+	}
+	token, _, err := identity.NewTokens(m.store).Create(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const secrets, tokens, key = "ns/s00, ns/s01", "may have made", "still knows the gossip key"
+	revoke := revokeTokens(m.store)
+	for _, c := range []struct {
+		done      []string
+		says, not []string
+	}{
+		{done: nil, not: []string{"host9"}},
+		{done: []string{stepBar}, says: []string{secrets, "and 2 more", tokens, token.ID, key}},
+		{done: []string{stepBar, stepRevoke}, says: []string{secrets, key}, not: []string{token.ID}},
+		{done: []string{stepBar, stepRevoke, stepRefuseOldKey}, says: []string{secrets}, not: []string{token.ID, key}},
+	} {
+		op := &meshv1alpha1.Operation{Spec: meshv1alpha1.OperationSpec{Type: meshv1alpha1.RemoveHost, Target: "host9"}}
+		for _, step := range []string{stepBar, stepRevoke, stepRefuseOldKey} {
+			op.Status.Steps = append(op.Status.Steps, meshv1alpha1.OperationStep{Name: step, Phase: meshv1alpha1.StepPending})
+		}
+		for i := range c.done {
+			op.Status.Steps[i].Phase = meshv1alpha1.StepDone
+		}
+		left, err := m.LeftOfRemoval(t.Context(), op, store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range c.says {
+			if !strings.Contains(left, want) {
+				t.Errorf("after %q: %q, want %q", c.done, left, want)
+			}
+		}
+		for _, no := range c.not {
+			if strings.Contains(left, no) {
+				t.Errorf("after %q: %q has %q", c.done, left, no)
+			}
+		}
+	}
+	carryOut(t, []Step{revoke})
+	if note := revoke.Note(); note != "revoked "+token.ID {
+		t.Errorf("the step says %q", note)
+	}
+}
