@@ -44,7 +44,7 @@ func TestOpenBackup(t *testing.T) {
 		"empty":                 {"", [][]byte{key}, ""},
 		"not encrypted, 1 byte": {"a", nil, "a"},
 	} {
-		r, err := identity.OpenBackup(strings.NewReader(c.backup), c.keys...)
+		r, err := identity.OpenBackup(strings.NewReader(c.backup), nil, c.keys...)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -53,7 +53,7 @@ func TestOpenBackup(t *testing.T) {
 		}
 	}
 	for name, keys := range map[string][][]byte{"no key": nil, "an empty key": {nil}, "another key": {other}} {
-		if _, err := identity.OpenBackup(strings.NewReader(sealed.String()), keys...); !errors.Is(err, identity.ErrBackupSealed) {
+		if _, err := identity.OpenBackup(strings.NewReader(sealed.String()), nil, keys...); !errors.Is(err, identity.ErrBackupSealed) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

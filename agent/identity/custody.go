@@ -152,6 +152,32 @@ func RecordBundle(ctx context.Context, store Store, made BundleMade) error {
 	return nil
 }
 
+// DeleteBundleNote deletes the note of a recovery bundle that was not made. It does nothing if
+// there is another one now.
+func DeleteBundleNote(ctx context.Context, store Store, made BundleMade) error {
+	var bundles BundlesRecord
+	stored, err := readJSON(ctx, store, KeyBundles, raftstore.ReadOptions{}, &bundles)
+	if err != nil || !bundles.Last.Same(made) {
+		return err
+	}
+	_, err = store.Commit(ctx, raftstore.Txn{
+		If: []raftstore.Condition{{Key: KeyBundles, ModRevision: stored.ModRevision}}, Ops: []raftstore.Op{{Key: KeyBundles, Delete: true}},
+	})
+	if err != nil {
+		return fmt.Errorf("delete the note of a recovery bundle: %w", err)
+	}
+	return nil
+}
+
+// ParseBundles returns what the record at KeyBundles says.
+func ParseBundles(record []byte) (BundlesRecord, error) {
+	var bundles BundlesRecord
+	if err := json.Unmarshal(record, &bundles); err != nil {
+		return bundles, fmt.Errorf("read %s: %w", KeyBundles, err)
+	}
+	return bundles, nil
+}
+
 // RecordNewBundle stores that a recovery bundle was just made on this host, and puts the note
 // into its keyring. It gives the note the number after that of the newest one before.
 func (i *Identity) RecordNewBundle(ctx context.Context, store Store, made BundleMade) error {

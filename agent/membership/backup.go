@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/level"
 	"virtmesh/agent/port/admin"
 	"virtmesh/raftstore"
 )
@@ -20,24 +22,20 @@ func (m *Member) PrepareBackup(ctx context.Context, plain bool) (admin.BackupCon
 	if err != nil {
 		return admin.BackupContent{}, nil, err
 	}
+	sealFor, err := m.backupFor(ctx, custody)
+	if err != nil && !plain {
+		return admin.BackupContent{}, nil, err
+	}
 	content := admin.BackupContent{CAKey: custody.InState()}
-	bundle := custody.Bundle
-	if bundle != nil {
-		content.Bundle = &admin.KeyringBundle{Made: bundle.Made, Host: bundle.Host, Current: custody.Bundled(), OpensBackups: bundle.BackupRecipient != ""}
+	if bundle := sealFor.Bundle; bundle != nil {
+		content.Bundle = m.describeBundle(*bundle, custody.Recoverable(custody.CA))
 	}
-	if plain || bundle == nil || bundle.BackupRecipient == "" {
+	if plain || len(sealFor.Recipients) == 0 {
 		return content, m.writeBackup, nil
-	}
-	recipient := bundle.BackupRecipient
-	if held, ok := m.identity.HeldCA(); ok && held == custody.CA && custody.Bundled() {
-		// Any host can write the note; who holds the key need not believe it.
-		if recipient, err = identity.BackupRecipient(m.identity.CAKey()); err != nil {
-			return content, nil, err
-		}
 	}
 	content.Encrypted = true
 	return content, func(ctx context.Context, w io.Writer) error {
-		sealed, err := identity.EncryptBackup(w, recipient)
+		sealed, err := identity.EncryptBackup(w, sealFor.Recipients...)
 		if err != nil {
 			return err
 		}
@@ -48,6 +46,54 @@ func (m *Member) PrepareBackup(ctx context.Context, plain bool) (admin.BackupCon
 	}, nil
 }
 
+// backupFor returns for whom backups are encrypted. Any host can write the note in the state, so
+// from level.Succession on a voter's keyring says it; with plain backups it is only for what is
+// told.
+func (m *Member) backupFor(ctx context.Context, custody identity.Custody) (identity.BackupFor, error) {
+	if m.store.FeatureLevel() >= level.Succession {
+		known, err := m.backupByKeyring(ctx)
+		if err != nil {
+			known, err = m.voters.BackupFor(ctx)
+		}
+		if err != nil {
+			return identity.BackupFor{Bundle: custody.Bundle}, fault.New(fault.Unavailable, "for whom the backup is to be encrypted: %w", err).
+				WithRemedy("start the voters, which 'virtmesh status' names, or write one that is not encrypted, with --plain")
+		}
+		return known, nil
+	}
+	known := identity.BackupFor{Bundle: custody.Bundle}
+	if custody.Bundle == nil || custody.Bundle.BackupRecipient == "" {
+		return known, nil
+	}
+	recipient := custody.Bundle.BackupRecipient
+	if held, ok := m.identity.HeldCA(); ok && held == custody.CA && custody.Bundled() {
+		// Any host can write the note; who holds the key need not believe it.
+		var err error
+		if recipient, err = identity.BackupRecipient(m.identity.CAKey()); err != nil {
+			return known, err
+		}
+	}
+	known.Recipients = []string{recipient}
+	return known, nil
+}
+
+// backupByKeyring returns for whom backups are encrypted, by the keyring of this host, which
+// must vote.
+func (m *Member) backupByKeyring(ctx context.Context) (identity.BackupFor, error) {
+	custody, err := identity.ReadCustody(ctx, m.store, localRead)
+	if err != nil {
+		return identity.BackupFor{}, err
+	}
+	if !slices.Contains(m.store.Voters(), m.config.Name) {
+		return identity.BackupFor{}, fault.New(fault.Unavailable, "%s does not vote", m.config.Name).About(m.config.Name)
+	}
+	known, err := m.identity.BackupFor(custody.CA)
+	if errors.Is(err, identity.ErrNoCAKey) || err == nil && known.Bundle == nil && custody.Bundle != nil {
+		return identity.BackupFor{}, fault.New(fault.Unavailable, "the keyring of %s is not complete yet", m.config.Name).About(m.config.Name)
+	}
+	return known, err
+}
+
 func (m *Member) writeBackup(ctx context.Context, w io.Writer) error {
 	_, err := m.store.Backup(ctx, w)
 	return err
@@ -56,13 +102,11 @@ func (m *Member) writeBackup(ctx context.Context, w io.Writer) error {
 // openBackup returns a reader of what is in a backup that may be encrypted, with the key of a
 // recovery bundle (nil: there is none) or of this host.
 func openBackup(backup io.Reader, id *identity.Identity, bundle *identity.Bundle) (io.Reader, error) {
-	keys := [][]byte{id.CAKey()}
 	remedy := "repeat with --keyring-bundle FILE, a recovery bundle of the mesh; or restore it on a host that was a voter"
 	if bundle != nil {
-		keys = append(keys, bundle.CAKey)
-		remedy = "take a recovery bundle that was made with the key that the mesh's CA had when the backup was made"
+		remedy = "take the recovery bundle that was the newest when the backup was made, or one with the key that the mesh's CA had then"
 	}
-	plain, err := identity.OpenBackup(backup, keys...)
+	plain, err := identity.OpenBackup(backup, bundle, id.CAKey())
 	if errors.Is(err, identity.ErrBackupSealed) {
 		return nil, fault.New(fault.Conflict, "%w", err).WithRemedy(remedy)
 	}

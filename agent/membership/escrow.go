@@ -91,7 +91,7 @@ func newerNote(have, other, stored *identity.BundleMade) bool {
 // settleNote asks the other voters which recovery bundle is the newest. If one knows a newer
 // bundle than this host, the host takes the note over from it; if nobody does, and all have
 // answered, the note in the state was written by somebody who made no bundle, and the leader
-// puts the right one back.
+// puts the right one back, or deletes it if there is none.
 func (k escrowKeeper) settleNote(ctx context.Context) error {
 	stored, err := identity.ReadCustody(ctx, k.store, raftstore.ReadOptions{})
 	if err != nil {
@@ -132,7 +132,8 @@ func (k escrowKeeper) settleNote(ctx context.Context) error {
 		// It is from before the keyrings knew bundles. Nobody gets a key by it.
 		return k.identity.KnowBundle(*stored.Bundle)
 	}
-	return errors.New("the mesh's state names a recovery bundle that no voter knows: make a new one, with 'virtmesh keyring bundle --output FILE'")
+	k.log.Warn("the mesh's state named a recovery bundle that no voter knows: the note was deleted; make a bundle if there is none", "host", stored.Bundle.Host)
+	return identity.DeleteBundleNote(ctx, k.store, *stored.Bundle)
 }
 
 // forgetNote deletes what this host's keyring knows of the newest bundle, once every voter

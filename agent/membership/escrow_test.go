@@ -135,6 +135,8 @@ func TestABundleOutlivesRotations(t *testing.T) {
 	}
 	raftstoretest.WaitServing(t, alone.store)
 	mustReadSecret(t, alone, "a", "the password of a")
+	stepEscrow(t, alone, nothingToEscrow)
+	rotateSecretKey(t, alone) // the bundle is as good for the recovered mesh
 }
 
 // A member that writes itself into the note of the bundle gets no key: the voters go by what
@@ -167,6 +169,44 @@ func TestAForgedRecipientGetsNothing(t *testing.T) {
 	}
 	if opened, err := thief.WithEscrow(*custody.Escrow); err != nil || len(opened.SecretKeys) != len(thief.SecretKeys) {
 		t.Errorf("the thief has %d keys, %v", len(opened.SecretKeys), err)
+	}
+}
+
+// Where no bundle was made, the note of one that a member has written is deleted: no key is used,
+// and no backup encrypted, because of it.
+func TestANoteOfNoBundle(t *testing.T) {
+	first, second := pair(t)
+	stepSecrets(t, first, makeSecretKey)
+	thief := identity.BundleMade{CAPin: custodyOf(t, first).CA.String(), Host: "host1", SecretKeys: first.identity.SecretKeyIDs(), Number: 1}
+	bundle, err := first.KeyringBundle(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bundle.AddRecipient(); err != nil {
+		t.Fatal(err)
+	}
+	if thief.Recipient, err = bundle.Recipient(); err != nil {
+		t.Fatal(err)
+	}
+	if err := identity.RecordBundle(t.Context(), second.store, thief); err != nil {
+		t.Fatal(err)
+	}
+	sameCopy(t, second, first)
+	for _, m := range []*Member{first, second} {
+		if content, _, err := m.PrepareBackup(t.Context(), false); !errors.Is(err, fault.Unavailable) || content.Encrypted {
+			t.Errorf("%s makes a backup: %+v, %v", m.config.Name, content, err)
+		}
+	}
+	stepSecrets(t, first, nothingToSeal)
+	if act, err := first.keyringKeeper().step(t.Context()); act != nothingToMove || err != nil {
+		t.Errorf("%s, %v", act, err)
+	}
+	stepEscrow(t, first, settleNote)
+	if custody := custodyOf(t, first); custody.Bundle != nil || custody.Escrow != nil || !custody.InState() {
+		t.Errorf("the note is %+v", custody.Bundle)
+	}
+	if content, _, err := second.PrepareBackup(t.Context(), false); err != nil || content.Encrypted || content.Bundle != nil {
+		t.Errorf("a mesh without a bundle: %+v, %v", content, err)
 	}
 }
 

@@ -42,7 +42,7 @@ func (m *Member) openKeyring(context.Context) error {
 	log := m.log.With("part", "keyring")
 	handler := keyring.NewHandler(keyring.ServerConfig{
 		Self: m.config.Name, Signer: own, CAKey: m.identity.CAKey, HeldCA: m.identity.HeldCA, GossipKeys: m.identity.GossipKeyring,
-		SecretKeys: m.identity.SecretKeys, ListedSecretKeys: m.listedSecretKeys, KnownBundle: m.identity.KnownBundle, Recorded: m.peers.recorded,
+		SecretKeys: m.identity.SecretKeys, ListedSecretKeys: m.listedSecretKeys, KnownBundle: m.identity.KnownBundle, BackupFor: m.backupByKeyring, Recorded: m.peers.recorded,
 		Voters: m.store.Voters, Logger: log,
 	})
 	rpc := port.ServeRPC(listener, port.MeetCallers(m.Speaker, log, handler), log)

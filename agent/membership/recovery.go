@@ -133,26 +133,6 @@ func errRemovedHere(id *identity.Identity) error {
 		WithRemedy("recover on a host that was not removed, or repeat with --backup FILE and a backup from before the removal")
 }
 
-// takeEscrow puts the keys into the keyring of the host that the state has in escrow for a
-// recovery bundle (nil: there is none).
-func takeEscrow(state raftstore.View, id *identity.Identity, bundle *identity.Bundle) error {
-	raw, ok := state.Get(identity.KeyEscrow)
-	if !ok || bundle == nil {
-		return nil
-	}
-	// Any host could write the record, so what is wrong with it stops no recovery: what the
-	// bundle itself has may do, and founding says which key is missing.
-	escrow, err := identity.ParseEscrow(raw.Value)
-	if err != nil {
-		return nil //nolint:nilerr // see above
-	}
-	opened, err := bundle.WithEscrow(escrow)
-	if err != nil {
-		return nil //nolint:nilerr // see above
-	}
-	return id.TakeBundle(opened)
-}
-
 // founding returns the first writes of a mesh that is recovered on the host with an identity,
 // which takes the keys that the state has for a recovery bundle (nil: there is none). It refuses
 // a state that bars the host, or whose CA key, or key for Secrets, nobody would hold.
@@ -161,7 +141,7 @@ func founding(id *identity.Identity, bundle *identity.Bundle) raftstore.Founding
 		if _, removed := state.Get(identity.DepartedPrefix + id.Node().ID); removed {
 			return nil, errRemovedHere(id)
 		}
-		if err := takeEscrow(state, id, bundle); err != nil {
+		if err := takeRecovered(state, id, bundle); err != nil {
 			return nil, err
 		}
 		if raw, ok := state.Get(identity.KeyCA); ok {

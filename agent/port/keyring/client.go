@@ -153,6 +153,11 @@ func allOpened(dataKeys [][]byte) bool {
 	return !slices.ContainsFunc(dataKeys, func(key []byte) bool { return key == nil })
 }
 
+// BackupFor returns for whom backups are encrypted, from the first voter that knows.
+func (c *Client) BackupFor(ctx context.Context) (identity.BackupFor, error) {
+	return askVoters[identity.BackupFor](ctx, c, http.MethodGet, pathBackupFor, nil)
+}
+
 // Holding returns what a host has of the keyring.
 func (c *Client) Holding(ctx context.Context, host string) (Holding, error) {
 	var h Holding

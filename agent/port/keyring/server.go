@@ -45,6 +45,7 @@ const (
 	pathClient    = "/keyring/client"
 	pathSecrets   = "/keyring/secret-keys"
 	pathOpen      = "/keyring/open"
+	pathBackupFor = "/keyring/backup-for"
 
 	// maxBody bounds what is read of a request or an answer, in bytes.
 	maxBody = 128 << 10
@@ -87,6 +88,8 @@ type ServerConfig struct {
 	ListedSecretKeys func(ctx context.Context) ([]string, error)
 	// KnownBundle returns the note of the newest recovery bundle that this host's keyring knows.
 	KnownBundle func() *identity.BundleMade
+	// BackupFor returns for whom backups are encrypted, by this host's keyring.
+	BackupFor func(ctx context.Context) (identity.BackupFor, error)
 	// Recorded reports whether the mesh has a record of a host.
 	Recorded func(host string) bool
 	// Voters returns the names of the hosts that vote.
@@ -110,6 +113,7 @@ func NewHandler(cfg ServerConfig) http.Handler {
 	mux.HandleFunc("GET "+pathGossip, answerJSON(s.gossipKeys))
 	mux.HandleFunc("GET "+pathCAKey, answerJSON(s.caKey))
 	mux.HandleFunc("GET "+pathSecrets, answerJSON(s.secretKeys))
+	mux.HandleFunc("GET "+pathBackupFor, answerJSON(func(r *http.Request) (any, error) { return cfg.BackupFor(r.Context()) }))
 	mux.HandleFunc("POST "+pathOpen, answerJSON(s.open))
 	mux.HandleFunc("POST "+pathAdmission, signing(cfg.Signer.SignAdmission))
 	mux.HandleFunc("POST "+pathRenewal, signing(cfg.Signer.SignRenewal))
