@@ -23,6 +23,7 @@ func keyringCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{Name: "bundle", Usage: "write a recovery bundle: the keyring of the voters, encrypted with a passphrase", Action: keyringBundle,
 				Description: "Run it as root on a voter. Once there is a bundle, the CA's key leaves the mesh's state, Secrets are encrypted in it, and only the voters hold the keys. " +
+					"From feature level 5 on the newest bundle stays good when keys are replaced. " +
 					"'virtmesh agent recover --keyring-bundle FILE' takes the bundle when all voters are lost. Keep the file and the passphrase apart, and neither on a host of the mesh.",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "output", Usage: "the new `FILE` (required)"},
@@ -281,6 +282,13 @@ func keyringSentence(k *admin.KeyringStatus) string {
 		where += "; Secrets are encrypted, with a new key once every voter has it ('" + secretsStatusCommand + "')"
 	case k.SecretKeyBundled:
 		where += "; Secrets are in clear until every voter has their key ('" + secretsStatusCommand + "')"
+	case k.SecretKeyWaits && k.Bundle != nil && k.Bundle.StaysGood:
+		if !k.SecretsEncrypted {
+			where += "; Secrets are in clear"
+		} else {
+			where += "; Secrets are encrypted"
+		}
+		where += ", and a new key waits until the recovery bundle gives it back, which takes seconds"
 	case k.SecretsEncrypted && k.SecretKeyWaits:
 		where += "; Secrets are encrypted, with a new key once a recovery bundle has it ('" + bundleCommand + "' on a voter)"
 	case k.SecretsEncrypted:
@@ -295,6 +303,12 @@ func keyringSentence(k *admin.KeyringStatus) string {
 		return where + "; the recovery bundle of " + k.Bundle.Made.Local().Format(time.DateOnly) + " is outdated: make one on a voter with '" + bundleCommand + "'"
 	}
 	where += "; recovery bundle of " + k.Bundle.Made.Local().Format(time.DateOnly)
+	switch {
+	case k.Bundle.StaysGood:
+		where += ", which stays good when keys are replaced"
+	case k.BundlesStayGood:
+		where += ", of an earlier version: a new one stays good when keys are replaced ('" + bundleCommand + "' on a voter)"
+	}
 	if k.CAKeyInState {
 		where += "; the key leaves the mesh's state at feature level 3, once every voter answers"
 	}

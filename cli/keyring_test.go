@@ -101,8 +101,12 @@ func TestKeyringBundle(t *testing.T) {
 	if info, _ := os.Stat(path); info.Mode() != 0o600 || bytes.Contains(sealed, k.bundle.CAKey) {
 		t.Errorf("mode %s, content %s", info.Mode(), sealed)
 	}
-	if got, err := identity.OpenBundle(bytes.NewReader(sealed), "correct horse battery"); err != nil || !bytes.Equal(got.CAKey, k.bundle.CAKey) {
+	got, err := identity.OpenBundle(bytes.NewReader(sealed), "correct horse battery")
+	if err != nil || !bytes.Equal(got.CAKey, k.bundle.CAKey) {
 		t.Errorf("opened: %v", err)
+	}
+	if recipient, err := got.Recipient(); err != nil || recipient == "" || k.made.Recipient != recipient {
+		t.Errorf("the mesh encrypts later keys for %q, the bundle opens what is for %q, %v", k.made.Recipient, recipient, err)
 	}
 	if code, _, stderr := run(t, args...); code != 1 || !strings.Contains(stderr, "exists already") {
 		t.Errorf("a second bundle over the first: %d %q", code, stderr)
@@ -151,7 +155,13 @@ func TestKeyringSentence(t *testing.T) {
 			CAKeyInState: true, SecretKeyWaits: true},
 		"every host and every backup holds the CA's key; recovery bundle of 2026-11-26; the key leaves the mesh's state at feature level 3, once every voter answers": {CAKeyInState: true, Bundle: &admin.KeyringBundle{Made: made, Current: true}},
 		"only the voters hold the CA's key; recovery bundle of 2026-11-26":                                                                                            {Bundle: &admin.KeyringBundle{Made: made, Current: true}},
-		"only the voters hold the CA's key; the recovery bundle of 2026-11-26 is outdated: make one on a voter with 'virtmesh keyring bundle --output FILE'":          {Bundle: &admin.KeyringBundle{Made: made}},
+		"only the voters hold the CA's key; Secrets are encrypted; recovery bundle of 2026-11-26, which stays good when keys are replaced": {
+			SecretsEncrypted: true, BundlesStayGood: true, Bundle: &admin.KeyringBundle{Made: made, Current: true, StaysGood: true}},
+		"only the voters hold the CA's key; Secrets are encrypted, and a new key waits until the recovery bundle gives it back, which takes seconds; recovery bundle of 2026-11-26, which stays good when keys are replaced": {
+			SecretsEncrypted: true, SecretKeyWaits: true, BundlesStayGood: true, Bundle: &admin.KeyringBundle{Made: made, Current: true, StaysGood: true}},
+		"only the voters hold the CA's key; Secrets are encrypted; recovery bundle of 2026-11-26, of an earlier version: a new one stays good when keys are replaced ('virtmesh keyring bundle --output FILE' on a voter)": {
+			SecretsEncrypted: true, BundlesStayGood: true, Bundle: &admin.KeyringBundle{Made: made, Current: true}},
+		"only the voters hold the CA's key; the recovery bundle of 2026-11-26 is outdated: make one on a voter with 'virtmesh keyring bundle --output FILE'": {Bundle: &admin.KeyringBundle{Made: made}},
 	} {
 		if got := keyringSentence(&k); got != want {
 			t.Errorf("%q, want %q", got, want)

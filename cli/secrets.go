@@ -16,7 +16,7 @@ func secretsCommand() *cli.Command {
 		Name: "secrets", Usage: "look after the key that encrypts Secrets in the mesh's state",
 		Subcommands: []*cli.Command{
 			{Name: "rotate-key", Usage: "replace the key, and encrypt all Secrets with the new one", Action: secretsRotateKey,
-				Description: "The new key encrypts once a recovery bundle and every voter have it: make a bundle afterwards, with 'virtmesh keyring bundle'. The command can be given again: it begins nothing while a new key waits.",
+				Description: "The new key encrypts once the recovery bundle gives it back and every voter has it: from feature level 5 on this needs nothing but a bundle that was made at that level; below it, or with an older bundle, make another one afterwards, with 'virtmesh keyring bundle'. The command can be given again: it begins nothing while a new key waits.",
 				Flags: []cli.Flag{
 					&cli.BoolFlag{Name: "status", Usage: "change nothing, and say how Secrets are stored"},
 					outputFlag(),
@@ -62,7 +62,11 @@ func secretsSentence(k *admin.SecretKeys) string {
 	}
 	switch {
 	case k.Waiting != "" && k.Bundled:
-		text += fmt.Sprintf("; a recovery bundle has the key %s, which encrypts once every voter has it", k.Waiting)
+		text += fmt.Sprintf("; the recovery bundle gives back the key %s, which encrypts once every voter has it", k.Waiting)
+	case k.Waiting != "" && k.StaysGood:
+		text += fmt.Sprintf("; the key %s encrypts once the recovery bundle gives it back, which takes seconds", k.Waiting)
+	case k.Wanted && k.StaysGood:
+		text += "; a new key is being made, and encrypts within seconds if every voter answers"
 	case k.Waiting != "":
 		text += fmt.Sprintf("; the key %s encrypts once a recovery bundle has it: '%s' as root on a voter", k.Waiting, bundleCommand)
 	case k.Wanted:

@@ -27,6 +27,21 @@ func (k keyringKeeper) custody(ctx context.Context, opts raftstore.ReadOptions) 
 	return k.identity.Judge(custody), nil
 }
 
+// knownCustody returns where the keys of the mesh are, for who asks this host: as its keyring
+// vouches for it if it votes, else as the state has it.
+func (m *Member) knownCustody(ctx context.Context) (identity.Custody, error) {
+	if slices.Contains(m.store.Voters(), m.config.Name) {
+		return m.keyringKeeper().custody(ctx, localRead)
+	}
+	return identity.ReadCustody(ctx, m.store, localRead)
+}
+
+// staysGood reports whether a recovery bundle (nil: there is none) will give back the keys that
+// are made after it, too.
+func (m *Member) staysGood(made *identity.BundleMade) bool {
+	return m.store.FeatureLevel() >= level.Succession && made != nil && made.Recipient != ""
+}
+
 // step looks whether the newest bundle gives back all keys, and makes the next move, if one is
 // due.
 func (k escrowKeeper) step(ctx context.Context) (escrowAct, error) {

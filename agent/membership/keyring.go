@@ -308,7 +308,7 @@ var _ admin.Keyring = (*Member)(nil)
 // describeBundle returns what is told of a recovery bundle. current says whether it gives back
 // the present keys.
 func (m *Member) describeBundle(made identity.BundleMade, current bool) *admin.KeyringBundle {
-	staysGood := m.store.FeatureLevel() >= level.Succession && made.Recipient != ""
+	staysGood := m.staysGood(&made)
 	return &admin.KeyringBundle{
 		Made: made.Made, Host: made.Host, Current: current, OpensBackups: made.BackupRecipient != "" || staysGood, StaysGood: staysGood,
 	}
@@ -316,7 +316,7 @@ func (m *Member) describeBundle(made identity.BundleMade, current bool) *admin.K
 
 // keyringStatus returns what operators are told of the keyring.
 func (m *Member) keyringStatus(ctx context.Context) (*admin.KeyringStatus, error) {
-	custody, err := identity.ReadCustody(ctx, m.store, raftstore.ReadOptions{Consistency: raftstore.Local})
+	custody, err := m.knownCustody(ctx)
 	if errors.Is(err, identity.ErrNotSeeded) {
 		return nil, nil
 	}
@@ -327,10 +327,7 @@ func (m *Member) keyringStatus(ctx context.Context) (*admin.KeyringStatus, error
 	if err != nil {
 		return nil, fmt.Errorf("read the keys for Secrets: %w", err)
 	}
-	if slices.Contains(m.store.Voters(), m.config.Name) && m.store.FeatureLevel() >= level.Succession {
-		custody = m.identity.Judge(custody)
-	}
-	status := &admin.KeyringStatus{CAKeyInState: custody.InState(), SecretsEncrypted: secrets.Active != "", SecretKeyWaits: secrets.Pending() != ""}
+	status := &admin.KeyringStatus{CAKeyInState: custody.InState(), SecretsEncrypted: secrets.Active != "", SecretKeyWaits: secrets.Pending() != "", BundlesStayGood: m.store.FeatureLevel() >= level.Succession}
 	if custody.Bundle != nil {
 		status.SecretKeyBundled = status.SecretKeyWaits && custody.RecoversSecretKeys(secrets.IDs())
 		used := identity.Holds{CAPins: []string{custody.CA.String()}, SecretKeyIDs: secrets.InUse()}

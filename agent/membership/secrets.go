@@ -249,10 +249,14 @@ func (m *Member) SecretKeys(ctx context.Context) (*admin.SecretKeys, error) {
 		return nil, err
 	}
 	status := &admin.SecretKeys{Active: keys.Active, Waiting: keys.Pending(), Wanted: keys.Rotate}
+	custody, err := m.knownCustody(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read which keys the recovery bundle gives back: %w", err)
+	}
+	status.StaysGood = m.staysGood(custody.Bundle)
 	if status.Waiting != "" {
-		if err := m.whatKeyWaitsFor(ctx, keys, status); err != nil {
-			return nil, err
-		}
+		status.Bundled = custody.RecoversSecretKeys(keys.IDs())
+		m.whatKeyWaitsFor(ctx, status)
 	}
 	for _, kind := range sealed.Kinds() {
 		all, err := m.store.List(ctx, raftstore.ListRequest{Prefix: kind.Prefix(), Compact: true, ReadOptions: localRead})
@@ -277,15 +281,10 @@ func (m *Member) SecretKeys(ctx context.Context) (*admin.SecretKeys, error) {
 }
 
 // whatKeyWaitsFor adds to a status who does not have the key that waits.
-func (m *Member) whatKeyWaitsFor(ctx context.Context, keys identity.SecretKeysRecord, status *admin.SecretKeys) error {
-	custody, err := identity.ReadCustody(ctx, m.store, localRead)
-	if err != nil {
-		return fmt.Errorf("read which keys a recovery bundle has: %w", err)
-	}
-	status.Bundled = custody.RecoversSecretKeys(keys.IDs())
-	status.StaysGood = m.store.FeatureLevel() >= level.Succession && custody.Bundle != nil && custody.Bundle.Recipient != ""
+func (m *Member) whatKeyWaitsFor(ctx context.Context, status *admin.SecretKeys) {
 	has := holdsSecretKeys([]string{status.Waiting})
 	for _, voter := range m.store.Voters() {
+		var err error
 		holding := keyring.Holding{SecretKeys: m.identity.SecretKeyIDs()}
 		if voter != m.config.Name {
 			if holding, err = m.voters.Holding(ctx, voter); err != nil {
@@ -297,7 +296,6 @@ func (m *Member) whatKeyWaitsFor(ctx context.Context, keys identity.SecretKeysRe
 			status.Lacking = append(status.Lacking, voter)
 		}
 	}
-	return nil
 }
 
 // RotateSecretKey implements admin.Keys.

@@ -64,6 +64,7 @@ func TestChecks(t *testing.T) {
 		repair string // what --fix does; "" if nothing
 	}{
 		"no bundle":                  {func(f *Facts) { f.Status.Keyring = &admin.KeyringStatus{CAKeyInState: true} }, "recovery bundle", Warning, "every host and every backup holds the key", ""},
+		"a bundle of before":         {func(f *Facts) { f.Status.Keyring.BundlesStayGood = true }, "recovery bundle", Warning, "is of an earlier version: each key that is replaced waits for another bundle", ""},
 		"an old bundle":              {func(f *Facts) { f.Status.Keyring.Bundle.Current = false }, "recovery bundle", Warning, "that of 2026-11-26 does not hold the present keys", ""},
 		"not root":                   {func(f *Facts) { f.Root = false }, "root", Failed, "not root", ""},
 		"bad configuration":          {func(f *Facts) { f.ConfigErr = errors.New("unknown field") }, "configuration", Failed, "unknown field", ""},

@@ -58,8 +58,10 @@ func checkKeyring(f Facts) []Finding {
 	switch {
 	case k.SecretKeyBundled:
 		return warn("key for Secrets", "the newest one encrypts nothing until every voter has it", "'virtmesh secrets rotate-key --status' names the voters; start them, or remove those that are gone, with 'virtmesh node remove'")
-	case k.SecretKeyWaits:
+	case k.SecretKeyWaits && !k.Bundle.StaysGood:
 		return warn(check, "that of "+k.Bundle.Made.Local().Format(time.DateOnly)+" does not hold the newest key for Secrets, so the key encrypts nothing yet", fix)
+	case k.BundlesStayGood && !k.Bundle.StaysGood:
+		return warn(check, "that of "+k.Bundle.Made.Local().Format(time.DateOnly)+" is of an earlier version: each key that is replaced waits for another bundle, and a new bundle stays good", fix)
 	}
 	return pass(check, "made on "+k.Bundle.Host+", "+k.Bundle.Made.Local().Format(time.DateOnly))
 }

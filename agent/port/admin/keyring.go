@@ -29,10 +29,13 @@ type KeyringStatus struct {
 	CAKeyInState bool `json:"caKeyInState"`
 	// SecretsEncrypted reports whether Secrets are encrypted in the mesh's state.
 	SecretsEncrypted bool `json:"secretsEncrypted"`
-	// SecretKeyWaits reports whether there is a key for Secrets that encrypts once a recovery
-	// bundle and every voter have it; SecretKeyBundled whether a bundle has it.
+	// SecretKeyWaits reports whether there is a key for Secrets that encrypts once the recovery
+	// bundle gives it back and every voter has it; SecretKeyBundled whether the bundle does.
 	SecretKeyWaits   bool `json:"secretKeyWaits"`
 	SecretKeyBundled bool `json:"secretKeyBundled,omitempty"`
+	// BundlesStayGood reports whether the mesh puts new keys into escrow for the newest recovery
+	// bundle, if that is of a version that knows how (KeyringBundle.StaysGood).
+	BundlesStayGood bool `json:"bundlesStayGood,omitempty"`
 	// Bundle is the newest recovery bundle; nil if none was made.
 	Bundle *KeyringBundle `json:"bundle,omitempty"`
 }

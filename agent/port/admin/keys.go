@@ -27,12 +27,12 @@ const SecretsPath = "/mesh/v1/secrets"
 type SecretKeys struct {
 	// Active names the key that encrypts; empty as long as nothing is encrypted.
 	Active string `json:"active,omitempty"`
-	// Waiting names a key that encrypts once a recovery bundle and every voter have it; Wanted
+	// Waiting names a key that encrypts once the recovery bundle gives it back and every voter has it; Wanted
 	// reports whether one is still to be made.
 	Waiting string `json:"waiting,omitempty"`
 	Wanted  bool   `json:"wanted,omitempty"`
 	// Bundled reports whether the recovery bundle gives back the key that waits, and StaysGood
-	// whether it soon will by itself. Lacking are the voters that do not have the key, Silent
+	// whether it does so by itself soon after a key was made. Lacking are the voters that do not have the key, Silent
 	// those that do not answer.
 	Bundled   bool     `json:"bundled,omitempty"`
 	StaysGood bool     `json:"staysGood,omitempty"`
