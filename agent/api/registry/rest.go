@@ -34,8 +34,11 @@ type REST struct {
 	kind *kinds.Kind
 	// undecoded lists and watches objects as they are stored.
 	undecoded *genericregistry.Store
-	// stored deletes what cannot be read; nil if the storage is not the mesh's.
+	// stored deletes what cannot be read; nil if the storage is not the mesh's, or nothing of
+	// the kind is ever encrypted.
 	stored *apistore.Store
+	// opened is the storage without what cannot be read; nil if stored is.
+	opened *genericregistry.Store
 }
 
 var (
@@ -57,7 +60,11 @@ func newREST(main *genericregistry.Store, k *kinds.Kind) *REST {
 	if !ok {
 		return r
 	}
-	r.stored = s
+	if len(k.Sealed) > 0 {
+		opened := *main
+		opened.Storage.Storage = s.WithoutUnopened()
+		r.stored, r.opened = s, &opened
+	}
 	if s = s.Undecoded(); s != nil {
 		u := *main
 		u.Storage.Storage = s
@@ -81,7 +88,7 @@ func (r *REST) Watch(ctx context.Context, opts *metainternalversion.ListOptions)
 // opens, which the library could not, since it reads what it deletes.
 func (r *REST) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
 	obj, deleted, err := r.Store.Delete(ctx, name, validate, opts)
-	if err == nil || r.stored == nil || len(r.kind.Sealed) == 0 || apierrors.IsNotFound(err) {
+	if err == nil || r.stored == nil || apierrors.IsNotFound(err) {
 		return obj, deleted, err
 	}
 	key, keyErr := r.KeyFunc(ctx, name)
@@ -102,6 +109,33 @@ func (r *REST) Delete(ctx context.Context, name string, validate rest.ValidateOb
 		return nil, false, storeerr.InterpretDeleteError(failed, r.kind.GroupResource(), name)
 	}
 	return out, true, nil
+}
+
+// DeleteCollection implements rest.CollectionDeleter. It also deletes what no key of the mesh opens,
+// if the selectors match what of it can be read.
+func (r *REST) DeleteCollection(
+	ctx context.Context, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions, selected *metainternalversion.ListOptions,
+) (runtime.Object, error) {
+	if r.stored == nil {
+		return r.Store.DeleteCollection(ctx, validate, opts, selected)
+	}
+	label, field := labels.Everything(), fields.Everything()
+	if selected != nil && selected.LabelSelector != nil {
+		label = selected.LabelSelector
+	}
+	if selected != nil && selected.FieldSelector != nil {
+		field = selected.FieldSelector
+	}
+	unopened, err := r.stored.UnopenedNames(ctx, r.KeyRootFunc(ctx), r.PredicateFunc(label, field))
+	if err != nil {
+		return nil, storeerr.InterpretListError(err, r.kind.GroupResource())
+	}
+	for _, name := range unopened {
+		if _, _, err := r.Delete(ctx, name, validate, opts.DeepCopy()); err != nil && !apierrors.IsNotFound(err) {
+			return nil, err
+		}
+	}
+	return r.opened.DeleteCollection(ctx, validate, opts, selected)
 }
 
 // Mesh is what the objects of the mesh are judged by at each write.

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/storage"
 
-	"virtmesh/agent/kinds"
 	"virtmesh/agent/sealed"
 	"virtmesh/raftstore"
 )
@@ -157,9 +156,7 @@ type page struct {
 
 func newPage(s *Store, listObj runtime.Object, items reflect.Value, opts storage.ListOptions) *page {
 	p := &page{store: s, items: items, pred: opts.Predicate, newItem: s.newFunc}
-	if c, ok := s.codec.(*Codec); ok {
-		p.sealable = len(c.kind.Sealed) > 0
-	}
+	p.sealable = s.sealable()
 	if l, ok := listObj.(*UndecodedList); ok {
 		p.undecoded = l
 	} else {
@@ -192,10 +189,11 @@ func (p *page) addRecord(ctx context.Context, rec raftstore.Record) error {
 	if ctx.Err() != nil {
 		return storage.NewTimeoutError(rec.Key, "the list did not finish in time")
 	}
-	if p.sealable {
-		if err := checkOpened(rec); err != nil {
-			return err
+	if p.sealable && sealed.IsSealed(rec.Expand().Value) {
+		if p.store.leavesUnopened {
+			return nil
 		}
+		return fmt.Errorf("list %s: %w", rec.Key, errUnopened(rec))
 	}
 	if p.undecoded != nil {
 		return p.addUndecoded(rec)
@@ -208,17 +206,6 @@ func (p *page) addRecord(ctx context.Context, rec raftstore.Record) error {
 		p.items.Set(reflect.Append(p.items, reflect.ValueOf(obj).Elem()))
 	}
 	return nil
-}
-
-// checkOpened returns an error for an object that no key of the mesh opens. A list without it
-// would be taken for a whole one, and once an undecoded list is being written it is too late.
-func checkOpened(rec raftstore.Record) error {
-	if !sealed.IsSealed(rec.Expand().Value) {
-		return nil
-	}
-	_, key, _ := kinds.ParseStoreKey(rec.Key)
-	return fmt.Errorf("list %s: no key of this mesh opens it, so nobody can read it any more; lists work again once it is deleted: "+
-		"'kubectl delete -n %s secret %s'", rec.Key, key.Namespace, key.Name)
 }
 
 // addUndecoded adds an object as it is stored. What must be decoded to be matched is not

@@ -78,6 +78,8 @@ type Store struct {
 	versioner    storage.Versioner
 	turns        *Turns
 	form         *form // nil if lists and watches are of decoded objects
+	// leavesUnopened is whether lists leave out what nobody can open, instead of failing.
+	leavesUnopened bool
 }
 
 var _ storage.Interface = (*Store)(nil)

@@ -2,20 +2,73 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/storage"
 
-	"virtmesh/agent/objects"
+	"virtmesh/agent/kinds"
 	"virtmesh/agent/sealed"
 	"virtmesh/raftstore"
 )
 
-// DeleteUnopened deletes an object that no key of the mesh opens, whose metadata alone can be
+// sealable is whether objects of the kind can be encrypted in the store.
+func (s *Store) sealable() bool {
+	c, ok := s.codec.(*Codec)
+	return ok && len(c.kind.Sealed) > 0
+}
+
+// errUnopened is the error of a list or watch that comes to an object that no key of the mesh
+// opens. Without it they would be taken for whole ones, and with it for one without data. It comes
+// before the first byte of the list, or of the event.
+func errUnopened(rec raftstore.Record) error {
+	_, key, _ := kinds.ParseStoreKey(rec.Key)
+	return fmt.Errorf("no key of this mesh opens it, so nobody can read it any more; lists and watches work again once it is deleted: "+
+		"'kubectl delete -n %s secret %s'", key.Namespace, key.Name)
+}
+
+// WithoutUnopened returns the same store, whose lists leave out what no key of the mesh opens. It
+// is for who takes care of those otherwise.
+func (s *Store) WithoutUnopened() *Store {
+	u := *s
+	u.leavesUnopened = true
+	return &u
+}
+
+// UnopenedNames returns the names of the objects below a key that no key of the mesh opens and
+// that a selector matches, by what of them can be read.
+func (s *Store) UnopenedNames(ctx context.Context, key string, pred storage.SelectionPredicate) ([]string, error) {
+	prefix, err := storage.PrepareKey(s.prefix+"/", key, true)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.listRecords(ctx, raftstore.ListRequest{Prefix: prefix, Compact: true})
+	if err != nil {
+		return nil, s.readError(err, 0, s.backend.Revision())
+	}
+	var names []string
+	for _, rec := range res.Records {
+		rec = rec.Expand()
+		if !sealed.IsSealed(rec.Value) {
+			continue
+		}
+		obj := s.newFunc()
+		if err := s.decodeReadable(rec, obj); err != nil {
+			return nil, err
+		}
+		if ok, err := pred.Matches(obj); err != nil || !ok {
+			continue
+		}
+		_, key, _ := kinds.ParseStoreKey(rec.Key)
+		names = append(names, key.Name)
+	}
+	return names, nil
+}
+
+// DeleteUnopened deletes an object that no key of the mesh opens, of which only a part can be
 // read. It reports false, and does nothing, for any other. The object that pre and validate
-// judge, and that is read into out, has nothing but its metadata. Its finalizers do not hold it:
+// judge, and that is read into out, has only what is not encrypted. Its finalizers do not hold it:
 // nobody could take them off.
 func (s *Store) DeleteUnopened(ctx context.Context, key string, out runtime.Object, pre *storage.Preconditions,
 	validate storage.ValidateObjectFunc, dryRun bool) (bool, error) {
@@ -36,7 +89,7 @@ func (s *Store) DeleteUnopened(ctx context.Context, key string, out runtime.Obje
 	if !sealed.IsSealed(rec.Value) {
 		return false, nil
 	}
-	if err := s.decodeMetadata(rec, out); err != nil {
+	if err := s.decodeReadable(rec, out); err != nil {
 		return true, err
 	}
 	if err := pre.Check(key, out); err != nil {
@@ -52,20 +105,11 @@ func (s *Store) DeleteUnopened(ctx context.Context, key string, out runtime.Obje
 	return true, s.versioner.UpdateObject(out, rev)
 }
 
-// decodeMetadata reads the metadata of a stored object into out, and nothing else.
-func (s *Store) decodeMetadata(rec raftstore.Record, out runtime.Object) error {
-	var shape struct {
-		Metadata metav1.ObjectMeta `json:"metadata"`
-	}
-	if err := objects.DecodeShape(rec, &shape); err != nil {
-		return err
-	}
-	meta, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&shape)
-	if err != nil {
-		return fmt.Errorf("read the metadata of %s: %w", rec.Key, err)
-	}
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(meta, out); err != nil {
-		return fmt.Errorf("read the metadata of %s: %w", rec.Key, err)
+// decodeReadable reads of a stored object into out what is not encrypted: its metadata, and fields
+// that are never sealed.
+func (s *Store) decodeReadable(rec raftstore.Record, out runtime.Object) error {
+	if err := json.Unmarshal(rec.Value, out); err != nil {
+		return fmt.Errorf("read what is not encrypted of %s: %w", rec.Key, err)
 	}
 	return s.versioner.UpdateObject(out, rec.ModRevision)
 }

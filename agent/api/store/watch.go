@@ -14,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 
+	"virtmesh/agent/sealed"
 	"virtmesh/raftstore"
 )
 
@@ -168,7 +169,7 @@ func (w *watcher) convertEvent(e raftstore.Event) (ev watch.Event, ok bool, err 
 	}
 	if e.Type == raftstore.Delete {
 		// Send the last state of the object, with the revision of its deletion.
-		obj, err := w.selectObject(e.Prev, e.Revision)
+		obj, err := w.selectFormer(e.Prev, e.Revision)
 		return watch.Event{Type: watch.Deleted, Object: obj}, obj != nil, err
 	}
 	cur, err := w.selectObject(&e.Record, e.Record.ModRevision)
@@ -189,7 +190,7 @@ func (w *watcher) convertEvent(e raftstore.Event) (ev watch.Event, ok bool, err 
 // transitionEvent returns the event of an update for a client with a selector: an
 // object that begins to match is ADDED, one that no longer matches is DELETED.
 func (w *watcher) transitionEvent(e raftstore.Event, cur runtime.Object) (watch.Event, bool, error) {
-	old, err := w.selectObject(e.Prev, e.Record.ModRevision)
+	old, err := w.selectFormer(e.Prev, e.Record.ModRevision)
 	switch {
 	case err != nil:
 		return watch.Event{}, false, err
@@ -203,10 +204,31 @@ func (w *watcher) transitionEvent(e raftstore.Event, cur runtime.Object) (watch.
 	return watch.Event{}, false, nil
 }
 
+// selectFormer is selectObject for the state of an object from before its deletion or change. Of
+// one that no key of the mesh opened it is what can be read.
+func (w *watcher) selectFormer(rec *raftstore.Record, rev uint64) (runtime.Object, error) {
+	if rec == nil || !w.store.sealable() || !sealed.IsSealed(rec.Expand().Value) {
+		return w.selectObject(rec, rev)
+	}
+	former := rec.Expand()
+	former.ModRevision = rev
+	obj := w.store.newFunc()
+	if err := w.store.decodeReadable(former, obj); err != nil {
+		return nil, fmt.Errorf("watch: %w", err)
+	}
+	if ok, err := w.opts.Predicate.Matches(obj); err != nil || !ok {
+		return nil, nil //nolint:nilerr // an object that cannot be matched is not selected
+	}
+	return obj, nil
+}
+
 // selectObject returns the object of rec at rev. It returns nil if the selector does not match.
 func (w *watcher) selectObject(rec *raftstore.Record, rev uint64) (runtime.Object, error) {
 	if rec == nil {
 		return nil, nil
+	}
+	if w.store.sealable() && sealed.IsSealed(rec.Expand().Value) {
+		return nil, fmt.Errorf("watch %s: %w", rec.Key, errUnopened(*rec))
 	}
 	stored := &Undecoded{store: w.store, rec: *rec}
 	stored.rec.ModRevision = rev
