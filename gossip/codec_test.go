@@ -35,6 +35,7 @@ func genFacts(t *rapid.T) Facts {
 		Unschedulable: rapid.Bool().Draw(t, "unschedulable"),
 		Idle:          rapid.Bool().Draw(t, "idle"),
 		Keys:          str.Draw(t, "keys"),
+		Trust:         str.Draw(t, "trust"), SignedBy: str.Draw(t, "signed by"),
 	}
 	if rapid.Bool().Draw(t, "more") {
 		f.CPUModels, f.Images = list.Draw(t, "models"), list.Draw(t, "images")
@@ -95,7 +96,7 @@ func TestATagIsThereOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		facts, s := genFacts(t), section(rapid.IntRange(0, int(sectionCount)-1).Draw(t, "section"))
 		w := fieldWriter{buf: encodeSection(s, &facts)}
-		w.str(rapid.Uint64Range(tagKeys+1, 1<<40).Draw(t, "tag of a later version"), "later")
+		w.str(rapid.Uint64Range(tagSignedBy+1, 1<<40).Draw(t, "tag of a later version"), "later")
 		_, fields := fieldsOf(t, w.buf)
 		twice := slices.Concat(fields, [][]byte{rapid.SampledFrom(fields).Draw(t, "twice")})
 		store := newFactStore()

@@ -42,6 +42,9 @@ type Facts struct {
 	Idle bool
 	// Keys is the Fingerprint of the keys that the member has. The package fills it in.
 	Keys string
+	// Trust names the set of CAs that the member trusts, and SignedBy the CA that signed its
+	// certificate. What they are is the caller's matter.
+	Trust, SignedBy string
 }
 
 // Resources is an amount of each resource that a guest can consume.

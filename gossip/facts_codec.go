@@ -43,6 +43,8 @@ const (
 	tagIdle          = 14
 	tagLowestLevel   = 15
 	tagKeys          = 16
+	tagTrust         = 17
+	tagSignedBy      = 18
 )
 
 // errMalformed is returned by every decoder of this package for bytes that no
@@ -77,6 +79,8 @@ func encodeSection(s section, f *Facts) []byte {
 		w.list(tagImages, f.Images)
 		w.labels(tagLabels, f.Labels)
 		w.str(tagKeys, f.Keys)
+		w.str(tagTrust, f.Trust)
+		w.str(tagSignedBy, f.SignedBy)
 	}
 	return w.buf
 }
@@ -161,6 +165,10 @@ func decodeField(tag uint64, v *reader, f *Facts) {
 		f.Idle = true
 	case tagKeys:
 		f.Keys = string(v.b)
+	case tagTrust:
+		f.Trust = string(v.b)
+	case tagSignedBy:
+		f.SignedBy = string(v.b)
 	}
 }
 

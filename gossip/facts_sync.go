@@ -76,7 +76,8 @@ func (g *Gossip) setFacts(f Facts) error {
 	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	urgent := f.Unschedulable != g.own.facts.Unschedulable || f.Idle != g.own.facts.Idle || f.Keys != g.own.facts.Keys
+	was := g.own.facts
+	urgent := f.Unschedulable != was.Unschedulable || f.Idle != was.Idle || f.Keys != was.Keys || f.Trust != was.Trust || f.SignedBy != was.SignedBy
 	changed := false
 	for i := range secs {
 		if string(secs[i]) != string(g.own.secs[i]) {

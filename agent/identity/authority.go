@@ -44,10 +44,10 @@ type ClientSigning struct {
 
 var _ Authority = (*Signer)(nil)
 
-// WithKeyring returns a Signer that takes the key of the CA from held where the replicated
-// store has none. A host that holds none asks voters; nil asks nobody, and returns
+// WithKeyring returns a Signer that takes the key of the CA that signs from held, which knows
+// keys by the pins of their CAs, where the replicated store has none. A host that holds none asks voters; nil asks nobody, and returns
 // ErrNoCAKey.
-func (s *Signer) WithKeyring(held func() []byte, voters Authority) *Signer {
+func (s *Signer) WithKeyring(held func(Pin) []byte, voters Authority) *Signer {
 	keyed := *s
 	keyed.held, keyed.voters = held, voters
 	return &keyed

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -57,15 +58,11 @@ func ValidatePassphrase(passphrase string) error {
 
 // Bundle returns what a recovery bundle of this host's mesh holds, or ErrNoCAKey.
 func (i *Identity) Bundle() (Bundle, error) {
-	key := i.CAKey()
-	if len(key) == 0 {
-		return Bundle{}, ErrNoCAKey
-	}
-	ca, err := ParseCA(i.CABundle(), key)
+	ca, err := i.signingCA()
 	if err != nil {
 		return Bundle{}, err
 	}
-	return newBundle(i.MeshID(), ca.CertificatePEM(), key, i.SecretKeys())
+	return newBundle(i.MeshID(), ca.CertificatePEM(), i.CAKeyOf(ca.Pin()), i.SecretKeys())
 }
 
 func newBundle(meshID string, certificate, caKey []byte, secretKeys []sealed.PrivateKey) (Bundle, error) {
@@ -170,7 +167,7 @@ func (i *Identity) TakeBundle(b Bundle) error {
 	}
 	var refused error
 	for _, key := range append([][]byte{b.CAKey}, b.laterCAKeys...) {
-		if _, err := ParseCA(i.CABundle(), key); err != nil {
+		if err := i.fitsTrust(key); err != nil {
 			refused = err
 			continue
 		}
@@ -183,4 +180,16 @@ func (i *Identity) TakeBundle(b Bundle) error {
 		return fmt.Errorf("the recovery bundle of %s does not fit the CA that this host trusts: %w", b.Made.Format(time.DateOnly), refused)
 	}
 	return i.KeepSecretKeys(secrets...)
+}
+
+// fitsTrust returns an error unless a key (PEM) is that of a CA that this host trusts.
+func (i *Identity) fitsTrust(caKey []byte) error {
+	key, err := newCAKey(caKey)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(pinsOf(i.CABundle()), key.pin) {
+		return errors.New("key and certificate do not belong together")
+	}
+	return nil
 }

@@ -109,7 +109,7 @@ func TestWithdrawCAKey(t *testing.T) {
 	if _, err := m.signer.RenewHost(ctx, m.First.Node(), csr); !errors.Is(err, identity.ErrNoCAKey) {
 		t.Errorf("signed without a key: %v", err)
 	}
-	if _, err := m.signer.WithKeyring(m.First.CAKey, nil).RenewHost(ctx, m.First.Node(), csr); err != nil {
+	if _, err := m.signer.WithKeyring(m.First.CAKeyOf, nil).RenewHost(ctx, m.First.Node(), csr); err != nil {
 		t.Errorf("signed with the keyring: %v", err)
 	}
 	if err := m.First.DropCAKey(); err != nil {

@@ -47,6 +47,9 @@ func (b *BundleMade) HasSecretKeys(ids []string) bool {
 type Custody struct {
 	// CA is the pin of the CA that signs.
 	CA Pin
+	// InUse are the pins of the CAs whose keys the mesh needs, that of CA first: those that
+	// hosts trust, and while the CA is replaced the next one.
+	InUse []Pin
 	// Key is the key, PEM, if it is in the replicated state, and so on every host and in
 	// every backup. It is empty once only the voters' keyring holds it.
 	Key []byte
@@ -108,7 +111,7 @@ func ReadCustody(ctx context.Context, store Store, opts raftstore.ReadOptions) (
 	if err != nil {
 		return Custody{}, err
 	}
-	c := Custody{CA: pin, Key: rec.Key}
+	c := Custody{CA: pin, InUse: rec.InUse(), Key: rec.Key}
 	var bundles BundlesRecord
 	switch _, err := readJSON(ctx, store, KeyBundles, opts, &bundles); {
 	case err == nil:
@@ -128,7 +131,7 @@ func ParseCustody(record []byte) (Custody, error) {
 		return Custody{}, fmt.Errorf("read %s: %w", KeyCA, err)
 	}
 	pin, err := rec.pin()
-	return Custody{CA: pin, Key: rec.Key}, err
+	return Custody{CA: pin, InUse: rec.InUse(), Key: rec.Key}, err
 }
 
 // CAPin returns the pin of the mesh's CA, linearizably, or ErrNotSeeded.
@@ -256,7 +259,7 @@ func WithdrawCAKey(ctx context.Context, store Store) error {
 }
 
 // pin returns the pin of the CA that signs.
-func (r CARecord) pin() (Pin, error) {
+func (r *CARecord) pin() (Pin, error) {
 	certs, err := ParseCertificates(r.Certificate)
 	if err != nil {
 		return Pin{}, fmt.Errorf("read %s: %w", KeyCA, err)

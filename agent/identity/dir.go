@@ -53,6 +53,8 @@ type Info struct {
 	Joined time.Time `json:"joined"`
 	// GossipGeneration is the version of the gossip keys in the folder.
 	GossipGeneration uint64 `json:"gossipGeneration,omitempty"`
+	// TrustGeneration is the version of the CAs that the host trusts; see CARecord.Generation.
+	TrustGeneration uint64 `json:"trustGeneration,omitempty"`
 }
 
 // node returns the name and ID that the host's certificate carries.
@@ -88,9 +90,9 @@ type State struct {
 	CABundle []byte
 	// GossipKeys are 32 bytes each, the first encrypts.
 	GossipKeys [][]byte
-	// CAKey is the private key of the first CA in CABundle, PEM. With it the host can
-	// sign its own certificate while the replicated store does not answer. If it is
-	// empty, the host cannot.
+	// CAKey are the private keys of CAs, PEM, one after the other. With that of a CA in
+	// CABundle the host can sign its own certificate while the replicated store does not
+	// answer. If it is empty, the host cannot.
 	CAKey []byte
 	// SecretKeys are the private keys for Secrets; a host that does not vote has none.
 	SecretKeys []sealed.PrivateKey
@@ -205,12 +207,8 @@ func (st State) check() (*material, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(st.CAKey) > 0 {
-		if _, err := ParseCA(st.CABundle, st.CAKey); err != nil {
-			return nil, err
-		}
-	} else if st.Founder {
-		return nil, errors.New("the first host of a mesh must have the key of the CA")
+	if _, err := st.caKeys(); err != nil {
+		return nil, err
 	}
 	return newMaterial(st.Info.node(), key, st.Chain, st.CABundle)
 }
@@ -234,13 +232,9 @@ func writeState(at string, st State) error {
 		fileNode:   nodePEM(st.Key, st.Chain),
 		fileGossip: encodeGossipKeys(st.GossipKeys),
 	}
-	if len(st.CAKey) > 0 {
-		files[fileCAKey] = st.CAKey
-	}
-	if len(st.SecretKeys) > 0 {
-		if files[fileSecretKeys], err = encodeSecretKeys(st.SecretKeys); err != nil {
-			return err
-		}
+	secrets := map[string][]byte{fileCAKey: st.CAKey}
+	if secrets[fileSecretKeys], err = encodeSecretKeys(st.SecretKeys); err != nil {
+		return err
 	}
 	if st.Bundle != nil {
 		if files[fileKnownBundle], err = json.Marshal(st.Bundle); err != nil {
@@ -254,6 +248,11 @@ func writeState(at string, st State) error {
 	}
 	for name, data := range files {
 		if err := durable.WriteFile(filepath.Join(at, name), data, 0o600); err != nil {
+			return err
+		}
+	}
+	for name, data := range secrets {
+		if err := writeSecretFile(at, name, data); err != nil {
 			return err
 		}
 	}
@@ -289,11 +288,11 @@ func readState(dir string) (State, error) {
 	if st.GossipKeys, err = parseGossipKeys(string(keys)); err != nil {
 		return State{}, fmt.Errorf("read identity: %s: %w", fileGossip, err)
 	}
-	st.CAKey, err = os.ReadFile(filepath.Join(at, fileCAKey))
+	st.CAKey, err = readSecretFile(at, fileCAKey)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return State{}, fmt.Errorf("read identity: %w", err)
 	}
-	secrets, err := os.ReadFile(filepath.Join(at, fileSecretKeys))
+	secrets, err := readSecretFile(at, fileSecretKeys)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return State{}, fmt.Errorf("read identity: %w", err)
 	}

@@ -213,10 +213,11 @@ func (i *Identity) vouchesFor(e EscrowRecord, cas []Pin) bool {
 
 // caKeyOf returns this host's copy of the private key of a CA, PEM; nil if it holds none.
 func (i *Identity) caKeyOf(pin string) []byte {
-	if held, ok := i.HeldCA(); ok && held.String() == pin {
-		return i.CAKey()
+	ca, err := ParsePin(pin)
+	if err != nil {
+		return nil
 	}
-	return nil
+	return i.CAKeyOf(ca)
 }
 
 // maxEscrow bounds what is read of an escrow, in bytes.

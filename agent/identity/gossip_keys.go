@@ -178,13 +178,9 @@ func (i *Identity) KeepGossipKeys(next GossipKeyring) (changed bool, err error) 
 		return false, fmt.Errorf("keep gossip keys: %w", err)
 	}
 	i.gossip = cloneKeys(next.Keys)
-	info := i.info
-	info.Seeds, info.GossipGeneration = *i.seeds.Load(), next.Generation
-	data, err := encodeInfo(info)
-	if err == nil {
-		err = durable.WriteFile(i.path(fileInfo), data, 0o600)
-	}
-	if err != nil {
+	info := i.infoNow()
+	info.GossipGeneration = next.Generation
+	if err := i.writeInfo(info); err != nil {
 		return true, fmt.Errorf("keep the generation of the gossip keys: %w", err)
 	}
 	i.gossipGeneration = next.Generation

@@ -27,7 +27,7 @@ import (
 // writes.
 type Identity struct {
 	dir  string
-	info Info // without what changes: the seeds, and the generation of the gossip keys
+	info Info // without what changes: the seeds, and the generations of keys and CAs
 
 	current atomic.Pointer[material]
 	seeds   atomic.Pointer[[]Seed]
@@ -36,7 +36,10 @@ type Identity struct {
 	gossip [][]byte
 	// gossipGeneration is the version of gossip.
 	gossipGeneration uint64
-	caKey            []byte
+	// trustGeneration is the version of the CAs that are trusted.
+	trustGeneration uint64
+	// caKeys is never changed, only replaced.
+	caKeys caKeys
 	// secretKeys is never changed, only replaced.
 	secretKeys []sealed.PrivateKey
 	// knownBundle is never changed, only replaced.
@@ -44,9 +47,11 @@ type Identity struct {
 	founder     bool
 }
 
-// material is the set of keys and certificates that one rotation replaces together.
+// material is this host's certificate and what it trusts. Each is of use without the other: the
+// certificate brings the CA that signed it along, which the host may not trust any more.
 type material struct {
 	cert   tls.Certificate
+	signer Pin // of the CA that signed cert
 	bundle []byte
 	roots  *x509.CertPool
 }
@@ -67,14 +72,21 @@ func Open(dir string) (*Identity, error) {
 	if err := removeLeftovers(dir); err != nil {
 		return nil, err
 	}
-	id := &Identity{dir: dir, info: st.Info, gossip: st.GossipKeys, gossipGeneration: st.Info.GossipGeneration, caKey: st.CAKey, secretKeys: st.SecretKeys, knownBundle: st.Bundle, founder: st.Founder}
+	caKeys, err := st.caKeys()
+	if err != nil {
+		return nil, fmt.Errorf("read identity in %s: %w", dir, err)
+	}
+	id := &Identity{
+		dir: dir, info: st.Info, gossip: st.GossipKeys, gossipGeneration: st.Info.GossipGeneration, trustGeneration: st.Info.TrustGeneration,
+		caKeys: caKeys, secretKeys: st.SecretKeys, knownBundle: st.Bundle, founder: st.Founder,
+	}
 	id.current.Store(m)
 	id.seeds.Store(&st.Info.Seeds)
 	return id, nil
 }
 
-// newMaterial checks that the chain is a certificate of node for key, signed by one of
-// the bundle's CAs. It does not look at the clock.
+// newMaterial checks that the chain is a certificate of node for key, signed by one of the
+// bundle's CAs or by one that the chain holds itself. It does not look at the clock.
 func newMaterial(node Node, key *ecdsa.PrivateKey, chain, bundle []byte) (*material, error) {
 	certs, err := ParseCertificates(chain)
 	if err != nil {
@@ -88,21 +100,41 @@ func newMaterial(node Node, key *ecdsa.PrivateKey, chain, bundle []byte) (*mater
 	if !key.PublicKey.Equal(leaf.PublicKey) {
 		return nil, errors.New("host certificate: its public key does not match the private key")
 	}
+	trusted, err := ParseCertificates(bundle)
+	if err != nil {
+		return nil, err
+	}
+	signer := signerOf(leaf, append(certs[1:len(certs):len(certs)], trusted...))
+	if signer == nil {
+		return nil, errors.New("host certificate: no CA at hand has signed it")
+	}
+	own := x509.NewCertPool()
+	own.AddCert(signer)
 	// Verify at a time within the certificate's validity, because the caller may be
 	// about to renew an expired one.
-	got, err := VerifyNode(certs, roots, leaf.NotBefore, x509.ExtKeyUsageServerAuth)
+	got, err := VerifyNode(certs, own, leaf.NotBefore, x509.ExtKeyUsageServerAuth)
 	if err != nil {
 		return nil, fmt.Errorf("host certificate: %w", err)
 	}
 	if got != node {
 		return nil, fmt.Errorf("host certificate: it names host %s, want %s", got, node)
 	}
-	m := &material{bundle: bytes.Clone(bundle), roots: roots}
+	m := &material{bundle: bytes.Clone(bundle), roots: roots, signer: PinOf(signer)}
 	m.cert.PrivateKey, m.cert.Leaf = key, leaf
 	for _, c := range certs {
 		m.cert.Certificate = append(m.cert.Certificate, c.Raw)
 	}
 	return m, nil
+}
+
+// signerOf returns the first of some CAs that has signed a certificate, or nil.
+func signerOf(leaf *x509.Certificate, cas []*x509.Certificate) *x509.Certificate {
+	for _, ca := range cas {
+		if ca.IsCA && leaf.CheckSignatureFrom(ca) == nil {
+			return ca
+		}
+	}
+	return nil
 }
 
 // NewPool returns the pool of a PEM bundle of CA certificates.
@@ -205,51 +237,29 @@ func (i *Identity) SetSeeds(seeds []Seed) error {
 	if slices.Equal(seeds, *i.seeds.Load()) {
 		return nil
 	}
-	info := i.info
-	info.Seeds, info.GossipGeneration = slices.Clone(seeds), i.gossipGeneration
-	data, err := encodeInfo(info)
-	if err == nil {
-		err = durable.WriteFile(i.path(fileInfo), data, 0o600)
-	}
-	if err != nil {
+	info := i.infoNow()
+	info.Seeds = slices.Clone(seeds)
+	if err := i.writeInfo(info); err != nil {
 		return fmt.Errorf("set seeds: %w", err)
 	}
 	i.seeds.Store(&info.Seeds)
 	return nil
 }
 
-// Install makes a new certificate for key the identity of this host: it writes the
-// certificate to disk and then uses it in every new handshake. It refuses a chain that
-// does not name this host, is not for key or is not signed by a CA in the bundle; the
-// old certificate then stays in use.
-func (i *Identity) Install(key *ecdsa.PrivateKey, issued Issued) error {
-	m, err := newMaterial(i.Node(), key, issued.Chain, issued.CABundle)
+// infoNow returns what is to be in the file of the host's Info. The caller holds i.mu.
+func (i *Identity) infoNow() Info {
+	info := i.info
+	info.Seeds, info.GossipGeneration, info.TrustGeneration = *i.seeds.Load(), i.gossipGeneration, i.trustGeneration
+	return info
+}
+
+// writeInfo replaces the file of the host's Info. The caller holds i.mu.
+func (i *Identity) writeInfo(info Info) error {
+	data, err := encodeInfo(info)
 	if err != nil {
-		return fmt.Errorf("install certificate: %w", err)
+		return err
 	}
-	keyPEM, err := EncodeKey(key)
-	if err != nil {
-		return fmt.Errorf("install certificate: %w", err)
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	// Write the bundle first: if the host stops between the two writes, the old
-	// certificate must verify against the bundle on disk. A mesh that changes its CA
-	// distributes the old and the new CA together until every host has a certificate of
-	// the new one.
-	if !bytes.Equal(issued.CABundle, i.current.Load().bundle) {
-		if _, err := newMaterial(i.Node(), i.current.Load().key(), i.current.Load().chain(), issued.CABundle); err != nil {
-			return fmt.Errorf("install certificate: the new CA bundle does not hold the present CA: %w", err)
-		}
-		if err := durable.WriteFile(i.path(fileBundle), issued.CABundle, 0o600); err != nil {
-			return fmt.Errorf("install certificate: %w", err)
-		}
-	}
-	if err := durable.WriteFile(i.path(fileNode), nodePEM(keyPEM, issued.Chain), 0o600); err != nil {
-		return fmt.Errorf("install certificate: %w", err)
-	}
-	i.current.Store(m)
-	return nil
+	return durable.WriteFile(i.path(fileInfo), data, 0o600)
 }
 
 func (m *material) key() *ecdsa.PrivateKey { return m.cert.PrivateKey.(*ecdsa.PrivateKey) }

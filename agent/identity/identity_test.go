@@ -282,8 +282,9 @@ func TestForeignCAIsRefused(t *testing.T) {
 	}
 	before := id.Leaf()
 	for name, issued := range map[string]identity.Issued{
-		"unknown CA":          {Chain: chain, CABundle: id.CABundle()},
-		"CA replaced at once": {Chain: chain, CABundle: other.CertificatePEM()},
+		"unknown CA":                  {Chain: chain, CABundle: id.CABundle()},
+		"a CA that it brings along":   {Chain: chain, CABundle: other.CertificatePEM()},
+		"one beside that of the mesh": {Chain: chain, CABundle: append(id.CABundle(), other.CertificatePEM()...)},
 	} {
 		if err := id.Install(key, issued); err == nil {
 			t.Errorf("%s: installed", name)
@@ -292,9 +293,11 @@ func TestForeignCAIsRefused(t *testing.T) {
 	if id.Leaf() != before || open(t, dir).Leaf().SerialNumber.Cmp(before.SerialNumber) != 0 {
 		t.Error("a refused certificate replaced the old one")
 	}
-	// With both CAs in the bundle the change of CA goes through.
-	both := append(id.CABundle(), other.CertificatePEM()...)
-	if err := id.Install(key, identity.Issued{Chain: chain, CABundle: both}); err != nil {
+	// Once the mesh's state says that hosts trust both, the change of CA goes through.
+	if changed, err := id.KeepTrust(append(id.CABundle(), other.CertificatePEM()...), 1); err != nil || !changed {
+		t.Error(changed, err)
+	}
+	if err := id.Install(key, identity.Issued{Chain: chain}); err != nil || id.SignedBy() != other.Pin() {
 		t.Errorf("change of CA: %v", err)
 	}
 	if open(t, dir).Leaf().Issuer.CommonName != "virtmesh CA other" {

@@ -10,7 +10,7 @@ import (
 type Issued struct {
 	// Chain is the certificate and its CA, PEM.
 	Chain []byte `json:"chain"`
-	// CABundle is every CA certificate to trust from now on, PEM.
+	// CABundle is every CA certificate that hosts trust, PEM, for who has no trust yet.
 	CABundle []byte `json:"caBundle"`
 }
 
@@ -42,16 +42,11 @@ func SelfIssuer(id *Identity, names []string, lifetime time.Duration) Issuer {
 		lifetime = DefaultNodeLifetime
 	}
 	return IssuerFunc(func(_ context.Context, csr []byte) (Issued, error) {
-		key := id.CAKey()
-		if len(key) == 0 {
-			return Issued{}, ErrNoCAKey
-		}
-		pub, err := ParseCSR(csr)
+		ca, err := id.signingCA()
 		if err != nil {
 			return Issued{}, err
 		}
-		bundle := id.CABundle()
-		ca, err := ParseCA(bundle, key)
+		pub, err := ParseCSR(csr)
 		if err != nil {
 			return Issued{}, err
 		}
@@ -59,6 +54,6 @@ func SelfIssuer(id *Identity, names []string, lifetime time.Duration) Issuer {
 		if err != nil {
 			return Issued{}, fmt.Errorf("sign for itself: %w", err)
 		}
-		return Issued{Chain: chain, CABundle: bundle}, nil
+		return Issued{Chain: chain, CABundle: id.CABundle()}, nil
 	})
 }

@@ -2,70 +2,188 @@ package identity
 
 import (
 	"bytes"
+	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-
-	"virtmesh/storage/durable"
+	"slices"
 )
 
 // ErrNoCAKey is returned where the key of the CA is needed on a host that does not hold it.
 var ErrNoCAKey = errors.New("this host does not hold the key of the mesh's CA")
 
-// CAKey returns this host's copy of the CA's private key as PEM, or nil if the host holds
-// none. The caller must not change it.
-func (i *Identity) CAKey() []byte {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.caKey
+// caKeys are the private keys of CAs that a host holds. A value is never changed, only replaced.
+type caKeys []caKey
+
+// caKey is the private key of a CA. The CA is known by its pin, so that a key can be held before
+// the host trusts the CA, and after.
+type caKey struct {
+	pin Pin
+	pem []byte
 }
 
-// HeldCA returns the pin of the CA whose key this host holds, and whether it holds one.
-func (i *Identity) HeldCA() (Pin, bool) {
-	key := i.CAKey()
-	if len(key) == 0 {
-		return Pin{}, false
+// parseCAKeys reads keys as encode writes them: PEM blocks, one after the other. A version that
+// knows one key takes the first.
+func parseCAKeys(data []byte) (caKeys, error) {
+	var keys caKeys
+	for {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			break
+		}
+		one, err := newCAKey(pem.EncodeToMemory(block))
+		if err != nil {
+			return nil, fmt.Errorf("key %d: %w", len(keys)+1, err)
+		}
+		keys, data = append(keys, one), rest
 	}
-	ca, err := ParseCA(i.CABundle(), key)
+	if len(keys) == 0 && len(bytes.TrimSpace(data)) > 0 {
+		return nil, errors.New("no private key found")
+	}
+	return keys, nil
+}
+
+// newCAKey returns a key (PEM) with its pin.
+func newCAKey(data []byte) (caKey, error) {
+	key, err := ParseKey(data)
+	if err != nil {
+		return caKey{}, err
+	}
+	pin, err := PinOfKey(&key.PublicKey)
+	return caKey{pin: pin, pem: bytes.Clone(data)}, err
+}
+
+func (k caKeys) encode() []byte {
+	var all []byte
+	for _, key := range k {
+		all = append(all, key.pem...)
+	}
+	return all
+}
+
+// of returns the key (PEM) of the CA with a pin, or nil.
+func (k caKeys) of(pin Pin) []byte {
+	for _, key := range k {
+		if key.pin == pin {
+			return key.pem
+		}
+	}
+	return nil
+}
+
+func (k caKeys) pins() []Pin {
+	var pins []Pin
+	for _, key := range k {
+		pins = append(pins, key.pin)
+	}
+	return pins
+}
+
+// signing returns the first of some CAs of which there is a key.
+func (k caKeys) signing(bundle []byte) (*CA, error) {
+	certs, err := ParseCertificates(bundle)
+	if err != nil {
+		return nil, fmt.Errorf("mesh CA: %w", err)
+	}
+	for _, cert := range certs {
+		if key := k.of(PinOf(cert)); key != nil {
+			return ParseCA(EncodeCertificates(cert), key)
+		}
+	}
+	return nil, ErrNoCAKey
+}
+
+// caKeys reads the private keys of CAs. The first host of a mesh must have that of its CA.
+func (st State) caKeys() (caKeys, error) {
+	keys, err := parseCAKeys(st.CAKey)
+	if err != nil {
+		return nil, fmt.Errorf("keys of CAs: %w", err)
+	}
+	if _, err := keys.signing(st.CABundle); st.Founder && err != nil {
+		return nil, fmt.Errorf("the first host of a mesh must have the key of the CA: %w", err)
+	}
+	return keys, nil
+}
+
+// heldCAKeys returns the keyring of this host.
+func (i *Identity) heldCAKeys() caKeys {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.caKeys
+}
+
+// signingCA returns the CA that this host can sign with: of those whose key it holds the one
+// that stands first in what it trusts. Without one it returns ErrNoCAKey.
+func (i *Identity) signingCA() (*CA, error) { return i.heldCAKeys().signing(i.CABundle()) }
+
+// CAKey returns the private key, PEM, of the CA that this host can sign with (HeldCA), or nil.
+// The caller must not change it.
+func (i *Identity) CAKey() []byte {
+	pin, ok := i.HeldCA()
+	if !ok {
+		return nil
+	}
+	return i.CAKeyOf(pin)
+}
+
+// HeldCA returns the pin of the CA that this host can sign with, and whether there is one: it
+// stands first among those that the host trusts and whose key it holds.
+func (i *Identity) HeldCA() (Pin, bool) {
+	ca, err := i.signingCA()
 	if err != nil {
 		return Pin{}, false
 	}
 	return ca.Pin(), true
 }
 
-// KeepCAKey puts the CA's private key (PEM) into the keyring of this host, on disk and in
-// memory. It refuses a key that is not that of the first CA that the host trusts.
+// HeldCAs returns the pins of all CAs whose keys this host holds.
+func (i *Identity) HeldCAs() []Pin { return i.heldCAKeys().pins() }
+
+// HoldsCAKey reports whether this host holds the key of the CA with a pin.
+func (i *Identity) HoldsCAKey(pin Pin) bool { return i.CAKeyOf(pin) != nil }
+
+// CAKeyOf returns this host's copy of the private key, PEM, of the CA with a pin, or nil. The
+// caller must not change it.
+func (i *Identity) CAKeyOf(pin Pin) []byte { return i.heldCAKeys().of(pin) }
+
+// KeepCAKey puts the private key (PEM) of a CA into the keyring of this host, on disk and in
+// memory, beside those that are there. The caller makes sure whose key it is: the keyring knows
+// it by its pin, and signs with it only what asks for the CA with that pin.
 func (i *Identity) KeepCAKey(key []byte) error {
-	if _, err := ParseCA(i.CABundle(), key); err != nil {
+	add, err := newCAKey(key)
+	if err != nil {
 		return fmt.Errorf("keep the key of the CA: %w", err)
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if bytes.Equal(key, i.caKey) {
+	if i.caKeys.of(add.pin) != nil {
 		return nil
 	}
-	if err := durable.WriteFile(i.path(fileCAKey), key, 0o600); err != nil {
-		return fmt.Errorf("keep the key of the CA: %w", err)
-	}
-	i.caKey = bytes.Clone(key)
-	return nil
+	return i.replaceCAKeys(append(slices.Clone(i.caKeys), add))
 }
 
-// DropCAKey deletes this host's copy of the CA's private key. It is no error if there is
-// none. The caller makes sure that other hosts hold it.
-func (i *Identity) DropCAKey() error {
+// DropCAKeysBut deletes this host's copies of the private keys of all CAs but those with some
+// pins. The caller makes sure that other hosts hold what the mesh still needs.
+func (i *Identity) DropCAKeysBut(pins ...Pin) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.founder {
 		return errors.New("drop the key of the CA: the mesh's state does not hold the CA yet")
 	}
-	if err := os.Remove(i.path(fileCAKey)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("drop the key of the CA: %w", err)
+	left := slices.DeleteFunc(slices.Clone(i.caKeys), func(key caKey) bool { return !slices.Contains(pins, key.pin) })
+	if len(left) == len(i.caKeys) {
+		return nil
 	}
-	i.caKey = nil
-	if err := durable.Sync(i.path("")); err != nil {
-		return fmt.Errorf("drop the key of the CA: %w", err)
+	return i.replaceCAKeys(left)
+}
+
+// DropCAKey deletes this host's copies of the private keys of all CAs; see DropCAKeysBut.
+func (i *Identity) DropCAKey() error { return i.DropCAKeysBut() }
+
+// replaceCAKeys is called with i.mu held.
+func (i *Identity) replaceCAKeys(keys caKeys) error {
+	if err := writeSecretFile(i.path(""), fileCAKey, keys.encode()); err != nil {
+		return fmt.Errorf("change the keys of CAs: %w", err)
 	}
+	i.caKeys = keys
 	return nil
 }

@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -15,7 +13,6 @@ import (
 	"virtmesh/agent/fault"
 	"virtmesh/agent/sealed"
 	"virtmesh/raftstore"
-	"virtmesh/storage/durable"
 )
 
 // KeySecretKeys holds the SecretKeysRecord in the replicated store.
@@ -192,22 +189,11 @@ func (i *Identity) replaceSecretKeys(keys []sealed.PrivateKey) error {
 	if len(keys) == len(i.secretKeys) {
 		return nil // keys are only ever added or deleted
 	}
-	if len(keys) == 0 {
-		err := os.Remove(i.path(fileSecretKeys))
-		if err == nil {
-			err = durable.Sync(i.path(""))
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("drop the keys for Secrets: %w", err)
-		}
-		i.secretKeys = nil
-		return nil
-	}
 	text, err := encodeSecretKeys(keys)
 	if err != nil {
 		return fmt.Errorf("keep the keys for Secrets: %w", err)
 	}
-	if err := durable.WriteFile(i.path(fileSecretKeys), text, 0o600); err != nil {
+	if err := writeSecretFile(i.path(""), fileSecretKeys, text); err != nil {
 		return fmt.Errorf("keep the keys for Secrets: %w", err)
 	}
 	i.secretKeys = keys

@@ -19,8 +19,8 @@ type Signer struct {
 	patience time.Duration
 	// unchanged is how long a token has been as it is.
 	unchanged func(TokenRecord) time.Duration
-	// held returns the CA key of this host's keyring; nil: it has no keyring.
-	held func() []byte
+	// held returns the key of a CA in this host's keyring; nil: it has no keyring.
+	held func(Pin) []byte
 	// voters sign what this host cannot sign; nil if nobody does.
 	voters Authority
 	// keepsKeys reports whether hosts keep their keys.
@@ -152,7 +152,11 @@ func (s *Signer) ca(ctx context.Context, opts raftstore.ReadOptions) (*CA, []byt
 	}
 	key := rec.Key
 	if len(key) == 0 && s.held != nil {
-		key = s.held()
+		pin, err := rec.pin()
+		if err != nil {
+			return nil, nil, err
+		}
+		key = s.held(pin)
 	}
 	if len(key) == 0 {
 		return nil, nil, ErrNoCAKey

@@ -63,8 +63,8 @@ func TestARenewalIsPassedOnWithoutAQuorum(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		voter := m.signer.WithKeyring(m.First.CAKey, nil)
-		follower := m.signer.WithKeyring(func() []byte { return nil }, voter)
+		voter := m.signer.WithKeyring(m.First.CAKeyOf, nil)
+		follower := m.signer.WithKeyring(func(identity.Pin) []byte { return nil }, voter)
 		start := time.Now()
 		if _, err := follower.SignRenewal(t.Context(), proof); err != nil || time.Since(start) > 2*time.Second {
 			t.Errorf("after %s: %v", time.Since(start), err)

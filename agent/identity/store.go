@@ -47,17 +47,6 @@ const (
 // first host has not put it there yet, or this replica has not caught up.
 var ErrNotSeeded = errors.New("the mesh CA is not in the replicated store yet")
 
-// CARecord is the mesh CA as it is stored.
-type CARecord struct {
-	MeshID string `json:"meshID"`
-	// Certificate and Key are the CA that signs, PEM. Key is empty once the key is in the
-	// keyring of the voters only, which needs feature level level.Keyring.
-	Certificate []byte `json:"certificate"`
-	Key         []byte `json:"key,omitempty"`
-	// Bundle is every CA certificate that hosts trust, PEM.
-	Bundle []byte `json:"bundle"`
-}
-
 // MaxAddresses is how many addresses of its interfaces a HostRecord may hold.
 const MaxAddresses = 64
 

@@ -66,10 +66,10 @@ func (m *Member) backupFor(ctx context.Context, custody identity.Custody) (ident
 		return known, nil
 	}
 	recipient := custody.Bundle.BackupRecipient
-	if held, ok := m.identity.HeldCA(); ok && held == custody.CA && custody.Bundled() {
+	if key := m.identity.CAKeyOf(custody.CA); key != nil && custody.Bundled() {
 		// Any host can write the note; who holds the key need not believe it.
 		var err error
-		if recipient, err = identity.BackupRecipient(m.identity.CAKey()); err != nil {
+		if recipient, err = identity.BackupRecipient(key); err != nil {
 			return known, err
 		}
 	}
@@ -102,11 +102,15 @@ func (m *Member) writeBackup(ctx context.Context, w io.Writer) error {
 // openBackup returns a reader of what is in a backup that may be encrypted, with the key of a
 // recovery bundle (nil: there is none) or of this host.
 func openBackup(backup io.Reader, id *identity.Identity, bundle *identity.Bundle) (io.Reader, error) {
+	var keys [][]byte
+	for _, held := range id.HeldCAs() {
+		keys = append(keys, id.CAKeyOf(held))
+	}
 	remedy := "repeat with --keyring-bundle FILE, a recovery bundle of the mesh; or restore it on a host that was a voter"
 	if bundle != nil {
 		remedy = "take the recovery bundle that was the newest when the backup was made, or one with the key that the mesh's CA had then"
 	}
-	plain, err := identity.OpenBackup(backup, bundle, id.CAKey())
+	plain, err := identity.OpenBackup(backup, bundle, keys...)
 	if errors.Is(err, identity.ErrBackupSealed) {
 		return nil, fault.New(fault.Conflict, "%w", err).WithRemedy(remedy)
 	}
@@ -116,18 +120,18 @@ func openBackup(backup io.Reader, id *identity.Identity, bundle *identity.Bundle
 // namesRecipient reports whether the note of the recovery bundle names for whom backups are
 // encrypted, as far as this host can tell.
 func (k keyringKeeper) namesRecipient(custody identity.Custody) bool {
-	held, ok := k.identity.HeldCA()
-	if custody.Bundle == nil || !ok || held != custody.CA {
+	key := k.identity.CAKeyOf(custody.CA)
+	if custody.Bundle == nil || key == nil {
 		return false
 	}
-	recipient, err := identity.BackupRecipient(k.identity.CAKey())
+	recipient, err := identity.BackupRecipient(key)
 	return err == nil && recipient == custody.Bundle.BackupRecipient
 }
 
 // nameRecipient notes for whom backups are encrypted that a recovery bundle opens.
-func (k keyringKeeper) nameRecipient(ctx context.Context, bundle identity.BundleMade) error {
+func (k keyringKeeper) nameRecipient(ctx context.Context, ca identity.Pin, bundle identity.BundleMade) error {
 	var err error
-	if bundle.BackupRecipient, err = identity.BackupRecipient(k.identity.CAKey()); err != nil {
+	if bundle.BackupRecipient, err = identity.BackupRecipient(k.identity.CAKeyOf(ca)); err != nil {
 		return err
 	}
 	return identity.AmendBundle(ctx, k.store, bundle)

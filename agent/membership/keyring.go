@@ -34,14 +34,14 @@ func (m *Member) openKeyring(context.Context) error {
 	if err := m.openVault(); err != nil {
 		return err
 	}
-	own := m.newSigner().WithKeyring(m.identity.CAKey, nil)
+	own := m.newSigner().WithKeyring(m.identity.CAKeyOf, nil)
 	listener, err := m.port.Listen(port.ProtoKeyring)
 	if err != nil {
 		return err
 	}
 	log := m.log.With("part", "keyring")
 	handler := keyring.NewHandler(keyring.ServerConfig{
-		Self: m.config.Name, Signer: own, CAKey: m.identity.CAKey, HeldCA: m.identity.HeldCA, GossipKeys: m.identity.GossipKeyring,
+		Self: m.config.Name, Signer: own, CAKeyOf: m.identity.CAKeyOf, HeldCA: m.identity.HeldCA, HeldCAs: m.identity.HeldCAs, GossipKeys: m.identity.GossipKeyring,
 		SecretKeys: m.identity.SecretKeys, ListedSecretKeys: m.listedSecretKeys, KnownBundle: m.identity.KnownBundle, BackupFor: m.backupByKeyring, Recorded: m.peers.recorded,
 		Voters: m.store.Voters, Logger: log,
 	})
@@ -154,9 +154,9 @@ func (k keyringKeeper) step(ctx context.Context) (keyringAct, error) {
 	case keepKey:
 		return act, k.identity.KeepCAKey(custody.Key)
 	case fetchKey:
-		return act, k.fetch(ctx)
+		return act, k.fetch(ctx, custody.CA)
 	case nameRecipient:
-		return act, k.nameRecipient(ctx, *custody.Bundle)
+		return act, k.nameRecipient(ctx, custody.CA, *custody.Bundle)
 	case withdrawKey:
 		if err := k.everyVoterHolds(ctx, custody.CA); err != nil {
 			return act, err
@@ -177,17 +177,16 @@ func (k keyringKeeper) step(ctx context.Context) (keyringAct, error) {
 // view takes where the key is from the state, and whether a bundle has it from what this host
 // vouches for.
 func (k keyringKeeper) view(custody, judged identity.Custody) keyringView {
-	held, ok := k.identity.HeldCA()
 	return keyringView{
 		level: k.level(), inState: custody.InState(), bundled: judged.Recoverable(custody.CA), recipient: custody.Bundle == nil || k.namesRecipient(custody),
-		voter: slices.Contains(k.voters(), k.self), leader: k.leads(), held: ok && held == custody.CA,
+		voter: slices.Contains(k.voters(), k.self), leader: k.leads(), held: k.identity.HoldsCAKey(custody.CA),
 	}
 }
 
 // fetch gets the key from a voter, or from another host that still holds it, such as the
 // last voter, which leaves.
-func (k keyringKeeper) fetch(ctx context.Context) error {
-	key, err := k.client.FetchCAKey(ctx, append(k.voters(), k.live()...))
+func (k keyringKeeper) fetch(ctx context.Context, ca identity.Pin) error {
+	key, err := k.client.FetchCAKey(ctx, ca, append(k.voters(), k.live()...))
 	if err != nil {
 		return err
 	}
@@ -196,7 +195,7 @@ func (k keyringKeeper) fetch(ctx context.Context) error {
 
 // everyVoterHolds returns an error unless all voters hold the key of a CA.
 func (k keyringKeeper) everyVoterHolds(ctx context.Context, ca identity.Pin) error {
-	return k.everyVoterHas(ctx, "the key of the CA", func(h keyring.Holding) bool { return h.CAPin == ca.String() })
+	return k.everyVoterHas(ctx, "the key of the CA", func(h keyring.Holding) bool { return h.HoldsCAKey(ca) })
 }
 
 // everyVoterHas returns an error unless all voters hold what has asks for. They are asked:
@@ -242,8 +241,7 @@ func (k keyringKeeper) handOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	held, ok := k.identity.HeldCA()
-	handsCA := !custody.InState() && ok && held == custody.CA
+	handsCA := !custody.InState() && k.identity.HoldsCAKey(custody.CA)
 	mine := k.identity.SecretKeyIDs()
 	kept := slices.DeleteFunc(secrets.IDs(), func(id string) bool { return !slices.Contains(mine, id) })
 	if !handsCA && len(kept) == 0 || len(k.live()) == 0 {
@@ -251,7 +249,7 @@ func (k keyringKeeper) handOver(ctx context.Context) error {
 	}
 	for {
 		err := k.everyVoterHas(ctx, "the keys of the mesh", func(h keyring.Holding) bool {
-			return (!handsCA || h.CAPin == custody.CA.String()) && holdsSecretKeys(kept)(h)
+			return (!handsCA || h.HoldsCAKey(custody.CA)) && holdsSecretKeys(kept)(h)
 		})
 		if err == nil {
 			return nil

@@ -179,7 +179,7 @@ func TestAMeshThatBeginsWithItsBundle(t *testing.T) {
 // no record names, and none of a user that names a host.
 func TestTheKeyIsNotForFollowers(t *testing.T) {
 	_, second, bundle := withdrawn(t)
-	if key, err := second.voters.FetchCAKey(t.Context(), []string{"host1"}); !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "only a voter gets the key") || len(key) > 0 {
+	if key, err := second.voters.FetchCAKey(t.Context(), custodyOf(t, second).CA, []string{"host1"}); !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "only a voter gets the key") || len(key) > 0 {
 		t.Errorf("host2 asks for the key: %v", err)
 	}
 	if _, err := second.KeyringBundle(t.Context()); !errors.Is(err, fault.Unavailable) || !strings.Contains(fault.Of(err).Remedy, "on a voter") {
@@ -270,7 +270,7 @@ func TestANewVoterGetsTheKey(t *testing.T) {
 	if !bytes.Equal(first.identity.CAKey(), bundle.CAKey) {
 		t.Error("host1 has another key")
 	}
-	if holding, err := second.voters.Holding(t.Context(), "host1"); err != nil || !reflect.DeepEqual(holding, keyring.Holding{Host: "host1", CAPin: custodyOf(t, first).CA.String(), Voter: true, SecretKeys: first.identity.SecretKeyIDs(), Bundle: custodyOf(t, first).Bundle}) {
+	if holding, err := second.voters.Holding(t.Context(), "host1"); err != nil || !reflect.DeepEqual(holding, keyring.Holding{Host: "host1", CAPin: custodyOf(t, first).CA.String(), CAPins: []string{custodyOf(t, first).CA.String()}, Voter: true, SecretKeys: first.identity.SecretKeyIDs(), Bundle: custodyOf(t, first).Bundle}) {
 		t.Errorf("host1 holds %+v, %v", holding, err)
 	}
 }

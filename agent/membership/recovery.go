@@ -149,7 +149,7 @@ func founding(id *identity.Identity, bundle *identity.Bundle) raftstore.Founding
 			if err != nil {
 				return nil, err
 			}
-			if held, ok := id.HeldCA(); !custody.InState() && (!ok || held != custody.CA) {
+			if !custody.InState() && !id.HoldsCAKey(custody.CA) {
 				return nil, errNoKeyLeft(id)
 			}
 		}

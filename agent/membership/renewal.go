@@ -102,7 +102,7 @@ func (m *Member) renewExpired(ctx context.Context) error {
 	}
 	defer renewer.Shutdown()
 	err = renewer.Renew(ctx)
-	if err == nil || errors.Is(err, fault.NoHost) || errors.Is(err, fault.Expelled) || len(m.identity.CAKey()) > 0 {
+	if err == nil || errors.Is(err, fault.NoHost) || errors.Is(err, fault.Expelled) || len(m.identity.HeldCAs()) > 0 {
 		return err
 	}
 	m.log.Warn("this host's certificate has ended, and no host that could sign the next one answers yet", "err", err)
@@ -112,7 +112,7 @@ func (m *Member) renewExpired(ctx context.Context) error {
 // startRenewal starts the Renewer, which keeps this host's certificate valid. The other hosts
 // come after the voters: they take a certificate that has ended, which the voters do not.
 func (m *Member) startRenewal(context.Context) error {
-	m.signer = m.newSigner().WithKeyring(m.identity.CAKey, m.voters)
+	m.signer = m.newSigner().WithKeyring(m.identity.CAKeyOf, m.voters)
 	renewer, err := m.newRenewer(m.signer.For(m.identity.Node()), m.renewals.byVoters(m.voters), m.renewals.byOthers(), m.renewals.byItself())
 	if err != nil {
 		return err

@@ -82,11 +82,21 @@ func (c *Client) SignClient(ctx context.Context, request identity.ClientSigning)
 	return askVoters[identity.Issued](ctx, c, http.MethodPost, pathClient, request)
 }
 
-// FetchCAKey returns the private key of the mesh's CA, PEM, from the first of the hosts that
+// FetchCAKey returns the private key, PEM, of the CA with a pin from the first of the hosts that
 // gives it. They give it to a voter only.
-func (c *Client) FetchCAKey(ctx context.Context, hosts []string) ([]byte, error) {
-	answer, err := askHosts[caKeyAnswer](ctx, c, hosts, http.MethodGet, pathCAKey, nil)
-	return answer.Key, err
+func (c *Client) FetchCAKey(ctx context.Context, ca identity.Pin, hosts []string) ([]byte, error) {
+	answer, err := askHosts[caKeyAnswer](ctx, c, hosts, http.MethodGet, pathCAKey+"?"+pinParameter+"="+ca.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	key, err := identity.ParseKey(answer.Key)
+	if err != nil {
+		return nil, fmt.Errorf("read the key of the CA: %w", err)
+	}
+	if pin, err := identity.PinOfKey(&key.PublicKey); err != nil || pin != ca {
+		return nil, errors.Join(err, errors.New("the key that was given is not that of the CA"))
+	}
+	return answer.Key, nil
 }
 
 // FetchSecretKeys returns the private keys for Secrets that a host holds. It gives them to a

@@ -47,6 +47,9 @@ const (
 	pathOpen      = "/keyring/open"
 	pathBackupFor = "/keyring/backup-for"
 
+	// pinParameter names the CA whose key is asked for, by its pin.
+	pinParameter = "pin"
+
 	// maxBody bounds what is read of a request or an answer, in bytes.
 	maxBody = 128 << 10
 )
@@ -55,14 +58,22 @@ const (
 type Holding struct {
 	// Host is the host that answers.
 	Host string `json:"host"`
-	// CAPin is the pin of the CA whose key the host holds; empty if it holds none.
+	// CAPin is the pin of the CA that the host can sign with; empty if it holds no key of one.
 	CAPin string `json:"caPin,omitempty"`
+	// CAPins are the pins of all CAs whose keys the host holds. Hosts of versions before
+	// level.Succession do not say.
+	CAPins []string `json:"caPins,omitempty"`
 	// SecretKeys names the private keys for Secrets that the host holds.
 	SecretKeys []string `json:"secretKeys,omitempty"`
 	// Bundle is the note of the newest recovery bundle that the host's keyring knows.
 	Bundle *identity.BundleMade `json:"bundle,omitempty"`
 	// Voter reports whether the host votes, as it sees it.
 	Voter bool `json:"voter"`
+}
+
+// HoldsCAKey reports whether the host holds the key of a CA.
+func (h Holding) HoldsCAKey(pin identity.Pin) bool {
+	return h.CAPin == pin.String() || slices.Contains(h.CAPins, pin.String())
 }
 
 // caKeyAnswer is the answer to a voter that asks for the key.
@@ -76,10 +87,11 @@ type ServerConfig struct {
 	Self string
 	// Signer signs with the key of this host, and passes nothing on.
 	Signer identity.Authority
-	// CAKey returns the key that this host holds, PEM, or nil; HeldCA returns the pin of
-	// its CA.
-	CAKey  func() []byte
-	HeldCA func() (identity.Pin, bool)
+	// CAKeyOf returns this host's key of the CA with a pin, PEM, or nil; HeldCA returns the pin
+	// of the CA that the host can sign with, and HeldCAs those of all whose keys it holds.
+	CAKeyOf func(identity.Pin) []byte
+	HeldCA  func() (identity.Pin, bool)
+	HeldCAs func() []identity.Pin
 	// GossipKeys returns the keys of gossip that this host has.
 	GossipKeys func() identity.GossipKeyring
 	// SecretKeys returns the private keys for Secrets that this host holds; ListedSecretKeys
@@ -126,6 +138,9 @@ func (s server) holding(*http.Request) (any, error) {
 	if pin, ok := s.cfg.HeldCA(); ok {
 		h.CAPin = pin.String()
 	}
+	for _, pin := range s.cfg.HeldCAs() {
+		h.CAPins = append(h.CAPins, pin.String())
+	}
 	for _, key := range s.cfg.SecretKeys() {
 		h.SecretKeys = append(h.SecretKeys, key.ID())
 	}
@@ -155,11 +170,22 @@ func (s server) caKey(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := s.cfg.CAKey()
+	// Who names no CA is of an earlier version, and means the one that signs.
+	pin, held := s.cfg.HeldCA()
+	if named := r.URL.Query().Get(pinParameter); named != "" {
+		if pin, err = identity.ParsePin(named); err != nil {
+			return nil, fault.InField(pinParameter, "%w", err)
+		}
+		held = true
+	}
+	var key []byte
+	if held {
+		key = s.cfg.CAKeyOf(pin)
+	}
 	if len(key) == 0 {
 		return nil, noKey(s.cfg.Self)
 	}
-	s.cfg.Logger.Info("the key of the CA was given to a voter", "host", peer)
+	s.cfg.Logger.Info("the key of the CA was given to a voter", "host", peer, "ca", pin.String())
 	return caKeyAnswer{Key: key}, nil
 }
 

@@ -41,7 +41,7 @@ func TestTheKeyIsForVotersOnly(t *testing.T) {
 	var logged bytes.Buffer
 	cfg := keyring.ServerConfig{
 		Self: "host1", Signer: signer{}, Logger: slog.New(slog.NewTextHandler(&logged, nil)),
-		CAKey: func() []byte { return []byte("the key") }, Voters: func() []string { return []string{"host1", "host2"} },
+		CAKeyOf: func(identity.Pin) []byte { return []byte("the key") }, Voters: func() []string { return []string{"host1", "host2"} },
 	}
 	for _, path := range []string{"/keyring/ca-key", "/keyring/secret-keys"} {
 		logged.Reset()
@@ -55,21 +55,26 @@ func TestTheKeyIsForVotersOnly(t *testing.T) {
 // A host says whether it holds the key of which CA, which recovery bundle it knows, and whether
 // it votes.
 func TestHolding(t *testing.T) {
-	var pin identity.Pin
+	pin, next := identity.Pin{1}, identity.Pin{2}
 	note := &identity.BundleMade{Host: "host1", Number: 3}
 	for name, c := range map[string]struct {
 		held   bool
 		voters []string
 		want   keyring.Holding
 	}{
-		"a voter":                  {true, []string{"host1"}, keyring.Holding{Host: "host1", CAPin: pin.String(), Bundle: note, Voter: true}},
+		"a voter":                  {true, []string{"host1"}, keyring.Holding{Host: "host1", CAPin: pin.String(), CAPins: []string{pin.String(), next.String()}, Bundle: note, Voter: true}},
 		"a voter without the key":  {false, []string{"host1"}, keyring.Holding{Host: "host1", Bundle: note, Voter: true}},
-		"a voter of before":        {true, []string{"host2"}, keyring.Holding{Host: "host1", CAPin: pin.String(), Bundle: note}},
+		"a voter of before":        {true, []string{"host2"}, keyring.Holding{Host: "host1", CAPin: pin.String(), CAPins: []string{pin.String(), next.String()}, Bundle: note}},
 		"a host that never voted":  {false, []string{"host2"}, keyring.Holding{Host: "host1", Bundle: note}},
 		"a host that knows nobody": {false, nil, keyring.Holding{Host: "host1", Bundle: note}},
 	} {
+		var held []identity.Pin
+		if c.held {
+			held = []identity.Pin{pin, next}
+		}
 		answer := ask(keyring.ServerConfig{
-			Self: "host1", Signer: signer{}, Voters: func() []string { return c.voters },
+			HeldCAs: func() []identity.Pin { return held },
+			Self:    "host1", Signer: signer{}, Voters: func() []string { return c.voters },
 			KnownBundle: func() *identity.BundleMade { return note },
 			HeldCA:      func() (identity.Pin, bool) { return pin, c.held }, SecretKeys: func() []sealed.PrivateKey { return nil },
 		}, http.MethodGet, "/keyring/holding", "")
