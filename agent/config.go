@@ -72,6 +72,16 @@ func (c Config) Validate() error {
 	return errors.Join(c.MembershipConfig.Validate(), c.HostConfig.Validate())
 }
 
+// SalvageConfig returns what can be taken from a configuration file that LoadConfig refuses, for
+// who must act all the same: a host that is being shut down. The rest is as by default.
+func SalvageConfig(path string) Config {
+	config := DefaultConfig()
+	if data, err := os.ReadFile(path); err == nil {
+		_ = yaml.Unmarshal(data, &config) // what comes before the fault is taken
+	}
+	return config
+}
+
 // refuseMeshSettings returns an error for each setting that used to belong to a
 // host and now belongs to the mesh, because it would have no effect in this
 // file.

@@ -55,6 +55,9 @@ func examine(c *cli.Context) ([]doctor.Finding, error) {
 		return nil, fault.InField("--role", "%q is not %s or %s", role, host.RoleWorker, host.RoleWitness)
 	}
 	facts := doctor.Read(c.Context, c.String("config"))
+	if program := facts.Service.Runs; program != "" {
+		facts.Service.ShutdownUnit = unitFor(shutdownUnit, program)
+	}
 	if facts.Member && role != "" {
 		return nil, fault.InField("--role", "is for a machine that is not in a mesh yet").WithRemedy("leave it out: the role of this host is in " + facts.ConfigPath)
 	}

@@ -121,8 +121,7 @@ func (f unitFolders) provideUnit(name, unit, executable string) error {
 		packaged = packaged || runs
 	}
 	if !packaged {
-		text := strings.Replace(unit, packagedProgram, executable, 1)
-		return os.WriteFile(own, []byte(text), 0o644)
+		return os.WriteFile(own, []byte(unitFor(unit, executable)), 0o644)
 	}
 	if runs, err := runsProgram(own, executable); runs || err != nil {
 		return err
@@ -132,6 +131,9 @@ func (f unitFolders) provideUnit(name, unit, executable string) error {
 	}
 	return nil
 }
+
+// unitFor returns a packaged unit for a program that no package has installed.
+func unitFor(unit, program string) string { return strings.Replace(unit, packagedProgram, program, 1) }
 
 // runsProgram reports whether the unit in a file runs a program; false without the file.
 func runsProgram(path, program string) (bool, error) {

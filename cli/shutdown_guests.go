@@ -26,30 +26,42 @@ func shutdownGuestsCommand() *cli.Command {
 }
 
 func shutdownGuests(c *cli.Context) error {
+	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
+	stopping := hostIsStopping(c.Context)
 	config, err := agent.LoadConfig(c.String("config"))
-	if err != nil {
-		return err
-	}
 	switch {
-	case hostIsStopping(c.Context):
+	case err != nil && !stopping:
+		return err
+	case err != nil:
+		log.Error("the configuration cannot be used: guests are shut down with what can be read of it", "err", err)
+		config = agent.SalvageConfig(c.String("config"))
+	case stopping:
 	case !c.Bool("yes"):
 		_, err := fmt.Fprintln(c.App.Writer, "this host is not being shut down, so its guests go on; --yes shuts them down all the same")
 		return err
 	case agentAnswers(config.Socket()):
 		return errors.New("this host's agent runs, and would take its guests for guests that ended by themselves: stop it first ('systemctl stop virtmesh')")
 	}
-	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
 	if err := host.ShutDownGuests(c.Context, config.HostConfig, log); err != nil {
 		return fmt.Errorf("shut the guests of this host down: %w", err)
 	}
 	return nil
 }
 
-// hostIsStopping reports whether systemd is about to stop the machine.
+// hostIsStopping reports whether systemd is about to stop the machine. One that is shut down
+// before its start has ended says "starting", in some versions; so the target of each shutdown,
+// which is queued or reached then, is looked at, too.
 func hostIsStopping(ctx context.Context) bool {
-	// It exits with an error in all states but one.
-	out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output()
-	return strings.TrimSpace(string(out)) == "stopping"
+	says := func(args ...string) string {
+		// is-system-running exits with an error in all states but one.
+		out, _ := exec.CommandContext(ctx, "systemctl", args...).Output()
+		return strings.TrimSpace(string(out))
+	}
+	if says("is-system-running") == "stopping" {
+		return true
+	}
+	job := says("show", "shutdown.target", "-P", "Job")
+	return job != "" && job != "0" || says("show", "shutdown.target", "-P", "ActiveState") == "active"
 }
 
 func agentAnswers(socket string) bool {

@@ -68,9 +68,10 @@ const (
 	maxShutdown     = 25 * time.Minute
 )
 
-// shutdownLimit is how long a shutdown of the host waits for its guests.
+// shutdownLimit is how long a shutdown of the host waits for its guests, also by a configuration
+// that Validate refuses.
 func (c HypervisorConfig) shutdownLimit() time.Duration {
-	if c.ShutdownSeconds == 0 {
+	if c.ShutdownSeconds <= 0 || c.ShutdownSeconds > int64(maxShutdown/time.Second) {
 		return defaultShutdown
 	}
 	return time.Duration(c.ShutdownSeconds) * time.Second

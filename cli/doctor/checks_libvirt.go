@@ -43,6 +43,27 @@ func checkDaemonLimits(f Facts) []Finding {
 	return pass(check, "libvirt's defaults, or more")
 }
 
+// checkShutdown checks that something waits to end guests when the host is shut down. A program
+// that was installed by hand and replaced by a newer one has no such unit.
+func checkShutdown(f Facts) []Finding {
+	const check, unit = "shutdown", "virtmesh-shutdown.service"
+	s := f.Service
+	start := [][]string{{"systemctl", "daemon-reload"}, {"systemctl", "add-wants", "virtmesh.service", unit}, {"systemctl", "start", unit}}
+	switch {
+	case !s.Systemd || !f.Member || s.Taken == "":
+		return nil
+	case s.EndsGuests:
+		return pass(check, "ends guests in order")
+	case s.HasShutdownUnit:
+		return repairedBy(warn(check, unit+" does not run: a shutdown of the host cuts the power of its guests", "systemctl start virtmesh-shutdown"),
+			Repair{Commands: start[2:]})
+	case s.Packaged != "" || s.ShutdownUnit == "":
+		return warn(check, "there is no "+unit+": a shutdown of the host cuts the power of its guests", "install the package anew")
+	}
+	return repairedBy(warn(check, "there is no "+unit+": a shutdown of the host cuts the power of its guests", "write the unit for "+s.Runs+": --fix does"),
+		Repair{Files: []File{{Path: "/etc/systemd/system/" + unit, Text: s.ShutdownUnit}}, Commands: start})
+}
+
 // checkGuestsService warns of a libvirt-guests that starts guests at boot: the mesh decides
 // where a machine runs, and may have started it elsewhere meanwhile.
 func checkGuestsService(f Facts) []Finding {
@@ -52,8 +73,6 @@ func checkGuestsService(f Facts) []Finding {
 	switch {
 	case !f.Service.Systemd:
 		return nil
-	case f.Member && f.Service.Taken != "" && !f.Service.EndsGuests:
-		return warn(check, "virtmesh-shutdown, which comes before it, does not run: a shutdown of the host cuts the power of its guests", "systemctl start virtmesh-shutdown; if there is no such unit, install the package")
 	case !f.Libvirt.GuestsEnabled:
 		return pass(check, "does not run, and is not needed")
 	case onBoot == "start":

@@ -30,7 +30,7 @@ func healthy() Facts {
 		Clock:   Clock{Synchronised: true, Service: "chrony"},
 		Ports:   []Port{{What: "mesh port", Address: ":7443"}},
 		Routes:  []netplug.Route{{Destination: netip.MustParsePrefix("192.0.2.0/24"), Device: "eth0"}},
-		Service: Service{Systemd: true, Taken: "/usr/lib/x", Packaged: "/usr/lib/x", Runs: "/usr/bin/virtmesh", PackagedRuns: "/usr/bin/virtmesh", Enabled: true, EndsGuests: true, GuestServices: "active"},
+		Service: Service{Systemd: true, Taken: "/usr/lib/x", Packaged: "/usr/lib/x", Runs: "/usr/bin/virtmesh", PackagedRuns: "/usr/bin/virtmesh", Enabled: true, EndsGuests: true, HasShutdownUnit: true, ShutdownUnit: "[Unit]", GuestServices: "active"},
 	}
 	f.Status = &admin.Status{Host: "host1", Members: []admin.Member{{Name: "host1", Role: "leader"}}, Keyring: &admin.KeyringStatus{
 		Bundle: &admin.KeyringBundle{Made: time.Date(2026, 11, 26, 12, 0, 0, 0, time.Local), Host: "host1", Current: true},
@@ -81,11 +81,15 @@ func TestChecks(t *testing.T) {
 		"expelled, its guests ended": {func(f *Facts) { f.Expelled = &identity.Expulsion{By: []string{"host1"}, GuestsEnded: true} }, "membership", Failed, "guests have ended", ""},
 		"guests start at boot":       {func(f *Facts) { f.Libvirt.Guests = map[string]string{"ON_BOOT": "start"} }, "libvirt-guests", Failed, "ON_BOOT=start", ""},
 		"guests are saved":           {func(f *Facts) { f.Libvirt.Guests = map[string]string{"ON_SHUTDOWN": "suspend"} }, "libvirt-guests", Failed, "ON_SHUTDOWN=suspend", ""},
-		"guests lose power":          {func(f *Facts) { f.Service.EndsGuests = false }, "libvirt-guests", Warning, "cuts the power", ""},
-		"QEMU is root":               {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "root"} }, "QEMU's user", Failed, "root", ""},
-		"QEMU is uid 0":              {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "+0"} }, "QEMU's user", Failed, "root", ""},
-		"QEMU is another":            {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "qemu"} }, "QEMU's user", Failed, "as qemu, and the agent gives disks to libvirt-qemu", ""},
-		"no seccomp":                 {func(f *Facts) { f.QEMU.Settings = map[string]string{"seccomp_sandbox": "0"} }, "seccomp", Warning, "switched off", ""},
+		"guests lose power":          {func(f *Facts) { f.Service.EndsGuests = false }, "shutdown", Warning, "does not run: a shutdown of the host cuts the power", "systemctl start virtmesh-shutdown.service"},
+		"guests lose power, by hand": {func(f *Facts) {
+			f.Service.EndsGuests, f.Service.HasShutdownUnit, f.Service.Packaged = false, false, ""
+		}, "shutdown", Warning, "there is no virtmesh-shutdown.service", "write /etc/systemd/system/virtmesh-shutdown.service; systemctl daemon-reload; systemctl add-wants virtmesh.service virtmesh-shutdown.service; systemctl start virtmesh-shutdown.service"},
+		"guests lose power, packaged": {func(f *Facts) { f.Service.EndsGuests, f.Service.HasShutdownUnit = false, false }, "shutdown", Warning, "there is no virtmesh-shutdown.service", ""},
+		"QEMU is root":                {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "root"} }, "QEMU's user", Failed, "root", ""},
+		"QEMU is uid 0":               {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "+0"} }, "QEMU's user", Failed, "root", ""},
+		"QEMU is another":             {func(f *Facts) { f.QEMU.Settings = map[string]string{"user": "qemu"} }, "QEMU's user", Failed, "as qemu, and the agent gives disks to libvirt-qemu", ""},
+		"no seccomp":                  {func(f *Facts) { f.QEMU.Settings = map[string]string{"seccomp_sandbox": "0"} }, "seccomp", Warning, "switched off", ""},
 		"no security driver": {func(f *Facts) {
 			f.QEMU = QEMU{Settings: map[string]string{"security_driver": "none"}, AppArmor: true, LimitsMemory: true}
 		}, "confinement", Failed, "security_driver is none", ""},

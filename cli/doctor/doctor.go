@@ -60,7 +60,7 @@ func repairedBy(findings []Finding, repair Repair) []Finding {
 func Examine(facts Facts) []Finding {
 	checks := []func(Facts) []Finding{
 		checkRoot, checkConfig, checkMembership, checkVirtualization, checkPrograms, checkFirmware,
-		checkLibvirt, checkDaemonLimits, checkGuestsService, checkQEMUUser, checkGuestUIDs, checkSeccomp, checkConfinement, checkMemoryLimit,
+		checkLibvirt, checkDaemonLimits, checkGuestsService, checkShutdown, checkQEMUUser, checkGuestUIDs, checkSeccomp, checkConfinement, checkMemoryLimit,
 		checkKernel, checkFilesystems, checkPaths, checkPools, checkClock,
 		checkNeighbours, checkNetworkd, checkRoutes, checkNameServers, checkPorts, checkService, checkGuestServices, checkKeyring,
 	}

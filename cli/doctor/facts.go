@@ -153,4 +153,8 @@ type Service struct {
 	// GuestServices is the state of the unit that answers guests, such as "active"; "" without
 	// the unit, where the agent starts the process itself.
 	GuestServices string
+	// HasShutdownUnit says that there is virtmesh-shutdown, and ShutdownUnit is what it would be for
+	// the program that the agent's unit runs.
+	HasShutdownUnit bool
+	ShutdownUnit    string
 }

@@ -248,7 +248,8 @@ func (r reader) neighbours(ctx context.Context) Neighbours {
 func (r reader) service(ctx context.Context) Service {
 	_, err := os.Stat(filepath.Join(r.root, "run/systemd/system"))
 	s := Service{Systemd: err == nil, Enabled: output(ctx, "systemctl", "is-enabled", "virtmesh.service") != "",
-		EndsGuests: output(ctx, "systemctl", "is-active", "virtmesh-shutdown.service") != ""}
+		EndsGuests:      output(ctx, "systemctl", "is-active", "virtmesh-shutdown.service") != "",
+		HasShutdownUnit: strings.TrimSpace(output(ctx, "systemctl", "show", "virtmesh-shutdown.service", "-P", "LoadState")) == "loaded"}
 	if show := []string{"show", guestservices.UnitName, "-P"}; strings.TrimSpace(output(ctx, "systemctl", append(show, "LoadState")...)) == "loaded" {
 		s.GuestServices = strings.TrimSpace(output(ctx, "systemctl", append(show, "ActiveState")...))
 	}

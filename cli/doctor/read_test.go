@@ -142,7 +142,7 @@ func TestReadService(t *testing.T) {
 	unit := func(program string) string { return "[Service]\nExecStart=" + program + " agent run\n" }
 	packaged := map[string]string{"/run/systemd/system/x": "", "/usr/lib/systemd/system/virtmesh.service": unit("/usr/bin/virtmesh")}
 	const path = "/usr/lib/systemd/system/virtmesh.service"
-	if got, want := machine(t, packaged).service(t.Context()), (Service{true, path, path, "/usr/bin/virtmesh", "/usr/bin/virtmesh", true, true, "failed"}); got != want {
+	if got, want := machine(t, packaged).service(t.Context()), (Service{true, path, path, "/usr/bin/virtmesh", "/usr/bin/virtmesh", true, true, "failed", true, ""}); got != want {
 		t.Errorf("the package's unit: %+v, want %+v", got, want)
 	}
 	packaged["/etc/systemd/system/virtmesh.service"] = unit("/usr/local/bin/virtmesh")
