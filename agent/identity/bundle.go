@@ -165,19 +165,13 @@ func (i *Identity) TakeBundle(b Bundle) error {
 	if err != nil {
 		return err
 	}
-	var refused error
+	if err := i.fitsTrust(b.CAKey); err != nil && b.Recovery == "" {
+		return fmt.Errorf("the recovery bundle of %s does not fit the CA that this host trusts: %w", b.Made.Format(time.DateOnly), err)
+	}
 	for _, key := range append([][]byte{b.CAKey}, b.laterCAKeys...) {
-		if err := i.fitsTrust(key); err != nil {
-			refused = err
-			continue
-		}
 		if err := i.KeepCAKey(key); err != nil {
 			return err
 		}
-		refused = nil
-	}
-	if refused != nil && b.Recovery == "" {
-		return fmt.Errorf("the recovery bundle of %s does not fit the CA that this host trusts: %w", b.Made.Format(time.DateOnly), refused)
 	}
 	return i.KeepSecretKeys(secrets...)
 }

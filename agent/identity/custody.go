@@ -124,16 +124,6 @@ func ReadCustody(ctx context.Context, store Store, opts raftstore.ReadOptions) (
 	return c, err
 }
 
-// ParseCustody returns what the record at KeyCA says, without the bundle.
-func ParseCustody(record []byte) (Custody, error) {
-	var rec CARecord
-	if err := json.Unmarshal(record, &rec); err != nil {
-		return Custody{}, fmt.Errorf("read %s: %w", KeyCA, err)
-	}
-	pin, err := rec.pin()
-	return Custody{CA: pin, InUse: rec.InUse(), Key: rec.Key}, err
-}
-
 // CAPin returns the pin of the mesh's CA, linearizably, or ErrNotSeeded.
 func CAPin(ctx context.Context, store Store) (Pin, error) {
 	rec, _, err := readCA(ctx, store, raftstore.ReadOptions{})

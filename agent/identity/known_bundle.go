@@ -73,7 +73,7 @@ func (b BundleMade) Same(other BundleMade) bool {
 // bundle and of its escrow. Only a voter can.
 func (i *Identity) Judge(c Custody) Custody {
 	c.Bundle = i.KnownBundle()
-	if c.Escrow != nil && !i.vouchesFor(*c.Escrow, []Pin{c.CA}) {
+	if c.Escrow != nil && !i.vouchesFor(*c.Escrow, c.InUse) {
 		c.Escrow = nil
 	}
 	return c

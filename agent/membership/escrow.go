@@ -68,7 +68,11 @@ func (k escrowKeeper) step(ctx context.Context) (escrowAct, error) {
 // used returns the keys that a recovery needs.
 func (k escrowKeeper) used(ctx context.Context, custody identity.Custody) (identity.Holds, error) {
 	secrets, _, err := identity.ReadSecretKeys(ctx, k.store, localRead)
-	return identity.Holds{CAPins: []string{custody.CA.String()}, SecretKeyIDs: secrets.IDs()}, err
+	used := identity.Holds{SecretKeyIDs: secrets.IDs()}
+	for _, ca := range custody.InUse {
+		used.CAPins = append(used.CAPins, ca.String())
+	}
+	return used, err
 }
 
 func (k escrowKeeper) view(stored identity.Custody, used identity.Holds) escrowView {

@@ -144,15 +144,6 @@ func founding(id *identity.Identity, bundle *identity.Bundle) raftstore.Founding
 		if err := takeRecovered(state, id, bundle); err != nil {
 			return nil, err
 		}
-		if raw, ok := state.Get(identity.KeyCA); ok {
-			custody, err := identity.ParseCustody(raw.Value)
-			if err != nil {
-				return nil, err
-			}
-			if !custody.InState() && !id.HoldsCAKey(custody.CA) {
-				return nil, errNoKeyLeft(id)
-			}
-		}
 		lost, err := lostSecretKeys(state, id)
 		if err != nil {
 			return nil, err
@@ -160,7 +151,20 @@ func founding(id *identity.Identity, bundle *identity.Bundle) raftstore.Founding
 		if len(lost) > 0 {
 			return nil, errNoSecretKeyLeft(id, lost)
 		}
-		return beginTimeline(state, began)
+		changes, err := beginTimeline(state, began)
+		if err != nil {
+			return nil, err
+		}
+		// Last: it changes what the host trusts.
+		raw, ok := state.Get(identity.KeyCA)
+		if !ok {
+			return changes, nil
+		}
+		withCA, err := id.RecoverCA(raw)
+		if errors.Is(err, identity.ErrNoCAKey) {
+			return nil, errNoKeyLeft(id)
+		}
+		return append(changes, withCA...), err
 	}
 }
 
