@@ -102,8 +102,8 @@ func printCA(w io.Writer, ca *admin.CAStatus) error {
 
 // caSentence tells one CA from another.
 func caSentence(ca admin.CACertificate) string {
-	print := ca.Fingerprint[:min(len(ca.Fingerprint), shortHash)]
-	return fmt.Sprintf("%s (made %s, ends %s)", print, ca.Made.Local().Format(time.DateTime), ca.Expires.Local().Format(time.DateOnly))
+	short := ca.Fingerprint[:min(len(ca.Fingerprint), shortHash)]
+	return fmt.Sprintf("%s (made %s, ends %s)", short, ca.Made.Local().Format(time.DateTime), ca.Expires.Local().Format(time.DateOnly))
 }
 
 // stageSentence says how far a replacement of the CA is.
