@@ -84,20 +84,34 @@ func (s *Store) configured(index uint64, servers []raft.Server) {
 	s.takeVoters(set)
 }
 
-// restored notes the configuration of the snapshot that this replica has restored.
+// restored notes the configuration of the snapshot that this replica has restored, whose state
+// ends at a log index.
 func (s *Store) restored(index uint64) {
 	list, err := s.disk.listSnapshots()
 	if err != nil {
 		s.log.Warn("the configuration of a snapshot cannot be read", "err", err)
 		return
 	}
-	for _, meta := range list {
-		if meta.Index == index {
-			set := voterSet{meta.ConfigurationIndex, votersOf(meta.Configuration.Servers)}
-			s.voterLog.reset(set)
-			s.takeVoters(set)
+	meta := snapshotOf(list, index)
+	if meta == nil {
+		s.log.Warn("no snapshot says who votes", "index", index)
+		return
+	}
+	set := voterSet{meta.ConfigurationIndex, votersOf(meta.Configuration.Servers)}
+	s.voterLog.reset(set)
+	s.takeVoters(set)
+}
+
+// snapshotOf returns the description of the snapshot whose state ends at a log index; nil if
+// there is none. The snapshot that a recovery makes goes on to the end of the log, whose last
+// entries may not concern the state, such as the first one of a leader: its index is higher.
+func snapshotOf(list []*raft.SnapshotMeta, index uint64) (found *raft.SnapshotMeta) {
+	for _, meta := range list { // the newest first: of two at one index, the earlier was recovered from
+		if meta.Index >= index && (found == nil || meta.Index < found.Index) {
+			found = meta
 		}
 	}
+	return found
 }
 
 // learnPause is what each host of the mesh adds to the time after which a follower asks about
