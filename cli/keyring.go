@@ -13,7 +13,9 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"virtmesh/agent/hostseal"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/membership"
 	"virtmesh/agent/port/admin"
 )
 
@@ -27,6 +29,7 @@ func keyringCommand() *cli.Command {
 					"'virtmesh agent recover --keyring-bundle FILE' takes the bundle when all voters are lost. Keep the file and the passphrase apart, and neither on a host of the mesh.",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "output", Usage: "the new `FILE` (required)"},
+					&cli.StringFlag{Name: "state-dir", Usage: "take the keyring from the state directory `DIR` of a voter whose agent does not run, and tell the mesh nothing"},
 					passphraseFlag(),
 				}},
 		},
@@ -105,6 +108,9 @@ func keyringBundle(c *cli.Context) error {
 	if err := refuseOldFile(path); err != nil {
 		return err
 	}
+	if dir := c.String("state-dir"); dir != "" {
+		return bundleFrom(c, dir, path)
+	}
 	conn, err := connectLocal(c)
 	if err != nil {
 		return fmt.Errorf("make a recovery bundle: %w", err)
@@ -138,6 +144,23 @@ func keyringBundle(c *cli.Context) error {
 		return fmt.Errorf("%s is a complete recovery bundle, and the mesh does not know of it: make another one: %w", path, err)
 	}
 	_, err = fmt.Fprintln(c.App.Writer, bundleSentence(path, bundle.MeshID))
+	return err
+}
+
+// bundleFrom makes a recovery bundle from a state directory, for a mesh that is to be recovered.
+func bundleFrom(c *cli.Context, dir, path string) error {
+	bundle, err := membership.ReadBundle(dir)
+	if err != nil {
+		return fmt.Errorf("make a recovery bundle: %w", err)
+	}
+	passphrase, err := readPassphrase(c, true)
+	if err != nil {
+		return err
+	}
+	if err := writeBundle(path, bundle, passphrase); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "%s has the keys of mesh %s that are in %s, for 'virtmesh agent recover --keyring-bundle'. The mesh does not know of it: once it is back, make a bundle as usual.\n", path, bundle.MeshID, dir)
 	return err
 }
 
@@ -270,9 +293,19 @@ func openBundle(c *cli.Context) (*identity.Bundle, error) {
 	return &bundle, nil
 }
 
-// keyringSentence says where the private key of the mesh's CA is, and whether Secrets are
-// encrypted.
+// keyringSentence says where the private key of the mesh's CA is, whether Secrets are encrypted,
+// and how the answering host has its keys on its disk.
 func keyringSentence(k *admin.KeyringStatus) string {
+	switch k.Seal.With {
+	case hostseal.KindTPM:
+		return custodySentence(k) + "; on this host's disk sealed with its TPM"
+	case hostseal.KindFile:
+		return custodySentence(k) + "; on this host's disk sealed with a file of root's"
+	}
+	return custodySentence(k)
+}
+
+func custodySentence(k *admin.KeyringStatus) string {
 	where := "only the voters hold the CA's key"
 	if k.CAKeyInState {
 		where = "every host and every backup holds the CA's key"

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/hostseal"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port/admin"
 	"virtmesh/agent/sealed"
@@ -161,6 +162,10 @@ func TestKeyringSentence(t *testing.T) {
 			SecretsEncrypted: true, SecretKeyWaits: true, BundlesStayGood: true, Bundle: &admin.KeyringBundle{Made: made, Current: true, StaysGood: true}},
 		"only the voters hold the CA's key; Secrets are encrypted; recovery bundle of 2026-11-26, of an earlier version: a new one stays good when keys are replaced ('virtmesh keyring bundle --output FILE' on a voter)": {
 			SecretsEncrypted: true, BundlesStayGood: true, Bundle: &admin.KeyringBundle{Made: made, Current: true}},
+		"only the voters hold the CA's key; recovery bundle of 2026-11-26; on this host's disk sealed with its TPM": {
+			Bundle: &admin.KeyringBundle{Made: made, Current: true}, Seal: admin.KeyringSeal{With: hostseal.KindTPM}},
+		"only the voters hold the CA's key; recovery bundle of 2026-11-26; on this host's disk sealed with a file of root's": {
+			Bundle: &admin.KeyringBundle{Made: made, Current: true}, Seal: admin.KeyringSeal{With: hostseal.KindFile, NoTPM: "this host has no TPM 2"}},
 		"only the voters hold the CA's key; the recovery bundle of 2026-11-26 is outdated: make one on a voter with 'virtmesh keyring bundle --output FILE'": {Bundle: &admin.KeyringBundle{Made: made}},
 	} {
 		if got := keyringSentence(&k); got != want {
@@ -189,5 +194,30 @@ func TestTheFirstBundleStaysWithItsMesh(t *testing.T) {
 		if _, err := os.Stat(b.path); (err == nil) != made {
 			t.Errorf("made %t: the bundle: %v", made, err)
 		}
+	}
+}
+
+// A recovery bundle is made from the disk of a host whose agent does not run.
+func TestABundleFromAStateDirectory(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := identity.InitMesh(dir, identity.InitOptions{Host: "host1", MeshAddress: "127.0.0.1:7443", GossipAddress: "127.0.0.1:7946"}); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "mesh.bundle")
+	const passphrase = "correct horse battery"
+	code, stdout, stderr := run(t, "keyring", "bundle", "--state-dir", dir, "--output", path, "--passphrase", passphraseFile(t, passphrase))
+	if code != 0 || !strings.Contains(stdout, "agent recover --keyring-bundle") {
+		t.Fatalf("exit code %d, %q, %q", code, stdout, stderr)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle, err := identity.OpenBundle(bytes.NewReader(content), passphrase)
+	if err != nil || len(bundle.SecretKeys) != 1 {
+		t.Errorf("%d keys for Secrets, %v", len(bundle.SecretKeys), err)
+	}
+	if code, _, stderr := run(t, "keyring", "bundle", "--state-dir", t.TempDir(), "--output", path+"2", "--passphrase", passphraseFile(t, passphrase)); code == 0 || !strings.Contains(stderr, "not a member") {
+		t.Errorf("from an empty directory: exit code %d, %q", code, stderr)
 	}
 }

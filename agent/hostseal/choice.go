@@ -56,5 +56,5 @@ var (
 	// was cleared.
 	ErrOtherChip = errors.New("it was sealed by another TPM, or by this one before it was cleared")
 	// ErrShut is returned for a sealed file whose key the host cannot open.
-	ErrShut = errors.New("this host cannot open what it has sealed")
+	ErrShut = errors.New("this host cannot open")
 )

@@ -62,7 +62,7 @@ func (s *Seals) Unseal(name string, content []byte) ([]byte, error) {
 	with := block.Headers[pemKey]
 	key, err := s.find(with)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w: %w", name, ErrShut, err)
+		return nil, fmt.Errorf("%w %s: %w", ErrShut, name, err)
 	}
 	gcm, err := newGCM(key)
 	if err != nil {
@@ -70,7 +70,7 @@ func (s *Seals) Unseal(name string, content []byte) ([]byte, error) {
 	}
 	plain, err := gcm.Open(nil, nil, block.Bytes, bound(name, with))
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w: %w", name, ErrShut, errors.New("its content was changed, or sealed under another name"))
+		return nil, fmt.Errorf("%w %s: %w", ErrShut, name, errors.New("its content was changed, or sealed under another name"))
 	}
 	return plain, nil
 }

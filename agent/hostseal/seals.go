@@ -128,7 +128,7 @@ func (s *Seals) begin(keys []string, kind Kind) error {
 			return nil
 		}
 	}
-	name, err := s.make(kind)
+	name, err := s.makeKey(kind)
 	if err != nil {
 		return err
 	}
@@ -136,8 +136,8 @@ func (s *Seals) begin(keys []string, kind Kind) error {
 	return nil
 }
 
-// make makes a key of a kind, on disk and in memory, and returns its name. s.mu is held.
-func (s *Seals) make(kind Kind) (string, error) {
+// makeKey makes a key of a kind, on disk and in memory, and returns its name. s.mu is held.
+func (s *Seals) makeKey(kind Kind) (string, error) {
 	key, random := make([]byte, keyLen), make([]byte, 8)
 	rand.Read(key)
 	rand.Read(random)

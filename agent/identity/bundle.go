@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/armor"
 
+	"virtmesh/agent/hostseal"
 	"virtmesh/agent/sealed"
 )
 
@@ -63,6 +64,23 @@ func (i *Identity) Bundle() (Bundle, error) {
 		return Bundle{}, err
 	}
 	return newBundle(i.MeshID(), ca.CertificatePEM(), i.CAKeyOf(ca.Pin()), i.SecretKeys())
+}
+
+// ReadBundle returns what a recovery bundle of the mesh holds, by the keyring in a state
+// directory, which it does not change: that of a host whose agent does not run, or a copy of one.
+func ReadBundle(dir string, seals *hostseal.Seals) (Bundle, error) {
+	id, err := readIdentity(dir, seals)
+	if err != nil {
+		return Bundle{}, err
+	}
+	if shut := id.Shut(); len(shut) > 0 {
+		return Bundle{}, errors.Join(shut...)
+	}
+	b, err := id.Bundle()
+	if err != nil {
+		return Bundle{}, fmt.Errorf("read the keyring in %s: %w", dir, err)
+	}
+	return b, nil
 }
 
 func newBundle(meshID string, certificate, caKey []byte, secretKeys []sealed.PrivateKey) (Bundle, error) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"virtmesh/agent/hostseal"
 	"virtmesh/agent/sealed"
 	"virtmesh/storage/durable"
 )
@@ -96,6 +97,8 @@ type State struct {
 	CAKey []byte
 	// SecretKeys are the private keys for Secrets; a host that does not vote has none.
 	SecretKeys []sealed.PrivateKey
+	// Seals seal the keyring when it is written by CreateState; nil: it is written in clear.
+	Seals *hostseal.Seals
 	// Founder marks the first host of a mesh until Seed has written this state to the
 	// replicated store. Only such a host may create the store; the marker is removed
 	// when the store holds everything.
@@ -174,27 +177,6 @@ func CreateState(dir string, st State) error {
 	return nil
 }
 
-// RemoveState deletes the identity folder of a host that has left its mesh. It is no
-// error if there is none.
-func RemoveState(dir string) error {
-	gone := filepath.Join(dir, stagingPrefix+"left")
-	if err := os.RemoveAll(gone); err != nil {
-		return fmt.Errorf("remove identity: %w", err)
-	}
-	// Rename the folder first, so that an interrupted removal does not leave part of an
-	// identity.
-	if err := durable.Rename(filepath.Join(dir, folder), gone); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return fmt.Errorf("remove identity: %w", err)
-	}
-	if err := os.RemoveAll(gone); err != nil {
-		return fmt.Errorf("remove identity: %w", err)
-	}
-	return nil
-}
-
 // check returns an error if the parts of a state do not belong together.
 func (st State) check() (*material, error) {
 	if err := st.Info.node().Validate(); err != nil {
@@ -251,16 +233,17 @@ func writeState(at string, st State) error {
 			return err
 		}
 	}
+	keyring := secretFiles{at: at, seals: st.Seals, sealing: st.Seals != nil}
 	for name, data := range secrets {
-		if err := writeSecretFile(at, name, data); err != nil {
+		if err := keyring.write(name, data); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// readState reads the identity folder of a state directory.
-func readState(dir string) (State, error) {
+// readState reads the identity folder of a state directory, whose secret files are files.
+func readState(dir string, files *secretFiles) (State, error) {
 	done, err := Initialised(dir)
 	if err != nil {
 		return State{}, err
@@ -288,12 +271,11 @@ func readState(dir string) (State, error) {
 	if st.GossipKeys, err = parseGossipKeys(string(keys)); err != nil {
 		return State{}, fmt.Errorf("read identity: %s: %w", fileGossip, err)
 	}
-	st.CAKey, err = readSecretFile(at, fileCAKey)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if st.CAKey, err = files.read(fileCAKey); err != nil {
 		return State{}, fmt.Errorf("read identity: %w", err)
 	}
-	secrets, err := readSecretFile(at, fileSecretKeys)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	secrets, err := files.read(fileSecretKeys)
+	if err != nil {
 		return State{}, fmt.Errorf("read identity: %w", err)
 	}
 	if st.SecretKeys, err = parseSecretKeys(string(secrets)); err != nil {

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"virtmesh/agent/hostseal"
 	"virtmesh/agent/sealed"
 	"virtmesh/storage/durable"
 )
@@ -45,6 +46,9 @@ type Identity struct {
 	// knownBundle is never changed, only replaced.
 	knownBundle *BundleMade
 	founder     bool
+	// secretFiles hold the keyring on disk; sealed says that they are sealed as they should be.
+	secretFiles *secretFiles
+	sealed      bool
 }
 
 // material is this host's certificate and what it trusts. Each is of use without the other: the
@@ -59,18 +63,40 @@ type material struct {
 // Open reads the identity of a state directory and checks that its parts belong
 // together. An expired certificate is no error, because the agent renews it. Open
 // removes the remains of interrupted writes, so only the agent that owns the directory
-// may call it.
+// may call it. It opens a keyring that a file seals, and not one that a TPM does; see OpenSealed.
 func Open(dir string) (*Identity, error) {
-	st, err := readState(dir)
+	return OpenSealed(dir, hostseal.Open(dir, hostseal.Options{}))
+}
+
+// OpenSealed is Open with what seals the keyring of the host. Keys that the host cannot open
+// count as not held; see Shut.
+func OpenSealed(dir string, seals *hostseal.Seals) (*Identity, error) {
+	id, err := readIdentity(dir, seals)
+	if err == nil {
+		err = removeLeftovers(dir)
+	}
 	if err != nil {
 		return nil, err
+	}
+	return id, nil
+}
+
+// readIdentity is OpenSealed without the removal of anything.
+func readIdentity(dir string, seals *hostseal.Seals) (*Identity, error) {
+	files, err := openSecretFiles(filepath.Join(dir, folder), seals)
+	if err != nil {
+		return nil, err
+	}
+	st, err := readState(dir, files)
+	if err != nil {
+		return nil, err
+	}
+	if shut := files.faults(st.Info.Host); st.Founder && len(shut) > 0 {
+		return nil, errors.Join(shut...) // nobody else has the keys yet
 	}
 	m, err := st.check()
 	if err != nil {
 		return nil, fmt.Errorf("read identity in %s: %w", dir, err)
-	}
-	if err := removeLeftovers(dir); err != nil {
-		return nil, err
 	}
 	caKeys, err := st.caKeys()
 	if err != nil {
@@ -78,7 +104,7 @@ func Open(dir string) (*Identity, error) {
 	}
 	id := &Identity{
 		dir: dir, info: st.Info, gossip: st.GossipKeys, gossipGeneration: st.Info.GossipGeneration, trustGeneration: st.Info.TrustGeneration,
-		caKeys: caKeys, secretKeys: st.SecretKeys, knownBundle: st.Bundle, founder: st.Founder,
+		caKeys: caKeys, secretKeys: st.SecretKeys, knownBundle: st.Bundle, founder: st.Founder, secretFiles: files,
 	}
 	id.current.Store(m)
 	id.seeds.Store(&st.Info.Seeds)

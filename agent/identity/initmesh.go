@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"virtmesh/agent/hostname"
+	"virtmesh/agent/hostseal"
 	"virtmesh/agent/sealed"
 	"virtmesh/raftstore"
 	"virtmesh/storage/durable"
@@ -34,6 +35,8 @@ type InitOptions struct {
 	// made now. With it, the key of the CA never gets into the replicated state. It is called
 	// before the host becomes a member, and its error keeps it from becoming one.
 	KeepBundle func(Bundle) error
+	// Seals seal the keyring of the host; nil: it is written in clear.
+	Seals *hostseal.Seals
 }
 
 // ValidateAddress returns an error if addr is not a "host:port" that other hosts can
@@ -100,6 +103,7 @@ func InitMesh(dir string, opts InitOptions) (*CA, error) {
 			return nil, fmt.Errorf("init: %w", err)
 		}
 	}
+	st.Seals = opts.Seals
 	if err := CreateState(dir, st); err != nil {
 		return nil, fmt.Errorf("init: %w", err)
 	}

@@ -181,7 +181,7 @@ func (i *Identity) DropCAKey() error { return i.DropCAKeysBut() }
 
 // replaceCAKeys is called with i.mu held.
 func (i *Identity) replaceCAKeys(keys caKeys) error {
-	if err := writeSecretFile(i.path(""), fileCAKey, keys.encode()); err != nil {
+	if err := i.secretFiles.write(fileCAKey, keys.encode()); err != nil {
 		return fmt.Errorf("change the keys of CAs: %w", err)
 	}
 	i.caKeys = keys

@@ -193,7 +193,7 @@ func (i *Identity) replaceSecretKeys(keys []sealed.PrivateKey) error {
 	if err != nil {
 		return fmt.Errorf("keep the keys for Secrets: %w", err)
 	}
-	if err := writeSecretFile(i.path(""), fileSecretKeys, text); err != nil {
+	if err := i.secretFiles.write(fileSecretKeys, text); err != nil {
 		return fmt.Errorf("keep the keys for Secrets: %w", err)
 	}
 	i.secretKeys = keys

@@ -12,6 +12,8 @@ import (
 
 	"virtmesh/agent/claims"
 	"virtmesh/agent/hostname"
+	"virtmesh/agent/hostseal"
+	"virtmesh/agent/hostseal/tpm"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/level"
 	"virtmesh/raftstore"
@@ -54,6 +56,14 @@ type Config struct {
 	// CertificateLifetime is how long this host's certificates are valid; they are
 	// renewed at two thirds of it.
 	CertificateLifetime Duration `json:"certificateLifetime"`
+	// Keyring says how this host keeps its part of the mesh's keyring.
+	Keyring KeyringConfig `json:"keyring,omitzero"`
+}
+
+// KeyringConfig says how a host keeps its part of the mesh's keyring.
+type KeyringConfig struct {
+	// Seal is with what it is encrypted on disk; empty: hostseal.Auto.
+	Seal hostseal.Choice `json:"seal,omitempty"`
 }
 
 // Duration is a time.Duration that is written to and read from JSON as a string.
@@ -120,7 +130,15 @@ func (c Config) Validate() error {
 	if time.Duration(c.CertificateLifetime) < time.Second {
 		invalid("certificateLifetime", "must be at least 1s")
 	}
+	if err := c.Keyring.Seal.Validate(); err != nil {
+		invalid("keyring.seal", "%w", err)
+	}
 	return errors.Join(errs...)
+}
+
+// seals returns what seals the keyring of this host.
+func (c Config) seals() *hostseal.Seals {
+	return hostseal.Open(c.StateDir, hostseal.Options{Choice: c.Keyring.Seal, Chip: tpm.New(tpm.DefaultDevice)})
 }
 
 // MeshAddress returns the address at which other hosts reach this host's mesh port.

@@ -139,8 +139,14 @@ func repeatStep[A keeperAct](ctx context.Context, log *slog.Logger, step func(co
 	}
 }
 
-// step looks where the key is and makes the next move, if one is due.
+// step seals the keyring, looks where the key is and makes the next move, if one is due.
 func (k keyringKeeper) step(ctx context.Context) (keyringAct, error) {
+	unsealed := k.sealKeyring()
+	act, err := k.move(ctx)
+	return act, errors.Join(unsealed, err)
+}
+
+func (k keyringKeeper) move(ctx context.Context) (keyringAct, error) {
 	custody, err := identity.ReadCustody(ctx, k.store, raftstore.ReadOptions{Consistency: raftstore.Local})
 	if err != nil {
 		return nothingToMove, err
@@ -325,7 +331,7 @@ func (m *Member) keyringStatus(ctx context.Context) (*admin.KeyringStatus, error
 	if err != nil {
 		return nil, fmt.Errorf("read the keys for Secrets: %w", err)
 	}
-	status := &admin.KeyringStatus{CAKeyInState: custody.InState(), SecretsEncrypted: secrets.Active != "", SecretKeyWaits: secrets.Pending() != "", BundlesStayGood: m.store.FeatureLevel() >= level.Succession}
+	status := &admin.KeyringStatus{Seal: m.keyringSeal(), CAKeyInState: custody.InState(), SecretsEncrypted: secrets.Active != "", SecretKeyWaits: secrets.Pending() != "", BundlesStayGood: m.store.FeatureLevel() >= level.Succession}
 	if custody.Bundle != nil {
 		status.SecretKeyBundled = status.SecretKeyWaits && custody.RecoversSecretKeys(secrets.IDs())
 		used := identity.Holds{CAPins: []string{custody.CA.String()}, SecretKeyIDs: secrets.InUse()}

@@ -224,8 +224,11 @@ func (m *Member) makeDirectories(context.Context) error {
 }
 
 func (m *Member) openIdentity(context.Context) (err error) {
-	if m.identity, err = identity.Open(m.config.StateDir); err != nil {
+	if m.identity, err = identity.OpenSealed(m.config.StateDir, m.config.seals()); err != nil {
 		return err
+	}
+	for _, shut := range m.identity.Shut() {
+		m.log.Warn("keys of this host's keyring count as lost", "part", "keyring", "err", shut)
 	}
 	m.peers = NewPeers(m.config.Name, m.identity, m.log)
 	m.renewals = renewals{config: m.config, version: m.options.Version, identity: m.identity, peers: m.peers}

@@ -32,7 +32,7 @@ func Init(config Config, file ConfigFile, keepBundle func(identity.Bundle) error
 	}
 	_, err := identity.InitMesh(config.StateDir, identity.InitOptions{
 		Host: config.Name, MeshAddress: config.MeshAddress(), GossipAddress: config.GossipAddress(),
-		SANs: config.sans(), Lifetime: time.Duration(config.CertificateLifetime), KeepBundle: keepBundle,
+		SANs: config.sans(), Lifetime: time.Duration(config.CertificateLifetime), KeepBundle: keepBundle, Seals: config.seals(),
 	})
 	if err != nil {
 		return fmt.Errorf("make a mesh: %w", err)

@@ -74,7 +74,7 @@ func prepareRecovery(ctx context.Context, config Config, how Recovery) (*identit
 	if err := mustNotRun(config); err != nil {
 		return nil, err
 	}
-	id, err := identity.Open(config.StateDir)
+	id, err := identity.OpenSealed(config.StateDir, config.seals())
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func prepareRecovery(ctx context.Context, config Config, how Recovery) (*identit
 func errNoKeyLeft(id *identity.Identity) error {
 	return fault.New(fault.Conflict, "the key of the mesh's CA is neither in this copy of the mesh's state nor on %s: only the voters held it", id.Host()).About(id.Host()).
 		WithRemedy("repeat with --keyring-bundle FILE; without the bundle, recover on a host that was a voter, " +
-			"or copy identity/ca.key from its state directory to " + id.Dir() + "/identity/ca.key here (owner root, mode 0600)")
+			"or make one from its state directory: 'virtmesh keyring bundle --state-dir DIR --output FILE'")
 }
 
 // lostSecretKeys returns the names of the keys for Secrets that a state needs and the host does
@@ -124,7 +124,7 @@ func lostSecretKeys(state raftstore.View, id *identity.Identity) ([]string, erro
 func errNoSecretKeyLeft(id *identity.Identity, keys []string) error {
 	return fault.New(fault.Conflict, "Secrets are encrypted with the key %s, which is not on %s: only the voters held it", strings.Join(keys, " and the key "), id.Host()).About(id.Host()).
 		WithRemedy("repeat with --keyring-bundle FILE and a recovery bundle that has this key: for this copy the newest one, for a backup one from its time; without it, recover on a host that was a voter, " +
-			"or copy identity/secret.keys from its state directory to " + id.Dir() + "/identity/secret.keys here (owner root, mode 0600)")
+			"or make a bundle from its state directory: 'virtmesh keyring bundle --state-dir DIR --output FILE'")
 }
 
 // errRemovedHere refuses a recovery after which the only voter is a machine that its mesh bars.
@@ -149,7 +149,7 @@ func founding(id *identity.Identity, bundle *identity.Bundle) raftstore.Founding
 			return nil, err
 		}
 		if len(lost) > 0 {
-			return nil, errNoSecretKeyLeft(id, lost)
+			return nil, errors.Join(append(id.Shut(), errNoSecretKeyLeft(id, lost))...)
 		}
 		changes, err := beginTimeline(state, began)
 		if err != nil {
@@ -162,7 +162,7 @@ func founding(id *identity.Identity, bundle *identity.Bundle) raftstore.Founding
 		}
 		withCA, err := id.RecoverCA(raw)
 		if errors.Is(err, identity.ErrNoCAKey) {
-			return nil, errNoKeyLeft(id)
+			return nil, errors.Join(append(id.Shut(), errNoKeyLeft(id))...)
 		}
 		return append(changes, withCA...), err
 	}

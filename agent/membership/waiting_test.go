@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"virtmesh/agent/hostseal"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/port/admin"
 	"virtmesh/agent/port/porttest"
@@ -32,6 +33,7 @@ func newMachine(t *testing.T, name string) (path string, config Config) {
 	config = DefaultConfig()
 	config.Name, config.Advertise = name, "127.0.0.1"
 	config.StateDir, config.RunDir = filepath.Join(dir, "state"), filepath.Join(dir, "run")
+	config.Keyring.Seal = hostseal.WithFile // and not with the TPM of this machine
 	config.MeshListen, config.MetricsListen = porttest.Address(t), porttest.Address(t)
 	config.GossipPort = porttest.Reserve(t)
 	return filepath.Join(dir, "agent.yaml"), config

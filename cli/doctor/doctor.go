@@ -62,10 +62,10 @@ func Examine(facts Facts) []Finding {
 		checkRoot, checkConfig, checkMembership, checkVirtualization, checkPrograms, checkFirmware,
 		checkLibvirt, checkDaemonLimits, checkGuestsService, checkShutdown, checkQEMUUser, checkGuestUIDs, checkSeccomp, checkConfinement, checkMemoryLimit,
 		checkKernel, checkFilesystems, checkPaths, checkPools, checkClock,
-		checkNeighbours, checkNetworkd, checkRoutes, checkNameServers, checkPorts, checkService, checkGuestServices, checkKeyring,
+		checkNeighbours, checkNetworkd, checkRoutes, checkNameServers, checkPorts, checkService, checkGuestServices, checkKeyring, checkSeal,
 	}
 	if facts.Config.Role == host.RoleWitness { // it needs nothing that guests need
-		checks = []func(Facts) []Finding{checkRoot, checkConfig, checkMembership, checkFilesystems, checkClock, checkPorts, checkService, checkKeyring}
+		checks = []func(Facts) []Finding{checkRoot, checkConfig, checkMembership, checkFilesystems, checkClock, checkPorts, checkService, checkKeyring, checkSeal}
 	}
 	var findings []Finding
 	for _, check := range checks {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"virtmesh/agent/hostseal"
+	"virtmesh/agent/level"
 	"virtmesh/agent/port/admin"
 )
 
@@ -64,6 +66,29 @@ func checkKeyring(f Facts) []Finding {
 		return warn(check, "that of "+k.Bundle.Made.Local().Format(time.DateOnly)+" is of an earlier version: each key that is replaced waits for another bundle, and a new bundle stays good", fix)
 	}
 	return pass(check, "made on "+k.Bundle.Host+", "+k.Bundle.Made.Local().Format(time.DateOnly))
+}
+
+// checkSeal says how this host's keys are kept on its disk. It is silent below the feature level
+// from which on they are sealed.
+func checkSeal(f Facts) []Finding {
+	const check = "keyring on disk"
+	if f.Status == nil || f.Status.Keyring == nil || f.Status.Level == nil || f.Status.Level.Mesh < level.Succession {
+		return nil
+	}
+	seal := f.Status.Keyring.Seal
+	switch {
+	case len(seal.Shut) > 0:
+		return warn(check, seal.Shut[0], "see what the sentence says")
+	case seal.With == hostseal.Unsealed && seal.NoTPM != "":
+		return warn(check, "in clear: "+seal.NoTPM, "set keyring.seal in agent.yaml to 'file', or to 'auto', and restart the agent")
+	case seal.With == hostseal.Unsealed:
+		return nil // the agent is about to
+	case seal.With == hostseal.KindTPM:
+		return pass(check, "sealed with the TPM")
+	case seal.NoTPM != "":
+		return pass(check, "sealed with a file of root's: "+seal.NoTPM)
+	}
+	return pass(check, "sealed with a file of root's, as keyring.seal says")
 }
 
 // votersOf names the hosts that hold the keyring, this host alone if it is one of them.

@@ -5,8 +5,11 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"virtmesh/agent/hostseal"
+	"virtmesh/agent/level"
 	"virtmesh/agent/port/admin"
 )
 
@@ -21,6 +24,39 @@ func TestTheBundleIsMadeOnAVoter(t *testing.T) {
 		got := checkKeyring(Facts{Status: &status})
 		if len(got) != 1 || got[0].Fix != "as root on "+want+": virtmesh keyring bundle --output FILE" {
 			t.Errorf("%+v, want %s", got, want)
+		}
+	}
+}
+
+// How the keys are on the disk is said once the mesh seals them, and warned of where a person
+// must act.
+func TestHowTheKeyringIsSealed(t *testing.T) {
+	now := admin.Level{Mesh: level.Succession}
+	for name, c := range map[string]struct {
+		level *admin.Level
+		seal  admin.KeyringSeal
+		want  Result
+		says  string
+	}{
+		"below the level":    {level: &admin.Level{Mesh: level.Succession - 1}},
+		"a host without it":  {},
+		"with the TPM":       {&now, admin.KeyringSeal{With: hostseal.KindTPM}, Passed, "the TPM"},
+		"a file is wanted":   {&now, admin.KeyringSeal{With: hostseal.KindFile}, Passed, "as keyring.seal says"},
+		"there is no TPM":    {&now, admin.KeyringSeal{With: hostseal.KindFile, NoTPM: "this host has no TPM 2"}, Passed, "no TPM 2"},
+		"only a TPM will do": {&now, admin.KeyringSeal{NoTPM: "this host has no TPM 2"}, Warning, "in clear: this host has no TPM 2"},
+		"the TPM was cleared": {&now, admin.KeyringSeal{With: hostseal.KindTPM, Shut: []string{"host1 does without keys"}}, Warning,
+			"host1 does without keys"},
+		"not yet": {level: &now},
+	} {
+		found := checkSeal(Facts{Status: &admin.Status{Level: c.level, Keyring: &admin.KeyringStatus{Seal: c.seal}}})
+		if c.want == "" {
+			if len(found) > 0 {
+				t.Errorf("%s: %+v", name, found)
+			}
+			continue
+		}
+		if len(found) != 1 || found[0].Result != c.want || !strings.Contains(found[0].Detail, c.says) || (found[0].Fix == "") != (c.want == Passed) {
+			t.Errorf("%s: %+v, want %s: %s", name, found, c.want, c.says)
 		}
 	}
 }

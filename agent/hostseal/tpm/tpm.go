@@ -10,7 +10,8 @@
 // Secrets cross the bus to the chip encrypted (a salted session), and a chip that does not have
 // the primary key of before is told apart before anything is sent to it. The device is opened
 // for each call and closed after it; the kernel's resource manager keeps users of the chip
-// apart. The package keeps no state.
+// apart. A chip that does not answer is given up (ErrSilent): the call is lost until it does,
+// and at most one is, since no other begins before.
 package tpm
 
 import (
@@ -19,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -32,7 +34,10 @@ const DefaultDevice = "/dev/tpmrm0"
 
 // Chip is the TPM of a host. Its methods may be called at any time from any goroutine.
 type Chip struct {
-	open func() (transport.TPMCloser, error)
+	open     func() (transport.TPMCloser, error)
+	patience time.Duration
+	// busy holds a token while a call is under way.
+	busy chan struct{}
 }
 
 var _ hostseal.Chip = (*Chip)(nil)
@@ -40,7 +45,18 @@ var _ hostseal.Chip = (*Chip)(nil)
 // New returns the TPM behind a device. It opens nothing: whether the host has one is seen when
 // the chip is needed.
 func New(device string) *Chip {
-	return &Chip{open: func() (transport.TPMCloser, error) { return linuxtpm.Open(device) }}
+	return newChip(func() (transport.TPMCloser, error) { return linuxtpm.Open(device) })
+}
+
+// patience is how long a chip may take. Chips of the slow kind take a few seconds for what is
+// asked of them here.
+const patience = 30 * time.Second
+
+// ErrSilent says that the TPM does not answer.
+var ErrSilent = errors.New("the TPM does not answer")
+
+func newChip(open func() (transport.TPMCloser, error)) *Chip {
+	return &Chip{open: open, patience: patience, busy: make(chan struct{}, 1)}
 }
 
 // sealed is a secret that the chip has encrypted.
@@ -54,11 +70,10 @@ type sealed struct {
 
 // Wrap implements hostseal.Chip.
 func (c *Chip) Wrap(secret []byte) ([]byte, error) {
-	var wrapped []byte
-	err := c.use(func(chip transport.TPM, primary *tpm2.CreatePrimaryResponse) error {
+	wrapped, err := c.use(func(chip transport.TPM, primary *tpm2.CreatePrimaryResponse) ([]byte, error) {
 		salt, err := salted(primary)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		session := tpm2.HMAC(tpm2.TPMAlgSHA256, nonceLen, tpm2.AESEncryption(128, tpm2.EncryptInOut), salt)
 		made, err := tpm2.Create{
@@ -72,12 +87,11 @@ func (c *Chip) Wrap(secret []byte) ([]byte, error) {
 			}),
 		}.Execute(chip)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		wrapped, err = json.Marshal(sealed{
+		return json.Marshal(sealed{
 			Parent: primary.Name.Buffer, Public: tpm2.Marshal(made.OutPublic), Private: tpm2.Marshal(made.OutPrivate),
 		})
-		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("let the TPM encrypt a key: %w", err)
@@ -87,10 +101,8 @@ func (c *Chip) Wrap(secret []byte) ([]byte, error) {
 
 // Unwrap implements hostseal.Chip.
 func (c *Chip) Unwrap(wrapped []byte) ([]byte, error) {
-	var secret []byte
-	err := c.use(func(chip transport.TPM, primary *tpm2.CreatePrimaryResponse) (err error) {
-		secret, err = unseal(chip, primary, wrapped)
-		return err
+	secret, err := c.use(func(chip transport.TPM, primary *tpm2.CreatePrimaryResponse) ([]byte, error) {
+		return unseal(chip, primary, wrapped)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("let the TPM decrypt a key: %w", err)
@@ -138,21 +150,51 @@ func unseal(chip transport.TPM, primary *tpm2.CreatePrimaryResponse, wrapped []b
 	return opened.OutData.Buffer, nil
 }
 
-// use opens the chip, derives the primary key, and closes both after what is done with them.
-func (c *Chip) use(do func(transport.TPM, *tpm2.CreatePrimaryResponse) error) (err error) {
+// action is what is done with an open chip and its primary key.
+type action func(transport.TPM, *tpm2.CreatePrimaryResponse) ([]byte, error)
+
+// use opens the chip, derives the primary key, and closes both after what is done with them. It
+// returns ErrSilent if that takes too long.
+func (c *Chip) use(do action) ([]byte, error) {
+	type outcome struct {
+		result []byte
+		err    error
+	}
+	timer := time.NewTimer(c.patience)
+	defer timer.Stop()
+	select {
+	case c.busy <- struct{}{}:
+	case <-timer.C:
+		return nil, ErrSilent
+	}
+	ended := make(chan outcome, 1)
+	go func() {
+		result, err := c.useNow(do)
+		<-c.busy
+		ended <- outcome{result, err}
+	}()
+	select {
+	case o := <-ended:
+		return o.result, o.err
+	case <-timer.C:
+		return nil, ErrSilent
+	}
+}
+
+func (c *Chip) useNow(do action) (result []byte, err error) {
 	chip, err := c.open()
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: %w", hostseal.ErrNoChip, err)
+		return nil, fmt.Errorf("%w: %w", hostseal.ErrNoChip, err)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, chip.Close()) }()
 	primary, err := tpm2.CreatePrimary{
 		PrimaryHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate),
 	}.Execute(chip)
 	if err != nil {
-		return fmt.Errorf("derive the storage key of the owner hierarchy: %w", err)
+		return nil, fmt.Errorf("derive the storage key of the owner hierarchy: %w", err)
 	}
 	defer func() { err = errors.Join(err, flush(chip, primary.ObjectHandle)) }()
 	return do(chip, primary)

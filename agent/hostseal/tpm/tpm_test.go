@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-tpm/tpm2/transport"
@@ -53,7 +55,7 @@ func softChip(t *testing.T, state string) *Chip {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return &Chip{open: func() (transport.TPMCloser, error) { return linuxudstpm.Open(socket) }}
+	return newChip(func() (transport.TPMCloser, error) { return linuxudstpm.Open(socket) })
 }
 
 func TestOnlyTheChipOpensWhatItHasSealed(t *testing.T) {
@@ -106,4 +108,31 @@ func TestAHostWithoutATPMSaysSo(t *testing.T) {
 	if !errors.Is(err, hostseal.ErrNoChip) {
 		t.Errorf("without a device: %v", err)
 	}
+}
+
+// A chip that hangs costs its callers the patience and one goroutine.
+func TestAChipThatHangsIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var opened atomic.Int64
+		answers := make(chan struct{})
+		chip := newChip(func() (transport.TPMCloser, error) {
+			opened.Add(1)
+			<-answers
+			return nil, errors.New("gone")
+		})
+		for range 3 {
+			began := time.Now()
+			if _, err := chip.Unwrap(nil); !errors.Is(err, ErrSilent) || time.Since(began) != patience {
+				t.Errorf("after %v: %v", time.Since(began), err)
+			}
+		}
+		if n := opened.Load(); n != 1 {
+			t.Errorf("%d calls hang", n)
+		}
+		close(answers)
+		synctest.Wait()
+		if _, err := chip.Unwrap(nil); err == nil || errors.Is(err, ErrSilent) {
+			t.Errorf("when it answers again: %v", err)
+		}
+	})
 }

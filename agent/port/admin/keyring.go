@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"virtmesh/agent/fault"
+	"virtmesh/agent/hostseal"
 	"virtmesh/agent/identity"
 )
 
@@ -38,6 +39,19 @@ type KeyringStatus struct {
 	BundlesStayGood bool `json:"bundlesStayGood,omitempty"`
 	// Bundle is the newest recovery bundle; nil if none was made.
 	Bundle *KeyringBundle `json:"bundle,omitempty"`
+	// Seal tells how the keys that the answering host holds are encrypted on its disk.
+	Seal KeyringSeal `json:"seal"`
+}
+
+// KeyringSeal tells how a host's keyring is encrypted on its disk.
+type KeyringSeal struct {
+	// With is what protects the key that encrypts it: the host's TPM ("tpm") or a file of root's
+	// ("file"). Empty: the keyring is in clear.
+	With hostseal.Kind `json:"with,omitempty"`
+	// NoTPM says why it is not the TPM, if the administrator did not ask for a file.
+	NoTPM string `json:"noTPM,omitempty"`
+	// Shut says what the host cannot open any more, and what to do.
+	Shut []string `json:"shut,omitempty"`
 }
 
 // KeyringBundle is a recovery bundle that was made.
