@@ -145,23 +145,6 @@ func RecordBundle(ctx context.Context, store Store, made BundleMade) error {
 	return nil
 }
 
-// DeleteBundleNote deletes the note of a recovery bundle that was not made. It does nothing if
-// there is another one now.
-func DeleteBundleNote(ctx context.Context, store Store, made BundleMade) error {
-	var bundles BundlesRecord
-	stored, err := readJSON(ctx, store, KeyBundles, raftstore.ReadOptions{}, &bundles)
-	if err != nil || !bundles.Last.Same(made) {
-		return err
-	}
-	_, err = store.Commit(ctx, raftstore.Txn{
-		If: []raftstore.Condition{{Key: KeyBundles, ModRevision: stored.ModRevision}}, Ops: []raftstore.Op{{Key: KeyBundles, Delete: true}},
-	})
-	if err != nil {
-		return fmt.Errorf("delete the note of a recovery bundle: %w", err)
-	}
-	return nil
-}
-
 // ParseBundles returns what the record at KeyBundles says.
 func ParseBundles(record []byte) (BundlesRecord, error) {
 	var bundles BundlesRecord
@@ -171,6 +154,9 @@ func ParseBundles(record []byte) (BundlesRecord, error) {
 	return bundles, nil
 }
 
+// maxNotedNumber bounds which numbers of bundles count that only the state has.
+const maxNotedNumber = 1 << 32
+
 // RecordNewBundle stores that a recovery bundle was just made on this host, and puts the note
 // into its keyring. It gives the note the number after that of the newest one before.
 func (i *Identity) RecordNewBundle(ctx context.Context, store Store, made BundleMade) error {
@@ -179,10 +165,12 @@ func (i *Identity) RecordNewBundle(ctx context.Context, store Store, made Bundle
 		return err
 	}
 	made.Number = 1
-	for _, before := range []*BundleMade{custody.Bundle, i.KnownBundle()} {
-		if before != nil {
-			made.Number = max(made.Number, before.Number+1)
-		}
+	if known := i.KnownBundle(); known != nil {
+		made.Number = known.Number + 1
+	}
+	// Any host can write the note in the state, also one with the highest number there is.
+	if noted := custody.Bundle; noted != nil && noted.Number < maxNotedNumber {
+		made.Number = max(made.Number, noted.Number+1)
 	}
 	if err := RecordBundle(ctx, store, made); err != nil {
 		return err

@@ -57,7 +57,7 @@ func (m *Member) backupFor(ctx context.Context, custody identity.Custody) (ident
 		}
 		if err != nil {
 			return identity.BackupFor{Bundle: custody.Bundle}, fault.New(fault.Unavailable, "for whom the backup is to be encrypted: %w", err).
-				WithRemedy("start the voters, which 'virtmesh status' names, or write one that is not encrypted, with --plain")
+				WithRemedy("start the voters, which 'virtmesh status' names; if they answer, make a recovery bundle on one of them; or write a backup that is not encrypted, with --plain")
 		}
 		return known, nil
 	}
@@ -89,7 +89,7 @@ func (m *Member) backupByKeyring(ctx context.Context) (identity.BackupFor, error
 	}
 	known, err := m.identity.BackupFor(custody.CA)
 	if errors.Is(err, identity.ErrNoCAKey) || err == nil && known.Bundle == nil && custody.Bundle != nil {
-		return identity.BackupFor{}, fault.New(fault.Unavailable, "the keyring of %s is not complete yet", m.config.Name).About(m.config.Name)
+		return identity.BackupFor{}, fault.New(fault.Unavailable, "the keyring of %s does not know the recovery bundle, or not the key of the CA", m.config.Name).About(m.config.Name)
 	}
 	return known, err
 }

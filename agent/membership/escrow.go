@@ -3,12 +3,10 @@ package membership
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"virtmesh/agent/identity"
 	"virtmesh/agent/level"
-	"virtmesh/agent/port/keyring"
 	"virtmesh/raftstore"
 )
 
@@ -45,6 +43,7 @@ func (m *Member) staysGood(made *identity.BundleMade) bool {
 // step looks whether the newest bundle gives back all keys, and makes the next move, if one is
 // due.
 func (k escrowKeeper) step(ctx context.Context) (escrowAct, error) {
+	k.noteVoters()
 	stored, err := identity.ReadCustody(ctx, k.store, localRead)
 	if err != nil {
 		return nothingToEscrow, err
@@ -85,90 +84,6 @@ func (k escrowKeeper) view(stored identity.Custody, used identity.Holds) escrowV
 		complete: k.identity.Holds(used),
 	}
 	return v
-}
-
-// sameNote reports whether what the state says of the newest bundle is what a keyring knows.
-func sameNote(stored, known *identity.BundleMade) bool {
-	if stored == nil || known == nil {
-		return stored == known
-	}
-	return stored.Same(*known)
-}
-
-// newerNote reports whether the note that another voter knows comes before the one that this host
-// has found so far (nil: none). Among equals the one that is in the state wins.
-func newerNote(have, other, stored *identity.BundleMade) bool {
-	switch {
-	case other == nil:
-		return false
-	case have == nil || other.Number > have.Number:
-		return true
-	}
-	return other.Number == have.Number && sameNote(stored, other) && !sameNote(stored, have)
-}
-
-// settleNote asks the other voters which recovery bundle is the newest. If one knows a newer
-// bundle than this host, the host takes the note over from it; if nobody does, and all have
-// answered, the note in the state was written by somebody who made no bundle, and the leader
-// puts the right one back, or deletes it if there is none.
-func (k escrowKeeper) settleNote(ctx context.Context) error {
-	stored, err := identity.ReadCustody(ctx, k.store, raftstore.ReadOptions{})
-	if err != nil {
-		return err
-	}
-	known := k.identity.KnownBundle()
-	newest := known
-	var silent []error
-	for _, voter := range k.voters() {
-		if voter == k.self {
-			continue
-		}
-		holding, err := k.client.Holding(ctx, voter)
-		switch {
-		case err != nil:
-			silent = append(silent, err)
-		case holding.Voter && newerNote(newest, holding.Bundle, stored.Bundle):
-			newest = holding.Bundle
-		}
-	}
-	if newest != known {
-		return k.identity.KnowBundle(*newest)
-	}
-	if len(silent) > 0 {
-		return fmt.Errorf("which recovery bundle is the newest: %w", errors.Join(silent...))
-	}
-	if sameNote(stored.Bundle, known) {
-		return nil // this host's copy was behind
-	}
-	if !k.leads() {
-		return errors.New("the mesh's state names another recovery bundle than the keyrings of the voters: the leader has not set this right yet")
-	}
-	if known != nil {
-		k.log.Warn("the mesh's state named a recovery bundle that no voter knows: put the newest one back", "known", known.Made, "host", known.Host)
-		return identity.RecordBundle(ctx, k.store, *known)
-	}
-	if stored.Bundle.Recipient == "" {
-		// It is from before the keyrings knew bundles. Nobody gets a key by it.
-		return k.identity.KnowBundle(*stored.Bundle)
-	}
-	k.log.Warn("the mesh's state named a recovery bundle that no voter knows: the note was deleted; make a bundle if there is none", "host", stored.Bundle.Host)
-	return identity.DeleteBundleNote(ctx, k.store, *stored.Bundle)
-}
-
-// forgetNote deletes what this host's keyring knows of the newest bundle, once every voter
-// knows at least as much.
-func (k escrowKeeper) forgetNote(ctx context.Context) error {
-	known := k.identity.KnownBundle()
-	err := k.everyVoterHas(ctx, "the note of the recovery bundle", func(h keyring.Holding) bool {
-		return h.Bundle != nil && h.Bundle.Number >= known.Number
-	})
-	if err != nil {
-		return err
-	}
-	if slices.Contains(k.voters(), k.self) {
-		return errors.New("this host votes now")
-	}
-	return k.identity.ForgetBundle()
 }
 
 // mustRecover returns an error unless the newest recovery bundle gives back some keys, by the

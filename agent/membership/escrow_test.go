@@ -172,8 +172,8 @@ func TestAForgedRecipientGetsNothing(t *testing.T) {
 	}
 }
 
-// Where no bundle was made, the note of one that a member has written is deleted: no key is used,
-// and no backup encrypted, because of it.
+// Where no bundle was made, the note of one that a member has written counts for nothing: no key
+// is used and no backup is encrypted because of it, and operators are told to make a bundle.
 func TestANoteOfNoBundle(t *testing.T) {
 	first, second := pair(t)
 	stepSecrets(t, first, makeSecretKey)
@@ -201,12 +201,20 @@ func TestANoteOfNoBundle(t *testing.T) {
 	if act, err := first.keyringKeeper().step(t.Context()); act != nothingToMove || err != nil {
 		t.Errorf("%s, %v", act, err)
 	}
-	stepEscrow(t, first, settleNote)
-	if custody := custodyOf(t, first); custody.Bundle != nil || custody.Escrow != nil || !custody.InState() {
-		t.Errorf("the note is %+v", custody.Bundle)
+	if act, err := first.escrowKeeper().step(t.Context()); act != settleNote || err == nil || !strings.Contains(err.Error(), "virtmesh keyring bundle") {
+		t.Errorf("%s, %v", act, err)
 	}
-	if content, _, err := second.PrepareBackup(t.Context(), false); err != nil || content.Encrypted || content.Bundle != nil {
-		t.Errorf("a mesh without a bundle: %+v, %v", content, err)
+	if custody := custodyOf(t, first); custody.Escrow != nil || !custody.InState() {
+		t.Errorf("the key left the state, or there is an escrow: %+v", custody.Escrow)
+	}
+	if status, err := first.keyringStatus(t.Context()); err != nil || status.Bundle != nil {
+		t.Errorf("the voter shows the bundle %+v, %v", status.Bundle, err)
+	}
+	makeGoodBundle(t, first)
+	stepSecrets(t, first, useSecretKey)
+	sameCopy(t, first, second)
+	if content, _, err := second.PrepareBackup(t.Context(), false); err != nil || !content.Encrypted {
+		t.Errorf("with a bundle: %+v, %v", content, err)
 	}
 }
 

@@ -83,14 +83,16 @@ type keyringKeeper struct {
 	leads    func() bool
 	// live returns the other hosts that gossip hears, also one that is leaving.
 	live func() []string
-	log  *slog.Logger
+	// voted are the hosts that this one has seen voting.
+	voted *sync.Map
+	log   *slog.Logger
 }
 
 func (m *Member) keyringKeeper() keyringKeeper {
 	return keyringKeeper{
 		self: m.config.Name, store: m.records, identity: m.identity, client: m.voters,
 		level: m.store.FeatureLevel, voters: m.store.Voters, leads: m.store.IsLeader,
-		live: m.peers.heardHosts, log: m.log.With("part", "keyring"),
+		live: m.peers.heardHosts, voted: &m.voted, log: m.log.With("part", "keyring"),
 	}
 }
 
@@ -250,12 +252,16 @@ func (k keyringKeeper) handOver(ctx context.Context) error {
 	handsCA := !custody.InState() && k.identity.HoldsCAKey(custody.CA)
 	mine := k.identity.SecretKeyIDs()
 	kept := slices.DeleteFunc(secrets.IDs(), func(id string) bool { return !slices.Contains(mine, id) })
-	if !handsCA && len(kept) == 0 || len(k.live()) == 0 {
+	known := k.identity.KnownBundle()
+	if k.level() < level.Succession {
+		known = nil
+	}
+	if !handsCA && len(kept) == 0 && known == nil || len(k.live()) == 0 {
 		return nil
 	}
 	for {
 		err := k.everyVoterHas(ctx, "the keys of the mesh", func(h keyring.Holding) bool {
-			return (!handsCA || h.HoldsCAKey(custody.CA)) && holdsSecretKeys(kept)(h)
+			return (!handsCA || h.HoldsCAKey(custody.CA)) && holdsSecretKeys(kept)(h) && knowsNote(known)(h)
 		})
 		if err == nil {
 			return nil

@@ -57,9 +57,11 @@ func hasLeft(t *testing.T, m *Member, host string, id identity.Node) {
 // of the CA; the other host votes, holds the key and admits further hosts.
 func TestTheOnlyVoterLeaves(t *testing.T) {
 	first, second, bundle := withdrawn(t)
+	stepEscrow(t, second, nothingToEscrow)
 	left := make(chan error, 1)
 	go func() { left <- leave(t, first) }()
 	stepUntil(t, second, fetchKey)
+	stepEscrow(t, second, settleNote)
 	if err := <-left; err != nil {
 		t.Fatal(err)
 	}
@@ -68,6 +70,9 @@ func TestTheOnlyVoterLeaves(t *testing.T) {
 	hasLeft(t, second, "host1", node)
 	if !bytes.Equal(second.identity.CAKey(), bundle.CAKey) {
 		t.Error("host2 has another key")
+	}
+	if known := second.identity.KnownBundle(); !sameNote(custodyOf(t, second).Bundle, known) {
+		t.Errorf("host2 knows the bundle %+v", known)
 	}
 	path3, config3 := newMachine(t, "host3")
 	invite(t, second, path3, config3)

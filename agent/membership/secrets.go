@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"virtmesh/agent/fault"
@@ -36,12 +35,10 @@ type secretsKeeper struct {
 	// done is the revision of the record of the keys for which everything is encrypted: what
 	// is written since then is. A new leader looks once through all objects of the kinds.
 	done *atomic.Uint64
-	// voted are the hosts that this one has seen voting.
-	voted *sync.Map
 }
 
 func (m *Member) secretsKeeper() secretsKeeper {
-	return secretsKeeper{keyringKeeper: m.keyringKeeper(), vault: m.vault, replica: m.records, done: &m.secretsDone, voted: &m.voted}
+	return secretsKeeper{keyringKeeper: m.keyringKeeper(), vault: m.vault, replica: m.records, done: &m.secretsDone}
 }
 
 // step looks where the keys are and makes the next move, if one is due.
@@ -73,9 +70,7 @@ func (k secretsKeeper) step(ctx context.Context) (secretsAct, error) {
 }
 
 func (k secretsKeeper) view(ctx context.Context, keys identity.SecretKeysRecord, stored raftstore.Record) (secretsView, error) {
-	for _, host := range k.voters() {
-		k.voted.Store(host, true)
-	}
+	k.noteVoters()
 	v := secretsView{
 		level: k.level(), voter: slices.Contains(k.voters(), k.self), leader: k.leads(),
 		listed: len(keys.Keys) > 0, pending: keys.Pending() != "", active: keys.Active != "", rotate: keys.Rotate,
@@ -180,14 +175,6 @@ func (k secretsKeeper) forgetLostKeys(ctx context.Context, keys identity.SecretK
 	keys.Rotate = keys.Rotate || slices.Contains(lost, keys.Pending())
 	keys.Keys = slices.DeleteFunc(slices.Clone(keys.Keys), func(key identity.SecretKeyRecord) bool { return slices.Contains(lost, key.ID) })
 	return identity.StoreSecretKeys(ctx, k.store, stored, keys)
-}
-
-// formerVoters returns the other hosts that gossip hears and that this one has seen voting.
-func (k secretsKeeper) formerVoters() []string {
-	return slices.DeleteFunc(slices.Clone(k.live()), func(host string) bool {
-		_, voted := k.voted.Load(host)
-		return !voted
-	})
 }
 
 // dropUnusedKeys deletes keys from this host: all if it does not vote, else those that are not
