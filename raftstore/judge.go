@@ -84,7 +84,7 @@ func namesOwnAddress(sender raft.ServerID, addr string, servers []raft.Server) e
 func (s *Store) mayLead(sender raft.ServerID, servers []raft.Server) error {
 	votes := func(srv raft.Server) bool { return srv.ID == sender && srv.Suffrage == raft.Voter }
 	asks := s.cfg.Timing.Rejoin > 0 && s.cfg.Members != nil && s.followersAllowed()
-	if !asks || len(servers) == 0 || slices.ContainsFunc(servers, votes) || s.feed.names(nodeOf(sender)) {
+	if !asks || len(servers) == 0 || slices.ContainsFunc(servers, votes) || s.feed.names(nodeOf(sender)) || s.isVouchedFor(nodeOf(sender)) {
 		return nil
 	}
 	if _, leader := s.raft.LeaderWithID(); leader == sender {

@@ -41,6 +41,12 @@ type ServerConfig struct {
 	// CheckGuestNetwork, if set, returns a fault if a host that will use a range, or that does
 	// not say which (""), cannot join. It must not block.
 	CheckGuestNetwork func(own string) error
+	// Manifests, if set, returns lists of the mesh's voters after a version, in order, and not
+	// more than fits into an answer. Strangers may have them.
+	Manifests func(ctx context.Context, after uint64) ([][]byte, error)
+	// News, if set, is told the address of somebody who says that it has such lists. It must not
+	// block.
+	News func(address string)
 	// MaxSkew is how much the clock of a joining host may differ from this host's.
 	MaxSkew time.Duration
 	// Timeout bounds one request, from the moment its body has been read.
@@ -100,6 +106,10 @@ type Server struct {
 	refusals *places.RefusalLog
 	// renewals, known and unknown are the places of each sort of request.
 	renewals, known, unknown chan struct{}
+	// strangers are the places of those who want or have lists of voters, and listings is their
+	// pace.
+	strangers chan struct{}
+	listings  *rate.Limiter
 	// guesses is the pace of requests with a token that this host does not know: each asks
 	// the leader.
 	guesses *rate.Limiter
@@ -126,6 +136,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		cfg: cfg, refusals: places.NewRefusalLog(cfg.Logger),
 		renewals: make(chan struct{}, cfg.MaxRequests), known: make(chan struct{}, cfg.MaxRequests),
 		unknown: make(chan struct{}, max(1, cfg.MaxRequests/8)), guesses: rate.NewLimiter(unknownPerSecond, cfg.MaxRequests),
+		strangers: make(chan struct{}, max(1, cfg.MaxRequests/4)), listings: rate.NewLimiter(manifestsPerSecond, manifestsPerSecond),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "virtmesh_join_requests_total",
 			Help: "Requests of the join protocol, by operation and result.",
@@ -140,6 +151,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	mux.HandleFunc("POST "+pathJoin, s.boundedHandler("join", s.checkJoin))
 	mux.HandleFunc("POST "+pathRenew, s.boundedHandler("renew", s.checkRenewal))
 	mux.HandleFunc("POST "+pathStanding, s.boundedHandler("standing", s.checkStanding))
+	mux.HandleFunc("POST "+pathManifests, s.boundedHandler("manifests", s.checkManifests))
+	mux.HandleFunc("POST "+pathNews, s.boundedHandler("news", s.checkNews))
 	mux.HandleFunc("GET "+pathClock, s.serveClock)
 	self := func() port.Speaker { return port.NewSpeaker(cfg.Host, cfg.Version) }
 	s.handler = port.MeetCallers(self, cfg.Logger, mux)

@@ -16,6 +16,9 @@ const (
 	pathRenew    = "/mesh/v1/renew"
 	pathStanding = "/mesh/v1/standing"
 	pathClock    = "/mesh/v1/clock"
+	// pathManifests and pathNews are of succession.go. Versions before do not know them.
+	pathManifests = "/mesh/v1/manifests"
+	pathNews      = "/mesh/v1/news"
 
 	// maxRequest bounds what a server reads from an unknown caller.
 	maxRequest = 64 << 10

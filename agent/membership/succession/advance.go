@@ -1,0 +1,223 @@
+package succession
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/identity/manifest"
+	"virtmesh/raftstore"
+)
+
+// patience is how long the leader waits for the signatures of a majority of the voters before,
+// before it begins anew. They may have been replaced faster than they could sign.
+const patience = 10 * time.Minute
+
+// act is what a host does next about the next list.
+type act int
+
+const (
+	// wait: nothing, or nothing of this host.
+	wait act = iota
+	// propose: the leader writes the next list, signed if it may.
+	propose
+	// sign: a voter adds its signature.
+	sign
+	// publish: the leader publishes the next list.
+	publish
+	// discard: the leader deletes what waits for signatures in vain.
+	discard
+)
+
+// view is what a host knows when it decides about the next list.
+type view struct {
+	leader bool
+	self   identity.Node
+	pin    identity.Pin
+	// newest is the newest published list, and next the one that waits for signatures; nil if
+	// there is none.
+	newest, next *manifest.Signed
+	// want is what the next list should say now, by this host's copy of the state and its Raft
+	// configuration.
+	want manifest.Manifest
+	// late reports whether the leader has waited for too long.
+	late bool
+}
+
+// decide decides what a host does next. It is pure.
+func decide(v view) act {
+	due := v.newest == nil || !v.newest.Manifest().Agrees(v.want)
+	fits := v.next != nil && follows(v.next.Manifest(), v.newest)
+	switch {
+	case fits && v.leader && v.next.IsSignedBy(electors(v.next.Manifest(), v.newest)) == nil:
+		return publish // also if more has changed since: a majority has signed it
+	case v.leader && v.next != nil && !due:
+		return discard
+	case v.leader && due && (!fits || !v.next.Manifest().Agrees(v.want) || mustBeginAnew(v) && !v.next.Manifest().Anew):
+		return propose
+	case fits && v.next.Manifest().Agrees(v.want) && v.next.Manifest().Index <= v.want.Index && maySign(v, v.next):
+		return sign
+	}
+	return wait
+}
+
+// follows reports whether a list takes the place after the newest one.
+func follows(m manifest.Manifest, newest *manifest.Signed) bool {
+	if newest == nil {
+		return m.Version == 1
+	}
+	return m.Version == newest.Manifest().Version+1 && m.Previous == newest.Hash()
+}
+
+// electors returns whose majority must sign a list.
+func electors(m manifest.Manifest, newest *manifest.Signed) []manifest.Voter {
+	if m.Anew || newest == nil {
+		return m.Voters
+	}
+	return newest.Manifest().Voters
+}
+
+// mustBeginAnew reports whether no majority of the voters before can be expected to sign: the
+// mesh was recovered, or they do not answer.
+func mustBeginAnew(v view) bool {
+	return v.newest == nil || v.newest.Manifest().Group != v.want.Group || v.late
+}
+
+// maySign reports whether this host is one of those who must sign a list, and has not.
+func maySign(v view, next *manifest.Signed) bool {
+	isSelf := func(voter manifest.Voter) bool { return voter.Is(v.self, v.pin) }
+	must := electors(next.Manifest(), v.newest)
+	return slices.ContainsFunc(must, isSelf) && !slices.ContainsFunc(next.SignedBy(must), isSelf)
+}
+
+// advance takes part in making the next list.
+func (k *Keeper) advance(ctx context.Context) error {
+	next, stored, err := readNext(ctx, k.cfg.Store)
+	leads := k.cfg.Group.IsLeader()
+	if err != nil || !leads && next == nil {
+		return err
+	}
+	v, err := k.view(ctx, leads, next)
+	if err != nil {
+		return err
+	}
+	switch decide(v) {
+	case propose:
+		return k.propose(ctx, v, stored)
+	case sign:
+		signed, err := next.Sign(k.cfg.Sign)
+		if err != nil {
+			return err
+		}
+		return k.write(ctx, v.newest, signed, stored)
+	case publish:
+		return k.write(ctx, v.newest, next, stored)
+	case discard:
+		return k.commit(ctx, []raftstore.Condition{{Key: nextKey, ModRevision: stored.ModRevision}}, raftstore.Op{Key: nextKey, Delete: true})
+	}
+	return nil
+}
+
+func (k *Keeper) view(ctx context.Context, leads bool, next *manifest.Signed) (view, error) {
+	v := view{leader: leads, self: k.cfg.Self, pin: k.cfg.KeyPin(), next: next}
+	voters, err := k.ownVoters(ctx)
+	if err != nil {
+		return v, err
+	}
+	if len(voters) == 0 {
+		return v, errors.New("list the voters: this host knows none")
+	}
+	cas, err := identity.TrustedCAs(ctx, k.cfg.Store, localRead)
+	if err != nil {
+		return v, err
+	}
+	e := k.cfg.Group.Electorate()
+	v.want = manifest.Manifest{MeshID: k.cfg.MeshID, Group: e.Group, Voters: voters, Index: e.Index, CAs: cas}
+	// The list that this host follows is the newest one of its copy, or the copy lags behind.
+	v.newest = k.kept.Load()
+	if v.newest != nil {
+		stands, err := k.stands(ctx, v.newest, localRead)
+		if err != nil || !stands {
+			return v, errors.Join(err, errLags)
+		}
+	}
+	v.late = k.isLate(v)
+	return v, nil
+}
+
+// errLags: this host's copy of the state is older than the list that it follows.
+var errLags = errors.New("this host's copy of the state does not have the list of voters yet that it follows")
+
+// isLate reports whether the leader has waited too long for signatures.
+func (k *Keeper) isLate(v view) bool {
+	if !v.leader || v.newest == nil || v.newest.Manifest().Agrees(v.want) {
+		k.unsigned = time.Time{}
+		return false
+	}
+	if k.unsigned.IsZero() {
+		k.unsigned = time.Now()
+	}
+	return time.Since(k.unsigned) >= patience
+}
+
+// propose writes the next list, with the leader's signature if it is worth something.
+func (k *Keeper) propose(ctx context.Context, v view, stored raftstore.Record) error {
+	m := v.want
+	m.Version, m.Made, m.Anew = 1, time.Now().UTC(), mustBeginAnew(v)
+	if v.newest != nil {
+		m.Version, m.Previous = v.newest.Manifest().Version+1, v.newest.Hash()
+	}
+	if m.Anew && v.newest != nil {
+		k.cfg.Logger.Warn("the list of the mesh's voters begins anew: hosts that are off now must be given the state again ('virtmesh agent resync --yes') when they come back", "version", m.Version)
+	}
+	next, err := manifest.Seal(m)
+	if err == nil && maySign(v, next) {
+		next, err = next.Sign(k.cfg.Sign)
+	}
+	if err != nil {
+		return err
+	}
+	return k.write(ctx, v.newest, next, stored)
+}
+
+// write writes a list that follows newest: as published if enough have signed it and this host
+// leads, and else as the one that waits.
+func (k *Keeper) write(ctx context.Context, newest, next *manifest.Signed, stored raftstore.Record) error {
+	data, err := next.Encode()
+	if err != nil {
+		return err
+	}
+	m := next.Manifest()
+	unchanged := []raftstore.Condition{{Key: nextKey, ModRevision: stored.ModRevision}}
+	if next.IsSignedBy(electors(m, newest)) != nil || !k.cfg.Group.IsLeader() {
+		return k.commit(ctx, unchanged, raftstore.Op{Key: nextKey, Value: data})
+	}
+	ops := []raftstore.Op{{Key: Key(m.Version), Value: data}}
+	if stored.ModRevision > 0 {
+		ops = append(ops, raftstore.Op{Key: nextKey, Delete: true})
+	}
+	if m.Version > Kept {
+		ops = append(ops, raftstore.Op{Key: Key(m.Version - Kept), Delete: true})
+	}
+	if err := k.commit(ctx, append(unchanged, raftstore.Condition{Key: Key(m.Version)}), ops...); err != nil {
+		return err
+	}
+	return k.follow(ctx)
+}
+
+// commit writes if nobody has written meanwhile. Who did has done what this host wanted to do, or
+// the next step sees what is left of it.
+func (k *Keeper) commit(ctx context.Context, unchanged []raftstore.Condition, ops ...raftstore.Op) error {
+	_, err := k.cfg.Store.Commit(ctx, raftstore.Txn{If: unchanged, Ops: ops})
+	var conflict *raftstore.ConflictError
+	if errors.As(err, &conflict) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write the list of voters: %w", err)
+	}
+	return nil
+}

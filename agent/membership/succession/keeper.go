@@ -1,0 +1,212 @@
+package succession
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/identity/manifest"
+	"virtmesh/agent/level"
+	"virtmesh/raftstore"
+)
+
+// Group is what a Keeper asks of the replicated store's group; *raftstore.Store implements it.
+// Only Confirm may block.
+type Group interface {
+	// FeatureLevel returns the feature level of this host's copy of the state.
+	FeatureLevel() uint32
+	// IsLeader reports whether this host leads, and HearsLeader whether the leader's entries
+	// reach it.
+	IsLeader() bool
+	HearsLeader() bool
+	// Electorate returns who votes by this host's copy.
+	Electorate() raftstore.Electorate
+	// BelieveVoters makes the replica believe what a majority of these voters signs.
+	BelieveVoters(raftstore.Electorate) error
+	// Confirm returns once the copy is certainly the group's.
+	Confirm(ctx context.Context) error
+}
+
+// Book keeps what a host has verified; *identity.Identity is one.
+type Book interface {
+	// Manifest returns what KeepManifest has kept, nil if nothing.
+	Manifest() ([]byte, error)
+	// KeepManifest keeps the newest list.
+	KeepManifest(data []byte) error
+	// TrustCAs makes the host trust CAs, besides those that it trusts already.
+	TrustCAs(bundle []byte) (added bool, err error)
+}
+
+var _ Book = (*identity.Identity)(nil)
+
+// Config is what a Keeper needs.
+type Config struct {
+	// Self is this host, and KeyPin the pin of its key.
+	Self   identity.Node
+	KeyPin func() identity.Pin
+	MeshID string
+	Store  identity.Store
+	Group  Group
+	Book   Book
+	// Sign signs as this host, see identity.SignFor.
+	Sign func(identity.Purpose, []byte) (key, sum []byte, err error)
+	// Sources returns the addresses of hosts that may have later lists; Fetch asks one of them
+	// for the lists after a version, in order. What it returns need not be trusted.
+	Sources func() []string
+	Fetch   func(ctx context.Context, address string, after uint64) ([][]byte, error)
+	// Trusting is called after the host has begun to trust another CA. It must not block.
+	Trusting func()
+	Logger   *slog.Logger
+}
+
+// Keeper keeps the list of voters on one host. Its methods may be called concurrently.
+type Keeper struct {
+	cfg  Config
+	kept atomic.Pointer[manifest.Signed]
+
+	// Only Step uses these.
+	silentSince time.Time // zero: the leader is heard
+	asked       time.Time // the last round of asking others
+	pause       time.Duration
+	unsigned    time.Time // since when the leader waits for signatures; zero: it does not
+
+	mu sync.Mutex
+	// refused is why what others have sent was not believed, nil if it was.
+	refused error
+}
+
+// New returns the Keeper of a host, with the list that the host has kept.
+func New(cfg Config) (*Keeper, error) {
+	k := &Keeper{cfg: cfg}
+	data, err := cfg.Book.Manifest()
+	if err != nil || data == nil {
+		return k, err
+	}
+	kept, err := manifest.Parse(data)
+	if err != nil {
+		return k, fmt.Errorf("the list of voters that this host has kept: %w", err)
+	}
+	k.kept.Store(kept)
+	return k, nil
+}
+
+// Verdict is what a list says of a machine.
+type Verdict int
+
+// The verdicts.
+const (
+	// Unnamed: the list does not name its host's name.
+	Unnamed Verdict = iota
+	// Votes: it is a voter.
+	Votes
+	// Impostor: another machine has that name and votes.
+	Impostor
+)
+
+// Judge says what the newest list that this host has verified says of a machine. newer reports
+// whether the list is newer than the host's copy of the state; if it is not, the copy knows
+// better.
+func (k *Keeper) Judge(node identity.Node, key identity.Pin) (v Verdict, newer bool) {
+	kept := k.kept.Load()
+	if kept == nil {
+		return Unnamed, false
+	}
+	newer = kept.Manifest().Index > k.cfg.Group.Electorate().Index
+	voter, ok := kept.Names(node.Name)
+	switch {
+	case !ok:
+		return Unnamed, newer
+	case voter.Is(node, key):
+		return Votes, newer
+	}
+	return Impostor, newer
+}
+
+// Voters returns the voters of the newest list that this host has verified, if that list is
+// newer than the host's copy of the state.
+func (k *Keeper) Voters() []manifest.Voter {
+	kept := k.kept.Load()
+	if kept == nil || kept.Manifest().Index <= k.cfg.Group.Electorate().Index {
+		return nil
+	}
+	return kept.Manifest().Voters
+}
+
+// Version returns the version of the newest list that this host has verified, zero if it has
+// none.
+func (k *Keeper) Version() uint64 {
+	if kept := k.kept.Load(); kept != nil {
+		return kept.Manifest().Version
+	}
+	return 0
+}
+
+// Refused returns why this host does not believe the lists that others have, nil if it does or
+// has not asked: it does not hear its leader, and somebody must help it.
+func (k *Keeper) Refused() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.refused
+}
+
+func (k *Keeper) setRefused(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.refused = err
+}
+
+// Step looks what is to be done now, and does it. It must not be called concurrently. Its error
+// says what to try again.
+func (k *Keeper) Step(ctx context.Context) error {
+	if k.cfg.Group.FeatureLevel() < level.Succession {
+		return nil
+	}
+	if err := k.follow(ctx); err != nil {
+		return err
+	}
+	if err := k.ask(ctx); err != nil {
+		return err
+	}
+	return k.advance(ctx)
+}
+
+// adopt makes a verified list that of this host: on disk first, so that it outlives a crash.
+func (k *Keeper) adopt(s *manifest.Signed) error {
+	m := s.Manifest()
+	if m.MeshID != k.cfg.MeshID {
+		return errors.New("the list of voters is of another mesh")
+	}
+	data, err := s.Encode()
+	if err != nil {
+		return err
+	}
+	if err := k.cfg.Book.KeepManifest(data); err != nil {
+		return err
+	}
+	before := k.kept.Swap(s)
+	if before == nil || before.Hash() != s.Hash() {
+		k.cfg.Logger.Info("the list of the mesh's voters has changed", "version", m.Version, "voters", m.VoterNames(), "anew", m.Anew)
+	}
+	return k.believe(s)
+}
+
+// believe makes the replica believe the voters of a list.
+func (k *Keeper) believe(s *manifest.Signed) error {
+	m := s.Manifest()
+	return k.cfg.Group.BelieveVoters(raftstore.Electorate{Group: m.Group, Index: m.Index, Voters: m.VoterNames()})
+}
+
+// trustCAs makes this host's connections trust the CAs of a list that its copy of the state does
+// not have. What is in the copy says itself which CAs are trusted.
+func (k *Keeper) trustCAs(s *manifest.Signed) error {
+	added, err := k.cfg.Book.TrustCAs(s.Manifest().CAs)
+	if added && k.cfg.Trusting != nil {
+		k.cfg.Trusting()
+	}
+	return err
+}
