@@ -107,6 +107,13 @@ func (s *Store) HearsLeader() bool {
 	return contact >= 0 && contact < s.SilenceLimit()
 }
 
+// LeaderSilence returns for how long this replica has not heard the leader, and whether it has
+// ever heard it since it was opened. It does not block.
+func (s *Store) LeaderSilence() (silence time.Duration, heard bool) {
+	contact := s.lastContact()
+	return contact, contact >= 0
+}
+
 // ReachesLeader reports whether this replica hears the leader and the leader answers it. A
 // follower can hear the leader through the host that feeds it, and not reach it: what it
 // learns it can neither confirm nor answer. It asks the leader, unless the leader has

@@ -27,10 +27,11 @@ type admissionRecords struct {
 }
 
 // NewAdmission returns an Admission that decides by the records in a store, of which group
-// says how far it is. The one of a Member opens by itself.
-func NewAdmission(store identity.Store, group Group) *Admission {
+// says how far it is, and by a list of the mesh's voters; nil: there is none. The one of a Member
+// opens by itself.
+func NewAdmission(store identity.Store, group Group, list VoterList) *Admission {
 	a := &Admission{}
-	a.open(store, group)
+	a.open(store, group, list)
 	return a
 }
 
@@ -39,8 +40,11 @@ var errNotOpen = errors.New("this host's replica is not open yet")
 
 // open makes Admit accept the hosts, and Judge the people, that the records in the store
 // allow.
-func (a *Admission) open(store identity.Store, group Group) {
-	a.records.Store(&admissionRecords{identity.NewHosts(store), identity.NewClients(store), newNewcomers(group)})
+func (a *Admission) open(store identity.Store, group Group, list VoterList) {
+	if list == nil {
+		list = noList{}
+	}
+	a.records.Store(&admissionRecords{identity.NewHosts(store), identity.NewClients(store), newNewcomers(group, list)})
 }
 
 // Admit refuses machines that were removed and whose certificates are still valid, those
@@ -52,6 +56,9 @@ func (a *Admission) Admit(peer port.Peer) error {
 	records := a.records.Load()
 	if records == nil {
 		return errNotOpen
+	}
+	if known, err := records.newcomers.overrules(peer.Node, peer.Key); known && err != nil {
+		return err
 	}
 	err := records.hosts.Admit(peer.Node, peer.Key)
 	if errors.Is(err, identity.ErrUnrecorded) && records.newcomers.takes(peer) {
@@ -66,6 +73,9 @@ func (a *Admission) StillMember(node identity.Node, key identity.Pin) error {
 	records := a.records.Load()
 	if records == nil {
 		return errNotOpen
+	}
+	if known, err := records.newcomers.overrules(node, key); known {
+		return err
 	}
 	err := records.hosts.StillMember(node, key)
 	if errors.Is(err, identity.ErrUnrecorded) && records.newcomers.takes(port.Peer{Node: node, Key: key, Proto: port.ProtoRaft}) {
@@ -129,13 +139,6 @@ func (a *Admission) hostEnded(cert *x509.Certificate) error {
 		return nil
 	}
 	return err
-}
-
-// look notes whether the leader is heard now. It is to be called every now and then.
-func (a *Admission) look() {
-	if records := a.records.Load(); records != nil {
-		records.newcomers.look()
-	}
 }
 
 // peerOf returns the host that has shown a certificate for the API.

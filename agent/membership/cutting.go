@@ -40,7 +40,6 @@ func (m *Member) CutOffEnded(ctx context.Context) error {
 	tick := time.NewTicker(cutInterval)
 	defer tick.Stop()
 	for {
-		m.admission.look()
 		m.port.CutOff(m.admission.Ended)
 		select {
 		case <-ctx.Done():

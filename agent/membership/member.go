@@ -61,6 +61,7 @@ type Member struct {
 	store     *raftstore.Store
 	records   objects.Raft // the same store, which counts what this package writes
 	renewals  renewals
+	lists     voterList
 	witness   *Witness
 	signer    *identity.Signer
 	voters    *keyring.Client
@@ -138,6 +139,7 @@ func (m *Member) openingSteps() []step {
 		{"keep the gossip keys", m.startGossipKeys},
 		{"find the other hosts", m.joinGossip},
 		{"keep certificates young", m.startRenewal},
+		{"keep the list of voters", m.startVoterList},
 	}
 }
 
@@ -299,6 +301,7 @@ func (m *Member) joinConfig() enrol.ServerConfig {
 	cfg := enrol.DefaultServerConfig()
 	cfg.Signer, cfg.Host, cfg.Version = m.signer, m.config.Name, m.options.Version
 	cfg.FeatureLevel = m.store.FeatureLevel
+	cfg.Manifests, cfg.News = m.publishedLists, m.lists.keeper.Hear
 	cfg.GuestNetwork, cfg.CheckGuestNetwork = m.guestNetwork, func(own string) error { return checkGuestNetwork(m.guestNetwork(), own) }
 	cfg.Logger, cfg.Registerer = m.log.With("part", "join"), m.options.Metrics
 	return cfg

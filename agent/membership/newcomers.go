@@ -5,8 +5,10 @@ import (
 	"sync"
 	"time"
 
+	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
 	"virtmesh/agent/level"
+	"virtmesh/agent/membership/succession"
 	"virtmesh/agent/port"
 )
 
@@ -15,8 +17,25 @@ import (
 type Group interface {
 	// FeatureLevel returns the feature level of this host's copy of the state.
 	FeatureLevel() uint32
-	// HearsLeader reports whether the leader's entries reach this replica.
-	HearsLeader() bool
+	// LeaderSilence returns for how long this replica has not heard the leader, and whether it
+	// has ever heard it.
+	LeaderSilence() (silence time.Duration, heard bool)
+}
+
+// VoterList is what an Admission asks of the list of the mesh's voters; *succession.Keeper
+// implements it. It must not block.
+type VoterList interface {
+	// Judge says what the newest verified list says of a machine, and whether the list is newer
+	// than this host's copy of the state.
+	Judge(node identity.Node, key identity.Pin) (v succession.Verdict, newer bool)
+}
+
+// noList is the list of a host that has none.
+type noList struct{}
+
+// Judge implements VoterList.
+func (noList) Judge(identity.Node, identity.Pin) (v succession.Verdict, newer bool) {
+	return succession.Unnamed, false
 }
 
 const (
@@ -34,81 +53,110 @@ const (
 //
 // A host that hears the leader has the record of each new host as soon as that is one, so
 // a machine without a record was made by somebody who has the CA's key, and is refused. A
-// host that was off for long may know nobody who leads today. It takes machines that it
-// does not know, but only for what brings its copy up to date: to be told by them as a
-// replica, and to ask them. It serves them nothing. But one
-// that somebody made with the CA's key can then feed its replica as a leader would, with records
-// of the attacker's, and so take the host over.
+// host that was off for long may know nobody who leads today. From level.Succession on it takes
+// those machines that a verified list of the mesh's voters names, with ID and key, and no other.
+//
+// At level.Apart there is no such list. Then a host that has heard no leader for a while takes
+// machines that it does not know, for some minutes. One that somebody made with the CA's key can
+// so feed its replica as a leader would, with records of the attacker's, and take the host over.
+//
+// In both cases they are taken only for what brings the copy up to date: to be told by them as a
+// replica, and to ask them. The host serves them nothing.
 //
 // Below level.Apart every machine without a record is taken for newer, as earlier versions
 // do. So it is on a host that has no copy yet.
 type newcomers struct {
-	group Group
+	group  Group
+	list   VoterList
+	opened time.Time
 
-	mu          sync.Mutex
-	silentSince time.Time // zero: the leader is heard
-	until       map[newcomer]time.Time
+	mu sync.Mutex
+	// places holds who was taken, by the name of the host: one that claims a name takes the place
+	// of another one that does.
+	places map[string]place
 }
 
-type newcomer struct {
-	node identity.Node
-	key  identity.Pin
+// place is what a machine has among the newcomers.
+type place struct {
+	node  identity.Node
+	key   identity.Pin
+	until time.Time
 }
 
-func newNewcomers(group Group) *newcomers {
-	n := &newcomers{group: group, until: map[newcomer]time.Time{}}
-	n.look()
-	return n
+func newNewcomers(group Group, list VoterList) *newcomers {
+	return &newcomers{group: group, list: list, opened: time.Now(), places: map[string]place{}}
 }
 
-// look notes whether the leader is heard now.
-func (n *newcomers) look() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.lookLocked(time.Now())
+// forSuccession reports whether a connection can bring this host's copy up to date.
+func forSuccession(peer port.Peer) bool {
+	return peer.Proto == port.ProtoRaft || peer.Proto == port.ProtoStore && peer.Dialled
 }
 
-func (n *newcomers) lookLocked(now time.Time) {
-	switch {
-	case n.group.HearsLeader():
-		n.silentSince = time.Time{}
-	case n.silentSince.IsZero():
-		n.silentSince = now
-	}
-	maps.DeleteFunc(n.until, func(_ newcomer, end time.Time) bool { return now.After(end) })
+// names reports whether the list of voters names a machine.
+func (n *newcomers) names(peer port.Peer) bool {
+	v, _ := n.list.Judge(peer.Node, peer.Key)
+	return v == succession.Votes
 }
 
 // takes reports whether a machine that the copy does not know may have a connection.
 func (n *newcomers) takes(peer port.Peer) bool {
-	if n.group.FeatureLevel() < level.Apart {
+	switch mesh := n.group.FeatureLevel(); {
+	case mesh < level.Apart:
 		return true
-	}
-	if peer.Proto != port.ProtoRaft && (peer.Proto != port.ProtoStore || !peer.Dialled) {
+	case !forSuccession(peer):
 		return false
+	case mesh >= level.Succession:
+		return n.names(peer)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
-	n.lookLocked(now)
-	who := newcomer{peer.Node, peer.Key}
-	if _, ok := n.until[who]; ok {
+	maps.DeleteFunc(n.places, func(_ string, p place) bool { return now.After(p.until) })
+	have, taken := n.places[peer.Node.Name]
+	if taken && have.node == peer.Node && have.key == peer.Key {
 		return true
 	}
-	if n.silentSince.IsZero() || now.Sub(n.silentSince) < newcomerSilence || len(n.until) >= maxNewcomers {
+	if n.silence(now) < newcomerSilence || !taken && len(n.places) >= maxNewcomers {
 		return false
 	}
-	n.until[who] = now.Add(newcomerTime)
+	n.places[peer.Node.Name] = place{peer.Node, peer.Key, now.Add(newcomerTime)}
 	return true
+}
+
+// silence returns for how long the leader has not been heard.
+func (n *newcomers) silence(now time.Time) time.Duration {
+	if silence, heard := n.group.LeaderSilence(); heard {
+		return silence
+	}
+	return now.Sub(n.opened)
 }
 
 // keeps reports whether such a machine may keep the connections that it has.
 func (n *newcomers) keeps(peer port.Peer) bool {
-	if n.group.FeatureLevel() < level.Apart {
+	switch mesh := n.group.FeatureLevel(); {
+	case mesh < level.Apart:
 		return true
+	case mesh >= level.Succession:
+		return n.names(peer)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.lookLocked(time.Now())
-	_, ok := n.until[newcomer{peer.Node, peer.Key}]
-	return ok
+	have, taken := n.places[peer.Node.Name]
+	return taken && have.node == peer.Node && have.key == peer.Key && !time.Now().After(have.until)
+}
+
+// overrules returns what the list of voters says of a machine although the copy may say
+// otherwise: the list is newer, and a machine of that name votes. known is false if it says
+// nothing.
+func (n *newcomers) overrules(node identity.Node, key identity.Pin) (known bool, err error) {
+	if n.group.FeatureLevel() < level.Succession {
+		return false, nil
+	}
+	switch v, newer := n.list.Judge(node, key); {
+	case newer && v == succession.Votes:
+		return true, nil
+	case newer && v == succession.Impostor:
+		return true, fault.New(fault.Forbidden, "%s: another machine has that name and votes, by the list of the mesh's voters", node).About(node.Name)
+	}
+	return false, nil
 }

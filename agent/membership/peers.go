@@ -10,6 +10,7 @@ import (
 
 	"virtmesh/agent/fault"
 	"virtmesh/agent/identity"
+	"virtmesh/agent/identity/manifest"
 	"virtmesh/agent/stewards"
 	"virtmesh/gossip"
 	"virtmesh/raftstore"
@@ -27,6 +28,9 @@ type Peers struct {
 	gossip  atomic.Pointer[gossip.Gossip]
 	hosts   atomic.Pointer[identity.Hosts]
 	records *records
+	// voters returns those that the list of the mesh's voters names and this host's copy of the
+	// state may not know yet.
+	voters atomic.Pointer[func() []manifest.Voter]
 	// addresses follows the records; readAddresses fills it.
 	addresses addresses
 }
@@ -206,8 +210,9 @@ func (p *Peers) hostAt(address string) string {
 func (p *Peers) MemberHealth() []raftstore.MemberHealth {
 	var health []raftstore.MemberHealth
 	gossiped := map[string]bool{}
+	named := p.namedVoters()
 	for _, member := range p.members() {
-		if !p.records.has(member.Name) {
+		if _, votes := named[member.Name]; !votes && !p.records.has(member.Name) {
 			continue
 		}
 		gossiped[member.Name] = true
@@ -221,8 +226,31 @@ func (p *Peers) MemberHealth() []raftstore.MemberHealth {
 		if !gossiped[record.Name] {
 			health = append(health, raftstore.MemberHealth{ID: record.Name, Addr: record.MeshAddress})
 		}
+		delete(named, record.Name)
+	}
+	for name, voter := range named {
+		if !gossiped[name] {
+			health = append(health, raftstore.MemberHealth{ID: name, Addr: voter.Address})
+		}
 	}
 	return health
+}
+
+// OpenVoters makes the voters known to p that voters returns: a host that was off finds by them
+// those of today, of which its copy of the state knows nothing.
+func (p *Peers) OpenVoters(voters func() []manifest.Voter) { p.voters.Store(&voters) }
+
+// namedVoters returns the other voters that the list of the mesh's voters names, by name.
+func (p *Peers) namedVoters() map[string]manifest.Voter {
+	named := map[string]manifest.Voter{}
+	if voters := p.voters.Load(); voters != nil {
+		for _, v := range (*voters)() {
+			if v.Name != p.self {
+				named[v.Name] = v
+			}
+		}
+	}
+	return named
 }
 
 // SetFacts publishes this host's facts, such as its capacity, by gossip.

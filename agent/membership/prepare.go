@@ -156,7 +156,9 @@ func Resync(config Config) error {
 	if err := raftstore.Empty(config.raftDir()); err != nil {
 		return fmt.Errorf("delete this host's copy: %w", stopFirst(err))
 	}
-	return nil
+	// Who has no copy takes what the hosts of the mesh's CA say: the list of voters from before
+	// may be why the copy was of no use.
+	return identity.ForgetManifest(config.StateDir)
 }
 
 // resyncRemedy is what helps when this host's copy cannot be used any more.

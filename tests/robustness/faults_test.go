@@ -1,6 +1,7 @@
 package robustness
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -253,6 +254,16 @@ func votersAreReplaced(s story) {
 	s.check(s.Host("host3").AwaitMember(s.t.Context()))
 	s.awaitAgreement(settled)
 	s.awaitReady("host3", "host4", "host5")
+	// It believes today's voters, and not those whom it knew: otherwise it could do nothing that
+	// cannot be undone, and would have no vote.
+	ctx, cancel := context.WithTimeout(s.t.Context(), settled)
+	defer cancel()
+	if err := s.Host("host3").Confirm(ctx); err != nil {
+		s.t.Errorf("host3 cannot confirm its state: %v", err)
+	}
+	if here, there := s.Host("host3").VoterList(), s.Host("host4").VoterList(); here != there || here < 3 {
+		s.t.Errorf("host3 follows version %d of the list of voters, host4 version %d", here, there)
+	}
 }
 
 func aRemovedHostComesBack(s story) {

@@ -86,17 +86,19 @@ func mustBeginAnew(v view) bool {
 	return v.newest == nil || v.newest.Manifest().Group != v.want.Group || v.late
 }
 
-// maySign reports whether this host is one of those who must sign a list, and has not.
+// maySign reports whether this host is one of those who must sign a list, and has not, and others
+// have not either in sufficient number.
 func maySign(v view, next *manifest.Signed) bool {
 	isSelf := func(voter manifest.Voter) bool { return voter.Is(v.self, v.pin) }
 	must := electors(next.Manifest(), v.newest)
-	return slices.ContainsFunc(must, isSelf) && !slices.ContainsFunc(next.SignedBy(must), isSelf)
+	return slices.ContainsFunc(must, isSelf) && !slices.ContainsFunc(next.SignedBy(must), isSelf) && next.IsSignedBy(must) != nil
 }
 
 // advance takes part in making the next list.
 func (k *Keeper) advance(ctx context.Context) error {
 	next, stored, err := readNext(ctx, k.cfg.Store)
 	leads := k.cfg.Group.IsLeader()
+	k.waiting.Store(next != nil)
 	if err != nil || !leads && next == nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"virtmesh/agent/identity"
@@ -115,11 +116,17 @@ func (k *Keeper) ask(ctx context.Context) error {
 	if k.silentSince.IsZero() {
 		k.silentSince = now
 	}
-	if k.cfg.Fetch == nil || now.Sub(k.silentSince) < silence || now.Sub(k.asked) < k.pause {
+	heard, fresh := k.news.take()
+	if k.cfg.Fetch == nil || !fresh && (now.Sub(k.silentSince) < silence || now.Sub(k.asked) < k.pause) {
 		return nil
 	}
 	k.asked, k.pause = now, max(askPause, min(2*k.pause, maxAskPause))
-	sources := k.cfg.Sources()
+	sources := append(heard, k.cfg.Sources()...)
+	for _, voter := range k.Voters() {
+		sources = append(sources, voter.Address)
+	}
+	slices.Sort(sources)
+	sources = slices.DeleteFunc(slices.Compact(sources), func(address string) bool { return address == "" })
 	rand.Shuffle(len(sources), func(i, j int) { sources[i], sources[j] = sources[j], sources[i] })
 	var refused error
 	for _, source := range sources[:min(len(sources), askedAtOnce)] {

@@ -59,6 +59,10 @@ type Config struct {
 	// for the lists after a version, in order. What it returns need not be trusted.
 	Sources func() []string
 	Fetch   func(ctx context.Context, address string, after uint64) ([][]byte, error)
+	// Unheard returns the addresses of the hosts of the mesh that are not heard; Tell tells the one
+	// at an address that this host has lists. Nil: nobody is told.
+	Unheard func() []string
+	Tell    func(ctx context.Context, address string) error
 	// Trusting is called after the host has begun to trust another CA. It must not block.
 	Trusting func()
 	Logger   *slog.Logger
@@ -73,7 +77,12 @@ type Keeper struct {
 	silentSince time.Time // zero: the leader is heard
 	asked       time.Time // the last round of asking others
 	pause       time.Duration
+	told        time.Time // when hosts that are not heard were told last, and whose turn is next
+	turn        int
 	unsigned    time.Time // since when the leader waits for signatures; zero: it does not
+
+	news    news
+	waiting atomic.Bool // a list waits for signatures
 
 	mu sync.Mutex
 	// refused is why what others have sent was not believed, nil if it was.
@@ -154,6 +163,9 @@ func (k *Keeper) Refused() error {
 	return k.refused
 }
 
+// Waiting reports whether a list waits for signatures, so that the next step is due soon.
+func (k *Keeper) Waiting() bool { return k.waiting.Load() }
+
 func (k *Keeper) setRefused(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -172,6 +184,7 @@ func (k *Keeper) Step(ctx context.Context) error {
 	if err := k.ask(ctx); err != nil {
 		return err
 	}
+	k.tell(ctx)
 	return k.advance(ctx)
 }
 

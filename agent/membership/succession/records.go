@@ -18,8 +18,8 @@ const (
 	// Kept is how many lists the mesh keeps. A host that was off for longer than so many
 	// changes of the voters cannot verify today's.
 	Kept = 1000
-	// page is how many lists are read at a time.
-	page = 64
+	// page is how many lists are read at a time, and pageBytes how many bytes they have at most.
+	page, pageBytes = 64, 1 << 20
 )
 
 // Key returns the key of a published list. Its keys are in the order of versions.
@@ -50,7 +50,11 @@ func Published(ctx context.Context, store identity.Store, version uint64, opts r
 		return nil, fmt.Errorf("read the lists of voters: %w", err)
 	}
 	list := make([][]byte, 0, len(res.Records))
+	size := 0
 	for _, rec := range res.Records {
+		if size += len(rec.Value); size > pageBytes && len(list) > 0 {
+			break
+		}
 		list = append(list, rec.Value)
 	}
 	return list, nil

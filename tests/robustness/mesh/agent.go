@@ -16,6 +16,7 @@ import (
 	"virtmesh/agent/identity"
 	"virtmesh/agent/level"
 	"virtmesh/agent/membership"
+	"virtmesh/agent/membership/succession"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/port"
 	"virtmesh/agent/stewards"
@@ -44,6 +45,7 @@ type agent struct {
 	store       *raftstore.Store
 	admission   atomic.Pointer[membership.Admission]
 	witness     *membership.Witness
+	voters      *succession.Keeper
 	cache       *objects.Cache
 	claims      *claims.Cache
 	stewardship *stewards.Stewardship
@@ -118,7 +120,10 @@ func (a *agent) openStore() error {
 		return err
 	}
 	a.store = store
-	a.admission.Store(membership.NewAdmission(store, store))
+	if err := a.openVoters(); err != nil {
+		return err
+	}
+	a.admission.Store(membership.NewAdmission(store, store, a.voters))
 	a.peers.OpenRecords(identity.NewHosts(store))
 	a.onClose(func() {
 		if err := store.Close(); err != nil && !a.dead.Load() {
@@ -159,7 +164,7 @@ func (a *agent) admits(other *Host, proto string, dialled bool) error {
 	if admission == nil {
 		return errors.New("the replica is not open yet")
 	}
-	return admission.Admit(port.Peer{Node: other.node, Proto: proto, Dialled: dialled})
+	return admission.Admit(port.Peer{Node: other.node, Key: other.keyPin(), Proto: proto, Dialled: dialled})
 }
 
 // asMember returns the agent as package membership knows it.
@@ -258,6 +263,7 @@ func (a *agent) live(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	background.Go(func() { a.peers.FollowRecords(ctx, a.store) })
+	background.Go(func() { a.keepVoters(ctx) })
 	background.Go(func() { a.host.mesh.History.follow(ctx, a.host.Name, a.store) })
 	background.Go(func() {
 		select {
@@ -301,6 +307,9 @@ func (a *agent) found(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, membership.JoinTimeout)
 	defer cancel()
 	if _, err := identity.NewHosts(a.store).Get(ctx, a.host.Name, raftstore.ReadOptions{}); !errors.Is(err, fault.NoHost) {
+		return err
+	}
+	if err := a.seedCA(ctx); err != nil {
 		return err
 	}
 	return a.host.enrol(ctx, a.store)

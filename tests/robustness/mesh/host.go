@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -28,11 +29,13 @@ type Host struct {
 
 	mesh                   *Mesh
 	node                   identity.Node
+	key                    *ecdsa.PrivateKey
 	address, gossipAddress string
 	founder, removed       bool
 	machine                *hypervisortest.Machine
 	eyes                   *hypervisortest.Fake // by which the mesh looks at the guests
 	book                   seedBook
+	voters                 voterBook
 	disk                   *raftstoretest.Disk
 	cpu                    processor
 	clock                  clock
@@ -96,7 +99,7 @@ func (h *Host) Running() bool { return h.running() != nil }
 func (h *Host) record() identity.HostRecord {
 	return identity.HostRecord{
 		Name: h.Name, ID: h.node.ID, MeshAddress: h.address, GossipAddress: h.gossipAddress,
-		Version: "v1", FeatureLevel: level.Highest, Joined: h.Now(),
+		Version: "v1", FeatureLevel: level.Highest, Joined: h.Now(), KeyPin: h.keyPin().String(), KeyKept: true,
 	}
 }
 

@@ -76,8 +76,12 @@ func New(cfg Config) *Mesh {
 // Add adds a host that is switched off. The first host founds the mesh. A later one
 // becomes a member once a live host can commit its record.
 func (m *Mesh) Add(ctx context.Context, name string) (*Host, error) {
+	key, err := identity.NewKey()
+	if err != nil {
+		return nil, fmt.Errorf("add host %s: %w", name, err)
+	}
 	h := &Host{
-		Name: name, mesh: m, node: identity.NewNode(name), address: name + ":7443", machine: hypervisortest.NewMachine(),
+		Name: name, mesh: m, key: key, node: identity.NewNode(name), address: name + ":7443", machine: hypervisortest.NewMachine(),
 		founder: len(m.names) == 0, faults: m.cfg.Faults, booted: time.Now(),
 		disk: raftstoretest.NewDisk(), chance: rand.New(rand.NewPCG(m.cfg.Seed, uint64(len(m.names)))),
 	}

@@ -1,0 +1,511 @@
+package succession
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"virtmesh/agent/identity"
+	"virtmesh/agent/identity/identitytest"
+	"virtmesh/agent/identity/manifest"
+	"virtmesh/agent/level"
+	"virtmesh/raftstore"
+)
+
+// group is a host's view of the group in a state that a test sets.
+type group struct {
+	level         uint32
+	leads, silent bool
+	electorate    raftstore.Electorate
+	believed      raftstore.Electorate
+	confirm       error
+}
+
+func (g *group) FeatureLevel() uint32             { return g.level }
+func (g *group) IsLeader() bool                   { return g.leads }
+func (g *group) HearsLeader() bool                { return !g.silent }
+func (g *group) Electorate() raftstore.Electorate { return g.electorate }
+func (g *group) Confirm(context.Context) error    { return g.confirm }
+func (g *group) BelieveVoters(e raftstore.Electorate) error {
+	if e.Group == g.electorate.Group && e.Index > g.believed.Index {
+		g.believed = e
+	}
+	return nil
+}
+
+// book keeps in memory what an identity keeps on disk.
+type book struct{ manifest, cas []byte }
+
+func (b *book) Manifest() ([]byte, error)      { return b.manifest, nil }
+func (b *book) KeepManifest(data []byte) error { b.manifest = data; return nil }
+func (b *book) TrustCAs(bundle []byte) (added bool, err error) {
+	added = string(b.cas) != string(bundle)
+	b.cas = bundle
+	return added, nil
+}
+
+// host is a host with a Keeper.
+type host struct {
+	*Keeper
+	group group
+	book  book
+	node  identity.Node
+	key   *ecdsa.PrivateKey
+	pin   identity.Pin
+	// sources are the states of the hosts that it can ask.
+	sources map[string]*identitytest.Store
+	trusted int // how often it began to trust a CA
+}
+
+// mesh is hosts whose copies of the state are one store, but for those that are off.
+type mesh struct {
+	t     *testing.T
+	store *identitytest.Store
+	hosts map[string]*host
+	index uint64
+}
+
+func newMesh(t *testing.T) *mesh {
+	m := &mesh{t: t, store: identitytest.NewStore(), hosts: map[string]*host{}}
+	m.setCA()
+	return m
+}
+
+// setCA makes another CA that of the mesh.
+func (m *mesh) setCA() []byte {
+	m.t.Helper()
+	ca, err := identity.NewCA("mesh")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.put(m.store, identity.KeyCA, identity.CARecord{MeshID: "mesh", Certificate: ca.CertificatePEM(), Bundle: ca.CertificatePEM()})
+	return ca.CertificatePEM()
+}
+
+func (m *mesh) put(store *identitytest.Store, key string, value any) {
+	m.t.Helper()
+	data, err := json.Marshal(value)
+	if err == nil {
+		_, err = store.Commit(m.t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: key, Value: data}}})
+	}
+	if err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// machine returns a machine with a key that is no host.
+func (m *mesh) machine(name string) *host {
+	m.t.Helper()
+	key, err := identity.NewKey()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	pin, err := identity.PinOfKey(key.Public())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return &host{node: identity.NewNode(name), key: key, pin: pin, group: group{level: level.Succession}}
+}
+
+// add adds a host.
+func (m *mesh) add(names ...string) {
+	m.t.Helper()
+	for _, name := range names {
+		h := m.machine(name)
+		m.put(m.store, identity.HostKey(name), identity.HostRecord{
+			Name: name, ID: h.node.ID, MeshAddress: name + ":7443", GossipAddress: name + ":7946", KeyPin: h.pin.String(), KeyKept: true,
+		})
+		m.hosts[name] = h
+		m.start(h, m.store)
+	}
+}
+
+// start starts a host's Keeper over a copy of the state.
+func (m *mesh) start(h *host, store *identitytest.Store) {
+	m.t.Helper()
+	k, err := New(Config{
+		Self: h.node, KeyPin: func() identity.Pin { return h.pin }, MeshID: "mesh", Store: store, Group: &h.group, Book: &h.book,
+		Sign:    func(p identity.Purpose, b []byte) (key, sum []byte, err error) { return identity.SignFor(p, h.key, b) },
+		Sources: func() (list []string) { return append(list, slices.Collect(keysOf(h.sources))...) },
+		Fetch: func(ctx context.Context, address string, after uint64) ([][]byte, error) {
+			if h.sources[address] == nil {
+				return nil, errors.New("nobody answers")
+			}
+			return Published(ctx, h.sources[address], after, localRead)
+		},
+		Trusting: func() { h.trusted++ },
+		Logger:   slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	h.Keeper = k
+}
+
+func keysOf(sources map[string]*identitytest.Store) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for at := range sources {
+			if !yield(at) {
+				return
+			}
+		}
+	}
+}
+
+// elect makes hosts the voters, the first of them the leader.
+func (m *mesh) elect(group string, voters ...string) {
+	m.index += 10
+	for name, h := range m.hosts {
+		h.group.leads = name == voters[0]
+		h.group.electorate = raftstore.Electorate{Group: group, Index: m.index, Voters: slices.Sorted(slices.Values(voters))}
+	}
+}
+
+// settle lets the named hosts take steps until nothing happens any more.
+func (m *mesh) settle(names ...string) {
+	m.t.Helper()
+	for before := -1; before != m.store.Commits(); {
+		before = m.store.Commits()
+		for _, name := range names {
+			if err := m.hosts[name].Step(m.t.Context()); err != nil {
+				m.t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+// newest returns the newest published list.
+func (m *mesh) newest() manifest.Manifest {
+	m.t.Helper()
+	s, err := readNewest(m.t.Context(), m.store, localRead)
+	if err != nil || s == nil {
+		m.t.Fatalf("there is no list: %v", err)
+	}
+	return s.Manifest()
+}
+
+// copyOf returns a copy of the state as it is now.
+func (m *mesh) copyOf(store *identitytest.Store) *identitytest.Store {
+	m.t.Helper()
+	all, err := store.List(m.t.Context(), raftstore.ListRequest{})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	other := identitytest.NewStore()
+	for _, rec := range all.Records {
+		if _, err := other.Commit(m.t.Context(), raftstore.Txn{Ops: []raftstore.Op{{Key: rec.Key, Value: rec.Value}}}); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	return other
+}
+
+// switchOff cuts a host off from the others: its copy stays as it is.
+func (m *mesh) switchOff(name string) *host {
+	h := m.hosts[name]
+	delete(m.hosts, name)
+	h.group.silent = true
+	m.start(h, m.copyOf(m.store))
+	return h
+}
+
+// Each change of the voters makes one version, with few writes, and a mesh at rest writes
+// nothing. All hosts follow.
+func TestTheVotersSignWhoVotesNext(t *testing.T) {
+	m := newMesh(t)
+	m.add("host1", "host2", "host3", "host4")
+	all := []string{"host1", "host2", "host3", "host4"}
+	want := uint64(0)
+	for _, c := range []struct {
+		voters []string
+		writes int
+	}{
+		{[]string{"host1"}, 1},                   // the leader's signature is enough
+		{[]string{"host1", "host2", "host3"}, 1}, // so it is here: it was the only voter
+		{[]string{"host2", "host3", "host4"}, 3}, // proposed and signed by host2, signed by host3, published
+		{[]string{"host4"}, 4},
+	} {
+		m.elect("group", c.voters...)
+		before := m.store.Commits()
+		m.settle(all...)
+		if n := m.store.Commits() - before; n > c.writes {
+			t.Errorf("%v: %d writes, want %d", c.voters, n, c.writes)
+		}
+		want++
+		if got := m.newest(); got.Version != want || !slices.Equal(got.VoterNames(), c.voters) || got.Anew != (want == 1) || got.Index != m.index {
+			t.Errorf("%v: the newest list is %+v", c.voters, got)
+		}
+		for name, h := range m.hosts {
+			if h.Version() != want || !slices.Equal(h.group.believed.Voters, c.voters) {
+				t.Errorf("%s follows version %d and believes %v", name, h.Version(), h.group.believed.Voters)
+			}
+		}
+	}
+	m.setCA() // and each change of the CAs
+	m.settle(all...)
+	if got := m.newest(); got.Version != want+1 || got.Anew {
+		t.Errorf("another CA: the newest list is %+v", got)
+	}
+	before := m.store.Commits()
+	for range 100 {
+		m.settle(all...)
+	}
+	if n := m.store.Commits() - before; n > 0 {
+		t.Errorf("a mesh at rest writes %d times", n)
+	}
+}
+
+// Below the level nothing is written.
+func TestNothingIsWrittenBelowTheLevel(t *testing.T) {
+	m := newMesh(t)
+	m.add("host1")
+	m.elect("group", "host1")
+	m.hosts["host1"].group.level = level.Succession - 1
+	before := m.store.Commits()
+	m.settle("host1")
+	if n := m.store.Commits() - before; n > 0 {
+		t.Errorf("%d writes", n)
+	}
+	m.hosts["host1"].group.level = level.Succession
+	m.settle("host1")
+	if got := m.newest(); got.Version != 1 {
+		t.Errorf("after the raise the newest list is %+v", got)
+	}
+}
+
+// A leader that says of the voters, or of the CAs, what is not so gets no signature.
+func TestNobodySignsWhatIsNotSo(t *testing.T) {
+	for name, lie := range map[string]func(m *mesh, next *manifest.Manifest){
+		"other voters":      func(m *mesh, next *manifest.Manifest) { next.Voters = next.Voters[:1] },
+		"another key":       func(m *mesh, next *manifest.Manifest) { next.Voters[0].KeyPin = m.machine("x").pin.String() },
+		"another CA":        func(m *mesh, next *manifest.Manifest) { next.CAs = m.setCA(); m.setCA() },
+		"a later log index": func(_ *mesh, next *manifest.Manifest) { next.Index++ },
+		"another past":      func(_ *mesh, next *manifest.Manifest) { next.Previous = strings.Repeat("0", 64) },
+	} {
+		m := newMesh(t)
+		m.add("host1", "host2", "host3", "host4")
+		m.elect("group", "host1", "host2", "host3")
+		m.settle("host1", "host2", "host3")
+		m.elect("group", "host1", "host2", "host4")
+		next, err := m.hosts["host1"].view(t.Context(), true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lied := next.want
+		lied.Version, lied.Previous = 2, next.newest.Hash()
+		lied.Voters = slices.Clone(lied.Voters)
+		lie(m, &lied)
+		sealed, err := manifest.Seal(lied)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := sealed.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.put(m.store, nextKey, json.RawMessage(data))
+		m.settle("host2", "host3")
+		waiting, _, err := readNext(t.Context(), m.store)
+		if err != nil || waiting == nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if signers := waiting.SignedBy(next.newest.Manifest().Voters); len(signers) > 0 {
+			t.Errorf("%s is signed by %v", name, signers)
+		}
+	}
+}
+
+// A host that was off while all voters were replaced by other machines, one under the name of
+// one of them, and the CA too, comes back without help: it believes those of today, whoever has
+// told it of them, and nobody else.
+func TestAHostThatWasOffFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		m.add("host1", "host2", "host3", "host4")
+		m.elect("group", "host1", "host2", "host3")
+		m.settle("host1", "host2", "host3", "host4")
+		off, former := m.switchOff("host4"), m.hosts["host1"]
+		m.add("host5", "host6")
+		m.elect("group", "host2", "host3", "host5")
+		m.settle("host2", "host3", "host5")
+		m.add("host1") // another machine
+		m.elect("group", "host3", "host5", "host1")
+		m.settle("host3", "host5", "host1")
+		ca := m.setCA()
+		m.elect("group", "host5", "host1", "host6")
+		m.settle("host3", "host5", "host1", "host6")
+		off.sources = map[string]*identitytest.Store{"somebody": m.store}
+		for range 10 {
+			if err := off.Step(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Second)
+		}
+		if want := []string{"host1", "host5", "host6"}; !slices.Equal(off.group.believed.Voters, want) || off.Version() != m.newest().Version {
+			t.Fatalf("it follows version %d of %d and believes %v", off.Version(), m.newest().Version, off.group.believed.Voters)
+		}
+		if string(off.book.cas) != string(ca) || off.trusted != 1 {
+			t.Errorf("it does not trust today's CA, or began to %d times", off.trusted)
+		}
+		for what, c := range map[string]struct {
+			host *host
+			want Verdict
+		}{
+			"a new voter": {m.hosts["host5"], Votes}, "the new machine of an old name": {m.hosts["host1"], Votes},
+			"the old one": {former, Impostor}, "a stranger": {m.machine("host9"), Unnamed}, "a stranger with a voter's name": {m.machine("host5"), Impostor},
+		} {
+			if v, newer := off.Judge(c.host.node, c.host.pin); v != c.want || !newer {
+				t.Errorf("%s: %v, newer %v", what, v, newer)
+			}
+		}
+		if len(off.Voters()) != 3 || off.Voters()[1].Address != "host5:7443" {
+			t.Errorf("it knows the voters %v", off.Voters())
+		}
+		m.start(off, m.copyOf(off.cfg.Store.(*identitytest.Store))) // its agent starts again
+		off.sources = nil
+		off.group.believed = raftstore.Electorate{}
+		if err := off.Step(t.Context()); err != nil || len(off.group.believed.Voters) != 3 {
+			t.Errorf("after a restart it believes %v, %v", off.group.believed.Voters, err)
+		}
+	})
+}
+
+// Who has the CA's key and the network, and the keys of a minority of the voters, tells a host
+// that is cut off nothing.
+func TestForgedListsAreNotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		m.add("host1", "host2", "host3", "host4")
+		m.elect("group", "host1", "host2", "host3")
+		m.settle("host1", "host2", "host3", "host4")
+		off := m.switchOff("host4")
+		mine := newMesh(t) // the attacker's: with hosts of his own, one of which has a stolen key
+		mine.add("host1", "host2", "host3")
+		mine.store = m.copyOf(m.store)
+		before, err := readNewest(t.Context(), mine.store, localRead)
+		if err != nil {
+			t.Fatal(err)
+		}
+		voters := []manifest.Voter{{Name: "host9", ID: "id9", KeyPin: mine.hosts["host1"].pin.String()}}
+		for _, forged := range []manifest.Manifest{
+			{Version: 2, Previous: before.Hash(), Voters: voters},
+			{Version: 2, Previous: before.Hash(), Voters: voters, Anew: true},
+			{Version: 1, Anew: true, Voters: voters, Group: "other"},
+		} {
+			forged.MeshID, forged.CAs, forged.Index = "mesh", before.Manifest().CAs, 1<<40
+			s, err := manifest.Seal(forged)
+			for _, signer := range []*host{mine.hosts["host1"], m.hosts["host1"]} {
+				if err == nil {
+					s, err = s.Sign(signer.cfg.Sign)
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, err := s.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			mine.put(mine.store, Key(forged.Version), json.RawMessage(data))
+			off.sources = map[string]*identitytest.Store{"attacker": mine.store}
+			for range 60 {
+				if err := off.Step(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(5 * time.Second)
+			}
+			if v, _ := off.Judge(identity.Node{Name: "host9", ID: "id9"}, mine.hosts["host1"].pin); off.Version() != 1 || v != Unnamed {
+				t.Errorf("%+v is taken", forged)
+			}
+		}
+		if off.Refused() == nil {
+			t.Error("it does not say that it was told what it does not believe")
+		}
+	})
+}
+
+// A majority of the voters is gone at once, or the mesh was recovered: its list begins anew. A
+// host that hears the leader follows the state that the voters have confirmed; one that was off
+// refuses, and says so.
+func TestABrokenChain(t *testing.T) {
+	for name, recovered := range map[string]bool{"replaced too fast": false, "recovered": true} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMesh(t)
+			m.add("host1", "host2", "host3", "host4", "host5", "host6")
+			m.elect("group", "host1", "host2", "host3")
+			m.settle("host1", "host2", "host3", "host4", "host5", "host6")
+			off := m.switchOff("host6")
+			now := "group"
+			if recovered {
+				now = "another"
+			}
+			m.elect(now, "host3", "host4", "host5")
+			began := time.Now()
+			for m.settle("host3", "host4", "host5"); m.newest().Version < 2; m.settle("host3", "host4", "host5") {
+				if time.Since(began) > time.Hour {
+					t.Fatal(name, ": there is no next list")
+				}
+				time.Sleep(5 * time.Second)
+			}
+			if took := time.Since(began); recovered != (took == 0) {
+				t.Errorf("%s: it begins anew after %v", name, took)
+			}
+			if got := m.newest(); !got.Anew || got.Previous == "" {
+				t.Errorf("%s: the list does not show that it begins anew: %+v", name, got)
+			}
+			off.sources = map[string]*identitytest.Store{"host3": m.store}
+			for range 10 {
+				if err := off.Step(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(5 * time.Second)
+			}
+			if err := off.Refused(); off.Version() != 1 || !errors.Is(err, manifest.ErrAnew) {
+				t.Errorf("%s: a host that was off follows version %d: %v", name, off.Version(), err)
+			}
+			// It hears the leader, and what it was fed is not confirmed yet.
+			m.start(off, m.store)
+			off.group.silent, off.group.confirm = false, errors.New("nobody has signed it")
+			if err := off.Step(t.Context()); err == nil || off.Version() != 1 {
+				t.Errorf("%s: it follows version %d of an unconfirmed state: %v", name, off.Version(), err)
+			}
+			off.group.confirm = nil
+			if err := off.Step(t.Context()); err != nil || off.Version() != 2 || off.Refused() != nil {
+				t.Errorf("%s: it follows version %d of the confirmed state: %v", name, off.Version(), err)
+			}
+		})
+	}
+}
+
+// The mesh keeps a bounded number of lists, and a host that follows is not troubled by it.
+func TestTheNumberOfListsIsBounded(t *testing.T) {
+	m := newMesh(t)
+	m.add("host1", "host2")
+	bundles := [][]byte{m.setCA(), m.setCA()}
+	m.elect("group", "host1")
+	for i := range Kept + 5 {
+		m.put(m.store, identity.KeyCA, identity.CARecord{MeshID: "mesh", Certificate: bundles[i%2], Bundle: bundles[i%2]})
+		m.settle("host1", "host2")
+	}
+	all, err := m.store.List(t.Context(), raftstore.ListRequest{Prefix: Prefix})
+	if err != nil || len(all.Records) != Kept || m.newest().Version != Kept+5 || m.hosts["host2"].Version() != Kept+5 {
+		t.Errorf("of %d versions %d are kept, and host2 follows version %d: %v", m.newest().Version, len(all.Records), m.hosts["host2"].Version(), err)
+	}
+	m.add("host3") // a host that joins begins with the newest one
+	m.hosts["host3"].group.electorate = m.hosts["host1"].group.electorate
+	m.settle("host3")
+	if v := m.hosts["host3"].Version(); v != Kept+5 {
+		t.Errorf("a host that joins follows version %d", v)
+	}
+	if list, err := Published(t.Context(), m.store, 0, localRead); err != nil || len(list) != page {
+		t.Error(fmt.Sprint("a stranger gets ", len(list), " lists: ", err))
+	}
+}

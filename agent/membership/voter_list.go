@@ -1,0 +1,117 @@
+package membership
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"virtmesh/agent/membership/succession"
+	"virtmesh/agent/port/enrol"
+)
+
+// votersPause is how often a host looks at the list of the mesh's voters, and signingPause while
+// a list waits for signatures. A look reads only this host's copy.
+const votersPause, signingPause = 5 * time.Second, time.Second
+
+// voterList is what a member has to do with the list of the mesh's voters.
+type voterList struct {
+	keeper *succession.Keeper
+	// trusting is set when the host has begun to trust another CA: its own certificate may be of
+	// one that the mesh has given up.
+	trusting atomic.Bool
+}
+
+// openVoterList reads the list of voters that this host has verified before.
+func (m *Member) openVoterList() {
+	keeper, err := succession.New(succession.Config{
+		Self: m.identity.Node(), KeyPin: m.identity.KeyPin, MeshID: m.identity.MeshID(), Store: m.records, Group: m.store,
+		Book: m.identity, Sign: m.identity.SignFor, Sources: m.peers.MeshAddresses,
+		Fetch: func(ctx context.Context, address string, after uint64) ([][]byte, error) {
+			return enrol.FetchManifests(ctx, m.identity, m.options.Version, address, after)
+		},
+		Unheard: m.unheardAddresses, Tell: m.tellOfLists,
+		Trusting: func() { m.lists.trusting.Store(true) }, Logger: m.log.With("part", "voters"),
+	})
+	if err != nil {
+		m.log.Error("what this host knows of the mesh's voters is lost: if it does not find the mesh, "+resyncRemedy, "err", err)
+	}
+	m.lists.keeper = keeper
+	m.peers.OpenVoters(keeper.Voters)
+}
+
+// publishedLists returns lists of voters for whoever asks.
+func (m *Member) publishedLists(ctx context.Context, after uint64) ([][]byte, error) {
+	return succession.Published(ctx, m.store, after, localRead)
+}
+
+// unheardAddresses returns the mesh addresses of the other hosts that gossip does not hear.
+func (m *Member) unheardAddresses() (addresses []string) {
+	for _, host := range m.peers.unheardHosts() {
+		if address := m.peers.seedAddress(host); address != "" {
+			addresses = append(addresses, address)
+		}
+	}
+	return addresses
+}
+
+// tellOfLists tells the host at an address that this one has the lists of voters.
+func (m *Member) tellOfLists(ctx context.Context, address string) error {
+	_, text, err := net.SplitHostPort(m.config.MeshAddress())
+	if err != nil {
+		return fmt.Errorf("own mesh address: %w", err)
+	}
+	own, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return fmt.Errorf("own mesh address: %w", err)
+	}
+	return enrol.TellNews(ctx, m.identity, m.options.Version, address, uint16(own))
+}
+
+// startVoterList keeps the list of the mesh's voters until the member is closed.
+func (m *Member) startVoterList(context.Context) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.keepVoterList(ctx)
+	}()
+	m.onClose(func(context.Context) {
+		cancel()
+		<-done
+	})
+	return nil
+}
+
+func (m *Member) keepVoterList(ctx context.Context) {
+	log := m.log.With("part", "voters")
+	for failures := 0; ; {
+		err := m.lists.keeper.Step(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			failures = 0
+		default:
+			if failures++; failures%12 == 3 { // what others do meanwhile mends most of them
+				log.Warn("the list of the mesh's voters is not as it should be yet", "err", err)
+			}
+		}
+		if m.lists.trusting.Swap(false) {
+			if err := m.renewer.Renew(ctx); err != nil {
+				log.Warn("the mesh's CA was replaced, and no host that answers has signed this host's next certificate yet", "err", err)
+			}
+		}
+		pause := votersPause
+		if m.lists.keeper.Waiting() {
+			pause = signingPause
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
