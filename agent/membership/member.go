@@ -100,6 +100,7 @@ func Start(ctx context.Context, config Config, options Options) (_ *Member, err 
 		}
 	}()
 	for _, step := range append(m.openingSteps(), step{"become a replica", m.joinStore},
+		step{"follow the list of voters", m.followVoterList},
 		step{"keep this host's record", m.startRecord}, step{"keep the keyring", m.startKeyring},
 		step{"watch for an expulsion", m.startWatchOfExpulsion},
 		step{"admit other hosts", m.serveJoin}) {

@@ -28,6 +28,8 @@ type VoterList interface {
 	// Judge says what the newest verified list says of a machine, and whether the list is newer
 	// than this host's copy of the state.
 	Judge(node identity.Node, key identity.Pin) (v succession.Verdict, newer bool)
+	// InUse reports whether the mesh has lists of its voters.
+	InUse() bool
 }
 
 // noList is the list of a host that has none.
@@ -37,6 +39,9 @@ type noList struct{}
 func (noList) Judge(identity.Node, identity.Pin) (v succession.Verdict, newer bool) {
 	return succession.Unnamed, false
 }
+
+// InUse implements VoterList.
+func (noList) InUse() bool { return false }
 
 const (
 	// newcomerSilence is for how long this host must not have heard a leader before it
@@ -92,6 +97,9 @@ func forSuccession(peer port.Peer) bool {
 	return peer.Proto == port.ProtoRaft || peer.Proto == port.ProtoStore && peer.Dialled
 }
 
+// takesAll reports whether every machine without a record is taken for newer than the copy.
+func (n *newcomers) takesAll() bool { return n.group.FeatureLevel() < level.Apart && !n.list.InUse() }
+
 // names reports whether the list of voters names a machine.
 func (n *newcomers) names(peer port.Peer) bool {
 	v, _ := n.list.Judge(peer.Node, peer.Key)
@@ -100,12 +108,12 @@ func (n *newcomers) names(peer port.Peer) bool {
 
 // takes reports whether a machine that the copy does not know may have a connection.
 func (n *newcomers) takes(peer port.Peer) bool {
-	switch mesh := n.group.FeatureLevel(); {
-	case mesh < level.Apart:
+	switch {
+	case n.takesAll():
 		return true
 	case !forSuccession(peer):
 		return false
-	case mesh >= level.Succession:
+	case n.list.InUse():
 		return n.names(peer)
 	}
 	n.mu.Lock()
@@ -133,10 +141,10 @@ func (n *newcomers) silence(now time.Time) time.Duration {
 
 // keeps reports whether such a machine may keep the connections that it has.
 func (n *newcomers) keeps(peer port.Peer) bool {
-	switch mesh := n.group.FeatureLevel(); {
-	case mesh < level.Apart:
+	switch {
+	case n.takesAll():
 		return true
-	case mesh >= level.Succession:
+	case n.list.InUse():
 		return n.names(peer)
 	}
 	n.mu.Lock()
@@ -149,7 +157,7 @@ func (n *newcomers) keeps(peer port.Peer) bool {
 // otherwise: the list is newer, and a machine of that name votes. known is false if it says
 // nothing.
 func (n *newcomers) overrules(node identity.Node, key identity.Pin) (known bool, err error) {
-	if n.group.FeatureLevel() < level.Succession {
+	if !n.list.InUse() {
 		return false, nil
 	}
 	switch v, newer := n.list.Judge(node, key); {

@@ -146,6 +146,8 @@ type listing struct {
 	newer  bool
 }
 
+func (l listing) InUse() bool { return l.voters != nil }
+
 func (l listing) Judge(node identity.Node, key identity.Pin) (succession.Verdict, bool) {
 	switch voter := l.voters[node.Name]; {
 	case voter == nil:
@@ -167,7 +169,7 @@ func TestACutOffHostIsNotTakenOver(t *testing.T) {
 		voter := m.Host(t, "host4", 0)
 		list := listing{voters: map[string]*identity.Identity{"host4": voter}, newer: true}
 		var below, a Admission
-		below.open(m.Store, &groupOf{level: level.Apart}, list)
+		below.open(m.Store, &groupOf{level: level.Apart}, listing{})
 		g.level = level.Succession
 		a.open(m.Store, g, list)
 		peer := func(id *identity.Identity, proto string, dialled bool) port.Peer {

@@ -70,6 +70,17 @@ func (m *Member) tellOfLists(ctx context.Context, address string) error {
 	return enrol.TellNews(ctx, m.identity, m.options.Version, address, uint16(own))
 }
 
+// followVoterList looks at the list of the mesh's voters once: a host that has joined has the list
+// when it says so.
+func (m *Member) followVoterList(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, votersPause)
+	defer cancel()
+	if err := m.lists.keeper.Step(ctx); err != nil {
+		m.log.Debug("the list of the mesh's voters cannot be followed yet", "err", err)
+	}
+	return nil
+}
+
 // startVoterList keeps the list of the mesh's voters until the member is closed.
 func (m *Member) startVoterList(context.Context) error {
 	ctx, cancel := context.WithCancel(context.Background())

@@ -60,8 +60,10 @@ type Manifest struct {
 	// Voters are who votes from log index Index on, by name.
 	Voters []Voter `json:"voters"`
 	Index  uint64  `json:"index"`
-	// CAs are the CAs that hosts trust for everything, PEM.
-	CAs []byte `json:"cas"`
+	// CAs are the CAs that hosts trust for everything, PEM, and TrustGeneration is the version
+	// of this trust.
+	CAs             []byte `json:"cas"`
+	TrustGeneration uint64 `json:"trustGeneration,omitempty"`
 	// Made is the time of the clock of who made it; nothing is decided by it.
 	Made time.Time `json:"made"`
 }
@@ -163,7 +165,7 @@ func (m Manifest) VoterNames() []string {
 // group. Addresses do not count.
 func (m Manifest) Agrees(o Manifest) bool {
 	same := func(a, b Voter) bool { return a.Name == b.Name && a.ID == b.ID && a.KeyPin == b.KeyPin }
-	return m.MeshID == o.MeshID && m.Group == o.Group && slices.EqualFunc(m.Voters, o.Voters, same) && slices.Equal(m.CAs, o.CAs)
+	return m.MeshID == o.MeshID && m.Group == o.Group && slices.EqualFunc(m.Voters, o.Voters, same) && slices.Equal(m.CAs, o.CAs) && m.TrustGeneration == o.TrustGeneration
 }
 
 func (m Manifest) validate() error {

@@ -9,6 +9,7 @@ import (
 
 	"virtmesh/agent/identity"
 	"virtmesh/agent/identity/manifest"
+	"virtmesh/agent/level"
 	"virtmesh/raftstore"
 )
 
@@ -97,7 +98,7 @@ func maySign(v view, next *manifest.Signed) bool {
 // advance takes part in making the next list.
 func (k *Keeper) advance(ctx context.Context) error {
 	next, stored, err := readNext(ctx, k.cfg.Store)
-	leads := k.cfg.Group.IsLeader()
+	leads := k.cfg.Group.IsLeader() && k.cfg.Group.FeatureLevel() >= level.Succession
 	k.waiting.Store(next != nil)
 	if err != nil || !leads && next == nil {
 		return err
@@ -132,12 +133,12 @@ func (k *Keeper) view(ctx context.Context, leads bool, next *manifest.Signed) (v
 	if len(voters) == 0 {
 		return v, errors.New("list the voters: this host knows none")
 	}
-	cas, err := identity.TrustedCAs(ctx, k.cfg.Store, localRead)
+	cas, generation, err := identity.TrustedCAs(ctx, k.cfg.Store, localRead)
 	if err != nil {
 		return v, err
 	}
 	e := k.cfg.Group.Electorate()
-	v.want = manifest.Manifest{MeshID: k.cfg.MeshID, Group: e.Group, Voters: voters, Index: e.Index, CAs: cas}
+	v.want = manifest.Manifest{MeshID: k.cfg.MeshID, Group: e.Group, Voters: voters, Index: e.Index, CAs: cas, TrustGeneration: generation}
 	// The list that this host follows is the newest one of its copy, or the copy lags behind.
 	v.newest = k.kept.Load()
 	if v.newest != nil {

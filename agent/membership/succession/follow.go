@@ -79,11 +79,15 @@ func (k *Keeper) followConfirmed(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, confirmTime)
 	defer cancel()
 	newest, err := readNewest(ctx, k.cfg.Store, raftstore.ReadOptions{})
-	if err != nil || newest == nil {
+	if err != nil || newest == nil && k.kept.Load() == nil {
 		return err
 	}
 	if err := k.cfg.Group.Confirm(ctx); err != nil {
 		return fmt.Errorf("take the list of voters from the mesh's state: %w", err)
+	}
+	if newest == nil { // the mesh was restored from a backup that knows no lists
+		k.kept.Store(nil)
+		return k.cfg.Book.KeepManifest(nil)
 	}
 	if kept := k.kept.Load(); kept != nil && kept.Hash() == newest.Hash() {
 		return nil

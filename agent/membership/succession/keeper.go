@@ -34,12 +34,14 @@ type Group interface {
 
 // Book keeps what a host has verified; *identity.Identity is one.
 type Book interface {
-	// Manifest returns what KeepManifest has kept, nil if nothing.
+	// Manifest returns what KeepManifest has kept, nothing if it has kept nothing.
 	Manifest() ([]byte, error)
-	// KeepManifest keeps the newest list.
+	// KeepManifest keeps the newest list; nil: there is none any more.
 	KeepManifest(data []byte) error
-	// TrustCAs makes the host trust CAs, besides those that it trusts already.
-	TrustCAs(bundle []byte) (added bool, err error)
+	// Trust returns the CAs that the host trusts, and the version of this trust; KeepTrust
+	// replaces them.
+	Trust() (bundle []byte, generation uint64)
+	KeepTrust(bundle []byte, generation uint64) (changed bool, err error)
 }
 
 var _ Book = (*identity.Identity)(nil)
@@ -63,7 +65,7 @@ type Config struct {
 	// at an address that this host has lists. Nil: nobody is told.
 	Unheard func() []string
 	Tell    func(ctx context.Context, address string) error
-	// Trusting is called after the host has begun to trust another CA. It must not block.
+	// Trusting is called after the host has begun to trust other CAs. It must not block.
 	Trusting func()
 	Logger   *slog.Logger
 }
@@ -73,7 +75,8 @@ type Keeper struct {
 	cfg  Config
 	kept atomic.Pointer[manifest.Signed]
 
-	// Only Step uses these.
+	stepping sync.Mutex
+	// Only Step uses these, and holds stepping.
 	silentSince time.Time // zero: the leader is heard
 	asked       time.Time // the last round of asking others
 	pause       time.Duration
@@ -93,7 +96,7 @@ type Keeper struct {
 func New(cfg Config) (*Keeper, error) {
 	k := &Keeper{cfg: cfg}
 	data, err := cfg.Book.Manifest()
-	if err != nil || data == nil {
+	if err != nil || len(data) == 0 {
 		return k, err
 	}
 	kept, err := manifest.Parse(data)
@@ -125,7 +128,7 @@ func (k *Keeper) Judge(node identity.Node, key identity.Pin) (v Verdict, newer b
 	if kept == nil {
 		return Unnamed, false
 	}
-	newer = kept.Manifest().Index > k.cfg.Group.Electorate().Index
+	newer = k.isAhead(kept)
 	voter, ok := kept.Names(node.Name)
 	switch {
 	case !ok:
@@ -140,10 +143,17 @@ func (k *Keeper) Judge(node identity.Node, key identity.Pin) (v Verdict, newer b
 // newer than the host's copy of the state.
 func (k *Keeper) Voters() []manifest.Voter {
 	kept := k.kept.Load()
-	if kept == nil || kept.Manifest().Index <= k.cfg.Group.Electorate().Index {
+	if kept == nil || !k.isAhead(kept) {
 		return nil
 	}
 	return kept.Manifest().Voters
+}
+
+// isAhead reports whether a list is newer than this host's copy of the state. One of a group that
+// was replaced says nothing about the copy.
+func (k *Keeper) isAhead(s *manifest.Signed) bool {
+	m, own := s.Manifest(), k.cfg.Group.Electorate()
+	return len(own.Voters) == 0 || m.Group == own.Group && m.Index > own.Index
 }
 
 // Version returns the version of the newest list that this host has verified, zero if it has
@@ -172,10 +182,17 @@ func (k *Keeper) setRefused(err error) {
 	k.refused = err
 }
 
-// Step looks what is to be done now, and does it. It must not be called concurrently. Its error
-// says what to try again.
+// InUse reports whether the mesh has lists of its voters. The copy of a host that lost power may
+// be older than the list that it has kept, and the level of a mesh never goes down.
+func (k *Keeper) InUse() bool {
+	return k.kept.Load() != nil || k.cfg.Group.FeatureLevel() >= level.Succession
+}
+
+// Step looks what is to be done now, and does it. Its error says what to try again.
 func (k *Keeper) Step(ctx context.Context) error {
-	if k.cfg.Group.FeatureLevel() < level.Succession {
+	k.stepping.Lock()
+	defer k.stepping.Unlock()
+	if !k.InUse() {
 		return nil
 	}
 	if err := k.follow(ctx); err != nil {
@@ -217,8 +234,12 @@ func (k *Keeper) believe(s *manifest.Signed) error {
 // trustCAs makes this host's connections trust the CAs of a list that its copy of the state does
 // not have. What is in the copy says itself which CAs are trusted.
 func (k *Keeper) trustCAs(s *manifest.Signed) error {
-	added, err := k.cfg.Book.TrustCAs(s.Manifest().CAs)
-	if added && k.cfg.Trusting != nil {
+	m := s.Manifest()
+	if _, generation := k.cfg.Book.Trust(); m.TrustGeneration <= generation {
+		return nil
+	}
+	changed, err := k.cfg.Book.KeepTrust(m.CAs, m.TrustGeneration)
+	if changed && k.cfg.Trusting != nil {
 		k.cfg.Trusting()
 	}
 	return err

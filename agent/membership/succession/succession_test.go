@@ -42,14 +42,17 @@ func (g *group) BelieveVoters(e raftstore.Electorate) error {
 }
 
 // book keeps in memory what an identity keeps on disk.
-type book struct{ manifest, cas []byte }
+type book struct {
+	manifest, cas []byte
+	generation    uint64
+}
 
 func (b *book) Manifest() ([]byte, error)      { return b.manifest, nil }
 func (b *book) KeepManifest(data []byte) error { b.manifest = data; return nil }
-func (b *book) TrustCAs(bundle []byte) (added bool, err error) {
-	added = string(b.cas) != string(bundle)
-	b.cas = bundle
-	return added, nil
+func (b *book) Trust() ([]byte, uint64)        { return b.cas, b.generation }
+func (b *book) KeepTrust(bundle []byte, generation uint64) (changed bool, err error) {
+	b.cas, b.generation = bundle, generation
+	return true, nil
 }
 
 // host is a host with a Keeper.
@@ -71,6 +74,7 @@ type mesh struct {
 	store *identitytest.Store
 	hosts map[string]*host
 	index uint64
+	trust uint64 // the version of the CAs
 }
 
 func newMesh(t *testing.T) *mesh {
@@ -86,7 +90,8 @@ func (m *mesh) setCA() []byte {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.put(m.store, identity.KeyCA, identity.CARecord{MeshID: "mesh", Certificate: ca.CertificatePEM(), Bundle: ca.CertificatePEM()})
+	m.trust++
+	m.put(m.store, identity.KeyCA, identity.CARecord{MeshID: "mesh", Certificate: ca.CertificatePEM(), Bundle: ca.CertificatePEM(), Generation: m.trust})
 	return ca.CertificatePEM()
 }
 
@@ -482,6 +487,33 @@ func TestABrokenChain(t *testing.T) {
 				t.Errorf("%s: it follows version %d of the confirmed state: %v", name, off.Version(), err)
 			}
 		})
+	}
+}
+
+// A mesh that is restored from a backup without lists, or with older ones, goes on.
+func TestAMeshIsRestored(t *testing.T) {
+	m := newMesh(t)
+	m.add("host1", "host2")
+	without := m.copyOf(m.store)
+	m.elect("group", "host1")
+	m.settle("host1", "host2")
+	older := m.copyOf(m.store)
+	m.setCA()
+	m.settle("host1", "host2")
+	for what, c := range map[string]struct {
+		state *identitytest.Store
+		want  uint64
+	}{"no list": {without, 1}, "an older list": {older, 2}} {
+		now := newMesh(t)
+		now.store, now.hosts = m.copyOf(c.state), map[string]*host{"host1": m.hosts["host1"]}
+		kept := now.hosts["host1"].book
+		now.elect("restored", "host1")
+		now.start(now.hosts["host1"], now.store)
+		now.settle("host1")
+		if got := now.newest(); got.Version != c.want || !got.Anew || got.Group != "restored" || now.hosts["host1"].Version() != c.want {
+			t.Errorf("%s: the newest list is %+v", what, got)
+		}
+		now.hosts["host1"].book = kept
 	}
 }
 

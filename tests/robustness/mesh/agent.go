@@ -251,6 +251,11 @@ func (a *agent) failure() error {
 
 // live is the life of the agent, from the search for the mesh to its end.
 func (a *agent) live(ctx context.Context) error {
+	var background sync.WaitGroup
+	defer background.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	background.Go(func() { a.keepVoters(ctx) })
 	if err := a.join(ctx); err != nil {
 		return err
 	}
@@ -258,12 +263,8 @@ func (a *agent) live(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var background sync.WaitGroup
-	defer background.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	background.Go(func() { a.peers.FollowRecords(ctx, a.store) })
-	background.Go(func() { a.keepVoters(ctx) })
+	a.followVoters(ctx)
 	background.Go(func() { a.host.mesh.History.follow(ctx, a.host.Name, a.store) })
 	background.Go(func() {
 		select {

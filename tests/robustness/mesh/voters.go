@@ -43,8 +43,11 @@ func (b *voterBook) KeepManifest(data []byte) error {
 	return nil
 }
 
-// TrustCAs implements succession.Book. No connection is encrypted here.
-func (*voterBook) TrustCAs([]byte) (added bool, err error) { return false, nil }
+// Trust implements succession.Book. No connection is encrypted here.
+func (*voterBook) Trust() (bundle []byte, generation uint64) { return nil, 0 }
+
+// KeepTrust implements succession.Book.
+func (*voterBook) KeepTrust([]byte, uint64) (changed bool, err error) { return false, nil }
 
 func (h *Host) keyPin() identity.Pin {
 	pin, err := identity.PinOfKey(h.key.Public())
@@ -98,15 +101,23 @@ func (a *agent) unheard() (addresses []string) {
 // keepVoters keeps the list of the mesh's voters until ctx ends.
 func (a *agent) keepVoters(ctx context.Context) {
 	for ctx.Err() == nil {
-		if a.step() == nil {
-			if err := a.voters.Step(ctx); err != nil {
-				a.log.Debug("the list of voters", "err", err)
-			}
-		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(votersPause):
+			a.followVoters(ctx)
 		}
+	}
+}
+
+// followVoters looks at the list of the mesh's voters.
+func (a *agent) followVoters(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, votersPause)
+	defer cancel()
+	if a.step() != nil {
+		return
+	}
+	if err := a.voters.Step(ctx); err != nil {
+		a.log.Debug("the list of voters", "err", err)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"virtmesh/raftstore"
 	"virtmesh/storage/durable"
@@ -55,44 +54,9 @@ func ForgetManifest(dir string) error {
 	return nil
 }
 
-// TrustCAs adds those CAs of a bundle (PEM) to the ones that this host trusts that it does not
-// trust yet, on disk and in memory, and reports whether there were any. The CA that this host
-// takes for the one that signs stays the first. The caller vouches for the bundle.
-func (i *Identity) TrustCAs(bundle []byte) (added bool, err error) {
-	more, err := ParseCertificates(bundle)
-	if err != nil {
-		return false, fmt.Errorf("trust CAs: %w", err)
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	m := i.current.Load()
-	trusted, err := ParseCertificates(m.bundle)
-	if err != nil {
-		return false, fmt.Errorf("trust CAs: %w", err)
-	}
-	for _, ca := range more {
-		if !slices.ContainsFunc(trusted, ca.Equal) {
-			trusted, added = append(trusted, ca), true
-		}
-	}
-	if !added {
-		return false, nil
-	}
-	next := *m
-	next.bundle = EncodeCertificates(trusted...)
-	if next.roots, err = NewPool(next.bundle); err != nil {
-		return false, fmt.Errorf("trust CAs: %w", err)
-	}
-	if err := durable.WriteFile(i.path(fileBundle), next.bundle, 0o600); err != nil {
-		return false, fmt.Errorf("trust CAs: %w", err)
-	}
-	i.current.Store(&next)
-	return true, nil
-}
-
-// TrustedCAs returns the CAs that hosts trust for everything (PEM), as the replicated state has
-// them, or ErrNotSeeded.
-func TrustedCAs(ctx context.Context, store Store, opts raftstore.ReadOptions) ([]byte, error) {
+// TrustedCAs returns the CAs that hosts trust for everything (PEM) and the version of this trust,
+// as the replicated state has them, or ErrNotSeeded. See Identity.KeepTrust.
+func TrustedCAs(ctx context.Context, store Store, opts raftstore.ReadOptions) (bundle []byte, generation uint64, err error) {
 	rec, _, err := readCA(ctx, store, opts)
-	return rec.Bundle, err
+	return rec.Bundle, rec.Generation, err
 }
