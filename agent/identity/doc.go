@@ -15,7 +15,8 @@
 // (/mesh/bundles), the tokens (/mesh/tokens/<id>), one
 // record per host (/mesh/hosts/<name>), a mark for each membership that has ended
 // (/mesh/departed/<host ID>), a mark for each name whose host was removed by force,
-// until another machine takes the name (/mesh/expelled/<name>), and a record for each
+// until another machine takes the name (/mesh/expelled/<name>), the list of the mesh's voters
+// (/mesh/manifests/, see package manifest), and a record for each
 // certificate of a person (/mesh/clients/<hash of its key>). A token is stored as the
 // hash of its secret.
 //
@@ -43,8 +44,8 @@
 // because until then no two hosts can connect, and without a quorum a replica may not know
 // which of its log entries are committed; the others ask these. An attacker who has the key
 // cannot act as a host whose record says that it keeps its key, since he does not have that
-// key; an ID that he makes has no record, and agent/membership decides when such a one may
-// be newer than the local replica. Removing a host's record stops its renewals. This is enough
+// key; an ID that he makes has no record, and agent/membership takes such a one for newer than
+// the local replica only if the list of voters names it. Removing a host's record stops its renewals. This is enough
 // for a host that is gone, honest, or never held the key; otherwise it is not, and the mesh
 // must be given a new CA. Encrypt the disks of the hosts.
 //

@@ -98,5 +98,6 @@ func (m *Member) handOver(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("hand over what this host does for the replicated store: %w", err)
 	}
+	m.handOverList(ctx)
 	return m.keyringKeeper().handOver(ctx)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -79,6 +80,41 @@ func (m *Member) followVoterList(ctx context.Context) error {
 		m.log.Debug("the list of the mesh's voters cannot be followed yet", "err", err)
 	}
 	return nil
+}
+
+// listPatience bounds how long a host that leaves waits until the list of voters is without it.
+const listPatience = 20 * time.Second
+
+// handOverList waits until the list of the mesh's voters does not name this host any more, since
+// its signature may be needed for that. It is called when this host votes no more, and is no
+// reason to stay: the leader begins the list anew if too few of its voters are left.
+func (m *Member) handOverList(ctx context.Context) {
+	if m.lists.keeper == nil || slices.Contains(m.store.Voters(), m.config.Name) {
+		return // it is the last host
+	}
+	ctx, cancel := context.WithTimeout(ctx, listPatience)
+	defer cancel()
+	for m.lists.keeper.Names(m.config.Name) {
+		select {
+		case <-ctx.Done():
+			m.log.Warn("this host leaves while the list of the mesh's voters still names it")
+			return
+		case <-time.After(signingPause):
+		}
+	}
+}
+
+// listWarnings says why this host believes no list of the mesh's voters that others have.
+func (m *Member) listWarnings() []string {
+	if m.lists.keeper == nil {
+		return nil
+	}
+	why := m.lists.keeper.Refused()
+	if why == nil {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s hears no leader, and the voters that it knows have not signed for the list of voters that others tell it (%v): "+
+		"make sure that these are hosts of your mesh, and then %s", m.config.Name, why, resyncRemedy)}
 }
 
 // startVoterList keeps the list of the mesh's voters until the member is closed.

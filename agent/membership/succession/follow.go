@@ -155,7 +155,7 @@ func (k *Keeper) fetch(ctx context.Context, source string) (ahead bool, err erro
 	kept := k.kept.Load()
 	data, err := k.cfg.Fetch(ctx, source, k.Version())
 	if err != nil {
-		k.cfg.Logger.Debug("a host was asked for the list of voters in vain", "address", source, "err", err)
+		k.cfg.Logger.Debug("a host was asked for the list of voters in vain", "addr", source, "err", err)
 		return false, nil
 	}
 	list := make([]*manifest.Signed, 0, len(data))

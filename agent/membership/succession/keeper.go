@@ -149,6 +149,16 @@ func (k *Keeper) Voters() []manifest.Voter {
 	return kept.Manifest().Voters
 }
 
+// Names reports whether the newest list that this host has verified names a host.
+func (k *Keeper) Names(host string) bool {
+	kept := k.kept.Load()
+	if kept == nil {
+		return false
+	}
+	_, ok := kept.Names(host)
+	return ok
+}
+
 // isAhead reports whether a list is newer than this host's copy of the state. One of a group that
 // was replaced says nothing about the copy.
 func (k *Keeper) isAhead(s *manifest.Signed) bool {

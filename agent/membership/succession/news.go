@@ -62,7 +62,7 @@ func (k *Keeper) tell(ctx context.Context) {
 			ctx, cancel := context.WithTimeout(ctx, tellTime)
 			defer cancel()
 			if err := k.cfg.Tell(ctx, address); err != nil {
-				k.cfg.Logger.Debug("a host was not told who has the list of voters", "address", address, "err", err)
+				k.cfg.Logger.Debug("a host was not told who has the list of voters", "addr", address, "err", err)
 			}
 		})
 	}
