@@ -134,6 +134,9 @@ func migration(dom *libvirt.Domain, opts hypervisor.MigrateOptions) (*libvirt.Do
 // returns the targets of the disks to copy. Everything that the guest can see must stay
 // the same.
 func rewrite(domain *libvirtxml.Domain, opts hypervisor.MigrateOptions) (copied []string, err error) {
+	if domain.MemoryTune != nil {
+		domain.MemoryTune.HardLimit = nil // it is set where the guest runs: see splitMemoryLimit
+	}
 	domain.Metadata = &libvirtxml.DomainMetadata{XML: opts.Owner.Metadata()}
 	if opts.NVRAM != "" && domain.OS != nil && domain.OS.NVRam != nil {
 		domain.OS.NVRam.NVRam = opts.NVRAM

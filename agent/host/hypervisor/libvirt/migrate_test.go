@@ -257,6 +257,7 @@ func readUntil(t *testing.T, from interface{ Read([]byte) (int, error) }, text s
 func TestRewriteChangesOnlyWhatDiffers(t *testing.T) {
 	domain := &libvirtxml.Domain{}
 	if err := domain.Unmarshal(`<domain><name>n_vm</name><metadata><old/></metadata>
+<memtune><hard_limit unit='KiB'>900000</hard_limit><soft_limit unit='KiB'>5</soft_limit></memtune>
 <os><nvram>/here/vars</nvram></os><devices>
 <disk type='file'><source file='/here/a'/><target dev='vda'/><alias name='ua-a'/></disk>
 <disk type='block'><source dev='/dev/here/b'/><target dev='vdb'/><alias name='ua-b'/></disk>
@@ -283,6 +284,9 @@ func TestRewriteChangesOnlyWhatDiffers(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("%s is missing in:\n%s", want, text)
 		}
+	}
+	if strings.Contains(text, "hard_limit") || !strings.Contains(text, "soft_limit") {
+		t.Errorf("the limit of memory, which a host may not be able to keep, goes along:\n%s", text)
 	}
 	if strings.Contains(text, "/here/") {
 		t.Errorf("something of here is left in:\n%s", text)
