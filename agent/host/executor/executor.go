@@ -32,6 +32,7 @@ type Executor struct {
 	traces       *traces
 	failures     *failures
 	shutdowns    *shutdowns
+	limits       *limits
 	flips        *flips
 	consoles     *consoles
 	logs         guestLogs
@@ -60,7 +61,7 @@ func New(config Config) (*Executor, error) {
 	now := config.Clock.Now
 	e := &Executor{
 		Config: config, listeners: map[int]func(stewards.Key){}, tasks: newTasks(), traces: newTraces(),
-		failures: newFailures(), shutdowns: newShutdowns(), flips: newFlips(now), consoles: newConsoles(), logs: newGuestLogs(config), now: now,
+		failures: newFailures(), shutdowns: newShutdowns(), limits: newLimits(), flips: newFlips(now), consoles: newConsoles(), logs: newGuestLogs(config), now: now,
 		starting: make(chan struct{}, MaxStarts),
 	}
 	news := func(ref hypervisor.Ref) { e.notify(keyOf(ref)) }

@@ -30,6 +30,8 @@ const (
 	ActConnectNetwork Act = "connect-network"
 	// ActDefineStart defines the domain and starts the guest.
 	ActDefineStart Act = "define-start"
+	// ActLimitMemory limits the memory of the emulator of a guest that runs without a limit.
+	ActLimitMemory Act = "limit-memory"
 	// ActReport writes the status of a guest that exists.
 	ActReport Act = "report"
 	// ActReportFailure writes why the guest does not start yet.
@@ -173,6 +175,10 @@ type situation struct {
 	busy bool
 	// failure is the last failure to start, or nil.
 	failure *failure
+
+	// unlimited says that the guest's emulator has no limit of memory, and that this process
+	// has not tried to set one.
+	unlimited bool
 
 	// traces says that disks or addresses of the instance may be on this host, logs
 	// that its logs are.

@@ -113,6 +113,9 @@ func planHeld(s situation) Plan {
 	case !s.active():
 		return planEnded(s)
 	}
+	if s.unlimited {
+		return Plan{{Act: ActLimitMemory, BestEffort: true}, {Act: ActReport}}
+	}
 	return Plan{{Act: ActReport}}
 }
 

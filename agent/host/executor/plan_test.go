@@ -132,6 +132,7 @@ func TestPlans(t *testing.T) {
 		{"its network is ready", held(preparing(workReady, planEpoch), connected), "ask-mesh"},
 		{"the mesh agrees", held(preparing(workReady, planEpoch), connected, confirmed), "define-start, report"},
 		{"it runs", held(running), "report"},
+		{"its emulator has no limit", held(running, func(s *situation) { s.unlimited = true }), "limit-memory, report"},
 		{"it runs and nobody was told", held(domainIn(hypervisor.StateRunning, hypervisor.ReasonBooted)), "report"},
 		{"it is paused", held(running, domainIn(hypervisor.StatePaused, hypervisor.ReasonUser)), "report"},
 		{"it sleeps", held(running, domainIn(hypervisor.StateSuspended, hypervisor.ReasonUnknown)), "report"},

@@ -15,6 +15,7 @@ import (
 	"virtmesh/agent/host/hypervisor"
 	"virtmesh/agent/objects"
 	"virtmesh/agent/stewards"
+	machine "virtmesh/agent/vmi"
 	"virtmesh/raftstore"
 )
 
@@ -185,6 +186,11 @@ func (e *Executor) confirmMesh(ctx context.Context) error {
 func (e *Executor) changeDomain(ctx context.Context, r *run, step Step) error {
 	var err error
 	switch step.Act {
+	case ActLimitMemory:
+		err = e.Hypervisor.LimitMemory(ctx, r.ref, machine.MemoryLimit(&r.instance.Spec, true))
+		if !errors.Is(err, hypervisor.ErrUnavailable) {
+			e.limits.noteTry(r.ref.UID)
+		}
 	case ActResume:
 		err = e.Hypervisor.Resume(ctx, r.ref)
 	case ActRequestShutdown:
@@ -243,6 +249,7 @@ func (e *Executor) readSituation(ctx context.Context, r *run) (err error) {
 	r.work, r.workEpoch = e.preparations.progress(uid, func(err error) { e.failures.addFailure(uid, err, r.now); r.failed = err })
 	r.failure = e.failures.of(uid)
 	r.busy = len(e.starting) == cap(e.starting)
+	r.unlimited = r.active() && r.domain.MemoryLimit == 0 && !e.limits.wasTried(uid)
 	r.traces = e.traces.has(r.ref)
 	r.withheld = false
 	if r.claimed && !r.active() {

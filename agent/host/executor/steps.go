@@ -216,6 +216,7 @@ func (e *Executor) forgetInstance(ref hypervisor.Ref) {
 	e.flips.dropGuest(ref.UID)
 	e.failures.dropFailure(ref.UID)
 	e.shutdowns.dropGuest(ref.UID)
+	e.limits.dropGuest(ref.UID)
 	e.traces.removeInstance(ref)
 }
 

@@ -49,8 +49,14 @@ type Resizer interface {
 	// memory that the guest booted with. Above that, a virtio-mem device of the domain
 	// adds memory in steps of the device's block size, rounded up. SetMemory returns
 	// when the guest has been asked; Stats reports what the guest has
-	// (MemoryStats.Current).
+	// (MemoryStats.Current). A limit of the emulator's memory grows with what such a
+	// device adds, and does not shrink again: the guest gives memory back when it likes.
 	SetMemory(ctx context.Context, ref Ref, bytes int64) error
+	// LimitMemory limits the memory of the guest's emulator, in bytes, that of the guest
+	// included. Start does so by the definition; this is for a guest that runs without,
+	// because who started it was interrupted, or because it arrived in a migration. It
+	// fails where the host has no means to limit memory.
+	LimitMemory(ctx context.Context, ref Ref, bytes int64) error
 	// ResizeBlock sets the size of a volume's disk to bytes and notifies the guest. A
 	// file grows with the disk; a block device must have grown before the call. It
 	// fails with ErrInvalid for a size that would shrink the disk, and with ErrNoDevice

@@ -99,6 +99,9 @@ type Domain struct {
 	// The receiver must not change Disks.
 	Disks       map[string]string
 	MemoryBytes int64
+	// MemoryLimit is how many bytes the emulator may have (LimitMemory); 0 if it has no
+	// limit, and for a domain that is shut off.
+	MemoryLimit int64
 	// User is the uid that the emulator runs as; 0 if it is not known, and for a domain
 	// that is shut off.
 	User uint32

@@ -186,6 +186,12 @@ func (m *Machine) Wake(ref hypervisor.Ref) error {
 	return m.do(ref, func(d *fakeDomain) { m.setState(d, hypervisor.StateRunning, hypervisor.ReasonWakeup) })
 }
 
+// DropMemoryLimit leaves a guest's emulator without a limit of memory, as where its start was
+// interrupted, or as it arrives in a migration.
+func (m *Machine) DropMemoryLimit(ref hypervisor.Ref) error {
+	return m.do(ref, func(d *fakeDomain) { d.sizes.limit = 0 })
+}
+
 // SetDeaf makes a guest ignore requests to shut down, or listen to them again.
 func (m *Machine) SetDeaf(ref hypervisor.Ref, deaf bool) error {
 	return m.do(ref, func(d *fakeDomain) { d.deaf = deaf })

@@ -54,7 +54,7 @@ func (d *fakeDomain) describe() hypervisor.Domain {
 	if !d.state.Active() {
 		return out
 	}
-	out.MemoryBytes = d.sizes.memory
+	out.MemoryBytes, out.MemoryLimit = d.sizes.memory, d.sizes.limit
 	for _, device := range d.devices {
 		if device.kind != "disk" || device.name == "" {
 			continue

@@ -31,7 +31,10 @@ type definition struct {
 		Current int `xml:"current,attr"`
 	} `xml:"vcpu"`
 	Memory size `xml:"memory"`
-	OS     struct {
+	Tune   struct {
+		Limit size `xml:"hard_limit"`
+	} `xml:"memtune"`
+	OS struct {
 		Firmware string `xml:"firmware,attr"`
 		NVRAM    string `xml:"nvram"`
 	} `xml:"os"`
@@ -155,7 +158,7 @@ func parseDevice(text string) (fakeDevice, error) {
 // define returns a shut-off domain as its definition says.
 func (def definition) define(owner hypervisor.Owner, devices []fakeDevice, text string) fakeDomain {
 	most := max(1, def.VCPU.Max)
-	sizes := fakeSizes{vcpus: most, maxVCPUs: most, booted: def.Memory.bytes(), memory: def.Memory.bytes(), disks: map[string]int64{}}
+	sizes := fakeSizes{vcpus: most, maxVCPUs: most, booted: def.Memory.bytes(), memory: def.Memory.bytes(), limit: def.Tune.Limit.bytes(), disks: map[string]int64{}}
 	if def.VCPU.Current > 0 {
 		sizes.vcpus = def.VCPU.Current
 	}

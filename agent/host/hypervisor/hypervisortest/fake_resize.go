@@ -14,6 +14,7 @@ type fakeSizes struct {
 	vcpus, maxVCPUs int
 	// booted is the memory the guest booted with, memory what it has now.
 	booted, memory int64
+	limit          int64 // of the emulator's memory; 0 for none
 	disks          map[string]int64
 }
 
@@ -60,8 +61,22 @@ func (f *Fake) SetMemory(ctx context.Context, ref hypervisor.Ref, bytes int64) e
 		if requested > device.size {
 			return fmt.Errorf("%w: %d bytes are more than the domain's %d", hypervisor.ErrInvalid, bytes, d.sizes.booted+device.size)
 		}
+		if more := requested - device.requested; more > 0 && d.sizes.limit > 0 {
+			d.sizes.limit += more
+		}
 		device.requested = requested
 		d.sizes.memory = d.sizes.booted + requested
+		return nil
+	})
+}
+
+// LimitMemory implements hypervisor.Resizer.
+func (f *Fake) LimitMemory(ctx context.Context, ref hypervisor.Ref, bytes int64) error {
+	return f.onRunning(ctx, "LimitMemory", ref, func(_ *Machine, d *fakeDomain) error {
+		if bytes <= 0 {
+			return fmt.Errorf("%w: %d bytes of memory", hypervisor.ErrInvalid, bytes)
+		}
+		d.sizes.limit = bytes
 		return nil
 	})
 }

@@ -74,6 +74,7 @@ func Run(t *testing.T, h Harness) {
 		{"DeviceCanBeUpdated", testUpdateDevice},
 		{"CPUsCanBeAdded", testSetVCPUs},
 		{"MemoryStaysWithinTheDomains", testSetMemory},
+		{"TheEmulatorsMemoryIsLimited", testLimitMemory},
 		{"DisksGrowAndDoNotShrink", testResizeBlock},
 		{"OffGuestsAreNotChanged", testChangesWhenOff},
 		{"JobsAreFoundAndAborted", testJobs},

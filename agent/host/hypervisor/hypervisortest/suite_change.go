@@ -148,6 +148,23 @@ func testSetMemory(t *testing.T, w *world) {
 	}
 }
 
+// testLimitMemory: a host may have no means to limit memory, and says so then.
+func testLimitMemory(t *testing.T, w *world) {
+	w.start()
+	const gib = 1 << 30
+	if err := w.hv.LimitMemory(w.ctx, w.owner.Ref, 0); !errorIs(err, hypervisor.ErrInvalid) {
+		t.Errorf("a limit of nothing: %v", err)
+	}
+	want := int64(2 * gib)
+	if err := w.hv.LimitMemory(w.ctx, w.owner.Ref, want); err != nil {
+		t.Logf("this host limits no memory: %v", err)
+		want = w.get().MemoryLimit
+	}
+	if got := w.get().MemoryLimit; got != want {
+		t.Errorf("limited to %d bytes, want %d", got, want)
+	}
+}
+
 func testResizeBlock(t *testing.T, w *world) {
 	w.start()
 	const size = 4 << 20
@@ -185,6 +202,7 @@ func testChangesWhenOff(t *testing.T, w *world) {
 		"update":     w.hv.UpdateDevice(w.ctx, w.owner.Ref, drive),
 		"CPUs":       w.hv.SetVCPUs(w.ctx, w.owner.Ref, 2),
 		"memory":     w.hv.SetMemory(w.ctx, w.owner.Ref, 24<<20),
+		"limit":      w.hv.LimitMemory(w.ctx, w.owner.Ref, 24<<20),
 		"resize":     w.hv.ResizeBlock(w.ctx, w.owner.Ref, Disk, 4<<20),
 		"definition": definition,
 	} {

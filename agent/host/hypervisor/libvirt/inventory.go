@@ -84,7 +84,7 @@ func (d *Driver) describe(dom *libvirt.Domain) (hypervisor.Domain, error) {
 	}
 	out.AgentConnected = agentConnected(parsed)
 	out.Disks, out.MemoryBytes = diskTargets(parsed), currentMemory(parsed)
-	out.User = emulatorUser(parsed)
+	out.User, out.MemoryLimit = emulatorUser(parsed), memoryLimit(parsed)
 	return out, nil
 }
 

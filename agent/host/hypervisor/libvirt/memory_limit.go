@@ -1,6 +1,7 @@
 package libvirt
 
 import (
+	"context"
 	"fmt"
 
 	"libvirt.org/go/libvirt"
@@ -34,6 +35,32 @@ func splitMemoryLimit(xml string) (plain string, limit uint64, err error) {
 	return plain, limit, nil
 }
 
+// memoryLimit returns the limit of memory of a running domain's emulator, in bytes; 0 if it has none.
+func memoryLimit(domain *libvirtxml.Domain) int64 {
+	if tune := domain.MemoryTune; tune != nil && tune.HardLimit != nil {
+		return int64(tune.HardLimit.Value) * kib // libvirt always writes KiB
+	}
+	return 0
+}
+
+// LimitMemory implements hypervisor.Resizer.
+func (d *Driver) LimitMemory(ctx context.Context, ref hypervisor.Ref, bytes int64) error {
+	if bytes <= 0 {
+		return fmt.Errorf("limit the memory of %s: %w: %d bytes", ref, hypervisor.ErrInvalid, bytes)
+	}
+	return d.act(ctx, d.acts, "limit the memory of", ref, func(dom *libvirt.Domain) error {
+		if active, err := dom.IsActive(); err != nil || !active {
+			return orNotRunning(err)
+		}
+		return setMemoryLimit(dom, uint64(bytes/kib))
+	})
+}
+
+// setMemoryLimit limits the memory of a running domain's emulator to so many KiB.
+func setMemoryLimit(dom *libvirt.Domain, limit uint64) error {
+	return dom.SetMemoryParameters(&libvirt.DomainMemoryParameters{HardLimitSet: true, HardLimit: limit}, libvirt.DOMAIN_AFFECT_LIVE)
+}
+
 // limitMemory limits the memory of a running domain's emulator to so many KiB; 0 leaves it as
 // it is. A host where that is not possible runs its guests all the same, and its Node says so.
 func (d *Driver) limitMemory(conn *libvirt.Connect, ref hypervisor.Ref, limit uint64) {
@@ -43,7 +70,7 @@ func (d *Driver) limitMemory(conn *libvirt.Connect, ref hypervisor.Ref, limit ui
 	dom, err := d.lookup(conn, ref)
 	if err == nil {
 		defer dom.Free()
-		err = dom.SetMemoryParameters(&libvirt.DomainMemoryParameters{HardLimitSet: true, HardLimit: limit}, libvirt.DOMAIN_AFFECT_LIVE)
+		err = setMemoryLimit(dom, limit)
 	}
 	if err != nil {
 		d.log.Warn("the memory of a guest's emulator is not limited", "instance", ref.String(), "err", err)

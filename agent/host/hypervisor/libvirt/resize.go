@@ -49,6 +49,9 @@ func (d *Driver) SetVCPUs(ctx context.Context, ref hypervisor.Ref, count int) er
 type memoryXML struct {
 	XMLName xml.Name `xml:"domain"`
 	Total   sizeXML  `xml:"memory"`
+	Tune    struct {
+		Limit sizeXML `xml:"hard_limit"`
+	} `xml:"memtune"`
 	Devices struct {
 		Memory []deviceXML `xml:"memory"`
 	} `xml:"devices"`
@@ -92,6 +95,11 @@ func (d *Driver) SetMemory(ctx context.Context, ref hypervisor.Ref, bytes int64)
 		plugged, err := pluggedMemory(want-have.booted(), device)
 		if err != nil {
 			return fmt.Errorf("%w: %d bytes are more than the domain's %d", err, bytes, (have.booted()+device.Target.Size.KiB)*kib)
+		}
+		if more := plugged - device.Target.Requested.KiB; more > 0 && have.Tune.Limit.KiB > 0 {
+			if err := setMemoryLimit(dom, uint64(have.Tune.Limit.KiB+more)); err != nil {
+				return err
+			}
 		}
 		if plugged != device.Target.Requested.KiB {
 			if err := requestMemory(dom, text, device.Alias.Name, plugged); err != nil {
