@@ -35,6 +35,12 @@ func (a *Agent) acts() operation.Acts {
 			},
 			Outputs: []stewards.Output{stewards.WritesRecords("keys of gossip", identity.KeyGossip)},
 		},
+		meshv1alpha1.RotateCA: {
+			Plan: func(op *operation.Object) []operation.Step {
+				return planned(a.member.RotateCASteps(op, a.view.store))
+			},
+			Outputs: []stewards.Output{stewards.WritesRecords("the mesh's CA", identity.KeyCA)},
+		},
 	}
 }
 
@@ -58,6 +64,7 @@ func removalOutputs() []stewards.Output {
 		stewards.WritesRecords("subnets of hosts", membership.SubnetPrefix),
 		stewards.WritesRecords("keys of gossip", identity.KeyGossip),
 		stewards.WritesRecords("join tokens", identity.TokensPrefix),
+		stewards.WritesRecords("the mesh's CA", identity.KeyCA),
 	}
 }
 

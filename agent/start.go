@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/http"
@@ -166,7 +167,7 @@ func (a *Agent) openAPI(context.Context) (err error) {
 	cfg := api.DefaultConfig()
 	cfg.Store, cfg.Instances = a.view.replica, a.router
 	cfg.Defaults = roster.Defaults(a.view.cache)
-	cfg.ClientCAs = a.member.Identity().Roots
+	cfg.ClientCAs = func() *x509.CertPool { return a.member.Admission().ClientCAs(a.member.Identity().Roots()) }
 	cfg.Logger, cfg.Metrics = a.log.With("part", "api"), a.metrics
 	cfg.Ready = map[string]func(context.Context) error{"store": a.storeReady}
 	cfg.Address = a.config.MeshAddress()

@@ -28,6 +28,9 @@ const (
 type CA struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
+	// successors are certificates of this CA, and of those before it, as the ones before them
+	// sign them. Servers show them.
+	successors []*x509.Certificate
 }
 
 // NewCA makes the CA of a new mesh.
@@ -43,7 +46,7 @@ func NewCA(meshID string) (*CA, error) {
 		NotAfter:              now.Add(CALifetime),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
-		MaxPathLenZero:        true,
+		MaxPathLen:            1, // its successor
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	cert, err := signCertificate(tmpl, tmpl, &key.PublicKey, key)
@@ -83,7 +86,7 @@ func (c *CA) Pin() Pin { return PinOf(c.cert) }
 
 // IssueNode signs a certificate for a host, usable as server and as client, and returns
 // the chain as PEM: the certificate, then the CA, so that a joining host can compare
-// the CA with its pin. sans are additional names and addresses.
+// the CA with its pin, then what leads to it from former CAs. sans are additional names and addresses.
 func (c *CA) IssueNode(pub *ecdsa.PublicKey, node Node, sans []string, lifetime time.Duration) ([]byte, error) {
 	if err := node.Validate(); err != nil {
 		return nil, err
@@ -115,7 +118,7 @@ func (c *CA) IssueNode(pub *ecdsa.PublicKey, node Node, sans []string, lifetime 
 	if err != nil {
 		return nil, fmt.Errorf("certificate of host %s: %w", node.Name, err)
 	}
-	return EncodeCertificates(cert, c.cert), nil
+	return EncodeCertificates(append([]*x509.Certificate{cert, c.cert}, c.successors...)...), nil
 }
 
 // IssueClient signs a client certificate for a user of the API and returns it as PEM.

@@ -58,6 +58,8 @@ type CARecord struct {
 	// Next is the CA that will sign, PEM; empty if none is on its way, or the leader has not
 	// made it yet. Its private key is never in the replicated state.
 	Next []byte `json:"next,omitempty"`
+	// Signs is from when the CA that signs does so; zero if it is the first.
+	Signs time.Time `json:"signs,omitzero"`
 	// Successor is, while the CA is replaced, the new CA signed by the old one, PEM.
 	Successor []byte `json:"successor,omitempty"`
 	// Former are the CAs of before, the newest first.
@@ -87,9 +89,9 @@ func (r *CARecord) want(rotation string) (bool, error) {
 	return true, nil
 }
 
-// make notes the CA that will sign (PEM), and the same signed by the present one, instead of one
+// noteNext notes the CA that will sign (PEM), and the same signed by the present one, instead of one
 // that was noted before: as long as no host trusts it.
-func (r *CARecord) make(next, successor []byte) (bool, error) {
+func (r *CARecord) noteNext(next, successor []byte) (bool, error) {
 	if r.Stage != CAWanted {
 		return false, errors.New("no other CA is wanted")
 	}
@@ -110,7 +112,7 @@ func (r *CARecord) give(rotation string) (bool, error) {
 }
 
 // sign makes the next CA the one that signs.
-func (r *CARecord) sign(rotation string) (bool, error) {
+func (r *CARecord) sign(rotation string, now time.Time) (bool, error) {
 	if err := r.mustBe(rotation); err != nil || r.Stage != CAGiven {
 		return false, err
 	}
@@ -118,7 +120,7 @@ func (r *CARecord) sign(rotation string) (bool, error) {
 		return false, errors.New("the key of the CA is in the mesh's state")
 	}
 	r.Bundle = slices.Concat(r.Next, r.Certificate)
-	r.Certificate, r.Next, r.Stage = r.Next, nil, CASigning
+	r.Certificate, r.Next, r.Stage, r.Signs = r.Next, nil, CASigning, now.UTC()
 	return true, nil
 }
 
@@ -134,7 +136,7 @@ func (r *CARecord) replace(rotation string, until time.Time) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	former := append([]FormerCA{{Certificate: before, Successor: r.Successor, Until: until.UTC()}}, r.Former...)
+	former := append([]FormerCA{{Certificate: before, Successor: r.Successor, Ended: r.Signs, Until: until.UTC()}}, r.Former...)
 	r.Former = former[:min(len(former), maxFormerCAs)]
 	r.Bundle, r.Successor, r.Stage = bytes.Clone(r.Certificate), nil, CAReplaced
 	return true, nil
@@ -167,16 +169,10 @@ func (r *CARecord) NextCA() (Pin, bool) {
 	return pins[0], true
 }
 
-// InUse returns the pins of the CAs whose keys the mesh needs: the one that signs first, then
-// the others that hosts trust, and the one that will sign.
-func (r *CARecord) InUse() []Pin {
-	pins := append(pinsOf(r.Certificate), pinsOf(r.Bundle)...)
-	pins = append(pins, pinsOf(r.Next)...)
-	var once []Pin
-	for _, pin := range pins {
-		if !slices.Contains(once, pin) {
-			once = append(once, pin)
-		}
-	}
-	return once
-}
+// InUse returns the pins of the CAs whose keys the mesh needs: the one that signs, and the one
+// that will sign.
+func (r *CARecord) InUse() []Pin { return append(pinsOf(r.Certificate), pinsOf(r.Next)...) }
+
+// Kept returns the pins of the CAs whose keys voters keep: those in use, and that of the CA of
+// before as long as hosts trust it, for who has to go on from a copy of the state that is behind.
+func (r *CARecord) Kept() []Pin { return append(r.InUse(), pinsOf(r.Bundle)...) }

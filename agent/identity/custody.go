@@ -47,8 +47,8 @@ func (b *BundleMade) HasSecretKeys(ids []string) bool {
 type Custody struct {
 	// CA is the pin of the CA that signs.
 	CA Pin
-	// InUse are the pins of the CAs whose keys the mesh needs, that of CA first: those that
-	// hosts trust, and while the CA is replaced the next one.
+	// InUse are the pins of the CAs whose keys the mesh needs: CA, and while that is replaced
+	// the next one.
 	InUse []Pin
 	// Key is the key, PEM, if it is in the replicated state, and so on every host and in
 	// every backup. It is empty once only the voters' keyring holds it.

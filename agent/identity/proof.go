@@ -94,14 +94,64 @@ func (s *Signer) VerifyProof(ctx context.Context, p RenewalProof) (Node, error) 
 	if err != nil {
 		return Node{}, err
 	}
-	return p.verifiedNode(roots, time.Now(), func(node Node, key Pin) bool {
-		hosts, local := NewHosts(s.store), raftstore.ReadOptions{Consistency: raftstore.Local}
-		host, err := hosts.Get(ctx, node.Name, local)
-		if err == nil && host.ID == node.ID {
-			return host.KeyKept && host.KeyPin == key.String()
+	keeps := func(node Node, key Pin) bool {
+		member, departed := s.keptKey(ctx, node, key)
+		return member || departed
+	}
+	node, err := p.verifiedNode(roots, time.Now(), keeps)
+	if err == nil {
+		return node, nil
+	}
+	for _, former := range rec.Former {
+		if node, known := s.verifyFormer(ctx, p, former); known != nil || node != (Node{}) {
+			return node, known
 		}
-		// A host that was removed is to learn that.
-		_, mark, err := hosts.departed(ctx, node, local)
-		return err == nil && mark.KeyPin == key.String()
-	})
+	}
+	return Node{}, err
+}
+
+// verifyFormer returns the host that made a proof with a certificate of a former CA. Who has the
+// key of that CA can make any certificate, so the host must have the key that the mesh knows. A
+// host that was removed is to learn that, however late; a member comes back until the CA's time
+// ends. Without an error, the zero Node says that the CA did not sign the certificate.
+func (s *Signer) verifyFormer(ctx context.Context, p RenewalProof, former FormerCA) (Node, error) {
+	roots, err := NewPool(former.Certificate)
+	if err != nil {
+		return Node{}, err
+	}
+	var member, departed bool
+	node, err := p.verifiedNode(roots, time.Now(), func(Node, Pin) bool { return true })
+	if err != nil {
+		return Node{}, nil
+	}
+	chain, err := ParseCertificates(p.Chain)
+	if err == nil {
+		member, departed = s.keptKey(ctx, node, PinOf(chain[0]))
+	}
+	switch {
+	case err != nil || !member && !departed:
+		return Node{}, fault.New(fault.BadProof, "%s shows a certificate of a CA that the mesh has replaced, and another key than the mesh knows of it", node).About(node.Name).
+			WithRemedy(joinAnew(node.Name))
+	case member && time.Now().After(former.Until):
+		return Node{}, fault.New(fault.BadProof, "%s was off while the mesh's CA was replaced, and could come back by itself until %s", node, former.Until.Format(time.RFC3339)).About(node.Name).
+			WithRemedy(joinAnew(node.Name))
+	}
+	return node, nil
+}
+
+// joinAnew is what brings a host back that the mesh cannot recognise any more.
+func joinAnew(host string) string {
+	return "run 'virtmesh agent leave --local --yes' there, remove the host with 'virtmesh node remove " + host + "', and join it with a new token"
+}
+
+// keptKey reports whether a key is that of a member, or of a host that was removed, which keeps
+// or kept it, by this host's copy of the state.
+func (s *Signer) keptKey(ctx context.Context, node Node, key Pin) (member, departed bool) {
+	hosts, local := NewHosts(s.store), raftstore.ReadOptions{Consistency: raftstore.Local}
+	host, err := hosts.Get(ctx, node.Name, local)
+	if err == nil && host.ID == node.ID {
+		return host.KeyKept && host.KeyPin == key.String(), false
+	}
+	_, mark, err := hosts.departed(ctx, node, local)
+	return false, err == nil && mark.KeyPin != "" && mark.KeyPin == key.String()
 }

@@ -145,6 +145,19 @@ func (s *Signer) member(ctx context.Context, node Node) (HostRecord, raftstore.R
 	return rec, local, err
 }
 
+// CARecord returns the mesh's CA, linearizably if the store answers soon, and otherwise as this
+// host's copy has it.
+func (s *Signer) CARecord(ctx context.Context) (CARecord, error) {
+	soon, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	rec, _, err := readCA(soon, s.store, raftstore.ReadOptions{})
+	if err != nil && ctx.Err() == nil {
+		rec, _, err = readCA(ctx, s.store, raftstore.ReadOptions{Consistency: raftstore.Local})
+	}
+	rec.Key = nil
+	return rec, err
+}
+
 func (s *Signer) ca(ctx context.Context, opts raftstore.ReadOptions) (*CA, []byte, error) {
 	rec, _, err := readCA(ctx, s.store, opts)
 	if err != nil {
@@ -165,5 +178,6 @@ func (s *Signer) ca(ctx context.Context, opts raftstore.ReadOptions) (*CA, []byt
 	if err != nil {
 		return nil, nil, err
 	}
+	ca.successors = rec.successors(time.Now())
 	return ca, rec.Bundle, nil
 }

@@ -133,6 +133,8 @@ type FormerCA struct {
 	// Successor is the CA after it, signed by it, PEM, with which clients that know only the
 	// former CA verify the servers; empty if there is none.
 	Successor []byte `json:"successor,omitempty"`
+	// Ended is when it ceased to sign.
+	Ended time.Time `json:"ended"`
 	// Until is when the last exceptions end: until then a host that kept its key gets a
 	// certificate of the present CA for one of this, and listed certificates of administrators
 	// are taken.

@@ -15,8 +15,8 @@ func operationKind() *Kind {
 		GVK: meshv1alpha1.SchemeGroupVersion.WithKind("Operation"), Resource: "operations", Singular: "operation",
 		ShortNames: []string{"op", "ops"}, Status: true, Generation: true,
 		Object: &operation{}, List: &meshv1alpha1.OperationList{},
-		Support:        "works: long acts on the mesh and how far they are; the types are `RemoveHost` and `RotateGossipKey`. See [operate.md](operate.md)",
-		Writers:        Writers{Spec: "users; the API for `virtmesh node remove` and `virtmesh gossip rotate-key`", Status: "stewards/operation"},
+		Support:        "works: long acts on the mesh and how far they are; the types are `RemoveHost`, `RotateGossipKey` and `RotateCA`. See [operate.md](operate.md)",
+		Writers:        Writers{Spec: "users; the API for `virtmesh node remove`, `virtmesh gossip rotate-key` and `virtmesh ca rotate`", Status: "stewards/operation"},
 		Validate:       validateWith(validateOperation),
 		ValidateUpdate: validateUpdateWith(validateOperationUpdate),
 		Columns: []Column{
@@ -38,7 +38,7 @@ func operationKind() *Kind {
 
 func validateOperation(o *meshv1alpha1.Operation) field.ErrorList {
 	spec := field.NewPath("spec")
-	errs := checkOneOf(spec.Child("type"), o.Spec.Type, []meshv1alpha1.OperationType{meshv1alpha1.RemoveHost, meshv1alpha1.RotateGossipKey})
+	errs := checkOneOf(spec.Child("type"), o.Spec.Type, []meshv1alpha1.OperationType{meshv1alpha1.RemoveHost, meshv1alpha1.RotateGossipKey, meshv1alpha1.RotateCA})
 	target := spec.Child("target")
 	switch {
 	case o.Spec.Target == "":
@@ -47,8 +47,13 @@ func validateOperation(o *meshv1alpha1.Operation) field.ErrorList {
 		if err := hostname.Validate(o.Spec.Target); err != nil {
 			errs = append(errs, field.Invalid(target, hostname.Clip(o.Spec.Target), err.Error()))
 		}
-	case o.Spec.Target != meshv1alpha1.GossipKey:
+	case o.Spec.Type == meshv1alpha1.RotateCA && o.Spec.Target != meshv1alpha1.CA:
+		errs = append(errs, field.NotSupported(target, hostname.Clip(o.Spec.Target), []string{meshv1alpha1.CA}))
+	case o.Spec.Type == meshv1alpha1.RotateGossipKey && o.Spec.Target != meshv1alpha1.GossipKey:
 		errs = append(errs, field.NotSupported(target, hostname.Clip(o.Spec.Target), []string{meshv1alpha1.GossipKey}))
+	}
+	if seconds := o.Spec.DeadlineSeconds; seconds < 0 || seconds > meshv1alpha1.MaxDeadlineSeconds {
+		errs = append(errs, field.Invalid(spec.Child("deadlineSeconds"), seconds, fmt.Sprintf("must be from 0 to %d", meshv1alpha1.MaxDeadlineSeconds)))
 	}
 	return errs
 }

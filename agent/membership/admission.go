@@ -23,6 +23,7 @@ type Admission struct {
 type admissionRecords struct {
 	hosts     *identity.Hosts
 	clients   *identity.Clients
+	former    *identity.FormerCAs
 	newcomers *newcomers
 }
 
@@ -44,7 +45,7 @@ func (a *Admission) open(store identity.Store, group Group, list VoterList) {
 	if list == nil {
 		list = noList{}
 	}
-	a.records.Store(&admissionRecords{identity.NewHosts(store), identity.NewClients(store), newNewcomers(group, list)})
+	a.records.Store(&admissionRecords{identity.NewHosts(store), identity.NewClients(store), identity.NewFormerCAs(store), newNewcomers(group, list)})
 }
 
 // Admit refuses machines that were removed and whose certificates are still valid, those
@@ -102,7 +103,30 @@ func (a *Admission) Judge(ctx context.Context, cert *x509.Certificate) error {
 	if records == nil {
 		return errNotOpen
 	}
+	if err := records.judgeFormer(cert); err != nil {
+		return err
+	}
 	return records.clients.Judge(ctx, cert)
+}
+
+// judgeFormer returns an error for a person's certificate that a CA of before has signed, if that
+// is not taken any more, or not listed.
+func (r *admissionRecords) judgeFormer(cert *x509.Certificate) error {
+	former, err := r.former.Check(cert)
+	if err == nil && former {
+		err = r.clients.MustBeListed(cert)
+	}
+	return err
+}
+
+// ClientCAs returns the CAs with which certificates of people are verified now, besides those
+// that hosts are verified with.
+func (a *Admission) ClientCAs(roots *x509.CertPool) *x509.CertPool {
+	records := a.records.Load()
+	if records == nil {
+		return roots
+	}
+	return records.former.AddTo(roots)
 }
 
 // Ended returns an error if an open connection must not go on that was made with a
@@ -120,8 +144,10 @@ func (a *Admission) Ended(cert *x509.Certificate) error {
 	if records == nil {
 		return nil
 	}
-	if err := records.clients.Ended(cert); errors.Is(err, fault.Unauthorized) {
-		return err
+	for _, err := range []error{records.judgeFormer(cert), records.clients.Ended(cert)} {
+		if errors.Is(err, fault.Unauthorized) {
+			return err
+		}
 	}
 	return nil
 }

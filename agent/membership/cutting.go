@@ -14,7 +14,7 @@ const cutInterval = 30 * time.Second
 
 // cutPrefixes are the keys whose records say whose connections must end.
 func cutPrefixes() []string {
-	return []string{identity.ClientsPrefix, identity.KeyListedOnly, identity.DepartedPrefix, identity.HostsPrefix}
+	return []string{identity.ClientsPrefix, identity.KeyListedOnly, identity.DepartedPrefix, identity.HostsPrefix, identity.KeyCA}
 }
 
 // CutOffEnded closes the open connections of people whose certificates have ended or were

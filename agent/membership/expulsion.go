@@ -43,40 +43,53 @@ type verdict struct {
 // witnesses returns the hosts that say this one was expelled, if that makes it certain: two of
 // them, or the only other one that there is, and nobody who says otherwise.
 func (v verdict) witnesses(ctx context.Context) ([]string, bool) {
-	others := v.others()
-	needed := min(sureOf, len(others))
-	if needed == 0 {
-		return nil, false
-	}
-	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
-	others = others[:min(len(others), askedAtOnce)]
-	ctx, cancel := context.WithTimeout(ctx, expulsionTimeout)
-	defer cancel()
-	type answer struct {
-		by            string
-		told, against bool
-	}
-	answers := make(chan answer)
-	for _, other := range others {
-		go func() {
-			said, err := v.ask(ctx, other.MeshAddress)
-			known := other.Is(said.By, said.Key)
-			named := !other.KeepsKey() && said.By.Name == other.Host
-			answers <- answer{said.By.Name, err == nil && known && said.Expelled, err == nil && (known || named) && !said.Expelled}
-		}()
-	}
+	needed := min(sureOf, len(v.others()))
 	var said []string
 	contested := false
-	for range others {
-		a := <-answers
-		contested = contested || a.against
-		if a.told {
-			said = append(said, a.by)
+	for _, a := range v.gather(ctx) {
+		contested = contested || (a.known || a.named) && !a.said.Expelled
+		if a.known && a.said.Expelled {
+			said = append(said, a.said.By.Name)
 		}
 	}
 	slices.Sort(said)
 	said = slices.Compact(said)
-	return said, !contested && len(said) >= needed
+	return said, needed > 0 && !contested && len(said) >= needed
+}
+
+// answer is what a host has said.
+type answer struct {
+	said enrol.Standing
+	// known says that the host has shown the key that its record has, named that it keeps none
+	// and has shown its name.
+	known, named bool
+}
+
+// gather asks some of the other hosts, and returns what those said that answered.
+func (v verdict) gather(ctx context.Context) []answer {
+	others := v.others()
+	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	others = others[:min(len(others), askedAtOnce)]
+	ctx, cancel := context.WithTimeout(ctx, expulsionTimeout)
+	defer cancel()
+	answers := make(chan *answer)
+	for _, other := range others {
+		go func() {
+			said, err := v.ask(ctx, other.MeshAddress)
+			if err != nil {
+				answers <- nil
+				return
+			}
+			answers <- &answer{said, other.Is(said.By, said.Key), !other.KeepsKey() && said.By.Name == other.Host}
+		}()
+	}
+	var all []answer
+	for range others {
+		if a := <-answers; a != nil {
+			all = append(all, *a)
+		}
+	}
+	return all
 }
 
 // verdict returns the verdict of the other hosts on this one.
@@ -84,7 +97,7 @@ func (m *Member) verdict() verdict {
 	return verdict{
 		others: func() []identity.Seed { return distinct(m.peers.Seeds(), m.config.Name) },
 		ask: func(ctx context.Context, address string) (enrol.Standing, error) {
-			return enrol.AskStanding(ctx, m.identity, m.options.Version, address)
+			return enrol.AskStanding(ctx, m.identity, m.options.Version, address, m.peers.keeps)
 		},
 	}
 }

@@ -200,23 +200,5 @@ func (a administration) GossipKeys(ctx context.Context) (*admin.GossipKeys, erro
 // copy of the state, maybe for as long as nobody helps. They ask for the keys when they have one.
 func (p *Peers) withKeys(keys [][]byte) (have, waiting, off []string) {
 	want := gossip.Fingerprint(keys)
-	live := map[string]string{}
-	for _, member := range p.members() {
-		if member.State.Live() && (!member.Facts.Idle || member.Facts.Keys == want) {
-			live[member.Name] = member.Facts.Keys
-		}
-	}
-	recorded, _ := p.records.list()
-	for _, record := range recorded {
-		has, heard := live[record.Name]
-		switch {
-		case !heard:
-			off = append(off, record.Name)
-		case has == want:
-			have = append(have, record.Name)
-		default:
-			waiting = append(waiting, record.Name)
-		}
-	}
-	return have, waiting, off
+	return p.byFacts(func(f gossip.Facts) bool { return f.Keys == want })
 }

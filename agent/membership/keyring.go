@@ -157,7 +157,11 @@ func (k keyringKeeper) move(ctx context.Context) (keyringAct, error) {
 	if err != nil {
 		return nothingToMove, err
 	}
-	act := planKeyring(k.view(custody, judged))
+	ca, err := identity.ReadCARecord(ctx, k.store, localRead)
+	if err != nil {
+		return nothingToMove, err
+	}
+	act := planKeyring(k.view(custody, judged, ca))
 	switch act {
 	case keepKey:
 		return act, k.identity.KeepCAKey(custody.Key)
@@ -171,22 +175,31 @@ func (k keyringKeeper) move(ctx context.Context) (keyringAct, error) {
 		}
 		return act, identity.WithdrawCAKey(ctx, k.store)
 	case dropKey:
-		if err := k.everyVoterHolds(ctx, custody.CA); err != nil {
+		if err := k.everyVoterHolds(ctx, custody.InUse...); err != nil {
 			return act, err
 		}
 		if slices.Contains(k.voters(), k.self) {
 			return act, errors.New("this host votes now")
 		}
 		return act, k.identity.DropCAKey()
+	case makeNext:
+		return act, k.makeNextCA(ctx)
+	case fetchNext:
+		return act, k.fetchNextCA(ctx)
+	case dropFormer:
+		return act, k.dropFormerKeys(ctx)
 	}
 	return act, nil
 }
 
 // view takes where the key is from the state, and whether a bundle has it from what this host
 // vouches for.
-func (k keyringKeeper) view(custody, judged identity.Custody) keyringView {
+func (k keyringKeeper) view(custody, judged identity.Custody, ca identity.CARecord) keyringView {
+	next, ok := ca.NextCA()
 	return keyringView{
-		level: k.level(), inState: custody.InState(), bundled: judged.Recoverable(custody.CA), recipient: custody.Bundle == nil || k.namesRecipient(custody),
+		wanted: ca.Stage == identity.CAWanted && !ok, nextHeld: !ok || k.identity.HoldsCAKey(next),
+		surplus: slices.ContainsFunc(k.identity.HeldCAs(), func(pin identity.Pin) bool { return !slices.Contains(ca.Kept(), pin) }),
+		level:   k.level(), inState: custody.InState(), bundled: judged.Recoverable(custody.CA), recipient: custody.Bundle == nil || k.namesRecipient(custody),
 		voter: slices.Contains(k.voters(), k.self), leader: k.leads(), held: k.identity.HoldsCAKey(custody.CA),
 	}
 }
@@ -201,9 +214,11 @@ func (k keyringKeeper) fetch(ctx context.Context, ca identity.Pin) error {
 	return k.identity.KeepCAKey(key)
 }
 
-// everyVoterHolds returns an error unless all voters hold the key of a CA.
-func (k keyringKeeper) everyVoterHolds(ctx context.Context, ca identity.Pin) error {
-	return k.everyVoterHas(ctx, "the key of the CA", func(h keyring.Holding) bool { return h.HoldsCAKey(ca) })
+// everyVoterHolds returns an error unless all voters hold the keys of some CAs.
+func (k keyringKeeper) everyVoterHolds(ctx context.Context, cas ...identity.Pin) error {
+	return k.everyVoterHas(ctx, "the key of the CA", func(h keyring.Holding) bool {
+		return !slices.ContainsFunc(cas, func(ca identity.Pin) bool { return !h.HoldsCAKey(ca) })
+	})
 }
 
 // everyVoterHas returns an error unless all voters hold what has asks for. They are asked:

@@ -21,11 +21,18 @@ const (
 	withdrawKey
 	// dropKey: a host that does not vote deletes its copy, once every voter holds the key.
 	dropKey
+	// makeNext: the leader makes the CA that is to sign next, since a replacement waits for it.
+	makeNext
+	// fetchNext: a voter gets the key of that CA from another one.
+	fetchNext
+	// dropFormer: a voter deletes the keys of CAs that the mesh has no use for any more.
+	dropFormer
 )
 
 // String names the act for logs.
 func (a keyringAct) String() string {
-	return [...]string{"nothing", "keep the key of the CA", "fetch the key of the CA", "note for whom backups are encrypted", "withdraw the key of the CA from the mesh's state", "drop the key of the CA"}[a]
+	return [...]string{"nothing", "keep the key of the CA", "fetch the key of the CA", "note for whom backups are encrypted", "withdraw the key of the CA from the mesh's state", "drop the key of the CA",
+		"make the next CA", "fetch the key of the next CA", "drop the keys of former CAs"}[a]
 }
 
 // keyringView is what a host knows when it decides about its keyring.
@@ -39,6 +46,10 @@ type keyringView struct {
 	// voter, leader and held are about this host: whether it votes, leads, and holds the
 	// key of the CA that signs.
 	voter, leader, held bool
+	// wanted reports whether a replacement waits for its next CA to be made, nextHeld whether
+	// this host holds the key of the next CA, if there is one, and surplus whether it holds keys
+	// that nobody has use for.
+	wanted, nextHeld, surplus bool
 }
 
 // planKeyring decides what a host does about its keyring. The key leaves the state only when
@@ -56,8 +67,16 @@ func planKeyring(v keyringView) keyringAct {
 		return withdrawKey
 	case !v.inState && v.voter && !v.held:
 		return fetchKey
-	case !v.inState && !v.voter && v.held:
+	case !v.inState && !v.voter && (v.held || v.surplus):
 		return dropKey
+	case v.inState || !v.voter || v.level < level.Succession:
+		return nothingToMove
+	case v.wanted && v.leader:
+		return makeNext
+	case !v.nextHeld:
+		return fetchNext
+	case v.surplus:
+		return dropFormer
 	}
 	return nothingToMove
 }

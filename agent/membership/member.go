@@ -134,6 +134,7 @@ func (m *Member) openingSteps() []step {
 		{"renew an ended certificate", m.renewExpired},
 		{"open the mesh port", m.openPort},
 		{"ask whether this machine was removed", m.askBeforeGossip},
+		{"ask which CAs the mesh trusts", m.learnBeforeGossip},
 		{"start gossip", m.startGossip},
 		{"open the replicated store", m.openStore},
 		{"open the keyring", m.openKeyring},
@@ -141,6 +142,7 @@ func (m *Member) openingSteps() []step {
 		{"find the other hosts", m.joinGossip},
 		{"keep certificates young", m.startRenewal},
 		{"keep the list of voters", m.startVoterList},
+		{"follow the mesh's CAs", m.startTrust},
 	}
 }
 
@@ -242,7 +244,7 @@ func (m *Member) openPort(context.Context) error {
 	cfg := port.DefaultConfig()
 	cfg.Bind, cfg.Advertise = m.config.MeshListen, m.config.MeshAddress()
 	cfg.Credentials = m.identity
-	cfg.Admit = m.admission.Admit
+	cfg.Admit, cfg.ClientCAs = m.admission.Admit, m.admission.ClientCAs
 	cfg.HostAt, cfg.Known = m.peers.hostAt, m.peers.IsHostAddress
 	cfg.Logger, cfg.Registerer = m.log.With("part", "port"), m.options.Metrics
 	opened, err := port.New(cfg)
@@ -258,7 +260,8 @@ func (m *Member) openPort(context.Context) error {
 // run.
 func (m *Member) initialFacts() gossip.Facts {
 	return gossip.Facts{MeshAddr: m.config.MeshAddress(), Zone: m.config.Zone, Version: m.options.Version,
-		LowestFeatureLevel: int(level.Lowest), FeatureLevel: int(level.Highest)}
+		LowestFeatureLevel: int(level.Lowest), FeatureLevel: int(level.Highest),
+		Trust: identity.TrustFingerprint(m.identity.CABundle()), SignedBy: m.identity.SignedBy().String()}
 }
 
 func (m *Member) startGossip(context.Context) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"virtmesh/agent/fault"
@@ -31,6 +32,8 @@ type Peers struct {
 	// voters returns those that the list of the mesh's voters names and this host's copy of the
 	// state may not know yet.
 	voters atomic.Pointer[func() []manifest.Voter]
+	// announcing serialises changes of the facts that this host gossips.
+	announcing sync.Mutex
 	// addresses follows the records; readAddresses fills it.
 	addresses addresses
 }
@@ -251,15 +254,6 @@ func (p *Peers) namedVoters() map[string]manifest.Voter {
 		}
 	}
 	return named
-}
-
-// SetFacts publishes this host's facts, such as its capacity, by gossip.
-func (p *Peers) SetFacts(facts gossip.Facts) error {
-	g := p.gossip.Load()
-	if g == nil {
-		return errNotOpen
-	}
-	return g.SetFacts(facts)
 }
 
 // Removed reports whether a host is no longer a member. It asks the local replica

@@ -26,7 +26,7 @@ import (
 // is dead and will not come back. The first step checks that the host is dead. store holds the mesh's
 // objects. bury finishes the deletion of volume claims whose volumes were on the host's
 // disks. tell writes an event about an instance that ends with the host. The last steps replace
-// the keys that the host knows.
+// the keys that the host knows, and if it may have the key of the mesh's CA, the CA.
 func (m *Member) RemovalSteps(
 	op *meshv1alpha1.Operation, store objects.Store, bury func(ctx context.Context, host string) error,
 	tell func(vmi *kubevirtv1.VirtualMachineInstance, reason, message string),
@@ -54,7 +54,11 @@ func (m *Member) RemovalSteps(
 	if op.Spec.KeepKeys {
 		return steps
 	}
-	return append(steps, m.keysAfterRemoval(op, store)...)
+	steps = append(steps, m.keysAfterRemoval(op, store)...)
+	if op.Spec.ReplaceCA {
+		steps = append(steps, m.RotateCASteps(op, store)...)
+	}
+	return steps
 }
 
 // burial implements Bury, the only method of Duties that the removal of another host
@@ -142,6 +146,13 @@ func (a administration) RemoveHost(ctx context.Context, request admin.Removal) (
 	if err != nil {
 		return nil, fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
 	}
+	kept := ""
+	if keeps && !request.KeepKeys {
+		if kept, err = a.whyCAStays(asking); err != nil {
+			return nil, fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
+		}
+		spec.ReplaceCA = kept == ""
+	}
 	key, err := requestOperation(asking, a.store, "remove-"+request.Host, spec)
 	if err != nil {
 		return nil, fmt.Errorf("ask for the removal of %s: %w", request.Host, err)
@@ -153,6 +164,11 @@ func (a administration) RemoveHost(ctx context.Context, request admin.Removal) (
 	if err != nil {
 		return nil, err
 	}
+	// The request may have found an operation that had begun when the host still had its vote.
+	if op, err := objects.Get[*meshv1alpha1.Operation](ctx, a.store, key, raftstore.ReadOptions{Consistency: raftstore.Local}); err == nil && op.Spec.ReplaceCA {
+		removed.CAReplaced, kept = true, ""
+	}
+	removed.CAKept = kept
 	removed.KeepsKeys = keeps || spec.Machine == "" // its vote may be gone already
 	if !request.KeepKeys {
 		removed.Tokens = tokens
@@ -187,7 +203,7 @@ func requestOperation(ctx context.Context, store objects.Store, what string, spe
 		prefix, next := what+"-", 1
 		for _, op := range all {
 			asked := op.Spec
-			asked.RequestedBy, asked.Cancel = spec.RequestedBy, spec.Cancel
+			asked.RequestedBy, asked.Cancel, asked.ReplaceCA = spec.RequestedBy, spec.Cancel, spec.ReplaceCA
 			same := asked == spec
 			if same && !op.Status.Phase.Final() && !op.Spec.Cancel {
 				return objects.KeyOf(op), nil

@@ -76,6 +76,9 @@ type Config struct {
 	// host. It must not block. The agent uses it to refuse machines that were removed and
 	// whose certificates have not expired yet, and those that no host's record vouches for.
 	Admit func(peer Peer) error
+	// ClientCAs, if set, returns the CAs with which certificates of people are verified: those
+	// of Credentials.Roots, which it is given, and others. It must not block.
+	ClientCAs func(roots *x509.CertPool) *x509.CertPool
 	// HostAt, if set, returns the name of the host at a mesh address, or "" if unknown.
 	// Dial then accepts no other host at that address. It must not block.
 	HostAt func(addr string) string

@@ -139,6 +139,9 @@ func (h *serverHandshake) configFor(hello *tls.ClientHelloInfo) (*tls.Config, er
 		cfg.NextProtos = []string{"h2", "http/1.1"}
 		cfg.ClientAuth = tls.VerifyClientCertIfGiven
 		cfg.ClientCAs = creds.Roots()
+		if people := h.port.cfg.ClientCAs; people != nil {
+			cfg.ClientCAs = people(cfg.ClientCAs)
+		}
 		cfg.VerifyConnection = h.verifyClient
 	default:
 		cfg.ClientAuth = tls.RequireAndVerifyClientCert
@@ -194,10 +197,14 @@ func (h *serverHandshake) verifyPeer(state tls.ConnectionState) error {
 
 // verifyClient checks an API client after TLS has verified its chain, if it showed one.
 // A host may do everything in the API, so it is checked as in a connection between
-// hosts.
+// hosts, and by the CAs that hosts trust.
 func (h *serverHandshake) verifyClient(state tls.ConnectionState) error {
 	if len(state.PeerCertificates) == 0 || !identity.ClaimsNode(state.PeerCertificates[0]) {
 		return nil
+	}
+	_, err := identity.VerifyNode(state.PeerCertificates, h.port.cfg.Credentials.Roots(), time.Now(), x509.ExtKeyUsageClientAuth)
+	if err != nil {
+		return &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
 	}
 	return h.verifyPeer(state)
 }

@@ -42056,7 +42056,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref common.Reference
 				Properties: map[string]spec.Schema{
 					"type": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Type says what the operation does. RemoveHost removes a host from the mesh that is dead and will not come back. RotateGossipKey replaces the key that encrypts gossip between the hosts; it needs feature level 4.",
+							Description: "Type says what the operation does. RemoveHost removes a host from the mesh that is dead and will not come back. RotateGossipKey replaces the key that encrypts gossip between the hosts; it needs feature level 4. RotateCA replaces the mesh's CA; it needs feature level 5 and a recovery bundle.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -42064,7 +42064,7 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref common.Reference
 					},
 					"target": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Target names what the operation acts on: a host by its name, an object as namespace/name, or gossip-key.",
+							Description: "Target names what the operation acts on: a host by its name, an object as namespace/name, gossip-key, or ca.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -42096,6 +42096,20 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_OperationSpec(ref common.Reference
 							Description: "KeepKeys removes the host without replacing the keys that it knows.",
 							Type:        []string{"boolean"},
 							Format:      "",
+						},
+					},
+					"replaceCA": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ReplaceCA replaces the mesh's CA after the removal of a host that may have its key.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"deadlineSeconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "DeadlineSeconds is for how long hosts that were off while the CA was replaced can come back by themselves, and listed certificates of administrators that the former CA signed are taken; at most 30 days. If 0, it is 7 days.",
+							Type:        []string{"integer"},
+							Format:      "int64",
 						},
 					},
 					"cancel": {

@@ -44,10 +44,11 @@ type OperationList struct {
 type OperationSpec struct {
 	// Type says what the operation does. RemoveHost removes a host from the mesh that is
 	// dead and will not come back. RotateGossipKey replaces the key that encrypts gossip
-	// between the hosts; it needs feature level 4.
+	// between the hosts; it needs feature level 4. RotateCA replaces the mesh's CA; it needs
+	// feature level 5 and a recovery bundle.
 	Type OperationType `json:"type"`
 	// Target names what the operation acts on: a host by its name, an object as
-	// namespace/name, or gossip-key.
+	// namespace/name, gossip-key, or ca.
 	Target string `json:"target"`
 	// RequestedBy is the user who created the operation, as the mesh authenticated the
 	// user; what a client writes here is replaced. Everyone who uses an administrator's
@@ -68,6 +69,14 @@ type OperationSpec struct {
 	// KeepKeys removes the host without replacing the keys that it knows.
 	// +optional
 	KeepKeys bool `json:"keepKeys,omitempty"`
+	// ReplaceCA replaces the mesh's CA after the removal of a host that may have its key.
+	// +optional
+	ReplaceCA bool `json:"replaceCA,omitempty"`
+	// DeadlineSeconds is for how long hosts that were off while the CA was replaced can come
+	// back by themselves, and listed certificates of administrators that the former CA signed
+	// are taken; at most 30 days. If 0, it is 7 days.
+	// +optional
+	DeadlineSeconds int64 `json:"deadlineSeconds,omitempty"`
 	// Cancel asks the operation to stop before its next step, and to undo the steps that
 	// can be undone. Once true, it stays true.
 	// +optional
@@ -80,12 +89,20 @@ type OperationType string
 // GossipKey is the target of an operation that replaces the key that encrypts gossip.
 const GossipKey = "gossip-key"
 
+// CA is the target of an operation that replaces the mesh's CA.
+const CA = "ca"
+
+// MaxDeadlineSeconds bounds OperationSpec.DeadlineSeconds.
+const MaxDeadlineSeconds = 30 * 24 * 60 * 60
+
 // The types of operation.
 const (
 	// RemoveHost removes a host from the mesh that is dead and will not come back.
 	RemoveHost OperationType = "RemoveHost"
 	// RotateGossipKey replaces the key that encrypts gossip between the hosts.
 	RotateGossipKey OperationType = "RotateGossipKey"
+	// RotateCA replaces the mesh's CA.
+	RotateCA OperationType = "RotateCA"
 )
 
 // OperationPhase says in one word how far an operation has come.

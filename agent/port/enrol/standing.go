@@ -15,6 +15,10 @@ import (
 type standing struct {
 	// Expelled says that the mesh has expelled the machine, by a linearizable read.
 	Expelled bool `json:"expelled"`
+	// CABundle is every CA certificate that hosts trust, PEM, and Generation the version of
+	// that; see identity.CARecord. Versions before level.Succession do not say.
+	CABundle   []byte `json:"caBundle,omitempty"`
+	Generation uint64 `json:"generation,omitempty"`
 }
 
 // checkStanding checks which host asks what has become of it.
@@ -25,7 +29,11 @@ func (s *Server) checkStanding(ctx context.Context, body []byte, _ string) (requ
 	}
 	return request{s.renewals, func(ctx context.Context) (any, error) {
 		expelled, err := s.cfg.Signer.Expelled(ctx, node)
-		return standing{Expelled: expelled}, err
+		if err != nil {
+			return nil, err
+		}
+		ca, err := s.cfg.Signer.CARecord(ctx)
+		return standing{Expelled: expelled, CABundle: ca.Bundle, Generation: ca.Generation}, err
 	}}, nil
 }
 
@@ -37,12 +45,18 @@ type Standing struct {
 	Key identity.Pin
 	// Expelled says that the mesh has expelled this host.
 	Expelled bool
+	// CABundle is every CA certificate that the hosts of the mesh trust, PEM, and Generation the
+	// version of that. Empty if the host does not say.
+	CABundle   []byte
+	Generation uint64
 }
 
 // AskStanding asks the host at addr whether its mesh has expelled this one, whose program has
-// the given version. Who answered has shown a certificate of this host's mesh. Every other
-// answer, and none, is an error. It works when this host's certificate has ended.
-func AskStanding(ctx context.Context, id *identity.Identity, version, addr string) (Standing, error) {
+// the given version, and which CAs the mesh trusts. Who answered has shown a certificate of a CA
+// that this host trusts, or has a key that keeps reports to be that of a member: the CA may have
+// been replaced while this host was off. Every other answer, and none, is an error. It works when
+// this host's certificate has ended, or is of a CA of before.
+func AskStanding(ctx context.Context, id *identity.Identity, version, addr string, keeps Keeps) (Standing, error) {
 	key, err := identity.NewKey()
 	if err != nil {
 		return Standing{}, err
@@ -57,7 +71,7 @@ func AskStanding(ctx context.Context, id *identity.Identity, version, addr strin
 	}
 	var told Standing
 	c := newCaller(addr, port.NewSpeaker(id.Host(), version), func(chain []*x509.Certificate) error {
-		by, err := identity.VerifyNode(chain, id.Roots(), time.Now(), x509.ExtKeyUsageServerAuth)
+		by, err := verifyMember(chain, id, keeps)
 		if err == nil {
 			told.By, told.Key = by, identity.PinOf(chain[0])
 		}
@@ -68,6 +82,23 @@ func AskStanding(ctx context.Context, id *identity.Identity, version, addr strin
 	if err := c.call(ctx, http.MethodPost, pathStanding, proof, &answer); err != nil {
 		return Standing{}, err
 	}
-	told.Expelled = answer.Expelled
+	told.Expelled, told.CABundle, told.Generation = answer.Expelled, answer.CABundle, answer.Generation
 	return told, nil
+}
+
+// Keeps reports whether a key is known to be that of a member.
+type Keeps func(identity.Node, identity.Pin) bool
+
+// verifyMember returns the host that has shown a chain, leaf first, of which TLS has made sure
+// that it has the key of the leaf.
+func verifyMember(chain []*x509.Certificate, id *identity.Identity, keeps Keeps) (identity.Node, error) {
+	by, err := identity.VerifyNode(chain, id.Roots(), time.Now(), x509.ExtKeyUsageServerAuth)
+	if err == nil || len(chain) == 0 || keeps == nil {
+		return by, err
+	}
+	node, nodeErr := identity.NodeOf(chain[0])
+	if nodeErr != nil || !keeps(node, identity.PinOf(chain[0])) {
+		return by, err
+	}
+	return node, nil
 }

@@ -1,0 +1,187 @@
+package identity
+
+import (
+	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"virtmesh/raftstore"
+)
+
+// ReadCARecord reads the mesh's CA. It returns ErrNotSeeded as long as the store does not hold it.
+func ReadCARecord(ctx context.Context, store Store, opts raftstore.ReadOptions) (CARecord, error) {
+	rec, _, err := readCA(ctx, store, opts)
+	return rec, err
+}
+
+// WantCA begins the replacement of the CA by the operation with a UID. It does nothing if that
+// has begun. It fails while a new CA signs that another operation has made: that one is to be
+// ended first, with ReplaceCA.
+func WantCA(ctx context.Context, store Store, rotation string) error {
+	return changeCA(ctx, store, func(rec *CARecord) (bool, error) { return rec.want(rotation) })
+}
+
+// NoteNextCA notes the CA that will sign (PEM), and the same signed by the present one, for a
+// rotation that waits for it. It does nothing if another one than before (PEM) is noted: another
+// leader was faster.
+func NoteNextCA(ctx context.Context, store Store, rotation string, before, next, successor []byte) error {
+	return changeCA(ctx, store, func(rec *CARecord) (bool, error) {
+		if err := rec.mustBe(rotation); err != nil || !slices.Equal(rec.Next, before) {
+			return false, err
+		}
+		return rec.noteNext(next, successor)
+	})
+}
+
+// GiveCA lets the hosts trust the next CA as well. The caller makes sure that every voter has
+// its key. It does nothing if that was done, and fails if the next CA is not the one with the
+// pin.
+func GiveCA(ctx context.Context, store Store, rotation string, next Pin) error {
+	return changeCA(ctx, store, func(rec *CARecord) (bool, error) {
+		if pin, ok := rec.NextCA(); rec.Stage == CAWanted && (!ok || pin != next) {
+			return false, errors.New("another CA has become the next one")
+		}
+		return rec.give(rotation)
+	})
+}
+
+// SignWithNextCA makes the next CA the one that signs. The caller makes sure that the hosts
+// trust it. It does nothing if that was done.
+func SignWithNextCA(ctx context.Context, store Store, rotation string) error {
+	return changeCA(ctx, store, func(rec *CARecord) (bool, error) { return rec.sign(rotation, time.Now()) })
+}
+
+// ReplaceCA ends the trust in the CA of before, but for what a former CA is good for until a
+// time. The caller makes sure that the hosts have certificates of the new one. It does nothing
+// if that was done.
+func ReplaceCA(ctx context.Context, store Store, rotation string, until time.Time) error {
+	return changeCA(ctx, store, func(rec *CARecord) (bool, error) { return rec.replace(rotation, until) })
+}
+
+// changeCA changes the record. change reports whether there is anything to write.
+func changeCA(ctx context.Context, store Store, change func(*CARecord) (bool, error)) error {
+	rec, stored, err := readCA(ctx, store, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	changed, err := change(&rec)
+	if err != nil || !changed {
+		return err
+	}
+	rec.Generation++
+	op, err := rewriteOp(stored, rec)
+	if err != nil {
+		return err
+	}
+	_, err = store.Commit(ctx, raftstore.Txn{
+		If: []raftstore.Condition{{Key: KeyCA, ModRevision: stored.ModRevision}}, Ops: []raftstore.Op{op},
+	})
+	if err != nil {
+		return fmt.Errorf("change the mesh's CA: %w", err)
+	}
+	return nil
+}
+
+// successorLifetime is for how long a CA is signed by the one before it: longer than any time
+// for which a former CA is good for anything.
+const successorLifetime = 90 * 24 * time.Hour
+
+// NewSuccessor makes the CA that is to sign after this one, and returns it together with its
+// certificate as this one signs it, PEM. By that certificate hosts know that the CA was made
+// with the key of the present one, and clients that know only the present one verify servers.
+func (c *CA) NewSuccessor(meshID string) (next *CA, successor []byte, err error) {
+	if err := c.checkClock(); err != nil {
+		return nil, nil, err
+	}
+	if next, err = NewCA(meshID); err != nil {
+		return nil, nil, err
+	}
+	now := time.Now()
+	tmpl := &x509.Certificate{
+		Subject: pkix.Name{CommonName: next.cert.Subject.CommonName}, SubjectKeyId: next.cert.SubjectKeyId,
+		NotBefore: next.cert.NotBefore, NotAfter: now.Add(successorLifetime),
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	if tmpl.NotBefore.Before(c.cert.NotBefore) {
+		tmpl.NotBefore = c.cert.NotBefore
+	}
+	cert, err := signCertificate(tmpl, c.cert, &next.key.PublicKey, c.key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("successor of the mesh's CA: %w", err)
+	}
+	return next, EncodeCertificates(cert), nil
+}
+
+// Vouches reports whether clients that know only the CA verify what its successor signs. CAs of
+// versions before level.Succession allow no CA below them.
+func (f FormerCA) Vouches() bool {
+	certs, err := ParseCertificates(f.Certificate)
+	return err == nil && len(f.Successor) > 0 && vouches(certs[0])
+}
+
+func vouches(ca *x509.Certificate) bool { return ca.MaxPathLen != 0 || !ca.MaxPathLenZero }
+
+// successors returns the certificates that lead from former CAs to the one that signs, for
+// servers to show at a time.
+func (r *CARecord) successors(now time.Time) []*x509.Certificate {
+	var all []*x509.Certificate
+	add := func(pem []byte) {
+		if certs, err := ParseCertificates(pem); err == nil && now.Before(certs[0].NotAfter) {
+			all = append(all, certs[0])
+		}
+	}
+	if r.Stage == CASigning {
+		if before, err := r.retiring(); err == nil && (FormerCA{Certificate: before, Successor: r.Successor}).Vouches() {
+			add(r.Successor)
+		}
+	}
+	for _, former := range r.Former {
+		if now.Before(former.Until) && former.Vouches() {
+			add(former.Successor)
+		}
+	}
+	return all
+}
+
+// CheckVouched returns an error unless all CAs of the record's bundle are trusted already, or
+// were made with the keys of CAs that are: any host can write the record.
+func (r *CARecord) CheckVouched(trusted []byte) error {
+	known, err := ParseCertificates(trusted)
+	if err != nil {
+		return err
+	}
+	var links []*x509.Certificate
+	for _, pem := range append([][]byte{r.Successor}, formerSuccessors(r.Former)...) {
+		if certs, err := ParseCertificates(pem); err == nil {
+			links = append(links, certs[0])
+		}
+	}
+	for range links {
+		for _, link := range links {
+			if signerOf(link, known) != nil && !slices.ContainsFunc(known, func(c *x509.Certificate) bool { return PinOf(c) == PinOf(link) }) {
+				known = append(known, link)
+			}
+		}
+	}
+	for _, pin := range pinsOf(r.Bundle) {
+		if !slices.ContainsFunc(known, func(c *x509.Certificate) bool { return PinOf(c) == pin }) {
+			return fmt.Errorf("%s names a CA that no CA of the mesh has vouched for: %s", KeyCA, pin)
+		}
+	}
+	return nil
+}
+
+func formerSuccessors(former []FormerCA) [][]byte {
+	var all [][]byte
+	for _, f := range former {
+		all = append(all, f.Successor)
+	}
+	return all
+}
+
+// MadeAt returns when a CA was made, of which NewCA sets the beginning back.
+func MadeAt(ca *x509.Certificate) time.Time { return ca.NotBefore.Add(maxBackdate) }

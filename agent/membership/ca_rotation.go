@@ -1,0 +1,268 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"virtmesh/agent/fault"
+	"virtmesh/agent/identity"
+	"virtmesh/agent/kinds/meshv1alpha1"
+	"virtmesh/agent/level"
+	"virtmesh/agent/objects"
+	"virtmesh/agent/port/admin"
+	"virtmesh/gossip"
+	"virtmesh/raftstore"
+)
+
+// caRotation replaces the CA of the mesh for an operation.
+type caRotation struct {
+	*Member
+	store objects.Store
+	// rotation is the UID of the operation.
+	rotation string
+	// deadline is for how long the CA that is replaced is good for anything after it.
+	deadline time.Duration
+}
+
+// RotateCASteps returns the steps of an operation that replaces the mesh's CA. Every host goes on
+// with them, since what they have done is in the mesh's state. A step ends when every host that
+// gossip hears says that it is as the step makes it. Hosts that are off are not waited for: the
+// others know them by their keys when they come back.
+func (m *Member) RotateCASteps(op *meshv1alpha1.Operation, store objects.Store) []Step {
+	r := caRotation{m, store, string(op.UID), time.Duration(op.Spec.DeadlineSeconds) * time.Second}
+	if r.deadline <= 0 {
+		r.deadline = admin.DefaultCADeadline
+	}
+	step := func(name string, do func(context.Context, func(done, total int64)) error) Step {
+		return Step{Name: name, Do: func(ctx context.Context, report func(done, total int64)) error {
+			err := do(ctx, report)
+			if errors.Is(err, identity.ErrOtherCARotation) {
+				return r.awaitOther(ctx)
+			}
+			return err
+		}}
+	}
+	end := step("end the trust in the CA of before", r.replace)
+	end.Note = r.note
+	return []Step{
+		step("check that the CA can be replaced", func(ctx context.Context, _ func(done, total int64)) error { return r.check(ctx) }),
+		step("make the next CA", r.make),
+		step("let the hosts trust the next CA", r.give),
+		step("sign with the next CA", r.sign),
+		end,
+	}
+}
+
+// check returns a fault if the CA of this mesh cannot be replaced as things are.
+func (r caRotation) check(ctx context.Context) error {
+	rec, err := identity.ReadCARecord(ctx, r.store, raftstore.ReadOptions{})
+	if err != nil || rec.Rotation == r.rotation {
+		return err // the replacement goes on
+	}
+	return r.mustReplaceCA(ctx)
+}
+
+// mustReplaceCA returns a fault if the CA of this mesh cannot be replaced as things are.
+func (m *Member) mustReplaceCA(ctx context.Context) error {
+	if mesh := m.store.FeatureLevel(); mesh < level.Succession {
+		return fault.New(fault.Conflict, "the CA of a mesh at feature level %d cannot be replaced: its hosts need not know how to follow", mesh).
+			WithRemedy(fmt.Sprintf("raise the mesh's level to %d first: 'virtmesh level raise'", level.Succession))
+	}
+	custody, err := m.knownCustody(ctx)
+	if err != nil {
+		return err
+	}
+	remedy := "make a recovery bundle on a voter: 'virtmesh keyring bundle --output FILE'"
+	switch {
+	case custody.Bundle == nil || custody.Bundle.Recipient == "":
+		return fault.New(fault.Conflict, "the mesh's CA cannot be replaced before there is a recovery bundle that gives back the key of the next one, too").WithRemedy(remedy)
+	case custody.InState():
+		return fault.New(fault.Conflict, "the key of the mesh's CA is still in the mesh's state, and so would be on every host").
+			WithRemedy("it leaves the state once every voter has it, within seconds after a recovery bundle was made; try again, and look at the voters' logs if it stays")
+	}
+	return nil
+}
+
+// make has the leader make the next CA, and waits until every voter has its key and the recovery
+// bundle gives it back.
+func (r caRotation) make(ctx context.Context, report func(done, total int64)) error {
+	if err := r.endOther(ctx, report); err != nil {
+		return err
+	}
+	if err := retryConflicts(func() error { return identity.WantCA(ctx, r.store, r.rotation) }); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, keysPatience)
+	defer cancel()
+	for {
+		rec, err := identity.ReadCARecord(ctx, r.store, raftstore.ReadOptions{})
+		if err == nil && rec.Rotation != r.rotation {
+			return fault.New(fault.Conflict, "%w", identity.ErrOtherCARotation)
+		}
+		if err == nil && rec.Stage != identity.CAWanted {
+			return nil
+		}
+		if err == nil {
+			err = r.nextIsSafe(ctx, &rec)
+		}
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.Unavailable, "the next CA is not ready: %w", err).
+				WithRemedy("every voter must be on; 'virtmesh status' names them, and their logs say what is missing")
+		case <-time.After(keysPoll):
+		}
+	}
+}
+
+// nextIsSafe returns an error unless every voter has the key of the next CA, and the recovery
+// bundle gives it back.
+func (r caRotation) nextIsSafe(ctx context.Context, rec *identity.CARecord) error {
+	next, ok := rec.NextCA()
+	if !ok {
+		return errors.New("the leader has not made it yet")
+	}
+	keeper := r.keyringKeeper()
+	if slices.Contains(r.Member.store.Voters(), r.config.Name) && !r.identity.HoldsCAKey(next) {
+		return errors.New("this host votes and does not hold its key yet")
+	}
+	if err := keeper.everyVoterHolds(ctx, next); err != nil {
+		return err
+	}
+	custody, err := r.knownCustody(ctx)
+	if err != nil {
+		return err
+	}
+	if !custody.Recoverable(next) {
+		return errors.New("the recovery bundle does not give back its key yet")
+	}
+	return nil
+}
+
+// endOther ends a replacement that another operation has begun and that ended after the new CA
+// had begun to sign.
+func (r caRotation) endOther(ctx context.Context, report func(done, total int64)) error {
+	rec, err := identity.ReadCARecord(ctx, r.store, raftstore.ReadOptions{})
+	if err != nil || rec.Stage != identity.CASigning || rec.Rotation == r.rotation {
+		return err
+	}
+	if err := r.awaitSigned(ctx, report); err != nil {
+		return err
+	}
+	return retryConflicts(func() error { return identity.ReplaceCA(ctx, r.store, rec.Rotation, time.Now().Add(r.deadline)) })
+}
+
+func (r caRotation) give(ctx context.Context, report func(done, total int64)) error {
+	err := retryConflicts(func() error {
+		rec, err := identity.ReadCARecord(ctx, r.store, raftstore.ReadOptions{})
+		if err != nil {
+			return err
+		}
+		if rec.Stage == identity.CAWanted && rec.Rotation == r.rotation {
+			if err := r.nextIsSafe(ctx, &rec); err != nil { // somebody may have got the vote since
+				return err
+			}
+		}
+		next, _ := rec.NextCA()
+		return identity.GiveCA(ctx, r.store, r.rotation, next)
+	})
+	if err != nil {
+		return err
+	}
+	return r.awaitTrust(ctx, report)
+}
+
+func (r caRotation) sign(ctx context.Context, report func(done, total int64)) error {
+	// A host may have come back since the hosts were last asked.
+	if err := r.awaitTrust(ctx, report); err != nil {
+		return err
+	}
+	if err := retryConflicts(func() error { return identity.SignWithNextCA(ctx, r.store, r.rotation) }); err != nil {
+		return err
+	}
+	return r.awaitSigned(ctx, report)
+}
+
+func (r caRotation) replace(ctx context.Context, report func(done, total int64)) error {
+	if err := r.awaitSigned(ctx, report); err != nil {
+		return err
+	}
+	err := retryConflicts(func() error { return identity.ReplaceCA(ctx, r.store, r.rotation, time.Now().Add(r.deadline)) })
+	if err != nil {
+		return err
+	}
+	return r.awaitTrust(ctx, report)
+}
+
+// note says what people have to do after the replacement.
+func (r caRotation) note() string {
+	rec, err := identity.ReadCARecord(context.Background(), r.Member.store, localRead)
+	if err != nil || len(rec.Former) == 0 || rec.Former[0].Vouches() {
+		return ""
+	}
+	return "the CA of before, of an earlier version, cannot vouch for the new one: make all kubeconfigs anew with 'virtmesh kubeconfig'"
+}
+
+// awaitTrust waits until every host that gossip hears trusts the CAs in the state.
+func (r caRotation) awaitTrust(ctx context.Context, report func(done, total int64)) error {
+	rec, err := identity.ReadCARecord(ctx, r.store, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	want := identity.TrustFingerprint(rec.Bundle)
+	return r.awaitHosts(ctx, report, "trusts the mesh's CAs", func(f gossip.Facts) bool { return f.Trust == want })
+}
+
+// awaitSigned waits until every host that gossip hears has a certificate of the CA that signs.
+func (r caRotation) awaitSigned(ctx context.Context, report func(done, total int64)) error {
+	rec, err := identity.ReadCARecord(ctx, r.store, raftstore.ReadOptions{})
+	if err != nil {
+		return err
+	}
+	signer := rec.InUse()
+	if len(signer) == 0 {
+		return fmt.Errorf("read %s: no CA signs", identity.KeyCA)
+	}
+	return r.awaitHosts(ctx, report, "has a certificate of the new CA", func(f gossip.Facts) bool { return f.SignedBy == signer[0].String() })
+}
+
+func (r caRotation) awaitHosts(ctx context.Context, report func(done, total int64), what string, done func(gossip.Facts) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, keysPatience)
+	defer cancel()
+	for {
+		have, waiting, _ := r.peers.byFacts(done)
+		report(int64(len(have)), int64(len(have)+len(waiting)))
+		if len(waiting) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.Unavailable, "not every host that is on %s yet: %s", what, level.NameHosts(waiting)).About(waiting[0]).
+				WithRemedy("look at the agent's log there; if it cannot be mended now, stop that agent ('systemctl stop virtmesh'): its guests go on, and it follows when it starts")
+		case <-time.After(keysPoll):
+		}
+	}
+}
+
+// awaitOther waits until the replacement that has begun last has ended.
+func (r caRotation) awaitOther(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, keysPatience)
+	defer cancel()
+	for {
+		rec, err := identity.ReadCARecord(ctx, r.store, raftstore.ReadOptions{})
+		if err == nil && rec.Stage == identity.CAReplaced {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.Unavailable, "%w and has not ended yet", identity.ErrOtherCARotation).
+				WithRemedy("'virtmesh operation ls' shows it; if it was cancelled, 'virtmesh ca rotate' replaces the CA")
+		case <-time.After(keysPoll):
+		}
+	}
+}
