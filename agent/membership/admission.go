@@ -158,6 +158,9 @@ func (a *Admission) hostEnded(cert *x509.Certificate) error {
 	if err != nil || records == nil {
 		return nil
 	}
+	if known, err := records.newcomers.overrules(peer.Node, peer.Key); known && err != nil {
+		return err
+	}
 	err = records.hosts.Admit(peer.Node, peer.Key)
 	ended := errors.Is(err, fault.Expelled) || errors.Is(err, identity.ErrOtherKey) ||
 		errors.Is(err, identity.ErrUnrecorded) && !records.newcomers.keeps(peer)

@@ -38,9 +38,11 @@ type view struct {
 	leader bool
 	self   identity.Node
 	pin    identity.Pin
-	// newest is the newest published list, and next the one that waits for signatures; nil if
-	// there is none.
-	newest, next *manifest.Signed
+	// base is the list that the next one takes the place after, and next the one that waits for
+	// signatures; nil if there is none. verified reports whether this host follows base; if not, it
+	// only stands in the state.
+	base, next *manifest.Signed
+	verified   bool
 	// want is what the next list should say now, by this host's copy of the state and its Raft
 	// configuration.
 	want manifest.Manifest
@@ -50,10 +52,10 @@ type view struct {
 
 // decide decides what a host does next. It is pure.
 func decide(v view) act {
-	due := v.newest == nil || !v.newest.Manifest().Agrees(v.want)
-	fits := v.next != nil && follows(v.next.Manifest(), v.newest)
+	due := !v.verified || !v.base.Manifest().Agrees(v.want)
+	fits := v.next != nil && follows(v.next.Manifest(), v.base)
 	switch {
-	case fits && v.leader && v.next.IsSignedBy(electors(v.next.Manifest(), v.newest)) == nil:
+	case fits && v.leader && v.next.IsSignedBy(electors(v.next.Manifest(), v.base)) == nil:
 		return publish // also if more has changed since: a majority has signed it
 	case v.leader && v.next != nil && !due:
 		return discard
@@ -65,33 +67,33 @@ func decide(v view) act {
 	return wait
 }
 
-// follows reports whether a list takes the place after the newest one.
-func follows(m manifest.Manifest, newest *manifest.Signed) bool {
-	if newest == nil {
+// follows reports whether a list takes the place after another one.
+func follows(m manifest.Manifest, base *manifest.Signed) bool {
+	if base == nil {
 		return m.Version == 1
 	}
-	return m.Version == newest.Manifest().Version+1 && m.Previous == newest.Hash()
+	return m.Version == base.Manifest().Version+1 && m.Previous == base.Hash()
 }
 
 // electors returns whose majority must sign a list.
-func electors(m manifest.Manifest, newest *manifest.Signed) []manifest.Voter {
-	if m.Anew || newest == nil {
+func electors(m manifest.Manifest, base *manifest.Signed) []manifest.Voter {
+	if m.Anew || base == nil {
 		return m.Voters
 	}
-	return newest.Manifest().Voters
+	return base.Manifest().Voters
 }
 
 // mustBeginAnew reports whether no majority of the voters before can be expected to sign: the
 // mesh was recovered, or they do not answer.
 func mustBeginAnew(v view) bool {
-	return v.newest == nil || v.newest.Manifest().Group != v.want.Group || v.late
+	return !v.verified || v.base.Manifest().Group != v.want.Group || v.late
 }
 
 // maySign reports whether this host is one of those who must sign a list, and has not, and others
 // have not either in sufficient number.
 func maySign(v view, next *manifest.Signed) bool {
 	isSelf := func(voter manifest.Voter) bool { return voter.Is(v.self, v.pin) }
-	must := electors(next.Manifest(), v.newest)
+	must := electors(next.Manifest(), v.base)
 	return slices.ContainsFunc(must, isSelf) && !slices.ContainsFunc(next.SignedBy(must), isSelf) && next.IsSignedBy(must) != nil
 }
 
@@ -115,48 +117,55 @@ func (k *Keeper) advance(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return k.write(ctx, v.newest, signed, stored)
+		return k.write(ctx, v.base, signed, stored)
 	case publish:
-		return k.write(ctx, v.newest, next, stored)
+		return k.write(ctx, v.base, next, stored)
 	case discard:
 		return k.commit(ctx, []raftstore.Condition{{Key: nextKey, ModRevision: stored.ModRevision}}, raftstore.Op{Key: nextKey, Delete: true})
 	}
 	return nil
 }
 
-func (k *Keeper) view(ctx context.Context, leads bool, next *manifest.Signed) (view, error) {
-	v := view{leader: leads, self: k.cfg.Self, pin: k.cfg.KeyPin(), next: next}
+// want returns what the newest list should say, by this host's copy of the state and its Raft
+// configuration.
+func (k *Keeper) want(ctx context.Context) (manifest.Manifest, error) {
 	voters, err := k.ownVoters(ctx)
 	if err != nil {
-		return v, err
+		return manifest.Manifest{}, err
 	}
 	if len(voters) == 0 {
-		return v, errors.New("list the voters: this host knows none")
+		return manifest.Manifest{}, errors.New("list the voters: this host knows none")
 	}
 	cas, generation, err := identity.TrustedCAs(ctx, k.cfg.Store, localRead)
 	if err != nil {
-		return v, err
+		return manifest.Manifest{}, err
 	}
 	e := k.cfg.Group.Electorate()
-	v.want = manifest.Manifest{MeshID: k.cfg.MeshID, Group: e.Group, Voters: voters, Index: e.Index, CAs: cas, TrustGeneration: generation}
-	// The list that this host follows is the newest one of its copy, or the copy lags behind.
-	v.newest = k.kept.Load()
-	if v.newest != nil {
-		stands, err := k.stands(ctx, v.newest, localRead)
-		if err != nil || !stands {
-			return v, errors.Join(err, errLags)
+	return manifest.Manifest{MeshID: k.cfg.MeshID, Group: e.Group, Voters: voters, Index: e.Index, CAs: cas, TrustGeneration: generation}, nil
+}
+
+func (k *Keeper) view(ctx context.Context, leads bool, next *manifest.Signed) (v view, err error) {
+	v = view{leader: leads, self: k.cfg.Self, pin: k.cfg.KeyPin(), next: next}
+	if v.want, err = k.want(ctx); err != nil {
+		return v, err
+	}
+	if v.base = k.kept.Load(); v.base != nil {
+		if v.verified, err = k.stands(ctx, v.base, localRead); err != nil {
+			return v, err
+		}
+	}
+	if !v.verified {
+		if v.base, err = readNewest(ctx, k.cfg.Store, localRead); err != nil {
+			return v, err
 		}
 	}
 	v.late = k.isLate(v)
 	return v, nil
 }
 
-// errLags: this host's copy of the state is older than the list that it follows.
-var errLags = errors.New("this host's copy of the state does not have the list of voters yet that it follows")
-
 // isLate reports whether the leader has waited too long for signatures.
 func (k *Keeper) isLate(v view) bool {
-	if !v.leader || v.newest == nil || v.newest.Manifest().Agrees(v.want) {
+	if !v.leader || !v.verified || v.base.Manifest().Agrees(v.want) {
 		k.unsigned = time.Time{}
 		return false
 	}
@@ -170,10 +179,10 @@ func (k *Keeper) isLate(v view) bool {
 func (k *Keeper) propose(ctx context.Context, v view, stored raftstore.Record) error {
 	m := v.want
 	m.Version, m.Made, m.Anew = 1, time.Now().UTC(), mustBeginAnew(v)
-	if v.newest != nil {
-		m.Version, m.Previous = v.newest.Manifest().Version+1, v.newest.Hash()
+	if v.base != nil {
+		m.Version, m.Previous = v.base.Manifest().Version+1, v.base.Hash()
 	}
-	if m.Anew && v.newest != nil {
+	if m.Anew && v.base != nil {
 		k.cfg.Logger.Warn("the list of the mesh's voters begins anew: hosts that are off now must be given the state again ('virtmesh agent resync --yes') when they come back", "version", m.Version)
 	}
 	next, err := manifest.Seal(m)
@@ -183,19 +192,19 @@ func (k *Keeper) propose(ctx context.Context, v view, stored raftstore.Record) e
 	if err != nil {
 		return err
 	}
-	return k.write(ctx, v.newest, next, stored)
+	return k.write(ctx, v.base, next, stored)
 }
 
-// write writes a list that follows newest: as published if enough have signed it and this host
+// write writes a list that follows base: as published if enough have signed it and this host
 // leads, and else as the one that waits.
-func (k *Keeper) write(ctx context.Context, newest, next *manifest.Signed, stored raftstore.Record) error {
+func (k *Keeper) write(ctx context.Context, base, next *manifest.Signed, stored raftstore.Record) error {
 	data, err := next.Encode()
 	if err != nil {
 		return err
 	}
 	m := next.Manifest()
 	unchanged := []raftstore.Condition{{Key: nextKey, ModRevision: stored.ModRevision}}
-	if next.IsSignedBy(electors(m, newest)) != nil || !k.cfg.Group.IsLeader() {
+	if next.IsSignedBy(electors(m, base)) != nil || !k.cfg.Group.IsLeader() {
 		return k.commit(ctx, unchanged, raftstore.Op{Key: nextKey, Value: data})
 	}
 	ops := []raftstore.Op{{Key: Key(m.Version), Value: data}}
@@ -205,7 +214,12 @@ func (k *Keeper) write(ctx context.Context, newest, next *manifest.Signed, store
 	if m.Version > Kept {
 		ops = append(ops, raftstore.Op{Key: Key(m.Version - Kept), Delete: true})
 	}
-	if err := k.commit(ctx, append(unchanged, raftstore.Condition{Key: Key(m.Version)}), ops...); err != nil {
+	// What stands in this list's place already is none that follows.
+	place, err := revisionOf(ctx, k.cfg.Store, Key(m.Version))
+	if err != nil {
+		return err
+	}
+	if err := k.commit(ctx, append(unchanged, raftstore.Condition{Key: Key(m.Version), ModRevision: place}), ops...); err != nil {
 		return err
 	}
 	return k.follow(ctx)

@@ -29,71 +29,85 @@ const (
 var localRead = raftstore.ReadOptions{Consistency: raftstore.Local}
 
 // follow takes the lists in this host's copy of the state. What does not follow from the list
-// that the host has, it takes only while it hears its leader, and once the voters have confirmed
-// the state.
+// that the host has, it takes only as takeConfirmed does.
 func (k *Keeper) follow(ctx context.Context) error {
 	kept := k.kept.Load()
-	if kept != nil {
-		if err := k.believe(kept); err != nil {
+	if kept == nil {
+		return k.begin(ctx)
+	}
+	if err := k.believe(kept); err != nil {
+		return err
+	}
+	stands, err := k.stands(ctx, kept, localRead)
+	if err != nil {
+		return err
+	}
+	later, err := readAfter(ctx, k.cfg.Store, kept.Manifest().Version, localRead)
+	if err != nil {
+		return err
+	}
+	// A later list need not be in the copy of a host that comes back, which lags behind.
+	last, broken := manifest.Forward(kept, later)
+	if last != kept {
+		stands = true
+		if err := k.adopt(last); err != nil {
 			return err
-		}
-		stands, err := k.stands(ctx, kept, localRead)
-		if err != nil {
-			return err
-		}
-		later, err := readAfter(ctx, k.cfg.Store, kept.Manifest().Version, localRead)
-		if err != nil {
-			return err
-		}
-		// A later list need not be in the copy of a host that comes back, which lags behind.
-		last, broken := manifest.Forward(kept, later)
-		if last != kept {
-			if err := k.adopt(last); err != nil {
-				return err
-			}
-		}
-		if broken == nil && (stands || last != kept) {
-			return nil
-		}
-	} else if known, err := k.ownVoters(ctx); err == nil {
-		later, err := readAfter(ctx, k.cfg.Store, 0, localRead)
-		if err != nil {
-			return err
-		}
-		if len(later) == 0 {
-			return nil
-		}
-		if later[0].Begins(known) == nil {
-			last, _ := manifest.Forward(later[0], later)
-			return k.adopt(last)
 		}
 	}
-	return k.followConfirmed(ctx)
+	if stands && broken == nil {
+		return nil
+	}
+	return k.takeConfirmed(ctx)
 }
 
-// followConfirmed takes the newest list of the mesh's state, whatever this host has.
-func (k *Keeper) followConfirmed(ctx context.Context) error {
+// begin takes the first list, if those have signed it who vote by this host's copy, and those
+// that follow it.
+func (k *Keeper) begin(ctx context.Context) error {
+	later, err := readAfter(ctx, k.cfg.Store, 0, localRead)
+	if err != nil || len(later) == 0 {
+		return err
+	}
+	known, err := k.ownVoters(ctx)
+	if err != nil || later[0].Begins(known) != nil {
+		return k.takeConfirmed(ctx)
+	}
+	last, _ := manifest.Forward(later[0], later)
+	return k.adopt(last)
+}
+
+// takeConfirmed takes the newest list of the mesh's state, whatever this host has, if it says
+// what this host's copy and its Raft configuration say too, while this host hears its leader and
+// once the voters have confirmed the state. So a list that a host has written on its own is worth
+// nothing. If the state does not have the list that this host follows, the mesh was restored from
+// before it, and the host has none any more.
+func (k *Keeper) takeConfirmed(ctx context.Context) error {
 	if !k.cfg.Group.HearsLeader() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, confirmTime)
 	defer cancel()
 	newest, err := readNewest(ctx, k.cfg.Store, raftstore.ReadOptions{})
-	if err != nil || newest == nil && k.kept.Load() == nil {
+	if err != nil {
 		return err
 	}
 	if err := k.cfg.Group.Confirm(ctx); err != nil {
 		return fmt.Errorf("take the list of voters from the mesh's state: %w", err)
 	}
-	if newest == nil { // the mesh was restored from a backup that knows no lists
-		k.kept.Store(nil)
-		return k.cfg.Book.KeepManifest(nil)
+	if want, err := k.want(ctx); err == nil && newest != nil && newest.Manifest().Agrees(want) {
+		k.setRefused(nil)
+		return k.adopt(newest)
 	}
-	if kept := k.kept.Load(); kept != nil && kept.Hash() == newest.Hash() {
+	kept := k.kept.Load()
+	if kept == nil {
 		return nil
 	}
-	k.setRefused(nil)
-	return k.adopt(newest)
+	stands, err := k.stands(ctx, kept, localRead)
+	if err != nil || stands {
+		return err
+	}
+	k.cfg.Logger.Warn("the mesh's state does not have the list of voters that this host followed: it was restored", "version", k.Version())
+	k.kept.Store(nil)
+	return k.cfg.Book.KeepManifest(nil)
 }
 
 // stands reports whether the state holds a list as it is.
@@ -125,7 +139,7 @@ func (k *Keeper) ask(ctx context.Context) error {
 		return nil
 	}
 	k.asked, k.pause = now, max(askPause, min(2*k.pause, maxAskPause))
-	sources := append(heard, k.cfg.Sources()...)
+	sources := slices.Concat(heard, k.cfg.Sources())
 	for _, voter := range k.Voters() {
 		sources = append(sources, voter.Address)
 	}

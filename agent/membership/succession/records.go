@@ -25,7 +25,8 @@ const (
 // Key returns the key of a published list. Its keys are in the order of versions.
 func Key(version uint64) string { return fmt.Sprintf("%s%020d", Prefix, version) }
 
-// readAfter reads the published lists after a version, in order, at most page of them.
+// readAfter reads the published lists after a version, in order, at most page of them. It ends
+// before one that cannot be read: only the leader makes lists, but any host can write.
 func readAfter(ctx context.Context, store identity.Store, version uint64, opts raftstore.ReadOptions) ([]*manifest.Signed, error) {
 	raw, err := Published(ctx, store, version, opts)
 	if err != nil {
@@ -35,7 +36,7 @@ func readAfter(ctx context.Context, store identity.Store, version uint64, opts r
 	for _, data := range raw {
 		s, err := manifest.Parse(data)
 		if err != nil {
-			return nil, fmt.Errorf("read the lists of voters: %w", err)
+			break
 		}
 		list = append(list, s)
 	}
@@ -89,4 +90,16 @@ func readNext(ctx context.Context, store identity.Store) (*manifest.Signed, raft
 		return nil, rec, nil // the leader replaces what it cannot read
 	}
 	return next, rec, nil
+}
+
+// revisionOf returns the revision of a record, zero if there is none.
+func revisionOf(ctx context.Context, store identity.Store, key string) (uint64, error) {
+	rec, _, err := store.Get(ctx, key, localRead)
+	if errors.Is(err, raftstore.ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the list of voters: %w", err)
+	}
+	return rec.ModRevision, nil
 }

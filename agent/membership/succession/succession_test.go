@@ -305,7 +305,7 @@ func TestNobodySignsWhatIsNotSo(t *testing.T) {
 			t.Fatal(err)
 		}
 		lied := next.want
-		lied.Version, lied.Previous = 2, next.newest.Hash()
+		lied.Version, lied.Previous = 2, next.base.Hash()
 		lied.Voters = slices.Clone(lied.Voters)
 		lie(m, &lied)
 		sealed, err := manifest.Seal(lied)
@@ -322,7 +322,7 @@ func TestNobodySignsWhatIsNotSo(t *testing.T) {
 		if err != nil || waiting == nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if signers := waiting.SignedBy(next.newest.Manifest().Voters); len(signers) > 0 {
+		if signers := waiting.SignedBy(next.base.Manifest().Voters); len(signers) > 0 {
 			t.Errorf("%s is signed by %v", name, signers)
 		}
 	}
@@ -478,6 +478,7 @@ func TestABrokenChain(t *testing.T) {
 			}
 			// It hears the leader, and what it was fed is not confirmed yet.
 			m.start(off, m.store)
+			off.group.electorate = m.hosts["host3"].group.electorate
 			off.group.silent, off.group.confirm = false, errors.New("nobody has signed it")
 			if err := off.Step(t.Context()); err == nil || off.Version() != 1 {
 				t.Errorf("%s: it follows version %d of an unconfirmed state: %v", name, off.Version(), err)
@@ -487,6 +488,51 @@ func TestABrokenChain(t *testing.T) {
 				t.Errorf("%s: it follows version %d of the confirmed state: %v", name, off.Version(), err)
 			}
 		})
+	}
+}
+
+// A host that writes lists of its own gets nobody to follow them, and does not keep the mesh from
+// making the next ones.
+func TestAListThatAHostHasWritten(t *testing.T) {
+	m := newMesh(t)
+	m.add("host1", "host2", "host3", "host4")
+	m.elect("group", "host1", "host2", "host3")
+	m.settle("host1", "host2", "host3", "host4")
+	before, err := readNewest(t.Context(), m.store, localRead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := before.Manifest()
+	forged.Version, forged.Previous, forged.Anew, forged.Voters = 2, before.Hash(), true, forged.Voters[:1]
+	forged.Voters[0].KeyPin = m.hosts["host4"].pin.String()
+	s, err := manifest.Seal(forged)
+	if err == nil {
+		s, err = s.Sign(m.hosts["host4"].cfg.Sign)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := s.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, value := range map[string]json.RawMessage{"a list": data, "nothing that can be read": json.RawMessage("7")} {
+		version := m.newest().Version + 1
+		m.put(m.store, Key(version), value)
+		m.put(m.store, nextKey, value)
+		m.settle("host1", "host2", "host3", "host4")
+		for name, h := range m.hosts {
+			if h.Version() != version-1 || len(h.group.believed.Voters) != 3 {
+				t.Errorf("%s: %s follows version %d and believes %v", what, name, h.Version(), h.group.believed.Voters)
+			}
+		}
+		m.setCA()
+		m.settle("host1", "host2", "host3", "host4")
+		for name, h := range m.hosts {
+			if h.Version() != version {
+				t.Errorf("after %s, %s follows version %d, want %d", what, name, h.Version(), version)
+			}
+		}
 	}
 }
 
