@@ -17,7 +17,7 @@ func meshConfigKind() *Kind {
 	return &Kind{
 		GVK: meshv1alpha1.SchemeGroupVersion.WithKind("MeshConfig"), Resource: "meshconfigs", Singular: "meshconfig",
 		ShortNames: []string{"mc"}, Generation: true,
-		FieldLevels: map[string]uint32{"spec.capacity.storageOvercommitPercent": level.Apart, "spec.encryption": level.Succession, "spec.voters": level.Succession},
+		FieldLevels: map[string]uint32{"spec.capacity.storageOvercommitPercent": level.Apart, "spec.capacity.imageOverlay": level.Succession, "spec.encryption": level.Succession, "spec.voters": level.Succession},
 		Object:      &config{}, List: &meshv1alpha1.MeshConfigList{},
 		Support:        "works: the settings of the whole mesh, in one object named `mesh`; [operate.md](operate.md) says what they do, and so does `kubectl explain meshconfig.spec`",
 		Writers:        Writers{Spec: users},
@@ -66,6 +66,9 @@ func validateMeshConfig(c *meshv1alpha1.MeshConfig) field.ErrorList {
 	if percent := c.Spec.Capacity.StorageOvercommitPercent; percent != nil {
 		errs = append(errs, checkRange(capacity.Child("storageOvercommitPercent"), percent,
 			meshv1alpha1.MinStorageOvercommitPercent, meshv1alpha1.MaxStorageOvercommitPercent)...)
+	}
+	if overlay := c.Spec.Capacity.ImageOverlay; overlay != nil && (overlay.Sign() < 0 || overlay.Value() > meshv1alpha1.MaxImageOverlay) {
+		errs = append(errs, field.Invalid(capacity.Child("imageOverlay"), overlay.String(), "must be from 0 to 1Ti"))
 	}
 	errs = append(errs, checkOneOf(capacity.Child("strategy"), c.Spec.Capacity.Strategy,
 		[]meshv1alpha1.Strategy{meshv1alpha1.Balance, meshv1alpha1.Pack})...)

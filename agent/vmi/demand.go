@@ -18,6 +18,9 @@ type Policy struct {
 	// MemoryOvercommitPercent is the guest memory that is promised, in percent of the
 	// host's memory. The memory that QEMU needs for itself is never overcommitted.
 	MemoryOvercommitPercent int64
+	// ImageOverlayBytes is what counts for each image that the instance writes over, if the
+	// instance does not request ephemeral-storage.
+	ImageOverlayBytes int64
 }
 
 // DefaultPolicy returns KubeVirt's defaults: ten virtual CPUs for each host CPU, and no
@@ -33,6 +36,9 @@ func (p Policy) Validate() error {
 	if p.MemoryOvercommitPercent < 10 {
 		errs = append(errs, fmt.Errorf("memoryOvercommitPercent is %d, want at least 10", p.MemoryOvercommitPercent))
 	}
+	if p.ImageOverlayBytes < 0 {
+		errs = append(errs, fmt.Errorf("imageOverlay is %d, want at least 0", p.ImageOverlayBytes))
+	}
 	return errors.Join(errs...)
 }
 
@@ -40,7 +46,7 @@ func (p Policy) Validate() error {
 // above what the policy charges for the guest's CPUs and memory, and never lowers
 // it: what is charged is at least what is started. p must be valid.
 func (p Policy) Resources(spec *kubevirtv1.VirtualMachineInstanceSpec) Resources {
-	r := Resources{CPUMilli: p.cpu(spec), EphemeralBytes: EphemeralBytes(spec)}
+	r := Resources{CPUMilli: p.cpu(spec), EphemeralBytes: p.ephemeral(spec)}
 	guest, memory := GuestMemory(spec), int64(0)
 	if page, err := PageSize(spec); err == nil && page > 0 {
 		r.Hugepages = map[string]int64{PageName(page): roundUp(guest, page)}
@@ -95,8 +101,8 @@ func (r *Resources) addDevice(name string) {
 
 // EphemeralBytes returns the space on the host's own file system that is freed when the
 // instance ends: the size of its empty disks or its request for ephemeral-storage,
-// whichever is larger. What a guest will write over an image is not known in advance;
-// users who want it counted request ephemeral-storage.
+// whichever is larger. What a guest will write over an image is not known in advance: it counts
+// as the instance requests, or else as a Policy says.
 func EphemeralBytes(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
 	var n int64
 	for _, v := range spec.Volumes {
@@ -106,6 +112,30 @@ func EphemeralBytes(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
 	}
 	request := spec.Domain.Resources.Requests[corev1.ResourceEphemeralStorage]
 	return max(n, min(request.Value(), mostOf))
+}
+
+// ephemeral is EphemeralBytes with what the policy counts for overlays.
+func (p Policy) ephemeral(spec *kubevirtv1.VirtualMachineInstanceSpec) int64 {
+	n := EphemeralBytes(spec)
+	if _, requested := spec.Domain.Resources.Requests[corev1.ResourceEphemeralStorage]; requested {
+		return n
+	}
+	for i := range spec.Volumes {
+		if v := &spec.Volumes[i]; v.ContainerDisk != nil && writable(spec, v.Name) {
+			n = sum(n, roundUp(p.ImageOverlayBytes, diskGranularity))
+		}
+	}
+	return n
+}
+
+// writable reports whether a guest can write to the disk of a volume.
+func writable(spec *kubevirtv1.VirtualMachineInstanceSpec, volume string) bool {
+	for _, d := range spec.Domain.Devices.Disks {
+		if d.Name == volume {
+			return d.CDRom == nil && (d.Disk == nil || !d.Disk.ReadOnly) && (d.LUN == nil || !d.LUN.ReadOnly)
+		}
+	}
+	return false
 }
 
 // diskGranularity is the unit, in bytes, to which the sizes of disks are rounded up.

@@ -181,3 +181,43 @@ func TestMilliCPU(t *testing.T) {
 		}
 	}
 }
+
+// What a guest writes over an image counts as the mesh's policy says, unless the machine says
+// itself how much that is.
+func TestOverlaysCountAsThePolicySays(t *testing.T) {
+	const spare = 2 << 30
+	image := func(name string) kubevirtv1.Volume {
+		return kubevirtv1.Volume{Name: name, VolumeSource: kubevirtv1.VolumeSource{ContainerDisk: &kubevirtv1.ContainerDiskSource{}}}
+	}
+	disk := kubevirtv1.DiskDevice{Disk: &kubevirtv1.DiskTarget{}}
+	for name, c := range map[string]struct {
+		disk    kubevirtv1.DiskDevice
+		request string
+		policy  int64
+		want    int64
+	}{
+		"nothing is said":         {disk: disk, want: 8192},
+		"the policy counts":       {disk: disk, policy: spare, want: 8192 + spare},
+		"in whole blocks":         {disk: disk, policy: 1, want: 8192 + 4096},
+		"the machine says more":   {disk: disk, request: "5Gi", policy: spare, want: 5 << 30},
+		"the machine says less":   {disk: disk, request: "1Gi", policy: spare, want: 1 << 30},
+		"a CD":                    {disk: kubevirtv1.DiskDevice{CDRom: &kubevirtv1.CDRomTarget{}}, policy: spare, want: 8192},
+		"a disk for reading only": {disk: kubevirtv1.DiskDevice{Disk: &kubevirtv1.DiskTarget{ReadOnly: true}}, policy: spare, want: 8192},
+	} {
+		spec := kubevirtv1.VirtualMachineInstanceSpec{
+			Domain: kubevirtv1.DomainSpec{Devices: kubevirtv1.Devices{Disks: []kubevirtv1.Disk{{Name: "image", DiskDevice: c.disk}, {Name: "empty", DiskDevice: disk}}}},
+			Volumes: []kubevirtv1.Volume{
+				image("image"), image("no disk of the guest"),
+				{Name: "empty", VolumeSource: kubevirtv1.VolumeSource{EmptyDisk: &kubevirtv1.EmptyDiskSource{Capacity: resource.MustParse("8Ki")}}},
+			},
+		}
+		if c.request != "" {
+			spec.Domain.Resources.Requests = corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse(c.request)}
+		}
+		policy := DefaultPolicy()
+		policy.ImageOverlayBytes = c.policy
+		if got := policy.Resources(&spec).EphemeralBytes; got != c.want {
+			t.Errorf("%s: %d bytes, want %d", name, got, c.want)
+		}
+	}
+}

@@ -41676,6 +41676,12 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_Capacity(ref common.ReferenceCallb
 							Format:      "int64",
 						},
 					},
+					"imageOverlay": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ImageOverlay is how much a machine is charged on its host's disk for what it writes over each of its images (containerDisk), unless it requests ephemeral-storage: up to 1Ti, default 0, which charges nothing. What a guest writes over an image ends with it, and can grow to the size of the image's disk. From feature level 5 on.",
+							Ref:         ref(resource.Quantity{}.OpenAPIModelName()),
+						},
+					},
 					"strategy": {
 						SchemaProps: spec.SchemaProps{
 							Description: "Strategy says which host placement prefers among those with enough room: \"balance\", the default, prefers the host with the most free capacity, so that the load spreads; \"pack\" prefers the host with the least, so that hosts stay empty for large machines.",
@@ -41686,6 +41692,8 @@ func schema_virtmesh_agent_kinds_meshv1alpha1_Capacity(ref common.ReferenceCallb
 				},
 			},
 		},
+		Dependencies: []string{
+			resource.Quantity{}.OpenAPIModelName()},
 	}
 }
 

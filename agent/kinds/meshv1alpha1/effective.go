@@ -52,6 +52,18 @@ func EncryptedKinds(config *MeshConfig) []string {
 	return config.Spec.Encryption.Kinds
 }
 
+// MaxImageOverlay bounds spec.capacity.imageOverlay, in bytes.
+const MaxImageOverlay = 1 << 40
+
+// ImageOverlay returns the setting of that name in bytes, or its default. It is not among the
+// defaults that Effective fills in, as a mesh of an earlier feature level must not store it.
+func ImageOverlay(config *MeshConfig) int64 {
+	if config == nil || config.Spec.Capacity.ImageOverlay == nil {
+		return 0
+	}
+	return config.Spec.Capacity.ImageOverlay.Value()
+}
+
 // StorageOvercommitPercent returns the setting of that name, or its default. It is not among
 // the defaults that Effective fills in, as a mesh of an earlier feature level must not store it.
 func StorageOvercommitPercent(config *MeshConfig) int64 {

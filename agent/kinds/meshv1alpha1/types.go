@@ -1,6 +1,7 @@
 package meshv1alpha1
 
 import (
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -144,6 +145,12 @@ type Capacity struct {
 	// filled the file system. From feature level 4 on.
 	// +optional
 	StorageOvercommitPercent *int64 `json:"storageOvercommitPercent,omitempty"`
+	// ImageOverlay is how much a machine is charged on its host's disk for what it writes
+	// over each of its images (containerDisk), unless it requests ephemeral-storage: up to
+	// 1Ti, default 0, which charges nothing. What a guest writes over an image ends with it,
+	// and can grow to the size of the image's disk. From feature level 5 on.
+	// +optional
+	ImageOverlay *resource.Quantity `json:"imageOverlay,omitempty"`
 	// Strategy says which host placement prefers among those with enough room:
 	// "balance", the default, prefers the host with the most free capacity, so that the
 	// load spreads; "pack" prefers the host with the least, so that hosts stay empty for

@@ -27,6 +27,11 @@ func (in *Capacity) DeepCopyInto(out *Capacity) {
 		*out = new(int64)
 		**out = **in
 	}
+	if in.ImageOverlay != nil {
+		in, out := &in.ImageOverlay, &out.ImageOverlay
+		x := (*in).DeepCopy()
+		*out = &x
+	}
 	return
 }
 

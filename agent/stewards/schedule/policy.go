@@ -16,5 +16,6 @@ func (c *Controller) policy() place.Policy {
 	policy.Strategy = place.Strategy(capacity.Strategy)
 	policy.CPUAllocationRatio = *capacity.CPUAllocationRatio
 	policy.MemoryOvercommitPercent = *capacity.MemoryOvercommitPercent
+	policy.ImageOverlayBytes = meshv1alpha1.ImageOverlay(config)
 	return policy
 }
