@@ -2,7 +2,9 @@ package domain
 
 import (
 	"fmt"
+	"slices"
 
+	v1 "kubevirt.io/api/core/v1"
 	"libvirt.org/go/libvirtxml"
 
 	machine "virtmesh/agent/vmi"
@@ -19,12 +21,22 @@ const modelDAC = "dac"
 // open at the same time cannot belong to one of them. And where the folder of TPMs' sockets
 // stays closed to all users but the common one, a guest with a TPM needs that.
 func confinement(c *conversion) {
-	if c.User == nil || machine.SharesDisks(&c.VMI.Spec) || hasTPM(c) && !c.User.ReachesTPM {
+	if c.User == nil || machine.SharesDisks(&c.VMI.Spec) || readsShared(c) || hasTPM(c) && !c.User.ReachesTPM {
 		return
 	}
 	c.out.SecLabel = append(c.out.SecLabel, libvirtxml.DomainSecLabel{
 		Type: "static", Model: modelDAC, Relabel: "yes",
 		Label: fmt.Sprintf("+%d:+%d", c.User.UID, c.User.GID), // the plus: numbers, not names
+	})
+}
+
+// readsShared reports whether the guest has a disk that it can only read, such as a CD-ROM, on a
+// volume that others may have at the same time: libvirt would give the volume to each guest that
+// starts, which could then write what the others read.
+func readsShared(c *conversion) bool {
+	return slices.ContainsFunc(c.domain.Devices.Disks, func(d v1.Disk) bool {
+		reads := d.CDRom != nil && enabled(d.CDRom.ReadOnly, true) || d.Disk != nil && d.Disk.ReadOnly || d.LUN != nil && d.LUN.ReadOnly
+		return reads && c.Disks[d.Name].HeldByMany
 	})
 }
 

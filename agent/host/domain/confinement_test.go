@@ -20,9 +20,12 @@ func TestGuestHasItsOwnUser(t *testing.T) {
 		"a TPM that it reaches": {func(in *Input) {
 			devicesOf(in).TPM, in.User = &v1.TPMDevice{}, &User{UID: 1_900_000_123, GID: 109, ReachesTPM: true}
 		}, true},
-		"a TPM":         {func(in *Input) { devicesOf(in).TPM = &v1.TPMDevice{} }, false},
-		"a shared disk": {func(in *Input) { firstDisk(in).Shareable = &yes }, false},
-		"no user":       {func(in *Input) { in.User = nil }, false},
+		"a TPM":                     {func(in *Input) { devicesOf(in).TPM = &v1.TPMDevice{} }, false},
+		"a shared disk":             {func(in *Input) { firstDisk(in).Shareable = &yes }, false},
+		"a CD-ROM that others read": {func(in *Input) { insertShared(in, &v1.CDRomTarget{Bus: v1.DiskBusSATA}) }, false},
+		"a CD that it writes":       {func(in *Input) { insertShared(in, &v1.CDRomTarget{Bus: v1.DiskBusSATA, ReadOnly: &no}) }, true},
+		"a disk that others have":   {func(in *Input) { insertShared(in, nil) }, true},
+		"no user":                   {func(in *Input) { in.User = nil }, false},
 		"a claim that others read": {func(in *Input) {
 			source := &v1.PersistentVolumeClaimVolumeSource{}
 			source.ClaimName, source.ReadOnly = "data", true
@@ -34,4 +37,15 @@ func TestGuestHasItsOwnUser(t *testing.T) {
 			t.Errorf("%s: its own user: %v, want %v, in %s", name, !tc.own, tc.own, xml)
 		}
 	}
+}
+
+// insertShared puts the first disk on a volume that others may have, in a CD-ROM drive if there is one.
+func insertShared(in *Input, drive *v1.CDRomTarget) {
+	disk := firstDisk(in)
+	if drive != nil {
+		disk.DiskDevice = v1.DiskDevice{CDRom: drive}
+	}
+	source := in.Disks[disk.Name]
+	source.HeldByMany = true
+	in.Disks[disk.Name] = source
 }

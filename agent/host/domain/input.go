@@ -72,6 +72,9 @@ type Disk struct {
 	// cannot be shown as read-only: the guest may write to its source even if ReadOnly
 	// is set, so the source must belong to that guest alone.
 	ReadOnly, Shareable bool
+	// HeldByMany says that other instances may have the volume at the same time, to read it,
+	// whether the VMI says that it shares it or not.
+	HeldByMany bool
 	// DirectIO says that the file system or device supports O_DIRECT.
 	DirectIO bool
 	// Preallocated says that the file has no holes.

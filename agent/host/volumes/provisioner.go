@@ -107,8 +107,13 @@ func (p *Provisioner) disk(ctx context.Context, vmi *kubevirtv1.VirtualMachineIn
 	if err != nil {
 		return domain.Disk{}, fmt.Errorf("claim %s: %w", claim.Name, err)
 	}
-	disk.ReadOnly = volume.PersistentVolumeClaim.ReadOnly
+	disk.ReadOnly, disk.HeldByMany = volume.PersistentVolumeClaim.ReadOnly, heldByMany(claim)
 	return disk, nil
+}
+
+// heldByMany reports whether several instances may have a claim's volume at the same time.
+func heldByMany(claim *corev1.PersistentVolumeClaim) bool {
+	return slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteMany)
 }
 
 // usableClaim reads the claim that the volume uses, if it can be used on this host.
@@ -158,7 +163,7 @@ func (p *Provisioner) attach(ctx context.Context, tx *objects.Tx, vmi *kubevirtv
 	tx.Unchanged(claim)
 	tx.Update(claim, taken)
 	if !slices.Contains(held.Holders, vmi.UID) {
-		held.Shared = slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteMany)
+		held.Shared = heldByMany(claim)
 		claims.Attach(tx, held, vmi.UID)
 	}
 	if _, err := tx.Commit(ctx, p.Store); err != nil {

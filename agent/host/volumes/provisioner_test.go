@@ -87,7 +87,12 @@ func TestReadWriteManyHasManyWriters(t *testing.T) {
 		claim.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
 	})
 	for _, name := range []string{"a", "b"} {
-		w.prepare(w.create(vmiWith(name, usesClaim("data"))))
+		disks, _ := w.prepare(w.create(vmiWith(name, usesClaim("data"))))
+		for volume, disk := range disks {
+			if !disk.HeldByMany {
+				t.Errorf("volume %s of %s is not told to be held by many", volume, name)
+			}
+		}
 	}
 }
 
